@@ -1,0 +1,1 @@
+"""sgl_lab: see an LLM program run."""

@@ -1,0 +1,72 @@
+"""Every error a user can meet: one line that says what, which, how much, and the way out.
+
+`str(error)` is the message and the hint; `error.hint` alone is the next action.
+"""
+
+from __future__ import annotations
+
+
+class SglError(Exception):
+    """Root of all errors that sgl_lab raises on purpose."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class BadArgument(SglError, ValueError):
+    """An argument of the language, the engine or a magic is not legal."""
+
+
+class ProgramError(SglError):
+    """A program used the language wrongly: a missing variable, a join of strangers, a read of an unfinished role."""
+
+
+class UnknownVariable(ProgramError, KeyError):
+    """`s[name]` where the program never generates `name`."""
+
+    __str__ = SglError.__str__
+
+
+class Stopped(SglError):
+    """The run was stopped by the user; what had been generated is kept."""
+
+
+class RequestFailed(SglError):
+    """One request failed inside a backend; nothing else did."""
+
+
+class CacheFull(RequestFailed):
+    """A request can never fit into the KV pool."""
+
+
+class PromptTooLong(RequestFailed):
+    """A prompt, or a `min_tokens`, passes the model's context."""
+
+
+class ModelError(SglError):
+    """A model cannot be found, fetched or loaded."""
+
+
+class ModelMissing(ModelError):
+    """Nothing at that name, path or hub id."""
+
+
+class ModelDamaged(ModelError):
+    """A file is there and is not what it should be: wrong checksum, truncated, malformed."""
+
+
+class BackendUnsupported(SglError):
+    """The backend cannot do what the program asks of it."""
+
+
+class EngineStopped(SglError):
+    """The engine was closed; its requests are gone."""
+
+
+class InvariantBroken(SglError):
+    """Our own books are wrong: a bug of sgl_lab, with what was recounted."""

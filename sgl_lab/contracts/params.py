@@ -1,0 +1,79 @@
+"""How to sample, complete and validated at birth.
+
+The language knows "not given" (falls back to the run's defaults); by the time a
+request leaves it, every parameter has a value and is one of these.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from .errors import BadArgument
+
+MAX_N = 256
+MAX_STOPS = 64
+MAX_TOP_LOGPROBS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """Sampling of one request.
+
+    max_tokens is None for "up to the context". temperature 0 is greedy; top_k None is
+    all tokens. `stop` strings and `stop_regex` patterns are looked for in the generated
+    text across token borders and are not part of it; `stop_token_ids` end generation
+    and are not part of the text either. Penalties count generated tokens only, but
+    `repetition_penalty`, which counts the prompt too (as transformers does).
+    `seed` None draws from the engine's own stream.
+    """
+
+    max_tokens: int | None = 128
+    min_tokens: int = 0
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    min_p: float = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    stop_regex: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: bool = False
+    top_logprobs: int = 0
+
+    def __post_init__(self) -> None:
+        def check(ok: bool, name: str, legal: str) -> None:
+            if not ok:
+                raise BadArgument(f"{name} must be {legal}, not {getattr(self, name)!r}")
+
+        for name in ("temperature", "top_p", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty"):
+            value = getattr(self, name)
+            check(isinstance(value, int | float) and math.isfinite(value), name, "a finite number")
+        for name in ("min_tokens", "n", "top_logprobs"):
+            check(type(getattr(self, name)) is int, name, "an integer")
+        check(self.max_tokens is None or (type(self.max_tokens) is int and self.max_tokens >= 0), "max_tokens", "a whole number, 0 or more, or None")
+        check(self.min_tokens >= 0 and (self.max_tokens is None or self.min_tokens <= self.max_tokens), "min_tokens", f"between 0 and max_tokens ({self.max_tokens})")
+        check(1 <= self.n <= MAX_N, "n", f"between 1 and {MAX_N}")
+        check(self.temperature >= 0, "temperature", "0 or more")
+        check(0 < self.top_p <= 1, "top_p", "in (0, 1]")
+        check(self.top_k is None or (type(self.top_k) is int and self.top_k >= 1), "top_k", "1 or more, or None for all")
+        check(0 <= self.min_p <= 1, "min_p", "in [0, 1]")
+        check(-2 <= self.frequency_penalty <= 2, "frequency_penalty", "in [-2, 2]")
+        check(-2 <= self.presence_penalty <= 2, "presence_penalty", "in [-2, 2]")
+        check(0 < self.repetition_penalty <= 10, "repetition_penalty", "in (0, 10]")
+        check(len(self.stop) + len(self.stop_regex) <= MAX_STOPS, "stop", f"at most {MAX_STOPS} strings and patterns")
+        check(all(isinstance(s, str) and s for s in self.stop), "stop", "non-empty strings")
+        check(0 <= self.top_logprobs <= MAX_TOP_LOGPROBS, "top_logprobs", f"between 0 and {MAX_TOP_LOGPROBS}")
+        check(self.seed is None or type(self.seed) is int, "seed", "an integer or None")
+        for pattern in self.stop_regex:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise BadArgument(f"stop_regex {pattern!r} is not a regular expression: {error}") from None

@@ -1,0 +1,172 @@
+"""What the language needs of a backend; the language owns this, backends supply it.
+
+A backend works on its own thread. It answers a job by calling the job's listener: progress
+any number of times, then exactly one of `on_done` and `on_error`, also after a cancel.
+Listeners are called on the backend's thread and must be quick; they may submit again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from .ids import ExprId, ForkId, Namespace, RequestId
+from .params import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a backend says of itself."""
+
+    name: str
+    namespace: Namespace
+    context: int
+    """longest sequence in tokens, prompt and completion together"""
+    vocab: int
+    device: str
+    dtype: str
+    has_chat_template: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: str
+    content: str
+
+
+class Segment(NamedTuple):
+    """A piece of a rendered chat. Only `markup` may spell special tokens; content is plain text, whatever it spells."""
+
+    text: str
+    markup: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    token: int
+    logprob: float | None
+    """None for a first token without anything before it"""
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Counts in tokens; times in seconds. See LANGUAGE in README for what each counts."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    computed_tokens: int = 0
+    forced_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    rejected_tokens: int = 0
+    model_steps: int = 0
+    preemptions: int = 0
+    queue_s: float = 0.0
+    first_token_s: float = 0.0
+    """from submission to the first token"""
+    total_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class GenJob:
+    prompt: tuple[int, ...]
+    params: SamplingParams
+    fork: ForkId | None = None
+    expr: ExprId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenOutput:
+    """One sample. `ids` and `logprobs` are aligned and belong to `text`: what a stop cut off is in none of them."""
+
+    text: str
+    ids: tuple[int, ...]
+    finish_reason: str
+    """stop, length or abort"""
+    matched_stop: str | int | None
+    logprobs: tuple[TokenLogprob, ...]
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreJob:
+    """Log-probabilities of each choice's tokens after the prompt; choices share the prompt's KV."""
+
+    prompt: tuple[int, ...]
+    choices: tuple[tuple[int, ...], ...]
+    fork: ForkId | None = None
+    expr: ExprId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreOutput:
+    logprobs: tuple[tuple[TokenLogprob, ...], ...]
+    """one row a choice, one entry a token of that choice"""
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class WarmJob:
+    """Compute and keep the KV of `prompt`; generate nothing."""
+
+    prompt: tuple[int, ...]
+    fork: ForkId | None = None
+
+
+class GenListener(Protocol):
+    def on_progress(self, index: int, text: str, ids: tuple[int, ...]) -> None:
+        """Sample `index` grew by `text` and `ids` (deltas; text never ends inside a character or a possible stop)."""
+
+    def on_done(self, outputs: tuple[GenOutput, ...]) -> None: ...
+
+    def on_error(self, error: Exception) -> None: ...
+
+
+class ScoreListener(Protocol):
+    def on_done(self, output: ScoreOutput) -> None: ...
+
+    def on_error(self, error: Exception) -> None: ...
+
+
+class WarmListener(Protocol):
+    def on_done(self, usage: Usage) -> None: ...
+
+    def on_error(self, error: Exception) -> None: ...
+
+
+class Backend(Protocol):
+    """The port. All methods may be called from any thread.
+
+    `submit`, `score` and `warm` raise BadArgument, PromptTooLong or CacheFull at once when the job can
+    never run; what goes wrong later reaches the listener. A cancelled gen ends with `on_done`, its partial
+    outputs having finish_reason "abort"; a cancelled score or warm ends with `on_error(Stopped)`.
+    """
+
+    def describe(self) -> ModelCard: ...
+
+    def submit(self, job: GenJob, listener: GenListener) -> RequestId: ...
+
+    def score(self, job: ScoreJob, listener: ScoreListener) -> RequestId: ...
+
+    def warm(self, job: WarmJob, listener: WarmListener) -> RequestId: ...
+
+    def cancel(self, request: RequestId) -> None:
+        """Obeyed at the next step boundary; unknown or finished requests are ignored."""
+
+    def poll(self) -> None:
+        """Raise EngineStopped if nothing submitted will ever be answered; otherwise do nothing."""
+
+    def encode(self, text: str, *, markup: bool = False) -> tuple[int, ...]:
+        """Token ids of `text`; special tokens are recognised only in markup. No BOS is added."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`, special tokens spelled out; bytes that are no UTF-8 become U+FFFD."""
+
+    def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> tuple[Segment, ...]:
+        """The model's own chat template over all messages. BackendUnsupported if it has none."""
+
+    def render_text(self, text: str) -> tuple[Segment, ...]:
+        """What stands before a prompt without roles (a BOS where the model wants one), then the text."""

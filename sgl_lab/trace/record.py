@@ -1,0 +1,91 @@
+"""A complete record of one run, and its form on disk.
+
+A record may not lose: it holds the tree as it was when the run began and every event until it
+ended. JSON Lines: first a header with the snapshot, then one event a line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..contracts.errors import ModelDamaged, SglError
+from ..contracts.events import Entry, from_dict, to_dict
+from ..contracts.ids import RunId
+from ..contracts.tree import TreeNode, TreeSnapshot
+
+FORMAT = "sgl_lab.record/1"
+
+
+@dataclass
+class Record:
+    """One run. `entries` grows while the run lasts; `n_bytes` is an estimate of its size in memory."""
+
+    run: RunId
+    snapshot: TreeSnapshot
+    vocab: dict[int, str] = field(default_factory=dict)
+    """spelling of the tokens that occur, filled when the run ends"""
+    entries: list[Entry] = field(default_factory=list)
+    n_bytes: int = 0
+
+    def append(self, entry: Entry) -> None:
+        self.entries.append(entry)
+        self.n_bytes += 200
+        for name in ("tokens", "prompt", "samples"):
+            self.n_bytes += 16 * len(getattr(entry.event, name, ()))
+
+
+class RecordUnreadable(ModelDamaged):
+    """A file that is not a record, or a damaged one."""
+
+
+def _snapshot_from(data: dict[str, Any]) -> TreeSnapshot:
+    nodes = tuple(
+        TreeNode(**{**node, "tokens": tuple(node["tokens"]), "namespace": tuple(node["namespace"])}) for node in data["nodes"]
+    )
+    return TreeSnapshot(nodes, data["n_pages"], data["free_pages"], data["seq"])
+
+
+def write_jsonl(record: Record, path: Path) -> None:
+    """Write the record; the file appears whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    header = {"format": FORMAT, "run": record.run, "snapshot": asdict(record.snapshot), "vocab": record.vocab}
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(header, separators=(",", ":")) + "\n")
+            for seq, t_ns, event in record.entries:
+                file.write(json.dumps({"seq": seq, "t_ns": t_ns} | to_dict(event), separators=(",", ":"), allow_nan=False) + "\n")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise SglError(f"cannot write {path}: {error.strerror}", hint="choose another place") from None
+
+
+def read_jsonl(path: Path) -> Record:
+    """Read what `write_jsonl` wrote; RecordUnreadable names the line that is wrong."""
+
+    def lines() -> Iterator[tuple[int, dict[str, Any]]]:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                data = json.loads(line)
+                if not isinstance(data, dict):
+                    raise ValueError("not an object")
+                yield number, data
+
+    number = 0
+    try:
+        source = lines()
+        number, header = next(source)
+        if header.get("format") != FORMAT:
+            raise ValueError(f"not a {FORMAT} file")
+        record = Record(RunId(header["run"]), _snapshot_from(header["snapshot"]), {int(k): v for k, v in header["vocab"].items()})
+        for number, data in source:
+            record.append(Entry(data.pop("seq"), data.pop("t_ns"), from_dict(data)))
+    except OSError as error:
+        raise RecordUnreadable(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, StopIteration, UnicodeDecodeError) as error:
+        raise RecordUnreadable(f"{path} line {number + 1 if not number else number}: {error or 'empty file'}", hint="was it saved by `%sgl save`?") from None
+    return record

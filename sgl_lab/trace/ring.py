@@ -1,0 +1,73 @@
+"""A bounded ring of numbered, stamped events that admits loss.
+
+Writers (any thread) append; each reader keeps its own cursor and learns how many events it
+missed. The cure for a loss is a snapshot of the tree, then reading on from the snapshot's number.
+Listeners are called under the ring's lock, in order, on the writer's thread: they must be quick
+(a recorder's append, a flag that wakes a pump).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ..contracts.events import Entry, Event
+
+
+class Batch(NamedTuple):
+    entries: tuple[Entry, ...]
+    cursor: int
+    """what to pass next time"""
+    n_missed: int
+
+
+class Ring:
+    """Keeps the last `capacity` events. `clock` gives nanoseconds and never goes back."""
+
+    def __init__(self, capacity: int = 65_536, clock: Callable[[], int] = time.monotonic_ns) -> None:
+        self._capacity = capacity
+        self._slots: list[Entry] = []
+        self._next = 0
+        self._clock = clock
+        self._born = clock()
+        self._lock = threading.Lock()
+        self._listeners: list[Callable[[Entry], None]] = []
+
+    def emit(self, event: Event) -> None:
+        """Append one event. This is the `Emit` that the engine and the language are given."""
+        with self._lock:
+            entry = Entry(self._next, self._clock() - self._born, event)
+            self._next += 1
+            if entry.seq < self._capacity:
+                self._slots.append(entry)
+            else:
+                self._slots[entry.seq % self._capacity] = entry
+            for listener in self._listeners:
+                listener(entry)
+
+    @property
+    def cursor(self) -> int:
+        """The number that the next event will get."""
+        return self._next
+
+    def read(self, cursor: int, limit: int = 1_000_000) -> Batch:
+        """Events from number `cursor` on, at most `limit`, and how many of those asked for are gone."""
+        with self._lock:
+            first = self._next - len(self._slots)
+            start = max(cursor, first)
+            entries = tuple(self._slots[i % self._capacity] for i in range(start, min(self._next, start + limit)))
+        return Batch(entries, start + len(entries), start - min(cursor, start))
+
+    def listen(self, listener: Callable[[Entry], None]) -> Callable[[], None]:
+        """Call `listener` with every entry from now on; returns the function that ends it."""
+        with self._lock:
+            self._listeners.append(listener)
+
+        def stop() -> None:
+            with self._lock:
+                if listener in self._listeners:
+                    self._listeners.remove(listener)
+
+        return stop
