@@ -58,8 +58,9 @@ class SamplingParams:
             check(isinstance(value, int | float) and math.isfinite(value), name, "a finite number")
         for name in ("min_tokens", "n", "top_logprobs"):
             check(type(getattr(self, name)) is int, name, "an integer")
-        check(self.max_tokens is None or (type(self.max_tokens) is int and self.max_tokens >= 0), "max_tokens", "a whole number, 0 or more, or None")
-        check(self.min_tokens >= 0 and (self.max_tokens is None or self.min_tokens <= self.max_tokens), "min_tokens", f"between 0 and max_tokens ({self.max_tokens})")
+        most = self.max_tokens
+        check(most is None or (type(most) is int and most >= 0), "max_tokens", "a whole number, 0 or more, or None")
+        check(self.min_tokens >= 0 and (most is None or self.min_tokens <= most), "min_tokens", f"between 0 and max_tokens ({most})")
         check(1 <= self.n <= MAX_N, "n", f"between 1 and {MAX_N}")
         check(self.temperature >= 0, "temperature", "0 or more")
         check(0 < self.top_p <= 1, "top_p", "in (0, 1]")

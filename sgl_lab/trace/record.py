@@ -7,7 +7,6 @@ ended. JSON Lines: first a header with the snapshot, then one event a line.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,25 +66,19 @@ def write_jsonl(record: Record, path: Path) -> None:
 def read_jsonl(path: Path) -> Record:
     """Read what `write_jsonl` wrote; RecordUnreadable names the line that is wrong."""
 
-    def lines() -> Iterator[tuple[int, dict[str, Any]]]:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                data = json.loads(line)
-                if not isinstance(data, dict):
-                    raise ValueError("not an object")
-                yield number, data
-
-    number = 0
+    number = 1
     try:
-        source = lines()
-        number, header = next(source)
-        if header.get("format") != FORMAT:
-            raise ValueError(f"not a {FORMAT} file")
-        record = Record(RunId(header["run"]), _snapshot_from(header["snapshot"]), {int(k): v for k, v in header["vocab"].items()})
-        for number, data in source:
-            record.append(Entry(data.pop("seq"), data.pop("t_ns"), from_dict(data)))
+        with path.open(encoding="utf-8") as file:
+            header = json.loads(file.readline() or "null")
+            if not isinstance(header, dict) or header.get("format") != FORMAT:
+                raise ValueError(f"not a {FORMAT} file")
+            record = Record(RunId(header["run"]), _snapshot_from(header["snapshot"]), {int(k): v for k, v in header["vocab"].items()})
+            for line in file:
+                number += 1
+                data = json.loads(line)
+                record.append(Entry(data.pop("seq"), data.pop("t_ns"), from_dict(data)))
     except OSError as error:
         raise RecordUnreadable(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, StopIteration, UnicodeDecodeError) as error:
-        raise RecordUnreadable(f"{path} line {number + 1 if not number else number}: {error or 'empty file'}", hint="was it saved by `%sgl save`?") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RecordUnreadable(f"{path} line {number}: {error}", hint="is it a file that `write_jsonl` wrote?") from None
     return record

@@ -1,0 +1,104 @@
+"""Events, the ring and the record."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from pathlib import Path
+
+import pytest
+
+from sgl_lab.contracts import events
+from sgl_lab.contracts.ids import NodeId, RequestId, RunId
+from sgl_lab.contracts.tree import TreeNode, TreeSnapshot
+from sgl_lab.trace import Record, Ring, read_jsonl, write_jsonl
+from sgl_lab.trace.record import RecordUnreadable
+
+
+def sample_of(hint: object) -> object:
+    """A value of an event field's type."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is events.Sample:
+        return events.Sample(RequestId(3), 17, -0.25, ((17, -0.25), (4, -1.5)), None, False)
+    if origin is tuple:
+        kinds = [arguments[0]] * 2 if arguments[-1] is Ellipsis else arguments
+        return tuple(sample_of(kind) for kind in kinds)
+    if origin in (typing.Union, type(int | None)):
+        return sample_of(arguments[0])
+    plain = getattr(hint, "__supertype__", hint)
+    return sample_of(plain) if plain is not hint else {int: 7, float: 0.5, str: "a\u202e<b>\n", bool: True}[plain]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("kind", events.KINDS.values(), ids=lambda kind: kind.__name__)
+def test_every_event_survives_json_unchanged(kind: type) -> None:
+    hints = typing.get_type_hints(kind)
+    event = kind(**{field.name: sample_of(hints[field.name]) for field in dataclasses.fields(kind)})
+    assert events.from_json(events.to_json(event)) == event
+
+
+def test_a_non_finite_float_travels_as_null() -> None:
+    sample = events.Sample(RequestId(1), 5, float("nan"), (), None, False)
+    back = events.from_json(events.to_json(events.TokensSampled(1, (sample,))))
+    assert isinstance(back, events.TokensSampled)
+    assert back.samples[0].logprob is None
+
+
+@pytest.mark.parametrize("text", ['{"kind":"Nope"}', '{"kind":"NodeEvicted","node":1}', '{"kind":"NodeEvicted","node":1,"n_tokens":2,"x":3}'])
+def test_a_malformed_event_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="unknown event kind|malformed"):
+        events.from_json(text)
+
+
+def evicted(n: int) -> events.NodeEvicted:
+    return events.NodeEvicted(NodeId(n), n)
+
+
+def test_a_slow_reader_learns_how_many_events_it_missed() -> None:
+    ticks = iter(range(1000))
+    ring = Ring(capacity=8, clock=lambda: next(ticks))
+    for n in range(5):
+        ring.emit(evicted(n))
+    first = ring.read(0)
+    assert ([entry.seq for entry in first.entries], first.cursor, first.n_missed) == ([0, 1, 2, 3, 4], 5, 0)
+    for n in range(5, 25):
+        ring.emit(evicted(n))
+    second = ring.read(first.cursor)
+    assert [entry.seq for entry in second.entries] == list(range(17, 25))
+    assert (second.cursor, second.n_missed) == (25, 12)
+    assert [entry.event for entry in second.entries] == [evicted(n) for n in range(17, 25)]
+    assert ring.read(25) == ((), 25, 0)
+    limited = ring.read(17, limit=3)
+    assert [entry.seq for entry in limited.entries] == [17, 18, 19]
+    assert limited.cursor == 20
+
+
+def test_a_listener_hears_everything_until_it_stops() -> None:
+    ring, heard = Ring(), []
+    stop = ring.listen(heard.append)
+    ring.emit(evicted(1))
+    stop()
+    ring.emit(evicted(2))
+    assert [entry.event for entry in heard] == [evicted(1)]
+
+
+def record() -> Record:
+    node = TreeNode(NodeId(1), None, (), ("model#1",), 0, 3, 2)
+    made = Record(RunId(4), TreeSnapshot((node,), 100, 99, 10), {5: " caf\u00e9", 6: "\ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16")})
+    for n in range(3):
+        made.append(events.Entry(10 + n, 1000 * n, evicted(n)))
+    return made
+
+
+def test_a_record_read_back_equals_what_was_written(tmp_path: Path) -> None:
+    write_jsonl(record(), tmp_path / "run.jsonl")
+    assert read_jsonl(tmp_path / "run.jsonl") == record()
+    assert [path.name for path in tmp_path.iterdir()] == ["run.jsonl"]
+
+
+@pytest.mark.parametrize(("damage", "line"), [(lambda t: "", 1), (lambda t: t[:-10], 4), (lambda t: t.replace("NodeEvicted", "Nope", 1), 2), (lambda t: "[]\n" + t, 1)])
+def test_a_damaged_record_is_refused_with_its_line(tmp_path: Path, damage: typing.Callable[[str], str], line: int) -> None:
+    path = tmp_path / "run.jsonl"
+    write_jsonl(record(), path)
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(RecordUnreadable, match=f"line {line}:"):
+        read_jsonl(path)
