@@ -307,16 +307,16 @@ def _frozen(value: Any) -> Any:
 
 
 def to_dict(event: Event) -> dict[str, Any]:
-    """Plain JSON values under `kind` and the event's own field names."""
-    return {"kind": type(event).__name__} | {f.name: _plain(getattr(event, f.name)) for f in fields(event)}
+    """Plain JSON values: `event` names the kind, the rest are the fields."""
+    return {"event": type(event).__name__} | {f.name: _plain(getattr(event, f.name)) for f in fields(event)}
 
 
 def from_dict(data: dict[str, Any]) -> Event:
     """The event that `to_dict` wrote. ValueError on an unknown kind or on missing or extra fields."""
-    kind = KINDS.get(str(data.get("kind")))
+    kind = KINDS.get(str(data.get("event")))
     if kind is None:
-        raise ValueError(f"unknown event kind {data.get('kind')!r}")
-    given = {name: _frozen(value) for name, value in data.items() if name != "kind"}
+        raise ValueError(f"unknown event {data.get("event")!r}")
+    given = {name: _frozen(value) for name, value in data.items() if name != "event"}
     if kind is TokensSampled and isinstance(given.get("samples"), tuple):
         given["samples"] = tuple(Sample(*sample) for sample in given["samples"])
     try:
