@@ -315,7 +315,7 @@ def from_dict(data: dict[str, Any]) -> Event:
     """The event that `to_dict` wrote. ValueError on an unknown kind or on missing or extra fields."""
     kind = KINDS.get(str(data.get("event")))
     if kind is None:
-        raise ValueError(f"unknown event {data.get("event")!r}")
+        raise ValueError(f"unknown event {data.get('event')!r}")
     given = {name: _frozen(value) for name, value in data.items() if name != "event"}
     if kind is TokensSampled and isinstance(given.get("samples"), tuple):
         given["samples"] = tuple(Sample(*sample) for sample in given["samples"])
