@@ -1,0 +1,169 @@
+"""What may stand after `%%sgl` and `%sgl`: one table, from which parsing, help and completion come.
+
+Knows no IPython: a wrong option is an `OptionError` of one line with the nearest right one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import keyword
+import re
+import shlex
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+
+from ..contracts.errors import BadArgument
+
+VIEWS = ("tokens", "tree", "timeline")
+
+
+class OptionError(BadArgument):
+    """One line: what is wrong and what was probably meant."""
+
+
+def nearest(word: str, known: Iterable[str], what: str) -> OptionError:
+    """The error for `word`, which is none of `known`."""
+    names = list(known)
+    close = difflib.get_close_matches(word, names, 1, 0.5)
+    return OptionError(f"unknown {what} {word!r}", hint=f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}")
+
+
+@dataclass(frozen=True, slots=True)
+class CellOptions:
+    """The options of one `%%sgl` cell; None means "not given"."""
+
+    out: str | None = None
+    capture: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+    views: tuple[str, ...] = VIEWS
+    define: str | None = None
+    """the signature after --def, such as `tip(topic, k=3)`"""
+
+
+def _number(kind: type[int] | type[float], low: float) -> Callable[[str], int | float]:
+    def parse(text: str) -> int | float:
+        value = kind(text)
+        if not low <= value < float("inf"):
+            raise ValueError
+        return value
+
+    return parse
+
+
+def _name(text: str) -> str:
+    if not text.isidentifier() or keyword.iskeyword(text):
+        raise ValueError
+    return text
+
+
+def _views(text: str) -> tuple[str, ...]:
+    if text == "none":
+        return ()
+    views = tuple(part.strip() for part in text.split(",") if part.strip())
+    for view in views:
+        if view not in VIEWS:
+            raise nearest(view, (*VIEWS, "none"), "view")
+    return views
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    flags: tuple[str, ...]
+    field: str
+    parse: Callable[[str], object]
+    value: str
+    """what the value is, for help and errors"""
+    help: str
+    words: tuple[str, ...] = ()
+    """values to complete"""
+
+
+CELL_OPTIONS = (
+    Option(("-o", "--out"), "out", _name, "NAME", "keep the program's state under NAME"),
+    Option(("--temperature",), "temperature", _number(float, 0), "T", "sampling temperature, 0 is greedy (default 1.0)"),
+    Option(("--max-tokens",), "max_tokens", _number(int, 1), "N", "most tokens of one gen that says nothing itself (default 128)"),
+    Option(("--seed",), "seed", _number(int, 0), "N", "makes sampling repeatable"),
+    Option(("--view",), "views", _views, "VIEWS", "tokens,tree,timeline (default) or none", (*VIEWS, "none")),
+    Option(("--def",), "define", str, "NAME(args)", "make the body a function instead of running it"),
+)
+
+_DEFINE = re.compile(r"--def(?:=|\s+)([^\W\d]\w*)\s*(\()?")
+_CAPTURE = re.compile(r"\s*([^\W\d]\w*)\s*<<(?=\s|$)")
+
+
+def cell_help() -> str:
+    rows = [f"  {', '.join(option.flags):<16}{option.value:<12}{option.help}" for option in CELL_OPTIONS]
+    return "\n".join(
+        [
+            "%%sgl [NAME <<] [options]      run the cell as an SGLang program and show it running",
+            "",
+            *rows,
+            f"  {'NAME <<':<28}keep the last expression's value under NAME instead of showing it",
+            "",
+            "The body is Python. The state is `s`; a bare expression such as user(...) or gen(...) is appended to it.",
+            "Notebook variables can be read; results leave through -o, NAME << and the last expression (`;` silences it).",
+        ]
+    )
+
+
+def _take_signature(line: str) -> tuple[str, str | None]:
+    """Cut `--def NAME(args)` out of the line: its parentheses may hold spaces and quotes."""
+    found = _DEFINE.search(line)
+    if found is None:
+        return line, None
+    end = found.end()
+    if found.group(2):
+        depth, quote = 1, ""
+        while depth and end < len(line):
+            char = line[end]
+            if quote:
+                quote = "" if char == quote else quote
+            elif char in "'\"":
+                quote = char
+            else:
+                depth += (char in "([{") - (char in ")]}")
+            end += 1
+        if depth:
+            raise OptionError("--def: the parenthesis is never closed", hint="write --def NAME(args)")
+        signature = line[found.start(1) : end]
+    else:
+        signature = f"{found.group(1)}()"
+    return line[: found.start()] + " " + line[end:], signature
+
+
+def parse_cell(line: str) -> CellOptions:
+    """Parse what stands after `%%sgl`."""
+    line, define = _take_signature(line)
+    given: dict[str, object] = {"define": define} if define else {}
+    if found := _CAPTURE.match(line):
+        given["capture"] = found.group(1)
+        line = line[found.end() :]
+    by_flag = {flag: option for option in CELL_OPTIONS for flag in option.flags}
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise OptionError(f"cannot read the options: {error}") from None
+    rest = iter(words)
+    for word in rest:
+        flag, equals, value = word.partition("=")
+        option = by_flag.get(flag)
+        if option is None:
+            if word.startswith("-"):
+                raise nearest(flag, by_flag, "option")
+            raise OptionError(f"%%sgl takes options only, not {word!r}", hint="the program goes into the lines below")
+        if not equals:
+            value = next(rest, "")
+        if not value:
+            raise OptionError(f"{flag} needs a value: {option.value}", hint=option.help)
+        if option.field in given:
+            raise OptionError(f"{flag} is given twice")
+        try:
+            given[option.field] = option.parse(value)
+        except OptionError:
+            raise
+        except ValueError:
+            raise OptionError(f"{flag} cannot be {value!r}", hint=option.help) from None
+    names = {field.name for field in fields(CellOptions)}
+    return CellOptions(**{name: value for name, value in given.items() if name in names})  # type: ignore[arg-type]
