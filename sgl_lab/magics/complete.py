@@ -22,7 +22,7 @@ def words_for(text: str, commands: dict[str, tuple[str, ...]], names: tuple[str,
         words = before.split()
         option = next((o for o in CELL_OPTIONS if words and words[-1] in o.flags), None)
         if option is not None and not fragment.startswith("-"):
-            head, comma, tail = fragment.rpartition(",")
+            _, comma, tail = fragment.rpartition(",")
             return tail if comma else fragment, option.words, True
         return fragment, tuple(flag for o in CELL_OPTIONS for flag in o.flags), True
     if found := _LINE_MAGIC.search(text):

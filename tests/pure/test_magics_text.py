@@ -1,0 +1,154 @@
+"""What can be said of the magics without IPython: options, bodies, completion."""
+
+from __future__ import annotations
+
+import pytest
+
+from sgl_lab.magics.body import APPEND, RESULT, compile_cell, compile_function, is_silenced
+from sgl_lab.magics.complete import words_for
+from sgl_lab.magics.options import VIEWS, CellOptions, OptionError, cell_help, parse_cell
+
+
+def test_every_option_reaches_its_field() -> None:
+    parsed = parse_cell('answer << -o st --temperature 0.5 --max-tokens=12 --seed 3 --view tree,tokens --def tip(topic, k="a b)")')
+    assert parsed == CellOptions("st", "answer", 0.5, 12, 3, ("tree", "tokens"), 'tip(topic, k="a b)")')
+    assert parse_cell("") == CellOptions(views=VIEWS)
+    assert parse_cell("--view none").views == ()
+    assert parse_cell("--def tip").define == "tip()"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--temprature 0", "did you mean '--temperature'?"),
+        ("--view tre", "did you mean 'tree'?"),
+        ("--seed many", "--seed cannot be 'many'"),
+        ("--temperature -1", "--temperature cannot be '-1'"),
+        ("--temperature nan", "--temperature cannot be 'nan'"),
+        ("--max-tokens 0", "--max-tokens cannot be '0'"),
+        ("-o 1a", "-o cannot be '1a'"),
+        ("-o class", "-o cannot be 'class'"),
+        ("poem", "takes options only"),
+        ("--seed", "--seed needs a value"),
+        ("--seed 1 --seed 2", "given twice"),
+        ("--def tip(a", "never closed"),
+        ("-o 'a", "cannot read the options"),
+    ],
+)
+def test_a_wrong_option_is_one_line_with_a_way_out(line: str, message: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        parse_cell(line)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_help_names_every_option() -> None:
+    for flag in ("-o, --out", "--temperature", "--max-tokens", "--seed", "--view", "--def", "NAME <<"):
+        assert flag in cell_help()
+
+
+def run(source: str) -> tuple[list[object], dict[str, object]]:
+    """The values that reached the append hook, and the names of the body afterwards."""
+    seen: list[object] = []
+
+    def append(value: object) -> object:
+        seen.append(value)
+        return value
+
+    names: dict[str, object] = {APPEND: append}
+    exec(compile_cell(source, "<cell>"), names)
+    return seen, names
+
+
+def test_bare_expressions_are_appended_wherever_they_stand_and_the_last_is_the_result() -> None:
+    seen, names = run("1\nfor i in (2, 3):\n    i\nif True:\n    x = 9\n    with open('/dev/null'):\n        x\nx + 1")
+    assert seen == [1, 2, 3, 9, 10]
+    assert names[RESULT] == 10
+
+
+def test_bodies_of_functions_and_classes_stay_as_they_are() -> None:
+    seen, names = run("def f():\n    1\nclass C:\n    2\nf()\ny = 3")
+    assert seen == [None]
+    assert RESULT not in names
+
+
+def test_lines_are_counted_from_the_magic() -> None:
+    with pytest.raises(ZeroDivisionError) as caught:
+        run("a = 1\n1 / 0")
+    assert caught.tb.tb_next is not None
+    assert caught.tb.tb_next.tb_next is not None
+    assert caught.tb.tb_next.tb_next.tb_lineno == 3
+    with pytest.raises(SyntaxError) as wrong:
+        compile_cell("a = 1\nb = = 2", "<cell>")
+    assert wrong.value.lineno == 3
+
+
+def test_def_makes_a_function_of_the_state() -> None:
+    name, code = compile_function(
+        "gen(topic)\nfork(k)\nlen(topic)", "<cell>", "tip(topic, k=3)", {"fork": "s.fork", "gen": "language.gen", "select": "oops"}
+    )
+
+    class State:
+        def fork(self, n: int) -> str:
+            return f"{n} forks"
+
+    class Language:
+        @staticmethod
+        def gen(topic: str) -> str:
+            return "gen " + topic
+
+    seen: list[object] = []
+
+    def append(value: object) -> object:
+        seen.append(value)
+        return value
+
+    names: dict[str, object] = {APPEND: append, "language": Language}
+    exec(code, names)
+    assert names[name](State(), "tea") == 3  # type: ignore[operator]
+    assert seen == ["gen tea", "3 forks", 3]
+
+
+def test_def_leaves_names_alone_that_the_body_assigns() -> None:
+    name, code = compile_function("fork = 5\nfork", "<cell>", "f()", {"fork": "s.fork"})
+    names: dict[str, object] = {APPEND: lambda value: value}
+    exec(code, names)
+    assert names[name](None) == 5  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("signature", ["f(s)", "f(a", "f(): pass; x", "1f()", "f() -> int: return 1\nx("])
+def test_a_signature_that_is_none_is_refused(signature: str) -> None:
+    with pytest.raises(OptionError):
+        compile_function("1", "<cell>", signature, {})
+
+
+@pytest.mark.parametrize(
+    ("source", "silenced"), [("1;", True), ("1", False), ("1;  # done", True), ("'a;'", False), ("x = 1;\n\n", True), ("(", False)]
+)
+def test_a_semicolon_silences(source: str, silenced: bool) -> None:
+    assert is_silenced(source) == silenced
+
+
+COMMANDS = {"tree": ("--text",), "timeline": (), "status": ()}
+
+
+@pytest.mark.parametrize(
+    ("text", "fragment", "candidate", "alone"),
+    [
+        ("%%sgl --te", "--te", "--temperature", True),
+        ("%%sgl --view tr", "tr", "tree", True),
+        ("%%sgl --view tokens,ti", "ti", "timeline", True),
+        ("%sgl st", "st", "status", True),
+        ("x = 1\n%sgl tree --", "--", "--text", True),
+        ("%%sgl\nuser('x')\nsel", "sel", "select", False),
+    ],
+)
+def test_completion_offers_what_may_stand_there(text: str, fragment: str, candidate: str, alone: bool) -> None:
+    found, words, only = words_for(text, COMMANDS, ("gen", "select"))
+    assert (found, only) == (fragment, alone)
+    assert candidate in [word for word in words if word.startswith(found)]
+
+
+@pytest.mark.parametrize("text", ["x = st", "%%sgl\nobject.ge", "%%time\nsel"])
+def test_completion_stays_out_of_other_code(text: str) -> None:
+    assert words_for(text, COMMANDS, ("gen", "select"))[1] == ()
