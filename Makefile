@@ -1,0 +1,80 @@
+# One command each for a person who has just cloned this. All are safe to run again, and from two shells at once.
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help lab tour test setup setup-test chromium clean
+
+# Set PYTHON to name an interpreter; ARGS goes to `jupyter lab`, `sgl-lab tour` or `pytest`.
+PYTHON ?=
+ARGS ?=
+
+key := $(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
+ready := .venv/.ready-$(key)
+ready_for_tests := .venv/.ready-for-tests-$(key)
+pip := .venv/bin/python -m pip --disable-pip-version-check
+install := $(pip) install -q -c constraints.txt
+one_at_a_time := mkdir -p build && $(if $(shell command -v flock),flock build/setup.lock) $(MAKE) --no-print-directory
+
+help:  ## what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+lab: setup  ## set up if needed, then open JupyterLab on the first notebook
+	.venv/bin/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) \
+	    --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url= \
+	    $(ARGS) notebooks/01_first_cell.ipynb
+
+tour: setup  ## the same without a browser: run the notebook, print its tree and hit rate, write build/tour.html
+	.venv/bin/sgl-lab tour $(ARGS)
+
+test: setup setup-test  ## set up what the tests need (Chromium too), then lint, check types and test
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/pytest $(ARGS)
+
+setup:  ## make .venv from the exact pins and fetch the built-in model
+	@$(one_at_a_time) $(ready)
+	@.venv/bin/sgl-lab model pull smollm2
+
+setup-test: chromium  ## what only the tests need
+	@$(one_at_a_time) $(ready_for_tests) build/ipykernel6
+
+clean:  ## remove what was built; the model stays until `sgl-lab model rm smollm2`
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.venv/bin/python:
+	@for python in $(or $(PYTHON),python3 python3.12 python3.11); do \
+	    if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        echo "making .venv with $$("$$python" --version)"; \
+	        "$$python" -m venv .venv || { rm -rf .venv; exit 1; }; \
+	        exit 0; \
+	    fi; \
+	done; \
+	echo "Python 3.11 or newer is needed; name one with PYTHON=/path/to/python3.11" >&2; exit 1
+
+# torch goes first and alone: a CPU build of this very version, where pip knows one, is then taken instead of gigabytes of CUDA.
+$(ready): | .venv/bin/python
+	@echo "installing the pinned packages (minutes, the first time)"
+	@$(install) pip setuptools
+	@$(install) torch
+	@$(install) --no-build-isolation -e .
+	@touch $@
+
+$(ready_for_tests): $(ready)
+	@echo "installing what the tests need"
+	@$(install) --no-build-isolation -e '.[test]'
+	@touch $@
+
+# The browser tests also run on the ipykernel before 7, from a folder of its own.
+build/ipykernel6:
+	@$(pip) install -q --no-deps --target $@.part ipykernel==6.31.0
+	@mv $@.part $@
+
+chromium:
+	@for browser in chromium chromium-browser google-chrome; do \
+	    if command -v $$browser >/dev/null; then exit 0; fi; \
+	done; \
+	if ! command -v apt-get >/dev/null; then \
+	    echo "the browser tests need chromium or google-chrome on PATH; install one and run make test again" >&2; exit 1; \
+	fi; \
+	root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	$$root apt-get update -q && $$root apt-get install -q -y -o DPkg::Lock::Timeout=300 --no-install-recommends chromium graphviz

