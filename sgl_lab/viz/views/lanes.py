@@ -1,0 +1,178 @@
+"""Who did what when: a lane a fork, and on it a bar for every stretch of a request's life.
+
+Times are milliseconds since the run's first event. A bar without an end is still growing.
+A step's work lasted from `ms` before the step was reported until then.
+
+Knows no token's text and no tree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+from ...contracts.events import (
+    CellStarted,
+    Entry,
+    ExprStarted,
+    ForkOpened,
+    PrefixMatched,
+    RequestFinished,
+    RequestPreempted,
+    RequestQueued,
+    StepRan,
+    StreamExtended,
+)
+from ...contracts.ids import ExprId, ForkId, RequestId, RunId
+from ..legible import legible
+
+
+class LaneRow(TypedDict):
+    lane: str
+    parent: str | None
+    label: str
+    kind: str
+    """fork, or request for one that has no fork or is one of several samples"""
+
+
+class BarRow(TypedDict):
+    id: int
+    lane: str
+    kind: str
+    """wait, cached, prefill, decode, score, preempted or text"""
+    t0: float
+    t1: float | None
+    n: int
+    """tokens"""
+    name: str
+
+
+class LanesPicture(TypedDict):
+    lanes: list[LaneRow]
+    bars: list[BarRow]
+    now: float
+
+
+@dataclass(slots=True)
+class _Request:
+    lane: str
+    name: str
+    work: str
+    """what its prompt tokens are computed for: prefill or score"""
+    bar: BarRow
+    """the newest bar"""
+    busy_until: float = field(default=0.0)
+
+
+class LanesView:
+    """Lanes of one run, or of all with `run=None`, requests without a fork then included."""
+
+    def __init__(self, run: RunId | None = None) -> None:
+        self._run = run
+        self._born_ns: int | None = None
+        self._now = 0.0
+        self._lanes: dict[str, LaneRow] = {}
+        self._bars: list[BarRow] = []
+        self._names: dict[ExprId, str] = {}
+        self._requests: dict[RequestId, _Request] = {}
+        self._new_lanes: list[LaneRow] = []
+        self._changed: dict[int, None] = {}
+
+    def fold(self, entry: Entry) -> None:
+        event = entry.event
+        if self._born_ns is None:
+            if self._run is not None and not (isinstance(event, CellStarted | ForkOpened) and event.run == self._run):
+                return
+            self._born_ns = entry.t_ns
+        now = self._now = round((entry.t_ns - self._born_ns) / 1e6, 3)
+        match event:
+            case ForkOpened(run=run, fork=fork, parent=parent, index=index, label=label) if self._run in (None, run):
+                above = _lane(parent) if parent is not None and _lane(parent) in self._lanes else None
+                self._open_lane(_lane(fork), above, label or ("main" if parent is None else f"fork {index + 1}"), "fork")
+            case ExprStarted(fork=fork, expr=expr, name=name) if _lane(fork) in self._lanes:
+                self._names[expr] = legible(name)
+            case StreamExtended(fork=fork, kind="text", tokens=tokens, role=role) if tokens and _lane(fork) in self._lanes:
+                self._bar(_lane(fork), "text", now, now, len(tokens), legible(role))
+            case RequestQueued() as queued:
+                self._queue(queued, now)
+            case PrefixMatched(request=request, n_hit=n_hit) if mine := self._requests.get(request):
+                self._close(mine, now)
+                mine.busy_until = now
+                if n_hit:
+                    mine.bar = self._bar(mine.lane, "cached", now, now, n_hit, mine.name)
+            case StepRan(prefill=prefill, decode=decode, ms=ms):
+                for request, n_tokens in prefill:
+                    if mine := self._requests.get(request):
+                        self._work(mine, mine.work, now, ms, n_tokens)
+                for request in decode:
+                    if mine := self._requests.get(request):
+                        self._work(mine, "decode", now, ms, 1)
+            case RequestPreempted(request=request, n_released=n_released) if mine := self._requests.get(request):
+                mine.bar = self._bar(mine.lane, "preempted", now, None, n_released, mine.name)
+            case RequestFinished(request=request) if mine := self._requests.get(request):
+                self._close(mine, now)
+            case _:
+                pass
+
+    def delta(self) -> LanesPicture | None:
+        """What changed since the last call, or None."""
+        if not (self._new_lanes or self._changed):
+            return None
+        picture: LanesPicture = {
+            "lanes": self._new_lanes,
+            "bars": [self._bars[index].copy() for index in self._changed],
+            "now": self._now,
+        }
+        self._new_lanes = []
+        self._changed = {}
+        return picture
+
+    def full(self) -> LanesPicture:
+        """Everything, in the shape of a delta."""
+        return {"lanes": list(self._lanes.values()), "bars": [bar.copy() for bar in self._bars], "now": self._now}
+
+    # ------------------------------------------------------------ events
+
+    def _queue(self, event: RequestQueued, now: float) -> None:
+        lane = _lane(event.fork) if event.fork is not None else None
+        if lane is None or lane not in self._lanes:
+            if self._run is not None:
+                return
+            lane = self._open_lane(f"r{event.request}", None, f"request {event.request}", "request")
+        elif event.kind == "gen" and event.request != event.group:
+            lane = self._open_lane(f"r{event.request}", lane, f"sample {event.request - event.group + 1}", "request")
+        name = self._names.get(event.expr, event.kind) if event.expr is not None else event.kind
+        bar = self._bar(lane, "wait", now, None, len(event.prompt), name)
+        self._requests[event.request] = _Request(lane, name, "score" if event.kind == "score" else "prefill", bar)
+
+    def _work(self, mine: _Request, kind: str, now: float, ms: float, n_tokens: int) -> None:
+        """A step did `n_tokens` for this request: its newest bar grows, or another begins."""
+        if mine.bar["kind"] == kind:
+            mine.bar["t1"] = now
+            mine.bar["n"] += n_tokens
+            self._changed[mine.bar["id"]] = None
+        else:
+            self._close(mine, now)
+            mine.bar = self._bar(mine.lane, kind, max(round(now - ms, 3), mine.busy_until), now, n_tokens, mine.name)
+        mine.busy_until = now
+
+    def _close(self, mine: _Request, now: float) -> None:
+        if mine.bar["t1"] is None:
+            mine.bar["t1"] = now
+            self._changed[mine.bar["id"]] = None
+
+    def _open_lane(self, lane: str, parent: str | None, label: str, kind: str) -> str:
+        row: LaneRow = {"lane": lane, "parent": parent, "label": legible(label), "kind": kind}
+        self._lanes[lane] = row
+        self._new_lanes.append(row)
+        return lane
+
+    def _bar(self, lane: str, kind: str, t0: float, t1: float | None, n_tokens: int, name: str) -> BarRow:
+        bar: BarRow = {"id": len(self._bars), "lane": lane, "kind": kind, "t0": t0, "t1": t1, "n": n_tokens, "name": name}
+        self._bars.append(bar)
+        self._changed[bar["id"]] = None
+        return bar
+
+
+def _lane(fork: ForkId) -> str:
+    return f"f{fork}"

@@ -1,0 +1,237 @@
+"""The text of every fork, token by token, and where each token came from.
+
+A fold of the language's and the engine's events. `StreamExtended` is the authority on what a
+stream holds; until it speaks, sampled tokens stand in for it. A fork's own stream begins at its
+`base`: what lies before it is its parent's and is told there, once. What a literal token cost is
+decided by the first request that covers it and never changes afterwards.
+
+Knows no tokenizer (`spell` is given) and no page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+from ...contracts.events import (
+    Entry,
+    ForkOpened,
+    PrefixMatched,
+    RequestFinished,
+    RequestQueued,
+    Sample,
+    StepRan,
+    StreamExtended,
+    TokensSampled,
+)
+from ...contracts.ids import ForkId, RequestId, RunId
+from ..legible import finite, legible
+
+Tok = tuple[str, str, float | None, str, list[tuple[str, float]] | None]
+"""text; text, cached, computed, generated or choice; logprob; role; alternatives, best first"""
+
+
+class ForkRow(TypedDict):
+    fork: int
+    parent: int | None
+    index: int
+    label: str
+    run: int
+    base: int
+
+
+class TokensOp(TypedDict):
+    fork: int
+    start: int
+    toks: list[Tok]
+
+
+class TokensPicture(TypedDict):
+    """The fork's tokens from `start` on are replaced by `toks`."""
+
+    forks: list[ForkRow]
+    ops: list[TokensOp]
+
+
+@dataclass(slots=True)
+class _Token:
+    id: int
+    cls: str
+    role: str
+    sample: Sample | None = None
+
+
+@dataclass(slots=True)
+class _Fork:
+    opened: ForkOpened
+    base: int
+    own: list[_Token] = field(default_factory=list)
+    live: _Request | None = None
+    """the last generation: its samples stand in for the end of the stream, then lend it their logprobs"""
+
+    @property
+    def end(self) -> int:
+        return self.base + len(self.own)
+
+
+@dataclass(slots=True)
+class _Request:
+    fork: _Fork
+    prompt: tuple[int, ...]
+    done: int = 0
+    """tokens in KV"""
+    samples: list[Sample] = field(default_factory=list)
+    running: bool = True
+
+
+class TokensView:
+    """Streams of one run, or of all with `run=None`. `spell` gives the text of one token id."""
+
+    def __init__(self, spell: Callable[[int], str], run: RunId | None = None) -> None:
+        self._spell = spell
+        self._run = run
+        self._forks: dict[ForkId, _Fork] = {}
+        self._requests: dict[RequestId, _Request] = {}
+        self._new_rows: dict[ForkId, None] = {}
+        self._changed: dict[ForkId, int] = {}
+        """own tokens from this index on have not been told yet"""
+
+    def fold(self, entry: Entry) -> None:
+        match entry.event:
+            case ForkOpened() as event:
+                self._open(event)
+            case StreamExtended(fork=fork) as event if fork in self._forks:
+                self._extend(self._forks[fork], event)
+            case RequestQueued() as event:
+                self._queue(event)
+            case PrefixMatched(request=request, n_hit=n_hit) if request in self._requests:
+                self._computed(self._requests[request], 0, n_hit, "cached")
+            case StepRan(prefill=prefill):
+                for request, n_tokens in prefill:
+                    if mine := self._requests.get(request):
+                        self._computed(mine, mine.done, mine.done + n_tokens, "computed")
+                self._forget()
+            case TokensSampled(samples=samples):
+                for sample in samples:
+                    if mine := self._requests.get(sample.request):
+                        self._sampled(mine, sample)
+            case RequestFinished(request=request) if request in self._requests:
+                self._requests[request].running = False
+
+    def delta(self) -> TokensPicture | None:
+        """What changed since the last call, or None."""
+        forks = [self._row(self._forks[fork]) for fork in self._new_rows]
+        ops = [self._op(self._forks[fork], index) for fork, index in self._changed.items()]
+        self._new_rows.clear()
+        self._changed.clear()
+        return {"forks": forks, "ops": ops} if forks or ops else None
+
+    def full(self) -> TokensPicture:
+        """Everything, in the shape of a delta."""
+        forks = list(self._forks.values())
+        return {"forks": [self._row(fork) for fork in forks], "ops": [self._op(fork, 0) for fork in forks if fork.own]}
+
+    # ------------------------------------------------------------ events
+
+    def _open(self, event: ForkOpened) -> None:
+        if self._run is None or event.run == self._run:
+            parent = self._forks.get(event.parent) if event.parent is not None else None
+            self._forks[event.fork] = _Fork(event, parent.end if parent else 0)
+            self._new_rows[event.fork] = None
+
+    def _queue(self, event: RequestQueued) -> None:
+        fork = self._forks.get(event.fork) if event.fork is not None else None
+        if fork is not None:
+            self._requests[event.request] = request = _Request(fork, event.prompt)
+            if event.kind == "gen" and event.group == event.request:
+                fork.live = request
+
+    def _extend(self, fork: _Fork, event: StreamExtended) -> None:
+        if event.start < fork.base or (event.start > fork.base and not fork.own):
+            # The border with the parent lies elsewhere than it seemed when the fork was opened.
+            fork.base, fork.own = event.start, []
+            self._new_rows[event.fork] = None
+            self._change(fork, 0)
+        cls = event.kind if event.kind in ("generated", "choice") else "text"
+        tokens = [_Token(token, cls, event.role) for token in event.tokens]
+        live = fork.live
+        if live is not None and cls == "generated":
+            first = event.start - len(live.prompt)
+            for token, sample in zip(tokens, live.samples[max(first, 0) :] if first >= 0 else (), strict=False):
+                if sample.token != token.id:
+                    break
+                token.sample = sample
+            told = first + len(tokens)
+            if live.running and told >= 0:
+                # The stream speaks while its generation runs on: what was sampled since stays.
+                tokens += [_Token(sample.token, cls, event.role, sample) for sample in live.samples[told:]]
+        self._replace(fork, event.start - fork.base, tokens)
+
+    def _replace(self, fork: _Fork, start: int, tokens: list[_Token]) -> None:
+        """Put `tokens` at `start`; what stands there already keeps what is known of it."""
+        old = fork.own[start:]
+        for before, after in zip(old, tokens, strict=False):
+            if before.id != after.id:
+                break
+            if after.cls == "text" and before.cls in ("cached", "computed"):
+                after.cls = before.cls
+        fork.own[start:] = tokens
+        pairs = zip(old, tokens, strict=False)
+        n_same = next((i for i, (before, after) in enumerate(pairs) if before != after), min(len(old), len(tokens)))
+        if n_same < max(len(old), len(tokens)):
+            self._change(fork, start + n_same)
+
+    def _computed(self, request: _Request, first: int, end: int, cls: str) -> None:
+        """The request's tokens first..end are in KV now; those still undecided are `cls`, in whichever ancestor they lie."""
+        request.done = end
+        end = min(end, len(request.prompt))
+        fork: _Fork | None = request.fork
+        while fork is not None and end > first:
+            for index in range(max(first - fork.base, 0), min(end, fork.end) - fork.base):
+                token = fork.own[index]
+                if token.cls == "text" and token.id == request.prompt[fork.base + index]:
+                    token.cls = cls
+                    self._change(fork, index)
+            end = min(end, fork.base)
+            fork = self._forks.get(fork.opened.parent) if fork.opened.parent is not None else None
+
+    def _sampled(self, request: _Request, sample: Sample) -> None:
+        fork = request.fork
+        request.samples.append(sample)
+        if fork.live is request and len(request.prompt) + len(request.samples) == fork.end + 1:
+            role = fork.own[-1].role if fork.own else ""
+            fork.own.append(_Token(sample.token, "generated", role, sample))
+            self._change(fork, len(fork.own) - 1)
+
+    def _forget(self) -> None:
+        """A finished request stays until a step was reported: the report of its last one may come after its end."""
+        for request in [request for request, mine in self._requests.items() if not mine.running]:
+            del self._requests[request]
+
+    def _change(self, fork: _Fork, index: int) -> None:
+        name = fork.opened.fork
+        self._changed[name] = min(index, self._changed.get(name, index))
+
+    # ------------------------------------------------------------ JSON
+
+    def _row(self, fork: _Fork) -> ForkRow:
+        event = fork.opened
+        return {
+            "fork": event.fork,
+            "parent": event.parent,
+            "index": event.index,
+            "label": legible(event.label),
+            "run": event.run,
+            "base": fork.base,
+        }
+
+    def _op(self, fork: _Fork, index: int) -> TokensOp:
+        return {"fork": fork.opened.fork, "start": fork.base + index, "toks": [self._tok(token) for token in fork.own[index:]]}
+
+    def _tok(self, token: _Token) -> Tok:
+        text = legible(self._spell(token.id))
+        if token.sample is None:
+            return (text, token.cls, None, token.role, None)
+        top = [(legible(self._spell(other)), logprob) for other, logprob in token.sample.top if finite(logprob) is not None]
+        return (text, token.cls, finite(token.sample.logprob), token.role, top or None)

@@ -1,0 +1,245 @@
+"""The radix tree as its own events tell it, with the running requests' private tokens hanging below.
+
+`nodes` equals the real tree after every step, node by node; a late joiner starts from a snapshot
+(`load`). The whole engine's cache is shown, whichever run put it there.
+
+Knows no page and no policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TypedDict
+
+from ...contracts.events import (
+    Entry,
+    LocksChanged,
+    NodeEvicted,
+    NodeInserted,
+    NodeSplit,
+    PrefixMatched,
+    RequestFinished,
+    RequestPreempted,
+    RequestQueued,
+    StepRan,
+    TokensSampled,
+    Touched,
+)
+from ...contracts.ids import NodeId, RequestId
+from ...contracts.tree import TreeNode, TreeSnapshot
+from ..legible import clipped
+
+LABEL = 48
+"""characters of a node's text that travel"""
+
+
+class NodeRow(TypedDict):
+    id: int
+    parent: int | None
+    label: str
+    n: int
+    refs: int
+    hits: int
+    used: int
+    state: str
+    """root; running: a request leases exactly this node; locked: leased below; cached: may be evicted"""
+    fresh: bool
+    """came after the first snapshot"""
+
+
+class TailRow(TypedDict):
+    request: int
+    node: int
+    n: int
+    label: str
+
+
+class TreePicture(TypedDict):
+    nodes: list[NodeRow]
+    gone: list[int]
+    clock: int
+    tails: list[TailRow]
+
+
+@dataclass(slots=True)
+class _Request:
+    tokens: list[int]
+    """prompt and samples"""
+    node: NodeId | None = None
+    """deepest node it leases; None while it waits"""
+    depth: int = 0
+    """tokens from the root to the end of `node`"""
+    done: int = 0
+    """tokens in KV, the newest sample included"""
+
+
+class TreeView:
+    """The whole cache. `spell` gives the text of one token id."""
+
+    def __init__(self, spell: Callable[[int], str]) -> None:
+        self._spell = spell
+        self._nodes: dict[NodeId, TreeNode] = {}
+        self._clock = 0
+        self._requests: dict[RequestId, _Request] = {}
+        self._fresh: set[NodeId] = set()
+        self._newest: NodeId | None = None
+        """highest node id of the snapshots so far"""
+        self._labels: dict[NodeId, str] = {}
+        self._changed: dict[NodeId, None] = {}
+        self._gone: dict[NodeId, None] = {}
+        self._stale = False
+
+    @property
+    def nodes(self) -> Mapping[NodeId, TreeNode]:
+        return MappingProxyType(self._nodes)
+
+    def load(self, snapshot: TreeSnapshot) -> None:
+        """Forget the tree and take this one; go on folding from `snapshot.seq`."""
+        old, newest = self._nodes, self._newest
+        self._nodes = {node.node: node for node in snapshot.nodes}
+        self._fresh = {node for node in self._nodes if node in self._fresh or (newest is not None and node > newest)}
+        self._newest = max(self._nodes, default=NodeId(0))
+        self._clock = max((node.last_used for node in snapshot.nodes), default=0)
+        self._labels.clear()
+        self._changed = dict.fromkeys(self._nodes)
+        self._gone = dict.fromkeys(node for node in (*old, *self._gone) if node not in self._nodes)
+        self._stale = True
+        for request in self._requests.values():
+            if request.node is not None:
+                self._lease(request, request.node if request.node in self._nodes else None)
+
+    def fold(self, entry: Entry) -> None:
+        match entry.event:
+            case NodeInserted() as event:
+                self._insert(event)
+            case NodeSplit() as event:
+                self._split(event)
+            case NodeEvicted(node=node):
+                del self._nodes[node]
+                self._labels.pop(node, None)
+                self._changed.pop(node, None)
+                self._fresh.discard(node)
+                self._gone[node] = None
+            case Touched(nodes=nodes, clock=clock):
+                self._clock = clock
+                for node in nodes:
+                    self._set(replace(self._nodes[node], last_used=clock, hits=self._nodes[node].hits + 1))
+            case LocksChanged(refs=changes):
+                for node, refs in changes:
+                    self._set(replace(self._nodes[node], refs=refs))
+            case RequestQueued(request=request, prompt=prompt):
+                self._requests[request] = _Request(list(prompt))
+            case PrefixMatched(request=request, n_hit=n_hit, node=node) if request in self._requests:
+                self._requests[request].done = n_hit
+                self._lease(self._requests[request], node)
+            case StepRan(prefill=prefill):
+                for request, n_tokens in prefill:
+                    if mine := self._requests.get(request):
+                        mine.done = min(mine.done + n_tokens, len(mine.tokens))
+                        self._stale = True
+            case TokensSampled(samples=samples):
+                for sample in samples:
+                    if mine := self._requests.get(sample.request):
+                        mine.tokens.append(sample.token)
+                        mine.done = len(mine.tokens)
+                        self._stale = True
+            case RequestPreempted(request=request) if request in self._requests:
+                self._lease(self._requests[request], None)
+            case RequestFinished(request=request) if request in self._requests:
+                self._lease(self._requests.pop(request), None)
+
+    def delta(self) -> TreePicture | None:
+        """What changed since the last call, or None."""
+        if not (self._changed or self._gone or self._stale):
+            return None
+        picture = self._picture(self._changed, list(self._gone))
+        self._changed = {}
+        self._gone = {}
+        self._stale = False
+        return picture
+
+    def full(self) -> TreePicture:
+        """Everything, in the shape of a delta."""
+        return self._picture(self._nodes, [])
+
+    # ------------------------------------------------------------ events
+
+    def _insert(self, event: NodeInserted) -> None:
+        self._set(TreeNode(event.node, event.parent, event.tokens, event.namespace, 0, self._clock, 0))
+        self._fresh.add(event.node)
+        for request in self._requests.values():
+            # What a request has computed becomes a node: from now on it leases that one.
+            end = request.depth + len(event.tokens)
+            if request.node is not None and request.node == event.parent and tuple(request.tokens[request.depth : end]) == event.tokens:
+                self._lease(request, event.node)
+
+    def _split(self, event: NodeSplit) -> None:
+        node = self._nodes[event.node]
+        self._set(replace(node, node=event.upper, tokens=node.tokens[: event.n_upper]))
+        self._set(replace(node, parent=event.upper, tokens=node.tokens[event.n_upper :]))
+        self._labels.pop(event.node, None)
+        if event.node in self._fresh:
+            self._fresh.add(event.upper)
+
+    def _set(self, node: TreeNode) -> None:
+        self._nodes[node.node] = node
+        self._changed[node.node] = None
+
+    def _lease(self, request: _Request, node: NodeId | None) -> None:
+        for touched in (request.node, node):
+            if touched in self._nodes:
+                self._changed[touched] = None
+        self._stale = True
+        request.node = node
+        request.depth = 0
+        while node is not None:
+            request.depth += len(self._nodes[node].tokens)
+            node = self._nodes[node].parent
+
+    # ------------------------------------------------------------ JSON
+
+    def _picture(self, nodes: Mapping[NodeId, object], gone: list[NodeId]) -> TreePicture:
+        leased = {request.node for request in self._requests.values()}
+        tails: list[TailRow] = []
+        for request, mine in self._requests.items():
+            if mine.node is not None and mine.done > mine.depth:
+                text = self._text(mine.tokens[mine.depth : mine.done])
+                tails.append({"request": request, "node": mine.node, "n": mine.done - mine.depth, "label": text})
+        rows = [self._row(self._nodes[node], node in leased) for node in self._parents_first(nodes)]
+        return {"nodes": rows, "gone": [*gone], "clock": self._clock, "tails": tails}
+
+    def _parents_first(self, nodes: Mapping[NodeId, object]) -> list[NodeId]:
+        ordered: dict[NodeId, None] = {}
+        for start in nodes:
+            path: list[NodeId] = []
+            node: NodeId | None = start
+            while node is not None and node in nodes and node not in ordered:
+                path.append(node)
+                node = self._nodes[node].parent
+            ordered.update(dict.fromkeys(reversed(path)))
+        return list(ordered)
+
+    def _row(self, node: TreeNode, leased: bool) -> NodeRow:
+        state = "root" if node.parent is None else "running" if leased else "locked" if node.refs else "cached"
+        return {
+            "id": node.node,
+            "parent": node.parent,
+            "label": self._label(node),
+            "n": len(node.tokens),
+            "refs": node.refs,
+            "hits": node.hits,
+            "used": node.last_used,
+            "state": state,
+            "fresh": node.node in self._fresh,
+        }
+
+    def _label(self, node: TreeNode) -> str:
+        if node.node not in self._labels:
+            name = " · ".join(part for part in node.namespace if part)
+            self._labels[node.node] = clipped(name or "root", LABEL) if node.parent is None else self._text(node.tokens)
+        return self._labels[node.node]
+
+    def _text(self, tokens: tuple[int, ...] | list[int]) -> str:
+        return clipped("".join(self._spell(token) for token in tokens[:LABEL]), LABEL)
