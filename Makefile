@@ -12,7 +12,7 @@ key := $(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 ready := .venv/.ready-$(key)
 ready_for_tests := .venv/.ready-for-tests-$(key)
 pip := .venv/bin/python -m pip --disable-pip-version-check
-install := $(pip) install -q -c constraints.txt
+install := PYTHONWARNINGS=ignore $(pip) install -q -c constraints.txt
 one_at_a_time := mkdir -p build && $(if $(shell command -v flock),flock build/setup.lock) $(MAKE) --no-print-directory
 
 help:  ## what there is to make

@@ -41,6 +41,10 @@ class BuiltIn:
     def path(self) -> Path:
         return _folder(self.name) / self.member.rpartition("/")[2]
 
+    def is_here(self) -> bool:
+        """Fetched in full; that its bytes are right was checked when they came."""
+        return self.path.exists() and self.path.stat().st_size == self.n_bytes
+
 
 SMOLLM2 = BuiltIn(
     name="smollm2",
@@ -93,8 +97,7 @@ def resolve(name: str, *, progress: Progress = unseen) -> Path:
     """The .gguf file or the folder of `name`, fetched if it is not here yet. ModelMissing if there is no such model."""
     if name in BUILT_IN:
         model = BUILT_IN[name]
-        here = model.path.exists() and model.path.stat().st_size == model.n_bytes
-        return model.path if here else pull(name, progress=progress)
+        return model.path if model.is_here() else fetch(model, progress=progress)
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").exists():
@@ -102,7 +105,7 @@ def resolve(name: str, *, progress: Progress = unseen) -> Path:
         return path
     if path.is_file():
         if path.suffix != ".gguf":
-            raise ModelMissing(f"{name} is not a .gguf file", hint="give a .gguf file, or the folder that holds config.json and *.safetensors")
+            raise ModelMissing(f"{name} is not a .gguf file", hint="give a .gguf file, or the folder of a safetensors model")
         return path
     if HUB_ID.fullmatch(name):
         return _complete_snapshot(_folder(name)) or pull(name, progress=progress)

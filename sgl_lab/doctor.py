@@ -1,0 +1,105 @@
+"""Is this machine fit to run the lab? One finding a line, each problem with a way out.
+
+Looks and reports; changes nothing, fetches nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+
+from .engine.model import store
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+PACKAGES = {"jupyterlab": (4, 2), "ipykernel": (6, 29), "ipywidgets": (8, 1), "anywidget": (0, 9, 13), "jinja2": (3, 1, 6)}
+"""What the notebook side needs, and from which version on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    state: str
+    """ok, - (not here, and only some things need it) or problem"""
+    subject: str
+    text: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.state:<8}{self.subject:<14}{self.text}" + (f" ({self.hint})" if self.hint else "")
+
+
+def examine() -> Iterator[Finding]:
+    """Everything worth knowing, cheapest first."""
+    yield _python()
+    yield from _packages()
+    yield from _torch()
+    yield _triton()
+    yield _program("browser", BROWSERS, "only the project's own browser tests need one: install chromium")
+    yield _program("graphviz", ("dot",), "only exports to SVG need dot: install graphviz")
+    yield from _models()
+
+
+def _python() -> Finding:
+    return Finding("ok", "python", f"{platform.python_version()} at {sys.executable}")
+
+
+def _packages() -> Iterator[Finding]:
+    for name, least in PACKAGES.items():
+        wanted = ".".join(map(str, least))
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            yield Finding("problem", name, "not installed", f"pip install '{name}>={wanted}'")
+            continue
+        if tuple(int(part) for part in version.split(".")[: len(least)] if part.isdigit()) < least:
+            yield Finding("problem", name, version, f"pip install '{name}>={wanted}'")
+        else:
+            yield Finding("ok", name, version)
+
+
+def _torch() -> Iterator[Finding]:
+    try:
+        import torch
+    except ImportError as error:
+        yield Finding("problem", "torch", str(error), "pip install 'torch>=2.11'")
+        return
+    yield Finding("ok", "torch", torch.__version__)
+    yield Finding("ok", "cpu", f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} of {os.cpu_count()} cores")
+    if torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+        yield Finding("ok", "gpu", f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB")
+    else:
+        yield Finding("-", "gpu", "none that torch can use", "models run on the CPU")
+
+
+def _triton() -> Finding:
+    try:
+        return Finding("ok", "triton", metadata.version("triton"))
+    except metadata.PackageNotFoundError:
+        return Finding("-", "triton", "not installed", "only a GPU needs it")
+
+
+def _program(subject: str, names: tuple[str, ...], hint: str) -> Finding:
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    return Finding("ok", subject, found) if found else Finding("-", subject, f"no {' or '.join(names)} on PATH", hint)
+
+
+def _models() -> Iterator[Finding]:
+    place = store.cache_dir()
+    existing = next(folder for folder in (place, *place.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if not os.access(existing, os.W_OK):
+        yield Finding("problem", "model cache", f"{place} cannot be written", "set SGL_LAB_CACHE to a folder of yours")
+    elif free < 2**30:
+        yield Finding("problem", "model cache", f"{place} has {free / 2**20:.0f} MiB left", "make room, or set SGL_LAB_CACHE")
+    else:
+        yield Finding("ok", "model cache", f"{place}, {free / 2**30:.0f} GiB free")
+    for name, model in store.BUILT_IN.items():
+        if model.is_here():
+            yield Finding("ok", name, str(model.path))
+        else:
+            yield Finding("-", name, "not fetched yet", f"the first cell does it, or: sgl-lab model pull {name}")
