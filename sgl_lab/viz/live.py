@@ -1,0 +1,193 @@
+"""The live view of one run: a widget, and the thread that feeds it from the ring.
+
+`open_live` starts both, `LiveHandle.close` sends what is left and ends both. The thread sleeps until
+an event arrives and never prints; a failure in a picture ends the picture, not the run.
+
+Importing this module imports ipywidgets: do it when a cell runs, not when the extension loads.
+Knows no engine and no magic.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+
+from ..contracts.events import Entry
+from ..contracts.tree import TreeSnapshot
+from ..trace import Ring
+from .sender import Message, Sender, Views
+
+STATIC = Path(__file__).parent / "static"
+
+BATCH = 4096
+"""entries read from the ring at a time"""
+TICK_S = 1 / 30
+
+
+class Live(anywidget.AnyWidget):
+    """What the page shows. Its state travels as custom messages; `snapshot` is for pages that load in mid-run."""
+
+    _esm = STATIC / "live.js"
+    _css = STATIC / "live.css"
+    snapshot = traitlets.Dict().tag(sync=True)
+    options = traitlets.Dict().tag(sync=True)
+    """views: which of tokens, tree, timeline are open at first; title; kernel_id: whom to interrupt"""
+
+
+class Pump:
+    """The thread between a ring and a page.
+
+    `send` gets every message and `store` every snapshot, on the pump's thread. All other methods may be
+    called from any thread.
+    """
+
+    def __init__(
+        self,
+        ring: Ring,
+        views: Views,
+        *,
+        snapshot: Callable[[], TreeSnapshot | None],
+        send: Callable[[Message], None],
+        store: Callable[[Message], None],
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._ring = ring
+        self._cursor = ring.cursor
+        self._sender = Sender(views)
+        self._snapshot, self._send, self._store, self._clock = snapshot, send, store, clock
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._hello = threading.Event()
+        self._statuses: deque[tuple[str, str, float | None]] = deque(maxlen=1)
+        self.error: Exception | None = None
+        """what ended the picture early"""
+        self._deafen = ring.listen(self._heard)
+        self._thread = threading.Thread(target=self._run, name="sgl-live", daemon=True)
+
+    def start(self) -> None:
+        if (snapshot := self._snapshot()) is not None:
+            self._sender.load(snapshot)
+        self._thread.start()
+
+    def hello(self) -> None:
+        self._hello.set()
+        self._wake.set()
+
+    def status(self, phase: str, text: str, progress: float | None) -> None:
+        self._statuses.append((phase, text, progress))
+        self._wake.set()
+
+    def close(self) -> None:
+        """Send what is left, then end the thread."""
+        self._closing.set()
+        self._wake.set()
+        self._thread.join(timeout=5)
+
+    def _heard(self, entry: Entry) -> None:
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def _run(self) -> None:
+        try:
+            while self._turn():
+                # A busy engine speaks hundreds of times a second: it is heard thirty times.
+                self._closing.wait(TICK_S)
+                pause = self._sender.pause_ns(self._clock())
+                self._wake.wait(None if pause is None else pause / 1e9)
+        except Exception as error:  # the run goes on without its picture
+            self.error = error
+        finally:
+            self._deafen()
+
+    def _turn(self) -> bool:
+        """Fold what was said, send what is due; False once closed and everything is sent."""
+        closing = self._closing.is_set()
+        self._wake.clear()
+        self._read(self._ring.cursor)
+        if self._hello.is_set():
+            self._hello.clear()
+            self._sender.hello()
+        while self._statuses:
+            self._sender.status(*self._statuses.popleft())
+        for message in self._sender.poll(self._clock(), flush=closing):
+            self._send(message)
+        if not closing and (snapshot := self._sender.snapshot(self._clock())) is not None:
+            self._store(snapshot)
+        return not closing
+
+    def _read(self, end: int) -> None:
+        while self._cursor < end:
+            batch = self._ring.read(self._cursor, BATCH)
+            if batch.n_missed and (snapshot := self._snapshot()) is not None:
+                self._sender.load(snapshot)
+            self._sender.fold(batch.entries)
+            self._cursor = batch.cursor
+
+
+class LiveHandle:
+    """A live view that is open. Display `widget`; call `close` when the run has ended."""
+
+    def __init__(self, widget: Live, pump: Pump) -> None:
+        self.widget = widget
+        self._pump = pump
+
+    @property
+    def error(self) -> Exception | None:
+        """What ended the picture early, if anything did."""
+        return self._pump.error
+
+    def status(self, phase: str, text: str = "", progress: float | None = None) -> None:
+        """Phase is loading, running, done, stopped or error; progress from 0 to 1 while loading, None if unknown."""
+        self._pump.status(phase, text, progress)
+
+    def close(self) -> None:
+        """Send what is left, end the thread, remove the widget from every page."""
+        self._pump.close()
+        self.widget.close()
+
+
+def open_live(
+    ring: Ring,
+    views: Views,
+    *,
+    snapshot: Callable[[], TreeSnapshot | None],
+    options: Mapping[str, Any],
+    on_stop: Callable[[], None],
+) -> LiveHandle:
+    """A widget that shows what is said in `ring` from now on.
+
+    snapshot   the cache as it is now, None while there is no engine; called here and, after a loss, on the pump's thread
+    options    see `Live.options`
+    on_stop    called on a thread of the kernel when the Stop button is pressed: set an event, do nothing else
+    """
+    widget = Live(options=dict(options))
+    _hear_while_busy(widget)
+    pump = Pump(ring, views, snapshot=snapshot, send=widget.send, store=lambda state: widget.set_trait("snapshot", state))
+
+    def on_message(_: object, content: Mapping[str, Any], buffers: object) -> None:
+        if content.get("kind") == "hello":
+            pump.hello()
+        elif content.get("kind") == "stop":
+            widget.send({"kind": "stopping"})
+            on_stop()
+
+    widget.on_msg(on_message)
+    pump.start()
+    return LiveHandle(widget, pump)
+
+
+def _hear_while_busy(widget: Live) -> None:
+    """Let clicks reach the kernel while a cell runs.
+
+    JupyterLab sends them on a subshell; ipykernel 7.4 hands them back to the shell that made the widget, which
+    is the busy one. Where that rule can be set, every message stays on the shell it came in on.
+    """
+    if hasattr(widget.comm, "_reply_subshell_for"):
+        widget.comm._reply_subshell_for = lambda data, default: default
