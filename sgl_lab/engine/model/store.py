@@ -1,8 +1,8 @@
 """Where models live: a name becomes a path on this machine, fetched and checked if need be.
 
 A name is a built-in one, a hub id ("org/name"), a folder or a .gguf file. What is fetched goes
-under `cache_dir()`, one folder a model, and `remove` takes all of it away again. Knows nothing of
-what is inside a model file.
+under `cache_dir()/models`, what is made from it under `cache_dir()/converted`; `remove` takes both
+away. Knows nothing of what is inside a model file.
 """
 
 from __future__ import annotations
@@ -60,12 +60,17 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model", "*.txt")
 
 
+CONVERTED = re.compile(r"(?P<name>.+)-[0-9a-f]{12}-v\d+(\.lock)?")
+"""How a folder under converted/ is called: the model, a fingerprint, the version of the conversion."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredModel:
+    """A model in the cache: what was fetched, and what was made from it."""
+
     name: str
-    path: Path
+    paths: tuple[Path, ...]
     n_bytes: int
-    """on disk, with all that was made from the model"""
 
 
 def cache_dir() -> Path:
@@ -85,7 +90,7 @@ def locked(progress: Progress = unseen) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        progress(0, None, "waiting: another kernel is at the model cache")
+        progress(0, 0, "waiting: another kernel is at the model cache")
         lock.acquire()
     try:
         yield
@@ -123,19 +128,24 @@ def pull(name: str, *, progress: Progress = unseen) -> Path:
 
 def stored() -> tuple[StoredModel, ...]:
     """What is in the cache, by name."""
-    root = cache_dir() / "models"
-    names = sorted(folder.name.replace("--", "/") for folder in root.iterdir() if folder.is_dir()) if root.exists() else []
-    return tuple(StoredModel(name, _folder(name), _size(_folder(name))) for name in names)
+    paths: dict[str, list[Path]] = {}
+    for folder in _entries("models"):
+        paths.setdefault(folder.name.replace("--", "/"), []).append(folder)
+    for folder in _entries("converted"):
+        if named := CONVERTED.fullmatch(folder.name):
+            paths.setdefault(named["name"], []).append(folder)
+    return tuple(StoredModel(name, tuple(mine), sum(map(_size, mine))) for name, mine in sorted(paths.items()))
 
 
 def remove(name: str, *, progress: Progress = unseen) -> int:
     """Delete what was fetched under `name` and all that was made from it; returns the bytes freed."""
     with locked(progress):
-        if name not in {model.name for model in stored()}:
+        model = next((model for model in stored() if model.name == name), None)
+        if model is None:
             raise ModelMissing(f"{name} is not in the model cache", hint=_available())
-        n_bytes = _size(_folder(name))
-        shutil.rmtree(_folder(name))
-        return n_bytes
+        for path in model.paths:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return model.n_bytes
 
 
 def fetch(model: BuiltIn, *, progress: Progress = unseen) -> Path:
@@ -180,7 +190,7 @@ def _fetch_snapshot(name: str, progress: Progress) -> Path:
 
     folder = _folder(name)
     with locked(progress):
-        progress(0, None, f"fetching {name} from the hub")
+        progress(0, 0, f"fetching {name} from the hub")
         try:
             snapshot_download(name, local_dir=folder, allow_patterns=list(HUB_FILES))
         except Exception as error:  # offline, unknown, gated: the hub library has a dozen types and they change
@@ -206,8 +216,13 @@ def _folder(name: str) -> Path:
     return cache_dir() / "models" / name.replace("/", "--")
 
 
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def _entries(kind: str) -> list[Path]:
+    folder = cache_dir() / kind
+    return sorted(folder.iterdir()) if folder.exists() else []
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
 
 
 def _missing(name: str) -> ModelMissing:
