@@ -103,15 +103,15 @@ def resolve(name: str, *, progress: Progress = unseen) -> Path:
     if name in BUILT_IN:
         model = BUILT_IN[name]
         return model.path if model.is_here() else fetch(model, progress=progress)
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").exists():
+    path = os.path.expanduser(name)
+    if name and os.path.isdir(path):  # os.path, because pathlib raises on names that no file can have
+        if not os.path.exists(os.path.join(path, "config.json")):
             raise ModelMissing(f"{name} is a folder without a config.json", hint="give a folder in the layout that transformers saves")
-        return path
-    if path.is_file():
-        if path.suffix != ".gguf":
+        return Path(path)
+    if os.path.isfile(path):
+        if not path.endswith(".gguf"):
             raise ModelMissing(f"{name} is not a .gguf file", hint="give a .gguf file, or the folder of a safetensors model")
-        return path
+        return Path(path)
     if HUB_ID.fullmatch(name):
         return _complete_snapshot(_folder(name)) or pull(name, progress=progress)
     raise _missing(name)
@@ -227,7 +227,7 @@ def _size(path: Path) -> int:
 
 def _missing(name: str) -> ModelMissing:
     close = difflib.get_close_matches(name, [*BUILT_IN, *(model.name for model in stored())], n=1)
-    return ModelMissing(f"no model at {name!r}", hint=f"did you mean {close[0]!r}?" if close else _available())
+    return ModelMissing(f"no model at {name!r:.200}", hint=f"did you mean {close[0]!r}?" if close else _available())
 
 
 def _available() -> str:

