@@ -1,0 +1,71 @@
+"""The backend that lives in this process: jobs of the language become requests of the resident engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from ..contracts.events import Emit, RequestQueued, silent
+from ..contracts.ids import ExprId, ForkId, RequestId
+from ..contracts.port import GenJob, GenListener, Message, ModelCard, ScoreJob, ScoreListener, Segment, WarmJob, WarmListener
+from ..engine.family import Family
+from ..engine.resident import Resident
+
+
+class Tokenizer(Protocol):
+    """What the port asks of a tokenizer; see `contracts.port.Backend` for each method."""
+
+    def encode(self, text: str, *, markup: bool = False) -> tuple[int, ...]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+    def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> tuple[Segment, ...]: ...
+
+    def render_text(self, text: str) -> tuple[Segment, ...]: ...
+
+
+class LocalBackend:
+    """`contracts.port.Backend` over a resident engine. It says RequestQueued, where a request meets its fork."""
+
+    def __init__(self, resident: Resident, tokenizer: Tokenizer, card: ModelCard, emit: Emit = silent) -> None:
+        self._resident = resident
+        self._tokenizer = tokenizer
+        self._card = card
+        self._emit = emit
+
+    def describe(self) -> ModelCard:
+        return self._card
+
+    def submit(self, job: GenJob, listener: GenListener) -> RequestId:
+        return self._queue(self._resident.engine.gen(job, listener), job.fork, job.expr)
+
+    def score(self, job: ScoreJob, listener: ScoreListener) -> RequestId:
+        return self._queue(self._resident.engine.score(job, listener), job.fork, job.expr)
+
+    def warm(self, job: WarmJob, listener: WarmListener) -> RequestId:
+        return self._queue(self._resident.engine.warm(job, listener), job.fork, None)
+
+    def _queue(self, family: Family, fork: ForkId | None, expr: ExprId | None) -> RequestId:
+        self._resident.poll()
+        for request in family.requests:
+            self._emit(RequestQueued(request.id, fork, expr, request.kind, request.prompt, request.limit, family.id))
+        self._resident.submit(family)
+        return family.id
+
+    def cancel(self, request: RequestId) -> None:
+        self._resident.cancel(request)
+
+    def poll(self) -> None:
+        self._resident.poll()
+
+    def encode(self, text: str, *, markup: bool = False) -> tuple[int, ...]:
+        return self._tokenizer.encode(text, markup=markup)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(ids)
+
+    def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> tuple[Segment, ...]:
+        return self._tokenizer.render_chat(messages, add_generation_prompt=add_generation_prompt)
+
+    def render_text(self, text: str) -> tuple[Segment, ...]:
+        return self._tokenizer.render_text(text)

@@ -1,0 +1,330 @@
+"""Token ids in, token ids out: one synchronous `step`, driven by whoever owns the engine.
+
+Ties scheduler, runner and families together and says what happened. Knows no thread (`resident`
+does), no program and no picture.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ..contracts.errors import BadArgument, CacheFull, EngineStopped, RequestFailed
+from ..contracts.events import Emit, EngineFault, RequestFinished, Sample, StepRan, TokensSampled, silent
+from ..contracts.ids import Namespace, RequestId
+from ..contracts.port import GenJob, GenListener, ScoreJob, ScoreListener, WarmJob, WarmListener
+from ..contracts.tree import TreeSnapshot
+from .cache.pool import PagePool
+from .cache.tree import RadixTree
+from .config import EngineConfig
+from .family import Answer, Family, GenFamily, ScoreFamily, Vocabulary, WarmFamily, check_context, check_ids, check_tokens
+from .plan.plan import Plan, RowOutput, Runner
+from .plan.request import Phase, Request
+from .plan.scheduler import Batch, Scheduler
+
+TOTALS = ("prompt_tokens", "cached_tokens", "computed_tokens", "recomputed_tokens", "generated_tokens", "steps")
+
+MAX_RECOVERIES = 3
+"""Steps in a row that may end in a flush before the requests at hand are given up."""
+
+
+class Engine:
+    """`gen`, `score` and `warm` may be called from any thread; everything else from one."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        runner: Runner,
+        vocabulary: Vocabulary,
+        *,
+        context: int,
+        namespace: Namespace = (),
+        emit: Emit = silent,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.config = config
+        self.context = context
+        self.namespace = namespace
+        self._runner = runner
+        self._vocabulary = vocabulary
+        self._emit = emit
+        self._clock = clock
+        self._pool = PagePool(config.n_pages, config.page_size)
+        self._tree = RadixTree(self._pool, emit=emit)
+        self._scheduler = Scheduler(config, self._pool, self._tree, runner.copy_page, emit)
+        self._families: dict[RequestId, Family] = {}
+        self._answers: list[Answer] = []
+        self._ended: list[tuple[Request, str]] = []
+        """requests that came to their end in this step, and why"""
+        self._n_recoveries = 0
+        self._seeds = random.Random(config.seed)
+        self._totals = dict.fromkeys(TOTALS, 0)
+
+    # ------------------------------------------------------------ jobs
+
+    def gen(self, job: GenJob, listener: GenListener) -> GenFamily:
+        """The requests of a gen, to be given to `add`. BadArgument, PromptTooLong or CacheFull if they can never run."""
+        params, n_prompt = job.params, len(job.prompt)
+        check_tokens("the prompt", job.prompt, self._vocabulary.n_vocab)
+        check_ids("logit_bias", [token for token, _ in params.logit_bias], self._vocabulary.n_vocab)
+        check_context(n_prompt, max(1, params.min_tokens), self.context)
+        room = self.context - n_prompt
+        if params.max_tokens is None:
+            limit = max(1, params.min_tokens, min(room, self.config.cache_tokens + 1 - n_prompt))
+        else:
+            limit = min(params.max_tokens, room)
+        self._check_room(n_prompt + limit - 1)
+        seed = params.seed if params.seed is not None else self._seeds.getrandbits(63)
+        return GenFamily(job, listener, self._vocabulary, self.namespace, limit, seed, self._clock())
+
+    def score(self, job: ScoreJob, listener: ScoreListener) -> ScoreFamily:
+        """As `gen`, for a score."""
+        if not job.choices:
+            raise BadArgument("there are no choices to score", hint="give at least one")
+        for what, tokens in (("the prompt", job.prompt), *((f"choice {i}", choice) for i, choice in enumerate(job.choices))):
+            check_tokens(what, tokens, self._vocabulary.n_vocab)
+        longest = max(map(len, job.choices))
+        check_context(len(job.prompt), longest, self.context)
+        self._check_room(len(job.prompt) + longest - 1)
+        return ScoreFamily(job, listener, self.namespace, self._clock())
+
+    def warm(self, job: WarmJob, listener: WarmListener) -> WarmFamily:
+        """As `gen`, for a warm."""
+        check_tokens("the prompt", job.prompt, self._vocabulary.n_vocab)
+        check_context(len(job.prompt), 0, self.context)
+        self._check_room(len(job.prompt))
+        return WarmFamily(job, listener, self.namespace, self.config.page_size, self._clock())
+
+    def _check_room(self, n_tokens: int) -> None:
+        need = self.config.pages_for(n_tokens)
+        if need > self.config.n_pages:
+            raise CacheFull(
+                f"the request needs {need} pages of {self.config.page_size} tokens, the pool has {self.config.n_pages}",
+                hint="shorten the prompt, lower max_tokens, or start the lab with a larger cache",
+            )
+
+    def add(self, family: Family) -> None:
+        """Let the family's requests wait for their turn."""
+        for request in family.requests:
+            self._families[request.id] = family
+            self._scheduler.add(request)
+        for request in family.requests:
+            if request.kind == "gen" and request.limit == 0:
+                self._finish(family, request, "length")
+        self._answer()
+
+    def cancel(self, request: RequestId) -> None:
+        """End the whole family of `request` now; ids that are unknown or finished are ignored."""
+        family = self._families.get(request)
+        if family is None:
+            return
+        for member in family.requests:
+            if member.phase is not Phase.FINISHED:
+                self._finish(family, member, "abort")
+        self._tree.report_locks()
+        self._answer()
+
+    def abort_all(self) -> int:
+        """Cancel every open family; returns how many there were."""
+        names = {family.id for family in self._families.values()}
+        for name in names:
+            self.cancel(name)
+        return len(names)
+
+    # ------------------------------------------------------------ the step
+
+    def step(self) -> bool:
+        """Schedule, run, sample, commit, report. False when there was nothing to do."""
+        started = self._clock()
+        try:
+            batch = self._scheduler.schedule()
+            if batch is None:
+                return False
+            prefilling = {request.id for request in batch.requests if request.is_prefilling}
+            outputs = self._run(batch)
+            self._commit(batch, outputs)
+            self._report(batch, prefilling, started)
+            self._n_recoveries = 0
+        except Exception as error:  # the runner's are caught in _run: this one is ours
+            self.recover(error)
+        self._answer()
+        return True
+
+    def _run(self, batch: Batch) -> tuple[RowOutput, ...]:
+        """Run the plan; when that raises, each row by itself, so that only the culprits fail."""
+        now, plan = self._clock(), batch.plan
+        for request in (*batch.requests, *batch.complete):
+            if request.admitted is None:
+                request.admitted = now
+        if not plan.rows:
+            return ()
+        try:
+            return self._runner.run(plan)
+        except Exception as error:
+            self._emit(EngineFault(None, f"step {plan.step}: {_said(error)}"))
+            if len(plan.rows) == 1:
+                return (_failure(error),)
+        outputs: list[RowOutput] = []
+        for row in plan.rows:
+            try:
+                outputs += self._runner.run(Plan(plan.step, (row,)))
+            except Exception as error:
+                outputs.append(_failure(error))
+        return tuple(outputs)
+
+    def _commit(self, batch: Batch, outputs: tuple[RowOutput, ...]) -> None:
+        now = self._clock()
+        samples: list[Sample] = []
+        self._ended += [(request, "length") for request in batch.complete]
+        for request, row, output in zip(batch.requests, batch.plan.rows, outputs, strict=True):
+            if request.phase is not Phase.RUNNING:
+                continue  # a sibling failed in this very step
+            family = self._families[request.id]
+            if output.error is not None:
+                self._fail(family, request, output.error)
+                continue
+            self._scheduler.advance(request, len(row.tokens))
+            reason = family.accept(request, row, output, now)
+            if output.token is not None:
+                samples.append(Sample(request.id, output.token, output.logprob, output.top, None, False))
+            if reason is not None:
+                self._ended.append((request, reason))
+            elif answer := family.progress(request):
+                self._answers.append(answer)
+        if samples:
+            self._totals["generated_tokens"] += len(samples)
+            self._emit(TokensSampled(batch.plan.step, tuple(samples)))
+        self._finish_ended()
+
+    def _finish_ended(self) -> None:
+        while self._ended:
+            request, reason = self._ended.pop(0)
+            if request.phase is not Phase.FINISHED:
+                self._finish(self._families[request.id], request, reason)
+
+    def _report(self, batch: Batch, prefilling: set[RequestId], started: float) -> None:
+        self._tree.report_locks()
+        if not batch.plan.rows:
+            return
+        self._totals["steps"] += 1
+        self._emit(
+            StepRan(
+                batch.plan.step,
+                tuple((row.request, len(row.tokens)) for row in batch.plan.rows if row.request in prefilling),
+                tuple(row.request for row in batch.plan.rows if row.request not in prefilling),
+                len(self._scheduler.waiting),
+                self._pool.n_free,
+                (self._clock() - started) * 1000,
+            )
+        )
+
+    # ------------------------------------------------------------ ends
+
+    def _finish(self, family: Family, request: Request, reason: str) -> None:
+        """A request came to its end, of itself or cancelled; what it computed stays in the tree."""
+        try:
+            self._scheduler.finish(request)
+        finally:
+            reason = family.close(request, reason)
+            self._said_finished(request, reason)
+            answers = family.progress(request), family.finished(request, reason, self._clock())
+            self._answers += [answer for answer in answers if answer is not None]
+
+    def _fail(self, family: Family, culprit: Request, error: Exception) -> None:
+        """One request failed: its family is answered with the error, nobody else notices."""
+        self._emit(EngineFault(culprit.id, _said(error)))
+        if not isinstance(error, RequestFailed):
+            failure = RequestFailed(f"request {culprit.id} failed: {_said(error)}")
+            failure.__cause__ = error
+            error = failure
+        self._drop(family, error)
+
+    def _drop(self, family: Family, error: Exception) -> None:
+        """Answer a family with `error` and forget what is left of it."""
+        self._answers.append(family.failed(error))
+        for request in family.requests:
+            if request.phase is not Phase.FINISHED:
+                self._said_finished(request, "error")
+                self._scheduler.fail(request)
+
+    def _said_finished(self, request: Request, reason: str) -> None:
+        del self._families[request.id]
+        totals = self._totals
+        totals["prompt_tokens"] += len(request.prompt)
+        totals["cached_tokens"] += request.n_cached
+        totals["computed_tokens"] += request.n_computed
+        totals["recomputed_tokens"] += request.n_recomputed
+        self._emit(
+            RequestFinished(
+                request.id, reason, len(request.prompt), len(request.generated), request.n_cached, request.n_computed, request.n_steps
+            )
+        )
+
+    def _answer(self) -> None:
+        """Call the listeners, now that the books are closed; one that raises harms nobody else."""
+        answers, self._answers = self._answers, []
+        for answer in answers:
+            try:
+                answer()
+            except Exception as error:
+                self._emit(EngineFault(None, f"a listener raised {_said(error)}"))
+
+    # ------------------------------------------------------------ care
+
+    def recover(self, error: Exception) -> None:
+        """Our books are wrong: forget all KV, let everybody wait, compute again. If that was in vain, fail them all."""
+        self._emit(EngineFault(None, f"{_said(error)}; the cache was flushed"))
+        self._scheduler.restart()
+        self._finish_ended()
+        self._n_recoveries += 1
+        if self._n_recoveries > MAX_RECOVERIES:
+            self.fail_all(RequestFailed(f"the engine cannot go on: {_said(error)}", hint="please report this"))
+
+    def fail_all(self, error: Exception) -> None:
+        """Answer every open family with `error`; nothing is left waiting or running."""
+        for family in {family.id: family for family in self._families.values()}.values():
+            self._drop(family, error)
+        self._tree.report_locks()
+        self._answer()
+
+    def flush(self) -> int:
+        """Evict everything that no running request reads; returns the number of pages freed."""
+        return self._tree.flush()
+
+    def snapshot(self, seq: int) -> TreeSnapshot:
+        """The tree as it is; `seq` is the number of the next event."""
+        return self._tree.snapshot(seq)
+
+    def check(self) -> None:
+        """Recount tree and pool from scratch; InvariantBroken if they do not add up."""
+        self._scheduler.check()
+
+    def stats(self) -> dict[str, Any]:
+        """Counts since the engine was made; the sums are over requests that are over."""
+        totals = self._totals
+        return totals | {
+            "forced_tokens": 0,
+            "accepted_tokens": 0,
+            "evicted_tokens": self._tree.n_evicted_tokens,
+            "hit_rate": totals["cached_tokens"] / max(1, totals["prompt_tokens"]),
+            "preemptions": self._scheduler.n_preempted,
+            "pages_total": self._pool.n_pages,
+            "pages_free": self._pool.n_free,
+            "requests_running": len(self._scheduler.running),
+            "requests_waiting": len(self._scheduler.waiting),
+        }
+
+    def close(self) -> None:
+        """Answer what is open with EngineStopped and give the runner's memory back."""
+        self.fail_all(EngineStopped("the engine was closed", hint="make a new lab"))
+        self._runner.close()
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _failure(error: Exception) -> RowOutput:
+    return RowOutput(None, None, (), (), error)

@@ -1,0 +1,313 @@
+"""A job's requests and what becomes of them: samples of a gen, branches of a score, one warm.
+
+A family is told what its rows gave, and says when and what to answer its listener. It knows nothing
+of pages, plans or threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from ..contracts.errors import BadArgument, PromptTooLong, Stopped
+from ..contracts.ids import Counter, Namespace, RequestId
+from ..contracts.params import SamplingParams
+from ..contracts.port import (
+    GenJob,
+    GenListener,
+    GenOutput,
+    ScoreJob,
+    ScoreListener,
+    ScoreOutput,
+    TokenLogprob,
+    Usage,
+    WarmJob,
+    WarmListener,
+)
+from .plan.plan import Row, RowOutput
+from .plan.request import Request
+from .plan.trie import branches
+from .text import TextStream
+
+_request_ids = Counter()
+
+Answer = Callable[[], None]
+"""A call of a listener, made when the step is over."""
+
+
+class Vocabulary(Protocol):
+    """What the engine needs of a tokenizer."""
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """End a gen unless it ignores them; never part of the text."""
+
+    @property
+    def n_vocab(self) -> int: ...
+
+    def token_bytes(self, token: int) -> bytes:
+        """The token's share of the text."""
+
+
+def _usage(request: Request, now: float, n_prompt: int) -> Usage:
+    return Usage(
+        prompt_tokens=n_prompt,
+        completion_tokens=len(request.generated),
+        cached_tokens=request.n_cached,
+        computed_tokens=request.n_computed,
+        model_steps=request.n_steps,
+        preemptions=request.n_preemptions,
+        queue_s=_since(request.submitted, request.admitted, now),
+        first_token_s=_since(request.submitted, request.first_token, now),
+        total_s=now - request.submitted,
+    )
+
+
+def _since(submitted: float, then: float | None, now: float) -> float:
+    return (now if then is None else then) - submitted
+
+
+class Family(ABC):
+    """`requests[0].id` names the family."""
+
+    requests: tuple[Request, ...]
+
+    @property
+    def id(self) -> RequestId:
+        return self.requests[0].id
+
+    @abstractmethod
+    def accept(self, request: Request, row: Row, output: RowOutput, now: float) -> str | None:
+        """Take in what a row gave; the reason if the request is thereby over."""
+
+    @abstractmethod
+    def progress(self, request: Request) -> Answer | None:
+        """What to tell of a running request, if anything."""
+
+    def close(self, request: Request, reason: str) -> str:
+        """No more rows will come for `request`; the reason as it turns out to be."""
+        return reason
+
+    @abstractmethod
+    def finished(self, request: Request, reason: str, now: float) -> Answer | None:
+        """One request is over; the answer when it was the last one."""
+
+    @abstractmethod
+    def failed(self, error: Exception) -> Answer:
+        """The answer when one request failed; the others are then dropped."""
+
+
+def sample_seed(seed: int, index: int) -> int:
+    """Seed of the index-th sample: the job's own for the first, unrelated ones for the others."""
+    if index == 0:
+        return seed & (2**63 - 1)
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{index}".encode(), digest_size=8).digest(), "big") >> 1
+
+
+class _Sample:
+    __slots__ = ("logprobs", "matched", "n_told", "output", "request", "text")
+
+    def __init__(self, request: Request, params: SamplingParams) -> None:
+        self.request = request
+        self.text = TextStream(params.stop, params.stop_regex)
+        self.logprobs: list[TokenLogprob] = []
+        self.matched: str | int | None = None
+        self.n_told = 0
+        self.output: GenOutput | None = None
+
+
+class GenFamily(Family):
+    """n samples of one prompt."""
+
+    def __init__(
+        self, job: GenJob, listener: GenListener, vocabulary: Vocabulary, namespace: Namespace, limit: int, seed: int, now: float
+    ) -> None:
+        params = job.params
+        self._listener = listener
+        self._params = params
+        self._vocabulary = vocabulary
+        self._ends = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else vocabulary.eos_ids)
+        ids = [RequestId(_request_ids.next()) for _ in range(params.n)]
+        self.requests = tuple(
+            Request(
+                request,
+                ids[0],
+                "gen",
+                namespace,
+                job.prompt,
+                submitted=now,
+                limit=limit,
+                params=params,
+                seed=sample_seed(seed, index),
+                banned_early=tuple(sorted(self._ends)),
+            )
+            for index, request in enumerate(ids)
+        )
+        self._samples = {request.id: _Sample(request, params) for request in self.requests}
+        self._index = {request: index for index, request in enumerate(ids)}
+
+    def accept(self, request: Request, row: Row, output: RowOutput, now: float) -> str | None:
+        token = output.token
+        if token is None:
+            return None
+        sample = self._samples[request.id]
+        if request.first_token is None:
+            request.first_token = now
+        request.generated.append(token)
+        n = len(request.generated)
+        if token in self._ends and n > self._params.min_tokens:
+            sample.matched = token
+            return "stop"
+        if self._params.logprobs:
+            sample.logprobs.append(TokenLogprob(token, output.logprob, output.top))
+        data = b"" if token in self._vocabulary.eos_ids else self._vocabulary.token_bytes(token)
+        if sample.text.push(data, may_stop=n >= self._params.min_tokens):
+            return "stop"
+        return "length" if n == request.limit else None
+
+    def progress(self, request: Request) -> Answer | None:
+        sample = self._samples[request.id]
+        text, n_ids = sample.text.delta()
+        ids = tuple(request.generated[sample.n_told : n_ids])
+        sample.n_told = max(sample.n_told, n_ids)
+        if not text and not ids:
+            return None
+        return lambda: self._listener.on_progress(self._index[request.id], text, ids)
+
+    def close(self, request: Request, reason: str) -> str:
+        text = self._samples[request.id].text
+        text.close()
+        return "stop" if text.matched is not None and reason == "length" else reason
+
+    def finished(self, request: Request, reason: str, now: float) -> Answer | None:
+        sample = self._samples[request.id]
+        n_ids = sample.text.n_ids
+        matched = sample.matched if sample.matched is not None else sample.text.matched
+        usage = _usage(request, now, len(request.prompt))
+        ids = tuple(request.generated[:n_ids])
+        sample.output = GenOutput(sample.text.text, ids, reason, matched, tuple(sample.logprobs[:n_ids]), usage)
+        outputs = tuple(sample.output for sample in self._samples.values() if sample.output is not None)
+        if len(outputs) < len(self._samples):
+            return None
+        return lambda: self._listener.on_done(outputs)
+
+    def failed(self, error: Exception) -> Answer:
+        return lambda: self._listener.on_error(error)
+
+
+class ScoreFamily(Family):
+    """The branches of a trie of choices. The first carries the prompt; the others find it in the tree."""
+
+    def __init__(self, job: ScoreJob, listener: ScoreListener, namespace: Namespace, now: float) -> None:
+        self._job = job
+        self._listener = listener
+        self._logprobs: dict[tuple[tuple[int, ...], int], float] = {}
+        found = branches(job.choices)
+        ids = [RequestId(_request_ids.next()) for _ in found]
+        last = len(job.prompt) - 1
+        self.requests = tuple(
+            Request(
+                request,
+                ids[0],
+                "score",
+                namespace,
+                job.prompt + branch.tokens,
+                submitted=now,
+                targets={last + i: wanted for i, wanted in enumerate(branch.wanted) if wanted},
+            )
+            for request, branch in zip(ids, found, strict=True)
+        )
+        self._open = set(ids)
+        self._is_stopped = False
+
+    def accept(self, request: Request, row: Row, output: RowOutput, now: float) -> str | None:
+        n_prompt = len(self._job.prompt)
+        first = row.start + len(row.tokens) - len(row.targets)
+        for position, (wanted, logprobs) in enumerate(zip(row.targets, output.target_logprobs, strict=True), first):
+            path = request.prompt[n_prompt : position + 1]
+            for token, logprob in zip(wanted, logprobs, strict=True):
+                self._logprobs[path, token] = logprob
+        return "length" if row.start + len(row.tokens) == len(request.prompt) else None
+
+    def progress(self, request: Request) -> Answer | None:
+        return None
+
+    def finished(self, request: Request, reason: str, now: float) -> Answer | None:
+        self._open.discard(request.id)
+        self._is_stopped |= reason == "abort"
+        if self._open:
+            return None
+        if self._is_stopped:
+            return self.failed(Stopped(f"request {self.id} was cancelled"))
+        rows = tuple(
+            tuple(TokenLogprob(token, self._logprobs[choice[:i], token]) for i, token in enumerate(choice)) for choice in self._job.choices
+        )
+        output = ScoreOutput(rows, self._total_usage(now))
+        return lambda: self._listener.on_done(output)
+
+    def _total_usage(self, now: float) -> Usage:
+        """Of all branches: the prompt counts as cached once, whichever branches read it."""
+        lead, *others = self.requests
+        n_prompt = len(self._job.prompt)
+        return Usage(
+            prompt_tokens=n_prompt,
+            cached_tokens=lead.n_cached + sum(max(0, other.n_cached - n_prompt) for other in others),
+            computed_tokens=sum(request.n_computed for request in self.requests),
+            model_steps=max(request.n_steps for request in self.requests),
+            preemptions=sum(request.n_preemptions for request in self.requests),
+            queue_s=_since(lead.submitted, lead.admitted, now),
+            first_token_s=now - lead.submitted,
+            total_s=now - lead.submitted,
+        )
+
+    def failed(self, error: Exception) -> Answer:
+        return lambda: self._listener.on_error(error)
+
+
+class WarmFamily(Family):
+    """One prompt, as far as it fills whole pages: no more of it can be kept."""
+
+    def __init__(self, job: WarmJob, listener: WarmListener, namespace: Namespace, page_size: int, now: float) -> None:
+        self._n_prompt = len(job.prompt)
+        self._listener = listener
+        request = RequestId(_request_ids.next())
+        kept = job.prompt[: self._n_prompt // page_size * page_size]
+        self.requests = (Request(request, request, "warm", namespace, kept, submitted=now),)
+
+    def accept(self, request: Request, row: Row, output: RowOutput, now: float) -> str | None:
+        return "length" if row.start + len(row.tokens) == len(request.prompt) else None
+
+    def progress(self, request: Request) -> Answer | None:
+        return None
+
+    def finished(self, request: Request, reason: str, now: float) -> Answer | None:
+        if reason == "abort":
+            return self.failed(Stopped(f"request {self.id} was cancelled"))
+        usage = _usage(request, now, self._n_prompt)
+        return lambda: self._listener.on_done(usage)
+
+    def failed(self, error: Exception) -> Answer:
+        return lambda: self._listener.on_error(error)
+
+
+def check_tokens(what: str, tokens: Sequence[int], n_vocab: int) -> None:
+    """BadArgument unless there are tokens and all are in the vocabulary."""
+    if not tokens:
+        raise BadArgument(f"{what} is empty", hint="give at least one token of text")
+    check_ids(what, tokens, n_vocab)
+
+
+def check_ids(what: str, tokens: Sequence[int], n_vocab: int) -> None:
+    if tokens and (min(tokens) < 0 or max(tokens) >= n_vocab):
+        raise BadArgument(f"{what} has a token outside the vocabulary of {n_vocab}", hint="encode it with this backend's own tokenizer")
+
+
+def check_context(n_prompt: int, n_more: int, context: int) -> None:
+    """PromptTooLong unless a prompt and `n_more` tokens fit into the context."""
+    if n_prompt + n_more > context:
+        more = f" and {n_more} more" if n_more else ""
+        raise PromptTooLong(
+            f"a prompt of {n_prompt} tokens{more} does not fit the context of {context}", hint="shorten the prompt or lower min_tokens"
+        )

@@ -1,0 +1,128 @@
+"""One request on its way through the engine: what is asked, where it stands, what was counted.
+
+Knows neither the tree's inside nor text: the scheduler moves it, the engine reads it.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from ...contracts.errors import InvariantBroken
+from ...contracts.ids import Namespace, RequestId
+from ...contracts.params import SamplingParams
+from ..cache.tree import Lease
+
+
+class Phase(Enum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+MOVES: Mapping[Phase, frozenset[Phase]] = {
+    Phase.WAITING: frozenset({Phase.RUNNING, Phase.FINISHED}),
+    Phase.RUNNING: frozenset({Phase.WAITING, Phase.FINISHED}),  # back to waiting: preempted
+    Phase.FINISHED: frozenset(),
+}
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """A prompt to compute and, for a gen, tokens to draw after it.
+
+    Counting: a position counts once, as cached or as computed, by how its KV was come by the first
+    time; what is computed again after a preemption is in `n_recomputed` alone. So a gen that ran to its
+    end has `n_cached + n_computed == len(prompt) + len(generated) - 1`: the last token has no KV.
+    """
+
+    id: RequestId
+    group: RequestId
+    kind: str
+    """gen, score or warm"""
+    namespace: Namespace
+    prompt: tuple[int, ...]
+    limit: int = 0
+    """tokens to generate at most; 0 unless a gen"""
+    params: SamplingParams | None = None
+    seed: int = 0
+    banned_early: tuple[int, ...] = ()
+    """tokens that may not be drawn before `params.min_tokens`"""
+    targets: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """position -> tokens whose logprobs are wanted after it; of a score"""
+    submitted: float = 0.0
+    """seconds of the engine's clock, as the next two"""
+    admitted: float | None = None
+    first_token: float | None = None
+
+    phase: Phase = Phase.WAITING
+    generated: list[int] = field(default_factory=list)
+    arrival: int = 0
+    n_passed: int = 0
+    """how often younger requests were admitted while this one waited"""
+    n_hit: int = 0
+    """what the tree had of this request at its version `n_hit_version`"""
+    n_hit_version: int | None = None
+    lease: Lease | None = None
+    pages: array[int] = field(default_factory=lambda: array("i"))
+    """of all positions from 0; the first of them belong to the tree"""
+    n_kv: int = 0
+    """positions whose KV is there"""
+    n_prefill: int = 0
+    """tokens that had to be there at admission"""
+
+    n_cached: int = 0
+    n_computed: int = 0
+    n_recomputed: int = 0
+    n_counted: int = 0
+    n_steps: int = 0
+    n_preemptions: int = 0
+
+    def move(self, phase: Phase) -> None:
+        if phase not in MOVES[self.phase]:
+            raise InvariantBroken(f"request {self.id} cannot go from {self.phase.value} to {phase.value}")
+        self.phase = phase
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.prompt) + len(self.generated)
+
+    @property
+    def n_pending(self) -> int:
+        """Tokens without KV; 1 while decoding."""
+        return self.n_tokens - self.n_kv
+
+    @property
+    def is_prefilling(self) -> bool:
+        return self.n_kv < self.n_prefill
+
+    @property
+    def first_needed(self) -> int:
+        """The first position whose logits are wanted: from there on nothing may be taken from the tree."""
+        if self.kind == "gen":
+            return self.n_tokens - 1
+        return min(self.targets, default=self.n_tokens)
+
+    def span(self, start: int, end: int) -> tuple[int, ...]:
+        """Tokens at positions start .. end - 1."""
+        n_prompt = len(self.prompt)
+        if end <= n_prompt:
+            return self.prompt[start:end]
+        if start >= n_prompt:
+            return tuple(self.generated[start - n_prompt : end - n_prompt])
+        return self.prompt[start:] + tuple(self.generated[: end - n_prompt])
+
+    def count_cached(self, end: int) -> None:
+        """Positions before `end` came from the tree."""
+        self.n_cached += max(0, end - self.n_counted)
+        self.n_counted = max(self.n_counted, end)
+
+    def count_computed(self, start: int, end: int) -> None:
+        """Positions start .. end - 1 went through the model."""
+        n_new = max(0, end - max(start, self.n_counted))
+        self.n_computed += n_new
+        self.n_recomputed += end - start - n_new
+        self.n_counted = max(self.n_counted, end)
+        self.n_steps += 1

@@ -1,0 +1,280 @@
+"""What runs next: who is admitted, how much of each prompt is computed, who gives way.
+
+Decides with numbers alone: no tensors, no text, no thread. The engine calls `schedule`, runs the
+plan, then tells `advance`, `finish` or `fail` what became of each row.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import insort
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ...contracts.events import Emit, PrefixMatched, RequestPreempted, silent
+from ..cache.audit import audit
+from ..cache.pool import PagePool
+from ..cache.tree import RadixTree
+from ..config import EngineConfig
+from .plan import Plan, Row, Sampling
+from .request import Phase, Request
+
+WINDOW = 128
+"""Waiting requests that one pass looks at: bounds its cost whatever waits behind."""
+
+DECODE_AHEAD = 16
+"""Tokens of room left for each running gen when another is admitted, so that it is not preempted at once."""
+
+
+def _arrival(request: Request) -> int:
+    return request.arrival
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """`requests[i]` is that of `plan.rows[i]`; `complete` were found whole in the tree and need no row."""
+
+    plan: Plan
+    requests: tuple[Request, ...]
+    complete: tuple[Request, ...]
+
+
+class Scheduler:
+    """Requests wait and run in order of arrival; the oldest running one always gets its pages."""
+
+    def __init__(
+        self, config: EngineConfig, pool: PagePool, tree: RadixTree, copy_page: Callable[[int, int], None], emit: Emit = silent
+    ) -> None:
+        self._config = config
+        self._pool = pool
+        self._tree = tree
+        self._copy_page = copy_page
+        self._emit = emit
+        self.waiting: list[Request] = []
+        self.running: list[Request] = []
+        self.n_preempted = 0
+        self._n_arrived = 0
+        self._step = 0
+
+    # ------------------------------------------------------------ in and out
+
+    def add(self, request: Request) -> None:
+        self._n_arrived += 1
+        request.arrival = self._n_arrived
+        self.waiting.append(request)
+
+    def schedule(self) -> Batch | None:
+        """The next step, or None when nothing can be done."""
+        if not self.waiting and not self.running:
+            return None
+        n_preempted = self.n_preempted
+        for request in tuple(self.running):
+            if request.phase is Phase.RUNNING:
+                self._make_room_to_decode(request)
+        budget = self._config.step_tokens
+        work: list[tuple[Request, int]] = []
+        for request in sorted(self.running, key=lambda request: request.n_pending > 1):  # those that decode first
+            if n := min(request.n_pending, budget):
+                work.append((request, n))
+                budget -= n
+        complete: list[Request] = []
+        if self.n_preempted == n_preempted or not self.running:
+            self._admit(budget, work, complete)
+        if not work and not complete:
+            return None
+        self._step += 1
+        rows = tuple(self._row(request, n) for request, n in work)
+        return Batch(Plan(self._step, rows), tuple(request for request, _ in work), tuple(complete))
+
+    def advance(self, request: Request, n: int) -> None:
+        """`n` more positions of `request` have their KV."""
+        was_prefilling = request.is_prefilling
+        request.count_computed(request.n_kv, request.n_kv + n)
+        request.n_kv += n
+        if was_prefilling:
+            self._share(request)
+
+    def finish(self, request: Request) -> None:
+        """The request is over, wherever it stood; what it computed stays in the tree."""
+        self._leave(request, Phase.FINISHED, keep=True)
+
+    def fail(self, request: Request) -> None:
+        """As `finish`, for a request whose last row may have written nonsense."""
+        self._leave(request, Phase.FINISHED, keep=False)
+
+    def restart(self) -> None:
+        """Begin again with an empty tree and pool: those that ran wait, and keep what they generated."""
+        for request in tuple(self.running):
+            request.lease = None
+            self._leave(request, Phase.WAITING, keep=False)
+        self._tree.reset()
+
+    def check(self) -> None:
+        """Recount all pages and leases; InvariantBroken if they do not add up."""
+        leases = [request.lease for request in self.running if request.lease]
+        held = {request.id: self._own_pages(request) for request in self.running}
+        audit(self._tree, leases, held)
+
+    # ------------------------------------------------------------ room
+
+    def _make_room_to_decode(self, request: Request) -> None:
+        n_missing = self._config.pages_for(request.n_kv + 1) - len(request.pages)
+        while n_missing > self._pool.n_free:
+            if self._tree.evict(n_missing - self._pool.n_free):
+                continue
+            youngest = self.running[-1]
+            self._preempt(youngest)
+            if youngest is request:
+                return
+        if n_missing > 0:
+            request.pages.extend(self._pool.take(n_missing, request.id))
+
+    def _preempt(self, request: Request) -> None:
+        self.n_preempted += 1
+        request.n_preemptions += 1
+        self._emit(RequestPreempted(request.id, request.n_kv))
+        self._leave(request, Phase.WAITING, keep=True)
+
+    def _leave(self, request: Request, phase: Phase, *, keep: bool) -> None:
+        """Out of `waiting` or `running`, without pages or lease."""
+        (self.running if request.phase is Phase.RUNNING else self.waiting).remove(request)
+        request.move(phase)
+        if keep and request.n_kv:
+            self._tree.insert(request.namespace, request.span(0, request.n_kv), request.pages, request.id)
+        if request.lease is not None:
+            self._tree.release(request.lease)
+            request.lease = None
+        self._pool.release(request.pages, request.id)
+        request.pages = array("i")
+        request.n_kv = 0
+        if phase is Phase.WAITING:
+            insort(self.waiting, request, key=_arrival)
+
+    def _share(self, request: Request) -> None:
+        """Put what is computed of the prompt into the tree, and lease it there instead of holding it."""
+        n = request.n_kv // self._config.page_size * self._config.page_size
+        lease = request.lease
+        if lease is None or n < lease.n_tokens:
+            return
+        tokens = request.span(0, n)
+        self._tree.insert(request.namespace, tokens, request.pages, request.id)
+        request.lease = self._tree.acquire(request.namespace, tokens, is_hit=False)
+        self._tree.release(lease)
+        request.pages[: len(request.lease.pages)] = request.lease.pages
+
+    def _own_pages(self, request: Request) -> list[int]:
+        """The pages that are not the tree's, by where they stand and not by who the pool says holds them."""
+        leased = set(request.lease.pages) if request.lease else set()
+        return [page for page in request.pages if page not in leased]
+
+    # ------------------------------------------------------------ admission
+
+    def _admit(self, budget: int, work: list[tuple[Request, int]], complete: list[Request]) -> None:
+        """Move waiting requests to running while rows, tokens and pages last."""
+        held: set[Request] = set()
+        admitted: list[Request] = []
+        order = self._order() if budget and len(self.running) < self._config.max_rows else []
+        for request in order:
+            if not budget or len(self.running) == self._config.max_rows:
+                break
+            tokens = request.span(0, request.n_tokens)
+            if self._is_held(request, tokens):
+                held.add(request)
+                continue
+            if not self._start(request, tokens):
+                break  # nobody overtakes a request that only waits for pages
+            admitted.append(request)
+            if n := min(request.n_pending, budget):
+                work.append((request, n))
+                budget -= n
+            else:
+                complete.append(request)
+        if admitted:
+            latest = max(request.arrival for request in admitted)
+            for request in order:
+                if request.phase is Phase.WAITING and request.arrival < latest and request not in held:
+                    request.n_passed += 1
+
+    def _order(self) -> list[Request]:
+        window = self.waiting[:WINDOW]
+        if self._config.schedule == "fcfs":
+            return window
+
+        def key(request: Request) -> tuple[bool, int, int]:
+            if request.n_passed >= self._config.max_passes:
+                return False, 0, request.arrival
+            return True, -self._n_hit(request, request.span(0, request.n_tokens)), request.arrival
+
+        return sorted(window, key=key)
+
+    def _n_hit(self, request: Request, tokens: tuple[int, ...]) -> int:
+        """What the tree has of `request`; looked up again only when the tree has changed."""
+        if request.n_hit_version != self._tree.version:
+            request.n_hit_version = self._tree.version
+            request.n_hit = self._tree.peek(request.namespace, tokens).n_tokens
+        return request.n_hit
+
+    def _is_held(self, request: Request, tokens: tuple[int, ...]) -> bool:
+        """Is somebody computing a prefix of `request` right now that will soon be found in the tree?"""
+        prefilling = [other for other in self.running if other.is_prefilling and other.namespace == request.namespace]
+        if not prefilling:
+            return False
+        n_hit = self._n_hit(request, tokens)
+        size = self._config.page_size
+        for other in prefilling:
+            is_sample = other.group == request.group and request.kind == "gen"
+            n_share = size if is_sample else self._config.pages_for(self._config.min_share) * size
+            end = n_hit + n_share
+            is_long = end <= min(len(tokens), other.n_prefill)
+            if is_long and tokens[n_hit:end] == other.span(n_hit, end) and tokens[:n_hit] == other.span(0, n_hit):
+                return True
+        return False
+
+    def _start(self, request: Request, tokens: tuple[int, ...]) -> bool:
+        """Admit `request` if its pages can be had, now."""
+        size = self._config.page_size
+        match = self._tree.peek(request.namespace, tokens)
+        start = min(match.n_tokens, request.first_needed)
+        n_own = self._config.pages_for(len(tokens)) - start // size
+        n_lease = match.n_tokens
+        if n_own + match.n_idle_pages + self._reserve() > self._pool.n_free + self._tree.n_idle_pages:
+            if self.running:
+                return False
+            # Alone and still no room: lease no page that is recomputed anyway. Submission saw to it that this fits.
+            n_lease = start = start // size * size
+        self._retire(request)
+        lease = request.lease = self._tree.acquire(request.namespace, tokens[:n_lease])
+        if n_own > self._pool.n_free:
+            self._tree.evict(n_own - self._pool.n_free)
+        request.pages = lease.pages[: start // size] + self._pool.take(n_own, request.id)
+        if start % size:
+            self._copy_page(lease.pages[start // size], request.pages[start // size])
+        request.n_kv = start
+        request.n_prefill = len(tokens)
+        request.count_cached(start)
+        self._emit(PrefixMatched(request.id, start, len(tokens), lease.node.id))
+        return True
+
+    def _retire(self, request: Request) -> None:
+        self.waiting.remove(request)
+        request.move(Phase.RUNNING)
+        insort(self.running, request, key=_arrival)
+
+    def _reserve(self) -> int:
+        """Pages that those who run will want soon."""
+        size = self._config.page_size
+        return sum(-(-min(DECODE_AHEAD, request.limit - len(request.generated)) // size) for request in self.running if request.limit)
+
+    # ------------------------------------------------------------ rows
+
+    def _row(self, request: Request, n: int) -> Row:
+        start, end = request.n_kv, request.n_kv + n
+        pages = request.pages[: self._config.pages_for(end)]
+        sample = None
+        if request.params is not None and end == request.n_tokens:
+            position = len(request.generated)
+            banned = request.banned_early if position < request.params.min_tokens else ()
+            sample = Sampling(request.params, request.seed, position, request.prompt, request.generated, banned)
+        first = min((position for position in request.targets if start <= position < end), default=end)
+        targets = tuple(request.targets.get(position, ()) for position in range(first, end))
+        return Row(request.id, request.span(start, end), start, pages, sample, targets)
