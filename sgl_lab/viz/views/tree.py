@@ -8,6 +8,7 @@ Knows no page and no policy.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -33,6 +34,10 @@ from ..legible import clipped
 
 LABEL = 48
 """characters of a node's text that travel"""
+
+
+_MARKUP = re.compile(r"<\|[^|<>\s]{1,40}\|>")
+"""chat markup would fill the labels, the same in every node"""
 
 
 class NodeRow(TypedDict):
@@ -242,4 +247,5 @@ class TreeView:
         return self._labels[node.node]
 
     def _text(self, tokens: tuple[int, ...] | list[int]) -> str:
-        return clipped("".join(self._spell(token) for token in tokens[:LABEL]), LABEL)
+        text = "".join(self._spell(token) for token in tokens[: 2 * LABEL])
+        return clipped(_MARKUP.sub("", text) or text, LABEL)

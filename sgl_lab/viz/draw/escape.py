@@ -1,0 +1,72 @@
+"""The one place where HTML and SVG source is put together; everything that is not markup is escaped here.
+
+A `Markup` comes only from `tag` and `joined`. A plain string is always text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ..legible import legible
+
+_NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]*")
+_VOID = frozenset({"img", "br"})
+_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;", "`": "&#96;"})
+
+
+@dataclass(frozen=True, slots=True)
+class Markup:
+    """Source that is safe to put into a page."""
+
+    source: str
+
+    def __str__(self) -> str:
+        return self.source
+
+
+Child = Markup | str | int
+Attributes = Mapping[str, str | int | float | bool]
+
+
+def escaped(text: str) -> str:
+    return legible(text).translate(_ESCAPES)
+
+
+def tag(name: str, attributes: Attributes | None = None, *children: Child) -> Markup:
+    """An element. An attribute that is False is left out, one that is True stands without a value; event handlers are refused."""
+    source = ["<", _named(name)]
+    for key, value in (attributes or {}).items():
+        if _named(key).lower().startswith("on"):
+            raise ValueError(f"{key} would run code")
+        if value is True:
+            source += [" ", key]
+        elif value is not False:
+            source += [" ", key, '="', f"{value:g}" if isinstance(value, float) else escaped(str(value)), '"']
+    source.append(">")
+    if name not in _VOID:
+        source += [joined(children).source, "</", name, ">"]
+    return Markup("".join(source))
+
+
+def joined(children: Iterable[Child]) -> Markup:
+    return Markup("".join(child.source if isinstance(child, Markup) else escaped(str(child)) for child in children))
+
+
+def style_sheet(css: str) -> Markup:
+    """Our own CSS inside an SVG: no text from outside may be in it."""
+    if "<" in css:
+        raise ValueError("a style sheet holds no markup")
+    return Markup(f"<style>{css}</style>")
+
+
+def css(**properties: str | int | float) -> str:
+    """A `style` value: `css(margin_top="1em")` is `margin-top:1em`."""
+    return ";".join(f"{name.replace('_', '-')}:{value}" for name, value in properties.items())
+
+
+def _named(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name of an element or attribute")
+    return name

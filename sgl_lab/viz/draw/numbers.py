@@ -1,0 +1,36 @@
+"""Numbers in words, the same on every surface."""
+
+from __future__ import annotations
+
+from ..views.metrics import MetricsPicture
+
+
+def counted(n: int, what: str) -> str:
+    """`counted(2, "token")` is "2 tokens"."""
+    return f"{n:,} {what}" + ("" if n == 1 else "s")
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.3g} %" if share < 0.9995 else "100 %"
+
+
+def duration(ms: float) -> str:
+    return f"{ms:.3g} ms" if ms < 1000 else f"{ms / 1000:.3g} s"
+
+
+def metric_items(picture: MetricsPicture) -> list[tuple[str, str]]:
+    """(value, name) of what the strip says beside the three token counts; what does not apply is left out."""
+    items: list[tuple[str, str]] = []
+    if picture["hit_rate"] is not None:
+        items.append((percent(picture["hit_rate"]), "hit rate"))
+    if picture["tok_s"]:
+        items.append((f"{picture['tok_s']:.0f}", "tok/s"))
+    if picture["forks"]:
+        items.append((f"{picture['forks']:,}", "fork" if picture["forks"] == 1 else "forks"))
+    if picture["n_pages"]:
+        items.append((f"{picture['n_pages'] - picture['free_pages']:,}", f"of {picture['n_pages']:,} pages"))
+    if picture["evicted"]:
+        items.append((f"{picture['evicted']:,}", "tokens evicted"))
+    if picture["waiting"] or picture["running"]:
+        items.append((f"{picture['running']:,} / {picture['waiting']:,}", "running / waiting"))
+    return items

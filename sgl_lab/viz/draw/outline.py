@@ -1,0 +1,85 @@
+"""The tree as lines, root first, every node under its parent; what does not fit is counted where it hangs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..views.tree import NodeRow, TailRow, TreePicture
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A node, the private tokens of a running request, or what was left out. One of the three."""
+
+    depth: int
+    rails: tuple[bool, ...]
+    """for every column to the left: does an ancestor's line pass here"""
+    is_branch: bool
+    """hangs from its parent by an elbow, for the parent has several children"""
+    is_last: bool
+    node: NodeRow | None = None
+    tail: TailRow | None = None
+    n_nodes: int = 0
+    n_tokens: int = 0
+
+
+def outline(picture: TreePicture, max_nodes: int, *, straight_chains: bool) -> list[Line]:
+    """Lines in leaf order; with `straight_chains` an only child stands below its parent, not to its right.
+
+    Of too many nodes those in use are kept, then new ones, then those used and hit most.
+    """
+    nodes = {row["id"]: row for row in picture["nodes"]}
+    below: dict[int | None, list[NodeRow]] = {}
+    for row in sorted(nodes.values(), key=lambda row: row["id"]):
+        below.setdefault(row["parent"] if row["parent"] in nodes else None, []).append(row)
+    tails: dict[int, list[TailRow]] = {}
+    for tail in picture["tails"]:
+        tails.setdefault(tail["node"], []).append(tail)
+    kept = _kept(nodes, max_nodes)
+    size: dict[int, tuple[int, int]] = {}
+    for row in _leaves_first(below):
+        n_nodes, n_tokens = 1, row["n"]
+        for child in below.get(row["id"], []):
+            n_nodes, n_tokens = n_nodes + size[child["id"]][0], n_tokens + size[child["id"]][1]
+        size[row["id"]] = n_nodes, n_tokens
+
+    lines: list[Line] = []
+    stack = [Line(0, (), False, True, row) for row in reversed(below.get(None, [])) if row["id"] in kept]
+    while stack:
+        line = stack.pop()
+        lines.append(line)
+        if line.node is None:
+            continue
+        children = below.get(line.node["id"], [])
+        hidden = [size[child["id"]] for child in children if child["id"] not in kept]
+        shown: list[tuple[NodeRow | None, TailRow | None, int, int]] = [(row, None, 0, 0) for row in children if row["id"] in kept]
+        shown += [(None, tail, 0, 0) for tail in tails.get(line.node["id"], [])]
+        if hidden:
+            shown.append((None, None, sum(n_nodes for n_nodes, _ in hidden), sum(n_tokens for _, n_tokens in hidden)))
+        is_branch = len(shown) > 1 or not straight_chains
+        rails = (*line.rails, not line.is_last) if line.is_branch else line.rails
+        for n, content in reversed(list(enumerate(shown))):
+            stack.append(Line(line.depth + is_branch, rails, is_branch, n == len(shown) - 1, *content))
+    return lines
+
+
+def _kept(nodes: dict[int, NodeRow], max_nodes: int) -> set[int]:
+    order = {"root": 0, "running": 1, "locked": 2}
+    by_worth = sorted(nodes.values(), key=lambda row: (order.get(row["state"], 3), not row["fresh"], -row["used"], -row["hits"], row["id"]))
+    kept: set[int] = set()
+    for row in by_worth:
+        path = []
+        at: int | None = row["id"]
+        while at is not None and at in nodes and at not in kept:
+            path.append(at)
+            at = nodes[at]["parent"]
+        if len(kept) + len(path) <= max_nodes:
+            kept.update(path)
+    return kept
+
+
+def _leaves_first(below: dict[int | None, list[NodeRow]]) -> list[NodeRow]:
+    order: list[NodeRow] = list(below.get(None, []))
+    for row in order:
+        order += below.get(row["id"], [])
+    return order[::-1]

@@ -1,0 +1,138 @@
+"""Plain-text twins of every picture, for terminals, screen readers and files.
+
+`ascii=True` keeps the drawing (not the texts) within ASCII.
+"""
+
+from __future__ import annotations
+
+from ..legible import clipped, legible
+from ..views.lanes import BarRow, LanesPicture
+from ..views.metrics import MetricsPicture
+from ..views.tokens import TokensPicture
+from ..views.tree import TreePicture
+from .numbers import counted, duration, metric_items
+from .outline import Line, outline
+from .streams import Run, Stream, fair_share, runs, streams
+
+MAX_NODES = 200
+MAX_LANES = 100
+CHART = 32
+
+_RAILS = {False: ("│ ", "├ ", "└ "), True: ("| ", "|-", "`-")}
+_QUOTES = {False: {"generated": "⟦⟧", "choice": "⟪⟫"}, True: {"generated": "[]", "choice": "{}"}}
+_BARS = {"wait": ".", "cached": "c", "prefill": "=", "decode": "#", "score": "?", "preempted": "x", "text": "|"}
+
+
+def metrics(picture: MetricsPicture) -> str:
+    """One line."""
+    counts = [f"{picture['cached']:,} cached", f"{picture['computed']:,} computed", f"{picture['generated']:,} generated"]
+    return " · ".join(counts + [f"{value} {name}" for value, name in metric_items(picture)])
+
+
+def tree(picture: TreePicture, *, ascii: bool = False, max_nodes: int = MAX_NODES) -> str:
+    """A line a node: label, tokens, hits, state."""
+    n_tokens = sum(row["n"] for row in picture["nodes"])
+    lines = [f"radix tree: {counted(len(picture['nodes']), 'node')}, {counted(n_tokens, 'token')}"]
+    lines += [_tree_line(line, ascii) for line in outline(picture, max_nodes, straight_chains=False)]
+    return "\n".join(lines)
+
+
+def lanes(picture: LanesPicture) -> str:
+    """A line a lane: its name, a small chart, what happened in words."""
+    shown = picture["lanes"][:MAX_LANES]
+    bars: dict[str, list[BarRow]] = {lane["lane"]: [] for lane in shown}
+    for bar in picture["bars"]:
+        if bar["lane"] in bars:
+            bars[bar["lane"]].append(bar)
+    start = min((bar["t0"] for bar in picture["bars"]), default=0.0)
+    span = max([(picture["now"] if bar["t1"] is None else bar["t1"]) - start for bar in picture["bars"]] + [1e-3])
+    depths: dict[str, int] = {}
+    lines = [f"timeline: {counted(len(picture['lanes']), 'lane')}, {duration(span)}"]
+    for lane in shown:
+        depth = depths[lane["lane"]] = depths.get(lane["parent"], -1) + 1 if lane["parent"] is not None else 0
+        name = clipped("  " * depth + lane["label"], 20)
+        lines.append(f"{name:<20} |{_chart(bars[lane['lane']], start, span, picture['now'])}| {_story(bars[lane['lane']])}".rstrip())
+    if len(picture["lanes"]) > len(shown):
+        lines.append(f"… {counted(len(picture['lanes']) - len(shown), 'more lane')}")
+    return "\n".join(lines)
+
+
+def transcript(picture: TokensPicture, *, ascii: bool = False, n_tokens: int = 4000) -> str:
+    """Every stream's text; what the model generated and what a select picked stand in brackets."""
+    share = fair_share([len(op["toks"]) for op in picture["ops"]], n_tokens)
+    lines: list[str] = []
+    for root in streams(picture):
+        lines += _stream(root, "", share, ascii)
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------- parts
+
+
+def _tree_line(line: Line, ascii: bool) -> str:
+    rail, branch, last = _RAILS[ascii]
+    prefix = "".join(rail if passes else "  " for passes in line.rails)
+    prefix += (last if line.is_last else branch) if line.is_branch else ""
+    if line.tail is not None:
+        return f"{prefix}{line.tail['label']}  ({counted(line.tail['n'], 'token')}, request {line.tail['request']} is running)"
+    if line.node is None:
+        return f"{prefix}+ {counted(line.n_nodes, 'more node')} ({counted(line.n_tokens, 'token')})"
+    node = line.node
+    facts = [counted(node["n"], "token"), counted(node["hits"], "hit")]
+    facts += [node["state"]] if node["state"] in ("running", "locked") else ["new"] if node["fresh"] else []
+    return f"{prefix}{node['label']}" + (f"  ({', '.join(facts)})" if node["state"] != "root" else "")
+
+
+def _chart(bars: list[BarRow], start: float, span: float, now: float) -> str:
+    cells = [" "] * CHART
+    for bar in sorted(bars, key=lambda bar: list(_BARS).index(bar["kind"]) in (1, 6)):
+        first = min(int(CHART * (bar["t0"] - start) / span), CHART - 1)
+        end = int(CHART * ((now if bar["t1"] is None else bar["t1"]) - start) / span + 0.5)
+        if bar["kind"] != "text":
+            cells[first : max(end, first + 1)] = _BARS[bar["kind"]] * (max(end, first + 1) - first)
+    return "".join(cells)
+
+
+def _story(bars: list[BarRow]) -> str:
+    """Tokens and time by kind, in the order in which the kinds first occur."""
+    tokens: dict[str, int] = {}
+    times: dict[str, float] = {}
+    for bar in bars:
+        if bar["kind"] not in ("text", "wait"):
+            tokens[bar["kind"]] = tokens.get(bar["kind"], 0) + bar["n"]
+            times[bar["kind"]] = times.get(bar["kind"], 0.0) + ((bar["t1"] or bar["t0"]) - bar["t0"])
+    return ", ".join(f"{kind} {tokens[kind]:,}" + (f" in {duration(times[kind])}" if times[kind] else "") for kind in tokens)
+
+
+def _stream(stream: Stream, margin: str, n_shown: int, ascii: bool) -> list[str]:
+    rail, branch, last = _RAILS[ascii]
+    lines: list[str] = []
+    for toks, forked in stream.sections():
+        role: str | None = None
+        text = ""
+        for run in runs(toks, n_shown):
+            if run.role != role:
+                lines += _said(role, text, margin)
+                role, text = run.role, ""
+            text += _quoted(run, ascii)
+        lines += _said(role, text, margin)
+        for n, child in enumerate(forked):
+            is_last = n == len(forked) - 1
+            lines.append(margin + (last if is_last else branch) + clipped(child.name, 60))
+            lines += _stream(child, margin + ("  " if is_last else rail), n_shown, ascii)
+    return lines
+
+
+def _said(role: str | None, text: str, margin: str) -> list[str]:
+    if not text.strip():
+        return []
+    label = f"[{clipped(role, 40)}] " if role else ""
+    return [margin + line for line in f"{label}{text.strip()}".split("\n")]
+
+
+def _quoted(run: Run, ascii: bool) -> str:
+    if run.n_left_out:
+        return f" … {counted(run.n_left_out, 'more token')} … "
+    text = legible("".join(tok[0] for tok in run.toks))
+    quotes = _QUOTES[ascii].get(run.cls)
+    return f"{quotes[0]}{text}{quotes[1]}" if quotes else text

@@ -1,0 +1,72 @@
+"""What is left of a cell when it has ended: HTML and text that need no kernel, no script and no network.
+
+Reads the same in an untrusted notebook. A bundle stays under `LIMIT`; what was cut says so.
+"""
+
+from __future__ import annotations
+
+from .draw import html, svg, text
+from .draw.escape import Markup
+from .views import LanesView, MetricsView, TokensView, TreeView
+
+LIMIT = 256 * 1024
+"""bytes of one bundle"""
+FIRST_BUDGET = 6_000
+"""tokens shown, unless that is too much"""
+
+
+def freeze(
+    *,
+    tokens: TokensView | None = None,
+    tree: TreeView | None = None,
+    lanes: LanesView | None = None,
+    metrics: MetricsView | None = None,
+    title: str = "",
+    status: str = "ok",
+    message: str = "",
+) -> dict[str, str]:
+    """A mimebundle of `text/html` and `text/plain`. status: ok, stopped or error; views that are None are left out."""
+    n_tokens = FIRST_BUDGET
+    while True:
+        bundle = _bundle(tokens, tree, lanes, metrics, title, status, message, n_tokens)
+        if sum(len(part.encode()) for part in bundle.values()) <= LIMIT or n_tokens < 2:
+            return bundle
+        n_tokens //= 2
+
+
+def _bundle(
+    tokens: TokensView | None,
+    tree: TreeView | None,
+    lanes: LanesView | None,
+    metrics: MetricsView | None,
+    title: str,
+    status: str,
+    message: str,
+    n_tokens: int,
+) -> dict[str, str]:
+    parts: list[Markup] = []
+    plain: list[str] = []
+    if status != "ok":
+        plain.append(f"{status}: {message}" if message else status)
+    if metrics is not None:
+        strip = metrics.full()
+        parts.append(html.metrics_strip(strip))
+        plain.append(text.metrics(strip))
+    if tokens is not None:
+        streams = tokens.full()
+        parts += [html.transcript(streams, n_tokens), html.legend()]
+        plain.insert(0, text.transcript(streams, n_tokens=n_tokens))
+    if tree is not None:
+        nodes = tree.full()
+        twin = text.tree(nodes)
+        parts.append(html.details("Radix tree", html.picture(svg.tree(nodes), twin.split("\n", 1)[0]), is_open=True))
+        plain.append(twin)
+    if lanes is not None:
+        bars = lanes.full()
+        twin = text.lanes(bars)
+        parts.append(html.details("Timeline", html.picture(svg.lanes(bars), twin.split("\n", 1)[0]), is_open=True))
+        plain.append(twin)
+    words = "\n\n".join(part for part in plain if part)
+    if tree is not None or lanes is not None:
+        parts.append(html.details("Plain text", html.plain(words)))
+    return {"text/html": html.panel(title, status, message, parts).source, "text/plain": words}
