@@ -17,6 +17,7 @@ from sgl_lab.contracts.errors import ModelDamaged, ModelMissing
 from sgl_lab.engine.model import store
 
 from . import package_index
+from .model_hub import ModelHub
 from .package_index import PackageIndex
 
 MODEL = random.Random(7).randbytes(3_000_000)
@@ -203,3 +204,37 @@ def test_nothing_outside_the_cache_can_be_removed(name: str, tmp_path: Path, cac
     with pytest.raises(ModelMissing):
         store.remove(name)
     assert (tmp_path / "precious").exists()
+
+
+HUB_MODEL = {
+    "config.json": b"{}",
+    "tokenizer.json": b"{}",
+    "model.safetensors": b"weights",
+    "pytorch_model.bin": b"needs unpickling",
+    "modeling_own.py": b"needs running",
+}
+
+
+def pull(name: str, endpoint: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own: the hub library reads its address once, when it is imported."""
+    command = [sys.executable, "-m", "sgl_lab.cli", "model", "pull", name]
+    environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_TOKEN": "", "NO_PROXY": "127.0.0.1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_hub_model_brings_weights_and_tokenizer_but_nothing_that_runs() -> None:
+    with ModelHub("org/toy", HUB_MODEL) as hub:
+        done = pull("org/toy", hub.url)
+        folder = Path(done.stdout.strip())
+        assert sorted(hub.served) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert {file.name for file in folder.iterdir() if file.is_file()} == set(hub.served)
+    assert [model.name for model in store.stored()] == ["org/toy"]
+    assert store.resolve("org/toy") == folder  # and the hub is gone by now
+
+
+def test_a_hub_without_the_model_is_one_clear_message() -> None:
+    with ModelHub("org/toy", HUB_MODEL) as hub:
+        done = pull("org/other", hub.url)
+    assert done.returncode == 1
+    assert "org/other cannot be fetched from the hub" in done.stderr
+    assert "Traceback" not in done.stderr

