@@ -1,0 +1,162 @@
+"""What the engine's tests share: a listener that remembers, a fold of the events, an engine over the hash model."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from sgl_lab.contracts.events import (
+    Event,
+    LocksChanged,
+    NodeEvicted,
+    NodeInserted,
+    NodeSplit,
+    Touched,
+    from_json,
+    to_json,
+)
+from sgl_lab.contracts.ids import NodeId
+from sgl_lab.contracts.params import SamplingParams
+from sgl_lab.contracts.port import GenJob, GenOutput, ScoreJob, WarmJob
+from sgl_lab.contracts.tree import TreeNode, TreeSnapshot
+from sgl_lab.engine.config import EngineConfig
+from sgl_lab.engine.engine import Engine
+from sgl_lab.engine.fake import ByteTokenizer, HashModel, HashRunner
+from sgl_lab.engine.plan.plan import Runner
+
+SOAK = int(os.environ.get("SGL_LAB_SOAK", "1"))
+"""How many times the CI size the random tests run."""
+
+
+class Heard:
+    """A listener of any job."""
+
+    def __init__(self) -> None:
+        self.progress: list[tuple[int, str, tuple[int, ...]]] = []
+        self.answers: list[Any] = []
+
+    def on_progress(self, index: int, text: str, ids: tuple[int, ...]) -> None:
+        self.progress.append((index, text, ids))
+
+    def on_done(self, answer: Any) -> None:
+        self.answers.append(answer)
+
+    def on_error(self, error: Exception) -> None:
+        self.answers.append(error)
+
+    @property
+    def answer(self) -> Any:
+        """The one answer; an error is raised."""
+        (answer,) = self.answers
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    @property
+    def output(self) -> GenOutput:
+        output = self.answer[0]
+        assert isinstance(output, GenOutput)
+        return output
+
+
+class Fold:
+    """The tree as the events tell it, each of them through JSON first."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[NodeId, TreeNode] = {}
+        self.clock = 0
+        self.events: list[Event] = []
+
+    def __call__(self, said: Event) -> None:
+        event = from_json(to_json(said))
+        assert event == said
+        self.events.append(event)
+        nodes = self.nodes
+        match event:
+            case NodeInserted(node, parent, tokens, namespace):
+                assert node not in nodes
+                assert (parent is None) == (not tokens)
+                nodes[node] = TreeNode(node, parent, tokens, namespace, 0, self.clock, 0)
+            case NodeSplit(node, upper, n_upper):
+                old = nodes[node]
+                nodes[upper] = TreeNode(upper, old.parent, old.tokens[:n_upper], old.namespace, old.refs, old.last_used, old.hits)
+                nodes[node] = TreeNode(node, upper, old.tokens[n_upper:], old.namespace, old.refs, old.last_used, old.hits)
+            case NodeEvicted(node, n_tokens):
+                assert len(nodes.pop(node).tokens) == n_tokens
+                assert all(other.parent != node for other in nodes.values())
+            case Touched(touched, clock):
+                self.clock = clock
+                for node in touched:
+                    old = nodes[node]
+                    nodes[node] = TreeNode(node, old.parent, old.tokens, old.namespace, old.refs, clock, old.hits + 1)
+            case LocksChanged(refs):
+                for node, n in refs:
+                    old = nodes[node]
+                    assert old.refs != n
+                    nodes[node] = TreeNode(node, old.parent, old.tokens, old.namespace, n, old.last_used, old.hits)
+            case _:
+                pass
+
+    def expect(self, snapshot: TreeSnapshot) -> None:
+        assert self.nodes == {node.node: node for node in snapshot.nodes}
+
+    def of(self, *kinds: type) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kinds)]
+
+
+@dataclass
+class Bench:
+    """An engine over the hash model. After every step the fold must equal the tree, and the books must add up."""
+
+    engine: Engine
+    fold: Fold
+    model: HashModel = field(default_factory=HashModel)
+
+    def step(self) -> bool:
+        went = self.engine.step()
+        self.expect_books()
+        return went
+
+    def expect_books(self) -> None:
+        self.engine.check()
+        self.fold.expect(self.engine.snapshot(0))
+
+    def drain(self, limit: int = 10_000) -> int:
+        """Step until nothing is left to do; returns the number of steps."""
+        for n in range(limit):
+            if not self.step():
+                return n
+        raise AssertionError(f"still busy after {limit} steps")
+
+    def gen(self, prompt: tuple[int, ...], **params: Any) -> Heard:
+        heard = Heard()
+        self.engine.add(self.engine.gen(GenJob(prompt, SamplingParams(**({"max_tokens": 8, "temperature": 0.0} | params))), heard))
+        return heard
+
+    def score(self, prompt: tuple[int, ...], *choices: tuple[int, ...]) -> Heard:
+        heard = Heard()
+        self.engine.add(self.engine.score(ScoreJob(prompt, choices), heard))
+        return heard
+
+    def warm(self, prompt: tuple[int, ...]) -> Heard:
+        heard = Heard()
+        self.engine.add(self.engine.warm(WarmJob(prompt), heard))
+        return heard
+
+
+def bench(runner: Runner | None = None, context: int = 4096, **config: Any) -> Bench:
+    chosen = EngineConfig(**({"n_pages": 1024} | config))
+    fold = Fold()
+    runner = runner or HashRunner(chosen.n_pages, chosen.page_size)
+    return Bench(Engine(chosen, runner, ByteTokenizer(), context=context, namespace=("test",), emit=fold), fold)
+
+
+def expect_idle(bench: Bench) -> None:
+    """Nothing runs, nothing waits, nothing is leased, and eviction gets every page back."""
+    stats = bench.engine.stats()
+    assert (stats["requests_running"], stats["requests_waiting"]) == (0, 0)
+    assert all(node.refs == 0 for node in bench.engine.snapshot(0).nodes)
+    bench.engine.flush()
+    bench.expect_books()
+    assert bench.engine.stats()["pages_free"] == stats["pages_total"]

@@ -1,0 +1,360 @@
+"""The radix tree and the page pool against a model that stores every prefix by itself."""
+
+from __future__ import annotations
+
+import random
+from array import array
+from dataclasses import dataclass
+
+import pytest
+
+from sgl_lab.contracts.errors import InvariantBroken
+from sgl_lab.contracts.events import LocksChanged, NodeEvicted, NodeInserted, NodeSplit, Touched
+from sgl_lab.contracts.ids import RequestId
+from sgl_lab.engine.cache.audit import audit
+from sgl_lab.engine.cache.pool import PagePool
+from sgl_lab.engine.cache.tree import Lease, RadixTree, common_length
+
+from .driving import SOAK, Fold
+
+SPACE = ("a",)
+ME = RequestId(1)
+
+
+def filled(page_size: int, *sequences: str, n_pages: int = 64) -> tuple[RadixTree, Fold]:
+    fold = Fold()
+    tree = RadixTree(PagePool(n_pages, page_size), emit=fold)
+    for sequence in sequences:
+        put(tree, sequence)
+    return tree, fold
+
+
+def put(tree: RadixTree, text: str) -> None:
+    tokens = tuple(text.encode())
+    tree.insert(SPACE, tokens, tree.pool.take(len(tokens) // tree.pool.page_size, ME), ME)
+
+
+def lease(tree: RadixTree, text: str) -> Lease:
+    return tree.acquire(SPACE, tuple(text.encode()))
+
+
+def shape(tree: RadixTree) -> dict[str, int]:
+    """Tokens of each node, spelled with those above it, and its refs."""
+    spelled = {}
+    for node in tree.nodes():
+        above = spelled[node.parent.id][0] if node.parent else ""
+        spelled[node.id] = above + "|" + bytes(node.tokens).decode(), node.refs
+    return dict(spelled.values())
+
+
+def test_a_prefix_shared_by_two_sequences_becomes_one_node() -> None:
+    tree, fold = filled(1, "hello world", "hello there")
+    assert shape(tree) == {"|": 0, "||hello ": 0, "||hello |world": 0, "||hello |there": 0}
+    assert [type(event) for event in fold.events] == [NodeInserted, NodeInserted, NodeSplit, NodeInserted]
+
+
+def test_peek_changes_nothing_and_says_nothing() -> None:
+    tree, fold = filled(1, "hello world")
+    said = len(fold.events)
+    before = tree.snapshot(0)
+    assert tree.peek(SPACE, tuple(b"hello there")).n_tokens == 6
+    assert tree.peek(("never seen",), tuple(b"hello")).n_tokens == 0
+    assert (tree.snapshot(0), len(fold.events)) == (before, said)
+
+
+def test_a_match_ends_at_a_page_border() -> None:
+    tree, _ = filled(4, "abcdefghijkl")
+    assert tree.peek(SPACE, tuple(b"abcdefgX")).n_tokens == 4
+    assert tree.peek(SPACE, tuple(b"abc")).n_tokens == 0
+    assert lease(tree, "abcdefghijX").n_tokens == 8
+    assert tree.peek(SPACE, tuple(b"abcdefghijklm")).n_tokens == 12
+
+
+def test_leasing_a_whole_sequence_does_not_split_it() -> None:
+    tree, fold = filled(1, "parent")
+    lease(tree, "parent and child")
+    assert shape(tree) == {"|": 1, "||parent": 1}
+    assert not fold.of(NodeSplit)
+
+
+def test_a_split_keeps_leases_on_the_lower_node_and_counts_them_on_the_upper() -> None:
+    tree, _ = filled(1, "abcdef")
+    below = lease(tree, "abcdef")
+    above = lease(tree, "abc")
+    assert shape(tree) == {"|": 2, "||abc": 2, "||abc|def": 1}
+    tree.release(below)
+    assert shape(tree) == {"|": 1, "||abc": 1, "||abc|def": 0}
+    tree.release(above)
+    assert set(shape(tree).values()) == {0}
+
+
+def test_a_locked_prefix_is_never_evicted() -> None:
+    tree, _ = filled(1, "shared one", "shared two")
+    lease(tree, "shared o")
+    assert tree.flush() == 5  # "ne" and "two"
+    assert shape(tree) == {"|": 1, "||shared ": 1, "||shared |o": 1}
+
+
+def test_the_least_recently_used_leaf_goes_first_and_its_parent_after_it() -> None:
+    tree, fold = filled(1, "ab", "ac", "x")
+    for text in ("ac", "x", "ab"):
+        tree.release(lease(tree, text))
+    names = {node.id: bytes(node.tokens).decode() for node in tree.nodes()}
+    tree.flush()
+    assert [names[event.node] for event in fold.of(NodeEvicted)] == ["c", "x", "b", "a"]
+
+
+def test_eviction_stops_when_there_is_room() -> None:
+    tree, _ = filled(1, "aaaa", "bbbb", "cccc")
+    assert tree.evict(5) == 8
+    assert shape(tree) == {"|": 0, "||cccc": 0}
+
+
+def test_releasing_twice_changes_nothing() -> None:
+    tree, _ = filled(1, "abc")
+    first, second = lease(tree, "abc"), lease(tree, "abc")
+    tree.release(first)
+    tree.release(first)
+    assert shape(tree) == {"|": 1, "||abc": 1}
+    tree.release(second)
+    pages = tree.pool.take(3, ME)
+    tree.pool.release(pages, ME)
+    tree.pool.release(pages, ME)
+    assert tree.pool.n_free == 61
+
+
+def test_pages_of_what_was_there_already_are_freed() -> None:
+    tree, _ = filled(1, "abc")
+    put(tree, "abcd")
+    assert tree.pool.n_free == 60
+    audit(tree, [], {})
+
+
+def test_namespaces_never_meet() -> None:
+    tree, _ = filled(1, "abc")
+    other = tree.acquire(("b",), tuple(b"abc"))
+    assert other.n_tokens == 0
+    tree.insert(("b",), tuple(b"abc"), tree.pool.take(3, ME), ME)
+    assert tree.pool.n_free == 58
+    assert sorted(node.namespace for node in tree.nodes()) == [("a",), ("a",), ("b",), ("b",)]
+
+
+def test_locks_are_reported_as_net_changes() -> None:
+    tree, fold = filled(1, "abc")
+    node = next(node for node in tree.nodes() if node.tokens)
+    kept, gone = lease(tree, "abc"), lease(tree, "abc")
+    tree.release(gone)
+    tree.report_locks()
+    assert fold.of(LocksChanged)[-1] == LocksChanged(((node.parent.id, 1), (node.id, 1)))  # type: ignore[union-attr]
+    tree.release(kept)
+    tree.release(lease(tree, "abc"))
+    again = lease(tree, "abc")
+    tree.report_locks()
+    assert len(fold.of(LocksChanged)) == 1
+    assert again.is_open
+
+
+def test_the_audit_finds_a_lost_page_a_wrong_count_and_a_page_in_two_places() -> None:
+    tree, _ = filled(1, "abc")
+    out = lease(tree, "abc")
+    audit(tree, [out], {})
+    with pytest.raises(InvariantBroken, match="leases"):
+        audit(tree, [], {})
+    page = tree.pool.free.pop()
+    with pytest.raises(InvariantBroken, match="in none"):
+        audit(tree, [out], {})
+    tree.pool.free += [page, page]
+    with pytest.raises(InvariantBroken, match="in two places"):
+        audit(tree, [out], {})
+
+
+def test_taking_more_pages_than_there_are_is_a_bug() -> None:
+    with pytest.raises(InvariantBroken, match="65 pages"):
+        PagePool(64, 1).take(65, ME)
+
+
+def test_common_length_equals_a_plain_loop() -> None:
+    draw = random.Random(0)
+    for _ in range(500):
+        a, b = ([draw.choice((0, 0, 0, 1)) for _ in range(draw.randrange(12))] for _ in range(2))
+        plain = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+        assert common_length(tuple(a), tuple(b)) == plain
+
+
+# ---------------------------------------------------------------- against a brute-force model
+
+Key = tuple[tuple[str, ...], tuple[int, ...]]
+
+
+@dataclass
+class Run:
+    """A node of the model: it ends at its key, begins at `start`."""
+
+    start: int
+    last_used: int
+    age: int
+    hits: int = 0
+
+
+class Model:
+    """Every stored prefix by itself: the page of its end, and the ends of nodes among them."""
+
+    def __init__(self, page_size: int) -> None:
+        self.size = page_size
+        self.pages: dict[Key, int] = {}
+        self.runs: dict[Key, Run] = {}
+        self.leases: list[Key] = []
+        self.clock = 0
+        self.n_made = 0
+
+    def run(self, start: int, last_used: int, hits: int = 0) -> Run:
+        self.n_made += 1
+        return Run(start, last_used, self.n_made, hits)
+
+    def match(self, space: tuple[str, ...], tokens: tuple[int, ...]) -> list[int]:
+        found: list[int] = []
+        while (key := (space, tokens[: (len(found) + 1) * self.size])) in self.pages and len(key[1]) == (len(found) + 1) * self.size:
+            found.append(self.pages[key])
+        return found
+
+    def cut(self, space: tuple[str, ...], tokens: tuple[int, ...]) -> None:
+        """Make `tokens`, which are stored, end a node."""
+        if not tokens or (space, tokens) in self.runs:
+            return
+        n = len(tokens)
+        over = next(run for (s, end), run in self.runs.items() if s == space and end[:n] == tokens and run.start < n < len(end))
+        self.runs[space, tokens] = self.run(over.start, over.last_used, over.hits)
+        over.start = n
+
+    def path(self, key: Key) -> list[Run]:
+        space, tokens = key
+        return [self.runs[space, tokens[:n]] for n in range(len(tokens) + 1) if (space, tokens[:n]) in self.runs]
+
+    def acquire(self, space: tuple[str, ...], tokens: tuple[int, ...]) -> Key:
+        n = len(self.match(space, tokens)) * self.size
+        key = (space, tokens[:n])
+        self.cut(*key)
+        self.clock += 1
+        for run in self.path(key):
+            run.last_used = self.clock
+            run.hits += 1
+        self.leases.append(key)
+        return key
+
+    def insert(self, space: tuple[str, ...], tokens: tuple[int, ...], pages: array[int]) -> None:
+        tokens = tokens[: len(tokens) // self.size * self.size]
+        n = len(self.match(space, tokens)) * self.size
+        if n == len(tokens):
+            return
+        self.cut(space, tokens[:n])
+        self.runs[space, tokens] = self.run(n, self.clock)
+        for i in range(n // self.size, len(tokens) // self.size):
+            self.pages[space, tokens[: (i + 1) * self.size]] = pages[i]
+
+    def refs(self, key: Key) -> int:
+        space, tokens = key
+        return sum(s == space and end[: len(tokens)] == tokens for s, end in self.leases)
+
+    def evict(self, n_pages: int) -> int:
+        freed = 0
+        while freed < n_pages:
+            idle = [
+                (run.last_used, run.age, key)
+                for key, run in self.runs.items()
+                if not self.refs(key) and not any(s == key[0] and run.start == len(key[1]) and end[: run.start] == key[1] for (s, end), run in self.runs.items())
+            ]
+            if not idle:
+                break
+            space, tokens = min(idle)[2]
+            run = self.runs.pop((space, tokens))
+            for n in range(run.start + self.size, len(tokens) + 1, self.size):
+                del self.pages[space, tokens[:n]]
+                freed += 1
+        return freed
+
+
+@pytest.mark.parametrize("page_size", [1, 4, 16])
+def test_random_operations_agree_with_the_model(page_size: int) -> None:
+    draw = random.Random(page_size)
+    n_pages = 48
+    fold = Fold()
+    pool = PagePool(n_pages, page_size)
+    tree, model = RadixTree(pool, emit=fold), Model(page_size)
+    leases: list[Lease] = []
+    done: dict[str, int] = {}
+    n_freed = 0
+
+    def some_tokens() -> tuple[int, ...]:
+        pages = [draw.choice(((0,) * page_size, (1,) * page_size, (0,) * (page_size - 1) + (2,))) for _ in range(draw.randrange(9))]
+        return tuple(token for page in pages for token in page) + (1,) * draw.randrange(page_size)
+
+    for operation in range(20_000 * SOAK):
+        space = draw.choice((("a",), ("b",)))
+        tokens = some_tokens()
+        kind = draw.choices(("acquire", "insert", "release", "evict", "peek", "report", "reset"), (30, 30, 30, 4, 10, 6, 0.02))[0]
+        done[kind] = done.get(kind, 0) + 1
+        if kind == "acquire" and len(leases) < 12:
+            expected = model.match(space, tokens)
+            leases.append(tree.acquire(space, tokens))
+            model.acquire(space, tokens)
+            assert list(leases[-1].pages) == expected
+            assert leases[-1].n_tokens == len(expected) * page_size
+        elif kind == "insert":
+            need = len(tokens) // page_size
+            missing = max(0, need - pool.n_free)
+            assert tree.evict(missing) == model.evict(missing)
+            if pool.n_free < need:
+                continue
+            pages = pool.take(need, ME)
+            tree.insert(space, tokens, pages, ME)
+            model.insert(space, tokens, pages)
+        elif kind == "release" and leases:
+            i = draw.randrange(len(leases))
+            lease = leases.pop(i)
+            model.leases.pop(i)
+            tree.release(lease)
+            if draw.random() < 0.1:
+                tree.release(lease)
+        elif kind == "evict":
+            n = draw.randrange(1, 12)
+            freed = tree.evict(n)
+            assert freed == model.evict(n)
+            n_freed += freed
+        elif kind == "peek":
+            assert tree.peek(space, tokens).n_tokens == len(model.match(space, tokens)) * page_size
+        elif kind == "reset":
+            tree.reset()
+            leases.clear()
+            model.leases.clear()
+            model.pages.clear()
+            model.runs.clear()
+        if operation % 7 == 0:
+            tree.report_locks()
+            compare(tree, model)
+            fold.expect(tree.snapshot(0))
+            audit(tree, leases, {})
+    assert n_freed > 0
+    assert min(done.values()) > 0
+    assert fold.of(NodeSplit)
+    assert fold.of(Touched)
+
+
+def compare(tree: RadixTree, model: Model) -> None:
+    real = {}
+    for node in tree.nodes():
+        above, end = node.parent, node.tokens
+        while above is not None:
+            above, end = above.parent, above.tokens + end
+        if end:
+            real[node.namespace, end] = (len(end) - len(node.tokens), node.last_used, node.hits, node.refs, list(node.pages))
+    expected = {
+        (space, end): (
+            run.start,
+            run.last_used,
+            run.hits,
+            model.refs((space, end)),
+            [model.pages[space, end[:n]] for n in range(run.start + model.size, len(end) + 1, model.size)],
+        )
+        for (space, end), run in model.runs.items()
+    }
+    assert real == expected
