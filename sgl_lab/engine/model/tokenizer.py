@@ -1,0 +1,201 @@
+"""Text to token ids and back, from a folder's `tokenizer.json`.
+
+Differs from a plain tokenizer in two ways. Special tokens are recognised in markup only, so that
+text which spells one stays text. And a space that a sentencepiece tokenizer would put before
+every text is spelled out once, at the start of a prompt, so that pieces can be encoded one by one.
+Imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import tokenizers
+
+from ...contracts.errors import BackendUnsupported, BadArgument, ModelDamaged, ModelError
+from ...contracts.port import Message, Segment
+from .chat import ChatTemplate
+from .vocab import TURN_ENDS
+from .weights import read_json
+
+_MAX_TOKENIZER = 64 << 20
+
+
+class Tokenizer:
+    """The tokenizer of the model in `folder`, whose embedding has `n_vocab` rows. ModelMissing, ModelDamaged, ModelError."""
+
+    def __init__(self, folder: Path, n_vocab: int) -> None:
+        path = folder / "tokenizer.json"
+        data = read_json(path, most=_MAX_TOKENIZER)
+        config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+        self.n_vocab = n_vocab
+        self._lock = threading.Lock()
+        self._prefix = _spell_prefix(data)
+        data["truncation"] = data["padding"] = None
+        added = data.get("added_tokens") or []
+        try:
+            # Some fine-tunes name added tokens that their embedding has no row for.
+            data["added_tokens"] = [token for token in added if _below(token["id"], n_vocab)]
+            specials = {token["content"]: token["id"] for token in data["added_tokens"] if token["special"]}
+            vocab = data["model"]["vocab"]
+            ids = vocab.values() if isinstance(vocab, dict) else range(len(vocab))
+            if not all(_below(index, n_vocab) for index in ids):
+                raise ValueError(f"it has tokens beyond the model's vocabulary of {n_vocab}")
+            self._tokenizer = _built(data)
+            self._added: dict[int, str] = {index: token.content for index, token in self._tokenizer.get_added_tokens_decoder().items()}
+            leading = self._tokenizer.encode("").ids
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelDamaged(f"{path} is not a usable tokenizer: {error}", hint="fetch the model again") from None
+        kinds = {step.get("type") for step in _steps(data.get("decoder"))}
+        if not kinds & {"ByteLevel", "ByteFallback", "Metaspace"}:
+            raise ModelError(f"{path}: only byte-level and sentencepiece tokenizers are supported")
+        self._byte_level = "ByteLevel" in kinds
+        self._bytes: dict[int, bytes] = {}
+        named = {name: _content(config.get(name)) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
+        variables = {name: text for name, text in named.items() if text is not None}
+        self._bos = variables.get("bos_token", "") if config.get("add_bos_token") is True else ""
+        if leading:
+            self._bos = self._added.get(leading[0], "")
+        self.eos_ids = frozenset(
+            index
+            for index in (
+                *_ids(folder / "config.json"),
+                *_ids(folder / "generation_config.json"),
+                self._tokenizer.token_to_id(variables.get("eos_token", "")),
+                *(index for text, index in specials.items() if text in TURN_ENDS),
+            )
+            if _below(index, n_vocab)
+        )
+        template = _template(folder, config)
+        self._chat = None if template is None else ChatTemplate(template, variables, list(specials))
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self._chat is not None
+
+    def encode(self, text: str, *, markup: bool = False) -> tuple[int, ...]:
+        """Token ids of `text` as a piece of a longer text: no BOS, no space before it. Special tokens only in markup."""
+        try:
+            with self._lock:
+                self._tokenizer.encode_special_tokens = not markup
+                return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        except (UnicodeEncodeError, TypeError):
+            raise BadArgument("the text has characters that UTF-8 cannot hold (half a surrogate pair)") from None
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of `ids`, special tokens spelled out; bytes that are no UTF-8 become U+FFFD."""
+        return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that a token stands for; none for ids without a token."""
+        known = self._bytes.get(token)
+        if known is None:
+            known = self._bytes[token] = self._spelled(token)
+        return known
+
+    def _spelled(self, token: int) -> bytes:
+        if token in self._added:
+            return self._added[token].encode()
+        piece = self._tokenizer.id_to_token(token) if 0 <= token < self.n_vocab else None
+        if piece is None:
+            return b""
+        if self._byte_level:
+            return b"".join(bytes((_BYTE_OF[char],)) if char in _BYTE_OF else char.encode() for char in piece)
+        if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+            return bytes.fromhex(piece[3:5])
+        return piece.replace("▁", " ").encode()
+
+    def render_text(self, text: str) -> tuple[Segment, ...]:
+        """What stands before a prompt without roles (a BOS where the model wants one), then the text."""
+        segments = (Segment(self._bos, True), Segment(" " + text if text and self._prefix else text, False))
+        return tuple(segment for segment in segments if segment.text)
+
+    def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> tuple[Segment, ...]:
+        """The chat template over `messages`. BackendUnsupported without one; BadArgument if the template refuses them."""
+        if self._chat is None:
+            raise BackendUnsupported("this model has no chat template", hint="use plain text without roles, or an instruct model")
+        segments = self._chat.segments(messages, add_generation_prompt)
+        return self._chat.spaced(segments, every=self._prefix == "every") if self._prefix else segments
+
+
+def _built(data: dict[str, Any]) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_str(json.dumps(data, ensure_ascii=False))
+    except BaseException as error:
+        # A panic of the Rust side is a BaseException of its own.
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise ValueError(str(error)) from None
+        raise
+
+
+def _steps(component: Any) -> list[dict[str, Any]]:
+    """The parts of a normalizer, pre-tokenizer or decoder, a sequence opened."""
+    if not isinstance(component, dict):
+        return []
+    for key in ("normalizers", "pretokenizers", "decoders"):
+        if isinstance(parts := component.get(key), list):
+            return [part for part in parts if isinstance(part, dict)]
+    return [component]
+
+
+def _spell_prefix(data: dict[str, Any]) -> str:
+    """Take the rule "a space before text" out of `data`; returns where it applied: "", "first" or "every" piece between special tokens."""
+    where = ""
+    normalizer = data.get("normalizer")
+    steps = _steps(normalizer)
+    if any(step.get("type") == "Prepend" for step in steps):
+        where = "every"
+        data["normalizer"] = {"type": "Sequence", "normalizers": [step for step in steps if step.get("type") != "Prepend"]}
+    for step in _steps(data.get("pre_tokenizer")):
+        if step.get("type") == "Metaspace" and step.get("prepend_scheme", "always") != "never":
+            where = "first" if step.get("prepend_scheme") == "first" else "every"
+            step["prepend_scheme"] = "never"
+        if step.get("type") == "ByteLevel" and step.get("add_prefix_space"):
+            where = "every"
+            step["add_prefix_space"] = False
+    return where
+
+
+def _below(index: Any, n_vocab: int) -> bool:
+    return type(index) is int and 0 <= index < n_vocab
+
+
+def _content(token: Any) -> str | None:
+    """A special token in a configuration is a string, or an object with its content."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
+def _ids(path: Path) -> list[int]:
+    """The end-of-sequence ids that a configuration names."""
+    value = read_json(path).get("eos_token_id") if path.exists() else None
+    return cast(list[int], value) if isinstance(value, list) else [] if value is None else [value]
+
+
+def _template(folder: Path, config: dict[str, Any]) -> str | None:
+    path = folder / "chat_template.jinja"
+    try:
+        if path.exists() and path.stat().st_size <= 1 << 20:
+            return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelDamaged(f"cannot read {path}: {error}") from None
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
+
+
+def _byte_table() -> dict[str, int]:
+    """GPT-2's spelling of bytes: printable Latin-1 as itself, the rest from U+0100 on."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    table = {chr(byte): byte for byte in printable}
+    table |= {chr(256 + n): byte for n, byte in enumerate(byte for byte in range(256) if byte not in printable)}
+    return table
+
+
+_BYTE_OF = _byte_table()

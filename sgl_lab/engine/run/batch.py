@@ -1,0 +1,106 @@
+"""A plan as index tensors: which tokens, at which positions, written to and read from which slots.
+
+Rows with one token come first and attend together over padded contexts; every other row attends
+alone. Nothing here loops over a context in Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..plan.plan import Plan, Row
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """One row of several tokens: they are [begin, end) of the flat batch and attend to `slots`, the whole context."""
+
+    begin: int
+    end: int
+    slots: Tensor
+    """int64 [n_context]"""
+    mask: Tensor | None
+    """bool [end - begin, n_context]; None when the row starts at position 0 and is plainly causal"""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    ids: Tensor
+    positions: Tensor
+    slots: Tensor
+    """int64 [n]: where each token's key and value go"""
+    n_single: int
+    """rows of one token; they are the first of the flat batch"""
+    single_slots: Tensor
+    """int64 [n_single * longest]: their contexts, padded with a slot of their own"""
+    single_mask: Tensor | None
+    """bool [n_single, longest]; None when all contexts are equally long"""
+    prefills: tuple[Prefill, ...]
+    sampled: Tensor
+    """int64: of each row that samples, in the plan's order, its last token in the flat batch"""
+    scored: Tensor
+    """int64: of each row with targets, in the plan's order, the tokens after which they are scored"""
+
+    @classmethod
+    def of(cls, plan: Plan, page_size: int, device: torch.device) -> Batch:
+        """Built on the CPU, moved to `device` at the end."""
+        order = sorted(range(len(plan.rows)), key=lambda i: len(plan.rows[i].tokens) > 1)
+        rows = [plan.rows[i] for i in order]
+        n_single = sum(len(row.tokens) == 1 for row in rows)
+        contexts = [_slots(row, page_size) for row in rows]
+        ends = np.cumsum([len(row.tokens) for row in rows]).tolist()
+        end_of = [end for _, end in sorted(zip(order, ends, strict=True))]
+
+        def tensor(array: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Tensor:
+            return torch.from_numpy(array).to(device, non_blocking=True)
+
+        single_slots, single_mask = _padded(contexts[:n_single])
+        return cls(
+            ids=tensor(_joined([np.asarray(row.tokens, dtype=np.int64) for row in rows])),
+            positions=tensor(_joined([np.arange(row.start, row.start + len(row.tokens)) for row in rows])),
+            slots=tensor(_joined([context[row.start :] for row, context in zip(rows, contexts, strict=True)])),
+            n_single=n_single,
+            single_slots=tensor(single_slots.reshape(-1)),
+            single_mask=None if single_mask is None else tensor(single_mask),
+            prefills=tuple(
+                Prefill(end - len(row.tokens), end, tensor(context), None if row.start == 0 else tensor(_causal(row)))
+                for row, context, end in zip(rows[n_single:], contexts[n_single:], ends[n_single:], strict=True)
+            ),
+            sampled=tensor(_joined([np.array([end - 1]) for row, end in zip(plan.rows, end_of, strict=True) if row.sample is not None])),
+            scored=tensor(_joined([np.arange(end - len(row.targets), end) for row, end in zip(plan.rows, end_of, strict=True)])),
+        )
+
+
+def _slots(row: Row, page_size: int) -> npt.NDArray[np.int64]:
+    """The slot of every position of a row, [start + len(tokens)]. Copies: `row.pages` goes on growing."""
+    n_context = row.start + len(row.tokens)
+    pages = np.array(row.pages, dtype=np.int64)
+    if page_size > 1:
+        pages = (pages[:, None] * page_size + np.arange(page_size)).reshape(-1)
+    return pages[:n_context]
+
+
+def _padded(contexts: Sequence[npt.NDArray[np.int64]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_] | None]:
+    """Contexts as one rectangle, and where it is real. Padding repeats a row's first slot: what is masked must still be finite."""
+    lengths = np.array([len(context) for context in contexts], dtype=np.int64)
+    longest = int(lengths.max(initial=0))
+    slots = np.empty((len(contexts), longest), dtype=np.int64)
+    for line, context in zip(slots, contexts, strict=True):
+        line[: len(context)] = context
+        line[len(context) :] = context[0]
+    return slots, None if (lengths == longest).all() else np.arange(longest) < lengths[:, None]
+
+
+def _causal(row: Row) -> npt.NDArray[np.bool_]:
+    n_context = row.start + len(row.tokens)
+    return np.arange(n_context) <= np.arange(row.start, n_context)[:, None]
+
+
+def _joined(parts: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+    return np.concatenate(parts).astype(np.int64, copy=False) if parts else np.empty(0, dtype=np.int64)
