@@ -1,0 +1,167 @@
+"""Chat templates by name, for backends whose model brings none of its own.
+
+A template here is plain text around each role; the model's own template, where there is one,
+is the backend's to render.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ..contracts.errors import BackendUnsupported, BadArgument
+from ..contracts.port import Backend, Message, Segment
+
+Render = Callable[[Sequence[Message], bool], tuple[Segment, ...]]
+"""messages, whether to open the assistant's next turn -> the rendering"""
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """Text before and after each role's content.
+
+    `system_in_user` puts the system prompt, with its prefix and suffix, inside the first user turn.
+    `stop_str` ends every gen; `model_pattern` is looked for in a model's name, ignoring case.
+    """
+
+    name: str
+    role_prefix_and_suffix: Mapping[str, tuple[str, str]]
+    default_system_prompt: str | None = None
+    stop_str: tuple[str, ...] = ()
+    begin: str = ""
+    system_in_user: bool = False
+    model_pattern: str = field(default="", repr=False)
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> tuple[Segment, ...]:
+        if self.default_system_prompt is not None and not any(message.role == "system" for message in messages):
+            messages = (Message("system", self.default_system_prompt), *messages)
+        segments = [Segment(self.begin, True)]
+        pending: list[Segment] = []
+        for message in messages:
+            prefix, suffix = self._around(message.role)
+            turn = [Segment(message.content, False), Segment(suffix, True)]
+            if message.role == "system" and self.system_in_user:
+                pending = [Segment(prefix, True), *turn]
+                continue
+            segments += [Segment(prefix, True), *pending, *turn]
+            pending = []
+        segments += pending
+        if add_generation_prompt:
+            segments.append(Segment(self._around("assistant")[0], True))
+        return tuple(segment for segment in segments if segment.text)
+
+    def _around(self, role: str) -> tuple[str, str]:
+        try:
+            return self.role_prefix_and_suffix[role]
+        except KeyError:
+            raise BadArgument(f"chat template {self.name!r} has no role {role!r}") from None
+
+
+_templates: dict[str, ChatTemplate] = {}
+
+
+def register_chat_template(template: ChatTemplate) -> ChatTemplate:
+    """Make `template` known under its name; later ones are asked first when a model's name is matched."""
+    _templates[template.name] = template
+    return template
+
+
+def get_chat_template(name: str) -> ChatTemplate:
+    try:
+        return _templates[name]
+    except KeyError:
+        raise BadArgument(f"no chat template named {name!r}", hint=f"one of {', '.join(sorted(_templates))}") from None
+
+
+def get_chat_template_by_model_path(model: str) -> ChatTemplate:
+    """The template registered last whose pattern is in the model's name; `default` if there is none."""
+    for template in reversed(_templates.values()):
+        if template.model_pattern and re.search(template.model_pattern, model, re.IGNORECASE):
+            return template
+    return _templates["default"]
+
+
+class Chat(NamedTuple):
+    """How a run speaks in roles: the rendering and what else ends a turn."""
+
+    render: Render
+    stop: tuple[str, ...]
+
+
+def chat_of(backend: Backend) -> Chat:
+    """The model's own template; without one, a registered one by the model's name."""
+    card = backend.describe()
+    if card.has_chat_template:
+        return Chat(lambda messages, opening: backend.render_chat(messages, add_generation_prompt=opening), ())
+    template = get_chat_template_by_model_path(card.name)
+    return Chat(template.render, template.stop_str)
+
+
+def render_until(render: Render, messages: Sequence[Message], role: str) -> tuple[Segment, ...]:
+    """The rendering of `messages` and the opening of one more turn of `role`, cut where its content begins."""
+    mark = "\ue000content\ue001"
+    found: list[Segment] = []
+    for segment in render((*messages, Message(role, mark)), False):
+        before, mark_here, _ = segment.text.partition(mark)
+        found.append(Segment(before, segment.markup))
+        if mark_here:
+            return tuple(found)
+    raise BackendUnsupported(f"the chat template does not show the content of role {role!r}", hint="generate inside assistant(...)")
+
+
+for _template in (
+    ChatTemplate(
+        "default",
+        {"system": ("SYSTEM:", "\n"), "user": ("USER:", "\n"), "assistant": ("ASSISTANT:", "\n")},
+        stop_str=("USER:",),
+    ),
+    ChatTemplate(
+        "chatml",
+        {role: (f"<|im_start|>{role}\n", "<|im_end|>\n") for role in ("system", "user", "assistant")},
+        stop_str=("<|im_end|>",),
+        model_pattern=r"chatml|smollm",
+    ),
+    ChatTemplate(
+        "qwen",
+        {role: (f"<|im_start|>{role}\n", "<|im_end|>\n") for role in ("system", "user", "assistant")},
+        default_system_prompt="You are a helpful assistant.",
+        stop_str=("<|im_end|>",),
+        model_pattern=r"qwen.*(chat|instruct)",
+    ),
+    ChatTemplate(
+        "llama-2-chat",
+        {"system": ("<<SYS>>\n", "\n<</SYS>>\n\n"), "user": ("<s>[INST] ", " [/INST]"), "assistant": (" ", " </s>")},
+        system_in_user=True,
+        model_pattern=r"llama-2.*chat|mistral|mixtral",
+    ),
+    ChatTemplate(
+        "llama-3-instruct",
+        {role: (f"<|start_header_id|>{role}<|end_header_id|>\n\n", "<|eot_id|>") for role in ("system", "user", "assistant")},
+        stop_str=("<|eot_id|>",),
+        begin="<|begin_of_text|>",
+        model_pattern=r"llama-3.*instruct",
+    ),
+    ChatTemplate(
+        "vicuna_v1.1",
+        {"system": ("", " "), "user": ("USER: ", " "), "assistant": ("ASSISTANT: ", "</s>")},
+        default_system_prompt="A chat between a curious user and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the user's questions.",
+        stop_str=("USER:",),
+        model_pattern=r"vicuna|llava-v1\.5",
+    ),
+    ChatTemplate(
+        "gemma-it",
+        {
+            "system": ("", "\n\n"),
+            "user": ("<start_of_turn>user\n", "<end_of_turn>\n"),
+            "assistant": ("<start_of_turn>model\n", "<end_of_turn>\n"),
+        },
+        stop_str=("<end_of_turn>",),
+        begin="<bos>",
+        system_in_user=True,
+        model_pattern=r"gemma.*it",
+    ),
+):
+    register_chat_template(_template)

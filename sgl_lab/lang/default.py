@@ -1,0 +1,77 @@
+"""Which backend runs a program that names none.
+
+The package fills `backend_slot` on first use with a function that builds one; the language
+itself knows no backend. A backend may carry `emit`, the place where its events go: the
+language then says its own there too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, Protocol, runtime_checkable
+
+from ..contracts.errors import BackendUnsupported, ProgramError
+from ..contracts.events import Emit, silent
+from ..contracts.port import Backend
+
+backend_slot: Callable[[], Backend] | None = None
+_chosen: Backend | None = None
+
+
+@runtime_checkable
+class _Observed(Protocol):
+    emit: Emit
+
+
+@runtime_checkable
+class _Flushable(Protocol):
+    def flush(self) -> None: ...
+
+
+def set_default_backend(backend: Backend | None) -> None:
+    """Programs run on `backend` from now on unless they name another; None goes back to the built-in one."""
+    global _chosen
+    _chosen = backend
+
+
+def default_backend() -> Backend:
+    if _chosen is not None:
+        return _chosen
+    if backend_slot is None:
+        raise ProgramError("no backend to run on", hint="call sgl.set_default_backend(...) or pass backend=")
+    return backend_slot()
+
+
+def emit_of(backend: Backend) -> Emit:
+    return backend.emit if isinstance(backend, _Observed) else silent
+
+
+def flush_cache(backend: Backend | None = None) -> None:
+    """Forget all cached prefixes that no request uses."""
+    backend = backend or default_backend()
+    if not isinstance(backend, _Flushable):
+        raise BackendUnsupported(f"{type(backend).__name__} has no cache to flush")
+    backend.flush()
+
+
+def get_server_info(backend: Backend | None = None) -> dict[str, Any]:
+    """What the backend says of itself."""
+    return asdict((backend or default_backend()).describe())
+
+
+class GlobalConfig:
+    """Settings of the whole process."""
+
+    __slots__ = ()
+
+    @property
+    def default_backend(self) -> Backend:
+        return default_backend()
+
+    @default_backend.setter
+    def default_backend(self, backend: Backend | None) -> None:
+        set_default_backend(backend)
+
+
+global_config = GlobalConfig()

@@ -1,0 +1,74 @@
+"""The states that a fork gives, and how they come together again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Literal
+
+from ..contracts.errors import BadArgument, ProgramError
+from ..contracts.events import ForkJoined
+from .ir import Expr
+from .stream import Stream
+from .variable import Variable
+
+if TYPE_CHECKING:
+    from .state import ProgramState
+
+
+class ProgramStateGroup:
+    """The states of one fork."""
+
+    def __init__(self, parent: ProgramState, states: tuple[ProgramState, ...]) -> None:
+        self._parent = parent
+        self._states = states
+
+    def __getitem__(self, index: int) -> ProgramState:
+        return self._states[index]
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def __iter__(self) -> Iterator[ProgramState]:
+        return iter(self._states)
+
+    def __iadd__(self, value: Expr | str | Callable[[int], Expr | str] | list[Expr | str]) -> ProgramStateGroup:
+        """The same for each state, or a function of its index, or a list with one for each."""
+        if isinstance(value, list) and len(value) != len(self):
+            raise BadArgument(f"{len(value)} expressions for {len(self)} forks", hint="give one for each")
+        for index, state in enumerate(self._states):
+            state += value[index] if isinstance(value, list) else value(index) if callable(value) else value
+        return self
+
+    def join(self, mode: Literal["gather_variable", "concate_and_append"] = "gather_variable") -> None:
+        """Wait for all; then give the parent each new variable as a list, or append what each said."""
+        if mode not in ("gather_variable", "concate_and_append"):
+            raise BadArgument(f"no join mode {mode!r}", hint="gather_variable or concate_and_append")
+        streams = tuple(state._stream for state in self._states)
+        parent = self._parent._stream
+        if any(stream.joined for stream in streams):
+            raise ProgramError("these forks have been joined already")
+        parent.run.wait(lambda: all(stream.idle for stream in streams))
+        for index, state in enumerate(self._states):
+            try:
+                state.sync()
+            except Exception as error:
+                error.add_note(f"in fork {index} of {len(self)}")
+                raise
+        with parent.run.lock:
+            if mode == "gather_variable":
+                _gather(parent, streams)
+            else:
+                parent.absorb(streams)
+            for stream in streams:
+                stream.joined = True
+            parent.run.emit(ForkJoined(parent.id, tuple(stream.id for stream in streams), mode))
+
+
+def _gather(parent: Stream, children: tuple[Stream, ...]) -> None:
+    """Each value that a child made itself, under its name in the parent, one a child; None where a child made none."""
+    own = [{name: v for name, v in child.variables.items() if child.inherited.get(name) is not v} for child in children]
+    for name in dict.fromkeys(name for variables in own for name in variables):
+        found = [variables.get(name) for variables in own]
+        gathered = parent.variables[name] = Variable(parent)
+        gathered.set([v.value if v else None for v in found], [v.meta if v else None for v in found])
+    parent.n_unnamed = max(parent.n_unnamed, *(child.n_unnamed for child in children))

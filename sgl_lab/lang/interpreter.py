@@ -1,0 +1,33 @@
+"""From a backend to a state that a program can be written on."""
+
+from __future__ import annotations
+
+from ..contracts.events import Emit, silent
+from ..contracts.ids import RunId
+from ..contracts.port import Backend
+from .group import ProgramStateGroup
+from .ids import run_ids
+from .run import Run
+from .sampling import GenDefaults
+from .state import ProgramState
+from .stream import Stream
+
+__all__ = ["ProgramState", "ProgramStateGroup", "start"]
+
+
+def start(
+    backend: Backend,
+    emit: Emit = silent,
+    run_id: RunId | None = None,
+    defaults: GenDefaults | None = None,
+    label: str = "s",
+    *,
+    eager: bool = False,
+) -> ProgramState:
+    """The root state of a new run; an `eager` one waits for each expression that is appended.
+
+    Run the program's body inside `with state.running():`, then call `state.finish()`;
+    `state.cancel()` stops it from any thread.
+    """
+    run = Run(backend, emit, RunId(run_ids.next()) if run_id is None else run_id, defaults or GenDefaults(), eager)
+    return ProgramState(Stream(run, label))

@@ -1,0 +1,177 @@
+"""`@function`: a Python function whose first parameter is the state becomes a program."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, overload
+
+from ..contracts.errors import BackendUnsupported, BadArgument
+from ..contracts.port import Backend
+from .batch import run_all
+from .default import default_backend, emit_of
+from .interpreter import start
+from .run import current_run
+from .sampling import ARGUMENTS, GenDefaults, given
+from .state import ProgramState
+
+SETTINGS = ARGUMENTS.keys() | {"backend", "stream", "use_thread"}
+"""What `run` takes beside the program's own arguments."""
+
+
+class SglFunction:
+    """A program. `run` executes it once, `run_batch` once an item."""
+
+    def __init__(self, func: Callable[..., Any], num_api_spec_tokens: int | None = None, bound: Mapping[str, Any] | None = None) -> None:
+        if inspect.iscoroutinefunction(func):
+            raise BackendUnsupported("async programs are not supported by this version", hint="write `def` instead of `async def`")
+        self.func = func
+        self.num_api_spec_tokens = num_api_spec_tokens
+        """for completion APIs that speculate across gens; the resident engine needs none"""
+        self.bind_arguments = dict(bound or {})
+        self._signature = inspect.signature(func)
+        self.arg_names = tuple(self._signature.parameters)[1:]
+        if not self._signature.parameters:
+            raise BadArgument(f"program {func.__name__} has no parameter for its state", hint=f"write `def {func.__name__}(s, ...)`")
+        functools.update_wrapper(self, func)
+
+    def __repr__(self) -> str:
+        return f"<program {self.func.__name__}({', '.join(self.arg_names)})>"
+
+    def bind(self, **arguments: Any) -> SglFunction:
+        """The same program with some of its arguments given."""
+        for name in arguments:
+            if name not in self.arg_names:
+                raise TypeError(f"{self.func.__name__}() has no parameter {name!r}")
+        return SglFunction(self.func, self.num_api_spec_tokens, self.bind_arguments | arguments)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> ProgramState:
+        return self.run(*args, **kwargs)
+
+    def run(self, *args: Any, **kwargs: Any) -> ProgramState:
+        """Execute the program.
+
+        Beside the program's own arguments: backend; stream (return at once, the body runs on a thread of its
+        own); use_thread (False waits for each expression); max_new_tokens 128, n 1, temperature 1.0, top_p 1.0, top_k -1, min_p 0,
+        frequency_penalty 0, presence_penalty 0, min_tokens, stop, stop_token_ids, stop_regex, ignore_eos, seed, return_logprob and
+        top_logprobs_num, which gens fall back to. A parameter of the program that has such a name wins. What is not given, a program
+        started inside another inherits.
+        """
+        settings = {name: kwargs.pop(name) for name in SETTINGS - set(self.arg_names) if name in kwargs}
+        return self._launch(args, kwargs, settings)
+
+    @overload
+    def run_batch(self, batch_arguments: Sequence[Any], *, generator_style: Literal[False] = False, **settings: Any) -> list[Any]: ...
+    @overload
+    def run_batch(self, batch_arguments: Sequence[Any], *, generator_style: Literal[True], **settings: Any) -> Iterator[Any]: ...
+    def run_batch(
+        self,
+        batch_arguments: Sequence[Any],
+        *,
+        num_threads: int | Literal["auto"] = "auto",
+        progress_bar: bool = False,
+        generator_style: bool = False,
+        return_exceptions: bool = False,
+        **settings: Any,
+    ) -> list[Any] | Iterator[Any]:
+        """Execute the program once an item: a dict of arguments or a tuple of them. The states, in order.
+
+        An item that fails fails alone. With `return_exceptions` its exception stands in its place; otherwise the first is raised
+        when the rest is done, with all states and exceptions in its `results`. `settings` are those of `run`.
+        """
+        if unknown := settings.keys() - SETTINGS:
+            raise TypeError(f"run_batch() has no argument {sorted(unknown)[0]!r}")
+        if settings.pop("stream", False):
+            raise BadArgument("a batch does not stream", hint="use generator_style=True to get each state when it is done")
+        calls = [self._call_of(item, index) for index, item in enumerate(batch_arguments)]
+
+        def launch(call: tuple[tuple[Any, ...], dict[str, Any]], started: Callable[[ProgramState], None]) -> ProgramState:
+            return self._launch(*call, settings, started)
+
+        results = run_all(launch, calls, num_threads, progress_bar, return_exceptions)
+        return results if generator_style else list(results)
+
+    def _call_of(self, item: Any, index: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if not isinstance(item, Mapping | tuple):
+            raise BadArgument(f"item {index} of the batch is {type(item).__name__} {item!r:.40}", hint="give dicts or tuples of arguments")
+        args, kwargs = ((), dict(item)) if isinstance(item, Mapping) else (item, {})
+        try:
+            self._bind(args, kwargs)
+        except TypeError as error:
+            raise TypeError(f"item {index} of the batch: {error}") from None
+        return args, kwargs
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments:
+        try:
+            return self._signature.bind(None, *args, **self.bind_arguments | kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self.func.__name__}(): {error}") from None
+
+    def _launch(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        settings: Mapping[str, Any],
+        started: Callable[[ProgramState], None] = lambda state: None,
+    ) -> ProgramState:
+        self._bind(args, kwargs)
+        state = _state_for(self.func.__name__, settings)
+        started(state)
+        call = functools.partial(self.func, state, *args, **self.bind_arguments | kwargs)
+
+        streaming = bool(settings.get("stream"))
+        began = threading.Event()
+
+        def body() -> None:
+            with state.running():
+                began.set()
+                state.ret_value = call()
+                if not streaming:
+                    state.wait()
+
+        if streaming:
+            context = contextvars.copy_context()
+            threading.Thread(target=context.run, args=(_quietly, body), name="sgl-program", daemon=True).start()
+            began.wait()
+        else:
+            body()
+        return state
+
+
+def _quietly(body: Callable[[], None]) -> None:
+    """The run keeps what the body raises, and whoever reads meets it."""
+    with contextlib.suppress(Exception):
+        body()
+
+
+def _state_for(label: str, settings: Mapping[str, Any]) -> ProgramState:
+    """The state of a new run; inside another run's body it inherits that run's backend, sampling, events and id."""
+    outer = current_run.get()
+    backend: Backend = settings.get("backend") or (outer.backend if outer else default_backend())
+    sampling = given({name: value for name, value in settings.items() if name in ARGUMENTS})
+    return start(
+        backend,
+        outer.emit if outer and backend is outer.backend else emit_of(backend),
+        outer.id if outer else None,
+        replace(outer.defaults if outer else GenDefaults(), **sampling),
+        label,
+        eager=settings.get("use_thread") is False,
+    )
+
+
+@overload
+def function(func: Callable[..., Any], num_api_spec_tokens: int | None = None) -> SglFunction: ...
+@overload
+def function(func: None = None, num_api_spec_tokens: int | None = None) -> Callable[[Callable[..., Any]], SglFunction]: ...
+def function(
+    func: Callable[..., Any] | None = None, num_api_spec_tokens: int | None = None
+) -> SglFunction | Callable[[Callable[..., Any]], SglFunction]:
+    """Decorator, with or without a call: the function becomes a program; its first parameter is the state."""
+    if func is None:
+        return lambda func: SglFunction(func, num_api_spec_tokens)
+    return SglFunction(func, num_api_spec_tokens)

@@ -1,0 +1,120 @@
+"""What the streams of one program run share: a backend, a lock, and the way to wait.
+
+Appending never waits; reading does, in short slices, so that an interrupt is felt and a dead
+backend is noticed. The lock is held while a stream advances, also on the backend's thread.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from ..contracts.errors import EngineStopped, Stopped
+from ..contracts.events import Emit
+from ..contracts.ids import RunId
+from ..contracts.params import SamplingParams
+from ..contracts.port import Backend
+from .chat_template import chat_of
+
+if TYPE_CHECKING:
+    from .stream import Stream
+
+SLICE_S = 0.05
+
+current_run: ContextVar[Run | None] = ContextVar("current_run", default=None)
+"""The run whose body is executing here; programs started inside inherit from it."""
+
+
+class Run:
+    """One execution of a program or a cell."""
+
+    def __init__(self, backend: Backend, emit: Emit, run_id: RunId, defaults: SamplingParams, eager: bool = False) -> None:
+        self.backend = backend
+        self.emit = emit
+        self.id = run_id
+        self.defaults = defaults
+        self.eager = eager
+        self.chat = chat_of(backend)
+        self.lock = threading.RLock()
+        self.streams: list[Stream] = []
+        self.stopped: Stopped | None = None
+        self.body_error: Exception | None = None
+        self._changed = threading.Condition(self.lock)
+        self._body_thread: int | None = None
+        self._nested: weakref.WeakSet[Run] = weakref.WeakSet()
+        if outer := current_run.get():
+            outer._nested.add(self)
+
+    # ------------------------------------------------------------ the body
+
+    @contextmanager
+    def body(self) -> Iterator[None]:
+        """The program's own code runs inside. If it raises, what it started is cancelled."""
+        token = current_run.set(self)
+        self._body_thread = threading.get_ident()
+        try:
+            yield
+        except BaseException as error:
+            if isinstance(error, Exception):
+                self.body_error = error
+            self.stop(f"the program raised {type(error).__name__}")
+            raise
+        finally:
+            current_run.reset(token)
+            self._body_thread = None
+            self.notify()
+
+    @property
+    def body_active(self) -> bool:
+        return self._body_thread is not None
+
+    @property
+    def body_elsewhere(self) -> bool:
+        """Whether another thread may still append."""
+        return self._body_thread not in (None, threading.get_ident())
+
+    def cause(self, error: Exception) -> Exception:
+        """A run that was stopped because its body raised failed of what the body raised."""
+        return self.body_error if self.body_error and error is self.stopped else error
+
+    # ------------------------------------------------------------ waiting
+
+    def notify(self) -> None:
+        with self.lock:
+            self._changed.notify_all()
+
+    def wait(self, ready: Callable[[], bool]) -> None:
+        """Return when `ready()`, asked under the lock, is true."""
+        while True:
+            with self.lock:
+                if ready():
+                    return
+                self._changed.wait(SLICE_S)
+                if ready():
+                    return
+            try:
+                self.backend.poll()
+            except EngineStopped as error:
+                self._fail(error)
+                return
+
+    def _fail(self, error: Exception) -> None:
+        with self.lock:
+            for stream in self.streams:
+                stream.abandon(error)
+            self._changed.notify_all()
+
+    def stop(self, why: str) -> None:
+        """Drop what is queued and cancel what runs, in nested runs too; does not wait for it."""
+        with self.lock:
+            if self.stopped is None:
+                self.stopped = Stopped(why)
+                for stream in self.streams:
+                    stream.stop(self.stopped)
+                self._changed.notify_all()
+        for nested in list(self._nested):
+            nested.stop(why)

@@ -1,0 +1,94 @@
+"""From the language's sampling arguments to those of a request.
+
+The language's None means "not given". What is given is kept under the names of
+`SamplingParams` and laid over the run's defaults when the gen is appended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ..contracts.errors import BackendUnsupported, BadArgument
+from ..contracts.params import SamplingParams
+
+GenDefaults = SamplingParams
+"""What a run's gens fall back to."""
+
+
+def _strings(name: str, value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (value,)
+    items = tuple(value) if isinstance(value, Iterable) else (None,)
+    if all(isinstance(item, str) for item in items):
+        return items
+    raise BadArgument(f"{name} must be a string or a list of strings, not {value!r}")
+
+
+def _whole_numbers(name: str, value: object) -> tuple[int, ...]:
+    items = tuple(value) if isinstance(value, Iterable) else (None,)
+    if all(type(item) is int for item in items):
+        return items
+    raise BadArgument(f"{name} must be a list of token ids, not {value!r}")
+
+
+def _bias(name: str, value: object) -> tuple[tuple[int, float], ...]:
+    try:
+        pairs = value.items() if isinstance(value, Mapping) else value
+        return tuple((int(token), float(bias)) for token, bias in pairs)  # type: ignore[attr-defined]  # not iterable: a TypeError
+    except (TypeError, ValueError):
+        raise BadArgument(f"{name} must map token ids to numbers, not {value!r}") from None
+
+
+def _all_tokens(name: str, value: object) -> object:
+    return None if value == -1 else value
+
+
+def _no_prompt_logprobs(name: str, value: object) -> None:
+    if value != -1:
+        raise BackendUnsupported(f"{name}={value!r}: log-probabilities of the prompt are not supported by this version")
+
+
+def _plain(name: str, value: object) -> object:
+    return value
+
+
+ARGUMENTS: dict[str, tuple[str | None, Callable[[str, object], object]]] = {
+    "max_tokens": ("max_tokens", _plain),
+    "max_new_tokens": ("max_tokens", _plain),
+    "min_tokens": ("min_tokens", _plain),
+    "n": ("n", _plain),
+    "stop": ("stop", _strings),
+    "stop_token_ids": ("stop_token_ids", _whole_numbers),
+    "stop_regex": ("stop_regex", _strings),
+    "temperature": ("temperature", _plain),
+    "top_p": ("top_p", _plain),
+    "top_k": ("top_k", _all_tokens),
+    "min_p": ("min_p", _plain),
+    "frequency_penalty": ("frequency_penalty", _plain),
+    "presence_penalty": ("presence_penalty", _plain),
+    "ignore_eos": ("ignore_eos", _plain),
+    "return_logprob": ("logprobs", _plain),
+    "top_logprobs_num": ("top_logprobs", _plain),
+    "seed": ("seed", _plain),
+    "logit_bias": ("logit_bias", _bias),
+    "logprob_start_len": (None, _no_prompt_logprobs),
+    "return_text_in_logprobs": (None, _plain),
+}
+"""The language's name -> the name in SamplingParams and how the value is brought into its form.
+
+Log-probabilities always come with their text, so that asking for it changes nothing.
+"""
+
+
+def given(arguments: Mapping[str, object]) -> dict[str, Any]:
+    """Those of the language's `arguments` that are not None, in SamplingParams' names and forms; BadArgument if one is not legal."""
+    fields: dict[str, Any] = {}
+    for name, value in arguments.items():
+        if value is not None:
+            field, convert = ARGUMENTS[name]
+            converted = convert(name, value)
+            if field is not None:
+                fields[field] = converted
+    SamplingParams(**{"max_tokens": None, **fields})
+    return fields

@@ -1,0 +1,287 @@
+"""A stream: a queue of what was appended, advanced by the completion of its generations.
+
+A stream has no thread. Whoever makes something possible advances it: the program that appends,
+or the backend's thread that finishes a request. All of it happens under the run's lock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import assert_never
+
+from ..contracts.errors import ProgramError, Stopped
+from ..contracts.events import ForkOpened, StreamExtended
+from ..contracts.ids import ForkId
+from ..contracts.params import SamplingParams
+from .ids import fork_ids
+from .ir import Gen, Leaf, RoleBegin, RoleEnd, Select, Text, leaves
+from .run import Run
+from .transcript import Piece, Said, Transcript
+from .variable import Name, Variable
+from .work import Expression, Generation, Selection, Warming, Work
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A leaf in the queue, with all that could be decided when it was appended."""
+
+    leaf: Leaf
+    variable: Variable | None = None
+    params: SamplingParams | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeMark:
+    variable: Variable
+    begins: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ForkPoint:
+    children: tuple[Stream, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Absorb:
+    history: tuple[Said, ...]
+
+
+Queued = Step | ScopeMark | ForkPoint | Absorb
+
+
+class Stream:
+    """One strand of a program: the root, or a child of a fork."""
+
+    def __init__(self, run: Run, label: str, parent: Stream | None = None, index: int = 0) -> None:
+        self.run = run
+        self.id = ForkId(fork_ids.next())
+        self.label = label
+        self.parent = parent
+        self.index = index
+        self.variables: dict[Name, Variable] = dict(parent.variables) if parent else {}
+        self.inherited = dict(self.variables)
+        self.role: str | None = parent.role if parent else None
+        """the role that is open once everything appended so far is done"""
+        self.transcript = Transcript(run.backend, run.chat, self._extended)
+        self.n_inherited = 0
+        """how much of the transcript's history is the parent's"""
+        self.error: Exception | None = None
+        self.error_seen = False
+        self.joined = False
+        self.work: Work | None = None
+        """the request that is under way"""
+        self.n_unnamed: int = parent.n_unnamed if parent else 0
+        self._queue: deque[Queued] = deque()
+        self._blocked = parent is not None
+        self._advancing = False
+        run.streams.append(self)
+        if parent is None:
+            self._say_opened()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way and nothing will be until more is appended."""
+        return not self._queue and self.work is None and not self._blocked
+
+    @property
+    def partial(self) -> str:
+        """Text of the generation that is under way."""
+        return self.work.variable.text if isinstance(self.work, Expression) else ""
+
+    # ------------------------------------------------------------ appending
+
+    def append(self, value: object) -> None:
+        """Queue `value`; it is refused whole if any part of it cannot be."""
+        with self.run.lock:
+            self._check_open()
+            role, n_unnamed = self.role, self.n_unnamed
+            steps: list[Step] = []
+            named: dict[Name, Variable] = {}
+            for leaf in leaves(value, self):
+                if isinstance(leaf, Gen | Select):
+                    variable = Variable(self, leaf)
+                    named[n_unnamed if leaf.name is None else leaf.name] = variable
+                    n_unnamed += leaf.name is None
+                    steps.append(Step(leaf, variable, leaf.params(self.run.defaults) if isinstance(leaf, Gen) else None))
+                else:
+                    role = next_role(role, leaf)
+                    steps.append(Step(leaf))
+            self.role, self.n_unnamed = role, n_unnamed
+            self.variables |= named
+            self._enqueue(*steps)
+
+    def begin_scope(self, name: str) -> Variable:
+        with self.run.lock:
+            self._check_open()
+            variable = self.variables[name] = Variable(self)
+            self._enqueue(ScopeMark(variable, begins=True))
+        return variable
+
+    def end_scope(self, variable: Variable) -> None:
+        with self.run.lock:
+            self._enqueue(ScopeMark(variable, begins=False))
+
+    def fork(self, size: int) -> tuple[Stream, ...]:
+        """Children that start with all that is appended here by now."""
+        with self.run.lock:
+            self._check_open()
+            children = tuple(Stream(self.run, f"{self.label}[{i}]", self, i) for i in range(size))
+            self._enqueue(ForkPoint(children))
+        return children
+
+    def absorb(self, children: tuple[Stream, ...]) -> None:
+        """Append what the finished children said after the fork, with the tokens they said it in."""
+        with self.run.lock:
+            self._check_open()
+            role = self.role
+            history = [said for child in children for said in child.transcript.history[child.n_inherited :]]
+            for said in history:
+                if said.begin is not None:
+                    role = next_role(role, RoleBegin(said.begin))
+                elif said.piece is None:
+                    role = next_role(role, RoleEnd(role or "no role"), closes=role is not None)
+            self.role = role
+            self._enqueue(Absorb(tuple(history)))
+
+    def _check_open(self) -> None:
+        if self.run.stopped and self.run.body_active:
+            raise self.run.stopped
+        if self.joined:
+            raise ProgramError(f"fork {self.label} has been joined", hint="append to its parent")
+
+    def _enqueue(self, *queued: Queued) -> None:
+        self._queue.extend(queued)
+        if self.error:
+            self._drop(self.error)
+        self.advance()
+
+    # ------------------------------------------------------------ advancing
+
+    def advance(self) -> None:
+        """Do what can be done now. A backend may answer before its `submit` returns: then the loop below goes on."""
+        if self._advancing:
+            return
+        self._advancing = True
+        try:
+            while self._queue and self.work is None and not self._blocked:
+                queued = self._queue.popleft()
+                try:
+                    self._do(queued)
+                except Exception as error:
+                    self._queue.appendleft(queued)
+                    self.fail(error)
+                except BaseException:
+                    self._queue.appendleft(queued)
+                    self.fail(Stopped("interrupted"))
+                    raise
+        finally:
+            self._advancing = False
+            self.run.notify()
+
+    def _do(self, queued: Queued) -> None:
+        match queued:
+            case Step(Text(text)):
+                self.transcript.say(text)
+            case Step(RoleBegin(role)):
+                self.transcript.begin(role)
+            case Step(RoleEnd()):
+                self.transcript.end()
+            case Step(Gen() as gen, Variable() as variable, SamplingParams() as params):
+                Generation(self, gen, variable).start(params)
+            case Step(Select() as select, Variable() as variable):
+                Selection(self, select, variable).start()
+            case Step():
+                raise TypeError(f"malformed step {queued}")
+            case ScopeMark(variable, begins):
+                if begins:
+                    variable.mark = len(self.transcript.history)
+                else:
+                    variable.set(self.transcript.said_since(variable.mark))
+            case ForkPoint(children):
+                self._open(children)
+            case Absorb(history):
+                self.transcript.replay(history)
+                self.transcript.settle()
+            case _:
+                assert_never(queued)
+
+    def _open(self, children: tuple[Stream, ...]) -> None:
+        """Give the children what stands here, once its KV is computed: else each would compute it again."""
+        self.transcript.settle()
+        for child in children:
+            child.transcript = self.transcript.fork(child._extended)
+            child.n_inherited = len(child.transcript.history)
+            child._say_opened()
+        if self.transcript.ids:
+            Warming(self, children).start()
+        else:
+            self.release(children)
+
+    def release(self, children: tuple[Stream, ...]) -> None:
+        """The parent is warm: the children may go."""
+        for child in children:
+            child._blocked = False
+            child.advance()
+
+    # ------------------------------------------------------------ ending
+
+    def fail(self, error: Exception) -> None:
+        """Nothing more happens on this stream; what is queued will never have a value."""
+        self.error = self.error or error
+        self.work = None
+        self._blocked = False
+        self._drop(error)
+        self.run.notify()
+
+    def abandon(self, error: Exception) -> None:
+        """Nothing that was asked for will ever be answered."""
+        if self.work is not None:
+            self.work.on_error(error)
+        elif not self.idle:
+            self.fail(error)
+
+    def stop(self, stopped: Stopped) -> None:
+        """Cancel what runs, whose partial result will still arrive, and drop the rest."""
+        if self.work is not None:
+            self.error = self.error or stopped
+            self._drop(stopped)
+            self.work.cancel()
+        elif not self.idle:
+            self.fail(stopped)
+
+    def _drop(self, error: Exception) -> None:
+        dropped, self._queue = self._queue, deque()
+        for queued in dropped:
+            match queued:
+                case Step(variable=Variable() as variable) | ScopeMark(variable):
+                    variable.fail(error)
+                case ForkPoint(children):
+                    for child in children:
+                        child.fail(error)
+                case _:
+                    pass
+
+    # ------------------------------------------------------------ saying so
+
+    def _say_opened(self) -> None:
+        parent = self.parent.id if self.parent else None
+        self.run.emit(ForkOpened(self.run.id, self.id, parent, self.index, self.label))
+
+    def _extended(self, start: int, piece: Piece) -> None:
+        self.run.emit(StreamExtended(self.id, start, piece.ids or (), piece.kind, piece.role))
+
+
+def next_role(role: str | None, leaf: Leaf, closes: bool = True) -> str | None:
+    """The open role after `leaf`; roles do not nest."""
+    match leaf:
+        case RoleBegin(new):
+            if role is not None:
+                raise ProgramError(f"role {new!r} begins inside role {role!r}", hint=f"end {role!r} first")
+            return new
+        case RoleEnd(old):
+            if role != old or not closes:
+                raise ProgramError(f"role {old!r} ends, but {role or 'none'!r} is open")
+            return None
+        case _:
+            return role

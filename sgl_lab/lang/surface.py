@@ -1,0 +1,217 @@
+"""The names that a program is written with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from ..contracts.errors import BackendUnsupported, BadArgument
+from .chat_template import ChatTemplate, get_chat_template, register_chat_template
+from .choices import (
+    ChoicesSamplingMethod,
+    greedy_token_selection,
+    token_length_normalized,
+    unconditional_likelihood_normalized,
+)
+from .default import flush_cache, get_server_info, global_config, set_default_backend
+from .interpreter import ProgramState, ProgramStateGroup, start
+from .ir import Concat, Expr, Gen, RoleBegin, RoleEnd, Select, as_expr
+from .program import SglFunction, function
+from .sampling import GenDefaults, given
+
+__all__ = [
+    "SURFACE",
+    "ChatTemplate",
+    "GenDefaults",
+    "ProgramState",
+    "ProgramStateGroup",
+    "SglFunction",
+    "assistant",
+    "assistant_begin",
+    "assistant_end",
+    "bound",
+    "flush_cache",
+    "function",
+    "gen",
+    "get_chat_template",
+    "get_server_info",
+    "global_config",
+    "greedy_token_selection",
+    "register_chat_template",
+    "select",
+    "set_default_backend",
+    "start",
+    "system",
+    "system_begin",
+    "system_end",
+    "token_length_normalized",
+    "unconditional_likelihood_normalized",
+    "user",
+    "user_begin",
+    "user_end",
+]
+
+SURFACE = (
+    "assistant",
+    "assistant_begin",
+    "assistant_end",
+    "function",
+    "gen",
+    "greedy_token_selection",
+    "select",
+    "system",
+    "system_begin",
+    "system_end",
+    "token_length_normalized",
+    "unconditional_likelihood_normalized",
+    "user",
+    "user_begin",
+    "user_end",
+)
+"""What the body of a cell can say without importing anything."""
+
+
+def gen(
+    name: str | None = None,
+    max_tokens: int | None = None,
+    min_tokens: int | None = None,
+    n: int | None = None,
+    stop: str | Sequence[str] | None = None,
+    stop_token_ids: Sequence[int] | None = None,
+    stop_regex: str | Sequence[str] | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    top_k: int | None = None,
+    min_p: float | None = None,
+    frequency_penalty: float | None = None,
+    presence_penalty: float | None = None,
+    ignore_eos: bool | None = None,
+    return_logprob: bool | None = None,
+    logprob_start_len: int | None = None,
+    top_logprobs_num: int | None = None,
+    return_text_in_logprobs: bool | None = None,
+    dtype: type | str | None = None,
+    choices: Sequence[str] | None = None,
+    choices_method: ChoicesSamplingMethod | None = None,
+    regex: str | None = None,
+    json_schema: object = None,
+    *,
+    grammar: str | None = None,
+    seed: int | None = None,
+    tools: Sequence[object] | None = None,
+    logit_bias: Mapping[int, float] | None = None,
+) -> Gen | Select:
+    """Text from the model, kept under `name`; what is not given is the run's.
+
+    With `n` samples the value is a list and the program goes on with the first. With `choices` it is a `select`.
+    """
+    constraints = {"dtype": dtype, "regex": regex, "json_schema": json_schema, "grammar": grammar, "tools": tools}
+    for argument, value in constraints.items():
+        if value is not None:
+            raise BackendUnsupported(f"gen({argument}=...) is not supported by this version", hint="choices= limits a gen to given texts")
+    if choices is not None:
+        return select(name, choices, temperature or 0.0, choices_method or token_length_normalized)
+    if choices_method is not None:
+        raise BadArgument("choices_method= needs choices=")
+    arguments = {
+        "max_tokens": max_tokens,
+        "min_tokens": min_tokens,
+        "n": n,
+        "stop": stop,
+        "stop_token_ids": stop_token_ids,
+        "stop_regex": stop_regex,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "min_p": min_p,
+        "frequency_penalty": frequency_penalty,
+        "presence_penalty": presence_penalty,
+        "ignore_eos": ignore_eos,
+        "return_logprob": return_logprob,
+        "logprob_start_len": logprob_start_len,
+        "top_logprobs_num": top_logprobs_num,
+        "return_text_in_logprobs": return_text_in_logprobs,
+        "seed": seed,
+        "logit_bias": logit_bias,
+    }
+    return Gen(_checked(name), tuple(given(arguments).items()))
+
+
+def select(
+    name: str | None = None,
+    choices: Sequence[str] | None = None,
+    temperature: float = 0.0,
+    choices_method: ChoicesSamplingMethod = token_length_normalized,
+) -> Select:
+    """The one of `choices` that the model finds likeliest, kept under `name`."""
+    options = () if choices is None or isinstance(choices, str) else tuple(choices)
+    if not options or not all(isinstance(option, str) and option for option in options):
+        raise BadArgument(f"choices must be a list of one or more non-empty strings, not {choices!r}")
+    if temperature != 0:
+        raise BadArgument(f"a select takes the likeliest choice: temperature must be 0, not {temperature!r}")
+    return Select(_checked(name), options, choices_method)
+
+
+def _checked(name: object) -> str | None:
+    if name is not None and not isinstance(name, str):
+        raise BadArgument(f"a name must be a string, not {name!r}")
+    return name
+
+
+def system(expr: Expr | str | None = None) -> Expr:
+    """A system turn; inside `with`, use the state's own `s.system()`."""
+    return _turn("system", expr)
+
+
+def user(expr: Expr | str | None = None) -> Expr:
+    """A user turn; inside `with`, use the state's own `s.user()`."""
+    return _turn("user", expr)
+
+
+def assistant(expr: Expr | str | None = None) -> Expr:
+    """An assistant turn; inside `with`, use the state's own `s.assistant()`."""
+    return _turn("assistant", expr)
+
+
+def _turn(role: str, expr: Expr | str | None) -> Expr:
+    return Concat((RoleBegin(role), as_expr("" if expr is None else expr), RoleEnd(role)))
+
+
+def system_begin() -> Expr:
+    return RoleBegin("system")
+
+
+def system_end() -> Expr:
+    return RoleEnd("system")
+
+
+def user_begin() -> Expr:
+    return RoleBegin("user")
+
+
+def user_end() -> Expr:
+    return RoleEnd("user")
+
+
+def assistant_begin() -> Expr:
+    return RoleBegin("assistant")
+
+
+def assistant_end() -> Expr:
+    return RoleEnd("assistant")
+
+
+def bound(state: ProgramState) -> dict[str, Any]:
+    """The names of a cell: those of SURFACE, `s`, and those that need a state bound to `state`."""
+
+    def role(name: str, within: Callable[[], AbstractContextManager[None]]) -> Callable[..., Any]:
+        def turn(expr: Expr | str | None = None) -> Expr | AbstractContextManager[None]:
+            return within() if expr is None else _turn(name, expr)
+
+        turn.__name__ = name
+        turn.__doc__ = f"A {name} turn of the cell's program; without an argument, for a `with`."
+        return turn
+
+    roles = {"system": role("system", state.system), "user": role("user", state.user), "assistant": role("assistant", state.assistant)}
+    return {name: globals()[name] for name in SURFACE} | roles | {"s": state, "fork": state.fork, "var_scope": state.var_scope}

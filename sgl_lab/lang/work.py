@@ -1,0 +1,216 @@
+"""The requests of a stream: a generation, a selection, the warming before a fork.
+
+Each is the listener of its own request. The backend calls it on its own thread; it takes the
+run's lock, puts the result where it belongs and lets the stream advance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from ..contracts.errors import ProgramError, Stopped
+from ..contracts.events import ExprFinished, ExprStarted
+from ..contracts.ids import ExprId, RequestId
+from ..contracts.params import SamplingParams
+from ..contracts.port import GenJob, GenOutput, ScoreJob, ScoreOutput, TokenLogprob, Usage, WarmJob
+from .choices import logprobs
+from .ids import expr_ids
+from .ir import Gen, Select
+from .variable import Variable
+
+if TYPE_CHECKING:
+    from .stream import Stream
+
+
+class Work:
+    """One request under way. At most one a stream."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.run = stream.run
+        self.request: RequestId | None = None
+        stream.work = self
+
+    @property
+    def current(self) -> bool:
+        """False once the stream has given up on it: its answer then comes too late."""
+        return self.stream.work is self
+
+    def cancel(self) -> None:
+        if self.request is not None:
+            self.run.backend.cancel(self.request)
+
+    def finish(self) -> None:
+        self.stream.work = None
+        self.stream.advance()
+
+    def on_error(self, error: Exception) -> None:
+        with self.run.lock:
+            if self.current:
+                self.give_up(error)
+
+    def give_up(self, error: Exception) -> None:
+        self.stream.fail(error)
+
+
+class Expression(Work):
+    """Work that an expression of the program asked for: it has a value, a line and events."""
+
+    def __init__(self, stream: Stream, source: Gen | Select, variable: Variable) -> None:
+        super().__init__(stream)
+        self.source = source
+        self.variable = variable
+        self.expr = ExprId(expr_ids.next())
+        self.run.emit(ExprStarted(stream.id, self.expr, source.kind, source.name or "", source.place.line))
+
+    def prompt(self) -> tuple[int, ...]:
+        self.stream.transcript.settle(to_generate=True)
+        self.variable.prompt = tuple(self.stream.transcript.ids)
+        return self.variable.prompt
+
+    def spelled(self, entries: Sequence[TokenLogprob]) -> list[tuple[float | None, int, str]]:
+        """Log-probabilities as programs read them: (logprob, token id, text)."""
+        return [(entry.logprob, entry.token, self.run.backend.decode((entry.token,))) for entry in entries]
+
+    def settle(self, text: str, ids: tuple[int, ...], kind: str, value: object, meta: object, aborted: bool = False) -> None:
+        self.stream.transcript.take(text, ids, kind)
+        self.variable.aborted = aborted
+        self.variable.set(value, meta)
+        self.run.emit(ExprFinished(self.stream.id, self.expr, "stopped" if aborted else "ok", text))
+        if aborted:
+            self.stream.fail(self.run.stopped or Stopped("the generation was stopped"))
+        else:
+            self.finish()
+
+    def give_up(self, error: Exception) -> None:
+        if not isinstance(error, Stopped):
+            note = f"in {self.source.kind}({self.source.name or ''!r}), {self.source.place}"
+            if note not in getattr(error, "__notes__", ()):
+                error.add_note(note)
+        self.variable.fail(error)
+        self.run.emit(ExprFinished(self.stream.id, self.expr, "stopped" if isinstance(error, Stopped) else "error", str(error)))
+        super().give_up(error)
+
+
+class Generation(Expression):
+    def start(self, params: SamplingParams) -> None:
+        try:
+            if self.stream.transcript.in_turn:
+                params = replace(params, stop=(*params.stop, *self.run.chat.stop))
+            self.variable.partial = [""] * params.n
+            job = GenJob(self.prompt(), params, self.stream.id, self.expr)
+            self.request = self.run.backend.submit(job, self)
+        except Exception as error:
+            self.on_error(error)
+
+    def on_progress(self, index: int, text: str, ids: tuple[int, ...]) -> None:
+        with self.run.lock:
+            self.variable.partial[index] += text
+            self.run.notify()
+
+    def on_done(self, outputs: tuple[GenOutput, ...]) -> None:
+        with self.run.lock:
+            if not self.current:
+                return
+            try:
+                first = outputs[0]
+                texts, metas = [output.text for output in outputs], [self._meta(output) for output in outputs]
+                aborted = any(output.finish_reason == "abort" for output in outputs)
+                one = len(outputs) == 1
+                value, meta = (texts[0], metas[0]) if one else (texts, metas)
+                self.settle(first.text, first.ids, "generated", value, meta, aborted)
+            except Exception as error:
+                self.on_error(error)
+
+    def _meta(self, output: GenOutput) -> dict[str, Any]:
+        meta = asdict(output.usage) | {"finish_reason": output.finish_reason, "matched_stop": output.matched_stop}
+        if output.logprobs:
+            meta["output_token_logprobs"] = self.spelled(output.logprobs)
+            meta["output_top_logprobs"] = [[(p, token, self.run.backend.decode((token,))) for token, p in e.top] for e in output.logprobs]
+        return meta
+
+
+class Selection(Expression):
+    """Scores every choice after the prompt and, where the method asks for it, again without the prompt."""
+
+    source: Select
+
+    def start(self) -> None:
+        self.given: ScoreOutput | None = None
+        try:
+            prompt = self.prompt()
+            self.choices = tuple(self.run.backend.encode(choice) for choice in self.source.choices)
+            self._score(prompt)
+        except Exception as error:
+            self.on_error(error)
+
+    def _score(self, prompt: tuple[int, ...]) -> None:
+        job = ScoreJob(prompt, self.choices, self.stream.id, self.expr)
+        self.request = self.run.backend.score(job, self)
+
+    def on_done(self, output: ScoreOutput) -> None:
+        with self.run.lock:
+            if not self.current:
+                return
+            try:
+                if self.given is not None:
+                    self._decide(self.given, output)
+                elif self.source.method.requires_unconditional_logprobs:
+                    self.given = output
+                    backend = self.run.backend
+                    self._score(tuple(id for text, markup in backend.render_text("") for id in backend.encode(text, markup=markup)))
+                else:
+                    self._decide(output, None)
+            except Exception as error:
+                self.on_error(error)
+
+    def _decide(self, given: ScoreOutput, alone: ScoreOutput | None) -> None:
+        rows = [self.spelled(entries) for entries in given.logprobs]
+        means = [fmean(logprobs(row)) for row in rows]
+        output_rows: list[list[tuple[float | None, int, str]]] = [[] for _ in rows]
+        decision = self.source.method(
+            choices=self.source.choices,
+            normalized_prompt_logprobs=means,
+            input_token_logprobs=rows,
+            output_token_logprobs=output_rows,
+            unconditional_token_logprobs=None if alone is None else [self.spelled(entries) for entries in alone.logprobs],
+        )
+        if decision.decision not in self.source.choices:
+            raise ProgramError(f"{self.source.method!r} chose {decision.decision!r}, which is not one of the choices")
+        meta = asdict(given.usage) | {
+            "finish_reason": "stop",
+            "normalized_prompt_logprobs": means,
+            "input_token_logprobs": rows,
+            "output_token_logprobs": output_rows,
+        }
+        ids = self.choices[self.source.choices.index(decision.decision)]
+        self.settle(decision.decision, ids, "choice", decision.decision, meta | decision.meta_info)
+
+
+class Warming(Work):
+    """Computes the parent's KV before its children start: they would each compute it otherwise."""
+
+    def __init__(self, stream: Stream, children: tuple[Stream, ...]) -> None:
+        super().__init__(stream)
+        self.children = children
+
+    def start(self) -> None:
+        try:
+            job = WarmJob(tuple(self.stream.transcript.ids), self.stream.id)
+            self.request = self.run.backend.warm(job, self)
+        except Exception as error:
+            self.on_error(error)
+
+    def on_done(self, usage: Usage) -> None:
+        with self.run.lock:
+            if self.current:
+                self.stream.release(self.children)
+                self.finish()
+
+    def give_up(self, error: Exception) -> None:
+        for child in self.children:
+            child.fail(error)
+        super().give_up(error)
