@@ -1,0 +1,141 @@
+"""The import law of ARCHITECTURE.md: what a room may import, and what must not even be loaded with it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from .imports import SOURCES, Import, all_imports, imports_in, inside, module_name
+
+MAY_IMPORT = {
+    "contracts": set[str](),
+    "trace": {"contracts"},
+    "engine": {"contracts"},
+    "lang": {"contracts"},
+    "backends": {"contracts", "lang", "engine"},
+    "session": {"contracts", "trace", "lang", "engine", "backends"},
+    "viz": {"contracts", "trace"},
+    "cli": {"contracts", "trace", "lang", "engine", "backends", "session", "doctor"},
+    "doctor": {"contracts", "engine"},
+    "magics": {"contracts", "trace", "lang", "session", "viz"},
+}
+
+INSIDE_ENGINE = {
+    "cache": set[str](),
+    "plan": {"cache", "config"},
+    "run": {"cache", "plan", "config", "model", "kernels", "grammar"},
+    "model": {"config", "kernels", "grammar"},
+    "kernels": {"config"},
+    "grammar": {"config"},
+}
+"""Its folders among themselves; `config` is the one module beside them that they may know."""
+
+NOTEBOOK = {"IPython", "ipywidgets", "anywidget", "ipykernel"}
+HEAVY = {"torch", "numpy", "transformers"}
+MUST_NOT_LOAD = {
+    "contracts": HEAVY | NOTEBOOK,
+    "trace": HEAVY | NOTEBOOK,
+    "engine": NOTEBOOK | {"sgl_lab.lang", "sgl_lab.trace"},
+    "engine.cache": HEAVY,
+    "engine.plan": HEAVY,
+    "engine.model.store": HEAVY | {"huggingface_hub"},
+    "lang": {"torch", "transformers", "sgl_lab.engine"} | NOTEBOOK,
+    "backends": NOTEBOOK,
+    "session": NOTEBOOK | {"sgl_lab.viz"},
+    "viz": {"torch", "transformers", "sgl_lab.engine", "sgl_lab.lang"},
+    "cli": {"IPython", "torch"},
+    "magics": {"torch", "transformers"},
+}
+
+
+def room_of(module: str) -> str | None:
+    """The room of a module of ours; None for the package's own front and for other people's modules."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "sgl_lab" and len(parts) > 1 else None
+
+
+def engine_room_of(module: str) -> str | None:
+    parts = module.split(".")
+    return parts[2] if parts[:2] == ["sgl_lab", "engine"] and len(parts) > 2 else None
+
+
+def test_every_room_has_a_row_in_the_law() -> None:
+    rooms = {room_of(module_name(path)) for path in SOURCES} - {None}
+    assert rooms <= MAY_IMPORT.keys()
+
+
+def test_a_room_imports_only_what_the_law_allows() -> None:
+    ours = [found for found in all_imports() if room_of(found.by) and inside(found.of, "sgl_lab")]
+    assert ours
+    assert not [str(found) for found in ours if (of := room_of(found.of)) != (by := room_of(found.by)) and of not in MAY_IMPORT[str(by)]]
+
+
+def test_only_the_local_backend_knows_the_engine() -> None:
+    knowing = {found.by for found in all_imports() if room_of(found.by) == "backends" and room_of(found.of) == "engine"}
+    assert knowing == {"sgl_lab.backends.local"}
+
+
+def test_inside_the_engine_cache_plan_and_run_build_on_each_other_in_this_order() -> None:
+    between = [
+        (found, by, of)
+        for found in all_imports()
+        if (by := engine_room_of(found.by)) in INSIDE_ENGINE and (of := engine_room_of(found.of)) is not None and by != of
+    ]
+    assert between
+    assert not [str(found) for found, by, of in between if of not in INSIDE_ENGINE[str(by)]]
+
+
+@pytest.mark.parametrize("room", MUST_NOT_LOAD)
+def test_nothing_in_a_room_names_what_it_must_not_load(room: str) -> None:
+    named = [found for found in all_imports() if inside(found.by, f"sgl_lab.{room}") and not allowed_late(found)]
+    assert not [str(found) for found in named for forbidden in MUST_NOT_LOAD[room] if inside(found.of, forbidden)]
+
+
+def allowed_late(found: Import) -> bool:
+    """Imports that the law lets happen, inside a function, when the thing is really used."""
+    return found.by in ("sgl_lab.engine.model.store", "sgl_lab.cli") or room_of(found.by) == "magics"
+
+
+def test_contracts_and_trace_need_the_standard_library_only() -> None:
+    foreign = [found for found in all_imports() if room_of(found.by) in ("contracts", "trace") and not inside(found.of, "sgl_lab")]
+    assert foreign
+    assert not [str(found) for found in foreign if found.of.partition(".")[0] not in sys.stdlib_module_names]
+
+
+@pytest.mark.parametrize("room", MUST_NOT_LOAD)
+def test_loading_a_room_does_not_load_what_it_must_not(room: str) -> None:
+    modules = [name for name in map(module_name, SOURCES) if inside(name, f"sgl_lab.{room}")]
+    assert modules
+    script = f"import importlib, sys\nfor name in {modules}: importlib.import_module(name)\nprint(*sys.modules, sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    loaded = done.stdout.split()
+    assert not [name for name in loaded for forbidden in MUST_NOT_LOAD[room] if inside(name, forbidden)]
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    script = "import sys, sgl_lab; print(*sys.modules, sep='\\n')"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert not [name for name in loaded if name.partition(".")[0] in HEAVY | NOTEBOOK]
+
+
+def test_the_reader_sees_every_kind_of_import() -> None:
+    source = """
+import a.b, c
+from typing import TYPE_CHECKING
+from . import sibling
+from ..lang import surface
+if TYPE_CHECKING:
+    from ...viz.draw import svg
+def late():
+    import torch
+    from ..engine.model import store
+"""
+    seen = {found.of for found in imports_in(source, "sgl_lab.magics.deep.cell", is_package=False)}
+    assert seen == {
+        "a.b", "c", "typing.TYPE_CHECKING", "sgl_lab.magics.deep.sibling", "sgl_lab.magics.lang.surface", "sgl_lab.viz.draw.svg",
+        "torch", "sgl_lab.magics.engine.model.store",
+    }  # fmt: skip
+    assert [found.of for found in imports_in("from .a import b", "sgl_lab.lang", is_package=True)] == ["sgl_lab.lang.a.b"]

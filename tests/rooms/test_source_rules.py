@@ -1,0 +1,91 @@
+"""Rules that hold for every file: nothing untrusted is run, the page fetches nothing, no file knows its author's machine."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .imports import PACKAGE, SOURCES, all_imports, inside
+
+ROOT = PACKAGE.parent
+STATIC = sorted(path for path in (PACKAGE / "viz" / "static").iterdir() if path.is_file())
+TRACKED = [
+    ROOT / name
+    for name in subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    if name and (ROOT / name).is_file()
+]
+
+RUNS_WHAT_IT_READS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "torch.load", "torch.hub"}
+LISTENS = {"http.server", "socketserver", "socket", "asyncio.start_server", "aiohttp.web", "flask", "fastapi", "uvicorn"}
+
+MARKUP_FROM_TEXT = re.compile(
+    r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|DOMParser|\beval\(|new Function|\.html\("
+)
+LOADS_SOMETHING = re.compile(r"@import|\burl\((?!#|data:)|\bimport\s*\(|\bfrom\s+['\"]")
+ADDRESS = re.compile(r"(?:https?:)?//[a-z0-9-]+\.[a-z0-9.-]+[^\s'\"`)]*")
+TEXTS = {".md", ".ipynb", ".toml", ".txt", ".py", ".js", ".css", ""}
+
+USER_CELLS = "sgl_lab/magics/cell.py"
+"""The one place that runs code: what the user wrote into the cell."""
+
+
+def calls() -> Iterator[tuple[str, int, str, set[str]]]:
+    """(file, line, what is called, its keywords) of every call in the package."""
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                keywords = {f"{word.arg}={ast.unparse(word.value)}" for word in node.keywords}
+                yield path.relative_to(ROOT).as_posix(), node.lineno, ast.unparse(node.func), keywords
+
+
+def test_nothing_is_imported_that_runs_what_it_reads_or_listens() -> None:
+    assert not [str(found) for found in all_imports() for module in RUNS_WHAT_IT_READS | LISTENS if inside(found.of, module)]
+
+
+def test_nothing_is_called_that_runs_what_it_reads() -> None:
+    found = list(calls())
+    assert len(found) > 100
+    assert not [(file, line, name) for file, line, name, _ in found if name in RUNS_WHAT_IT_READS]
+    assert not [(file, line, name) for file, line, name, _ in found if name in {"eval", "exec"} and file != USER_CELLS]
+
+
+def test_no_call_trusts_remote_code_unpickles_or_goes_through_a_shell() -> None:
+    trusting = {"trust_remote_code=True", "allow_pickle=True", "weights_only=False", "shell=True"}
+    assert not [(file, line, name) for file, line, name, keywords in calls() if keywords & trusting]
+
+
+@pytest.mark.parametrize("path", STATIC, ids=lambda path: path.name)
+def test_what_runs_in_the_page_makes_no_markup_of_text_and_fetches_nothing_from_elsewhere(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not MARKUP_FROM_TEXT.findall(text)
+    assert not LOADS_SOMETHING.findall(text)
+    assert set(ADDRESS.findall(text)) <= {"http://www.w3.org/2000/svg"}
+
+
+def test_no_file_knows_the_machine_it_was_written_on() -> None:
+    mine = re.compile(r"/root/|/home/\w|/Users/\w|/work/\w|[A-Z]:\\\\?Users")
+    texts = [path for path in TRACKED if path.suffix in TEXTS and path != Path(__file__)]
+    assert len(texts) > 20
+    assert not [(path.name, found[0]) for path in texts if (found := mine.findall(path.read_text(encoding="utf-8")))]
+
+
+def test_no_file_names_a_package_index() -> None:
+    index = re.compile(r"py" + r"pi\.org|python" + r"hosted|--(extra-)?index" + r"-url\s+\S+://")
+    assert not [path.name for path in TRACKED if path.suffix not in {".png", ".gguf"} and index.search(path.read_text(encoding="utf-8"))]
+
+
+def test_a_saved_notebook_carries_no_widget_state_and_no_error() -> None:
+    notebooks = [path for path in TRACKED if path.suffix == ".ipynb"]
+    assert notebooks
+    for path in notebooks:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        assert "widgets" not in notebook["metadata"], path.name
+        outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+        assert not [output for output in outputs if output["output_type"] == "error"], path.name
+        assert not [output for output in outputs if "application/vnd.jupyter.widget-view+json" in output.get("data", {})], path.name
