@@ -133,7 +133,7 @@ def plain(text: str) -> Markup:
 def _heading(stream: Stream) -> Markup:
     if not stream.name:
         return joined([])
-    mark = "⑂ " if stream.row["parent"] is not None else ""
+    mark = "↳ " if stream.row["parent"] is not None else ""
     style = css(font_size="12px", font_weight="600", margin_bottom="4px")
     return tag("div", {"style": style}, tag("span", {"style": _MUTED}, mark), clipped(stream.name, 60))
 
@@ -215,3 +215,20 @@ def _token_style(cls: str) -> str:
 
 def _more(n: int, what: str) -> list[Markup]:
     return [tag("div", {"style": f"{_SMALL};{_MUTED}"}, f"… {counted(n, f'more {what}')}")] if n > 0 else []
+
+
+def progress(words: str, share: float | None) -> Markup:
+    """What is being waited for, and how far it has come."""
+    done = css(background=palette.CACHED.both, width=f"{100 * (share or 0):.0f}%", height="4px", border_radius="2px")
+    track = tag("div", {"style": css(background="rgba(128,128,128,0.25)", width="260px", height="4px", border_radius="2px")}, tag("div", {"style": done}))
+    return tag("div", {"style": css(padding="6px 0")}, tag("div", {"style": f"{_SMALL};{_MUTED}"}, words), track)
+
+
+def table(rows: Iterable[tuple[str, str]]) -> Markup:
+    """Names and values."""
+    cell = css(padding="2px 18px 2px 0", text_align="left", border="none", background="transparent")
+    return tag(
+        "table",
+        {"style": css(border_collapse="collapse", font_size="14px", margin="4px 0")},
+        *(tag("tr", {}, tag("td", {"style": f"{cell};{_MUTED}"}, name), tag("td", {"style": cell}, value)) for name, value in rows),
+    )

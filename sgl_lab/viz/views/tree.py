@@ -32,7 +32,7 @@ from ...contracts.ids import NodeId, RequestId
 from ...contracts.tree import TreeNode, TreeSnapshot
 from ..legible import clipped
 
-LABEL = 48
+LABEL = 64
 """characters of a node's text that travel"""
 
 
