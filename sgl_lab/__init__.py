@@ -1,1 +1,55 @@
-"""sgl_lab: see an LLM program run."""
+"""sgl_lab: see an LLM program run.
+
+`import sgl_lab as sgl` gives the language (`sgl.function`, `sgl.gen`, ...), `sgl.Lab` and
+`sgl.default_lab`; in a notebook, `%load_ext sgl_lab`. Nothing heavy is imported before it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .lang.surface import *  # noqa: F403
+    from .session import Lab as Lab
+    from .session import default_lab as default_lab
+
+
+_SESSION = ("Lab", "default_lab")
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    if name in _SESSION:
+        from . import session
+
+        return getattr(session, name)
+    from .lang import surface
+    from .magics import fill_backend_slot
+
+    fill_backend_slot()
+    if name in surface.__all__:
+        return getattr(surface, name)
+    raise AttributeError(f"sgl_lab has no {name!r}")
+
+
+def __dir__() -> list[str]:
+    from .lang import surface
+
+    return sorted({*globals(), *surface.__all__, *_SESSION})
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """`%load_ext sgl_lab`."""
+    from .magics import load
+
+    load(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """`%unload_ext sgl_lab`."""
+    from .magics import unload
+
+    unload(shell)

@@ -31,7 +31,8 @@ class LocalBackend:
         self._resident = resident
         self._tokenizer = tokenizer
         self._card = card
-        self._emit = emit
+        self.emit = emit
+        """where programs that run on this backend say their events too"""
 
     def describe(self) -> ModelCard:
         return self._card
@@ -48,7 +49,7 @@ class LocalBackend:
     def _queue(self, family: Family, fork: ForkId | None, expr: ExprId | None) -> RequestId:
         self._resident.poll()
         for request in family.requests:
-            self._emit(RequestQueued(request.id, fork, expr, request.kind, request.prompt, request.limit, family.id))
+            self.emit(RequestQueued(request.id, fork, expr, request.kind, request.prompt, request.limit, family.id))
         self._resident.submit(family)
         return family.id
 

@@ -1,6 +1,6 @@
 """A cell's body as code: plain Python in which a bare SGL expression is appended to the state.
 
-Only expression statements change: `user("hi")` becomes `__sgl_append__(user("hi"))`, which appends
+Only expression statements change: `user("hi")` becomes `__sgl_append__(s, user("hi"))`, which appends
 SGL expressions and passes everything else through. Bodies of nested functions and classes stay as
 they are. Line numbers are those of the cell, so that errors show the user's own line.
 """
@@ -32,7 +32,8 @@ class _Appends(ast.NodeTransformer):
 
 
 def _append(value: ast.expr) -> ast.Call:
-    return ast.copy_location(ast.Call(ast.copy_location(ast.Name(APPEND, ast.Load()), value), [value], []), value)
+    call = ast.Call(ast.Name(APPEND, ast.Load()), [ast.Name("s", ast.Load()), value], [])
+    return ast.fix_missing_locations(ast.copy_location(call, value))
 
 
 def _last_value(statements: list[ast.stmt]) -> ast.expr | None:

@@ -7,6 +7,7 @@ would offer names of magics there.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from .options import CELL_OPTIONS
@@ -37,15 +38,15 @@ def words_for(text: str, commands: dict[str, tuple[str, ...]], names: tuple[str,
     return "", (), False
 
 
-def make_matcher(commands: dict[str, tuple[str, ...]], names: tuple[str, ...]) -> Any:
-    """The matcher to register as one of IPython's custom matchers."""
+def make_matcher(commands: dict[str, tuple[str, ...]], names: Callable[[], tuple[str, ...]]) -> Any:
+    """The matcher to register as one of IPython's custom matchers. `names` is asked when something is completed."""
     from IPython.core.completer import SimpleCompletion, context_matcher
 
     @context_matcher(identifier="sgl_lab")  # type: ignore[untyped-decorator, unused-ignore]
     def sgl_matcher(context: Any) -> dict[str, Any]:
         lines = context.full_text.split("\n")
         text = "\n".join([*lines[: context.cursor_line], lines[context.cursor_line][: context.cursor_position]])
-        fragment, words, alone = words_for(text, commands, names)
+        fragment, words, alone = words_for(text, commands, names())
         found = [SimpleCompletion(word, type="sgl") for word in words if word.startswith(fragment)]
         return {"completions": found, "matched_fragment": fragment, "suppress": alone and bool(words)}
 

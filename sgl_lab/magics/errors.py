@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import linecache
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from ..contracts.errors import ModelError, Stopped
+from .options import OptionError
 
 PACKAGE = str(Path(__file__).resolve().parent.parent)
 
@@ -70,6 +75,29 @@ def render_user_lines(shell: Any, error: BaseException) -> None:
     finally:
         error.__suppress_context__ = kept
     render_with(error, lines)
+
+
+@contextmanager
+def readable(shell: Any, magic: str) -> Iterator[None]:
+    """However the block fails, the user meets one line or their own code."""
+    from IPython.core.error import UsageError
+
+    try:
+        yield
+    except OptionError as error:
+        raise UsageError(f"{magic}: {error}") from None
+    except (KeyboardInterrupt, Stopped):
+        stopped = Stopped("stopped: what had been generated is kept")
+        render_with(stopped, [f"Stopped: {stopped}"])
+        raise stopped from None
+    except ModelError as error:
+        render_with(error, [f"{type(error).__name__}: {error}"])
+        raise
+    except CellSyntaxError:
+        raise
+    except BaseException as error:
+        render_user_lines(shell, error)
+        raise
 
 
 def as_cell_syntax_error(shell: Any, error: SyntaxError) -> CellSyntaxError:

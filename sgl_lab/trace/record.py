@@ -7,16 +7,20 @@ ended. JSON Lines: first a header with the snapshot, then one event a line.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..contracts.errors import ModelDamaged, SglError
-from ..contracts.events import Entry, from_dict, to_dict
+from ..contracts.events import Entry, NodeInserted, RequestQueued, StreamExtended, TokensSampled, from_dict, to_dict
 from ..contracts.ids import RunId
 from ..contracts.tree import TreeNode, TreeSnapshot
 
 FORMAT = "sgl_lab.record/1"
+
+
+EMPTY = TreeSnapshot((), 0, 0, 0)
 
 
 @dataclass
@@ -24,17 +28,38 @@ class Record:
     """One run. `entries` grows while the run lasts; `n_bytes` is an estimate of its size in memory."""
 
     run: RunId
-    snapshot: TreeSnapshot
+    snapshot: TreeSnapshot = EMPTY
     vocab: dict[int, str] = field(default_factory=dict)
     """spelling of the tokens that occur, filled when the run ends"""
     entries: list[Entry] = field(default_factory=list)
     n_bytes: int = 0
+
+    def begin(self, snapshot: TreeSnapshot) -> None:
+        """The tree that the entries change; those that are in it already are dropped."""
+        self.snapshot = snapshot
+        self.entries = [entry for entry in self.entries if entry.seq >= snapshot.seq]
 
     def append(self, entry: Entry) -> None:
         self.entries.append(entry)
         self.n_bytes += 200
         for name in ("tokens", "prompt", "samples"):
             self.n_bytes += 16 * len(getattr(entry.event, name, ()))
+
+
+    def end(self, spell: Callable[[int], str]) -> None:
+        """Keep the spelling of every token that occurs, so that the record reads without a tokenizer."""
+        tokens = {token for node in self.snapshot.nodes for token in node.tokens}
+        for entry in self.entries:
+            match entry.event:
+                case RequestQueued(prompt=ids) | StreamExtended(tokens=ids) | NodeInserted(tokens=ids):
+                    tokens.update(ids)
+                case TokensSampled(samples=samples):
+                    for sample in samples:
+                        tokens.add(sample.token)
+                        tokens.update(token for token, _ in sample.top)
+                case _:
+                    pass
+        self.vocab = {token: spell(token) for token in sorted(tokens)}
 
 
 class RecordUnreadable(ModelDamaged):

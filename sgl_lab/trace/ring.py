@@ -31,14 +31,14 @@ class Ring:
         self._slots: list[Entry] = []
         self._next = 0
         self._clock = clock
-        self._born = clock()
+        self.born_ns = clock()
         self._lock = threading.Lock()
         self._listeners: list[Callable[[Entry], None]] = []
 
     def emit(self, event: Event) -> None:
         """Append one event. This is the `Emit` that the engine and the language are given."""
         with self._lock:
-            entry = Entry(self._next, self._clock() - self._born, event)
+            entry = Entry(self._next, self._clock() - self.born_ns, event)
             self._next += 1
             if entry.seq < self._capacity:
                 self._slots.append(entry)

@@ -147,9 +147,13 @@ class LiveHandle:
         """Phase is loading, running, done, stopped or error; progress from 0 to 1 while loading, None if unknown."""
         self._pump.status(phase, text, progress)
 
-    def close(self) -> None:
-        """Send what is left, end the thread, remove the widget from every page."""
+    def finish(self) -> None:
+        """Send what is left and end the thread; the page keeps its last picture."""
         self._pump.close()
+
+    def close(self) -> None:
+        """The same, and remove the widget from every page."""
+        self.finish()
         self.widget.close()
 
 

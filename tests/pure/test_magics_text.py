@@ -51,11 +51,11 @@ def run(source: str) -> tuple[list[object], dict[str, object]]:
     """The values that reached the append hook, and the names of the body afterwards."""
     seen: list[object] = []
 
-    def append(value: object) -> object:
+    def append(state: object, value: object) -> object:
         seen.append(value)
         return value
 
-    names: dict[str, object] = {APPEND: append}
+    names: dict[str, object] = {APPEND: append, "s": None}
     exec(compile_cell(source, "<cell>"), names)
     return seen, names
 
@@ -99,7 +99,7 @@ def test_def_makes_a_function_of_the_state() -> None:
 
     seen: list[object] = []
 
-    def append(value: object) -> object:
+    def append(state: object, value: object) -> object:
         seen.append(value)
         return value
 
@@ -111,7 +111,7 @@ def test_def_makes_a_function_of_the_state() -> None:
 
 def test_def_leaves_names_alone_that_the_body_assigns() -> None:
     name, code = compile_function("fork = 5\nfork", "<cell>", "f()", {"fork": "s.fork"})
-    names: dict[str, object] = {APPEND: lambda value: value}
+    names: dict[str, object] = {APPEND: lambda state, value: value}
     exec(code, names)
     assert names[name](None) == 5  # type: ignore[operator]
 

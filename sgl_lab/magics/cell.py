@@ -1,0 +1,103 @@
+"""Running one `%%sgl` cell: options, body, program, view, results.
+
+The body runs on the cell's own thread, waiting in slices, so that print, pdb, tracebacks and an
+interrupt stay what they are everywhere else in the notebook.
+"""
+
+from __future__ import annotations
+
+import ast
+from types import CodeType
+from typing import TYPE_CHECKING, Any
+
+from ..contracts.params import SamplingParams
+from ..lang import surface
+from ..lang.interpreter import start
+from ..lang.ir import Expr
+from ..lang.program import SglFunction
+from ..lang.sampling import given
+from . import body as bodies
+from .desk import Desk
+from .errors import as_cell_syntax_error, outer_filename, show_source
+from .options import CellOptions, parse_cell
+from .show import CellView, Place, loading
+
+if TYPE_CHECKING:
+    from ..lang.state import ProgramState
+
+WORDS = "__sgl_words__"
+STATE_WORDS = {"fork": "s.fork", "var_scope": "s.var_scope"}
+"""Names of a body that mean a method of its state."""
+
+
+def run_cell(shell: Any, desk: Desk, line: str, body: str) -> Any:
+    """Run the cell, or define its function with --def; returns what becomes its `Out`, None for nothing."""
+    options = parse_cell(line)
+    filename = outer_filename(shell)
+    source = shell.transform_cell(body)
+    show_source(filename, f"%%sgl {line}".rstrip(), source)
+    try:
+        if options.define is not None:
+            _define(shell, options.define, source, filename)
+            return None
+        code = bodies.compile_cell(source, filename)
+    except SyntaxError as error:
+        raise as_cell_syntax_error(shell, error) from None
+    result = _run(shell, desk, options, code, source)
+    if options.capture is not None:
+        shell.user_ns[options.capture] = result
+        return None
+    return None if bodies.is_silenced(body) else result
+
+
+def _run(shell: Any, desk: Desk, options: CellOptions, code: CodeType, source: str) -> Any:
+    place = Place(shell)
+    with loading(shell, place) as report:
+        lab = desk.ready_lab(report)
+    defaults = SamplingParams(**given({"temperature": options.temperature, "max_new_tokens": options.max_tokens, "seed": options.seed}))
+    with lab.record("cell", source) as record:
+        desk.last = record
+        state = start(lab.backend, lab.emit, record.run, defaults)
+        if options.out is not None:
+            shell.user_ns[options.out] = state
+        words = surface.bound(state)
+        _tell_hidden(shell, source, words)
+        names = {**shell.user_ns, **words, bodies.APPEND: _append}
+        with CellView(shell, place, lab, record, options.views, desk.interrupt_cell), desk.interruptible():
+            _finish(state, code, names)
+    return None if isinstance(result := names.get(bodies.RESULT), Expr) else result
+
+
+def _finish(state: ProgramState, code: CodeType, names: dict[str, Any]) -> None:
+    """Run the body and wait for all its streams; however that ends, nothing of it runs on."""
+    try:
+        with state.running():
+            exec(code, names)  # noqa: S102  the user's own cell is what is run here
+            state.finish()
+    except BaseException:
+        state.cancel()
+        state.wait()
+        raise
+
+
+def _append(state: ProgramState, value: Any) -> Any:
+    """What stands around every bare expression of a body."""
+    if isinstance(value, Expr):
+        state.append_expression(value)
+    return value
+
+
+def _define(shell: Any, signature: str, source: str, filename: str) -> None:
+    names = {name: f"{WORDS}[{name!r}]" for name in surface.SURFACE} | STATE_WORDS
+    name, code = bodies.compile_function(source, filename, signature, names)
+    shell.user_ns[WORDS] = {name: getattr(surface, name) for name in surface.SURFACE}
+    shell.user_ns[bodies.APPEND] = _append
+    exec(code, shell.user_ns)  # noqa: S102  the user's own cell is what is defined here
+    shell.user_ns[name] = SglFunction(shell.user_ns[name])
+
+
+def _tell_hidden(shell: Any, source: str, words: dict[str, Any]) -> None:
+    """One line if the body reads a name that the language hides from it."""
+    for name in sorted(bodies.names_read(ast.parse(source)) & words.keys()):
+        if name in shell.user_ns and shell.user_ns[name] is not getattr(surface, name, None):
+            print(f"sgl: in this cell {name} is the language's, not the notebook variable of that name")

@@ -1,0 +1,184 @@
+"""What a cell shows: loading, the live view while it runs, the frozen view when it has ended.
+
+In a kernel the live widget is replaced by self-contained HTML and text at the end of the cell, so a
+saved notebook reads without a kernel. A terminal gets the text. The frozen view is folded from the
+run's record, which may not lose anything, not from what the live one happened to see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ..contracts.errors import Stopped
+from ..contracts.ids import RunId
+from ..contracts.tree import TreeSnapshot
+from ..viz.draw import html
+from ..viz.freeze import freeze
+from ..viz.views import LanesView, MetricsView, TokensView, TreeView
+
+if TYPE_CHECKING:
+    from ..session import Lab
+    from ..trace import Record
+
+Bundle = dict[str, str]
+
+
+def in_kernel(shell: Any) -> bool:
+    """Whether there is a front end that can show more than text."""
+    return getattr(shell, "kernel", None) is not None
+
+
+class Place:
+    """One output of the running cell whose content can be replaced."""
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
+        self._handle: Any = None
+
+    def show(self, data: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
+        from IPython.display import display
+
+        if not in_kernel(self._shell):
+            return
+        if self._handle is None:
+            self._handle = display(data, raw=True, display_id=True, metadata=metadata)  # type: ignore[no-untyped-call]
+        else:
+            self._handle.update(data, raw=True, metadata=metadata)
+
+    def clear(self) -> None:
+        if self._handle is not None:
+            self._handle.update({"text/plain": ""}, raw=True)
+
+
+@contextmanager
+def loading(shell: Any, place: Place) -> Iterator[Callable[[str, float | None], None]]:
+    """Show how far loading has come; gone when it is done."""
+    shown: list[tuple[str, float | None]] = []
+
+    def report(text: str, share: float | None) -> None:
+        now = (text, None if share is None else round(share, 2))
+        if shown[-1:] != [now]:
+            shown[:] = [now]
+            place.show({"text/html": html.progress(text, share).source, "text/plain": text + (f" {share:.0%}" if share else "")})
+
+    try:
+        yield report
+    finally:
+        if shown:
+            place.clear()
+
+
+class Folded:
+    """The four views of one run, folded from its record."""
+
+    def __init__(self, record: Record, spell: Callable[[int], str] | None = None) -> None:
+        spelling = record.vocab.get
+        say = spell or (lambda token: spelling(token) or f"<{token}>")
+        self.tokens = TokensView(say, record.run)
+        self.tree = TreeView(say)
+        self.lanes = LanesView(record.run)
+        self.metrics = MetricsView(record.run)
+        self.tree.load(record.snapshot)
+        self.metrics.load(record.snapshot)
+        for entry in record.entries:
+            for view in (self.tokens, self.tree, self.lanes, self.metrics):
+                view.fold(entry)
+
+    def bundle(self, views: Sequence[str], title: str, status: str = "ok", message: str = "") -> Bundle:
+        return freeze(
+            tokens=self.tokens if "tokens" in views else None,
+            tree=self.tree if "tree" in views else None,
+            lanes=self.lanes if "timeline" in views else None,
+            metrics=self.metrics,
+            title=title,
+            status=status,
+            message=message,
+        )
+
+    def counts(self) -> dict[str, int]:
+        """What was counted, for programs that read the notebook."""
+        strip = self.metrics.full()
+        nodes = self.tree.full()["nodes"]
+        return {
+            "cached": strip["cached"],
+            "computed": strip["computed"],
+            "generated": strip["generated"],
+            "evicted": strip["evicted"],
+            "forks": strip["forks"],
+            "nodes": len(nodes),
+            "tree_tokens": sum(row["n"] for row in nodes),
+        }
+
+
+def tree_of(snapshot: TreeSnapshot, spell: Callable[[int], str]) -> TreeView:
+    view = TreeView(spell)
+    view.load(snapshot)
+    return view
+
+
+class CellView:
+    """The view of one run: live while the block lasts, frozen after it. With no views at all it shows nothing."""
+
+    def __init__(self, shell: Any, place: Place, lab: Lab, record: Record, views: Sequence[str], on_stop: Callable[[], None]) -> None:
+        self._shell, self._place, self._lab, self._record, self._views, self._on_stop = shell, place, lab, record, views, on_stop
+        self._live: Any = None
+
+    @property
+    def title(self) -> str:
+        return f"{self._lab.model} · {self._lab.card.device} · {self._lab.card.dtype}"
+
+    def __enter__(self) -> CellView:
+        if self._views and in_kernel(self._shell):
+            self._live = self._open(self._record.run)
+            self._place.show(_mimebundle(self._live.widget))
+        return self
+
+    def _open(self, run: RunId) -> Any:
+        from ..viz.live import open_live
+        from ..viz.sender import Views
+
+        spell = self._lab.spell
+        views = Views(TokensView(spell, run), TreeView(spell), LanesView(run), MetricsView(run))
+        options = {"views": list(self._views), "title": self.title, "kernel_id": _kernel_id()}
+        live = open_live(self._lab.ring, views, snapshot=self._lab.snapshot, options=options, on_stop=self._on_stop)
+        live.status("running", "")
+        return live
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        status, message = "ok", ""
+        if isinstance(error, KeyboardInterrupt | Stopped):
+            status = "stopped"
+        elif error is not None:
+            status, message = "error", f"{type(error).__name__}: {error}"
+        self._freeze(status, message)
+
+    def _freeze(self, status: str, message: str) -> None:
+        if not self._views:
+            return
+        folded = Folded(self._record, self._lab.spell)
+        bundle = folded.bundle(self._views, self.title, status, message)
+        if self._live is not None:
+            self._live.finish()
+        if in_kernel(self._shell):
+            self._place.show(bundle, {"sgl_lab": {"counts": folded.counts(), "status": status}})
+        else:
+            print(bundle["text/plain"])
+        if self._live is not None:
+            self._live.close()
+
+
+def _mimebundle(widget: Any) -> dict[str, Any]:
+    data = widget._repr_mimebundle_()
+    return dict(data[0] if isinstance(data, tuple) else data)
+
+
+def _kernel_id() -> str:
+    """The id under which the server knows this kernel: part of the connection file's name."""
+    import re
+
+    from ipykernel.connect import get_connection_file
+
+    found = re.search(r"kernel-(.+)\.json$", get_connection_file())
+    return found.group(1) if found else ""

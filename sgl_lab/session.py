@@ -1,0 +1,252 @@
+"""Lab: the one place where engine, backends, language and log meet. Knows no IPython.
+
+A script, a test, the command line and the magics all build the same `Lab`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from .contracts.errors import BadArgument, EngineStopped, Stopped
+from .contracts.events import CellFinished, CellStarted, Emit, Entry, ModelLoaded
+from .contracts.ids import RunId
+from .contracts.port import ModelCard
+from .contracts.tree import TreeSnapshot
+from .engine.model.fetch import Progress, unseen
+from .lang.ids import run_ids
+from .trace import Record, Ring
+
+BUILT_IN = "smollm2"
+MAX_RECORDS = 50
+MAX_RECORD_BYTES = 256 * 2**20
+
+
+class Lab:
+    """A model in this process, its cache, and the log of all that happens to it.
+
+    model         a built-in name (`smollm2`), a hub id, a folder or a .gguf file
+    device        cpu, cuda, cuda:1; None is CUDA where there is one
+    dtype         float32 or bfloat16; None is float32 on a CPU, bfloat16 on CUDA
+    cache_tokens  size of the KV cache in tokens, or `cache_mib` in MiB; None is a quarter of the free memory, at most 1 GiB
+    page_size     tokens of one page of the cache
+    schedule      lpm (longest cached prefix first, bounded) or fcfs
+    threads       of the CPU; None leaves torch's own choice
+    seed          of requests that name none
+    emit          is called with every event
+
+    ModelError says what is wrong with the model; BadArgument with the rest. Use it as a context manager or call `close`.
+    """
+
+    def __init__(
+        self,
+        model: str = BUILT_IN,
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+        cache_tokens: int | None = None,
+        cache_mib: int | None = None,
+        page_size: int = 1,
+        schedule: str = "lpm",
+        threads: int | None = None,
+        seed: int = 0,
+        emit: Emit | None = None,
+        progress: Progress = unseen,
+    ) -> None:
+        from .backends.local import LocalBackend
+        from .engine.config import EngineConfig
+        from .engine.engine import Engine
+        from .engine.model import store
+        from .engine.model.load import load_model
+        from .engine.resident import Resident
+        from .engine.run.kv import pages_for
+        from .engine.run.runner import TorchRunner
+
+        if cache_tokens is not None and cache_mib is not None:
+            raise BadArgument("cache_tokens and cache_mib say the same thing twice", hint="give one of them")
+        path = store.resolve(model, progress=progress)
+        loaded = load_model(path, name=model, device=device, dtype=dtype, cache_dir=store.cache_dir(), progress=progress)
+        if cache_tokens is not None:
+            n_pages = cache_tokens // page_size
+        else:
+            budget = None if cache_mib is None else cache_mib << 20
+            n_pages = pages_for(loaded.spec, loaded.model.dtype, loaded.model.device, page_size, budget_bytes=budget)
+        config = EngineConfig(n_pages=n_pages, page_size=page_size, schedule=schedule, seed=seed)
+        namespace, context, tokenizer = loaded.namespace, loaded.spec.context, loaded.tokenizer
+        self.model = model
+        self.ring = Ring()
+        self.emit: Emit = self.ring.emit
+        if emit is not None:
+            listen = emit
+            self.ring.listen(lambda entry: listen(entry.event))
+        self.records: deque[Record] = deque(maxlen=MAX_RECORDS)
+        self._spelled: dict[int, str] = {}
+        self._tokenizer = tokenizer
+        runner = TorchRunner(loaded.model, n_pages, page_size, threads=threads)
+        engine = Engine(config, runner, tokenizer, context=context, namespace=namespace, emit=self.emit)
+        self._resident = Resident(engine, cursor=lambda: self.ring.cursor)
+        self.card = ModelCard(model, namespace, context, tokenizer.n_vocab, loaded.device, loaded.dtype, tokenizer.has_chat_template)
+        self.backend = LocalBackend(self._resident, tokenizer, self.card, self.emit)
+        self.emit(ModelLoaded(model, namespace, loaded.device, loaded.dtype, n_pages, page_size, context))
+
+    # ------------------------------------------------------------ what happened
+
+    def events(self) -> tuple[Entry, ...]:
+        """The last events, oldest first, as many as the ring holds."""
+        return self.ring.read(0).entries
+
+    def stats(self) -> dict[str, Any]:
+        """Counts since the lab was made or flushed: tokens, hits, evictions, pages, requests."""
+        return self._resident.stats()
+
+    def snapshot(self) -> TreeSnapshot:
+        """The radix tree as it is now."""
+        return self._resident.snapshot()
+
+    def spell(self, token: int) -> str:
+        """The text of one token; bytes that are no character alone as \\xNN."""
+        text = self._spelled.get(token)
+        if text is None:
+            text = self._tokenizer.token_bytes(token).decode("utf-8", "backslashreplace") or self._tokenizer.decode((token,))
+            self._spelled[token] = text
+        return text
+
+    @contextmanager
+    def record(self, title: str, source: str = "") -> Iterator[Record]:
+        """Record everything from here to the end of the block, without loss, as one run; the last runs stay in `records`."""
+        run = RunId(run_ids.next())
+        record = Record(run)
+        stop = self.ring.listen(record.append)
+        try:
+            record.begin(self.snapshot())
+            self.emit(CellStarted(run, title, source))
+            try:
+                yield record
+            except (KeyboardInterrupt, Stopped):
+                self.emit(CellFinished(run, "stopped", ""))
+                raise
+            except BaseException as error:
+                self.emit(CellFinished(run, "error", f"{type(error).__name__}: {error}"))
+                raise
+            self.emit(CellFinished(run, "ok", ""))
+        finally:
+            stop()
+            record.end(self.spell)
+            self.records.append(record)
+            while len(self.records) > 1 and sum(kept.n_bytes for kept in self.records) > MAX_RECORD_BYTES:
+                self.records.popleft()
+
+    # ------------------------------------------------------------ what can be done
+
+    def flush(self) -> None:
+        """Forget every prefix that no request uses, and count from nought."""
+        self._resident.flush()
+
+    def check(self) -> None:
+        """Recount the cache from scratch; InvariantBroken if the books are wrong."""
+        self._resident.check()
+
+    def stop(self) -> int:
+        """Abort every request, running or waiting; returns how many there were."""
+        return self._resident.abort_all()
+
+    def close(self) -> None:
+        """End the engine's thread and give its memory back; requests that still run fail with EngineStopped."""
+        self._resident.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+
+# ---------------------------------------------------------------- the default lab
+
+
+class Loading:
+    """A lab being made on a thread of its own, so that whoever waits for it can be interrupted."""
+
+    def __init__(self, model: str, ready: Lab | None = None) -> None:
+        self.model = model
+        self.text = f"loading {model}"
+        self.share: float | None = None
+        """how much of what `text` says is done, 0 to 1; None where that is not known"""
+        self.outcome: Lab | Exception | None = ready
+        self._ended = threading.Event()
+        if ready is not None:
+            self._ended.set()
+
+    def start(self) -> Self:
+        threading.Thread(target=self._load, name="sgl-loading", daemon=True).start()
+        return self
+
+    def _load(self) -> None:
+        try:
+            self.outcome = _become_default(Lab(self.model, progress=self._progress))
+        except Exception as error:  # kept for whoever asks for the lab
+            self.outcome = error
+        self._ended.set()
+
+    def _progress(self, done: int, total: int | None, text: str) -> None:
+        self.text, self.share = text, done / total if total else None
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Whether loading has ended, well or not, after waiting at most `seconds`."""
+        return self._ended.wait(seconds)
+
+    def lab(self) -> Lab:
+        """The lab once it is there; what went wrong instead is raised."""
+        self.wait()
+        if isinstance(self.outcome, Lab):
+            return self.outcome
+        raise self.outcome or EngineStopped("the lab was never made", hint="load the model again")
+
+
+_lock = threading.Lock()
+_default: Lab | None = None
+_loading: Loading | None = None
+
+
+def _become_default(lab: Lab) -> Lab:
+    global _default
+    with _lock:
+        old, _default = _default, lab
+    if old is not None:
+        old.close()
+    return lab
+
+
+def loading(model: str | None = None) -> Loading:
+    """The default lab on its way, begun now if there is none. Of another `model`, it takes the old one's place when ready."""
+    global _loading
+    with _lock:
+        if _loading is not None and not _loading.wait(0) and model in (None, _loading.model):
+            return _loading
+        if _default is not None and model in (None, _default.model):
+            return Loading(_default.model, _default)
+        _loading = Loading(model or BUILT_IN).start()
+        return _loading
+
+
+def default_lab() -> Lab:
+    """The lab that programs without `backend=` and all cells run on; made on first use."""
+    return loading().lab()
+
+
+def current_lab() -> Lab | None:
+    """The default lab if there is one; makes none."""
+    return _default
+
+
+def close_default_lab() -> None:
+    """Give the default lab's memory and thread back; the next use makes a new one."""
+    global _default
+    with _lock:
+        old, _default = _default, None
+    if old is not None:
+        old.close()

@@ -1,0 +1,201 @@
+"""`%%sgl` and `%sgl` in a real kernel, with the built-in model."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from .conftest import Kernel
+
+HELLO = '%%sgl --temperature 0 --view none\nuser("Say hello.")\nassistant(gen("hello", max_tokens=6))\ns["hello"]'
+
+
+def hello_works(kernel: Kernel) -> None:
+    reply = kernel.run(HELLO)
+    assert reply.status == "ok", reply.traceback
+    assert reply.result is not None
+    assert len(ast.literal_eval(reply.result)) > 3
+
+
+def test_a_cell_runs_shows_and_leaves_its_results(kernel: Kernel) -> None:
+    reply = kernel.run(
+        "%%sgl -o trip --temperature 0 --max-tokens 8\n"
+        'user("Name a city.")\nassistant(gen("city"))\n'
+        "pair = fork(2)\nfor f in pair:\n    f += user('Why?') + assistant(gen('why'))\n"
+        "s['city'], [f['why'] for f in pair]"
+    )
+    assert reply.status == "ok", reply.traceback
+    city, whys = ast.literal_eval(reply.result or "")
+    assert city
+    assert len(whys) == 2
+    frozen = reply.shown[0]
+    assert set(frozen) == {"text/html", "text/plain"}
+    assert city.strip().split()[0] in frozen["text/plain"]
+    again = kernel.run("trip['city'], trip.get_meta_info('city')['completion_tokens']")
+    assert ast.literal_eval(again.result or "") == (city, 8)
+
+
+def test_capture_keeps_the_last_expression_and_shows_no_out(kernel: Kernel) -> None:
+    reply = kernel.run('%%sgl word << --temperature 0 --view none\n"a" + "b"')
+    assert (reply.status, reply.result) == ("ok", None)
+    assert kernel.run("word").result == "'ab'"
+
+
+def test_a_semicolon_and_a_trailing_expression_of_the_language_show_no_out(kernel: Kernel) -> None:
+    assert kernel.run("%%sgl --view none\n1;").result is None
+    assert kernel.run('%%sgl --view none\nuser("hi")').result is None
+
+
+def test_def_makes_a_program_that_sees_later_variables(kernel: Kernel) -> None:
+    assert (
+        kernel.run('%%sgl --def tip(topic, k=5)\nuser(f"{greeting}: {topic}")\nassistant(gen("tip", max_tokens=k))\nlen(s["tip"])').status
+        == "ok"
+    )
+    reply = kernel.run(
+        'greeting = "One tip"\nstate = tip.run("tea", temperature=0)\nstate.get_meta_info("tip")["completion_tokens"], state.ret_value > 0'
+    )
+    assert reply.result == "(5, True)", reply.traceback
+
+
+def test_seed_makes_a_cell_repeatable(kernel: Kernel) -> None:
+    cell = '%%sgl --seed 7 --temperature 1.5 --view none\nuser("Invent a word.")\nassistant(gen("word", max_tokens=12))\ns["word"]'
+    first, second = kernel.run(cell).result, kernel.run(cell).result
+    assert first == second
+    assert kernel.run(cell.replace("7", "8")).result != first
+
+
+def test_notebook_variables_are_read_and_a_hidden_one_is_told(kernel: Kernel) -> None:
+    kernel.run("city = 'Rome'; user = 'me'")
+    reply = kernel.run('%%sgl -o st --view none\nuser(f"Hello {city}")\nresult = 1')
+    assert "user is the language's" in reply.printed
+    assert kernel.run("'Hello Rome' in st.text(), user, 'result' in globals()").result == "(True, 'me', False)"
+    kernel.run("del user")
+
+
+@pytest.mark.parametrize(
+    ("cell", "ename", "message"),
+    [
+        ("%%sgl --temprature 0\n1", "UsageError", "did you mean '--temperature'?"),
+        ("%sgl treee", "UsageError", "did you mean 'tree'?"),
+        ("%sgl model no-such-model", "ModelMissing", "no-such-model"),
+        ('%%sgl --view none\nuser("word " * 20000)\nassistant(gen("x"))\ns["x"]', "PromptTooLong", "8192"),
+        ('%%sgl --view none\ns["nothing"]', "UnknownVariable", "nothing"),
+        ('%%sgl --view none\nselect("x", choices=[])', "BadArgument", "choices"),
+    ],
+)
+def test_bad_input_is_one_clear_message_and_the_next_cell_works(kernel: Kernel, cell: str, ename: str, message: str) -> None:
+    reply = kernel.run(cell)
+    assert (reply.status, reply.ename) == ("error", ename), reply.traceback
+    assert message in reply.evalue or message in reply.traceback
+    assert "site-packages" not in reply.traceback
+    assert "sgl_lab/" not in reply.traceback
+    hello_works(kernel)
+
+
+def test_a_prompt_larger_than_the_cache_is_refused_with_both_numbers(kernel: Kernel) -> None:
+    reply = kernel.run(
+        "import sgl_lab as sgl\n"
+        "with sgl.Lab(cache_tokens=64) as small:\n"
+        "    @sgl.function\n"
+        "    def long(s):\n"
+        "        s += sgl.user('word ' * 100) + sgl.assistant(sgl.gen('x', max_tokens=4))\n"
+        "    long.run(backend=small.backend)['x']"
+    )
+    assert (reply.status, reply.ename) == ("error", "CacheFull"), reply.traceback
+    assert "64" in reply.evalue
+    hello_works(kernel)
+
+
+def test_an_exception_in_the_body_shows_the_users_line_only(kernel: Kernel) -> None:
+    reply = kernel.run('%%sgl\nuser("hi")\nx = 1 / 0\nassistant(gen("a", max_tokens=4))')
+    assert (reply.status, reply.ename) == ("error", "ZeroDivisionError")
+    assert "line 3" in reply.traceback
+    assert "x = 1 / 0" in reply.traceback
+    assert "sgl_lab/" not in reply.traceback
+    assert "interactiveshell" not in reply.traceback
+    hello_works(kernel)
+
+
+def test_an_error_in_a_notebook_function_shows_that_function_too(kernel: Kernel) -> None:
+    kernel.run("def broken():\n    raise KeyError('inner')")
+    reply = kernel.run("%%sgl --view none\nbroken()")
+    assert reply.ename == "KeyError"
+    assert "raise KeyError('inner')" in reply.traceback
+    assert "broken()" in reply.traceback
+
+
+def test_a_syntax_error_shows_the_line_of_the_cell(kernel: Kernel) -> None:
+    reply = kernel.run("%%sgl\na = 1\nb = = 2")
+    assert (reply.status, reply.ename) == ("error", "CellSyntaxError")
+    assert "line 3" in reply.traceback
+    assert "b = = 2" in reply.traceback
+    hello_works(kernel)
+
+
+def test_an_interrupt_stops_within_a_second_and_keeps_what_there_is(kernel: Kernel) -> None:
+    message = kernel.start('%%sgl -o cut --temperature 0\nuser("Count up.")\nassistant(gen("n", max_tokens=2000, ignore_eos=True))\ns["n"]')
+    kernel.wait_for("comm_msg", message)
+    kernel.interrupt()
+    reply = kernel.finish(message)
+    assert (reply.status, reply.ename) == ("error", "Stopped")
+    assert reply.seconds < 1
+    assert "\n" not in reply.traceback
+    assert kernel.run("cut.get_meta_info('n')['finish_reason'], len(cut.text()) > 20").result == "('abort', True)"
+    hello_works(kernel)
+    assert kernel.run("import sgl_lab as sgl; sgl.default_lab().check()").status == "ok"
+
+
+def test_an_interrupt_of_plain_python_in_a_body_works_too(kernel: Kernel) -> None:
+    message = kernel.start("%%sgl --view none\nimport time\nprint('in')\ntime.sleep(60)")
+    kernel.wait_for("stream", message)
+    kernel.interrupt()
+    reply = kernel.finish(message)
+    assert (reply.status, reply.ename) == ("error", "Stopped")
+    assert reply.seconds < 1
+    hello_works(kernel)
+
+
+def test_an_interrupt_while_loading_is_one_message_and_the_next_cell_works(fresh_kernel: Kernel) -> None:
+    assert fresh_kernel.run("%load_ext sgl_lab").status == "ok"
+    message = fresh_kernel.start(HELLO)
+    fresh_kernel.wait_for("execute_input", message)
+    fresh_kernel.wait_for("display_data", message)
+    fresh_kernel.interrupt()
+    reply = fresh_kernel.finish(message)
+    assert (reply.status, reply.ename) == ("error", "Stopped"), reply.traceback
+    assert "\n" not in reply.traceback
+    hello_works(fresh_kernel)
+
+
+def test_loading_twice_is_harmless_and_unloading_is_clean(fresh_kernel: Kernel) -> None:
+    fresh_kernel.run("%load_ext sgl_lab")
+    assert fresh_kernel.run("%load_ext sgl_lab").status == "ok"
+    hello_works(fresh_kernel)
+    assert fresh_kernel.run("%unload_ext sgl_lab").status == "ok"
+    assert "not found" in fresh_kernel.run("%sgl status").printed + fresh_kernel.run("%sgl status").traceback
+    threads = fresh_kernel.run("import threading; sorted(t.name for t in threading.enumerate() if 'sgl' in t.name)")
+    assert threads.result == "[]"
+    fresh_kernel.run("%load_ext sgl_lab")
+    hello_works(fresh_kernel)
+
+
+def test_loading_the_extension_imports_nothing_heavy(fresh_kernel: Kernel) -> None:
+    fresh_kernel.run("%load_ext sgl_lab")
+    reply = fresh_kernel.run(
+        "import sys; [m for m in ('torch', 'transformers', 'anywidget', 'ipywidgets', 'tokenizers', 'plotly') if m in sys.modules]"
+    )
+    assert reply.result == "[]"
+
+
+@pytest.mark.parametrize("command", ["status", "tree", "tree --text", "timeline", "timeline --text", "help", "stop", "model"])
+def test_every_line_command_answers(kernel: Kernel, command: str) -> None:
+    hello_works(kernel)
+    reply = kernel.run(f"%sgl {command}")
+    assert reply.status == "ok", reply.traceback
+    assert reply.printed or reply.shown or reply.result
+
+
+def test_time_and_capture_nest(kernel: Kernel) -> None:
+    assert "Wall time" in kernel.run("%%time\n" + HELLO).printed
+    assert kernel.run("%%capture inner\n" + HELLO.replace("--view none", "")).shown == []

@@ -1,0 +1,113 @@
+"""Tokens computed, counted on the built-in model through the language: what the cache is for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import sgl_lab as sgl
+
+TEXT = "The tide came in over the flats and the birds rose. " * 28
+
+
+@pytest.fixture(scope="module")
+def shared_lab() -> Iterator[sgl.Lab]:
+    with sgl.Lab() as made:
+        yield made
+
+
+@pytest.fixture
+def lab(shared_lab: sgl.Lab) -> Iterator[sgl.Lab]:
+    shared_lab.flush()
+    yield shared_lab
+    shared_lab.check()
+
+
+def prefilled(meta: dict[str, Any]) -> int:
+    """Prompt tokens that went through the model."""
+    return int(meta["computed_tokens"] - (meta["completion_tokens"] - 1))
+
+
+@sgl.function
+def ask(s: sgl.ProgramState, question: str) -> None:
+    s += sgl.user(question) + sgl.assistant(sgl.gen("answer", max_tokens=12))
+
+
+def test_the_same_prompt_again_computes_one_token(lab: sgl.Lab) -> None:
+    first = ask.run(question=TEXT, temperature=0, backend=lab.backend).get_meta_info("answer")
+    second = ask.run(question=TEXT, temperature=0, backend=lab.backend).get_meta_info("answer")
+    assert first["prompt_tokens"] > 300
+    assert prefilled(first) == first["prompt_tokens"]
+    assert prefilled(second) == 1
+    assert second["cached_tokens"] == second["prompt_tokens"] - 1
+
+
+def test_fork_three_ways_computes_the_prompt_once(lab: sgl.Lab) -> None:
+    @sgl.function
+    def three(s: sgl.ProgramState) -> None:
+        s += sgl.user(TEXT)
+        forks = s.fork(3)
+        for i, fork in enumerate(forks):
+            fork += sgl.user(f"Question {i}?") + sgl.assistant(sgl.gen("answer", max_tokens=4))
+        s.set_var("metas", [fork.get_meta_info("answer") for fork in forks])
+
+    metas = three.run(temperature=0, backend=lab.backend)["metas"]
+    prompt = len(lab.backend.encode(TEXT))
+    assert prompt > 300
+    assert all(prefilled(meta) < 25 for meta in metas)
+    stats = lab.stats()
+    decoded = sum(meta["completion_tokens"] - 1 for meta in metas)
+    own = sum(prefilled(meta) for meta in metas)
+    shared = metas[0]["prompt_tokens"] - prefilled(metas[0])
+    assert stats["computed_tokens"] == shared + own + decoded
+
+
+def test_a_second_turn_reuses_the_generated_tokens_of_the_first(lab: sgl.Lab) -> None:
+    @sgl.function
+    def chat(s: sgl.ProgramState) -> None:
+        s += sgl.user("Tell me about rivers.") + sgl.assistant(sgl.gen("one", max_tokens=20, ignore_eos=True))
+        s += sgl.user("And lakes?") + sgl.assistant(sgl.gen("two", max_tokens=4))
+
+    state = chat.run(temperature=0, backend=lab.backend)
+    one, two = state.get_meta_info("one"), state.get_meta_info("two")
+    assert one["completion_tokens"] == 20
+    assert two["cached_tokens"] == one["prompt_tokens"] + one["completion_tokens"] - 1
+
+
+def test_counts_add_up_for_every_request_and_in_total(lab: sgl.Lab) -> None:
+    states = ask.run_batch([{"question": f"What is {n} plus {n}?"} for n in range(6)], temperature=0, backend=lab.backend)
+    metas = [state.get_meta_info("answer") for state in states]
+    for meta in metas:
+        assert meta["cached_tokens"] + meta["computed_tokens"] == meta["prompt_tokens"] + meta["completion_tokens"] - 1
+    stats = lab.stats()
+    for name in ("prompt_tokens", "cached_tokens", "computed_tokens"):
+        assert stats[name] == sum(meta[name] for meta in metas)
+
+
+def test_two_samples_come_from_one_prefill(lab: sgl.Lab) -> None:
+    @sgl.function
+    def sample(s: sgl.ProgramState) -> None:
+        s += sgl.user(TEXT) + sgl.assistant(sgl.gen("word", n=2, max_tokens=6, temperature=1.5, seed=3, ignore_eos=True))
+
+    state = sample.run(backend=lab.backend)
+    assert len(state["word"]) == 2
+    assert state["word"][0] != state["word"][1]
+    prompt = len(lab.backend.encode(TEXT))
+    assert lab.stats()["computed_tokens"] < prompt + 60
+
+
+def test_a_program_gives_the_same_greedy_text_alone_batched_and_streamed(lab: sgl.Lab) -> None:
+    questions = [f"Name a thing that is {word}." for word in ("red", "cold", "loud", "old")]
+    alone = []
+    for question in questions:
+        lab.flush()
+        alone.append(ask.run(question=question, temperature=0, backend=lab.backend)["answer"])
+    lab.flush()
+    batch = [state["answer"] for state in ask.run_batch([{"question": q} for q in questions], temperature=0, backend=lab.backend)]
+    streamed = []
+    for question in questions:
+        state = ask.run(question=question, temperature=0, backend=lab.backend, stream=True)
+        streamed.append("".join(state.text_iter("answer")))
+    assert alone == batch == streamed
