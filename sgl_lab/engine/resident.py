@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from ..contracts.errors import EngineStopped, InvariantBroken
@@ -41,7 +42,7 @@ class Resident:
 
     def cancel(self, request: RequestId) -> None:
         """Obeyed before the next step; unknown requests, and any after `close`, are ignored."""
-        if not self._is_closing:
+        with suppress(EngineStopped):
             self._send(lambda: self.engine.cancel(request))
 
     def abort_all(self) -> int:
@@ -108,11 +109,17 @@ class Resident:
                 messages, self._inbox = self._inbox, deque()
                 is_closing = self._is_closing
             for message in messages:
-                message()
+                self._obey(message)
             if is_closing:
                 self.engine.close()
                 return
             is_busy = self.engine.step()
+
+    def _obey(self, message: Callable[[], object]) -> None:
+        try:
+            message()
+        except Exception as error:  # nothing that a caller can cause: our books are wrong
+            self.engine.recover(error)
 
     def _sleep(self) -> None:
         """Wait for a message; recount the books once if none comes for a while."""

@@ -40,7 +40,7 @@ def lease(tree: RadixTree, text: str) -> Lease:
 
 def shape(tree: RadixTree) -> dict[str, int]:
     """Tokens of each node, spelled with those above it, and its refs."""
-    spelled = {}
+    spelled: dict[int, tuple[str, int]] = {}
     for node in tree.nodes():
         above = spelled[node.parent.id][0] if node.parent else ""
         spelled[node.id] = above + "|" + bytes(node.tokens).decode(), node.refs
@@ -258,11 +258,8 @@ class Model:
     def evict(self, n_pages: int) -> int:
         freed = 0
         while freed < n_pages:
-            idle = [
-                (run.last_used, run.age, key)
-                for key, run in self.runs.items()
-                if not self.refs(key) and not any(s == key[0] and run.start == len(key[1]) and end[: run.start] == key[1] for (s, end), run in self.runs.items())
-            ]
+            parents = {(space, end[: run.start]) for (space, end), run in self.runs.items()}
+            idle = [(run.last_used, run.age, key) for key, run in self.runs.items() if key not in parents and not self.refs(key)]
             if not idle:
                 break
             space, tokens = min(idle)[2]
@@ -342,9 +339,9 @@ def test_random_operations_agree_with_the_model(page_size: int) -> None:
 def compare(tree: RadixTree, model: Model) -> None:
     real = {}
     for node in tree.nodes():
-        above, end = node.parent, node.tokens
+        end, above = node.tokens, node.parent
         while above is not None:
-            above, end = above.parent, above.tokens + end
+            end, above = above.tokens + end, above.parent
         if end:
             real[node.namespace, end] = (len(end) - len(node.tokens), node.last_used, node.hits, node.refs, list(node.pages))
     expected = {

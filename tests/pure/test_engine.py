@@ -75,8 +75,8 @@ def test_a_fork_of_three_computes_the_parent_once() -> None:
     children = [b.gen(parent + tuple(f"child {i}".encode()), max_tokens=3, ignore_eos=True) for i in range(3)]
     b.drain()
     assert warm.answer.computed_tokens == 300
-    assert [c.output.usage.cached_tokens for c in children] == [300 + 6 * (i > 0 and c.output.usage.cached_tokens > 300) for i, c in enumerate(children)]
-    assert sum(c.output.usage.computed_tokens for c in children) <= 3 * (len("child 0") + 2)
+    assert [c.output.usage.cached_tokens for c in children] == [300] * 3
+    assert [c.output.usage.computed_tokens for c in children] == [len("child 0") + 2] * 3
 
 
 def test_a_warm_that_is_cached_computes_nothing_and_takes_no_step() -> None:
@@ -146,7 +146,13 @@ def test_every_end_is_as_the_whole_text_says() -> None:
     for seed in range(60):
         prompt = (*PROMPT[: seed % 40 + 1], seed % 256)
         params: dict[str, Any] = {"temperature": 1.0, "seed": seed, "max_tokens": 30}
-        params |= [{}, {"stop": letters[:3]}, {"stop_token_ids": tuple(range(10))}, {"stop_regex": ("[0-9].",), "min_tokens": 5}][seed % 4]
+        more: list[dict[str, Any]] = [
+            {},
+            {"stop": letters[:3]},
+            {"stop_token_ids": tuple(range(10))},
+            {"stop_regex": ("[0-9].",), "min_tokens": 5},
+        ]
+        params |= more[seed % 4]
         heard = b.gen(prompt, **params)
         b.drain()
         output = heard.output
@@ -218,7 +224,8 @@ def test_scores_are_those_of_each_choice_alone(page_size: int, warm: bool) -> No
     b.drain()
     for choice, row in zip(choices, heard.answer.logprobs, strict=True):
         assert [entry.token for entry in row] == list(choice)
-        assert [entry.logprob for entry in row] == [MODEL.logprob(MODEL.context(PROMPT + choice[:i]), token) for i, token in enumerate(choice)]
+        alone = [MODEL.logprob(MODEL.context(PROMPT + choice[:i]), token) for i, token in enumerate(choice)]
+        assert [entry.logprob for entry in row] == alone
     if page_size == 1:
         usage = heard.answer.usage
         n_inner = len("ye") + len("n") - 1 + len("none of the") + len("m")
@@ -306,8 +313,8 @@ def test_a_failing_row_fails_alone_and_typed(raises: bool) -> None:
     prompts = [tuple(b"healthy one"), (1, 13, 2), tuple(b"healthy two"), tuple(b"healthy three")]
     heard = [b.gen(prompt, **params) for prompt in prompts]
     b.drain()
-    with pytest.raises(RequestFailed, match="NaN logits|out of memory"):
-        heard[1].answer
+    with pytest.raises(RequestFailed, match=r"NaN logits|out of memory"):
+        _ = heard[1].answer
     for i in (0, 2, 3):
         assert heard[i].output.ids == expected(prompts[i], SamplingParams(temperature=0.0, **params))[1]
     assert b.fold.of(EngineFault)

@@ -37,7 +37,7 @@ def test_a_request_moves_only_as_the_table_allows() -> None:
 def test_a_config_is_refused_at_birth() -> None:
     for wrong in ({"n_pages": 0}, {"page_size": 1.0}, {"schedule": "random"}, {"step_tokens": 64, "max_rows": 64}, {"seed": None}):
         with pytest.raises(BadArgument):
-            EngineConfig(**wrong)  # type: ignore[arg-type]
+            EngineConfig(**wrong)
 
 
 def test_a_long_prompt_is_computed_in_chunks_and_others_decode_meanwhile() -> None:

@@ -1,0 +1,243 @@
+"""The thread that owns the engine, and the backend over it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from sgl_lab.backends.local import LocalBackend
+from sgl_lab.contracts.errors import BadArgument, EngineStopped, PromptTooLong, Stopped
+from sgl_lab.contracts.events import EngineFault, PrefixMatched, RequestQueued, from_json, to_json
+from sgl_lab.contracts.ids import ExprId, ForkId
+from sgl_lab.contracts.params import SamplingParams
+from sgl_lab.contracts.port import Backend, GenJob, ModelCard, ScoreJob, WarmJob
+from sgl_lab.engine.config import EngineConfig
+from sgl_lab.engine.engine import Engine
+from sgl_lab.engine.fake import ByteTokenizer, HashRunner
+from sgl_lab.engine.plan.plan import Plan, RowOutput
+from sgl_lab.engine.resident import Resident
+from sgl_lab.trace import Ring
+
+from .driving import Fold, Heard
+
+DEADLINE_S = 20.0
+PROMPT = tuple(b"once upon a time there was a resident engine")
+
+
+class Waiting(Heard):
+    """A listener that can be waited for."""
+
+    def __init__(self, on_first_progress: Callable[[], object] = lambda: None) -> None:
+        super().__init__()
+        self._over = threading.Event()
+        self._on_first_progress = on_first_progress
+
+    def on_progress(self, index: int, text: str, ids: tuple[int, ...]) -> None:
+        super().on_progress(index, text, ids)
+        if len(self.progress) == 1:
+            self._on_first_progress()
+
+    def on_done(self, answer: Any) -> None:
+        super().on_done(answer)
+        self._over.set()
+
+    def on_error(self, error: Exception) -> None:
+        super().on_error(error)
+        self._over.set()
+
+    @property
+    def answer(self) -> Any:
+        assert self._over.wait(DEADLINE_S)
+        return super().answer
+
+
+class Gate(HashRunner):
+    """Runs nothing until it is opened."""
+
+    def __init__(self, n_pages: int) -> None:
+        super().__init__(n_pages, 1)
+        self.entered = threading.Event()
+        self.opened = threading.Event()
+        self.is_closed = False
+
+    def run(self, plan: Plan) -> tuple[RowOutput, ...]:
+        self.entered.set()
+        assert self.opened.wait(DEADLINE_S)
+        return super().run(plan)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class Lab:
+    def __init__(self, runner: HashRunner | None = None) -> None:
+        self.ring = Ring()
+        config = EngineConfig(n_pages=2048)
+        tokenizer = ByteTokenizer()
+        engine = Engine(config, runner or HashRunner(2048, 1), tokenizer, context=2048, namespace=("m",), emit=self.ring.emit)
+        self.resident = Resident(engine, lambda: self.ring.cursor)
+        card = ModelCard("hash", ("m",), 2048, tokenizer.n_vocab, "none", "none", True)
+        self.backend: Backend = LocalBackend(self.resident, tokenizer, card, self.ring.emit)
+
+    def events(self, *kinds: type) -> list[Any]:
+        return [entry.event for entry in self.ring.read(0).entries if isinstance(entry.event, kinds)]
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    lab = Lab()
+    yield lab
+    lab.resident.check()
+    lab.resident.close()
+
+
+def long(**params: Any) -> GenJob:
+    return GenJob(PROMPT, SamplingParams(**({"max_tokens": 1000, "ignore_eos": True, "temperature": 0.0} | params)))
+
+
+def test_jobs_are_answered_from_the_engine_s_own_thread(lab: Lab) -> None:
+    gen, score, warm = Waiting(), Waiting(), Waiting()
+    lab.backend.submit(long(max_tokens=5), gen)
+    lab.backend.score(ScoreJob(PROMPT, ((1,), (2,))), score)
+    lab.backend.warm(WarmJob(PROMPT), warm)
+    assert len(gen.answer[0].ids) == 5
+    assert len(score.answer.logprobs) == 2
+    assert warm.answer.prompt_tokens == len(PROMPT)
+
+
+def test_a_queued_request_names_its_fork_before_the_engine_speaks_of_it(lab: Lab) -> None:
+    heard = Waiting()
+    name = lab.backend.submit(GenJob(PROMPT, SamplingParams(n=2, max_tokens=4), ForkId(7), ExprId(9)), heard)
+    assert heard.answer
+    said = lab.events(RequestQueued, PrefixMatched)
+    assert said[0] == RequestQueued(name, ForkId(7), ExprId(9), "gen", PROMPT, 4, name)
+    assert (said[1].fork, said[1].group, type(said[2])) == (7, name, PrefixMatched)
+
+
+def test_cancel_keeps_what_was_generated(lab: Lab) -> None:
+    started = threading.Event()
+    heard = Waiting(started.set)
+    name = lab.backend.submit(long(), heard)
+    assert started.wait(DEADLINE_S)
+    lab.backend.cancel(name)
+    (output,) = heard.answer
+    assert output.finish_reason == "abort"
+    assert 0 < len(output.ids) < 1000
+    lab.backend.cancel(name)
+
+
+def test_a_job_submitted_by_a_listener_runs(lab: Lab) -> None:
+    second = Waiting()
+    first = Waiting(lambda: lab.backend.submit(long(max_tokens=3), second))
+    lab.backend.submit(long(max_tokens=5), first)
+    assert len(second.answer[0].ids) == 3
+
+
+def test_a_listener_that_raises_does_not_stop_the_thread(lab: Lab) -> None:
+    def bad() -> None:
+        raise ZeroDivisionError("mine")
+
+    heard = Waiting(bad)
+    lab.backend.submit(long(max_tokens=5), heard)
+    assert heard.answer
+    assert "mine" in lab.events(EngineFault)[0].message
+    lab.backend.poll()
+
+
+def test_call_runs_between_steps_and_brings_back_what_it_raises(lab: Lab) -> None:
+    assert lab.resident.call(lambda: threading.current_thread().name) == "sgl_lab engine"
+    assert lab.resident.call(lambda: lab.resident.call(lambda: 3)) == 3
+    with pytest.raises(ZeroDivisionError):
+        lab.resident.call(lambda: 1 // 0)
+    lab.backend.poll()
+
+
+def test_a_snapshot_and_the_events_after_it_are_the_tree(lab: Lab) -> None:
+    first, second = Waiting(), Waiting()
+    lab.backend.submit(long(max_tokens=400), first)
+    for i in range(20):
+        lab.backend.submit(GenJob((*PROMPT[: i + 4], i), SamplingParams(max_tokens=30)), Waiting())
+        snapshot = lab.resident.snapshot()
+    assert first.answer
+    lab.backend.submit(long(max_tokens=3), second)
+    assert second.answer
+    end = lab.resident.snapshot()
+    fold = Fold()
+    fold.nodes = {node.node: node for node in snapshot.nodes}
+    fold.clock = max(node.last_used for node in snapshot.nodes)
+    for entry in lab.ring.read(snapshot.seq).entries:
+        if entry.seq < end.seq:
+            fold(from_json(to_json(entry.event)))
+    assert end.seq > snapshot.seq
+    fold.expect(end)
+
+
+def test_flush_and_stats_are_answered_while_it_runs(lab: Lab) -> None:
+    started = threading.Event()
+    heard = Waiting(started.set)
+    name = lab.backend.submit(long(), heard)
+    assert started.wait(DEADLINE_S)
+    lab.resident.flush()
+    stats = lab.resident.stats()
+    assert stats["pages_total"] == 2048
+    lab.backend.cancel(name)
+    assert heard.answer
+    assert lab.resident.stats()["requests_running"] == 0
+
+
+def test_abort_all_ends_everything(lab: Lab) -> None:
+    gate = Gate(2048)
+    blocked = Lab(gate)
+    gen, warm = Waiting(), Waiting()
+    blocked.backend.submit(long(), gen)
+    assert gate.entered.wait(DEADLINE_S)
+    blocked.backend.warm(WarmJob(PROMPT * 2), warm)
+    gate.opened.set()
+    assert blocked.resident.abort_all() == 2
+    assert gen.answer[0].finish_reason == "abort"
+    with pytest.raises(Stopped):
+        _ = warm.answer
+    blocked.resident.close()
+
+
+def test_close_answers_what_is_open_ends_the_thread_and_refuses_more() -> None:
+    gate = Gate(2048)
+    lab = Lab(gate)
+    running, waiting = Waiting(), Waiting()
+    lab.backend.submit(long(), running)
+    assert gate.entered.wait(DEADLINE_S)
+    lab.backend.submit(long(), waiting)
+    gate.opened.set()
+    lab.resident.close()
+    for heard in (running, waiting):
+        with pytest.raises(EngineStopped):
+            _ = heard.answer
+    assert gate.is_closed
+    assert not lab.resident._thread.is_alive()
+    with pytest.raises(EngineStopped):
+        lab.backend.poll()
+    with pytest.raises(EngineStopped):
+        lab.backend.submit(long(), Waiting())
+    with pytest.raises(EngineStopped):
+        lab.resident.stats()
+    lab.backend.cancel(lab.events(RequestQueued)[0].request)
+    lab.resident.close()
+
+
+def test_a_job_that_can_never_run_is_refused_at_submission_and_leaves_no_trace(lab: Lab) -> None:
+    for error, job in ((PromptTooLong, WarmJob((1,) * 2049)), (BadArgument, WarmJob(()))):
+        with pytest.raises(error):
+            lab.backend.warm(job, Waiting())
+    assert not lab.events(RequestQueued)
+
+
+def test_the_backend_encodes_and_renders_as_its_tokenizer_does(lab: Lab) -> None:
+    ids = lab.backend.encode("héllo <|user|>")
+    assert lab.backend.decode(ids) == "héllo <|user|>"
+    assert max(ids) < 256
+    assert lab.backend.encode("<|user|>", markup=True) == (258,)
+    assert [segment.text for segment in lab.backend.render_text("x")] == ["x"]
+    assert lab.backend.describe().name == "hash"
