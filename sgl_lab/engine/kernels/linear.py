@@ -13,13 +13,13 @@ from torch import Tensor
 
 
 class Linear:
-    """y = x @ weight.T + bias. Owns `weight`: the caller keeps no other reference to it, so that it is there once."""
+    """y = x @ weight.T + bias. `weight` is copied, `bias` is kept."""
 
     __slots__ = ("_bias", "_packed", "_weight")
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, pack: bool = True) -> None:
         self._packed = pack and weight.device.type == "cpu" and torch._C._has_mkldnn
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if self._packed else weight
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if self._packed else weight.clone()
         self._bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:

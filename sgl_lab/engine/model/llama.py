@@ -21,8 +21,8 @@ from .spec import LlamaSpec, RopeScaling
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q [n, heads, dim], k [n, kv_heads, dim], v [n, kv_heads, dim]) -> [n, heads, dim]"""
 
-Read = Callable[[str], Tensor]
-"""The tensor of that name, possibly a view into a file, in whatever type it is stored."""
+Read = Callable[..., Tensor]
+"""(*names) -> those tensors stacked along their rows, in whatever type they are stored, valid until the next call"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class _Layer:
 
 
 class Llama:
-    """Weights on one device in one type. `read` supplies each tensor once, under its Hugging Face name."""
+    """Weights on one device in one type. `read` supplies the tensors under their Hugging Face names."""
 
     def __init__(
         self,
@@ -52,12 +52,11 @@ class Llama:
         self.dtype = dtype
 
         def own(*names: str) -> Tensor:
-            """The named tensors stacked along their rows, copied to the device."""
-            return torch.cat([read(name).to(device, dtype) for name in names])
+            return read(*names).to(device, dtype, copy=True)
 
         def linear(prefix: str, *names: str, bias: bool) -> Linear:
-            weight = own(*(f"{prefix}.{name}.weight" for name in names))
-            return Linear(weight, own(*(f"{prefix}.{name}.bias" for name in names)) if bias else None)
+            offset = own(*(f"{prefix}.{name}.bias" for name in names)) if bias else None
+            return Linear(read(*(f"{prefix}.{name}.weight" for name in names)).to(device, dtype), offset)
 
         def layer(index: int) -> _Layer:
             prefix = f"model.layers.{index}"

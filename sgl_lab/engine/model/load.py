@@ -65,7 +65,8 @@ def load_model(
         progress(n_layers, total, "loading weights")
 
     try:
-        model = Llama(spec, checkpoint.tensor, device=place, dtype=_DTYPES[chosen], loaded=loaded)
+        with checkpoint:
+            model = Llama(spec, checkpoint.read, device=place, dtype=_DTYPES[chosen], loaded=loaded)
     except (torch.OutOfMemoryError, MemoryError):
         raise ModelError(f"{name} with {spec.n_params / 1e6:.0f}M parameters in {chosen} does not fit into the memory of {place}") from None
     return LoadedModel(name, spec, model, tokenizer, str(place), chosen, (name, fingerprint(checkpoint.files), chosen))

@@ -20,7 +20,7 @@ from ...contracts.errors import BackendUnsupported, BadArgument, ModelDamaged, M
 from ...contracts.port import Message, Segment
 from .chat import ChatTemplate
 from .vocab import TURN_ENDS
-from .weights import read_json
+from .weights import json_object, read_bytes, read_json
 
 _MAX_TOKENIZER = 64 << 20
 
@@ -30,22 +30,24 @@ class Tokenizer:
 
     def __init__(self, folder: Path, n_vocab: int) -> None:
         path = folder / "tokenizer.json"
-        data = read_json(path, most=_MAX_TOKENIZER)
+        text = read_bytes(path, most=_MAX_TOKENIZER)
+        data = json_object(text, str(path))
         config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
         self.n_vocab = n_vocab
         self._lock = threading.Lock()
         self._prefix = _spell_prefix(data)
-        data["truncation"] = data["padding"] = None
         added = data.get("added_tokens") or []
         try:
             # Some fine-tunes name added tokens that their embedding has no row for.
             data["added_tokens"] = [token for token in added if _below(token["id"], n_vocab)]
             specials = {token["content"]: token["id"] for token in data["added_tokens"] if token["special"]}
+            if self._prefix or len(data["added_tokens"]) < len(added):
+                text = json.dumps(data, ensure_ascii=False).encode()
             vocab = data["model"]["vocab"]
             ids = vocab.values() if isinstance(vocab, dict) else range(len(vocab))
             if not all(_below(index, n_vocab) for index in ids):
                 raise ValueError(f"it has tokens beyond the model's vocabulary of {n_vocab}")
-            self._tokenizer = _built(data)
+            self._tokenizer = _built(text)
             self._added: dict[int, str] = {index: token.content for index, token in self._tokenizer.get_added_tokens_decoder().items()}
             leading = self._tokenizer.encode("").ids
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -122,14 +124,17 @@ class Tokenizer:
         return self._chat.spaced(segments, every=self._prefix == "every") if self._prefix else segments
 
 
-def _built(data: dict[str, Any]) -> tokenizers.Tokenizer:
+def _built(text: bytes) -> tokenizers.Tokenizer:
     try:
-        return tokenizers.Tokenizer.from_str(json.dumps(data, ensure_ascii=False))
+        built = tokenizers.Tokenizer.from_buffer(text)
     except BaseException as error:
         # A panic of the Rust side is a BaseException of its own.
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
             raise ValueError(str(error)) from None
         raise
+    built.no_truncation()
+    built.no_padding()
+    return built
 
 
 def _steps(component: Any) -> list[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """Tensors of a folder of safetensors files, found and checked before any is touched.
 
-Only safetensors are read: never a pickle. The files are mapped, so a tensor costs memory when
-it is copied out and not before. Format: the safetensors README (8-byte length, JSON, data).
+Only safetensors are read: never a pickle. Format: the safetensors README (8-byte length, JSON, data).
 """
 
 from __future__ import annotations
@@ -9,14 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import mmap
-import struct
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Self
 
 import torch
+from torch import Tensor
 
 from ...contracts.errors import ModelDamaged, ModelError, ModelMissing
 
@@ -24,20 +23,25 @@ DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _MAX_JSON = 8 << 20
 
 
-def read_json(path: Path, *, most: int = _MAX_JSON) -> dict[str, Any]:
-    """A JSON object from a file of at most `most` bytes. ModelMissing, ModelDamaged."""
+def read_bytes(path: Path, *, most: int = _MAX_JSON) -> bytes:
+    """A file of at most `most` bytes. ModelMissing, ModelDamaged, ModelError."""
     try:
         size = path.stat().st_size
         if size > most:
             raise ModelDamaged(f"{path} has {size} bytes, at most {most} are read")
-        return _json_object(path.read_bytes(), str(path))
+        return path.read_bytes()
     except FileNotFoundError:
         raise ModelMissing(f"{path} does not exist") from None
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from None
 
 
-def _json_object(text: bytes, origin: str) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a small JSON file. ModelMissing, ModelDamaged, ModelError."""
+    return json_object(read_bytes(path), str(path))
+
+
+def json_object(text: bytes, origin: str) -> dict[str, Any]:
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -49,21 +53,32 @@ def _json_object(text: bytes, origin: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    file: mmap.mmap
+    path: Path
     dtype: torch.dtype
     shape: tuple[int, ...]
     offset: int
+    n_bytes: int
 
 
 class Checkpoint:
-    """The tensors of a folder: `model.safetensors`, the shards its index names, or all `*.safetensors` there are."""
+    """The tensors of a folder: `model.safetensors`, the shards its index names, or all `*.safetensors` there are.
+
+    A context manager: it holds open the file that it reads from.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.files = _files(folder)
-        self._tensors: dict[str, _Stored] = {}
-        for path in self.files:
-            self._open(path)
+        self._tensors = {name: stored for path in self.files for name, stored in _header(path).items()}
+        self._open: dict[Path, BinaryIO] = {}
+        self._buffer = torch.empty(0, dtype=torch.uint8)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._open.values():
+            file.close()
 
     def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
         """ModelDamaged unless every expected tensor is there in its shape; further tensors are ignored."""
@@ -74,29 +89,35 @@ class Checkpoint:
             if stored.shape != shape:
                 raise ModelDamaged(f"{self.folder}: tensor {name} has shape {stored.shape}, the configuration says {shape}")
 
-    def tensor(self, name: str) -> torch.Tensor:
-        """A view into the mapped file, in the type it is stored in: copy it, do not keep it."""
-        stored = self._tensors[name]
-        return torch.frombuffer(stored.file, dtype=stored.dtype, count=math.prod(stored.shape), offset=stored.offset).view(stored.shape)
+    def read(self, *names: str) -> Tensor:
+        """The named tensors stacked along their rows, in the type of the first. The next call overwrites it: copy it.
 
-    def _open(self, path: Path) -> None:
+        One buffer for all, because fresh memory costs more than reading into it.
+        """
+        parts = [self._tensors[name] for name in names]
+        dtype = parts[0].dtype
+        if any(part.dtype != dtype for part in parts):
+            return torch.cat([self.read(name).to(dtype, copy=True) for name in names])
+        n_bytes = sum(part.n_bytes for part in parts)
+        if len(self._buffer) < n_bytes:
+            self._buffer = torch.empty(n_bytes, dtype=torch.uint8)
+        at = 0
+        for part in parts:
+            self._fill(self._buffer[at : at + part.n_bytes], part)
+            at += part.n_bytes
+        return self._buffer[:n_bytes].view(dtype).view(-1, *parts[0].shape[1:])
+
+    def _fill(self, target: Tensor, part: _Stored) -> None:
         try:
-            with path.open("rb") as file:
-                # A private, writable mapping: torch warns of read-only buffers. Nothing writes to it.
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        except FileNotFoundError:
-            raise ModelMissing(f"{path} does not exist", hint="fetch the model again") from None
-        except ValueError:
-            raise ModelDamaged(f"{path} is empty") from None
+            file = self._open.get(part.path) or self._open.setdefault(part.path, part.path.open("rb", buffering=0))
+            file.seek(part.offset)
+            bytes_left = target.numpy().data
+            while bytes_left and (n_read := file.readinto(bytes_left)):  # type: ignore[attr-defined]
+                bytes_left = bytes_left[n_read:]
         except OSError as error:
-            raise ModelError(f"cannot read {path}: {error.strerror}") from None
-        n_header = struct.unpack_from("<Q", mapped)[0] if len(mapped) >= 8 else len(mapped)
-        if n_header > min(len(mapped) - 8, _MAX_JSON):
-            raise ModelDamaged(f"{path}: a header of {n_header} bytes does not fit", hint="fetch the file again")
-        header = _json_object(mapped[8 : 8 + n_header], f"{path}, header")
-        for name, entry in header.items():
-            if name != "__metadata__":
-                self._tensors[name] = _stored(mapped, 8 + n_header, entry, f"{path}, tensor {name!r:.80}")
+            raise ModelError(f"cannot read {part.path}: {error.strerror}") from None
+        if bytes_left:
+            raise ModelDamaged(f"{part.path} has become shorter while it was read")
 
 
 def _files(folder: Path) -> list[Path]:
@@ -116,8 +137,25 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def _stored(file: mmap.mmap, data: int, entry: Any, origin: str) -> _Stored:
-    """One entry of a header, held against the size of its file."""
+def _header(path: Path) -> dict[str, _Stored]:
+    """The tensors that one file says it has, each held against the size of the file."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            n_header = int.from_bytes(file.read(8), "little")
+            if n_header > min(size - 8, _MAX_JSON):
+                raise ModelDamaged(f"{path}: a header of {n_header} bytes does not fit", hint="fetch the file again")
+            text = file.read(n_header)
+    except FileNotFoundError:
+        raise ModelMissing(f"{path} does not exist", hint="fetch the model again") from None
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from None
+    entries = json_object(text, f"{path}, header").items()
+    data = 8 + n_header
+    return {name: _stored(path, data, size, entry, f"{path}, tensor {name!r:.80}") for name, entry in entries if name != "__metadata__"}
+
+
+def _stored(path: Path, data: int, size: int, entry: Any, origin: str) -> _Stored:
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     except (KeyError, TypeError, ValueError):
@@ -126,9 +164,10 @@ def _stored(file: mmap.mmap, data: int, entry: Any, origin: str) -> _Stored:
         raise ModelDamaged(f"{origin}: malformed shape or offsets")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ModelError(f"{origin}: stored as {dtype!r:.20}, not supported", hint="supported: " + ", ".join(DTYPES))
-    if end - begin != math.prod(shape) * DTYPES[dtype].itemsize or data + end > len(file):
+    n_bytes = math.prod(shape) * DTYPES[dtype].itemsize
+    if end - begin != n_bytes or data + end > size:
         raise ModelDamaged(f"{origin}: does not fit into its file", hint="fetch the file again")
-    return _Stored(file, DTYPES[dtype], tuple(shape), data + begin)
+    return _Stored(path, DTYPES[dtype], tuple(shape), data + begin, n_bytes)
 
 
 def fingerprint(files: list[Path]) -> str:
