@@ -46,7 +46,10 @@ class NotebookFailed(SglError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
-    options = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    runs_script = words[:1] == ["run"] and words[1:2] != [] and words[1].endswith(".py")
+    words, script_args = (words[:2], words[2:]) if runs_script else (words, [])
+    options = _parser().parse_args(words, argparse.Namespace(script_args=script_args))
     try:
         return int(options.command(options))
     except SglError as error:
@@ -74,10 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     tour.add_argument("-o", "--output", type=Path, default=Path("build/tour.html"), help="the HTML file (default: %(default)s)")
     tour.set_defaults(command=_tour)
 
-    run = commands.add_parser("run", help="run a notebook (its outputs are saved in it) or a script")
+    run = commands.add_parser("run", help="run a notebook (its outputs are saved in it) or a script (with what follows in sys.argv)")
     run.add_argument("file", type=Path, metavar="FILE.ipynb|FILE.py")
     run.add_argument("-o", "--output", type=Path, help="write the executed notebook here instead of in place")
-    run.add_argument("args", nargs=argparse.REMAINDER, help="what the script finds in sys.argv")
     run.set_defaults(command=_run)
 
     examine = commands.add_parser("doctor", help="look at this machine and say what is missing")
@@ -116,7 +118,7 @@ def _tour(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     if options.file.suffix == ".py":
-        return _run_script(options.file, options.args)
+        return _run_script(options.file, options.script_args)
     notebook = _read(options.file)
     failure = _execute(notebook, options.file)
     output = options.output or options.file

@@ -1,0 +1,123 @@
+"""The `sgl-lab` command, as a shell sees it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from sgl_lab import cli
+
+
+def sgl_lab(*args: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sgl_lab.cli", *map(str, args)]
+    environment = os.environ | {"SGL_LAB_CACHE": str(cwd / "cache"), "IPYTHONDIR": str(cwd / "ipython")}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def exit_code(*args: str) -> int:
+    try:
+        return cli.main(args)
+    except SystemExit as stop:
+        return int(str(stop.code))
+
+
+def notebook(path: Path, *sources: str) -> Path:
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources]), path)  # type: ignore[no-untyped-call]
+    return path
+
+
+def test_a_notebook_is_run_where_it_lies_and_its_outputs_are_saved_in_it(tmp_path: Path) -> None:
+    file = notebook(tmp_path / "sums.ipynb", "n = 20", "n + 22")
+    done = sgl_lab("run", file, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"wrote {file}\n")
+    (output,) = nbformat.read(file, as_version=4).cells[1].outputs  # type: ignore[no-untyped-call]
+    assert output.data["text/plain"] == "42"
+
+
+def test_a_cell_that_raises_is_one_line_and_what_ran_is_kept(tmp_path: Path) -> None:
+    source = notebook(tmp_path / "bad.ipynb", "print('before')", "1 / 0", "print('after')")
+    done = sgl_lab("run", source, "-o", tmp_path / "out.ipynb", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"sgl-lab: {source}, cell 2: ZeroDivisionError: division by zero"
+    first, second, third = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells  # type: ignore[no-untyped-call]
+    assert first.outputs[0].text == "before\n"
+    assert second.outputs[0].ename == "ZeroDivisionError"
+    assert third.outputs == []
+
+
+def test_a_script_sees_its_own_arguments_folder_and_sgl_lab(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("answer = 42")
+    (tmp_path / "script.py").write_text("import sys, beside, sgl_lab\nprint(__name__, sys.argv[1:], beside.answer)")
+    done = sgl_lab("run", "script.py", "-n", "--flag", "x", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "__main__ ['-n', '--flag', 'x'] 42\n")
+
+
+def test_a_script_that_raises_shows_its_own_lines_only(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("def f():\n    raise ValueError('mine')\n\nf()\n")
+    done = sgl_lab("run", "script.py", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "ValueError: mine"
+    assert 'File "script.py", line 4' in done.stderr
+    assert "cli.py" not in done.stderr
+
+
+def test_a_script_may_choose_its_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("raise SystemExit(7)")
+    assert sgl_lab("run", "script.py", cwd=tmp_path).returncode == 7
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["run", "none.py"], "no script at none.py"),
+        (["run", "none.ipynb"], "no notebook at none.ipynb"),
+        (["run", "broken.ipynb"], "cannot be read as a notebook"),
+        (["run", "notes.txt"], "neither a notebook (.ipynb) nor a script (.py)"),
+        (["tour", "none.ipynb"], "no notebook at none.ipynb"),
+        (["tuor"], "invalid choice: 'tuor'"),
+        ([], "required: COMMAND"),
+        (["model"], "required: list|pull|rm"),
+    ],
+)
+def test_a_wrong_call_is_one_line_and_exit_code_2(
+    args: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.ipynb").write_text("{")
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(*args) == 2
+    said = capsys.readouterr()
+    (line,) = said.err.splitlines()
+    assert said.out == ""
+    assert line.startswith("sgl-lab")
+    assert message in line
+
+
+def test_models_are_listed_and_removed_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SGL_LAB_CACHE", str(tmp_path))
+    fetched = tmp_path / "models" / "smollm2"
+    fetched.mkdir(parents=True)
+    (fetched / "model.gguf").write_bytes(bytes(2**20))
+    assert [exit_code("model", word, *rest) for word, *rest in (["list"], ["rm", "smollm2"], ["list"], ["rm", "smollm2"])] == [0, 0, 0, 1]
+    said = capsys.readouterr()
+    here, removed, gone = said.out.splitlines()
+    assert here.split()[:3] == ["smollm2", "1.0", "MiB"]
+    assert removed == "removed smollm2: 1.0 MiB freed"
+    assert gone.endswith("not fetched yet: sgl-lab model pull smollm2")
+    assert said.err.startswith("sgl-lab: smollm2 is not in the model cache")
+
+
+def test_the_doctor_says_what_is_here_and_what_to_do_about_what_is_not(tmp_path: Path) -> None:
+    done = sgl_lab("doctor", cwd=tmp_path)
+    lines = {line[8:22].strip(): line for line in done.stdout.splitlines()}
+    assert done.returncode == 0, done.stdout
+    assert {"python", "torch", "cpu", "gpu", "triton", "jupyterlab", "anywidget", "browser", "graphviz", "model cache"} <= lines.keys()
+    assert lines["smollm2"].startswith("-")
+    assert "sgl-lab model pull smollm2" in lines["smollm2"]
+    assert lines["python"].startswith("ok")
