@@ -43,6 +43,7 @@ class Run:
         self.streams: list[Stream] = []
         self.stopped: Stopped | None = None
         self.body_error: Exception | None = None
+        self._seen: list[Exception] = []
         self._changed = threading.Condition(self.lock)
         self._body_thread: int | None = None
         self._nested: weakref.WeakSet[Run] = weakref.WeakSet()
@@ -61,7 +62,7 @@ class Run:
         except BaseException as error:
             if isinstance(error, Exception):
                 self.body_error = error
-            self.stop(f"the program raised {type(error).__name__}")
+            self.stop("the run was interrupted" if isinstance(error, KeyboardInterrupt) else f"the program raised {type(error).__name__}")
             raise
         finally:
             current_run.reset(token)
@@ -77,9 +78,13 @@ class Run:
         """Whether another thread may still append."""
         return self._body_thread not in (None, threading.get_ident())
 
-    def cause(self, error: Exception) -> Exception:
-        """A run that was stopped because its body raised failed of what the body raised."""
+    def seen(self, error: Exception) -> Exception:
+        """What to raise for `error`, which the user has seen then. A run that was stopped because its body raised failed of that."""
+        self._seen.append(error)
         return self.body_error if self.body_error and error is self.stopped else error
+
+    def has_seen(self, error: Exception) -> bool:
+        return any(error is seen for seen in self._seen)
 
     # ------------------------------------------------------------ waiting
 

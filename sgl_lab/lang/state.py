@@ -175,7 +175,8 @@ class ProgramState:
     def error(self) -> Exception | None:
         """Wait until everything appended is done, and tell what went wrong instead of raising it."""
         self._wait_idle()
-        self._stream.error_seen = True
+        if self._stream.error is not None:
+            self._run.seen(self._stream.error)
         return self._stream.error
 
     def text_iter(self, var_name: Name | None = None) -> Iterator[str]:
@@ -216,7 +217,7 @@ class ProgramState:
         """Wait for all streams of the run; raise the first error that nobody has seen."""
         self.wait()
         for stream in self._run.streams:
-            if not stream.error_seen:
+            if stream.error is not None and not self._run.has_seen(stream.error):
                 self._raise(stream)
 
     def cancel(self, why: str = "the run was stopped") -> None:
@@ -227,8 +228,7 @@ class ProgramState:
 
     def _raise(self, stream: Stream) -> None:
         if stream.error is not None:
-            stream.error_seen = True
-            raise self._run.cause(stream.error)
+            raise self._run.seen(stream.error)
 
     def _wait_idle(self) -> None:
         self._run.wait(lambda: self._stream.idle and not self._run.body_elsewhere)
@@ -253,8 +253,7 @@ class ProgramState:
         if variable is None:
             raise self._run.body_error or stream.error or self._unknown(name)
         if variable.error is not None:
-            stream.error_seen = variable.stream.error_seen = True
-            raise self._run.cause(variable.error)
+            raise self._run.seen(variable.error)
         if not variable.done:
             raise ProgramError(f"{name!r} is read inside its own var_scope", hint="read it after the scope has ended")
         return variable

@@ -67,7 +67,6 @@ class Stream:
         self.n_inherited = 0
         """how much of the transcript's history is the parent's"""
         self.error: Exception | None = None
-        self.error_seen = False
         self.joined = False
         self.work: Work | None = None
         """the request that is under way"""
