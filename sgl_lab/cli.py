@@ -104,7 +104,7 @@ def _tour(options: argparse.Namespace) -> int:
     with _Bar() as show:
         store.resolve(store.SMOLLM2.name, progress=show)
     n_cells = len(notebook.cells)
-    failure = _execute(notebook, options.notebook, closing=("%sgl tree", "%sgl status"))
+    failure = _execute(notebook, options.notebook, closing=("%sgl tree --text", "%sgl status"))
     closing = notebook.cells[n_cells:]
     del notebook.cells[n_cells:]
     _write(options.output, _as_html(notebook, options.notebook.stem))
