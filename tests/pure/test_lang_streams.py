@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
 
 import pytest
@@ -369,6 +370,24 @@ def test_a_backend_that_aborts_stops_the_stream() -> None:
     assert isinstance(within(5, s.error), Stopped)
     assert s["a"] == ""
     assert s.get_meta_info("a")["finish_reason"] == "abort"
+
+
+def test_an_interrupt_is_felt_while_waiting_and_the_next_run_is_right() -> None:
+    backend = ScriptedBackend("x", held=True)
+    s = sgl.start(backend)
+    s += "Q" + gen("a")
+    interrupt = threading.Timer(0.1, _thread.interrupt_main)
+    interrupt.start()
+    with pytest.raises(KeyboardInterrupt), s.running():
+        s["a"]
+    s.wait()
+    assert backend.n_cancelled == 1
+    with pytest.raises(Stopped, match="interrupted"):
+        s.sync()
+    backend.resume()
+    t = sgl.start(backend)
+    t += "Q" + gen("a")
+    assert t["a"] == "x"
 
 
 # ---------------------------------------------------------------- events

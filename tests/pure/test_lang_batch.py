@@ -1,0 +1,153 @@
+"""Bodies on threads: streamed runs and batches."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+import sgl_lab.lang.surface as sgl
+from sgl_lab.backends.scripted import ScriptedBackend
+from sgl_lab.contracts.errors import BadArgument, RequestFailed
+from sgl_lab.contracts.port import GenJob
+
+from .language import watchdog, within  # noqa: F401
+
+gen = sgl.gen
+
+
+@sgl.function
+def ask(s: Any, question: str, polite: bool = False) -> str:
+    """Ask one question."""
+    s += "Please: " if polite else ""
+    s += question + gen("answer")
+    return str(s["answer"])
+
+
+def test_a_streamed_run_returns_at_once_and_gives_text_as_it_comes() -> None:
+    backend = ScriptedBackend("abc", held=True)
+
+    @sgl.function
+    def program(s: Any) -> str:
+        s += "Q: " + gen("a") + "."
+        return s["a"] + "!"
+
+    state = program.run(backend=backend, stream=True)
+    text = state.text_iter()
+    assert next(text) == "Q: "
+    backend.step()
+    assert next(text) == "a"
+    backend.resume()
+    assert "".join(text) == "bc."
+    assert state.ret_value == "abc!"
+    assert state.text() == "Q: abc."
+
+
+def test_one_variable_can_be_streamed_also_before_the_program_has_come_to_it() -> None:
+    go = threading.Event()
+
+    @sgl.function
+    def program(s: Any) -> None:
+        go.wait(10)
+        s += sgl.user("Q") + sgl.assistant("So: " + gen("a"))
+
+    state = program.run(backend=ScriptedBackend("abc"), stream=True)
+    go.set()
+    assert "".join(state.text_iter("a")) == "abc"
+    assert "".join(state.text_iter()) == state.text()
+
+
+def test_a_stream_raises_what_the_body_raised_and_reads_do_too() -> None:
+    @sgl.function
+    def program(s: Any) -> None:
+        s += "Q" + gen("a") + gen("b")
+        raise ZeroDivisionError
+
+    state = program.run(backend=ScriptedBackend("x", held=True), stream=True)
+    for read in (lambda: "".join(state.text_iter()), lambda: state["b"], lambda: state["c"], state.sync):
+        assert isinstance(within(5, read), ZeroDivisionError)
+
+
+def test_a_stream_raises_what_the_backend_raised() -> None:
+    @sgl.function
+    def program(s: Any) -> None:
+        s += "Q" + gen("a")
+
+    state = program.run(backend=ScriptedBackend(RequestFailed("boom")), stream=True)
+    assert isinstance(within(5, lambda: list(state.text_iter())), RequestFailed)
+    assert isinstance(within(5, lambda: list(state.text_iter("a"))), RequestFailed)
+
+
+def test_a_batch_runs_each_body_once_and_gives_states_in_order() -> None:
+    bodies: list[str] = []
+
+    @sgl.function
+    def program(s: Any, q: str) -> str:
+        bodies.append(q)
+        s += q + gen("a")
+        return str(s["a"])
+
+    backend = ScriptedBackend(lambda prompt: prompt.upper())
+    states = program.run_batch([{"q": "a"}, ("b",), {"q": "c"}], backend=backend, num_threads=2, max_new_tokens=4)
+    assert [state["a"] for state in states] == ["A", "B", "C"]
+    assert sorted(bodies) == ["a", "b", "c"]
+    assert [job.params.max_tokens for job in backend.jobs_of(GenJob)] == [4, 4, 4]
+
+
+def test_a_shared_prefix_is_found_from_the_prompts_themselves() -> None:
+    backend = ScriptedBackend("x")
+    few = "You are terse."
+    states = ask.run_batch([{"question": f"{few} {q}?"} for q in "abc"], backend=backend, num_threads=1)
+    assert [state.get_meta_info("answer")["cached_tokens"] for state in states] == [0] + [len(few) + 1] * 2
+
+
+def test_one_failing_item_costs_only_itself() -> None:
+    backend = ScriptedBackend({"good": "fine", "bad": RequestFailed("boom")})
+    items = [{"question": "good"}, {"question": "bad"}, {"question": "good 2"}]
+    results = ask.run_batch(items, backend=backend, return_exceptions=True)
+    assert [type(result).__name__ for result in results] == ["ProgramState", "RequestFailed", "ProgramState"]
+    with pytest.raises(RequestFailed, match="boom") as caught:
+        ask.run_batch(items, backend=backend)
+    assert [getattr(result, "ret_value", None) for result in vars(caught.value)["results"]] == ["fine", None, "fine"]
+
+
+def test_an_item_that_does_not_fit_the_program_is_refused_before_any_runs() -> None:
+    backend = ScriptedBackend()
+    with pytest.raises(TypeError, match="item 1 of the batch"):
+        ask.run_batch([{"question": "a"}, {"quest": "b"}], backend=backend)
+    with pytest.raises(BadArgument, match="item 0"):
+        ask.run_batch(["a"], backend=backend)
+    with pytest.raises(TypeError, match="colour"):
+        ask.run_batch([], colour="red")
+    with pytest.raises(BadArgument, match="num_threads"):
+        ask.run_batch([], num_threads=0)
+    assert backend.jobs == []
+    assert ask.run_batch([], backend=backend) == []
+
+
+def test_a_batch_can_be_taken_one_by_one_and_left() -> None:
+    backend = ScriptedBackend("x" * 1000, held=True)
+    states = ask.run_batch([{"question": str(n)} for n in range(8)], backend=backend, generator_style=True, num_threads=4, max_new_tokens=3)
+    assert backend.jobs == [], "nothing runs before it is asked for"
+    backend.resume()
+    first = next(states)
+    assert first.ret_value == "xxx"
+    backend.hold()
+    within(10, states.close)  # type: ignore[attr-defined]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("sgl-batch")]
+
+
+def test_a_batch_shows_its_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    ask.run_batch([("a",), ("b",)], backend=ScriptedBackend("x"), progress_bar=True)
+    assert "2/2" in capsys.readouterr().err
+
+
+def test_the_items_of_a_batch_inherit_from_the_program_around_it() -> None:
+    @sgl.function
+    def judge(s: Any) -> list[str]:
+        return [state.ret_value for state in ask.run_batch([("a",), ("b",)])]
+
+    backend = ScriptedBackend(lambda prompt: prompt.upper())
+    assert judge.run(backend=backend, temperature=0.0).ret_value == ["A", "B"]
+    assert {job.params.temperature for job in backend.jobs_of(GenJob)} == {0.0}

@@ -1,0 +1,190 @@
+"""What a gen or a select is sampled with, and what is told of it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+import sgl_lab.lang.surface as sgl
+from sgl_lab.backends.scripted import ScriptedBackend
+from sgl_lab.contracts.errors import BackendUnsupported, BadArgument, ProgramError
+from sgl_lab.contracts.params import SamplingParams
+from sgl_lab.contracts.port import GenJob, ScoreJob
+from sgl_lab.lang.choices import ChoicesDecision, ChoicesSamplingMethod
+
+from .language import watchdog, within  # noqa: F401
+
+gen = sgl.gen
+
+
+@sgl.function
+def ask(s: Any, question: str, polite: bool = False) -> str:
+    """Ask one question."""
+    s += "Please: " if polite else ""
+    s += question + gen("answer")
+    return str(s["answer"])
+
+
+def sampling(**given: Any) -> SamplingParams:
+    """What a bare gen is sampled with in a run with these settings."""
+    backend = ScriptedBackend("x")
+    ask.run("Q", backend=backend, **given)
+    (job,) = backend.jobs_of(GenJob)
+    return job.params  # type: ignore[no-any-return]
+
+
+def test_the_defaults_of_run() -> None:
+    assert sampling() == SamplingParams(max_tokens=128, n=1, temperature=1.0, top_p=1.0, top_k=None, min_p=0.0)
+    assert sampling(top_k=-1).top_k is None
+    assert sampling(max_new_tokens=5, top_k=7, seed=3, stop="x", return_logprob=True) == SamplingParams(
+        max_tokens=5, top_k=7, seed=3, stop=("x",), logprobs=True
+    )
+
+
+def test_what_a_gen_states_wins_over_the_run_and_only_that() -> None:
+    backend = ScriptedBackend("x")
+    s = sgl.start(backend, defaults=sgl.GenDefaults(temperature=0.5, top_k=7, max_tokens=9))
+    s += "x" + gen("a", temperature=0.0, top_k=-1, logit_bias={5: 1.0}, stop=["b", "c"], stop_token_ids=[1], ignore_eos=True)
+    s.sync()
+    assert backend.jobs_of(GenJob)[0].params == SamplingParams(
+        temperature=0.0, top_k=None, max_tokens=9, logit_bias=((5, 1.0),), stop=("b", "c"), stop_token_ids=(1,), ignore_eos=True
+    )
+
+
+def test_the_callers_stop_list_is_copied() -> None:
+    stops = ["\n"]
+    backend = ScriptedBackend("one\ntwo", chat_template=None)
+    s = sgl.start(backend)
+    s += sgl.user("Q") + sgl.assistant(gen("a", stop=stops))
+    stops.append("one")
+    assert s["a"] == "one"
+    assert backend.jobs_of(GenJob)[0].params.stop == ("\n", "USER:")
+    assert stops == ["\n", "one"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"temperature": -1},
+        {"temperature": math.nan},
+        {"top_p": 0},
+        {"top_k": 0},
+        {"n": 0},
+        {"n": 10**6},
+        {"max_tokens": -1},
+        {"max_tokens": "many"},
+        {"min_tokens": 9, "max_tokens": 3},
+        {"stop": 5},
+        {"stop": [""]},
+        {"stop_regex": "("},
+        {"stop_token_ids": "abc"},
+        {"logit_bias": [1, 2]},
+        {"seed": "x"},
+        {"choices": []},
+        {"choices": "yes"},
+        {"choices": ["yes", ""]},
+        {"choices": ["yes"], "temperature": 0.7},
+        {"choices_method": sgl.token_length_normalized},
+    ],
+)
+def test_a_gen_with_an_illegal_argument_fails_at_the_call(arguments: dict[str, Any]) -> None:
+    with pytest.raises(BadArgument):
+        gen("a", **arguments)
+
+
+UNSUPPORTED: list[dict[str, Any]] = [
+    {"regex": "a+"},
+    {"json_schema": {}},
+    {"dtype": int},
+    {"grammar": "x"},
+    {"tools": []},
+    {"logprob_start_len": 0},
+]
+
+
+@pytest.mark.parametrize("arguments", UNSUPPORTED)
+def test_what_is_not_supported_is_refused_by_name(arguments: dict[str, Any]) -> None:
+    with pytest.raises(BackendUnsupported, match=next(iter(arguments))):
+        gen("a", **arguments)
+
+
+def test_an_unknown_argument_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="temprature"):
+        gen("a", temprature=1)  # type: ignore[call-arg]
+    with pytest.raises(BadArgument, match="name"):
+        gen(5)  # type: ignore[arg-type]
+
+
+def test_meta_info_counts_and_logprobs() -> None:
+    s = sgl.start(ScriptedBackend("ab."))
+    s += "prompt" + gen("a", stop=".", return_logprob=True, top_logprobs_num=1)
+    meta = s.get_meta_info("a")
+    assert meta["finish_reason"] == "stop"
+    assert meta["matched_stop"] == "."
+    assert (meta["prompt_tokens"], meta["completion_tokens"], meta["cached_tokens"], meta["computed_tokens"]) == (6, 2, 0, 7)
+    assert [(logprob, text) for logprob, _, text in meta["output_token_logprobs"]] == [(-0.5, "a"), (-0.5, "b")]
+    assert [[text for _, _, text in row] for row in meta["output_top_logprobs"]] == [["a"], ["b"]]
+
+
+def likes(table: dict[str, list[float]]) -> Any:
+    return lambda prompt, choice: table[choice] if prompt.startswith("Q") else [-0.1] * len(choice)
+
+
+TABLE = {"ab": [-1.0, -1.0], "acd": [-1.0, -0.2, -1.5], "b": [-0.95]}
+
+
+@pytest.mark.parametrize(
+    ("method", "chosen"),
+    [(sgl.token_length_normalized, "acd"), (sgl.greedy_token_selection, "b"), (sgl.unconditional_likelihood_normalized, "acd")],
+)
+def test_each_method_chooses_as_it_says(method: ChoicesSamplingMethod, chosen: str) -> None:
+    backend = ScriptedBackend(likes=likes(TABLE))
+    s = sgl.start(backend)
+    s += "Q" + sgl.select("pick", list(TABLE), choices_method=method)
+    assert s["pick"] == chosen
+    assert s.text() == "Q" + chosen
+    meta = s.get_meta_info("pick")
+    assert meta["normalized_prompt_logprobs"] == pytest.approx([-1.0, -0.9, -0.95])
+    assert [[logprob for logprob, _, _ in row] for row in meta["input_token_logprobs"]] == list(TABLE.values())
+
+
+def test_greedy_selection_pads_short_choices_with_their_mean_and_goes_on_to_the_difference() -> None:
+    s = sgl.start(ScriptedBackend(likes=likes({"aa": [-1.0, -3.0], "ab": [-1.0, -2.0], "c": [-1.0]})))
+    s += "Q" + gen("pick", choices=["aa", "ab", "c"], choices_method=sgl.greedy_token_selection)
+    assert s["pick"] == "c"
+    assert s.get_meta_info("pick")["greedy_logprob_matrix"] == [[-1.0, -3.0], [-1.0, -2.0], [-1.0, -1.0]]
+
+
+def test_unconditional_likelihood_is_measured_without_the_prompt() -> None:
+    table = {("<s>Q", "the"): -1.0, ("<s>Q", "cat"): -2.0, ("<s>", "the"): -1.0, ("<s>", "cat"): -9.0}
+
+    def common(prompt: str, choice: str) -> float:
+        return table[prompt, choice]
+
+    backend = ScriptedBackend(likes=common, bos=True)
+    s = sgl.start(backend)
+    s += "Q" + sgl.select("pick", ["the", "cat"], choices_method=sgl.unconditional_likelihood_normalized)
+    assert s["pick"] == "cat"
+    assert s.get_meta_info("pick")["normalized_unconditional_prompt_logprobs"] == [0.0, 7.0]
+    assert [backend.decode(job.prompt) for job in backend.jobs_of(ScoreJob)] == ["<s>Q", "<s>"]
+
+
+def test_the_chosen_tokens_stand_as_they_were_scored() -> None:
+    backend = ScriptedBackend("!", likes=likes(TABLE))
+    s = sgl.start(backend)
+    s += "Q" + gen("pick", choices=["ab", "b"]) + gen("after")
+    assert s["after"] == "!"
+    assert backend.jobs_of(GenJob)[0].prompt == backend.encode("Qb")
+
+
+def test_a_method_of_ones_own_may_be_wrong_and_is_told_so() -> None:
+    class Stubborn(ChoicesSamplingMethod):
+        def __call__(self, **scores: Any) -> ChoicesDecision:
+            return ChoicesDecision("maybe")
+
+    s = sgl.start(ScriptedBackend())
+    s += "Q" + sgl.select("pick", ["yes", "no"], choices_method=Stubborn())
+    with pytest.raises(ProgramError, match="Stubborn chose 'maybe'"):
+        s["pick"]
