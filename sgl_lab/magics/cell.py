@@ -55,7 +55,7 @@ def _run(shell: Any, desk: Desk, options: CellOptions, code: CodeType, source: s
     with loading(shell, place) as report:
         lab = desk.ready_lab(report)
     defaults = SamplingParams(**given({"temperature": options.temperature, "max_new_tokens": options.max_tokens, "seed": options.seed}))
-    with lab.record("cell", source) as record:
+    with lab.record("cell", source) as record, CellView(shell, place, lab, record, options.views, desk.interrupt_cell):
         desk.last = record
         state = start(lab.backend, lab.emit, record.run, defaults)
         if options.out is not None:
@@ -63,7 +63,7 @@ def _run(shell: Any, desk: Desk, options: CellOptions, code: CodeType, source: s
         words = surface.bound(state)
         _tell_hidden(shell, source, words)
         names = {**shell.user_ns, **words, bodies.APPEND: _append}
-        with CellView(shell, place, lab, record, options.views, desk.interrupt_cell), desk.interruptible():
+        with desk.interruptible():
             _finish(state, code, names)
     return None if isinstance(result := names.get(bodies.RESULT), Expr) else result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -55,8 +56,13 @@ class Kernel:
                 reply.metadata.append(content["metadata"])
                 reply.ids.append(content.get("transient", {}).get("display_id"))
             elif kind == "update_display_data":
-                place = reply.ids.index(content["transient"]["display_id"])
-                reply.shown[place], reply.metadata[place] = content["data"], content["metadata"]
+                place = content["transient"]["display_id"]
+                if place not in reply.ids:  # it was shown before this began to listen
+                    reply.shown.append({})
+                    reply.metadata.append({})
+                    reply.ids.append(place)
+                reply.shown[reply.ids.index(place)] = content["data"]
+                reply.metadata[reply.ids.index(place)] = content["metadata"]
             elif kind == "error":
                 reply.ename, reply.evalue = content["ename"], content["evalue"]
                 reply.traceback = ANSI.sub("", "\n".join(content["traceback"]))
@@ -66,18 +72,21 @@ class Kernel:
             shell = self.client.get_shell_msg(timeout=max(0.1, end - time.monotonic()))
             if shell["parent_header"].get("msg_id") == message:
                 reply.status = shell["content"]["status"]
+                reply.ename = reply.ename or shell["content"].get("ename", "")
+                reply.evalue = reply.evalue or shell["content"].get("evalue", "")
                 reply.seconds = time.monotonic() - begun
                 return reply
 
     def run(self, code: str, timeout: float = 120) -> Reply:
         return self.finish(self.start(code), timeout)
 
-    def wait_for(self, kind: str, message: str, timeout: float = 60) -> dict[str, Any]:
-        """Read on until the cell sends a message of this kind; what is read is gone for `finish`."""
+    def wait_for(self, kind: str, message: str, pattern: str = "", timeout: float = 60) -> dict[str, Any]:
+        """Read on until the cell sends a message of this kind that holds `pattern`; what is read is gone for `finish`."""
         end = time.monotonic() + timeout
         while True:
             answer = self.client.get_iopub_msg(timeout=max(0.1, end - time.monotonic()))
-            if answer["parent_header"].get("msg_id") == message and answer["msg_type"] == kind:
+            ours = answer["parent_header"].get("msg_id") == message and answer["msg_type"] == kind
+            if ours and re.search(pattern, json.dumps(answer["content"])):
                 return answer
 
     def interrupt(self) -> None:

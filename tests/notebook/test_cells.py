@@ -135,7 +135,7 @@ def test_a_syntax_error_shows_the_line_of_the_cell(kernel: Kernel) -> None:
 
 def test_an_interrupt_stops_within_a_second_and_keeps_what_there_is(kernel: Kernel) -> None:
     message = kernel.start('%%sgl -o cut --temperature 0\nuser("Count up.")\nassistant(gen("n", max_tokens=2000, ignore_eos=True))\ns["n"]')
-    kernel.wait_for("comm_msg", message)
+    kernel.wait_for("comm_msg", message, r'"generated": [1-9]')
     kernel.interrupt()
     reply = kernel.finish(message)
     assert (reply.status, reply.ename) == ("error", "Stopped")
