@@ -190,7 +190,7 @@ class ScriptedBackend:
     def _accept(self, job: GenJob | ScoreJob | WarmJob, listener: object, kind: str, max_tokens: int) -> RequestId:
         if len(job.prompt) >= self._card.context:
             raise PromptTooLong(f"the prompt has {len(job.prompt)} tokens, the context {self._card.context}", hint="shorten the prompt")
-        if not job.prompt and not isinstance(job, ScoreJob):
+        if not job.prompt:
             raise BadArgument("the prompt is empty", hint="append some text first")
         request = RequestId(request_ids.next())
         with self._changed:

@@ -138,7 +138,7 @@ class WarmListener(Protocol):
 
 
 class Backend(Protocol):
-    """The port. All methods may be called from any thread.
+    """The port. All methods may be called from any thread; a prompt has at least one token.
 
     `submit`, `score` and `warm` raise BadArgument, PromptTooLong or CacheFull at once when the job can
     never run; what goes wrong later reaches the listener. A cancelled gen ends with `on_done`, its partial

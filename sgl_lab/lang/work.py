@@ -6,7 +6,7 @@ run's lock, puts the result where it belongs and lets the stream advance.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -139,44 +139,38 @@ class Selection(Expression):
     source: Select
 
     def start(self) -> None:
-        self.given: ScoreOutput | None = None
-        try:
-            prompt = self.prompt()
-            self.choices = tuple(self.run.backend.encode(choice) for choice in self.source.choices)
-            self._score(prompt)
-        except Exception as error:
-            self.on_error(error)
-
-    def _score(self, prompt: tuple[int, ...]) -> None:
-        job = ScoreJob(prompt, self.choices, self.stream.id, self.expr)
-        self.request = self.run.backend.score(job, self)
+        self._jobs = self._ask()
+        self._go_on(lambda: next(self._jobs))
 
     def on_done(self, output: ScoreOutput) -> None:
         with self.run.lock:
-            if not self.current:
-                return
-            try:
-                if self.given is not None:
-                    self._decide(self.given, output)
-                elif self.source.method.requires_unconditional_logprobs:
-                    self.given = output
-                    backend = self.run.backend
-                    self._score(tuple(id for text, markup in backend.render_text("") for id in backend.encode(text, markup=markup)))
-                else:
-                    self._decide(output, None)
-            except Exception as error:
-                self.on_error(error)
+            if self.current:
+                self._go_on(lambda: self._jobs.send(output))
 
-    def _decide(self, given: ScoreOutput, alone: ScoreOutput | None) -> None:
+    def _go_on(self, next_job: Callable[[], ScoreJob]) -> None:
+        try:
+            self.request = self.run.backend.score(next_job(), self)
+        except StopIteration:
+            pass  # the choice is made
+        except Exception as error:
+            self.on_error(error)
+
+    def _ask(self) -> Generator[ScoreJob, ScoreOutput, None]:
+        """What has to be scored, one job after the other, and then the decision."""
+        choices = tuple(self.run.backend.encode(choice) for choice in self.source.choices)
+        given = yield ScoreJob(self.prompt(), choices, self.stream.id, self.expr)
         rows = [self.spelled(entries) for entries in given.logprobs]
         means = [fmean(logprobs(row)) for row in rows]
+        alone = None
+        if self.source.method.requires_unconditional_logprobs:
+            alone = [self.spelled(entries) for entries in (yield from self._ask_alone(choices))]
         output_rows: list[list[tuple[float | None, int, str]]] = [[] for _ in rows]
         decision = self.source.method(
             choices=self.source.choices,
             normalized_prompt_logprobs=means,
             input_token_logprobs=rows,
             output_token_logprobs=output_rows,
-            unconditional_token_logprobs=None if alone is None else [self.spelled(entries) for entries in alone.logprobs],
+            unconditional_token_logprobs=alone,
         )
         if decision.decision not in self.source.choices:
             raise ProgramError(f"{self.source.method!r} chose {decision.decision!r}, which is not one of the choices")
@@ -186,8 +180,25 @@ class Selection(Expression):
             "input_token_logprobs": rows,
             "output_token_logprobs": output_rows,
         }
-        ids = self.choices[self.source.choices.index(decision.decision)]
+        ids = choices[self.source.choices.index(decision.decision)]
         self.settle(decision.decision, ids, "choice", decision.decision, meta | decision.meta_info)
+
+    def _ask_alone(self, choices: Sequence[tuple[int, ...]]) -> Generator[ScoreJob, ScoreOutput, list[list[TokenLogprob]]]:
+        """The choices after what stands before any text. Where that is nothing, a first token has no log-probability."""
+        backend = self.run.backend
+        lead = tuple(id for text, markup in backend.render_text("") for id in backend.encode(text, markup=markup))
+        n_before = 0 if lead else 1
+        rows = [[TokenLogprob(id, None) for id in choice[:n_before]] for choice in choices]
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, choice in enumerate(choices):
+            if choice[n_before:]:
+                groups.setdefault(lead or choice[:1], []).append(index)
+        for prompt, members in groups.items():
+            rest = tuple(choices[index][n_before:] for index in members)
+            output = yield ScoreJob(prompt, rest, self.stream.id, self.expr)
+            for index, row in zip(members, output.logprobs, strict=True):
+                rows[index] += row
+        return rows
 
 
 class Warming(Work):

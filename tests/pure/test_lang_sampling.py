@@ -171,6 +171,17 @@ def test_unconditional_likelihood_is_measured_without_the_prompt() -> None:
     assert [backend.decode(job.prompt) for job in backend.jobs_of(ScoreJob)] == ["<s>Q", "<s>"]
 
 
+def test_without_a_bos_a_first_token_alone_counts_as_certain() -> None:
+    backend = ScriptedBackend(likes=lambda prompt, choice: -2.0 if prompt == "Q" else -1.0)
+    s = sgl.start(backend)
+    s += "Q" + sgl.select("pick", ["ab", "ac", "d"], choices_method=sgl.unconditional_likelihood_normalized)
+    assert s["pick"] == "ab"
+    meta = s.get_meta_info("pick")
+    assert [[p for p, _, _ in row] for row in meta["unconditional_token_logprobs"]] == [[None, -1.0], [None, -1.0], [None]]
+    assert meta["normalized_unconditional_prompt_logprobs"] == [-1.5, -1.5, -2.0]
+    assert [(backend.decode(job.prompt), len(job.choices)) for job in backend.jobs_of(ScoreJob)] == [("Q", 3), ("a", 2)]
+
+
 def test_the_chosen_tokens_stand_as_they_were_scored() -> None:
     backend = ScriptedBackend("!", likes=likes(TABLE))
     s = sgl.start(backend)
