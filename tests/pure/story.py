@@ -121,6 +121,17 @@ class Stage:
     def say(self, fork: ForkId, text: str, role: str = "") -> None:
         self.extend(fork, self.encode(text), "text", role)
 
+    def role(self, fork: ForkId, role: str, text: str) -> None:
+        self.begin(fork, role)
+        self.say(fork, text, role)
+        self.end(fork)
+
+    def begin(self, fork: ForkId, role: str) -> None:
+        self.say(fork, f"<|im_start|>{role}\n")
+
+    def end(self, fork: ForkId) -> None:
+        self.say(fork, "<|im_end|>\n")
+
     def extend(self, fork: ForkId, tokens: tuple[int, ...], kind: str, role: str, start: int | None = None) -> None:
         stream = self.streams[fork]
         start = len(stream) if start is None else start
@@ -309,43 +320,49 @@ class Stage:
         self.emit(LocksChanged(tuple((at, self.tree[at].leases) for at in path)))
 
 
-SYSTEM = "<|im_start|>system\nYou are a travel writer. You answer in one or two plain sentences and never repeat yourself.<|im_end|>\n"
-ASK = "<|im_start|>user\nI have one free day in Lisbon, and it may rain. What should I look at first?<|im_end|>\n"
-ANSWER = "<|im_start|>assistant\n"
+SYSTEM = "You are a travel writer. You answer in one or two plain sentences and never repeat yourself."
+ASK = "I have one free day in Lisbon, and it may rain. What should I look at first?"
+PORTO = "Name three dishes that a visitor to Porto should not leave without tasting."
+DISHES = "Francesinha, bacalhau à Brás and a bowl of caldo verde, each of them better after a long walk by the river."
+TRAM = "Translate to French: The tram climbs the hill slowly, and the rain follows it all the way up.\n"
+TIPS = (
+    ("food", "Where do I eat nearby?", "Walk ten minutes to a tasca in Avenidas Novas and order the fish of the day."),
+    ("rain", "And if it pours all day?", "Stay with the tiles: the Azulejo museum is quiet,\ndry and blue."),
+    ("views", "Which view is worth the climb?", "Senhora do Monte at dusk, when the bridge lights up & the city hums."),
+)
 
 
 def story(n_pages: int = 250) -> Stage:
     """One cell: a root with system, user, gen and select, then `fork(3)`, on a cache that is nearly full."""
     stage = Stage(n_pages)
     old = stage.open()
-    stage.say(old, SYSTEM, "system")
-    stage.say(old, "<|im_start|>user\nName three dishes that a visitor to Porto should not leave without tasting.<|im_end|>\n" + ANSWER, "user")
-    stage.gen((old, "dishes", "Francesinha, bacalhau à Brás and a bowl of caldo verde, each of them better after a long walk by the river."))
+    stage.role(old, "system", SYSTEM)
+    stage.role(old, "user", PORTO)
+    stage.begin(old, "assistant")
+    stage.gen((old, "dishes", DISHES))
     other = stage.open()
-    stage.say(other, "Translate to French: The tram climbs the hill slowly, and the rain follows it all the way up.\n")
+    stage.say(other, TRAM)
     stage.gen((other, "french", "Le tram monte lentement la colline, et la pluie le suit jusqu'en haut."), role="")
 
     stage.wait(900)
     stage.run = RunId(2)
     stage.emit(CellStarted(stage.run, "lisbon", "%%sgl\n..."))
     main = stage.open()
-    stage.say(main, SYSTEM, "system")
-    stage.say(main, ASK, "user")
-    stage.say(main, ANSWER, "assistant")
-    stage.gen((main, "plan", "Begin at the Gulbenkian: its garden is lovely between showers, and the collection keeps you dry when the sky opens."))
-    stage.say(main, "<|im_end|>\n<|im_start|>user\nIs that a plan for the morning or the afternoon?<|im_end|>\n" + ANSWER, "user")
+    stage.role(main, "system", SYSTEM)
+    stage.role(main, "user", ASK)
+    stage.begin(main, "assistant")
+    stage.gen((main, "plan", "Begin at the Gulbenkian: its garden is lovely between showers, and the collection keeps you dry."))
+    stage.end(main)
+    stage.role(main, "user", "Is that a plan for the morning or the afternoon?")
+    stage.begin(main, "assistant")
     stage.select(main, "when", ["morning", "afternoon"], 0)
-    stage.say(main, "<|im_end|>\n", "assistant")
+    stage.end(main)
     stage.warm(main)
-    texts = [
-        ("food", "<|im_start|>user\nWhere do I eat nearby?<|im_end|>\n", "Walk ten minutes to a tasca in Avenidas Novas and order the fish of the day."),
-        ("rain", "<|im_start|>user\nAnd if it pours all day?<|im_end|>\n", "Stay with the tiles: the Azulejo museum is quiet,\ndry and blue."),
-        ("views", "<|im_start|>user\nWhich view is worth the climb?<|im_end|>\n", "Senhora do Monte at dusk, when the bridge lights up & the city hums."),
-    ]
-    forks = [stage.open(main, index, label) for index, (label, _, _) in enumerate(texts)]
-    for fork, (_, question, _) in zip(forks, texts, strict=True):
-        stage.say(fork, question + ANSWER, "user")
-    stage.gen(*[(fork, "tip", answer) for fork, (_, _, answer) in zip(forks, texts, strict=True)])
+    forks = [stage.open(main, index, label) for index, (label, _, _) in enumerate(TIPS)]
+    for fork, (_, question, _) in zip(forks, TIPS, strict=True):
+        stage.role(fork, "user", question)
+        stage.begin(fork, "assistant")
+    stage.gen(*[(fork, "tip", answer) for fork, (_, _, answer) in zip(forks, TIPS, strict=True)])
     stage.emit(ForkJoined(main, tuple(forks), "gather_variable"))
     stage.emit(CellFinished(stage.run, "ok", ""))
     return stage

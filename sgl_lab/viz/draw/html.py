@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import math
-import re
 from collections.abc import Iterable
 
 from ..legible import clipped
@@ -18,14 +17,13 @@ from ..views.tokens import Tok, TokensPicture
 from . import palette
 from .escape import Child, Markup, css, joined, tag
 from .numbers import counted, metric_items, percent
-from .streams import Run, Stream, fair_share, runs, streams
+from .streams import SPECIAL, Block, Run, Stream, blocks, fair_share, streams
 
 MAX_FORKS = 64
 MAX_TOKEN = 400
 """characters of one token"""
 
 RULE = "1px solid rgba(127,127,127,0.22)"
-_SPECIAL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?s>")
 _SMALL = css(font_size="12px", line_height="1.5")
 _MUTED = css(opacity="0.65")
 _STATUS = {"stopped": ("■ stopped", palette.COMPUTED), "error": ("✕ error", palette.CHOICE)}
@@ -127,6 +125,27 @@ def plain(text: str) -> Markup:
     return tag("pre", {"style": style}, text)
 
 
+def progress(words: str, share: float | None) -> Markup:
+    """What is being waited for, and how far it has come."""
+    done = css(background=palette.CACHED.both, width=f"{100 * (share or 0):.0f}%", height="4px", border_radius="2px")
+    track = tag(
+        "div",
+        {"style": css(background="rgba(128,128,128,0.25)", width="260px", height="4px", border_radius="2px")},
+        tag("div", {"style": done}),
+    )
+    return tag("div", {"style": css(padding="6px 0")}, tag("div", {"style": f"{_SMALL};{_MUTED}"}, words), track)
+
+
+def table(rows: Iterable[tuple[str, str]]) -> Markup:
+    """Names and values."""
+    cell = css(padding="2px 18px 2px 0", text_align="left", border="none", background="transparent")
+    return tag(
+        "table",
+        {"style": css(border_collapse="collapse", font_size="14px", margin="4px 0")},
+        *(tag("tr", {}, tag("td", {"style": f"{cell};{_MUTED}"}, name), tag("td", {"style": cell}, value)) for name, value in rows),
+    )
+
+
 # ---------------------------------------------------------------- streams
 
 
@@ -141,16 +160,15 @@ def _heading(stream: Stream) -> Markup:
 def _stream(stream: Stream, n_shown: int) -> list[Markup]:
     parts: list[Markup] = []
     for toks, forked in stream.sections():
-        role: str | None = None
-        block: list[Run] = []
-        for run in runs(toks, n_shown):
-            if block and run.role != role:
-                parts.append(_block(role or "", block))
-                block = []
-            role = run.role
-            block.append(run)
-        if block:
-            parts.append(_block(role or "", block))
+        markup: Block | None = None
+        for block in blocks(toks, n_shown):
+            if block.is_markup:
+                markup = block
+            else:
+                parts.append(_block(block, markup))
+                markup = None
+        if markup is not None:
+            parts.append(tag("div", {"style": css(margin_bottom="8px")}, _markup_line(markup)))
         if forked:
             parts.append(_side_by_side(forked, n_shown))
     return parts
@@ -163,12 +181,24 @@ def _side_by_side(forked: list[Stream], n_shown: int) -> Markup:
     return tag("div", {"style": row}, *columns, *_more(len(forked) - MAX_FORKS, "fork"))
 
 
-def _block(role: str, block: list[Run]) -> Markup:
-    """What one role says, under its name."""
-    name = css(font_size="11px", letter_spacing="0.06em", text_transform="uppercase", opacity="0.6", line_height="1.6")
-    heading = [tag("div", {"style": name}, clipped(role, 40))] if role else []
+def _block(block: Block, before: Block | None) -> Markup:
+    """What one role says, under its name and the template's own tokens that lead to it."""
+    name = css(font_size="11px", letter_spacing="0.06em", text_transform="uppercase", opacity="0.6", margin_right="10px")
+    heading: list[Child] = [tag("span", {"style": name}, clipped(block.role, 40))] if block.role else []
+    heading += [_markup_line(before)] if before is not None else []
     text = css(white_space="pre-wrap", overflow_wrap="break-word", line_height="1.75")
-    return tag("div", {"style": css(margin_bottom="8px")}, *heading, tag("div", {"style": text}, *(_run(run) for run in block)))
+    return tag(
+        "div",
+        {"style": css(margin_bottom="8px")},
+        tag("div", {"style": css(line_height="1.7")}, *heading) if heading else "",
+        tag("div", {"style": text}, *(_run(run) for run in block.runs)),
+    )
+
+
+def _markup_line(block: Block) -> Markup:
+    """Chat markup on one line, small: it is there, it has its cost, it is not what one reads."""
+    words = [tag("span", {"style": _token_style(run.cls)}, clipped("".join(tok[0] for tok in run.toks), 200)) for run in block.runs]
+    return tag("span", {"style": css(font_size="11px", opacity="0.6")}, *words)
 
 
 def _run(run: Run) -> Markup:
@@ -188,7 +218,7 @@ def _merged(toks: list[Tok]) -> list[Child]:
 
 
 def _shown(text: str) -> list[Child]:
-    if _SPECIAL.fullmatch(text):
+    if SPECIAL.fullmatch(text):
         return [tag("span", {"style": css(opacity="0.45", font_size="11px")}, text)]
     text = text if len(text) <= MAX_TOKEN else text[:MAX_TOKEN] + "…"
     parts: list[Child] = []
@@ -215,20 +245,3 @@ def _token_style(cls: str) -> str:
 
 def _more(n: int, what: str) -> list[Markup]:
     return [tag("div", {"style": f"{_SMALL};{_MUTED}"}, f"… {counted(n, f'more {what}')}")] if n > 0 else []
-
-
-def progress(words: str, share: float | None) -> Markup:
-    """What is being waited for, and how far it has come."""
-    done = css(background=palette.CACHED.both, width=f"{100 * (share or 0):.0f}%", height="4px", border_radius="2px")
-    track = tag("div", {"style": css(background="rgba(128,128,128,0.25)", width="260px", height="4px", border_radius="2px")}, tag("div", {"style": done}))
-    return tag("div", {"style": css(padding="6px 0")}, tag("div", {"style": f"{_SMALL};{_MUTED}"}, words), track)
-
-
-def table(rows: Iterable[tuple[str, str]]) -> Markup:
-    """Names and values."""
-    cell = css(padding="2px 18px 2px 0", text_align="left", border="none", background="transparent")
-    return tag(
-        "table",
-        {"style": css(border_collapse="collapse", font_size="14px", margin="4px 0")},
-        *(tag("tr", {}, tag("td", {"style": f"{cell};{_MUTED}"}, name), tag("td", {"style": cell}, value)) for name, value in rows),
-    )

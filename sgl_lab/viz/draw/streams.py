@@ -1,12 +1,20 @@
-"""What a picture of the streams needs before anything is drawn: forks in order, runs of like tokens, a fair cut to size."""
+"""What a picture of the streams needs before anything is drawn: forks in order, runs of like tokens, a fair cut to size.
+
+Knows the spelling of chat markup (`<|...|>`) and of bytes that are no character alone (`\\xNN`).
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 
 from ..views.tokens import ForkRow, Tok, TokensPicture
+
+SPECIAL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?s>")
+_BYTES_AT_END = re.compile(r"(\\x[89a-f][0-9a-f])+$")
+_BYTES = re.compile(r"(?:\\x[89a-f][0-9a-f])+")
 
 
 @dataclass(slots=True)
@@ -41,6 +49,20 @@ class Run:
     n_left_out: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What one role says in one go; `is_markup` when it is only the chat template's own tokens, outside of any role."""
+
+    role: str
+    runs: list[Run]
+
+    @property
+    def is_markup(self) -> bool:
+        toks = [tok for run in self.runs for tok in run.toks]
+        sampled = any(run.cls in ("generated", "choice") or run.n_left_out for run in self.runs)
+        return not self.role and not sampled and any(SPECIAL.fullmatch(tok[0]) for tok in toks)
+
+
 def streams(picture: TokensPicture) -> list[Stream]:
     """The root streams, their children in fork order. A fork whose parent is not shown is a root."""
     found = {row["fork"]: Stream(row, []) for row in picture["forks"]}
@@ -66,6 +88,37 @@ def runs(toks: list[Tok], n_shown: int | None = None) -> Iterator[Run]:
             yield Run(role, cls, list(group))
         if n_left_out:
             yield Run(part[-1][3] if part else toks[0][3], "text", [], n_left_out)
+
+
+def blocks(toks: list[Tok], n_shown: int | None = None) -> list[Block]:
+    """The runs, by role."""
+    whole = list(whole_characters(toks))
+    return [Block(role, list(group)) for role, group in groupby(runs(whole, n_shown), key=lambda run: run.role)]
+
+
+def whole_characters(toks: list[Tok]) -> Iterator[Tok]:
+    """Tokens of one kind that are only together a character become one; bytes that stay without sense stay `\\xNN`."""
+    held: Tok | None = None
+    for tok in toks:
+        if held is not None and held[1] == tok[1] and held[3] == tok[3] and _BYTES.match(tok[0]):
+            tok = (held[0] + tok[0], *held[1:])
+        elif held is not None:
+            yield held
+        text = _BYTES.sub(_character, tok[0])
+        held = None
+        if _BYTES_AT_END.search(text):
+            held = tok
+        else:
+            yield (text, *tok[1:])
+    if held is not None:
+        yield held
+
+
+def _character(match: re.Match[str]) -> str:
+    try:
+        return bytes.fromhex(match[0].replace("\\x", "")).decode()
+    except UnicodeDecodeError:
+        return match[0]
 
 
 def fair_share(wanted: list[int], total: int) -> int:

@@ -12,7 +12,7 @@ from ..views.tokens import TokensPicture
 from ..views.tree import TreePicture
 from .numbers import counted, duration, metric_items
 from .outline import Line, outline
-from .streams import Run, Stream, fair_share, runs, streams
+from .streams import Run, Stream, blocks, fair_share, streams
 
 MAX_NODES = 200
 MAX_LANES = 100
@@ -58,7 +58,7 @@ def lanes(picture: LanesPicture) -> str:
 
 
 def transcript(picture: TokensPicture, *, ascii: bool = False, n_tokens: int = 4000) -> str:
-    """Every stream's text; what the model generated and what a select picked stand in brackets."""
+    """Every stream's text; generated text and a select's choice stand in brackets, chat markup is left to the names of the roles."""
     share = fair_share([len(op["toks"]) for op in picture["ops"]], n_tokens)
     lines: list[str] = []
     for root in streams(picture):
@@ -108,14 +108,9 @@ def _stream(stream: Stream, margin: str, n_shown: int, ascii: bool) -> list[str]
     rail, branch, last = _RAILS[ascii]
     lines: list[str] = []
     for toks, forked in stream.sections():
-        role: str | None = None
-        text = ""
-        for run in runs(toks, n_shown):
-            if run.role != role:
-                lines += _said(role, text, margin)
-                role, text = run.role, ""
-            text += _quoted(run, ascii)
-        lines += _said(role, text, margin)
+        for block in blocks(toks, n_shown):
+            if not block.is_markup:
+                lines += _said(block.role, "".join(_quoted(run, ascii) for run in block.runs), margin)
         for n, child in enumerate(forked):
             is_last = n == len(forked) - 1
             lines.append(margin + (last if is_last else branch) + clipped(child.name, 60))
@@ -123,7 +118,7 @@ def _stream(stream: Stream, margin: str, n_shown: int, ascii: bool) -> list[str]
     return lines
 
 
-def _said(role: str | None, text: str, margin: str) -> list[str]:
+def _said(role: str, text: str, margin: str) -> list[str]:
     if not text.strip():
         return []
     label = f"[{clipped(role, 40)}] " if role else ""

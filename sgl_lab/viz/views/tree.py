@@ -242,7 +242,7 @@ class TreeView:
 
     def _label(self, node: TreeNode) -> str:
         if node.node not in self._labels:
-            name = " · ".join(part for part in node.namespace if part)
+            name = " · ".join(part.replace("\\", "/").rsplit("/", 1)[-1] for part in node.namespace if part)
             self._labels[node.node] = clipped(name or "root", LABEL) if node.parent is None else self._text(node.tokens)
         return self._labels[node.node]
 
