@@ -12,6 +12,7 @@ import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -25,8 +26,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from ...contracts.errors import BadArgument, ModelError
 from ...contracts.port import Message, Segment
 
-_MAX_WORK = 200_000
-"""loop iterations and calls of one rendering"""
+_MAX_WORK = 50_000
+"""loop iterations and calls of one rendering, and a hundredth of it more for each message"""
 _MAX_OUTPUT = 1 << 20
 """characters that a template may add to the contents, and the most that one repetition may make"""
 
@@ -45,7 +46,7 @@ def _spend() -> None:
     left = _work.get()
     left[0] -= 1
     if left[0] < 0:
-        raise _TooMuch(f"more than {_MAX_WORK} steps")
+        raise _TooMuch("too many steps")
 
 
 def _counted(items: Iterable[Any]) -> Iterator[Any]:
@@ -107,6 +108,19 @@ def _environment() -> _Environment:
     return environment
 
 
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The rule by which a tokenizer puts a space before a text."""
+
+    every: bool
+    """after each special token too, not only at the very start"""
+    doubled: bool
+    """also where the text begins with a space"""
+
+    def before(self, text: str) -> str:
+        return " " + text if text and (self.doubled or not text.startswith(" ")) else text
+
+
 class ChatTemplate:
     """`variables` are what a template may name beside the messages (bos_token, ...); `specials` spell the special tokens."""
 
@@ -125,7 +139,7 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         """The text as transformers' apply_chat_template gives it. BadArgument with the template's own words if it refuses."""
         most = _MAX_OUTPUT + 4 * sum(len(message.content) for message in messages)
-        token = _work.set([_MAX_WORK])
+        token = _work.set([_MAX_WORK + len(messages) * _MAX_WORK // 100])
         pieces: list[str] = []
         try:
             chat = [{"role": message.role, "content": message.content} for message in messages]
@@ -182,8 +196,8 @@ class ChatTemplate:
         guarded = [Message(message.role, self._special.sub(mark, message.content)) for message in messages]
         return _filled(marks.cut(self.render(guarded, add_generation_prompt)), spelled)
 
-    def spaced(self, segments: Sequence[Segment], *, every: bool) -> tuple[Segment, ...]:
-        """The segments with the space spelled out that some tokenizers put before a text, or (`every`) after each special token too."""
+    def spaced(self, segments: Sequence[Segment], prefix: Prefix) -> tuple[Segment, ...]:
+        """The segments with the prefix spelled out, as if the tokenizer had met them in one text."""
         result: list[Segment] = []
         due = True
         for segment in segments:
@@ -191,10 +205,12 @@ class ChatTemplate:
             specials = list(self._special.finditer(segment.text)) if segment.markup else []
             for begin, end in [*(match.span() for match in specials), (len(segment.text), len(segment.text))]:
                 if begin > at:
-                    text += (" " if due else "") + segment.text[at:begin]
+                    piece = segment.text[at:begin]
+                    text += prefix.before(piece) if due else piece
                     due = False
-                text += segment.text[begin:end]
-                due = due or (every and end > begin)
+                if end > begin:
+                    text += segment.text[begin:end]
+                    due = prefix.every
                 at = end
             result.append(Segment(text, segment.markup))
         return tuple(result)

@@ -18,7 +18,7 @@ import tokenizers
 
 from ...contracts.errors import BackendUnsupported, BadArgument, ModelDamaged, ModelError
 from ...contracts.port import Message, Segment
-from .chat import ChatTemplate
+from .chat import ChatTemplate, Prefix
 from .vocab import TURN_ENDS
 from .weights import json_object, read_bytes, read_json
 
@@ -35,7 +35,7 @@ class Tokenizer:
         config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
         self.n_vocab = n_vocab
         self._lock = threading.Lock()
-        self._prefix = _spell_prefix(data)
+        self._prefix = _take_prefix(data)
         added = data.get("added_tokens") or []
         try:
             # Some fine-tunes name added tokens that their embedding has no row for.
@@ -113,7 +113,7 @@ class Tokenizer:
 
     def render_text(self, text: str) -> tuple[Segment, ...]:
         """What stands before a prompt without roles (a BOS where the model wants one), then the text."""
-        segments = (Segment(self._bos, True), Segment(" " + text if text and self._prefix else text, False))
+        segments = (Segment(self._bos, True), Segment(self._prefix.before(text) if self._prefix else text, False))
         return tuple(segment for segment in segments if segment.text)
 
     def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> tuple[Segment, ...]:
@@ -121,7 +121,7 @@ class Tokenizer:
         if self._chat is None:
             raise BackendUnsupported("this model has no chat template", hint="use plain text without roles, or an instruct model")
         segments = self._chat.segments(messages, add_generation_prompt)
-        return self._chat.spaced(segments, every=self._prefix == "every") if self._prefix else segments
+        return self._chat.spaced(segments, self._prefix) if self._prefix else segments
 
 
 def _built(text: bytes) -> tokenizers.Tokenizer:
@@ -147,22 +147,21 @@ def _steps(component: Any) -> list[dict[str, Any]]:
     return [component]
 
 
-def _spell_prefix(data: dict[str, Any]) -> str:
-    """Take the rule "a space before text" out of `data`; returns where it applied: "", "first" or "every" piece between special tokens."""
-    where = ""
-    normalizer = data.get("normalizer")
-    steps = _steps(normalizer)
+def _take_prefix(data: dict[str, Any]) -> Prefix | None:
+    """Take the rule "a space before text" out of a `tokenizer.json`, wherever it is spelled, and return it."""
+    prefix = None
+    steps = _steps(data.get("normalizer"))
     if any(step.get("type") == "Prepend" for step in steps):
-        where = "every"
+        prefix = Prefix(every=True, doubled=True)
         data["normalizer"] = {"type": "Sequence", "normalizers": [step for step in steps if step.get("type") != "Prepend"]}
     for step in _steps(data.get("pre_tokenizer")):
         if step.get("type") == "Metaspace" and step.get("prepend_scheme", "always") != "never":
-            where = "first" if step.get("prepend_scheme") == "first" else "every"
+            prefix = Prefix(every=step.get("prepend_scheme") != "first", doubled=False)
             step["prepend_scheme"] = "never"
         if step.get("type") == "ByteLevel" and step.get("add_prefix_space"):
-            where = "every"
+            prefix = Prefix(every=True, doubled=False)
             step["add_prefix_space"] = False
-    return where
+    return prefix
 
 
 def _below(index: Any, n_vocab: int) -> bool:

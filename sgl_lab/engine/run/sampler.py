@@ -91,8 +91,9 @@ def _indices(tokens: Sequence[int] | set[int] | dict[int, float] | Counter[int],
 def _drawn(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
     """One token a row by inverse CDF over what truncation leaves, in the order of the vocabulary."""
 
-    temperature = _column([sampling.params.temperature for sampling in samplings], logits)
-    probabilities = (logits / temperature).softmax(-1)
+    # Taken from the best logit and kept off zero, so that no temperature however low makes an infinity.
+    temperature = _column([max(sampling.params.temperature, 1e-30) for sampling in samplings], logits)
+    probabilities = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)
     floor = _floor(probabilities, samplings)
     if floor is not None:
         probabilities = probabilities.where(probabilities >= floor, 0)

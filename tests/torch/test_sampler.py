@@ -1,0 +1,195 @@
+"""What may be drawn, how often, and that nothing but the row itself decides it. The twin is plain numpy, a row at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from sgl_lab.contracts.errors import RequestFailed
+from sgl_lab.contracts.params import SamplingParams
+from sgl_lab.engine.plan.plan import Sampling
+from sgl_lab.engine.run.sampler import Draw, sample, uniform
+
+N_DRAWS = 6000
+
+
+def sampling(
+    *, seed: int = 0, position: int = 0, prompt: Sequence[int] = (), generated: Sequence[int] = (), banned: Any = (), **params: Any
+) -> Sampling:
+    return Sampling(SamplingParams(**params), seed, position, prompt, generated, tuple(banned))
+
+
+def logits(vocab: int, seed: int = 0, spread: float = 2.0) -> torch.Tensor:
+    return torch.randn(vocab, generator=torch.Generator().manual_seed(seed)) * spread
+
+
+def draws(row: torch.Tensor, asked: Sampling, n: int = N_DRAWS) -> list[Draw]:
+    """The row's draws at positions 0 to n - 1."""
+    found: list[Draw] = []
+    for start in range(0, n, 1000):
+        many = [replace(asked, position=start + i) for i in range(min(1000, n - start))]
+        found += sample(row.expand(len(many), -1), many)
+    return found
+
+
+def twin(row: torch.Tensor, asked: Sampling) -> npt.NDArray[np.float64]:
+    """The distribution that the parameters describe, slowly."""
+    params, z = asked.params, row.double().numpy().copy()
+    for token in {*asked.prompt, *asked.generated}:
+        z[token] = z[token] / params.repetition_penalty if z[token] > 0 else z[token] * params.repetition_penalty
+    for token in asked.generated:
+        z[token] -= params.frequency_penalty
+    for token in set(asked.generated):
+        z[token] -= params.presence_penalty
+    for token, bias in params.logit_bias:
+        z[token] += bias
+    for token in asked.banned:
+        z[token] = -np.inf
+    if params.temperature == 0:
+        return np.eye(len(z))[z.argmax()]
+    p = np.exp((z - z.max()) / params.temperature)
+    p /= p.sum()
+    order = np.argsort(-p, kind="stable")
+    kept = order[: params.top_k or len(p)]
+    mass, nucleus = p[kept].sum(), []
+    for token in kept:
+        if nucleus and p[nucleus].sum() >= params.top_p * mass and params.top_p < 1:
+            break
+        nucleus.append(token)
+    allowed = np.zeros(len(p), dtype=bool)
+    allowed[nucleus] = True
+    allowed &= p >= params.min_p * p.max()
+    p = np.where(allowed, p, 0)
+    result: npt.NDArray[np.float64] = p / p.sum()
+    return result
+
+
+CASES: list[dict[str, Any]] = [
+    {},
+    {"temperature": 0.3},
+    {"temperature": 5.0},
+    {"top_k": 1},
+    {"top_k": 7},
+    {"top_p": 0.5},
+    {"top_p": 0.95, "temperature": 3.0},
+    {"top_p": 1e-9},
+    {"min_p": 0.2},
+    {"min_p": 1.0},
+    {"top_k": 12, "top_p": 0.8, "min_p": 0.05, "temperature": 1.7},
+    {"repetition_penalty": 1.8, "prompt": (3, 4), "generated": (5, 5, 9)},
+    {"frequency_penalty": 1.5, "presence_penalty": -0.5, "prompt": (1,), "generated": (2, 2, 2, 8)},
+    {"logit_bias": ((0, 4.0), (7, -100.0))},
+    {"banned": (0, 1, 2), "top_k": 3},
+    {"temperature": 0, "repetition_penalty": 3.0, "generated": tuple(range(10))},
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("vocab", [20, 700])
+def test_draws_follow_the_distribution_that_was_asked_for(case: dict[str, Any], vocab: int) -> None:
+    row, asked = logits(vocab), sampling(**case)
+    wanted = twin(row, asked)
+    counts = np.bincount([draw.token or 0 for draw in draws(row, asked)], minlength=vocab)
+    assert not counts[wanted == 0].any()
+    # Pearson's statistic over the cells that are expected often enough, the rest in one; ten standard deviations.
+    often = wanted * N_DRAWS >= 5
+    expected = np.append(wanted[often], wanted[~often].sum()) * N_DRAWS
+    seen = np.append(counts[often], counts[~often].sum())
+    cells = expected > 0
+    statistic = ((seen[cells] - expected[cells]) ** 2 / expected[cells]).sum()
+    freedom = max(1, cells.sum() - 1)
+    assert statistic < freedom + 10 * np.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize("case", [{"top_k": 400}, {"top_p": 0.9}, {"top_k": 600, "top_p": 0.9}, {"top_k": 30, "top_p": 0.9}, {"top_k": 30}])
+def test_a_cut_beyond_the_most_probable_few_is_as_exact(case: dict[str, Any]) -> None:
+    row = logits(3000, spread=0.3)
+    mixed = [sampling(**case, seed=1), sampling(top_k=2, seed=1), sampling(seed=1)]
+    allowed = twin(row, mixed[0]) > 0
+    found = {draw.token for i in range(400) for draw in sample(row.expand(3, -1), [replace(s, position=i) for s in mixed])[:1]}
+    assert found <= set(np.flatnonzero(allowed).tolist())
+    assert len(found) > min(0.75 * allowed.sum(), 250)
+
+
+def test_greedy_takes_the_lowest_of_equally_good_tokens() -> None:
+    row = torch.zeros(50_000)
+    row[[40_001, 777, 30_000]] = 3.5
+    assert sample(row[None], [sampling(temperature=0)])[0].token == 777
+
+
+def test_a_draw_does_not_depend_on_the_batch() -> None:
+    rows = torch.stack([logits(500, seed) for seed in range(len(CASES))])
+    asked = [sampling(**case, seed=i, position=3 * i) for i, case in enumerate(CASES)]
+    together = [draw.token for draw in sample(rows, asked)]
+    alone = [sample(rows[i : i + 1], asked[i : i + 1])[0].token for i in range(len(asked))]
+    backwards = [draw.token for draw in sample(rows.flip(0), asked[::-1])][::-1]
+    assert together == alone == backwards
+
+
+def test_seed_and_position_decide_and_differ() -> None:
+    row = logits(500)
+    first = [draw.token for draw in draws(row, sampling(seed=1), 50)]
+    assert first == [draw.token for draw in draws(row, sampling(seed=1), 50)]
+    assert first != [draw.token for draw in draws(row, sampling(seed=2), 50)]
+    assert len(set(first)) > 10
+
+
+def test_uniform_fills_its_interval_evenly() -> None:
+    numbers = np.array([uniform(seed, position) for seed in (-5, 0, 2**63, 1 << 70) for position in range(5000)])
+    assert (numbers >= 0).all()
+    assert (numbers < 1).all()
+    counts = np.histogram(numbers, 20, (0, 1))[0]
+    assert ((counts - 1000) ** 2 / 1000).sum() < 60
+    assert abs(np.corrcoef(numbers[:-1], numbers[1:])[0, 1]) < 0.03
+
+
+def test_logprobs_are_the_models_own() -> None:
+    row = logits(300)
+    raw = row.double().log_softmax(-1)
+    cases = [sampling(temperature=0.2, top_k=5, logit_bias=((9, 5.0),), top_logprobs=4), sampling(temperature=0), sampling(top_logprobs=20)]
+    first, second, third = sample(row.expand(3, -1), cases)
+    for draw in (first, second, third):
+        assert draw.logprob == pytest.approx(raw[draw.token].item(), abs=1e-5)
+    best = raw.topk(20)
+    assert [token for token, _ in third.top] == best.indices.tolist()
+    assert [value for _, value in third.top] == pytest.approx(best.values.tolist(), abs=1e-5)
+    assert first.top == third.top[:4]
+    assert second.top == ()
+
+
+def test_logits_are_left_as_they_are() -> None:
+    rows = torch.stack([logits(100, seed) for seed in range(len(CASES))])
+    before = rows.clone()
+    sample(rows, [sampling(**case) for case in CASES])
+    assert torch.equal(rows, before)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_a_row_that_is_not_finite_fails_alone(value: float, temperature: float) -> None:
+    rows = torch.stack([logits(50, 1), logits(50, 2), logits(50, 3)])
+    rows[1, 20] = value
+    good, bad, also_good = sample(rows, [sampling(temperature=temperature)] * 3)
+    assert isinstance(bad.error, RequestFailed)
+    assert (bad.token, bad.logprob, bad.top) == (None, None, ())
+    assert good.error is also_good.error is None
+
+
+def test_a_row_without_a_token_left_fails_alone() -> None:
+    rows = torch.stack([logits(5, 1), logits(5, 2)])
+    empty, good = sample(rows, [sampling(banned=range(5)), sampling()])
+    assert isinstance(empty.error, RequestFailed)
+    assert "banned" in str(empty.error)
+    assert good.token is not None
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-300])
+def test_a_very_cold_draw_is_the_best_token(temperature: float) -> None:
+    row = logits(1000, spread=20)
+    assert {draw.token for draw in draws(row, sampling(temperature=temperature), 100)} == {int(row.argmax())}

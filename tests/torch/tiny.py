@@ -1,0 +1,106 @@
+"""Models small enough to compute everything twice, and plans made by hand."""
+
+from __future__ import annotations
+
+import json
+import random
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from sgl_lab.contracts.ids import RequestId
+from sgl_lab.contracts.params import SamplingParams
+from sgl_lab.engine.model.load import LoadedModel, load_model
+from sgl_lab.engine.model.spec import spec_from_config
+from sgl_lab.engine.plan.plan import Plan, Row, RowOutput, Sampling
+from sgl_lab.engine.run.runner import TorchRunner
+
+VOCAB = 97
+GREEDY = SamplingParams(temperature=0)
+ALL = tuple(range(VOCAB))
+CONFIG: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCAB,
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10_000.0,
+    "tie_word_embeddings": False,
+}
+TOKENIZER: dict[str, Any] = {
+    "version": "1.0",
+    "added_tokens": [
+        {"id": 96, "content": "<|end|>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    ],
+    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+    "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+    "model": {"type": "BPE", "vocab": {chr(33 + i): i for i in range(94)} | {"Ġ": 94, "he": 95}, "merges": [["h", "e"]]},
+}
+
+
+def write_tiny(folder: Path, *, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> Path:
+    """A folder in the Hugging Face layout with random weights; `changes` go into its configuration."""
+    config = CONFIG | changes
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {
+        name: (torch.randn(shape, generator=generator) * 0.2 + ("norm" in name)).to(dtype)
+        for name, shape in spec_from_config(config).tensors().items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER))
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def load_tiny(folder: Path, dtype: str = "float32") -> LoadedModel:
+    return load_model(folder, name="tiny", device="cpu", dtype=dtype, cache_dir=folder)
+
+
+class Sequences:
+    """Requests whose pages are dealt from a shuffled pool: page numbers are in no order, and each page has one owner."""
+
+    def __init__(self, loaded: LoadedModel, page_size: int, n_pages: int = 512) -> None:
+        self.runner = TorchRunner(loaded.model, n_pages, page_size)
+        self.runner.kv.poison(range(n_pages))
+        self.page_size = page_size
+        self._free = list(range(n_pages))
+        random.Random(page_size).shuffle(self._free)
+        self._pages: dict[int, array[int]] = {}
+        self._n_done: dict[int, int] = {}
+
+    def row(self, request: int, tokens: Sequence[int], *, sample: SamplingParams | None = None, n_targets: int = 0) -> Row:
+        """The next tokens of a request; `n_targets` of the last positions are scored against the whole vocabulary."""
+        start = self._n_done.get(request, 0)
+        pages = self._pages.setdefault(request, array("i"))
+        while len(pages) * self.page_size < start + len(tokens):
+            pages.append(self._free.pop())
+        self._n_done[request] = start + len(tokens)
+        sampling = None if sample is None else Sampling(sample, 0, 0, tokens, ())
+        return Row(RequestId(request), tuple(tokens), start, pages, sampling, (ALL,) * n_targets)
+
+    def run(self, *rows: Row) -> tuple[RowOutput, ...]:
+        return self.runner.run(Plan(0, rows))
+
+    def pages(self, request: int) -> array[int]:
+        return self._pages[request]
+
+
+def scores(output: RowOutput) -> torch.Tensor:
+    """Logprobs [positions, vocab] of a row whose targets were the whole vocabulary."""
+    assert output.error is None
+    return torch.tensor(output.target_logprobs)
+
+
+def tokens(n: int, seed: int = 1) -> list[int]:
+    return random.Random(seed).choices(range(VOCAB), k=n)
