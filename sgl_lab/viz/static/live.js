@@ -36,6 +36,7 @@ const STOP_ACK_MS = 400;
 const HELLO_EVERY_MS = 1000;
 const GHOST_MS = 700;
 const CARET_MS = 700;
+const RECENT_MS = 1500;
 
 // ---------------------------------------------------------------- small things
 
@@ -48,7 +49,8 @@ const svg = (tag, attrs, ...children) => furnish(document.createElementNS("http:
 function furnish(node, attrs = {}, children) {
   for (const [name, value] of Object.entries(attrs)) {
     if (typeof value === "function") node.addEventListener(name, value);
-    else if (value !== null && value !== false) node.setAttribute(name, value === true ? "" : value);
+    else if (value === true && !name.startsWith("aria-")) node.setAttribute(name, "");
+    else if (value !== null && (value !== false || name.startsWith("aria-"))) node.setAttribute(name, value);
   }
   node.append(...children);
   return node;
@@ -458,7 +460,7 @@ class TokensPanel {
   /** The box grows in few steps, not line by line, so that what stands below seldom moves; it never shrinks. */
   grow() {
     const step = 96;
-    const height = clamp(Math.ceil((this.roots.offsetHeight + 20) / step) * step, 2 * step, 4 * step);
+    const height = clamp(Math.ceil((this.roots.offsetHeight + 20) / step) * step, 2 * step, 3 * step);
     if (height > this.height) this.body.style.height = `${(this.height = height)}px`;
   }
 
@@ -548,9 +550,12 @@ class Stream {
   }
 
   truncate(length) {
-    for (const span of this.spans.splice(Math.max(0, length))) {
-      const text = span.parentNode;
+    for (const span of this.spans.splice(Math.max(0, length)).reverse()) {
+      const line = span.parentNode;
       span.remove();
+      if (line.childElementCount) continue;
+      const text = line.parentNode;
+      line.remove();
       if (!text.childElementCount) text.parentNode.remove();
     }
   }
@@ -559,7 +564,9 @@ class Stream {
     const { tokens, base } = this.store.forks.get(this.fork);
     const before = this.spans.length;
     for (let i = Math.min(from, before); i < tokens.length; i++) {
-      if (i < this.spans.length && this.spans[i].token[3] !== tokens[i][3]) this.truncate(i);
+      // A span stays as long as it stands in the right turn and line: only its look can have changed.
+      const old = this.spans[i]?.token;
+      if (old && (old[3] !== tokens[i][3] || old[0] !== tokens[i][0])) this.truncate(i);
       if (i === this.spans.length) this.spans.push(this.place(i, tokens[i], base));
       this.dress(this.spans[i], tokens[i], base + i);
     }
@@ -573,9 +580,12 @@ class Stream {
     const last = this.spans.at(-1);
     const span = el("span");
     if (last && last.token[3] === token[3] && !forked) {
-      last.parentNode.append(span);
+      // A paragraph of its own after every line: a browser lays out the whole of a paragraph that grows.
+      const line = last.parentNode;
+      if (last.token[0].endsWith("\n")) line.after(el("p", {}, span));
+      else line.append(span);
     } else {
-      const turn = el("div", { class: "sgl-turn", "data-role": token[3] || null }, el("div", { class: "sgl-turn-text" }, span));
+      const turn = el("div", { class: "sgl-turn", "data-role": token[3] || null }, el("div", { class: "sgl-turn-text" }, el("p", {}, span)));
       if (token[3]) turn.prepend(el("div", { class: "sgl-role" }, token[3]));
       this.flow.insertBefore(turn, this.groups.find((group) => group.base > base + i)?.root ?? null);
     }
@@ -606,7 +616,8 @@ class Stream {
 
 // ---------------------------------------------------------------- radix tree
 
-const NODE = { height: 34, pitch: 42, gap: 30, font: 6.65, pad: 11, min: 84, letters: 30 };
+const NODE = { height: 34, pitch: 42, gap: 26, font: 6.65, small: 5, pad: 11, letters: 26 };
+const LEGIBLE = 0.8;
 const FAR = 0.45;
 
 class TreePanel {
@@ -632,11 +643,12 @@ class TreePanel {
     this.world = svg("g", {}, svg("g", { "aria-hidden": "true" }, ...Object.values(this.edges), ...Object.values(this.masses)), this.layer);
     this.canvas = svg("svg", { class: "sgl-canvas", role: "presentation" }, this.world);
     this.empty = el("div", { class: "sgl-empty" }, "The cache is empty.");
-    this.stage = el("div", { class: "sgl-stage", tabindex: 0, "aria-label": "Radix tree; arrow keys move, Enter selects" }, this.canvas, this.empty);
-    this.details = el("div", { class: "sgl-details", "aria-live": "polite" });
+    this.details = el("div", { class: "sgl-details", "aria-live": "polite", hidden: true });
+    this.hint = el("div", { class: "sgl-hint", "aria-hidden": "true" }, "click a node for its text · drag to pan · Ctrl + wheel to zoom");
+    this.stage = el("div", { class: "sgl-stage", tabindex: 0, "aria-label": "Radix tree; arrow keys move, Enter selects" }, this.canvas, this.empty, this.hint, this.details);
     this.tally = el("span", { class: "sgl-tally" });
-    this.root = panel("tree", this.title, [this.tally, el("div", { class: "sgl-legend" }, ...legend), tools], this.stage, this.details);
-    this.sized = new ResizeObserver(([entry]) => ((this.size = entry.contentRect), (this.moved = true), view.invalidate()));
+    this.root = panel("tree", this.title, [this.tally, el("div", { class: "sgl-legend" }, ...legend), tools], this.stage);
+    this.sized = new ResizeObserver(([entry]) => ((this.size = entry.contentRect), this.touch()));
     this.sized.observe(this.stage);
     this.listen();
     this.describe();
@@ -646,6 +658,7 @@ class TreePanel {
 
   changed(change) {
     const { store } = this.view;
+    this.redraw ||= change.reset || change.tails || change.nodes?.size > 0 || change.gone?.length > 0;
     if (change.reset) {
       const old = this.items;
       this.items = new Map();
@@ -670,8 +683,11 @@ class TreePanel {
     item.home = node.parent === null ? null : `n${node.parent}`;
     item.goneAt = null;
     item.stale = true;
-    item.text = shorten(node.state === "root" && !node.label ? "root" : node.label);
-    item.width = widthOf(item.text, node.state === "root" ? 0 : NODE.min);
+    item.text = shorten(node.label || "root");
+    item.meta = node.state === "root" ? "" : [`${node.n} tok`, node.hits ? count(node.hits, "hit") : ""].filter(Boolean).join(" · ");
+    const width = Math.max(widthOf(item.text), NODE.small * item.meta.length + 2 * NODE.pad + 14);
+    if (known && Math.abs(width - item.width) > 2) this.shape = true;
+    item.width = width;
     this.items.set(key, item);
     if (this.selected === key) this.described = false;
   }
@@ -683,9 +699,8 @@ class TreePanel {
       seen.add(key);
       const item = this.items.get(key) ?? { key, id: tail.request, kind: "tail", bornAt: performance.now(), x: null, y: null, tx: 0, ty: 0, depth: 0, goneAt: null };
       const text = shorten(tail.label || "…");
-      const width = widthOf(text, NODE.min);
       if (item.home !== `n${tail.node}`) this.shape = true;
-      Object.assign(item, { node: { state: "tail", label: tail.label, n: tail.n }, home: `n${tail.node}`, text, width, stale: true });
+      Object.assign(item, { node: { state: "tail", label: tail.label, n: tail.n }, home: `n${tail.node}`, text, meta: `${tail.n} tok`, width: Math.max(90, widthOf(text)), stale: true });
       this.items.set(key, item);
     }
     for (const [key, item] of this.items) if (item.kind === "tail" && !seen.has(key)) this.items.delete(key), (this.shape = true);
@@ -741,7 +756,7 @@ class TreePanel {
     for (const [key, item] of this.items) {
       if (item.goneAt === null) continue;
       if (now - item.goneAt < GHOST_MS && !still.matches) ghosts = true;
-      else this.items.delete(key), (this.shape = true);
+      else this.items.delete(key), (this.shape = this.redraw = true);
     }
     if (ghosts) this.view.later(120);
     if (this.shape) this.layout();
@@ -751,7 +766,8 @@ class TreePanel {
     setText(this.tally, nodes.size ? `${count(nodes.size, "node")}${tails.length ? ` · ${tails.length} running` : ""}` : "");
     const settling = this.settle();
     const gliding = this.follow && this.glide();
-    this.draw(now);
+    if (settling || gliding || this.redraw) this.draw(now);
+    this.redraw = settling || gliding;
     if (!this.described) this.describe();
     return settling || gliding;
   }
@@ -759,7 +775,7 @@ class TreePanel {
   /** Move every node a part of the way to its place; true while any is on its way. */
   settle() {
     if (!this.moved) return false;
-    const share = still.matches || this.order.length > 4000 ? 1 : 0.3;
+    const share = still.matches || this.camera.k < FAR ? 1 : 0.3;
     let moving = false;
     for (const item of this.order) {
       if (item.x === null) {
@@ -781,24 +797,30 @@ class TreePanel {
     const { width, height } = this.size;
     if (!width || !this.order.length) return false;
     const pad = 16;
-    const k = clamp(Math.min((width - 2 * pad) / this.extent.width, (height - 2 * pad) / this.extent.height), 0.72, 1);
+    const k = clamp(Math.min((width - 2 * pad) / this.extent.width, (height - 2 * pad) / this.extent.height), LEGIBLE, 1);
+    // Along one axis: stay, unless what grows has left the inner part of the stage.
     const axis = (extent, room, low, high, now) => {
-      if (extent * k + 2 * pad <= room) return (room - extent * k) / 2;
-      const margin = room * 0.12;
-      const shift = high * k + now > room - margin ? room - margin - high * k : low * k + now < margin ? margin - low * k : now;
-      return clamp(high * k - low * k > room - 2 * margin ? room - margin - high * k : shift, room - extent * k - pad, pad);
+      const margin = room * 0.1;
+      let place = now;
+      if (high * k + place > room - margin) place = room - margin - high * k;
+      else if (low * k + place < margin) place = margin - low * k;
+      return clamp(place, room - extent * k - pad, pad);
     };
-    const growing = this.order.filter((item) => item.kind === "tail");
-    const focus = growing.length ? growing : this.order.filter((item) => item.node.state === "running");
+    const recent = performance.now() - RECENT_MS;
+    const growing = this.order.filter((item) => item.kind === "tail" || (item.node.state === "running" && item.goneAt === null));
+    if (growing.length) this.focus = growing;
+    else if (this.order.some((item) => item.bornAt > recent)) this.focus = this.order.filter((item) => item.bornAt > recent && item.goneAt === null);
+    else this.focus = [];
     const low = { x: Infinity, y: Infinity };
-    const high = { x: 0, y: 0 };
-    for (const { tx, ty, width: w } of focus.length ? focus : this.order.slice(-1)) {
+    const high = { x: -Infinity, y: -Infinity };
+    for (const { tx, ty, width: w } of this.focus) {
       (low.x = Math.min(low.x, tx)), (low.y = Math.min(low.y, ty));
       (high.x = Math.max(high.x, tx + w)), (high.y = Math.max(high.y, ty + NODE.height));
     }
     const camera = this.camera;
-    const x = this.extent.width * k + 2 * pad <= width ? pad : axis(this.extent.width, width, low.x, high.x, camera.x);
-    const y = axis(this.extent.height, height, low.y, high.y, camera.y);
+    const { extent } = this;
+    const x = extent.width * k + 2 * pad <= width ? pad : axis(extent.width, width, low.x, high.x, camera.x);
+    const y = extent.height * k + 2 * pad <= height ? (height - extent.height * k) / 2 : axis(extent.height, height, low.y, high.y, camera.y);
     const share = still.matches || !this.placed ? 1 : 0.18;
     this.placed = true;
     const far = Math.abs(x - camera.x) + Math.abs(y - camera.y) + 400 * Math.abs(k - camera.k);
@@ -822,10 +844,10 @@ class TreePanel {
       const parent = this.items.get(item.home);
       if (parent && parent.x + parent.width < view.right && item.x > view.left) {
         const kind = item.kind === "tail" ? "tail" : item.node.refs > 0 && item.goneAt === null ? "used" : "plain";
-        paths[kind].push(curve(parent, item));
+        paths[kind].push(far ? line(parent, item) : curve(parent, item));
       }
       if (bottom < view.top || item.y > view.bottom || item.x > view.right || item.x + item.width < view.left) continue;
-      if (far) masses[massOf(item)].push(`M${item.x.toFixed(1)} ${item.y.toFixed(1)}h${item.width}v${NODE.height}h${-item.width}z`);
+      if (far) masses[massOf(item)].push(`M${Math.round(item.x)} ${Math.round(item.y)}h${item.width}v${NODE.height}h${-item.width}z`);
       else seen.add(item.key), this.drawItem(item, now);
     }
     for (const [key, box] of this.drawn) if (!seen.has(key)) box.root.remove(), this.drawn.delete(key);
@@ -866,7 +888,7 @@ class TreePanel {
       drag.moved = true;
       this.track(false);
       Object.assign(this.camera, { x: drag.from.x + dx, y: drag.from.y + dy });
-      this.view.invalidate();
+      this.touch();
     });
     const release = (event) => {
       stage.classList.remove("sgl-dragging");
@@ -886,13 +908,20 @@ class TreePanel {
       { passive: false },
     );
     stage.addEventListener("keydown", (event) => this.key(event));
-    stage.addEventListener("blur", () => ((this.cursor = null), this.view.invalidate()));
+    stage.addEventListener("blur", () => ((this.cursor = null), this.touch()));
+  }
+
+  touch() {
+    this.redraw = true;
+    this.view.invalidate();
   }
 
   track(on) {
+    this.touched ||= !on;
+    this.described = false;
     this.follow = on;
     this.following.setAttribute("aria-pressed", on);
-    this.view.invalidate();
+    this.touch();
   }
 
   zoom(factor, x = this.size.width / 2, y = this.size.height / 2) {
@@ -919,10 +948,11 @@ class TreePanel {
   }
 
   select(key) {
+    this.touched = true;
     this.selected = key;
     this.cursor = key;
     this.described = false;
-    this.view.invalidate();
+    this.touch();
   }
 
   key(event) {
@@ -948,14 +978,14 @@ class TreePanel {
     event.preventDefault();
     if (this.cursor) this.stage.setAttribute("aria-activedescendant", `${this.view.id}-${this.cursor}`);
     else this.stage.removeAttribute("aria-activedescendant");
-    this.view.invalidate();
+    this.touch();
   }
 
   /** Bring a node into sight, at a scale at which it can be read. */
   reveal(item) {
     this.track(false);
     const { camera, size } = this;
-    if (camera.k < 0.72) this.zoom(0.9 / camera.k);
+    if (camera.k < LEGIBLE) this.zoom(1 / camera.k);
     const left = item.tx * camera.k + camera.x;
     const top = item.ty * camera.k + camera.y;
     const right = left + Math.min(item.width * camera.k, size.width - 32);
@@ -968,10 +998,9 @@ class TreePanel {
   describe() {
     this.described = true;
     const item = this.items.get(this.selected);
-    if (!item) {
-      this.details.replaceChildren(el("span", { class: "sgl-hint" }, this.selected ? "That node is gone." : "Click a node for its text and counts; drag to pan, Ctrl + wheel to zoom."));
-      return;
-    }
+    this.hint.hidden ||= this.touched ?? false;
+    this.details.hidden = !item;
+    if (!item) return;
     const { node } = item;
     const path = [];
     for (let at = item; at; at = this.items.get(at.home)) if (at.node.state !== "root") path.unshift(at.node.label);
@@ -1012,9 +1041,8 @@ class Box {
     this.shape.setAttribute("width", item.width);
     this.glyph.setAttribute("x", item.width - 9);
     setText(this.label, item.text);
-    const meta = state === "root" ? "" : `${node.n} tok${node.hits ? ` · ${count(node.hits, "hit")}` : ""}`;
-    setText(this.meta, meta);
-    this.label.setAttribute("y", meta ? 14 : 21);
+    setText(this.meta, item.meta);
+    this.label.setAttribute("y", item.meta ? 14 : 21);
     setText(this.glyph, NODE_GLYPH[state] ?? "");
     this.root.setAttribute("aria-label", `${node.label || "root"}, ${count(node.n, "token")}${item.kind === "node" ? `, ${count(node.hits, "hit")}, ${NODE_MEANING[state]}` : ", being generated"}`);
   }
@@ -1024,13 +1052,14 @@ function shorten(label) {
   const text = visible(label);
   const letters = Array.from(text);
   if (letters.length <= NODE.letters) return text;
-  return letters.slice(0, 18).join("") + "…" + letters.slice(19 - NODE.letters).join("");
+  if (letters.at(-1) === "…") return letters.slice(0, NODE.letters - 1).join("") + "…";
+  return letters.slice(0, 15).join("") + "…" + letters.slice(16 - NODE.letters).join("");
 }
 
-function widthOf(text, least) {
+function widthOf(text) {
   let cells = 0;
   for (const letter of text) cells += letter.codePointAt(0) > 0x1100 && !/[…↵⇥●○▸◆■]/.test(letter) ? 1.8 : 1;
-  return Math.max(least, Math.ceil(cells * NODE.font) + 2 * NODE.pad);
+  return Math.ceil(cells * NODE.font) + 2 * NODE.pad;
 }
 
 function massOf({ goneAt, kind, node }) {
@@ -1038,12 +1067,18 @@ function massOf({ goneAt, kind, node }) {
   return kind === "tail" || node.state === "running" ? "running" : node.state === "locked" || node.state === "root" ? "locked" : "cached";
 }
 
+const tenth = (value) => Math.round(10 * value) / 10;
+
 function curve(parent, item) {
-  const x0 = parent.x + parent.width;
-  const y0 = parent.y + NODE.height / 2;
-  const y1 = item.y + NODE.height / 2;
-  const mid = ((x0 + item.x) / 2).toFixed(1);
-  return `M${x0.toFixed(1)} ${y0.toFixed(1)}C${mid} ${y0.toFixed(1)} ${mid} ${y1.toFixed(1)} ${item.x.toFixed(1)} ${y1.toFixed(1)}`;
+  const x0 = tenth(parent.x + parent.width);
+  const y0 = tenth(parent.y + NODE.height / 2);
+  const y1 = tenth(item.y + NODE.height / 2);
+  const mid = tenth((x0 + item.x) / 2);
+  return `M${x0} ${y0}C${mid} ${y0} ${mid} ${y1} ${tenth(item.x)} ${y1}`;
+}
+
+function line(parent, item) {
+  return `M${Math.round(parent.x + parent.width)} ${Math.round(parent.y + NODE.height / 2)}L${Math.round(item.x)} ${Math.round(item.y + NODE.height / 2)}`;
 }
 
 function setPath(path, d) {
@@ -1073,10 +1108,10 @@ class TimelinePanel {
     this.defs = svg("defs", {}, hatch("prefill", line("M-1 1l2-2M0 6l6-6M5 7l2-2")), hatch("score", dot), hatch("preempted", line("M0 0l6 6M6 0l-6 6")), hatch("cached", line("M0 3h6")));
     this.grid = svg("g", { class: "sgl-grid", "aria-hidden": "true" });
     this.bars = svg("g", { class: "sgl-bars" });
-    this.cursor = svg("line", { class: "sgl-now", "aria-hidden": "true" });
-    this.canvas = svg("svg", { class: "sgl-lanes-canvas", role: "presentation" }, this.defs, this.grid, this.bars, this.cursor);
+    this.cursor = el("div", { class: "sgl-now", "aria-hidden": "true" });
+    this.canvas = svg("svg", { class: "sgl-lanes-canvas", role: "presentation" }, this.defs, this.grid, this.bars);
     this.names = el("div", { class: "sgl-names" });
-    this.plot = el("div", { class: "sgl-plot", tabindex: 0, role: "group", "aria-label": "Timeline; arrow keys move from bar to bar" }, this.canvas);
+    this.plot = el("div", { class: "sgl-plot", tabindex: 0, role: "group", "aria-label": "Timeline; arrow keys move from bar to bar" }, this.canvas, this.cursor);
     this.scroll = el("div", { class: "sgl-scroll sgl-lanes" }, this.names, this.plot);
     this.root = panel("timeline", this.title, [el("div", { class: "sgl-legend" }, ...keys), tools], this.scroll);
     this.width = 0;
@@ -1137,6 +1172,7 @@ class TimelinePanel {
     const { store } = this.view;
     const now = store.now();
     while (now > this.span) (this.span *= 1.4), (this.scaled = true);
+    if (!store.active && this.span > 1.1 * now && now > 0) (this.span = 1.04 * now), (this.scaled = true);
     const [from, to] = this.zoomed ?? [0, this.span];
     const scale = this.width / (to - from);
     this.x = (ms) => (ms - from) * scale;
@@ -1144,9 +1180,7 @@ class TimelinePanel {
     for (const [id, bar] of store.bars) if (this.scaled || this.dirty.has(id) || bar.t1 === null) this.drawBar(bar, now);
     this.dirty.clear();
     this.scaled = false;
-    const x = this.x(now).toFixed(1);
-    const height = this.canvas.getAttribute("height");
-    for (const [name, value] of [["x1", x], ["x2", x], ["y1", LANE.axis - 6], ["y2", height]]) this.cursor.setAttribute(name, value);
+    this.cursor.style.transform = `translateX(${this.x(now).toFixed(1)}px)`;
     this.cursor.classList.toggle("sgl-on", store.status.phase === "running" && this.rows.length > 0);
     if (store.status.phase === "running" && this.rows.length) this.view.later(50);
     return false;

@@ -1,0 +1,126 @@
+"""The live widget's ESM and CSS in a bare page: a model that records what the page sends, and no kernel.
+
+The page is served from memory under `http://lab.test/`; every other request is refused and noted.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import BrowserContext, Page, Route, sync_playwright
+
+from sgl_lab.contracts.events import Entry
+from sgl_lab.viz import sender
+from sgl_lab.viz.views import LanesView, MetricsView, TokensView, TreeView
+from tests.pure.story import Stage
+
+STATIC = Path(sender.__file__).parent / "static"
+HOME = "http://lab.test/lab"
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+]
+
+MODEL = """
+window.model = {
+  traits: {}, heard: {}, sent: [],
+  get(name) { return this.traits[name]; },
+  set(name, value) { this.traits[name] = value; (this.heard['change:' + name] ?? []).forEach((tell) => tell()); },
+  on(name, tell) { (this.heard[name] ??= []).push(tell); },
+  send(message) { this.sent.push(message); },
+  receive(message) { (this.heard['msg:custom'] ?? []).forEach((tell) => tell(message)); },
+};
+window.open_view = async () => {
+  window.widget ??= (await import('/live.js')).default();
+  if (!window.started) { widget.initialize({ model }); window.started = true; }
+  const el = document.createElement('div');
+  document.getElementById('cell').append(el);
+  const close = widget.render({ model, el });
+  return close;
+};
+"""
+
+
+class WidgetPage:
+    """One page with the widget on it. `requests` are those that were not for the page itself."""
+
+    def __init__(self, context: BrowserContext, config: dict[str, Any]) -> None:
+        self.requests: list[tuple[str, str, dict[str, str]]] = []
+        self.errors: list[str] = []
+        self.page: Page = context.new_page()
+        self.page.on("console", lambda message: self.errors.append(message.text) if message.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        html = f"""<!doctype html><meta charset=utf-8><title>widget</title><link rel=icon href=data:,>
+        <script id=jupyter-config-data type=application/json>{json.dumps(config)}</script>
+        <style>:root {{ color-scheme: light dark }} body {{ margin: 16px }}</style>
+        <link rel=stylesheet href=/live.css><div id=cell></div><script>{MODEL}</script>"""
+        served = {
+            "/lab": ("text/html", html),
+            "/live.js": ("text/javascript", (STATIC / "live.js").read_text()),
+            "/live.css": ("text/css", (STATIC / "live.css").read_text()),
+        }
+
+        def answer(route: Route) -> None:
+            request = route.request
+            path = request.url.removeprefix("http://lab.test")
+            if request.method == "GET" and path in served:
+                kind, body = served[path]
+                route.fulfill(status=200, content_type=f"{kind}; charset=utf-8", body=body)
+            else:
+                self.requests.append((request.method, request.url, request.headers))
+                route.fulfill(status=204)
+
+        self.page.route("**/*", answer)
+        self.page.goto(HOME)
+
+    def open(self, **options: object) -> None:
+        self.page.evaluate("(options) => { model.traits.options = options; return open_view(); }", {"title": "lisbon", **options})
+
+    def receive(self, *messages: sender.Message) -> None:
+        """Messages from the kernel; returns when they are painted."""
+        self.page.evaluate("(messages) => messages.forEach((message) => model.receive(message))", list(messages))
+        self.painted()
+
+    def painted(self) -> None:
+        self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def sent(self) -> list[sender.Message]:
+        found: list[sender.Message] = self.page.evaluate("() => model.sent")
+        return found
+
+
+@contextmanager
+def browser(**options: Any) -> Iterator[BrowserContext]:
+    executable = shutil.which("chromium")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, headless=True, args=FLAGS)
+        try:
+            yield chromium.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
+        finally:
+            chromium.close()
+
+
+def new_sender(stage: Stage) -> sender.Sender:
+    views = sender.Views(TokensView(stage.spell, stage.run), TreeView(stage.spell), LanesView(stage.run), MetricsView(stage.run))
+    return sender.Sender(views)
+
+
+def messages_of(stage: Stage, entries: list[Entry] | None = None) -> Iterator[tuple[int, sender.Message]]:
+    """(time in ns, message) as a pump would send them in life."""
+    out = new_sender(stage)
+    out.status("running", "", None)
+    for entry in stage.entries if entries is None else entries:
+        out.fold([entry])
+        for message in out.poll(entry.t_ns):
+            yield entry.t_ns, json.loads(json.dumps(message))
+    for message in out.poll(stage.entries[-1].t_ns, flush=True):
+        yield stage.entries[-1].t_ns, json.loads(json.dumps(message))
