@@ -100,7 +100,7 @@ class Lab:
         return self.ring.read(0).entries
 
     def stats(self) -> dict[str, Any]:
-        """Counts since the lab was made or flushed: tokens, hits, evictions, pages, requests."""
+        """Counts since the lab was made: tokens, hits, evictions, pages, requests."""
         return self._resident.stats()
 
     def snapshot(self) -> TreeSnapshot:
@@ -143,7 +143,7 @@ class Lab:
     # ------------------------------------------------------------ what can be done
 
     def flush(self) -> None:
-        """Forget every prefix that no request uses, and count from nought."""
+        """Forget every prefix that no request uses. Counts go on."""
         self._resident.flush()
 
     def check(self) -> None:

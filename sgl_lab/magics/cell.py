@@ -52,8 +52,10 @@ def run_cell(shell: Any, desk: Desk, line: str, body: str) -> Any:
 
 def _run(shell: Any, desk: Desk, options: CellOptions, code: CodeType, source: str) -> Any:
     place = Place(shell)
-    with loading(shell, place) as report:
+    with loading(place) as report:
         lab = desk.ready_lab(report)
+    if not options.views:
+        place.clear()
     defaults = SamplingParams(**given({"temperature": options.temperature, "max_new_tokens": options.max_tokens, "seed": options.seed}))
     with lab.record("cell", source) as record, CellView(shell, place, lab, record, options.views, desk.interrupt_cell):
         desk.last = record

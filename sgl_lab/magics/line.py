@@ -55,7 +55,7 @@ def _status(shell: Any, desk: Desk, rest: list[str]) -> None:
     lab = _lab(shell, desk)
     stats, card = lab.stats(), lab.card
     used = stats["pages_total"] - stats["pages_free"]
-    nodes = [node for node in lab.snapshot().nodes if node.parent is not None]
+    nodes = lab.snapshot().nodes
     counts = {name: stats[name] for name in ("prompt_tokens", "cached_tokens", "computed_tokens", "generated_tokens", "evicted_tokens")}
     counts |= {"nodes": len(nodes), "tree_tokens": sum(len(node.tokens) for node in nodes)}
     share = f"{stats['hit_rate']:.1%}  ({stats['cached_tokens']:,} of {stats['prompt_tokens']:,} prompt tokens came from the tree)"
@@ -122,7 +122,7 @@ COMMANDS: dict[str, tuple[Command, tuple[str, ...], str]] = {
 
 
 def _lab(shell: Any, desk: Desk, model: str | None = None) -> Lab:
-    with loading(shell, Place(shell)) as report:
+    with loading(Place(shell)) as report:
         return desk.ready_lab(report, model)
 
 

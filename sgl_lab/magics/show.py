@@ -7,6 +7,8 @@ run's record, which may not lose anything, not from what the live one happened t
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -48,13 +50,18 @@ class Place:
             self._handle.update(data, raw=True, metadata=metadata)
 
     def clear(self) -> None:
+        """Take away all that the cell has shown so far."""
+        from IPython.display import clear_output
+
         if self._handle is not None:
-            self._handle.update({"text/plain": ""}, raw=True)
+            clear_output()  # type: ignore[no-untyped-call]
+            self._handle = None
 
 
 @contextmanager
-def loading(shell: Any, place: Place) -> Iterator[Callable[[str, float | None], None]]:
-    """Show how far loading has come; gone when it is done."""
+def loading(place: Place) -> Iterator[Callable[[str, float | None], None]]:
+    """Show how far loading has come, and in the end how long it took; nothing if there was nothing to wait for."""
+    began = time.monotonic()
     shown: list[tuple[str, float | None]] = []
 
     def report(text: str, share: float | None) -> None:
@@ -63,11 +70,10 @@ def loading(shell: Any, place: Place) -> Iterator[Callable[[str, float | None], 
             shown[:] = [now]
             place.show({"text/html": html.progress(text, share).source, "text/plain": text + (f" {share:.0%}" if share else "")})
 
-    try:
-        yield report
-    finally:
-        if shown:
-            place.clear()
+    yield report
+    if shown:
+        done = f"model loaded in {time.monotonic() - began:.1f} s"
+        place.show({"text/html": html.progress(done, 1.0).source, "text/plain": done})
 
 
 class Folded:
@@ -176,8 +182,6 @@ def _mimebundle(widget: Any) -> dict[str, Any]:
 
 def _kernel_id() -> str:
     """The id under which the server knows this kernel: part of the connection file's name."""
-    import re
-
     from ipykernel.connect import get_connection_file
 
     found = re.search(r"kernel-(.+)\.json$", get_connection_file())
