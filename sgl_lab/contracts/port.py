@@ -52,7 +52,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Counts in tokens; times in seconds. See LANGUAGE in README for what each counts."""
+    """Counts in tokens; times in seconds. README.md, "What the counts mean", says what each counts."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
