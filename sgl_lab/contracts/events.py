@@ -167,7 +167,10 @@ class StepRan:
 
 @dataclass(frozen=True, slots=True)
 class NodeInserted:
-    """A new leaf. The root of a namespace has no parent, no tokens, and carries the namespace."""
+    """A new leaf, without leases or hits; its last use is the clock of the latest Touched.
+
+    The root of a namespace has no parent, no tokens, and carries the namespace; it is never evicted.
+    """
 
     node: NodeId
     parent: NodeId | None

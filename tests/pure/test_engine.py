@@ -327,6 +327,7 @@ def test_one_failing_branch_fails_its_whole_family_once() -> None:
     scored = b.score(PROMPT, tuple(b"good one"), (7, 13, 7), tuple(b"nice one"))
     b.drain()
     assert [type(answer) for answer in scored.answers] == [RequestFailed]
+    assert len(b.fold.of(EngineFault)) == 1
     expect_idle(b)
 
 
@@ -364,7 +365,8 @@ def test_wrong_books_flush_the_cache_and_the_answers_stay_right() -> None:
     for _ in range(4):
         b.step()
     pool = b.engine._pool
-    pool.owners[next(page for page, owner in enumerate(pool.owners) if isinstance(owner, int))] = None  # the damage
+    second = b.fold.of(PrefixMatched)[1].request
+    pool.owners[pool.owners.index(second)] = None  # the damage: found when the second ends, in the same step as the third
     while b.engine.step():
         pass
     assert any("the cache was flushed" in fault.message for fault in b.fold.of(EngineFault))

@@ -73,6 +73,18 @@ def test_of_waiting_requests_with_a_common_prefix_one_goes_first() -> None:
     assert sum(computed) < len(prefix) + 6 * (len("question 0") + 4)
 
 
+def test_who_shares_a_part_of_a_long_prompt_waits_for_that_part_alone() -> None:
+    b = bench(step_tokens=64, max_rows=8)
+    shared = tokens("the part that both share, and nothing else of it ")
+    b.gen(shared + tokens("and much more of its own"))
+    b.gen(shared + tokens("short"))
+    b.step()
+    assert [event.n_hit for event in b.fold.of(PrefixMatched)] == [0]
+    b.step()  # the first is still at its prompt
+    assert [event.n_hit for event in b.fold.of(PrefixMatched)] == [0, len(shared)]
+    assert len(b.fold.of(StepRan)[-1].prefill) == 2
+
+
 def test_strangers_do_not_wait_for_each_other() -> None:
     b = bench()
     for i in range(4):
@@ -134,6 +146,8 @@ def test_a_preempted_request_says_what_it_would_have_said(page_size: int) -> Non
         usage = h.output.usage
         assert usage.cached_tokens + usage.computed_tokens == usage.prompt_tokens + usage.completion_tokens - 1
     assert sum(h.output.usage.preemptions for h in heard) == len(preempted)
+    if page_size == 4:  # with single pages the whole leaf that was generated makes room for one
+        assert max(event.n_hit for event in b.fold.of(PrefixMatched)) > len(prompts[0])
     expect_idle(b)
 
 
@@ -200,6 +214,33 @@ def test_leasing_a_whole_prompt_again_does_not_split_its_node() -> None:
             b.gen(prompt, max_tokens=6, ignore_eos=True)
             b.drain()
         assert not b.fold.of(NodeSplit)
+
+
+def test_a_preempted_request_stays_before_those_that_came_later() -> None:
+    b = bench(n_pages=64, max_rows=8, schedule="fcfs")
+    for i in range(8):
+        b.gen(tokens(f"request {i}"), max_tokens=40, ignore_eos=True)
+    b.drain()
+    waiting = {event.request for event in b.fold.of(PrefixMatched)}
+    n_preempted = 0
+    for event in b.fold.of(PrefixMatched, RequestPreempted):
+        if isinstance(event, RequestPreempted):
+            n_preempted += 1
+            waiting.add(event.request)
+        else:
+            assert event.request == min(waiting)
+            waiting.remove(event.request)
+    assert n_preempted >= 2
+
+
+def test_scoring_again_in_small_chunks_splits_nothing() -> None:
+    b = bench(step_tokens=8, max_rows=4)
+    n_splits = []
+    for _ in range(2):
+        b.score(tokens("which?"), tokens("the first and rather long choice"), tokens("another choice, just as long"))
+        b.drain()
+        n_splits.append(len(b.fold.of(NodeSplit)))
+    assert n_splits[0] == n_splits[1]
 
 
 def test_branches_read_every_place_of_the_trie_once() -> None:

@@ -78,7 +78,7 @@ class Scheduler:
                 work.append((request, n))
                 budget -= n
         complete: list[Request] = []
-        if self.n_preempted == n_preempted or not self.running:
+        if self.n_preempted == n_preempted:
             self._admit(budget, work, complete)
         if not work and not complete:
             return None
