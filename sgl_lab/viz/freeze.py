@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .draw import html, svg, text
 from .draw.escape import Markup
+from .legible import clipped
 from .views import LanesView, MetricsView, TokensView, TreeView
 
 LIMIT = 256 * 1024
@@ -47,7 +48,7 @@ def _bundle(
     parts: list[Markup] = []
     plain: list[str] = []
     if status != "ok":
-        plain.append(f"{status}: {message}" if message else status)
+        plain.append(clipped(f"{status}: {message}" if message else status, 300))
     if metrics is not None:
         strip = metrics.full()
         parts.append(html.metrics_strip(strip))

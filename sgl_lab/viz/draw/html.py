@@ -20,8 +20,6 @@ from .numbers import counted, metric_items, percent
 from .streams import SPECIAL, Block, Run, Stream, blocks, fair_share, streams
 
 MAX_FORKS = 64
-MAX_TOKEN = 400
-"""characters of one token"""
 
 RULE = "1px solid rgba(127,127,127,0.22)"
 _SMALL = css(font_size="12px", line_height="1.5")
@@ -220,7 +218,6 @@ def _merged(toks: list[Tok]) -> list[Child]:
 def _shown(text: str) -> list[Child]:
     if SPECIAL.fullmatch(text):
         return [tag("span", {"style": css(opacity="0.45", font_size="11px")}, text)]
-    text = text if len(text) <= MAX_TOKEN else text[:MAX_TOKEN] + "…"
     parts: list[Child] = []
     for n, line in enumerate(text.split("\n")):
         parts += [tag("span", {"style": css(opacity="0.35")}, "↵"), "\n"] if n else []

@@ -32,6 +32,10 @@ Tok = tuple[str, str, float | None, str, list[tuple[str, float]] | None]
 """text; text, cached, computed, generated or choice; logprob; role; alternatives, best first"""
 
 
+MAX_TEXT = 400
+"""characters of one token"""
+
+
 class ForkRow(TypedDict):
     fork: int
     parent: int | None
@@ -230,8 +234,12 @@ class TokensView:
         return {"fork": fork.opened.fork, "start": fork.base + index, "toks": [self._tok(token) for token in fork.own[index:]]}
 
     def _tok(self, token: _Token) -> Tok:
-        text = legible(self._spell(token.id))
+        text, role = self._text(token.id), legible(token.role)
         if token.sample is None:
-            return (text, token.cls, None, token.role, None)
-        top = [(legible(self._spell(other)), logprob) for other, logprob in token.sample.top if finite(logprob) is not None]
-        return (text, token.cls, finite(token.sample.logprob), token.role, top or None)
+            return (text, token.cls, None, role, None)
+        top = [(self._text(other), logprob) for other, logprob in token.sample.top if finite(logprob) is not None]
+        return (text, token.cls, finite(token.sample.logprob), role, top or None)
+
+    def _text(self, token: int) -> str:
+        text = self._spell(token)
+        return legible(text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "…")

@@ -1,0 +1,448 @@
+"""What is drawn: safe for any text, of bounded size, readable in colour, without colour and as plain text."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import math
+import random
+import re
+import shutil
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from sgl_lab.contracts.events import CellStarted, Entry
+from sgl_lab.contracts.ids import RunId
+from sgl_lab.contracts.tree import TreeSnapshot
+from sgl_lab.viz.draw import dot, html, palette, svg, text
+from sgl_lab.viz.draw.escape import escaped, joined, style_sheet, tag
+from sgl_lab.viz.draw.outline import outline
+from sgl_lab.viz.draw.streams import fair_share, runs, streams, whole_characters
+from sgl_lab.viz.freeze import LIMIT, freeze
+from sgl_lab.viz.legible import clipped, legible
+from sgl_lab.viz.views import LanesView, MetricsView, TokensView, TreeView
+
+from .story import Stage, story
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "</span><img src=x onerror=alert(1)>",
+    '"><svg onload=alert(1)>',
+    "' onmouseover='alert(1)",
+    "` onfocus=`alert(1)",
+    "</title><script>alert(1)</script>",
+    "]]><script>alert(1)</script>",
+    "<!--<script>alert(1)//-->",
+    "<a href='javascript:alert(1)'>x</a>",
+    "&lt;script&gt;alert(1)&lt;/script&gt;",
+    "&#x3c;script&#x3e;",
+    "<style>*{display:none}</style>",
+    "<button data-commandlinker-command='x'>x</button>",
+    "</pre></details><iframe src='//evil'></iframe>",
+    "expression(alert(1));background:url(//evil)",
+    "\u202egnp.exe\u2066\u2069",
+    "nul\x00 bell\x07 esc\x1b[31m",
+    "\ud800\udfff lone \udc00",
+    "\ufeff\u2028\u2029\u200f\ufffe\uffff",
+    "<<|im_start|>><|im_start|>",
+    "\\xf0\\x9f\\",
+    'n"; evil [label="x',
+]
+TAGS = {"div", "span", "details", "summary", "img", "pre", "table", "tr", "td", "br"}
+ATTRIBUTES = {"style", "title", "src", "alt", "open"}
+SVG_TAGS = {"svg", "title", "style", "rect", "text", "line", "circle", "path", "g"}
+
+
+class Reader(HTMLParser):
+    """Everything that is in a page: element names, attributes, text."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self.stack: list[str] = []
+        self.feed(source)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in ("img", "br"):
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    @property
+    def images(self) -> list[str]:
+        prefix = "data:image/svg+xml;base64,"
+        sources = [value for name, value in self.attributes if name == "src"]
+        assert all(source.startswith(prefix) for source in sources)
+        return [base64.b64decode(source[len(prefix) :]).decode() for source in sources]
+
+
+def views(stage: Stage, run: int = 2, spell: Any = None) -> dict[str, Any]:
+    """The four views of one run of a stage, the tree as a reader sees it who joins at the run's beginning."""
+    spell = spell or stage.spell
+    before = TreeView(spell)
+    found = {
+        "tokens": TokensView(spell, RunId(run)),
+        "tree": TreeView(spell),
+        "lanes": LanesView(RunId(run)),
+        "metrics": MetricsView(RunId(run)),
+    }
+    for entry in stage.entries:
+        if isinstance(entry.event, CellStarted):
+            snapshot = TreeSnapshot(tuple(before.nodes.values()), stage.n_pages, 0, entry.seq)
+            found["tree"].load(snapshot)
+            found["metrics"].load(snapshot)
+        before.fold(entry)
+        for name, view in found.items():
+            if name != "tree" or view.nodes:
+                view.fold(entry)
+    return found
+
+
+def hostile_stage(payload: str) -> tuple[Stage, Any]:
+    """A run in which every text that comes from outside is `payload`."""
+    stage = Stage()
+    stage.emit(CellStarted(RunId(1), payload, payload))
+    main = stage.open(label=payload)
+    stage.say(main, "one two three", payload)
+    stage.gen((main, payload, "four five"))
+    fork = stage.open(main, 0, payload)
+    stage.say(fork, "six", payload)
+    stage.gen((fork, payload, "seven eight nine"))
+    return stage, lambda token: payload
+
+
+# ---------------------------------------------------------------- safety
+
+
+@pytest.mark.parametrize("payload", HOSTILE)
+def test_hostile_text_stays_text_on_every_surface(payload: str) -> None:
+    stage, spell = hostile_stage(payload)
+    found = views(stage, 1, spell)
+    bundle = freeze(**found, title=payload, status="error", message=payload)
+    page = Reader(bundle["text/html"])
+    assert page.stack == []
+    assert page.tags <= TAGS
+    assert {name for name, _ in page.attributes} <= ATTRIBUTES
+    assert len(page.images) == 2
+    for image in [*page.images, svg.tree(found["tree"].full()).source, svg.lanes(found["lanes"].full()).source]:
+        root = ET.fromstring(image)
+        for element in root.iter():
+            assert element.tag.removeprefix("{http://www.w3.org/2000/svg}") in SVG_TAGS
+            assert not [name for name in element.attrib if name.startswith("on") or "href" in name]
+    for said in (bundle["text/html"], bundle["text/plain"], dot.source(found["tree"].full()), *page.images):
+        said.encode()
+        assert not re.search(r"[\x00\x07\x1b\u200f\u2028\u202e\u2066\ufeff\ufffe]", said)
+    styles = " ".join(value for name, value in page.attributes if name == "style")
+    assert "url(" not in styles
+    assert "expression" not in styles
+
+
+def test_what_is_shown_is_what_was_said() -> None:
+    stage = story()
+    page = Reader(freeze(**views(stage))["text/html"])
+    assert "Senhora do Monte at dusk, when the bridge lights up & the city hums." in page.text
+
+
+def test_markup_takes_text_only_as_text() -> None:
+    assert tag("span", {"title": 'a"b'}, "<b>").source == '<span title="a&quot;b">&lt;b&gt;</span>'
+    assert tag("details", {"open": True, "style": False}, "x").source == "<details open>x</details>"
+    assert tag("img", {"src": "x"}).source == '<img src="x">'
+    assert joined([tag("br"), "&"]).source == "<br>&amp;"
+    for name, attributes in (("a b", {}), ("b", {"onclick": "x"}), ("b", {"OnClick": "x"}), ("b", {'x="': "y"})):
+        with pytest.raises(ValueError, match=r"code|name"):
+            tag(name, attributes)
+    with pytest.raises(ValueError, match="markup"):
+        style_sheet("</style><script>")
+
+
+def test_legible_text_stays_as_it_is_and_hidden_controls_are_seen() -> None:
+    good = "naïve 中文 עברית 👩‍👩‍👧 \n\t ¯\\_(ツ)_/¯"
+    assert legible(good) == good
+    assert legible("a\x00\u202eb\ud800\x7f") == "a␀⟨U+202E⟩b\ufffd␡"
+    for payload in HOSTILE:
+        assert legible(legible(payload)) == legible(payload)
+    assert escaped("<&>\"'`") == "&lt;&amp;&gt;&quot;&#39;&#96;"
+    assert [clipped("abc", 3), clipped("abcd", 3), clipped("a\nb", 5)] == ["abc", "ab…", "a↵b"]
+
+
+# ---------------------------------------------------------------- size
+
+
+def flood(n_tokens: int, n_forks: int, text: str = "word ") -> dict[str, Any]:
+    stage = Stage(n_pages=10**7)
+    stage.emit(CellStarted(RunId(1), "flood", ""))
+    main = stage.open()
+    stage.say(main, "a " * 50, "user")
+    forks = [stage.open(main, n) for n in range(n_forks)]
+    stage.gen(*[(fork, "x", "b " * (n_tokens // n_forks)) for fork in forks])
+    return views(stage, 1, lambda token: text)
+
+
+@pytest.mark.parametrize(("n_tokens", "n_forks", "word"), [(20_000, 1, "word "), (4_000, 200, "word "), (600, 3, "&" * 5_000)])
+def test_a_frozen_cell_stays_small_and_says_what_it_left_out(n_tokens: int, n_forks: int, word: str) -> None:
+    found = flood(n_tokens, n_forks, word)
+    bundle = freeze(**found)
+    assert sum(len(part.encode()) for part in bundle.values()) <= LIMIT
+    assert len(json.dumps(bundle)) <= 2 * LIMIT
+    left_out = re.search(r"… [\d,]+ more (token|fork)s?", bundle["text/html"])
+    assert left_out or len(word) > 100
+    assert "more" in bundle["text/plain"] or len(word) > 100
+
+
+def test_a_cut_stream_keeps_its_beginning_and_its_end() -> None:
+    toks: Any = [(str(n), "text", None, "", None) for n in range(100)]
+    parts = list(runs(toks, 9))
+    assert [[tok[0] for tok in run.toks] for run in parts] == [["0", "1", "2", "3", "4", "5"], [], ["97", "98", "99"]]
+    assert sum(run.n_left_out for run in parts) == 91
+
+
+def test_a_fair_share_feeds_the_small_first() -> None:
+    assert fair_share([1, 5, 100], 30) == 24
+    assert fair_share([3, 3], 100) == 3
+    assert fair_share([], 5) == 0
+
+
+def test_a_large_tree_keeps_what_matters_and_counts_the_rest() -> None:
+    stage = Stage(n_pages=10**6)
+    for n in range(300):
+        fork = stage.open()
+        stage.say(fork, f"prompt{n} with words")
+        stage.gen((fork, "x", f"answer{n} b"))
+    stage.emit(CellStarted(RunId(2), "", ""))
+    picture = views(stage)["tree"].full()
+    lines = outline(picture, 40, straight_chains=True)
+    assert sum(line.node is not None for line in lines) <= 40
+    shown = sum(line.node is not None for line in lines) + sum(line.n_nodes for line in lines)
+    assert shown == len(picture["nodes"])
+    assert sum((line.node or {"n": line.n_tokens})["n"] for line in lines) == sum(row["n"] for row in picture["nodes"])
+    assert "more nodes" in svg.tree(picture).source
+    assert "more nodes" in text.tree(picture, max_nodes=40)
+
+
+# ---------------------------------------------------------------- plain text
+
+
+def small() -> dict[str, Any]:
+    stage = Stage(n_pages=100)
+    stage.emit(CellStarted(RunId(1), "small", ""))
+    main = stage.open(label="main")
+    stage.role(main, "user", "Say yes or no.")
+    stage.begin(main, "assistant")
+    stage.gen((main, "answer", "Yes, of course"))
+    for index in range(2):
+        fork = stage.open(main, index)
+        stage.say(fork, "! Why?" if index else "? Sure?", "user")
+        stage.select(fork, "why", ["because", "since"], index)
+    return views(stage, 1)
+
+
+def test_the_plain_text_of_a_small_run() -> None:
+    found = small()
+    assert text.transcript(found["tokens"].full()) == (
+        "[user] Say yes or no.\n"
+        "[assistant] ⟦Yes, of course⟧\n"
+        "├ fork 1\n"
+        "│ [user] ? Sure?\n"
+        "│ [assistant] ⟪because⟫\n"
+        "└ fork 2\n"
+        "  [user] ! Why?\n"
+        "  [assistant] ⟪since⟫"
+    )
+    assert text.metrics(found["metrics"].full()) == (
+        "66 cached · 31 computed · 4 generated · 68 % hit rate · 63 tok/s · 2 forks · 22 of 100 pages"
+    )
+    assert text.tree(found["tree"].full()) == (
+        "radix tree: 10 nodes, 27 tokens\n"
+        "smollm2\n"
+        "└ user↵Say yes or no.↵assistant↵  (13 tokens, 4 hits, new)\n"
+        "  └ Yes, of  (3 tokens, 4 hits, new)\n"
+        "    └  course  (1 token, 2 hits, new)\n"
+        "      ├ ? Sure?  (3 tokens, 0 hits, new)\n"
+        "      │ ├ because  (1 token, 0 hits, new)\n"
+        "      │ └ since  (1 token, 0 hits, new)\n"
+        "      └ ! Why?  (3 tokens, 0 hits, new)\n"
+        "        ├ because  (1 token, 0 hits, new)\n"
+        "        └ since  (1 token, 0 hits, new)"
+    )
+    lines = text.lanes(found["lanes"].full()).split("\n")
+    assert lines[0].startswith("timeline: 3 lanes, ")
+    assert [line[:20].rstrip() for line in lines[1:]] == ["main", "  fork 1", "  fork 2"]
+    assert "prefill 13 in" in lines[1]
+    assert "score" in lines[2]
+
+
+def test_ascii_drawing_uses_ascii_only() -> None:
+    found = small()
+    drawn = text.tree(found["tree"].full(), ascii=True).replace("↵", "") + text.transcript(found["tokens"].full(), ascii=True)
+    assert drawn.isascii()
+    assert "[Yes, of course]" in drawn
+    assert "{since}" in drawn
+
+
+def test_characters_made_of_several_tokens_are_shown_whole() -> None:
+    toks: Any = [
+        ("a ", "generated", None, "", None),
+        (" \\xf0\\x9f", "generated", -1.0, "", None),
+        ("\\x97\\xbc", "generated", -2.0, "", None),
+    ]
+    assert [tok[0] for tok in whole_characters(toks)] == ["a ", " 🗼"]
+    broken: Any = [("\\xf0\\x9f", "generated", None, "", None), ("x", "generated", None, "", None)]
+    assert [tok[0] for tok in whole_characters(broken)] == ["\\xf0\\x9f", "x"]
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def test_forks_stand_beside_each_other_after_what_they_share() -> None:
+    (root,) = streams(views(story())["tokens"].full())
+    (own, forked), (rest, none) = root.sections()
+    assert [child.name for child in forked] == ["food", "rain", "views"]
+    assert (rest, none) == ([], [])
+    assert len(own) == len(root.toks)
+
+
+def test_every_node_and_lane_is_in_its_picture() -> None:
+    found = views(story())
+    picture = found["tree"].full()
+    drawn = "".join(ET.fromstring(svg.tree(picture).source).itertext())
+    assert all(row["label"][:20] in drawn for row in picture["nodes"])
+    drawn = "".join(ET.fromstring(svg.lanes(found["lanes"].full()).source).itertext())
+    assert all(name in drawn for name in ("main", "food", "rain", "views", "plan · decode", "when · score"))
+
+
+def test_pictures_of_nothing_are_pictures() -> None:
+    for drawn in (svg.tree(TreeView(str).full()), svg.lanes(LanesView().full())):
+        ET.fromstring(drawn.source)
+    bundle = freeze(tokens=TokensView(str), tree=TreeView(str), lanes=LanesView(), metrics=MetricsView())
+    assert Reader(bundle["text/html"]).stack == []
+    assert freeze()["text/plain"] == ""
+
+
+def test_a_stopped_cell_says_so_and_keeps_what_it_has() -> None:
+    bundle = freeze(**views(story()), title="lisbon", status="stopped")
+    page = Reader(bundle["text/html"])
+    assert "stopped" in page.text
+    assert "Begin at the Gulbenkian" in page.text
+    assert "\n\nstopped\n\n" in bundle["text/plain"]
+    assert "stopped" not in Reader(freeze(**views(story()))["text/html"]).text
+
+
+def test_probabilities_are_told_on_the_token() -> None:
+    page = Reader(html.transcript(views(story())["tokens"].full()).source)
+    hints = [value for name, value in page.attributes if name == "title"]
+    assert len(hints) > 50
+    assert all(re.match(r"p = [\d.]+ %\n", hint) for hint in hints)
+
+
+def test_untrusted_notebooks_keep_every_style() -> None:
+    """JupyterLab drops a declaration with a variable, a function other than rgba, or a keyword it does not know."""
+    page = Reader(freeze(**views(story()), title="t", status="stopped")["text/html"])
+    declarations = {part for name, value in page.attributes if name == "style" for part in value.split(";")}
+    assert len(declarations) > 20
+    value = r"[\w#.%, -]+|rgba\(\d+,\d+,\d+,[\d.]+\)|1px solid (#\w+|rgba\(\d+,\d+,\d+,[\d.]+\))"
+    assert all(re.fullmatch(rf"[a-z-]+:({value})", declaration) for declaration in declarations)
+
+
+def test_graphviz_source_quotes_every_label() -> None:
+    stage, spell = hostile_stage('"]; evil [label="\\')
+    source = dot.source(views(stage, 1, spell)["tree"].full())
+    body = re.sub(r'"(\\.|[^"\\])*"', "", source)
+    assert "evil" not in body
+    assert re.findall(r"[^\w\s\[\]=,;{}>-]", body) == []
+
+
+@pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not installed")
+def test_graphviz_draws_the_tree() -> None:
+    drawn = dot.svg(views(story())["tree"].full())
+    assert drawn is not None
+    assert "Gulbenkian" in drawn
+
+
+# ---------------------------------------------------------------- colours
+
+
+def linear(ink: str) -> tuple[float, ...]:
+    parts = (int(ink[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return tuple(part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+
+
+def contrast(one: str, other: str) -> float:
+    light, dark = sorted(
+        (sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear(ink), strict=True)) for ink in (one, other)), reverse=True
+    )
+    return (light + 0.05) / (dark + 0.05)
+
+
+SEEN = {
+    "by most": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    # Machado, Oliveira and Fernandes 2009, severity 1.0
+    "with protanopia": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
+    "with deuteranopia": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
+    "with tritanopia": ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.303900)),
+}
+
+
+def oklab(ink: str, seen: Any) -> tuple[float, ...]:
+    """Ottosson 2020: distances are roughly perceived differences."""
+    r, g, b = (max(0.0, sum(w * c for w, c in zip(row, linear(ink), strict=True))) for row in seen)
+    cone = [
+        (0.4122214708 * r + 0.5363325363 * g + 0.0514459929 * b) ** (1 / 3),
+        (0.2119034982 * r + 0.6806995451 * g + 0.1073969566 * b) ** (1 / 3),
+        (0.0883024619 * r + 0.2817188376 * g + 0.6299787005 * b) ** (1 / 3),
+    ]
+    weights = (
+        (0.2104542553, 0.7936177850, -0.0040720468),
+        (1.9779984951, -2.4285922050, 0.4505937099),
+        (0.0259040371, 0.7827717662, -0.8086757660),
+    )
+    return tuple(sum(w * c for w, c in zip(row, cone, strict=True)) for row in weights)
+
+
+def test_colours_are_legible_on_light_and_dark() -> None:
+    for ink in palette.INKS.values():
+        assert contrast(ink.light, "#ffffff") >= 4.5
+        assert contrast(ink.dark, "#111111") >= 4.5
+        assert min(contrast(ink.both, "#ffffff"), contrast(ink.both, "#111111")) >= 3
+
+
+@pytest.mark.parametrize("who", SEEN)
+@pytest.mark.parametrize("theme", ["light", "dark", "both"])
+def test_token_states_are_told_apart(theme: str, who: str) -> None:
+    inks = [getattr(palette.INKS[state], theme) for state in ("cached", "computed", "generated", "choice")]
+    nearest = min(math.dist(oklab(one, SEEN[who]), oklab(other, SEEN[who])) for one, other in itertools.combinations(inks, 2))
+    assert nearest >= 0.06
+
+
+def test_no_two_states_share_both_line_and_glyph() -> None:
+    marks = {(ink.line, ink.glyph) for ink in palette.INKS.values()}
+    assert len(marks) == len(palette.INKS)
+
+
+def test_random_bytes_never_break_the_page() -> None:
+    chance = random.Random(3)
+    for _ in range(200):
+        words = "".join(
+            chr(chance.choice([chance.randrange(0x80), chance.randrange(0x3000), chance.randrange(0x110000)])) for _ in range(20)
+        )
+        source = tag("svg", {"class": words}, words).source
+        source.encode()
+        assert "".join(ET.fromstring(source).itertext()) == legible(words)
+
+
+def test_entries_without_a_story_draw_nothing_wrong() -> None:
+    view = TokensView(str)
+    view.fold(Entry(0, 0, CellStarted(RunId(1), "", "")))
+    assert view.delta() is None

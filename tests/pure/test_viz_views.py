@@ -1,0 +1,439 @@
+"""The folds: equal to the truth, and a delta at a time the same as all at once."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from sgl_lab.contracts.events import (
+    CellFinished,
+    CellStarted,
+    Entry,
+    Event,
+    ExprStarted,
+    ForkOpened,
+    LocksChanged,
+    ModelLoaded,
+    NodeEvicted,
+    NodeInserted,
+    PrefixMatched,
+    RequestFinished,
+    RequestPreempted,
+    RequestQueued,
+    Sample,
+    StepRan,
+    StreamExtended,
+    TokensSampled,
+    from_json,
+    to_json,
+)
+from sgl_lab.contracts.ids import ExprId, ForkId, NodeId, RequestId, RunId
+from sgl_lab.contracts.params import SamplingParams
+from sgl_lab.contracts.port import GenJob, ScoreJob, WarmJob
+from sgl_lab.contracts.tree import TreeSnapshot
+from sgl_lab.engine.config import EngineConfig
+from sgl_lab.engine.engine import Engine
+from sgl_lab.engine.fake import ByteTokenizer, HashRunner
+from sgl_lab.viz.views import LanesView, MetricsView, TokensView, TreeView
+
+from .driving import Heard
+from .story import NAMESPACE, Stage, story
+
+RUN, F, R = RunId(1), ForkId(1), RequestId(1)
+
+
+def spell(token: int) -> str:
+    return chr(96 + token)
+
+
+def folded(view: Any, events: Iterable[Event | tuple[float, Event]]) -> Any:
+    """Fold events, some with a time in ms."""
+    t = 0.0
+    for seq, event in enumerate(events):
+        if isinstance(event, tuple):
+            t, event = event
+        view.fold(Entry(seq, int(t * 1e6), event))
+    return view
+
+
+def queued(
+    request: int = 1, prompt: tuple[int, ...] = (1, 2, 3), kind: str = "gen", fork: ForkId | None = F, group: int = 0
+) -> RequestQueued:
+    return RequestQueued(RequestId(request), fork, ExprId(1), kind, prompt, 8, RequestId(group or request))
+
+
+def matched(request: int = 1, n_hit: int = 0, n_prompt: int = 3) -> PrefixMatched:
+    return PrefixMatched(RequestId(request), n_hit, n_prompt, NodeId(1))
+
+
+def step(prefill: tuple[tuple[int, int], ...] = (), decode: tuple[int, ...] = (), ms: float = 5.0, free_pages: int = 90) -> StepRan:
+    work = tuple((RequestId(request), n) for request, n in prefill)
+    return StepRan(1, work, tuple(RequestId(request) for request in decode), 0, free_pages, ms)
+
+
+def sampled(*tokens: int, request: int = 1, logprob: float | None = -0.5) -> TokensSampled:
+    return TokensSampled(1, tuple(Sample(RequestId(request), token, logprob, (), None, False) for token in tokens))
+
+
+def finished(request: int = 1) -> RequestFinished:
+    return RequestFinished(RequestId(request), "stop", 3, 2, 0, 4, 2)
+
+
+def opened(fork: int = 1, parent: int | None = None, index: int = 0, run: RunId = RUN, label: str = "") -> ForkOpened:
+    return ForkOpened(run, ForkId(fork), ForkId(parent) if parent is not None else None, index, label)
+
+
+def literal(*tokens: int, start: int = 0, fork: int = 1, role: str = "") -> StreamExtended:
+    return StreamExtended(ForkId(fork), start, tokens, "text", role)
+
+
+def generated(*tokens: int, start: int = 3, fork: int = 1) -> StreamExtended:
+    return StreamExtended(ForkId(fork), start, tokens, "generated", "assistant")
+
+
+def shown(view: TokensView, fork: int = 1) -> list[tuple[str, str]]:
+    """(text, class) of a fork's own tokens."""
+    return [(tok[0], tok[1]) for op in view.full()["ops"] if op["fork"] == fork for tok in op["toks"]]
+
+
+# ---------------------------------------------------------------- deltas
+
+
+class Page:
+    """What a page does with the messages."""
+
+    def __init__(self) -> None:
+        self.forks: dict[int, dict[str, Any]] = {}
+        self.toks: dict[int, list[Any]] = {}
+        self.nodes: dict[int, Any] = {}
+        self.rest: dict[str, Any] = {"clock": 0, "tails": []}
+        self.lanes: dict[str, Any] = {}
+        self.bars: dict[int, Any] = {}
+
+    def tokens(self, picture: dict[str, Any]) -> None:
+        for row in picture["forks"]:
+            self.forks[row["fork"]] = row
+        for op in picture["ops"]:
+            own = self.toks.setdefault(op["fork"], [])
+            own[op["start"] - self.forks[op["fork"]]["base"] :] = op["toks"]
+
+    def tree(self, picture: dict[str, Any]) -> None:
+        for node in picture["gone"]:
+            self.nodes.pop(node, None)
+        for row in picture["nodes"]:
+            assert row["parent"] is None or row["parent"] in self.nodes, "parents come first"
+            self.nodes[row["id"]] = row
+        self.rest = {"clock": picture["clock"], "tails": picture["tails"]}
+
+    def timeline(self, picture: dict[str, Any]) -> None:
+        self.lanes |= {row["lane"]: row for row in picture["lanes"]}
+        self.bars |= {row["id"]: row for row in picture["bars"]}
+
+
+def plain(value: Any) -> Any:
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_deltas_at_any_moment_add_up_to_the_full_picture(seed: int) -> None:
+    stage = story()
+    chance = random.Random(seed)
+    tokens, tree, lanes, metrics = TokensView(stage.spell), TreeView(stage.spell), LanesView(), MetricsView()
+    page, strip, n_checked = Page(), None, 0
+    for entry in stage.entries:
+        for view in (tokens, tree, lanes, metrics):
+            view.fold(entry)
+        if chance.random() < 0.3 or entry is stage.entries[-1]:
+            for view, paint in ((tokens, page.tokens), (tree, page.tree), (lanes, page.timeline)):
+                if (delta := view.delta()) is not None:
+                    paint(plain(delta))
+            strip = metrics.delta() or strip
+            fresh = Page()
+            fresh.tokens(plain(tokens.full()))
+            fresh.tree(plain(tree.full()))
+            fresh.timeline(plain(lanes.full()))
+            assert vars(page) == vars(fresh)
+            assert strip == metrics.full()
+            n_checked += 1
+    assert n_checked > 50
+
+
+def test_nothing_new_is_told_as_none() -> None:
+    stage = story()
+    for view in (TokensView(stage.spell), TreeView(stage.spell), LanesView(), MetricsView()):
+        folded(view, [entry.event for entry in stage.entries])
+        assert view.delta() is not None
+        assert view.delta() is None
+
+
+def test_a_token_of_a_long_stream_costs_one_token() -> None:
+    view = folded(TokensView(spell), [opened(), literal(*[1] * 5000), queued(prompt=(1,) * 5000), matched(n_hit=4999), step(((1, 1),))])
+    view.delta()
+    folded(view, [sampled(7)])
+    delta = view.delta()
+    assert delta is not None
+    assert [(op["start"], len(op["toks"])) for op in delta["ops"]] == [(5000, 1)]
+
+
+# ---------------------------------------------------------------- tree
+
+
+def test_the_folded_tree_equals_the_true_tree_of_a_run_with_evictions() -> None:
+    stage = story()
+    view = folded(TreeView(stage.spell), [entry.event for entry in stage.entries])
+    assert sum(isinstance(entry.event, NodeEvicted) for entry in stage.entries) >= 1
+    assert dict(view.nodes) == {node.node: node for node in stage.snapshot().nodes}
+
+
+def test_the_folded_tree_equals_the_engines_after_every_step_of_a_random_workload() -> None:
+    view = TreeView(str)
+    n_evicted = 0
+
+    def tell(event: Event) -> None:
+        nonlocal n_evicted
+        n_evicted += isinstance(event, NodeEvicted)
+        view.fold(Entry(0, 0, from_json(to_json(event))))
+
+    config = EngineConfig(n_pages=160, page_size=1)
+    engine = Engine(config, HashRunner(config.n_pages, 1), ByteTokenizer(), context=256, namespace=("test",), emit=tell)
+    chance = random.Random(5)
+    for _ in range(150):
+        prompt = tuple(chance.choices(range(97, 100), k=chance.randrange(2, 40)))
+        family = chance.choice(
+            [
+                lambda prompt=prompt: engine.gen(GenJob(prompt, SamplingParams(max_tokens=chance.randrange(1, 20))), Heard()),
+                lambda prompt=prompt: engine.score(ScoreJob(prompt, ((97, 98), (98,))), Heard()),
+                lambda prompt=prompt: engine.warm(WarmJob(prompt), Heard()),
+            ]
+        )()
+        for request in family.requests:
+            tell(RequestQueued(request.id, None, None, request.kind, tuple(request.prompt), 0, family.id))
+        engine.add(family)
+        for _ in range(chance.randrange(4)):
+            engine.step()
+            picture = view.full()
+            states = {row["id"]: row["state"] for row in picture["nodes"]}
+            assert dict(view.nodes) == {node.node: node for node in engine.snapshot(0).nodes}
+            assert all(states[tail["node"]] in ("running", "root") for tail in picture["tails"])
+    assert n_evicted > 20
+
+
+def test_a_late_joiner_sees_what_the_others_see() -> None:
+    stage = story()
+    half = len(stage.entries) // 2
+    first = folded(TreeView(stage.spell), [entry.event for entry in stage.entries[:half]])
+    late = TreeView(stage.spell)
+    late.load(TreeSnapshot(tuple(first.nodes.values()), 250, 100, half))
+    assert not any(row["fresh"] for row in late.full()["nodes"])
+    folded(late, [entry.event for entry in stage.entries[half:]])
+    assert dict(late.nodes) == {node.node: node for node in stage.snapshot().nodes}
+    assert any(row["fresh"] for row in late.full()["nodes"])
+
+
+def test_a_second_snapshot_takes_nodes_away_that_were_evicted_unheard() -> None:
+    stage = story()
+    view, page = TreeView(stage.spell), Page()
+    folded(view, [entry.event for entry in stage.entries])
+    page.tree(plain(view.delta()))
+    kept = stage.snapshot().nodes[:4]
+    view.load(TreeSnapshot(kept, 250, 200, len(stage.entries)))
+    page.tree(plain(view.delta()))
+    assert set(page.nodes) == {node.node for node in kept}
+
+
+def test_private_tokens_hang_below_the_lease_until_they_are_committed() -> None:
+    root = NodeInserted(NodeId(1), None, (), NAMESPACE)
+    view = folded(TreeView(spell), [root, queued(), matched(), LocksChanged(((NodeId(1), 1),)), step(((1, 2),))])
+    assert [(tail["node"], tail["n"], tail["label"]) for tail in view.full()["tails"]] == [(1, 2, "ab")]
+    folded(view, [step(((1, 1),)), NodeInserted(NodeId(2), NodeId(1), (1, 2, 3), NAMESPACE), sampled(4), sampled(5)])
+    assert [(tail["node"], tail["n"], tail["label"]) for tail in view.full()["tails"]] == [(2, 2, "de")]
+    assert [row["state"] for row in view.full()["nodes"]] == ["root", "running"]
+    folded(view, [RequestPreempted(R, 5)])
+    assert view.full()["tails"] == []
+
+
+# ---------------------------------------------------------------- tokens
+
+
+def test_what_a_prompt_token_cost_is_told_by_the_first_request_that_covers_it() -> None:
+    view = folded(TokensView(spell), [opened(), literal(1, 2, 3), queued(), matched(n_hit=1)])
+    assert shown(view) == [("a", "cached"), ("b", "text"), ("c", "text")]
+    folded(view, [step(((1, 2),)), finished(), queued(2), matched(2, n_hit=2), step(((2, 1),))])
+    assert shown(view) == [("a", "cached"), ("b", "computed"), ("c", "computed")]
+
+
+def test_the_last_step_counts_although_it_is_reported_after_the_end() -> None:
+    view = folded(TokensView(spell), [opened(), literal(1, 2, 3), queued(kind="warm"), matched(), finished(), step(((1, 3),))])
+    assert {cls for _, cls in shown(view)} == {"computed"}
+    strip = folded(MetricsView(), [opened(), queued(kind="warm"), matched(), finished(), step(((1, 3),))]).full()
+    assert (strip["computed"], strip["steps"]) == (3, 1)
+
+
+def test_samples_stand_in_for_the_stream_until_it_speaks() -> None:
+    view = folded(
+        TokensView(spell), [opened(), literal(1, 2, 3), queued(), matched(), step(((1, 3),)), sampled(4), sampled(5), sampled(26)]
+    )
+    assert [text for text, cls in shown(view) if cls == "generated"] == ["d", "e", "z"]
+    folded(view, [finished(), generated(4, 5)])
+    assert [text for text, cls in shown(view) if cls == "generated"] == ["d", "e"]
+    assert view.full()["ops"][0]["toks"][3] == ("d", "generated", -0.5, "assistant", None)
+
+
+def test_a_stream_that_speaks_early_keeps_what_was_sampled_since() -> None:
+    view = folded(TokensView(spell), [opened(), literal(1, 2, 3), queued(), matched(), sampled(4), sampled(5), generated(4)])
+    assert [text for text, _ in shown(view)] == ["a", "b", "c", "d", "e"]
+
+
+def test_of_several_samples_only_the_first_is_in_the_stream() -> None:
+    family = [queued(1), queued(2, group=1), matched(1), matched(2, 3)]
+    both = TokensSampled(1, (Sample(RequestId(1), 4, None, (), None, False), Sample(RequestId(2), 5, None, (), None, False)))
+    view = folded(TokensView(spell), [opened(), literal(1, 2, 3), *family, both])
+    assert [text for text, cls in shown(view) if cls == "generated"] == ["d"]
+
+
+def test_a_fork_shows_only_what_lies_beyond_its_parent() -> None:
+    view = folded(TokensView(spell), [opened(), literal(1, 2, 3), opened(2, 1), literal(4, start=3, fork=2)])
+    assert [(row["fork"], row["base"]) for row in view.full()["forks"]] == [(1, 0), (2, 3)]
+    assert shown(view, 2) == [("d", "text")]
+
+
+def test_a_childs_request_decides_its_parents_tokens_too() -> None:
+    child = RequestQueued(R, ForkId(2), None, "gen", (1, 2, 3, 4), 8, R)
+    view = folded(TokensView(spell), [opened(), literal(1, 2, 3), opened(2, 1), literal(4, start=3, fork=2), child, matched(n_hit=2)])
+    folded(view, [step(((1, 2),))])
+    assert [cls for _, cls in shown(view)] == ["cached", "cached", "computed"]
+    assert [cls for _, cls in shown(view, 2)] == ["computed"]
+
+
+def test_a_stream_cut_or_spelt_anew_keeps_what_is_known_of_the_rest() -> None:
+    view = folded(TokensView(spell), [opened(), literal(1, 2, 3), queued(), matched(n_hit=3)])
+    folded(view, [StreamExtended(F, 2, (), "trim", ""), literal(2, 9, start=1)])
+    assert shown(view) == [("a", "cached"), ("b", "cached"), ("i", "text")]
+
+
+def test_a_view_of_one_run_leaves_out_the_others() -> None:
+    events = [opened(), literal(1), opened(2, run=RunId(2)), literal(2, fork=2), queued(fork=F), matched()]
+    assert [row["fork"] for row in folded(TokensView(spell, RunId(2)), events).full()["forks"]] == [2]
+    assert [row["lane"] for row in folded(LanesView(RunId(2)), events).full()["lanes"]] == ["f2"]
+    assert folded(MetricsView(RunId(2)), events).full()["running"] == 0
+
+
+def test_the_story_is_told_right() -> None:
+    stage = story()
+    view = folded(TokensView(stage.spell, RunId(2)), [entry.event for entry in stage.entries])
+    main, *forks = view.full()["ops"]
+    text = {cls: "".join(tok[0] for tok in main["toks"] if tok[1] == cls) for cls in ("cached", "computed", "generated", "choice", "text")}
+    assert text["cached"].startswith("<|im_start|>system\nYou are a travel writer.")
+    assert text["computed"].startswith("I have one free day")
+    assert text["generated"].startswith("Begin at the Gulbenkian")
+    assert text["choice"] == "morning"
+    assert text["text"] == ""
+    assert len(forks) == 3
+    assert {op["start"] for op in forks} == {len(main["toks"])}
+    assert all(tok[2] is not None and tok[4] for op in forks for tok in op["toks"] if tok[1] == "generated")
+
+
+def test_numbers_without_end_and_text_without_sense_survive_json() -> None:
+    sample = Sample(R, 4, -math.inf, ((5, math.nan), (4, -0.1)), None, False)
+    view = folded(
+        TokensView(lambda token: "\ud800\x00\u202e"), [opened(label="\udcff"), literal(1), queued(prompt=(1,)), TokensSampled(1, (sample,))]
+    )
+    said = json.dumps(view.full(), ensure_ascii=False, allow_nan=False)
+    said.encode()
+    assert "\u202e" not in said
+    assert view.full()["ops"][0]["toks"][1][2] is None
+
+
+# ---------------------------------------------------------------- lanes
+
+
+def bars(view: LanesView) -> list[tuple[str, str, float, float | None, int]]:
+    return [(bar["lane"], bar["kind"], bar["t0"], bar["t1"], bar["n"]) for bar in view.full()["bars"]]
+
+
+def test_a_request_waits_hits_prefills_and_decodes_on_its_forks_lane() -> None:
+    view = folded(
+        LanesView(RUN),
+        [
+            (50, CellStarted(RUN, "t", "")),
+            (50, opened(label="main")),
+            (60, ExprStarted(F, ExprId(1), "gen", "plan", 1)),
+            (60, queued()),
+            (70, matched(n_hit=1)),
+            (75, step(((1, 1),))),
+            (80, step(((1, 1),))),
+            (85, step(decode=(1,))),
+            (90, finished()),
+            (90, step(decode=(1,))),
+        ],
+    )
+    lane = "f1"
+    assert bars(view) == [
+        (lane, "wait", 10, 20, 3),
+        (lane, "cached", 20, 20, 1),
+        (lane, "prefill", 20, 30, 2),
+        (lane, "decode", 30, 40, 2),
+    ]
+    assert {bar["name"] for bar in view.full()["bars"]} == {"plan"}
+    assert view.full()["lanes"] == [{"lane": lane, "parent": None, "label": "main", "kind": "fork"}]
+
+
+def test_a_preempted_request_shows_the_gap() -> None:
+    events = [(0, opened()), (0, queued()), (1, matched()), (6, step(((1, 3),))), (7, RequestPreempted(R, 3)), (9, matched(n_hit=2))]
+    assert ("f1", "preempted", 7, 9, 3) in bars(folded(LanesView(RUN), events))
+
+
+def test_parallel_samples_and_strangers_have_lanes_of_their_own() -> None:
+    view = folded(LanesView(), [opened(), queued(1), queued(2, group=1), queued(3, kind="score", group=3), queued(4, fork=None)])
+    assert [(row["lane"], row["parent"], row["kind"]) for row in view.full()["lanes"]] == [
+        ("f1", None, "fork"),
+        ("r2", "f1", "request"),
+        ("r4", None, "request"),
+    ]
+
+
+# ---------------------------------------------------------------- metrics
+
+
+def test_the_strip_counts_what_the_finished_requests_say() -> None:
+    stage = story()
+    events = [entry.event for entry in stage.entries]
+    strip = folded(MetricsView(), events).full()
+    ends = [event for event in events if isinstance(event, RequestFinished)]
+    assert strip["cached"] == sum(end.n_cached for end in ends)
+    assert strip["computed"] == sum(end.n_prompt - end.n_cached for end in ends)
+    assert strip["generated"] == sum(end.n_completion for end in ends)
+    assert strip["evicted"] == sum(event.n_tokens for event in events if isinstance(event, NodeEvicted))
+    assert strip["hit_rate"] == strip["cached"] / (strip["cached"] + strip["computed"])
+    assert (strip["forks"], strip["running"], strip["waiting"], strip["n_pages"]) == (3, 0, 0, stage.n_pages)
+
+
+def test_the_speed_is_that_of_the_last_two_seconds_and_in_the_end_that_of_the_run() -> None:
+    view = folded(MetricsView(RUN), [opened(), queued(), matched()])
+    for n in range(101):
+        view.fold(Entry(n, n * 100_000_000, step(decode=(1,), ms=50)))
+        view.fold(Entry(n, n * 100_000_000, sampled(4)))
+    assert view.full()["tok_s"] == 10.0
+    view.fold(Entry(0, 20_000_000_000, finished()))
+    assert view.full()["tok_s"] == 0.0
+    view.fold(Entry(0, 20_000_000_000, CellFinished(RUN, "ok", "")))
+    assert view.full()["tok_s"] == 20.0
+
+
+def test_pages_come_from_the_model_the_snapshot_and_every_step() -> None:
+    view = folded(MetricsView(), [ModelLoaded("m", NAMESPACE, "cpu", "float32", 100, 1, 2048)])
+    assert (view.full()["n_pages"], view.full()["free_pages"]) == (100, 100)
+    view.load(TreeSnapshot((), 80, 60, 0))
+    assert (view.full()["n_pages"], view.full()["free_pages"]) == (80, 60)
+    folded(view, [step(free_pages=55)])
+    assert view.full()["free_pages"] == 55
+
+
+def test_a_hit_rate_without_prompts_is_unknown() -> None:
+    assert MetricsView().full()["hit_rate"] is None
+    assert Stage().free_pages == 420
