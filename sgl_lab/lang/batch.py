@@ -71,9 +71,11 @@ def _run_all(
                 yield results[-1]
     finally:
         leaving.set()
-        for state in list(states) if len(results) < len(calls) else ():
+        left_early = len(results) < len(calls)
+        for state in list(states) if left_early else ():
             state.cancel()
-        pool.shutdown(wait=True, cancel_futures=True)
+        # A body that sleeps must not hold up an interrupt; it ends at its next append or read.
+        pool.shutdown(wait=not left_early, cancel_futures=True)
         if bar is not None:
             bar.close()
     for result in results:

@@ -41,14 +41,16 @@ class Run:
         self.chat = chat_of(backend)
         self.lock = threading.RLock()
         self.streams: list[Stream] = []
-        self.stopped: Stopped | None = None
         self.body_error: Exception | None = None
         self._seen: list[Exception] = []
         self._changed = threading.Condition(self.lock)
         self._body_thread: int | None = None
         self._nested: weakref.WeakSet[Run] = weakref.WeakSet()
+        self.stopped: Stopped | None = None
         if outer := current_run.get():
-            outer._nested.add(self)
+            with outer.lock:
+                outer._nested.add(self)
+                self.stopped = outer.stopped
 
     # ------------------------------------------------------------ the body
 
@@ -80,7 +82,8 @@ class Run:
 
     def seen(self, error: Exception) -> Exception:
         """What to raise for `error`, which the user has seen then. A run that was stopped because its body raised failed of that."""
-        self._seen.append(error)
+        if not self.has_seen(error):
+            self._seen.append(error)
         return self.body_error if self.body_error and error is self.stopped else error
 
     def has_seen(self, error: Exception) -> bool:
@@ -116,10 +119,10 @@ class Run:
     def stop(self, why: str) -> None:
         """Drop what is queued and cancel what runs, in nested runs too; does not wait for it."""
         with self.lock:
-            if self.stopped is None:
-                self.stopped = Stopped(why)
-                for stream in self.streams:
-                    stream.stop(self.stopped)
-                self._changed.notify_all()
-        for nested in list(self._nested):
-            nested.stop(why)
+            self.stopped = self.stopped or Stopped(why)
+            for stream in self.streams:
+                stream.stop(self.stopped)
+            nested = tuple(self._nested)
+            self._changed.notify_all()
+        for run in nested:
+            run.stop(why)

@@ -175,9 +175,8 @@ class ProgramState:
     def error(self) -> Exception | None:
         """Wait until everything appended is done, and tell what went wrong instead of raising it."""
         self._wait_idle()
-        if self._stream.error is not None:
-            self._run.seen(self._stream.error)
-        return self._stream.error
+        error = self._stream.error
+        return None if error is None else self._run.seen(error)
 
     def text_iter(self, var_name: Name | None = None) -> Iterator[str]:
         """The text as it comes, the chat template's included; of one variable if named. Raises at its end what went wrong."""
@@ -260,14 +259,10 @@ class ProgramState:
 
     def _unknown(self, name: Name) -> SglError:
         known = list(map(str, self._stream.variables))
-        close = difflib.get_close_matches(str(name), known, n=1)
-        hint = (
-            f"did you mean {close[0]!r}?"
-            if close
-            else f"there is {', '.join(known)}"
-            if known
-            else "nothing has been generated under a name"
-        )
+        if close := difflib.get_close_matches(str(name), known, n=1):
+            hint = f"did you mean {close[0]!r}?"
+        else:
+            hint = f"there is {', '.join(known)}" if known else "nothing has been generated under a name"
         return UnknownVariable(f"no variable {name!r}", hint=hint)
 
     def _text_now(self, name: Name | None) -> str:

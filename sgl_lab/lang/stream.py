@@ -15,7 +15,7 @@ from ..contracts.events import ForkOpened, StreamExtended
 from ..contracts.ids import ForkId
 from ..contracts.params import SamplingParams
 from .ids import fork_ids
-from .ir import Gen, Leaf, RoleBegin, RoleEnd, Select, Text, leaves
+from .ir import Gen, RoleBegin, RoleEnd, Select, Text, leaves
 from .run import Run
 from .transcript import Piece, Said, Transcript
 from .variable import Name, Variable
@@ -23,12 +23,16 @@ from .work import Expression, Generation, Selection, Warming, Work
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """A leaf in the queue, with all that could be decided when it was appended."""
+class GenStep:
+    gen: Gen
+    variable: Variable
+    params: SamplingParams
 
-    leaf: Leaf
-    variable: Variable | None = None
-    params: SamplingParams | None = None
+
+@dataclass(frozen=True, slots=True)
+class SelectStep:
+    select: Select
+    variable: Variable
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ class Absorb:
     history: tuple[Said, ...]
 
 
-Queued = Step | ScopeMark | ForkPoint | Absorb
+Queued = Text | RoleBegin | RoleEnd | GenStep | SelectStep | ScopeMark | ForkPoint | Absorb
 
 
 class Stream:
@@ -95,17 +99,20 @@ class Stream:
         with self.run.lock:
             self._check_open()
             role, n_unnamed = self.role, self.n_unnamed
-            steps: list[Step] = []
+            steps: list[Queued] = []
             named: dict[Name, Variable] = {}
             for leaf in leaves(value, self):
                 if isinstance(leaf, Gen | Select):
-                    variable = Variable(self, leaf)
+                    variable = Variable(self)
                     named[n_unnamed if leaf.name is None else leaf.name] = variable
                     n_unnamed += leaf.name is None
-                    steps.append(Step(leaf, variable, leaf.params(self.run.defaults) if isinstance(leaf, Gen) else None))
+                    if isinstance(leaf, Gen):
+                        steps.append(GenStep(leaf, variable, leaf.params(self.run.defaults)))
+                    else:
+                        steps.append(SelectStep(leaf, variable))
                 else:
                     role = next_role(role, leaf)
-                    steps.append(Step(leaf))
+                    steps.append(leaf)
             self.role, self.n_unnamed = role, n_unnamed
             self.variables |= named
             self._enqueue(*steps)
@@ -133,15 +140,12 @@ class Stream:
         """Append what the finished children said after the fork, with the tokens they said it in."""
         with self.run.lock:
             self._check_open()
+            history = tuple(said for child in children for said in child.transcript.history[child.n_inherited :])
             role = self.role
-            history = [said for child in children for said in child.transcript.history[child.n_inherited :]]
             for said in history:
-                if said.begin is not None:
-                    role = next_role(role, RoleBegin(said.begin))
-                elif said.piece is None:
-                    role = next_role(role, RoleEnd(role or "no role"), closes=role is not None)
+                role = role if isinstance(said, Piece) else next_role(role, said)
             self.role = role
-            self._enqueue(Absorb(tuple(history)))
+            self._enqueue(Absorb(history))
 
     def _check_open(self) -> None:
         if self.run.stopped and self.run.body_active:
@@ -180,18 +184,16 @@ class Stream:
 
     def _do(self, queued: Queued) -> None:
         match queued:
-            case Step(Text(text)):
+            case Text(text):
                 self.transcript.say(text)
-            case Step(RoleBegin(role)):
+            case RoleBegin(role):
                 self.transcript.begin(role)
-            case Step(RoleEnd()):
+            case RoleEnd():
                 self.transcript.end()
-            case Step(Gen() as gen, Variable() as variable, SamplingParams() as params):
+            case GenStep(gen, variable, params):
                 Generation(self, gen, variable).start(params)
-            case Step(Select() as select, Variable() as variable):
+            case SelectStep(select, variable):
                 Selection(self, select, variable).start()
-            case Step():
-                raise TypeError(f"malformed step {queued}")
             case ScopeMark(variable, begins):
                 if begins:
                     variable.mark = len(self.transcript.history)
@@ -253,7 +255,7 @@ class Stream:
         dropped, self._queue = self._queue, deque()
         for queued in dropped:
             match queued:
-                case Step(variable=Variable() as variable) | ScopeMark(variable):
+                case GenStep(variable=variable) | SelectStep(variable=variable) | ScopeMark(variable):
                     variable.fail(error)
                 case ForkPoint(children):
                     for child in children:
@@ -271,7 +273,7 @@ class Stream:
         self.run.emit(StreamExtended(self.id, start, piece.ids or (), piece.kind, piece.role))
 
 
-def next_role(role: str | None, leaf: Leaf, closes: bool = True) -> str | None:
+def next_role(role: str | None, leaf: Text | RoleBegin | RoleEnd) -> str | None:
     """The open role after `leaf`; roles do not nest."""
     match leaf:
         case RoleBegin(new):
@@ -279,8 +281,8 @@ def next_role(role: str | None, leaf: Leaf, closes: bool = True) -> str | None:
                 raise ProgramError(f"role {new!r} begins inside role {role!r}", hint=f"end {role!r} first")
             return new
         case RoleEnd(old):
-            if role != old or not closes:
+            if role != old:
                 raise ProgramError(f"role {old!r} ends, but {role or 'none'!r} is open")
             return None
-        case _:
+        case Text():
             return role

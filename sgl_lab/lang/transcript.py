@@ -17,6 +17,7 @@ from itertools import groupby, takewhile
 from ..contracts.errors import ProgramError
 from ..contracts.port import Backend, Message, Segment
 from .chat_template import Chat, render_until
+from .ir import RoleBegin, RoleEnd
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +57,8 @@ class Frozen:
     """what the template said of those turns"""
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
-    """One thing that happened: a piece, or a role that began (`begin`) or ended."""
-
-    piece: Piece | None = None
-    begin: str | None = None
-
+Said = Piece | RoleBegin | RoleEnd
+"""One thing that a stream's program or model said."""
 
 Changed = Callable[[int, Piece], None]
 """first position, the piece whose ids stand there now; everything that stood after it is gone"""
@@ -104,6 +100,8 @@ class Transcript:
     def __init__(self, backend: Backend, chat: Chat, changed: Changed) -> None:
         self.ids: list[int] = []
         self.history: list[Said] = []
+        self.n_rewritten = 0
+        """tokens that stood and were taken away because the template said something else later"""
         self._backend = backend
         self._chat = chat
         self._changed = changed
@@ -119,7 +117,7 @@ class Transcript:
         child = Transcript(self._backend, self._chat, changed)
         for name in ("ids", "history", "_placed", "_turns"):
             setattr(child, name, list(getattr(self, name)))
-        for name in ("_open", "_loose", "_frozen", "_n_lead"):
+        for name in ("n_rewritten", "_open", "_loose", "_frozen", "_n_lead"):
             setattr(child, name, getattr(self, name))
         return child
 
@@ -132,18 +130,18 @@ class Transcript:
         else:
             self._leave_roles()
             self._loose += text
-            self.history.append(Said(Piece(text)))
+            self.history.append(Piece(text))
 
     def begin(self, role: str) -> None:
         if self._loose:
             self._place_loose()
         self._turns.append(Turn(role))
         self._open = True
-        self.history.append(Said(begin=role))
+        self.history.append(RoleBegin(role))
 
     def end(self) -> None:
         self._open = False
-        self.history.append(Said())
+        self.history.append(RoleEnd(self._turns[-1].role))
 
     def take(self, text: str, ids: tuple[int, ...], kind: str) -> None:
         """What the model wrote or chose after `settle`."""
@@ -153,25 +151,26 @@ class Transcript:
             self._add(piece)
         else:
             self._frozen = replace(self._frozen, n_pieces=len(self._placed))
-            self.history.append(Said(piece))
+            self.history.append(piece)
 
     def replay(self, history: Iterable[Said]) -> None:
         """Say here what was said elsewhere, generated tokens included."""
         for said in history:
-            if said.begin is not None:
-                self.begin(said.begin)
-            elif said.piece is None:
-                self.end()
-            elif said.piece.ids is None:
-                self.say(said.piece.text)
-            else:
-                self.settle(to_generate=True)
-                self.take(said.piece.text, said.piece.ids, said.piece.kind)
+            match said:
+                case RoleBegin(role):
+                    self.begin(role)
+                case RoleEnd():
+                    self.end()
+                case Piece(text, None):
+                    self.say(text)
+                case Piece(text, tuple(ids), kind):
+                    self.settle(to_generate=True)
+                    self.take(text, ids, kind)
 
     def _add(self, piece: Piece) -> None:
         turn = self._turns[-1]
         self._turns[-1] = replace(turn, parts=(*turn.parts, piece))
-        self.history.append(Said(piece))
+        self.history.append(piece)
 
     # ------------------------------------------------------------ what a program reads
 
@@ -186,7 +185,7 @@ class Transcript:
 
     def said_since(self, mark: int) -> str:
         """Text since `len(history)` was `mark`, without the template's."""
-        return "".join(said.piece.text for said in self.history[mark:] if said.piece)
+        return "".join(said.text for said in self.history[mark:] if isinstance(said, Piece))
 
     def seen(self) -> str:
         """The text that the tokens stand for so far, without a leading BOS."""
@@ -272,6 +271,7 @@ class Transcript:
             self.ids += cut.ids or ()
             at += len(cut.text)
         n_stand = len(self.ids)
+        self.n_rewritten += n_before - n_stand
         for piece in joined(clip(pieces, at)):
             self._place(piece)
         if len(self.ids) == n_stand < n_before:

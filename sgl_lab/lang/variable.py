@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .ir import Gen, Select
-
 if TYPE_CHECKING:
     from .stream import Stream
 
@@ -16,9 +14,8 @@ Name = str | int
 class Variable:
     """Belongs to the stream that will fill it; forks see it too."""
 
-    def __init__(self, stream: Stream, source: Gen | Select | None = None) -> None:
+    def __init__(self, stream: Stream) -> None:
         self.stream = stream
-        self.source = source
         self.done = False
         self.value: Any = None
         self.meta: Any = {}

@@ -63,13 +63,21 @@ class Expression(Work):
         super().__init__(stream)
         self.source = source
         self.variable = variable
+        self.n_rewritten = 0
         self.expr = ExprId(expr_ids.next())
         self.run.emit(ExprStarted(stream.id, self.expr, source.kind, source.name or "", source.place.line))
 
     def prompt(self) -> tuple[int, ...]:
-        self.stream.transcript.settle(to_generate=True)
-        self.variable.prompt = tuple(self.stream.transcript.ids)
+        transcript = self.stream.transcript
+        n_before = transcript.n_rewritten
+        transcript.settle(to_generate=True)
+        self.n_rewritten = transcript.n_rewritten - n_before
+        self.variable.prompt = tuple(transcript.ids)
         return self.variable.prompt
+
+    def meta(self, usage: Usage, finish_reason: str) -> dict[str, Any]:
+        """What every expression tells of itself."""
+        return asdict(usage) | {"finish_reason": finish_reason, "rewritten_tokens": self.n_rewritten}
 
     def spelled(self, entries: Sequence[TokenLogprob]) -> list[tuple[float | None, int, str]]:
         """Log-probabilities as programs read them: (logprob, token id, text)."""
@@ -126,7 +134,7 @@ class Generation(Expression):
                 self.on_error(error)
 
     def _meta(self, output: GenOutput) -> dict[str, Any]:
-        meta = asdict(output.usage) | {"finish_reason": output.finish_reason, "matched_stop": output.matched_stop}
+        meta = self.meta(output.usage, output.finish_reason) | {"matched_stop": output.matched_stop}
         if output.logprobs:
             meta["output_token_logprobs"] = self.spelled(output.logprobs)
             meta["output_top_logprobs"] = [[(p, token, self.run.backend.decode((token,))) for token, p in e.top] for e in output.logprobs]
@@ -174,8 +182,7 @@ class Selection(Expression):
         )
         if decision.decision not in self.source.choices:
             raise ProgramError(f"{self.source.method!r} chose {decision.decision!r}, which is not one of the choices")
-        meta = asdict(given.usage) | {
-            "finish_reason": "stop",
+        meta = self.meta(given.usage, "stop") | {
             "normalized_prompt_logprobs": means,
             "input_token_logprobs": rows,
             "output_token_logprobs": output_rows,

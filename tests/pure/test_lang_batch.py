@@ -135,7 +135,10 @@ def test_a_batch_can_be_taken_one_by_one_and_left() -> None:
     assert first.ret_value == "xxx"
     backend.hold()
     within(10, states.close)  # type: ignore[attr-defined]
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("sgl-batch")]
+    left = [thread for thread in threading.enumerate() if thread.name.startswith("sgl-batch")]
+    for thread in left:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in left), "their requests were cancelled"
 
 
 def test_a_batch_shows_its_progress(capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,6 +86,9 @@ def test_a_template_that_rewrites_history_is_followed_and_later_generations_keep
     assert "think" in s.prompt("b")
     assert s.prompt("c") == rendered(backend, *turns, opening=True)
     assert "think" not in s.prompt("c")
+    rewritten = [s.get_meta_info(name)["rewritten_tokens"] for name in "abc"]
+    assert rewritten[:2] == [0, 0]
+    assert rewritten[2] == len(backend.jobs_of(GenJob)[1].prompt) + len("two") - len(backend.jobs_of(GenJob)[0].prompt)
     sampled = [id for id in s.token_ids() if id >= backend.tokenizer.SAMPLED]
     assert backend.tokenizer.decode(sampled) == "twothree", "only what was rewritten is encoded again"
     assert streams_of(events)[s._stream.id] == list(s.token_ids())

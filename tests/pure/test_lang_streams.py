@@ -136,6 +136,21 @@ def test_a_fork_is_not_a_thread() -> None:
     assert [child["x"] for child in f] == ["x"] * 200
 
 
+def test_a_fork_inside_a_turn_goes_on_inside_it() -> None:
+    backend = ScriptedBackend({"1.": "one", "2.": "two"})
+    s = sgl.start(backend)
+    s += sgl.user("Count")
+    with s.assistant():
+        s += "So: "
+        f = s.fork(2)
+        f += lambda i: f"{i + 1}." + gen("x") + sgl.assistant_end()
+        f.join()
+        s += "done"
+    assert s["x"] == ["one", "two"]
+    assert f[1].messages()[-1] == {"role": "assistant", "content": "So: 2.two"}
+    assert s.messages()[-1] == {"role": "assistant", "content": "So: done"}
+
+
 def test_children_know_the_parents_values_and_the_parent_goes_on() -> None:
     s = sgl.start(ScriptedBackend(["p", "c", "q"]))
     s += "x" + gen("a")
