@@ -188,7 +188,7 @@ def _block(block: Block, before: Block | None) -> Markup:
     return tag(
         "div",
         {"style": css(margin_bottom="8px")},
-        tag("div", {"style": css(line_height="1.7")}, *heading) if heading else "",
+        tag("div", {"style": css(line_height="1.7", overflow_wrap="break-word")}, *heading) if heading else "",
         tag("div", {"style": text}, *(_run(run) for run in block.runs)),
     )
 
