@@ -52,12 +52,13 @@ def twin(row: torch.Tensor, asked: Sampling) -> npt.NDArray[np.float64]:
     for token in asked.banned:
         z[token] = -np.inf
     if params.temperature == 0:
-        return np.eye(len(z))[z.argmax()]
+        return np.asarray(np.arange(len(z)) == z.argmax(), dtype=np.float64)
     p = np.exp((z - z.max()) / params.temperature)
     p /= p.sum()
     order = np.argsort(-p, kind="stable")
     kept = order[: params.top_k or len(p)]
-    mass, nucleus = p[kept].sum(), []
+    mass = p[kept].sum()
+    nucleus: list[int] = []
     for token in kept:
         if nucleus and p[nucleus].sum() >= params.top_p * mass and params.top_p < 1:
             break

@@ -159,7 +159,7 @@ HOSTILE = {
     "escapes through format": "{{ '{0.__class__}'.format(1) ~ cycler.__init__.__globals__ }}",
     "mutates": "{{ messages.append(1) }}",
     "loops for ever": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-    "loops without output": "{% set ns = namespace(x=0) %}{% for a in range(9999) %}{% for b in range(9999) %}{% set ns.x = b %}{% endfor %}{% endfor %}",
+    "loops without output": "{% for a in range(9999) %}{% for b in range(9999) %}{% set x = b %}{% endfor %}{% endfor %}",
     "recurses": "{% macro f(n) %}{{ f(n) }}{{ f(n) }}{% endmacro %}{{ f(1) }}",
     "branches": "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}",
     "writes too much": "{% for a in range(9999) %}{{ 'x' * 9999 }}{% endfor %}",
@@ -229,7 +229,7 @@ def test_a_sentencepiece_prompt_begins_as_transformers_begins_it(tmp_path: Path,
 
     write(tmp_path, data, {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "chat_template": "<s>{{ messages[0].content }}</s>hi"})
     tokenizer = Tokenizer(tmp_path, 270)
-    reference = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
+    reference = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))  # type: ignore[no-untyped-call]
     for text in ("hi", " hi", "hi é hi", ""):
         ids = [token for segment in tokenizer.render_text(text) for token in tokenizer.encode(segment.text, markup=segment.markup)]
         assert ids == reference.encode(text)

@@ -1,0 +1,97 @@
+"""Small GGUF files, written from a folder in the Hugging Face layout as llama.cpp's converter would."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+from gguf.quants import quantize
+from safetensors.numpy import load_file
+
+NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def _name(name: str) -> str:
+    base, _, kind = name.rpartition(".")
+    if base.startswith("model.layers."):
+        _, _, block, part = base.split(".", 3)
+        return f"blk.{block}.{NAMES[part]}.{kind}"
+    return f"{NAMES[base]}.{kind}"
+
+
+def _interleaved(weight: npt.NDArray[np.float32], heads: int) -> npt.NDArray[np.float32]:
+    """The order in which GGUF keeps the rows of q and k."""
+    return weight.reshape(heads, 2, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+
+
+def write_gguf(
+    path: Path, folder: Path, kind: str = "F32", extra: dict[str, npt.NDArray[np.float32]] | None = None, **metadata: Any
+) -> Path:
+    """`kind` is the storage type of the matrices; `metadata` replaces or, where None, drops entries (dots spelled `__`)."""
+    config = json.loads((folder / "config.json").read_text())
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocab = sorted(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].__getitem__)
+    special = [token["content"] for token in tokenizer["added_tokens"]]
+    entries: dict[str, Any] = {
+        "general.name": "tiny",
+        "llama.block_count": config["num_hidden_layers"],
+        "llama.context_length": config["max_position_embeddings"],
+        "llama.embedding_length": config["hidden_size"],
+        "llama.feed_forward_length": config["intermediate_size"],
+        "llama.attention.head_count": config["num_attention_heads"],
+        "llama.attention.head_count_kv": config["num_key_value_heads"],
+        "llama.attention.layer_norm_rms_epsilon": config["rms_norm_eps"],
+        "llama.rope.freq_base": config["rope_theta"],
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": [*vocab, *special],
+        "tokenizer.ggml.token_type": [1] * len(vocab) + [3] * len(special),
+        "tokenizer.ggml.merges": [" ".join(pair) for pair in tokenizer["model"]["merges"]],
+        "tokenizer.ggml.eos_token_id": len(vocab),
+        "tokenizer.chat_template": "{% for m in messages %}{{ m.content }}<|end|>{% endfor %}",
+    } | {key.replace("__", "."): value for key, value in metadata.items()}
+    writer = gguf.GGUFWriter(path, entries.pop("general.architecture", "llama"))
+    for key, value in entries.items():
+        if isinstance(value, str):
+            writer.add_string(key, value)
+        elif isinstance(value, float):
+            writer.add_float32(key, value)
+        elif isinstance(value, bool):
+            writer.add_bool(key, value)
+        elif isinstance(value, int):
+            writer.add_uint32(key, value)
+        elif value is not None:
+            writer.add_array(key, value)
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+    for name, weight in load_file(folder / "model.safetensors").items():
+        part = name.split(".")[-2]
+        weight = _interleaved(weight, heads[part]) if part in heads else weight
+        if weight.ndim == 1 or kind == "F32":
+            writer.add_tensor(_name(name), weight.astype(np.float32))
+        else:
+            stored = gguf.GGMLQuantizationType[kind]
+            writer.add_tensor(_name(name), quantize(weight, stored), raw_dtype=stored)
+    for name, values in (extra or {}).items():
+        writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

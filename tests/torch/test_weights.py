@@ -1,0 +1,313 @@
+"""GGUF and safetensors become the same weights, and a file that is not what it should be is told so, quickly and cheaply."""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGUFReader
+from gguf.quants import dequantize
+from safetensors.torch import load_file, save_file
+
+from sgl_lab.contracts.errors import ModelDamaged, ModelError, ModelMissing
+from sgl_lab.engine.model.convert import config_from_gguf, convert
+from sgl_lab.engine.model.gguf_file import GgufFile
+from sgl_lab.engine.model.llama import inverse_frequencies
+from sgl_lab.engine.model.load import LoadedModel, load_model
+from sgl_lab.engine.model.spec import spec_from_config
+
+from .gguf_files import write_gguf
+from .tiny import CONFIG, Sequences, load_tiny, scores, tokens, write_tiny
+
+
+def unseen(done: int, total: int, text: str) -> None: ...
+
+
+def load(path: Path, cache: Path) -> LoadedModel:
+    return load_model(path, name="toy", device="cpu", dtype="float32", cache_dir=cache)
+
+
+def logprobs(loaded: LoadedModel) -> torch.Tensor:
+    rows = Sequences(loaded, 1)
+    return scores(rows.run(rows.row(1, tokens(20), n_targets=20))[0])
+
+
+# ---------------------------------------------------------------- the same weights
+
+
+@pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": True}, {"attention_bias": True, "mlp_bias": True}], ids=str)
+def test_a_gguf_gives_back_the_weights_it_was_made_of(tmp_path: Path, changes: dict[str, Any]) -> None:
+    folder = write_tiny(tmp_path / "hf", **changes)
+    converted = convert(write_gguf(tmp_path / "toy.gguf", folder), "toy", tmp_path, unseen)
+    before, after = load_file(folder / "model.safetensors"), load_file(converted / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert torch.equal(logprobs(load(converted, tmp_path)), logprobs(load(folder, tmp_path)))
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_1", "Q5_0"])
+def test_every_storage_type_is_read_as_ggml_reads_it(tmp_path: Path, kind: str) -> None:
+    folder = write_tiny(tmp_path / "hf")
+    path = write_gguf(tmp_path / "toy.gguf", folder, kind)
+    ours = load_file(convert(path, "toy", tmp_path, unseen) / "model.safetensors")
+    theirs = {tensor.name: torch.tensor(dequantize(tensor.data, tensor.tensor_type)) for tensor in GGUFReader(path).tensors}
+    assert torch.equal(ours["model.embed_tokens.weight"].float(), theirs["token_embd.weight"])
+    assert torch.equal(ours["model.layers.1.mlp.down_proj.weight"].float(), theirs["blk.1.ffn_down.weight"])
+    exact = load_file(folder / "model.safetensors")["model.layers.0.self_attn.q_proj.weight"]
+    error = (ours["model.layers.0.self_attn.q_proj.weight"].float() - exact).abs().max()
+    assert error < {"F32": 1e-9, "F16": 1e-3, "BF16": 6e-3, "Q8_0": 6e-3}.get(kind, 0.1)
+
+
+def test_a_gguf_is_the_model_that_transformers_makes_of_it(tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    path = write_gguf(tmp_path / "toy.gguf", write_tiny(tmp_path / "hf"), "Q8_0")
+    ours = load_file(convert(path, "toy", tmp_path, unseen) / "model.safetensors")
+    config = LlamaConfig(**CONFIG)
+    theirs = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=LlamaForCausalLM(config))["tensors"]
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_gguf_is_unpacked_once_and_says_how_far_it_is(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "toy.gguf", write_tiny(tmp_path / "hf"), "Q8_0")
+    told: list[tuple[int, int, str]] = []
+    first = convert(path, "a/toy model", tmp_path / "cache", lambda done, total, text: told.append((done, total, text)))
+    assert told == sorted(told)
+    assert told[-1][0] == told[-1][1] == (first / "model.safetensors").stat().st_size
+    n_told, written = len(told), (first / "model.safetensors").stat().st_mtime_ns
+    second = convert(path, "a/toy model", tmp_path / "cache", lambda done, total, text: told.append((done, total, text)))
+    assert (second, len(told), (second / "model.safetensors").stat().st_mtime_ns) == (first, n_told, written)
+
+
+def test_what_fails_on_the_way_leaves_no_folder(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "toy.gguf", write_tiny(tmp_path / "hf"))
+
+    def interrupted(done: int, total: int, text: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(path, "toy", tmp_path / "cache", interrupted)
+    assert [entry.suffix for entry in (tmp_path / "cache" / "converted").iterdir()] == [".lock"]
+    assert convert(path, "toy", tmp_path / "cache", unseen).is_dir()
+
+
+def test_shards_and_mixed_types_are_one_model(tmp_path: Path, tiny_folder: Path) -> None:
+    tensors = load_file(tiny_folder / "model.safetensors")
+    half = {name: tensor.half().float() for name, tensor in tensors.items()}
+    shutil.copytree(tiny_folder, tmp_path / "whole")
+    save_file(half, tmp_path / "whole" / "model.safetensors")
+    shutil.copytree(tiny_folder, tmp_path / "shards")
+    (tmp_path / "shards" / "model.safetensors").unlink()
+    parts: dict[str, dict[str, torch.Tensor]] = {"a.safetensors": {}, "b.safetensors": {}}
+    for i, (name, tensor) in enumerate(half.items()):
+        parts["ab"[i % 2] + ".safetensors"][name] = tensor.half() if i % 3 else tensor
+    for file, part in parts.items():
+        save_file(part, tmp_path / "shards" / file)
+    index = {"weight_map": {name: file for file, part in parts.items() for name in part}}
+    (tmp_path / "shards" / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert torch.equal(logprobs(load(tmp_path / "shards", tmp_path)), logprobs(load(tmp_path / "whole", tmp_path)))
+
+
+def test_llama3_scaling_is_found_in_a_gguf(tmp_path: Path) -> None:
+
+    scaled = {
+        "rope_type": "llama3",
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    folder = write_tiny(tmp_path / "hf", rope_theta=500_000.0, max_position_embeddings=131_072)
+    config = json.loads((folder / "config.json").read_text())
+    plain, wanted = (inverse_frequencies(spec_from_config(config | more)) for more in ({}, {"rope_scaling": scaled}))
+    path = write_gguf(tmp_path / "toy.gguf", folder, extra={"rope_freqs.weight": (plain / wanted).numpy().astype(np.float32)})
+    torch.testing.assert_close(inverse_frequencies(spec_from_config(config_from_gguf(GgufFile(path)))), wanted)
+
+
+# ---------------------------------------------------------------- what cannot be read
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "another architecture": ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel"),
+    "no architecture": ({"architectures": None}, "None"),
+    "another activation": ({"hidden_act": "gelu"}, "gelu"),
+    "an unknown scaling": ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
+    "quantised weights": ({"quantization_config": {"quant_method": "gptq"}}, "quantised"),
+    "no layers": ({"num_hidden_layers": 0}, "num_hidden_layers"),
+    "a wild number of layers": ({"num_hidden_layers": 10**12}, "num_hidden_layers"),
+    "heads that do not divide": ({"num_key_value_heads": 3}, "multiple"),
+    "a string for a number": ({"hidden_size": "64"}, "hidden_size"),
+    "a wrong shape": ({"intermediate_size": 97}, "shape"),
+    "a missing tensor": ({"num_hidden_layers": 3}, "layers.2"),
+    "a wild vocabulary": ({"vocab_size": 2_000_000}, "shape"),
+}
+
+
+@pytest.mark.parametrize(("changes", "said"), WRONG.values(), ids=WRONG.keys())
+def test_a_configuration_that_does_not_fit_is_named(tmp_path: Path, tiny_folder: Path, changes: dict[str, Any], said: str) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "m")
+    config = json.loads((tiny_folder / "config.json").read_text())
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(ModelError, match=said):
+        load(tmp_path / "m", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"general__architecture": "gemma3"}, "gemma3"),
+        ({"tokenizer__ggml__pre": "viking"}, "viking"),
+        ({"tokenizer__ggml__model": "t5"}, "t5"),
+        ({"tokenizer__ggml__merges": ["h"]}, "merge"),
+        ({"tokenizer__ggml__tokens": ["a", "a"]}, "twice"),
+        ({"llama__rope__scaling__type": "yarn"}, "yarn"),
+        ({"llama__expert_count": 8}, "experts"),
+        ({"llama__block_count": None}, "num_hidden_layers"),
+        ({"llama__block_count": 3}, "layers.2"),
+    ],
+    ids=str,
+)
+def test_a_gguf_that_is_not_supported_says_why(tmp_path: Path, tiny_folder: Path, changes: dict[str, Any], said: str) -> None:
+    path = write_gguf(tmp_path / "toy.gguf", tiny_folder, **changes)
+    with pytest.raises(ModelError, match=said):
+        load(path, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_is_not_there_is_missing(tmp_path: Path, tiny_folder: Path) -> None:
+    with pytest.raises(ModelMissing):
+        load(tmp_path / "nowhere.gguf", tmp_path)
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        shutil.copytree(tiny_folder, tmp_path / name)
+        (tmp_path / name / name).unlink()
+        with pytest.raises(ModelMissing):
+            load(tmp_path / name, tmp_path)
+
+
+def test_pickled_weights_are_never_read(tmp_path: Path, tiny_folder: Path) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "m")
+    (tmp_path / "m" / "model.safetensors").rename(tmp_path / "m" / "pytorch_model.bin")
+    with pytest.raises(ModelMissing, match="never pickled"):
+        load(tmp_path / "m", tmp_path)
+
+
+def test_a_shard_outside_the_folder_is_refused(tmp_path: Path, tiny_folder: Path) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "m")
+    (tmp_path / "m" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "../../etc/passwd"}}))
+    with pytest.raises(ModelDamaged, match="weight_map"):
+        load(tmp_path / "m", tmp_path)
+
+
+def test_an_unknown_device_or_type_is_one_clear_error(tmp_path: Path, tiny_folder: Path) -> None:
+    for device, dtype, said in (("cuda:99", None, "GPU"), ("tpu", None, "tpu"), ("mps", None, "mps"), ("cpu", "float64", "float64")):
+        with pytest.raises(ModelError, match=said):
+            load_model(tiny_folder, name="tiny", device=device, dtype=dtype, cache_dir=tmp_path)
+
+
+# ---------------------------------------------------------------- mutated files
+
+
+def mutated(data: bytes, rng: random.Random, header: int) -> bytes:
+    """`data` after one to four small accidents, most of them in its first `header` bytes."""
+    out = bytearray(data)
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(min(len(out), header) if rng.random() < 0.8 else len(out)) if out else 0
+        match rng.randrange(8):
+            case 0:
+                out[at : at + 1] = bytes([rng.randrange(256)])
+            case 1:
+                out[at : at + 8] = rng.choice([0, 1, 2**31, 2**32 - 1, 2**40, 2**63, 2**64 - 1]).to_bytes(8, "little")
+            case 2:
+                out[at : at + 4] = rng.choice([0, 255, 2**31 - 1, 2**32 - 1]).to_bytes(4, "little")
+            case 3:
+                del out[at : at + rng.choice([1, 2, 8, 100])]
+            case 4:
+                out[at:at] = rng.randbytes(rng.choice([1, 4, 8, 64]))
+            case 5:
+                del out[at:]
+            case 6:
+                out[at:at] = rng.choice([b"[" * 5000, b'{"a":' * 2000, b"9" * 5000, b"-1", b"null", b'""', b"1e999", b"\xff\xfe"])
+            case _:
+                end = rng.randrange(at, min(len(out), at + 200) + 1)
+                out[at:at] = out[at:end]
+    return bytes(out)
+
+
+def check_mutations(target: Path, n: int, header: int, act: Callable[[], Any]) -> int:
+    """Mutate `target` n times; whatever happens is no error at all or a ModelError, within two seconds. Returns the errors."""
+    original = target.read_bytes()
+    messages: list[str] = []
+    for seed in range(n):
+        target.write_bytes(mutated(original, random.Random(f"{target.name} {seed}"), header))
+        started = time.monotonic()
+        try:
+            act()
+        except ModelError as error:
+            messages.append(str(error))
+        assert time.monotonic() - started < 2, f"{target.name}, mutation {seed}"
+    target.write_bytes(original)
+    assert max(map(len, messages)) < 2000
+    return len(messages)
+
+
+@pytest.fixture
+def memory() -> Iterator[None]:
+    """Fails the test if the process' peak grew by more than the limit on what a damaged file may take."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 << 10
+
+
+@pytest.mark.usefixtures("memory")
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+def test_a_mutated_gguf_is_a_typed_error_quickly(tmp_path: Path, tiny_folder: Path) -> None:
+    path = write_gguf(tmp_path / "toy.gguf", tiny_folder, "Q8_0")
+
+    def act() -> None:
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        load(path, tmp_path / "cache")
+
+    assert check_mutations(path, 700, 3500, act) > 300
+
+
+@pytest.mark.usefixtures("memory")
+@pytest.mark.parametrize(
+    ("file", "n", "header", "least"),
+    [("model.safetensors", 400, 2500, 250), ("config.json", 400, 10**6, 200), ("tokenizer.json", 500, 10**6, 200)],
+)
+def test_a_mutated_folder_is_a_typed_error_quickly(tmp_path: Path, tiny_folder: Path, file: str, n: int, header: int, least: int) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(tiny_folder, folder)
+    assert check_mutations(folder / file, n, header, lambda: load_tiny(folder)) > least
+
+
+LIES = {
+    "a string of 2^63 bytes": (24, (2**63).to_bytes(8, "little")),
+    "2^63 metadata entries": (16, (2**63).to_bytes(8, "little")),
+    "10,000 metadata entries": (16, (10_000).to_bytes(8, "little")),
+    "2^40 tensors": (8, (2**40).to_bytes(8, "little")),
+    "another version": (4, (99).to_bytes(4, "little")),
+    "big-endian": (4, (3).to_bytes(4, "big")),
+    "another magic": (0, b"GGML"),
+}
+
+
+@pytest.mark.usefixtures("memory")
+@pytest.mark.parametrize(("at", "lie"), LIES.values(), ids=LIES.keys())
+def test_a_gguf_header_that_lies_is_found_out(tmp_path: Path, tiny_folder: Path, at: int, lie: bytes) -> None:
+    path = write_gguf(tmp_path / "toy.gguf", tiny_folder)
+    data = bytearray(path.read_bytes())
+    data[at : at + len(lie)] = lie
+    path.write_bytes(data)
+    with pytest.raises(ModelError):
+        load(path, tmp_path / "cache")
