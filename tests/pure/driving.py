@@ -122,7 +122,7 @@ class Bench:
         self.engine.check()
         self.fold.expect(self.engine.snapshot(0))
 
-    def drain(self, limit: int = 10_000) -> int:
+    def drain(self, limit: int = 10_000 * SOAK) -> int:
         """Step until nothing is left to do; returns the number of steps."""
         for n in range(limit):
             if not self.step():
