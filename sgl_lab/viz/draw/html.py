@@ -98,13 +98,14 @@ def legend() -> Markup:
     samples = [
         tag(
             "span",
-            {"style": css(white_space="nowrap", margin_right="18px")},
+            {"style": css(white_space="nowrap")},
             tag("span", {"style": _token_style(cls)}, cls),
             tag("span", {"style": _MUTED}, f" {palette.INKS[cls].meaning}"),
         )
         for cls in ("cached", "computed", "generated", "choice")
     ]
-    return tag("div", {"style": f"{_SMALL};{css(margin_top='6px', margin_bottom='10px')}"}, *samples)
+    row = css(display="flex", flex_wrap="wrap", column_gap="18px", margin_top="6px", margin_bottom="10px")
+    return tag("div", {"style": f"{_SMALL};{row}"}, *samples)
 
 
 def details(summary: str, content: Markup, *, is_open: bool = False) -> Markup:
