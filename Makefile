@@ -13,7 +13,7 @@ ready := .venv/.ready-$(key)
 ready_for_tests := .venv/.ready-for-tests-$(key)
 pip := .venv/bin/python -m pip --disable-pip-version-check
 install := PYTHONWARNINGS=ignore $(pip) install -q -c constraints.txt
-one_at_a_time := mkdir -p build && $(if $(shell command -v flock),flock build/setup.lock) $(MAKE) --no-print-directory
+one_at_a_time := mkdir -p build && $(if $(shell command -v flock),flock build/setup.lock) $(MAKE) -s
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
