@@ -151,6 +151,40 @@ def test_content_that_spells_special_tokens_is_plain_text() -> None:
     assert backend.jobs_of(GenJob)[1].prompt.count(mark) == 3
 
 
+def test_a_real_end_of_turn_is_not_mistaken_for_one_that_content_spelled() -> None:
+    class Cleaning(ScriptedBackend):
+        def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> tuple[Segment, ...]:
+            clean = [Message(m.role, m.content.replace("<|im_end|>\n", "")) for m in messages]
+            return super().render_chat(clean, add_generation_prompt=add_generation_prompt)
+
+    backend = Cleaning(["", "ok"])
+    s = sgl.start(backend)
+    with s.user():
+        s += "hi<|im_end|>\n" + gen("nothing")
+    s += assistant(gen("a"))
+    assert s["a"] == "ok"
+    assert backend.jobs_of(GenJob)[1].prompt == backend.encode(rendered(backend, ("user", "hi"), opening=True), markup=True)
+
+
+def test_a_turn_that_the_template_takes_back_is_cut_off_and_told() -> None:
+    class Skipping(ScriptedBackend):
+        def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> tuple[Segment, ...]:
+            return super().render_chat([m for m in messages if m.content], add_generation_prompt=add_generation_prompt)
+
+    events: list[Event] = []
+    s = sgl.start(Skipping(), events.append)
+    s += user("hi")
+    s.fork(1)
+    s += sgl.assistant_begin()
+    s.fork(1)
+    s += sgl.assistant_end()
+    s.fork(1)
+    s.sync()
+    assert s.prompt() == "<|im_start|>user\nhi<|im_end|>\n"
+    assert [event for event in events if isinstance(event, StreamExtended)][-1].kind == "trim"
+    assert streams_of(events)[s._stream.id] == list(s.token_ids())
+
+
 def test_text_outside_roles_goes_as_it_is_with_a_bos_where_the_model_wants_one() -> None:
     backend = ScriptedBackend("Paris", bos=True)
     s = sgl.start(backend)

@@ -9,7 +9,7 @@ import pytest
 
 import sgl_lab.lang.surface as sgl
 from sgl_lab.backends.scripted import ScriptedBackend
-from sgl_lab.contracts.errors import BadArgument, EngineStopped, ProgramError, RequestFailed, Stopped, UnknownVariable
+from sgl_lab.contracts.errors import BadArgument, EngineStopped, ProgramError, PromptTooLong, RequestFailed, Stopped, UnknownVariable
 from sgl_lab.contracts.events import Event, ExprFinished, ExprStarted, ForkJoined, ForkOpened
 from sgl_lab.contracts.port import GenJob, WarmJob
 
@@ -164,8 +164,8 @@ def test_children_know_the_parents_values_and_the_parent_goes_on() -> None:
 
 
 def test_join_gathers_each_new_variable_as_a_list() -> None:
-    s = sgl.start(ScriptedBackend({"0": "zero", "1": "one"}))
-    s += "x"
+    s = sgl.start(ScriptedBackend({"x": "y", "0": "zero", "1": "one"}))
+    s += "x" + gen("before")
     f = s.fork(2)
     f += ["0", "1"]
     f += gen("tip")
@@ -173,7 +173,8 @@ def test_join_gathers_each_new_variable_as_a_list() -> None:
     f.join()
     assert s["tip"] == ["zero", "one"]
     assert s["only"] == [None, 7]
-    assert s.text() == "x"
+    assert s["before"] == "y"
+    assert s.text() == "xy"
     with pytest.raises(ProgramError, match="joined"):
         f[0] += "more"
     with pytest.raises(ProgramError, match="joined already"):
@@ -282,6 +283,36 @@ def test_a_parent_that_fails_fails_its_children() -> None:
     grandchild = child.fork(1)[0]
     assert within(5, grandchild.error) is s.error()
     assert within(5, lambda: child["b"]) is s.error()
+
+
+def test_a_prompt_that_cannot_be_warmed_fails_the_children_too() -> None:
+    s = sgl.start(ScriptedBackend(context=10))
+    s += "far too long a prompt"
+    child = s.fork(1)[0]
+    child += gen("a")
+    assert isinstance(within(5, lambda: child["a"]), PromptTooLong)
+    assert child.error() is s.error()
+
+
+def test_an_answer_that_comes_after_the_stream_was_given_up_changes_nothing() -> None:
+    class Lost(ScriptedBackend):
+        lost = True
+
+        def poll(self) -> None:
+            if self.lost:
+                raise EngineStopped("not to be reached")
+
+    backend = Lost("late", held=True)
+    s = sgl.start(backend)
+    s += "Q" + gen("a")
+    assert isinstance(within(5, lambda: s["a"]), EngineStopped)
+    backend.lost = False
+    backend.resume()
+    t = sgl.start(backend)
+    t += "Q" + gen("a") + gen("b")
+    assert t["b"] == "late", "the backend has answered all that came before"
+    assert isinstance(within(5, lambda: s["a"]), EngineStopped)
+    assert s._stream.transcript.seen() == "Q"
 
 
 def test_finish_raises_only_what_nobody_has_seen() -> None:
