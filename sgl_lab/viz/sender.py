@@ -20,6 +20,8 @@ MAX_BYTES = 64 * 1024
 TOKENS_EVERY_NS = 33_000_000
 REST_EVERY_NS = 100_000_000
 SNAPSHOT_EVERY_NS = 1_000_000_000
+RUN = 16
+"""tokens of an op that stay together when a message is cut"""
 
 Message = dict[str, Any]
 
@@ -72,22 +74,21 @@ class Sender:
         self._views = views
         self._seq = 0
         self._status: Message | None = None
-        self._status_told = True
         self._full_wanted = False
-        self._dirty = False
-        self._tokens_due = self._rest_due = self._snapshot_due = 0
+        self._tokens_stale = self._rest_stale = self._status_stale = False
         self._snapshot_stale = True
+        self._tokens_due = self._rest_due = self._snapshot_due = 0
 
     # ------------------------------------------------------------ in
 
     def fold(self, entries: Iterable[Entry]) -> None:
         self._views.fold(entries)
-        self._dirty = self._snapshot_stale = True
+        self._tokens_stale = self._rest_stale = self._snapshot_stale = True
 
     def load(self, snapshot: TreeSnapshot) -> None:
         """After a loss: the page gets everything anew."""
         self._views.load(snapshot)
-        self._full_wanted = self._dirty = self._snapshot_stale = True
+        self._full_wanted = self._snapshot_stale = True
 
     def hello(self) -> None:
         """A page came that knows nothing, or one that missed a message."""
@@ -95,38 +96,37 @@ class Sender:
 
     def status(self, phase: str, text: str, progress: float | None) -> None:
         self._status = {"phase": phase, "text": text, "progress": progress}
-        self._status_told = False
-        self._snapshot_stale = True
+        self._status_stale = self._snapshot_stale = True
 
     # ------------------------------------------------------------ out
 
     def poll(self, now_ns: int, *, flush: bool = False) -> list[Message]:
         """The messages that may be sent now; `flush` sends whatever there is, due or not."""
+        views = self._views.named()
         parts: Message = {}
-        if self._full_wanted and (flush or now_ns >= self._rest_due):
-            for view in self._views.named().values():
-                view.delta()  # is contained in what follows
-            parts = {name: view.full() for name, view in self._views.named().items()}
-            parts["status"] = self._status
+        kind = "delta"
+        rest_due = flush or now_ns >= self._rest_due
+        if rest_due and self._full_wanted:
             kind = "full"
-            self._full_wanted = self._dirty = False
-            self._tokens_due, self._rest_due = now_ns + TOKENS_EVERY_NS, now_ns + REST_EVERY_NS
-        else:
-            kind = "delta"
-            if (self._dirty or flush) and (flush or now_ns >= self._tokens_due):
-                parts["tokens"] = self._views.tokens.delta()
-                self._tokens_due = now_ns + TOKENS_EVERY_NS
-            if flush or now_ns >= self._rest_due:
-                if self._dirty or flush:
-                    for name, view in self._views.named().items():
-                        parts[name] = parts[name] if name in parts else view.delta()
-                if not self._status_told:
-                    parts["status"] = self._status
-                if parts:
-                    self._rest_due = now_ns + REST_EVERY_NS
-                self._dirty = False
-        if parts.get("status"):
-            self._status_told = True
+            for name, view in views.items():
+                view.delta()  # what it tells is part of the full picture
+                parts[name] = view.full()
+            self._full_wanted = self._tokens_stale = self._rest_stale = False
+            self._status_stale = self._status is not None
+            self._tokens_due = now_ns + TOKENS_EVERY_NS
+        tokens = views.pop("tokens")
+        if self._tokens_stale and (flush or now_ns >= self._tokens_due):
+            parts["tokens"] = tokens.delta()
+            self._tokens_stale = False
+            self._tokens_due = now_ns + TOKENS_EVERY_NS
+        if rest_due:
+            if self._rest_stale:
+                parts |= {name: view.delta() for name, view in views.items()}
+            if self._status_stale:
+                parts["status"] = self._status
+            if kind == "full" or self._rest_stale or self._status_stale:
+                self._rest_due = now_ns + REST_EVERY_NS
+            self._rest_stale = self._status_stale = False
         messages = []
         for body in split({name: part for name, part in parts.items() if part}):
             messages.append({"seq": self._seq, "kind": kind} | body)
@@ -137,9 +137,9 @@ class Sender:
     def pause_ns(self, now_ns: int) -> int | None:
         """How long until `poll` or `snapshot` has something to give; None while nothing is pending."""
         due = []
-        if self._dirty:
-            due += [self._tokens_due, self._rest_due]
-        if self._full_wanted or not self._status_told:
+        if self._tokens_stale:
+            due.append(self._tokens_due)
+        if self._full_wanted or self._rest_stale or self._status_stale:
             due.append(self._rest_due)
         if self._snapshot_stale:
             due.append(self._snapshot_due)
@@ -171,41 +171,51 @@ class Sender:
 # ---------------------------------------------------------------- size
 
 
+CUT = frozenset({"forks", "ops", "nodes", "gone", "lanes", "bars"})
+"""lists of things that may arrive one after the other; all else is told whole"""
+
+
 def split(parts: Message, limit: int = MAX_BYTES) -> Iterator[Message]:
-    """`parts` in as few messages of at most `limit` bytes as order allows; their lists are cut, a token op between two tokens."""
+    """`parts` in messages of at most `limit` bytes, in order; long lists are cut, a token op between two tokens."""
     if not parts:
         return
-    if _size(parts) <= limit - 128:  # room for the envelope
+    limit -= 128  # room for the envelope
+    if _size(parts) <= limit:
         yield parts
         return
     body: Message = {}
     used = 0
     for channel, key, item in _pieces(parts):
-        size = _size(item) + len(key) + 8
-        if body and used + size > limit - 512:
+        size = _size(item) + len(channel) + len(key) + 16
+        if body and used + size > limit:
             yield body
             body, used = {}, 0
-        target = body.setdefault(channel, {})
-        if isinstance(parts[channel][key], list) and key != "tails":
-            target.setdefault(key, []).append(item)
+        if not key:
+            body[channel] = item
+        elif key in CUT:
+            body.setdefault(channel, {}).setdefault(key, []).append(item)
         else:
-            target[key] = item
+            body.setdefault(channel, {})[key] = item
         used += size
     yield body
 
 
 def _pieces(parts: Message) -> Iterator[tuple[str, str, Any]]:
+    """(channel, key, one item of the list or the whole value); no key: the channel is told whole."""
     for channel, part in parts.items():
+        if not CUT & part.keys():
+            yield channel, "", part
+            continue
         for key, value in part.items():
-            if key == "ops":
-                for op in value:
-                    for start in range(0, max(1, len(op["toks"])), 64):
-                        yield channel, key, {**op, "start": op["start"] + start, "toks": op["toks"][start : start + 64]}
-            elif isinstance(value, list) and key != "tails":
-                for item in value:
-                    yield channel, key, item
-            else:
+            if key not in CUT:
                 yield channel, key, value
+                continue
+            for item in value:
+                if key != "ops":
+                    yield channel, key, item
+                    continue
+                for start in range(0, max(1, len(item["toks"])), RUN):
+                    yield channel, key, {**item, "start": item["start"] + start, "toks": item["toks"][start : start + RUN]}
 
 
 def _size(value: Any) -> int:

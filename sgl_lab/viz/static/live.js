@@ -358,7 +358,7 @@ class Metrics {
       field("generated", "▸ generated", "Tokens sampled by the model"),
       pages,
       field("forks", "forks", "Streams of the program"),
-      field("requests", "running · waiting", "Requests in the engine"),
+      field("requests", "run · wait", "Requests that run, and that wait"),
     );
   }
 
@@ -466,9 +466,11 @@ class TokensPanel {
 
   stream(id) {
     const fork = this.view.store.forks.get(id);
-    if (!fork || this.streams.has(id)) return this.streams.get(id);
+    const known = this.streams.get(id);
+    if (!fork || known?.base === fork.base) return known;
     const parent = fork.parent === null ? null : this.stream(fork.parent);
-    const stream = new Stream(fork, parent !== null, this.view.store);
+    const stream = known ?? new Stream(fork, Boolean(parent), this.view.store);
+    stream.base = fork.base;
     this.streams.set(id, stream);
     if (parent) parent.adopt(stream, fork.base);
     else this.roots.append(stream.root);
@@ -515,6 +517,14 @@ function sticky(box) {
   box.addEventListener("scroll", () => (box.stick = box.scrollHeight - box.scrollTop - box.clientHeight < 28), { passive: true });
 }
 
+/** How special tokens are spelled: <|im_start|>, </s>, <bos>. */
+const MARK = /^<[|/]?[\w|｜▁ -]+[|｜]?>$/;
+
+function entitle(turn, role) {
+  turn.dataset.role = role;
+  setText(turn.querySelector(".sgl-role"), role);
+}
+
 class Stream {
   /* One fork's own text: turns of tokens, and the groups of its children where they left it. */
   constructor(fork, card, store) {
@@ -547,6 +557,7 @@ class Stream {
       this.draw(this.spans.length, this.grewAt);
     }
     group.root.append(child.root);
+    for (const other of this.groups) other.root.hidden = !other.root.childElementCount;
   }
 
   truncate(length) {
@@ -558,6 +569,8 @@ class Stream {
       line.remove();
       if (!text.childElementCount) text.parentNode.remove();
     }
+    const turn = this.spans.at(-1)?.closest(".sgl-turn");
+    if (turn?.dataset.role && ![...turn.querySelectorAll(".t")].some((span) => span.token[3])) entitle(turn, "");
   }
 
   draw(from, t) {
@@ -576,24 +589,29 @@ class Stream {
   }
 
   place(i, token, base) {
-    const forked = this.groups.some((group) => group.base === base + i);
+    const role = token[3];
     const last = this.spans.at(-1);
+    const turn = last?.closest(".sgl-turn");
+    const ended = last?.token[0].endsWith("\n");
+    const forked = this.groups.some((group) => group.base === base + i);
+    // Markup has no role of its own: what closes a turn stays on its line, what opens one becomes its first line.
+    const opens = turn?.dataset.role === "" && MARK.test(turn.querySelector(".t").token[0]);
     const span = el("span");
-    if (last && last.token[3] === token[3] && !forked) {
-      // A paragraph of its own after every line: a browser lays out the whole of a paragraph that grows.
-      const line = last.parentNode;
-      if (last.token[0].endsWith("\n")) line.after(el("p", {}, span));
-      else line.append(span);
+    if (turn && !forked && (role === turn.dataset.role || (role ? opens : !ended))) {
+      // Every line is a paragraph of its own, because a browser lays out anew the whole of one that grows.
+      if (ended) last.parentNode.after(el("p", {}, span));
+      else last.parentNode.append(span);
+      if (role && opens) entitle(turn, role);
     } else {
-      const turn = el("div", { class: "sgl-turn", "data-role": token[3] || null }, el("div", { class: "sgl-turn-text" }, el("p", {}, span)));
-      if (token[3]) turn.prepend(el("div", { class: "sgl-role" }, token[3]));
-      this.flow.insertBefore(turn, this.groups.find((group) => group.base > base + i)?.root ?? null);
+      const fresh = el("div", { class: "sgl-turn" }, el("div", { class: "sgl-role" }), el("div", { class: "sgl-turn-text" }, el("p", {}, span)));
+      entitle(fresh, role);
+      this.flow.insertBefore(fresh, this.groups.find((group) => group.base > base + i)?.root ?? null);
     }
     return span;
   }
 
   dress(span, token, position) {
-    const mark = /^<[|/]?[\w|｜▁ -]+[|｜]?>$/.test(token[0]) ? " sgl-mark" : "";
+    const mark = MARK.test(token[0]) ? " sgl-mark" : "";
     const name = `t ${token[1]}${mark}`;
     if (span.className !== name) span.className = name;
     setText(span, token[0]);
@@ -1170,7 +1188,7 @@ class TimelinePanel {
   paint() {
     if (this.shape) this.arrange();
     const { store } = this.view;
-    const now = store.now();
+    const now = this.rows.length ? store.now() : 0;
     while (now > this.span) (this.span *= 1.4), (this.scaled = true);
     if (!store.active && this.span > 1.1 * now && now > 0) (this.span = 1.04 * now), (this.scaled = true);
     const [from, to] = this.zoomed ?? [0, this.span];

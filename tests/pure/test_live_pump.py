@@ -1,0 +1,285 @@
+"""What the live view sends, and when: rates, sizes, losses, the last flush."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sgl_lab.contracts.events import CellStarted, Entry
+from sgl_lab.contracts.ids import RunId
+from sgl_lab.contracts.tree import TreeSnapshot
+from sgl_lab.trace import Ring
+from sgl_lab.viz.live import Pump
+from sgl_lab.viz.sender import MAX_BYTES, REST_EVERY_NS, SNAPSHOT_EVERY_NS, TOKENS_EVERY_NS, Message, Sender, Views, split
+from sgl_lab.viz.views import LanesView, MetricsView, TokensView, TreeView
+from tests.pure.story import Stage, story
+
+MS = 1_000_000
+
+
+def views_of(stage: Stage) -> Views:
+    return Views(TokensView(stage.spell, stage.run), TreeView(stage.spell), LanesView(stage.run), MetricsView(stage.run))
+
+
+class PageState:
+    """What a page knows after some messages: a second reading of the protocol, in Python."""
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self.forks: dict[int, dict[str, Any]] = {}
+        self.tokens: dict[int, list[Any]] = {}
+        self.nodes: dict[int, Any] = {}
+        self.lanes: dict[str, Any] = {}
+        self.bars: dict[int, Any] = {}
+        self.latest: dict[str, Any] = {}
+
+    def take(self, message: Message) -> None:
+        message = json.loads(json.dumps(message, allow_nan=False))
+        assert message["seq"] == self.seq
+        self.seq += 1
+        if message["kind"] == "full":
+            seq = self.seq
+            self.__init__()  # type: ignore[misc]
+            self.seq = seq
+        tokens, tree, lanes = (message.get(name, {}) for name in ("tokens", "tree", "lanes"))
+        for fork in tokens.get("forks", []):
+            self.forks[fork["fork"]] = fork
+            self.tokens.setdefault(fork["fork"], [])
+        for op in tokens.get("ops", []):
+            start = op["start"] - self.forks[op["fork"]]["base"]
+            assert 0 <= start <= len(self.tokens[op["fork"]])
+            self.tokens[op["fork"]][start:] = op["toks"]
+        for node in tree.get("nodes", []):
+            self.nodes[node["id"]] = node
+        for node in tree.get("gone", []):
+            self.nodes.pop(node, None)
+        self.lanes |= {lane["lane"]: lane for lane in lanes.get("lanes", [])}
+        self.bars |= {bar["id"]: bar for bar in lanes.get("bars", [])}
+        for name, part in (("tails", tree.get("tails")), ("metrics", message.get("metrics")), ("status", message.get("status"))):
+            if part is not None:
+                self.latest[name] = part
+
+    def known(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "seq"}
+
+
+def play(stage: Stage, sender: Sender) -> list[tuple[int, Message]]:
+    """Every entry as it comes, and a poll after each."""
+    sent = []
+    for entry in stage.entries:
+        sender.fold([entry])
+        sent += [(entry.t_ns, message) for message in sender.poll(entry.t_ns)]
+    return sent + [(stage.entries[-1].t_ns, message) for message in sender.poll(stage.entries[-1].t_ns, flush=True)]
+
+
+def test_deltas_and_one_full_tell_the_same() -> None:
+    stage = story()
+    by_deltas, by_full = PageState(), PageState()
+    sender = Sender(views_of(stage))
+    sender.status("running", "", None)
+    for _, message in play(stage, sender):
+        by_deltas.take(message)
+    late = Sender(views_of(stage))
+    late.status("running", "", None)
+    late.fold(stage.entries)
+    late.hello()
+    for message in late.poll(0, flush=True):
+        by_full.take(message)
+    assert by_deltas.nodes
+    assert by_deltas.bars
+    assert any(by_deltas.tokens.values())
+    assert by_deltas.known() == by_full.known()
+
+
+def test_a_page_that_says_hello_in_mid_run_ends_up_with_the_same() -> None:
+    stage = story()
+    patient, late = PageState(), PageState()
+    sender = Sender(views_of(stage))
+    for number, entry in enumerate(stage.entries):
+        sender.fold([entry])
+        if number == len(stage.entries) // 2:
+            sender.hello()
+            messages = sender.poll(entry.t_ns, flush=True)
+            assert messages[0]["kind"] == "full"
+            late.seq = messages[0]["seq"]
+        else:
+            messages = sender.poll(entry.t_ns)
+        for message in messages:
+            patient.take(message)
+            if number >= len(stage.entries) // 2:
+                late.take(message)
+    for message in sender.poll(0, flush=True):
+        patient.take(message)
+        late.take(message)
+    assert patient.known() == late.known()
+
+
+def test_tokens_go_at_most_thirty_times_a_second_and_the_rest_ten_times() -> None:
+    sent = play(story(), Sender(views_of(story())))[:-1]
+    token_times = [t for t, message in sent if "tokens" in message]
+    rest_times = [t for t, message in sent if set(message) & {"tree", "lanes", "metrics"}]
+    assert len(token_times) > len(rest_times) > 3
+    assert min(b - a for a, b in pairwise(token_times)) >= TOKENS_EVERY_NS
+    assert min(b - a for a, b in pairwise(rest_times)) >= REST_EVERY_NS
+
+
+def test_nothing_is_sent_and_nobody_wakes_while_nothing_changes() -> None:
+    stage = story()
+    sender = Sender(views_of(stage))
+    play(stage, sender)
+    now = stage.entries[-1].t_ns + SNAPSHOT_EVERY_NS
+    assert sender.snapshot(now) is not None
+    assert sender.pause_ns(now) is None
+    assert sender.poll(now + SNAPSHOT_EVERY_NS) == []
+    assert sender.snapshot(now + SNAPSHOT_EVERY_NS) is None
+
+
+def test_the_snapshot_comes_once_a_second_and_holds_what_was_sent() -> None:
+    stage = story()
+    sender = Sender(views_of(stage))
+    sender.fold(stage.entries[:-1])
+    n_messages = len(sender.poll(0, flush=True))
+    first = sender.snapshot(0)
+    assert first is not None
+    assert first["seq"] == n_messages
+    assert not first["partial"]
+    sender.fold(stage.entries[-1:])
+    assert sender.snapshot(SNAPSHOT_EVERY_NS - 1) is None
+    assert sender.pause_ns(500 * MS) == 0
+    assert sender.snapshot(SNAPSHOT_EVERY_NS) is not None
+
+
+@given(
+    lengths=st.lists(st.integers(0, 400), max_size=6),
+    n_nodes=st.integers(0, 200),
+    text=st.text(max_size=12),
+    limit=st.integers(4_000, 9_000),
+)
+def test_what_is_split_fits_and_says_the_same(lengths: list[int], n_nodes: int, text: str, limit: int) -> None:
+    forks = [{"fork": n, "parent": None, "index": 0, "label": text, "run": 1, "base": 10 * n} for n in range(len(lengths))]
+    ops = [{"fork": n, "start": 10 * n, "toks": [[text, "text", None, "", None]] * length} for n, length in enumerate(lengths)]
+    nodes = [{"id": n, "parent": None, "label": text, "n": n} for n in range(n_nodes)]
+    parts: Message = {"tokens": {"forks": forks, "ops": ops}, "tree": {"nodes": nodes, "gone": [7, 8], "clock": 3, "tails": [{"request": 1}]}}
+    parts["metrics"] = {"running": 1, "waiting": 2}
+    whole, pieces = PageState(), PageState()
+    whole.take({"seq": 0, "kind": "delta"} | parts)
+    for seq, body in enumerate(split(parts, limit)):
+        assert len(json.dumps(body, separators=(",", ":")).encode()) <= limit
+        pieces.take({"seq": seq, "kind": "delta"} | body)
+    assert pieces.known() == whole.known()
+
+
+def test_a_long_prompt_goes_in_messages_of_at_most_64_kib() -> None:
+    stage = Stage(40_000)
+    stage.emit(CellStarted(stage.run, "long", ""))
+    stage.say(stage.open(), "a sentence that is said again and again. " * 900)
+    messages = [message for _, message in play(stage, Sender(views_of(stage)))]
+    sizes = [len(json.dumps(message, separators=(",", ":")).encode()) for message in messages]
+    assert max(sizes) <= MAX_BYTES
+    assert sum(sizes) > 3 * MAX_BYTES
+    page = PageState()
+    for message in messages:
+        page.take(message)
+    assert [len(tokens) for tokens in page.tokens.values()] == [8101]
+
+
+# ---------------------------------------------------------------- the thread
+
+
+class Told:
+    """Where a pump's messages go; `waiting(n)` returns once there are n of them."""
+
+    def __init__(self) -> None:
+        self.page = PageState()
+        self.messages: list[Message] = []
+        self.snapshots: list[Message] = []
+        self._arrived = threading.Condition()
+
+    def send(self, message: Message) -> None:
+        with self._arrived:
+            self.page.take(message)
+            self.messages.append(message)
+            self._arrived.notify_all()
+
+    def store(self, snapshot: Message) -> None:
+        self.snapshots.append(snapshot)
+
+    def waiting(self, n_messages: int) -> bool:
+        with self._arrived:
+            return self._arrived.wait_for(lambda: len(self.messages) >= n_messages, timeout=20)
+
+
+def pump_of(ring: Ring, stage: Stage, told: Told, snapshot: TreeSnapshot | None = None) -> Pump:
+    return Pump(ring, views_of(stage), snapshot=lambda: snapshot, send=told.send, store=told.store)
+
+
+def test_what_was_said_before_close_is_sent_by_close() -> None:
+    stage, ring, told = story(), Ring(), Told()
+    pump = pump_of(ring, stage, told)
+    pump.start()
+    for entry in stage.entries:
+        ring.emit(entry.event)
+    pump.status("done", "", None)
+    pump.close()
+    assert pump.error is None
+    assert {leaf.node for leaf in stage.tree.values()} == set(told.page.nodes)
+    assert told.page.latest["status"]["phase"] == "done"
+
+
+def test_a_sleeping_pump_wakes_for_an_event_and_for_a_hello() -> None:
+    stage, ring, told = story(), Ring(), Told()
+    pump = pump_of(ring, stage, told)
+    pump.start()
+    for entry in stage.entries[:40]:
+        ring.emit(entry.event)
+    assert told.waiting(1)
+    pump.status("running", "", None)
+    assert told.waiting(2)
+    n_messages = len(told.messages)
+    pump.hello()
+    assert told.waiting(n_messages + 1)
+    pump.close()
+    assert "full" in [message["kind"] for message in told.messages]
+
+
+def test_after_a_loss_the_page_shows_the_tree_of_the_snapshot_and_what_came_since() -> None:
+    stage, told = story(), Told()
+    half = len(stage.entries) - 30
+    ring = Ring(capacity=60)
+    pump = pump_of(ring, stage, told, stage.snapshot())
+    for entry in stage.entries:  # nobody reads: the first are lost
+        ring.emit(entry.event)
+    assert half > 60
+    pump.start()
+    pump.close()
+    assert pump.error is None
+    assert {leaf.node for leaf in stage.tree.values()} == set(told.page.nodes)
+
+
+def test_a_picture_that_fails_ends_quietly_and_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    class Broken:
+        def fold(self, entry: Entry) -> None:
+            raise ValueError("a broken view")
+
+        def delta(self) -> Mapping[str, Any] | None:
+            return None
+
+        def full(self) -> Mapping[str, Any]:
+            return {}
+
+    stage, ring, told = story(), Ring(), Told()
+    views = views_of(stage)
+    views.tokens = Broken()
+    pump = Pump(ring, views, snapshot=lambda: None, send=told.send, store=told.store)
+    pump.start()
+    ring.emit(CellStarted(RunId(1), "", ""))
+    pump.close()
+    assert "a broken view" in str(pump.error)
+    assert capsys.readouterr() == ("", "")
