@@ -5,6 +5,7 @@ A script, a test, the command line and the magics all build the same `Lab`.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -24,6 +25,10 @@ from .trace import Record, Ring
 BUILT_IN = "smollm2"
 MAX_RECORDS = 50
 MAX_RECORD_BYTES = 256 * 2**20
+
+SPIN = "1000"
+"""How long torch's threads spin for the next operator before they sleep; read when torch is first imported. With libgomp's own
+300,000, a second busy process (a browser that draws, say) on two cores slows decoding twentyfold; with this, not at all."""
 
 
 class Lab:
@@ -57,6 +62,7 @@ class Lab:
         emit: Emit | None = None,
         progress: Progress = unseen,
     ) -> None:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
         from .backends.local import LocalBackend
         from .engine.config import EngineConfig
         from .engine.engine import Engine

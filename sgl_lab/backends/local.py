@@ -56,6 +56,10 @@ class LocalBackend:
     def cancel(self, request: RequestId) -> None:
         self._resident.cancel(request)
 
+    def flush(self) -> None:
+        """Forget every prefix that no request uses."""
+        self._resident.flush()
+
     def poll(self) -> None:
         self._resident.poll()
 
