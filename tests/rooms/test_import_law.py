@@ -46,6 +46,7 @@ MUST_NOT_LOAD = {
     "session": NOTEBOOK | {"sgl_lab.viz"},
     "viz": {"torch", "transformers", "sgl_lab.engine", "sgl_lab.lang"},
     "cli": {"IPython", "torch"},
+    "doctor": HEAVY | NOTEBOOK,
     "magics": {"torch", "transformers"},
 }
 
@@ -95,7 +96,7 @@ def test_nothing_in_a_room_names_what_it_must_not_load(room: str) -> None:
 
 def allowed_late(found: Import) -> bool:
     """Imports that the law lets happen, inside a function, when the thing is really used."""
-    return found.by in ("sgl_lab.engine.model.store", "sgl_lab.cli") or room_of(found.by) == "magics"
+    return found.by == "sgl_lab.engine.model.store" or room_of(found.by) in ("cli", "doctor", "magics")
 
 
 def test_contracts_and_trace_need_the_standard_library_only() -> None:
