@@ -13,6 +13,7 @@ ready := .venv/.ready-$(key)
 ready_for_tests := .venv/.ready-for-tests-$(key)
 pip := .venv/bin/python -m pip --disable-pip-version-check
 install := PYTHONWARNINGS=ignore $(pip) install -q -c constraints.txt
+lab_stays_at_home := --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url= --LabApp.extension_manager=readonly
 one_at_a_time := mkdir -p build && $(if $(shell command -v flock),flock build/setup.lock) $(MAKE) -s
 
 help:  ## what there is to make
@@ -20,8 +21,7 @@ help:  ## what there is to make
 
 lab: setup  ## set up if needed, then open JupyterLab on the first notebook
 	.venv/bin/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) \
-	    --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url= \
-	    $(ARGS) notebooks/01_first_cell.ipynb
+	    --LabApp.default_url=/lab/tree/notebooks/01_first_cell.ipynb $(lab_stays_at_home) $(ARGS)
 
 tour: setup  ## the same without a browser: run the notebook, print its tree and hit rate, write build/tour.html
 	.venv/bin/sgl-lab tour $(ARGS)
