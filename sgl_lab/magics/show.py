@@ -166,18 +166,18 @@ class CellView:
         folded = Folded(self._record, self._lab.spell)
         bundle = folded.bundle(self._views, self.title, status, message)
         if self._live is not None:
-            self._live.finish()
+            self._live.status("done" if status == "ok" else status)
+            self._live.close()
         if in_kernel(self._shell):
             self._place.show(bundle, {"sgl_lab": {"counts": folded.counts(), "status": status}})
         else:
             print(bundle["text/plain"])
-        if self._live is not None:
-            self._live.close()
 
 
 def _mimebundle(widget: Any) -> dict[str, Any]:
+    """The text is what a notebook holds that was saved in mid-run."""
     data = widget._repr_mimebundle_()
-    return dict(data[0] if isinstance(data, tuple) else data)
+    return {**(data[0] if isinstance(data, tuple) else data), "text/plain": "This cell was still running when the notebook was saved."}
 
 
 def _kernel_id() -> str:

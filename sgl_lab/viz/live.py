@@ -1,6 +1,7 @@
 """The live view of one run: a widget, and the thread that feeds it from the ring.
 
-`open_live` starts both, `LiveHandle.close` sends what is left and ends both. The thread sleeps until
+`open_live` starts both, `LiveHandle.close` sends what is left and ends the thread. The widget outlives its run for a
+while: a page that was reloaded in mid-run can ask for it only when the kernel is idle again. The thread sleeps until
 an event arrives and never prints; a failure in a picture ends the picture, not the run.
 
 Importing this module imports ipywidgets: do it when a cell runs, not when the extension loads.
@@ -14,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import anywidget
 import traitlets
@@ -29,6 +30,8 @@ STATIC = Path(__file__).parent / "static"
 BATCH = 4096
 """entries read from the ring at a time"""
 TICK_S = 1 / 30
+KEPT = 8
+"""widgets of ended runs that stay open for pages that come back"""
 
 
 class Live(anywidget.AnyWidget):
@@ -77,8 +80,16 @@ class Pump:
         self._thread.start()
 
     def hello(self) -> None:
+        """A page wants the whole picture: from the thread, or after its end from here."""
         self._hello.set()
         self._wake.set()
+        if self._closing.is_set():
+            self._thread.join(timeout=5)
+            if self.error is not None:
+                return
+            self._sender.hello()
+            for message in self._sender.poll(self._clock(), flush=True):
+                self._send(message)
 
     def status(self, phase: str, text: str, progress: float | None) -> None:
         self._statuses.append((phase, text, progress))
@@ -134,9 +145,12 @@ class Pump:
 class LiveHandle:
     """A live view that is open. Display `widget`; call `close` when the run has ended."""
 
+    _ended: ClassVar[deque[LiveHandle]] = deque()
+
     def __init__(self, widget: Live, pump: Pump) -> None:
         self.widget = widget
         self._pump = pump
+        self._n_hellos = 0
 
     @property
     def error(self) -> Exception | None:
@@ -147,14 +161,18 @@ class LiveHandle:
         """Phase is loading, running, done, stopped or error; progress from 0 to 1 while loading, None if unknown."""
         self._pump.status(phase, text, progress)
 
-    def finish(self) -> None:
-        """Send what is left and end the thread; the page keeps its last picture."""
-        self._pump.close()
+    def hello(self) -> None:
+        self._n_hellos += 1
+        self._pump.hello()
 
     def close(self) -> None:
-        """The same, and remove the widget from every page."""
-        self.finish()
-        self.widget.close()
+        """Send what is left and end the thread. The widget closes later, unless a second page has come for it."""
+        self._pump.close()
+        self._ended.append(self)
+        while len(self._ended) > KEPT:
+            oldest = self._ended.popleft()
+            if oldest._n_hellos < 2:
+                oldest.widget.close()
 
 
 def open_live(
@@ -177,14 +195,15 @@ def open_live(
 
     def on_message(_: object, content: Mapping[str, Any], buffers: object) -> None:
         if content.get("kind") == "hello":
-            pump.hello()
+            live.hello()
         elif content.get("kind") == "stop":
             widget.send({"kind": "stopping"})
             on_stop()
 
+    live = LiveHandle(widget, pump)
     widget.on_msg(on_message)
     pump.start()
-    return LiveHandle(widget, pump)
+    return live
 
 
 def _hear_while_busy(widget: Live) -> None:

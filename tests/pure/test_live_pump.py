@@ -166,8 +166,8 @@ def test_what_is_split_fits_and_says_the_same(lengths: list[int], n_nodes: int, 
     forks = [{"fork": n, "parent": None, "index": 0, "label": text, "run": 1, "base": 10 * n} for n in range(len(lengths))]
     ops = [{"fork": n, "start": 10 * n, "toks": [[text, "text", None, "", None]] * length} for n, length in enumerate(lengths)]
     nodes = [{"id": n, "parent": None, "label": text, "n": n} for n in range(n_nodes)]
-    parts: Message = {"tokens": {"forks": forks, "ops": ops}, "tree": {"nodes": nodes, "gone": [7, 8], "clock": 3, "tails": [{"request": 1}]}}
-    parts["metrics"] = {"running": 1, "waiting": 2}
+    tree = {"nodes": nodes, "gone": [7, 8], "clock": 3, "tails": [{"request": 1}]}
+    parts = {"tokens": {"forks": forks, "ops": ops}, "tree": tree, "metrics": {"running": 1, "waiting": 2}}
     whole, pieces = PageState(), PageState()
     whole.take({"seq": 0, "kind": "delta"} | parts)
     for seq, body in enumerate(split(parts, limit)):
@@ -283,3 +283,20 @@ def test_a_picture_that_fails_ends_quietly_and_says_why(capsys: pytest.CaptureFi
     pump.close()
     assert "a broken view" in str(pump.error)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_page_that_comes_after_the_end_is_told_everything() -> None:
+    stage, ring, told = story(), Ring(), Told()
+    pump = pump_of(ring, stage, told)
+    pump.start()
+    for entry in stage.entries:
+        ring.emit(entry.event)
+    pump.status("done", "", None)
+    pump.close()
+    late = Told()
+    n_before = len(told.messages)
+    pump.hello()
+    for message in told.messages[n_before:]:
+        late.send(message)
+    assert late.page.nodes == told.page.nodes
+    assert late.page.latest["status"]["phase"] == "done"
