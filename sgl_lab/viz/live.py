@@ -95,6 +95,10 @@ class Pump:
         self._statuses.append((phase, text, progress))
         self._wake.set()
 
+    @property
+    def closed(self) -> bool:
+        return self._closing.is_set()
+
     def close(self) -> None:
         """Send what is left, then end the thread."""
         self._closing.set()
@@ -196,7 +200,8 @@ def open_live(
     def on_message(_: object, content: Mapping[str, Any], buffers: object) -> None:
         if content.get("kind") == "hello":
             live.hello()
-        elif content.get("kind") == "stop":
+        elif content.get("kind") == "stop" and not pump.closed:
+            # A kernel that hears it only after the run has ended must not stop the next one.
             widget.send({"kind": "stopping"})
             on_stop()
 

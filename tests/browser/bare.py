@@ -6,15 +6,12 @@ The page is served from memory under `http://lab.test/`; every other request is 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import BrowserContext, Page, Route, sync_playwright
+from playwright.sync_api import Browser, Page, Route
 
-from sgl_lab.contracts.events import Entry
 from sgl_lab.viz import sender
 from sgl_lab.viz.views import LanesView, MetricsView, TokensView, TreeView
 from tests.pure.story import Stage
@@ -44,25 +41,26 @@ window.open_view = async () => {
   if (!window.started) { widget.initialize({ model }); window.started = true; }
   const el = document.createElement('div');
   document.getElementById('cell').append(el);
-  const close = widget.render({ model, el });
-  return close;
+  (window.closers ??= []).push(widget.render({ model, el }));
 };
 """
 
 
 class WidgetPage:
-    """One page with the widget on it. `requests` are those that were not for the page itself."""
+    """One page with the widget's door on it. `requests` are those that were not for the page itself; `reply` is the status they get."""
 
-    def __init__(self, context: BrowserContext, config: dict[str, Any]) -> None:
+    def __init__(self, browser: Browser, *, config: dict[str, Any] | None = None, reply: int = 204, **options: Any) -> None:
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.errors: list[str] = []
-        self.page: Page = context.new_page()
+        self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
+        self.page: Page = self.context.new_page()
         self.page.on("console", lambda message: self.errors.append(message.text) if message.type in ("error", "warning") else None)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         html = f"""<!doctype html><meta charset=utf-8><title>widget</title><link rel=icon href=data:,>
-        <script id=jupyter-config-data type=application/json>{json.dumps(config)}</script>
+        <script id=jupyter-config-data type=application/json>{json.dumps(config or {})}</script>
         <style>:root {{ color-scheme: light dark }} body {{ margin: 16px }}</style>
-        <link rel=stylesheet href=/live.css><div id=cell></div><script>{MODEL}</script>"""
+        <link rel=stylesheet href=/live.css><div id=cell></div>
+        <script>{MODEL}</script>"""
         served = {
             "/lab": ("text/html", html),
             "/live.js": ("text/javascript", (STATIC / "live.js").read_text()),
@@ -77,12 +75,13 @@ class WidgetPage:
                 route.fulfill(status=200, content_type=f"{kind}; charset=utf-8", body=body)
             else:
                 self.requests.append((request.method, request.url, request.headers))
-                route.fulfill(status=204)
+                route.fulfill(status=reply)
 
         self.page.route("**/*", answer)
         self.page.goto(HOME)
 
     def open(self, **options: object) -> None:
+        """One more view of the model."""
         self.page.evaluate("(options) => { model.traits.options = options; return open_view(); }", {"title": "lisbon", **options})
 
     def receive(self, *messages: sender.Message) -> None:
@@ -93,20 +92,12 @@ class WidgetPage:
     def painted(self) -> None:
         self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
+    def texts(self, selector: str) -> list[str]:
+        return self.page.locator(selector).all_text_contents()
+
     def sent(self) -> list[sender.Message]:
         found: list[sender.Message] = self.page.evaluate("() => model.sent")
         return found
-
-
-@contextmanager
-def browser(**options: Any) -> Iterator[BrowserContext]:
-    executable = shutil.which("chromium")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, headless=True, args=FLAGS)
-        try:
-            yield chromium.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
-        finally:
-            chromium.close()
 
 
 def new_sender(stage: Stage) -> sender.Sender:
@@ -114,13 +105,24 @@ def new_sender(stage: Stage) -> sender.Sender:
     return sender.Sender(views)
 
 
-def messages_of(stage: Stage, entries: list[Entry] | None = None) -> Iterator[tuple[int, sender.Message]]:
-    """(time in ns, message) as a pump would send them in life."""
+def deltas(stage: Stage) -> Iterator[tuple[int, sender.Message]]:
+    """(time in ns, message) as they would go to the page in life."""
     out = new_sender(stage)
     out.status("running", "", None)
-    for entry in stage.entries if entries is None else entries:
+    for entry in stage.entries:
         out.fold([entry])
         for message in out.poll(entry.t_ns):
             yield entry.t_ns, json.loads(json.dumps(message))
     for message in out.poll(stage.entries[-1].t_ns, flush=True):
         yield stage.entries[-1].t_ns, json.loads(json.dumps(message))
+
+
+def full(stage: Stage) -> sender.Message:
+    """All of it at once, as a page gets that comes late."""
+    out = new_sender(stage)
+    out.status("running", "", None)
+    out.fold(stage.entries)
+    out.hello()
+    (message,) = out.poll(0, flush=True)
+    found: sender.Message = json.loads(json.dumps(message))
+    return found

@@ -46,7 +46,7 @@ let serial = 0;
 const el = (tag, attrs, ...children) => furnish(document.createElement(tag), attrs, children);
 const svg = (tag, attrs, ...children) => furnish(document.createElementNS("http://www.w3.org/2000/svg", tag), attrs, children);
 
-function furnish(node, attrs = {}, children) {
+function furnish(node, attrs = {}, children = []) {
   for (const [name, value] of Object.entries(attrs)) {
     if (typeof value === "function") node.addEventListener(name, value);
     else if (value === true && !name.startsWith("aria-")) node.setAttribute(name, "");
@@ -263,7 +263,7 @@ class Header {
     this.stop = el("button", { type: "button", class: "sgl-stop", click: () => this.press() }, el("span", { class: "sgl-square", "aria-hidden": "true" }), (this.verb = el("span")));
     this.fill = el("div", { class: "sgl-fill" });
     this.progress = el("div", { class: "sgl-progress", role: "progressbar", "aria-label": "Loading", "aria-valuemin": 0, "aria-valuemax": 100 }, this.fill);
-    this.root = el("header", { class: "sgl-header" }, el("span", { class: "sgl-dot", "aria-hidden": "true" }), this.title, this.phase, this.toggles, this.stop, this.progress);
+    this.root = el("div", { class: "sgl-header" }, el("span", { class: "sgl-dot", "aria-hidden": "true" }), this.title, this.phase, this.toggles, this.stop, this.progress);
     this.pressed = false;
     this.failed = false;
   }
@@ -538,8 +538,10 @@ class Stream {
     this.size = el("span", { class: "sgl-size" });
     this.root = el("div", { class: card ? "sgl-stream sgl-fork" : "sgl-stream" });
     if (card) {
+      const name = fork.label || `fork ${fork.index + 1}`;
       sticky(this.flow);
-      this.root.append(el("div", { class: "sgl-fork-head" }, el("span", {}, fork.label || `fork ${fork.index + 1}`), this.size));
+      furnish(this.flow, { tabindex: 0, role: "group", "aria-label": name });
+      this.root.append(el("div", { class: "sgl-fork-head" }, el("span", {}, name), this.size));
     }
     this.root.append(this.flow);
   }
@@ -663,9 +665,10 @@ class TreePanel {
     this.empty = el("div", { class: "sgl-empty" }, "The cache is empty.");
     this.details = el("div", { class: "sgl-details", "aria-live": "polite", hidden: true });
     this.hint = el("div", { class: "sgl-hint", "aria-hidden": "true" }, "click a node for its text · drag to pan · Ctrl + wheel to zoom");
-    this.stage = el("div", { class: "sgl-stage", tabindex: 0, "aria-label": "Radix tree; arrow keys move, Enter selects" }, this.canvas, this.empty, this.hint, this.details);
+    this.stage = el("div", { class: "sgl-stage", tabindex: 0, "aria-label": "Radix tree; arrow keys move, Enter selects" }, this.canvas);
+    const frame = el("div", { class: "sgl-frame" }, this.stage, this.empty, this.hint, this.details);
     this.tally = el("span", { class: "sgl-tally" });
-    this.root = panel("tree", this.title, [this.tally, el("div", { class: "sgl-legend" }, ...legend), tools], this.stage);
+    this.root = panel("tree", this.title, [this.tally, el("div", { class: "sgl-legend" }, ...legend), tools], frame);
     this.sized = new ResizeObserver(([entry]) => ((this.size = entry.contentRect), this.touch()));
     this.sized.observe(this.stage);
     this.listen();
@@ -944,7 +947,7 @@ class TreePanel {
 
   zoom(factor, x = this.size.width / 2, y = this.size.height / 2) {
     const { camera } = this;
-    const k = clamp(camera.k * factor, 0.01, 2.5);
+    const k = clamp(camera.k * factor, 0.0005, 2.5);
     Object.assign(camera, { x: x - ((x - camera.x) * k) / camera.k, y: y - ((y - camera.y) * k) / camera.k, k });
     this.track(false);
   }
@@ -952,7 +955,7 @@ class TreePanel {
   fit() {
     const { width, height } = this.size;
     if (!this.extent || !this.extent.width) return;
-    const k = clamp(Math.min((width - 24) / this.extent.width, (height - 24) / this.extent.height), 0.005, 1);
+    const k = clamp(Math.min((width - 24) / this.extent.width, (height - 24) / this.extent.height), 0.0005, 1);
     Object.assign(this.camera, { k, x: 12, y: (height - this.extent.height * k) / 2 });
     this.track(false);
   }

@@ -1,0 +1,339 @@
+"""The live widget in a bare page: what it shows of a run, and what it answers to hands and to a silent kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from sgl_lab.viz.sender import Message
+from tests.browser.bare import WidgetPage, deltas, full, new_sender
+from tests.browser.harness import chromium
+from tests.pure.story import story
+
+CALM: dict[str, Any] = {"reduced_motion": "reduce"}
+JUPYTER = {"baseUrl": "/user/ada/", "token": "secret"}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[WidgetPage]:
+    """A page that asks nobody for anything and complains of nothing."""
+    page = WidgetPage(browser, **CALM)
+    yield page
+    page.context.close()
+    assert page.errors == []
+    assert page.requests == []
+
+
+def streams(page: WidgetPage) -> list[dict[str, Any]]:
+    """What can be read of every stream: its tokens with their states, and the roles of its turns."""
+    found: list[dict[str, Any]] = page.page.evaluate(
+        """() => [...document.querySelectorAll('.sgl-stream')].map((stream) => {
+          const turns = [...stream.querySelector('.sgl-flow').children].filter((part) => part.matches('.sgl-turn'));
+          return {
+            head: stream.querySelector(':scope > .sgl-fork-head span')?.textContent ?? null,
+            roles: turns.map((turn) => turn.dataset.role),
+            tokens: turns.flatMap((turn) => [...turn.querySelectorAll('.t')]).map((span) => [span.textContent, span.classList[1]]),
+          };
+        })"""
+    )
+    return found
+
+
+def node_labels(page: WidgetPage) -> set[str]:
+    return {label or "" for label in page.page.locator(".sgl-node").evaluate_all("nodes => nodes.map((n) => n.getAttribute('aria-label'))")}
+
+
+def test_a_run_told_in_deltas_stands_on_the_page_as_the_views_have_it(page: WidgetPage) -> None:
+    stage = story()
+    page.open()
+    for _, message in deltas(stage):
+        page.receive(message)
+    end = full(stage)
+    labels = [fork["label"] for fork in end["tokens"]["forks"] if fork["parent"] is not None]
+    ops = {op["fork"]: op["toks"] for op in end["tokens"]["ops"]}
+    shown = streams(page)
+    assert [stream["tokens"] for stream in shown] == [[[tok[0], tok[1]] for tok in ops[fork["fork"]]] for fork in end["tokens"]["forks"]]
+    assert [stream["head"] for stream in shown] == [None, *labels]
+    assert {"system", "user", "assistant"} <= set(shown[0]["roles"])
+    assert page.texts(".sgl-name span") == [lane["label"] for lane in end["lanes"]["lanes"]]
+    assert page.page.locator(".sgl-bars > g").count() == len(end["lanes"]["bars"])
+    assert page.texts(".sgl-m-cached .sgl-value") == [str(end["metrics"]["cached"])]
+    assert page.texts(".sgl-tally") == [f"{len(stage.tree)} nodes"]
+
+
+def test_one_full_message_gives_the_same_page_as_all_deltas(browser: Browser) -> None:
+    stage = story()
+    pages = [WidgetPage(browser, **CALM) for _ in range(2)]
+    for page in pages:
+        page.open()
+    for _, message in deltas(stage):
+        pages[0].receive(message)
+    pages[1].receive(full(stage))
+    one, other = ((streams(page), node_labels(page), page.texts(".sgl-name, .sgl-value")) for page in pages)
+    assert one == other
+    assert one[1]
+
+
+def test_the_page_changes_while_the_run_goes_on(page: WidgetPage) -> None:
+    stage = story()
+    page.open()
+    seen = set()
+    for _, message in deltas(stage):
+        page.receive(message)
+        seen.add((sum(len(stream["tokens"]) for stream in streams(page)), *page.texts(".sgl-tally")))
+    assert len(seen) > 8
+
+
+def test_evicted_nodes_fade_out_and_are_gone(browser: Browser) -> None:
+    page = WidgetPage(browser)
+    page.open()
+    root = {"id": 1, "parent": None, "label": "root", "n": 0, "refs": 0, "hits": 0, "used": 0, "state": "root", "fresh": False}
+    leaf = {**root, "id": 2, "parent": 1, "label": "a leaf", "n": 3, "state": "cached"}
+    page.receive({"seq": 0, "kind": "delta", "tree": {"nodes": [root, leaf], "gone": [], "clock": 1, "tails": []}})
+    page.receive({"seq": 1, "kind": "delta", "tree": {"nodes": [], "gone": [2], "clock": 2, "tails": []}})
+    expect(page.page.locator(".sgl-node.gone")).to_have_count(1)
+    expect(page.page.locator(".sgl-node")).to_have_count(1)
+
+
+def test_only_what_is_in_sight_is_drawn_of_two_thousand_nodes(page: WidgetPage) -> None:
+    page.open()
+    nodes = [{"id": 1, "parent": None, "label": "root", "n": 0, "refs": 0, "hits": 0, "used": 0, "state": "root", "fresh": False}]
+    nodes += [
+        {**nodes[0], "id": n, "parent": n // 3 + 1 if n > 2 else 1, "label": f"node {n}", "n": 5, "state": "cached"} for n in range(2, 2001)
+    ]
+    page.receive({"seq": 0, "kind": "delta", "tree": {"nodes": nodes, "gone": [], "clock": 1, "tails": []}})
+    drawn = page.page.locator(".sgl-node")
+    assert 1 < drawn.count() < 60
+    page.page.get_by_role("button", name="Show the whole tree").click()
+    page.painted()
+    assert drawn.count() == 0
+    paths = page.page.locator(".sgl-mass").evaluate_all("paths => paths.map((path) => path.getAttribute('d') ?? '')")
+    assert sum(path.count("M") for path in paths) == 2000
+
+
+def test_text_of_a_model_is_text_and_nothing_else(page: WidgetPage) -> None:
+    evil = "<img src=x onerror=alert(1)><script>alert(2)</script><b>"
+    page.open(title=evil)
+    page.receive({"seq": 0, "kind": "delta", "status": {"phase": "running", "text": evil, "progress": None}})
+    node = {"id": 1, "parent": None, "label": evil, "n": 1, "refs": 0, "hits": 0, "used": 0, "state": "root", "fresh": True}
+    page.receive(
+        {
+            "seq": 1,
+            "kind": "delta",
+            "tokens": {
+                "forks": [{"fork": 1, "parent": None, "index": 0, "label": evil, "run": 1, "base": 0}],
+                "ops": [{"fork": 1, "start": 0, "toks": [[evil, "generated", -1.0, evil, [[evil, -1.0]]]]}],
+            },
+            "tree": {"nodes": [node], "gone": [], "clock": 1, "tails": [{"request": 1, "node": 1, "n": 1, "label": evil}]},
+            "lanes": {
+                "lanes": [{"lane": evil, "parent": None, "label": evil, "kind": "fork"}],
+                "bars": [{"id": 0, "lane": evil, "kind": "decode", "t0": 0, "t1": 900, "n": 1, "name": evil}],
+                "now": 900,
+            },
+        }
+    )
+    page.page.locator(".sgl-text .t").hover()
+    page.page.locator(".sgl-node").first.click()
+    page.painted()
+    assert page.page.locator(".sgl-live :is(img, b:not(.sgl-fact b), script)").count() == 0
+    assert page.texts(".sgl-text .t") == [evil]
+
+
+# ---------------------------------------------------------------- losses
+
+
+def hellos(page: WidgetPage) -> int:
+    return sum(message == {"kind": "hello"} for message in page.sent())
+
+
+def test_a_page_that_missed_a_message_asks_and_is_whole_again(browser: Browser) -> None:
+    stage = story()
+    page = WidgetPage(browser, **CALM)
+    page.page.clock.install()
+    page.open()
+    assert hellos(page) == 1
+    messages = [message for _, message in deltas(stage)]
+    page.page.clock.run_for(2000)
+    for message in messages[:3] + messages[5:9]:
+        page.page.evaluate("(message) => model.receive(message)", message)
+    assert hellos(page) == 2
+    whole = full(stage)
+    page.page.evaluate("(message) => model.receive(message)", {**whole, "seq": 9})
+    page.page.clock.run_for(2000)
+    assert hellos(page) == 2
+    assert sum(len(stream["tokens"]) for stream in streams(page)) == sum(len(op["toks"]) for op in whole["tokens"]["ops"])
+
+
+def test_a_page_that_loads_in_mid_run_shows_the_snapshot_before_the_kernel_answers(page: WidgetPage) -> None:
+    stage = story()
+    half = len(stage.entries) * 3 // 4
+    sender = new_sender(stage)
+    sender.fold(stage.entries[:half])
+    sender.poll(0, flush=True)
+    page.page.evaluate("(snapshot) => model.set('snapshot', snapshot)", sender.snapshot(0))
+    page.open()
+    page.painted()
+    n_tokens = sum(len(stream["tokens"]) for stream in streams(page))
+    assert n_tokens > 50
+    sender.fold(stage.entries[half:])
+    page.receive(*sender.poll(10**9, flush=True))
+    assert sum(len(stream["tokens"]) for stream in streams(page)) > n_tokens
+    assert hellos(page) == 1
+
+
+def test_two_views_of_one_run_show_the_same_and_close_alone(page: WidgetPage) -> None:
+    stage = story()
+    page.open()
+    messages = [message for _, message in deltas(stage)]
+    page.receive(*messages[:4])
+    page.open()
+    page.receive(*messages[4:])
+    shown = streams(page)
+    assert len(shown) == 8
+    assert shown[:4] == shown[4:]
+    page.page.evaluate("() => closers[0]()")
+    page.receive(full(stage))
+    assert len(streams(page)) == 4
+
+
+# ---------------------------------------------------------------- Stop
+
+RUNNING: Message = {"seq": 0, "kind": "delta", "status": {"phase": "running", "text": "running", "progress": None}}
+
+
+def test_stop_is_a_message_to_a_kernel_that_listens(page: WidgetPage) -> None:
+    page.page.clock.install()
+    page.open(kernel_id="k1")
+    page.receive(RUNNING)
+    stop = page.page.locator(".sgl-stop")
+    stop.focus()
+    page.page.keyboard.press("Enter")
+    assert page.sent()[-1] == {"kind": "stop"}
+    page.receive({"kind": "stopping"})
+    expect(stop).to_have_text("Stopping…")
+    expect(stop).to_be_disabled()
+    page.page.clock.run_for(2000)
+    page.receive({"seq": 1, "kind": "delta", "status": {"phase": "stopped", "text": "stopped", "progress": None}})
+    expect(stop).to_be_hidden()
+
+
+@pytest.mark.parametrize(("reply", "text"), [(204, "Stopping…"), (403, "Not stopped: use the toolbar")])
+def test_stop_interrupts_a_kernel_that_does_not_answer(browser: Browser, reply: int, text: str) -> None:
+    page = WidgetPage(browser, config=JUPYTER, reply=reply)
+    page.page.evaluate("document.cookie = '_xsrf=2|abc'")
+    page.open(kernel_id="k 1")
+    page.receive(RUNNING)
+    with page.page.expect_request("**/interrupt", timeout=5000):
+        page.page.locator(".sgl-stop").click()
+    expect(page.page.locator(".sgl-stop")).to_have_text(text)
+    ((method, url, headers),) = page.requests
+    assert (method, url) == ("POST", "http://lab.test/user/ada/api/kernels/k%201/interrupt")
+    assert (headers["x-xsrftoken"], headers["authorization"]) == ("2|abc", "token secret")
+
+
+# ---------------------------------------------------------------- hands and keys
+
+
+def test_a_token_tells_its_chance_and_its_alternatives_to_pointer_and_keys(page: WidgetPage) -> None:
+    page.open()
+    page.receive(full(story()))
+    card = page.page.get_by_role("tooltip")
+    token = page.page.locator(".sgl-fork .t.generated").last
+    token.hover()
+    expect(card).to_contain_text("sampled by the model")
+    expect(card.locator(".sgl-alt")).to_have_count(3)
+    page.page.mouse.move(1, 1)
+    expect(card).to_be_hidden()
+    page.page.locator(".sgl-text").focus()
+    page.page.keyboard.press("End")
+    page.page.keyboard.press("ArrowLeft")
+    expect(card).to_be_visible()
+    described = page.page.evaluate("() => document.activeElement.getAttribute('aria-describedby')")
+    assert described == card.get_attribute("id")
+    page.page.keyboard.press("Escape")
+    expect(card).to_be_hidden()
+
+
+def test_the_tree_is_walked_with_arrow_keys_and_enter_tells_of_a_node(page: WidgetPage) -> None:
+    stage = story()
+    page.open()
+    page.receive(full(stage))
+    tree = page.page.get_by_role("tree")
+    tree.focus()
+    page.page.keyboard.press("Home")
+    page.page.keyboard.press("ArrowRight")
+    active = tree.get_attribute("aria-activedescendant")
+    assert page.page.locator(f"#{active}").get_attribute("aria-level") == "2"
+    page.page.keyboard.press("Enter")
+    expect(page.page.locator(".sgl-details")).to_contain_text("You are a travel writer")
+    expect(page.page.get_by_role("treeitem", selected=True)).to_have_count(1)
+    page.page.keyboard.press("Escape")
+    expect(page.page.locator(".sgl-details")).to_be_hidden()
+
+
+def test_the_page_scrolls_under_a_plain_wheel_and_zooms_under_ctrl(page: WidgetPage) -> None:
+    page.open()
+    page.receive(full(story()))
+    page.page.evaluate("document.body.style.paddingBottom = '2000px'")
+    world = page.page.locator(".sgl-canvas > g")
+    page.page.locator(".sgl-stage").scroll_into_view_if_needed()
+    page.page.locator(".sgl-stage").hover()
+    before = world.get_attribute("transform")
+    page.page.mouse.wheel(0, 120)
+    page.page.wait_for_function("scrollY > 0")
+    assert world.get_attribute("transform") == before
+    page.page.locator(".sgl-stage").hover()
+    page.page.keyboard.down("Control")
+    page.page.mouse.wheel(0, -120)
+    page.page.keyboard.up("Control")
+    expect(world).not_to_have_attribute("transform", before or "")
+
+
+def test_a_bar_tells_what_it_was(page: WidgetPage) -> None:
+    page.open()
+    page.receive(full(story()))
+    page.page.locator(".sgl-plot").focus()
+    page.page.keyboard.press("ArrowDown")
+    page.page.keyboard.press("End")
+    for _ in range(12):
+        page.page.keyboard.press("ArrowRight")
+    expect(page.page.get_by_role("tooltip")).to_contain_text("token")
+
+
+def test_views_are_opened_as_asked_and_toggled(page: WidgetPage) -> None:
+    page.open(views=["tree"])
+    page.receive(full(story()))
+    expect(page.page.locator(".sgl-panel:visible")).to_have_count(1)
+    page.page.get_by_role("button", name="Timeline").click()
+    expect(page.page.locator(".sgl-panel:visible")).to_have_count(2)
+    expect(page.page.locator(".sgl-bars > g").first).to_be_visible()
+
+
+def test_text_that_grows_does_not_move_what_stands_below(page: WidgetPage) -> None:
+    page.open()
+    tops = []
+    for _, message in deltas(story()):
+        page.receive(message)
+        tops.append(page.page.locator(".sgl-tree").evaluate("(panel) => Math.round(panel.getBoundingClientRect().top + scrollY)"))
+    assert len(set(tops)) <= 3
+
+
+@pytest.mark.parametrize("width", [600, 1280])
+def test_nothing_is_wider_than_the_cell(browser: Browser, width: int) -> None:
+    page = WidgetPage(browser, viewport={"width": width, "height": 900}, **CALM)
+    page.open()
+    page.receive(full(story()))
+    overflow = page.page.evaluate(
+        """() => [...document.querySelectorAll('.sgl-live, .sgl-header, .sgl-metrics, .sgl-bar, .sgl-text, .sgl-forks')]
+          .filter((box) => box.scrollWidth > box.clientWidth + 1).map((box) => box.className)"""
+    )
+    assert overflow == []
