@@ -16,7 +16,7 @@ from sgl_lab.contracts.events import CellStarted, Entry
 from sgl_lab.contracts.ids import RunId
 from sgl_lab.contracts.tree import TreeSnapshot
 from sgl_lab.trace import Ring
-from sgl_lab.viz.live import Pump
+from sgl_lab.viz.live import Pump, open_live
 from sgl_lab.viz.sender import MAX_BYTES, REST_EVERY_NS, SNAPSHOT_EVERY_NS, TOKENS_EVERY_NS, Message, Sender, Views, split
 from sgl_lab.viz.views import LanesView, MetricsView, TokensView, TreeView
 from tests.pure.story import Stage, story
@@ -298,3 +298,13 @@ def test_a_page_that_comes_after_the_end_is_told_everything() -> None:
     assert told.messages[n_messages]["kind"] == "full"
     assert told.page.known() == known
     assert told.page.latest["status"]["phase"] == "done"
+
+
+def test_stop_reaches_the_run_that_lasts_and_never_the_next_one() -> None:
+    stage, stops = story(), []
+    live = open_live(Ring(), views_of(stage), snapshot=lambda: None, options={}, on_stop=lambda: stops.append("stop"))
+    live.widget._handle_custom_msg({"kind": "stop"}, [])
+    assert stops == ["stop"]
+    live.close()
+    live.widget._handle_custom_msg({"kind": "stop"}, [])
+    assert stops == ["stop"]
