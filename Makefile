@@ -13,7 +13,6 @@ ready := .venv/.ready-$(key)
 ready_for_tests := .venv/.ready-for-tests-$(key)
 pip := .venv/bin/python -m pip --disable-pip-version-check
 install := PYTHONWARNINGS=ignore $(pip) install -q -c constraints.txt
-lab_stays_at_home := --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url= --LabApp.extension_manager=readonly
 one_at_a_time := mkdir -p build && $(if $(shell command -v flock),flock build/setup.lock) $(MAKE) -s
 
 help:  ## what there is to make
@@ -21,7 +20,7 @@ help:  ## what there is to make
 
 lab: setup  ## set up if needed, then open JupyterLab on the first notebook
 	.venv/bin/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) \
-	    --LabApp.default_url=/lab/tree/notebooks/01_first_cell.ipynb $(lab_stays_at_home) $(ARGS)
+	    --LabApp.default_url=/lab/tree/notebooks/01_first_cell.ipynb $(ARGS)
 
 tour: setup  ## the same without a browser: run the notebook, print its tree and hit rate, write build/tour.html
 	.venv/bin/sgl-lab tour $(ARGS)
@@ -52,11 +51,13 @@ clean:  ## remove what was built; the model stays until `sgl-lab model rm smollm
 	echo "Python 3.11 or newer is needed; name one with PYTHON=/path/to/python3.11" >&2; exit 1
 
 # torch goes first and alone: a CPU build of this very version, where pip knows one, is then taken instead of gigabytes of CUDA.
+# JupyterLab's announcements ask the network for news and newer versions; the lab asks it for nothing.
 $(ready): | .venv/bin/python
 	@echo "installing the pinned packages (minutes, the first time)"
 	@$(install) pip setuptools
 	@$(install) torch
 	@$(install) --no-build-isolation -e .
+	@.venv/bin/jupyter labextension disable --level=sys_prefix @jupyterlab/apputils-extension:announcements >/dev/null 2>&1
 	@touch $@
 
 $(ready_for_tests): $(ready)
@@ -66,6 +67,7 @@ $(ready_for_tests): $(ready)
 
 # The browser tests also run on the ipykernel before 7, from a folder of its own.
 build/ipykernel6:
+	@rm -rf $@.part
 	@$(pip) install -q --no-deps --target $@.part ipykernel==6.31.0
 	@mv $@.part $@
 
