@@ -74,7 +74,7 @@ def test_a_gguf_is_the_model_that_transformers_makes_of_it(tmp_path: Path) -> No
     path = write_gguf(tmp_path / "toy.gguf", write_tiny(tmp_path / "hf"), "Q8_0")
     ours = load_file(convert(path, "toy", tmp_path, unseen) / "model.safetensors")
     config = LlamaConfig(**CONFIG)
-    theirs = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=LlamaForCausalLM(config))["tensors"]
+    theirs = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=LlamaForCausalLM(config))["tensors"]  # type: ignore[no-untyped-call]
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 

@@ -21,6 +21,7 @@ from ...contracts.errors import ModelDamaged, ModelError, ModelMissing
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _MAX_JSON = 8 << 20
+_BUFFER_BYTES = 32 << 20
 
 
 def read_bytes(path: Path, *, most: int = _MAX_JSON) -> bytes:
@@ -71,7 +72,7 @@ class Checkpoint:
         self.files = _files(folder)
         self._tensors = {name: stored for path in self.files for name, stored in _header(path).items()}
         self._open: dict[Path, BinaryIO] = {}
-        self._buffer = torch.empty(0, dtype=torch.uint8)
+        self._buffer = torch.empty(_BUFFER_BYTES, dtype=torch.uint8)
 
     def __enter__(self) -> Self:
         return self
@@ -90,22 +91,21 @@ class Checkpoint:
                 raise ModelDamaged(f"{self.folder}: tensor {name} has shape {stored.shape}, the configuration says {shape}")
 
     def read(self, *names: str) -> Tensor:
-        """The named tensors stacked along their rows, in the type of the first. The next call overwrites it: copy it.
+        """The named tensors stacked along their rows, float32 if they are of several types. The next call overwrites it: copy it.
 
-        One buffer for all, because fresh memory costs more than reading into it.
+        One buffer for all but the largest, because fresh memory costs more than reading into it.
         """
         parts = [self._tensors[name] for name in names]
         dtype = parts[0].dtype
         if any(part.dtype != dtype for part in parts):
-            return torch.cat([self.read(name).to(dtype, copy=True) for name in names])
+            return torch.cat([self.read(name).to(torch.float32, copy=True) for name in names])
         n_bytes = sum(part.n_bytes for part in parts)
-        if len(self._buffer) < n_bytes:
-            self._buffer = torch.empty(n_bytes, dtype=torch.uint8)
+        buffer = self._buffer[:n_bytes] if n_bytes <= len(self._buffer) else torch.empty(n_bytes, dtype=torch.uint8)
         at = 0
         for part in parts:
-            self._fill(self._buffer[at : at + part.n_bytes], part)
+            self._fill(buffer[at : at + part.n_bytes], part)
             at += part.n_bytes
-        return self._buffer[:n_bytes].view(dtype).view(-1, *parts[0].shape[1:])
+        return buffer.view(dtype).view(-1, *parts[0].shape[1:])
 
     def _fill(self, target: Tensor, part: _Stored) -> None:
         try:
