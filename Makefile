@@ -57,7 +57,8 @@ $(ready): | .venv/bin/python
 	@$(install) pip setuptools
 	@$(install) torch
 	@$(install) --no-build-isolation -e .
-	@.venv/bin/jupyter labextension disable --level=sys_prefix @jupyterlab/apputils-extension:announcements >/dev/null 2>&1
+	@mkdir -p .venv/etc/jupyter/labconfig
+	@echo '{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}' > .venv/etc/jupyter/labconfig/page_config.json
 	@touch $@
 
 $(ready_for_tests): $(ready)
