@@ -1,0 +1,259 @@
+"""A real JupyterLab on 127.0.0.1, and its notebooks in headless Chromium.
+
+`jupyterlab` starts a server whose settings, data and profile are its own; `chromium` a browser without rights to
+leave the machine; `Notebook` is one tab. Waiting and measuring are done in the page. Knows nothing of sgl_lab but
+the names that its view and the notebooks' cells have in the page.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Route, sync_playwright
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--force-color-profile=srgb", "--hide-scrollbars"]
+
+START_S = 90
+RUN_S = 240
+"""what a cell may take on a machine that others use too"""
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none", "kernelShutdown": True},
+    "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    "@jupyterlab/docmanager-extension/plugin": {"autosave": False},
+}
+"""Every cell is in the page, nothing is written or asked unless a test does it."""
+
+HELPERS = """
+window.lab = {
+  panel: () => [...jupyterapp.shell.widgets('main')].find((panel) => panel.content?.widgets && panel.sessionContext),
+  kernel: () => lab.panel()?.sessionContext.session?.kernel,
+  cell: (index) => lab.panel().content.widgets.at(index),
+  ready: () => window.jupyterapp && lab.panel()?.context.isReady && lab.panel().content.widgets.length > 0
+    && ['idle', 'busy'].includes(lab.kernel()?.status),
+  prompts: () => [...lab.panel().node.querySelectorAll('.jp-CodeCell .jp-InputPrompt')],
+  waiting: () => lab.prompts().filter((prompt) => prompt.textContent.includes('*')).length,
+  busy: () => !lab.done || lab.waiting() > 0 || lab.kernel().status !== 'idle',
+  done: true,
+  begin: (command) => {
+    lab.done = false;
+    jupyterapp.commands.execute(command).finally(() => (lab.done = true));
+  },
+  run: (source) => {
+    const notebook = lab.panel().content;
+    notebook.model.sharedModel.addCell({ cell_type: 'code', source });
+    notebook.activeCellIndex = notebook.widgets.length - 1;
+    notebook.deselectAll();
+    lab.begin('notebook:run-cell');
+    return notebook.activeCellIndex;
+  },
+};
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        port: int = door.getsockname()[1]
+        return port
+
+
+def write_notebook(path: Path, *sources: str) -> Path:
+    """A notebook of these code cells, none of them run."""
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]  # type: ignore[no-untyped-call]
+    spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": spec}), path)  # type: ignore[no-untyped-call]
+    return path
+
+
+# ---------------------------------------------------------------- the server
+
+
+@dataclass(frozen=True)
+class Server:
+    root: Path
+    port: int
+    token: str
+    dark: bool
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}/{path}?token={self.token}"
+
+
+@contextmanager
+def jupyterlab(root: Path, home: Path, *, dark: bool = False, env: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """JupyterLab over the notebooks in `root`; what it keeps for itself goes to `home`. The kernels inherit `env`."""
+    theme = {"@jupyterlab/apputils-extension/themes": {"theme": f"JupyterLab {'Dark' if dark else 'Light'}"}}
+    for name, values in (SETTINGS | theme).items():
+        file = home / "settings" / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(values))
+    server = Server(root, free_port(), secrets.token_hex(16), dark)
+    folders = {"CONFIG": "config", "RUNTIME": "runtime", "DATA": "data"}
+    own = {f"JUPYTER_{name}_DIR": str(home / folder) for name, folder in folders.items()}
+    own |= {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces")}
+    own |= {"IPYTHONDIR": str(home / "ipython"), "JUPYTER_PLATFORM_DIRS": "1"}
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={server.port}"]
+    command += [f"--IdentityProvider.token={server.token}", f"--ServerApp.root_dir={root}", "--ServerApp.port_retries=0"]
+    command += ["--LabApp.expose_app_in_browser=True", "--LabApp.news_url=", "--LanguageServerManager.autodetect=False"]
+    log = home / "server.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, env={**os.environ, **own, **(env or {})}, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        _until_it_answers(server, process, log)
+        yield server
+    finally:
+        process.send_signal(signal.SIGTERM)  # it ends its kernels, then itself
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _until_it_answers(server: Server, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        with suppress(OSError), urllib.request.urlopen(server.url("api/status"), timeout=2):
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()[-4000:]}")
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if executable is None:
+        raise RuntimeError("no chromium or google-chrome on PATH; `make test` installs one")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, headless=True, args=FLAGS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+# ---------------------------------------------------------------- one notebook in a tab
+
+
+class Notebook:
+    """A notebook of the server, open in a browser of its own that reaches nothing but this machine."""
+
+    def __init__(self, browser: Browser, server: Server, name: str) -> None:
+        self.server, self.file = server, server.root / name
+        self.outside: list[str] = []
+        """requests that would have left the machine; they were refused"""
+        self.errors: list[str] = []
+        """console errors and uncaught exceptions"""
+        scheme: Any = "dark" if server.dark else "light"
+        self.context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
+        self.context.add_init_script(HELPERS)
+        self.context.route("**/*", self._route)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(30_000)
+        self.page.on("console", self._hear)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.goto(server.url(f"lab/workspaces/{secrets.token_hex(4)}/tree/{name}"))
+        self.wait_ready()
+
+    def _route(self, route: Route) -> None:
+        if route.request.url.startswith((f"http://127.0.0.1:{self.server.port}/", "data:", "blob:")):
+            route.continue_()
+        else:
+            self.outside.append(route.request.url)
+            route.abort()
+
+    def _hear(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.errors.append(f"{message.text} ({message.location.get('url', '')})")
+
+    def close(self) -> None:
+        self.context.close()
+
+    # -- waiting, in the page
+
+    def js(self, script: str, argument: object = None) -> Any:
+        """The value of a function body in the page; `arg` is the argument, `lab` the helpers."""
+        return self.page.evaluate(f"async (arg) => {{ {script} }}", argument)
+
+    def wait(self, condition: str, argument: object = None, seconds: float = RUN_S) -> None:
+        """Until an expression over `arg` and `lab` holds in the page."""
+        self.page.wait_for_function(f"(arg) => ({condition})", arg=argument, timeout=1000 * seconds, polling=50)
+
+    def wait_ready(self) -> None:
+        self.wait("lab.ready()", seconds=START_S)
+
+    def wait_idle(self, seconds: float = RUN_S) -> None:
+        self.wait("!lab.busy()", seconds=seconds)
+
+    # -- running
+
+    def command(self, name: str) -> None:
+        """Give JupyterLab a command and go on."""
+        self.js("lab.begin(arg)", name)
+
+    def run_all(self) -> None:
+        self.command("notebook:run-all-cells")
+        self.wait_idle()
+
+    def start(self, source: str) -> int:
+        """Run a new last cell and return its index as soon as it is running."""
+        index: int = self.js("return lab.run(arg)", source)
+        self.wait("lab.done || lab.cell(arg).model.executionState === 'running'", index)
+        return index
+
+    def run(self, source: str) -> int:
+        index = self.start(source)
+        self.wait_idle()
+        return index
+
+    def ask(self, code: str) -> str:
+        """What the kernel prints, outside of any cell."""
+        answer: str = self.js(
+            """const future = lab.kernel().requestExecute({ code: arg, store_history: false });
+            let text = ''; future.onIOPub = ({ content }) => { text += content.text ?? content.evalue ?? ''; };
+            await future.done; return text;""",
+            code,
+        )
+        return answer.strip()
+
+    # -- looking
+
+    def cells(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.js("return lab.panel().content.widgets.map((cell) => cell.model.toJSON())")
+        return found
+
+    def result(self, index: int) -> str | None:
+        """The plain text of a cell's `Out`."""
+        for output in self.cells()[index]["outputs"]:
+            if output["output_type"] == "execute_result":
+                return "".join(output["data"]["text/plain"])
+        return None
+
+    def output(self, index: int) -> Locator:
+        """What is shown under a cell."""
+        return self.page.locator(".jp-Notebook-cell").nth(index).locator(".jp-Cell-outputWrapper")
+
+    def save(self) -> Any:
+        """Save as a person would; what the file now holds."""
+        self.js("await lab.panel().context.save()")
+        return nbformat.read(self.file, as_version=4)  # type: ignore[no-untyped-call]
