@@ -1,0 +1,144 @@
+"""The first notebooks of the course in a real JupyterLab: run from top to bottom, saved, opened again, exported."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from playwright.sync_api import Browser, Locator
+
+from .conftest import OpenServer
+from .harness import Notebook, Server
+
+COURSE = Path(__file__).parents[2] / "notebooks"
+NAMES = ["01_first_cell", "02_fork_and_watch_the_tree"]
+PICTURES = "img[src^='data:image/svg+xml']"
+VIEW = "application/vnd.jupyter.widget-view+json"
+
+Open = Callable[[Server, str], Notebook]
+
+
+@pytest.fixture(scope="module", params=[(7, False), (6, True)], ids=["ipykernel7-light", "ipykernel6-dark"])
+def server(request: pytest.FixtureRequest, new_server: OpenServer) -> Server:
+    ipykernel, dark = request.param
+    return new_server(ipykernel, dark=dark)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def executed(request: pytest.FixtureRequest, server: Server, open_notebook: Open) -> tuple[Notebook, Any]:
+    """A notebook that was run from empty outputs, and what its file holds then."""
+    name = f"{request.param}.ipynb"
+    content: Any = nbformat.read(COURSE / name, as_version=4)  # type: ignore[no-untyped-call]
+    for cell in code_cells(content):
+        cell.outputs, cell.execution_count = [], None
+    nbformat.write(content, server.root / name)  # type: ignore[no-untyped-call]
+    notebook = open_notebook(server, name)
+    notebook.run_all()
+    return notebook, notebook.save()
+
+
+@pytest.fixture(scope="module")
+def other_server(server: Server, new_server: OpenServer) -> Server:
+    """Over the same folder, in the other theme; it has seen none of these notebooks."""
+    return new_server(dark=not server.dark, root=server.root)
+
+
+@pytest.fixture(scope="module")
+def reopened(executed: tuple[Notebook, Any], other_server: Server, open_notebook: Open) -> Notebook:
+    return open_notebook(other_server, executed[0].file.name)
+
+
+def code_cells(content: Any) -> list[Any]:
+    return [cell for cell in content.cells if cell.cell_type == "code"]
+
+
+def outputs(content: Any) -> list[Any]:
+    return [output for cell in code_cells(content) for output in cell.outputs]
+
+
+def answers(content: Any) -> list[str]:
+    """What the model said in the cells that show it both frozen and as `Out`, bare of white space."""
+    found: list[str] = []
+    for cell in code_cells(content):
+        if any("sgl_lab" in output.get("metadata", {}) for output in cell.outputs):
+            results = [output.data["text/plain"] for output in cell.outputs if output.output_type == "execute_result"]
+            found += [bare(text) for result in results for text in strings(ast.literal_eval(result))]
+    return found
+
+
+def strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from strings(part)
+
+
+def bare(text: str) -> str:
+    return "".join(text.replace("↵", "").split())
+
+
+def frozen_text(frozen: Locator) -> str:
+    return bare(" ".join(frozen.all_inner_texts()))
+
+
+def widths(pictures: Locator) -> list[int]:
+    """Of every picture, in pixels, once it is there; 0 for a broken one."""
+    found: list[int] = pictures.evaluate_all(
+        "(all) => Promise.all(all.map((image) => image.decode().then(() => image.naturalWidth, () => 0)))"
+    )
+    return found
+
+
+def test_every_cell_runs_and_nothing_leaves_the_machine(executed: tuple[Notebook, Any]) -> None:
+    notebook, content = executed
+    assert all(cell.execution_count for cell in code_cells(content))
+    assert [output for output in outputs(content) if output.output_type == "error"] == []
+    assert notebook.errors == []
+    assert notebook.outside == []
+
+
+def test_what_is_shown_and_saved_in_the_end_is_no_widget(executed: tuple[Notebook, Any]) -> None:
+    notebook, content = executed
+    assert notebook.page.locator(".sgl-live").count() == 0
+    assert [output for output in outputs(content) if VIEW in output.get("data", {})] == []
+    assert "widgets" not in content.metadata
+    assert len([output for output in outputs(content) if "sgl_lab" in output.get("metadata", {})]) >= 2
+
+
+def test_opened_elsewhere_it_reads_well_and_runs_nothing(executed: tuple[Notebook, Any], reopened: Notebook) -> None:
+    _, content = executed
+    assert reopened.js("return lab.panel().content.widgets.some((cell) => cell.model.trusted && cell.model.type === 'code')") is False
+    shown = frozen_text(reopened.page.locator(".jp-RenderedHTMLCommon.jp-OutputArea-output"))
+    said = answers(content)
+    assert len(said) >= 3
+    assert [answer for answer in said if answer not in shown] == []
+    sizes = widths(reopened.page.locator(PICTURES))
+    assert len(sizes) >= 3
+    assert min(sizes) > 100
+    assert reopened.errors == []
+    assert reopened.outside == []
+    assert reopened.ask("import sys; print([name for name in ('sgl_lab', 'torch') if name in sys.modules])") == "[]"
+    assert [cell.get("execution_count") for cell in reopened.cells()] == [cell.get("execution_count") for cell in content.cells]
+
+
+def test_exported_by_nbconvert_it_reads_well_offline(executed: tuple[Notebook, Any], browser: Browser) -> None:
+    notebook, content = executed
+    bundled = [f"--HTMLExporter.{name}=" for name in ("require_js_url", "mathjax_url", "jquery_url", "mermaid_js_url")]
+    subprocess.run([sys.executable, "-m", "nbconvert", "--log-level=ERROR", "--to=html", *bundled, str(notebook.file)], check=True)
+    page = browser.new_page(offline=True)
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    file = notebook.file.with_suffix(".html").as_uri()
+    page.goto(file)
+    shown = frozen_text(page.locator(".jp-RenderedHTMLCommon.jp-OutputArea-output"))
+    assert [answer for answer in answers(content) if answer not in shown] == []
+    assert min(widths(page.locator(PICTURES))) > 100
+    assert [url for url in requests if url != file and not url.startswith("data:")] == []
+    page.close()
