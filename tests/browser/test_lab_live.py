@@ -1,0 +1,160 @@
+"""One cell in a real JupyterLab while it runs: what can be watched, stopped, reached by keyboard, and survives a reload."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from .conftest import OpenServer
+from .harness import Notebook, Server, write_notebook
+
+ANSWER = '%%sgl --temperature 0 --view none\nuser("Name a city.")\nassistant(gen("city", max_tokens=8))\ns["city"]'
+
+FORKS = """%%sgl --temperature 0
+user("You know the town of Ellery by the sea.")
+children = fork(3)
+for child, topic in zip(children, ["food", "money", "safety"]):
+    child += user(f"One tip about {topic} there.") + assistant(gen("tip", max_tokens=24, ignore_eos=True))
+s += user("Sum up.") + assistant(gen("sum", max_tokens=24, ignore_eos=True))
+[child["tip"] for child in children]"""
+
+LONG = '%%sgl --temperature 0\nuser("Tell a long story.")\nassistant(gen("story", max_tokens={n}, ignore_eos=True))'
+
+WATCH = """
+window.seen = [];
+const watch = setInterval(() => {
+  if (!lab.waiting()) return clearInterval(watch);
+  const tree = [...document.querySelectorAll('.sgl-node')].map((node) => node.querySelector('.sgl-node-label').textContent);
+  seen.push({ n_tokens: document.querySelectorAll('.sgl-roots .t').length, tree: tree.sort().join('\\n') });
+}, 30);
+"""
+
+TIME_THE_STOP = """
+delete window.stopped_ms;
+addEventListener('click', ({ timeStamp }) => {
+  const watch = setInterval(() => {
+    if (lab.waiting()) return;
+    clearInterval(watch);
+    window.stopped_ms = performance.now() - timeStamp;
+  }, 5);
+}, { capture: true, once: true });
+"""
+
+
+@pytest.fixture(scope="module", params=[(7, True), (6, False)], ids=["ipykernel7-dark", "ipykernel6-light"])
+def kernel(request: pytest.FixtureRequest) -> tuple[int, bool]:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def notebook(kernel: tuple[int, bool], new_server: OpenServer, open_notebook: Callable[[Server, str], Notebook]) -> Notebook:
+    """With the extension and the model loaded."""
+    ipykernel, dark = kernel
+    server = new_server(ipykernel, dark=dark)
+    write_notebook(server.root / "live.ipynb", "%load_ext sgl_lab")
+    notebook = open_notebook(server, "live.ipynb")
+    notebook.run_all()
+    assert notebook.ask("import ipykernel; print(ipykernel.__version__)").startswith(f"{ipykernel}.")
+    return notebook
+
+
+@pytest.fixture(scope="module")
+def answer(notebook: Notebook) -> str:
+    """What ANSWER says when nothing went wrong before it."""
+    said = notebook.result(notebook.run(ANSWER))
+    assert said
+    return said
+
+
+def begin_long(notebook: Notebook, n: int = 400) -> int:
+    """Start a cell that generates `n` tokens; back when a few of them are on the page."""
+    cell = notebook.start(LONG.format(n=n))
+    notebook.wait("document.querySelectorAll('.sgl-roots .t.generated').length >= 4")
+    return cell
+
+
+def words_so_far(notebook: Notebook) -> str:
+    said: str = notebook.js("return [...document.querySelectorAll('.sgl-roots .t.generated')].map((token) => token.textContent).join('')")
+    return " ".join(said.split())
+
+
+def assert_stopped(notebook: Notebook, cell: int, words: str) -> None:
+    """Within a second of the click; what had been said is kept and marked, the live view is gone."""
+    notebook.wait("window.stopped_ms !== undefined", seconds=30)
+    assert notebook.js("return stopped_ms") < 1000
+    notebook.wait_idle()
+    shown = notebook.output(cell).inner_text()
+    assert words in " ".join(shown.split())
+    assert "■ stopped" in shown
+    assert notebook.page.locator(".sgl-live").count() == 0
+
+
+def test_tokens_and_several_trees_are_seen_before_the_cell_ends(notebook: Notebook, answer: str) -> None:
+    notebook.js(WATCH + "return lab.run(arg)", FORKS)
+    notebook.wait_idle()
+    seen = notebook.js("return seen")
+    assert len({state["n_tokens"] for state in seen}) >= 6
+    assert len({state["tree"] for state in seen if state["tree"]}) >= 4
+    assert notebook.page.locator(".sgl-live").count() == 0
+
+
+def test_the_stop_button_stops_within_a_second_and_the_next_cell_is_right(notebook: Notebook, answer: str) -> None:
+    cell = begin_long(notebook)
+    notebook.js(TIME_THE_STOP)
+    words = words_so_far(notebook)
+    notebook.page.locator(".sgl-live .sgl-stop").click()
+    assert_stopped(notebook, cell, words)
+    assert notebook.result(notebook.run(ANSWER)) == answer
+
+
+def test_the_toolbar_interrupts_within_a_second_and_the_next_cell_is_right(notebook: Notebook, answer: str) -> None:
+    cell = begin_long(notebook)
+    notebook.js(TIME_THE_STOP)
+    words = words_so_far(notebook)
+    notebook.page.locator("[data-jp-item-name=interrupt]").click()
+    assert_stopped(notebook, cell, words)
+    assert notebook.result(notebook.run(ANSWER)) == answer
+
+
+def press_until(notebook: Notebook, key: str, selector: str) -> None:
+    """Press a key until what has the focus is what is meant."""
+    for _ in range(60):
+        notebook.page.keyboard.press(key)
+        if notebook.js("return document.activeElement.matches(arg)", selector):
+            return
+    pytest.fail(f"{key} does not reach {selector}")
+
+
+def test_the_keyboard_reaches_stop_and_the_tokens_which_tell_their_chances(notebook: Notebook, answer: str) -> None:
+    cell = begin_long(notebook)
+    press_until(notebook, "Tab", ".sgl-stop")
+    press_until(notebook, "Tab", ".sgl-text")
+    press_until(notebook, "ArrowRight", ".t.generated")
+    card = notebook.page.locator(".sgl-live .sgl-card")
+    assert "sampled by the model" in card.inner_text()
+    assert "%" in card.inner_text()
+    assert notebook.js("return document.activeElement.getAttribute('aria-describedby')") == card.get_attribute("id")
+    words = words_so_far(notebook)
+    notebook.js(TIME_THE_STOP)
+    press_until(notebook, "Shift+Tab", ".sgl-stop")
+    notebook.page.keyboard.press("Enter")
+    assert_stopped(notebook, cell, words)
+
+
+def test_a_page_reloaded_in_mid_run_shows_the_whole_run_in_the_end(notebook: Notebook, answer: str) -> None:
+    n = 150
+    begin_long(notebook, n)
+    notebook.save()
+    assert notebook.js("return lab.waiting()") == 1
+    notebook.page.reload()
+    notebook.wait_ready()
+    notebook.wait("document.querySelector('.sgl-live')?.dataset.phase === 'done'")
+    notebook.wait("document.querySelectorAll('.sgl-roots .t.generated').length === arg", n)
+    assert notebook.page.locator(".sgl-live .sgl-stop").is_disabled()
+    assert notebook.result(notebook.run(ANSWER)) == answer
+
+
+def test_all_of_this_made_no_error_and_asked_nobody(notebook: Notebook) -> None:
+    assert notebook.errors == []
+    assert notebook.outside == []
