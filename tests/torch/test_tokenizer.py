@@ -149,8 +149,10 @@ def test_loop_controls_json_and_generation_marks_work_as_in_transformers() -> No
         "{% generation %}{{ m | tojson(indent=1) }}{{ loop.last }}{{ loop.length }}{% endgeneration %}\n{%- endfor %}"
         "{{ strftime_now('%Y') | length }}{{ tools is none }}"
     )
+    source += "{% set n = namespace(a=1) %}{% set n.a = n.a + 1 %}{% set b %}{{ n.a }}{% endset %}{{ b ~ (1, 2) }}"
+    source += "{{ 'a b'.split(' ') | join('-') }}{% macro f(x) %}<{{ x }}{{ caller() }}>{% endmacro %}{% call f(b) %}in{% endcall %}"
     text = ChatTemplate(source, {}, ()).render([Message("user", 'é"<'), Message("user", "b")], False)
-    assert text == '{\n "role": "user",\n "content": "é\\"<"\n}False2' + "4True"
+    assert text == '{\n "role": "user",\n "content": "é\\"<"\n}False24True2(1, 2)a-b<2in>'
 
 
 HOSTILE = {
@@ -166,6 +168,20 @@ HOSTILE = {
     "repeats": "{{ 'x' * 10**10 }}",
     "repeats a list": "{{ ([0] * 1000000000) | length }}",
     "powers": "{{ 9 ** 9 ** 9 }}",
+    "doubles": "{% set n = namespace(x='a') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x | length }}",
+    "doubles a block": "{% set n = namespace(x='a') %}{% for i in range(60) %}{% set n.x %}{{ n.x }}{{ n.x }}{% endset %}{% endfor %}",
+    "adds up": "{% set n = namespace(x=['a']) %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
+    "nests": "{% set n = namespace(x='a') %}{% for i in range(60) %}{% set n.x = [n.x, n.x, n.x] %}{% endfor %}{{ n.x }}",
+    "nests in macros": "{% macro f(x) %}{{ x }}{{ x }}{% endmacro %}{{ " + "f(" * 60 + "'a'" + ")" * 60 + " }}",
+    "replaces": "{{ ('a' * 99999) | replace('a', 'b' * 99999) }}",
+    "replaces by method": "{{ ('a' * 99999).replace('a', 'b' * 99999) }}",
+    "joins": "{{ range(99999) | list | join('b' * 99999) }}",
+    "centres": "{{ 'a'.center(9999999999) }}",
+    "indents": "{{ 'a\nb' | indent(9999999999) }}",
+    "formats": "{{ '{:>9999999999}'.format(1) }}",
+    "formats by argument": "{{ '{:>{}}'.format(1, 9999999999) }}",
+    "folds": "{{ 'a' | center(9999999999) }}",
+    "writes much JSON": "{{ [[[1]]] | tojson(indent=9999999999) }}",
     "pads": "{{ '%1000000000d' % 1 }}",
     "is no template": "{% for %}",
     "divides by zero": "{{ 1 / 0 }}",

@@ -1,111 +1,25 @@
 """A model's chat template, rendered as untrusted code over untrusted text.
 
-Templates run in jinja2's immutable sandbox with the settings of transformers, and with a bound
-on work and output. What they render is returned in segments, so that the tokenizer can tell the
-template's own markup from message content that merely spells it. Knows no token ids.
+What a template renders is returned in segments, so that the tokenizer can tell the template's own
+markup from message content that merely spells it. Knows no token ids.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
-from typing import Any
 
 import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ...contracts.errors import BadArgument, ModelError
 from ...contracts.port import Message, Segment
+from . import sandbox
 
 _MAX_WORK = 50_000
 """loop iterations and calls of one rendering, and a hundredth of it more for each message"""
-_MAX_OUTPUT = 1 << 20
-"""characters that a template may add to the contents, and the most that one repetition may make"""
-
-_work: ContextVar[list[int]] = ContextVar("work")
-
-
-class _TooMuch(Exception):
-    """The template passed a bound."""
-
-
-class _Refused(Exception):
-    """The template called `raise_exception`."""
-
-
-def _spend() -> None:
-    left = _work.get()
-    left[0] -= 1
-    if left[0] < 0:
-        raise _TooMuch("too many steps")
-
-
-def _counted(items: Iterable[Any]) -> Iterator[Any]:
-    for item in items:
-        _spend()
-        yield item
-
-
-class _Generation(Extension):
-    """`{% generation %}` marks assistant text for training; here it is only its body."""
-
-    tags = {"generation"}  # noqa: RUF012
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-class _Environment(ImmutableSandboxedEnvironment):
-    """The sandbox, with every loop and call counted and every repetition bounded."""
-
-    intercepted_binops = frozenset({"*", "**", "%"})
-
-    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        template = super()._parse(source, name, filename)
-        for loop in list(template.find_all(nodes.For)):
-            loop.iter = nodes.Filter(loop.iter, "counted", [], [], None, None, lineno=loop.lineno, environment=self)
-        return template
-
-    def call(self, *args: Any, **kwargs: Any) -> Any:
-        _spend()
-        return super().call(*args, **kwargs)
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        sized = next((side for side in (left, right) if hasattr(side, "__len__")), None)
-        if operator == "**" or (operator == "%" and sized is not None):
-            raise _TooMuch(f"operator {operator}")
-        if operator == "*" and sized is not None and len(sized) * int(right if sized is left else left) > _MAX_OUTPUT:
-            raise _TooMuch("a repetition")
-        return super().call_binop(context, operator, left, right)
-
-
-def _raise_exception(message: Any) -> None:
-    raise _Refused(str(message))
-
-
-def _to_json(
-    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: tuple[str, str] | None = None, sort_keys: bool = False
-) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _environment() -> _Environment:
-    environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"])
-    environment.filters["tojson"] = _to_json
-    environment.filters["counted"] = _counted
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda layout: datetime.now().strftime(layout)
-    return environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,34 +46,23 @@ class ChatTemplate:
     @cached_property
     def _template(self) -> jinja2.Template:
         try:
-            return _environment().from_string(self._source)
-        except (jinja2.TemplateError, RecursionError, ValueError, SyntaxError) as error:
+            return sandbox.environment().from_string(self._source)
+        except Exception as error:  # a parser of untrusted text
             raise ModelError(f"the model's chat template is not usable: {error}") from None
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         """The text as transformers' apply_chat_template gives it. BadArgument with the template's own words if it refuses."""
-        most = _MAX_OUTPUT + 4 * sum(len(message.content) for message in messages)
-        token = _work.set([_MAX_WORK + len(messages) * _MAX_WORK // 100])
-        pieces: list[str] = []
+        chat = [{"role": message.role, "content": message.content} for message in messages]
+        given = {"messages": chat, "add_generation_prompt": add_generation_prompt, "tools": None, "documents": None}
+        template = self._template
         try:
-            chat = [{"role": message.role, "content": message.content} for message in messages]
-            given = {"messages": chat, "add_generation_prompt": add_generation_prompt, "tools": None, "documents": None}
-            for piece in self._template.generate(self._variables | given):
-                pieces.append(piece)
-                most -= len(piece)
-                if most < 0:
-                    raise _TooMuch("its output")
-        except _Refused as error:
+            return sandbox.render(template, self._variables | given, max_work=_MAX_WORK + len(chat) * _MAX_WORK // 100)
+        except sandbox.Refused as error:
             raise BadArgument(f"the model's chat template refuses these messages: {error}") from None
-        except _TooMuch as error:
-            raise ModelError(f"the model's chat template does too much: {error}") from None
-        except ModelError:
-            raise
+        except sandbox.TooMuch as error:
+            raise ModelError(f"the model's chat template was stopped: {error}") from None
         except Exception as error:  # a template is a program: it can fail in any way
             raise ModelError(f"the model's chat template failed: {type(error).__name__}: {error}") from None
-        finally:
-            _work.reset(token)
-        return "".join(pieces)
 
     def segments(self, messages: Sequence[Message], add_generation_prompt: bool) -> tuple[Segment, ...]:
         """What `render` gives, cut where contents begin and end; contents are not markup."""
