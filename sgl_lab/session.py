@@ -39,7 +39,8 @@ class Lab:
     dtype         float32 or bfloat16; None is float32 on a CPU, bfloat16 on CUDA
     cache_tokens  size of the KV cache in tokens, or `cache_mib` in MiB; None is a quarter of the free memory, at most 1 GiB
     page_size     tokens of one page of the cache
-    schedule      lpm (longest cached prefix first, bounded) or fcfs
+    schedule      who of those who wait goes first: lpm (longest cached prefix, bounded), fcfs, dfs-weight or random
+    evict         which unused part of the tree goes first: lru, lfu or fifo
     threads       of the CPU; None leaves torch's own choice
     seed          of requests that name none
     emit          is called with every event
@@ -57,6 +58,7 @@ class Lab:
         cache_mib: int | None = None,
         page_size: int = 1,
         schedule: str = "lpm",
+        evict: str = "lru",
         threads: int | None = None,
         seed: int = 0,
         emit: Emit | None = None,
@@ -81,7 +83,7 @@ class Lab:
         else:
             budget = None if cache_mib is None else cache_mib << 20
             n_pages = pages_for(loaded.spec, loaded.model.dtype, loaded.model.device, page_size, budget_bytes=budget)
-        config = EngineConfig(n_pages=n_pages, page_size=page_size, schedule=schedule, seed=seed)
+        config = EngineConfig(n_pages=n_pages, page_size=page_size, schedule=schedule, evict=evict, seed=seed)
         namespace, context, tokenizer = loaded.namespace, loaded.spec.context, loaded.tokenizer
         self.model = model
         self.ring = Ring()

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from ..contracts.errors import BadArgument
 
-SCHEDULES = ("lpm", "fcfs")
+SCHEDULES = ("lpm", "fcfs", "dfs-weight", "random")
+EVICTIONS = ("lru", "lfu", "fifo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +21,15 @@ class EngineConfig:
     step_tokens: int = 512
     """tokens of one step, decode rows included; a longer prompt is computed in chunks"""
     schedule: str = "lpm"
-    """lpm: longest prefix in the tree first; fcfs: in order of arrival"""
+    """lpm: longest prefix in the tree first; fcfs: in order of arrival; dfs-weight: along the tree, where most wait first; random"""
+    evict: str = "lru"
+    """lru: least recently used goes first; lfu: least often used; fifo: what has been there longest"""
     max_passes: int = 16
     """how often younger requests may be admitted before a waiting one"""
     min_share: int = 16
     """uncomputed tokens that a waiting request must share with a running prefill to wait for it"""
     seed: int = 0
-    """where the seeds of requests without one are drawn from"""
+    """where the seeds of requests without one are drawn from, and a random schedule"""
 
     def __post_init__(self) -> None:
         def check(ok: bool, name: str, legal: str) -> None:
@@ -38,6 +41,7 @@ class EngineConfig:
             check(type(value) is int and value >= 1, name, "a whole number, 1 or more")
         check(self.step_tokens > self.max_rows, "step_tokens", f"more than max_rows ({self.max_rows}), or prompts would never be computed")
         check(self.schedule in SCHEDULES, "schedule", " or ".join(SCHEDULES))
+        check(self.evict in EVICTIONS, "evict", " or ".join(EVICTIONS))
         check(type(self.seed) is int, "seed", "an integer")
 
     @property

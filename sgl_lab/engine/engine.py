@@ -16,6 +16,7 @@ from ..contracts.events import Emit, EngineFault, RequestFinished, Sample, StepR
 from ..contracts.ids import Namespace, RequestId
 from ..contracts.port import GenJob, GenListener, ScoreJob, ScoreListener, WarmJob, WarmListener
 from ..contracts.tree import TreeSnapshot
+from .cache.policy import POLICIES
 from .cache.pool import PagePool
 from .cache.tree import RadixTree
 from .config import EngineConfig
@@ -52,7 +53,7 @@ class Engine:
         self._emit = emit
         self._clock = clock
         self._pool = PagePool(config.n_pages, config.page_size)
-        self._tree = RadixTree(self._pool, emit=emit)
+        self._tree = RadixTree(self._pool, POLICIES[config.evict](), emit)
         self._scheduler = Scheduler(config, self._pool, self._tree, runner.copy_page, emit)
         self._families: dict[RequestId, Family] = {}
         self._answers: list[Answer] = []

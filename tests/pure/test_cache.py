@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -12,6 +13,7 @@ from sgl_lab.contracts.errors import InvariantBroken
 from sgl_lab.contracts.events import LocksChanged, NodeEvicted, NodeInserted, NodeSplit, Touched
 from sgl_lab.contracts.ids import RequestId
 from sgl_lab.engine.cache.audit import audit
+from sgl_lab.engine.cache.policy import POLICIES
 from sgl_lab.engine.cache.pool import PagePool
 from sgl_lab.engine.cache.tree import Lease, RadixTree, common_length
 
@@ -104,6 +106,20 @@ def test_the_least_recently_used_leaf_goes_first_and_its_parent_after_it() -> No
     assert [names[event.node] for event in fold.of(NodeEvicted)] == ["c", "x", "b", "a"]
 
 
+def test_the_least_often_used_or_the_first_that_came_goes_first_where_that_is_the_policy() -> None:
+    for evict, order in (("lfu", ["x", "b", "c", "a"]), ("fifo", ["b", "c", "a", "x"])):
+        fold = Fold()
+        tree = RadixTree(PagePool(64, 1), POLICIES[evict](), fold)
+        for text in ("ab", "ac"):
+            put(tree, text)
+        for text in ("ac", "ab", "ac"):
+            tree.release(lease(tree, text))
+        put(tree, "x")
+        names = {node.id: bytes(node.tokens).decode() for node in tree.nodes()}
+        tree.flush()
+        assert [names[event.node] for event in fold.of(NodeEvicted)] == order
+
+
 def test_eviction_stops_when_there_is_room() -> None:
     tree, _ = filled(1, "aaaa", "bbbb", "cccc")
     assert tree.evict(5) == 8
@@ -193,23 +209,32 @@ class Run:
     start: int
     last_used: int
     age: int
+    born: int
     hits: int = 0
+
+
+WORTH: dict[str, Callable[[Run], object]] = {
+    "lru": lambda run: run.last_used,
+    "lfu": lambda run: (run.hits, run.last_used),
+    "fifo": lambda run: run.born,
+}
 
 
 class Model:
     """Every stored prefix by itself: the page of its end, and the ends of nodes among them."""
 
-    def __init__(self, page_size: int) -> None:
+    def __init__(self, page_size: int, evict: str = "lru") -> None:
         self.size = page_size
+        self.worth = WORTH[evict]
         self.pages: dict[Key, int] = {}
         self.runs: dict[Key, Run] = {}
         self.leases: list[Key] = []
         self.clock = 0
         self.n_made = 0
 
-    def run(self, start: int, last_used: int, hits: int = 0) -> Run:
+    def run(self, start: int, last_used: int, born: int, hits: int = 0) -> Run:
         self.n_made += 1
-        return Run(start, last_used, self.n_made, hits)
+        return Run(start, last_used, self.n_made, born, hits)
 
     def match(self, space: tuple[str, ...], tokens: tuple[int, ...]) -> list[int]:
         found: list[int] = []
@@ -223,7 +248,7 @@ class Model:
             return
         n = len(tokens)
         over = next(run for (s, end), run in self.runs.items() if s == space and end[:n] == tokens and run.start < n < len(end))
-        self.runs[space, tokens] = self.run(over.start, over.last_used, over.hits)
+        self.runs[space, tokens] = self.run(over.start, over.last_used, over.born, over.hits)
         over.start = n
 
     def path(self, key: Key) -> list[Run]:
@@ -247,7 +272,7 @@ class Model:
         if n == len(tokens):
             return
         self.cut(space, tokens[:n])
-        self.runs[space, tokens] = self.run(n, self.clock)
+        self.runs[space, tokens] = self.run(n, self.clock, self.clock)
         for i in range(n // self.size, len(tokens) // self.size):
             self.pages[space, tokens[: (i + 1) * self.size]] = pages[i]
 
@@ -259,7 +284,7 @@ class Model:
         freed = 0
         while freed < n_pages:
             parents = {(space, end[: run.start]) for (space, end), run in self.runs.items()}
-            idle = [(run.last_used, run.age, key) for key, run in self.runs.items() if key not in parents and not self.refs(key)]
+            idle = [(self.worth(run), run.age, key) for key, run in self.runs.items() if key not in parents and not self.refs(key)]
             if not idle:
                 break
             space, tokens = min(idle)[2]
@@ -270,13 +295,13 @@ class Model:
         return freed
 
 
-@pytest.mark.parametrize("page_size", [1, 4, 16])
-def test_random_operations_agree_with_the_model(page_size: int) -> None:
+@pytest.mark.parametrize(("page_size", "evict"), [(1, "lru"), (4, "lru"), (16, "lru"), (1, "lfu"), (4, "fifo")])
+def test_random_operations_agree_with_the_model(page_size: int, evict: str) -> None:
     draw = random.Random(page_size)
     n_pages = 48
     fold = Fold()
     pool = PagePool(n_pages, page_size)
-    tree, model = RadixTree(pool, emit=fold), Model(page_size)
+    tree, model = RadixTree(pool, POLICIES[evict](), fold), Model(page_size, evict)
     leases: list[Lease] = []
     done: dict[str, int] = {}
     n_freed = 0

@@ -441,7 +441,7 @@ def work(b: Bench, draw: random.Random, n_jobs: int) -> tuple[list[tuple[Heard, 
     return jobs, n_cancelled
 
 
-@pytest.mark.parametrize(("page_size", "schedule"), [(1, "lpm"), (4, "lpm"), (16, "fcfs"), (1, "fcfs")])
+@pytest.mark.parametrize(("page_size", "schedule"), [(1, "lpm"), (4, "dfs-weight"), (16, "fcfs"), (1, "random")])
 def test_a_random_workload_with_evictions_folds_to_the_tree_and_says_the_right_tokens(page_size: int, schedule: str) -> None:
     draw = random.Random(page_size)
     b = bench(n_pages=128 // page_size, page_size=page_size, max_rows=8, step_tokens=24, schedule=schedule)

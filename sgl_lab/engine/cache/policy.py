@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
+
+Key = tuple[int, ...]
 
 
 class Used(Protocol):
     """What a policy may look at."""
+
+    @property
+    def born(self) -> int: ...
 
     @property
     def last_used(self) -> int: ...
@@ -16,12 +22,29 @@ class Used(Protocol):
 
 
 class Policy(Protocol):
-    def key(self, node: Used) -> int:
+    def key(self, node: Used) -> Key:
         """The smallest key goes first; ties go to the older node. Constant while nobody uses the node."""
 
 
 class Lru:
     """Least recently used, by the tree's logical clock."""
 
-    def key(self, node: Used) -> int:
-        return node.last_used
+    def key(self, node: Used) -> Key:
+        return (node.last_used,)
+
+
+class Lfu:
+    """Fewest hits; of those the least recently used."""
+
+    def key(self, node: Used) -> Key:
+        return node.hits, node.last_used
+
+
+class Fifo:
+    """First in, first out, however often it was used."""
+
+    def key(self, node: Used) -> Key:
+        return (node.born,)
+
+
+POLICIES: Mapping[str, type[Policy]] = {"lru": Lru, "lfu": Lfu, "fifo": Fifo}

@@ -17,7 +17,7 @@ from ...contracts.errors import InvariantBroken
 from ...contracts.events import Emit, LocksChanged, NodeEvicted, NodeInserted, NodeSplit, Touched, silent
 from ...contracts.ids import Counter, Namespace, NodeId
 from ...contracts.tree import TreeNode, TreeSnapshot
-from .policy import Lru, Policy
+from .policy import Key, Lru, Policy
 from .pool import TREE, Owner, PagePool
 
 _node_ids = Counter()
@@ -26,9 +26,12 @@ Tokens = tuple[int, ...]
 
 
 class Node:
-    """`children` are found by their first page of tokens. `refs` counts leases on the node or below it."""
+    """`children` are found by their first page of tokens. `refs` counts leases on the node or below it.
 
-    __slots__ = ("children", "hits", "id", "last_used", "namespace", "pages", "parent", "refs", "tokens")
+    `born` is the clock at which its KV came into the tree; the upper part of a split is as old as the lower.
+    """
+
+    __slots__ = ("born", "children", "hits", "id", "last_used", "namespace", "pages", "parent", "refs", "tokens")
 
     def __init__(self, namespace: Namespace, parent: Node | None, tokens: Tokens, pages: array[int], last_used: int) -> None:
         self.id = NodeId(_node_ids.next())
@@ -38,6 +41,7 @@ class Node:
         self.tokens = tokens
         self.pages = pages
         self.refs = 0
+        self.born = last_used
         self.last_used = last_used
         self.hits = 0
 
@@ -85,7 +89,7 @@ class RadixTree:
         self.n_evicted_tokens = 0
         self.version = 0
         """changes whenever a match may come out differently"""
-        self.idle: list[tuple[int, NodeId, Node]] = []
+        self.idle: list[tuple[Key, NodeId, Node]] = []
         """heap of idle leaves; an entry is stale when its node is no longer one or has another key"""
         self._reported: dict[NodeId, tuple[Node, int]] = {}
         """nodes whose refs changed since `report_locks`, with the refs reported last"""
@@ -105,6 +109,11 @@ class RadixTree:
             node = node.parent
             n_in = len(node.tokens)
         return Match(n_tokens, n_idle)
+
+    def trail(self, namespace: Namespace, tokens: Tokens) -> tuple[NodeId, ...]:
+        """The nodes that `tokens` reach, root first. Changes nothing."""
+        root = self.roots.get(namespace)
+        return tuple(node.id for node in self._path(self._walk(root, tokens)[0])) if root else ()
 
     def snapshot(self, seq: int) -> TreeSnapshot:
         nodes = tuple(
@@ -264,7 +273,7 @@ class RadixTree:
         if parent is None:
             raise InvariantBroken(f"root {node.id} cannot be split")
         upper = Node(node.namespace, parent, node.tokens[:n_upper], node.pages[: n_upper // size], node.last_used)
-        upper.refs, upper.hits = node.refs, node.hits
+        upper.refs, upper.hits, upper.born = node.refs, node.hits, node.born
         parent.children[upper.tokens[:size]] = upper
         node.parent = upper
         node.tokens, node.pages = node.tokens[n_upper:], node.pages[n_upper // size :]

@@ -6,6 +6,7 @@ plan, then tells `advance`, `finish` or `fail` what became of each row.
 
 from __future__ import annotations
 
+import random
 from array import array
 from bisect import insort
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from ..cache.audit import audit
 from ..cache.pool import PagePool
 from ..cache.tree import RadixTree
 from ..config import EngineConfig
+from .order import ORDERS, n_hit
 from .plan import Plan, Row, Sampling
 from .request import Phase, Request
 
@@ -55,6 +57,7 @@ class Scheduler:
         self.n_preempted = 0
         self._n_arrived = 0
         self._step = 0
+        self._draw = random.Random(config.seed)
 
     # ------------------------------------------------------------ in and out
 
@@ -196,37 +199,28 @@ class Scheduler:
                     request.n_passed += 1
 
     def _order(self) -> list[Request]:
+        """Those who were overtaken too often in order of arrival, then the others as the policy ranks them."""
         window = self.waiting[:WINDOW]
-        if self._config.schedule == "fcfs":
-            return window
-
-        def key(request: Request) -> tuple[bool, int, int]:
-            if request.n_passed >= self._config.max_passes:
-                return False, 0, request.arrival
-            return True, -self._n_hit(request, request.span(0, request.n_tokens)), request.arrival
-
-        return sorted(window, key=key)
-
-    def _n_hit(self, request: Request, tokens: tuple[int, ...]) -> int:
-        """What the tree has of `request`; looked up again only when the tree has changed."""
-        if request.n_hit_version != self._tree.version:
-            request.n_hit_version = self._tree.version
-            request.n_hit = self._tree.peek(request.namespace, tokens).n_tokens
-        return request.n_hit
+        most = self._config.max_passes
+        overdue = [request for request in window if request.n_passed >= most]
+        others = [request for request in window if request.n_passed < most]
+        ranks = ORDERS[self._config.schedule](self._tree, others, self._draw)
+        ranked = sorted(zip(ranks, others, strict=True), key=lambda pair: pair[0])  # stable: ties stay in order of arrival
+        return overdue + [request for _, request in ranked]
 
     def _is_held(self, request: Request, tokens: tuple[int, ...]) -> bool:
         """Is somebody computing a prefix of `request` right now that will soon be found in the tree?"""
         prefilling = [other for other in self.running if other.is_prefilling and other.namespace == request.namespace]
         if not prefilling:
             return False
-        n_hit = self._n_hit(request, tokens)
+        n_here = n_hit(self._tree, request)
         size = self._config.page_size
         for other in prefilling:
             is_sample = other.group == request.group and request.kind == "gen"
             n_share = size if is_sample else self._config.pages_for(self._config.min_share) * size
-            end = n_hit + n_share
+            end = n_here + n_share
             is_long = end <= min(len(tokens), other.n_prefill)
-            if is_long and tokens[n_hit:end] == other.span(n_hit, end) and tokens[:n_hit] == other.span(0, n_hit):
+            if is_long and tokens[n_here:end] == other.span(n_here, end) and tokens[:n_here] == other.span(0, n_here):
                 return True
         return False
 

@@ -1,0 +1,50 @@
+"""In which order those who wait are looked at.
+
+Ranks are compared among the requests of one pass: the smallest goes first, equal ones in order of
+arrival. How often a request may be overtaken is not decided here.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from ..cache.tree import RadixTree
+from .request import Request
+
+Rank = tuple[float, ...]
+Order = Callable[[RadixTree, Sequence[Request], random.Random], list[Rank]]
+
+
+def lpm(tree: RadixTree, waiting: Sequence[Request], draw: random.Random) -> list[Rank]:
+    """Longest prefix match first."""
+    return [(-n_hit(tree, request),) for request in waiting]
+
+
+def fcfs(tree: RadixTree, waiting: Sequence[Request], draw: random.Random) -> list[Rank]:
+    """First come, first served."""
+    return [()] * len(waiting)
+
+
+def dfs_weight(tree: RadixTree, waiting: Sequence[Request], draw: random.Random) -> list[Rank]:
+    """Depth first through the tree, at every node the child below which most requests wait first."""
+    trails = [tree.trail(request.namespace, request.span(0, request.n_tokens)) for request in waiting]
+    weights = Counter(node for trail in trails for node in trail)
+    return [(*(part for node in trail for part in (-weights[node], node)), 0) for trail in trails]
+
+
+def shuffled(tree: RadixTree, waiting: Sequence[Request], draw: random.Random) -> list[Rank]:
+    """At random: what the others are measured against."""
+    return [(draw.random(),) for _ in waiting]
+
+
+ORDERS: Mapping[str, Order] = {"lpm": lpm, "fcfs": fcfs, "dfs-weight": dfs_weight, "random": shuffled}
+
+
+def n_hit(tree: RadixTree, request: Request) -> int:
+    """How many tokens the tree has of `request`; looked up again only when the tree has changed."""
+    if request.n_hit_version != tree.version:
+        request.n_hit_version = tree.version
+        request.n_hit = tree.peek(request.namespace, request.span(0, request.n_tokens)).n_tokens
+    return request.n_hit
