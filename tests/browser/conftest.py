@@ -18,6 +18,7 @@ IPYKERNEL_6 = Path(__file__).parents[2] / "build" / "ipykernel6"
 KERNEL_ENV = {7: {}, 6: {"PYTHONPATH": str(IPYKERNEL_6)}}
 
 OpenServer = Callable[..., Server]
+OpenNotebook = Callable[[Server, str], Notebook]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def new_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenServer]
 
 
 @pytest.fixture(scope="module")
-def open_notebook(browser: Browser) -> Iterator[Callable[[Server, str], Notebook]]:
+def open_notebook(browser: Browser) -> Iterator[OpenNotebook]:
     """Tabs that last as long as the module."""
     with ExitStack() as tabs:
 

@@ -83,6 +83,13 @@ def write_notebook(path: Path, *sources: str) -> Path:
     return path
 
 
+def exported(path: Path) -> Path:
+    """The page that nbconvert makes of a notebook, without the libraries that it would load from elsewhere."""
+    none = [f"--HTMLExporter.{name}=" for name in ("require_js_url", "mathjax_url", "jquery_url", "mermaid_js_url")]
+    subprocess.run([sys.executable, "-m", "nbconvert", "--log-level=ERROR", "--to=html", *none, str(path)], check=True)
+    return path.with_suffix(".html")
+
+
 # ---------------------------------------------------------------- the server
 
 

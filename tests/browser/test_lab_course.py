@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +11,13 @@ import nbformat
 import pytest
 from playwright.sync_api import Browser, Locator
 
-from .conftest import OpenServer
-from .harness import Notebook, Server
+from .conftest import OpenNotebook, OpenServer
+from .harness import Notebook, Server, exported
 
 COURSE = Path(__file__).parents[2] / "notebooks"
 NAMES = ["01_first_cell", "02_fork_and_watch_the_tree"]
 PICTURES = "img[src^='data:image/svg+xml']"
 VIEW = "application/vnd.jupyter.widget-view+json"
-
-Open = Callable[[Server, str], Notebook]
 
 
 @pytest.fixture(scope="module", params=[(7, False), (6, True)], ids=["ipykernel7-light", "ipykernel6-dark"])
@@ -31,7 +27,7 @@ def server(request: pytest.FixtureRequest, new_server: OpenServer) -> Server:
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def executed(request: pytest.FixtureRequest, server: Server, open_notebook: Open) -> tuple[Notebook, Any]:
+def executed(request: pytest.FixtureRequest, server: Server, open_notebook: OpenNotebook) -> tuple[Notebook, Any]:
     """A notebook that was run from empty outputs, and what its file holds then."""
     name = f"{request.param}.ipynb"
     content: Any = nbformat.read(COURSE / name, as_version=4)  # type: ignore[no-untyped-call]
@@ -50,7 +46,7 @@ def other_server(server: Server, new_server: OpenServer) -> Server:
 
 
 @pytest.fixture(scope="module")
-def reopened(executed: tuple[Notebook, Any], other_server: Server, open_notebook: Open) -> Notebook:
+def reopened(executed: tuple[Notebook, Any], other_server: Server, open_notebook: OpenNotebook) -> Notebook:
     return open_notebook(other_server, executed[0].file.name)
 
 
@@ -130,12 +126,10 @@ def test_opened_elsewhere_it_reads_well_and_runs_nothing(executed: tuple[Noteboo
 
 def test_exported_by_nbconvert_it_reads_well_offline(executed: tuple[Notebook, Any], browser: Browser) -> None:
     notebook, content = executed
-    bundled = [f"--HTMLExporter.{name}=" for name in ("require_js_url", "mathjax_url", "jquery_url", "mermaid_js_url")]
-    subprocess.run([sys.executable, "-m", "nbconvert", "--log-level=ERROR", "--to=html", *bundled, str(notebook.file)], check=True)
     page = browser.new_page(offline=True)
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
-    file = notebook.file.with_suffix(".html").as_uri()
+    file = exported(notebook.file).as_uri()
     page.goto(file)
     shown = frozen_text(page.locator(".jp-RenderedHTMLCommon.jp-OutputArea-output"))
     assert [answer for answer in answers(content) if answer not in shown] == []

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
-from .conftest import OpenServer
-from .harness import Notebook, Server, write_notebook
+from .conftest import OpenNotebook, OpenServer
+from .harness import Notebook, write_notebook
 
 ANSWER = '%%sgl --temperature 0 --view none\nuser("Name a city.")\nassistant(gen("city", max_tokens=8))\ns["city"]'
 
@@ -48,7 +46,7 @@ def kernel(request: pytest.FixtureRequest) -> tuple[int, bool]:
 
 
 @pytest.fixture(scope="module")
-def notebook(kernel: tuple[int, bool], new_server: OpenServer, open_notebook: Callable[[Server, str], Notebook]) -> Notebook:
+def notebook(kernel: tuple[int, bool], new_server: OpenServer, open_notebook: OpenNotebook) -> Notebook:
     """With the extension and the model loaded."""
     ipykernel, dark = kernel
     server = new_server(ipykernel, dark=dark)

@@ -1,0 +1,112 @@
+"""Hostile strings in a real JupyterLab, wherever a cell shows what it was given: they stay text, live, frozen, reopened and exported."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from .conftest import OpenNotebook, OpenServer
+from .harness import Notebook, exported, write_notebook
+
+OUTPUT = ".jp-OutputArea-output"
+
+PAYLOADS = [
+    "<script>window.__xss = 1</script>",
+    "</script><script>window.__xss = 2</script>",
+    "<img src=x onerror='window.__xss = 3'>",
+    "<svg onload='window.__xss = 4'></svg>",
+    "<svg><script>window.__xss = 5</script></svg>",
+    "<iframe srcdoc='<script>parent.__xss = 6</script>'></iframe>",
+    "<a id=lab href='javascript:window.__xss = 7'>click</a>",
+    "\"><b onpointerover='window.__xss = 8' id=jupyter-config-data>",
+    "' onfocus='window.__xss = 9' autofocus tabindex=1 '",
+    "<details open ontoggle='window.__xss = 10'>",
+    "<style>@import 'http://outside.test/a.css';</style><link rel=stylesheet href='http://outside.test/b.css'>",
+    "<div data-commandlinker-command='notebook:run-all-cells'>run</div>",
+    "]]></text></svg><img src=x onerror='window.__xss = 13'>",
+    "${window.__xss = 14}{{constructor.constructor('window.__xss = 15')()}}",
+]
+
+CELL = """%%sgl --temperature 0
+for payload in payloads:
+    user(payload)
+assistant(gen(payloads[0], max_tokens=3) + select(payloads[2], choices=payloads[:3]))
+twins = fork(2)
+for twin, payload in zip(twins, payloads[3:]):
+    twin += user(payload) + assistant(gen(payload, max_tokens=24, ignore_eos=True))
+twins.join()
+raise ValueError("".join(payloads))"""
+
+INSERTED = "#lab, b#jupyter-config-data, [data-commandlinker-command], iframe, img[src=x], [onerror], [onload], [onfocus], [ontoggle]"
+"""elements that only a payload taken for markup would make"""
+
+
+@pytest.fixture(scope="module")
+def notebook(new_server: OpenServer, open_notebook: OpenNotebook) -> Notebook:
+    server = new_server()
+    write_notebook(server.root / "hostile.ipynb", "%load_ext sgl_lab", f"payloads = {PAYLOADS!r}")
+    notebook = open_notebook(server, "hostile.ipynb")
+    notebook.run_all()
+    return notebook
+
+
+def assert_only_text(page: Page, within: str) -> None:
+    """Point at everything, then see that nothing of the payloads became more than text."""
+    pointed = page.locator(within).evaluate_all(
+        """(all) => {
+          const parts = all.flatMap((part) => [part, ...part.querySelectorAll('*')]);
+          const events = ['pointerover', 'mouseover', 'focus', 'toggle', 'load', 'error'];
+          for (const part of parts) for (const name of events) part.dispatchEvent(new Event(name, { bubbles: true }));
+          return parts.length;
+        }"""
+    )
+    assert pointed > 50
+    assert page.locator(within).locator(INSERTED).count() == 0
+    assert page.evaluate("() => window.__xss") is None
+
+
+def test_while_the_cell_runs_and_in_every_card(notebook: Notebook) -> None:
+    page = notebook.page
+    notebook.start(CELL)
+    notebook.wait("document.querySelectorAll('.sgl-fork .t.generated').length >= 4")
+    page.locator(".sgl-roots .t", has_text="script").first.hover()
+    assert "script" in page.locator(".sgl-card").inner_text()
+    assert_only_text(page, ".sgl-live")
+    notebook.wait_idle()
+
+
+def test_when_the_cell_has_ended_with_them_in_its_error(notebook: Notebook) -> None:
+    notebook.run("%sgl tree")
+    notebook.run("%sgl timeline")
+    frozen = notebook.page.locator(OUTPUT)
+    assert frozen.count() >= 4
+    text = " ".join(frozen.all_inner_texts())
+    assert [payload for payload in PAYLOADS if payload not in text] == []
+    assert_only_text(notebook.page, OUTPUT)
+
+
+def test_in_a_trusted_notebook_opened_again(notebook: Notebook, open_notebook: OpenNotebook) -> None:
+    notebook.save()
+    again = open_notebook(notebook.server, notebook.file.name)
+    assert again.js("return lab.cell(2).model.trusted") is True
+    assert_only_text(again.page, OUTPUT)
+    assert again.outside == []
+
+
+def test_in_an_untrusted_notebook_opened_elsewhere(notebook: Notebook, new_server: OpenServer, open_notebook: OpenNotebook) -> None:
+    again = open_notebook(new_server(root=notebook.server.root), notebook.file.name)
+    assert again.js("return lab.cell(2).model.trusted") is False
+    assert_only_text(again.page, OUTPUT)
+    assert again.outside == []
+
+
+def test_in_a_page_made_by_nbconvert(notebook: Notebook, browser: Browser) -> None:
+    page = browser.new_page(offline=True)
+    page.goto(exported(notebook.file).as_uri())
+    assert_only_text(page, OUTPUT)
+    page.close()
+
+
+def test_nothing_of_this_left_the_machine(notebook: Notebook) -> None:
+    assert notebook.outside == []
+    assert notebook.errors == []
