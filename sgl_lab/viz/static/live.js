@@ -58,6 +58,7 @@ function furnish(node, attrs = {}, children = []) {
 
 const setText = (node, text) => node.textContent !== text && (node.textContent = text);
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+const brief = (n) => (n < 10_000 ? n.toLocaleString("en") : n.toLocaleString("en", { notation: "compact", maximumFractionDigits: 1 }));
 const count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
 const visible = (text) => text.replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/ /g, "\u00a0");
 const percent = (share) => (share < 0.0005 ? "<0.1" : (share * 100).toFixed(share > 0.9995 ? 0 : 1)) + "\u2009%";
@@ -131,7 +132,10 @@ class Store {
     if (!this.behind || !snapshot || snapshot.seq === undefined) return;
     if (snapshot.tokens) this.forks.clear();
     if (snapshot.tree) this.nodes.clear();
-    if (snapshot.lanes) this.lanes.clear(), this.bars.clear();
+    if (snapshot.lanes) {
+      this.lanes.clear();
+      this.bars.clear();
+    }
     this.apply(snapshot, true);
     this.expected = snapshot.seq;
     this.behind = Boolean(snapshot.partial);
@@ -141,14 +145,22 @@ class Store {
     const change = { reset, tokens: new Map(), nodes: new Set(), gone: [], tails: false, lanes: false, bars: new Set(), status: false };
     if (tokens) this.applyTokens(tokens, change);
     if (tree) {
-      for (const node of tree.nodes ?? []) this.nodes.set(node.id, node), change.nodes.add(node.id);
+      for (const node of tree.nodes ?? []) {
+        this.nodes.set(node.id, node);
+        change.nodes.add(node.id);
+      }
       for (const id of tree.gone ?? []) if (this.nodes.delete(id)) change.gone.push(id);
-      if (tree.tails) (this.tails = tree.tails), (change.tails = true);
+      change.tails = Boolean(tree.tails);
+      this.tails = tree.tails ?? this.tails;
       this.clock = tree.clock ?? this.clock;
     }
     if (lanes) {
-      for (const lane of lanes.lanes ?? []) this.lanes.set(lane.lane, lane), (change.lanes = true);
-      for (const bar of lanes.bars ?? []) this.bars.set(bar.id, bar), change.bars.add(bar.id);
+      for (const lane of lanes.lanes ?? []) this.lanes.set(lane.lane, lane);
+      change.lanes = lanes.lanes?.length > 0;
+      for (const bar of lanes.bars ?? []) {
+        this.bars.set(bar.id, bar);
+        change.bars.add(bar.id);
+      }
       if (lanes.now !== undefined) this.time = { ms: lanes.now, at: performance.now() };
     }
     if (metrics) this.metrics = metrics;
@@ -202,7 +214,8 @@ class View {
     root.setAttribute("role", "region");
     root.setAttribute("aria-label", options.title || "Live run");
     root.append(this.header.root, this.metrics.root, ...Object.values(this.panels).map((panel) => panel.root), this.card.root);
-    for (const [name, panel] of Object.entries(this.panels)) this.header.toggle(name, panel.title, views.includes(name), (on) => this.show(panel, on));
+    for (const [name, panel] of Object.entries(this.panels))
+      this.header.toggle(name, panel.title, views.includes(name), (on) => this.show(panel, on));
     this.resized = new ResizeObserver(() => this.invalidate());
     this.resized.observe(root);
     store.views.add(this);
@@ -225,7 +238,10 @@ class View {
 
   /** Paint again after `ms`, for what ends by itself: carets, ghosts. */
   later(ms) {
-    const timer = setTimeout(() => (this.timers.delete(timer), this.invalidate()), ms);
+    const timer = setTimeout(() => {
+      this.timers.delete(timer);
+      this.invalidate();
+    }, ms);
     this.timers.add(timer);
   }
 
@@ -249,7 +265,12 @@ class View {
 }
 
 function panel(name, title, tools, ...body) {
-  return el("section", { class: `sgl-panel sgl-${name}`, "aria-label": title }, el("div", { class: "sgl-bar" }, el("h4", {}, title), ...tools), ...body);
+  return el(
+    "section",
+    { class: `sgl-panel sgl-${name}`, "aria-label": title },
+    el("div", { class: "sgl-bar" }, el("h4", {}, title), ...tools),
+    ...body,
+  );
 }
 
 // ---------------------------------------------------------------- header: phase, progress, toggles, Stop
@@ -260,17 +281,49 @@ class Header {
     this.title = el("span", { class: "sgl-title" }, view.store.model.get("options")?.title || "sgl");
     this.phase = el("span", { class: "sgl-phase", role: "status" });
     this.toggles = el("div", { class: "sgl-toggles", role: "group", "aria-label": "Views" });
-    this.stop = el("button", { type: "button", class: "sgl-stop", click: () => this.press() }, el("span", { class: "sgl-square", "aria-hidden": "true" }), (this.verb = el("span")));
+    this.verb = el("span");
+    this.stop = el(
+      "button",
+      { type: "button", class: "sgl-stop", click: () => this.press() },
+      el("span", { class: "sgl-square", "aria-hidden": "true" }),
+      this.verb,
+    );
     this.fill = el("div", { class: "sgl-fill" });
-    this.progress = el("div", { class: "sgl-progress", role: "progressbar", "aria-label": "Loading", "aria-valuemin": 0, "aria-valuemax": 100 }, this.fill);
-    this.root = el("div", { class: "sgl-header" }, el("span", { class: "sgl-dot", "aria-hidden": "true" }), this.title, this.phase, this.toggles, this.stop, this.progress);
+    this.progress = el(
+      "div",
+      { class: "sgl-progress", role: "progressbar", "aria-label": "Loading", "aria-valuemin": 0, "aria-valuemax": 100 },
+      this.fill,
+    );
+    this.root = el(
+      "div",
+      { class: "sgl-header" },
+      el("span", { class: "sgl-dot", "aria-hidden": "true" }),
+      this.title,
+      this.phase,
+      this.toggles,
+      this.stop,
+      this.progress,
+    );
     this.pressed = false;
     this.failed = false;
   }
 
   toggle(name, title, on, show) {
-    const button = el("button", { type: "button", class: "sgl-toggle", "data-view": name, "aria-pressed": on, click: () => flip(button.getAttribute("aria-pressed") !== "true") }, title);
-    const flip = (value) => (button.setAttribute("aria-pressed", value), show(value));
+    const button = el(
+      "button",
+      {
+        type: "button",
+        class: "sgl-toggle",
+        "data-view": name,
+        "aria-pressed": on,
+        click: () => flip(button.getAttribute("aria-pressed") !== "true"),
+      },
+      title,
+    );
+    const flip = (value) => {
+      button.setAttribute("aria-pressed", value);
+      show(value);
+    };
     this.toggles.append(button);
     show(on);
   }
@@ -369,8 +422,8 @@ class Metrics {
     const put = (name, text) => setText(this.fields[name], text);
     put("speed", m.tok_s >= 100 ? m.tok_s.toFixed(0) : m.tok_s.toFixed(1));
     put("hit", m.hit_rate === null ? "–" : `${(100 * m.hit_rate).toFixed(0)}\u2009%`);
-    for (const name of ["cached", "computed", "generated", "forks"]) put(name, m[name].toLocaleString("en"));
-    put("pages", `${(m.n_pages - m.free_pages).toLocaleString("en")}\u2009/\u2009${m.n_pages.toLocaleString("en")}`);
+    for (const name of ["cached", "computed", "generated", "forks"]) put(name, brief(m[name]));
+    put("pages", `${brief(m.n_pages - m.free_pages)}\u2009/\u2009${brief(m.n_pages)}`);
     put("requests", `${m.running} · ${m.waiting}`);
     this.used.style.transform = `scaleX(${m.n_pages ? 1 - m.free_pages / m.n_pages : 0})`;
     this.hit.style.transform = `scaleX(${m.hit_rate ?? 0})`;
@@ -407,7 +460,13 @@ function chance(text, logprob, own) {
   const share = Math.exp(logprob);
   const bar = el("span", { class: "sgl-chance" });
   bar.style.setProperty("--share", share);
-  return el("div", { class: own ? "sgl-alt sgl-own" : "sgl-alt" }, el("code", {}, visible(text)), bar, el("span", { class: "sgl-num" }, percent(share)));
+  return el(
+    "div",
+    { class: own ? "sgl-alt sgl-own" : "sgl-alt" },
+    el("code", {}, visible(text)),
+    bar,
+    el("span", { class: "sgl-num" }, percent(share)),
+  );
 }
 
 // ---------------------------------------------------------------- tokens
@@ -417,10 +476,21 @@ class TokensPanel {
 
   constructor(view) {
     this.view = view;
-    const legend = Object.entries(TOKEN_STATES).map(([state, glyph]) => el("span", { class: "sgl-key", title: TOKEN_MEANING[state] }, el("i", { "aria-hidden": "true" }, glyph), el("span", { class: `t ${state}` }, state)));
+    const legend = Object.entries(TOKEN_STATES).map(([state, glyph]) =>
+      el(
+        "span",
+        { class: "sgl-key", title: TOKEN_MEANING[state] },
+        el("i", { "aria-hidden": "true" }, glyph),
+        el("span", { class: `t ${state}` }, state),
+      ),
+    );
     this.streams = new Map();
     this.roots = el("div", { class: "sgl-roots" });
-    this.body = el("div", { class: "sgl-scroll sgl-text", tabindex: 0, role: "group", "aria-label": "Tokens; arrow keys move from token to token" }, this.roots);
+    this.body = el(
+      "div",
+      { class: "sgl-scroll sgl-text", tabindex: 0, role: "group", "aria-label": "Tokens; arrow keys move from token to token" },
+      this.roots,
+    );
     this.root = panel("tokens", this.title, [el("div", { class: "sgl-legend" }, ...legend)], this.body);
     this.dirty = new Map();
     this.height = 0;
@@ -487,8 +557,17 @@ class TokensPanel {
     span.classList.add("sgl-on");
     span.setAttribute("aria-describedby", this.view.card.root.id);
     const [text, state, logprob, role, top] = span.token;
-    const rows = [el("div", { class: "sgl-card-head" }, el("code", { class: `t ${state}` }, visible(text)), el("span", {}, logprob === null ? "" : percent(Math.exp(logprob))))];
-    rows.push(el("div", { class: "sgl-card-line" }, `${TOKEN_MEANING[state] ?? state}${role ? ` · ${role}` : ""} · position ${span.position}`));
+    const rows = [
+      el(
+        "div",
+        { class: "sgl-card-head" },
+        el("code", { class: `t ${state}` }, visible(text)),
+        el("span", {}, logprob === null ? "" : percent(Math.exp(logprob))),
+      ),
+    ];
+    rows.push(
+      el("div", { class: "sgl-card-line" }, `${TOKEN_MEANING[state] ?? state}${role ? ` · ${role}` : ""} · position ${span.position}`),
+    );
     if (top?.length) {
       rows.push(...top.map(([other, value]) => chance(other, value, other === text)));
       if (logprob !== null && !top.some(([other]) => other === text)) rows.push(chance(text, logprob, true));
@@ -605,7 +684,12 @@ class Stream {
       else last.parentNode.append(span);
       if (role && opens) entitle(turn, role);
     } else {
-      const fresh = el("div", { class: "sgl-turn" }, el("div", { class: "sgl-role" }), el("div", { class: "sgl-turn-text" }, el("p", {}, span)));
+      const fresh = el(
+        "div",
+        { class: "sgl-turn" },
+        el("div", { class: "sgl-role" }),
+        el("div", { class: "sgl-turn-text" }, el("p", {}, span)),
+      );
       entitle(fresh, role);
       this.flow.insertBefore(fresh, this.groups.find((group) => group.base > base + i)?.root ?? null);
     }
@@ -652,13 +736,30 @@ class TreePanel {
     this.drawn = new Map();
     this.selected = null;
     this.size = { width: 0, height: 0 };
-    const tool = (label, text, act) => el("button", { type: "button", class: "sgl-tool", "aria-label": label, title: label, click: act }, text);
+    const tool = (label, text, act) =>
+      el("button", { type: "button", class: "sgl-tool", "aria-label": label, title: label, click: act }, text);
     this.following = tool("Follow the run", "Follow", () => this.track(true));
     this.following.setAttribute("aria-pressed", "true");
-    const tools = el("div", { class: "sgl-tools" }, this.following, tool("Show the whole tree", "Fit", () => this.fit()), tool("Zoom out", "−", () => this.zoom(1 / 1.3)), tool("Zoom in", "+", () => this.zoom(1.3)));
-    const legend = ["cached", "locked", "running", "gone"].map((state) => el("span", { class: `sgl-key sgl-node-key ${state}`, title: NODE_MEANING[state] }, el("i", { "aria-hidden": "true" }, NODE_GLYPH[state]), state === "gone" ? "evicted" : state));
+    const tools = el(
+      "div",
+      { class: "sgl-tools" },
+      this.following,
+      tool("Show the whole tree", "Fit", () => this.fit()),
+      tool("Zoom out", "−", () => this.zoom(1 / 1.3)),
+      tool("Zoom in", "+", () => this.zoom(1.3)),
+    );
+    const legend = ["cached", "locked", "running", "gone"].map((state) =>
+      el(
+        "span",
+        { class: `sgl-key sgl-node-key ${state}`, title: NODE_MEANING[state] },
+        el("i", { "aria-hidden": "true" }, NODE_GLYPH[state]),
+        state === "gone" ? "evicted" : state,
+      ),
+    );
     this.edges = Object.fromEntries(["plain", "used", "tail"].map((kind) => [kind, svg("path", { class: `sgl-edge ${kind}` })]));
-    this.masses = Object.fromEntries(["cached", "locked", "running", "gone"].map((state) => [state, svg("path", { class: `sgl-mass ${state}` })]));
+    this.masses = Object.fromEntries(
+      ["cached", "locked", "running", "gone"].map((state) => [state, svg("path", { class: `sgl-mass ${state}` })]),
+    );
     this.layer = svg("g");
     this.world = svg("g", {}, svg("g", { "aria-hidden": "true" }, ...Object.values(this.edges), ...Object.values(this.masses)), this.layer);
     this.canvas = svg("svg", { class: "sgl-canvas", role: "presentation" }, this.world);
@@ -669,7 +770,10 @@ class TreePanel {
     const frame = el("div", { class: "sgl-frame" }, this.stage, this.empty, this.hint, this.details);
     this.tally = el("span", { class: "sgl-tally" });
     this.root = panel("tree", this.title, [this.tally, el("div", { class: "sgl-legend" }, ...legend), tools], frame);
-    this.sized = new ResizeObserver(([entry]) => ((this.size = entry.contentRect), this.touch()));
+    this.sized = new ResizeObserver(([entry]) => {
+      this.size = entry.contentRect;
+      this.touch();
+    });
     this.sized.observe(this.stage);
     this.listen();
     this.describe();
@@ -718,13 +822,35 @@ class TreePanel {
     for (const tail of this.view.store.tails) {
       const key = `t${tail.request}`;
       seen.add(key);
-      const item = this.items.get(key) ?? { key, id: tail.request, kind: "tail", bornAt: performance.now(), x: null, y: null, tx: 0, ty: 0, depth: 0, goneAt: null };
+      const item = this.items.get(key) ?? {
+        key,
+        id: tail.request,
+        kind: "tail",
+        bornAt: performance.now(),
+        x: null,
+        y: null,
+        tx: 0,
+        ty: 0,
+        depth: 0,
+        goneAt: null,
+      };
       const text = shorten(tail.label || "…");
       if (item.home !== `n${tail.node}`) this.shape = true;
-      Object.assign(item, { node: { state: "tail", label: tail.label, n: tail.n }, home: `n${tail.node}`, text, meta: `${tail.n} tok`, width: Math.max(90, widthOf(text)), stale: true });
+      Object.assign(item, {
+        node: { state: "tail", label: tail.label, n: tail.n },
+        home: `n${tail.node}`,
+        text,
+        meta: `${tail.n} tok`,
+        width: Math.max(90, widthOf(text)),
+        stale: true,
+      });
       this.items.set(key, item);
     }
-    for (const [key, item] of this.items) if (item.kind === "tail" && !seen.has(key)) this.items.delete(key), (this.shape = true);
+    for (const [key, item] of this.items) {
+      if (item.kind !== "tail" || seen.has(key)) continue;
+      this.items.delete(key);
+      this.shape = true;
+    }
   }
 
   /** Rows in leaf order: every leaf has its own, a parent stands in the middle of its children. O(n). */
@@ -741,11 +867,15 @@ class TreePanel {
     while (stack.length) {
       const item = stack.pop();
       order.push(item);
-      for (const child of item.children) (child.depth = item.depth + 1), stack.push(child);
+      for (const child of item.children) {
+        child.depth = item.depth + 1;
+        stack.push(child);
+      }
     }
     // A split puts a younger node above an older one: siblings sort by the oldest id below them, so that nothing swaps places.
     const age = (item) => (item.kind === "tail" ? 1e15 + item.id : item.id);
-    for (let i = order.length - 1; i >= 0; i--) order[i].age = order[i].children.reduce((oldest, child) => Math.min(oldest, child.age), age(order[i]));
+    for (let i = order.length - 1; i >= 0; i--)
+      order[i].age = order[i].children.reduce((oldest, child) => Math.min(oldest, child.age), age(order[i]));
     const byAge = (a, b) => a.age - b.age;
     this.order = [];
     let row = 0;
@@ -776,13 +906,18 @@ class TreePanel {
     let ghosts = false;
     for (const [key, item] of this.items) {
       if (item.goneAt === null) continue;
-      if (now - item.goneAt < GHOST_MS && !still.matches) ghosts = true;
-      else this.items.delete(key), (this.shape = this.redraw = true);
+      if (now - item.goneAt < GHOST_MS && !still.matches) {
+        ghosts = true;
+      } else {
+        this.items.delete(key);
+        this.shape = this.redraw = true;
+      }
     }
     if (ghosts) this.view.later(120);
     if (this.shape) this.layout();
     this.empty.hidden = this.items.size > 0;
-    this.items.size ? this.stage.setAttribute("role", "tree") : this.stage.removeAttribute("role");
+    if (this.items.size) this.stage.setAttribute("role", "tree");
+    else this.stage.removeAttribute("role");
     const { nodes, tails } = this.view.store;
     setText(this.tally, nodes.size ? `${count(nodes.size, "node")}${tails.length ? ` · ${tails.length} running` : ""}` : "");
     const settling = this.settle();
@@ -806,8 +941,10 @@ class TreePanel {
       }
       const dx = item.tx - item.x;
       const dy = item.ty - item.y;
-      if (Math.abs(dx) + Math.abs(dy) < 0.6) (item.x = item.tx), (item.y = item.ty);
-      else (item.x += dx * share), (item.y += dy * share), (moving ||= share < 1);
+      const near = share === 1 || Math.abs(dx) + Math.abs(dy) < 0.6;
+      item.x = near ? item.tx : item.x + dx * share;
+      item.y = near ? item.ty : item.y + dy * share;
+      moving ||= !near;
     }
     this.moved = moving;
     return moving;
@@ -830,23 +967,29 @@ class TreePanel {
     const recent = performance.now() - RECENT_MS;
     const growing = this.order.filter((item) => item.kind === "tail" || (item.node.state === "running" && item.goneAt === null));
     if (growing.length) this.focus = growing;
-    else if (this.order.some((item) => item.bornAt > recent)) this.focus = this.order.filter((item) => item.bornAt > recent && item.goneAt === null);
+    else if (this.order.some((item) => item.bornAt > recent))
+      this.focus = this.order.filter((item) => item.bornAt > recent && item.goneAt === null);
     else this.focus = [];
     const low = { x: Infinity, y: Infinity };
     const high = { x: -Infinity, y: -Infinity };
     for (const { tx, ty, width: w } of this.focus) {
-      (low.x = Math.min(low.x, tx)), (low.y = Math.min(low.y, ty));
-      (high.x = Math.max(high.x, tx + w)), (high.y = Math.max(high.y, ty + NODE.height));
+      low.x = Math.min(low.x, tx);
+      low.y = Math.min(low.y, ty);
+      high.x = Math.max(high.x, tx + w);
+      high.y = Math.max(high.y, ty + NODE.height);
     }
     const camera = this.camera;
     const { extent } = this;
     const x = extent.width * k + 2 * pad <= width ? pad : axis(extent.width, width, low.x, high.x, camera.x);
-    const y = extent.height * k + 2 * pad <= height ? (height - extent.height * k) / 2 : axis(extent.height, height, low.y, high.y, camera.y);
+    const y =
+      extent.height * k + 2 * pad <= height ? (height - extent.height * k) / 2 : axis(extent.height, height, low.y, high.y, camera.y);
     const share = still.matches || !this.placed ? 1 : 0.18;
     this.placed = true;
     const far = Math.abs(x - camera.x) + Math.abs(y - camera.y) + 400 * Math.abs(k - camera.k);
     if (far < 0.7) return false;
-    (camera.x += (x - camera.x) * share), (camera.y += (y - camera.y) * share), (camera.k += (k - camera.k) * share);
+    camera.x += (x - camera.x) * share;
+    camera.y += (y - camera.y) * share;
+    camera.k += (k - camera.k) * share;
     return share < 1;
   }
 
@@ -868,10 +1011,18 @@ class TreePanel {
         paths[kind].push(far ? line(parent, item) : curve(parent, item));
       }
       if (bottom < view.top || item.y > view.bottom || item.x > view.right || item.x + item.width < view.left) continue;
-      if (far) masses[massOf(item)].push(`M${Math.round(item.x)} ${Math.round(item.y)}h${item.width}v${NODE.height}h${-item.width}z`);
-      else seen.add(item.key), this.drawItem(item, now);
+      if (far) {
+        masses[massOf(item)].push(`M${Math.round(item.x)} ${Math.round(item.y)}h${item.width}v${NODE.height}h${-item.width}z`);
+      } else {
+        seen.add(item.key);
+        this.drawItem(item, now);
+      }
     }
-    for (const [key, box] of this.drawn) if (!seen.has(key)) box.root.remove(), this.drawn.delete(key);
+    for (const [key, box] of this.drawn) {
+      if (seen.has(key)) continue;
+      box.root.remove();
+      this.drawn.delete(key);
+    }
     for (const [kind, path] of Object.entries(this.edges)) setPath(path, paths[kind].join(""));
     for (const [state, path] of Object.entries(this.masses)) setPath(path, masses[state].join(""));
   }
@@ -905,7 +1056,10 @@ class TreePanel {
       const dx = event.clientX - drag.x;
       const dy = event.clientY - drag.y;
       if (!drag.moved && Math.hypot(dx, dy) < 4) return;
-      if (!drag.moved) stage.setPointerCapture(event.pointerId), stage.classList.add("sgl-dragging");
+      if (!drag.moved) {
+        stage.setPointerCapture(event.pointerId);
+        stage.classList.add("sgl-dragging");
+      }
       drag.moved = true;
       this.track(false);
       Object.assign(this.camera, { x: drag.from.x + dx, y: drag.from.y + dy });
@@ -929,7 +1083,10 @@ class TreePanel {
       { passive: false },
     );
     stage.addEventListener("keydown", (event) => this.key(event));
-    stage.addEventListener("blur", () => ((this.cursor = null), this.touch()));
+    stage.addEventListener("blur", () => {
+      this.cursor = null;
+      this.touch();
+    });
   }
 
   touch() {
@@ -965,7 +1122,11 @@ class TreePanel {
     const x = (event.clientX - home.left - this.camera.x) / this.camera.k;
     const y = (event.clientY - home.top - this.camera.y) / this.camera.k;
     const slack = 3 / this.camera.k;
-    return this.order.find((item) => x >= item.x - slack && x <= item.x + item.width + slack && y >= item.y - slack && y <= item.y + NODE.height + slack)?.key ?? null;
+    return (
+      this.order.find(
+        (item) => x >= item.x - slack && x <= item.x + item.width + slack && y >= item.y - slack && y <= item.y + NODE.height + slack,
+      )?.key ?? null
+    );
   }
 
   select(key) {
@@ -1026,10 +1187,27 @@ class TreePanel {
     const path = [];
     for (let at = item; at; at = this.items.get(at.home)) if (at.node.state !== "root") path.unshift(at.node.label);
     const fact = (value, label) => el("span", { class: "sgl-fact" }, el("b", {}, value), ` ${label}`);
-    const facts = [el("span", { class: `sgl-state ${node.state}` }, item.kind === "tail" ? "being generated" : NODE_MEANING[node.state]), fact(node.n, "tokens")];
-    if (item.kind === "node") facts.push(fact(node.hits, "hits"), fact(node.refs, "in use by"), fact(`${Math.max(0, this.view.store.clock - node.used)}`, "ticks since last use"), fact(`#${node.id}`, ""));
+    const facts = [
+      el("span", { class: `sgl-state ${node.state}` }, item.kind === "tail" ? "being generated" : NODE_MEANING[node.state]),
+      fact(node.n, "tokens"),
+    ];
+    if (item.kind === "node")
+      facts.push(
+        fact(node.hits, "hits"),
+        fact(node.refs, "in use by"),
+        fact(`${Math.max(0, this.view.store.clock - node.used)}`, "ticks since last use"),
+        fact(`#${node.id}`, ""),
+      );
     const last = path.pop() ?? "root";
-    this.details.replaceChildren(el("div", { class: "sgl-path" }, el("span", { class: "sgl-above" }, visible(path.join("").slice(-160))), el("span", {}, visible(last))), el("div", { class: "sgl-facts" }, ...facts));
+    this.details.replaceChildren(
+      el(
+        "div",
+        { class: "sgl-path" },
+        el("span", { class: "sgl-above" }, visible(path.join("").slice(-160))),
+        el("span", {}, visible(last)),
+      ),
+      el("div", { class: "sgl-facts" }, ...facts),
+    );
   }
 
   close() {
@@ -1045,7 +1223,15 @@ class Box {
     this.label = svg("text", { class: "sgl-node-label", x: NODE.pad, y: 14 });
     this.meta = svg("text", { class: "sgl-node-meta", x: NODE.pad, y: 27 });
     this.glyph = svg("text", { class: "sgl-node-glyph", y: 26.5, "text-anchor": "end" });
-    this.root = svg("g", { id, role: "treeitem", "aria-level": item.depth + 1 }, this.shape, this.accent, this.label, this.meta, this.glyph);
+    this.root = svg(
+      "g",
+      { id, role: "treeitem", "aria-level": item.depth + 1 },
+      this.shape,
+      this.accent,
+      this.label,
+      this.meta,
+      this.glyph,
+    );
     this.inner = fresh ? "sgl-fresh" : "";
   }
 
@@ -1065,7 +1251,10 @@ class Box {
     setText(this.meta, item.meta);
     this.label.setAttribute("y", item.meta ? 14 : 21);
     setText(this.glyph, NODE_GLYPH[state] ?? "");
-    this.root.setAttribute("aria-label", `${node.label || "root"}, ${count(node.n, "token")}${item.kind === "node" ? `, ${count(node.hits, "hit")}, ${NODE_MEANING[state]}` : ", being generated"}`);
+    this.root.setAttribute(
+      "aria-label",
+      `${node.label || "root"}, ${count(node.n, "token")}${item.kind === "node" ? `, ${count(node.hits, "hit")}, ${NODE_MEANING[state]}` : ", being generated"}`,
+    );
   }
 }
 
@@ -1120,23 +1309,63 @@ class TimelinePanel {
     this.dirty = new Set();
     this.span = 1000;
     this.zoomed = null;
-    const tool = (label, text, act) => el("button", { type: "button", class: "sgl-tool", "aria-label": label, title: label, click: act }, text);
-    const tools = el("div", { class: "sgl-tools" }, tool("Show the whole run", "Fit", () => this.window(null)), tool("Zoom out", "−", () => this.zoom(1.4)), tool("Zoom in", "+", () => this.zoom(1 / 1.4)));
-    const keys = ["wait", "cached", "prefill", "decode", "score"].map((kind) => el("span", { class: "sgl-key" }, svg("svg", { class: "sgl-swatch", width: 14, height: 10, "aria-hidden": "true" }, svg("rect", { class: `sgl-span ${kind}`, width: 13, height: 9, x: 0.5, y: 0.5, rx: 2, fill: this.pattern(kind) })), kind));
-    const hatch = (kind, ...marks) => svg("pattern", { id: `${view.id}-${kind}`, class: `sgl-pattern ${kind}`, width: 6, height: 6, patternUnits: "userSpaceOnUse" }, svg("rect", { class: "sgl-ground", width: 6, height: 6 }), ...marks);
+    const tool = (label, text, act) =>
+      el("button", { type: "button", class: "sgl-tool", "aria-label": label, title: label, click: act }, text);
+    const tools = el(
+      "div",
+      { class: "sgl-tools" },
+      tool("Show the whole run", "Fit", () => this.window(null)),
+      tool("Zoom out", "−", () => this.zoom(1.4)),
+      tool("Zoom in", "+", () => this.zoom(1 / 1.4)),
+    );
+    const keys = ["wait", "cached", "prefill", "decode", "score"].map((kind) =>
+      el(
+        "span",
+        { class: "sgl-key" },
+        svg(
+          "svg",
+          { class: "sgl-swatch", width: 14, height: 10, "aria-hidden": "true" },
+          svg("rect", { class: `sgl-span ${kind}`, width: 13, height: 9, x: 0.5, y: 0.5, rx: 2, fill: this.pattern(kind) }),
+        ),
+        kind,
+      ),
+    );
+    const hatch = (kind, ...marks) =>
+      svg(
+        "pattern",
+        { id: `${view.id}-${kind}`, class: `sgl-pattern ${kind}`, width: 6, height: 6, patternUnits: "userSpaceOnUse" },
+        svg("rect", { class: "sgl-ground", width: 6, height: 6 }),
+        ...marks,
+      );
     const line = (d) => svg("path", { d });
     const dot = svg("circle", { cx: 3, cy: 3, r: 1.2 });
-    this.defs = svg("defs", {}, hatch("prefill", line("M-1 1l2-2M0 6l6-6M5 7l2-2")), hatch("score", dot), hatch("preempted", line("M0 0l6 6M6 0l-6 6")), hatch("cached", line("M0 3h6")));
+    this.defs = svg(
+      "defs",
+      {},
+      hatch("prefill", line("M-1 1l2-2M0 6l6-6M5 7l2-2")),
+      hatch("score", dot),
+      hatch("preempted", line("M0 0l6 6M6 0l-6 6")),
+      hatch("cached", line("M0 3h6")),
+    );
     this.grid = svg("g", { class: "sgl-grid", "aria-hidden": "true" });
     this.bars = svg("g", { class: "sgl-bars" });
     this.cursor = el("div", { class: "sgl-now", "aria-hidden": "true" });
     this.canvas = svg("svg", { class: "sgl-lanes-canvas", role: "presentation" }, this.defs, this.grid, this.bars);
     this.names = el("div", { class: "sgl-names" });
-    this.plot = el("div", { class: "sgl-plot", tabindex: 0, role: "group", "aria-label": "Timeline; arrow keys move from bar to bar" }, this.canvas, this.cursor);
+    this.plot = el(
+      "div",
+      { class: "sgl-plot", tabindex: 0, role: "group", "aria-label": "Timeline; arrow keys move from bar to bar" },
+      this.canvas,
+      this.cursor,
+    );
     this.scroll = el("div", { class: "sgl-scroll sgl-lanes" }, this.names, this.plot);
     this.root = panel("timeline", this.title, [el("div", { class: "sgl-legend" }, ...keys), tools], this.scroll);
     this.width = 0;
-    this.sized = new ResizeObserver(([entry]) => ((this.width = entry.contentRect.width), (this.scaled = true), view.invalidate()));
+    this.sized = new ResizeObserver(([entry]) => {
+      this.width = entry.contentRect.width;
+      this.scaled = true;
+      view.invalidate();
+    });
     this.sized.observe(this.plot);
     this.listen();
   }
@@ -1192,8 +1421,10 @@ class TimelinePanel {
     if (this.shape) this.arrange();
     const { store } = this.view;
     const now = this.rows.length ? store.now() : 0;
-    while (now > this.span) (this.span *= 1.4), (this.scaled = true);
-    if (!store.active && this.span > 1.1 * now && now > 0) (this.span = 1.04 * now), (this.scaled = true);
+    const span = this.span;
+    while (now > this.span) this.span *= 1.4;
+    if (!store.active && this.span > 1.1 * now && now > 0) this.span = 1.04 * now;
+    this.scaled ||= this.span !== span;
     const [from, to] = this.zoomed ?? [0, this.span];
     const scale = this.width / (to - from);
     this.x = (ms) => (ms - from) * scale;
@@ -1214,7 +1445,20 @@ class TimelinePanel {
     const marks = [];
     for (let ms = Math.ceil(from / step) * step; ms <= to; ms += step) {
       const x = this.x(ms).toFixed(1);
-      marks.push(svg("line", { x1: x, x2: x, y1: LANE.axis - 6, y2: "100%" }), svg("text", { x: this.x(ms) + 4, y: 12 }, ms === 0 ? "0" : step >= 1000 ? `${Math.round(ms / 1000)} s` : to >= 1000 ? `${+(ms / 1000).toFixed(3)} s` : `${Math.round(ms)} ms`));
+      marks.push(
+        svg("line", { x1: x, x2: x, y1: LANE.axis - 6, y2: "100%" }),
+        svg(
+          "text",
+          { x: this.x(ms) + 4, y: 12 },
+          ms === 0
+            ? "0"
+            : step >= 1000
+              ? `${Math.round(ms / 1000)} s`
+              : to >= 1000
+                ? `${+(ms / 1000).toFixed(3)} s`
+                : `${Math.round(ms)} ms`,
+        ),
+      );
     }
     this.grid.replaceChildren(...marks);
   }
@@ -1245,11 +1489,18 @@ class TimelinePanel {
     if (box.kind !== bar.kind) {
       box.kind = bar.kind;
       const fill = this.pattern(bar.kind);
-      fill ? box.shape.setAttribute("fill", fill) : box.shape.removeAttribute("fill");
+      if (fill) box.shape.setAttribute("fill", fill);
+      else box.shape.removeAttribute("fill");
     }
     const open = bar.t1 === null && this.view.store.active;
     box.root.setAttribute("class", `sgl-span ${bar.kind}${open ? " sgl-open" : ""}${bar.id === this.chosen ? " sgl-chosen" : ""}`);
-    for (const [name, value] of [["x", left.toFixed(1)], ["y", top], ["width", width.toFixed(1)], ["height", height]]) box.shape.setAttribute(name, value);
+    for (const [name, value] of [
+      ["x", left.toFixed(1)],
+      ["y", top],
+      ["width", width.toFixed(1)],
+      ["height", height],
+    ])
+      box.shape.setAttribute(name, value);
     box.text.setAttribute("x", (left + 6).toFixed(1));
     box.text.setAttribute("y", top + 11.5);
     const label = bar.name ? `${bar.name} ${bar.n}` : `${bar.n}`;
@@ -1259,7 +1510,10 @@ class TimelinePanel {
   listen() {
     const { plot } = this;
     let drag = null;
-    plot.addEventListener("pointerdown", (event) => (drag = event.button === 0 && this.zoomed ? { x: event.clientX, from: [...this.zoomed] } : null));
+    plot.addEventListener(
+      "pointerdown",
+      (event) => (drag = event.button === 0 && this.zoomed ? { x: event.clientX, from: [...this.zoomed] } : null),
+    );
     plot.addEventListener("pointermove", (event) => {
       if (drag) {
         const shift = ((event.clientX - drag.x) / this.width) * (drag.from[1] - drag.from[0]);
@@ -1310,9 +1564,14 @@ class TimelinePanel {
     const lasted = (bar.t1 ?? this.view.store.now()) - bar.t0;
     const rows = [
       el("div", { class: "sgl-card-head" }, el("b", {}, BAR_LABEL[bar.kind] ?? bar.kind), el("span", {}, seconds(lasted))),
-      el("div", { class: "sgl-card-line" }, [bar.name, bar.n ? count(bar.n, "token") : "", `from ${seconds(bar.t0)}`].filter(Boolean).join(" · ")),
+      el(
+        "div",
+        { class: "sgl-card-line" },
+        [bar.name, bar.n ? count(bar.n, "token") : "", `from ${seconds(bar.t0)}`].filter(Boolean).join(" · "),
+      ),
     ];
-    if (bar.kind === "decode" && lasted > 0 && bar.n > 1) rows.push(el("div", { class: "sgl-card-line" }, `${((1000 * bar.n) / lasted).toFixed(1)} tokens/s`));
+    if (bar.kind === "decode" && lasted > 0 && bar.n > 1)
+      rows.push(el("div", { class: "sgl-card-line" }, `${((1000 * bar.n) / lasted).toFixed(1)} tokens/s`));
     return this.view.card.show(box.shape.getBoundingClientRect(), rows);
   }
 
@@ -1326,7 +1585,10 @@ class TimelinePanel {
     const here = this.view.store.bars.get(this.chosen) ?? null;
     const row = here ? clamp(this.rowOf.get(here.lane) + down, 0, this.rows.length - 1) : 0;
     const lane = bars.filter((bar) => this.rowOf.get(bar.lane) === row).sort((a, b) => a.t0 - b.t0);
-    const next = along && here ? lane[clamp(lane.indexOf(here) + along, 0, lane.length - 1)] : lane.find((bar) => (bar.t1 ?? Infinity) > (here?.t0 ?? 0)) ?? lane[0];
+    const next =
+      along && here
+        ? lane[clamp(lane.indexOf(here) + along, 0, lane.length - 1)]
+        : (lane.find((bar) => (bar.t1 ?? Infinity) > (here?.t0 ?? 0)) ?? lane[0]);
     if (next) this.choose(next.id);
   }
 
