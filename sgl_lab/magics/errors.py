@@ -87,7 +87,7 @@ def readable(shell: Any, magic: str) -> Iterator[None]:
     except OptionError as error:
         raise UsageError(f"{magic}: {error}") from None
     except (KeyboardInterrupt, Stopped):
-        stopped = Stopped("stopped: what had been generated is kept")
+        stopped = Stopped("what had been generated is kept")
         render_with(stopped, [f"Stopped: {stopped}"])
         raise stopped from None
     except ModelError as error:
