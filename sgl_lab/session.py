@@ -8,18 +8,21 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
-from .contracts.errors import BadArgument, EngineStopped, Stopped
+from .contracts.errors import BadArgument, EngineStopped, SglError, Stopped
 from .contracts.events import CellFinished, CellStarted, Emit, Entry, ModelLoaded
-from .contracts.ids import RunId
-from .contracts.port import ModelCard
+from .contracts.ids import RequestId, RunId
+from .contracts.port import ModelCard, Usage, WarmJob
 from .contracts.tree import TreeSnapshot
 from .engine.model.fetch import Progress, unseen
 from .lang.ids import run_ids
+from .lang.run import SLICE_S
+from .lang.state import ProgramState
 from .trace import Record, Ring
 
 BUILT_IN = "smollm2"
@@ -37,7 +40,7 @@ class Lab:
     model         a built-in name (`smollm2`), a hub id, a folder or a .gguf file
     device        cpu, cuda, cuda:1; None is CUDA where there is one
     dtype         float32 or bfloat16; None is float32 on a CPU, bfloat16 on CUDA
-    cache_tokens  size of the KV cache in tokens, or `cache_mib` in MiB; None is a quarter of the free memory, at most 1 GiB
+    cache_tokens  size of the KV cache in tokens, or `cache_mib` in MiB; None is an eighth of the free memory, at most 1 GiB
     page_size     tokens of one page of the cache
     schedule      who of those who wait goes first: lpm (longest cached prefix, bounded), fcfs, dfs-weight or random
     evict         which unused part of the tree goes first: lru, lfu or fifo
@@ -151,8 +154,37 @@ class Lab:
     # ------------------------------------------------------------ what can be done
 
     def flush(self) -> None:
-        """Forget every prefix that no request uses. Counts go on."""
+        """Forget every prefix that is not pinned and that no request uses. Counts go on."""
         self._resident.flush()
+
+    def pin(self, prefix: str | Sequence[int] | ProgramState) -> RequestId:
+        """Compute `prefix`, if it is not in the cache, and never evict it until `unpin`; returns the pin's number.
+
+        A text stands for the beginning of a program without roles, a state for all its tokens so far, anything else for
+        token ids. CacheFull if it leaves too little room, to itself or to what runs.
+        """
+        if isinstance(prefix, str):
+            segments = self.backend.render_text(prefix)
+            tokens = tuple(token for text, markup in segments for token in self.backend.encode(text, markup=markup))
+        else:
+            tokens = prefix.token_ids() if isinstance(prefix, ProgramState) else tuple(prefix)
+        warmed = _Warmed()
+        pin = self.backend.pin(WarmJob(tokens), warmed)
+        try:
+            while True:
+                with suppress(TimeoutError):
+                    warmed.result(SLICE_S)
+                    return pin
+                self.backend.poll()
+        except KeyboardInterrupt:
+            self.backend.cancel(pin)
+            with suppress(SglError):  # it may have been just in time
+                self.backend.unpin(pin)
+            raise
+
+    def unpin(self, pin: RequestId) -> None:
+        """What was pinned under that number may be evicted like anything else."""
+        self.backend.unpin(pin)
 
     def check(self) -> None:
         """Recount the cache from scratch; InvariantBroken if the books are wrong."""
@@ -171,6 +203,16 @@ class Lab:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
+
+
+class _Warmed(Future[Usage]):
+    """A listener that can be waited for."""
+
+    def on_done(self, usage: Usage) -> None:
+        self.set_result(usage)
+
+    def on_error(self, error: Exception) -> None:
+        self.set_exception(error)
 
 
 # ---------------------------------------------------------------- the default lab

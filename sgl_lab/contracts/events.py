@@ -78,6 +78,8 @@ class ExprStarted:
     name: str
     line: int
     """line in the user's cell, 1-based; 0 when unknown"""
+    role: str = ""
+    """of the turn it stands in: system, user, assistant or empty"""
 
 
 @dataclass(frozen=True, slots=True)

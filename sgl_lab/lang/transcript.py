@@ -180,6 +180,11 @@ class Transcript:
         return self._open
 
     @property
+    def role(self) -> str:
+        """Of the turn that is open; empty outside of turns."""
+        return self._turns[-1].role if self._open else ""
+
+    @property
     def messages(self) -> tuple[Message, ...]:
         return tuple(turn.message for turn in self._turns)
 

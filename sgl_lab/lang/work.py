@@ -65,7 +65,8 @@ class Expression(Work):
         self.variable = variable
         self.n_rewritten = 0
         self.expr = ExprId(expr_ids.next())
-        self.run.emit(ExprStarted(stream.id, self.expr, source.kind, source.name or "", source.place.line))
+        role = stream.transcript.role
+        self.run.emit(ExprStarted(stream.id, self.expr, source.kind, source.name or "", source.place.line, role))
 
     def prompt(self) -> tuple[int, ...]:
         transcript = self.stream.transcript

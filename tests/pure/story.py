@@ -150,7 +150,7 @@ class Stage:
 
     def select(self, fork: ForkId, name: str, options: list[str], chosen: int, role: str = "assistant") -> None:
         expr = ExprId(self._exprs.next())
-        self.emit(ExprStarted(fork, expr, "select", name, 6))
+        self.emit(ExprStarted(fork, expr, "select", name, 6, "assistant"))
         prompt = tuple(self.streams[fork])
         group = None
         jobs = []
@@ -172,7 +172,7 @@ class Stage:
 
     def _start(self, fork: ForkId, name: str, kind: str, answer: tuple[int, ...], role: str) -> Job:
         expr = ExprId(self._exprs.next())
-        self.emit(ExprStarted(fork, expr, kind, name, 5))
+        self.emit(ExprStarted(fork, expr, kind, name, 5, "assistant"))
         job = Job(RequestId(self._requests.next()), fork, expr, kind, tuple(self.streams[fork]), answer, role)
         self.emit(RequestQueued(job.request, fork, expr, kind, job.prompt, 64, job.request))
         return job

@@ -21,6 +21,7 @@ from sgl_lab.contracts.events import (
     ModelLoaded,
     NodeEvicted,
     NodeInserted,
+    NodeSplit,
     PrefixMatched,
     RequestFinished,
     RequestPreempted,
@@ -257,7 +258,21 @@ def test_private_tokens_hang_below_the_lease_until_they_are_committed() -> None:
     assert view.full()["tails"] == []
 
 
+def test_a_tail_moves_on_when_its_prompt_is_committed_below_a_split() -> None:
+    root, first = NodeInserted(NodeId(1), None, (), NAMESPACE), NodeInserted(NodeId(2), NodeId(1), (1, 2, 3), NAMESPACE)
+    view = folded(TreeView(spell), [root, queued(1), matched(1), queued(2, (1, 2, 4)), matched(2), step(((1, 3), (2, 3))), first])
+    second = [NodeSplit(NodeId(2), NodeId(3), 2), NodeInserted(NodeId(4), NodeId(3), (4,), NAMESPACE)]
+    folded(view, [*second, sampled(5), sampled(6, request=2)])
+    assert {(tail["request"], tail["node"], tail["label"]) for tail in view.full()["tails"]} == {(1, 2, "e"), (2, 4, "f")}
+
+
 # ---------------------------------------------------------------- tokens
+
+
+def test_a_token_that_is_being_generated_stands_in_its_turn() -> None:
+    begun = ExprStarted(F, ExprId(1), "gen", "plan", 1, "assistant")
+    view = folded(TokensView(spell), [opened(), literal(1, 2, 3), begun, queued(), matched(), step(((1, 3),)), sampled(4)])
+    assert view.full()["ops"][0]["toks"][3] == ("d", "generated", -0.5, "assistant", None)
 
 
 def test_what_a_prompt_token_cost_is_told_by_the_first_request_that_covers_it() -> None:

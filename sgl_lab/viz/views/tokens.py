@@ -16,6 +16,7 @@ from typing import TypedDict
 
 from ...contracts.events import (
     Entry,
+    ExprStarted,
     ForkOpened,
     PrefixMatched,
     RequestFinished,
@@ -73,6 +74,8 @@ class _Fork:
     own: list[_Token] = field(default_factory=list)
     live: _Request | None = None
     """the last generation: its samples stand in for the end of the stream, then lend it their logprobs"""
+    role: str = ""
+    """of the turn that the last expression stands in"""
 
     @property
     def end(self) -> int:
@@ -105,6 +108,8 @@ class TokensView:
         match entry.event:
             case ForkOpened() as event:
                 self._open(event)
+            case ExprStarted(fork=fork, role=role) if fork in self._forks:
+                self._forks[fork].role = role
             case StreamExtended(fork=fork) as event if fork in self._forks:
                 self._extend(self._forks[fork], event)
             case RequestQueued() as event:
@@ -204,8 +209,7 @@ class TokensView:
         fork = request.fork
         request.samples.append(sample)
         if fork.live is request and len(request.prompt) + len(request.samples) == fork.end + 1:
-            role = fork.own[-1].role if fork.own else ""
-            fork.own.append(_Token(sample.token, "generated", role, sample))
+            fork.own.append(_Token(sample.token, "generated", fork.role, sample))
             self._change(fork, len(fork.own) - 1)
 
     def _forget(self) -> None:

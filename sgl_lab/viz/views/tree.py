@@ -176,9 +176,19 @@ class TreeView:
         self._fresh.add(event.node)
         for request in self._requests.values():
             # What a request has computed becomes a node: from now on it leases that one.
-            end = request.depth + len(event.tokens)
-            if request.node is not None and request.node == event.parent and tuple(request.tokens[request.depth : end]) == event.tokens:
+            path = self._below(request.node, event.node)
+            if path and tuple(request.tokens[request.depth : request.depth + len(path)]) == path:
                 self._lease(request, event.node)
+
+    def _below(self, top: NodeId | None, node: NodeId | None) -> tuple[int, ...]:
+        """The tokens on the way from the end of `top` down to the end of `node`; none if that is no way down."""
+        parts: list[tuple[int, ...]] = []
+        while top is not None and node is not None:
+            if node == top:
+                return tuple(token for part in reversed(parts) for token in part)
+            parts.append(self._nodes[node].tokens)
+            node = self._nodes[node].parent
+        return ()
 
     def _split(self, event: NodeSplit) -> None:
         node = self._nodes[event.node]
