@@ -46,6 +46,14 @@ class LocalBackend:
     def warm(self, job: WarmJob, listener: WarmListener) -> RequestId:
         return self._queue(self._resident.engine.warm(job, listener), job.fork, None)
 
+    def pin(self, job: WarmJob, listener: WarmListener) -> RequestId:
+        """As `warm`, and what was computed is never evicted until `unpin` with the number that is returned."""
+        return self._queue(self._resident.engine.pin(job, listener), job.fork, None)
+
+    def unpin(self, handle: RequestId) -> None:
+        """BadArgument if nothing is pinned under that number."""
+        self._resident.unpin(handle)
+
     def _queue(self, family: Family, fork: ForkId | None, expr: ExprId | None) -> RequestId:
         self._resident.poll()
         for request in family.requests:

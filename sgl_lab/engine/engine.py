@@ -6,7 +6,6 @@ does), no program and no picture.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,13 +13,15 @@ from typing import Any
 from ..contracts.errors import BadArgument, CacheFull, EngineStopped, RequestFailed
 from ..contracts.events import Emit, EngineFault, RequestFinished, Sample, StepRan, TokensSampled, silent
 from ..contracts.ids import Namespace, RequestId
-from ..contracts.port import GenJob, GenListener, ScoreJob, ScoreListener, WarmJob, WarmListener
+from ..contracts.port import Usage, WarmJob
 from ..contracts.tree import TreeSnapshot
+from .cache.pins import Pins
 from .cache.policy import POLICIES
 from .cache.pool import PagePool
 from .cache.tree import RadixTree
 from .config import EngineConfig
-from .family import Answer, Family, GenFamily, ScoreFamily, Vocabulary, WarmFamily, check_context, check_ids, check_tokens
+from .family import Answer, Family, PinFamily, Vocabulary
+from .intake import Intake
 from .plan.plan import Plan, RowOutput, Runner
 from .plan.request import Phase, Request
 from .plan.scheduler import Batch, Scheduler
@@ -32,7 +33,7 @@ MAX_RECOVERIES = 3
 
 
 class Engine:
-    """`gen`, `score` and `warm` may be called from any thread; everything else from one."""
+    """`gen`, `score`, `warm` and `pin` (see `Intake`) may be called from any thread; everything else from one."""
 
     def __init__(
         self,
@@ -49,70 +50,32 @@ class Engine:
         self.context = context
         self.namespace = namespace
         self._runner = runner
-        self._vocabulary = vocabulary
         self._emit = emit
         self._clock = clock
         self._pool = PagePool(config.n_pages, config.page_size)
         self._tree = RadixTree(self._pool, POLICIES[config.evict](), emit)
+        self._pins = Pins(self._tree)
+        self._intake = intake = Intake(config, vocabulary, context, namespace, self._pins, clock)
+        self.gen, self.score, self.warm, self.pin = intake.gen, intake.score, intake.warm, intake.pin
         self._scheduler = Scheduler(config, self._pool, self._tree, runner.copy_page, emit)
         self._families: dict[RequestId, Family] = {}
         self._answers: list[Answer] = []
         self._ended: list[tuple[Request, str]] = []
         """requests that came to their end in this step, and why"""
         self._n_recoveries = 0
-        self._seeds = random.Random(config.seed)
         self._totals = dict.fromkeys(TOTALS, 0)
 
-    # ------------------------------------------------------------ jobs
-
-    def gen(self, job: GenJob, listener: GenListener) -> GenFamily:
-        """The requests of a gen, to be given to `add`. BadArgument, PromptTooLong or CacheFull if they can never run."""
-        params, n_prompt = job.params, len(job.prompt)
-        check_tokens("the prompt", job.prompt, self._vocabulary.n_vocab)
-        check_ids("logit_bias", [token for token, _ in params.logit_bias], self._vocabulary.n_vocab)
-        check_context(n_prompt, max(1, params.min_tokens), self.context)
-        room = self.context - n_prompt
-        if params.max_tokens is None:
-            limit = max(1, params.min_tokens, min(room, self.config.cache_tokens + 1 - n_prompt))
-        else:
-            limit = min(params.max_tokens, room)
-        self._check_room(n_prompt + limit - 1)
-        seed = params.seed if params.seed is not None else self._seeds.getrandbits(63)
-        return GenFamily(job, listener, self._vocabulary, self.namespace, limit, seed, self._clock())
-
-    def score(self, job: ScoreJob, listener: ScoreListener) -> ScoreFamily:
-        """As `gen`, for a score."""
-        if not job.choices:
-            raise BadArgument("there are no choices to score", hint="give at least one")
-        for what, tokens in (("the prompt", job.prompt), *((f"choice {i}", choice) for i, choice in enumerate(job.choices))):
-            check_tokens(what, tokens, self._vocabulary.n_vocab)
-        longest = max(map(len, job.choices))
-        check_context(len(job.prompt), longest, self.context)
-        self._check_room(len(job.prompt) + longest - 1)
-        return ScoreFamily(job, listener, self.namespace, self._clock())
-
-    def warm(self, job: WarmJob, listener: WarmListener) -> WarmFamily:
-        """As `gen`, for a warm."""
-        check_tokens("the prompt", job.prompt, self._vocabulary.n_vocab)
-        check_context(len(job.prompt), 0, self.context)
-        self._check_room(len(job.prompt))
-        return WarmFamily(job, listener, self.namespace, self.config.page_size, self._clock())
-
-    def _check_room(self, n_tokens: int) -> None:
-        need = self.config.pages_for(n_tokens)
-        if need > self.config.n_pages:
-            raise CacheFull(
-                f"the request needs {need} pages of {self.config.page_size} tokens, the pool has {self.config.n_pages}",
-                hint="shorten the prompt, lower max_tokens, or start the lab with a larger cache",
-            )
+    # ------------------------------------------------------------ in and out
 
     def add(self, family: Family) -> None:
         """Let the family's requests wait for their turn."""
         for request in family.requests:
             self._families[request.id] = family
             self._scheduler.add(request)
+        if error := next(filter(None, map(self._intake.refusal, family.requests)), None):  # something was pinned since it was made
+            self._drop(family, error)
         for request in family.requests:
-            if request.kind == "gen" and request.limit == 0:
+            if request.phase is Phase.WAITING and request.kind == "gen" and request.limit == 0:
                 self._finish(family, request, "length")
         self._answer()
 
@@ -230,8 +193,25 @@ class Engine:
         finally:
             reason = family.close(request, reason)
             self._said_finished(request, reason)
-            answers = family.progress(request), family.finished(request, reason, self._clock())
+            refused = self._hold(family, request) if isinstance(family, PinFamily) and reason == "length" else None
+            if refused is not None:
+                answers: tuple[Answer | None, ...] = (family.failed(refused),)
+            else:
+                answers = family.progress(request), family.finished(request, reason, self._clock())
             self._answers += [answer for answer in answers if answer is not None]
+
+    def _hold(self, family: PinFamily, request: Request) -> CacheFull | None:
+        """Pin what was just computed, unless somebody who was let in could then not run."""
+        self._pins.hold(family.handle, request.namespace, request.prompt)
+        open_requests = (other for opened in self._families.values() for other in opened.requests if other.phase is not Phase.FINISHED)
+        if not any(map(self._intake.refusal, open_requests)):
+            return None
+        self._pins.let_go(family.handle)
+        n_pages = len(request.prompt) // self.config.page_size
+        return CacheFull(
+            f"pinning {n_pages} pages leaves too few of {self.config.n_pages} to requests that wait or run",
+            hint="pin less, or when they are done",
+        )
 
     def _fail(self, family: Family, culprit: Request, error: Exception) -> None:
         """One request failed: its family is answered with the error, nobody else notices."""
@@ -278,7 +258,10 @@ class Engine:
         """Our books are wrong: forget all KV, let everybody wait, compute again. If that was in vain, fail them all."""
         self._emit(EngineFault(None, f"{_said(error)}; the cache was flushed"))
         self._scheduler.restart()
+        lost = self._pins.forget()
         self._finish_ended()
+        for pin in lost:
+            self.add(PinFamily(WarmJob(pin.tokens), _Repin(self._emit), pin.namespace, self.config.page_size, self._clock(), pin.handle))
         self._n_recoveries += 1
         if self._n_recoveries > MAX_RECOVERIES:
             self.fail_all(RequestFailed(f"the engine cannot go on: {_said(error)}", hint="please report this"))
@@ -290,8 +273,15 @@ class Engine:
         self._tree.report_locks()
         self._answer()
 
+    def unpin(self, handle: RequestId) -> None:
+        """What was pinned may be evicted like anything else. BadArgument if there is no such pin."""
+        if not self._pins.let_go(handle):
+            known = ", ".join(str(pin.handle) for pin in self._pins.pinned)
+            raise BadArgument(f"nothing is pinned as {handle!r}", hint=f"pinned are {known}" if known else "nothing is pinned at all")
+        self._tree.report_locks()
+
     def flush(self) -> int:
-        """Evict everything that no running request reads; returns the number of pages freed."""
+        """Evict everything that is not pinned and that no running request reads; returns the number of pages freed."""
         return self._tree.flush()
 
     def snapshot(self, seq: int) -> TreeSnapshot:
@@ -300,7 +290,7 @@ class Engine:
 
     def check(self) -> None:
         """Recount tree and pool from scratch; InvariantBroken if they do not add up."""
-        self._scheduler.check()
+        self._scheduler.check(pin.lease for pin in self._pins.pinned)
 
     def stats(self) -> dict[str, Any]:
         """Counts since the engine was made; the sums are over requests that are over."""
@@ -313,6 +303,8 @@ class Engine:
             "preemptions": self._scheduler.n_preempted,
             "pages_total": self._pool.n_pages,
             "pages_free": self._pool.n_free,
+            "pages_pinned": self._pins.n_pages,
+            "pins": len(self._pins.pinned),
             "requests_running": len(self._scheduler.running),
             "requests_waiting": len(self._scheduler.waiting),
         }
@@ -321,6 +313,19 @@ class Engine:
         """Answer what is open with EngineStopped and give the runner's memory back."""
         self.fail_all(EngineStopped("the engine was closed", hint="make a new lab"))
         self._runner.close()
+
+
+class _Repin:
+    """Listens to a pin that is computed again after a flush; its owner was answered long ago."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+
+    def on_done(self, usage: Usage) -> None:
+        pass
+
+    def on_error(self, error: Exception) -> None:
+        self._emit(EngineFault(None, f"a pin was lost: {error}"))
 
 
 def _said(error: Exception) -> str:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
-from ..contracts.errors import BadArgument, PromptTooLong, Stopped
+from ..contracts.errors import Stopped
 from ..contracts.ids import Counter, Namespace, RequestId
 from ..contracts.params import SamplingParams
 from ..contracts.port import (
@@ -292,22 +292,11 @@ class WarmFamily(Family):
         return lambda: self._listener.on_error(error)
 
 
-def check_tokens(what: str, tokens: Sequence[int], n_vocab: int) -> None:
-    """BadArgument unless there are tokens and all are in the vocabulary."""
-    if not tokens:
-        raise BadArgument(f"{what} is empty", hint="give at least one token of text")
-    check_ids(what, tokens, n_vocab)
+class PinFamily(WarmFamily):
+    """A warm whose prompt is pinned, under the number `handle`, when it is computed."""
 
-
-def check_ids(what: str, tokens: Sequence[int], n_vocab: int) -> None:
-    if tokens and (min(tokens) < 0 or max(tokens) >= n_vocab):
-        raise BadArgument(f"{what} has a token outside the vocabulary of {n_vocab}", hint="encode it with this backend's own tokenizer")
-
-
-def check_context(n_prompt: int, n_more: int, context: int) -> None:
-    """PromptTooLong unless a prompt and `n_more` tokens fit into the context."""
-    if n_prompt + n_more > context:
-        more = f" and {n_more} more" if n_more else ""
-        raise PromptTooLong(
-            f"a prompt of {n_prompt} tokens{more} does not fit the context of {context}", hint="shorten the prompt or lower min_tokens"
-        )
+    def __init__(
+        self, job: WarmJob, listener: WarmListener, namespace: Namespace, page_size: int, now: float, handle: RequestId | None = None
+    ) -> None:
+        super().__init__(job, listener, namespace, page_size, now)
+        self.handle = handle or self.id

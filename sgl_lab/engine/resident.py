@@ -37,7 +37,7 @@ class Resident:
         self._thread.start()
 
     def submit(self, family: Family) -> None:
-        """Let a family that `engine.gen`, `score` or `warm` made wait for its turn."""
+        """Let a family that `engine.gen`, `score`, `warm` or `pin` made wait for its turn."""
         self._send(lambda: self.engine.add(family))
 
     def cancel(self, request: RequestId) -> None:
@@ -67,6 +67,10 @@ class Resident:
     def flush(self) -> int:
         """Evict everything that no running request reads; returns the number of pages freed."""
         return self.call(self.engine.flush)
+
+    def unpin(self, handle: RequestId) -> None:
+        """Let a pin go; BadArgument if there is none of that number."""
+        self.call(lambda: self.engine.unpin(handle))
 
     def snapshot(self) -> TreeSnapshot:
         """The tree between two steps, with the number of the first event that is not in it."""

@@ -16,7 +16,7 @@ from sgl_lab.contracts.events import (
     from_json,
     to_json,
 )
-from sgl_lab.contracts.ids import NodeId
+from sgl_lab.contracts.ids import NodeId, RequestId
 from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.contracts.port import GenJob, GenOutput, ScoreJob, WarmJob
 from sgl_lab.contracts.tree import TreeNode, TreeSnapshot
@@ -143,6 +143,12 @@ class Bench:
         heard = Heard()
         self.engine.add(self.engine.warm(WarmJob(prompt), heard))
         return heard
+
+    def pin(self, prefix: tuple[int, ...]) -> tuple[RequestId, Heard]:
+        heard = Heard()
+        family = self.engine.pin(WarmJob(prefix), heard)
+        self.engine.add(family)
+        return family.handle, heard
 
 
 def bench(runner: Runner | None = None, context: int = 4096, **config: Any) -> Bench:

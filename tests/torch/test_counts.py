@@ -122,3 +122,24 @@ def test_a_program_gives_the_same_greedy_text_alone_batched_and_streamed(lab: sg
         state = ask.run(question=question, temperature=0, backend=lab.backend, stream=True)
         streamed.append("".join(state.text_iter("answer")))
     assert alone == batch == streamed
+
+
+def test_a_pinned_text_state_or_list_of_tokens_outlives_a_flush(lab: sgl.Lab) -> None:
+    @sgl.function
+    def ask(s: Any, question: str) -> None:
+        s += TEXT
+        s += question + sgl.gen("answer", max_tokens=2, ignore_eos=True)
+
+    state = ask.run(question=" Why?", temperature=0, backend=lab.backend)
+    for prefix, n_kept in ((TEXT, len(lab.backend.encode(TEXT))), (state, len(state.token_ids())), (state.token_ids()[:50], 50)):
+        pin = lab.pin(prefix)
+        lab.flush()
+        assert lab.stats()["pages_pinned"] == sum(len(node.tokens) for node in lab.snapshot().nodes) == n_kept
+        lab.unpin(pin)
+        lab.flush()
+        assert lab.stats()["pages_pinned"] == 0
+    pin = lab.pin(TEXT)
+    lab.flush()
+    again = ask.run(question=" Why not?", temperature=0, backend=lab.backend)
+    assert again.get_meta_info("answer")["cached_tokens"] == len(lab.backend.encode(TEXT))
+    lab.unpin(pin)

@@ -90,6 +90,11 @@ class Request:
         return len(self.prompt) + len(self.generated)
 
     @property
+    def n_most(self) -> int:
+        """Tokens that will have KV at the very end; the last that is sampled has none."""
+        return len(self.prompt) + max(0, self.limit - 1)
+
+    @property
     def n_pending(self) -> int:
         """Tokens without KV; 1 while decoding."""
         return self.n_tokens - self.n_kv

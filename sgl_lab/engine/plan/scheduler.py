@@ -9,13 +9,13 @@ from __future__ import annotations
 import random
 from array import array
 from bisect import insort
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ...contracts.events import Emit, PrefixMatched, RequestPreempted, silent
 from ..cache.audit import audit
 from ..cache.pool import PagePool
-from ..cache.tree import RadixTree
+from ..cache.tree import Lease, RadixTree
 from ..config import EngineConfig
 from .order import ORDERS, n_hit
 from .plan import Plan, Row, Sampling
@@ -112,9 +112,9 @@ class Scheduler:
             self._leave(request, Phase.WAITING, keep=False)
         self._tree.reset()
 
-    def check(self) -> None:
-        """Recount all pages and leases; InvariantBroken if they do not add up."""
-        leases = [request.lease for request in self.running if request.lease]
+    def check(self, others: Iterable[Lease] = ()) -> None:
+        """Recount all pages and leases, those of `others` too; InvariantBroken if they do not add up."""
+        leases = [*others, *(request.lease for request in self.running if request.lease)]
         held = {request.id: self._own_pages(request) for request in self.running}
         audit(self._tree, leases, held)
 

@@ -1,0 +1,113 @@
+"""Jobs become families of requests, or are refused at once when they can never run.
+
+Knows the vocabulary, the context and how much room there is, and nothing of what runs: everything
+here may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TypeVar
+
+from ..contracts.errors import BadArgument, CacheFull, PromptTooLong
+from ..contracts.ids import Namespace
+from ..contracts.port import GenJob, GenListener, ScoreJob, ScoreListener, WarmJob, WarmListener
+from .cache.pins import Pins
+from .config import EngineConfig
+from .family import Family, GenFamily, PinFamily, ScoreFamily, Vocabulary, WarmFamily
+from .plan.request import Request
+
+F = TypeVar("F", bound=Family)
+
+
+class Intake:
+    def __init__(
+        self, config: EngineConfig, vocabulary: Vocabulary, context: int, namespace: Namespace, pins: Pins, clock: Callable[[], float]
+    ) -> None:
+        self._config = config
+        self._vocabulary = vocabulary
+        self._context = context
+        self._namespace = namespace
+        self._pins = pins
+        self._clock = clock
+        self._seeds = random.Random(config.seed)
+
+    def gen(self, job: GenJob, listener: GenListener) -> GenFamily:
+        """The requests of a gen, to be given to `Engine.add`. BadArgument, PromptTooLong or CacheFull if they can never run."""
+        params, n_prompt = job.params, len(job.prompt)
+        self._check_tokens("the prompt", job.prompt)
+        self._check_known("logit_bias", [token for token, _ in params.logit_bias])
+        self._check_context(n_prompt, max(1, params.min_tokens))
+        room = self._context - n_prompt
+        if params.max_tokens is None:
+            n_pages = self._config.n_pages - self._pins.n_pages + self._pins.n_shared(self._namespace, job.prompt[:-1])
+            limit = max(1, params.min_tokens, min(room, n_pages * self._config.page_size + 1 - n_prompt))
+        else:
+            limit = min(params.max_tokens, room)
+        seed = params.seed if params.seed is not None else self._seeds.getrandbits(63)
+        return self._fitting(GenFamily(job, listener, self._vocabulary, self._namespace, limit, seed, self._clock()))
+
+    def score(self, job: ScoreJob, listener: ScoreListener) -> ScoreFamily:
+        """As `gen`, for a score."""
+        if not job.choices:
+            raise BadArgument("there are no choices to score", hint="give at least one")
+        for what, tokens in (("the prompt", job.prompt), *((f"choice {i}", choice) for i, choice in enumerate(job.choices))):
+            self._check_tokens(what, tokens)
+        self._check_context(len(job.prompt), max(map(len, job.choices)))
+        return self._fitting(ScoreFamily(job, listener, self._namespace, self._clock()))
+
+    def warm(self, job: WarmJob, listener: WarmListener) -> WarmFamily:
+        """As `gen`, for a warm."""
+        self._check_tokens("the prompt", job.prompt)
+        self._check_context(len(job.prompt), 0)
+        return self._fitting(WarmFamily(job, listener, self._namespace, self._config.page_size, self._clock()))
+
+    def pin(self, job: WarmJob, listener: WarmListener) -> PinFamily:
+        """As `warm`; when it is computed, the whole pages of the prompt are pinned until `Engine.unpin(family.handle)`.
+
+        CacheFull reaches the listener if a request that was let in before would then have too little room.
+        """
+        self._check_tokens("the prefix", job.prompt)
+        self._check_context(len(job.prompt), 0)
+        size = self._config.page_size
+        if len(job.prompt) < size:
+            raise BadArgument(f"a prefix of {len(job.prompt)} tokens fills no page of {size}", hint="pin a longer one")
+        return self._fitting(PinFamily(job, listener, self._namespace, size, self._clock()))
+
+    def refusal(self, request: Request) -> CacheFull | None:
+        """The error if `request` could not run even alone. What is pinned serves it as far as it begins so, and is in its way beyond."""
+        size, n_pages, n_pinned = self._config.page_size, self._config.n_pages, self._pins.n_pages
+        n_shared = self._pins.n_shared(request.namespace, request.prompt[: request.first_needed])
+        need = self._config.pages_for(request.n_most) - n_shared
+        if need <= n_pages - n_pinned:
+            return None
+        pinned = f", of which {n_pinned} are pinned" if n_pinned else ""
+        return CacheFull(
+            f"the request needs {need} pages of {size} tokens, the pool has {n_pages}{pinned}",
+            hint=f"shorten the prompt, lower max_tokens, {'unpin something, ' if pinned else ''}or start the lab with a larger cache",
+        )
+
+    def _fitting(self, family: F) -> F:
+        for request in family.requests:
+            if error := self.refusal(request):
+                raise error
+        return family
+
+    def _check_tokens(self, what: str, tokens: tuple[int, ...]) -> None:
+        if not tokens:
+            raise BadArgument(f"{what} is empty", hint="give at least one token of text")
+        self._check_known(what, tokens)
+
+    def _check_known(self, what: str, tokens: tuple[int, ...] | list[int]) -> None:
+        n_vocab = self._vocabulary.n_vocab
+        if tokens and (min(tokens) < 0 or max(tokens) >= n_vocab):
+            raise BadArgument(f"{what} has a token outside the vocabulary of {n_vocab}", hint="encode it with this backend's own tokenizer")
+
+    def _check_context(self, n_prompt: int, n_more: int) -> None:
+        if n_prompt + n_more > self._context:
+            more = f" and {n_more} more" if n_more else ""
+            raise PromptTooLong(
+                f"a prompt of {n_prompt} tokens{more} does not fit the context of {self._context}",
+                hint="shorten the prompt or lower min_tokens",
+            )
