@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from .contracts.errors import BadArgument, EngineStopped, SglError, Stopped
 from .contracts.events import CellFinished, CellStarted, Emit, Entry, ModelLoaded
@@ -24,6 +24,9 @@ from .lang.ids import run_ids
 from .lang.run import SLICE_S
 from .lang.state import ProgramState
 from .trace import Record, Ring
+
+if TYPE_CHECKING:
+    from .engine.simulate import Outcome
 
 BUILT_IN = "smollm2"
 MAX_RECORDS = 50
@@ -150,6 +153,17 @@ class Lab:
             self.records.append(record)
             while len(self.records) > 1 and sum(kept.n_bytes for kept in self.records) > MAX_RECORD_BYTES:
                 self.records.popleft()
+
+    def what_if(
+        self, record: Record, *, evict: Sequence[str] = ("lru", "lfu", "fifo", "belady"), cache_tokens: Sequence[int] | None = None
+    ) -> tuple[Outcome, ...]:
+        """The counts of `record`, had the cache another eviction policy or size; `belady` is the best that any eviction could do."""
+        from .engine.simulate import Recording, what_if
+
+        config = self._resident.engine.config
+        recording = Recording.of((entry.event for entry in record.entries), record.snapshot, self.card.namespace)
+        sizes = () if cache_tokens is None else [n // config.page_size for n in cache_tokens]
+        return what_if(recording, config, evict=evict, n_pages=sizes)
 
     # ------------------------------------------------------------ what can be done
 

@@ -57,7 +57,9 @@ class LocalBackend:
     def _queue(self, family: Family, fork: ForkId | None, expr: ExprId | None) -> RequestId:
         self._resident.poll()
         for request in family.requests:
-            self.emit(RequestQueued(request.id, fork, expr, request.kind, request.prompt, request.limit, family.id))
+            self.emit(
+                RequestQueued(request.id, fork, expr, request.kind, request.prompt, request.limit, family.id, request.first_needed)
+            )
         self._resident.submit(family)
         return family.id
 

@@ -127,6 +127,8 @@ class RequestQueued:
     max_tokens: int
     group: RequestId
     """the first request of a family (n > 1 samples, choices of a select); itself for a single one"""
+    reusable: int | None = None
+    """how many leading tokens of the prompt may come from a cache, the others being computed in any case; None where nobody says"""
 
 
 # ---------------------------------------------------------------- scheduler

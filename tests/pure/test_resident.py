@@ -113,7 +113,7 @@ def test_a_queued_request_names_its_fork_before_the_engine_speaks_of_it(lab: Lab
     name = lab.backend.submit(GenJob(PROMPT, SamplingParams(n=2, max_tokens=4), ForkId(7), ExprId(9)), heard)
     assert heard.answer
     said = lab.events(RequestQueued, PrefixMatched)
-    assert said[0] == RequestQueued(name, ForkId(7), ExprId(9), "gen", PROMPT, 4, name)
+    assert said[0] == RequestQueued(name, ForkId(7), ExprId(9), "gen", PROMPT, 4, name, len(PROMPT) - 1)
     assert (said[1].fork, said[1].group, type(said[2])) == (7, name, PrefixMatched)
 
 

@@ -143,3 +143,22 @@ def test_a_pinned_text_state_or_list_of_tokens_outlives_a_flush(lab: sgl.Lab) ->
     again = ask.run(question=" Why not?", temperature=0, backend=lab.backend)
     assert again.get_meta_info("answer")["cached_tokens"] == len(lab.backend.encode(TEXT))
     lab.unpin(pin)
+
+
+def test_a_record_served_again_without_the_model_counts_what_was_counted(lab: sgl.Lab) -> None:
+    @sgl.function
+    def ask(s: Any, topic: str) -> None:
+        s += sgl.user(f"Name one {topic}.")
+        s += sgl.assistant(sgl.gen("answer", max_tokens=6))
+        s += sgl.user("Is it large?")
+        s += sgl.assistant(sgl.select("size", choices=["large", "small"]))
+
+    spent = Spent(lab)
+    with lab.record("three questions") as record:
+        for topic in ("animal", "town", "animal"):
+            ask.run(topic=topic, temperature=0, backend=lab.backend).sync()
+    same, best = lab.what_if(record, evict=("lru", "belady"))
+    assert (same.cached_tokens, same.computed_tokens) == (spent["cached_tokens"], spent["computed_tokens"])
+    assert best.cached_tokens == same.cached_tokens  # nothing had to be evicted
+    (small,) = lab.what_if(record, evict=("lru",), cache_tokens=(60,))
+    assert (small.n_refused, small.cached_tokens < same.cached_tokens) == (0, True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -186,14 +186,8 @@ class RadixTree:
             return
         if n_in < len(node.tokens):
             node = self._split(node, n_in)
-        leaf = Node(namespace, node, tokens[n_tokens:], pages[n_here:n_pages], self.clock)
-        self.pool.give(leaf.pages, owner, TREE)
-        node.children[leaf.tokens[:size]] = leaf
-        self.n_nodes += 1
-        self.n_idle_pages += len(leaf.pages)
-        self.version += 1
-        self._emit(NodeInserted(leaf.id, node.id, leaf.tokens, namespace))
-        self._offer(leaf)
+        self.pool.give(pages[n_here:n_pages], owner, TREE)
+        self._offer(self._grow(node, tokens[n_tokens:], pages[n_here:n_pages]))
 
     def evict(self, n_pages: int) -> int:
         """Free at least `n_pages` by removing idle leaves, or all there are; returns how many were freed."""
@@ -216,6 +210,20 @@ class RadixTree:
         self._reported.clear()
         if changed:
             self._emit(LocksChanged(changed))
+
+    def restore(self, nodes: Iterable[TreeNode]) -> None:
+        """Fill an empty tree with the nodes of a snapshot, parents first, leased by nobody; the pool has room for them."""
+        made: dict[NodeId, Node] = {}
+        for old in nodes:
+            if old.parent is None:
+                made[old.node] = self._root(old.namespace)
+                continue
+            parent = made[old.parent]
+            pages = self.pool.take(len(old.tokens) // self.pool.page_size, TREE)
+            made[old.node] = node = self._grow(parent, old.tokens, pages)
+            node.last_used, node.hits = old.last_used, old.hits
+            self.clock = max(self.clock, old.last_used)
+            self._offer(node)
 
     def reset(self) -> None:
         """Forget everything, leases too; for books that were found wrong. The pool is reset as well."""
@@ -243,6 +251,16 @@ class RadixTree:
             self.n_nodes += 1
             self._emit(NodeInserted(root.id, None, (), namespace))
         return root
+
+    def _grow(self, parent: Node, tokens: Tokens, pages: array[int]) -> Node:
+        """A new leaf below `parent`, without leases, over `pages` of the tree."""
+        leaf = Node(parent.namespace, parent, tokens, pages, self.clock)
+        parent.children[tokens[: self.pool.page_size]] = leaf
+        self.n_nodes += 1
+        self.n_idle_pages += len(pages)
+        self.version += 1
+        self._emit(NodeInserted(leaf.id, parent.id, tokens, parent.namespace))
+        return leaf
 
     def _walk(self, node: Node, tokens: Tokens) -> tuple[Node, int, int]:
         """The deepest node that `tokens` reach, how many of its tokens they match, and how many in all."""
