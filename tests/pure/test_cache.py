@@ -182,6 +182,11 @@ def test_the_audit_finds_a_lost_page_a_wrong_count_and_a_page_in_two_places() ->
     tree.pool.free += [page, page]
     with pytest.raises(InvariantBroken, match="in two places"):
         audit(tree, [out], {})
+    tree.pool.free.pop()
+    audit(tree, [out], {})
+    out.node.hits += 1
+    with pytest.raises(InvariantBroken, match="used 2 times"):
+        audit(tree, [out], {})
 
 
 def test_taking_more_pages_than_there_are_is_a_bug() -> None:

@@ -26,6 +26,8 @@ def audit(tree: RadixTree, leases: Iterable[Lease], held: Mapping[RequestId, Ite
             wrong.append(f"node {node.id} has the wrong parent")
         if parent is not None and (not node.tokens or node.namespace != parent.namespace):
             wrong.append(f"node {node.id} is empty or in a wrong namespace")
+        if node.last_used > tree.clock or (parent is not None and node.hits > parent.hits):
+            wrong.append(f"node {node.id} was used {node.hits} times, last at {node.last_used}, without those above it or in the future")
         if len(node.tokens) != size * len(node.pages):
             wrong.append(f"node {node.id} has {len(node.tokens)} tokens in {len(node.pages)} pages of {size}")
         for key, child in node.children.items():
