@@ -59,10 +59,10 @@ def outputs(content: Any) -> list[Any]:
 
 
 def answers(content: Any) -> list[str]:
-    """What the model said in the cells that show it both frozen and as `Out`, bare of white space."""
+    """What the model said in the cells that show it both among frozen tokens and as `Out`, bare of white space."""
     found: list[str] = []
     for cell in code_cells(content):
-        if any("sgl_lab" in output.get("metadata", {}) for output in cell.outputs):
+        if "--view tree" not in cell.source and any("sgl_lab" in output.get("metadata", {}) for output in cell.outputs):
             results = [output.data["text/plain"] for output in cell.outputs if output.output_type == "execute_result"]
             found += [bare(text) for result in results for text in strings(ast.literal_eval(result))]
     return found

@@ -27,13 +27,16 @@ PAYLOADS = [
     "${window.__xss = 14}{{constructor.constructor('window.__xss = 15')()}}",
 ]
 
+SHORT = "<b/onload=1>"
+"""short enough for the labels of nodes and bars"""
+
 CELL = """%%sgl --temperature 0
 for payload in payloads:
     user(payload)
-assistant(gen(payloads[0], max_tokens=3) + select(payloads[2], choices=payloads[:3]))
+assistant(gen(short, max_tokens=3) + select(payloads[2], choices=payloads[:3]))
 twins = fork(2)
-for twin, payload in zip(twins, payloads[3:]):
-    twin += user(payload) + assistant(gen(payload, max_tokens=24, ignore_eos=True))
+for twin, words in zip(twins, [short, "words"]):
+    twin += words + gen(short, max_tokens=24, ignore_eos=True)
 twins.join()
 raise ValueError("".join(payloads))"""
 
@@ -44,7 +47,7 @@ INSERTED = "#lab, b#jupyter-config-data, [data-commandlinker-command], iframe, i
 @pytest.fixture(scope="module")
 def notebook(new_server: OpenServer, open_notebook: OpenNotebook) -> Notebook:
     server = new_server()
-    write_notebook(server.root / "hostile.ipynb", "%load_ext sgl_lab", f"payloads = {PAYLOADS!r}")
+    write_notebook(server.root / "hostile.ipynb", "%load_ext sgl_lab", f"payloads, short = {PAYLOADS!r}, {SHORT!r}")
     notebook = open_notebook(server, "hostile.ipynb")
     notebook.run_all()
     return notebook
@@ -69,8 +72,10 @@ def test_while_the_cell_runs_and_in_every_card(notebook: Notebook) -> None:
     page = notebook.page
     notebook.start(CELL)
     notebook.wait("document.querySelectorAll('.sgl-fork .t.generated').length >= 4")
-    page.locator(".sgl-roots .t", has_text="script").first.hover()
+    page.locator(".sgl-roots .t", has_text="script").first.dispatch_event("pointerover")
     assert "script" in page.locator(".sgl-card").inner_text()
+    assert page.locator(".sgl-node-label", has_text=SHORT).count() > 0
+    assert page.locator(".sgl-span-label", has_text=SHORT).count() > 0
     assert_only_text(page, ".sgl-live")
     notebook.wait_idle()
 
