@@ -114,8 +114,14 @@ class Lab:
         return self.ring.read(0).entries
 
     def stats(self) -> dict[str, Any]:
-        """Counts since the lab was made: tokens, hits, evictions, pages, requests."""
+        """Counts since the lab was made: tokens, hits, evictions, pages, requests, and seconds by part of a step (`*_s`)."""
         return self._resident.stats()
+
+    def prometheus(self) -> str:
+        """The same in the text format that Prometheus reads."""
+        from .engine.report import prometheus
+
+        return prometheus(self.stats())
 
     def snapshot(self) -> TreeSnapshot:
         """The radix tree as it is now."""

@@ -15,6 +15,7 @@ from ..contracts.events import Emit, EngineFault, RequestFinished, Sample, StepR
 from ..contracts.ids import Namespace, RequestId
 from ..contracts.port import Usage, WarmJob
 from ..contracts.tree import TreeSnapshot
+from .account import Account
 from .cache.pins import Pins
 from .cache.policy import POLICIES
 from .cache.pool import PagePool
@@ -22,11 +23,9 @@ from .cache.tree import RadixTree
 from .config import EngineConfig
 from .family import Answer, Family, PinFamily, Vocabulary
 from .intake import Intake
-from .plan.plan import Plan, RowOutput, Runner
+from .plan.plan import Plan, RowOutput, Runner, Timed
 from .plan.request import Phase, Request
 from .plan.scheduler import Batch, Scheduler
-
-TOTALS = ("prompt_tokens", "cached_tokens", "computed_tokens", "recomputed_tokens", "generated_tokens", "steps")
 
 MAX_RECOVERIES = 3
 """Steps in a row that may end in a flush before the requests at hand are given up."""
@@ -50,8 +49,9 @@ class Engine:
         self.context = context
         self.namespace = namespace
         self._runner = runner
-        self._emit = emit
         self._clock = clock
+        self._account = Account(clock)
+        self._emit = emit = self._account.timed(emit)
         self._pool = PagePool(config.n_pages, config.page_size)
         self._tree = RadixTree(self._pool, POLICIES[config.evict](), emit)
         self._pins = Pins(self._tree)
@@ -63,7 +63,6 @@ class Engine:
         self._ended: list[tuple[Request, str]] = []
         """requests that came to their end in this step, and why"""
         self._n_recoveries = 0
-        self._totals = dict.fromkeys(TOTALS, 0)
 
     # ------------------------------------------------------------ in and out
 
@@ -101,19 +100,24 @@ class Engine:
 
     def step(self) -> bool:
         """Schedule, run, sample, commit, report. False when there was nothing to do."""
-        started = self._clock()
+        account = self._account
+        started = account.start()
         try:
             batch = self._scheduler.schedule()
             if batch is None:
                 return False
             prefilling = {request.id for request in batch.requests if request.is_prefilling}
+            account.lap("scheduler")
             outputs = self._run(batch)
+            account.lap("model")
             self._commit(batch, outputs)
             self._report(batch, prefilling, started)
             self._n_recoveries = 0
         except Exception as error:  # the runner's are caught in _run: this one is ours
             self.recover(error)
+        account.lap("commit")
         self._answer()
+        account.lap("listeners")
         return True
 
     def _run(self, batch: Batch) -> tuple[RowOutput, ...]:
@@ -158,7 +162,7 @@ class Engine:
             elif answer := family.progress(request):
                 self._answers.append(answer)
         if samples:
-            self._totals["generated_tokens"] += len(samples)
+            self._account.tokens["generated"] += len(samples)
             self._emit(TokensSampled(batch.plan.step, tuple(samples)))
         self._finish_ended()
 
@@ -172,7 +176,8 @@ class Engine:
         self._tree.report_locks()
         if not batch.plan.rows:
             return
-        self._totals["steps"] += 1
+        self._account.n_steps += 1
+        self._account.n_rows += len(batch.plan.rows)
         self._emit(
             StepRan(
                 batch.plan.step,
@@ -232,11 +237,7 @@ class Engine:
 
     def _said_finished(self, request: Request, reason: str) -> None:
         del self._families[request.id]
-        totals = self._totals
-        totals["prompt_tokens"] += len(request.prompt)
-        totals["cached_tokens"] += request.n_cached
-        totals["computed_tokens"] += request.n_computed
-        totals["recomputed_tokens"] += request.n_recomputed
+        self._account.count(request, reason)
         self._emit(
             RequestFinished(
                 request.id, reason, len(request.prompt), len(request.generated), request.n_cached, request.n_computed, request.n_steps
@@ -293,18 +294,34 @@ class Engine:
         self._scheduler.check(pin.lease for pin in self._pins.pinned)
 
     def stats(self) -> dict[str, Any]:
-        """Counts since the engine was made; the sums are over requests that are over."""
-        totals = self._totals
-        return totals | {
+        """Counts since the engine was made; tokens, but those generated, are of requests that are over.
+
+        `*_s` are seconds spent in the parts of steps: `model` is the runner, less the `sampler` where the runner says
+        what that took; `commit` is taking in what the runner gave; `listeners` are those who asked.
+        """
+        account, n_steps = self._account, max(1, self._account.n_steps)
+        seconds = dict(account.seconds)
+        if isinstance(self._runner, Timed):
+            seconds["sampler"] = self._runner.seconds["sampler"]
+            seconds["model"] -= seconds["sampler"]
+        return {
+            **{f"{name}_tokens": n for name, n in account.tokens.items()},
             "forced_tokens": 0,
             "accepted_tokens": 0,
             "evicted_tokens": self._tree.n_evicted_tokens,
-            "hit_rate": totals["cached_tokens"] / max(1, totals["prompt_tokens"]),
+            "evictions": self._tree.n_evicted,
+            "hit_rate": account.tokens["cached"] / max(1, account.tokens["prompt"]),
             "preemptions": self._scheduler.n_preempted,
+            "steps": account.n_steps,
+            "step_ms": sum(seconds.values()) * 1000 / n_steps,
+            "step_rows": account.n_rows / n_steps,
+            **{f"{part}_s": spent for part, spent in seconds.items()},
+            "nodes": self._tree.n_nodes,
             "pages_total": self._pool.n_pages,
             "pages_free": self._pool.n_free,
             "pages_pinned": self._pins.n_pages,
             "pins": len(self._pins.pinned),
+            **{f"requests_{reason}": n for reason, n in account.requests.items()},
             "requests_running": len(self._scheduler.running),
             "requests_waiting": len(self._scheduler.waiting),
         }

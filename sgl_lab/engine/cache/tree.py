@@ -86,6 +86,7 @@ class RadixTree:
         self.n_nodes = 0
         self.n_idle_pages = 0
         """pages that eviction can free"""
+        self.n_evicted = 0
         self.n_evicted_tokens = 0
         self.version = 0
         """changes whenever a match may come out differently"""
@@ -311,6 +312,7 @@ class RadixTree:
         self.pool.release(node.pages, TREE)
         self._reported.pop(node.id, None)
         self.n_nodes -= 1
+        self.n_evicted += 1
         self.n_evicted_tokens += len(node.tokens)
         self.version += 1
         self._emit(NodeEvicted(node.id, len(node.tokens)))

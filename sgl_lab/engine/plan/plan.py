@@ -7,9 +7,9 @@ what-if) turns a `Plan` into `StepOutput` and knows nothing of requests beyond i
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ...contracts.ids import RequestId
 from ...contracts.params import SamplingParams
@@ -82,3 +82,11 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Give the memory back."""
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A runner that says where its time goes."""
+
+    seconds: Mapping[str, float]
+    """in all so far; `sampler` is drawing tokens, the forward pass not included"""
