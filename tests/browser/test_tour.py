@@ -9,9 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from playwright.sync_api import Page, Request
-
-from .bare import browser
+from playwright.sync_api import Browser, Page, Request
 
 PROGRAM = """%%sgl --temperature 0 --max-tokens 4
 user("Say it: <script>document.title = 'broken'</script>")
@@ -35,16 +33,16 @@ def tour(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 
 
 @pytest.fixture
-def opened(tour: tuple[str, Path]) -> Iterator[tuple[Page, list[Request], list[str]]]:
-    with browser() as context:
-        page = context.new_page()
-        requests: list[Request] = []
-        errors: list[str] = []
-        page.on("request", lambda request: requests.append(request))  # playwright cannot take a built-in
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(tour[1].as_uri(), wait_until="networkidle")
-        yield page, requests, errors
+def opened(tour: tuple[str, Path], browser: Browser) -> Iterator[tuple[Page, list[Request], list[str]]]:
+    page = browser.new_page()
+    requests: list[Request] = []
+    errors: list[str] = []
+    page.on("request", requests.append)
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(tour[1].as_uri(), wait_until="networkidle")
+    yield page, requests, errors
+    page.close()
 
 
 def test_the_tour_prints_the_tree_and_the_hit_rate(tour: tuple[str, Path]) -> None:

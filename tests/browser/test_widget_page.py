@@ -10,17 +10,10 @@ from playwright.sync_api import Browser, expect
 
 from sgl_lab.viz.sender import Message
 from tests.browser.bare import WidgetPage, deltas, full, new_sender
-from tests.browser.harness import chromium
 from tests.pure.story import story
 
 CALM: dict[str, Any] = {"reduced_motion": "reduce"}
 JUPYTER = {"baseUrl": "/user/ada/", "token": "secret"}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture
