@@ -59,13 +59,17 @@ def test_with_one_page_of_headroom_there_is_progress_every_four_steps(page_size:
 def test_a_large_request_is_not_starved_by_small_ones() -> None:
     draw = random.Random(1)
     b = bench(n_pages=LARGEST + 1, max_rows=6)
-    for _ in range(4):
-        b.gen(tuple(draw.choices(range(256), k=8)), max_tokens=8, ignore_eos=True)
-    b.step()
+
+    def ask_little() -> None:
+        b.gen(tuple(draw.choices(range(256), k=8)), max_tokens=draw.randrange(2, 14), ignore_eos=True)
+
+    for _ in range(6):
+        ask_little()
+        b.step()
     large = b.gen(tuple(draw.choices(range(256), k=LARGEST - 4)), max_tokens=4, ignore_eos=True)
     n_steps = 0
     while not large.answers:
-        b.gen(tuple(draw.choices(range(256), k=8)), max_tokens=8, ignore_eos=True)
+        ask_little()
         b.step()
         n_steps += 1
         assert n_steps < 100

@@ -1,0 +1,473 @@
+"""Bugs that engines of this kind have had, planted one by one: each must pass a smoke test and be killed by a named test.
+
+    python -m tests.reliability.mutants [NAME ...]
+
+prints for each bug the test that killed it and what that test said. A bug that survives, or that the
+smoke test finds already, is an error (exit status 1).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT_S = 120
+
+SMOKE = """
+from sgl_lab.contracts.params import SamplingParams
+from sgl_lab.contracts.port import GenJob
+from sgl_lab.engine.config import EngineConfig
+from sgl_lab.engine.engine import Engine
+from sgl_lab.engine.fake import ByteTokenizer, HashModel, HashRunner
+
+class Listener:
+    outputs = ()
+    def on_progress(self, index, text, ids): pass
+    def on_done(self, outputs): self.outputs = outputs
+    def on_error(self, error): raise error
+
+engine, listener = Engine(EngineConfig(n_pages=64), HashRunner(64, 1), ByteTokenizer(), context=64), Listener()
+params = SamplingParams(max_tokens=3, temperature=0.0, ignore_eos=True)
+engine.add(engine.gen(GenJob((1, 2, 3), params), listener))
+n_steps = sum(1 for _ in iter(engine.step, False))
+assert n_steps == 3
+assert list(listener.outputs[0].ids) == HashModel().reply((1, 2, 3), params, 0, 3)
+"""
+SMOKE_FAILED = 99
+RUN = f"""
+import sys, traceback
+try:
+    exec(compile({SMOKE!r}, "smoke", "exec"))
+except BaseException:
+    traceback.print_exc()
+    sys.exit({SMOKE_FAILED})
+import pytest
+sys.exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--tb=short", "--no-header", *sys.argv[1:]]))
+"""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    name: str
+    path: str
+    """below sgl_lab/engine/"""
+    old: str
+    """occurs exactly once"""
+    new: str
+    killer: str
+    """of tests/pure/ or tests/reliability/, as pytest names it"""
+
+
+TREE, POOL, SCHEDULER = "cache/tree.py", "cache/pool.py", "plan/scheduler.py"
+CACHE_RANDOM = "pure/test_cache.py::test_random_operations_agree_with_the_model"
+ENGINE_RANDOM = "pure/test_engine.py::test_a_random_workload_with_evictions_folds_to_the_tree_and_says_the_right_tokens"
+
+MUTANTS = (
+    # ------------------------------------------------------------ the tree
+    Mutant(
+        "a split is not announced",
+        TREE,
+        "        self._emit(NodeSplit(node.id, upper.id, n_upper))\n",
+        "",
+        "pure/test_cache.py::test_a_prefix_shared_by_two_sequences_becomes_one_node",
+    ),
+    Mutant(
+        "a lock is lost in a split",
+        TREE,
+        "upper.refs, upper.hits, upper.born = node.refs,",
+        "upper.refs, upper.hits, upper.born = 0,",
+        "pure/test_cache.py::test_a_split_keeps_leases_on_the_lower_node_and_counts_them_on_the_upper",
+    ),
+    Mutant(
+        "a split makes the upper part look just used",
+        TREE,
+        "node.pages[: n_upper // size], node.last_used)",
+        "node.pages[: n_upper // size], self.clock)",
+        CACHE_RANDOM,
+    ),
+    Mutant(
+        "a split forgets that a change of locks is still to be said",
+        TREE,
+        "            self._reported[upper.id] = (upper, self._reported[node.id][1])\n",
+        "            pass\n",
+        CACHE_RANDOM,
+    ),
+    Mutant(
+        "a locked leaf is evicted",
+        TREE,
+        "return node.refs == 0 and not node.children and",
+        "return not node.children and",
+        "pure/test_cache.py::test_a_locked_prefix_is_never_evicted",
+    ),
+    Mutant(
+        "a node is evicted from above its children",
+        TREE,
+        "return node.refs == 0 and not node.children and",
+        "return node.refs == 0 and",
+        CACHE_RANDOM,
+    ),
+    Mutant(
+        "a leaf that was used since it was offered is evicted by its old date",
+        TREE,
+        "if self._is_idle_leaf(node) and key == self.policy.key(node):",
+        "if self._is_idle_leaf(node):",
+        "pure/test_cache.py::test_the_least_recently_used_leaf_goes_first_and_its_parent_after_it",
+    ),
+    Mutant(
+        "a parent without children is never offered for eviction",
+        TREE,
+        "        self._offer(parent)\n",
+        "",
+        "pure/test_cache.py::test_the_least_recently_used_leaf_goes_first_and_its_parent_after_it",
+    ),
+    Mutant(
+        "a released leaf is never offered for eviction",
+        TREE,
+        "                self.n_idle_pages += len(node.pages)\n                self._offer(node)\n",
+        "                self.n_idle_pages += len(node.pages)\n",
+        CACHE_RANDOM,
+    ),
+    Mutant(
+        "an eviction is not announced",
+        TREE,
+        "        self.version += 1\n        self._emit(NodeEvicted(node.id, len(node.tokens)))\n        self._offer(parent)",
+        "        self.version += 1\n        self._offer(parent)",
+        CACHE_RANDOM,
+    ),
+    Mutant(
+        "locks of an evicted node are still said",
+        TREE,
+        "        self._reported.pop(node.id, None)\n        self.n_nodes -= 1\n",
+        "        self.n_nodes -= 1\n",
+        CACHE_RANDOM,
+    ),
+    Mutant(
+        "a match ends inside a page",
+        TREE,
+        "n_in = common_length(rest, child.tokens) // size * size",
+        "n_in = common_length(rest, child.tokens)",
+        "pure/test_cache.py::test_a_match_ends_at_a_page_border",
+    ),
+    Mutant(
+        "a matching prefix is found one token short",
+        TREE,
+        "    return low\n",
+        "    return max(0, low - 1)\n",
+        "pure/test_cache.py::test_common_length_equals_a_plain_loop",
+    ),
+    Mutant(
+        "looking counts as using",
+        TREE,
+        "        n_idle = 0\n        while",
+        "        n_idle = 0\n        node.last_used = self.clock = self.clock + 1\n        while",
+        "pure/test_cache.py::test_peek_changes_nothing_and_says_nothing",
+    ),
+    Mutant(
+        "a hit does not make its path young",
+        TREE,
+        "                step.last_used = self.clock\n",
+        "                pass\n",
+        "pure/test_cache.py::test_the_least_recently_used_leaf_goes_first_and_its_parent_after_it",
+    ),
+    Mutant(
+        "namespaces share one tree",
+        TREE,
+        '        """\n        node, n_in, n_tokens = self._walk(self._root(namespace), tokens)\n        if n_in < len(node.tokens):\n',
+        '        """\n        node, n_in, n_tokens = self._walk(next(iter(self.roots.values()), None) or self._root(namespace), tokens)\n'
+        "        if n_in < len(node.tokens):\n",
+        "pure/test_cache.py::test_namespaces_never_meet",
+    ),
+    Mutant(
+        "pages of what was in the tree already are kept twice",
+        TREE,
+        "        self.pool.release(pages[:n_here], owner)\n",
+        "",
+        "pure/test_cache.py::test_pages_of_what_was_there_already_are_freed",
+    ),
+    Mutant(
+        "leased pages still count as evictable",
+        TREE,
+        "                self.n_idle_pages -= len(step.pages)\n",
+        "                pass\n",
+        CACHE_RANDOM,
+    ),
+    Mutant(
+        "a lease that is given back twice counts twice",
+        TREE,
+        "        if not lease.is_open:\n            return\n",
+        "",
+        "pure/test_cache.py::test_releasing_twice_changes_nothing",
+    ),
+    Mutant(
+        "flushing a wrong tree keeps its locks",
+        TREE,
+        "            root.refs = 0\n",
+        "",
+        "pure/test_engine.py::test_wrong_books_flush_the_cache_and_the_answers_stay_right",
+    ),
+    Mutant(
+        "a page that is freed twice is free twice",
+        POOL,
+        "            if self.owners[page] == owner:\n                self.owners[page] = None\n",
+        "            if True:\n                self.owners[page] = None\n",
+        "pure/test_cache.py::test_releasing_twice_changes_nothing",
+    ),
+    Mutant(
+        "an unpinned prefix stays locked",
+        "cache/pins.py",
+        "            self._tree.release(pin.lease)\n",
+        "            pass\n",
+        "pure/test_engine_pins.py::test_a_pinned_prefix_is_never_evicted_and_then_it_is",
+    ),
+    Mutant(
+        "pinned pages count as room for requests",
+        "intake.py",
+        "if need <= n_pages - n_pinned:",
+        "if need <= n_pages:",
+        "pure/test_engine_pins.py::test_a_request_beside_pins_is_refused_unless_it_begins_with_them",
+    ),
+    # ------------------------------------------------------------ the scheduler
+    Mutant(
+        "a lease leaks between match and allocation",
+        SCHEDULER,
+        "            if self.running:\n                return False\n",
+        "            self._tree.acquire(request.namespace, tokens[: match.n_tokens])\n"
+        "            if self.running:\n                return False\n",
+        ENGINE_RANDOM,
+    ),
+    Mutant(
+        "an aborted request keeps its lock",
+        SCHEDULER,
+        "            self._tree.release(request.lease)\n            request.lease = None\n        self._pool",
+        "            request.lease = None\n        self._pool",
+        "pure/test_engine.py::test_what_was_computed_before_a_cancel_is_found_again",
+    ),
+    Mutant(
+        "an aborted request keeps its pages",
+        SCHEDULER,
+        "        self._pool.release(request.pages, request.id)\n",
+        "",
+        "pure/test_engine.py::test_what_was_computed_before_a_cancel_is_found_again",
+    ),
+    Mutant(
+        "pages freed by an abort are freed again from under the tree",
+        SCHEDULER,
+        "        self._pool.release(request.pages, request.id)\n",
+        "        for page in request.pages:\n            self._pool.release([page], self._pool.owners[page] or request.id)\n",
+        "pure/test_engine.py::test_what_was_computed_before_a_cancel_is_found_again",
+    ),
+    Mutant(
+        "a token without KV is kept in the tree",
+        SCHEDULER,
+        "self._tree.insert(request.namespace, request.span(0, request.n_kv), request.pages, request.id)\n        if request.lease",
+        "self._tree.insert(request.namespace, request.span(0, request.n_tokens), request.pages, request.id)\n        if request.lease",
+        "pure/test_engine.py::test_the_next_turn_finds_the_generated_tokens",
+    ),
+    Mutant(
+        "a partly shared page is not copied",
+        SCHEDULER,
+        "            self._copy_page(lease.pages[start // size], request.pages[start // size])\n",
+        "            pass\n",
+        "pure/test_engine.py::test_the_same_prompt_again_computes_one_token",
+    ),
+    Mutant(
+        "a match that is about to be leased counts as room",
+        SCHEDULER,
+        "if n_own + match.n_idle_pages + self._reserve() >",
+        "if n_own + self._reserve() >",
+        ENGINE_RANDOM,
+    ),
+    Mutant(
+        "the oldest gives way",
+        SCHEDULER,
+        "youngest = self.running[-1]",
+        "youngest = self.running[0]",
+        "pure/test_scheduler.py::test_the_youngest_gives_way",
+    ),
+    Mutant(
+        "a preempted request goes to the end of the queue",
+        SCHEDULER,
+        "            insort(self.waiting, request, key=_arrival)\n\n    def _share",
+        "            self.waiting.append(request)\n\n    def _share",
+        "pure/test_scheduler.py::test_a_preempted_request_stays_before_those_that_came_later",
+    ),
+    Mutant(
+        "hot prefixes starve a cold request",
+        SCHEDULER,
+        "overdue = [request for request in window if request.n_passed >= most]",
+        "overdue: list[Request] = []\n        most = 1 << 30",
+        "pure/test_scheduler.py::test_a_cold_request_is_admitted_within_32_passes_of_a_hot_flood",
+    ),
+    Mutant(
+        "small requests starve a large one",
+        SCHEDULER,
+        "                break  # nobody overtakes a request that only waits for pages\n",
+        "                continue\n",
+        "reliability/test_headroom.py::test_a_large_request_is_not_starved_by_small_ones",
+    ),
+    Mutant(
+        "a common prefix is computed by everybody at once",
+        SCHEDULER,
+        "        if not prefilling:\n            return False\n",
+        "        return False\n",
+        "pure/test_scheduler.py::test_of_waiting_requests_with_a_common_prefix_one_goes_first",
+    ),
+    Mutant(
+        "a step computes more than its budget",
+        SCHEDULER,
+        "                work.append((request, n))\n                budget -= n\n        complete",
+        "                work.append((request, n))\n        complete",
+        "pure/test_scheduler.py::test_no_step_computes_more_tokens_or_rows_than_the_config_allows",
+    ),
+    Mutant(
+        "a repeated prompt is taken whole from the tree and nothing is left to sample from",
+        "plan/request.py",
+        "            return self.n_tokens - 1\n",
+        "            return self.n_tokens\n",
+        "pure/test_engine.py::test_the_same_prompt_again_computes_one_token",
+    ),
+    Mutant(
+        "what is computed again after a preemption counts as computed twice",
+        "plan/request.py",
+        "        n_new = max(0, end - max(start, self.n_counted))\n",
+        "        n_new = end - start\n",
+        "pure/test_scheduler.py::test_a_preempted_request_says_what_it_would_have_said",
+    ),
+    Mutant(
+        "after a preemption other random numbers are drawn",
+        SCHEDULER,
+        "position = len(request.generated)\n            banned",
+        "position = len(request.generated) + request.n_preemptions\n            banned",
+        "pure/test_scheduler.py::test_a_preempted_request_says_what_it_would_have_said",
+    ),
+    # ------------------------------------------------------------ engine, families, text
+    Mutant(
+        "the n samples of a prompt are all the same",
+        "family.py",
+        "    if index == 0:\n",
+        "    if index >= 0:\n",
+        "pure/test_engine.py::test_n_samples_come_from_one_prefill_and_differ",
+    ),
+    Mutant(
+        "the siblings of a failed branch are still served",
+        "engine.py",
+        "            if request.phase is not Phase.RUNNING:\n                continue",
+        "            if False:\n                continue",
+        "pure/test_engine.py::test_one_failing_branch_fails_its_whole_family_once",
+    ),
+    Mutant(
+        "a cancel ends one sample of a family alone",
+        "engine.py",
+        "        for member in family.requests:\n            if member.phase",
+        "        for member in family.requests[:1]:\n            if member.phase",
+        "pure/test_engine.py::test_cancelled_jobs_answer_once",
+    ),
+    Mutant(
+        "changes of locks are never said",
+        "engine.py",
+        "        self._tree.report_locks()\n        if not batch.plan.rows:",
+        "        if not batch.plan.rows:",
+        "pure/test_engine.py::test_the_next_turn_finds_the_generated_tokens",
+    ),
+    Mutant(
+        "one row out of memory takes all others with it",
+        "engine.py",
+        "                outputs += self._runner.run(Plan(plan.step, (row,)))\n",
+        "                outputs += self._runner.run(plan)\n",
+        "pure/test_engine.py::test_a_failing_row_fails_alone_and_typed",
+    ),
+    Mutant(
+        "a stop string across two tokens is missed",
+        "text.py",
+        "self._decoded[max(0, n_before - self._longest + 1) :]",
+        "self._decoded[n_before:]",
+        "pure/test_engine_text.py::test_a_stop_across_token_borders_is_cut_with_the_tokens_it_touches",
+    ),
+    Mutant(
+        "the beginning of a stop string is shown before it is known to be one",
+        "text.py",
+        "                return n\n        return 0\n",
+        "                return 0\n        return 0\n",
+        "pure/test_engine_text.py::test_what_may_begin_a_stop_is_held_back_until_it_is_known",
+    ),
+    Mutant(
+        "a token whose character is not whole yet counts as shown",
+        "text.py",
+        "        self._ends.append(len(self._decoded) + has_partial)\n",
+        "        self._ends.append(len(self._decoded))\n",
+        "pure/test_engine_text.py::test_a_character_cut_into_tokens_appears_when_it_is_whole",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    mutant: Mutant
+    is_killed: bool
+    said: str
+    """by the test that killed it, or how it got away"""
+    seconds: float
+
+
+def source(mutant: Mutant, root: Path = ROOT) -> Path:
+    return root / "sgl_lab" / "engine" / mutant.path
+
+
+def judge(mutant: Mutant) -> Verdict:
+    """Plant the bug in a copy of the package, try the smoke test, then the test that is to kill it."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="sgl_lab-mutant-") as folder:
+        copy = Path(folder)
+        ignored = shutil.ignore_patterns("__pycache__", "*.so", "static")
+        shutil.copytree(ROOT / "sgl_lab", copy / "sgl_lab", ignore=ignored)
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        (copy / "tests").mkdir()
+        shutil.copy(ROOT / "tests" / "__init__.py", copy / "tests")
+        for room in ("pure", "reliability"):
+            shutil.copytree(ROOT / "tests" / room, copy / "tests" / room, ignore=ignored)
+        path = source(mutant, copy)
+        path.write_text(path.read_text(encoding="utf-8").replace(mutant.old, mutant.new), encoding="utf-8")
+        environment = os.environ | {"PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1", "SGL_LAB_SOAK": "1"}
+        command = [sys.executable, "-c", RUN, f"tests/{mutant.killer}"]
+        try:
+            done = subprocess.run(
+                command, cwd=copy, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return Verdict(mutant, False, f"no answer in {TIMEOUT_S} s", time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    if done.returncode == 1:
+        complaints = [line[1:].strip() for line in done.stdout.splitlines() if line.startswith("E ")]
+        return Verdict(mutant, True, complaints[0] if complaints else "", seconds)
+    how = {0: "survived", SMOKE_FAILED: "did not pass the smoke test"}.get(done.returncode, f"pytest ended with {done.returncode}")
+    return Verdict(mutant, False, how, seconds)
+
+
+def judged(mutants: Sequence[Mutant], at_once: int) -> Iterator[Verdict]:
+    with ThreadPoolExecutor(at_once) as pool:
+        yield from pool.map(judge, mutants)
+
+
+def main(names: Sequence[str]) -> int:
+    chosen = [mutant for mutant in MUTANTS if not names or any(name in mutant.name for name in names)]
+    alive = 0
+    for verdict in judged(chosen, os.cpu_count() or 1):
+        alive += not verdict.is_killed
+        mutant = verdict.mutant
+        print(f"{'killed' if verdict.is_killed else 'ALIVE '}  {mutant.path:<18} {mutant.name}")
+        print(f"        {mutant.killer.partition('::')[2]}: {verdict.said[:140]}  ({verdict.seconds:.1f} s)", flush=True)
+    print(f"{len(chosen) - alive} of {len(chosen)} planted bugs passed the smoke test and were killed")
+    return 1 if alive or not chosen else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
