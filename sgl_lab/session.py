@@ -42,7 +42,7 @@ class Lab:
 
     model         a built-in name (`smollm2`), a hub id, a folder or a .gguf file
     device        cpu, cuda, cuda:1; None is CUDA where there is one
-    dtype         float32 or bfloat16; None is float32 on a CPU, bfloat16 on CUDA
+    dtype         float32 or bfloat16, on a CPU also int8 and int4; None is float32 on a CPU, bfloat16 on CUDA
     cache_tokens  size of the KV cache in tokens, or `cache_mib` in MiB; None is an eighth of the free memory, at most 1 GiB
     page_size     tokens of one page of the cache
     schedule      who of those who wait goes first: lpm (longest cached prefix, bounded), fcfs, dfs-weight or random
@@ -74,16 +74,20 @@ class Lab:
         from .backends.local import LocalBackend
         from .engine.config import EngineConfig
         from .engine.engine import Engine
+        from .engine.kernels.native import build
         from .engine.model import store
         from .engine.model.load import load_model
         from .engine.resident import Resident
+        from .engine.run.choose import make_runner
         from .engine.run.kv import pages_for
-        from .engine.run.runner import TorchRunner
 
         if cache_tokens is not None and cache_mib is not None:
             raise BadArgument("cache_tokens and cache_mib say the same thing twice", hint="give one of them")
         path = store.resolve(model, progress=progress)
-        loaded = load_model(path, name=model, device=device, dtype=dtype, cache_dir=store.cache_dir(), progress=progress)
+        library = build.load(store.cache_dir())
+        loaded = load_model(
+            path, name=model, device=device, dtype=dtype, native=library is not None, cache_dir=store.cache_dir(), progress=progress
+        )
         if cache_tokens is not None:
             n_pages = cache_tokens // page_size
         else:
@@ -100,7 +104,7 @@ class Lab:
         self.records: deque[Record] = deque(maxlen=MAX_RECORDS)
         self._spelled: dict[int, str] = {}
         self._tokenizer = tokenizer
-        runner = TorchRunner(loaded.model, n_pages, page_size, threads=threads)
+        runner = make_runner(loaded.model, library, n_pages, page_size, threads=threads)
         engine = Engine(config, runner, tokenizer, context=context, namespace=namespace, emit=self.emit)
         self._resident = Resident(engine, cursor=lambda: self.ring.cursor)
         self.card = ModelCard(model, namespace, context, tokenizer.n_vocab, loaded.device, loaded.dtype, tokenizer.has_chat_template)

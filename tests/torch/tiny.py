@@ -17,6 +17,7 @@ from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.engine.model.load import LoadedModel, load_model
 from sgl_lab.engine.model.spec import spec_from_config
 from sgl_lab.engine.plan.plan import Plan, Row, RowOutput, Sampling
+from sgl_lab.engine.run.native import NativeRunner
 from sgl_lab.engine.run.runner import TorchRunner
 
 VOCAB = 97
@@ -48,12 +49,12 @@ TOKENIZER: dict[str, Any] = {
 }
 
 
-def write_tiny(folder: Path, *, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> Path:
+def write_tiny(folder: Path, *, dtype: torch.dtype = torch.float32, seed: int = 0, scale: float = 0.2, **changes: Any) -> Path:
     """A folder in the Hugging Face layout with random weights; `changes` go into its configuration."""
     config = CONFIG | changes
     generator = torch.Generator().manual_seed(seed)
     tensors = {
-        name: (torch.randn(shape, generator=generator) * 0.2 + ("norm" in name)).to(dtype)
+        name: (torch.randn(shape, generator=generator) * scale + ("norm" in name)).to(dtype)
         for name, shape in spec_from_config(config).tensors().items()
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,8 +71,10 @@ def load_tiny(folder: Path, dtype: str = "float32") -> LoadedModel:
 class Sequences:
     """Requests whose pages are dealt from a shuffled pool: page numbers are in no order, and each page has one owner."""
 
-    def __init__(self, loaded: LoadedModel, page_size: int, n_pages: int = 512) -> None:
-        self.runner = TorchRunner(loaded.model, n_pages, page_size)
+    def __init__(
+        self, loaded: LoadedModel, page_size: int, n_pages: int = 512, *, runner: TorchRunner | NativeRunner | None = None
+    ) -> None:
+        self.runner = runner or TorchRunner(loaded.model, n_pages, page_size)
         self.runner.kv.poison(range(n_pages))
         self.page_size = page_size
         self._free = list(range(n_pages))
@@ -91,6 +94,12 @@ class Sequences:
 
     def run(self, *rows: Row) -> tuple[RowOutput, ...]:
         return self.runner.run(Plan(0, rows))
+
+    def adopt(self, request: int, other: int) -> None:
+        """Let `request` go on where `other` is, on its full pages; what is left of the last one is computed again by the caller."""
+        n_pages = self._n_done[other] // self.page_size
+        self._pages[request] = self._pages[other][:n_pages]
+        self._n_done[request] = n_pages * self.page_size
 
     def pages(self, request: int) -> array[int]:
         return self._pages[request]

@@ -131,10 +131,8 @@ def _renamed(gguf: GgufFile, spec: LlamaSpec) -> dict[str, GgufTensor]:
     """The file's tensors under their Hugging Face names, exactly those the spec asks for, in its shapes."""
     found: dict[str, GgufTensor] = {}
     for name, tensor in gguf.tensors.items():
-        if match := re.fullmatch(r"(?:blk\.(\d{1,4})\.)?(\w+)\.(weight|bias)", name, re.ASCII):
-            block, part, kind = match.groups()
-            if part in _NAMES:
-                found[("" if block is None else f"model.layers.{int(block)}.") + f"{_NAMES[part]}.{kind}"] = tensor
+        if renamed := hugging_face_name(name):
+            found[renamed] = tensor
     expected = spec.tensors()
     for name, shape in expected.items():
         if name not in found:
@@ -142,6 +140,19 @@ def _renamed(gguf: GgufFile, spec: LlamaSpec) -> dict[str, GgufTensor]:
         if found[name].shape != shape or (len(shape) == 1 and found[name].kind not in _KEPT):
             raise ModelDamaged(f"{gguf.path}: tensor {name} has shape {found[name].shape}, the metadata say {shape}")
     return {name: found[name] for name in expected}
+
+
+def hugging_face_name(name: str) -> str | None:
+    """What a tensor of a GGUF is called in the Hugging Face layout; None for those that it does not have."""
+    match = re.fullmatch(r"(?:blk\.(\d{1,4})\.)?(\w+)\.(weight|bias)", name, re.ASCII)
+    if match is None or match[2] not in _NAMES:
+        return None
+    return ("" if match[1] is None else f"model.layers.{int(match[1])}.") + f"{_NAMES[match[2]]}.{match[3]}"
+
+
+def row_order(n_rows: int, heads: int) -> npt.NDArray[np.int64]:
+    """Rows of a rotated projection: GGUF stores the two halves of each head interleaved, the Hugging Face layout one after the other."""
+    return np.arange(n_rows).reshape(heads, -1, 2).swapaxes(1, 2).ravel()
 
 
 def _write_folder(
@@ -191,9 +202,7 @@ def _values(gguf: GgufFile, tensor: GgufTensor, heads: int | None) -> Iterator[n
 
     rows = gguf.raw(tensor).reshape(tensor.shape[0], -1)
     if heads is not None:
-        # GGUF stores the two halves of each rotated head interleaved; the Hugging Face layout has one after the other.
-        order = np.arange(len(rows)).reshape(heads, -1, 2).swapaxes(1, 2).ravel()
-        rows = rows[order]
+        rows = rows[row_order(len(rows), heads)]
     step = max(1, _CHUNK_BYTES // rows.shape[1])
     for start in range(0, len(rows), step):
         chunk = rows[start : start + step]

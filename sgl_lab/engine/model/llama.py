@@ -45,6 +45,7 @@ class Llama:
         *,
         device: torch.device,
         dtype: torch.dtype,
+        linear: type[Linear] = Linear,
         loaded: Callable[[int], None] = lambda n_layers: None,
     ) -> None:
         self.spec = spec
@@ -54,20 +55,20 @@ class Llama:
         def own(*names: str) -> Tensor:
             return read(*names).to(device, dtype, copy=True)
 
-        def linear(prefix: str, *names: str, bias: bool) -> Linear:
+        def joined(prefix: str, *names: str, bias: bool) -> Linear:
             offset = own(*(f"{prefix}.{name}.bias" for name in names)) if bias else None
-            return Linear(read(*(f"{prefix}.{name}.weight" for name in names)).to(device, dtype), offset)
+            return linear(read(*(f"{prefix}.{name}.weight" for name in names)).to(device, dtype), offset)
 
         def layer(index: int) -> _Layer:
             prefix = f"model.layers.{index}"
             attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
             made = _Layer(
                 attention_norm=own(f"{prefix}.input_layernorm.weight"),
-                qkv=linear(attention, "q_proj", "k_proj", "v_proj", bias=spec.attention_bias),
-                out=linear(attention, "o_proj", bias=spec.attention_bias),
+                qkv=joined(attention, "q_proj", "k_proj", "v_proj", bias=spec.attention_bias),
+                out=joined(attention, "o_proj", bias=spec.attention_bias),
                 mlp_norm=own(f"{prefix}.post_attention_layernorm.weight"),
-                gate_up=linear(mlp, "gate_proj", "up_proj", bias=spec.mlp_bias),
-                down=linear(mlp, "down_proj", bias=spec.mlp_bias),
+                gate_up=joined(mlp, "gate_proj", "up_proj", bias=spec.mlp_bias),
+                down=joined(mlp, "down_proj", bias=spec.mlp_bias),
             )
             loaded(index + 1)
             return made
@@ -76,7 +77,7 @@ class Llama:
             self._embedding = own("model.embed_tokens.weight")
             self._layers = [layer(index) for index in range(spec.n_layers)]
             self._norm = own("model.norm.weight")
-            self._head = Linear(self._embedding if spec.tied else own("lm_head.weight"))
+            self._head = linear(self._embedding if spec.tied else own("lm_head.weight"))
             self._frequencies = inverse_frequencies(spec).to(device)
 
     def forward(self, ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:

@@ -1,4 +1,4 @@
-"""From a path to a model that computes: convert if need be, check everything, then build.
+"""From a path to a model that computes: convert if need be, check everything, then build or pack.
 
 Everything that can be wrong with the files is found before the first weight is copied.
 """
@@ -13,7 +13,9 @@ import torch
 from ...contracts.errors import ModelError, ModelMissing
 from ...contracts.ids import Namespace
 from .fetch import Progress, unseen
+from .gguf_file import GgufFile
 from .llama import Llama
+from .packed import KINDS, PackedLlama, pack_llama, unfit
 from .spec import LlamaSpec, spec_from_config
 from .tokenizer import Tokenizer
 from .weights import Checkpoint, fingerprint, read_json
@@ -25,7 +27,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class LoadedModel:
     name: str
     spec: LlamaSpec
-    model: Llama
+    model: Llama | PackedLlama
     tokenizer: Tokenizer
     device: str
     dtype: str
@@ -39,21 +41,25 @@ def load_model(
     name: str,
     device: str | None = None,
     dtype: str | None = None,
+    native: bool = False,
     cache_dir: Path,
     progress: Progress = unseen,
 ) -> LoadedModel:
     """The model in a GGUF file or a folder of safetensors.
 
     device     None is the GPU if there is one, else the CPU
-    dtype      float32 or bfloat16; None is bfloat16 on a GPU, float32 on a CPU
+    dtype      float32, bfloat16, or on a CPU int8 or int4; None is bfloat16 on a GPU, float32 on a CPU
+    native     whether the native step is there to compute it: bfloat16 on a CPU is then packed for it
     cache_dir  where a GGUF's unpacked weights are kept
 
     ModelMissing, ModelDamaged, ModelError.
     """
     place = _device(device)
     chosen = dtype or ("bfloat16" if place.type == "cuda" else "float32")
-    if chosen not in _DTYPES:
-        raise ModelError(f"dtype {chosen!r} is not supported", hint="supported: " + ", ".join(_DTYPES))
+    if chosen not in _DTYPES | KINDS:
+        raise ModelError(f"dtype {chosen!r} is not supported", hint="supported: " + ", ".join(_DTYPES | KINDS))
+    if chosen not in _DTYPES and place.type != "cpu":
+        raise ModelError(f"dtype {chosen} runs on a CPU only", hint="use bfloat16")
     folder = _folder(path, name, cache_dir, progress)
     spec = spec_from_config(read_json(folder / "config.json"), str(folder / "config.json"))
     checkpoint = Checkpoint(folder)
@@ -64,9 +70,14 @@ def load_model(
     def loaded(n_layers: int) -> None:
         progress(n_layers, total, "loading weights")
 
+    model: Llama | PackedLlama
+    is_packed = chosen not in _DTYPES or (native and chosen == "bfloat16" and place.type == "cpu" and unfit(spec) is None)
     try:
         with checkpoint:
-            model = Llama(spec, checkpoint.read, device=place, dtype=_DTYPES[chosen], loaded=loaded)
+            if is_packed:
+                model = pack_llama(spec, KINDS[chosen], checkpoint.read, None if path.is_dir() else GgufFile(path), loaded)
+            else:
+                model = Llama(spec, checkpoint.read, device=place, dtype=_DTYPES[chosen], loaded=loaded)
     except (torch.OutOfMemoryError, MemoryError):
         raise ModelError(f"{name} with {spec.n_params / 1e6:.0f}M parameters in {chosen} does not fit into the memory of {place}") from None
     return LoadedModel(name, spec, model, tokenizer, str(place), chosen, (name, fingerprint(checkpoint.files), chosen))

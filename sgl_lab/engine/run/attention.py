@@ -19,6 +19,7 @@ class PagedAttention:
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         batch, keys, values = self._batch, self._kv.keys[layer], self._kv.values[layer]
+        q, k, v = q.to(keys.dtype).to(q.dtype), k.to(keys.dtype), v.to(values.dtype)
         keys.index_copy_(0, batch.slots, k)
         values.index_copy_(0, batch.slots, v)
         parts = [self._singles(q[: batch.n_single], keys, values)] if batch.n_single else []
@@ -38,10 +39,11 @@ class PagedAttention:
         k = keys.index_select(0, batch.single_slots).view(n, -1, n_kv, dim).transpose(1, 2)
         v = values.index_select(0, batch.single_slots).view(n, -1, n_kv, dim).transpose(1, 2)
         mask = None if batch.single_mask is None else batch.single_mask[:, None, None, :]
-        return scaled_dot_product_attention(q.reshape(n, n_kv, n_heads // n_kv, dim), k, v, attn_mask=mask).reshape(n, n_heads, dim)
+        q = q.reshape(n, n_kv, n_heads // n_kv, dim)
+        return scaled_dot_product_attention(q, k.to(q.dtype), v.to(q.dtype), attn_mask=mask).reshape(n, n_heads, dim)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """One row of several tokens; without a mask plainly causal."""
-    q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+    q, k, v = (x.to(q.dtype).transpose(0, 1)[None] for x in (q, k, v))
     return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)[0].transpose(0, 1)

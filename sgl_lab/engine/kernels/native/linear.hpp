@@ -97,7 +97,7 @@ inline void multiply_block(const Weight& w, int block, const Activations& x, int
   const int n_groups = w.n_in / kGroup;
   const uint8_t* quants = w.quants + static_cast<size_t>(block) * n_groups * kBytes;
   const half* scales = w.scales + static_cast<size_t>(block) * n_groups * kLanes;
-  const half* minimums = w.minimums + static_cast<size_t>(block) * n_groups * kLanes;
+  const half* minimums = kind == Kind::q4 ? w.minimums + static_cast<size_t>(block) * n_groups * kLanes : nullptr;
   const int8_t* x_quants = &x.quants[static_cast<size_t>(row) * w.n_in];
   const size_t x_group = static_cast<size_t>(row) * n_groups;
   const __m512i nibble = _mm512_set1_epi8(15);

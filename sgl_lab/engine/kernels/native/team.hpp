@@ -17,7 +17,7 @@ namespace sgl {
 class Team {
  public:
   explicit Team(int n_threads) : n_(std::max(1, n_threads)) {
-    for (int i = 1; i < n_; ++i) threads_.emplace_back([this] { live(); });
+    for (int i = 1; i < n_; ++i) threads_.emplace_back([this, i] { live(i); });
   }
 
   ~Team() {
@@ -29,12 +29,14 @@ class Team {
 
   int size() const { return n_; }
 
-  // Every thread, the caller's included, runs `job`; returns when all have.
-  void run(const std::function<void()>& job) {
+  using Job = std::function<void(int)>;
+
+  // Every thread, the caller's included, runs `job` with its own number below size(); returns when all have.
+  void run(const Job& job) {
     job_ = &job;
     round_.fetch_add(1, std::memory_order_release);
     round_.notify_all();
-    job();
+    job(0);
     barrier();
   }
 
@@ -66,18 +68,18 @@ class Team {
     phase_.notify_all();
   }
 
-  void live() {
+  void live(int number) {
     for (int round = 0;;) {
       wait_while(round_, round);
       ++round;
       if (!job_) return;
-      (*job_)();
+      (*job_)(number);
       barrier();
     }
   }
 
   const int n_;
-  const std::function<void()>* job_ = nullptr;
+  const Job* job_ = nullptr;
   alignas(64) std::atomic<int> round_{0};
   alignas(64) std::atomic<int> phase_{0};
   alignas(64) std::atomic<int> arrived_{0};

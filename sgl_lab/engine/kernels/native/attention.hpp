@@ -1,0 +1,363 @@
+// Attention over paged bf16 keys and values, in which what several rows share is read once for all.
+//
+// A context is walked in blocks of 64 keys. Keys and values of a block are gathered into panels, and
+// every query that reads the block attends to the panels: the query heads of a KV head, the tokens of a
+// prefill, and all rows whose leading pages are the same. Each query keeps its own running maximum, sum
+// and output (online softmax: Milakov & Gimelshein 2018, arXiv:1805.02867), so that its result does not
+// depend on its company. Chunks of 256 keys are independent of each other and merged in order by their
+// log-sum-exp, which lets a long context of one row use all threads.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "simd.hpp"
+#include "team.hpp"
+
+namespace sgl {
+
+constexpr int kBlock = 64;
+constexpr int kChunk = 256;
+constexpr int kTileTokens = 16;   // of one prefill that attend together
+constexpr int kMostQueries = 96;  // of one item: what they keep and the panels fit into the first-level cache
+
+// One layer's store: [slots][kv_heads][head_dim].
+struct Pages {
+  bf16* keys;
+  bf16* values;
+};
+
+struct Shape {
+  int32_t n_heads, n_kv_heads, head_dim, page_size;
+
+  int group() const { return n_heads / n_kv_heads; }
+  int width() const { return round_up(head_dim, 64); }
+  int partial() const { return width() + kLanes; }  // floats of a query's state: its output, then maximum and sum
+  size_t slot(const int32_t* pages, int position) const { return static_cast<size_t>(pages[position / page_size]) * page_size + position % page_size; }
+};
+
+// Consecutive tokens of one row: flat tokens [token, token + n) at positions from `start`.
+struct Tile {
+  const int32_t* pages;
+  int token, n, start;
+  int n_shared;  // leading blocks whose pages are those of the tile before, complete in both
+  int partial;   // where the states of its chunks begin; only tiles of one token have them
+
+  int end() const { return start + n; }
+};
+
+// Work of one thread, for one KV head: chunks [first_chunk, last_chunk) of tiles [begin, end).
+struct Item {
+  int begin, end, first_chunk, last_chunk;
+};
+
+struct AttentionPlan {
+  std::vector<Tile> tiles;
+  std::vector<Item> items;
+  std::vector<int> singles;  // tiles of one token
+  int n_partials = 0;
+
+  // rows: one tile each, however long
+  void make(std::vector<Tile> rows, const Shape& shape) {
+    std::stable_sort(rows.begin(), rows.end(), [&](const Tile& a, const Tile& b) {
+      if ((a.n > 1) != (b.n > 1)) return b.n > 1;
+      const int n = (std::min(a.end(), b.end()) + shape.page_size - 1) / shape.page_size;
+      const auto [x, y] = std::mismatch(a.pages, a.pages + n, b.pages);
+      return x == a.pages + n ? a.end() < b.end() : *x < *y;
+    });
+    tiles.clear();
+    items.clear();
+    singles.clear();
+    n_partials = 0;
+    for (const Tile& row : rows)
+      for (int done = 0; done < row.n; done += kTileTokens) {
+        Tile tile{row.pages, row.token + done, std::min(kTileTokens, row.n - done), row.start + done, 0, 0};
+        if (!tiles.empty()) tile.n_shared = n_shared(tiles.back(), tile, shape.page_size);
+        if (tile.n == 1) {
+          singles.push_back(static_cast<int>(tiles.size()));
+          tile.partial = n_partials;
+          n_partials += n_chunks(tile);
+        }
+        tiles.push_back(tile);
+      }
+    // The longest first: what is left to the end is small.
+    for (int t = static_cast<int>(tiles.size()) - 1; t >= 0; --t)
+      if (tiles[t].n > 1) items.push_back({t, t + 1, 0, n_chunks(tiles[t])});
+    int longest = 0;
+    for (int t : singles) longest = std::max(longest, n_chunks(tiles[t]));
+    for (int chunk = 0; chunk < longest; ++chunk) {
+      Item* open = nullptr;
+      for (int t : singles) {
+        if (n_chunks(tiles[t]) <= chunk) continue;
+        const bool joins = open && open->end == t && tiles[t].n_shared > chunk * (kChunk / kBlock) && (t - open->begin) * shape.group() < kMostQueries - shape.group();
+        if (joins) {
+          open->end = t + 1;
+        } else {
+          items.push_back({t, t + 1, chunk, chunk + 1});
+          open = &items.back();
+        }
+      }
+    }
+  }
+
+  static int n_chunks(const Tile& tile) { return (tile.end() + kChunk - 1) / kChunk; }
+
+  static int n_shared(const Tile& a, const Tile& b, int page_size) {
+    const int n_keys = std::min(a.start, b.start) / kBlock * kBlock;
+    const int n_pages = (n_keys + page_size - 1) / page_size;
+    const int n_equal = static_cast<int>(std::mismatch(a.pages, a.pages + n_pages, b.pages).first - a.pages);
+    return std::min(n_keys, n_equal * page_size) / kBlock;
+  }
+};
+
+inline void transpose_16x16(__m512i (&rows)[16]) {
+  __m512i t[16];
+  for (int i = 0; i < 8; ++i) {
+    t[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+    t[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+  }
+  for (int i = 0; i < 4; ++i)
+    for (int j = 0; j < 2; ++j) {
+      rows[4 * i + 2 * j] = _mm512_unpacklo_epi64(t[4 * i + j], t[4 * i + j + 2]);
+      rows[4 * i + 2 * j + 1] = _mm512_unpackhi_epi64(t[4 * i + j], t[4 * i + j + 2]);
+    }
+  // rows[4i + j] now holds, in its four quarters q, columns 4q + j of rows 4i to 4i + 3.
+  for (int j = 0; j < 4; ++j) {
+    const __m512i a = _mm512_shuffle_i32x4(rows[j], rows[4 + j], 0x88), b = _mm512_shuffle_i32x4(rows[j], rows[4 + j], 0xdd);
+    const __m512i c = _mm512_shuffle_i32x4(rows[8 + j], rows[12 + j], 0x88), d = _mm512_shuffle_i32x4(rows[8 + j], rows[12 + j], 0xdd);
+    t[j] = _mm512_shuffle_i32x4(a, c, 0x88);
+    t[4 + j] = _mm512_shuffle_i32x4(b, d, 0x88);
+    t[8 + j] = _mm512_shuffle_i32x4(a, c, 0xdd);
+    t[12 + j] = _mm512_shuffle_i32x4(b, d, 0xdd);
+  }
+  for (int i = 0; i < 16; ++i) rows[i] = t[i];
+}
+
+// What one thread needs while it attends.
+struct Scratch {
+  std::vector<bf16> queries, keys, values;  // of the item; panels of the block
+  std::vector<size_t> place;                // of each query: its line in the outputs
+  std::vector<int> position;
+  std::vector<float> states, totals;  // of each query: of the chunk, and of all chunks so far
+};
+
+// One thread's attention in one layer.
+class Attention {
+ public:
+  // queries [tokens][heads][head_dim] bf16, out the same in floats
+  Attention(const AttentionPlan& plan, const Shape& shape, const Pages& pages, const bf16* queries, float* out, float* partials, Scratch& scratch)
+      : plan_(plan), shape_(shape), pages_(pages), queries_(queries), out_(out), partials_(partials), scratch_(scratch) {}
+
+  void run(const Item& item, int kv_head) {
+    const int stride = shape_.partial();
+    begin(item, kv_head);
+    const float* states = scratch_.states.data();
+    for (int chunk = item.first_chunk; chunk < item.last_chunk; ++chunk) {
+      clear(scratch_.states);
+      for (int block = 0; block < kChunk / kBlock; ++block) attend(item, kv_head, chunk * (kChunk / kBlock) + block);
+      if (plan_.tiles[item.begin].n > 1)
+        for (int q = 0; q < n_queries_; ++q) merge(&scratch_.totals[q * stride], states + q * stride, shape_);
+    }
+    if (plan_.tiles[item.begin].n > 1) {
+      for (int q = 0; q < n_queries_; ++q) write(&scratch_.totals[q * stride], out_ + scratch_.place[q] * shape_.head_dim, shape_);
+      return;
+    }
+    for (int t = item.begin; t < item.end; ++t)
+      for (int h = 0; h < shape_.group(); ++h, states += stride)
+        std::memcpy(partial(plan_.tiles[t], item.first_chunk, kv_head * shape_.group() + h), states, stride * sizeof(float));
+  }
+
+  // A tile of one token: the chunks of each head become its output.
+  void finish(const Tile& tile) {
+    std::vector<float>& total = scratch_.totals;
+    n_queries_ = 1;
+    grow(total, shape_.partial());
+    for (int head = 0; head < shape_.n_heads; ++head) {
+      clear(total);
+      for (int chunk = 0; chunk < AttentionPlan::n_chunks(tile); ++chunk) merge(total.data(), partial(tile, chunk, head), shape_);
+      write(total.data(), out_ + (static_cast<size_t>(tile.token) * shape_.n_heads + head) * shape_.head_dim, shape_);
+    }
+  }
+
+ private:
+  static constexpr float kLowest = -1e30f;  // finite: the difference of two of them must not be NaN
+
+  float* partial(const Tile& tile, int chunk, int head) {
+    return partials_ + ((static_cast<size_t>(tile.partial) + chunk) * shape_.n_heads + head) * shape_.partial();
+  }
+
+  void begin(const Item& item, int kv_head) {
+    const int dim = shape_.head_dim, group = shape_.group();
+    n_queries_ = 0;
+    for (int t = item.begin; t < item.end; ++t) n_queries_ += plan_.tiles[t].n * group;
+    grow(scratch_.queries, n_queries_ * dim);
+    grow(scratch_.place, n_queries_);
+    grow(scratch_.position, n_queries_);
+    grow(scratch_.states, n_queries_ * shape_.partial());
+    grow(scratch_.totals, n_queries_ * shape_.partial());
+    grow(scratch_.keys, kBlock * dim);
+    grow(scratch_.values, kBlock * shape_.width());
+    int q = 0;
+    for (int t = item.begin; t < item.end; ++t)
+      for (int i = 0; i < plan_.tiles[t].n; ++i)
+        for (int h = 0; h < group; ++h, ++q) {
+          scratch_.place[q] = static_cast<size_t>(plan_.tiles[t].token + i) * shape_.n_heads + kv_head * group + h;
+          scratch_.position[q] = plan_.tiles[t].start + i;
+          std::memcpy(&scratch_.queries[q * dim], queries_ + scratch_.place[q] * dim, dim * sizeof(bf16));
+        }
+    clear(scratch_.totals);
+  }
+
+  void clear(std::vector<float>& states) {
+    std::fill(states.begin(), states.begin() + n_queries_ * shape_.partial(), 0.0f);
+    for (int q = 0; q < n_queries_; ++q) states[q * shape_.partial() + shape_.width()] = kLowest;
+  }
+
+  // All queries of the item to one block: those that share it, together.
+  void attend(const Item& item, int kv_head, int block) {
+    int q = 0;
+    for (int t = item.begin; t < item.end;) {
+      const Tile& tile = plan_.tiles[t];
+      int n = tile.n * shape_.group();
+      for (++t; t < item.end && plan_.tiles[t].n_shared > block; ++t) n += plan_.tiles[t].n * shape_.group();
+      const int n_keys = std::min(kBlock, tile.end() - block * kBlock);
+      if (n_keys > 0) {
+        gather(tile, kv_head, block * kBlock, n_keys);
+        for (int done = 0; done < n; done += 6)
+          with_rows(std::min(6, n - done), [&]<int R>() {
+            if constexpr (R <= 6) update<R>(q + done, block * kBlock, n_keys);
+          });
+      }
+      q += n;
+    }
+  }
+
+  // Keys as [dim / 2][64][2], values as [32][width][2]; zeros where there are none.
+  void gather(const Tile& tile, int kv_head, int first, int n_keys) {
+    const int dim = shape_.head_dim;
+    const bf16 *keys[kBlock], *values[kBlock];
+    const int32_t* page = tile.pages + first / shape_.page_size;
+    for (int i = 0, at = first % shape_.page_size; i < n_keys; ++i) {
+      const size_t place = ((static_cast<size_t>(*page) * shape_.page_size + at) * shape_.n_kv_heads + kv_head) * dim;
+      keys[i] = pages_.keys + place;
+      values[i] = pages_.values + place;
+      // Slots follow each other in no order that the hardware could foresee.
+      for (int d = 0; d < dim; d += 32) _mm_prefetch(keys[i] + d, _MM_HINT_T0);
+      if (++at == shape_.page_size) at = 0, ++page;
+    }
+    for (int i = 0; i < n_keys; ++i)
+      for (int d = 0; d < dim; d += 32) _mm_prefetch(values[i] + d, _MM_HINT_T0);
+    for (int i = 0; i < kBlock; i += kLanes)
+      for (int d = 0; d < dim; d += 32) {
+        __m512i rows[16];
+        for (int r = 0; r < kLanes; ++r) rows[r] = i + r < n_keys ? _mm512_loadu_si512(keys[i + r] + d) : _mm512_setzero_si512();
+        transpose_16x16(rows);
+        for (int r = 0; r < kLanes; ++r) _mm512_storeu_si512(&scratch_.keys[(d / 2 + r) * 2 * kBlock + i * 2], rows[r]);
+      }
+    const __m512i low = interleaved(), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+    for (int i = 0; i < n_keys; i += 2)
+      for (int d = 0; d < shape_.width(); d += 32) {
+        const __m512i zero = _mm512_setzero_si512();
+        const __m512i a = d < dim ? _mm512_loadu_si512(values[i] + d) : zero;
+        const __m512i b = d < dim && i + 1 < n_keys ? _mm512_loadu_si512(values[i + 1] + d) : zero;
+        _mm512_storeu_si512(value_pair(i / 2, d), _mm512_permutex2var_epi16(a, low, b));
+        _mm512_storeu_si512(value_pair(i / 2, d) + 32, _mm512_permutex2var_epi16(a, high, b));
+      }
+  }
+
+  // Which elements of two vectors lie next to each other when they are interleaved: 0, 32, 1, 33, ...
+  static __m512i interleaved() {
+    __m512i order = _mm512_setzero_si512();
+    int16_t index[32];
+    for (int i = 0; i < 32; ++i) index[i] = static_cast<int16_t>(i / 2 + i % 2 * 32);
+    std::memcpy(&order, index, sizeof order);
+    return order;
+  }
+
+  // The panel of values is one of 64 columns for each 64 dimensions.
+  bf16* value_pair(int pair, int d) { return &scratch_.values[d / 64 * 64 * kBlock + pair * 128 + d % 64 * 2]; }
+
+  // R queries from `q` on take in the block that begins at key `first`.
+  template <int R>
+  void update(int q, int first, int n_keys) {
+    const int dim = shape_.head_dim, width = shape_.width(), stride = shape_.partial();
+    __m512 scores[R][4];
+    for (auto& line : scores)
+      for (auto& part : line) part = _mm512_setzero_ps();
+    multiply_panel<R>(scores, &scratch_.queries[q * dim], dim, scratch_.keys.data(), dim / 2);
+    const __m512 scale = _mm512_set1_ps(kLog2e / std::sqrt(static_cast<float>(dim)));
+    for (auto& line : scores)
+      for (auto& part : line) part = _mm512_mul_ps(part, scale);
+    alignas(64) bf16 weights[R][kBlock];
+    float keep[R];
+    for (int r = 0; r < R; ++r) {
+      float* state = &scratch_.states[(q + r) * stride];
+      const int n_seen = std::min(n_keys, scratch_.position[q + r] + 1 - first);
+      __m512 peak = _mm512_set1_ps(state[width]);
+      for (int c = 0; c < 4; ++c)
+        peak = _mm512_mask_max_ps(peak, first_lanes(n_seen - c * kLanes), peak, scores[r][c]);
+      const float maximum = _mm512_reduce_max_ps(peak);
+      __m512 total = _mm512_setzero_ps();
+      for (int c = 0; c < 4; ++c) {
+        const __m512 weight = _mm512_maskz_mov_ps(first_lanes(n_seen - c * kLanes), exp2_of(_mm512_sub_ps(scores[r][c], _mm512_set1_ps(maximum))));
+        store_bf16(&weights[r][c * kLanes], weight);
+        total = _mm512_add_ps(total, weight);
+      }
+      keep[r] = _mm512_cvtss_f32(exp2_of(_mm512_set1_ps(state[width] - maximum)));
+      state[width] = maximum;
+      state[width + 1] = state[width + 1] * keep[r] + _mm512_reduce_add_ps(total);
+    }
+    for (int d = 0; d < width; d += 64) {
+      __m512 sum[R][4];
+      for (int r = 0; r < R; ++r)
+        for (int c = 0; c < 4; ++c)
+          sum[r][c] = _mm512_mul_ps(_mm512_loadu_ps(&scratch_.states[(q + r) * stride + d + c * kLanes]), _mm512_set1_ps(keep[r]));
+      multiply_panel<R>(sum, weights[0], kBlock, value_pair(0, d), (n_keys + 1) / 2);
+      for (int r = 0; r < R; ++r)
+        for (int c = 0; c < 4; ++c) _mm512_storeu_ps(&scratch_.states[(q + r) * stride + d + c * kLanes], sum[r][c]);
+    }
+  }
+
+  static void merge(float* total, const float* part, const Shape& shape) {
+    const int width = shape.width();
+    const float maximum = std::max(total[width], part[width]);
+    const __m512 keep = exp2_of(_mm512_set1_ps(total[width] - maximum)), take = exp2_of(_mm512_set1_ps(part[width] - maximum));
+    for (int d = 0; d < width; d += kLanes)
+      _mm512_storeu_ps(total + d, _mm512_fmadd_ps(_mm512_loadu_ps(part + d), take, _mm512_mul_ps(_mm512_loadu_ps(total + d), keep)));
+    total[width + 1] = total[width + 1] * _mm512_cvtss_f32(keep) + part[width + 1] * _mm512_cvtss_f32(take);
+    total[width] = maximum;
+  }
+
+  static void write(const float* total, float* out, const Shape& shape) {
+    const __m512 inverse = _mm512_set1_ps(1.0f / total[shape.width() + 1]);
+    for (int d = 0; d < shape.head_dim; d += kLanes) _mm512_storeu_ps(out + d, _mm512_mul_ps(_mm512_loadu_ps(total + d), inverse));
+  }
+
+  template <class T>
+  static void grow(std::vector<T>& v, size_t n) {
+    if (v.size() < n) v.resize(n);
+  }
+
+  friend void attend(Team& team, Attention mine);
+
+  const AttentionPlan& plan_;
+  const Shape& shape_;
+  const Pages pages_;
+  const bf16* queries_;
+  float* out_;
+  float* partials_;
+  Scratch& scratch_;
+  int n_queries_ = 0;
+};
+
+// Two phases of the team: all items, then the rows whose chunks have to be merged.
+inline void attend(Team& team, Attention mine) {
+  const AttentionPlan& plan = mine.plan_;
+  const int n_heads = mine.shape_.n_kv_heads;
+  team.share(static_cast<int>(plan.items.size()) * n_heads, 1, [&](int i) { mine.run(plan.items[i / n_heads], i % n_heads); });
+  if (plan.singles.empty()) return;
+  team.share(static_cast<int>(plan.singles.size()), 1, [&](int i) { mine.finish(plan.tiles[plan.singles[i]]); });
+}
+
+}  // namespace sgl

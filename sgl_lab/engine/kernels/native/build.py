@@ -1,0 +1,183 @@
+"""Compiles the native step for this very machine, once, and loads it.
+
+The library lies in the model cache under a hash of sources, compiler and CPU flags, so that a new
+version or another machine builds its own. Building is a matter of set-up (`sgl-lab native`); whoever
+only wants to compute calls `load` and takes the torch twins where that gives None. Knows no torch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+from ....contracts.errors import SglError
+
+SOURCES = Path(__file__).parent
+NEEDED = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni")
+"""What the kernels are written in. AVX512_BF16 is used where there is one and emulated where not."""
+
+FLAGS = ("-std=c++20", "-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC", "-pthread")
+
+
+class NativeUnavailable(SglError):
+    """This machine cannot run or build the native step."""
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """As Linux names them; empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
+
+
+def compiler() -> str | None:
+    """$CXX, g++ or clang++: the first that is there."""
+    return next((path for name in (os.environ.get("CXX"), "g++", "clang++") if name and (path := shutil.which(name))), None)
+
+
+def obstacle() -> str | None:
+    """Why the native step cannot be built here; None if it can."""
+    if sys.platform != "linux":
+        return "it is written for Linux"
+    if missing := [flag for flag in NEEDED if flag not in cpu_flags()]:
+        return f"this CPU has no {', '.join(missing)}"
+    if compiler() is None:
+        return "there is no C++ compiler"
+    return None
+
+
+def library_path(cache_dir: Path) -> Path:
+    """Where the library of these sources, this compiler and this CPU lies or would lie."""
+    digest = hashlib.sha256()
+    for source in sorted((*SOURCES.glob("*.hpp"), *SOURCES.glob("*.cpp"))):
+        digest.update(source.name.encode() + source.read_bytes())
+    digest.update(" ".join((*FLAGS, *sorted(cpu_flags()))).encode())
+    digest.update(_version(compiler() or ""))
+    return cache_dir / "native" / f"step-{digest.hexdigest()[:16]}.so"
+
+
+@cache
+def _version(path: str) -> bytes:
+    return subprocess.run([path, "--version"], capture_output=True, check=False).stdout if path else b""
+
+
+def build(cache_dir: Path) -> Path:
+    """The library, compiled now if it is not there yet (some ten seconds). NativeUnavailable says why not."""
+    if reason := obstacle():
+        raise NativeUnavailable(f"the native step cannot be built: {reason}", hint="models run on torch instead")
+    target = library_path(cache_dir)
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_suffix(f".{os.getpid()}.part")
+    try:
+        command = [str(compiler()), *FLAGS, str(SOURCES / "step.cpp"), "-o", str(part)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            said = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
+            raise NativeUnavailable(f"the native step does not compile: {said}", hint="set CXX to g++ 12 or newer, or clang++ 15 or newer")
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+    return target
+
+
+def load(cache_dir: Path) -> ctypes.CDLL | None:
+    """The library if it has been built for this machine and these sources; never builds."""
+    if obstacle() is not None and not cpu_flags().issuperset(NEEDED):
+        return None
+    path = library_path(cache_dir)
+    return _declared(ctypes.CDLL(str(path))) if path.exists() else None
+
+
+# ------------------------------------------------------------ the structures of step.cpp
+
+
+class Weight(ctypes.Structure):
+    _fields_ = [
+        ("quants", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("minimums", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("n_in", ctypes.c_int32),
+        ("n_out", ctypes.c_int32),
+        ("kind", ctypes.c_int32),
+        ("padding", ctypes.c_int32),
+    ]
+
+
+class Pages(ctypes.Structure):
+    _fields_ = [("keys", ctypes.c_void_p), ("values", ctypes.c_void_p)]
+
+
+class Layer(ctypes.Structure):
+    _fields_ = [
+        ("attention_norm", ctypes.c_void_p),
+        ("mlp_norm", ctypes.c_void_p),
+        ("qkv", Weight),
+        ("out", Weight),
+        ("gate_up", Weight),
+        ("down", Weight),
+        ("pages", Pages),
+    ]
+
+
+class Model(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in ("n_layers", "hidden", "ffn", "n_heads", "n_kv_heads", "head_dim", "vocab", "page_size")),
+        ("epsilon", ctypes.c_float),
+        ("is_bf16", ctypes.c_int32),
+        ("frequencies", ctypes.c_void_p),
+        ("norm", ctypes.c_void_p),
+        ("embedding", Weight),
+        ("head", Weight),
+        ("layers", ctypes.POINTER(Layer)),
+    ]
+
+
+class Shape(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int32) for name in ("n_heads", "n_kv_heads", "head_dim", "page_size")]
+
+
+class Rows(ctypes.Structure):
+    _fields_ = [
+        ("n_rows", ctypes.c_int32),
+        ("n_tokens", ctypes.c_int32),
+        ("tokens", ctypes.c_void_p),
+        ("offsets", ctypes.c_void_p),
+        ("starts", ctypes.c_void_p),
+        ("pages", ctypes.c_void_p),
+    ]
+
+
+class Wanted(ctypes.Structure):
+    _fields_ = [("n", ctypes.c_int32), ("tokens", ctypes.c_void_p), ("logits", ctypes.c_void_p), ("choices", ctypes.c_void_p)]
+
+
+def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
+    """Calls release the GIL: that is what CDLL does."""
+    library.sgl_new.restype = ctypes.c_void_p
+    library.sgl_new.argtypes = [ctypes.POINTER(Model), ctypes.c_int32]
+    library.sgl_delete.argtypes = [ctypes.c_void_p]
+    library.sgl_run.argtypes = [ctypes.c_void_p, ctypes.POINTER(Rows), ctypes.POINTER(Wanted)]
+    library.sgl_logits.argtypes = [ctypes.c_void_p, ctypes.POINTER(Wanted)]
+    library.sgl_linear.argtypes = [ctypes.POINTER(Weight), ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32]
+    library.sgl_attention.argtypes = [
+        *map(ctypes.POINTER, (Shape, Rows, Pages)),
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_int32,
+    ]
+    library.sgl_weight_row.argtypes = [ctypes.POINTER(Weight), ctypes.c_int32, ctypes.c_void_p]
+    for name in ("sgl_delete", "sgl_run", "sgl_logits", "sgl_linear", "sgl_attention", "sgl_weight_row"):
+        getattr(library, name).restype = None
+    return library

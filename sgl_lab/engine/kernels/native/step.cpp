@@ -1,0 +1,212 @@
+// One step of a Llama: token ids in, logits out, in one call that needs neither Python nor torch.
+//
+// The caller owns all weights, pages and results and keeps them alive; a Step owns its threads and its
+// scratch memory. Results of a row depend on no other row and on no chunking, bit for bit.
+#include <cmath>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "attention.hpp"
+#include "linear.hpp"
+#include "rows.hpp"
+
+namespace sgl {
+
+struct Layer {
+  const float* attention_norm;  // [hidden]
+  const float* mlp_norm;        // [hidden]
+  Weight qkv, out, gate_up, down;
+  Pages pages;
+};
+
+struct Model {
+  int32_t n_layers, hidden, ffn, n_heads, n_kv_heads, head_dim, vocab, page_size;
+  float epsilon;
+  int32_t is_bf16;           // activations between the linears; else 8-bit in groups of 32
+  const float* frequencies;  // [head_dim / 2], angle per position
+  const float* norm;         // [hidden]
+  Weight embedding, head;
+  const Layer* layers;
+};
+
+// Rows of one step, one after the other: row i has tokens [offsets[i], offsets[i + 1]) at positions from starts[i].
+struct Rows {
+  int32_t n_rows, n_tokens;
+  const int32_t* tokens;
+  const int32_t* offsets;
+  const int32_t* starts;
+  const int32_t* const* pages;  // of each row: its page ids from position 0 to its last token
+};
+
+inline std::vector<Tile> tiles_of(const Rows& rows) {
+  std::vector<Tile> tiles;
+  for (int i = 0; i < rows.n_rows; ++i)
+    tiles.push_back({rows.pages[i], rows.offsets[i], rows.offsets[i + 1] - rows.offsets[i], rows.starts[i], 0, 0});
+  return tiles;
+}
+
+// Logits of chosen tokens of the step; each result has a line for each of them, in order.
+struct Wanted {
+  int32_t n;
+  const int32_t* tokens;  // flat indices
+  float* logits;          // [n][vocab]
+  Choice* choices;        // [n]
+};
+
+class Step {
+ public:
+  Step(const Model& model, int n_threads)
+      : m_(model), layers_(model.layers, model.layers + model.n_layers),
+        shape_{model.n_heads, model.n_kv_heads, model.head_dim, model.page_size}, team_(n_threads), scratch_(team_.size()) {}
+
+  void run(const Rows& rows, const Wanted& wanted) {
+    prepare(rows);
+    team_.run([&](int thread) {
+      begin(rows);
+      for (const Layer& layer : layers_) {
+        attention(layer, scratch_[thread]);
+        feed_forward(layer);
+      }
+    });
+    logits(wanted);
+  }
+
+  // Of tokens of the last `run`.
+  void logits(const Wanted& wanted) {
+    normed_.resize(wanted.n, m_.hidden, m_.is_bf16);
+    team_.run([&](int) {
+      team_.share(wanted.n, 4, [&](int i) { rms_norm(&x_[size_t(wanted.tokens[i]) * m_.hidden], m_.norm, m_.hidden, m_.epsilon, normed_, i); });
+      linear(team_, m_.head, normed_, wanted.n, wanted.logits, m_.vocab, Store::overwrite);
+      team_.share(wanted.n, 1, [&](int i) { wanted.choices[i] = choose(wanted.logits + size_t(i) * m_.vocab, m_.vocab); });
+    });
+  }
+
+ private:
+  int q_width() const { return m_.n_heads * m_.head_dim; }
+  int qkv_width() const { return (m_.n_heads + 2 * m_.n_kv_heads) * m_.head_dim; }
+
+  void prepare(const Rows& rows) {
+    n_ = rows.n_tokens;
+    positions_.resize(n_);
+    slots_.resize(n_);
+    for (int i = 0; i < rows.n_rows; ++i)
+      for (int flat = rows.offsets[i], position = rows.starts[i]; flat < rows.offsets[i + 1]; ++flat, ++position) {
+        positions_[flat] = position;
+        slots_[flat] = shape_.slot(rows.pages[i], position);
+      }
+    plan_.make(tiles_of(rows), shape_);
+    const auto grow = [](auto& v, size_t n) { if (v.size() < n) v.resize(n); };
+    grow(x_, size_t(n_) * m_.hidden);
+    grow(qkv_, size_t(n_) * qkv_width());
+    grow(gate_up_, size_t(n_) * 2 * m_.ffn);
+    grow(mixed_, size_t(n_) * q_width());
+    grow(queries_, size_t(n_) * q_width());
+    grow(cosines_, size_t(n_) * m_.head_dim / 2);
+    grow(sines_, size_t(n_) * m_.head_dim / 2);
+    grow(partials_, size_t(plan_.n_partials) * m_.n_heads * shape_.partial());
+    normed_.resize(n_, m_.hidden, m_.is_bf16);
+    attended_.resize(n_, q_width(), m_.is_bf16);
+    active_.resize(n_, m_.ffn, m_.is_bf16);
+  }
+
+  // Embeddings, and the angles of each position.
+  void begin(const Rows& rows) {
+    team_.share(n_, 4, [&](int i) {
+      weight_row(m_.embedding, rows.tokens[i], &x_[size_t(i) * m_.hidden]);
+      for (int k = 0; k < m_.head_dim / 2; ++k) {
+        const float angle = static_cast<float>(positions_[i]) * m_.frequencies[k];
+        cosines_[size_t(i) * m_.head_dim / 2 + k] = std::cos(angle);
+        sines_[size_t(i) * m_.head_dim / 2 + k] = std::sin(angle);
+      }
+    });
+  }
+
+  void norm(const float* weight) {
+    team_.share(n_, 4, [&](int i) { rms_norm(&x_[size_t(i) * m_.hidden], weight, m_.hidden, m_.epsilon, normed_, i); });
+  }
+
+  void attention(const Layer& layer, Scratch& scratch) {
+    norm(layer.attention_norm);
+    linear(team_, layer.qkv, normed_, n_, qkv_.data(), qkv_width(), Store::overwrite);
+    team_.share(n_, 4, [&](int i) { rotate_and_keep(layer, i); });
+    attend(team_, Attention(plan_, shape_, layer.pages, queries_.data(), mixed_.data(), partials_.data(), scratch));
+    team_.share(n_, 4, [&](int i) {
+      const float* mixed = &mixed_[size_t(i) * q_width()];
+      for (int k = 0; k < q_width(); k += kGroup) attended_.put(i, k, _mm512_loadu_ps(mixed + k), _mm512_loadu_ps(mixed + k + kLanes));
+    });
+    linear(team_, layer.out, attended_, n_, x_.data(), m_.hidden, Store::add);
+  }
+
+  // Rotated queries to their buffer; rotated keys, and values, to their slots.
+  void rotate_and_keep(const Layer& layer, int i) {
+    const int dim = m_.head_dim;
+    const float* heads = &qkv_[size_t(i) * qkv_width()];
+    const float* cosines = &cosines_[size_t(i) * dim / 2];
+    const float* sines = &sines_[size_t(i) * dim / 2];
+    for (int h = 0; h < m_.n_heads; ++h) rotate(heads + h * dim, cosines, sines, dim, &queries_[size_t(i) * q_width() + h * dim]);
+    for (int h = 0; h < m_.n_kv_heads; ++h) {
+      const size_t place = (slots_[i] * m_.n_kv_heads + h) * dim;
+      rotate(heads + (m_.n_heads + h) * dim, cosines, sines, dim, layer.pages.keys + place);
+      const float* value = heads + (m_.n_heads + m_.n_kv_heads + h) * dim;
+      for (int d = 0; d < dim; d += kLanes) store_bf16(layer.pages.values + place + d, _mm512_loadu_ps(value + d));
+    }
+  }
+
+  void feed_forward(const Layer& layer) {
+    norm(layer.mlp_norm);
+    linear(team_, layer.gate_up, normed_, n_, gate_up_.data(), 2 * size_t(m_.ffn), Store::overwrite);
+    team_.share(n_, 4, [&](int i) { gated(&gate_up_[size_t(i) * 2 * m_.ffn], m_.ffn, active_, i); });
+    linear(team_, layer.down, active_, n_, x_.data(), m_.hidden, Store::add);
+  }
+
+  const Model m_;
+  const std::vector<Layer> layers_;
+  const Shape shape_;
+  Team team_;
+  std::vector<Scratch> scratch_;  // of each thread
+  int n_ = 0;  // tokens of the step; every buffer below has a row for each
+  AttentionPlan plan_;
+  std::vector<int> positions_;
+  std::vector<size_t> slots_;
+  std::vector<float> x_, qkv_, mixed_, gate_up_, cosines_, sines_, partials_;
+  std::vector<bf16> queries_;
+  Activations normed_, attended_, active_;
+};
+
+}  // namespace sgl
+
+extern "C" {
+
+sgl::Step* sgl_new(const sgl::Model* model, int32_t n_threads) { return new sgl::Step(*model, n_threads); }
+void sgl_delete(sgl::Step* step) { delete step; }
+void sgl_run(sgl::Step* step, const sgl::Rows* rows, const sgl::Wanted* wanted) { step->run(*rows, *wanted); }
+void sgl_logits(sgl::Step* step, const sgl::Wanted* wanted) { step->logits(*wanted); }
+
+// Single parts, for tests and measurements.
+
+// y [n_rows][n_out] = x [n_rows][n_in] @ w.T + bias
+void sgl_linear(const sgl::Weight* w, const float* x, int32_t n_rows, float* y, int32_t n_threads) {
+  sgl::Team team(n_threads);
+  sgl::Activations rows;
+  rows.resize(n_rows, w->n_in, w->kind == sgl::Kind::bf16);
+  for (int i = 0; i < n_rows; ++i)
+    for (int k = 0; k < w->n_in; k += sgl::kGroup) {
+      const float* at = x + size_t(i) * w->n_in + k;
+      rows.put(i, k, _mm512_loadu_ps(at), _mm512_loadu_ps(at + sgl::kLanes));
+    }
+  team.run([&](int) { sgl::linear(team, *w, rows, n_rows, y, w->n_out, sgl::Store::overwrite); });
+}
+
+// out [tokens][heads][head_dim] of queries, the same in bf16, over pages that hold all keys and values already
+void sgl_attention(const sgl::Shape* shape, const sgl::Rows* rows, const sgl::Pages* pages, const sgl::bf16* queries, float* out, int32_t n_threads) {
+  sgl::Team team(n_threads);
+  sgl::AttentionPlan plan;
+  plan.make(sgl::tiles_of(*rows), *shape);
+  std::vector<float> partials(size_t(plan.n_partials) * shape->n_heads * shape->partial());
+  std::vector<sgl::Scratch> scratch(n_threads);
+  team.run([&](int thread) { sgl::attend(team, sgl::Attention(plan, *shape, *pages, queries, out, partials.data(), scratch[thread])); });
+}
+
+void sgl_weight_row(const sgl::Weight* w, int32_t row, float* out) { sgl::weight_row(*w, row, out); }
+}

@@ -1,0 +1,23 @@
+"""Which runner computes a model: the native step where it is built and the model packed for it, else torch."""
+
+from __future__ import annotations
+
+import ctypes
+
+from ..model.llama import Llama
+from ..model.packed import PackedLlama
+from .native import NativeRunner
+from .runner import TorchRunner
+
+
+def make_runner(
+    model: Llama | PackedLlama, library: ctypes.CDLL | None, n_pages: int, page_size: int = 1, *, threads: int | None = None
+) -> TorchRunner | NativeRunner:
+    """A runner with a pool of `n_pages` pages of `page_size` tokens. CacheFull if they do not fit."""
+    match model:
+        case PackedLlama() if library is not None:
+            return NativeRunner(library, model, n_pages, page_size, threads=threads)
+        case PackedLlama():
+            return TorchRunner(model.twin(), n_pages, page_size, threads=threads, kv_dtype=model.dtype)
+        case Llama():
+            return TorchRunner(model, n_pages, page_size, threads=threads)

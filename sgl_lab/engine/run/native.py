@@ -1,0 +1,161 @@
+"""Computes a plan with the native step: one call that walks through the whole model, without the GIL.
+
+What is left to Python is a step's outline (a few numbers a row; contexts are passed as addresses) and
+the sampling of rows that are not plainly greedy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..kernels.native import build
+from ..kernels.native.pack import Kind
+from ..model.llama import inverse_frequencies
+from ..model.packed import PackedLlama
+from ..plan.plan import Plan, Row, RowOutput, Sampling
+from .kv import KvStore
+from .runner import NO_DRAW, SCORED_AT_ONCE, row_output
+from .sampler import Draw, sample
+
+CHOICE = np.dtype([("token", np.int32), ("logit", np.float32), ("log_total", np.float32)])
+
+
+@dataclass(frozen=True, slots=True)
+class _Results:
+    """Of some tokens of a step: float32 [n, vocab], and of each its likeliest token with logit and logsumexp."""
+
+    logits: Tensor
+    choices: npt.NDArray[np.void]
+
+
+class NativeRunner:
+    """`plan.Runner` over packed weights: `n_pages` pages of `page_size` tokens in bf16. CacheFull if they do not fit.
+
+    A row's logits depend on its own tokens alone, bit for bit: not on the batch, the chunks or the pages.
+    """
+
+    def __init__(self, library: ctypes.CDLL, model: PackedLlama, n_pages: int, page_size: int = 1, *, threads: int | None = None) -> None:
+        self.page_size = page_size
+        self.kv = KvStore(model.spec, n_pages, page_size, device=model.device, dtype=model.dtype)
+        self._library = library
+        self._model = model
+        self._frequencies = inverse_frequencies(model.spec).contiguous()
+        self._step: int | None = library.sgl_new(self._described(), threads or _cores())
+
+    def _described(self) -> build.Model:
+        """The model as addresses; all of them belong to tensors that this object keeps."""
+        spec, weights, vectors = self._model.spec, self._model.weights, self._model.vectors
+
+        def layer(index: int) -> build.Layer:
+            prefix = f"model.layers.{index}"
+            return build.Layer(
+                vectors[f"{prefix}.input_layernorm.weight"].data_ptr(),
+                vectors[f"{prefix}.post_attention_layernorm.weight"].data_ptr(),
+                weights[f"{prefix}.self_attn.q_proj.weight"].pointer(),
+                weights[f"{prefix}.self_attn.o_proj.weight"].pointer(),
+                weights[f"{prefix}.mlp.gate_proj.weight"].pointer(),
+                weights[f"{prefix}.mlp.down_proj.weight"].pointer(),
+                build.Pages(self.kv.keys[index].data_ptr(), self.kv.values[index].data_ptr()),
+            )
+
+        embedding = weights["model.embed_tokens.weight"].pointer()
+        return build.Model(
+            spec.n_layers,
+            spec.hidden,
+            spec.ffn,
+            spec.n_heads,
+            spec.n_kv_heads,
+            spec.head_dim,
+            spec.vocab,
+            self.page_size,
+            spec.norm_eps,
+            self._model.kind is Kind.BF16,
+            self._frequencies.data_ptr(),
+            vectors["model.norm.weight"].data_ptr(),
+            embedding,
+            embedding if spec.tied else weights["lm_head.weight"].pointer(),
+            (build.Layer * spec.n_layers)(*map(layer, range(spec.n_layers))),
+        )
+
+    def run(self, plan: Plan) -> tuple[RowOutput, ...]:
+        with torch.inference_mode():
+            rows = plan.rows
+            ends = np.cumsum([len(row.tokens) for row in rows], dtype=np.int32)
+            sampled = [i for i, row in enumerate(rows) if row.sample is not None]
+            results = self._forward(rows, ends, ends[sampled] - 1)
+            draws = dict(zip(sampled, _draws(results, [row.sample for row in rows if row.sample is not None]), strict=True))
+            scores = self._scores(rows, ends)
+            return tuple(row_output(draws.get(i, NO_DRAW), scores[i]) for i in range(len(rows)))
+
+    def _forward(self, rows: Sequence[Row], ends: npt.NDArray[np.int32], wanted: npt.NDArray[np.int32]) -> _Results:
+        tokens = np.fromiter((token for row in rows for token in row.tokens), np.int32, int(ends[-1]))
+        offsets = np.concatenate((np.zeros(1, np.int32), ends))
+        starts = np.array([row.start for row in rows], np.int32)
+        pages = np.array([row.pages.buffer_info()[0] for row in rows], np.uint64)
+        described = build.Rows(len(rows), len(tokens), tokens.ctypes.data, offsets.ctypes.data, starts.ctypes.data, pages.ctypes.data)
+        results, target = self._results(wanted)
+        self._library.sgl_run(self._step, described, target)
+        return results
+
+    def _results(self, wanted: npt.NDArray[np.int32]) -> tuple[_Results, build.Wanted]:
+        """Room for the logits of some tokens of a step, and how the native side is told of it; `wanted` must live as long."""
+        results = _Results(torch.empty(len(wanted), self._model.spec.vocab), np.empty(len(wanted), CHOICE))
+        return results, build.Wanted(len(wanted), wanted.ctypes.data, results.logits.data_ptr(), results.choices.ctypes.data)
+
+    def _scores(self, rows: Sequence[Row], ends: npt.NDArray[np.int32]) -> list[tuple[tuple[float, ...], ...]]:
+        """Of each row, the logprobs of its candidates."""
+        positions = [(i, flat) for i, end in enumerate(ends.tolist()) for flat in range(end - len(rows[i].targets), end)]
+        found: list[list[tuple[float, ...]]] = [[] for _ in rows]
+        for first in range(0, len(positions), SCORED_AT_ONCE):
+            some = positions[first : first + SCORED_AT_ONCE]
+            wanted = np.array([flat for _, flat in some], np.int32)
+            results, target = self._results(wanted)
+            self._library.sgl_logits(self._step, target)
+            values = results.logits.numpy()
+            for line, (i, _) in enumerate(some):
+                candidates = list(rows[i].targets[len(found[i])])
+                found[i].append(tuple((values[line, candidates] - results.choices["log_total"][line]).tolist()))
+        return [tuple(lines) for lines in found]
+
+    def copy_page(self, source: int, target: int) -> None:
+        with torch.inference_mode():
+            self.kv.copy_page(source, target)
+
+    def close(self) -> None:
+        if self._step is not None:
+            self._library.sgl_delete(self._step)
+            self._step = None
+        self.kv.release()
+
+
+def _draws(results: _Results, samplings: Sequence[Sampling]) -> list[Draw]:
+    """Plainly greedy rows take the native choice; the others are sampled together."""
+    choices = results.choices
+    logprobs = (choices["logit"] - choices["log_total"]).tolist()
+    draws = [Draw(token, logprob, (), None) for token, logprob in zip(choices["token"].tolist(), logprobs, strict=True)]
+    finite = np.isfinite(choices["log_total"])
+    others = [i for i, sampling in enumerate(samplings) if not (finite[i] and _is_plain(sampling))]
+    if others:
+        for i, draw in zip(others, sample(results.logits[others], [samplings[i] for i in others]), strict=True):
+            draws[i] = draw
+    return draws
+
+
+def _is_plain(sampling: Sampling) -> bool:
+    """Whether the likeliest token is all that is asked for."""
+    params = sampling.params
+    shaped = sampling.banned or params.logit_bias or params.frequency_penalty or params.presence_penalty or params.repetition_penalty != 1
+    return params.temperature == 0 and not shaped and not params.top_logprobs
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,324 @@
+"""The native step computes what its torch twins compute, and a row's result depends on that row alone."""
+
+from __future__ import annotations
+
+import ctypes
+import random
+from array import array
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sgl_lab.contracts.errors import ModelError, RequestFailed
+from sgl_lab.engine.kernels.linear import Linear
+from sgl_lab.engine.kernels.native import build
+from sgl_lab.engine.kernels.native.pack import GROUP, Kind, Packed, pack, pack_bf16, quantise
+from sgl_lab.engine.kernels.native.twin import Bf16Linear, RoundedLinear
+from sgl_lab.engine.model import store
+from sgl_lab.engine.model.load import LoadedModel, load_model
+from sgl_lab.engine.model.packed import PackedLlama
+from sgl_lab.engine.plan.plan import RowOutput
+from sgl_lab.engine.run.choose import make_runner
+from sgl_lab.engine.run.native import NativeRunner
+
+from .tiny import GREEDY, Sequences, scores, tokens, write_tiny
+
+pytestmark = pytest.mark.skipif(build.obstacle() is not None, reason=f"no native step here: {build.obstacle()}")
+
+LARGER = {"hidden_size": 128, "intermediate_size": 160, "head_dim": 32, "max_position_embeddings": 2048}
+
+
+@pytest.fixture(scope="session")
+def library() -> ctypes.CDLL:
+    build.build(store.cache_dir())
+    loaded = build.load(store.cache_dir())
+    assert loaded is not None
+    return loaded
+
+
+def packed(weight: torch.Tensor, kind: Kind, bias: torch.Tensor | None) -> Packed:
+    return pack_bf16(weight, bias) if kind is Kind.BF16 else pack(quantise(weight, kind), bias)
+
+
+def multiply(library: ctypes.CDLL, weight: Packed, x: torch.Tensor, threads: int = 2) -> torch.Tensor:
+    y = torch.full((len(x), weight.n_out), torch.nan)
+    library.sgl_linear(weight.pointer(), x.contiguous().data_ptr(), len(x), y.data_ptr(), threads)
+    return y
+
+
+# ------------------------------------------------------------ linears
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("shape", [(1, 32), (97, 64), (65, 288), (192, 96)])
+def test_a_native_linear_is_its_twin_for_any_number_of_rows(library: ctypes.CDLL, kind: Kind, shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    weight = packed(torch.randn(shape) * 0.1, kind, torch.randn(shape[0]))
+    twin: type[Linear] = Bf16Linear if kind is Kind.BF16 else RoundedLinear
+    scale = torch.logspace(-3, 3, 33)[:, None]
+    x = torch.randn(33, shape[1]) * scale
+    wanted = twin(weight.floats(), weight.bias)(x) / scale
+    for n in (1, 2, 6, 7, 8, 9, 33):
+        torch.testing.assert_close(multiply(library, weight, x[:n]) / scale[:n], wanted[:n], rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_a_row_alone_gives_the_same_bits_as_in_company(library: ctypes.CDLL, kind: Kind) -> None:
+    torch.manual_seed(1)
+    weight = packed(torch.randn(97, 96), kind, None)
+    x = torch.randn(17, 96)
+    together = multiply(library, weight, x)
+    assert all(torch.equal(multiply(library, weight, x[i : i + 1], threads=1)[0], together[i]) for i in range(17))
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_not_finite_shows_in_its_row_and_no_other(library: ctypes.CDLL, kind: Kind, bad: float) -> None:
+    weight = packed(torch.randn(20, 64), kind, None)
+    x = torch.randn(3, 64)
+    x[1, 40] = bad
+    y = multiply(library, weight, x)
+    assert not y[1].isfinite().any()
+    assert y[[0, 2]].isfinite().all()
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_packing_loses_nothing(library: ctypes.CDLL, kind: Kind) -> None:
+    torch.manual_seed(2)
+    weight = torch.randn(37, 96)
+    weight[5] = 0
+    whole = pack_bf16(weight) if kind is Kind.BF16 else pack(quantise(weight, kind))
+    wanted = weight.bfloat16().float() if kind is Kind.BF16 else quantise(weight, kind).floats()
+    assert torch.equal(whole.floats(), wanted)
+    row = torch.empty(96)
+    library.sgl_weight_row(whole.pointer(), 36, row.data_ptr())
+    assert torch.equal(row, wanted[36])
+
+
+@pytest.mark.parametrize(("kind", "steps"), [(Kind.Q4, 15), (Kind.Q8, 254)])
+def test_quantised_weights_are_within_half_a_step(kind: Kind, steps: int) -> None:
+    torch.manual_seed(3)
+    weight = torch.randn(40, 128)
+    groups = weight.view(40, -1, GROUP)
+    span = groups.amax(-1) - groups.amin(-1) if kind is Kind.Q4 else 2 * groups.abs().amax(-1)
+    error = (quantise(weight, kind).floats() - weight).abs().view(40, -1, GROUP).amax(-1)
+    assert (error <= span / steps * 0.51 + 2e-3).all()
+
+
+# ------------------------------------------------------------ attention
+
+
+AttentionRow = tuple["array[int]", int, torch.Tensor]
+"""(pages, start, queries [n, heads, dim])"""
+
+
+def attend(
+    library: ctypes.CDLL,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    page_size: int,
+    n_heads: int,
+    rows: list[tuple[array[int], int, torch.Tensor]],
+) -> torch.Tensor:
+    """What the rows' queries read, one after the other, [tokens, heads, dim]."""
+    n_kv, dim = keys.shape[1:]
+    queries = torch.cat([q for _, _, q in rows]).contiguous()
+    offsets = np.cumsum([0, *(len(q) for _, _, q in rows)], dtype=np.int32)
+    starts = np.array([start for _, start, _ in rows], np.int32)
+    pages = np.array([pages.buffer_info()[0] for pages, _, _ in rows], np.uint64)
+    out = torch.full(queries.shape, torch.nan)
+    library.sgl_attention(
+        build.Shape(n_heads, n_kv, dim, page_size),
+        build.Rows(len(rows), len(queries), None, offsets.ctypes.data, starts.ctypes.data, pages.ctypes.data),
+        build.Pages(keys.data_ptr(), values.data_ptr()),
+        queries.data_ptr(),
+        out.data_ptr(),
+        2,
+    )
+    return out
+
+
+@pytest.mark.parametrize("page_size", [1, 4, 16])
+@pytest.mark.parametrize(("n_heads", "n_kv", "dim"), [(9, 3, 64), (4, 4, 32), (8, 1, 96), (2, 1, 128)])
+def test_native_attention_is_the_textbooks(library: ctypes.CDLL, page_size: int, n_heads: int, n_kv: int, dim: int) -> None:
+    torch.manual_seed(4)
+    keys, values = (torch.randn(1200, n_kv, dim).bfloat16() for _ in range(2))
+    deal = random.Random(page_size)
+    prefix = deal.sample(range(1200 // page_size), 400 // page_size)
+
+    def row(n_context: int, n: int, *, shares: bool = False) -> AttentionRow:
+        own = deal.sample(range(1200 // page_size), -(-n_context // page_size))
+        return array("i", [*prefix, *own][: len(own)] if shares else own), n_context - n, torch.randn(n, n_heads, dim).bfloat16()
+
+    rows = [row(n, 1) for n in (1, 2, 63, 64, 65, 256, 257, 700)] + [row(n, min(n, 40)) for n in (3, 17, 90, 300)] + [row(130, 130)]
+    rows += [row(n, 1, shares=True) for n in (100, 401, 410, 500, 700, 320, 64, 450)] + [row(440, 20, shares=True)]
+    deal.shuffle(rows)
+    found = attend(library, keys, values, page_size, n_heads, rows).split([len(q) for _, _, q in rows])
+    for (pages, start, q), part in zip(rows, found, strict=True):
+        slots = torch.tensor([page * page_size + i for page in pages for i in range(page_size)])[: start + len(q)]
+        k, v = (x[slots].float().repeat_interleave(n_heads // n_kv, 1) for x in (keys, values))
+        scores = torch.einsum("qhd,khd->hqk", q.float(), k) / dim**0.5
+        future = torch.arange(len(slots)) > start + torch.arange(len(q))[:, None]
+        wanted = torch.einsum("hqk,khd->qhd", scores.masked_fill(future, -torch.inf).softmax(-1), v)
+        torch.testing.assert_close(part, wanted, rtol=0, atol=0.01)
+
+
+# ------------------------------------------------------------ the whole step
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp("models") / "larger", scale=0.08, **LARGER)
+
+
+def load(folder: Path, dtype: str) -> LoadedModel:
+    return load_model(folder, name="larger", device="cpu", dtype=dtype, native=True, cache_dir=folder)
+
+
+@pytest.fixture(scope="module", params=["int4", "int8", "bfloat16"])
+def loaded(folder: Path, request: pytest.FixtureRequest) -> LoadedModel:
+    return load(folder, request.param)
+
+
+class Native(Sequences):
+    """`Sequences` on the native runner, or on its twin."""
+
+    def __init__(self, loaded: LoadedModel, library: ctypes.CDLL | None, page_size: int, *, threads: int = 2, n_pages: int = 2048) -> None:
+        assert isinstance(loaded.model, PackedLlama)
+        super().__init__(loaded, page_size, n_pages, runner=make_runner(loaded.model, library, n_pages, page_size, threads=threads))
+
+
+@pytest.mark.parametrize("page_size", [1, 4, 16])
+@pytest.mark.parametrize("n", [1, 2, 63, 64, 65, 300])
+def test_a_prompt_is_computed_as_by_the_twin(library: ctypes.CDLL, loaded: LoadedModel, page_size: int, n: int) -> None:
+    prompt = tokens(n)
+    native, twin = Native(loaded, library, page_size), Native(loaded, None, page_size)
+    found, wanted = (scores(rows.run(rows.row(1, prompt, n_targets=min(n, 40)))[0]) for rows in (native, twin))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0.15)
+    assert (found - wanted).abs().mean() < 0.015
+
+
+def test_a_long_context_is_read_as_by_the_twin(library: ctypes.CDLL, loaded: LoadedModel) -> None:
+    prompt = tokens(1500)
+    native, twin = Native(loaded, library, 4), Native(loaded, None, 4)
+    for rows in (native, twin):
+        rows.run(rows.row(1, prompt[:1490]))
+    found, wanted = (scores(rows.run(rows.row(1, prompt[1490:], n_targets=10))[0]) for rows in (native, twin))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0.15)
+
+
+def bits(output: RowOutput) -> tuple[object, ...]:
+    assert output.error is None
+    return output.target_logprobs
+
+
+@pytest.mark.parametrize("page_size", [1, 4, 16])
+@pytest.mark.parametrize("chunks", [(1,) * 330, (7, 1, 16, 300, 6), (64, 64, 128, 74), (329, 1)])
+def test_chunks_and_pages_change_no_bit(library: ctypes.CDLL, loaded: LoadedModel, page_size: int, chunks: tuple[int, ...]) -> None:
+    prompt = tokens(330)
+    whole = Native(loaded, library, 1, threads=1)
+    wanted = bits(whole.run(whole.row(1, prompt, n_targets=330))[0])
+    rows = Native(loaded, library, page_size)
+    found: tuple[object, ...] = ()
+    for n in chunks:
+        begin = len(found)
+        found += bits(rows.run(rows.row(1, prompt[begin : begin + n], n_targets=n))[0])
+    assert found == wanted
+
+
+def shared_prefix(rows: Native, prefix: list[int], n_rows: int) -> Iterator[int]:
+    """Requests 1 to n_rows whose leading pages are those of request 0."""
+    rows.run(rows.row(0, prefix))
+    for request in range(1, n_rows + 1):
+        rows.adopt(request, 0)
+        yield request
+
+
+@pytest.mark.parametrize(("page_size", "n_prefix"), [(1, 333), (4, 640), (16, 64), (1, 10)])
+def test_rows_that_share_a_prefix_compute_what_each_computes_alone(
+    library: ctypes.CDLL, loaded: LoadedModel, page_size: int, n_prefix: int
+) -> None:
+    prefix, tails = tokens(n_prefix), [tokens(3 + 40 * (i % 3), seed=i + 2) for i in range(9)]
+    rows = Native(loaded, library, page_size)
+    requests = list(shared_prefix(rows, prefix, len(tails)))
+    rows.run(*(rows.row(request, tail[:-1]) for request, tail in zip(requests, tails, strict=True)))
+    order = random.Random(0).sample(requests, len(requests))
+    together = rows.run(*(rows.row(request, tails[request - 1][-1:], n_targets=1) for request in order))
+    alone = Native(loaded, library, 1, n_pages=9 * 800)
+    for request, output in zip(order, together, strict=True):
+        wanted = alone.run(alone.row(request, prefix + tails[request - 1], n_targets=1))[0]
+        assert bits(output) == bits(wanted)
+
+
+def test_a_mixed_step_computes_what_its_rows_compute_alone(library: ctypes.CDLL, loaded: LoadedModel) -> None:
+    prompt = tokens(120)
+    whole = Native(loaded, library, 1)
+    wanted = bits(whole.run(whole.row(1, prompt, n_targets=120))[0])
+    rows = Native(loaded, library, 4)
+    rows.run(rows.row(1, prompt[:100]), rows.row(2, prompt[:5]), rows.row(3, prompt[:20]))
+    outputs = rows.run(
+        rows.row(4, prompt[:11], n_targets=2),
+        rows.row(1, prompt[100:], n_targets=20),
+        rows.row(3, prompt[20:30], n_targets=3),
+        rows.row(2, prompt[5:6], n_targets=1),
+        rows.row(5, prompt[:1], n_targets=1),
+    )
+    ends = [(9, 11), (100, 120), (27, 30), (5, 6), (0, 1)]
+    assert [bits(output) for output in outputs] == [wanted[begin:end] for begin, end in ends]
+
+
+def test_a_row_that_reads_nan_fails_alone(library: ctypes.CDLL, loaded: LoadedModel) -> None:
+    prompt = tokens(40)
+    rows = Native(loaded, library, 4)
+    rows.run(rows.row(1, prompt[:39]), rows.row(2, prompt[:39]))
+    rows.runner.kv.poison([rows.pages(2)[3]])
+    healthy, broken, scored = rows.run(
+        rows.row(1, prompt[39:], sample=GREEDY), rows.row(2, prompt[39:], sample=GREEDY, n_targets=1), rows.row(4, prompt, n_targets=1)
+    )
+    assert isinstance(broken.error, RequestFailed)
+    assert healthy.token is not None
+    assert scored.error is None
+
+
+def test_greedy_rows_get_the_token_and_logprob_that_the_sampler_would_give(library: ctypes.CDLL, loaded: LoadedModel) -> None:
+    rows = Native(loaded, library, 1)
+    plain, listed = rows.run(rows.row(1, tokens(30), sample=GREEDY), rows.row(2, tokens(30), sample=replace(GREEDY, top_logprobs=3)))
+    assert plain.token == listed.token == listed.top[0][0]
+    assert plain.logprob == pytest.approx(listed.logprob, abs=1e-5)
+
+
+# ------------------------------------------------------------ loading and choosing
+
+
+def test_without_the_library_the_twin_serves(folder: Path, library: ctypes.CDLL) -> None:
+    model = load(folder, "int4").model
+    assert isinstance(model, PackedLlama)
+    assert isinstance(make_runner(model, library, 16), NativeRunner)
+    assert not isinstance(make_runner(model, None, 16), NativeRunner)
+
+
+def test_a_model_of_odd_width_is_refused_with_a_way_out(tiny_folder: Path) -> None:
+    with pytest.raises(ModelError, match="head_dim 16 is not a multiple of 32"):
+        load_model(tiny_folder, name="tiny", device="cpu", dtype="int4", cache_dir=tiny_folder)
+
+
+def test_a_gguf_keeps_its_own_bits(smollm2: LoadedModel) -> None:
+    model = load_model(store.resolve("smollm2"), name="smollm2", device="cpu", dtype="int4", cache_dir=store.cache_dir()).model
+    assert isinstance(model, PackedLlama)
+    assert model.weights["model.layers.3.mlp.down_proj.weight"].kind is Kind.Q4
+    assert model.weights["model.embed_tokens.weight"].kind is Kind.Q8
+    wanted = stored_floats(smollm2, "model.layers.3.self_attn.q_proj.weight", "model.layers.3.self_attn.k_proj.weight")
+    assert torch.equal(model.weights["model.layers.3.self_attn.q_proj.weight"].floats()[: len(wanted)], wanted)
+    assert torch.equal(model.weights["model.embed_tokens.weight"].floats(), stored_floats(smollm2, "model.embed_tokens.weight"))
+
+
+def stored_floats(loaded: LoadedModel, *names: str) -> torch.Tensor:
+    from sgl_lab.engine.model.convert import convert
+    from sgl_lab.engine.model.weights import Checkpoint
+
+    with Checkpoint(convert(store.resolve("smollm2"), "smollm2", store.cache_dir(), lambda done, total, text: None)) as checkpoint:
+        return checkpoint.read(*names).clone()
