@@ -37,7 +37,7 @@ def opened(tour: tuple[str, Path], browser: Browser) -> Iterator[tuple[Page, lis
     page = browser.new_page()
     requests: list[Request] = []
     errors: list[str] = []
-    page.on("request", requests.append)
+    page.on("request", lambda request: requests.append(request))
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(tour[1].as_uri(), wait_until="networkidle")
