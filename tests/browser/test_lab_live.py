@@ -42,7 +42,8 @@ addEventListener('click', ({ timeStamp }) => {
 
 @pytest.fixture(scope="module", params=[(7, True), (6, False)], ids=["ipykernel7-dark", "ipykernel6-light"])
 def kernel(request: pytest.FixtureRequest) -> tuple[int, bool]:
-    return request.param
+    ipykernel, dark = request.param
+    return ipykernel, dark
 
 
 @pytest.fixture(scope="module")
