@@ -40,6 +40,7 @@ MUST_NOT_LOAD = {
     "engine": NOTEBOOK | {"sgl_lab.lang", "sgl_lab.trace"},
     "engine.cache": HEAVY,
     "engine.plan": HEAVY,
+    "engine.simulate": HEAVY,
     "engine.model.store": HEAVY | {"huggingface_hub"},
     "lang": {"torch", "transformers", "sgl_lab.engine"} | NOTEBOOK,
     "backends": NOTEBOOK,
