@@ -30,8 +30,9 @@ test: setup setup-test  ## set up what the tests need (Chromium too), then lint,
 	.venv/bin/mypy
 	.venv/bin/pytest $(ARGS)
 
-setup:  ## make .venv from the exact pins and fetch the built-in model
+setup:  ## make .venv from the exact pins, build the native CPU step and fetch the built-in model
 	@$(one_at_a_time) $(ready)
+	-@.venv/bin/sgl-lab native
 	@.venv/bin/sgl-lab model pull smollm2
 
 setup-test: chromium  ## what only the tests need

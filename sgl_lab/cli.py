@@ -1,4 +1,4 @@
-"""The `sgl-lab` command: tour, run, doctor, model.
+"""The `sgl-lab` command: tour, run, doctor, native, model.
 
 Prints results on stdout and one-line errors on stderr; the exit code is 0, 1 (it failed) or
 2 (it was called wrongly). Loads IPython only when a notebook is run.
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import doctor
 from .contracts.errors import BadArgument, SglError
+from .engine.kernels.native import build
 from .engine.model import store
 from .engine.model.fetch import Progress
 
@@ -84,6 +85,9 @@ def _parser() -> argparse.ArgumentParser:
 
     examine = commands.add_parser("doctor", help="look at this machine and say what is missing")
     examine.set_defaults(command=_doctor)
+
+    native = commands.add_parser("native", help="build the native CPU step for this machine")
+    native.set_defaults(command=_native)
 
     model = commands.add_parser("model", help="the model cache").add_subparsers(required=True, metavar="list|pull|rm")
     model.add_parser("list", help="what is here, and what could be").set_defaults(command=_model_list)
@@ -235,6 +239,14 @@ def _doctor(options: argparse.Namespace) -> int:
         print(finding, flush=True)
         problems += finding.state == "problem"
     return 1 if problems else 0
+
+
+def _native(options: argparse.Namespace) -> int:
+    if reason := build.obstacle():
+        print(f"no native CPU step: {reason}; models run on torch instead")
+    else:
+        print(build.build(store.cache_dir()))
+    return 0
 
 
 def _model_list(options: argparse.Namespace) -> int:

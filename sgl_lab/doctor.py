@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 
+from .engine.kernels.native import build
 from .engine.model import store
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -37,6 +38,7 @@ def examine() -> Iterator[Finding]:
     yield _python()
     yield from _packages()
     yield from _torch()
+    yield _native()
     yield _triton()
     yield _program("browser", BROWSERS, "only the project's own browser tests need one: install chromium")
     yield _program("graphviz", ("dot",), "only exports to SVG need dot: install graphviz")
@@ -74,6 +76,15 @@ def _torch() -> Iterator[Finding]:
         yield Finding("ok", "gpu", f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB")
     else:
         yield Finding("-", "gpu", "none that torch can use", "models run on the CPU")
+
+
+def _native() -> Finding:
+    if reason := build.obstacle():
+        return Finding("-", "native step", reason, "models run on torch instead, several times slower")
+    path = build.library_path(store.cache_dir())
+    if path.exists():
+        return Finding("ok", "native step", str(path))
+    return Finding("-", "native step", "not built yet", "models run on torch instead, several times slower: sgl-lab native")
 
 
 def _triton() -> Finding:

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from sgl_lab.cli import main
 from sgl_lab.contracts.errors import ModelError, RequestFailed
+from sgl_lab.doctor import examine
 from sgl_lab.engine.kernels.linear import Linear
 from sgl_lab.engine.kernels.native import build
 from sgl_lab.engine.kernels.native.pack import GROUP, Kind, Packed, pack, pack_bf16, quantise
@@ -291,7 +293,20 @@ def test_greedy_rows_get_the_token_and_logprob_that_the_sampler_would_give(libra
     assert plain.logprob == pytest.approx(listed.logprob, abs=1e-5)
 
 
-# ------------------------------------------------------------ loading and choosing
+# ------------------------------------------------------------ building, loading and choosing
+
+
+def test_what_is_not_built_is_not_loaded_and_building_twice_builds_once(tmp_path: Path, library: ctypes.CDLL) -> None:
+    assert build.load(tmp_path) is None
+    built = build.build(store.cache_dir())
+    when = built.stat().st_mtime_ns
+    assert build.build(store.cache_dir()).stat().st_mtime_ns == when
+
+
+def test_the_doctor_and_the_command_agree_on_the_native_step(library: ctypes.CDLL, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["native"]) == 0
+    path = capsys.readouterr().out.strip()
+    assert [finding.text for finding in examine() if finding.subject == "native step"] == [path]
 
 
 def test_without_the_library_the_twin_serves(folder: Path, library: ctypes.CDLL) -> None:
