@@ -20,11 +20,12 @@ from sgl_lab.contracts.ids import RunId
 from sgl_lab.contracts.tree import TreeSnapshot
 from sgl_lab.viz.draw import dot, html, palette, svg, text
 from sgl_lab.viz.draw.escape import escaped, joined, style_sheet, tag
-from sgl_lab.viz.draw.outline import outline
+from sgl_lab.viz.draw.outline import lane_order, outline
 from sgl_lab.viz.draw.streams import fair_share, runs, streams, whole_characters
 from sgl_lab.viz.freeze import LIMIT, freeze
 from sgl_lab.viz.legible import clipped, legible
 from sgl_lab.viz.views import LanesView, MetricsView, TokensView, TreeView
+from sgl_lab.viz.views.lanes import LaneRow
 
 from .story import Stage, story
 
@@ -321,6 +322,15 @@ def test_every_node_and_lane_is_in_its_picture() -> None:
     assert all(row["label"][:20] in drawn for row in picture["nodes"])
     drawn = "".join(ET.fromstring(svg.lanes(found["lanes"].full()).source).itertext())
     assert all(name in drawn for name in ("main", "food", "rain", "views", "plan · decode", "when · score"))
+
+
+def test_lanes_stand_under_their_parents_whoever_forked_first() -> None:
+    opened = [("a", None), ("b", "a"), ("c", "a"), ("c1", "c"), ("b1", "b"), ("lost", "gone")]
+    rows: list[LaneRow] = [{"lane": lane, "parent": parent, "label": lane, "kind": "fork"} for lane, parent in opened]
+    ordered = [("a", 0), ("b", 1), ("b1", 2), ("c", 1), ("c1", 2), ("lost", 0)]
+    assert [(row["lane"], depth) for row, depth in lane_order(rows)] == ordered
+    lines = text.lanes({"lanes": rows, "bars": [], "now": 1.0}).split("\n")[1:]
+    assert [line.split("|")[0].rstrip() for line in lines] == [f"{'  ' * depth}{lane}" for lane, depth in ordered]
 
 
 def test_pictures_of_nothing_are_pictures() -> None:

@@ -1,9 +1,10 @@
-"""The tree as lines, root first, every node under its parent; what does not fit is counted where it hangs."""
+"""The order of lines: nodes of a tree and lanes of a timeline, each under its parent; what does not fit is counted where it hangs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..views.lanes import LaneRow
 from ..views.tree import NodeRow, TailRow, TreePicture
 
 
@@ -83,3 +84,18 @@ def _leaves_first(below: dict[int | None, list[NodeRow]]) -> list[NodeRow]:
     for row in order:
         order += below.get(row["id"], [])
     return order[::-1]
+
+
+def lane_order(lanes: list[LaneRow]) -> list[tuple[LaneRow, int]]:
+    """Every lane and its depth; children right below their parent, in the order in which they were opened."""
+    known = {lane["lane"] for lane in lanes}
+    below: dict[str | None, list[LaneRow]] = {}
+    for lane in lanes:
+        below.setdefault(lane["parent"] if lane["parent"] in known else None, []).append(lane)
+    ordered: list[tuple[LaneRow, int]] = []
+    stack = [(lane, 0) for lane in reversed(below.get(None, []))]
+    while stack:
+        lane, depth = stack.pop()
+        ordered.append((lane, depth))
+        stack += [(child, depth + 1) for child in reversed(below.get(lane["lane"], []))]
+    return ordered

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..legible import clipped
-from ..views.lanes import BarRow, LaneRow, LanesPicture
+from ..views.lanes import BarRow, LanesPicture
 from ..views.tree import NodeRow, TreePicture
 from .canvas import ROW, WIDTH, box, heading, legend, line, picture, shape, text
 from .escape import Markup, tag
 from .numbers import counted, duration
-from .outline import Line, outline
+from .outline import Line, lane_order, outline
 
 STEP = 22
 """width of one column of the outline"""
@@ -58,7 +58,8 @@ def tree(shown: TreePicture, max_nodes: int = MAX_NODES) -> Markup:
 
 def lanes(shown: LanesPicture) -> Markup:
     """A lane a fork and on it what its requests did, over time."""
-    rows = {lane["lane"]: number for number, lane in enumerate(shown["lanes"][:MAX_LANES])}
+    ordered = lane_order(shown["lanes"])[:MAX_LANES]
+    rows = {lane["lane"]: number for number, (lane, _) in enumerate(ordered)}
     bars = [bar for bar in shown["bars"] if bar["lane"] in rows][-MAX_BARS:]
     start = min((bar["t0"] for bar in bars), default=0.0)
     span = max([(bar["t1"] if bar["t1"] is not None else shown["now"]) - start for bar in bars] + [1e-3])
@@ -77,9 +78,8 @@ def lanes(shown: LanesPicture) -> Markup:
             line(x_of(start + tick), 48, x_of(start + tick), bottom, "grid"),
             text(x_of(start + tick), 42, duration(tick), "muted small", "middle"),
         ]
-    depths = _depths(shown["lanes"])
-    for lane, number in zip(shown["lanes"], rows.values(), strict=False):
-        indent = min(depths[lane["lane"]], 4)
+    for number, (lane, depth) in enumerate(ordered):
+        indent = min(depth, 4)
         parts.append(text(18 + 14 * indent, TOP + ROW * number + 18, clipped(lane["label"], 20 - 2 * indent), "" if indent else "strong"))
     for bar in bars:
         parts += _bar(bar, TOP + ROW * rows[bar["lane"]] + 14, x_of)
@@ -154,13 +154,6 @@ def _mark(kind: str, x: float, y: float, width: float) -> Markup:
     if kind == "preempted":
         return tag("g", {}, line(x, y, x + width, y, "evicted", dashed=True), shape("cross", x, y, "evicted", 3))
     return line(x, y - 7, x, y + 7, "rail")
-
-
-def _depths(shown: list[LaneRow]) -> dict[str, int]:
-    depths: dict[str, int] = {}
-    for lane in shown:
-        depths[lane["lane"]] = depths.get(lane["parent"], -1) + 1 if lane["parent"] is not None else 0
-    return depths
 
 
 def _ticks(span: float) -> list[float]:

@@ -11,7 +11,7 @@ from ..views.metrics import MetricsPicture
 from ..views.tokens import TokensPicture
 from ..views.tree import TreePicture
 from .numbers import counted, duration, metric_items
-from .outline import Line, outline
+from .outline import Line, lane_order, outline
 from .streams import Run, Stream, blocks, fair_share, streams
 
 MAX_NODES = 200
@@ -39,17 +39,15 @@ def tree(picture: TreePicture, *, ascii: bool = False, max_nodes: int = MAX_NODE
 
 def lanes(picture: LanesPicture) -> str:
     """A line a lane: its name, a small chart, what happened in words."""
-    shown = picture["lanes"][:MAX_LANES]
-    bars: dict[str, list[BarRow]] = {lane["lane"]: [] for lane in shown}
+    shown = lane_order(picture["lanes"])[:MAX_LANES]
+    bars: dict[str, list[BarRow]] = {lane["lane"]: [] for lane, _ in shown}
     for bar in picture["bars"]:
         if bar["lane"] in bars:
             bars[bar["lane"]].append(bar)
     start = min((bar["t0"] for bar in picture["bars"]), default=0.0)
     span = max([(picture["now"] if bar["t1"] is None else bar["t1"]) - start for bar in picture["bars"]] + [1e-3])
-    depths: dict[str, int] = {}
     lines = [f"timeline: {counted(len(picture['lanes']), 'lane')}, {duration(span)}"]
-    for lane in shown:
-        depth = depths[lane["lane"]] = depths.get(lane["parent"], -1) + 1 if lane["parent"] is not None else 0
+    for lane, depth in shown:
         name = clipped("  " * depth + lane["label"], 20)
         lines.append(f"{name:<20} |{_chart(bars[lane['lane']], start, span, picture['now'])}| {_story(bars[lane['lane']])}".rstrip())
     if len(picture["lanes"]) > len(shown):
