@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Literal, TypeVar
 
 from ..contracts.errors import BadArgument
-from .run import SLICE_S
+from .run import SLICE_S, current_run
 from .state import ProgramState
 
 AUTO_THREADS = 64
@@ -88,6 +88,8 @@ def _result(future: Future[Any], futures: Sequence[Future[Any]], bar: Any) -> An
     """Wait in slices, drawing the bar from the waiting thread alone."""
     while True:
         done, _ = wait((future,), timeout=SLICE_S)
+        if outer := current_run.get():
+            outer.check()
         if bar is not None:
             bar.update(sum(map(Future.done, futures)) - bar.n)
         if done:

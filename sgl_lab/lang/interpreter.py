@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..contracts.events import Emit, silent
 from ..contracts.ids import RunId
 from ..contracts.port import Backend
 from .group import ProgramStateGroup
 from .ids import run_ids
-from .run import Run
+from .run import Run, do_nothing
 from .sampling import GenDefaults
 from .state import ProgramState
 from .stream import Stream
@@ -23,11 +25,15 @@ def start(
     label: str = "s",
     *,
     eager: bool = False,
+    check: Callable[[], None] = do_nothing,
 ) -> ProgramState:
     """The root state of a new run; an `eager` one waits for each expression that is appended.
+
+    `check` is called between slices of waiting, of this run and of those that start inside its body; it may raise.
 
     Run the program's body inside `with state.running():`, then call `state.finish()`;
     `state.cancel()` stops it from any thread.
     """
     run = Run(backend, emit, RunId(run_ids.next()) if run_id is None else run_id, defaults or GenDefaults(), eager)
+    run.check = check
     return ProgramState(Stream(run, label))

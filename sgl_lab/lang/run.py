@@ -29,11 +29,17 @@ current_run: ContextVar[Run | None] = ContextVar("current_run", default=None)
 """The run whose body is executing here; programs started inside inherit from it."""
 
 
+def do_nothing() -> None:
+    """Nobody interrupts."""
+
+
 class Run:
     """One execution of a program or a cell."""
 
     def __init__(self, backend: Backend, emit: Emit, run_id: RunId, defaults: SamplingParams, eager: bool = False) -> None:
         self.backend = backend
+        self.check: Callable[[], None] = do_nothing
+        """asked between slices of waiting, with no lock held: raises where whoever drives the run wants it interrupted"""
         self.emit = emit
         self.id = run_id
         self.defaults = defaults
@@ -48,6 +54,7 @@ class Run:
         self._nested: weakref.WeakSet[Run] = weakref.WeakSet()
         self.stopped: Stopped | None = None
         if outer := current_run.get():
+            self.check = outer.check
             with outer.lock:
                 outer._nested.add(self)
                 self.stopped = outer.stopped
@@ -57,9 +64,10 @@ class Run:
     @contextmanager
     def body(self) -> Iterator[None]:
         """The program's own code runs inside. If it raises, what it started is cancelled."""
-        token = current_run.set(self)
-        self._body_thread = threading.get_ident()
+        outer = current_run.get()
         try:
+            current_run.set(self)
+            self._body_thread = threading.get_ident()
             yield
         except BaseException as error:
             if isinstance(error, Exception):
@@ -67,7 +75,7 @@ class Run:
             self.stop("the run was interrupted" if isinstance(error, KeyboardInterrupt) else f"the program raised {type(error).__name__}")
             raise
         finally:
-            current_run.reset(token)
+            current_run.set(outer)
             self._body_thread = None
             self.notify()
 
@@ -104,6 +112,7 @@ class Run:
                 self._changed.wait(SLICE_S)
                 if ready():
                     return
+            self.check()
             try:
                 self.backend.poll()
             except EngineStopped as error:

@@ -25,6 +25,9 @@ from .show import CellView, Place, loading
 if TYPE_CHECKING:
     from ..lang.state import ProgramState
 
+ALTERNATIVES = 5
+"""likeliest tokens that the tokens view tells beside the one that was taken"""
+
 WORDS = "__sgl_words__"
 STATE_WORDS = {"fork": "s.fork", "var_scope": "s.var_scope"}
 """Names of a body that mean a method of its state."""
@@ -43,7 +46,8 @@ def run_cell(shell: Any, desk: Desk, line: str, body: str) -> Any:
         code = bodies.compile_cell(source, filename)
     except SyntaxError as error:
         raise as_cell_syntax_error(shell, error) from None
-    result = _run(shell, desk, options, code, source)
+    with desk.interrupts.watched(filename):
+        result = _run(shell, desk, options, code, source)
     if options.capture is not None:
         shell.user_ns[options.capture] = result
         return None
@@ -56,17 +60,18 @@ def _run(shell: Any, desk: Desk, options: CellOptions, code: CodeType, source: s
         lab = desk.ready_lab(report)
     if not options.views:
         place.clear()
-    defaults = SamplingParams(**given({"temperature": options.temperature, "max_new_tokens": options.max_tokens, "seed": options.seed}))
-    with lab.record("cell", source) as record, CellView(shell, place, lab, record, options.views, desk.interrupt_cell):
+    chosen = {"temperature": options.temperature, "max_new_tokens": options.max_tokens, "seed": options.seed}
+    alternatives = {"top_logprobs_num": ALTERNATIVES} if "tokens" in options.views else {}
+    defaults = SamplingParams(**given(chosen | alternatives))
+    with lab.record("cell", source) as record, CellView(shell, place, lab, record, options.views, desk.interrupts.request):
         desk.last = record
-        state = start(lab.backend, lab.emit, record.run, defaults)
+        state = start(lab.backend, lab.emit, record.run, defaults, check=desk.interrupts.check)
         if options.out is not None:
             shell.user_ns[options.out] = state
         words = surface.bound(state)
         _tell_hidden(shell, source, words)
         names = {**shell.user_ns, **words, bodies.APPEND: _append}
-        with desk.interruptible():
-            _finish(state, code, names)
+        _finish(state, code, names)
     return None if isinstance(result := names.get(bodies.RESULT), Expr) else result
 
 

@@ -27,7 +27,8 @@ def run_line(shell: Any, desk: Desk, line: str) -> None:
     for word in rest:
         if word.startswith("-") and word not in options:
             raise nearest(word, options, "option") if options else OptionError(f"%sgl {name} takes no options, not {word!r}")
-    action(shell, desk, rest)
+    with desk.interrupts.watched(""):
+        action(shell, desk, rest)
 
 
 def words() -> dict[str, tuple[str, ...]]:

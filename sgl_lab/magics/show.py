@@ -70,7 +70,11 @@ def loading(place: Place) -> Iterator[Callable[[str, float | None], None]]:
             shown[:] = [now]
             place.show({"text/html": html.progress(text, share).source, "text/plain": text + (f" {share:.0%}" if share else "")})
 
-    yield report
+    try:
+        yield report
+    except BaseException:
+        place.clear()
+        raise
     if shown:
         done = f"model loaded in {time.monotonic() - began:.1f} s"
         place.show({"text/html": html.progress(done, 1.0).source, "text/plain": done})
@@ -163,11 +167,11 @@ class CellView:
     def _freeze(self, status: str, message: str) -> None:
         if not self._views:
             return
-        folded = Folded(self._record, self._lab.spell)
-        bundle = folded.bundle(self._views, self.title, status, message)
         if self._live is not None:
             self._live.status("done" if status == "ok" else status)
             self._live.close()
+        folded = Folded(self._record, self._lab.spell)
+        bundle = folded.bundle(self._views, self.title, status, message)
         if in_kernel(self._shell):
             self._place.show(bundle, {"sgl_lab": {"counts": folded.counts(), "status": status}})
         else:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import random
+import time
 
 import pytest
 
@@ -199,3 +201,27 @@ def test_every_line_command_answers(kernel: Kernel, command: str) -> None:
 def test_time_and_capture_nest(kernel: Kernel) -> None:
     assert "Wall time" in kernel.run("%%time\n" + HELLO).printed
     assert kernel.run("%%capture inner\n" + HELLO.replace("--view none", "")).shown == []
+
+
+def test_interrupts_at_any_moment_leave_everything_in_order(kernel: Kernel) -> None:
+    cell = '%%sgl --temperature 0\nuser("A colour?")\nassistant(gen("a", max_tokens=3))\nfor f in fork(2):\n    f += gen(max_tokens=2)'
+    kernel.run("import sgl_lab as sgl, threading, random\nlab = sgl.default_lab()")
+    hello_works(kernel)
+    census = "sorted(t.name for t in threading.enumerate() if t.name.startswith('sgl')), len(lab.ring._listeners)"
+    before = kernel.run(census).result
+    spread = random.Random(5)
+    n_stopped = 0
+    for _ in range(25):
+        message = kernel.start(cell)
+        kernel.wait_for("execute_input", message)
+        time.sleep(spread.uniform(0, 0.6))
+        kernel.interrupt()
+        reply = kernel.finish(message)
+        n_stopped += reply.ename == "Stopped"
+        assert reply.ename in ("", "Stopped", "KeyboardInterrupt"), reply.traceback
+        for shown in reply.shown:
+            assert "application/vnd.jupyter.widget-view+json" not in shown
+    assert n_stopped >= 5
+    hello_works(kernel)
+    assert kernel.run("lab.check(); s = lab.stats(); s['requests_running'], s['requests_waiting']").result == "(0, 0)"
+    assert kernel.run(census).result == before
