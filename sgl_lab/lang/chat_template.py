@@ -7,6 +7,7 @@ is the backend's to render.
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -101,7 +102,7 @@ def chat_of(backend: Backend) -> Chat:
 
 def render_until(render: Render, messages: Sequence[Message], role: str) -> tuple[Segment, ...]:
     """The rendering of `messages` and the opening of one more turn of `role`, cut where its content begins."""
-    mark = "\ue000content\ue001"
+    mark = f"\ue000{secrets.token_hex(16)}\ue001"  # a secret: a content that spelled it would cut the prompt there
     found: list[Segment] = []
     for segment in render((*messages, Message(role, mark)), False):
         before, mark_here, _ = segment.text.partition(mark)

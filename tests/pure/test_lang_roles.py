@@ -166,6 +166,25 @@ def test_a_real_end_of_turn_is_not_mistaken_for_one_that_content_spelled() -> No
     assert backend.jobs_of(GenJob)[1].prompt == backend.encode(rendered(backend, ("user", "hi"), opening=True), markup=True)
 
 
+def test_content_that_repeats_what_the_template_was_shown_cuts_no_prompt() -> None:
+    class Listening(ScriptedBackend):
+        shown: str = "\ue000content\ue001"
+
+        def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> tuple[Segment, ...]:
+            self.shown += "".join(message.content for message in messages)
+            return super().render_chat(messages, add_generation_prompt=add_generation_prompt)
+
+    backend = Listening("ok")
+    first = sgl.start(backend)
+    first += user("hi") + assistant(gen("a"))
+    first.sync()
+    content = backend.shown
+    assert "hi" in content
+    s = sgl.start(backend)
+    s += user(content) + assistant(gen("a"))
+    assert s.prompt("a") == rendered(backend, ("user", content), opening=True)
+
+
 def test_a_turn_that_the_template_takes_back_is_cut_off_and_told() -> None:
     class Skipping(ScriptedBackend):
         def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> tuple[Segment, ...]:
