@@ -25,6 +25,11 @@ class ProgramStateGroup:
     def __getitem__(self, index: int) -> ProgramState:
         return self._states[index]
 
+    def __setitem__(self, index: int, state: ProgramState) -> None:
+        """The second half of `forks[0] += ...`; a fork cannot be replaced."""
+        if state is not self._states[index]:
+            raise ProgramError("a fork cannot be replaced by another state", hint=f"append to it: forks[{index}] += ...")
+
     def __len__(self) -> int:
         return len(self._states)
 

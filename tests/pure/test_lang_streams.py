@@ -213,6 +213,17 @@ def test_joined_chats_go_on_as_one_chat() -> None:
     assert s.prompt() + "<|im_end|>\n" == s.text()
 
 
+def test_one_fork_is_appended_to_by_its_index_and_cannot_be_replaced() -> None:
+    s = sgl.start(ScriptedBackend("v"))
+    f = s.fork(2)
+    f[0] += "x" + gen("a")
+    f[-1] += "y"
+    assert (f[0].text(), f[1].text()) == ("xv", "y")
+    with pytest.raises(ProgramError, match="cannot be replaced"):
+        f[0] = f[1]
+    assert f[0].text() == "xv"
+
+
 def test_children_that_end_in_another_role_cannot_be_appended() -> None:
     s = sgl.start(ScriptedBackend())
     f = s.fork(2)
