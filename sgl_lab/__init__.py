@@ -1,7 +1,8 @@
 """sgl_lab: see an LLM program run.
 
-`import sgl_lab as sgl` gives the language (`sgl.function`, `sgl.gen`, ...), `sgl.Lab` and
-`sgl.default_lab`; in a notebook, `%load_ext sgl_lab`. Nothing heavy is imported before it is used.
+`import sgl_lab as sgl` gives the language (`sgl.function`, `sgl.gen`, ...), `sgl.Lab`,
+`sgl.default_lab` and the errors to catch (`sgl.SglError`, ...); in a notebook, `%load_ext sgl_lab`.
+Nothing heavy is imported before it is used.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .contracts.errors import *  # noqa: F403
     from .lang.surface import *  # noqa: F403
     from .session import Lab as Lab
     from .session import default_lab as default_lab
@@ -26,8 +28,11 @@ def __getattr__(name: str) -> Any:
         from . import session
 
         return getattr(session, name)
+    from .contracts import errors
+
+    if name in errors.__all__:
+        return getattr(errors, name)
     from .lang import surface
-    from .magics import fill_backend_slot
 
     fill_backend_slot()
     if name in surface.__all__:
@@ -36,9 +41,23 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
+    from .contracts import errors
     from .lang import surface
 
-    return sorted({*globals(), *surface.__all__, *_SESSION})
+    return sorted({*globals(), *surface.__all__, *errors.__all__, *_SESSION})
+
+
+def fill_backend_slot() -> None:
+    """Programs that name no backend run where the cells run."""
+    from .lang import default
+
+    def backend() -> Any:
+        from .session import default_lab
+
+        return default_lab().backend
+
+    if default.backend_slot is None:
+        default.backend_slot = backend
 
 
 def load_ipython_extension(shell: Any) -> None:

@@ -5,6 +5,23 @@
 
 from __future__ import annotations
 
+__all__ = [
+    "BackendUnsupported",
+    "BadArgument",
+    "CacheFull",
+    "EngineStopped",
+    "InvariantBroken",
+    "ModelDamaged",
+    "ModelError",
+    "ModelMissing",
+    "ProgramError",
+    "PromptTooLong",
+    "RequestFailed",
+    "SglError",
+    "Stopped",
+    "UnknownVariable",
+]
+
 
 class SglError(Exception):
     """Root of all errors that sgl_lab raises on purpose."""

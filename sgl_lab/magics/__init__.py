@@ -15,6 +15,7 @@ def load(shell: Any) -> None:
     """Register magics and completion; a second time changes nothing."""
     from IPython.core.magic import no_var_expand
 
+    from .. import fill_backend_slot
     from .complete import make_matcher
     from .desk import Desk
     from .errors import readable
@@ -63,16 +64,3 @@ def _names() -> tuple[str, ...]:
     from ..lang.surface import SURFACE
 
     return (*SURFACE, "fork", "var_scope")
-
-
-def fill_backend_slot() -> None:
-    """Programs that name no backend run where the cells run."""
-    from ..lang import default
-
-    def backend() -> Any:
-        from ..session import default_lab
-
-        return default_lab().backend
-
-    if default.backend_slot is None:
-        default.backend_slot = backend

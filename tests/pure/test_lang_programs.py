@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -132,6 +134,22 @@ def test_the_default_backend_is_chosen_or_made_on_first_use(monkeypatch: pytest.
         sgl.flush_cache()
     finally:
         sgl.set_default_backend(None)
+
+
+def test_a_script_finds_the_default_backend_and_the_errors_to_catch_without_the_magics() -> None:
+    script = """
+import sys, sgl_lab as sgl
+try:
+    sgl.gen(max_tokens="x")
+except sgl.BadArgument as error:
+    assert isinstance(error, sgl.SglError)
+from sgl_lab.lang import default
+assert default.backend_slot is not None
+assert {"Stopped", "EngineStopped", "gen"} <= set(dir(sgl))
+print(sorted(name for name in sys.modules if "magics" in name or name in ("torch", "IPython")))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_run_says_its_events_where_its_backend_does() -> None:
