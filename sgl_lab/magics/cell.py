@@ -60,9 +60,16 @@ def _run(shell: Any, desk: Desk, options: CellOptions, code: CodeType, source: s
         lab = desk.ready_lab(report)
     if not options.views:
         place.clear()
-    chosen = {"temperature": options.temperature, "max_new_tokens": options.max_tokens, "seed": options.seed}
-    alternatives = {"top_logprobs_num": ALTERNATIVES} if "tokens" in options.views else {}
-    defaults = SamplingParams(**given(chosen | alternatives))
+    defaults = SamplingParams(
+        **given(
+            {
+                "temperature": options.temperature,
+                "max_new_tokens": options.max_tokens,
+                "seed": options.seed,
+                "top_logprobs_num": ALTERNATIVES if "tokens" in options.views else None,
+            }
+        )
+    )
     with lab.record("cell", source) as record, CellView(shell, place, lab, record, options.views, desk.interrupts.request):
         desk.last = record
         state = start(lab.backend, lab.emit, record.run, defaults, check=desk.interrupts.check)
