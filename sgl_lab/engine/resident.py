@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from ..contracts.errors import EngineStopped, InvariantBroken
@@ -14,25 +13,29 @@ from ..contracts.ids import RequestId
 from ..contracts.tree import TreeSnapshot
 from .engine import Engine
 from .family import Family
+from .gate import Gate, Reply
 
 T = TypeVar("T")
 
 RECOUNT_AFTER_S = 2.0
 """Idle seconds after which the books are recounted, once."""
+SLICE_S = 0.5
+"""How long a caller waits before it asks whether the thread still lives."""
 
 
 class Resident:
     """Owns the engine and its daemon thread. All methods may be called from any thread, listeners' included.
 
-    `cursor` gives the number that the next event will get; a snapshot carries it.
+    A caller may be interrupted anywhere: no lock is held between it and the thread. `cursor` gives the number
+    that the next event will get; a snapshot carries it.
     """
 
     def __init__(self, engine: Engine, cursor: Callable[[], int] = lambda: 0) -> None:
         self.engine = engine
         self._cursor = cursor
-        self._inbox: deque[Callable[[], object]] = deque()
-        self._wake = threading.Condition()
+        self._inbox: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._is_closing = False
+        self._ended = Gate()
         self._thread = threading.Thread(target=self._live, name="sgl_lab engine", daemon=True)
         self._thread.start()
 
@@ -53,16 +56,12 @@ class Resident:
         """Run `function` on the engine's thread between two steps and hand back what it returns or raises."""
         if threading.current_thread() is self._thread:
             return function()
-        future: Future[T] = Future()
-
-        def answer() -> None:
-            try:
-                future.set_result(function())
-            except BaseException as error:
-                future.set_exception(error)
-
-        self._send(answer)
-        return future.result()
+        reply: Reply[T] = Reply()
+        self._send(lambda: reply.of(function))
+        while not reply.wait(SLICE_S):
+            if self._ended.is_open and not reply.is_open:
+                self.poll()
+        return reply.result()
 
     def flush(self) -> int:
         """Evict everything that no running request reads; returns the number of pages freed."""
@@ -85,39 +84,41 @@ class Resident:
 
     def poll(self) -> None:
         """EngineStopped when nothing that waits will ever be answered."""
-        if self._is_closing or not self._thread.is_alive():
+        if self._is_closing or self._ended.is_open:
             raise EngineStopped("the engine was closed", hint="make a new lab")
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Answer what is open with EngineStopped, free the memory, end the thread; a second time does nothing."""
-        with self._wake:
-            self._is_closing = True
-            self._wake.notify()
+        self._inbox.put(self._begin_to_close)
         if threading.current_thread() is not self._thread:
-            self._thread.join(timeout_s)
+            self._ended.wait(timeout_s)
 
     # ------------------------------------------------------------ the thread
 
     def _send(self, message: Callable[[], object]) -> None:
-        with self._wake:
-            self.poll()
-            self._inbox.append(message)
-            self._wake.notify()
+        self.poll()
+        self._inbox.put(message)
+        self.poll()  # what was sent before closing began is obeyed; of what came later nobody may be sure
+
+    def _begin_to_close(self) -> None:
+        self._is_closing = True
 
     def _live(self) -> None:
         is_busy = False
-        while True:
-            with self._wake:
+        try:
+            while not self._is_closing:
                 if not is_busy:
-                    self._sleep()
-                messages, self._inbox = self._inbox, deque()
-                is_closing = self._is_closing
-            for message in messages:
-                self._obey(message)
-            if is_closing:
-                self.engine.close()
-                return
-            is_busy = self.engine.step()
+                    self._obey(self._awaited())
+                self._obey_queued()
+                is_busy = not self._is_closing and self.engine.step()
+            self._obey_queued()
+            self.engine.close()
+        finally:
+            self._ended.open()
+
+    def _obey_queued(self) -> None:
+        for _ in range(self._inbox.qsize()):
+            self._obey(self._inbox.get())
 
     def _obey(self, message: Callable[[], object]) -> None:
         try:
@@ -125,15 +126,14 @@ class Resident:
         except Exception as error:  # nothing that a caller can cause: our books are wrong
             self.engine.recover(error)
 
-    def _sleep(self) -> None:
-        """Wait for a message; recount the books once if none comes for a while."""
-        if self._wake.wait_for(self._has_news, RECOUNT_AFTER_S):
-            return
+    def _awaited(self) -> Callable[[], object]:
+        """The next message; the books are recounted once if none comes for a while."""
+        try:
+            return self._inbox.get(timeout=RECOUNT_AFTER_S)
+        except Empty:
+            pass
         try:
             self.engine.check()
         except InvariantBroken as error:
             self.engine.recover(error)
-        self._wake.wait_for(self._has_news)
-
-    def _has_news(self) -> bool:
-        return bool(self._inbox) or self._is_closing
+        return self._inbox.get()

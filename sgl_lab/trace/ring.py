@@ -3,17 +3,22 @@
 Writers (any thread) append; each reader keeps its own cursor and learns how many events it
 missed. The cure for a loss is a snapshot of the tree, then reading on from the snapshot's number.
 Listeners are called under the ring's lock, in order, on the writer's thread: they must be quick
-(a recorder's append, a flag that wakes a pump).
+(a recorder's append, a flag that wakes a pump), and may not call whoever emits. One that raises is
+heard no more.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 from ..contracts.events import Entry, Event
+
+
+_log = logging.getLogger(__name__)
 
 
 class Batch(NamedTuple):
@@ -33,19 +38,21 @@ class Ring:
         self._clock = clock
         self.born_ns = clock()
         self._lock = threading.Lock()
-        self._listeners: list[Callable[[Entry], None]] = []
+        self._listeners: tuple[Callable[[Entry], None], ...] = ()
 
     def emit(self, event: Event) -> None:
         """Append one event. This is the `Emit` that the engine and the language are given."""
         with self._lock:
             entry = Entry(self._next, self._clock() - self.born_ns, event)
-            self._next += 1
-            if entry.seq < self._capacity:
-                self._slots.append(entry)
-            else:
-                self._slots[entry.seq % self._capacity] = entry
+            slot = entry.seq % self._capacity
+            self._slots[slot : slot + 1] = [entry]
+            self._next = entry.seq + 1  # last: whoever emits may be interrupted, and the next entry then takes the same slot
             for listener in self._listeners:
-                listener(entry)
+                try:
+                    listener(entry)
+                except Exception:
+                    self._listeners = tuple(other for other in self._listeners if other is not listener)
+                    _log.exception("a listener raised and will hear no more events")
 
     @property
     def cursor(self) -> int:
@@ -55,7 +62,9 @@ class Ring:
     def read(self, cursor: int, limit: int = 1_000_000) -> Batch:
         """Events from number `cursor` on, at most `limit`, and how many of those asked for are gone."""
         with self._lock:
-            first = self._next - len(self._slots)
+            first = max(0, self._next - self._capacity)
+            if first < self._next and self._slots[first % self._capacity].seq != first:  # taken by an emit that was interrupted
+                first += 1
             start = max(cursor, first)
             entries = tuple(self._slots[i % self._capacity] for i in range(start, min(self._next, start + limit)))
         return Batch(entries, start + len(entries), start - min(cursor, start))
@@ -63,11 +72,10 @@ class Ring:
     def listen(self, listener: Callable[[Entry], None]) -> Callable[[], None]:
         """Call `listener` with every entry from now on; returns the function that ends it."""
         with self._lock:
-            self._listeners.append(listener)
+            self._listeners += (listener,)
 
         def stop() -> None:
             with self._lock:
-                if listener in self._listeners:
-                    self._listeners.remove(listener)
+                self._listeners = tuple(other for other in self._listeners if other is not listener)
 
         return stop
