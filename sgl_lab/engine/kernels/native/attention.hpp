@@ -12,8 +12,7 @@
 #include <cmath>
 #include <vector>
 
-#include "simd.hpp"
-#include "team.hpp"
+#include "linear.hpp"
 
 namespace sgl {
 
@@ -42,9 +41,11 @@ struct Tile {
   const int32_t* pages;
   int token, n, start;
   int n_shared;  // leading blocks whose pages are those of the tile before, complete in both
-  int partial;   // where the states of its chunks begin; only tiles of one token have them
+  int partial;   // where the states of its chunks begin, if it is split
 
   int end() const { return start + n; }
+  int n_chunks() const { return (end() + kChunk - 1) / kChunk; }
+  bool is_split() const { return n == 1 && n_chunks() > 1; }  // its chunks are items of their own
 };
 
 // Work of one thread, for one KV head: chunks [first_chunk, last_chunk) of tiles [begin, end).
@@ -55,7 +56,7 @@ struct Item {
 struct AttentionPlan {
   std::vector<Tile> tiles;
   std::vector<Item> items;
-  std::vector<int> singles;  // tiles of one token
+  std::vector<int> split;  // tiles
   int n_partials = 0;
 
   // rows: one tile each, however long
@@ -68,28 +69,30 @@ struct AttentionPlan {
     });
     tiles.clear();
     items.clear();
-    singles.clear();
+    split.clear();
     n_partials = 0;
+    std::vector<int> singles;
     for (const Tile& row : rows)
       for (int done = 0; done < row.n; done += kTileTokens) {
         Tile tile{row.pages, row.token + done, std::min(kTileTokens, row.n - done), row.start + done, 0, 0};
         if (!tiles.empty()) tile.n_shared = n_shared(tiles.back(), tile, shape.page_size);
-        if (tile.n == 1) {
-          singles.push_back(static_cast<int>(tiles.size()));
+        if (tile.n == 1) singles.push_back(static_cast<int>(tiles.size()));
+        if (tile.is_split()) {
+          split.push_back(static_cast<int>(tiles.size()));
           tile.partial = n_partials;
-          n_partials += n_chunks(tile);
+          n_partials += tile.n_chunks();
         }
         tiles.push_back(tile);
       }
     // The longest first: what is left to the end is small.
     for (int t = static_cast<int>(tiles.size()) - 1; t >= 0; --t)
-      if (tiles[t].n > 1) items.push_back({t, t + 1, 0, n_chunks(tiles[t])});
+      if (tiles[t].n > 1) items.push_back({t, t + 1, 0, tiles[t].n_chunks()});
     int longest = 0;
-    for (int t : singles) longest = std::max(longest, n_chunks(tiles[t]));
+    for (int t : singles) longest = std::max(longest, tiles[t].n_chunks());
     for (int chunk = 0; chunk < longest; ++chunk) {
       Item* open = nullptr;
       for (int t : singles) {
-        if (n_chunks(tiles[t]) <= chunk) continue;
+        if (tiles[t].n_chunks() <= chunk) continue;
         const bool joins = open && open->end == t && tiles[t].n_shared > chunk * (kChunk / kBlock) && (t - open->begin) * shape.group() < kMostQueries - shape.group();
         if (joins) {
           open->end = t + 1;
@@ -100,8 +103,6 @@ struct AttentionPlan {
       }
     }
   }
-
-  static int n_chunks(const Tile& tile) { return (tile.end() + kChunk - 1) / kChunk; }
 
   static int n_shared(const Tile& a, const Tile& b, int page_size) {
     const int n_keys = std::min(a.start, b.start) / kBlock * kBlock;
@@ -137,46 +138,44 @@ inline void transpose_16x16(__m512i (&rows)[16]) {
 // What one thread needs while it attends.
 struct Scratch {
   std::vector<bf16> queries, keys, values;  // of the item; panels of the block
-  std::vector<size_t> place;                // of each query: its line in the outputs
-  std::vector<int> position;
+  std::vector<int> position;                // of each query
   std::vector<float> states, totals;  // of each query: of the chunk, and of all chunks so far
 };
 
 // One thread's attention in one layer.
 class Attention {
  public:
-  // queries [tokens][heads][head_dim] bf16, out the same in floats
-  Attention(const AttentionPlan& plan, const Shape& shape, const Pages& pages, const bf16* queries, float* out, float* partials, Scratch& scratch)
+  // queries [tokens][heads][head_dim] bf16; out has as many rows
+  Attention(const AttentionPlan& plan, const Shape& shape, const Pages& pages, const bf16* queries, Activations& out, float* partials, Scratch& scratch)
       : plan_(plan), shape_(shape), pages_(pages), queries_(queries), out_(out), partials_(partials), scratch_(scratch) {}
 
   void run(const Item& item, int kv_head) {
-    const int stride = shape_.partial();
+    const int stride = shape_.partial(), first_head = kv_head * shape_.group();
     begin(item, kv_head);
-    const float* states = scratch_.states.data();
     for (int chunk = item.first_chunk; chunk < item.last_chunk; ++chunk) {
       clear(scratch_.states);
       for (int block = 0; block < kChunk / kBlock; ++block) attend(item, kv_head, chunk * (kChunk / kBlock) + block);
-      if (plan_.tiles[item.begin].n > 1)
-        for (int q = 0; q < n_queries_; ++q) merge(&scratch_.totals[q * stride], states + q * stride, shape_);
+      for (int q = 0; q < n_queries_; ++q) merge(&scratch_.totals[q * stride], &scratch_.states[q * stride]);
     }
-    if (plan_.tiles[item.begin].n > 1) {
-      for (int q = 0; q < n_queries_; ++q) write(&scratch_.totals[q * stride], out_ + scratch_.place[q] * shape_.head_dim, shape_);
-      return;
+    int q = 0;
+    for (int t = item.begin; t < item.end; ++t) {
+      const Tile& tile = plan_.tiles[t];
+      for (int i = 0; i < tile.n; ++i)
+        for (int h = 0; h < shape_.group(); ++h, ++q)
+          if (tile.is_split()) std::memcpy(partial(tile, item.first_chunk, first_head + h), &scratch_.states[q * stride], stride * sizeof(float));
+          else write(&scratch_.totals[q * stride], tile.token + i, first_head + h);
     }
-    for (int t = item.begin; t < item.end; ++t)
-      for (int h = 0; h < shape_.group(); ++h, states += stride)
-        std::memcpy(partial(plan_.tiles[t], item.first_chunk, kv_head * shape_.group() + h), states, stride * sizeof(float));
   }
 
-  // A tile of one token: the chunks of each head become its output.
+  // A split tile: the chunks of each head become its output.
   void finish(const Tile& tile) {
     std::vector<float>& total = scratch_.totals;
     n_queries_ = 1;
     grow(total, shape_.partial());
     for (int head = 0; head < shape_.n_heads; ++head) {
       clear(total);
-      for (int chunk = 0; chunk < AttentionPlan::n_chunks(tile); ++chunk) merge(total.data(), partial(tile, chunk, head), shape_);
-      write(total.data(), out_ + (static_cast<size_t>(tile.token) * shape_.n_heads + head) * shape_.head_dim, shape_);
+      for (int chunk = 0; chunk < tile.n_chunks(); ++chunk) merge(total.data(), partial(tile, chunk, head));
+      write(total.data(), tile.token, head);
     }
   }
 
@@ -192,7 +191,6 @@ class Attention {
     n_queries_ = 0;
     for (int t = item.begin; t < item.end; ++t) n_queries_ += plan_.tiles[t].n * group;
     grow(scratch_.queries, n_queries_ * dim);
-    grow(scratch_.place, n_queries_);
     grow(scratch_.position, n_queries_);
     grow(scratch_.states, n_queries_ * shape_.partial());
     grow(scratch_.totals, n_queries_ * shape_.partial());
@@ -202,9 +200,9 @@ class Attention {
     for (int t = item.begin; t < item.end; ++t)
       for (int i = 0; i < plan_.tiles[t].n; ++i)
         for (int h = 0; h < group; ++h, ++q) {
-          scratch_.place[q] = static_cast<size_t>(plan_.tiles[t].token + i) * shape_.n_heads + kv_head * group + h;
+          const size_t place = static_cast<size_t>(plan_.tiles[t].token + i) * shape_.n_heads + kv_head * group + h;
           scratch_.position[q] = plan_.tiles[t].start + i;
-          std::memcpy(&scratch_.queries[q * dim], queries_ + scratch_.place[q] * dim, dim * sizeof(bf16));
+          std::memcpy(&scratch_.queries[q * dim], queries_ + place * dim, dim * sizeof(bf16));
         }
     clear(scratch_.totals);
   }
@@ -319,8 +317,8 @@ class Attention {
     }
   }
 
-  static void merge(float* total, const float* part, const Shape& shape) {
-    const int width = shape.width();
+  void merge(float* total, const float* part) const {
+    const int width = shape_.width();
     const float maximum = std::max(total[width], part[width]);
     const __m512 keep = exp2_of(_mm512_set1_ps(total[width] - maximum)), take = exp2_of(_mm512_set1_ps(part[width] - maximum));
     for (int d = 0; d < width; d += kLanes)
@@ -329,9 +327,10 @@ class Attention {
     total[width] = maximum;
   }
 
-  static void write(const float* total, float* out, const Shape& shape) {
-    const __m512 inverse = _mm512_set1_ps(1.0f / total[shape.width() + 1]);
-    for (int d = 0; d < shape.head_dim; d += kLanes) _mm512_storeu_ps(out + d, _mm512_mul_ps(_mm512_loadu_ps(total + d), inverse));
+  void write(const float* total, int token, int head) {
+    const __m512 inverse = _mm512_set1_ps(1.0f / total[shape_.width() + 1]);
+    const auto value = [&](int d) { return _mm512_mul_ps(_mm512_loadu_ps(total + d), inverse); };
+    for (int d = 0; d < shape_.head_dim; d += kGroup) out_.put(token, head * shape_.head_dim + d, value(d), value(d + kLanes));
   }
 
   template <class T>
@@ -339,25 +338,24 @@ class Attention {
     if (v.size() < n) v.resize(n);
   }
 
-  friend void attend(Team& team, Attention mine);
+  friend void attend(Member& me, Attention mine);
 
   const AttentionPlan& plan_;
   const Shape& shape_;
   const Pages pages_;
   const bf16* queries_;
-  float* out_;
+  Activations& out_;
   float* partials_;
   Scratch& scratch_;
   int n_queries_ = 0;
 };
 
-// Two phases of the team: all items, then the rows whose chunks have to be merged.
-inline void attend(Team& team, Attention mine) {
+// Two phases: all items, then the tiles whose chunks have to be merged.
+inline void attend(Member& me, Attention mine) {
   const AttentionPlan& plan = mine.plan_;
   const int n_heads = mine.shape_.n_kv_heads;
-  team.share(static_cast<int>(plan.items.size()) * n_heads, 1, [&](int i) { mine.run(plan.items[i / n_heads], i % n_heads); });
-  if (plan.singles.empty()) return;
-  team.share(static_cast<int>(plan.singles.size()), 1, [&](int i) { mine.finish(plan.tiles[plan.singles[i]]); });
+  me.share(static_cast<int>(plan.items.size()) * n_heads, 1, [&](int i) { mine.run(plan.items[i / n_heads], i % n_heads); });
+  me.share(static_cast<int>(plan.split.size()), 1, [&](int i) { mine.finish(plan.tiles[plan.split[i]]); });
 }
 
 }  // namespace sgl

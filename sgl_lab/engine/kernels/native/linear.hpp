@@ -145,13 +145,13 @@ inline void multiply_bf16(const Weight& w, int block, const Activations& x, int 
     for (int c = 0; c < 4; ++c) store_block(sum[r][c], w, block * 64 + c * kLanes, y + (row + r) * stride, how);
 }
 
-// One phase of the team: y [n_rows, n_out] (rows `stride` floats apart) = or += x @ w.T + bias.
+// One phase: y [n_rows, n_out] (rows `stride` floats apart) = or += x @ w.T + bias.
 // Memory: the weight once, however many rows; a block of it stays in the first-level cache while all rows pass.
-inline void linear(Team& team, const Weight& w, const Activations& x, int n_rows, float* y, size_t stride, Store how) {
+inline void linear(Member& me, const Weight& w, const Activations& x, int n_rows, float* y, size_t stride, Store how) {
   const int width = w.kind == Kind::bf16 ? 64 : kLanes;
   const int most = w.kind == Kind::bf16 ? 6 : 8;  // rows whose sums fit into the registers
   const int n_blocks = (w.n_out + width - 1) / width;
-  team.share(n_blocks, std::max(1, n_blocks / (team.size() * 6)), [&](int block) {
+  me.share(n_blocks, std::max(1, n_blocks / (me.team_size() * 6)), [&](int block) {
     for (int row = 0; row < n_rows; row += most) with_rows(std::min(most, n_rows - row), [&]<int R>() {
       switch (w.kind) {
         case Kind::q4: return multiply_block<Kind::q4, R>(w, block, x, row, y, stride, how);

@@ -62,11 +62,11 @@ class Step {
 
   void run(const Rows& rows, const Wanted& wanted) {
     prepare(rows);
-    team_.run([&](int thread) {
-      begin(rows);
+    team_.run([&](Member& me) {
+      begin(me, rows);
       for (const Layer& layer : layers_) {
-        attention(layer, scratch_[thread]);
-        feed_forward(layer);
+        attention(me, layer);
+        feed_forward(me, layer);
       }
     });
     logits(wanted);
@@ -75,10 +75,10 @@ class Step {
   // Of tokens of the last `run`.
   void logits(const Wanted& wanted) {
     normed_.resize(wanted.n, m_.hidden, m_.is_bf16);
-    team_.run([&](int) {
-      team_.share(wanted.n, 4, [&](int i) { rms_norm(&x_[size_t(wanted.tokens[i]) * m_.hidden], m_.norm, m_.hidden, m_.epsilon, normed_, i); });
-      linear(team_, m_.head, normed_, wanted.n, wanted.logits, m_.vocab, Store::overwrite);
-      team_.share(wanted.n, 1, [&](int i) { wanted.choices[i] = choose(wanted.logits + size_t(i) * m_.vocab, m_.vocab); });
+    team_.run([&](Member& me) {
+      me.share(wanted.n, 4, [&](int i) { rms_norm(&x_[size_t(wanted.tokens[i]) * m_.hidden], m_.norm, m_.hidden, m_.epsilon, normed_, i); });
+      linear(me, m_.head, normed_, wanted.n, wanted.logits, m_.vocab, Store::overwrite);
+      me.share(wanted.n, 1, [&](int i) { wanted.choices[i] = choose(wanted.logits + size_t(i) * m_.vocab, m_.vocab); });
     });
   }
 
@@ -100,7 +100,6 @@ class Step {
     grow(x_, size_t(n_) * m_.hidden);
     grow(qkv_, size_t(n_) * qkv_width());
     grow(gate_up_, size_t(n_) * 2 * m_.ffn);
-    grow(mixed_, size_t(n_) * q_width());
     grow(queries_, size_t(n_) * q_width());
     grow(cosines_, size_t(n_) * m_.head_dim / 2);
     grow(sines_, size_t(n_) * m_.head_dim / 2);
@@ -111,8 +110,8 @@ class Step {
   }
 
   // Embeddings, and the angles of each position.
-  void begin(const Rows& rows) {
-    team_.share(n_, 4, [&](int i) {
+  void begin(Member& me, const Rows& rows) {
+    me.share(n_, 4, [&](int i) {
       weight_row(m_.embedding, rows.tokens[i], &x_[size_t(i) * m_.hidden]);
       for (int k = 0; k < m_.head_dim / 2; ++k) {
         const float angle = static_cast<float>(positions_[i]) * m_.frequencies[k];
@@ -122,20 +121,16 @@ class Step {
     });
   }
 
-  void norm(const float* weight) {
-    team_.share(n_, 4, [&](int i) { rms_norm(&x_[size_t(i) * m_.hidden], weight, m_.hidden, m_.epsilon, normed_, i); });
+  void norm(Member& me, const float* weight) {
+    me.share(n_, 4, [&](int i) { rms_norm(&x_[size_t(i) * m_.hidden], weight, m_.hidden, m_.epsilon, normed_, i); });
   }
 
-  void attention(const Layer& layer, Scratch& scratch) {
-    norm(layer.attention_norm);
-    linear(team_, layer.qkv, normed_, n_, qkv_.data(), qkv_width(), Store::overwrite);
-    team_.share(n_, 4, [&](int i) { rotate_and_keep(layer, i); });
-    attend(team_, Attention(plan_, shape_, layer.pages, queries_.data(), mixed_.data(), partials_.data(), scratch));
-    team_.share(n_, 4, [&](int i) {
-      const float* mixed = &mixed_[size_t(i) * q_width()];
-      for (int k = 0; k < q_width(); k += kGroup) attended_.put(i, k, _mm512_loadu_ps(mixed + k), _mm512_loadu_ps(mixed + k + kLanes));
-    });
-    linear(team_, layer.out, attended_, n_, x_.data(), m_.hidden, Store::add);
+  void attention(Member& me, const Layer& layer) {
+    norm(me, layer.attention_norm);
+    linear(me, layer.qkv, normed_, n_, qkv_.data(), qkv_width(), Store::overwrite);
+    me.share(n_, 4, [&](int i) { rotate_and_keep(layer, i); });
+    attend(me, Attention(plan_, shape_, layer.pages, queries_.data(), attended_, partials_.data(), scratch_[me.number]));
+    linear(me, layer.out, attended_, n_, x_.data(), m_.hidden, Store::add);
   }
 
   // Rotated queries to their buffer; rotated keys, and values, to their slots.
@@ -153,11 +148,11 @@ class Step {
     }
   }
 
-  void feed_forward(const Layer& layer) {
-    norm(layer.mlp_norm);
-    linear(team_, layer.gate_up, normed_, n_, gate_up_.data(), 2 * size_t(m_.ffn), Store::overwrite);
-    team_.share(n_, 4, [&](int i) { gated(&gate_up_[size_t(i) * 2 * m_.ffn], m_.ffn, active_, i); });
-    linear(team_, layer.down, active_, n_, x_.data(), m_.hidden, Store::add);
+  void feed_forward(Member& me, const Layer& layer) {
+    norm(me, layer.mlp_norm);
+    linear(me, layer.gate_up, normed_, n_, gate_up_.data(), 2 * size_t(m_.ffn), Store::overwrite);
+    me.share(n_, 4, [&](int i) { gated(&gate_up_[size_t(i) * 2 * m_.ffn], m_.ffn, active_, i); });
+    linear(me, layer.down, active_, n_, x_.data(), m_.hidden, Store::add);
   }
 
   const Model m_;
@@ -169,7 +164,7 @@ class Step {
   AttentionPlan plan_;
   std::vector<int> positions_;
   std::vector<size_t> slots_;
-  std::vector<float> x_, qkv_, mixed_, gate_up_, cosines_, sines_, partials_;
+  std::vector<float> x_, qkv_, gate_up_, cosines_, sines_, partials_;
   std::vector<bf16> queries_;
   Activations normed_, attended_, active_;
 };
@@ -195,17 +190,20 @@ void sgl_linear(const sgl::Weight* w, const float* x, int32_t n_rows, float* y, 
       const float* at = x + size_t(i) * w->n_in + k;
       rows.put(i, k, _mm512_loadu_ps(at), _mm512_loadu_ps(at + sgl::kLanes));
     }
-  team.run([&](int) { sgl::linear(team, *w, rows, n_rows, y, w->n_out, sgl::Store::overwrite); });
+  team.run([&](sgl::Member& me) { sgl::linear(me, *w, rows, n_rows, y, w->n_out, sgl::Store::overwrite); });
 }
 
-// out [tokens][heads][head_dim] of queries, the same in bf16, over pages that hold all keys and values already
-void sgl_attention(const sgl::Shape* shape, const sgl::Rows* rows, const sgl::Pages* pages, const sgl::bf16* queries, float* out, int32_t n_threads) {
+// out [tokens][heads][head_dim] bf16 of queries, the same, over pages that hold all keys and values already
+void sgl_attention(const sgl::Shape* shape, const sgl::Rows* rows, const sgl::Pages* pages, const sgl::bf16* queries, sgl::bf16* out, int32_t n_threads) {
   sgl::Team team(n_threads);
   sgl::AttentionPlan plan;
   plan.make(sgl::tiles_of(*rows), *shape);
   std::vector<float> partials(size_t(plan.n_partials) * shape->n_heads * shape->partial());
-  std::vector<sgl::Scratch> scratch(n_threads);
-  team.run([&](int thread) { sgl::attend(team, sgl::Attention(plan, *shape, *pages, queries, out, partials.data(), scratch[thread])); });
+  std::vector<sgl::Scratch> scratch(team.size());
+  sgl::Activations mixed;
+  mixed.resize(rows->n_tokens, shape->n_heads * shape->head_dim, true);
+  team.run([&](sgl::Member& me) { sgl::attend(me, sgl::Attention(plan, *shape, *pages, queries, mixed, partials.data(), scratch[me.number])); });
+  std::copy_n(mixed.wide.begin(), size_t(rows->n_tokens) * mixed.n_in, out);
 }
 
 void sgl_weight_row(const sgl::Weight* w, int32_t row, float* out) { sgl::weight_row(*w, row, out); }

@@ -1,57 +1,79 @@
-// A fixed team of threads that walk through the same code together, phase after phase.
+// A team of threads that walk through the same job together, phase after phase.
 //
-// Waiting is a bounded spin, then sleep: phases follow each other within microseconds, but a team
-// that waits for a thread the machine took away must not take its core as well.
+// A phase is over when all its pieces are done, not when all threads have come by: a thread whose core
+// the machine gave to somebody else holds nobody up unless it sits on a piece, and finds the phases
+// that it missed closed. Waiting is a bounded spin, then sleep: phases follow each other within
+// microseconds, but who waits for long must not take a core from those it waits for.
 #pragma once
 
 #include <immintrin.h>
 
 #include <algorithm>
 #include <atomic>
+#include <cstdint>
 #include <functional>
 #include <thread>
 #include <vector>
 
 namespace sgl {
 
+class Team;
+
+// One thread's walk through one job.
+class Member {
+ public:
+  const int number;  // below the team's size
+
+  int team_size() const;
+
+  // One phase: f(i) for all i < n, dealt out `grain` at a time, all done on return. Every member makes the same calls.
+  template <class F>
+  void share(int n, int grain, F f);
+
+ private:
+  friend class Team;
+  Member(Team& team, int number, uint32_t phase) : number(number), team_(team), phase_(phase) {}
+
+  Team& team_;
+  uint32_t phase_;
+};
+
 class Team {
  public:
+  using Job = std::function<void(Member&)>;
+
   explicit Team(int n_threads) : n_(std::max(1, n_threads)) {
     for (int i = 1; i < n_; ++i) threads_.emplace_back([this, i] { live(i); });
   }
 
   ~Team() {
-    job_ = nullptr;
-    round_.fetch_add(1, std::memory_order_release);
+    is_closing_.store(true);
+    round_.fetch_add(1);
     round_.notify_all();
     for (auto& thread : threads_) thread.join();
   }
 
   int size() const { return n_; }
 
-  using Job = std::function<void(int)>;
-
-  // Every thread, the caller's included, runs `job` with its own number below size(); returns when all have.
+  // Runs `job` on this thread and on whichever others come in time; returns when it is done and all of them have left.
   void run(const Job& job) {
     job_ = &job;
-    round_.fetch_add(1, std::memory_order_release);
+    first_phase_ = static_cast<uint32_t>(next_.load() >> 32);
+    inside_.store(kOpen);
+    round_.fetch_add(1);
     round_.notify_all();
-    job(0);
-    barrier();
-  }
-
-  // One phase of a job: f(i) for all i < n, dealt out `grain` at a time, all done on return. Every thread must call it.
-  template <class F>
-  void share(int n, int grain, F f) {
-    for (int first; (first = next_.fetch_add(grain, std::memory_order_relaxed)) < n;)
-      for (int i = first; i < std::min(n, first + grain); ++i) f(i);
-    barrier();
+    Member me(*this, 0, first_phase_);
+    job(me);
+    for (int left = inside_.fetch_sub(kOpen) - kOpen; left != 0; left = inside_.load()) wait_while(inside_, left);
   }
 
  private:
+  friend class Member;
   static constexpr int kSpins = 2000;  // some 20-50 us: longer than any phase's imbalance, shorter than a time slice
+  static constexpr int kOpen = 1 << 16;
 
-  static void wait_while(std::atomic<int>& value, int old) {
+  template <class T>
+  static void wait_while(std::atomic<T>& value, T old) {
     for (int i = 0; i < kSpins; ++i) {
       if (value.load(std::memory_order_acquire) != old) return;
       _mm_pause();
@@ -59,32 +81,63 @@ class Team {
     value.wait(old, std::memory_order_acquire);
   }
 
-  void barrier() {
-    const int phase = phase_.load(std::memory_order_relaxed);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 < n_) return wait_while(phase_, phase);
-    arrived_.store(0, std::memory_order_relaxed);
-    next_.store(0, std::memory_order_relaxed);
-    phase_.store(phase + 1, std::memory_order_release);
-    phase_.notify_all();
-  }
-
   void live(int number) {
-    for (int round = 0;;) {
+    for (uint32_t round = 0;;) {
       wait_while(round_, round);
-      ++round;
-      if (!job_) return;
-      (*job_)(number);
-      barrier();
+      round = round_.load();
+      if (is_closing_.load()) return;
+      // Enter only while the job is open: its caller waits for those inside.
+      int inside = inside_.load();
+      while (inside >= kOpen && !inside_.compare_exchange_weak(inside, inside + 1)) {
+      }
+      if (inside < kOpen) continue;
+      Member me(*this, number, first_phase_);
+      (*job_)(me);
+      inside_.fetch_sub(1);
+      inside_.notify_all();
     }
   }
 
   const int n_;
   const Job* job_ = nullptr;
-  alignas(64) std::atomic<int> round_{0};
-  alignas(64) std::atomic<int> phase_{0};
-  alignas(64) std::atomic<int> arrived_{0};
-  alignas(64) std::atomic<int> next_{0};
+  uint32_t first_phase_ = 0;
+  std::atomic<bool> is_closing_{false};
+  alignas(64) std::atomic<uint32_t> round_{0};
+  alignas(64) std::atomic<int> inside_{0};  // members other than the caller; kOpen more while others may enter
+  alignas(64) std::atomic<uint64_t> next_{0};  // the open phase, and below it the first piece that nobody has taken
+  alignas(64) std::atomic<int> done_{0};  // pieces of the open phase
+  alignas(64) std::atomic<uint32_t> n_closed_{0};  // phases so far, to wait on: it may lag behind next_
   std::vector<std::thread> threads_;
 };
+
+inline int Member::team_size() const { return team_.size(); }
+
+template <class F>
+void Member::share(int n, int grain, F f) {
+  if (n <= 0) return;
+  const uint32_t phase = phase_++;
+  const uint64_t high = static_cast<uint64_t>(phase) << 32;
+  for (uint64_t next = team_.next_.load(std::memory_order_acquire);;) {
+    if (next >> 32 != phase) return;  // closed before we came
+    const int first = static_cast<int>(next & 0xffffffff);
+    if (first >= n) break;
+    const int last = std::min(n, first + grain);
+    if (!team_.next_.compare_exchange_weak(next, high + static_cast<uint32_t>(last), std::memory_order_acq_rel)) continue;
+    for (int i = first; i < last; ++i) f(i);
+    if (team_.done_.fetch_add(last - first, std::memory_order_acq_rel) + last - first == n) {
+      team_.done_.store(0, std::memory_order_relaxed);
+      team_.next_.store(static_cast<uint64_t>(phase + 1) << 32, std::memory_order_release);
+      team_.n_closed_.fetch_add(1, std::memory_order_release);
+      team_.n_closed_.notify_all();
+      return;
+    }
+    next = team_.next_.load(std::memory_order_acquire);
+  }
+  for (;;) {
+    const uint32_t n_closed = team_.n_closed_.load(std::memory_order_acquire);
+    if (team_.next_.load(std::memory_order_acquire) >> 32 != phase) return;
+    Team::wait_while(team_.n_closed_, n_closed);
+  }
+}
 
 }  // namespace sgl
