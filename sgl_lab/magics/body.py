@@ -1,19 +1,24 @@
 """A cell's body as code: plain Python in which a bare SGL expression is appended to the state.
 
-Only expression statements change: `user("hi")` becomes `__sgl_append__(s, user("hi"))`, which appends
-SGL expressions and passes everything else through. Bodies of nested functions and classes stay as
-they are. Line numbers are those of the cell, so that errors show the user's own line.
+Only expression statements change: `user("hi")` becomes `__sgl_append__(__sgl_state__, user("hi"))`, which
+appends SGL expressions and passes everything else through. The state has a name of its own there, so that a
+body may use `s` for something else. Bodies of nested functions and classes stay as they are. Line numbers
+are those of the cell, so that errors show the user's own line.
 """
 
 from __future__ import annotations
 
 import ast
+import symtable
+from collections.abc import Iterator
 from types import CodeType
 from typing import Any
 
 from .options import OptionError
 
 APPEND = "__sgl_append__"
+STATE = "__sgl_state__"
+"""Both must be among the names that a cell's code runs with; a function binds its state itself."""
 RESULT = "__sgl_result__"
 
 
@@ -32,7 +37,7 @@ class _Appends(ast.NodeTransformer):
 
 
 def _append(value: ast.expr) -> ast.Call:
-    call = ast.Call(ast.Name(APPEND, ast.Load()), [ast.Name("s", ast.Load()), value], [])
+    call = ast.Call(ast.Name(APPEND, ast.Load()), [ast.Name(STATE, ast.Load()), value], [])
     return ast.fix_missing_locations(ast.copy_location(call, value))
 
 
@@ -41,9 +46,28 @@ def _last_value(statements: list[ast.stmt]) -> ast.expr | None:
     return last.value if isinstance(last, ast.Expr) else None
 
 
+def leading_blank_lines(body: str) -> str:
+    """The newlines that IPython cuts off before the first line with something on it."""
+    return "\n" * body[: len(body) - len(body.lstrip())].count("\n")
+
+
 def parse_body(source: str, filename: str) -> ast.Module:
     """Parse the body as it stands below the magic's line: line 2 of the cell is line 2 here. SyntaxError as Python raises it."""
-    return ast.parse("\n" + source, filename)
+    module = ast.parse("\n" + source, filename)
+    for node in _own_nodes(module):
+        if isinstance(node, ast.Await | ast.AsyncFor | ast.AsyncWith):
+            message = 'await is not supported in a body by this version: plain calls such as s["answer"] wait by themselves'
+            text = source.split("\n")[node.lineno - 2]
+            raise SyntaxError(message, (filename, node.lineno, node.col_offset + 1, text, node.end_lineno, (node.end_col_offset or 0) + 1))
+    return module
+
+
+def _own_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes below this one but those inside functions."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield child
+            yield from _own_nodes(child)
 
 
 def compile_cell(source: str, filename: str) -> CodeType:
@@ -60,7 +84,7 @@ def compile_function(source: str, filename: str, signature: str, names: dict[str
     """Code that defines the body as a function with the state as its first parameter, and the function's name.
 
     `names` maps each language name to the expression it stands for (`fork` -> `s.fork`); those that the body
-    reads and never assigns become the function's first statements. The last expression is the result.
+    reads and does not make its own become the function's first statements. The last expression is the result.
     """
     try:
         head = ast.parse(f"def {signature}: pass").body[0]
@@ -69,22 +93,38 @@ def compile_function(source: str, filename: str, signature: str, names: dict[str
     if not isinstance(head, ast.FunctionDef):
         raise OptionError(f"--def {signature!r} is not a signature", hint="write --def NAME(args)")
     parameters = head.args
-    given = {a.arg for a in [*parameters.posonlyargs, *parameters.args, *parameters.kwonlyargs, parameters.vararg, parameters.kwarg] if a}
-    if "s" in given:
+    given = [*parameters.posonlyargs, *parameters.args, *parameters.kwonlyargs, parameters.vararg, parameters.kwarg]
+    if any(parameter.arg == "s" for parameter in given if parameter):
         raise OptionError("--def: the state `s` is there already", hint="leave `s` out of the arguments")
+    (parameters.posonlyargs or parameters.args).insert(0, ast.arg("s"))
     module = parse_body(source, filename)
-    last = _last_value(module.body)
+    statements = module.body
+    documented = len(statements) > 1 and ast.get_docstring(module) is not None
+    docstring = [statements.pop(0)] if documented else []
+    last = _last_value(statements)
     _Appends().visit(module)
     if last is not None:
-        module.body[-1] = ast.copy_location(ast.Return(_append(last)), module.body[-1])
-    words = [node for node in ast.walk(module) if isinstance(node, ast.Name)]
-    assigned = {node.id for node in words if isinstance(node.ctx, ast.Store)} | given
-    used = sorted({node.id for node in words if isinstance(node.ctx, ast.Load)} & (names.keys() - assigned))
-    opening = ast.parse("\n".join(f"{name} = {names[name]}" for name in used)).body
-    (parameters.posonlyargs or parameters.args).insert(0, ast.arg("s"))
-    head.body = [*opening, *module.body] or [ast.Pass()]
+        statements[-1] = ast.copy_location(ast.Return(_append(last)), statements[-1])
+    head.body = statements or [ast.Pass()]
     module.body = [head]
-    return head.name, compile(ast.fix_missing_locations(module), filename, "exec", dont_inherit=True)
+    ast.fix_missing_locations(module)
+    bindings = {name: names[name] for name in sorted(_free_names(module) & names.keys())} | {STATE: "s"}
+    opening = ast.parse("\n".join(f"{name} = {value}" for name, value in bindings.items())).body
+    head.body = [*docstring, *opening, *head.body]
+    return head.name, compile(module, filename, "exec", dont_inherit=True)
+
+
+def _free_names(definition: ast.Module) -> set[str]:
+    """What the one function of this module, with the scopes inside it, reads from outside and leaves as it is."""
+    function = symtable.symtable(ast.unparse(definition), "", "exec").get_children()[-1]
+    own = {name.get_name() for name in function.get_symbols() if name.is_local() or name.is_declared_global()}
+    return {name.get_name() for scope in _scopes(function) for name in scope.get_symbols() if name.is_global()} - own
+
+
+def _scopes(scope: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
+    yield scope
+    for inner in scope.get_children():
+        yield from _scopes(inner)
 
 
 def is_silenced(source: str) -> bool:

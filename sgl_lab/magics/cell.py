@@ -37,7 +37,7 @@ def run_cell(shell: Any, desk: Desk, line: str, body: str) -> Any:
     """Run the cell, or define its function with --def; returns what becomes its `Out`, None for nothing."""
     options = parse_cell(line)
     filename = outer_filename(shell)
-    source = shell.transform_cell(body)
+    source = bodies.leading_blank_lines(body) + shell.transform_cell(body)
     show_source(filename, f"%%sgl {line}".rstrip(), source)
     try:
         if options.define is not None:
@@ -77,7 +77,7 @@ def _run(shell: Any, desk: Desk, options: CellOptions, code: CodeType, source: s
             shell.user_ns[options.out] = state
         words = surface.bound(state)
         _tell_hidden(shell, source, words)
-        names = {**shell.user_ns, **words, bodies.APPEND: _append}
+        names = {**shell.user_ns, **words, bodies.APPEND: _append, bodies.STATE: state}
         _finish(state, code, names)
     return None if isinstance(result := names.get(bodies.RESULT), Expr) else result
 

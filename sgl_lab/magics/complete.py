@@ -1,7 +1,7 @@
 """Completion for `%%sgl` and `%sgl`: options, their values, subcommands and the language's names.
 
 One IPython matcher. Where the cursor stands at an option of ours it suppresses the others, since IPython
-would offer names of magics there.
+would offer names of magics and of Python there.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ from typing import Any
 
 from .options import CELL_OPTIONS
 
-_OPTION_LINE = re.compile(r"%%sgl(?P<rest>[^\n]*)$")
-_LINE_MAGIC = re.compile(r"(?:^|\n)\s*%sgl\s+(?P<rest>[^\n]*)$")
+_OPTION_LINE = re.compile(r"\A\s*(?:%%\w[^\n]*\n)*%%sgl[ \t](?P<rest>[^\n]*)\Z")
+_LINE_MAGIC = re.compile(r"(?:\A|\n)[ \t]*%sgl[ \t]+(?P<rest>[^\n]*)\Z")
 
 
 def words_for(text: str, commands: dict[str, tuple[str, ...]], names: tuple[str, ...]) -> tuple[str, tuple[str, ...], bool]:
     """(fragment before the cursor, candidates, whether nothing else should be offered) for the text up to the cursor."""
     if found := _OPTION_LINE.search(text):
         before, _, fragment = found["rest"].rpartition(" ")
-        words = before.split()
-        option = next((o for o in CELL_OPTIONS if words and words[-1] in o.flags), None)
-        if option is not None and not fragment.startswith("-"):
-            _, comma, tail = fragment.rpartition(",")
-            return tail if comma else fragment, option.words, True
+        flag, equals, value = fragment.partition("=")
+        if not equals:
+            flag, value = " ".join(before.split()[-1:]), fragment
+        option = next((o for o in CELL_OPTIONS if flag in o.flags), None)
+        if option is not None and not value.startswith("-"):
+            return value.rpartition(",")[2], option.words, True
         return fragment, tuple(flag for o in CELL_OPTIONS for flag in o.flags), True
     if found := _LINE_MAGIC.search(text):
         words = found["rest"].split(" ")
@@ -38,16 +39,18 @@ def words_for(text: str, commands: dict[str, tuple[str, ...]], names: tuple[str,
     return "", (), False
 
 
-def make_matcher(commands: dict[str, tuple[str, ...]], names: Callable[[], tuple[str, ...]]) -> Any:
-    """The matcher to register as one of IPython's custom matchers. `names` is asked when something is completed."""
+def make_matcher(commands: Callable[[], dict[str, tuple[str, ...]]], names: Callable[[], tuple[str, ...]]) -> Any:
+    """The matcher to register as one of IPython's custom matchers. `commands` and `names` are asked when something is completed."""
     from IPython.core.completer import SimpleCompletion, context_matcher
 
     @context_matcher(identifier="sgl_lab")  # type: ignore[untyped-decorator, unused-ignore]
     def sgl_matcher(context: Any) -> dict[str, Any]:
         lines = context.full_text.split("\n")
         text = "\n".join([*lines[: context.cursor_line], lines[context.cursor_line][: context.cursor_position]])
-        fragment, words, alone = words_for(text, commands, names())
-        found = [SimpleCompletion(word, type="sgl") for word in words if word.startswith(fragment)]
-        return {"completions": found, "matched_fragment": fragment, "suppress": alone and bool(words)}
+        fragment, words, alone = words_for(text, commands(), names())
+        found = [word for word in words if word.startswith(fragment)]
+        if alone and not found:
+            found = [fragment]  # IPython suppresses the others only for something: what stands there already
+        return {"completions": [SimpleCompletion(word, type="sgl") for word in found], "matched_fragment": fragment, "suppress": alone}
 
     return sgl_matcher

@@ -1,7 +1,7 @@
 """Errors as the user should meet them: their own lines, one message, no internals of ours.
 
-IPython renders an exception through its `_render_traceback_` if it has one; a SyntaxError never
-reaches that hook, so it travels as `CellSyntaxError`.
+IPython renders an exception through its `_render_traceback_` if it has one, except a SyntaxError: that
+travels as `CellSyntaxError`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ from .options import OptionError
 PACKAGE = str(Path(__file__).resolve().parent.parent)
 
 
-class CellSyntaxError(SyntaxError):
-    """A SyntaxError in the body of a cell, with our rendering."""
+class CellSyntaxError(Exception):
+    """A SyntaxError in the body of a cell. It is none for Python, and named as one for people."""
+
+
+CellSyntaxError.__name__ = CellSyntaxError.__qualname__ = "SyntaxError"
 
 
 def is_ours(filename: str) -> bool:
@@ -29,15 +32,17 @@ def is_ours(filename: str) -> bool:
 
 
 def user_frames(tb: TracebackType | None) -> TracebackType | None:
-    """The user's part of a traceback: their frames below our first one, and no library's below our second."""
+    """The user's part of a traceback: their frames below our first ones, and no library's below our next."""
     frames: list[TracebackType] = []
     while tb is not None:
         frames.append(tb)
         tb = tb.tb_next
     ours = [is_ours(frame.tb_frame.f_code.co_filename) for frame in frames]
-    start = ours.index(False, ours.index(True)) if True in ours and False in ours[ours.index(True) :] else 0
+    if all(ours):
+        return None
+    start = ours.index(False)
     end = ours.index(True, start) if True in ours[start:] else len(frames)
-    cell = frames[start].tb_frame.f_code.co_filename if frames else ""
+    cell = frames[start].tb_frame.f_code.co_filename
     theirs = frames[start:end] + [frame for frame in frames[end:] if frame.tb_frame.f_code.co_filename == cell]
     trimmed: TracebackType | None = None
     for frame in reversed(theirs):
@@ -57,24 +62,53 @@ def outer_filename(shell: Any) -> str:
 
 def show_source(filename: str, first_line: str, body: str) -> None:
     """Let tracebacks that name `filename` quote the cell as the user typed it."""
-    lines = [first_line + "\n", *(line + "\n" for line in body.splitlines())]
+    # Lines end where Python ends them: str.splitlines would also end them at a form feed or U+2028 inside a string.
+    lines = [line + "\n" for line in [first_line, *body.removesuffix("\n").split("\n")]]
     linecache.cache[filename] = (sum(map(len, lines)), None, lines, filename)
 
 
 def render_with(error: BaseException, lines: list[str]) -> None:
-    """Make IPython show `lines` for this error."""
-    error._render_traceback_ = lambda: lines  # type: ignore[attr-defined]
+    """Make IPython show `lines` for this error, once: who meets the same error again stands elsewhere."""
+
+    def render() -> list[str]:
+        del error._render_traceback_  # type: ignore[attr-defined]
+        return lines
+
+    error._render_traceback_ = render  # type: ignore[attr-defined]
 
 
 def render_user_lines(shell: Any, error: BaseException) -> None:
-    """Make IPython show this error with the user's frames only."""
-    trimmed = user_frames(error.__traceback__)
-    kept, error.__suppress_context__ = error.__suppress_context__, True
-    try:
-        lines = shell.InteractiveTB.structured_traceback(type(error), error, trimmed, tb_offset=0)
-    finally:
-        error.__suppress_context__ = kept
+    """Make IPython show this error, and those it came from, with the user's frames only."""
+    with _trimmed(error):
+        lines = shell.InteractiveTB.structured_traceback(type(error), error, error.__traceback__, tb_offset=0)
     render_with(error, lines)
+
+
+@contextmanager
+def _trimmed(error: BaseException) -> Iterator[None]:
+    """While this lasts, the error and its chain have the user's frames only; the chain ends where it is ours alone."""
+    links = _chain(error)
+    before = [(link, link.__traceback__, link.__cause__, link.__suppress_context__) for link in links]
+    inner = next((n for n, link in enumerate(links) if n and link.__traceback__ and user_frames(link.__traceback__) is None), None)
+    try:
+        if inner is not None:
+            links[inner - 1].__cause__ = None
+        for link in links:
+            link.__traceback__ = user_frames(link.__traceback__)
+        yield
+    finally:
+        for link, traceback, cause, suppress in before:
+            link.__traceback__, link.__cause__, link.__suppress_context__ = traceback, cause, suppress
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """The error, the one it came from, and so on, as Python shows them."""
+    links: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in links:
+        links.append(link)
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return links
 
 
 @contextmanager
@@ -86,11 +120,11 @@ def readable(shell: Any, magic: str) -> Iterator[None]:
         yield
     except OptionError as error:
         raise UsageError(f"{magic}: {error}") from None
-    except (KeyboardInterrupt, Stopped):
+    except KeyboardInterrupt:
         stopped = Stopped("what had been generated is kept")
         render_with(stopped, [f"Stopped: {stopped}"])
         raise stopped from None
-    except ModelError as error:
+    except (Stopped, ModelError) as error:
         render_with(error, [f"{type(error).__name__}: {error}"])
         raise
     except CellSyntaxError:
@@ -101,8 +135,7 @@ def readable(shell: Any, magic: str) -> Iterator[None]:
 
 
 def as_cell_syntax_error(shell: Any, error: SyntaxError) -> CellSyntaxError:
-    """The same error under our class, shown as IPython shows a SyntaxError."""
-    shown = CellSyntaxError(error.msg, (error.filename, error.lineno, error.offset, error.text, error.end_lineno, error.end_offset))
-    plain = SyntaxError(*shown.args)
-    render_with(shown, shell.SyntaxTB.structured_traceback(SyntaxError, plain, []))
+    """The same error as one that IPython lets us show: the line of the cell and the caret."""
+    shown = CellSyntaxError(f"{error.msg} (line {error.lineno})")
+    render_with(shown, shell.SyntaxTB.structured_traceback(SyntaxError, error, []))
     return shown

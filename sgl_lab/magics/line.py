@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,10 @@ Command = Callable[[Any, Desk, list[str]], None]
 
 def run_line(shell: Any, desk: Desk, line: str) -> None:
     """Run one line command. OptionError with the nearest right word."""
-    words = line.split()
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise OptionError(f"cannot read the command: {error}") from None
     name, rest = (words[0], words[1:]) if words else ("help", [])
     command = COMMANDS.get(name)
     if command is None:
@@ -33,7 +37,9 @@ def run_line(shell: Any, desk: Desk, line: str) -> None:
 
 def words() -> dict[str, tuple[str, ...]]:
     """Each command and what may follow it, for completion."""
-    return {name: options for name, (_, options, _) in COMMANDS.items()}
+    from ..session import BUILT_IN
+
+    return {name: options for name, (_, options, _) in COMMANDS.items()} | {"model": (BUILT_IN,)}
 
 
 def line_help() -> str:
@@ -45,7 +51,7 @@ def line_help() -> str:
 
 def _model(shell: Any, desk: Desk, rest: list[str]) -> None:
     if len(rest) > 1:
-        raise OptionError("%sgl model takes one name", hint="a built-in name, a hub id, a folder or a .gguf file")
+        raise OptionError("%sgl model takes one name", hint="a path with spaces goes into quotes")
     lab = _lab(shell, desk, rest[0] if rest else None)
     card = lab.card
     print(f"{card.name} on {card.device} in {card.dtype}, context {card.context:,} tokens, vocabulary {card.vocab:,}")
@@ -73,6 +79,7 @@ def _status(shell: Any, desk: Desk, rest: list[str]) -> None:
 
 
 def _tree(shell: Any, desk: Desk, rest: list[str]) -> None:
+    _none_expected("tree", [word for word in rest if word != "--text"])
     lab = _lab(shell, desk)
     nodes = tree_of(lab.snapshot(), lab.spell).full()
     plain = text.tree(nodes)
@@ -84,6 +91,7 @@ def _tree(shell: Any, desk: Desk, rest: list[str]) -> None:
 
 
 def _timeline(shell: Any, desk: Desk, rest: list[str]) -> None:
+    _none_expected("timeline", [word for word in rest if word != "--text"])
     if desk.last is None:
         raise OptionError("nothing has run yet", hint="run a %%sgl cell first")
     bars = Folded(desk.last).lanes.full()

@@ -128,6 +128,8 @@ def _take_signature(line: str) -> tuple[str, str | None]:
         if depth:
             raise OptionError("--def: the parenthesis is never closed", hint="write --def NAME(args)")
         signature = line[found.start(1) : end]
+        if line[end:].lstrip().startswith("->"):
+            raise OptionError("--def takes no return annotation", hint=f"write --def {signature}")
     else:
         signature = f"{found.group(1)}()"
     return line[: found.start()] + " " + line[end:], signature
@@ -165,5 +167,10 @@ def parse_cell(line: str) -> CellOptions:
             raise
         except ValueError:
             raise OptionError(f"{flag} cannot be {value!r}", hint=option.help) from None
+    if define and (others := [option.flags[-1] for option in CELL_OPTIONS if option.field in given and option.field != "define"]):
+        name = define.partition("(")[0]
+        raise OptionError(f"{others[0]} belongs to the run, --def only defines", hint=f"run it with {name}.run(...) or in a %%sgl cell")
+    if define and "capture" in given:
+        raise OptionError("there is no value to capture, --def only defines", hint="leave `<<` out")
     names = {field.name for field in fields(CellOptions)}
     return CellOptions(**{name: value for name, value in given.items() if name in names})  # type: ignore[arg-type]

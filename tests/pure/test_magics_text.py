@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from sgl_lab.magics.body import APPEND, RESULT, compile_cell, compile_function, is_silenced
+from sgl_lab.magics.body import APPEND, RESULT, STATE, compile_cell, compile_function, is_silenced, leading_blank_lines
 from sgl_lab.magics.complete import words_for
 from sgl_lab.magics.options import VIEWS, CellOptions, OptionError, cell_help, parse_cell
 
 
 def test_every_option_reaches_its_field() -> None:
-    parsed = parse_cell('answer << -o st --temperature 0.5 --max-tokens=12 --seed 3 --view tree,tokens --def tip(topic, k="a b)")')
-    assert parsed == CellOptions("st", "answer", 0.5, 12, 3, ("tree", "tokens"), 'tip(topic, k="a b)")')
+    parsed = parse_cell("answer << -o st --temperature 0.5 --max-tokens=12 --seed 3 --view tree,tokens")
+    assert parsed == CellOptions("st", "answer", 0.5, 12, 3, ("tree", "tokens"))
+    assert parse_cell('--def tip(topic, k="a b)")').define == 'tip(topic, k="a b)")'
     assert parse_cell("") == CellOptions(views=VIEWS)
     assert parse_cell("--view none").views == ()
     assert parse_cell("--def tip").define == "tip()"
@@ -33,6 +34,11 @@ def test_every_option_reaches_its_field() -> None:
         ("--seed 1 --seed 2", "given twice"),
         ("--def tip(a", "never closed"),
         ("-o 'a", "cannot read the options"),
+        ("--def tip(a) --temperature 0", "--temperature belongs to the run"),
+        ("--seed 1 --def tip", "run it with tip.run(...)"),
+        ("-o st --def tip", "--out belongs to the run"),
+        ("x << --def tip", "no value to capture"),
+        ("--def tip(a) -> str", "no return annotation"),
     ],
 )
 def test_a_wrong_option_is_one_line_with_a_way_out(line: str, message: str) -> None:
@@ -55,7 +61,7 @@ def run(source: str) -> tuple[list[object], dict[str, object]]:
         seen.append(value)
         return value
 
-    names: dict[str, object] = {APPEND: append, "s": None}
+    names: dict[str, object] = {APPEND: append, STATE: None}
     exec(compile_cell(source, "<cell>"), names)
     return seen, names
 
@@ -81,6 +87,37 @@ def test_lines_are_counted_from_the_magic() -> None:
     with pytest.raises(SyntaxError) as wrong:
         compile_cell("a = 1\nb = = 2", "<cell>")
     assert wrong.value.lineno == 3
+
+
+def test_a_body_may_use_s_for_something_else() -> None:
+    seen: list[object] = []
+    names: dict[str, object] = {APPEND: lambda state, value: seen.append((state, value)), STATE: "the state", "s": "the state"}
+    exec(compile_cell("for s in 'ab':\n    s", "<cell>"), names)
+    assert seen == [("the state", "a"), ("the state", "b")]
+    name, code = compile_function("for s in 'cd':\n    s", "<cell>", "f()", {})
+    exec(code, names)
+    names[name]("another")  # type: ignore[operator]
+    assert seen[2:] == [("another", "c"), ("another", "d")]
+
+
+@pytest.mark.parametrize(
+    "body", ["1\nawait x", "[y async for y in x]\nawait x", "if 1:\n  async with x: pass", "async for y in x:\n    1", "f(await x)"]
+)
+def test_await_in_a_body_is_refused_in_one_line_with_a_way_out(body: str) -> None:
+    for compile_it in (lambda: compile_cell(body, "<cell>"), lambda: compile_function(body, "<cell>", "f()", {})):
+        with pytest.raises(SyntaxError) as caught:
+            compile_it()
+        assert "wait by themselves" in str(caught.value)
+        assert caught.value.text in body.split("\n")
+
+
+def test_functions_in_a_body_may_be_async() -> None:
+    assert RESULT in run("async def f():\n    await g()\n1")[1]
+
+
+def test_blank_lines_that_ipython_cuts_off_are_counted() -> None:
+    assert leading_blank_lines("\n \n\n  x = 1\n\n") == "\n\n\n"
+    assert leading_blank_lines("x = 1\n") == ""
 
 
 def test_def_makes_a_function_of_the_state() -> None:
@@ -116,6 +153,34 @@ def test_def_leaves_names_alone_that_the_body_assigns() -> None:
     assert names[name](None) == 5  # type: ignore[operator]
 
 
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("def inner():\n    gen = 1\n    return gen\ninner(), gen", (1, "the language's")),
+        ("def inner():\n    return gen\ninner()", "the language's"),
+        ("def gen():\n    return 2\ngen()", 2),
+        ("[gen for gen in (3,)], gen", ([3], "the language's")),
+        ("import math as gen\ngen.floor(4.5)", 4),
+        ("global gen\ngen = 5\ngen", 5),
+        ("try:\n    1 / 0\nexcept ZeroDivisionError as gen:\n    pass\n6", 6),
+        ("lambda gen: gen\n(lambda: gen)()", "the language's"),
+    ],
+)
+def test_def_binds_a_name_of_the_language_unless_the_function_itself_makes_it(body: str, expected: object) -> None:
+    name, code = compile_function(body, "<cell>", "f()", {"gen": "words['gen']"})
+    names: dict[str, object] = {APPEND: lambda state, value: value, "words": {"gen": "the language's"}}
+    exec(code, names)
+    assert names[name](None) == expected  # type: ignore[operator]
+
+
+def test_def_keeps_the_docstring_of_the_body() -> None:
+    name, code = compile_function('"""What it does."""\n1', "<cell>", "f()", {})
+    names: dict[str, object] = {APPEND: lambda state, value: value}
+    exec(code, names)
+    assert names[name].__doc__ == "What it does."
+    assert names[name](None) == 1  # type: ignore[operator]
+
+
 @pytest.mark.parametrize("signature", ["f(s)", "f(a", "f(): pass; x", "1f()", "f() -> int: return 1\nx("])
 def test_a_signature_that_is_none_is_refused(signature: str) -> None:
     with pytest.raises(OptionError):
@@ -129,7 +194,7 @@ def test_a_semicolon_silences(source: str, silenced: bool) -> None:
     assert is_silenced(source) == silenced
 
 
-COMMANDS = {"tree": ("--text",), "timeline": (), "status": ()}
+COMMANDS = {"tree": ("--text",), "timeline": (), "status": (), "model": ("smollm2",)}
 
 
 @pytest.mark.parametrize(
@@ -138,6 +203,10 @@ COMMANDS = {"tree": ("--text",), "timeline": (), "status": ()}
         ("%%sgl --te", "--te", "--temperature", True),
         ("%%sgl --view tr", "tr", "tree", True),
         ("%%sgl --view tokens,ti", "ti", "timeline", True),
+        ("%%sgl --view=tr", "tr", "tree", True),
+        ("%%sgl --view=tokens,ti", "ti", "timeline", True),
+        ("%%time\n%%sgl --te", "--te", "--temperature", True),
+        ("%sgl model smo", "smo", "smollm2", True),
         ("%sgl st", "st", "status", True),
         ("x = 1\n%sgl tree --", "--", "--text", True),
         ("%%sgl\nuser('x')\nsel", "sel", "select", False),
@@ -149,6 +218,12 @@ def test_completion_offers_what_may_stand_there(text: str, fragment: str, candid
     assert candidate in [word for word in words if word.startswith(found)]
 
 
-@pytest.mark.parametrize("text", ["x = st", "%%sgl\nobject.ge", "%%time\nsel"])
+@pytest.mark.parametrize("text", ["x = st", "%%sgl\nobject.ge", "%%time\nsel", "%%sgl", 'print("%%sgl ', 'x = 1\n"%%sgl --te'])
 def test_completion_stays_out_of_other_code(text: str) -> None:
     assert words_for(text, COMMANDS, ("gen", "select"))[1] == ()
+
+
+@pytest.mark.parametrize("text", ["%%sgl --temperature ", "%%sgl --temperature=", "%%sgl --seed 1", "%sgl status "])
+def test_where_a_value_stands_nothing_else_is_offered(text: str) -> None:
+    _, words, alone = words_for(text, COMMANDS, ("gen", "select"))
+    assert (words, alone) == ((), True)
