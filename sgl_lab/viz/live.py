@@ -48,7 +48,7 @@ class Pump:
     """The thread between a ring and a page.
 
     `send` gets every message and `store` every snapshot, on the pump's thread. All other methods may be
-    called from any thread.
+    called from any thread. Once ended it holds the last picture alone: no ring, no views, no engine behind them.
     """
 
     def __init__(
@@ -61,22 +61,22 @@ class Pump:
         store: Callable[[Message], None],
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        self._ring = ring
-        self._cursor = ring.cursor
-        self._sender = Sender(views)
-        self._snapshot, self._send, self._store, self._clock = snapshot, send, store, clock
+        self._send, self._store, self._clock = send, store, clock
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._hello = threading.Event()
         self._statuses: deque[tuple[str, str, float | None]] = deque(maxlen=1)
+        self._last: list[Message] = []
+        """the whole picture as it was at the end"""
         self.error: Exception | None = None
         """what ended the picture early"""
-        self._deafen = ring.listen(self._heard)
-        self._thread = threading.Thread(target=self._run, name="sgl-live", daemon=True)
+        cursor, sender = ring.cursor, Sender(views)
+        if (tree := snapshot()) is not None:
+            sender.load(tree)
+        # A thread forgets its arguments when it ends.
+        self._thread = threading.Thread(target=self._run, args=(ring, cursor, sender, snapshot), name="sgl-live", daemon=True)
 
     def start(self) -> None:
-        if (snapshot := self._snapshot()) is not None:
-            self._sender.load(snapshot)
         self._thread.start()
 
     def hello(self) -> None:
@@ -85,19 +85,13 @@ class Pump:
         self._wake.set()
         if self._closing.is_set():
             self._thread.join(timeout=5)
-            if self.error is not None:
-                return
-            self._sender.hello()
-            for message in self._sender.poll(self._clock(), flush=True):
+            for message in self._last:
                 self._send(message)
+            self._last = [message | {"seq": message["seq"] + len(self._last)} for message in self._last]
 
     def status(self, phase: str, text: str, progress: float | None) -> None:
         self._statuses.append((phase, text, progress))
         self._wake.set()
-
-    @property
-    def closed(self) -> bool:
-        return self._closing.is_set()
 
     def close(self) -> None:
         """Send what is left, then end the thread."""
@@ -109,41 +103,50 @@ class Pump:
         if not self._wake.is_set():
             self._wake.set()
 
-    def _run(self) -> None:
+    def _run(self, ring: Ring, cursor: int, sender: Sender, snapshot: Callable[[], TreeSnapshot | None]) -> None:
+        deafen = ring.listen(self._heard)
         try:
-            while self._turn():
-                # A busy engine speaks hundreds of times a second: it is heard thirty times.
-                self._closing.wait(TICK_S)
-                pause = self._sender.pause_ns(self._clock())
-                self._wake.wait(None if pause is None else pause / 1e9)
+            closing = False
+            while not closing:
+                closing = self._closing.is_set()
+                self._wake.clear()
+                cursor = _read(ring, cursor, sender, snapshot)
+                self._tell(sender, closing)
+                if not closing:
+                    # A busy engine speaks hundreds of times a second: it is heard thirty times.
+                    self._closing.wait(TICK_S)
+                    pause = sender.pause_ns(self._clock())
+                    self._wake.wait(None if pause is None else pause / 1e9)
+            sender.hello()
+            self._last = sender.poll(self._clock(), flush=True)
         except Exception as error:  # the run goes on without its picture
-            self.error = error
+            self.error = error.with_traceback(None)
         finally:
-            self._deafen()
+            deafen()
 
-    def _turn(self) -> bool:
-        """Fold what was said, send what is due; False once closed and everything is sent."""
-        closing = self._closing.is_set()
-        self._wake.clear()
-        self._read(self._ring.cursor)
+    def _tell(self, sender: Sender, closing: bool) -> None:
+        """Send what is due; all there is if it is the last time."""
         if self._hello.is_set():
             self._hello.clear()
-            self._sender.hello()
+            sender.hello()
         while self._statuses:
-            self._sender.status(*self._statuses.popleft())
-        for message in self._sender.poll(self._clock(), flush=closing):
+            sender.status(*self._statuses.popleft())
+        for message in sender.poll(self._clock(), flush=closing):
             self._send(message)
-        if not closing and (snapshot := self._sender.snapshot(self._clock())) is not None:
-            self._store(snapshot)
-        return not closing
+        if not closing and (state := sender.snapshot(self._clock())) is not None:
+            self._store(state)
 
-    def _read(self, end: int) -> None:
-        while self._cursor < end:
-            batch = self._ring.read(self._cursor, BATCH)
-            if batch.n_missed and (snapshot := self._snapshot()) is not None:
-                self._sender.load(snapshot)
-            self._sender.fold(batch.entries)
-            self._cursor = batch.cursor
+
+def _read(ring: Ring, cursor: int, sender: Sender, snapshot: Callable[[], TreeSnapshot | None]) -> int:
+    """Fold what was said since `cursor`; the cursor after it."""
+    end = ring.cursor
+    while cursor < end:
+        batch = ring.read(cursor, BATCH)
+        if batch.n_missed and (tree := snapshot()) is not None:
+            sender.load(tree)
+        sender.fold(batch.entries)
+        cursor = batch.cursor
+    return cursor
 
 
 class LiveHandle:
@@ -151,9 +154,10 @@ class LiveHandle:
 
     _ended: ClassVar[deque[LiveHandle]] = deque()
 
-    def __init__(self, widget: Live, pump: Pump) -> None:
+    def __init__(self, widget: Live, pump: Pump, on_stop: Callable[[], None]) -> None:
         self.widget = widget
         self._pump = pump
+        self._on_stop: Callable[[], None] | None = on_stop
         self._n_hellos = 0
 
     @property
@@ -169,13 +173,21 @@ class LiveHandle:
         self._n_hellos += 1
         self._pump.hello()
 
+    def stop(self) -> None:
+        """The Stop button. A kernel that hears it only after the run has ended must not stop the next one."""
+        if self._on_stop is not None:
+            self.widget.send({"kind": "stopping"})
+            self._on_stop()
+
     def close(self) -> None:
         """Send what is left and end the thread. The widget closes later, unless a second page has come for it."""
+        self._on_stop = None
         self._pump.close()
         self._ended.append(self)
         while len(self._ended) > KEPT:
             oldest = self._ended.popleft()
             if oldest._n_hellos < 2:
+                oldest.widget.layout.close()  # a widget of its own
                 oldest.widget.close()
 
 
@@ -200,12 +212,10 @@ def open_live(
     def on_message(_: object, content: Mapping[str, Any], buffers: object) -> None:
         if content.get("kind") == "hello":
             live.hello()
-        elif content.get("kind") == "stop" and not pump.closed:
-            # A kernel that hears it only after the run has ended must not stop the next one.
-            widget.send({"kind": "stopping"})
-            on_stop()
+        elif content.get("kind") == "stop":
+            live.stop()
 
-    live = LiveHandle(widget, pump)
+    live = LiveHandle(widget, pump, on_stop)
     widget.on_msg(on_message)
     pump.start()
     return live

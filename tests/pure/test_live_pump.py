@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
+import weakref
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -11,12 +13,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ipywidgets.widgets.widget import _instances
 
 from sgl_lab.contracts.events import CellStarted, Entry
 from sgl_lab.contracts.ids import RunId
 from sgl_lab.contracts.tree import TreeSnapshot
 from sgl_lab.trace import Ring
-from sgl_lab.viz.live import Pump, open_live
+from sgl_lab.viz.live import KEPT, LiveHandle, Pump, open_live
 from sgl_lab.viz.sender import MAX_BYTES, REST_EVERY_NS, SNAPSHOT_EVERY_NS, TOKENS_EVERY_NS, Message, Sender, Views, split
 from sgl_lab.viz.views import LanesView, MetricsView, TokensView, TreeView
 from tests.pure.story import Stage, story
@@ -296,6 +299,7 @@ def test_a_page_that_comes_after_the_end_is_told_everything() -> None:
     known, n_messages = told.page.known(), len(told.messages)
     pump.hello()
     assert told.messages[n_messages]["kind"] == "full"
+    pump.hello()
     assert told.page.known() == known
     assert told.page.latest["status"]["phase"] == "done"
 
@@ -308,3 +312,38 @@ def test_stop_reaches_the_run_that_lasts_and_never_the_next_one() -> None:
     live.close()
     live.widget._handle_custom_msg({"kind": "stop"}, [])
     assert stops == ["stop"]
+
+
+def test_an_ended_view_holds_nothing_of_its_lab() -> None:
+    class Lab:
+        def snapshot(self) -> None:
+            return None
+
+        def spell(self, token: int) -> str:
+            return str(token)
+
+        def stop(self) -> None:
+            pass
+
+    lab, ring, run = Lab(), Ring(), RunId(1)
+    views = Views(TokensView(lab.spell, run), TreeView(lab.spell), LanesView(run), MetricsView(run))
+    live = open_live(ring, views, snapshot=lab.snapshot, options={}, on_stop=lab.stop)
+    live.close()
+    held: list[weakref.ref[Any]] = [weakref.ref(lab), weakref.ref(ring), weakref.ref(views)]
+    del lab, ring, views
+    gc.collect()
+    assert live in LiveHandle._ended
+    assert [ref() for ref in held] == [None] * 3
+
+
+def test_old_views_leave_no_widget_behind() -> None:
+    def run_one() -> None:
+        open_live(Ring(), views_of(stage), snapshot=lambda: None, options={}, on_stop=lambda: None).close()
+
+    stage = story()
+    for _ in range(KEPT):
+        run_one()
+    n_widgets = len(_instances)
+    for _ in range(KEPT):
+        run_one()
+    assert len(_instances) == n_widgets > 0
