@@ -5,6 +5,7 @@ Nothing lives longer than a module: a running playwright would get in the way of
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +16,7 @@ from playwright.sync_api import Browser
 from .harness import Notebook, Server, chromium, jupyterlab
 
 IPYKERNEL_6 = Path(__file__).parents[2] / "build" / "ipykernel6"
-KERNEL_ENV = {7: {}, 6: {"PYTHONPATH": str(IPYKERNEL_6)}}
+KERNEL_ENV = {7: {}, 6: {"PYTHONPATH": os.pathsep.join([str(IPYKERNEL_6), os.environ.get("PYTHONPATH", "")])}}
 
 OpenServer = Callable[..., Server]
 OpenNotebook = Callable[[Server, str], Notebook]
