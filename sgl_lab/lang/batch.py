@@ -62,7 +62,8 @@ def _run_all(
 
     bar = _bar(len(calls)) if progress_bar else None
     results: list[Any] = []
-    pool = ThreadPoolExecutor(n_threads, thread_name_prefix="sgl-batch")
+    around = current_run.get()
+    pool = ThreadPoolExecutor(n_threads, thread_name_prefix="sgl-batch", initializer=around.adopt_thread if around else None)
     try:
         futures = [pool.submit(contextvars.copy_context().run, one, call) for call in calls]
         for future in futures:

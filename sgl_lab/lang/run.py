@@ -52,6 +52,8 @@ class Run:
         self._changed = threading.Condition(self.lock)
         self._body_thread: int | None = None
         self._nested: weakref.WeakSet[Run] = weakref.WeakSet()
+        self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+        """those of the batches that its body started"""
         self.stopped: Stopped | None = None
         if outer := current_run.get():
             self.check = outer.check
@@ -97,7 +99,21 @@ class Run:
     def has_seen(self, error: Exception) -> bool:
         return any(error is seen for seen in self._seen)
 
+    def adopt_thread(self) -> None:
+        """The thread that calls this works for the run."""
+        with self.lock:
+            self._threads.add(threading.current_thread())
+
     # ------------------------------------------------------------ waiting
+
+    def settled(self) -> bool:
+        """Whether its streams have nothing to do and nobody elsewhere may give them more."""
+        return not self.body_elsewhere and all(stream.idle for stream in self.streams)
+
+    def quiet(self) -> bool:
+        """Whether it and all that was started inside it are settled, and its threads have ended."""
+        with self.lock:
+            return self.settled() and not any(thread.is_alive() for thread in self._threads) and all(run.quiet() for run in self._nested)
 
     def notify(self) -> None:
         with self.lock:

@@ -6,6 +6,7 @@ Appending queues; reading waits and raises what went wrong.
 from __future__ import annotations
 
 import difflib
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, overload
@@ -17,6 +18,8 @@ from .stream import Stream
 from .variable import Name, Variable
 
 MAX_FORK = 1024
+PATIENCE_S = 5.0
+"""with programs inside a stopped one whose bodies neither append nor read"""
 
 
 class ProgramState:
@@ -209,8 +212,15 @@ class ProgramState:
         return self._run.body()
 
     def wait(self) -> None:
-        """Wait for all streams of the run; raise nothing of theirs."""
-        self._run.wait(lambda: not self._run.body_elsewhere and all(stream.idle for stream in self._run.streams))
+        """Wait for all streams of the run; raise nothing of theirs.
+
+        A stopped run is waited for, for a while, with all that was started inside it.
+        """
+        run = self._run
+        run.wait(run.settled)
+        if run.stopped:
+            give_up = time.monotonic() + PATIENCE_S
+            run.wait(lambda: run.quiet() or time.monotonic() > give_up)
 
     def finish(self) -> None:
         """Wait for all streams of the run; raise the first error that nobody has seen."""

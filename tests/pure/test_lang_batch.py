@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
 from typing import Any
 
@@ -11,6 +12,7 @@ import sgl_lab.lang.surface as sgl
 from sgl_lab.backends.scripted import ScriptedBackend
 from sgl_lab.contracts.errors import BadArgument, RequestFailed
 from sgl_lab.contracts.port import GenJob
+from sgl_lab.lang import state as state_module
 
 from .language import watchdog, within  # noqa: F401
 
@@ -31,7 +33,7 @@ def test_a_streamed_run_returns_at_once_and_gives_text_as_it_comes() -> None:
     @sgl.function
     def program(s: Any) -> str:
         s += "Q: " + gen("a") + "."
-        return s["a"] + "!"
+        return str(s["a"]) + "!"
 
     state = program.run(backend=backend, stream=True)
     text = state.text_iter()
@@ -154,3 +156,39 @@ def test_the_items_of_a_batch_inherit_from_the_program_around_it() -> None:
     backend = ScriptedBackend(lambda prompt: prompt.upper())
     assert judge.run(backend=backend, temperature=0.0).ret_value == ["A", "B"]
     assert {job.params.temperature for job in backend.jobs_of(GenJob)} == {0.0}
+
+
+def test_a_stopped_program_is_waited_for_with_the_batch_inside_it() -> None:
+    backend = ScriptedBackend("x" * 1000, held=True)
+    s = sgl.start(backend)
+    states = ask.run_batch([(str(n),) for n in range(32)], generator_style=True, num_threads=8)
+
+    def body() -> None:
+        with s.running():
+            threading.Timer(0.1, _thread.interrupt_main).start()
+            next(states)
+
+    before = set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt):
+        body()
+    s.wait()
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("sgl-batch")]
+    assert len(backend.jobs) <= 8
+
+
+def test_a_body_that_sleeps_holds_up_a_stopped_program_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_module, "PATIENCE_S", 0.2)
+    asleep, wake = threading.Event(), threading.Event()
+
+    @sgl.function
+    def sleeper(s: Any) -> None:
+        asleep.set()
+        wake.wait(30)
+
+    s = sgl.start(ScriptedBackend())
+    with s.running():
+        sleeper.run(stream=True)
+    assert asleep.wait(10)
+    s.cancel()
+    assert within(5, s.wait) is None
+    wake.set()
