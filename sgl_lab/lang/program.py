@@ -51,6 +51,7 @@ class SglFunction:
         return SglFunction(self.func, self.num_api_spec_tokens, self.bind_arguments | arguments)
 
     def __call__(self, *args: Any, **kwargs: Any) -> ProgramState:
+        __tracebackhide__ = True
         return self.run(*args, **kwargs)
 
     def run(self, *args: Any, **kwargs: Any) -> ProgramState:
@@ -62,6 +63,7 @@ class SglFunction:
         top_logprobs_num, which gens fall back to. A parameter of the program that has such a name wins. What is not given, a program
         started inside another inherits.
         """
+        __tracebackhide__ = True  # a notebook shows the user's frames alone
         settings = {name: kwargs.pop(name) for name in SETTINGS - set(self.arg_names) if name in kwargs}
         return self._launch(args, kwargs, settings)
 
@@ -119,6 +121,7 @@ class SglFunction:
         settings: Mapping[str, Any],
         started: Callable[[ProgramState], None] = lambda state: None,
     ) -> ProgramState:
+        __tracebackhide__ = True
         self._bind(args, kwargs)
         state = _state_for(self.func.__name__, settings)
         started(state)
@@ -128,6 +131,7 @@ class SglFunction:
         began = threading.Event()
 
         def body() -> None:
+            __tracebackhide__ = True
             with state.running():
                 began.set()
                 state.ret_value = call()
