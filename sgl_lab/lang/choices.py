@@ -54,30 +54,14 @@ def _best(choices: Sequence[str], scores: Sequence[float]) -> str:
 class TokenLengthNormalized(ChoicesSamplingMethod):
     """The highest mean log-probability a token."""
 
-    def __call__(
-        self,
-        *,
-        choices: Sequence[str],
-        normalized_prompt_logprobs: Sequence[float],
-        input_token_logprobs: Sequence[Row],
-        output_token_logprobs: Sequence[Row],
-        unconditional_token_logprobs: Sequence[Row] | None = None,
-    ) -> ChoicesDecision:
+    def __call__(self, *, choices: Sequence[str], normalized_prompt_logprobs: Sequence[float], **_: object) -> ChoicesDecision:
         return ChoicesDecision(_best(choices, normalized_prompt_logprobs))
 
 
 class GreedyTokenSelection(ChoicesSamplingMethod):
     """Token by token, only the choices with the likeliest next token stay; a shorter choice goes on with its own mean."""
 
-    def __call__(
-        self,
-        *,
-        choices: Sequence[str],
-        normalized_prompt_logprobs: Sequence[float],
-        input_token_logprobs: Sequence[Row],
-        output_token_logprobs: Sequence[Row],
-        unconditional_token_logprobs: Sequence[Row] | None = None,
-    ) -> ChoicesDecision:
+    def __call__(self, *, choices: Sequence[str], input_token_logprobs: Sequence[Row], **_: object) -> ChoicesDecision:
         width = max(map(len, input_token_logprobs))
         matrix = [logprobs(row) + [fmean(logprobs(row))] * (width - len(row)) for row in input_token_logprobs]
         left = list(range(len(choices)))
@@ -96,10 +80,9 @@ class UnconditionalLikelihoodNormalized(ChoicesSamplingMethod):
         self,
         *,
         choices: Sequence[str],
-        normalized_prompt_logprobs: Sequence[float],
         input_token_logprobs: Sequence[Row],
-        output_token_logprobs: Sequence[Row],
         unconditional_token_logprobs: Sequence[Row] | None = None,
+        **_: object,
     ) -> ChoicesDecision:
         if unconditional_token_logprobs is None:
             raise ValueError("unconditional_likelihood_normalized needs unconditional_token_logprobs")
