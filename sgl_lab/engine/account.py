@@ -28,7 +28,7 @@ class Account:
     def count(self, request: Request, reason: str) -> None:
         """A request is over."""
         self.requests[reason] += 1
-        self.tokens["prompt"] += len(request.prompt)
+        self.tokens["prompt"] += len(request.prompt) - request.n_shared
         self.tokens["cached"] += request.n_cached
         self.tokens["computed"] += request.n_computed
         self.tokens["recomputed"] += request.n_recomputed

@@ -215,6 +215,7 @@ class ScoreFamily(Family):
                 namespace,
                 job.prompt + branch.tokens,
                 submitted=now,
+                n_shared=0 if request == ids[0] else last + 1,
                 targets={last + i: wanted for i, wanted in enumerate(branch.wanted) if wanted},
             )
             for request, branch in zip(ids, found, strict=True)
@@ -248,12 +249,11 @@ class ScoreFamily(Family):
         return lambda: self._listener.on_done(output)
 
     def _total_usage(self, now: float) -> Usage:
-        """Of all branches: the prompt counts as cached once, whichever branches read it."""
-        lead, *others = self.requests
-        n_prompt = len(self._job.prompt)
+        """Of all branches: the prompt counts once, whichever branches read it, and so does what they need of the choices."""
+        lead = self.requests[0]
         return Usage(
-            prompt_tokens=n_prompt,
-            cached_tokens=lead.n_cached + sum(max(0, other.n_cached - n_prompt) for other in others),
+            prompt_tokens=sum(len(request.prompt) - request.n_shared for request in self.requests),
+            cached_tokens=sum(request.n_cached for request in self.requests),
             computed_tokens=sum(request.n_computed for request in self.requests),
             model_steps=max(request.n_steps for request in self.requests),
             preemptions=sum(request.n_preemptions for request in self.requests),

@@ -36,6 +36,8 @@ class Job(NamedTuple):
     generated: tuple[int, ...]
     n_ends: int
     """how many requests of the recording were over when this one was queued: it waits for the same"""
+    n_shared: int = 0
+    """leading tokens that the first request of its family counts as its own"""
 
     @property
     def sequence(self) -> tuple[int, ...]:
@@ -63,6 +65,7 @@ class Job(NamedTuple):
             queued.prompt,
             limit=max(n_generated, min(queued.max_tokens, room)) if n_generated else 0,
             params=SamplingParams(max_tokens=None) if n_generated else None,
+            n_shared=self.n_shared,
             targets={self.n_reusable: ()} if kind == "score" else {},
         )
 
@@ -81,13 +84,17 @@ class Recording:
 
     @classmethod
     def of(cls, events: Iterable[Event], before: TreeSnapshot | None = None, namespace: Namespace = ()) -> Recording:
-        queued: list[tuple[RequestQueued, int]] = []
+        queued: list[tuple[RequestQueued, int, int]] = []
+        prompts: dict[RequestId, int] = {}
+        """of families that score: tokens before the choices"""
         generated: dict[RequestId, list[int]] = {}
         ends: list[RequestId] = []
         for event in events:
             match event:
                 case RequestQueued(request=request, kind=kind, max_tokens=max_tokens) if max_tokens or kind != "gen":
-                    queued.append((event, len(ends)))
+                    if kind == "score" and request == event.group and event.reusable is not None:
+                        prompts[request] = event.reusable + 1
+                    queued.append((event, len(ends), 0 if request == event.group else prompts.get(event.group, 0)))
                     generated[request] = []
                 case TokensSampled(samples=samples):
                     for sample in samples:
@@ -96,7 +103,7 @@ class Recording:
                     ends.append(request)
                 case _:
                     pass
-        jobs = tuple(Job(event, tuple(generated[event.request]), n_ends) for event, n_ends in queued)
+        jobs = tuple(Job(event, tuple(generated[event.request]), n_ends, n_shared) for event, n_ends, n_shared in queued)
         return cls(jobs, tuple(ends), before.nodes if before else (), namespace)
 
 
@@ -180,7 +187,7 @@ def simulate(recording: Recording, config: EngineConfig) -> Outcome:
     return Outcome(
         config.evict,
         config.n_pages,
-        sum(len(request.prompt) for request in served),
+        sum(len(request.prompt) - request.n_shared for request in served),
         sum(request.n_cached for request in served),
         sum(request.n_computed for request in served),
         sum(request.n_recomputed for request in served),
@@ -260,13 +267,13 @@ def optimum(recording: Recording, config: EngineConfig) -> Outcome:
     shrink(capacity)
     for i, job in enumerate(jobs):
         uses = next_uses[len(jobs) - 1 - i]
-        n_cached += sum(prefix in cache for prefix in paths[i][: job.n_reusable])
+        n_cached += sum(prefix in cache for prefix in paths[i][job.n_shared : job.n_reusable])
         for prefix in paths[i]:
             cache.pop(prefix, None)  # its own are out of reach while it runs
         n_evicted += shrink(capacity - len(uses))
         cache |= uses
         for prefix, use in uses.items():
             heapq.heappush(heap, (-use, -prefix))
-    n_prompt = sum(len(job.queued.prompt) for job in jobs)
-    n_computed = sum(map(len, paths)) - n_cached
+    n_prompt = sum(len(job.queued.prompt) - job.n_shared for job in jobs)
+    n_computed = sum(len(job.sequence) - job.n_shared for job in jobs) - n_cached
     return Outcome(BELADY, config.n_pages, n_prompt, n_cached, n_computed, 0, n_evicted, 0, len(recording.jobs) - len(jobs))

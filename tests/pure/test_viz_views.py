@@ -428,6 +428,14 @@ def test_the_strip_counts_what_the_finished_requests_say() -> None:
     assert (strip["forks"], strip["running"], strip["waiting"], strip["n_pages"]) == (3, 0, 0, stage.n_pages)
 
 
+def test_the_prompt_of_a_select_counts_once_whichever_choices_read_it() -> None:
+    lead = RequestQueued(RequestId(1), F, ExprId(1), "score", (1, 2, 3, 4), 0, RequestId(1), 2)
+    other = RequestQueued(RequestId(2), F, ExprId(1), "score", (1, 2, 3, 5), 0, RequestId(1), 3)
+    events = [opened(), lead, other, matched(1, 0, 4), step(((1, 4),)), matched(2, 3, 4), step(((2, 1),)), finished(1), finished(2)]
+    strip = folded(MetricsView(), events).full()
+    assert (strip["cached"], strip["computed"], strip["hit_rate"]) == (0, 5, 0.0)
+
+
 def test_the_speed_is_that_of_the_last_two_seconds_and_in_the_end_that_of_the_run() -> None:
     view = folded(MetricsView(RUN), [opened(), queued(), matched()])
     for n in range(101):

@@ -45,6 +45,11 @@ def ask(s: sgl.ProgramState, question: str) -> None:
     s += sgl.user(question) + sgl.assistant(sgl.gen("answer", max_tokens=12))
 
 
+@sgl.function
+def choose(s: sgl.ProgramState, question: str) -> None:
+    s += sgl.user(question) + sgl.assistant(sgl.select("answer", choices=["sand", "a great many birds", "a great many boats", "grass"]))
+
+
 def test_the_same_prompt_again_computes_one_token(lab: sgl.Lab) -> None:
     first = ask.run(question=TEXT, temperature=0, backend=lab.backend).get_meta_info("answer")
     second = ask.run(question=TEXT, temperature=0, backend=lab.backend).get_meta_info("answer")
@@ -90,7 +95,10 @@ def test_counts_add_up_for_every_request_and_in_total(lab: sgl.Lab) -> None:
     spent = Spent(lab)
     states = ask.run_batch([{"question": f"What is {n} plus {n}?"} for n in range(6)], temperature=0, backend=lab.backend)
     metas = [state.get_meta_info("answer") for state in states]
-    for meta in metas:
+    metas.append(choose.run(question=TEXT, backend=lab.backend).get_meta_info("answer"))
+    assert metas[-1]["cached_tokens"] < 30  # what all chats begin with
+    assert metas[-1]["cached_tokens"] + metas[-1]["computed_tokens"] == metas[-1]["prompt_tokens"]
+    for meta in metas[:-1]:
         assert meta["cached_tokens"] + meta["computed_tokens"] == meta["prompt_tokens"] + meta["completion_tokens"] - 1
     for name in ("prompt_tokens", "cached_tokens", "computed_tokens"):
         assert spent[name] == sum(meta[name] for meta in metas)

@@ -50,6 +50,8 @@ class Request:
     seed: int = 0
     banned_early: tuple[int, ...] = ()
     """tokens that may not be drawn before `params.min_tokens`"""
+    n_shared: int = 0
+    """leading tokens that another request of the family counts as its own"""
     targets: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     """position -> tokens whose logprobs are wanted after it; of a score"""
     submitted: float = 0.0
@@ -79,6 +81,9 @@ class Request:
     n_counted: int = 0
     n_steps: int = 0
     n_preemptions: int = 0
+
+    def __post_init__(self) -> None:
+        self.n_counted = self.n_shared
 
     def move(self, phase: Phase) -> None:
         if phase not in MOVES[self.phase]:

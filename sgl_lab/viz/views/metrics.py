@@ -2,7 +2,7 @@
 
 Token counts are those of one run (or of all); pages and evictions are the whole engine's while it
 lasts. A hit is a prompt token found in the tree at an admission; a repeated admission after a
-preemption counts again.
+preemption counts again. The prompt of a select counts once, however many of its choices read it.
 """
 
 from __future__ import annotations
@@ -57,6 +57,10 @@ class MetricsView:
         self._run = run
         self._streams: set[ForkId] = set()
         self._requests: set[RequestId] = set()
+        self._prompts: dict[RequestId, int] = {}
+        """of families that score: tokens before the choices"""
+        self._shared: dict[RequestId, int] = {}
+        """leading tokens that are put down to the first request of the family"""
         self._waiting: set[RequestId] = set()
         self._running: set[RequestId] = set()
         self._recent: deque[tuple[int, int]] = deque()
@@ -84,13 +88,14 @@ class MetricsView:
                 self._ended = False
                 self._streams.add(fork)
                 self._forks += parent is not None
-            case RequestQueued(request=request, fork=fork) if self._run is None or fork in self._streams:
+            case RequestQueued(request=request, fork=fork) as event if self._run is None or fork in self._streams:
                 self._requests.add(request)
+                self._share(event)
                 self._waiting.add(request)
             case PrefixMatched(request=request, n_hit=n_hit) if request in self._waiting:
                 self._waiting.remove(request)
                 self._running.add(request)
-                self._cached += n_hit
+                self._cached += max(0, n_hit - self._shared.get(request, 0))
             case RequestPreempted(request=request) if request in self._running:
                 self._running.remove(request)
                 self._waiting.add(request)
@@ -128,6 +133,14 @@ class MetricsView:
             "waiting": len(self._waiting),
             "steps": self._steps,
         }
+
+    def _share(self, queued: RequestQueued) -> None:
+        if queued.kind != "score":
+            return
+        if queued.request != queued.group:
+            self._shared[queued.request] = self._prompts.get(queued.group, 0)
+        elif queued.reusable is not None:
+            self._prompts[queued.request] = queued.reusable + 1
 
     def _step(self, step: StepRan) -> None:
         self._free_pages = step.free_pages
