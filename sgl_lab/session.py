@@ -5,11 +5,11 @@ A script, a test, the command line and the magics all build the same `Lab`.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -19,6 +19,7 @@ from .contracts.events import CellFinished, CellStarted, Emit, Entry, ModelLoade
 from .contracts.ids import RequestId, RunId
 from .contracts.port import ModelCard, Usage, WarmJob
 from .contracts.tree import TreeSnapshot
+from .engine.gate import Reply
 from .engine.model.fetch import Progress, unseen
 from .lang.ids import run_ids
 from .lang.run import SLICE_S
@@ -196,8 +197,8 @@ class Lab:
         pin = self.backend.pin(WarmJob(tokens), warmed)
         try:
             while True:
-                with suppress(TimeoutError):
-                    warmed.result(SLICE_S)
+                if warmed.wait(SLICE_S):
+                    warmed.result()
                     return pin
                 self.backend.poll()
         except KeyboardInterrupt:
@@ -221,6 +222,7 @@ class Lab:
     def close(self) -> None:
         """End the engine's thread and give its memory back; requests that still run fail with EngineStopped."""
         self._resident.close()
+        _trim()
 
     def __enter__(self) -> Self:
         return self
@@ -229,14 +231,20 @@ class Lab:
         self.close()
 
 
-class _Warmed(Future[Usage]):
+class _Warmed(Reply[Usage]):
     """A listener that can be waited for."""
 
     def on_done(self, usage: Usage) -> None:
-        self.set_result(usage)
+        self.give(usage)
 
     def on_error(self, error: Exception) -> None:
-        self.set_exception(error)
+        self.fail(error)
+
+
+def _trim() -> None:
+    """Let the C library hand back to the system what was freed; only glibc has to be told."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 # ---------------------------------------------------------------- the default lab
@@ -250,61 +258,67 @@ class Loading:
         self.text = f"loading {model}"
         self.share: float | None = None
         """how much of what `text` says is done, 0 to 1; None where that is not known"""
-        self.outcome: Lab | Exception | None = ready
-        self._ended = threading.Event()
+        self._made: Reply[Lab] = Reply()
         if ready is not None:
-            self._ended.set()
+            self._made.give(ready)
 
     def start(self) -> Self:
-        threading.Thread(target=self._load, name="sgl-loading", daemon=True).start()
+        threading.Thread(target=lambda: self._made.of(self._load), name="sgl-loading", daemon=True).start()
         return self
 
-    def _load(self) -> None:
-        try:
-            self.outcome = _become_default(Lab(self.model, progress=self._progress))
-        except Exception as error:  # kept for whoever asks for the lab
-            self.outcome = error
-        self._ended.set()
+    def _load(self) -> Lab:
+        lab = Lab(self.model, progress=self._progress)
+        if not _become_default(self, lab):
+            lab.close()
+            raise EngineStopped(f"{self.model} is no longer wanted: another model was asked for meanwhile", hint="load it again")
+        return lab
 
     def _progress(self, done: int, total: int | None, text: str) -> None:
         self.text, self.share = text, done / total if total else None
 
-    def wait(self, seconds: float | None = None) -> bool:
+    def wait(self, seconds: float) -> bool:
         """Whether loading has ended, well or not, after waiting at most `seconds`."""
-        return self._ended.wait(seconds)
+        return self._made.wait(seconds)
 
     def lab(self) -> Lab:
         """The lab once it is there; what went wrong instead is raised."""
-        self.wait()
-        if isinstance(self.outcome, Lab):
-            return self.outcome
-        raise self.outcome or EngineStopped("the lab was never made", hint="load the model again")
+        while not self.wait(SLICE_S):
+            pass
+        return self._made.result()
 
 
 _lock = threading.Lock()
 _default: Lab | None = None
-_loading: Loading | None = None
+_wanted: Loading | None = None
+"""what is to take the default lab's place, if nothing else is asked for meanwhile"""
 
 
-def _become_default(lab: Lab) -> Lab:
-    global _default
+def _become_default(loaded: Loading, lab: Lab) -> bool:
+    """Whether the lab is still wanted; the old one is then closed."""
+    global _default, _wanted
     with _lock:
-        old, _default = _default, lab
+        if _wanted is not loaded:
+            return False
+        old, _default, _wanted = _default, lab, None
     if old is not None:
         old.close()
-    return lab
+    return True
 
 
 def loading(model: str | None = None) -> Loading:
-    """The default lab on its way, begun now if there is none. Of another `model`, it takes the old one's place when ready."""
-    global _loading
+    """The default lab on its way, begun now if there is none. Of another `model`, it takes the old one's place when ready.
+
+    What was asked for last counts: a model that is still being loaded is dropped when it is there.
+    """
+    global _wanted
     with _lock:
-        if _loading is not None and not _loading.wait(0) and model in (None, _loading.model):
-            return _loading
+        if _wanted is not None and not _wanted.wait(0) and model in (None, _wanted.model):
+            return _wanted
         if _default is not None and model in (None, _default.model):
+            _wanted = None
             return Loading(_default.model, _default)
-        _loading = Loading(model or BUILT_IN).start()
-        return _loading
+        _wanted = Loading(model or BUILT_IN).start()
+        return _wanted
 
 
 def default_lab() -> Lab:
@@ -318,9 +332,9 @@ def current_lab() -> Lab | None:
 
 
 def close_default_lab() -> None:
-    """Give the default lab's memory and thread back; the next use makes a new one."""
-    global _default
+    """Give the default lab's memory and thread back; the next use makes a new one. One that is being loaded is dropped."""
+    global _default, _wanted
     with _lock:
-        old, _default = _default, None
+        old, _default, _wanted = _default, None, None
     if old is not None:
         old.close()

@@ -134,6 +134,7 @@ class NativeRunner:
             self._library.sgl_delete(self._step)
             self._step = None
         self.kv.release()
+        del self._model
 
 
 def _draws(results: _Results, samplings: Sequence[Sampling]) -> list[Draw]:

@@ -52,6 +52,7 @@ class TorchRunner:
 
     def close(self) -> None:
         self.kv.release()
+        del self._model
 
     def _scores(self, hidden: Tensor, positions: Tensor, targets: Sequence[tuple[int, ...]]) -> Iterator[tuple[float, ...]]:
         """Logprobs of each position's candidate tokens, position after position."""
