@@ -7,6 +7,7 @@ interrupt stay what they are everywhere else in the notebook.
 from __future__ import annotations
 
 import ast
+from textwrap import indent
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +39,12 @@ def run_cell(shell: Any, desk: Desk, line: str, body: str) -> Any:
     options = parse_cell(line)
     filename = outer_filename(shell)
     source = bodies.leading_blank_lines(body) + shell.transform_cell(body)
-    show_source(filename, f"%%sgl {line}".rstrip(), source)
+    head = f"%%sgl {line}".rstrip()
+    show_source(filename, head, source)
     try:
         if options.define is not None:
             _define(shell, options.define, source, filename)
+            show_source(filename, head, indent(source, "    "))  # a block below its `def`, as inspect looks for a function's lines
             return None
         code = bodies.compile_cell(source, filename)
     except SyntaxError as error:

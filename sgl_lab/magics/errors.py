@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import linecache
 import sys
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from ..contracts.errors import ModelError, Stopped
 from .options import OptionError
 
 PACKAGE = str(Path(__file__).resolve().parent.parent)
+LIBRARIES = ("<frozen ", *{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 
 
 class CellSyntaxError(Exception):
@@ -31,8 +33,12 @@ def is_ours(filename: str) -> bool:
     return filename.startswith(PACKAGE)
 
 
+def _is_below_us(filename: str) -> bool:
+    return is_ours(filename) or filename.startswith(LIBRARIES)
+
+
 def user_frames(tb: TracebackType | None) -> TracebackType | None:
-    """The user's part of a traceback: their frames below our first ones, and no library's below our next."""
+    """The user's part of a traceback: all below our first frames, but ours, and no library's below our next."""
     frames: list[TracebackType] = []
     while tb is not None:
         frames.append(tb)
@@ -42,8 +48,7 @@ def user_frames(tb: TracebackType | None) -> TracebackType | None:
         return None
     start = ours.index(False)
     end = ours.index(True, start) if True in ours[start:] else len(frames)
-    cell = frames[start].tb_frame.f_code.co_filename
-    theirs = frames[start:end] + [frame for frame in frames[end:] if frame.tb_frame.f_code.co_filename == cell]
+    theirs = frames[start:end] + [frame for frame in frames[end:] if not _is_below_us(frame.tb_frame.f_code.co_filename)]
     trimmed: TracebackType | None = None
     for frame in reversed(theirs):
         trimmed = TracebackType(trimmed, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import random
+import re
 import time
 
 import pytest
@@ -127,12 +128,66 @@ def test_an_error_in_a_notebook_function_shows_that_function_too(kernel: Kernel)
     assert "broken()" in reply.traceback
 
 
-def test_a_syntax_error_shows_the_line_of_the_cell(kernel: Kernel) -> None:
+def test_a_syntax_error_shows_the_line_of_the_cell_and_nothing_of_ours(kernel: Kernel) -> None:
     reply = kernel.run("%%sgl\na = 1\nb = = 2")
-    assert (reply.status, reply.ename) == ("error", "CellSyntaxError")
+    assert (reply.status, reply.ename) == ("error", "SyntaxError")
     assert "line 3" in reply.traceback
-    assert "b = = 2" in reply.traceback
+    assert re.search(r"b = = 2\n +\^", reply.traceback)
+    assert "sgl_lab/" not in reply.traceback
+    assert "interactiveshell" not in reply.traceback
     hello_works(kernel)
+
+
+def test_await_in_a_body_is_one_message_with_a_way_out(kernel: Kernel) -> None:
+    reply = kernel.run("%%sgl\nx = 1\nawait x")
+    assert (reply.status, reply.ename) == ("error", "SyntaxError")
+    assert "line 3" in reply.traceback
+    assert "wait by themselves" in reply.traceback
+
+
+def test_blank_lines_below_the_magic_keep_the_line_numbers(kernel: Kernel) -> None:
+    reply = kernel.run("%%sgl --view none\n\n\nx = 1\n1/0")
+    assert "----> 5 1/0" in reply.traceback
+    assert "line 5" in kernel.run("%%sgl --view none\n\n\nx = 1\n1/").traceback
+
+
+@pytest.mark.parametrize("strange", ["\f", "\x0b", "\u2028"])
+def test_a_strange_line_break_in_a_string_moves_no_line(kernel: Kernel, strange: str) -> None:
+    assert "----> 3 1/0" in kernel.run(f"%%sgl --view none\nx = 'a{strange}b'\n1/0").traceback
+
+
+def test_errors_that_follow_from_others_show_all_of_the_users_and_nothing_of_ours(kernel: Kernel) -> None:
+    during = kernel.run("%%sgl --view none\ntry:\n    1/0\nexcept ZeroDivisionError:\n    raise ValueError('second')")
+    assert during.ename == "ValueError"
+    assert "During handling of the above exception" in during.traceback
+    assert "ZeroDivisionError: division by zero" in during.traceback
+    caused = kernel.run("%%sgl --view none\ntry:\n    s['nothing']\nexcept KeyError as e:\n    raise ValueError('second') from e")
+    assert "direct cause" in caused.traceback
+    assert "UnknownVariable" in caused.traceback
+    assert "sgl_lab/" not in during.traceback + caused.traceback
+    alone = kernel.run("%%sgl --view none\ntry:\n    1/0\nexcept ZeroDivisionError:\n    raise ValueError('second') from None")
+    assert "division by zero" not in alone.traceback
+
+
+def test_an_error_in_a_program_of_another_cell_shows_its_line(kernel: Kernel) -> None:
+    kernel.run("%%sgl --def wrong()\nuser('hi')\nlen(5)")
+    reply = kernel.run("%%sgl --view none\nwrong.run()")
+    assert reply.ename == "TypeError"
+    assert "wrong.run()" in reply.traceback
+    assert "----> 3     len(5)" in reply.traceback
+    assert "sgl_lab/" not in reply.traceback
+
+
+def test_an_error_met_again_in_another_cell_shows_that_cell(kernel: Kernel) -> None:
+    failed = kernel.run('%%sgl -o long --view none\nuser("word " * 20000)\nassistant(gen("x"))\ns["x"]')
+    again = kernel.run('1\nlong["x"]')
+    assert failed.ename == again.ename == "PromptTooLong"
+    assert '----> 2 long["x"]' in again.traceback
+
+
+def test_a_body_may_use_s_for_something_else(kernel: Kernel) -> None:
+    assert kernel.run('%%sgl -o rebound --view none\nfor s in ["a", "b"]:\n    user(s)').status == "ok"
+    assert kernel.run("[m['content'] for m in rebound.messages() if m['role'] == 'user']").result == "['a', 'b']"
 
 
 def test_an_interrupt_stops_within_a_second_and_keeps_what_there_is(kernel: Kernel) -> None:
@@ -198,9 +253,40 @@ def test_every_line_command_answers(kernel: Kernel, command: str) -> None:
     assert reply.printed or reply.shown or reply.result
 
 
+@pytest.mark.parametrize("command", ["tree foo", "timeline foo", 'model "no closing'])
+def test_a_line_command_takes_nothing_that_it_does_not_know(kernel: Kernel, command: str) -> None:
+    reply = kernel.run(f"%sgl {command}")
+    assert (reply.status, reply.ename) == ("error", "UsageError")
+
+
+def test_a_model_path_may_hold_spaces(kernel: Kernel) -> None:
+    reply = kernel.run('%sgl model "no such/model.gguf"')
+    assert reply.ename == "ModelMissing"
+    assert "no such/model.gguf" in reply.evalue
+
+
 def test_time_and_capture_nest(kernel: Kernel) -> None:
-    assert "Wall time" in kernel.run("%%time\n" + HELLO).printed
-    assert kernel.run("%%capture inner\n" + HELLO.replace("--view none", "")).shown == []
+    timed = kernel.run("%%time\n" + HELLO)
+    assert timed.status == "ok", timed.traceback
+    assert "Wall time" in timed.printed
+    assert len(ast.literal_eval(timed.result or "''")) > 3
+    captured = kernel.run("%%capture inner\n" + HELLO.replace("--view none", ""))
+    assert (captured.status, captured.shown, captured.result) == ("ok", [], None), captured.traceback
+    assert kernel.run("len(inner.outputs) > 0").result == "True"
+
+
+@pytest.mark.parametrize(
+    ("text", "matches"),
+    [
+        ("%%sgl --temperature ", [""]),
+        ("%sgl model ", ["smollm2"]),
+        ("%%sgl --view=tr", ["tree"]),
+        ("%%sgl", ["%%sgl"]),
+        ("%%sgl --see", ["--seed"]),
+    ],
+)
+def test_completion_offers_nothing_but_what_may_stand_there(kernel: Kernel, text: str, matches: list[str]) -> None:
+    assert kernel.client.complete(text, reply=True, timeout=60)["content"]["matches"] == matches
 
 
 def test_interrupts_at_any_moment_leave_everything_in_order(kernel: Kernel) -> None:
