@@ -14,6 +14,11 @@ namespace sgl {
 
 constexpr int kGroup = 32;
 
+// How far ahead of the arithmetic weights are asked for. Left to the hardware's own guess, 8 rows of 4 bits took 5.4 ms for all
+// linears of a 135M Llama on one EPYC core; with this 3.3 ms, as many as the arithmetic alone.
+constexpr int kGroupsAhead = 16;
+constexpr int kPairsAhead = 32;
+
 enum class Kind : int32_t { q4 = 0, q8 = 1, bf16 = 2 };
 
 // A weight [n_out, n_in] as `pack.py` lays it out; columns are outputs, the last block is padded with zeros.
@@ -107,6 +112,8 @@ inline void multiply_block(const Weight& w, int block, const Activations& x, int
     __m512i dot[R];
     for (int r = 0; r < R; ++r)
       dot[r] = kind == Kind::q4 ? _mm512_setzero_si512() : _mm512_set1_epi32(x.offsets[x_group + r * n_groups + g]);
+    if (row == 0)  // later rows find the block in the cache
+      for (int j = 0; j < kBytes; j += 64) _mm_prefetch(quants + (g + kGroupsAhead) * kBytes + j, _MM_HINT_T0);
     for (int j = 0; j < 4; ++j) {
       __m512i first, second;
       if constexpr (kind == Kind::q4) {
@@ -140,7 +147,10 @@ inline void multiply_bf16(const Weight& w, int block, const Activations& x, int 
   __m512 sum[R][4];
   for (auto& line : sum)
     for (auto& part : line) part = _mm512_setzero_ps();
-  multiply_panel<R>(sum, &x.wide[static_cast<size_t>(row) * w.n_in], w.n_in, panel, w.n_in / 2);
+  if (row == 0)
+    multiply_panel<R, kPairsAhead>(sum, &x.wide[0], w.n_in, panel, w.n_in / 2);
+  else
+    multiply_panel<R>(sum, &x.wide[static_cast<size_t>(row) * w.n_in], w.n_in, panel, w.n_in / 2);
   for (int r = 0; r < R; ++r)
     for (int c = 0; c < 4; ++c) store_block(sum[r][c], w, block * 64 + c * kLanes, y + (row + r) * stride, how);
 }
