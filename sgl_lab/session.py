@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -50,7 +51,7 @@ class Lab:
     evict         which unused part of the tree goes first: lru, lfu or fifo
     threads       of the CPU; None leaves torch's own choice
     seed          of requests that name none
-    emit          is called with every event
+    emit          is called with every event, on the thread that says it: it may not call the lab, and if it raises it is called no more
 
     ModelError says what is wrong with the model; BadArgument with the rest. Use it as a context manager or call `close`.
     """
@@ -82,8 +83,15 @@ class Lab:
         from .engine.run.choose import make_runner
         from .engine.run.kv import pages_for
 
+        _check_text(model=model, device=device, dtype=dtype)
+        _check_sizes(page_size=page_size, threads=threads, cache_tokens=cache_tokens, cache_mib=cache_mib)
         if cache_tokens is not None and cache_mib is not None:
             raise BadArgument("cache_tokens and cache_mib say the same thing twice", hint="give one of them")
+        if cache_tokens is not None and cache_tokens < page_size:
+            raise BadArgument(f"cache_tokens must be page_size ({page_size}) or more, not {cache_tokens}")
+        config = EngineConfig(page_size=page_size, schedule=schedule, evict=evict, seed=seed)
+        if emit is not None and not callable(emit):
+            raise BadArgument(f"emit must be a function of an event, not {emit!r}")
         path = store.resolve(model, progress=progress)
         library = build.load(store.cache_dir())
         loaded = load_model(
@@ -94,7 +102,7 @@ class Lab:
         else:
             budget = None if cache_mib is None else cache_mib << 20
             n_pages = pages_for(loaded.spec, loaded.model.dtype, loaded.model.device, page_size, budget_bytes=budget)
-        config = EngineConfig(n_pages=n_pages, page_size=page_size, schedule=schedule, evict=evict, seed=seed)
+        config = replace(config, n_pages=n_pages)
         namespace, context, tokenizer = loaded.namespace, loaded.spec.context, loaded.tokenizer
         self.model = model
         self.ring = Ring()
@@ -229,6 +237,20 @@ class Lab:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
+
+
+def _check_text(*, model: object, **others: object) -> None:
+    """BadArgument unless all are texts; the others may be None."""
+    for name, value in {"model": model, **others}.items():
+        if not (isinstance(value, str) and value) and (value is not None or name == "model"):
+            raise BadArgument(f"{name} must be a text, not {value!r}")
+
+
+def _check_sizes(*, page_size: object, **others: object) -> None:
+    """BadArgument unless all are whole numbers, 1 or more; the others may be None."""
+    for name, value in {"page_size": page_size, **others}.items():
+        if not (type(value) is int and value >= 1) and (value is not None or name == "page_size"):
+            raise BadArgument(f"{name} must be a whole number, 1 or more, not {value!r}")
 
 
 class _Warmed(Reply[Usage]):

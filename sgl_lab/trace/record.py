@@ -25,26 +25,30 @@ EMPTY = TreeSnapshot((), 0, 0, 0)
 
 @dataclass
 class Record:
-    """One run. `entries` grows while the run lasts; `n_bytes` is an estimate of its size in memory."""
+    """One run. `entries` grows while the run lasts."""
 
     run: RunId
     snapshot: TreeSnapshot = EMPTY
     vocab: dict[int, str] = field(default_factory=dict)
     """spelling of the tokens that occur, filled when the run ends"""
     entries: list[Entry] = field(default_factory=list)
-    n_bytes: int = 0
+    _entry_bytes: int = field(default=0, repr=False, compare=False)
+
+    @property
+    def n_bytes(self) -> int:
+        """An estimate of its size in memory, tree and spellings included."""
+        snapshot = sum(200 + 40 * len(node.tokens) for node in self.snapshot.nodes)
+        return self._entry_bytes + snapshot + sum(150 + len(text) for text in self.vocab.values())
 
     def begin(self, snapshot: TreeSnapshot) -> None:
         """The tree that the entries change; those that are in it already are dropped."""
         self.snapshot = snapshot
         self.entries = [entry for entry in self.entries if entry.seq >= snapshot.seq]
+        self._entry_bytes = sum(map(_n_bytes, self.entries))
 
     def append(self, entry: Entry) -> None:
         self.entries.append(entry)
-        self.n_bytes += 200
-        for name in ("tokens", "prompt", "samples"):
-            self.n_bytes += 16 * len(getattr(entry.event, name, ()))
-
+        self._entry_bytes += _n_bytes(entry)
 
     def end(self, spell: Callable[[int], str]) -> None:
         """Keep the spelling of every token that occurs, so that the record reads without a tokenizer."""
@@ -62,14 +66,21 @@ class Record:
         self.vocab = {token: spell(token) for token in sorted(tokens)}
 
 
+def _n_bytes(entry: Entry) -> int:
+    event = entry.event
+    n_bytes = 300 + sum(16 * len(getattr(event, name, ())) for name in ("tokens", "prompt", "decode", "source"))
+    n_bytes += sum(100 * len(getattr(event, name, ())) for name in ("prefill", "refs"))
+    if isinstance(event, TokensSampled):
+        n_bytes += sum(150 + 120 * len(sample.top) for sample in event.samples)
+    return n_bytes
+
+
 class RecordUnreadable(ModelDamaged):
     """A file that is not a record, or a damaged one."""
 
 
 def _snapshot_from(data: dict[str, Any]) -> TreeSnapshot:
-    nodes = tuple(
-        TreeNode(**{**node, "tokens": tuple(node["tokens"]), "namespace": tuple(node["namespace"])}) for node in data["nodes"]
-    )
+    nodes = tuple(TreeNode(**{**node, "tokens": tuple(node["tokens"]), "namespace": tuple(node["namespace"])}) for node in data["nodes"])
     return TreeSnapshot(nodes, data["n_pages"], data["free_pages"], data["seq"])
 
 

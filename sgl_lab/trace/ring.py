@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 from ..contracts.events import Entry, Event
 
-
 _log = logging.getLogger(__name__)
 
 

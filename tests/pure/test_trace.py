@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import typing
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def test_a_slow_reader_learns_how_many_events_it_missed() -> None:
 
 
 def test_a_listener_hears_everything_until_it_stops() -> None:
-    ring, heard = Ring(), []
+    ring, heard = Ring(), list[events.Entry]()
     stop = ring.listen(heard.append)
     ring.emit(evicted(1))
     stop()
@@ -93,6 +94,50 @@ def record() -> Record:
     for n in range(3):
         made.append(events.Entry(10 + n, 1000 * n, evicted(n)))
     return made
+
+
+def test_a_records_size_is_no_less_than_what_its_tree_spellings_and_events_take() -> None:
+    tokens = tuple(range(1000, 3000))
+    made = Record(RunId(1))
+    made.begin(TreeSnapshot((TreeNode(NodeId(1), None, tokens, (), 0, 0, 0),), 9, 9, 0))
+    tree = sys.getsizeof(tokens) + sum(map(sys.getsizeof, tokens))
+    assert made.n_bytes >= tree
+    made.end(lambda token: f"token {token}")
+    spelled = sys.getsizeof(made.vocab) + sum(map(sys.getsizeof, made.vocab.values()))
+    assert made.n_bytes >= tree + spelled
+    sample = events.Sample(RequestId(1), 7000, -0.5, tuple((token, token / 7) for token in tokens), None, False)
+    before = made.n_bytes
+    made.append(events.Entry(1, 1, events.TokensSampled(1, (sample,))))
+    assert made.n_bytes - before >= sum(sys.getsizeof(pair) + sys.getsizeof(pair[1]) for pair in sample.top)
+
+
+def test_an_emit_that_is_interrupted_does_not_harm_the_ring() -> None:
+    ticks = iter(range(1000))
+    for n_before in (2, 4, 5):
+        ring = Ring(capacity=4, clock=lambda: next(ticks))
+        for n in range(n_before):
+            ring.emit(evicted(n))
+        ring._slots[n_before % 4 : n_before % 4 + 1] = [events.Entry(n_before, 0, evicted(99))]  # stored, then interrupted
+        seen = ring.read(0)
+        assert [entry.seq for entry in seen.entries] == list(range(max(0, n_before - 3), n_before))
+        assert (seen.cursor, seen.n_missed) == (n_before, max(0, n_before - 3))
+        ring.emit(evicted(50))
+        assert [entry.event for entry in ring.read(n_before).entries] == [evicted(50)]
+        assert [entry.seq for entry in ring.read(0).entries] == list(range(max(0, n_before - 3), n_before + 1))
+
+
+def test_a_listener_that_raises_is_heard_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    ring, heard = Ring(), list[events.Entry]()
+
+    def bad(entry: events.Entry) -> None:
+        raise ZeroDivisionError("mine")
+
+    ring.listen(bad)
+    ring.listen(heard.append)
+    ring.emit(evicted(1))
+    ring.emit(evicted(2))
+    assert [entry.event for entry in heard] == [evicted(1), evicted(2)]
+    assert len(caplog.records) == 1
 
 
 def test_a_record_read_back_equals_what_was_written(tmp_path: Path) -> None:

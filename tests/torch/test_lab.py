@@ -1,0 +1,129 @@
+"""A lab from its arguments to its end, and the default one."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sgl_lab as sgl
+from sgl_lab import session
+from sgl_lab.contracts.errors import BadArgument, EngineStopped
+from sgl_lab.contracts.events import CellStarted, Event
+from sgl_lab.contracts.ids import RunId
+
+DEADLINE_S = 60.0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model", None),
+        ("model", ""),
+        ("device", 0),
+        ("dtype", 16),
+        ("page_size", 0),
+        ("page_size", None),
+        ("threads", 0),
+        ("threads", -2),
+        ("cache_mib", 0),
+        ("cache_tokens", 0),
+        ("cache_tokens", 1.5),
+        ("schedule", "lifo"),
+        ("evict", "mru"),
+        ("seed", "seven"),
+        ("emit", "print"),
+    ],
+)
+def test_an_argument_that_is_wrong_is_named_before_anything_is_loaded(name: str, value: Any) -> None:
+    arguments: dict[str, Any] = {"model": "/nowhere/at/all"} | {name: value}
+    with pytest.raises(BadArgument, match=f"^{name} must be"):
+        sgl.Lab(**arguments)
+
+
+def test_a_cache_smaller_than_a_page_is_refused(tiny_folder: Path) -> None:
+    with pytest.raises(BadArgument, match="cache_tokens must be page_size"):
+        sgl.Lab("/nowhere/at/all", cache_tokens=8, page_size=16)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_closed_lab_holds_no_weights_and_no_cache(tiny_folder: Path, dtype: str) -> None:
+    lab = sgl.Lab(str(tiny_folder), dtype=dtype, cache_tokens=64)
+    runner: Any = lab._resident.engine._runner
+    model, keys = weakref.ref(runner._model), weakref.ref(runner.kv.keys[0])
+    del runner
+    assert model() is not None
+    lab.close()
+    gc.collect()
+    assert (model(), keys()) == (None, None)
+    lab.close()
+
+
+def test_a_listener_that_raises_is_heard_no_more_and_harms_nobody(tiny_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    heard: list[Event] = []
+
+    def listen(event: Event) -> None:
+        heard.append(event)
+        raise ZeroDivisionError("mine")
+
+    with sgl.Lab(str(tiny_folder), cache_tokens=64, emit=listen) as lab:
+        lab.emit(CellStarted(RunId(1), "a", ""))
+        lab.pin([1, 2, 3])
+        lab.check()
+        assert len(heard) == 1
+        assert len(lab.events()) > 3
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+
+
+# ---------------------------------------------------------------- the default lab
+
+
+@pytest.fixture
+def models(tmp_path: Path, tiny_folder: Path) -> Any:
+    """Names of the same model."""
+    session.close_default_lab()
+    names = []
+    for name in ("one", "two", "three"):
+        (tmp_path / name).symlink_to(tiny_folder)
+        names.append(str(tmp_path / name))
+    yield names
+    session.close_default_lab()
+
+
+def over(attempt: session.Loading) -> session.Loading:
+    assert attempt.wait(DEADLINE_S)
+    return attempt
+
+
+def test_the_model_asked_for_last_is_the_default_however_long_others_take(models: list[str]) -> None:
+    one, two, _ = models
+    first = session.loading(one).lab()
+    slow = session.loading(two)
+    assert session.loading(one).lab() is first
+    with pytest.raises(EngineStopped, match="no longer wanted"):
+        over(slow).lab()
+    assert session.default_lab() is first
+    first.check()
+
+
+def test_of_two_models_on_their_way_the_later_one_wins(models: list[str]) -> None:
+    one, two, three = models
+    old = session.loading(one).lab()
+    attempts = [session.loading(two), session.loading(three)]
+    assert session.default_lab() is attempts[1].lab()
+    assert session.default_lab().model == three
+    over(attempts[0])
+    assert session.default_lab().model == three
+    with pytest.raises(EngineStopped):
+        old.stats()
+
+
+def test_unloading_drops_what_is_still_being_loaded(models: list[str]) -> None:
+    slow = session.loading(models[0])
+    session.close_default_lab()
+    with pytest.raises(EngineStopped, match="no longer wanted"):
+        over(slow).lab()
+    assert session.current_lab() is None
