@@ -34,7 +34,7 @@ def __getattr__(name: str) -> Any:
         return getattr(errors, name)
     from .lang import surface
 
-    fill_backend_slot()
+    _fill_backend_slot()
     if name in surface.__all__:
         return getattr(surface, name)
     raise AttributeError(f"sgl_lab has no {name!r}")
@@ -47,7 +47,7 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *surface.__all__, *errors.__all__, *_SESSION})
 
 
-def fill_backend_slot() -> None:
+def _fill_backend_slot() -> None:
     """Programs that name no backend run where the cells run."""
     from .lang import default
 
@@ -64,6 +64,7 @@ def load_ipython_extension(shell: Any) -> None:
     """`%load_ext sgl_lab`."""
     from .magics import load
 
+    _fill_backend_slot()
     load(shell)
 
 

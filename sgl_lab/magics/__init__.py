@@ -15,7 +15,6 @@ def load(shell: Any) -> None:
     """Register magics and completion; a second time changes nothing."""
     from IPython.core.magic import no_var_expand
 
-    from .. import fill_backend_slot
     from .complete import make_matcher
     from .desk import Desk
     from .errors import readable
@@ -24,7 +23,6 @@ def load(shell: Any) -> None:
 
     if getattr(shell, _MATCHER, None) is not None:
         return
-    fill_backend_slot()
     desk = Desk()
 
     @no_var_expand  # type: ignore[untyped-decorator, unused-ignore]
