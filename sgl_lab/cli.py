@@ -187,6 +187,7 @@ def _execute(notebook: Any, path: Path, closing: Sequence[str] = ()) -> Notebook
         resources={"metadata": {"path": str(path.parent.resolve())}},
         store_widget_state=False,
         record_timing=False,
+        coalesce_streams=True,
         extra_arguments=["--log-level=ERROR"],
         on_cell_start=started,
     )

@@ -237,7 +237,7 @@ class ProgramState:
 
     def _raise(self, stream: Stream) -> None:
         if stream.error is not None:
-            raise self._run.seen(stream.error)
+            raise self._run.seen(stream.error).with_traceback(None)
 
     def _wait_idle(self) -> None:
         self._run.wait(lambda: self._stream.idle and not self._run.body_elsewhere)
@@ -262,7 +262,7 @@ class ProgramState:
         if variable is None:
             raise self._run.body_error or stream.error or self._unknown(name)
         if variable.error is not None:
-            raise self._run.seen(variable.error)
+            raise self._run.seen(variable.error).with_traceback(None)
         if not variable.done:
             raise ProgramError(f"{name!r} is read inside its own var_scope", hint="read it after the scope has ended")
         return variable
