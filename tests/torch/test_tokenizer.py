@@ -176,6 +176,13 @@ HOSTILE = {
     "replaces": "{{ ('a' * 99999) | replace('a', 'b' * 99999) }}",
     "replaces by method": "{{ ('a' * 99999).replace('a', 'b' * 99999) }}",
     "joins": "{{ range(99999) | list | join('b' * 99999) }}",
+    "joins what comes one by one": "{{ range(99999) | map('string') | join('x' * 99999) }}",
+    "joins what comes one by one by method": "{{ ('x' * 99999).join(range(99999) | map('string')) }}",
+    "joins attributes": "{% set n = namespace(x='a' * 999999) %}{{ ([n] * 9999) | join('', attribute='x') }}",
+    "sums lists": "{{ ([[0]] * 30000) | sum(start=[0] * 60000) }}",
+    "multiplies": "{% set n = namespace(x=99) %}{% for i in range(60) %}{% set n.x = n.x * n.x %}{% endfor %}",
+    "reads a long number": "{{ ('f' * 999999) | int(0, 16) % 7 }}",
+    "rounds far": "{{ 1 | round(999999999, 'ceil') }}",
     "centres": "{{ 'a'.center(9999999999) }}",
     "indents": "{{ 'a\nb' | indent(9999999999) }}",
     "formats": "{{ '{:>9999999999}'.format(1) }}",
@@ -187,6 +194,12 @@ HOSTILE = {
     "divides by zero": "{{ 1 / 0 }}",
     "calls what is not there": "{{ nothing() }}",
 }
+
+
+def test_joining_adding_and_rounding_work_as_in_jinja2() -> None:
+    source = "{{ messages | join(', ', attribute='content') }} {{ ', '.join(['a', 'b']) }} {{ [1, 2] | sum }} {{ 2.346 | round(2) }}"
+    chat = [Message("user", "one"), Message("user", "two")]
+    assert ChatTemplate(source, {}, ()).render(chat, False) == "one, two a, b 3 2.35"
 
 
 @pytest.mark.parametrize("source", HOSTILE.values(), ids=HOSTILE.keys())

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import datetime
 from functools import wraps
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension
+from jinja2.filters import do_round, make_attrgetter
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
@@ -25,12 +26,16 @@ from jinja2.visitor import NodeTransformer
 
 MAX_SIZE = 4 << 20
 """characters of the output and of any value that a template builds, nested ones included"""
+MAX_BITS = 4096
+"""of any number that a template computes"""
+MAX_PLACES = 100
+"""to which a number may be rounded"""
 _ITEM_SIZE = 64
 """what an item that is no string counts for"""
 _STEP_SIZE = 4096
 """how much of a value is measured in one step"""
 
-_GROWING = frozenset({"replace", "join", "center", "ljust", "rjust", "zfill", "expandtabs", "translate"})
+_GROWING = frozenset({"replace", "center", "ljust", "rjust", "zfill", "expandtabs", "translate"})
 """methods of a string whose result is not bounded by the sum of what they are given"""
 
 _work: ContextVar[list[int]] = ContextVar("work")
@@ -79,6 +84,8 @@ def _bounded(value: Any) -> Any:
     left, stack = MAX_SIZE, [value]
     while stack:
         item = stack.pop()
+        if isinstance(item, int) and item.bit_length() > MAX_BITS:
+            raise TooMuch("it computes too large a number")
         left -= len(item) if isinstance(item, str) else _ITEM_SIZE
         if left < 0 or (isinstance(item, list | tuple | dict) and len(item) * _ITEM_SIZE > left):
             raise TooMuch("it builds too large a value")
@@ -95,6 +102,37 @@ def _check_growth(*arguments: Any) -> None:
     sizes = sorted(len(a) if hasattr(a, "__len__") else a for a in arguments if hasattr(a, "__len__") or isinstance(a, int))
     if len(sizes) > 1 and sizes[-1] * max(1, sizes[-2]) > MAX_SIZE:
         raise TooMuch("it builds too large a value")
+
+
+def _joined(items: Iterable[Any], between: Any) -> str:
+    """`between.join(items)`, measured as it grows: the items may come one by one, the same large one again and again."""
+    between = str(_bounded(between))
+    parts: list[str] = []
+    left = MAX_SIZE
+    for item in _counted(items):
+        parts.append(str(_bounded(item)))
+        left -= len(parts[-1]) + len(between)
+        if left < 0:
+            raise TooMuch("it builds too large a value")
+    return str(between.join(parts))
+
+
+@jinja2.pass_environment
+def _join(environment: jinja2.Environment, value: Iterable[Any], d: Any = "", attribute: str | int | None = None) -> str:
+    return _joined(value if attribute is None else map(make_attrgetter(environment, attribute), value), d)
+
+
+@jinja2.pass_environment
+def _sum(environment: jinja2.Environment, iterable: Iterable[Any], attribute: str | int | None = None, start: Any = 0) -> Any:
+    if not isinstance(start, int | float):
+        raise TooMuch("it adds up what are no numbers")
+    return sum(_counted(iterable if attribute is None else map(make_attrgetter(environment, attribute), iterable)), start)
+
+
+def _round(value: float, precision: int = 0, method: Literal["common", "ceil", "floor"] = "common") -> float:
+    if not -MAX_PLACES <= precision <= MAX_PLACES:
+        raise TooMuch("it rounds to too many places")
+    return do_round(value, precision, method)
 
 
 def _growing(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -146,6 +184,8 @@ class _Environment(ImmutableSandboxedEnvironment):
         _spend()
         method = getattr(function, "__wrapped__", function)  # jinja2 wraps str.format
         owner, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
+        if isinstance(owner, str) and name == "join" and len(args) == 1 and not kwargs:
+            return _joined(args[0], owner)
         if isinstance(owner, str) and name in _GROWING:
             _check_growth(owner, *args, *kwargs.values())
         if isinstance(owner, str) and name in ("format", "format_map") and re.search(r"[0-9]{5}|{[^}]*{", owner):
@@ -192,11 +232,11 @@ def environment() -> jinja2.Environment:
     """The environment in which `from_string` makes templates for `render`."""
     # Not optimised: constants would be folded, and with them computed without a bound, while the template is compiled.
     made = _Environment(trim_blocks=True, lstrip_blocks=True, optimized=False, extensions=[_Generation, "jinja2.ext.loopcontrols"])
-    for name in ("batch", "center", "format", "pprint", "slice", "urlize", "wordwrap", "xmlattr"):
+    for name in ("batch", "center", "format", "pprint", "slice", "urlencode", "urlize", "wordwrap", "xmlattr"):
         del made.filters[name]
-    for name in ("indent", "join", "replace"):
+    for name in ("indent", "replace"):
         made.filters[name] = _growing(made.filters[name])
-    made.filters |= {"tojson": _to_json, "counted": _counted, "bounded": _bounded}
+    made.filters |= {"tojson": _to_json, "join": _join, "sum": _sum, "round": _round, "counted": _counted, "bounded": _bounded}
     del made.globals["lipsum"]
     made.globals |= {"raise_exception": _raise_exception, "namespace": _Namespace}
     made.globals["strftime_now"] = lambda layout: datetime.now().strftime(layout)
