@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -173,6 +175,29 @@ def test_a_snapshot_and_the_events_after_it_are_the_tree(lab: Lab) -> None:
             fold(from_json(to_json(entry.event)))
     assert end.seq > snapshot.seq
     fold.expect(end)
+
+
+def test_interrupts_of_a_caller_at_any_moment_leave_the_engine_as_it_was(lab: Lab) -> None:
+    draw, n_interrupts = random.Random(1), 0
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        while n_interrupts < 2000:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, draw.uniform(2e-5, 4e-4))
+                while True:
+                    lab.resident.snapshot()
+            except KeyboardInterrupt:
+                n_interrupts += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    heard = Waiting()
+    lab.backend.submit(long(max_tokens=5), heard)
+    assert len(heard.answer[0].ids) == 5
 
 
 def test_flush_and_stats_are_answered_while_it_runs(lab: Lab) -> None:
