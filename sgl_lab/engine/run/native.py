@@ -7,7 +7,6 @@ the sampling of rows that are not plainly greedy.
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,7 +47,7 @@ class NativeRunner:
         self._library = library
         self._model = model
         self._frequencies = inverse_frequencies(model.spec).contiguous()
-        self._step: int | None = library.sgl_new(self._described(), threads or _cores())
+        self._step: int | None = library.sgl_new(self._described(), threads or torch.get_num_threads())
 
     def _described(self) -> build.Model:
         """The model as addresses; all of them belong to tensors that this object keeps."""
@@ -155,8 +154,3 @@ def _is_plain(sampling: Sampling) -> bool:
     params = sampling.params
     shaped = sampling.banned or params.logit_bias or params.frequency_penalty or params.presence_penalty or params.repetition_penalty != 1
     return params.temperature == 0 and not shaped and not params.top_logprobs
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0))
