@@ -256,6 +256,19 @@ def test_a_token_tells_its_chance_and_its_alternatives_to_pointer_and_keys(page:
     expect(card).to_be_hidden()
 
 
+def test_a_token_keeps_the_focus_when_everything_is_told_anew(page: WidgetPage) -> None:
+    stage = story()
+    page.open()
+    page.receive(full(stage))
+    page.page.locator(".sgl-text").focus()
+    page.page.keyboard.press("End")
+    before = streams(page)
+    page.page.evaluate("() => (window.focused = document.activeElement)")
+    page.receive(full(stage))
+    assert page.page.evaluate("() => document.activeElement === focused && focused.isConnected && focused.matches('.t')")
+    assert streams(page) == before
+
+
 def test_the_tree_is_walked_with_arrow_keys_and_enter_tells_of_a_node(page: WidgetPage) -> None:
     stage = story()
     page.open()

@@ -504,10 +504,13 @@ class TokensPanel {
 
   changed(change) {
     if (change.reset) {
-      this.streams.clear();
-      this.roots.replaceChildren();
-      this.dirty.clear();
-      for (const fork of this.view.store.forks.keys()) this.dirty.set(fork, 0);
+      const { forks } = this.view.store;
+      // Most of what is told anew stands there already: it keeps its focus and its selection.
+      if ([...this.streams.keys()].some((fork) => !forks.has(fork))) {
+        this.streams.clear();
+        this.roots.replaceChildren();
+      }
+      this.dirty = new Map([...forks.keys()].map((fork) => [fork, 0]));
     }
     for (const [fork, index] of change.tokens ?? []) this.dirty.set(fork, Math.min(index, this.dirty.get(fork) ?? Infinity));
     this.idle = !this.view.store.active;
