@@ -30,13 +30,13 @@ PAYLOADS = [
 SHORT = "<b/onload=1>"
 """short enough for the labels of nodes and bars"""
 
-CELL = """%%sgl --temperature 0
+PROGRAM = """%%sgl --temperature 0
 for payload in payloads:
     user(payload)
 assistant(gen(short, max_tokens=3) + select(payloads[2], choices=payloads[:3]))
 twins = fork(2)
 for twin, words in zip(twins, [short, "words"]):
-    twin += words + gen(short, max_tokens=24, ignore_eos=True)
+    twin += words + gen(short, max_tokens=n, ignore_eos=True)
 twins.join()
 raise ValueError("".join(payloads))"""
 
@@ -70,21 +70,25 @@ def assert_only_text(page: Page, within: str) -> None:
 
 def test_while_the_cell_runs_and_in_every_card(notebook: Notebook) -> None:
     page = notebook.page
-    notebook.start(CELL)
+    notebook.run("n = 3000")
+    notebook.start(PROGRAM)
     notebook.wait("document.querySelectorAll('.sgl-fork .t.generated').length >= 4")
     page.locator(".sgl-roots .t", has_text="script").first.dispatch_event("pointerover")
     assert "script" in page.locator(".sgl-card").inner_text()
     assert page.locator(".sgl-node-label", has_text=SHORT).count() > 0
     assert page.locator(".sgl-span-label", has_text=SHORT).count() > 0
     assert_only_text(page, ".sgl-live")
+    notebook.command("notebook:interrupt-kernel")
     notebook.wait_idle()
 
 
 def test_when_the_cell_has_ended_with_them_in_its_error(notebook: Notebook) -> None:
+    notebook.run("n = 3")
+    notebook.run(PROGRAM)
     notebook.run("%sgl tree")
     notebook.run("%sgl timeline")
     frozen = notebook.page.locator(OUTPUT)
-    assert frozen.count() >= 4
+    assert frozen.count() >= 6
     text = " ".join(frozen.all_inner_texts())
     assert [payload for payload in PAYLOADS if payload not in text] == []
     assert_only_text(notebook.page, OUTPUT)
@@ -93,14 +97,14 @@ def test_when_the_cell_has_ended_with_them_in_its_error(notebook: Notebook) -> N
 def test_in_a_trusted_notebook_opened_again(notebook: Notebook, open_notebook: OpenNotebook) -> None:
     notebook.save()
     again = open_notebook(notebook.server, notebook.file.name)
-    assert again.js("return lab.cell(2).model.trusted") is True
+    assert again.js("return lab.cell(3).model.trusted") is True
     assert_only_text(again.page, OUTPUT)
     assert again.outside == []
 
 
 def test_in_an_untrusted_notebook_opened_elsewhere(notebook: Notebook, new_server: OpenServer, open_notebook: OpenNotebook) -> None:
     again = open_notebook(new_server(root=notebook.server.root), notebook.file.name)
-    assert again.js("return lab.cell(2).model.trusted") is False
+    assert again.js("return lab.cell(3).model.trusted") is False
     assert_only_text(again.page, OUTPUT)
     assert again.outside == []
 

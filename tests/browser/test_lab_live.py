@@ -66,7 +66,7 @@ def answer(notebook: Notebook) -> str:
     return said
 
 
-def begin_long(notebook: Notebook, n: int = 400) -> int:
+def begin_long(notebook: Notebook, n: int = 3000) -> int:
     """Start a cell that generates `n` tokens; back when a few of them are on the page."""
     cell = notebook.start(LONG.format(n=n))
     notebook.wait("document.querySelectorAll('.sgl-roots .t.generated').length >= 4")
@@ -142,7 +142,7 @@ def test_the_keyboard_reaches_stop_and_the_tokens_which_tell_their_chances(noteb
 
 
 def test_a_page_reloaded_in_mid_run_shows_the_whole_run_in_the_end(notebook: Notebook, answer: str) -> None:
-    n = 150
+    n = 200
     begin_long(notebook, n)
     notebook.save()
     assert notebook.js("return lab.waiting()") == 1
