@@ -6,6 +6,7 @@ Common prefixes are the backend's to find, from the prompts themselves.
 from __future__ import annotations
 
 import contextvars
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -98,7 +99,7 @@ def _result(future: Future[Any], futures: Sequence[Future[Any]], bar: Any) -> An
 
 
 def _bar(total: int) -> Any:
-    # Plain text: a widget bar would be saved as "model not found" with the notebook.
+    # Plain text, and no error: a widget bar would be saved as "model not found" with the notebook, stderr as a red box.
     from tqdm import tqdm
 
-    return tqdm(total=total)
+    return tqdm(total=total, file=sys.stdout)

@@ -145,7 +145,7 @@ def test_a_batch_can_be_taken_one_by_one_and_left() -> None:
 
 def test_a_batch_shows_its_progress(capsys: pytest.CaptureFixture[str]) -> None:
     ask.run_batch([("a",), ("b",)], backend=ScriptedBackend("x"), progress_bar=True)
-    assert "2/2" in capsys.readouterr().err
+    assert "2/2" in capsys.readouterr().out
 
 
 def test_the_items_of_a_batch_inherit_from_the_program_around_it() -> None:
