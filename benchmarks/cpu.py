@@ -27,7 +27,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+from sgl_lab.session import SPIN
+
+os.environ.setdefault("GOMP_SPINCOUNT", SPIN)  # read when torch is imported
 
 import torch
 

@@ -91,8 +91,7 @@ def _finish(state: ProgramState, code: CodeType, names: dict[str, Any]) -> None:
         with state.running():
             exec(code, names)  # noqa: S102  the user's own cell is what is run here
             state.finish()
-    except BaseException:
-        state.cancel()
+    except BaseException:  # `running` has cancelled it
         state.wait()
         raise
 

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..viz.draw import html, svg, text
+from ..viz.draw.escape import Markup
 from .desk import Desk
 from .options import OptionError, cell_help, nearest
-from .show import Folded, Place, in_kernel, loading, tree_of
+from .show import Folded, Place, in_kernel, loading, tree_counts, tree_of
 
 if TYPE_CHECKING:
     from ..session import Lab
@@ -27,10 +28,15 @@ def run_line(shell: Any, desk: Desk, line: str) -> None:
     command = COMMANDS.get(name)
     if command is None:
         raise nearest(name, COMMANDS, "command")
-    action, options, _ = command
+    action, options, n_names, _ = command
     for word in rest:
         if word.startswith("-") and word not in options:
             raise nearest(word, options, "option") if options else OptionError(f"%sgl {name} takes no options, not {word!r}")
+    names = [word for word in rest if word not in options]
+    if len(names) > n_names:
+        if n_names:
+            raise OptionError(f"%sgl {name} takes one name", hint="a path with spaces goes into quotes")
+        raise OptionError(f"%sgl {name} takes nothing more, not {names[0]!r}")
     with desk.interrupts.watched(""):
         action(shell, desk, rest)
 
@@ -39,26 +45,23 @@ def words() -> dict[str, tuple[str, ...]]:
     """Each command and what may follow it, for completion."""
     from ..session import BUILT_IN
 
-    return {name: options for name, (_, options, _) in COMMANDS.items()} | {"model": (BUILT_IN,)}
+    return {name: options for name, (_, options, _, _) in COMMANDS.items()} | {"model": (BUILT_IN,)}
 
 
 def line_help() -> str:
-    return "\n".join(["%sgl COMMAND", "", *(f"  {name:<12}{what}" for name, (_, _, what) in COMMANDS.items())])
+    return "\n".join(["%sgl COMMAND", "", *(f"  {name:<12}{what}" for name, (_, _, _, what) in COMMANDS.items())])
 
 
 # ---------------------------------------------------------------- commands
 
 
 def _model(shell: Any, desk: Desk, rest: list[str]) -> None:
-    if len(rest) > 1:
-        raise OptionError("%sgl model takes one name", hint="a path with spaces goes into quotes")
     lab = _lab(shell, desk, rest[0] if rest else None)
     card = lab.card
     print(f"{card.name} on {card.device} in {card.dtype}, context {card.context:,} tokens, vocabulary {card.vocab:,}")
 
 
 def _status(shell: Any, desk: Desk, rest: list[str]) -> None:
-    _none_expected("status", rest)
     lab = _lab(shell, desk)
     stats, card = lab.stats(), lab.card
     used = stats["pages_total"] - stats["pages_free"]
@@ -79,32 +82,19 @@ def _status(shell: Any, desk: Desk, rest: list[str]) -> None:
 
 
 def _tree(shell: Any, desk: Desk, rest: list[str]) -> None:
-    _none_expected("tree", [word for word in rest if word != "--text"])
     lab = _lab(shell, desk)
     nodes = tree_of(lab.snapshot(), lab.spell).full()
-    plain = text.tree(nodes)
-    if "--text" in rest:
-        print(plain)
-        return
-    counts = {"nodes": len(nodes["nodes"]), "tree_tokens": sum(row["n"] for row in nodes["nodes"])}
-    _show(shell, {"text/html": html.picture(svg.tree(nodes), plain.split("\n", 1)[0]).source, "text/plain": plain}, counts)
+    _picture(shell, rest, svg.tree(nodes), text.tree(nodes), tree_counts(nodes))
 
 
 def _timeline(shell: Any, desk: Desk, rest: list[str]) -> None:
-    _none_expected("timeline", [word for word in rest if word != "--text"])
     if desk.last is None:
         raise OptionError("nothing has run yet", hint="run a %%sgl cell first")
     bars = Folded(desk.last).lanes.full()
-    plain = text.lanes(bars)
-    if "--text" in rest:
-        print(plain)
-        return
-    picture = html.picture(svg.lanes(bars), plain.split("\n", 1)[0])
-    _show(shell, {"text/html": picture.source, "text/plain": plain}, {"lanes": len(bars["lanes"])})
+    _picture(shell, rest, svg.lanes(bars), text.lanes(bars), {"lanes": len(bars["lanes"])})
 
 
 def _stop(shell: Any, desk: Desk, rest: list[str]) -> None:
-    _none_expected("stop", rest)
     from ..session import current_lab
 
     lab = current_lab()
@@ -113,18 +103,18 @@ def _stop(shell: Any, desk: Desk, rest: list[str]) -> None:
 
 
 def _help(shell: Any, desk: Desk, rest: list[str]) -> None:
-    _none_expected("help", rest)
     print(cell_help() + "\n\n" + line_help())
 
 
-COMMANDS: dict[str, tuple[Command, tuple[str, ...], str]] = {
-    "model": (_model, (), "[NAME]     show the model, or load another: built-in name, hub id, folder or .gguf file"),
-    "status": (_status, (), "hit rate, tokens, tree, pages"),
-    "tree": (_tree, ("--text",), "[--text]   the radix tree as it is now"),
-    "timeline": (_timeline, ("--text",), "[--text]   the lanes of the last run"),
-    "stop": (_stop, (), "abort every request, also of programs that stream"),
-    "help": (_help, (), "this"),
+COMMANDS: dict[str, tuple[Command, tuple[str, ...], int, str]] = {
+    "model": (_model, (), 1, "[NAME]     show the model, or load another: built-in name, hub id, folder or .gguf file"),
+    "status": (_status, (), 0, "hit rate, tokens, tree, pages"),
+    "tree": (_tree, ("--text",), 0, "[--text]   the radix tree as it is now"),
+    "timeline": (_timeline, ("--text",), 0, "[--text]   the lanes of the last run"),
+    "stop": (_stop, (), 0, "abort every request, also of programs that stream"),
+    "help": (_help, (), 0, "this"),
 }
+"""What a command does, the options and how many names may follow it, and its line in the help."""
 
 
 # ---------------------------------------------------------------- parts
@@ -135,9 +125,12 @@ def _lab(shell: Any, desk: Desk, model: str | None = None) -> Lab:
         return desk.ready_lab(report, model)
 
 
-def _none_expected(name: str, rest: list[str]) -> None:
-    if rest:
-        raise OptionError(f"%sgl {name} takes nothing more, not {rest[0]!r}")
+def _picture(shell: Any, rest: list[str], drawn: Markup, plain: str, counts: dict[str, int]) -> None:
+    """The picture with its text twin, or with --text the twin alone."""
+    if "--text" in rest:
+        print(plain)
+    else:
+        _show(shell, {"text/html": html.picture(drawn, plain.split("\n", 1)[0]).source, "text/plain": plain}, counts)
 
 
 def _show(shell: Any, bundle: dict[str, str], counts: dict[str, int]) -> None:

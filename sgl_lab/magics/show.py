@@ -19,6 +19,7 @@ from ..contracts.tree import TreeSnapshot
 from ..viz.draw import html
 from ..viz.freeze import freeze
 from ..viz.views import LanesView, MetricsView, TokensView, TreeView
+from ..viz.views.tree import TreePicture
 
 if TYPE_CHECKING:
     from ..session import Lab
@@ -110,16 +111,17 @@ class Folded:
     def counts(self) -> dict[str, int]:
         """What was counted, for programs that read the notebook."""
         strip = self.metrics.full()
-        nodes = self.tree.full()["nodes"]
         return {
             "cached": strip["cached"],
             "computed": strip["computed"],
             "generated": strip["generated"],
             "evicted": strip["evicted"],
             "forks": strip["forks"],
-            "nodes": len(nodes),
-            "tree_tokens": sum(row["n"] for row in nodes),
-        }
+        } | tree_counts(self.tree.full())
+
+
+def tree_counts(picture: TreePicture) -> dict[str, int]:
+    return {"nodes": len(picture["nodes"]), "tree_tokens": sum(row["n"] for row in picture["nodes"])}
 
 
 def tree_of(snapshot: TreeSnapshot, spell: Callable[[int], str]) -> TreeView:
