@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import threading
 import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from .loopback import Handler, Loopback
 
 NAME, VERSION = "toy-model", "1.0"
 FILE = f"toy_model-{VERSION}-py3-none-any.whl"
@@ -28,7 +28,7 @@ def wheel(model: bytes) -> bytes:
     return target.getvalue()
 
 
-class PackageIndex:
+class PackageIndex(Loopback):
     """`asked` has the Range header (or "") of each request for the wheel that is not pip's own."""
 
     def __init__(self, content: bytes) -> None:
@@ -40,25 +40,20 @@ class PackageIndex:
         self.asked: list[str] = []
         index = self
 
-        class Answer(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_HEAD(self) -> None:
-                self.do_GET()
-
+        class Answer(Handler):
             def do_GET(self) -> None:
                 if self.path == f"/simple/{NAME}/":
                     page = f'<a href="/files/{FILE}#sha256={index.promised}">{FILE}</a>'.encode()
-                    self._send(200, page, {"Content-Type": "text/html"})
+                    self.send(200, page, {"Content-Type": "text/html"})
                 elif self.path == f"/files/{FILE}":
                     self._send_wheel()
                 else:
-                    self._send(404, b"")
+                    self.send(404, b"")
 
             def _send_wheel(self) -> None:
                 ours = not self.headers["User-Agent"].startswith("pip/")
                 if ours and index.for_pip_only:
-                    self._send(403, b"")
+                    self.send(403, b"")
                     return
                 wanted = self.headers.get("Range", "")
                 start, _, end = wanted.removeprefix("bytes=").partition("-")
@@ -66,31 +61,8 @@ class PackageIndex:
                 if ours:
                     index.asked.append(wanted)
                 if not piece:
-                    self._send(416, b"")
+                    self.send(416, b"")
                     return
-                self._send(206 if wanted else 200, piece, {"Accept-Ranges": "bytes"}, index.cut_after if ours else None)
+                self.send(206 if wanted else 200, piece, {"Accept-Ranges": "bytes"}, index.cut_after if ours else None)
 
-            def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None, cut_after: int | None = None) -> None:
-                self.send_response(status)
-                for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                if self.command == "GET":
-                    self.wfile.write(body[:cut_after])
-                    self.close_connection = cut_after is not None
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self.url = f"http://127.0.0.1:{self._server.server_port}/simple"
-
-    def __enter__(self) -> PackageIndex:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        super().__init__(Answer, "/simple")

@@ -223,14 +223,21 @@ def pump_of(ring: Ring, stage: Stage, told: Told, snapshot: TreeSnapshot | None 
     return Pump(ring, views_of(stage), snapshot=lambda: snapshot, send=told.send, store=told.store)
 
 
-def test_what_was_said_before_close_is_sent_by_close() -> None:
-    stage, ring, told = story(), Ring(), Told()
+def ended_pump(stage: Stage, told: Told) -> Pump:
+    """A pump that was closed after it had heard the whole story."""
+    ring = Ring()
     pump = pump_of(ring, stage, told)
     pump.start()
     for entry in stage.entries:
         ring.emit(entry.event)
     pump.status("done", "", None)
     pump.close()
+    return pump
+
+
+def test_what_was_said_before_close_is_sent_by_close() -> None:
+    stage, told = story(), Told()
+    pump = ended_pump(stage, told)
     assert pump.error is None
     assert {leaf.node for leaf in stage.tree.values()} == set(told.page.nodes)
     assert told.page.latest["status"]["phase"] == "done"
@@ -289,13 +296,8 @@ def test_a_picture_that_fails_ends_quietly_and_says_why(capsys: pytest.CaptureFi
 
 
 def test_a_page_that_comes_after_the_end_is_told_everything() -> None:
-    stage, ring, told = story(), Ring(), Told()
-    pump = pump_of(ring, stage, told)
-    pump.start()
-    for entry in stage.entries:
-        ring.emit(entry.event)
-    pump.status("done", "", None)
-    pump.close()
+    stage, told = story(), Told()
+    pump = ended_pump(stage, told)
     known, n_messages = told.page.known(), len(told.messages)
     pump.hello()
     assert told.messages[n_messages]["kind"] == "full"
