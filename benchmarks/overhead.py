@@ -23,7 +23,7 @@ from sgl_lab.contracts.port import GenJob
 from sgl_lab.engine.config import EngineConfig
 from sgl_lab.engine.engine import Engine
 from sgl_lab.engine.fake import ByteTokenizer
-from sgl_lab.engine.plan.plan import Plan, RowOutput
+from sgl_lab.engine.plan.plan import Draw, Plan, RowOutput
 from sgl_lab.engine.text import TextStream
 from sgl_lab.trace import Ring
 
@@ -43,7 +43,7 @@ class Empty:
     """Says the same token for every row."""
 
     def run(self, plan: Plan) -> tuple[RowOutput, ...]:
-        return tuple(RowOutput(97 if row.sample else None, -1.0, (), ()) for row in plan.rows)
+        return tuple(RowOutput((Draw(97, -1.0, ()),) if row.sample else ()) for row in plan.rows)
 
     def copy_page(self, source: int, target: int) -> None: ...
 

@@ -229,6 +229,8 @@ class Sample(NamedTuple):
     n_allowed: int | None
     """tokens a constraint allowed here; None without a constraint"""
     forced: bool
+    drafted: bool = False
+    """it was guessed, and computed before it was drawn"""
 
 
 @dataclass(frozen=True, slots=True)

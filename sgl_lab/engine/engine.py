@@ -153,10 +153,13 @@ class Engine:
             if output.error is not None:
                 self._fail(family, request, output.error)
                 continue
-            self._scheduler.advance(request, len(row.tokens))
+            n_before = len(request.generated)
             reason = family.accept(request, row, output, now)
-            if output.token is not None:
-                samples.append(Sample(request.id, output.token, output.logprob, output.top, None, False))
+            n_new = len(request.generated) - n_before
+            n_kept = max(0, n_new - 1)  # of the guesses: the last that was drawn has no KV yet, or none that anybody wants
+            self._scheduler.advance(request, len(row.tokens) - row.n_drafts + n_kept, row.n_drafts - n_kept)
+            for i, (token, logprob, top) in enumerate(output.draws[:n_new]):
+                samples.append(Sample(request.id, token, logprob, top, None, False, drafted=i < n_kept))
             if reason is not None:
                 self._ended.append((request, reason))
             elif answer := family.progress(request):
@@ -350,4 +353,4 @@ def _said(error: Exception) -> str:
 
 
 def _failure(error: Exception) -> RowOutput:
-    return RowOutput(None, None, (), (), error)
+    return RowOutput(error=error)

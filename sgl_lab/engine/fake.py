@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ..contracts.errors import BackendUnsupported, InvariantBroken
 from ..contracts.params import SamplingParams
 from ..contracts.port import Message, Segment
-from .plan.plan import Plan, Row, RowOutput, Sampling
+from .plan.plan import Draw, Plan, Row, RowOutput, Sampling, output_of
 
 
 def _kv(token: int, position: int, before: int) -> int:
@@ -48,8 +48,7 @@ class HashModel:
         """The `n` tokens that follow `prompt`; `banned` are not drawn before min_tokens."""
         generated: list[int] = []
         for position in range(n):
-            early = tuple(banned) if position < params.min_tokens else ()
-            sampling = Sampling(params, seed, position, prompt, generated, early)
+            sampling = Sampling(params, seed, position, prompt, generated, tuple(banned))
             generated.append(self.draw(self.context([*prompt, *generated]), sampling))
         return generated
 
@@ -84,13 +83,14 @@ class HashRunner:
         scored = tuple(
             tuple(self.model.logprob(tuple(context[: first + i + 1]), token) for token in wanted) for i, wanted in enumerate(row.targets)
         )
-        if row.sample is None:
-            return RowOutput(None, None, (), scored)
-        everything = tuple(context)
-        token = self.model.draw(everything, row.sample)
-        n_top = row.sample.params.top_logprobs
-        ranked = sorted(((-self.model.logprob(everything, t), t) for t in range(self.model.n_vocab)) if n_top else ())
-        return RowOutput(token, self.model.logprob(everything, token), tuple((t, -cost) for cost, t in ranked[:n_top]), scored)
+        samplings = row.samplings
+        return output_of(row, lambda n: self._draw(tuple(context[: end - row.n_drafts + n]), samplings[n]), scored)
+
+    def _draw(self, context: tuple[int, ...], sampling: Sampling) -> Draw:
+        token = self.model.draw(context, sampling)
+        n_top = sampling.params.top_logprobs
+        ranked = sorted(((-self.model.logprob(context, t), t) for t in range(self.model.n_vocab)) if n_top else ())
+        return Draw(token, self.model.logprob(context, token), tuple((t, -cost) for cost, t in ranked[:n_top]))
 
     def _read(self, row: Row, slot: int) -> int:
         value = self._slots[slot]

@@ -26,7 +26,7 @@ from ..contracts.port import (
     WarmJob,
     WarmListener,
 )
-from .plan.plan import Row, RowOutput
+from .plan.plan import Draw, Row, RowOutput
 from .plan.request import Request
 from .plan.trie import branches
 from .text import TextStream
@@ -57,6 +57,9 @@ def _usage(request: Request, now: float, n_prompt: int) -> Usage:
         completion_tokens=len(request.generated),
         cached_tokens=request.n_cached,
         computed_tokens=request.n_computed,
+        drafted_tokens=request.n_drafted,
+        accepted_tokens=request.n_drafted - request.n_rejected,
+        rejected_tokens=request.n_rejected,
         model_steps=request.n_steps,
         preemptions=request.n_preemptions,
         queue_s=_since(request.submitted, request.admitted, now),
@@ -149,9 +152,11 @@ class GenFamily(Family):
         self._index = {request: index for index, request in enumerate(ids)}
 
     def accept(self, request: Request, row: Row, output: RowOutput, now: float) -> str | None:
-        token = output.token
-        if token is None:
-            return None
+        return next(filter(None, (self._take(request, draw, now) for draw in output.draws)), None)
+
+    def _take(self, request: Request, draw: Draw, now: float) -> str | None:
+        """One more token; the reason if it is the last."""
+        token = draw.token
         sample = self._samples[request.id]
         if request.first_token is None:
             request.first_token = now
@@ -161,7 +166,7 @@ class GenFamily(Family):
             sample.matched = token
             return "stop"
         if self._params.logprobs:
-            sample.logprobs.append(TokenLogprob(token, output.logprob, output.top))
+            sample.logprobs.append(TokenLogprob(token, draw.logprob, draw.top))
         data = b"" if token in self._vocabulary.eos_ids else self._vocabulary.token_bytes(token)
         if sample.text.push(data, may_stop=n >= self._params.min_tokens):
             return "stop"

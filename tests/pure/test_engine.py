@@ -303,7 +303,7 @@ class Faulty(HashRunner):
     def run(self, plan: Plan) -> tuple[RowOutput, ...]:
         if self._raises and any(13 in row.tokens for row in plan.rows):
             raise MemoryError("out of memory in the forward pass")
-        return tuple(RowOutput(None, None, (), (), ValueError("NaN logits")) if 13 in row.tokens else self._run(row) for row in plan.rows)
+        return tuple(RowOutput(error=ValueError("NaN logits")) if 13 in row.tokens else self._run(row) for row in plan.rows)
 
 
 @pytest.mark.parametrize("raises", [False, True])

@@ -345,8 +345,8 @@ MUTANTS = (
     Mutant(
         "after a preemption other random numbers are drawn",
         SCHEDULER,
-        "position = len(request.generated)\n            banned",
-        "position = len(request.generated) + request.n_preemptions\n            banned",
+        "position = len(request.generated)\n",
+        "position = len(request.generated) + request.n_preemptions\n",
         "pure/test_scheduler.py::test_a_preempted_request_says_what_it_would_have_said",
     ),
     # ------------------------------------------------------------ engine, families, text

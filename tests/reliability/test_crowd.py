@@ -38,7 +38,7 @@ class Brittle(HashRunner):
     def run(self, plan: Plan) -> tuple[RowOutput, ...]:
         if any(RAISING in row.tokens for row in plan.rows):
             raise MemoryError("out of memory in the forward pass")
-        return tuple(RowOutput(None, None, (), (), ValueError("NaN")) if POISON in row.tokens else self._run(row) for row in plan.rows)
+        return tuple(RowOutput(error=ValueError("NaN")) if POISON in row.tokens else self._run(row) for row in plan.rows)
 
 
 class Client:

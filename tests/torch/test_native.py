@@ -282,13 +282,14 @@ def test_a_row_that_reads_nan_fails_alone(library: ctypes.CDLL, loaded: LoadedMo
         rows.row(1, prompt[39:], sample=GREEDY), rows.row(2, prompt[39:], sample=GREEDY, n_targets=1), rows.row(4, prompt, n_targets=1)
     )
     assert isinstance(broken.error, RequestFailed)
-    assert healthy.token is not None
+    assert healthy.draws
     assert scored.error is None
 
 
 def test_greedy_rows_get_the_token_and_logprob_that_the_sampler_would_give(library: ctypes.CDLL, loaded: LoadedModel) -> None:
     rows = Native(loaded, library, 1)
-    plain, listed = rows.run(rows.row(1, tokens(30), sample=GREEDY), rows.row(2, tokens(30), sample=replace(GREEDY, top_logprobs=3)))
+    outputs = rows.run(rows.row(1, tokens(30), sample=GREEDY), rows.row(2, tokens(30), sample=replace(GREEDY, top_logprobs=3)))
+    (plain,), (listed,) = (output.draws for output in outputs)
     assert plain.token == listed.token == listed.top[0][0]
     assert plain.logprob == pytest.approx(listed.logprob, abs=1e-5)
 

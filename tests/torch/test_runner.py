@@ -64,15 +64,16 @@ def test_a_row_in_company_computes_what_it_computes_alone(
 def test_a_sampled_token_is_the_likeliest_and_has_its_logprob(tiny: LoadedModel, prompt: list[int], expected: torch.Tensor) -> None:
     rows = Sequences(tiny, 4)
     (output,) = rows.run(rows.row(1, prompt, sample=GREEDY))
-    assert output.token == expected[-1].argmax()
-    assert output.logprob == pytest.approx(expected[-1].max().item(), abs=2e-5)
-    assert output.top == output.target_logprobs == ()
+    (draw,) = output.draws
+    assert draw.token == expected[-1].argmax()
+    assert draw.logprob == pytest.approx(expected[-1].max().item(), abs=2e-5)
+    assert draw.top == output.target_logprobs == ()
 
 
 def test_a_chunk_that_is_not_the_last_draws_nothing(tiny: LoadedModel, prompt: list[int]) -> None:
     rows = Sequences(tiny, 4)
     (output,) = rows.run(rows.row(1, prompt))
-    assert (output.token, output.logprob, output.error) == (None, None, None)
+    assert (output.draws, output.error) == ((), None)
 
 
 def test_each_position_is_scored_for_its_own_candidates(tiny: LoadedModel, prompt: list[int], expected: torch.Tensor) -> None:
@@ -118,9 +119,9 @@ def test_a_row_with_nan_fails_alone(tiny: LoadedModel, prompt: list[int], expect
         rows.row(3, prompt[10:11], sample=GREEDY),
     )
     assert isinstance(broken.error, RequestFailed)
-    assert broken.token is None
-    assert healthy.token == expected[39].argmax()
-    assert short.token == expected[10].argmax()
+    assert not broken.draws
+    assert healthy.draws[0].token == expected[39].argmax()
+    assert short.draws[0].token == expected[10].argmax()
     assert_close(scores(scored), expected[39:])
 
 
@@ -129,7 +130,7 @@ def test_pages_may_grow_once_a_step_is_over(tiny: LoadedModel, prompt: list[int]
     row = rows.row(1, prompt, sample=GREEDY)
     output = rows.run(row)
     row.pages.append(7)
-    assert output[0].token is not None
+    assert output[0].draws
 
 
 def test_bfloat16_stays_close_to_float32(tiny_folder: Path, prompt: list[int], expected: torch.Tensor) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,8 @@ import torch
 
 from sgl_lab.contracts.errors import RequestFailed
 from sgl_lab.contracts.params import SamplingParams
-from sgl_lab.engine.plan.plan import Sampling
-from sgl_lab.engine.run.sampler import Draw, sample, uniform
+from sgl_lab.engine.plan.plan import Draw, Sampling
+from sgl_lab.engine.run.sampler import sample, uniform
 
 N_DRAWS = 6000
 
@@ -22,11 +22,19 @@ N_DRAWS = 6000
 def sampling(
     *, seed: int = 0, position: int = 0, prompt: Sequence[int] = (), generated: Sequence[int] = (), banned: Any = (), **params: Any
 ) -> Sampling:
-    return Sampling(SamplingParams(**params), seed, position, prompt, generated, tuple(banned))
+    if banned:
+        params["min_tokens"] = N_DRAWS + 1
+    return Sampling(SamplingParams(**{"max_tokens": None, **params}), seed, position, prompt, generated, tuple(banned))
 
 
 def logits(vocab: int, seed: int = 0, spread: float = 2.0) -> torch.Tensor:
     return torch.randn(vocab, generator=torch.Generator().manual_seed(seed)) * spread
+
+
+def drawn(rows: torch.Tensor, asked: Sequence[Sampling]) -> list[Draw]:
+    found = sample(rows, asked)
+    assert not any(isinstance(draw, Exception) for draw in found)
+    return cast(list[Draw], found)
 
 
 def draws(row: torch.Tensor, asked: Sampling, n: int = N_DRAWS) -> list[Draw]:
@@ -34,7 +42,7 @@ def draws(row: torch.Tensor, asked: Sampling, n: int = N_DRAWS) -> list[Draw]:
     found: list[Draw] = []
     for start in range(0, n, 1000):
         many = [replace(asked, position=start + i) for i in range(min(1000, n - start))]
-        found += sample(row.expand(len(many), -1), many)
+        found += drawn(row.expand(len(many), -1), many)
     return found
 
 
@@ -96,7 +104,7 @@ CASES: list[dict[str, Any]] = [
 def test_draws_follow_the_distribution_that_was_asked_for(case: dict[str, Any], vocab: int) -> None:
     row, asked = logits(vocab), sampling(**case)
     wanted = twin(row, asked)
-    counts = np.bincount([draw.token or 0 for draw in draws(row, asked)], minlength=vocab)
+    counts = np.bincount([draw.token for draw in draws(row, asked)], minlength=vocab)
     assert not counts[wanted == 0].any()
     # Pearson's statistic over the cells that are expected often enough, the rest in one; ten standard deviations.
     often = wanted * N_DRAWS >= 5
@@ -113,7 +121,7 @@ def test_a_cut_beyond_the_most_probable_few_is_as_exact(case: dict[str, Any]) ->
     row = logits(3000, spread=0.3)
     mixed = [sampling(**case, seed=1), sampling(top_k=2, seed=1), sampling(seed=1)]
     allowed = twin(row, mixed[0]) > 0
-    found = {draw.token for i in range(400) for draw in sample(row.expand(3, -1), [replace(s, position=i) for s in mixed])[:1]}
+    found = {draw.token for i in range(400) for draw in drawn(row.expand(3, -1), [replace(s, position=i) for s in mixed])[:1]}
     assert found <= set(np.flatnonzero(allowed).tolist())
     assert len(found) > min(0.75 * allowed.sum(), 250)
 
@@ -121,15 +129,15 @@ def test_a_cut_beyond_the_most_probable_few_is_as_exact(case: dict[str, Any]) ->
 def test_greedy_takes_the_lowest_of_equally_good_tokens() -> None:
     row = torch.zeros(50_000)
     row[[40_001, 777, 30_000]] = 3.5
-    assert sample(row[None], [sampling(temperature=0)])[0].token == 777
+    assert drawn(row[None], [sampling(temperature=0)])[0].token == 777
 
 
 def test_a_draw_does_not_depend_on_the_batch() -> None:
     rows = torch.stack([logits(500, seed) for seed in range(len(CASES))])
     asked = [sampling(**case, seed=i, position=3 * i) for i, case in enumerate(CASES)]
-    together = [draw.token for draw in sample(rows, asked)]
-    alone = [sample(rows[i : i + 1], asked[i : i + 1])[0].token for i in range(len(asked))]
-    backwards = [draw.token for draw in sample(rows.flip(0), asked[::-1])][::-1]
+    together = [draw.token for draw in drawn(rows, asked)]
+    alone = [drawn(rows[i : i + 1], asked[i : i + 1])[0].token for i in range(len(asked))]
+    backwards = [draw.token for draw in drawn(rows.flip(0), asked[::-1])][::-1]
     assert together == alone == backwards
 
 
@@ -154,7 +162,7 @@ def test_logprobs_are_the_models_own() -> None:
     row = logits(300)
     raw = row.double().log_softmax(-1)
     cases = [sampling(temperature=0.2, top_k=5, logit_bias=((9, 5.0),), top_logprobs=4), sampling(temperature=0), sampling(top_logprobs=20)]
-    first, second, third = sample(row.expand(3, -1), cases)
+    first, second, third = drawn(row.expand(3, -1), cases)
     for draw in (first, second, third):
         assert draw.logprob == pytest.approx(raw[draw.token].item(), abs=1e-5)
     best = raw.topk(20)
@@ -177,17 +185,17 @@ def test_a_row_that_is_not_finite_fails_alone(value: float, temperature: float) 
     rows = torch.stack([logits(50, 1), logits(50, 2), logits(50, 3)])
     rows[1, 20] = value
     good, bad, also_good = sample(rows, [sampling(temperature=temperature)] * 3)
-    assert isinstance(bad.error, RequestFailed)
-    assert (bad.token, bad.logprob, bad.top) == (None, None, ())
-    assert good.error is also_good.error is None
+    assert isinstance(bad, RequestFailed)
+    assert isinstance(good, Draw)
+    assert isinstance(also_good, Draw)
 
 
 def test_a_row_without_a_token_left_fails_alone() -> None:
     rows = torch.stack([logits(5, 1), logits(5, 2)])
     empty, good = sample(rows, [sampling(banned=range(5)), sampling()])
-    assert isinstance(empty.error, RequestFailed)
-    assert "banned" in str(empty.error)
-    assert good.token is not None
+    assert isinstance(empty, RequestFailed)
+    assert "banned" in str(empty)
+    assert isinstance(good, Draw)
 
 
 @pytest.mark.parametrize("temperature", [1e-6, 1e-300])

@@ -7,10 +7,11 @@ what-if) turns a `Plan` into `StepOutput` and knows nothing of requests beyond i
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol, runtime_checkable
 
+from ...contracts.errors import RequestFailed
 from ...contracts.ids import RequestId
 from ...contracts.params import SamplingParams
 
@@ -29,8 +30,17 @@ class Sampling:
     """how many tokens have been generated before this one"""
     prompt: Sequence[int]
     generated: Sequence[int]
-    banned: tuple[int, ...] = ()
-    """tokens that may not be drawn here (end-of-sequence before min_tokens)"""
+    banned_early: tuple[int, ...] = ()
+    """tokens that may not be drawn before min_tokens (end-of-sequence)"""
+
+    @property
+    def banned(self) -> tuple[int, ...]:
+        """Tokens that may not be drawn here."""
+        return self.banned_early if self.position < self.params.min_tokens else ()
+
+    def after(self, tokens: Sequence[int]) -> Sampling:
+        """How to draw the token after these, should they be drawn from here on."""
+        return replace(self, position=self.position + len(tokens), generated=(*self.generated, *tokens)) if tokens else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +50,9 @@ class Row:
     tokens   ids to compute now, at positions start, start + 1, ...
     pages    page ids of all positions from 0 up to the last of `tokens` (position p lives in
              pages[p // page_size], slot p % page_size); positions before `start` are already written
-    sample   draw a token from the last position's logits; None in a prefill chunk that is not the last
+    sample   draw a token after the last of `tokens` that is no guess; None in a prefill chunk that is not the last
+    n_drafts how many of the last `tokens` are a guess at what will be drawn: a token is also drawn after each guess
+             that came true, until one does not
     targets  for scoring: targets[i] are the candidate tokens whose logprobs are wanted after position
              start + len(tokens) - len(targets) + i
     """
@@ -51,6 +63,18 @@ class Row:
     pages: array[int]
     sample: Sampling | None
     targets: tuple[tuple[int, ...], ...] = ()
+    n_drafts: int = 0
+
+    @property
+    def drafts(self) -> Sequence[int]:
+        return self.tokens[len(self.tokens) - self.n_drafts :]
+
+    @property
+    def samplings(self) -> tuple[Sampling, ...]:
+        """Of every draw that may be wanted: after the last of the last `n_drafts + 1` tokens, in order."""
+        if self.sample is None:
+            return ()
+        return tuple(self.sample.after(self.drafts[:n]) for n in range(self.n_drafts + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +83,39 @@ class Plan:
     rows: tuple[Row, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class RowOutput:
-    token: int | None
-    """the sampled token, None where none was asked for"""
-    logprob: float | None
+class Draw(NamedTuple):
+    token: int
+    logprob: float
     """of that token under the model's own distribution (before temperature, penalties and truncation)"""
     top: tuple[tuple[int, float], ...]
     """(token, logprob) best first, `top_logprobs` of them"""
-    target_logprobs: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RowOutput:
+    draws: tuple[Draw, ...] = ()
+    """none where none was asked for; all but the last are guesses that came true"""
+    target_logprobs: tuple[tuple[float, ...], ...] = ()
     error: Exception | None = None
     """this row alone failed (NaN logits, ...)"""
+
+
+def output_of(row: Row, draw: Callable[[int], Draw | Exception], scores: tuple[tuple[float, ...], ...] = ()) -> RowOutput:
+    """What `row` gives: `draw(n)`, after `n` of its guesses, is asked for as long as the guesses come true.
+
+    Where a draw fails after one that did not, the step counts: the next one fails by itself, if it must.
+    """
+    if any(value != value for line in scores for value in line):
+        return RowOutput(error=RequestFailed("the model's logits are not finite"))
+    draws: list[Draw] = []
+    for guess in (*row.drafts, None) if row.sample is not None else ():
+        found = draw(len(draws))
+        if isinstance(found, Exception):
+            return RowOutput(tuple(draws), scores, None if draws else found)
+        draws.append(found)
+        if found.token != guess:
+            break
+    return RowOutput(tuple(draws), scores)
 
 
 class Runner(Protocol):
@@ -82,6 +128,14 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Give the memory back."""
+
+
+@runtime_checkable
+class Launching(Protocol):
+    """A runner that computes while its caller does something else."""
+
+    def start(self, plan: Plan) -> Callable[[], tuple[RowOutput, ...]]:
+        """Begin; the result is had, or what went wrong raised, by the call that comes back, before anything else is run or started."""
 
 
 @runtime_checkable

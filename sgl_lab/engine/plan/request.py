@@ -35,7 +35,8 @@ class Request:
 
     Counting: a position counts once, as cached or as computed, by how its KV was come by the first
     time; what is computed again after a preemption is in `n_recomputed` alone. So a gen that ran to its
-    end has `n_cached + n_computed == len(prompt) + len(generated) - 1`: the last token has no KV.
+    end has `n_cached + n_computed == len(prompt) + len(generated) - 1 + n_rejected`: the last token has no KV,
+    and guesses that were computed in vain have no position.
     """
 
     id: RequestId
@@ -78,6 +79,8 @@ class Request:
     n_cached: int = 0
     n_computed: int = 0
     n_recomputed: int = 0
+    n_drafted: int = 0
+    n_rejected: int = 0
     n_counted: int = 0
     n_steps: int = 0
     n_preemptions: int = 0
@@ -129,10 +132,11 @@ class Request:
         self.n_cached += max(0, end - self.n_counted)
         self.n_counted = max(self.n_counted, end)
 
-    def count_computed(self, start: int, end: int) -> None:
-        """Positions start .. end - 1 went through the model."""
+    def count_computed(self, start: int, end: int, n_rejected: int) -> None:
+        """Positions start .. end - 1 went through the model, and `n_rejected` guesses in vain."""
         n_new = max(0, end - max(start, self.n_counted))
-        self.n_computed += n_new
+        self.n_computed += n_new + n_rejected
+        self.n_rejected += n_rejected
         self.n_recomputed += end - start - n_new
         self.n_counted = max(self.n_counted, end)
         self.n_steps += 1

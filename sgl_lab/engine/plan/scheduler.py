@@ -89,10 +89,10 @@ class Scheduler:
         rows = tuple(self._row(request, n) for request, n in work)
         return Batch(Plan(self._step, rows), tuple(request for request, _ in work), tuple(complete))
 
-    def advance(self, request: Request, n: int) -> None:
-        """`n` more positions of `request` have their KV."""
+    def advance(self, request: Request, n: int, n_rejected: int = 0) -> None:
+        """`n` more positions of `request` have their KV; `n_rejected` guesses after them were computed in vain."""
         was_prefilling = request.is_prefilling
-        request.count_computed(request.n_kv, request.n_kv + n)
+        request.count_computed(request.n_kv, request.n_kv + n, n_rejected)
         request.n_kv += n
         if was_prefilling:
             self._share(request)
@@ -155,7 +155,7 @@ class Scheduler:
 
     def _share(self, request: Request) -> None:
         """Put what is computed of the prompt into the tree, and lease it there instead of holding it."""
-        n = request.n_kv // self._config.page_size * self._config.page_size
+        n = min(request.n_kv, request.n_prefill) // self._config.page_size * self._config.page_size
         lease = request.lease
         if lease is None or n < lease.n_tokens:
             return
@@ -267,8 +267,7 @@ class Scheduler:
         sample = None
         if request.params is not None and end == request.n_tokens:
             position = len(request.generated)
-            banned = request.banned_early if position < request.params.min_tokens else ()
-            sample = Sampling(request.params, request.seed, position, request.prompt, request.generated, banned)
+            sample = Sampling(request.params, request.seed, position, request.prompt, request.generated, request.banned_early)
         first = min((position for position in request.targets if start <= position < end), default=end)
         targets = tuple(request.targets.get(position, ()) for position in range(first, end))
         return Row(request.id, request.span(start, end), start, pages, sample, targets)

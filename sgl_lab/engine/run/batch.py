@@ -43,7 +43,7 @@ class Batch:
     """bool [n_single, longest]; None when all contexts are equally long"""
     prefills: tuple[Prefill, ...]
     sampled: Tensor
-    """int64: of each row that samples, in the plan's order, its last token in the flat batch"""
+    """int64: of each row that samples, in the plan's order, the tokens in the flat batch after which it may draw"""
     scored: Tensor
     """int64: of each row with targets, in the plan's order, the tokens after which they are scored"""
 
@@ -72,7 +72,7 @@ class Batch:
                 Prefill(end - len(row.tokens), end, tensor(context), None if row.start == 0 else tensor(_causal(row)))
                 for row, context, end in zip(rows[n_single:], contexts[n_single:], ends[n_single:], strict=True)
             ),
-            sampled=tensor(_joined([np.array([end - 1]) for row, end in zip(plan.rows, end_of, strict=True) if row.sample is not None])),
+            sampled=tensor(_joined([np.arange(end - len(row.samplings), end) for row, end in zip(plan.rows, end_of, strict=True)])),
             scored=tensor(_joined([np.arange(end - len(row.targets), end) for row, end in zip(plan.rows, end_of, strict=True)])),
         )
 

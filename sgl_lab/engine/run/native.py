@@ -7,7 +7,7 @@ the sampling of rows that are not plainly greedy.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,14 +15,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ...contracts.errors import RequestFailed
 from ..kernels.native import build
 from ..kernels.native.pack import Kind
 from ..model.llama import inverse_frequencies
 from ..model.packed import PackedLlama
-from ..plan.plan import Plan, Row, RowOutput, Sampling
+from ..plan.plan import Draw, Plan, Row, RowOutput, Sampling
 from .kv import KvStore
-from .runner import NO_DRAW, SCORED_AT_ONCE, row_output
-from .sampler import Draw, sample
+from .runner import SCORED_AT_ONCE, row_outputs
+from .sampler import sample
 
 CHOICE = np.dtype([("token", np.int32), ("logit", np.float32), ("log_total", np.float32)])
 
@@ -88,11 +89,11 @@ class NativeRunner:
         with torch.inference_mode():
             rows = plan.rows
             ends = np.cumsum([len(row.tokens) for row in rows], dtype=np.int32)
-            sampled = [i for i, row in enumerate(rows) if row.sample is not None]
-            results = self._forward(rows, ends, ends[sampled] - 1)
-            draws = dict(zip(sampled, _draws(results, [row.sample for row in rows if row.sample is not None]), strict=True))
-            scores = self._scores(rows, ends)
-            return tuple(row_output(draws.get(i, NO_DRAW), scores[i]) for i in range(len(rows)))
+            samplings = [row.samplings for row in rows]
+            wanted = [flat for mine, end in zip(samplings, ends.tolist(), strict=True) for flat in range(end - len(mine), end)]
+            results = self._forward(rows, ends, np.array(wanted, np.int32))
+            draws = _draws(results, [sampling for mine in samplings for sampling in mine])
+            return row_outputs(rows, draws, self._scores(rows, ends))
 
     def _forward(self, rows: Sequence[Row], ends: npt.NDArray[np.int32], wanted: npt.NDArray[np.int32]) -> _Results:
         tokens = np.fromiter((token for row in rows for token in row.tokens), np.int32, int(ends[-1]))
@@ -109,20 +110,18 @@ class NativeRunner:
         results = _Results(torch.empty(len(wanted), self._model.spec.vocab), np.empty(len(wanted), CHOICE))
         return results, build.Wanted(len(wanted), wanted.ctypes.data, results.logits.data_ptr(), results.choices.ctypes.data)
 
-    def _scores(self, rows: Sequence[Row], ends: npt.NDArray[np.int32]) -> list[tuple[tuple[float, ...], ...]]:
-        """Of each row, the logprobs of its candidates."""
-        positions = [(i, flat) for i, end in enumerate(ends.tolist()) for flat in range(end - len(rows[i].targets), end)]
-        found: list[list[tuple[float, ...]]] = [[] for _ in rows]
-        for first in range(0, len(positions), SCORED_AT_ONCE):
-            some = positions[first : first + SCORED_AT_ONCE]
-            wanted = np.array([flat for _, flat in some], np.int32)
+    def _scores(self, rows: Sequence[Row], ends: npt.NDArray[np.int32]) -> Iterator[tuple[float, ...]]:
+        """Logprobs of each position's candidate tokens, position after position."""
+        flats = [flat for row, end in zip(rows, ends.tolist(), strict=True) for flat in range(end - len(row.targets), end)]
+        targets = [candidates for row in rows for candidates in row.targets]
+        for first in range(0, len(flats), SCORED_AT_ONCE):
+            last = first + SCORED_AT_ONCE
+            wanted = np.array(flats[first:last], np.int32)
             results, target = self._results(wanted)
             self._library.sgl_logits(self._step, target)
-            values = results.logits.numpy()
-            for line, (i, _) in enumerate(some):
-                candidates = list(rows[i].targets[len(found[i])])
-                found[i].append(tuple((values[line, candidates] - results.choices["log_total"][line]).tolist()))
-        return [tuple(lines) for lines in found]
+            values, totals = results.logits.numpy(), results.choices["log_total"]
+            for line, candidates in enumerate(targets[first:last]):
+                yield tuple((values[line, list(candidates)] - totals[line]).tolist())
 
     def copy_page(self, source: int, target: int) -> None:
         with torch.inference_mode():
@@ -136,11 +135,12 @@ class NativeRunner:
         del self._model
 
 
-def _draws(results: _Results, samplings: Sequence[Sampling]) -> list[Draw]:
+def _draws(results: _Results, samplings: Sequence[Sampling]) -> list[Draw | RequestFailed]:
     """Plainly greedy rows take the native choice; the others are sampled together."""
     choices = results.choices
     logprobs = (choices["logit"] - choices["log_total"]).tolist()
-    draws = [Draw(token, logprob, (), None) for token, logprob in zip(choices["token"].tolist(), logprobs, strict=True)]
+    likeliest = zip(choices["token"].tolist(), logprobs, strict=True)
+    draws: list[Draw | RequestFailed] = [Draw(token, logprob, ()) for token, logprob in likeliest]
     finite = np.isfinite(choices["log_total"])
     others = [i for i, sampling in enumerate(samplings) if not (finite[i] and _is_plain(sampling))]
     if others:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from ...contracts.errors import RequestFailed
 from ..model.llama import Llama
-from ..plan.plan import Plan, RowOutput
+from ..plan.plan import Draw, Plan, Row, RowOutput, output_of
 from .attention import PagedAttention
 from .batch import Batch
 from .kv import KvStore
-from .sampler import Draw, sample
+from .sampler import sample
 
 SCORED_AT_ONCE = 128
 """positions whose logits are held together while scoring"""
@@ -39,12 +39,10 @@ class TorchRunner:
         with torch.inference_mode():
             batch = Batch.of(plan, self.page_size, self._model.device)
             hidden = self._model.forward(batch.ids, batch.positions, PagedAttention(batch, self.kv))
-            samplings = [row.sample for row in plan.rows if row.sample is not None]
-            draws = iter(sample(self._model.logits(hidden[batch.sampled]), samplings) if samplings else [])
+            samplings = [sampling for row in plan.rows for sampling in row.samplings]
+            draws = sample(self._model.logits(hidden[batch.sampled]), samplings) if samplings else []
             scores = self._scores(hidden, batch.scored, [target for row in plan.rows for target in row.targets])
-            return tuple(
-                row_output(NO_DRAW if row.sample is None else next(draws), tuple(next(scores) for _ in row.targets)) for row in plan.rows
-            )
+            return row_outputs(plan.rows, draws, scores)
 
     def copy_page(self, source: int, target: int) -> None:
         with torch.inference_mode():
@@ -66,12 +64,11 @@ class TorchRunner:
                 yield tuple(next(values) for _ in tokens)
 
 
-NO_DRAW = Draw(None, None, (), None)
-
-
-def row_output(draw: Draw, targets: tuple[tuple[float, ...], ...]) -> RowOutput:
-    """What was drawn and scored for one row; logprobs that are no numbers make it a failure."""
-    error = draw.error
-    if any(value != value for values in targets for value in values):
-        error = RequestFailed("the model's logits are not finite")
-    return RowOutput(draw.token, draw.logprob, draw.top, () if error else targets, error)
+def row_outputs(rows: Sequence[Row], draws: Sequence[Draw | RequestFailed], scores: Iterator[tuple[float, ...]]) -> tuple[RowOutput, ...]:
+    """What was drawn and scored, row after row, in the order of `Row.samplings` and `Row.targets`."""
+    left = iter(draws)
+    outputs = []
+    for row in rows:
+        mine = [next(left) for _ in row.samplings]
+        outputs.append(output_of(row, mine.__getitem__, tuple(next(scores) for _ in row.targets)))
+    return tuple(outputs)

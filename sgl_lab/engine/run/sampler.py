@@ -8,27 +8,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...contracts.errors import RequestFailed
-from ..plan.plan import Sampling
+from ..plan.plan import Draw, Sampling
 
 _FEW = 256
 """how many of the most probable tokens are sorted before the whole vocabulary is"""
 
 
-class Draw(NamedTuple):
-    token: int | None
-    logprob: float | None
-    """of the token under the model's own distribution"""
-    top: tuple[tuple[int, float], ...]
-    error: RequestFailed | None
-
-
-def sample(logits: Tensor, samplings: Sequence[Sampling]) -> list[Draw]:
+def sample(logits: Tensor, samplings: Sequence[Sampling]) -> list[Draw | RequestFailed]:
     """Draw one token a row from `logits` [rows, vocab] float32, which are left as they are. A row without a possible token fails alone."""
     total = logits.logsumexp(-1)
     shaped = _shaped(logits, samplings)
@@ -41,7 +32,7 @@ def sample(logits: Tensor, samplings: Sequence[Sampling]) -> list[Draw]:
     chosen = (logits.gather(-1, tokens[:, None])[:, 0] - total).tolist()
     tops = _tops(logits, total, [sampling.params.top_logprobs for sampling in samplings])
     return [
-        Draw(token, logprob, top, None) if ok else Draw(None, None, (), _failure(sampling, total[i].item()))
+        Draw(token, logprob, top) if ok else _failure(sampling, total[i].item())
         for i, (token, logprob, top, ok, sampling) in enumerate(zip(tokens.tolist(), chosen, tops, possible, samplings, strict=True))
     ]
 
