@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import random
+import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from sgl_lab.cli import main
-from sgl_lab.contracts.errors import ModelError, RequestFailed
+from sgl_lab.contracts.errors import InvariantBroken, ModelError, RequestFailed
 from sgl_lab.doctor import examine
 from sgl_lab.engine.kernels.linear import Linear
 from sgl_lab.engine.kernels.native import build
@@ -23,7 +24,7 @@ from sgl_lab.engine.kernels.native.twin import Bf16Linear, RoundedLinear
 from sgl_lab.engine.model import store
 from sgl_lab.engine.model.load import LoadedModel, load_model
 from sgl_lab.engine.model.packed import PackedLlama
-from sgl_lab.engine.plan.plan import RowOutput
+from sgl_lab.engine.plan.plan import Launching, Plan, RowOutput
 from sgl_lab.engine.run.choose import make_runner
 from sgl_lab.engine.run.native import NativeRunner
 
@@ -193,6 +194,10 @@ class Native(Sequences):
         assert isinstance(loaded.model, PackedLlama)
         super().__init__(loaded, page_size, n_pages, runner=make_runner(loaded.model, library, n_pages, page_size, threads=threads))
 
+    def start(self, plan: Plan) -> Callable[[], tuple[RowOutput, ...]]:
+        assert isinstance(self.runner, Launching)
+        return self.runner.start(plan)
+
 
 @pytest.mark.parametrize("page_size", [1, 4, 16])
 @pytest.mark.parametrize("n", [1, 2, 63, 64, 65, 300])
@@ -292,6 +297,49 @@ def test_greedy_rows_get_the_token_and_logprob_that_the_sampler_would_give(libra
     (plain,), (listed,) = (output.draws for output in outputs)
     assert plain.token == listed.token == listed.top[0][0]
     assert plain.logprob == pytest.approx(listed.logprob, abs=1e-5)
+
+
+# ------------------------------------------------------------ started and taken later
+
+
+def pair(rows: Native) -> Plan:
+    return Plan(0, (rows.row(1, tokens(150), sample=GREEDY, n_targets=2), rows.row(2, tokens(7, seed=2), sample=GREEDY)))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_step_started_gives_what_a_step_run_gives(library: ctypes.CDLL, loaded: LoadedModel, threads: int) -> None:
+    started, run = (Native(loaded, library, 4, threads=threads) for _ in range(2))
+    assert started.start(pair(started))() == run.runner.run(pair(run))
+
+
+def test_the_other_threads_need_no_caller(library: ctypes.CDLL, loaded: LoadedModel) -> None:
+    rows = Native(loaded, library, 1)
+    plan = pair(rows)
+    outputs = rows.start(plan)
+    last_written = rows.runner.kv.values[-1][rows.pages(2)[-1]]
+    deadline = time.monotonic() + 60
+    while not last_written.isfinite().all():  # poisoned at birth
+        assert time.monotonic() < deadline
+    assert all(output.draws for output in outputs())
+
+
+def test_a_step_waits_until_the_one_before_is_taken_or_dropped(library: ctypes.CDLL, loaded: LoadedModel) -> None:
+    rows = Native(loaded, library, 4)
+    plan = pair(rows)
+    outputs = rows.start(plan)
+    with pytest.raises(InvariantBroken, match="before the results"):
+        rows.start(plan)
+    wanted = outputs()
+    rows.start(plan)
+    assert rows.runner.run(plan) == wanted
+
+
+def test_a_runner_closes_over_a_step_that_nobody_took(library: ctypes.CDLL, loaded: LoadedModel) -> None:
+    for threads in (1, 2):
+        rows = Native(loaded, library, 4, threads=threads)
+        outputs = rows.start(pair(rows))
+        rows.runner.close()
+        del outputs
 
 
 # ------------------------------------------------------------ building, loading and choosing

@@ -7,15 +7,15 @@ the sampling of rows that are not plainly greedy.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from weakref import ref
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from ...contracts.errors import RequestFailed
+from ...contracts.errors import InvariantBroken, RequestFailed
 from ..kernels.native import build
 from ..kernels.native.pack import Kind
 from ..model.llama import inverse_frequencies
@@ -32,12 +32,33 @@ CHOICE = np.dtype([("token", np.int32), ("logit", np.float32), ("log_total", np.
 class _Results:
     """Of some tokens of a step: float32 [n, vocab], and of each its likeliest token with logit and logsumexp."""
 
-    logits: Tensor
+    logits: npt.NDArray[np.float32]
     choices: npt.NDArray[np.void]
 
 
+class _Underway:
+    """A step that was started. It keeps what the step reads and writes, and ends it should nobody ask for the outputs."""
+
+    def __init__(self, finish: Callable[[], None], outputs: Callable[[], tuple[RowOutput, ...]], kept: object) -> None:
+        self._finish: Callable[[], None] | None = finish
+        self._outputs = outputs
+        self._kept = kept
+
+    def __call__(self) -> tuple[RowOutput, ...]:
+        self.finish()
+        return self._outputs()
+
+    def finish(self) -> None:
+        if self._finish is not None:
+            self._finish()
+            self._finish = None
+
+    def __del__(self) -> None:
+        self.finish()
+
+
 class NativeRunner:
-    """`plan.Runner` over packed weights: `n_pages` pages of `page_size` tokens in bf16. CacheFull if they do not fit.
+    """`plan.Runner`, and `Launching`, over packed weights: `n_pages` pages of `page_size` tokens in bf16. CacheFull if they do not fit.
 
     A row's logits depend on its own tokens alone, bit for bit: not on the batch, the chunks or the pages.
     """
@@ -49,6 +70,7 @@ class NativeRunner:
         self._model = model
         self._frequencies = inverse_frequencies(model.spec).contiguous()
         self._step: int | None = library.sgl_new(self._described(), threads or torch.get_num_threads())
+        self._underway: ref[_Underway] | None = None
 
     def _described(self) -> build.Model:
         """The model as addresses; all of them belong to tensors that this object keeps."""
@@ -86,29 +108,41 @@ class NativeRunner:
         )
 
     def run(self, plan: Plan) -> tuple[RowOutput, ...]:
-        with torch.inference_mode():
-            rows = plan.rows
-            ends = np.cumsum([len(row.tokens) for row in rows], dtype=np.int32)
-            samplings = [row.samplings for row in rows]
-            wanted = [flat for mine, end in zip(samplings, ends.tolist(), strict=True) for flat in range(end - len(mine), end)]
-            results = self._forward(rows, ends, np.array(wanted, np.int32))
-            draws = _draws(results, [sampling for mine in samplings for sampling in mine])
-            return row_outputs(rows, draws, self._scores(rows, ends))
+        return self.start(plan)()
 
-    def _forward(self, rows: Sequence[Row], ends: npt.NDArray[np.int32], wanted: npt.NDArray[np.int32]) -> _Results:
+    def start(self, plan: Plan) -> Callable[[], tuple[RowOutput, ...]]:
+        """The other threads set to work; the call that comes back joins them. InvariantBroken while the last one is still to come."""
+        if self._underway is not None and self._underway() is not None:
+            raise InvariantBroken(f"step {plan.step} starts before the results of the one before are taken")
+        rows = plan.rows
+        ends = np.cumsum([len(row.tokens) for row in rows], dtype=np.int32)
+        wanted = np.array(
+            [flat for row, end in zip(rows, ends.tolist(), strict=True) for flat in range(end - len(row.samplings), end)], np.int32
+        )
         tokens = np.fromiter((token for row in rows for token in row.tokens), np.int32, int(ends[-1]))
         offsets = np.concatenate((np.zeros(1, np.int32), ends))
         starts = np.array([row.start for row in rows], np.int32)
         pages = np.array([row.pages.buffer_info()[0] for row in rows], np.uint64)
         described = build.Rows(len(rows), len(tokens), tokens.ctypes.data, offsets.ctypes.data, starts.ctypes.data, pages.ctypes.data)
         results, target = self._results(wanted)
-        self._library.sgl_run(self._step, described, target)
-        return results
+
+        def outputs() -> tuple[RowOutput, ...]:
+            draws = _draws(results, [sampling for row in rows for sampling in row.samplings])
+            return row_outputs(rows, draws, self._scores(rows, ends))
+
+        underway = _Underway(self._finish, outputs, (tokens, offsets, starts, pages, wanted))
+        self._underway = ref(underway)
+        self._library.sgl_start(self._step, described, target)
+        return underway
+
+    def _finish(self) -> None:
+        self._library.sgl_finish(self._step)
+        self._underway = None
 
     def _results(self, wanted: npt.NDArray[np.int32]) -> tuple[_Results, build.Wanted]:
         """Room for the logits of some tokens of a step, and how the native side is told of it; `wanted` must live as long."""
-        results = _Results(torch.empty(len(wanted), self._model.spec.vocab), np.empty(len(wanted), CHOICE))
-        return results, build.Wanted(len(wanted), wanted.ctypes.data, results.logits.data_ptr(), results.choices.ctypes.data)
+        results = _Results(np.empty((len(wanted), self._model.spec.vocab), np.float32), np.empty(len(wanted), CHOICE))
+        return results, build.Wanted(len(wanted), wanted.ctypes.data, results.logits.ctypes.data, results.choices.ctypes.data)
 
     def _scores(self, rows: Sequence[Row], ends: npt.NDArray[np.int32]) -> Iterator[tuple[float, ...]]:
         """Logprobs of each position's candidate tokens, position after position."""
@@ -119,15 +153,17 @@ class NativeRunner:
             wanted = np.array(flats[first:last], np.int32)
             results, target = self._results(wanted)
             self._library.sgl_logits(self._step, target)
-            values, totals = results.logits.numpy(), results.choices["log_total"]
+            totals = results.choices["log_total"]
             for line, candidates in enumerate(targets[first:last]):
-                yield tuple((values[line, list(candidates)] - totals[line]).tolist())
+                yield tuple((results.logits[line, list(candidates)] - totals[line]).tolist())
 
     def copy_page(self, source: int, target: int) -> None:
         with torch.inference_mode():
             self.kv.copy_page(source, target)
 
     def close(self) -> None:
+        if self._underway is not None and (underway := self._underway()) is not None:
+            underway.finish()
         if self._step is not None:
             self._library.sgl_delete(self._step)
             self._step = None
@@ -144,7 +180,7 @@ def _draws(results: _Results, samplings: Sequence[Sampling]) -> list[Draw | Requ
     finite = np.isfinite(choices["log_total"])
     others = [i for i, sampling in enumerate(samplings) if not (finite[i] and _is_plain(sampling))]
     if others:
-        for i, draw in zip(others, sample(results.logits[others], [samplings[i] for i in others]), strict=True):
+        for i, draw in zip(others, sample(torch.from_numpy(results.logits[others]), [samplings[i] for i in others]), strict=True):
             draws[i] = draw
     return draws
 

@@ -168,7 +168,8 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.sgl_new.restype = ctypes.c_void_p
     library.sgl_new.argtypes = [ctypes.POINTER(Model), ctypes.c_int32]
     library.sgl_delete.argtypes = [ctypes.c_void_p]
-    library.sgl_run.argtypes = [ctypes.c_void_p, ctypes.POINTER(Rows), ctypes.POINTER(Wanted)]
+    library.sgl_start.argtypes = [ctypes.c_void_p, ctypes.POINTER(Rows), ctypes.POINTER(Wanted)]
+    library.sgl_finish.argtypes = [ctypes.c_void_p]
     library.sgl_logits.argtypes = [ctypes.c_void_p, ctypes.POINTER(Wanted)]
     library.sgl_linear.argtypes = [ctypes.POINTER(Weight), ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32]
     library.sgl_attention.argtypes = [
@@ -178,6 +179,6 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
         ctypes.c_int32,
     ]
     library.sgl_weight_row.argtypes = [ctypes.POINTER(Weight), ctypes.c_int32, ctypes.c_void_p]
-    for name in ("sgl_delete", "sgl_run", "sgl_logits", "sgl_linear", "sgl_attention", "sgl_weight_row"):
+    for name in ("sgl_delete", "sgl_start", "sgl_finish", "sgl_logits", "sgl_linear", "sgl_attention", "sgl_weight_row"):
         getattr(library, name).restype = None
     return library

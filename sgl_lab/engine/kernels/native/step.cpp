@@ -60,26 +60,28 @@ class Step {
       : m_(model), layers_(model.layers, model.layers + model.n_layers),
         shape_{model.n_heads, model.n_kv_heads, model.head_dim, model.page_size}, team_(n_threads), scratch_(team_.size()) {}
 
-  void run(const Rows& rows, const Wanted& wanted) {
+  ~Step() { finish(); }
+
+  // The team's other threads set to work; the rest is done by `finish`, which comes before anything else.
+  void start(const Rows& rows, const Wanted& wanted) {
     prepare(rows);
-    team_.run([&](Member& me) {
+    last_.resize(wanted.n, m_.hidden, m_.is_bf16);
+    team_.begin([this, rows, wanted](Member& me) {
       begin(me, rows);
       for (const Layer& layer : layers_) {
         attention(me, layer);
         feed_forward(me, layer);
       }
+      logits(me, wanted);
     });
-    logits(wanted);
   }
 
-  // Of tokens of the last `run`.
+  void finish() { team_.finish(); }
+
+  // Of tokens of the last step.
   void logits(const Wanted& wanted) {
-    normed_.resize(wanted.n, m_.hidden, m_.is_bf16);
-    team_.run([&](Member& me) {
-      me.share(wanted.n, 4, [&](int i) { rms_norm(&x_[size_t(wanted.tokens[i]) * m_.hidden], m_.norm, m_.hidden, m_.epsilon, normed_, i); });
-      linear(me, m_.head, normed_, wanted.n, wanted.logits, m_.vocab, Store::overwrite);
-      me.share(wanted.n, 1, [&](int i) { wanted.choices[i] = choose(wanted.logits + size_t(i) * m_.vocab, m_.vocab); });
-    });
+    last_.resize(wanted.n, m_.hidden, m_.is_bf16);
+    team_.run([&](Member& me) { logits(me, wanted); });
   }
 
  private:
@@ -155,6 +157,12 @@ class Step {
     linear(me, layer.down, active_, n_, x_.data(), m_.hidden, Store::add);
   }
 
+  void logits(Member& me, const Wanted& wanted) {
+    me.share(wanted.n, 4, [&](int i) { rms_norm(&x_[size_t(wanted.tokens[i]) * m_.hidden], m_.norm, m_.hidden, m_.epsilon, last_, i); });
+    linear(me, m_.head, last_, wanted.n, wanted.logits, m_.vocab, Store::overwrite);
+    me.share(wanted.n, 1, [&](int i) { wanted.choices[i] = choose(wanted.logits + size_t(i) * m_.vocab, m_.vocab); });
+  }
+
   const Model m_;
   const std::vector<Layer> layers_;
   const Shape shape_;
@@ -167,6 +175,7 @@ class Step {
   std::vector<float> x_, qkv_, gate_up_, cosines_, sines_, partials_;
   std::vector<bf16> queries_;
   Activations normed_, attended_, active_;
+  Activations last_;  // a row for each that logits are wanted of
 };
 
 }  // namespace sgl
@@ -175,7 +184,8 @@ extern "C" {
 
 sgl::Step* sgl_new(const sgl::Model* model, int32_t n_threads) { return new sgl::Step(*model, n_threads); }
 void sgl_delete(sgl::Step* step) { delete step; }
-void sgl_run(sgl::Step* step, const sgl::Rows* rows, const sgl::Wanted* wanted) { step->run(*rows, *wanted); }
+void sgl_start(sgl::Step* step, const sgl::Rows* rows, const sgl::Wanted* wanted) { step->start(*rows, *wanted); }
+void sgl_finish(sgl::Step* step) { step->finish(); }
 void sgl_logits(sgl::Step* step, const sgl::Wanted* wanted) { step->logits(*wanted); }
 
 // Single parts, for tests and measurements.

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace sgl {
@@ -55,16 +56,27 @@ class Team {
 
   int size() const { return n_; }
 
-  // Runs `job` on this thread and on whichever others come in time; returns when it is done and all of them have left.
-  void run(const Job& job) {
-    job_ = &job;
+  void run(Job job) {
+    begin(std::move(job));
+    finish();
+  }
+
+  // Lets the other threads walk through `job`; `finish` comes before the next one.
+  void begin(Job job) {
+    job_ = std::move(job);
     first_phase_ = static_cast<uint32_t>(next_.load() >> 32);
     inside_.store(kOpen);
     round_.fetch_add(1);
     round_.notify_all();
+  }
+
+  // Walks along on this thread; returns when what was begun, if anything, is done and all others have left it.
+  void finish() {
+    if (!job_) return;
     Member me(*this, 0, first_phase_);
-    job(me);
+    job_(me);
     for (int left = inside_.fetch_sub(kOpen) - kOpen; left != 0; left = inside_.load()) wait_while(inside_, left);
+    job_ = nullptr;
   }
 
  private:
@@ -92,14 +104,14 @@ class Team {
       }
       if (inside < kOpen) continue;
       Member me(*this, number, first_phase_);
-      (*job_)(me);
+      job_(me);
       inside_.fetch_sub(1);
       inside_.notify_all();
     }
   }
 
   const int n_;
-  const Job* job_ = nullptr;
+  Job job_;  // none between finish and begin
   uint32_t first_phase_ = 0;
   std::atomic<bool> is_closing_{false};
   alignas(64) std::atomic<uint32_t> round_{0};
