@@ -167,9 +167,7 @@ def timed(function: Callable[[], object]) -> float:
 
 def weight_bytes(model: PackedLlama) -> int:
     """What one decode step reads: every weight once, the embedding only where it is the head."""
-    read = [weight for name, weight in model.weights.items() if model.spec.tied or "embed" not in name]
-    parts = [part for weight in read for part in (weight.quants, weight.scales, weight.minimums) if part is not None]
-    return sum(part.numel() * part.itemsize for part in parts)
+    return sum(weight.data.numel() for name, weight in model.weights.items() if model.spec.tied or "embed" not in name)
 
 
 # ---------------------------------------------------------------- perplexity

@@ -73,9 +73,11 @@ def test_a_native_linear_is_its_twin_for_any_number_of_rows(library: ctypes.CDLL
 def test_a_row_alone_gives_the_same_bits_as_in_company(library: ctypes.CDLL, kind: Kind) -> None:
     torch.manual_seed(1)
     weight = packed(torch.randn(97, 96), kind, None)
-    x = torch.randn(17, 96)
+    x = torch.randn(263, 96)  # more than pass over a block of weights at once
     together = multiply(library, weight, x)
-    assert all(torch.equal(multiply(library, weight, x[i : i + 1], threads=1)[0], together[i]) for i in range(17))
+    for n in (1, 5, 8, 23):
+        assert torch.equal(multiply(library, weight, x[:n], threads=1), together[:n])
+        assert torch.equal(multiply(library, weight, x[-n:]), together[-n:])
 
 
 @pytest.mark.parametrize("kind", Kind)

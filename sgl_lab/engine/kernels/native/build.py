@@ -104,9 +104,7 @@ def load(cache_dir: Path) -> ctypes.CDLL | None:
 
 class Weight(ctypes.Structure):
     _fields_ = [
-        ("quants", ctypes.c_void_p),
-        ("scales", ctypes.c_void_p),
-        ("minimums", ctypes.c_void_p),
+        ("data", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
         ("n_in", ctypes.c_int32),
         ("n_out", ctypes.c_int32),

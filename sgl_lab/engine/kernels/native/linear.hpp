@@ -13,61 +13,73 @@
 namespace sgl {
 
 constexpr int kGroup = 32;
-
-// How far ahead of the arithmetic weights are asked for. Left to the hardware's own guess, 8 rows of 4 bits took 5.4 ms for all
-// linears of a 135M Llama on one EPYC core; with this 3.3 ms, as many as the arithmetic alone.
-constexpr int kGroupsAhead = 16;
-constexpr int kPairsAhead = 32;
+constexpr int kTile = 6;           // rows that are multiplied together: their sums and two vectors of weights fill the registers
+constexpr int kPanelTiles = 42;    // tiles that pass over a block of weights before the next: they stay in the second-level cache
+constexpr int kColumns = 32;       // outputs of a block of 4 or 8 bits
+constexpr int kWideColumns = 64;   // of bf16
 
 enum class Kind : int32_t { q4 = 0, q8 = 1, bf16 = 2 };
 
-// A weight [n_out, n_in] as `pack.py` lays it out; columns are outputs, the last block is padded with zeros.
-//   q4    quants [blocks of 16][groups][4][16][4] bytes: byte (j, column, i) holds inputs 8j+i (low nibble) and 8j+4+i (high);
-//         weight = scale * quant + minimum. 5 bits a weight.
-//   q8    quants [blocks of 16][groups][8][16][4] bytes, offset by 128; weight = scale * (quant - 128). 8.5 bits a weight.
-//   bf16  quants [blocks of 64][n_in / 2][64][2] bf16
+// A weight [n_out, n_in] as `pack.py` lays it out: blocks of outputs, each one stream of memory; the last is padded with zeros.
+//   q4    [blocks of 32][groups] of 32 scales, 32 minimums (half) and [4][32][4] bytes: byte (j, column, i) holds inputs
+//         8j+i (low nibble) and 8j+4+i (high); weight = scale * quant + minimum. 5 bits a weight.
+//   q8    [blocks of 32][groups] of 32 scales (half) and [8][32][4] bytes, offset by 128; weight = scale * (quant - 128). 8.5 bits.
+//   bf16  [blocks of 64][n_in / 2][64][2] bf16
 struct Weight {
-  const uint8_t* quants;
-  const half* scales;    // [blocks of 16][groups][16]
-  const half* minimums;  // the same, q4 only
-  const float* bias;     // [n_out] or null
+  const uint8_t* data;
+  const float* bias;  // [n_out] or null
   int32_t n_in, n_out;
   Kind kind;
   int32_t padding;
 };
 
-// Rows as the linears want them: bf16, or 8-bit in groups of 32 with what the groups' sums are needed for.
-struct Activations {
-  int n_in = 0;
-  bool is_bf16 = false;
-  std::vector<bf16> wide;
-  std::vector<int8_t> quants;
-  std::vector<float> scales;      // of each group
-  std::vector<float> sums;        // scale * sum of quants: what a weight's minimum is multiplied with
-  std::vector<int32_t> offsets;   // -128 * sum of quants: undoes the offset of 8-bit weights
+constexpr int group_bytes(Kind kind) {
+  return kind == Kind::q4 ? kColumns * (2 + 2 + 16) : kind == Kind::q8 ? kColumns * (2 + 32) : kWideColumns * kGroup * 2;
+}
+constexpr int block_columns(Kind kind) { return kind == Kind::bf16 ? kWideColumns : kColumns; }
 
-  void resize(int n_rows, int n, bool as_bf16) {
-    n_in = n;
-    is_bf16 = as_bf16;
-    const size_t size = static_cast<size_t>(n_rows) * n;
-    if (as_bf16) {
-      if (wide.size() < size) wide.resize(size);
-    } else if (quants.size() < size) {
-      quants.resize(size);
-      scales.resize(size / kGroup);
-      sums.resize(size / kGroup);
-      offsets.resize(size / kGroup);
-    }
+// 32 inputs of a row in 8 bits, with what its products need.
+struct Quantised {
+  int8_t quants[kGroup];
+  float scale;
+  float sum;       // scale * sum of quants: what a weight's minimum is multiplied with
+  int32_t offset;  // -128 * sum of quants: undoes the offset of 8-bit weights
+};
+
+// Rows as the linears want them, bf16 or in 8 bits: tiles of up to kTile rows, in which a group of all rows is followed by the next
+// group. So the arithmetic walks through a tile with one pointer.
+class Activations {
+ public:
+  void resize(int n_rows, int n_in, bool is_bf16) {
+    n_in_ = n_in;
+    is_bf16_ = is_bf16;
+    n_tiles_ = (n_rows + kTile - 1) / kTile;
+    tile_ = n_tiles_ ? (n_rows + n_tiles_ - 1) / n_tiles_ : 1;
+    const size_t n_groups = static_cast<size_t>(n_tiles_) * tile_ * (n_in / kGroup);
+    if (is_bf16 && wide_.size() < n_groups * kGroup) wide_.resize(n_groups * kGroup);
+    if (!is_bf16 && quantised_.size() < n_groups) quantised_.resize(n_groups);
   }
+
+  int n_in() const { return n_in_; }
+  int tile() const { return tile_; }  // rows of a tile; the last has what is left
+  const Quantised* quantised(int row, int group) const { return &quantised_[place(row, group)]; }
+  const bf16* wide(int row, int group) const { return &wide_[place(row, group) * kGroup]; }
 
   // Write inputs [at, at + 32) of a row.
   void put(int row, int at, __m512 low, __m512 high) {
-    const size_t place = static_cast<size_t>(row) * n_in + at;
-    if (is_bf16) {
-      store_bf16(&wide[place], low);
-      store_bf16(&wide[place + kLanes], high);
-      return;
+    const size_t group = place(row, at / kGroup);
+    if (is_bf16_) {
+      store_bf16(&wide_[group * kGroup], low);
+      store_bf16(&wide_[group * kGroup + kLanes], high);
+    } else {
+      quantise(quantised_[group], low, high);
     }
+  }
+
+ private:
+  size_t place(int row, int group) const { return (static_cast<size_t>(row / tile_) * (n_in_ / kGroup) + group) * tile_ + row % tile_; }
+
+  static void quantise(Quantised& out, __m512 low, __m512 high) {
     // As integers NaN and infinity are the largest magnitudes: they reach the scale and cannot get lost in rounding.
     const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
     const uint32_t largest = _mm512_reduce_max_epu32(
@@ -77,96 +89,128 @@ struct Activations {
     const float scale = std::isfinite(peak) ? peak / 127.0f : NAN;
     const __m512 inverse = _mm512_set1_ps(scale > 0 ? 127.0f / peak : 0.0f);
     const __m512i a = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse)), b = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(&quants[place]), _mm512_cvtsepi32_epi8(a));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(&quants[place + kLanes]), _mm512_cvtsepi32_epi8(b));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out.quants), _mm512_cvtsepi32_epi8(a));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out.quants + kLanes), _mm512_cvtsepi32_epi8(b));
     const int sum = _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
-    scales[place / kGroup] = scale;
-    sums[place / kGroup] = scale * static_cast<float>(sum);
-    offsets[place / kGroup] = -128 * sum;
+    out.scale = scale;
+    out.sum = scale * static_cast<float>(sum);
+    out.offset = -128 * sum;
   }
+
+  int n_in_ = 0, n_tiles_ = 0, tile_ = 1;
+  bool is_bf16_ = false;
+  std::vector<bf16> wide_;
+  std::vector<Quantised> quantised_;
 };
 
 enum class Store { overwrite, add };
 
-inline void store_block(__m512 sum, const Weight& w, int column, float* y, Store how) {
-  const __mmask16 lanes = first_lanes(w.n_out - column);
-  if (w.bias) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, w.bias + column));
-  if (how == Store::add) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, y + column));
-  _mm512_mask_storeu_ps(y + column, lanes, sum);
-}
+// Where a linear's results go: y [n_rows][stride], overwritten or added to.
+struct Target {
+  float* y;
+  size_t stride;
+  Store how;
 
-// R rows times one block of 16 columns.
+  void put(const Weight& w, int row, int column, __m512 sum) const {
+    float* place = y + row * stride + column;
+    const __mmask16 lanes = first_lanes(w.n_out - column);
+    if (w.bias) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, w.bias + column));
+    if (how == Store::add) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, place));
+    _mm512_mask_storeu_ps(place, lanes, sum);
+  }
+};
+
+// While a tile passes over a block of weights it asks for its part of the next block, so that memory is read as evenly as the
+// multipliers work. A lone row is no match for the hardware's own guess.
+struct Ahead {
+  int part, n_parts;
+
+  template <int n_bytes>
+  void fetch(const uint8_t* record) const {
+    constexpr int kLines = n_bytes / 64;
+    for (int i = kLines * part / n_parts; i < kLines * (part + 1) / n_parts; ++i) _mm_prefetch(record + i * 64, _MM_HINT_T0);
+  }
+};
+
+// R rows of a tile times one block of 32 columns in 4 or 8 bits. Within a group sums are integers, exact in any order.
 template <Kind kind, int R>
-inline void multiply_block(const Weight& w, int block, const Activations& x, int row, float* y, size_t stride, Store how) {
-  constexpr int kBytes = kind == Kind::q4 ? 256 : 512;
-  const int n_groups = w.n_in / kGroup;
-  const uint8_t* quants = w.quants + static_cast<size_t>(block) * n_groups * kBytes;
-  const half* scales = w.scales + static_cast<size_t>(block) * n_groups * kLanes;
-  const half* minimums = kind == Kind::q4 ? w.minimums + static_cast<size_t>(block) * n_groups * kLanes : nullptr;
-  const int8_t* x_quants = &x.quants[static_cast<size_t>(row) * w.n_in];
-  const size_t x_group = static_cast<size_t>(row) * n_groups;
+inline void multiply_block(const Weight& w, int block, const Activations& x, int row, const Target& target, Ahead ahead) {
+  constexpr int kBytes = group_bytes(kind), kScales = kColumns * 2;
+  const int n_groups = w.n_in / kGroup, n_tile = x.tile();
+  const uint8_t* record = w.data + static_cast<size_t>(block) * n_groups * kBytes;
+  const Quantised* group = x.quantised(row, 0);
   const __m512i nibble = _mm512_set1_epi8(15);
-  __m512 sum[R];
-  for (int r = 0; r < R; ++r) sum[r] = _mm512_setzero_ps();
-  for (int g = 0; g < n_groups; ++g) {
-    __m512i dot[R];
+  __m512 sum[R][2];
+  for (auto& line : sum)
+    for (auto& part : line) part = _mm512_setzero_ps();
+  for (int g = 0; g < n_groups; ++g, record += kBytes, group += n_tile) {
+    if constexpr (R > 1) ahead.fetch<kBytes>(record + n_groups * kBytes);
+    __m512i dot[R][2];
     for (int r = 0; r < R; ++r)
-      dot[r] = kind == Kind::q4 ? _mm512_setzero_si512() : _mm512_set1_epi32(x.offsets[x_group + r * n_groups + g]);
-    if (row == 0)  // later rows find the block in the cache
-      for (int j = 0; j < kBytes; j += 64) _mm_prefetch(quants + (g + kGroupsAhead) * kBytes + j, _MM_HINT_T0);
-    for (int j = 0; j < 4; ++j) {
-      __m512i first, second;
-      if constexpr (kind == Kind::q4) {
-        const __m512i both = _mm512_loadu_si512(quants + g * kBytes + j * 64);
-        first = _mm512_and_si512(both, nibble);
-        second = _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble);
-      } else {
-        first = _mm512_loadu_si512(quants + g * kBytes + j * 128);
-        second = _mm512_loadu_si512(quants + g * kBytes + j * 128 + 64);
+      for (auto& part : dot[r]) part = kind == Kind::q4 ? _mm512_setzero_si512() : _mm512_set1_epi32(group[r].offset);
+    const auto add = [&](int input, __m512i left, __m512i right) {
+      for (int r = 0; r < R; ++r) {
+        const __m512i value = broadcast_dword(group[r].quants + input);
+        dot[r][0] = _mm512_dpbusd_epi32(dot[r][0], left, value);
+        dot[r][1] = _mm512_dpbusd_epi32(dot[r][1], right, value);
       }
-      for (int r = 0; r < R; ++r) dot[r] = _mm512_dpbusd_epi32(dot[r], first, broadcast_dword(x_quants + r * w.n_in + g * kGroup + j * 8));
-      for (int r = 0; r < R; ++r) dot[r] = _mm512_dpbusd_epi32(dot[r], second, broadcast_dword(x_quants + r * w.n_in + g * kGroup + j * 8 + 4));
-    }
-    const __m512 scale = from_half(scales + g * kLanes);
-    for (int r = 0; r < R; ++r) {
-      const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(x.scales[x_group + r * n_groups + g]));
-      sum[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r]), both, sum[r]);
-    }
+    };
     if constexpr (kind == Kind::q4) {
-      const __m512 minimum = from_half(minimums + g * kLanes);
-      for (int r = 0; r < R; ++r) sum[r] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(x.sums[x_group + r * n_groups + g]), sum[r]);
+      for (int j = 0; j < 4; ++j) {
+        const __m512i left = _mm512_loadu_si512(record + 2 * kScales + j * 128), right = _mm512_loadu_si512(record + 2 * kScales + j * 128 + 64);
+        add(8 * j, _mm512_and_si512(left, nibble), _mm512_and_si512(right, nibble));
+        add(8 * j + 4, _mm512_and_si512(_mm512_srli_epi16(left, 4), nibble), _mm512_and_si512(_mm512_srli_epi16(right, 4), nibble));
+      }
+    } else {
+      for (int j = 0; j < 8; ++j)
+        add(4 * j, _mm512_loadu_si512(record + kScales + j * 128), _mm512_loadu_si512(record + kScales + j * 128 + 64));
+    }
+    for (int c = 0; c < 2; ++c) {
+      const __m512 scale = from_half(reinterpret_cast<const half*>(record) + c * kLanes);
+      for (int r = 0; r < R; ++r)
+        sum[r][c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r][c]), _mm512_mul_ps(scale, _mm512_set1_ps(group[r].scale)), sum[r][c]);
+      if constexpr (kind == Kind::q4) {
+        const __m512 minimum = from_half(reinterpret_cast<const half*>(record + kScales) + c * kLanes);
+        for (int r = 0; r < R; ++r) sum[r][c] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(group[r].sum), sum[r][c]);
+      }
     }
   }
-  for (int r = 0; r < R; ++r) store_block(sum[r], w, block * kLanes, y + (row + r) * stride, how);
+  for (int r = 0; r < R; ++r)
+    for (int c = 0; c < 2; ++c) target.put(w, row + r, block * kColumns + c * kLanes, sum[r][c]);
 }
 
-// R rows times one block of 64 columns.
+// R rows of a tile times one block of 64 columns in bf16.
 template <int R>
-inline void multiply_bf16(const Weight& w, int block, const Activations& x, int row, float* y, size_t stride, Store how) {
-  const bf16* panel = reinterpret_cast<const bf16*>(w.quants) + static_cast<size_t>(block) * w.n_in * 64;
+inline void multiply_bf16(const Weight& w, int block, const Activations& x, int row, const Target& target, Ahead ahead) {
+  constexpr int kBytes = group_bytes(Kind::bf16);
+  const int n_groups = w.n_in / kGroup, n_tile = x.tile();
+  const uint8_t* panel = w.data + static_cast<size_t>(block) * n_groups * kBytes;
+  const bf16* group = x.wide(row, 0);
   __m512 sum[R][4];
   for (auto& line : sum)
     for (auto& part : line) part = _mm512_setzero_ps();
-  if (row == 0)
-    multiply_panel<R, kPairsAhead>(sum, &x.wide[0], w.n_in, panel, w.n_in / 2);
-  else
-    multiply_panel<R>(sum, &x.wide[static_cast<size_t>(row) * w.n_in], w.n_in, panel, w.n_in / 2);
+  for (int g = 0; g < n_groups; ++g, panel += kBytes, group += n_tile * kGroup) {
+    if (ahead.n_parts > 1) ahead.fetch<kBytes>(panel + n_groups * kBytes);  // a single pass asks the hardware for enough
+    multiply_panel<R>(sum, group, kGroup, reinterpret_cast<const bf16*>(panel), kGroup / 2);
+  }
   for (int r = 0; r < R; ++r)
-    for (int c = 0; c < 4; ++c) store_block(sum[r][c], w, block * 64 + c * kLanes, y + (row + r) * stride, how);
+    for (int c = 0; c < 4; ++c) target.put(w, row + r, block * kWideColumns + c * kLanes, sum[r][c]);
 }
 
 // One phase: y [n_rows, n_out] (rows `stride` floats apart) = or += x @ w.T + bias.
-// Memory: the weight once, however many rows; a block of it stays in the first-level cache while all rows pass.
+// Memory: the weight once for each panel of some 250 rows; a block of it stays in the first-level cache while they pass.
 inline void linear(Member& me, const Weight& w, const Activations& x, int n_rows, float* y, size_t stride, Store how) {
-  const int width = w.kind == Kind::bf16 ? 64 : kLanes;
-  const int most = w.kind == Kind::bf16 ? 6 : 8;  // rows whose sums fit into the registers
-  const int n_blocks = (w.n_out + width - 1) / width;
-  me.share(n_blocks, std::max(1, n_blocks / (me.team_size() * 6)), [&](int block) {
-    for (int row = 0; row < n_rows; row += most) with_rows(std::min(most, n_rows - row), [&]<int R>() {
+  const Target target{y, stride, how};
+  const int n_blocks = (w.n_out + block_columns(w.kind) - 1) / block_columns(w.kind);
+  const int n_panel = kPanelTiles * x.tile(), n_panels = (n_rows + n_panel - 1) / n_panel;
+  me.share(n_blocks * n_panels, 1, [&](int i) {
+    const int block = i % n_blocks, begin = i / n_blocks * n_panel, end = std::min(n_rows, begin + n_panel);
+    Ahead ahead{0, (end - begin + x.tile() - 1) / x.tile()};
+    for (int row = begin; row < end; row += x.tile(), ++ahead.part) with_rows(std::min(x.tile(), end - row), [&]<int R>() {
       switch (w.kind) {
-        case Kind::q4: return multiply_block<Kind::q4, R>(w, block, x, row, y, stride, how);
-        case Kind::q8: return multiply_block<Kind::q8, R>(w, block, x, row, y, stride, how);
-        case Kind::bf16: return multiply_bf16<R>(w, block, x, row, y, stride, how);
+        case Kind::q4: return multiply_block<Kind::q4, R>(w, block, x, row, target, ahead);
+        case Kind::q8: return multiply_block<Kind::q8, R>(w, block, x, row, target, ahead);
+        case Kind::bf16: return multiply_bf16<R>(w, block, x, row, target, ahead);
       }
     });
   });
@@ -174,22 +218,21 @@ inline void linear(Member& me, const Weight& w, const Activations& x, int n_rows
 
 // Row `row` of the weight as floats [n_in]: how an embedding is looked up.
 inline void weight_row(const Weight& w, int row, float* out) {
-  const int n_groups = w.n_in / kGroup;
-  if (w.kind == Kind::bf16) {
-    const bf16* panel = reinterpret_cast<const bf16*>(w.quants) + static_cast<size_t>(row / 64) * w.n_in * 64 + row % 64 * 2;
-    for (int k = 0; k < w.n_in; ++k) out[k] = to_float(panel[k / 2 * 128 + k % 2]);
-    return;
-  }
-  const int lane = row % kLanes;
-  for (int g = 0; g < n_groups; ++g) {
-    const size_t group = static_cast<size_t>(row / kLanes) * n_groups + g;
-    const float scale = _cvtsh_ss(w.scales[group * kLanes + lane]);
+  const int n_groups = w.n_in / kGroup, columns = block_columns(w.kind), column = row % columns;
+  const uint8_t* record = w.data + static_cast<size_t>(row / columns) * n_groups * group_bytes(w.kind);
+  for (int g = 0; g < n_groups; ++g, record += group_bytes(w.kind), out += kGroup) {
+    if (w.kind == Kind::bf16) {
+      for (int k = 0; k < kGroup; ++k) out[k] = to_float(reinterpret_cast<const bf16*>(record)[k / 2 * kWideColumns * 2 + column * 2 + k % 2]);
+      continue;
+    }
+    const half* halves = reinterpret_cast<const half*>(record);
+    const float scale = _cvtsh_ss(halves[column]);
     for (int k = 0; k < kGroup; ++k) {
       if (w.kind == Kind::q4) {
-        const int both = w.quants[group * 256 + k / 8 * 64 + lane * 4 + k % 4];
-        out[g * kGroup + k] = scale * static_cast<float>(k % 8 < 4 ? both & 15 : both >> 4) + _cvtsh_ss(w.minimums[group * kLanes + lane]);
+        const int both = record[kColumns * 4 + k / 8 * 128 + column * 4 + k % 4];
+        out[k] = scale * static_cast<float>(k % 8 < 4 ? both & 15 : both >> 4) + _cvtsh_ss(halves[kColumns + column]);
       } else {
-        out[g * kGroup + k] = scale * static_cast<float>(w.quants[group * 512 + k / 4 * 64 + lane * 4 + k % 4] - 128);
+        out[k] = scale * static_cast<float>(record[kColumns * 2 + k / 4 * 128 + column * 4 + k % 4] - 128);
       }
     }
   }

@@ -1,8 +1,8 @@
 """Weights as numbers in groups, and as the native linears read them.
 
 A `Grouped` weight is what quantisation means: small integers with a scale (and a minimum) for each 32
-inputs of a row. A `Packed` one is the same numbers in the order of `linear.hpp`, in which 16 (bf16: 64)
-outputs lie side by side. Knows no file format and no model.
+inputs of a row. A `Packed` one is the same numbers in the order of `linear.hpp`: blocks of 32 (bf16: 64)
+outputs that lie side by side, with the scales before what they scale. Knows no file format and no model.
 """
 
 from __future__ import annotations
@@ -64,40 +64,47 @@ def quantise(weight: Tensor, kind: Kind) -> Grouped:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A weight [n_out, n_in] in the layout that `linear.hpp` describes, and its bias, float32 [n_out]."""
+    """A weight [n_out, n_in] in the layout that `linear.hpp` describes, and its bias, float32 [n_out].
+
+    data  uint8 [blocks, groups, bytes]: of 32 outputs and 32 inputs, the scales, the minimums (Q4) and the quants;
+          BF16: of 64 outputs and 32 inputs, by pairs of inputs
+    """
 
     kind: Kind
     n_out: int
     n_in: int
-    quants: Tensor
-    scales: Tensor | None
-    minimums: Tensor | None
+    data: Tensor
     bias: Tensor | None
 
     def pointer(self) -> Weight:
         """For native calls, while this object lives."""
-        tensors = (self.quants, self.scales, self.minimums, self.bias)
-        return Weight(*(None if tensor is None else tensor.data_ptr() for tensor in tensors), self.n_in, self.n_out, int(self.kind), 0)
+        bias = None if self.bias is None else self.bias.data_ptr()
+        return Weight(self.data.data_ptr(), bias, self.n_in, self.n_out, int(self.kind), 0)
 
     def floats(self) -> Tensor:
         """The weight as the kernels mean it, float32 [n_out, n_in]."""
         if self.kind is Kind.BF16:
-            return _columns(self.quants).view(torch.bfloat16).view(-1, self.n_in)[: self.n_out].float()
-        assert self.scales is not None
-        scales = _columns(self.scales)[: self.n_out]
+            pairs = self.data.view(torch.int32).view(-1, self.n_in // 2, _COLUMNS[self.kind])
+            return _rows(pairs, self.n_out).view(torch.bfloat16).view(self.n_out, self.n_in).float()
+        heads = 1 if self.kind is Kind.Q8 else 2
+        head, body = self.data.split((heads * 64, self.data.shape[-1] - heads * 64), -1)
+        scales, *minimums = (_rows(part.view(torch.float16), self.n_out) for part in head.split(64, -1))
+        words = body.contiguous().view(torch.int32).view(*body.shape[:2], -1, _COLUMNS[self.kind])
         if self.kind is Kind.Q8:
-            quants = _columns(self.quants).view(torch.uint8).view(-1, self.n_in)[: self.n_out] ^ 0x80
-            return Grouped(self.kind, quants.view(torch.int8), scales).floats()
-        assert self.minimums is not None
-        both = self.quants
-        halves = torch.stack((both & 0x0F0F0F0F, (both >> 4) & 0x0F0F0F0F), 3)  # [blocks, groups, 4, 2, 16]
-        quants = _columns(halves.flatten(2, 3)).view(torch.uint8).view(-1, self.n_in)[: self.n_out]
-        return Grouped(self.kind, quants, scales, _columns(self.minimums)[: self.n_out]).floats()
+            quants = (_rows(words, self.n_out).view(torch.uint8) ^ 0x80).view(torch.int8)
+            return Grouped(self.kind, quants.view(self.n_out, self.n_in), scales).floats()
+        halves = torch.stack((words & 0x0F0F0F0F, (words >> 4) & 0x0F0F0F0F), 3)  # [blocks, groups, 4, 2, 32]
+        quants = _rows(halves.flatten(2, 3), self.n_out).view(torch.uint8).view(self.n_out, self.n_in)
+        return Grouped(self.kind, quants, scales, minimums[0]).floats()
 
 
-def _columns(blocks: Tensor) -> Tensor:
-    """[blocks, ..., width] -> [blocks * width, ...]"""
-    return blocks.movedim(-1, 1).flatten(0, 1).contiguous()
+_COLUMNS = {Kind.Q4: 32, Kind.Q8: 32, Kind.BF16: 64}
+"""outputs of a block"""
+
+
+def _rows(blocks: Tensor, n: int) -> Tensor:
+    """[blocks, ..., width] -> [n, ...]"""
+    return blocks.movedim(-1, 1).flatten(0, 1)[:n].contiguous()
 
 
 def _blocks(rows: Tensor, width: int) -> Tensor:
@@ -109,17 +116,19 @@ def _blocks(rows: Tensor, width: int) -> Tensor:
 
 def pack(weight: Grouped, bias: Tensor | None = None) -> Packed:
     n_out, n_in = weight.quants.shape
-    scales = _blocks(weight.scales, 16)
-    if weight.kind is Kind.Q8:
+    if weight.minimums is None:
         words = (weight.quants.view(torch.uint8) ^ 0x80).contiguous().view(torch.int32).view(n_out, -1, 8)
-        return Packed(weight.kind, n_out, n_in, _blocks(words, 16), scales, None, bias)
-    words = weight.quants.contiguous().view(torch.int32).view(n_out, -1, 4, 2)
-    both = words[..., 0] | (words[..., 1] << 4)
-    assert weight.minimums is not None
-    return Packed(weight.kind, n_out, n_in, _blocks(both, 16), scales, _blocks(weight.minimums, 16), bias)
+        head = [weight.scales]
+    else:
+        pairs = weight.quants.contiguous().view(torch.int32).view(n_out, -1, 4, 2)
+        words = pairs[..., 0] | (pairs[..., 1] << 4)
+        head = [weight.scales, weight.minimums]
+    parts = [_blocks(part, _COLUMNS[weight.kind]).view(torch.uint8).flatten(2) for part in (*head, words)]
+    return Packed(weight.kind, n_out, n_in, torch.cat(parts, -1), bias)
 
 
 def pack_bf16(weight: Tensor, bias: Tensor | None = None) -> Packed:
     n_out, n_in = weight.shape
     pairs = weight.to(torch.bfloat16).contiguous().view(torch.int32)
-    return Packed(Kind.BF16, n_out, n_in, _blocks(pairs, 64), None, None, bias)
+    blocks = _blocks(pairs, _COLUMNS[Kind.BF16]).view(torch.uint8)
+    return Packed(Kind.BF16, n_out, n_in, blocks.view(len(blocks), n_in // GROUP, -1), bias)

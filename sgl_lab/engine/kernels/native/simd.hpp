@@ -76,15 +76,11 @@ constexpr float kLog2e = 1.4426950408889634f;
 //   a     [R][2 * n_pairs] bf16, rows `stride` elements apart
 //   panel [n_pairs][64][2] bf16
 //   sum   [R][4] vectors, added to
-// `ahead`, if not 0, is how many pairs ahead the panel is fetched from memory.
-template <int R, int ahead = 0>
+template <int R>
 inline void multiply_panel(__m512 (&sum)[R][4], const bf16* a, int stride, const bf16* panel, int n_pairs) {
   for (int pair = 0; pair < n_pairs; ++pair) {
     __m512i column[4];
-    for (int c = 0; c < 4; ++c) {
-      column[c] = _mm512_loadu_si512(panel + pair * 128 + c * 32);
-      if constexpr (ahead > 0) _mm_prefetch(panel + (pair + ahead) * 128 + c * 32, _MM_HINT_T0);
-    }
+    for (int c = 0; c < 4; ++c) column[c] = _mm512_loadu_si512(panel + pair * 128 + c * 32);
     for (int r = 0; r < R; ++r) {
       const __m512i value = broadcast_dword(a + r * stride + pair * 2);
       for (int c = 0; c < 4; ++c) sum[r][c] = dot_pairs(sum[r][c], value, column[c]);
@@ -92,7 +88,7 @@ inline void multiply_panel(__m512 (&sum)[R][4], const bf16* a, int stride, const
   }
 }
 
-// Calls f.template operator()<n>() for a run-time n of 1 to 8.
+// Calls f.template operator()<n>() for a run-time n of 1 to 6.
 template <class F>
 inline void with_rows(int n, F f) {
   switch (n) {
@@ -101,9 +97,7 @@ inline void with_rows(int n, F f) {
     case 3: return f.template operator()<3>();
     case 4: return f.template operator()<4>();
     case 5: return f.template operator()<5>();
-    case 6: return f.template operator()<6>();
-    case 7: return f.template operator()<7>();
-    default: return f.template operator()<8>();
+    default: return f.template operator()<6>();
   }
 }
 

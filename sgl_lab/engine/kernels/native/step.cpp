@@ -213,7 +213,8 @@ void sgl_attention(const sgl::Shape* shape, const sgl::Rows* rows, const sgl::Pa
   sgl::Activations mixed;
   mixed.resize(rows->n_tokens, shape->n_heads * shape->head_dim, true);
   team.run([&](sgl::Member& me) { sgl::attend(me, sgl::Attention(plan, *shape, *pages, queries, mixed, partials.data(), scratch[me.number])); });
-  std::copy_n(mixed.wide.begin(), size_t(rows->n_tokens) * mixed.n_in, out);
+  for (int i = 0; i < rows->n_tokens; ++i)
+    for (int k = 0; k < mixed.n_in(); k += sgl::kGroup) out = std::copy_n(mixed.wide(i, k / sgl::kGroup), sgl::kGroup, out);
 }
 
 void sgl_weight_row(const sgl::Weight* w, int32_t row, float* out) { sgl::weight_row(*w, row, out); }

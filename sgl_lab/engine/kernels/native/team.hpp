@@ -27,7 +27,8 @@ class Member {
 
   int team_size() const;
 
-  // One phase: f(i) for all i < n, dealt out `grain` at a time, all done on return. Every member makes the same calls.
+  // One phase: f(i) for all i < n, all done on return. Every member makes the same calls. Dealt out in runs, which memory likes
+  // long and the end of a phase short: each a share of what is left, no less than `grain`.
   template <class F>
   void share(int n, int grain, F f);
 
@@ -133,7 +134,7 @@ void Member::share(int n, int grain, F f) {
     if (next >> 32 != phase) return;  // closed before we came
     const int first = static_cast<int>(next & 0xffffffff);
     if (first >= n) break;
-    const int last = std::min(n, first + grain);
+    const int last = std::min(n, first + std::max(grain, (n - first) / (2 * team_.size())));
     if (!team_.next_.compare_exchange_weak(next, high + static_cast<uint32_t>(last), std::memory_order_acq_rel)) continue;
     for (int i = first; i < last; ++i) f(i);
     if (team_.done_.fetch_add(last - first, std::memory_order_acq_rel) + last - first == n) {
