@@ -86,16 +86,15 @@ class Packed:
         if self.kind is Kind.BF16:
             pairs = self.data.view(torch.int32).view(-1, self.n_in // 2, _COLUMNS[self.kind])
             return _rows(pairs, self.n_out).view(torch.bfloat16).view(self.n_out, self.n_in).float()
-        heads = 1 if self.kind is Kind.Q8 else 2
-        head, body = self.data.split((heads * 64, self.data.shape[-1] - heads * 64), -1)
-        scales, *minimums = (_rows(part.view(torch.float16), self.n_out) for part in head.split(64, -1))
-        words = body.contiguous().view(torch.int32).view(*body.shape[:2], -1, _COLUMNS[self.kind])
+        scales = _rows(self.data[..., :64].view(torch.float16), self.n_out)
+        words = self.data[..., 64 if self.kind is Kind.Q8 else 128 :].view(torch.int32).view(*self.data.shape[:2], -1, _COLUMNS[self.kind])
         if self.kind is Kind.Q8:
             quants = (_rows(words, self.n_out).view(torch.uint8) ^ 0x80).view(torch.int8)
             return Grouped(self.kind, quants.view(self.n_out, self.n_in), scales).floats()
+        minimums = _rows(self.data[..., 64:128].view(torch.float16), self.n_out)
         halves = torch.stack((words & 0x0F0F0F0F, (words >> 4) & 0x0F0F0F0F), 3)  # [blocks, groups, 4, 2, 32]
         quants = _rows(halves.flatten(2, 3), self.n_out).view(torch.uint8).view(self.n_out, self.n_in)
-        return Grouped(self.kind, quants, scales, minimums[0]).floats()
+        return Grouped(self.kind, quants, scales, minimums).floats()
 
 
 _COLUMNS = {Kind.Q4: 32, Kind.Q8: 32, Kind.BF16: 64}
