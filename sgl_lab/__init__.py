@@ -7,27 +7,27 @@ Nothing heavy is imported before it is used.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .contracts.errors import *  # noqa: F403
+    from .labs import default_lab as default_lab
     from .lang.surface import *  # noqa: F403
     from .session import Lab as Lab
-    from .session import default_lab as default_lab
 
 
-_SESSION = ("Lab", "default_lab")
+_HEAVY = {"Lab": "session", "default_lab": "labs"}
+"""What brings torch with it when it is used, and where it is."""
 
 
 def __getattr__(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(name)
-    if name in _SESSION:
-        from . import session
-
-        return getattr(session, name)
+    if name in _HEAVY:
+        return getattr(import_module(f".{_HEAVY[name]}", __name__), name)
     from .contracts import errors
 
     if name in errors.__all__:
@@ -44,7 +44,7 @@ def __dir__() -> list[str]:
     from .contracts import errors
     from .lang import surface
 
-    return sorted({*globals(), *surface.__all__, *errors.__all__, *_SESSION})
+    return sorted({*globals(), *surface.__all__, *errors.__all__, *_HEAVY})
 
 
 def _fill_backend_slot() -> None:
@@ -52,7 +52,7 @@ def _fill_backend_slot() -> None:
     from .lang import default
 
     def backend() -> Any:
-        from .session import default_lab
+        from .labs import default_lab
 
         return default_lab().backend
 

@@ -37,8 +37,9 @@ def examine() -> Iterator[Finding]:
     """Everything worth knowing, cheapest first."""
     yield _python()
     yield from _packages()
-    yield from _torch()
-    yield _native()
+    native = _native()
+    yield from _torch(native)
+    yield native
     yield _triton()
     yield _program("browser", BROWSERS, "only the project's own browser tests need one: install chromium")
     yield _program("graphviz", ("dot",), "only exports to SVG need dot: install graphviz")
@@ -63,7 +64,8 @@ def _packages() -> Iterator[Finding]:
             yield Finding("ok", name, version)
 
 
-def _torch() -> Iterator[Finding]:
+def _torch(native: Finding) -> Iterator[Finding]:
+    """torch, what it finds to compute on, and what a lab makes of that when it is told nothing."""
     try:
         import torch
     except ImportError as error:
@@ -74,17 +76,21 @@ def _torch() -> Iterator[Finding]:
     if torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(0).total_memory / 2**30
         yield Finding("ok", "gpu", f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB")
+        yield Finding("ok", "models run", "on the GPU in bfloat16")
+        return
+    yield Finding("-", "gpu", "none that torch can use", "models run on the CPU")
+    if native.state == "ok":
+        yield Finding("ok", "models run", "on the native step: a GGUF in its own 4 or 8 bits, others in bfloat16")
     else:
-        yield Finding("-", "gpu", "none that torch can use", "models run on the CPU")
+        yield Finding("ok", "models run", "on torch in float32, several times slower than on the native step")
 
 
 def _native() -> Finding:
-    if reason := build.obstacle():
-        return Finding("-", "native step", reason, "models run on torch instead, several times slower")
+    """The step in C++, which is taken where it is built."""
     path = build.library_path(store.cache_dir())
     if path.exists():
         return Finding("ok", "native step", str(path))
-    return Finding("-", "native step", "not built yet", "models run on torch instead, several times slower: sgl-lab native")
+    return Finding("-", "native step", build.obstacle() or "not built", build.advice() or "models run on torch instead")
 
 
 def _triton() -> Finding:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,7 +14,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from .contracts.errors import BadArgument, EngineStopped, SglError, Stopped
+from .contracts.errors import BadArgument, EngineStopped, ModelMissing, SglError, Stopped
 from .contracts.events import CellFinished, CellStarted, Emit, Entry, ModelLoaded
 from .contracts.ids import RequestId, RunId
 from .contracts.port import ModelCard, Usage, WarmJob
@@ -45,7 +44,8 @@ class Lab:
 
     model         a built-in name (`smollm2`), a hub id, a folder or a .gguf file
     device        cpu, cuda, cuda:1; None is CUDA where there is one
-    dtype         float32 or bfloat16, on a CPU also int8 and int4; None is float32 on a CPU, bfloat16 on CUDA
+    dtype         float32 or bfloat16, on a CPU also int8 and int4; None is bfloat16 on CUDA. On a CPU it is what the file has (a
+                  GGUF's own 4 or 8 bits, else bfloat16) on the native step where that is built, and float32 on torch elsewhere
     cache_tokens  size of the KV cache in tokens, or `cache_mib` in MiB; None is an eighth of the free memory, at most 1 GiB
     page_size     tokens of one page of the cache
     schedule      who of those who wait goes first: lpm (longest cached prefix, bounded), fcfs, dfs-weight or random
@@ -54,7 +54,8 @@ class Lab:
     seed          of requests that name none
     emit          is called with every event, on the thread that says it: it may not call the lab, and if it raises it is called no more
 
-    ModelError says what is wrong with the model; BadArgument with the rest. Use it as a context manager or call `close`.
+    ModelError says what is wrong with the model, OutOfMemory that it or the cache is too large, BadArgument what is wrong with
+    the rest. Use it as a context manager or call `close`.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Lab:
         if emit is not None and not callable(emit):
             raise BadArgument(f"emit must be a function of an event, not {emit!r}")
         path = store.resolve(model, progress=progress)
+        self._generation = store.generation(path)
         library = build.load(store.cache_dir())
         loaded = load_model(
             path, name=model, device=device, dtype=dtype, native=library is not None, cache_dir=store.cache_dir(), progress=progress
@@ -106,6 +108,8 @@ class Lab:
         config = replace(config, n_pages=n_pages)
         namespace, context, tokenizer = loaded.namespace, loaded.spec.context, loaded.tokenizer
         self.model = model
+        self.notice = build.advice() if loaded.device == "cpu" and library is None else None
+        """what would make this lab faster, in one line, if there is something"""
         self.ring = Ring()
         self.emit: Emit = self.ring.emit
         if emit is not None:
@@ -115,11 +119,32 @@ class Lab:
         self._spelled: dict[int, str] = {}
         self._tokenizer = tokenizer
         runner = make_runner(loaded.model, library, n_pages, page_size, threads=threads)
+        self.n_bytes = loaded.n_bytes + runner.kv.n_bytes
+        """of weights and cache"""
         engine = Engine(config, runner, tokenizer, context=context, namespace=namespace, emit=self.emit)
         self._resident = Resident(engine, cursor=lambda: self.ring.cursor)
         self.card = ModelCard(model, namespace, context, tokenizer.n_vocab, loaded.device, loaded.dtype, tokenizer.has_chat_template)
         self.backend = LocalBackend(self._resident, tokenizer, self.card, self.emit)
         self.emit(ModelLoaded(model, namespace, loaded.device, loaded.dtype, n_pages, page_size, context))
+
+    @property
+    def is_open(self) -> bool:
+        try:
+            self.backend.poll()
+        except EngineStopped:
+            return False
+        return True
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the model's name still stands for the very files that this lab was made of."""
+        from .engine.model import store
+
+        try:
+            path = store.here(self.model)
+            return path is not None and store.generation(path) == self._generation
+        except ModelMissing:
+            return False
 
     # ------------------------------------------------------------ what happened
 
@@ -268,96 +293,3 @@ def _trim() -> None:
     """Let the C library hand back to the system what was freed; only glibc has to be told."""
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-# ---------------------------------------------------------------- the default lab
-
-
-class Loading:
-    """A lab being made on a thread of its own, so that whoever waits for it can be interrupted."""
-
-    def __init__(self, model: str, ready: Lab | None = None) -> None:
-        self.model = model
-        self.text = f"loading {model}"
-        self.share: float | None = None
-        """how much of what `text` says is done, 0 to 1; None where that is not known"""
-        self._made: Reply[Lab] = Reply()
-        if ready is not None:
-            self._made.give(ready)
-
-    def start(self) -> Self:
-        threading.Thread(target=lambda: self._made.of(self._load), name="sgl-loading", daemon=True).start()
-        return self
-
-    def _load(self) -> Lab:
-        lab = Lab(self.model, progress=self._progress)
-        if not _become_default(self, lab):
-            lab.close()
-            raise EngineStopped(f"{self.model} is no longer wanted: another model was asked for meanwhile", hint="load it again")
-        return lab
-
-    def _progress(self, done: int, total: int | None, text: str) -> None:
-        self.text, self.share = text, done / total if total else None
-
-    def wait(self, seconds: float) -> bool:
-        """Whether loading has ended, well or not, after waiting at most `seconds`."""
-        return self._made.wait(seconds)
-
-    def lab(self) -> Lab:
-        """The lab once it is there; what went wrong instead is raised."""
-        while not self.wait(SLICE_S):
-            pass
-        return self._made.result()
-
-
-_lock = threading.Lock()
-_default: Lab | None = None
-_wanted: Loading | None = None
-"""what is to take the default lab's place, if nothing else is asked for meanwhile"""
-
-
-def _become_default(loaded: Loading, lab: Lab) -> bool:
-    """Whether the lab is still wanted; the old one is then closed."""
-    global _default, _wanted
-    with _lock:
-        if _wanted is not loaded:
-            return False
-        old, _default, _wanted = _default, lab, None
-    if old is not None:
-        old.close()
-    return True
-
-
-def loading(model: str | None = None) -> Loading:
-    """The default lab on its way, begun now if there is none. Of another `model`, it takes the old one's place when ready.
-
-    What was asked for last counts: a model that is still being loaded is dropped when it is there.
-    """
-    global _wanted
-    with _lock:
-        if _wanted is not None and not _wanted.wait(0) and model in (None, _wanted.model):
-            return _wanted
-        if _default is not None and model in (None, _default.model):
-            _wanted = None
-            return Loading(_default.model, _default)
-        _wanted = Loading(model or BUILT_IN).start()
-        return _wanted
-
-
-def default_lab() -> Lab:
-    """The lab that programs without `backend=` and all cells run on; made on first use."""
-    return loading().lab()
-
-
-def current_lab() -> Lab | None:
-    """The default lab if there is one; makes none."""
-    return _default
-
-
-def close_default_lab() -> None:
-    """Give the default lab's memory and thread back; the next use makes a new one. One that is being loaded is dropped."""
-    global _default, _wanted
-    with _lock:
-        old, _default, _wanted = _default, None, None
-    if old is not None:
-        old.close()

@@ -14,6 +14,7 @@ __all__ = [
     "ModelDamaged",
     "ModelError",
     "ModelMissing",
+    "OutOfMemory",
     "ProgramError",
     "PromptTooLong",
     "RequestFailed",
@@ -75,6 +76,10 @@ class ModelMissing(ModelError):
 
 class ModelDamaged(ModelError):
     """A file is there and is not what it should be: wrong checksum, truncated, malformed."""
+
+
+class OutOfMemory(SglError):
+    """The weights of a model, or the cache asked for, do not fit into the memory there is."""
 
 
 class BackendUnsupported(SglError):

@@ -54,8 +54,8 @@ def unload(shell: Any) -> None:
         shell.magics_manager.magics[kind].pop("sgl", None)
     shell.Completer.custom_matchers.remove(matcher)
     setattr(shell, _MATCHER, None)
-    if "sgl_lab.session" in sys.modules:
-        sys.modules["sgl_lab.session"].close_default_lab()
+    if "sgl_lab.labs" in sys.modules:
+        sys.modules["sgl_lab.labs"].LABS.close()
 
 
 def _names() -> tuple[str, ...]:

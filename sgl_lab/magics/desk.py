@@ -27,16 +27,21 @@ class Desk:
         self.last: Record | None = None
         """the run that was seen last"""
         self.interrupts = Interrupts()
+        self._has_told = False
 
     def ready_lab(self, report: Report, model: str | None = None) -> Lab:
         """The default lab, loaded if need be; with `model`, a lab of that model takes its place. ModelError, Stopped."""
-        from ..session import loading
+        from ..labs import LABS
 
-        attempt = loading(model)
+        attempt = LABS.loading(model)
         try:
             while not attempt.wait(SLICE_S):
                 report(attempt.text, attempt.share)
                 self.interrupts.check()
         except KeyboardInterrupt:
             raise Stopped(f"stopped waiting: {attempt.model} goes on loading and will be there for a later cell") from None
-        return attempt.lab()
+        lab = attempt.lab()
+        if lab.notice is not None and not self._has_told:
+            self._has_told = True
+            print(f"sgl: {lab.notice}")
+        return lab

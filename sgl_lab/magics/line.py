@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..viz.draw import html, svg, text
 from ..viz.draw.escape import Markup
+from ..viz.draw.numbers import counted
 from .desk import Desk
 from .options import OptionError, cell_help, nearest
 from .show import Folded, Place, in_kernel, loading, tree_counts, tree_of
@@ -43,9 +44,11 @@ def run_line(shell: Any, desk: Desk, line: str) -> None:
 
 def words() -> dict[str, tuple[str, ...]]:
     """Each command and what may follow it, for completion."""
+    from ..labs import LABS
     from ..session import BUILT_IN
 
-    return {name: options for name, (_, options, _, _) in COMMANDS.items()} | {"model": (BUILT_IN,)}
+    models = dict.fromkeys((BUILT_IN, *(lab.model for lab in LABS.parked)))
+    return {name: options for name, (_, options, _, _) in COMMANDS.items()} | {"model": tuple(models)}
 
 
 def line_help() -> str:
@@ -56,9 +59,21 @@ def line_help() -> str:
 
 
 def _model(shell: Any, desk: Desk, rest: list[str]) -> None:
+    from ..labs import LABS
+
     lab = _lab(shell, desk, rest[0] if rest else None)
-    card = lab.card
-    print(f"{card.name} on {card.device} in {card.dtype}, context {card.context:,} tokens, vocabulary {card.vocab:,}")
+    print(f"{_name(lab)}, context {lab.card.context:,} tokens, vocabulary {lab.card.vocab:,}")
+    for parked in reversed(LABS.parked):
+        print(f"parked: {_name(parked)}, {parked.n_bytes >> 20:,} MiB with its radix tree")
+    if LABS.parked:
+        print("%sgl model NAME goes back to one, with its tree as it was; %sgl free gives their memory back")
+
+
+def _free(shell: Any, desk: Desk, rest: list[str]) -> None:
+    from ..labs import LABS
+
+    n_labs, n_bytes = len(LABS.parked), LABS.free()
+    print(f"closed {counted(n_labs, 'parked model')}: {n_bytes >> 20:,} MiB freed" if n_labs else "no model is parked")
 
 
 def _status(shell: Any, desk: Desk, rest: list[str]) -> None:
@@ -95,11 +110,10 @@ def _timeline(shell: Any, desk: Desk, rest: list[str]) -> None:
 
 
 def _stop(shell: Any, desk: Desk, rest: list[str]) -> None:
-    from ..session import current_lab
+    from ..labs import LABS
 
-    lab = current_lab()
-    n_stopped = lab.stop() if lab is not None else 0
-    print(f"stopped {n_stopped} request{'' if n_stopped == 1 else 's'}" if n_stopped else "nothing is running")
+    n_stopped = LABS.stop()
+    print(f"stopped {counted(n_stopped, 'request')}" if n_stopped else "nothing is running")
 
 
 def _help(shell: Any, desk: Desk, rest: list[str]) -> None:
@@ -108,6 +122,7 @@ def _help(shell: Any, desk: Desk, rest: list[str]) -> None:
 
 COMMANDS: dict[str, tuple[Command, tuple[str, ...], int, str]] = {
     "model": (_model, (), 1, "[NAME]     show the model, or load another: built-in name, hub id, folder or .gguf file"),
+    "free": (_free, (), 0, "close the models that are parked: those used before, kept with their trees to go back to"),
     "status": (_status, (), 0, "hit rate, tokens, tree, pages"),
     "tree": (_tree, ("--text",), 0, "[--text]   the radix tree as it is now"),
     "timeline": (_timeline, ("--text",), 0, "[--text]   the lanes of the last run"),
@@ -118,6 +133,10 @@ COMMANDS: dict[str, tuple[Command, tuple[str, ...], int, str]] = {
 
 
 # ---------------------------------------------------------------- parts
+
+
+def _name(lab: Lab) -> str:
+    return f"{lab.card.name} on {lab.card.device} in {lab.card.dtype}"
 
 
 def _lab(shell: Any, desk: Desk, model: str | None = None) -> Lab:

@@ -6,8 +6,12 @@ import ast
 import random
 import re
 import time
+from pathlib import Path
 
 import pytest
+
+from sgl_lab.engine.kernels.native import build
+from sgl_lab.engine.model import store
 
 from .conftest import Kernel
 
@@ -237,6 +241,43 @@ def test_loading_twice_is_harmless_and_unloading_is_clean(fresh_kernel: Kernel) 
     hello_works(fresh_kernel)
 
 
+def test_where_the_native_step_is_not_built_one_line_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    advice = build.advice()
+    if advice is None:
+        pytest.skip("this machine cannot run the native step")
+    for made in ("models", "converted"):
+        (tmp_path / made).symlink_to(store.cache_dir() / made)
+    monkeypatch.setenv("SGL_LAB_CACHE", str(tmp_path))
+    running = Kernel()
+    try:
+        running.run("%load_ext sgl_lab")
+        assert running.run(HELLO).printed == f"sgl: {advice}\n"
+        assert running.run(HELLO).printed == ""
+        assert running.run("%sgl model").printed.startswith("smollm2 on cpu in float32")
+    finally:
+        running.close()
+
+
+def test_a_model_that_another_took_the_place_of_is_parked_and_taken_up_again(fresh_kernel: Kernel, tmp_path: Path) -> None:
+    from sgl_lab.engine.model.convert import convert
+
+    other = tmp_path / "other"
+    other.symlink_to(convert(store.resolve("smollm2"), "smollm2", store.cache_dir(), lambda done, total, text: None))
+    fresh_kernel.run("%load_ext sgl_lab")
+    hello_works(fresh_kernel)
+    assert fresh_kernel.run(f"%sgl model {other}").printed.startswith(f"{other} on cpu")
+    assert fresh_kernel.client.complete("%sgl model ", reply=True, timeout=60)["content"]["matches"] == ["smollm2"]
+    shown = fresh_kernel.run("%sgl model").printed
+    assert "parked: smollm2 on cpu in" in shown
+    assert "%sgl free" in shown
+    fresh_kernel.run("%sgl model smollm2")
+    fresh_kernel.run(HELLO.replace("%%sgl", "%%sgl -o again"))
+    assert fresh_kernel.run("m = again.get_meta_info('hello'); m['prompt_tokens'] - m['cached_tokens']").result == "1"
+    assert "closed 1 parked model: " in fresh_kernel.run("%sgl free").printed
+    assert fresh_kernel.run("%sgl free").printed == "no model is parked\n"
+    hello_works(fresh_kernel)
+
+
 def test_loading_the_extension_imports_nothing_heavy(fresh_kernel: Kernel) -> None:
     fresh_kernel.run("%load_ext sgl_lab")
     reply = fresh_kernel.run(
@@ -245,7 +286,7 @@ def test_loading_the_extension_imports_nothing_heavy(fresh_kernel: Kernel) -> No
     assert reply.result == "[]"
 
 
-@pytest.mark.parametrize("command", ["status", "tree", "tree --text", "timeline", "timeline --text", "help", "stop", "model"])
+@pytest.mark.parametrize("command", ["status", "tree", "tree --text", "timeline", "timeline --text", "help", "stop", "model", "free"])
 def test_every_line_command_answers(kernel: Kernel, command: str) -> None:
     hello_works(kernel)
     reply = kernel.run(f"%sgl {command}")
@@ -290,7 +331,10 @@ def test_completion_offers_nothing_but_what_may_stand_there(kernel: Kernel, text
 
 
 def test_interrupts_at_any_moment_leave_everything_in_order(kernel: Kernel) -> None:
-    cell = '%%sgl --temperature 0\nuser("A colour?")\nassistant(gen("a", max_tokens=3))\nfor f in fork(2):\n    f += gen(max_tokens=2)'
+    cell = (
+        '%%sgl --temperature 1.5\nuser("A colour?")\nassistant(gen("a", max_tokens=60, ignore_eos=True))\n'
+        "for f in fork(2):\n    f += gen(max_tokens=30, ignore_eos=True)"
+    )
     kernel.run("import sgl_lab as sgl, threading, random\nlab = sgl.default_lab()")
     hello_works(kernel)
     census = "sorted(t.name for t in threading.enumerate() if t.name.startswith('sgl')), len(lab.ring._listeners)"

@@ -11,6 +11,7 @@ import nbformat
 import pytest
 
 from sgl_lab import cli
+from sgl_lab.engine.kernels.native import build
 
 
 def sgl_lab(*args: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -121,3 +122,7 @@ def test_the_doctor_says_what_is_here_and_what_to_do_about_what_is_not(tmp_path:
     assert lines["smollm2"].startswith("-")
     assert "sgl-lab model pull smollm2" in lines["smollm2"]
     assert lines["python"].startswith("ok")
+    assert lines["native step"].startswith("-")  # this cache has none
+    assert "torch in float32" in lines["models run"]
+    if build.advice() is not None:
+        assert "`sgl-lab native`" in lines["native step"]

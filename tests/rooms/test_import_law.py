@@ -17,9 +17,10 @@ MAY_IMPORT = {
     "backends": {"contracts", "lang", "engine"},
     "session": {"contracts", "trace", "lang", "engine", "backends"},
     "viz": {"contracts", "trace"},
+    "labs": {"contracts", "lang", "engine", "session"},
     "cli": {"contracts", "trace", "lang", "engine", "backends", "session", "doctor"},
     "doctor": {"contracts", "engine"},
-    "magics": {"contracts", "trace", "lang", "session", "viz"},
+    "magics": {"contracts", "trace", "lang", "session", "labs", "viz"},
 }
 
 INSIDE_ENGINE = {
@@ -45,6 +46,7 @@ MUST_NOT_LOAD = {
     "lang": {"torch", "transformers", "sgl_lab.engine"} | NOTEBOOK,
     "backends": NOTEBOOK,
     "session": NOTEBOOK | {"sgl_lab.viz"},
+    "labs": NOTEBOOK | {"sgl_lab.viz"},
     "viz": {"torch", "transformers", "sgl_lab.engine", "sgl_lab.lang"},
     "cli": {"IPython", "torch"},
     "doctor": HEAVY | NOTEBOOK,

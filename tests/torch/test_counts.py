@@ -12,9 +12,9 @@ import sgl_lab as sgl
 TEXT = "The tide came in over the flats and the birds rose. " * 28
 
 
-@pytest.fixture(scope="module")
-def shared_lab() -> Iterator[sgl.Lab]:
-    with sgl.Lab() as made:
+@pytest.fixture(scope="module", params=[None, "float32"], ids=["default", "float32"])
+def shared_lab(request: pytest.FixtureRequest) -> Iterator[sgl.Lab]:
+    with sgl.Lab(dtype=request.param) as made:
         yield made
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 import sgl_lab as sgl
-from sgl_lab import session
-from sgl_lab.contracts.errors import BadArgument, EngineStopped
+from sgl_lab.contracts.errors import BadArgument, OutOfMemory
 from sgl_lab.contracts.events import CellStarted, Event
 from sgl_lab.contracts.ids import RunId
+
+from .tiny import write_huge
 
 DEADLINE_S = 60.0
 
@@ -62,6 +63,18 @@ def test_a_closed_lab_holds_no_weights_and_no_cache(tiny_folder: Path, dtype: st
     lab.close()
 
 
+def test_a_cache_larger_than_the_memory_is_refused_with_both_numbers_before_it_is_taken(tiny_folder: Path) -> None:
+    with pytest.raises(OutOfMemory, match=r"a cache of [\d,]+ tokens needs [\d,]+ MiB, [\d,]+ MiB of memory are free") as caught:
+        sgl.Lab(str(tiny_folder), cache_mib=1 << 30)
+    assert "cache_mib" in caught.value.hint
+
+
+def test_weights_larger_than_the_memory_are_refused_with_both_numbers_before_one_is_read(tmp_path: Path) -> None:
+    folder = write_huge(tmp_path / "huge")
+    with pytest.raises(OutOfMemory, match=r"huge with [\d,]+M parameters in \w+ needs [\d,]+ MiB, [\d,]+ MiB of memory are free"):
+        sgl.Lab(str(folder))
+
+
 def test_a_listener_that_raises_is_heard_no_more_and_harms_nobody(tiny_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     heard: list[Event] = []
 
@@ -76,54 +89,3 @@ def test_a_listener_that_raises_is_heard_no_more_and_harms_nobody(tiny_folder: P
         assert len(heard) == 1
         assert len(lab.events()) > 3
     assert [record.exc_info is not None for record in caplog.records] == [True]
-
-
-# ---------------------------------------------------------------- the default lab
-
-
-@pytest.fixture
-def models(tmp_path: Path, tiny_folder: Path) -> Any:
-    """Names of the same model."""
-    session.close_default_lab()
-    names = []
-    for name in ("one", "two", "three"):
-        (tmp_path / name).symlink_to(tiny_folder)
-        names.append(str(tmp_path / name))
-    yield names
-    session.close_default_lab()
-
-
-def over(attempt: session.Loading) -> session.Loading:
-    assert attempt.wait(DEADLINE_S)
-    return attempt
-
-
-def test_the_model_asked_for_last_is_the_default_however_long_others_take(models: list[str]) -> None:
-    one, two, _ = models
-    first = session.loading(one).lab()
-    slow = session.loading(two)
-    assert session.loading(one).lab() is first
-    with pytest.raises(EngineStopped, match="no longer wanted"):
-        over(slow).lab()
-    assert session.default_lab() is first
-    first.check()
-
-
-def test_of_two_models_on_their_way_the_later_one_wins(models: list[str]) -> None:
-    one, two, three = models
-    old = session.loading(one).lab()
-    attempts = [session.loading(two), session.loading(three)]
-    assert session.default_lab() is attempts[1].lab()
-    assert session.default_lab().model == three
-    over(attempts[0])
-    assert session.default_lab().model == three
-    with pytest.raises(EngineStopped):
-        old.stats()
-
-
-def test_unloading_drops_what_is_still_being_loaded(models: list[str]) -> None:
-    slow = session.loading(models[0])
-    session.close_default_lab()
-    with pytest.raises(EngineStopped, match="no longer wanted"):
-        over(slow).lab()
-    assert session.current_lab() is None

@@ -28,6 +28,7 @@ from sgl_lab.engine.plan.plan import Launching, Plan, RowOutput
 from sgl_lab.engine.run.choose import make_runner
 from sgl_lab.engine.run.native import NativeRunner
 
+from .gguf_files import write_gguf
 from .tiny import GREEDY, Sequences, scores, tokens, write_tiny
 
 pytestmark = pytest.mark.skipif(build.obstacle() is not None, reason=f"no native step here: {build.obstacle()}")
@@ -365,6 +366,23 @@ def test_without_the_library_the_twin_serves(folder: Path, library: ctypes.CDLL)
     assert isinstance(model, PackedLlama)
     assert isinstance(make_runner(model, library, 16), NativeRunner)
     assert not isinstance(make_runner(model, None, 16), NativeRunner)
+
+
+@pytest.mark.parametrize(
+    ("stored", "dtype"),
+    [("Q4_0", "int4"), ("Q4_1", "int4"), ("Q8_0", "int8"), ("Q5_0", "int8"), ("F16", "bfloat16"), ("F32", "bfloat16"), (None, "bfloat16")],
+)
+def test_told_nothing_a_model_is_kept_as_its_file_has_it_where_the_native_step_is_and_as_float32_elsewhere(
+    folder: Path, tmp_path: Path, stored: str | None, dtype: str
+) -> None:
+    path = folder if stored is None else write_gguf(tmp_path / "tiny.gguf", folder, stored)
+    for native, wanted in ((True, dtype), (False, "float32")):
+        loaded = load_model(path, name="tiny", device="cpu", native=native, cache_dir=tmp_path)
+        assert (loaded.dtype, isinstance(loaded.model, PackedLlama)) == (wanted, native)
+
+
+def test_told_nothing_a_model_of_odd_width_runs_in_float32(tiny_folder: Path) -> None:
+    assert load_model(tiny_folder, name="tiny", device="cpu", native=True, cache_dir=tiny_folder).dtype == "float32"
 
 
 def test_a_model_of_odd_width_is_refused_with_a_way_out(tiny_folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from array import array
 from collections.abc import Sequence
@@ -61,6 +62,23 @@ def write_tiny(folder: Path, *, dtype: torch.dtype = torch.float32, seed: int = 
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def write_huge(folder: Path) -> Path:
+    """A whole model with terabytes of weights, all of them zero: its file is one hole."""
+    write_tiny(folder)
+    config = json.loads((folder / "config.json").read_text()) | {"hidden_size": 1 << 18, "intermediate_size": 1 << 18}
+    (folder / "config.json").write_text(json.dumps(config))
+    header: dict[str, Any] = {}
+    end = 0
+    for name, shape in spec_from_config(config).tensors().items():
+        begin, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
     return folder
 
 

@@ -10,17 +10,20 @@ from pathlib import Path
 
 import torch
 
-from ...contracts.errors import ModelError, ModelMissing
+from ...contracts.errors import ModelError, ModelMissing, OutOfMemory
 from ...contracts.ids import Namespace
 from .fetch import Progress, unseen
 from .gguf_file import GgufFile
 from .llama import Llama
-from .packed import KINDS, PackedLlama, pack_llama, unfit
+from .memory import demand, mib
+from .packed import KINDS, PackedLlama, kept_dtype, pack_llama, unfit
 from .spec import LlamaSpec, spec_from_config
 from .tokenizer import Tokenizer
 from .weights import Checkpoint, fingerprint, read_json
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_WEIGHT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 34 / 32, "int4": 20 / 32}
+"""of one weight, with its share of what a group of 32 has in common"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,8 @@ class LoadedModel:
     dtype: str
     namespace: Namespace
     """names the weights and their type: what KV may be shared under"""
+    n_bytes: int
+    """of the weights in memory, nearly"""
 
 
 def load_model(
@@ -48,39 +53,54 @@ def load_model(
     """The model in a GGUF file or a folder of safetensors.
 
     device     None is the GPU if there is one, else the CPU
-    dtype      float32, bfloat16, or on a CPU int8 or int4; None is bfloat16 on a GPU, float32 on a CPU
+    dtype      float32, bfloat16, or on a CPU int8 or int4; None is bfloat16 on a GPU, on a CPU what keeps the file's weights as
+               they are (a GGUF's own 4 or 8 bits, else bfloat16) where the native step computes them, and float32 where torch does
     native     whether the native step is there to compute it: bfloat16 on a CPU is then packed for it
     cache_dir  where a GGUF's unpacked weights are kept
 
-    ModelMissing, ModelDamaged, ModelError.
+    ModelMissing, ModelDamaged, ModelError, OutOfMemory.
     """
     place = _device(device)
-    chosen = dtype or ("bfloat16" if place.type == "cuda" else "float32")
-    if chosen not in _DTYPES | KINDS:
-        raise ModelError(f"dtype {chosen!r} is not supported", hint="supported: " + ", ".join(_DTYPES | KINDS))
-    if chosen not in _DTYPES and place.type != "cpu":
-        raise ModelError(f"dtype {chosen} runs on a CPU only", hint="use bfloat16")
+    if dtype is not None and dtype not in _DTYPES | KINDS:
+        raise ModelError(f"dtype {dtype!r} is not supported", hint="supported: " + ", ".join(_DTYPES | KINDS))
+    if dtype is not None and dtype not in _DTYPES and place.type != "cpu":
+        raise ModelError(f"dtype {dtype} runs on a CPU only", hint="use bfloat16")
     folder = _folder(path, name, cache_dir, progress)
     spec = spec_from_config(read_json(folder / "config.json"), str(folder / "config.json"))
     checkpoint = Checkpoint(folder)
     checkpoint.check(spec.tensors())
     tokenizer = Tokenizer(folder, spec.vocab)
+    gguf = None if path.is_dir() or dtype in _DTYPES else GgufFile(path)
+    packs = place.type == "cpu" and native and unfit(spec) is None
+    chosen = dtype or ("bfloat16" if place.type == "cuda" else kept_dtype(gguf) if packs else "float32")
+    is_packed = chosen not in _DTYPES or (packs and chosen == "bfloat16")
+    n_bytes = _weight_bytes(spec, chosen, is_packed)
+    what, hint = f"{name} with {spec.n_params / 1e6:,.0f}M parameters in {chosen}", "choose a smaller dtype or a smaller model"
+    if place.type == "cpu":
+        demand(n_bytes, what, hint=hint)
     total = spec.n_layers
 
     def loaded(n_layers: int) -> None:
         progress(n_layers, total, "loading weights")
 
     model: Llama | PackedLlama
-    is_packed = chosen not in _DTYPES or (native and chosen == "bfloat16" and place.type == "cpu" and unfit(spec) is None)
     try:
         with checkpoint:
             if is_packed:
-                model = pack_llama(spec, KINDS[chosen], checkpoint.read, None if path.is_dir() else GgufFile(path), loaded)
+                model = pack_llama(spec, KINDS[chosen], checkpoint.read, gguf, loaded)
             else:
                 model = Llama(spec, checkpoint.read, device=place, dtype=_DTYPES[chosen], loaded=loaded)
     except (torch.OutOfMemoryError, MemoryError):
-        raise ModelError(f"{name} with {spec.n_params / 1e6:.0f}M parameters in {chosen} does not fit into the memory of {place}") from None
-    return LoadedModel(name, spec, model, tokenizer, str(place), chosen, (name, fingerprint(checkpoint.files), chosen))
+        raise OutOfMemory(f"{what} needs {mib(n_bytes)}, more than {place} has left", hint=hint) from None
+    return LoadedModel(name, spec, model, tokenizer, str(place), chosen, (name, fingerprint(checkpoint.files), chosen), n_bytes)
+
+
+def _weight_bytes(spec: LlamaSpec, dtype: str, is_packed: bool) -> int:
+    """Packed, an embedding that is the head as well is there once, and in 8 bits where the layers have 4."""
+    one_end = spec.vocab * spec.hidden
+    n_layers = spec.n_params - one_end * (1 if spec.tied else 2)
+    ends = one_end * (1 if spec.tied and is_packed else 2)
+    return int(n_layers * _WEIGHT_BYTES[dtype] + ends * _WEIGHT_BYTES["int8" if dtype == "int4" else dtype])
 
 
 def _device(name: str | None) -> torch.device:

@@ -72,6 +72,15 @@ def unfit(spec: LlamaSpec) -> str | None:
     return None
 
 
+def kept_dtype(gguf: GgufFile | None) -> str:
+    """What a file's layers are kept in: its own blocks of 4 or 8 bits, 8 bits for those quantised otherwise, else bfloat16."""
+    tensors = {} if gguf is None else _stored(gguf)
+    kinds = {tensor.kind for name, tensor in tensors.items() if name.endswith("_proj.weight")} - _FLOATS
+    if not kinds:
+        return "bfloat16"
+    return "int4" if kinds <= _GROUPED.keys() and kinds & _FOUR_BITS else "int8"
+
+
 def pack_llama(
     spec: LlamaSpec, kind: Kind, floats: Floats, gguf: GgufFile | None = None, loaded: Callable[[int], None] = lambda n_layers: None
 ) -> PackedLlama:
@@ -167,3 +176,6 @@ def _q8_0(blocks: npt.NDArray[np.uint8]) -> Grouped:
 
 _GROUPED: dict[int, Callable[[npt.NDArray[Any]], Grouped]] = {2: _q4_0, 3: _q4_1, 8: _q8_0}
 """by the number of ggml's storage type"""
+_FOUR_BITS = {2, 3}
+_FLOATS = {0, 1, 30}
+"""F32, F16, BF16"""

@@ -59,6 +59,8 @@ SMOLLM2 = BuiltIn(
 BUILT_IN = {model.name: model for model in (SMOLLM2,)}
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+Generation = tuple[tuple[str, int, int, int, int], ...]
+"""of each file that a model is read from: name, size, inode, and when it was written and changed"""
 HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model", "*.txt")
 
 
@@ -102,9 +104,13 @@ def locked(progress: Progress = unseen) -> Iterator[None]:
 
 def resolve(name: str, *, progress: Progress = unseen) -> Path:
     """The .gguf file or the folder of `name`, fetched if it is not here yet. ModelMissing if there is no such model."""
+    return here(name) or pull(name, progress=progress)
+
+
+def here(name: str) -> Path | None:
+    """As `resolve`, without fetching; None if it is not here. ModelMissing if what is here is no model."""
     if name in BUILT_IN:
-        model = BUILT_IN[name]
-        return model.path if model.is_here() else fetch(model, progress=progress)
+        return BUILT_IN[name].path if BUILT_IN[name].is_here() else None
     path = os.path.expanduser(name)
     if name and os.path.isdir(path):  # os.path, because pathlib raises on names that no file can have
         if not os.path.exists(os.path.join(path, "config.json")):
@@ -114,9 +120,17 @@ def resolve(name: str, *, progress: Progress = unseen) -> Path:
         if not path.endswith(".gguf"):
             raise ModelMissing(f"{name} is not a .gguf file", hint="give a .gguf file, or the folder of a safetensors model")
         return Path(path)
-    if HUB_ID.fullmatch(name):
-        return _complete_snapshot(_folder(name)) or pull(name, progress=progress)
-    raise _missing(name)
+    return _complete_snapshot(_folder(name)) if HUB_ID.fullmatch(name) else None
+
+
+def generation(path: Path) -> Generation:
+    """Tells a model's files from what they were before, without reading them."""
+    try:
+        files = sorted(file for pattern in HUB_FILES for file in path.glob(pattern)) if path.is_dir() else [path]
+        found = [(file.name, file.stat()) for file in files]
+    except OSError as error:
+        raise ModelMissing(f"cannot look at {path}: {error.strerror}") from None
+    return tuple((name, at.st_size, at.st_ino, at.st_mtime_ns, at.st_ctime_ns) for name, at in found)
 
 
 def pull(name: str, *, progress: Progress = unseen) -> Path:

@@ -13,7 +13,7 @@ from .runner import TorchRunner
 def make_runner(
     model: Llama | PackedLlama, library: ctypes.CDLL | None, n_pages: int, page_size: int = 1, *, threads: int | None = None
 ) -> TorchRunner | NativeRunner:
-    """A runner with a pool of `n_pages` pages of `page_size` tokens. CacheFull if they do not fit."""
+    """A runner with a pool of `n_pages` pages of `page_size` tokens. OutOfMemory if they do not fit."""
     match model:
         case PackedLlama() if library is not None:
             return NativeRunner(library, model, n_pages, page_size, threads=threads)

@@ -7,26 +7,29 @@ in slot `pages[p // page_size] * page_size + p % page_size`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
-from ...contracts.errors import CacheFull
+from ...contracts.errors import OutOfMemory
+from ..model.memory import GUESS, demand, free_bytes, mib
 from ..model.spec import LlamaSpec
 
 
 class KvStore:
-    """`keys[layer]` and `values[layer]` are [n_pages * page_size, kv_heads, head_dim], uninitialised."""
+    """`keys[layer]` and `values[layer]` are [n_pages * page_size, kv_heads, head_dim], uninitialised. OutOfMemory if they do not fit."""
 
     def __init__(self, spec: LlamaSpec, n_pages: int, page_size: int, *, device: torch.device, dtype: torch.dtype) -> None:
         shape = (n_pages * page_size, spec.n_kv_heads, spec.head_dim)
         self.page_size = page_size
+        self.n_bytes = n_pages * page_size * spec.kv_bytes_per_token(dtype.itemsize)
+        what, hint = f"a cache of {n_pages * page_size:,} tokens", "ask for less with cache_tokens or cache_mib"
+        if device.type == "cpu":
+            demand(self.n_bytes, what, hint=hint)
         try:
             self.keys = [torch.empty(shape, device=device, dtype=dtype) for _ in range(spec.n_layers)]
             self.values = [torch.empty(shape, device=device, dtype=dtype) for _ in range(spec.n_layers)]
         except RuntimeError:
-            n_mib = n_pages * page_size * spec.kv_bytes_per_token(dtype.itemsize) >> 20
-            raise CacheFull(f"{n_mib} MiB of KV cache do not fit into the memory of {device}", hint="use a smaller cache") from None
+            raise OutOfMemory(f"{what} needs {mib(self.n_bytes)}, more than {device} has left", hint=hint) from None
 
     def copy_page(self, source: int, target: int) -> None:
         size = self.page_size
@@ -47,14 +50,5 @@ class KvStore:
 def pages_for(spec: LlamaSpec, dtype: torch.dtype, device: torch.device, page_size: int, *, budget_bytes: int | None = None) -> int:
     """How many pages a budget holds; by default an eighth of the memory that is free on a CPU, at most 1 GiB, or four fifths of a GPU's."""
     if budget_bytes is None:
-        budget_bytes = torch.cuda.mem_get_info(device)[0] * 4 // 5 if device.type == "cuda" else min(1 << 30, _free_memory() // 8)
+        budget_bytes = torch.cuda.mem_get_info(device)[0] * 4 // 5 if device.type == "cuda" else min(1 << 30, (free_bytes() or GUESS) // 8)
     return max(1, budget_bytes // (spec.kv_bytes_per_token(dtype.itemsize) * page_size))
-
-
-def _free_memory() -> int:
-    """Bytes that Linux could give to a new process; elsewhere a guess that fits small machines."""
-    try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) << 10
-    except (OSError, KeyError, ValueError):
-        return 4 << 30

@@ -58,7 +58,7 @@ class _Underway:
 
 
 class NativeRunner:
-    """`plan.Runner`, and `Launching`, over packed weights: `n_pages` pages of `page_size` tokens in bf16. CacheFull if they do not fit.
+    """`plan.Runner`, and `Launching`, over packed weights: `n_pages` pages of `page_size` tokens in bf16. OutOfMemory if they do not fit.
 
     A row's logits depend on its own tokens alone, bit for bit: not on the batch, the chunks or the pages.
     """

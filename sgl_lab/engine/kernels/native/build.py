@@ -55,6 +55,13 @@ def obstacle() -> str | None:
     return None
 
 
+def advice() -> str | None:
+    """What to do where the native step is not built, in one line; None where nothing can be done."""
+    if sys.platform != "linux" or not cpu_flags().issuperset(NEEDED):
+        return None
+    return f"models run several times faster with the native step: {'' if compiler() else 'install g++, then '}run `sgl-lab native` once"
+
+
 def library_path(cache_dir: Path) -> Path:
     """Where the library of these sources, this compiler and this CPU lies or would lie."""
     digest = hashlib.sha256()

@@ -1,0 +1,57 @@
+"""How much memory there is, and the one error for when it is not enough. Knows no torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ...contracts.errors import OutOfMemory
+
+GUESS = 4 << 30
+"""Memory of a machine that does not say."""
+
+_CONTAINER = Path("/sys/fs/cgroup")
+"""Where Linux keeps the limits of a container; of the whole machine they have no file here."""
+
+
+def free_bytes() -> int | None:
+    """What this process could still take without being killed for it; None where the system does not say (it is no Linux)."""
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        machine = int(lines["MemAvailable"].split()[0]) << 10
+    except (OSError, KeyError, ValueError):
+        return None
+    try:
+        cached = dict(line.split() for line in (_CONTAINER / "memory.stat").read_text().splitlines())["inactive_file"]
+        used = int((_CONTAINER / "memory.current").read_text())
+        return min(machine, max(0, _limit() - used + int(cached)))
+    except (OSError, KeyError, ValueError):
+        return machine
+
+
+def machine_bytes() -> int:
+    """What the machine has in all; a guess that fits small ones where the system does not say."""
+    try:
+        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return GUESS
+    try:
+        return min(machine, _limit())
+    except (OSError, ValueError):
+        return machine
+
+
+def _limit() -> int:
+    """Of a container. OSError where there is none, ValueError if it has no limit."""
+    return int((_CONTAINER / "memory.max").read_text())
+
+
+def mib(n_bytes: int) -> str:
+    return f"{n_bytes / 2**20:,.0f} MiB"
+
+
+def demand(n_bytes: int, what: str, *, hint: str) -> None:
+    """OutOfMemory unless the CPU's memory holds `n_bytes` more: Linux hands out more than there is, and kills who uses it."""
+    free = free_bytes()
+    if free is not None and n_bytes > free:
+        raise OutOfMemory(f"{what} needs {mib(n_bytes)}, {mib(free)} of memory are free", hint=hint)
