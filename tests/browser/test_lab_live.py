@@ -13,11 +13,11 @@ FORKS = """%%sgl --temperature 0
 user("You know the town of Ellery by the sea.")
 children = fork(3)
 for child, topic in zip(children, ["food", "money", "safety"]):
-    child += user(f"One tip about {topic} there.") + assistant(gen("tip", max_tokens=24, ignore_eos=True))
-s += user("Sum up.") + assistant(gen("sum", max_tokens=24, ignore_eos=True))
+    child += user(f"One tip about {topic} there.") + assistant(gen("tip", max_tokens=96, ignore_eos=True))
+s += user("Sum up.") + assistant(gen("sum", max_tokens=96, ignore_eos=True))
 [child["tip"] for child in children]"""
 
-LONG = '%%sgl --temperature 0\nuser("Tell a long story.")\nassistant(gen("story", max_tokens={n}, ignore_eos=True))'
+LONG = '%%sgl --temperature 1.5\nuser("Tell a long story.")\nassistant(gen("story", max_tokens={n}, ignore_eos=True))'
 
 WATCH = """
 window.seen = [];
@@ -142,7 +142,7 @@ def test_the_keyboard_reaches_stop_and_the_tokens_which_tell_their_chances(noteb
 
 
 def test_a_page_reloaded_in_mid_run_shows_the_whole_run_in_the_end(notebook: Notebook, answer: str) -> None:
-    n = 200
+    n = 900
     begin_long(notebook, n)
     notebook.save()
     assert notebook.js("return lab.waiting()") == 1
