@@ -42,6 +42,8 @@ class Listener:
 class Empty:
     """Says the same token for every row."""
 
+    is_exact = True
+
     def run(self, plan: Plan) -> tuple[RowOutput, ...]:
         return tuple(RowOutput((Draw(97, -1.0, ()),) if row.sample else ()) for row in plan.rows)
 

@@ -52,6 +52,8 @@ class Lab:
     evict         which unused part of the tree goes first: lru, lfu or fifo
     threads       of the CPU; None leaves torch's own choice
     seed          of requests that name none
+    deterministic whether `backend` is `deterministic_backend`: the same tokens and bitwise the same logprobs, whatever is
+                  cached and whatever runs beside a program. The native step does so anyway; on torch it costs speed
     emit          is called with every event, on the thread that says it: it may not call the lab, and if it raises it is called no more
 
     ModelError says what is wrong with the model, OutOfMemory that it or the cache is too large, BadArgument what is wrong with
@@ -71,6 +73,7 @@ class Lab:
         evict: str = "lru",
         threads: int | None = None,
         seed: int = 0,
+        deterministic: bool = False,
         emit: Emit | None = None,
         progress: Progress = unseen,
     ) -> None:
@@ -92,6 +95,8 @@ class Lab:
         if cache_tokens is not None and cache_tokens < page_size:
             raise BadArgument(f"cache_tokens must be page_size ({page_size}) or more, not {cache_tokens}")
         config = EngineConfig(page_size=page_size, schedule=schedule, evict=evict, seed=seed)
+        if type(deterministic) is not bool:
+            raise BadArgument(f"deterministic must be True or False, not {deterministic!r}")
         if emit is not None and not callable(emit):
             raise BadArgument(f"emit must be a function of an event, not {emit!r}")
         path = store.resolve(model, progress=progress)
@@ -123,8 +128,15 @@ class Lab:
         """of weights and cache"""
         engine = Engine(config, runner, tokenizer, context=context, namespace=namespace, emit=self.emit)
         self._resident = Resident(engine, cursor=lambda: self.ring.cursor)
-        self.card = ModelCard(model, namespace, context, tokenizer.n_vocab, loaded.device, loaded.dtype, tokenizer.has_chat_template)
-        self.backend = LocalBackend(self._resident, tokenizer, self.card, self.emit)
+        card = ModelCard(
+            model, namespace, context, tokenizer.n_vocab, loaded.device, loaded.dtype, tokenizer.has_chat_template, runner.is_exact
+        )
+        fast = LocalBackend(self._resident, tokenizer, card, self.emit)
+        exact_card = replace(card, namespace=engine.exact_namespace, is_deterministic=True)
+        self.deterministic_backend = fast if runner.is_exact else LocalBackend(self._resident, tokenizer, exact_card, self.emit)
+        """gives the same tokens and bitwise the same logprobs, whatever is cached and whatever runs beside a program"""
+        self.backend = self.deterministic_backend if deterministic else fast
+        self.card = self.backend.describe()
         self.emit(ModelLoaded(model, namespace, loaded.device, loaded.dtype, n_pages, page_size, context))
 
     @property

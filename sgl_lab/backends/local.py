@@ -25,7 +25,10 @@ class Tokenizer(Protocol):
 
 
 class LocalBackend:
-    """`contracts.port.Backend` over a resident engine. It says RequestQueued, where a request meets its fork."""
+    """`contracts.port.Backend` over a resident engine. It says RequestQueued, where a request meets its fork.
+
+    Of one engine there may be two: one as fast as can be, and one whose card says that it is deterministic.
+    """
 
     def __init__(self, resident: Resident, tokenizer: Tokenizer, card: ModelCard, emit: Emit = silent) -> None:
         self._resident = resident
@@ -38,17 +41,17 @@ class LocalBackend:
         return self._card
 
     def submit(self, job: GenJob, listener: GenListener) -> RequestId:
-        return self._queue(self._resident.engine.gen(job, listener), job.fork, job.expr)
+        return self._queue(self._resident.engine.gen(job, listener, exact=self._card.is_deterministic), job.fork, job.expr)
 
     def score(self, job: ScoreJob, listener: ScoreListener) -> RequestId:
-        return self._queue(self._resident.engine.score(job, listener), job.fork, job.expr)
+        return self._queue(self._resident.engine.score(job, listener, exact=self._card.is_deterministic), job.fork, job.expr)
 
     def warm(self, job: WarmJob, listener: WarmListener) -> RequestId:
-        return self._queue(self._resident.engine.warm(job, listener), job.fork, None)
+        return self._queue(self._resident.engine.warm(job, listener, exact=self._card.is_deterministic), job.fork, None)
 
     def pin(self, job: WarmJob, listener: WarmListener) -> RequestId:
         """As `warm`, and what was computed is never evicted until `unpin` with the number that is returned."""
-        return self._queue(self._resident.engine.pin(job, listener), job.fork, None)
+        return self._queue(self._resident.engine.pin(job, listener, exact=self._card.is_deterministic), job.fork, None)
 
     def unpin(self, handle: RequestId) -> None:
         """BadArgument if nothing is pinned under that number."""

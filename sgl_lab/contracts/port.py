@@ -27,6 +27,8 @@ class ModelCard:
     device: str
     dtype: str
     has_chat_template: bool
+    is_deterministic: bool = False
+    """the same request gets the same tokens and bitwise the same logprobs, whatever is cached and whatever runs beside it"""
 
 
 @dataclass(frozen=True, slots=True)

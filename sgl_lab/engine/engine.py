@@ -24,7 +24,7 @@ from .config import EngineConfig
 from .family import Answer, Family, PinFamily, Vocabulary
 from .intake import Intake
 from .plan.plan import Plan, RowOutput, Runner, Timed
-from .plan.request import Phase, Request
+from .plan.request import EXACT, Phase, Request
 from .plan.scheduler import Batch, Scheduler
 
 MAX_RECOVERIES = 3
@@ -55,7 +55,8 @@ class Engine:
         self._pool = PagePool(config.n_pages, config.page_size)
         self._tree = RadixTree(self._pool, POLICIES[config.evict](), emit)
         self._pins = Pins(self._tree)
-        self._intake = intake = Intake(config, vocabulary, context, namespace, self._pins, clock)
+        self.exact_namespace = namespace if runner.is_exact else (*namespace, EXACT)
+        self._intake = intake = Intake(config, vocabulary, context, namespace, self.exact_namespace, self._pins, clock)
         self.gen, self.score, self.warm, self.pin = intake.gen, intake.score, intake.warm, intake.pin
         self._scheduler = Scheduler(config, self._pool, self._tree, runner.copy_page, emit)
         self._families: dict[RequestId, Family] = {}

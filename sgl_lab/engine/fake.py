@@ -56,6 +56,8 @@ class HashModel:
 class HashRunner:
     """A `Runner` over a pool of slots. Reading a slot that was never written is a fault of the caller."""
 
+    is_exact = True
+
     def __init__(self, n_pages: int, page_size: int, model: HashModel | None = None) -> None:
         self.model = model or HashModel()
         self._size = page_size

@@ -23,47 +23,57 @@ F = TypeVar("F", bound=Family)
 
 class Intake:
     def __init__(
-        self, config: EngineConfig, vocabulary: Vocabulary, context: int, namespace: Namespace, pins: Pins, clock: Callable[[], float]
+        self,
+        config: EngineConfig,
+        vocabulary: Vocabulary,
+        context: int,
+        namespace: Namespace,
+        exact_namespace: Namespace,
+        pins: Pins,
+        clock: Callable[[], float],
     ) -> None:
         self._config = config
         self._vocabulary = vocabulary
         self._context = context
-        self._namespace = namespace
+        self._namespaces = {False: namespace, True: exact_namespace}
         self._pins = pins
         self._clock = clock
         self._seeds = random.Random(config.seed)
 
-    def gen(self, job: GenJob, listener: GenListener) -> GenFamily:
-        """The requests of a gen, to be given to `Engine.add`. BadArgument, PromptTooLong or CacheFull if they can never run."""
+    def gen(self, job: GenJob, listener: GenListener, *, exact: bool = False) -> GenFamily:
+        """The requests of a gen, to be given to `Engine.add`. BadArgument, PromptTooLong or CacheFull if they can never run.
+
+        `exact`: the same tokens and bitwise the same logprobs, whatever is cached and whatever runs beside it.
+        """
         params, n_prompt = job.params, len(job.prompt)
         self._check_tokens("the prompt", job.prompt)
         self._check_known("logit_bias", [token for token, _ in params.logit_bias])
         self._check_context(n_prompt, max(1, params.min_tokens))
         room = self._context - n_prompt
         if params.max_tokens is None:
-            n_pages = self._config.n_pages - self._pins.n_pages + self._pins.n_shared(self._namespace, job.prompt[:-1])
+            n_pages = self._config.n_pages - self._pins.n_pages + self._pins.n_shared(self._namespaces[exact], job.prompt[:-1])
             limit = max(1, params.min_tokens, min(room, n_pages * self._config.page_size + 1 - n_prompt))
         else:
             limit = min(params.max_tokens, room)
         seed = params.seed if params.seed is not None else self._seeds.getrandbits(63)
-        return self._fitting(GenFamily(job, listener, self._vocabulary, self._namespace, limit, seed, self._clock()))
+        return self._fitting(GenFamily(job, listener, self._vocabulary, self._namespaces[exact], limit, seed, self._clock()))
 
-    def score(self, job: ScoreJob, listener: ScoreListener) -> ScoreFamily:
+    def score(self, job: ScoreJob, listener: ScoreListener, *, exact: bool = False) -> ScoreFamily:
         """As `gen`, for a score."""
         if not job.choices:
             raise BadArgument("there are no choices to score", hint="give at least one")
         for what, tokens in (("the prompt", job.prompt), *((f"choice {i}", choice) for i, choice in enumerate(job.choices))):
             self._check_tokens(what, tokens)
         self._check_context(len(job.prompt), max(map(len, job.choices)))
-        return self._fitting(ScoreFamily(job, listener, self._namespace, self._clock()))
+        return self._fitting(ScoreFamily(job, listener, self._namespaces[exact], self._clock()))
 
-    def warm(self, job: WarmJob, listener: WarmListener) -> WarmFamily:
+    def warm(self, job: WarmJob, listener: WarmListener, *, exact: bool = False) -> WarmFamily:
         """As `gen`, for a warm."""
         self._check_tokens("the prompt", job.prompt)
         self._check_context(len(job.prompt), 0)
-        return self._fitting(WarmFamily(job, listener, self._namespace, self._config.page_size, self._clock()))
+        return self._fitting(WarmFamily(job, listener, self._namespaces[exact], self._config.page_size, self._clock()))
 
-    def pin(self, job: WarmJob, listener: WarmListener) -> PinFamily:
+    def pin(self, job: WarmJob, listener: WarmListener, *, exact: bool = False) -> PinFamily:
         """As `warm`; when it is computed, the whole pages of the prompt are pinned until `Engine.unpin(family.handle)`.
 
         CacheFull reaches the listener if a request that was let in before would then have too little room.
@@ -73,7 +83,7 @@ class Intake:
         size = self._config.page_size
         if len(job.prompt) < size:
             raise BadArgument(f"a prefix of {len(job.prompt)} tokens fills no page of {size}", hint="pin a longer one")
-        return self._fitting(PinFamily(job, listener, self._namespace, size, self._clock()))
+        return self._fitting(PinFamily(job, listener, self._namespaces[exact], size, self._clock()))
 
     def refusal(self, request: Request) -> CacheFull | None:
         """The error if `request` could not run even alone. What is pinned serves it as far as it begins so, and is in its way beyond."""

@@ -75,7 +75,8 @@ def _run(shell: Any, desk: Desk, options: CellOptions, code: CodeType, source: s
     )
     with lab.record("cell", source) as record, CellView(shell, place, lab, record, options.views, desk.interrupts.request):
         desk.last = record
-        state = start(lab.backend, lab.emit, record.run, defaults, check=desk.interrupts.check)
+        backend = lab.deterministic_backend if options.deterministic else lab.backend
+        state = start(backend, lab.emit, record.run, defaults, check=desk.interrupts.check)
         if options.out is not None:
             shell.user_ns[options.out] = state
         words = surface.bound(state)

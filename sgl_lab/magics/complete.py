@@ -24,7 +24,7 @@ def words_for(text: str, commands: dict[str, tuple[str, ...]], names: tuple[str,
         if not equals:
             flag, value = " ".join(before.split()[-1:]), fragment
         option = next((o for o in CELL_OPTIONS if flag in o.flags), None)
-        if option is not None and not value.startswith("-"):
+        if option is not None and option.value and not value.startswith("-"):
             return value.rpartition(",")[2], option.words, True
         return fragment, tuple(flag for o in CELL_OPTIONS for flag in o.flags), True
     if found := _LINE_MAGIC.search(text):

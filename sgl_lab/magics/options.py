@@ -37,6 +37,7 @@ class CellOptions:
     temperature: float | None = None
     max_tokens: int | None = None
     seed: int | None = None
+    deterministic: bool = False
     views: tuple[str, ...] = VIEWS
     define: str | None = None
     """the signature after --def, such as `tip(topic, k=3)`"""
@@ -74,7 +75,7 @@ class Option:
     field: str
     parse: Callable[[str], object]
     value: str
-    """what the value is, for help and errors"""
+    """what the value is, for help and errors; empty where the flag says it all"""
     help: str
     words: tuple[str, ...] = ()
     """values to complete"""
@@ -85,6 +86,7 @@ CELL_OPTIONS = (
     Option(("--temperature",), "temperature", _number(float, 0), "T", "sampling temperature, 0 is greedy (default 1.0)"),
     Option(("--max-tokens",), "max_tokens", _number(int, 1), "N", "most tokens of one gen that says nothing itself (default 128)"),
     Option(("--seed",), "seed", _number(int, 0), "N", "makes sampling repeatable"),
+    Option(("--deterministic",), "deterministic", bool, "", "the same to the bit, whatever is cached or runs beside it"),
     Option(("--view",), "views", _views, "VIEWS", "tokens,tree,timeline (default) or none", (*VIEWS, "none")),
     Option(("--def",), "define", str, "NAME(args)", "make the body a function instead of running it"),
 )
@@ -155,8 +157,10 @@ def parse_cell(line: str) -> CellOptions:
             if word.startswith("-"):
                 raise nearest(flag, by_flag, "option")
             raise OptionError(f"%%sgl takes options only, not {word!r}", hint="the program goes into the lines below")
+        if not option.value and equals:
+            raise OptionError(f"{flag} takes no value, not {value!r}", hint=f"write {flag} alone")
         if not equals:
-            value = next(rest, "")
+            value = next(rest, "") if option.value else "yes"
         if not value:
             raise OptionError(f"{flag} needs a value: {option.value}", hint=option.help)
         if option.field in given:

@@ -10,8 +10,8 @@ from sgl_lab.magics.options import VIEWS, CellOptions, OptionError, cell_help, p
 
 
 def test_every_option_reaches_its_field() -> None:
-    parsed = parse_cell("answer << -o st --temperature 0.5 --max-tokens=12 --seed 3 --view tree,tokens")
-    assert parsed == CellOptions("st", "answer", 0.5, 12, 3, ("tree", "tokens"))
+    parsed = parse_cell("answer << -o st --temperature 0.5 --max-tokens=12 --seed 3 --deterministic --view tree,tokens")
+    assert parsed == CellOptions("st", "answer", 0.5, 12, 3, True, ("tree", "tokens"))
     assert parse_cell('--def tip(topic, k="a b)")').define == 'tip(topic, k="a b)")'
     assert parse_cell("") == CellOptions(views=VIEWS)
     assert parse_cell("--view none").views == ()
@@ -31,6 +31,7 @@ def test_every_option_reaches_its_field() -> None:
         ("-o class", "-o cannot be 'class'"),
         ("poem", "takes options only"),
         ("--seed", "--seed needs a value"),
+        ("--deterministic=yes", "--deterministic takes no value, not 'yes'"),
         ("--seed 1 --seed 2", "given twice"),
         ("--def tip(a", "never closed"),
         ("-o 'a", "cannot read the options"),
@@ -49,7 +50,7 @@ def test_a_wrong_option_is_one_line_with_a_way_out(line: str, message: str) -> N
 
 
 def test_help_names_every_option() -> None:
-    for flag in ("-o, --out", "--temperature", "--max-tokens", "--seed", "--view", "--def", "NAME <<"):
+    for flag in ("-o, --out", "--temperature", "--max-tokens", "--seed", "--deterministic", "--view", "--def", "NAME <<"):
         assert flag in cell_help()
 
 
@@ -204,6 +205,8 @@ COMMANDS = {"tree": ("--text",), "timeline": (), "status": (), "model": ("smollm
         ("%%sgl --view tr", "tr", "tree", True),
         ("%%sgl --view tokens,ti", "ti", "timeline", True),
         ("%%sgl --view=tr", "tr", "tree", True),
+        ("%%sgl --deterministic --s", "--s", "--seed", True),
+        ("%%sgl --deterministic ", "", "--seed", True),
         ("%%sgl --view=tokens,ti", "ti", "timeline", True),
         ("%%time\n%%sgl --te", "--te", "--temperature", True),
         ("%sgl model smo", "smo", "smollm2", True),

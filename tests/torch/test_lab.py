@@ -36,6 +36,7 @@ DEADLINE_S = 60.0
         ("schedule", "lifo"),
         ("evict", "mru"),
         ("seed", "seven"),
+        ("deterministic", 1),
         ("emit", "print"),
     ],
 )

@@ -64,6 +64,8 @@ class Row:
     sample: Sampling | None
     targets: tuple[tuple[int, ...], ...] = ()
     n_drafts: int = 0
+    is_exact: bool = False
+    """its results may depend on nothing but its tokens, to the bit"""
 
     @property
     def drafts(self) -> Sequence[int]:
@@ -120,6 +122,9 @@ def output_of(row: Row, draw: Callable[[int], Draw | Exception], scores: tuple[t
 
 class Runner(Protocol):
     """Computes a plan. Row i of the result belongs to row i of the plan."""
+
+    is_exact: bool
+    """whether every row is computed as exact ones are, asked or not"""
 
     def run(self, plan: Plan) -> tuple[RowOutput, ...]: ...
 

@@ -15,6 +15,9 @@ from ...contracts.ids import Namespace, RequestId
 from ...contracts.params import SamplingParams
 from ..cache.tree import Lease
 
+EXACT = "exact"
+"""Ends the namespace of what is computed to depend on nothing but its own tokens, to the bit."""
+
 
 class Phase(Enum):
     WAITING = "waiting"
@@ -92,6 +95,11 @@ class Request:
         if phase not in MOVES[self.phase]:
             raise InvariantBroken(f"request {self.id} cannot go from {self.phase.value} to {phase.value}")
         self.phase = phase
+
+    @property
+    def is_exact(self) -> bool:
+        """As its namespace says, so that nothing is ever taken from the tree that was computed otherwise."""
+        return EXACT in self.namespace
 
     @property
     def n_tokens(self) -> int:

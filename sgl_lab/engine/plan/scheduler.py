@@ -270,4 +270,4 @@ class Scheduler:
             sample = Sampling(request.params, request.seed, position, request.prompt, request.generated, request.banned_early)
         first = min((position for position in request.targets if start <= position < end), default=end)
         targets = tuple(request.targets.get(position, ()) for position in range(first, end))
-        return Row(request.id, request.span(start, end), start, pages, sample, targets)
+        return Row(request.id, request.span(start, end), start, pages, sample, targets, is_exact=request.is_exact)

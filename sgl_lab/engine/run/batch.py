@@ -53,7 +53,7 @@ class Batch:
         order = sorted(range(len(plan.rows)), key=lambda i: len(plan.rows[i].tokens) > 1)
         rows = [plan.rows[i] for i in order]
         n_single = sum(len(row.tokens) == 1 for row in rows)
-        contexts = [_slots(row, page_size) for row in rows]
+        contexts = [context_slots(row, page_size) for row in rows]
         ends = np.cumsum([len(row.tokens) for row in rows]).tolist()
         end_of = [end for _, end in sorted(zip(order, ends, strict=True))]
 
@@ -77,7 +77,7 @@ class Batch:
         )
 
 
-def _slots(row: Row, page_size: int) -> npt.NDArray[np.int64]:
+def context_slots(row: Row, page_size: int) -> npt.NDArray[np.int64]:
     """The slot of every position of a row, [start + len(tokens)]. Copies: `row.pages` goes on growing."""
     n_context = row.start + len(row.tokens)
     pages = np.array(row.pages, dtype=np.int64)

@@ -63,6 +63,8 @@ class NativeRunner:
     A row's logits depend on its own tokens alone, bit for bit: not on the batch, the chunks or the pages.
     """
 
+    is_exact = True
+
     def __init__(self, library: ctypes.CDLL, model: PackedLlama, n_pages: int, page_size: int = 1, *, threads: int | None = None) -> None:
         self.page_size = page_size
         self.kv = KvStore(model.spec, n_pages, page_size, device=model.device, dtype=model.dtype)

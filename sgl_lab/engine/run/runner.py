@@ -12,6 +12,7 @@ from ..model.llama import Llama
 from ..plan.plan import Draw, Plan, Row, RowOutput, output_of
 from .attention import PagedAttention
 from .batch import Batch
+from .exact import ExactRows
 from .kv import KvStore
 from .sampler import sample
 
@@ -26,6 +27,8 @@ class TorchRunner:
     Keys and values are kept in `kv_dtype`, by default the model's.
     """
 
+    is_exact = False
+
     def __init__(
         self, model: Llama, n_pages: int, page_size: int = 1, *, threads: int | None = None, kv_dtype: torch.dtype | None = None
     ) -> None:
@@ -34,15 +37,23 @@ class TorchRunner:
         self.page_size = page_size
         self.kv = KvStore(model.spec, n_pages, page_size, device=model.device, dtype=kv_dtype or model.dtype)
         self._model = model
+        self._exact = ExactRows(model, self.kv)
 
     def run(self, plan: Plan) -> tuple[RowOutput, ...]:
         with torch.inference_mode():
-            batch = Batch.of(plan, self.page_size, self._model.device)
-            hidden = self._model.forward(batch.ids, batch.positions, PagedAttention(batch, self.kv))
-            samplings = [sampling for row in plan.rows for sampling in row.samplings]
-            draws = sample(self._model.logits(hidden[batch.sampled]), samplings) if samplings else []
-            scores = self._scores(hidden, batch.scored, [target for row in plan.rows for target in row.targets])
-            return row_outputs(plan.rows, draws, scores)
+            exact = tuple(row for row in plan.rows if row.is_exact)
+            others = tuple(row for row in plan.rows if not row.is_exact)
+            exact_outputs = iter(row_outputs(exact, *self._exact.run(exact)) if exact else ())
+            outputs = iter(self._run(Plan(plan.step, others)) if others else ())
+            return tuple(next(exact_outputs if row.is_exact else outputs) for row in plan.rows)
+
+    def _run(self, plan: Plan) -> tuple[RowOutput, ...]:
+        batch = Batch.of(plan, self.page_size, self._model.device)
+        hidden = self._model.forward(batch.ids, batch.positions, PagedAttention(batch, self.kv))
+        samplings = [sampling for row in plan.rows for sampling in row.samplings]
+        draws = sample(self._model.logits(hidden[batch.sampled]), samplings) if samplings else []
+        scores = self._scores(hidden, batch.scored, [target for row in plan.rows for target in row.targets])
+        return row_outputs(plan.rows, draws, scores)
 
     def copy_page(self, source: int, target: int) -> None:
         with torch.inference_mode():
@@ -50,7 +61,7 @@ class TorchRunner:
 
     def close(self) -> None:
         self.kv.release()
-        del self._model
+        del self._model, self._exact
 
     def _scores(self, hidden: Tensor, positions: Tensor, targets: Sequence[tuple[int, ...]]) -> Iterator[tuple[float, ...]]:
         """Logprobs of each position's candidate tokens, position after position."""
