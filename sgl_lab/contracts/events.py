@@ -9,7 +9,7 @@ Who says what:
     session       CellStarted, CellFinished, ModelLoaded
     lang          ForkOpened, ExprStarted, ExprFinished, StreamExtended, ForkJoined
     backend       RequestQueued                 (the one place where a request meets its fork)
-    scheduler     PrefixMatched, RequestPreempted, StepRan
+    scheduler     PrefixMatched, RequestPreempted, DraftVerified, StepRan
     radix tree    NodeInserted, NodeSplit, NodeEvicted, Touched, LocksChanged
     engine        TokensSampled, RequestFinished, EngineFault
 """
@@ -156,6 +156,17 @@ class RequestPreempted:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftVerified:
+    """Of `n_drafted` guesses at a request's next tokens the first `n_accepted` were drawn; the others were computed in vain."""
+
+    request: RequestId
+    source: str
+    """tree (what followed the same sequence) or ngram (what followed the same few tokens)"""
+    n_drafted: int
+    n_accepted: int
+
+
+@dataclass(frozen=True, slots=True)
 class StepRan:
     step: int
     prefill: tuple[tuple[RequestId, int], ...]
@@ -251,6 +262,8 @@ class RequestFinished:
     n_cached: int
     n_computed: int
     n_steps: int
+    n_drafted: int = 0
+    n_rejected: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +284,7 @@ Event = (
     | RequestQueued
     | PrefixMatched
     | RequestPreempted
+    | DraftVerified
     | StepRan
     | NodeInserted
     | NodeSplit

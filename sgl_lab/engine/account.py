@@ -16,7 +16,7 @@ class Account:
     """Seconds are of `clock` and do not overlap: those of saying events are not in the part in which they are said."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self.tokens: Counter[str] = Counter(prompt=0, cached=0, computed=0, recomputed=0, generated=0)
+        self.tokens: Counter[str] = Counter(prompt=0, cached=0, computed=0, recomputed=0, generated=0, drafted=0, accepted=0, rejected=0)
         self.requests = Counter(dict.fromkeys(REASONS, 0))
         self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self.n_steps = 0
@@ -32,11 +32,13 @@ class Account:
         self.tokens["cached"] += request.n_cached
         self.tokens["computed"] += request.n_computed
         self.tokens["recomputed"] += request.n_recomputed
+        self.tokens["drafted"] += request.n_drafted
+        self.tokens["accepted"] += request.n_drafted - request.n_rejected
+        self.tokens["rejected"] += request.n_rejected
 
-    def start(self) -> float:
+    def start(self) -> None:
         """A step begins, now."""
         self._since, self._in_events = self._clock(), 0.0
-        return self._since
 
     def lap(self, part: str) -> None:
         """What was spent since the last lap was spent in `part`."""

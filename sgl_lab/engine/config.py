@@ -28,6 +28,8 @@ class EngineConfig:
     """how often younger requests may be admitted before a waiting one"""
     min_share: int = 16
     """uncomputed tokens that a waiting request must share with a running prefill to wait for it"""
+    draft_tokens: int = 64
+    """tokens that are guessed at a time for one request, and drawn in one step as far as they come true; 0: none"""
     seed: int = 0
     """where the seeds of requests without one are drawn from, and a random schedule"""
 
@@ -39,6 +41,7 @@ class EngineConfig:
         for name in ("n_pages", "page_size", "max_rows", "step_tokens", "max_passes", "min_share"):
             value = getattr(self, name)
             check(type(value) is int and value >= 1, name, "a whole number, 1 or more")
+        check(type(self.draft_tokens) is int and self.draft_tokens >= 0, "draft_tokens", "a whole number, 0 or more")
         check(self.step_tokens > self.max_rows, "step_tokens", f"more than max_rows ({self.max_rows}), or prompts would never be computed")
         check(self.schedule in SCHEDULES, "schedule", " or ".join(SCHEDULES))
         check(self.evict in EVICTIONS, "evict", " or ".join(EVICTIONS))

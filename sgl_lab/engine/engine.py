@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ..contracts.errors import BadArgument, CacheFull, EngineStopped, RequestFailed
@@ -23,9 +25,21 @@ from .cache.tree import RadixTree
 from .config import EngineConfig
 from .family import Answer, Family, PinFamily, Vocabulary
 from .intake import Intake
-from .plan.plan import Plan, RowOutput, Runner, Timed
+from .plan.drafts import Drafts
+from .plan.plan import Launching, Plan, RowOutput, Runner, Timed
 from .plan.request import EXACT, Phase, Request
 from .plan.scheduler import Batch, Scheduler
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A step that was started and not yet taken in."""
+
+    batch: Batch
+    prefilling: frozenset[RequestId]
+    started: float
+    result: Callable[[], tuple[RowOutput, ...]]
+
 
 MAX_RECOVERIES = 3
 """Steps in a row that may end in a flush before the requests at hand are given up."""
@@ -58,12 +72,16 @@ class Engine:
         self.exact_namespace = namespace if runner.is_exact else (*namespace, EXACT)
         self._intake = intake = Intake(config, vocabulary, context, namespace, self.exact_namespace, self._pins, clock)
         self.gen, self.score, self.warm, self.pin = intake.gen, intake.score, intake.warm, intake.pin
-        self._scheduler = Scheduler(config, self._pool, self._tree, runner.copy_page, emit)
+        self._drafts = Drafts(config.draft_tokens)
+        drafts = self._drafts if config.draft_tokens else None
+        self._scheduler = Scheduler(config, self._pool, self._tree, runner.copy_page, emit, drafts)
         self._families: dict[RequestId, Family] = {}
         self._answers: list[Answer] = []
         self._ended: list[tuple[Request, str]] = []
         """requests that came to their end in this step, and why"""
         self._n_recoveries = 0
+        self._flight: _Flight | None = None
+        self._is_launching = isinstance(runner, Launching)
 
     # ------------------------------------------------------------ in and out
 
@@ -100,56 +118,89 @@ class Engine:
     # ------------------------------------------------------------ the step
 
     def step(self) -> bool:
-        """Schedule, run, sample, commit, report. False when there was nothing to do."""
+        """Take in what the last step gave, schedule and start the next, and tell of the former while the latter computes.
+
+        False when there was nothing to do. With a runner that cannot compute meanwhile a step is started and taken in at once.
+        """
         account = self._account
-        started = account.start()
+        account.start()
+        went = self._flight is not None
         try:
+            self._land()
             batch = self._scheduler.schedule()
-            if batch is None:
-                return False
-            prefilling = {request.id for request in batch.requests if request.is_prefilling}
             account.lap("scheduler")
-            outputs = self._run(batch)
-            account.lap("model")
-            self._commit(batch, outputs)
-            self._report(batch, prefilling, started)
-            self._n_recoveries = 0
-        except Exception as error:  # the runner's are caught in _run: this one is ours
+            if batch is not None:
+                went = True
+                self._launch(batch)
+                if not self._is_launching:
+                    self._land()
+                elif self._flight is not None:
+                    self._scheduler.prepare(batch.plan)
+                    account.lap("scheduler")
+        except Exception as error:  # the runner's are caught in _outputs: this one is ours
             self.recover(error)
+        self._tree.report_locks()
         account.lap("commit")
         self._answer()
         account.lap("listeners")
-        return True
+        return went
 
-    def _run(self, batch: Batch) -> tuple[RowOutput, ...]:
-        """Run the plan; when that raises, each row by itself, so that only the culprits fail."""
+    def _launch(self, batch: Batch) -> None:
         now, plan = self._clock(), batch.plan
         for request in (*batch.requests, *batch.complete):
             if request.admitted is None:
                 request.admitted = now
+        self._ended += [(request, "length") for request in batch.complete]
+        self._finish_ended()
         if not plan.rows:
-            return ()
+            return
+        prefilling = frozenset(request.id for request in batch.requests if request.is_prefilling)
+        self._flight = _Flight(batch, prefilling, now, self._started(plan))
+        self._account.lap("model")
+
+    def _started(self, plan: Plan) -> Callable[[], tuple[RowOutput, ...]]:
+        if isinstance(self._runner, Launching):
+            try:
+                return self._runner.start(plan)
+            except Exception as error:
+                self._emit(EngineFault(None, f"step {plan.step}: {_said(error)}"))
+        return partial(self._runner.run, plan)
+
+    def _land(self) -> None:
+        """Take in what the step under way gives, if there is one."""
+        flight, self._flight = self._flight, None
+        if flight is None:
+            return
+        outputs = self._outputs(flight)
+        self._account.lap("model")
+        self._commit(flight.batch, outputs)
+        self._report(flight)
+        self._n_recoveries = 0
+        self._account.lap("commit")
+
+    def _outputs(self, flight: _Flight) -> tuple[RowOutput, ...]:
+        """What the rows gave; if all fail at once, each is run by itself, so that only the culprits do."""
+        plan = flight.batch.plan
         try:
-            return self._runner.run(plan)
+            return flight.result()
         except Exception as error:
             self._emit(EngineFault(None, f"step {plan.step}: {_said(error)}"))
             if len(plan.rows) == 1:
-                return (_failure(error),)
+                return (RowOutput(error=error),)
         outputs: list[RowOutput] = []
         for row in plan.rows:
             try:
                 outputs += self._runner.run(Plan(plan.step, (row,)))
             except Exception as error:
-                outputs.append(_failure(error))
+                outputs.append(RowOutput(error=error))
         return tuple(outputs)
 
     def _commit(self, batch: Batch, outputs: tuple[RowOutput, ...]) -> None:
         now = self._clock()
         samples: list[Sample] = []
-        self._ended += [(request, "length") for request in batch.complete]
         for request, row, output in zip(batch.requests, batch.plan.rows, outputs, strict=True):
             if request.phase is not Phase.RUNNING:
-                continue  # a sibling failed in this very step
+                continue  # a sibling failed in this very step, or it was cancelled meanwhile
             family = self._families[request.id]
             if output.error is not None:
                 self._fail(family, request, output.error)
@@ -158,7 +209,7 @@ class Engine:
             reason = family.accept(request, row, output, now)
             n_new = len(request.generated) - n_before
             n_kept = max(0, n_new - 1)  # of the guesses: the last that was drawn has no KV yet, or none that anybody wants
-            self._scheduler.advance(request, len(row.tokens) - row.n_drafts + n_kept, row.n_drafts - n_kept)
+            self._scheduler.advance(request, row, n_kept)
             for i, (token, logprob, top) in enumerate(output.draws[:n_new]):
                 samples.append(Sample(request.id, token, logprob, top, None, False, drafted=i < n_kept))
             if reason is not None:
@@ -176,20 +227,18 @@ class Engine:
             if request.phase is not Phase.FINISHED:
                 self._finish(self._families[request.id], request, reason)
 
-    def _report(self, batch: Batch, prefilling: set[RequestId], started: float) -> None:
-        self._tree.report_locks()
-        if not batch.plan.rows:
-            return
+    def _report(self, flight: _Flight) -> None:
+        plan = flight.batch.plan
         self._account.n_steps += 1
-        self._account.n_rows += len(batch.plan.rows)
+        self._account.n_rows += len(plan.rows)
         self._emit(
             StepRan(
-                batch.plan.step,
-                tuple((row.request, len(row.tokens)) for row in batch.plan.rows if row.request in prefilling),
-                tuple(row.request for row in batch.plan.rows if row.request not in prefilling),
+                plan.step,
+                tuple((row.request, len(row.tokens) - row.n_drafts) for row in plan.rows if row.request in flight.prefilling),
+                tuple(row.request for row in plan.rows if row.request not in flight.prefilling),
                 len(self._scheduler.waiting),
                 self._pool.n_free,
-                (self._clock() - started) * 1000,
+                (self._clock() - flight.started) * 1000,
             )
         )
 
@@ -244,7 +293,15 @@ class Engine:
         self._account.count(request, reason)
         self._emit(
             RequestFinished(
-                request.id, reason, len(request.prompt), len(request.generated), request.n_cached, request.n_computed, request.n_steps
+                request.id,
+                reason,
+                len(request.prompt),
+                len(request.generated),
+                request.n_cached,
+                request.n_computed,
+                request.n_steps,
+                request.n_drafted,
+                request.n_rejected,
             )
         )
 
@@ -286,7 +343,8 @@ class Engine:
         self._tree.report_locks()
 
     def flush(self) -> int:
-        """Evict everything that is not pinned and that no running request reads; returns the number of pages freed."""
+        """Evict everything that is not pinned and that no running request reads, and guess nothing from it; returns the pages freed."""
+        self._drafts.forget()
         return self._tree.flush()
 
     def snapshot(self, seq: int) -> TreeSnapshot:
@@ -300,8 +358,8 @@ class Engine:
     def stats(self) -> dict[str, Any]:
         """Counts since the engine was made; tokens, but those generated, are of requests that are over.
 
-        `*_s` are seconds spent in the parts of steps: `model` is the runner, less the `sampler` where the runner says
-        what that took; `commit` is taking in what the runner gave; `listeners` are those who asked.
+        `*_s` are seconds spent in the parts of steps, none of them counted twice: `model` is waiting for the runner, less the
+        `sampler` where the runner says what that took; `commit` is taking in what it gave; `listeners` are those who asked.
         """
         account, n_steps = self._account, max(1, self._account.n_steps)
         seconds = dict(account.seconds)
@@ -311,7 +369,6 @@ class Engine:
         return {
             **{f"{name}_tokens": n for name, n in account.tokens.items()},
             "forced_tokens": 0,
-            "accepted_tokens": 0,
             "evicted_tokens": self._tree.n_evicted_tokens,
             "evictions": self._tree.n_evicted,
             "hit_rate": account.tokens["cached"] / max(1, account.tokens["prompt"]),
@@ -333,6 +390,7 @@ class Engine:
     def close(self) -> None:
         """Answer what is open with EngineStopped and give the runner's memory back."""
         self.fail_all(EngineStopped("the engine was closed", hint="make a new lab"))
+        self._flight = None
         self._runner.close()
 
 
@@ -351,7 +409,3 @@ class _Repin:
 
 def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
-
-
-def _failure(error: Exception) -> RowOutput:
-    return RowOutput(error=error)

@@ -109,7 +109,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Counts in tokens, as `Engine.stats` counts them; `n_refused` requests were too large for the cache and are in no other count."""
+    """Counts in tokens, as `Engine.stats` counts them without guesses (drafts); `n_refused` requests were too large for the cache and are in no other count."""
 
     evict: str
     n_pages: int
@@ -175,7 +175,7 @@ def simulate(recording: Recording, config: EngineConfig) -> Outcome:
             continue
         over = list(batch.complete)
         for request, row in zip(batch.requests, batch.plan.rows, strict=True):
-            scheduler.advance(request, len(row.tokens))
+            scheduler.advance(request, row)
             script = scripts[request.id]
             if row.sample is not None:
                 request.generated.append(script[len(request.generated)])

@@ -457,7 +457,8 @@ def test_a_random_workload_with_evictions_folds_to_the_tree_and_says_the_right_t
                 else:
                     assert (output.text, output.ids, output.finish_reason) == (text, ids, reason)
                     usage = output.usage
-                    assert usage.cached_tokens + usage.computed_tokens == usage.prompt_tokens + usage.completion_tokens - 1
+                    n_once = usage.cached_tokens + usage.computed_tokens - usage.rejected_tokens
+                    assert n_once == usage.prompt_tokens + usage.completion_tokens - 1
                     n_checked += 1
         elif isinstance(job, ScoreJob) and not isinstance(answer, Exception):
             for choice, row in zip(job.choices, answer.logprobs, strict=True):

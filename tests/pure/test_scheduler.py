@@ -56,7 +56,7 @@ def test_a_long_prompt_is_computed_in_chunks_and_others_decode_meanwhile() -> No
     chunks = [(dict(step.prefill), step.decode) for step in b.fold.of(StepRan)[1:6]]
     assert [list(prefill.values()) for prefill, _ in chunks] == [[63], [63], [63], [63], [48]]
     assert all(len(decode) == 1 for _, decode in chunks)
-    assert long.output.usage.computed_tokens == 301
+    assert long.output.usage.computed_tokens == 301 + long.output.usage.rejected_tokens
 
 
 def test_no_step_computes_more_tokens_or_rows_than_the_config_allows() -> None:
@@ -179,7 +179,7 @@ def test_a_preempted_request_says_what_it_would_have_said(page_size: int) -> Non
     for i, (prompt, h) in enumerate(zip(prompts, heard, strict=True)):
         assert h.output.ids == run_alone(prompt, max_tokens=40, ignore_eos=True, temperature=0.7, seed=i)
         usage = h.output.usage
-        assert usage.cached_tokens + usage.computed_tokens == usage.prompt_tokens + usage.completion_tokens - 1
+        assert usage.cached_tokens + usage.computed_tokens == usage.prompt_tokens + usage.completion_tokens - 1 + usage.rejected_tokens
     assert sum(h.output.usage.preemptions for h in heard) == len(preempted)
     if page_size == 4:  # with single pages the whole leaf that was generated makes room for one
         assert max(event.n_hit for event in b.fold.of(PrefixMatched)) > len(prompts[0])

@@ -296,8 +296,8 @@ MUTANTS = (
     Mutant(
         "a preempted request goes to the end of the queue",
         SCHEDULER,
-        "            insort(self.waiting, request, key=_arrival)\n\n    def _share",
-        "            self.waiting.append(request)\n\n    def _share",
+        "            insort(self.waiting, request, key=_arrival)\n",
+        "            self.waiting.append(request)\n",
         "pure/test_scheduler.py::test_a_preempted_request_stays_before_those_that_came_later",
     ),
     Mutant(
@@ -324,8 +324,8 @@ MUTANTS = (
     Mutant(
         "a step computes more than its budget",
         SCHEDULER,
-        "                work.append((request, n))\n                budget -= n\n        complete",
-        "                work.append((request, n))\n        complete",
+        "                work.append((request, n))\n                budget -= n\n        if self.n_preempted",
+        "                work.append((request, n))\n        if self.n_preempted",
         "pure/test_scheduler.py::test_no_step_computes_more_tokens_or_rows_than_the_config_allows",
     ),
     Mutant(
@@ -374,8 +374,8 @@ MUTANTS = (
     Mutant(
         "changes of locks are never said",
         "engine.py",
-        "        self._tree.report_locks()\n        if not batch.plan.rows:",
-        "        if not batch.plan.rows:",
+        "        self._tree.report_locks()\n        account.lap",
+        "        account.lap",
         "pure/test_engine.py::test_the_next_turn_finds_the_generated_tokens",
     ),
     Mutant(

@@ -37,7 +37,7 @@ class Spent:
 
 def prefilled(meta: dict[str, Any]) -> int:
     """Prompt tokens that went through the model."""
-    return int(meta["computed_tokens"] - (meta["completion_tokens"] - 1))
+    return int(meta["computed_tokens"] - meta["rejected_tokens"] - (meta["completion_tokens"] - 1))
 
 
 @sgl.function
@@ -76,7 +76,7 @@ def test_fork_three_ways_computes_the_prompt_once(lab: sgl.Lab) -> None:
     decoded = sum(meta["completion_tokens"] - 1 for meta in metas)
     own = sum(prefilled(meta) for meta in metas)
     shared = metas[0]["prompt_tokens"] - prefilled(metas[0])
-    assert spent["computed_tokens"] == shared + own + decoded
+    assert spent["computed_tokens"] - spent["rejected_tokens"] == shared + own + decoded
 
 
 def test_a_second_turn_reuses_the_generated_tokens_of_the_first(lab: sgl.Lab) -> None:
@@ -99,7 +99,8 @@ def test_counts_add_up_for_every_request_and_in_total(lab: sgl.Lab) -> None:
     assert metas[-1]["cached_tokens"] < 30  # what all chats begin with
     assert metas[-1]["cached_tokens"] + metas[-1]["computed_tokens"] == metas[-1]["prompt_tokens"]
     for meta in metas[:-1]:
-        assert meta["cached_tokens"] + meta["computed_tokens"] == meta["prompt_tokens"] + meta["completion_tokens"] - 1
+        n_once = meta["cached_tokens"] + meta["computed_tokens"] - meta["rejected_tokens"]
+        assert n_once == meta["prompt_tokens"] + meta["completion_tokens"] - 1
     for name in ("prompt_tokens", "cached_tokens", "computed_tokens"):
         assert spent[name] == sum(meta[name] for meta in metas)
 
@@ -166,7 +167,7 @@ def test_a_record_served_again_without_the_model_counts_what_was_counted(lab: sg
         for topic in ("animal", "town", "animal"):
             ask.run(topic=topic, temperature=0, backend=lab.backend).sync()
     same, best = lab.what_if(record, evict=("lru", "belady"))
-    assert (same.cached_tokens, same.computed_tokens) == (spent["cached_tokens"], spent["computed_tokens"])
+    assert (same.cached_tokens, same.computed_tokens) == (spent["cached_tokens"], spent["computed_tokens"] - spent["rejected_tokens"])
     assert best.cached_tokens == same.cached_tokens  # nothing had to be evicted
     (small,) = lab.what_if(record, evict=("lru",), cache_tokens=(60,))
     assert (small.n_refused, small.cached_tokens < same.cached_tokens) == (0, True)

@@ -116,6 +116,25 @@ class RadixTree:
         root = self.roots.get(namespace)
         return tuple(node.id for node in self._path(self._walk(root, tokens)[0])) if root else ()
 
+    def continuation(self, namespace: Namespace, tokens: Tokens, n_most: int) -> Tokens:
+        """What came after `tokens` where they were last here, at most `n_most` of it; empty if they are not. Changes nothing."""
+        root = self.roots.get(namespace)
+        if root is None:
+            return ()
+        node, n_in, n_tokens = self._walk(root, tokens)
+        rest = tokens[n_tokens:]
+        """less than a page: only whole ones are kept"""
+        if len(rest) >= self.pool.page_size:
+            return ()
+        found = node.tokens[n_in:]
+        while len(found) < len(rest) + n_most:
+            fitting = [child for child in node.children.values() if len(found) >= len(rest) or child.tokens[: len(rest)] == rest]
+            if not fitting:
+                break
+            node = max(fitting, key=lambda child: (child.last_used, child.id))
+            found += node.tokens
+        return found[len(rest) : len(rest) + n_most] if found[: len(rest)] == rest else ()
+
     def snapshot(self, seq: int) -> TreeSnapshot:
         nodes = tuple(
             TreeNode(node.id, node.parent.id if node.parent else None, node.tokens, node.namespace, node.refs, node.last_used, node.hits)

@@ -12,11 +12,12 @@ from bisect import insort
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from ...contracts.events import Emit, PrefixMatched, RequestPreempted, silent
+from ...contracts.events import DraftVerified, Emit, PrefixMatched, RequestPreempted, silent
 from ..cache.audit import audit
 from ..cache.pool import PagePool
-from ..cache.tree import Lease, RadixTree
+from ..cache.tree import Lease, RadixTree, Tokens
 from ..config import EngineConfig
+from .drafts import Drafts
 from .order import ORDERS, n_hit
 from .plan import Plan, Row, Sampling
 from .request import Phase, Request
@@ -45,15 +46,24 @@ class Scheduler:
     """Requests wait and run in order of arrival; the oldest running one always gets its pages."""
 
     def __init__(
-        self, config: EngineConfig, pool: PagePool, tree: RadixTree, copy_page: Callable[[int, int], None], emit: Emit = silent
+        self,
+        config: EngineConfig,
+        pool: PagePool,
+        tree: RadixTree,
+        copy_page: Callable[[int, int], None],
+        emit: Emit = silent,
+        drafts: Drafts | None = None,
     ) -> None:
         self._config = config
         self._pool = pool
         self._tree = tree
         self._copy_page = copy_page
         self._emit = emit
+        self._drafts = drafts
         self.waiting: list[Request] = []
         self.running: list[Request] = []
+        self._complete: list[Request] = []
+        """running, and found whole in the tree: of them there is nothing to compute"""
         self.n_preempted = 0
         self._n_arrived = 0
         self._step = 0
@@ -80,18 +90,32 @@ class Scheduler:
             if n := min(request.n_pending, budget):
                 work.append((request, n))
                 budget -= n
-        complete: list[Request] = []
         if self.n_preempted == n_preempted:
-            self._admit(budget, work, complete)
+            work += self._admit(budget, self._config.min_share)
+        complete, self._complete = self._complete, []
         if not work and not complete:
             return None
         self._step += 1
-        rows = tuple(self._row(request, n) for request, n in work)
+        rows = self._rows(work)
         return Batch(Plan(self._step, rows), tuple(request for request, _ in work), tuple(complete))
 
-    def advance(self, request: Request, n: int, n_rejected: int = 0) -> None:
-        """`n` more positions of `request` have their KV; `n_rejected` guesses after them were computed in vain."""
+    def prepare(self, plan: Plan) -> None:
+        """While `plan` computes: let in who would be let in after it. Nobody gives way, and who may find more when it is done waits."""
+        if not self.waiting:
+            return
+        n_computed = {row.request: len(row.tokens) - row.n_drafts for row in plan.rows}
+        n_next = sum(max(1, request.n_pending - n_computed.get(request.id, 0)) for request in self.running)
+        self._admit(max(0, self._config.step_tokens - n_next), 1)
+
+    def advance(self, request: Request, row: Row, n_accepted: int = 0) -> None:
+        """The positions of `row` have their KV; of its guesses the first `n_accepted`, the others were computed in vain."""
         was_prefilling = request.is_prefilling
+        n_rejected = row.n_drafts - n_accepted
+        n = len(row.tokens) - n_rejected
+        if row.n_drafts and self._drafts is not None:
+            request.n_drafted += row.n_drafts
+            source = self._drafts.learn(request, row.n_drafts, n_accepted)
+            self._emit(DraftVerified(request.id, source, row.n_drafts, n_accepted))
         request.count_computed(request.n_kv, request.n_kv + n, n_rejected)
         request.n_kv += n
         if was_prefilling:
@@ -110,6 +134,7 @@ class Scheduler:
         for request in tuple(self.running):
             request.lease = None
             self._leave(request, Phase.WAITING, keep=False)
+        self._complete.clear()
         self._tree.reset()
 
     def check(self, others: Iterable[Lease] = ()) -> None:
@@ -152,6 +177,8 @@ class Scheduler:
         request.n_kv = 0
         if phase is Phase.WAITING:
             insort(self.waiting, request, key=_arrival)
+        elif self._drafts is not None:
+            self._drafts.close(request)
 
     def _share(self, request: Request) -> None:
         """Put what is computed of the prompt into the tree, and lease it there instead of holding it."""
@@ -172,8 +199,9 @@ class Scheduler:
 
     # ------------------------------------------------------------ admission
 
-    def _admit(self, budget: int, work: list[tuple[Request, int]], complete: list[Request]) -> None:
-        """Move waiting requests to running while rows, tokens and pages last."""
+    def _admit(self, budget: int, min_share: int) -> list[tuple[Request, int]]:
+        """Move waiting requests to running while rows, tokens and pages last; what of each is computed now."""
+        work: list[tuple[Request, int]] = []
         held: set[Request] = set()
         admitted: list[Request] = []
         order = self._order() if budget and len(self.running) < self._config.max_rows else []
@@ -181,7 +209,7 @@ class Scheduler:
             if not budget or len(self.running) == self._config.max_rows:
                 break
             tokens = request.span(0, request.n_tokens)
-            if self._is_held(request, tokens):
+            if self._is_held(request, tokens, min_share):
                 held.add(request)
                 continue
             if not self._start(request, tokens):
@@ -191,12 +219,13 @@ class Scheduler:
                 work.append((request, n))
                 budget -= n
             else:
-                complete.append(request)
+                self._complete.append(request)
         if admitted:
             latest = max(request.arrival for request in admitted)
             for request in order:
                 if request.phase is Phase.WAITING and request.arrival < latest and request not in held:
                     request.n_passed += 1
+        return work
 
     def _order(self) -> list[Request]:
         """Those who were overtaken too often in order of arrival, then the others as the policy ranks them."""
@@ -208,8 +237,8 @@ class Scheduler:
         ranked = sorted(zip(ranks, others, strict=True), key=lambda pair: pair[0])  # stable: ties stay in order of arrival
         return overdue + [request for _, request in ranked]
 
-    def _is_held(self, request: Request, tokens: tuple[int, ...]) -> bool:
-        """Is somebody computing a prefix of `request` right now that will soon be found in the tree?"""
+    def _is_held(self, request: Request, tokens: tuple[int, ...], min_share: int) -> bool:
+        """Is somebody computing `min_share` more tokens of `request` right now that will soon be found in the tree?"""
         prefilling = [other for other in self.running if other.is_prefilling and other.namespace == request.namespace]
         if not prefilling:
             return False
@@ -217,7 +246,7 @@ class Scheduler:
         size = self._config.page_size
         for other in prefilling:
             is_sample = other.group == request.group and request.kind == "gen"
-            n_share = size if is_sample else self._config.pages_for(self._config.min_share) * size
+            n_share = size if is_sample else self._config.pages_for(min_share) * size
             end = n_here + n_share
             is_long = end <= min(len(tokens), other.n_prefill)
             if is_long and tokens[n_here:end] == other.span(n_here, end) and tokens[:n_here] == other.span(0, n_here):
@@ -261,13 +290,36 @@ class Scheduler:
 
     # ------------------------------------------------------------ rows
 
-    def _row(self, request: Request, n: int) -> Row:
+    def _rows(self, work: list[tuple[Request, int]]) -> tuple[Row, ...]:
+        """Those who draw also guess, as far as the step has room."""
+        budget = self._config.step_tokens - sum(n for _, n in work)
+        rows = []
+        for request, n in work:
+            drafts = self._guess(request, budget, len(work)) if n == request.n_pending else ()
+            budget -= len(drafts)
+            rows.append(self._row(request, n, drafts))
+        return tuple(rows)
+
+    def _guess(self, request: Request, n_most: int, n_rows: int) -> Tokens:
+        """A guess at what comes next, with pages for it; nobody gives way for it but what is idle in the tree."""
+        n_most = min(n_most, request.limit - len(request.generated) - 1)
+        if self._drafts is None or n_most <= 0:
+            return ()
+        drafts = self._drafts.guess(self._tree, request, n_most, n_rows)
+        n_missing = self._config.pages_for(request.n_tokens + len(drafts)) - len(request.pages)
+        if drafts and n_missing > 0:
+            if n_missing > self._pool.n_free:
+                self._tree.evict(n_missing - self._pool.n_free)
+            request.pages.extend(self._pool.take(min(n_missing, self._pool.n_free), request.id))
+        return drafts[: len(request.pages) * self._config.page_size - request.n_tokens]
+
+    def _row(self, request: Request, n: int, drafts: Tokens) -> Row:
         start, end = request.n_kv, request.n_kv + n
-        pages = request.pages[: self._config.pages_for(end)]
+        pages = request.pages[: self._config.pages_for(end + len(drafts))]
         sample = None
         if request.params is not None and end == request.n_tokens:
             position = len(request.generated)
             sample = Sampling(request.params, request.seed, position, request.prompt, request.generated, request.banned_early)
         first = min((position for position in request.targets if start <= position < end), default=end)
         targets = tuple(request.targets.get(position, ()) for position in range(first, end))
-        return Row(request.id, request.span(start, end), start, pages, sample, targets, is_exact=request.is_exact)
+        return Row(request.id, request.span(start, end) + drafts, start, pages, sample, targets, len(drafts), request.is_exact)

@@ -1,0 +1,247 @@
+"""Guesses at the next tokens change how many steps a text takes, never what it says; what they cost is counted."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sgl_lab.contracts.events import DraftVerified, StepRan, TokensSampled
+from sgl_lab.contracts.params import SamplingParams
+from sgl_lab.contracts.port import GenJob
+from sgl_lab.engine.cache.pool import TREE, PagePool
+from sgl_lab.engine.cache.tree import RadixTree
+from sgl_lab.engine.fake import HashModel, HashRunner
+from sgl_lab.engine.plan.drafts import BORDER, Corpus
+from sgl_lab.engine.plan.plan import Plan, RowOutput, Sampling
+
+from .driving import Bench, Heard, bench, expect_idle
+
+PROMPT = tuple(b"Once upon a time there was a kernel that never slept.")
+LAWFUL: dict[str, Any] = {"max_tokens": 64, "ignore_eos": True}
+
+
+class Periodic(HashModel):
+    """Says what stands `period` tokens before: whoever looks back guesses right."""
+
+    def __init__(self, period: int) -> None:
+        super().__init__()
+        self._period = period
+
+    def draw(self, context: tuple[int, ...], sampling: Sampling) -> int:
+        said = [*sampling.prompt, *sampling.generated]
+        return int(said[-self._period])
+
+
+class Late(HashRunner):
+    """Computes when its results are asked for: whatever happened to a page meanwhile shows."""
+
+    def start(self, plan: Plan) -> Callable[[], tuple[RowOutput, ...]]:
+        return lambda: self.run(plan)
+
+
+def replies(b: Bench, prompt: tuple[int, ...], **params: Any) -> Heard:
+    heard = b.gen(prompt, **params)
+    b.drain()
+    return heard
+
+
+# ------------------------------------------------------------ the tree
+
+
+@pytest.mark.parametrize("page_size", [1, 4])
+def test_a_repeated_generation_is_verified_in_a_few_steps_and_says_the_same(page_size: int) -> None:
+    b = bench(page_size=page_size)
+    first = replies(b, PROMPT, **LAWFUL).output
+    again = replies(b, PROMPT, **LAWFUL).output
+    assert again.ids == first.ids == tuple(b.model.reply(PROMPT, SamplingParams(temperature=0, **LAWFUL), 0, 64))
+    assert again.text == first.text
+    usage = again.usage
+    assert usage.accepted_tokens == usage.drafted_tokens >= 64 - 3 * page_size
+    assert usage.model_steps <= 2 + page_size
+    assert usage.cached_tokens + usage.computed_tokens == len(PROMPT) + 63
+
+
+def test_the_guess_is_what_was_drawn_with_the_same_seed() -> None:
+    b = bench()
+    params = {"temperature": 1.0, "seed": 7, **LAWFUL}
+    first = replies(b, PROMPT, **params).output
+    again = replies(b, PROMPT, **params).output
+    other = replies(b, PROMPT, **params | {"seed": 8}).output
+    assert again.ids == first.ids != other.ids
+    assert again.usage.model_steps <= 4
+    assert other.ids == tuple(b.model.reply(PROMPT, SamplingParams(**params | {"seed": 8}), 8, 64))
+    assert other.usage.rejected_tokens == other.usage.drafted_tokens - other.usage.accepted_tokens > 0
+
+
+def test_a_stop_inside_a_guess_ends_the_text_where_it_ended_before() -> None:
+    b = bench()
+    long = replies(b, PROMPT, **LAWFUL).output
+    stop = long.ids[20]
+    params = LAWFUL | {"stop_token_ids": (stop,)}
+    cold, warm = replies(bench(), PROMPT, **params).output, replies(b, PROMPT, **params).output
+    assert (warm.ids, warm.text, warm.finish_reason, warm.matched_stop) == (cold.ids, cold.text, "stop", stop)
+    assert warm.usage.model_steps < cold.usage.model_steps
+    usage = warm.usage
+    assert usage.cached_tokens + usage.computed_tokens == usage.prompt_tokens + usage.completion_tokens - 1 + usage.rejected_tokens
+
+
+def test_what_is_guessed_in_vain_is_not_in_the_tree() -> None:
+    b = bench()
+    replies(b, PROMPT, **LAWFUL)
+    other = replies(b, PROMPT, **LAWFUL | {"temperature": 1.0, "seed": 3}).output
+    assert other.usage.rejected_tokens
+    follow = replies(b, PROMPT + other.ids, **LAWFUL).output
+    assert follow.usage.cached_tokens == len(PROMPT) + len(other.ids) - 1
+    assert follow.ids == tuple(b.model.reply(PROMPT + other.ids, SamplingParams(temperature=0, **LAWFUL), 0, 64))
+
+
+def test_the_continuation_follows_the_branch_used_last() -> None:
+    tree = RadixTree(PagePool(100, 2))
+
+    def put(*tokens: int) -> None:
+        tree.insert((), tokens, tree.pool.take(len(tokens) // 2, TREE), TREE)
+        tree.release(tree.acquire((), tokens))
+
+    put(1, 2, 3, 4, 5, 6)
+    put(1, 2, 3, 4, 7, 8, 9, 10)
+    assert tree.continuation((), (1, 2), 9) == (3, 4, 7, 8, 9, 10)
+    assert tree.continuation((), (1, 2), 3) == (3, 4, 7)
+    assert tree.continuation((), (1, 2, 3, 4, 5), 9) == (6,)
+    assert tree.continuation((), (1, 2, 3), 3) == (4, 7, 8)
+    tree.release(tree.acquire((), (1, 2, 3, 4, 5, 6)))
+    assert tree.continuation((), (1,), 9) == (2, 3, 4, 5, 6)
+    for missing in ((2,), (1, 2, 3, 9), (1, 2, 3, 4, 5, 7), (1, 2, 3, 4, 5, 6)):
+        assert tree.continuation((), missing, 9) == ()
+    assert tree.continuation(("elsewhere",), (1, 2), 9) == ()
+
+
+# ------------------------------------------------------------ n-grams
+
+
+def test_of_equal_keys_the_place_that_agrees_longest_is_followed() -> None:
+    corpus = Corpus()
+    corpus.extend([9, 8, 7, 6, 5, 1, 2, 3, 40, BORDER, 0, 0, 0, 0, 0, 1, 2, 3, 50])
+    n_same, place = corpus.after([9, 8, 7, 6, 5, 1, 2, 3])
+    assert (n_same, corpus.tokens[place]) == (8, 40)
+    n_same, place = corpus.after([4, 4, 1, 2, 3])
+    assert (n_same, corpus.tokens[place]) == (3, 50)
+    assert corpus.after([1, 2, 4]) == (0, 0)
+
+
+def test_a_text_that_repeats_itself_is_drawn_many_tokens_a_step() -> None:
+    model = Periodic(16)
+    runner = HashRunner(1024, 1, model)
+    usage = replies(bench(runner), PROMPT, **LAWFUL | {"max_tokens": 200}).output.usage
+    assert usage.model_steps < 20
+    assert usage.accepted_tokens > 180
+
+
+def test_an_edited_prompt_guesses_from_what_was_said_before() -> None:
+    runner = HashRunner(4096, 1, Periodic(53))
+    b = bench(runner, n_pages=4096)
+    replies(b, PROMPT, **LAWFUL)
+    usage = replies(b, (*b"X", *PROMPT[1:]), **LAWFUL).output.usage
+    assert usage.cached_tokens == 0
+    assert usage.accepted_tokens > 40
+
+
+def test_a_flush_forgets_what_was_said() -> None:
+    b = bench()
+    replies(b, PROMPT, **LAWFUL)
+    b.engine.flush()
+    assert replies(b, PROMPT, **LAWFUL).output.usage.accepted_tokens == 0
+
+
+def test_guesses_that_never_come_true_become_rare() -> None:
+    b = bench()
+    usage = replies(b, (1, 2, 3) * 30, max_tokens=400, ignore_eos=True).output.usage
+    assert usage.rejected_tokens <= 0.1 * usage.completion_tokens
+
+
+# ------------------------------------------------------------ the price, the room, the books
+
+
+def test_no_drafts_where_none_are_wanted() -> None:
+    b = bench(draft_tokens=0)
+    replies(b, PROMPT, **LAWFUL)
+    assert replies(b, PROMPT, **LAWFUL).output.usage.drafted_tokens == 0
+    assert not b.fold.of(DraftVerified)
+
+
+def test_guesses_stay_inside_the_step_and_the_text() -> None:
+    sizes: list[int] = []
+
+    class Watched(HashRunner):
+        def run(self, plan: Plan) -> tuple[RowOutput, ...]:
+            sizes.append(sum(len(row.tokens) for row in plan.rows))
+            return super().run(plan)
+
+    b = bench(Watched(1024, 1), step_tokens=24, max_rows=8)
+    heard = [replies(b, PROMPT + tuple(tail), **LAWFUL) for tail in (b"", b"!", b"", b"!")]
+    for _ in range(2):
+        heard += [b.gen(PROMPT + tuple(tail), **LAWFUL) for tail in (b"", b"!")]
+        b.drain()
+    assert max(sizes) <= 24
+    assert {len(h.output.ids) for h in heard} == {64}
+    assert len({h.output.ids for h in heard}) == 2
+
+
+def test_a_guess_drives_nobody_out() -> None:
+    b = bench(n_pages=200, max_rows=4)
+    for _ in range(3):
+        heard = [b.gen((*PROMPT, i), **LAWFUL) for i in range(2)]
+        b.drain()
+    assert b.engine.stats()["preemptions"] == 0
+    assert all(len(h.output.ids) == 64 for h in heard)
+
+
+def test_events_and_counts_tell_of_every_guess() -> None:
+    b = bench()
+    replies(b, PROMPT, **LAWFUL)
+    heard = replies(b, PROMPT, **LAWFUL)
+    told = b.fold.of(DraftVerified)
+    assert told[-1].source == "tree"
+    usage, stats = heard.output.usage, b.engine.stats()
+    assert sum(event.n_drafted for event in told) == stats["drafted_tokens"]
+    assert sum(event.n_accepted for event in told) == stats["accepted_tokens"] == stats["drafted_tokens"] - stats["rejected_tokens"]
+    samples = [sample for event in b.fold.of(TokensSampled) for sample in event.samples]
+    assert sum(sample.drafted for sample in samples) == stats["accepted_tokens"]
+    assert [sample.drafted for sample in samples[-64:]].count(True) == usage.accepted_tokens
+    steps = b.fold.of(StepRan)
+    n_own = sum(n for step in steps for _, n in step.prefill) + sum(len(step.decode) for step in steps)
+    assert n_own == stats["computed_tokens"] - stats["drafted_tokens"]
+    expect_idle(b)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("draft_tokens", [0, 64])
+def test_random_jobs_say_the_same_with_and_without_guesses_on_time_and_late(late: bool, draft_tokens: int) -> None:
+    """Every reply is compared with the slow twin that knows neither pages nor guesses; jobs repeat and are cancelled at random."""
+    draw = random.Random(5)
+    b = bench((Late if late else HashRunner)(160, 1), n_pages=160, max_rows=6, step_tokens=40, draft_tokens=draft_tokens)
+    stems = [tuple(draw.choices(range(256), k=20)) for _ in range(4)]
+    asked = []
+    for _ in range(300):
+        prompt = draw.choice(stems) + tuple(draw.choices(range(3), k=draw.randrange(3)))
+        params = SamplingParams(max_tokens=draw.randrange(1, 30), temperature=draw.randrange(2), seed=draw.randrange(2), ignore_eos=True)
+        heard = Heard()
+        family = b.engine.gen(GenJob(prompt, params), heard)
+        b.engine.add(family)
+        asked.append((prompt, params, heard))
+        for _ in range(draw.randrange(4)):
+            b.step()
+        if draw.random() < 0.1:
+            b.engine.cancel(family.id)
+    b.drain()
+    n_accepted = 0
+    for prompt, params, heard in asked:
+        twin = b.model.reply(prompt, params, params.seed or 0, params.max_tokens or 0)
+        assert heard.output.ids == tuple(twin[: len(heard.output.ids)])
+        assert heard.output.finish_reason in ("length", "abort")
+        n_accepted += heard.output.usage.accepted_tokens
+    assert (n_accepted > 300) == (draft_tokens > 0)
+    assert b.engine.stats()["evictions"] > 20
+    expect_idle(b)
