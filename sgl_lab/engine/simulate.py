@@ -109,7 +109,10 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Counts in tokens, as `Engine.stats` counts them without guesses (drafts); `n_refused` requests were too large for the cache and are in no other count."""
+    """Counts in tokens, as `Engine.stats` counts them but for rejected drafts, which nobody guesses here.
+
+    `n_refused` requests were too large for the cache and are in no other count.
+    """
 
     evict: str
     n_pages: int
