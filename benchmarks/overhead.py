@@ -23,11 +23,11 @@ from sgl_lab.contracts.port import GenJob
 from sgl_lab.engine.config import EngineConfig
 from sgl_lab.engine.engine import Engine
 from sgl_lab.engine.fake import ByteTokenizer
-from sgl_lab.engine.plan.plan import Draw, Plan, RowOutput
+from sgl_lab.engine.plan.plan import Draw, Launching, Plan, RowOutput, Timed
 from sgl_lab.engine.text import TextStream
 from sgl_lab.trace import Ring
 
-PARTS = ("model", "tree", "scheduler", "text", "events", "rest")
+PARTS = ("model", "sampler", "tree", "scheduler", "drafts", "text", "events", "rest")
 
 
 class Listener:
@@ -78,9 +78,11 @@ class Meter:
 
 
 def metered(engine: Engine, meter: Meter) -> None:
-    meter.wrap("model", engine._runner, ["run", "copy_page"])
+    meter.wrap("model", engine._runner, ["run", "copy_page", *(["start"] if isinstance(engine._runner, Launching) else [])])
+    meter.wrap("model", engine, ["_outputs"])
     meter.wrap("tree", engine._tree, ["peek", "trail", "acquire", "release", "insert", "evict", "report_locks"])
-    meter.wrap("scheduler", engine._scheduler, ["schedule", "advance", "finish"])
+    meter.wrap("scheduler", engine._scheduler, ["schedule", "prepare", "advance", "finish"])
+    meter.wrap("drafts", engine._drafts, ["guess", "learn", "close"])
     meter.wrap("events", engine._scheduler, ["_emit"])
     meter.wrap("events", engine._tree, ["_emit"])
     meter.wrap("events", engine, ["_emit"])
@@ -130,18 +132,36 @@ def with_model(name: str, n_rows: int, n_prefix: int, n_steps: int) -> None:
         engine, meter = lab._resident.engine, Meter()
         prompts = [tuple((row * 977 + i * 31) % 40_000 + 100 for i in range(n_prefix)) for row in range(n_rows)]
 
-        def run() -> float:
+        def now() -> dict[str, float]:
+            """Milliseconds so far, by part."""
+            spent = {part: seconds * 1000 for part, seconds in meter.seconds.items()}
+            spent["sampler"] = engine._runner.seconds["sampler"] * 1000 if isinstance(engine._runner, Timed) else 0.0
+            spent["model"] -= spent["sampler"]
+            return spent
+
+        def run() -> tuple[dict[str, float], dict[str, float], int]:
+            """Milliseconds of the whole run and of those steps in which all rows decode, and how many there were of the latter."""
             metered(engine, meter)
             ask(engine, prompts, n_steps)
-            started = time.perf_counter()
+            started = now()
+            decoding = dict.fromkeys(PARTS, 0.0)
+            n_decoding, before = 0, started
             while engine.step():
-                pass
-            return time.perf_counter() - started
+                after = now()
+                running = engine._scheduler.running
+                if len(running) == n_rows and not any(request.is_prefilling for request in running):
+                    n_decoding += 1
+                    decoding = {part: decoding[part] + after[part] - before[part] for part in PARTS}
+                before = after
+            return {part: before[part] - started[part] for part in PARTS}, decoding, max(1, n_decoding)
 
-        seconds = lab._resident.call(run)
-        print(f"{name}: {n_rows} prompts of {n_prefix} tokens without a common prefix, {n_steps} tokens each: {seconds:.2f} s")
-        for part in PARTS:
-            print(f"  {part:<12}{meter.seconds[part] * 1000:12.1f} ms{meter.seconds[part] / seconds:10.3%}")
+        whole, decoding, n_decoding = lab._resident.call(run)
+        print(f"{name}, {lab.card.dtype}: {n_rows} prompts of {n_prefix} tokens without a common prefix, {n_steps} tokens each")
+        print(f"  {'':<12}{'whole run, ms':>16}{'share':>10}{'a decode step, ms':>20}{'share':>10}")
+        for part in (*PARTS, "all"):
+            ms, step = (sum(spent.values()) if part == "all" else spent[part] for spent in (whole, decoding))
+            shares = [value / sum(spent.values()) for value, spent in ((ms, whole), (step, decoding))]
+            print(f"  {part:<12}{ms:16.1f}{shares[0]:10.3%}{step / n_decoding:20.3f}{shares[1]:10.2%}")
 
 
 def main() -> None:
@@ -149,7 +169,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--prefix", type=int, default=870)
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--model", help="share of a real run on this model")
+    parser.add_argument("--model", help="the profile of a real run on this model instead")
     given = parser.parse_args()
     if given.model:
         with_model(given.model, given.rows, given.prefix, given.steps or 60)

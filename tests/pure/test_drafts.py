@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sgl_lab.contracts.errors import EngineStopped
 from sgl_lab.contracts.events import DraftVerified, StepRan, TokensSampled
 from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.contracts.port import GenJob
@@ -171,22 +172,48 @@ def test_no_drafts_where_none_are_wanted() -> None:
     assert not b.fold.of(DraftVerified)
 
 
-def test_guesses_stay_inside_the_step_and_the_text() -> None:
-    sizes: list[int] = []
+class Watched(HashRunner):
+    """Remembers how many tokens each step had."""
 
-    class Watched(HashRunner):
-        def run(self, plan: Plan) -> tuple[RowOutput, ...]:
-            sizes.append(sum(len(row.tokens) for row in plan.rows))
-            return super().run(plan)
+    def __init__(self, n_pages: int) -> None:
+        super().__init__(n_pages, 1)
+        self.sizes: list[int] = []
 
-    b = bench(Watched(1024, 1), step_tokens=24, max_rows=8)
-    heard = [replies(b, PROMPT + tuple(tail), **LAWFUL) for tail in (b"", b"!", b"", b"!")]
+    def run(self, plan: Plan) -> tuple[RowOutput, ...]:
+        self.sizes.append(sum(len(row.tokens) for row in plan.rows))
+        return super().run(plan)
+
+
+def test_guesses_stay_inside_the_step() -> None:
+    runner = Watched(1024)
+    b = bench(runner, step_tokens=24, max_rows=8)
     for _ in range(2):
-        heard += [b.gen(PROMPT + tuple(tail), **LAWFUL) for tail in (b"", b"!")]
+        heard = [b.gen((*PROMPT, i), **LAWFUL) for i in range(4)]
         b.drain()
-    assert max(sizes) <= 24
+    assert max(runner.sizes) == 24
+    assert b.engine.stats()["accepted_tokens"] > 100
     assert {len(h.output.ids) for h in heard} == {64}
-    assert len({h.output.ids for h in heard}) == 2
+
+
+def test_a_guess_ends_where_the_text_must() -> None:
+    runner = Watched(1024)
+    b = bench(runner)
+    first = replies(b, PROMPT, **LAWFUL).output
+    runner.sizes.clear()
+    short = replies(b, PROMPT, **LAWFUL | {"max_tokens": 10}).output
+    assert short.ids == first.ids[:10]
+    assert runner.sizes == [10]
+
+
+def test_guesses_leave_no_trace_in_the_tree() -> None:
+    def shape(draft_tokens: int) -> list[tuple[int, ...]]:
+        b = bench(draft_tokens=draft_tokens)
+        for n in (40, 64, 20, 64):
+            replies(b, PROMPT, max_tokens=n, ignore_eos=True)
+            replies(b, (*PROMPT, n), max_tokens=n, ignore_eos=True)
+        return sorted(node.tokens for node in b.engine.snapshot(0).nodes)
+
+    assert shape(64) == shape(0)
 
 
 def test_a_guess_drives_nobody_out() -> None:
@@ -245,3 +272,43 @@ def test_random_jobs_say_the_same_with_and_without_guesses_on_time_and_late(late
     assert (n_accepted > 300) == (draft_tokens > 0)
     assert b.engine.stats()["evictions"] > 20
     expect_idle(b)
+
+
+# ------------------------------------------------------------ a step computes while others are told of
+
+
+def test_a_step_that_computes_is_taken_in_by_the_next() -> None:
+    b = bench(Late(1024, 1))
+    heard = b.gen(PROMPT, max_tokens=3, ignore_eos=True)
+    told = []
+    while b.step():
+        told.append(sum(len(ids) for _, _, ids in heard.progress))
+    assert told == [0, 1, 2, 3]
+    assert heard.output.ids == tuple(b.model.reply(PROMPT, SamplingParams(temperature=0), 0, 3))
+
+
+def test_a_step_under_way_ends_before_the_runner_does() -> None:
+    b = bench(Late(1024, 1))
+    heard = b.gen(PROMPT, **LAWFUL)
+    b.step()
+    b.engine.close()
+    assert isinstance(heard.answers[0], EngineStopped)
+
+
+def test_who_is_let_in_ahead_waits_for_what_is_being_computed() -> None:
+    """Two prompts of which a step of this size can only begin the first: the second may not compute what they share."""
+    b = bench(Late(1024, 1), step_tokens=16, max_rows=4)
+    heard = [b.gen((*PROMPT[:14], *tail), max_tokens=2, ignore_eos=True) for tail in ((1,) * 9, (2,) * 9)]
+    b.drain()
+    assert [h.output.usage.computed_tokens - h.output.usage.rejected_tokens for h in heard] == [24, 10]
+
+
+def test_who_is_found_whole_while_a_step_computes_is_answered() -> None:
+    b = bench(Late(1024, 1), step_tokens=16, max_rows=4)
+    b.warm(PROMPT)
+    b.drain()
+    long = b.gen(tuple(range(100, 160)), max_tokens=2)
+    warm = b.warm(PROMPT)
+    b.drain(30)
+    assert warm.answer.cached_tokens == len(PROMPT)
+    assert len(long.output.ids) == 2
