@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sgl_lab.contracts.errors import EngineStopped
-from sgl_lab.contracts.events import DraftVerified, StepRan, TokensSampled
+from sgl_lab.contracts.events import DraftVerified, EngineFault, StepRan, TokensSampled
 from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.contracts.port import GenJob
 from sgl_lab.engine.cache.pool import TREE, PagePool
@@ -271,6 +271,7 @@ def test_random_jobs_say_the_same_with_and_without_guesses_on_time_and_late(late
         n_accepted += heard.output.usage.accepted_tokens
     assert (n_accepted > 300) == (draft_tokens > 0)
     assert b.engine.stats()["evictions"] > 20
+    assert not b.fold.of(EngineFault)
     expect_idle(b)
 
 
