@@ -250,7 +250,7 @@ def test_random_jobs_say_the_same_with_and_without_guesses_on_time_and_late(late
     draw = random.Random(5)
     b = bench((Late if late else HashRunner)(160, 1), n_pages=160, max_rows=6, step_tokens=40, draft_tokens=draft_tokens)
     stems = [tuple(draw.choices(range(256), k=20)) for _ in range(4)]
-    asked = []
+    asked, families = [], []
     for _ in range(300):
         prompt = draw.choice(stems) + tuple(draw.choices(range(3), k=draw.randrange(3)))
         params = SamplingParams(max_tokens=draw.randrange(1, 30), temperature=draw.randrange(2), seed=draw.randrange(2), ignore_eos=True)
@@ -258,10 +258,11 @@ def test_random_jobs_say_the_same_with_and_without_guesses_on_time_and_late(late
         family = b.engine.gen(GenJob(prompt, params), heard)
         b.engine.add(family)
         asked.append((prompt, params, heard))
+        families.append(family.id)
         for _ in range(draw.randrange(4)):
             b.step()
         if draw.random() < 0.1:
-            b.engine.cancel(family.id)
+            b.engine.cancel(draw.choice(families[-12:]))
     b.drain()
     n_accepted = 0
     for prompt, params, heard in asked:
