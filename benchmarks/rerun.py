@@ -2,7 +2,7 @@
 
     python benchmarks/rerun.py [--dtype int4] [--reps 5]
 
-A chat about a page of text, three greedy answers of 64 tokens each. For each edit: seconds of the edited cell cold (empty
+A chat about a text of some 1,600 words, three greedy answers of 64 tokens each. For each edit: seconds of the edited cell cold (empty
 cache), and after the cell as it was before the edit; medians of --reps. Both say the same tokens, which is checked.
 Steps are calls of the model; a draft is a guess at the next tokens that is verified in one call.
 """
@@ -19,11 +19,12 @@ from sgl_lab import assistant, function, gen, system, user
 from sgl_lab.lang.state import ProgramState
 from sgl_lab.session import Lab
 
-PAGE = """The lighthouse at Marrow Point was lit for the first time on a wet evening in October 1868. It had taken six years to build. \
-The rock on which it stands is dry for three hours at low tide, so the masons rowed out twice a day, worked as long as the sea let \
-them, and rowed back with their tools tied to their belts. Two winters in a row the lower courses were washed away. In the third \
-spring the engineer, a young woman named Hester Vane who had taken over from her father, had every stone cut with a dovetail, so that \
-each one locked into its neighbours and the weight of the tower itself held the joints shut. Nothing was washed away after that.
+TEXT = """\
+The lighthouse at Marrow Point was lit for the first time on a wet evening in October 1868. It had taken six years to build. The rock on \
+which it stands is dry for three hours at low tide, so the masons rowed out twice a day, worked as long as the sea let them, and rowed \
+back with their tools tied to their belts. Two winters in a row the lower courses were washed away. In the third spring the engineer, a \
+young woman named Hester Vane who had taken over from her father, had every stone cut with a dovetail, so that each one locked into its \
+neighbours and the weight of the tower itself held the joints shut. Nothing was washed away after that.
 
 The light was a single oil lamp with four wicks behind a lens as tall as a man. The lens had come from Paris in two hundred boxes, and \
 it took a clockmaker from the village a month to put it together. It turned once a minute on a bath of mercury, driven by a weight that \
@@ -37,13 +38,45 @@ sacks. The longest that bad weather kept a crew on the rock was sixty-one days, 
 Electric light came late, in 1952, and with it a generator that everybody hated for its noise. The last keepers left in 1984, when a \
 relay and a telephone line took over their watches. The lens still turns. The mercury was taken out for safety and the lens now floats \
 on a ring of small bearings, which the volunteers who look after the tower oil by hand on the first Sunday of every month. They say that \
-if you put your ear to the wall in a storm you can hear the stones settle against each other, as Hester Vane meant them to."""
+if you put your ear to the wall in a storm you can hear the stones settle against each other, as Hester Vane meant them to.
+
+The village owes its harbour to the tower. Before 1868 there was only a shingle beach on which boats were hauled up by hand. The stone \
+for the lighthouse came by sea from a quarry forty miles away, and the barges that carried it could not be unloaded on shingle, so the \
+first thing that was built was a quay. When the tower was finished nobody had any use for the quay, and it was sold to a fisherman \
+called Amos Trelawn for the price of two boats. Within five years there were thirty boats at it, and a smokehouse, and an ice store cut \
+into the hill. The ice came from a pond above the church; boys were paid a penny an hour to keep it free of leaves in autumn, so that it \
+would freeze clear. In a good week in 1890 the village sent eleven tons of smoked herring to the city.
+
+The herring stopped coming in 1911. Nobody has ever found out why. Some blamed the steam trawlers, some the warm summers, and the oldest \
+man in the village blamed a curate who had preached against drinking on the quay. Half of the families left within two years. Those who \
+stayed turned to crabs, which fetch more but cannot be smoked, and the smokehouse was let to a painter from the city who liked the \
+light. She was followed by others. By 1930 there was a school of painting, a shop that sold nothing but frames, and a law against drying \
+nets on the public road, which the fishermen ignored.
+
+The railway reached the village late and left it early. The line was opened in 1897, mainly to carry herring, and for fourteen years it \
+did well. It had one engine, named Prudence, which could not turn round at the upper end and therefore ran backwards all the way down. \
+There was one serious accident: in 1905 a goods wagon full of ice broke loose, ran three miles down to the quay and went into the \
+harbour, where it floated. After 1911 the trains carried painters in summer and coal in winter. The line was closed in 1936. Its bed is \
+now a footpath, and the two station houses are a bakery and a small museum, in which the lamp of the engine can be seen.
+
+The museum keeps the log books of the lighthouse as well, all one hundred and sixteen years of them. A schoolteacher, Ines Calder, has \
+read every page. Most of it is weather. But she found that the keepers had counted birds every spring since 1871, because one of them \
+had a bet with the vicar, and that nobody ever stopped. Her table of those counts is now used by people who study how the climate \
+changes: the puffins come eleven days earlier than they did, and the terns no longer come at all. She also found the recipe for the \
+biscuits, a drawing of a whale with its length in boots, and, on a page from the winter of 1903, forty-three games of noughts and \
+crosses without a winner.
+
+Today about three hundred people live in the village all year round. The crab boats go out at four in the morning, the painters get up \
+at ten, and the two groups meet at the bakery. On the first Sunday of the month the quay is full of volunteers with oil cans who wait \
+for the tide. There is a plan to make electricity from the current off the point, where the tide runs at seven knots. The engineers who \
+came to measure it wanted to know how to fix an anchor to that rock so that the sea would not pull it out. They were shown the drawings \
+of a young woman who had thought about that for a whole winter, and they went home with copies."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    page: str = PAGE
-    first: str = "Summarise this page in three sentences."
+    text: str = TEXT
+    first: str = "Summarise this text in three sentences."
     second: str = "Explain how the tower was kept from being washed away."
     last: str = "Describe the daily work of the keepers to a child."
 
@@ -51,9 +84,11 @@ class Cell:
 BEFORE = Cell()
 EDITS = {
     "nothing": BEFORE,
-    "last line": Cell(last="Describe the daily work of the keepers to a student."),
+    "last line, another reader": Cell(last="Describe the daily work of the keepers to a student."),
+    "last line, one word more": Cell(last="Describe the daily work of the keepers to a small child."),
+    "last line, one more wish": Cell(last="Describe the daily work of the keepers to a child in simple words."),
     "middle": Cell(second="Explain briefly how the tower was kept from being washed away."),
-    "one word in the first third": Cell(page=PAGE.replace("masons", "builders")),
+    "one word in the first third": Cell(text=TEXT.replace("masons", "builders")),
 }
 NAMES = ("first", "second", "last")
 
@@ -61,7 +96,7 @@ NAMES = ("first", "second", "last")
 @function
 def chat(s: ProgramState, cell: Cell) -> None:
     s += system("You answer questions about a text.")
-    s += user(f"{cell.page}\n\n{cell.first}")
+    s += user(f"{cell.text}\n\n{cell.first}")
     s += assistant(gen("first", max_tokens=64, temperature=0, ignore_eos=True))
     s += user(cell.second)
     s += assistant(gen("second", max_tokens=64, temperature=0, ignore_eos=True))

@@ -25,7 +25,8 @@ PLACES = 8
 REMEMBERED = 1 << 16
 """tokens of requests that are over; of each what it generated and, of its prompt, the last"""
 TAIL = 64
-FIRST_WIDTH = {"tree": 16, "ngram": 4}
+FIRST_WIDTH = {"tree": 32, "ngram": 4}
+"""of a line, guessed at first; twice as many whenever all of them came true"""
 LONGEST_PAUSE = 32
 LEAST_TRUST = 0.2
 
