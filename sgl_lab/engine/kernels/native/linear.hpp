@@ -17,6 +17,7 @@ constexpr int kTile = 6;           // rows that are multiplied together: their s
 constexpr int kPanelTiles = 42;    // tiles that pass over a block of weights before the next: they stay in the second-level cache
 constexpr int kColumns = 32;       // outputs of a block of 4 or 8 bits
 constexpr int kWideColumns = 64;   // of bf16
+constexpr int kPairsAhead = 32;    // how far ahead bf16 weights are asked for while few rows need them
 
 enum class Kind : int32_t { q4 = 0, q8 = 1, bf16 = 2 };
 
@@ -125,26 +126,26 @@ struct Target {
 struct Ahead {
   int part, n_parts;
 
-  template <int n_bytes>
-  void fetch(const uint8_t* record) const {
-    constexpr int kLines = n_bytes / 64;
-    for (int i = kLines * part / n_parts; i < kLines * (part + 1) / n_parts; ++i) _mm_prefetch(record + i * 64, _MM_HINT_T0);
-  }
+  // Of the bytes of a group.
+  int begin(int n_bytes) const { return n_bytes / 64 * part / n_parts * 64; }
+  int end(int n_bytes) const { return n_bytes / 64 * (part + 1) / n_parts * 64; }
 };
 
 // R rows of a tile times one block of 32 columns in 4 or 8 bits. Within a group sums are integers, exact in any order.
 template <Kind kind, int R>
 inline void multiply_block(const Weight& w, int block, const Activations& x, int row, const Target& target, Ahead ahead) {
   constexpr int kBytes = group_bytes(kind), kScales = kColumns * 2;
-  const int n_groups = w.n_in / kGroup, n_tile = x.tile();
-  const uint8_t* record = w.data + static_cast<size_t>(block) * n_groups * kBytes;
+  const int n_groups = w.n_in / kGroup, n_tile = x.tile(), next = n_groups * kBytes;
+  const int next_begin = ahead.begin(kBytes), next_end = ahead.end(kBytes);
+  const uint8_t* record = w.data + static_cast<size_t>(block) * next;
   const Quantised* group = x.quantised(row, 0);
   const __m512i nibble = _mm512_set1_epi8(15);
   __m512 sum[R][2];
   for (auto& line : sum)
     for (auto& part : line) part = _mm512_setzero_ps();
   for (int g = 0; g < n_groups; ++g, record += kBytes, group += n_tile) {
-    if constexpr (R > 1) ahead.fetch<kBytes>(record + n_groups * kBytes);
+    if constexpr (R > 1)
+      for (int i = next_begin; i < next_end; i += 64) _mm_prefetch(record + next + i, _MM_HINT_T0);
     __m512i dot[R][2];
     for (int r = 0; r < R; ++r)
       for (auto& part : dot[r]) part = kind == Kind::q4 ? _mm512_setzero_si512() : _mm512_set1_epi32(group[r].offset);
@@ -183,15 +184,21 @@ inline void multiply_block(const Weight& w, int block, const Activations& x, int
 template <int R>
 inline void multiply_bf16(const Weight& w, int block, const Activations& x, int row, const Target& target, Ahead ahead) {
   constexpr int kBytes = group_bytes(Kind::bf16);
-  const int n_groups = w.n_in / kGroup, n_tile = x.tile();
-  const uint8_t* panel = w.data + static_cast<size_t>(block) * n_groups * kBytes;
+  const int n_groups = w.n_in / kGroup, n_tile = x.tile(), next = n_groups * kBytes;
+  const int next_begin = ahead.begin(kBytes), next_end = ahead.n_parts > 2 ? ahead.end(kBytes) : next_begin;
+  const uint8_t* panel = w.data + static_cast<size_t>(block) * next;
   const bf16* group = x.wide(row, 0);
   __m512 sum[R][4];
   for (auto& line : sum)
     for (auto& part : line) part = _mm512_setzero_ps();
   for (int g = 0; g < n_groups; ++g, panel += kBytes, group += n_tile * kGroup) {
-    if (ahead.n_parts > 1) ahead.fetch<kBytes>(panel + n_groups * kBytes);  // a single pass asks the hardware for enough
-    multiply_panel<R>(sum, group, kGroup, reinterpret_cast<const bf16*>(panel), kGroup / 2);
+    const bf16* pairs = reinterpret_cast<const bf16*>(panel);
+    if (ahead.n_parts <= 2 && ahead.part == 0) {  // as memory is the slower, it is best asked in its own order
+      multiply_panel<R, kPairsAhead>(sum, group, kGroup, pairs, kGroup / 2);
+    } else {
+      for (int i = next_begin; i < next_end; i += 64) _mm_prefetch(panel + next + i, _MM_HINT_T0);
+      multiply_panel<R>(sum, group, kGroup, pairs, kGroup / 2);
+    }
   }
   for (int r = 0; r < R; ++r)
     for (int c = 0; c < 4; ++c) target.put(w, row + r, block * kWideColumns + c * kLanes, sum[r][c]);

@@ -76,11 +76,15 @@ constexpr float kLog2e = 1.4426950408889634f;
 //   a     [R][2 * n_pairs] bf16, rows `stride` elements apart
 //   panel [n_pairs][64][2] bf16
 //   sum   [R][4] vectors, added to
-template <int R>
+// `ahead`, if not 0, is how many pairs ahead the panel is fetched from memory.
+template <int R, int ahead = 0>
 inline void multiply_panel(__m512 (&sum)[R][4], const bf16* a, int stride, const bf16* panel, int n_pairs) {
   for (int pair = 0; pair < n_pairs; ++pair) {
     __m512i column[4];
-    for (int c = 0; c < 4; ++c) column[c] = _mm512_loadu_si512(panel + pair * 128 + c * 32);
+    for (int c = 0; c < 4; ++c) {
+      column[c] = _mm512_loadu_si512(panel + pair * 128 + c * 32);
+      if constexpr (ahead > 0) _mm_prefetch(panel + (pair + ahead) * 128 + c * 32, _MM_HINT_T0);
+    }
     for (int r = 0; r < R; ++r) {
       const __m512i value = broadcast_dword(a + r * stride + pair * 2);
       for (int c = 0; c < 4; ++c) sum[r][c] = dot_pairs(sum[r][c], value, column[c]);
