@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..viz.draw import html, svg, text
+from ..viz.draw import html, stats, svg, text
 from ..viz.draw.escape import Markup
 from ..viz.draw.numbers import counted
 from .desk import Desk
@@ -78,22 +78,32 @@ def _free(shell: Any, desk: Desk, rest: list[str]) -> None:
 
 def _status(shell: Any, desk: Desk, rest: list[str]) -> None:
     lab = _lab(shell, desk)
-    stats, card = lab.stats(), lab.card
-    used = stats["pages_total"] - stats["pages_free"]
+    found, card = lab.stats(), lab.card
+    used = found["pages_total"] - found["pages_free"]
     nodes = lab.snapshot().nodes
-    counts = {name: stats[name] for name in ("prompt_tokens", "cached_tokens", "computed_tokens", "generated_tokens", "evicted_tokens")}
+    counts = _token_counts(found)
     counts |= {"nodes": len(nodes), "tree_tokens": sum(len(node.tokens) for node in nodes)}
-    share = f"{stats['hit_rate']:.1%}  ({stats['cached_tokens']:,} of {stats['prompt_tokens']:,} prompt tokens came from the tree)"
+    share = f"{found['hit_rate']:.1%}  ({found['cached_tokens']:,} of {found['prompt_tokens']:,} prompt tokens came from the tree)"
     rows = [
         ("model", f"{card.name} · {card.device} · {card.dtype}"),
         ("hit rate", share),
-        ("computed", f"{stats['computed_tokens']:,} tokens, generated {stats['generated_tokens']:,}, in {stats['steps']:,} steps"),
-        ("radix tree", f"{counts['nodes']:,} nodes, {counts['tree_tokens']:,} tokens, {stats['evicted_tokens']:,} evicted"),
-        ("cache", f"{used:,} of {stats['pages_total']:,} pages in use"),
-        ("requests", f"{stats['requests_running']} running, {stats['requests_waiting']} waiting"),
+        ("computed", f"{found['computed_tokens']:,} tokens, generated {found['generated_tokens']:,}, in {found['steps']:,} steps"),
+        ("radix tree", f"{counts['nodes']:,} nodes, {counts['tree_tokens']:,} tokens, {found['evicted_tokens']:,} evicted"),
+        ("cache", f"{used:,} of {found['pages_total']:,} pages in use"),
+        ("requests", f"{found['requests_running']} running, {found['requests_waiting']} waiting"),
     ]
     plain = "\n".join(f"{name:<12}{value}" for name, value in rows)
     _show(shell, {"text/html": html.table(rows).source, "text/plain": plain}, counts)
+
+
+def _stats(shell: Any, desk: Desk, rest: list[str]) -> None:
+    lab = _lab(shell, desk)
+    found, title = lab.stats(), f"{lab.card.name} · {lab.card.device} · {lab.card.dtype}"
+    _show(shell, {"text/html": stats.html(title, found).source, "text/plain": stats.text(title, found)}, _token_counts(found))
+
+
+def _token_counts(found: Mapping[str, int]) -> dict[str, int]:
+    return {name: found[name] for name in ("prompt_tokens", "cached_tokens", "computed_tokens", "generated_tokens", "evicted_tokens")}
 
 
 def _tree(shell: Any, desk: Desk, rest: list[str]) -> None:
@@ -124,6 +134,7 @@ COMMANDS: dict[str, tuple[Command, tuple[str, ...], int, str]] = {
     "model": (_model, (), 1, "[NAME]     show the model, or load another: built-in name, hub id, folder or .gguf file"),
     "free": (_free, (), 0, "close the models that are parked: those used before, kept with their trees to go back to"),
     "status": (_status, (), 0, "hit rate, tokens, tree, pages"),
+    "stats": (_stats, (), 0, "all that the engine counts: tokens, cache, requests, steps, and where the time went"),
     "tree": (_tree, ("--text",), 0, "[--text]   the radix tree as it is now"),
     "timeline": (_timeline, ("--text",), 0, "[--text]   the lanes of the last run"),
     "stop": (_stop, (), 0, "abort every request, also of programs that stream"),

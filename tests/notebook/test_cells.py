@@ -286,7 +286,9 @@ def test_loading_the_extension_imports_nothing_heavy(fresh_kernel: Kernel) -> No
     assert reply.result == "[]"
 
 
-@pytest.mark.parametrize("command", ["status", "tree", "tree --text", "timeline", "timeline --text", "help", "stop", "model", "free"])
+@pytest.mark.parametrize(
+    "command", ["status", "stats", "tree", "tree --text", "timeline", "timeline --text", "help", "stop", "model", "free"]
+)
 def test_every_line_command_answers(kernel: Kernel, command: str) -> None:
     hello_works(kernel)
     reply = kernel.run(f"%sgl {command}")

@@ -1,0 +1,125 @@
+"""An engine's own counters as a small table: counts by what they count, time by where it went.
+
+Takes whatever there is under whatever names; only a name's ending says where it belongs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from . import palette
+from .escape import Markup, css, tag
+from .numbers import duration, percent
+
+Stats = Mapping[str, int | float]
+
+_PART_OF = {
+    "cached_tokens": "prompt_tokens",
+    "accepted_tokens": "drafted_tokens",
+    "pages_free": "pages_total",
+    "pages_pinned": "pages_total",
+}
+_INKS = {"cached_tokens": palette.CACHED, "computed_tokens": palette.COMPUTED, "generated_tokens": palette.GENERATED}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    name: str
+    value: str
+    share: float | None = None
+    """of what this is a part of, 0 to 1"""
+    ink: palette.Ink = palette.LOCKED
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    name: str
+    rows: tuple[Row, ...]
+
+
+def sections(stats: Stats) -> tuple[Section, ...]:
+    """Every counter once, in the order in which the engine gives them."""
+    rows: dict[str, list[Row]] = {"tokens": [], "time": [], "cache": [], "requests": [], "steps": []}
+    whole_s = sum(value for key, value in stats.items() if key.endswith("_s"))
+    for key, value in stats.items():
+        section, name = _place(key)
+        if section == "time":
+            row = Row(name, duration(1000 * value), value / whole_s if whole_s else 0.0)
+        elif key.endswith("_rate"):
+            row = Row(name, percent(value))
+        else:
+            whole = stats.get(_PART_OF.get(key, ""), 0)
+            row = Row(name, _number(key, value), value / whole if whole else None, _INKS.get(key, palette.LOCKED))
+        rows[section].append(row)
+    return tuple(Section(name, tuple(found)) for name, found in rows.items() if found)
+
+
+def _place(key: str) -> tuple[str, str]:
+    """The section of a counter, and its name there."""
+    words = key.replace("_", " ")
+    if key.endswith("_tokens"):
+        return "tokens", words.removesuffix(" tokens")
+    if key.endswith("_rate"):
+        return "tokens", words
+    if key.endswith("_s"):
+        return "time", words.removesuffix(" s")
+    if key.startswith("requests_"):
+        return "requests", words.removeprefix("requests ")
+    if key.startswith("step"):
+        return "steps", {"step_ms": "time of one", "step_rows": "rows of one"}.get(key, words)
+    return ("requests" if key == "preemptions" else "cache"), words
+
+
+def _number(key: str, value: float) -> str:
+    if key.endswith("_ms"):
+        return duration(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
+
+
+def text(title: str, stats: Stats) -> str:
+    lines = [title]
+    for section in sections(stats):
+        for n, row in enumerate(section.rows):
+            share = "" if row.share is None else f"  {percent(row.share)}"
+            lines.append(f"{'' if n else section.name:<10}{row.name:<14}{row.value:>12}{share}")
+    return "\n".join(lines)
+
+
+def html(title: str, stats: Stats) -> Markup:
+    head = tag("div", {"style": css(font_weight="600", margin_bottom="8px")}, title)
+    columns = css(display="flex", flex_wrap="wrap", column_gap="36px", row_gap="14px")
+    frame = css(border="1px solid rgba(127,127,127,0.22)", border_radius="8px", padding="14px 18px", margin="4px 0", font_size="13px")
+    return tag("div", {"style": frame}, head, tag("div", {"style": columns}, *map(_table, sections(stats))))
+
+
+def _table(section: Section) -> Markup:
+    heading = css(font_size="11px", letter_spacing="0.06em", text_transform="uppercase", opacity="0.6", margin_bottom="4px")
+    table = css(border_collapse="collapse", font_size="13px", margin="0", font_variant_numeric="tabular-nums")
+    return tag(
+        "div", {}, tag("div", {"style": heading}, section.name), tag("table", {"style": table}, *(_line(row) for row in section.rows))
+    )
+
+
+def _line(row: Row) -> Markup:
+    cell = css(padding="1px 14px 1px 0", border="none", background="transparent", text_align="left", white_space="nowrap")
+    number = css(padding="1px 10px 1px 0", border="none", background="transparent", text_align="right", white_space="nowrap")
+    return tag(
+        "tr",
+        {},
+        tag("td", {"style": f"{cell};{css(opacity='0.65')}"}, row.name),
+        tag("td", {"style": f"{number};{css(opacity='0.5') if row.value == '0' else css(font_weight='600')}"}, row.value),
+        tag("td", {"style": cell}, *([] if row.share is None else [_bar(row)])),
+    )
+
+
+def _bar(row: Row) -> Markup:
+    share = row.share or 0.0
+    track = css(
+        display="inline-block", width="64px", height="6px", border_radius="3px", overflow="hidden", background="rgba(127,127,127,0.18)"
+    )
+    filled = css(display="block", width=f"{100 * share:.1f}%", height="6px", background=row.ink.both)
+    words = css(opacity="0.65", font_size="12px", margin_left="8px")
+    return tag(
+        "span", {}, tag("span", {"style": track}, tag("span", {"style": filled})), tag("span", {"style": words}, percent(share))
+    )
