@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from ...contracts.errors import RequestFailed
+from ...contracts.errors import InvariantBroken, RequestFailed
 from ...contracts.ids import RequestId
 from ...contracts.params import SamplingParams
 
@@ -21,7 +21,7 @@ class Sampling:
     """How to draw the next token of one row.
 
     Randomness is a function of (`seed`, `position`) alone, so that a preempted or re-batched request
-    draws the same tokens. `prompt` and `generated` are read for penalties and min_tokens, never kept.
+    draws the same tokens. `prompt`, `generated` and `guessed` are read for penalties, never kept.
     """
 
     params: SamplingParams
@@ -32,6 +32,15 @@ class Sampling:
     generated: Sequence[int]
     banned_early: tuple[int, ...] = ()
     """tokens that may not be drawn before min_tokens (end-of-sequence)"""
+    guessed: tuple[int, ...] = ()
+    """tokens that are taken to follow `generated`"""
+    masks: tuple[memoryview, ...] = ()
+    """uint32 [ceil(vocab / 32)]: token t may be drawn if bit t % 32 of word t // 32 is set. The first mask holds here, the next
+    after one more guess and so on; without any, all tokens may be drawn."""
+
+    @property
+    def mask(self) -> memoryview | None:
+        return self.masks[0] if self.masks else None
 
     @property
     def banned(self) -> tuple[int, ...]:
@@ -40,7 +49,12 @@ class Sampling:
 
     def after(self, tokens: Sequence[int]) -> Sampling:
         """How to draw the token after these, should they be drawn from here on."""
-        return replace(self, position=self.position + len(tokens), generated=(*self.generated, *tokens)) if tokens else self
+        n = len(tokens)
+        if not n:
+            return self
+        if 0 < len(self.masks) <= n:
+            raise InvariantBroken(f"{len(self.masks)} masks for a draw and {n} guesses before it")
+        return replace(self, position=self.position + n, guessed=(*self.guessed, *tokens), masks=self.masks[n:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +90,12 @@ class Row:
         """Of every draw that may be wanted: after the last of the last `n_drafts + 1` tokens, in order."""
         if self.sample is None:
             return ()
-        return tuple(self.sample.after(self.drafts[:n]) for n in range(self.n_drafts + 1))
+        return tuple(self.sample.after(self.drafts[:n]) for n in range(self.n_draws))
+
+    @property
+    def n_draws(self) -> int:
+        """That may be wanted."""
+        return 0 if self.sample is None else self.n_drafts + 1
 
 
 @dataclass(frozen=True, slots=True)

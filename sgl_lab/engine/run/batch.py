@@ -72,7 +72,7 @@ class Batch:
                 Prefill(end - len(row.tokens), end, tensor(context), None if row.start == 0 else tensor(_causal(row)))
                 for row, context, end in zip(rows[n_single:], contexts[n_single:], ends[n_single:], strict=True)
             ),
-            sampled=tensor(_joined([np.arange(end - len(row.samplings), end) for row, end in zip(plan.rows, end_of, strict=True)])),
+            sampled=tensor(_joined([np.arange(end - row.n_draws, end) for row, end in zip(plan.rows, end_of, strict=True)])),
             scored=tensor(_joined([np.arange(end - len(row.targets), end) for row, end in zip(plan.rows, end_of, strict=True)])),
         )
 

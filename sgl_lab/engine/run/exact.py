@@ -7,7 +7,7 @@ token by itself over exactly its own context, and each row of logits is drawn fr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -17,10 +17,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ...contracts.errors import RequestFailed
 from ..model.llama import Attend, Llama
-from ..plan.plan import Draw, Row
+from ..plan.plan import Draw, Row, Sampling
 from .batch import context_slots
 from .kv import KvStore
-from .sampler import sample
 
 TILE = 16
 """Tokens that go through the model together. A whole tile costs about two single tokens, as the weights are read once."""
@@ -44,11 +43,12 @@ class _Span:
 
 
 class ExactRows:
-    """Computes rows that are exact, on the pages of `kv`."""
+    """Computes rows that are exact, on the pages of `kv`; draws are made by `draw`."""
 
-    def __init__(self, model: Llama, kv: KvStore) -> None:
+    def __init__(self, model: Llama, kv: KvStore, draw: Callable[[Tensor, Sequence[Sampling]], list[Draw | RequestFailed]]) -> None:
         self._model = model
         self._kv = kv
+        self._draw = draw
         self._n: int | None = None
 
     @property
@@ -66,7 +66,7 @@ class ExactRows:
         drawn = [flat for mine, end in zip(samplings, ends, strict=True) for flat in range(end - len(mine), end)]
         scored = [flat for row, end in zip(rows, ends, strict=True) for flat in range(end - len(row.targets), end)]
         every = (sampling for mine in samplings for sampling in mine)
-        draws = [sample(logits, [sampling])[0] for logits, sampling in zip(self._logits(hidden[drawn]), every, strict=True)]
+        draws = [self._draw(logits, [sampling])[0] for logits, sampling in zip(self._logits(hidden[drawn]), every, strict=True)]
         targets = (candidates for row in rows for candidates in row.targets)
         scores = (
             tuple((logits[0, list(candidates)] - logits.logsumexp(-1)).tolist())

@@ -1,39 +1,27 @@
 """Computes a plan with the native step: one call that walks through the whole model, without the GIL.
 
-What is left to Python is a step's outline (a few numbers a row; contexts are passed as addresses) and
-the sampling of rows that are not plainly greedy.
+What is left to Python is a step's outline: a few numbers a row; contexts are passed as addresses.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable, Sequence
+from itertools import accumulate, chain
 from weakref import ref
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from ...contracts.errors import InvariantBroken, RequestFailed
+from ...contracts.errors import InvariantBroken
 from ..kernels.native import build
 from ..kernels.native.pack import Kind
 from ..model.llama import inverse_frequencies
 from ..model.packed import PackedLlama
-from ..plan.plan import Draw, Plan, Row, RowOutput, Sampling
+from ..plan.plan import Plan, Row, RowOutput
 from .kv import KvStore
-from .runner import SCORED_AT_ONCE, row_outputs
-from .sampler import sample
-
-CHOICE = np.dtype([("token", np.int32), ("logit", np.float32), ("log_total", np.float32)])
-
-
-@dataclass(frozen=True, slots=True)
-class _Results:
-    """Of some tokens of a step: float32 [n, vocab], and of each its likeliest token with logit and logsumexp."""
-
-    logits: npt.NDArray[np.float32]
-    choices: npt.NDArray[np.void]
+from .lines import Lines
+from .runner import row_outputs
 
 
 class _Underway:
@@ -71,7 +59,9 @@ class NativeRunner:
         self._library = library
         self._model = model
         self._frequencies = inverse_frequencies(model.spec).contiguous()
-        self._step: int | None = library.sgl_new(self._described(), threads or torch.get_num_threads())
+        self.seconds = {"sampler": 0.0}
+        self._n_threads = threads or torch.get_num_threads()
+        self._step: int | None = library.sgl_new(self._described(), self._n_threads)
         self._underway: ref[_Underway] | None = None
 
     def _described(self) -> build.Model:
@@ -117,47 +107,39 @@ class NativeRunner:
         if self._underway is not None and self._underway() is not None:
             raise InvariantBroken(f"step {plan.step} starts before the results of the one before are taken")
         rows = plan.rows
-        ends = np.cumsum([len(row.tokens) for row in rows], dtype=np.int32)
-        wanted = np.array(
-            [flat for row, end in zip(rows, ends.tolist(), strict=True) for flat in range(end - len(row.samplings), end)], np.int32
-        )
-        tokens = np.fromiter((token for row in rows for token in row.tokens), np.int32, int(ends[-1]))
-        offsets = np.concatenate((np.zeros(1, np.int32), ends))
-        starts = np.array([row.start for row in rows], np.int32)
-        pages = np.array([row.pages.buffer_info()[0] for row in rows], np.uint64)
-        described = build.Rows(len(rows), len(tokens), tokens.ctypes.data, offsets.ctypes.data, starts.ctypes.data, pages.ctypes.data)
-        results, target = self._results(wanted)
+        ends = list(accumulate(len(row.tokens) for row in rows))
+        tokens = array("i", chain.from_iterable(row.tokens for row in rows))
+        offsets = array("i", (0, *ends))
+        starts = array("i", [row.start for row in rows])
+        pages = array("Q", [row.pages.buffer_info()[0] for row in rows])
+        described = build.Rows(len(rows), len(tokens), *(part.buffer_info()[0] for part in (tokens, offsets, starts, pages)))
+        lines = self._lines(rows, ends)
 
         def outputs() -> tuple[RowOutput, ...]:
-            draws = _draws(results, [sampling for row in rows for sampling in row.samplings])
-            return row_outputs(rows, draws, self._scores(rows, ends))
+            self.seconds["sampler"] += lines.seconds(self._n_threads)
+            return row_outputs(rows, lines.draws(), lines.scores())
 
-        underway = _Underway(self._finish, outputs, (tokens, offsets, starts, pages, wanted))
+        underway = _Underway(self._finish, outputs, (tokens, offsets, starts, pages, lines))
         self._underway = ref(underway)
-        self._library.sgl_start(self._step, described, target)
+        self._library.sgl_start(self._step, described, lines.wanted)
         return underway
+
+    def _lines(self, rows: Sequence[Row], ends: Sequence[int]) -> Lines:
+        draws = [
+            (token, sampling)
+            for row, end in zip(rows, ends, strict=True)
+            for token, sampling in zip(range(end - row.n_draws, end), row.samplings, strict=True)
+        ]
+        scored = [
+            (token, candidates)
+            for row, end in zip(rows, ends, strict=True)
+            for token, candidates in zip(range(end - len(row.targets), end), row.targets, strict=True)
+        ]
+        return Lines(draws, scored, self._model.spec.vocab)
 
     def _finish(self) -> None:
         self._library.sgl_finish(self._step)
         self._underway = None
-
-    def _results(self, wanted: npt.NDArray[np.int32]) -> tuple[_Results, build.Wanted]:
-        """Room for the logits of some tokens of a step, and how the native side is told of it; `wanted` must live as long."""
-        results = _Results(np.empty((len(wanted), self._model.spec.vocab), np.float32), np.empty(len(wanted), CHOICE))
-        return results, build.Wanted(len(wanted), wanted.ctypes.data, results.logits.ctypes.data, results.choices.ctypes.data)
-
-    def _scores(self, rows: Sequence[Row], ends: npt.NDArray[np.int32]) -> Iterator[tuple[float, ...]]:
-        """Logprobs of each position's candidate tokens, position after position."""
-        flats = [flat for row, end in zip(rows, ends.tolist(), strict=True) for flat in range(end - len(row.targets), end)]
-        targets = [candidates for row in rows for candidates in row.targets]
-        for first in range(0, len(flats), SCORED_AT_ONCE):
-            last = first + SCORED_AT_ONCE
-            wanted = np.array(flats[first:last], np.int32)
-            results, target = self._results(wanted)
-            self._library.sgl_logits(self._step, target)
-            totals = results.choices["log_total"]
-            for line, candidates in enumerate(targets[first:last]):
-                yield tuple((results.logits[line, list(candidates)] - totals[line]).tolist())
 
     def copy_page(self, source: int, target: int) -> None:
         with torch.inference_mode():
@@ -171,24 +153,3 @@ class NativeRunner:
             self._step = None
         self.kv.release()
         del self._model
-
-
-def _draws(results: _Results, samplings: Sequence[Sampling]) -> list[Draw | RequestFailed]:
-    """Plainly greedy rows take the native choice; the others are sampled together."""
-    choices = results.choices
-    logprobs = (choices["logit"] - choices["log_total"]).tolist()
-    likeliest = zip(choices["token"].tolist(), logprobs, strict=True)
-    draws: list[Draw | RequestFailed] = [Draw(token, logprob, ()) for token, logprob in likeliest]
-    finite = np.isfinite(choices["log_total"])
-    others = [i for i, sampling in enumerate(samplings) if not (finite[i] and _is_plain(sampling))]
-    if others:
-        for i, draw in zip(others, sample(torch.from_numpy(results.logits[others]), [samplings[i] for i in others]), strict=True):
-            draws[i] = draw
-    return draws
-
-
-def _is_plain(sampling: Sampling) -> bool:
-    """Whether the likeliest token is all that is asked for."""
-    params = sampling.params
-    shaped = sampling.banned or params.logit_bias or params.frequency_penalty or params.presence_penalty or params.repetition_penalty != 1
-    return params.temperature == 0 and not shaped and not params.top_logprobs

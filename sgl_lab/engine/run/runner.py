@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from ...contracts.errors import RequestFailed
 from ..model.llama import Llama
-from ..plan.plan import Draw, Plan, Row, RowOutput, output_of
+from ..plan.plan import Draw, Plan, Row, RowOutput, Sampling, output_of
 from .attention import PagedAttention
 from .batch import Batch
 from .exact import ExactRows
@@ -36,8 +37,9 @@ class TorchRunner:
             torch.set_num_threads(threads)
         self.page_size = page_size
         self.kv = KvStore(model.spec, n_pages, page_size, device=model.device, dtype=kv_dtype or model.dtype)
+        self.seconds = {"sampler": 0.0}  # on a GPU with the wait for the forward pass
         self._model = model
-        self._exact = ExactRows(model, self.kv)
+        self._exact = ExactRows(model, self.kv, self._draws)
 
     def run(self, plan: Plan) -> tuple[RowOutput, ...]:
         with torch.inference_mode():
@@ -51,7 +53,7 @@ class TorchRunner:
         batch = Batch.of(plan, self.page_size, self._model.device)
         hidden = self._model.forward(batch.ids, batch.positions, PagedAttention(batch, self.kv))
         samplings = [sampling for row in plan.rows for sampling in row.samplings]
-        draws = sample(self._model.logits(hidden[batch.sampled]), samplings) if samplings else []
+        draws = self._draws(self._model.logits(hidden[batch.sampled]), samplings) if samplings else []
         scores = self._scores(hidden, batch.scored, [target for row in plan.rows for target in row.targets])
         return row_outputs(plan.rows, draws, scores)
 
@@ -62,6 +64,12 @@ class TorchRunner:
     def close(self) -> None:
         self.kv.release()
         del self._model, self._exact
+
+    def _draws(self, logits: Tensor, samplings: Sequence[Sampling]) -> list[Draw | RequestFailed]:
+        started = time.perf_counter()
+        draws = sample(logits, samplings)
+        self.seconds["sampler"] += time.perf_counter() - started
+        return draws
 
     def _scores(self, hidden: Tensor, positions: Tensor, targets: Sequence[tuple[int, ...]]) -> Iterator[tuple[float, ...]]:
         """Logprobs of each position's candidate tokens, position after position."""
@@ -80,6 +88,6 @@ def row_outputs(rows: Sequence[Row], draws: Sequence[Draw | RequestFailed], scor
     left = iter(draws)
     outputs = []
     for row in rows:
-        mine = [next(left) for _ in row.samplings]
+        mine = [next(left) for _ in range(row.n_draws)]
         outputs.append(output_of(row, mine.__getitem__, tuple(next(scores) for _ in row.targets)))
     return tuple(outputs)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,19 +34,23 @@ def sample(logits: Tensor, samplings: Sequence[Sampling]) -> list[Draw | Request
     chosen = (logits.gather(-1, tokens[:, None])[:, 0] - total).tolist()
     tops = _tops(logits, total, [sampling.params.top_logprobs for sampling in samplings])
     return [
-        Draw(token, logprob, top) if ok else _failure(sampling, total[i].item())
-        for i, (token, logprob, top, ok, sampling) in enumerate(zip(tokens.tolist(), chosen, tops, possible, samplings, strict=True))
+        Draw(token, logprob, top) if ok else failure(sampling, is_finite=is_finite)
+        for token, logprob, top, ok, is_finite, sampling in zip(
+            tokens.tolist(), chosen, tops, possible, total.isfinite().tolist(), samplings, strict=True
+        )
     ]
 
 
-def _failure(sampling: Sampling, total: float) -> RequestFailed:
-    if not torch.isfinite(torch.tensor(total)):
+def failure(sampling: Sampling, *, is_finite: bool) -> RequestFailed:
+    """Why no token can be drawn, where the model's logits are finite or are not."""
+    if not is_finite:
         return RequestFailed("the model's logits are not finite", hint="float32 has a wider range than float16; are the weights right?")
-    return RequestFailed(f"no token may be drawn: {len(sampling.banned)} are banned and logit_bias excludes the rest")
+    masked = "a mask" if sampling.masks else "no mask"
+    return RequestFailed(f"no token may be drawn: {len(sampling.banned)} are banned, and {masked} and logit_bias leave none of the rest")
 
 
 def _shaped(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
-    """Logits after penalties, bias and bans; `logits` itself where nobody asks for any."""
+    """Logits after penalties, bias, bans and mask; `logits` itself where nobody asks for any."""
     touched = [i for i, sampling in enumerate(samplings) if _shapes(sampling)]
     if not touched:
         return logits
@@ -54,11 +60,11 @@ def _shaped(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
         row, sampling = shaped[i], samplings[i]
         params = sampling.params
         if params.repetition_penalty != 1:
-            seen = _indices({*sampling.prompt, *sampling.generated}, row)
+            seen = _indices({*sampling.prompt, *sampling.generated, *sampling.guessed}, row)
             values = row[seen]
             row[seen] = torch.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
         if params.frequency_penalty or params.presence_penalty:
-            counts = Counter(sampling.generated)
+            counts = Counter(chain(sampling.generated, sampling.guessed))
             penalties = [params.frequency_penalty * count + params.presence_penalty for count in counts.values()]
             row[_indices(counts, row)] -= torch.tensor(penalties, device=row.device)
         bias = {token: value for token, value in params.logit_bias if 0 <= token < n_vocab}
@@ -66,17 +72,25 @@ def _shaped(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
             row[_indices(bias, row)] += torch.tensor(list(bias.values()), device=row.device)
         if sampling.banned:
             row[_indices(sampling.banned, row)] = -torch.inf
+        if sampling.mask is not None:
+            row[~_allowed(sampling.mask, row)] = -torch.inf
     return shaped
 
 
 def _shapes(sampling: Sampling) -> bool:
     params = sampling.params
     penalties = params.frequency_penalty or params.presence_penalty or params.repetition_penalty != 1
-    return bool(sampling.banned or params.logit_bias or penalties)
+    return bool(sampling.banned or sampling.masks or params.logit_bias or penalties)
 
 
 def _indices(tokens: Sequence[int] | set[int] | dict[int, float] | Counter[int], row: Tensor) -> Tensor:
     return torch.tensor(list(tokens), dtype=torch.int64, device=row.device)
+
+
+def _allowed(mask: memoryview, row: Tensor) -> Tensor:
+    """The tokens of a mask, bool [vocab]."""
+    bits = np.unpackbits(np.frombuffer(mask, np.uint8), count=len(row), bitorder="little")
+    return torch.from_numpy(bits).to(row.device, torch.bool)
 
 
 def _drawn(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
@@ -113,14 +127,14 @@ def _floor(probabilities: Tensor, samplings: Sequence[Sampling]) -> Tensor | Non
     if min(top_k) == n_vocab and min(top_p) == 1:
         return floor
     k = torch.tensor(top_k, device=probabilities.device)[:, None]
-    p = _column(top_p, probabilities)
+    p = torch.tensor(top_p, dtype=torch.float64, device=probabilities.device)[:, None]
     n_sorted = min(_FEW, n_vocab)
     ordered = probabilities.topk(n_sorted)[0]
-    mass = ordered.cumsum(-1)
+    mass = ordered.cumsum(-1, dtype=torch.float64)
     enough = (mass[:, -1:] >= p) & (p < 1) if n_sorted < n_vocab else torch.ones_like(p, dtype=torch.bool)
     if not bool((enough & (k >= n_vocab) | (k <= n_sorted)).all()):
         ordered = probabilities.sort(-1, descending=True)[0]
-        mass = ordered.cumsum(-1)
+        mass = ordered.cumsum(-1, dtype=torch.float64)
     rank = torch.arange(ordered.shape[-1], device=ordered.device)
     kept = mass.gather(-1, k.clamp(max=ordered.shape[-1]) - 1).where(k < n_vocab, 1.0)
     needed = (rank < k) & ((mass - ordered < p * kept) | (p == 1))

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from ....contracts.errors import SglError
+from ....contracts.params import MAX_TOP_LOGPROBS
 
 SOURCES = Path(__file__).parent
 NEEDED = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni")
@@ -165,7 +166,42 @@ class Rows(ctypes.Structure):
 
 
 class Wanted(ctypes.Structure):
-    _fields_ = [("n", ctypes.c_int32), ("tokens", ctypes.c_void_p), ("logits", ctypes.c_void_p), ("choices", ctypes.c_void_p)]
+    _fields_ = [("n", ctypes.c_int32), ("lines", ctypes.c_void_p), ("choices", ctypes.c_void_p)]
+
+
+class Tokens(ctypes.Structure):
+    _fields_ = [("ids", ctypes.c_void_p), ("n", ctypes.c_int32), ("padding", ctypes.c_int32)]
+
+
+class Bias(ctypes.Structure):
+    _fields_ = [("token", ctypes.c_int32), ("add", ctypes.c_float)]
+
+
+class Line(ctypes.Structure):
+    _fields_ = [
+        ("token", ctypes.c_int32),
+        ("n_top", ctypes.c_int32),
+        ("candidates", Tokens),
+        ("scores", ctypes.c_void_p),
+        *((name, ctypes.c_double) for name in ("temperature", "uniform", "top_p", "min_p", "repetition", "frequency", "presence")),
+        *((name, Tokens) for name in ("prompt", "generated", "guessed")),
+        ("bias", ctypes.c_void_p),
+        ("mask", ctypes.c_void_p),
+        ("top_k", ctypes.c_int32),
+        ("n_bias", ctypes.c_int32),
+    ]
+
+
+class Choice(ctypes.Structure):
+    _fields_ = [
+        ("log_total", ctypes.c_float),
+        ("is_drawn", ctypes.c_int32),
+        ("token", ctypes.c_int32),
+        ("logprob", ctypes.c_float),
+        ("seconds", ctypes.c_float),
+        ("top_tokens", ctypes.c_int32 * MAX_TOP_LOGPROBS),
+        ("top_logprobs", ctypes.c_float * MAX_TOP_LOGPROBS),
+    ]
 
 
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
@@ -175,7 +211,6 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.sgl_delete.argtypes = [ctypes.c_void_p]
     library.sgl_start.argtypes = [ctypes.c_void_p, ctypes.POINTER(Rows), ctypes.POINTER(Wanted)]
     library.sgl_finish.argtypes = [ctypes.c_void_p]
-    library.sgl_logits.argtypes = [ctypes.c_void_p, ctypes.POINTER(Wanted)]
     library.sgl_linear.argtypes = [ctypes.POINTER(Weight), ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32]
     library.sgl_attention.argtypes = [
         *map(ctypes.POINTER, (Shape, Rows, Pages)),
@@ -183,7 +218,8 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
         ctypes.c_void_p,
         ctypes.c_int32,
     ]
+    library.sgl_choose.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.POINTER(Wanted), ctypes.c_int32]
     library.sgl_weight_row.argtypes = [ctypes.POINTER(Weight), ctypes.c_int32, ctypes.c_void_p]
-    for name in ("sgl_delete", "sgl_start", "sgl_finish", "sgl_logits", "sgl_linear", "sgl_attention", "sgl_weight_row"):
+    for name in ("sgl_delete", "sgl_start", "sgl_finish", "sgl_linear", "sgl_attention", "sgl_choose", "sgl_weight_row"):
         getattr(library, name).restype = None
     return library

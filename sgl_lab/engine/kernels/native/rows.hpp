@@ -1,8 +1,7 @@
-// What happens to each row between the linears: norm, rotation, activation, the choice of a token.
+// What happens to each row between the linears: norm, rotation and activation.
 #pragma once
 
 #include <cmath>
-#include <limits>
 
 #include "linear.hpp"
 
@@ -39,30 +38,6 @@ inline void rotate(const float* head, const float* cosines, const float* sines, 
     store_bf16(out + i, _mm512_fnmadd_ps(b, s, _mm512_mul_ps(a, c)));
     store_bf16(out + half_dim + i, _mm512_fmadd_ps(a, s, _mm512_mul_ps(b, c)));
   }
-}
-
-struct Choice {
-  int32_t token;      // of the largest logit, the lowest id of equal ones
-  float logit;        // of that token
-  float log_total;    // logsumexp of the row
-};
-
-// NaN anywhere makes log_total NaN.
-inline Choice choose(const float* logits, int n) {
-  const __m512 lowest = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-  __m512 peak = lowest;
-  for (int i = 0; i < n; i += kLanes) peak = _mm512_max_ps(_mm512_mask_loadu_ps(lowest, first_lanes(n - i), logits + i), peak);
-  const float best = _mm512_reduce_max_ps(peak);
-  __m512 total = _mm512_setzero_ps();
-  int token = -1;
-  for (int i = 0; i < n; i += kLanes) {
-    const __mmask16 lanes = first_lanes(n - i);
-    const __m512 v = _mm512_maskz_loadu_ps(lanes, logits + i);
-    total = _mm512_mask_add_ps(total, lanes, total, exp2_of(_mm512_mul_ps(_mm512_sub_ps(v, _mm512_set1_ps(best)), _mm512_set1_ps(kLog2e))));
-    const unsigned found = _mm512_mask_cmpeq_ps_mask(lanes, v, _mm512_set1_ps(best));
-    if (token < 0 && found) token = i + __builtin_ctz(found);
-  }
-  return {std::max(token, 0), best, best + std::log(_mm512_reduce_add_ps(total))};
 }
 
 }  // namespace sgl

@@ -10,6 +10,7 @@
 #include "attention.hpp"
 #include "linear.hpp"
 #include "rows.hpp"
+#include "sampling.hpp"
 
 namespace sgl {
 
@@ -46,45 +47,46 @@ inline std::vector<Tile> tiles_of(const Rows& rows) {
   return tiles;
 }
 
-// Logits of chosen tokens of the step; each result has a line for each of them, in order.
+// What is wanted of the step's tokens.
 struct Wanted {
   int32_t n;
-  const int32_t* tokens;  // flat indices
-  float* logits;          // [n][vocab]
-  Choice* choices;        // [n]
+  const Line* lines;
+  Choice* choices;  // of each line, written
 };
 
 class Step {
  public:
   Step(const Model& model, int n_threads)
       : m_(model), layers_(model.layers, model.layers + model.n_layers),
-        shape_{model.n_heads, model.n_kv_heads, model.head_dim, model.page_size}, team_(n_threads), scratch_(team_.size()) {}
+        shape_{model.n_heads, model.n_kv_heads, model.head_dim, model.page_size}, team_(n_threads), scratch_(team_.size()), samplers_(team_.size()) {}
 
   ~Step() { finish(); }
 
   // The team's other threads set to work; the rest is done by `finish`, which comes before anything else.
   void start(const Rows& rows, const Wanted& wanted) {
     prepare(rows);
-    last_.resize(wanted.n, m_.hidden, m_.is_bf16);
-    team_.begin([this, rows, wanted](Member& me) {
+    wanted_ = wanted;
+    team_.begin([this, rows, some = some_wanted()](Member& me) {
       begin(me, rows);
       for (const Layer& layer : layers_) {
         attention(me, layer);
         feed_forward(me, layer);
       }
-      logits(me, wanted);
+      choose(me, some);
     });
   }
 
-  void finish() { team_.finish(); }
-
-  // Of tokens of the last step.
-  void logits(const Wanted& wanted) {
-    last_.resize(wanted.n, m_.hidden, m_.is_bf16);
-    team_.run([&](Member& me) { logits(me, wanted); });
+  void finish() {
+    team_.finish();
+    while (wanted_.n > 0) team_.run([this, some = some_wanted()](Member& me) { choose(me, some); });
   }
 
  private:
+  static constexpr int kLinesAtOnce = 128;
+
+  template <class T>
+  static void grow(std::vector<T>& v, size_t n) { if (v.size() < n) v.resize(n); }
+
   int q_width() const { return m_.n_heads * m_.head_dim; }
   int qkv_width() const { return (m_.n_heads + 2 * m_.n_kv_heads) * m_.head_dim; }
 
@@ -98,7 +100,6 @@ class Step {
         slots_[flat] = shape_.slot(rows.pages[i], position);
       }
     plan_.make(tiles_of(rows), shape_);
-    const auto grow = [](auto& v, size_t n) { if (v.size() < n) v.resize(n); };
     grow(x_, size_t(n_) * m_.hidden);
     grow(qkv_, size_t(n_) * qkv_width());
     grow(gate_up_, size_t(n_) * 2 * m_.ffn);
@@ -157,17 +158,27 @@ class Step {
     linear(me, layer.down, active_, n_, x_.data(), m_.hidden, Store::add);
   }
 
-  void logits(Member& me, const Wanted& wanted) {
-    me.share(wanted.n, 4, [&](int i) { rms_norm(&x_[size_t(wanted.tokens[i]) * m_.hidden], m_.norm, m_.hidden, m_.epsilon, last_, i); });
-    linear(me, m_.head, last_, wanted.n, wanted.logits, m_.vocab, Store::overwrite);
-    me.share(wanted.n, 1, [&](int i) { wanted.choices[i] = choose(wanted.logits + size_t(i) * m_.vocab, m_.vocab); });
+  // The next of the wanted lines, as many as are computed together, and room for them.
+  Wanted some_wanted() {
+    const Wanted some{std::min(wanted_.n, kLinesAtOnce), wanted_.lines, wanted_.choices};
+    wanted_ = {wanted_.n - some.n, wanted_.lines + some.n, wanted_.choices + some.n};
+    last_.resize(some.n, m_.hidden, m_.is_bf16);
+    grow(logits_, size_t(some.n) * m_.vocab);
+    return some;
+  }
+
+  void choose(Member& me, const Wanted& some) {
+    me.share(some.n, 4, [&](int i) { rms_norm(&x_[size_t(some.lines[i].token) * m_.hidden], m_.norm, m_.hidden, m_.epsilon, last_, i); });
+    linear(me, m_.head, last_, some.n, logits_.data(), m_.vocab, Store::overwrite);
+    me.share(some.n, 1, [&](int i) { some.choices[i] = samplers_[me.number].choose(&logits_[size_t(i) * m_.vocab], m_.vocab, some.lines[i]); });
   }
 
   const Model m_;
   const std::vector<Layer> layers_;
   const Shape shape_;
   Team team_;
-  std::vector<Scratch> scratch_;  // of each thread
+  std::vector<Scratch> scratch_;   // of each thread
+  std::vector<Sampler> samplers_;  // the same
   int n_ = 0;  // tokens of the step; every buffer below has a row for each
   AttentionPlan plan_;
   std::vector<int> positions_;
@@ -175,7 +186,9 @@ class Step {
   std::vector<float> x_, qkv_, gate_up_, cosines_, sines_, partials_;
   std::vector<bf16> queries_;
   Activations normed_, attended_, active_;
-  Activations last_;  // a row for each that logits are wanted of
+  Wanted wanted_{};           // what the step has not begun with
+  Activations last_;          // of the lines that are computed together, and their logits [lines][vocab]
+  std::vector<float> logits_;
 };
 
 }  // namespace sgl
@@ -186,7 +199,6 @@ sgl::Step* sgl_new(const sgl::Model* model, int32_t n_threads) { return new sgl:
 void sgl_delete(sgl::Step* step) { delete step; }
 void sgl_start(sgl::Step* step, const sgl::Rows* rows, const sgl::Wanted* wanted) { step->start(*rows, *wanted); }
 void sgl_finish(sgl::Step* step) { step->finish(); }
-void sgl_logits(sgl::Step* step, const sgl::Wanted* wanted) { step->logits(*wanted); }
 
 // Single parts, for tests and measurements.
 
@@ -215,6 +227,15 @@ void sgl_attention(const sgl::Shape* shape, const sgl::Rows* rows, const sgl::Pa
   team.run([&](sgl::Member& me) { sgl::attend(me, sgl::Attention(plan, *shape, *pages, queries, mixed, partials.data(), scratch[me.number])); });
   for (int i = 0; i < rows->n_tokens; ++i)
     for (int k = 0; k < mixed.n_in(); k += sgl::kGroup) out = std::copy_n(mixed.wide(i, k / sgl::kGroup), sgl::kGroup, out);
+}
+
+// lines of logits [n][vocab]
+void sgl_choose(float* logits, int32_t vocab, const sgl::Wanted* wanted, int32_t n_threads) {
+  sgl::Team team(n_threads);
+  std::vector<sgl::Sampler> samplers(team.size());
+  team.run([&](sgl::Member& me) {
+    me.share(wanted->n, 1, [&](int i) { wanted->choices[i] = samplers[me.number].choose(logits + size_t(i) * vocab, vocab, wanted->lines[i]); });
+  });
 }
 
 void sgl_weight_row(const sgl::Weight* w, int32_t row, float* out) { sgl::weight_row(*w, row, out); }

@@ -1,0 +1,103 @@
+"""What is wanted of a step's tokens, as the native side reads and writes it: a line for each draw, then one for each scored position.
+
+Contexts, biases and masks go down as addresses. `sampler`, the torch twin, says what the parameters mean.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from array import array
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
+
+import numpy as np
+
+from ...contracts.errors import InvariantBroken, RequestFailed
+from ..kernels.native import build
+from ..plan.plan import Draw, Sampling
+from .sampler import failure, uniform
+
+
+class Lines:
+    """`draws` and `scored` go by a token's place in the step. As long as `wanted` is in use, this object must be kept."""
+
+    def __init__(self, draws: Sequence[tuple[int, Sampling]], scored: Sequence[tuple[int, tuple[int, ...]]], n_vocab: int) -> None:
+        self._n_vocab = n_vocab
+        self._samplings = [sampling for _, sampling in draws]
+        self._n_candidates = [len(candidates) for _, candidates in scored]
+        self._candidates = array("i", chain.from_iterable(candidates for _, candidates in scored))
+        self._scores = array("f", bytes(4 * len(self._candidates)))
+        self._tokens: dict[int, array[int]] = {}
+        """contexts that penalties look at, by the identity of what they were copied from"""
+        self._biases: list[ctypes.Array[build.Bias]] = []
+        n = len(draws) + len(scored)
+        self._lines = (build.Line * n)()
+        self._choices = (build.Choice * n)()
+        lines = iter(self._lines)
+        for (token, sampling), line in zip(draws, lines, strict=False):
+            line.token = token
+            self._describe(line, sampling)
+        ids, score = self._candidates.buffer_info()[0], self._scores.buffer_info()[0]
+        for (token, candidates), line in zip(scored, lines, strict=True):
+            line.token = token
+            line.candidates = build.Tokens(ids, len(candidates))
+            line.scores = score
+            ids += 4 * len(candidates)
+            score += 4 * len(candidates)
+        self.wanted = build.Wanted(n, ctypes.addressof(self._lines), ctypes.addressof(self._choices))
+
+    def _describe(self, line: build.Line, sampling: Sampling) -> None:
+        params = sampling.params
+        line.n_top = min(params.top_logprobs, self._n_vocab)
+        if params.temperature > 0:
+            line.temperature = params.temperature
+            line.uniform = uniform(sampling.seed, sampling.position)
+            line.top_k = min(params.top_k or self._n_vocab, self._n_vocab)
+            line.top_p = params.top_p
+            line.min_p = params.min_p
+        if params.repetition_penalty != 1 or params.frequency_penalty or params.presence_penalty:
+            line.repetition = params.repetition_penalty
+            line.frequency = params.frequency_penalty
+            line.presence = params.presence_penalty
+            line.prompt = self._context(sampling.prompt if params.repetition_penalty != 1 else ())
+            line.generated = self._context(sampling.generated)
+            line.guessed = self._context(sampling.guessed)
+        if params.logit_bias or sampling.banned:
+            added = dict(params.logit_bias) | dict.fromkeys(sampling.banned, -math.inf)
+            known = [build.Bias(token, add) for token, add in added.items() if 0 <= token < self._n_vocab]
+            self._biases.append((build.Bias * len(known))(*known))
+            line.bias = ctypes.addressof(self._biases[-1])
+            line.n_bias = len(known)
+        if sampling.mask is not None:
+            mask = np.frombuffer(sampling.mask, np.uint32)
+            if len(mask) * 32 < self._n_vocab:
+                raise InvariantBroken(f"a mask of {len(mask)} words for {self._n_vocab} tokens")
+            line.mask = mask.ctypes.data
+
+    def _context(self, tokens: Sequence[int]) -> build.Tokens:
+        copy = self._tokens.get(id(tokens))
+        if copy is None:
+            copy = self._tokens[id(tokens)] = array("i", tokens)
+        return build.Tokens(*copy.buffer_info())
+
+    def draws(self) -> list[Draw | RequestFailed]:
+        return [self._draw(*read) for read in zip(self._samplings, self._choices, strict=False)]
+
+    def _draw(self, sampling: Sampling, choice: build.Choice) -> Draw | RequestFailed:
+        if not choice.is_drawn:
+            return failure(sampling, is_finite=math.isfinite(choice.log_total))
+        n_top = min(sampling.params.top_logprobs, self._n_vocab)
+        top = zip(choice.top_tokens[:n_top], choice.top_logprobs[:n_top], strict=True) if n_top else ()
+        return Draw(choice.token, choice.logprob, tuple(top))
+
+    def scores(self) -> Iterator[tuple[float, ...]]:
+        """Logprobs of each scored position's candidates."""
+        left = iter(self._scores)
+        return (tuple(islice(left, n)) for n in self._n_candidates)
+
+    def seconds(self, n_threads: int) -> float:
+        """How long so many threads drew."""
+        n = len(self._samplings)
+        spent: float = sum(choice.seconds for choice in self._choices[:n])
+        return spent / max(1, min(n_threads, n))
