@@ -1,11 +1,13 @@
-"""Models that the torch tests share."""
+"""Models, and the native step, that the torch tests share."""
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
 import pytest
 
+from sgl_lab.engine.kernels.native import build
 from sgl_lab.engine.model import store
 from sgl_lab.engine.model.load import LoadedModel, load_model
 
@@ -20,6 +22,17 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny(tiny_folder: Path) -> LoadedModel:
     return load_tiny(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def library() -> ctypes.CDLL:
+    """The native step."""
+    if reason := build.obstacle():
+        pytest.skip(f"no native step here: {reason}")
+    build.build(store.cache_dir())
+    loaded = build.load(store.cache_dir())
+    assert loaded is not None
+    return loaded
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ import torch
 
 from sgl_lab.cli import main
 from sgl_lab.contracts.errors import InvariantBroken, ModelError, RequestFailed
+from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.doctor import examine
 from sgl_lab.engine.kernels.linear import Linear
 from sgl_lab.engine.kernels.native import build
@@ -24,7 +25,7 @@ from sgl_lab.engine.kernels.native.twin import Bf16Linear, RoundedLinear
 from sgl_lab.engine.model import store
 from sgl_lab.engine.model.load import LoadedModel, load_model
 from sgl_lab.engine.model.packed import PackedLlama
-from sgl_lab.engine.plan.plan import Launching, Plan, RowOutput
+from sgl_lab.engine.plan.plan import Launching, Plan, RowOutput, Timed
 from sgl_lab.engine.run.choose import make_runner
 from sgl_lab.engine.run.native import NativeRunner
 
@@ -34,14 +35,6 @@ from .tiny import GREEDY, Sequences, scores, tokens, write_tiny
 pytestmark = pytest.mark.skipif(build.obstacle() is not None, reason=f"no native step here: {build.obstacle()}")
 
 LARGER = {"hidden_size": 128, "intermediate_size": 160, "head_dim": 32, "max_position_embeddings": 2048}
-
-
-@pytest.fixture(scope="session")
-def library() -> ctypes.CDLL:
-    build.build(store.cache_dir())
-    loaded = build.load(store.cache_dir())
-    assert loaded is not None
-    return loaded
 
 
 def packed(weight: torch.Tensor, kind: Kind, bias: torch.Tensor | None) -> Packed:
@@ -302,6 +295,45 @@ def test_greedy_rows_get_the_token_and_logprob_that_the_sampler_would_give(libra
     assert plain.logprob == pytest.approx(listed.logprob, abs=1e-5)
 
 
+SHAPED = SamplingParams(temperature=0.7, top_p=0.9, frequency_penalty=1.0, repetition_penalty=1.3, top_logprobs=2)
+
+
+@pytest.mark.parametrize("n_true", [0, 2, 4])
+def test_guesses_that_come_true_give_the_draws_that_single_steps_give(library: ctypes.CDLL, loaded: LoadedModel, n_true: int) -> None:
+    prompt, wanted = tokens(20), []
+    single = Native(loaded, library, 1)
+    row = single.row(1, prompt, sample=SHAPED)
+    for _ in range(5):
+        (draw,) = single.run(row)[0].draws
+        wanted.append(draw)
+        assert row.sample is not None
+        row = replace(single.row(1, [draw.token], sample=SHAPED), sample=row.sample.after([draw.token]))
+    guesses = [draw.token for draw in wanted[:4]]
+    guesses[n_true:] = [(token + 1) % 97 for token in guesses[n_true:]]
+    rows = Native(loaded, library, 4)
+    row = rows.row(1, [*prompt, *guesses], sample=SHAPED)
+    assert row.sample is not None
+    row = replace(row, n_drafts=4, sample=replace(row.sample, prompt=prompt))
+    assert list(rows.run(row)[0].draws) == wanted[: n_true + 1]
+
+
+def test_more_lines_than_are_computed_together_are_all_computed(library: ctypes.CDLL, loaded: LoadedModel) -> None:
+    rows, alone = (Native(loaded, library, 1) for _ in range(2))
+    prompts = [tokens(2, seed=seed) for seed in range(300)]
+    together = rows.run(*(rows.row(i, prompt, sample=SHAPED) for i, prompt in enumerate(prompts)))
+    assert [together[i] for i in (0, 127, 128, 299)] == [alone.run(alone.row(i, prompts[i], sample=SHAPED))[0] for i in (0, 127, 128, 299)]
+
+
+@pytest.mark.parametrize("is_native", [True, False])
+def test_a_runner_says_how_long_it_drew(library: ctypes.CDLL, loaded: LoadedModel, is_native: bool) -> None:
+    rows = Native(loaded, library if is_native else None, 1)
+    assert isinstance(rows.runner, Timed)
+    rows.run(rows.row(1, tokens(5)))
+    assert rows.runner.seconds["sampler"] == 0
+    rows.run(rows.row(1, tokens(1), sample=SHAPED))
+    assert rows.runner.seconds["sampler"] > 0
+
+
 # ------------------------------------------------------------ started and taken later
 
 
@@ -342,7 +374,7 @@ def test_a_runner_closes_over_a_step_that_nobody_took(library: ctypes.CDLL, load
         rows = Native(loaded, library, 4, threads=threads)
         outputs = rows.start(pair(rows))
         rows.runner.close()
-        del outputs
+        assert all(output.draws for output in outputs())
 
 
 # ------------------------------------------------------------ building, loading and choosing

@@ -1,8 +1,12 @@
-"""What may be drawn, how often, and that nothing but the row itself decides it. The twin is plain numpy, a row at a time."""
+"""What may be drawn, how often, and that nothing but the row itself decides it, with torch and natively.
+
+The slow twin of both is plain numpy, a row at a time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -11,38 +15,72 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from sgl_lab.contracts.errors import RequestFailed
+from sgl_lab.contracts.errors import InvariantBroken, RequestFailed
 from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.engine.plan.plan import Draw, Sampling
+from sgl_lab.engine.run.lines import Lines
 from sgl_lab.engine.run.sampler import sample, uniform
 
 N_DRAWS = 6000
 
 
+Sampler = Callable[[torch.Tensor, Sequence[Sampling]], list[Draw | RequestFailed]]
+
+
+def native(library: ctypes.CDLL, n_threads: int) -> Sampler:
+    def draw(logits: torch.Tensor, samplings: Sequence[Sampling]) -> list[Draw | RequestFailed]:
+        lines = Lines(list(enumerate(samplings)), [], logits.shape[-1])
+        rows = logits.contiguous()
+        library.sgl_choose(rows.data_ptr(), logits.shape[-1], lines.wanted, n_threads)
+        return lines.draws()
+
+    return draw
+
+
+@pytest.fixture(scope="module", params=["torch", "native"])
+def sampler(request: pytest.FixtureRequest) -> Sampler:
+    return sample if request.param == "torch" else native(request.getfixturevalue("library"), 2)
+
+
+def bitmask(allowed: Iterable[int], n_words: int = 22) -> memoryview:
+    words = np.zeros(n_words, np.uint32)
+    for token in allowed:
+        words[token // 32] |= np.uint32(1 << token % 32)
+    return words.data
+
+
 def sampling(
-    *, seed: int = 0, position: int = 0, prompt: Sequence[int] = (), generated: Sequence[int] = (), banned: Any = (), **params: Any
+    *,
+    seed: int = 0,
+    position: int = 0,
+    prompt: Sequence[int] = (),
+    generated: Sequence[int] = (),
+    banned: Any = (),
+    allowed: Iterable[int] | None = None,
+    **params: Any,
 ) -> Sampling:
     if banned:
         params["min_tokens"] = N_DRAWS + 1
-    return Sampling(SamplingParams(**{"max_tokens": None, **params}), seed, position, prompt, generated, tuple(banned))
+    masks = () if allowed is None else (bitmask(allowed),)
+    return Sampling(SamplingParams(**{"max_tokens": None, **params}), seed, position, prompt, generated, tuple(banned), masks=masks)
 
 
 def logits(vocab: int, seed: int = 0, spread: float = 2.0) -> torch.Tensor:
     return torch.randn(vocab, generator=torch.Generator().manual_seed(seed)) * spread
 
 
-def drawn(rows: torch.Tensor, asked: Sequence[Sampling]) -> list[Draw]:
-    found = sample(rows, asked)
+def drawn(sampler: Sampler, rows: torch.Tensor, asked: Sequence[Sampling]) -> list[Draw]:
+    found = sampler(rows, asked)
     assert not any(isinstance(draw, Exception) for draw in found)
     return cast(list[Draw], found)
 
 
-def draws(row: torch.Tensor, asked: Sampling, n: int = N_DRAWS) -> list[Draw]:
+def draws(sampler: Sampler, row: torch.Tensor, asked: Sampling, n: int = N_DRAWS) -> list[Draw]:
     """The row's draws at positions 0 to n - 1."""
     found: list[Draw] = []
     for start in range(0, n, 1000):
         many = [replace(asked, position=start + i) for i in range(min(1000, n - start))]
-        found += drawn(row.expand(len(many), -1), many)
+        found += drawn(sampler, row.expand(len(many), -1), many)
     return found
 
 
@@ -59,6 +97,8 @@ def twin(row: torch.Tensor, asked: Sampling) -> npt.NDArray[np.float64]:
         z[token] += bias
     for token in asked.banned:
         z[token] = -np.inf
+    if asked.mask is not None:
+        z[[not asked.mask[token // 32] >> token % 32 & 1 for token in range(len(z))]] = -np.inf
     if params.temperature == 0:
         return np.asarray(np.arange(len(z)) == z.argmax(), dtype=np.float64)
     p = np.exp((z - z.max()) / params.temperature)
@@ -96,15 +136,18 @@ CASES: list[dict[str, Any]] = [
     {"logit_bias": ((0, 4.0), (7, -100.0))},
     {"banned": (0, 1, 2), "top_k": 3},
     {"temperature": 0, "repetition_penalty": 3.0, "generated": tuple(range(10))},
+    {"allowed": (1, 3, 8, 15, 19)},
+    {"allowed": (0, 2, 11), "top_p": 0.6, "logit_bias": ((5, 9.0), (11, 2.0))},
+    {"allowed": (4, 9, 17), "temperature": 0},
 ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("vocab", [20, 700])
-def test_draws_follow_the_distribution_that_was_asked_for(case: dict[str, Any], vocab: int) -> None:
+def test_draws_follow_the_distribution_that_was_asked_for(sampler: Sampler, case: dict[str, Any], vocab: int) -> None:
     row, asked = logits(vocab), sampling(**case)
     wanted = twin(row, asked)
-    counts = np.bincount([draw.token for draw in draws(row, asked)], minlength=vocab)
+    counts = np.bincount([draw.token for draw in draws(sampler, row, asked)], minlength=vocab)
     assert not counts[wanted == 0].any()
     # Pearson's statistic over the cells that are expected often enough, the rest in one; ten standard deviations.
     often = wanted * N_DRAWS >= 5
@@ -117,35 +160,35 @@ def test_draws_follow_the_distribution_that_was_asked_for(case: dict[str, Any], 
 
 
 @pytest.mark.parametrize("case", [{"top_k": 400}, {"top_p": 0.9}, {"top_k": 600, "top_p": 0.9}, {"top_k": 30, "top_p": 0.9}, {"top_k": 30}])
-def test_a_cut_beyond_the_most_probable_few_is_as_exact(case: dict[str, Any]) -> None:
+def test_a_cut_beyond_the_most_probable_few_is_as_exact(sampler: Sampler, case: dict[str, Any]) -> None:
     row = logits(3000, spread=0.3)
     mixed = [sampling(**case, seed=1), sampling(top_k=2, seed=1), sampling(seed=1)]
     allowed = twin(row, mixed[0]) > 0
-    found = {draw.token for i in range(400) for draw in drawn(row.expand(3, -1), [replace(s, position=i) for s in mixed])[:1]}
+    found = {draw.token for i in range(400) for draw in drawn(sampler, row.expand(3, -1), [replace(s, position=i) for s in mixed])[:1]}
     assert found <= set(np.flatnonzero(allowed).tolist())
     assert len(found) > min(0.75 * allowed.sum(), 250)
 
 
-def test_greedy_takes_the_lowest_of_equally_good_tokens() -> None:
+def test_greedy_takes_the_lowest_of_equally_good_tokens(sampler: Sampler) -> None:
     row = torch.zeros(50_000)
-    row[[40_001, 777, 30_000]] = 3.5
-    assert drawn(row[None], [sampling(temperature=0)])[0].token == 777
+    row[[40_001, 778, 777, 30_000]] = 3.5
+    assert drawn(sampler, row[None], [sampling(temperature=0)])[0].token == 777
 
 
-def test_a_draw_does_not_depend_on_the_batch() -> None:
+def test_a_draw_does_not_depend_on_the_batch(sampler: Sampler) -> None:
     rows = torch.stack([logits(500, seed) for seed in range(len(CASES))])
     asked = [sampling(**case, seed=i, position=3 * i) for i, case in enumerate(CASES)]
-    together = [draw.token for draw in drawn(rows, asked)]
-    alone = [drawn(rows[i : i + 1], asked[i : i + 1])[0].token for i in range(len(asked))]
-    backwards = [draw.token for draw in drawn(rows.flip(0), asked[::-1])][::-1]
+    together = [draw.token for draw in drawn(sampler, rows, asked)]
+    alone = [drawn(sampler, rows[i : i + 1], asked[i : i + 1])[0].token for i in range(len(asked))]
+    backwards = [draw.token for draw in drawn(sampler, rows.flip(0), asked[::-1])][::-1]
     assert together == alone == backwards
 
 
-def test_seed_and_position_decide_and_differ() -> None:
+def test_seed_and_position_decide_and_differ(sampler: Sampler) -> None:
     row = logits(500)
-    first = [draw.token for draw in draws(row, sampling(seed=1), 50)]
-    assert first == [draw.token for draw in draws(row, sampling(seed=1), 50)]
-    assert first != [draw.token for draw in draws(row, sampling(seed=2), 50)]
+    first = [draw.token for draw in draws(sampler, row, sampling(seed=1), 50)]
+    assert first == [draw.token for draw in draws(sampler, row, sampling(seed=1), 50)]
+    assert first != [draw.token for draw in draws(sampler, row, sampling(seed=2), 50)]
     assert len(set(first)) > 10
 
 
@@ -158,11 +201,11 @@ def test_uniform_fills_its_interval_evenly() -> None:
     assert abs(np.corrcoef(numbers[:-1], numbers[1:])[0, 1]) < 0.03
 
 
-def test_logprobs_are_the_models_own() -> None:
+def test_logprobs_are_the_models_own(sampler: Sampler) -> None:
     row = logits(300)
     raw = row.double().log_softmax(-1)
     cases = [sampling(temperature=0.2, top_k=5, logit_bias=((9, 5.0),), top_logprobs=4), sampling(temperature=0), sampling(top_logprobs=20)]
-    first, second, third = drawn(row.expand(3, -1), cases)
+    first, second, third = drawn(sampler, row.expand(3, -1), cases)
     for draw in (first, second, third):
         assert draw.logprob == pytest.approx(raw[draw.token].item(), abs=1e-5)
     best = raw.topk(20)
@@ -172,33 +215,70 @@ def test_logprobs_are_the_models_own() -> None:
     assert second.top == ()
 
 
-def test_logits_are_left_as_they_are() -> None:
+def test_logits_are_left_as_they_are(sampler: Sampler) -> None:
     rows = torch.stack([logits(100, seed) for seed in range(len(CASES))])
     before = rows.clone()
-    sample(rows, [sampling(**case) for case in CASES])
+    sampler(rows, [sampling(**case) for case in CASES])
     assert torch.equal(rows, before)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 @pytest.mark.parametrize("temperature", [0, 1])
-def test_a_row_that_is_not_finite_fails_alone(value: float, temperature: float) -> None:
+def test_a_row_that_is_not_finite_fails_alone(sampler: Sampler, value: float, temperature: float) -> None:
     rows = torch.stack([logits(50, 1), logits(50, 2), logits(50, 3)])
     rows[1, 20] = value
-    good, bad, also_good = sample(rows, [sampling(temperature=temperature)] * 3)
+    good, bad, also_good = sampler(rows, [sampling(temperature=temperature)] * 3)
     assert isinstance(bad, RequestFailed)
     assert isinstance(good, Draw)
     assert isinstance(also_good, Draw)
 
 
-def test_a_row_without_a_token_left_fails_alone() -> None:
+@pytest.mark.parametrize("temperature", [0, 1])
+@pytest.mark.parametrize("case", [{"banned": range(5)}, {"allowed": ()}, {"allowed": (0, 1), "banned": (0, 1)}, {"allowed": (5, 31)}])
+def test_a_row_without_a_token_left_fails_alone(sampler: Sampler, case: dict[str, Any], temperature: float) -> None:
     rows = torch.stack([logits(5, 1), logits(5, 2)])
-    empty, good = sample(rows, [sampling(banned=range(5)), sampling()])
+    empty, good = sampler(rows, [sampling(temperature=temperature, **case), sampling()])
     assert isinstance(empty, RequestFailed)
-    assert "banned" in str(empty)
+    assert "no token may be drawn" in str(empty)
     assert isinstance(good, Draw)
 
 
 @pytest.mark.parametrize("temperature", [1e-6, 1e-300])
-def test_a_very_cold_draw_is_the_best_token(temperature: float) -> None:
+def test_a_very_cold_draw_is_the_best_token(sampler: Sampler, temperature: float) -> None:
     row = logits(1000, spread=20)
-    assert {draw.token for draw in draws(row, sampling(temperature=temperature), 100)} == {int(row.argmax())}
+    assert {draw.token for draw in draws(sampler, row, sampling(temperature=temperature), 100)} == {int(row.argmax())}
+
+
+def test_the_likeliest_tokens_come_best_first_and_of_equal_ones_the_lowest(library: ctypes.CDLL) -> None:
+    row = torch.zeros(700)
+    row[[650, 20, 333]] = 2.0
+    row[400] = 3.0
+    (draw,) = drawn(native(library, 1), row[None], [sampling(top_logprobs=8)])
+    assert [token for token, _ in draw.top] == [400, 20, 333, 650, 0, 1, 2, 3]
+
+
+def test_neither_batch_nor_threads_change_a_bit(library: ctypes.CDLL) -> None:
+    rows = torch.stack([logits(700, seed) for seed in range(len(CASES))])
+    asked = [sampling(**case, seed=i, top_logprobs=i) for i, case in enumerate(CASES)]
+    together = native(library, 2)(rows, asked)
+    assert together == [native(library, 1)(rows[i : i + 1], asked[i : i + 1])[0] for i in range(len(asked))]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_native_draws_are_torchs_but_where_rounding_decides(library: ctypes.CDLL, case: dict[str, Any]) -> None:
+    row, asked = logits(700), sampling(**case)
+    cumulative = twin(row, asked).cumsum()
+    pairs = zip(draws(native(library, 1), row, asked), draws(sample, row, asked), strict=True)
+    different = [(i, *sorted((a.token, b.token))) for i, (a, b) in enumerate(pairs) if a.token != b.token]
+    assert len(different) < 5
+    assert all(abs(uniform(asked.seed, i) - border) < 1e-6 for i, low, high in different for border in cumulative[low:high])
+
+
+def test_a_draw_after_guesses_is_the_draw_that_follows_those_tokens(sampler: Sampler) -> None:
+    row, masks = logits(700), tuple(bitmask(range(first, 700, 3)) for first in range(3))
+    start = replace(sampling(generated=(1, 2), position=2, frequency_penalty=1.0, repetition_penalty=1.5, temperature=2.0), masks=masks)
+    guessed = start.after((7,)).after((2,))
+    told = replace(start, generated=(1, 2, 7, 2), position=4, masks=masks[2:])
+    assert drawn(sampler, row[None], [guessed]) == drawn(sampler, row[None], [told])
+    with pytest.raises(InvariantBroken, match="3 masks"):
+        start.after((1, 2, 3))
