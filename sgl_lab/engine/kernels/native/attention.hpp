@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "linear.hpp"
@@ -32,7 +33,7 @@ struct Shape {
 
   int group() const { return n_heads / n_kv_heads; }
   int width() const { return round_up(head_dim, 64); }
-  int partial() const { return width() + kLanes; }  // floats of a query's state: its output, then maximum and sum
+  int partial() const { return width() + 2 * kLanes; }  // floats of a query's state: its output, 16 parts of its sum, its maximum
   size_t slot(const int32_t* pages, int position) const { return static_cast<size_t>(pages[position / page_size]) * page_size + position % page_size; }
 };
 
@@ -209,7 +210,7 @@ class Attention {
 
   void clear(std::vector<float>& states) {
     std::fill(states.begin(), states.begin() + n_queries_ * shape_.partial(), 0.0f);
-    for (int q = 0; q < n_queries_; ++q) states[q * shape_.partial() + shape_.width()] = kLowest;
+    for (int q = 0; q < n_queries_; ++q) states[q * shape_.partial() + shape_.width() + kLanes] = kLowest;
   }
 
   // All queries of the item to one block: those that share it, together.
@@ -224,7 +225,7 @@ class Attention {
         gather(tile, kv_head, block * kBlock, n_keys);
         for (int done = 0; done < n; done += 6)
           with_rows(std::min(6, n - done), [&]<int R>() {
-            if constexpr (R <= 6) update<R>(q + done, block * kBlock, n_keys);
+            update<R>(q + done, block * kBlock, n_keys);
           });
       }
       q += n;
@@ -280,55 +281,60 @@ class Attention {
   template <int R>
   void update(int q, int first, int n_keys) {
     const int dim = shape_.head_dim, width = shape_.width(), stride = shape_.partial();
+    float* states = &scratch_.states[q * stride];
+    alignas(64) float maximum[kLanes] = {}, keep[kLanes], negative[kLanes];  // by query
+    for (int r = 0; r < R; ++r) maximum[r] = states[r * stride + width + kLanes];
     __m512 scores[R][4];
     for (auto& line : scores)
       for (auto& part : line) part = _mm512_setzero_ps();
     multiply_panel<R>(scores, &scratch_.queries[q * dim], dim, scratch_.keys.data(), dim / 2);
+
     const __m512 scale = _mm512_set1_ps(kLog2e / std::sqrt(static_cast<float>(dim)));
-    for (auto& line : scores)
-      for (auto& part : line) part = _mm512_mul_ps(part, scale);
+    __m512 peak[6];
+    std::fill(peak, peak + 6, _mm512_set1_ps(-std::numeric_limits<float>::infinity()));
+    const auto seen = [&](int r, int c) { return first_lanes(scratch_.position[q + r] + 1 - first - c * kLanes); };
+    for (int r = 0; r < R; ++r)
+      for (int c = 0; c < 4; ++c) peak[r] = _mm512_mask_max_ps(peak[r], seen(r, c), peak[r], scores[r][c]);
+    const __m512 found = _mm512_mask_blend_ps(0xf0, maxima(peak[0], peak[1], peak[2], peak[3]), maxima(peak[4], peak[5], peak[4], peak[5]));
+    const __m512 before = _mm512_load_ps(maximum), now = _mm512_max_ps(_mm512_mul_ps(found, scale), before);
+    _mm512_store_ps(maximum, now);
+    _mm512_store_ps(negative, _mm512_sub_ps(_mm512_setzero_ps(), now));
+    _mm512_store_ps(keep, exp2_of(_mm512_sub_ps(before, now)));
+
     alignas(64) bf16 weights[R][kBlock];
-    float keep[R];
     for (int r = 0; r < R; ++r) {
-      float* state = &scratch_.states[(q + r) * stride];
-      const int n_seen = std::min(n_keys, scratch_.position[q + r] + 1 - first);
-      __m512 peak = _mm512_set1_ps(state[width]);
-      for (int c = 0; c < 4; ++c)
-        peak = _mm512_mask_max_ps(peak, first_lanes(n_seen - c * kLanes), peak, scores[r][c]);
-      const float maximum = _mm512_reduce_max_ps(peak);
-      __m512 total = _mm512_setzero_ps();
+      float* sum = states + r * stride + width;
+      __m512 total = _mm512_mul_ps(_mm512_loadu_ps(sum), _mm512_set1_ps(keep[r]));
       for (int c = 0; c < 4; ++c) {
-        const __m512 weight = _mm512_maskz_mov_ps(first_lanes(n_seen - c * kLanes), exp2_of(_mm512_sub_ps(scores[r][c], _mm512_set1_ps(maximum))));
+        const __m512 weight = exp2_of(_mm512_fmadd_ps(scores[r][c], scale, _mm512_set1_ps(negative[r])), seen(r, c));
         store_bf16(&weights[r][c * kLanes], weight);
         total = _mm512_add_ps(total, weight);
       }
-      keep[r] = _mm512_cvtss_f32(exp2_of(_mm512_set1_ps(state[width] - maximum)));
-      state[width] = maximum;
-      state[width + 1] = state[width + 1] * keep[r] + _mm512_reduce_add_ps(total);
+      _mm512_storeu_ps(sum, total);
+      sum[kLanes] = maximum[r];
     }
     for (int d = 0; d < width; d += 64) {
       __m512 sum[R][4];
       for (int r = 0; r < R; ++r)
-        for (int c = 0; c < 4; ++c)
-          sum[r][c] = _mm512_mul_ps(_mm512_loadu_ps(&scratch_.states[(q + r) * stride + d + c * kLanes]), _mm512_set1_ps(keep[r]));
+        for (int c = 0; c < 4; ++c) sum[r][c] = _mm512_mul_ps(_mm512_loadu_ps(states + r * stride + d + c * kLanes), _mm512_set1_ps(keep[r]));
       multiply_panel<R>(sum, weights[0], kBlock, value_pair(0, d), (n_keys + 1) / 2);
       for (int r = 0; r < R; ++r)
-        for (int c = 0; c < 4; ++c) _mm512_storeu_ps(&scratch_.states[(q + r) * stride + d + c * kLanes], sum[r][c]);
+        for (int c = 0; c < 4; ++c) _mm512_storeu_ps(states + r * stride + d + c * kLanes, sum[r][c]);
     }
   }
 
+  // Outputs and sums to one maximum.
   void merge(float* total, const float* part) const {
-    const int width = shape_.width();
-    const float maximum = std::max(total[width], part[width]);
-    const __m512 keep = exp2_of(_mm512_set1_ps(total[width] - maximum)), take = exp2_of(_mm512_set1_ps(part[width] - maximum));
-    for (int d = 0; d < width; d += kLanes)
+    const int end = shape_.width() + kLanes;
+    const float maximum = std::max(total[end], part[end]);
+    const __m512 keep = exp2_of(_mm512_set1_ps(total[end] - maximum)), take = exp2_of(_mm512_set1_ps(part[end] - maximum));
+    for (int d = 0; d < end; d += kLanes)
       _mm512_storeu_ps(total + d, _mm512_fmadd_ps(_mm512_loadu_ps(part + d), take, _mm512_mul_ps(_mm512_loadu_ps(total + d), keep)));
-    total[width + 1] = total[width + 1] * _mm512_cvtss_f32(keep) + part[width + 1] * _mm512_cvtss_f32(take);
-    total[width] = maximum;
+    total[end] = maximum;
   }
 
   void write(const float* total, int token, int head) {
-    const __m512 inverse = _mm512_set1_ps(1.0f / total[shape_.width() + 1]);
+    const __m512 inverse = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(_mm512_loadu_ps(total + shape_.width())));
     const auto value = [&](int d) { return _mm512_mul_ps(_mm512_loadu_ps(total + d), inverse); };
     for (int d = 0; d < shape_.head_dim; d += kGroup) out_.put(token, head * shape_.head_dim + d, value(d), value(d + kLanes));
   }

@@ -14,7 +14,7 @@ namespace sgl {
 
 constexpr int kGroup = 32;
 constexpr int kTile = 6;           // rows that are multiplied together: their sums and two vectors of weights fill the registers
-constexpr int kPanelTiles = 42;    // tiles that pass over a block of weights before the next: they stay in the second-level cache
+constexpr int kPanelTiles = 12;    // tiles that pass over a block of weights before the next: they stay in the second-level cache
 constexpr int kColumns = 32;       // outputs of a block of 4 or 8 bits
 constexpr int kWideColumns = 64;   // of bf16
 constexpr int kPairsAhead = 32;    // how far ahead bf16 weights are asked for while few rows need them
@@ -112,6 +112,9 @@ struct Target {
   size_t stride;
   Store how;
 
+  // Some time before `put`: a result's place is rarely in the cache.
+  void fetch(int row, int column) const { __builtin_prefetch(y + row * stride + column, 1); }
+
   void put(const Weight& w, int row, int column, __m512 sum) const {
     float* place = y + row * stride + column;
     const __mmask16 lanes = first_lanes(w.n_out - column);
@@ -143,6 +146,8 @@ inline void multiply_block(const Weight& w, int block, const Activations& x, int
   __m512 sum[R][2];
   for (auto& line : sum)
     for (auto& part : line) part = _mm512_setzero_ps();
+  for (int r = 0; r < R; ++r)
+    for (int c = 0; c < 2; ++c) target.fetch(row + r, block * kColumns + c * kLanes);
   for (int g = 0; g < n_groups; ++g, record += kBytes, group += n_tile) {
     if constexpr (R > 1)
       for (int i = next_begin; i < next_end; i += 64) _mm_prefetch(record + next + i, _MM_HINT_T0);
@@ -191,6 +196,8 @@ inline void multiply_bf16(const Weight& w, int block, const Activations& x, int 
   __m512 sum[R][4];
   for (auto& line : sum)
     for (auto& part : line) part = _mm512_setzero_ps();
+  for (int r = 0; r < R; ++r)
+    for (int c = 0; c < 4; ++c) target.fetch(row + r, block * kWideColumns + c * kLanes);
   for (int g = 0; g < n_groups; ++g, panel += kBytes, group += n_tile * kGroup) {
     const bf16* pairs = reinterpret_cast<const bf16*>(panel);
     if (ahead.n_parts <= 2 && ahead.part == 0) {  // as memory is the slower, it is best asked in its own order
@@ -205,7 +212,7 @@ inline void multiply_bf16(const Weight& w, int block, const Activations& x, int 
 }
 
 // One phase: y [n_rows, n_out] (rows `stride` floats apart) = or += x @ w.T + bias.
-// Memory: the weight once for each panel of some 250 rows; a block of it stays in the first-level cache while they pass.
+// Memory: the weight once for each panel of some 70 rows; a block of it stays in the first-level cache while they pass.
 inline void linear(Member& me, const Weight& w, const Activations& x, int n_rows, float* y, size_t stride, Store how) {
   const Target target{y, stride, how};
   const int n_blocks = (w.n_out + block_columns(w.kind) - 1) / block_columns(w.kind);

@@ -55,19 +55,17 @@ inline __m512 dot_pairs(__m512 sum, __m512i a, __m512i b) {
 #endif
 }
 
-// 2^x for x <= 127, relative error below 3e-7 (Cephes' polynomial on [-1/2, 1/2]); -inf gives 0, NaN stays NaN.
-inline __m512 exp2_of(__m512 x) {
-  x = _mm512_max_ps(_mm512_set1_ps(-150.0f), x);  // in this order a NaN comes through
-  const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  const __m512 f = _mm512_sub_ps(x, whole);
-  __m512 p = _mm512_set1_ps(1.535336188319500e-4f);
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.339887440266574e-3f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.618437357674640e-3f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.550332471162809e-2f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.402264791363012e-1f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.931472028550421e-1f));
+// 2^x for x < 128, 0 in the lanes not wanted; relative error below 2e-7 (the least for degree 5 on [0, 1] that leaves 1 exact).
+// -inf gives 0, NaN stays NaN.
+inline __m512 exp2_of(__m512 x, __mmask16 wanted = 0xffff) {
+  const __m512 f = _mm512_reduce_ps(x, 9);  // x - floor(x); 0 for an infinity
+  __m512 p = _mm512_set1_ps(1.867130515e-3f);
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.017029777e-3f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.579991266e-2f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.401644439e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.931512952e-1f));
   p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
-  return _mm512_scalef_ps(p, whole);
+  return _mm512_maskz_scalef_ps(wanted, p, x);  // which takes the floor itself
 }
 
 constexpr float kLog2e = 1.4426950408889634f;
@@ -90,6 +88,15 @@ inline void multiply_panel(__m512 (&sum)[R][4], const bf16* a, int stride, const
       for (int c = 0; c < 4; ++c) sum[r][c] = dot_pairs(sum[r][c], value, column[c]);
     }
   }
+}
+
+// The largest of each of four vectors: that of vector i in lanes i, i + 4, i + 8, i + 12.
+inline __m512 maxima(__m512 a, __m512 b, __m512 c, __m512 d) {
+  const __m512 ab = _mm512_max_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  const __m512 cd = _mm512_max_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  __m512 all = _mm512_max_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+  all = _mm512_max_ps(all, _mm512_shuffle_f32x4(all, all, 0x4e));
+  return _mm512_max_ps(all, _mm512_shuffle_f32x4(all, all, 0xb1));
 }
 
 // Calls f.template operator()<n>() for a run-time n of 1 to 6.
