@@ -32,7 +32,7 @@ class Periodic(HashModel):
         self._period = period
 
     def draw(self, context: tuple[int, ...], sampling: Sampling) -> int:
-        said = [*sampling.prompt, *sampling.generated]
+        said = [*sampling.prompt, *sampling.generated, *sampling.guessed]
         return int(said[-self._period])
 
 
