@@ -1,0 +1,164 @@
+"""Whatever goes wrong in one request, wherever it stands: that request fails, typed, and nobody else notices."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from sgl_lab.contracts.errors import RequestFailed
+from sgl_lab.contracts.params import SamplingParams
+from sgl_lab.contracts.port import GenJob, ScoreJob, WarmJob
+from sgl_lab.engine.fake import HashRunner
+from sgl_lab.engine.family import Family
+from sgl_lab.engine.plan.plan import Plan, Row, RowOutput
+
+from ..pure.driving import SOAK, Bench, Heard, bench, expect_idle
+
+N_SEEDS = 2 if SOAK == 1 else 20
+FIRST = 255
+"""the token that the culprit begins with, and nobody else"""
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch raises it."""
+
+
+HOW: Mapping[str, Exception] = {
+    "nan": RequestFailed("the model's logits are not finite"),
+    "memory": MemoryError("out of memory"),
+    "device": OutOfMemoryError("CUDA out of memory"),
+    "bug": ZeroDivisionError("division by zero"),
+}
+
+Predicate = Callable[[Row, Family], bool]
+
+
+def draws(position: int) -> Predicate:
+    return lambda row, family: any(sampling.position == position for sampling in row.samplings)
+
+
+WHERE: Mapping[str, tuple[str, Predicate]] = {
+    "the first chunk": ("gen", lambda row, family: row.start == 0),
+    "the last chunk": ("gen", draws(0)),
+    "the second token": ("gen", draws(1)),
+    "the ninth token": ("gen", draws(8)),
+    "one sample of three": ("samples", lambda row, family: row.request == family.requests[1].id and draws(3)(row, family)),
+    "a score": ("score", lambda row, family: bool(row.targets)),
+    "a warm": ("warm", lambda row, family: row.start > 0),
+}
+LISTENERS = ("on_progress", "on_done")
+POINTS = [(where, how) for where in WHERE for how in HOW] + [("a listener", method) for method in LISTENERS]
+
+
+class Faulty(HashRunner):
+    """Fails on the culprit's rows that `is_hit` says: alone where that is the kind of fault, else with the whole step."""
+
+    family: Family
+    is_hit: Predicate = staticmethod(lambda row, family: False)
+    error: Exception
+    n_faults = 0
+
+    def run(self, plan: Plan) -> tuple[RowOutput, ...]:
+        outputs = [self._run(row) for row in plan.rows]  # written first, as by a kernel that fails late
+        for i, row in enumerate(plan.rows):
+            if any(row.request == request.id for request in self.family.requests) and self.is_hit(row, self.family):
+                self.n_faults += 1
+                if not isinstance(self.error, RequestFailed):
+                    raise self.error
+                outputs[i] = RowOutput(error=self.error)
+        return tuple(outputs)
+
+
+class Raising(Heard):
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self._method = method
+
+    def on_progress(self, index: int, text: str, ids: tuple[int, ...]) -> None:
+        if self._method == "on_progress":
+            raise ZeroDivisionError("mine")
+
+    def on_done(self, answer: Any) -> None:
+        super().on_done(answer)
+        if self._method == "on_done":
+            raise ZeroDivisionError("mine")
+
+
+def serve(seed: int, kind: str, heard: Heard, arm: Callable[[Faulty], None]) -> tuple[Bench, Faulty, list[Any]]:
+    """A culprit among others; what the others were answered."""
+    draw = random.Random(seed)
+    runner = Faulty(512, 1)
+    b = bench(runner, n_pages=512, max_rows=8, step_tokens=24)
+    shared = tuple(draw.choices(range(200), k=40))
+    others = []
+
+    def ask(n: int) -> None:
+        for _ in range(n):
+            prompt = shared[: draw.randrange(10, 40)] + tuple(draw.choices(range(200), k=draw.randrange(8)))
+            if draw.random() < 0.2:
+                others.append(b.score(prompt, (1, 2), (1, 3)))
+            else:
+                sampled = {"temperature": draw.choice((0.0, 1.0)), "seed": draw.randrange(9), "n": draw.choice((1, 1, 2))}
+                others.append(b.gen(prompt, max_tokens=draw.randrange(1, 30), **sampled))
+
+    prompt = (FIRST, *shared)
+    engine = b.engine
+    ask(draw.randrange(6))
+    match kind:
+        case "score":
+            runner.family = engine.score(ScoreJob(prompt, ((1, 2), (3,))), heard)
+        case "warm":
+            runner.family = engine.warm(WarmJob(prompt), heard)
+        case _:
+            params = SamplingParams(max_tokens=20, n=3 if kind == "samples" else 1, seed=1, ignore_eos=True)
+            runner.family = engine.gen(GenJob(prompt, params), heard)
+    arm(runner)
+    for _ in range(draw.randrange(4)):
+        b.step()
+    engine.add(runner.family)
+    ask(draw.randrange(1, 6))
+    b.drain()
+    return b, runner, [answer_of(other) for other in others]
+
+
+def answer_of(heard: Heard) -> Any:
+    """What was answered, without what it cost."""
+    if isinstance(heard.answer, tuple):
+        return [(output.text, output.ids, output.finish_reason, output.logprobs) for output in heard.answer]
+    return heard.answer.logprobs
+
+
+@pytest.mark.parametrize("seed", range(N_SEEDS))
+@pytest.mark.parametrize(("where", "how"), POINTS)
+def test_a_fault_fails_its_own_request_and_nothing_else(where: str, how: str, seed: int) -> None:
+    threads = threading.enumerate()
+    kind, is_hit = WHERE.get(where, ("gen", None))
+    healthy = Heard()
+    _, _, wanted = serve(seed, kind, healthy, lambda runner: None)
+    assert not isinstance(healthy.answers[0], Exception)
+
+    def arm(runner: Faulty) -> None:
+        if is_hit is not None:
+            runner.is_hit, runner.error = is_hit, HOW[how]
+
+    culprit = Heard() if is_hit else Raising(how)
+    b, runner, found = serve(seed, kind, culprit, arm)
+    assert found == wanted
+    assert len(wanted) >= 1
+    assert len(culprit.answers) == 1
+    if is_hit:
+        assert runner.n_faults > 0
+        error = culprit.answers[0]
+        assert isinstance(error, RequestFailed)
+        assert HOW[how] in (error, error.__cause__)
+    expect_idle(b)
+    assert threading.enumerate() == threads
+
+
+def test_the_table_of_faults_is_as_long_as_it_promises(record_table: Callable[..., None]) -> None:
+    assert len(POINTS) >= 30
+    record_table("F1", points=len(POINTS), seeds=N_SEEDS)
