@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
 
     examine = commands.add_parser("doctor", help="look at this machine and say what is missing")
+    examine.add_argument("--drift", action="store_true", help="also measure how far logprobs move with the way they are computed")
     examine.set_defaults(command=_doctor)
 
     native = commands.add_parser("native", help="build the native CPU step for this machine")
@@ -239,6 +240,11 @@ def _doctor(options: argparse.Namespace) -> int:
     for finding in doctor.examine():
         print(finding, flush=True)
         problems += finding.state == "problem"
+    if options.drift and not problems:
+        from .session import Lab
+
+        with Lab() as lab:
+            print(doctor.Finding("ok", "drift", str(lab.drift())))
     return 1 if problems else 0
 
 

@@ -33,6 +33,9 @@ class Finding:
         return f"{self.state:<8}{self.subject:<14}{self.text}" + (f" ({self.hint})" if self.hint else "")
 
 
+TORCH_DETERMINISM = Finding("ok", "determinism", "where it is asked for: --deterministic, at a third to three quarters of the speed")
+
+
 def examine() -> Iterator[Finding]:
     """Everything worth knowing, cheapest first."""
     yield _python()
@@ -77,12 +80,15 @@ def _torch(native: Finding) -> Iterator[Finding]:
         memory = torch.cuda.get_device_properties(0).total_memory / 2**30
         yield Finding("ok", "gpu", f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB")
         yield Finding("ok", "models run", "on the GPU in bfloat16")
+        yield TORCH_DETERMINISM
         return
     yield Finding("-", "gpu", "none that torch can use", "models run on the CPU")
     if native.state == "ok":
         yield Finding("ok", "models run", "on the native step: a GGUF in its own 4 or 8 bits, others in bfloat16")
+        yield Finding("ok", "determinism", "always: the same to the bit, however a request is computed")
     else:
         yield Finding("ok", "models run", "on torch in float32, several times slower than on the native step")
+        yield TORCH_DETERMINISM
 
 
 def _native() -> Finding:

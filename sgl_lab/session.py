@@ -27,6 +27,7 @@ from .lang.state import ProgramState
 from .trace import Record, Ring
 
 if TYPE_CHECKING:
+    from .engine.drift import Drift
     from .engine.simulate import Outcome
 
 BUILT_IN = "smollm2"
@@ -221,6 +222,12 @@ class Lab:
         recording = Recording.of((entry.event for entry in record.entries), record.snapshot, self.card.namespace)
         sizes = () if cache_tokens is None else [n // config.page_size for n in cache_tokens]
         return what_if(recording, config, evict=evict, n_pages=sizes)
+
+    def drift(self) -> Drift:
+        """How far logprobs move with the way they are computed, measured now; takes seconds and forgets what is not pinned."""
+        from .engine.drift import measure
+
+        return measure(self.backend, self.flush)
 
     # ------------------------------------------------------------ what can be done
 

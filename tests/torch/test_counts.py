@@ -91,6 +91,42 @@ def test_a_second_turn_reuses_the_generated_tokens_of_the_first(lab: sgl.Lab) ->
     assert two["cached_tokens"] == one["prompt_tokens"] + one["completion_tokens"] - 1
 
 
+@sgl.function
+def chat(s: sgl.ProgramState, **stops: str) -> None:
+    s += sgl.user("Tell me about rivers.") + sgl.assistant(sgl.gen("one", max_tokens=40, return_logprob=True, **stops))
+    s += sgl.user("And lakes?") + sgl.assistant(sgl.gen("two", max_tokens=4))
+
+
+def test_what_a_stop_left_of_a_generation_is_found_by_the_next_turn(lab: sgl.Lab) -> None:
+    words = chat.run(temperature=0, backend=lab.backend)["one"].split()
+    for stop in (words[3], words[6][:2], f"{words[8]} {words[9]}"):
+        lab.flush()
+        state = chat.run(stop=stop, temperature=0, backend=lab.backend)
+        one, two = state.get_meta_info("one"), state.get_meta_info("two")
+        n_kept = len(one["output_token_logprobs"])
+        assert one["finish_reason"] == "stop"
+        assert 0 < n_kept < one["completion_tokens"]
+        assert two["cached_tokens"] == one["prompt_tokens"] + n_kept
+
+
+def test_a_fork_of_four_computes_one_token_each_and_a_join_finds_what_its_first_branch_generated(lab: sgl.Lab) -> None:
+    @sgl.function
+    def fan(s: sgl.ProgramState) -> None:
+        s += TEXT
+        forks = s.fork(4)
+        for fork in forks:
+            fork += sgl.gen("tip", max_tokens=6, ignore_eos=True)
+        metas = [fork.get_meta_info("tip") for fork in forks]
+        forks.join("concate_and_append")
+        s += " So" + sgl.gen("end", max_tokens=2)
+        s.set_var("metas", metas)
+
+    state = fan.run(temperature=0.8, seed=1, backend=lab.backend)
+    metas, end = state["metas"], state.get_meta_info("end")
+    assert [prefilled(meta) for meta in metas] == [1] * 4
+    assert end["cached_tokens"] == metas[0]["prompt_tokens"] + 6 - 1
+
+
 def test_counts_add_up_for_every_request_and_in_total(lab: sgl.Lab) -> None:
     spent = Spent(lab)
     states = ask.run_batch([{"question": f"What is {n} plus {n}?"} for n in range(6)], temperature=0, backend=lab.backend)
