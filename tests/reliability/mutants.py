@@ -367,7 +367,7 @@ MUTANTS = (
     Mutant(
         "all draws of a row use the first one's randomness",
         "plan/plan.py",
-        "position=self.position + len(tokens), ",
+        "position=self.position + n, ",
         "",
         "pure/test_drafts.py::test_the_guess_is_what_was_drawn_with_the_same_seed",
     ),
