@@ -103,7 +103,9 @@ def _stats(shell: Any, desk: Desk, rest: list[str]) -> None:
 
 
 def _token_counts(found: Mapping[str, int]) -> dict[str, int]:
-    return {name: found[name] for name in ("prompt_tokens", "cached_tokens", "computed_tokens", "generated_tokens", "evicted_tokens")}
+    """What comes out the same whenever a program is run again; how much is guessed in vain depends on who ran beside whom."""
+    counts = {name: found[name] for name in ("prompt_tokens", "cached_tokens", "generated_tokens", "evicted_tokens")}
+    return counts | {"computed_tokens": found["computed_tokens"] - found["rejected_tokens"]}
 
 
 def _tree(shell: Any, desk: Desk, rest: list[str]) -> None:
