@@ -324,8 +324,8 @@ MUTANTS = (
     Mutant(
         "a step computes more than its budget",
         SCHEDULER,
-        "                work.append((request, n))\n                budget -= n\n        if self.n_preempted",
-        "                work.append((request, n))\n        if self.n_preempted",
+        "                work.append((request, n))\n                budget -= n\n        admitted =",
+        "                work.append((request, n))\n        admitted =",
         "pure/test_scheduler.py::test_no_step_computes_more_tokens_or_rows_than_the_config_allows",
     ),
     Mutant(
@@ -416,15 +416,15 @@ MUTANTS = (
     Mutant(
         "who is let in ahead computes what a step under way computes",
         SCHEDULER,
-        "n_next), 1)\n",
-        "n_next), 1 << 30)\n",
+        "min_share = 1 if is_ahead else",
+        "min_share = 1 << 30 if is_ahead else",
         "pure/test_drafts.py::test_who_is_let_in_ahead_waits_for_what_is_being_computed",
     ),
     Mutant(
-        "who was found whole while a step computed is never answered",
+        "a warm is let in ahead, and nobody sees that it is whole",
         SCHEDULER,
-        "        complete, self._complete = self._complete, []\n",
-        "        complete = [request for request in self._complete if request in dict(work)]\n",
+        '(is_ahead and request.kind != "gen") or ',
+        "",
         "pure/test_drafts.py::test_who_is_found_whole_while_a_step_computes_is_answered",
     ),
     # ------------------------------------------------------------ engine, families, text

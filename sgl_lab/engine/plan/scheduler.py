@@ -62,8 +62,6 @@ class Scheduler:
         self._drafts = drafts
         self.waiting: list[Request] = []
         self.running: list[Request] = []
-        self._complete: list[Request] = []
-        """running, and found whole in the tree: of them there is nothing to compute"""
         self.n_preempted = 0
         self._n_arrived = 0
         self._step = 0
@@ -90,9 +88,9 @@ class Scheduler:
             if n := min(request.n_pending, budget):
                 work.append((request, n))
                 budget -= n
-        if self.n_preempted == n_preempted:
-            work += self._admit(budget, self._config.min_share)
-        complete, self._complete = self._complete, []
+        admitted = self._admit(budget) if self.n_preempted == n_preempted else []
+        work += [(request, n) for request, n in admitted if n]
+        complete = [request for request, n in admitted if not n]
         if not work and not complete:
             return None
         self._step += 1
@@ -100,12 +98,12 @@ class Scheduler:
         return Batch(Plan(self._step, rows), tuple(request for request, _ in work), tuple(complete))
 
     def prepare(self, plan: Plan) -> None:
-        """While `plan` computes: let in who would be let in after it. Nobody gives way, and who may find more when it is done waits."""
+        """While `plan` computes: let in the gens that would be let in after it. Nobody gives way, and who may find more then waits."""
         if not self.waiting:
             return
         n_computed = {row.request: len(row.tokens) - row.n_drafts for row in plan.rows}
         n_next = sum(max(1, request.n_pending - n_computed.get(request.id, 0)) for request in self.running)
-        self._admit(max(0, self._config.step_tokens - n_next), 1)
+        self._admit(max(0, self._config.step_tokens - n_next), is_ahead=True)
 
     def advance(self, request: Request, row: Row, n_accepted: int = 0) -> None:
         """The positions of `row` have their KV; of its guesses the first `n_accepted`, the others were computed in vain."""
@@ -134,7 +132,6 @@ class Scheduler:
         for request in tuple(self.running):
             request.lease = None
             self._leave(request, Phase.WAITING, keep=False)
-        self._complete.clear()
         self._tree.reset()
 
     def check(self, others: Iterable[Lease] = ()) -> None:
@@ -199,33 +196,30 @@ class Scheduler:
 
     # ------------------------------------------------------------ admission
 
-    def _admit(self, budget: int, min_share: int) -> list[tuple[Request, int]]:
-        """Move waiting requests to running while rows, tokens and pages last; what of each is computed now."""
-        work: list[tuple[Request, int]] = []
+    def _admit(self, budget: int, *, is_ahead: bool = False) -> list[tuple[Request, int]]:
+        """Move waiting requests to running while rows, tokens and pages last; how much of each is computed now, 0 if it is here already."""
+        admitted: list[tuple[Request, int]] = []
         held: set[Request] = set()
-        admitted: list[Request] = []
+        min_share = 1 if is_ahead else self._config.min_share
         order = self._order() if budget and len(self.running) < self._config.max_rows else []
         for request in order:
             if not budget or len(self.running) == self._config.max_rows:
                 break
             tokens = request.span(0, request.n_tokens)
-            if self._is_held(request, tokens, min_share):
+            if (is_ahead and request.kind != "gen") or self._is_held(request, tokens, min_share):
                 held.add(request)
                 continue
             if not self._start(request, tokens):
                 break  # nobody overtakes a request that only waits for pages
-            admitted.append(request)
-            if n := min(request.n_pending, budget):
-                work.append((request, n))
-                budget -= n
-            else:
-                self._complete.append(request)
+            n = min(request.n_pending, budget)
+            admitted.append((request, n))
+            budget -= n
         if admitted:
-            latest = max(request.arrival for request in admitted)
+            latest = max(request.arrival for request, _ in admitted)
             for request in order:
                 if request.phase is Phase.WAITING and request.arrival < latest and request not in held:
                     request.n_passed += 1
-        return work
+        return admitted
 
     def _order(self) -> list[Request]:
         """Those who were overtaken too often in order of arrival, then the others as the policy ranks them."""
