@@ -1,0 +1,197 @@
+"""What every engine is asked to do, and which part of it is timed. Standard library only: peers run this in their own environments.
+
+A load is token ids and nothing else, so it travels as JSON. `run` does it on an engine that knows none of
+its tokens yet: each repetition has ids of its own, and `reset` is called before it where there is a cache to forget.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+Ids = list[int]
+
+
+class Engine(Protocol):
+    """Greedy, end-of-sequence ignored, as many tokens as asked for."""
+
+    version: str
+    has_cache: bool
+    """whether a prompt seen before costs less"""
+
+    def gen(self, prompts: list[Ids], n_new: int) -> list[Ids]:
+        """Exactly `n_new` tokens after each prompt; all prompts are there at once."""
+
+    def select(self, prompts: list[Ids], choices: Ids) -> Ids:
+        """After each prompt the likeliest of `choices`, which are single tokens."""
+
+    def reset(self) -> None:
+        """Forget every prefix, where that is possible."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What came after a prompt; `choices` are the tokens it could be, if not all."""
+
+    prompt: Ids
+    tokens: Ids
+    choices: Ids | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    seconds: float
+    said: list[Said] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Decode:
+    """From the first new token of all prompts to their last: a long generation less a short one."""
+
+    prompts: list[Ids]
+    n_new: int
+
+    def run(self, engine: Engine) -> Sample:
+        short = timed(engine.gen, self.prompts, 1)
+        if engine.has_cache:
+            short = timed(engine.gen, self.prompts, 1)
+        whole = timed(engine.gen, self.prompts, 1 + self.n_new)
+        return Sample(whole.seconds - short.seconds, heard(self.prompts, whole.result))
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """A prompt that nobody has computed, to its first token."""
+
+    prompt: Ids
+
+    def run(self, engine: Engine) -> Sample:
+        done = timed(engine.gen, [self.prompt], 1)
+        return Sample(done.seconds, heard([self.prompt], done.result))
+
+
+@dataclass(frozen=True)
+class FirstToken:
+    """A prompt whose beginning has just been computed, to its first token."""
+
+    prefix: Ids
+    tail: Ids
+
+    def run(self, engine: Engine) -> Sample:
+        engine.gen([self.prefix], 1)
+        prompt = self.prefix + self.tail
+        done = timed(engine.gen, [prompt], 1)
+        return Sample(done.seconds, heard([prompt], done.result))
+
+
+@dataclass(frozen=True)
+class Questions:
+    """W1: questions on one prefix, each answered by the likeliest of a few tokens."""
+
+    prefix: Ids
+    questions: list[Ids]
+    choices: Ids
+
+    def run(self, engine: Engine) -> Sample:
+        prompts = [self.prefix + question for question in self.questions]
+        done = timed(engine.select, prompts, self.choices)
+        return Sample(done.seconds, [Said(prompt, [token], self.choices) for prompt, token in zip(prompts, done.result, strict=True)])
+
+
+@dataclass(frozen=True)
+class Forks:
+    """W2: plans that fork from one root, then a short verdict on each."""
+
+    root: Ids
+    forks: list[Ids]
+    n_plan: int
+    judge: Ids
+    n_verdict: int
+
+    def run(self, engine: Engine) -> Sample:
+        prompts = [self.root + fork for fork in self.forks]
+        plans = timed(engine.gen, prompts, self.n_plan)
+        judged = [prompt + plan + self.judge for prompt, plan in zip(prompts, plans.result, strict=True)]
+        verdicts = timed(engine.gen, judged, self.n_verdict)
+        return Sample(plans.seconds + verdicts.seconds, heard(prompts, plans.result) + heard(judged, verdicts.result))
+
+
+@dataclass(frozen=True)
+class Chats:
+    """W4: conversations in step with each other; each turn's prompt is all that was said before, replies included."""
+
+    system: Ids
+    turns: list[list[Ids]]
+    """[conversation][turn]: what the user says, markup included"""
+    n_reply: int
+    end: Ids
+    """after a reply"""
+
+    def run(self, engine: Engine) -> Sample:
+        histories = [self.system for _ in self.turns]
+        seconds, said = 0.0, []
+        for users in zip(*self.turns, strict=True):
+            prompts = [history + user for history, user in zip(histories, users, strict=True)]
+            replies = timed(engine.gen, prompts, self.n_reply)
+            histories = [prompt + reply + self.end for prompt, reply in zip(prompts, replies.result, strict=True)]
+            seconds += replies.seconds
+            said += heard(prompts, replies.result)
+        return Sample(seconds, said)
+
+
+Load = Decode | Prefill | FirstToken | Questions | Forks | Chats
+KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in Load.__args__}
+
+
+def to_json(load: Load) -> dict[str, Any]:
+    return {"kind": type(load).__name__} | asdict(load)
+
+
+def from_json(data: dict[str, Any]) -> Load:
+    fields = dict(data)
+    load: Load = KINDS[fields.pop("kind")](**fields)
+    return load
+
+
+@dataclass(frozen=True)
+class Timed:
+    seconds: float
+    result: Any
+
+
+def timed(function: Callable[..., Any], *arguments: Any) -> Timed:
+    started = time.perf_counter()
+    result = function(*arguments)
+    return Timed(time.perf_counter() - started, result)
+
+
+def heard(prompts: list[Ids], outputs: list[Ids]) -> list[Said]:
+    return [Said(prompt, tokens) for prompt, tokens in zip(prompts, outputs, strict=True)]
+
+
+# ------------------------------------------------------------ for adapters
+
+LONG = 256
+"""tokens of a shared prefix from which on it pays to compute it ahead of those who share it"""
+
+
+def common_prefix(prompts: list[Ids]) -> Ids:
+    """os.path.commonprefix, in plain words."""
+    low, high = min(prompts), max(prompts)
+    n = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+    return low[:n]
+
+
+def likeliest(engine: Engine, prompts: list[Ids], choices: Ids) -> Ids:
+    """For engines that cannot be asked about a few tokens only: the next token, whichever it is. That is less work, never more."""
+    return [tokens[0] if tokens[0] in choices else choices[0] for tokens in engine.gen(prompts, 1)]
+
+
+def first_alone(run: Callable[..., list[Ids]], prompts: list[Ids], n_new: int, **options: Any) -> list[Ids]:
+    """For engines whose cache has only what is finished: a long prefix that all prompts share goes first, so that it is computed once."""
+    shared = common_prefix([ids[:-1] for ids in prompts])
+    if len(prompts) > 1 and len(shared) >= LONG:
+        run([shared], 1, **options)
+    return run(prompts, n_new, **options)

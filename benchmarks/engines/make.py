@@ -1,0 +1,97 @@
+"""The loads in numbers: how many prompts of how many tokens, as the table's head promises.
+
+Only the tokenizer is borrowed; the text is `prose`. Repetition 0 warms up, every other has a text of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from random import Random
+from typing import Protocol
+
+from .loads import Chats, Decode, FirstToken, Forks, Ids, Load, Prefill, Questions
+from .prose import approach, paragraphs, question, request
+
+BATCHES = (1, 8, 32)
+N_NEW = 64
+N_PREFILL = 1024
+
+
+class Encode(Protocol):
+    def __call__(self, text: str, *, markup: bool = False) -> tuple[int, ...]: ...
+
+
+def text(encode: Encode, deal: Random, n: int) -> Ids:
+    """The first `n` tokens of as much prose as that takes."""
+    ids = encode(paragraphs(deal, n // 8 + 1))
+    if len(ids) < n:
+        raise ValueError(f"{n} tokens were wanted, the text has {len(ids)}")
+    return list(ids[:n])
+
+
+def last(encode: Encode, words: str, n: int) -> Ids:
+    """The last `n` tokens of `words`, which must have as many."""
+    ids = encode(words)
+    if len(ids) < n:
+        raise ValueError(f"{n} tokens were wanted of {words!r}, it has {len(ids)}")
+    return list(ids[-n:])
+
+
+def decode(encode: Encode, deal: Random, batch: int) -> Decode:
+    return Decode([text(encode, deal, 128) for _ in range(batch)], n_new=N_NEW)
+
+
+def prefill(encode: Encode, deal: Random) -> Prefill:
+    return Prefill(text(encode, deal, N_PREFILL))
+
+
+def first_token(encode: Encode, deal: Random) -> FirstToken:
+    return FirstToken(text(encode, deal, 1000), tail=text(encode, deal, 24))
+
+
+def questions(encode: Encode, deal: Random) -> Questions:
+    head = "Notes from the archive, then questions about them. Answer each with one letter.\n\n"
+    prefix = list(encode(head)) + text(encode, deal, 826)
+    return Questions(prefix[:826], [last(encode, "\n\n" + question(deal), 48) for _ in range(32)], [encode(f" {c}")[0] for c in "ABCD"])
+
+
+def forks(encode: Encode, deal: Random) -> Forks:
+    judge = "\n\nJudge: on a scale from one to ten, and in a few words, this plan deserves"
+    return Forks(
+        root=text(encode, deal, 400),
+        forks=[list(encode(approach(deal, number))) for number in range(1, 9)],
+        n_plan=64,
+        judge=list(encode(judge)),
+        n_verdict=8,
+    )
+
+
+def chats(encode: Encode, deal: Random) -> Chats:
+    def turn(role: str, said: Ids) -> Ids:
+        return [*encode(f"<|im_start|>{role}\n", markup=True), *said, *encode("<|im_end|>\n", markup=True)]
+
+    assistant = list(encode("<|im_start|>assistant\n", markup=True))
+    return Chats(
+        system=turn("system", text(encode, deal, 64)),
+        turns=[[turn("user", last(encode, request(deal), 32)) + assistant for _ in range(4)] for _ in range(8)],
+        n_reply=48,
+        end=list(encode("<|im_end|>\n", markup=True)),
+    )
+
+
+MAKERS: dict[str, dict[str, Callable[[Encode, Random], Load]]] = {
+    "decode": {f"decode {n}": partial(decode, batch=n) for n in BATCHES},
+    "prefill": {"prefill": prefill},
+    "ttft": {"ttft": first_token},
+    "W1": {"W1": questions},
+    "W2": {"W2": forks},
+    "W4": {"W4": chats},
+}
+"""What `--loads` names -> the figures it gives -> how the load of one is made."""
+
+
+def load(figure: str, encode: Encode, rep: int) -> Load:
+    """The load of a figure; another one for every `rep`."""
+    (maker,) = (makers[figure] for makers in MAKERS.values() if figure in makers)
+    return maker(encode, Random(f"{figure}, repetition {rep}"))

@@ -1,0 +1,39 @@
+"""OpenVINO GenAI's continuous batching, prefix caching on. It has no way to forget; repetitions share no tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import openvino as ov
+import openvino_genai as genai
+
+from .loads import Ids, first_alone, likeliest
+
+
+class Engine:
+    has_cache = True
+
+    def __init__(self, threads: int, folder: str, precision: str) -> None:
+        self.version = genai.__version__.partition("-")[0]
+        plan = genai.SchedulerConfig()
+        plan.cache_size = 2
+        plan.enable_prefix_caching = True
+        plan.max_num_batched_tokens = 1024
+        plan.max_num_seqs = 64
+        plan.dynamic_split_fuse = True
+        options = {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False, "INFERENCE_PRECISION_HINT": precision}
+        self._pipeline = genai.ContinuousBatchingPipeline(folder, plan, "CPU", options)
+
+    def gen(self, prompts: list[Ids], n_new: int) -> list[Ids]:
+        return first_alone(self._run, prompts, n_new)
+
+    def select(self, prompts: list[Ids], choices: Ids) -> Ids:
+        return likeliest(self, prompts, choices)
+
+    def reset(self) -> None: ...
+
+    def _run(self, prompts: list[Ids], n_new: int) -> list[Ids]:
+        config = genai.GenerationConfig()
+        config.max_new_tokens = n_new
+        config.ignore_eos = True
+        results = self._pipeline.generate([ov.Tensor(np.array([ids], dtype=np.int64)) for ids in prompts], [config] * len(prompts))
+        return [list(result.m_generation_ids[0])[:n_new] for result in results]

@@ -1,0 +1,76 @@
+"""sgl_lab as a user's program meets it: a Lab, jobs through its backend port, listeners that wait for the answers."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import asdict
+from typing import Any
+
+import sgl_lab
+from sgl_lab.contracts.params import SamplingParams
+from sgl_lab.contracts.port import GenJob, GenOutput, ScoreJob, ScoreOutput
+from sgl_lab.session import Lab
+
+from .loads import Ids, Said
+from .twin import Twin
+
+
+class Gen(Future[Ids]):
+    def on_progress(self, index: int, text: str, ids: tuple[int, ...]) -> None: ...
+
+    def on_done(self, outputs: tuple[GenOutput, ...]) -> None:
+        self.set_result(list(outputs[0].ids))
+
+    def on_error(self, error: Exception) -> None:
+        self.set_exception(error)
+
+
+class Score(Future[tuple[float, ...]]):
+    """Logprobs of choices of one token each."""
+
+    def on_done(self, output: ScoreOutput) -> None:
+        self.set_result(tuple(row[0].logprob or 0.0 for row in output.logprobs))
+
+    def on_error(self, error: Exception) -> None:
+        self.set_exception(error)
+
+
+class Engine:
+    has_cache = True
+
+    def __init__(self, threads: int, **options: Any) -> None:
+        self.version = sgl_lab.__version__
+        self._lab = Lab(threads=threads, **options)
+
+    def gen(self, prompts: list[Ids], n_new: int) -> list[Ids]:
+        params = SamplingParams(temperature=0, ignore_eos=True, max_tokens=n_new)
+        answers = [Gen() for _ in prompts]
+        for prompt, answer in zip(prompts, answers, strict=True):
+            self._lab.backend.submit(GenJob(tuple(prompt), params), answer)
+        return [answer.result() for answer in answers]
+
+    def select(self, prompts: list[Ids], choices: Ids) -> Ids:
+        answers = [Score() for _ in prompts]
+        for prompt, answer in zip(prompts, answers, strict=True):
+            self._lab.backend.score(ScoreJob(tuple(prompt), tuple((choice,) for choice in choices)), answer)
+        scores = [answer.result() for answer in answers]
+        return [choices[score.index(max(score))] for score in scores]
+
+    def reset(self) -> None:
+        self._lab.flush()
+
+    # ------------------------------------------------------------ what is asked of us alone
+
+    def stats(self) -> dict[str, Any]:
+        return self._lab.stats()
+
+    def peak_mib(self) -> float:
+        """The most this process has ever held, by the system's count."""
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
+
+    def check(self, figures: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+        """What was said, held against the torch twin of the same weights; and what weights and KV pool are meant to take."""
+        twin = Twin(self._lab.card.name, self._lab.card.dtype)
+        agreement = {figure: asdict(twin.agreement([Said(**said) for said in mine])) for figure, mine in figures.items()}
+        return {"agreement": agreement, "weights_mib": twin.weights_mib, "pool_mib": twin.kv_mib(self._lab.stats()["pages_total"])}

