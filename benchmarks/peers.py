@@ -86,9 +86,12 @@ def run_engine(contender: Contender, models: Models, encode: Encode, figures: Se
                     said[figure] = measured.said if figure == "W1" else measured.said[:: max(1, len(measured.said) // CHECKED)]
             if contender.ours and peer.is_alive:
                 tell(f"{contender.title}: against the torch twin")
-                peak_mib = peer.call("peak_mib")
-                checked = peer.call("check", figures=said)
-                row |= {"agreement": checked.pop("agreement"), "memory": checked | {"peak_mib": peak_mib}}
+                try:
+                    peak_mib = peer.call("peak_mib")
+                    checked = peer.call("check", figures=said)
+                    row |= {"agreement": checked.pop("agreement"), "memory": checked | {"peak_mib": peak_mib}}
+                except PeerFailed as failure:
+                    row["unchecked"] = str(failure)
     return row
 
 

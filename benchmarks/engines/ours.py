@@ -39,8 +39,8 @@ class Engine:
     has_cache = True
 
     def __init__(self, threads: int, **options: Any) -> None:
-        self.version = sgl_lab.__version__
         self._lab = Lab(threads=threads, **options)
+        self.version = f"{sgl_lab.__version__}, {self._lab.card.dtype}"
 
     def gen(self, prompts: list[Ids], n_new: int) -> list[Ids]:
         params = SamplingParams(temperature=0, ignore_eos=True, max_tokens=n_new)
@@ -73,4 +73,5 @@ class Engine:
         """What was said, held against the torch twin of the same weights; and what weights and KV pool are meant to take."""
         twin = Twin(self._lab.card.name, self._lab.card.dtype)
         agreement = {figure: asdict(twin.agreement([Said(**said) for said in mine])) for figure, mine in figures.items()}
-        return {"agreement": agreement, "weights_mib": twin.weights_mib, "pool_mib": twin.kv_mib(self._lab.stats()["pages_total"])}
+        pool_mib = self._lab.n_bytes / 2**20 - twin.weights_mib
+        return {"agreement": agreement, "weights_mib": twin.weights_mib, "pool_mib": pool_mib}

@@ -76,11 +76,11 @@ def paragraphs(deal: Random, n_sentences: int) -> str:
 
 
 def question(deal: Random) -> str:
-    """One of four: a note, what is asked about it, and the answers to choose from."""
+    """Two notes, what is asked about them, and four answers to choose from."""
     towns = deal.sample(TOWN, 4)
     who, trade, year = person(deal), deal.choice(TRADE), deal.randint(1841, 1986)
     options = "".join(f"{letter}. {town}\n" for letter, town in zip("ABCD", towns, strict=True))
-    return f"{sentence(deal)}\nQuestion: In which town did the {trade} {who} settle in {year}?\n{options}Answer:"
+    return f"{sentence(deal)} {sentence(deal)}\nQuestion: In which town did the {trade} {who} settle in {year}?\n{options}Answer:"
 
 
 def approach(deal: Random, number: int) -> str:

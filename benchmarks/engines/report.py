@@ -61,7 +61,7 @@ MOST_MEMORY = 1.3
 
 ELSEWHERE = (
     "Measured elsewhere: quality of the quantised default (`benchmarks/cpu.py --perplexity`), our own time a step and the tree's share "
-    "(`benchmarks/overhead.py`), running an edited cell again, GPUs."
+    "(`benchmarks/overhead.py`), running an edited cell again (`benchmarks/rerun.py`), GPUs."
 )
 
 Results = Mapping[str, Any]
@@ -108,6 +108,8 @@ def notes(results: Results) -> list[str]:
     for engine in results["engines"].values():
         figures, about = engine.get("figures", {}), f"* {engine['title']}"
         lines += [f"{about}, {name}: {figure['problem']}" for name, figure in figures.items() if "problem" in figure]
+        if unchecked := engine.get("unchecked"):
+            lines.append(f"{about}, not held against the torch twin: {unchecked}")
         if agreement := engine.get("agreement"):
             lines.append(
                 f"{about}: tokens that are the torch twin's own, and how much likelier its own is in nats, median and most, where not:"

@@ -55,7 +55,7 @@ class Contender:
 NATIVE = "{peers}/llama.cpp/native/bin"
 
 CONTENDERS = (
-    Contender("sgl_lab", "sgl_lab, int4", "ours", {"dtype": "int4"}, ours=True),
+    Contender("sgl_lab", "sgl_lab, as it comes", "ours", ours=True),
     Contender("sgl_lab-int8", "sgl_lab, int8", "ours", {"dtype": "int8"}, ours=True),
     Contender("sgl_lab-bf16", "sgl_lab, bf16", "ours", {"dtype": "bfloat16"}, ours=True),
     Contender("openvino-bf16", "OpenVINO GenAI, bf16", "openvino", {"folder": "{models}/openvino-bf16", "precision": "bf16"}, "openvino"),

@@ -34,11 +34,7 @@ class Twin:
         packed = loaded.model
         self._model = packed.twin() if isinstance(packed, PackedLlama) else packed
         self._kv_dtype = packed.dtype
-        n_bytes = sum(map(_n_bytes, _tensors(packed))) if isinstance(packed, PackedLlama) else loaded.spec.n_params * packed.dtype.itemsize
-        self.weights_mib = n_bytes / 2**20
-
-    def kv_mib(self, n_tokens: int) -> float:
-        return n_tokens * self._model.spec.kv_bytes_per_token(self._kv_dtype.itemsize) / 2**20
+        self.weights_mib = loaded.n_bytes / 2**20
 
     @torch.inference_mode()
     def agreement(self, said: list[Said]) -> Agreement:
@@ -49,7 +45,7 @@ class Twin:
         for one in sorted(said, key=lambda one: one.prompt):
             ids = (one.prompt + one.tokens)[:-1]
             n_known = min(len(common_prefix([before, ids])), len(one.prompt) - 1)
-            scores = self._logprobs(ids, n_known, kv)[-len(one.tokens) :]
+            scores = self._logprobs(ids, n_known, len(one.tokens), kv)
             if one.choices is not None:
                 others = torch.ones(scores.shape[-1], dtype=torch.bool)
                 others[one.choices] = False
@@ -61,18 +57,9 @@ class Twin:
             before = ids
         return agreement
 
-    def _logprobs(self, ids: Ids, n_known: int, kv: KvStore) -> Tensor:
-        """After each of `ids` from `n_known` on; keys and values of those before are in `kv` at their positions."""
+    def _logprobs(self, ids: Ids, n_known: int, n_last: int, kv: KvStore) -> Tensor:
+        """After each of the last `n_last` of `ids`; keys and values of the first `n_known` are in `kv` at their positions."""
         row = Row(RequestId(1), tuple(ids[n_known:]), n_known, array("i", range(len(ids))), None)
         batch = Batch.of(Plan(0, (row,)), 1, self._model.device)
         hidden = self._model.forward(batch.ids, batch.positions, PagedAttention(batch, kv))
-        return self._model.logits(hidden).log_softmax(-1)
-
-
-def _tensors(model: PackedLlama) -> list[Tensor]:
-    parts = [part for weight in model.weights.values() for part in (weight.quants, weight.scales, weight.minimums, weight.bias)]
-    return [*model.vectors.values(), *(part for part in parts if part is not None)]
-
-
-def _n_bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.itemsize
+        return self._model.logits(hidden[-n_last:]).log_softmax(-1)
