@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab tour test setup setup-test chromium clean
+.PHONY: help lab tour test soak setup setup-test chromium clean
 
 # Set PYTHON to name an interpreter; ARGS goes to `jupyter lab`, `sgl-lab tour` or `pytest`.
 PYTHON ?=
@@ -29,6 +29,11 @@ test: setup setup-test  ## set up what the tests need (Chromium too), then lint,
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/pytest $(ARGS)
+
+soak: setup setup-test  ## the reliability tests in full: hours (5 million operations on the tree, 500 programs, every planted bug)
+	SGL_LAB_SOAK=50 .venv/bin/pytest tests/pure/test_cache.py
+	SGL_LAB_SOAK=17 .venv/bin/pytest tests/pure/test_engine_text.py
+	SGL_LAB_SOAK=10 .venv/bin/pytest tests/pure tests/reliability tests/torch $(ARGS)
 
 setup:  ## make .venv from the exact pins, build the native CPU step and fetch the built-in model
 	@$(one_at_a_time) $(ready)

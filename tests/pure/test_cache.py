@@ -301,7 +301,7 @@ class Model:
 
 
 @pytest.mark.parametrize(("page_size", "evict"), [(1, "lru"), (4, "lru"), (16, "lru"), (1, "lfu"), (4, "fifo")])
-def test_random_operations_agree_with_the_model(page_size: int, evict: str) -> None:
+def test_random_operations_agree_with_the_model(page_size: int, evict: str, record_table: Callable[..., None]) -> None:
     draw = random.Random(page_size)
     n_pages = 48
     fold = Fold()
@@ -315,7 +315,8 @@ def test_random_operations_agree_with_the_model(page_size: int, evict: str) -> N
         pages = [draw.choice(((0,) * page_size, (1,) * page_size, (0,) * (page_size - 1) + (2,))) for _ in range(draw.randrange(9))]
         return tuple(token for page in pages for token in page) + (1,) * draw.randrange(page_size)
 
-    for operation in range(20_000 * SOAK):
+    n_operations = 20_000 * SOAK
+    for operation in range(n_operations):
         space = draw.choice((("a",), ("b",)))
         tokens = some_tokens()
         kind = draw.choices(("acquire", "insert", "release", "evict", "peek", "report", "reset"), (30, 30, 30, 4, 10, 6, 0.02))[0]
@@ -359,7 +360,9 @@ def test_random_operations_agree_with_the_model(page_size: int, evict: str) -> N
             tree.report_locks()
             compare(tree, model)
             fold.expect(tree.snapshot(0))
+            del fold.events[:-10_000]
             audit(tree, leases, {})
+    record_table("R1", page_size=page_size, evict=evict, operations=n_operations, pages_freed=n_freed)
     assert n_freed > 0
     assert min(done.values()) > 0
     assert fold.of(NodeSplit)

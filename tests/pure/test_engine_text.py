@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable
 
 from sgl_lab.engine.text import TextStream
 
@@ -87,7 +88,7 @@ def test_a_regex_ends_at_the_first_character_that_completes_it() -> None:
     assert (text.text, text.matched) == ("total: ", r"\d+ and")
 
 
-def test_random_splits_and_stops_equal_the_text_looked_at_afterwards() -> None:
+def test_random_splits_and_stops_equal_the_text_looked_at_afterwards(record_table: Callable[..., None]) -> None:
     draw = random.Random(9)
     alphabet = ["a", "b", "ab", "é", "😀", "\n", " "]
     n_stopped = n_broken = 0
@@ -109,5 +110,6 @@ def test_random_splits_and_stops_equal_the_text_looked_at_afterwards() -> None:
             assert "".join(told) == text.text
             assert ids == sorted(ids)
             assert ids[-1] == text.n_ids
+    record_table("R9", texts=6_000 * SOAK, stopped=n_stopped, broken=n_broken)
     assert n_stopped > 1000
     assert n_broken > 500

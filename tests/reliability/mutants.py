@@ -64,11 +64,13 @@ class Mutant:
     """occurs exactly once"""
     new: str
     killer: str
-    """of tests/pure/ or tests/reliability/, as pytest names it"""
+    """of tests/pure/, tests/reliability/ or tests/torch/, as pytest names it"""
 
 
 TREE, POOL, SCHEDULER = "cache/tree.py", "cache/pool.py", "plan/scheduler.py"
 CACHE_RANDOM = "pure/test_cache.py::test_random_operations_agree_with_the_model"
+EXACT_REQUESTS = "pure/test_engine_exact.py::test_what_was_computed_otherwise_never_serves_an_exact_request_nor_the_other_way_round"
+EXACT_CHUNKS = "torch/test_exact.py::test_chunks_and_pages_change_no_bit"
 ENGINE_RANDOM = "pure/test_engine.py::test_a_random_workload_with_evictions_folds_to_the_tree_and_says_the_right_tokens"
 
 MUTANTS = (
@@ -484,6 +486,49 @@ MUTANTS = (
         "        self._ends.append(len(self._decoded))\n",
         "pure/test_engine_text.py::test_a_character_cut_into_tokens_appears_when_it_is_whole",
     ),
+    # ------------------------------------------------------------ exactness
+    Mutant(
+        "what was computed fast serves an exact request",
+        "engine.py",
+        "namespace if runner.is_exact else (*namespace, EXACT)",
+        "namespace",
+        EXACT_REQUESTS,
+    ),
+    Mutant(
+        "an exact request is computed as the others are",
+        SCHEDULER,
+        "len(drafts), request.is_exact)",
+        "len(drafts), False)",
+        EXACT_REQUESTS,
+    ),
+    Mutant(
+        "an exact token attends to what comes after it in its tile",
+        "run/exact.py",
+        "k[:, :, : end + 1], v[:, :, : end + 1]",
+        "k, v",
+        EXACT_CHUNKS,
+    ),
+    Mutant(
+        "a row that goes on in the next tile starts anew",
+        "run/exact.py",
+        "start = row.start + done",
+        "start = row.start",
+        EXACT_CHUNKS,
+    ),
+    Mutant(
+        "tiles are taken where their rows come out differently",
+        "run/exact.py",
+        "TILE if is_uniform(self._model, TILE) else 1",
+        "TILE",
+        "torch/test_exact.py::test_where_the_rows_of_a_tile_differ_tokens_go_one_by_one",
+    ),
+    Mutant(
+        "two tokens that are equally likely count as a flip",
+        "drift.py",
+        "if other.get(reference.token, -math.inf) < other",
+        "if other.get(reference.token, -math.inf) <= other",
+        "torch/test_drift.py::test_a_deterministic_lab_has_none",
+    ),
 )
 
 
@@ -509,8 +554,9 @@ def judge(mutant: Mutant) -> Verdict:
         shutil.copytree(ROOT / "sgl_lab", copy / "sgl_lab", ignore=ignored)
         shutil.copy(ROOT / "pyproject.toml", copy)
         (copy / "tests").mkdir()
-        shutil.copy(ROOT / "tests" / "__init__.py", copy / "tests")
-        for room in ("pure", "reliability"):
+        for file in ("__init__.py", "conftest.py"):
+            shutil.copy(ROOT / "tests" / file, copy / "tests")
+        for room in ("pure", "reliability", "torch"):
             shutil.copytree(ROOT / "tests" / room, copy / "tests" / room, ignore=ignored)
         path = source(mutant, copy)
         path.write_text(path.read_text(encoding="utf-8").replace(mutant.old, mutant.new), encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def rss_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_when_thousands_came_and_some_were_cancelled_and_some_failed_nothing_is_held() -> None:
+def test_when_thousands_came_and_some_were_cancelled_and_some_failed_nothing_is_held(record_table: Callable[..., None]) -> None:
     draw = random.Random(3)
     threads = set(threading.enumerate())
     said = {NodeEvicted: 0, RequestPreempted: 0, EngineFault: 0}
@@ -120,8 +121,18 @@ def test_when_thousands_came_and_some_were_cancelled_and_some_failed_nothing_is_
     resident.check()
     assert resident.stats()["pages_free"] == N_PAGES
     resident.close()
+    growth = rss_bytes() - n_bytes
+    record_table(
+        "R3",
+        requests=N_REQUESTS,
+        aborted=stats["requests_abort"],
+        failed=fates.count("failing"),
+        evictions=said[NodeEvicted],
+        preemptions=said[RequestPreempted],
+        growth=f"{growth / 2**20:.1f} MiB",
+    )
     assert set(threading.enumerate()) == threads
-    assert rss_bytes() - n_bytes <= 32 * 2**20
+    assert growth <= 32 * 2**20
 
     assert not faults
     assert [len(client.answers) for client in clients] == [1] * N_REQUESTS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -29,7 +30,9 @@ def ask(b: Bench, draw: random.Random) -> Heard:
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("page_size", [1, 4])
-def test_with_one_page_of_headroom_there_is_progress_every_four_steps(page_size: int, schedule: str) -> None:
+def test_with_one_page_of_headroom_there_is_progress_every_four_steps(
+    page_size: int, schedule: str, record_table: Callable[..., None]
+) -> None:
     draw = random.Random(page_size)
     b = bench(n_pages=LARGEST // page_size + 1, page_size=page_size, max_rows=6, schedule=schedule)
     heard: list[Heard] = []
@@ -48,6 +51,7 @@ def test_with_one_page_of_headroom_there_is_progress_every_four_steps(page_size:
             assert time.perf_counter() - started < 0.1
     assert min(later - now for now, later in zip(done, done[4:], strict=False)) > 0
     b.drain()
+    record_table("R4", page_size=page_size, schedule=schedule, steps=n_steps, requests=len(heard))
     assert [h for h in heard if len(h.answers) != 1 or isinstance(h.answers[0], Exception)] == []
     assert len(heard) > n_steps // 40
     assert not b.fold.of(EngineFault)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import zlib
+from collections.abc import Callable
 
 from ..pure.driving import SOAK
 from .mutants import MUTANTS, ROOT, Mutant, judged, source
@@ -29,7 +30,8 @@ def sample() -> list[Mutant]:
     return random.Random(zlib.crc32(text)).sample(MUTANTS, N_SAMPLE)
 
 
-def test_planted_bugs_pass_the_smoke_test_and_are_killed() -> None:
+def test_planted_bugs_pass_the_smoke_test_and_are_killed(record_table: Callable[..., None]) -> None:
     verdicts = list(judged(sample(), 2))
+    record_table("R2", planted=len(verdicts), of=len(MUTANTS), killed=sum(verdict.is_killed for verdict in verdicts))
     assert len(verdicts) >= N_SAMPLE
     assert [(verdict.mutant.name, verdict.said) for verdict in verdicts if not verdict.is_killed] == []
