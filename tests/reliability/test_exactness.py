@@ -212,4 +212,4 @@ def test_every_way_of_running_a_program_gives_the_same_bits(
     tell("preempted", len(found_pressed), None, engine.stats())
     engine.close()
     assert found_pressed == wanted.got
-    assert n_preempted > n_programs
+    assert n_preempted > n_programs // 2
