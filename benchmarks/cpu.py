@@ -67,7 +67,7 @@ class Listener:
 
 
 def engine_of(loaded: LoadedModel, runner: Runner) -> Engine:
-    return Engine(EngineConfig(n_pages=N_PAGES), runner, loaded.tokenizer, context=loaded.spec.context)
+    return Engine(EngineConfig(n_pages=N_PAGES, draft_tokens=0), runner, loaded.tokenizer, context=loaded.spec.context)
 
 
 def generate(engine: Engine, prompts: list[tuple[int, ...]], n_new: int) -> list[Listener]:
