@@ -126,9 +126,9 @@ def is_installed(recipe: str) -> bool:
 
 
 def install(recipe: str, models: Models) -> None:
-    """Make the environment. subprocess.CalledProcessError if that fails; what is there may then be of no use."""
+    """Make the environment, from nothing. subprocess.CalledProcessError if that fails; what is there may then be of no use."""
     place = PEERS / recipe
-    subprocess.run([sys.executable, "-m", "venv", place], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
     (PEERS / "models").mkdir(exist_ok=True)
     environment = os.environ | {
         "PATH": f"{place / 'bin'}:{os.environ['PATH']}",
