@@ -66,7 +66,7 @@ class Stand:
 
 
 def made(loaded: LoadedModel, library: ctypes.CDLL | None, **config: Any) -> Engine:
-    chosen = EngineConfig(**({"n_pages": 16_384 // config.get("page_size", 1)} | config))
+    chosen = EngineConfig(**config)
     runner = make_runner(loaded.model, library, chosen.n_pages, chosen.page_size)
     return Engine(chosen, runner, loaded.tokenizer, context=loaded.spec.context, namespace=loaded.namespace)
 
@@ -189,7 +189,8 @@ def test_every_way_of_running_a_program_gives_the_same_bits(
         cached, prompts = (sum(getattr(usage, f"{name}_tokens") for usage in usages) for name in ("cached", "prompt"))
         tell(way.name, len(found.got), cached / prompts, stand.resident.stats())
 
-    with standing(loaded, library, **REFERENCE.config) as stand:
+    plenty = 400 * n_programs
+    with standing(loaded, library, **REFERENCE.config, n_pages=plenty) as stand:
         wanted = run(REFERENCE, stand, n_programs)
         warm = run(WARM, stand, n_programs)
         assert warm.got == wanted.got
@@ -200,8 +201,8 @@ def test_every_way_of_running_a_program_gives_the_same_bits(
     assert len(wanted.got) > 4 * n_programs
     largest = max(map(job_size, wanted.jobs.values()))
     for way in WAYS:
-        pool = {} if way.room is None else {"n_pages": way.room * largest}
-        with standing(loaded, library, **way.config, **pool) as stand:
+        n_pages = (plenty if way.room is None else way.room * largest) // way.config.get("page_size", 1)
+        with standing(loaded, library, **way.config, n_pages=n_pages) as stand:
             found = run(way, stand, n_programs)
             assert found.got == wanted.got, way.name
             tell_run(way, found, stand)
