@@ -209,7 +209,7 @@ def bound(state: ProgramState) -> dict[str, Any]:
         def turn(expr: Expr | str | None = None) -> Expr | AbstractContextManager[None]:
             return within() if expr is None else _turn(name, expr)
 
-        turn.__name__ = name
+        turn.__name__ = turn.__qualname__ = name
         turn.__doc__ = f"A {name} turn of the cell's program; without an argument, for a `with`."
         return turn
 
