@@ -15,8 +15,9 @@ process of its own and they run one after the other; one that is missing or fail
     W4       8 conversations of 4 turns with replies of 48 tokens
 
 Every repetition has text of its own and begins with an empty cache. Each load runs once to warm up, then --reps times, or
-until --budget seconds are over. Our rows go through `Lab` and its backend port; what they said last is held against
-the torch twin of the same weights, token by token. Results go to build/peers.json too.
+until --budget seconds are over. Our rows go through `Lab` and its backend port; what they said last is held against the
+torch twin of the same weights, token by token. Decoding is judged without drafts: what these prompts are followed by
+repeats itself, and drafts make that look faster than most texts are. Results go to build/peers.json too.
 """
 
 from __future__ import annotations

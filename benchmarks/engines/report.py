@@ -50,10 +50,10 @@ TARGETS = (
     Faster("W1", "W1", 2.0),
     Faster("W2", "W2", 2.0),
     Faster("W4", "W4", 1.5),
-    Faster("decode 1", "batch 1 decode, 4-bit, against llama.cpp's C benchmark", 1.2, theirs=("llama.cpp-bench",)),
+    Faster("decode 1", "batch 1 decode, 4-bit, against llama.cpp's C benchmark", 1.2, ours="sgl_lab-plain", theirs=("llama.cpp-bench",)),
     Faster("decode 1", "batch 1 decode, bf16, against OpenVINO's", 1.3, ours="sgl_lab-bf16", theirs=("openvino-bf16",)),
-    Faster("decode 8", "batch 8 decode", 1.5),
-    Faster("decode 32", "batch 32 decode", 1.5),
+    Faster("decode 8", "batch 8 decode", 1.5, ours="sgl_lab-plain"),
+    Faster("decode 32", "batch 32 decode", 1.5, ours="sgl_lab-plain"),
     Faster("prefill", "prefill", 1.3),
 )
 MOST_TTFT_MS = 20.0

@@ -56,8 +56,9 @@ NATIVE = "{peers}/llama.cpp/native/bin"
 
 CONTENDERS = (
     Contender("sgl_lab", "sgl_lab, as it comes", "ours", ours=True),
-    Contender("sgl_lab-int8", "sgl_lab, int8", "ours", {"dtype": "int8"}, ours=True),
-    Contender("sgl_lab-bf16", "sgl_lab, bf16", "ours", {"dtype": "bfloat16"}, ours=True),
+    Contender("sgl_lab-plain", "sgl_lab, without drafts", "ours", {"draft_tokens": 0}, ours=True),
+    Contender("sgl_lab-int8", "sgl_lab, int8 without drafts", "ours", {"dtype": "int8", "draft_tokens": 0}, ours=True),
+    Contender("sgl_lab-bf16", "sgl_lab, bf16 without drafts", "ours", {"dtype": "bfloat16", "draft_tokens": 0}, ours=True),
     Contender("openvino-bf16", "OpenVINO GenAI, bf16", "openvino", {"folder": "{models}/openvino-bf16", "precision": "bf16"}, "openvino"),
     Contender("openvino-int8", "OpenVINO GenAI, int8", "openvino", {"folder": "{models}/openvino-int8", "precision": "bf16"}, "openvino"),
     Contender("vllm", "vLLM CPU build, bf16", "vllm", {"folder": "{folder}", "dtype": "bfloat16"}, "vllm"),

@@ -110,9 +110,9 @@ def line(text: str, start: str) -> list[str]:
 
 
 def test_a_target_compares_our_median_with_the_best_peers() -> None:
-    ours = row("us", ours=True, W1=[0.9, 0.5, 0.1], W2=[1.0], decode_8=[2.0])
+    ours, plain = row("us", ours=True, W1=[0.9, 0.5, 0.1], W2=[1.0], decode_8=[0.1]), row("us, plain", ours=True, decode_8=[2.0])
     slow, fast = row("slow", W1=[9.0], W2=[1.9], decode_8=[8.0]), row("fast", W1=[1.0, 1.5, 7.0], W2=[4.0], decode_8=[2.9])
-    text = report.text(results(sgl_lab=ours, slow=slow, fast=fast))
+    text = report.text(results(**{"sgl_lab": ours, "sgl_lab-plain": plain, "slow": slow, "fast": fast}))
     assert line(text, "W1")[1:] == ["2.0 x", "0.50 s", "1.50 s, fast", "3.00", "met"]
     assert line(text, "W2")[1:] == ["2.0 x", "1.00 s", "1.90 s, slow", "1.90", "missed"]
     assert line(text, "batch 8 decode")[1:] == ["1.5 x", "256 tok/s", "177 tok/s, fast", "1.45", "missed"]
@@ -121,7 +121,8 @@ def test_a_target_compares_our_median_with_the_best_peers() -> None:
 
 def test_batch_one_is_held_against_the_engines_that_the_targets_name() -> None:
     four, bf16 = row("us", ours=True, decode_1=[0.5]), row("us, bf16", ours=True, decode_1=[1.0])
-    engines = {"sgl_lab": four, "sgl_lab-bf16": bf16, "openvino-bf16": row("OpenVINO", decode_1=[1.2]), "vllm": row("vLLM", decode_1=[0.1])}
+    peers = {"openvino-bf16": row("OpenVINO", decode_1=[1.2]), "vllm": row("vLLM", decode_1=[0.1])}
+    engines = {"sgl_lab": bf16, "sgl_lab-plain": four, "sgl_lab-bf16": bf16} | peers
     text = report.text(results(**engines, **{"llama.cpp-bench": row("C", decode_1=[0.6])}))
     assert line(text, "batch 1 decode, 4-bit, against llama.cpp's C benchmark")[4:] == ["1.20", "met"]
     assert line(text, "batch 1 decode, bf16, against OpenVINO's")[4:] == ["1.20", "missed"]
