@@ -15,7 +15,7 @@ from .conftest import OpenNotebook, OpenServer
 from .harness import Notebook, Server, exported
 
 COURSE = Path(__file__).parents[2] / "notebooks"
-NAMES = ["01_first_cell", "02_fork_and_watch_the_tree"]
+NAMES = sorted(path.stem for path in COURSE.glob("*.ipynb"))
 PICTURES = "img[src^='data:image/svg+xml']"
 VIEW = "application/vnd.jupyter.widget-view+json"
 
