@@ -33,7 +33,7 @@ class Finding:
         return f"{self.state:<8}{self.subject:<14}{self.text}" + (f" ({self.hint})" if self.hint else "")
 
 
-TORCH_DETERMINISM = Finding("ok", "determinism", "where it is asked for: --deterministic, at a third to three quarters of the speed")
+TORCH_DETERMINISM = Finding("ok", "determinism", "where it is asked for: --deterministic, at a third to five sixths of the speed")
 
 
 def examine() -> Iterator[Finding]:

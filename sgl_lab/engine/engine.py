@@ -175,7 +175,6 @@ class Engine:
         self._account.lap("model")
         self._commit(flight.batch, outputs)
         self._report(flight)
-        self._n_recoveries = 0
         self._account.lap("commit")
 
     def _outputs(self, flight: _Flight) -> tuple[RowOutput, ...]:
@@ -206,15 +205,21 @@ class Engine:
                 self._fail(family, request, output.error)
                 continue
             n_before = len(request.generated)
-            reason = family.accept(request, row, output, now)
+            try:
+                reason = family.accept(request, row, output, now)
+                answer = family.progress(request) if reason is None else None
+            except Exception as error:  # a pattern or a token's bytes: nobody else is concerned
+                self._fail(family, request, error)
+                continue
             n_new = len(request.generated) - n_before
             n_kept = max(0, n_new - 1)  # of the guesses: the last that was drawn has no KV yet, or none that anybody wants
-            self._scheduler.advance(request, row, n_kept)
+            self._scheduler.advance(request, row, n_kept, is_over=reason is not None)
+            self._n_recoveries = 0
             for i, (token, logprob, top) in enumerate(output.draws[:n_new]):
                 samples.append(Sample(request.id, token, logprob, top, None, False, drafted=i < n_kept))
             if reason is not None:
                 self._ended.append((request, reason))
-            elif answer := family.progress(request):
+            elif answer is not None:
                 self._answers.append(answer)
         if samples:
             self._account.tokens["generated"] += len(samples)

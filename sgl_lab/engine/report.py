@@ -27,6 +27,7 @@ METRICS = (
     Metric("generated_tokens_total", "Tokens sampled.", {"": "generated_tokens"}),
     Metric("drafted_tokens_total", "Tokens that were guessed.", {"": "drafted_tokens"}),
     Metric("accepted_tokens_total", "Guessed tokens that were drawn.", {"": "accepted_tokens"}),
+    Metric("rejected_tokens_total", "Guessed tokens that were computed in vain.", {"": "rejected_tokens"}),
     Metric("forced_tokens_total", "Tokens that a constraint left no choice about.", {"": "forced_tokens"}),
     Metric("evicted_tokens_total", "Tokens evicted from the radix tree.", {"": "evicted_tokens"}),
     Metric("evictions_total", "Nodes evicted from the radix tree.", {"": "evictions"}),
@@ -43,6 +44,9 @@ METRICS = (
     Metric("pages", "Pages of the KV cache.", {"": "pages_total"}),
     Metric("pages_free", "Pages that hold nothing.", {"": "pages_free"}),
     Metric("pages_pinned", "Pages that are never evicted.", {"": "pages_pinned"}),
+    Metric("pins", "Prefixes that are pinned.", {"": "pins"}),
+    Metric("step_ms", "Mean time of a step, in milliseconds.", {"": "step_ms"}),
+    Metric("step_rows", "Mean number of rows of a step.", {"": "step_rows"}),
     Metric("tree_nodes", "Nodes of the radix tree.", {"": "nodes"}),
 )
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from sgl_lab.contracts.errors import EngineStopped
+from sgl_lab.contracts.errors import EngineStopped, RequestFailed
 from sgl_lab.contracts.events import DraftVerified, EngineFault, StepRan, TokensSampled
 from sgl_lab.contracts.params import SamplingParams
-from sgl_lab.contracts.port import GenJob
+from sgl_lab.contracts.port import GenJob, ScoreJob
 from sgl_lab.engine.cache.pool import TREE, PagePool
 from sgl_lab.engine.cache.tree import RadixTree
 from sgl_lab.engine.fake import HashModel, HashRunner
@@ -315,3 +315,78 @@ def test_who_is_found_whole_while_a_step_computes_is_answered() -> None:
     b.drain()
     assert warm.answer.cached_tokens == len(PROMPT)
     assert len(long.output.ids) == 2
+
+
+def test_who_waits_for_pages_is_not_overtaken_while_a_step_computes() -> None:
+    """A score that needs most of the pool comes before the gens that came after it, as it does where nothing is let in ahead."""
+
+    def answered(runner: HashRunner) -> list[str]:
+        b = bench(runner, n_pages=100, max_rows=4, schedule="fcfs")
+        order: list[str] = []
+
+        class Named(Heard):
+            def __init__(self, name: str) -> None:
+                super().__init__()
+                self.name = name
+
+            def on_done(self, answer: Any) -> None:
+                order.append(self.name)
+
+        def gen(name: str, first: int) -> None:
+            params = SamplingParams(max_tokens=20, temperature=0, ignore_eos=True)
+            b.engine.add(b.engine.gen(GenJob(tuple(range(first, first + 20)), params), Named(name)))
+
+        gen("one", 0)
+        b.step()
+        b.engine.add(b.engine.score(ScoreJob(tuple(range(100, 185)), ((1,), (2,))), Named("score")))
+        for i in range(6):
+            gen(f"after {i}", 20 * i + 30)
+        b.drain()
+        return order
+
+    assert answered(HashRunner(100, 1))[:2] == answered(Late(100, 1))[:2] == ["one", "score"]
+
+
+def test_an_error_of_ours_while_a_step_computes_is_given_up_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    b = bench(Late(1024, 1))
+    heard = b.gen(PROMPT, **LAWFUL)
+
+    def broken(plan: Plan) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(b.engine._scheduler, "prepare", broken)
+    b.drain(40)
+    assert isinstance(heard.answers[0], RequestFailed)
+
+
+# ------------------------------------------------------------ what does not come true is not dear
+
+
+def test_an_unseeded_draw_is_not_taken_for_the_same_again() -> None:
+    b = bench()
+    params = LAWFUL | {"temperature": 1.0}
+    for _ in range(2):
+        heard = [b.gen(PROMPT, **params) for _ in range(8)]
+        b.drain()
+    assert sum(h.output.usage.rejected_tokens for h in heard) <= 16
+
+
+def test_nothing_is_guessed_beyond_the_end_of_a_text() -> None:
+    b = bench()
+    first = replies(b, PROMPT, **LAWFUL).output
+    stop = first.ids[9]
+    usage = replies(b, PROMPT, **LAWFUL | {"stop_token_ids": (stop,)}).output.usage
+    assert usage.rejected_tokens == 0
+
+
+def test_pages_of_wrong_guesses_are_given_back_at_once() -> None:
+    b = bench()
+    replies(b, PROMPT, **LAWFUL)
+    other = b.gen(PROMPT, **LAWFUL | {"logit_bias": ((1, 1.0),), "temperature": 1.0, "seed": 5})
+    b.step()
+    b.step()
+    (request,) = b.engine._scheduler.running
+    assert request.n_rejected
+    assert len(request.pages) <= request.n_kv + 1
+    b.drain()
+    assert len(other.output.ids) == 64

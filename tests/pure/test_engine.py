@@ -293,6 +293,28 @@ def test_what_can_never_run_is_refused_at_once_with_need_and_capacity() -> None:
 # ---------------------------------------------------------------- faults
 
 
+def test_a_token_whose_text_cannot_be_had_fails_its_request_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    b = bench()
+    params = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
+    mine, theirs = ((*PROMPT, i) for i in (1, 2))
+    broken = next(token for token in MODEL.reply(mine, params, 0, 12) if token not in MODEL.reply(theirs, params, 0, 12))
+
+    def token_bytes(self: ByteTokenizer, token: int) -> bytes:
+        if token == broken:
+            raise ValueError("no such token")
+        return bytes((token % 256,))
+
+    monkeypatch.setattr(ByteTokenizer, "token_bytes", token_bytes)
+    culprit, other = b.gen(mine, max_tokens=12, ignore_eos=True), b.gen(theirs, max_tokens=12, ignore_eos=True)
+    b.drain()
+    assert isinstance(culprit.answers[0], RequestFailed)
+    assert isinstance(culprit.answers[0].__cause__, ValueError)
+    assert other.output.ids == tuple(MODEL.reply(theirs, params, 0, 12))
+    assert other.output.usage.preemptions == 0
+    assert [event.request is None for event in b.fold.of(EngineFault)] == [False]
+    expect_idle(b)
+
+
 class Faulty(HashRunner):
     """Raises, or marks the row, when it is to compute the token 13."""
 

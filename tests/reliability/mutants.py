@@ -418,16 +418,37 @@ MUTANTS = (
     Mutant(
         "who is let in ahead computes what a step under way computes",
         SCHEDULER,
-        "min_share = 1 if is_ahead else",
-        "min_share = 1 << 30 if is_ahead else",
+        " or self._is_held(request, tokens, 1)",
+        "",
         "pure/test_drafts.py::test_who_is_let_in_ahead_waits_for_what_is_being_computed",
     ),
     Mutant(
         "a warm is let in ahead, and nobody sees that it is whole",
         SCHEDULER,
-        '(is_ahead and request.kind != "gen") or ',
-        "",
+        'if is_ahead and (request.kind != "gen" or',
+        "if is_ahead and (False or",
         "pure/test_drafts.py::test_who_is_found_whole_while_a_step_computes_is_answered",
+    ),
+    Mutant(
+        "pages of wrong guesses stay with their request",
+        SCHEDULER,
+        "        if row.n_drafts and len(request.pages) > n_wanted:\n",
+        "        if False:\n",
+        "pure/test_drafts.py::test_pages_of_wrong_guesses_are_given_back_at_once",
+    ),
+    Mutant(
+        "a text that cannot be had is everybody's fault",
+        "engine.py",
+        "            except Exception as error:  # a pattern",
+        "            except SystemError as error:  # a pattern",
+        "pure/test_engine.py::test_a_token_whose_text_cannot_be_had_fails_its_request_alone",
+    ),
+    Mutant(
+        "what follows the end of a text is guessed",
+        "plan/drafts.py",
+        "if token in self.ends)",
+        "if False)",
+        "pure/test_drafts.py::test_nothing_is_guessed_beyond_the_end_of_a_text",
     ),
     # ------------------------------------------------------------ engine, families, text
     Mutant(

@@ -73,6 +73,13 @@ class Faulty(HashRunner):
         return tuple(outputs)
 
 
+class LateFaulty(Faulty):
+    """The same while others are told of: a fault shows when the results are asked for."""
+
+    def start(self, plan: Plan) -> Callable[[], tuple[RowOutput, ...]]:
+        return lambda: self.run(plan)
+
+
 class Raising(Heard):
     def __init__(self, method: str) -> None:
         super().__init__()
@@ -91,7 +98,7 @@ class Raising(Heard):
 def serve(seed: int, kind: str, heard: Heard, arm: Callable[[Faulty], None]) -> tuple[Bench, Faulty, list[Any]]:
     """A culprit among others; what the others were answered."""
     draw = random.Random(seed)
-    runner = Faulty(512, 1)
+    runner = (LateFaulty if seed % 2 else Faulty)(512, 1)
     b = bench(runner, n_pages=512, max_rows=8, step_tokens=24)
     shared = tuple(draw.choices(range(200), k=40))
     others = []

@@ -22,11 +22,14 @@ DEPTHS = (32, 16, 8, 5)
 """of the places with the same key the one is taken before which most tokens are the same, told in these steps"""
 PLACES = 8
 """the latest places of a key that are looked at"""
-REMEMBERED = 1 << 16
-"""tokens of requests that are over; of each what it generated and, of its prompt, the last"""
+REMEMBERED = 1 << 13
+"""tokens of requests that are over before older ones are forgotten; of each what it generated and, of its prompt, the last"""
 TAIL = 64
-FIRST_WIDTH = {"tree": 32, "ngram": 4}
-"""of a line, guessed at first; twice as many whenever all of them came true"""
+OWN = 2048
+"""of a prompt, the last so many tokens are looked through"""
+TREE, NGRAM = "tree", "ngram"
+SURE_WIDTH, FIRST_WIDTH = 32, 4
+"""how much of a line is guessed at first, of a greedy text that was here before and elsewhere; twice as much whenever all came true"""
 LONGEST_PAUSE = 32
 LEAST_TRUST = 0.2
 
@@ -59,14 +62,17 @@ class Corpus:
 class Course:
     """What is expected of one request."""
 
-    trust: float
-    """share of recent guesses that came true"""
+    trust: dict[str, float]
+    """by source: share of recent guesses that came true"""
+    first_width: dict[str, int]
+    ends: frozenset[int]
+    """tokens that end the text: whatever follows them is not worth a guess"""
     line: Tokens = ()
     """what is expected from the `start`-th generated token on"""
     start: int = 0
     n_checked: int = 0
     """generated tokens that are known to agree with the line"""
-    source: str = "tree"
+    source: str = TREE
     is_in_tree: bool = True
     """all tokens so far may be in the tree"""
     width: int = 0
@@ -74,13 +80,16 @@ class Course:
     """no n-gram is looked for before this many tokens are generated"""
     pause: int = 1
     own: Corpus = field(default_factory=Corpus)
+    n_indexed: int = 0
+    """tokens of the request that are in `own`, or too old for it"""
 
-    def follow(self, source: str, line: Tokens, request: Request) -> Tokens:
+    def follow(self, source: str, line: Tokens, n_generated: int) -> Tokens:
         """From here on `line` is expected."""
         if source != self.source or not self.width:
-            self.width = FIRST_WIDTH[source]
-        self.source, self.line, self.start = source, line, len(request.generated)
-        return line
+            self.width = self.first_width[source]
+        end = next((i for i, token in enumerate(line) if token in self.ends), len(line))
+        self.source, self.line, self.start = source, line[:end], n_generated
+        return self.line
 
     def expected(self, generated: Sequence[int]) -> Tokens:
         """What is left of the line, if it came true so far."""
@@ -96,71 +105,80 @@ class Drafts:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._said: dict[Namespace, Corpus] = {}
+        self._said: dict[Namespace, tuple[Corpus, Corpus]] = {}
+        """what was said, older and newer; the older is forgotten when the newer is full"""
         self._courses: dict[RequestId, Course] = {}
         self._trust = 0.5
+        """share of recent n-gram guesses that came true, of all requests"""
 
     def guess(self, tree: RadixTree, request: Request, n_most: int, n_rows: int) -> Tokens:
         """What may be drawn next, best as far as it is worth its price in a step of `n_rows` rows; often nothing."""
-        course = self._courses.get(request.id)
-        if course is None:
-            course = self._courses[request.id] = Course(max(self._trust, LEAST_TRUST))
-        is_worth = course.trust >= _price(n_rows)
-        expected = course.expected(request.generated) or self._from_tree(tree, request, course)
-        if not expected and is_worth:
-            expected = self._from_ngrams(request, course)
-        return expected[: min(course.width, n_most)] if is_worth or course.source == "tree" else ()
+        course = self._courses.get(request.id) or self._begin(request)
+        price = _price(n_rows)
+        expected = course.expected(request.generated)
+        if not expected and course.is_in_tree and course.trust[TREE] >= price:
+            line = tree.continuation(request.namespace, request.span(0, request.n_tokens), 4 * self._most)
+            course.is_in_tree = bool(line)
+            expected = course.follow(TREE, line, len(request.generated))
+        if not expected and len(request.generated) >= course.resume and course.trust[NGRAM] >= price:
+            expected = course.follow(NGRAM, self._like_before(request, course), len(request.generated))
+        return expected[: min(course.width, n_most)] if course.trust[course.source] >= price else ()
 
-    def learn(self, request: Request, n_drafted: int, n_accepted: int) -> str:
-        """How a guess came out; returns where it was from."""
+    def learn(self, request: Request, n_drafted: int, n_accepted: int, *, is_over: bool) -> str:
+        """How a guess came out, unless the text ended inside it; returns where it was from."""
         course = self._courses[request.id]
-        course.trust += 0.3 * (n_accepted / n_drafted - course.trust)
+        source = course.source
+        if is_over:
+            return source
+        share = n_accepted / n_drafted
+        course.trust[source] += 0.3 * (share - course.trust[source])
+        if source == NGRAM:
+            self._trust += 0.1 * (share - self._trust)
         if n_accepted == n_drafted:
             course.width = min(2 * course.width, self._most)
             course.pause = 1
-            return course.source
-        course.width = FIRST_WIDTH[course.source]
-        if course.source == "ngram":
+            return source
+        course.width = course.first_width[source]
+        if source == NGRAM:
             course.pause = 1 if n_accepted else min(2 * course.pause, LONGEST_PAUSE)
             course.resume = len(request.generated) + course.pause - 1
-            self._trust += 0.1 * (course.trust - self._trust)
-        return course.source
+        return source
 
     def close(self, request: Request) -> None:
         """The request is over: what it said may be said again."""
         self._courses.pop(request.id, None)
         if not request.generated:
             return
-        said = self._said.setdefault(request.namespace, Corpus())
-        if len(said.tokens) > REMEMBERED:
-            latest = said.tokens[REMEMBERED // 2 :]
-            said = self._said[request.namespace] = Corpus()
-            said.extend(latest)
-        said.extend((BORDER, *request.prompt[-TAIL:], *request.generated))
+        older, newer = self._said.get(request.namespace, (Corpus(), Corpus()))
+        if len(newer.tokens) > REMEMBERED:
+            older, newer = newer, Corpus()
+        self._said[request.namespace] = older, newer
+        newer.extend((BORDER, *request.prompt[-TAIL:], *request.generated))
 
     def forget(self) -> None:
         """As if nothing had ever been said; requests that run keep their own."""
         self._said.clear()
 
-    # ------------------------------------------------------------ where guesses come from
+    def _begin(self, request: Request) -> Course:
+        """A greedy text comes again, one drawn with a seed of its own most likely; what others give is found out."""
+        params = request.params
+        is_greedy = params is not None and params.temperature == 0
+        is_same = is_greedy or (params is not None and params.seed is not None)
+        trust = {TREE: 1.0 if is_same else 0.5, NGRAM: max(self._trust, LEAST_TRUST)}
+        widths = {TREE: SURE_WIDTH if is_greedy else FIRST_WIDTH, NGRAM: FIRST_WIDTH}
+        course = self._courses[request.id] = Course(trust, widths, frozenset(request.banned_early))
+        return course
 
-    def _from_tree(self, tree: RadixTree, request: Request, course: Course) -> Tokens:
-        if not course.is_in_tree:
-            return ()
-        line = tree.continuation(request.namespace, request.span(0, request.n_tokens), request.limit)
-        course.is_in_tree = bool(line)
-        return course.follow("tree", line, request)
-
-    def _from_ngrams(self, request: Request, course: Course) -> Tokens:
-        if len(request.generated) < course.resume:
-            return ()
-        own = course.own
-        own.extend(request.span(len(own.tokens), request.n_tokens))
+    def _like_before(self, request: Request, course: Course) -> Tokens:
+        """What followed where most of the last tokens were the same, in the request itself or in what was said before."""
+        own, start = course.own, max(course.n_indexed, len(request.prompt) - OWN)
+        own.extend(request.span(start, request.n_tokens))
+        course.n_indexed = request.n_tokens
         tail = own.tokens[-DEPTHS[0] :]
-        corpora = (own, self._said.get(request.namespace, own))
+        corpora = (own, *reversed(self._said.get(request.namespace, ())))
         n_same, place, corpus = max(((*corpus.after(tail), corpus) for corpus in corpora), key=lambda found: found[0])
-        line = tuple(corpus.tokens[place : place + request.limit]) if n_same else ()
-        return course.follow("ngram", line[: line.index(BORDER)] if BORDER in line else line, request)
+        line = tuple(corpus.tokens[place : place + 4 * self._most]) if n_same else ()
+        return line[: line.index(BORDER)] if BORDER in line else line
 
 
 BORDER = -1

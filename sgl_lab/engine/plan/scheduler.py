@@ -105,19 +105,23 @@ class Scheduler:
         n_next = sum(max(1, request.n_pending - n_computed.get(request.id, 0)) for request in self.running)
         self._admit(max(0, self._config.step_tokens - n_next), is_ahead=True)
 
-    def advance(self, request: Request, row: Row, n_accepted: int = 0) -> None:
+    def advance(self, request: Request, row: Row, n_accepted: int = 0, *, is_over: bool = False) -> None:
         """The positions of `row` have their KV; of its guesses the first `n_accepted`, the others were computed in vain."""
         was_prefilling = request.is_prefilling
         n_rejected = row.n_drafts - n_accepted
         n = len(row.tokens) - n_rejected
         if row.n_drafts and self._drafts is not None:
             request.n_drafted += row.n_drafts
-            source = self._drafts.learn(request, row.n_drafts, n_accepted)
+            source = self._drafts.learn(request, row.n_drafts, n_accepted, is_over=is_over)
             self._emit(DraftVerified(request.id, source, row.n_drafts, n_accepted))
         request.count_computed(request.n_kv, request.n_kv + n, n_rejected)
         request.n_kv += n
         if was_prefilling:
             self._share(request)
+        n_wanted = self._config.pages_for(request.n_kv + 1)
+        if row.n_drafts and len(request.pages) > n_wanted:
+            self._pool.release(request.pages[n_wanted:], request.id)
+            request.pages = request.pages[:n_wanted]
 
     def finish(self, request: Request) -> None:
         """The request is over, wherever it stood; what it computed stays in the tree."""
@@ -200,13 +204,14 @@ class Scheduler:
         """Move waiting requests to running while rows, tokens and pages last; how much of each is computed now, 0 if it is here already."""
         admitted: list[tuple[Request, int]] = []
         held: set[Request] = set()
-        min_share = 1 if is_ahead else self._config.min_share
         order = self._order() if budget and len(self.running) < self._config.max_rows else []
         for request in order:
             if not budget or len(self.running) == self._config.max_rows:
                 break
             tokens = request.span(0, request.n_tokens)
-            if (is_ahead and request.kind != "gen") or self._is_held(request, tokens, min_share):
+            if is_ahead and (request.kind != "gen" or self._is_held(request, tokens, 1)):
+                break  # who has to wait is not overtaken for that
+            if self._is_held(request, tokens, self._config.min_share):
                 held.add(request)
                 continue
             if not self._start(request, tokens):
@@ -295,14 +300,14 @@ class Scheduler:
         return tuple(rows)
 
     def _guess(self, request: Request, n_most: int, n_rows: int) -> Tokens:
-        """A guess at what comes next, with pages for it; nobody gives way for it but what is idle in the tree."""
+        """A guess at what comes next, with pages for it; nobody gives way for it, and what is idle in the tree only if nobody waits."""
         n_most = min(n_most, request.limit - len(request.generated) - 1)
         if self._drafts is None or n_most <= 0:
             return ()
         drafts = self._drafts.guess(self._tree, request, n_most, n_rows)
         n_missing = self._config.pages_for(request.n_tokens + len(drafts)) - len(request.pages)
         if drafts and n_missing > 0:
-            if n_missing > self._pool.n_free:
+            if n_missing > self._pool.n_free and not self.waiting:
                 self._tree.evict(n_missing - self._pool.n_free)
             request.pages.extend(self._pool.take(min(n_missing, self._pool.n_free), request.id))
         return drafts[: len(request.pages) * self._config.page_size - request.n_tokens]

@@ -30,7 +30,7 @@ class Lines:
         self._scores = array("f", bytes(4 * len(self._candidates)))
         self._tokens: dict[int, array[int]] = {}
         """contexts that penalties look at, by the identity of what they were copied from"""
-        self._biases: list[ctypes.Array[build.Bias]] = []
+        self._biases: dict[tuple[int, tuple[int, ...]], ctypes.Array[build.Bias]] = {}
         n = len(draws) + len(scored)
         self._lines = (build.Line * n)()
         self._choices = (build.Choice * n)()
@@ -64,16 +64,23 @@ class Lines:
             line.generated = self._context(sampling.generated)
             line.guessed = self._context(sampling.guessed)
         if params.logit_bias or sampling.banned:
-            added = dict(params.logit_bias) | dict.fromkeys(sampling.banned, -math.inf)
-            known = [build.Bias(token, add) for token, add in added.items() if 0 <= token < self._n_vocab]
-            self._biases.append((build.Bias * len(known))(*known))
-            line.bias = ctypes.addressof(self._biases[-1])
-            line.n_bias = len(known)
+            biases = self._biases_of(sampling)
+            line.bias = ctypes.addressof(biases)
+            line.n_bias = len(biases)
         if sampling.mask is not None:
             mask = np.frombuffer(sampling.mask, np.uint32)
             if len(mask) * 32 < self._n_vocab:
                 raise InvariantBroken(f"a mask of {len(mask)} words for {self._n_vocab} tokens")
             line.mask = mask.ctypes.data
+
+    def _biases_of(self, sampling: Sampling) -> ctypes.Array[build.Bias]:
+        key = id(sampling.params), sampling.banned
+        biases = self._biases.get(key)
+        if biases is None:
+            added = dict(sampling.params.logit_bias) | dict.fromkeys(sampling.banned, -math.inf)
+            known = [build.Bias(token, add) for token, add in added.items() if 0 <= token < self._n_vocab]
+            biases = self._biases[key] = (build.Bias * len(known))(*known)
+        return biases
 
     def _context(self, tokens: Sequence[int]) -> build.Tokens:
         copy = self._tokens.get(id(tokens))
