@@ -33,7 +33,7 @@ class Contender:
     name: str
     title: str
     adapter: str
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str | int] = field(default_factory=dict)
     """for the adapter; {gguf}, {folder}, {models} and {peers} are filled in"""
     recipe: str | None = None
     """whose environment it runs in; None is the project's own"""
@@ -41,7 +41,7 @@ class Contender:
 
     def command(self, threads: int, models: Models) -> list[str]:
         places = {"gguf": models.gguf, "folder": models.folder, "models": PEERS / "models", "peers": PEERS}
-        options = {key: value.format(**places) for key, value in self.options.items()}
+        options = {key: value.format(**places) if isinstance(value, str) else value for key, value in self.options.items()}
         python = sys.executable if self.recipe is None else str(PEERS / self.recipe / "bin" / "python")
         return [python, "-m", "engines.worker", self.adapter, json.dumps({"threads": threads} | options)]
 
