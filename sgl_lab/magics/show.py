@@ -7,6 +7,7 @@ run's record, which may not lose anything, not from what the live one happened t
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from ..trace import Record
 
 Bundle = dict[str, str]
+
+_log = logging.getLogger(__name__)
 
 
 def in_kernel(shell: Any) -> bool:
@@ -172,6 +175,8 @@ class CellView:
         if self._live is not None:
             self._live.status("done" if status == "ok" else status)
             self._live.close()
+            if broken := self._live.error:
+                _log.warning("the live view broke off (%s: %s); what is shown here is whole", type(broken).__name__, broken)
         folded = Folded(self._record, self._lab.spell)
         bundle = folded.bundle(self._views, self.title, status, message)
         if in_kernel(self._shell):

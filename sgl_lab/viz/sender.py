@@ -171,8 +171,8 @@ class Sender:
 # ---------------------------------------------------------------- size
 
 
-CUT = frozenset({"forks", "ops", "nodes", "gone", "lanes", "bars"})
-"""lists of things that may arrive one after the other; all else is told whole"""
+CUT = {"tokens": ("forks", "ops"), "tree": ("nodes", "gone"), "lanes": ("lanes", "bars")}
+"""lists of a channel that may arrive piece by piece; all else is told whole"""
 
 
 def split(parts: Message, limit: int = MAX_BYTES) -> Iterator[Message]:
@@ -192,7 +192,7 @@ def split(parts: Message, limit: int = MAX_BYTES) -> Iterator[Message]:
             body, used = {}, 0
         if not key:
             body[channel] = item
-        elif key in CUT:
+        elif key in CUT[channel]:
             body.setdefault(channel, {}).setdefault(key, []).append(item)
         else:
             body.setdefault(channel, {})[key] = item
@@ -203,11 +203,11 @@ def split(parts: Message, limit: int = MAX_BYTES) -> Iterator[Message]:
 def _pieces(parts: Message) -> Iterator[tuple[str, str, Any]]:
     """(channel, key, one item of the list or the whole value); no key: the channel is told whole."""
     for channel, part in parts.items():
-        if not CUT & part.keys():
+        if channel not in CUT:
             yield channel, "", part
             continue
         for key, value in part.items():
-            if key not in CUT:
+            if key not in CUT[channel]:
                 yield channel, key, value
                 continue
             for item in value:

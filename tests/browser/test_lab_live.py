@@ -147,7 +147,7 @@ def test_the_keyboard_reaches_stop_and_the_tokens_which_tell_their_chances(noteb
 
 
 def test_a_page_reloaded_in_mid_run_shows_the_whole_run_in_the_end(notebook: Notebook, answer: str) -> None:
-    n = 250
+    n = 900
     begin_long(notebook, n)
     notebook.save()
     assert notebook.js("return lab.waiting()") == 1
@@ -155,6 +155,8 @@ def test_a_page_reloaded_in_mid_run_shows_the_whole_run_in_the_end(notebook: Not
     notebook.wait_ready()
     notebook.wait("document.querySelector('.sgl-live')?.dataset.phase === 'done'")
     notebook.wait("document.querySelectorAll('.sgl-roots .t.generated').length === arg", n)
+    held = "from sgl_lab.viz.live import LiveHandle; print(LiveHandle._ended[-1].widget.snapshot['partial'])"
+    assert notebook.ask(held) == "True", "the run is too short: all of it was in the snapshot"
     assert notebook.page.locator(".sgl-live .sgl-stop").is_disabled()
     assert notebook.result(notebook.run(ANSWER)) == answer
 

@@ -166,6 +166,22 @@ def test_a_page_that_missed_a_message_asks_and_is_whole_again(browser: Browser) 
     assert sum(len(stream["tokens"]) for stream in streams(page)) == sum(len(op["toks"]) for op in whole["tokens"]["ops"])
 
 
+def test_a_message_missed_right_after_a_hello_is_asked_for_though_nothing_more_comes(browser: Browser) -> None:
+    page = WidgetPage(browser, **CALM)
+    page.page.clock.install()
+    page.open()
+    whole = full(story())
+    page.page.evaluate("(message) => model.receive(message)", {**whole, "seq": 4})
+    page.page.evaluate("(message) => model.receive(message)", {"seq": 6, "kind": "delta", "status": RUNNING["status"]})
+    assert hellos(page) == 1
+    page.page.clock.run_for(2000)
+    assert hellos(page) == 2
+    page.page.evaluate("(message) => model.receive(message)", {**whole, "seq": 7})
+    page.page.clock.run_for(4000)
+    assert hellos(page) == 2
+    page.context.close()
+
+
 def test_a_page_that_loads_in_mid_run_shows_the_snapshot_before_the_kernel_answers(page: WidgetPage) -> None:
     stage = story()
     half = len(stage.entries) * 3 // 4

@@ -170,7 +170,7 @@ def test_what_is_split_fits_and_says_the_same(lengths: list[int], n_nodes: int, 
     ops = [{"fork": n, "start": 10 * n, "toks": [[text, "text", None, "", None]] * length} for n, length in enumerate(lengths)]
     nodes = [{"id": n, "parent": None, "label": text, "n": n} for n in range(n_nodes)]
     tree = {"nodes": nodes, "gone": [7, 8], "clock": 3, "tails": [{"request": 1}]}
-    parts = {"tokens": {"forks": forks, "ops": ops}, "tree": tree, "metrics": {"running": 1, "waiting": 2}}
+    parts = {"tokens": {"forks": forks, "ops": ops}, "tree": tree, "metrics": {"running": 1, "forks": 2}}
     whole, pieces = PageState(), PageState()
     whole.take({"seq": 0, "kind": "delta"} | parts)
     for seq, body in enumerate(split(parts, limit)):
@@ -191,6 +191,28 @@ def test_a_long_prompt_goes_in_messages_of_at_most_64_kib() -> None:
     for message in messages:
         page.take(message)
     assert [len(tokens) for tokens in page.tokens.values()] == [8101]
+
+
+def test_a_page_that_comes_late_to_a_long_run_is_told_all_of_it_in_messages_of_at_most_64_kib() -> None:
+    stage = story()
+    stage.say(stage.open(), "a sentence that is said again and again. " * 900)
+    patient, late = PageState(), PageState()
+    sender = Sender(views_of(stage))
+    sender.status("running", "", None)
+    for _, message in play(stage, sender):
+        patient.take(message)
+    snapshot = sender.snapshot(0)
+    assert snapshot is not None
+    assert snapshot["partial"]
+    sender.hello()
+    late.seq = snapshot["seq"]
+    messages = sender.poll(0, flush=True)
+    for message in messages:
+        assert len(json.dumps(message, separators=(",", ":")).encode()) <= MAX_BYTES
+        late.take(message)
+    assert [message["kind"] for message in messages] == ["full", *["delta"] * (len(messages) - 1)]
+    assert len(messages) > 3
+    assert late.known() == patient.known()
 
 
 # ---------------------------------------------------------------- the thread

@@ -73,7 +73,8 @@ class Store {
     this.views = new Set();
     this.expected = 0;
     this.behind = true;
-    this.asked = -Infinity;
+    this.asking = 0;
+    this.missed = false;
     this.stopping = false;
     this.clear();
     model.on("msg:custom", (message) => this.receive(message));
@@ -103,10 +104,15 @@ class Store {
     return this.time.ms + (this.status.phase === "running" ? performance.now() - this.time.at : 0);
   }
 
+  /** At most once a second, and again then if messages were missed since. */
   ask() {
-    if (performance.now() - this.asked < HELLO_EVERY_MS) return;
-    this.asked = performance.now();
+    this.missed = Boolean(this.asking);
+    if (this.asking) return;
     this.model.send({ kind: "hello" });
+    this.asking = setTimeout(() => {
+      this.asking = 0;
+      if (this.missed && this.behind) this.ask();
+    }, HELLO_EVERY_MS);
   }
 
   receive(message) {
