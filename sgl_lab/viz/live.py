@@ -39,6 +39,8 @@ class Live(anywidget.AnyWidget):
 
     _esm = STATIC / "live.js"
     _css = STATIC / "live.css"
+    layout = traitlets.Any(None).tag(sync=True)
+    """None: a page applies a layout some time after it has shown the view, which a short run may have closed by then"""
     snapshot = traitlets.Dict().tag(sync=True)
     options = traitlets.Dict().tag(sync=True)
     """views: which of tokens, tree, timeline are open at first; title; kernel_id: whom to interrupt"""
@@ -187,7 +189,6 @@ class LiveHandle:
         while len(self._ended) > KEPT:
             oldest = self._ended.popleft()
             if oldest._n_hellos < 2:
-                oldest.widget.layout.close()  # a widget of its own
                 oldest.widget.close()
 
 
