@@ -349,13 +349,13 @@ def test_text_that_grows_does_not_move_what_stands_below(page: WidgetPage) -> No
     assert len(set(tops)) <= 3
 
 
-@pytest.mark.parametrize("width", [600, 1280])
-def test_nothing_is_wider_than_the_cell(browser: Browser, width: int) -> None:
+@pytest.mark.parametrize("width", [600, 900, 1280])
+def test_nothing_is_wider_than_the_cell_nor_a_number_than_its_place(browser: Browser, width: int) -> None:
     page = WidgetPage(browser, viewport={"width": width, "height": 900}, **CALM)
     page.open()
-    page.receive(full(story()))
+    page.receive(full(story(n_pages=46_603)))
     overflow = page.page.evaluate(
-        """() => [...document.querySelectorAll('.sgl-live, .sgl-header, .sgl-metrics, .sgl-bar, .sgl-text, .sgl-forks')]
+        """() => [...document.querySelectorAll('.sgl-live, .sgl-header, .sgl-metrics, .sgl-bar, .sgl-text, .sgl-forks, .sgl-value')]
           .filter((box) => box.scrollWidth > box.clientWidth + 1).map((box) => box.className)"""
     )
     assert overflow == []

@@ -197,7 +197,7 @@ def _block(block: Block, before: Block | None) -> Markup:
 def _markup_line(block: Block) -> Markup:
     """Chat markup on one line, small: it is there, it has its cost, it is not what one reads."""
     words = [tag("span", {"style": _token_style(run.cls)}, clipped("".join(tok[0] for tok in run.toks), 200)) for run in block.runs]
-    return tag("span", {"style": css(font_size="11px", opacity="0.6")}, *words)
+    return tag("span", {"style": css(display="inline-block", font_size="11px", opacity="0.6")}, *words)
 
 
 def _run(run: Run) -> Markup:
