@@ -83,7 +83,7 @@ class Cell:
 
 BEFORE = Cell()
 EDITS = {
-    "nothing": BEFORE,
+    "last line, the value shown": BEFORE,  # what follows the last answer is Python: the prompts are the same
     "last line, another reader": Cell(last="Describe the daily work of the keepers to a student."),
     "last line, one word more": Cell(last="Describe the daily work of the keepers to a small child."),
     "last line, one more wish": Cell(last="Describe the daily work of the keepers to a child in simple words."),
@@ -91,6 +91,7 @@ EDITS = {
     "one word in the first third": Cell(text=TEXT.replace("masons", "builders")),
 }
 NAMES = ("first", "second", "last")
+TARGET = 5.0
 
 
 @function
@@ -149,13 +150,17 @@ def main() -> None:
         run(lab, BEFORE)
         print(f"{lab.card.name}, {lab.card.dtype} on {lab.card.device}; medians of {options.reps}")
         print(f"{'edit':<29}{'cold s':>8}{'again s':>9}{'faster':>8}{'steps':>13}{'cached':>8}{'drafts accepted':>17}")
+        factors = {}
         for name, edited in EDITS.items():
             pairs = list(measure(lab, edited, options.reps))
             cold, again = (statistics.median(pair[i].seconds for pair in pairs) for i in range(2))
             first, then = pairs[-1]
             share = f"{then.n_accepted} of {then.n_drafted}"
             steps = f"{first.n_steps} -> {then.n_steps}"
-            print(f"{name:<29}{cold:8.3f}{again:9.3f}{cold / again:7.1f}x{steps:>13}{then.n_cached:>8}{share:>17}")
+            factors[name] = cold / again
+            print(f"{name:<29}{cold:8.3f}{again:9.3f}{factors[name]:7.1f}x{steps:>13}{then.n_cached:>8}{share:>17}")
+        last = statistics.median(factor for name, factor in factors.items() if name.startswith("last line"))
+        print(f"an edited last line, median of its kinds: {last:.1f}x; target {TARGET:.0f}x, {'met' if last >= TARGET else 'missed'}")
 
 
 if __name__ == "__main__":
