@@ -128,7 +128,7 @@ def without_model(n_rows: int, n_prefix: int, n_steps: int) -> None:
 def with_model(name: str, n_rows: int, n_prefix: int, n_steps: int) -> None:
     from sgl_lab import Lab
 
-    with Lab(name) as lab:
+    with Lab(name, draft_tokens=0) as lab:  # so that a decode step is one token of each row
         engine, meter = lab._resident.engine, Meter()
         prompts = [tuple((row * 977 + i * 31) % 40_000 + 100 for i in range(n_prefix)) for row in range(n_rows)]
 
