@@ -160,7 +160,7 @@ def with_model(name: str, n_rows: int, n_prefix: int, n_steps: int) -> None:
         print(f"  {'':<12}{'whole run, ms':>16}{'share':>10}{'a decode step, ms':>20}{'share':>10}")
         for part in (*PARTS, "all"):
             ms, step = (sum(spent.values()) if part == "all" else spent[part] for spent in (whole, decoding))
-            shares = [value / sum(spent.values()) for value, spent in ((ms, whole), (step, decoding))]
+            shares = [value / (sum(spent.values()) or 1) for value, spent in ((ms, whole), (step, decoding))]
             print(f"  {part:<12}{ms:16.1f}{shares[0]:10.3%}{step / n_decoding:20.3f}{shares[1]:10.2%}")
 
 
