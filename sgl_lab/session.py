@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any, Self
 from .contracts.errors import BadArgument, EngineStopped, ModelMissing, SglError, Stopped
 from .contracts.events import CellFinished, CellStarted, Emit, Entry, ModelLoaded
 from .contracts.ids import RequestId, RunId
-from .contracts.port import ModelCard, Usage, WarmJob
+from .contracts.port import ModelCard, WarmJob
 from .contracts.tree import TreeSnapshot
-from .engine.gate import Reply
+from .engine.asking import Heard, encoded
 from .engine.model.fetch import Progress, unseen
 from .lang.ids import run_ids
-from .lang.run import SLICE_S
 from .lang.state import ProgramState
 from .trace import Record, Ring
 
@@ -244,23 +243,19 @@ class Lab:
         token ids. CacheFull if it leaves too little room, to itself or to what runs.
         """
         if isinstance(prefix, str):
-            segments = self.backend.render_text(prefix)
-            tokens = tuple(token for text, markup in segments for token in self.backend.encode(text, markup=markup))
+            tokens = encoded(self.backend, prefix)
         else:
             tokens = prefix.token_ids() if isinstance(prefix, ProgramState) else tuple(prefix)
-        warmed = _Warmed()
+        warmed = Heard(self.backend)
         pin = self.backend.pin(WarmJob(tokens), warmed)
         try:
-            while True:
-                if warmed.wait(SLICE_S):
-                    warmed.result()
-                    return pin
-                self.backend.poll()
+            warmed.answer()
         except KeyboardInterrupt:
             self.backend.cancel(pin)
             with suppress(SglError):  # it may have been just in time
                 self.backend.unpin(pin)
             raise
+        return pin
 
     def unpin(self, pin: RequestId) -> None:
         """What was pinned under that number may be evicted like anything else."""
@@ -298,16 +293,6 @@ def _check_sizes(*, page_size: object, **others: object) -> None:
     for name, value in {"page_size": page_size, **others}.items():
         if not (type(value) is int and value >= 1) and (value is not None or name == "page_size"):
             raise BadArgument(f"{name} must be a whole number, 1 or more, not {value!r}")
-
-
-class _Warmed(Reply[Usage]):
-    """A listener that can be waited for."""
-
-    def on_done(self, usage: Usage) -> None:
-        self.give(usage)
-
-    def on_error(self, error: Exception) -> None:
-        self.fail(error)
 
 
 def _trim() -> None:

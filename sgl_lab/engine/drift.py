@@ -8,11 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..contracts.params import SamplingParams
 from ..contracts.port import Backend, GenJob, GenOutput, ScoreJob, TokenLogprob, WarmJob
-from .gate import Reply
+from .asking import Heard, encoded
 
 TEXTS = (
     "The tide came in over the flats and the birds rose.",
@@ -28,7 +27,6 @@ N_TOKENS = 24
 """generated after each text"""
 
 PARAMS = SamplingParams(max_tokens=N_TOKENS, temperature=0, ignore_eos=True, logprobs=True, top_logprobs=5)
-WAIT_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,7 @@ class _Tally:
 
 def measure(backend: Backend, flush: Callable[[], object], texts: Sequence[str] = TEXTS) -> Drift:
     """Each text alone and from nothing, then in other ways. `flush` empties the cache, and is called often."""
-    prompts = [_encoded(backend, text) for text in texts]
+    prompts = [encoded(backend, text) for text in texts]
     tally = _Tally()
     references = []
     for prompt in prompts:
@@ -81,7 +79,7 @@ def measure(backend: Backend, flush: Callable[[], object], texts: Sequence[str] 
     together = [heard.answer()[0] for heard in [_gen(backend, prompt) for prompt in prompts]]
     for prompt, reference, *others in zip(prompts, references, again, together, strict=True):
         flush()
-        warmed = _Heard(backend)
+        warmed = Heard(backend)
         backend.warm(WarmJob(prompt[: len(prompt) // 2]), warmed)
         warmed.answer()
         others.append(_gen(backend, prompt).answer()[0])
@@ -92,34 +90,8 @@ def measure(backend: Backend, flush: Callable[[], object], texts: Sequence[str] 
     return tally.total()
 
 
-class _Heard(Reply[Any]):
-    """A listener that can be waited for."""
-
-    def __init__(self, backend: Backend) -> None:
-        super().__init__()
-        self._backend = backend
-
-    def on_progress(self, index: int, text: str, ids: tuple[int, ...]) -> None:
-        pass
-
-    def on_done(self, answer: Any) -> None:
-        self.give(answer)
-
-    def on_error(self, error: Exception) -> None:
-        self.fail(error)
-
-    def answer(self) -> Any:
-        while not self.wait(WAIT_S):
-            self._backend.poll()
-        return self.result()
-
-
-def _encoded(backend: Backend, text: str) -> tuple[int, ...]:
-    return tuple(token for part, markup in backend.render_text(text) for token in backend.encode(part, markup=markup))
-
-
-def _gen(backend: Backend, prompt: tuple[int, ...]) -> _Heard:
-    heard = _Heard(backend)
+def _gen(backend: Backend, prompt: tuple[int, ...]) -> Heard:
+    heard = Heard(backend)
     backend.submit(GenJob(prompt, PARAMS), heard)
     return heard
 
@@ -135,7 +107,7 @@ def _compare_generated(tally: _Tally, reference: GenOutput, other: GenOutput) ->
 def _compare_scored(tally: _Tally, reference: GenOutput, backend: Backend, prompt: tuple[int, ...]) -> None:
     """The two likeliest tokens of every place, all computed at once."""
     pairs = [[token for token, _ in entry.top[:2]] for entry in reference.logprobs]
-    heard = _Heard(backend)
+    heard = Heard(backend)
     backend.score(ScoreJob(prompt, tuple((*reference.ids[:i], token) for i, pair in enumerate(pairs) for token in pair)), heard)
     last = iter([row[-1].logprob for row in heard.answer().logprobs])
     for entry, pair in zip(reference.logprobs, pairs, strict=True):

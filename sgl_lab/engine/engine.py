@@ -81,7 +81,7 @@ class Engine:
         """requests that came to their end in this step, and why"""
         self._n_recoveries = 0
         self._flight: _Flight | None = None
-        self._is_launching = isinstance(runner, Launching)
+        self._launcher = runner if isinstance(runner, Launching) else None
 
     # ------------------------------------------------------------ in and out
 
@@ -132,7 +132,7 @@ class Engine:
             if batch is not None:
                 went = True
                 self._launch(batch)
-                if not self._is_launching:
+                if self._launcher is None:
                     self._land()
                 elif self._flight is not None:
                     self._scheduler.prepare(batch.plan)
@@ -159,9 +159,9 @@ class Engine:
         self._account.lap("model")
 
     def _started(self, plan: Plan) -> Callable[[], tuple[RowOutput, ...]]:
-        if isinstance(self._runner, Launching):
+        if self._launcher is not None:
             try:
-                return self._runner.start(plan)
+                return self._launcher.start(plan)
             except Exception as error:
                 self._emit(EngineFault(None, f"step {plan.step}: {_said(error)}"))
         return partial(self._runner.run, plan)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from sgl_lab.engine.fake import HashModel, HashRunner
 from sgl_lab.engine.plan.drafts import BORDER, Corpus
 from sgl_lab.engine.plan.plan import Plan, RowOutput, Sampling
 
-from .driving import Bench, Heard, bench, expect_idle
+from .driving import Bench, Heard, Late, bench, expect_idle
 
 PROMPT = tuple(b"Once upon a time there was a kernel that never slept.")
 LAWFUL: dict[str, Any] = {"max_tokens": 64, "ignore_eos": True}
@@ -34,13 +33,6 @@ class Periodic(HashModel):
     def draw(self, context: tuple[int, ...], sampling: Sampling) -> int:
         said = [*sampling.prompt, *sampling.generated, *sampling.guessed]
         return int(said[-self._period])
-
-
-class Late(HashRunner):
-    """Computes when its results are asked for: whatever happened to a page meanwhile shows."""
-
-    def start(self, plan: Plan) -> Callable[[], tuple[RowOutput, ...]]:
-        return lambda: self.run(plan)
 
 
 def replies(b: Bench, prompt: tuple[int, ...], **params: Any) -> Heard:
@@ -214,6 +206,14 @@ def test_guesses_leave_no_trace_in_the_tree() -> None:
         return sorted(node.tokens for node in b.engine.snapshot(0).nodes)
 
     assert shape(64) == shape(0)
+
+
+@pytest.mark.parametrize("most", [1, 8])
+def test_no_more_is_guessed_at_a_time_than_the_config_says(most: int) -> None:
+    b = bench(draft_tokens=most)
+    first, again = (replies(b, PROMPT, **LAWFUL).output for _ in range(2))
+    assert again.ids == first.ids
+    assert max(event.n_drafted for event in b.fold.of(DraftVerified)) == most
 
 
 def test_a_guess_drives_nobody_out() -> None:

@@ -16,7 +16,7 @@ from sgl_lab.engine.fake import HashRunner
 from sgl_lab.engine.family import Family
 from sgl_lab.engine.plan.plan import Plan, Row, RowOutput
 
-from ..pure.driving import SOAK, Bench, Heard, bench, expect_idle
+from ..pure.driving import SOAK, Bench, Heard, Late, bench, expect_idle
 
 N_SEEDS = 2 if SOAK == 1 else 20
 FIRST = 255
@@ -73,11 +73,8 @@ class Faulty(HashRunner):
         return tuple(outputs)
 
 
-class LateFaulty(Faulty):
+class LateFaulty(Late, Faulty):
     """The same while others are told of: a fault shows when the results are asked for."""
-
-    def start(self, plan: Plan) -> Callable[[], tuple[RowOutput, ...]]:
-        return lambda: self.run(plan)
 
 
 class Raising(Heard):

@@ -31,6 +31,8 @@ TREE, NGRAM = "tree", "ngram"
 SURE_WIDTH, FIRST_WIDTH = 32, 4
 """how much of a line is guessed at first, of a greedy text that was here before and elsewhere; twice as much whenever all came true"""
 LONGEST_PAUSE = 32
+BORDER = -1
+"""between what different requests said"""
 LEAST_TRUST = 0.2
 
 
@@ -122,7 +124,7 @@ class Drafts:
             expected = course.follow(TREE, line, len(request.generated))
         if not expected and len(request.generated) >= course.resume and course.trust[NGRAM] >= price:
             expected = course.follow(NGRAM, self._like_before(request, course), len(request.generated))
-        return expected[: min(course.width, n_most)] if course.trust[course.source] >= price else ()
+        return expected[: min(course.width, self._most, n_most)] if course.trust[course.source] >= price else ()
 
     def learn(self, request: Request, n_drafted: int, n_accepted: int, *, is_over: bool) -> str:
         """How a guess came out, unless the text ended inside it; returns where it was from."""
@@ -179,10 +181,6 @@ class Drafts:
         n_same, place, corpus = max(((*corpus.after(tail), corpus) for corpus in corpora), key=lambda found: found[0])
         line = tuple(corpus.tokens[place : place + 4 * self._most]) if n_same else ()
         return line[: line.index(BORDER)] if BORDER in line else line
-
-
-BORDER = -1
-"""between what different requests said"""
 
 
 def _price(n_rows: int) -> float:
