@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from ..contracts.errors import BackendUnsupported
 from ..contracts.events import Emit, RequestQueued, silent
 from ..contracts.ids import ExprId, ForkId, RequestId
+from ..contracts.params import Constraint
 from ..contracts.port import GenJob, GenListener, Message, ModelCard, ScoreJob, ScoreListener, Segment, WarmJob, WarmListener
 from ..engine.family import Family
 from ..engine.resident import Resident
@@ -39,6 +41,9 @@ class LocalBackend:
 
     def describe(self) -> ModelCard:
         return self._card
+
+    def prepare(self, constraint: Constraint) -> None:
+        raise BackendUnsupported(f"a {constraint.kind} constraint is not supported by this backend", hint="choices= limits a gen to given texts")
 
     def submit(self, job: GenJob, listener: GenListener) -> RequestId:
         return self._queue(self._resident.engine.gen(job, listener, exact=self._card.is_deterministic), job.fork, job.expr)

@@ -16,7 +16,7 @@ from typing import Any
 from ..contracts.errors import BackendUnsupported, BadArgument, EngineStopped, PromptTooLong, Stopped
 from ..contracts.events import Emit, RequestQueued, silent
 from ..contracts.ids import Counter, RequestId
-from ..contracts.params import SamplingParams
+from ..contracts.params import Constraint, SamplingParams
 from ..contracts.port import (
     GenJob,
     GenListener,
@@ -177,6 +177,9 @@ class ScriptedBackend:
 
     def describe(self) -> ModelCard:
         return self._card
+
+    def prepare(self, constraint: Constraint) -> None:
+        """Any will do: the script has the say."""
 
     def submit(self, job: GenJob, listener: GenListener) -> RequestId:
         return self._accept(job, listener, "gen", job.params.max_tokens or 0)

@@ -9,6 +9,7 @@ __all__ = [
     "BackendUnsupported",
     "BadArgument",
     "CacheFull",
+    "ConstraintFailed",
     "EngineStopped",
     "InvariantBroken",
     "ModelDamaged",
@@ -20,6 +21,7 @@ __all__ = [
     "RequestFailed",
     "SglError",
     "Stopped",
+    "UnfinishedValue",
     "UnknownVariable",
 ]
 
@@ -50,12 +52,24 @@ class UnknownVariable(ProgramError, KeyError):
     __str__ = SglError.__str__
 
 
+class UnfinishedValue(ProgramError):
+    """A constrained text ended before it was whole (out of tokens, a stop, a cancel): it is kept, and has no value."""
+
+    def __init__(self, message: str, *, text: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.text = text
+
+
 class Stopped(SglError):
     """The run was stopped by the user; what had been generated is kept."""
 
 
 class RequestFailed(SglError):
     """One request failed inside a backend; nothing else did."""
+
+
+class ConstraintFailed(RequestFailed):
+    """A constraint leaves no token to draw, or became too complex to follow."""
 
 
 class CacheFull(RequestFailed):

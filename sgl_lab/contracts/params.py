@@ -16,6 +16,24 @@ MAX_N = 256
 MAX_STOPS = 64
 MAX_TOP_LOGPROBS = 20
 
+CONSTRAINTS = ("regex", "json_schema", "grammar")
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What a generated text has to be, from its first character to its last.
+
+    `source` is a regular expression, a JSON schema (its JSON text) or a Lark grammar, as `kind` says. Whether a
+    backend can obey it, and what it refuses, is asked by `Backend.prepare`.
+    """
+
+    kind: str
+    source: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in CONSTRAINTS:
+            raise BadArgument(f"a constraint is one of {', '.join(CONSTRAINTS)}, not {self.kind!r}")
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -26,7 +44,8 @@ class SamplingParams:
     text across token borders and are not part of it; `stop_token_ids` end generation
     and are not part of the text either. Penalties count generated tokens only, but
     `repetition_penalty`, which counts the prompt too (as transformers does).
-    `seed` None draws from the engine's own stream.
+    `seed` None draws from the engine's own stream. `prompt_logprobs_from` is the first
+    position of the prompt whose token's log-probability is wanted too, None for none of them.
     """
 
     max_tokens: int | None = 128
@@ -47,6 +66,8 @@ class SamplingParams:
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: bool = False
     top_logprobs: int = 0
+    prompt_logprobs_from: int | None = None
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         def check(ok: bool, name: str, legal: str) -> None:
@@ -73,6 +94,9 @@ class SamplingParams:
         check(all(isinstance(s, str) and s for s in self.stop), "stop", "non-empty strings")
         check(0 <= self.top_logprobs <= MAX_TOP_LOGPROBS, "top_logprobs", f"between 0 and {MAX_TOP_LOGPROBS}")
         check(self.seed is None or type(self.seed) is int, "seed", "an integer or None")
+        first = self.prompt_logprobs_from
+        check(first is None or (type(first) is int and first >= 0), "prompt_logprobs_from", "a position in the prompt, 0 or more, or None")
+        check(self.constraint is None or isinstance(self.constraint, Constraint), "constraint", "a Constraint or None")
         for pattern in self.stop_regex:
             try:
                 re.compile(pattern)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from .ids import ExprId, ForkId, Namespace, RequestId
-from .params import SamplingParams
+from .params import Constraint, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Segment(NamedTuple):
 class TokenLogprob:
     token: int
     logprob: float | None
-    """None for a first token without anything before it"""
+    """None for a first token without anything before it, and for one that no step computed"""
     top: tuple[tuple[int, float], ...] = ()
 
 
@@ -90,7 +90,12 @@ class GenOutput:
     """stop, length or abort"""
     matched_stop: str | int | None
     logprobs: tuple[TokenLogprob, ...]
+    """asked for with `params.logprobs`; a token that a constraint forced at the very end has none: no step computed it"""
     usage: Usage
+    is_complete: bool | None = None
+    """whether the text is all that the constraint wants; None without a constraint"""
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    """of the prompt's tokens from `params.prompt_logprobs_from` on"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +153,12 @@ class Backend(Protocol):
     """
 
     def describe(self) -> ModelCard: ...
+
+    def prepare(self, constraint: Constraint) -> None:
+        """Raise BadArgument or BackendUnsupported if it is malformed or cannot be obeyed; otherwise be ready for it.
+
+        May take seconds of the caller's thread the first time; `submit` does the same for a constraint that was not prepared.
+        """
 
     def submit(self, job: GenJob, listener: GenListener) -> RequestId: ...
 
