@@ -43,7 +43,7 @@ class LocalBackend:
         return self._card
 
     def prepare(self, constraint: Constraint) -> None:
-        raise BackendUnsupported(f"a {constraint.kind} constraint is not supported by this backend", hint="choices= limits a gen to given texts")
+        raise BackendUnsupported(f"a {constraint.kind} constraint is not supported", hint="choices= limits a gen to given texts")
 
     def submit(self, job: GenJob, listener: GenListener) -> RequestId:
         return self._queue(self._resident.engine.gen(job, listener, exact=self._card.is_deterministic), job.fork, job.expr)
