@@ -1,7 +1,7 @@
 """Our engine beside others on the same work, and how far from each target it is.
 
     python benchmarks/peers.py --install all                          once: the peers' environments, under build/peers
-    python benchmarks/peers.py [--engines sgl_lab openvino ...] [--loads decode prefill ttft W1 W2 W4] [--reps 3] [--threads 2]
+    python benchmarks/peers.py [--engines sgl_lab openvino ...] [--loads decode prefill ttft W1 W2 W3 W4] [--reps 3] [--threads 2]
     python benchmarks/peers.py --from build/peers.json                the table and the targets of an earlier run
 
 Same weights (the built-in model's), same token ids, same threads, greedy, end-of-sequence ignored. Each engine has a
@@ -12,6 +12,7 @@ process of its own and they run one after the other; one that is missing or fail
     ttft     24 new tokens after 1,000 that have just been computed, to the first new one
     W1       32 questions of 48 tokens on one prefix of 826, each answered by the likeliest of four tokens
     W2       8 plans of 64 tokens that fork from a root of 400, then 8 judges of 8 tokens
+    W3       8 documents of 150 tokens, a JSON record of some 110 under one regex after each
     W4       8 conversations of 4 turns with replies of 48 tokens
 
 Every repetition has text of its own and begins with an empty cache. Each load runs once to warm up, then --reps times, or
@@ -25,6 +26,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -34,29 +36,32 @@ from typing import Any
 
 from engines import report, roster
 from engines.drive import Peer, PeerFailed, measure
-from engines.make import MAKERS, Encode, load
+from engines.make import MAKERS, load
 from engines.roster import Contender, Models
+
+from sgl_lab.engine.model.tokenizer import Tokenizer
 
 RESULTS = roster.ROOT / "build" / "peers.json"
 CHECKED = 8
 """sequences a figure (W1: all) that are held against the twin"""
 
 
-def models_and_encode() -> tuple[Models, Encode]:
+def models_and_tokenizer() -> tuple[Models, Tokenizer]:
     """The built-in model as every engine can read it, and its tokenizer."""
     from sgl_lab.engine.model import store
     from sgl_lab.engine.model.convert import convert
     from sgl_lab.engine.model.fetch import unseen
-    from sgl_lab.engine.model.tokenizer import Tokenizer
     from sgl_lab.session import BUILT_IN
 
     gguf = store.resolve(BUILT_IN)
     folder = convert(gguf, BUILT_IN, store.cache_dir(), unseen)
     n_vocab = json.loads((folder / "config.json").read_text())["vocab_size"]
-    return Models(gguf, folder), Tokenizer(folder, n_vocab).encode
+    return Models(gguf, folder), Tokenizer(folder, n_vocab)
 
 
-def run_engine(contender: Contender, models: Models, encode: Encode, figures: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
+def run_engine(
+    contender: Contender, models: Models, tokenizer: Tokenizer, figures: Sequence[str], options: argparse.Namespace
+) -> dict[str, Any]:
     """Its row: what `report` reads. A worker that dies or hangs over one figure is started anew for the next."""
     row: dict[str, Any] = {"title": contender.title, "ours": contender.ours, "figures": {}}
     if (obstacle := contender.obstacle()) is not None:
@@ -77,13 +82,14 @@ def run_engine(contender: Contender, models: Models, encode: Encode, figures: Se
                 tell(f"{contender.title}: {figure}")
                 try:
                     n_before = n_accepted(peer) if contender.ours else 0
-                    measured = measure(peer, partial(load, figure, encode), **limits)
+                    measured = measure(peer, partial(load, figure, tokenizer.encode), **limits)
                     n_after = n_accepted(peer) if contender.ours else 0
                 except PeerFailed as failure:
                     row["figures"][figure] = {"problem": str(failure)}
                     continue
                 if measured is not None:
                     row["figures"][figure] = {"seconds": measured.seconds, "is_warm": measured.is_warm, "n_accepted": n_after - n_before}
+                    row["figures"][figure] |= in_form(measured.said, tokenizer)
                     said[figure] = measured.said if figure == "W1" else measured.said[:: max(1, len(measured.said) // CHECKED)]
             if contender.ours and peer.is_alive:
                 tell(f"{contender.title}: against the torch twin")
@@ -94,6 +100,14 @@ def run_engine(contender: Contender, models: Models, encode: Encode, figures: Se
                 except PeerFailed as failure:
                     row["unchecked"] = str(failure)
     return row
+
+
+def in_form(said: list[dict[str, Any]], tokenizer: Tokenizer) -> dict[str, str]:
+    """How many of the texts that had to be in a form are, and how long they are."""
+    asked = [one for one in said if one["regex"] is not None]
+    n_matched = sum(re.fullmatch(one["regex"], tokenizer.decode(one["tokens"]).strip()) is not None for one in asked)
+    n_tokens = sum(len(one["tokens"]) for one in asked)
+    return {"matched": f"{n_matched} of {len(asked)}, {n_tokens / len(asked):.0f} tokens each"} if asked else {}
 
 
 def n_accepted(peer: Peer) -> int:
@@ -135,7 +149,7 @@ def main() -> None:
         contenders = roster.chosen(options.engines)
     except ValueError as error:
         raise SystemExit(str(error)) from None
-    models, encode = models_and_encode()
+    models, tokenizer = models_and_tokenizer()
     if options.install:
         for recipe in roster.RECIPES if "all" in options.install else options.install:
             tell(f"installing {recipe}")
@@ -145,7 +159,7 @@ def main() -> None:
     settings = {"reps": options.reps, "threads": options.threads, "budget_s": options.budget}
     results: dict[str, Any] = {"machine": machine(), "options": settings, "engines": {}}
     for contender in contenders:
-        results["engines"][contender.name] = run_engine(contender, models, encode, figures, options)
+        results["engines"][contender.name] = run_engine(contender, models, tokenizer, figures, options)
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(results, indent=1))
     print(report.text(results))

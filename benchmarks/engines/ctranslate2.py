@@ -8,7 +8,7 @@ from typing import Any
 
 import ctranslate2
 
-from .loads import Ids, common_prefix, likeliest
+from .loads import Form, Ids, common_prefix, likeliest
 
 
 class Engine:
@@ -37,6 +37,9 @@ class Engine:
 
     def select(self, prompts: list[Ids], choices: Ids) -> Ids:
         return likeliest(self, prompts, choices)
+
+    def matching(self, prompts: list[Ids], form: Form, n_most: int) -> list[Ids]:
+        raise NotImplementedError("it has no constraints of its own")
 
     def reset(self) -> None: ...
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from itertools import islice
+from itertools import islice, takewhile
 
 import numpy as np
 
-from .loads import Ids, common_prefix
+from .loads import Form, Ids, common_prefix
+
+END = 2
 
 
 class Engine:
@@ -27,6 +29,16 @@ class Engine:
 
     def select(self, prompts: list[Ids], choices: Ids) -> Ids:
         return [choices[int(np.argmax(self._logits(ids)[choices]))] for ids in prompts]
+
+    def matching(self, prompts: list[Ids], form: Form, n_most: int) -> list[Ids]:
+        from llama_cpp import LlamaGrammar
+
+        grammar = LlamaGrammar.from_string(form.gbnf, verbose=False)
+        texts = []
+        for ids in prompts:
+            tokens = self._llama.generate(ids, temp=0.0, repeat_penalty=1.0, reset=True, grammar=grammar)
+            texts.append(list(takewhile(lambda token: token != END, islice(tokens, n_most))))
+        return texts
 
     def reset(self) -> None:
         self._llama.reset()

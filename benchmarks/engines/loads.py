@@ -15,7 +15,7 @@ Ids = list[int]
 
 
 class Engine(Protocol):
-    """Greedy, end-of-sequence ignored, as many tokens as asked for."""
+    """Greedy, end-of-sequence ignored, as many tokens as asked for; in `matching` it ends when the form does."""
 
     version: str
     has_cache: bool
@@ -27,8 +27,19 @@ class Engine(Protocol):
     def select(self, prompts: list[Ids], choices: Ids) -> Ids:
         """After each prompt the likeliest of `choices`, which are single tokens."""
 
+    def matching(self, prompts: list[Ids], form: Form, n_most: int) -> list[Ids]:
+        """After each prompt a text of that form, end-of-sequence left out; NotImplementedError where an engine has no constraints."""
+
     def reset(self) -> None:
         """Forget every prefix, where that is possible."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a text is to be from its first character to its last, in the two notations that engines read."""
+
+    regex: str
+    gbnf: str
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,8 @@ class Said:
     prompt: Ids
     tokens: Ids
     choices: Ids | None = None
+    regex: str | None = None
+    """what its text had to match"""
 
 
 @dataclass(frozen=True)
@@ -119,6 +132,19 @@ class Forks:
 
 
 @dataclass(frozen=True)
+class Records:
+    """W3: a record in a given form after each of several documents."""
+
+    prompts: list[Ids]
+    form: Form
+    n_most: int
+
+    def run(self, engine: Engine) -> Sample:
+        done = timed(engine.matching, self.prompts, self.form, self.n_most)
+        return Sample(done.seconds, [Said(*one, regex=self.form.regex) for one in zip(self.prompts, done.result, strict=True)])
+
+
+@dataclass(frozen=True)
 class Chats:
     """W4: conversations in step with each other; each turn's prompt is all that was said before, replies included."""
 
@@ -141,7 +167,7 @@ class Chats:
         return Sample(seconds, said)
 
 
-Load = Decode | Prefill | FirstToken | Questions | Forks | Chats
+Load = Decode | Prefill | FirstToken | Questions | Forks | Records | Chats
 KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in Load.__args__}
 
 
@@ -151,7 +177,10 @@ def to_json(load: Load) -> dict[str, Any]:
 
 def from_json(data: dict[str, Any]) -> Load:
     fields = dict(data)
-    load: Load = KINDS[fields.pop("kind")](**fields)
+    kind = KINDS[fields.pop("kind")]
+    if kind is Records:
+        fields["form"] = Form(**fields["form"])
+    load: Load = kind(**fields)
     return load
 
 

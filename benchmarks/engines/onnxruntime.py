@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime_genai as genai
 
-from .loads import Ids, likeliest
+from .loads import Form, Ids, likeliest
 
 PAD = 2
 AT_ONCE = 8
@@ -39,5 +39,8 @@ class Engine:
     def select(self, prompts: list[Ids], choices: Ids) -> Ids:
         batches = [prompts[start : start + AT_ONCE] for start in range(0, len(prompts), AT_ONCE)]
         return [token for batch in batches for token in likeliest(self, batch, choices)]
+
+    def matching(self, prompts: list[Ids], form: Form, n_most: int) -> list[Ids]:
+        raise NotImplementedError("it has no constraints of its own")
 
     def reset(self) -> None: ...

@@ -6,7 +6,9 @@ import numpy as np
 import openvino as ov
 import openvino_genai as genai
 
-from .loads import Ids, first_alone, likeliest
+from .loads import Form, Ids, first_alone, likeliest
+
+END = 2
 
 
 class Engine:
@@ -29,11 +31,22 @@ class Engine:
     def select(self, prompts: list[Ids], choices: Ids) -> Ids:
         return likeliest(self, prompts, choices)
 
+    def matching(self, prompts: list[Ids], form: Form, n_most: int) -> list[Ids]:
+        config = genai.GenerationConfig()
+        config.max_new_tokens = n_most
+        config.eos_token_id = END
+        config.stop_token_ids = {END}
+        config.structured_output_config = genai.StructuredOutputConfig(regex=form.regex)
+        return [[token for token in ids if token != END] for ids in self._generate(prompts, config)]
+
     def reset(self) -> None: ...
 
     def _run(self, prompts: list[Ids], n_new: int) -> list[Ids]:
         config = genai.GenerationConfig()
         config.max_new_tokens = n_new
         config.ignore_eos = True
+        return [ids[:n_new] for ids in self._generate(prompts, config)]
+
+    def _generate(self, prompts: list[Ids], config: genai.GenerationConfig) -> list[Ids]:
         results = self._pipeline.generate([ov.Tensor(np.array([ids], dtype=np.int64)) for ids in prompts], [config] * len(prompts))
-        return [list(result.m_generation_ids[0])[:n_new] for result in results]
+        return [list(result.m_generation_ids[0]) for result in results]

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 import sgl_lab
-from sgl_lab.contracts.params import SamplingParams
+from sgl_lab.contracts.params import Constraint, SamplingParams
 from sgl_lab.contracts.port import GenJob, GenOutput, ScoreJob, ScoreOutput
 from sgl_lab.session import Lab
 
-from .loads import Ids, Said
+from .loads import Form, Ids, Said
 from .twin import Twin
 
 
@@ -43,7 +43,12 @@ class Engine:
         self.version = f"{sgl_lab.__version__}, {self._lab.card.dtype}"
 
     def gen(self, prompts: list[Ids], n_new: int) -> list[Ids]:
-        params = SamplingParams(temperature=0, ignore_eos=True, max_tokens=n_new)
+        return self._run(prompts, SamplingParams(temperature=0, ignore_eos=True, max_tokens=n_new))
+
+    def matching(self, prompts: list[Ids], form: Form, n_most: int) -> list[Ids]:
+        return self._run(prompts, SamplingParams(temperature=0, max_tokens=n_most, constraint=Constraint("regex", form.regex)))
+
+    def _run(self, prompts: list[Ids], params: SamplingParams) -> list[Ids]:
         answers = [Gen() for _ in prompts]
         for prompt, answer in zip(prompts, answers, strict=True):
             self._lab.backend.submit(GenJob(tuple(prompt), params), answer)

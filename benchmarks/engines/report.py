@@ -31,7 +31,7 @@ COLUMNS = (
     Column("prefill", "prefill tok/s", rate(N_PREFILL), "tok/s"),
     Column("prefill", f"TTFT cold {N_PREFILL:,}, ms", lambda s: 1000 * s, "ms"),
     Column("ttft", "TTFT 1,000 cached, ms", lambda s: 1000 * s, "ms"),
-    *(Column(name, f"{name} s", lambda s: s, "s", digits=2) for name in ("W1", "W2", "W4")),
+    *(Column(name, f"{name} s", lambda s: s, "s", digits=2) for name in ("W1", "W2", "W3", "W4")),
 )
 
 
@@ -49,6 +49,7 @@ class Faster:
 TARGETS = (
     Faster("W1", "W1", 2.0),
     Faster("W2", "W2", 2.0),
+    Faster("W3", "W3", 2.0),
     Faster("W4", "W4", 1.5),
     Faster("decode 1", "batch 1 decode, 4-bit, against llama.cpp's C benchmark", 1.2, ours="sgl_lab-plain", theirs=("llama.cpp-bench",)),
     Faster("decode 1", "batch 1 decode, bf16, against OpenVINO's", 1.3, ours="sgl_lab-bf16", theirs=("openvino-bf16",)),
@@ -115,6 +116,8 @@ def notes(results: Results) -> list[str]:
                 f"{about}: tokens that are the torch twin's own, and how much likelier its own is in nats, median and most, where not:"
             )
             lines.append("  " + "; ".join(f"{name} {_agreed(**found)}" for name, found in agreement.items()))
+        if matched := {name: figure["matched"] for name, figure in figures.items() if "matched" in figure}:
+            lines.append(f"{about}: texts that are in the form that was asked for: " + "; ".join(f"{k} {v}" for k, v in matched.items()))
         if accepted := {name: n for name, figure in figures.items() if (n := figure.get("n_accepted"))}:
             lines.append(
                 f"{about}: drafted tokens that were accepted, warm-up included: " + "; ".join(f"{name} {n}" for name, n in accepted.items())

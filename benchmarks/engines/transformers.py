@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import transformers
 
-from .loads import Ids
+from .loads import Form, Ids
 
 PAD = 2
 AT_ONCE = 8
@@ -39,6 +39,9 @@ class Engine:
             logits = self._model(ids, attention_mask=mask, logits_to_keep=1, use_cache=False).logits[:, -1, choices]
             chosen += [choices[best] for best in logits.argmax(-1).tolist()]
         return chosen
+
+    def matching(self, prompts: list[Ids], form: Form, n_most: int) -> list[Ids]:
+        raise NotImplementedError("it has no constraints of its own")
 
     def reset(self) -> None: ...
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from .loads import Ids, first_alone
+from .loads import Form, Ids, first_alone
+
+END = 2
 
 os.environ |= {
     "VLLM_CPU_KVCACHE_SPACE": "2",
@@ -33,6 +35,12 @@ class Engine:
 
     def select(self, prompts: list[Ids], choices: Ids) -> Ids:
         return [tokens[0] for tokens in first_alone(self._run, prompts, 1, allowed_token_ids=choices)]
+
+    def matching(self, prompts: list[Ids], form: Form, n_most: int) -> list[Ids]:
+        from vllm.sampling_params import StructuredOutputsParams
+
+        texts = self._run(prompts, n_most, structured_outputs=StructuredOutputsParams(regex=form.regex))
+        return [[token for token in ids if token != END] for ids in texts]
 
     def reset(self) -> None:
         self._llm.reset_prefix_cache()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from engines import report, roster
 from engines.drive import Peer, PeerFailed, measure
-from engines.loads import Chats, Forks, Ids, Questions, first_alone, from_json, to_json
+from engines.loads import Chats, Forks, Form, Ids, Questions, Records, first_alone, from_json, to_json
 from engines.make import MAKERS, load
 from engines.roster import Contender, Models
 
@@ -44,17 +44,22 @@ class Echo:
     def select(self, prompts: list[Ids], choices: Ids) -> Ids:
         return [choices[-1] for _ in prompts]
 
+    def matching(self, prompts: list[Ids], form: Form, n_most: int) -> list[Ids]:
+        return [[1] for _ in prompts]
+
     def reset(self) -> None: ...
 
 
 def test_the_loads_have_the_promised_shapes() -> None:
     encode = Words().encode
-    w1, w2, w4 = (load(name, encode, 1) for name in ("W1", "W2", "W4"))
+    w1, w2, w3, w4 = (load(name, encode, 1) for name in ("W1", "W2", "W3", "W4"))
     assert isinstance(w1, Questions)
     assert isinstance(w2, Forks)
+    assert isinstance(w3, Records)
     assert isinstance(w4, Chats)
     assert (len(w1.prefix), {*map(len, w1.questions)}, len(w1.questions), len({*w1.choices})) == (826, {48}, 32, 4)
     assert (len(w2.root), len(w2.forks), w2.n_plan, w2.n_verdict) == (400, 8, 64, 8)
+    assert (len(w3.prompts), w3.n_most, *{prompt[-1] for prompt in w3.prompts}) == (8, 200, encode(" ")[0])
     assert (len(w4.turns), {*map(len, w4.turns)}, w4.n_reply) == (8, {4}, 48)
     for batch in (1, 8, 32):
         engine = Echo()
