@@ -6,9 +6,11 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..viz.draw import asked as draw_asked
 from ..viz.draw import html, stats, svg, text
-from ..viz.draw.escape import Markup
+from ..viz.draw.escape import Markup, joined
 from ..viz.draw.numbers import counted
+from ..viz.views.asked import asked
 from .desk import Desk
 from .options import OptionError, cell_help, nearest
 from .show import Folded, Place, in_kernel, loading, tree_counts, tree_of
@@ -121,6 +123,30 @@ def _timeline(shell: Any, desk: Desk, rest: list[str]) -> None:
     _picture(shell, rest, svg.lanes(bars), text.lanes(bars), {"lanes": len(bars["lanes"])})
 
 
+def _tokens(shell: Any, desk: Desk, rest: list[str]) -> None:
+    """Of the last run: what the model saw and said, under a name or everywhere."""
+    if desk.last is None:
+        raise OptionError("nothing has run yet", hint="run a %%sgl cell first")
+    found, names = asked(desk.last.entries), [word for word in rest if word != "--text"]
+    chosen = [one for one in found if one.name == names[0]] if names else list(found)
+    if not chosen:
+        if names and found:
+            raise nearest(names[0], {one.name: None for one in found}, "gen or select of the last run")
+        raise OptionError("the last run asked the model nothing")
+    spelled = desk.last.vocab
+
+    def spell(token: int) -> str:
+        return spelled.get(token) or f"<{token}>"
+
+    plain = "\n\n".join(draw_asked.text(one, spell) for one in chosen)
+    if "--text" in rest:
+        print(plain)
+        return
+    counts = {"prompt_tokens": sum(len(one.prompt) for one in chosen), "completion_tokens": sum(len(one.samples) for one in chosen)}
+    shown = joined([draw_asked.html(one, spell) for one in chosen])
+    _show(shell, {"text/html": shown.source, "text/plain": plain}, counts)
+
+
 def _stop(shell: Any, desk: Desk, rest: list[str]) -> None:
     from ..labs import LABS
 
@@ -139,6 +165,7 @@ COMMANDS: dict[str, tuple[Command, tuple[str, ...], int, str]] = {
     "stats": (_stats, (), 0, "all that the engine counts: tokens, cache, requests, steps, and where the time went"),
     "tree": (_tree, ("--text",), 0, "[--text]   the radix tree as it is now"),
     "timeline": (_timeline, ("--text",), 0, "[--text]   the lanes of the last run"),
+    "tokens": (_tokens, ("--text",), 1, "[NAME] [--text]   the tokens, with ids, that a gen or select of the last run saw and said"),
     "stop": (_stop, (), 0, "abort every request, also of programs that stream"),
     "help": (_help, (), 0, "this"),
 }

@@ -55,7 +55,7 @@ def _bundle(
         plain.append(text.metrics(strip))
     if tokens is not None:
         streams = tokens.full()
-        parts += [html.transcript(streams, n_tokens), html.legend()]
+        parts += [html.transcript(streams, n_tokens), html.legend(streams)]
         plain.insert(0, text.transcript(streams, n_tokens=n_tokens))
     if tree is not None:
         nodes = tree.full()

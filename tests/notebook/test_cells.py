@@ -287,7 +287,8 @@ def test_loading_the_extension_imports_nothing_heavy(fresh_kernel: Kernel) -> No
 
 
 @pytest.mark.parametrize(
-    "command", ["status", "stats", "tree", "tree --text", "timeline", "timeline --text", "help", "stop", "model", "free"]
+    "command",
+    ["status", "stats", "tree", "tree --text", "timeline", "timeline --text", "tokens", "tokens --text", "help", "stop", "model", "free"],
 )
 def test_every_line_command_answers(kernel: Kernel, command: str) -> None:
     hello_works(kernel)
@@ -296,7 +297,7 @@ def test_every_line_command_answers(kernel: Kernel, command: str) -> None:
     assert reply.printed or reply.shown or reply.result
 
 
-@pytest.mark.parametrize("command", ["tree foo", "timeline foo", 'model "no closing'])
+@pytest.mark.parametrize("command", ["tree foo", "timeline foo", "tokens nothing-of-that-name", 'model "no closing'])
 def test_a_line_command_takes_nothing_that_it_does_not_know(kernel: Kernel, command: str) -> None:
     reply = kernel.run(f"%sgl {command}")
     assert (reply.status, reply.ename) == ("error", "UsageError")

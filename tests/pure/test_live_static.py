@@ -31,7 +31,7 @@ def test_the_page_has_the_colours_of_the_palette() -> None:
 
 def test_the_glyphs_are_those_of_the_palette() -> None:
     said = dict(re.findall(r"(\w+): \"(.)\"", "".join(re.findall(r"const (?:TOKEN_STATES|NODE_GLYPH) = .*", ESM))))
-    assert {name: said[name] for name in ("cached", "computed", "generated", "choice", "locked", "gone")} == {
+    assert {name: said[name] for name in ("cached", "computed", "generated", "forced", "choice", "locked", "gone")} == {
         "gone" if name == "evicted" else name: ink.glyph for name, ink in INKS.items()
     }
 

@@ -10,14 +10,16 @@ import random
 import re
 import shutil
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
-from sgl_lab.contracts.events import CellStarted, Entry
+from sgl_lab.contracts.events import CellStarted, Entry, TokensSampled
 from sgl_lab.contracts.ids import RunId
 from sgl_lab.contracts.tree import TreeSnapshot
+from sgl_lab.viz.draw import asked as draw_asked
 from sgl_lab.viz.draw import dot, html, palette, svg, text
 from sgl_lab.viz.draw.escape import escaped, joined, style_sheet, tag
 from sgl_lab.viz.draw.outline import lane_order, outline
@@ -25,6 +27,7 @@ from sgl_lab.viz.draw.streams import fair_share, runs, streams, whole_characters
 from sgl_lab.viz.freeze import LIMIT, freeze
 from sgl_lab.viz.legible import clipped, legible
 from sgl_lab.viz.views import LanesView, MetricsView, TokensView, TreeView
+from sgl_lab.viz.views.asked import asked
 from sgl_lab.viz.views.lanes import LaneRow
 
 from .story import Stage, story
@@ -285,6 +288,53 @@ def test_the_plain_text_of_a_small_run() -> None:
     assert "score" in lines[2]
 
 
+def test_what_the_model_saw_is_told_token_by_token_with_its_ids() -> None:
+    stage = Stage()
+    stage.emit(CellStarted(RunId(1), "", ""))
+    main = stage.open()
+    stage.say(main, "Say yes or no: ")
+    stage.gen((main, "answer", "yes of course"))
+    stage.say(main, " and ")
+    stage.gen((main, "", "no doubt"))
+    stage.select(main, "why", ["because", "since"], 0)
+    first, second, third = asked(stage.entries)
+    assert (first.name, second.name, third.name, third.value) == ("answer", "#0", "why", "because")
+    assert first.prompt == tuple(stage.streams[main][: len(first.prompt)])
+    assert second.n_hit > first.n_hit == 0
+    assert second.prompt[: len(first.prompt)] == first.prompt
+    page = Reader(draw_asked.html(second, stage.spell).source)
+    assert page.stack == []
+    for one in (first, second):
+        plain, shown = draw_asked.text(one, stage.spell), draw_asked.html(one, stage.spell).source
+        for token in (*one.prompt, *(sample.token for sample in one.samples)):
+            assert f" {token} " in plain
+            assert f">{token}<" in shown
+
+
+def test_a_forced_token_looks_forced() -> None:
+    stage = Stage()
+    stage.emit(CellStarted(RunId(1), "", ""))
+    main = stage.open()
+    stage.say(main, "A record: ")
+    stage.gen((main, "record", "name x"))
+    entries = [
+        Entry(e.seq, e.t_ns, replace(e.event, samples=tuple(s._replace(forced=True, n_allowed=1, logprob=None) for s in e.event.samples)))
+        if isinstance(e.event, TokensSampled)
+        else e
+        for e in stage.entries
+    ]
+    tokens, metrics = TokensView(stage.spell, RunId(1)), MetricsView(RunId(1))
+    for entry in entries:
+        tokens.fold(entry)
+        metrics.fold(entry)
+    n_forced = sum(tok[1] == "forced" for op in tokens.full()["ops"] for tok in op["toks"])
+    assert n_forced == metrics.full()["forced"] == metrics.full()["generated"] > 0
+    assert "⟨name" in text.transcript(tokens.full())
+    assert "forced by the constraint" in Reader(html.legend(tokens.full()).source).text
+    (one,) = asked(entries)
+    assert f"{n_forced} of them forced" in draw_asked.text(one, stage.spell)
+
+
 def test_ascii_drawing_uses_ascii_only() -> None:
     found = small()
     drawn = text.tree(found["tree"].full(), ascii=True).replace("↵", "") + text.transcript(found["tokens"].full(), ascii=True)
@@ -431,7 +481,7 @@ def test_colours_are_legible_on_light_and_dark() -> None:
 @pytest.mark.parametrize("who", SEEN)
 @pytest.mark.parametrize("theme", ["light", "dark", "both"])
 def test_token_states_are_told_apart(theme: str, who: str) -> None:
-    inks = [getattr(palette.INKS[state], theme) for state in ("cached", "computed", "generated", "choice")]
+    inks = [getattr(palette.INKS[state], theme) for state in ("cached", "computed", "generated", "forced", "choice")]
     nearest = min(math.dist(oklab(one, SEEN[who]), oklab(other, SEEN[who])) for one, other in itertools.combinations(inks, 2))
     assert nearest >= 0.06
 

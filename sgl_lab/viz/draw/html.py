@@ -93,8 +93,9 @@ def transcript(picture: TokensPicture, n_tokens: int = 6000) -> Markup:
     return tag("div", {}, *shown, *_more(len(roots) - MAX_FORKS, "stream"))
 
 
-def legend() -> Markup:
-    """What colours and underlines mean."""
+def legend(picture: TokensPicture) -> Markup:
+    """What colours and underlines mean; what is rare is told where it is."""
+    is_forced = any(tok[1] == "forced" for op in picture["ops"] for tok in op["toks"])
     samples = [
         tag(
             "span",
@@ -102,7 +103,7 @@ def legend() -> Markup:
             tag("span", {"style": _token_style(cls)}, cls),
             tag("span", {"style": _MUTED}, f" {palette.INKS[cls].meaning}"),
         )
-        for cls in ("cached", "computed", "generated", "choice")
+        for cls in ("cached", "computed", "generated", *(("forced",) if is_forced else ()), "choice")
     ]
     row = css(display="flex", flex_wrap="wrap", column_gap="18px", margin_top="6px", margin_bottom="10px")
     return tag("div", {"style": f"{_SMALL};{row}"}, *samples)

@@ -21,6 +21,8 @@ def duration(ms: float) -> str:
 def metric_items(picture: MetricsPicture) -> list[tuple[str, str]]:
     """(value, name) of what the strip says beside the three token counts; what does not apply is left out."""
     items: list[tuple[str, str]] = []
+    if picture["forced"]:
+        items.append((f"{picture['forced']:,}", "of them forced"))
     if picture["hit_rate"] is not None:
         items.append((percent(picture["hit_rate"]), "hit rate"))
     if picture["tok_s"]:

@@ -1,7 +1,7 @@
 """The colours, and the shape that goes with each: no state is told by colour alone.
 
 `light` is read as text (4.5 : 1) on white, `dark` on #111; `both` is legible as a line or a
-fill (3 : 1) on either, for places that cannot see the page's theme. The four token states stay
+fill (3 : 1) on either, for places that cannot see the page's theme. The five token states stay
 apart under protanopia, deuteranopia and tritanopia. The live widget gives `light` and `dark` the
 names `--sgl-<state>`.
 """
@@ -27,10 +27,19 @@ CACHED = Ink("#1d55cf", "#69a7ff", "#4470ee", "dotted", "○", "found in the cac
 COMPUTED = Ink("#c2500c", "#e39a3b", "#e0651a", "solid", "●", "computed for this run")
 GENERATED = Ink("#048374", "#74e4ac", "#1fa287", "none", "▸", "sampled by the model")
 CHOICE = Ink("#7a1768", "#f8b9ee", "#ab2f98", "double", "◆", "picked by a select")
+FORCED = Ink("#5c5340", "#b5ab8c", "#74623e", "dashed", "»", "forced by the constraint")
 LOCKED = Ink("#4a5568", "#c3cad9", "#6e7b91", "solid", "■", "in use, cannot be evicted")
 EVICTED = Ink("#6f7786", "#8c94a3", "#8b93a1", "dashed", "×", "evicted")
 
-INKS = {"cached": CACHED, "computed": COMPUTED, "generated": GENERATED, "choice": CHOICE, "locked": LOCKED, "evicted": EVICTED}
+INKS = {
+    "cached": CACHED,
+    "computed": COMPUTED,
+    "generated": GENERATED,
+    "choice": CHOICE,
+    "forced": FORCED,
+    "locked": LOCKED,
+    "evicted": EVICTED,
+}
 
 
 def tint(ink: str, alpha: float) -> str:

@@ -59,7 +59,7 @@ class Block:
     @property
     def is_markup(self) -> bool:
         toks = [tok for run in self.runs for tok in run.toks]
-        sampled = any(run.cls in ("generated", "choice") or run.n_left_out for run in self.runs)
+        sampled = any(run.cls in ("generated", "forced", "choice") or run.n_left_out for run in self.runs)
         return not self.role and not sampled and any(SPECIAL.fullmatch(tok[0]) for tok in toks)
 
 

@@ -19,7 +19,10 @@ MAX_LANES = 100
 CHART = 32
 
 _RAILS = {False: ("│ ", "├ ", "└ "), True: ("| ", "|-", "`-")}
-_QUOTES = {False: {"generated": "⟦⟧", "choice": "⟪⟫"}, True: {"generated": "[]", "choice": "{}"}}
+_QUOTES = {
+    False: {"generated": "⟦⟧", "forced": "⟨⟩", "choice": "⟪⟫"},
+    True: {"generated": "[]", "forced": "<>", "choice": "{}"},
+}
 _BARS = {"wait": ".", "cached": "c", "prefill": "=", "decode": "#", "score": "?", "preempted": "x", "text": "|"}
 
 

@@ -6,12 +6,13 @@
  * kernel but where to send an interrupt.
  */
 
-const TOKEN_STATES = { cached: "○", computed: "●", generated: "▸", choice: "◆" };
+const TOKEN_STATES = { cached: "○", computed: "●", generated: "▸", forced: "»", choice: "◆" };
 const TOKEN_MEANING = {
   text: "not computed yet",
   cached: "found in the cache",
   computed: "computed for this run",
   generated: "sampled by the model",
+  forced: "forced by the constraint",
   choice: "picked by a select",
 };
 const NODE_GLYPH = { root: "", cached: "○", running: "▸", locked: "■", gone: "×" };
@@ -415,6 +416,7 @@ class Metrics {
       field("cached", "○ cached", "Prompt tokens taken from the cache"),
       field("computed", "● computed", "Prompt tokens computed"),
       field("generated", "▸ generated", "Tokens sampled by the model"),
+      field("forced", "» forced", "Generated tokens that a constraint left no choice about: no step of their own"),
       pages,
       field("forks", "forks", "Streams of the program"),
       field("requests", "run · wait", "Requests that run, and that wait"),
@@ -428,7 +430,8 @@ class Metrics {
     const put = (name, text) => setText(this.fields[name], text);
     put("speed", m.tok_s >= 100 ? m.tok_s.toFixed(0) : m.tok_s.toFixed(1));
     put("hit", m.hit_rate === null ? "–" : `${(100 * m.hit_rate).toFixed(0)}\u2009%`);
-    for (const name of ["cached", "computed", "generated", "forks"]) put(name, brief(m[name]));
+    for (const name of ["cached", "computed", "generated", "forced", "forks"]) put(name, brief(m[name]));
+    this.fields.forced.parentNode.hidden = !m.forced;
     put("pages", `${brief(m.n_pages - m.free_pages)}\u2009/\u2009${brief(m.n_pages)}`);
     put("requests", `${m.running} · ${m.waiting}`);
     this.used.style.transform = `scaleX(${m.n_pages ? 1 - m.free_pages / m.n_pages : 0})`;
@@ -674,7 +677,7 @@ class Stream {
       this.dress(this.spans[i], tokens[i], base + i);
     }
     this.truncate(tokens.length);
-    if (tokens.length > before && tokens.at(-1)[1] === "generated") this.grewAt = t;
+    if (tokens.length > before && /^(generated|forced)$/.test(tokens.at(-1)[1])) this.grewAt = t;
     setText(this.size, count(tokens.length, "token"));
   }
 

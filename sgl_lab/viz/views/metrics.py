@@ -39,6 +39,8 @@ class MetricsPicture(TypedDict):
     computed: int
     """prompt tokens computed"""
     generated: int
+    forced: int
+    """of those, the ones that a constraint left no choice about"""
     evicted: int
     """tokens"""
     n_pages: int
@@ -69,7 +71,7 @@ class MetricsView:
         self._now_ns = 0
         self._busy_ms = 0.0
         self._ended = False
-        self._cached = self._computed = self._generated = self._evicted = 0
+        self._cached = self._computed = self._generated = self._forced = self._evicted = 0
         self._n_pages = self._free_pages = self._forks = self._steps = 0
         self._told: MetricsPicture | None = None
 
@@ -105,7 +107,9 @@ class MetricsView:
             case StepRan() as step:
                 self._step(step)
             case TokensSampled(samples=samples):
-                self._sampled(sum(sample.request in self._requests for sample in samples))
+                mine = [sample for sample in samples if sample.request in self._requests]
+                self._forced += sum(sample.forced for sample in mine)
+                self._sampled(len(mine))
             case NodeEvicted(n_tokens=n_tokens):
                 self._evicted += n_tokens
 
@@ -125,6 +129,7 @@ class MetricsView:
             "cached": self._cached,
             "computed": self._computed,
             "generated": self._generated,
+            "forced": self._forced,
             "evicted": self._evicted,
             "n_pages": self._n_pages,
             "free_pages": self._free_pages,

@@ -30,7 +30,7 @@ from ...contracts.ids import ForkId, RequestId, RunId
 from ..legible import finite, legible
 
 Tok = tuple[str, str, float | None, str, list[tuple[str, float]] | None]
-"""text; text, cached, computed, generated or choice; logprob; role; alternatives, best first"""
+"""text; text, cached, computed, generated, forced or choice; logprob; role; alternatives, best first"""
 
 
 MAX_TEXT = 400
@@ -242,7 +242,7 @@ class TokensView:
         if token.sample is None:
             return (text, token.cls, None, role, None)
         top = [(self._text(other), logprob) for other, logprob in token.sample.top if finite(logprob) is not None]
-        return (text, token.cls, finite(token.sample.logprob), role, top or None)
+        return (text, "forced" if token.sample.forced else token.cls, finite(token.sample.logprob), role, top or None)
 
     def _text(self, token: int) -> str:
         text = self._spell(token)

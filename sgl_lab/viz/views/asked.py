@@ -1,0 +1,57 @@
+"""What the model was asked, and what it answered: the exact tokens of each gen and select of a run.
+
+Read off a record after the run. Knows no tokenizer: ids stay ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ...contracts.events import Entry, ExprFinished, ExprStarted, PrefixMatched, RequestFinished, RequestQueued, Sample, TokensSampled
+from ...contracts.ids import ExprId, ForkId, RequestId
+
+
+@dataclass(slots=True)
+class Asked:
+    """One gen or select. Of several samples, or of a select's choices, the request that carried the prompt."""
+
+    name: str
+    kind: str
+    fork: ForkId
+    request: RequestId
+    prompt: tuple[int, ...]
+    n_hit: int = 0
+    """leading tokens of the prompt that were found in the cache"""
+    samples: list[Sample] = field(default_factory=list)
+    value: str = ""
+    reason: str = ""
+
+
+def asked(entries: Iterable[Entry]) -> tuple[Asked, ...]:
+    """In the order in which they were asked; what has no name goes by its number, from 0."""
+    names: dict[ExprId, tuple[str, str]] = {}
+    by_expr: dict[ExprId, Asked] = {}
+    by_request: dict[RequestId, Asked] = {}
+    n_unnamed = 0
+    for entry in entries:
+        match entry.event:
+            case ExprStarted(expr=expr, kind=kind, name=name):
+                names[expr] = (name or f"#{n_unnamed}", kind)
+                n_unnamed += not name
+            case RequestQueued(request=request, expr=expr, fork=fork) as queued if expr in names and fork is not None:
+                if expr is not None and expr not in by_expr:
+                    name, kind = names[expr]
+                    prompt = queued.prompt if kind == "gen" or queued.reusable is None else queued.prompt[: queued.reusable + 1]
+                    by_expr[expr] = by_request[request] = Asked(name, kind, fork, request, prompt)
+            case PrefixMatched(request=request, n_hit=n_hit) if request in by_request and not by_request[request].samples:
+                by_request[request].n_hit = min(n_hit, len(by_request[request].prompt))
+            case TokensSampled(samples=samples):
+                for sample in samples:
+                    if sample.request in by_request:
+                        by_request[sample.request].samples.append(sample)
+            case RequestFinished(request=request, reason=reason) if request in by_request:
+                by_request[request].reason = reason
+            case ExprFinished(expr=expr, value=value) if expr in by_expr:
+                by_expr[expr].value = value
+    return tuple(by_expr.values())
