@@ -19,7 +19,9 @@ namespace sgl {
 
 constexpr int kBlock = 64;
 constexpr int kChunk = 256;
-constexpr int kTileTokens = 16;   // of one prefill that attend together
+constexpr int kChunkBlocks = kChunk / kBlock;
+constexpr int kTileTokens = 32;   // of one prefill that attend together, at most
+constexpr int kWhole = -1;
 constexpr int kMostQueries = 96;  // of one item: what they keep and the panels fit into the first-level cache
 
 // One layer's store: [slots][kv_heads][head_dim].
@@ -42,11 +44,11 @@ struct Tile {
   const int32_t* pages;
   int token, n, start;
   int n_shared;  // leading blocks whose pages are those of the tile before, complete in both
-  int partial;   // where the states of its chunks begin, if it is split
+  int partial;   // its chunks are items of their own, whose states begin here; or kWhole
 
   int end() const { return start + n; }
   int n_chunks() const { return (end() + kChunk - 1) / kChunk; }
-  bool is_split() const { return n == 1 && n_chunks() > 1; }  // its chunks are items of their own
+  bool is_split() const { return partial != kWhole; }
 };
 
 // Work of one thread, for one KV head: chunks [first_chunk, last_chunk) of tiles [begin, end).
@@ -57,7 +59,7 @@ struct Item {
 struct AttentionPlan {
   std::vector<Tile> tiles;
   std::vector<Item> items;
-  std::vector<int> split;  // tiles
+  std::vector<std::pair<int, int>> split;  // tile, its token
   int n_partials = 0;
 
   // rows: one tile each, however long
@@ -73,28 +75,36 @@ struct AttentionPlan {
     split.clear();
     n_partials = 0;
     std::vector<int> singles;
+    int n_long = 0;  // tiles of several tokens: a lone one would occupy few of a team
+    for (const Tile& row : rows) n_long += row.n > 1 ? n_tiles(row) : 0;
     for (const Tile& row : rows)
-      for (int done = 0; done < row.n; done += kTileTokens) {
-        Tile tile{row.pages, row.token + done, std::min(kTileTokens, row.n - done), row.start + done, 0, 0};
-        if (!tiles.empty()) tile.n_shared = n_shared(tiles.back(), tile, shape.page_size);
-        if (tile.n == 1) singles.push_back(static_cast<int>(tiles.size()));
-        if (tile.is_split()) {
-          split.push_back(static_cast<int>(tiles.size()));
+      for (int done = 0, left = n_tiles(row); left > 0; --left) {
+        const int n = (row.n - done + left - 1) / left;
+        Tile tile{row.pages, row.token + done, n, row.start + done, 0, kWhole};
+        done += n;
+        const int t = static_cast<int>(tiles.size());
+        if (t > 0) tile.n_shared = n_shared(tiles.back(), tile, shape.page_size);
+        if (tile.n == 1) singles.push_back(t);
+        if (tile.n_chunks() > 1 && (tile.n == 1 || n_long == 1)) {
+          for (int i = 0; i < tile.n; ++i) split.push_back({t, i});
           tile.partial = n_partials;
-          n_partials += tile.n_chunks();
+          n_partials += tile.n_chunks() * tile.n;
         }
         tiles.push_back(tile);
       }
     // The longest first: what is left to the end is small.
-    for (int t = static_cast<int>(tiles.size()) - 1; t >= 0; --t)
-      if (tiles[t].n > 1) items.push_back({t, t + 1, 0, tiles[t].n_chunks()});
+    for (int t = static_cast<int>(tiles.size()) - 1; t >= 0; --t) {
+      if (tiles[t].n == 1) continue;
+      const int step = tiles[t].is_split() ? 1 : tiles[t].n_chunks();
+      for (int chunk = 0; chunk < tiles[t].n_chunks(); chunk += step) items.push_back({t, t + 1, chunk, chunk + step});
+    }
     int longest = 0;
     for (int t : singles) longest = std::max(longest, tiles[t].n_chunks());
     for (int chunk = 0; chunk < longest; ++chunk) {
       Item* open = nullptr;
       for (int t : singles) {
         if (tiles[t].n_chunks() <= chunk) continue;
-        const bool joins = open && open->end == t && tiles[t].n_shared > chunk * (kChunk / kBlock) && (t - open->begin) * shape.group() < kMostQueries - shape.group();
+        const bool joins = open && open->end == t && tiles[t].n_shared > chunk * kChunkBlocks && (t - open->begin) * shape.group() < kMostQueries - shape.group();
         if (joins) {
           open->end = t + 1;
         } else {
@@ -104,6 +114,9 @@ struct AttentionPlan {
       }
     }
   }
+
+  // Two of what would be one and a large one: threads share it for less than the states of its chunks cost.
+  static int n_tiles(const Tile& row) { return std::max(row.n > kTileTokens / 2 ? 2 : 1, (row.n + kTileTokens - 1) / kTileTokens); }
 
   static int n_shared(const Tile& a, const Tile& b, int page_size) {
     const int n_keys = std::min(a.start, b.start) / kBlock * kBlock;
@@ -136,8 +149,15 @@ inline void transpose_16x16(__m512i (&rows)[16]) {
   for (int i = 0; i < 16; ++i) rows[i] = t[i];
 }
 
+// A block of keys, and the queries [query, query + n) of an item that read it.
+struct Read {
+  const Tile* tile;
+  int block, query, n;
+};
+
 // What one thread needs while it attends.
 struct Scratch {
+  std::vector<Read> reads;                  // of the item, in order
   std::vector<bf16> queries, keys, values;  // of the item; panels of the block
   std::vector<int> position;                // of each query
   std::vector<float> states, totals;  // of each query: of the chunk, and of all chunks so far
@@ -150,12 +170,24 @@ class Attention {
   Attention(const AttentionPlan& plan, const Shape& shape, const Pages& pages, const bf16* queries, Activations& out, float* partials, Scratch& scratch)
       : plan_(plan), shape_(shape), pages_(pages), queries_(queries), out_(out), partials_(partials), scratch_(scratch) {}
 
-  void run(const Item& item, int kv_head) {
-    const int stride = shape_.partial(), first_head = kv_head * shape_.group();
+  int n_pieces() const { return static_cast<int>(plan_.items.size()) * shape_.n_kv_heads; }
+
+  // One KV head of one item.
+  void run(int piece) {
+    const Item& item = plan_.items[piece / shape_.n_kv_heads];
+    const int kv_head = piece % shape_.n_kv_heads, stride = shape_.partial(), first_head = kv_head * shape_.group();
     begin(item, kv_head);
+    Places now = places(*scratch_.reads[0].tile, kv_head, scratch_.reads[0].block);
+    auto read = scratch_.reads.cbegin();
     for (int chunk = item.first_chunk; chunk < item.last_chunk; ++chunk) {
       clear(scratch_.states);
-      for (int block = 0; block < kChunk / kBlock; ++block) attend(item, kv_head, chunk * (kChunk / kBlock) + block);
+      for (; read != scratch_.reads.cend() && read->block < (chunk + 1) * kChunkBlocks; ++read) {
+        const Places next = read + 1 == scratch_.reads.cend() ? first_places(piece + 1) : places(*read[1].tile, kv_head, read[1].block);
+        gather(now, next);
+        for (int done = 0; done < read->n; done += 6)
+          with_rows(std::min(6, read->n - done), [&]<int R>() { update<R>(read->query + done, read->block * kBlock, now.n); });
+        now = next;
+      }
       for (int q = 0; q < n_queries_; ++q) merge(&scratch_.totals[q * stride], &scratch_.states[q * stride]);
     }
     int q = 0;
@@ -163,28 +195,28 @@ class Attention {
       const Tile& tile = plan_.tiles[t];
       for (int i = 0; i < tile.n; ++i)
         for (int h = 0; h < shape_.group(); ++h, ++q)
-          if (tile.is_split()) std::memcpy(partial(tile, item.first_chunk, first_head + h), &scratch_.states[q * stride], stride * sizeof(float));
+          if (tile.is_split()) std::memcpy(partial(tile, item.first_chunk, i, first_head + h), &scratch_.states[q * stride], stride * sizeof(float));
           else write(&scratch_.totals[q * stride], tile.token + i, first_head + h);
     }
   }
 
-  // A split tile: the chunks of each head become its output.
-  void finish(const Tile& tile) {
+  // A token of a split tile: the chunks of each head become its output.
+  void finish(const Tile& tile, int i) {
     std::vector<float>& total = scratch_.totals;
     n_queries_ = 1;
     grow(total, shape_.partial());
     for (int head = 0; head < shape_.n_heads; ++head) {
       clear(total);
-      for (int chunk = 0; chunk < tile.n_chunks(); ++chunk) merge(total.data(), partial(tile, chunk, head));
-      write(total.data(), tile.token, head);
+      for (int chunk = 0; chunk < tile.n_chunks(); ++chunk) merge(total.data(), partial(tile, chunk, i, head));
+      write(total.data(), tile.token + i, head);
     }
   }
 
  private:
   static constexpr float kLowest = -1e30f;  // finite: the difference of two of them must not be NaN
 
-  float* partial(const Tile& tile, int chunk, int head) {
-    return partials_ + ((static_cast<size_t>(tile.partial) + chunk) * shape_.n_heads + head) * shape_.partial();
+  float* partial(const Tile& tile, int chunk, int i, int head) {
+    return partials_ + ((static_cast<size_t>(tile.partial) + chunk * tile.n + i) * shape_.n_heads + head) * shape_.partial();
   }
 
   void begin(const Item& item, int kv_head) {
@@ -206,6 +238,7 @@ class Attention {
           std::memcpy(&scratch_.queries[q * dim], queries_ + place * dim, dim * sizeof(bf16));
         }
     clear(scratch_.totals);
+    list(item);
   }
 
   void clear(std::vector<float>& states) {
@@ -213,44 +246,54 @@ class Attention {
     for (int q = 0; q < n_queries_; ++q) states[q * shape_.partial() + shape_.width() + kLanes] = kLowest;
   }
 
-  // All queries of the item to one block: those that share it, together.
-  void attend(const Item& item, int kv_head, int block) {
-    int q = 0;
-    for (int t = item.begin; t < item.end;) {
-      const Tile& tile = plan_.tiles[t];
-      int n = tile.n * shape_.group();
-      for (++t; t < item.end && plan_.tiles[t].n_shared > block; ++t) n += plan_.tiles[t].n * shape_.group();
-      const int n_keys = std::min(kBlock, tile.end() - block * kBlock);
-      if (n_keys > 0) {
-        gather(tile, kv_head, block * kBlock, n_keys);
-        for (int done = 0; done < n; done += 6)
-          with_rows(std::min(6, n - done), [&]<int R>() {
-            update<R>(q + done, block * kBlock, n_keys);
-          });
+  // What the item reads; those that share a block read it together.
+  void list(const Item& item) {
+    scratch_.reads.clear();
+    for (int block = item.first_chunk * kChunkBlocks; block < item.last_chunk * kChunkBlocks; ++block)
+      for (int t = item.begin, q = 0; t < item.end;) {
+        const Tile& tile = plan_.tiles[t];
+        int n = tile.n * shape_.group();
+        for (++t; t < item.end && plan_.tiles[t].n_shared > block; ++t) n += plan_.tiles[t].n * shape_.group();
+        if (block * kBlock < tile.end()) scratch_.reads.push_back({&tile, block, q, n});
+        q += n;
       }
-      q += n;
-    }
   }
 
-  // Keys as [dim / 2][64][2], values as [32][width][2]; zeros where there are none.
-  void gather(const Tile& tile, int kv_head, int first, int n_keys) {
-    const int dim = shape_.head_dim;
-    const bf16 *keys[kBlock], *values[kBlock];
+  // Where the keys of a block lie, and its values likewise.
+  struct Places {
+    int n = 0;
+    size_t at[kBlock];
+  };
+
+  Places places(const Tile& tile, int kv_head, int block) const {
+    const int first = block * kBlock;
+    Places found;
+    found.n = std::min(kBlock, tile.end() - first);
     const int32_t* page = tile.pages + first / shape_.page_size;
-    for (int i = 0, at = first % shape_.page_size; i < n_keys; ++i) {
-      const size_t place = ((static_cast<size_t>(*page) * shape_.page_size + at) * shape_.n_kv_heads + kv_head) * dim;
-      keys[i] = pages_.keys + place;
-      values[i] = pages_.values + place;
-      // Slots follow each other in no order that the hardware could foresee.
-      for (int d = 0; d < dim; d += 32) _mm_prefetch(keys[i] + d, _MM_HINT_T0);
+    for (int i = 0, at = first % shape_.page_size; i < found.n; ++i) {
+      found.at[i] = ((static_cast<size_t>(*page) * shape_.page_size + at) * shape_.n_kv_heads + kv_head) * shape_.head_dim;
       if (++at == shape_.page_size) at = 0, ++page;
     }
-    for (int i = 0; i < n_keys; ++i)
-      for (int d = 0; d < dim; d += 32) _mm_prefetch(values[i] + d, _MM_HINT_T0);
+    return found;
+  }
+
+  // Of the first block of a piece, if there is one.
+  Places first_places(int piece) const {
+    if (piece == n_pieces()) return {};
+    const Item& item = plan_.items[piece / shape_.n_kv_heads];
+    return places(plan_.tiles[item.begin], piece % shape_.n_kv_heads, item.first_chunk * kChunkBlocks);
+  }
+
+  // Keys as [dim / 2][64][2], values as [32][width][2]; zeros where there are none. Slots follow each other in no order that the
+  // hardware could foresee: memory works on the next block meanwhile.
+  void gather(const Places& now, const Places& next) {
+    const int dim = shape_.head_dim, n_keys = now.n;
     for (int i = 0; i < kBlock; i += kLanes)
       for (int d = 0; d < dim; d += 32) {
         __m512i rows[16];
-        for (int r = 0; r < kLanes; ++r) rows[r] = i + r < n_keys ? _mm512_loadu_si512(keys[i + r] + d) : _mm512_setzero_si512();
+        for (int r = 0; r < kLanes; ++r) rows[r] = i + r < n_keys ? _mm512_loadu_si512(pages_.keys + now.at[i + r] + d) : _mm512_setzero_si512();
+        for (int r = 0; r < kLanes; ++r)
+          if (i + r < next.n) _mm_prefetch(pages_.keys + next.at[i + r] + d, _MM_HINT_T0);
         transpose_16x16(rows);
         for (int r = 0; r < kLanes; ++r) _mm512_storeu_si512(&scratch_.keys[(d / 2 + r) * 2 * kBlock + i * 2], rows[r]);
       }
@@ -258,8 +301,10 @@ class Attention {
     for (int i = 0; i < n_keys; i += 2)
       for (int d = 0; d < shape_.width(); d += 32) {
         const __m512i zero = _mm512_setzero_si512();
-        const __m512i a = d < dim ? _mm512_loadu_si512(values[i] + d) : zero;
-        const __m512i b = d < dim && i + 1 < n_keys ? _mm512_loadu_si512(values[i + 1] + d) : zero;
+        const __m512i a = d < dim ? _mm512_loadu_si512(pages_.values + now.at[i] + d) : zero;
+        const __m512i b = d < dim && i + 1 < n_keys ? _mm512_loadu_si512(pages_.values + now.at[i + 1] + d) : zero;
+        for (int j = i; j < i + 2; ++j)
+          if (j < next.n) _mm_prefetch(pages_.values + next.at[j] + d, _MM_HINT_T0);
         _mm512_storeu_si512(value_pair(i / 2, d), _mm512_permutex2var_epi16(a, low, b));
         _mm512_storeu_si512(value_pair(i / 2, d) + 32, _mm512_permutex2var_epi16(a, high, b));
       }
@@ -356,12 +401,11 @@ class Attention {
   int n_queries_ = 0;
 };
 
-// Two phases: all items, then the tiles whose chunks have to be merged.
+// Two phases: all items, then the tokens whose chunks have to be merged.
 inline void attend(Member& me, Attention mine) {
   const AttentionPlan& plan = mine.plan_;
-  const int n_heads = mine.shape_.n_kv_heads;
-  me.share(static_cast<int>(plan.items.size()) * n_heads, 1, [&](int i) { mine.run(plan.items[i / n_heads], i % n_heads); });
-  me.share(static_cast<int>(plan.split.size()), 1, [&](int i) { mine.finish(plan.tiles[plan.split[i]]); });
+  me.share(mine.n_pieces(), 1, [&](int i) { mine.run(i); }, !plan.tiles[plan.items[0].begin].is_split());
+  me.share(static_cast<int>(plan.split.size()), 1, [&](int i) { mine.finish(plan.tiles[plan.split[i].first], plan.split[i].second); });
 }
 
 }  // namespace sgl

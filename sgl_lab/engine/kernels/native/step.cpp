@@ -43,7 +43,7 @@ struct Rows {
 inline std::vector<Tile> tiles_of(const Rows& rows) {
   std::vector<Tile> tiles;
   for (int i = 0; i < rows.n_rows; ++i)
-    tiles.push_back({rows.pages[i], rows.offsets[i], rows.offsets[i + 1] - rows.offsets[i], rows.starts[i], 0, 0});
+    tiles.push_back({rows.pages[i], rows.offsets[i], rows.offsets[i + 1] - rows.offsets[i], rows.starts[i], 0, kWhole});
   return tiles;
 }
 

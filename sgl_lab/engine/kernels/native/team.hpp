@@ -28,9 +28,10 @@ class Member {
   int team_size() const;
 
   // One phase: f(i) for all i < n, all done on return. Every member makes the same calls. Dealt out in runs, which memory likes
-  // long and the end of a phase short: each a share of what is left, no less than `grain`.
+  // long and the end of a phase short: each a share of what is left, no less than `grain`. Where pieces are few, long and unlike
+  // each other they are dealt out one by one.
   template <class F>
-  void share(int n, int grain, F f);
+  void share(int n, int grain, F f, bool one_by_one = false);
 
  private:
   friend class Team;
@@ -126,7 +127,7 @@ class Team {
 inline int Member::team_size() const { return team_.size(); }
 
 template <class F>
-void Member::share(int n, int grain, F f) {
+void Member::share(int n, int grain, F f, bool one_by_one) {
   if (n <= 0) return;
   const uint32_t phase = phase_++;
   const uint64_t high = static_cast<uint64_t>(phase) << 32;
@@ -134,7 +135,7 @@ void Member::share(int n, int grain, F f) {
     if (next >> 32 != phase) return;  // closed before we came
     const int first = static_cast<int>(next & 0xffffffff);
     if (first >= n) break;
-    const int last = std::min(n, first + std::max(grain, (n - first) / (2 * team_.size())));
+    const int last = one_by_one ? first + 1 : std::min(n, first + std::max(grain, (n - first) / (2 * team_.size())));
     if (!team_.next_.compare_exchange_weak(next, high + static_cast<uint32_t>(last), std::memory_order_acq_rel)) continue;
     for (int i = first; i < last; ++i) f(i);
     if (team_.done_.fetch_add(last - first, std::memory_order_acq_rel) + last - first == n) {
