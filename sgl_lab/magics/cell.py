@@ -50,14 +50,14 @@ def run_cell(shell: Any, desk: Desk, line: str, body: str) -> Any:
     except SyntaxError as error:
         raise as_cell_syntax_error(shell, error) from None
     with desk.interrupts.watched(filename):
-        result = _run(shell, desk, options, code, source)
+        result = _run(shell, desk, options, code, source, head)
     if options.capture is not None:
         shell.user_ns[options.capture] = result
         return None
     return None if bodies.is_silenced(body) else result
 
 
-def _run(shell: Any, desk: Desk, options: CellOptions, code: CodeType, source: str) -> Any:
+def _run(shell: Any, desk: Desk, options: CellOptions, code: CodeType, source: str, head: str) -> Any:
     place = Place(shell)
     with loading(place) as report:
         lab = desk.ready_lab(report)
@@ -73,12 +73,14 @@ def _run(shell: Any, desk: Desk, options: CellOptions, code: CodeType, source: s
             }
         )
     )
-    with lab.record("cell", source) as record, CellView(shell, place, lab, record, options.views, desk.interrupts.request):
+    recording = lab.record(f"In[{shell.execution_count}]", f"{head}\n{source}")
+    with recording as record, CellView(shell, place, lab, record, options.views, desk.interrupts.request):
         desk.last = record
         backend = lab.deterministic_backend if options.deterministic else lab.backend
         state = start(backend, lab.emit, record.run, defaults, check=desk.interrupts.check)
         if options.out is not None:
             shell.user_ns[options.out] = state
+            desk.names[options.out] = record.run
         words = surface.bound(state)
         _tell_hidden(shell, source, words)
         names = {**shell.user_ns, **words, bodies.APPEND: _append, bodies.STATE: state}

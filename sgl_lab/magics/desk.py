@@ -1,4 +1,4 @@
-"""What the magics of one shell share: the lab, the interrupts of the cell that runs, the run that was seen last.
+"""What the magics of one shell share: the lab, the interrupts of the cell that runs, the runs and what they are called.
 
 A model is loaded on a thread of its own while the cell's thread waits in slices: an interrupt ends
 the waiting, not the loading, and the next cell finds the lab ready or nearly so.
@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from ..contracts.errors import Stopped
 from .interrupts import Interrupts
+from .options import OptionError, nearest
 
 if TYPE_CHECKING:
+    from ..contracts.ids import RunId
     from ..session import Lab
     from ..trace import Record
 
@@ -27,7 +29,48 @@ class Desk:
         self.last: Record | None = None
         """the run that was seen last"""
         self.interrupts = Interrupts()
+        self.names: dict[str, RunId] = {}
+        """of runs: what -o called their state"""
+        self.replayed: dict[str, Record] = {}
+        """runs that were read from files, by the files' names"""
         self._has_told = False
+
+    def runs(self) -> list[Record]:
+        """Those of this session that are still kept, oldest first; runs that were read from files are not among them."""
+        from ..labs import LABS
+
+        labs = [lab for lab in (LABS.current, *LABS.parked) if lab is not None]
+        kept = {record.run: record for lab in labs for record in tuple(lab.records)}
+        return [kept[run] for run in sorted(kept)]
+
+    def run(self, word: str | None = None) -> Record:
+        """The run that was seen last, or the one that `word` names.
+
+        -1 is the last one, -2 the one before; a number is that of the cell (`In[5]` is 5); else a name given with -o, the
+        title of a recording or the name of a file that was replayed.
+        """
+        runs = self.runs()
+        if word is None:
+            if self.last is None:
+                raise OptionError("nothing has run yet", hint="run a %%sgl cell first")
+            return self.last
+        found: Record | None
+        if word.startswith("-"):
+            found = runs[int(word)] if 0 < -int(word) <= len(runs) else None
+        else:
+            wanted = (self.names.get(word), word, f"In[{word}]")
+            found = self.replayed.get(word) or next((record for record in reversed(runs) if {record.run, record.title} & {*wanted}), None)
+        if found is None:
+            raise self._unknown(word, runs)
+        return found
+
+    def _unknown(self, word: str, runs: list[Record]) -> OptionError:
+        kept = {record.run for record in runs}
+        numbers = [record.title.removeprefix("In[").removesuffix("]") for record in runs]
+        names = [*(name for name, run in self.names.items() if run in kept), *self.replayed]
+        if not runs and not names:
+            return OptionError(f"there is no run {word!r}", hint="run a %%sgl cell first")
+        return nearest(word, dict.fromkeys([*numbers, *names]), "run")
 
     def ready_lab(self, report: Report, model: str | None = None) -> Lab:
         """The default lab, loaded if need be; with `model`, a lab of that model takes its place. ModelError, Stopped."""

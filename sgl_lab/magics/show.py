@@ -88,8 +88,7 @@ class Folded:
     """The four views of one run, folded from its record."""
 
     def __init__(self, record: Record, spell: Callable[[int], str] | None = None) -> None:
-        spelling = record.vocab.get
-        say = spell or (lambda token: spelling(token) or f"<{token}>")
+        say = spell or record.spell
         self.tokens = TokensView(say, record.run)
         self.tree = TreeView(say)
         self.lanes = LanesView(record.run)

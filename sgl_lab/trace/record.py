@@ -13,8 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.errors import ModelDamaged, SglError
-from ..contracts.events import Entry, NodeInserted, RequestQueued, StreamExtended, TokensSampled, from_dict, to_dict
-from ..contracts.ids import RunId
+from ..contracts.events import (
+    CellStarted,
+    Entry,
+    NodeInserted,
+    NodeSplit,
+    PrefixMatched,
+    RequestQueued,
+    StreamExtended,
+    TokensSampled,
+    from_dict,
+    to_dict,
+)
+from ..contracts.ids import Namespace, RunId
 from ..contracts.tree import TreeNode, TreeSnapshot
 
 FORMAT = "sgl_lab.record/1"
@@ -39,6 +50,41 @@ class Record:
         """An estimate of its size in memory, tree and spellings included."""
         snapshot = sum(200 + 40 * len(node.tokens) for node in self.snapshot.nodes)
         return self._entry_bytes + snapshot + sum(150 + len(text) for text in self.vocab.values())
+
+    @property
+    def title(self) -> str:
+        """What the run was called when it began, such as `In[5]`."""
+        return self._began.title
+
+    @property
+    def source(self) -> str:
+        """The cell, as it was typed."""
+        return self._began.source
+
+    @property
+    def _began(self) -> CellStarted:
+        said = (entry.event for entry in self.entries)
+        return next((e for e in said if isinstance(e, CellStarted) and e.run == self.run), CellStarted(self.run, f"run {self.run}", ""))
+
+    @property
+    def namespace(self) -> Namespace | None:
+        """Where in the tree its first request looked; None if there was none."""
+        of = {node.node: node.namespace for node in self.snapshot.nodes}
+        for entry in self.entries:
+            match entry.event:
+                case NodeInserted(node=node, namespace=namespace):
+                    of[node] = namespace
+                case NodeSplit(node=node, upper=upper):
+                    of[upper] = of[node]
+                case PrefixMatched(node=node) if node in of:
+                    return of[node]
+                case _:
+                    pass
+        return None
+
+    def spell(self, token: int) -> str:
+        """The text of a token that occurs, once the run has ended; `<id>` before that."""
+        return self.vocab.get(token) or f"<{token}>"
 
     def begin(self, snapshot: TreeSnapshot) -> None:
         """The tree that the entries change; those that are in it already are dropped."""

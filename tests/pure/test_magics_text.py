@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from sgl_lab.magics.body import APPEND, RESULT, STATE, compile_cell, compile_function, is_silenced, leading_blank_lines
+from sgl_lab.magics.commands.command import Command, Words
 from sgl_lab.magics.complete import words_for
+from sgl_lab.magics.line import COMMANDS as COMMANDS_OF_LINE
+from sgl_lab.magics.line import line_help, words
 from sgl_lab.magics.options import VIEWS, CellOptions, OptionError, cell_help, parse_cell
 
 
@@ -230,3 +235,37 @@ def test_completion_stays_out_of_other_code(text: str) -> None:
 def test_where_a_value_stands_nothing_else_is_offered(text: str) -> None:
     _, words, alone = words_for(text, COMMANDS, ("gen", "select"))
     assert (words, alone) == ((), True)
+
+
+def words_of(line: str) -> Words:
+    name, *rest = line.split()
+    return Command(lambda *_: None, "", 2, {"--text": "", "--tokens": "SIZES"}).read(name, rest)
+
+
+def test_names_options_and_values_of_a_command_are_told_apart() -> None:
+    assert words_of("diff -2 4 --text") == Words(("-2", "4"), {"--text": ""})
+    assert words_of("whatif --tokens 64..128").options == words_of("whatif --tokens=64..128").options == {"--tokens": "64..128"}
+    assert (words_of("why 3").name(), words_of("why 3").name(1)) == ("3", None)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("diff a b c", "takes 2 names"),
+        ("diff --txt", "did you mean '--text'?"),
+        ("diff --tokens", "--tokens needs a value: SIZES"),
+        ("diff --text=1", "--text takes no value"),
+    ],
+)
+def test_a_command_refuses_what_it_does_not_know_in_one_line(line: str, message: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        words_of(line)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_command_is_in_the_help_and_is_completed() -> None:
+    assert words_for("%sgl ", words(), ())[1] == tuple(COMMANDS_OF_LINE)
+    for name, command in COMMANDS_OF_LINE.items():
+        assert re.search(rf"^  {name} +{re.escape(command.help)}$", line_help(), re.MULTILINE)
+        assert set(command.options) <= set(words_for(f"%sgl {name} ", words(), ())[1]) or name == "model"

@@ -1,0 +1,86 @@
+"""What a `%sgl` command is, how its words are read, and the parts that several of them share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ...viz.draw import html
+from ...viz.draw.escape import Markup
+from ..desk import Desk
+from ..options import OptionError, nearest
+from ..show import Place, in_kernel, loading
+
+if TYPE_CHECKING:
+    from ...session import Lab
+
+_RELATIVE = re.compile(r"-\d+")
+"""-1 is a run, not an option"""
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What stands after a command: its names, and its options with their values (empty for those that take none)."""
+
+    names: tuple[str, ...]
+    options: Mapping[str, str]
+
+    def name(self, n: int = 0) -> str | None:
+        return self.names[n] if len(self.names) > n else None
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """`names` says how many names may follow; `options` what each option's value is, empty where the flag says it all."""
+
+    action: Callable[[Any, Desk, Words], None]
+    help: str
+    names: int = 0
+    options: Mapping[str, str] = field(default_factory=dict)
+    values: tuple[str, ...] = ()
+    """words to complete"""
+
+    def read(self, name: str, words: Iterable[str]) -> Words:
+        """Sort the words. OptionError with the nearest right one."""
+        names: list[str] = []
+        options: dict[str, str] = {}
+        rest = iter(words)
+        for word in rest:
+            if not word.startswith("-") or _RELATIVE.fullmatch(word):
+                names.append(word)
+                continue
+            flag, equals, value = word.partition("=")
+            if flag not in self.options:
+                raise nearest(flag, self.options, "option") if self.options else OptionError(f"%sgl {name} takes no options, not {word!r}")
+            wanted = self.options[flag]
+            if not wanted and equals:
+                raise OptionError(f"{flag} takes no value, not {value!r}", hint=f"write {flag} alone")
+            options[flag] = value if equals or not wanted else next(rest, "")
+            if wanted and not options[flag]:
+                raise OptionError(f"{flag} needs a value: {wanted}")
+        if len(names) > self.names:
+            if self.names == 0:
+                raise OptionError(f"%sgl {name} takes nothing more, not {names[0]!r}")
+            most = "one name" if self.names == 1 else f"{self.names} names"
+            raise OptionError(f"%sgl {name} takes {most}", hint="a path with spaces goes into quotes")
+        return Words(tuple(names), options)
+
+
+def ready_lab(shell: Any, desk: Desk, model: str | None = None) -> Lab:
+    with loading(Place(shell)) as report:
+        return desk.ready_lab(report, model)
+
+
+def picture(shell: Any, words: Words, drawn: Markup, plain: str, counts: dict[str, int]) -> None:
+    """The picture with its text twin, or with --text the twin alone."""
+    show(shell, words, html.picture(drawn, plain.split("\n", 1)[0]), plain, counts)
+
+
+def show(shell: Any, words: Words, page: Markup, plain: str, counts: Mapping[str, int]) -> None:
+    """A page with its text twin, or with --text the twin alone."""
+    if "--text" in words.options or not in_kernel(shell):
+        print(plain)
+    else:
+        Place(shell).show({"text/html": page.source, "text/plain": plain}, {"sgl_lab": {"counts": dict(counts)}})

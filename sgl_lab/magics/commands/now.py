@@ -1,0 +1,64 @@
+"""What is now: the engine's counts, the radix tree, what runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...viz.draw import html, stats, svg, text
+from ...viz.draw.numbers import counted
+from ..desk import Desk
+from ..show import tree_counts, tree_of
+from .command import Command, Words, picture, ready_lab, show
+
+
+def _status(shell: Any, desk: Desk, words: Words) -> None:
+    lab = ready_lab(shell, desk)
+    found, card = lab.stats(), lab.card
+    used = found["pages_total"] - found["pages_free"]
+    nodes = lab.snapshot().nodes
+    counts = _token_counts(found)
+    counts |= {"nodes": len(nodes), "tree_tokens": sum(len(node.tokens) for node in nodes)}
+    share = f"{found['hit_rate']:.1%}  ({found['cached_tokens']:,} of {found['prompt_tokens']:,} prompt tokens came from the tree)"
+    rows = [
+        ("model", f"{card.name} · {card.device} · {card.dtype}"),
+        ("hit rate", share),
+        ("computed", f"{found['computed_tokens']:,} tokens, generated {found['generated_tokens']:,}, in {found['steps']:,} steps"),
+        ("radix tree", f"{counts['nodes']:,} nodes, {counts['tree_tokens']:,} tokens, {found['evicted_tokens']:,} evicted"),
+        ("cache", f"{used:,} of {found['pages_total']:,} pages in use"),
+        ("requests", f"{found['requests_running']} running, {found['requests_waiting']} waiting"),
+    ]
+    show(shell, words, html.table(rows), "\n".join(f"{name:<12}{value}" for name, value in rows), counts)
+
+
+def _stats(shell: Any, desk: Desk, words: Words) -> None:
+    lab = ready_lab(shell, desk)
+    found, title = lab.stats(), f"{lab.card.name} · {lab.card.device} · {lab.card.dtype}"
+    show(shell, words, stats.html(title, found), stats.text(title, found), _token_counts(found))
+
+
+def _token_counts(found: Mapping[str, int]) -> dict[str, int]:
+    """What comes out the same whenever a program is run again; how much is guessed in vain depends on who ran beside whom."""
+    counts = {name: found[name] for name in ("prompt_tokens", "cached_tokens", "generated_tokens", "evicted_tokens")}
+    return counts | {"computed_tokens": found["computed_tokens"] - found["rejected_tokens"]}
+
+
+def _tree(shell: Any, desk: Desk, words: Words) -> None:
+    lab = ready_lab(shell, desk)
+    nodes = tree_of(lab.snapshot(), lab.spell).full()
+    picture(shell, words, svg.tree(nodes), text.tree(nodes), tree_counts(nodes))
+
+
+def _stop(shell: Any, desk: Desk, words: Words) -> None:
+    from ...labs import LABS
+
+    n_stopped = LABS.stop()
+    print(f"stopped {counted(n_stopped, 'request')}" if n_stopped else "nothing is running")
+
+
+COMMANDS = {
+    "status": Command(_status, "hit rate, tokens, tree, pages"),
+    "stats": Command(_stats, "all that the engine counts: tokens, cache, requests, steps, and where the time went"),
+    "tree": Command(_tree, "[--text]   the radix tree as it is now", options={"--text": ""}),
+    "stop": Command(_stop, "abort every request, also of programs that stream"),
+}
