@@ -3,7 +3,7 @@
 Only expression statements change: `user("hi")` becomes `__sgl_append__(__sgl_state__, user("hi"))`, which
 appends SGL expressions and passes everything else through. The state has a name of its own there, so that a
 body may use `s` for something else. Bodies of nested functions and classes stay as they are. Line numbers
-are those of the cell, so that errors show the user's own line.
+are those of the cell, so that errors show the user's own line. A body that awaits becomes a coroutine.
 """
 
 from __future__ import annotations
@@ -53,13 +53,15 @@ def leading_blank_lines(body: str) -> str:
 
 def parse_body(source: str, filename: str) -> ast.Module:
     """Parse the body as it stands below the magic's line: line 2 of the cell is line 2 here. SyntaxError as Python raises it."""
-    module = ast.parse("\n" + source, filename)
-    for node in _own_nodes(module):
-        if isinstance(node, ast.Await | ast.AsyncFor | ast.AsyncWith):
-            message = 'await is not supported in a body by this version: plain calls such as s["answer"] wait by themselves'
-            text = source.split("\n")[node.lineno - 2]
-            raise SyntaxError(message, (filename, node.lineno, node.col_offset + 1, text, node.end_lineno, (node.end_col_offset or 0) + 1))
-    return module
+    return ast.parse("\n" + source, filename)
+
+
+def _awaits(module: ast.Module) -> bool:
+    """Whether the body itself awaits, not only functions in it."""
+    return any(
+        isinstance(node, ast.Await | ast.AsyncFor | ast.AsyncWith) or (isinstance(node, ast.comprehension) and node.is_async)
+        for node in _own_nodes(module)
+    )
 
 
 def _own_nodes(node: ast.AST) -> Iterator[ast.AST]:
@@ -71,13 +73,18 @@ def _own_nodes(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def compile_cell(source: str, filename: str) -> CodeType:
-    """Code to run once: SGL expressions go to `__sgl_append__`, the last expression's value to `__sgl_result__`."""
+    """Code to run once: SGL expressions go to `__sgl_append__`, the last expression's value to `__sgl_result__`.
+
+    Evaluating it gives a coroutine if the body awaits, None otherwise.
+    """
     module = parse_body(source, filename)
     last = _last_value(module.body)
     _Appends().visit(module)
     if last is not None:
         module.body[-1] = ast.copy_location(ast.Assign([ast.Name(RESULT, ast.Store())], _append(last)), module.body[-1])
-    return compile(ast.fix_missing_locations(module), filename, "exec", dont_inherit=True)
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    code: CodeType = compile(ast.fix_missing_locations(module), filename, "exec", flags, dont_inherit=True)
+    return code
 
 
 def compile_function(source: str, filename: str, signature: str, names: dict[str, str]) -> tuple[str, CodeType]:
@@ -85,6 +92,7 @@ def compile_function(source: str, filename: str, signature: str, names: dict[str
 
     `names` maps each language name to the expression it stands for (`fork` -> `s.fork`); those that the body
     reads and does not make its own become the function's first statements. The last expression is the result.
+    A body that awaits makes it an `async def`.
     """
     try:
         head = ast.parse(f"def {signature}: pass").body[0]
@@ -105,6 +113,8 @@ def compile_function(source: str, filename: str, signature: str, names: dict[str
     _Appends().visit(module)
     if last is not None:
         statements[-1] = ast.copy_location(ast.Return(_append(last)), statements[-1])
+    if _awaits(module):
+        head = ast.AsyncFunctionDef(**dict(ast.iter_fields(head)))
     head.body = statements or [ast.Pass()]
     module.body = [head]
     ast.fix_missing_locations(module)

@@ -1,12 +1,14 @@
 """Running one `%%sgl` cell: options, body, program, view, results.
 
 The body runs on the cell's own thread, waiting in slices, so that print, pdb, tracebacks and an
-interrupt stay what they are everywhere else in the notebook.
+interrupt stay what they are everywhere else in the notebook. One that awaits has a loop of its own there;
+the kernel's stands still meanwhile, as it does for any cell that computes.
 """
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from textwrap import indent
 from types import CodeType
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ from ..contracts.params import SamplingParams
 from ..lang import surface
 from ..lang.interpreter import start
 from ..lang.ir import Expr
+from ..lang.loop import drive
 from ..lang.program import SglFunction
 from ..lang.sampling import given
 from . import body as bodies
@@ -84,15 +87,17 @@ def _run(shell: Any, desk: Desk, options: CellOptions, code: CodeType, source: s
         words = surface.bound(state)
         _tell_hidden(shell, source, words)
         names = {**shell.user_ns, **words, bodies.APPEND: _append, bodies.STATE: state}
-        _finish(state, code, names)
+        _finish(state, code, names, desk.interrupts.check)
     return None if isinstance(result := names.get(bodies.RESULT), Expr) else result
 
 
-def _finish(state: ProgramState, code: CodeType, names: dict[str, Any]) -> None:
+def _finish(state: ProgramState, code: CodeType, names: dict[str, Any], check: Callable[[], None]) -> None:
     """Run the body and wait for all its streams; however that ends, nothing of it runs on."""
     try:
         with state.running():
-            exec(code, names)  # noqa: S102  the user's own cell is what is run here
+            coroutine = eval(code, names)  # noqa: S307  the user's own cell is what is run here
+            if coroutine is not None:
+                drive(coroutine, check)
             state.finish()
     except BaseException:  # `running` has cancelled it
         state.wait()

@@ -38,15 +38,19 @@ def _is_below_us(filename: str) -> bool:
 
 
 def user_frames(tb: TracebackType | None) -> TracebackType | None:
-    """The user's part of a traceback: all below our first frames, but ours, and no library's below our next."""
+    """The user's part of a traceback: all below our first frames, but ours, and no library's below our next.
+
+    Where we called the user through a library (an event loop), that is none of theirs either.
+    """
     frames: list[TracebackType] = []
     while tb is not None:
         frames.append(tb)
         tb = tb.tb_next
-    ours = [is_ours(frame.tb_frame.f_code.co_filename) for frame in frames]
+    names = [frame.tb_frame.f_code.co_filename for frame in frames]
+    ours = [is_ours(name) for name in names]
     if all(ours):
         return None
-    start = ours.index(False)
+    start = next((n for n, name in enumerate(names) if not _is_below_us(name)), ours.index(False))
     end = ours.index(True, start) if True in ours[start:] else len(frames)
     theirs = frames[start:end] + [frame for frame in frames[end:] if not _is_below_us(frame.tb_frame.f_code.co_filename)]
     trimmed: TracebackType | None = None

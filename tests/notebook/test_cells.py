@@ -142,11 +142,69 @@ def test_a_syntax_error_shows_the_line_of_the_cell_and_nothing_of_ours(kernel: K
     hello_works(kernel)
 
 
-def test_await_in_a_body_is_one_message_with_a_way_out(kernel: Kernel) -> None:
-    reply = kernel.run("%%sgl\nx = 1\nawait x")
-    assert (reply.status, reply.ename) == ("error", "SyntaxError")
-    assert "line 3" in reply.traceback
-    assert "wait by themselves" in reply.traceback
+def test_a_body_may_await(kernel: Kernel) -> None:
+    reply = kernel.run(
+        "import asyncio\nseen = []\n"
+        "async def both(s):\n    return await asyncio.gather(*(f.get('why') for f in s.fork(2).__iadd__(sgl_why)))\n"
+        "import sgl_lab as sgl\nsgl_why = sgl.user('Why?') + sgl.assistant(sgl.gen('why', max_tokens=4))"
+    )
+    assert reply.status == "ok", reply.traceback
+    reply = kernel.run(
+        "%%sgl -o awaited --temperature 0 --max-tokens 6 --view none\n"
+        'user("Name a city.")\nassistant(gen("city"))\n'
+        "async for piece in s.text_async_iter('city'):\n    seen.append(piece)\n"
+        "async with asyncio.timeout(60):\n    whys = await both(s)\n"
+        "print('printed')\nawait s.get('city'), whys"
+    )
+    assert reply.status == "ok", reply.traceback
+    city, whys = ast.literal_eval(reply.result or "")
+    assert (reply.printed, len(whys)) == ("printed\n", 2)
+    assert kernel.run("''.join(seen) == awaited['city']").result == "True"
+    assert kernel.run("awaited['city']").result == repr(city)
+
+
+def test_an_error_in_a_body_that_awaits_shows_the_users_line_only(kernel: Kernel) -> None:
+    reply = kernel.run('%%sgl --view none\nuser("hi")\nassistant(gen("a", max_tokens=4))\nawait s.get("a")\nx = 1 / 0')
+    assert reply.ename == "ZeroDivisionError"
+    assert "----> 5 x = 1 / 0" in reply.traceback
+    for inner in ("sgl_lab/", "asyncio", "interactiveshell"):
+        assert inner not in reply.traceback
+    unknown = kernel.run("%%sgl --view none\nawait s.get('nothing')")
+    assert (unknown.ename, "----> 2 await s.get('nothing')" in unknown.traceback) == ("UnknownVariable", True)
+    assert "asyncio" not in unknown.traceback
+    hello_works(kernel)
+
+
+@pytest.mark.parametrize("waiting", ["await s.get('n')", "await asyncio.sleep(60)", "time.sleep(60); await s.get('n')"])
+def test_an_interrupt_of_a_body_that_awaits_stops_within_a_second(kernel: Kernel, waiting: str) -> None:
+    kernel.run("import asyncio, time")
+    message = kernel.start(f'%%sgl -o cut\nuser("Count up.")\nassistant(gen("n", max_tokens=2000, ignore_eos=True))\n{waiting}')
+    kernel.wait_for("comm_msg", message, r'"generated": [1-9]')
+    kernel.interrupt()
+    reply = kernel.finish(message)
+    assert (reply.status, reply.ename) == ("error", "Stopped"), reply.traceback
+    assert reply.seconds < 1
+    assert kernel.run("cut.get_meta_info('n')['finish_reason']").result == "'abort'"
+    hello_works(kernel)
+    assert kernel.run("import sgl_lab as sgl; sgl.default_lab().check()").status == "ok"
+
+
+def test_a_program_is_awaited_and_driven_in_an_ordinary_cell(kernel: Kernel) -> None:
+    kernel.run("%%sgl --def tip(topic)\nuser(topic)\nassistant(gen('tip', max_tokens=4))\nawait s.get('tip')")
+    reply = kernel.run(
+        "a = await tip.run_async('tea', temperature=0)\nb = tip.run('tea', temperature=0)\na['tip'] == b.ret_value, tip.is_async"
+    )
+    assert reply.result == "(True, True)", reply.traceback
+    message = kernel.start(
+        "import sgl_lab as sgl\n@sgl.function\nasync def long(s):\n    s += sgl.user('Count') + sgl.assistant(sgl.gen('n', max_tokens=4000,"
+        " ignore_eos=True))\n    print('begun', flush=True)\n    await s.get('n')\nawait long.run_async()"
+    )
+    kernel.wait_for("stream", message)
+    kernel.interrupt()
+    reply = kernel.finish(message)
+    assert reply.status == "error"
+    assert reply.seconds < 2
+    assert kernel.run("s = sgl.default_lab().stats(); s['requests_running']").result == "0"
 
 
 def test_blank_lines_below_the_magic_keep_the_line_numbers(kernel: Kernel) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -107,14 +109,35 @@ def test_a_body_may_use_s_for_something_else() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", ["1\nawait x", "[y async for y in x]\nawait x", "if 1:\n  async with x: pass", "async for y in x:\n    1", "f(await x)"]
+    ("body", "expected"),
+    [
+        ("x = await later(2)\nawait later(x)", 2),
+        ("[y async for y in count()]", [0, 1]),
+        ("out = []\nasync for y in count():\n    out.append(y)\nout", [0, 1]),
+        ("async with timeout(5):\n    z = 3\nz", 3),
+        ("sum([await later(n) for n in (1, 2)])", 3),
+    ],
 )
-def test_await_in_a_body_is_refused_in_one_line_with_a_way_out(body: str) -> None:
-    for compile_it in (lambda: compile_cell(body, "<cell>"), lambda: compile_function(body, "<cell>", "f()", {})):
-        with pytest.raises(SyntaxError) as caught:
-            compile_it()
-        assert "wait by themselves" in str(caught.value)
-        assert caught.value.text in body.split("\n")
+def test_a_body_that_awaits_is_a_coroutine(body: str, expected: object) -> None:
+    async def later(value: object) -> object:
+        return value
+
+    async def count() -> AsyncIterator[int]:
+        for n in range(2):
+            yield n
+
+    words = {"later": later, "count": count, "timeout": asyncio.timeout}
+    names: dict[str, object] = {APPEND: lambda state, value: value, STATE: None, **words}
+    asyncio.run(eval(compile_cell(body, "<cell>"), names))  # noqa: S307
+    assert names[RESULT] == expected
+    name, code = compile_function(body, "<cell>", "f()", {})
+    exec(code, names)
+    assert asyncio.run(names[name](None)) == expected  # type: ignore[operator]
+
+
+def test_a_body_that_does_not_await_is_none() -> None:
+    code = compile_cell("async def f():\n    await g()\nlambda: 1", "<cell>")
+    assert eval(code, {APPEND: lambda *_: None, STATE: None}) is None  # noqa: S307
 
 
 def test_functions_in_a_body_may_be_async() -> None:
