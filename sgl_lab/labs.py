@@ -15,7 +15,7 @@ from typing import Self
 from .contracts.errors import EngineStopped, OutOfMemory
 from .engine.gate import Reply
 from .engine.model.memory import machine_bytes
-from .lang.run import SLICE_S
+from .lang.loop import SLICE_S
 from .session import BUILT_IN, Lab
 
 

@@ -1,83 +1,71 @@
-"""Many runs of one program, on a pool of threads: one for each body that is executing.
+"""Many runs of one program: functions on a pool of threads, one for each body that is executing; coroutines as tasks of one loop.
 
 Common prefixes are the backend's to find, from the prompts themselves.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, Literal, TypeVar
+from contextlib import suppress
+from functools import partial
+from typing import Any
 
 from ..contracts.errors import BadArgument
-from .run import SLICE_S, current_run
+from .execution import Execution
+from .loop import SLICE_S
+from .run import Run, current_run
 from .state import ProgramState
 
-AUTO_THREADS = 64
+AUTO_OPEN = 64
 
-Call = TypeVar("Call")
+Begin = Callable[[], Execution]
+"""Makes the execution of one item."""
+Outcome = ProgramState | Exception
 
 
-def run_all(
-    launch: Callable[[Call, Callable[[ProgramState], None]], ProgramState],
-    calls: Sequence[Call],
-    num_threads: int | Literal["auto"],
-    progress_bar: bool,
-    return_exceptions: bool,
-) -> Iterator[Any]:
-    """Each call's state, in order, as soon as it and those before it are done.
-
-    `launch(call, started)` tells `started` its state before the body runs. Left early, or
-    interrupted, it cancels what still runs.
-    """
-    if num_threads != "auto" and (type(num_threads) is not int or num_threads < 1):
+def checked_width(num_threads: object) -> int:
+    """How many bodies may be executing at once."""
+    if num_threads == "auto":
+        return AUTO_OPEN
+    if type(num_threads) is not int or num_threads < 1:
         raise BadArgument(f"num_threads must be 1 or more, or 'auto', not {num_threads!r}")
-    n_threads = AUTO_THREADS if num_threads == "auto" else num_threads
-    return _run_all(launch, calls, max(1, min(n_threads, len(calls))), progress_bar, return_exceptions)
+    return num_threads
 
 
-def _run_all(
-    launch: Callable[[Call, Callable[[ProgramState], None]], ProgramState],
-    calls: Sequence[Call],
-    n_threads: int,
-    progress_bar: bool,
-    return_exceptions: bool,
-) -> Iterator[Any]:
+def run_all(items: Sequence[Begin], is_async: bool, n_open: int, progress_bar: bool, return_exceptions: bool) -> Iterator[Any]:
+    """Each item's state, in order, as soon as it and those before it are done. Left early, or interrupted, it cancels what still runs."""
     states: list[ProgramState] = []
     leaving = threading.Event()
 
-    def one(call: Call) -> ProgramState | Exception:
-        def started(state: ProgramState) -> None:
-            states.append(state)
-            if leaving.is_set():
-                state.cancel()
+    def noted(begin: Begin) -> Execution:
+        execution = begin()
+        states.append(execution.state)
+        if leaving.is_set():
+            execution.state.cancel()
+        return execution
 
-        try:
-            state = launch(call, started)
-            return state.error() or state
-        except Exception as error:
-            return error
-
-    bar = _bar(len(calls)) if progress_bar else None
+    bar = _bar(len(items)) if progress_bar else None
     results: list[Any] = []
-    around = current_run.get()
-    pool = ThreadPoolExecutor(n_threads, thread_name_prefix="sgl-batch", initializer=around.adopt_thread if around else None)
+    workers = _workers([partial(noted, begin) for begin in items], is_async, n_open)
     try:
-        futures = [pool.submit(contextvars.copy_context().run, one, call) for call in calls]
-        for future in futures:
-            results.append(_result(future, futures, bar))
+        for future in workers.futures:
+            results.append(_result(future, workers.futures, bar))
             if return_exceptions or not isinstance(results[-1], Exception):
                 yield results[-1]
     finally:
         leaving.set()
-        left_early = len(results) < len(calls)
-        for state in list(states) if left_early else ():
-            state.cancel()
-        # A body that sleeps must not hold up an interrupt; it ends at its next append or read.
-        pool.shutdown(wait=not left_early, cancel_futures=True)
+        if len(results) == len(items):
+            workers.join()
+        else:
+            for state in list(states):
+                state.cancel()
+            # A body that sleeps must not hold up an interrupt; it ends at its next append or read.
+            workers.leave()
         if bar is not None:
             bar.close()
     for result in results:
@@ -86,11 +74,97 @@ def _run_all(
             raise result
 
 
-def _result(future: Future[Any], futures: Sequence[Future[Any]], bar: Any) -> Any:
+def begin_all(items: Sequence[Begin], is_async: bool, n_open: int) -> list[ProgramState]:
+    """The states of all items at once; the bodies run meanwhile, and each can be read, streamed and cancelled by itself."""
+    executions = [begin() for begin in items]
+    for execution in executions:
+        execution.state._run.expect_body()
+    _workers([partial(_made, execution) for execution in executions], is_async, n_open)
+    return [execution.state for execution in executions]
+
+
+def _made(execution: Execution) -> Execution:
+    return execution
+
+
+def _workers(items: Sequence[Begin], is_async: bool, n_open: int) -> _Threads | _Tasks:
+    return _Tasks(items, n_open) if is_async else _Threads(items, n_open)
+
+
+class _Threads:
+    """At most `n_open` threads, until the last item is done."""
+
+    def __init__(self, items: Sequence[Begin], n_open: int) -> None:
+        around = current_run()
+        n_threads = max(1, min(n_open, len(items)))
+        self._pool = ThreadPoolExecutor(n_threads, "sgl-batch", initializer=around.adopt_thread if around else None)
+        self.futures: list[Future[Outcome]] = [self._pool.submit(contextvars.copy_context().run, self._one, begin) for begin in items]
+        self._pool.shutdown(wait=False)
+
+    def _one(self, begin: Begin) -> Outcome:
+        try:
+            state = begin().run()
+            return state.error() or state
+        except Exception as error:
+            return error
+
+    def join(self) -> None:
+        self._pool.shutdown()
+
+    def leave(self) -> None:
+        """Begin nothing more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Tasks:
+    """One thread with a loop, until the last item is done; at most `n_open` of them have begun."""
+
+    def __init__(self, items: Sequence[Begin], n_open: int) -> None:
+        self.futures: list[Future[Outcome]] = [Future() for _ in items]
+        self._places = asyncio.Semaphore(n_open)
+        self._loop = asyncio.new_event_loop()
+        self._leaving = asyncio.Event()
+        serve = contextvars.copy_context().run
+        self._thread = threading.Thread(target=serve, args=(self._serve, items, current_run()), name="sgl-batch", daemon=True)
+        self._thread.start()
+
+    def _serve(self, items: Sequence[Begin], around: Run | None) -> None:
+        if around:
+            around.adopt_thread()
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._all(items))
+
+    async def _all(self, items: Sequence[Begin]) -> None:
+        leaving = asyncio.create_task(self._leaving.wait())
+        done = asyncio.gather(*map(self._one, items, self.futures))
+        await asyncio.wait((leaving, done), return_when=asyncio.FIRST_COMPLETED)
+
+    async def _one(self, begin: Begin, future: Future[Outcome]) -> None:
+        async with self._places:
+            try:
+                state = await begin().run_async()
+                future.set_result(state.error() or state)
+            except Exception as error:
+                future.set_result(error)
+            except BaseException as error:
+                future.set_exception(error)
+                if isinstance(error, asyncio.CancelledError):
+                    raise
+
+    def join(self) -> None:
+        self._thread.join()
+
+    def leave(self) -> None:
+        """Cancel all tasks."""
+        with suppress(RuntimeError):  # the loop has ended by itself
+            self._loop.call_soon_threadsafe(self._leaving.set)
+
+
+def _result(future: Future[Outcome], futures: Sequence[Future[Outcome]], bar: Any) -> Outcome:
     """Wait in slices, drawing the bar from the waiting thread alone."""
     while True:
         done, _ = wait((future,), timeout=SLICE_S)
-        if outer := current_run.get():
+        if outer := current_run():
             outer.check()
         if bar is not None:
             bar.update(sum(map(Future.done, futures)) - bar.n)

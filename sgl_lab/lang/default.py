@@ -58,20 +58,3 @@ def flush_cache(backend: Backend | None = None) -> None:
 def get_server_info(backend: Backend | None = None) -> dict[str, Any]:
     """What the backend says of itself."""
     return asdict((backend or default_backend()).describe())
-
-
-class GlobalConfig:
-    """Settings of the whole process."""
-
-    __slots__ = ()
-
-    @property
-    def default_backend(self) -> Backend:
-        return default_backend()
-
-    @default_backend.setter
-    def default_backend(self, backend: Backend | None) -> None:
-        set_default_backend(backend)
-
-
-global_config = GlobalConfig()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from ..contracts.errors import BadArgument, ProgramError
 from ..contracts.events import ForkJoined
@@ -13,6 +13,9 @@ from .variable import Variable
 
 if TYPE_CHECKING:
     from .state import ProgramState
+
+
+Mode = Literal["gather_variable", "concate_and_append"]
 
 
 class ProgramStateGroup:
@@ -44,21 +47,35 @@ class ProgramStateGroup:
             state += value[index] if isinstance(value, list) else value(index) if callable(value) else value
         return self
 
-    def join(self, mode: Literal["gather_variable", "concate_and_append"] = "gather_variable") -> None:
+    def join(self, mode: Mode = "gather_variable") -> None:
         """Wait for all; then give the parent each new variable as a list, or append what each said."""
-        if mode not in ("gather_variable", "concate_and_append"):
-            raise BadArgument(f"no join mode {mode!r}", hint="gather_variable or concate_and_append")
-        streams = tuple(state._stream for state in self._states)
-        parent = self._parent._stream
-        if any(stream.joined for stream in streams):
+        self._check(mode)
+        self._parent._run.wait(self._is_done)
+        self._come_together(mode)
+
+    async def join_async(self, mode: Mode = "gather_variable") -> None:
+        self._check(mode)
+        await self._parent._run.wait_async(self._is_done)
+        self._come_together(mode)
+
+    def _check(self, mode: str) -> None:
+        if mode not in get_args(Mode):
+            raise BadArgument(f"no join mode {mode!r}", hint=" or ".join(get_args(Mode)))
+        if any(state._stream.joined for state in self._states):
             raise ProgramError("these forks have been joined already")
-        parent.run.wait(lambda: all(stream.idle for stream in streams))
+
+    def _is_done(self) -> bool:
+        return all(state._stream.idle for state in self._states)
+
+    def _come_together(self, mode: str) -> None:
         for index, state in enumerate(self._states):
             try:
                 state.sync()
             except Exception as error:
                 error.add_note(f"in fork {index} of {len(self)}")
                 raise
+        parent = self._parent._stream
+        streams = tuple(state._stream for state in self._states)
         with parent.run.lock:
             if mode == "gather_variable":
                 _gather(parent, streams)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import functools
 import inspect
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, overload
 
-from ..contracts.errors import BackendUnsupported, BadArgument
+from ..contracts.errors import BadArgument
 from ..contracts.port import Backend
-from .batch import run_all
+from .batch import begin_all, checked_width, run_all
 from .default import default_backend, emit_of
+from .execution import Execution
 from .interpreter import start
+from .prefix import cache_prefix
 from .run import current_run
 from .sampling import ARGUMENTS, GenDefaults, given
 from .state import ProgramState
@@ -28,9 +27,10 @@ class SglFunction:
     """A program. `run` executes it once, `run_batch` once an item."""
 
     def __init__(self, func: Callable[..., Any], num_api_spec_tokens: int | None = None, bound: Mapping[str, Any] | None = None) -> None:
-        if inspect.iscoroutinefunction(func):
-            raise BackendUnsupported("async programs are not supported by this version", hint="write `def` instead of `async def`")
+        if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
+            raise BadArgument(f"program {func.__name__} yields", hint="a program returns; `text_iter` follows its text while it runs")
         self.func = func
+        self.is_async = inspect.iscoroutinefunction(func)
         self.num_api_spec_tokens = num_api_spec_tokens
         """for completion APIs that speculate across gens; the resident engine needs none"""
         self.bind_arguments = dict(bound or {})
@@ -55,7 +55,8 @@ class SglFunction:
         return self.run(*args, **kwargs)
 
     def run(self, *args: Any, **kwargs: Any) -> ProgramState:
-        """Execute the program.
+        """Execute the program, also an `async def`: that one runs to its end on a loop of its own, on this thread, also where another
+        loop runs (a notebook's cell), which stands still meanwhile.
 
         Beside the program's own arguments: backend; stream (return at once, the body runs on a thread of its
         own); use_thread (False waits for each expression); max_new_tokens 128, n 1, temperature 1.0, top_p 1.0, top_k -1, min_p 0,
@@ -64,8 +65,27 @@ class SglFunction:
         started inside another inherits.
         """
         __tracebackhide__ = True  # a notebook shows the user's frames alone
-        settings = {name: kwargs.pop(name) for name in SETTINGS - set(self.arg_names) if name in kwargs}
-        return self._launch(args, kwargs, settings)
+        settings = self._take_settings(kwargs)
+        execution = self._execution(args, kwargs, settings)
+        return execution.begin() if settings.get("stream") else execution.run()
+
+    async def run_async(self, *args: Any, **kwargs: Any) -> ProgramState:
+        """As `run`, for coroutines: other tasks go on meanwhile.
+
+        An `async def` runs in the task that awaits this (with `stream=True` in one of its own), a plain program on a thread.
+        Cancelling the task, a timeout too, cancels the run and its requests.
+        """
+        __tracebackhide__ = True
+        settings = self._take_settings(kwargs)
+        execution = self._execution(args, kwargs, settings)
+        return execution.begin_async() if settings.get("stream") else await execution.run_async()
+
+    def cache(self, backend: Backend | None = None) -> int:
+        """Compute the prefix that all runs of the program begin with, so that they find it cached; returns its length in tokens.
+
+        The body runs up to its first gen, read, or use of an argument that is not bound or defaulted.
+        """
+        return cache_prefix(self, _state_for(self.func.__name__, {"backend": backend}))
 
     @overload
     def run_batch(self, batch_arguments: Sequence[Any], *, generator_style: Literal[False] = False, **settings: Any) -> list[Any]: ...
@@ -83,19 +103,22 @@ class SglFunction:
     ) -> list[Any] | Iterator[Any]:
         """Execute the program once an item: a dict of arguments or a tuple of them. The states, in order.
 
+        At most `num_threads` bodies are executing at once: functions on as many threads, coroutines as tasks of one.
         An item that fails fails alone. With `return_exceptions` its exception stands in its place; otherwise the first is raised
-        when the rest is done, with all states and exceptions in its `results`. `settings` are those of `run`.
+        when the rest is done, with all states and exceptions in its `results`. `generator_style` gives each state when it and those before
+        it are done. `stream=True` gives all states at once, while they run: each can be read, followed and cancelled by itself, and
+        keeps what went wrong. `settings` are those of `run`.
         """
         if unknown := settings.keys() - SETTINGS:
             raise TypeError(f"run_batch() has no argument {sorted(unknown)[0]!r}")
-        if settings.pop("stream", False):
-            raise BadArgument("a batch does not stream", hint="use generator_style=True to get each state when it is done")
+        n_open = checked_width(num_threads)
         calls = [self._call_of(item, index) for index, item in enumerate(batch_arguments)]
-
-        def launch(call: tuple[tuple[Any, ...], dict[str, Any]], started: Callable[[ProgramState], None]) -> ProgramState:
-            return self._launch(*call, settings, started)
-
-        results = run_all(launch, calls, num_threads, progress_bar, return_exceptions)
+        items = [functools.partial(self._execution, args, kwargs, settings) for args, kwargs in calls]
+        if settings.get("stream"):
+            if progress_bar or generator_style or return_exceptions:
+                raise BadArgument("stream=True gives all states at once", hint="leave out progress_bar, generator_style, return_exceptions")
+            return begin_all(items, self.is_async, n_open)
+        results = run_all(items, self.is_async, n_open, progress_bar, return_exceptions)
         return results if generator_style else list(results)
 
     def _call_of(self, item: Any, index: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -114,48 +137,19 @@ class SglFunction:
         except TypeError as error:
             raise TypeError(f"{self.func.__name__}(): {error}") from None
 
-    def _launch(
-        self,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        settings: Mapping[str, Any],
-        started: Callable[[ProgramState], None] = lambda state: None,
-    ) -> ProgramState:
-        __tracebackhide__ = True
+    def _take_settings(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What `kwargs` says to the run and not to the program, taken out."""
+        return {name: kwargs.pop(name) for name in SETTINGS - set(self.arg_names) if name in kwargs}
+
+    def _execution(self, args: tuple[Any, ...], kwargs: dict[str, Any], settings: Mapping[str, Any]) -> Execution:
         self._bind(args, kwargs)
         state = _state_for(self.func.__name__, settings)
-        started(state)
-        call = functools.partial(self.func, state, *args, **self.bind_arguments | kwargs)
-
-        streaming = bool(settings.get("stream"))
-        began = threading.Event()
-
-        def body() -> None:
-            __tracebackhide__ = True
-            with state.running():
-                began.set()
-                state.ret_value = call()
-                if not streaming:
-                    state.wait()
-
-        if streaming:
-            context = contextvars.copy_context()
-            threading.Thread(target=context.run, args=(_quietly, body), name="sgl-program", daemon=True).start()
-            began.wait()
-        else:
-            body()
-        return state
-
-
-def _quietly(body: Callable[[], None]) -> None:
-    """The run keeps what the body raises, and whoever reads meets it."""
-    with contextlib.suppress(Exception):
-        body()
+        return Execution(state, functools.partial(self.func, state, *args, **self.bind_arguments | kwargs), self.is_async)
 
 
 def _state_for(label: str, settings: Mapping[str, Any]) -> ProgramState:
     """The state of a new run; inside another run's body it inherits that run's backend, sampling, events and id."""
-    outer = current_run.get()
+    outer = current_run()
     backend: Backend = settings.get("backend") or (outer.backend if outer else default_backend())
     sampling = given({name: value for name, value in settings.items() if name in ARGUMENTS})
     return start(

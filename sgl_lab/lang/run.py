@@ -1,11 +1,14 @@
-"""What the streams of one program run share: a backend, a lock, and the way to wait.
+"""What the streams of one program run share: a backend, a lock, and the two ways to wait.
 
-Appending never waits; reading does, in short slices, so that an interrupt is felt and a dead
-backend is noticed. The lock is held while a stream advances, also on the backend's thread.
+Appending never waits; reading does: a thread in short slices, a coroutine on its loop (`loop.py`), so
+that an interrupt is felt and a dead backend is noticed. The lock is held while a stream advances, also on
+the backend's thread.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -13,20 +16,26 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from ..contracts.errors import EngineStopped, Stopped
-from ..contracts.events import Emit
+from ..contracts.errors import EngineStopped, ProgramError, Stopped
+from ..contracts.events import Emit, Event, silent
 from ..contracts.ids import RunId
 from ..contracts.params import SamplingParams
 from ..contracts.port import Backend
 from .chat_template import chat_of
+from .loop import SLICE_S, Loop, running_loop
 
 if TYPE_CHECKING:
     from .stream import Stream
 
-SLICE_S = 0.05
+_log = logging.getLogger(__name__)
 
-current_run: ContextVar[Run | None] = ContextVar("current_run", default=None)
-"""The run whose body is executing here; programs started inside inherit from it."""
+_here: ContextVar[tuple[Run, ...]] = ContextVar("sgl_runs_here", default=())
+"""The runs whose bodies are executing here, the innermost last."""
+
+
+def current_run() -> Run | None:
+    """The run whose body is executing here; programs started inside inherit from it."""
+    return _here.get()[-1] if _here.get() else None
 
 
 def do_nothing() -> None:
@@ -40,55 +49,75 @@ class Run:
         self.backend = backend
         self.check: Callable[[], None] = do_nothing
         """asked between slices of waiting, with no lock held: raises where whoever drives the run wants it interrupted"""
-        self.emit = emit
         self.id = run_id
         self.defaults = defaults
         self.eager = eager
         self.chat = chat_of(backend)
         self.lock = threading.RLock()
         self.streams: list[Stream] = []
+        self.stopped: Stopped | None = None
         self.body_error: Exception | None = None
+        self.body_task: asyncio.Task[None] | None = None
+        """the one that executes a body that was left to itself; a loop alone would not keep it"""
+        self.loops: set[Loop] = set()
+        """those on which somebody waits for this run"""
+        self._listen = emit
         self._seen: list[Exception] = []
         self._changed = threading.Condition(self.lock)
+        self._has_body = False
         self._body_thread: int | None = None
+        self._body_loop: asyncio.AbstractEventLoop | None = None
         self._nested: weakref.WeakSet[Run] = weakref.WeakSet()
         self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         """those of the batches that its body started"""
-        self.stopped: Stopped | None = None
-        if outer := current_run.get():
+        if outer := current_run():
             self.check = outer.check
             with outer.lock:
                 outer._nested.add(self)
                 self.stopped = outer.stopped
 
+    def emit(self, event: Event) -> None:
+        """Say it. A listener that raises is heard no more: what happens to a picture must not happen to the program."""
+        try:
+            self._listen(event)
+        except Exception:
+            self._listen = silent
+            _log.exception("a listener of events failed and is not told of any more")
+
     # ------------------------------------------------------------ the body
+
+    def expect_body(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """A body will execute soon, elsewhere or, if `loop` is given, as a task of that one: until it has ended, readers wait for it."""
+        self._has_body = True
+        self._body_loop, self._body_thread = loop, threading.get_ident() if loop else None
 
     @contextmanager
     def body(self) -> Iterator[None]:
         """The program's own code runs inside. If it raises, what it started is cancelled."""
-        outer = current_run.get()
+        outer = _here.get()
         try:
-            current_run.set(self)
-            self._body_thread = threading.get_ident()
+            _here.set((*outer, self))
+            self._has_body, self._body_thread, self._body_loop = True, threading.get_ident(), running_loop()
+            if self.stopped:
+                raise self.stopped
             yield
         except BaseException as error:
-            if isinstance(error, Exception):
-                self.body_error = error
-            self.stop("the run was interrupted" if isinstance(error, KeyboardInterrupt) else f"the program raised {type(error).__name__}")
+            self.stop(_reason(error))
+            self.body_error = error if isinstance(error, Exception) else self.stopped
             raise
         finally:
-            current_run.set(outer)
-            self._body_thread = None
+            _here.set(outer)
+            self._has_body, self._body_thread, self._body_loop = False, None, None
             self.notify()
 
     @property
     def body_active(self) -> bool:
-        return self._body_thread is not None
+        return self._has_body
 
     @property
     def body_elsewhere(self) -> bool:
-        """Whether another thread may still append."""
-        return self._body_thread not in (None, threading.get_ident())
+        """Whether a body may still append that is not the one that asks."""
+        return self._has_body and not any(run is self for run in _here.get())
 
     def seen(self, error: Exception) -> Exception:
         """What to raise for `error`, which the user has seen then. A run that was stopped because its body raised failed of that."""
@@ -106,9 +135,14 @@ class Run:
 
     # ------------------------------------------------------------ waiting
 
+    @property
+    def idle(self) -> bool:
+        """Whether its streams have nothing to do."""
+        return all(stream.idle for stream in self.streams)
+
     def settled(self) -> bool:
         """Whether its streams have nothing to do and nobody elsewhere may give them more."""
-        return not self.body_elsewhere and all(stream.idle for stream in self.streams)
+        return not self.body_elsewhere and self.idle
 
     def quiet(self) -> bool:
         """Whether it and all that was started inside it are settled, and its threads have ended."""
@@ -118,28 +152,50 @@ class Run:
     def notify(self) -> None:
         with self.lock:
             self._changed.notify_all()
+            for loop in self.loops:
+                loop.stir(self)
 
     def wait(self, ready: Callable[[], bool]) -> None:
-        """Return when `ready()`, asked under the lock, is true."""
+        """Return when `ready()`, asked under the lock, is true. EngineStopped if it will never be."""
+        stands = self._body_loop is not None and self._stands_still()
         while True:
             with self.lock:
                 if ready():
                     return
+                if stands and self.idle:
+                    raise _stuck()
                 self._changed.wait(SLICE_S)
                 if ready():
                     return
-            self.check()
             try:
-                self.backend.poll()
-            except EngineStopped as error:
-                self._fail(error)
-                return
+                self.pulse()
+            except EngineStopped:
+                if ready():
+                    return
+                raise
 
-    def _fail(self, error: Exception) -> None:
-        with self.lock:
-            for stream in self.streams:
-                stream.abandon(error)
-            self._changed.notify_all()
+    async def wait_async(self, ready: Callable[[], bool]) -> None:
+        """As `wait`, while other tasks of the loop that runs here go on."""
+        stands = self._body_loop is not running_loop() and self._stands_still()
+        await Loop.here().until(self, (lambda: ready() or self.idle) if stands else ready)
+        if stands and not ready():
+            raise _stuck()
+
+    def _stands_still(self) -> bool:
+        """Whether a body elsewhere is one of this very thread, which cannot go on while something else here waits."""
+        return self.body_elsewhere and self._body_thread == threading.get_ident()
+
+    def pulse(self) -> None:
+        """What whoever waits asks now and then: raises if this run is to be interrupted, or fails it if its backend is dead."""
+        self.check()
+        try:
+            self.backend.poll()
+        except EngineStopped as error:
+            with self.lock:
+                for stream in self.streams:
+                    stream.abandon(error)
+                self.notify()
+            raise
 
     def stop(self, why: str) -> None:
         """Drop what is queued and cancel what runs, in nested runs too; does not wait for it."""
@@ -148,6 +204,22 @@ class Run:
             for stream in self.streams:
                 stream.stop(self.stopped)
             nested = tuple(self._nested)
-            self._changed.notify_all()
+            self.notify()
         for run in nested:
             run.stop(why)
+
+
+def _reason(error: BaseException) -> str:
+    """Why a run was stopped whose body raised this."""
+    if isinstance(error, KeyboardInterrupt):
+        return "the run was interrupted"
+    if isinstance(error, asyncio.CancelledError):
+        return "the task was cancelled"
+    return f"the program raised {type(error).__name__}"
+
+
+def _stuck() -> ProgramError:
+    return ProgramError(
+        "this waits for a program whose body stands still meanwhile, being a task of this very thread",
+        hint="await it: `await s.get(name)`, `await prog.run_async(...)`",
+    )

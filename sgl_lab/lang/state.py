@@ -1,20 +1,22 @@
 """What a program holds in its hands: the state `s`.
 
-Appending queues; reading waits and raises what went wrong.
+Appending queues; reading waits and raises what went wrong. In a coroutine, `await s.get(name)` and the methods whose names
+end in `_async` wait without holding up the loop; after them the plain reads have nothing left to wait for.
 """
 
 from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, overload
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any, Literal, overload
 
-from ..contracts.errors import BadArgument, ProgramError, SglError, Stopped, UnknownVariable
+from ..contracts.errors import BadArgument, EngineStopped, ProgramError, SglError, Stopped, UnknownVariable
 from .group import ProgramStateGroup
 from .ir import Appended, Concat, Expr, RoleBegin, RoleEnd, as_expr
 from .stream import Stream
+from .tail import Tail
 from .variable import Name, Variable
 
 MAX_FORK = 1024
@@ -34,6 +36,12 @@ class ProgramState:
 
     def __repr__(self) -> str:
         return f"<ProgramState {self._stream.label}: {', '.join(map(str, self._stream.variables)) or 'no variables'}>"
+
+    def __str__(self) -> str:
+        """All text, as programs print it; of what failed, what there is."""
+        with suppress(SglError):
+            self._run.wait(self._is_idle)
+        return f"ProgramState({Tail(self._stream, None).text()})"
 
     # ------------------------------------------------------------ appending
 
@@ -115,6 +123,13 @@ class ProgramState:
         if kind is None and self._copied is not None:
             self._copied.join()
 
+    async def __aenter__(self) -> ProgramState:
+        return self.__enter__()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        if kind is None and self._copied is not None:
+            await self._copied.join_async()
+
     # ------------------------------------------------------------ reading
 
     def __getitem__(self, name: Name) -> Any:
@@ -122,10 +137,12 @@ class ProgramState:
 
     def get_var(self, name: Name) -> Any:
         """The value under `name`, or the n-th unnamed one; waits for it."""
-        variable = self._finished(name)
-        if variable.aborted and self._run.body_active:
-            raise self._run.stopped or Stopped("the generation was stopped")
-        return variable.value
+        return self._value(name)
+
+    async def get(self, name: Name) -> Any:
+        """As `s[name]`, in a coroutine. If the task is cancelled meanwhile, only the reading ends: the value can be read later."""
+        await self._run.wait_async(self._is_there(name))
+        return self._value(name)
 
     def get_meta_info(self, name: Name) -> Any:
         """Counts, finish reason, log-probabilities; a list of such for several samples."""
@@ -147,6 +164,10 @@ class ProgramState:
         self._drained()
         with self._run.lock:
             return self._stream.transcript.text()
+
+    async def text_async(self) -> str:
+        await self._run.wait_async(self._is_idle)
+        return self.text()
 
     def messages(self) -> list[dict[str, str]]:
         """The turns so far, as role and content."""
@@ -172,38 +193,45 @@ class ProgramState:
 
     def sync(self) -> None:
         """Wait until everything appended is done; raise what went wrong."""
-        self._wait_idle()
-        self._raise(self._stream)
+        self._run.wait(self._is_idle)
+        self._raise()
+
+    async def sync_async(self) -> None:
+        await self._run.wait_async(self._is_idle)
+        self._raise()
 
     def error(self) -> Exception | None:
         """Wait until everything appended is done, and tell what went wrong instead of raising it."""
-        self._wait_idle()
-        error = self._stream.error
-        return None if error is None else self._run.seen(error)
+        self._run.wait(self._is_idle)
+        return self._failure()
 
     def text_iter(self, var_name: Name | None = None) -> Iterator[str]:
         """The text as it comes, the chat template's included; of one variable if named. Raises at its end what went wrong."""
-        n_given, ended = 0, False
+        tail = Tail(self._stream, var_name)
+        while not tail.ended:
+            self._run.wait(tail.grew)
+            if piece := tail.take():
+                yield piece
+        self._raise_at_end(var_name)
 
-        def fresh() -> tuple[str, bool]:
-            return self._text_now(var_name)[n_given:], self._ended(var_name)
-
-        def stirred() -> bool:
-            return any(fresh())
-
-        while not ended:
-            self._run.wait(stirred)
-            with self._run.lock:
-                text, ended = fresh()
-            if text:
-                yield text
-            n_given += len(text)
-        if var_name is not None:
-            self._finished(var_name)
-        elif self._run.body_error is not None:
-            raise self._run.body_error
-        else:
-            self._raise(self._stream)
+    @overload
+    def text_async_iter(self, var_name: Name | None = None, return_meta_data: Literal[False] = False) -> AsyncIterator[str]: ...
+    @overload
+    def text_async_iter(self, var_name: Name, return_meta_data: Literal[True]) -> AsyncIterator[tuple[str, Any]]: ...
+    async def text_async_iter(self, var_name: Name | None = None, return_meta_data: bool = False) -> AsyncIterator[Any]:
+        """As `text_iter`, for `async for`. With `return_meta_data`, which needs a name, pairs of the piece and what is known by then of
+        the variable: all of its meta info with the last pair, whose piece may be empty."""
+        if return_meta_data and var_name is None:
+            raise BadArgument("return_meta_data needs the name of a variable", hint='text_async_iter("answer", return_meta_data=True)')
+        tail = Tail(self._stream, var_name)
+        while not tail.ended:
+            await self._run.wait_async(tail.grew)
+            piece = tail.take()
+            if return_meta_data and (piece or tail.ended):
+                yield piece, tail.meta
+            elif piece:
+                yield piece
+        self._raise_at_end(var_name)
 
     # ------------------------------------------------------------ the whole run
 
@@ -216,18 +244,23 @@ class ProgramState:
 
         A stopped run is waited for, for a while, with all that was started inside it.
         """
-        run = self._run
-        run.wait(run.settled)
-        if run.stopped:
-            give_up = time.monotonic() + PATIENCE_S
-            run.wait(lambda: run.quiet() or time.monotonic() > give_up)
+        with suppress(EngineStopped):
+            self._run.wait(self._run.settled)
+            if self._run.stopped:
+                self._run.wait(_patiently(self._run.quiet))
+
+    async def wait_async(self) -> None:
+        with suppress(EngineStopped):
+            await self._run.wait_async(self._run.settled)
+            if self._run.stopped:
+                await self._run.wait_async(_patiently(self._run.quiet))
 
     def finish(self) -> None:
         """Wait for all streams of the run; raise the first error that nobody has seen."""
         self.wait()
         for stream in self._run.streams:
             if stream.error is not None and not self._run.has_seen(stream.error):
-                self._raise(stream)
+                raise self._run.seen(stream.error).with_traceback(None)
 
     def cancel(self, why: str = "the run was stopped") -> None:
         """Cancel what runs and drop what is queued, on all streams; partial text is kept. Does not wait."""
@@ -235,32 +268,51 @@ class ProgramState:
 
     # ------------------------------------------------------------ waiting
 
-    def _raise(self, stream: Stream) -> None:
-        if stream.error is not None:
-            raise self._run.seen(stream.error).with_traceback(None)
+    def _is_idle(self) -> bool:
+        return self._stream.idle and not self._run.body_elsewhere
 
-    def _wait_idle(self) -> None:
-        self._run.wait(lambda: self._stream.idle and not self._run.body_elsewhere)
-
-    def _drained(self) -> None:
-        """As `sync`, but what a stopped run has said by then can be read."""
-        self._wait_idle()
-        if self._run.body_active or not isinstance(self._stream.error, Stopped):
-            self._raise(self._stream)
-
-    def _finished(self, name: Name) -> Variable:
-        stream = self._stream
+    def _is_there(self, name: Name) -> Callable[[], bool]:
+        """Whether there is a value, or will never be one."""
 
         def settled() -> bool:
-            variable = stream.variables.get(name)
+            variable = self._stream.variables.get(name)
             if variable is None:
                 return not self._run.body_elsewhere
             return variable.done or (variable.stream.idle and not self._run.body_elsewhere)
 
-        self._run.wait(settled)
-        variable = stream.variables.get(name)
+        return settled
+
+    def _failure(self) -> Exception | None:
+        error = self._stream.error
+        return self._run.body_error if error is None else self._run.seen(error)
+
+    def _raise(self) -> None:
+        if (error := self._failure()) is not None:
+            raise error.with_traceback(None)
+
+    def _raise_at_end(self, name: Name | None) -> None:
+        if name is None:
+            self._raise()
+        else:
+            self._finished(name)
+
+    def _drained(self) -> None:
+        """As `sync`, but what a stopped run has said by then can be read."""
+        self._run.wait(self._is_idle)
+        if self._run.body_active or not isinstance(self._stream.error, Stopped | None):
+            self._raise()
+
+    def _value(self, name: Name) -> Any:
+        variable = self._finished(name)
+        if variable.aborted and self._run.body_active:
+            raise self._run.stopped or Stopped("the generation was stopped")
+        return variable.value
+
+    def _finished(self, name: Name) -> Variable:
+        self._run.wait(self._is_there(name))
+        variable = self._stream.variables.get(name)
         if variable is None:
-            raise self._run.body_error or stream.error or self._unknown(name)
+            raise self._run.body_error or self._stream.error or self._unknown(name)
         if variable.error is not None:
             raise self._run.seen(variable.error).with_traceback(None)
         if not variable.done:
@@ -275,15 +327,7 @@ class ProgramState:
             hint = f"there is {', '.join(known)}" if known else "nothing has been generated under a name"
         return UnknownVariable(f"no variable {name!r}", hint=hint)
 
-    def _text_now(self, name: Name | None) -> str:
-        stream = self._stream
-        if name is not None:
-            variable = stream.variables.get(name)
-            return variable.text if variable else ""
-        if self._ended(None) and stream.error is None:
-            return stream.transcript.text()
-        return stream.transcript.seen() + stream.partial
 
-    def _ended(self, name: Name | None) -> bool:
-        variable = None if name is None else self._stream.variables.get(name)
-        return (variable is not None and variable.done) or (self._stream.idle and not self._run.body_elsewhere)
+def _patiently(ready: Callable[[], bool]) -> Callable[[], bool]:
+    give_up = time.monotonic() + PATIENCE_S
+    return lambda: ready() or time.monotonic() > give_up

@@ -14,7 +14,8 @@ from .choices import (
     token_length_normalized,
     unconditional_likelihood_normalized,
 )
-from .default import flush_cache, get_server_info, global_config, set_default_backend
+from .default import flush_cache, get_server_info, set_default_backend
+from .global_config import global_config
 from .interpreter import ProgramState, ProgramStateGroup, start
 from .ir import Concat, Expr, Gen, RoleBegin, RoleEnd, Select, as_expr
 from .program import SglFunction, function

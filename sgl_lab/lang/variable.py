@@ -24,6 +24,8 @@ class Variable:
         """stopped midway: the value is what there was by then"""
         self.partial: list[str] = []
         """text so far, one a sample"""
+        self.n_partial = 0
+        """tokens so far, of the first"""
         self.prompt: tuple[int, ...] | None = None
         self.mark = 0
         """where a var_scope begins in the stream's history"""

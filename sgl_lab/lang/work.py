@@ -118,6 +118,7 @@ class Generation(Expression):
     def on_progress(self, index: int, text: str, ids: tuple[int, ...]) -> None:
         with self.run.lock:
             self.variable.partial[index] += text
+            self.variable.n_partial += len(ids) if index == 0 else 0
             self.run.notify()
 
     def on_done(self, outputs: tuple[GenOutput, ...]) -> None:

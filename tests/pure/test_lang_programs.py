@@ -5,13 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
 import sgl_lab.lang.surface as sgl
 from sgl_lab.backends.scripted import ScriptedBackend
-from sgl_lab.contracts.errors import BackendUnsupported, BadArgument, ProgramError, RequestFailed, Stopped
+from sgl_lab.contracts.errors import BadArgument, ProgramError, RequestFailed, Stopped
 from sgl_lab.contracts.events import Event, ForkOpened
 from sgl_lab.contracts.port import GenJob
 from sgl_lab.lang import default
@@ -55,14 +56,19 @@ def test_wrong_arguments_are_a_type_error_before_anything_runs() -> None:
     assert backend.jobs == []
 
 
-def test_a_program_needs_a_parameter_for_its_state_and_is_not_async() -> None:
+def test_a_program_needs_a_parameter_for_its_state_and_does_not_yield() -> None:
     with pytest.raises(BadArgument, match="no parameter for its state"):
         sgl.function(lambda: None)
 
-    async def later(s: Any) -> None: ...
+    def yields(s: Any) -> Iterator[int]:
+        yield 1
 
-    with pytest.raises(BackendUnsupported, match="async"):
-        sgl.function(later)
+    async def yields_later(s: Any) -> AsyncIterator[int]:
+        yield 1
+
+    for func in (yields, yields_later):
+        with pytest.raises(BadArgument, match="yields"):
+            sgl.function(func)
 
 
 def test_bound_arguments_are_given() -> None:

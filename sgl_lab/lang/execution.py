@@ -1,0 +1,84 @@
+"""One execution of a program: its state, and the ways in which its body can be run.
+
+A body is a function, or a coroutine function with a loop to run on. Either can be run to its end here, or be
+begun and left to itself: then the run keeps what the body raises, and whoever reads meets it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from .global_config import global_config
+from .loop import drive
+from .state import ProgramState
+
+
+class Execution:
+    def __init__(self, state: ProgramState, body: Callable[[], Any], is_async: bool) -> None:
+        self.state = state
+        self._run = state._run
+        self._body = body
+        self._is_async = is_async
+
+    def run(self) -> ProgramState:
+        """To its end, on this thread."""
+        __tracebackhide__ = True  # a notebook shows the user's frames alone
+        state = self.state
+        with state.running():
+            self._execute()
+            state.wait()
+        if global_config.verbosity >= 2:
+            print(state.text())
+        return state
+
+    async def run_async(self) -> ProgramState:
+        """To its end, a function on a thread of its own. If the task is cancelled, so is the run."""
+        __tracebackhide__ = True
+        state = self.state
+        if self._is_async:
+            with state.running():
+                state.ret_value = await self._body()
+                await state.wait_async()
+            return state
+        self.begin()
+        try:
+            await state.wait_async()
+        except asyncio.CancelledError:
+            state.cancel("the task was cancelled")
+            raise
+        if self._run.body_error is not None:
+            raise self._run.body_error
+        return state
+
+    def begin(self) -> ProgramState:
+        """On a thread of its own."""
+        self._run.expect_body()
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(self._alone,), name="sgl-program", daemon=True).start()
+        return self.state
+
+    def begin_async(self) -> ProgramState:
+        """As a task of the loop that runs here; a function on a thread of its own."""
+        if not self._is_async:
+            return self.begin()
+        loop = asyncio.get_running_loop()
+        self._run.expect_body(loop)
+        self._run.body_task = loop.create_task(self._alone_async())
+        return self.state
+
+    def _execute(self) -> None:
+        __tracebackhide__ = True
+        self.state.ret_value = drive(self._body(), self._run.check) if self._is_async else self._body()
+
+    def _alone(self) -> None:
+        with suppress(Exception), self.state.running():
+            self._execute()
+
+    async def _alone_async(self) -> None:
+        with suppress(Exception), self.state.running():
+            self.state.ret_value = await self._body()

@@ -1,0 +1,50 @@
+"""Following a text while it grows: a stream's, or that of one variable. Guarded by the run's lock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .stream import Stream
+from .variable import Name, Variable
+
+
+class Tail:
+    """What of a text has not been taken yet."""
+
+    def __init__(self, stream: Stream, name: Name | None) -> None:
+        self.ended = False
+        """nothing will come any more"""
+        self.meta: Any = {}
+        """what was known of the variable when the last piece was taken"""
+        self._stream = stream
+        self._name = name
+        self._n_taken = 0
+
+    def grew(self) -> bool:
+        return len(self.text()) > self._n_taken or self._has_ended()
+
+    def take(self) -> str:
+        """What has come since the last time."""
+        with self._stream.run.lock:
+            piece = self.text()[self._n_taken :]
+            self.ended = self._has_ended()
+            if (variable := self._variable) is not None:
+                self.meta = variable.meta if variable.done else {"finish_reason": None, "completion_tokens": variable.n_partial}
+        self._n_taken += len(piece)
+        return piece
+
+    def text(self) -> str:
+        stream = self._stream
+        if self._name is not None:
+            return variable.text if (variable := self._variable) else ""
+        if self._has_ended() and stream.error is None:
+            return stream.transcript.text()
+        return stream.transcript.seen() + stream.partial
+
+    @property
+    def _variable(self) -> Variable | None:
+        return None if self._name is None else self._stream.variables.get(self._name)
+
+    def _has_ended(self) -> bool:
+        variable = self._variable
+        return (variable is not None and variable.done) or (self._stream.idle and not self._stream.run.body_elsewhere)
