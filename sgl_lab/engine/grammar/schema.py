@@ -1,0 +1,82 @@
+"""JSON schemas to grammars: `lowered(text)` is what goes into `LLMatcher`.
+
+The grammar accepts exactly what the schema allows, as `json.dumps(value, ensure_ascii=False)` writes it: one space after `,` and `:`,
+the properties in the order in which the schema names them (`required` after `properties`, other keys last).
+Draft 2020-12; nothing is ever fetched. Whatever cannot be obeyed is refused before anything is generated, with
+the path of its keyword. What nothing limits stays without limit: give strings a `maxLength` and arrays a `maxItems`,
+so that a weak model must come to an end.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from ...contracts.errors import BackendUnsupported, BadArgument
+
+MAX_TEXT = 1 << 18
+MAX_DEPTH = 64
+MAX_NODES = 20_000
+_DRAFT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def lowered(schema_text: str) -> str:
+    """The Lark grammar of a JSON schema. BadArgument if it is none, BackendUnsupported for what cannot be obeyed."""
+    schema = _parsed(schema_text)
+    _check(schema)
+    from .reading import Reading
+    from .search import matches
+    from .spelling import Speller
+
+    return Speller(Reading(schema, matches)).grammar()
+
+
+def _parsed(text: str) -> Any:
+    size = len(text.encode(errors="surrogatepass"))
+    if size > MAX_TEXT:
+        raise BadArgument(f"the schema has {size} bytes, more than {MAX_TEXT}")
+    try:
+        schema = json.loads(text, parse_constant=_no_number)
+    except RecursionError:
+        raise BadArgument(f"the schema is nested deeper than {MAX_DEPTH} levels") from None
+    except ValueError as error:
+        raise BadArgument(f"the schema is not JSON: {error}") from None
+    _measure(schema)
+    return schema
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _measure(schema: Any) -> None:
+    n_nodes, level = 0, [schema]
+    for _ in range(MAX_DEPTH):
+        n_nodes += len(level)
+        if n_nodes > MAX_NODES:
+            raise BadArgument(f"the schema has more than {MAX_NODES} values")
+        if any(isinstance(value, float) and not math.isfinite(value) for value in level):
+            raise BadArgument("the schema has a number too large to be one")
+        level = [inner for value in level for inner in _parts(value)]
+        if not level:
+            return
+    raise BadArgument(f"the schema is nested deeper than {MAX_DEPTH} levels")
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def _check(schema: Any) -> None:
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    named = schema.get("$schema", _DRAFT) if isinstance(schema, dict) else _DRAFT
+    if named != _DRAFT:
+        raise BackendUnsupported(f"`$schema` {named!r} is not supported", hint=f"leave it out, or write {_DRAFT}")
+    error = best_match(Draft202012Validator(Draft202012Validator.META_SCHEMA).iter_errors(schema))
+    if error is not None:
+        path = ".".join(map(str, error.absolute_path)) or "(root)"
+        raise BadArgument(f"not a JSON schema at {path}: {error.message}")

@@ -1,0 +1,355 @@
+"""Shapes to a Lark grammar: the texts that `json.dumps` writes of them, with keys in the order of the schema.
+
+A text under a negated pattern, and a key under any pattern, is spelled without escapes; else every character may stand there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...contracts.errors import BackendUnsupported, BadArgument
+from .reading import Reading
+from .search import whole_text
+from .shapes import FALSE, TRUE, UNIVERSE, Array, Fixed, Formula, Number, Object, Shape, String, both, opposite
+
+MAX_RULES = 20_000
+_EXACT = 1 << 53  # beyond it, whole numbers are no longer told apart
+_MAX_DISTINCT = 8  # values that items may have under `uniqueItems`
+_OPTIONS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_CHARACTER = r'[^"\\\x00-\x1f]|\\["\\bfnrt]|\\u00(0[0-7bef]|1[0-9a-f])'
+
+
+@dataclass(frozen=True)
+class _Use:
+    """A rule, so many times."""
+
+    rule: str
+    fewest: int = 1
+    most: int | None = 1
+
+    def __str__(self) -> str:
+        return self.rule if self.fewest == self.most == 1 else f"{self.rule}{{{self.fewest},{'' if self.most is None else self.most}}}"
+
+
+_Line = tuple[str | _Use, ...]
+
+
+class Speller:
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+        self._rules: dict[str, list[_Line]] = {}
+        self._terminals: dict[str, str] = {}
+        self._named: dict[Any, str] = {}
+
+    def grammar(self) -> str:
+        start = self._value(self._reading.root)
+        made = self._productive()
+        if start not in made:
+            raise BadArgument("nothing can satisfy the schema", hint="no text of finite length fits it")
+        reached, waiting = {start}, [start]
+        while waiting:
+            for use in (symbol for line in made[waiting.pop()] for symbol in line if isinstance(symbol, _Use)):
+                if use.rule not in reached:
+                    reached.add(use.rule)
+                    waiting.append(use.rule)
+        lines = [f"start: {start}"]
+        lines += [f"{name}: " + " | ".join(" ".join(map(str, line)) or '""' for line in made[name]) for name in made if name in reached]
+        lines += [f"{name}: {text}" for text, name in self._terminals.items()]
+        return "%llguidance {}\n" + "\n".join(lines) + "\n"
+
+    def _productive(self) -> dict[str, list[_Line]]:
+        """The rules that end, without the alternatives that do not."""
+        ends: set[str] = set()
+        while True:
+            more = {
+                name
+                for name, lines in self._rules.items()
+                if name not in ends and any(all(isinstance(s, str) or s.fewest == 0 or s.rule in ends for s in line) for line in lines)
+            }
+            if not more:
+                break
+            ends |= more
+        made = {}
+        for name in self._rules:
+            if name in ends:
+                lines = [tuple(s for s in line if isinstance(s, str) or s.fewest or s.rule in ends) for line in self._rules[name]]
+                made[name] = [line for line in dict.fromkeys(lines) if all(isinstance(s, str) or s.rule in ends for s in line)]
+        return made
+
+    def _rule(self, key: Any, lines: Callable[[], Iterable[_Line]]) -> str:
+        """The rule of that meaning. It is named before it is written, since it may contain itself."""
+        if key not in self._named:
+            if len(self._named) >= MAX_RULES:
+                raise BackendUnsupported(
+                    f"the schema needs more than {MAX_RULES} rules of grammar", hint="fewer properties, or smaller counts"
+                )
+            name = self._named[key] = f"r{len(self._named)}"
+            self._rules[name] = []
+            self._rules[name] = list(lines())
+        return self._named[key]
+
+    def _leaf(self, schema: dict[str, Any]) -> str:
+        text = json.dumps({**schema, "x-guidance": _OPTIONS}, ensure_ascii=False)
+        return self._rule(text, lambda: [("%json " + text,)])
+
+    def _terminal(self, text: str) -> str:
+        return self._terminals.setdefault(text, f"T{len(self._terminals)}")
+
+    def _value(self, formula: Formula) -> str:
+        shapes = self._reading.shapes(formula)
+        if set(shapes) >= set(UNIVERSE):
+            return self._leaf({})
+        return self._rule(formula, lambda: itertools.chain(*map(self._lines, shapes)))
+
+    def _lines(self, shape: Shape) -> Iterable[_Line]:
+        if shape.refused:
+            raise BackendUnsupported(shape.refused, hint="say it without `not`, `oneOf` or `if`")
+        if isinstance(shape, Fixed):
+            return [(_quoted(shape.kind),)]
+        if isinstance(shape, Number):
+            return self._number(shape)
+        if isinstance(shape, String):
+            return self._string(shape)
+        if isinstance(shape, Array):
+            return self._array(shape)
+        return self._object(shape)
+
+    # -- numbers and strings
+
+    def _number(self, number: Number) -> Iterable[_Line]:
+        low, high = number.low, number.high
+        if low is not None and low == high:
+            return [(_quoted(json.dumps(int(low) if low == int(low) and abs(low) < _EXACT else low)),)]
+        if number.whole is False:
+            if low is not None or high is not None or number.multiples:
+                raise BackendUnsupported("`not` of type integer beside limits is not supported", hint="use a number with limits alone")
+            return [(self._terminal(r"/-?(0|[1-9][0-9]*)\.[0-9]*[1-9][0-9]*/"),)]
+        if number.whole:
+            if any(bound is not None and abs(bound) > _EXACT for bound in (low, high)):
+                raise BackendUnsupported("limits of an integer beyond 2**53 are not supported", hint="leave out the limit")
+            low = None if low is None else math.floor(low) + 1 if number.above else math.ceil(low)
+            high = None if high is None else math.ceil(high) - 1 if number.below else math.floor(high)
+            if low is not None and high is not None and low > high:
+                return []
+            number = replace(number, low=low, high=high, above=False, below=False)
+        schema: dict[str, Any] = {"type": "integer" if number.whole else "number"}
+        if low is not None:
+            schema["exclusiveMinimum" if number.above else "minimum"] = low
+        if high is not None:
+            schema["exclusiveMaximum" if number.below else "maximum"] = high
+        if number.multiples:
+            schema["allOf"] = [{"multipleOf": multiple} for multiple in number.multiples]
+        return [(_Use(self._leaf(schema)),)]
+
+    def _string(self, string: String) -> Iterable[_Line]:
+        if string.only is not None:
+            return [(self._terminal(" | ".join(map(_quoted_json, string.only))),)]
+        if not string.never and not string.not_patterns:
+            schema: dict[str, Any] = {"type": "string"}
+            if string.shortest:
+                schema["minLength"] = string.shortest
+            if string.longest is not None:
+                schema["maxLength"] = string.longest
+            if string.patterns or string.formats:
+                schema["allOf"] = [*({"pattern": p} for p in string.patterns), *({"format": f} for f in string.formats)]
+            return [(_Use(self._leaf(schema)),)]
+        if string.formats:
+            raise BackendUnsupported(f"format {string.formats[0]!r} beside `not` is not supported", hint="leave out one of them")
+        patterned = string.patterns or string.not_patterns
+        character = r'[^"\\\x00-\x1f]' if patterned else _CHARACTER
+        count = f"{{{string.shortest},{'' if string.longest is None else string.longest}}}"
+        parts = [self._terminal(f"/({character}){count}/")]
+        parts += [self._terminal(f"/{whole_text(p)}/") for p in string.patterns]
+        parts += ["~" + self._terminal(f"/{whole_text(p)}/") for p in string.not_patterns]
+        never = [_quoted(json.dumps(text, ensure_ascii=False)[1:-1]) for text in string.never]
+        parts += ["~" + self._terminal(" | ".join(never))] if never else []
+        return [(self._terminal(f'"\\"" ({" & ".join(parts)}) "\\""'),)]
+
+    # -- arrays
+
+    def _array(self, array: Array) -> Iterable[_Line]:
+        if array.distinct and (array.longest is None or array.longest > 1):
+            return [(_quoted("["), _Use(self._distinct(array, 0, frozenset())))]
+        if array.holding:
+            return [(_quoted("["), _Use(self._counted(array, 0, (0,) * len(array.holding))))]
+        return [(_quoted("["), _Use(self._rest(array, 0)))]
+
+    def _rest(self, array: Array, index: int) -> str:
+        def lines() -> Iterable[_Line]:
+            if index >= array.shortest:
+                yield (_quoted("]"),)
+            if array.longest is not None and index >= array.longest:
+                return
+            if index < len(array.prefix) or index == 0:
+                yield self._item(array, index, array.at(index), self._rest(array, index + 1))
+            elif array.items != FALSE:
+                more = self._rule(("more", array.items), lambda: [self._separated(", ", self._value(array.items))])
+                most = None if array.longest is None else array.longest - index
+                yield _Use(more, max(array.shortest - index, 1), most), _quoted("]")
+
+        return self._rule(("rest", array, index), lines)
+
+    def _separated(self, *symbols: str) -> _Line:
+        return tuple(_quoted(s) if not s.startswith("r") else _Use(s) for s in symbols)
+
+    def _item(self, array: Array, index: int, what: Formula, then: str) -> _Line:
+        item = (_Use(self._value(what)), _Use(then))
+        return item if index == 0 else (_quoted(", "), *item)
+
+    def _counted(self, array: Array, index: int, counts: tuple[int, ...]) -> str:
+        """What may follow `index` items of which so many held each `contains`."""
+        last = max(len(array.prefix), array.shortest, array.longest or 0, 1, *(h.start for h in array.holding))
+
+        def lines() -> Iterable[_Line]:
+            if index >= array.shortest and all(count >= h.fewest for count, h in zip(counts, array.holding, strict=True)):
+                yield (_quoted("]"),)
+            if array.longest is not None and index >= array.longest:
+                return
+            choices = [self._choices(h, index, count) for h, count in zip(array.holding, counts, strict=True)]
+            for chosen in itertools.product(*choices):
+                what = both([array.at(index), *(formula for formula, _ in chosen)])
+                yield self._item(array, index, what, self._counted(array, min(index + 1, last), tuple(count for _, count in chosen)))
+
+        return self._rule(("counted", array, index, counts), lines)
+
+    def _choices(self, holding: Any, index: int, count: int) -> list[tuple[Formula, int]]:
+        """An item that is held to be one, or not. One that is and is not counted does no harm where only the fewest matter."""
+        if index < holding.start:
+            return [(TRUE, count)]
+        if holding.most is None:
+            return [(TRUE, count)] + ([(holding.what, count + 1)] if count < holding.fewest else [])
+        counted = [(holding.what if holding.fewest else TRUE, count + 1)] if count < holding.most else []
+        return [(opposite(holding.what), count), *counted]
+
+    def _distinct(self, array: Array, index: int, used: frozenset[str]) -> str:
+        """What may follow `index` items that are these: each is one of a few values, and none comes again."""
+
+        def lines() -> Iterable[_Line]:
+            if index >= array.shortest:
+                yield (_quoted("]"),)
+            if array.longest is not None and index >= array.longest:
+                return
+            for text in self._values(array, index):
+                if text not in used:
+                    then = _Use(self._distinct(array, index + 1, used | {text}))
+                    yield (_quoted(text), then) if index == 0 else (_quoted(", "), _quoted(text), then)
+
+        if array.holding:
+            raise BackendUnsupported(f"`contains` beside `uniqueItems` at {array.distinct} is not supported")
+        return self._rule(("distinct", array, index, used), lines)
+
+    def _values(self, array: Array, index: int) -> list[str]:
+        texts: list[str] = []
+        for shape in self._reading.shapes(array.at(index)):
+            values = _values_of(shape)
+            if values is None or len(texts) > _MAX_DISTINCT:
+                raise BackendUnsupported(
+                    f"`uniqueItems` at {array.distinct} is not supported unless items are one of at most {_MAX_DISTINCT} values",
+                    hint="use an enum, or maxItems 1",
+                )
+            texts += values
+        return list(dict.fromkeys(texts))
+
+    # -- objects
+
+    def _object(self, shape: Object) -> Iterable[_Line]:
+        named = _Named(self._reading, shape)
+        if named.open_keys and shape.fewest > len(shape.required) + 1:
+            raise BackendUnsupported(
+                f"{shape.min_path} over keys of any name is not supported: a key that comes twice would count twice",
+                hint="name the properties and set additionalProperties to false",
+            )
+        return [(_quoted("{"), _Use(self._pairs(shape, named, 0, 0, frozenset(range(len(shape.some))))))]
+
+    def _pairs(self, shape: Object, named: _Named, index: int, count: int, missing: frozenset[int]) -> str:
+        """What may follow `count` pairs, with names from `index` on still to come and these `some` still to be met."""
+        cap = max(1, shape.fewest, 0 if shape.most is None else shape.most)
+
+        def after(key: str | _Use, value: Formula, then: str) -> _Line:
+            pair = key, _quoted(": "), _Use(self._value(value)), _Use(then)
+            return pair if count == 0 else (_quoted(", "), *pair)
+
+        def lines() -> Iterable[_Line]:
+            full = shape.most is not None and count >= shape.most
+            if index < len(named.names):
+                name, value, met = named.names[index]
+                if value != FALSE and not full:
+                    then = self._pairs(shape, named, index + 1, min(count + 1, cap), missing - met)
+                    yield after(_quoted_json(name), value, then)
+                if name not in shape.required:
+                    yield (_Use(self._pairs(shape, named, index + 1, count, missing)),)
+                return
+            if count >= shape.fewest and not missing:
+                yield (_quoted("}"),)
+            if not full:
+                for keys, value, met in named.open_keys:
+                    then = self._pairs(shape, named, index, min(count + 1, cap), missing - met)
+                    for line in itertools.chain(*(self._string(key) for key in keys)):
+                        yield after(line[0], value, then)
+
+        return self._rule(("pairs", shape, index, count, missing), lines)
+
+
+class _Named:
+    """The keys that an object may have: those with a name, in order, and kinds of others, with what their values are."""
+
+    def __init__(self, reading: Reading, shape: Object) -> None:
+        names = list(dict.fromkeys((*(name for name, _ in shape.names), *shape.required)))
+        kinds = self._kinds(reading, shape, (*shape.rules, *((key, TRUE) for key in shape.some)))
+        names += [text for keys, _, _ in kinds for key in keys for text in key.only or () if text not in names]
+        # A name is the text of a key here, so what a key has to be is asked of that text.
+        self.names: list[tuple[str, Formula, frozenset[int]]] = []
+        for name in dict.fromkeys(names):
+            is_name = reading.is_text(name)
+            value = both([dict(shape.names).get(name, TRUE), *(v for k, v in shape.rules if reading.shapes(both((is_name, k))))])
+            met = frozenset(i for i, key in enumerate(shape.some) if reading.shapes(both((is_name, key))))
+            self.names.append((name, value, met))
+        listed = tuple(dict.fromkeys(names))
+        self.open_keys: list[tuple[list[String], Formula, frozenset[int]]] = []
+        for keys, value, met in kinds:
+            rest = [replace(key, never=tuple(dict.fromkeys(key.never + listed))) for key in keys if key.only is None]
+            if rest and not reading.is_empty(value):
+                self.open_keys.append((rest, value, met))
+
+    def _kinds(
+        self, reading: Reading, shape: Object, rules: Sequence[tuple[Formula, Formula]]
+    ) -> list[tuple[list[String], Formula, frozenset[int]]]:
+        found: list[tuple[list[String], Formula, frozenset[int]]] = []
+        waiting: list[tuple[int, Formula, tuple[Formula, ...], frozenset[int]]] = [(0, reading.any_text, (), frozenset())]
+        while waiting:
+            depth, key, values, met = waiting.pop()
+            texts = [text for text in reading.shapes(key) if isinstance(text, String)]
+            if not texts:
+                continue
+            if depth == len(rules):
+                found.append((texts, both(values), met))
+                continue
+            test, value = rules[depth]
+            some = frozenset({depth - len(shape.rules)}) if depth >= len(shape.rules) else frozenset()
+            waiting.append((depth + 1, both((key, opposite(test))), values, met))
+            waiting.append((depth + 1, both((key, test)), (*values, value), met | some))
+        return found
+
+
+def _values_of(shape: Shape) -> list[str] | None:
+    """The texts of its values, if they are few."""
+    if isinstance(shape, Fixed):
+        return [shape.kind]
+    if isinstance(shape, String) and shape.only is not None:
+        return [json.dumps(text, ensure_ascii=False) for text in shape.only]
+    if isinstance(shape, Number) and shape.low is not None and shape.low == shape.high:
+        return [json.dumps(shape.low)]
+    return None
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _quoted_json(text: str) -> str:
+    return _quoted(json.dumps(text, ensure_ascii=False))
