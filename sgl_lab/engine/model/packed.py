@@ -2,7 +2,7 @@
 
 What a GGUF stores in 4 or 8 bits with 32 to a group is kept to the bit. Anything else is rounded on
 the way. Weights are named as in the Hugging Face layout; those that are multiplied together are one,
-under the first one's name.
+under the first one's name, gate and up by turns.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...contracts.errors import ModelError
 from ..kernels.linear import Linear
-from ..kernels.native.pack import GROUP, Grouped, Kind, Packed, pack, pack_bf16, quantise
+from ..kernels.native.pack import GROUP, Grouped, Kind, Packed, apart, in_turn, pack, pack_bf16, quantise
 from ..kernels.native.twin import Bf16Linear, RoundedLinear
 from .gguf_file import GgufFile, GgufTensor
 from .llama import Llama
@@ -57,8 +57,10 @@ class PackedLlama:
                 return self.vectors[names[0]]
             if names[0].endswith(".bias"):
                 bias = self.weights[names[0].removesuffix("bias") + "weight"].bias
-                return torch.empty(0) if bias is None else bias
-            return self.weights[names[0]].floats()
+                found = torch.empty(0) if bias is None else bias
+            else:
+                found = self.weights[names[0]].floats()
+            return apart(found) if ".gate_proj." in names[0] else found
 
         linear: type[Linear] = Bf16Linear if self.kind is Kind.BF16 else RoundedLinear
         return Llama(self.spec, read, device=self.device, dtype=torch.float32, linear=linear)
@@ -100,13 +102,19 @@ def pack_llama(
         return quantise(floats(name), wanted)
 
     def add(*names: str, bias: bool = False, wanted: Kind = kind) -> None:
-        offset = torch.cat([floats(name.removesuffix("weight") + "bias").float() for name in names]) if bias else None
+        def joined(parts: list[Tensor]) -> Tensor:
+            return in_turn(torch.cat(parts)) if ".gate_proj." in names[0] else torch.cat(parts)
+
+        offset = joined([floats(name.removesuffix("weight") + "bias").float() for name in names]) if bias else None
         if kind is Kind.BF16:
-            weights[names[0]] = pack_bf16(torch.cat([floats(name).to(torch.bfloat16) for name in names]), offset)
+            weights[names[0]] = pack_bf16(joined([floats(name).to(torch.bfloat16) for name in names]), offset)
             return
         parts = [grouped(name, wanted) for name in names]
         most = max(part.kind for part in parts) if wanted is Kind.Q4 else Kind.Q8
-        weights[names[0]] = pack(_joined([part if part.kind is most else quantise(part.floats(), most) for part in parts]), offset)
+        parts = [part if part.kind is most else quantise(part.floats(), most) for part in parts]
+        minimums = [part.minimums for part in parts if part.minimums is not None]
+        quants, scales = joined([part.quants for part in parts]), joined([part.scales for part in parts])
+        weights[names[0]] = pack(Grouped(most, quants, scales, joined(minimums) if minimums else None), offset)
 
     for index in range(spec.n_layers):
         prefix = f"model.layers.{index}"
@@ -123,16 +131,6 @@ def pack_llama(
         add("lm_head.weight", wanted=Kind.Q8)
     vectors["model.norm.weight"] = floats("model.norm.weight").float().clone()
     return PackedLlama(spec, kind, weights, vectors)
-
-
-def _joined(parts: list[Grouped]) -> Grouped:
-    minimums = [part.minimums for part in parts if part.minimums is not None]
-    return Grouped(
-        parts[0].kind,
-        torch.cat([part.quants for part in parts]),
-        torch.cat([part.scales for part in parts]),
-        torch.cat(minimums) if minimums else None,
-    )
 
 
 # ------------------------------------------------------------ ggml's blocks of 32

@@ -106,6 +106,10 @@ class Activations {
 
 enum class Store { overwrite, add };
 
+inline __m512 plus_bias(const Weight& w, int column, __m512 sum) {
+  return w.bias ? _mm512_add_ps(sum, _mm512_maskz_loadu_ps(first_lanes(w.n_out - column), w.bias + column)) : sum;
+}
+
 // Where a linear's results go: y [n_rows][stride], overwritten or added to.
 struct Target {
   float* y;
@@ -118,7 +122,7 @@ struct Target {
   void put(const Weight& w, int row, int column, __m512 sum) const {
     float* place = y + row * stride + column;
     const __mmask16 lanes = first_lanes(w.n_out - column);
-    if (w.bias) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, w.bias + column));
+    sum = plus_bias(w, column, sum);
     if (how == Store::add) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, place));
     _mm512_mask_storeu_ps(place, lanes, sum);
   }
@@ -135,8 +139,8 @@ struct Ahead {
 };
 
 // R rows of a tile times one block of 32 columns in 4 or 8 bits. Within a group sums are integers, exact in any order.
-template <Kind kind, int R>
-inline void multiply_block(const Weight& w, int block, const Activations& x, int row, const Target& target, Ahead ahead) {
+template <Kind kind, int R, class Into>
+inline void multiply_block(const Weight& w, int block, const Activations& x, int row, const Into& target, Ahead ahead) {
   constexpr int kBytes = group_bytes(kind), kScales = kColumns * 2;
   const int n_groups = w.n_in / kGroup, n_tile = x.tile(), next = n_groups * kBytes;
   const int next_begin = ahead.begin(kBytes), next_end = ahead.end(kBytes);
@@ -186,8 +190,8 @@ inline void multiply_block(const Weight& w, int block, const Activations& x, int
 }
 
 // R rows of a tile times one block of 64 columns in bf16.
-template <int R>
-inline void multiply_bf16(const Weight& w, int block, const Activations& x, int row, const Target& target, Ahead ahead) {
+template <int R, class Into>
+inline void multiply_bf16(const Weight& w, int block, const Activations& x, int row, const Into& target, Ahead ahead) {
   constexpr int kBytes = group_bytes(Kind::bf16);
   const int n_groups = w.n_in / kGroup, n_tile = x.tile(), next = n_groups * kBytes;
   const int next_begin = ahead.begin(kBytes), next_end = ahead.n_parts > 2 ? ahead.end(kBytes) : next_begin;
@@ -211,14 +215,13 @@ inline void multiply_bf16(const Weight& w, int block, const Activations& x, int 
     for (int c = 0; c < 4; ++c) target.put(w, row + r, block * kWideColumns + c * kLanes, sum[r][c]);
 }
 
-// One phase: y [n_rows, n_out] (rows `stride` floats apart) = or += x @ w.T + bias.
+// One phase: x @ w.T + bias into `target`; `n_together` blocks, one after the other, are the work of one thread.
 // Memory: the weight once for each panel of some 70 rows; a block of it stays in the first-level cache while they pass.
-inline void linear(Member& me, const Weight& w, const Activations& x, int n_rows, float* y, size_t stride, Store how) {
-  const Target target{y, stride, how};
-  const int n_blocks = (w.n_out + block_columns(w.kind) - 1) / block_columns(w.kind);
+template <class Into>
+inline void linear(Member& me, const Weight& w, const Activations& x, int n_rows, const Into& target, int n_together = 1) {
+  const int n_blocks = (w.n_out + block_columns(w.kind) - 1) / block_columns(w.kind), n_pieces = (n_blocks + n_together - 1) / n_together;
   const int n_panel = kPanelTiles * x.tile(), n_panels = (n_rows + n_panel - 1) / n_panel;
-  me.share(n_blocks * n_panels, 1, [&](int i) {
-    const int block = i % n_blocks, begin = i / n_blocks * n_panel, end = std::min(n_rows, begin + n_panel);
+  const auto pass = [&](int block, int begin, int end) {
     Ahead ahead{0, (end - begin + x.tile() - 1) / x.tile()};
     for (int row = begin; row < end; row += x.tile(), ++ahead.part) with_rows(std::min(x.tile(), end - row), [&]<int R>() {
       switch (w.kind) {
@@ -227,6 +230,10 @@ inline void linear(Member& me, const Weight& w, const Activations& x, int n_rows
         case Kind::bf16: return multiply_bf16<R>(w, block, x, row, target, ahead);
       }
     });
+  };
+  me.share(n_pieces * n_panels, 1, [&](int i) {
+    const int first = i % n_pieces * n_together, begin = i / n_pieces * n_panel;
+    for (int block = first; block < std::min(n_blocks, first + n_together); ++block) pass(block, begin, std::min(n_rows, begin + n_panel));
   });
 }
 

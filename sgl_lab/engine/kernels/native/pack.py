@@ -47,6 +47,16 @@ class Grouped:
         return values.view(n_out, n_in)
 
 
+def in_turn(rows: Tensor) -> Tensor:
+    """Of [2 * n, ...] the two halves by turns, `GROUP` rows of each: as `gated_linear` wants gate and up."""
+    return rows.view(2, -1, GROUP, *rows.shape[1:]).transpose(0, 1).reshape(rows.shape)
+
+
+def apart(rows: Tensor) -> Tensor:
+    """What `in_turn` was given."""
+    return rows.view(-1, 2, GROUP, *rows.shape[1:]).transpose(0, 1).reshape(rows.shape)
+
+
 def quantise(weight: Tensor, kind: Kind) -> Grouped:
     """Round-to-nearest of a float weight [n_out, n_in]; n_in is a multiple of 32."""
     groups = weight.float().view(len(weight), -1, GROUP)

@@ -1,4 +1,4 @@
-// What happens to each row between the linears: norm, rotation and activation.
+// What happens to each row between the linears: norm, rotation and gating.
 #pragma once
 
 #include <cmath>
@@ -19,14 +19,30 @@ inline void rms_norm(const float* x, const float* weight, int n, float epsilon, 
   for (int i = 0; i < n; i += kGroup) out.put(row, i, normed(i), normed(i + kLanes));
 }
 
-// silu(gate) * up of gate_up [2 * n] into row `row` of `out`.
-inline void gated(const float* gate_up, int n, Activations& out, int row) {
-  const auto value = [&](int i) {
-    const __m512 gate = _mm512_loadu_ps(gate_up + i);
+// Where the results of gate and up go, 32 of one and 32 of the other in turn: silu(gate) * up is what the next linear reads.
+struct Gated {
+  Activations& out;
+  float* kept;  // [rows of a panel][32]: gates until their ups are there, then the first half of the products
+  int n_panel;
+
+  void fetch(int, int) const {}
+
+  void put(const Weight& w, int row, int column, __m512 sum) const {
+    float* place = kept + row % n_panel * kGroup + column % kGroup;
+    sum = plus_bias(w, column, sum);
+    if (column % (2 * kGroup) < kGroup) return _mm512_store_ps(place, sum);
+    const __m512 gate = _mm512_load_ps(place);
     const __m512 decay = exp2_of(_mm512_min_ps(_mm512_set1_ps(126.0f), _mm512_mul_ps(gate, _mm512_set1_ps(-kLog2e))));
-    return _mm512_mul_ps(_mm512_div_ps(gate, _mm512_add_ps(_mm512_set1_ps(1.0f), decay)), _mm512_loadu_ps(gate_up + n + i));
-  };
-  for (int i = 0; i < n; i += kGroup) out.put(row, i, value(i), value(i + kLanes));
+    const __m512 product = _mm512_mul_ps(_mm512_div_ps(gate, _mm512_add_ps(_mm512_set1_ps(1.0f), decay)), sum);
+    if (column % kGroup == 0) return _mm512_store_ps(place, product);
+    out.put(row, column / 2 / kGroup * kGroup, _mm512_load_ps(place - kLanes), product);
+  }
+};
+
+// One phase: silu(x @ gate.T) * (x @ up.T), the two interleaved in one weight.
+inline void gated_linear(Member& me, const Weight& w, const Activations& x, int n_rows, Activations& out) {
+  alignas(64) float kept[kPanelTiles * kTile * kGroup];
+  linear(me, w, x, n_rows, Gated{out, kept, kPanelTiles * x.tile()}, 2 * kGroup / block_columns(w.kind));
 }
 
 // Rotary position embedding of one head, as bf16. cosines, sines [dim / 2]; dim is a multiple of 32.

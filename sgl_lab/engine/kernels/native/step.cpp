@@ -17,7 +17,7 @@ namespace sgl {
 struct Layer {
   const float* attention_norm;  // [hidden]
   const float* mlp_norm;        // [hidden]
-  Weight qkv, out, gate_up, down;
+  Weight qkv, out, gate_up, down;  // gate and up in turn, 32 outputs each
   Pages pages;
 };
 
@@ -102,7 +102,6 @@ class Step {
     plan_.make(tiles_of(rows), shape_);
     grow(x_, size_t(n_) * m_.hidden);
     grow(qkv_, size_t(n_) * qkv_width());
-    grow(gate_up_, size_t(n_) * 2 * m_.ffn);
     grow(queries_, size_t(n_) * q_width());
     grow(cosines_, size_t(n_) * m_.head_dim / 2);
     grow(sines_, size_t(n_) * m_.head_dim / 2);
@@ -130,10 +129,10 @@ class Step {
 
   void attention(Member& me, const Layer& layer) {
     norm(me, layer.attention_norm);
-    linear(me, layer.qkv, normed_, n_, qkv_.data(), qkv_width(), Store::overwrite);
+    linear(me, layer.qkv, normed_, n_, Target{qkv_.data(), size_t(qkv_width()), Store::overwrite});
     me.share(n_, 4, [&](int i) { rotate_and_keep(layer, i); });
     attend(me, Attention(plan_, shape_, layer.pages, queries_.data(), attended_, partials_.data(), scratch_[me.number]));
-    linear(me, layer.out, attended_, n_, x_.data(), m_.hidden, Store::add);
+    linear(me, layer.out, attended_, n_, Target{x_.data(), size_t(m_.hidden), Store::add});
   }
 
   // Rotated queries to their buffer; rotated keys, and values, to their slots.
@@ -153,9 +152,8 @@ class Step {
 
   void feed_forward(Member& me, const Layer& layer) {
     norm(me, layer.mlp_norm);
-    linear(me, layer.gate_up, normed_, n_, gate_up_.data(), 2 * size_t(m_.ffn), Store::overwrite);
-    me.share(n_, 4, [&](int i) { gated(&gate_up_[size_t(i) * 2 * m_.ffn], m_.ffn, active_, i); });
-    linear(me, layer.down, active_, n_, x_.data(), m_.hidden, Store::add);
+    gated_linear(me, layer.gate_up, normed_, n_, active_);
+    linear(me, layer.down, active_, n_, Target{x_.data(), size_t(m_.hidden), Store::add});
   }
 
   // The next of the wanted lines, as many as are computed together, and room for them.
@@ -169,7 +167,7 @@ class Step {
 
   void choose(Member& me, const Wanted& some) {
     me.share(some.n, 4, [&](int i) { rms_norm(&x_[size_t(some.lines[i].token) * m_.hidden], m_.norm, m_.hidden, m_.epsilon, last_, i); });
-    linear(me, m_.head, last_, some.n, logits_.data(), m_.vocab, Store::overwrite);
+    linear(me, m_.head, last_, some.n, Target{logits_.data(), size_t(m_.vocab), Store::overwrite});
     me.share(some.n, 1, [&](int i) { some.choices[i] = samplers_[me.number].choose(&logits_[size_t(i) * m_.vocab], m_.vocab, some.lines[i]); });
   }
 
@@ -183,7 +181,7 @@ class Step {
   AttentionPlan plan_;
   std::vector<int> positions_;
   std::vector<size_t> slots_;
-  std::vector<float> x_, qkv_, gate_up_, cosines_, sines_, partials_;
+  std::vector<float> x_, qkv_, cosines_, sines_, partials_;
   std::vector<bf16> queries_;
   Activations normed_, attended_, active_;
   Wanted wanted_{};           // what the step has not begun with
@@ -212,7 +210,7 @@ void sgl_linear(const sgl::Weight* w, const float* x, int32_t n_rows, float* y, 
       const float* at = x + size_t(i) * w->n_in + k;
       rows.put(i, k, _mm512_loadu_ps(at), _mm512_loadu_ps(at + sgl::kLanes));
     }
-  team.run([&](sgl::Member& me) { sgl::linear(me, *w, rows, n_rows, y, w->n_out, sgl::Store::overwrite); });
+  team.run([&](sgl::Member& me) { sgl::linear(me, *w, rows, n_rows, sgl::Target{y, size_t(w->n_out), sgl::Store::overwrite}); });
 }
 
 // out [tokens][heads][head_dim] bf16 of queries, the same, over pages that hold all keys and values already
