@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from ..contracts.errors import BackendUnsupported
 from ..contracts.events import Emit, RequestQueued, silent
 from ..contracts.ids import ExprId, ForkId, RequestId
 from ..contracts.params import Constraint
@@ -43,7 +42,7 @@ class LocalBackend:
         return self._card
 
     def prepare(self, constraint: Constraint) -> None:
-        raise BackendUnsupported(f"a {constraint.kind} constraint is not supported", hint="choices= limits a gen to given texts")
+        self._resident.engine.prepare(constraint)
 
     def submit(self, job: GenJob, listener: GenListener) -> RequestId:
         return self._queue(self._resident.engine.gen(job, listener, exact=self._card.is_deterministic), job.fork, job.expr)

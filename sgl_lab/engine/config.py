@@ -30,6 +30,8 @@ class EngineConfig:
     """uncomputed tokens that a waiting request must share with a running prefill to wait for it"""
     draft_tokens: int = 64
     """tokens that are guessed at a time for one request, and drawn in one step as far as they come true; 0: none"""
+    jump_forward: bool = True
+    """tokens that a constraint leaves no choice about are said without being drawn"""
     seed: int = 0
     """where the seeds of requests without one are drawn from, and a random schedule"""
 
@@ -45,6 +47,7 @@ class EngineConfig:
         check(self.step_tokens > self.max_rows, "step_tokens", f"more than max_rows ({self.max_rows}), or prompts would never be computed")
         check(self.schedule in SCHEDULES, "schedule", " or ".join(SCHEDULES))
         check(self.evict in EVICTIONS, "evict", " or ".join(EVICTIONS))
+        check(type(self.jump_forward) is bool, "jump_forward", "True or False")
         check(type(self.seed) is int, "seed", "an integer")
 
     @property

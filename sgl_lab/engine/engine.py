@@ -7,8 +7,8 @@ does), no program and no picture.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from .cache.pool import PagePool
 from .cache.tree import RadixTree
 from .config import EngineConfig
 from .family import Answer, Family, PinFamily, Vocabulary
+from .grammar.grammars import Grammars
 from .intake import Intake
 from .plan.drafts import Drafts
 from .plan.plan import Launching, Plan, RowOutput, Runner, Timed
@@ -37,8 +38,30 @@ class _Flight:
 
     batch: Batch
     prefilling: frozenset[RequestId]
+    masks: Masks
     started: float
     result: Callable[[], tuple[RowOutput, ...]]
+
+
+class Masks:
+    """Of a step's constrained rows: what each may draw, worked out when it is called, once, while the model computes."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._rows = [
+            (request.guide, row)
+            for request, row in zip(batch.requests, batch.plan.rows, strict=True)
+            if request.guide is not None and row.sample is not None
+        ]
+        self.errors: dict[RequestId, Exception] = {}
+        """of rows that have none"""
+
+    def __call__(self) -> None:
+        rows, self._rows = self._rows, []
+        for guide, row in rows:
+            try:
+                guide.fill(tuple(row.drafts))
+            except Exception as error:  # of this row alone
+                self.errors[row.request] = error
 
 
 MAX_RECOVERIES = 3
@@ -46,7 +69,7 @@ MAX_RECOVERIES = 3
 
 
 class Engine:
-    """`gen`, `score`, `warm` and `pin` (see `Intake`) may be called from any thread; everything else from one."""
+    """`gen`, `score`, `warm`, `pin` and `prepare` (see `Intake`) may be called from any thread; everything else from one."""
 
     def __init__(
         self,
@@ -65,13 +88,14 @@ class Engine:
         self._runner = runner
         self._clock = clock
         self._account = Account(clock)
-        self._emit = emit = self._account.timed(emit)
+        self._emit = emit = self._account.timed("events", emit)
         self._pool = PagePool(config.n_pages, config.page_size)
         self._tree = RadixTree(self._pool, POLICIES[config.evict](), emit)
         self._pins = Pins(self._tree)
         self.exact_namespace = namespace if runner.is_exact else (*namespace, EXACT)
-        self._intake = intake = Intake(config, vocabulary, context, namespace, self.exact_namespace, self._pins, clock)
-        self.gen, self.score, self.warm, self.pin = intake.gen, intake.score, intake.warm, intake.pin
+        grammars = Grammars(vocabulary, jump=config.jump_forward)
+        self._intake = intake = Intake(config, vocabulary, context, namespace, self.exact_namespace, self._pins, grammars, clock)
+        self.gen, self.score, self.warm, self.pin, self.prepare = intake.gen, intake.score, intake.warm, intake.pin, intake.prepare
         self._drafts = Drafts(config.draft_tokens)
         drafts = self._drafts if config.draft_tokens else None
         self._scheduler = Scheduler(config, self._pool, self._tree, runner.copy_page, emit, drafts)
@@ -93,9 +117,27 @@ class Engine:
         if error := next(filter(None, map(self._intake.refusal, family.requests)), None):  # something was pinned since it was made
             self._drop(family, error)
         for request in family.requests:
-            if request.phase is Phase.WAITING and request.kind == "gen" and request.limit == 0:
-                self._finish(family, request, "length")
+            if request.phase is Phase.WAITING:
+                self._begin(family, request)
         self._answer()
+
+    def _begin(self, family: Family, request: Request) -> None:
+        """What is forced from the start is said at once; some are over with that."""
+        try:
+            begun = family.begin(request, self._clock())
+        except Exception as error:
+            self._fail(family, request, error)
+            return
+        self._tell(self._account.n_steps, begun.samples)
+        if begun.reason is not None:
+            self._finish(family, request, begun.reason)
+        elif begun.samples and (answer := family.progress(request)) is not None:
+            self._answers.append(answer)
+
+    def _tell(self, step: int, samples: Sequence[Sample]) -> None:
+        if samples:
+            self._account.tokens["generated"] += len(samples)
+            self._emit(TokensSampled(step, tuple(samples)))
 
     def cancel(self, request: RequestId) -> None:
         """End the whole family of `request` now; ids that are unknown or finished are ignored."""
@@ -155,7 +197,9 @@ class Engine:
         if not plan.rows:
             return
         prefilling = frozenset(request.id for request in batch.requests if request.is_prefilling)
-        self._flight = _Flight(batch, prefilling, now, self._started(plan))
+        masks = Masks(batch)
+        plan = replace(plan, before_draws=self._account.timed("masks", masks))
+        self._flight = _Flight(batch, prefilling, masks, now, self._started(plan))
         self._account.lap("model")
 
     def _started(self, plan: Plan) -> Callable[[], tuple[RowOutput, ...]]:
@@ -171,7 +215,11 @@ class Engine:
         flight, self._flight = self._flight, None
         if flight is None:
             return
-        outputs = self._outputs(flight)
+        errors = flight.masks.errors
+        outputs = [
+            RowOutput(error=errors[row.request]) if row.request in errors else output
+            for row, output in zip(flight.batch.plan.rows, self._outputs(flight), strict=True)
+        ]
         self._account.lap("model")
         self._commit(flight.batch, outputs)
         self._report(flight)
@@ -186,6 +234,7 @@ class Engine:
             self._emit(EngineFault(None, f"step {plan.step}: {_said(error)}"))
             if len(plan.rows) == 1:
                 return (RowOutput(error=error),)
+        flight.masks()
         outputs: list[RowOutput] = []
         for row in plan.rows:
             try:
@@ -194,7 +243,7 @@ class Engine:
                 outputs.append(RowOutput(error=error))
         return tuple(outputs)
 
-    def _commit(self, batch: Batch, outputs: tuple[RowOutput, ...]) -> None:
+    def _commit(self, batch: Batch, outputs: Sequence[RowOutput]) -> None:
         now = self._clock()
         samples: list[Sample] = []
         for request, row, output in zip(batch.requests, batch.plan.rows, outputs, strict=True):
@@ -204,26 +253,20 @@ class Engine:
             if output.error is not None:
                 self._fail(family, request, output.error)
                 continue
-            n_before = len(request.generated)
             try:
-                reason = family.accept(request, row, output, now)
-                answer = family.progress(request) if reason is None else None
-            except Exception as error:  # a pattern or a token's bytes: nobody else is concerned
+                accepted = family.accept(request, row, output, now)
+                answer = family.progress(request) if accepted.reason is None else None
+            except Exception as error:  # a pattern, a token's bytes or a constraint: nobody else is concerned
                 self._fail(family, request, error)
                 continue
-            n_new = len(request.generated) - n_before
-            n_kept = max(0, n_new - 1)  # of the guesses: the last that was drawn has no KV yet, or none that anybody wants
-            self._scheduler.advance(request, row, n_kept, is_over=reason is not None)
+            self._scheduler.advance(request, row, accepted.n_kept, is_over=accepted.reason is not None)
             self._n_recoveries = 0
-            for i, (token, logprob, top) in enumerate(output.draws[:n_new]):
-                samples.append(Sample(request.id, token, logprob, top, None, False, drafted=i < n_kept))
-            if reason is not None:
-                self._ended.append((request, reason))
+            samples += accepted.samples
+            if accepted.reason is not None:
+                self._ended.append((request, accepted.reason))
             elif answer is not None:
                 self._answers.append(answer)
-        if samples:
-            self._account.tokens["generated"] += len(samples)
-            self._emit(TokensSampled(batch.plan.step, tuple(samples)))
+        self._tell(batch.plan.step, samples)
         self._finish_ended()
 
     def _finish_ended(self) -> None:
@@ -373,7 +416,6 @@ class Engine:
             seconds["model"] -= seconds["sampler"]
         return {
             **{f"{name}_tokens": n for name, n in account.tokens.items()},
-            "forced_tokens": 0,
             "evicted_tokens": self._tree.n_evicted_tokens,
             "evictions": self._tree.n_evicted,
             "hit_rate": account.tokens["cached"] / max(1, account.tokens["prompt"]),

@@ -30,7 +30,8 @@ class HashModel:
             token = hash((context, sampling.seed, sampling.position)) % self.n_vocab
         else:
             token = hash(context) % self.n_vocab
-        while token in sampling.banned:
+        mask = sampling.mask
+        while token in sampling.banned or (mask is not None and not mask[token // 32] >> token % 32 & 1):
             token = (token + 1) % self.n_vocab
         return token
 
@@ -64,6 +65,7 @@ class HashRunner:
         self._slots: list[int | None] = [None] * (n_pages * page_size)
 
     def run(self, plan: Plan) -> tuple[RowOutput, ...]:
+        plan.before_draws()
         return tuple(self._run(row) for row in plan.rows)
 
     def copy_page(self, source: int, target: int) -> None:
@@ -107,6 +109,7 @@ class ByteTokenizer:
     SPECIAL = ("<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
     n_vocab = 256 + len(SPECIAL)
     eos_ids = frozenset({256})
+    special_ids = frozenset(range(256, n_vocab))
     has_chat_template = True
 
     def encode(self, text: str, *, markup: bool = False) -> tuple[int, ...]:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Protocol
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple, Protocol
 
 from ..contracts.errors import Stopped
+from ..contracts.events import Sample
 from ..contracts.ids import Counter, Namespace, RequestId
 from ..contracts.params import SamplingParams
 from ..contracts.port import (
@@ -26,6 +29,8 @@ from ..contracts.port import (
     WarmJob,
     WarmListener,
 )
+from .grammar.grammars import Grammars, Spelling
+from .grammar.guide import Guide
 from .plan.plan import Draw, Row, RowOutput
 from .plan.request import Request
 from .plan.trie import branches
@@ -37,18 +42,19 @@ Answer = Callable[[], None]
 """A call of a listener, made when the step is over."""
 
 
-class Vocabulary(Protocol):
-    """What the engine needs of a tokenizer."""
+class Vocabulary(Spelling, Protocol):
+    """What the engine needs of a tokenizer. `eos_ids` end a gen unless it ignores them, and are never part of the text."""
 
-    @property
-    def eos_ids(self) -> frozenset[int]:
-        """End a gen unless it ignores them; never part of the text."""
 
-    @property
-    def n_vocab(self) -> int: ...
+class Accepted(NamedTuple):
+    """What a row gave its request."""
 
-    def token_bytes(self, token: int) -> bytes:
-        """The token's share of the text."""
+    reason: str | None = None
+    """of its end"""
+    samples: tuple[Sample, ...] = ()
+    """the tokens that it says from here on"""
+    n_kept: int = 0
+    """the first of them whose KV the row computed, as guesses that came true"""
 
 
 def _usage(request: Request, now: float, n_prompt: int) -> Usage:
@@ -57,6 +63,7 @@ def _usage(request: Request, now: float, n_prompt: int) -> Usage:
         completion_tokens=len(request.generated),
         cached_tokens=request.n_cached,
         computed_tokens=request.n_computed,
+        forced_tokens=request.n_forced,
         drafted_tokens=request.n_drafted,
         accepted_tokens=request.n_drafted - request.n_rejected,
         rejected_tokens=request.n_rejected,
@@ -81,9 +88,13 @@ class Family(ABC):
     def id(self) -> RequestId:
         return self.requests[0].id
 
+    def begin(self, request: Request, now: float) -> Accepted:
+        """What `request` says before it has run."""
+        return Accepted()
+
     @abstractmethod
-    def accept(self, request: Request, row: Row, output: RowOutput, now: float) -> str | None:
-        """Take in what a row gave; the reason if the request is thereby over."""
+    def accept(self, request: Request, row: Row, output: RowOutput, now: float) -> Accepted:
+        """Take in what a row gave."""
 
     @abstractmethod
     def progress(self, request: Request) -> Answer | None:
@@ -102,6 +113,10 @@ class Family(ABC):
         """The answer when one request failed; the others are then dropped."""
 
 
+def _prompt_done(request: Request, row: Row) -> Accepted:
+    return Accepted("length" if row.start + len(row.tokens) == len(request.prompt) else None)
+
+
 def sample_seed(seed: int, index: int) -> int:
     """Seed of the index-th sample: the job's own for the first, unrelated ones for the others."""
     if index == 0:
@@ -110,29 +125,50 @@ def sample_seed(seed: int, index: int) -> int:
 
 
 class _Sample:
-    __slots__ = ("logprobs", "matched", "n_told", "output", "request", "text")
+    __slots__ = ("guide", "logprobs", "matched", "n_sure", "n_told", "output", "reason", "text")
 
-    def __init__(self, request: Request, params: SamplingParams) -> None:
-        self.request = request
+    def __init__(self, params: SamplingParams, guide: Guide | None) -> None:
+        self.guide = guide
         self.text = TextStream(params.stop, params.stop_regex)
         self.logprobs: list[TokenLogprob] = []
+        self.n_sure = 0
+        """tokens up to the last drawn one: of those forced after it nothing is known at the end"""
         self.matched: str | int | None = None
+        self.reason: str | None = None
+        """of an end that came before the prompt was scored"""
         self.n_told = 0
         self.output: GenOutput | None = None
+
+    @property
+    def is_complete(self) -> bool | None:
+        """Whether the text is all that the constraint wants."""
+        if self.guide is None:
+            return None
+        return self.guide.is_whole if self.text.matched is None else self.guide.is_text(self.text.text)
 
 
 class GenFamily(Family):
     """n samples of one prompt."""
 
     def __init__(
-        self, job: GenJob, listener: GenListener, vocabulary: Vocabulary, namespace: Namespace, limit: int, seed: int, now: float
+        self,
+        job: GenJob,
+        listener: GenListener,
+        vocabulary: Vocabulary,
+        grammars: Grammars,
+        namespace: Namespace,
+        limit: int,
+        seed: int,
+        now: float,
     ) -> None:
         params = job.params
         self._listener = listener
         self._params = params
         self._vocabulary = vocabulary
-        self._ends = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else vocabulary.eos_ids)
+        ignores_eos = params.ignore_eos and params.constraint is None
+        self._ends = frozenset(params.stop_token_ids) | (frozenset() if ignores_eos else vocabulary.eos_ids)
         ids = [RequestId(_request_ids.next()) for _ in range(params.n)]
+        guides = [None if params.constraint is None else grammars.start(params.constraint) for _ in ids]
         self.requests = tuple(
             Request(
                 request,
@@ -145,19 +181,83 @@ class GenFamily(Family):
                 params=params,
                 seed=sample_seed(seed, index),
                 banned_early=tuple(sorted(self._ends)),
+                guide=guide,
             )
-            for index, request in enumerate(ids)
+            for index, (request, guide) in enumerate(zip(ids, guides, strict=True))
         )
-        self._samples = {request.id: _Sample(request, params) for request in self.requests}
+        self._samples = {request: _Sample(params, guide) for request, guide in zip(ids, guides, strict=True)}
         self._index = {request: index for index, request in enumerate(ids)}
+        self._prompt_logprobs = [TokenLogprob(token, None) for token in self._scored_prompt]
+        first = len(job.prompt) - len(self._prompt_logprobs)
+        self.requests[0].targets = {i - 1: (token,) for i, token in enumerate(self._scored_prompt, first) if i}
 
-    def accept(self, request: Request, row: Row, output: RowOutput, now: float) -> str | None:
-        return next(filter(None, (self._take(request, draw, now) for draw in output.draws)), None)
+    @property
+    def _scored_prompt(self) -> tuple[int, ...]:
+        """The tokens of the prompt whose logprobs are wanted; the first sample computes them for all."""
+        first = self._params.prompt_logprobs_from
+        return () if first is None else self.requests[0].prompt[first:]
 
-    def _take(self, request: Request, draw: Draw, now: float) -> str | None:
-        """One more token; the reason if it is the last."""
-        token = draw.token
+    def begin(self, request: Request, now: float) -> Accepted:
+        guide = self._samples[request.id].guide
+        if request.limit == 0 or (guide is not None and guide.is_over):
+            begun = Accepted("stop" if request.limit else "length")
+        else:
+            begun = self._say(request, (), now)
+        if begun.reason is None or not request.targets:
+            return begun
+        self._samples[request.id].reason = begun.reason  # the prompt is still to be scored
+        request.limit = len(request.generated)
+        return begun._replace(reason=None)
+
+    def accept(self, request: Request, row: Row, output: RowOutput, now: float) -> Accepted:
+        self._score(request, row, output)
+        reason = self._samples[request.id].reason
+        if reason is not None:
+            return Accepted(None if request.targets else reason)
+        return self._say(request, output.draws, now)
+
+    def _score(self, request: Request, row: Row, output: RowOutput) -> None:
+        """Logprobs of tokens that were not drawn: of the prompt, and forced."""
+        n_prompt = len(request.prompt)
+        first = row.start + len(row.tokens) - len(row.targets)
+        for position, (wanted, logprobs) in enumerate(zip(row.targets, output.target_logprobs, strict=True), first):
+            if wanted:
+                del request.targets[position]
+                i = position + 1 - n_prompt
+                entries = self._samples[request.id].logprobs if i >= 0 else self._prompt_logprobs
+                entries[i] = TokenLogprob(wanted[0], logprobs[0])
+
+    def _say(self, request: Request, draws: Sequence[Draw], now: float) -> Accepted:
+        """Take the draws one after the other, and after each what it forces: guesses at that came true as well."""
         sample = self._samples[request.id]
+        guide = sample.guide
+        left, forced = deque(draws), deque[int]()
+        said: list[Sample] = []
+        n_sure = 0  # up to the last drawn one
+        reason = None
+        while reason is None:
+            if guide is not None and not forced:
+                forced.extend(guide.forced())
+            if not forced and not left:
+                break
+            n_read = len(draws) - len(left)
+            draw = left.popleft() if left else None
+            if forced:
+                said.append(Sample(request.id, forced.popleft(), None, (), 1, True))
+                request.n_forced += 1
+            elif draw is not None:
+                n_allowed = None if guide is None else guide.n_allowed[n_read]
+                said.append(Sample(request.id, draw.token, draw.logprob, draw.top, n_allowed, False))
+                n_sure = len(said)
+                sample.n_sure = len(request.generated) + 1
+            reason = self._take(request, sample, said[-1].token, draw, now)
+        n_kept = len(draws) - len(left) - 1
+        n_kept = max(0, n_kept if reason is None else min(n_kept, n_sure - 1))
+        said[:n_kept] = [token._replace(drafted=True) for token in said[:n_kept]]
+        return Accepted(reason, tuple(said), n_kept)
+
+    def _take(self, request: Request, sample: _Sample, token: int, draw: Draw | None, now: float) -> str | None:
+        """One more token; the reason if it is the last."""
         if request.first_token is None:
             request.first_token = now
         request.generated.append(token)
@@ -165,10 +265,17 @@ class GenFamily(Family):
         if token in self._ends and n > self._params.min_tokens:
             sample.matched = token
             return "stop"
-        if self._params.logprobs:
+        if self._params.logprobs and draw is not None:
             sample.logprobs.append(TokenLogprob(token, draw.logprob, draw.top))
+        elif self._params.logprobs:
+            sample.logprobs.append(TokenLogprob(token, None))
+            request.targets[request.n_tokens - 2] = (token,)
+        if sample.guide is not None:
+            sample.guide.take(token)
         data = b"" if token in self._vocabulary.eos_ids else self._vocabulary.token_bytes(token)
         if sample.text.push(data, may_stop=n >= self._params.min_tokens):
+            return "stop"
+        if sample.guide is not None and sample.guide.is_over:
             return "stop"
         return "length" if n == request.limit else None
 
@@ -192,10 +299,14 @@ class GenFamily(Family):
         matched = sample.matched if sample.matched is not None else sample.text.matched
         usage = _usage(request, now, len(request.prompt))
         ids = tuple(request.generated[:n_ids])
-        sample.output = GenOutput(sample.text.text, ids, reason, matched, tuple(sample.logprobs[:n_ids]), usage)
+        unknown = [TokenLogprob(entry.token, None) for entry in sample.logprobs[sample.n_sure :]]
+        logprobs = (*sample.logprobs[: sample.n_sure], *unknown)[:n_ids]
+        sample.output = GenOutput(sample.text.text, ids, reason, matched, logprobs, usage, sample.is_complete)
         outputs = tuple(sample.output for sample in self._samples.values() if sample.output is not None)
         if len(outputs) < len(self._samples):
             return None
+        if self._prompt_logprobs:
+            outputs = tuple(replace(output, prompt_logprobs=tuple(self._prompt_logprobs)) for output in outputs)
         return lambda: self._listener.on_done(outputs)
 
     def failed(self, error: Exception) -> Answer:
@@ -228,14 +339,14 @@ class ScoreFamily(Family):
         self._open = set(ids)
         self._is_stopped = False
 
-    def accept(self, request: Request, row: Row, output: RowOutput, now: float) -> str | None:
+    def accept(self, request: Request, row: Row, output: RowOutput, now: float) -> Accepted:
         n_prompt = len(self._job.prompt)
         first = row.start + len(row.tokens) - len(row.targets)
         for position, (wanted, logprobs) in enumerate(zip(row.targets, output.target_logprobs, strict=True), first):
             path = request.prompt[n_prompt : position + 1]
             for token, logprob in zip(wanted, logprobs, strict=True):
                 self._logprobs[path, token] = logprob
-        return "length" if row.start + len(row.tokens) == len(request.prompt) else None
+        return _prompt_done(request, row)
 
     def progress(self, request: Request) -> Answer | None:
         return None
@@ -281,8 +392,8 @@ class WarmFamily(Family):
         kept = job.prompt[: self._n_prompt // page_size * page_size]
         self.requests = (Request(request, request, "warm", namespace, kept, submitted=now),)
 
-    def accept(self, request: Request, row: Row, output: RowOutput, now: float) -> str | None:
-        return "length" if row.start + len(row.tokens) == len(request.prompt) else None
+    def accept(self, request: Request, row: Row, output: RowOutput, now: float) -> Accepted:
+        return _prompt_done(request, row)
 
     def progress(self, request: Request) -> Answer | None:
         return None

@@ -12,10 +12,12 @@ from typing import TypeVar
 
 from ..contracts.errors import BadArgument, CacheFull, PromptTooLong
 from ..contracts.ids import Namespace
+from ..contracts.params import Constraint
 from ..contracts.port import GenJob, GenListener, ScoreJob, ScoreListener, WarmJob, WarmListener
 from .cache.pins import Pins
 from .config import EngineConfig
 from .family import Family, GenFamily, PinFamily, ScoreFamily, Vocabulary, WarmFamily
+from .grammar.grammars import Grammars
 from .plan.request import Request
 
 F = TypeVar("F", bound=Family)
@@ -30,6 +32,7 @@ class Intake:
         namespace: Namespace,
         exact_namespace: Namespace,
         pins: Pins,
+        grammars: Grammars,
         clock: Callable[[], float],
     ) -> None:
         self._config = config
@@ -37,12 +40,14 @@ class Intake:
         self._context = context
         self._namespaces = {False: namespace, True: exact_namespace}
         self._pins = pins
+        self._grammars = grammars
         self._clock = clock
         self._seeds = random.Random(config.seed)
 
     def gen(self, job: GenJob, listener: GenListener, *, exact: bool = False) -> GenFamily:
         """The requests of a gen, to be given to `Engine.add`. BadArgument, PromptTooLong or CacheFull if they can never run.
 
+        A constraint that was not prepared is so now, and raises what `prepare` does.
         `exact`: the same tokens and bitwise the same logprobs, whatever is cached and whatever runs beside it.
         """
         params, n_prompt = job.params, len(job.prompt)
@@ -56,7 +61,12 @@ class Intake:
         else:
             limit = min(params.max_tokens, room)
         seed = params.seed if params.seed is not None else self._seeds.getrandbits(63)
-        return self._fitting(GenFamily(job, listener, self._vocabulary, self._namespaces[exact], limit, seed, self._clock()))
+        namespace, now = self._namespaces[exact], self._clock()
+        return self._fitting(GenFamily(job, listener, self._vocabulary, self._grammars, namespace, limit, seed, now))
+
+    def prepare(self, constraint: Constraint) -> None:
+        """BadArgument or BackendUnsupported if it cannot be obeyed; otherwise the first `gen` with it need not wait."""
+        self._grammars.prepare(constraint)
 
     def score(self, job: ScoreJob, listener: ScoreListener, *, exact: bool = False) -> ScoreFamily:
         """As `gen`, for a score."""

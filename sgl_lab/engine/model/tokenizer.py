@@ -49,6 +49,7 @@ class Tokenizer:
                 raise ValueError(f"it has tokens beyond the model's vocabulary of {n_vocab}")
             self._tokenizer = _built(text)
             self._added: dict[int, str] = {index: token.content for index, token in self._tokenizer.get_added_tokens_decoder().items()}
+            self.special_ids = frozenset(index for index in specials.values() if index in self._added)
             leading = self._tokenizer.encode("").ids
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelDamaged(f"{path} is not a usable tokenizer: {error}", hint="fetch the model again") from None

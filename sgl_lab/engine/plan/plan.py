@@ -98,10 +98,16 @@ class Row:
         return 0 if self.sample is None else self.n_drafts + 1
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     step: int
     rows: tuple[Row, ...]
+    before_draws: Callable[[], None] = _nothing
+    """fills the masks of the rows' samplings: to be called while the rest computes, once, before anything is drawn; never raises"""
 
 
 class Draw(NamedTuple):

@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Protocol
 
 from ...contracts.errors import InvariantBroken
 from ...contracts.ids import Namespace, RequestId
@@ -32,6 +33,19 @@ MOVES: Mapping[Phase, frozenset[Phase]] = {
 }
 
 
+class Guide(Protocol):
+    """What a constraint lets a request say, as far as a step has to know."""
+
+    def within(self, guess: tuple[int, ...]) -> tuple[int, ...]:
+        """As much of a guess as may be said."""
+
+    def masks(self, n: int) -> tuple[memoryview, ...]:
+        """Of the next draw, and of those after one more guess each (`Sampling.masks`); to be filled before anything is drawn."""
+
+    def fill(self, guess: tuple[int, ...]) -> None:
+        """Fill them, for this guess. ConstraintFailed if nothing may be said."""
+
+
 @dataclass(eq=False, slots=True)
 class Request:
     """A prompt to compute and, for a gen, tokens to draw after it.
@@ -39,7 +53,8 @@ class Request:
     Counting: a position counts once, as cached or as computed, by how its KV was come by the first
     time; what is computed again after a preemption is in `n_recomputed` alone. So a gen that ran to its
     end has `n_cached + n_computed == len(prompt) + len(generated) - 1 + n_rejected`: the last token has no KV,
-    and guesses that were computed in vain have no position.
+    and guesses that were computed in vain have no position. Nor have the forced tokens with which a text
+    ends, after its last drawn one: they are taken off the right side. A text that is forced as a whole takes no step.
     """
 
     id: RequestId
@@ -56,8 +71,10 @@ class Request:
     """tokens that may not be drawn before `params.min_tokens`"""
     n_shared: int = 0
     """leading tokens that another request of the family counts as its own"""
-    targets: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-    """position -> tokens whose logprobs are wanted after it; of a score"""
+    targets: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    """position -> tokens whose logprobs are wanted after it; a gen drops those it was told"""
+    guide: Guide | None = None
+    """of a gen with a constraint"""
     submitted: float = 0.0
     """seconds of the engine's clock, as the next two"""
     admitted: float | None = None
@@ -84,6 +101,8 @@ class Request:
     n_recomputed: int = 0
     n_drafted: int = 0
     n_rejected: int = 0
+    n_forced: int = 0
+    """tokens that were said without being drawn, as the constraint left no choice"""
     n_counted: int = 0
     n_steps: int = 0
     n_preemptions: int = 0
@@ -112,7 +131,7 @@ class Request:
 
     @property
     def n_pending(self) -> int:
-        """Tokens without KV; 1 while decoding."""
+        """Tokens without KV; while decoding 1, and those that were forced after it."""
         return self.n_tokens - self.n_kv
 
     @property
@@ -122,9 +141,7 @@ class Request:
     @property
     def first_needed(self) -> int:
         """The first position whose logits are wanted: from there on nothing may be taken from the tree."""
-        if self.kind == "gen":
-            return self.n_tokens - 1
-        return min(self.targets, default=self.n_tokens)
+        return min(self.targets, default=self.n_tokens - (self.kind == "gen"))
 
     def span(self, start: int, end: int) -> tuple[int, ...]:
         """Tokens at positions start .. end - 1."""

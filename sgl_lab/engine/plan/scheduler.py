@@ -118,7 +118,7 @@ class Scheduler:
         request.n_kv += n
         if was_prefilling:
             self._share(request)
-        n_wanted = self._config.pages_for(request.n_kv + 1)
+        n_wanted = self._config.pages_for(request.n_tokens)
         if row.n_drafts and len(request.pages) > n_wanted:
             self._pool.release(request.pages[n_wanted:], request.id)
             request.pages = request.pages[:n_wanted]
@@ -147,7 +147,7 @@ class Scheduler:
     # ------------------------------------------------------------ room
 
     def _make_room_to_decode(self, request: Request) -> None:
-        n_missing = self._config.pages_for(request.n_kv + 1) - len(request.pages)
+        n_missing = self._config.pages_for(request.n_tokens) - len(request.pages)
         while n_missing > self._pool.n_free:
             if self._tree.evict(n_missing - self._pool.n_free):
                 continue
@@ -305,6 +305,8 @@ class Scheduler:
         if self._drafts is None or n_most <= 0:
             return ()
         drafts = self._drafts.guess(self._tree, request, n_most, n_rows)
+        if request.guide is not None:
+            drafts = request.guide.within(drafts)
         n_missing = self._config.pages_for(request.n_tokens + len(drafts)) - len(request.pages)
         if drafts and n_missing > 0:
             if n_missing > self._pool.n_free and not self.waiting:
@@ -316,9 +318,13 @@ class Scheduler:
         start, end = request.n_kv, request.n_kv + n
         pages = request.pages[: self._config.pages_for(end + len(drafts))]
         sample = None
-        if request.params is not None and end == request.n_tokens:
-            position = len(request.generated)
-            sample = Sampling(request.params, request.seed, position, request.prompt, request.generated, request.banned_early)
+        position = len(request.generated)
+        if request.params is not None and end == request.n_tokens and position < request.limit:
+            masks = request.guide.masks(len(drafts) + 1) if request.guide is not None else ()
+            early = request.banned_early
+            sample = Sampling(request.params, request.seed, position, request.prompt, request.generated, early, masks=masks)
         first = min((position for position in request.targets if start <= position < end), default=end)
         targets = tuple(request.targets.get(position, ()) for position in range(first, end))
+        if targets:
+            targets += ((),) * len(drafts)
         return Row(request.id, request.span(start, end) + drafts, start, pages, sample, targets, len(drafts), request.is_exact)

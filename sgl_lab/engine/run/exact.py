@@ -58,9 +58,12 @@ class ExactRows:
             self._n = TILE if is_uniform(self._model, TILE) else 1
         return self._n
 
-    def run(self, rows: Sequence[Row]) -> tuple[list[Draw | RequestFailed], Iterator[tuple[float, ...]]]:
+    def run(
+        self, rows: Sequence[Row], before_draws: Callable[[], None]
+    ) -> tuple[list[Draw | RequestFailed], Iterator[tuple[float, ...]]]:
         """What is drawn and, when they are asked for, the logprobs of targets: in the order of `Row.samplings` and `Row.targets`."""
         hidden = torch.cat([self._forward(spans) for spans in self._tiles(rows)])
+        before_draws()
         ends = torch.tensor([len(row.tokens) for row in rows]).cumsum(0).tolist()
         samplings = [row.samplings for row in rows]
         drawn = [flat for mine, end in zip(samplings, ends, strict=True) for flat in range(end - len(mine), end)]

@@ -122,6 +122,10 @@ class NativeRunner:
         underway = _Underway(self._finish, outputs, (tokens, offsets, starts, pages, lines))
         self._underway = ref(underway)
         self._library.sgl_start(self._step, described, lines.wanted)
+        try:
+            plan.before_draws()
+        finally:
+            self._library.sgl_release(self._step)
         return underway
 
     def _lines(self, rows: Sequence[Row], ends: Sequence[int]) -> Lines:

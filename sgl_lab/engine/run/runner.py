@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -45,13 +46,14 @@ class TorchRunner:
         with torch.inference_mode():
             exact = tuple(row for row in plan.rows if row.is_exact)
             others = tuple(row for row in plan.rows if not row.is_exact)
-            exact_outputs = iter(row_outputs(exact, *self._exact.run(exact)) if exact else ())
-            outputs = iter(self._run(Plan(plan.step, others)) if others else ())
+            exact_outputs = iter(row_outputs(exact, *self._exact.run(exact, plan.before_draws)) if exact else ())
+            outputs = iter(self._run(replace(plan, rows=others)) if others else ())
             return tuple(next(exact_outputs if row.is_exact else outputs) for row in plan.rows)
 
     def _run(self, plan: Plan) -> tuple[RowOutput, ...]:
         batch = Batch.of(plan, self.page_size, self._model.device)
         hidden = self._model.forward(batch.ids, batch.positions, PagedAttention(batch, self.kv))
+        plan.before_draws()
         samplings = [sampling for row in plan.rows for sampling in row.samplings]
         draws = self._draws(self._model.logits(hidden[batch.sampled]), samplings) if samplings else []
         scores = self._scores(hidden, batch.scored, [target for row in plan.rows for target in row.targets])

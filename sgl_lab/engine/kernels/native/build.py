@@ -210,6 +210,7 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.sgl_new.argtypes = [ctypes.POINTER(Model), ctypes.c_int32]
     library.sgl_delete.argtypes = [ctypes.c_void_p]
     library.sgl_start.argtypes = [ctypes.c_void_p, ctypes.POINTER(Rows), ctypes.POINTER(Wanted)]
+    library.sgl_release.argtypes = [ctypes.c_void_p]
     library.sgl_finish.argtypes = [ctypes.c_void_p]
     library.sgl_linear.argtypes = [ctypes.POINTER(Weight), ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32]
     library.sgl_attention.argtypes = [
@@ -220,6 +221,6 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     ]
     library.sgl_choose.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.POINTER(Wanted), ctypes.c_int32]
     library.sgl_weight_row.argtypes = [ctypes.POINTER(Weight), ctypes.c_int32, ctypes.c_void_p]
-    for name in ("sgl_delete", "sgl_start", "sgl_finish", "sgl_linear", "sgl_attention", "sgl_choose", "sgl_weight_row"):
+    for name in ("sgl_delete", "sgl_start", "sgl_release", "sgl_finish", "sgl_linear", "sgl_attention", "sgl_choose", "sgl_weight_row"):
         getattr(library, name).restype = None
     return library

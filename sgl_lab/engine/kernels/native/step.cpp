@@ -2,6 +2,7 @@
 //
 // The caller owns all weights, pages and results and keeps them alive; a Step owns its threads and its
 // scratch memory. Results of a row depend on no other row and on no chunking, bit for bit.
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <memory>
@@ -62,9 +63,10 @@ class Step {
 
   ~Step() { finish(); }
 
-  // The team's other threads set to work; the rest is done by `finish`, which comes before anything else.
+  // The team's other threads set to work, and draw after `release`; the rest is done by `finish`, which comes before anything else.
   void start(const Rows& rows, const Wanted& wanted) {
     prepare(rows);
+    is_held_.store(true);
     wanted_ = wanted;
     team_.begin([this, rows, some = some_wanted()](Member& me) {
       begin(me, rows);
@@ -74,6 +76,12 @@ class Step {
       }
       choose(me, some);
     });
+  }
+
+  // The masks of the lines are there.
+  void release() {
+    is_held_.store(false, std::memory_order_release);
+    is_held_.notify_all();
   }
 
   void finish() {
@@ -168,6 +176,7 @@ class Step {
   void choose(Member& me, const Wanted& some) {
     me.share(some.n, 4, [&](int i) { rms_norm(&x_[size_t(some.lines[i].token) * m_.hidden], m_.norm, m_.hidden, m_.epsilon, last_, i); });
     linear(me, m_.head, last_, some.n, Target{logits_.data(), size_t(m_.vocab), Store::overwrite});
+    Team::wait_while(is_held_, true);
     me.share(some.n, 1, [&](int i) { some.choices[i] = samplers_[me.number].choose(&logits_[size_t(i) * m_.vocab], m_.vocab, some.lines[i]); });
   }
 
@@ -184,6 +193,7 @@ class Step {
   std::vector<float> x_, qkv_, cosines_, sines_, partials_;
   std::vector<bf16> queries_;
   Activations normed_, attended_, active_;
+  std::atomic<bool> is_held_{false};  // nothing may be drawn yet
   Wanted wanted_{};           // what the step has not begun with
   Activations last_;          // of the lines that are computed together, and their logits [lines][vocab]
   std::vector<float> logits_;
@@ -196,6 +206,7 @@ extern "C" {
 sgl::Step* sgl_new(const sgl::Model* model, int32_t n_threads) { return new sgl::Step(*model, n_threads); }
 void sgl_delete(sgl::Step* step) { delete step; }
 void sgl_start(sgl::Step* step, const sgl::Rows* rows, const sgl::Wanted* wanted) { step->start(*rows, *wanted); }
+void sgl_release(sgl::Step* step) { step->release(); }
 void sgl_finish(sgl::Step* step) { step->finish(); }
 
 // Single parts, for tests and measurements.

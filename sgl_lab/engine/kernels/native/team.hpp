@@ -81,11 +81,7 @@ class Team {
     job_ = nullptr;
   }
 
- private:
-  friend class Member;
-  static constexpr int kSpins = 2000;  // some 20-50 us: longer than any phase's imbalance, shorter than a time slice
-  static constexpr int kOpen = 1 << 16;
-
+  // A bounded spin, then sleep, until `value` was changed and its readers told.
   template <class T>
   static void wait_while(std::atomic<T>& value, T old) {
     for (int i = 0; i < kSpins; ++i) {
@@ -94,6 +90,11 @@ class Team {
     }
     value.wait(old, std::memory_order_acquire);
   }
+
+ private:
+  friend class Member;
+  static constexpr int kSpins = 2000;  // some 20-50 us: longer than any phase's imbalance, shorter than a time slice
+  static constexpr int kOpen = 1 << 16;
 
   void live(int number) {
     for (uint32_t round = 0;;) {

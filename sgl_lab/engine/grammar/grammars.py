@@ -1,0 +1,149 @@
+"""Constraints compiled: each once, on its caller's thread, and started as often as there are samples.
+
+Knows tokens and bytes; nothing of requests, steps or models. The parser underneath is llguidance's.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ...contracts.errors import BackendUnsupported, BadArgument
+from ...contracts.params import Constraint
+from . import pattern
+from .guide import Guide
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+    from llguidance._lib import JsonCompileOptions
+
+KEPT = 128
+"""compiled constraints; the one used longest ago is forgotten first"""
+MOST_SOURCE = 1 << 20
+"""characters of a constraint"""
+SEPARATORS: JsonCompileOptions = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "coerce_one_of": True}
+
+
+class Spelling(Protocol):
+    """What grammars need of a tokenizer."""
+
+    @property
+    def eos_ids(self) -> frozenset[int]: ...
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Tokens that no text spells."""
+
+    @property
+    def n_vocab(self) -> int: ...
+
+    def token_bytes(self, token: int) -> bytes: ...
+
+    def encode(self, text: str) -> tuple[int, ...]: ...
+
+
+class Grammars:
+    """May be used from any thread. `jump`: tokens that a constraint leaves no choice about are said without being drawn."""
+
+    def __init__(self, spelling: Spelling, *, jump: bool = True) -> None:
+        self._spelling = spelling
+        self._jump = jump
+        self._lock = threading.Lock()
+        self._tokens: LLTokenizer | None = None
+        self._compiled: OrderedDict[Constraint, LLMatcher] = OrderedDict()
+
+    def start(self, constraint: Constraint) -> Guide:
+        """A guide at the beginning of a text. BadArgument or BackendUnsupported if there can be none."""
+        prototype = self.prepare(constraint)
+        return Guide(prototype, self._tokenizer(), self._spelling.n_vocab, self._jump)
+
+    def prepare(self, constraint: Constraint) -> LLMatcher:
+        """As `start`, for later."""
+        with self._lock:
+            if (known := self._compiled.get(constraint)) is not None:
+                self._compiled.move_to_end(constraint)
+                return known
+        made = self._made(constraint)
+        with self._lock:
+            self._compiled[constraint] = made
+            while len(self._compiled) > KEPT:
+                self._compiled.popitem(last=False)
+        return made
+
+    def _made(self, constraint: Constraint) -> LLMatcher:
+        kind, source = constraint.kind, constraint.source
+        if len(source) > MOST_SOURCE:
+            raise BadArgument(f"a {kind} of {len(source)} characters is too long", hint=f"at most {MOST_SOURCE} are taken")
+        tokenizer = self._tokenizer()
+        if kind == "regex":
+            source = pattern.lowered(source)
+        from llguidance import LLMatcher, LLParserLimits
+
+        try:
+            made = LLMatcher(tokenizer, _grammar(kind, source), log_level=0, limits=LLParserLimits(verbose_errors=False))
+            made.compute_bitmask()  # only now it knows whether there is anything to say
+            error = made.get_error()
+        except ValueError as refused:
+            error = str(refused)
+        if error.startswith("NoExtension"):
+            raise BadArgument(f"no text can satisfy the {kind}")
+        if error:
+            raise BadArgument(f"the {kind} cannot be obeyed: {readable(error)}")
+        return made
+
+    def _tokenizer(self) -> LLTokenizer:
+        with self._lock:
+            if self._tokens is None:
+                self._tokens = _tokenizer(self._spelling)
+            return self._tokens
+
+
+def _grammar(kind: str, source: str) -> str:
+    """As the library takes it. ValueError if it cannot read it."""
+    from llguidance import LLMatcher
+
+    match kind:
+        case "regex":
+            return LLMatcher.grammar_from_regex(source)
+        case "grammar":
+            return LLMatcher.grammar_from_lark(source)
+        case _:
+            return LLMatcher.grammar_from_json_schema(source, overrides=SEPARATORS)
+
+
+def readable(error: str) -> str:
+    """The library's words in one line: what is wrong, and where."""
+    lines = [line.strip() for line in error.splitlines()]
+    return "; ".join(line for line in lines if line and not set(line) <= set("^ |"))[:300]
+
+
+class _Adapter:
+    """A tokenizer as the library wants to see it."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(self, spelling: Spelling) -> None:
+        special = spelling.special_ids
+        self.eos_token_id = min(spelling.eos_ids)
+        self.tokens = [
+            f"<|{token}|>".encode() if token in special else spelling.token_bytes(token) for token in range(spelling.n_vocab)
+        ]
+        self.special_token_ids = sorted(special)
+        self._encode = spelling.encode
+
+    def __call__(self, text: str) -> Sequence[int]:
+        return list(self._encode(text))
+
+
+def _tokenizer(spelling: Spelling) -> LLTokenizer:
+    try:
+        from llguidance import LLTokenizer
+    except ImportError:
+        raise BackendUnsupported("constraints need llguidance, which is not installed", hint="pip install llguidance") from None
+    if not spelling.eos_ids:
+        raise BackendUnsupported("this model has no token that ends a text, which a constraint needs")
+    adapter: Any = _Adapter(spelling)
+    return LLTokenizer(adapter, n_vocab=spelling.n_vocab, eos_token=sorted(spelling.eos_ids))

@@ -1,0 +1,120 @@
+"""What a constraint lets a sample say, and what a bad one is answered."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from sgl_lab.contracts.errors import BackendUnsupported, BadArgument
+from sgl_lab.contracts.params import Constraint
+from sgl_lab.engine.fake import ByteTokenizer
+from sgl_lab.engine.grammar.grammars import Grammars
+from sgl_lab.engine.grammar.guide import Guide
+from sgl_lab.engine.grammar.pattern import lowered
+
+GRAMMARS = Grammars(ByteTokenizer())
+
+
+def started(kind: str, source: str, said: str = "") -> Guide:
+    guide = GRAMMARS.start(Constraint(kind, source))
+    for token in said.encode():
+        guide.take(token)
+    return guide
+
+
+def allowed(guide: Guide, guess: bytes = b"") -> list[set[int]]:
+    """Tokens that may be drawn next, and after each of `guess`."""
+    masks = guide.masks(len(guess) + 1)
+    guide.fill(tuple(guess))
+    found = [{token for token in range(ByteTokenizer.n_vocab) if mask[token // 32] >> token % 32 & 1} for mask in masks]
+    assert guide.n_allowed == [len(tokens) for tokens in found[: len(guide.n_allowed)]]
+    return found[: len(guide.n_allowed)]
+
+
+def test_what_may_be_said_is_what_the_pattern_goes_on_with() -> None:
+    guide = started("regex", "a[bc]*d?", "ab")
+    assert allowed(guide) == [{*b"bcd", 256}]
+    assert guide.is_whole
+    assert not guide.is_over
+    guide.take(ord("d"))
+    assert guide.is_over
+
+
+def test_masks_after_a_guess_are_those_of_the_text_with_it() -> None:
+    guide = started("regex", "a(bcd|xyz)[0-9]")
+    assert guide.forced() == tuple(b"a")
+    guide.take(ord("a"))
+    assert allowed(guide, b"xyz") == [set(b"bx"), set(b"y"), set(b"z"), set(b"0123456789")]
+    assert allowed(guide, b"xq") == [set(b"bx"), set(b"y")]
+    assert allowed(guide, b"q") == [set(b"bx")]
+    assert allowed(guide) == [set(b"bx")]
+
+
+def test_a_guess_is_cut_where_the_grammar_ends_it() -> None:
+    guide = started("regex", "[ab]{3}")
+    assert guide.within(tuple(b"abx")) == tuple(b"ab")
+    assert guide.within(tuple(b"ababab")) == tuple(b"aba")
+    assert guide.within(()) == ()
+
+
+def test_without_jumping_what_is_forced_is_the_only_token_allowed() -> None:
+    guide = Grammars(ByteTokenizer(), jump=False).start(Constraint("regex", "abc"))
+    assert guide.forced() == ()
+    assert allowed(guide, b"ab") == [set(b"a"), set(b"b"), set(b"c")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "error", "said"),
+    [
+        ("regex", "ab(", BadArgument, "missing ), unterminated subpattern at position 2"),
+        ("regex", "a{3,2}", BadArgument, "at position 2"),
+        ("regex", "(?=a)b", BackendUnsupported, "a lookahead"),
+        ("regex", r"(a)\1", BackendUnsupported, "a backreference"),
+        ("regex", r"a\bb", BackendUnsupported, "an anchor"),
+        ("regex", "a[^\x00-\U0010ffff]", BadArgument, "no text can satisfy"),
+        ("grammar", 'start: "a" b', BadArgument, "1(8): unknown name"),
+        ("json_schema", '{"type": "int"}', BadArgument, "int"),
+        ("json_schema", "{", BadArgument, "line 1 column 1"),
+        ("regex", "a" * (1 << 21), BadArgument, "too long"),
+    ],
+)
+def test_a_bad_constraint_is_refused_in_one_line_with_the_place(kind: str, source: str, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=re.escape(said)) as caught:
+        GRAMMARS.prepare(Constraint(kind, source))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "taken", "refused"),
+    [
+        (r"^\d{2}-\w+$", ["12-a_9"], ["12-", "1x-a", "12-a\n"]),
+        (r"(?i:yes|no)!?", ["YeS", "no!"], ["maybe", "yes!!"]),
+        (r"(?P<a>x|y){,2}.", ["z", "xyz"], ["\n", "xyxz"]),
+        (r"(?s:.)[^\W\d]", ["\na"], ["a1"]),
+        (r"[^a-c\]&&~]+", ["xyz-["], ["a", "]", "&"]),
+        (r"(?x) a  b # comment", ["ab"], ["a b"]),
+        (r"|a", ["", "a"], ["b"]),
+        (r"[\s\S]é+?", [" é", "xéé"], ["é"]),
+    ],
+)
+def test_a_pattern_means_what_it_means_to_python(pattern: str, taken: list[str], refused: list[str]) -> None:
+    guide = started("regex", pattern)
+    for text in taken + refused:
+        assert guide.is_text(text) == bool(re.fullmatch(pattern, text)) == (text in taken)
+    assert lowered(pattern)
+
+
+def test_json_is_written_on_one_line_with_fixed_keys_forced() -> None:
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "ok": {"type": "boolean"}},
+        "required": ["name", "ok"],
+        "additionalProperties": False,
+    }
+    guide = started("json_schema", json.dumps(schema))
+    assert bytes(guide.forced()) == b'{"name": "'
+    assert guide.is_text('{"name": "x", "ok": true}')
+    assert not guide.is_text('{"name": "x"}')
