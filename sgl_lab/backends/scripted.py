@@ -32,7 +32,9 @@ from ..contracts.port import (
     WarmJob,
     WarmListener,
 )
+from ..lang.ahead import first_stop
 from ..lang.chat_template import get_chat_template
+from .obedience import check_form, obeys
 
 Answer = str | Exception
 Answers = Answer | Callable[[str], Answer] | Iterable[Answer] | Mapping[str, Answer]
@@ -78,6 +80,7 @@ class _Sample:
     text: str
     reason: str
     matched: str | int | None
+    is_complete: bool | None = None
     n_given: int = 0
 
     @property
@@ -99,7 +102,8 @@ class _Running:
 class ScriptedBackend:
     """Answers gens from `answers`: one text for all, a function of the prompt's text, texts in the order of the
     requests, or a dict from a piece of the prompt (the one that stands last in it wins) to a text. An exception in a
-    text's place fails that request. `likes(prompt, choice)` gives a choice's log-probability a token, one for all or one each.
+    text's place fails that request, and so does a text that its constraint forbids: a script must not say what no model could.
+    `likes(prompt, choice)` gives a choice's log-probability a token, one for all or one each.
     """
 
     def __init__(
@@ -113,6 +117,7 @@ class ScriptedBackend:
         emit: Emit = silent,
         held: bool = False,
         name: str = "scripted",
+        is_completion_api: bool = False,
     ) -> None:
         self.emit = emit
         self.jobs: list[GenJob | ScoreJob | WarmJob] = []
@@ -123,7 +128,9 @@ class ScriptedBackend:
         self._likes = likes
         self._template = None if chat_template is None else get_chat_template(chat_template)
         self._bos = bos
-        self._card = ModelCard(name, (name,), context, ToyTokenizer.vocab, "none", "none", chat_template is not None)
+        self._card = ModelCard(
+            name, (name,), context, ToyTokenizer.vocab, "none", "none", chat_template is not None, is_completion_api=is_completion_api
+        )
         self._seen: dict[int, Any] = {}
         self._changed = threading.Condition()
         self._waiting: list[_Running] = []
@@ -179,9 +186,12 @@ class ScriptedBackend:
         return self._card
 
     def prepare(self, constraint: Constraint) -> None:
-        """Any will do: the script has the say."""
+        """Anything well-formed will do."""
+        check_form(constraint)
 
     def submit(self, job: GenJob, listener: GenListener) -> RequestId:
+        if job.params.constraint is not None:
+            self.prepare(job.params.constraint)
         return self._accept(job, listener, "gen", job.params.max_tokens or 0)
 
     def score(self, job: ScoreJob, listener: ScoreListener) -> RequestId:
@@ -281,6 +291,9 @@ class ScriptedBackend:
         if not running.samples and not running.cancelled:
             for _ in range(job.params.n):
                 answer = self._answer(self.decode(job.prompt))
+                constraint = job.params.constraint
+                if constraint is not None and isinstance(answer, str) and not obeys(constraint, answer):
+                    answer = BadArgument(f"the script says {answer!r:.80}, which the {constraint.kind} forbids: {constraint.source:.200}")
                 if isinstance(answer, Exception):
                     running.listener.on_error(answer)
                     return True
@@ -303,8 +316,13 @@ class ScriptedBackend:
         ids = self.tokenizer.sampled(text)
         self._remember((job.prompt + ids)[:-1])
         reason, matched = (sample.reason, sample.matched) if sample.done and not running.cancelled else ("abort", None)
-        logprobs = tuple(TokenLogprob(id, -0.5, ((id, -0.5),) * job.params.top_logprobs) for id in ids) if job.params.logprobs else ()
-        return GenOutput(text, ids, reason, matched, logprobs, self._usage(running, len(ids), running.n_cached))
+        top = job.params.top_logprobs
+        logprobs = tuple(TokenLogprob(id, -0.5, ((id, -0.5),) * top) for id in ids) if job.params.logprobs else ()
+        first = job.params.prompt_logprobs_from
+        asked = [] if first is None else list(enumerate(job.prompt))[first:]
+        told = tuple(TokenLogprob(id, -0.25, ((id, -0.25),) * top) if at else TokenLogprob(id, None) for at, id in asked)
+        complete = None if sample.is_complete is None else sample.is_complete and reason != "abort"
+        return GenOutput(text, ids, reason, matched, logprobs, self._usage(running, len(ids), running.n_cached), complete, told)
 
     def _scored(self, running: _Running, job: ScoreJob) -> ScoreOutput:
         n_cached = self._remember(job.prompt)
@@ -337,12 +355,12 @@ class ScriptedBackend:
 
 def _sample(text: str, params: SamplingParams) -> _Sample:
     """What of `text` is given under these parameters: up to the first stop, at most `max_tokens` characters."""
-    ends: list[tuple[int, str | int]] = [(at, stop) for stop in params.stop if (at := text.find(stop)) >= 0]
-    ends += [(match.start(), pattern) for pattern in params.stop_regex if (match := re.search(pattern, text))]
-    end, matched = min(ends, key=lambda pair: pair[0], default=(len(text), None))
+    end, matched = first_stop(text, params) or (len(text), None)
+    reason = "stop"
     if params.max_tokens is not None and end > params.max_tokens:
-        return _Sample(text[: params.max_tokens], "length", None)
-    return _Sample(text[:end], "stop", matched)
+        end, matched, reason = params.max_tokens, None, "length"
+    constraint = params.constraint
+    return _Sample(text[:end], reason, matched, None if constraint is None else obeys(constraint, text[:end]))
 
 
 def _chooser(answers: Answers) -> Callable[[str], Answer]:

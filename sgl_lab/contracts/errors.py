@@ -11,6 +11,7 @@ __all__ = [
     "CacheFull",
     "ConstraintFailed",
     "EngineStopped",
+    "InvalidValue",
     "InvariantBroken",
     "ModelDamaged",
     "ModelError",
@@ -58,6 +59,10 @@ class UnfinishedValue(ProgramError):
     def __init__(self, message: str, *, text: str, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.text = text
+
+
+class InvalidValue(ProgramError):
+    """A whole text that the type it was to be refuses, by a validator that no schema can say for example."""
 
 
 class Stopped(SglError):

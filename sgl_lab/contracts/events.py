@@ -103,7 +103,7 @@ class StreamExtended:
     tokens: tuple[int, ...]
     kind: str
     role: str
-    """system, user, assistant or empty"""
+    """system, user, assistant, tool or empty"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,8 @@ class ModelCard:
     has_chat_template: bool
     is_deterministic: bool = False
     """the same request gets the same tokens and bitwise the same logprobs, whatever is cached and whatever runs beside it"""
+    is_completion_api: bool = False
+    """a call costs more than the tokens that a program's `num_api_spec_tokens` lets it ask for past the end of a gen"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,10 +54,12 @@ class ChatTemplate:
         return tuple(segment for segment in segments if segment.text)
 
     def _around(self, role: str) -> tuple[str, str]:
-        try:
-            return self.role_prefix_and_suffix[role]
-        except KeyError:
-            raise BadArgument(f"chat template {self.name!r} has no role {role!r}") from None
+        known = self.role_prefix_and_suffix
+        if role == "tool" and role not in known:
+            role = "user"  # as these models were shown what a tool said
+        if role not in known:
+            raise BadArgument(f"chat template {self.name!r} has no role {role!r}")
+        return known[role]
 
 
 _templates: dict[str, ChatTemplate] = {}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal, get_args
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..contracts.errors import BadArgument, ProgramError
 from ..contracts.events import ForkJoined
@@ -93,4 +94,9 @@ def _gather(parent: Stream, children: tuple[Stream, ...]) -> None:
         found = [variables.get(name) for variables in own]
         gathered = parent.variables[name] = Variable(parent)
         gathered.set([v.value if v else None for v in found], [v.meta if v else None for v in found])
+        gathered.means = partial(_read_all, found)
     parent.n_unnamed = max(parent.n_unnamed, *(child.n_unnamed for child in children))
+
+
+def _read_all(variables: list[Variable | None]) -> list[Any]:
+    return [variable.read() if variable else None for variable in variables]

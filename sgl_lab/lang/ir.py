@@ -9,11 +9,15 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..contracts.errors import BadArgument
 from ..contracts.params import SamplingParams
 from .choices import ChoicesSamplingMethod
+from .form import Form
+
+if TYPE_CHECKING:
+    from .reasoning import Reasoning
 
 
 class Place(NamedTuple):
@@ -60,17 +64,29 @@ class Concat(Expr):
 
 @dataclass(frozen=True)
 class Gen(Expr):
-    """Text from the model. `given` holds the sampling that the program states; the rest is the run's."""
+    """Text from the model. `given` holds the sampling that the program states; the rest is the run's.
+
+    `execute`: the text is a call of a tool, which is made. `spells_logprobs`: log-probabilities come with the text of their tokens.
+    """
 
     name: str | None
     given: tuple[tuple[str, Any], ...] = ()
+    form: Form | None = None
+    execute: bool = False
+    spells_logprobs: bool | None = None
+    reasoning: Reasoning | None = None
     place: Place = field(default_factory=user_place, compare=False)
 
     kind = "gen"
 
     def params(self, defaults: SamplingParams) -> SamplingParams:
         """The sampling of this gen in a run with these defaults."""
-        return replace(defaults, **dict(self.given))
+        params = replace(defaults, **dict(self.given))
+        if self.form is None:
+            return params
+        if self.execute and params.n > 1:
+            raise BadArgument(f"a call is executed once, n is {params.n}", hint="leave out execute= and .run() the call you choose")
+        return replace(params, constraint=self.form.constraint, stop_regex=(*params.stop_regex, *self.form.stop_regex))
 
 
 @dataclass(frozen=True)

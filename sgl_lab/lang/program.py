@@ -19,7 +19,7 @@ from .run import current_run
 from .sampling import ARGUMENTS, GenDefaults, given
 from .state import ProgramState
 
-SETTINGS = ARGUMENTS.keys() | {"backend", "stream", "use_thread"}
+SETTINGS = ARGUMENTS.keys() | {"backend", "stream", "use_thread", "return_text_in_logprobs"}
 """What `run` takes beside the program's own arguments."""
 
 
@@ -32,7 +32,7 @@ class SglFunction:
         self.func = func
         self.is_async = inspect.iscoroutinefunction(func)
         self.num_api_spec_tokens = num_api_spec_tokens
-        """for completion APIs that speculate across gens; the resident engine needs none"""
+        """how many tokens one call to a completion API may ask for in all, so that the gens after it are served from what came"""
         self.bind_arguments = dict(bound or {})
         self._signature = inspect.signature(func)
         self.arg_names = tuple(self._signature.parameters)[1:]
@@ -60,9 +60,9 @@ class SglFunction:
 
         Beside the program's own arguments: backend; stream (return at once, the body runs on a thread of its
         own); use_thread (False waits for each expression); max_new_tokens 128, n 1, temperature 1.0, top_p 1.0, top_k -1, min_p 0,
-        frequency_penalty 0, presence_penalty 0, min_tokens, stop, stop_token_ids, stop_regex, ignore_eos, seed, return_logprob and
-        top_logprobs_num, which gens fall back to. A parameter of the program that has such a name wins. What is not given, a program
-        started inside another inherits.
+        frequency_penalty 0, presence_penalty 0, min_tokens, stop, stop_token_ids, stop_regex, ignore_eos, seed, return_logprob,
+        logprob_start_len, top_logprobs_num and return_text_in_logprobs, which gens fall back to. A parameter of the program that has
+        such a name wins. What is not given, a program started inside another inherits.
         """
         __tracebackhide__ = True  # a notebook shows the user's frames alone
         settings = self._take_settings(kwargs)
@@ -143,16 +143,16 @@ class SglFunction:
 
     def _execution(self, args: tuple[Any, ...], kwargs: dict[str, Any], settings: Mapping[str, Any]) -> Execution:
         self._bind(args, kwargs)
-        state = _state_for(self.func.__name__, settings)
+        state = _state_for(self.func.__name__, settings, self.num_api_spec_tokens)
         return Execution(state, functools.partial(self.func, state, *args, **self.bind_arguments | kwargs), self.is_async)
 
 
-def _state_for(label: str, settings: Mapping[str, Any]) -> ProgramState:
+def _state_for(label: str, settings: Mapping[str, Any], num_api_spec_tokens: int | None = None) -> ProgramState:
     """The state of a new run; inside another run's body it inherits that run's backend, sampling, events and id."""
     outer = current_run()
     backend: Backend = settings.get("backend") or (outer.backend if outer else default_backend())
     sampling = given({name: value for name, value in settings.items() if name in ARGUMENTS})
-    return start(
+    state = start(
         backend,
         outer.emit if outer and backend is outer.backend else emit_of(backend),
         outer.id if outer else None,
@@ -160,6 +160,10 @@ def _state_for(label: str, settings: Mapping[str, Any]) -> ProgramState:
         label,
         eager=settings.get("use_thread") is False,
     )
+    state._run.spells_logprobs = settings.get("return_text_in_logprobs") is not False
+    if num_api_spec_tokens and backend.describe().is_completion_api:
+        state._run.n_ahead = num_api_spec_tokens
+    return state
 
 
 @overload

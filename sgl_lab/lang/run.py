@@ -53,6 +53,10 @@ class Run:
         self.defaults = defaults
         self.eager = eager
         self.chat = chat_of(backend)
+        self.spells_logprobs = True
+        """whether log-probabilities come with the text of their tokens, where a gen does not say"""
+        self.n_ahead = 0
+        """tokens that one call may ask for in all, past the end of its gen; 0 where that does not pay"""
         self.lock = threading.RLock()
         self.streams: list[Stream] = []
         self.stopped: Stopped | None = None
@@ -129,7 +133,9 @@ class Run:
         return any(error is seen for seen in self._seen)
 
     def adopt_thread(self) -> None:
-        """The thread that calls this works for the run."""
+        """The thread that calls this works for the run, and so do the programs that it starts."""
+        if self not in _here.get():
+            _here.set((*_here.get(), self))
         with self.lock:
             self._threads.add(threading.current_thread())
 

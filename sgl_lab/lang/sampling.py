@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ..contracts.errors import BackendUnsupported, BadArgument
+from ..contracts.errors import BadArgument
 from ..contracts.params import SamplingParams
 
 GenDefaults = SamplingParams
@@ -44,16 +44,15 @@ def _all_tokens(name: str, value: object) -> object:
     return None if value == -1 else value
 
 
-def _no_prompt_logprobs(name: str, value: object) -> None:
-    if value != -1:
-        raise BackendUnsupported(f"{name}={value!r}: log-probabilities of the prompt are not supported by this version")
+def _no_position(name: str, value: object) -> object:
+    return None if value == -1 else value
 
 
 def _plain(name: str, value: object) -> object:
     return value
 
 
-ARGUMENTS: dict[str, tuple[str | None, Callable[[str, object], object]]] = {
+ARGUMENTS: dict[str, tuple[str, Callable[[str, object], object]]] = {
     "max_tokens": ("max_tokens", _plain),
     "max_new_tokens": ("max_tokens", _plain),
     "min_tokens": ("min_tokens", _plain),
@@ -72,13 +71,9 @@ ARGUMENTS: dict[str, tuple[str | None, Callable[[str, object], object]]] = {
     "top_logprobs_num": ("top_logprobs", _plain),
     "seed": ("seed", _plain),
     "logit_bias": ("logit_bias", _bias),
-    "logprob_start_len": (None, _no_prompt_logprobs),
-    "return_text_in_logprobs": (None, _plain),
+    "logprob_start_len": ("prompt_logprobs_from", _no_position),
 }
-"""The language's name -> the name in SamplingParams and how the value is brought into its form.
-
-Log-probabilities always come with their text, so that asking for it changes nothing.
-"""
+"""The language's name -> the name in SamplingParams and how the value is brought into its form."""
 
 
 def given(arguments: Mapping[str, object]) -> dict[str, Any]:
@@ -87,8 +82,6 @@ def given(arguments: Mapping[str, object]) -> dict[str, Any]:
     for name, value in arguments.items():
         if value is not None:
             field, convert = ARGUMENTS[name]
-            converted = convert(name, value)
-            if field is not None:
-                fields[field] = converted
+            fields[field] = convert(name, value)
     SamplingParams(**{"max_tokens": None, **fields})
     return fields

@@ -10,14 +10,17 @@ import difflib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar, overload
 
 from ..contracts.errors import BadArgument, EngineStopped, ProgramError, SglError, Stopped, UnknownVariable
+from .form import read_as
 from .group import ProgramStateGroup
 from .ir import Appended, Concat, Expr, RoleBegin, RoleEnd, as_expr
 from .stream import Stream
 from .tail import Tail
 from .variable import Name, Variable
+
+T = TypeVar("T")
 
 MAX_FORK = 1024
 PATIENCE_S = 5.0
@@ -136,13 +139,35 @@ class ProgramState:
         return self.get_var(name)
 
     def get_var(self, name: Name) -> Any:
-        """The value under `name`, or the n-th unnamed one; waits for it."""
-        return self._value(name)
+        """The value under `name`, or the n-th unnamed one; waits for it. Of a gen or a select it is the text."""
+        return self._variable(name).value
 
     async def get(self, name: Name) -> Any:
         """As `s[name]`, in a coroutine. If the task is cancelled meanwhile, only the reading ends: the value can be read later."""
         await self._run.wait_async(self._is_there(name))
-        return self._value(name)
+        return self._variable(name).value
+
+    @overload
+    def value(self, name: Name) -> Any: ...
+    @overload
+    def value(self, name: Name, type: type[T]) -> T: ...
+    def value(self, name: Name, type: Any = None) -> Any:
+        """What the text under `name` means: of dtype a number, a truth or a string; of a schema its JSON value, or the instance of
+        the type that was given as one; of tools a ToolCall; of anything else the text. A list for several samples.
+
+        Checked at the first reading: UnfinishedValue where the text ended before it was whole, InvalidValue where the type refuses
+        it. With `type`, which may be any that pydantic knows, text is read as that.
+        """
+        value = self._variable(name).read()
+        return value if type is None else read_as(value, type, name)
+
+    @overload
+    async def value_async(self, name: Name) -> Any: ...
+    @overload
+    async def value_async(self, name: Name, type: type[T]) -> T: ...
+    async def value_async(self, name: Name, type: Any = None) -> Any:
+        await self._run.wait_async(self._is_there(name))
+        return self.value(name, type)
 
     def get_meta_info(self, name: Name) -> Any:
         """Counts, finish reason, log-probabilities; a list of such for several samples."""
@@ -302,11 +327,11 @@ class ProgramState:
         if self._run.body_active or not isinstance(self._stream.error, Stopped | None):
             self._raise()
 
-    def _value(self, name: Name) -> Any:
+    def _variable(self, name: Name) -> Variable:
         variable = self._finished(name)
         if variable.aborted and self._run.body_active:
             raise self._run.stopped or Stopped("the generation was stopped")
-        return variable.value
+        return variable
 
     def _finished(self, name: Name) -> Variable:
         self._run.wait(self._is_there(name))

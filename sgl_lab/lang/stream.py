@@ -7,6 +7,7 @@ or the backend's thread that finishes a request. All of it happens under the run
 from __future__ import annotations
 
 from collections import deque
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -14,12 +15,14 @@ from ..contracts.errors import ProgramError, Stopped
 from ..contracts.events import ForkOpened, StreamExtended
 from ..contracts.ids import ForkId
 from ..contracts.params import SamplingParams
+from .ahead import Ahead
+from .generation import Generation
 from .ids import fork_ids
 from .ir import Gen, RoleBegin, RoleEnd, Select, Text, leaves
 from .run import Run
 from .transcript import Piece, Said, Transcript
 from .variable import Name, Variable
-from .work import Expression, Generation, Selection, Warming, Work
+from .work import Expression, Selection, Warming, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,16 @@ class GenStep:
     gen: Gen
     variable: Variable
     params: SamplingParams
+    context: Context | None
+    """to call a tool in; None where none is to be called"""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolTurn:
+    """What the tool said whose call stands in `variable`: a turn of its own, or a line of plain text."""
+
+    variable: Variable
+    in_roles: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +64,7 @@ class Absorb:
     history: tuple[Said, ...]
 
 
-Queued = Text | RoleBegin | RoleEnd | GenStep | SelectStep | ScopeMark | ForkPoint | Absorb
+Queued = Text | RoleBegin | RoleEnd | GenStep | ToolTurn | SelectStep | ScopeMark | ForkPoint | Absorb
 
 
 class Stream:
@@ -75,6 +88,9 @@ class Stream:
         self.work: Work | None = None
         """the request that is under way"""
         self.n_unnamed: int = parent.n_unnamed if parent else 0
+        self.ahead = Ahead()
+        self._calls: list[Variable] = list(parent._calls) if parent else []
+        """of tools, in the turn that is open: what they say stands after it"""
         self._queue: deque[Queued] = deque()
         self._blocked = parent is not None
         self._advancing = False
@@ -96,24 +112,40 @@ class Stream:
 
     def append(self, value: object) -> None:
         """Queue `value`; it is refused whole if any part of it cannot be."""
+        parts = tuple(leaves(value, self))
+        for leaf in parts:
+            if isinstance(leaf, Gen) and leaf.form is not None:
+                self.run.backend.prepare(leaf.form.constraint)  # without the lock: the backend's thread may not wait for it
         with self.run.lock:
             self._check_open()
-            role, n_unnamed = self.role, self.n_unnamed
+            role, n_unnamed, calls = self.role, self.n_unnamed, list(self._calls)
             steps: list[Queued] = []
             named: dict[Name, Variable] = {}
-            for leaf in leaves(value, self):
+            for leaf in parts:
                 if isinstance(leaf, Gen | Select):
                     variable = Variable(self)
                     named[n_unnamed if leaf.name is None else leaf.name] = variable
                     n_unnamed += leaf.name is None
-                    if isinstance(leaf, Gen):
-                        steps.append(GenStep(leaf, variable, leaf.params(self.run.defaults)))
-                    else:
+                    if isinstance(leaf, Select):
                         steps.append(SelectStep(leaf, variable))
+                        continue
+                    context = copy_context() if leaf.execute else None
+                    steps.append(GenStep(leaf, variable, leaf.params(self.run.defaults), context))
+                    if leaf.reasoning:
+                        variable.reasoning = Variable(self)
+                        if leaf.name is not None:
+                            named[f"{leaf.name}_reasoning_content"] = variable.reasoning
+                    if leaf.execute and role is None:
+                        steps.append(ToolTurn(variable, in_roles=False))
+                    elif leaf.execute:
+                        calls.append(variable)
                 else:
                     role = next_role(role, leaf)
                     steps.append(leaf)
-            self.role, self.n_unnamed = role, n_unnamed
+                    if role is None:
+                        steps += [ToolTurn(variable, in_roles=True) for variable in calls]
+                        calls.clear()
+            self.role, self.n_unnamed, self._calls = role, n_unnamed, calls
             self.variables |= named
             self._enqueue(*steps)
 
@@ -183,6 +215,10 @@ class Stream:
             self.run.notify()
 
     def _do(self, queued: Queued) -> None:
+        if isinstance(queued, Text):
+            self.ahead.pass_over(queued.text)
+        elif not isinstance(queued, GenStep | ScopeMark):
+            self.ahead.forget()
         match queued:
             case Text(text):
                 self.transcript.say(text)
@@ -190,8 +226,10 @@ class Stream:
                 self.transcript.begin(role)
             case RoleEnd():
                 self.transcript.end()
-            case GenStep(gen, variable, params):
-                Generation(self, gen, variable).start(params)
+            case GenStep(gen, variable, params, context):
+                Generation(self, gen, variable, context).start(params)
+            case ToolTurn(variable, in_roles):
+                self._observe(variable.observed, in_roles)
             case SelectStep(select, variable):
                 Selection(self, select, variable).start()
             case ScopeMark(variable, begins):
@@ -206,6 +244,16 @@ class Stream:
                 self.transcript.settle()
             case _:
                 assert_never(queued)
+
+    def _observe(self, said: str | None, in_roles: bool) -> None:
+        if said is None:
+            return  # the call was not whole, and was not made
+        if in_roles:
+            self.transcript.begin("tool")
+            self.transcript.say(said)
+            self.transcript.end()
+        else:
+            self.transcript.say(f"\n{said}")
 
     def _open(self, children: tuple[Stream, ...]) -> None:
         """Give the children what stands here, once its KV is computed: else each would compute it again."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from ..contracts.errors import BackendUnsupported, BadArgument
+from ..contracts.errors import BadArgument
 from .chat_template import ChatTemplate, get_chat_template, register_chat_template
 from .choices import (
     ChoicesSamplingMethod,
@@ -15,11 +15,14 @@ from .choices import (
     unconditional_likelihood_normalized,
 )
 from .default import flush_cache, get_server_info, set_default_backend
+from .form import of_dtype, of_grammar, of_regex, of_schema
 from .global_config import global_config
 from .interpreter import ProgramState, ProgramStateGroup, start
 from .ir import Concat, Expr, Gen, RoleBegin, RoleEnd, Select, as_expr
 from .program import SglFunction, function
+from .reasoning import separated
 from .sampling import GenDefaults, given
+from .tools import ToolCall, describe_tools, of_tools
 
 __all__ = [
     "SURFACE",
@@ -28,19 +31,24 @@ __all__ = [
     "ProgramState",
     "ProgramStateGroup",
     "SglFunction",
+    "ToolCall",
     "assistant",
     "assistant_begin",
     "assistant_end",
     "bound",
+    "describe_tools",
     "flush_cache",
     "function",
     "gen",
+    "gen_int",
+    "gen_string",
     "get_chat_template",
     "get_server_info",
     "global_config",
     "greedy_token_selection",
     "register_chat_template",
     "select",
+    "separate_reasoning",
     "set_default_backend",
     "start",
     "system",
@@ -59,8 +67,11 @@ SURFACE = (
     "assistant_end",
     "function",
     "gen",
+    "gen_int",
+    "gen_string",
     "greedy_token_selection",
     "select",
+    "separate_reasoning",
     "system",
     "system_begin",
     "system_end",
@@ -100,17 +111,24 @@ def gen(
     *,
     grammar: str | None = None,
     seed: int | None = None,
-    tools: Sequence[object] | None = None,
+    tools: Sequence[Any] | None = None,
+    execute: bool = False,
     logit_bias: Mapping[int, float] | None = None,
 ) -> Gen | Select:
     """Text from the model, kept under `name`; what is not given is the run's.
 
     With `n` samples the value is a list and the program goes on with the first. With `choices` it is a `select`.
+
+    At most one of these says what the text has to be, and `s.value(name)` what it means: `dtype` (int, float, bool, str, or a type as
+    for json_schema), `regex`, `json_schema` (a dict, JSON text, a pydantic model, a dataclass, list[int], ...), `grammar` (Lark),
+    `choices`, `tools`: typed functions, of which it is a call, that `execute` makes, its result a turn of role `tool` after this one.
     """
-    constraints = {"dtype": dtype, "regex": regex, "json_schema": json_schema, "grammar": grammar, "tools": tools}
-    for argument, value in constraints.items():
-        if value is not None:
-            raise BackendUnsupported(f"gen({argument}=...) is not supported by this version", hint="choices= limits a gen to given texts")
+    constraints = {"choices": choices, "dtype": dtype, "regex": regex, "json_schema": json_schema, "grammar": grammar, "tools": tools}
+    stated = [constraint for constraint, value in constraints.items() if value is not None]
+    if len(stated) > 1:
+        raise BadArgument(f"{' and '.join(f'{constraint}=' for constraint in stated)} cannot stand together", hint="give one of them")
+    if execute and tools is None:
+        raise BadArgument("execute= needs tools=")
     if choices is not None:
         return select(name, choices, temperature or 0.0, choices_method or token_length_normalized)
     if choices_method is not None:
@@ -132,11 +150,31 @@ def gen(
         "return_logprob": return_logprob,
         "logprob_start_len": logprob_start_len,
         "top_logprobs_num": top_logprobs_num,
-        "return_text_in_logprobs": return_text_in_logprobs,
         "seed": seed,
         "logit_bias": logit_bias,
     }
-    return Gen(_checked(name), tuple(given(arguments).items()))
+    form = _FORMS[stated[0]](constraints[stated[0]]) if stated else None
+    return Gen(_checked(name), tuple(given(arguments).items()), form, execute, return_text_in_logprobs)
+
+
+_FORMS = {"dtype": of_dtype, "regex": of_regex, "json_schema": of_schema, "grammar": of_grammar, "tools": of_tools}
+
+
+def gen_int(name: str | None = None, max_tokens: int | None = None, n: int | None = None, **arguments: Any) -> Gen | Select:
+    """As `gen`, for a whole number: `s.value(name)` is an int."""
+    return gen(name, max_tokens, n=n, dtype=int, **arguments)
+
+
+def gen_string(name: str | None = None, max_tokens: int | None = None, n: int | None = None, **arguments: Any) -> Gen | Select:
+    """As `gen`, for a string in double quotes: `s.value(name)` is what they enclose."""
+    return gen(name, max_tokens, n=n, dtype=str, **arguments)
+
+
+def separate_reasoning(expr: Expr | None = None, model_type: str | None = None) -> Expr:
+    """`expr` whose gens think aloud first: `name` holds the answer, which is all that the model sees next, and
+    `name_reasoning_content` the reasoning. `model_type` says how the model marks it: deepseek-r1, qwen3, ...
+    """
+    return separated(Concat(()) if expr is None else expr, model_type)
 
 
 def select(
@@ -149,7 +187,7 @@ def select(
     options = () if choices is None or isinstance(choices, str) else tuple(choices)
     if not options or not all(isinstance(option, str) and option for option in options):
         raise BadArgument(f"choices must be a list of one or more non-empty strings, not {choices!r}")
-    if temperature != 0:
+    if not temperature <= 1e-5:
         raise BadArgument(f"a select takes the likeliest choice: temperature must be 0, not {temperature!r}")
     return Select(_checked(name), options, choices_method)
 

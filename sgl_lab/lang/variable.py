@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,6 +27,12 @@ class Variable:
         """text so far, one a sample"""
         self.n_partial = 0
         """tokens so far, of the first"""
+        self.means: Callable[[], Any] | None = None
+        """what to ask for the parsed value; None where the value is all there is"""
+        self.reasoning: Variable | None = None
+        """what was thought aloud before it"""
+        self.observed: str | None = None
+        """what a tool said when the call that stands here was made"""
         self.prompt: tuple[int, ...] | None = None
         self.mark = 0
         """where a var_scope begins in the stream's history"""
@@ -36,6 +43,16 @@ class Variable:
     def fail(self, error: Exception) -> None:
         if not self.done:
             self.error, self.done = error, True
+        if self.reasoning:
+            self.reasoning.fail(error)
+
+    def read(self) -> Any:
+        """What the value means, checked; the value itself where it means nothing else. Of a variable that is done, without the lock."""
+        if self.means is None:
+            return self.value
+        meant = self.means()
+        self.means = lambda: meant
+        return meant
 
     @property
     def text(self) -> str:

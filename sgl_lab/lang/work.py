@@ -1,4 +1,4 @@
-"""The requests of a stream: a generation, a selection, the warming before a fork.
+"""The requests of a stream: what is common to them, a selection, the warming before a fork.
 
 Each is the listener of its own request. The backend calls it on its own thread; it takes the
 run's lock, puts the result where it belongs and lets the stream advance.
@@ -7,15 +7,14 @@ run's lock, puts the result where it belongs and lets the stream advance.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ..contracts.errors import ProgramError, Stopped
 from ..contracts.events import ExprFinished, ExprStarted
 from ..contracts.ids import ExprId, RequestId
-from ..contracts.params import SamplingParams
-from ..contracts.port import GenJob, GenOutput, ScoreJob, ScoreOutput, TokenLogprob, Usage, WarmJob
+from ..contracts.port import ScoreJob, ScoreOutput, TokenLogprob, Usage, WarmJob
 from .choices import logprobs
 from .ids import expr_ids
 from .ir import Gen, Select
@@ -102,45 +101,6 @@ class Expression(Work):
         self.variable.fail(error)
         self.run.emit(ExprFinished(self.stream.id, self.expr, "stopped" if isinstance(error, Stopped) else "error", str(error)))
         super().give_up(error)
-
-
-class Generation(Expression):
-    def start(self, params: SamplingParams) -> None:
-        try:
-            if self.stream.transcript.in_turn:
-                params = replace(params, stop=(*params.stop, *self.run.chat.stop))
-            self.variable.partial = [""] * params.n
-            job = GenJob(self.prompt(), params, self.stream.id, self.expr)
-            self.request = self.run.backend.submit(job, self)
-        except Exception as error:
-            self.on_error(error)
-
-    def on_progress(self, index: int, text: str, ids: tuple[int, ...]) -> None:
-        with self.run.lock:
-            self.variable.partial[index] += text
-            self.variable.n_partial += len(ids) if index == 0 else 0
-            self.run.notify()
-
-    def on_done(self, outputs: tuple[GenOutput, ...]) -> None:
-        with self.run.lock:
-            if not self.current:
-                return
-            try:
-                first = outputs[0]
-                texts, metas = [output.text for output in outputs], [self._meta(output) for output in outputs]
-                aborted = any(output.finish_reason == "abort" for output in outputs)
-                one = len(outputs) == 1
-                value, meta = (texts[0], metas[0]) if one else (texts, metas)
-                self.settle(first.text, first.ids, "generated", value, meta, aborted)
-            except Exception as error:
-                self.on_error(error)
-
-    def _meta(self, output: GenOutput) -> dict[str, Any]:
-        meta = self.meta(output.usage, output.finish_reason) | {"matched_stop": output.matched_stop}
-        if output.logprobs:
-            meta["output_token_logprobs"] = self.spelled(output.logprobs)
-            meta["output_top_logprobs"] = [[(p, token, self.run.backend.decode((token,))) for token, p in e.top] for e in output.logprobs]
-        return meta
 
 
 class Selection(Expression):

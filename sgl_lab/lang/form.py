@@ -1,0 +1,248 @@
+"""What a gen's text has to be, and what it means once it is whole.
+
+A form is made, and refused, when `gen(...)` is called. pydantic and jsonschema are loaded by the first form
+that needs them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+from ..contracts.errors import BadArgument, InvalidValue, UnfinishedValue
+from ..contracts.params import Constraint
+
+MAX_SOURCE = 200_000
+"""characters of a schema, a pattern or a grammar"""
+
+Meaning = Callable[[str], Any]
+"""the value of a whole text; ValueError where it is none"""
+
+
+@dataclass(frozen=True)
+class Form:
+    """`stop_regex` ends a text that has to end where something else begins, as a number does."""
+
+    constraint: Constraint
+    meaning: Meaning
+    stop_regex: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (n := len(self.constraint.source)) > MAX_SOURCE:
+            raise BadArgument(f"the {self.constraint.kind} has {n} characters, the limit is {MAX_SOURCE}")
+
+
+def read(name: object, form: Form, text: str, meta: Mapping[str, Any]) -> Any:
+    """The value of one sample, checked; UnfinishedValue where the text ended before it was whole."""
+    stop = meta["matched_stop"]
+    if meta["is_complete"]:
+        try:
+            return form.meaning(text)
+        except ValueError as error:
+            if not isinstance(stop, str):
+                raise InvalidValue(f"{name!r} is {text!r:.80}, which obeys its {form.constraint.kind} and is refused: {error}") from error
+    n_tokens = f"after {meta['completion_tokens']} tokens"
+    if meta["finish_reason"] == "length":
+        why, hint = f"it ran out of tokens {n_tokens}", "raise max_tokens; the partial text is the error's .text"
+    elif stop is not None:
+        why, hint = f"the stop {stop!r} ended it {n_tokens}", "leave out the stop; the partial text is the error's .text"
+    else:
+        why, hint = f"it was stopped {n_tokens}", "the partial text is the error's .text"
+    raise UnfinishedValue(f"{name!r} is not whole: {why}", text=text, hint=hint)
+
+
+def read_as(value: Any, type_: Any, name: object) -> Any:
+    """`value`, which may be text, as an instance of `type_`."""
+    if isinstance(type_, type) and isinstance(value, type_):
+        return value
+    adapter = _adapter(type_)
+    if isinstance(value, str):
+        try:
+            return adapter.validate_json(value)
+        except ValueError:
+            pass  # it may be a word, such as an Enum's value
+    try:
+        return adapter.validate_python(value)
+    except ValueError as error:
+        raise InvalidValue(f"{name!r} is {value!r:.80}, which is no {getattr(type_, '__name__', type_)}: {error}") from error
+
+
+# ---------------------------------------------------------------- regular expressions
+
+_REFUSED = {
+    "lookaround": r"\(\?<?[=!]",
+    "conditional": r"\(\?\(",
+    "atomic_group": r"\(\?>",
+    "backreference": r"\\[1-9]|\(\?P=",
+    "word_boundary": r"\\[bB]",
+    "possessive_quantifier": r"[*+?}]\+",
+}
+"""what Python's regular expressions know and a language that is matched token by token does not"""
+
+_PARTS = re.compile(
+    r"\[\^?\]?(?:\\.|[^\]\\])*\]|" + "|".join(f"(?P<{name}>{pattern})" for name, pattern in _REFUSED.items()) + r"|\\.|.", re.DOTALL
+)
+
+
+def of_regex(pattern: object) -> Form:
+    if not isinstance(pattern, str):
+        raise BadArgument(f"regex must be a string, not {pattern!r}")
+    for part in _PARTS.finditer(pattern):
+        if part.lastgroup:
+            raise BadArgument(
+                f"regex {pattern!r:.80}: a {part.lastgroup.replace('_', ' ')} at position {part.start()} cannot be obeyed",
+                hint="write out what the text may be",
+            )
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise BadArgument(f"regex {pattern!r:.80}: {error.msg} at position {error.pos}") from None
+    except (OverflowError, RecursionError) as error:
+        raise BadArgument(f"regex {pattern!r:.80} is too large: {error}") from None
+
+    def meaning(text: str) -> str:
+        if not compiled.fullmatch(text):
+            raise ValueError(f"it does not match {pattern!r:.80}")
+        return text
+
+    return Form(Constraint("regex", pattern), meaning)
+
+
+# ---------------------------------------------------------------- JSON schemas
+
+
+def of_schema(source: object) -> Form:
+    """From a JSON text, a dict, or a type as pydantic understands types."""
+    if isinstance(source, str):
+        try:
+            schema = json.loads(source)
+        except ValueError as error:
+            raise BadArgument(f"json_schema is no JSON: {error}") from None
+    elif isinstance(source, Mapping | bool):
+        schema = source
+    else:
+        return of_type(source)
+    try:
+        text = json.dumps(schema, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadArgument(f"json_schema cannot be written as JSON: {error}") from None
+    if len(text) <= MAX_SOURCE:
+        _check_schema(text)
+    return Form(Constraint("json_schema", text), partial(read_json, text))
+
+
+@lru_cache(256)
+def _check_schema(text: str) -> None:
+    import jsonschema
+
+    schema = json.loads(text)
+    try:
+        jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator).check_schema(schema)
+    except jsonschema.SchemaError as error:
+        raise BadArgument(f"json_schema is wrong at {error.json_path}: {error.message:.200}") from None
+    except RecursionError:
+        raise BadArgument("json_schema is nested too deeply") from None
+
+
+def read_json(schema: str, text: str) -> Any:
+    """The value that `text` spells; ValueError if it is no JSON or not of the schema."""
+    import jsonschema
+
+    value = json.loads(text)
+    try:
+        _validator(schema).validate(value)
+    except jsonschema.ValidationError as error:
+        raise ValueError(f"{error.json_path}: {error.message}") from None
+    except re.error:
+        pass  # a `pattern` in a dialect that the backend speaks and Python does not
+    return value
+
+
+@lru_cache(64)
+def _validator(schema: str) -> Any:
+    import jsonschema
+    from jsonschema_specifications import REGISTRY
+
+    value = json.loads(schema)
+    # A registry of its own: the default one fetches what a $ref names from the network.
+    return jsonschema.validators.validator_for(value, jsonschema.Draft202012Validator)(value, registry=REGISTRY)
+
+
+def of_type(type_: Any) -> Form:
+    adapter = _adapter(type_)
+    return Form(Constraint("json_schema", json.dumps(adapter.json_schema())), adapter.validate_json)
+
+
+def _adapter(type_: Any) -> Any:
+    try:
+        hash(type_)
+    except TypeError:
+        return _new_adapter.__wrapped__(type_)
+    return _new_adapter(type_)
+
+
+@lru_cache(256)
+def _new_adapter(type_: Any) -> Any:
+    """pydantic's, that can say its schema; BadArgument for what is no type to it."""
+    from pydantic import TypeAdapter
+    from pydantic.errors import PydanticUserError
+
+    try:
+        adapter: Any = TypeAdapter(type_)
+        adapter.json_schema()
+    except (PydanticUserError, NameError) as error:
+        hint = "give a JSON schema, or a type that pydantic knows: a model, a dataclass, list[int], Literal[...]"
+        raise BadArgument(f"{type_!r:.80} is no type with a JSON schema: {str(error).splitlines()[0]}", hint=hint) from None
+    return adapter
+
+
+# ---------------------------------------------------------------- dtype, grammars
+
+
+def _number(pattern: str, other: str, read_number: Meaning) -> Form:
+    """A number, and then anything that cannot belong to it: there the text is cut.
+
+    Without the rest, a model that wants to go on with words would have to go on with digits.
+    """
+
+    def meaning(text: str) -> Any:
+        if not re.fullmatch(pattern, text):
+            raise ValueError("it is no number")
+        return read_number(text)
+
+    return Form(Constraint("regex", f"({pattern})({other}(?s:.)*)?"), meaning, (other,))
+
+
+def _boolean(text: str) -> bool:
+    if text not in ("True", "False"):
+        raise ValueError("it is neither True nor False")
+    return text == "True"
+
+
+_PLAIN: dict[type, Form] = {
+    int: _number(r"[-+]?[0-9]+", r"[^-+0-9]", int),
+    float: _number(r"[-+]?[0-9]*\.?[0-9]+", r"[^-+.0-9]", float),
+    bool: Form(Constraint("regex", "True|False"), _boolean),
+    str: Form(Constraint("json_schema", '{"type": "string"}'), partial(read_json, '{"type": "string"}')),
+}
+_NAMED = {type_.__name__: type_ for type_ in _PLAIN}
+
+
+def of_dtype(dtype: Any) -> Form:
+    """int, float, bool (True or False) or str (in double quotes), or their names; or any type that a schema can be had of."""
+    if isinstance(dtype, str):
+        if dtype not in _NAMED:
+            raise BadArgument(f"dtype {dtype!r} is unknown", hint=f"{', '.join(_NAMED)} or a type")
+        dtype = _NAMED[dtype]
+    return _PLAIN[dtype] if isinstance(dtype, type) and dtype in _PLAIN else of_type(dtype)
+
+
+def of_grammar(grammar: object) -> Form:
+    """A Lark grammar. Whether it is one, the backend says when the gen is appended."""
+    if not isinstance(grammar, str) or not grammar.strip():
+        raise BadArgument(f"grammar must be the text of a Lark grammar, not {grammar!r:.80}")
+    return Form(Constraint("grammar", grammar), str)

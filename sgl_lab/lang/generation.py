@@ -1,0 +1,186 @@
+"""One gen under way: asked of the backend, or served from what came ahead; read, split, and its call of a tool made."""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from contextvars import Context
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..contracts.params import SamplingParams
+from ..contracts.port import Backend, GenJob, GenOutput, Usage
+from .ahead import asking_ahead, first_stop, may_share
+from .form import read
+from .ir import Gen
+from .reasoning import Split
+from .tools import ToolCall
+from .variable import Variable
+from .work import Expression
+
+if TYPE_CHECKING:
+    from .stream import Stream
+
+
+class Generation(Expression):
+    source: Gen
+
+    def __init__(self, stream: Stream, source: Gen, variable: Variable, context: Context | None) -> None:
+        super().__init__(stream, source, variable)
+        self._context = context
+        """what the program's own code saw when it said so; None where no tool is to be called"""
+        self._settle: Callable[[bool], None] | None = None
+        """what to do, told whether it was stopped, when the tool that is busy has come to its end"""
+
+    def start(self, params: SamplingParams) -> None:
+        try:
+            if self.stream.transcript.in_turn:
+                params = replace(params, stop=(*params.stop, *self.run.chat.stop))
+            self._params = params
+            self._raw = [""] * params.n
+            self._show()
+            prompt = self.prompt()
+            self._goes_ahead = bool(self.run.n_ahead) and self.source.reasoning is None and may_share(params)
+            if self._goes_ahead and self.stream.ahead.can_serve(params):
+                self._take((self._served(prompt),))
+                return
+            self.stream.ahead.forget()
+            asked = asking_ahead(params, self.run.n_ahead) if self._goes_ahead else params
+            self.request = self.run.backend.submit(GenJob(prompt, asked, self.stream.id, self.expr), self)
+        except Exception as error:
+            self.on_error(error)
+
+    # ------------------------------------------------------------ what comes
+
+    def on_progress(self, index: int, text: str, ids: tuple[int, ...]) -> None:
+        with self.run.lock:
+            self._raw[index] += text
+            self.variable.n_partial += len(ids) if index == 0 else 0
+            if not self._goes_ahead:  # else nobody knows yet what of it is this gen's
+                self._show()
+                self.run.notify()
+
+    def _show(self) -> None:
+        splits = [self._split(text, is_whole=False) for text in self._raw]
+        self.variable.partial = [split.answer for split in splits]
+        if self.variable.reasoning:
+            self.variable.reasoning.partial = [split.reasoning for split in splits]
+
+    def _split(self, text: str, *, is_whole: bool = True) -> Split:
+        return self.source.reasoning.split(text, is_whole=is_whole) if self.source.reasoning else Split("", text)
+
+    def on_done(self, outputs: tuple[GenOutput, ...]) -> None:
+        with self.run.lock:
+            if not self.current:
+                return
+            try:
+                if self._goes_ahead and outputs[0].finish_reason != "abort":
+                    outputs = (self._own(outputs[0]),)
+                self._take(outputs)
+            except Exception as error:
+                self.on_error(error)
+
+    def _take(self, outputs: tuple[GenOutput, ...]) -> None:
+        def one_or_all(items: Sequence[Any]) -> Any:
+            return items[0] if len(outputs) == 1 else items
+
+        splits = [self._split(output.text) for output in outputs]
+        texts, metas = [split.answer for split in splits], [self._meta(output) for output in outputs]
+        if self.variable.reasoning:
+            for meta, split in zip(metas, splits, strict=True):
+                meta["reasoning_content"] = split.reasoning
+            self.variable.reasoning.set(one_or_all([split.reasoning for split in splits]))
+        if self.source.form is not None:
+            reads = [partial(read, self.source.name, self.source.form, text, meta) for text, meta in zip(texts, metas, strict=True)]
+            self.variable.means = lambda: one_or_all([read_one() for read_one in reads])
+        ids = ids_of_end(self.run.backend, outputs[0], texts[0])
+        settle = partial(self.settle, texts[0], ids, "generated", one_or_all(texts), one_or_all(metas))
+        aborted = any(output.finish_reason == "abort" for output in outputs)
+        if self._context is not None and not aborted and metas[0]["is_complete"]:
+            self._settle = settle
+            threading.Thread(target=self._context.run, args=(self._call,), name="sgl-tool", daemon=True).start()
+        else:
+            settle(aborted)
+
+    def _meta(self, output: GenOutput) -> dict[str, Any]:
+        meta = self.meta(output.usage, output.finish_reason) | {"matched_stop": output.matched_stop}
+        if self.source.form is not None:
+            meta["is_complete"] = bool(output.is_complete)
+            if output.matched_stop in self.source.form.stop_regex:
+                meta["matched_stop"] = None
+        for side, entries in (("input", output.prompt_logprobs), ("output", output.logprobs)):
+            if entries:
+                meta[f"{side}_token_logprobs"] = self._spelled([(entry.token, entry.logprob) for entry in entries])
+                meta[f"{side}_top_logprobs"] = [self._spelled(entry.top) for entry in entries]
+        return meta
+
+    def _spelled(self, pairs: Sequence[tuple[int, float | None]]) -> list[tuple[float | None, int, str | None]]:
+        decode, stated = self.run.backend.decode, self.source.spells_logprobs
+        with_text = self.run.spells_logprobs if stated is None else stated
+        return [(logprob, token, decode((token,)) if with_text else None) for token, logprob in pairs]
+
+    # ------------------------------------------------------------ a tool
+
+    def _call(self) -> None:
+        """On a thread of its own: a tool may take its time, and may run programs."""
+        self.run.adopt_thread()
+        try:
+            call: ToolCall = self.variable.read().executed()
+            observed = call.spelled()
+        except Exception as error:
+            self.on_error(error)
+            return
+        with self.run.lock:
+            if self.current and self._settle:
+                self.variable.means = lambda: call
+                self.variable.observed = observed
+                self._settle(False)
+
+    def cancel(self) -> None:
+        """A tool that is busy cannot be stopped: what it says will come too late."""
+        if self._settle is None:
+            super().cancel()
+        else:
+            self._settle(True)
+
+    # ------------------------------------------------------------ ahead of the program
+
+    def _served(self, prompt: tuple[int, ...]) -> GenOutput:
+        """This gen's part of what came with an earlier call."""
+        ahead = self.stream.ahead
+        ids = self.run.backend.encode(ahead.text)
+        return self._own(GenOutput(ahead.text, ids, "stop" if ahead.ended else "length", None, (), Usage(prompt_tokens=len(prompt))))
+
+    def _own(self, output: GenOutput) -> GenOutput:
+        """This gen's part of a text that goes on past it; the rest is kept for those that follow."""
+        backend, most = self.run.backend, self._params.max_tokens
+        end = first_stop(output.text, self._params)
+        text = output.text if end is None else output.text[: end.at]
+        ids = ids_of_beginning(backend, output, text)
+        reason, stop = ("stop", end.stop) if end else (output.finish_reason, None)
+        if most is not None and len(ids) > most:
+            ids, reason, stop = ids[:most], "length", None
+            text = backend.decode(ids)
+        self.stream.ahead.hold(output.text[len(text) :], ended=output.finish_reason == "stop")
+        usage = replace(output.usage, completion_tokens=len(ids))
+        return replace(output, text=text, ids=ids, finish_reason=reason, matched_stop=stop, usage=usage)
+
+
+def ids_of_beginning(backend: Backend, output: GenOutput, text: str) -> tuple[int, ...]:
+    """The tokens that spell the first part of an output; encoded anew where it ends inside one."""
+    if text == output.text:
+        return output.ids
+    n = bisect_left(range(len(output.ids) + 1), len(text), key=lambda n: len(backend.decode(output.ids[:n])))
+    ids = output.ids[:n]
+    return ids if backend.decode(ids) == text else backend.encode(text)
+
+
+def ids_of_end(backend: Backend, output: GenOutput, text: str) -> tuple[int, ...]:
+    """The tokens that spell the last part of an output; encoded anew where it begins inside one."""
+    if text == output.text:
+        return output.ids
+    n = bisect_left(range(len(output.ids) + 1), -len(text), key=lambda n: -len(backend.decode(output.ids[n:])))
+    ids = output.ids[n:]
+    return ids if backend.decode(ids) == text else backend.encode(text)

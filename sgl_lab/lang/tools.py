@@ -1,0 +1,150 @@
+"""Plain Python functions that a model may call: their schemas, the call it wrote, the call made.
+
+The language of a call is `{"name": ..., "arguments": {...}}`. pydantic, loaded with the first tool, reads
+signatures and validates arguments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..contracts.errors import BadArgument, ProgramError
+from ..contracts.params import Constraint
+from .form import Form
+
+
+@dataclass(frozen=True)
+class Tool:
+    name: str
+    description: str
+    function: Callable[..., Any]
+    adapter: Any = field(repr=False, compare=False)
+    """from arguments as JSON values to (args, kwargs) of the function, validated"""
+
+    def bound(self, arguments: dict[str, Any]) -> Callable[[], Any]:
+        """The call, its arguments validated; ValueError where they are not legal."""
+        args, kwargs = self.adapter.validate_python(arguments)
+        return functools.partial(self.function, *args, **kwargs)
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call that the model wrote: `arguments` are JSON values, `text` is what it wrote."""
+
+    name: str
+    arguments: dict[str, Any]
+    text: str
+    tool: Tool = field(repr=False)
+    results: tuple[Any, ...] = ()
+    """what it returned, if it was executed"""
+
+    def run(self) -> Any:
+        """Call the function with validated arguments; what it returns (of an `async` one, something to await)."""
+        return self.tool.bound(self.arguments)()
+
+    @property
+    def result(self) -> Any:
+        """What the call returned when the program executed it."""
+        if not self.results:
+            raise ProgramError(f"the call of {self.name} was not executed", hint="write gen(tools=..., execute=True), or .run() it")
+        return self.results[0]
+
+    def executed(self) -> ToolCall:
+        """The same with its result. What the tool raises names it. Not for a thread that runs an event loop."""
+        try:
+            result = self.run()
+            if inspect.iscoroutine(result):
+                result = asyncio.run(result)
+        except Exception as error:
+            error.add_note(f"in the tool {self.name}, called with {json.dumps(self.arguments):.200}")
+            raise
+        except BaseException as error:
+            raise ProgramError(f"the tool {self.name} raised {type(error).__name__}") from error
+        return replace(self, results=(result,))
+
+    def spelled(self) -> str:
+        """The result as the model reads it: text as it is, anything else as JSON."""
+        if isinstance(self.result, str):
+            return self.result
+        from pydantic_core import to_json
+
+        return to_json(self.result, fallback=str).decode()
+
+
+@functools.lru_cache(256)
+def tool_of(function: Any) -> Tool:
+    """BadArgument, naming the parameter, for a function that no schema can be had of."""
+    from pydantic import TypeAdapter
+    from pydantic.errors import PydanticUserError
+
+    name = getattr(function, "__name__", "")
+    if not callable(function) or not name.isidentifier():
+        raise BadArgument(f"a tool is a function with a name, not {function!r:.80}")
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise BadArgument(f"tool {name}: parameter {parameter} has no name to be given by", hint="write it as a plain parameter")
+        if parameter.annotation is parameter.empty:
+            raise BadArgument(f"tool {name}: parameter {parameter.name!r} has no type", hint=f"write `{parameter.name}: str`, for example")
+
+    def given(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return args, kwargs
+
+    signed: Any = functools.wraps(function)(given)
+    try:
+        adapter: Any = TypeAdapter(signed)
+        adapter.json_schema()
+    except (PydanticUserError, NameError) as error:
+        raise BadArgument(f"tool {name}: {str(error).splitlines()[0]}", hint="give its parameters types that JSON can spell") from None
+    return Tool(name, inspect.getdoc(function) or "", function, adapter)
+
+
+def tools_of(functions: object) -> tuple[Tool, ...]:
+    if not isinstance(functions, Sequence) or isinstance(functions, str) or not functions:
+        raise BadArgument(f"tools must be a list of one or more functions, not {functions!r:.80}")
+    tools = tuple(tool_of(function) for function in functions)
+    names = [tool.name for tool in tools]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise BadArgument(f"two tools are named {twice}", hint="give one another name")
+    return tools
+
+
+def of_tools(functions: object) -> Form:
+    """One call of one of the tools."""
+    from pydantic import TypeAdapter
+
+    tools = tools_of(functions)
+    by_name = {tool.name: tool for tool in tools}
+    schemas, shared = TypeAdapter.json_schemas([(tool.name, "validation", tool.adapter) for tool in tools])
+    calls = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": tool.name}, "arguments": schemas[tool.name, "validation"]},
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        for tool in tools
+    ]
+
+    def meaning(text: str) -> ToolCall:
+        match json.loads(text):
+            case {"name": str(name), "arguments": dict(arguments), **rest} if name in by_name and not rest:
+                by_name[name].bound(arguments)
+                return ToolCall(name, arguments, text, by_name[name])
+        raise ValueError("it is no call of these tools")
+
+    return Form(Constraint("json_schema", json.dumps({"anyOf": calls} | shared)), meaning)
+
+
+def describe_tools(functions: Sequence[Any]) -> str:
+    """The tools for a prompt: a line of JSON for each, and how a call is written."""
+    lines = [
+        json.dumps({"name": tool.name, "description": tool.description, "parameters": tool.adapter.json_schema()})
+        for tool in tools_of(functions)
+    ]
+    return "\n".join(("You can call these tools:", *lines, 'A call is written as {"name": <tool>, "arguments": {<parameter>: <value>}}.'))

@@ -1,0 +1,117 @@
+"""Thinking aloud, told from the answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import sgl_lab.lang.surface as sgl
+from sgl_lab.backends.scripted import ScriptedBackend
+from sgl_lab.contracts.errors import BadArgument, RequestFailed
+from sgl_lab.contracts.port import GenJob
+from sgl_lab.lang.reasoning import MODEL_TYPES
+
+from .language import streams_of, watchdog, within  # noqa: F401
+
+gen = sgl.gen
+
+HARMONY = "<|channel|>analysis<|message|>2 and 2<|end|><|start|>assistant<|channel|>final<|message|>Four."
+
+
+@pytest.mark.parametrize(
+    ("model_type", "text", "reasoning", "answer"),
+    [
+        ("deepseek-r1", "<think>\n2 and 2\n</think>\n\nFour.", "2 and 2", "Four."),
+        ("deepseek-r1", "2 and 2</think>Four.", "2 and 2", "Four."),
+        ("deepseek-r1", "2 and 2, for ever", "2 and 2, for ever", ""),
+        ("qwen3", "<think>2 and 2</think>Four.", "2 and 2", "Four."),
+        ("Qwen3", "Four.", "", "Four."),
+        ("qwen3", "Well. <think>2 and 2</think> Four. ", "2 and 2", "Well. Four. "),
+        ("qwen3", "<think>2 and", "2 and", ""),
+        ("qwen3", "2 < 3", "", "2 < 3"),
+        ("qwen3-thinking", "2 and 2</think>Four.", "2 and 2", "Four."),
+        ("kimi", "◁think▷2 and 2◁/think▷Four.", "2 and 2", "Four."),
+        ("gpt-oss", HARMONY, "2 and 2", "Four."),
+    ],
+)
+def test_reasoning_and_answer_are_told_apart(model_type: str, text: str, reasoning: str, answer: str) -> None:
+    s = sgl.start(ScriptedBackend(text))
+    s += sgl.user("2 + 2?") + sgl.assistant(sgl.separate_reasoning(gen("a"), model_type=model_type))
+    assert (s["a"], s["a_reasoning_content"]) == (answer, reasoning)
+    assert s.get_meta_info("a")["reasoning_content"] == reasoning
+    assert s.messages()[-1]["content"] == answer
+    shown = MODEL_TYPES[model_type.lower()]
+    parts = [shown.split(text[:n], is_whole=False) for n in range(len(text) + 1)]
+    for early, late in zip(parts, [*parts[1:], shown.split(text)], strict=True):
+        assert late.answer.startswith(early.answer), "what is shown stays"
+        assert late.reasoning.startswith(early.reasoning)
+
+
+def test_the_lead_in_is_kept_and_the_model_sees_only_the_answer() -> None:
+    """The original cuts the turn back to its beginning and loses the lead-in."""
+    backend = ScriptedBackend(["<think>hm</think>Four.", "Sure."])
+    s = sgl.start(backend)
+    s += sgl.user("2 + 2?")
+    s += sgl.assistant(sgl.separate_reasoning("I say: " + gen("a") + " Done.", model_type="deepseek-r1"))
+    s += sgl.user("Sure?") + sgl.assistant(gen("b"))
+    assert s["b"] == "Sure."
+    assert s.messages()[1]["content"] == "I say: Four. Done."
+    assert "hm" not in s.prompt("b")
+    ids = backend.jobs_of(GenJob)[1].prompt
+    assert bytes(id - 512 for id in ids if id >= 512) == b"Four.", "the answer's tokens are those that were sampled"
+
+
+def test_streamed_it_shows_the_answer_as_it_comes_and_ends() -> None:
+    """The original never says that the streamed variable is done, and hangs."""
+
+    @sgl.function
+    def program(s: Any) -> None:
+        s += sgl.user("Q") + sgl.assistant("So: " + sgl.separate_reasoning(gen("a"), model_type="qwen3"))
+
+    backend = ScriptedBackend("<think>hm, hm</think>Four.", held=True)
+    state = program.run(backend=backend, stream=True)
+    thoughts = state.text_iter("a_reasoning_content")
+    backend.step(len("<think>h"))
+    assert next(thoughts) == "h"
+    backend.resume()
+    assert within(5, lambda: "".join(thoughts)) == "m, hm"
+    assert within(5, lambda: "".join(state.text_iter("a"))) == "Four."
+    assert within(5, lambda: "".join(state.text_iter())) == state.text()
+    assert "think" not in state.text()
+
+
+def test_each_sample_has_its_reasoning() -> None:
+    s = sgl.start(ScriptedBackend(["<think>x</think>A", "B"]))
+    s += "Q" + sgl.separate_reasoning(gen("a", n=2), model_type="qwen3")
+    assert (s["a"], s["a_reasoning_content"]) == (["A", "B"], ["x", ""])
+    assert s.text() == "QA"
+
+
+def test_a_failed_gen_fails_its_reasoning_too() -> None:
+    s = sgl.start(ScriptedBackend(RequestFailed("boom")))
+    s += "Q" + sgl.separate_reasoning(gen("a"), model_type="qwen3") + gen("b")
+    assert isinstance(within(5, lambda: s["a_reasoning_content"]), RequestFailed)
+    t = sgl.start(ScriptedBackend(RequestFailed("boom")))
+    t += "Q" + gen("a") + sgl.separate_reasoning(gen("b"), model_type="qwen3")
+    assert isinstance(within(5, lambda: t["b_reasoning_content"]), RequestFailed)
+
+
+def test_the_events_tell_the_answer_as_the_streams_tokens() -> None:
+    events: list[Any] = []
+    s = sgl.start(ScriptedBackend("<think>hm</think>Four."), events.append)
+    s += sgl.user("Q") + sgl.assistant(sgl.separate_reasoning(gen("a"), model_type="qwen3"))
+    ids = s.token_ids()
+    (said,) = streams_of(events).values()
+    assert tuple(said) == ids
+
+
+def test_what_cannot_be_separated_is_refused_at_the_call() -> None:
+    with pytest.raises(BadArgument, match=r"'gpt-5' is unknown.*deepseek-r1"):
+        sgl.separate_reasoning(gen("a"), model_type="gpt-5")
+    with pytest.raises(BadArgument, match="unknown"):
+        sgl.separate_reasoning(gen("a"))
+    with pytest.raises(BadArgument, match="needs a gen"):
+        sgl.separate_reasoning(sgl.select("a", ["x"]), model_type="qwen3")
+    with pytest.raises(BadArgument, match="cannot reason"):
+        sgl.separate_reasoning("So " + gen("a", regex="x"), model_type="qwen3")

@@ -1,0 +1,388 @@
+"""Text that has to be something: constraints, what they mean, and what is not whole."""
+
+from __future__ import annotations
+
+import enum
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import pydantic
+import pytest
+
+import sgl_lab.lang.surface as sgl
+from sgl_lab.backends.scripted import ScriptedBackend
+from sgl_lab.contracts.errors import BackendUnsupported, BadArgument, InvalidValue, Stopped, UnfinishedValue
+from sgl_lab.contracts.params import Constraint
+from sgl_lab.contracts.port import GenJob
+
+from .language import line_with, watchdog, within  # noqa: F401
+
+gen = sgl.gen
+
+
+class Trip(pydantic.BaseModel):
+    city: str
+    days: int
+
+    @pydantic.field_validator("days")
+    @classmethod
+    def some(cls, days: int) -> int:
+        if days < 1:
+            raise ValueError("a trip has days")
+        return days
+
+
+@dataclass
+class Point:
+    x: float
+    y: float
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+PERSON = {"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"}}, "required": ["name"]}
+
+
+def said(answer: Any, **arguments: Any) -> sgl.ProgramState:
+    s = sgl.start(ScriptedBackend(answer))
+    s += "Q" + gen("x", **arguments)
+    return s
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "value"),
+    [
+        ({"dtype": int}, "-42", -42),
+        ({"dtype": "int"}, "7", 7),
+        ({"dtype": float}, "2.50", 2.5),
+        ({"dtype": bool}, "False", False),
+        ({"dtype": str}, '"say \\"hi\\""', 'say "hi"'),
+        ({"dtype": Literal["a", "b"]}, '"a"', "a"),
+        ({"dtype": list[int]}, "[1, 2]", [1, 2]),
+        ({"regex": "a+b"}, "aab", "aab"),
+        ({"grammar": 'start: "a" /[0-9]+/'}, "a12", "a12"),
+        ({"json_schema": PERSON}, '{"name": "Li", "age": 3}', {"name": "Li", "age": 3}),
+        ({"json_schema": json.dumps(PERSON)}, '{"name": "Li"}', {"name": "Li"}),
+        ({"json_schema": Trip}, '{"city": "Rome", "days": 3}', Trip(city="Rome", days=3)),
+        ({"json_schema": Point}, '{"x": 1, "y": 2.5}', Point(1.0, 2.5)),
+        ({"json_schema": Colour}, '"red"', Colour.RED),
+        ({"json_schema": Annotated[int, pydantic.Field(ge=0, json_schema_extra={})]}, "5", 5),
+    ],
+)
+def test_a_constrained_text_stays_text_and_has_a_value(arguments: dict[str, Any], text: str, value: object) -> None:
+    s = said(text, **arguments)
+    assert s["x"] == text
+    assert s.value("x") == value
+    assert type(s.value("x")) is type(value)
+    assert s.get_meta_info("x")["is_complete"] is True
+    assert s.text() == "Q" + text
+
+
+def test_what_has_no_constraint_is_its_own_value() -> None:
+    s = sgl.start(ScriptedBackend(["free", "two"], likes=lambda prompt, choice: float(choice == "no")))
+    s += "Q" + gen("a") + sgl.select("b", ["yes", "no"])
+    s["c"] = 5
+    assert (s.value("a"), s.value("b"), s.value("c")) == ("free", "no", 5)
+    assert "is_complete" not in s.get_meta_info("a")
+
+
+def test_a_value_can_be_read_as_a_type_that_the_gen_did_not_state() -> None:
+    s = sgl.start(ScriptedBackend(['{"city": "Rome", "days": 3}', "42", "red"]))
+    s += "Q" + gen("trip", json_schema={"type": "object"}) + gen("n") + gen("colour")
+    assert s.value("trip", Trip) == Trip(city="Rome", days=3)
+    assert s.value("n", int) == 42
+    assert s.value("n", str) == "42"
+    assert s.value("colour", Colour) is Colour.RED
+    with pytest.raises(InvalidValue, match="'colour' is 'red', which is no int"):
+        s.value("colour", int)
+
+
+def test_a_typed_value_is_made_once() -> None:
+    s = said('{"city": "Rome", "days": 3}', json_schema=Trip)
+    assert s.value("x", Trip) is s.value("x")
+
+
+def test_each_sample_has_its_value() -> None:
+    s = said(["1", "22"], dtype=int, n=2)
+    assert s["x"] == ["1", "22"]
+    assert s.value("x") == [1, 22]
+
+
+def test_the_values_of_forks_are_gathered_too() -> None:
+    s = sgl.start(ScriptedBackend({"0": "10", "1": "11"}))
+    s += "Q"
+    f = s.fork(2)
+    f += lambda i: str(i) + gen("n", dtype=int)
+    f.join()
+    assert s["n"] == ["10", "11"]
+    assert s.value("n") == [10, 11]
+
+
+def test_a_number_ends_where_something_else_begins_and_a_stop_beside_it_works() -> None:
+    """The original fails in a worker when dtype=int meets a stop that is a string."""
+    s = sgl.start(ScriptedBackend(["42 apples, 7 pears", "3.5km", "12.5"]))
+    s += "I have " + gen("n", dtype=int, stop=",") + " and " + gen("far", dtype=float, stop="!") + sgl.gen_int("whole")
+    assert (s["n"], s["far"], s["whole"]) == ("42", "3.5", "12")
+    assert (s.value("n"), s.value("far"), s.value("whole")) == (42, 3.5, 12)
+    assert s.get_meta_info("n")["matched_stop"] is None
+
+
+def test_gen_int_and_gen_string_are_gens_of_their_dtype() -> None:
+    s = sgl.start(ScriptedBackend(["5", '"five"']))
+    s += "Q" + sgl.gen_int("i", 8, temperature=0.0) + sgl.gen_string("s", max_tokens=9)
+    assert (s.value("i"), s.value("s")) == (5, "five")
+
+
+def test_what_the_request_carries() -> None:
+    backend = ScriptedBackend(["aab", "{}"])
+    s = sgl.start(backend)
+    s += "Q" + gen("a", regex="a+b") + gen("b", json_schema='{"type": "object"}')
+    s.sync()
+    assert [job.params.constraint for job in backend.jobs_of(GenJob)] == [
+        Constraint("regex", "a+b"),
+        Constraint("json_schema", '{"type": "object"}'),
+    ]
+
+
+# ---------------------------------------------------------------- what is not whole
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer", "partial", "why"),
+    [
+        ({"json_schema": PERSON, "max_tokens": 8}, '{"name": "Li"}', '{"name":', "out of tokens after 8 tokens.*raise max_tokens"),
+        ({"regex": "a+b", "stop": "b"}, "aab", "aa", "the stop 'b' ended it after 2 tokens"),
+        ({"json_schema": Trip, "stop": ","}, '{"city": "Rome", "days": 3}', '{"city": "Rome"', "the stop ','"),
+        ({"grammar": 'start: "a" "b"', "max_tokens": 1}, "ab", "a", "out of tokens"),
+        ({"dtype": str, "max_tokens": 2}, '"ok"', '"o', "out of tokens"),
+    ],
+)
+def test_a_text_that_is_not_whole_has_no_value_and_keeps_its_text(arguments: dict[str, Any], answer: str, partial: str, why: str) -> None:
+    s = said(answer, **arguments)
+    assert s["x"] == partial
+    assert s.get_meta_info("x")["is_complete"] is False
+    with pytest.raises(UnfinishedValue, match=why) as caught:
+        s.value("x")
+    assert caught.value.text == partial
+    assert s.text() == "Q" + partial, "the program went on with it"
+
+
+def test_a_text_that_was_cancelled_has_no_value() -> None:
+    backend = ScriptedBackend('{"city": "Rome", "days": 3}', held=True)
+    s = sgl.start(backend)
+    s += "Q" + gen("x", json_schema=Trip)
+    backend.step(3)
+    text = s.text_iter("x")
+    seen = ""
+    while seen != '{"c':
+        seen += next(text)
+    s.cancel()
+    s.wait()
+    assert s.get_meta_info("x")["is_complete"] is False
+    with pytest.raises(UnfinishedValue, match="it was stopped after 3 tokens"):
+        s.value("x")
+    with pytest.raises(Stopped):
+        s.sync()
+
+
+def test_one_sample_that_is_not_whole_is_told_by_its_meta() -> None:
+    s = said(["1", "[1"], json_schema={"type": "integer"}, n=2)
+    assert isinstance(within(5, s.error), BadArgument)
+    s = said(["12", "[1]"], json_schema={}, n=2, max_tokens=2)
+    assert [meta["is_complete"] for meta in s.get_meta_info("x")] == [True, False]
+    with pytest.raises(UnfinishedValue):
+        s.value("x")
+
+
+def test_what_only_the_type_can_refuse_is_refused_with_the_reason() -> None:
+    s = said('{"city": "Rome", "days": 0}', json_schema=Trip)
+    with pytest.raises(InvalidValue, match="a trip has days"):
+        s.value("x")
+
+
+def test_a_scripted_answer_that_no_model_could_give_fails_its_request() -> None:
+    for answer, arguments in (
+        ("4x", {"regex": "[0-9]+"}),
+        ("{}", {"json_schema": Trip}),
+        ("b", {"grammar": 'start: "a"'}),
+        ("maybe", {"dtype": bool}),
+    ):
+        assert isinstance(within(5, said(answer, **arguments).error), BadArgument)
+
+
+# ---------------------------------------------------------------- refused at the call
+
+
+DEEP: dict[str, Any] = {}
+for _ in range(100_000):
+    DEEP = {"items": DEEP}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"regex": "a("}, "position 1"),
+        ({"regex": "[z-a]"}, "position 1"),
+        ({"regex": 5}, "must be a string"),
+        ({"regex": "ab(?=c)"}, "lookaround at position 2"),
+        ({"regex": r"(a)\1"}, "backreference at position 3"),
+        ({"regex": r"(?P<n>a)(?P=n)"}, "backreference at position 8"),
+        ({"regex": r"a\b"}, "word boundary at position 1"),
+        ({"regex": "a*+"}, "possessive quantifier at position 1"),
+        ({"regex": "(?>a)"}, "atomic group at position 0"),
+        ({"regex": "(" * 5000 + "a" + ")" * 5000}, "too large|limit"),
+        ({"regex": "a{99999999999}"}, "too large"),
+        ({"regex": "a" * 300_000}, "the limit is"),
+        ({"json_schema": "{"}, "no JSON.*line 1 column 2"),
+        ({"json_schema": {"type": "strin"}}, r"wrong at \$\.type"),
+        ({"json_schema": {"properties": {"a": {"minimum": "x"}}}}, r"wrong at \$\.properties\.a\.minimum"),
+        ({"json_schema": {"enum": [float("nan")]}}, "as JSON"),
+        ({"json_schema": {"enum": {1, 2}}}, "as JSON"),
+        ({"json_schema": DEEP}, "as JSON|deep"),
+        ({"json_schema": 5}, "no type with a JSON schema"),
+        ({"json_schema": ScriptedBackend}, "no type with a JSON schema"),
+        ({"dtype": "integer"}, "unknown.*int, float, bool, str"),
+        ({"dtype": object()}, "no type with a JSON schema"),
+        ({"grammar": ""}, "Lark"),
+        ({"grammar": 7}, "Lark"),
+        ({"regex": "a", "dtype": int}, "dtype= and regex= cannot stand together"),
+        ({"choices": ["a"], "json_schema": {}}, "choices= and json_schema="),
+        ({"choices": []}, "choices must be a list of one or more"),
+        ({"choices": ["a"], "temperature": 0.5}, "temperature must be 0"),
+        ({"execute": True}, "needs tools="),
+    ],
+)
+def test_a_form_that_cannot_be_is_refused_at_the_call(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadArgument, match=message):
+        gen("x", **arguments)
+
+
+@pytest.mark.parametrize("pattern", [r"\(\?=", r"[(?=]", r"\\1", r"[\]*+]+", "a+?", r"\d{2,3}", "(?i)ok", r"[^]]"])
+def test_a_pattern_that_only_looks_like_more_is_a_pattern(pattern: str) -> None:
+    assert gen("x", regex=pattern).form is not None  # type: ignore[union-attr]
+
+
+def test_a_grammar_and_a_keyword_that_the_backend_refuses_are_refused_on_the_users_own_line_and_nothing_is_queued() -> None:
+    class Picky(ScriptedBackend):
+        def prepare(self, constraint: Constraint) -> None:
+            if "uniqueItems" in constraint.source:
+                raise BackendUnsupported("json_schema: uniqueItems at $ is not supported")
+            super().prepare(constraint)
+
+    backend = Picky("x")
+    s = sgl.start(backend)
+    s += "Q"
+    for form in ({"grammar": 'start: "a" b'}, {"json_schema": {"type": "array", "uniqueItems": True}}):
+        with pytest.raises((BadArgument, BackendUnsupported)) as caught:
+            s += "before" + gen("x", **form)  # the line of the user
+        assert caught.traceback[0].lineno + 1 == line_with("# the line of " + "the user", __file__)
+    assert "x" not in s
+    assert s.text() == "Q"
+    assert backend.jobs == []
+
+
+def test_a_schema_fetches_nothing_from_the_network() -> None:
+    s = said("[]", json_schema={"type": "array", "items": {"$ref": "http://127.0.0.1:9/schema.json"}})
+    assert s.value("x") == []
+
+
+def test_the_language_loads_pydantic_and_jsonschema_only_when_they_are_needed() -> None:
+    script = """
+import sys
+import sgl_lab as sgl
+sgl.gen("a", regex="a+"), sgl.gen_int("b"), sgl.select("c", ["x"])
+print([name for name in ("pydantic", "jsonschema", "llguidance") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# ---------------------------------------------------------------- log-probabilities
+
+
+def test_log_probabilities_of_prompt_and_answer_come_as_the_original_names_and_shapes_them() -> None:
+    s = sgl.start(ScriptedBackend("ab"))
+    s += "pq" + gen("x", return_logprob=True, logprob_start_len=0, top_logprobs_num=1, return_text_in_logprobs=True)
+    meta = s.get_meta_info("x")
+    assert meta["input_token_logprobs"] == [(None, ord("p"), "p"), (-0.25, ord("q"), "q")]
+    assert meta["input_top_logprobs"] == [[], [(-0.25, ord("q"), "q")]]
+    assert [(p, text) for p, _, text in meta["output_token_logprobs"]] == [(-0.5, "a"), (-0.5, "b")]
+    assert [[text for _, _, text in row] for row in meta["output_top_logprobs"]] == [["a"], ["b"]]
+
+
+def test_log_probabilities_without_text_have_none_in_its_place() -> None:
+    s = sgl.start(ScriptedBackend("a"))
+    s += "pq" + gen("x", return_logprob=True, logprob_start_len=1, return_text_in_logprobs=False)
+    assert s.get_meta_info("x")["input_token_logprobs"] == [(-0.25, ord("q"), None)]
+
+    @sgl.function
+    def program(s: Any) -> None:
+        s += "pq" + gen("x")
+
+    state = program.run(backend=ScriptedBackend("a"), return_logprob=True, logprob_start_len=-1, return_text_in_logprobs=False)
+    assert [text for _, _, text in state.get_meta_info("x")["output_token_logprobs"]] == [None]
+    assert "input_token_logprobs" not in state.get_meta_info("x")
+
+
+# ---------------------------------------------------------------- one call for several gens
+
+
+@sgl.function(num_api_spec_tokens=64)
+def character(s: Any) -> None:
+    s += "Make one up.\nName:" + gen("name", stop="\n") + "\nBorn:" + gen("born", stop="\n") + "\nJob:" + gen("job", stop="\n") + "\n"
+
+
+LINES = {"Name:": " Ada", "Born:": " 1815", "Job:": " poet"}
+WHOLE = " Ada\nBorn: 1815\nJob: poet\nEnd"
+
+
+def test_one_call_to_a_completion_api_serves_the_gens_that_follow() -> None:
+    backend = ScriptedBackend(WHOLE, is_completion_api=True)
+    state = character.run(backend=backend, max_new_tokens=16)
+    assert [state[name] for name in ("name", "born", "job")] == list(LINES.values())
+    (job,) = backend.jobs_of(GenJob)
+    assert (job.params.max_tokens, job.params.stop) == (64, ())
+    assert state.text() == "Make one up.\nName:" + WHOLE[: -len("End")]
+    assert state.get_meta_info("job")["matched_stop"] == "\n"
+
+
+@pytest.mark.parametrize("first", [" Ada\nJob: poet\n", " Ada", " Ada\nBorn: 18" + "1" * 80, " " + "A" * 80])
+def test_what_came_ahead_and_does_not_fit_costs_one_call_a_gen_and_no_value(first: str) -> None:
+    """The original leaves the values of all these gens empty."""
+
+    def answer(prompt: str) -> str:
+        line = LINES[prompt.rsplit("\n", 1)[-1]]
+        return first if line == " Ada" else f"{line}\n"
+
+    backend = ScriptedBackend(answer, is_completion_api=True)
+    state = character.run(backend=backend, max_new_tokens=16)
+    assert [state["born"], state["job"]] == [" 1815", " poet"]
+    assert state["name"] == (" " + "A" * 80)[:16] if "A" * 80 in first else " Ada"
+    assert len(backend.jobs_of(GenJob)) == 3
+
+
+def test_an_engine_of_ones_own_is_asked_for_each_gen() -> None:
+    backend = ScriptedBackend(lambda prompt: LINES[prompt.rsplit("\n", 1)[-1]])
+    state = character.run(backend=backend)
+    assert state["job"] == " poet"
+    assert [job.params.max_tokens for job in backend.jobs_of(GenJob)] == [128] * 3
+
+
+def test_a_fork_and_a_gen_with_a_constraint_start_afresh() -> None:
+    @sgl.function(num_api_spec_tokens=64)
+    def program(s: Any) -> None:
+        s += "Name:" + gen("name", stop="\n") + "\nBorn: " + gen("born", dtype=int)
+        f = s.fork(1)
+        f += "\nJob:" + gen("job", stop="\n")
+        f.join()
+
+    backend = ScriptedBackend([WHOLE, "1815", " poet\n"], is_completion_api=True)
+    state = program.run(backend=backend)
+    assert (state["name"], state.value("born"), state["job"]) == (" Ada", 1815, [" poet"])
+    assert len(backend.jobs_of(GenJob)) == 3
