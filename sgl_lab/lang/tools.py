@@ -16,7 +16,7 @@ from typing import Any
 
 from ..contracts.errors import BadArgument, ProgramError
 from ..contracts.params import Constraint
-from .form import Form
+from .form import Form, closed
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,6 @@ def of_tools(functions: object) -> Form:
             "type": "object",
             "properties": {"name": {"const": tool.name}, "arguments": schemas[tool.name, "validation"]},
             "required": ["name", "arguments"],
-            "additionalProperties": False,
         }
         for tool in tools
     ]
@@ -138,7 +137,7 @@ def of_tools(functions: object) -> Form:
                 return ToolCall(name, arguments, text, by_name[name])
         raise ValueError("it is no call of these tools")
 
-    return Form(Constraint("json_schema", json.dumps({"anyOf": calls} | shared)), meaning)
+    return Form(Constraint("json_schema", json.dumps(closed({"anyOf": calls} | shared))), meaning)
 
 
 def describe_tools(functions: Sequence[Any]) -> str:
