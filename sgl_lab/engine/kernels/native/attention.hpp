@@ -259,21 +259,23 @@ class Attention {
       }
   }
 
-  // Where the keys of a block lie, and its values likewise.
+  // Where the keys of a block lie, and its values likewise. Places beyond the n-th are those of the n-th: no query sees them.
   struct Places {
     int n = 0;
-    size_t at[kBlock];
+    size_t at[kBlock] = {};
   };
 
   Places places(const Tile& tile, int kv_head, int block) const {
     const int first = block * kBlock;
+    const size_t slot = static_cast<size_t>(shape_.n_kv_heads) * shape_.head_dim;
     Places found;
     found.n = std::min(kBlock, tile.end() - first);
     const int32_t* page = tile.pages + first / shape_.page_size;
     for (int i = 0, at = first % shape_.page_size; i < found.n; ++i) {
-      found.at[i] = ((static_cast<size_t>(*page) * shape_.page_size + at) * shape_.n_kv_heads + kv_head) * shape_.head_dim;
+      found.at[i] = (static_cast<size_t>(*page) * shape_.page_size + at) * slot + kv_head * shape_.head_dim;
       if (++at == shape_.page_size) at = 0, ++page;
     }
+    std::fill(found.at + found.n, found.at + kBlock, found.at[found.n - 1]);
     return found;
   }
 
@@ -284,30 +286,31 @@ class Attention {
     return places(plan_.tiles[item.begin], piece % shape_.n_kv_heads, item.first_chunk * kChunkBlocks);
   }
 
-  // Keys as [dim / 2][64][2], values as [32][width][2]; zeros where there are none. Slots follow each other in no order that the
-  // hardware could foresee: memory works on the next block meanwhile.
+  // Keys as [dim / 2][64][2], values as [32][width][2]. Slots follow each other in no order that the hardware could foresee: memory
+  // works on the next block meanwhile.
   void gather(const Places& now, const Places& next) {
-    const int dim = shape_.head_dim, n_keys = now.n;
-    for (int i = 0; i < kBlock; i += kLanes)
-      for (int d = 0; d < dim; d += 32) {
-        __m512i rows[16];
-        for (int r = 0; r < kLanes; ++r) rows[r] = i + r < n_keys ? _mm512_loadu_si512(pages_.keys + now.at[i + r] + d) : _mm512_setzero_si512();
-        for (int r = 0; r < kLanes; ++r)
-          if (i + r < next.n) _mm_prefetch(pages_.keys + next.at[i + r] + d, _MM_HINT_T0);
-        transpose_16x16(rows);
-        for (int r = 0; r < kLanes; ++r) _mm512_storeu_si512(&scratch_.keys[(d / 2 + r) * 2 * kBlock + i * 2], rows[r]);
-      }
+    const bf16 *keys = pages_.keys, *values = pages_.values;
     const __m512i low = interleaved(), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
-    for (int i = 0; i < n_keys; i += 2)
-      for (int d = 0; d < shape_.width(); d += 32) {
-        const __m512i zero = _mm512_setzero_si512();
-        const __m512i a = d < dim ? _mm512_loadu_si512(pages_.values + now.at[i] + d) : zero;
-        const __m512i b = d < dim && i + 1 < n_keys ? _mm512_loadu_si512(pages_.values + now.at[i + 1] + d) : zero;
-        for (int j = i; j < i + 2; ++j)
-          if (j < next.n) _mm_prefetch(pages_.values + next.at[j] + d, _MM_HINT_T0);
-        _mm512_storeu_si512(value_pair(i / 2, d), _mm512_permutex2var_epi16(a, low, b));
-        _mm512_storeu_si512(value_pair(i / 2, d) + 32, _mm512_permutex2var_epi16(a, high, b));
+    for (int d = 0; d < shape_.head_dim; d += 32) {
+      bf16* key_panel = &scratch_.keys[d / 2 * 2 * kBlock];
+      for (int i = 0; i < kBlock; i += kLanes) {
+        __m512i rows[kLanes];
+        for (int r = 0; r < kLanes; ++r) {
+          rows[r] = _mm512_loadu_si512(keys + now.at[i + r] + d);
+          _mm_prefetch(keys + next.at[i + r] + d, _MM_HINT_T0);
+        }
+        transpose_16x16(rows);
+        for (int r = 0; r < kLanes; ++r) _mm512_storeu_si512(key_panel + r * 2 * kBlock + i * 2, rows[r]);
       }
+      bf16* pair = value_pair(0, d);
+      for (int i = 0; i < kBlock; i += 2, pair += 128) {
+        const __m512i a = _mm512_loadu_si512(values + now.at[i] + d), b = _mm512_loadu_si512(values + now.at[i + 1] + d);
+        _mm_prefetch(values + next.at[i] + d, _MM_HINT_T0);
+        _mm_prefetch(values + next.at[i + 1] + d, _MM_HINT_T0);
+        _mm512_storeu_si512(pair, _mm512_permutex2var_epi16(a, low, b));
+        _mm512_storeu_si512(pair + 32, _mm512_permutex2var_epi16(a, high, b));
+      }
+    }
   }
 
   // Which elements of two vectors lie next to each other when they are interleaved: 0, 32, 1, 33, ...
@@ -319,7 +322,7 @@ class Attention {
     return order;
   }
 
-  // The panel of values is one of 64 columns for each 64 dimensions.
+  // The panel of values is one of 64 columns for each 64 dimensions; zeros beyond the last, which nothing is ever written to.
   bf16* value_pair(int pair, int d) { return &scratch_.values[d / 64 * 64 * kBlock + pair * 128 + d % 64 * 2]; }
 
   // R queries from `q` on take in the block that begins at key `first`.
