@@ -63,6 +63,7 @@ class ChatTemplate:
 
 
 _templates: dict[str, ChatTemplate] = {}
+_matchers: list[Callable[[str], str | None]] = []
 
 
 def register_chat_template(template: ChatTemplate) -> ChatTemplate:
@@ -78,8 +79,17 @@ def get_chat_template(name: str) -> ChatTemplate:
         raise BadArgument(f"no chat template named {name!r}", hint=f"one of {', '.join(sorted(_templates))}") from None
 
 
+def register_chat_template_matching_function(matcher: Callable[[str], str | None]) -> Callable[[str], str | None]:
+    """Decorator: `matcher` gets a model's name and returns that of its template, or None. The last one that knows it has the say."""
+    _matchers.append(matcher)
+    return matcher
+
+
 def get_chat_template_by_model_path(model: str) -> ChatTemplate:
-    """The template registered last whose pattern is in the model's name; `default` if there is none."""
+    """What a registered function says; else the template registered last whose pattern is in the model's name; else `default`."""
+    for matcher in reversed(_matchers):
+        if (name := matcher(model)) is not None:
+            return get_chat_template(name)
     for template in reversed(_templates.values()):
         if template.model_pattern and re.search(template.model_pattern, model, re.IGNORECASE):
             return template

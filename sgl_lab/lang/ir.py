@@ -144,3 +144,22 @@ def leaves(value: object, stream: object) -> Iterator[Leaf]:
             yield from leaves(expr.expr, stream)
     elif isinstance(expr, Leaf):
         yield expr
+
+
+# ---------------------------------------------------------------- names that programs written for the original import from here
+
+SglExpr, SglExprList, SglConstantText = Expr, Concat, Text
+SglGen, SglSelect, SglRoleBegin, SglRoleEnd = Gen, Select, RoleBegin, RoleEnd
+
+REGEX_INT = r"[-+]?[0-9]+"
+REGEX_FLOAT = r"[-+]?[0-9]*\.?[0-9]+"
+REGEX_BOOL = "(True|False)"
+REGEX_STR = REGEX_STRING = r'"[^"\\\n]*"'
+
+
+def __getattr__(name: str) -> Any:
+    if name == "SglFunction":  # made of what this module knows nothing of
+        from .program import SglFunction
+
+        return SglFunction
+    raise AttributeError(f"{__name__} has no {name!r}")

@@ -226,6 +226,8 @@ STATE_OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
     "text_async_iter": lambda s, f: (asyncio.run(listed(s.text_async_iter())), asyncio.run(listed(s.text_async_iter("b", True)))),
     "text_iter": lambda s, f: (list(s.text_iter("c")), list(s.text_iter())),
     "token_ids": lambda s, f: s.token_ids(),
+    "value": lambda s, f: s.value("b", str),
+    "value_async": lambda s, f: asyncio.run(s.value_async("b", str)),
     "var_scope": lambda s, f: scoped(s),
     "wait": lambda s, f: s.wait(),
     "wait_async": lambda s, f: asyncio.run(s.wait_async()),
