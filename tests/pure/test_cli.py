@@ -98,9 +98,7 @@ def test_a_wrong_call_is_one_line_and_exit_code_2(
     assert message in line
 
 
-def test_models_are_listed_and_removed_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_models_are_listed_and_removed_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("SGL_LAB_CACHE", str(tmp_path))
     fetched = tmp_path / "models" / "smollm2"
     fetched.mkdir(parents=True)

@@ -231,8 +231,6 @@ STATE_OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
     "var_scope": lambda s, f: scoped(s),
     "wait": lambda s, f: s.wait(),
     "wait_async": lambda s, f: asyncio.run(s.wait_async()),
-    "value": lambda s, f: s.value("b"),
-    "value_async": lambda s, f: asyncio.run(s.value_async("b", str)),
 }
 
 GROUP_OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
