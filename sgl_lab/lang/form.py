@@ -31,9 +31,11 @@ class Form:
     meaning: Meaning
     stop_regex: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        if (n := len(self.constraint.source)) > MAX_SOURCE:
-            raise BadArgument(f"the {self.constraint.kind} has {n} characters, the limit is {MAX_SOURCE}")
+
+def _limited(kind: str, source: str) -> str:
+    if len(source) > MAX_SOURCE:
+        raise BadArgument(f"the {kind} has {len(source)} characters, the limit is {MAX_SOURCE}")
+    return source
 
 
 def read(name: object, form: Form, text: str, meta: Mapping[str, Any]) -> Any:
@@ -42,7 +44,7 @@ def read(name: object, form: Form, text: str, meta: Mapping[str, Any]) -> Any:
     if meta["is_complete"]:
         try:
             return form.meaning(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if not isinstance(stop, str):
                 raise InvalidValue(f"{name!r} is {text!r:.80}, which obeys its {form.constraint.kind} and is refused: {error}") from error
     n_tokens = f"after {meta['completion_tokens']} tokens"
@@ -84,14 +86,15 @@ _REFUSED = {
 """what Python's regular expressions know and a language that is matched token by token does not"""
 
 _PARTS = re.compile(
-    r"\[\^?\]?(?:\\.|[^\]\\])*\]|" + "|".join(f"(?P<{name}>{pattern})" for name, pattern in _REFUSED.items()) + r"|\\.|.", re.DOTALL
+    r"[^\\(\[*+?}]+|\[\^?\]?(?:\\.|[^\]\\])*\]|" + "|".join(f"(?P<{name}>{part})" for name, part in _REFUSED.items()) + r"|\\.|.", re.DOTALL
 )
+"""a pattern's parts: plain characters, a class, one of the above, an escape, anything else"""
 
 
 def of_regex(pattern: object) -> Form:
     if not isinstance(pattern, str):
         raise BadArgument(f"regex must be a string, not {pattern!r}")
-    for part in _PARTS.finditer(pattern):
+    for part in _PARTS.finditer(_limited("regex", pattern)):
         if part.lastgroup:
             raise BadArgument(
                 f"regex {pattern!r:.80}: a {part.lastgroup.replace('_', ' ')} at position {part.start()} cannot be obeyed",
@@ -119,8 +122,10 @@ def of_schema(source: object) -> Form:
     """From a JSON text, a dict, or a type as pydantic understands types."""
     if isinstance(source, str):
         try:
-            schema = json.loads(source)
-        except ValueError as error:
+            schema = json.loads(_limited("json_schema", source))
+        except RecursionError:
+            raise BadArgument("json_schema is nested too deeply") from None
+        except json.JSONDecodeError as error:
             raise BadArgument(f"json_schema is no JSON: {error}") from None
     elif isinstance(source, Mapping | bool):
         schema = source
@@ -130,8 +135,8 @@ def of_schema(source: object) -> Form:
         text = json.dumps(schema, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise BadArgument(f"json_schema cannot be written as JSON: {error}") from None
-    if len(text) <= MAX_SOURCE:
-        _check_schema(text)
+    _limited("json_schema", text)
+    _check_schema(text)
     return Form(Constraint("json_schema", text), partial(read_json, text))
 
 
@@ -255,4 +260,4 @@ def of_grammar(grammar: object) -> Form:
     """A Lark grammar. Whether it is one, the backend says when the gen is appended."""
     if not isinstance(grammar, str) or not grammar.strip():
         raise BadArgument(f"grammar must be the text of a Lark grammar, not {grammar!r:.80}")
-    return Form(Constraint("grammar", grammar), str)
+    return Form(Constraint("grammar", _limited("grammar", grammar)), str)

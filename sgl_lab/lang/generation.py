@@ -40,7 +40,9 @@ class Generation(Expression):
                 params = replace(params, stop=(*params.stop, *self.run.chat.stop))
             self._params = params
             self._raw = [""] * params.n
-            self._show()
+            self.variable.partial = [""] * params.n
+            if self.variable.reasoning:
+                self.variable.reasoning.partial = [""] * params.n
             prompt = self.prompt()
             self._goes_ahead = bool(self.run.n_ahead) and self.source.reasoning is None and may_share(params)
             if self._goes_ahead and self.stream.ahead.can_serve(params):
@@ -59,14 +61,10 @@ class Generation(Expression):
             self._raw[index] += text
             self.variable.n_partial += len(ids) if index == 0 else 0
             if not self._goes_ahead:  # else nobody knows yet what of it is this gen's
-                self._show()
+                reasoning, self.variable.partial[index] = self._split(self._raw[index], is_whole=False)
+                if self.variable.reasoning:
+                    self.variable.reasoning.partial[index] = reasoning
                 self.run.notify()
-
-    def _show(self) -> None:
-        splits = [self._split(text, is_whole=False) for text in self._raw]
-        self.variable.partial = [split.answer for split in splits]
-        if self.variable.reasoning:
-            self.variable.reasoning.partial = [split.reasoning for split in splits]
 
     def _split(self, text: str, *, is_whole: bool = True) -> Split:
         return self.source.reasoning.split(text, is_whole=is_whole) if self.source.reasoning else Split("", text)
@@ -93,7 +91,8 @@ class Generation(Expression):
                 meta["reasoning_content"] = split.reasoning
             self.variable.reasoning.set(one_or_all([split.reasoning for split in splits]))
         if self.source.form is not None:
-            reads = [partial(read, self.source.name, self.source.form, text, meta) for text, meta in zip(texts, metas, strict=True)]
+            reading = partial(read, self.source.name or "text", self.source.form)
+            reads = [partial(reading, text, meta) for text, meta in zip(texts, metas, strict=True)]
             self.variable.means = lambda: one_or_all([read_one() for read_one in reads])
         ids = ids_of_end(self.run.backend, outputs[0], texts[0])
         settle = partial(self.settle, texts[0], ids, "generated", one_or_all(texts), one_or_all(metas))

@@ -123,31 +123,30 @@ class Stream:
             named: dict[Name, Variable] = {}
             for leaf in parts:
                 if isinstance(leaf, Gen | Select):
-                    variable = Variable(self)
-                    named[n_unnamed if leaf.name is None else leaf.name] = variable
+                    variable = named[n_unnamed if leaf.name is None else leaf.name] = Variable(self)
                     n_unnamed += leaf.name is None
-                    if isinstance(leaf, Select):
-                        steps.append(SelectStep(leaf, variable))
-                        continue
-                    context = copy_context() if leaf.execute else None
-                    steps.append(GenStep(leaf, variable, leaf.params(self.run.defaults), context))
-                    if leaf.reasoning:
-                        variable.reasoning = Variable(self)
-                        if leaf.name is not None:
-                            named[f"{leaf.name}_reasoning_content"] = variable.reasoning
-                    if leaf.execute and role is None:
-                        steps.append(ToolTurn(variable, in_roles=False))
-                    elif leaf.execute:
+                if isinstance(leaf, Select):
+                    steps.append(SelectStep(leaf, variable))
+                elif isinstance(leaf, Gen):
+                    steps.append(self._gen_step(leaf, variable))
+                    if variable.reasoning and leaf.name is not None:
+                        named[f"{leaf.name}_reasoning_content"] = variable.reasoning
+                    if leaf.execute:
                         calls.append(variable)
                 else:
                     role = next_role(role, leaf)
                     steps.append(leaf)
-                    if role is None:
-                        steps += [ToolTurn(variable, in_roles=True) for variable in calls]
-                        calls.clear()
+                if role is None:
+                    steps += [ToolTurn(call, in_roles=isinstance(leaf, RoleEnd)) for call in calls]
+                    calls.clear()
             self.role, self.n_unnamed, self._calls = role, n_unnamed, calls
             self.variables |= named
             self._enqueue(*steps)
+
+    def _gen_step(self, gen: Gen, variable: Variable) -> GenStep:
+        if gen.reasoning:
+            variable.reasoning = Variable(self)
+        return GenStep(gen, variable, gen.params(self.run.defaults), copy_context() if gen.execute else None)
 
     def begin_scope(self, name: str) -> Variable:
         with self.run.lock:

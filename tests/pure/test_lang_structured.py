@@ -108,6 +108,22 @@ def test_a_typed_value_is_made_once() -> None:
     assert s.value("x", Trip) is s.value("x")
 
 
+def test_a_program_may_return_an_instance() -> None:
+    @sgl.function
+    async def plan(s: Any, city: str) -> Trip:
+        s += sgl.user(f"A trip to {city}?") + sgl.assistant(gen("trip", json_schema=Trip))
+        return await s.value_async("trip", Trip)  # type: ignore[no-any-return]
+
+    backend = ScriptedBackend({city: json.dumps({"city": city, "days": 2}) for city in ("Rome", "Oslo")})
+    states = plan.run_batch([("Rome",), ("Oslo",)], backend=backend)
+    assert [state.ret_value for state in states] == [Trip(city="Rome", days=2), Trip(city="Oslo", days=2)]
+
+
+def test_a_type_leaves_no_room_for_properties_that_it_does_not_know() -> None:
+    assert isinstance(within(5, said('{"city": "Rome", "days": 2, "and": 1}', json_schema=Trip).error), BadArgument)
+    assert said('{"name": "Li", "and": 1}', json_schema=PERSON).value("x") == {"name": "Li", "and": 1}
+
+
 def test_each_sample_has_its_value() -> None:
     s = said(["1", "22"], dtype=int, n=2)
     assert s["x"] == ["1", "22"]

@@ -7,7 +7,7 @@ import enum
 import json
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -15,9 +15,9 @@ import pytest
 
 import sgl_lab.lang.surface as sgl
 from sgl_lab.backends.scripted import ScriptedBackend
-from sgl_lab.contracts.errors import BadArgument, InvalidValue, ProgramError, Stopped, UnfinishedValue
+from sgl_lab.contracts.errors import BackendUnsupported, BadArgument, EngineStopped, InvalidValue, ProgramError, Stopped, UnfinishedValue
 from sgl_lab.contracts.events import Event, StreamExtended
-from sgl_lab.contracts.port import GenJob
+from sgl_lab.contracts.port import GenJob, Message, Segment
 
 from .language import line_with, watchdog, within  # noqa: F401
 
@@ -271,6 +271,37 @@ def test_a_run_that_is_stopped_does_not_wait_for_its_tool_and_keeps_the_call() -
     go.set()
     assert within(10, s.wait) is None
     assert [message["role"] for message in s.messages()] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize("end", ["close", "die"])
+def test_a_backend_that_ends_while_a_tool_is_busy_ends_every_wait(end: str) -> None:
+    running, go = threading.Event(), threading.Event()
+
+    def slow() -> str:
+        running.set()
+        go.wait(10)
+        return "late"
+
+    backend = ScriptedBackend(call_of("slow"))
+    s = sgl.start(backend)
+    s += sgl.user("Q") + sgl.assistant(gen("call", tools=[slow], execute=True)) + sgl.user("R") + sgl.assistant(gen("b"))
+    assert running.wait(10)
+    getattr(backend, end)()
+    go.set()
+    assert isinstance(within(5, lambda: s["b"]), EngineStopped)
+
+
+def test_a_template_that_knows_no_tools_is_a_typed_error() -> None:
+    class Strict(ScriptedBackend):
+        def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> tuple[Segment, ...]:
+            if any(message.role == "tool" for message in messages):
+                raise BackendUnsupported("roles must alternate")
+            return super().render_chat(messages, add_generation_prompt=add_generation_prompt)
+
+    s = sgl.start(Strict([call_of("add", a=1, b=2), "x"]))
+    s += sgl.user("Q") + sgl.assistant(gen("call", tools=[add], execute=True)) + sgl.assistant(gen("b"))
+    assert s.value("call").result == 3
+    assert isinstance(within(5, lambda: s["b"]), BackendUnsupported)
 
 
 def untyped(city, unit: str = "C") -> str:  # type: ignore[no-untyped-def]
