@@ -187,7 +187,7 @@ def select(
     options = () if choices is None or isinstance(choices, str) else tuple(choices)
     if not options or not all(isinstance(option, str) and option for option in options):
         raise BadArgument(f"choices must be a list of one or more non-empty strings, not {choices!r}")
-    if not temperature <= 1e-5:
+    if not isinstance(temperature, int | float) or not temperature <= 1e-5:
         raise BadArgument(f"a select takes the likeliest choice: temperature must be 0, not {temperature!r}")
     return Select(_checked(name), options, choices_method)
 

@@ -10,6 +10,7 @@ import asyncio
 import functools
 import inspect
 import json
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from ..contracts.errors import BadArgument, ProgramError
 from ..contracts.params import Constraint
 from .form import Form, closed
+from .ir import Place
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,17 @@ class ToolCall:
             if inspect.iscoroutine(result):
                 result = asyncio.run(result)
         except Exception as error:
-            error.add_note(f"in the tool {self.name}, called with {json.dumps(self.arguments):.200}")
+            error.add_note(f"in the tool {self.name}{self._line(error)}, called with {json.dumps(self.arguments):.200}")
             raise
         except BaseException as error:
             raise ProgramError(f"the tool {self.name} raised {type(error).__name__}") from error
         return replace(self, results=(result,))
+
+    def _line(self, error: Exception) -> str:
+        """Where in the function it was raised: its frames are another thread's, and are not shown."""
+        code = getattr(inspect.unwrap(self.tool.function), "__code__", None)
+        lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code is code]
+        return f", {Place(code.co_filename, lines[-1])}" if code and lines else ""
 
     def spelled(self) -> str:
         """The result as the model reads it: text as it is, anything else as JSON."""

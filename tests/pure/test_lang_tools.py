@@ -218,14 +218,14 @@ def test_a_tool_runs_off_the_backends_thread_and_the_runs_lock() -> None:
 
 def test_what_a_tool_raises_is_the_gens_error_and_names_the_tool() -> None:
     def broken(a: int) -> None:
-        raise ZeroDivisionError("no")
+        raise ZeroDivisionError("no")  # where it breaks
 
     s = sgl.start(ScriptedBackend(call_of("broken", a=1)))
     s += "Q" + gen("call", tools=[broken], execute=True)  # whose call it is
     with pytest.raises(ZeroDivisionError) as caught:
         s["call"]
     assert caught.value.__notes__ == [
-        'in the tool broken, called with {"a": 1}',
+        f"in the tool broken, line {line_with('# where it ' + 'breaks', __file__)} of test_lang_tools.py, called with {{\"a\": 1}}",
         f"in gen('call'), line {line_with('# whose call ' + 'it is', __file__)} of test_lang_tools.py",
     ]
     assert s.error() is caught.value
