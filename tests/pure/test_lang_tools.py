@@ -225,7 +225,7 @@ def test_what_a_tool_raises_is_the_gens_error_and_names_the_tool() -> None:
     with pytest.raises(ZeroDivisionError) as caught:
         s["call"]
     assert caught.value.__notes__ == [
-        f"in the tool broken, line {line_with('# where it ' + 'breaks', __file__)} of test_lang_tools.py, called with {{\"a\": 1}}",
+        f'in the tool broken, line {line_with("# where it " + "breaks", __file__)} of test_lang_tools.py, called with {{"a": 1}}',
         f"in gen('call'), line {line_with('# whose call ' + 'it is', __file__)} of test_lang_tools.py",
     ]
     assert s.error() is caught.value

@@ -133,8 +133,8 @@ ROWS = {
             "test_lang_sampling.py::test_a_gen_with_an_illegal_argument_fails_at_the_call",
         ),
         "stream.py",
-        "named[n_unnamed if leaf.name is None else leaf.name] = variable",
-        "named[leaf.name] = variable",
+        "named[n_unnamed if leaf.name is None else leaf.name] = Variable(self)",
+        "named[leaf.name] = Variable(self)",
     ),
     14: Row(
         "dtype=int with a stop that is a string, or a select with a temperature, fails in a worker",
