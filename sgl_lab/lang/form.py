@@ -179,17 +179,20 @@ def _validator(schema: str) -> Any:
 
 def of_type(type_: Any) -> Form:
     adapter = _adapter(type_)
-    return Form(Constraint("json_schema", json.dumps(closed(adapter.json_schema()))), adapter.validate_json)
+    return Form(Constraint("json_schema", json.dumps(fitted(adapter.json_schema()))), adapter.validate_json)
 
 
-def closed(schema: Any) -> Any:
-    """A schema that was had from types, without properties that they do not know: a model could go on with such for ever."""
+def fitted(schema: Any) -> Any:
+    """A schema that was had from types, as a model is held to it.
+
+    Without properties that the types do not know, with which it could go on for ever; items need not differ, since a set takes any.
+    """
     if isinstance(schema, list):
-        return [closed(item) for item in schema]
+        return [fitted(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     ends = {"additionalProperties": False} if "properties" in schema and schema.get("type") == "object" else {}
-    return ends | {key: closed(value) for key, value in schema.items()}
+    return ends | {key: fitted(value) for key, value in schema.items() if (key, value) != ("uniqueItems", True)}
 
 
 def _adapter(type_: Any) -> Any:

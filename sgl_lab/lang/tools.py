@@ -17,7 +17,7 @@ from typing import Any
 
 from ..contracts.errors import BadArgument, ProgramError
 from ..contracts.params import Constraint
-from .form import Form, closed
+from .form import Form, fitted
 from .ir import Place
 
 
@@ -145,7 +145,7 @@ def of_tools(functions: object) -> Form:
                 return ToolCall(name, arguments, text, by_name[name])
         raise ValueError("it is no call of these tools")
 
-    return Form(Constraint("json_schema", json.dumps(closed({"anyOf": calls} | shared))), meaning)
+    return Form(Constraint("json_schema", json.dumps(fitted({"anyOf": calls} | shared))), meaning)
 
 
 def describe_tools(functions: Sequence[Any]) -> str:

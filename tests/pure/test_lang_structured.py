@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import enum
 import json
 import subprocess
 import sys
+import uuid
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -13,10 +15,12 @@ import pydantic
 import pytest
 
 import sgl_lab.lang.surface as sgl
+from sgl_lab.backends.obedience import obeys
 from sgl_lab.backends.scripted import ScriptedBackend
 from sgl_lab.contracts.errors import BackendUnsupported, BadArgument, InvalidValue, Stopped, UnfinishedValue
 from sgl_lab.contracts.params import Constraint
 from sgl_lab.contracts.port import GenJob
+from sgl_lab.engine.grammar.schema import lowered
 
 from .language import line_with, watchdog, within  # noqa: F401
 
@@ -122,6 +126,47 @@ def test_a_program_may_return_an_instance() -> None:
 def test_a_type_leaves_no_room_for_properties_that_it_does_not_know() -> None:
     assert isinstance(within(5, said('{"city": "Rome", "days": 2, "and": 1}', json_schema=Trip).error), BadArgument)
     assert said('{"name": "Li", "and": 1}', json_schema=PERSON).value("x") == {"name": "Li", "and": 1}
+
+
+class Tree(pydantic.BaseModel):
+    value: int
+    children: list[Tree] = []
+
+
+class Cat(pydantic.BaseModel):
+    kind: Literal["cat"]
+
+
+class Dog(pydantic.BaseModel):
+    kind: Literal["dog"]
+    age: Annotated[float, pydantic.Field(ge=0, lt=30)] | None = None
+
+
+class Owner(pydantic.BaseModel):
+    pet: Annotated[Cat | Dog, pydantic.Field(discriminator="kind")]
+
+
+TYPES: list[tuple[Any, str, Any]] = [
+    (datetime.datetime, '"2024-05-06T07:08:09Z"', datetime.datetime(2024, 5, 6, 7, 8, 9, tzinfo=datetime.UTC)),
+    (datetime.date, '"2024-05-06"', datetime.date(2024, 5, 6)),
+    (uuid.UUID, f'"{uuid.UUID(int=7)}"', uuid.UUID(int=7)),
+    (dict[str, int], '{"a": 1}', {"a": 1}),
+    (tuple[int, str], '[1, "a"]', (1, "a")),
+    (set[int], "[1, 1]", {1}),
+    (int | None, "null", None),
+    (Annotated[str, pydantic.Field(pattern="^a+$", max_length=3)], '"aa"', "aa"),
+    (Tree, '{"value": 1, "children": [{"value": 2}]}', Tree(value=1, children=[Tree(value=2)])),
+    (Owner, '{"pet": {"kind": "dog", "age": 3}}', Owner(pet=Dog(kind="dog", age=3))),
+    (list[Point], '[{"x": 1, "y": 2}]', [Point(1, 2)]),
+]
+
+
+@pytest.mark.parametrize(("type_", "text", "value"), TYPES)
+def test_types_that_pydantic_knows_are_schemas_that_the_engine_obeys(type_: Any, text: str, value: object) -> None:
+    s = said(text, json_schema=type_)
+    assert s.value("x") == value
+    constraint = s._stream.run.backend.jobs_of(GenJob)[0].params.constraint  # type: ignore[attr-defined]
+    assert obeys(Constraint("grammar", lowered(constraint.source)), text)
 
 
 def test_each_sample_has_its_value() -> None:
