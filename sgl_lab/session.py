@@ -51,6 +51,7 @@ class Lab:
     schedule      who of those who wait goes first: lpm (longest cached prefix, bounded), fcfs, dfs-weight or random
     evict         which unused part of the tree goes first: lru, lfu or fifo
     draft_tokens  how many tokens are guessed at a time from what was said before, and drawn in one step as far as they come true; 0 is none
+    jump_forward  whether what a constraint leaves no choice about is said without being drawn, and needs no step of its own
     threads       of the CPU; None leaves torch's own choice
     seed          of requests that name none
     deterministic whether `backend` is `deterministic_backend`: the same tokens and bitwise the same logprobs, whatever is
@@ -73,6 +74,7 @@ class Lab:
         schedule: str = "lpm",
         evict: str = "lru",
         draft_tokens: int = 64,
+        jump_forward: bool = True,
         threads: int | None = None,
         seed: int = 0,
         deterministic: bool = False,
@@ -96,7 +98,9 @@ class Lab:
             raise BadArgument("cache_tokens and cache_mib say the same thing twice", hint="give one of them")
         if cache_tokens is not None and cache_tokens < page_size:
             raise BadArgument(f"cache_tokens must be page_size ({page_size}) or more, not {cache_tokens}")
-        config = EngineConfig(page_size=page_size, schedule=schedule, evict=evict, draft_tokens=draft_tokens, seed=seed)
+        config = EngineConfig(
+            page_size=page_size, schedule=schedule, evict=evict, draft_tokens=draft_tokens, jump_forward=jump_forward, seed=seed
+        )
         if type(deterministic) is not bool:
             raise BadArgument(f"deterministic must be True or False, not {deterministic!r}")
         if emit is not None and not callable(emit):

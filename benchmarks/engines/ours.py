@@ -15,11 +15,13 @@ from .loads import Form, Ids, Said
 from .twin import Twin
 
 
-class Gen(Future[Ids]):
+class Gen(Future[GenOutput]):
+    """Answers with the first sample."""
+
     def on_progress(self, index: int, text: str, ids: tuple[int, ...]) -> None: ...
 
     def on_done(self, outputs: tuple[GenOutput, ...]) -> None:
-        self.set_result(list(outputs[0].ids))
+        self.set_result(outputs[0])
 
     def on_error(self, error: Exception) -> None:
         self.set_exception(error)
@@ -52,7 +54,7 @@ class Engine:
         answers = [Gen() for _ in prompts]
         for prompt, answer in zip(prompts, answers, strict=True):
             self._lab.backend.submit(GenJob(tuple(prompt), params), answer)
-        return [answer.result() for answer in answers]
+        return [list(answer.result().ids) for answer in answers]
 
     def select(self, prompts: list[Ids], choices: Ids) -> Ids:
         answers = [Score() for _ in prompts]
