@@ -37,6 +37,11 @@ def asking_ahead(params: SamplingParams, n_tokens: int) -> SamplingParams:
     return replace(params, max_tokens=most, stop=(), stop_regex=())
 
 
+def asking_next(params: SamplingParams) -> SamplingParams:
+    """For a gen of no tokens with log-probabilities: those of the next token, which has to be drawn for that, whatever it is."""
+    return replace(params, max_tokens=1, ignore_eos=True, stop=(), stop_regex=(), stop_token_ids=())
+
+
 @dataclass
 class Ahead:
     """Belongs to a stream, and stands where the stream stands."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..contracts.params import SamplingParams
 from ..contracts.port import Backend, GenJob, GenOutput, Usage
-from .ahead import asking_ahead, first_stop, may_share
+from .ahead import asking_ahead, asking_next, first_stop, may_share
 from .form import read
 from .ir import Gen
 from .reasoning import Split
@@ -39,6 +39,7 @@ class Generation(Expression):
             if self.stream.transcript.in_turn:
                 params = replace(params, stop=(*params.stop, *self.run.chat.stop))
             self._params = params
+            self._only_looks = params.max_tokens == 0 and params.logprobs
             self._raw = [""] * params.n
             self.variable.partial = [""] * params.n
             if self.variable.reasoning:
@@ -49,7 +50,9 @@ class Generation(Expression):
                 self._take((self._served(prompt),))
                 return
             self.stream.ahead.forget()
-            asked = asking_ahead(params, self.run.n_ahead) if self._goes_ahead else params
+            asked = (
+                asking_ahead(params, self.run.n_ahead) if self._goes_ahead else asking_next(params) if self._only_looks else params
+            )
             self.request = self.run.backend.submit(GenJob(prompt, asked, self.stream.id, self.expr), self)
         except Exception as error:
             self.on_error(error)
@@ -60,7 +63,7 @@ class Generation(Expression):
         with self.run.lock:
             self._raw[index] += text
             self.variable.n_partial += len(ids) if index == 0 else 0
-            if not self._goes_ahead:  # else nobody knows yet what of it is this gen's
+            if not (self._goes_ahead or self._only_looks):  # else nobody knows yet what of it is this gen's
                 reasoning, self.variable.partial[index] = self._split(self._raw[index], is_whole=False)
                 if self.variable.reasoning:
                     self.variable.reasoning.partial[index] = reasoning
@@ -76,6 +79,8 @@ class Generation(Expression):
             try:
                 if self._goes_ahead and outputs[0].finish_reason != "abort":
                     outputs = (self._own(outputs[0]),)
+                elif self._only_looks:
+                    outputs = tuple(replace(output, text="", ids=()) for output in outputs)
                 self._take(outputs)
             except Exception as error:
                 self.on_error(error)

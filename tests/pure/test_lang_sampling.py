@@ -119,6 +119,18 @@ def likes(table: dict[str, list[float]]) -> Any:
 TABLE = {"ab": [-1.0, -1.0], "acd": [-1.0, -0.2, -1.5], "b": [-0.95]}
 
 
+def test_a_gen_of_no_tokens_tells_the_log_probabilities_of_the_next_and_adds_nothing() -> None:
+    backend = ScriptedBackend(["next", "more", "none"])
+    s = sgl.start(backend)
+    s += "Q" + gen("look", max_tokens=0, return_logprob=True, top_logprobs_num=2, stop="n") + gen("a")
+    (row,) = s.get_meta_info("look")["output_top_logprobs"]
+    assert (s["look"], [text for _, _, text in row]) == ("", ["n", "n"])
+    assert (s["a"], s.text()) == ("more", "Qmore")
+    silent = sgl.start(backend)
+    silent += "Q" + gen("none", max_tokens=0)
+    assert "output_top_logprobs" not in silent.get_meta_info("none")
+
+
 @pytest.mark.parametrize(
     ("method", "chosen"),
     [(sgl.token_length_normalized, "acd"), (sgl.greedy_token_selection, "b"), (sgl.unconditional_likelihood_normalized, "acd")],

@@ -263,7 +263,8 @@ def test_decoding_goes_on_from_each_of_the_likeliest_tokens() -> None:
         s += assistant_begin()
         first = s.fork(1)[0]
         forks = s.fork(k)
-        first += gen("first", max_tokens=1, return_logprob=True, top_logprobs_num=k, return_text_in_logprobs=True)
+        first += gen("first", max_tokens=0, return_logprob=True, top_logprobs_num=k, return_text_in_logprobs=True)
+        assert first["first"] == ""
         found = []
         for f, (logprob, _, text) in zip(forks, first.get_meta_info("first")["output_top_logprobs"][0], strict=True):
             f += text + gen("answer", temperature=0, max_tokens=8, return_logprob=True, top_logprobs_num=2)
