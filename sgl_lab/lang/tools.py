@@ -85,15 +85,12 @@ class ToolCall:
         return to_json(self.result, fallback=str).decode()
 
 
-@functools.lru_cache(256)
-def tool_of(function: Any) -> Tool:
+def _tool(function: Any) -> Tool:
     """BadArgument, naming the parameter, for a function that no schema can be had of."""
     from pydantic import TypeAdapter
     from pydantic.errors import PydanticUserError
 
-    name = getattr(function, "__name__", "")
-    if not callable(function) or not name.isidentifier():
-        raise BadArgument(f"a tool is a function with a name, not {function!r:.80}")
+    name = function.__name__
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise BadArgument(f"tool {name}: parameter {parameter} has no name to be given by", hint="write it as a plain parameter")
@@ -112,21 +109,28 @@ def tool_of(function: Any) -> Tool:
     return Tool(name, inspect.getdoc(function) or "", function, adapter)
 
 
-def tools_of(functions: object) -> tuple[Tool, ...]:
+def _named(functions: object) -> tuple[Any, ...]:
     if not isinstance(functions, Sequence) or isinstance(functions, str) or not functions:
         raise BadArgument(f"tools must be a list of one or more functions, not {functions!r:.80}")
-    tools = tuple(tool_of(function) for function in functions)
-    names = [tool.name for tool in tools]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise BadArgument(f"two tools are named {twice}", hint="give one another name")
-    return tools
+    names = [getattr(function, "__name__", "") if callable(function) else "" for function in functions]
+    for function, name in zip(functions, names, strict=True):
+        if not name.isidentifier():
+            raise BadArgument(f"a tool is a function with a name, not {function!r:.80}")
+        if names.count(name) > 1:
+            raise BadArgument(f"two tools are named {name}", hint="give one another name")
+    return tuple(functions)
 
 
 def of_tools(functions: object) -> Form:
     """One call of one of the tools."""
+    return _of_tools(_named(functions))
+
+
+@functools.lru_cache(64)
+def _of_tools(functions: tuple[Any, ...]) -> Form:
     from pydantic import TypeAdapter
 
-    tools = tools_of(functions)
+    tools = tuple(map(_tool, functions))
     by_name = {tool.name: tool for tool in tools}
     schemas, shared = TypeAdapter.json_schemas([(tool.name, "validation", tool.adapter) for tool in tools])
     calls = [
@@ -152,6 +156,6 @@ def describe_tools(functions: Sequence[Any]) -> str:
     """The tools for a prompt: a line of JSON for each, and how a call is written."""
     lines = [
         json.dumps({"name": tool.name, "description": tool.description, "parameters": tool.adapter.json_schema()})
-        for tool in tools_of(functions)
+        for tool in map(_tool, _named(functions))
     ]
     return "\n".join(("You can call these tools:", *lines, 'A call is written as {"name": <tool>, "arguments": {<parameter>: <value>}}.'))

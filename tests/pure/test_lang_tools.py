@@ -326,6 +326,7 @@ def many(*cities: str) -> None: ...
         ([unknown], "tool unknown.*Nowhere"),
         ([lambda: 1], "a function with a name"),
         (["add"], "a function with a name"),
+        ([{}], "a function with a name"),
         ([add, add], "two tools are named add"),
         ([], "one or more functions"),
         ("add", "one or more functions"),
