@@ -91,7 +91,11 @@ def _tool(function: Any) -> Tool:
     from pydantic.errors import PydanticUserError
 
     name = function.__name__
-    for parameter in inspect.signature(function).parameters.values():
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:
+        raise BadArgument(f"tool {name}: its parameters are not known", hint="wrap it in a function of yours") from None
+    for parameter in parameters:
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise BadArgument(f"tool {name}: parameter {parameter} has no name to be given by", hint="write it as a plain parameter")
         if parameter.annotation is parameter.empty:

@@ -327,6 +327,7 @@ def many(*cities: str) -> None: ...
         ([lambda: 1], "a function with a name"),
         (["add"], "a function with a name"),
         ([{}], "a function with a name"),
+        ([min], "tool min: its parameters are not known"),
         ([add, add], "two tools are named add"),
         ([], "one or more functions"),
         ("add", "one or more functions"),
