@@ -41,7 +41,7 @@ setup:  ## make .venv from the exact pins, build the native CPU step and fetch t
 	@.venv/bin/sgl-lab model pull smollm2
 
 setup-test: chromium  ## what only the tests need
-	@$(one_at_a_time) $(ready_for_tests) build/ipykernel6
+	@$(one_at_a_time) $(ready_for_tests) build/ipykernel6 build/json-schema-suite
 
 clean:  ## remove what was built; the model stays until `sgl-lab model rm smollm2`
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -76,6 +76,14 @@ $(ready_for_tests): $(ready)
 build/ipykernel6:
 	@rm -rf $@.part
 	@$(pip) install -q --no-deps --target $@.part ipykernel==6.31.0
+	@mv $@.part $@
+
+# The JSON Schema Test Suite comes inside the source of the `jsonschema` package.
+build/json-schema-suite:
+	@rm -rf $@.part && mkdir -p $@.part
+	@echo "jsonschema==4.26.0 --hash=sha256:0c26707e2efad8aa1bfc5b7ce170f3fccc2e4918ff85989ba9ffa9facb2be326" > $@.part/pinned
+	@$(pip) download -q --no-deps --no-binary jsonschema -r $@.part/pinned -d $@.part
+	@tar -xzf $@.part/jsonschema-4.26.0.tar.gz -C $@.part --strip-components=3 jsonschema-4.26.0/json/tests/draft2020-12
 	@mv $@.part $@
 
 chromium:

@@ -77,7 +77,7 @@ def test_without_jumping_what_is_forced_is_the_only_token_allowed() -> None:
         ("regex", "a[^\x00-\U0010ffff]", BadArgument, "no text can satisfy"),
         ("grammar", 'start: "a" b', BadArgument, "1(8): unknown name"),
         ("json_schema", '{"type": "int"}', BadArgument, "int"),
-        ("json_schema", "{", BadArgument, "line 1 column 1"),
+        ("json_schema", "{", BadArgument, "line 1 column 2"),
         ("regex", "a" * (1 << 21), BadArgument, "too long"),
     ],
 )

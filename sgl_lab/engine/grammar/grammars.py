@@ -14,16 +14,15 @@ from ...contracts.errors import BackendUnsupported, BadArgument
 from ...contracts.params import Constraint
 from . import pattern
 from .guide import Guide
+from .schema import lowered
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
-    from llguidance._lib import JsonCompileOptions
 
 KEPT = 128
 """compiled constraints; the one used longest ago is forgotten first"""
-MOST_SOURCE = 1 << 20
+MOST_SOURCE = 1 << 17
 """characters of a constraint"""
-SEPARATORS: JsonCompileOptions = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "coerce_one_of": True}
 
 
 class Spelling(Protocol):
@@ -79,10 +78,13 @@ class Grammars:
         tokenizer = self._tokenizer()
         if kind == "regex":
             source = pattern.lowered(source)
-        from llguidance import LLMatcher, LLParserLimits
+        from llguidance import LLMatcher
 
+        from .limits import LIMITS
+
+        grammar = _grammar(kind, source)
         try:
-            made = LLMatcher(tokenizer, _grammar(kind, source), log_level=0, limits=LLParserLimits(verbose_errors=False))
+            made = LLMatcher(tokenizer, grammar, log_level=0, limits=LIMITS)
             made.compute_bitmask()  # only now it knows whether there is anything to say
             error = made.get_error()
         except ValueError as refused:
@@ -101,16 +103,19 @@ class Grammars:
 
 
 def _grammar(kind: str, source: str) -> str:
-    """As the library takes it. ValueError if it cannot read it."""
+    """As the library takes it."""
     from llguidance import LLMatcher
+
+    from .limits import check_lark
 
     match kind:
         case "regex":
             return LLMatcher.grammar_from_regex(source)
         case "grammar":
+            check_lark(source)
             return LLMatcher.grammar_from_lark(source)
         case _:
-            return LLMatcher.grammar_from_json_schema(source, overrides=SEPARATORS)
+            return lowered(source)
 
 
 def readable(error: str) -> str:

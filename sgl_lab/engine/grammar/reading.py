@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from referencing import Registry, Resource
+from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
@@ -43,7 +44,9 @@ from .shapes import (
 )
 
 FORMATS = frozenset(["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"])
-MAX_WORK = 100_000  # shapes met with one another
+MAX_WORK = 50_000  # shapes met with one another
+MAX_COUNT = 1_000_000  # of characters, items and pairs
+MAX_REPEAT = 1_000  # in a pattern
 MAX_TRACKED = 6  # alternatives of one `anyOf` that `unevaluated...` has to tell apart
 
 
@@ -78,7 +81,7 @@ class Reading:
         self._known: dict[tuple[Formula, bool], tuple[Shape, ...]] = {}
         self._open: list[Claim] = []
         self._work = 0
-        resource = Resource.from_contents(document, default_specification=DRAFT202012)
+        resource = DRAFT202012.create_resource(document)
         uri = resource.id() or ""
         resolver = _metaschemas().with_resource(uri, resource).resolver(uri)
         self.root = self._schema(document, _Schema(None, resolver, ""))
@@ -90,6 +93,13 @@ class Reading:
             found = self._found(formula, tracked)
             self._known[key] = tuple(dict.fromkeys(found if tracked else map(without_notes, found)))
         return self._known[key]
+
+    def path(self, formula: Formula) -> str:
+        """Where the first schema of the formula stands."""
+        if isinstance(formula, Claim):
+            claim = self._claims[formula.number]
+            return claim.path or "(root)" if isinstance(claim, _Schema) else ""
+        return next(filter(None, map(self.path, formula.of)), "")
 
     def is_empty(self, formula: Formula) -> bool:
         """Whether it is easy to see that nothing fits."""
@@ -112,18 +122,20 @@ class Reading:
             others.setdefault(shape.kind, []).append(shape)
         for left in one:
             for right in others.get(left.kind, ()):
-                self._work += 1
-                if self._work > MAX_WORK:
-                    raise BackendUnsupported(
-                        f"the schema has more than {MAX_WORK} combinations of alternatives",
-                        hint="fewer or simpler anyOf, oneOf, not and if",
-                    )
+                self._spend(1)
                 common = meet(left, right)
                 if isinstance(common, String) and common.only is not None:
                     common = self._listed(common)
                 if common is not None:
                     met.append(common)
         return met
+
+    def _spend(self, work: int) -> None:
+        self._work += work
+        if self._work > MAX_WORK:
+            raise BackendUnsupported(
+                f"the schema has more than {MAX_WORK} combinations of alternatives", hint="fewer or simpler anyOf, oneOf, not and if"
+            )
 
     def _listed(self, shape: String) -> String | None:
         """The same without what the other limits leave out."""
@@ -284,6 +296,7 @@ class Reading:
     def _value(self, value: Any, schema: _Schema) -> Formula:
         """An array or an object as a schema of its own."""
         parts = value if isinstance(value, list) else value.values()
+        self._spend(len(value) ** 2)
         said = [self._one_of_values([part], schema) for part in parts]
         if isinstance(value, list):
             exact: Shape = Array(tuple(said), FALSE, len(value), len(value))
@@ -317,15 +330,17 @@ class Reading:
         return self._limit(Number(multiples=(here.value,)), Number(refused=here.opposite()))
 
     def _min_length(self, here: _Keyword) -> Formula:
-        return self._limit(String(int(here.value)), *([String(longest=int(here.value) - 1)] if here.value else []))
+        return self._limit(String(here.count()), *([String(longest=here.count() - 1)] if here.value else []))
 
     def _max_length(self, here: _Keyword) -> Formula:
-        return self._limit(String(longest=int(here.value)), String(int(here.value) + 1))
+        return self._limit(String(longest=here.count()), String(here.count() + 1))
 
     def _pattern(self, here: _Keyword) -> Formula:
         return self._matching(here.value, here.path)
 
     def _matching(self, pattern: str, path: str) -> Formula:
+        if any(int(number) > MAX_REPEAT for repeat in re.findall(r"\{[0-9,]+\}", pattern) for number in re.findall("[0-9]+", repeat)):
+            raise BackendUnsupported(f"the pattern at {path} repeats more than {MAX_REPEAT} times", hint="use maxLength")
         try:
             self._matches(pattern, "")
         except ValueError as error:
@@ -339,15 +354,16 @@ class Reading:
         return self._limit(String(formats=(here.value,))) if here.value in FORMATS else TRUE
 
     def _min_items(self, here: _Keyword) -> Formula:
-        return self._limit(Array(shortest=int(here.value)), *([Array(longest=int(here.value) - 1)] if here.value else []))
+        return self._limit(Array(shortest=here.count()), *([Array(longest=here.count() - 1)] if here.value else []))
 
     def _max_items(self, here: _Keyword) -> Formula:
-        return self._limit(Array(longest=int(here.value)), Array(shortest=int(here.value) + 1))
+        return self._limit(Array(longest=here.count()), Array(shortest=here.count() + 1))
 
     def _unique_items(self, here: _Keyword) -> Formula:
         return self._limit(Array(distinct=here.path), Array(refused=here.opposite())) if here.value else TRUE
 
     def _prefix_items(self, here: _Keyword) -> Formula:
+        self._spend(len(here.value) ** 2)
         items = [here.inner(self, item, index) for index, item in enumerate(here.value)]
         fails = (Array((TRUE,) * index + (opposite(item),), shortest=index + 1) for index, item in enumerate(items))
         return self._limit(Array(tuple(items), seen=Seen(n_items=len(items))), *fails)
@@ -360,8 +376,8 @@ class Reading:
 
     def _contains(self, here: _Keyword) -> Formula:
         content = here.schema.content
-        what, fewest, most = here.inner(self, here.value), int(content.get("minContains", 1)), content.get("maxContains")
-        most = None if most is None else int(most)
+        what, fewest = here.inner(self, here.value), here.beside("minContains").count() if "minContains" in content else 1
+        most = here.beside("maxContains").count() if "maxContains" in content else None
         fails = [Array(holding=(Holding(0, what, 0, fewest - 1),))] if fewest else []
         fails += [] if most is None else [Array(holding=(Holding(0, what, most + 1),))]
         if most is not None and most < fewest:
@@ -407,11 +423,11 @@ class Reading:
         return self._limit(Object(required=(name,)), Object(((name, FALSE),)))
 
     def _min_properties(self, here: _Keyword) -> Formula:
-        least = int(here.value)
+        least = here.count()
         return self._limit(Object(fewest=least, min_path=here.path), *([Object(most=least - 1)] if least else []))
 
     def _max_properties(self, here: _Keyword) -> Formula:
-        return self._limit(Object(most=int(here.value)), Object(fewest=int(here.value) + 1, min_path=here.opposite()))
+        return self._limit(Object(most=here.count()), Object(fewest=here.count() + 1, min_path=here.path))
 
     def _dependent_required(self, here: _Keyword) -> Formula:
         return both(either((opposite(self._has(name)), both(map(self._has, others)))) for name, others in here.value.items())
@@ -475,6 +491,14 @@ class _Keyword:
     @property
     def path(self) -> str:
         return ".".join(filter(None, [self.schema.path, self.keyword]))
+
+    def count(self) -> int:
+        if self.value > MAX_COUNT:
+            raise BackendUnsupported(f"{self.path} is {self.value}, more than {MAX_COUNT}", hint="a smaller count, or none")
+        return int(self.value)
+
+    def beside(self, keyword: str) -> _Keyword:
+        return _Keyword(keyword, self.schema.content[keyword], self.schema)
 
     def inner(self, reading: Reading, content: Any, *path: object) -> Formula:
         return reading._schema(content, self.schema, self.keyword, *path)

@@ -16,10 +16,15 @@ from typing import Any
 
 from ...contracts.errors import BackendUnsupported, BadArgument
 
-MAX_TEXT = 1 << 18
+MAX_TEXT = 1 << 17
 MAX_DEPTH = 64
-MAX_NODES = 20_000
+MAX_VALUES = 20_000
+MAX_OBJECTS = 1_000
+MAX_STRING = 10_000
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
+_OLDER = ("http://json-schema.org/draft-07/schema", "https://json-schema.org/draft/2019-09/schema")
+_CHANGED = {"dependencies", "additionalItems", "$recursiveRef", "$recursiveAnchor"}
+_BESIDE_REF = {"$ref", "$comment", "$schema", "title", "description", "default", "examples", "definitions", "$defs"}
 
 
 def lowered(schema_text: str) -> str:
@@ -52,17 +57,28 @@ def _no_number(name: str) -> float:
 
 
 def _measure(schema: Any) -> None:
-    n_nodes, level = 0, [schema]
+    n_values, n_objects, level = 0, 0, [schema]
     for _ in range(MAX_DEPTH):
-        n_nodes += len(level)
-        if n_nodes > MAX_NODES:
-            raise BadArgument(f"the schema has more than {MAX_NODES} values")
-        if any(isinstance(value, float) and not math.isfinite(value) for value in level):
-            raise BadArgument("the schema has a number too large to be one")
+        n_values += len(level)
+        n_objects += sum(isinstance(value, dict) for value in level)
+        if n_values > MAX_VALUES or n_objects > MAX_OBJECTS:
+            raise BadArgument(f"the schema has more than {MAX_VALUES} values or {MAX_OBJECTS} objects", hint="a smaller schema")
+        for value in level:
+            _check_scalar(value)
         level = [inner for value in level for inner in _parts(value)]
         if not level:
             return
     raise BadArgument(f"the schema is nested deeper than {MAX_DEPTH} levels")
+
+
+def _check_scalar(value: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BadArgument("the schema has a number too large to be one")
+    for text in value if isinstance(value, dict) else [value] if isinstance(value, str) else ():
+        if len(text) > MAX_STRING:
+            raise BadArgument(f"the schema has a string of {len(text)} characters, more than {MAX_STRING}")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise BadArgument("the schema has half a character (a lone surrogate) in a string")
 
 
 def _parts(value: Any) -> Iterable[Any]:
@@ -74,9 +90,16 @@ def _check(schema: Any) -> None:
     from jsonschema.exceptions import best_match
 
     named = schema.get("$schema", _DRAFT) if isinstance(schema, dict) else _DRAFT
-    if named != _DRAFT:
-        raise BackendUnsupported(f"`$schema` {named!r} is not supported", hint=f"leave it out, or write {_DRAFT}")
+    if named != _DRAFT and (not str(named).startswith(_OLDER) or _differs(schema)):
+        raise BackendUnsupported(f"`$schema` at (root) is {named!r}, which is not supported", hint=f"leave it out, or write {_DRAFT}")
     error = best_match(Draft202012Validator(Draft202012Validator.META_SCHEMA).iter_errors(schema))
     if error is not None:
         path = ".".join(map(str, error.absolute_path)) or "(root)"
         raise BadArgument(f"not a JSON schema at {path}: {error.message}")
+
+
+def _differs(value: Any) -> bool:
+    """Whether a schema of an older draft may mean something else today."""
+    if isinstance(value, dict) and (("$ref" in value and not value.keys() <= _BESIDE_REF) or _CHANGED & value.keys()):
+        return True
+    return any(_differs(inner) for inner in _parts(value))

@@ -15,7 +15,7 @@ _ANYTHING = "(?s:.*)"
 _TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|\[:\w+:\]|[^\]\\])*\]|\(\?[^:]|.", re.DOTALL)
 
 
-def whole_text(pattern: str) -> str:
+def whole_text(pattern: str, path: str) -> str:
     """BackendUnsupported where an anchor stands anywhere but at the ends of an alternative."""
     options: list[list[str]] = [[]]
     depth = 0
@@ -25,14 +25,14 @@ def whole_text(pattern: str) -> str:
             options.append([])
         else:
             options[-1].append(token)
-    return "|".join(f"({_one(tokens, pattern)})" for tokens in options)
+    return "|".join(f"({_one(tokens, path)})" for tokens in options)
 
 
-def _one(tokens: list[str], pattern: str) -> str:
+def _one(tokens: list[str], path: str) -> str:
     starts, ends = tokens[:1] == ["^"], tokens[-1:] == ["$"]
     inner = tokens[starts : len(tokens) - ends]
     if any(token in ("^", "$", r"\b", r"\B") or (token.startswith("(?") and token != "(?:") for token in inner):
-        raise BackendUnsupported(f"the pattern {pattern!r} is not supported here", hint="anchors only at the ends, no look-around")
+        raise BackendUnsupported(f"the opposite of `pattern` at {path} is not supported", hint="anchors only at the ends, no look-around")
     return ("" if starts else _ANYTHING) + "(" + "".join(inner) + ")" + ("" if ends else _ANYTHING)
 
 
@@ -45,11 +45,26 @@ def matches(pattern: str, text: str) -> bool:
 
 @lru_cache(maxsize=64)
 def _matcher(pattern: str) -> llguidance.LLMatcher:
-    grammar = llguidance.LLMatcher.grammar_from_json_schema({"type": "string", "pattern": pattern})
-    matcher = llguidance.LLMatcher(_bytes(), grammar, log_level=0, limits=LIMITS)
+    matcher = _compiled(llguidance.LLMatcher.grammar_from_json_schema({"type": "string", "pattern": pattern}))
     if matcher.is_error():
-        raise ValueError(matcher.get_error().splitlines()[0])
+        lines = matcher.get_error().splitlines()
+        raise ValueError(next((line for line in lines if line.startswith("error: ")), lines[0]).removeprefix("error: "))
     return matcher
+
+
+def is_possible(terminal: str, path: str) -> bool:
+    """Whether it matches anything at all. BackendUnsupported if the library cannot follow it."""
+    matcher = _compiled(f"start: {terminal}" if terminal.startswith("%json") else f"start: T\nT: {terminal}")
+    if not matcher.is_error():
+        return any(matcher.compute_bitmask()) and not matcher.is_error()
+    error = matcher.get_error().splitlines()[0].rpartition("JSON schema: ")[2]
+    if "nsatisfiable" in error:
+        return False
+    raise BackendUnsupported(f"`type` at {path} is limited in a way that is not supported: {error}", hint="say less of it")
+
+
+def _compiled(grammar: str) -> llguidance.LLMatcher:
+    return llguidance.LLMatcher(byte_tokenizer(), grammar, log_level=0, limits=LIMITS)
 
 
 class _Bytes:
@@ -65,5 +80,5 @@ class _Bytes:
 
 
 @lru_cache(maxsize=1)
-def _bytes() -> llguidance.LLTokenizer:
+def byte_tokenizer() -> llguidance.LLTokenizer:
     return llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Bytes()), slices=[])

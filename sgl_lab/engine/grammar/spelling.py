@@ -10,14 +10,17 @@ import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 from ...contracts.errors import BackendUnsupported, BadArgument
+from .limits import MAX_RULES
 from .reading import Reading
-from .search import whole_text
+from .search import is_possible, whole_text
 from .shapes import FALSE, TRUE, UNIVERSE, Array, Fixed, Formula, Number, Object, Shape, String, both, opposite
 
-MAX_RULES = 20_000
+MAX_LEAVES = 500  # kinds of numbers and strings
+MAX_MULTIPLE = 10**6
 _EXACT = 1 << 53  # beyond it, whole numbers are no longer told apart
 _MAX_DISTINCT = 8  # values that items may have under `uniqueItems`
 _OPTIONS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -45,9 +48,15 @@ class Speller:
         self._rules: dict[str, list[_Line]] = {}
         self._terminals: dict[str, str] = {}
         self._named: dict[Any, str] = {}
+        self._n_leaves = 0
+        self._path = ""  # of what is being spelled
+        self._unwritten: list[tuple[str, Callable[[], Iterable[_Line]]]] = []
 
     def grammar(self) -> str:
         start = self._value(self._reading.root)
+        while self._unwritten:
+            name, lines = self._unwritten.pop()
+            self._rules[name] = list(lines())
         made = self._productive()
         if start not in made:
             raise BadArgument("nothing can satisfy the schema", hint="no text of finite length fits it")
@@ -57,23 +66,20 @@ class Speller:
                 if use.rule not in reached:
                     reached.add(use.rule)
                     waiting.append(use.rule)
-        lines = [f"start: {start}"]
-        lines += [f"{name}: " + " | ".join(" ".join(map(str, line)) or '""' for line in made[name]) for name in made if name in reached]
-        lines += [f"{name}: {text}" for text, name in self._terminals.items()]
-        return "%llguidance {}\n" + "\n".join(lines) + "\n"
+        text = [f"start: {start}"]
+        text += [f"{name}: " + " | ".join(" ".join(map(str, line)) or '""' for line in made[name]) for name in made if name in reached]
+        text += [f"{name}: {terminal}" for terminal, name in self._terminals.items()]
+        return "%llguidance {}\n" + "\n".join(text) + "\n"
 
     def _productive(self) -> dict[str, list[_Line]]:
         """The rules that end, without the alternatives that do not."""
         ends: set[str] = set()
-        while True:
-            more = {
-                name
-                for name, lines in self._rules.items()
-                if name not in ends and any(all(isinstance(s, str) or s.fewest == 0 or s.rule in ends for s in line) for line in lines)
-            }
-            if not more:
-                break
-            ends |= more
+        n_before = -1
+        while n_before < len(ends):
+            n_before = len(ends)
+            for name in reversed(self._rules):  # what follows was named later: most of it takes one round
+                if any(all(isinstance(s, str) or s.fewest == 0 or s.rule in ends for s in line) for line in self._rules[name]):
+                    ends.add(name)
         made = {}
         for name in self._rules:
             if name in ends:
@@ -82,29 +88,43 @@ class Speller:
         return made
 
     def _rule(self, key: Any, lines: Callable[[], Iterable[_Line]]) -> str:
-        """The rule of that meaning. It is named before it is written, since it may contain itself."""
+        """The rule of that meaning. It is named here and written later, since it may contain itself."""
         if key not in self._named:
             if len(self._named) >= MAX_RULES:
                 raise BackendUnsupported(
                     f"the schema needs more than {MAX_RULES} rules of grammar", hint="fewer properties, or smaller counts"
                 )
             name = self._named[key] = f"r{len(self._named)}"
-            self._rules[name] = []
-            self._rules[name] = list(lines())
+            self._unwritten.append((name, lines))
         return self._named[key]
 
     def _leaf(self, schema: dict[str, Any]) -> str:
-        text = json.dumps({**schema, "x-guidance": _OPTIONS}, ensure_ascii=False)
-        return self._rule(text, lambda: [("%json " + text,)])
+        """What the library spells by itself."""
+        text = "%json " + json.dumps({**schema, "x-guidance": _OPTIONS}, ensure_ascii=False)
+        possible = text in self._named or self._is_possible(text)
+        return self._rule(text, lambda: [(text,)] if possible else [])
+
+    def _is_possible(self, terminal: str) -> bool:
+        self._n_leaves += 1
+        if self._n_leaves > MAX_LEAVES:
+            raise BackendUnsupported(f"the schema has more than {MAX_LEAVES} kinds of strings and numbers", hint="make more of them alike")
+        return is_possible(terminal, self._path)
 
     def _terminal(self, text: str) -> str:
-        return self._terminals.setdefault(text, f"T{len(self._terminals)}")
+        if text not in self._terminals:
+            self._terminals[text] = f"T{len(self._terminals)}"
+        return self._terminals[text]
 
     def _value(self, formula: Formula) -> str:
         shapes = self._reading.shapes(formula)
         if set(shapes) >= set(UNIVERSE):
             return self._leaf({})
-        return self._rule(formula, lambda: itertools.chain(*map(self._lines, shapes)))
+
+        def lines() -> Iterable[_Line]:
+            self._path = self._reading.path(formula)
+            return itertools.chain(*map(self._lines, shapes))
+
+        return self._rule(formula, lines)
 
     def _lines(self, shape: Shape) -> Iterable[_Line]:
         if shape.refused:
@@ -127,11 +147,11 @@ class Speller:
             return [(_quoted(json.dumps(int(low) if low == int(low) and abs(low) < _EXACT else low)),)]
         if number.whole is False:
             if low is not None or high is not None or number.multiples:
-                raise BackendUnsupported("`not` of type integer beside limits is not supported", hint="use a number with limits alone")
+                raise BackendUnsupported(f"`not` of type integer at {self._path} beside limits is not supported", hint="limits alone")
             return [(self._terminal(r"/-?(0|[1-9][0-9]*)\.[0-9]*[1-9][0-9]*/"),)]
         if number.whole:
             if any(bound is not None and abs(bound) > _EXACT for bound in (low, high)):
-                raise BackendUnsupported("limits of an integer beyond 2**53 are not supported", hint="leave out the limit")
+                raise BackendUnsupported(f"`minimum` or `maximum` at {self._path} beyond 2**53 is not supported", hint="leave it out")
             low = None if low is None else math.floor(low) + 1 if number.above else math.ceil(low)
             high = None if high is None else math.ceil(high) - 1 if number.below else math.floor(high)
             if low is not None and high is not None and low > high:
@@ -143,7 +163,7 @@ class Speller:
         if high is not None:
             schema["exclusiveMaximum" if number.below else "maximum"] = high
         if number.multiples:
-            schema["allOf"] = [{"multipleOf": multiple} for multiple in number.multiples]
+            schema["multipleOf"] = _common_multiple(number.multiples, self._path)
         return [(_Use(self._leaf(schema)),)]
 
     def _string(self, string: String) -> Iterable[_Line]:
@@ -159,16 +179,17 @@ class Speller:
                 schema["allOf"] = [*({"pattern": p} for p in string.patterns), *({"format": f} for f in string.formats)]
             return [(_Use(self._leaf(schema)),)]
         if string.formats:
-            raise BackendUnsupported(f"format {string.formats[0]!r} beside `not` is not supported", hint="leave out one of them")
+            raise BackendUnsupported(f"`format` at {self._path} beside `not` is not supported", hint="leave out one of them")
         patterned = string.patterns or string.not_patterns
         character = r'[^"\\\x00-\x1f]' if patterned else _CHARACTER
         count = f"{{{string.shortest},{'' if string.longest is None else string.longest}}}"
-        parts = [self._terminal(f"/({character}){count}/")]
-        parts += [self._terminal(f"/{whole_text(p)}/") for p in string.patterns]
-        parts += ["~" + self._terminal(f"/{whole_text(p)}/") for p in string.not_patterns]
+        parts = [f"/({character}){count}/"]
+        parts += [f"/{whole_text(p, self._path)}/" for p in string.patterns]
+        parts += [f"~/{whole_text(p, self._path)}/" for p in string.not_patterns]
         never = [_quoted(json.dumps(text, ensure_ascii=False)[1:-1]) for text in string.never]
-        parts += ["~" + self._terminal(" | ".join(never))] if never else []
-        return [(self._terminal(f'"\\"" ({" & ".join(parts)}) "\\""'),)]
+        parts += [f"~({' | '.join(never)})"] if never else []
+        text = f'"\\"" ({" & ".join(parts)}) "\\""'
+        return [(self._terminal(text),)] if self._is_possible(text) else []
 
     # -- arrays
 
@@ -261,7 +282,7 @@ class Speller:
         named = _Named(self._reading, shape)
         if named.open_keys and shape.fewest > len(shape.required) + 1:
             raise BackendUnsupported(
-                f"{shape.min_path} over keys of any name is not supported: a key that comes twice would count twice",
+                f"`minProperties` at {shape.min_path} over keys of any name is not supported: a key that comes twice would count twice",
                 hint="name the properties and set additionalProperties to false",
             )
         return [(_quoted("{"), _Use(self._pairs(shape, named, 0, 0, frozenset(range(len(shape.some))))))]
@@ -281,7 +302,7 @@ class Speller:
                 if value != FALSE and not full:
                     then = self._pairs(shape, named, index + 1, min(count + 1, cap), missing - met)
                     yield after(_quoted_json(name), value, then)
-                if name not in shape.required:
+                if name not in named.required:
                     yield (_Use(self._pairs(shape, named, index + 1, count, missing)),)
                 return
             if count >= shape.fewest and not missing:
@@ -292,21 +313,23 @@ class Speller:
                     for line in itertools.chain(*(self._string(key) for key in keys)):
                         yield after(line[0], value, then)
 
-        return self._rule(("pairs", shape, index, count, missing), lines)
+        return self._rule((named, index, count, missing), lines)
 
 
 class _Named:
     """The keys that an object may have: those with a name, in order, and kinds of others, with what their values are."""
 
     def __init__(self, reading: Reading, shape: Object) -> None:
-        names = list(dict.fromkeys((*(name for name, _ in shape.names), *shape.required)))
+        said = dict(shape.names)
+        self.required = frozenset(shape.required)
+        names = list(dict.fromkeys((*said, *shape.required)))
         kinds = self._kinds(reading, shape, (*shape.rules, *((key, TRUE) for key in shape.some)))
         names += [text for keys, _, _ in kinds for key in keys for text in key.only or () if text not in names]
         # A name is the text of a key here, so what a key has to be is asked of that text.
         self.names: list[tuple[str, Formula, frozenset[int]]] = []
         for name in dict.fromkeys(names):
-            is_name = reading.is_text(name)
-            value = both([dict(shape.names).get(name, TRUE), *(v for k, v in shape.rules if reading.shapes(both((is_name, k))))])
+            is_name = reading.is_text(name) if shape.rules or shape.some else TRUE
+            value = both([said.get(name, TRUE), *(v for k, v in shape.rules if reading.shapes(both((is_name, k))))])
             met = frozenset(i for i, key in enumerate(shape.some) if reading.shapes(both((is_name, key))))
             self.names.append((name, value, met))
         listed = tuple(dict.fromkeys(names))
@@ -334,6 +357,15 @@ class _Named:
             waiting.append((depth + 1, both((key, opposite(test))), values, met))
             waiting.append((depth + 1, both((key, test)), (*values, value), met | some))
         return found
+
+
+def _common_multiple(multiples: Iterable[float], path: str) -> float:
+    every = [Decimal(str(multiple)) for multiple in multiples]
+    unit = Decimal(1).scaleb(min(0, *(int(multiple.as_tuple().exponent) for multiple in every)))
+    common = math.lcm(*(int(multiple / unit) for multiple in every))
+    if common > MAX_MULTIPLE:
+        raise BackendUnsupported(f"`multipleOf` at {path} is {common} units of {unit}, more than {MAX_MULTIPLE}", hint="fewer digits")
+    return float(common * unit) if unit < 1 else common
 
 
 def _values_of(shape: Shape) -> list[str] | None:
