@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import sgl_lab.lang.surface as sgl
 from sgl_lab.backends.scripted import ScriptedBackend
 from sgl_lab.contracts.errors import BadArgument, RequestFailed
 from sgl_lab.contracts.port import GenJob
-from sgl_lab.lang.reasoning import MODEL_TYPES
+from sgl_lab.lang.reasoning import Reasoning
 
 from .language import streams_of, watchdog, within  # noqa: F401
 
@@ -41,10 +43,14 @@ def test_reasoning_and_answer_are_told_apart(model_type: str, text: str, reasoni
     assert (s["a"], s["a_reasoning_content"]) == (answer, reasoning)
     assert s.get_meta_info("a")["reasoning_content"] == reasoning
     assert s.messages()[-1]["content"] == answer
-    shown = MODEL_TYPES[model_type.lower()]
+
+
+@given(st.lists(st.sampled_from(["<think>", "</think>", "<th", "</thi", "<", ">", " ", "a", "\n"]), max_size=9), st.booleans())
+def test_whatever_comes_what_was_shown_of_it_stays(pieces: list[str], is_open: bool) -> None:
+    shown, text = Reasoning("<think>", "</think>", is_open), "".join(pieces)
     parts = [shown.split(text[:n], is_whole=False) for n in range(len(text) + 1)]
     for early, late in zip(parts, [*parts[1:], shown.split(text)], strict=True):
-        assert late.answer.startswith(early.answer), "what is shown stays"
+        assert late.answer.startswith(early.answer)
         assert late.reasoning.startswith(early.reasoning)
 
 
