@@ -146,6 +146,11 @@ class Lab:
         self.emit(ModelLoaded(model, namespace, loaded.device, loaded.dtype, n_pages, page_size, context))
 
     @property
+    def page_size(self) -> int:
+        """Tokens of one page of the cache."""
+        return self._resident.engine.config.page_size
+
+    @property
     def is_open(self) -> bool:
         try:
             self.backend.poll()
@@ -224,7 +229,8 @@ class Lab:
         from .engine.simulate import Recording, what_if
 
         config = self._resident.engine.config
-        recording = Recording.of((entry.event for entry in record.entries), record.snapshot, self.card.namespace)
+        namespace = record.namespace or self.card.namespace
+        recording = Recording.of((entry.event for entry in record.entries), record.snapshot, namespace)
         sizes = () if cache_tokens is None else [n // config.page_size for n in cache_tokens]
         return what_if(recording, config, evict=evict, n_pages=sizes)
 

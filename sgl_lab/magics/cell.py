@@ -76,7 +76,8 @@ def _run(shell: Any, desk: Desk, options: CellOptions, code: CodeType, source: s
             }
         )
     )
-    recording = lab.record(f"In[{shell.execution_count}]", f"{head}\n{source}")
+    number = len(shell.history_manager.input_hist_parsed) - 1  # what `execution_count` says while a cell runs depends on the version
+    recording = lab.record(f"In[{number}]", f"{head}\n{source}")
     with recording as record, CellView(shell, place, lab, record, options.views, desk.interrupts.request):
         desk.last = record
         backend = lab.deterministic_backend if options.deterministic else lab.backend

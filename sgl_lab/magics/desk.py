@@ -37,11 +37,12 @@ class Desk:
 
     def runs(self) -> list[Record]:
         """Those of this session that are still kept, oldest first; runs that were read from files are not among them."""
-        from ..labs import LABS
-
-        labs = [lab for lab in (LABS.current, *LABS.parked) if lab is not None]
-        kept = {record.run: record for lab in labs for record in tuple(lab.records)}
+        kept = {record.run: record for lab in _labs() for record in tuple(lab.records)}
         return [kept[run] for run in sorted(kept)]
+
+    def lab_of(self, record: Record) -> Lab | None:
+        """The lab that the record is of; None if it was read from a file or its lab is closed."""
+        return next((lab for lab in _labs() if any(kept is record for kept in tuple(lab.records))), None)
 
     def run(self, word: str | None = None) -> Record:
         """The run that was seen last, or the one that `word` names.
@@ -88,3 +89,9 @@ class Desk:
             self._has_told = True
             print(f"sgl: {lab.notice}")
         return lab
+
+
+def _labs() -> list[Lab]:
+    from ..labs import LABS
+
+    return [lab for lab in (LABS.current, *LABS.parked) if lab is not None]

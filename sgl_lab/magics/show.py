@@ -18,7 +18,8 @@ from ..contracts.errors import Stopped
 from ..contracts.ids import RunId
 from ..contracts.tree import TreeSnapshot
 from ..viz.draw import html
-from ..viz.freeze import freeze
+from ..viz.draw.escape import Markup
+from ..viz.freeze import drawn, freeze
 from ..viz.views import LanesView, MetricsView, TokensView, TreeView
 from ..viz.views.tree import TreePicture
 
@@ -109,6 +110,10 @@ class Folded:
             status=status,
             message=message,
         )
+
+    def page(self, title: str, status: str, message: str) -> Markup:
+        """All views, as large as they are."""
+        return drawn(self.tokens, self.tree, self.lanes, self.metrics, title, status, message, 40_000)[0]
 
     def counts(self) -> dict[str, int]:
         """What was counted, for programs that read the notebook."""

@@ -10,10 +10,11 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO
 
-from ..contracts.errors import ModelDamaged, SglError
+from ..contracts.errors import ModelDamaged
 from ..contracts.events import (
+    CellFinished,
     CellStarted,
     Entry,
     NodeInserted,
@@ -26,9 +27,13 @@ from ..contracts.events import (
     to_dict,
 )
 from ..contracts.ids import Namespace, RunId
-from ..contracts.tree import TreeNode, TreeSnapshot
+from ..contracts.tree import TreeSnapshot
+from .checked import Checker, snapshot_from, vocab_from
+from .files import write_whole
 
 FORMAT = "sgl_lab.record/1"
+MARK = '{"format":"sgl_lab.record/'
+"""how a file of ours begins, whichever version of the form it has"""
 
 
 EMPTY = TreeSnapshot((), 0, 0, 0)
@@ -60,6 +65,12 @@ class Record:
     def source(self) -> str:
         """The cell, as it was typed."""
         return self._began.source
+
+    @property
+    def ended(self) -> CellFinished:
+        """How the run ended; stopped, if nobody said."""
+        said = (entry.event for entry in reversed(self.entries))
+        return next((e for e in said if isinstance(e, CellFinished) and e.run == self.run), CellFinished(self.run, "stopped", ""))
 
     @property
     def _began(self) -> CellStarted:
@@ -121,46 +132,47 @@ def _n_bytes(entry: Entry) -> int:
     return n_bytes
 
 
+_HINT = "is it a file that `%sgl save` or `write_jsonl` wrote?"
+
+
 class RecordUnreadable(ModelDamaged):
     """A file that is not a record, or a damaged one."""
 
 
-def _snapshot_from(data: dict[str, Any]) -> TreeSnapshot:
-    nodes = tuple(TreeNode(**{**node, "tokens": tuple(node["tokens"]), "namespace": tuple(node["namespace"])}) for node in data["nodes"])
-    return TreeSnapshot(nodes, data["n_pages"], data["free_pages"], data["seq"])
-
-
 def write_jsonl(record: Record, path: Path) -> None:
     """Write the record; the file appears whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    header = {"format": FORMAT, "run": record.run, "snapshot": asdict(record.snapshot), "vocab": record.vocab}
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(header, separators=(",", ":")) + "\n")
-            for seq, t_ns, event in record.entries:
-                file.write(json.dumps({"seq": seq, "t_ns": t_ns} | to_dict(event), separators=(",", ":"), allow_nan=False) + "\n")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise SglError(f"cannot write {path}: {error.strerror}", hint="choose another place") from None
+
+    def write(file: IO[str]) -> None:
+        header = {"format": FORMAT, "run": record.run, "n_entries": len(record.entries)}
+        file.write(json.dumps(header | {"snapshot": asdict(record.snapshot), "vocab": record.vocab}, separators=(",", ":")) + "\n")
+        for seq, t_ns, event in record.entries:
+            file.write(json.dumps({"seq": seq, "t_ns": t_ns} | to_dict(event), separators=(",", ":"), allow_nan=False) + "\n")
+
+    write_whole(path, write)
 
 
 def read_jsonl(path: Path) -> Record:
     """Read what `write_jsonl` wrote; RecordUnreadable names the line that is wrong."""
-
     number = 1
     try:
         with path.open(encoding="utf-8") as file:
             header = json.loads(file.readline() or "null")
             if not isinstance(header, dict) or header.get("format") != FORMAT:
                 raise ValueError(f"not a {FORMAT} file")
-            record = Record(RunId(header["run"]), _snapshot_from(header["snapshot"]), {int(k): v for k, v in header["vocab"].items()})
+            record = Record(RunId(header["run"]), snapshot_from(header["snapshot"]), vocab_from(header["vocab"]))
+            check = Checker(record.snapshot)
             for line in file:
                 number += 1
                 data = json.loads(line)
-                record.append(Entry(data.pop("seq"), data.pop("t_ns"), from_dict(data)))
+                entry = Entry(data.pop("seq"), data.pop("t_ns"), from_dict(data))
+                check(entry)
+                record.append(entry)
+            if len(record.entries) != header["n_entries"]:
+                raise ValueError(f"the file ends after {len(record.entries)} of {header['n_entries']} events")
     except OSError as error:
-        raise RecordUnreadable(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RecordUnreadable(f"{path} line {number}: {error}", hint="is it a file that `write_jsonl` wrote?") from None
+        raise RecordUnreadable(f"cannot read {path}: {error.strerror or error}") from None
+    except KeyError as error:
+        raise RecordUnreadable(f"{path} line {number}: {error} is missing", hint=_HINT) from None
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise RecordUnreadable(f"{path} line {number}: {error}", hint=_HINT) from None
     return record

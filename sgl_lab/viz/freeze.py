@@ -29,13 +29,14 @@ def freeze(
     """A mimebundle of `text/html` and `text/plain`. status: ok, stopped or error; views that are None are left out."""
     n_tokens = FIRST_BUDGET
     while True:
-        bundle = _bundle(tokens, tree, lanes, metrics, title, status, message, n_tokens)
+        page, words = drawn(tokens, tree, lanes, metrics, title, status, message, n_tokens)
+        bundle = {"text/html": page.source, "text/plain": words}
         if sum(len(part.encode()) for part in bundle.values()) <= LIMIT or n_tokens < 2:
             return bundle
         n_tokens //= 2
 
 
-def _bundle(
+def drawn(
     tokens: TokensView | None,
     tree: TreeView | None,
     lanes: LanesView | None,
@@ -44,7 +45,8 @@ def _bundle(
     status: str,
     message: str,
     n_tokens: int,
-) -> dict[str, str]:
+) -> tuple[Markup, str]:
+    """The same, however large it is: the page and its text, with about `n_tokens` tokens at most."""
     parts: list[Markup] = []
     plain: list[str] = []
     if status != "ok":
@@ -70,4 +72,4 @@ def _bundle(
     words = "\n\n".join(part for part in plain if part)
     if tree is not None or lanes is not None:
         parts.append(html.details("Plain text", html.plain(words)))
-    return {"text/html": html.panel(title, status, message, parts).source, "text/plain": words}
+    return html.panel(title, status, message, parts), words

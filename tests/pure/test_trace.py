@@ -85,10 +85,11 @@ def test_a_listener_hears_everything_until_it_stops() -> None:
 
 
 def record() -> Record:
-    node = TreeNode(NodeId(1), None, (), ("model#1",), 0, 3, 2)
+    root = TreeNode(NodeId(9), None, (), ("model#1",), 0, 3, 2)
+    leaves = (TreeNode(NodeId(n), NodeId(9), tuple(range(n)), ("model#1",), 0, 3, 2) for n in range(3))
     made = Record(
         RunId(4),
-        TreeSnapshot((node,), 100, 99, 10),
+        TreeSnapshot((root, *leaves), 100, 99, 10),
         {5: " caf\u00e9", 6: "\U0001f600"},
     )
     for n in range(3):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from . import models, now, past
+from . import explain, keep, models, now, past, whatif
 from .command import Command
 
-COMMANDS: dict[str, Command] = {**models.COMMANDS, **now.COMMANDS, **past.COMMANDS}
+COMMANDS: dict[str, Command] = {
+    name: command for question in (models, now, past, explain, whatif, keep) for name, command in question.COMMANDS.items()
+}

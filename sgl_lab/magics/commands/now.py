@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...viz.draw import html, stats, svg, text
+from ...viz.draw import dot, html, stats, svg, text
 from ...viz.draw.numbers import counted
+from ...viz.views.hits import hits
 from ..desk import Desk
+from ..options import OptionError
 from ..show import tree_counts, tree_of
 from .command import Command, Words, picture, ready_lab, show
+from .files import FORCE, target, write
 
 
 def _status(shell: Any, desk: Desk, words: Words) -> None:
@@ -33,8 +36,10 @@ def _status(shell: Any, desk: Desk, words: Words) -> None:
 
 def _stats(shell: Any, desk: Desk, words: Words) -> None:
     lab = ready_lab(shell, desk)
+    entries = lab.events()
     found, title = lab.stats(), f"{lab.card.name} · {lab.card.device} · {lab.card.dtype}"
-    show(shell, words, stats.html(title, found), stats.text(title, found), _token_counts(found))
+    points = hits(entries, found["prompt_tokens"], found["cached_tokens"])
+    show(shell, words, stats.html(title, found, points), stats.text(title, found), _token_counts(found))
 
 
 def _token_counts(found: Mapping[str, int]) -> dict[str, int]:
@@ -46,6 +51,14 @@ def _token_counts(found: Mapping[str, int]) -> dict[str, int]:
 def _tree(shell: Any, desk: Desk, words: Words) -> None:
     lab = ready_lab(shell, desk)
     nodes = tree_of(lab.snapshot(), lab.spell).full()
+    files = {flag: target(words.options[flag], words, dot.NAME, "%sgl tree --dot tree.dot") for flag in FILES if flag in words.options}
+    for flag, path in files.items():
+        source = dot.source(nodes) if flag == "--dot" else dot.svg(nodes)
+        if source is None:
+            raise OptionError("--svg needs Graphviz, whose `dot` is not installed here", hint="--dot writes the source for it")
+        write(path, source)
+    if files:
+        return
     picture(shell, words, svg.tree(nodes), text.tree(nodes), tree_counts(nodes))
 
 
@@ -56,9 +69,13 @@ def _stop(shell: Any, desk: Desk, words: Words) -> None:
     print(f"stopped {counted(n_stopped, 'request')}" if n_stopped else "nothing is running")
 
 
+FILES = {"--dot": "FILE", "--svg": "FILE"}
+
 COMMANDS = {
     "status": Command(_status, "hit rate, tokens, tree, pages"),
     "stats": Command(_stats, "all that the engine counts: tokens, cache, requests, steps, and where the time went"),
-    "tree": Command(_tree, "[--text]   the radix tree as it is now", options={"--text": ""}),
+    "tree": Command(
+        _tree, "[--text] [--dot FILE] [--svg FILE] [--force]   the radix tree as it is now", options={"--text": "", **FILES, **FORCE}
+    ),
     "stop": Command(_stop, "abort every request, also of programs that stream"),
 }

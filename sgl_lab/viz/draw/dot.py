@@ -8,12 +8,14 @@ from . import palette
 from .numbers import counted
 
 MAX_NODES = 2_000
+NAME = "radix_tree"
+"""stands at the beginning of the source, and of what `dot` makes of it"""
 
 
 def source(picture: TreePicture, max_nodes: int = MAX_NODES) -> str:
     """A digraph, left to right. Labels are quoted strings: nothing in them is Graphviz markup."""
     lines = [
-        "digraph radix_tree {",
+        f"digraph {NAME} {{",
         '  rankdir="LR"; bgcolor="transparent";',
         '  node [shape="box", style="rounded", fontname="Helvetica", fontsize="11"];',
         f'  node [color="{palette.CACHED.both}", fontcolor="{palette.LOCKED.both}"];',

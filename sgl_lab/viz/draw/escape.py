@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ..legible import legible
 
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]*")
-_VOID = frozenset({"img", "br"})
+_VOID = frozenset({"img", "br", "meta"})
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;", "`": "&#96;"})
 
 

@@ -5,12 +5,14 @@ Takes whatever there is under whatever names; only a name's ending says where it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from . import palette
+from ..views.hits import Hits
+from . import chart, palette
 from .escape import Markup, css, tag
-from .numbers import duration, percent
+from .html import picture
+from .numbers import counted, duration, percent
 
 Stats = Mapping[str, int | float]
 
@@ -77,6 +79,21 @@ def _number(key: str, value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
 
 
+MAX_POINTS = 400
+N_COLUMNS = 3
+
+
+def curve(points: Sequence[Hits]) -> Markup:
+    """The hit rate so far after each request, and each request's own where they are few."""
+    step = -(-len(points) // MAX_POINTS) or 1
+    shown = [(number, point) for number, point in enumerate(points, 1) if number % step == 0 or number == len(points)]
+    series = [chart.Series("of all so far", tuple((number, point.rate) for number, point in shown))]
+    if len(points) <= chart.MAX_MARKS:
+        series.append(chart.Series("of each request", tuple((n, point.n_cached / max(1, point.n_prompt)) for n, point in shown)))
+    note = f"{counted(len(points), 'request')}, {percent(points[-1].rate)} of all prompt tokens came from the cache"
+    return chart.shares("Hit rate", note, series, lambda x: f"{x:,.0f}")
+
+
 def text(title: str, stats: Stats) -> str:
     lines = [title]
     for section in sections(stats):
@@ -86,11 +103,24 @@ def text(title: str, stats: Stats) -> str:
     return "\n".join(lines)
 
 
-def html(title: str, stats: Stats) -> Markup:
+def html(title: str, stats: Stats, points: Sequence[Hits] = ()) -> Markup:
     head = tag("div", {"style": css(font_weight="600", margin_bottom="8px")}, title)
     columns = css(display="flex", flex_wrap="wrap", column_gap="36px", row_gap="14px")
     frame = css(border="1px solid rgba(127,127,127,0.22)", border_radius="8px", padding="14px 18px", margin="4px 0", font_size="13px")
-    return tag("div", {"style": frame}, head, tag("div", {"style": columns}, *map(_table, sections(stats))))
+    drawn = [picture(curve(points), f"hit rate after each of {len(points)} requests")] if len(points) > 1 else []
+    return tag("div", {"style": frame}, head, tag("div", {"style": columns}, *map(_column, _columns(sections(stats)))), *drawn)
+
+
+def _columns(found: Sequence[Section]) -> list[list[Section]]:
+    """As they come, each into the column that is shortest so far."""
+    columns: list[list[Section]] = [[] for _ in range(N_COLUMNS)]
+    for section in found:
+        min(columns, key=lambda column: sum(2 + len(above.rows) for above in column)).append(section)
+    return columns
+
+
+def _column(found: Sequence[Section]) -> Markup:
+    return tag("div", {"style": css(display="flex", flex_direction="column", row_gap="14px")}, *map(_table, found))
 
 
 def _table(section: Section) -> Markup:

@@ -1,0 +1,47 @@
+"""What runs say about each other: why a prefix missed, and where two runs part."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ...viz.draw import diff as draw_diff
+from ...viz.draw import why as draw_why
+from ...viz.explain.diff import diff
+from ...viz.explain.why import Why, why
+from ..desk import Desk
+from ..options import OptionError
+from .command import Command, Words, show
+
+if TYPE_CHECKING:
+    from ...trace import Record
+
+
+def _why(shell: Any, desk: Desk, words: Words) -> None:
+    """`why`, `why B` and `why A B`: of the last run, of B, of B compared with A alone."""
+    record = desk.run(words.name(len(words.names) - 1) if words.names else None)
+    against = desk.run(words.name(0)) if len(words.names) == 2 else None
+    found = explained(desk, record, against)
+    counts = {"prompt_tokens": found.n_prompt, "cached_tokens": found.n_cached, "lost_tokens": found.n_lost}
+    show(shell, words, draw_why.html(found, record.spell), draw_why.text(found, record.spell), counts)
+
+
+def explained(desk: Desk, record: Record, against: Record | None = None) -> Why:
+    lab = desk.lab_of(record)
+    others = lab.events() if lab is not None else ()
+    earlier = [kept for kept in lab.records if kept.snapshot.seq < record.snapshot.seq] if lab is not None else []
+    return why(record, earlier, against=against, others=others)
+
+
+def _diff(shell: Any, desk: Desk, words: Words) -> None:
+    if len(words.names) != 2:
+        raise OptionError("%sgl diff takes two runs", hint="such as `%sgl diff -2 -1`, the last two, or `%sgl diff 3 trip`")
+    a, b = desk.run(words.name(0)), desk.run(words.name(1))
+    found = diff(a, b)
+    counts = {"pairs": len(found.pairs), "same": sum(pair.is_same for pair in found.pairs)}
+    show(shell, words, draw_diff.html(found, a.spell, b.spell), draw_diff.text(found, a.spell, b.spell), counts)
+
+
+COMMANDS = {
+    "why": Command(_why, "[A] [B] [--text]   why run B (the last) missed what earlier runs, or A alone, had computed", 2, {"--text": ""}),
+    "diff": Command(_diff, "A B [--text]   two runs side by side: prompts, answers token by token, counts", 2, {"--text": ""}),
+}

@@ -1,0 +1,81 @@
+"""Runs as files: saved and seen again, as one page to share, as a trace for Perfetto."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...trace import read_jsonl, write_jsonl
+from ...trace.record import MARK as RECORD_MARK
+from ...viz.draw import asked as draw_asked
+from ...viz.draw import html, page, perfetto
+from ...viz.draw import why as draw_why
+from ...viz.draw.escape import Markup, joined
+from ...viz.views.asked import asked
+from ..desk import Desk
+from ..options import VIEWS, OptionError
+from ..show import Folded, Place, in_kernel
+from .command import Command, Words
+from .explain import explained
+from .files import FORCE, target, told, write
+
+if TYPE_CHECKING:
+    from ...trace import Record
+
+MAX_ASKED = 200
+"""gens and selects whose tokens an exported page lists"""
+
+
+def _save(shell: Any, desk: Desk, words: Words) -> None:
+    path = target(words.name(), words, RECORD_MARK, "%sgl save run.jsonl")
+    write_jsonl(desk.run(words.name(1)), path)
+    told(path)
+
+
+def _replay(shell: Any, desk: Desk, words: Words) -> None:
+    if not words.names:
+        raise OptionError("which file?", hint="such as `%sgl replay run.jsonl`")
+    path = Path(words.names[0]).expanduser()
+    record = read_jsonl(path)
+    desk.last = desk.replayed[path.stem] = record
+    folded, ended = Folded(record), record.ended
+    bundle = folded.bundle(VIEWS, f"{path.name} · {record.title}", ended.status, ended.message)
+    if "--text" in words.options or not in_kernel(shell):
+        print(bundle["text/plain"])
+    else:
+        Place(shell).show(bundle, {"sgl_lab": {"counts": folded.counts(), "status": ended.status}})
+
+
+def _export(shell: Any, desk: Desk, words: Words) -> None:
+    path = target(words.name(), words, page.MARK, "%sgl export run.html")
+    record = desk.run(words.name(1))
+    write(path, page.page(f"sgl_lab · {record.title}", exported(desk, record)))
+
+
+def exported(desk: Desk, record: Record) -> list[Markup]:
+    """The frozen views, the cell, what missed and why, and every token with its id."""
+    ended, found = record.ended, asked(record.entries)
+    parts = [Folded(record).page(record.title, ended.status, ended.message)]
+    if record.source:
+        parts.append(html.details("The cell", html.plain(record.source)))
+    parts.append(html.details("Why prefixes missed", draw_why.html(explained(desk, record), record.spell)))
+    if found:
+        chips = joined([draw_asked.html(one, record.spell) for one in found[:MAX_ASKED]])
+        more = f", the first {MAX_ASKED} of {len(found):,} answers" if len(found) > MAX_ASKED else ""
+        parts.append(html.details(f"Every token with its id{more}", chips))
+    return parts
+
+
+def _trace(shell: Any, desk: Desk, words: Words) -> None:
+    path = target(words.name(), words, perfetto.MARK, "%sgl trace run.json")
+    write(path, json.dumps(perfetto.trace(desk.run(words.name(1))), separators=(",", ":"), allow_nan=False))
+    print("open it at ui.perfetto.dev or in chrome://tracing")
+
+
+COMMANDS = {
+    "save": Command(_save, "FILE.jsonl [RUN] [--force]   keep the last run, or RUN, with every event of it", 2, FORCE),
+    "replay": Command(_replay, "FILE.jsonl [--text]   see a saved run again; the other commands then take it too", 1, {"--text": ""}),
+    "export": Command(_export, "FILE.html [RUN] [--force]   the run as one page that needs no kernel and no network", 2, FORCE),
+    "trace": Command(_trace, "FILE.json [RUN] [--force]   the run as a trace for Perfetto", 2, FORCE),
+}

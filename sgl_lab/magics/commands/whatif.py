@@ -1,0 +1,102 @@
+"""The last run again under other eviction policies and cache sizes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...viz.draw import html, whatif
+from ..desk import Desk
+from ..options import OptionError, nearest
+from ..show import Place, in_kernel
+from .command import Command, Words, ready_lab
+
+if TYPE_CHECKING:
+    from ...trace import Record
+
+POLICIES = ("lru", "lfu", "fifo", whatif.BEST)
+N_SIZES = 8
+MAX_SIZES = 32
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+def _whatif(shell: Any, desk: Desk, words: Words) -> None:
+    record = desk.run(words.name())
+    policies = _policies(words.options.get("--policy"))
+    lab = desk.lab_of(record) or ready_lab(shell, desk)
+    page = lab.page_size
+    actual = record.snapshot.n_pages * page
+    asked = words.options.get("--tokens")
+    sizes = _sizes(asked, page) if asked else _usual(record, page, actual)
+    outcomes = lab.what_if(record, evict=policies, cache_tokens=sizes)
+    if not any(one.prompt_tokens or one.n_refused for one in outcomes):
+        raise OptionError("the run asked the model nothing", hint="`%sgl whatif RUN` takes another one")
+    found = whatif.WhatIf(record.title, outcomes, page, actual if sizes[0] <= actual <= sizes[-1] else None)
+    plain = whatif.text(found)
+    if "--text" in words.options or not in_kernel(shell):
+        print(plain)
+        return
+    still = html.picture(whatif.picture(found), whatif.heading(found)).source
+    counts = {f"{one.evict}_{found.size(one)}": one.cached_tokens for one in outcomes}
+    Place(shell).show({"application/vnd.plotly.v1+json": whatif.figure(found), "text/html": still, "text/plain": whatif.heading(found)})
+    Place(shell).show({"text/html": whatif.html(found).source, "text/plain": plain}, {"sgl_lab": {"counts": counts}})
+
+
+def _policies(text: str | None) -> tuple[str, ...]:
+    if text is None:
+        return POLICIES
+    chosen = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    for word in chosen:
+        if word not in POLICIES:
+            raise nearest(word, POLICIES, "policy")
+    if not chosen:
+        raise OptionError("--policy needs a value: POLICIES", hint=",".join(POLICIES))
+    return chosen
+
+
+def _sizes(text: str, page: int) -> list[int]:
+    """`64..4096` in steps of about a factor of two, or `64,128,512`; whole pages, ascending."""
+    if found := _RANGE.fullmatch(text):
+        low, high = int(found[1]), int(found[2])
+        sizes = _steps(low, high, 2.0) if 0 < low <= high else []
+    else:
+        words = text.split(",")
+        sizes = [int(word) for word in words] if all(re.fullmatch(r"\s*\d{1,12}\s*", word) for word in words) else []
+    if not sizes or not all(page <= size <= 10**12 for size in sizes):
+        at_least = f"of a page ({page}) or more" if page > 1 else "1 or more"
+        raise OptionError(f"--tokens cannot be {text!r:.60}", hint=f"sizes {at_least}, such as 64..4096 or 64,128,512")
+    if len(sizes) > MAX_SIZES:
+        raise OptionError(f"--tokens names {len(sizes)} sizes, at most {MAX_SIZES} are served")
+    return sorted({size // page * page for size in sizes})
+
+
+def _usual(record: Record, page: int, actual: int) -> list[int]:
+    """From the largest request to what the run would fill if nothing were evicted, and the size it had if that lies near."""
+    from ...viz.explain.past import past
+
+    requests = [served for served in past([record]).requests if served.queued.max_tokens or served.queued.kind != "gen"]
+    before = sum(len(node.tokens) for node in record.snapshot.nodes)
+    low = max((len(served.computed) for served in requests), default=page) + page
+    high = max(low, min(actual, before + sum(len(served.computed) for served in requests)))
+    sizes = _steps(low, high, max(1.02, (high / low) ** (1 / (N_SIZES - 1))))
+    return sorted({-(-size // page) * page for size in (*sizes, *([actual] if actual <= 4 * high else []))})
+
+
+def _steps(low: int, high: int, factor: float) -> Sequence[int]:
+    sizes, size = [], float(low)
+    while size < high:
+        sizes.append(round(size))
+        size *= factor
+    return [*sizes, high]
+
+
+COMMANDS = {
+    "whatif": Command(
+        _whatif,
+        "[RUN] [--policy lru,lfu,fifo,belady] [--tokens 64..4096] [--text]   the run under other policies and cache sizes",
+        1,
+        {"--policy": "POLICIES", "--tokens": "SIZES", "--text": ""},
+        POLICIES,
+    ),
+}

@@ -1,0 +1,127 @@
+"""What is read from a file is believed only as far as it fits together: types, order, forks and nodes that are there.
+
+Whoever folds a record that passed meets nothing that an engine and a language could not have said.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from ..contracts.events import (
+    KINDS,
+    Entry,
+    ForkOpened,
+    LocksChanged,
+    NodeEvicted,
+    NodeInserted,
+    NodeSplit,
+    Sample,
+    StreamExtended,
+    Touched,
+)
+from ..contracts.ids import ForkId, NodeId
+from ..contracts.tree import TreeNode, TreeSnapshot
+
+LARGEST = 2**63
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def fits(value: object, hint: Any) -> bool:
+    """Whether a value read from JSON is of a field's type. An unknown float is null."""
+    hint = getattr(hint, "__supertype__", hint)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return any(fits(value, one) for one in typing.get_args(hint))
+    if hint is int:
+        return type(value) is int and -LARGEST < value < LARGEST
+    if hint is float:
+        return value is None or type(value) in (int, float)
+    if hint is Sample:
+        return isinstance(value, Sample) and all(fits(getattr(value, name), one) for name, one in _hints(Sample).items())
+    if typing.get_origin(hint) is tuple:
+        wanted = typing.get_args(hint)
+        if not isinstance(value, tuple):
+            return False
+        if wanted[-1] is Ellipsis:
+            return all(fits(item, wanted[0]) for item in value)
+        return len(value) == len(wanted) and all(map(fits, value, wanted))
+    return isinstance(value, hint)
+
+
+def _expect(ok: bool, what: str) -> None:
+    if not ok:
+        raise ValueError(what)
+
+
+def _typed(found: object, kind: type) -> None:
+    for name, hint in _hints(kind).items():
+        value = getattr(found, name)
+        _expect(fits(value, hint), f"{kind.__name__}.{name} cannot be {value!r:.80}")
+
+
+def snapshot_from(data: Mapping[str, Any]) -> TreeSnapshot:
+    """The tree that a header holds; ValueError unless parents come first and no node comes twice."""
+    nodes: dict[NodeId, TreeNode] = {}
+    for row in data["nodes"]:
+        node = TreeNode(**{**row, "tokens": tuple(row["tokens"]), "namespace": tuple(row["namespace"])})
+        _typed(node, TreeNode)
+        _expect(node.node not in nodes, f"node {node.node} is there twice")
+        _expect(node.parent is None or node.parent in nodes, f"node {node.node} comes before its parent")
+        nodes[node.node] = node
+    snapshot = TreeSnapshot(tuple(nodes.values()), data["n_pages"], data["free_pages"], data["seq"])
+    _typed(snapshot, TreeSnapshot)
+    return snapshot
+
+
+def vocab_from(data: Mapping[str, Any]) -> dict[int, str]:
+    """The spelling of tokens that a header holds."""
+    vocab = {int(token): text for token, text in data.items()}
+    _expect(all(isinstance(text, str) for text in vocab.values()), "a spelling is no text")
+    return vocab
+
+
+class Checker:
+    """Called with one entry after the other; ValueError at the first that does not fit what came before."""
+
+    def __init__(self, snapshot: TreeSnapshot) -> None:
+        self._seq, self._t_ns = snapshot.seq - 1, -LARGEST
+        self._sizes = {node.node: len(node.tokens) for node in snapshot.nodes}
+        self._streams: dict[ForkId, int | None] = {}
+        """tokens of each; None where that is not known, for it or its parent was opened before the record began"""
+
+    def __call__(self, entry: Entry) -> None:
+        seq, t_ns, event = entry
+        kind = KINDS[type(event).__name__]
+        _expect(fits(seq, int) and seq > self._seq, f"event {seq!r} comes after {self._seq}")
+        _expect(fits(t_ns, int) and t_ns >= self._t_ns, f"its time {t_ns!r} lies before the last one")
+        self._seq, self._t_ns = seq, t_ns
+        _typed(event, kind)
+        match event:
+            case ForkOpened(fork=fork, parent=parent):
+                _expect(fork not in self._streams and fork != parent, f"fork {fork} is opened twice")
+                self._streams[fork] = self._streams.setdefault(parent, None) if parent is not None else 0
+            case StreamExtended(fork=fork, start=start, tokens=tokens):
+                end = self._streams.get(fork)
+                _expect(start >= 0 and (end is None or start <= end), f"fork {fork} is extended at {start}, beyond its end")
+                self._streams[fork] = start + len(tokens) if end is not None else None
+            case NodeInserted(node=node, parent=parent, tokens=tokens):
+                _expect(node not in self._sizes and (parent is None or parent in self._sizes), f"node {node} is inserted where nothing is")
+                self._sizes[node] = len(tokens)
+            case NodeSplit(node=node, upper=upper, n_upper=n_upper):
+                _expect(upper not in self._sizes and 0 < n_upper < self._sizes.get(node, 0), f"node {node} cannot be split at {n_upper}")
+                self._sizes[node], self._sizes[upper] = self._sizes[node] - n_upper, n_upper
+            case NodeEvicted(node=node, n_tokens=n_tokens):
+                _expect(self._sizes.pop(node, None) == n_tokens, f"node {node} with {n_tokens} tokens is evicted and was not there")
+            case Touched(nodes=nodes):
+                _expect(self._sizes.keys() >= set(nodes), f"nodes {nodes!r:.80} are touched and not all there")
+            case LocksChanged(refs=refs):
+                _expect(self._sizes.keys() >= {node for node, _ in refs}, "a node is locked that is not there")
+            case _:
+                pass

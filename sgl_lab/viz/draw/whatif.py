@@ -1,0 +1,177 @@
+"""What other policies and cache sizes would have counted: a plotly figure, a still picture and a table of the same numbers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from . import chart, palette
+from .escape import Markup, css, tag
+from .numbers import counted, percent
+
+BEST = "belady"
+COLORS = (palette.CACHED, palette.COMPUTED, palette.GENERATED, palette.CHOICE, palette.FORCED, palette.LOCKED)
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+SYMBOLS = ("circle", "square", "triangle-up", "diamond", "x", "cross")
+
+
+class Counts(Protocol):
+    """What `Lab.what_if` gives, as far as it is drawn."""
+
+    @property
+    def evict(self) -> str: ...
+    @property
+    def n_pages(self) -> int: ...
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def cached_tokens(self) -> int: ...
+    @property
+    def computed_tokens(self) -> int: ...
+    @property
+    def evicted_tokens(self) -> int: ...
+    @property
+    def preemptions(self) -> int: ...
+    @property
+    def n_refused(self) -> int: ...
+    @property
+    def hit_rate(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class WhatIf:
+    run: str
+    outcomes: tuple[Counts, ...]
+    page_size: int
+    n_tokens: int | None
+    """size of the cache that the run really had, None if that is not to be marked"""
+
+    def size(self, outcome: Counts) -> int:
+        return outcome.n_pages * self.page_size
+
+    @property
+    def policies(self) -> list[str]:
+        """The optimum last, so that it is drawn over the others."""
+        return sorted(dict.fromkeys(outcome.evict for outcome in self.outcomes), key=lambda name: name == BEST)
+
+    @property
+    def sizes(self) -> list[int]:
+        return sorted({self.size(outcome) for outcome in self.outcomes})
+
+    def of(self, policy: str) -> list[Counts]:
+        """By size. Those that had to refuse requests are left out: their share is that of other requests."""
+        return sorted((one for one in self.outcomes if one.evict == policy and not one.n_refused), key=lambda one: one.n_pages)
+
+
+def name(policy: str) -> str:
+    return "the best there could be (Belady)" if policy == BEST else policy
+
+
+def heading(found: WhatIf) -> str:
+    return f"{found.run}: hit rate, had the cache another size or policy"
+
+
+def picture(found: WhatIf) -> Markup:
+    series = [chart.Series(name(policy), tuple((found.size(one), one.hit_rate) for one in found.of(policy))) for policy in found.policies]
+    at, words = found.n_tokens, f"the cache it had: {found.n_tokens:,}" if found.n_tokens else ""
+    note = f"hit rate against the size of the cache in tokens, {found.run}"
+    return chart.shares("What if", note, series, lambda x: f"{x:,.0f}", log=True, at=at, at_words=words)
+
+
+def figure(found: WhatIf) -> dict[str, Any]:
+    """The same as plotly's own JSON. Names in it are ours: plotly reads markup in texts."""
+    import plotly.graph_objects as go  # type: ignore[import-untyped, unused-ignore]
+
+    drawn = go.Figure()
+    for number, policy in enumerate(found.policies):
+        style = number % len(COLORS)
+        points = found.of(policy)
+        drawn.add_scatter(
+            x=[found.size(one) for one in points],
+            y=[one.hit_rate for one in points],
+            customdata=[[one.cached_tokens, one.prompt_tokens, one.evicted_tokens, one.preemptions] for one in points],
+            name=name(policy),
+            mode="lines+markers",
+            line={"color": COLORS[style].both, "dash": DASHES[style], "width": 3 if policy == BEST else 2},
+            marker={"symbol": SYMBOLS[style], "size": 9},
+            hovertemplate="%{x:,} tokens of cache: %{y:.1%}<br>%{customdata[0]:,} of %{customdata[1]:,} from the cache"
+            "<br>%{customdata[2]:,} evicted, %{customdata[3]:,} preempted",
+        )
+    if found.n_tokens:
+        words = f"the cache it had: {found.n_tokens:,}"
+        drawn.add_vline(x=found.n_tokens, line_dash="dash", line_color=palette.LOCKED.both, annotation_text=words)
+    sizes = {"tickvals": found.sizes, "ticktext": [f"{n:,}" for n in found.sizes]}
+    grid = "rgba(127,127,127,0.25)"
+    drawn.update_layout(
+        template="none",
+        height=360,
+        margin={"l": 60, "r": 20, "t": 30, "b": 50},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"color": palette.LOCKED.both},
+        xaxis={"type": "log", "title": {"text": "cache, tokens"}, **sizes, "gridcolor": grid},
+        yaxis={"title": {"text": "hit rate"}, "range": [0, 1.03], "tickformat": ".0%", "gridcolor": grid},
+        legend={"orientation": "h", "y": 1.12},
+        hovermode="x unified",
+        hoverlabel={"namelength": -1},
+    )
+    whole: dict[str, Any] = json.loads(drawn.to_json())
+    return whole
+
+
+# ---------------------------------------------------------------- table
+
+
+def rows(found: WhatIf) -> list[tuple[str, ...]]:
+    head = ("cache", "policy", "hit rate", "from the cache", "computed", "evicted", "preempted", "refused")
+    body = [
+        (
+            f"{found.size(one):,}" + (" ◂ as it was" if found.size(one) == found.n_tokens else ""),
+            one.evict if one.evict != BEST else "best (Belady)",
+            "" if one.n_refused else percent(one.hit_rate),
+            f"{one.cached_tokens:,}",
+            f"{one.computed_tokens:,}",
+            f"{one.evicted_tokens:,}",
+            f"{one.preemptions:,}",
+            f"{one.n_refused:,}" if one.n_refused else "",
+        )
+        for size in found.sizes
+        for policy in found.policies
+        for one in found.outcomes
+        if one.evict == policy and found.size(one) == size
+    ]
+    return [head, *body]
+
+
+def notes(found: WhatIf) -> list[str]:
+    """What the numbers say, and what they leave out."""
+    said = []
+    best = [one.hit_rate for one in found.of(BEST)]
+    if best:
+        top = max(best)
+        enough = min(found.size(one) for one in found.of(BEST) if one.hit_rate >= top - 1e-9)
+        said.append(f"more than {percent(top)} cannot be had from these requests, and {enough:,} tokens could be enough for that")
+    refused = max((one.n_refused for one in found.outcomes), default=0)
+    if refused:
+        said.append(f"a size too small for {counted(refused, 'request')} has no hit rate")
+    return said
+
+
+def text(found: WhatIf) -> str:
+    table = rows(found)
+    widths = [max(len(row[n]) for row in table) for n in range(len(table[0]))]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    return "\n".join([heading(found), *lines, *notes(found)])
+
+
+def html(found: WhatIf) -> Markup:
+    cell = css(padding="1px 16px 1px 0", border="none", background="transparent", text_align="right", white_space="nowrap")
+    head, *body = rows(found)
+    lines = [tag("tr", {"style": css(opacity="0.65")}, *(tag("td", {"style": cell}, word) for word in head))]
+    for row in body:
+        weight = css(font_weight="600") if "◂" in row[0] else ""
+        lines.append(tag("tr", {"style": weight or False}, *(tag("td", {"style": cell}, word) for word in row)))
+    table = css(border_collapse="collapse", font_size="13px", margin="4px 0", font_variant_numeric="tabular-nums")
+    said = [tag("div", {"style": css(font_size="13px")}, note) for note in notes(found)]
+    return tag("div", {}, tag("table", {"style": table}, *lines), *said)

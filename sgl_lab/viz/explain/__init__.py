@@ -1,0 +1,1 @@
+"""What recorded runs say about each other: pure functions of records, which know no picture."""

@@ -1,0 +1,128 @@
+"""Two runs side by side: the same gen of the same fork is a pair, compared token by token. Knows no tokenizer and no picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import unified_diff
+
+from ...contracts.events import Entry, ForkOpened, Sample, StepRan
+from ...contracts.ids import ForkId
+from ...trace import Record
+from ..legible import finite
+from ..views.asked import Asked, asked
+from ..views.metrics import MetricsView
+from .past import shared
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A gen or select of both runs, or of one of them."""
+
+    name: str
+    """with the fork's, where there are forks"""
+    kind: str
+    a: Asked | None
+    b: Asked | None
+    n_prompt_same: int = 0
+    n_answer_same: int = 0
+
+    @property
+    def is_same(self) -> bool:
+        """Whether both were asked the same and answered the same, token by token; of a select, whether the choice is the same."""
+        if self.a is None or self.b is None or self.a.prompt != self.b.prompt:
+            return False
+        said = [[sample.token for sample in one.samples] for one in (self.a, self.b)]
+        return said[0] == said[1] and (self.kind == "gen" or self.a.value == self.b.value)
+
+    def parting(self) -> tuple[Sample | None, Sample | None]:
+        """The first tokens of the answers that differ; None for an answer that ended before."""
+        one, other = (side.samples[self.n_answer_same :] if side else [] for side in (self.a, self.b))
+        return (one[0] if one else None, other[0] if other else None)
+
+
+def runner_up(sample: Sample) -> tuple[int, float] | None:
+    """The likeliest token beside the one that was taken, with its logprob; None where no alternatives were recorded."""
+    return next(((token, logprob) for token, logprob in sample.top if token != sample.token and finite(logprob) is not None), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Counts of the whole recording, programs that its cell started included."""
+
+    cached: int
+    computed: int
+    generated: int
+    forced: int
+    evicted: int
+    steps: int
+    step_ms: float
+    ms: float
+    """from the first event to the last"""
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    a: str
+    b: str
+    edits: tuple[str, ...]
+    """lines of the cells that differ, with - or + in front"""
+    costs: tuple[Costs, Costs]
+    pairs: tuple[Pair, ...]
+
+
+def diff(a: Record, b: Record) -> Diff:
+    lines = unified_diff(a.source.split("\n"), b.source.split("\n"), lineterm="", n=0)
+    edits = tuple(line for line in list(lines)[2:] if not line.startswith("@@"))
+    return Diff(a.title, b.title, edits, (_costs(a), _costs(b)), tuple(_pairs(a, b)))
+
+
+def _pairs(a: Record, b: Record) -> Iterator[Pair]:
+    """In the order of `b`, then what only `a` has."""
+    mine, others = _named(a), _named(b)
+    for name in dict.fromkeys([*others, *mine]):
+        one, other = mine.get(name), others.get(name)
+        known = other or one
+        if known is None or one is None or other is None:
+            yield Pair(name, known.kind if known else "gen", one, other)
+            continue
+        said = [tuple(sample.token for sample in side.samples) for side in (one, other)]
+        yield Pair(name, other.kind, one, other, shared(one.prompt, other.prompt), shared(said[0], said[1]))
+
+
+def _named(record: Record) -> dict[str, Asked]:
+    """Every gen and select under a name that the same program gives it again: fork by fork, then its own, then which of that name."""
+    paths = _paths(record.entries)
+    found: dict[str, Asked] = {}
+    for one in asked(record.entries):
+        name = f"{paths.get(one.fork, '')}{one.name}"
+        n_before = sum(other == name or other.startswith(f"{name} (") for other in found)
+        found[f"{name} ({n_before + 1})" if n_before else name] = one
+    return found
+
+
+def _paths(entries: list[Entry]) -> dict[ForkId, str]:
+    paths: dict[ForkId, str] = {}
+    n_roots = 0
+    for entry in entries:
+        if isinstance(event := entry.event, ForkOpened):
+            if event.parent is None:
+                n_roots += 1
+                paths[event.fork] = "" if n_roots == 1 else f"program {n_roots} › "
+            else:
+                paths[event.fork] = f"{paths.get(event.parent, '')}{event.label or f'fork {event.index + 1}'} › "
+    return paths
+
+
+def _costs(record: Record) -> Costs:
+    view = MetricsView()
+    view.load(record.snapshot)
+    n_steps, step_ms = 0, 0.0
+    for entry in record.entries:
+        view.fold(entry)
+        if isinstance(entry.event, StepRan):
+            n_steps, step_ms = n_steps + 1, step_ms + (finite(entry.event.ms) or 0.0)
+    strip = view.full()
+    times = [entry.t_ns for entry in record.entries]
+    ms = (times[-1] - times[0]) / 1e6 if times else 0.0
+    return Costs(strip["cached"], strip["computed"], strip["generated"], strip["forced"], strip["evicted"], n_steps, step_ms, ms)

@@ -1,0 +1,313 @@
+"""Why a prefix missed: for each request of a run, the earlier one that it could have shared most with, and what came between.
+
+Judged on token ids alone, as the cache does; texts are only used to say what kind of change it was. Knows no picture.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from ...contracts.events import Entry
+from ...contracts.ids import Namespace, RunId
+from ...trace import Record
+from .edit import Edit, find_edit
+from .past import Eviction, Origin, Past, Served, Tokens, grams, past, shared
+
+GRAM = 12
+"""Only tokens that stand in runs of this many in both texts count as lost: shorter ones are words that any two texts share."""
+RESYNC = 3
+MAX_STRETCH = 48
+"""tokens of a change that are told"""
+CONTEXT = 12
+MAX_REQUESTS = 40
+"""explained, those that missed most; all are counted"""
+MAX_ALIKE = 32
+"""earlier sequences compared, where several share equally much"""
+ABOVE_ALL = 1 << 62
+ELSEWHERE = RunId(-1)
+"""stands for a run of another ring: of a file, or of another lab"""
+
+Spell = Callable[[int], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The first tokens that differ, until both texts go on alike."""
+
+    at: int
+    """position of the first one"""
+    before: Tokens
+    old: Tokens
+    new: Tokens
+    after: Tokens
+    """where both go on; empty if they do not"""
+    what: str
+    """what kind of change it looks like: time, number, case, space, same text, model, choice, markup, inserted, removed, text"""
+    edit: Edit | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """One request, and where its prompt's tokens were from."""
+
+    name: str
+    line: int
+    n_prompt: int
+    n_hit: int
+    n_shareable: int
+    """leading tokens that may come from a cache at all"""
+    n_known: int
+    """of those, how many some earlier request had computed"""
+    n_lost: int
+    """tokens computed again though an earlier request had them"""
+    cause: str
+    """whole, new, changed, evicted, flushed, gone, together, namespace or unkept"""
+    earlier: str = ""
+    """run and name of the request that had most of it"""
+    change: Change | None = None
+    by: str = ""
+    """who needed the room of what was evicted"""
+    n_alike: int = 0
+    """further requests of the run with the same story"""
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    run: str
+    against: str
+    """the run that it was compared with; empty for all before it"""
+    n_prompt: int
+    """tokens, as the engine counts them: what choices share counts once"""
+    n_cached: int
+    n_requests: int
+    misses: tuple[Miss, ...]
+    """those that lost most first"""
+
+    @property
+    def n_lost(self) -> int:
+        return sum(miss.n_lost * (1 + miss.n_alike) for miss in self.misses)
+
+
+def why(record: Record, earlier: Sequence[Record] = (), *, against: Record | None = None, others: Iterable[Entry] = ()) -> Why:
+    """Explain `record` by itself and those recorded `earlier` on the same ring, or by the one it is to be compared with."""
+    known = {kept.run: kept for kept in (*earlier, record)}
+    judge = _Judge(record, known, past(list(known.values()), others))
+    if against is not None:
+        judge.compare(against)
+    return judge.why()
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    tokens: Tokens
+    served: Served | None
+    """None for what lay in the cache before anything was recorded"""
+    seq: int
+
+
+class _Judge:
+    def __init__(self, record: Record, known: dict[RunId, Record], told: Past) -> None:
+        self._record, self._known, self._past = record, known, told
+        self._against: RunId | None = None
+        self._sequences: dict[Namespace, list[Tokens]] = {}
+        """sorted, so that who shares most with a prompt stands beside where the prompt would"""
+        self._by_tokens: dict[tuple[Namespace, Tokens], _Candidate] = {}
+
+    def compare(self, against: Record) -> None:
+        """Judge by this run alone; if it is not one of those known, its requests are taken from it now."""
+        self._against = next((run for run, record in self._known.items() if record is against), ELSEWHERE)
+        if self._against == ELSEWHERE:
+            self._known[ELSEWHERE] = against
+            for served in past([against]).requests:
+                served.run = ELSEWHERE
+                self._add(served.namespace, _Candidate(served.computed, served, -1))
+
+    def why(self) -> Why:
+        mine = [served for served in self._past.requests if served.run == self._record.run]
+        # A family is one prompt: only its first request is explained, all are counted.
+        heads = [served for served in mine if served.n_hit is not None and served.queued.request == served.queued.group]
+        worst = sorted(heads, key=lambda served: served.n_hit is not None and served.n_hit - served.n_reusable)[:MAX_REQUESTS]
+        explained = {id(served) for served in worst}
+        misses = []
+        found = sorted(self._past.found, key=lambda pair: pair[0])
+        finished = sorted((served for served in self._past.requests if served.matched is not None), key=lambda served: served.matched or 0)
+        for served in finished:
+            seq = served.matched or 0
+            while found and found[0][0] <= seq:
+                path = found.pop(0)
+                self._add(path[1].namespace, _Candidate(path[1].sequence, None, path[0]))
+            if id(served) in explained:
+                misses.append(self._miss(served, seq))
+            self._add(served.namespace, _Candidate(served.computed, served, seq))
+        shares = {served.queued.request: served.n_reusable + 1 for served in heads if served.queued.kind == "score"}
+        skipped = {s.queued.request: shares.get(s.queued.group, 0) if s.queued.request != s.queued.group else 0 for s in mine}
+        let_in = [served for served in mine if served.n_hit is not None]
+        return Why(
+            self._record.title,
+            self._title(self._against) if self._against is not None else "",
+            sum(len(served.queued.prompt) - skipped[served.queued.request] for served in let_in),
+            sum(max(0, (served.n_hit or 0) - skipped[served.queued.request]) for served in let_in),
+            len(heads),
+            _grouped(misses),
+        )
+
+    # ------------------------------------------------------------ who shares most
+
+    def _add(self, namespace: Namespace, candidate: _Candidate) -> None:
+        key = (namespace, candidate.tokens)
+        if key not in self._by_tokens:
+            insort(self._sequences.setdefault(namespace, []), candidate.tokens)
+        if candidate.served is not None or key not in self._by_tokens:
+            self._by_tokens[key] = candidate
+
+    def _closest(self, prompt: Tokens, namespace: Namespace) -> tuple[int, _Candidate | None]:
+        """How many leading tokens the closest earlier sequence shares, and which that is; of equals the one most like the rest."""
+        keys = self._sequences.get(namespace, [])
+        if self._against is not None:
+            of = self._against
+            keys = [key for key in keys if (served := self._by_tokens[namespace, key].served) is not None and served.run == of]
+        at = bisect_left(keys, prompt)
+        n = max((shared(prompt, key) for key in keys[max(at - 1, 0) : at + 1]), default=0)
+        first, end = bisect_left(keys, prompt[:n]), bisect_left(keys, (*prompt[:n], ABOVE_ALL))
+        alike = sorted((self._by_tokens[namespace, key] for key in keys[first:end]), key=lambda candidate: -candidate.seq)[:MAX_ALIKE]
+        return n, max(alike, key=lambda candidate: (_n_common(prompt[n:], candidate.tokens[n:]), candidate.seq), default=None)
+
+    # ------------------------------------------------------------ the verdict
+
+    def _miss(self, served: Served, seq: int) -> Miss:
+        prompt, n_hit, n_most = served.prompt, served.n_hit or 0, served.n_reusable
+        n_same, candidate = self._closest(prompt[:n_most], served.namespace)
+        line = served.expr.line if served.expr else 0
+        miss = Miss(served.name, line, len(prompt), min(n_hit, len(prompt)), n_most, max(n_same, n_hit), 0, "new")
+        if n_hit >= n_most:
+            return replace(miss, cause="whole")
+        elsewhere = self._elsewhere(prompt[:n_most], served.namespace)
+        if elsewhere is not None and elsewhere[0] >= max(n_same, n_hit) + GRAM:
+            n_there, other = elsewhere
+            return replace(miss, n_known=n_there, n_lost=n_there - n_hit, cause="namespace", earlier=self._called(other))
+        if candidate is None:
+            return miss
+        miss = replace(miss, earlier=self._called(candidate))
+        if n_same > n_hit:
+            cause, by = self._unkept(prompt, n_hit, seq, candidate)
+            return replace(miss, n_lost=n_same - n_hit, cause=cause, by=by)
+        if n_same == len(candidate.tokens):
+            return miss  # the earlier one ended here: what follows is new
+        n_lost = _n_common(prompt[n_same:n_most], candidate.tokens[n_same:])
+        change = self._change(served, candidate, n_same)
+        return replace(miss, n_lost=n_lost, cause="changed" if n_lost or change.what not in ("text", "model") else "new", change=change)
+
+    def _elsewhere(self, prompt: Tokens, namespace: Namespace) -> tuple[int, _Candidate] | None:
+        """The closest sequence of another namespace, whose keys and values are not the same."""
+        found = [self._closest(prompt, other) for other in self._sequences if other != namespace]
+        return max(((n, one) for n, one in found if one is not None), key=lambda pair: pair[0], default=None)
+
+    def _unkept(self, prompt: Tokens, n_hit: int, seq: int, candidate: _Candidate) -> tuple[str, str]:
+        """What had become of the token after the hit, and who needed the room."""
+        for eviction in reversed(self._past.evictions):
+            if eviction.seq <= seq and _covers(eviction, prompt, n_hit):
+                how = {"room": "evicted", "flush": "flushed", "gone": "gone"}[eviction.how]
+                where = self._title(eviction.run) if eviction.run is not None else ""
+                return how, f"{eviction.by.name} of {self._title(eviction.by.run)}" if eviction.by else where
+        running = candidate.served is not None and (not candidate.served.reason or candidate.served.run == self._record.run)
+        return ("together" if running else "unkept"), ""
+
+    def _change(self, served: Served, candidate: _Candidate, at: int) -> Change:
+        prompt, other, spell = served.prompt, candidate.tokens, self._record.spell
+        n_new, n_old = _stretch(prompt[at:], other[at:])
+        new, old = prompt[at : at + n_new], other[at : at + n_old]
+        after = prompt[at + n_new : at + n_new + CONTEXT] if n_new < len(prompt) - at and n_old < len(other) - at else ()
+        before = prompt[max(0, at - CONTEXT) : at]
+        record = self._known.get(candidate.served.run) if candidate.served and candidate.served.run is not None else None
+        spell_old = record.spell if record else spell
+        was = candidate.served.origin(at) if candidate.served else Origin("text", "")
+        texts = ["".join(map(spell, before)), "".join(map(spell_old, old)), "".join(map(spell, new)), "".join(map(spell, after))]
+        what = _kind(served.origin(at), was, *texts)
+        shown = Change(at, before, old[:MAX_STRETCH], new[:MAX_STRETCH], after, what)
+        said_by = served.origin(at).expr
+        if what in ("model", "choice"):
+            return replace(shown, edit=Edit(said_by.line, self._line(said_by.line)) if said_by is not None and said_by.line else None)
+        return replace(shown, edit=find_edit(record.source if record else None, self._record.source, *texts))
+
+    def _line(self, number: int) -> str:
+        lines = self._record.source.split("\n")
+        return lines[number - 1] if number <= len(lines) else ""
+
+    def _called(self, candidate: _Candidate) -> str:
+        if candidate.served is None:
+            return "what lay in the cache before"
+        return f"{candidate.served.name} of {self._title(candidate.served.run)}"
+
+    def _title(self, run: RunId | None) -> str:
+        if run is None or run not in self._known:
+            return "something that was not recorded"
+        return "this run" if run == self._record.run else self._known[run].title
+
+
+def _covers(eviction: Eviction, prompt: Tokens, position: int) -> bool:
+    path = eviction.path
+    return path.start <= position < path.end and path.sequence[: position + 1] == prompt[: position + 1]
+
+
+def _n_common(mine: Tokens, others: Tokens) -> int:
+    """How many of `mine` stand in runs of at least `GRAM` tokens that are among `others` too, wherever."""
+    known = set(grams(others, GRAM))
+    n_common = covered = 0
+    for start, gram in enumerate(grams(mine, GRAM)):
+        if gram in known:
+            n_common += start + GRAM - max(start, covered)
+            covered = start + GRAM
+    return n_common
+
+
+def _stretch(new: Tokens, old: Tokens) -> tuple[int, int]:
+    """How many tokens differ on either side until the texts go on alike; all of them if they do not."""
+    where: dict[Tokens, int] = {}
+    for position, gram in enumerate(grams(old[: 8 * MAX_STRETCH], RESYNC)):
+        where.setdefault(gram, position)
+    meeting = [(position, where[gram]) for position, gram in enumerate(grams(new[: 8 * MAX_STRETCH], RESYNC)) if gram in where]
+    return min(meeting, key=sum, default=(len(new), len(old)))
+
+
+_TIME = re.compile(r"\d{1,2}:\d{2}|\d{4}-\d{2}|\d{1,2}[./]\d{1,2}[./]\d{2,4}|\b(19|20)\d{2}\b|\d{9,}")
+_NUMBER = re.compile(r"\d|\b[0-9a-f]{6,}\b")
+_MARKUP = re.compile(r"<\|[^|<>\s]{1,40}\|>")
+
+
+def _kind(origin: Origin, was: Origin, before: str, old: str, new: str, after: str) -> str:
+    """What kind of change it looks like."""
+    if origin.kind == "choice" or (was.kind == "choice" and origin.kind != "text"):
+        return "choice"
+    if origin.kind == "generated" or was.kind == "generated":
+        return "model"
+    if _MARKUP.match(new + after) or _MARKUP.match(old) or before.endswith("<|im_start|>"):
+        return "markup"
+    if old == new:
+        return "same text"
+    word_before, word_after = re.split(r"\s", before)[-1], re.split(r"\s", after)[0]
+    words = [f"{word_before}{text}{word_after}" for text in (old, new)]
+    if all(map(_TIME.search, words)):
+        return "time"
+    if all(map(_NUMBER.search, (old, new))):
+        return "number"
+    if old.casefold() == new.casefold():
+        return "case"
+    if "".join(old.split()) == "".join(new.split()):
+        return "space"
+    if not old or (len(new) > len(old) and new.endswith(old) and old.strip()):
+        return "inserted"
+    if not new or (len(old) > len(new) and old.endswith(new) and new.strip()):
+        return "removed"
+    return "text"
+
+
+def _grouped(misses: Iterable[Miss]) -> tuple[Miss, ...]:
+    """Those with the same story as one, those that lost most first."""
+    groups: dict[object, list[Miss]] = {}
+    for miss in misses:
+        story = (miss.cause, miss.n_hit, miss.n_lost, miss.by, miss.change and replace(miss.change, after=()), miss.name)
+        groups.setdefault((miss.cause, miss.name) if miss.cause in ("new", "whole") else story, []).append(miss)
+    return tuple(sorted((replace(group[0], n_alike=len(group) - 1) for group in groups.values()), key=lambda miss: -miss.n_lost))

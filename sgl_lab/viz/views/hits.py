@@ -1,0 +1,51 @@
+"""How the hit rate came about: one point for each request that is over, as the engine counts it. Knows no token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ...contracts.events import Entry, RequestFinished, RequestQueued
+from ...contracts.ids import RequestId
+
+
+class Hits(NamedTuple):
+    """One request, and all up to it."""
+
+    n_prompt: int
+    n_cached: int
+    all_prompt: int
+    all_cached: int
+
+    @property
+    def rate(self) -> float:
+        return self.all_cached / max(1, self.all_prompt)
+
+
+def hits(entries: Iterable[Entry], prompt_tokens: int, cached_tokens: int) -> tuple[Hits, ...]:
+    """In the order in which they ended. What the engine counted beyond these (`prompt_tokens`, `cached_tokens`) came before."""
+    queued: dict[RequestId, RequestQueued] = {}
+    found: list[tuple[int, int]] = []
+    for entry in entries:
+        match entry.event:
+            case RequestQueued(request=request) as event:
+                queued[request] = event
+            case RequestFinished(request=request, n_prompt=n_prompt, n_cached=n_cached) if request in queued:
+                found.append((n_prompt - n_shared(queued[request], queued), n_cached))
+            case _:
+                pass
+    all_prompt = max(0, prompt_tokens - sum(n for n, _ in found))
+    all_cached = max(0, cached_tokens - sum(n for _, n in found))
+    points = []
+    for n_prompt, n_cached in found:
+        all_prompt, all_cached = all_prompt + n_prompt, all_cached + n_cached
+        points.append(Hits(n_prompt, n_cached, all_prompt, all_cached))
+    return tuple(points)
+
+
+def n_shared(mine: RequestQueued, queued: dict[RequestId, RequestQueued]) -> int:
+    """Leading tokens of a choice that the first request of its family counts as its own."""
+    head = queued.get(mine.group)
+    if mine.kind != "score" or head is None or head is mine or head.reusable is None:
+        return 0
+    return head.reusable + 1

@@ -1,0 +1,104 @@
+"""`%sgl why`, `diff`, `whatif` and the commands that write files, in a real kernel with the built-in model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .conftest import Kernel, Reply
+
+CELL = """%%sgl -o {name} --temperature 0
+system("It is {time}. You are a terse guide to the towns of the Portuguese coast, and you always name a dish.")
+user("One sight in Porto?")
+assistant(gen("sight", max_tokens=8))
+tips = fork(2)
+for tip, what in zip(tips, ["food", "rain"]):
+    tip += user("A tip about " + what) + assistant(gen("tip", max_tokens=6))"""
+
+
+def counts(reply: Reply) -> dict[str, int]:
+    assert reply.status == "ok", reply.traceback
+    found: dict[str, int] = reply.metadata[-1]["sgl_lab"]["counts"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def two_runs(kernel: Kernel) -> Kernel:
+    for name, time in (("early", "12:01"), ("late", "12:59")):
+        reply = kernel.run(CELL.format(name=name, time=time))
+        assert reply.status == "ok", reply.traceback
+        kernel.run(f"{name}_counts = {reply.metadata[0]['sgl_lab']['counts']}")
+    return kernel
+
+
+def test_why_finds_the_changed_value_and_its_sums_are_the_cells_own(two_runs: Kernel) -> None:
+    reply = two_runs.run("%sgl why late")
+    told = counts(reply)
+    sums = two_runs.run("late_counts['cached'], late_counts['cached'] + late_counts['computed']").result
+    assert str((told["cached_tokens"], told["prompt_tokens"])) == sums
+    assert "a time or a date changed" in reply.shown[0]["text/plain"]
+    assert '+ line 2: system("It is 12:59' in reply.shown[0]["text/plain"]
+    assert two_runs.run("%sgl why early late --text").printed.count("against In[")
+
+
+def test_runs_are_named_by_cell_by_o_and_counted_back(two_runs: Kernel) -> None:
+    by_name, back = (two_runs.run(f"%sgl diff {words}") for words in ("early late", "-2 -1"))
+    assert by_name.shown == back.shown
+    assert counts(by_name) == {"pairs": 3, "same": 0}
+    number = two_runs.run("next(n for n, cell in enumerate(In) if '12:59' in cell)").result
+    by_number = two_runs.run(f"%sgl diff early {number}")
+    assert by_number.shown == by_name.shown, by_number.printed + str(number)
+    wrong = two_runs.run("%sgl diff early lat")
+    assert (wrong.ename, "did you mean 'late'?" in wrong.evalue) == ("UsageError", True)
+
+
+def test_whatif_shows_a_figure_a_picture_for_those_who_have_no_plotly_and_a_table(two_runs: Kernel) -> None:
+    reply = two_runs.run("%sgl whatif late --tokens 200..800 --policy lru,belady")
+    assert reply.status == "ok", reply.traceback
+    figure, table = reply.shown
+    assert set(figure) == {"application/vnd.plotly.v1+json", "text/html", "text/plain"}
+    assert figure["text/html"].startswith("<img src=")
+    assert "best (Belady)" in table["text/plain"]
+    assert counts(reply)["belady_800"] >= counts(reply)["lru_800"] > 0
+
+
+def test_files_are_written_read_back_and_never_over_others(two_runs: Kernel, tmp_path: Path) -> None:
+    folder = tmp_path / "my runs"
+    folder.mkdir()
+    names = {"save": "run one.jsonl", "export": "run one.html", "trace": "run one.json"}
+    for command, name in names.items():
+        reply = two_runs.run(f'%sgl {command} "{folder / name}" late')
+        assert (reply.status, "wrote" in reply.printed) == ("ok", True), reply.traceback
+        assert two_runs.run(f'%sgl {command} "{folder / name}" late').status == "ok"  # ours, so replaced
+        other = folder / f"other {name}"
+        other.write_text("somebody else's")
+        refused = two_runs.run(f'%sgl {command} "{other}" late')
+        assert (refused.status, "--force" in refused.evalue, other.read_text()) == ("error", True, "somebody else's")
+        assert "sgl_lab/" not in refused.traceback
+        assert two_runs.run(f'%sgl {command} "{other}" late --force').status == "ok"
+    for option in ("--dot", "--svg"):
+        assert two_runs.run(f'%sgl tree {option} "{folder / "tree"}{option[1:]}"').status == "ok"
+    page = (folder / "run one.html").read_text()
+    assert "Porto" in page
+    assert not [word for word in ("<script", "http://", "https://", "url(") if word in page.replace("http://www.w3.org/2000/svg", "")]
+    assert json.loads((folder / "run one.json").read_text())["traceEvents"]
+    assert sorted(path.name for path in folder.iterdir() if path.name.startswith(".")) == []
+
+    live = two_runs.run("%sgl tokens sight --text").printed
+    replayed = two_runs.run(f'%sgl replay "{folder / "run one.jsonl"}"')
+    assert replayed.status == "ok", replayed.traceback
+    assert "12:59" in replayed.shown[0]["text/plain"]
+    assert two_runs.run("%sgl tokens sight --text").printed == live != ""
+    assert counts(two_runs.run('%sgl diff "run one" late')) == {"pairs": 3, "same": 3}
+    (folder / "run one.jsonl").write_text("{}")
+    broken = two_runs.run(f'%sgl replay "{folder / "run one.jsonl"}"')
+    assert (broken.ename, "line 1" in broken.evalue) == ("RecordUnreadable", True)
+    assert "\n" not in broken.traceback.strip()
+
+
+@pytest.mark.parametrize("command", ["save", "replay", "export", "trace", "diff -1", "why 999", "whatif --policy mru", "save x y z"])
+def test_what_cannot_be_is_one_line(two_runs: Kernel, command: str) -> None:
+    reply = two_runs.run(f"%sgl {command}")
+    assert (reply.status, reply.ename) == ("error", "UsageError"), reply.traceback
