@@ -32,9 +32,7 @@ class Execution:
         with state.running():
             self._execute()
             state.wait()
-        if global_config.verbosity >= 2:
-            print(state.text())
-        return state
+        return self._finished()
 
     async def run_async(self) -> ProgramState:
         """To its end, a function on a thread of its own. If the task is cancelled, so is the run."""
@@ -44,7 +42,7 @@ class Execution:
             with state.running():
                 state.ret_value = await self._body()
                 await state.wait_async()
-            return state
+            return self._finished()
         self.begin()
         try:
             await state.wait_async()
@@ -53,7 +51,7 @@ class Execution:
             raise
         if self._run.body_error is not None:
             raise self._run.body_error
-        return state
+        return self._finished()
 
     def begin(self) -> ProgramState:
         """On a thread of its own."""
@@ -69,6 +67,11 @@ class Execution:
         loop = asyncio.get_running_loop()
         self._run.expect_body(loop)
         self._run.body_task = loop.create_task(self._alone_async())
+        return self.state
+
+    def _finished(self) -> ProgramState:
+        if global_config.verbosity >= 2:
+            print(self.state.text())
         return self.state
 
     def _execute(self) -> None:

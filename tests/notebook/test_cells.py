@@ -189,6 +189,19 @@ def test_an_interrupt_of_a_body_that_awaits_stops_within_a_second(kernel: Kernel
     assert kernel.run("import sgl_lab as sgl; sgl.default_lab().check()").status == "ok"
 
 
+@pytest.mark.parametrize("read", ["def long(s):\n    {}\n    s['n']", "async def long(s):\n    {}\n    await s.get('n')"])
+def test_an_interrupt_reaches_a_program_that_the_body_runs(kernel: Kernel, read: str) -> None:
+    said = "s += sgl.user('Count up.') + sgl.assistant(sgl.gen('n', max_tokens=2000, ignore_eos=True))\n    print('begun', flush=True)"
+    kernel.run(f"import sgl_lab as sgl\n@sgl.function\n{read.format(said)}")
+    message = kernel.start("%%sgl --view none\nlong.run()")
+    kernel.wait_for("stream", message)
+    kernel.interrupt()
+    reply = kernel.finish(message)
+    assert (reply.status, reply.ename) == ("error", "Stopped"), reply.traceback
+    assert reply.seconds < 1
+    assert kernel.run("s = sgl.default_lab().stats(); s['requests_running'], s['requests_waiting']").result == "(0, 0)"
+
+
 def test_a_program_is_awaited_and_driven_in_an_ordinary_cell(kernel: Kernel) -> None:
     kernel.run("%%sgl --def tip(topic)\nuser(topic)\nassistant(gen('tip', max_tokens=4))\nawait s.get('tip')")
     reply = kernel.run(

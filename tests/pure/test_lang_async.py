@@ -212,6 +212,20 @@ def test_a_stopped_run_unwinds_its_coroutine_at_the_read_and_keeps_partial_text(
     assert (state["answer"], state.ret_value) == ("a long", None)
 
 
+def test_a_stopped_program_stops_those_that_it_awaits() -> None:
+    backend = ScriptedBackend("x", held=True)
+
+    @sgl.function
+    async def outer(s: Any) -> list[Any]:
+        return await asyncio.gather(ask.run_async("a"), ask.run_async("b"), ask_plainly.run_async("c"))
+
+    state = outer.run(backend=backend, stream=True)
+    asyncio.run(until(backend, 3))
+    state.cancel("enough")
+    assert str(within(5, state.error)) == "enough"
+    assert backend.n_cancelled == 3
+
+
 def test_an_interrupt_of_a_script_cancels_what_the_coroutine_waits_for() -> None:
     backend = ScriptedBackend("x", held=True)
     cleaned: list[str] = []

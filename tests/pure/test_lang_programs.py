@@ -215,3 +215,26 @@ def test_the_names_of_a_cell_are_bound_to_its_state() -> None:
     assert len(words["fork"](2)) == 2
     assert [message["content"] for message in s.messages()] == ["hi", "x"]
     assert set(sgl.SURFACE) <= words.keys() & set(sgl.__all__)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_whoever_may_interrupt_a_run_may_interrupt_those_inside_it(is_async: bool) -> None:
+    backend = ScriptedBackend("x", held=True)
+
+    def plain(s: Any) -> None:
+        s += "Q" + gen("a")
+        s["a"]
+
+    async def awaiting(s: Any) -> None:
+        s += "Q" + gen("a")
+        await s.get("a")
+
+    def check() -> None:
+        if backend.jobs:
+            raise KeyboardInterrupt
+
+    inner = sgl.function(awaiting if is_async else plain)
+    s = sgl.start(backend, check=check)
+    with pytest.raises(KeyboardInterrupt), s.running():
+        inner.run()
+    assert backend.n_cancelled == 1

@@ -15,7 +15,7 @@ from sgl_lab.backends.scripted import ScriptedBackend
 from sgl_lab.contracts.errors import BackendUnsupported, EngineStopped, RequestFailed, SglError
 from sgl_lab.contracts.events import Emit, Event, silent
 from sgl_lab.contracts.ids import RequestId
-from sgl_lab.contracts.port import GenJob, GenListener, Message, Segment, WarmJob, WarmListener
+from sgl_lab.contracts.port import GenJob, GenListener, GenOutput, Message, Segment, WarmJob, WarmListener
 
 from .language import watchdog, within  # noqa: F401
 
@@ -39,7 +39,9 @@ class FailsMidway(ScriptedBackend):
                 elif self.n_given == 2:
                     listener.on_error(RequestFailed("the sampler broke"))
 
-            def on_done(self, outputs: object) -> None: ...
+            def on_done(self, outputs: tuple[GenOutput, ...]) -> None:
+                if self.n_given < 2:
+                    listener.on_done(outputs)
 
             def on_error(self, error: Exception) -> None:
                 listener.on_error(error)
