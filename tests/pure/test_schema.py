@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from sgl_lab.engine.grammar.search import byte_tokenizer
 
 from .driving import SOAK
 from .schemas import accepts, takes
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "schemas.json"
 
 NAMES = st.sampled_from(["a", "b", "ab"])
 TEXTS = st.sampled_from(["", "a", "b", "ab", "é"])
@@ -150,3 +153,32 @@ def test_formats_that_are_known_hold_and_others_are_remarks() -> None:
 def test_an_older_draft_is_taken_where_it_means_the_same() -> None:
     schema = {"$schema": "http://json-schema.org/draft-07/schema#", "definitions": {"a": {"type": "null"}}, "$ref": "#/definitions/a"}
     assert accepts(lowered(json.dumps(schema)), None)
+
+
+EXAMPLES: dict[str, Any] = {
+    "person": {"name": "Anna Keller", "age": 34, "occupation": "baker", "city": "Ghent"},
+    "family": {"mother": {"name": "Eva", "age": 41}, "children": [{"name": "Tom", "age": 9}]},
+    "payment": {"method": "transfer", "iban": "PT12345678901234", "reference": "rent"},
+    "price list": {"bread": 3.5, "coffee": 2},
+    "sentiment": {"sentiment": "mixed", "confidence": 0.75, "reason": "clean, but loud"},
+    "one of three calls": {"name": "none", "arguments": {}},
+    "calendar event": {"title": "Plan", "start": "2024-05-06T09:00:00Z", "minutes": 45, "attendees": ["a@example.com"]},
+    "pydantic with Optional": {"title": "Call Bob", "done": False, "due": None, "priority": "low"},
+    "pydantic with a discriminator": [{"kind": "circle", "radius": 3}, {"kind": "square", "side": 2}],
+    "allOf of a base": {"maker": "Volvo", "year": 1999, "doors": 5, "colour": "red"},
+    "if, then, else": {"country": "Canada", "city": "Ottawa", "code": "K1A 0B1"},
+    "free-form record": {"name": "oak", "height_m": 30, "age": "200 years"},
+}
+
+
+def test_the_schemas_of_the_benchmark_are_obeyed() -> None:
+    entries = {entry["name"]: entry for entry in json.loads(BENCHMARK.read_text())}
+    assert len(entries) >= 50
+    for entry in entries.values():
+        grammar = lowered(json.dumps(entry["schema"]))
+        assert not accepts(grammar, {"surely": "not this"})
+        if (example := EXAMPLES.get(entry["name"])) is not None:
+            assert takes(LLMatcher(byte_tokenizer(), grammar), json.dumps(example)), entry["name"]
+            assert Draft202012Validator(entry["schema"]).is_valid(example)
+    assert not accepts(lowered(json.dumps(entries["if, then, else"]["schema"])), {"country": "Austria", "city": "Wien", "code": "K1A 0B1"})
+    assert not accepts(lowered(json.dumps(entries["allOf of a base"]["schema"])), {**EXAMPLES["allOf of a base"], "wheels": 4})
