@@ -50,9 +50,7 @@ class Generation(Expression):
                 self._take((self._served(prompt),))
                 return
             self.stream.ahead.forget()
-            asked = (
-                asking_ahead(params, self.run.n_ahead) if self._goes_ahead else asking_next(params) if self._only_looks else params
-            )
+            asked = asking_ahead(params, self.run.n_ahead) if self._goes_ahead else asking_next(params) if self._only_looks else params
             self.request = self.run.backend.submit(GenJob(prompt, asked, self.stream.id, self.expr), self)
         except Exception as error:
             self.on_error(error)

@@ -124,10 +124,11 @@ class Run:
         return self._has_body and not any(run is self for run in _here.get())
 
     def seen(self, error: Exception) -> Exception:
-        """What to raise for `error`, which the user has seen then. A run that was stopped because its body raised failed of that."""
+        """What to raise for `error`, which the user has seen then. A run that was stopped because its body raised failed of that, and where
+        it was raised is told; of others' errors the way inside us is not."""
         if not self.has_seen(error):
             self._seen.append(error)
-        return self.body_error if self.body_error and error is self.stopped else error
+        return self.body_error if self.body_error and error is self.stopped else error.with_traceback(None)
 
     def has_seen(self, error: Exception) -> bool:
         return any(error is seen for seen in self._seen)

@@ -285,7 +285,7 @@ class ProgramState:
         self.wait()
         for stream in self._run.streams:
             if stream.error is not None and not self._run.has_seen(stream.error):
-                raise self._run.seen(stream.error).with_traceback(None)
+                raise self._run.seen(stream.error)
 
     def cancel(self, why: str = "the run was stopped") -> None:
         """Cancel what runs and drop what is queued, on all streams; partial text is kept. Does not wait."""
@@ -313,7 +313,7 @@ class ProgramState:
 
     def _raise(self) -> None:
         if (error := self._failure()) is not None:
-            raise error.with_traceback(None)
+            raise error
 
     def _raise_at_end(self, name: Name | None) -> None:
         if name is None:
@@ -339,7 +339,7 @@ class ProgramState:
         if variable is None:
             raise self._run.body_error or self._stream.error or self._unknown(name)
         if variable.error is not None:
-            raise self._run.seen(variable.error).with_traceback(None)
+            raise self._run.seen(variable.error)
         if not variable.done:
             raise ProgramError(f"{name!r} is read inside its own var_scope", hint="read it after the scope has ended")
         return variable

@@ -333,6 +333,19 @@ def test_an_async_stream_raises_what_the_body_raised(where: str) -> None:
     asyncio.run(main())
 
 
+def test_what_a_body_elsewhere_raised_tells_its_line_to_every_reader() -> None:
+    @sgl.function
+    def program(s: Any) -> None:
+        s += "Q" + gen("a") + gen("b")
+        raise ZeroDivisionError  # the line that raised
+
+    state = program.run(backend=ScriptedBackend("x", held=True), stream=True)
+    for read in (state.sync, lambda: state["b"], lambda: list(state.text_iter())):
+        with pytest.raises(ZeroDivisionError) as caught:
+            read()
+        assert line_with("# the line that " + "raised", __file__) in [entry.lineno + 1 for entry in caught.traceback]
+
+
 # ---------------------------------------------------------------- batches
 
 

@@ -38,7 +38,7 @@ ROWS = {
             "test_lang_watchdog.py::test_every_way_to_run_a_program_ends_after_every_failure",
         ),
         "state.py",
-        "            raise self._run.seen(variable.error).with_traceback(None)",
+        "            raise self._run.seen(variable.error)",
         "            raise KeyError(name)",
     ),
     2: Row(
