@@ -40,7 +40,7 @@ def load(shell: Any) -> None:
     cell.__doc__, command.__doc__ = cell_help(), line_help()
     shell.register_magic_function(cell, "cell", "sgl")
     shell.register_magic_function(command, "line", "sgl")
-    matcher = make_matcher(words, _names)
+    matcher = make_matcher(lambda: words(desk), _names)
     shell.Completer.custom_matchers.append(matcher)
     setattr(shell, _MATCHER, matcher)
 

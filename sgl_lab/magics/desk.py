@@ -61,17 +61,17 @@ class Desk:
         else:
             wanted = (self.names.get(word), word, f"In[{word}]")
             found = self.replayed.get(word) or next((record for record in reversed(runs) if {record.run, record.title} & {*wanted}), None)
-        if found is None:
-            raise self._unknown(word, runs)
-        return found
+        if found is not None:
+            return found
+        names = self.run_names()
+        raise nearest(word, names, "run") if names else OptionError(f"there is no run {word!r}", hint="run a %%sgl cell first")
 
-    def _unknown(self, word: str, runs: list[Record]) -> OptionError:
+    def run_names(self) -> tuple[str, ...]:
+        """What runs can be called: numbers of cells and titles, names of -o, names of files."""
+        runs = self.runs()
         kept = {record.run for record in runs}
         numbers = [record.title.removeprefix("In[").removesuffix("]") for record in runs]
-        names = [*(name for name, run in self.names.items() if run in kept), *self.replayed]
-        if not runs and not names:
-            return OptionError(f"there is no run {word!r}", hint="run a %%sgl cell first")
-        return nearest(word, dict.fromkeys([*numbers, *names]), "run")
+        return tuple(dict.fromkeys([*numbers, *(name for name, run in self.names.items() if run in kept), *self.replayed]))
 
     def ready_lab(self, report: Report, model: str | None = None) -> Lab:
         """The default lab, loaded if need be; with `model`, a lab of that model takes its place. ModelError, Stopped."""

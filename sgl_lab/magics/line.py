@@ -26,13 +26,15 @@ def run_line(shell: Any, desk: Desk, line: str) -> None:
         command.action(shell, desk, read)
 
 
-def words() -> dict[str, tuple[str, ...]]:
+def words(desk: Desk) -> dict[str, tuple[str, ...]]:
     """Each command and what may follow it, for completion."""
     from ..labs import LABS
     from ..session import BUILT_IN
 
     models = dict.fromkeys((BUILT_IN, *(lab.model for lab in LABS.parked)))
-    return {name: (*command.values, *command.options) for name, command in COMMANDS.items()} | {"model": tuple(models)}
+    runs = desk.run_names()
+    found = {name: (*command.values, *(runs if command.takes_runs else ()), *command.options) for name, command in COMMANDS.items()}
+    return found | {"model": tuple(models)}
 
 
 def line_help() -> str:

@@ -27,17 +27,18 @@ def counts(reply: Reply) -> dict[str, int]:
 @pytest.fixture(scope="module")
 def two_runs(kernel: Kernel) -> Kernel:
     for name, time in (("early", "12:01"), ("late", "12:59")):
+        kernel.run("import sgl_lab; before = sgl_lab.default_lab().stats() if 'early' in globals() else {}")
         reply = kernel.run(CELL.format(name=name, time=time))
         assert reply.status == "ok", reply.traceback
-        kernel.run(f"{name}_counts = {reply.metadata[0]['sgl_lab']['counts']}")
+        kernel.run("after = sgl_lab.default_lab().stats()")
     return kernel
 
 
-def test_why_finds_the_changed_value_and_its_sums_are_the_cells_own(two_runs: Kernel) -> None:
+def test_why_finds_the_changed_value_and_its_sums_are_the_engines_own(two_runs: Kernel) -> None:
     reply = two_runs.run("%sgl why late")
     told = counts(reply)
-    sums = two_runs.run("late_counts['cached'], late_counts['cached'] + late_counts['computed']").result
-    assert str((told["cached_tokens"], told["prompt_tokens"])) == sums
+    counted = two_runs.run("[after[name] - before[name] for name in ('cached_tokens', 'prompt_tokens')]").result
+    assert str([told["cached_tokens"], told["prompt_tokens"]]) == counted
     assert "a time or a date changed" in reply.shown[0]["text/plain"]
     assert '+ line 2: system("It is 12:59' in reply.shown[0]["text/plain"]
     assert two_runs.run("%sgl why early late --text").printed.count("against In[")

@@ -43,9 +43,10 @@ def test_the_same_run_twice_is_the_same_and_shows_what_the_cache_saved() -> None
     session = Session()
     a, b = (session.run(f"In[{n}]", ("a", "Tell me about Porto.", 8), ("b", "And Lisbon?", 8)) for n in (1, 2))
     found = diff(a, b)
-    assert [(pair.name, pair.is_same) for pair in found.pairs] == [("a", True), ("program 2 › b", True)]
+    alike = [(pair.name, pair.is_asked_alike, pair.is_answered_alike) for pair in found.pairs]
+    assert alike == [("a", True, True), ("program 2 › b", True, True)]
     assert found.costs[1].cached > found.costs[0].cached
-    assert draw.heading(found) == "In[1] and In[2]: 2 of 2 answers alike"
+    assert draw.heading(found) == "In[1] and In[2]: 2 of 2 prompts alike, 2 of 2 answers"
 
 
 def test_where_two_answers_part_both_tokens_and_their_logprobs_are_told() -> None:
@@ -70,12 +71,12 @@ def test_other_names_and_forks_are_matched_by_name_and_what_is_missing_is_told()
     found = diff(record_of(story(250)), record_of(story(420)))
     names = [pair.name for pair in found.pairs]
     assert {"program 3 › food › tip", "program 3 › rain › tip", "program 3 › views › tip"} <= set(names)
-    assert all(pair.is_same for pair in found.pairs)
+    assert all(pair.is_asked_alike and pair.is_answered_alike for pair in found.pairs)
     session = Session()
     a = session.run("In[1]", ("a", "x" * 20, 3), ("a", "y" * 20, 3))
     b = session.run("In[2]", ("a", "x" * 20, 3), ("b", "z" * 20, 3))
     told = {pair.name: draw.verdict(pair) for pair in diff(a, b).pairs}
-    assert told == {"a": "the same: 3 tokens", "program 2 › b": "only in B", "program 2 › a": "only in A"}
+    assert told == {"a": "the same answer of 3 tokens", "program 2 › b": "only in B", "program 2 › a": "only in A"}
 
 
 def test_edited_lines_are_shown_and_options_are_among_them() -> None:

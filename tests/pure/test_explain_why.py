@@ -65,8 +65,8 @@ def test_the_edited_line_of_the_cell_is_named_with_both_readings() -> None:
     assert miss.change is not None
     assert miss.change.edit is not None
     assert (miss.change.edit.line, miss.change.edit.new[:15]) == (2, 'user("Be rude. ')
-    assert "- line 2: user(\"Be kind" in text
-    assert "+ line 2: user(\"Be rude" in text
+    assert '- line 2: user("Be kind' in text
+    assert '+ line 2: user("Be rude' in text
 
 
 def test_where_no_line_was_edited_the_value_in_the_line_is_to_blame() -> None:
@@ -139,6 +139,21 @@ def test_a_chosen_run_alone_is_compared_also_one_from_a_file() -> None:
         assert found.against == against.title
         (miss,) = found.misses
         assert (miss.cause, miss.earlier) == ("changed", f"a of {against.title}")
+
+
+def test_what_came_from_the_cache_in_spite_of_a_change_is_not_lost() -> None:
+    session = Session()
+    for n, text in enumerate(("It is 12:01. ", "It is 12:59. ", "It is 12:01. "), 1):
+        record = session.run(f"In[{n}]", ("a", text + RULES + f" Number {n}.", 4))
+    (miss,) = why(record, session.records, against=session.records[1]).misses
+    assert miss.n_hit > len(RULES)
+    assert miss.n_lost == 0
+
+
+def test_of_those_that_share_as_much_the_one_of_the_same_name_is_told() -> None:
+    session = Session()
+    session.run("In[1]", ("a", "It is 12:01. " + RULES, 4), ("b", "It is 12:01. " + RULES, 4), ("c", "It is 12:01. " + RULES, 9))
+    assert only(session.run("In[2]", ("b", "It is 12:59. " + RULES, 4)), session).earlier == "b of In[1]"
 
 
 def test_the_sums_are_those_of_the_engine_whatever_was_asked() -> None:

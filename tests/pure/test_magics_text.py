@@ -8,12 +8,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from sgl_lab.contracts.ids import RunId
 from sgl_lab.magics.body import APPEND, RESULT, STATE, compile_cell, compile_function, is_silenced, leading_blank_lines
 from sgl_lab.magics.commands.command import Command, Words
 from sgl_lab.magics.complete import words_for
+from sgl_lab.magics.desk import Desk
 from sgl_lab.magics.line import COMMANDS as COMMANDS_OF_LINE
 from sgl_lab.magics.line import line_help, words
 from sgl_lab.magics.options import VIEWS, CellOptions, OptionError, cell_help, parse_cell
+from sgl_lab.trace import Record
 
 
 def test_every_option_reaches_its_field() -> None:
@@ -288,7 +291,22 @@ def test_a_command_refuses_what_it_does_not_know_in_one_line(line: str, message:
 
 
 def test_every_command_is_in_the_help_and_is_completed() -> None:
-    assert words_for("%sgl ", words(), ())[1] == tuple(COMMANDS_OF_LINE)
+    assert words_for("%sgl ", words(Desk()), ())[1] == tuple(COMMANDS_OF_LINE)
     for name, command in COMMANDS_OF_LINE.items():
         assert re.search(rf"^  {name} +{re.escape(command.help)}$", line_help(), re.MULTILINE)
-        assert set(command.options) <= set(words_for(f"%sgl {name} ", words(), ())[1]) or name == "model"
+        assert set(command.options) <= set(words_for(f"%sgl {name} ", words(Desk()), ())[1]) or name == "model"
+
+
+def test_runs_are_found_by_the_names_that_they_have() -> None:
+    desk = Desk()
+    with pytest.raises(OptionError, match="nothing has run yet"):
+        desk.run()
+    with pytest.raises(OptionError, match="there is no run '3'"):
+        desk.run("3")
+    desk.replayed["old run"] = desk.last = Record(RunId(7))
+    assert desk.run("old run") is desk.run() is desk.last
+    assert desk.run_names() == ("old run",)
+    assert "old run" in words(desk)["why"]
+    for word in ("-1", "-9", "7", "old"):
+        with pytest.raises(OptionError):
+            desk.run(word)

@@ -41,6 +41,8 @@ class Command:
     options: Mapping[str, str] = field(default_factory=dict)
     values: tuple[str, ...] = ()
     """words to complete"""
+    takes_runs: bool = False
+    """whether the runs' names are among them"""
 
     def read(self, name: str, words: Iterable[str]) -> Words:
         """Sort the words. OptionError with the nearest right one."""

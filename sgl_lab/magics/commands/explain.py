@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ...viz.draw import diff as draw_diff
@@ -20,16 +22,18 @@ def _why(shell: Any, desk: Desk, words: Words) -> None:
     """`why`, `why B` and `why A B`: of the last run, of B, of B compared with A alone."""
     record = desk.run(words.name(len(words.names) - 1) if words.names else None)
     against = desk.run(words.name(0)) if len(words.names) == 2 else None
-    found = explained(desk, record, against)
+    found, spell = explained(desk, record, against)
     counts = {"prompt_tokens": found.n_prompt, "cached_tokens": found.n_cached, "lost_tokens": found.n_lost}
-    show(shell, words, draw_why.html(found, record.spell), draw_why.text(found, record.spell), counts)
+    show(shell, words, draw_why.html(found, spell), draw_why.text(found, spell), counts)
 
 
-def explained(desk: Desk, record: Record, against: Record | None = None) -> Why:
+def explained(desk: Desk, record: Record, against: Record | None = None) -> tuple[Why, Callable[[int], str]]:
+    """The story, and the spelling of all tokens in it."""
     lab = desk.lab_of(record)
     others = lab.events() if lab is not None else ()
     earlier = [kept for kept in lab.records if kept.snapshot.seq < record.snapshot.seq] if lab is not None else []
-    return why(record, earlier, against=against, others=others)
+    vocab = ChainMap(record.vocab, *([against.vocab] if against else []), *(kept.vocab for kept in reversed(earlier)))
+    return why(record, earlier, against=against, others=others), lambda token: vocab.get(token) or f"<{token}>"
 
 
 def _diff(shell: Any, desk: Desk, words: Words) -> None:
@@ -37,11 +41,20 @@ def _diff(shell: Any, desk: Desk, words: Words) -> None:
         raise OptionError("%sgl diff takes two runs", hint="such as `%sgl diff -2 -1`, the last two, or `%sgl diff 3 trip`")
     a, b = desk.run(words.name(0)), desk.run(words.name(1))
     found = diff(a, b)
-    counts = {"pairs": len(found.pairs), "same": sum(pair.is_same for pair in found.pairs)}
+    n_same = sum(pair.is_asked_alike and pair.is_answered_alike for pair in found.pairs)
+    counts = {"pairs": len(found.pairs), "same": n_same}
     show(shell, words, draw_diff.html(found, a.spell, b.spell), draw_diff.text(found, a.spell, b.spell), counts)
 
 
 COMMANDS = {
-    "why": Command(_why, "[A] [B] [--text]   why run B (the last) missed what earlier runs, or A alone, had computed", 2, {"--text": ""}),
-    "diff": Command(_diff, "A B [--text]   two runs side by side: prompts, answers token by token, counts", 2, {"--text": ""}),
+    "why": Command(
+        _why,
+        "[A] [B] [--text]   why run B (the last) missed what earlier runs, or A alone, had computed",
+        2,
+        {"--text": ""},
+        takes_runs=True,
+    ),
+    "diff": Command(
+        _diff, "A B [--text]   two runs side by side: prompts, answers token by token, counts", 2, {"--text": ""}, takes_runs=True
+    ),
 }

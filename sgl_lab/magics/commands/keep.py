@@ -59,7 +59,7 @@ def exported(desk: Desk, record: Record) -> list[Markup]:
     parts = [Folded(record).page(record.title, ended.status, ended.message)]
     if record.source:
         parts.append(html.details("The cell", html.plain(record.source)))
-    parts.append(html.details("Why prefixes missed", draw_why.html(explained(desk, record), record.spell)))
+    parts.append(html.details("Why prefixes missed", draw_why.html(*explained(desk, record))))
     if found:
         chips = joined([draw_asked.html(one, record.spell) for one in found[:MAX_ASKED]])
         more = f", the first {MAX_ASKED} of {len(found):,} answers" if len(found) > MAX_ASKED else ""
@@ -74,8 +74,10 @@ def _trace(shell: Any, desk: Desk, words: Words) -> None:
 
 
 COMMANDS = {
-    "save": Command(_save, "FILE.jsonl [RUN] [--force]   keep the last run, or RUN, with every event of it", 2, FORCE),
+    "save": Command(_save, "FILE.jsonl [RUN] [--force]   keep the last run, or RUN, with every event of it", 2, FORCE, takes_runs=True),
     "replay": Command(_replay, "FILE.jsonl [--text]   see a saved run again; the other commands then take it too", 1, {"--text": ""}),
-    "export": Command(_export, "FILE.html [RUN] [--force]   the run as one page that needs no kernel and no network", 2, FORCE),
-    "trace": Command(_trace, "FILE.json [RUN] [--force]   the run as a trace for Perfetto", 2, FORCE),
+    "export": Command(
+        _export, "FILE.html [RUN] [--force]   the run as one page that needs no kernel and no network", 2, FORCE, takes_runs=True
+    ),
+    "trace": Command(_trace, "FILE.json [RUN] [--force]   the run as a trace for Perfetto", 2, FORCE, takes_runs=True),
 }

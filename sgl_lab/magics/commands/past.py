@@ -1,4 +1,4 @@
-"""What the last run did: its lanes, its tokens."""
+"""What a run did: its lanes, its tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .command import Command, Words, picture, show
 
 
 def _timeline(shell: Any, desk: Desk, words: Words) -> None:
-    bars = Folded(desk.run()).lanes.full()
+    bars = Folded(desk.run(words.name())).lanes.full()
     picture(shell, words, svg.lanes(bars), text.lanes(bars), {"lanes": len(bars["lanes"])})
 
 
@@ -34,7 +34,7 @@ def _tokens(shell: Any, desk: Desk, words: Words) -> None:
 
 
 COMMANDS = {
-    "timeline": Command(_timeline, "[--text]   the lanes of the last run", options={"--text": ""}),
+    "timeline": Command(_timeline, "[RUN] [--text]   the lanes of the last run, or of RUN", 1, {"--text": ""}, takes_runs=True),
     "tokens": Command(
         _tokens, "[NAME] [--text]   the tokens, with ids, that a gen or select of the last run saw and said", 1, {"--text": ""}
     ),

@@ -98,5 +98,6 @@ COMMANDS = {
         1,
         {"--policy": "POLICIES", "--tokens": "SIZES", "--text": ""},
         POLICIES,
+        takes_runs=True,
     ),
 }

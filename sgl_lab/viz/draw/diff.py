@@ -25,8 +25,9 @@ SHOWN = 80
 
 
 def heading(diff: Diff) -> str:
-    n_same = sum(pair.is_same for pair in diff.pairs)
-    return f"{clipped(diff.a, 60)} and {clipped(diff.b, 60)}: {n_same:,} of {counted(len(diff.pairs), 'answer')} alike"
+    n_asked, n_answered = sum(pair.is_asked_alike for pair in diff.pairs), sum(pair.is_answered_alike for pair in diff.pairs)
+    both = f"{clipped(diff.a, 60)} and {clipped(diff.b, 60)}"
+    return f"{both}: {n_asked:,} of {counted(len(diff.pairs), 'prompt')} alike, {n_answered:,} of {counted(len(diff.pairs), 'answer')}"
 
 
 def costs(diff: Diff) -> list[tuple[str, str, str, str]]:
@@ -42,20 +43,16 @@ def verdict(pair: Pair) -> str:
     """Where the two part, in one sentence."""
     if pair.a is None or pair.b is None:
         return f"only in {'B' if pair.a is None else 'A'}"
-    if pair.is_same:
-        said = counted(len(pair.b.samples), "token") if pair.kind == "gen" else clipped(pair.b.value, 60)
-        return f"the same: {said}"
-    parts = []
-    if pair.a.prompt != pair.b.prompt:
+    n, parts = pair.n_answer_same, []
+    if not pair.is_asked_alike:
         lengths = f"{len(pair.a.prompt):,} and {counted(len(pair.b.prompt), 'token')}"
         parts.append(f"the prompts ({lengths}) differ from token {pair.n_prompt_same:,} on")
     if pair.kind != "gen":
         one, other = clipped(pair.a.value, 60), clipped(pair.b.value, 60)
-        parts.append(f"the same choice: {other}" if pair.a.value == pair.b.value else f"{one}, then {other}")
-    elif [s.token for s in pair.a.samples] == [s.token for s in pair.b.samples]:
-        parts.append(f"the same answer of {counted(len(pair.b.samples), 'token')}")
+        parts.append(f"the same choice: {other}" if pair.is_answered_alike else f"{one}, then {other}")
+    elif pair.is_answered_alike:
+        parts.append(f"the same answer of {counted(n, 'token')}")
     else:
-        n = pair.n_answer_same
         parts.append(f"the answers are the same for {counted(n, 'token')}" if n else "the answers differ from their first token on")
     return "; ".join(parts)
 
@@ -80,7 +77,7 @@ def _visible(text: str) -> str:
 
 
 def _parts_answers(pair: Pair) -> bool:
-    return pair.kind == "gen" and not pair.is_same and pair.a is not None and pair.b is not None and pair.parting() != (None, None)
+    return pair.kind == "gen" and pair.a is not None and pair.b is not None and not pair.is_answered_alike
 
 
 # ---------------------------------------------------------------- text

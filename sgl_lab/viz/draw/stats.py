@@ -150,6 +150,4 @@ def _bar(row: Row) -> Markup:
     )
     filled = css(display="block", width=f"{100 * share:.1f}%", height="6px", background=row.ink.both)
     words = css(opacity="0.65", font_size="12px", margin_left="8px")
-    return tag(
-        "span", {}, tag("span", {"style": track}, tag("span", {"style": filled})), tag("span", {"style": words}, percent(share))
-    )
+    return tag("span", {}, tag("span", {"style": track}, tag("span", {"style": filled})), tag("span", {"style": words}, percent(share)))

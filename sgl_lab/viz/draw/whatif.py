@@ -151,7 +151,7 @@ def notes(found: WhatIf) -> list[str]:
     if best:
         top = max(best)
         enough = min(found.size(one) for one in found.of(BEST) if one.hit_rate >= top - 1e-9)
-        said.append(f"more than {percent(top)} cannot be had from these requests, and {enough:,} tokens could be enough for that")
+        said.append(f"one after the other, no eviction could do better than {percent(top)}; {enough:,} tokens could be enough for it")
     refused = max((one.n_refused for one in found.outcomes), default=0)
     if refused:
         said.append(f"a size too small for {counted(refused, 'request')} has no hit rate")

@@ -28,12 +28,17 @@ class Pair:
     n_answer_same: int = 0
 
     @property
-    def is_same(self) -> bool:
-        """Whether both were asked the same and answered the same, token by token; of a select, whether the choice is the same."""
-        if self.a is None or self.b is None or self.a.prompt != self.b.prompt:
+    def is_asked_alike(self) -> bool:
+        """Whether both runs have it, after the very same tokens."""
+        return self.a is not None and self.b is not None and self.a.prompt == self.b.prompt
+
+    @property
+    def is_answered_alike(self) -> bool:
+        """Whether both said the same, token by token; of a select, whether the choice is the same."""
+        if self.a is None or self.b is None:
             return False
-        said = [[sample.token for sample in one.samples] for one in (self.a, self.b)]
-        return said[0] == said[1] and (self.kind == "gen" or self.a.value == self.b.value)
+        n = self.n_answer_same
+        return n == len(self.a.samples) == len(self.b.samples) and (self.kind == "gen" or self.a.value == self.b.value)
 
     def parting(self) -> tuple[Sample | None, Sample | None]:
         """The first tokens of the answers that differ; None for an answer that ended before."""

@@ -104,6 +104,16 @@ class Path:
     def start(self) -> int:
         return self.end - len(self.tokens)
 
+    def holds(self, tokens: Tokens, position: int) -> bool:
+        """Whether the token at `position` lies in this node, at the end of the very same prefix."""
+        if not self.start <= position < self.end:
+            return False
+        at: Path | None = self
+        end = position + 1
+        while at is not None and at.tokens[: end - at.start] == tokens[at.start : end]:
+            at, end = at.above, at.start
+        return at is None
+
     @property
     def sequence(self) -> Tokens:
         parts, at = [], self if self.tokens else None

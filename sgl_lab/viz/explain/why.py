@@ -6,15 +6,16 @@ Judged on token ids alone, as the cache does; texts are only used to say what ki
 from __future__ import annotations
 
 import re
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from heapq import nlargest
 
 from ...contracts.events import Entry
 from ...contracts.ids import Namespace, RunId
 from ...trace import Record
 from .edit import Edit, find_edit
-from .past import Eviction, Origin, Past, Served, Tokens, grams, past, shared
+from .past import Origin, Past, Served, Tokens, grams, past, shared
 
 GRAM = 12
 """Only tokens that stand in runs of this many in both texts count as lost: shorter ones are words that any two texts share."""
@@ -24,7 +25,7 @@ MAX_STRETCH = 48
 CONTEXT = 12
 MAX_REQUESTS = 40
 """explained, those that missed most; all are counted"""
-MAX_ALIKE = 32
+MAX_ALIKE = 12
 """earlier sequences compared, where several share equally much"""
 ABOVE_ALL = 1 << 62
 ELSEWHERE = RunId(-1)
@@ -108,13 +109,39 @@ class _Candidate:
     seq: int
 
 
+class _Shelf:
+    """Sequences of one namespace, sorted: who shares most with a prompt stands beside where the prompt would."""
+
+    def __init__(self) -> None:
+        self._keys: list[Tokens] = []
+        self._candidates: list[_Candidate] = []
+
+    def add(self, candidate: _Candidate) -> None:
+        """The latest of equal ones counts, but what was only found lying there never stands for a request."""
+        at = bisect_left(self._keys, candidate.tokens)
+        if at == len(self._keys) or self._keys[at] != candidate.tokens:
+            self._keys.insert(at, candidate.tokens)
+            self._candidates.insert(at, candidate)
+        elif candidate.served is not None:
+            self._candidates[at] = candidate
+
+    def closest(self, prompt: Tokens, run: RunId | None) -> tuple[int, list[_Candidate]]:
+        """How many leading tokens the closest ones share with `prompt`, and the latest of those; with a `run` its own only."""
+        keys, candidates = self._keys, self._candidates
+        if run is not None:
+            candidates = [one for one in candidates if one.served is not None and one.served.run == run]
+            keys = [one.tokens for one in candidates]
+        at = bisect_left(keys, prompt)
+        n = max((shared(prompt, key) for key in keys[max(at - 1, 0) : at + 1]), default=0)
+        first, end = bisect_left(keys, prompt[:n]), bisect_left(keys, (*prompt[:n], ABOVE_ALL))
+        return n, nlargest(MAX_ALIKE, candidates[first:end], key=lambda candidate: candidate.seq)
+
+
 class _Judge:
     def __init__(self, record: Record, known: dict[RunId, Record], told: Past) -> None:
         self._record, self._known, self._past = record, known, told
         self._against: RunId | None = None
-        self._sequences: dict[Namespace, list[Tokens]] = {}
-        """sorted, so that who shares most with a prompt stands beside where the prompt would"""
-        self._by_tokens: dict[tuple[Namespace, Tokens], _Candidate] = {}
+        self._shelves: dict[Namespace, _Shelf] = {}
 
     def compare(self, against: Record) -> None:
         """Judge by this run alone; if it is not one of those known, its requests are taken from it now."""
@@ -157,34 +184,29 @@ class _Judge:
     # ------------------------------------------------------------ who shares most
 
     def _add(self, namespace: Namespace, candidate: _Candidate) -> None:
-        key = (namespace, candidate.tokens)
-        if key not in self._by_tokens:
-            insort(self._sequences.setdefault(namespace, []), candidate.tokens)
-        if candidate.served is not None or key not in self._by_tokens:
-            self._by_tokens[key] = candidate
+        self._shelves.setdefault(namespace, _Shelf()).add(candidate)
 
-    def _closest(self, prompt: Tokens, namespace: Namespace) -> tuple[int, _Candidate | None]:
+    def _closest(self, served: Served, namespace: Namespace) -> tuple[int, _Candidate | None]:
         """How many leading tokens the closest earlier sequence shares, and which that is; of equals the one most like the rest."""
-        keys = self._sequences.get(namespace, [])
-        if self._against is not None:
-            of = self._against
-            keys = [key for key in keys if (served := self._by_tokens[namespace, key].served) is not None and served.run == of]
-        at = bisect_left(keys, prompt)
-        n = max((shared(prompt, key) for key in keys[max(at - 1, 0) : at + 1]), default=0)
-        first, end = bisect_left(keys, prompt[:n]), bisect_left(keys, (*prompt[:n], ABOVE_ALL))
-        alike = sorted((self._by_tokens[namespace, key] for key in keys[first:end]), key=lambda candidate: -candidate.seq)[:MAX_ALIKE]
-        return n, max(alike, key=lambda candidate: (_n_common(prompt[n:], candidate.tokens[n:]), candidate.seq), default=None)
+        prompt = served.prompt[: served.n_reusable]
+        n, alike = self._shelves.get(namespace, _Shelf()).closest(prompt, self._against)
+
+        def likeness(other: _Candidate) -> tuple[int, bool, int]:
+            has_name = other.served is not None and other.served.name == served.name
+            return _n_common(prompt[n:], other.tokens[n:]), has_name, other.seq
+
+        return n, max(alike, key=likeness, default=None)
 
     # ------------------------------------------------------------ the verdict
 
     def _miss(self, served: Served, seq: int) -> Miss:
         prompt, n_hit, n_most = served.prompt, served.n_hit or 0, served.n_reusable
-        n_same, candidate = self._closest(prompt[:n_most], served.namespace)
+        n_same, candidate = self._closest(served, served.namespace)
         line = served.expr.line if served.expr else 0
         miss = Miss(served.name, line, len(prompt), min(n_hit, len(prompt)), n_most, max(n_same, n_hit), 0, "new")
         if n_hit >= n_most:
             return replace(miss, cause="whole")
-        elsewhere = self._elsewhere(prompt[:n_most], served.namespace)
+        elsewhere = self._elsewhere(served)
         if elsewhere is not None and elsewhere[0] >= max(n_same, n_hit) + GRAM:
             n_there, other = elsewhere
             return replace(miss, n_known=n_there, n_lost=n_there - n_hit, cause="namespace", earlier=self._called(other))
@@ -196,19 +218,19 @@ class _Judge:
             return replace(miss, n_lost=n_same - n_hit, cause=cause, by=by)
         if n_same == len(candidate.tokens):
             return miss  # the earlier one ended here: what follows is new
-        n_lost = _n_common(prompt[n_same:n_most], candidate.tokens[n_same:])
+        n_lost = _n_common(prompt[max(n_same, n_hit) : n_most], candidate.tokens[n_same:])
         change = self._change(served, candidate, n_same)
         return replace(miss, n_lost=n_lost, cause="changed" if n_lost or change.what not in ("text", "model") else "new", change=change)
 
-    def _elsewhere(self, prompt: Tokens, namespace: Namespace) -> tuple[int, _Candidate] | None:
+    def _elsewhere(self, served: Served) -> tuple[int, _Candidate] | None:
         """The closest sequence of another namespace, whose keys and values are not the same."""
-        found = [self._closest(prompt, other) for other in self._sequences if other != namespace]
+        found = [self._closest(served, other) for other in self._shelves if other != served.namespace]
         return max(((n, one) for n, one in found if one is not None), key=lambda pair: pair[0], default=None)
 
     def _unkept(self, prompt: Tokens, n_hit: int, seq: int, candidate: _Candidate) -> tuple[str, str]:
         """What had become of the token after the hit, and who needed the room."""
         for eviction in reversed(self._past.evictions):
-            if eviction.seq <= seq and _covers(eviction, prompt, n_hit):
+            if eviction.seq <= seq and eviction.path.holds(prompt, n_hit):
                 how = {"room": "evicted", "flush": "flushed", "gone": "gone"}[eviction.how]
                 where = self._title(eviction.run) if eviction.run is not None else ""
                 return how, f"{eviction.by.name} of {self._title(eviction.by.run)}" if eviction.by else where
@@ -245,11 +267,6 @@ class _Judge:
         if run is None or run not in self._known:
             return "something that was not recorded"
         return "this run" if run == self._record.run else self._known[run].title
-
-
-def _covers(eviction: Eviction, prompt: Tokens, position: int) -> bool:
-    path = eviction.path
-    return path.start <= position < path.end and path.sequence[: position + 1] == prompt[: position + 1]
 
 
 def _n_common(mine: Tokens, others: Tokens) -> int:
