@@ -111,7 +111,8 @@ class Path:
         at: Path | None = self
         end = position + 1
         while at is not None and at.tokens[: end - at.start] == tokens[at.start : end]:
-            at, end = at.above, at.start
+            end = at.start
+            at = at.above
         return at is None
 
     @property
