@@ -171,7 +171,7 @@ class Sender:
 # ---------------------------------------------------------------- size
 
 
-CUT = {"tokens": ("forks", "ops"), "tree": ("nodes", "gone"), "lanes": ("lanes", "bars")}
+CUT = {"tokens": ("forks", "ops"), "tree": ("nodes", "texts", "ends", "gone"), "lanes": ("lanes", "bars")}
 """lists of a channel that may arrive piece by piece; all else is told whole"""
 
 

@@ -39,6 +39,8 @@ class PageState:
         self.forks: dict[int, dict[str, Any]] = {}
         self.tokens: dict[int, list[Any]] = {}
         self.nodes: dict[int, Any] = {}
+        self.texts: dict[int, Any] = {}
+        self.ends: dict[int, int] = {}
         self.lanes: dict[str, Any] = {}
         self.bars: dict[int, Any] = {}
         self.latest: dict[str, Any] = {}
@@ -63,6 +65,9 @@ class PageState:
             self.nodes[node["id"]] = node
         for node in tree.get("gone", []):
             self.nodes.pop(node, None)
+            self.texts.pop(node, None)
+        self.texts |= {text["id"]: text for text in tree.get("texts", [])}
+        self.ends |= dict(tree.get("ends", []))
         self.lanes |= {lane["lane"]: lane for lane in lanes.get("lanes", [])}
         self.bars |= {bar["id"]: bar for bar in lanes.get("bars", [])}
         for name, part in (("tails", tree.get("tails")), ("metrics", message.get("metrics")), ("status", message.get("status"))):

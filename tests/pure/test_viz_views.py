@@ -112,6 +112,8 @@ class Page:
         self.forks: dict[int, dict[str, Any]] = {}
         self.toks: dict[int, list[Any]] = {}
         self.nodes: dict[int, Any] = {}
+        self.texts: dict[int, Any] = {}
+        self.ends: dict[int, int] = {}
         self.rest: dict[str, Any] = {"clock": 0, "tails": []}
         self.lanes: dict[str, Any] = {}
         self.bars: dict[int, Any] = {}
@@ -126,6 +128,9 @@ class Page:
     def tree(self, picture: dict[str, Any]) -> None:
         for node in picture["gone"]:
             self.nodes.pop(node, None)
+            self.texts.pop(node, None)
+        self.texts |= {row["id"]: row for row in picture["texts"]}
+        self.ends |= dict(picture["ends"])
         for row in picture["nodes"]:
             assert row["parent"] is None or row["parent"] in self.nodes, "parents come first"
             self.nodes[row["id"]] = row
@@ -272,7 +277,7 @@ def test_a_tail_moves_on_when_its_prompt_is_committed_below_a_split() -> None:
 def test_a_token_that_is_being_generated_stands_in_its_turn() -> None:
     begun = ExprStarted(F, ExprId(1), "gen", "plan", 1, "assistant")
     view = folded(TokensView(spell), [opened(), literal(1, 2, 3), begun, queued(), matched(), step(((1, 3),)), sampled(4)])
-    assert view.full()["ops"][0]["toks"][3] == ("d", "generated", -0.5, "assistant", None)
+    assert view.full()["ops"][0]["toks"][3] == ("d", "generated", -0.5, "assistant", None, 4, {"t": 0.0, "ms": 0.0})
 
 
 def test_what_a_prompt_token_cost_is_told_by_the_first_request_that_covers_it() -> None:
@@ -296,7 +301,7 @@ def test_samples_stand_in_for_the_stream_until_it_speaks() -> None:
     assert [text for text, cls in shown(view) if cls == "generated"] == ["d", "e", "z"]
     folded(view, [finished(), generated(4, 5)])
     assert [text for text, cls in shown(view) if cls == "generated"] == ["d", "e"]
-    assert view.full()["ops"][0]["toks"][3] == ("d", "generated", -0.5, "assistant", None)
+    assert view.full()["ops"][0]["toks"][3] == ("d", "generated", -0.5, "assistant", None, 4, {"t": 0.0, "ms": 0.0})
 
 
 def test_a_stream_that_speaks_early_keeps_what_was_sampled_since() -> None:

@@ -211,7 +211,7 @@ def _merged(toks: list[Tok]) -> list[Child]:
     """Tokens with a probability in spans of their own, all others as one text."""
     parts: list[Child] = []
     for tok in toks:
-        text, _, logprob, _, top = tok
+        text, _, logprob, _, top, *_ = tok
         shown = _shown(text)
         parts += [tag("span", {"title": _hint(logprob, top)}, *shown)] if logprob is not None else shown
     return parts

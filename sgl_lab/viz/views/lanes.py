@@ -1,7 +1,8 @@
 """Who did what when: a lane a fork, and on it a bar for every stretch of a request's life.
 
 Times are milliseconds since the run's first event. A bar without an end is still growing.
-A step's work lasted from `ms` before the step was reported until then.
+A step's work lasted from `ms` before the step was reported until then. What was forced or guessed
+lies on top of the decode bar of the same steps.
 
 Knows no token's text and no tree.
 """
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TypedDict
 
 from ...contracts.events import (
-    CellStarted,
+    DraftVerified,
     Entry,
     ExprStarted,
     ForkOpened,
@@ -22,9 +23,11 @@ from ...contracts.events import (
     RequestQueued,
     StepRan,
     StreamExtended,
+    TokensSampled,
 )
 from ...contracts.ids import ExprId, ForkId, RequestId, RunId
 from ..legible import legible
+from .clock import RunClock
 
 
 class LaneRow(TypedDict):
@@ -39,12 +42,17 @@ class BarRow(TypedDict):
     id: int
     lane: str
     kind: str
-    """wait, cached, prefill, decode, score, preempted or text"""
+    """wait, cached, prefill, decode, score, preempted, text; on top of a decode bar: forced, drafted"""
     t0: float
     t1: float | None
     n: int
-    """tokens"""
+    """tokens; of guesses those that were right"""
     name: str
+    request: int | None
+    at: int | None
+    """position in the sequence of the first of its `n` tokens"""
+    wrong: int
+    """guesses that were wrong"""
 
 
 class LanesPicture(TypedDict):
@@ -59,9 +67,20 @@ class _Request:
     name: str
     work: str
     """what its prompt tokens are computed for: prefill or score"""
+    id: RequestId
+    n_prompt: int
     bar: BarRow
     """the newest bar"""
-    busy_until: float = field(default=0.0)
+    busy_until: float = 0.0
+    began: float = 0.0
+    """when the newest step began"""
+    n_done: int = 0
+    """tokens of its sequence that it has, cached or computed"""
+    n_drawn: int = 0
+    n_guessed: int = 0
+    """right guesses of a step that is not yet reported"""
+    over: dict[str, BarRow] = field(default_factory=dict)
+    """the newest bar of each kind that lies on top"""
 
 
 class LanesView:
@@ -69,7 +88,7 @@ class LanesView:
 
     def __init__(self, run: RunId | None = None) -> None:
         self._run = run
-        self._born_ns: int | None = None
+        self._clock = RunClock(run)
         self._now = 0.0
         self._lanes: dict[str, LaneRow] = {}
         self._bars: list[BarRow] = []
@@ -79,36 +98,44 @@ class LanesView:
         self._changed: dict[int, None] = {}
 
     def fold(self, entry: Entry) -> None:
-        event = entry.event
-        if self._born_ns is None:
-            if self._run is not None and not (isinstance(event, CellStarted | ForkOpened) and event.run == self._run):
-                return
-            self._born_ns = entry.t_ns
-        now = self._now = round((entry.t_ns - self._born_ns) / 1e6, 3)
-        match event:
+        if (now := self._clock.read(entry)) is None:
+            return
+        self._now = now
+        match entry.event:
             case ForkOpened(run=run, fork=fork, parent=parent, index=index, label=label) if self._run in (None, run):
                 above = _lane(parent) if parent is not None and _lane(parent) in self._lanes else None
                 self._open_lane(_lane(fork), above, label or ("main" if parent is None else f"fork {index + 1}"), "fork")
             case ExprStarted(fork=fork, expr=expr, name=name) if _lane(fork) in self._lanes:
                 self._names[expr] = legible(name)
-            case StreamExtended(fork=fork, kind="text", tokens=tokens, role=role) if tokens and _lane(fork) in self._lanes:
-                self._bar(_lane(fork), "text", now, now, len(tokens), legible(role))
+            case StreamExtended(fork=fork, start=start, kind="text", tokens=tokens, role=role) if tokens and _lane(fork) in self._lanes:
+                self._bar(_lane(fork), "text", now, now, len(tokens), legible(role), at=start)
             case RequestQueued() as queued:
                 self._queue(queued, now)
             case PrefixMatched(request=request, n_hit=n_hit) if mine := self._requests.get(request):
                 self._close(mine, now)
                 mine.busy_until = now
+                mine.n_done = n_hit
                 if n_hit:
-                    mine.bar = self._bar(mine.lane, "cached", now, now, n_hit, mine.name)
+                    mine.bar = self._bar(mine.lane, "cached", now, now, n_hit, mine.name, request, 0)
             case StepRan(prefill=prefill, decode=decode, ms=ms):
                 for request, n_tokens in prefill:
                     if mine := self._requests.get(request):
                         self._work(mine, mine.work, now, ms, n_tokens)
                 for request in decode:
                     if mine := self._requests.get(request):
-                        self._work(mine, "decode", now, ms, 1)
+                        self._work(mine, "decode", now, ms, 1 + mine.n_guessed)
+                        mine.n_guessed = 0
             case RequestPreempted(request=request, n_released=n_released) if mine := self._requests.get(request):
-                mine.bar = self._bar(mine.lane, "preempted", now, None, n_released, mine.name)
+                mine.bar = self._bar(mine.lane, "preempted", now, None, n_released, mine.name, request)
+            case DraftVerified(request=request, n_drafted=n_drafted, n_accepted=n_accepted) if mine := self._requests.get(request):
+                self._lay_over(mine, "drafted", now, n_accepted, n_drafted - n_accepted)
+                mine.n_guessed += n_accepted
+            case TokensSampled(samples=samples):
+                for sample in samples:
+                    if mine := self._requests.get(sample.request):
+                        if sample.forced:
+                            self._lay_over(mine, "forced", now, 1, 0)
+                        mine.n_drawn += 1
             case RequestFinished(request=request) if mine := self._requests.get(request):
                 self._close(mine, now)
             case _:
@@ -142,8 +169,9 @@ class LanesView:
         elif event.kind == "gen" and event.request != event.group:
             lane = self._open_lane(f"r{event.request}", lane, f"sample {event.request - event.group + 1}", "request")
         name = self._names.get(event.expr, event.kind) if event.expr is not None else event.kind
-        bar = self._bar(lane, "wait", now, None, len(event.prompt), name)
-        self._requests[event.request] = _Request(lane, name, "score" if event.kind == "score" else "prefill", bar)
+        bar = self._bar(lane, "wait", now, None, len(event.prompt), name, event.request)
+        work = "score" if event.kind == "score" else "prefill"
+        self._requests[event.request] = _Request(lane, name, work, event.request, len(event.prompt), bar)
 
     def _work(self, mine: _Request, kind: str, now: float, ms: float, n_tokens: int) -> None:
         """A step did `n_tokens` for this request: its newest bar grows, or another begins."""
@@ -153,8 +181,21 @@ class LanesView:
             self._changed[mine.bar["id"]] = None
         else:
             self._close(mine, now)
-            mine.bar = self._bar(mine.lane, kind, max(round(now - ms, 3), mine.busy_until), now, n_tokens, mine.name)
-        mine.busy_until = now
+            began = max(round(now - ms, 3), mine.busy_until)
+            mine.bar = self._bar(mine.lane, kind, began, now, n_tokens, mine.name, mine.id, mine.n_done)
+        mine.n_done += n_tokens
+        mine.began, mine.busy_until = mine.busy_until, now
+
+    def _lay_over(self, mine: _Request, kind: str, now: float, n_tokens: int, n_wrong: int) -> None:
+        """Tokens of the newest step that were forced or guessed: that stretch grows if it was so in the step before, too."""
+        bar = mine.over.get(kind)
+        if bar is None or bar["t1"] is None or bar["t1"] < mine.began:
+            began = mine.busy_until if mine.busy_until < now else mine.began
+            bar = mine.over[kind] = self._bar(mine.lane, kind, began, now, 0, mine.name, mine.id, mine.n_prompt + mine.n_drawn)
+        bar["t1"] = now
+        bar["n"] += n_tokens
+        bar["wrong"] += n_wrong
+        self._changed[bar["id"]] = None
 
     def _close(self, mine: _Request, now: float) -> None:
         if mine.bar["t1"] is None:
@@ -167,8 +208,29 @@ class LanesView:
         self._new_lanes.append(row)
         return lane
 
-    def _bar(self, lane: str, kind: str, t0: float, t1: float | None, n_tokens: int, name: str) -> BarRow:
-        bar: BarRow = {"id": len(self._bars), "lane": lane, "kind": kind, "t0": t0, "t1": t1, "n": n_tokens, "name": name}
+    def _bar(
+        self,
+        lane: str,
+        kind: str,
+        t0: float,
+        t1: float | None,
+        n_tokens: int,
+        name: str,
+        request: RequestId | None = None,
+        at: int | None = None,
+    ) -> BarRow:
+        bar: BarRow = {
+            "id": len(self._bars),
+            "lane": lane,
+            "kind": kind,
+            "t0": t0,
+            "t1": t1,
+            "n": n_tokens,
+            "name": name,
+            "request": request,
+            "at": at,
+            "wrong": 0,
+        }
         self._bars.append(bar)
         self._changed[bar["id"]] = None
         return bar

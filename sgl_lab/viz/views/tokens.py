@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 from ...contracts.events import (
     Entry,
@@ -28,9 +28,23 @@ from ...contracts.events import (
 )
 from ...contracts.ids import ForkId, RequestId, RunId
 from ..legible import finite, legible
+from .clock import RunClock
 
-Tok = tuple[str, str, float | None, str, list[tuple[str, float]] | None]
-"""text; text, cached, computed, generated, forced or choice; logprob; role; alternatives, best first"""
+
+class Drawing(TypedDict, total=False):
+    """How a token was drawn; what does not apply is left out."""
+
+    t: float
+    """when, in milliseconds since the run began"""
+    ms: float
+    """since the request's token before it, or since it was queued; 0 for those that came in one step with the first"""
+    allowed: int
+    """tokens that a constraint allowed here"""
+    drafted: bool
+
+
+Tok = tuple[str, str, float | None, str, list[tuple[str, float]] | None, int, Drawing | None]
+"""text; text, cached, computed, generated, forced or choice; logprob; role; alternatives, best first; id; how it was drawn"""
 
 
 MAX_TEXT = 400
@@ -59,12 +73,18 @@ class TokensPicture(TypedDict):
     ops: list[TokensOp]
 
 
+class _Drawn(NamedTuple):
+    sample: Sample
+    t: float
+    ms: float
+
+
 @dataclass(slots=True)
 class _Token:
     id: int
     cls: str
     role: str
-    sample: Sample | None = None
+    drawn: _Drawn | None = None
 
 
 @dataclass(slots=True)
@@ -86,9 +106,11 @@ class _Fork:
 class _Request:
     fork: _Fork
     prompt: tuple[int, ...]
+    t: float
+    """when it was queued, then when its last token was drawn"""
     done: int = 0
     """tokens in KV"""
-    samples: list[Sample] = field(default_factory=list)
+    drawn: list[_Drawn] = field(default_factory=list)
     running: bool = True
 
 
@@ -98,6 +120,8 @@ class TokensView:
     def __init__(self, spell: Callable[[int], str], run: RunId | None = None) -> None:
         self._spell = spell
         self._run = run
+        self._clock = RunClock(run)
+        self._now = 0.0
         self._forks: dict[ForkId, _Fork] = {}
         self._requests: dict[RequestId, _Request] = {}
         self._new_rows: dict[ForkId, None] = {}
@@ -105,6 +129,7 @@ class TokensView:
         """own tokens from this index on have not been told yet"""
 
     def fold(self, entry: Entry) -> None:
+        self._now = self._clock.read(entry) or 0.0
         match entry.event:
             case ForkOpened() as event:
                 self._open(event)
@@ -152,7 +177,7 @@ class TokensView:
     def _queue(self, event: RequestQueued) -> None:
         fork = self._forks.get(event.fork) if event.fork is not None else None
         if fork is not None:
-            self._requests[event.request] = request = _Request(fork, event.prompt)
+            self._requests[event.request] = request = _Request(fork, event.prompt, self._now)
             if event.kind == "gen" and event.group == event.request:
                 fork.live = request
 
@@ -167,14 +192,14 @@ class TokensView:
         live = fork.live
         if live is not None and cls == "generated":
             first = event.start - len(live.prompt)
-            for token, sample in zip(tokens, live.samples[max(first, 0) :] if first >= 0 else (), strict=False):
-                if sample.token != token.id:
+            for token, drawn in zip(tokens, live.drawn[max(first, 0) :] if first >= 0 else (), strict=False):
+                if drawn.sample.token != token.id:
                     break
-                token.sample = sample
+                token.drawn = drawn
             told = first + len(tokens)
             if live.running and told >= 0:
                 # The stream speaks while its generation runs on: what was sampled since stays.
-                tokens += [_Token(sample.token, cls, event.role, sample) for sample in live.samples[told:]]
+                tokens += [_Token(drawn.sample.token, cls, event.role, drawn) for drawn in live.drawn[told:]]
         self._replace(fork, event.start - fork.base, tokens)
 
     def _replace(self, fork: _Fork, start: int, tokens: list[_Token]) -> None:
@@ -207,9 +232,11 @@ class TokensView:
 
     def _sampled(self, request: _Request, sample: Sample) -> None:
         fork = request.fork
-        request.samples.append(sample)
-        if fork.live is request and len(request.prompt) + len(request.samples) == fork.end + 1:
-            fork.own.append(_Token(sample.token, "generated", fork.role, sample))
+        drawn = _Drawn(sample, self._now, round(self._now - request.t, 3))
+        request.t = self._now
+        request.drawn.append(drawn)
+        if fork.live is request and len(request.prompt) + len(request.drawn) == fork.end + 1:
+            fork.own.append(_Token(sample.token, "generated", fork.role, drawn))
             self._change(fork, len(fork.own) - 1)
 
     def _forget(self) -> None:
@@ -239,10 +266,16 @@ class TokensView:
 
     def _tok(self, token: _Token) -> Tok:
         text, role = self._text(token.id), legible(token.role)
-        if token.sample is None:
-            return (text, token.cls, None, role, None)
-        top = [(self._text(other), logprob) for other, logprob in token.sample.top if finite(logprob) is not None]
-        return (text, "forced" if token.sample.forced else token.cls, finite(token.sample.logprob), role, top or None)
+        if token.drawn is None:
+            return (text, token.cls, None, role, None, token.id, None)
+        sample, t, ms = token.drawn
+        how: Drawing = {"t": t, "ms": ms}
+        if sample.n_allowed is not None:
+            how["allowed"] = sample.n_allowed
+        if sample.drafted:
+            how["drafted"] = True
+        top = [(self._text(other), logprob) for other, logprob in sample.top if finite(logprob) is not None]
+        return (text, "forced" if sample.forced else token.cls, finite(sample.logprob), role, top or None, token.id, how)
 
     def _text(self, token: int) -> str:
         text = self._spell(token)

@@ -28,12 +28,16 @@ from ...contracts.events import (
     TokensSampled,
     Touched,
 )
-from ...contracts.ids import NodeId, RequestId
+from ...contracts.ids import ForkId, NodeId, RequestId
 from ...contracts.tree import TreeNode, TreeSnapshot
-from ..legible import clipped
+from ..legible import clipped, legible
 
 LABEL = 64
-"""characters of a node's text that travel"""
+"""characters of a node's text that travel with its row"""
+TEXT = 320
+"""characters that travel once, for who looks closer; and a quarter as many ids"""
+USERS = 6
+"""requests that a node remembers"""
 
 
 _MARKUP = re.compile(r"<\|[^|<>\s]{1,40}\|>")
@@ -52,6 +56,8 @@ class NodeRow(TypedDict):
     """root; running: a request leases exactly this node; locked: leased below; cached: may be evicted"""
     fresh: bool
     """came after the first snapshot"""
+    by: list[int]
+    """the newest requests that computed it or found it, newest last"""
 
 
 class TailRow(TypedDict):
@@ -61,8 +67,18 @@ class TailRow(TypedDict):
     label: str
 
 
+class TextRow(TypedDict):
+    id: int
+    text: str
+    ids: list[int]
+
+
 class TreePicture(TypedDict):
     nodes: list[NodeRow]
+    texts: list[TextRow]
+    """of nodes whose tokens have not been told yet"""
+    ends: list[tuple[int, int]]
+    """(fork, the deepest node that holds its tokens), where that changed"""
     gone: list[int]
     clock: int
     tails: list[TailRow]
@@ -70,8 +86,11 @@ class TreePicture(TypedDict):
 
 @dataclass(slots=True)
 class _Request:
+    id: RequestId
     tokens: list[int]
     """prompt and samples"""
+    fork: ForkId | None = None
+    """whose stream it carries"""
     node: NodeId | None = None
     """deepest node it leases; None while it waits"""
     depth: int = 0
@@ -92,6 +111,11 @@ class TreeView:
         self._newest: NodeId | None = None
         """highest node id of the snapshots so far"""
         self._labels: dict[NodeId, str] = {}
+        self._users: dict[NodeId, tuple[RequestId, ...]] = {}
+        self._ends: dict[ForkId, NodeId] = {}
+        self._new_ends: dict[ForkId, None] = {}
+        self._untold: dict[NodeId, None] = {}
+        """nodes whose text is to be told"""
         self._changed: dict[NodeId, None] = {}
         self._gone: dict[NodeId, None] = {}
         self._stale = False
@@ -108,7 +132,10 @@ class TreeView:
         self._newest = max(self._nodes, default=NodeId(0))
         self._clock = max((node.last_used for node in snapshot.nodes), default=0)
         self._labels.clear()
+        self._users = {node: users for node, users in self._users.items() if node in self._nodes}
+        self._ends = {fork: node for fork, node in self._ends.items() if node in self._nodes}
         self._changed = dict.fromkeys(self._nodes)
+        self._untold = dict.fromkeys(self._nodes)
         self._gone = dict.fromkeys(node for node in (*old, *self._gone) if node not in self._nodes)
         self._stale = True
         for request in self._requests.values():
@@ -122,11 +149,7 @@ class TreeView:
             case NodeSplit() as event:
                 self._split(event)
             case NodeEvicted(node=node):
-                del self._nodes[node]
-                self._labels.pop(node, None)
-                self._changed.pop(node, None)
-                self._fresh.discard(node)
-                self._gone[node] = None
+                self._evict(node)
             case Touched(nodes=nodes, clock=clock):
                 self._clock = clock
                 for node in nodes:
@@ -134,8 +157,8 @@ class TreeView:
             case LocksChanged(refs=changes):
                 for node, refs in changes:
                     self._set(replace(self._nodes[node], refs=refs))
-            case RequestQueued(request=request, prompt=prompt):
-                self._requests[request] = _Request(list(prompt))
+            case RequestQueued(request=request, prompt=prompt, fork=fork, group=group):
+                self._requests[request] = _Request(request, list(prompt), fork if group == request else None)
             case PrefixMatched(request=request, n_hit=n_hit, node=node) if request in self._requests:
                 self._requests[request].done = n_hit
                 self._lease(self._requests[request], node)
@@ -159,20 +182,23 @@ class TreeView:
         """What changed since the last call, or None."""
         if not (self._changed or self._gone or self._stale):
             return None
-        picture = self._picture(self._changed, list(self._gone))
+        picture = self._picture(self._changed, self._untold, self._new_ends, list(self._gone))
         self._changed = {}
+        self._untold = {}
+        self._new_ends = {}
         self._gone = {}
         self._stale = False
         return picture
 
     def full(self) -> TreePicture:
         """Everything, in the shape of a delta."""
-        return self._picture(self._nodes, [])
+        return self._picture(self._nodes, self._nodes, self._ends, [])
 
     # ------------------------------------------------------------ events
 
     def _insert(self, event: NodeInserted) -> None:
         self._set(TreeNode(event.node, event.parent, event.tokens, event.namespace, 0, self._clock, 0))
+        self._untold[event.node] = None
         self._fresh.add(event.node)
         for request in self._requests.values():
             # What a request has computed becomes a node: from now on it leases that one.
@@ -195,8 +221,25 @@ class TreeView:
         self._set(replace(node, node=event.upper, tokens=node.tokens[: event.n_upper]))
         self._set(replace(node, parent=event.upper, tokens=node.tokens[event.n_upper :]))
         self._labels.pop(event.node, None)
+        self._untold |= {event.upper: None, event.node: None}
+        if users := self._users.get(event.node):
+            self._users[event.upper] = users
         if event.node in self._fresh:
             self._fresh.add(event.upper)
+
+    def _evict(self, node: NodeId) -> None:
+        parent = self._nodes.pop(node).parent
+        for known in (self._labels, self._users, self._changed, self._untold):
+            known.pop(node, None)
+        self._fresh.discard(node)
+        self._gone[node] = None
+        for fork in [fork for fork, end in self._ends.items() if end == node]:
+            self._end(fork, parent)
+
+    def _end(self, fork: ForkId, node: NodeId | None) -> None:
+        if node is not None:
+            self._ends[fork] = node
+            self._new_ends[fork] = None
 
     def _set(self, node: TreeNode) -> None:
         self._nodes[node.node] = node
@@ -209,13 +252,21 @@ class TreeView:
         self._stale = True
         request.node = node
         request.depth = 0
+        if request.fork is not None:
+            self._end(request.fork, node)
         while node is not None:
             request.depth += len(self._nodes[node].tokens)
+            users = self._users.get(node, ())
+            if request.id not in users:
+                self._users[node] = (*users, request.id)[-USERS:]
+                self._changed[node] = None
             node = self._nodes[node].parent
 
     # ------------------------------------------------------------ JSON
 
-    def _picture(self, nodes: Mapping[NodeId, object], gone: list[NodeId]) -> TreePicture:
+    def _picture(
+        self, nodes: Mapping[NodeId, object], untold: Mapping[NodeId, object], ends: Mapping[ForkId, object], gone: list[NodeId]
+    ) -> TreePicture:
         leased = {request.node for request in self._requests.values()}
         tails: list[TailRow] = []
         for request, mine in self._requests.items():
@@ -223,7 +274,14 @@ class TreeView:
                 text = self._text(mine.tokens[mine.depth : mine.done])
                 tails.append({"request": request, "node": mine.node, "n": mine.done - mine.depth, "label": text})
         rows = [self._row(self._nodes[node], node in leased) for node in self._parents_first(nodes)]
-        return {"nodes": rows, "gone": [*gone], "clock": self._clock, "tails": tails}
+        return {
+            "nodes": rows,
+            "texts": [self._words(self._nodes[node]) for node in untold if self._nodes[node].tokens],
+            "ends": [(fork, self._ends[fork]) for fork in ends if fork in self._ends],
+            "gone": [*gone],
+            "clock": self._clock,
+            "tails": tails,
+        }
 
     def _parents_first(self, nodes: Mapping[NodeId, object]) -> list[NodeId]:
         ordered: dict[NodeId, None] = {}
@@ -248,7 +306,12 @@ class TreeView:
             "used": node.last_used,
             "state": state,
             "fresh": node.node in self._fresh,
+            "by": [*self._users.get(node.node, ())],
         }
+
+    def _words(self, node: TreeNode) -> TextRow:
+        text = "".join(map(self._spell, node.tokens[:TEXT]))
+        return {"id": node.node, "text": legible(text if len(text) <= TEXT else text[:TEXT] + "…"), "ids": [*node.tokens[: TEXT // 4]]}
 
     def _label(self, node: TreeNode) -> str:
         if node.node not in self._labels:
