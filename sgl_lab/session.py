@@ -98,6 +98,7 @@ class Lab:
             raise BadArgument("cache_tokens and cache_mib say the same thing twice", hint="give one of them")
         if cache_tokens is not None and cache_tokens < page_size:
             raise BadArgument(f"cache_tokens must be page_size ({page_size}) or more, not {cache_tokens}")
+        self.evict = evict
         config = EngineConfig(
             page_size=page_size, schedule=schedule, evict=evict, draft_tokens=draft_tokens, jump_forward=jump_forward, seed=seed
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from ..contracts.tree import TreeSnapshot
 from ..viz.draw import html
 from ..viz.draw.escape import Markup
 from ..viz.freeze import drawn, freeze
+from ..viz.replay import Replay
 from ..viz.views import LanesView, MetricsView, TokensView, TreeView
 from ..viz.views.tree import TreePicture
 
@@ -86,10 +87,11 @@ def loading(place: Place) -> Iterator[Callable[[str, float | None], None]]:
 
 
 class Folded:
-    """The four views of one run, folded from its record."""
+    """The four views of one run, folded from its record. `about` is what the player should know of the lab."""
 
-    def __init__(self, record: Record, spell: Callable[[int], str] | None = None) -> None:
+    def __init__(self, record: Record, spell: Callable[[int], str] | None = None, about: Mapping[str, Any] | None = None) -> None:
         say = spell or record.spell
+        self._record, self._say, self._about = record, say, about or {}
         self.tokens = TokensView(say, record.run)
         self.tree = TreeView(say)
         self.lanes = LanesView(record.run)
@@ -106,6 +108,7 @@ class Folded:
             tree=self.tree if "tree" in views else None,
             lanes=self.lanes if "timeline" in views else None,
             metrics=self.metrics,
+            replay=Replay(self._record, self._say, {"title": title, "views": list(views), **self._about}),
             title=title,
             status=status,
             message=message,
@@ -160,7 +163,7 @@ class CellView:
 
         spell = self._lab.spell
         views = Views(TokensView(spell, run), TreeView(spell), LanesView(run), MetricsView(run))
-        options = {"views": list(self._views), "title": self.title, "kernel_id": _kernel_id()}
+        options = {"views": list(self._views), "title": self.title, "kernel_id": _kernel_id(), **_about(self._lab)}
         live = open_live(self._lab.ring, views, snapshot=self._lab.snapshot, options=options, on_stop=self._on_stop)
         live.status("running", "")
         return live
@@ -181,12 +184,16 @@ class CellView:
             self._live.close()
             if broken := self._live.error:
                 _log.warning("the live view broke off (%s: %s); what is shown here is whole", type(broken).__name__, broken)
-        folded = Folded(self._record, self._lab.spell)
+        folded = Folded(self._record, self._lab.spell, _about(self._lab))
         bundle = folded.bundle(self._views, self.title, status, message)
         if in_kernel(self._shell):
             self._place.show(bundle, {"sgl_lab": {"counts": folded.counts(), "status": status}})
         else:
             print(bundle["text/plain"])
+
+
+def _about(lab: Lab) -> dict[str, Any]:
+    return {"vocab": lab.card.vocab, "evict": lab.evict}
 
 
 def _mimebundle(widget: Any) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import anywidget
@@ -23,9 +22,8 @@ import traitlets
 from ..contracts.events import Entry
 from ..contracts.tree import TreeSnapshot
 from ..trace import Ring
+from . import bundle
 from .sender import Message, Sender, Views
-
-STATIC = Path(__file__).parent / "static"
 
 BATCH = 4096
 """entries read from the ring at a time"""
@@ -37,13 +35,14 @@ KEPT = 8
 class Live(anywidget.AnyWidget):
     """What the page shows. Its state travels as custom messages; `snapshot` is for pages that load in mid-run."""
 
-    _esm = STATIC / "live.js"
-    _css = STATIC / "live.css"
+    _esm = bundle.esm()
+    _css = bundle.css()
     layout = traitlets.Any(None).tag(sync=True)
     """None: a page applies a layout some time after it has shown the view, which a short run may have closed by then"""
     snapshot = traitlets.Dict().tag(sync=True)
     options = traitlets.Dict().tag(sync=True)
-    """views: which of tokens, tree, timeline are open at first; title; kernel_id: whom to interrupt"""
+    """views: which of tokens, tree, timeline are open at first; title; kernel_id: whom to interrupt;
+    vocab: tokens of the model; evict: policy of the cache"""
 
 
 class Pump:

@@ -68,10 +68,13 @@ class Views:
 
 
 class Sender:
-    """Turns changes into messages `{"seq", "kind": "delta" | "full", ...}`; see `static/live.js` for what a page does with them."""
+    """Turns changes into messages `{"seq", "kind": "delta" | "full", ...}`; see `static/store.js` for what a page does with them."""
 
-    def __init__(self, views: Views) -> None:
+    def __init__(self, views: Views, *, pace: float = 1.0, limit: int = MAX_BYTES) -> None:
+        """`pace` 2 sends half as often; `limit` is the size of a message."""
         self._views = views
+        self.pace = pace
+        self._limit = limit
         self._seq = 0
         self._status: Message | None = None
         self._full_wanted = False
@@ -113,22 +116,22 @@ class Sender:
                 parts[name] = view.full()
             self._full_wanted = self._tokens_stale = self._rest_stale = False
             self._status_stale = self._status is not None
-            self._tokens_due = now_ns + TOKENS_EVERY_NS
+            self._tokens_due = now_ns + int(self.pace * TOKENS_EVERY_NS)
         tokens = views.pop("tokens")
         if self._tokens_stale and (flush or now_ns >= self._tokens_due):
             parts["tokens"] = tokens.delta()
             self._tokens_stale = False
-            self._tokens_due = now_ns + TOKENS_EVERY_NS
+            self._tokens_due = now_ns + int(self.pace * TOKENS_EVERY_NS)
         if rest_due:
             if self._rest_stale:
                 parts |= {name: view.delta() for name, view in views.items()}
             if self._status_stale:
                 parts["status"] = self._status
             if kind == "full" or self._rest_stale or self._status_stale:
-                self._rest_due = now_ns + REST_EVERY_NS
+                self._rest_due = now_ns + int(self.pace * REST_EVERY_NS)
             self._rest_stale = self._status_stale = False
         messages = []
-        for body in split({name: part for name, part in parts.items() if part}):
+        for body in split({name: part for name, part in parts.items() if part}, self._limit):
             messages.append({"seq": self._seq, "kind": kind} | body)
             kind = "delta"
             self._seq += 1

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Browser, Page, Route
 
-from sgl_lab.viz import sender
+from sgl_lab.viz import bundle, sender
 from sgl_lab.viz.views import LanesView, MetricsView, TokensView, TreeView
 from tests.pure.story import Stage
 
-STATIC = Path(sender.__file__).parent / "static"
 HOME = "http://lab.test/lab"
 FLAGS = [
     "--no-sandbox",
@@ -63,8 +61,8 @@ class WidgetPage:
         <script>{MODEL}</script>"""
         served = {
             "/lab": ("text/html", html),
-            "/live.js": ("text/javascript", (STATIC / "live.js").read_text()),
-            "/live.css": ("text/css", (STATIC / "live.css").read_text()),
+            "/live.js": ("text/javascript", bundle.esm()),
+            "/live.css": ("text/css", bundle.css()),
         }
 
         def answer(route: Route) -> None:
@@ -126,3 +124,28 @@ def full(stage: Stage) -> sender.Message:
     (message,) = out.poll(0, flush=True)
     found: sender.Message = json.loads(json.dumps(message))
     return found
+
+
+class SavedPage:
+    """A frozen cell in a page of its own; every request is refused and noted."""
+
+    def __init__(self, browser: Browser, html: str, **options: Any) -> None:
+        self.requests: list[str] = []
+        self.errors: list[str] = []
+        self.context = browser.new_context(**{"viewport": {"width": 1000, "height": 1000}, "reduced_motion": "reduce"} | options)
+        self.page: Page = self.context.new_page()
+        self.page.on("console", lambda message: self.errors.append(message.text) if message.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+        def answer(route: Route) -> None:
+            if route.request.url == HOME:
+                body = (
+                    f"<!doctype html><html lang=en><meta charset=utf-8><title>saved</title><link rel=icon href=data:,><main>{html}</main>"
+                )
+                route.fulfill(status=200, content_type="text/html; charset=utf-8", body=body)
+            else:
+                self.requests.append(route.request.url)
+                route.abort()
+
+        self.page.route("**/*", answer)
+        self.page.goto(HOME)

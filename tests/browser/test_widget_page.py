@@ -89,7 +89,7 @@ def test_the_page_changes_while_the_run_goes_on(page: WidgetPage) -> None:
 def test_evicted_nodes_fade_out_and_are_gone(browser: Browser) -> None:
     page = WidgetPage(browser)
     page.open()
-    root = {"id": 1, "parent": None, "label": "root", "n": 0, "refs": 0, "hits": 0, "used": 0, "state": "root", "fresh": False}
+    root = {"id": 1, "parent": None, "label": "root", "n": 0, "refs": 0, "hits": 0, "used": 0, "state": "root", "fresh": False, "by": []}
     leaf = {**root, "id": 2, "parent": 1, "label": "a leaf", "n": 3, "state": "cached"}
     page.receive({"seq": 0, "kind": "delta", "tree": {"nodes": [root, leaf], "gone": [], "clock": 1, "tails": []}})
     page.receive({"seq": 1, "kind": "delta", "tree": {"nodes": [], "gone": [2], "clock": 2, "tails": []}})
@@ -99,7 +99,7 @@ def test_evicted_nodes_fade_out_and_are_gone(browser: Browser) -> None:
 
 def test_only_what_is_in_sight_is_drawn_of_two_thousand_nodes(page: WidgetPage) -> None:
     page.open()
-    nodes = [{"id": 1, "parent": None, "label": "root", "n": 0, "refs": 0, "hits": 0, "used": 0, "state": "root", "fresh": False}]
+    nodes = [{"id": 1, "parent": None, "label": "root", "n": 0, "refs": 0, "hits": 0, "used": 0, "state": "root", "fresh": False, "by": []}]
     nodes += [
         {**nodes[0], "id": n, "parent": n // 3 + 1 if n > 2 else 1, "label": f"node {n}", "n": 5, "state": "cached"} for n in range(2, 2001)
     ]
@@ -117,7 +117,7 @@ def test_text_of_a_model_is_text_and_nothing_else(page: WidgetPage) -> None:
     evil = "<img src=x onerror=alert(1)><script>alert(2)</script><b>"
     page.open(title=evil)
     page.receive({"seq": 0, "kind": "delta", "status": {"phase": "running", "text": evil, "progress": None}})
-    node = {"id": 1, "parent": None, "label": evil, "n": 1, "refs": 0, "hits": 0, "used": 0, "state": "root", "fresh": True}
+    node = {"id": 1, "parent": None, "label": evil, "n": 1, "refs": 0, "hits": 0, "used": 0, "state": "root", "fresh": True, "by": []}
     page.receive(
         {
             "seq": 1,
@@ -259,7 +259,7 @@ def test_a_token_tells_its_chance_and_its_alternatives_to_pointer_and_keys(page:
     token = page.page.locator(".sgl-fork .t.generated").last
     token.hover()
     expect(card).to_contain_text("sampled by the model")
-    expect(card.locator(".sgl-alt")).to_have_count(3)
+    expect(card.locator(".sgl-alt")).to_have_count(4)  # three alternatives and all others
     page.page.mouse.move(1, 1)
     expect(card).to_be_hidden()
     page.page.locator(".sgl-text").focus()

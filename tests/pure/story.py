@@ -37,6 +37,7 @@ from sgl_lab.contracts.events import (
 )
 from sgl_lab.contracts.ids import Counter, ExprId, ForkId, NodeId, RequestId, RunId
 from sgl_lab.contracts.tree import TreeNode, TreeSnapshot
+from sgl_lab.trace import Record
 
 NAMESPACE = ("smollm2",)
 
@@ -366,3 +367,11 @@ def story(n_pages: int = 250) -> Stage:
     stage.emit(ForkJoined(main, tuple(forks), "gather_variable"))
     stage.emit(CellFinished(stage.run, "ok", ""))
     return stage
+
+
+def record_of(stage: Stage) -> Record:
+    """The stage's entries as a record of its newest run."""
+    record = Record(stage.run)
+    for entry in stage.entries:
+        record.append(entry)
+    return record

@@ -1,14 +1,14 @@
-"""The widget's one ESM and one CSS, read as text."""
+"""The page's one ESM and one CSS, read as text."""
 
 from __future__ import annotations
 
 import re
 
+from sgl_lab.viz import bundle
 from sgl_lab.viz.draw.palette import INKS
-from sgl_lab.viz.live import STATIC
 
-ESM = (STATIC / "live.js").read_text()
-CSS = (STATIC / "live.css").read_text()
+ESM = bundle.esm()
+CSS = bundle.css()
 
 
 def test_text_cannot_become_markup_or_code() -> None:
@@ -42,3 +42,24 @@ def test_every_rule_is_scoped_to_the_widget() -> None:
     selectors = [part.strip() for rule in rules for part in re.split(r",(?![^(]*\))", rule)]
     assert len(selectors) > 100
     assert [selector for selector in selectors if ".sgl-live" not in selector] == []
+
+
+def test_the_files_are_joined_whole_and_share_no_name() -> None:
+    files = {path.stem for path in bundle.STATIC.glob("*.js")}
+    assert files == set(bundle.MODULES)
+    assert re.findall(r"^import .*|^export (?!default|\{ replay \}).*", ESM, re.MULTILINE) == []
+    names = re.findall(r"^(?:async )?(?:function\*?|class|const|let) (\w+)", ESM, re.MULTILINE)
+    assert len(names) > 60
+    assert [name for name in names if names.count(name) > 1] == []
+
+
+def test_what_a_file_takes_from_another_is_there() -> None:
+    for name in bundle.MODULES:
+        text = (bundle.STATIC / f"{name}.js").read_text()
+        for names, other in re.findall(r'^import \{([^}]*)\} from "\./(\w+)\.js";', text, re.MULTILINE):
+            there = re.findall(
+                r"^export (?:async )?(?:function\*?|class|const) (\w+)", (bundle.STATIC / f"{other}.js").read_text(), re.MULTILINE
+            )
+            wanted = [part.strip() for part in names.split(",") if part.strip()]
+            assert set(wanted) <= set(there), (name, other)
+            assert [one for one in wanted if len(re.findall(rf"\b{one}\b", text)) < 2] == [], (name, "imports what it does not use")

@@ -27,7 +27,7 @@ LISTENS = {"http.server", "socketserver", "socket", "asyncio.start_server", "aio
 MARKUP_FROM_TEXT = re.compile(
     r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|DOMParser|\beval\(|new Function|\.html\("
 )
-LOADS_SOMETHING = re.compile(r"@import|\burl\((?!#|data:)|\bimport\s*\(|\bfrom\s+['\"]")
+LOADS_SOMETHING = re.compile(r"@import|\burl\((?!#|data:)|\bimport\s*\(|\bfrom\s+['\"](?!\./\w+\.js\")")
 ADDRESS = re.compile(r"(?:https?:)?//[a-z0-9-]+\.[a-z0-9.-]+[^\s'\"`)]*")
 TEXTS = {".md", ".ipynb", ".toml", ".txt", ".py", ".js", ".css", ""}
 

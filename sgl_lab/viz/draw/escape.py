@@ -1,6 +1,6 @@
 """The one place where HTML and SVG source is put together; everything that is not markup is escaped here.
 
-A `Markup` comes only from `tag` and `joined`. A plain string is always text.
+A `Markup` comes only from `tag`, `joined`, and our own `style_sheet` and `script`. A plain string is always text.
 """
 
 from __future__ import annotations
@@ -59,6 +59,13 @@ def style_sheet(css: str) -> Markup:
     if "<" in css:
         raise ValueError("a style sheet holds no markup")
     return Markup(f"<style>{css}</style>")
+
+
+def script(code: str) -> Markup:
+    """Our own code: no text from outside may be in it but packed."""
+    if "<" in code:
+        raise ValueError("a script holds no markup")
+    return Markup(f"<script>{code}</script>")
 
 
 def css(**properties: str | int | float) -> str:

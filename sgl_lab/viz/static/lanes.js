@@ -1,0 +1,384 @@
+/* Who did what when: a lane a fork and request, nested as the program forks. Zoom and pan in time, fold what is not of interest. */
+
+import { BAR_MEANING, clamp, count, el, panel, seconds, setText, svg, tool } from "./page.js";
+
+const LANE = { height: 24, axis: 24, indent: 12, pad: 9 };
+const HATCHED = ["prefill", "score", "preempted", "forced"];
+const RARE = ["forced", "drafted", "score", "preempted"];
+const OVER = new Set(["forced", "drafted"]);
+
+export class TimelinePanel {
+  title = "Timeline";
+
+  constructor(view) {
+    this.view = view;
+    this.rows = [];
+    this.folded = new Set();
+    this.drawn = new Map();
+    this.dirty = new Set();
+    this.kinds = new Set();
+    this.linked = new Set();
+    this.span = 1000;
+    this.zoomed = null;
+    const tools = el(
+      "div",
+      { class: "sgl-tools" },
+      tool("Show the whole run", "Fit", () => this.window(null)),
+      tool("Zoom out", "−", () => this.zoom(1.4)),
+      tool("Zoom in", "+", () => this.zoom(1 / 1.4)),
+    );
+    const hatch = (kind, ...marks) =>
+      svg(
+        "pattern",
+        { id: `${view.id}-${kind}`, class: `sgl-pattern ${kind}`, width: 6, height: 6, patternUnits: "userSpaceOnUse" },
+        svg("rect", { class: "sgl-ground", width: 6, height: 6 }),
+        ...marks,
+      );
+    const line = (d) => svg("path", { d });
+    this.defs = svg(
+      "defs",
+      {},
+      hatch("prefill", line("M-1 1l2-2M0 6l6-6M5 7l2-2")),
+      hatch("score", svg("circle", { cx: 3, cy: 3, r: 1.2 })),
+      hatch("preempted", line("M0 0l6 6M6 0l-6 6")),
+      hatch("forced", line("M2 0v6M5 0v6")),
+    );
+    this.keys = new Map(
+      Object.keys(BAR_MEANING)
+        .filter((kind) => kind !== "text")
+        .map((kind) => [kind, this.keyOf(kind)]),
+    );
+    this.grid = svg("g", { class: "sgl-grid", "aria-hidden": "true" });
+    this.bars = svg("g", { class: "sgl-bars" });
+    this.hits = svg("g", { class: "sgl-bars" });
+    this.cursor = el("div", { class: "sgl-now", "aria-hidden": "true" });
+    this.canvas = svg("svg", { class: "sgl-lanes-canvas", role: "presentation" }, this.defs, this.grid, this.bars, this.hits);
+    this.names = el("div", { class: "sgl-names" });
+    this.plot = el(
+      "div",
+      { class: "sgl-plot", tabindex: 0, role: "group", "aria-label": "Timeline; arrow keys move from bar to bar, Enter chooses" },
+      this.canvas,
+      this.cursor,
+    );
+    this.scroll = el("div", { class: "sgl-scroll sgl-lanes" }, this.names, this.plot);
+    this.root = panel("timeline", this.title, [el("div", { class: "sgl-legend" }, ...this.keys.values()), tools], this.scroll);
+    this.width = 0;
+    this.sized = new ResizeObserver(([entry]) => {
+      this.width = entry.contentRect.width;
+      this.scaled = true;
+      view.invalidate();
+    });
+    this.sized.observe(this.plot);
+    this.listen();
+  }
+
+  keyOf(kind) {
+    const mark =
+      kind === "cached"
+        ? svg("rect", { class: "sgl-span cached", width: 7, height: 7, x: 3.5, y: 1.5, transform: "rotate(45 7 5)" })
+        : svg("rect", { class: `sgl-span ${kind}`, width: 13, height: OVER.has(kind) ? 4 : 9, x: 0.5, y: OVER.has(kind) ? 3 : 0.5, rx: 2, fill: this.pattern(kind) });
+    const swatch = svg("svg", { class: "sgl-swatch", width: 14, height: 10, "aria-hidden": "true" }, mark);
+    return el("span", { class: "sgl-key", title: BAR_MEANING[kind], hidden: RARE.includes(kind) }, swatch, kind === "drafted" ? "guessed" : kind);
+  }
+
+  pattern(kind) {
+    return HATCHED.includes(kind) ? `url(#${this.view.id}-${kind})` : null;
+  }
+
+  changed(change) {
+    const { bars } = this.view.store;
+    if (change.reset) {
+      this.bars.replaceChildren();
+      this.hits.replaceChildren();
+      this.drawn.clear();
+      this.dirty = new Set(bars.keys());
+      this.shape = true;
+    }
+    if (change.lanes) this.shape = true;
+    for (const id of change.bars ?? []) {
+      this.dirty.add(id);
+      const kind = bars.get(id)?.kind;
+      if (this.keys.has(kind)) this.keys.get(kind).hidden = false;
+    }
+  }
+
+  /** Lanes in the order in which they were opened, children under their parents; what is folded away is counted. */
+  arrange() {
+    const { lanes } = this.view.store;
+    const below = new Map();
+    for (const lane of lanes.values()) {
+      const parent = lanes.has(lane.parent) ? lane.parent : null;
+      below.set(parent, [...(below.get(parent) ?? []), lane]);
+    }
+    this.rows = [];
+    const size = (lane) => (below.get(lane) ?? []).reduce((sum, child) => sum + 1 + size(child.lane), 0);
+    const visit = (parent, depth) => {
+      for (const lane of below.get(parent) ?? []) {
+        const folds = this.folded.has(lane.lane);
+        this.rows.push({ ...lane, depth, n_below: size(lane.lane), folds });
+        if (!folds) visit(lane.lane, depth + 1);
+      }
+    };
+    visit(null, 0);
+    this.rowOf = new Map(this.rows.map((row, index) => [row.lane, index]));
+    this.names.replaceChildren(el("div", { class: "sgl-name sgl-name-axis" }), ...this.rows.map((row) => this.nameOf(row)));
+    const height = LANE.axis + LANE.height * this.rows.length + 6;
+    this.canvas.setAttribute("height", height);
+    this.scroll.style.minHeight = `${clamp(Math.ceil(this.rows.length / 4) * 4, 4, 8) * LANE.height + LANE.axis + 6}px`;
+    this.shape = false;
+    this.scaled = true;
+  }
+
+  nameOf({ lane, kind, label, depth, n_below: n, folds }) {
+    const flip = () => {
+      if (!this.folded.delete(lane)) this.folded.add(lane);
+      this.shape = true;
+      this.view.invalidate();
+      this.view.later(0, () => this.names.querySelector(`[data-lane="${CSS.escape(lane)}"]`)?.focus());
+    };
+    const fold = n
+      ? el(
+          "button",
+          { type: "button", class: "sgl-fold", "data-lane": lane, "aria-expanded": !folds, "aria-label": `${label}, ${count(n, "lane")} below`, click: flip },
+          folds ? "▸" : "▾",
+        )
+      : el("i", { class: "sgl-fold", "aria-hidden": "true" });
+    const name = el("div", { class: `sgl-name ${kind}`, title: label }, fold, el("span", {}, label));
+    if (folds) name.append(el("em", {}, `+${n}`));
+    name.style.paddingInlineStart = `${2 + LANE.indent * depth}px`;
+    return name;
+  }
+
+  // ------------------------------------------------ painting
+
+  paint() {
+    if (this.shape) this.arrange();
+    const { store } = this.view;
+    const now = this.rows.length ? store.now() : 0;
+    const span = this.span;
+    if (store.length) this.span = 1.02 * store.length;
+    while (now > this.span) this.span *= 1.4;
+    if (!store.length && !store.active && this.span > 1.1 * now && now > 0) this.span = 1.04 * now;
+    this.scaled ||= this.span !== span;
+    const [from, to] = this.zoomed ?? [0, this.span];
+    const scale = (this.width - 2 * LANE.pad) / (to - from);
+    this.x = (ms) => LANE.pad + (ms - from) * scale;
+    if (this.scaled) this.axis(from, to);
+    for (const [id, bar] of store.bars) if (this.scaled || this.dirty.has(id) || bar.t1 === null) this.drawBar(bar, now);
+    this.dirty.clear();
+    this.scaled = false;
+    const running = store.status.phase === "running" && this.rows.length > 0;
+    this.cursor.style.transform = `translateX(${this.x(now).toFixed(1)}px)`;
+    this.cursor.classList.toggle("sgl-on", running || Boolean(store.length));
+    if (running) this.view.later(50);
+    return false;
+  }
+
+  axis(from, to) {
+    const raw = (to - from) / Math.max(2, this.width / 90);
+    const ten = 10 ** Math.floor(Math.log10(raw));
+    const pace = ten * [1, 2, 5, 10].find((factor) => factor * ten >= raw);
+    const marks = [];
+    const word = (ms) =>
+      ms === 0 ? "0" : pace >= 1000 ? `${Math.round(ms / 1000)} s` : to >= 1000 ? `${+(ms / 1000).toFixed(3)} s` : `${+ms.toFixed(2)} ms`;
+    for (let ms = Math.ceil(from / pace) * pace; ms <= to; ms += pace) {
+      const x = this.x(ms).toFixed(1);
+      marks.push(svg("line", { x1: x, x2: x, y1: LANE.axis - 6, y2: "100%" }), svg("text", { x: this.x(ms) + 4, y: 12 }, word(ms)));
+    }
+    this.grid.replaceChildren(...marks);
+  }
+
+  drawBar(bar, now) {
+    const row = this.rowOf?.get(bar.lane);
+    const x0 = this.x(bar.t0);
+    const x1 = this.x(bar.t1 ?? Math.max(now, bar.t0));
+    let box = this.drawn.get(bar.id);
+    if (row === undefined || x1 < -8 || x0 > this.width + 8) {
+      box?.root.remove();
+      this.drawn.delete(bar.id);
+      return;
+    }
+    if (!box) {
+      const shape = svg("rect", { rx: 3 });
+      const text = svg("text", { class: "sgl-span-label" });
+      box = { shape, text, root: svg("g", {}, shape, text) };
+      if (bar.kind === "drafted") box.root.append((box.wrong = svg("rect", { class: "sgl-wrong" })));
+      (bar.kind === "cached" ? this.hits : this.bars).append(box.root);
+      this.drawn.set(bar.id, box);
+    }
+    box.root.bar = bar.id;
+    if (box.kind !== bar.kind) {
+      box.kind = bar.kind;
+      const fill = this.pattern(bar.kind);
+      if (fill) box.shape.setAttribute("fill", fill);
+      else box.shape.removeAttribute("fill");
+    }
+    const open = bar.t1 === null && this.view.store.active;
+    const state = `${open ? " sgl-open" : ""}${bar.id === this.chosen ? " sgl-chosen" : ""}${this.linked.has(bar.id) ? " sgl-linked" : ""}`;
+    box.root.setAttribute("class", `sgl-span ${bar.kind}${state}`);
+    this.place(box, bar, x0, x1, LANE.axis + LANE.height * row);
+  }
+
+  /** A stretch of work is a box, what came from the cache a diamond, and what was forced or guessed a strip below the box. */
+  place({ shape, text, wrong }, bar, x0, x1, top) {
+    const put = (rect, x, y, width, height) => {
+      for (const [name, value] of Object.entries({ x: x.toFixed(1), y, width: width.toFixed(1), height })) rect.setAttribute(name, value);
+    };
+    const middle = top + LANE.height / 2;
+    if (bar.kind === "cached") {
+      put(shape, x0 - 4.5, middle - 4.5, 9, 9);
+      shape.setAttribute("transform", `rotate(45 ${x0.toFixed(1)} ${middle})`);
+      setText(text, "");
+      return;
+    }
+    const thin = bar.kind === "wait" || bar.kind === "text";
+    const height = thin ? 6 : OVER.has(bar.kind) ? 4 : 16;
+    const left = Math.max(x0, -4);
+    const width = Math.max(Math.min(x1, this.width + 4) - left - 0.5, 2);
+    const y = OVER.has(bar.kind) ? top + LANE.height - 4.5 : middle - height / 2 - (thin ? 0 : 1);
+    put(shape, left, y, width, height);
+    if (wrong) {
+      const share = bar.wrong / Math.max(1, bar.n + bar.wrong);
+      put(wrong, left + width * (1 - share), y, width * share, height);
+    }
+    text.setAttribute("x", (left + 6).toFixed(1));
+    text.setAttribute("y", y + 12);
+    const label = bar.name ? `${bar.name} ${bar.n}` : `${bar.n}`;
+    setText(text, height === 16 && width > label.length * 6.4 + 12 ? label : "");
+  }
+
+  // ------------------------------------------------ hands and keys
+
+  listen() {
+    const { plot } = this;
+    let drag = null;
+    plot.addEventListener("pointerdown", (event) => {
+      if (event.button === 0) drag = { x: event.clientX, from: this.zoomed && [...this.zoomed], moved: false };
+    });
+    plot.addEventListener("pointermove", (event) => {
+      if (drag && Math.abs(event.clientX - drag.x) > 4) drag.moved = true;
+      if (drag?.moved && drag.from) {
+        const shift = ((event.clientX - drag.x) / this.width) * (drag.from[1] - drag.from[0]);
+        this.window(drag.from.map((ms) => ms - shift));
+      }
+      this.choose(event.target.closest?.(".sgl-span")?.bar);
+    });
+    plot.addEventListener("pointerup", (event) => {
+      const id = event.target.closest?.(".sgl-span")?.bar;
+      if (drag && !drag.moved && id !== undefined) this.view.choose({ kind: "bar", id }, this);
+      else if (drag && !drag.moved) this.view.seek?.(this.when(event));
+    });
+    addEventListener("pointerup", (this.drop = () => (drag = null)));
+    plot.addEventListener("pointerleave", () => this.choose(undefined));
+    plot.addEventListener("blur", () => this.choose(undefined));
+    plot.addEventListener(
+      "wheel",
+      (event) => {
+        if (!event.ctrlKey && !event.metaKey) return;
+        event.preventDefault();
+        this.zoom(Math.exp(event.deltaY / 300), (event.clientX - plot.getBoundingClientRect().left) / this.width);
+      },
+      { passive: false },
+    );
+    plot.addEventListener("keydown", (event) => this.key(event));
+  }
+
+  when(event) {
+    const [from, to] = this.zoomed ?? [0, this.span];
+    const share = (event.clientX - this.plot.getBoundingClientRect().left - LANE.pad) / (this.width - 2 * LANE.pad);
+    return from + share * (to - from);
+  }
+
+  zoom(factor, at = 0.5) {
+    const [from, to] = this.zoomed ?? [0, this.span];
+    const centre = from + (to - from) * at;
+    this.window([centre - (centre - from) * factor, centre + (to - centre) * factor]);
+  }
+
+  window(range) {
+    if (range) {
+      const length = clamp(range[1] - range[0], 1, this.span);
+      const from = clamp(range[0], 0, this.span - length);
+      range = length === this.span ? null : [from, from + length];
+    }
+    this.zoomed = range;
+    this.scaled = true;
+    this.view.invalidate();
+  }
+
+  choose(id) {
+    if (id === this.chosen) return;
+    for (const bar of [this.chosen, id]) if (bar !== undefined) this.dirty.add(bar);
+    this.chosen = id;
+    this.view.point(id === undefined ? null : { kind: "bar", id });
+    this.view.invalidate();
+    const bar = this.view.store.bars.get(id);
+    const box = this.drawn.get(id);
+    if (!bar || !box) {
+      this.view.card.hide();
+      return;
+    }
+    this.view.card.show(box.shape.getBoundingClientRect(), this.tell(bar));
+  }
+
+  /** What is known of a bar. */
+  tell(bar) {
+    const lasted = (bar.t1 ?? this.view.store.now()) - bar.t0;
+    const line = (...words) => el("div", { class: "sgl-card-line" }, words.filter(Boolean).join(" · "));
+    const head = el("div", { class: "sgl-card-head" }, el("b", {}, BAR_MEANING[bar.kind] ?? bar.kind), el("span", {}, lasted ? seconds(lasted) : ""));
+    const rows = [head, line(bar.name, bar.n ? count(bar.n, "token") : "", `from ${seconds(bar.t0)}`)];
+    if (bar.request !== null && bar.request !== undefined) rows.push(line(`request ${bar.request}`, bar.at !== null && bar.kind !== "wait" ? `position ${bar.at} on` : ""));
+    if (bar.kind === "decode" && lasted > 0 && bar.n > 1) rows.push(line(`${((1000 * bar.n) / lasted).toFixed(1)} tokens/s`));
+    if (bar.kind === "drafted") rows.push(line(`${bar.n} of ${bar.n + bar.wrong} guesses were right`));
+    return rows;
+  }
+
+  /** Show which bars belong to what is pointed at. */
+  mark({ bars }) {
+    for (const id of [...this.linked, ...bars]) this.dirty.add(id);
+    this.linked = bars;
+  }
+
+  /** Bring the first of what was chosen elsewhere into sight. */
+  reveal() {
+    const bar = this.view.store.bars.get([...this.linked][0]);
+    if (!bar || this.root.hidden) return;
+    const top = LANE.height * (this.rowOf?.get(bar.lane) ?? 0);
+    if (top < this.scroll.scrollTop || top + 2 * LANE.height > this.scroll.scrollTop + this.scroll.clientHeight) this.scroll.scrollTop = top - LANE.height;
+    const [from, to] = this.zoomed ?? [0, this.span];
+    if (bar.t0 < from || bar.t0 > to) this.window([bar.t0 - (to - from) / 4, bar.t0 + (3 * (to - from)) / 4]);
+  }
+
+  key(event) {
+    const bars = [...this.view.store.bars.values()].filter((bar) => this.rowOf?.has(bar.lane));
+    const moves = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] };
+    if (event.key === "Escape") {
+      this.choose(undefined);
+      this.view.choose(null, this);
+    }
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "+" || event.key === "-") this.zoom(event.key === "+" ? 1 / 1.4 : 1.4);
+    if ((event.key === "Enter" || event.key === " ") && this.chosen !== undefined) {
+      event.preventDefault();
+      this.view.choose({ kind: "bar", id: this.chosen }, this);
+    }
+    if (!(event.key in moves) || !bars.length) return;
+    event.preventDefault();
+    const [down, along] = moves[event.key];
+    const here = this.view.store.bars.get(this.chosen) ?? null;
+    const row = here ? clamp(this.rowOf.get(here.lane) + down, 0, this.rows.length - 1) : 0;
+    const lane = bars.filter((bar) => this.rowOf.get(bar.lane) === row).sort((a, b) => a.t0 - b.t0);
+    const next =
+      along && here
+        ? lane[clamp(lane.indexOf(here) + along, 0, lane.length - 1)]
+        : (lane.find((bar) => (bar.t1 ?? Infinity) > (here?.t0 ?? 0)) ?? lane[0]);
+    if (!next) return;
+    this.choose(next.id);
+    this.view.say(`${this.rows[row].label}: ${this.tell(next).map((part) => part.textContent).join(", ")}`);
+  }
+
+  close() {
+    this.sized.disconnect();
+    removeEventListener("pointerup", this.drop);
+  }
+}

@@ -1,0 +1,76 @@
+/* What every part of the page uses: elements, numbers in words, what the states mean. */
+
+export const TOKEN_STATES = { cached: "○", computed: "●", generated: "▸", forced: "»", choice: "◆" };
+export const TOKEN_MEANING = {
+  text: "not computed yet",
+  cached: "found in the cache",
+  computed: "computed for this run",
+  generated: "sampled by the model",
+  forced: "forced by the constraint",
+  choice: "picked by a select",
+};
+export const NODE_GLYPH = { root: "", cached: "○", running: "▸", locked: "■", gone: "×" };
+export const NODE_MEANING = {
+  root: "root of the tree",
+  cached: "in the cache, may be evicted",
+  running: "a request grows from here",
+  locked: "in use, cannot be evicted",
+  gone: "evicted",
+};
+export const BAR_MEANING = {
+  wait: "waiting",
+  cached: "taken from the cache",
+  prefill: "prefill, computed",
+  decode: "decode",
+  forced: "forced by the constraint",
+  drafted: "guessed ahead",
+  score: "scoring choices",
+  preempted: "preempted",
+  text: "text",
+};
+
+export const still = matchMedia("(prefers-reduced-motion: reduce)");
+
+export const el = (tag, attrs, ...children) => furnish(document.createElement(tag), attrs, children);
+export const svg = (tag, attrs, ...children) => furnish(document.createElementNS("http://www.w3.org/2000/svg", tag), attrs, children);
+
+export function furnish(node, attrs = {}, children = []) {
+  for (const [name, value] of Object.entries(attrs)) {
+    if (typeof value === "function") node.addEventListener(name, value);
+    else if (value === true && !name.startsWith("aria-")) node.setAttribute(name, "");
+    else if (value !== null && (value !== false || name.startsWith("aria-"))) node.setAttribute(name, value);
+  }
+  node.append(...children);
+  return node;
+}
+
+export const tool = (label, text, act) =>
+  el("button", { type: "button", class: "sgl-tool", "aria-label": label, title: label, click: act }, text);
+
+export function choice(label, options, value, act) {
+  const box = el(
+    "select",
+    { class: "sgl-pick", "aria-label": label, title: label, change: () => act(box.value) },
+    ...options.map((name) => el("option", { value: name, selected: name === value }, name)),
+  );
+  return box;
+}
+
+export function panel(name, title, tools, ...body) {
+  return el(
+    "section",
+    { class: `sgl-panel sgl-${name}`, "aria-label": title },
+    el("div", { class: "sgl-bar" }, el("h4", {}, title), ...tools),
+    ...body,
+  );
+}
+
+export const setText = (node, text) => node.textContent !== text && (node.textContent = text);
+export const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+export const brief = (n) => (n < 10_000 ? n.toLocaleString("en") : n.toLocaleString("en", { notation: "compact", maximumFractionDigits: 1 }));
+export const count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
+export const visible = (text) => text.replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/ /g, "\u00a0");
+export const percent = (share) => (share < 0.0005 ? "<0.1" : (share * 100).toFixed(share > 0.9995 ? 0 : 1)) + "\u2009%";
+export const seconds = (ms) =>
+  ms < 10 ? `${+ms.toFixed(1)} ms` : ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(ms < 10000 ? 2 : 1)} s`;
+export const ordinal = (n) => `${n}${(((n % 100) - (n % 10)) !== 10 && ["", "st", "nd", "rd"][n % 10]) || "th"}`;

@@ -1,0 +1,289 @@
+/* What is known of a run, by id, and what belongs together in it.
+ *
+ * Applies messages of viz/sender.py, in life or from a recording. Paints nothing.
+ */
+
+const ACTIVE = new Set(["loading", "running"]);
+const HELLO_EVERY_MS = 1000;
+
+export class Store {
+  /* The state of the run, and who wants to hear of changes. */
+  constructor(model) {
+    this.model = model;
+    this.views = new Set();
+    this.expected = 0;
+    this.behind = true;
+    this.asking = 0;
+    this.missed = false;
+    this.stopping = false;
+    this.clear();
+    model.on("msg:custom", (message) => this.receive(message));
+    model.on("change:snapshot", () => this.recover(model.get("snapshot")));
+    this.recover(model.get("snapshot"));
+    this.ask();
+  }
+
+  clear() {
+    this.forks = new Map();
+    this.nodes = new Map();
+    this.texts = new Map();
+    this.ends = new Map();
+    this.tails = [];
+    this.clock = 0;
+    this.lanes = new Map();
+    this.bars = new Map();
+    this.time = { ms: 0, at: performance.now() };
+    this.metrics = null;
+    this.status = { phase: "loading", text: "", progress: null };
+  }
+
+  get options() {
+    return this.model.get("options") ?? {};
+  }
+
+  get active() {
+    return ACTIVE.has(this.status.phase);
+  }
+
+  /** Milliseconds of the run by now: what the kernel said last, and the time since. */
+  now() {
+    return this.time.ms + (this.status.phase === "running" ? performance.now() - this.time.at : 0);
+  }
+
+  // ------------------------------------------------ messages
+
+  /** At most once a second, and again then if messages were missed since. */
+  ask() {
+    this.missed = Boolean(this.asking);
+    if (this.asking) return;
+    this.model.send({ kind: "hello" });
+    this.asking = setTimeout(() => {
+      this.asking = 0;
+      if (this.missed && this.behind) this.ask();
+    }, HELLO_EVERY_MS);
+  }
+
+  receive(message) {
+    if (message.kind === "stopping") {
+      this.stopping = true;
+      this.tell({ status: true });
+    } else if (message.kind === "full") {
+      this.behind = false;
+      this.clear();
+      this.apply(message, true);
+      this.expected = message.seq + 1;
+    } else if (message.kind === "delta") {
+      if (message.seq === 0) this.behind = false;
+      else if (message.seq !== this.expected) this.behind = true;
+      if (this.behind) this.ask();
+      this.apply(message, false);
+      this.expected = message.seq + 1;
+    }
+  }
+
+  /** A page that missed messages takes the snapshot, as far as it goes, until the kernel can answer. */
+  recover(snapshot) {
+    if (!this.behind || !snapshot || snapshot.seq === undefined) return;
+    if (snapshot.tokens) this.forks.clear();
+    if (snapshot.tree) for (const known of [this.nodes, this.texts, this.ends]) known.clear();
+    if (snapshot.lanes) {
+      this.lanes.clear();
+      this.bars.clear();
+    }
+    this.apply(snapshot, true);
+    this.expected = snapshot.seq;
+    this.behind = Boolean(snapshot.partial);
+  }
+
+  /** What a recording has said between two moments; from its beginning if the state has to go back. */
+  wind(messages, ms, anew) {
+    const { status } = this;
+    if (anew) this.clear();
+    this.status = status;
+    const change = news(anew);
+    for (const message of messages) this.merge(message, change);
+    this.time = { ms, at: performance.now() };
+    this.tell(change);
+  }
+
+  apply(message, reset) {
+    const change = news(reset);
+    this.merge(message, change);
+    this.tell(change);
+  }
+
+  merge({ tokens, tree, lanes, metrics, status }, change) {
+    if (tokens) this.mergeTokens(tokens, change);
+    if (tree) {
+      for (const node of tree.nodes ?? []) {
+        this.nodes.set(node.id, node);
+        change.nodes.add(node.id);
+      }
+      for (const row of tree.texts ?? []) {
+        this.texts.set(row.id, row);
+        change.nodes.add(row.id);
+      }
+      for (const [fork, node] of tree.ends ?? []) this.ends.set(fork, node);
+      for (const id of tree.gone ?? []) {
+        this.texts.delete(id);
+        if (this.nodes.delete(id)) change.gone.push(id);
+      }
+      change.tails ||= Boolean(tree.tails);
+      this.tails = tree.tails ?? this.tails;
+      this.clock = tree.clock ?? this.clock;
+    }
+    if (lanes) {
+      for (const lane of lanes.lanes ?? []) this.lanes.set(lane.lane, lane);
+      change.lanes ||= lanes.lanes?.length > 0;
+      for (const bar of lanes.bars ?? []) {
+        this.bars.set(bar.id, bar);
+        change.bars.add(bar.id);
+      }
+      if (lanes.now !== undefined) this.time = { ms: lanes.now, at: performance.now() };
+    }
+    if (metrics) this.metrics = metrics;
+    if (status) {
+      if (!ACTIVE.has(status.phase)) this.time = { ms: this.now(), at: performance.now() };
+      else if (!this.active) this.stopping = false;
+      this.status = status;
+      change.status = true;
+    }
+  }
+
+  mergeTokens({ forks = [], ops = [] }, change) {
+    const since = (fork, index) => change.tokens.set(fork, Math.min(index, change.tokens.get(fork) ?? Infinity));
+    for (const fork of forks) {
+      this.forks.set(fork.fork, { ...fork, tokens: this.forks.get(fork.fork)?.tokens ?? [] });
+      since(fork.fork, this.forks.get(fork.fork).tokens.length);
+    }
+    for (const { fork, start, toks } of ops) {
+      const stream = this.forks.get(fork);
+      if (!stream) continue;
+      const index = Math.max(0, start - stream.base);
+      while (stream.tokens.length < index) stream.tokens.push(["…", "text", null, "", null, null, null]);
+      stream.tokens.length = index;
+      for (const token of toks) stream.tokens.push(token);
+      since(fork, index);
+    }
+  }
+
+  tell(change) {
+    for (const view of this.views) view.changed(change);
+  }
+
+  // ------------------------------------------------ what belongs together
+
+  /** Nodes from the root down to `id`, each with the positions of its tokens. */
+  path(id) {
+    const nodes = [];
+    for (let node = this.nodes.get(id); node; node = this.nodes.get(node.parent)) nodes.unshift(node);
+    let from = 0;
+    return nodes.map((node) => ({ node, from, to: (from += node.n) }));
+  }
+
+  /** The fork whose stream a bar worked on. */
+  forkOf({ lane }) {
+    while (lane && !lane.startsWith("f")) lane = this.lanes.get(lane)?.parent;
+    return lane ? Number(lane.slice(1)) : null;
+  }
+
+  /** Positions of a bar's tokens: [from, to). A generation's last token was drawn and has no KV yet. */
+  spanOf({ kind, at, n }) {
+    return at === null || at === undefined || kind === "wait" || kind === "preempted" ? null : [at, at + n + (kind === "decode")];
+  }
+
+  /** Own tokens of a fork and of those it came from that lie in [from, to), as [fork, from, to]. */
+  stretches(fork, from, to) {
+    const found = [];
+    for (let at = this.forks.get(fork), end = to; at && end > from; at = this.forks.get(at.parent)) {
+      if (Math.max(from, at.base) < end) found.push([at.fork, Math.max(from, at.base), end]);
+      end = Math.min(end, at.base);
+    }
+    return found;
+  }
+
+  /** What a token, node, tail or bar is one with: `{ nodes, tails, bars, stretches }`. */
+  links(cursor) {
+    const marks = { nodes: new Set(), tails: new Set(), bars: new Set(), stretches: [] };
+    if (!cursor) return marks;
+    const spans = []; // [fork, from, to]
+    const bar = cursor.kind === "bar" ? this.bars.get(cursor.id) : null;
+    if (cursor.kind === "token") {
+      for (const { fork } of this.forks.values())
+        if (this.stretches(fork, cursor.position, cursor.position + 1)[0]?.[0] === cursor.fork)
+          spans.push([fork, cursor.position, cursor.position + 1]);
+    } else if (bar) {
+      const span = this.spanOf(bar);
+      if (span) spans.push([this.forkOf(bar), ...span]);
+    } else if (cursor.kind === "node" && this.nodes.has(cursor.id)) {
+      const { from, to } = this.path(cursor.id).at(-1);
+      for (const [fork, end] of this.ends)
+        if (this.path(end).some(({ node }) => node.id === cursor.id)) spans.push([fork, from, to]);
+    } else if (cursor.kind === "tail") {
+      const tail = this.tails.find(({ request }) => request === cursor.id);
+      const its = [...this.bars.values()].find(({ request }) => request === cursor.id);
+      const from = tail ? (this.path(tail.node).at(-1)?.to ?? 0) : 0;
+      if (tail && its) spans.push([this.forkOf(its), from, from + tail.n]);
+    }
+    for (const [fork, from, to] of spans) {
+      for (const stretch of this.stretches(fork, from, to)) marks.stretches.push(stretch);
+      const path = this.ends.has(fork) ? this.path(this.ends.get(fork)) : [];
+      for (const { node, from: first, to: end } of path) if (first < to && from < end) marks.nodes.add(node.id);
+      const depth = path.at(-1)?.to ?? 0;
+      if (to > depth)
+        for (const { request, node } of this.tails) if (node === this.ends.get(fork)) marks.tails.add(request);
+    }
+    if (bar) marks.bars.add(bar.id);
+    else
+      for (const other of this.bars.values()) {
+        const span = this.spanOf(other);
+        const fork = span && this.forkOf(other);
+        if (span && spans.some(([its, from, to]) => its === fork && span[0] < to && from < span[1])) marks.bars.add(other.id);
+      }
+    if (cursor.kind === "node") marks.nodes.add(cursor.id);
+    if (cursor.kind === "tail") marks.tails.add(cursor.id);
+    return marks;
+  }
+
+  /** Ids of the nodes that may go, in the order in which the cache would let them go if nothing were used again. */
+  evictionOrder() {
+    const { evict = "lru" } = this.options;
+    const key = { lru: (node) => [node.used], lfu: (node) => [node.hits, node.used], fifo: () => [] }[evict] ?? (() => []);
+    const before = (a, b) => {
+      const [one, other] = [[...key(a), a.id], [...key(b), b.id]];
+      const at = one.findIndex((value, index) => value !== other[index]);
+      return at >= 0 && one[at] < other[at];
+    };
+    const below = new Map();
+    for (const { parent } of this.nodes.values()) below.set(parent, (below.get(parent) ?? 0) + 1);
+    const idle = (node) => node && node.parent !== null && !node.refs && !below.get(node.id);
+    const queue = [...this.nodes.values()].filter(idle).sort((a, b) => (before(a, b) ? 1 : -1)); // the first to go stands last
+    const order = [];
+    while (queue.length) {
+      const node = queue.pop();
+      order.push(node.id);
+      below.set(node.parent, below.get(node.parent) - 1);
+      const parent = this.nodes.get(node.parent);
+      if (!idle(parent)) continue;
+      let [low, high] = [0, queue.length];
+      while (low < high) {
+        const middle = (low + high) >> 1;
+        if (before(parent, queue[middle])) low = middle + 1;
+        else high = middle;
+      }
+      queue.splice(low, 0, parent);
+    }
+    return order;
+  }
+}
+
+const news = (reset) => ({
+  reset,
+  tokens: new Map(),
+  nodes: new Set(),
+  gone: [],
+  tails: false,
+  lanes: false,
+  bars: new Set(),
+  status: false,
+});

@@ -1,0 +1,523 @@
+/* The text of every fork, token by token; two channels of colour and line; what else could have been said. */
+
+import { TOKEN_MEANING, TOKEN_STATES, choice, clamp, count, el, furnish, panel, percent, seconds, setText, visible } from "./page.js";
+import { tempered } from "./temper.js";
+
+const CARET_MS = 700;
+
+const step = (value, borders) => borders.findIndex((border) => value < border);
+
+/** What colour and line can tell: the levels, each with its words, and the level of a token ("" for none). */
+const CHANNELS = {
+  type: {
+    keys: Object.keys(TOKEN_STATES).map((state) => [state, state, TOKEN_MEANING[state]]),
+    of: ([, state]) => state,
+  },
+  probability: {
+    keys: [
+      ["s1", "≥ 90 %", "the model was sure"],
+      ["s2", "50–90 %", "likely"],
+      ["s3", "10–50 %", "unsure"],
+      ["s4", "< 10 %", "a surprise"],
+    ],
+    of: (token, chance) => (token[2] === null ? "" : `s${4 - step(chance(token), [0.1, 0.5, 0.9, Infinity])}`),
+  },
+  latency: {
+    keys: [
+      ["s1", "< 10 ms", "since the token before it"],
+      ["s2", "10–50 ms", "since the token before it"],
+      ["s3", "50–250 ms", "since the token before it"],
+      ["s4", "≥ 250 ms", "since the token before it"],
+    ],
+    of: (token) => (token[6]?.ms === undefined ? "" : `s${1 + step(token[6].ms, [10, 50, 250, Infinity])}`),
+  },
+  cached: {
+    keys: ["cached", "computed"].map((state) => [state, state, TOKEN_MEANING[state]]),
+    of: ([, state]) => (state === "cached" || state === "computed" ? state : ""),
+  },
+  forced: {
+    keys: [
+      ["forced", "forced", TOKEN_MEANING.forced],
+      ["masked", "masked", "chosen among what the constraint allowed"],
+    ],
+    of: (token) => (token[1] === "forced" ? "forced" : token[6]?.allowed === undefined ? "" : "masked"),
+  },
+  none: { keys: [], of: () => "" },
+};
+
+export class TokensPanel {
+  title = "Tokens";
+
+  constructor(view) {
+    this.view = view;
+    this.streams = new Map();
+    this.channel = { ink: "type", line: "type" };
+    this.temperature = 1;
+    this.chance = (token) => tempered(token, this.temperature)?.own ?? Math.exp(token[2]);
+    this.look = (token) => {
+      const level = (name) => CHANNELS[this.channel[name]].of(token, this.chance);
+      return [
+        ["bg", level("ink")],
+        ["ul", level("line")],
+      ].map(([prefix, key]) => (key ? ` ${prefix}-${key}` : "")).join("");
+    };
+    this.legend = el("div", { class: "sgl-legend" });
+    const pick = (name, label) => {
+      const box = choice(label, Object.keys(CHANNELS), this.channel[name], (value) => this.show(name, value));
+      this[name] = box;
+      return el("label", { class: "sgl-control" }, el("span", { "aria-hidden": "true" }, name === "ink" ? "Colour" : "Line"), box);
+    };
+    this.heat = el("input", {
+      type: "range",
+      class: "sgl-range",
+      min: 0.1,
+      max: 2,
+      step: 0.05,
+      value: 1,
+      "aria-label": "Temperature of the recorded distribution",
+      input: () => this.temper(Number(this.heat.value)),
+    });
+    this.degrees = el("span", { class: "sgl-num" }, "1.00");
+    const heat = el(
+      "label",
+      { class: "sgl-control", title: "What would have been likely at another temperature, from the recorded alternatives" },
+      el("span", { "aria-hidden": "true" }, "T"),
+      this.heat,
+      this.degrees,
+    );
+    this.note = el("div", { class: "sgl-note", hidden: true });
+    this.noteText = el("span");
+    this.note.append(
+      this.noteText,
+      el("button", { type: "button", class: "sgl-tool", click: () => this.temper((this.heat.value = 1)) }, "Reset"),
+    );
+    this.roots = el("div", { class: "sgl-roots" });
+    this.body = el(
+      "div",
+      { class: "sgl-scroll sgl-text", tabindex: 0, role: "group", "aria-label": "Tokens; arrow keys move from token to token" },
+      this.roots,
+    );
+    const tools = el("div", { class: "sgl-tools" }, pick("ink", "What colour tells"), pick("line", "What the line below tells"), heat);
+    this.root = panel("tokens", this.title, [this.legend, tools], this.note, this.body);
+    this.dirty = new Map();
+    this.marked = [];
+    this.height = 0;
+    sticky(this.body);
+    this.body.addEventListener("pointerover", (event) => this.point(event.target));
+    this.body.addEventListener("pointerleave", () => this.point(null));
+    this.body.addEventListener("focusin", (event) => event.target.token && this.point(event.target));
+    this.body.addEventListener("focusout", () => this.point(null));
+    this.body.addEventListener("click", (event) => this.choose(event.target));
+    this.body.addEventListener("keydown", (event) => this.key(event));
+    this.explain();
+  }
+
+  // ------------------------------------------------ channels and temperature
+
+  show(name, channel) {
+    this.channel[name] = channel;
+    this[name].value = channel;
+    for (const stream of this.streams.values()) stream.redress();
+    this.explain();
+  }
+
+  /** The legend of the two channels; of one, if both tell the same. */
+  explain() {
+    const { ink, line } = this.channel;
+    const sample = (names, [key, label, meaning]) =>
+      el(
+        "span",
+        { class: "sgl-key", title: meaning },
+        el("span", { class: `t ${names.map((name) => `${name}-${key}`).join(" ")}` }, TOKEN_STATES[key] ? `${TOKEN_STATES[key]} ${label}` : label),
+      );
+    const group = (names, channel) => CHANNELS[channel].keys.map((key) => sample(names, key));
+    this.legend.replaceChildren(...(ink === line ? group(["bg", "ul"], ink) : [...group(["bg"], ink), ...group(["ul"], line)]));
+  }
+
+  temper(temperature) {
+    this.temperature = temperature;
+    setText(this.degrees, temperature.toFixed(2));
+    this.note.hidden = temperature === 1;
+    if (temperature !== 1 && !Object.values(this.channel).includes("probability")) this.show("ink", "probability");
+    else for (const stream of this.streams.values()) stream.redress();
+    if (temperature === 1) return;
+    const known = [...this.streams.values()].flatMap(({ spans }) => spans.map((span) => span.token)).filter((token) => token[2] !== null && token[4]);
+    const mean = (chances) => chances.reduce((sum, value) => sum + value, 0) / chances.length;
+    setText(
+      this.noteText,
+      known.length
+        ? `At temperature ${temperature.toFixed(2)} what was said has a mean chance of ${percent(mean(known.map(this.chance)))} a token; ` +
+            `at 1.00, the model's own, ${percent(mean(known.map((token) => Math.exp(token[2]))))}. ` +
+            "An approximation: what lies beyond the recorded alternatives is taken as tokens as likely as the last of them."
+        : "No alternatives were recorded, so there is nothing to compute another temperature from.",
+    );
+  }
+
+  // ------------------------------------------------ state and painting
+
+  changed(change) {
+    if (change.reset) {
+      const { forks } = this.view.store;
+      // Most of what is told anew stands there already: it keeps its focus and its selection.
+      if ([...this.streams.keys()].some((fork) => !forks.has(fork))) {
+        this.streams.clear();
+        this.roots.replaceChildren();
+      }
+      this.dirty = new Map([...forks.keys()].map((fork) => [fork, 0]));
+    }
+    for (const [fork, index] of change.tokens ?? []) this.dirty.set(fork, Math.min(index, this.dirty.get(fork) ?? Infinity));
+    this.idle = !this.view.store.active && !this.view.store.playing;
+  }
+
+  paint(t) {
+    const grown = [...this.dirty];
+    this.dirty.clear();
+    for (const [fork, index] of grown) this.stream(fork)?.draw(index, t);
+    for (const stream of this.streams.values()) stream.caret(t, this.idle);
+    if (grown.length) {
+      for (const [fork] of grown) this.streams.get(fork)?.follow();
+      this.grow();
+      if (this.body.stick) this.follow(t);
+      this.view.later(CARET_MS + 20);
+    }
+    return false;
+  }
+
+  /** Keep what is being generated in sight: the cards of all forks that grow, if they fit, else the newest text. */
+  follow(t) {
+    const { body } = this;
+    const boxes = [...this.streams.values()].filter(({ grewAt }) => t - grewAt < CARET_MS).map((stream) => stream.tipBox());
+    const shift = body.scrollTop - body.getBoundingClientRect().top;
+    const top = Math.min(...boxes.map((box) => box.top)) + shift - 6;
+    const bottom = Math.max(...boxes.map((box) => box.bottom)) + shift + 8;
+    const room = body.clientHeight;
+    const place = !boxes.length
+      ? this.idle
+        ? body.scrollTop
+        : body.scrollHeight - room
+      : bottom - top > room
+        ? top
+        : clamp(body.scrollTop, bottom - room, top);
+    if (Math.abs(place - body.scrollTop) > 1) scrollTo(body, place);
+  }
+
+  /** The box grows in few steps, not line by line, so that what stands below seldom moves; it never shrinks. */
+  grow() {
+    const pace = 96;
+    const height = clamp(Math.ceil((this.roots.offsetHeight + 20) / pace) * pace, 2 * pace, (this.view.store.options.tall ? 4 : 3) * pace);
+    if (height > this.height) this.body.style.height = `${(this.height = height)}px`;
+  }
+
+  stream(id) {
+    const fork = this.view.store.forks.get(id);
+    const known = this.streams.get(id);
+    if (!fork || known?.base === fork.base) return known;
+    const parent = fork.parent === null ? null : this.stream(fork.parent);
+    const stream = known ?? new Stream(fork, Boolean(parent), this.view.store, this.look);
+    stream.base = fork.base;
+    this.streams.set(id, stream);
+    if (parent) parent.adopt(stream, fork.base);
+    else this.roots.append(stream.root);
+    this.roots.classList.toggle("sgl-forks", this.roots.childElementCount > 1);
+    return stream;
+  }
+
+  // ------------------------------------------------ hands and keys
+
+  point(target) {
+    const span = target?.closest?.(".t");
+    if (span === this.pointed) return;
+    this.pointed?.classList.remove("sgl-on");
+    this.pointed?.removeAttribute("aria-describedby");
+    this.pointed = span?.token ? span : null;
+    this.view.point(this.pointed && { kind: "token", fork: span.fork, position: span.position });
+    if (!this.pointed) {
+      this.view.card.hide();
+      return;
+    }
+    span.classList.add("sgl-on");
+    span.setAttribute("aria-describedby", this.view.card.root.id);
+    this.view.card.show(span.getClientRects()[0] ?? span.getBoundingClientRect(), this.tell(span));
+  }
+
+  /** What is known of a token. */
+  tell({ token, position, textContent: shown, n_joined: joined }) {
+    const [, state, logprob, role, , id, how] = token;
+    const line = (...words) => el("div", { class: "sgl-card-line" }, words.filter(Boolean).join(" · "));
+    const now = tempered(token, this.temperature);
+    const own = now?.own ?? (logprob === null ? null : Math.exp(logprob));
+    const rows = [
+      el(
+        "div",
+        { class: "sgl-card-head" },
+        el("code", { class: `t bg-${state} ul-${state}` }, visible(shown || token[0])),
+        el("span", {}, own === null ? "" : percent(own)),
+      ),
+      line(TOKEN_MEANING[state] ?? state, role),
+      line(`position ${position}`, id === null || id === undefined ? "" : `id ${id}`, joined > 1 ? `one character in ${joined} tokens` : ""),
+    ];
+    if (how?.t !== undefined) rows.push(line(`at ${seconds(how.t)}`, how.ms ? `${seconds(how.ms)} after the one before` : "in one step with the one before"));
+    if (how?.drafted) rows.push(line("guessed ahead, and right"));
+    if (how?.allowed !== undefined) {
+      const { vocab } = this.view.store.options;
+      rows.push(line(`${how.allowed.toLocaleString("en")}${vocab ? ` of ${vocab.toLocaleString("en")}` : ""} tokens allowed here`));
+    }
+    if (now) {
+      const known = now.alternatives.map(([text, share, before]) => chance(text, share, text === token[0], this.temperature === 1 ? null : before));
+      rows.push(...known, chance("all others", now.rest, false, null, "sgl-rest"));
+    } else if (own !== null) rows.push(chance(token[0], own, true, null));
+    if (now && this.temperature !== 1) rows.push(line(`at temperature ${this.temperature.toFixed(2)}; the mark is at 1.00`));
+    return rows;
+  }
+
+  choose(target) {
+    const span = target?.closest?.(".t");
+    if (span?.token) this.view.choose({ kind: "token", fork: span.fork, position: span.position }, this);
+  }
+
+  key(event) {
+    const steps = { ArrowRight: 1, ArrowLeft: -1, Home: -Infinity, End: Infinity };
+    if (event.key === "Escape") {
+      this.point(null);
+      this.view.choose(null, this);
+      return;
+    }
+    if (event.key === "Enter" || event.key === " ") {
+      if (!this.pointed) return;
+      event.preventDefault();
+      this.choose(this.pointed);
+      return;
+    }
+    if (!(event.key in steps) || event.ctrlKey || event.metaKey || event.altKey) return;
+    const spans = [...this.roots.querySelectorAll(".t:not(:empty)")];
+    const here = spans.indexOf(this.root.getRootNode().activeElement);
+    const by = steps[event.key];
+    const next = spans[here < 0 ? (by > 0 ? 0 : spans.length - 1) : clamp(here + by, 0, spans.length - 1)];
+    event.preventDefault();
+    next?.setAttribute("tabindex", -1);
+    next?.focus();
+  }
+
+  /** Show which tokens belong to what is pointed at. */
+  mark({ stretches }) {
+    for (const span of this.marked) span.classList.remove("sgl-linked");
+    this.marked = stretches.flatMap(([fork, from, to]) => {
+      const stream = this.streams.get(fork);
+      return stream ? stream.spans.slice(Math.max(0, from - stream.base), Math.max(0, to - stream.base)) : [];
+    });
+    for (const span of this.marked) span.classList.add("sgl-linked");
+  }
+
+  /** Bring the first of what was chosen elsewhere into sight. */
+  reveal() {
+    const [span] = this.marked;
+    if (!span || this.root.hidden) return;
+    const flow = span.closest(".sgl-fork > .sgl-flow");
+    for (const box of [flow, this.body]) {
+      if (!box) continue;
+      box.stick = false;
+      const home = box.getBoundingClientRect();
+      const place = span.getBoundingClientRect();
+      if (place.top < home.top || place.bottom > home.bottom) scrollTo(box, box.scrollTop + place.top - home.top - 40);
+    }
+  }
+
+  close() {}
+}
+
+function chance(text, share, own, before, kind = "") {
+  const bar = el("span", { class: "sgl-chance" }, ...(before === null ? [] : [el("i")]));
+  bar.style.setProperty("--share", share);
+  if (before !== null) bar.style.setProperty("--before", before);
+  return el("div", { class: `sgl-alt ${kind}${own ? " sgl-own" : ""}` }, el("code", {}, visible(text)), bar, el("span", { class: "sgl-num" }, percent(share)));
+}
+
+/** Keep the end of a scrolling box in sight until the reader scrolls away from it. */
+function sticky(box) {
+  box.stick = true;
+  box.addEventListener(
+    "scroll",
+    () => {
+      if (Math.abs(box.scrollTop - (box.put ?? Infinity)) < 2) return;
+      box.put = null;
+      box.stick = box.scrollHeight - box.scrollTop - box.clientHeight < 28;
+    },
+    { passive: true },
+  );
+}
+
+function scrollTo(box, top) {
+  box.scrollTop = top;
+  box.put = box.scrollTop;
+}
+
+// ---------------------------------------------------------------- characters of several tokens
+
+const BYTES = /(?:\\x[89a-f][0-9a-f])+/g;
+const ENDS_IN_BYTES = /(?:\\x[89a-f][0-9a-f])+$/;
+const BEGINS_WITH_BYTES = /^(?:\\x[89a-f][0-9a-f])+/;
+const strict = new TextDecoder("utf-8", { fatal: true });
+
+/** `\xNN` that are a character together become it; bytes without sense stay. */
+const characters = (text) =>
+  text.replace(BYTES, (run) => {
+    try {
+      return strict.decode(Uint8Array.from(run.split("\\x").slice(1), (pair) => parseInt(pair, 16)));
+    } catch {
+      return run;
+    }
+  });
+
+/** What the tokens from `from` on are shown as: of those that are only together a character the first shows it, the others nothing. */
+function* spelled(tokens, from) {
+  for (let i = from; i < tokens.length; ) {
+    let text = tokens[i][0];
+    let whole = text.includes("\\x") ? characters(text) : text;
+    let n = 1;
+    while (ENDS_IN_BYTES.test(whole) && n < 8 && BEGINS_WITH_BYTES.test(tokens[i + n]?.[0])) whole = characters((text += tokens[i + n++][0]));
+    if (ENDS_IN_BYTES.test(whole)) {
+      whole = characters(tokens[i][0]);
+      n = 1;
+    }
+    for (let k = 0; k < n; k++) yield [k ? "" : whole, k ? 0 : n];
+    i += n;
+  }
+}
+
+// ---------------------------------------------------------------- one fork
+
+/** How special tokens are spelled: <|im_start|>, </s>, <bos>. */
+const MARK = /^<[|/]?[\w|｜▁ -]+[|｜]?>$/;
+
+function entitle(turn, role) {
+  turn.dataset.role = role;
+  setText(turn.querySelector(".sgl-role"), role);
+}
+
+class Stream {
+  /* One fork's own text: turns of tokens, and the groups of its children where they left it. */
+  constructor(fork, card, store, look) {
+    this.fork = fork.fork;
+    this.store = store;
+    this.look = look;
+    this.spans = [];
+    this.groups = [];
+    this.tip = null;
+    this.grewAt = -Infinity;
+    this.flow = el("div", { class: "sgl-flow" });
+    this.size = el("span", { class: "sgl-size" });
+    this.root = el("div", { class: card ? "sgl-stream sgl-fork" : "sgl-stream" });
+    if (card) {
+      const name = fork.label || `fork ${fork.index + 1}`;
+      sticky(this.flow);
+      furnish(this.flow, { tabindex: 0, role: "group", "aria-label": name });
+      this.root.append(el("div", { class: "sgl-fork-head" }, el("span", {}, name), this.size));
+    }
+    this.isCard = card;
+    this.root.append(this.flow);
+  }
+
+  /** Children that leave at the same position stand side by side, in the order of their index. */
+  adopt(child, base) {
+    let group = this.groups.find((other) => other.base === base);
+    if (!group) {
+      group = { base, root: el("div", { class: "sgl-forks" }) };
+      this.groups.push(group);
+      this.groups.sort((a, b) => a.base - b.base);
+      const cut = base - this.store.forks.get(this.fork).base;
+      if (cut < this.spans.length) this.truncate(Math.max(0, cut));
+      this.flow.insertBefore(group.root, this.groups[this.groups.indexOf(group) + 1]?.root ?? null);
+      this.draw(this.spans.length, this.grewAt);
+    }
+    group.root.append(child.root);
+    for (const other of this.groups) other.root.hidden = !other.root.childElementCount;
+  }
+
+  truncate(length) {
+    for (const span of this.spans.splice(Math.max(0, length)).reverse()) {
+      const line = span.parentNode;
+      span.remove();
+      if (line.childElementCount) continue;
+      const text = line.parentNode;
+      line.remove();
+      if (!text.childElementCount) text.parentNode.remove();
+    }
+    const turn = this.spans.at(-1)?.closest(".sgl-turn");
+    if (turn?.dataset.role && ![...turn.querySelectorAll(".t")].some((span) => span.token[3])) entitle(turn, "");
+  }
+
+  draw(from, t) {
+    const { tokens, base } = this.store.forks.get(this.fork);
+    const before = this.spans.length;
+    let i = Math.min(from, before, tokens.length);
+    while (i > 0 && ENDS_IN_BYTES.test(tokens[i - 1][0])) i--;
+    for (const [shown, joined] of spelled(tokens, i)) {
+      // A span stays as long as it stands in the right turn and line: only its look can have changed.
+      const old = this.spans[i]?.token;
+      if (old && (old[3] !== tokens[i][3] || old[0] !== tokens[i][0])) this.truncate(i);
+      if (i === this.spans.length) this.spans.push(this.place(i, tokens[i], base));
+      Object.assign(this.spans[i], { fork: this.fork, position: base + i, n_joined: joined });
+      this.dress(this.spans[i], tokens[i]);
+      setText(this.spans[i], shown);
+      i++;
+    }
+    this.truncate(tokens.length);
+    if (tokens.length > before && /^(generated|forced)$/.test(tokens.at(-1)[1])) this.grewAt = t;
+    setText(this.size, count(tokens.length, "token"));
+  }
+
+  place(i, token, base) {
+    const role = token[3];
+    const last = this.spans.at(-1);
+    const turn = last?.closest(".sgl-turn");
+    const ended = last?.token[0].endsWith("\n");
+    const forked = this.groups.some((group) => group.base === base + i);
+    // Markup has no role of its own: what closes a turn stays on its line, what opens one becomes its first line.
+    const opens = turn?.dataset.role === "" && MARK.test(turn.querySelector(".t").token[0]);
+    const span = el("span");
+    if (turn && !forked && (role === turn.dataset.role || (role ? opens : !ended))) {
+      // Every line is a paragraph of its own, because a browser lays out anew the whole of one that grows.
+      if (ended) last.parentNode.after(el("p", {}, span));
+      else last.parentNode.append(span);
+      if (role && opens) entitle(turn, role);
+    } else {
+      const fresh = el(
+        "div",
+        { class: "sgl-turn" },
+        el("div", { class: "sgl-role" }),
+        el("div", { class: "sgl-turn-text" }, el("p", {}, span)),
+      );
+      entitle(fresh, role);
+      this.flow.insertBefore(fresh, this.groups.find((group) => group.base > base + i)?.root ?? null);
+    }
+    return span;
+  }
+
+  dress(span, token) {
+    const name = `t ${token[1]}${this.look(token)}${MARK.test(token[0]) ? " sgl-mark" : ""}`;
+    if (span.look !== name) span.className = span.look = name;
+    span.token = token;
+  }
+
+  /** Colours and lines anew. */
+  redress() {
+    for (const span of this.spans) this.dress(span, span.token);
+  }
+
+  caret(t, idle) {
+    const tip = !idle && t - this.grewAt < CARET_MS ? this.spans.at(-1) : null;
+    if (tip === this.tip) return;
+    this.tip?.classList.remove("sgl-tip");
+    tip?.classList.add("sgl-tip");
+    this.tip = tip;
+  }
+
+  follow() {
+    if (this.isCard && this.flow.stick) scrollTo(this.flow, this.flow.scrollHeight);
+  }
+
+  /** Where it grows. */
+  tipBox() {
+    return (this.isCard ? this.root : (this.spans.at(-1) ?? this.root)).getBoundingClientRect();
+  }
+}

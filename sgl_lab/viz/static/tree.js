@@ -1,0 +1,738 @@
+/* The radix tree: only what is in sight is drawn, so that thousands of nodes move as smoothly as ten. */
+
+import { NODE_GLYPH, NODE_MEANING, clamp, count, el, ordinal, panel, setText, still, svg, tool, visible } from "./page.js";
+
+const GHOST_MS = 700;
+const RECENT_MS = 1500;
+
+const NODE = { height: 34, pitch: 42, gap: 26, font: 6.65, small: 5, pad: 11, letters: 26 };
+const LEGIBLE = 0.8;
+const FAR = 0.45;
+
+export class TreePanel {
+  title = "Radix tree";
+
+  constructor(view) {
+    this.view = view;
+    this.items = new Map();
+    this.order = [];
+    this.camera = { x: 16, y: 16, k: 1 };
+    this.follow = true;
+    this.drawn = new Map();
+    this.selected = null;
+    this.linked = new Set();
+    this.found = [];
+    this.size = { width: 0, height: 0 };
+    this.following = tool("Follow the run", "Follow", () => this.track(true));
+    this.following.setAttribute("aria-pressed", "true");
+    this.query = el("input", {
+      type: "search",
+      class: "sgl-find",
+      placeholder: "Find text or #id",
+      "aria-label": "Find nodes by text, or by a token id after #",
+      input: () => this.search(true),
+      keydown: (event) => {
+        event.stopPropagation();
+        if (event.key === "Enter") this.next(event.shiftKey ? -1 : 1);
+        else if (event.key === "Escape") this.search((this.query.value = ""));
+      },
+    });
+    this.matches = el("span", { class: "sgl-num" });
+    this.hits = el(
+      "span",
+      { class: "sgl-hits", hidden: true },
+      this.matches,
+      tool("Previous match", "↑", () => this.next(-1)),
+      tool("Next match", "↓", () => this.next(1)),
+    );
+    const tools = el(
+      "div",
+      { class: "sgl-tools" },
+      this.query,
+      this.hits,
+      this.following,
+      tool("Show the whole tree", "Fit", () => this.fit()),
+      tool("Zoom out", "−", () => this.zoom(1 / 1.3)),
+      tool("Zoom in", "+", () => this.zoom(1.3)),
+    );
+    const legend = ["cached", "locked", "running", "gone"].map((state) =>
+      el(
+        "span",
+        { class: `sgl-key sgl-node-key ${state}`, title: NODE_MEANING[state] },
+        el("i", { "aria-hidden": "true" }, NODE_GLYPH[state]),
+        state === "gone" ? "evicted" : state,
+      ),
+    );
+    this.edges = Object.fromEntries(["plain", "used", "tail"].map((kind) => [kind, svg("path", { class: `sgl-edge ${kind}` })]));
+    this.masses = Object.fromEntries(
+      ["cached", "locked", "running", "gone"].map((state) => [state, svg("path", { class: `sgl-mass ${state}` })]),
+    );
+    this.layer = svg("g");
+    this.world = svg("g", {}, svg("g", { "aria-hidden": "true" }, ...Object.values(this.edges), ...Object.values(this.masses)), this.layer);
+    this.canvas = svg("svg", { class: "sgl-canvas", role: "presentation" }, this.world);
+    this.empty = el("div", { class: "sgl-empty" }, "The cache is empty.");
+    this.details = el("div", { class: "sgl-details", role: "region", "aria-label": "Chosen node", tabindex: 0, hidden: true });
+    this.hint = el("div", { class: "sgl-hint", "aria-hidden": "true" }, "click a node for more · drag to pan · Ctrl + wheel to zoom");
+    this.stage = el("div", { class: "sgl-stage", tabindex: 0, "aria-label": "Radix tree; arrow keys move, Enter tells of a node" }, this.canvas);
+    const frame = el("div", { class: "sgl-frame" }, this.stage, this.empty, this.hint, this.details);
+    this.tally = el("span", { class: "sgl-tally" });
+    this.root = panel("tree", this.title, [this.tally, el("div", { class: "sgl-legend" }, ...legend), tools], frame);
+    this.sized = new ResizeObserver(([entry]) => {
+      this.size = entry.contentRect;
+      this.touch();
+    });
+    this.sized.observe(this.stage);
+    this.listen();
+    this.describe();
+  }
+
+  // ------------------------------------------------ state
+
+  changed(change) {
+    const { store } = this.view;
+    this.redraw ||= change.reset || change.tails || change.nodes?.size > 0 || change.gone?.length > 0;
+    if (change.reset) {
+      const old = this.items;
+      this.items = new Map();
+      for (const node of store.nodes.values()) this.put(`n${node.id}`, node, old.get(`n${node.id}`));
+      this.setTails();
+    }
+    for (const id of change.nodes ?? []) if (store.nodes.has(id)) this.put(`n${id}`, store.nodes.get(id), this.items.get(`n${id}`));
+    for (const id of change.gone ?? []) {
+      const item = this.items.get(`n${id}`);
+      if (item) Object.assign(item, { goneAt: performance.now(), stale: true });
+      this.shape = true;
+    }
+    if (change.tails) this.setTails();
+    if (this.selected) this.described = false;
+    if (this.query.value && (change.reset || change.nodes?.size || change.gone?.length)) this.search(false);
+  }
+
+  put(key, node, known) {
+    const item = known ?? { key, id: node.id, kind: "node", bornAt: performance.now(), x: null, y: null, tx: 0, ty: 0, depth: 0 };
+    if (!known || known.parent !== node.parent || known.node.label !== node.label || known.goneAt !== null) this.shape = true;
+    if (known && node.hits > known.node.hits) item.hitAt = performance.now();
+    item.node = node;
+    item.parent = node.parent;
+    item.home = node.parent === null ? null : `n${node.parent}`;
+    item.goneAt = null;
+    item.stale = true;
+    item.text = shorten(node.label || "root");
+    item.meta = node.state === "root" ? "" : [`${node.n} tok`, node.hits ? count(node.hits, "hit") : ""].filter(Boolean).join(" · ");
+    const width = Math.max(widthOf(item.text), NODE.small * item.meta.length + 2 * NODE.pad + 14);
+    if (known && Math.abs(width - item.width) > 2) this.shape = true;
+    item.width = width;
+    this.items.set(key, item);
+  }
+
+  setTails() {
+    const seen = new Set();
+    for (const tail of this.view.store.tails) {
+      const key = `t${tail.request}`;
+      seen.add(key);
+      const item = this.items.get(key) ?? {
+        key,
+        id: tail.request,
+        kind: "tail",
+        bornAt: performance.now(),
+        x: null,
+        y: null,
+        tx: 0,
+        ty: 0,
+        depth: 0,
+        goneAt: null,
+      };
+      const text = shorten(tail.label || "…");
+      if (item.home !== `n${tail.node}`) this.shape = true;
+      Object.assign(item, {
+        node: { state: "tail", label: tail.label, n: tail.n },
+        home: `n${tail.node}`,
+        text,
+        meta: `${tail.n} tok`,
+        width: Math.max(90, widthOf(text)),
+        stale: true,
+      });
+      this.items.set(key, item);
+    }
+    for (const [key, item] of this.items) {
+      if (item.kind !== "tail" || seen.has(key)) continue;
+      this.items.delete(key);
+      this.shape = true;
+    }
+  }
+
+  /** Rows in leaf order: every leaf has its own, a parent stands in the middle of its children. O(n). */
+  layout() {
+    const { items } = this;
+    const roots = [];
+    for (const item of items.values()) item.children = [];
+    for (const item of items.values()) {
+      if (item.home === null) roots.push(item);
+      else items.get(item.home)?.children.push(item);
+    }
+    const order = [];
+    const stack = [...roots];
+    while (stack.length) {
+      const item = stack.pop();
+      order.push(item);
+      for (const child of item.children) {
+        child.depth = item.depth + 1;
+        stack.push(child);
+      }
+    }
+    // A split puts a younger node above an older one: siblings sort by the oldest id below them, so that nothing swaps places.
+    const age = (item) => (item.kind === "tail" ? 1e15 + item.id : item.id);
+    for (let i = order.length - 1; i >= 0; i--)
+      order[i].age = order[i].children.reduce((oldest, child) => Math.min(oldest, child.age), age(order[i]));
+    const byAge = (a, b) => a.age - b.age;
+    this.order = [];
+    let row = 0;
+    let right = 0;
+    stack.push(...roots.sort(byAge).reverse());
+    while (stack.length) {
+      const item = stack.pop();
+      this.order.push(item);
+      const parent = items.get(item.home);
+      item.tx = parent ? parent.tx + parent.width + NODE.gap : 0;
+      right = Math.max(right, item.tx + item.width);
+      if (item.children.length) for (const child of item.children.sort(byAge).toReversed()) stack.push(child);
+      else item.ty = NODE.pitch * row++;
+    }
+    for (let i = this.order.length - 1; i >= 0; i--) {
+      const { children } = this.order[i];
+      if (children.length) this.order[i].ty = (children[0].ty + children.at(-1).ty) / 2;
+    }
+    this.extent = { width: right, height: Math.max(0, NODE.pitch * row - (NODE.pitch - NODE.height)) };
+    this.shape = false;
+    this.moved = true;
+  }
+
+  // ------------------------------------------------ painting
+
+  paint() {
+    const now = performance.now();
+    let ghosts = false;
+    for (const [key, item] of this.items) {
+      if (item.goneAt === null) continue;
+      if (now - item.goneAt < GHOST_MS && !still.matches) {
+        ghosts = true;
+      } else {
+        this.items.delete(key);
+        this.shape = this.redraw = true;
+      }
+    }
+    if (ghosts) this.view.later(120);
+    if (this.shape) this.layout();
+    this.empty.hidden = this.items.size > 0;
+    if (this.items.size) this.stage.setAttribute("role", "tree");
+    else this.stage.removeAttribute("role");
+    const { nodes, tails } = this.view.store;
+    setText(this.tally, nodes.size ? `${count(nodes.size, "node")}${tails.length ? ` · ${tails.length} running` : ""}` : "");
+    const settling = this.settle();
+    const gliding = this.follow && this.glide();
+    if (settling || gliding || this.redraw) this.draw(now);
+    this.redraw = settling || gliding;
+    if (!this.described) this.describe();
+    return settling || gliding;
+  }
+
+  /** Move every node a part of the way to its place; true while any is on its way. */
+  settle() {
+    if (!this.moved) return false;
+    const share = still.matches || this.camera.k < FAR ? 1 : 0.3;
+    let moving = false;
+    for (const item of this.order) {
+      if (item.x === null) {
+        const parent = this.items.get(item.home);
+        item.x = parent && share < 1 ? parent.x + parent.width : item.tx;
+        item.y = item.ty;
+      }
+      const dx = item.tx - item.x;
+      const dy = item.ty - item.y;
+      const near = share === 1 || Math.abs(dx) + Math.abs(dy) < 0.6;
+      item.x = near ? item.tx : item.x + dx * share;
+      item.y = near ? item.ty : item.y + dy * share;
+      moving ||= !near;
+    }
+    this.moved = moving;
+    return moving;
+  }
+
+  /** Where the camera should be while it follows: all of the tree if that is legible, else where something grows. */
+  glide() {
+    const { width, height } = this.size;
+    if (!width || !this.order.length) return false;
+    const pad = 16;
+    const k = clamp(Math.min((width - 2 * pad) / this.extent.width, (height - 2 * pad) / this.extent.height), LEGIBLE, 1);
+    // Along one axis: stay, unless what grows has left the inner part of the stage.
+    const axis = (extent, room, low, high, now) => {
+      const margin = room * 0.1;
+      let place = now;
+      if (high * k + place > room - margin) place = room - margin - high * k;
+      else if (low * k + place < margin) place = margin - low * k;
+      return clamp(place, room - extent * k - pad, pad);
+    };
+    const recent = performance.now() - RECENT_MS;
+    const growing = this.order.filter((item) => item.kind === "tail" || (item.node.state === "running" && item.goneAt === null));
+    if (growing.length) this.focus = growing;
+    else if (this.order.some((item) => item.bornAt > recent))
+      this.focus = this.order.filter((item) => item.bornAt > recent && item.goneAt === null);
+    else this.focus = [];
+    const low = { x: Infinity, y: Infinity };
+    const high = { x: -Infinity, y: -Infinity };
+    for (const { tx, ty, width: w } of this.focus) {
+      low.x = Math.min(low.x, tx);
+      low.y = Math.min(low.y, ty);
+      high.x = Math.max(high.x, tx + w);
+      high.y = Math.max(high.y, ty + NODE.height);
+    }
+    const camera = this.camera;
+    const { extent } = this;
+    const x = extent.width * k + 2 * pad <= width ? pad : axis(extent.width, width, low.x, high.x, camera.x);
+    const y =
+      extent.height * k + 2 * pad <= height ? (height - extent.height * k) / 2 : axis(extent.height, height, low.y, high.y, camera.y);
+    const share = still.matches || !this.placed ? 1 : 0.18;
+    this.placed = true;
+    const far = Math.abs(x - camera.x) + Math.abs(y - camera.y) + 400 * Math.abs(k - camera.k);
+    if (far < 0.7) return false;
+    camera.x += (x - camera.x) * share;
+    camera.y += (y - camera.y) * share;
+    camera.k += (k - camera.k) * share;
+    return share < 1;
+  }
+
+  draw(now) {
+    const { x, y, k } = this.camera;
+    this.world.setAttribute("transform", `translate(${x.toFixed(1)} ${y.toFixed(1)}) scale(${k.toFixed(4)})`);
+    const view = { left: -x / k, top: -y / k, right: (this.size.width - x) / k, bottom: (this.size.height - y) / k };
+    const far = k < FAR;
+    const tall = view.bottom - view.top;
+    const paths = { plain: [], used: [], tail: [] };
+    const masses = { cached: [], locked: [], running: [], gone: [] };
+    const seen = new Set();
+    for (const item of this.order) {
+      const bottom = item.y + NODE.height;
+      if (bottom < view.top - tall || item.y > view.bottom + tall) continue;
+      const parent = this.items.get(item.home);
+      if (parent && parent.x + parent.width < view.right && item.x > view.left) {
+        const kind = item.kind === "tail" ? "tail" : item.node.refs > 0 && item.goneAt === null ? "used" : "plain";
+        paths[kind].push(far ? line(parent, item) : curve(parent, item));
+      }
+      if (bottom < view.top || item.y > view.bottom || item.x > view.right || item.x + item.width < view.left) continue;
+      if (far) {
+        masses[massOf(item)].push(`M${Math.round(item.x)} ${Math.round(item.y)}h${item.width}v${NODE.height}h${-item.width}z`);
+      } else {
+        seen.add(item.key);
+        this.drawItem(item, now);
+      }
+    }
+    for (const [key, box] of this.drawn) {
+      if (seen.has(key)) continue;
+      box.root.remove();
+      this.drawn.delete(key);
+    }
+    for (const [kind, path] of Object.entries(this.edges)) setPath(path, paths[kind].join(""));
+    for (const [state, path] of Object.entries(this.masses)) setPath(path, masses[state].join(""));
+  }
+
+  drawItem(item, now) {
+    let box = this.drawn.get(item.key);
+    if (!box) {
+      box = new Box(item, `${this.view.id}-${item.key}`, now - item.bornAt < 400);
+      this.layer.append(box.root);
+      this.drawn.set(item.key, box);
+      item.stale = true;
+    }
+    box.move(item);
+    if (item.stale) box.dress(item, now);
+    item.stale = false;
+    box.root.classList.toggle("sgl-selected", item.key === this.selected);
+    box.root.classList.toggle("sgl-cursor", item.key === this.cursor);
+    box.root.classList.toggle("sgl-linked", this.linked.has(item.key));
+    box.root.classList.toggle("sgl-found", this.found.includes(item.key));
+    box.root.setAttribute("aria-selected", item.key === this.selected);
+  }
+
+  // ------------------------------------------------ hands
+
+  listen() {
+    const { stage } = this;
+    const fingers = new Map();
+    let drag = null;
+    const grip = () => {
+      const [one, other] = [...fingers.values()];
+      return { x: (one.x + other.x) / 2, y: (one.y + other.y) / 2, apart: Math.hypot(one.x - other.x, one.y - other.y) };
+    };
+    stage.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0) return;
+      fingers.set(event.pointerId, { x: event.clientX, y: event.clientY });
+      drag = { x: event.clientX, y: event.clientY, from: { ...this.camera }, moved: fingers.size > 1 };
+    });
+    stage.addEventListener("pointermove", (event) => {
+      if (!drag) {
+        this.hover(this.at(event));
+        return;
+      }
+      if (fingers.size === 2 && fingers.has(event.pointerId)) {
+        const before = grip();
+        fingers.set(event.pointerId, { x: event.clientX, y: event.clientY });
+        const after = grip();
+        const home = stage.getBoundingClientRect();
+        if (before.apart) this.zoom(after.apart / before.apart, after.x - home.left, after.y - home.top);
+        return;
+      }
+      const dx = event.clientX - drag.x;
+      const dy = event.clientY - drag.y;
+      if (!drag.moved && Math.hypot(dx, dy) < 4) return;
+      if (!drag.moved) {
+        stage.setPointerCapture(event.pointerId);
+        stage.classList.add("sgl-dragging");
+        this.hover(null);
+      }
+      drag.moved = true;
+      this.track(false);
+      Object.assign(this.camera, { x: drag.from.x + dx, y: drag.from.y + dy });
+      this.touch();
+    });
+    const release = (event) => {
+      fingers.delete(event.pointerId);
+      stage.classList.remove("sgl-dragging");
+      if (drag && !drag.moved && event.type === "pointerup") this.select(this.at(event));
+      drag = null;
+    };
+    stage.addEventListener("pointerup", release);
+    stage.addEventListener("pointercancel", release);
+    stage.addEventListener("pointerleave", () => this.hover(null));
+    stage.addEventListener(
+      "wheel",
+      (event) => {
+        if (!event.ctrlKey && !event.metaKey) return;
+        event.preventDefault();
+        const home = stage.getBoundingClientRect();
+        this.zoom(Math.exp(-event.deltaY / 300), event.clientX - home.left, event.clientY - home.top);
+      },
+      { passive: false },
+    );
+    stage.addEventListener("keydown", (event) => this.key(event));
+    stage.addEventListener("blur", () => {
+      this.cursor = null;
+      this.hover(null);
+      this.touch();
+    });
+  }
+
+  /** What is under the pointer, or under the keyboard's cursor, is told in the card and marked everywhere. */
+  hover(key) {
+    if (key === this.pointed) return;
+    this.pointed = key;
+    const item = this.items.get(key);
+    this.view.point(item ? nameOf(item) : null);
+    const box = this.drawn.get(key);
+    if (item && box) this.view.card.show(box.root.getBoundingClientRect(), this.brief(item));
+    else this.view.card.hide();
+  }
+
+  touch() {
+    this.redraw = true;
+    this.view.invalidate();
+  }
+
+  track(on) {
+    this.touched ||= !on;
+    this.described = false;
+    this.follow = on;
+    this.following.setAttribute("aria-pressed", on);
+    this.touch();
+  }
+
+  zoom(factor, x = this.size.width / 2, y = this.size.height / 2) {
+    const { camera } = this;
+    const k = clamp(camera.k * factor, 0.0005, 2.5);
+    Object.assign(camera, { x: x - ((x - camera.x) * k) / camera.k, y: y - ((y - camera.y) * k) / camera.k, k });
+    this.track(false);
+  }
+
+  fit() {
+    const { width, height } = this.size;
+    if (!this.extent || !this.extent.width) return;
+    const k = clamp(Math.min((width - 24) / this.extent.width, (height - 24) / this.extent.height), 0.0005, 1);
+    Object.assign(this.camera, { k, x: 12, y: (height - this.extent.height * k) / 2 });
+    this.track(false);
+  }
+
+  at(event) {
+    const home = this.stage.getBoundingClientRect();
+    const x = (event.clientX - home.left - this.camera.x) / this.camera.k;
+    const y = (event.clientY - home.top - this.camera.y) / this.camera.k;
+    const slack = 3 / this.camera.k;
+    return (
+      this.order.find(
+        (item) => x >= item.x - slack && x <= item.x + item.width + slack && y >= item.y - slack && y <= item.y + NODE.height + slack,
+      )?.key ?? null
+    );
+  }
+
+  select(key) {
+    const item = this.items.get(key);
+    this.touched = true;
+    this.cursor = key;
+    this.view.choose(item ? nameOf(item) : null, this);
+    if (item) {
+      this.view.say(this.brief(item).map((part) => part.textContent).join(", "));
+      this.describe();
+      const right = (item.tx + item.width) * this.camera.k + this.camera.x;
+      if (right > this.size.width - this.details.offsetWidth) this.reveal(item);
+    }
+    this.touch();
+  }
+
+  key(event) {
+    const { order, items } = this;
+    if (!order.length || event.ctrlKey || event.metaKey || event.altKey) return;
+    const here = items.get(this.cursor) ?? items.get(this.selected);
+    const row = order.indexOf(here);
+    const moves = {
+      ArrowDown: () => order[Math.min(row + 1, order.length - 1)],
+      ArrowUp: () => order[Math.max(row - 1, 0)],
+      ArrowLeft: () => items.get(here?.home) ?? here ?? order[0],
+      ArrowRight: () => here?.children[0] ?? here ?? order[0],
+      Home: () => order[0],
+      End: () => order.at(-1),
+    };
+    if (event.key in moves) {
+      this.cursor = moves[event.key]().key;
+      this.reveal(items.get(this.cursor));
+      this.view.later(0, () => this.hover(this.cursor));
+    } else if (event.key === "Enter" || event.key === " ") this.select(here?.key ?? null);
+    else if (event.key === "Escape") this.select(null);
+    else if (event.key === "+" || event.key === "-") this.zoom(event.key === "+" ? 1.3 : 1 / 1.3);
+    else return;
+    event.preventDefault();
+    if (this.cursor) this.stage.setAttribute("aria-activedescendant", `${this.view.id}-${this.cursor}`);
+    else this.stage.removeAttribute("aria-activedescendant");
+    this.touch();
+  }
+
+  /** Bring a node into sight, at a scale at which it can be read. */
+  reveal(item) {
+    this.track(false);
+    const { camera } = this;
+    const { height } = this.size;
+    const width = this.size.width - (this.details.hidden ? 0 : this.details.offsetWidth);
+    if (camera.k < LEGIBLE) this.zoom(1 / camera.k);
+    const left = item.tx * camera.k + camera.x;
+    const top = item.ty * camera.k + camera.y;
+    const right = left + Math.min(item.width * camera.k, width - 32);
+    if (left < 16) camera.x += 16 - left;
+    else if (right > width - 16) camera.x -= right - width + 16;
+    if (top < 16) camera.y += 16 - top;
+    else if (top + NODE.height > height - 16) camera.y -= top + NODE.height - height + 16;
+  }
+
+  // ------------------------------------------------ search
+
+  /** Nodes whose text has the words, or one of the token ids after `#`; `go` on to the first of them. */
+  search(go) {
+    const words = this.query.value.trim().toLowerCase();
+    const id = /^#(\d+)$/.exec(words)?.[1];
+    const { texts } = this.view.store;
+    const fits = ({ kind, id: node, node: { label } }) => {
+      const row = kind === "node" ? texts.get(node) : null;
+      return id ? row?.ids.includes(Number(id)) : `${row?.text ?? ""}\n${label}`.toLowerCase().includes(words);
+    };
+    if (this.shape) this.layout();
+    this.found = words ? this.order.filter((item) => item.goneAt === null && fits(item)).map((item) => item.key) : [];
+    this.hits.hidden = !words;
+    if (go && this.found.length) this.next(0);
+    else if (go && !words) this.view.choose(null, this);
+    this.tellFound();
+    this.touch();
+  }
+
+  next(by) {
+    if (!this.found.length) return;
+    const here = this.found.indexOf(this.selected);
+    const key = this.found[(Math.max(here, by < 0 ? 0 : here < 0 && by ? -1 : 0) + by + this.found.length) % this.found.length];
+    this.select(key);
+    this.reveal(this.items.get(key));
+    this.tellFound();
+  }
+
+  tellFound() {
+    const here = this.found.indexOf(this.selected) + 1;
+    setText(this.matches, this.found.length ? `${here || "–"} of ${this.found.length}` : "none");
+  }
+
+  // ------------------------------------------------ what belongs together
+
+  mark({ nodes, tails }) {
+    this.linked = new Set([...[...nodes].map((id) => `n${id}`), ...[...tails].map((id) => `t${id}`)]);
+    const { chosen } = this.view;
+    const key = chosen?.kind === "node" ? `n${chosen.id}` : chosen?.kind === "tail" ? `t${chosen.id}` : null;
+    if (key !== this.selected) this.described = false;
+    this.selected = key;
+    this.redraw = true;
+  }
+
+  /** Bring what was chosen elsewhere into sight: the deepest of the nodes. */
+  show() {
+    const marked = this.order.filter((item) => this.linked.has(item.key));
+    if (marked.length && !this.root.hidden) this.reveal(marked.at(-1));
+  }
+
+  // ------------------------------------------------ what is known of a node
+
+  brief(item) {
+    const { node, kind } = item;
+    const state = item.goneAt !== null ? "gone" : node.state;
+    const line = (...words) => el("div", { class: "sgl-card-line" }, words.filter(Boolean).join(" · "));
+    const text = (kind === "node" && this.view.store.texts.get(item.id)?.text) || node.label || "root";
+    return [
+      el("div", { class: "sgl-card-text" }, text.slice(0, 160)),
+      line(count(node.n, "token"), kind === "node" ? count(node.hits, "hit") : ""),
+      line(kind === "tail" ? "being generated, not in the tree yet" : NODE_MEANING[state]),
+    ];
+  }
+
+  describe() {
+    this.described = true;
+    const item = this.items.get(this.selected);
+    this.hint.hidden ||= this.touched ?? false;
+    this.details.hidden = !item || item.goneAt !== null;
+    if (this.details.hidden) return;
+    const { node, kind } = item;
+    const { store } = this.view;
+    const path = kind === "node" ? store.path(item.id) : [...store.path(Number(item.home.slice(1))), { node, from: 0, to: 0 }];
+    const row = kind === "node" ? store.texts.get(item.id) : null;
+    const above = path.slice(0, -1).map(({ node: each }) => (each.state === "root" ? "" : (store.texts.get(each.id)?.text ?? each.label)));
+    const facts = [["tokens", kind === "node" && node.n ? `${node.n}, positions ${path.at(-1).from} to ${path.at(-1).to - 1}` : node.n]];
+    if (kind === "node") {
+      const ago = Math.max(0, store.clock - node.used);
+      facts.push(["hits", node.hits], ["last used", ago ? `${count(ago, "use")} of the cache ago` : "by the newest use of the cache"]);
+      facts.push(["would go", this.fate(node)]);
+    }
+    const close = tool("Close", "×", () => this.select(null));
+    const terms = facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))]);
+    const users = this.users(item);
+    if (users.length) terms.push(el("dt", {}, "requests"), el("dd", {}, ...users));
+    if (row?.ids.length) terms.push(el("dt", {}, "ids"), el("dd", { class: "sgl-ids" }, row.ids.join(" ") + (node.n > row.ids.length ? " …" : "")));
+    const state = el("span", { class: `sgl-node-key ${node.state}` }, el("i", { "aria-hidden": "true" }, NODE_GLYPH[node.state] ?? "▸"));
+    state.append(` ${kind === "tail" ? "being generated" : NODE_MEANING[node.state]}`);
+    this.details.replaceChildren(
+      el("div", { class: "sgl-details-head" }, state, close),
+      el(
+        "div",
+        { class: "sgl-node-text" },
+        el("span", { class: "sgl-above" }, above.join("").slice(-120)),
+        el("span", {}, (row?.text ?? node.label) || "root"),
+      ),
+      el("dl", {}, ...terms),
+    );
+  }
+
+  /** When the cache would let the node go. */
+  fate(node) {
+    if (node.state === "root") return "never";
+    if (node.refs) return `not while ${count(node.refs, "lease")} ${node.refs === 1 ? "holds" : "hold"} it`;
+    const order = this.view.store.evictionOrder();
+    return `${ordinal(order.indexOf(node.id) + 1)} of ${order.length} (${(this.view.store.options.evict ?? "lru").toUpperCase()})`;
+  }
+
+  /** The newest requests that computed or found it; one of this run shows its bars. */
+  users({ kind, id, node }) {
+    const { store } = this.view;
+    const bars = new Map([...store.bars.values()].filter(({ request }) => request).map((bar) => [bar.request, bar]));
+    return (kind === "node" ? node.by : [id]).map((request) => {
+      const bar = bars.get(request);
+      const label = `${request}${bar ? ` ${[store.lanes.get(bar.lane)?.label, bar.name].filter(Boolean).join(" · ")}` : ""}`;
+      if (!bar) return el("span", { class: "sgl-user", title: "a request of another run" }, label);
+      return el("button", { type: "button", class: "sgl-user", title: "Show its bar", click: () => this.view.choose({ kind: "bar", id: bar.id }, null) }, label);
+    });
+  }
+
+  close() {
+    this.sized.disconnect();
+  }
+}
+
+class Box {
+  /* One node on the canvas. */
+  constructor(item, id, fresh) {
+    this.shape = svg("rect", { height: NODE.height, rx: 7 });
+    this.accent = svg("rect", { class: "sgl-accent", x: 0, y: 7, width: 3, height: NODE.height - 14, rx: 1.5 });
+    this.label = svg("text", { class: "sgl-node-label", x: NODE.pad, y: 14 });
+    this.meta = svg("text", { class: "sgl-node-meta", x: NODE.pad, y: 27 });
+    this.glyph = svg("text", { class: "sgl-node-glyph", y: 26.5, "text-anchor": "end" });
+    this.root = svg(
+      "g",
+      { id, role: "treeitem", "aria-level": item.depth + 1 },
+      this.shape,
+      this.accent,
+      this.label,
+      this.meta,
+      this.glyph,
+    );
+    this.inner = fresh ? "sgl-fresh" : "";
+  }
+
+  move({ x, y }) {
+    const place = `translate(${x.toFixed(1)} ${y.toFixed(1)})`;
+    if (place !== this.place) this.root.setAttribute("transform", (this.place = place));
+  }
+
+  dress(item, now) {
+    const { node } = item;
+    const state = item.goneAt !== null ? "gone" : node.state;
+    const hit = item.hitAt && now - item.hitAt < 300;
+    this.root.setAttribute("class", `sgl-node ${state} ${this.inner}${hit ? " sgl-hit" : ""}`);
+    this.shape.setAttribute("width", item.width);
+    this.glyph.setAttribute("x", item.width - 9);
+    setText(this.label, item.text);
+    setText(this.meta, item.meta);
+    this.label.setAttribute("y", item.meta ? 14 : 21);
+    setText(this.glyph, NODE_GLYPH[state] ?? "");
+    this.root.setAttribute(
+      "aria-label",
+      `${node.label || "root"}, ${count(node.n, "token")}${item.kind === "node" ? `, ${count(node.hits, "hit")}, ${NODE_MEANING[state]}` : ", being generated"}`,
+    );
+  }
+}
+
+function shorten(label) {
+  const text = visible(label);
+  const letters = Array.from(text);
+  if (letters.length <= NODE.letters) return text;
+  if (letters.at(-1) === "…") return letters.slice(0, NODE.letters - 1).join("") + "…";
+  return letters.slice(0, 15).join("") + "…" + letters.slice(16 - NODE.letters).join("");
+}
+
+function widthOf(text) {
+  let cells = 0;
+  for (const letter of text) cells += letter.codePointAt(0) > 0x1100 && !/[…↵⇥●○▸◆■]/.test(letter) ? 1.8 : 1;
+  return Math.ceil(cells * NODE.font) + 2 * NODE.pad;
+}
+
+function massOf({ goneAt, kind, node }) {
+  if (goneAt !== null) return "gone";
+  return kind === "tail" || node.state === "running" ? "running" : node.state === "locked" || node.state === "root" ? "locked" : "cached";
+}
+
+const tenth = (value) => Math.round(10 * value) / 10;
+
+function curve(parent, item) {
+  const x0 = tenth(parent.x + parent.width);
+  const y0 = tenth(parent.y + NODE.height / 2);
+  const y1 = tenth(item.y + NODE.height / 2);
+  const mid = tenth((x0 + item.x) / 2);
+  return `M${x0} ${y0}C${mid} ${y0} ${mid} ${y1} ${tenth(item.x)} ${y1}`;
+}
+
+function line(parent, item) {
+  return `M${Math.round(parent.x + parent.width)} ${Math.round(parent.y + NODE.height / 2)}L${Math.round(item.x)} ${Math.round(item.y + NODE.height / 2)}`;
+}
+
+function setPath(path, d) {
+  if (path.d !== d) path.setAttribute("d", (path.d = d));
+}
+
+const nameOf = ({ kind, id }) => ({ kind, id });
