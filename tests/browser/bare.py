@@ -149,3 +149,6 @@ class SavedPage:
 
         self.page.route("**/*", answer)
         self.page.goto(HOME)
+
+    def painted(self) -> None:
+        self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")

@@ -13,6 +13,7 @@ import pytest
 from sgl_lab.contracts.events import (
     CellFinished,
     CellStarted,
+    DraftVerified,
     Entry,
     Event,
     ExprStarted,
@@ -30,6 +31,7 @@ from sgl_lab.contracts.events import (
     StepRan,
     StreamExtended,
     TokensSampled,
+    Touched,
     from_json,
     to_json,
 )
@@ -415,6 +417,83 @@ def test_parallel_samples_and_strangers_have_lanes_of_their_own() -> None:
         ("r2", "f1", "request"),
         ("r4", None, "request"),
     ]
+
+
+def over(view: LanesView, kind: str) -> list[tuple[float, float | None, int, int]]:
+    return [(bar["t0"], bar["t1"], bar["n"], bar["wrong"]) for bar in view.full()["bars"] if bar["kind"] == kind]
+
+
+def test_guesses_lie_on_the_steps_in_which_they_were_tried_and_count_as_decoded() -> None:
+    events: list[Event | tuple[float, Event]] = [(0, opened()), (0, queued()), (1, matched()), (6, step(((1, 3),))), (6, sampled(4))]
+    events += [(10, DraftVerified(R, "tree", 4, 4)), (10, sampled(5, 6, 7, 8, 9)), (11, step(decode=(1,)))]
+    events += [(15, DraftVerified(R, "tree", 3, 1)), (15, sampled(1, 2)), (16, step(decode=(1,)))]
+    events += [(20, sampled(3)), (21, step(decode=(1,))), (25, DraftVerified(R, "ngram", 2, 0)), (25, sampled(4)), (26, step(decode=(1,)))]
+    view = folded(LanesView(RUN), events)
+    assert over(view, "drafted") == [(6, 15, 5, 2), (21, 25, 0, 2)]
+    assert ("f1", "decode", 6, 26, 9) in bars(view)
+
+
+def test_what_was_forced_lies_on_the_step_that_brought_it() -> None:
+    forced = TokensSampled(1, tuple(Sample(R, token, None, (), 1, True) for token in (5, 6)))
+    events: list[Event | tuple[float, Event]] = [(0, opened()), (0, queued()), (1, matched()), (6, step(((1, 3),))), (6, sampled(4))]
+    view = folded(LanesView(RUN), [*events, (10, forced), (11, step(decode=(1,)))])
+    assert over(view, "forced") == [(6, 10, 2, 0)]
+    assert [(bar["request"], bar["at"]) for bar in view.full()["bars"] if bar["kind"] == "forced"] == [(1, 4)]
+
+
+def test_bars_say_which_positions_of_the_sequence_they_brought() -> None:
+    events = [opened(), queued(), matched(n_hit=1), step(((1, 2),)), sampled(4), step(decode=(1,)), sampled(5)]
+    view = folded(LanesView(RUN), events)
+    assert [(bar["kind"], bar["at"], bar["n"]) for bar in view.full()["bars"]] == [
+        ("wait", None, 3),
+        ("cached", 0, 1),
+        ("prefill", 1, 2),
+        ("decode", 3, 1),
+    ]
+
+
+# ---------------------------------------------------------------- how it was drawn
+
+
+def test_a_token_says_when_it_was_drawn_and_how_long_that_took() -> None:
+    drafted = TokensSampled(2, (Sample(R, 5, -0.5, (), 12, False), Sample(R, 6, -0.5, (), None, False, True)))
+    events: list[Event | tuple[float, Event]] = [(0, opened()), (2, literal(1, 2, 3)), (3, queued()), (4, matched()), (8, step(((1, 3),)))]
+    view = folded(TokensView(spell, RUN), [*events, (9, sampled(4)), (14, drafted)])
+    assert [tok[5:] for tok in view.full()["ops"][0]["toks"][2:]] == [
+        (3, None),
+        (4, {"t": 9.0, "ms": 6.0}),
+        (5, {"t": 14.0, "ms": 5.0, "allowed": 12}),
+        (6, {"t": 14.0, "ms": 0.0, "drafted": True}),
+    ]
+
+
+def test_a_node_remembers_who_computed_and_found_it_and_where_a_fork_ends() -> None:
+    stage = story()
+    view = folded(TreeView(stage.spell), [entry.event for entry in stage.entries])
+    rows = {row["id"]: row for row in view.full()["nodes"]}
+    ends = dict(view.full()["ends"])
+    for fork, tokens in stage.streams.items():
+        if fork not in ends:
+            continue
+        held: list[int] = []
+        node: int | None = ends[fork]
+        while node is not None:
+            held = [*stage.tree[NodeId(node)].tokens, *held]
+            node = rows[node]["parent"]
+        assert held == tokens[: len(held)]
+    assert len(ends) > 4
+    shared = max(rows.values(), key=lambda row: row["hits"])
+    assert len(shared["by"]) > 3
+    assert shared["by"] == sorted(shared["by"])
+
+
+def test_the_text_of_a_node_is_told_once_and_again_when_it_is_split() -> None:
+    events: list[Event] = [NodeInserted(NodeId(1), None, (), ()), NodeInserted(NodeId(2), NodeId(1), (1, 2, 3), ())]
+    view = folded(TreeView(spell), events)
+    assert (view.delta() or {})["texts"] == [{"id": 2, "text": "abc", "ids": [1, 2, 3]}]
+    assert (folded(view, [Touched((NodeId(2),), 1)]).delta() or {})["texts"] == []
+    split = folded(view, [NodeSplit(NodeId(2), NodeId(3), 1)]).delta() or {}
+    assert {row["id"]: row["text"] for row in split["texts"]} == {3: "a", 2: "bc"}
 
 
 # ---------------------------------------------------------------- metrics

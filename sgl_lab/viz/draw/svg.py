@@ -85,7 +85,12 @@ def lanes(shown: LanesPicture) -> Markup:
         parts += _bar(bar, TOP + ROW * rows[bar["lane"]] + 14, x_of)
     if n_more:
         parts.append(text(18, bottom + 14, f"+ {counted(n_more, 'more lane')}", "muted small"))
-    key = [(_mark(kind, 0, 0, 8), kind) for kind in ("wait", "cached", "prefill", "decode", "score", "preempted")]
+    kinds = {bar["kind"] for bar in bars}
+    rare = [kind for kind in ("forced", "drafted") if kind in kinds]
+    key = [
+        (_mark(kind, 0, 0, 8), "guessed" if kind == "drafted" else kind)
+        for kind in ("wait", "cached", "prefill", "decode", "score", "preempted", *rare)
+    ]
     parts.append(legend(height - 16, key))
     return picture(height, f"Timeline: {note}", parts)
 
@@ -131,7 +136,8 @@ def _tokens(n_tokens: int, y: float, longest: int, cls: str) -> list[Markup]:
 def _bar(bar: BarRow, y: float, x_of: Callable[[float | None], float]) -> list[Markup]:
     x = x_of(bar["t0"])
     width = max(x_of(bar["t1"]) - x, 1.5)
-    marks = [_mark(bar["kind"], x, y, width)]
+    is_over = bar["kind"] in ("forced", "drafted")
+    marks = [_mark(bar["kind"], x, y + 10 * is_over, width)]
     label = f"{bar['n']:,}"
     if bar["kind"] in ("prefill", "decode") and width > 8 + 7 * len(label):
         marks.append(text(x + width / 2, y + 4, label, "inside small", "middle"))
@@ -151,6 +157,8 @@ def _mark(kind: str, x: float, y: float, width: float) -> Markup:
         return box(x, y, width, 15, "generated", 4)
     if kind == "score":
         return box(x, y, width, 13, "choice-edge", 0, dashed=True)
+    if kind in ("forced", "drafted"):
+        return box(x, y, width, 4, "forced-edge" if kind == "forced" else "generated", 1, dashed=kind == "forced")
     if kind == "preempted":
         return tag("g", {}, line(x, y, x + width, y, "evicted", dashed=True), shape("cross", x, y, "evicted", 3))
     return line(x, y - 7, x, y + 7, "rail")

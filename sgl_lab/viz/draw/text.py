@@ -23,7 +23,9 @@ _QUOTES = {
     False: {"generated": "⟦⟧", "forced": "⟨⟩", "choice": "⟪⟫"},
     True: {"generated": "[]", "forced": "<>", "choice": "{}"},
 }
-_BARS = {"wait": ".", "cached": "c", "prefill": "=", "decode": "#", "score": "?", "preempted": "x", "text": "|"}
+_BARS = {"wait": ".", "cached": "c", "prefill": "=", "decode": "#", "score": "?", "preempted": "x", "forced": "f"}
+_LAST = ("cached", "forced")
+"""drawn over what else is in their cells"""
 
 
 def metrics(picture: MetricsPicture) -> str:
@@ -86,10 +88,10 @@ def _tree_line(line: Line, ascii: bool) -> str:
 
 def _chart(bars: list[BarRow], start: float, span: float, now: float) -> str:
     cells = [" "] * CHART
-    for bar in sorted(bars, key=lambda bar: list(_BARS).index(bar["kind"]) in (1, 6)):
+    for bar in sorted(bars, key=lambda bar: bar["kind"] in _LAST):
         first = min(int(CHART * (bar["t0"] - start) / span), CHART - 1)
         end = int(CHART * ((now if bar["t1"] is None else bar["t1"]) - start) / span + 0.5)
-        if bar["kind"] != "text":
+        if bar["kind"] in _BARS:
             cells[first : max(end, first + 1)] = _BARS[bar["kind"]] * (max(end, first + 1) - first)
     return "".join(cells)
 
@@ -102,7 +104,9 @@ def _story(bars: list[BarRow]) -> str:
         if bar["kind"] not in ("text", "wait"):
             tokens[bar["kind"]] = tokens.get(bar["kind"], 0) + bar["n"]
             times[bar["kind"]] = times.get(bar["kind"], 0.0) + ((bar["t1"] or bar["t0"]) - bar["t0"])
-    return ", ".join(f"{kind} {tokens[kind]:,}" + (f" in {duration(times[kind])}" if times[kind] else "") for kind in tokens)
+    over = {"drafted": "of them guessed", "forced": "of them forced"}
+    story = [f"{kind} {tokens[kind]:,}" + (f" in {duration(times[kind])}" if times[kind] else "") for kind in tokens if kind not in over]
+    return ", ".join(story + [f"{over[kind]} {tokens[kind]:,}" for kind in over if kind in tokens])
 
 
 def _stream(stream: Stream, margin: str, n_shown: int, ascii: bool) -> list[str]:
