@@ -119,6 +119,7 @@ class TokensView:
 
     def __init__(self, spell: Callable[[int], str], run: RunId | None = None) -> None:
         self._spell = spell
+        self._texts: dict[int, str] = {}
         self._run = run
         self._clock = RunClock(run)
         self._now = 0.0
@@ -278,5 +279,7 @@ class TokensView:
         return (text, "forced" if sample.forced else token.cls, finite(sample.logprob), role, top or None, token.id, how)
 
     def _text(self, token: int) -> str:
-        text = self._spell(token)
-        return legible(text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "…")
+        if token not in self._texts:
+            text = self._spell(token)
+            self._texts[token] = legible(text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "…")
+        return self._texts[token]
