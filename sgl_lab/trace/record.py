@@ -172,7 +172,8 @@ def read_jsonl(path: Path) -> Record:
     except OSError as error:
         raise RecordUnreadable(f"cannot read {path}: {error.strerror or error}") from None
     except KeyError as error:
-        raise RecordUnreadable(f"{path} line {number}: {error} is missing", hint=_HINT) from None
+        raise RecordUnreadable(f"{path} line {number}: {error.args[0]!r:.80} is missing", hint=_HINT) from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise RecordUnreadable(f"{path} line {number}: {error}", hint=_HINT) from None
+        reason = "".join(char if char.isprintable() else "?" for char in str(error)[:200])
+        raise RecordUnreadable(f"{path} line {number}: {reason}", hint=_HINT) from None
     return record

@@ -8,6 +8,7 @@ import pytest
 
 from sgl_lab.trace import Record
 from sgl_lab.viz.draw import why as draw
+from sgl_lab.viz.draw.numbers import duration
 from sgl_lab.viz.explain.edit import find_edit
 from sgl_lab.viz.explain.past import shared
 from sgl_lab.viz.explain.why import Miss, why
@@ -102,6 +103,9 @@ def test_what_was_evicted_names_who_needed_the_room() -> None:
     miss = only(record, session)
     assert (miss.cause, miss.by, miss.earlier) == ("evicted", "greedy of In[2]", "a of In[1]")
     assert miss.n_lost == len(RULES) - 1 - miss.n_hit
+    assert miss.gone_ms is not None
+    assert miss.gone_ms > 0
+    assert f"evicted {duration(miss.gone_ms)} before: the room was needed by greedy of In[2]" in draw.story(miss)
 
 
 def test_a_flush_is_told_from_an_eviction_and_what_nobody_recorded_from_both() -> None:

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 
 from sgl_lab.contracts.errors import BadArgument, SglError
-from sgl_lab.contracts.events import CellStarted, Entry, RequestFinished, StepRan
+from sgl_lab.contracts.events import CellFinished, CellStarted, Entry, RequestFinished, StepRan
 from sgl_lab.contracts.ids import RunId
 from sgl_lab.contracts.tree import TreeSnapshot
+from sgl_lab.magics.commands.keep import exported
+from sgl_lab.magics.desk import Desk
 from sgl_lab.trace import Record, read_jsonl, write_jsonl
 from sgl_lab.trace.files import check_ours, write_whole
 from sgl_lab.trace.record import MARK, RecordUnreadable
-from sgl_lab.viz.draw import html, page, perfetto
+from sgl_lab.viz.draw import page, perfetto
 from sgl_lab.viz.draw.escape import tag
 from sgl_lab.viz.explain.diff import diff
 from sgl_lab.viz.explain.why import why
@@ -161,6 +163,17 @@ def test_an_event_that_cannot_have_happened_is_refused(tmp_path: Path, event: di
         read_jsonl(path)
 
 
+def test_what_a_file_says_cannot_break_the_line_that_refuses_it(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    saved(path)
+    lines = path.read_text().splitlines()
+    lines[1] = json.dumps(json.loads(lines[1]) | {"\x1b[31m\nred": 1})
+    path.write_text("\n".join(lines))
+    with pytest.raises(RecordUnreadable, match="line 2:") as caught:
+        read_jsonl(path)
+    assert str(caught.value).isprintable()
+
+
 def test_a_file_with_random_damage_is_refused_or_can_be_drawn(tmp_path: Path) -> None:
     path, broken = tmp_path / "run.jsonl", tmp_path / "broken.jsonl"
     saved(path)
@@ -228,13 +241,10 @@ def nested(spans: list[tuple[float, float]]) -> None:
 @pytest.mark.parametrize("payload", HOSTILE)
 def test_a_page_holds_no_script_asks_for_nothing_and_keeps_hostile_text_as_text(payload: str) -> None:
     stage, spell = hostile_stage(payload)
-    record = Record(RunId(1), entries=list(stage.entries))
+    finished = Entry(len(stage.entries), 10**9, CellFinished(RunId(1), "error", payload))
+    record = Record(RunId(1), entries=[*stage.entries, finished])
     record.end(spell)
-    views = TokensView(spell, RunId(1)), TreeView(spell), LanesView(RunId(1)), MetricsView(RunId(1))
-    for entry in record.entries:
-        for view in views:
-            view.fold(entry)
-    parts = [drawn(*views, payload, "error", payload, 1000)[0], html.details("The cell", html.plain(payload))]
+    parts = exported(Desk(), record)
     source = page.page(payload, parts)
     assert source.startswith("<!doctype html>")
     found = Reader(source.replace("<meta ", "<br "))

@@ -29,10 +29,13 @@ def _whatif(shell: Any, desk: Desk, words: Words) -> None:
     actual = record.snapshot.n_pages * page
     asked = words.options.get("--tokens")
     sizes = _sizes(asked, page) if asked else _usual(record, page, actual)
-    outcomes = lab.what_if(record, evict=policies, cache_tokens=sizes)
+    outcomes = []
+    for size in sizes:
+        desk.interrupts.check()
+        outcomes += lab.what_if(record, evict=policies, cache_tokens=(size,))
     if not any(one.prompt_tokens or one.n_refused for one in outcomes):
         raise OptionError("the run asked the model nothing", hint="`%sgl whatif RUN` takes another one")
-    found = whatif.WhatIf(record.title, outcomes, page, actual if sizes[0] <= actual <= sizes[-1] else None)
+    found = whatif.WhatIf(record.title, tuple(outcomes), page, actual if sizes[0] <= actual <= sizes[-1] else None)
     plain = whatif.text(found)
     if "--text" in words.options or not in_kernel(shell):
         print(plain)

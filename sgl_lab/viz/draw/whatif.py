@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ..legible import clipped
 from . import chart, palette
 from .escape import Markup, css, tag
 from .numbers import counted, percent
@@ -69,13 +70,13 @@ def name(policy: str) -> str:
 
 
 def heading(found: WhatIf) -> str:
-    return f"{found.run}: hit rate, had the cache another size or policy"
+    return f"{clipped(found.run, 60)}: hit rate, had the cache another size or policy"
 
 
 def picture(found: WhatIf) -> Markup:
     series = [chart.Series(name(policy), tuple((found.size(one), one.hit_rate) for one in found.of(policy))) for policy in found.policies]
     at, words = found.n_tokens, f"the cache it had: {found.n_tokens:,}" if found.n_tokens else ""
-    note = f"hit rate against the size of the cache in tokens, {found.run}"
+    note = f"hit rate against the size of the cache in tokens, {clipped(found.run, 40)}"
     return chart.shares("What if", note, series, lambda x: f"{x:,.0f}", log=True, at=at, at_words=words)
 
 

@@ -10,7 +10,7 @@ from ..legible import clipped, legible
 from . import palette
 from .escape import Child, Markup, css, joined, tag
 from .html import RULE
-from .numbers import counted, percent
+from .numbers import counted, duration, percent
 
 Spell = Callable[[int], str]
 
@@ -65,6 +65,7 @@ def story(miss: Miss) -> str:
     """What happened, in one sentence."""
     had = f"{clipped(miss.earlier, 80)} had {miss.n_known:,} of them"
     by = f" by {clipped(miss.by, 80)}" if miss.by else ""
+    ago = f" {duration(miss.gone_ms)} before" if miss.gone_ms is not None else ""
     match miss.cause:
         case "whole":
             return "All that can come from a cache did."
@@ -72,9 +73,9 @@ def story(miss: Miss) -> str:
             assert miss.change is not None
             return f"{clipped(miss.earlier, 80)} begins with the same {counted(miss.change.at, 'token')}; then {_WHAT[miss.change.what]}."
         case "evicted":
-            return f"{had}, but they were evicted: the room was needed{by}."
+            return f"{had}, but they were evicted{ago}: the room was needed{by}."
         case "flushed":
-            return f"{had}, but the cache was flushed{' in ' + clipped(miss.by, 80) if miss.by else ''}."
+            return f"{had}, but the cache was flushed{ago}{' in ' + clipped(miss.by, 80) if miss.by else ''}."
         case "gone":
             return f"{had}, but the cache lost them between the runs, while nothing was recorded: a flush, or a program outside of a cell."
         case "together":

@@ -59,6 +59,8 @@ class Served:
     """tokens found in the cache when it was first let in"""
     matched: int | None = None
     """number of the event that let it in"""
+    t_ns: int = 0
+    """when that was"""
     generated: list[int] = field(default_factory=list)
     reason: str = ""
     """why it ended; empty while it runs"""
@@ -127,6 +129,7 @@ class Path:
 @dataclass(slots=True)
 class Eviction:
     seq: int
+    t_ns: int
     path: Path
     run: RunId | None
     by: Served | None = None
@@ -167,13 +170,13 @@ class _Fold:
         for seq in sorted(said):
             while starting and starting[-1].snapshot.seq <= seq:
                 open_ones.append(starting.pop())
-                self._begin(open_ones[-1].snapshot, unseen=last != seq - 1)
+                self._begin(open_ones[-1].snapshot, said[seq].t_ns, unseen=last != seq - 1)
             last = seq
             open_ones = [record for record in open_ones if record.entries[-1].seq >= seq]
             self._run = open_ones[-1].run if open_ones else None  # of two that overlap the later one is inside
             self._fold(said[seq])
 
-    def _begin(self, snapshot: TreeSnapshot, *, unseen: bool) -> None:
+    def _begin(self, snapshot: TreeSnapshot, t_ns: int, *, unseen: bool) -> None:
         """The tree with which a recording began; what is missing in it went `unseen`."""
         before, self._nodes = self._nodes, {}
         for node in snapshot.nodes:
@@ -184,7 +187,7 @@ class _Fold:
         self.past.found += [(snapshot.seq, self._nodes[node.node]) for node in snapshot.nodes if node.node not in inner]
         if unseen:
             gone = (path for node, path in before.items() if node not in self._nodes)
-            self.past.evictions += [Eviction(snapshot.seq, path, None, how="gone") for path in gone]
+            self.past.evictions += [Eviction(snapshot.seq, t_ns, path, None, how="gone") for path in gone]
 
     def _fold(self, entry: Entry) -> None:
         match entry.event:
@@ -206,7 +209,7 @@ class _Fold:
                 served = self._active[request]
                 self._blame(served)
                 if served.n_hit is None:
-                    served.n_hit, served.matched = n_hit, entry.seq
+                    served.n_hit, served.matched, served.t_ns = n_hit, entry.seq, entry.t_ns
                     served.namespace = self._nodes[node].namespace if node in self._nodes else ()
             case StepRan(prefill=prefill, decode=decode):
                 worked = next((self._active[r] for r in (*decode, *(r for r, _ in prefill)) if r in self._active), None)
@@ -225,7 +228,7 @@ class _Fold:
                 above = self._nodes[upper] = Path(old.above, old.tokens[:n_upper], old.namespace, old.start + n_upper)
                 self._nodes[node] = Path(above, old.tokens[n_upper:], old.namespace, old.end)
             case NodeEvicted(node=node) if node in self._nodes:
-                eviction = Eviction(entry.seq, self._nodes.pop(node), self._run, how="room" if self._active else "flush")
+                eviction = Eviction(entry.seq, entry.t_ns, self._nodes.pop(node), self._run, how="room" if self._active else "flush")
                 self.past.evictions.append(eviction)
                 if self._active:
                     self._blamed.append(eviction)

@@ -71,6 +71,8 @@ class Miss:
     change: Change | None = None
     by: str = ""
     """who needed the room of what was evicted"""
+    gone_ms: float | None = None
+    """how long before it was missed that was, as far as that is known"""
     n_alike: int = 0
     """further requests of the run with the same story"""
 
@@ -167,7 +169,7 @@ class _Judge:
                 path = found.pop(0)
                 self._add(path[1].namespace, _Candidate(path[1].sequence, None, path[0]))
             if id(served) in explained:
-                misses.append(self._miss(served, seq))
+                misses.append(self._miss(served))
             self._add(served.namespace, _Candidate(served.computed, served, seq))
         shares = {served.queued.request: served.n_reusable + 1 for served in heads if served.queued.kind == "score"}
         skipped = {s.queued.request: shares.get(s.queued.group, 0) if s.queued.request != s.queued.group else 0 for s in mine}
@@ -199,7 +201,7 @@ class _Judge:
 
     # ------------------------------------------------------------ the verdict
 
-    def _miss(self, served: Served, seq: int) -> Miss:
+    def _miss(self, served: Served) -> Miss:
         prompt, n_hit, n_most = served.prompt, served.n_hit or 0, served.n_reusable
         n_same, candidate = self._closest(served, served.namespace)
         line = served.expr.line if served.expr else 0
@@ -214,8 +216,7 @@ class _Judge:
             return miss
         miss = replace(miss, earlier=self._called(candidate))
         if n_same > n_hit:
-            cause, by = self._unkept(prompt, n_hit, seq, candidate)
-            return replace(miss, n_lost=n_same - n_hit, cause=cause, by=by)
+            return self._unkept(replace(miss, n_lost=n_same - n_hit), served, candidate)
         if n_same == len(candidate.tokens):
             return miss  # the earlier one ended here: what follows is new
         n_lost = _n_common(prompt[max(n_same, n_hit) : n_most], candidate.tokens[n_same:])
@@ -227,15 +228,17 @@ class _Judge:
         found = [self._closest(served, other) for other in self._shelves if other != served.namespace]
         return max(((n, one) for n, one in found if one is not None), key=lambda pair: pair[0], default=None)
 
-    def _unkept(self, prompt: Tokens, n_hit: int, seq: int, candidate: _Candidate) -> tuple[str, str]:
-        """What had become of the token after the hit, and who needed the room."""
+    def _unkept(self, miss: Miss, served: Served, candidate: _Candidate) -> Miss:
+        """What had become of the token after the hit, when, and who needed the room."""
         for eviction in reversed(self._past.evictions):
-            if eviction.seq <= seq and eviction.path.holds(prompt, n_hit):
-                how = {"room": "evicted", "flush": "flushed", "gone": "gone"}[eviction.how]
+            if eviction.seq <= (served.matched or 0) and eviction.path.holds(served.prompt, served.n_hit or 0):
+                cause = {"room": "evicted", "flush": "flushed", "gone": "gone"}[eviction.how]
                 where = self._title(eviction.run) if eviction.run is not None else ""
-                return how, f"{eviction.by.name} of {self._title(eviction.by.run)}" if eviction.by else where
+                by = f"{eviction.by.name} of {self._title(eviction.by.run)}" if eviction.by else where
+                ms = None if cause == "gone" else (served.t_ns - eviction.t_ns) / 1e6
+                return replace(miss, cause=cause, by=by, gone_ms=ms)
         running = candidate.served is not None and (not candidate.served.reason or candidate.served.run == self._record.run)
-        return ("together" if running else "unkept"), ""
+        return replace(miss, cause="together" if running else "unkept")
 
     def _change(self, served: Served, candidate: _Candidate, at: int) -> Change:
         prompt, other, spell = served.prompt, candidate.tokens, self._record.spell
