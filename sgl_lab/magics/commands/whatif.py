@@ -29,7 +29,7 @@ def _whatif(shell: Any, desk: Desk, words: Words) -> None:
     actual = record.snapshot.n_pages * page
     asked = words.options.get("--tokens")
     sizes = _sizes(asked, page) if asked else _usual(record, page, actual)
-    outcomes = []
+    outcomes: list[whatif.Counts] = []
     for size in sizes:
         desk.interrupts.check()
         outcomes += lab.what_if(record, evict=policies, cache_tokens=(size,))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from ..explain.change import Change
 from ..explain.past import shared
-from ..explain.why import GRAM, Change, Miss, Why
-from ..legible import clipped, legible
+from ..explain.why import GRAM, Miss, Why
+from ..legible import clipped
 from . import palette
 from .escape import Child, Markup, css, joined, tag
 from .html import RULE
@@ -69,8 +70,7 @@ def story(miss: Miss) -> str:
     match miss.cause:
         case "whole":
             return "All that can come from a cache did."
-        case "changed":
-            assert miss.change is not None
+        case "changed" if miss.change is not None:
             return f"{clipped(miss.earlier, 80)} begins with the same {counted(miss.change.at, 'token')}; then {_WHAT[miss.change.what]}."
         case "evicted":
             return f"{had}, but they were evicted{ago}: the room was needed{by}."
@@ -94,8 +94,7 @@ def way_out(miss: Miss) -> str:
         return ""
     gain = f"{counted(miss.n_lost, 'token')} more would come from the cache"
     match miss.cause:
-        case "changed":
-            assert miss.change is not None
+        case "changed" if miss.change is not None:
             return f"{_WAY_OUT[miss.change.what]}: {gain}"
         case "evicted":
             return f"pin it (lab.pin), or make the cache larger (%sgl whatif says how large): {gain}"
@@ -214,4 +213,4 @@ def _context(when: str, change: Change, tokens: Iterable[int], ink: palette.Ink,
 
 def _edit(mark: str, words: str) -> Markup:
     style = css(font_family="monospace", font_size="12px", margin_left="44px", white_space="pre-wrap", overflow_wrap="break-word")
-    return tag("div", {"style": style}, legible(f"{mark} {words}"))
+    return tag("div", {"style": style}, f"{mark} {words}")

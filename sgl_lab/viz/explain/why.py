@@ -5,7 +5,6 @@ Judged on token ids alone, as the cache does; texts are only used to say what ki
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,14 +13,13 @@ from heapq import nlargest
 from ...contracts.events import Entry
 from ...contracts.ids import Namespace, RunId
 from ...trace import Record
+from ..views.hits import n_shared
+from .change import MAX_STRETCH, Change, kind_of, stretch
 from .edit import Edit, find_edit
-from .past import Origin, Past, Served, Tokens, grams, past, shared
+from .past import TEXT, Past, Path, Served, Tokens, grams, past, shared
 
 GRAM = 12
 """Only tokens that stand in runs of this many in both texts count as lost: shorter ones are words that any two texts share."""
-RESYNC = 3
-MAX_STRETCH = 48
-"""tokens of a change that are told"""
 CONTEXT = 12
 MAX_REQUESTS = 40
 """explained, those that missed most; all are counted"""
@@ -32,22 +30,6 @@ ELSEWHERE = RunId(-1)
 """stands for a run of another ring: of a file, or of another lab"""
 
 Spell = Callable[[int], str]
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """The first tokens that differ, until both texts go on alike."""
-
-    at: int
-    """position of the first one"""
-    before: Tokens
-    old: Tokens
-    new: Tokens
-    after: Tokens
-    """where both go on; empty if they do not"""
-    what: str
-    """what kind of change it looks like: time, number, case, space, same text, model, choice, markup, inserted, removed, text"""
-    edit: Edit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +122,8 @@ class _Shelf:
 
 
 class _Judge:
+    """Walks through all requests in the order in which they were let in, and knows at each what had been computed by then."""
+
     def __init__(self, record: Record, known: dict[RunId, Record], told: Past) -> None:
         self._record, self._known, self._past = record, known, told
         self._against: RunId | None = None
@@ -155,30 +139,27 @@ class _Judge:
                 self._add(served.namespace, _Candidate(served.computed, served, -1))
 
     def why(self) -> Why:
-        mine = [served for served in self._past.requests if served.run == self._record.run]
+        mine = [one for one in self._past.requests if one.run == self._record.run and one.n_hit is not None]
         # A family is one prompt: only its first request is explained, all are counted.
-        heads = [served for served in mine if served.n_hit is not None and served.queued.request == served.queued.group]
-        worst = sorted(heads, key=lambda served: served.n_hit is not None and served.n_hit - served.n_reusable)[:MAX_REQUESTS]
-        explained = {id(served) for served in worst}
+        heads = [one for one in mine if one.queued.request == one.queued.group]
+        explained = {id(one) for one in nlargest(MAX_REQUESTS, heads, key=lambda one: one.n_reusable - (one.n_hit or 0))}
+        events: list[tuple[int, Path | Served]] = [*self._past.found]
+        events += [(one.matched, one) for one in self._past.requests if one.matched is not None]
         misses = []
-        found = sorted(self._past.found, key=lambda pair: pair[0])
-        finished = sorted((served for served in self._past.requests if served.matched is not None), key=lambda served: served.matched or 0)
-        for served in finished:
-            seq = served.matched or 0
-            while found and found[0][0] <= seq:
-                path = found.pop(0)
-                self._add(path[1].namespace, _Candidate(path[1].sequence, None, path[0]))
-            if id(served) in explained:
-                misses.append(self._miss(served))
-            self._add(served.namespace, _Candidate(served.computed, served, seq))
-        shares = {served.queued.request: served.n_reusable + 1 for served in heads if served.queued.kind == "score"}
-        skipped = {s.queued.request: shares.get(s.queued.group, 0) if s.queued.request != s.queued.group else 0 for s in mine}
-        let_in = [served for served in mine if served.n_hit is not None]
+        for seq, event in sorted(events, key=lambda pair: pair[0]):
+            if isinstance(event, Path):
+                self._add(event.namespace, _Candidate(event.sequence, None, seq))
+                continue
+            if id(event) in explained:
+                misses.append(self._miss(event))
+            self._add(event.namespace, _Candidate(event.computed, event, seq))
+        queued = {one.queued.request: one.queued for one in mine}
+        skipped = {number: n_shared(one, queued) for number, one in queued.items()}
         return Why(
             self._record.title,
             self._title(self._against) if self._against is not None else "",
-            sum(len(served.queued.prompt) - skipped[served.queued.request] for served in let_in),
-            sum(max(0, (served.n_hit or 0) - skipped[served.queued.request]) for served in let_in),
+            sum(len(one.queued.prompt) - skipped[one.queued.request] for one in mine),
+            sum(max(0, (one.n_hit or 0) - skipped[one.queued.request]) for one in mine),
             len(heads),
             _grouped(misses),
         )
@@ -242,15 +223,15 @@ class _Judge:
 
     def _change(self, served: Served, candidate: _Candidate, at: int) -> Change:
         prompt, other, spell = served.prompt, candidate.tokens, self._record.spell
-        n_new, n_old = _stretch(prompt[at:], other[at:])
+        n_new, n_old = stretch(prompt[at:], other[at:])
         new, old = prompt[at : at + n_new], other[at : at + n_old]
         after = prompt[at + n_new : at + n_new + CONTEXT] if n_new < len(prompt) - at and n_old < len(other) - at else ()
         before = prompt[max(0, at - CONTEXT) : at]
         record = self._known.get(candidate.served.run) if candidate.served and candidate.served.run is not None else None
         spell_old = record.spell if record else spell
-        was = candidate.served.origin(at) if candidate.served else Origin("text", "")
+        was = candidate.served.origin(at) if candidate.served else TEXT
         texts = ["".join(map(spell, before)), "".join(map(spell_old, old)), "".join(map(spell, new)), "".join(map(spell, after))]
-        what = _kind(served.origin(at), was, *texts)
+        what = kind_of(served.origin(at), was, *texts)
         shown = Change(at, before, old[:MAX_STRETCH], new[:MAX_STRETCH], after, what)
         said_by = served.origin(at).expr
         if what in ("model", "choice"):
@@ -281,47 +262,6 @@ def _n_common(mine: Tokens, others: Tokens) -> int:
             n_common += start + GRAM - max(start, covered)
             covered = start + GRAM
     return n_common
-
-
-def _stretch(new: Tokens, old: Tokens) -> tuple[int, int]:
-    """How many tokens differ on either side until the texts go on alike; all of them if they do not."""
-    where: dict[Tokens, int] = {}
-    for position, gram in enumerate(grams(old[: 8 * MAX_STRETCH], RESYNC)):
-        where.setdefault(gram, position)
-    meeting = [(position, where[gram]) for position, gram in enumerate(grams(new[: 8 * MAX_STRETCH], RESYNC)) if gram in where]
-    return min(meeting, key=sum, default=(len(new), len(old)))
-
-
-_TIME = re.compile(r"\d{1,2}:\d{2}|\d{4}-\d{2}|\d{1,2}[./]\d{1,2}[./]\d{2,4}|\b(19|20)\d{2}\b|\d{9,}")
-_NUMBER = re.compile(r"\d|\b[0-9a-f]{6,}\b")
-_MARKUP = re.compile(r"<\|[^|<>\s]{1,40}\|>")
-
-
-def _kind(origin: Origin, was: Origin, before: str, old: str, new: str, after: str) -> str:
-    """What kind of change it looks like."""
-    if origin.kind == "choice" or (was.kind == "choice" and origin.kind != "text"):
-        return "choice"
-    if origin.kind == "generated" or was.kind == "generated":
-        return "model"
-    if _MARKUP.match(new + after) or _MARKUP.match(old) or before.endswith("<|im_start|>"):
-        return "markup"
-    if old == new:
-        return "same text"
-    word_before, word_after = re.split(r"\s", before)[-1], re.split(r"\s", after)[0]
-    words = [f"{word_before}{text}{word_after}" for text in (old, new)]
-    if all(map(_TIME.search, words)):
-        return "time"
-    if all(map(_NUMBER.search, (old, new))):
-        return "number"
-    if old.casefold() == new.casefold():
-        return "case"
-    if "".join(old.split()) == "".join(new.split()):
-        return "space"
-    if not old or (len(new) > len(old) and new.endswith(old) and old.strip()):
-        return "inserted"
-    if not new or (len(old) > len(new) and old.endswith(new) and new.strip()):
-        return "removed"
-    return "text"
 
 
 def _grouped(misses: Iterable[Miss]) -> tuple[Miss, ...]:

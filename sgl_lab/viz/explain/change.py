@@ -1,0 +1,71 @@
+"""A change of a text: where it begins and ends, and what kind of change it looks like."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from .edit import Edit
+from .past import Origin, Tokens, grams
+
+RESYNC = 3
+"""tokens that have to be the same again for a change to be over"""
+MAX_STRETCH = 48
+"""tokens of a change that are told"""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The first tokens that differ, until both texts go on alike."""
+
+    at: int
+    """position of the first one"""
+    before: Tokens
+    old: Tokens
+    new: Tokens
+    after: Tokens
+    """where both go on; empty if they do not"""
+    what: str
+    """what kind of change it looks like: time, number, case, space, same text, model, choice, markup, inserted, removed, text"""
+    edit: Edit | None = None
+
+
+def stretch(new: Tokens, old: Tokens) -> tuple[int, int]:
+    """How many tokens differ on either side until the texts go on alike; all of them if they do not."""
+    where: dict[Tokens, int] = {}
+    for position, gram in enumerate(grams(old[: 8 * MAX_STRETCH], RESYNC)):
+        where.setdefault(gram, position)
+    meeting = [(position, where[gram]) for position, gram in enumerate(grams(new[: 8 * MAX_STRETCH], RESYNC)) if gram in where]
+    return min(meeting, key=sum, default=(len(new), len(old)))
+
+
+_TIME = re.compile(r"\d{1,2}:\d{2}|\d{4}-\d{2}|\d{1,2}[./]\d{1,2}[./]\d{2,4}|\b(19|20)\d{2}\b|\d{9,}")
+_NUMBER = re.compile(r"\d|\b[0-9a-f]{6,}\b")
+_MARKUP = re.compile(r"<\|[^|<>\s]{1,40}\|>")
+
+
+def kind_of(origin: Origin, was: Origin, before: str, old: str, new: str, after: str) -> str:
+    """What kind of change it looks like."""
+    if origin.kind == "choice" or (was.kind == "choice" and origin.kind != "text"):
+        return "choice"
+    if origin.kind == "generated" or was.kind == "generated":
+        return "model"
+    if _MARKUP.match(new + after) or _MARKUP.match(old) or before.endswith("<|im_start|>"):
+        return "markup"
+    if old == new:
+        return "same text"
+    word_before, word_after = re.split(r"\s", before)[-1], re.split(r"\s", after)[0]
+    words = [f"{word_before}{text}{word_after}" for text in (old, new)]
+    if all(map(_TIME.search, words)):
+        return "time"
+    if all(map(_NUMBER.search, (old, new))):
+        return "number"
+    if old.casefold() == new.casefold():
+        return "case"
+    if "".join(old.split()) == "".join(new.split()):
+        return "space"
+    if not old or (len(new) > len(old) and new.endswith(old) and old.strip()):
+        return "inserted"
+    if not new or (len(old) > len(new) and old.endswith(new) and new.strip()):
+        return "removed"
+    return "text"
