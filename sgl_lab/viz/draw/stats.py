@@ -107,7 +107,10 @@ def html(title: str, stats: Stats, points: Sequence[Hits] = ()) -> Markup:
     head = tag("div", {"style": css(font_weight="600", margin_bottom="8px")}, title)
     columns = css(display="flex", flex_wrap="wrap", column_gap="36px", row_gap="14px")
     frame = css(border="1px solid rgba(127,127,127,0.22)", border_radius="8px", padding="14px 18px", margin="4px 0", font_size="13px")
-    drawn = [picture(curve(points), f"hit rate after each of {len(points)} requests")] if len(points) > 1 else []
+    drawn = []
+    if len(points) > 1:
+        still = picture(curve(points), f"hit rate after each of {len(points)} requests")
+        drawn.append(tag("div", {"style": css(margin_top="14px")}, still))
     return tag("div", {"style": frame}, head, tag("div", {"style": columns}, *map(_column, _columns(sections(stats)))), *drawn)
 
 
