@@ -28,7 +28,7 @@ TAIL = 64
 OWN = 2048
 """of a prompt, the last so many tokens are looked through"""
 TREE, NGRAM = "tree", "ngram"
-SURE_WIDTH, FIRST_WIDTH = 32, 4
+SURE_WIDTH, FIRST_WIDTH = 64, 4
 """how much of a line is guessed at first, of a greedy text that was here before and elsewhere; twice as much whenever all came true"""
 LONGEST_PAUSE = 32
 BORDER = -1
