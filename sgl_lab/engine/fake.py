@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ..contracts.errors import BackendUnsupported, InvariantBroken
 from ..contracts.params import SamplingParams
 from ..contracts.port import Message, Segment
-from .plan.plan import Draw, Plan, Row, RowOutput, Sampling, output_of
+from .plan.plan import Draw, Plan, Row, RowOutput, Sampling, Score, Top, output_of
 
 
 def _kv(token: int, position: int, before: int) -> int:
@@ -84,17 +84,20 @@ class HashRunner:
             context.append(_kv(token, position, context[-1] if context else 0))
             self._slots[slots[position]] = context[-1]
         first = end - len(row.targets)
-        scored = tuple(
-            tuple(self.model.logprob(tuple(context[: first + i + 1]), token) for token in wanted) for i, wanted in enumerate(row.targets)
-        )
+        scored = tuple(self._score(tuple(context[: first + i + 1]), *target) for i, target in enumerate(row.scored))
         samplings = row.samplings
         return output_of(row, lambda n: self._draw(tuple(context[: end - row.n_drafts + n]), samplings[n]), scored)
 
     def _draw(self, context: tuple[int, ...], sampling: Sampling) -> Draw:
         token = self.model.draw(context, sampling)
-        n_top = sampling.params.top_logprobs
-        ranked = sorted(((-self.model.logprob(context, t), t) for t in range(self.model.n_vocab)) if n_top else ())
-        return Draw(token, self.model.logprob(context, token), tuple((t, -cost) for cost, t in ranked[:n_top]))
+        return Draw(token, self.model.logprob(context, token), self._top(context, sampling.params.top_logprobs))
+
+    def _score(self, context: tuple[int, ...], wanted: tuple[int, ...], n_top: int) -> Score:
+        return Score(tuple(self.model.logprob(context, token) for token in wanted), self._top(context, n_top))
+
+    def _top(self, context: tuple[int, ...], n: int) -> Top:
+        ranked = sorted(((-self.model.logprob(context, t), t) for t in range(self.model.n_vocab)) if n else ())
+        return tuple((t, -cost) for cost, t in ranked[:n])
 
     def _read(self, row: Row, slot: int) -> int:
         value = self._slots[slot]

@@ -187,15 +187,10 @@ class GenFamily(Family):
         )
         self._samples = {request: _Sample(params, guide) for request, guide in zip(ids, guides, strict=True)}
         self._index = {request: index for index, request in enumerate(ids)}
-        self._prompt_logprobs = [TokenLogprob(token, None) for token in self._scored_prompt]
-        first = len(job.prompt) - len(self._prompt_logprobs)
-        self.requests[0].targets = {i - 1: (token,) for i, token in enumerate(self._scored_prompt, first) if i}
-
-    @property
-    def _scored_prompt(self) -> tuple[int, ...]:
-        """The tokens of the prompt whose logprobs are wanted; the first sample computes them for all."""
-        first = self._params.prompt_logprobs_from
-        return () if first is None else self.requests[0].prompt[first:]
+        n_prompt, first = len(job.prompt), params.prompt_logprobs_from
+        scored = range(n_prompt if first is None else min(first, n_prompt), n_prompt)
+        self.requests[0].targets = {i - 1: (job.prompt[i],) for i in scored if i}  # the first sample computes them for all
+        self._prompt_logprobs = [TokenLogprob(job.prompt[i], None) for i in scored]
 
     def begin(self, request: Request, now: float) -> Accepted:
         guide = self._samples[request.id].guide
@@ -220,12 +215,12 @@ class GenFamily(Family):
         """Logprobs of tokens that were not drawn: of the prompt, and forced."""
         n_prompt = len(request.prompt)
         first = row.start + len(row.tokens) - len(row.targets)
-        for position, (wanted, logprobs) in enumerate(zip(row.targets, output.target_logprobs, strict=True), first):
+        for position, (wanted, score) in enumerate(zip(row.targets, output.scores, strict=True), first):
             if wanted:
                 del request.targets[position]
                 i = position + 1 - n_prompt
                 entries = self._samples[request.id].logprobs if i >= 0 else self._prompt_logprobs
-                entries[i] = TokenLogprob(wanted[0], logprobs[0])
+                entries[i] = TokenLogprob(wanted[0], score.logprobs[0], score.top)
 
     def _say(self, request: Request, draws: Sequence[Draw], now: float) -> Accepted:
         """Take the draws one after the other, and after each what it forces: guesses at that came true as well."""
@@ -342,9 +337,9 @@ class ScoreFamily(Family):
     def accept(self, request: Request, row: Row, output: RowOutput, now: float) -> Accepted:
         n_prompt = len(self._job.prompt)
         first = row.start + len(row.tokens) - len(row.targets)
-        for position, (wanted, logprobs) in enumerate(zip(row.targets, output.target_logprobs, strict=True), first):
+        for position, (wanted, score) in enumerate(zip(row.targets, output.scores, strict=True), first):
             path = request.prompt[n_prompt : position + 1]
-            for token, logprob in zip(wanted, logprobs, strict=True):
+            for token, logprob in zip(wanted, score.logprobs, strict=True):
                 self._logprobs[path, token] = logprob
         return _prompt_done(request, row)
 

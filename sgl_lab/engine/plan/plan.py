@@ -15,6 +15,12 @@ from ...contracts.errors import InvariantBroken, RequestFailed
 from ...contracts.ids import RequestId
 from ...contracts.params import SamplingParams
 
+Top = tuple[tuple[int, float], ...]
+"""(token, logprob), best first"""
+
+Target = tuple[tuple[int, ...], int]
+"""What is wanted at a position: tokens whose logprobs, and how many of the likeliest ones."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -69,6 +75,7 @@ class Row:
              that came true, until one does not
     targets  for scoring: targets[i] are the candidate tokens whose logprobs are wanted after position
              start + len(tokens) - len(targets) + i
+    n_top    how many of the likeliest tokens are wanted there too
     """
 
     request: RequestId
@@ -78,6 +85,7 @@ class Row:
     sample: Sampling | None
     targets: tuple[tuple[int, ...], ...] = ()
     n_drafts: int = 0
+    n_top: int = 0
     is_exact: bool = False
     """its results may depend on nothing but its tokens, to the bit"""
 
@@ -91,6 +99,11 @@ class Row:
         if self.sample is None:
             return ()
         return tuple(self.sample.after(self.drafts[:n]) for n in range(self.n_draws))
+
+    @property
+    def scored(self) -> tuple[Target, ...]:
+        """`targets`, each with how many of the likeliest tokens are wanted there."""
+        return tuple((tokens, self.n_top if tokens else 0) for tokens in self.targets)
 
     @property
     def n_draws(self) -> int:
@@ -114,25 +127,37 @@ class Draw(NamedTuple):
     token: int
     logprob: float
     """of that token under the model's own distribution (before temperature, penalties and truncation)"""
-    top: tuple[tuple[int, float], ...]
-    """(token, logprob) best first, `top_logprobs` of them"""
+    top: Top
+    """`top_logprobs` of them"""
+
+
+class Score(NamedTuple):
+    """What is read at one position with targets."""
+
+    logprobs: tuple[float, ...]
+    top: Top = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RowOutput:
     draws: tuple[Draw, ...] = ()
     """none where none was asked for; all but the last are guesses that came true"""
-    target_logprobs: tuple[tuple[float, ...], ...] = ()
+    scores: tuple[Score, ...] = ()
+    """of each of the row's targets"""
     error: Exception | None = None
     """this row alone failed (NaN logits, ...)"""
 
+    @property
+    def target_logprobs(self) -> tuple[tuple[float, ...], ...]:
+        return tuple(score.logprobs for score in self.scores)
 
-def output_of(row: Row, draw: Callable[[int], Draw | Exception], scores: tuple[tuple[float, ...], ...] = ()) -> RowOutput:
+
+def output_of(row: Row, draw: Callable[[int], Draw | Exception], scores: tuple[Score, ...] = ()) -> RowOutput:
     """What `row` gives: `draw(n)`, after `n` of its guesses, is asked for as long as the guesses come true.
 
     Where a draw fails after one that did not, the step counts: the next one fails by itself, if it must.
     """
-    if any(value != value for line in scores for value in line):
+    if any(value != value for score in scores for value in score.logprobs):
         return RowOutput(error=RequestFailed("the model's logits are not finite"))
     draws: list[Draw] = []
     for guess in (*row.drafts, None) if row.sample is not None else ():

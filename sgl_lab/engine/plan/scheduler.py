@@ -327,4 +327,6 @@ class Scheduler:
         targets = tuple(request.targets.get(position, ()) for position in range(first, end))
         if targets:
             targets += ((),) * len(drafts)
-        return Row(request.id, request.span(start, end) + drafts, start, pages, sample, targets, len(drafts), request.is_exact)
+        n_top = 0 if request.params is None else request.params.top_logprobs
+        tokens = request.span(start, end) + drafts
+        return Row(request.id, tokens, start, pages, sample, targets, len(drafts), n_top, request.is_exact)

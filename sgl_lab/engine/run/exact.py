@@ -17,9 +17,10 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ...contracts.errors import RequestFailed
 from ..model.llama import Attend, Llama
-from ..plan.plan import Draw, Row, Sampling
+from ..plan.plan import Draw, Row, Sampling, Score
 from .batch import context_slots
 from .kv import KvStore
+from .sampler import scored
 
 TILE = 16
 """Tokens that go through the model together. A whole tile costs about two single tokens, as the weights are read once."""
@@ -60,21 +61,18 @@ class ExactRows:
 
     def run(
         self, rows: Sequence[Row], before_draws: Callable[[], None]
-    ) -> tuple[list[Draw | RequestFailed], Iterator[tuple[float, ...]]]:
-        """What is drawn and, when they are asked for, the logprobs of targets: in the order of `Row.samplings` and `Row.targets`."""
+    ) -> tuple[list[Draw | RequestFailed], Iterator[Score]]:
+        """What is drawn and, when they are asked for, the scores: in the order of `Row.samplings` and `Row.targets`."""
         hidden = torch.cat([self._forward(spans) for spans in self._tiles(rows)])
         before_draws()
         ends = torch.tensor([len(row.tokens) for row in rows]).cumsum(0).tolist()
         samplings = [row.samplings for row in rows]
         drawn = [flat for mine, end in zip(samplings, ends, strict=True) for flat in range(end - len(mine), end)]
-        scored = [flat for row, end in zip(rows, ends, strict=True) for flat in range(end - len(row.targets), end)]
+        read = [flat for row, end in zip(rows, ends, strict=True) for flat in range(end - len(row.targets), end)]
         every = (sampling for mine in samplings for sampling in mine)
         draws = [self._draw(logits, [sampling])[0] for logits, sampling in zip(self._logits(hidden[drawn]), every, strict=True)]
-        targets = (candidates for row in rows for candidates in row.targets)
-        scores = (
-            tuple((logits[0, list(candidates)] - logits.logsumexp(-1)).tolist())
-            for logits, candidates in zip(self._logits(hidden[scored]), targets, strict=True)
-        )
+        targets = (target for row in rows for target in row.scored)
+        scores = (score for logits, target in zip(self._logits(hidden[read]), targets, strict=True) for score in scored(logits, [target]))
         return draws, scores
 
     def _tiles(self, rows: Sequence[Row]) -> Iterator[list[_Span]]:

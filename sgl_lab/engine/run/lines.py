@@ -15,23 +15,23 @@ import numpy as np
 
 from ...contracts.errors import InvariantBroken, RequestFailed
 from ..kernels.native import build
-from ..plan.plan import Draw, Sampling
+from ..plan.plan import Draw, Sampling, Score, Target, Top
 from .sampler import failure, uniform
 
 
 class Lines:
     """`draws` and `scored` go by a token's place in the step. As long as `wanted` is in use, this object must be kept."""
 
-    def __init__(self, draws: Sequence[tuple[int, Sampling]], scored: Sequence[tuple[int, tuple[int, ...]]], n_vocab: int) -> None:
+    def __init__(self, draws: Sequence[tuple[int, Sampling]], scored: Sequence[tuple[int, Target]], n_vocab: int) -> None:
         self._n_vocab = n_vocab
         self._samplings = [sampling for _, sampling in draws]
-        self._n_candidates = [len(candidates) for _, candidates in scored]
-        self._candidates = array("i", chain.from_iterable(candidates for _, candidates in scored))
+        self._targets = [target for _, target in scored]
+        self._candidates = array("i", chain.from_iterable(candidates for candidates, _ in self._targets))
         self._scores = array("f", bytes(4 * len(self._candidates)))
         self._tokens: dict[int, array[int]] = {}
         """contexts that penalties look at, by the identity of what they were copied from"""
         self._biases: dict[tuple[int, tuple[int, ...]], ctypes.Array[build.Bias]] = {}
-        n = len(draws) + len(scored)
+        n = len(draws) + sum(1 for candidates, _ in self._targets if candidates)
         self._lines = (build.Line * n)()
         self._choices = (build.Choice * n)()
         lines = iter(self._lines)
@@ -39,8 +39,9 @@ class Lines:
             line.token = token
             self._describe(line, sampling)
         ids, score = self._candidates.buffer_info()[0], self._scores.buffer_info()[0]
-        for (token, candidates), line in zip(scored, lines, strict=True):
+        for (token, (candidates, n_top)), line in zip(((token, target) for token, target in scored if target[0]), lines, strict=True):
             line.token = token
+            line.n_top = min(n_top, n_vocab)
             line.candidates = build.Tokens(ids, len(candidates))
             line.scores = score
             ids += 4 * len(candidates)
@@ -94,14 +95,20 @@ class Lines:
     def _draw(self, sampling: Sampling, choice: build.Choice) -> Draw | RequestFailed:
         if not choice.is_drawn:
             return failure(sampling, is_finite=math.isfinite(choice.log_total))
-        n_top = min(sampling.params.top_logprobs, self._n_vocab)
-        top = zip(choice.top_tokens[:n_top], choice.top_logprobs[:n_top], strict=True) if n_top else ()
-        return Draw(choice.token, choice.logprob, tuple(top))
+        return Draw(choice.token, choice.logprob, self._top(choice, sampling.params.top_logprobs))
 
-    def scores(self) -> Iterator[tuple[float, ...]]:
-        """Logprobs of each scored position's candidates."""
-        left = iter(self._scores)
-        return (tuple(islice(left, n)) for n in self._n_candidates)
+    def _top(self, choice: build.Choice, n: int) -> Top:
+        n = min(n, self._n_vocab)
+        return tuple(zip(choice.top_tokens[:n], choice.top_logprobs[:n], strict=True)) if n else ()
+
+    def scores(self) -> Iterator[Score]:
+        """What was wanted of each scored position; nothing is computed where that is nothing."""
+        left, choices = iter(self._scores), iter(self._choices[len(self._samplings) :])
+        for candidates, n_top in self._targets:
+            if candidates:
+                yield Score(tuple(islice(left, len(candidates))), self._top(next(choices), n_top))
+            else:
+                yield Score(())
 
     def seconds(self, n_threads: int) -> float:
         """How long so many threads drew."""

@@ -135,9 +135,9 @@ class NativeRunner:
             for token, sampling in zip(range(end - row.n_draws, end), row.samplings, strict=True)
         ]
         scored = [
-            (token, candidates)
+            (token, target)
             for row, end in zip(rows, ends, strict=True)
-            for token, candidates in zip(range(end - len(row.targets), end), row.targets, strict=True)
+            for token, target in zip(range(end - len(row.targets), end), row.scored, strict=True)
         ]
         return Lines(draws, scored, self._model.spec.vocab)
 

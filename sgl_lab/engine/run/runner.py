@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ...contracts.errors import RequestFailed
 from ..model.llama import Llama
-from ..plan.plan import Draw, Plan, Row, RowOutput, Sampling, output_of
+from ..plan.plan import Draw, Plan, Row, RowOutput, Sampling, Score, Target, output_of
 from .attention import PagedAttention
 from .batch import Batch
 from .exact import ExactRows
 from .kv import KvStore
-from .sampler import sample
+from .sampler import sample, scored
 
 SCORED_AT_ONCE = 128
 """positions whose logits are held together while scoring"""
@@ -56,7 +56,7 @@ class TorchRunner:
         plan.before_draws()
         samplings = [sampling for row in plan.rows for sampling in row.samplings]
         draws = self._draws(self._model.logits(hidden[batch.sampled]), samplings) if samplings else []
-        scores = self._scores(hidden, batch.scored, [target for row in plan.rows for target in row.targets])
+        scores = self._scores(hidden, batch.scored, [target for row in plan.rows for target in row.scored])
         return row_outputs(plan.rows, draws, scores)
 
     def copy_page(self, source: int, target: int) -> None:
@@ -73,19 +73,15 @@ class TorchRunner:
         self.seconds["sampler"] += time.perf_counter() - started
         return draws
 
-    def _scores(self, hidden: Tensor, positions: Tensor, targets: Sequence[tuple[int, ...]]) -> Iterator[tuple[float, ...]]:
-        """Logprobs of each position's candidate tokens, position after position."""
+    def _scores(self, hidden: Tensor, positions: Tensor, targets: Sequence[Target]) -> Iterator[Score]:
+        """What is wanted of each position, one after the other."""
         for start in range(0, len(targets), SCORED_AT_ONCE):
             some = targets[start : start + SCORED_AT_ONCE]
             logits = self._model.logits(hidden[positions[start : start + len(some)]])
-            index = torch.tensor([i for i, tokens in enumerate(some) for _ in tokens], dtype=torch.int64, device=logits.device)
-            token = torch.tensor([token for tokens in some for token in tokens], dtype=torch.int64, device=logits.device)
-            values = iter((logits[index, token] - logits.logsumexp(-1)[index]).tolist())
-            for tokens in some:
-                yield tuple(next(values) for _ in tokens)
+            yield from scored(logits, some)
 
 
-def row_outputs(rows: Sequence[Row], draws: Sequence[Draw | RequestFailed], scores: Iterator[tuple[float, ...]]) -> tuple[RowOutput, ...]:
+def row_outputs(rows: Sequence[Row], draws: Sequence[Draw | RequestFailed], scores: Iterator[Score]) -> tuple[RowOutput, ...]:
     """What was drawn and scored, row after row, in the order of `Row.samplings` and `Row.targets`."""
     left = iter(draws)
     outputs = []

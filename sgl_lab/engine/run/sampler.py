@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...contracts.errors import RequestFailed
-from ..plan.plan import Draw, Sampling
+from ...contracts.errors import ConstraintFailed, RequestFailed
+from ..plan.plan import Draw, Sampling, Score, Target
 
 _FEW = 256
 """how many of the most probable tokens are sorted before the whole vocabulary is"""
@@ -41,12 +41,23 @@ def sample(logits: Tensor, samplings: Sequence[Sampling]) -> list[Draw | Request
     ]
 
 
+def scored(logits: Tensor, targets: Sequence[Target]) -> list[Score]:
+    """What is wanted of each row of `logits` [rows, vocab] float32."""
+    total = logits.logsumexp(-1)
+    rows = torch.tensor([i for i, (tokens, _) in enumerate(targets) for _ in tokens], dtype=torch.int64, device=logits.device)
+    every = torch.tensor([token for tokens, _ in targets for token in tokens], dtype=torch.int64, device=logits.device)
+    left = iter((logits[rows, every] - total[rows]).tolist())
+    tops = _tops(logits, total, [n_top for _, n_top in targets])
+    return [Score(tuple(next(left) for _ in tokens), top) for (tokens, _), top in zip(targets, tops, strict=True)]
+
+
 def failure(sampling: Sampling, *, is_finite: bool) -> RequestFailed:
     """Why no token can be drawn, where the model's logits are finite or are not."""
     if not is_finite:
         return RequestFailed("the model's logits are not finite", hint="float32 has a wider range than float16; are the weights right?")
-    masked = "a mask" if sampling.masks else "no mask"
-    return RequestFailed(f"no token may be drawn: {len(sampling.banned)} are banned, and {masked} and logit_bias leave none of the rest")
+    kind = ConstraintFailed if sampling.masks else RequestFailed
+    others = "the constraint and logit_bias leave" if sampling.masks else "logit_bias leaves"
+    return kind(f"no token may be drawn: {len(sampling.banned)} are banned, and {others} none of the rest")
 
 
 def _shaped(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
