@@ -7,9 +7,9 @@ never heard of pages.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from ..contracts.errors import BackendUnsupported, InvariantBroken
+from ..contracts.errors import BackendUnsupported, ConstraintFailed, InvariantBroken
 from ..contracts.params import SamplingParams
 from ..contracts.port import Message, Segment
 from .plan.plan import Draw, Plan, Row, RowOutput, Sampling, Score, Top, output_of
@@ -30,10 +30,11 @@ class HashModel:
             token = hash((context, sampling.seed, sampling.position)) % self.n_vocab
         else:
             token = hash(context) % self.n_vocab
-        mask = sampling.mask
-        while token in sampling.banned or (mask is not None and not mask[token // 32] >> token % 32 & 1):
-            token = (token + 1) % self.n_vocab
-        return token
+        mask, banned = sampling.mask, sampling.banned
+        for candidate in (*range(token, self.n_vocab), *range(token)) if banned or mask is not None else (token,):
+            if candidate not in banned and (mask is None or mask[candidate // 32] >> candidate % 32 & 1):
+                return candidate
+        raise ConstraintFailed("no token may be drawn")
 
     def logprob(self, context: tuple[int, ...], token: int) -> float:
         return -(hash((context, token)) % 10_000) / 1000
@@ -45,11 +46,22 @@ class HashModel:
             context.append(_kv(token, position, context[-1] if context else 0))
         return tuple(context)
 
-    def reply(self, prompt: Sequence[int], params: SamplingParams, seed: int, n: int, banned: Sequence[int] = ()) -> list[int]:
-        """The `n` tokens that follow `prompt`; `banned` are not drawn before min_tokens."""
+    def reply(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        seed: int,
+        n: int,
+        banned: Sequence[int] = (),
+        mask_after: Callable[[Sequence[int]], tuple[memoryview, ...] | None] = lambda generated: (),
+    ) -> list[int]:
+        """The `n` tokens that follow `prompt`; `banned` are not drawn before min_tokens. None for a mask ends it earlier."""
         generated: list[int] = []
         for position in range(n):
-            sampling = Sampling(params, seed, position, prompt, generated, tuple(banned))
+            masks = mask_after(generated)
+            if masks is None:
+                break
+            sampling = Sampling(params, seed, position, prompt, generated, tuple(banned), masks=masks)
             generated.append(self.draw(self.context([*prompt, *generated]), sampling))
         return generated
 
@@ -88,8 +100,11 @@ class HashRunner:
         samplings = row.samplings
         return output_of(row, lambda n: self._draw(tuple(context[: end - row.n_drafts + n]), samplings[n]), scored)
 
-    def _draw(self, context: tuple[int, ...], sampling: Sampling) -> Draw:
-        token = self.model.draw(context, sampling)
+    def _draw(self, context: tuple[int, ...], sampling: Sampling) -> Draw | Exception:
+        try:
+            token = self.model.draw(context, sampling)
+        except ConstraintFailed as error:
+            return error
         return Draw(token, self.model.logprob(context, token), self._top(context, sampling.params.top_logprobs))
 
     def _score(self, context: tuple[int, ...], wanted: tuple[int, ...], n_top: int) -> Score:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,21 +13,62 @@ from sgl_lab.contracts.events import (
     NodeEvicted,
     NodeInserted,
     NodeSplit,
+    RequestFinished,
+    TokensSampled,
     Touched,
     from_json,
     to_json,
 )
 from sgl_lab.contracts.ids import NodeId, RequestId
-from sgl_lab.contracts.params import SamplingParams
+from sgl_lab.contracts.params import Constraint, SamplingParams
 from sgl_lab.contracts.port import GenJob, GenOutput, ScoreJob, WarmJob
 from sgl_lab.contracts.tree import TreeNode, TreeSnapshot
 from sgl_lab.engine.config import EngineConfig
 from sgl_lab.engine.engine import Engine
 from sgl_lab.engine.fake import ByteTokenizer, HashModel, HashRunner
+from sgl_lab.engine.grammar.grammars import Grammars
 from sgl_lab.engine.plan.plan import Plan, RowOutput, Runner
 
 SOAK = int(os.environ.get("SGL_LAB_SOAK", "1"))
 """How many times the CI size the random tests run."""
+
+
+SLOW = Grammars(ByteTokenizer(), jump=False)
+
+
+def mask_after(constraint: Constraint | None) -> Callable[[Sequence[int]], tuple[memoryview, ...] | None]:
+    """For `HashModel.reply`: worked out anew for every token, and nothing is forced. None when the text is over."""
+
+    def mask(generated: Sequence[int]) -> tuple[memoryview, ...] | None:
+        if constraint is None:
+            return ()
+        if generated and generated[-1] in ByteTokenizer.eos_ids:
+            return None
+        guide = SLOW.start(constraint)
+        for token in generated:
+            guide.take(token)
+        if guide.is_over:
+            return None
+        masks = guide.masks(1)
+        guide.fill(())
+        return masks
+
+    return mask
+
+
+def expect_lawful(events: Sequence[Event]) -> None:
+    """Every gen that ran to its end counted every position once; of what it was forced to say at the end none."""
+    forced: dict[RequestId, list[bool]] = {}
+    for event in events:
+        if isinstance(event, TokensSampled):
+            for sample in event.samples:
+                forced.setdefault(sample.request, []).append(sample.forced)
+        elif isinstance(event, RequestFinished) and event.request in forced and event.reason in ("stop", "length"):
+            said = forced[event.request]
+            assert len(said) == event.n_completion
+            n_unread = len(said) if all(said) else said[::-1].index(False)
+            n_positions = 0 if all(said) else event.n_prompt + event.n_completion - 1 - n_unread
+            assert event.n_cached + event.n_computed == n_positions + event.n_rejected
 
 
 class Late(HashRunner):

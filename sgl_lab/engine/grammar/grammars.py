@@ -76,13 +76,14 @@ class Grammars:
         if len(source) > MOST_SOURCE:
             raise BadArgument(f"a {kind} of {len(source)} characters is too long", hint=f"at most {MOST_SOURCE} are taken")
         tokenizer = self._tokenizer()
-        if kind == "regex":
-            source = pattern.lowered(source)
         from llguidance import LLMatcher
 
         from .limits import LIMITS
 
-        grammar = _grammar(kind, source)
+        try:
+            grammar = _grammar(kind, source)
+        except RecursionError:
+            raise BadArgument(f"the {kind} is nested too deeply, or too large") from None
         try:
             made = LLMatcher(tokenizer, grammar, log_level=0, limits=LIMITS)
             made.compute_bitmask()  # only now it knows whether there is anything to say
@@ -110,7 +111,7 @@ def _grammar(kind: str, source: str) -> str:
 
     match kind:
         case "regex":
-            return LLMatcher.grammar_from_regex(source)
+            return LLMatcher.grammar_from_regex(pattern.lowered(source))
         case "grammar":
             check_lark(source)
             return LLMatcher.grammar_from_lark(source)
@@ -134,7 +135,7 @@ class _Adapter:
         special = spelling.special_ids
         self.eos_token_id = min(spelling.eos_ids)
         self.tokens = [
-            f"<|{token}|>".encode() if token in special else spelling.token_bytes(token) for token in range(spelling.n_vocab)
+            spelling.token_bytes(token) or (f"<|{token}|>".encode() if token in special else b"") for token in range(spelling.n_vocab)
         ]
         self.special_token_ids = sorted(special)
         self._encode = spelling.encode

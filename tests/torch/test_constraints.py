@@ -1,0 +1,175 @@
+"""Constraints on real models, torch and native: the same text whatever is cached or guessed, forced or drawn, and valid every time."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import random
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sgl_lab.contracts.errors import ConstraintFailed
+from sgl_lab.contracts.params import Constraint, SamplingParams
+from sgl_lab.contracts.port import GenJob, GenOutput
+from sgl_lab.engine.config import EngineConfig
+from sgl_lab.engine.engine import Engine
+from sgl_lab.engine.model import store
+from sgl_lab.engine.model.load import LoadedModel, load_model
+from sgl_lab.engine.run.choose import make_runner
+
+from ..pure.driving import SOAK, Heard
+
+N_TEXTS = 24 * SOAK
+PROMPT = "Describe the city of Paris as a record: "
+CITY = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 20},
+        "country": {"type": "string", "maxLength": 20},
+        "population": {"type": "integer", "minimum": 1, "maximum": 99_999_999},
+        "is_capital": {"type": "boolean"},
+        "founded": {"type": "string", "pattern": "^[0-9]{3,4}(BC|AD)$"},
+    },
+    "required": ["name", "country", "population", "is_capital", "founded"],
+    "additionalProperties": False,
+}
+RECORD = Constraint("json_schema", json.dumps(CITY))
+PATTERN = r"(Yes|No), (because|although) [a-z ]{5,30}\. [0-9]{2}% sure"
+
+
+class Stand:
+    def __init__(self, loaded: LoadedModel, library: ctypes.CDLL | None) -> None:
+        self._loaded, self._library = loaded, library
+        self.prompt = loaded.tokenizer.encode(PROMPT)
+
+    def engine(self, **config: Any) -> Engine:
+        chosen = EngineConfig(**{"n_pages": 2048} | config)
+        runner = make_runner(self._loaded.model, self._library, chosen.n_pages, chosen.page_size)
+        return Engine(chosen, runner, self._loaded.tokenizer, context=self._loaded.spec.context, namespace=self._loaded.namespace)
+
+    def ask(self, engine: Engine, **params: Any) -> GenOutput:
+        heard = Heard()
+        job = GenJob(self.prompt, SamplingParams(**{"max_tokens": 120, "temperature": 0.0, "seed": 0} | params))
+        engine.add(engine.gen(job, heard, exact=True))
+        while engine.step():
+            pass
+        return heard.output
+
+
+@pytest.fixture(scope="module", params=["torch", "native"])
+def stand(request: pytest.FixtureRequest, library: ctypes.CDLL, smollm2: LoadedModel) -> Iterator[Stand]:
+    if request.param == "torch":
+        yield Stand(smollm2, None)
+    else:
+        path = store.resolve("smollm2")
+        yield Stand(load_model(path, name="smollm2", device="cpu", native=True, cache_dir=store.cache_dir()), library)
+
+
+def content(output: GenOutput) -> tuple[Any, ...]:
+    return output.text, output.ids, output.finish_reason, output.logprobs, output.is_complete, output.prompt_logprobs
+
+
+@pytest.mark.parametrize("constraint", [RECORD, Constraint("regex", PATTERN)])
+def test_a_constrained_text_is_the_same_cold_cached_guessed_chunked_and_without_jumps(stand: Stand, constraint: Constraint) -> None:
+    params: dict[str, Any] = {"constraint": constraint, "logprobs": True, "top_logprobs": 3, "temperature": 0.8, "seed": 4}
+    plain = stand.engine(draft_tokens=0)
+    wanted = stand.ask(plain, **params)
+    assert wanted.is_complete
+    assert wanted.usage.forced_tokens > 5
+    assert content(stand.ask(plain, **params)) == content(wanted)
+    guessing = stand.engine()
+    assert content(stand.ask(guessing, **params)) == content(wanted)
+    again = stand.ask(guessing, **params)
+    assert content(again) == content(wanted)
+    assert again.usage.accepted_tokens > 5
+    assert again.usage.model_steps < wanted.usage.model_steps / 2
+    small = stand.engine(draft_tokens=0, page_size=16, n_pages=40, step_tokens=7, max_rows=4)
+    assert content(stand.ask(small, **params)) == content(wanted)
+    drawing = stand.ask(stand.engine(draft_tokens=0, jump_forward=False), **params)
+    assert (drawing.text, drawing.ids) == (wanted.text, wanted.ids)
+    assert drawing.usage.model_steps > wanted.usage.model_steps
+
+
+def test_logprobs_of_the_prompt_and_of_forced_tokens_are_those_of_a_score(stand: Stand) -> None:
+    engine = stand.engine()
+    output = stand.ask(engine, constraint=RECORD, logprobs=True, top_logprobs=2, prompt_logprobs_from=2)
+    from sgl_lab.contracts.port import ScoreJob
+
+    heard = Heard()
+    engine.add(engine.score(ScoreJob(stand.prompt[:2], ((*stand.prompt[2:], *output.ids),)), heard, exact=True))
+    while engine.step():
+        pass
+    (row,) = heard.answer.logprobs
+    entries = (*output.prompt_logprobs, *output.logprobs)
+    known = [(entry.token, entry.logprob) for entry in entries if entry.logprob is not None]
+    assert known == [(entry.token, entry.logprob) for entry, found in zip(row, entries, strict=True) if found.logprob is not None]
+    assert all(len(entry.top) == 2 for entry in entries if entry.logprob is not None)
+    assert all(entry.logprob is not None for entry in output.prompt_logprobs)
+    assert len(known) >= len(entries) - 3
+
+
+def test_whole_texts_are_valid_at_high_temperature(stand: Stand, record_table: Callable[..., None]) -> None:
+    import jsonschema
+
+    draw = random.Random(0)
+    engine = stand.engine()
+    heards = []
+    for number in range(N_TEXTS):
+        constraint = RECORD if number % 2 else Constraint("regex", PATTERN)
+        params = SamplingParams(max_tokens=150, temperature=draw.choice((0.7, 1.5)), seed=number, constraint=constraint)
+        heards.append((constraint, Heard()))
+        engine.add(engine.gen(GenJob(stand.prompt, params), heards[-1][1]))
+    while engine.step():
+        pass
+    for constraint, heard in heards:
+        text = heard.output.text
+        assert heard.output.is_complete == (heard.output.finish_reason == "stop")
+        if heard.output.is_complete and constraint is RECORD:
+            jsonschema.validate(json.loads(text), CITY)
+        elif heard.output.is_complete:
+            assert re.fullmatch(PATTERN, text)
+    stats = engine.stats()
+    n_whole = sum(heard.output.is_complete for _, heard in heards)
+    assert n_whole > 0.8 * N_TEXTS
+    assert stats["masks_s"] > 0
+    record_table("C2", model="smollm2", texts=N_TEXTS, whole=n_whole, forced=f"{stats['forced_tokens'] / stats['generated_tokens']:.0%}")
+
+
+def test_a_step_whose_masks_fail_still_ends(stand: Stand) -> None:
+    engine = stand.engine()
+    bad, good = Heard(), Heard()
+    params = SamplingParams(max_tokens=60, temperature=0, constraint=RECORD)
+    family = engine.gen(GenJob(stand.prompt, params), bad)
+
+    class Failing:
+        def __init__(self, guide: Any) -> None:
+            self._guide = guide
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._guide, name)
+
+        def fill(self, guess: tuple[int, ...]) -> None:
+            raise ConstraintFailed("too many states")
+
+    family.requests[0].guide = Failing(family.requests[0].guide)
+    engine.add(family)
+    engine.add(engine.gen(GenJob(stand.prompt, params), good))
+    while engine.step():
+        pass
+    assert [type(answer) for answer in bad.answers] == [ConstraintFailed]
+    assert good.output.is_complete
+
+
+@pytest.mark.parametrize("space", [True, False])
+def test_a_sentencepiece_tokenizer_spells_what_is_forced(tmp_path: Path, space: bool) -> None:
+    from sgl_lab.engine.grammar.grammars import Grammars
+
+    from .test_tokenizer import sentencepiece_tokenizer
+
+    tokenizer = sentencepiece_tokenizer(tmp_path, space)
+    guide = Grammars(tokenizer).start(Constraint("regex", "hello world"))
+    assert tokenizer.decode(guide.forced()).startswith("hello")
