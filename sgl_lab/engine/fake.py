@@ -31,6 +31,7 @@ class HashModel:
         else:
             token = hash(context) % self.n_vocab
         mask, banned = sampling.mask, sampling.banned
+        candidate: int
         for candidate in (*range(token, self.n_vocab), *range(token)) if banned or mask is not None else (token,):
             if candidate not in banned and (mask is None or mask[candidate // 32] >> candidate % 32 & 1):
                 return candidate

@@ -198,7 +198,10 @@ class GenFamily(Family):
             begun = Accepted("stop" if request.limit else "length")
         else:
             begun = self._say(request, (), now)
-        if begun.reason is None or not request.targets:
+        if begun.reason is None:
+            return begun
+        request.targets = {position: token for position, token in request.targets.items() if position < len(request.prompt) - 1}
+        if not request.targets:
             return begun
         self._samples[request.id].reason = begun.reason  # the prompt is still to be scored
         request.limit = len(request.generated)

@@ -67,7 +67,9 @@ def expect_lawful(events: Sequence[Event]) -> None:
             said = forced[event.request]
             assert len(said) == event.n_completion
             n_unread = len(said) if all(said) else said[::-1].index(False)
-            n_positions = 0 if all(said) else event.n_prompt + event.n_completion - 1 - n_unread
+            n_all = event.n_prompt + event.n_completion
+            is_read = not all(said) or event.n_steps > 0  # of a text that is forced as a whole the prompt may be scored
+            n_positions = n_all - (0 if all(said) else 1 + n_unread) if is_read else 0
             assert event.n_cached + event.n_computed == n_positions + event.n_rejected
 
 

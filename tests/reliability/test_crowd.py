@@ -14,7 +14,7 @@ import pytest
 from sgl_lab.backends.local import LocalBackend
 from sgl_lab.contracts.errors import RequestFailed
 from sgl_lab.contracts.events import EngineFault, Event, NodeEvicted, RequestPreempted, silent
-from sgl_lab.contracts.params import SamplingParams
+from sgl_lab.contracts.params import Constraint, SamplingParams
 from sgl_lab.contracts.port import GenJob, ModelCard, ScoreJob, WarmJob
 from sgl_lab.engine.config import EngineConfig
 from sgl_lab.engine.engine import Engine
@@ -26,6 +26,7 @@ from ..pure.driving import SOAK
 
 N_REQUESTS = 1_000 * SOAK
 N_PAGES = 128
+FORM = Constraint("regex", "(a list of things: [a-z]{3,9}(, [a-z]{3,9}){3,}){5}")
 POISON, RAISING = 250, 251
 """tokens that the model itself never says"""
 
@@ -39,6 +40,7 @@ class Brittle(HashRunner):
     def run(self, plan: Plan) -> tuple[RowOutput, ...]:
         if any(RAISING in row.tokens for row in plan.rows):
             raise MemoryError("out of memory in the forward pass")
+        plan.before_draws()
         return tuple(RowOutput(error=ValueError("NaN")) if POISON in row.tokens else self._run(row) for row in plan.rows)
 
 
@@ -101,7 +103,9 @@ def test_when_thousands_came_and_some_were_cancelled_and_some_failed_nothing_is_
         fates.append(fate)
         kind = "gen" if fate == "cancelled within" else draw.choices(("gen", "score", "warm"), (8, 1, 1))[0]
         if kind == "gen":
-            params = SamplingParams(max_tokens=draw.randrange(1, 50), n=draw.choice((1, 1, 1, 2)), seed=number, ignore_eos=True)
+            constraint = draw.choice((None, None, FORM))
+            n = draw.choice((1, 1, 1, 2))
+            params = SamplingParams(max_tokens=draw.randrange(1, 50), n=n, seed=number, ignore_eos=True, constraint=constraint)
             name = backend.submit(GenJob(prompt, params), client)
         elif kind == "score":
             name = backend.score(ScoreJob(prompt, ((1, 2, 3), (1, 4), (5,))), client)

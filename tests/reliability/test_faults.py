@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sgl_lab.contracts.errors import RequestFailed
-from sgl_lab.contracts.params import SamplingParams
+from sgl_lab.contracts.params import Constraint, SamplingParams
 from sgl_lab.contracts.port import GenJob, ScoreJob, WarmJob
 from sgl_lab.engine.fake import HashRunner
 from sgl_lab.engine.family import Family
@@ -19,6 +19,7 @@ from sgl_lab.engine.plan.plan import Plan, Row, RowOutput
 from ..pure.driving import SOAK, Bench, Heard, Late, bench, expect_idle
 
 N_SEEDS = 2 if SOAK == 1 else 20
+FORM = Constraint("json_schema", '{"type": "array", "items": {"enum": ["one thing", "another", 3]}, "minItems": 4}')
 FIRST = 255
 """the token that the culprit begins with, and nobody else"""
 
@@ -41,12 +42,18 @@ def draws(position: int) -> Predicate:
     return lambda row, family: any(sampling.position == position for sampling in row.samplings)
 
 
+def in_no_row(row: Row, family: Family) -> bool:
+    """The fault is not in the model, but where a constraint works out what may be drawn."""
+    return False
+
+
 WHERE: Mapping[str, tuple[str, Predicate]] = {
     "the first chunk": ("gen", lambda row, family: row.start == 0),
     "the last chunk": ("gen", draws(0)),
     "the second token": ("gen", draws(1)),
     "the ninth token": ("gen", draws(8)),
     "one sample of three": ("samples", lambda row, family: row.request == family.requests[1].id and draws(3)(row, family)),
+    "a mask": ("constrained", in_no_row),
     "a score": ("score", lambda row, family: bool(row.targets)),
     "a warm": ("warm", lambda row, family: row.start > 0),
 }
@@ -58,11 +65,12 @@ class Faulty(HashRunner):
     """Fails on the culprit's rows that `is_hit` says: alone where that is the kind of fault, else with the whole step."""
 
     family: Family
-    is_hit: Predicate = staticmethod(lambda row, family: False)
+    is_hit: Predicate = staticmethod(in_no_row)
     error: Exception
     n_faults = 0
 
     def run(self, plan: Plan) -> tuple[RowOutput, ...]:
+        plan.before_draws()
         outputs = [self._run(row) for row in plan.rows]  # written first, as by a kernel that fails late
         for i, row in enumerate(plan.rows):
             if any(row.request == request.id for request in self.family.requests) and self.is_hit(row, self.family):
@@ -75,6 +83,24 @@ class Faulty(HashRunner):
 
 class LateFaulty(Late, Faulty):
     """The same while others are told of: a fault shows when the results are asked for."""
+
+
+class FaultyGuide:
+    """A guide that fails at its third step."""
+
+    def __init__(self, runner: Faulty) -> None:
+        (request,) = runner.family.requests
+        self._runner, self._guide, request.guide, self._n_filled = runner, request.guide, self, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._guide, name)
+
+    def fill(self, guess: tuple[int, ...]) -> None:
+        self._n_filled += 1
+        if self._n_filled == 3:
+            self._runner.n_faults += 1
+            raise self._runner.error
+        self._guide.fill(guess)  # type: ignore[union-attr]
 
 
 class Raising(Heard):
@@ -106,7 +132,9 @@ def serve(seed: int, kind: str, heard: Heard, arm: Callable[[Faulty], None]) -> 
             if draw.random() < 0.2:
                 others.append(b.score(prompt, (1, 2), (1, 3)))
             else:
-                sampled = {"temperature": draw.choice((0.0, 1.0)), "seed": draw.randrange(9), "n": draw.choice((1, 1, 2))}
+                constraint = draw.choice((None, FORM))
+                sampled: dict[str, Any] = {"temperature": draw.choice((0.0, 1.0)), "seed": draw.randrange(9), "n": draw.choice((1, 1, 2))}
+                sampled["constraint"] = constraint
                 others.append(b.gen(prompt, max_tokens=draw.randrange(1, 30), **sampled))
 
     prompt = (FIRST, *shared)
@@ -118,7 +146,8 @@ def serve(seed: int, kind: str, heard: Heard, arm: Callable[[Faulty], None]) -> 
         case "warm":
             runner.family = engine.warm(WarmJob(prompt), heard)
         case _:
-            params = SamplingParams(max_tokens=20, n=3 if kind == "samples" else 1, seed=1, ignore_eos=True)
+            constraint = FORM if kind == "constrained" else None
+            params = SamplingParams(max_tokens=20, n=3 if kind == "samples" else 1, seed=1, ignore_eos=True, constraint=constraint)
             runner.family = engine.gen(GenJob(prompt, params), heard)
     arm(runner)
     for _ in range(draw.randrange(4)):
@@ -148,6 +177,8 @@ def test_a_fault_fails_its_own_request_and_nothing_else(where: str, how: str, se
     def arm(runner: Faulty) -> None:
         if is_hit is not None:
             runner.is_hit, runner.error = is_hit, HOW[how]
+        if is_hit is in_no_row:
+            FaultyGuide(runner)
 
     culprit = Heard() if is_hit else Raising(how)
     b, runner, found = serve(seed, kind, culprit, arm)

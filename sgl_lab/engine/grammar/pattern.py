@@ -39,8 +39,8 @@ def lowered(pattern: str) -> str:
         tree = parser.parse(pattern)
     except re.error as error:
         raise BadArgument(f"regex {_short(pattern)} is not a regular expression: {error}") from None
-    except (RecursionError, OverflowError):
-        raise BadArgument(f"regex {_short(pattern)} is nested too deeply, or repeats too often") from None
+    except OverflowError as error:
+        raise BadArgument(f"regex {_short(pattern)} is too large: {error}") from None
     items = list(tree)
     while items and items[0] in _STARTS:
         del items[0]
@@ -51,8 +51,6 @@ def lowered(pattern: str) -> str:
     except KeyError as error:
         what = _NAMES.get(error.args[0], f"{error.args[0]}")
         raise BackendUnsupported(f"regex {_short(pattern)} has {what}, which cannot be obeyed", hint="write it without") from None
-    except RecursionError:
-        raise BadArgument(f"regex {_short(pattern)} is nested too deeply") from None
 
 
 _STARTS = ((sre.AT, sre.AT_BEGINNING), (sre.AT, sre.AT_BEGINNING_STRING))

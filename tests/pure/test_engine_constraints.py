@@ -1,0 +1,257 @@
+"""Gens with a constraint: what is forced takes no step, guesses change nothing, failures are of one request, and all is counted."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from sgl_lab.contracts.errors import BadArgument, ConstraintFailed
+from sgl_lab.contracts.events import RequestFinished, StepRan, TokensSampled
+from sgl_lab.contracts.params import Constraint, SamplingParams
+from sgl_lab.contracts.port import GenJob, GenOutput
+from sgl_lab.engine.fake import HashModel
+
+from .driving import Bench, Heard, Late, bench, expect_idle, expect_lawful
+
+PROMPT = tuple(b"Fill in the form: ")
+FORM = Constraint(
+    "json_schema",
+    json.dumps(
+        {
+            "type": "object",
+            "properties": {"name": {"type": "string", "maxLength": 5}, "age": {"type": "integer"}, "is_member": {"type": "boolean"}},
+            "required": ["name", "age", "is_member"],
+            "additionalProperties": False,
+        }
+    ),
+)
+SAMPLED: dict[str, Any] = {"constraint": FORM, "max_tokens": 100, "temperature": 1.0, "seed": 1}
+
+
+def regex(pattern: str) -> dict[str, Any]:
+    return {"constraint": Constraint("regex", pattern), "max_tokens": 40}
+
+
+def reply(b: Bench, prompt: tuple[int, ...] = PROMPT, **params: Any) -> GenOutput:
+    heard = b.gen(prompt, **params)
+    b.drain()
+    expect_lawful(b.fold.events)
+    return heard.output
+
+
+def content(output: GenOutput) -> tuple[Any, ...]:
+    """All but what it cost."""
+    return output.text, output.ids, output.finish_reason, output.matched_stop, output.logprobs, output.is_complete, output.prompt_logprobs
+
+
+# ------------------------------------------------------------ forced tokens
+
+
+def test_forced_tokens_take_no_step_of_their_own_and_change_no_text() -> None:
+    jumping = reply(bench(draft_tokens=0), **SAMPLED)
+    drawing = reply(bench(draft_tokens=0, jump_forward=False), **SAMPLED)
+    assert json.loads(jumping.text).keys() == {"name", "age", "is_member"}
+    assert (jumping.text, jumping.ids) == (drawing.text, drawing.ids)
+    n = len(jumping.ids)
+    assert jumping.usage.completion_tokens == drawing.usage.completion_tokens == n
+    assert drawing.usage.model_steps in (n, n + 1)
+    assert jumping.usage.model_steps == n - jumping.usage.forced_tokens
+    assert jumping.usage.forced_tokens > n / 2
+    assert drawing.usage.forced_tokens == 0
+
+
+def test_a_text_that_is_forced_as_a_whole_takes_no_step() -> None:
+    b = bench()
+    output = reply(b, **regex("abc"), logprobs=True)
+    assert (output.text, output.finish_reason, output.is_complete) == ("abc", "stop", True)
+    assert (output.usage.model_steps, output.usage.computed_tokens, output.usage.forced_tokens) == (0, 0, 3)
+    assert [entry.logprob for entry in output.logprobs] == [None] * 3
+    assert not b.fold.of(StepRan)
+    assert b.engine.stats()["forced_tokens"] == b.engine.stats()["generated_tokens"] == 3
+
+
+def test_events_say_how_many_tokens_were_allowed_and_which_were_forced() -> None:
+    b = bench()
+    reply(b, **regex("a[0-9]bc(x|y)"))
+    samples = [sample for event in b.fold.of(TokensSampled) for sample in event.samples]
+    assert [(sample.n_allowed, sample.forced) for sample in samples] == [(1, True), (10, False), (1, True), (1, True), (2, False)]
+    assert [sample.logprob is None for sample in samples] == [sample.forced for sample in samples]
+    reply(b)
+    assert {(sample.n_allowed, sample.forced) for sample in b.fold.of(TokensSampled)[-1].samples} == {(None, False)}
+
+
+def test_a_forced_run_ends_where_the_text_must() -> None:
+    b = bench()
+    output = reply(b, **regex("a[0-9]bcdefgh") | {"max_tokens": 4})
+    assert re.fullmatch("a[0-9]bc", output.text)
+    assert (output.finish_reason, output.is_complete, output.usage.completion_tokens) == ("length", False, 4)
+    assert reply(b, **regex("abcdef") | {"max_tokens": 4}).text == "abcd"
+
+
+def test_logprobs_of_forced_tokens_are_the_models_own_but_for_the_last_run() -> None:
+    model = HashModel()
+    for config in ({}, {"draft_tokens": 0}, {"page_size": 4, "step_tokens": 65}):
+        b = bench(**config)
+        first = reply(b, **SAMPLED, logprobs=True, top_logprobs=2)
+        again = reply(b, **SAMPLED, logprobs=True, top_logprobs=2)
+        assert content(again) == content(first)
+        tokens = (*PROMPT, *first.ids)
+        n_unread = len(first.logprobs) - 1 - max(i for i, entry in enumerate(first.logprobs) if entry.logprob is not None)
+        assert n_unread == 1 + len("}") or first.text.endswith("e}")
+        for i, entry in enumerate(first.logprobs[: len(first.logprobs) - n_unread], len(PROMPT)):
+            assert entry.logprob == model.logprob(model.context(tokens[:i]), entry.token)
+            assert len(entry.top) == 2
+
+
+def test_a_constrained_text_that_comes_again_takes_few_steps_and_is_the_same_to_the_bit() -> None:
+    for runner in (None, Late(1024, 1)):
+        b = bench(runner)
+        params = SAMPLED | {"logprobs": True, "top_logprobs": 1}
+        first, again = reply(b, **params), reply(b, **params)
+        assert content(again) == content(first)
+        assert again.usage.model_steps < first.usage.model_steps / 2
+        assert again.usage.forced_tokens == first.usage.forced_tokens
+        other = reply(b, **params | {"seed": 5})
+        assert content(other) == content(reply(bench(draft_tokens=0), **params | {"seed": 5}))
+
+
+def test_guesses_that_the_constraint_forbids_are_not_computed() -> None:
+    b = bench()
+    free = reply(b, max_tokens=30, ignore_eos=True)
+    assert reply(b, max_tokens=30, ignore_eos=True).usage.accepted_tokens > 20
+    output = reply(b, **regex("[ab]{20}"))
+    assert output.usage.drafted_tokens - output.usage.accepted_tokens == output.usage.rejected_tokens == 0
+    assert re.fullmatch("[ab]{20}", output.text)
+    assert free.ids[0] not in tuple(b"ab")
+
+
+# ------------------------------------------------------------ ends
+
+
+def test_the_end_of_a_text_ends_it_though_eos_is_ignored() -> None:
+    output = reply(bench(), **regex("[a-f]*"), ignore_eos=True, logit_bias=((256, 1.0),))
+    assert output.is_complete
+    assert re.fullmatch("[a-f]*", output.text)
+
+
+@pytest.mark.parametrize(("pattern", "stop", "is_complete"), [("ab|abc{9}", "c", True), ("([a-c]{2};){3}", ";", False)])
+def test_a_text_that_a_stop_ended_is_complete_if_what_is_left_is(pattern: str, stop: str, is_complete: bool) -> None:
+    outputs = [reply(bench(), **regex(pattern), stop=(stop,), temperature=1.0, seed=seed) for seed in range(10)]
+    stopped = [output for output in outputs if output.matched_stop == stop]
+    assert stopped
+    assert {(output.is_complete, bool(re.fullmatch(pattern, output.text))) for output in stopped} == {(is_complete, is_complete)}
+
+
+def test_no_end_is_drawn_before_min_tokens() -> None:
+    for seed in range(5):
+        output = reply(bench(), **regex("[a-f]*"), min_tokens=12, temperature=1.0, seed=seed)
+        assert len(output.ids) >= 12
+    assert reply(bench(), **regex("ab"), min_tokens=12).text == "ab"
+
+
+def test_samples_of_one_prompt_each_follow_the_constraint() -> None:
+    b = bench()
+    heard = b.gen(PROMPT, **SAMPLED | {"n": 4})
+    b.drain()
+    texts = [output.text for output in heard.answer]
+    assert len(set(texts)) > 1
+    assert all(json.loads(text).keys() == {"name", "age", "is_member"} for text in texts)
+    expect_lawful(b.fold.events)
+
+
+def test_a_cancelled_text_is_kept_and_says_that_it_is_not_whole() -> None:
+    b = bench(draft_tokens=0)
+    heard = b.gen(PROMPT, **SAMPLED)
+    for _ in range(4):
+        b.step()
+    b.engine.abort_all()
+    assert heard.output.finish_reason == "abort"
+    assert heard.output.text.startswith('{"name": "')
+    assert heard.output.is_complete is False
+    expect_idle(b)
+
+
+# ------------------------------------------------------------ failures
+
+
+def test_a_bad_constraint_is_refused_before_anything_waits() -> None:
+    b = bench()
+    with pytest.raises(BadArgument, match="position 0"):
+        b.gen(PROMPT, **regex("(a"))
+    with pytest.raises(BadArgument, match="position 0"):
+        b.engine.prepare(Constraint("regex", "(a"))
+    b.engine.prepare(FORM)
+    assert b.engine.stats()["requests_waiting"] == 0
+
+
+def test_a_constraint_without_a_way_on_fails_its_request_alone() -> None:
+    b = bench()
+    bad = b.gen(PROMPT, **regex("[0-9]x"), logit_bias=())
+    good = b.gen(PROMPT, **SAMPLED)
+    guide = b.engine._scheduler.waiting[0].guide
+    assert guide is not None
+    guide.fill = lambda guess: raising()  # type: ignore[method-assign]
+    b.drain()
+    assert [type(answer) for answer in bad.answers] == [ConstraintFailed]
+    assert content(good.output) == content(reply(bench(), **SAMPLED))
+    expect_idle(b)
+
+
+def raising() -> None:
+    raise ConstraintFailed("too many states")
+
+
+def test_a_grammar_that_grows_too_complex_fails_typed_while_others_go_on() -> None:
+    b = bench()
+    hostile = Constraint("grammar", "start: a\na: " + " | ".join(f"a{'a' * 0} a /x{{1,{n}}}/" for n in range(2, 40)) + ' | "x"')
+    bad = b.gen(PROMPT, constraint=hostile, max_tokens=400)
+    good = b.gen(PROMPT, **SAMPLED)
+    b.drain()
+    answer = bad.answers[0]
+    assert isinstance(answer, ConstraintFailed) or set(answer[0].text) == {"x"}
+    assert content(good.output) == content(reply(bench(), **SAMPLED))
+
+
+# ------------------------------------------------------------ logprobs of the prompt
+
+
+def scored(first: int) -> list[float | None]:
+    model = HashModel()
+    return [model.logprob(model.context(PROMPT[:i]), PROMPT[i]) if i else None for i in range(first, len(PROMPT))]
+
+
+@pytest.mark.parametrize("config", [{}, {"step_tokens": 65, "page_size": 4}])
+@pytest.mark.parametrize("first", [0, 1, 7, len(PROMPT) - 1, len(PROMPT), 99])
+def test_logprobs_of_the_prompt_are_computed_from_the_position_asked_for(first: int, config: dict[str, int]) -> None:
+    b = bench(**config)
+    reply(b, max_tokens=3)
+    for params in ({"max_tokens": 4}, {"max_tokens": 0}, {"max_tokens": 4, "n": 3}, regex("abc"), regex("ab[cd]")):
+        heard = b.gen(PROMPT, **params, prompt_logprobs_from=first, top_logprobs=1)
+        b.drain()
+        for output in heard.answer:
+            assert logprobs(output.prompt_logprobs) == scored(first)
+            assert [entry.token for entry in output.prompt_logprobs] == list(PROMPT[first:])
+            assert all(len(entry.top) == (entry.logprob is not None) for entry in output.prompt_logprobs)
+        usages = [output.usage for output in heard.answer]
+        assert usages[0].cached_tokens <= max(first - 1, 0) or first >= len(PROMPT)
+    assert reply(b, max_tokens=1).prompt_logprobs == ()
+
+
+def logprobs(entries: Sequence[Any]) -> list[float | None]:
+    return [entry.logprob for entry in entries]
+
+
+def test_a_cancel_before_the_prompt_was_scored_leaves_what_is_known() -> None:
+    b = bench(step_tokens=65, max_rows=64)
+    heard = Heard()
+    family = b.engine.gen(GenJob(PROMPT * 20, SamplingParams(prompt_logprobs_from=0)), heard)
+    b.engine.add(family)
+    b.step()
+    b.engine.cancel(family.id)
+    assert len(heard.output.prompt_logprobs) == len(PROMPT) * 20
+    assert b.fold.of(RequestFinished)[0].reason == "abort"
+    expect_idle(b)
