@@ -26,7 +26,7 @@ from ..pure.driving import SOAK
 
 N_REQUESTS = 1_000 * SOAK
 N_PAGES = 128
-FORM = Constraint("regex", "(a list of things: [a-z]{3,9}(, [a-z]{3,9}){3,}){5}")
+FORM = Constraint("regex", "([a-z]{2} list of things: [a-z]{3,9}(, [a-z]{3,9}){3,}){5}")
 POISON, RAISING = 250, 251
 """tokens that the model itself never says"""
 
