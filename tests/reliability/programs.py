@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import struct
 import threading
@@ -12,6 +13,18 @@ import sgl_lab as sgl
 from sgl_lab.contracts.port import Backend, GenJob, GenOutput, ScoreJob, ScoreOutput, TokenLogprob, Usage
 
 WORDS = ["tide", "flat", "bird", "rose", "sand", "gull", "reed", "moon", "salt", "boat", "kelp", "dune", "wave", "crab", "foam", "pier"]
+FORMS: list[dict[str, Any]] = [
+    {"regex": "(tide|flat): [a-z]{2,9}( and [a-z]{2,9})*"},
+    {"regex": "[0-9]{1,3}[.]"},
+    {
+        "json_schema": {
+            "type": "object",
+            "properties": {"bird": {"type": "string", "maxLength": 12}, "n": {"type": "integer", "maximum": 99}, "at": {"enum": WORDS}},
+            "required": ["bird", "n", "at"],
+            "additionalProperties": False,
+        }
+    },
+]
 Key = tuple[Any, ...]
 
 
@@ -27,10 +40,12 @@ def program(s: sgl.ProgramState, number: int) -> None:
 
 def act(s: sgl.ProgramState, draw: random.Random, name: str, depth: int) -> None:
     s += phrase(draw, 4)
-    kind = draw.choice(("gen", "gen", "samples", "select", "fork") if depth < 2 else ("gen", "select"))
+    kind = draw.choice(("gen", "gen", "form", "samples", "select", "fork") if depth < 2 else ("gen", "form", "select"))
     match kind:
         case "gen":
             s += sgl.gen(name, **sampling(draw))
+        case "form":
+            s += sgl.gen(name, **sampling(draw) | draw.choice(FORMS) | {"max_tokens": draw.choice((3, 12, 40))})
         case "samples":
             s += sgl.gen(name, n=2, **sampling(draw))
         case "select":
@@ -125,10 +140,11 @@ def answer_bits(answer: tuple[GenOutput, ...] | ScoreOutput | Usage) -> bytes:
             return b""
         case _:
             return b"|".join(
-                repr((output.ids, output.text, output.finish_reason)).encode() + _logprob_bits(output.logprobs) for output in answer
+                repr((output.ids, output.text, output.finish_reason, output.is_complete)).encode() + _logprob_bits(output.logprobs)
+                for output in answer
             )
 
 
 def _logprob_bits(entries: Sequence[TokenLogprob]) -> bytes:
     flat = [(entry.token, entry.logprob) for entry in entries] + [pair for entry in entries for pair in entry.top]
-    return b"".join(struct.pack("<qd", token, logprob) for token, logprob in flat)
+    return b"".join(struct.pack("<qd", token, math.nan if logprob is None else logprob) for token, logprob in flat)

@@ -6,22 +6,27 @@ import ctypes
 import json
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from sgl_lab.contracts.errors import ConstraintFailed
 from sgl_lab.contracts.params import Constraint, SamplingParams
-from sgl_lab.contracts.port import GenJob, GenOutput
+from sgl_lab.contracts.port import GenJob, GenOutput, ScoreJob
 from sgl_lab.engine.config import EngineConfig
 from sgl_lab.engine.engine import Engine
+from sgl_lab.engine.grammar.grammars import Grammars
 from sgl_lab.engine.model import store
 from sgl_lab.engine.model.load import LoadedModel, load_model
+from sgl_lab.engine.model.tokenizer import Tokenizer
 from sgl_lab.engine.run.choose import make_runner
 
 from ..pure.driving import SOAK, Heard
+from .test_tokenizer import METASPACE, PREPEND, sentencepiece, write
+from .tiny import load_tiny, write_tiny
 
 N_TEXTS = 24 * SOAK
 PROMPT = "Describe the city of Paris as a record: "
@@ -42,8 +47,8 @@ PATTERN = r"(Yes|No), (because|although) [a-z ]{5,30}\. [0-9]{2}% sure"
 
 
 class Stand:
-    def __init__(self, loaded: LoadedModel, library: ctypes.CDLL | None) -> None:
-        self._loaded, self._library = loaded, library
+    def __init__(self, name: str, loaded: LoadedModel, library: ctypes.CDLL | None) -> None:
+        self.name, self._loaded, self._library = name, loaded, library
         self.prompt = loaded.tokenizer.encode(PROMPT)
 
     def engine(self, **config: Any) -> Engine:
@@ -53,7 +58,7 @@ class Stand:
 
     def ask(self, engine: Engine, **params: Any) -> GenOutput:
         heard = Heard()
-        job = GenJob(self.prompt, SamplingParams(**{"max_tokens": 120, "temperature": 0.0, "seed": 0} | params))
+        job = GenJob(self.prompt, SamplingParams(**{"max_tokens": 300, "temperature": 0.0, "seed": 0} | params))
         engine.add(engine.gen(job, heard, exact=True))
         while engine.step():
             pass
@@ -61,12 +66,13 @@ class Stand:
 
 
 @pytest.fixture(scope="module", params=["torch", "native"])
-def stand(request: pytest.FixtureRequest, library: ctypes.CDLL, smollm2: LoadedModel) -> Iterator[Stand]:
+def stand(request: pytest.FixtureRequest, library: ctypes.CDLL, tmp_path_factory: pytest.TempPathFactory) -> Stand:
+    """The built-in model on the native step, and a tiny one, whose tokens are characters, on torch."""
     if request.param == "torch":
-        yield Stand(smollm2, None)
-    else:
-        path = store.resolve("smollm2")
-        yield Stand(load_model(path, name="smollm2", device="cpu", native=True, cache_dir=store.cache_dir()), library)
+        folder = write_tiny(tmp_path_factory.mktemp("models") / "forms", max_position_embeddings=2048)
+        return Stand("tiny", load_tiny(folder), None)
+    loaded = load_model(store.resolve("smollm2"), name="smollm2", device="cpu", native=True, cache_dir=store.cache_dir())
+    return Stand("smollm2", loaded, library)
 
 
 def content(output: GenOutput) -> tuple[Any, ...]:
@@ -87,7 +93,7 @@ def test_a_constrained_text_is_the_same_cold_cached_guessed_chunked_and_without_
     assert content(again) == content(wanted)
     assert again.usage.accepted_tokens > 5
     assert again.usage.model_steps < wanted.usage.model_steps / 2
-    small = stand.engine(draft_tokens=0, page_size=16, n_pages=40, step_tokens=7, max_rows=4)
+    small = stand.engine(draft_tokens=0, page_size=16, n_pages=30, step_tokens=7, max_rows=4)
     assert content(stand.ask(small, **params)) == content(wanted)
     drawing = stand.ask(stand.engine(draft_tokens=0, jump_forward=False), **params)
     assert (drawing.text, drawing.ids) == (wanted.text, wanted.ids)
@@ -97,8 +103,6 @@ def test_a_constrained_text_is_the_same_cold_cached_guessed_chunked_and_without_
 def test_logprobs_of_the_prompt_and_of_forced_tokens_are_those_of_a_score(stand: Stand) -> None:
     engine = stand.engine()
     output = stand.ask(engine, constraint=RECORD, logprobs=True, top_logprobs=2, prompt_logprobs_from=2)
-    from sgl_lab.contracts.port import ScoreJob
-
     heard = Heard()
     engine.add(engine.score(ScoreJob(stand.prompt[:2], ((*stand.prompt[2:], *output.ids),)), heard, exact=True))
     while engine.step():
@@ -109,18 +113,16 @@ def test_logprobs_of_the_prompt_and_of_forced_tokens_are_those_of_a_score(stand:
     assert known == [(entry.token, entry.logprob) for entry, found in zip(row, entries, strict=True) if found.logprob is not None]
     assert all(len(entry.top) == 2 for entry in entries if entry.logprob is not None)
     assert all(entry.logprob is not None for entry in output.prompt_logprobs)
-    assert len(known) >= len(entries) - 3
+    assert len(known) >= len(entries) - 5
 
 
 def test_whole_texts_are_valid_at_high_temperature(stand: Stand, record_table: Callable[..., None]) -> None:
-    import jsonschema
-
     draw = random.Random(0)
     engine = stand.engine()
     heards = []
     for number in range(N_TEXTS):
         constraint = RECORD if number % 2 else Constraint("regex", PATTERN)
-        params = SamplingParams(max_tokens=150, temperature=draw.choice((0.7, 1.5)), seed=number, constraint=constraint)
+        params = SamplingParams(max_tokens=300, temperature=draw.choice((0.7, 1.5)), seed=number, constraint=constraint)
         heards.append((constraint, Heard()))
         engine.add(engine.gen(GenJob(stand.prompt, params), heards[-1][1]))
     while engine.step():
@@ -136,13 +138,13 @@ def test_whole_texts_are_valid_at_high_temperature(stand: Stand, record_table: C
     n_whole = sum(heard.output.is_complete for _, heard in heards)
     assert n_whole > 0.8 * N_TEXTS
     assert stats["masks_s"] > 0
-    record_table("C2", model="smollm2", texts=N_TEXTS, whole=n_whole, forced=f"{stats['forced_tokens'] / stats['generated_tokens']:.0%}")
+    record_table("C2", model=stand.name, texts=N_TEXTS, whole=n_whole, forced=f"{stats['forced_tokens'] / stats['generated_tokens']:.0%}")
 
 
 def test_a_step_whose_masks_fail_still_ends(stand: Stand) -> None:
     engine = stand.engine()
     bad, good = Heard(), Heard()
-    params = SamplingParams(max_tokens=60, temperature=0, constraint=RECORD)
+    params = SamplingParams(max_tokens=300, temperature=0, constraint=RECORD)
     family = engine.gen(GenJob(stand.prompt, params), bad)
 
     class Failing:
@@ -164,12 +166,10 @@ def test_a_step_whose_masks_fail_still_ends(stand: Stand) -> None:
     assert good.output.is_complete
 
 
-@pytest.mark.parametrize("space", [True, False])
-def test_a_sentencepiece_tokenizer_spells_what_is_forced(tmp_path: Path, space: bool) -> None:
-    from sgl_lab.engine.grammar.grammars import Grammars
-
-    from .test_tokenizer import sentencepiece_tokenizer
-
-    tokenizer = sentencepiece_tokenizer(tmp_path, space)
-    guide = Grammars(tokenizer).start(Constraint("regex", "hello world"))
-    assert tokenizer.decode(guide.forced()).startswith("hello")
+@pytest.mark.parametrize("data", [sentencepiece(PREPEND), sentencepiece(None, METASPACE)], ids=["prepend", "metaspace"])
+def test_a_sentencepiece_tokenizer_spells_what_is_forced(tmp_path: Path, data: dict[str, Any]) -> None:
+    tokenizer = Tokenizer(write(tmp_path, data, {"eos_token": "</s>"}), 270)
+    guide = Grammars(tokenizer).start(Constraint("regex", "hello world, hello[!?]"))
+    forced = guide.forced()
+    assert forced == tokenizer.encode("hello world, hello")[: len(forced)]
+    assert len(tokenizer.decode(forced)) > 10
