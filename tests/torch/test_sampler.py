@@ -169,6 +169,12 @@ def test_a_cut_beyond_the_most_probable_few_is_as_exact(sampler: Sampler, case: 
     assert len(found) > min(0.75 * allowed.sum(), 250)
 
 
+@pytest.mark.parametrize("case", [{"top_k": 50}, {"top_k": 50, "top_p": 0.9}, {"top_k": 699, "min_p": 0.001}])
+def test_a_cut_at_more_tokens_than_a_mask_leaves_takes_them_all(sampler: Sampler, case: dict[str, Any]) -> None:
+    asked = sampling(temperature=5.0, allowed=(3, 5, 699), **case)
+    assert {draw.token for draw in draws(sampler, logits(700), asked, 200)} == {3, 5, 699}
+
+
 def test_greedy_takes_the_lowest_of_equally_good_tokens(sampler: Sampler) -> None:
     row = torch.zeros(50_000)
     row[[40_001, 778, 777, 30_000]] = 3.5

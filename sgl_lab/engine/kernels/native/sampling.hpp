@@ -255,7 +255,7 @@ class Sampler {
     left_.resize(weights_.size() + kLanes);
     const float* from = weights_.data();
     int n = static_cast<int>(weights_.size());
-    for (uint32_t step = 8u << 23; high - low > 1; step *= 2) {
+    for (uint32_t step = 8u << 23; high - low > 1; step = std::min(2 * step, one)) {
       const uint32_t middle = low == 0 && step < one ? one - step : low + (high - low) / 2;
       float bound;
       std::memcpy(&bound, &middle, 4);
