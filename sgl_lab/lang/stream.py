@@ -6,9 +6,10 @@ or the backend's thread that finishes a request. All of it happens under the run
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from contextvars import Context, copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from ..contracts.errors import ProgramError, Stopped
@@ -80,6 +81,9 @@ class Stream:
         self.inherited = dict(self.variables)
         self.role: str | None = parent.role if parent else None
         """the role that is open once everything appended so far is done"""
+        self.defaults = replace(run.defaults, seed=parent.child_seed()) if parent else run.defaults
+        """of sampling: a fork has a seed of its own, or forks that begin alike would all say the same"""
+        self._n_children = 0
         self.transcript = Transcript(run.backend, run.chat, self._extended)
         self.n_inherited = 0
         """how much of the transcript's history is the parent's"""
@@ -146,7 +150,15 @@ class Stream:
     def _gen_step(self, gen: Gen, variable: Variable) -> GenStep:
         if gen.reasoning:
             variable.reasoning = Variable(self)
-        return GenStep(gen, variable, gen.params(self.run.defaults), copy_context() if gen.execute else None)
+        return GenStep(gen, variable, gen.params(self.defaults), copy_context() if gen.execute else None)
+
+    def child_seed(self) -> int | None:
+        """The seed of the next fork: another one each, the same ones whenever the program runs with the same seed."""
+        self._n_children += 1
+        if self.defaults.seed is None:
+            return None
+        digest = hashlib.blake2b(f"{self.defaults.seed}:{self._n_children}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") >> 1
 
     def begin_scope(self, name: str) -> Variable:
         with self.run.lock:

@@ -131,6 +131,27 @@ def test_a_gen_of_no_tokens_tells_the_log_probabilities_of_the_next_and_adds_not
     assert "output_top_logprobs" not in silent.get_meta_info("none")
 
 
+def test_forks_have_seeds_of_their_own_the_same_ones_in_every_run() -> None:
+    def seeds(seed: int | None) -> list[int | None]:
+        backend = ScriptedBackend()
+        s = sgl.start(backend, defaults=sgl.GenDefaults(seed=seed))
+        s += "Q" + gen("root")
+        for _ in range(2):
+            forks = s.fork(3)
+            forks += gen("leaf")
+            forks[0].fork(2)[1].append_expression(gen("deep") + gen("given", seed=7))
+            forks.join()
+            s.sync()
+        s.finish()
+        return sorted((job.params.seed for job in backend.jobs_of(GenJob)), key=str)
+
+    found = seeds(5)
+    assert found == seeds(5) != seeds(6)
+    assert found.count(7) == 2
+    assert len(set(found)) == 1 + 2 * 4 + 1
+    assert set(seeds(None)) == {None, 7}
+
+
 @pytest.mark.parametrize(
     ("method", "chosen"),
     [(sgl.token_length_normalized, "acd"), (sgl.greedy_token_selection, "b"), (sgl.unconditional_likelihood_normalized, "acd")],

@@ -43,6 +43,7 @@ from sgl_lab.engine.config import EngineConfig
 from sgl_lab.engine.engine import Engine
 from sgl_lab.engine.fake import ByteTokenizer, HashRunner
 from sgl_lab.viz.views import LanesView, MetricsView, TokensView, TreeView
+from sgl_lab.viz.views.asked import asked
 
 from .driving import Heard
 from .story import NAMESPACE, Stage, story
@@ -403,6 +404,16 @@ def test_a_request_waits_hits_prefills_and_decodes_on_its_forks_lane() -> None:
     ]
     assert {bar["name"] for bar in view.full()["bars"]} == {"plan"}
     assert view.full()["lanes"] == [{"lane": lane, "parent": None, "label": "main", "kind": "fork"}]
+
+
+def test_what_is_forced_before_a_request_has_begun_takes_no_time() -> None:
+    forced = TokensSampled(0, (Sample(R, 9, None, (), 1, True),))
+    events = [(0, opened()), (2000, ExprStarted(F, ExprId(1), "gen", "x", 1)), (2000, queued()), (2000, forced), (2003, matched(n_hit=2))]
+    view = folded(LanesView(RUN), [*events, (2010, step(((1, 2),)))])
+    assert [bar for bar in bars(view) if bar[1] == "forced"] == [("f1", "forced", 2000, 2000, 1)]
+    entries = [Entry(n, t_ms, event) for n, (t_ms, event) in enumerate(events)]
+    (one,) = asked(entries)
+    assert (one.n_hit, len(one.samples)) == (2, 1)
 
 
 def test_a_preempted_request_shows_the_gap() -> None:

@@ -43,7 +43,7 @@ class Line:
 
 def prompt_lines(asked: Asked, spell: Spell) -> list[Line]:
     lines = (
-        Line(position, token, legible(spell(token)), "cached" if position < asked.n_hit else "computed")
+        Line(position, token, legible(spell(token)), "cached" if position < (asked.n_hit or 0) else "computed")
         for position, token in enumerate(asked.prompt)
     )
     return list(_cut(lines, len(asked.prompt)))
@@ -77,7 +77,7 @@ def _cut(lines: Iterable[Line], n: int) -> Iterator[Line]:
 
 def heading(asked: Asked) -> str:
     n = len(asked.prompt)
-    return f"{asked.name}: a {asked.kind} after {counted(n, 'token')}, {asked.n_hit:,} of them from the cache"
+    return f"{asked.name}: a {asked.kind} after {counted(n, 'token')}, {asked.n_hit or 0:,} of them from the cache"
 
 
 def outcome(asked: Asked) -> str:

@@ -21,8 +21,8 @@ class Asked:
     fork: ForkId
     request: RequestId
     prompt: tuple[int, ...]
-    n_hit: int = 0
-    """leading tokens of the prompt that were found in the cache"""
+    n_hit: int | None = None
+    """leading tokens of the prompt that were found in the cache; None before anybody looked"""
     samples: list[Sample] = field(default_factory=list)
     value: str = ""
     reason: str = ""
@@ -44,7 +44,7 @@ def asked(entries: Iterable[Entry]) -> tuple[Asked, ...]:
                     name, kind = names[expr]
                     prompt = queued.prompt if kind == "gen" or queued.reusable is None else queued.prompt[: queued.reusable + 1]
                     by_expr[expr] = by_request[request] = Asked(name, kind, fork, request, prompt)
-            case PrefixMatched(request=request, n_hit=n_hit) if request in by_request and not by_request[request].samples:
+            case PrefixMatched(request=request, n_hit=n_hit) if request in by_request and by_request[request].n_hit is None:
                 by_request[request].n_hit = min(n_hit, len(by_request[request].prompt))
             case TokensSampled(samples=samples):
                 for sample in samples:

@@ -171,7 +171,7 @@ class LanesView:
         name = self._names.get(event.expr, event.kind) if event.expr is not None else event.kind
         bar = self._bar(lane, "wait", now, None, len(event.prompt), name, event.request)
         work = "score" if event.kind == "score" else "prefill"
-        self._requests[event.request] = _Request(lane, name, work, event.request, len(event.prompt), bar)
+        self._requests[event.request] = _Request(lane, name, work, event.request, len(event.prompt), bar, busy_until=now, began=now)
 
     def _work(self, mine: _Request, kind: str, now: float, ms: float, n_tokens: int) -> None:
         """A step did `n_tokens` for this request: its newest bar grows, or another begins."""
