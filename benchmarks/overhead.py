@@ -18,16 +18,17 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from sgl_lab.contracts.ids import ExprId, ForkId
-from sgl_lab.contracts.params import SamplingParams
+from sgl_lab.contracts.params import Constraint, SamplingParams
 from sgl_lab.contracts.port import GenJob
 from sgl_lab.engine.config import EngineConfig
 from sgl_lab.engine.engine import Engine
 from sgl_lab.engine.fake import ByteTokenizer
+from sgl_lab.engine.grammar.guide import Guide
 from sgl_lab.engine.plan.plan import Draw, Launching, Plan, RowOutput, Timed
 from sgl_lab.engine.text import TextStream
 from sgl_lab.trace import Ring
 
-PARTS = ("model", "sampler", "tree", "scheduler", "drafts", "text", "events", "rest")
+PARTS = ("model", "sampler", "masks", "tree", "scheduler", "drafts", "text", "events", "rest")
 
 
 class Listener:
@@ -45,6 +46,7 @@ class Empty:
     is_exact = True
 
     def run(self, plan: Plan) -> tuple[RowOutput, ...]:
+        plan.before_draws()
         return tuple(RowOutput((Draw(97, -1.0, ()),) if row.sample else ()) for row in plan.rows)
 
     def copy_page(self, source: int, target: int) -> None: ...
@@ -87,29 +89,31 @@ def metered(engine: Engine, meter: Meter) -> None:
     meter.wrap("events", engine._tree, ["_emit"])
     meter.wrap("events", engine, ["_emit"])
     meter.wrap("text", TextStream, ["push", "delta", "close"])
+    meter.wrap("masks", Guide, ["fill"])
+    meter.wrap("text", Guide, ["take", "forced"])
     meter.wrap("rest", engine, ["step"])
 
 
-def ask(engine: Engine, prompts: Iterable[tuple[int, ...]], n_tokens: int) -> None:
-    params = SamplingParams(max_tokens=n_tokens, ignore_eos=True, temperature=0.0, stop=("\n\nQ:",))
+def ask(engine: Engine, prompts: Iterable[tuple[int, ...]], n_tokens: int, constraint: Constraint | None) -> None:
+    params = SamplingParams(max_tokens=n_tokens, ignore_eos=True, temperature=0.0, stop=("\n\nQ:",), constraint=constraint)
     for number, prompt in enumerate(prompts, 1):
         engine.add(engine.gen(GenJob(prompt, params, ForkId(number), ExprId(number)), Listener()))
 
 
-def without_model(n_rows: int, n_prefix: int, n_steps: int) -> None:
+def without_model(n_rows: int, n_prefix: int, n_steps: int, constraint: Constraint | None) -> None:
     engine = Engine(EngineConfig(), Empty(), ByteTokenizer(), context=4096, emit=Ring().emit)
     meter = Meter()
     plain = Engine(EngineConfig(), Empty(), ByteTokenizer(), context=4096, emit=Ring().emit)
     prefix = tuple(i % 250 for i in range(n_prefix))
     prompts = [(*prefix, row, row + 1) for row in range(n_rows)]
-    ask(plain, prompts, n_steps + 10)
+    ask(plain, prompts, n_steps + 10, constraint)
     unmetered = []
     for _ in range(n_steps):
         started = time.perf_counter()
         plain.step()
         unmetered.append((time.perf_counter() - started) * 1000)
     metered(engine, meter)
-    ask(engine, prompts, n_steps + 10)
+    ask(engine, prompts, n_steps + 10, constraint)
     rows: list[dict[str, float]] = []
     for _ in range(n_steps):
         before = dict(meter.seconds)
@@ -125,7 +129,7 @@ def without_model(n_rows: int, n_prefix: int, n_steps: int) -> None:
     print(f"  {'all':<12}{statistics.median(total):27.3f}; untimed {statistics.median(unmetered[5:]):.3f}")
 
 
-def with_model(name: str, n_rows: int, n_prefix: int, n_steps: int) -> None:
+def with_model(name: str, n_rows: int, n_prefix: int, n_steps: int, constraint: Constraint | None) -> None:
     from sgl_lab import Lab
 
     with Lab(name, draft_tokens=0) as lab:  # so that a decode step is one token of each row
@@ -142,7 +146,7 @@ def with_model(name: str, n_rows: int, n_prefix: int, n_steps: int) -> None:
         def run() -> tuple[dict[str, float], dict[str, float], int]:
             """Milliseconds of the whole run and of those steps in which all rows decode, and how many there were of the latter."""
             metered(engine, meter)
-            ask(engine, prompts, n_steps)
+            ask(engine, prompts, n_steps, constraint)
             started = now()
             decoding = dict.fromkeys(PARTS, 0.0)
             n_decoding, before = 0, started
@@ -170,11 +174,13 @@ def main() -> None:
     parser.add_argument("--prefix", type=int, default=870)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--model", help="the profile of a real run on this model instead")
+    parser.add_argument("--regex", help="every row follows this constraint")
     given = parser.parse_args()
+    constraint = Constraint("regex", given.regex) if given.regex else None
     if given.model:
-        with_model(given.model, given.rows, given.prefix, given.steps or 60)
+        with_model(given.model, given.rows, given.prefix, given.steps or 60, constraint)
     else:
-        without_model(given.rows, given.prefix, given.steps or 300)
+        without_model(given.rows, given.prefix, given.steps or 300, constraint)
 
 
 if __name__ == "__main__":

@@ -230,7 +230,7 @@ class LocksChanged:
 
 
 class Sample(NamedTuple):
-    """One sampled token."""
+    """One token that was said: drawn, or forced."""
 
     request: RequestId
     token: int
@@ -240,6 +240,7 @@ class Sample(NamedTuple):
     n_allowed: int | None
     """tokens a constraint allowed here; None without a constraint"""
     forced: bool
+    """a constraint left no choice, so it was not drawn and has no logprob here"""
     drafted: bool = False
     """it was guessed, and computed before it was drawn"""
 
@@ -252,7 +253,10 @@ class TokensSampled:
 
 @dataclass(frozen=True, slots=True)
 class RequestFinished:
-    """Counts of one request: `n_cached + n_computed == n_prompt + n_completion - 1 + n_rejected` for a gen that ran to its end."""
+    """Counts of one request: `n_cached + n_computed == n_prompt + n_completion - 1 + n_rejected` for a gen that ran to its end.
+
+    Forced samples after the last one that is none have to be taken off the right side: no step computed them.
+    """
 
     request: RequestId
     reason: str

@@ -34,6 +34,8 @@ class Job(NamedTuple):
 
     queued: RequestQueued
     generated: tuple[int, ...]
+    forced: tuple[bool, ...]
+    """which of them were said without being drawn"""
     n_ends: int
     """how many requests of the recording were over when this one was queued: it waits for the same"""
     n_shared: int = 0
@@ -41,16 +43,33 @@ class Job(NamedTuple):
 
     @property
     def sequence(self) -> tuple[int, ...]:
-        """All tokens that get KV: the last one sampled does not."""
-        return self.queued.prompt + self.generated[:-1]
+        """All tokens that get KV: the last one that was drawn does not, nor what was forced after it; none if all was forced."""
+        return () if self.is_said else self.queued.prompt + self.generated[: self.n_drawn - 1]
+
+    @property
+    def is_said(self) -> bool:
+        """It was forced as a whole and took no step."""
+        return bool(self.generated) and all(self.forced)
+
+    @property
+    def n_drawn(self) -> int:
+        """Generated tokens up to the last that was drawn; 1 where nothing was generated."""
+        return max((i for i, is_forced in enumerate(self.forced, 1) if not is_forced), default=1)
+
+    def run_from(self, n: int) -> int:
+        """How many of the generated tokens are there when `n` are and what is forced after them is said."""
+        while n < len(self.forced) and self.forced[n]:
+            n += 1
+        return n
 
     @property
     def n_reusable(self) -> int:
         """Leading tokens that may come from the cache."""
         n_prompt = len(self.queued.prompt)
-        if self.queued.reusable is not None:
-            return self.queued.reusable
-        return n_prompt - 1 if self.queued.kind == "gen" else n_prompt
+        reusable = self.queued.reusable
+        if reusable is None:
+            reusable = n_prompt - 1 if self.queued.kind == "gen" else n_prompt
+        return reusable + self.run_from(0)
 
     def request(self, config: EngineConfig, namespace: Namespace) -> Request:
         """To be served again. A gen that was cancelled before its first token is a prompt to compute, as a score is."""
@@ -65,6 +84,7 @@ class Job(NamedTuple):
             queued.prompt,
             limit=max(n_generated, min(queued.max_tokens, room)) if n_generated else 0,
             params=SamplingParams(max_tokens=None) if n_generated else None,
+            generated=list(self.generated[: self.run_from(0)]),
             n_shared=self.n_shared,
             targets={self.n_reusable: ()} if kind == "score" else {},
         )
@@ -87,7 +107,7 @@ class Recording:
         queued: list[tuple[RequestQueued, int, int]] = []
         prompts: dict[RequestId, int] = {}
         """of families that score: tokens before the choices"""
-        generated: dict[RequestId, list[int]] = {}
+        generated: dict[RequestId, list[tuple[int, bool]]] = {}
         ends: list[RequestId] = []
         for event in events:
             match event:
@@ -98,13 +118,17 @@ class Recording:
                     generated[request] = []
                 case TokensSampled(samples=samples):
                     for sample in samples:
-                        generated.get(sample.request, []).append(sample.token)
+                        generated.get(sample.request, []).append((sample.token, sample.forced))
                 case RequestFinished(request=request) if request in generated:
                     ends.append(request)
                 case _:
                     pass
-        jobs = tuple(Job(event, tuple(generated[event.request]), n_ends, n_shared) for event, n_ends, n_shared in queued)
-        return cls(jobs, tuple(ends), before.nodes if before else (), namespace)
+        jobs = []
+        for event, n_ends, n_shared in queued:
+            said = generated[event.request]
+            tokens, forced = tuple(token for token, _ in said), tuple(is_forced for _, is_forced in said)
+            jobs.append(Job(event, tokens, forced, n_ends, n_shared))
+        return cls(tuple(jobs), tuple(ends), before.nodes if before else (), namespace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,22 +179,27 @@ def simulate(recording: Recording, config: EngineConfig) -> Outcome:
     tree = RadixTree(pool, POLICIES[config.evict]())
     tree.restore(_latest(recording.nodes, config.cache_tokens))
     scheduler = Scheduler(config, pool, tree, lambda source, target: None)
-    scripts = {job.queued.request: job.generated for job in recording.jobs}
+    scripts = {job.queued.request: job for job in recording.jobs}
     done: set[RequestId] = set()
     served: list[Request] = []
     n_next = n_ends = n_refused = 0
     while True:
         while n_ends < len(recording.ends) and recording.ends[n_ends] in done:
             n_ends += 1
-        while n_next < len(recording.jobs) and recording.jobs[n_next].n_ends <= n_ends:
-            request = recording.jobs[n_next].request(config, recording.namespace)
+        if n_next < len(recording.jobs) and recording.jobs[n_next].n_ends <= n_ends:
+            job = recording.jobs[n_next]
+            request = job.request(config, recording.namespace)
             n_next += 1
-            if config.pages_for(len(request.prompt) + max(0, len(scripts[request.id]) - 1)) > config.n_pages:
+            if config.pages_for(len(job.sequence)) > config.n_pages:
                 n_refused += 1
+                done.add(request.id)
+            elif job.is_said:
+                served.append(request)
                 done.add(request.id)
             else:
                 scheduler.add(request)
                 served.append(request)
+            continue
         batch = scheduler.schedule()
         if batch is None and n_next == len(recording.jobs):
             break
@@ -179,10 +208,11 @@ def simulate(recording: Recording, config: EngineConfig) -> Outcome:
         over = list(batch.complete)
         for request, row in zip(batch.requests, batch.plan.rows, strict=True):
             scheduler.advance(request, row)
-            script = scripts[request.id]
+            job = scripts[request.id]
             if row.sample is not None:
-                request.generated.append(script[len(request.generated)])
-            if request.n_kv >= len(request.prompt) and len(request.generated) == len(script):
+                n_said = len(request.generated)
+                request.generated += job.generated[n_said : job.run_from(n_said + 1)]
+            if request.n_kv >= len(request.prompt) and len(request.generated) == len(job.generated):
                 over.append(request)
         for request in over:
             scheduler.finish(request)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sgl_lab.contracts.errors import BadArgument, ConstraintFailed
-from sgl_lab.contracts.events import RequestFinished, StepRan, TokensSampled
+from sgl_lab.contracts.events import EngineFault, RequestFinished, StepRan, TokensSampled
 from sgl_lab.contracts.params import Constraint, SamplingParams
 from sgl_lab.contracts.port import GenJob, GenOutput
 from sgl_lab.engine.fake import HashModel
@@ -197,6 +197,7 @@ def test_a_constraint_without_a_way_on_fails_its_request_alone() -> None:
     guide.fill = lambda guess: raising()  # type: ignore[method-assign]
     b.drain()
     assert [type(answer) for answer in bad.answers] == [ConstraintFailed]
+    assert len(b.fold.of(EngineFault)) == 1
     assert content(good.output) == content(reply(bench(), **SAMPLED))
     expect_idle(b)
 

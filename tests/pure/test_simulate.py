@@ -11,13 +11,14 @@ import pytest
 from sgl_lab.contracts.errors import BadArgument
 from sgl_lab.contracts.events import RequestQueued, from_json, to_json
 from sgl_lab.contracts.ids import RequestId
-from sgl_lab.contracts.params import SamplingParams
+from sgl_lab.contracts.params import Constraint, SamplingParams
 from sgl_lab.contracts.port import GenJob, ScoreJob, WarmJob
 from sgl_lab.engine.config import EVICTIONS, SCHEDULES, EngineConfig
 from sgl_lab.engine.simulate import Job, Outcome, Recording, optimum, simulate, what_if
 
 from .driving import SOAK, Bench, Heard, bench
 
+FORMS = [Constraint("regex", pattern) for pattern in ("(one|two) [a-z]{2} for me", "it is [0-9]!", "just this")]
 COUNTS = ("prompt_tokens", "cached_tokens", "computed_tokens", "recomputed_tokens", "evicted_tokens", "preemptions")
 
 
@@ -29,7 +30,8 @@ def ask(b: Bench, draw: random.Random, together: int, said: list[str]) -> None:
         kind = draw.choices(("gen", "score", "warm"), (6, 2, 1))[0]
         family: Any
         if kind == "gen":
-            params = SamplingParams(max_tokens=draw.randrange(1, 20), n=draw.choice((1, 1, 3)), temperature=0.0, ignore_eos=True)
+            form, n = draw.choice((None, None, *FORMS)), draw.choice((1, 1, 3))
+            params = SamplingParams(max_tokens=draw.randrange(1, 20), n=n, temperature=0.0, ignore_eos=True, constraint=form)
             family = b.engine.gen(GenJob(prompt, params), Heard())
         elif kind == "score":
             choices = tuple(tuple(draw.choices((3, 4, 5), k=draw.randrange(1, 4))) for _ in range(3))
@@ -74,7 +76,7 @@ def test_the_same_policy_and_size_count_what_was_counted(page_size: int, evict: 
 @pytest.mark.parametrize("evict", ["lru", "lfu"])
 def test_a_recording_that_began_with_a_full_cache_counts_the_same(evict: str) -> None:
     draw, said = random.Random(5), list[str]()
-    b = bench(n_pages=96, evict=evict)
+    b = bench(n_pages=96, evict=evict, draft_tokens=0)
     for _ in range(20):
         ask(b, draw, 1, said)
     before, snapshot, n_before = counted(b), b.engine.snapshot(0), len(b.fold.events)
@@ -112,7 +114,8 @@ def test_no_policy_beats_the_one_that_knows_the_future(page_size: int) -> None:
 
 def queued(number: int, prompt: tuple[int, ...], *generated: int) -> Job:
     request = RequestId(number)
-    return Job(RequestQueued(request, None, None, "gen", prompt, len(generated), request, len(prompt) - 1), generated, number)
+    event = RequestQueued(request, None, None, "gen", prompt, len(generated), request, len(prompt) - 1)
+    return Job(event, generated, (False,) * len(generated), number)
 
 
 def best_by_trying(jobs: tuple[Job, ...], capacity: int) -> int:

@@ -72,6 +72,7 @@ CACHE_RANDOM = "pure/test_cache.py::test_random_operations_agree_with_the_model"
 EXACT_REQUESTS = "pure/test_engine_exact.py::test_what_was_computed_otherwise_never_serves_an_exact_request_nor_the_other_way_round"
 EXACT_CHUNKS = "torch/test_exact.py::test_chunks_and_pages_change_no_bit"
 ENGINE_RANDOM = "pure/test_engine.py::test_a_random_workload_with_evictions_folds_to_the_tree_and_says_the_right_tokens"
+GUESSED_MASKS = "pure/test_grammar.py::test_masks_after_a_guess_are_those_of_the_text_with_it"
 
 MUTANTS = (
     # ------------------------------------------------------------ the tree
@@ -506,6 +507,70 @@ MUTANTS = (
         "        self._ends.append(len(self._decoded) + has_partial)\n",
         "        self._ends.append(len(self._decoded))\n",
         "pure/test_engine_text.py::test_a_character_cut_into_tokens_appears_when_it_is_whole",
+    ),
+    # ------------------------------------------------------------ constraints
+    Mutant(
+        "masks are one position late",
+        "grammar/guide.py",
+        "        for n, mask in enumerate(self._masks[: len(guess) + 1]):\n",
+        "        for n, mask in enumerate([*self._masks[1 : len(guess) + 1], self._masks[0]]):\n",
+        GUESSED_MASKS,
+    ),
+    Mutant(
+        "a forced run goes beyond the most that was asked for",
+        "family.py",
+        '        return "length" if n == request.limit else None\n\n    def progress',
+        '        return "length" if n == request.limit and draw is not None else None\n\n    def progress',
+        "pure/test_engine_constraints.py::test_a_forced_run_ends_where_the_text_must",
+    ),
+    Mutant(
+        "working out what may follow a guess takes the guess as said",
+        "grammar/guide.py",
+        "self._matcher.deep_copy() if guess else self._matcher",
+        "self._matcher",
+        GUESSED_MASKS,
+    ),
+    Mutant(
+        "samples of a prompt share one guide",
+        "family.py",
+        "guides = [None if params.constraint is None else grammars.start(params.constraint) for _ in ids]",
+        "guides = [None if params.constraint is None else grammars.start(params.constraint)] * len(ids)",
+        "pure/test_engine_constraints.py::test_samples_of_one_prompt_each_follow_the_constraint",
+    ),
+    Mutant(
+        "a mask that cannot be worked out fails the step",
+        "engine.py",
+        "            except Exception as error:  # of this row alone\n",
+        "            except SystemError as error:  # of this row alone\n",
+        "pure/test_engine_constraints.py::test_a_constraint_without_a_way_on_fails_its_request_alone",
+    ),
+    Mutant(
+        "forced tokens with which a text ends count as computed",
+        "family.py",
+        "n_kept if reason is None else min(n_kept, n_sure - 1)",
+        "n_kept",
+        "pure/test_engine_constraints.py::test_a_constrained_text_that_comes_again_takes_few_steps_and_is_the_same_to_the_bit",
+    ),
+    Mutant(
+        "no pages are made ready for what is forced",
+        SCHEDULER,
+        "        n_missing = self._config.pages_for(request.n_tokens) - len(request.pages)\n",
+        "        n_missing = self._config.pages_for(request.n_kv + 1) - len(request.pages)\n",
+        "pure/test_engine_constraints.py::test_forced_tokens_take_no_step_of_their_own_and_change_no_text",
+    ),
+    Mutant(
+        "a cached prompt hides the logprobs that are asked for",
+        "plan/request.py",
+        'min(self.targets, default=self.n_tokens - (self.kind == "gen"))',
+        'self.n_tokens - 1 if self.kind == "gen" else min(self.targets, default=self.n_tokens)',
+        "pure/test_engine_constraints.py::test_logprobs_of_the_prompt_are_computed_from_the_position_asked_for",
+    ),
+    Mutant(
+        "a text that a stop cut counts as whole if it was so before",
+        "family.py",
+        "self.guide.is_whole if self.text.matched is None else self.guide.is_text(self.text.text)",
+        "self.guide.is_whole",
+        "pure/test_engine_constraints.py::test_a_text_that_a_stop_ended_is_complete_if_what_is_left_is",
     ),
     # ------------------------------------------------------------ exactness
     Mutant(
