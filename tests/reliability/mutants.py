@@ -334,8 +334,8 @@ MUTANTS = (
     Mutant(
         "a repeated prompt is taken whole from the tree and nothing is left to sample from",
         "plan/request.py",
-        "            return self.n_tokens - 1\n",
-        "            return self.n_tokens\n",
+        'self.n_tokens - (self.kind == "gen")',
+        "self.n_tokens",
         "pure/test_engine.py::test_the_same_prompt_again_computes_one_token",
     ),
     Mutant(
@@ -583,8 +583,8 @@ MUTANTS = (
     Mutant(
         "an exact request is computed as the others are",
         SCHEDULER,
-        "len(drafts), request.is_exact)",
-        "len(drafts), False)",
+        "len(drafts), n_top, request.is_exact)",
+        "len(drafts), n_top, False)",
         EXACT_REQUESTS,
     ),
     Mutant(
