@@ -4,7 +4,7 @@ import { BAR_MEANING, clamp, count, el, panel, seconds, setText, svg, tool } fro
 
 const LANE = { height: 24, axis: 24, indent: 12, pad: 9 };
 const HATCHED = ["prefill", "score", "preempted", "forced"];
-const RARE = ["forced", "drafted", "score", "preempted"];
+const SELDOM = ["forced", "drafted", "score", "preempted"];
 const OVER = new Set(["forced", "drafted"]);
 
 export class TimelinePanel {
@@ -78,7 +78,7 @@ export class TimelinePanel {
         ? svg("rect", { class: "sgl-span cached", width: 7, height: 7, x: 3.5, y: 1.5, transform: "rotate(45 7 5)" })
         : svg("rect", { class: `sgl-span ${kind}`, width: 13, height: OVER.has(kind) ? 4 : 9, x: 0.5, y: OVER.has(kind) ? 3 : 0.5, rx: 2, fill: this.pattern(kind) });
     const swatch = svg("svg", { class: "sgl-swatch", width: 14, height: 10, "aria-hidden": "true" }, mark);
-    return el("span", { class: "sgl-key", title: BAR_MEANING[kind], hidden: RARE.includes(kind) }, swatch, kind === "drafted" ? "guessed" : kind);
+    return el("span", { class: "sgl-key", title: BAR_MEANING[kind], hidden: SELDOM.includes(kind) }, swatch, kind === "drafted" ? "guessed" : kind);
   }
 
   pattern(kind) {
@@ -219,7 +219,7 @@ export class TimelinePanel {
     this.place(box, bar, x0, x1, LANE.axis + LANE.height * row);
   }
 
-  /** A stretch of work is a box, what came from the cache a diamond, and what was forced or guessed a strip below the box. */
+  /** A stretch of work is a box, what came from the cache a diamond, what was forced a strip above the box, what was guessed one below. */
   place({ shape, text, wrong }, bar, x0, x1, top) {
     const put = (rect, x, y, width, height) => {
       for (const [name, value] of Object.entries({ x: x.toFixed(1), y, width: width.toFixed(1), height })) rect.setAttribute(name, value);
@@ -235,14 +235,14 @@ export class TimelinePanel {
     const height = thin ? 6 : OVER.has(bar.kind) ? 4 : 16;
     const left = Math.max(x0, -4);
     const width = Math.max(Math.min(x1, this.width + 4) - left - 0.5, 2);
-    const y = OVER.has(bar.kind) ? top + LANE.height - 4.5 : middle - height / 2 - (thin ? 0 : 1);
+    const y = { forced: top - 0.5, drafted: top + LANE.height - 4 }[bar.kind] ?? middle - height / 2;
     put(shape, left, y, width, height);
     if (wrong) {
       const share = bar.wrong / Math.max(1, bar.n + bar.wrong);
       put(wrong, left + width * (1 - share), y, width * share, height);
     }
     text.setAttribute("x", (left + 6).toFixed(1));
-    text.setAttribute("y", y + 12);
+    text.setAttribute("y", y + 11.5);
     const label = bar.name ? `${bar.name} ${bar.n}` : `${bar.n}`;
     setText(text, height === 16 && width > label.length * 6.4 + 12 ? label : "");
   }

@@ -11,6 +11,12 @@ import { View, toggle } from "./view.js";
 const SPEEDS = [0.1, 0.25, 0.5, 1, 2, 5, 10, 50];
 const WATCHED_MS = [4_000, 20_000];
 
+/** As it was, unless that is too fast to be seen or too slow to be watched. */
+function pace(ms) {
+  const slower = SPEEDS.findLast((speed) => speed <= 1 && ms / speed >= WATCHED_MS[0]) ?? SPEEDS[0];
+  return slower < 1 ? slower : (SPEEDS.find((speed) => speed >= 1 && ms / speed <= WATCHED_MS[1]) ?? SPEEDS.at(-1));
+}
+
 /** Put the player on top of `home`, whose other children are the pictures it stands for. `unpack` gives the recording. */
 export function replay(home, css, meta, unpack) {
   const pictures = el("div");
@@ -40,8 +46,7 @@ class Player {
     Object.assign(this, { root, meta, unpack, show });
     this.ms = meta.ms;
     this.at = -1;
-    this.speed = SPEEDS.find((speed) => meta.ms / speed <= WATCHED_MS[1]) ?? SPEEDS.at(-1);
-    while (this.speed > SPEEDS[0] && meta.ms / this.speed < WATCHED_MS[0]) this.speed = SPEEDS[SPEEDS.indexOf(this.speed) - 1];
+    this.speed = pace(meta.ms);
     this.button = el("button", { type: "button", class: "sgl-play", click: () => this.toggle() });
     this.slider = el("input", {
       type: "range",

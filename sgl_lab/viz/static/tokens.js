@@ -4,6 +4,7 @@ import { TOKEN_MEANING, TOKEN_STATES, choice, clamp, count, el, furnish, panel, 
 import { tempered } from "./temper.js";
 
 const CARET_MS = 700;
+const ONLY_IF_SEEN = new Set(["forced", "choice"]);
 
 const step = (value, borders) => borders.findIndex((border) => value < border);
 
@@ -54,7 +55,12 @@ export class TokensPanel {
     this.channel = { ink: "type", line: "type" };
     this.temperature = 1;
     this.chance = (token) => tempered(token, this.temperature)?.own ?? Math.exp(token[2]);
+    this.seen = new Set();
     this.look = (token) => {
+      if (ONLY_IF_SEEN.has(token[1]) && !this.seen.has(token[1])) {
+        this.seen.add(token[1]);
+        this.explained = false;
+      }
       const level = (name) => CHANNELS[this.channel[name]].of(token, this.chance);
       return [
         ["bg", level("ink")],
@@ -130,7 +136,9 @@ export class TokensPanel {
         { class: "sgl-key", title: meaning },
         el("span", { class: `t ${names.map((name) => `${name}-${key}`).join(" ")}` }, TOKEN_STATES[key] ? `${TOKEN_STATES[key]} ${label}` : label),
       );
-    const group = (names, channel) => CHANNELS[channel].keys.map((key) => sample(names, key));
+    const known = ([key]) => !ONLY_IF_SEEN.has(key) || this.seen.has(key);
+    const group = (names, channel) => CHANNELS[channel].keys.filter(known).map((key) => sample(names, key));
+    this.explained = true;
     this.legend.replaceChildren(...(ink === line ? group(["bg", "ul"], ink) : [...group(["bg"], ink), ...group(["ul"], line)]));
   }
 
@@ -174,6 +182,7 @@ export class TokensPanel {
     this.dirty.clear();
     for (const [fork, index] of grown) this.stream(fork)?.draw(index, t);
     for (const stream of this.streams.values()) stream.caret(t, this.idle);
+    if (!this.explained) this.explain();
     if (grown.length) {
       for (const [fork] of grown) this.streams.get(fork)?.follow();
       this.grow();

@@ -620,12 +620,8 @@ export class TreePanel {
     state.append(` ${kind === "tail" ? "being generated" : NODE_MEANING[node.state]}`);
     this.details.replaceChildren(
       el("div", { class: "sgl-details-head" }, state, close),
-      el(
-        "div",
-        { class: "sgl-node-text" },
-        el("span", { class: "sgl-above" }, above.join("").slice(-120)),
-        el("span", {}, (row?.text ?? node.label) || "root"),
-      ),
+      el("div", { class: "sgl-above", title: "what stands before it" }, visible(above.join("").slice(-64))),
+      el("div", { class: "sgl-node-text", tabindex: 0, role: "group", "aria-label": "Its text" }, (row?.text ?? node.label) || "root"),
       el("dl", {}, ...terms),
     );
   }

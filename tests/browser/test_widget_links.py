@@ -1,0 +1,269 @@
+"""One cursor for tokens, nodes and bars; channels, temperature, search, folding; what stays in sight."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from sgl_lab.contracts.events import NodeEvicted
+from tests.browser.bare import WidgetPage, deltas, full
+from tests.pure.story import Stage, story
+
+HEAD = {"id": 1, "parent": None, "label": "root", "n": 0, "refs": 0, "hits": 0, "used": 0, "state": "root", "fresh": False, "by": []}
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[WidgetPage]:
+    page = WidgetPage(browser, reduced_motion="reduce")
+    page.open(vocab=49_152, evict="lru")
+    yield page
+    page.context.close()
+    assert page.errors == []
+    assert page.requests == []
+
+
+def linked(page: WidgetPage) -> dict[str, list[str]]:
+    """What is marked: tokens, the labels of nodes, the kinds of bars."""
+    page.painted()
+    page.painted()
+    found: dict[str, list[str]] = page.page.evaluate(
+        """() => ({
+          tokens: [...document.querySelectorAll('.t.sgl-linked')].map((span) => span.textContent),
+          nodes: [...document.querySelectorAll('.sgl-node.sgl-linked .sgl-node-label')].map((label) => label.textContent),
+          bars: [...document.querySelectorAll('.sgl-span.sgl-linked')].map((bar) => bar.classList[1]),
+        })"""
+    )
+    return found
+
+
+def tokens_message(*toks: list[Any]) -> dict[str, Any]:
+    fork = {"fork": 1, "parent": None, "index": 0, "label": "", "run": 1, "base": 0}
+    return {"seq": 0, "kind": "full", "tokens": {"forks": [fork], "ops": [{"fork": 1, "start": 0, "toks": list(toks)}]}}
+
+
+# ---------------------------------------------------------------- one cursor
+
+
+def test_a_token_marks_its_node_and_the_bar_that_brought_it(page: WidgetPage) -> None:
+    page.receive(full(story()))
+    page.page.locator(".sgl-fork .t.generated", has_text="tasca").hover()
+    marked = linked(page)
+    assert marked["tokens"] == [" tasca"]
+    assert [label.startswith("Walk") for label in marked["nodes"]] == [True]
+    assert marked["bars"] == ["decode"]
+
+
+def test_a_token_that_was_found_again_marks_every_bar_that_found_it(page: WidgetPage) -> None:
+    page.receive(full(story()))
+    page.page.locator(".sgl-text .t", has_text="Gulbenkian").hover()
+    bars = linked(page)["bars"]
+    assert bars.count("decode") == 1
+    assert bars.count("cached") >= 4
+
+
+def test_a_node_marks_its_tokens_and_a_bar_its_nodes(page: WidgetPage) -> None:
+    page.receive(full(story()))
+    page.page.locator(".sgl-node", has_text="Stay with").click()
+    page.page.mouse.move(1, 1)
+    marked = linked(page)
+    assert "".join(marked["tokens"]) == "Stay with the tiles: the Azulejo museum is quiet,\ndry and blue"
+    page.page.locator(".sgl-bars .sgl-span.decode").first.click()
+    page.page.mouse.move(1, 1)
+    marked = linked(page)
+    assert "".join(marked["tokens"]).startswith("Begin at the Gulbenkian")
+    assert len(marked["nodes"]) >= 1
+    page.page.locator(".sgl-plot").focus()
+    page.page.keyboard.press("Escape")
+    assert linked(page) == {"tokens": [], "nodes": [], "bars": []}
+
+
+def test_what_is_chosen_in_one_view_is_brought_into_sight_in_the_others(page: WidgetPage) -> None:
+    page.receive(full(story()))
+    page.page.locator(".sgl-fork .t.generated", has_text="dusk").click()
+    expect(page.page.locator(".sgl-node.sgl-linked")).to_be_in_viewport()
+    page.page.locator(".sgl-text").evaluate("(box) => (box.scrollTop = box.scrollHeight)")
+    page.page.get_by_label("Find nodes").fill("You are a travel writer")
+    expect(page.page.locator(".t.sgl-linked", has_text="travel")).to_be_in_viewport()
+
+
+def test_marks_follow_a_run_that_goes_on(page: WidgetPage) -> None:
+    messages = [message for _, message in deltas(story())]
+    page.receive(*messages[: len(messages) // 2])
+    page.page.locator(".sgl-text .t", has_text="travel").click()
+    page.page.mouse.move(1, 1)
+    page.receive(*messages[len(messages) // 2 :])
+    assert linked(page)["tokens"] == [" travel"]
+
+
+# ---------------------------------------------------------------- the tree
+
+
+def test_a_node_tells_its_text_its_requests_and_when_it_would_go(page: WidgetPage) -> None:
+    page.receive(full(story()))
+    page.page.locator(".sgl-node", has_text="Stay with").click()
+    details = page.page.locator(".sgl-details")
+    expect(details).to_contain_text("Azulejo")
+    expect(details).to_contain_text("rain · tip")
+    expect(details).to_contain_text("of 17 (LRU)")
+    details.get_by_role("button", name="rain · tip").click()
+    expect(page.page.locator(".sgl-span.sgl-linked")).to_have_count(1)
+
+
+def test_the_order_of_eviction_is_that_of_the_cache(page: WidgetPage) -> None:
+    stage = Stage(400)
+    for words in ("one two three", "one two four", "five six", "one two three seven"):
+        fork = stage.open()
+        stage.say(fork, words)
+        stage.warm(fork)
+    page.receive(full(stage))
+    ranks: dict[int, int] = {}
+    for node in [node for node in stage.tree if node != stage.root]:
+        page.page.locator(f".sgl-node[id$='-n{node}']").click()
+        ranks[node] = int(re.findall(r"(\d+)(?:st|nd|rd|th) of", page.page.locator(".sgl-details dl").inner_text())[0])
+    stage.evict(sum(len(leaf.tokens) for leaf in stage.tree.values()))
+    gone = [entry.event.node for entry in stage.entries if isinstance(entry.event, NodeEvicted)]
+    assert len(gone) == 5
+    assert sorted(ranks, key=ranks.__getitem__) == gone
+
+
+def test_nodes_are_found_by_text_and_by_token_id_and_walked_through(page: WidgetPage) -> None:
+    stage = story()
+    page.receive(full(stage))
+    find = page.page.get_by_label("Find nodes")
+    find.fill("Gulbenkian")
+    hits = page.page.locator(".sgl-hits")
+    expect(hits).to_contain_text("1 of 1")
+    find.fill("the")
+    expect(hits).to_contain_text("1 of ")
+    first = page.page.locator(".sgl-details").inner_text()
+    find.press("Enter")
+    expect(hits).to_contain_text("2 of ")
+    assert page.page.locator(".sgl-details").inner_text() != first
+    find.press("Shift+Enter")
+    assert page.page.locator(".sgl-details").inner_text() == first
+    find.fill(f"#{stage.encode(' tasca')[0]}")
+    expect(hits).to_contain_text("1 of 1")
+    expect(page.page.locator(".sgl-details")).to_contain_text("tasca")
+    find.fill("nowhere to be found")
+    expect(hits).to_contain_text("none")
+
+
+# ---------------------------------------------------------------- tokens
+
+
+def test_a_character_of_several_tokens_is_shown_as_one_as_soon_as_it_is_whole(page: WidgetPage) -> None:
+    def tok(text: str) -> list[Any]:
+        return [text, "generated", -0.5, "", None, 7, {"t": 1.0, "ms": 1.0}]
+
+    page.receive(tokens_message(tok("Hi "), tok("\\xf0\\x9f")))
+    assert page.texts(".sgl-text .t") == ["Hi ", "\\xf0\\x9f"]
+    page.receive(
+        {"seq": 1, "kind": "delta", "tokens": {"forks": [], "ops": [{"fork": 1, "start": 2, "toks": [tok("\\x8c\\x88"), tok("!")]}]}}
+    )
+    assert page.texts(".sgl-text .t") == ["Hi ", "🌈", "", "!"]
+    page.page.locator(".sgl-text .t", has_text="🌈").hover()
+    expect(page.page.get_by_role("tooltip")).to_contain_text("one character in 2 tokens")
+    page.receive(tokens_message(tok("\\xff"), tok("x")))
+    assert page.texts(".sgl-text .t") == ["\\xff", "x"]
+
+
+def test_two_channels_tell_two_things_and_the_legend_says_which(page: WidgetPage) -> None:
+    sure, unsure = -0.01, -3.0
+    page.receive(
+        tokens_message(
+            ["a", "generated", sure, "", None, 1, {"t": 5.0, "ms": 5.0}],
+            ["b", "forced", unsure, "", None, 2, {"t": 400.0, "ms": 395.0, "allowed": 1}],
+            ["c", "generated", unsure, "", None, 3, {"t": 420.0, "ms": 20.0, "allowed": 12}],
+            ["d", "cached", None, "", None, 4, None],
+        )
+    )
+    looks = {}
+    for channel in ("type", "probability", "latency", "cached", "forced", "none"):
+        page.page.get_by_label("What colour tells").select_option(channel)
+        page.page.get_by_label("What the line below tells").select_option("none")
+        looks[channel] = page.page.locator(".sgl-text .t").evaluate_all(
+            "all => all.map((t) => [...t.classList].find((c) => c.startsWith('bg-')) ?? '')"
+        )
+    assert looks == {
+        "type": ["bg-generated", "bg-forced", "bg-generated", "bg-cached"],
+        "probability": ["bg-s1", "bg-s4", "bg-s4", ""],
+        "latency": ["bg-s1", "bg-s4", "bg-s2", ""],
+        "cached": ["", "", "", "bg-cached"],
+        "forced": ["", "bg-forced", "bg-masked", ""],
+        "none": ["", "", "", ""],
+    }
+    page.page.get_by_label("What colour tells").select_option("probability")
+    page.page.get_by_label("What the line below tells").select_option("latency")
+    assert len(page.texts(".sgl-tokens .sgl-key")) == 8
+    assert page.page.locator(".sgl-text .t").nth(1).evaluate("(t) => t.className") == "t forced bg-s4 ul-s4"
+
+
+def test_a_token_tells_what_the_constraint_left_and_how_it_came(page: WidgetPage) -> None:
+    page.receive(tokens_message(["a", "generated", -0.5, "", None, 9, {"t": 1240.0, "ms": 7.1, "allowed": 12, "drafted": True}]))
+    page.page.locator(".sgl-text .t").hover()
+    card = page.page.get_by_role("tooltip")
+    for words in ("12 of 49,152 tokens allowed", "at 1.24 s", "7.1 ms after", "guessed ahead", "id 9"):
+        expect(card).to_contain_text(words)
+
+
+def test_another_temperature_is_computed_from_what_was_recorded(page: WidgetPage) -> None:
+    shares = {"a": 0.5, "b": 0.3, "c": 0.1}
+    page.receive(
+        tokens_message(["b", "generated", math.log(0.3), "", [[word, math.log(share)] for word, share in shares.items()], 1, None])
+    )
+    page.page.get_by_label("Temperature of the recorded").fill("0.5")
+    page.page.locator(".sgl-text .t").hover()
+    weights = [share**2 for share in (0.5, 0.3, 0.1)] + [0.1**2]  # what is left weighs as one more token like the last
+    expected = [f"{100 * weight / sum(weights):.1f}" for weight in weights]
+    shown = [text.replace("\u2009%", "") for text in page.texts(".sgl-card .sgl-alt .sgl-num")]
+    assert shown == expected
+    expect(page.page.locator(".sgl-tokens .sgl-note")).to_contain_text("approximation")
+    page.page.get_by_role("button", name="Reset").click()
+    expect(page.page.locator(".sgl-tokens .sgl-note")).to_be_hidden()
+
+
+@pytest.mark.parametrize("n_forks", [3, 24])
+def test_forks_that_grow_stay_in_sight(page: WidgetPage, n_forks: int) -> None:
+    stage = Stage(20_000)
+    main = stage.open()
+    stage.say(main, "Some words to begin with. " * 60)
+    forks = [stage.open(main, index, f"fork {index}") for index in range(n_forks)]
+    for fork in forks:
+        stage.say(fork, f" part {fork}")
+    stage.gen(*[(fork, "x", f" number {fork} goes on for some time and says a little more") for fork in forks])
+    for _, message in [*deltas(stage)]:
+        page.receive(message)
+    expect(page.page.locator(".sgl-fork").first).to_be_in_viewport()
+
+
+# ---------------------------------------------------------------- the timeline
+
+
+def test_lanes_fold_and_say_how_many_are_below(page: WidgetPage) -> None:
+    page.receive(full(story()))
+    fold = page.page.get_by_role("button", name="main, 3 lanes below")
+    fold.focus()
+    page.page.keyboard.press("Enter")
+    expect(page.page.locator(".sgl-name")).to_have_count(2)
+    expect(fold).to_have_attribute("aria-expanded", "false")
+    expect(fold).to_be_focused()
+    assert page.page.locator(".sgl-span.decode:visible").count() == 2  # the key's and one bar
+    page.page.keyboard.press("Enter")
+    expect(page.page.locator(".sgl-name")).to_have_count(5)
+
+
+def test_what_was_guessed_and_forced_is_told_apart_from_what_was_decoded(page: WidgetPage) -> None:
+    lanes = [{"lane": "f1", "parent": None, "label": "main", "kind": "fork"}]
+    bar = {"id": 0, "lane": "f1", "kind": "decode", "t0": 0, "t1": 900, "n": 9, "name": "a", "request": 1, "at": 3, "wrong": 0}
+    bars = [bar, {**bar, "id": 1, "kind": "drafted", "n": 3, "wrong": 1}, {**bar, "id": 2, "kind": "forced", "n": 2}]
+    page.receive({"seq": 0, "kind": "full", "lanes": {"lanes": lanes, "bars": bars, "now": 900}})
+    assert page.texts(".sgl-timeline .sgl-key:not([hidden])") == ["wait", "cached", "prefill", "decode", "forced", "guessed"]
+    widths = page.page.locator(".sgl-span.drafted rect").evaluate_all("all => all.map((rect) => Number(rect.getAttribute('width')))")
+    assert widths[-1] == pytest.approx(widths[-2] / 4, abs=0.2)
+    page.page.locator(".sgl-bars .sgl-span.drafted").hover()
+    expect(page.page.get_by_role("tooltip")).to_contain_text("3 of 4 guesses were right")
