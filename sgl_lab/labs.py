@@ -9,6 +9,7 @@ machine's memory; who was used least recently is closed first.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Self
 
@@ -76,6 +77,7 @@ class Labs:
         """least recently used first"""
         self._wanted: Loading | None = None
         """what is to take the default lab's place, if nothing else is asked for meanwhile"""
+        self._listeners: tuple[Callable[[Lab], None], ...] = ()
 
     @property
     def current(self) -> Lab | None:
@@ -87,8 +89,8 @@ class Labs:
         """Those that were the default, least recently used first."""
         return tuple(self._parked)
 
-    def loading(self, model: str | None = None) -> Loading:
-        """The default lab on its way, begun now if there is none. Of another `model`, it takes the old one's place when ready.
+    def loading(self, model: str | None = None, *, first: str = BUILT_IN) -> Loading:
+        """The default lab on its way, begun now (of `first`) if there is none. Of another `model`, it takes the old one's place when ready.
 
         What was asked for last counts: a model that is still being loaded is dropped when it is there.
         """
@@ -99,12 +101,13 @@ class Labs:
             if model is None and default is not None and default.is_open:
                 self._wanted = None
                 return Loading(default.model, self, default)
-            name = model or (default.model if default is not None else BUILT_IN)
+            name = model or (default.model if default is not None else first)
             found = next((lab for lab in (default, *self._parked) if lab is not None and lab.model == name and _is_usable(lab)), None)
             if found is None:
                 self._wanted = Loading(name, self).start()
                 return self._wanted
             closing = self._replace(found)
+        self._tell(found)
         _close(closing)
         return Loading(name, self, found)
 
@@ -114,6 +117,7 @@ class Labs:
             if self._wanted is not loaded:
                 return False
             closing = self._replace(lab)
+        self._tell(lab)
         _close(closing)
         return True
 
@@ -127,6 +131,21 @@ class Labs:
                 self._parked.insert(0, other)
                 room -= other.n_bytes
         return [other for other in others if other not in self._parked]
+
+    def listen(self, listener: Callable[[Lab], None]) -> Callable[[], None]:
+        """Call `listener` with every lab that becomes the default one; returns the function that ends it."""
+        with self._lock:
+            self._listeners += (listener,)
+
+        def stop() -> None:
+            with self._lock:
+                self._listeners = tuple(other for other in self._listeners if other is not listener)
+
+        return stop
+
+    def _tell(self, lab: Lab) -> None:
+        for listener in self._listeners:
+            listener(lab)
 
     def stop(self) -> int:
         """Abort every request of every lab; returns how many there were."""

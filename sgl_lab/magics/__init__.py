@@ -6,9 +6,18 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-_MATCHER = "_sgl_lab_matcher"
+if TYPE_CHECKING:
+    from .desk import Desk
+
+_LOADED = "_sgl_lab"
+"""the shell's attribute that says what was registered"""
+
+
+class _Loaded(NamedTuple):
+    matcher: Any
+    desk: Desk
 
 
 def load(shell: Any) -> None:
@@ -20,10 +29,12 @@ def load(shell: Any) -> None:
     from .errors import readable
     from .line import line_help, run_line, words
     from .options import cell_help
+    from .settings import SGL, Settings
 
-    if getattr(shell, _MATCHER, None) is not None:
+    if getattr(shell, _LOADED, None) is not None:
         return
-    desk = Desk()
+    config = SGL(parent=shell)
+    desk = Desk(Settings(config))
 
     @no_var_expand  # type: ignore[untyped-decorator, unused-ignore]
     def cell(line: str, body: str) -> Any:
@@ -33,27 +44,32 @@ def load(shell: Any) -> None:
             return run_cell(shell, desk, line, body)
 
     @no_var_expand  # type: ignore[untyped-decorator, unused-ignore]
-    def command(line: str) -> None:
+    def command(line: str) -> Any:
         with readable(shell, "%sgl"):
-            run_line(shell, desk, line)
+            return run_line(shell, desk, line)
 
     cell.__doc__, command.__doc__ = cell_help(), line_help()
     shell.register_magic_function(cell, "cell", "sgl")
     shell.register_magic_function(command, "line", "sgl")
     matcher = make_matcher(lambda: words(desk), _names)
     shell.Completer.custom_matchers.append(matcher)
-    setattr(shell, _MATCHER, matcher)
+    shell.configurables.append(config)
+    shell.events.register("post_run_cell", desk.after_cell)
+    setattr(shell, _LOADED, _Loaded(matcher, desk))
 
 
 def unload(shell: Any) -> None:
     """Take everything back: magics, completion, the engine's thread and memory."""
-    matcher = getattr(shell, _MATCHER, None)
-    if matcher is None:
+    loaded: _Loaded | None = getattr(shell, _LOADED, None)
+    if loaded is None:
         return
+    shell.events.unregister("post_run_cell", loaded.desk.after_cell)
+    loaded.desk.close()
     for kind in ("cell", "line"):
         shell.magics_manager.magics[kind].pop("sgl", None)
-    shell.Completer.custom_matchers.remove(matcher)
-    setattr(shell, _MATCHER, None)
+    shell.Completer.custom_matchers.remove(loaded.matcher)
+    shell.configurables.remove(loaded.desk.settings.config)
+    setattr(shell, _LOADED, None)
     if "sgl_lab.labs" in sys.modules:
         sys.modules["sgl_lab.labs"].LABS.close()
 

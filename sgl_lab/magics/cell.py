@@ -8,9 +8,12 @@ the kernel's stands still meanwhile, as it does for any cell that computes.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from textwrap import indent
-from types import CodeType
+from types import CodeType, MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ..contracts.params import SamplingParams
@@ -20,14 +23,20 @@ from ..lang.ir import Expr
 from ..lang.loop import drive
 from ..lang.program import SglFunction
 from ..lang.sampling import given
+from ..trace import write_jsonl
+from ..trace.files import check_ours
+from ..trace.record import MARK
 from . import body as bodies
 from .desk import Desk
 from .errors import as_cell_syntax_error, outer_filename, show_source
+from .jobs import Job
 from .options import CellOptions, parse_cell
 from .show import CellView, Place, loading
 
 if TYPE_CHECKING:
     from ..lang.state import ProgramState
+    from ..session import Lab
+    from ..trace import Record
 
 ALTERNATIVES = 5
 """likeliest tokens that the tokens view tells beside the one that was taken"""
@@ -35,6 +44,51 @@ ALTERNATIVES = 5
 WORDS = "__sgl_words__"
 STATE_WORDS = {"fork": "s.fork", "var_scope": "s.var_scope"}
 """Names of a body that mean a method of its state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell that is ready to run: here and now, or on another thread, as often as wanted."""
+
+    shell: Any
+    options: CellOptions
+    code: CodeType
+    head: str
+    source: str
+    title: str
+
+    @contextmanager
+    def recorded(self, lab: Lab) -> Iterator[Record]:
+        """Record the run; with --save its file is written when the block is over, however that ends."""
+        record = None
+        try:
+            with lab.record(self.title, f"{self.head}\n{self.source}") as record:
+                yield record
+        finally:
+            if record is not None and self.options.save is not None:
+                write_jsonl(record, Path(self.options.save).expanduser())
+
+    def begin(self, lab: Lab, record: Record, check: Callable[[], None]) -> ProgramState:
+        """The state of a new run."""
+        options = self.options
+        defaults = SamplingParams(
+            **given(
+                {
+                    "temperature": options.temperature,
+                    "max_new_tokens": options.max_tokens,
+                    "seed": options.seed,
+                    "top_logprobs_num": ALTERNATIVES if "tokens" in options.views else None,
+                }
+            )
+        )
+        backend = lab.deterministic_backend if options.deterministic else lab.backend
+        return start(backend, lab.emit, record.run, defaults, check=check)
+
+    def finish(self, state: ProgramState, check: Callable[[], None], variables: Mapping[str, Any] = MappingProxyType({})) -> Any:
+        """Run the body to its end; the value of its last expression. `variables` go before the notebook's."""
+        names = {**self.shell.user_ns, **variables, **surface.bound(state), bodies.APPEND: _append, bodies.STATE: state}
+        _finish(state, self.code, names, check)
+        return None if isinstance(result := names.get(bodies.RESULT), Expr) else result
 
 
 def run_cell(shell: Any, desk: Desk, line: str, body: str) -> Any:
@@ -52,44 +106,60 @@ def run_cell(shell: Any, desk: Desk, line: str, body: str) -> Any:
         code = bodies.compile_cell(source, filename)
     except SyntaxError as error:
         raise as_cell_syntax_error(shell, error) from None
+    options = desk.settings.over(options)
+    if options.save is not None:
+        check_ours(Path(options.save).expanduser(), MARK)
+    number = len(shell.history_manager.input_hist_parsed) - 1  # what `execution_count` says while a cell runs depends on the version
+    cell = Cell(shell, options, code, head, source, f"In[{number}]")
+    _tell_hidden(shell, source)
     with desk.interrupts.watched(filename):
-        result = _run(shell, desk, options, code, source, head)
+        result = _run_in_background(desk, cell) if options.bg else _run(desk, cell)
+    is_silenced = bodies.is_silenced(body)
     if options.capture is not None:
         shell.user_ns[options.capture] = result
+        if isinstance(result, Job) and not is_silenced:
+            result.show()
         return None
-    return None if bodies.is_silenced(body) else result
+    return None if is_silenced else result
 
 
-def _run(shell: Any, desk: Desk, options: CellOptions, code: CodeType, source: str, head: str) -> Any:
+def _run(desk: Desk, cell: Cell) -> Any:
+    shell, options = cell.shell, cell.options
     place = Place(shell)
     with loading(place) as report:
-        lab = desk.ready_lab(report)
+        lab = desk.ready_lab(report, options.model)
     if not options.views:
         place.clear()
-    defaults = SamplingParams(
-        **given(
-            {
-                "temperature": options.temperature,
-                "max_new_tokens": options.max_tokens,
-                "seed": options.seed,
-                "top_logprobs_num": ALTERNATIVES if "tokens" in options.views else None,
-            }
-        )
-    )
-    number = len(shell.history_manager.input_hist_parsed) - 1  # what `execution_count` says while a cell runs depends on the version
-    recording = lab.record(f"In[{number}]", f"{head}\n{source}")
-    with recording as record, CellView(shell, place, lab, record, options.views, desk.interrupts.request):
+    with cell.recorded(lab) as record, CellView(shell, place, lab, record, options.views, desk.interrupts.request):
         desk.last = record
-        backend = lab.deterministic_backend if options.deterministic else lab.backend
-        state = start(backend, lab.emit, record.run, defaults, check=desk.interrupts.check)
+        state = cell.begin(lab, record, desk.interrupts.check)
         if options.out is not None:
             shell.user_ns[options.out] = state
             desk.names[options.out] = record.run
-        words = surface.bound(state)
-        _tell_hidden(shell, source, words)
-        names = {**shell.user_ns, **words, bodies.APPEND: _append, bodies.STATE: state}
-        _finish(state, code, names, desk.interrupts.check)
-    return None if isinstance(result := names.get(bodies.RESULT), Expr) else result
+        return cell.finish(state, desk.interrupts.check)
+
+
+def _run_in_background(desk: Desk, cell: Cell) -> Job:
+    """Start the cell and go on. What -o names is set when it is over, unless somebody has set it meanwhile."""
+    options, names = cell.options, cell.shell.user_ns
+    before, last = names.get(options.out), desk.last
+
+    def work(job: Job) -> Any:
+        lab = desk.ready_lab(job.report, options.model, check=job.check)
+        with cell.recorded(lab) as record:
+            state = cell.begin(lab, record, job.check)
+            if options.out is not None:
+                desk.names[options.out] = record.run
+            job.begun(lab, record, state)
+            return cell.finish(state, job.check, {} if "print" in names else {"print": job.print})
+
+    def ended(job: Job) -> None:
+        if options.out is not None and job.state is not None and names.get(options.out) is before:
+            names[options.out] = job.state
+        if job.record is not None and desk.last is last:
+            desk.last = job.record
+
+    return desk.jobs.start(cell.title, cell.shell, options.views, work, ended)
 
 
 def _finish(state: ProgramState, code: CodeType, names: dict[str, Any], check: Callable[[], None]) -> None:
@@ -121,8 +191,8 @@ def _define(shell: Any, signature: str, source: str, filename: str) -> None:
     shell.user_ns[name] = SglFunction(shell.user_ns[name])
 
 
-def _tell_hidden(shell: Any, source: str, words: dict[str, Any]) -> None:
+def _tell_hidden(shell: Any, source: str) -> None:
     """One line if the body reads a name that the language hides from it."""
-    for name in sorted(bodies.names_read(ast.parse(source)) & words.keys()):
+    for name in sorted(bodies.names_read(ast.parse(source)) & {*surface.SURFACE, *STATE_WORDS, "s"}):
         if name in shell.user_ns and shell.user_ns[name] is not getattr(surface, name, None):
             print(f"sgl: in this cell {name} is the language's, not the notebook variable of that name")

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 
 from ..contracts.errors import Stopped
 from .interrupts import Interrupts
+from .jobs import Jobs
 from .options import OptionError, nearest
+from .settings import Settings
 
 if TYPE_CHECKING:
-    from ..contracts.ids import RunId
+    from ..contracts.ids import RequestId, RunId
     from ..session import Lab
     from ..trace import Record
+    from .dashboard import Dashboard
 
 SLICE_S = 0.05
 
@@ -25,12 +28,17 @@ Report = Callable[[str, float | None], None]
 
 
 class Desk:
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
         self.last: Record | None = None
         """the run that was seen last"""
         self.interrupts = Interrupts()
+        self.jobs = Jobs()
+        self.dashboard: Dashboard | None = None
         self.names: dict[str, RunId] = {}
         """of runs: what -o called their state"""
+        self.pins: dict[str, tuple[Lab, RequestId]] = {}
+        """by the names that `%sgl cache pin` was given"""
         self.replayed: dict[str, Record] = {}
         """runs that were read from files, by the files' names"""
         self._has_told = False
@@ -73,15 +81,19 @@ class Desk:
         numbers = [record.title.removeprefix("In[").removesuffix("]") for record in runs]
         return tuple(dict.fromkeys([*numbers, *(name for name, run in self.names.items() if run in kept), *self.replayed]))
 
-    def ready_lab(self, report: Report, model: str | None = None) -> Lab:
-        """The default lab, loaded if need be; with `model`, a lab of that model takes its place. ModelError, Stopped."""
-        from ..labs import LABS
+    def ready_lab(self, report: Report, model: str | None = None, *, check: Callable[[], None] | None = None) -> Lab:
+        """The default lab, loaded if need be; with `model`, a lab of that model takes its place. ModelError, Stopped.
 
-        attempt = LABS.loading(model)
+        `check` raises where whoever waits is to be stopped; it is the cell's own by default.
+        """
+        from ..labs import LABS
+        from ..session import BUILT_IN
+
+        attempt = LABS.loading(model, first=self.settings.model or BUILT_IN)
         try:
             while not attempt.wait(SLICE_S):
                 report(attempt.text, attempt.share)
-                self.interrupts.check()
+                (check or self.interrupts.check)()
         except KeyboardInterrupt:
             raise Stopped(f"stopped waiting: {attempt.model} goes on loading and will be there for a later cell") from None
         lab = attempt.lab()
@@ -89,6 +101,24 @@ class Desk:
             self._has_told = True
             print(f"sgl: {lab.notice}")
         return lab
+
+    def close(self) -> None:
+        """End what goes on between cells."""
+        if self.dashboard is not None:
+            self.dashboard.close()
+        self.jobs.close()
+
+    def after_cell(self, *_: object) -> None:
+        """What has to be put right when any cell of the notebook has run."""
+        self.jobs.after_cell()
+        if self.dashboard is not None:
+            self.dashboard.after_cell()
+
+    def stop(self) -> tuple[int, int]:
+        """Abort everything; returns how many jobs and requests that were."""
+        from ..labs import LABS
+
+        return self.jobs.stop(), LABS.stop()
 
 
 def _labs() -> list[Lab]:

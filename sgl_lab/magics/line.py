@@ -11,8 +11,8 @@ from .desk import Desk
 from .options import OptionError, cell_help, nearest
 
 
-def run_line(shell: Any, desk: Desk, line: str) -> None:
-    """Run one line command. OptionError with the nearest right word."""
+def run_line(shell: Any, desk: Desk, line: str) -> Any:
+    """Run one line command; what it returns becomes the cell's `Out`. OptionError with the nearest right word."""
     try:
         words = shlex.split(line)
     except ValueError as error:
@@ -23,7 +23,7 @@ def run_line(shell: Any, desk: Desk, line: str) -> None:
         raise nearest(name, COMMANDS, "command")
     read = command.read(name, rest)
     with desk.interrupts.watched(""):
-        command.action(shell, desk, read)
+        return command.action(shell, desk, read)
 
 
 def words(desk: Desk) -> dict[str, tuple[str, ...]]:

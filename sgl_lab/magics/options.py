@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from ..contracts.errors import BadArgument
 
 VIEWS = ("tokens", "tree", "timeline")
+_SWITCH = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
 
 
 class OptionError(BadArgument):
@@ -34,13 +35,20 @@ class CellOptions:
 
     out: str | None = None
     capture: str | None = None
+    model: str | None = None
     temperature: float | None = None
     max_tokens: int | None = None
     seed: int | None = None
-    deterministic: bool = False
-    views: tuple[str, ...] = VIEWS
+    deterministic: bool | None = None
+    view: tuple[str, ...] | None = None
+    bg: bool = False
+    save: str | None = None
     define: str | None = None
     """the signature after --def, such as `tip(topic, k=3)`"""
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        return VIEWS if self.view is None else self.view
 
 
 def _number(kind: type[int] | type[float], low: float) -> Callable[[str], int | float]:
@@ -51,6 +59,12 @@ def _number(kind: type[int] | type[float], low: float) -> Callable[[str], int | 
         return value
 
     return parse
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in _SWITCH:
+        raise ValueError
+    return _SWITCH[text.lower()]
 
 
 def _name(text: str) -> str:
@@ -79,24 +93,40 @@ class Option:
     help: str
     words: tuple[str, ...] = ()
     """values to complete"""
+    default: str = ""
+    """what holds if nobody says anything, in words; those that have one are settings too"""
+
+    def read(self, text: str, where: str) -> object:
+        """The value that `text` spells. OptionError that says `where` it stands."""
+        try:
+            return self.parse(text)
+        except OptionError as error:
+            raise OptionError(f"{where}: {error.message}", hint=error.hint) from None
+        except ValueError:
+            raise OptionError(f"{where} cannot be {text!r}", hint=self.help) from None
 
 
 CELL_OPTIONS = (
     Option(("-o", "--out"), "out", _name, "NAME", "keep the program's state under NAME"),
-    Option(("--temperature",), "temperature", _number(float, 0), "T", "sampling temperature, 0 is greedy (default 1.0)"),
-    Option(("--max-tokens",), "max_tokens", _number(int, 1), "N", "most tokens of one gen that says nothing itself (default 128)"),
-    Option(("--seed",), "seed", _number(int, 0), "N", "makes sampling repeatable"),
-    Option(("--deterministic",), "deterministic", bool, "", "the same to the bit, whatever is cached or runs beside it"),
-    Option(("--view",), "views", _views, "VIEWS", "tokens,tree,timeline (default) or none", (*VIEWS, "none")),
+    Option(("-m", "--model"), "model", str, "MODEL", "run on MODEL, as `%sgl model MODEL` would load it", default="smollm2"),
+    Option(("--temperature",), "temperature", _number(float, 0), "T", "sampling temperature, 0 is greedy", default="1.0"),
+    Option(("--max-tokens",), "max_tokens", _number(int, 1), "N", "most tokens of one gen that says nothing itself", default="128"),
+    Option(("--seed",), "seed", _number(int, 0), "N", "makes sampling repeatable", default="none"),
+    Option(("--deterministic",), "deterministic", _switch, "", "the same to the bit, whatever is cached or runs beside it", default="no"),
+    Option(("--view",), "view", _views, "VIEWS", "what is shown, or none", (*VIEWS, "none"), default=",".join(VIEWS)),
+    Option(("--bg",), "bg", _switch, "", "run in the background; the value is a job: status, result(), cancel(), await"),
+    Option(("--save",), "save", str, "FILE", "write the recorded run to FILE, for `%sgl replay`"),
     Option(("--def",), "define", str, "NAME(args)", "make the body a function instead of running it"),
 )
+SETTINGS = {option.field: option for option in CELL_OPTIONS if option.default}
+"""Options that can be set for all cells, by the names they have there."""
 
 _DEFINE = re.compile(r"--def(?:=|\s+)([^\W\d]\w*)\s*(\()?")
 _CAPTURE = re.compile(r"\s*([^\W\d]\w*)\s*<<(?=\s|$)")
 
 
 def cell_help() -> str:
-    rows = [f"  {', '.join(option.flags):<16}{option.value:<12}{option.help}" for option in CELL_OPTIONS]
+    rows = [f"  {', '.join(option.flags):<16}{option.value:<12}{_with_default(option)}" for option in CELL_OPTIONS]
     return "\n".join(
         [
             "%%sgl [NAME <<] [options]      run the cell as an SGLang program and show it running",
@@ -108,6 +138,10 @@ def cell_help() -> str:
             "Notebook variables can be read; results leave through -o, NAME << and the last expression (`;` silences it).",
         ]
     )
+
+
+def _with_default(option: Option) -> str:
+    return f"{option.help} (default {option.default})" if option.value and option.default else option.help
 
 
 def _take_signature(line: str) -> tuple[str, str | None]:
@@ -165,12 +199,7 @@ def parse_cell(line: str) -> CellOptions:
             raise OptionError(f"{flag} needs a value: {option.value}", hint=option.help)
         if option.field in given:
             raise OptionError(f"{flag} is given twice")
-        try:
-            given[option.field] = option.parse(value)
-        except OptionError:
-            raise
-        except ValueError:
-            raise OptionError(f"{flag} cannot be {value!r}", hint=option.help) from None
+        given[option.field] = option.read(value, flag)
     if define and (others := [option.flags[-1] for option in CELL_OPTIONS if option.field in given and option.field != "define"]):
         name = define.partition("(")[0]
         raise OptionError(f"{others[0]} belongs to the run, --def only defines", hint=f"run it with {name}.run(...) or in a %%sgl cell")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from ..contracts.errors import Stopped
 from ..contracts.ids import RunId
 from ..contracts.tree import TreeSnapshot
 from ..viz.draw import html
-from ..viz.draw.escape import Markup
+from ..viz.draw.escape import Markup, tag
 from ..viz.freeze import drawn, freeze
 from ..viz.replay import Replay
 from ..viz.views import LanesView, MetricsView, TokensView, TreeView
@@ -27,6 +28,8 @@ from ..viz.views.tree import TreePicture
 if TYPE_CHECKING:
     from ..session import Lab
     from ..trace import Record
+    from ..viz.panel import Panel
+    from ..viz.sender import Views
 
 Bundle = dict[str, str]
 
@@ -39,29 +42,29 @@ def in_kernel(shell: Any) -> bool:
 
 
 class Place:
-    """One output of the running cell whose content can be replaced."""
+    """One output of the running cell whose content can be replaced, also later and from another thread."""
 
     def __init__(self, shell: Any) -> None:
         self._shell = shell
-        self._handle: Any = None
+        self._id = secrets.token_hex(16)
+        self._publisher: Any = None
+        """the one it was shown by: another cell's `%%capture` does not get its later content"""
 
     def show(self, data: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
-        from IPython.display import display
-
         if not in_kernel(self._shell):
             return
-        if self._handle is None:
-            self._handle = display(data, raw=True, display_id=True, metadata=metadata)  # type: ignore[no-untyped-call]
-        else:
-            self._handle.update(data, raw=True, metadata=metadata)
+        is_new = self._publisher is None
+        if is_new:
+            self._publisher = self._shell.display_pub
+        self._publisher.publish(data, metadata or {}, transient={"display_id": self._id}, update=not is_new)
 
     def clear(self) -> None:
         """Take away all that the cell has shown so far."""
         from IPython.display import clear_output
 
-        if self._handle is not None:
+        if self._publisher is not None:
             clear_output()  # type: ignore[no-untyped-call]
-            self._handle = None
+            self._publisher = None
 
 
 @contextmanager
@@ -102,7 +105,13 @@ class Folded:
             for view in (self.tokens, self.tree, self.lanes, self.metrics):
                 view.fold(entry)
 
-    def bundle(self, views: Sequence[str], title: str, status: str = "ok", message: str = "") -> Bundle:
+    @classmethod
+    def of(cls, lab: Lab, record: Record) -> Folded:
+        return cls(record, lab.spell, _about(lab))
+
+    def bundle(
+        self, views: Sequence[str], title: str, status: str = "ok", message: str = "", notes: Sequence[tuple[str, str]] = ()
+    ) -> Bundle:
         return freeze(
             tokens=self.tokens if "tokens" in views else None,
             tree=self.tree if "tree" in views else None,
@@ -112,6 +121,7 @@ class Folded:
             title=title,
             status=status,
             message=message,
+            notes=notes,
         )
 
     def page(self, title: str, status: str, message: str) -> Markup:
@@ -147,10 +157,6 @@ class CellView:
         self._shell, self._place, self._lab, self._record, self._views, self._on_stop = shell, place, lab, record, views, on_stop
         self._live: Any = None
 
-    @property
-    def title(self) -> str:
-        return f"{self._lab.model} · {self._lab.card.device} · {self._lab.card.dtype}"
-
     def __enter__(self) -> CellView:
         if self._views and in_kernel(self._shell):
             self._live = self._open(self._record.run)
@@ -159,12 +165,9 @@ class CellView:
 
     def _open(self, run: RunId) -> Any:
         from ..viz.live import open_live
-        from ..viz.sender import Views
 
-        spell = self._lab.spell
-        views = Views(TokensView(spell, run), TreeView(spell), LanesView(run), MetricsView(run))
-        options = {"views": list(self._views), "title": self.title, "kernel_id": _kernel_id(), **_about(self._lab)}
-        live = open_live(self._lab.ring, views, snapshot=self._lab.snapshot, options=options, on_stop=self._on_stop)
+        options = {"views": list(self._views), "title": title_of(self._lab), "kernel_id": _kernel_id(), **_about(self._lab)}
+        live = open_live(self._lab.ring, run_views(self._lab, run), snapshot=self._lab.snapshot, options=options, on_stop=self._on_stop)
         live.status("running", "")
         return live
 
@@ -184,12 +187,37 @@ class CellView:
             self._live.close()
             if broken := self._live.error:
                 _log.warning("the live view broke off (%s: %s); what is shown here is whole", type(broken).__name__, broken)
-        folded = Folded(self._record, self._lab.spell, _about(self._lab))
-        bundle = folded.bundle(self._views, self.title, status, message)
+        folded = Folded.of(self._lab, self._record)
+        bundle = folded.bundle(self._views, title_of(self._lab), status, message)
         if in_kernel(self._shell):
             self._place.show(bundle, {"sgl_lab": {"counts": folded.counts(), "status": status}})
         else:
             print(bundle["text/plain"])
+
+
+def title_of(lab: Lab) -> str:
+    return f"{lab.model} · {lab.card.device} · {lab.card.dtype}"
+
+
+def run_views(lab: Lab, run: RunId) -> Views:
+    """What a live view of one run folds."""
+    from ..viz.sender import Views
+
+    return Views(TokensView(lab.spell, run), TreeView(lab.spell), LanesView(run), MetricsView(run))
+
+
+def live_panel(title: str, views: Sequence[str], heard: Callable[[Mapping[str, Any]], None], **options: Any) -> Panel:
+    """A live view that outlasts its cell."""
+    from ..viz.panel import Panel
+
+    return Panel({"title": title, "views": list(views), **options}, heard)
+
+
+def placed(page: Markup, panel: Panel | None) -> Markup:
+    """The page, for a view of `panel` to take its place."""
+    from ..viz.panel import PLACE
+
+    return page if panel is None else tag("div", {PLACE: panel.place}, page)
 
 
 def _about(lab: Lab) -> dict[str, Any]:

@@ -6,36 +6,55 @@ under `LIMIT`; what was cut says so.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
 from .draw import html, svg, text
 from .draw.escape import Markup, tag
-from .legible import clipped
+from .legible import clipped, legible
 from .replay import Replay
-from .views import LanesView, MetricsView, TokensView, TreeView
+from .views.lanes import LanesPicture
+from .views.metrics import MetricsPicture
+from .views.tokens import TokensPicture
+from .views.tree import TreePicture
 
 LIMIT = 256 * 1024
 """bytes of one bundle"""
 FOR_REPLAY = 112 * 1024
 """of these, what the pictures leave to the player and its recording"""
+Picture = TypeVar("Picture", covariant=True)
 FIRST_BUDGET = 6_000
 """tokens shown, unless that is too much"""
 
 
+class Whole(Protocol[Picture]):
+    """A view, as far as it is drawn here."""
+
+    def full(self) -> Picture: ...
+
+
 def freeze(
     *,
-    tokens: TokensView | None = None,
-    tree: TreeView | None = None,
-    lanes: LanesView | None = None,
-    metrics: MetricsView | None = None,
+    tokens: Whole[TokensPicture] | None = None,
+    tree: Whole[TreePicture] | None = None,
+    lanes: Whole[LanesPicture] | None = None,
+    metrics: Whole[MetricsPicture] | None = None,
     replay: Replay | None = None,
     title: str = "",
     status: str = "ok",
     message: str = "",
+    notes: Sequence[tuple[str, str]] = (),
 ) -> dict[str, str]:
-    """A mimebundle of `text/html` and `text/plain`. status: ok, stopped or error; views that are None are left out."""
+    """A mimebundle of `text/html` and `text/plain`. status: ok, stopped or error; views that are None are left out.
+
+    `notes` are headings and texts that stand below the views.
+    """
     n_tokens = FIRST_BUDGET
     room = LIMIT - (FOR_REPLAY if replay else 0)
     while True:
         parts, words = _parts(tokens, tree, lanes, metrics, status, message, n_tokens)
+        parts += [html.details(heading, html.plain(note), is_open=True) for heading, note in notes]
+        words = "\n\n".join([words, *(f"{heading}:\n{legible(note)}" for heading, note in notes)])
         bundle = _bundle(parts, words, title, status, message)
         if _size(bundle) <= room or n_tokens < 2:
             break
@@ -54,10 +73,10 @@ def _bundle(parts: list[Markup], words: str, title: str, status: str, message: s
 
 
 def drawn(
-    tokens: TokensView | None,
-    tree: TreeView | None,
-    lanes: LanesView | None,
-    metrics: MetricsView | None,
+    tokens: Whole[TokensPicture] | None,
+    tree: Whole[TreePicture] | None,
+    lanes: Whole[LanesPicture] | None,
+    metrics: Whole[MetricsPicture] | None,
     title: str,
     status: str,
     message: str,
@@ -69,10 +88,10 @@ def drawn(
 
 
 def _parts(
-    tokens: TokensView | None,
-    tree: TreeView | None,
-    lanes: LanesView | None,
-    metrics: MetricsView | None,
+    tokens: Whole[TokensPicture] | None,
+    tree: Whole[TreePicture] | None,
+    lanes: Whole[LanesPicture] | None,
+    metrics: Whole[MetricsPicture] | None,
     status: str,
     message: str,
     n_tokens: int,

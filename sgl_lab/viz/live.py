@@ -42,14 +42,15 @@ class Live(anywidget.AnyWidget):
     snapshot = traitlets.Dict().tag(sync=True)
     options = traitlets.Dict().tag(sync=True)
     """views: which of tokens, tree, timeline are open at first; title; kernel_id: whom to interrupt;
-    vocab: tokens of the model; evict: policy of the cache"""
+    vocab: tokens of the model; evict: policy of the cache; place: the name of the elements that a `Panel` is shown in"""
 
 
 class Pump:
     """The thread between a ring and a page.
 
     `send` gets every message and `store` every snapshot, on the pump's thread. All other methods may be
-    called from any thread. Once ended it holds the last picture alone: no ring, no views, no engine behind them.
+    called from any thread. `since` is the first event to fold, by default the next one. Once ended it holds the last
+    picture alone: no ring, no views, no engine behind them.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Pump:
         snapshot: Callable[[], TreeSnapshot | None],
         send: Callable[[Message], None],
         store: Callable[[Message], None],
+        since: int | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._send, self._store, self._clock = send, store, clock
@@ -71,7 +73,7 @@ class Pump:
         """the whole picture as it was at the end"""
         self.error: Exception | None = None
         """what ended the picture early"""
-        cursor, sender = ring.cursor, Sender(views)
+        cursor, sender = ring.cursor if since is None else since, Sender(views)
         if (tree := snapshot()) is not None:
             sender.load(tree)
         # A thread forgets its arguments when it ends.
@@ -82,13 +84,17 @@ class Pump:
 
     def hello(self) -> None:
         """A page wants the whole picture: from the thread, or after its end from here."""
-        self._hello.set()
-        self._wake.set()
+        self.renew()
         if self._closing.is_set():
             self._thread.join(timeout=5)
             for message in self._last:
                 self._send(message)
             self._last = [message | {"seq": message["seq"] + len(self._last)} for message in self._last]
+
+    def renew(self) -> None:
+        """The next message is the whole picture."""
+        self._hello.set()
+        self._wake.set()
 
     def status(self, phase: str, text: str, progress: float | None) -> None:
         self._statuses.append((phase, text, progress))
@@ -206,7 +212,7 @@ def open_live(
     on_stop    called on a thread of the kernel when the Stop button is pressed: set an event, do nothing else
     """
     widget = Live(options=dict(options))
-    _hear_while_busy(widget)
+    hear_while_busy(widget)
     pump = Pump(ring, views, snapshot=snapshot, send=widget.send, store=lambda state: widget.set_trait("snapshot", state))
 
     def on_message(_: object, content: Mapping[str, Any], buffers: object) -> None:
@@ -221,7 +227,7 @@ def open_live(
     return live
 
 
-def _hear_while_busy(widget: Live) -> None:
+def hear_while_busy(widget: Live) -> None:
     """Let clicks reach the kernel while a cell runs.
 
     JupyterLab sends them on a subshell; ipykernel 7.4 hands them back to the shell that made the widget, which

@@ -15,15 +15,27 @@ from sgl_lab.magics.complete import words_for
 from sgl_lab.magics.desk import Desk
 from sgl_lab.magics.line import COMMANDS as COMMANDS_OF_LINE
 from sgl_lab.magics.line import line_help, words
-from sgl_lab.magics.options import VIEWS, CellOptions, OptionError, cell_help, parse_cell
+from sgl_lab.magics.options import CELL_OPTIONS, VIEWS, CellOptions, OptionError, cell_help, parse_cell
 from sgl_lab.trace import Record
 
 
 def test_every_option_reaches_its_field() -> None:
-    parsed = parse_cell("answer << -o st --temperature 0.5 --max-tokens=12 --seed 3 --deterministic --view tree,tokens")
-    assert parsed == CellOptions("st", "answer", 0.5, 12, 3, True, ("tree", "tokens"))
+    parsed = parse_cell("answer << -o st -m m --temperature 0.5 --max-tokens=12 --seed 3 --deterministic --view tree,tokens --bg --save f")
+    assert parsed == CellOptions(
+        out="st",
+        capture="answer",
+        model="m",
+        temperature=0.5,
+        max_tokens=12,
+        seed=3,
+        deterministic=True,
+        view=("tree", "tokens"),
+        bg=True,
+        save="f",
+    )
     assert parse_cell('--def tip(topic, k="a b)")').define == 'tip(topic, k="a b)")'
-    assert parse_cell("") == CellOptions(views=VIEWS)
+    assert parse_cell("") == CellOptions()
+    assert parse_cell("").views == VIEWS
     assert parse_cell("--view none").views == ()
     assert parse_cell("--def tip").define == "tip()"
 
@@ -60,7 +72,7 @@ def test_a_wrong_option_is_one_line_with_a_way_out(line: str, message: str) -> N
 
 
 def test_help_names_every_option() -> None:
-    for flag in ("-o, --out", "--temperature", "--max-tokens", "--seed", "--deterministic", "--view", "--def", "NAME <<"):
+    for flag in [*(", ".join(option.flags) for option in CELL_OPTIONS), "NAME <<"]:
         assert flag in cell_help()
 
 

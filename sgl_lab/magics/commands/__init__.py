@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from . import explain, keep, models, now, past, whatif
+from . import background, cache, config, explain, keep, models, now, past, snippets, whatif
 from .command import Command
 
 COMMANDS: dict[str, Command] = {
-    name: command for question in (models, now, past, explain, whatif, keep) for name, command in question.COMMANDS.items()
+    name: command
+    for question in (models, now, past, explain, whatif, keep, background, cache, snippets, config)
+    for name, command in question.COMMANDS.items()
 }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...viz.draw import html
 from ...viz.draw.escape import Markup
+from ...viz.legible import clipped
 from ..desk import Desk
 from ..options import OptionError, nearest
 from ..show import Place, in_kernel, loading
@@ -35,7 +36,8 @@ class Words:
 class Command:
     """`names` says how many names may follow; `options` what each option's value is, empty where the flag says it all."""
 
-    action: Callable[[Any, Desk, Words], None]
+    action: Callable[[Any, Desk, Words], Any]
+    """what it returns becomes the cell's `Out`"""
     help: str
     names: int = 0
     options: Mapping[str, str] = field(default_factory=dict)
@@ -86,3 +88,9 @@ def show(shell: Any, words: Words, page: Markup, plain: str, counts: Mapping[str
         print(plain)
     else:
         Place(shell).show({"text/html": page.source, "text/plain": plain}, {"sgl_lab": {"counts": dict(counts)}})
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns of text."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(f"{clipped(cell, 60):<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)

@@ -63,10 +63,8 @@ def _tree(shell: Any, desk: Desk, words: Words) -> None:
 
 
 def _stop(shell: Any, desk: Desk, words: Words) -> None:
-    from ...labs import LABS
-
-    n_stopped = LABS.stop()
-    print(f"stopped {counted(n_stopped, 'request')}" if n_stopped else "nothing is running")
+    said = " and ".join(counted(n, what) for n, what in zip(desk.stop(), ("job", "request"), strict=True) if n)
+    print(f"stopped {said}" if said else "nothing is running")
 
 
 FILES = {"--dot": "FILE", "--svg": "FILE"}
@@ -77,5 +75,5 @@ COMMANDS = {
     "tree": Command(
         _tree, "[--text] [--dot FILE] [--svg FILE] [--force]   the radix tree as it is now", options={"--text": "", **FILES, **FORCE}
     ),
-    "stop": Command(_stop, "abort every request, also of programs that stream"),
+    "stop": Command(_stop, "abort every request, also of background cells and of programs that stream"),
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ..legible import clipped
 from ..views.metrics import MetricsPicture
@@ -24,11 +24,15 @@ MAX_FORKS = 64
 RULE = "1px solid rgba(127,127,127,0.22)"
 _SMALL = css(font_size="12px", line_height="1.5")
 _MUTED = css(opacity="0.65")
-_STATUS = {"stopped": ("■ stopped", palette.COMPUTED), "error": ("✕ error", palette.CHOICE)}
+_STATUS = {
+    "stopped": ("■ stopped", palette.COMPUTED),
+    "error": ("✕ error", palette.CHOICE),
+    "running": ("▸ running", palette.GENERATED),
+}
 
 
 def panel(title: str, status: str, message: str, parts: Iterable[Markup]) -> Markup:
-    """The frame of a frozen cell. status: ok, stopped or error."""
+    """The frame of a frozen cell. status: ok, stopped, error or, of what goes on without its picture, running."""
     head: list[Child] = [tag("span", {"style": css(font_weight="600")}, clipped(title, 120))] if title else []
     if status in _STATUS:
         words, ink = _STATUS[status]
@@ -144,6 +148,14 @@ def table(rows: Iterable[tuple[str, str]]) -> Markup:
         {"style": css(border_collapse="collapse", font_size="14px", margin="4px 0")},
         *(tag("tr", {}, tag("td", {"style": f"{cell};{_MUTED}"}, name), tag("td", {"style": cell}, value)) for name, value in rows),
     )
+
+
+def grid(rows: Sequence[Sequence[str]]) -> Markup:
+    """A table whose first row says what stands in the columns."""
+    cell = css(padding="2px 18px 2px 0", text_align="left", border="none", background="transparent")
+    head = tag("tr", {}, *(tag("th", {"style": f"{cell};{_MUTED};{css(font_weight='600')}"}, clipped(name, 60)) for name in rows[0]))
+    body = [tag("tr", {}, *(tag("td", {"style": cell}, clipped(value, 200)) for value in row)) for row in rows[1:]]
+    return tag("table", {"style": css(border_collapse="collapse", font_size="14px", margin="4px 0")}, head, *body)
 
 
 # ---------------------------------------------------------------- streams

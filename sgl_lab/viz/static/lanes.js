@@ -95,6 +95,10 @@ export class TimelinePanel {
       this.shape = true;
     }
     if (change.lanes) this.shape = true;
+    for (const id of change.dropped ?? []) {
+      this.drawn.get(id)?.root.remove();
+      this.drawn.delete(id);
+    }
     for (const id of change.bars ?? []) {
       this.dirty.add(id);
       const kind = bars.get(id)?.kind;
@@ -104,12 +108,13 @@ export class TimelinePanel {
 
   /** Lanes in the order in which they were opened, children under their parents; what is folded away is counted. */
   arrange() {
-    const { lanes } = this.view.store;
+    const { lanes, options } = this.view.store;
     const below = new Map();
     for (const lane of lanes.values()) {
       const parent = lanes.has(lane.parent) ? lane.parent : null;
       below.set(parent, [...(below.get(parent) ?? []), lane]);
     }
+    if (options.dashboard) below.get(null)?.reverse(); // what came last is what one looks for
     this.rows = [];
     const size = (lane) => (below.get(lane) ?? []).reduce((sum, child) => sum + 1 + size(child.lane), 0);
     const visit = (parent, depth) => {
@@ -157,10 +162,12 @@ export class TimelinePanel {
     const now = this.rows.length ? store.now() : 0;
     const span = this.span;
     if (store.length) this.span = 1.02 * store.length;
-    while (now > this.span) this.span *= 1.4;
-    if (!store.length && !store.active && this.span > 1.1 * now && now > 0) this.span = 1.04 * now;
-    this.scaled ||= this.span !== span;
-    const [from, to] = this.zoomed ?? [0, this.span];
+    const { since } = store;
+    while (now > this.span) this.span = since + 1.4 * Math.max(this.span - since, 500);
+    if (!store.length && !store.active && this.span - since > 1.1 * (now - since) && now > since) this.span = since + 1.04 * (now - since);
+    this.scaled ||= this.span !== span || since !== this.since;
+    this.since = since;
+    const [from, to] = this.zoomed ?? this.whole();
     const scale = (this.width - 2 * LANE.pad) / (to - from);
     this.x = (ms) => LANE.pad + (ms - from) * scale;
     if (this.scaled) this.axis(from, to);
@@ -284,22 +291,28 @@ export class TimelinePanel {
   }
 
   when(event) {
-    const [from, to] = this.zoomed ?? [0, this.span];
+    const [from, to] = this.zoomed ?? this.whole();
     const share = (event.clientX - this.plot.getBoundingClientRect().left - LANE.pad) / (this.width - 2 * LANE.pad);
     return from + share * (to - from);
   }
 
+  /** From the first moment that is kept to a little after the last. */
+  whole() {
+    return [this.view.store.since, this.span];
+  }
+
   zoom(factor, at = 0.5) {
-    const [from, to] = this.zoomed ?? [0, this.span];
+    const [from, to] = this.zoomed ?? this.whole();
     const centre = from + (to - from) * at;
     this.window([centre - (centre - from) * factor, centre + (to - centre) * factor]);
   }
 
   window(range) {
     if (range) {
-      const length = clamp(range[1] - range[0], 1, this.span);
-      const from = clamp(range[0], 0, this.span - length);
-      range = length === this.span ? null : [from, from + length];
+      const [first, last] = this.whole();
+      const length = clamp(range[1] - range[0], 1, last - first);
+      const from = clamp(range[0], first, last - length);
+      range = length === last - first ? null : [from, from + length];
     }
     this.zoomed = range;
     this.scaled = true;
@@ -345,7 +358,7 @@ export class TimelinePanel {
     if (!bar || this.root.hidden) return;
     const top = LANE.height * (this.rowOf?.get(bar.lane) ?? 0);
     if (top < this.scroll.scrollTop || top + 2 * LANE.height > this.scroll.scrollTop + this.scroll.clientHeight) this.scroll.scrollTop = top - LANE.height;
-    const [from, to] = this.zoomed ?? [0, this.span];
+    const [from, to] = this.zoomed ?? this.whole();
     if (bar.t0 < from || bar.t0 > to) this.window([bar.t0 - (to - from) / 4, bar.t0 + (3 * (to - from)) / 4]);
   }
 

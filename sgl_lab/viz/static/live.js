@@ -6,6 +6,7 @@
  * interrupt. viz/bundle.py joins these files into one module.
  */
 
+import { Places } from "./desk.js";
 import { replay } from "./replay.js";
 import { Store } from "./store.js";
 import { View } from "./view.js";
@@ -15,6 +16,9 @@ export default () => {
   return {
     initialize({ model }) {
       store = new Store(model);
+      if (!store.options.place) return undefined;
+      const places = new Places(store.options.place, (root) => new View(store, root));
+      return () => places.close();
     },
     render({ el: root }) {
       const view = new View(store, root);

@@ -32,6 +32,8 @@ export class Store {
     this.clock = 0;
     this.lanes = new Map();
     this.bars = new Map();
+    this.since = 0;
+    this.queue = [];
     this.time = { ms: 0, at: performance.now() };
     this.metrics = null;
     this.status = { phase: "loading", text: "", progress: null };
@@ -139,15 +141,30 @@ export class Store {
         this.bars.set(bar.id, bar);
         change.bars.add(bar.id);
       }
+      if (lanes.gone?.length) this.drop(new Set(lanes.gone), change);
+      this.since = lanes.since ?? this.since;
+      this.queue = lanes.queue ?? this.queue;
       if (lanes.now !== undefined) this.time = { ms: lanes.now, at: performance.now() };
     }
     if (metrics) this.metrics = metrics;
+    if (metrics && this.options.dashboard) status = { phase: metrics.running + metrics.waiting ? "running" : "idle", text: "", progress: null };
     if (status) {
       if (!ACTIVE.has(status.phase)) this.time = { ms: this.now(), at: performance.now() };
       else if (!this.active) this.stopping = false;
       this.status = status;
       change.status = true;
     }
+  }
+
+  /** Lanes that are kept no longer, with their bars. */
+  drop(gone, change) {
+    for (const lane of gone) this.lanes.delete(lane);
+    for (const [id, bar] of this.bars)
+      if (gone.has(bar.lane)) {
+        this.bars.delete(id);
+        change.dropped.push(id);
+      }
+    change.lanes = true;
   }
 
   mergeTokens({ forks = [], ops = [] }, change) {
@@ -285,5 +302,6 @@ const news = (reset) => ({
   tails: false,
   lanes: false,
   bars: new Set(),
+  dropped: [],
   status: false,
 });

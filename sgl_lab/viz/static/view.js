@@ -1,5 +1,6 @@
 /* One view of a run: header, numbers, the three panels, the card beside what is pointed at, one cursor for all. */
 
+import { extras } from "./desk.js";
 import { TimelinePanel } from "./lanes.js";
 import { brief, clamp, count, el, percent, setText } from "./page.js";
 import { TokensPanel } from "./tokens.js";
@@ -26,15 +27,18 @@ export class View {
     this.header = head(this);
     this.metrics = new Metrics(this);
     this.panels = { tokens: new TokensPanel(this), tree: new TreePanel(this), timeline: new TimelinePanel(this) };
+    this.extras = extras(this);
     const { options } = store;
     const views = options.views ?? Object.keys(this.panels);
     root.classList.add("sgl-live");
     root.setAttribute("role", "region");
     root.setAttribute("aria-label", options.title || "Live run");
     const panels = Object.values(this.panels).map((panel) => panel.root);
-    root.append(this.header.root, this.metrics.root, ...panels, this.card.root, this.voice);
+    const extra = this.extras.map((each) => each.root);
+    root.append(this.header.root, this.metrics.root, ...extra, ...panels, this.card.root, this.voice);
     for (const [name, panel] of Object.entries(this.panels))
-      this.header.toggle(name, panel.title, views.includes(name), (on) => this.show(panel, on));
+      if (options.dashboard && name === "tokens") panel.root.hidden = true;
+      else this.header.toggle(name, panel.title, views.includes(name), (on) => this.show(panel, on));
     this.resized = new ResizeObserver(() => this.invalidate());
     this.resized.observe(root);
     store.views.add(this);
@@ -100,6 +104,7 @@ export class View {
     this.frame = 0;
     this.header.paint();
     this.metrics.paint();
+    for (const extra of this.extras) extra.paint();
     let again = false;
     const panels = Object.values(this.panels).filter((panel) => !panel.root.hidden);
     for (const panel of panels) if (panel.paint(t)) again = true;
@@ -156,7 +161,7 @@ export function toggle(home, name, title, on, show) {
 class Header {
   constructor(view) {
     this.view = view;
-    this.title = el("span", { class: "sgl-title" }, view.store.model.get("options")?.title || "sgl");
+    this.title = el("span", { class: "sgl-title" });
     this.phase = el("span", { class: "sgl-phase", role: "status" });
     this.toggles = el("div", { class: "sgl-toggles", role: "group", "aria-label": "Views" });
     this.verb = el("span");
@@ -195,6 +200,7 @@ class Header {
     if (!active) this.pressed = false;
     const waiting = this.pressed || stopping;
     this.view.root.dataset.phase = status.phase;
+    setText(this.title, this.view.store.options.title || "sgl");
     setText(this.phase, status.text || status.phase);
     this.stop.classList.toggle("sgl-off", !active);
     this.stop.disabled = !active || waiting;
@@ -219,7 +225,7 @@ class Header {
     this.failed = false;
     store.model.send({ kind: "stop" });
     this.deadline = setTimeout(async () => {
-      if (store.stopping || !store.active) return;
+      if (store.stopping || !store.active || !store.options.kernel_id) return;
       this.failed = !(await interrupt(store.model.get("options")?.kernel_id));
       this.view.invalidate();
     }, STOP_ACK_MS);
@@ -287,6 +293,7 @@ class Metrics {
     put("hit", m.hit_rate === null ? "–" : `${(100 * m.hit_rate).toFixed(0)}\u2009%`);
     for (const name of ["cached", "computed", "generated", "forced", "forks"]) put(name, brief(m[name]));
     this.fields.forced.parentNode.hidden = !m.forced;
+    this.fields.forks.parentNode.hidden = Boolean(this.view.store.options.dashboard);
     put("pages", `${brief(m.n_pages - m.free_pages)}\u2009/\u2009${brief(m.n_pages)}`);
     put("requests", `${m.running} · ${m.waiting}`);
     this.used.style.transform = `scaleX(${m.n_pages ? 1 - m.free_pages / m.n_pages : 0})`;

@@ -1,0 +1,72 @@
+"""What goes on between cells: background jobs, the dashboard."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...viz.draw import html
+from ..desk import Desk
+from ..options import OptionError, nearest
+from ..show import in_kernel
+from .command import Command, Words, aligned, ready_lab, show
+
+
+def _jobs(shell: Any, desk: Desk, words: Words) -> None:
+    if words.names:
+        _stop_jobs(desk, words)
+        return
+    jobs = list(desk.jobs)
+    rows = [("job", "cell", "state", "tokens", "seconds")]
+    for job in jobs:
+        note = f": {type(job.error).__name__}" if job.status == "error" else ""
+        rows.append((str(job.number), job.title, job.status + note, f"{job.n_tokens:,}", f"{job.seconds:.1f}"))
+    plain = aligned(rows) if jobs else "no background cell has run"
+    running = sum(not job.is_over for job in jobs)
+    show(shell, words, html.grid(rows) if jobs else html.plain(plain), plain, {"jobs": len(jobs), "running": running})
+
+
+def _stop_jobs(desk: Desk, words: Words) -> None:
+    verb, word = words.name(), words.name(1)
+    if verb != "stop":
+        raise nearest(str(verb), ("stop",), "word after `%sgl jobs`")
+    if word is None:
+        raise OptionError("which job?", hint="such as `%sgl jobs stop 1`, or `%sgl jobs stop all`")
+    stopping = desk.jobs.running() if word == "all" else [desk.jobs.find(word)]
+    for job in stopping:
+        print(f"job {job.number} is {'over already' if job.is_over else 'being stopped'}")
+        job.cancel()
+    if not stopping:
+        print("no job is running")
+
+
+def _dashboard(shell: Any, desk: Desk, words: Words) -> None:
+    verb = words.name()
+    if verb == "off":
+        if desk.dashboard is None:
+            raise OptionError("no dashboard is open")
+        desk.dashboard.close()
+        desk.dashboard = None
+        return
+    if verb is not None:
+        raise nearest(verb, ("off",), "word after `%sgl dashboard`")
+    from ..dashboard import Dashboard, picture
+
+    lab = ready_lab(shell, desk)
+    if not in_kernel(shell) or "--text" in words.options:
+        print(picture(lab)["text/plain"])
+        return
+    if desk.dashboard is None:
+        desk.dashboard = Dashboard(shell, lab, desk.stop)
+    desk.dashboard.show()
+
+
+COMMANDS = {
+    "dashboard": Command(
+        _dashboard,
+        "[off] [--text]   one live view for all cells: every request whoever sent it, the queue, the tree",
+        1,
+        {"--text": ""},
+        values=("off",),
+    ),
+    "jobs": Command(_jobs, "[stop N|all]   what `%%sgl --bg` has started", 2, {"--text": ""}, values=("stop", "all")),
+}

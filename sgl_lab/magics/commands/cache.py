@@ -1,0 +1,87 @@
+"""The cache by hand: forget it, keep a prefix in it, count it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ...viz.draw import html
+from ...viz.draw.numbers import counted
+from ..desk import Desk
+from ..jobs import Job
+from ..options import OptionError, nearest
+from .command import Command, Words, ready_lab, show
+
+if TYPE_CHECKING:
+    from ...session import Lab
+
+
+def _cache(shell: Any, desk: Desk, words: Words) -> None:
+    verb, name = words.name() or "stats", words.name(1)
+    if verb not in VERBS:
+        raise nearest(verb, VERBS, "word after `%sgl cache`")
+    if name is not None and verb in ("flush", "stats"):
+        raise OptionError(f"%sgl cache {verb} takes nothing more, not {name!r}")
+    if verb == "unpin":
+        _unpin(desk, name)
+        return
+    lab = ready_lab(shell, desk)
+    if verb == "pin":
+        _pin(shell, desk, lab, name)
+    elif verb == "flush":
+        before = lab.stats()
+        lab.flush()
+        n_nodes, n_freed = before["nodes"] - lab.stats()["nodes"], lab.stats()["pages_free"] - before["pages_free"]
+        print(f"forgot {counted(n_nodes, 'node')}, {counted(n_freed, 'page')} freed; what is pinned or in use stays")
+    else:
+        _stats(shell, desk, words, lab)
+
+
+def _pin(shell: Any, desk: Desk, lab: Lab, name: str | None) -> None:
+    """What the notebook's variable NAME holds: a state, a job or a text."""
+    if name is None:
+        raise OptionError("pin what?", hint="a variable that holds a program's state (`%%sgl -o NAME`) or a text")
+    if name not in shell.user_ns:
+        raise nearest(name, desk.names, "variable") if desk.names else OptionError(f"there is no variable {name!r}")
+    value = shell.user_ns[name]
+    prefix: Any = value.state if isinstance(value, Job) else value
+    if not isinstance(prefix, str) and not hasattr(prefix, "token_ids"):
+        raise OptionError(f"{name} is neither a program's state nor a text, but {type(value).__name__}")
+    if name in desk.pins:
+        _unpin(desk, name)
+    before = lab.stats()["pages_pinned"]
+    desk.pins[name] = lab, lab.pin(prefix)
+    print(f"pinned {name}: {counted(lab.stats()['pages_pinned'] - before, 'page')} more are never evicted, until `%sgl cache unpin {name}`")
+
+
+def _unpin(desk: Desk, name: str | None) -> None:
+    if name is not None and name not in desk.pins:
+        raise nearest(name, desk.pins, "pin") if desk.pins else OptionError("nothing is pinned")
+    names = [name] if name is not None else list(desk.pins)
+    for each in names:
+        lab, pin = desk.pins.pop(each)
+        if lab.is_open:
+            lab.unpin(pin)
+    print(f"unpinned {', '.join(names)}" if names else "nothing is pinned")
+
+
+def _stats(shell: Any, desk: Desk, words: Words, lab: Lab) -> None:
+    found = lab.stats()
+    pins = [name for name, (pinned, _) in desk.pins.items() if pinned is lab]
+    rows = [
+        ("hit rate", f"{found['hit_rate']:.1%}  ({found['cached_tokens']:,} of {found['prompt_tokens']:,} prompt tokens)"),
+        ("nodes", f"{found['nodes']:,}"),
+        ("pages", f"{found['pages_total'] - found['pages_free']:,} of {found['pages_total']:,} in use"),
+        (
+            "pinned",
+            f"{counted(found['pages_pinned'], 'page')} by {counted(found['pins'], 'pin')}" + (f": {', '.join(pins)}" if pins else ""),
+        ),
+        ("evicted", f"{counted(found['evicted_tokens'], 'token')} in {counted(found['evictions'], 'node')}"),
+    ]
+    counts = {name: found[name] for name in ("cached_tokens", "prompt_tokens", "nodes", "pages_pinned", "evicted_tokens")}
+    show(shell, words, html.table(rows), "\n".join(f"{name:<10}{value}" for name, value in rows), counts)
+
+
+VERBS = ("flush", "pin", "unpin", "stats")
+COMMANDS = {
+    "cache": Command(_cache, "flush | pin NAME | unpin [NAME] | stats   forget it, keep a state or text in it, count it", 2, values=VERBS),
+}

@@ -1,0 +1,114 @@
+"""Cells kept by name: plain files in the user's own configuration folder, run where they are named."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from ...trace.files import write_whole
+from ...viz.legible import legible
+from ..desk import Desk
+from ..options import OptionError, nearest
+from .command import Command, Words
+
+VERBS = ("save", "list", "show", "run", "rm")
+MAX_BYTES = 1 << 20
+SUFFIX = ".sgl"
+
+_NAME = re.compile(r"\w[\w-]{0,59}")
+_CELL = re.compile(r"\s*%%sgl(?:[ \t]+(?P<line>[^\n]*))?(?:\n(?P<body>.*))?\Z", re.DOTALL)
+
+
+def folder() -> Path:
+    home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(home) / "sgl_lab" / "snippets"
+
+
+def _snippet(shell: Any, desk: Desk, words: Words) -> Any:
+    verb, name = words.name() or "list", words.name(1)
+    if verb not in VERBS:
+        raise nearest(verb, VERBS, "word after `%sgl snippet`")
+    if verb == "list":
+        if name is not None:
+            raise OptionError(f"%sgl snippet list takes nothing more, not {name!r}")
+        _list()
+        return None
+    path = _path(verb, name)
+    if verb == "save":
+        _save(shell, path, "--force" in words.options)
+        return None
+    if verb == "run":
+        found = _read(path)
+        return shell.run_cell_magic("sgl", found["line"] or "", found["body"] or "")
+    if verb == "show":
+        print(legible(_read(path)[0]))
+    else:
+        _known(path).unlink(missing_ok=True)
+        print(f"removed {path.stem}")
+    return None
+
+
+def _path(verb: str, name: str | None) -> Path:
+    if name is None:
+        raise OptionError("which snippet?", hint=f"such as `%sgl snippet {verb} greeting`")
+    if not _NAME.fullmatch(name):
+        raise OptionError(f"{name!r} cannot be the name of a snippet", hint="letters, digits, _ and -, at most 60")
+    return folder() / f"{name}{SUFFIX}"
+
+
+def _names() -> list[str]:
+    return sorted(path.stem for path in folder().glob(f"*{SUFFIX}"))
+
+
+def _known(path: Path) -> Path:
+    if not path.is_file():
+        names = _names()
+        raise (
+            nearest(path.stem, names, "snippet")
+            if names
+            else OptionError("there are no snippets", hint="`%sgl snippet save NAME` keeps one")
+        )
+    return path
+
+
+def _list() -> None:
+    print("\n".join(_names()) or "there are no snippets; `%sgl snippet save NAME` keeps the last %%sgl cell")
+
+
+def _save(shell: Any, path: Path, force: bool) -> None:
+    """The last `%%sgl` cell, as it was typed."""
+    typed = next((cell for cell in reversed(shell.history_manager.input_hist_raw) if _CELL.match(cell)), None)
+    if typed is None:
+        raise OptionError("no %%sgl cell has run yet", hint="run one, then save it")
+    if path.exists() and not force:
+        raise OptionError(f"there is a snippet {path.stem} already", hint=f"`%sgl snippet save {path.stem} --force` replaces it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"cannot make {path.parent}: {error.strerror}") from None
+    write_whole(path, lambda file: file.write(typed))
+    print(f"wrote {path}")
+
+
+def _read(path: Path) -> re.Match[str]:
+    """The snippet's first line and body. OptionError if the file holds something else."""
+    try:
+        with _known(path).open("rb") as file:
+            text = file.read(MAX_BYTES + 1).decode()
+    except OSError as error:
+        raise OptionError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise OptionError(f"{path} is not text") from None
+    found = _CELL.match(text) if len(text) <= MAX_BYTES else None
+    if found is None:
+        raise OptionError(f"{path} is no %%sgl cell", hint="its first line has to be `%%sgl`, with options if you like")
+    return found
+
+
+COMMANDS = {
+    "snippet": Command(
+        _snippet, "save NAME [--force] | list | show NAME | run NAME | rm NAME   cells kept by name", 2, {"--force": ""}, values=VERBS
+    ),
+}

@@ -1,0 +1,100 @@
+"""`%sgl dashboard`: one live view that stays with the default lab, whichever that is, and shows every request whoever sent it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from ..contracts.errors import SglError
+from ..labs import LABS
+from ..viz.dashboard import dashboard_views
+from ..viz.draw.escape import Markup
+from ..viz.freeze import freeze
+from ..viz.views.counts import CountsView
+from ..viz.views.recent import RecentView
+from .show import Bundle, Place, live_panel, placed, title_of, tree_of
+
+if TYPE_CHECKING:
+    from ..session import Lab
+
+VIEWS = ("tree", "timeline")
+REDRAW_S = 10.0
+
+
+class Dashboard:
+    """Open from the moment it is made. What it shows follows the default lab until `close`."""
+
+    def __init__(self, shell: Any, lab: Lab, on_stop: Any) -> None:
+        self._on_stop = on_stop
+        self._lab: Lab | None = None
+        self._lock = threading.Lock()
+        self._shell = shell
+        self._places: list[Place] = []
+        self._drawn_at, self._drawn_s = 0, 0.0
+        self._panel = live_panel(title_of(lab), VIEWS, self._heard, dashboard=True)
+        self._bind(lab)
+        self._deafen = LABS.listen(self._bind)
+
+    def show(self) -> None:
+        """In the cell that runs; it may stand in several."""
+        place = Place(self._shell)
+        self._places.append(place)
+        place.show(self._bundle(is_open=True))
+
+    def close(self) -> None:
+        """The pictures stay as they are now."""
+        self._deafen()
+        self._panel.end()
+        self._redraw(is_open=False)
+        self._panel.close()
+
+    def _bind(self, lab: Lab | None) -> None:
+        with self._lock:
+            if lab is None or lab is self._lab:
+                return
+            self._lab = lab
+            views = dashboard_views(lab.spell, lab.stats)
+            self._panel.bind(lab.ring, views, lab.snapshot, since=0, title=title_of(lab))
+
+    def _heard(self, message: Mapping[str, Any]) -> None:
+        if message.get("kind") == "stop":
+            self._panel.stopping()
+            threading.Thread(target=self._on_stop, name="sgl-stop", daemon=True).start()
+
+    def after_cell(self) -> None:
+        """What a notebook that is saved now would keep, not older than the last cell or so."""
+        lab = self._lab
+        if lab is not None and lab.ring.cursor != self._drawn_at and time.monotonic() > self._drawn_s + REDRAW_S:
+            self._redraw(is_open=True)
+
+    def _redraw(self, is_open: bool) -> None:
+        with suppress(SglError):  # the engine is gone: the pictures are the last there are
+            bundle = self._bundle(is_open)
+            for place in self._places:
+                place.show(bundle)
+
+    def _bundle(self, is_open: bool) -> Bundle:
+        lab = self._lab
+        assert lab is not None
+        self._drawn_at, self._drawn_s = lab.ring.cursor, time.monotonic()
+        bundle = picture(lab, "running" if is_open else "ok", f"as it was at {time.strftime('%H:%M:%S')}; in its own kernel it is live")
+        page = placed(Markup(bundle["text/html"]), self._panel) if is_open else Markup(bundle["text/html"])
+        return bundle | {"text/html": page.source}
+
+
+def picture(lab: Lab, status: str = "ok", message: str = "") -> Bundle:
+    """All that a dashboard shows, as it is now."""
+    recent = RecentView()
+    for entry in lab.events():
+        recent.fold(entry)
+    return freeze(
+        tree=tree_of(lab.snapshot(), lab.spell),
+        lanes=recent,
+        metrics=CountsView(lab.stats, recent),
+        title=f"Dashboard · {title_of(lab)}",
+        status=status,
+        message=message,
+    )

@@ -1,0 +1,325 @@
+"""Background cells: what `%%sgl --bg` starts, and the handle it leaves.
+
+A job runs its body on a thread of its own and says nothing anywhere but on its handle: what it prints, shows and raises is kept
+there. Where the handle is shown, the live view stands until the job is over and the frozen one from then on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotYet
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..contracts.errors import Stopped
+from ..viz.draw import html
+from ..viz.draw.numbers import counted
+from ..viz.views import MetricsView
+from .errors import user_frames
+from .options import OptionError
+from .printing import Printed, heard, route, unroute
+from .show import Bundle, Folded, Place, in_kernel, live_panel, placed, run_views, title_of
+
+if TYPE_CHECKING:
+    from ..lang.state import ProgramState
+    from ..session import Lab
+    from ..trace import Record
+
+MAX_RUNNING = 64
+KEPT = 50
+"""jobs that are over and can still be asked"""
+KEPT_LIVE = 8
+"""of these, how many still answer pages that come back"""
+PATIENCE_S = 5.0
+
+Work = Callable[["Job"], Any]
+"""Runs the body: calls `begun` when the program has a state, `check` wherever it can be stopped, and returns the value."""
+
+
+class Job:
+    """One background cell. Showing it shows its progress, and what it has become when it is over.
+
+    status    loading, running, done, stopped or error
+    state     the program's state, once it has one; what was generated is kept there whatever happens
+    error     what ended it, with the cell's own line
+    printed   what its body printed and displayed, as text
+    """
+
+    def __init__(self, number: int, title: str, shell: Any, views: tuple[str, ...], on_end: Callable[[Job], None]) -> None:
+        self.number, self.title = number, title
+        self.status = "loading"
+        self.state: ProgramState | None = None
+        self.record: Record | None = None
+        self.error: Exception | None = None
+        self._shell, self._views, self._on_end = shell, views, on_end
+        self._printed = Printed()
+        self._began, self._ended_at = time.monotonic(), 0.0
+        self._ended: Future[None] = Future()
+        self._value: Any = None
+        self._trace: Any = None
+        self._stop: str | None = None
+        self._lab: Lab | None = None
+        self._lock = threading.RLock()
+        self._places: list[Place] = []
+        self._panel: Any = None
+        self._frozen: tuple[Bundle, dict[str, Any]] | None = None
+
+    # ------------------------------------------------------------ what a user asks
+
+    @property
+    def printed(self) -> str:
+        return self._printed.text
+
+    @property
+    def is_over(self) -> bool:
+        return self._ended.done()
+
+    @property
+    def n_tokens(self) -> int:
+        """Generated so far."""
+        if self.record is None:
+            return 0
+        view = MetricsView(self.record.run)
+        for entry in tuple(self.record.entries):
+            view.fold(entry)
+        return view.full()["generated"]
+
+    @property
+    def seconds(self) -> float:
+        return (self._ended_at or time.monotonic()) - self._began
+
+    def result(self, timeout: float | None = None) -> Any:
+        """The value of the cell's last expression, once the job is over; what it raised is raised here.
+
+        TimeoutError after `timeout` seconds; the job goes on.
+        """
+        __tracebackhide__ = True
+        try:
+            self._ended.result(timeout)
+        except NotYet:
+            raise TimeoutError(f"{self._name} is still {self.status} after {timeout:g} s; it goes on") from None
+        if self.error is not None:
+            raise self.error.with_traceback(self._trace)
+        return self._value
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """As `result`, while other tasks of the loop go on."""
+        __tracebackhide__ = True
+        yield from asyncio.wrap_future(self._ended).__await__()
+        return self.result()
+
+    def cancel(self) -> None:
+        """Stop it, as an interrupt stops a cell; what had been generated is kept.
+
+        A body that only computes ends at its next append or read.
+        """
+        with self._lock:
+            if self.is_over:
+                return
+            self._stop = self._stop or f"{self._name} was stopped; what had been generated is kept"
+            state = self.state
+        if state is not None:
+            state.cancel(self._stop)
+
+    def __repr__(self) -> str:
+        words = f"{self.status}, {counted(self.n_tokens, 'token')} in {self.seconds:.1f} s"
+        line = f"<{self._name}: {words}" + (f"; {type(self.error).__name__}: {self.error}" if self.status == "error" else "") + ">"
+        return f"{line}\n{self.error_line}" if self.error_line else line
+
+    @property
+    def error_line(self) -> str:
+        """The user's own line that raised, with its number; empty where there is none."""
+        frames = traceback.extract_tb(self._trace)
+        if self.status != "error" or not frames:
+            return ""
+        return f"line {frames[-1].lineno}: {frames[-1].line}"
+
+    @property
+    def _name(self) -> str:
+        return f"job {self.number}, {self.title}"
+
+    # ------------------------------------------------------------ what its body asks
+
+    def check(self) -> None:
+        """A safe point: raises if it is to be stopped."""
+        if self._stop is not None:
+            raise Stopped(self._stop)
+
+    @property
+    def print(self) -> Callable[..., None]:
+        """`print` for its body: another cell's `%%capture` does not get what that says."""
+        return partial(print, file=self._printed)
+
+    def report(self, text: str, share: float | None) -> None:
+        """How far loading the model has come."""
+        if self._panel is not None:
+            self._panel.status("loading", text, share)
+
+    def begun(self, lab: Lab, record: Record, state: ProgramState) -> None:
+        with self._lock:
+            self._lab, self.record, self.state = lab, record, state
+            self.status = "running"
+            self._bind()
+        if self._stop is not None:
+            state.cancel(self._stop)
+
+    # ------------------------------------------------------------ running
+
+    def start(self, work: Work) -> None:
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(self._run, work), name=f"sgl-job-{self.number}", daemon=True).start()
+
+    def _run(self, work: Work) -> None:
+        status = "done"
+        with heard(self._printed, self._shell.display_pub):
+            try:
+                self._value = work(self)
+                self.check()
+            except (Stopped, KeyboardInterrupt) as error:
+                status, self.error = "stopped", error if isinstance(error, Stopped) else Stopped(f"{self._name} was interrupted")
+            except SystemExit as error:
+                status, self.error = "error", RuntimeError(f"the body asked to exit ({error.code})")
+            except Exception as error:
+                status, self.error, self._trace = "error", error, user_frames(error.__traceback__)
+        try:
+            self._end(status)
+        finally:
+            self._ended.set_result(None)
+
+    def _end(self, status: str) -> None:
+        with self._lock:
+            self._ended_at = time.monotonic()
+            self.status = status
+            with suppress(Exception):  # a picture that cannot be drawn or shown must not keep its reader waiting
+                self._frozen = self._freeze()
+                if self._panel is not None:
+                    self._panel.status(status)
+                    self._panel.end()
+                for place in self._places:
+                    place.show(*self._frozen)
+        self._on_end(self)
+
+    # ------------------------------------------------------------ showing
+
+    def show(self) -> None:
+        """Show it in the cell that runs."""
+        self._ipython_display_()
+
+    def _ipython_display_(self) -> None:
+        if not in_kernel(self._shell):
+            print(self._frozen[0]["text/plain"] if self._frozen else repr(self))
+            return
+        with self._lock:
+            if self._frozen is None and self._views and self._panel is None:
+                self._panel = live_panel(self._name, self._views, self._heard)
+                self._bind()
+            place = Place(self._shell)
+            self._places.append(place)
+            place.show(*(self._frozen or (self._running_bundle(), {})))
+
+    def _running_bundle(self) -> Bundle:
+        words = "this was still running when the notebook was saved" if self._panel is not None else self.status
+        page = html.panel(self._name, "running", words, [])
+        return {"text/html": placed(page, self._panel).source, "text/plain": repr(self)}
+
+    def _bind(self) -> None:
+        if self._panel is not None and self._lab is not None and self.record is not None:
+            lab, run = self._lab, self.record.run
+            self._panel.status(self.status)
+            self._panel.bind(lab.ring, run_views(lab, run), lab.snapshot, since=self.record.snapshot.seq, title=self._title)
+
+    def _heard(self, message: Any) -> None:
+        if message.get("kind") == "stop":
+            self._panel.stopping()
+            self.cancel()
+
+    @property
+    def _title(self) -> str:
+        return f"{self._name} · {title_of(self._lab)}" if self._lab is not None else self._name
+
+    def _freeze(self) -> tuple[Bundle, dict[str, Any]]:
+        status = "ok" if self.status == "done" else self.status
+        message = f"{type(self.error).__name__}: {self.error}" if self.status == "error" else ""
+        notes = [("Where it failed", f"{self.error_line}\n{message}")] if self.error_line else []
+        notes += [("Printed", self.printed)] if self.printed else []
+        if self.record is None or self._lab is None:
+            page = html.panel(self._name, status, message, [html.details(heading, html.plain(note)) for heading, note in notes])
+            return {"text/html": page.source, "text/plain": repr(self)}, {}
+        folded = Folded.of(self._lab, self.record)
+        bundle = folded.bundle(self._views, self._title, status, message, notes)
+        return bundle, {"sgl_lab": {"counts": folded.counts(), "status": status}}
+
+    def forget_page(self) -> None:
+        """Pages that come back find it frozen."""
+        with self._lock:
+            if self._panel is not None:
+                self._panel.close()
+                self._panel = None
+
+
+class Jobs:
+    """Those of one shell, by number."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[int, Job] = {}
+        self._n = 0
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(tuple(self._jobs.values()))
+
+    def running(self) -> list[Job]:
+        return [job for job in self if not job.is_over]
+
+    def start(self, title: str, shell: Any, views: tuple[str, ...], work: Work, on_end: Callable[[Job], None]) -> Job:
+        """Run `work` in the background. OptionError if there are too many already."""
+        if len(self.running()) >= MAX_RUNNING:
+            raise OptionError(f"{MAX_RUNNING} background cells are running already", hint="`%sgl jobs stop N` ends one")
+        route()
+        with self._lock:
+            self._n += 1
+            job = self._jobs[self._n] = Job(self._n, title, shell, views, on_end)
+            over = [number for number, job in self._jobs.items() if job.is_over]
+            for number in over[:-KEPT_LIVE]:
+                self._jobs[number].forget_page()
+            for number in over[:-KEPT]:
+                del self._jobs[number]
+        job.start(work)
+        return job
+
+    def after_cell(self) -> None:
+        """`%%capture` may have put the streams back as they were before a job began."""
+        if self.running():
+            route()
+
+    def find(self, word: str) -> Job:
+        job = self._jobs.get(int(word)) if word.isdigit() else None
+        if job is None:
+            known = ", ".join(map(str, self._jobs)) or "none"
+            raise OptionError(f"there is no job {word!r}", hint=f"there are: {known}")
+        return job
+
+    def stop(self) -> int:
+        """Cancel all; returns how many were running."""
+        running = self.running()
+        for job in running:
+            job.cancel()
+        return len(running)
+
+    def close(self) -> None:
+        """Cancel all and wait a little for them."""
+        self.stop()
+        end = time.monotonic() + PATIENCE_S
+        for job in self:
+            with suppress(Exception):
+                job._ended.result(max(0.0, end - time.monotonic()))
+            job.forget_page()
+        self._jobs.clear()
+        unroute()

@@ -1,0 +1,127 @@
+"""What holds for all cells that say nothing themselves: `%config SGL.name`, `SGL_LAB_NAME`, `[tool.sgl_lab]` in pyproject.toml.
+
+A cell's own option comes first, then these in that order, then the default. They are read again for every cell, so that a
+changed file counts at once; a value that is none is one error that names its place. Knows the traits of IPython, no shell.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from traitlets import Any as AnyTrait
+from traitlets import TraitError
+from traitlets.config import Configurable
+
+from .options import SETTINGS, CellOptions, Option, OptionError, nearest
+
+ENV = "SGL_LAB_"
+SECTION = "[tool.sgl_lab]"
+
+
+class Setting(NamedTuple):
+    name: str
+    value: object
+    """as the option has it; None where nobody says anything"""
+    origin: str
+
+    @property
+    def text(self) -> str:
+        return SETTINGS[self.name].default if self.value is None else _spelled(self.value)
+
+
+class Given(AnyTrait):  # type: ignore[misc, unused-ignore]
+    """A trait that takes what its option takes, spelled or not; None takes it back."""
+
+    def __init__(self, option: Option) -> None:
+        super().__init__(None, help=f"{option.help} (default {option.default})")
+        self._option = option
+
+    def validate(self, owner: object, value: object) -> object:
+        try:
+            return None if value is None else self._option.read(_spelled(value), f"SGL.{self._option.field}")
+        except OptionError as error:
+            raise TraitError(str(error)) from None
+
+
+_metaclass: Any = type(Configurable)
+SGL: Any = _metaclass(
+    "SGL",
+    (Configurable,),
+    {"__doc__": "Settings of sgl_lab; `%sgl config` lists them with where each comes from.", "__module__": __name__}
+    | {name: Given(option).tag(config=True) for name, option in SETTINGS.items()},
+)
+
+
+class Settings:
+    """`config` is an `SGL`, whose traits `%config` sets."""
+
+    def __init__(self, config: Any = None, environ: Mapping[str, str] = os.environ, folder: Path | None = None) -> None:
+        self.config = SGL() if config is None else config
+        self._environ = environ
+        self._folder = folder
+        """where pyproject.toml is looked for, there and above; None is the current folder"""
+
+    def all(self) -> tuple[Setting, ...]:
+        """Every setting and where it comes from. OptionError where something is wrong."""
+        path, section = project_section(self._folder or Path.cwd())
+        return tuple(self._find(name, option, path, section) for name, option in SETTINGS.items())
+
+    def _find(self, name: str, option: Option, path: Path | None, section: Mapping[str, object]) -> Setting:
+        if (value := getattr(self.config, name)) is not None:
+            return Setting(name, value, f"%config SGL.{name}")
+        variable = ENV + name.upper()
+        if text := self._environ.get(variable):
+            return Setting(name, option.read(text, variable), variable)
+        if name in section:
+            return Setting(name, option.read(_spelled(section[name]), f"{path} {SECTION} {name}"), str(path))
+        return Setting(name, None, "default")
+
+    def over(self, options: CellOptions) -> CellOptions:
+        """The options with what they leave open; which model a session begins with is no matter of a cell."""
+        found = {setting.name: setting.value for setting in self.all() if setting.name != "model"}
+        missing = {field.name for field in fields(options) if getattr(options, field.name) is None}
+        return replace(options, **{name: value for name, value in found.items() if name in missing})  # type: ignore[arg-type]
+
+    @property
+    def model(self) -> str | None:
+        """What a session without a model begins with."""
+        return next((str(setting.value) for setting in self.all() if setting.name == "model" and setting.value), None)
+
+
+def project_section(folder: Path) -> tuple[Path | None, Mapping[str, object]]:
+    """The nearest pyproject.toml and its settings. OptionError if they cannot be read; a file that does not speak of us may be anything."""
+    path = next((found for above in (folder, *folder.parents) if (found := above / "pyproject.toml").is_file()), None)
+    if path is None:
+        return None, {}
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise OptionError(f"cannot read {path}: {error.strerror}") from None
+    if b"sgl_lab" not in raw:
+        return path, {}
+    try:
+        tool = tomllib.loads(raw.decode()).get("tool", {})
+    except (ValueError, RecursionError) as error:
+        raise OptionError(f"{path} is not TOML: {error}", hint=f"mend it, or take {SECTION} out") from None
+    section = tool.get("sgl_lab", {}) if isinstance(tool, dict) else {}
+    if not isinstance(section, dict):
+        raise OptionError(f"{path} {SECTION} must be a table, not {section!r}")
+    for name in section:
+        if name not in SETTINGS:
+            wrong = nearest(name, SETTINGS, "setting")
+            raise OptionError(f"{path} {SECTION}: {wrong.message}", hint=wrong.hint)
+    return path, section
+
+
+def _spelled(value: Any) -> str:
+    """As one would write it behind the option."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ",".join(map(_spelled, value)) or "none"
+    return str(value)

@@ -1,0 +1,120 @@
+/* What outlasts a cell: views in outputs that are plain HTML for whoever has no kernel, the queue of a dashboard, and the
+ * controls that run a cell again. */
+
+import { count, el, setText } from "./page.js";
+
+const LOOK_MS = 120;
+const SETTLE_MS = 60;
+
+export class Places {
+  /* Views in all elements of the page that carry the widget's name, also in those that come later. */
+  constructor(name, open) {
+    this.selector = `[data-sgl-place="${CSS.escape(name)}"]`;
+    this.open = open;
+    this.held = new Map(); // element -> what it holds: the view, its root and the pictures that stood there
+    this.timer = 0;
+    this.seen = new MutationObserver(() => (this.timer ||= setTimeout(() => this.look(), LOOK_MS)));
+    this.seen.observe(document.body, { childList: true, subtree: true });
+    this.look();
+  }
+
+  /** An output that was drawn anew takes over the view of the one that is gone, scrolled and zoomed as it was. */
+  look() {
+    this.timer = 0;
+    const left = [...this.held].filter(([place]) => !place.isConnected);
+    for (const place of document.querySelectorAll(this.selector)) {
+      if (this.held.has(place)) continue;
+      const [old, held] = left.pop() ?? [null, this.fresh()];
+      if (old) this.held.delete(old);
+      const focused = held.root.contains(document.activeElement) ? document.activeElement : null;
+      this.held.set(place, { ...held, pictures: [...place.childNodes] });
+      place.replaceChildren(held.root);
+      focused?.focus();
+    }
+    for (const [place, { view }] of left) {
+      view.close();
+      this.held.delete(place);
+    }
+  }
+
+  fresh() {
+    const root = el("div");
+    return { root, view: this.open(root) };
+  }
+
+  /** The pictures are back. */
+  close() {
+    this.seen.disconnect();
+    clearTimeout(this.timer);
+    for (const [place, { view, pictures }] of this.held) {
+      view.close();
+      place.replaceChildren(...pictures);
+    }
+    this.held.clear();
+  }
+}
+
+/** What stands between the numbers and the panels. */
+export function extras(view) {
+  const { options } = view.store;
+  return [...(options.dashboard ? [new Queue(view)] : []), ...(options.controls ? [new Controls(view, options.controls)] : [])];
+}
+
+class Queue {
+  /* Who waits, first come first. */
+  constructor(view) {
+    this.view = view;
+    this.words = el("span");
+    this.root = el("div", { class: "sgl-queue", role: "status", "aria-label": "Queue", hidden: true }, el("b", {}, "Queue"), this.words);
+  }
+
+  paint() {
+    const { queue } = this.view.store;
+    this.root.hidden = !queue.length;
+    const more = queue.length > 8 ? `, and ${count(queue.length - 8, "other")}` : "";
+    setText(this.words, queue.slice(0, 8).join(", ") + more);
+  }
+}
+
+class Controls {
+  /* A slider or a list for each value; a change is told when the hand has rested for a moment. */
+  constructor(view, controls) {
+    this.view = view;
+    this.values = {};
+    this.root = el("div", { class: "sgl-controls", role: "group", "aria-label": "Values of the cell" }, ...controls.map((each) => this.control(each)));
+  }
+
+  control({ name, values, index }) {
+    const id = `${this.view.id}-${name}`;
+    const shown = el("output", { for: id }, values[index].text);
+    const isRange = values.length > 1 && values.every(({ number }) => number);
+    const tell = (at) => {
+      setText(shown, values[at].text);
+      this.values[name] = at;
+      clearTimeout(this.timer);
+      this.timer = setTimeout(() => this.view.store.model.send({ kind: "set", values: this.values }), SETTLE_MS);
+    };
+    const input = isRange
+      ? el("input", {
+          id,
+          type: "range",
+          min: 0,
+          max: values.length - 1,
+          step: 1,
+          value: index,
+          "aria-valuetext": values[index].text,
+          input: () => {
+            input.setAttribute("aria-valuetext", values[input.value].text);
+            tell(Number(input.value));
+          },
+        })
+      : el(
+          "select",
+          { id, change: () => tell(input.selectedIndex) },
+          ...values.map(({ text }, at) => el("option", { selected: at === index }, text)),
+        );
+    return el("div", { class: "sgl-control" }, el("label", { for: id }, name), input, isRange ? shown : "");
+  }
+
+  paint() {}
+}

@@ -1,0 +1,96 @@
+"""The strip of a whole engine: its own counters, asked for when they are shown, so that they are its numbers to the token.
+
+The engine is given as a function. Only what a second brings is counted here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ...contracts.errors import SglError
+from ...contracts.events import Entry, TokensSampled
+from ...contracts.tree import TreeSnapshot
+from .metrics import MetricsPicture
+from .recent import RecentView
+
+WINDOW_S = 2.0
+
+Counts = Callable[[], Mapping[str, Any]]
+"""the engine's counters, as `Lab.stats` gives them"""
+
+
+class CountsView:
+    """The strip, of the engine's own counters; those generated a second are counted here."""
+
+    def __init__(self, counts: Counts, recent: RecentView, clock: Callable[[], float] = time.monotonic) -> None:
+        self._ask, self._recent, self._clock = counts, recent, clock
+        self._counts: Mapping[str, Any] = {}
+        self._grown: deque[tuple[float, int]] = deque()
+        self._told: MetricsPicture | None = None
+
+    def load(self, snapshot: TreeSnapshot) -> None:
+        pass
+
+    def fold(self, entry: Entry) -> None:
+        if isinstance(event := entry.event, TokensSampled):
+            now = self._clock()
+            self._grown.append((now, len(event.samples)))
+            self._forget(now)
+
+    def delta(self) -> MetricsPicture | None:
+        """The strip, if anything on it changed since the last call."""
+        picture = self.full()
+        if picture == self._told:
+            return None
+        self._told = picture
+        return picture
+
+    def full(self) -> MetricsPicture:
+        try:
+            found = self._counts = self._ask()
+        except SglError:  # the engine is gone: what it counted stays
+            found = self._counts
+        count = {name: int(found.get(name, 0)) for name in _COUNTED}
+        asked = count["prompt_tokens"]
+        return {
+            "tok_s": self._speed(),
+            "hit_rate": found["hit_rate"] if asked else None,
+            "cached": count["cached_tokens"],
+            "computed": count["computed_tokens"],
+            "generated": count["generated_tokens"],
+            "forced": count["forced_tokens"],
+            "evicted": count["evicted_tokens"],
+            "n_pages": count["pages_total"],
+            "free_pages": count["pages_free"],
+            "forks": 0,
+            "running": self._recent.running,
+            "waiting": self._recent.waiting,
+            "steps": count["steps"],
+        }
+
+    def _speed(self) -> float:
+        now = self._clock()
+        self._forget(now)
+        if not (self._recent.running or self._recent.waiting):
+            return 0.0
+        return round(sum(n for _, n in self._grown) / min(WINDOW_S, max(now - self._grown[0][0], 0.1)), 1) if self._grown else 0.0
+
+    def _forget(self, now: float) -> None:
+        while self._grown and self._grown[0][0] < now - WINDOW_S:
+            self._grown.popleft()
+
+
+_COUNTED = (
+    "prompt_tokens",
+    "cached_tokens",
+    "computed_tokens",
+    "generated_tokens",
+    "forced_tokens",
+    "evicted_tokens",
+    "pages_total",
+    "pages_free",
+    "steps",
+)

@@ -1,0 +1,217 @@
+"""Every request of an engine, whoever sent it: a lane each for those that run, wait, or were among the last to end.
+
+Keeps no more than that, however long it is kept up: what is older is told to be `gone`. Times are milliseconds since the
+engine's log began. Lanes and bars are those of `LanesView`, so that the same page draws them.
+
+Knows no token's text and no tree.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from ...contracts.events import (
+    CellStarted,
+    Entry,
+    ExprFinished,
+    ExprStarted,
+    ForkOpened,
+    PrefixMatched,
+    RequestFinished,
+    RequestPreempted,
+    RequestQueued,
+    StepRan,
+)
+from ...contracts.ids import ExprId, ForkId, RequestId, RunId
+from ..legible import clipped
+from .lanes import BarRow, LaneRow, LanesPicture
+
+KEPT = 60
+"""requests that are over"""
+KEPT_NAMES = 20_000
+"""forks and runs whose names are remembered"""
+WINDOW_MS = 60_000.0
+"""how far back the page looks at first"""
+LABEL = 60
+
+Id = TypeVar("Id")
+
+
+class RecentPicture(LanesPicture):
+    gone: list[str]
+    """lanes that are no longer kept, with their bars"""
+    since: float
+    """where the page's time begins"""
+    queue: list[str]
+    """who waits, in the order in which they came"""
+
+
+@dataclass(slots=True)
+class _Request:
+    lane: LaneRow
+    work: str
+    bars: list[BarRow]
+    name: str
+    waits: bool = True
+    over: bool = False
+    busy_until: float = 0.0
+    told: bool = False
+    changed: dict[int, None] = field(default_factory=dict)
+
+
+class RecentView:
+    """Requests of all runs. `kept` of those that are over stay."""
+
+    def __init__(self, kept: int = KEPT) -> None:
+        self._kept = kept
+        self._now = 0.0
+        self._n_bars = 0
+        self._requests: dict[RequestId, _Request] = {}
+        self._over: OrderedDict[RequestId, None] = OrderedDict()
+        self._titles: OrderedDict[RunId, str] = OrderedDict()
+        self._forks: OrderedDict[ForkId, str] = OrderedDict()
+        self._exprs: OrderedDict[ExprId, str] = OrderedDict()
+        self._gone: list[str] = []
+        self._stale = False
+
+    def fold(self, entry: Entry) -> None:
+        now = self._now = round(entry.t_ns / 1e6, 3)
+        match entry.event:
+            case CellStarted(run=run, title=title):
+                _remember(self._titles, run, title)
+            case ForkOpened(run=run, fork=fork, parent=parent, index=index, label=label):
+                title = self._titles.get(run, f"program {run}")
+                _remember(self._forks, fork, title if parent is None else f"{title} · {label or f'fork {index + 1}'}")
+            case ExprStarted(expr=expr, name=name, kind=kind):
+                _remember(self._exprs, expr, name or kind)
+            case ExprFinished(expr=expr):
+                self._exprs.pop(expr, None)
+            case RequestQueued() as queued:
+                self._queue(queued, now)
+            case PrefixMatched(request=request, n_hit=n_hit) if mine := self._requests.get(request):
+                self._close(mine, now)
+                mine.waits, mine.busy_until = False, now
+                if n_hit:
+                    self._bar(mine, "cached", now, now, n_hit, request, 0)
+            case StepRan(prefill=prefill, decode=decode, ms=ms):
+                for request, n_tokens in prefill:
+                    if mine := self._requests.get(request):
+                        self._work(mine, mine.work, now, ms, n_tokens, request)
+                for request in decode:
+                    if mine := self._requests.get(request):
+                        self._work(mine, "decode", now, ms, 1, request)
+                self._forget()
+            case RequestPreempted(request=request, n_released=n_released) if mine := self._requests.get(request):
+                mine.waits = True
+                self._bar(mine, "preempted", now, None, n_released, request)
+            case RequestFinished(request=request) if mine := self._requests.get(request):
+                self._close(mine, now)
+                mine.waits, mine.over = False, True
+                self._over[request] = None
+                self._stale = True
+            case _:
+                pass
+
+    def delta(self) -> RecentPicture | None:
+        """What changed since the last call, or None."""
+        if not self._stale:
+            return None
+        picture = self._picture(whole=False)
+        for mine in self._requests.values():
+            mine.told = True
+            mine.changed.clear()
+        self._gone = []
+        self._stale = False
+        return picture
+
+    def full(self) -> RecentPicture:
+        """Everything, in the shape of a delta."""
+        return self._picture(whole=True)
+
+    @property
+    def running(self) -> int:
+        return sum(not mine.over and not mine.waits for mine in self._requests.values())
+
+    @property
+    def waiting(self) -> int:
+        return sum(mine.waits for mine in self._requests.values())
+
+    # ------------------------------------------------------------ events
+
+    def _queue(self, event: RequestQueued, now: float) -> None:
+        who = self._forks.get(event.fork, f"program of fork {event.fork}") if event.fork is not None else f"request {event.request}"
+        name = self._exprs.get(event.expr, event.kind) if event.expr is not None else event.kind
+        lane: LaneRow = {"lane": f"r{event.request}", "parent": None, "label": clipped(f"{who} · {name}", LABEL), "kind": "request"}
+        mine = _Request(lane, "score" if event.kind == "score" else "prefill", [], clipped(name, LABEL))
+        self._requests[event.request] = mine
+        self._bar(mine, "wait", now, None, len(event.prompt), event.request)
+
+    def _work(self, mine: _Request, kind: str, now: float, ms: float, n_tokens: int, request: RequestId) -> None:
+        """A step did `n_tokens` for this request: its newest bar grows, or another begins."""
+        bar = mine.bars[-1]
+        if bar["kind"] == kind:
+            bar["t1"] = now
+            bar["n"] += n_tokens
+            mine.changed[bar["id"]] = None
+            self._stale = True
+        else:
+            self._close(mine, now)
+            self._bar(mine, kind, max(round(now - ms, 3), mine.busy_until), now, n_tokens, request)
+        mine.busy_until = now
+
+    def _close(self, mine: _Request, now: float) -> None:
+        bar = mine.bars[-1]
+        if bar["t1"] is None:
+            bar["t1"] = now
+            mine.changed[bar["id"]] = None
+            self._stale = True
+
+    def _bar(self, mine: _Request, kind: str, t0: float, t1: float | None, n: int, request: RequestId, at: int | None = None) -> None:
+        bar: BarRow = {
+            "id": self._n_bars,
+            "lane": mine.lane["lane"],
+            "kind": kind,
+            "t0": t0,
+            "t1": t1,
+            "n": n,
+            "name": mine.name,
+            "request": request,
+            "at": at,
+            "wrong": 0,
+        }
+        self._n_bars += 1
+        mine.bars.append(bar)
+        mine.changed[bar["id"]] = None
+        self._stale = True
+
+    def _forget(self) -> None:
+        """The oldest of those that are over; not before a step was reported, which may still speak of the last."""
+        while len(self._over) > self._kept:
+            request, _ = self._over.popitem(last=False)
+            mine = self._requests.pop(request)
+            if mine.told:
+                self._gone.append(mine.lane["lane"])
+            self._stale = True
+
+    # ------------------------------------------------------------ JSON
+
+    def _picture(self, whole: bool) -> RecentPicture:
+        shown = self._requests.values()
+        bars = [bar for mine in shown for bar in mine.bars if whole or not mine.told or bar["id"] in mine.changed]
+        first = min((mine.bars[0]["t0"] for mine in shown), default=self._now)
+        return {
+            "lanes": [mine.lane for mine in shown if whole or not mine.told],
+            "bars": [bar.copy() for bar in bars],
+            "now": self._now,
+            "gone": [] if whole else self._gone,
+            "since": max(first, self._now - WINDOW_MS),
+            "queue": [mine.lane["label"] for mine in shown if mine.waits],
+        }
+
+
+def _remember(names: OrderedDict[Id, str], key: Id, name: str) -> None:
+    names[key] = name
+    if len(names) > KEPT_NAMES:
+        names.popitem(last=False)

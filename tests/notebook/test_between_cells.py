@@ -1,0 +1,211 @@
+"""What goes on between cells in a real kernel: background cells, the dashboard, settings, snippets, the cache by hand."""
+
+from __future__ import annotations
+
+import ast
+import time
+from pathlib import Path
+
+import pytest
+
+from sgl_lab.trace import read_jsonl
+
+from .conftest import Kernel
+from .test_cells import HELLO, hello_works
+
+BODY = 'user("Say hello.")\nassistant(gen("hello", max_tokens={n}, ignore_eos=True))\n'
+LONG = "%%sgl --bg -o long\nprint('from the job')\n" + BODY.format(n=4000)
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def settle(kernel: Kernel, code: str, expected: str, seconds: float = 30) -> None:
+    """Ask until the answer is `expected`."""
+    end = time.monotonic() + seconds
+    while (said := kernel.run(code).result) != expected:
+        assert time.monotonic() < end, said
+
+
+@pytest.fixture(scope="module", autouse=True)
+def model(kernel: Kernel) -> None:
+    hello_works(kernel)
+
+
+def test_a_background_cell_returns_at_once_and_leaves_its_handle(kernel: Kernel) -> None:
+    reply = kernel.run("%%sgl job << --bg -o later --temperature 0\nprint('inside')\n" + BODY.format(n=60) + 's["hello"]')
+    assert (reply.status, reply.printed, reply.result) == ("ok", "", None), reply.traceback
+    assert reply.seconds < 2
+    assert set(reply.shown[0]) == {"text/html", "text/plain"}
+    assert "data-sgl-place" in reply.shown[0]["text/html"]
+    said = ast.literal_eval(kernel.run("job.result(60)").result or "''")
+    assert len(said) > 20
+    assert kernel.run("later['hello'] == job.state['hello'] == await job, job.status, job.n_tokens, job.printed").result == (
+        "(True, 'done', 60, 'inside\\n')"
+    )
+    again = kernel.run("job")
+    assert again.result is None
+    assert said.split()[0] in again.shown[0]["text/plain"]
+    assert "data-sgl-place" not in again.shown[0]["text/html"]
+    assert "Printed:\ninside" in again.shown[0]["text/plain"]
+
+
+def test_its_output_is_told_to_the_cell_that_started_it_when_it_is_over(kernel: Kernel) -> None:
+    message = kernel.start("%%sgl --bg --temperature 0\n" + BODY.format(n=12))
+    shown = kernel.wait_for("display_data", message)["content"]
+    waiting = kernel.start("import time\ntime.sleep(3)")
+    update = kernel.wait_for("update_display_data", message)["content"]
+    kernel.finish(waiting)
+    assert update["transient"] == shown["transient"]
+    assert update["metadata"]["sgl_lab"]["counts"]["generated"] == 12
+    assert WIDGET not in update["data"]
+
+
+def test_nothing_that_a_job_prints_or_shows_reaches_another_cell(kernel: Kernel) -> None:
+    kernel.run(
+        "%%sgl noisy << --bg --view none\nimport sys, time\nfrom IPython.display import display, HTML\n"
+        "for n in range(60):\n    print('leak', n); display(HTML('<b>leak</b>')); n < 40 or print('leak', file=sys.stderr)\n"
+        "    time.sleep(0.02)"
+    )
+    reply = kernel.run("%%capture caught\nimport time\ntime.sleep(0.4)")
+    mine = kernel.run("for n in range(5):\n    print('mine')\n    time.sleep(0.1)")
+    assert mine.printed == "mine\n" * 5
+    assert (reply.printed, mine.shown, kernel.run("caught.stdout").result) == ("", [], "''")
+    assert kernel.run("noisy.result(30); noisy.printed.count('leak') >= 80").result == "True"
+
+
+def test_an_error_is_kept_and_shown_with_the_users_own_line(kernel: Kernel) -> None:
+    kernel.run('%%sgl broken << --bg\nuser("hi")\nx = 1 / 0')
+    reply = kernel.run("broken.result(30)")
+    assert (reply.status, reply.ename) == ("error", "ZeroDivisionError")
+    assert "----> 3 x = 1 / 0" in reply.traceback
+    assert "sgl_lab/" not in reply.traceback
+    shown = kernel.run("broken").shown[0]["text/plain"]
+    assert "error: ZeroDivisionError: division by zero" in shown
+    assert "line 3: x = 1 / 0" in shown
+    assert kernel.run("repr(broken).endswith('line 3: x = 1 / 0')").result == "True"
+    assert kernel.run("%%sgl --bg\nx = = 1").ename == "SyntaxError"
+
+
+def test_an_interrupt_leaves_jobs_alone_and_stop_does_not(kernel: Kernel) -> None:
+    kernel.run(LONG)
+    kernel.run("long_job = Out[max(Out)]")
+    settle(kernel, "long_job.n_tokens > 3", "True")
+    message = kernel.start("%%sgl --view none\nimport time\nprint('in')\ntime.sleep(60)")
+    kernel.wait_for("stream", message)
+    kernel.interrupt()
+    assert kernel.finish(message).ename == "Stopped"
+    assert kernel.run("long_job.status").result == "'running'"
+    listed = kernel.run("%sgl jobs --text").printed
+    assert "running" in listed
+    with_timeout = kernel.run("long_job.result(0.05)")
+    assert with_timeout.ename == "TimeoutError"
+    assert "1 job" in kernel.run("%sgl stop").printed
+    settle(kernel, "long_job.status", "'stopped'")
+    assert kernel.run("len(long.text()) > 20, long.get_meta_info('hello')['finish_reason']").result == "(True, 'abort')"
+    assert kernel.run("long_job.result()").ename == "Stopped"
+
+
+def test_what_the_user_assigned_meanwhile_wins_and_one_job_can_be_stopped(kernel: Kernel) -> None:
+    kernel.run(LONG.replace("-o long", "-o taken"))
+    kernel.run("job, taken = Out[max(Out)], 'mine'")
+    assert kernel.run(f"%sgl jobs stop {kernel.run('job.number').result}").printed.endswith("is being stopped\n")
+    settle(kernel, "job.status", "'stopped'")
+    assert kernel.run("taken, 'hello' in job.state.text().lower()").result == "('mine', True)"
+    assert "no job is running" in kernel.run("%sgl jobs stop all").printed
+    assert kernel.run("%sgl jobs stop 99").ename == "UsageError"
+
+
+def test_the_dashboard_is_html_in_its_cell_and_outlives_others_flush_and_model_switch(kernel: Kernel) -> None:
+    opened = kernel.run("%sgl dashboard")
+    assert set(opened.shown[-1]) == {"text/html", "text/plain"}
+    assert "data-sgl-place" in opened.shown[-1]["text/html"]
+    kernel.run("from IPython import get_ipython; board = get_ipython()._sgl_lab.desk.dashboard; widget = board._panel._widget")
+    kernel.run(
+        "import threading, sgl_lab as sgl\n@sgl.function\ndef ask(s, n):\n"
+        "    s += sgl.user(f'Hi {n}') + sgl.assistant(sgl.gen('a', max_tokens=8))\n"
+        "threads = [threading.Thread(target=lambda n=n: ask.run(n=n).sync()) for n in range(4)]\n"
+        "[t.start() for t in threads]; [t.join() for t in threads];"
+    )
+    kernel.run("%sgl cache flush")
+    settle(kernel, "widget.snapshot['metrics']['generated'] == sgl.default_lab().stats()['generated_tokens']", "True")
+    assert kernel.run("len([lane for lane in widget.snapshot['lanes']['lanes'] if lane['label'].endswith('· a')]) >= 4").result == "True"
+    settle(kernel, "[node['state'] for node in widget.snapshot['tree']['nodes']]", "['root']")
+    assert "program" in kernel.run("%sgl dashboard --text").printed
+    off = kernel.run("%sgl dashboard off")
+    assert "data-sgl-place" not in off.shown[-1]["text/html"]
+    assert kernel.run("%sgl dashboard off").ename == "UsageError"
+
+
+def test_settings_hold_for_cells_that_say_nothing(kernel: Kernel, tmp_path: Path) -> None:
+    kernel.run("%config SGL.max_tokens = 5\n%config SGL.view = 'none'")
+    reply = kernel.run('%%sgl -o short\nuser("Count.")\nassistant(gen("n", ignore_eos=True))')
+    assert (reply.status, reply.shown) == ("ok", []), reply.traceback
+    assert kernel.run("short.get_meta_info('n')['completion_tokens']").result == "5"
+    listed = kernel.run("%sgl config --text").printed
+    assert "%config SGL.max_tokens" in listed
+    assert "SGL.max_tokens cannot be 'many'" in kernel.run("%config SGL.max_tokens = 'many'").printed
+    kernel.run("%config SGL.max_tokens = None\n%config SGL.view = None")
+    (tmp_path / "pyproject.toml").write_text("[tool.sgl_lab]\ntemprature = 1\n")
+    kernel.run(f"import os; before = os.getcwd(); os.chdir({str(tmp_path)!r})")
+    refused = kernel.run(HELLO)
+    assert (refused.ename, "did you mean 'temperature'?" in refused.evalue) == ("UsageError", True)
+    kernel.run("os.chdir(before)")
+    hello_works(kernel)
+
+
+def test_snippets_are_plain_files_that_run_where_they_are_named(kernel: Kernel, tmp_path: Path) -> None:
+    kernel.run(f"import os; os.environ['XDG_CONFIG_HOME'] = {str(tmp_path)!r}")
+    cell = "%%sgl --view none\nword = 'kept'\nword * 2"
+    kernel.run(cell)
+    kernel.run("1 + 1")
+    assert kernel.run("%sgl snippet save two").status == "ok"
+    assert (tmp_path / "sgl_lab" / "snippets" / "two.sgl").read_text() == cell
+    assert kernel.run("%sgl snippet save two").ename == "UsageError"
+    assert kernel.run("%sgl snippet").printed == "two\n"
+    assert kernel.run("%sgl snippet show two").printed == cell + "\n"
+    assert kernel.run("%sgl snippet run two").result == "'keptkept'"
+    (tmp_path / "sgl_lab" / "snippets" / "bad.sgl").write_bytes(b"\xff\xfe")
+    for wrong in ("run bad", "run to", "save ../x", "rn two", "show"):
+        assert kernel.run(f"%sgl snippet {wrong}").ename == "UsageError"
+    assert kernel.run("%sgl snippet rm two").printed == "removed two\n"
+
+
+def test_a_prefix_is_pinned_by_the_name_of_its_variable(kernel: Kernel) -> None:
+    kernel.run('%%sgl -o trip --temperature 0 --view none\nuser("Name a city.")\nassistant(gen("city", max_tokens=4))')
+    assert "pinned trip" in kernel.run("%sgl cache pin trip").printed
+    kernel.run("%sgl cache flush")
+    kept = "s = sgl_lab.default_lab().stats(); s['pages_pinned'] > 10, s['pages_pinned'] == s['pages_total'] - s['pages_free']"
+    assert kernel.run("import sgl_lab\n" + kept).result == "(True, True)"
+    assert "by 1 pin: trip" in kernel.run("%sgl cache stats").shown[0]["text/plain"]
+    assert kernel.run("%sgl cache unpin trp").ename == "UsageError"
+    assert kernel.run("%sgl cache unpin").printed == "unpinned trip\n"
+    assert "forgot" in kernel.run("%sgl cache flush").printed
+
+
+def test_a_run_is_saved_beside_running_and_never_over_somebody_elses_file(kernel: Kernel, tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    assert kernel.run(HELLO.replace("%%sgl", f"%%sgl --save {path}")).status == "ok"
+    assert read_jsonl(path).source.startswith("%%sgl --save")
+    assert kernel.run(f'%%sgl --save {path} --view none\nuser("x")\n1/0').ename == "ZeroDivisionError"
+    assert read_jsonl(path).ended.status == "error"
+    path.write_text("mine")
+    assert kernel.run(HELLO.replace("%%sgl", f"%%sgl --save {path}")).ename == "BadArgument"
+    assert path.read_text() == "mine"
+
+
+def test_time_and_capture_nest_around_a_background_cell(kernel: Kernel) -> None:
+    reply = kernel.run("%%capture inner\n%%sgl captured << --bg\nprint('leak')\n" + BODY.format(n=8))
+    assert (reply.status, reply.printed, reply.shown) == ("ok", "", []), reply.traceback
+    assert kernel.run("captured.result(30); captured.printed").result == "'leak\\n'"
+    assert "Wall time" in kernel.run("%%time\n%%sgl --bg --view none\n1;").printed
+
+
+def test_unloading_ends_jobs_and_the_dashboard(fresh_kernel: Kernel) -> None:
+    fresh_kernel.run("%load_ext sgl_lab")
+    hello_works(fresh_kernel)
+    fresh_kernel.run("%sgl dashboard")
+    fresh_kernel.run(LONG)
+    assert fresh_kernel.run("%unload_ext sgl_lab").status == "ok"
+    left = "import threading, sys; sorted(t.name for t in threading.enumerate() if 'sgl' in t.name), type(sys.stdout).__name__"
+    assert fresh_kernel.run(left).result == "([], 'OutStream')"
+    fresh_kernel.run("%load_ext sgl_lab")
+    hello_works(fresh_kernel)

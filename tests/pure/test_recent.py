@@ -1,0 +1,119 @@
+"""The dashboard's folds: every request has a lane, the last are kept, and the strip is the engine's own."""
+
+from __future__ import annotations
+
+import json
+
+from sgl_lab.contracts.events import CellStarted, Entry, ForkOpened, RequestFinished, RequestQueued, StepRan, TokensSampled
+from sgl_lab.contracts.ids import ForkId, RequestId, RunId
+from sgl_lab.trace import Ring
+from sgl_lab.viz.dashboard import dashboard_views
+from sgl_lab.viz.sender import MAX_BYTES, Sender
+from sgl_lab.viz.views.counts import CountsView
+from sgl_lab.viz.views.recent import KEPT_NAMES, RecentView
+
+from .driving import bench
+from .story import story
+
+
+def lane(entry_seq: int, request: int, view: RecentView) -> None:
+    """A whole request, from its queueing to its end."""
+    name = RequestId(request)
+    for n, event in enumerate(
+        (
+            RequestQueued(name, None, None, "gen", (1, 2, 3), 4, name),
+            StepRan(request, ((name, 3),), (), 0, 10, 1.0),
+            RequestFinished(name, "stop", 3, 1, 0, 3, 1),
+        )
+    ):
+        view.fold(Entry(entry_seq + n, (entry_seq + n) * 1_000_000, event))
+
+
+def test_of_requests_that_are_over_the_last_are_kept_and_the_page_hears_which_are_not() -> None:
+    view = RecentView(kept=10)
+    lanes: set[str] = set()
+    for n in range(300):
+        lane(10 * n, n, view)
+        if n % 7 == 0 and (delta := view.delta()):
+            lanes |= {row["lane"] for row in delta["lanes"]}
+            lanes -= set(delta["gone"])
+    view.fold(Entry(9999, 9_999_000_000, StepRan(301, (), (), 0, 10, 1.0)))
+    delta = view.delta()
+    assert delta is not None
+    lanes |= {row["lane"] for row in delta["lanes"]}
+    lanes -= set(delta["gone"])
+    assert lanes == {row["lane"] for row in view.full()["lanes"]} == {f"r{n}" for n in range(290, 300)}
+    assert {bar["lane"] for bar in view.full()["bars"]} == lanes
+
+
+def test_who_waits_stands_in_the_queue_under_the_name_of_its_cell_and_fork() -> None:
+    view = RecentView()
+    ring = Ring()
+    ring.listen(view.fold)
+    ring.emit(CellStarted(RunId(1), "In[4]", "source"))
+    ring.emit(ForkOpened(RunId(1), ForkId(1), None, 0, "s"))
+    ring.emit(ForkOpened(RunId(1), ForkId(2), ForkId(1), 1, ""))
+    ring.emit(RequestQueued(RequestId(7), ForkId(2), None, "gen", (1, 2), 5, RequestId(7)))
+    assert view.full()["queue"] == ["In[4] · fork 2 · gen"]
+    assert (view.waiting, view.running) == (1, 0)
+
+
+def test_names_of_forks_are_forgotten_in_the_end() -> None:
+    view = RecentView()
+    for n in range(KEPT_NAMES + 500):
+        view.fold(Entry(n, n, ForkOpened(RunId(n), ForkId(n), None, 0, "s")))
+    assert len(view._forks) == KEPT_NAMES
+
+
+def test_the_strip_is_the_engines_own_counters_after_every_step() -> None:
+    b = bench()
+    view = CountsView(b.engine.stats, RecentView())
+    for _ in range(3):
+        b.gen(tuple(b"what is counted"), max_tokens=5, ignore_eos=True)
+        b.drain()
+        picture, counts = view.full(), b.engine.stats()
+        assert picture["cached"] == counts["cached_tokens"]
+        assert picture["computed"] == counts["computed_tokens"]
+        assert picture["generated"] == counts["generated_tokens"]
+        assert picture["n_pages"] - picture["free_pages"] == counts["pages_total"] - counts["pages_free"]
+
+
+def test_speed_is_of_the_last_two_seconds_and_zero_when_nothing_runs() -> None:
+    clock = [0.0]
+    recent = RecentView()
+    view = CountsView(dict, recent, lambda: clock[0])
+    recent.fold(Entry(0, 0, RequestQueued(RequestId(1), None, None, "gen", (1,), 5, RequestId(1))))
+    for n in range(40):
+        clock[0] = n / 10
+        view.fold(Entry(n + 1, 0, TokensSampled(n, ())))
+        view._grown[-1] = (clock[0], 5)
+    assert 45 < view.full()["tok_s"] < 55
+    recent.fold(Entry(99, 1, RequestFinished(RequestId(1), "stop", 1, 1, 0, 1, 1)))
+    assert view.full()["tok_s"] == 0.0
+
+
+def test_deltas_and_one_full_tell_the_same_lanes_and_no_text() -> None:
+    stage = story()
+    sender = Sender(dashboard_views(stage.spell, dict))
+    sent = []
+    for entry in stage.entries:
+        sender.fold([entry])
+        sent += sender.poll(entry.t_ns)
+    sent += sender.poll(stage.entries[-1].t_ns, flush=True)
+    lanes: dict[str, object] = {}
+    bars: dict[int, object] = {}
+    for message in sent:
+        assert len(json.dumps(message)) <= MAX_BYTES
+        assert "tokens" not in message
+        told = message.get("lanes", {})
+        lanes |= {row["lane"]: row for row in told.get("lanes", [])}
+        bars |= {bar["id"]: bar for bar in told.get("bars", [])}
+    view = RecentView()
+    for entry in stage.entries:
+        view.fold(entry)
+    full = view.full()
+    assert len(sent) > 8
+    assert len(lanes) > 3
+    assert lanes == {row["lane"]: row for row in full["lanes"]}
+    assert bars == {bar["id"]: bar for bar in full["bars"]}
+    assert (view.running, view.waiting, full["queue"]) == (0, 0, [])

@@ -1,0 +1,105 @@
+"""Settings: where each comes from, which place wins, and what a wrong one says."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from traitlets import TraitError
+
+from sgl_lab.magics.options import SETTINGS, CellOptions, OptionError, parse_cell
+from sgl_lab.magics.settings import SGL, Settings, project_section
+
+GOOD = '[tool.sgl_lab]\ntemperature = 0.25\nmax_tokens = 40\nview = ["tokens", "tree"]\ndeterministic = true\nmodel = "other"\nseed = 3\n'
+
+
+def settings(folder: Path, environ: dict[str, str] | None = None) -> Settings:
+    return Settings(SGL(), environ or {}, folder)
+
+
+def found(of: Settings) -> dict[str, tuple[object, str]]:
+    return {setting.name: (setting.value, setting.origin) for setting in of.all()}
+
+
+def test_nothing_said_is_the_default_of_every_setting(tmp_path: Path) -> None:
+    assert found(settings(tmp_path)) == dict.fromkeys(SETTINGS, (None, "default"))
+    assert [setting.text for setting in settings(tmp_path).all()] == [option.default for option in SETTINGS.values()]
+
+
+def test_each_place_wins_over_those_after_it(tmp_path: Path) -> None:
+    path = tmp_path / "pyproject.toml"
+    path.write_text(GOOD)
+    of = settings(tmp_path)
+    assert found(of)["temperature"] == (0.25, str(path))
+    assert found(of)["view"] == (("tokens", "tree"), str(path))
+    of = settings(tmp_path, {"SGL_LAB_TEMPERATURE": "0.5", "SGL_LAB_CACHE": "elsewhere", "SGL_LAB_SEED": ""})
+    assert found(of)["temperature"] == (0.5, "SGL_LAB_TEMPERATURE")
+    assert found(of)["seed"] == (3, str(path))
+    of.config.temperature = "0.75"
+    assert found(of)["temperature"] == (0.75, "%config SGL.temperature")
+    over = of.over(parse_cell("--temperature 1 --view none"))
+    assert (over.temperature, over.views, over.max_tokens, over.deterministic) == (1.0, (), 40, True)
+    of.config.temperature = None
+    assert of.over(CellOptions()).temperature == 0.5
+
+
+def test_a_project_says_which_model_a_session_begins_with_and_no_cell_goes_back_to_it(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(GOOD)
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    of = settings(tmp_path / "deep" / "er")
+    assert of.model == "other"
+    assert of.over(CellOptions()).model is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[tool.sgl_lab]\ntemperature = -1", "temperature cannot be '-1'"),
+        ("[tool.sgl_lab]\ntemprature = 1", "did you mean 'temperature'?"),
+        ("[tool.sgl_lab]\nview = ['tre']", "did you mean 'tree'?"),
+        ("[tool.sgl_lab]\nseed = {}", "seed cannot be '{}'"),
+        ("[tool.sgl_lab]\nseed = 1\nseed = 2", "is not TOML"),
+        ("[tool]\nsgl_lab = 3", "must be a table"),
+        ("# sgl_lab\na = " + "[" * 5000, "is not TOML"),
+    ],
+)
+def test_a_wrong_file_is_one_line_that_names_it(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "pyproject.toml").write_text(text)
+    with pytest.raises(OptionError) as caught:
+        settings(tmp_path).all()
+    assert message in str(caught.value)
+    assert "pyproject.toml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_does_not_speak_of_us_may_be_anything(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_bytes(b"\xff\x00 = [[[")
+    assert project_section(tmp_path)[1] == {}
+
+
+def test_a_wrong_variable_and_a_wrong_trait_name_themselves(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="SGL_LAB_MAX_TOKENS cannot be 'many'"):
+        settings(tmp_path, {"SGL_LAB_MAX_TOKENS": "many"}).all()
+    of = settings(tmp_path)
+    with pytest.raises(TraitError, match=r"SGL\.seed cannot be '-1'"):
+        of.config.seed = -1
+    assert of.config.seed is None
+
+
+def test_mutated_files_are_read_or_refused_and_nothing_else(tmp_path: Path) -> None:
+    draw = random.Random(11)
+    path = tmp_path / "pyproject.toml"
+    n_refused = 0
+    for _ in range(600):
+        raw = bytearray(GOOD.encode())
+        for _ in range(draw.randint(1, 6)):
+            at = draw.randrange(len(raw))
+            raw[at : at + draw.randint(0, 3)] = bytes(draw.randrange(256) for _ in range(draw.randint(0, 3)))
+        path.write_bytes(raw)
+        try:
+            settings(tmp_path).over(CellOptions())
+        except OptionError as error:
+            assert "\n" not in error.message  # noqa: PT017  what is refused is counted below
+            n_refused += 1
+    assert 200 < n_refused < 600
