@@ -5,10 +5,13 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sgl_lab.contracts.ids import RequestId
+from sgl_lab.contracts.params import Constraint
+from sgl_lab.engine.grammar.grammars import Grammars
 from sgl_lab.engine.model import store
 from sgl_lab.engine.model.load import load_model
 from sgl_lab.engine.model.packed import PackedLlama
@@ -34,6 +37,7 @@ class Twin:
         packed = loaded.model
         self._model = packed.twin() if isinstance(packed, PackedLlama) else packed
         self._kv_dtype = packed.dtype
+        self._grammars = Grammars(loaded.tokenizer)
         self.weights_mib = loaded.n_bytes / 2**20
 
     @torch.inference_mode()
@@ -50,12 +54,28 @@ class Twin:
                 others = torch.ones(scores.shape[-1], dtype=torch.bool)
                 others[one.choices] = False
                 scores[:, others] = -torch.inf
+            if one.regex is not None:
+                scores.masked_fill_(~self._allowed(one.tokens, one.regex), -torch.inf)
             gaps = scores.amax(-1) - scores.gather(-1, torch.tensor(one.tokens)[:, None])[:, 0]
             agreement.n_tokens += len(one.tokens)
             agreement.n_same += int((gaps == 0).sum())
             agreement.gaps += gaps[gaps > 0].tolist()
             before = ids
         return agreement
+
+    def _allowed(self, tokens: Ids, regex: str) -> Tensor:
+        """What may stand at each place of a text in that form, bool [tokens, vocab]; what is forced there alone."""
+        guide = self._grammars.start(Constraint("regex", regex))
+        (mask,) = guide.masks(1)
+        allowed = torch.zeros(len(tokens), self._model.spec.vocab, dtype=torch.bool)
+        for row, token in zip(allowed, tokens, strict=True):
+            if forced := guide.forced():
+                row[forced[0]] = True
+            else:
+                guide.fill(())
+                row |= torch.from_numpy(np.unpackbits(np.frombuffer(mask, np.uint8), count=len(row), bitorder="little")).bool()
+            guide.take(token)
+        return allowed
 
     def _logprobs(self, ids: Ids, n_known: int, n_last: int, kv: KvStore) -> Tensor:
         """After each of the last `n_last` of `ids`; keys and values of the first `n_known` are in `kv` at their positions."""
