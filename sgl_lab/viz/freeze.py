@@ -25,6 +25,8 @@ FOR_REPLAY = 112 * 1024
 Picture = TypeVar("Picture", covariant=True)
 FIRST_BUDGET = 6_000
 """tokens shown, unless that is too much"""
+BARS_SHARE = 4
+"""tokens shown for each bar of the timeline, so that both get fewer together"""
 
 
 class Whole(Protocol[Picture]):
@@ -56,9 +58,9 @@ def freeze(
         parts += [html.details(heading, html.plain(note), is_open=True) for heading, note in notes]
         words = "\n\n".join([words, *(f"{heading}:\n{legible(note)}" for heading, note in notes)])
         bundle = _bundle(parts, words, title, status, message)
-        if _size(bundle) <= room or n_tokens < 2:
+        if (size := _size(bundle)) <= room or n_tokens < 2:
             break
-        n_tokens //= 2
+        n_tokens = int(n_tokens * min(0.5, room / size))
     if replay and (script := replay.script(LIMIT - _size(bundle) - 100)):
         return _bundle([tag("div", {}, *parts, script)], words, title, status, message)
     return bundle
@@ -116,7 +118,8 @@ def _parts(
     if lanes is not None:
         bars = lanes.full()
         twin = text.lanes(bars)
-        parts.append(html.details("Timeline", html.picture(svg.lanes(bars), twin.split("\n", 1)[0]), is_open=True))
+        drawing = svg.lanes(bars, max(50, min(svg.MAX_BARS, n_tokens // BARS_SHARE)))
+        parts.append(html.details("Timeline", html.picture(drawing, twin.split("\n", 1)[0]), is_open=True))
         plain.append(twin)
     words = "\n\n".join(part for part in plain if part)
     if tree is not None or lanes is not None:

@@ -16,14 +16,15 @@ from ..contracts.ids import RunId
 from ..trace import Record
 from .bundle import packed, player
 from .draw.escape import Markup, script
+from .draw.streams import fair_share
 from .sender import REST_EVERY_NS, TOKENS_EVERY_NS, Message, Sender, Views
 from .views import LanesView, MetricsView, TokensView, TreeView
 from .views.clock import RunClock
 
 MOMENTS = 300
 """about as many messages with tokens are kept, and a third as many with the rest"""
-CUTS = ((1.0, None), (0.4, None), (0.1, None), (0.0, None), (0.0, 4_000), (0.0, 800))
-"""what is tried: the newest share of the moments; and at the end only so many of each stream's newest tokens"""
+CUTS = ((1.0, None), (0.4, None), (0.1, None), (0.0, None), (0.0, 4_000), (0.0, 1_000))
+"""what is tried: the newest share of the moments; then only the end, with so many of the newest tokens and bars and no texts of nodes"""
 
 Frame = tuple[float, Message]
 """milliseconds since the run began, and what the page is told then"""
@@ -59,7 +60,7 @@ class Replay:
 
 
 def frames(record: Record, spell: Callable[[int], str], since: float = 0.0, newest: int | None = None) -> list[Frame]:
-    """The first tells everything up to `since`, of each stream only the `newest` tokens; the others tell what came then."""
+    """The first tells everything up to `since`, only the `newest` tokens if need be; the others tell what came then."""
     run = record.run
     views = Views(TokensView(spell, run), TreeView(spell), LanesView(run), MetricsView(run))
     entries = _of_run(record.entries, run)
@@ -110,16 +111,22 @@ def _round(logprob: float | None) -> float | None:
 
 
 def _bare(message: Message, newest: int | None) -> Message:
-    """Of every token only what it is and how likely it was; of many the `newest`: then a stream begins with them."""
+    """Of every token only what it is and how likely it was; of many the `newest`: then streams begin with them."""
+    if newest is not None and "tree" in message:
+        message = {**message, "tree": {**message["tree"], "texts": []}}
+    if newest is not None and "lanes" in message:
+        message = {**message, "lanes": {**message["lanes"], "bars": message["lanes"]["bars"][-newest:]}}
     if "tokens" not in message:
         return message
+    told = message["tokens"]["ops"]
+    share = fair_share([len(op["toks"]) for op in told], newest) if newest else None
     bases: dict[int, int] = {}
     ops = []
-    for op in message["tokens"]["ops"]:
-        toks = op["toks"][-newest:] if newest else op["toks"]
-        start = op["start"] + len(op["toks"]) - len(toks)
-        if start > op["start"]:
-            bases[op["fork"]] = start
-        ops.append({"fork": op["fork"], "start": start, "toks": [(*tok[:4], None, tok[5], None) for tok in toks]})
+    for op in told:
+        n_left_out = max(0, len(op["toks"]) - share) if share is not None else 0
+        if n_left_out:
+            bases[op["fork"]] = op["start"] + n_left_out
+        toks = [(*tok[:4], None, tok[5], None) for tok in op["toks"][n_left_out:]]
+        ops.append({"fork": op["fork"], "start": op["start"] + n_left_out, "toks": toks})
     forks = [{**row, "base": bases.get(row["fork"], row["base"])} for row in message["tokens"]["forks"]]
     return {**message, "tokens": {"forks": forks, "ops": ops}}

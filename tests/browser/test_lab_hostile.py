@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from .conftest import OpenNotebook, OpenServer
 from .harness import Notebook, exported, write_notebook
@@ -68,6 +68,13 @@ def assert_only_text(page: Page, within: str) -> None:
     assert page.evaluate("() => window.__xss") is None
 
 
+def play(page: Page) -> None:
+    """Open the player of the last saved cell and choose a node in it."""
+    page.get_by_role("button", name="Explore").last.click()
+    page.locator(".sgl-node").last.click()
+    expect(page.locator(".sgl-details").last).to_be_visible()
+
+
 def test_while_the_cell_runs_and_in_every_card(notebook: Notebook) -> None:
     page = notebook.page
     notebook.run("n = 3000")
@@ -99,6 +106,8 @@ def test_in_a_trusted_notebook_opened_again(notebook: Notebook, open_notebook: O
     again = open_notebook(notebook.server, notebook.file.name)
     assert again.js("return lab.cell(3).model.trusted") is True
     assert_only_text(again.page, OUTPUT)
+    play(again.page)
+    assert_only_text(again.page, ".sgl-live")
     assert again.outside == []
 
 
@@ -113,6 +122,8 @@ def test_in_a_page_made_by_nbconvert(notebook: Notebook, browser: Browser) -> No
     page = browser.new_page(offline=True)
     page.goto(exported(notebook.file).as_uri())
     assert_only_text(page, OUTPUT)
+    play(page)
+    assert_only_text(page, ".sgl-live")
     page.close()
 
 

@@ -103,7 +103,7 @@ def assert_stopped(notebook: Notebook, cell: int, words: str) -> None:
     shown = notebook.output(cell).inner_text()
     assert words in words_of(shown)
     assert "■ stopped" in shown
-    assert notebook.page.locator(".sgl-live").count() == 0
+    assert notebook.page.locator(".sgl-live[data-phase]").count() == 0
 
 
 def test_tokens_and_several_trees_are_seen_before_the_cell_ends(notebook: Notebook, answer: str) -> None:
@@ -112,7 +112,7 @@ def test_tokens_and_several_trees_are_seen_before_the_cell_ends(notebook: Notebo
     seen = notebook.js("return seen")
     assert len({state["n_tokens"] for state in seen}) >= 6
     assert len({state["tree"] for state in seen if state["tree"]}) >= 4
-    assert notebook.page.locator(".sgl-live").count() == 0
+    assert notebook.page.locator(".sgl-live[data-phase]").count() == 0
 
 
 def test_the_stop_button_stops_within_a_second_and_the_next_cell_is_right(notebook: Notebook, answer: str) -> None:

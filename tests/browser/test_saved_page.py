@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Locator, expect
 
 from sgl_lab.magics.show import Folded
 from tests.browser.bare import SavedPage
-from tests.pure.story import record_of, story
+from tests.pure.story import Stage, record_of, story
 
 VIEWS = ("tokens", "tree", "timeline")
 
@@ -115,4 +115,24 @@ def test_two_cells_of_a_page_play_alone(browser: Browser, html: str) -> None:
     expect(saved.page.get_by_role("tree")).to_have_count(1)
     expect(saved.page.get_by_role("img", name="Radix tree")).to_be_visible()
     assert saved.errors == []
+    saved.context.close()
+
+
+def test_hostile_words_stay_words_when_they_are_played(browser: Browser) -> None:
+    evil = "<img src=x onerror=window.__xss=1><script>window.__xss=2</script>"
+    stage = Stage(4_000)
+    main = stage.open(label=evil)
+    stage.say(main, "some words", evil)
+    fork = stage.open(main, 0, evil)
+    stage.gen((fork, evil, "and an answer"))
+    html = Folded(record_of(stage), lambda token: evil).bundle(VIEWS, evil)["text/html"]
+    saved = SavedPage(browser, html)
+    saved.page.get_by_role("button", name="Explore").click()
+    saved.page.locator(".sgl-node").last.click()
+    saved.page.locator(".sgl-text .t").first.hover()
+    expect(saved.page.locator(".sgl-card")).to_contain_text("onerror")
+    expect(saved.page.locator(".sgl-node-text")).to_contain_text("onerror")
+    assert saved.page.locator(".sgl-live :is(img, script)").count() == 0
+    assert saved.page.evaluate("() => window.__xss") is None
+    assert (saved.errors, saved.requests) == ([], [])
     saved.context.close()

@@ -206,6 +206,21 @@ def test_a_frozen_cell_stays_small_and_says_what_it_left_out(n_tokens: int, n_fo
     assert "more" in bundle["text/plain"] or len(word) > 100
 
 
+def test_a_cell_of_many_short_answers_stays_small_too_and_says_which_bars_it_shows() -> None:
+    stage = Stage(60_000)
+    main = stage.open()
+    forks = [stage.open(main, n) for n in range(48)]
+    for _ in range(12):
+        for fork in forks:
+            stage.say(fork, f" and {fork}")
+        stage.gen(*[(fork, "x", " so") for fork in forks])
+    found = views(stage, 1, stage.spell)
+    bundle = freeze(**found)
+    assert sum(len(part.encode()) for part in bundle.values()) <= LIMIT
+    pictures = re.findall(r"base64,([^\"]+)", bundle["text/html"])
+    assert re.search(r"the newest \d+ of 2,\d+ bars", base64.b64decode(pictures[-1]).decode())
+
+
 def test_a_cut_stream_keeps_its_beginning_and_its_end() -> None:
     toks: Any = [(str(n), "text", None, "", None) for n in range(100)]
     parts = list(runs(toks, 9))

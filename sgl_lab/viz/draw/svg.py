@@ -56,11 +56,12 @@ def tree(shown: TreePicture, max_nodes: int = MAX_NODES) -> Markup:
     return picture(height, f"Radix tree: {note}", parts + marks)
 
 
-def lanes(shown: LanesPicture) -> Markup:
-    """A lane a fork and on it what its requests did, over time."""
+def lanes(shown: LanesPicture, max_bars: int = MAX_BARS) -> Markup:
+    """A lane a fork and on it what its requests did, over time; of too many bars the newest."""
     ordered = lane_order(shown["lanes"])[:MAX_LANES]
     rows = {lane["lane"]: number for number, (lane, _) in enumerate(ordered)}
-    bars = [bar for bar in shown["bars"] if bar["lane"] in rows][-MAX_BARS:]
+    every = [bar for bar in shown["bars"] if bar["lane"] in rows]
+    bars = every[-max_bars:]
     start = min((bar["t0"] for bar in bars), default=0.0)
     span = max([(bar["t1"] if bar["t1"] is not None else shown["now"]) - start for bar in bars] + [1e-3])
     left, right = 160, WIDTH - 30
@@ -72,6 +73,7 @@ def lanes(shown: LanesPicture) -> Markup:
         return left + (right - left) * ((shown["now"] if t is None else t) - start) / span
 
     note = f"{counted(len(shown['lanes']), 'lane')} · {duration(span)}"
+    note += f" · the newest {len(bars):,} of {counted(len(every), 'bar')}" if len(bars) < len(every) else ""
     parts = [heading("Timeline", note)]
     for tick in _ticks(span):
         parts += [

@@ -232,7 +232,7 @@ class Player {
     this.door.setAttribute("aria-expanded", Boolean(this.view));
     for (const part of [...this.steps, this.pace, this.toggles]) part.hidden = !this.view;
     const { since, newest } = this.meta;
-    const tokens = newest ? `; of each stream the newest ${newest.toLocaleString("en")} tokens` : "";
+    const tokens = newest ? `, and of all tokens and bars the newest ${newest.toLocaleString("en")}` : "";
     this.cut.hidden = !since;
     setText(this.cut, `To keep the notebook small, the first ${seconds(since)} are told in one piece, without alternatives and times${tokens}.`);
   }

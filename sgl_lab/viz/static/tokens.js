@@ -109,6 +109,7 @@ export class TokensPanel {
     this.marked = [];
     this.height = 0;
     sticky(this.body);
+    this.body.addEventListener("scroll", () => this.view.invalidate((this.scrolled = true)), { passive: true });
     this.body.addEventListener("pointerover", (event) => this.point(event.target));
     this.body.addEventListener("pointerleave", () => this.point(null));
     this.body.addEventListener("focusin", (event) => event.target.token && this.point(event.target));
@@ -184,12 +185,24 @@ export class TokensPanel {
     for (const stream of this.streams.values()) stream.caret(t, this.idle);
     if (!this.explained) this.explain();
     if (grown.length) {
-      for (const [fork] of grown) this.streams.get(fork)?.follow();
       this.grow();
       if (this.body.stick) this.follow(t);
       this.view.later(CARET_MS + 20);
     }
+    if (grown.length || this.scrolled) this.followInside();
+    this.scrolled = false;
     return false;
+  }
+
+  /** The newest text of every card in sight; what is out of sight is not laid out, and asking for its size would do that. */
+  followInside() {
+    const home = this.body.getBoundingClientRect();
+    const seen = [...this.streams.values()].filter(({ isCard, flow, root }) => {
+      if (!isCard || !flow.stick) return false;
+      const { top, bottom } = root.getBoundingClientRect();
+      return bottom > home.top && top < home.bottom;
+    });
+    for (const { flow } of seen) scrollTo(flow, flow.scrollHeight);
   }
 
   /** Keep what is being generated in sight: the cards of all forks that grow, if they fit, else the newest text. */
@@ -213,7 +226,9 @@ export class TokensPanel {
   /** The box grows in few steps, not line by line, so that what stands below seldom moves; it never shrinks. */
   grow() {
     const pace = 96;
-    const height = clamp(Math.ceil((this.roots.offsetHeight + 20) / pace) * pace, 2 * pace, (this.view.store.options.tall ? 4 : 3) * pace);
+    const most = (this.view.store.options.tall ? 4 : 3) * pace;
+    if (this.height === most) return;
+    const height = clamp(Math.ceil((this.roots.offsetHeight + 20) / pace) * pace, 2 * pace, most);
     if (height > this.height) this.body.style.height = `${(this.height = height)}px`;
   }
 
@@ -519,10 +534,6 @@ class Stream {
     this.tip?.classList.remove("sgl-tip");
     tip?.classList.add("sgl-tip");
     this.tip = tip;
-  }
-
-  follow() {
-    if (this.isCard && this.flow.stick) scrollTo(this.flow, this.flow.scrollHeight);
   }
 
   /** Where it grows. */
