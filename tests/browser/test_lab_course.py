@@ -139,5 +139,5 @@ def test_exported_by_nbconvert_it_reads_well_offline(executed: tuple[Notebook, A
     sizes = widths(page.locator(PICTURES))
     assert len(sizes) == n_pictures(content)
     assert [size for size in sizes if size <= 100] == []
-    assert [url for url in requests if url != file and not url.startswith("data:")] == []
+    assert [url for url in requests if url != file and not url.startswith(("data:", "blob:"))] == []
     page.close()
