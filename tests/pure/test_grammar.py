@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -118,3 +120,17 @@ def test_json_is_written_on_one_line_with_fixed_keys_forced() -> None:
     assert bytes(guide.forced()) == b'{"name": "'
     assert guide.is_text('{"name": "x", "ok": true}')
     assert not guide.is_text('{"name": "x"}')
+
+
+def test_a_constraint_that_many_ask_for_at_once_is_compiled_once() -> None:
+    names = [f"k{i}" for i in range(40)]
+    schema = {"type": "object", "properties": {name: {"type": "string", "maxLength": 9} for name in names}, "required": names}
+    constraint, n_threads = Constraint("json_schema", json.dumps(schema)), 8
+    together = threading.Barrier(n_threads)
+
+    def prepared(_: int) -> object:
+        together.wait()
+        return GRAMMARS.prepare(constraint)
+
+    with ThreadPoolExecutor(n_threads) as pool:
+        assert len(set(map(id, pool.map(prepared, range(n_threads))))) == 1

@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakValueDictionary
 
 from ...contracts.errors import BackendUnsupported, BadArgument
 from ...contracts.params import Constraint
@@ -52,6 +53,8 @@ class Grammars:
         self._lock = threading.Lock()
         self._tokens: LLTokenizer | None = None
         self._compiled: OrderedDict[Constraint, LLMatcher] = OrderedDict()
+        self._compiling: WeakValueDictionary[Constraint, threading.Lock] = WeakValueDictionary()
+        """held by whoever compiles one; gone with the last who waits for it"""
 
     def start(self, constraint: Constraint) -> Guide:
         """A guide at the beginning of a text. BadArgument or BackendUnsupported if there can be none."""
@@ -60,16 +63,25 @@ class Grammars:
 
     def prepare(self, constraint: Constraint) -> LLMatcher:
         """As `start`, for later."""
+        if (known := self._known(constraint)) is not None:
+            return known
+        with self._lock:
+            compiling = self._compiling.setdefault(constraint, threading.Lock())
+        with compiling:  # the forks of a program ask for the same all at once
+            if (known := self._known(constraint)) is not None:
+                return known
+            made = self._made(constraint)
+            with self._lock:
+                self._compiled[constraint] = made
+                while len(self._compiled) > KEPT:
+                    self._compiled.popitem(last=False)
+        return made
+
+    def _known(self, constraint: Constraint) -> LLMatcher | None:
         with self._lock:
             if (known := self._compiled.get(constraint)) is not None:
                 self._compiled.move_to_end(constraint)
-                return known
-        made = self._made(constraint)
-        with self._lock:
-            self._compiled[constraint] = made
-            while len(self._compiled) > KEPT:
-                self._compiled.popitem(last=False)
-        return made
+            return known
 
     def _made(self, constraint: Constraint) -> LLMatcher:
         kind, source = constraint.kind, constraint.source
