@@ -46,7 +46,8 @@ def read(name: object, form: Form, text: str, meta: Mapping[str, Any]) -> Any:
             return form.meaning(text)
         except (ValueError, RecursionError) as error:
             if not isinstance(stop, str):
-                raise InvalidValue(f"{name!r} is {text!r:.80}, which obeys its {form.constraint.kind} and is refused: {error}") from error
+                obeyed = f"{name!r} is {text!r:.80}, which obeys its {form.constraint.kind}"
+                raise InvalidValue(f"{obeyed} and is refused: {_in_a_line(error)}") from error
     n_tokens = f"after {meta['completion_tokens']} tokens"
     if meta["finish_reason"] == "length":
         why, hint = f"it ran out of tokens {n_tokens}", "raise max_tokens; the partial text is the error's .text"
@@ -70,7 +71,17 @@ def read_as(value: Any, type_: Any, name: object) -> Any:
     try:
         return adapter.validate_python(value)
     except ValueError as error:
-        raise InvalidValue(f"{name!r} is {value!r:.80}, which is no {getattr(type_, '__name__', type_)}: {error}") from error
+        raise InvalidValue(f"{name!r} is {value!r:.80}, which is no {getattr(type_, '__name__', type_)}: {_in_a_line(error)}") from error
+
+
+def _in_a_line(error: Exception) -> str:
+    """What it says; pydantic takes several lines, and an address, to say it."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return str(error)
+    found = [(".".join(map(str, each["loc"])), each["msg"]) for each in error.errors(include_url=False, include_context=False)]
+    return f"{'; '.join(f'{where}: {what}' if where else what for where, what in found):.300}"
 
 
 # ---------------------------------------------------------------- regular expressions

@@ -156,10 +156,11 @@ class ProgramState:
         the type that was given as one; of tools a ToolCall; of anything else the text. A list for several samples.
 
         Checked at the first reading: UnfinishedValue where the text ended before it was whole, InvalidValue where the type refuses
-        it. With `type`, which may be any that pydantic knows, text is read as that.
+        it. With `type`, which may be any that pydantic knows, text is read as that, each of several samples by itself.
         """
-        value = self._variable(name).read()
-        return value if type is None else read_as(value, type, name)
+        variable = self._variable(name)
+        value = variable.read()
+        return value if type is None else _read_each(value, variable.meta, type, name)
 
     @overload
     async def value_async(self, name: Name) -> Any: ...
@@ -351,6 +352,13 @@ class ProgramState:
         else:
             hint = f"there is {', '.join(known)}" if known else "nothing has been generated under a name"
         return UnknownVariable(f"no variable {name!r}", hint=hint)
+
+
+def _read_each(value: Any, meta: Any, type: Any, name: Name) -> Any:
+    """Of several samples, of which a fork that made none has None, each as `type`."""
+    if isinstance(meta, list):
+        return [_read_each(one, its, type, name) for one, its in zip(value, meta, strict=True)]
+    return None if meta is None else read_as(value, type, name)
 
 
 def _patiently(ready: Callable[[], bool]) -> Callable[[], bool]:

@@ -447,3 +447,27 @@ def test_a_fork_and_a_gen_with_a_constraint_start_afresh() -> None:
     state = program.run(backend=backend)
     assert (state["name"], state.value("born"), state["job"]) == (" Ada", 1815, [" poet"])
     assert len(backend.jobs_of(GenJob)) == 3
+
+
+def test_each_of_several_samples_is_read_as_the_type() -> None:
+    s = said(['{"city": "Oslo", "days": 2}', '{"city": "Bergen", "days": 3}'], n=2, json_schema=Trip.model_json_schema())
+    assert s.value("x", Trip) == [Trip(city="Oslo", days=2), Trip(city="Bergen", days=3)]
+
+
+def test_of_joined_forks_each_value_is_read_as_the_type_and_one_that_said_nothing_has_none() -> None:
+    s = sgl.start(ScriptedBackend("7"))
+    s += "Q"
+    forks = s.fork(2)
+    forks[1] += "n" + gen("x")
+    forks.join()
+    assert s.value("x", int) == [None, 7]
+
+
+def test_what_pydantic_says_of_a_value_takes_one_line() -> None:
+    with pytest.raises(InvalidValue) as refused:
+        said('{"city": "Oslo", "days": 0}', json_schema=Trip).value("x")
+    assert str(refused.value).endswith("is refused: days: Value error, a trip has days")
+    with pytest.raises(InvalidValue) as refused:
+        said("many").value("x", int)
+    assert "\n" not in str(refused.value)
+    assert "https" not in str(refused.value)
