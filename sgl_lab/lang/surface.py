@@ -189,6 +189,9 @@ def select(
         raise BadArgument(f"choices must be a list of one or more non-empty strings, not {choices!r}")
     if not isinstance(temperature, int | float) or not temperature <= 1e-5:
         raise BadArgument(f"a select takes the likeliest choice: temperature must be 0, not {temperature!r}")
+    if not isinstance(choices_method, ChoicesSamplingMethod):
+        known = "token_length_normalized, greedy_token_selection or unconditional_likelihood_normalized, as sgl has them"
+        raise BadArgument(f"choices_method cannot be {choices_method!r:.80}", hint=known)
     return Select(_checked(name), options, choices_method)
 
 

@@ -216,3 +216,10 @@ def test_a_method_of_ones_own_may_be_wrong_and_is_told_so() -> None:
     s += "Q" + sgl.select("pick", ["yes", "no"], choices_method=Stubborn())
     with pytest.raises(ProgramError, match="Stubborn chose 'maybe'"):
         s["pick"]
+
+
+def test_a_choices_method_that_is_none_fails_at_the_call() -> None:
+    with pytest.raises(BadArgument, match="choices_method cannot be 'greedy_token_selection'"):
+        gen("x", choices=["a", "b"], choices_method="greedy_token_selection")
+    with pytest.raises(BadArgument, match="choices_method"):
+        sgl.select("x", ["a", "b"], choices_method=type(sgl.greedy_token_selection))
