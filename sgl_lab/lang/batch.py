@@ -68,9 +68,10 @@ def run_all(items: Sequence[Begin], is_async: bool, n_open: int, progress_bar: b
             workers.leave()
         if bar is not None:
             bar.close()
-    for result in results:
+    for index, result in enumerate(results):
         if isinstance(result, Exception) and not return_exceptions:
             vars(result)["results"] = results
+            result.add_note(f"in item {index} of the batch")
             raise result
 
 

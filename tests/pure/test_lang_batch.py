@@ -112,6 +112,7 @@ def test_one_failing_item_costs_only_itself() -> None:
     with pytest.raises(RequestFailed, match="boom") as caught:
         ask.run_batch(items, backend=backend)
     assert [getattr(result, "ret_value", None) for result in vars(caught.value)["results"]] == ["fine", None, "fine"]
+    assert caught.value.__notes__[-1] == "in item 1 of the batch"
 
 
 def test_an_item_that_does_not_fit_the_program_is_refused_before_any_runs() -> None:
