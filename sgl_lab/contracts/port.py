@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from .ids import ExprId, ForkId, Namespace, RequestId
 from .params import Constraint, SamplingParams
@@ -146,6 +146,7 @@ class WarmListener(Protocol):
     def on_error(self, error: Exception) -> None: ...
 
 
+@runtime_checkable
 class Backend(Protocol):
     """The port. All methods may be called from any thread; a prompt has at least one token.
 

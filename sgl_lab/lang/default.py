@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Protocol, runtime_checkable
 
-from ..contracts.errors import BackendUnsupported, ProgramError
+from ..contracts.errors import BackendUnsupported, BadArgument, ProgramError
 from ..contracts.events import Emit, silent
 from ..contracts.port import Backend
 
@@ -32,7 +32,14 @@ class _Flushable(Protocol):
 def set_default_backend(backend: Backend | None) -> None:
     """Programs run on `backend` from now on unless they name another; None goes back to the built-in one."""
     global _chosen
-    _chosen = backend
+    _chosen = None if backend is None else checked(backend)
+
+
+def checked(backend: object) -> Backend:
+    """BadArgument for what is no backend."""
+    if not isinstance(backend, Backend):
+        raise BadArgument(f"a backend is needed, not {type(backend).__name__} {backend!r:.60}", hint="that of a lab is lab.backend")
+    return backend
 
 
 def default_backend() -> Backend:
@@ -49,7 +56,7 @@ def emit_of(backend: Backend) -> Emit:
 
 def flush_cache(backend: Backend | None = None) -> None:
     """Forget all cached prefixes that no request uses."""
-    backend = backend or default_backend()
+    backend = default_backend() if backend is None else backend
     if not isinstance(backend, _Flushable):
         raise BackendUnsupported(f"{type(backend).__name__} has no cache to flush")
     backend.flush()
@@ -57,4 +64,4 @@ def flush_cache(backend: Backend | None = None) -> None:
 
 def get_server_info(backend: Backend | None = None) -> dict[str, Any]:
     """What the backend says of itself."""
-    return asdict((backend or default_backend()).describe())
+    return asdict((default_backend() if backend is None else checked(backend)).describe())

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from ..contracts.errors import BadArgument
 from ..contracts.params import SamplingParams
@@ -50,6 +50,9 @@ class Expr:
 
     def __radd__(self, other: object) -> Concat:
         return Concat((as_expr(other), self)) if isinstance(other, str) else NotImplemented
+
+    def __format__(self, spec: str) -> NoReturn:
+        raise BadArgument(f"a {type(self).__name__.lower()} in an f-string has no text yet", hint="join them with +: f'...' + gen(...)")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, Literal, overload
 from ..contracts.errors import BadArgument
 from ..contracts.port import Backend
 from .batch import begin_all, checked_width, run_all
-from .default import default_backend, emit_of
+from .default import checked, default_backend, emit_of
 from .execution import Execution
 from .interpreter import start
 from .prefix import cache_prefix
@@ -150,7 +150,8 @@ class SglFunction:
 def _state_for(label: str, settings: Mapping[str, Any], num_api_spec_tokens: int | None = None) -> ProgramState:
     """The state of a new run; inside another run's body it inherits that run's backend, sampling, events and id."""
     outer = current_run()
-    backend: Backend = settings.get("backend") or (outer.backend if outer else default_backend())
+    named = settings.get("backend")
+    backend = checked(named) if named is not None else outer.backend if outer else default_backend()
     sampling = given({name: value for name, value in settings.items() if name in ARGUMENTS})
     state = start(
         backend,

@@ -84,6 +84,8 @@ class Run:
         """Say it. A listener that raises is heard no more: what happens to a picture must not happen to the program."""
         try:
             self._listen(event)
+        except RecursionError:
+            raise  # the program's own, which has no room left to tell of
         except Exception:
             self._listen = silent
             _log.exception("a listener of events failed and is not told of any more")

@@ -341,7 +341,7 @@ def next_role(role: str | None, leaf: Text | RoleBegin | RoleEnd) -> str | None:
             return new
         case RoleEnd(old):
             if role != old:
-                raise ProgramError(f"role {old!r} ends, but {role or 'none'!r} is open")
+                raise ProgramError(f"role {old!r} ends, but {'no role' if role is None else repr(role)} is open")
             return None
         case Text():
             return role

@@ -238,3 +238,35 @@ def test_whoever_may_interrupt_a_run_may_interrupt_those_inside_it(is_async: boo
     with pytest.raises(KeyboardInterrupt), s.running():
         inner.run()
     assert backend.n_cancelled == 1
+
+
+def test_a_gen_in_an_f_string_is_refused_instead_of_being_spelled() -> None:
+    with pytest.raises(BadArgument, match=r"a gen in an f-string has no text yet \(join them with \+"):
+        f"Hello {gen('x')}"
+    assert f"{gen('x')!r}".startswith("Gen(")
+
+
+@pytest.mark.parametrize("backend", ["http://localhost:30000", 0, "", object()])
+def test_what_is_no_backend_is_refused_at_the_call(backend: Any) -> None:
+    @sgl.function
+    def program(s: Any) -> None:
+        s += "x"
+
+    for call in (lambda: program.run(backend=backend), lambda: program.cache(backend), lambda: sgl.set_default_backend(backend)):
+        with pytest.raises(BadArgument, match=r"a backend is needed.*lab\.backend"):
+            call()
+
+
+def test_a_program_that_runs_itself_for_ever_fails_as_such_and_its_events_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    backend, heard = ScriptedBackend("a"), []
+    backend.emit = heard.append
+
+    @sgl.function
+    def program(s: Any) -> None:
+        s += "x"
+        program.run()
+
+    with pytest.raises(RecursionError):
+        program.run(backend=backend)
+    assert heard
+    assert not caplog.records
