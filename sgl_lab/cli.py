@@ -31,7 +31,7 @@ PAGE = """
 {%- extends "lab/index.html.j2" -%}
 {%- block html_head -%}
 <meta http-equiv="Content-Security-Policy"
-      content="default-src 'none'; img-src data:; font-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+      content="default-src 'none'; img-src data:; font-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline' blob:">
 {{ super() }}
 {%- endblock -%}
 {%- block html_head_js -%}{%- endblock -%}

@@ -4,6 +4,9 @@ import { TOKEN_MEANING, TOKEN_STATES, choice, clamp, count, el, furnish, panel, 
 import { tempered } from "./temper.js";
 
 const CARET_MS = 700;
+const MUCH = 3000;
+const SLOW_MS = 25;
+const LATEST_MS = 300;
 const ONLY_IF_SEEN = new Set(["forced", "choice"]);
 
 const step = (value, borders) => borders.findIndex((border) => value < border);
@@ -108,6 +111,7 @@ export class TokensPanel {
     this.dirty = new Map();
     this.marked = [];
     this.height = 0;
+    this.due = 0;
     sticky(this.body);
     this.body.addEventListener("scroll", () => this.view.invalidate((this.scrolled = true)), { passive: true });
     this.body.addEventListener("pointerover", (event) => this.point(event.target));
@@ -179,6 +183,7 @@ export class TokensPanel {
   }
 
   paint(t) {
+    if (this.isLate(t)) return false;
     const grown = [...this.dirty];
     this.dirty.clear();
     for (const [fork, index] of grown) this.stream(fork)?.draw(index, t);
@@ -191,6 +196,23 @@ export class TokensPanel {
     }
     if (grown.length || this.scrolled) this.followInside();
     this.scrolled = false;
+    return false;
+  }
+
+  /** Much text that is slow to lay out is painted less often, so that the tree goes on moving smoothly. */
+  isLate(t) {
+    const { view } = this;
+    if (this.idle || !this.dirty.size) return false;
+    if (t < this.due) {
+      view.later(this.due - t);
+      return true;
+    }
+    this.due = 0;
+    const size = [...this.streams.values()].reduce((sum, { spans }) => sum + spans.length, 0);
+    if (size > MUCH)
+      requestAnimationFrame((next) => {
+        if (next - t > SLOW_MS) this.due = t + Math.min(4 * (next - t), LATEST_MS);
+      });
     return false;
   }
 
