@@ -137,7 +137,7 @@ class _Tasks:
 
     async def _all(self, items: Sequence[Begin]) -> None:
         leaving = asyncio.create_task(self._leaving.wait())
-        done = asyncio.gather(*map(self._one, items, self.futures))
+        done = asyncio.gather(*map(self._one, items, self.futures), return_exceptions=True)  # which are in the futures
         await asyncio.wait((leaving, done), return_when=asyncio.FIRST_COMPLETED)
 
     async def _one(self, begin: Begin, future: Future[Outcome]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import _thread
+import asyncio
+import gc
 import threading
 from typing import Any
 
@@ -129,9 +131,18 @@ def test_an_item_that_does_not_fit_the_program_is_refused_before_any_runs() -> N
     assert ask.run_batch([], backend=backend) == []
 
 
-def test_a_batch_can_be_taken_one_by_one_and_left() -> None:
+@sgl.function
+async def ask_and_stay(s: Any, question: str) -> Any:
+    s += question + gen("answer")
+    if question != "0":
+        await asyncio.Event().wait()
+    return await s.get("answer")
+
+
+@pytest.mark.parametrize("program", [ask, ask_and_stay])
+def test_a_batch_can_be_taken_one_by_one_and_left(program: sgl.SglFunction, caplog: pytest.LogCaptureFixture) -> None:
     backend = ScriptedBackend("x" * 1000, held=True)
-    states = ask.run_batch([{"question": str(n)} for n in range(8)], backend=backend, generator_style=True, num_threads=4, max_new_tokens=3)
+    states = program.run_batch([{"question": str(n)} for n in range(8)], backend=backend, generator_style=True, num_threads=4, max_new_tokens=3)
     assert backend.jobs == [], "nothing runs before it is asked for"
     backend.resume()
     first = next(states)
@@ -142,6 +153,8 @@ def test_a_batch_can_be_taken_one_by_one_and_left() -> None:
     for thread in left:
         thread.join(10)
     assert not any(thread.is_alive() for thread in left), "their requests were cancelled"
+    gc.collect()
+    assert not [record for record in caplog.records if "never retrieved" in record.getMessage()]
 
 
 def test_a_batch_shows_its_progress(capsys: pytest.CaptureFixture[str]) -> None:
