@@ -120,13 +120,15 @@ def drive(coroutine: Coroutine[Any, Any, Result], check: Callable[[], None]) -> 
     Where a loop runs already, that one stands still meanwhile, as in any call that blocks; what belongs to it cannot be awaited.
     """
     with _aside(), asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-        _tick(runner.get_loop(), check)
-        return runner.run(coroutine)
+        return runner.run(_checked(coroutine, check))
 
 
-def _tick(loop: asyncio.AbstractEventLoop, check: Callable[[], None]) -> None:
-    loop.call_later(SLICE_S, _tick, loop, check)
-    check()
+async def _checked(coroutine: Coroutine[Any, Any, Result], check: Callable[[], None]) -> Result:
+    """What it returns. If `check` raises that is raised, and the runner cancels the coroutine, whatever it awaits."""
+    task = asyncio.create_task(coroutine)
+    while not (await asyncio.wait((task,), timeout=SLICE_S))[0]:
+        check()
+    return task.result()
 
 
 @contextmanager

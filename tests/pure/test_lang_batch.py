@@ -142,7 +142,9 @@ async def ask_and_stay(s: Any, question: str) -> Any:
 @pytest.mark.parametrize("program", [ask, ask_and_stay])
 def test_a_batch_can_be_taken_one_by_one_and_left(program: sgl.SglFunction, caplog: pytest.LogCaptureFixture) -> None:
     backend = ScriptedBackend("x" * 1000, held=True)
-    states = program.run_batch([{"question": str(n)} for n in range(8)], backend=backend, generator_style=True, num_threads=4, max_new_tokens=3)
+    states = program.run_batch(
+        [{"question": str(n)} for n in range(8)], backend=backend, generator_style=True, num_threads=4, max_new_tokens=3
+    )
     assert backend.jobs == [], "nothing runs before it is asked for"
     backend.resume()
     first = next(states)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import threading
@@ -204,6 +205,30 @@ def test_stopping_a_run_stops_the_programs_inside_it() -> None:
     s.cancel()
     thread.join(10)
     assert isinstance(outcome[0], Stopped)
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt(), Stopped("the job was stopped")])
+def test_a_coroutine_that_awaits_something_else_can_be_interrupted_as_well(interruption: BaseException) -> None:
+    ended = []
+
+    @sgl.function
+    async def elsewhere(s: Any) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    def check() -> None:
+        raise interruption
+
+    s = sgl.start(ScriptedBackend(), check=check)
+
+    def body() -> None:
+        with s.running():
+            elsewhere.run()
+
+    assert within(10, body) is interruption
+    assert ended == [True]
 
 
 def test_the_names_of_a_cell_are_bound_to_its_state() -> None:
