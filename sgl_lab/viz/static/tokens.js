@@ -74,7 +74,7 @@ export class TokensPanel {
     const pick = (name, label) => {
       const box = choice(label, Object.keys(CHANNELS), this.channel[name], (value) => this.show(name, value));
       this[name] = box;
-      return el("label", { class: "sgl-control" }, el("span", { "aria-hidden": "true" }, name === "ink" ? "Colour" : "Line"), box);
+      return el("label", { class: "sgl-setting" }, el("span", { "aria-hidden": "true" }, name === "ink" ? "Colour" : "Line"), box);
     };
     this.heat = el("input", {
       type: "range",
@@ -89,7 +89,7 @@ export class TokensPanel {
     this.degrees = el("span", { class: "sgl-num" }, "1.00");
     const heat = el(
       "label",
-      { class: "sgl-control", title: "What would have been likely at another temperature, from the recorded alternatives" },
+      { class: "sgl-setting", title: "What would have been likely at another temperature, from the recorded alternatives" },
       el("span", { "aria-hidden": "true" }, "T"),
       this.heat,
       this.degrees,

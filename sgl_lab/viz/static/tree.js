@@ -4,6 +4,7 @@ import { NODE_GLYPH, NODE_MEANING, clamp, count, el, ordinal, panel, setText, st
 
 const GHOST_MS = 700;
 const RECENT_MS = 1500;
+const ABOVE = 36;
 
 const NODE = { height: 34, pitch: 42, gap: 26, font: 6.65, small: 5, pad: 11, letters: 26 };
 const LEGIBLE = 0.8;
@@ -620,7 +621,7 @@ export class TreePanel {
     state.append(` ${kind === "tail" ? "being generated" : NODE_MEANING[node.state]}`);
     this.details.replaceChildren(
       el("div", { class: "sgl-details-head" }, state, close),
-      el("div", { class: "sgl-above", title: "what stands before it" }, visible(above.join("").slice(-64))),
+      el("div", { class: "sgl-above", title: "what stands before it" }, shortened(above.join(""))),
       el("div", { class: "sgl-node-text", tabindex: 0, role: "group", "aria-label": "Its text" }, (row?.text ?? node.label) || "root"),
       el("dl", {}, ...terms),
     );
@@ -732,3 +733,6 @@ function setPath(path, d) {
 }
 
 const nameOf = ({ kind, id }) => ({ kind, id });
+
+/** The end of a long text. */
+const shortened = (text) => (text.length > ABOVE ? "…" : "") + visible(text.slice(-ABOVE));
