@@ -125,10 +125,12 @@ def sample_seed(seed: int, index: int) -> int:
 
 
 class _Sample:
-    __slots__ = ("guide", "logprobs", "matched", "n_sure", "n_told", "output", "reason", "text")
+    __slots__ = ("guide", "is_led_out", "logprobs", "matched", "n_sure", "n_told", "output", "reason", "text")
 
     def __init__(self, params: SamplingParams, guide: Guide | None) -> None:
         self.guide = guide
+        self.is_led_out = False
+        """it is brought to its end, since tokens run out"""
         self.text = TextStream(params.stop, params.stop_regex)
         self.logprobs: list[TokenLogprob] = []
         self.n_sure = 0
@@ -168,7 +170,7 @@ class GenFamily(Family):
         ignores_eos = params.ignore_eos and params.constraint is None
         self._ends = frozenset(params.stop_token_ids) | (frozenset() if ignores_eos else vocabulary.eos_ids)
         ids = [RequestId(_request_ids.next()) for _ in range(params.n)]
-        guides = [None if params.constraint is None else grammars.start(params.constraint) for _ in ids]
+        guides = [None if params.constraint is None else grammars.start(params.constraint, limit) for _ in ids]
         self.requests = tuple(
             Request(
                 request,
@@ -226,33 +228,55 @@ class GenFamily(Family):
                 entries[i] = TokenLogprob(wanted[0], score.logprobs[0], score.top)
 
     def _say(self, request: Request, draws: Sequence[Draw], now: float) -> Accepted:
-        """Take the draws one after the other, and after each what it forces: guesses at that came true as well."""
+        """Take the draws one after the other, and after each what it forces: guesses at that came true as well.
+
+        A token after which the text could not be whole in time is not said, and nothing after it, but the way out in its place.
+        """
         sample = self._samples[request.id]
         guide = sample.guide
         left, forced = deque(draws), deque[int]()
         said: list[Sample] = []
-        n_sure = 0  # up to the last drawn one
+        n_read = n_sure = 0  # the latter up to the last drawn one
         reason = None
         while reason is None:
             if guide is not None and not forced:
                 forced.extend(guide.forced())
             if not forced and not left:
                 break
-            n_read = len(draws) - len(left)
             draw = left.popleft() if left else None
+            n_read += draw is not None
             if forced:
-                said.append(Sample(request.id, forced.popleft(), None, (), 1, True))
-                request.n_forced += 1
+                token = Sample(request.id, forced.popleft(), None, (), 1, True)
             elif draw is not None:
-                n_allowed = None if guide is None else guide.n_allowed[n_read]
-                said.append(Sample(request.id, draw.token, draw.logprob, draw.top, n_allowed, False))
+                n_allowed = None if guide is None else guide.n_allowed[n_read - 1]
+                token = Sample(request.id, draw.token, draw.logprob, draw.top, n_allowed, False)
+            if guide is not None and self._comes_too_late(request, sample, token.token):
+                way = deque(guide.way or (min(self._vocabulary.eos_ids),))
+                token = token._replace(token=way.popleft(), logprob=None, top=(), n_allowed=1)
+                draw, left, forced = None, deque(), way
+            said.append(token)
+            if token.forced:
+                request.n_forced += 1
+            else:
                 n_sure = len(said)
                 sample.n_sure = len(request.generated) + 1
-            reason = self._take(request, sample, said[-1].token, draw, now)
-        n_kept = len(draws) - len(left) - 1
-        n_kept = max(0, n_kept if reason is None else min(n_kept, n_sure - 1))
+            reason = self._take(request, sample, token.token, draw, now)
+        n_kept = max(0, n_read - 1 if reason is None else min(n_read, n_sure) - 1)
         said[:n_kept] = [token._replace(drafted=True) for token in said[:n_kept]]
         return Accepted(reason, tuple(said), n_kept)
+
+    def _comes_too_late(self, request: Request, sample: _Sample, token: int) -> bool:
+        """Whether `token` would take the text, which can be whole in time without it, too far from its end. It is then led out."""
+        guide, n, n_least = sample.guide, len(request.generated), self._params.min_tokens
+        if guide is None or sample.is_led_out or (token in self._ends and n >= n_least):
+            return False
+        if guide.keeps_a_way(token, request.limit - n - 1):
+            return False
+        if n + len(guide.way or ()) < n_least:
+            guide.way = None  # it may not end here: from now on nothing is sure
+            return False
+        sample.is_led_out = True
+        return True
 
     def _take(self, request: Request, sample: _Sample, token: int, draw: Draw | None, now: float) -> str | None:
         """One more token; the reason if it is the last."""
@@ -260,6 +284,8 @@ class GenFamily(Family):
             request.first_token = now
         request.generated.append(token)
         n = len(request.generated)
+        if sample.is_led_out and token in self._vocabulary.eos_ids:
+            return "length"
         if token in self._ends and n > self._params.min_tokens:
             sample.matched = token
             return "stop"
@@ -273,6 +299,8 @@ class GenFamily(Family):
         data = b"" if token in self._vocabulary.eos_ids else self._vocabulary.token_bytes(token)
         if sample.text.push(data, may_stop=n >= self._params.min_tokens):
             return "stop"
+        if sample.guide is not None and sample.is_led_out and sample.guide.is_whole and n >= self._params.min_tokens:
+            return "length"
         if sample.guide is not None and sample.guide.is_over:
             return "stop"
         return "length" if n == request.limit else None

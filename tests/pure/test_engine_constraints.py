@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import jsonschema
 import pytest
 
 from sgl_lab.contracts.errors import BadArgument, ConstraintFailed
@@ -173,6 +174,105 @@ def test_a_cancelled_text_is_kept_and_says_that_it_is_not_whole() -> None:
     assert heard.output.text.startswith('{"name": "')
     assert heard.output.is_complete is False
     expect_idle(b)
+
+
+# ------------------------------------------------------------ out of tokens
+
+ENDLESS: dict[str, Any] = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "hobbies": {"type": "array", "items": {"type": "string"}}, "age": {"type": "integer"}},
+    "required": ["name", "hobbies", "age"],
+    "additionalProperties": False,
+}
+BABBLING: dict[str, Any] = {"constraint": Constraint("json_schema", json.dumps(ENDLESS)), "temperature": 1.0, "logprobs": True}
+
+
+def test_a_text_is_whole_before_its_tokens_run_out() -> None:
+    b = bench()
+    for budget in range(39, 80, 4):
+        for seed in range(4):
+            output = reply(b, **BABBLING, max_tokens=budget, seed=seed)
+            assert output.is_complete
+            assert output.finish_reason == "length"
+            assert len(output.ids) <= budget
+            jsonschema.validate(json.loads(output.text), ENDLESS)
+    expect_idle(b)
+
+
+def test_the_way_out_is_told_as_what_it_is() -> None:
+    b = bench()
+    output = reply(b, **regex("[a-z]+[{]!!") | {"max_tokens": 20, "seed": 3, "temperature": 1.0}, logprobs=True)
+    assert re.fullmatch("[a-z]{17}[{]!!", output.text)
+    samples = [sample for event in b.fold.of(TokensSampled) for sample in event.samples]
+    assert [(sample.n_allowed, sample.forced) for sample in samples] == [(26, False)] + [(27, False)] * 16 + [(1, False), (1, True), (1, True)]
+    assert [entry.logprob is None for entry in output.logprobs] == [False] * 17 + [True] * 3
+    assert [entry.token for entry in output.logprobs] == list(output.ids)
+    assert output.usage.forced_tokens == 2
+    assert (output.finish_reason, output.matched_stop, output.is_complete) == ("length", None, True)
+
+
+def test_a_text_that_is_whole_ends_before_a_token_that_leads_too_far() -> None:
+    for seed in range(20):
+        output = reply(bench(), **regex("[0-9]{1,3}(x{9})?") | {"max_tokens": 6, "seed": seed, "temperature": 1.0})
+        assert output.is_complete
+        assert re.fullmatch("[0-9]{1,3}", output.text)
+
+
+def test_where_no_whole_text_fits_the_partial_one_is_kept() -> None:
+    for budget in range(1, 38):
+        output = reply(bench(), **BABBLING, max_tokens=budget, seed=budget)
+        assert (output.finish_reason, output.is_complete, len(output.ids)) == ("length", False, budget)
+
+
+def test_the_way_out_changes_by_nothing_that_runs_beside_or_ran_before() -> None:
+    wanted = {}
+    for seed in range(6):
+        wanted[seed] = content(reply(bench(draft_tokens=0), **BABBLING, max_tokens=60, seed=seed, top_logprobs=2))
+    for config in ({}, {"page_size": 8}, {"n_pages": 90}, {"n_pages": 12, "page_size": 8}, {"step_tokens": 5, "max_rows": 4}):
+        b = bench(**config)
+        for _ in range(2):
+            heard = {seed: b.gen(PROMPT, **BABBLING, max_tokens=60, seed=seed, top_logprobs=2) for seed in wanted}
+            b.drain()
+            assert {seed: content(one.output) for seed, one in heard.items()} == wanted
+        expect_lawful(b.fold.events)
+        assert b.engine.stats()["accepted_tokens"] or config
+        assert b.engine.stats()["preemptions"] or "n_pages" not in config
+        expect_idle(b)
+    assert content(reply(bench(jump_forward=False), **BABBLING, max_tokens=60, seed=1))[:3] == wanted[1][:3]
+
+
+def test_each_sample_finds_its_own_way_out() -> None:
+    b = bench()
+    heard = b.gen(PROMPT, **BABBLING, max_tokens=50, seed=1, n=3)
+    b.drain()
+    assert len({output.text for output in heard.answer}) == 3
+    assert all(output.is_complete for output in heard.answer)
+    expect_lawful(b.fold.events)
+
+
+def test_a_stop_on_the_way_out_ends_the_text_there() -> None:
+    for stop in ({"stop": ("-",)}, {"stop_token_ids": (ord("-"),)}):
+        output = reply(bench(), **regex("[a-z]+[{]-[+]") | {"max_tokens": 12}, **stop)
+        assert re.fullmatch("[a-z]{9}[{]", output.text)
+        assert (output.finish_reason, output.is_complete) == ("stop", False)
+        assert output.matched_stop in ("-", ord("-"))
+
+
+def test_no_way_out_ends_a_text_before_min_tokens() -> None:
+    output = reply(bench(), **regex("a(b{30}c|d)") | {"max_tokens": 8, "min_tokens": 7, "logit_bias": ()}, stop=("zz",))
+    assert output.text in ("ad", "abbbbbbb")
+    for seed in range(20):
+        output = reply(bench(), **regex("a+(b{30})?") | {"max_tokens": 8, "min_tokens": 7, "temperature": 1.0, "seed": seed})
+        assert len(output.ids) >= 7
+        assert output.is_complete == bool(re.fullmatch("a+", output.text))
+
+
+def test_streamed_text_goes_out_as_it_was_told() -> None:
+    b = bench()
+    heard = b.gen(PROMPT, **BABBLING, max_tokens=50, seed=2)
+    b.drain()
+    assert "".join(text for _, text, _ in heard.progress) == heard.output.text
+    assert tuple(token for _, _, ids in heard.progress for token in ids) == heard.output.ids
 
 
 # ------------------------------------------------------------ failures

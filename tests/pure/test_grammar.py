@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,6 +109,61 @@ def test_a_pattern_means_what_it_means_to_python(pattern: str, taken: list[str],
     for text in taken + refused:
         assert guide.is_text(text) == bool(re.fullmatch(pattern, text)) == (text in taken)
     assert lowered(pattern)
+
+
+SCHEMAS = json.loads((Path(__file__).parents[2] / "benchmarks/schemas.json").read_text())
+WAYS = {
+    **{entry["name"]: ("json_schema", json.dumps(entry["schema"])) for entry in SCHEMAS},
+    "words": ("regex", r"(yes|no), because [a-z ,]{10,60}\."),
+    "a star": ("regex", "[a-z]+(-[a-z]+)*!"),
+    "anything but": ("regex", "[^a]*a[^b]*b"),
+    "beyond ASCII": ("regex", "[é-ü]{3}"),
+    "a sum": ("grammar", 'start: sum " = " NUMBER\nsum: NUMBER (" + " NUMBER)+\nNUMBER: /[1-9][0-9]?/'),
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_from_every_state_there_is_a_way_to_a_whole_text_which_is_the_same_every_time(name: str) -> None:
+    draw = random.Random(name)
+    said: list[int] = []
+    guides = [started(*WAYS[name]) for _ in range(2)]
+    guide = guides[0]
+    assert guide.way is not None
+    most = len(guide.way) + 40
+    while not guide.is_over and len(said) < most:
+        token = draw.choice(sorted(allowed(guide)[0]))
+        if token == 256:
+            break
+        keeps = [one.keeps_a_way(token, most - len(said) - 1) for one in guides]
+        assert guides[1].way == guide.way
+        assert keeps[0] == keeps[1]
+        if not keeps[0]:
+            break
+        for one in guides:
+            one.take(token)
+        said.append(token)
+        assert len(said) + len(guide.way) <= most
+    assert guide.is_text(bytes([*said, *guide.way]).decode())
+
+
+def test_a_way_that_is_longer_than_what_is_left_is_none() -> None:
+    constraint = Constraint("regex", "[a-z]{5}")
+    assert GRAMMARS.start(constraint, 4).way is None
+    guide = GRAMMARS.start(constraint, 5)
+    assert guide.way is not None
+    assert len(guide.way) == 5
+    assert started("regex", "a{100000}").way is None
+
+
+def test_what_is_said_on_the_way_shortens_it_and_what_leads_off_it_is_told() -> None:
+    guide = GRAMMARS.start(Constraint("regex", "a(b{9}|c)?d"), 3)
+    assert guide.way == tuple(b"ad")
+    assert guide.keeps_a_way(ord("a"), 2)
+    guide.take(ord("a"))
+    assert guide.way == tuple(b"d")
+    assert not guide.keeps_a_way(ord("b"), 1)
+    assert guide.way == tuple(b"d")
+    assert guide.keeps_a_way(ord("c"), 1)
 
 
 def test_json_is_written_on_one_line_with_fixed_keys_forced() -> None:

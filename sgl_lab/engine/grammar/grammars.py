@@ -8,12 +8,13 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
 from ...contracts.errors import BackendUnsupported, BadArgument
 from ...contracts.params import Constraint
-from . import pattern
+from . import exits, pattern
+from .exits import Exits, Tokens
 from .guide import Guide
 from .schema import lowered
 
@@ -26,22 +27,20 @@ MOST_SOURCE = 1 << 17
 """characters of a constraint"""
 
 
-class Spelling(Protocol):
+class Spelling(exits.Spelling, Protocol):
     """What grammars need of a tokenizer."""
-
-    @property
-    def eos_ids(self) -> frozenset[int]: ...
 
     @property
     def special_ids(self) -> frozenset[int]:
         """Tokens that no text spells."""
 
-    @property
-    def n_vocab(self) -> int: ...
-
-    def token_bytes(self, token: int) -> bytes: ...
-
     def encode(self, text: str) -> tuple[int, ...]: ...
+
+
+class Compiled(NamedTuple):
+    matcher: LLMatcher
+    way: Tokens | None
+    """from the beginning to a whole text"""
 
 
 class Grammars:
@@ -51,17 +50,20 @@ class Grammars:
         self._spelling = spelling
         self._jump = jump
         self._lock = threading.Lock()
-        self._tokens: LLTokenizer | None = None
-        self._compiled: OrderedDict[Constraint, LLMatcher] = OrderedDict()
+        self._tokens: tuple[LLTokenizer, Exits] | None = None
+        self._compiled: OrderedDict[Constraint, Compiled] = OrderedDict()
         self._compiling: WeakValueDictionary[Constraint, threading.Lock] = WeakValueDictionary()
         """held by whoever compiles one; gone with the last who waits for it"""
 
-    def start(self, constraint: Constraint) -> Guide:
-        """A guide at the beginning of a text. BadArgument or BackendUnsupported if there can be none."""
-        prototype = self.prepare(constraint)
-        return Guide(prototype, self._tokenizer(), self._spelling.n_vocab, self._jump)
+    def start(self, constraint: Constraint, most: int | None = None) -> Guide:
+        """A guide at the beginning of a text of at most `most` tokens. BadArgument or BackendUnsupported if there can be none."""
+        prototype, way = self.prepare(constraint)
+        if way is not None and most is not None and len(way) > most:
+            way = None
+        tokenizer, leaving = self._tokenizer()
+        return Guide(prototype, tokenizer, self._spelling.n_vocab, self._jump, leaving, way)
 
-    def prepare(self, constraint: Constraint) -> LLMatcher:
+    def prepare(self, constraint: Constraint) -> Compiled:
         """As `start`, for later."""
         if (known := self._known(constraint)) is not None:
             return known
@@ -77,17 +79,17 @@ class Grammars:
                     self._compiled.popitem(last=False)
         return made
 
-    def _known(self, constraint: Constraint) -> LLMatcher | None:
+    def _known(self, constraint: Constraint) -> Compiled | None:
         with self._lock:
             if (known := self._compiled.get(constraint)) is not None:
                 self._compiled.move_to_end(constraint)
             return known
 
-    def _made(self, constraint: Constraint) -> LLMatcher:
+    def _made(self, constraint: Constraint) -> Compiled:
         kind, source = constraint.kind, constraint.source
         if len(source) > MOST_SOURCE:
             raise BadArgument(f"a {kind} of {len(source)} characters is too long", hint=f"at most {MOST_SOURCE} are taken")
-        tokenizer = self._tokenizer()
+        tokenizer, leaving = self._tokenizer()
         from llguidance import LLMatcher
 
         from .limits import LIMITS
@@ -106,12 +108,12 @@ class Grammars:
             raise BadArgument(f"no text can satisfy the {kind}")
         if error:
             raise BadArgument(f"the {kind} cannot be obeyed: {readable(error)}")
-        return made
+        return Compiled(made, leaving.way(made.deep_copy(), exits.LONGEST))
 
-    def _tokenizer(self) -> LLTokenizer:
+    def _tokenizer(self) -> tuple[LLTokenizer, Exits]:
         with self._lock:
             if self._tokens is None:
-                self._tokens = _tokenizer(self._spelling)
+                self._tokens = _tokenizer(self._spelling), Exits(self._spelling)
             return self._tokens
 
 

@@ -10,19 +10,22 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from ...contracts.errors import ConstraintFailed
+from .exits import LONGEST, Exits, Tokens, forced
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-Tokens = tuple[int, ...]
-
-
 class Guide:
     """`take` every token that is said; `fill` the masks of the draws that come next, each after one more guess."""
 
-    def __init__(self, prototype: LLMatcher, tokenizer: LLTokenizer, n_vocab: int, jump: bool) -> None:
+    def __init__(
+        self, prototype: LLMatcher, tokenizer: LLTokenizer, n_vocab: int, jump: bool, exits: Exits, way: Tokens | None
+    ) -> None:
+        self.way = way
+        """from here to a whole text, of no more tokens than are left; None if the text was never sure to be whole"""
         self._prototype = prototype
         self._tokenizer = tokenizer
+        self._exits = exits
         self._matcher = prototype.deep_copy()
         self._jump = jump
         self._n_words = -(-n_vocab // 32)
@@ -51,9 +54,24 @@ class Guide:
         if not self._matcher.consume_token(token) or (self.is_over and not self.is_whole):
             raise self._failure(self._matcher)
 
+    def keeps_a_way(self, token: int, most: int) -> bool:
+        """Whether the text can still be whole, at most `most` tokens after `token`, which is said next. If so `way` begins after it."""
+        way = self.way
+        if way is None:
+            return True
+        if way and way[0] == token:
+            self.way = way[1:]
+        elif len(way) > most or not self._exits.finishes(self._matcher, (token, *way)):
+            matcher = self._matcher.deep_copy()
+            found = self._exits.way(matcher, min(most, LONGEST), way) if matcher.consume_token(token) else None
+            if found is None and most <= LONGEST:
+                return False
+            self.way = found
+        return True
+
     def forced(self) -> Tokens:
         """What has to be said now, without being drawn."""
-        return _forced(self._matcher) if self._jump else ()
+        return forced(self._matcher) if self._jump else ()
 
     def within(self, guess: Tokens) -> Tokens:
         """As much of `guess` as may be said."""
@@ -72,27 +90,27 @@ class Guide:
         """
         self.n_allowed.clear()
         matcher = self._matcher.deep_copy() if guess else self._matcher
-        forced: deque[int] = deque()
+        run: deque[int] = deque()
         for n, mask in enumerate(self._masks[: len(guess) + 1]):
             if n:
                 token = guess[n - 1]
                 if not self.n_allowed[-1] or not _has(self._masks[n - 1], token) or not matcher.consume_token(token):
                     return
-                if forced:
-                    forced.popleft()
-                if not forced and self._jump:
-                    forced.extend(_forced(matcher))
+                if run:
+                    run.popleft()
+                if not run and self._jump:
+                    run.extend(forced(matcher))
                 if matcher.is_stopped():
                     return
-            self.n_allowed.append(self._fill(mask, matcher, forced))
+            self.n_allowed.append(self._fill(mask, matcher, run))
         if not self.n_allowed[0]:
             raise self._failure(self._matcher)
 
-    def _fill(self, mask: array[int], matcher: LLMatcher, forced: deque[int]) -> int:
+    def _fill(self, mask: array[int], matcher: LLMatcher, run: deque[int]) -> int:
         address, n_words = mask.buffer_info()
-        if forced:
+        if run:
             mask[:] = array("I", bytes(4 * n_words))
-            mask[forced[0] // 32] = 1 << forced[0] % 32
+            mask[run[0] // 32] = 1 << run[0] % 32
             return 1
         try:
             matcher.unsafe_compute_mask_ptr(address, 4 * n_words)
@@ -104,12 +122,6 @@ class Guide:
     def _failure(matcher: LLMatcher) -> ConstraintFailed:
         said = matcher.get_error().partition("\n")[0]
         return ConstraintFailed(f"the constraint cannot be followed further: {said or 'it leaves no token to draw'}")
-
-
-def _forced(matcher: LLMatcher) -> Tokens:
-    """Only as far as the grammar takes it: a tokenizer that normalises may spell what is forced otherwise."""
-    tokens = matcher.compute_ff_tokens()
-    return tuple(tokens[: matcher.validate_tokens(tokens)]) if tokens else ()
 
 
 def _has(mask: array[int], token: int) -> bool:
