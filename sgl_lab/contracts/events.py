@@ -235,6 +235,7 @@ class Sample(NamedTuple):
     request: RequestId
     token: int
     logprob: float | None
+    """None if it was forced, or took the place of a draw that came too late for a whole text"""
     top: tuple[tuple[int, float], ...]
     """(token, logprob), best first; empty unless asked for"""
     n_allowed: int | None

@@ -89,10 +89,10 @@ class GenOutput:
     text: str
     ids: tuple[int, ...]
     finish_reason: str
-    """stop, length or abort"""
+    """stop, length or abort; length too where a constraint brought the text to its end since tokens ran out"""
     matched_stop: str | int | None
     logprobs: tuple[TokenLogprob, ...]
-    """asked for with `params.logprobs`; a token that a constraint forced at the very end has none: no step computed it"""
+    """asked for with `params.logprobs`; tokens with which a constraint forced or brought it to its end have none: no step computed them"""
     usage: Usage
     is_complete: bool | None = None
     """whether the text is all that the constraint wants; None without a constraint"""

@@ -24,7 +24,7 @@ from sgl_lab.engine.family import sample_seed
 from sgl_lab.engine.plan.plan import Plan, RowOutput
 from sgl_lab.engine.text import TextStream
 
-from .driving import SOAK, Bench, Heard, bench, expect_idle, expect_lawful, mask_after
+from .driving import SLOW, SOAK, Bench, Heard, bench, expect_idle, expect_lawful, mask_after
 
 MODEL = HashModel()
 EOS = 256
@@ -39,6 +39,7 @@ def expected(prompt: tuple[int, ...], params: SamplingParams, index: int = 0) ->
     ends |= {EOS} if params.constraint else set()
     masks = mask_after(params.constraint)
     tokens = MODEL.reply(prompt, params, sample_seed(params.seed, index), params.max_tokens, sorted(ends), masks)
+    tokens, is_led_out = led_out(tokens, params, ends)
     text, reason, n = TextStream(params.stop, params.stop_regex), "length", 0
     for n, token in enumerate(tokens, 1):
         if token in ends:
@@ -48,9 +49,23 @@ def expected(prompt: tuple[int, ...], params: SamplingParams, index: int = 0) ->
             reason = "stop"
             break
     text.close()
-    if text.matched or (n == len(tokens) and masks(tokens) is None):
+    if text.matched or (n == len(tokens) and not is_led_out and masks(tokens) is None):
         reason = "stop"
     return text.text, tuple(tokens[: text.n_ids]), reason
+
+
+def led_out(tokens: list[int], params: SamplingParams, ends: set[int]) -> tuple[list[int], bool]:
+    """What is said of `tokens`, and the way out instead of the rest if that comes too late; and whether it does."""
+    assert params.max_tokens is not None
+    guide = SLOW.start(params.constraint, params.max_tokens) if params.constraint else None
+    for n, token in enumerate(tokens if guide else ()):
+        if guide is None or (token in ends and n >= params.min_tokens):
+            break
+        if not guide.keeps_a_way(token, params.max_tokens - n - 1):
+            way = guide.way or ()
+            return (tokens, False) if n + len(way) < params.min_tokens else ([*tokens[:n], *way], True)
+        guide.take(token)
+    return tokens, False
 
 
 # ---------------------------------------------------------------- counts

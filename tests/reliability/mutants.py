@@ -533,8 +533,8 @@ MUTANTS = (
     Mutant(
         "samples of a prompt share one guide",
         "family.py",
-        "guides = [None if params.constraint is None else grammars.start(params.constraint) for _ in ids]",
-        "guides = [None if params.constraint is None else grammars.start(params.constraint)] * len(ids)",
+        "guides = [None if params.constraint is None else grammars.start(params.constraint, limit) for _ in ids]",
+        "guides = [None if params.constraint is None else grammars.start(params.constraint, limit)] * len(ids)",
         "pure/test_engine_constraints.py::test_samples_of_one_prompt_each_follow_the_constraint",
     ),
     Mutant(
@@ -547,8 +547,8 @@ MUTANTS = (
     Mutant(
         "forced tokens with which a text ends count as computed",
         "family.py",
-        "n_kept if reason is None else min(n_kept, n_sure - 1)",
-        "n_kept",
+        "n_read - 1 if reason is None else min(n_read, n_sure) - 1",
+        "n_read - 1",
         "pure/test_engine_constraints.py::test_a_constrained_text_that_comes_again_takes_few_steps_and_is_the_same_to_the_bit",
     ),
     Mutant(
@@ -571,6 +571,34 @@ MUTANTS = (
         "self.guide.is_whole if self.text.matched is None else self.guide.is_text(self.text.text)",
         "self.guide.is_whole",
         "pure/test_engine_constraints.py::test_a_text_that_a_stop_ended_is_complete_if_what_is_left_is",
+    ),
+    Mutant(
+        "a text is led out one token too late",
+        "family.py",
+        "keeps_a_way(token, request.limit - n - 1)",
+        "keeps_a_way(token, request.limit - n)",
+        "pure/test_engine_constraints.py::test_a_text_is_whole_before_its_tokens_run_out",
+    ),
+    Mutant(
+        "a way is kept though what was said leads off it",
+        "grammar/guide.py",
+        "elif len(way) > most or not self._exits.finishes(self._matcher, (token, *way)):",
+        "elif len(way) > most:",
+        "pure/test_engine_constraints.py::test_a_text_is_whole_before_its_tokens_run_out",
+    ),
+    Mutant(
+        "what takes the place of a draw counts as forced",
+        "family.py",
+        "logprob=None, top=(), n_allowed=1)",
+        "logprob=None, top=(), n_allowed=1, forced=True)",
+        "pure/test_engine_constraints.py::test_the_way_out_is_told_as_what_it_is",
+    ),
+    Mutant(
+        "a whole text is led on into what does not fit",
+        "family.py",
+        "guide.way or (min(self._vocabulary.eos_ids),)",
+        "guide.way or (token.token,)",
+        "pure/test_engine_constraints.py::test_a_text_that_is_whole_ends_before_a_token_that_leads_too_far",
     ),
     # ------------------------------------------------------------ exactness
     Mutant(

@@ -129,16 +129,14 @@ def test_whole_texts_are_valid_at_high_temperature(stand: Stand, record_table: C
         pass
     for constraint, heard in heards:
         text = heard.output.text
-        assert heard.output.is_complete == (heard.output.finish_reason == "stop")
-        if heard.output.is_complete and constraint is RECORD:
+        assert heard.output.is_complete
+        if constraint is RECORD:
             jsonschema.validate(json.loads(text), CITY)
-        elif heard.output.is_complete:
+        else:
             assert re.fullmatch(PATTERN, text)
     stats = engine.stats()
-    n_whole = sum(heard.output.is_complete for _, heard in heards)
-    assert n_whole > 0.8 * N_TEXTS
     assert stats["masks_s"] > 0
-    record_table("C2", model=stand.name, texts=N_TEXTS, whole=n_whole, forced=f"{stats['forced_tokens'] / stats['generated_tokens']:.0%}")
+    record_table("C2", model=stand.name, texts=N_TEXTS, forced=f"{stats['forced_tokens'] / stats['generated_tokens']:.0%}")
 
 
 def test_a_step_whose_masks_fail_still_ends(stand: Stand) -> None:

@@ -36,7 +36,7 @@ class Exits:
         spelled = dict(alone)
         self._closing = [spelled[data] for data in (b'"', b"]", b"}", b",") if data in spelled]
         self._letter = spelled.get(b"a")
-        self._kinds = {token: _kind(data) for data, token in sorted(alone, key=lambda one: one[0] == b"-")}
+        self._kinds = {token: _kind(data) for data, token in sorted(alone, key=lambda one: not one[0].isalnum())}
 
     def finishes(self, matcher: LLMatcher, tokens: Tokens) -> bool:
         """Whether the text is whole after `tokens`."""
