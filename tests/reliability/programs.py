@@ -16,6 +16,7 @@ WORDS = ["tide", "flat", "bird", "rose", "sand", "gull", "reed", "moon", "salt",
 FORMS: list[dict[str, Any]] = [
     {"regex": "(tide|flat): [a-z]{2,9}( and [a-z]{2,9})*"},
     {"regex": "[0-9]{1,3}[.]"},
+    {"json_schema": {"type": "array", "items": {"type": "string"}, "minItems": 1}},
     {
         "json_schema": {
             "type": "object",

@@ -1,7 +1,8 @@
 """A short way from anywhere in a text to a whole one, for when tokens run out.
 
-Found step by step: what is forced, else what closes something or ends the text, else a character that was not used yet, of
-the smallest kind that is allowed, since a grammar with much to choose from is inside of something. Knows nothing of the model. May be used from any thread.
+Found step by step: what is forced, else what closes something or ends the text, else a character that was not used yet, of the
+smallest kind that is allowed, since a grammar with much to choose from is inside of something. Knows nothing of the model. May
+be used from any thread.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Exits:
         """what is said where a text is whole and the model would go on"""
         alone = sorted((data, token) for token in range(spelling.n_vocab) if len(data := spelling.token_bytes(token)) == 1)
         spelled = dict(alone)
-        self._closing = [spelled[data] for data in (b'"', b"]", b"}", b",") if data in spelled]
+        self._quote = spelled.get(b'"')
+        self._closing = [spelled[data] for data in (b"]", b"}", b'"', b",") if data in spelled]
         self._letter = spelled.get(b"a")
         self._kinds = {token: _kind(data) for data, token in sorted(alone, key=lambda one: not one[0].isalnum())}
 
@@ -50,19 +52,22 @@ class Exits:
         way: Tokens = ()
         used: Counter[int] = Counter()
         while not matcher.is_accepting():
-            tails = (known[i:] for i in range(len(known) - 1, -1, -1))
-            tail = next((tail for tail in tails if self.finishes(matcher, tail)), None)
-            step = tail or forced(matcher) or self._choice(matcher, way, used)
+            step = forced(matcher) or self._tail(matcher, known) or self._choice(matcher, way, used)
             if not step or len(way) + len(step) > most or not matcher.consume_tokens(list(step)):
                 return None
             way += step
         return way
 
+    def _tail(self, matcher: LLMatcher, way: Tokens) -> Tokens:
+        """The shortest end of `way` that is a way from here."""
+        tails = (way[i:] for i in range(len(way) - 1, -1, -1))
+        return next((tail for tail in tails if self.finishes(matcher, tail)), ())
+
     def _choice(self, matcher: LLMatcher, way: Tokens, used: Counter[int]) -> Tokens:
         mask = matcher.compute_bitmask()
         is_text = self._letter is not None and _has(mask, self._letter)  # where only a quote closes anything
-        for token in self._closing[:1] if is_text else self._closing:
-            if _has(mask, token) and not (is_text and way[-2:] == (token, token)):
+        for token in self._closing:
+            if _has(mask, token) and (not is_text or (token == self._quote and way[-2:] != (token, token))):
                 return (token,)
         allowed = [token for token in self._kinds if _has(mask, token)]
         for token in allowed:
