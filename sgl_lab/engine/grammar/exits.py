@@ -64,7 +64,10 @@ class Exits:
         return next((tail for tail in tails if self.finishes(matcher, tail)), ())
 
     def _choice(self, matcher: LLMatcher, way: Tokens, used: Counter[int]) -> Tokens:
-        mask = matcher.compute_bitmask()
+        try:
+            mask = matcher.compute_bitmask()
+        except ValueError:  # nothing may be said, or the grammar has grown too complex
+            return ()
         is_text = self._letter is not None and _has(mask, self._letter)  # where only a quote closes anything
         for token in self._closing:
             if _has(mask, token) and (not is_text or (token == self._quote and way[-2:] != (token, token))):
