@@ -29,8 +29,9 @@ from ..trace.record import MARK
 from . import body as bodies
 from .desk import Desk
 from .errors import as_cell_syntax_error, outer_filename, show_source
+from .interact import Interact
 from .jobs import Job
-from .options import CellOptions, parse_cell
+from .options import CellOptions, OptionError, parse_cell
 from .show import CellView, Place, loading
 
 if TYPE_CHECKING:
@@ -90,6 +91,43 @@ class Cell:
         _finish(state, self.code, names, check)
         return None if isinstance(result := names.get(bodies.RESULT), Expr) else result
 
+    def in_background(
+        self,
+        desk: Desk,
+        variables: Mapping[str, Any] = MappingProxyType({}),
+        *,
+        title: str = "",
+        begun: Callable[[Job, Lab, Record], None] = lambda *_: None,
+        ended: Callable[[Job], bool] = lambda _: True,
+    ) -> Job:
+        """Run it on a thread of its own. What -o names is set when it is over, unless somebody has set it meanwhile.
+
+        begun   is told when the program has a state
+        ended   is told at the end, and says whether its results still count
+        """
+        options, names = self.options, self.shell.user_ns
+        before, last = names.get(options.out), desk.last
+
+        def work(job: Job) -> Any:
+            lab = desk.ready_lab(job.report, options.model, check=job.check)
+            with self.recorded(lab) as record:
+                state = self.begin(lab, record, job.check)
+                if options.out is not None:
+                    desk.names[options.out] = record.run
+                job.begun(lab, record, state)
+                begun(job, lab, record)
+                return self.finish(state, job.check, {"print": names.get("print", job.print), **variables})
+
+        def over(job: Job) -> None:
+            if not ended(job):
+                return
+            if options.out is not None and job.state is not None and names.get(options.out) is before:
+                names[options.out] = job.state
+            if job.record is not None and desk.last is last:
+                desk.last = job.record
+
+        return desk.jobs.start(title or self.title, self.shell, options.views, work, over)
+
 
 def run_cell(shell: Any, desk: Desk, line: str, body: str) -> Any:
     """Run the cell, or define its function with --def; returns what becomes its `Out`, None for nothing."""
@@ -113,7 +151,9 @@ def run_cell(shell: Any, desk: Desk, line: str, body: str) -> Any:
     cell = Cell(shell, options, code, head, source, f"In[{number}]")
     _tell_hidden(shell, source)
     with desk.interrupts.watched(filename):
-        result = _run_in_background(desk, cell) if options.bg else _run(desk, cell)
+        if options.interact:
+            return _interact(desk, cell)
+        result = cell.in_background(desk) if options.bg else _run(desk, cell)
     is_silenced = bodies.is_silenced(body)
     if options.capture is not None:
         shell.user_ns[options.capture] = result
@@ -139,27 +179,15 @@ def _run(desk: Desk, cell: Cell) -> Any:
         return cell.finish(state, desk.interrupts.check)
 
 
-def _run_in_background(desk: Desk, cell: Cell) -> Job:
-    """Start the cell and go on. What -o names is set when it is over, unless somebody has set it meanwhile."""
-    options, names = cell.options, cell.shell.user_ns
-    before, last = names.get(options.out), desk.last
-
-    def work(job: Job) -> Any:
-        lab = desk.ready_lab(job.report, options.model, check=job.check)
-        with cell.recorded(lab) as record:
-            state = cell.begin(lab, record, job.check)
-            if options.out is not None:
-                desk.names[options.out] = record.run
-            job.begun(lab, record, state)
-            return cell.finish(state, job.check, {} if "print" in names else {"print": job.print})
-
-    def ended(job: Job) -> None:
-        if options.out is not None and job.state is not None and names.get(options.out) is before:
-            names[options.out] = job.state
-        if job.record is not None and desk.last is last:
-            desk.last = job.record
-
-    return desk.jobs.start(cell.title, cell.shell, options.views, work, ended)
+def _interact(desk: Desk, cell: Cell) -> None:
+    """Its value is shown with the rest, where it changes with the controls."""
+    for control in cell.options.interact:
+        if control.name in {*surface.SURFACE, *STATE_WORDS, "s"}:
+            raise OptionError(f"--interact: {control.name} is the language's", hint="call the variable something else")
+    if cell.options.capture is not None:
+        raise OptionError("--interact has no one value to capture", hint="keep the state with -o NAME")
+    desk.keep_open(interact := Interact(desk, cell, cell.options.interact))
+    interact.first()
 
 
 def _finish(state: ProgramState, code: CodeType, names: dict[str, Any], check: Callable[[], None]) -> None:

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from ..session import Lab
     from ..trace import Record
     from .dashboard import Dashboard
+    from .interact import Interact
 
 SLICE_S = 0.05
+MAX_INTERACTS = 20
+"""cells with controls that answer them"""
 
 Report = Callable[[str, float | None], None]
 """(what is going on, share done or None)"""
@@ -35,6 +38,7 @@ class Desk:
         self.interrupts = Interrupts()
         self.jobs = Jobs()
         self.dashboard: Dashboard | None = None
+        self._interacts: list[Interact] = []
         self.names: dict[str, RunId] = {}
         """of runs: what -o called their state"""
         self.pins: dict[str, tuple[Lab, RequestId]] = {}
@@ -102,8 +106,16 @@ class Desk:
             print(f"sgl: {lab.notice}")
         return lab
 
+    def keep_open(self, interact: Interact) -> None:
+        """A cell with controls listens to its page from now on; the oldest of many no longer does."""
+        self._interacts.append(interact)
+        while len(self._interacts) > MAX_INTERACTS:
+            self._interacts.pop(0).close()
+
     def close(self) -> None:
         """End what goes on between cells."""
+        for interact in self._interacts:
+            interact.close()
         if self.dashboard is not None:
             self.dashboard.close()
         self.jobs.close()

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..contracts.errors import Stopped
 from ..viz.draw import html
 from ..viz.draw.numbers import counted
+from ..viz.legible import clipped
 from ..viz.views import MetricsView
 from .errors import user_frames
 from .options import OptionError
@@ -38,6 +39,8 @@ KEPT = 50
 KEPT_LIVE = 8
 """of these, how many still answer pages that come back"""
 PATIENCE_S = 5.0
+MAX_VALUE = 4_000
+"""characters of a job's value"""
 
 Work = Callable[["Job"], Any]
 """Runs the body: calls `begun` when the program has a state, `check` wherever it can be stopped, and returns the value."""
@@ -69,7 +72,8 @@ class Job:
         self._lock = threading.RLock()
         self._places: list[Place] = []
         self._panel: Any = None
-        self._frozen: tuple[Bundle, dict[str, Any]] | None = None
+        self.frozen: tuple[Bundle, dict[str, Any]] | None = None
+        """what is shown of it when it is over, and its metadata"""
 
     # ------------------------------------------------------------ what a user asks
 
@@ -95,16 +99,20 @@ class Job:
     def seconds(self) -> float:
         return (self._ended_at or time.monotonic()) - self._began
 
+    def wait(self, seconds: float | None = None) -> bool:
+        """Whether it is over, after waiting at most `seconds`."""
+        with suppress(NotYet):
+            self._ended.result(seconds)
+        return self.is_over
+
     def result(self, timeout: float | None = None) -> Any:
         """The value of the cell's last expression, once the job is over; what it raised is raised here.
 
         TimeoutError after `timeout` seconds; the job goes on.
         """
         __tracebackhide__ = True
-        try:
-            self._ended.result(timeout)
-        except NotYet:
-            raise TimeoutError(f"{self._name} is still {self.status} after {timeout:g} s; it goes on") from None
+        if not self.wait(timeout):
+            raise TimeoutError(f"{self._name} is still {self.status} after {timeout:g} s; it goes on")
         if self.error is not None:
             raise self.error.with_traceback(self._trace)
         return self._value
@@ -190,6 +198,7 @@ class Job:
                 status, self.error, self._trace = "error", error, user_frames(error.__traceback__)
         try:
             self._end(status)
+            self._on_end(self)
         finally:
             self._ended.set_result(None)
 
@@ -198,13 +207,12 @@ class Job:
             self._ended_at = time.monotonic()
             self.status = status
             with suppress(Exception):  # a picture that cannot be drawn or shown must not keep its reader waiting
-                self._frozen = self._freeze()
+                self.frozen = self._freeze()
                 if self._panel is not None:
                     self._panel.status(status)
                     self._panel.end()
                 for place in self._places:
-                    place.show(*self._frozen)
-        self._on_end(self)
+                    place.show(*self.frozen)
 
     # ------------------------------------------------------------ showing
 
@@ -214,15 +222,15 @@ class Job:
 
     def _ipython_display_(self) -> None:
         if not in_kernel(self._shell):
-            print(self._frozen[0]["text/plain"] if self._frozen else repr(self))
+            print(self.frozen[0]["text/plain"] if self.frozen else repr(self))
             return
         with self._lock:
-            if self._frozen is None and self._views and self._panel is None:
+            if self.frozen is None and self._views and self._panel is None:
                 self._panel = live_panel(self._name, self._views, self._heard)
                 self._bind()
             place = Place(self._shell)
             self._places.append(place)
-            place.show(*(self._frozen or (self._running_bundle(), {})))
+            place.show(*(self.frozen or (self._running_bundle(), {})))
 
     def _running_bundle(self) -> Bundle:
         words = "this was still running when the notebook was saved" if self._panel is not None else self.status
@@ -248,6 +256,7 @@ class Job:
         status = "ok" if self.status == "done" else self.status
         message = f"{type(self.error).__name__}: {self.error}" if self.status == "error" else ""
         notes = [("Where it failed", f"{self.error_line}\n{message}")] if self.error_line else []
+        notes += [("Value", value)] if (value := self._spelled_value()) else []
         notes += [("Printed", self.printed)] if self.printed else []
         if self.record is None or self._lab is None:
             page = html.panel(self._name, status, message, [html.details(heading, html.plain(note)) for heading, note in notes])
@@ -255,6 +264,15 @@ class Job:
         folded = Folded.of(self._lab, self.record)
         bundle = folded.bundle(self._views, self._title, status, message, notes)
         return bundle, {"sgl_lab": {"counts": folded.counts(), "status": status}}
+
+    def _spelled_value(self) -> str:
+        """As `Out` would show it."""
+        if self._value is None:
+            return ""
+        try:
+            return clipped(repr(self._value), MAX_VALUE)
+        except Exception as error:  # it is the user's own
+            return f"<its repr raises {type(error).__name__}>"
 
     def forget_page(self) -> None:
         """Pages that come back find it frozen."""
@@ -318,8 +336,7 @@ class Jobs:
         self.stop()
         end = time.monotonic() + PATIENCE_S
         for job in self:
-            with suppress(Exception):
-                job._ended.result(max(0.0, end - time.monotonic()))
+            job.wait(max(0.0, end - time.monotonic()))
             job.forget_page()
         self._jobs.clear()
         unroute()

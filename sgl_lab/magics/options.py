@@ -5,14 +5,18 @@ Knows no IPython: a wrong option is an `OptionError` of one line with the neares
 
 from __future__ import annotations
 
+import ast
 import difflib
 import keyword
+import math
 import re
 import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from typing import Any
 
 from ..contracts.errors import BadArgument
+from ..viz.legible import clipped
 
 VIEWS = ("tokens", "tree", "timeline")
 _SWITCH = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
@@ -30,6 +34,20 @@ def nearest(word: str, known: Iterable[str], what: str) -> OptionError:
 
 
 @dataclass(frozen=True, slots=True)
+class Control:
+    """A name that a cell runs with, and the values it may take."""
+
+    name: str
+    values: tuple[Any, ...]
+
+    def told(self, index: int) -> dict[str, Any]:
+        """For the page, which knows the values by their numbers."""
+        is_number = [isinstance(value, int | float) and not isinstance(value, bool) for value in self.values]
+        texts = [value if isinstance(value, str) else repr(value) for value in self.values]
+        return {"name": self.name, "index": index, "values": [{"text": t, "number": n} for t, n in zip(texts, is_number, strict=True)]}
+
+
+@dataclass(frozen=True, slots=True)
 class CellOptions:
     """The options of one `%%sgl` cell; None means "not given"."""
 
@@ -42,6 +60,7 @@ class CellOptions:
     deterministic: bool | None = None
     view: tuple[str, ...] | None = None
     bg: bool = False
+    interact: tuple[Control, ...] = ()
     save: str | None = None
     define: str | None = None
     """the signature after --def, such as `tip(topic, k=3)`"""
@@ -115,12 +134,19 @@ CELL_OPTIONS = (
     Option(("--deterministic",), "deterministic", _switch, "", "the same to the bit, whatever is cached or runs beside it", default="no"),
     Option(("--view",), "view", _views, "VIEWS", "what is shown, or none", (*VIEWS, "none"), default=",".join(VIEWS)),
     Option(("--bg",), "bg", _switch, "", "run in the background; the value is a job: status, result(), cancel(), await"),
+    Option(("--interact",), "interact", str, "x=1..5", "sliders (a..b, a..b:step) and lists ([...]) that run the cell again when moved"),
     Option(("--save",), "save", str, "FILE", "write the recorded run to FILE, for `%sgl replay`"),
     Option(("--def",), "define", str, "NAME(args)", "make the body a function instead of running it"),
 )
 SETTINGS = {option.field: option for option in CELL_OPTIONS if option.default}
 """Options that can be set for all cells, by the names they have there."""
 
+MAX_VALUES = 1_000
+"""of one control"""
+_MOVABLE = ("temperature", "max_tokens", "seed")
+_INTERACT_HINT = 'such as --interact x=1..5 temperature=0..1 style=["short", "long"]'
+_INTERACT = re.compile(r"(?:(?<=\s)|\A)--interact(?=[=\s]|\Z)=?")
+_CONTROL = re.compile(r"""\s*(?P<name>[^\W\d][\w-]*)=(?P<value>\[(?:[^\]"']|"[^"]*"|'[^']*')*\]|[^\s\[]\S*)(?=\s|\Z)""")
 _DEFINE = re.compile(r"--def(?:=|\s+)([^\W\d]\w*)\s*(\()?")
 _CAPTURE = re.compile(r"\s*([^\W\d]\w*)\s*<<(?=\s|$)")
 
@@ -171,10 +197,62 @@ def _take_signature(line: str) -> tuple[str, str | None]:
     return line[: found.start()] + " " + line[end:], signature
 
 
+def _take_controls(line: str) -> tuple[str, tuple[Control, ...]]:
+    """Cut `--interact x=1..5 y=["a", "b"]` out of the line: its lists may hold spaces and quotes."""
+    found = _INTERACT.search(line)
+    if found is None:
+        return line, ()
+    controls: list[Control] = []
+    end = found.end()
+    while part := _CONTROL.match(line, end):
+        name, value = part.group("name").replace("-", "_"), part.group("value")
+        if name in [control.name for control in controls]:
+            raise OptionError(f"--interact: {name} is given twice")
+        controls.append(Control(name, _control_values(name, value)))
+        end = part.end()
+    if not controls or not re.match(r"\s+-|\s*\Z", line[end:]):
+        wrong = line[end:].split()
+        raise OptionError(f"--interact cannot be {wrong[0]!r}" if wrong else "--interact needs a value: x=1..5", hint=_INTERACT_HINT)
+    return line[: found.start()] + " " + line[end:], tuple(controls)
+
+
+def _control_values(name: str, text: str) -> tuple[Any, ...]:
+    """The values that `1..5`, `0..1:0.25` or `["a", "b"]` stands for. Those of an option are what the option takes."""
+    option = SETTINGS.get(name)
+    if name in SETTINGS and name not in _MOVABLE:
+        raise OptionError(f"--interact cannot move {name}", hint=f"it can move {', '.join(_MOVABLE)} and variables of the cell")
+    try:
+        values = tuple(ast.literal_eval(text)) if text.startswith("[") else _range(text, is_real=name == "temperature")
+    except (ValueError, SyntaxError, MemoryError, RecursionError, OverflowError):
+        raise OptionError(f"--interact {name} cannot be {clipped(text, 40)!r}", hint=_INTERACT_HINT) from None
+    if not 1 <= len(values) <= MAX_VALUES:
+        raise OptionError(f"--interact {name} has {len(values):,} values", hint=f"1 to {MAX_VALUES} are possible; a..b:step has fewer")
+    return values if option is None else tuple(option.read(str(value), f"--interact {name}") for value in values)
+
+
+def _range(text: str, is_real: bool) -> tuple[int | float, ...]:
+    low, dots, rest = text.partition("..")
+    high, colon, step = rest.partition(":")
+    if not dots:
+        raise ValueError
+    if not is_real and all(re.fullmatch(r"-?\d{1,15}", number) for number in (low, high, step or "1")):
+        first, last, by = int(low), int(high), int(step or 1)
+        return tuple(range(first, last + 1, by)[: MAX_VALUES + 1]) if by > 0 else ()
+    start, stop = float(low), float(high)
+    pace = float(step) if colon else (stop - start) / 10
+    if not (math.isfinite(start) and math.isfinite(stop) and pace > 0 and stop >= start):
+        raise ValueError
+    n_steps = int(min((stop - start) / pace + 1e-9, MAX_VALUES))
+    return tuple(float(f"{start + n * pace:.10g}") for n in range(n_steps + 1))
+
+
 def parse_cell(line: str) -> CellOptions:
     """Parse what stands after `%%sgl`."""
     line, define = _take_signature(line)
+    line, controls = _take_controls(line)
     given: dict[str, object] = {"define": define} if define else {}
+    if controls:
+        given["interact"] = controls
     if found := _CAPTURE.match(line):
         given["capture"] = found.group(1)
         line = line[found.end() :]
@@ -205,5 +283,9 @@ def parse_cell(line: str) -> CellOptions:
         raise OptionError(f"{others[0]} belongs to the run, --def only defines", hint=f"run it with {name}.run(...) or in a %%sgl cell")
     if define and "capture" in given:
         raise OptionError("there is no value to capture, --def only defines", hint="leave `<<` out")
+    if controls and "bg" in given:
+        raise OptionError("--interact runs in the background by itself", hint="leave --bg out")
+    if moved := [control.name for control in controls if control.name in given]:
+        raise OptionError(f"--{moved[0].replace('_', '-')} is given, and --interact moves it", hint="leave one of them out")
     names = {field.name for field in fields(CellOptions)}
     return CellOptions(**{name: value for name, value in given.items() if name in names})  # type: ignore[arg-type]

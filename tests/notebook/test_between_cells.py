@@ -25,6 +25,17 @@ def settle(kernel: Kernel, code: str, expected: str, seconds: float = 30) -> Non
         assert time.monotonic() < end, said
 
 
+def drawn_anew(kernel: Kernel, place: str | None, pattern: str, seconds: float = 30) -> dict[str, str]:
+    """The next content of that output that holds `pattern`, whichever cell runs when it comes."""
+    end = time.monotonic() + seconds
+    while True:
+        message = kernel.client.get_iopub_msg(timeout=max(0.1, end - time.monotonic()))
+        if message["msg_type"] == "update_display_data" and message["content"]["transient"]["display_id"] == place:
+            data: dict[str, str] = message["content"]["data"]
+            if pattern in data["text/plain"]:
+                return data
+
+
 @pytest.fixture(scope="module", autouse=True)
 def model(kernel: Kernel) -> None:
     hello_works(kernel)
@@ -190,6 +201,39 @@ def test_a_run_is_saved_beside_running_and_never_over_somebody_elses_file(kernel
     path.write_text("mine")
     assert kernel.run(HELLO.replace("%%sgl", f"%%sgl --save {path}")).ename == "BadArgument"
     assert path.read_text() == "mine"
+
+
+CONTROLS = (
+    "%%sgl -o moved --interact n=[2,5] word=['tea','rain'] temperature=0..1:0.5 --max-tokens 6\n"
+    'user(f"One {word} word.")\nassistant(gen("a", max_tokens=n, ignore_eos=True))\nprint("said", n)\nlen(word) * n'
+)
+
+
+def test_a_cell_with_controls_runs_again_when_one_is_moved_and_keeps_its_last_result(kernel: Kernel) -> None:
+    reply = kernel.run(CONTROLS)
+    assert (reply.status, reply.printed, reply.result) == ("ok", "", None), reply.traceback
+    assert "Value:\n6" in reply.shown[0]["text/plain"]
+    assert "data-sgl-place" in reply.shown[0]["text/html"]
+    kernel.run("from IPython import get_ipython; moving = get_ipython()._sgl_lab.desk._interacts[-1]")
+    move = "moving._panel._on_message(None, {{'kind': 'set', 'values': {}}}, [])"
+    for values in ("{'n': 1}", "{'n': 99, 'word': True, 'x': 0}", "{'n': 1, 'word': 1, 'temperature': 2}"):
+        kernel.run(move.format(values))
+    settle(kernel, "moved.get_meta_info('a')['completion_tokens'], 'rain' in moved.text()", "(5, True)")
+    update = drawn_anew(kernel, reply.ids[0], "Value:\n20")
+    assert "said 5" in update["text/plain"]
+    assert "n=5, word=&#39;rain&#39;, temperature=1.0" in update["text/html"]
+    assert len({job for job in kernel.run("%sgl jobs --text").printed.splitlines() if "n=" in job and "running" in job}) == 0
+
+
+def test_a_new_value_cancels_the_run_before(kernel: Kernel) -> None:
+    kernel.run("%%sgl --interact n=[2,4000]\nuser('x')\nassistant(gen('a', max_tokens=n, ignore_eos=True))")
+    kernel.run("moving = get_ipython()._sgl_lab.desk._interacts[-1]")
+    kernel.run("moving._panel._on_message(None, {'kind': 'set', 'values': {'n': 1}}, []); slow = moving._job")
+    settle(kernel, "slow.n_tokens > 3", "True")
+    kernel.run("moving._panel._on_message(None, {'kind': 'set', 'values': {'n': 0}}, [])")
+    settle(kernel, "slow.status, moving._job.status", "('stopped', 'done')")
+    assert kernel.run("%%sgl --interact gen=1..2\n1").ename == "UsageError"
+    assert kernel.run("%%sgl --interact n=0..2\n1 / n").ename == "ZeroDivisionError"
 
 
 def test_time_and_capture_nest_around_a_background_cell(kernel: Kernel) -> None:

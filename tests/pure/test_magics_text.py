@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 from collections.abc import AsyncIterator
 
@@ -41,6 +42,30 @@ def test_every_option_reaches_its_field() -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "controls"),
+    [
+        ("--interact x=1..3", {"x": (1, 2, 3)}),
+        ("-o st --interact x=0..10:5 --seed 1", {"x": (0, 5, 10)}),
+        ("--interact=x=-1..1", {"x": (-1, 0, 1)}),
+        ("--interact temperature=0..1:0.5", {"temperature": (0.0, 0.5, 1.0)}),
+        ("--interact y=0.0..1", {"y": tuple(n / 10 for n in range(11))}),
+        ("""--interact style=["a b", 'c]'] max-tokens=[8,16] --view none""", {"style": ("a b", "c]"), "max_tokens": (8, 16)}),
+        ("--interact on=[True, None]", {"on": (True, None)}),
+    ],
+)
+def test_controls_are_ranges_and_lists(line: str, controls: dict[str, tuple[object, ...]]) -> None:
+    parsed = parse_cell(line)
+    assert {control.name: control.values for control in parsed.interact} == controls
+    assert (parsed.seed is not None, parsed.out is not None) == ("--seed" in line, "-o" in line)
+
+
+def test_the_page_is_told_of_values_as_text_and_which_are_numbers() -> None:
+    (control,) = parse_cell("--interact x=[1, 'a', True]").interact
+    told = [{"text": "1", "number": True}, {"text": "a", "number": False}, {"text": "True", "number": False}]
+    assert control.told(2) == {"name": "x", "index": 2, "values": told}
+
+
+@pytest.mark.parametrize(
     ("line", "message"),
     [
         ("--temprature 0", "did you mean '--temperature'?"),
@@ -62,6 +87,19 @@ def test_every_option_reaches_its_field() -> None:
         ("-o st --def tip", "--out belongs to the run"),
         ("x << --def tip", "no value to capture"),
         ("--def tip(a) -> str", "no return annotation"),
+        ("--interact", "needs a value"),
+        ("--interact x", "--interact cannot be 'x'"),
+        ("--interact x=1..y", "--interact x cannot be '1..y'"),
+        ("--interact x=5..1", "has 0 values"),
+        ("--interact x=1..1000000000000", "values"),
+        ("--interact x=[f()]", "--interact x cannot be"),
+        ("--interact x=[", "--interact"),
+        ("--interact x=1..2 x=3..4", "x is given twice"),
+        ("--interact temperature=-1..1", "--interact temperature cannot be '-1.0'"),
+        ("--interact view=['tree']", "cannot move view"),
+        ("--interact x=1..2 --bg", "leave --bg out"),
+        ("--seed 1 --interact seed=1..3", "--seed is given"),
+        ("--def tip --interact x=1..2", "--interact belongs to the run"),
     ],
 )
 def test_a_wrong_option_is_one_line_with_a_way_out(line: str, message: str) -> None:
@@ -69,6 +107,27 @@ def test_a_wrong_option_is_one_line_with_a_way_out(line: str, message: str) -> N
         parse_cell(line)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_mutated_lines_are_parsed_or_refused_in_one_line() -> None:
+    draw = random.Random(3)
+    lines = [
+        "answer << -o st --temperature 0.5 --max-tokens=12 --view tree,tokens --bg --save 'a b'",
+        '--def tip(topic, k="a b)")',
+        """--interact x=1..5 style=["a", 'b'] temperature=0..1 -m smollm2 --seed 3""",
+    ]
+    n_refused = 0
+    for _ in range(2000):
+        line = list(draw.choice(lines))
+        for _ in range(draw.randint(1, 5)):
+            at = draw.randrange(len(line))
+            line[at : at + draw.randint(0, 2)] = draw.choices("=-.[]\"'() \t\\,x19:é\x00\u2028", k=draw.randint(0, 3))
+        try:
+            parse_cell("".join(line).replace("\n", " "))
+        except OptionError as error:
+            assert "\n" not in str(error)  # noqa: PT017  what is refused is counted below
+            n_refused += 1
+    assert 500 < n_refused < 2000
 
 
 def test_help_names_every_option() -> None:

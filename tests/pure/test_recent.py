@@ -73,7 +73,7 @@ def test_the_strip_is_the_engines_own_counters_after_every_step() -> None:
         b.drain()
         picture, counts = view.full(), b.engine.stats()
         assert picture["cached"] == counts["cached_tokens"]
-        assert picture["computed"] == counts["computed_tokens"]
+        assert picture["cached"] + picture["computed"] == counts["prompt_tokens"]
         assert picture["generated"] == counts["generated_tokens"]
         assert picture["n_pages"] - picture["free_pages"] == counts["pages_total"] - counts["pages_free"]
 

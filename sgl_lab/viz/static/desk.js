@@ -4,7 +4,7 @@
 import { count, el, setText } from "./page.js";
 
 const LOOK_MS = 120;
-const SETTLE_MS = 60;
+const SETTLE_MS = 150;
 
 export class Places {
   /* Views in all elements of the page that carry the widget's name, also in those that come later. */

@@ -31,6 +31,7 @@ export class View {
     const { options } = store;
     const views = options.views ?? Object.keys(this.panels);
     root.classList.add("sgl-live");
+    root.classList.toggle("sgl-dashboard", Boolean(options.dashboard));
     root.setAttribute("role", "region");
     root.setAttribute("aria-label", options.title || "Live run");
     const panels = Object.values(this.panels).map((panel) => panel.root);

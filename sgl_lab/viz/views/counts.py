@@ -59,7 +59,7 @@ class CountsView:
             "tok_s": self._speed(),
             "hit_rate": found["hit_rate"] if asked else None,
             "cached": count["cached_tokens"],
-            "computed": count["computed_tokens"],
+            "computed": asked - count["cached_tokens"],
             "generated": count["generated_tokens"],
             "forced": count["forced_tokens"],
             "evicted": count["evicted_tokens"],
@@ -86,7 +86,6 @@ class CountsView:
 _COUNTED = (
     "prompt_tokens",
     "cached_tokens",
-    "computed_tokens",
     "generated_tokens",
     "forced_tokens",
     "evicted_tokens",

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from ...contracts.events import (
     CellStarted,
+    DraftVerified,
     Entry,
     ExprFinished,
     ExprStarted,
@@ -56,6 +57,8 @@ class _Request:
     name: str
     waits: bool = True
     over: bool = False
+    n_guessed: int = 0
+    """right guesses of a step that is not yet reported"""
     busy_until: float = 0.0
     told: bool = False
     changed: dict[int, None] = field(default_factory=dict)
@@ -101,8 +104,11 @@ class RecentView:
                         self._work(mine, mine.work, now, ms, n_tokens, request)
                 for request in decode:
                     if mine := self._requests.get(request):
-                        self._work(mine, "decode", now, ms, 1, request)
+                        self._work(mine, "decode", now, ms, 1 + mine.n_guessed, request)
+                        mine.n_guessed = 0
                 self._forget()
+            case DraftVerified(request=request, n_accepted=n_accepted) if mine := self._requests.get(request):
+                mine.n_guessed += n_accepted
             case RequestPreempted(request=request, n_released=n_released) if mine := self._requests.get(request):
                 mine.waits = True
                 self._bar(mine, "preempted", now, None, n_released, request)

@@ -1,0 +1,123 @@
+"""`%%sgl --interact x=1..5`: a cell with controls, which runs again when one of them is moved.
+
+Each run is a background job; a new one cancels the one before. One panel shows them all, and when the hand has rested the
+output is drawn anew with what it then shows, so that a saved notebook holds the last result.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..viz.draw.escape import Markup
+from .jobs import Job
+from .options import SETTINGS, Control
+from .show import Place, in_kernel, live_panel, placed, run_views, title_of
+
+if TYPE_CHECKING:
+    from ..session import Lab
+    from ..trace import Record
+    from .cell import Cell
+    from .desk import Desk
+
+REST_S = 1.5
+WAIT_S = 0.05
+
+
+class Interact:
+    def __init__(self, desk: Desk, cell: Cell, controls: tuple[Control, ...]) -> None:
+        self._desk, self._cell, self._controls = desk, cell, controls
+        self._chosen = dict.fromkeys((control.name for control in controls), 0)
+        self._job: Job | None = None
+        self._lock = threading.RLock()
+        self._timer: threading.Timer | None = None
+        self._place = Place(cell.shell)
+        self._panel: Any = None
+        if in_kernel(cell.shell) and cell.options.views:
+            told = [control.told(0) for control in controls]
+            self._panel = live_panel(cell.title, cell.options.views, self._heard, controls=told)
+
+    def first(self) -> None:
+        """Run with the first of all values, in the cell that waits here. What the body raises is raised."""
+        job = self._run()
+        try:
+            while not job.wait(WAIT_S):
+                self._desk.interrupts.check()
+        except KeyboardInterrupt:
+            job.cancel()
+            job.wait(None)
+            raise
+        finally:
+            self._draw(job)
+        job.result()
+
+    def close(self) -> None:
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._job is not None:
+                self._job.cancel()
+            if self._panel is not None:
+                self._panel.close()
+                self._panel = None
+
+    def _heard(self, message: Mapping[str, Any]) -> None:
+        """A control was moved, or Stop was pressed."""
+        if message.get("kind") == "stop" and self._job is not None:
+            self._panel.stopping()
+            self._job.cancel()
+        elif message.get("kind") == "set" and isinstance(message.get("values"), Mapping):
+            for control in self._controls:
+                index = message["values"].get(control.name)
+                if type(index) is int and 0 <= index < len(control.values):
+                    self._chosen[control.name] = index
+            self._run()
+
+    def _run(self) -> Job:
+        """With the values chosen now; the run before is cancelled."""
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._job is not None:
+                self._job.cancel()
+            values = {control.name: control.values[self._chosen[control.name]] for control in self._controls}
+            settings = {name: value for name, value in values.items() if name in SETTINGS}
+            cell = replace(self._cell, options=replace(self._cell.options, **settings))
+            variables = {name: value for name, value in values.items() if name not in SETTINGS}
+            words = ", ".join(f"{name}={value!r}" for name, value in values.items())
+            title = f"{cell.title} · {words}"
+            self._job = cell.in_background(self._desk, variables, title=title, begun=self._begun, ended=self._ended)
+            return self._job
+
+    def _begun(self, job: Job, lab: Lab, record: Record) -> None:
+        with self._lock:
+            if self._panel is not None and job is self._job:
+                self._panel.status("running")
+                self._panel.bind(
+                    lab.ring, run_views(lab, record.run), lab.snapshot, since=record.snapshot.seq, title=f"{job.title} · {title_of(lab)}"
+                )
+
+    def _ended(self, job: Job) -> bool:
+        """Whether it was the newest run."""
+        with self._lock:
+            if self._job not in (job, None):
+                return False
+            if self._panel is not None:
+                self._panel.status(job.status)
+            self._timer = threading.Timer(REST_S, self._draw, (job,))
+            self._timer.daemon = True
+            self._timer.start()
+            return True
+
+    def _draw(self, job: Job) -> None:
+        """The output holds what the run has come to."""
+        with self._lock:
+            if job is not self._job or job.frozen is None:
+                return
+            bundle, metadata = job.frozen
+            if not in_kernel(self._cell.shell):
+                print(bundle["text/plain"])
+                return
+            self._place.show(bundle | {"text/html": placed(Markup(bundle["text/html"]), self._panel).source}, metadata)
