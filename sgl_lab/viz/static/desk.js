@@ -26,10 +26,9 @@ export class Places {
       if (this.held.has(place)) continue;
       const [old, held] = left.pop() ?? [null, this.fresh()];
       if (old) this.held.delete(old);
-      const focused = held.root.contains(document.activeElement) ? document.activeElement : null;
       this.held.set(place, { ...held, pictures: [...place.childNodes] });
       place.replaceChildren(held.root);
-      focused?.focus();
+      if (old && document.activeElement === document.body) held.focused()?.focus();
     }
     for (const [place, { view }] of left) {
       view.close();
@@ -38,8 +37,12 @@ export class Places {
   }
 
   fresh() {
-    const root = el("div");
-    return { root, view: this.open(root) };
+    let last = null; // who had the focus when the output was taken out of the page
+    const root = el("div", {
+      focusin: ({ target }) => (last = target),
+      focusout: () => setTimeout(() => root.isConnected && !root.contains(document.activeElement) && (last = null)),
+    });
+    return { root, view: this.open(root), focused: () => last };
   }
 
   /** The pictures are back. */
@@ -65,23 +68,22 @@ class Queue {
   constructor(view) {
     this.view = view;
     this.words = el("span");
-    this.root = el("div", { class: "sgl-queue", role: "status", "aria-label": "Queue", hidden: true }, el("b", {}, "Queue"), this.words);
+    this.root = el("div", { class: "sgl-queue" }, el("b", {}, "Queue"), this.words);
   }
 
   paint() {
     const { queue } = this.view.store;
-    this.root.hidden = !queue.length;
-    const more = queue.length > 8 ? `, and ${count(queue.length - 8, "other")}` : "";
-    setText(this.words, queue.slice(0, 8).join(", ") + more);
+    const more = queue.length > 4 ? `, and ${count(queue.length - 4, "other")}` : "";
+    setText(this.words, queue.slice(0, 4).join(", ") + more || "nobody waits");
   }
 }
 
 class Controls {
-  /* A slider or a list for each value; a change is told when the hand has rested for a moment. */
+  /* A slider or a list for each value; a change is told when the hand has rested for a moment. JupyterLab's own keys stay away. */
   constructor(view, controls) {
     this.view = view;
     this.values = {};
-    this.root = el("div", { class: "sgl-controls", role: "group", "aria-label": "Values of the cell" }, ...controls.map((each) => this.control(each)));
+    this.root = el("div", { class: "sgl-controls", role: "group", "aria-label": "Values of the cell", "data-lm-suppress-shortcuts": true }, ...controls.map((each) => this.control(each)));
   }
 
   control({ name, values, index }) {
