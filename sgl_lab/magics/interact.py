@@ -36,8 +36,7 @@ class Interact:
         self._place = Place(cell.shell)
         self._panel: Any = None
         if in_kernel(cell.shell) and cell.options.views:
-            told = [control.told(0) for control in controls]
-            self._panel = live_panel(cell.title, cell.options.views, self._heard, controls=told)
+            self._panel = live_panel(cell.title, cell.options.views, self._heard, controls=self._told())
 
     def first(self) -> None:
         """Run with the first of all values, in the cell that waits here. What the body raises is raised."""
@@ -73,7 +72,11 @@ class Interact:
                 index = message["values"].get(control.name)
                 if type(index) is int and 0 <= index < len(control.values):
                     self._chosen[control.name] = index
+            self._panel.tell(controls=self._told())
             self._run()
+
+    def _told(self) -> list[dict[str, Any]]:
+        return [control.told(self._chosen[control.name]) for control in self._controls]
 
     def _run(self) -> Job:
         """With the values chosen now; the run before is cancelled."""

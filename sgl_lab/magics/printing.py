@@ -9,6 +9,7 @@ print are captured there.
 from __future__ import annotations
 
 import contextvars
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ from typing import Any
 
 MAX_CHARS = 16_384
 """of what a job prints: the end is kept"""
+
+
+_OVERWRITTEN = re.compile(r"[^\n]*\r(?!\n)")
 
 
 class Printed:
@@ -39,7 +43,9 @@ class Printed:
 
     @property
     def text(self) -> str:
-        return f"… {self._n_cut:,} characters before this …\n{self._text}" if self._n_cut else self._text
+        """As a terminal would show it: what returns to the start of a line writes over it."""
+        text = _OVERWRITTEN.sub("", self._text)
+        return f"… {self._n_cut:,} characters before this …\n{text}" if self._n_cut else text
 
 
 _speaking: contextvars.ContextVar[Printed | None] = contextvars.ContextVar("sgl_printed", default=None)

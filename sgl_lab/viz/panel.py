@@ -47,7 +47,7 @@ class Panel:
         with self._lock:
             self._end()
             if title is not None:
-                self._widget.options = {**self._widget.options, "title": title}
+                self.tell(title=title)
             pump = Pump(ring, views, snapshot=snapshot, send=self._widget.send, store=self._store, since=since)
             pump.status(*self._status)
             pump.renew()
@@ -62,6 +62,11 @@ class Panel:
                 self._pump.status(*self._status)
             else:
                 self._tell_status()
+
+    def tell(self, **options: Any) -> None:
+        """Pages that come from now on find these."""
+        with self._lock:
+            self._widget.options = {**self._widget.options, **options}
 
     def stopping(self) -> None:
         """Let the page know that its Stop button was heard."""

@@ -135,6 +135,9 @@ class Sender:
             messages.append({"seq": self._seq, "kind": kind} | body)
             kind = "delta"
             self._seq += 1
+        # What did not fit into one message uses up the turns after it.
+        self._tokens_due += TOKENS_EVERY_NS * max(0, sum("tokens" in message for message in messages) - 1)
+        self._rest_due += REST_EVERY_NS * max(0, sum("tree" in message for message in messages) - 1)
         return messages
 
     def pause_ns(self, now_ns: int) -> int | None:
@@ -162,12 +165,12 @@ class Sender:
         parts: Message = {"status": self._status, "metrics": self._views.metrics.full()}
         parts |= {"tokens": self._views.tokens.full(), "lanes": self._views.lanes.full(), "tree": self._views.tree.full()}
         for name, part in parts.items():
-            room -= (size := _size(part))
-            if room >= 0:
-                found[name] = part
-            else:
-                room += size
+            size = _size_within(part, room)
+            if size is None:
                 found["partial"] = True
+            else:
+                found[name] = part
+                room -= size
         return found
 
 
@@ -183,7 +186,7 @@ def split(parts: Message, limit: int = MAX_BYTES) -> Iterator[Message]:
     if not parts:
         return
     limit -= 128  # room for the envelope
-    if _size(parts) <= limit:
+    if _fits(parts.values(), limit - sum(len(channel) + 6 for channel in parts)):
         yield parts
         return
     body: Message = {}
@@ -224,3 +227,25 @@ def _pieces(parts: Message) -> Iterator[tuple[str, str, Any]]:
 def _size(value: Any) -> int:
     """Bytes of JSON, or a little more: what is not ASCII counts as escaped."""
     return len(json.dumps(value, separators=(",", ":")))
+
+
+def _fits(parts: Iterable[Any], room: int) -> bool:
+    for part in parts:
+        if (size := _size_within(part, room)) is None:
+            return False
+        room -= size
+    return True
+
+
+def _size_within(part: Any, room: int) -> int | None:
+    """Its size, or None if that is more than `room`: found out piece by piece, as JSON of megabytes would hold up all threads."""
+    if not isinstance(part, Mapping):
+        return size if (size := _size(part)) <= room else None
+    total = 2
+    for key, value in part.items():
+        total += len(key) + 6
+        for item in value if isinstance(value, list) else (value,):
+            total += _size(item) + 1
+            if total > room:
+                return None
+    return total

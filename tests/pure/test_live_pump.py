@@ -138,6 +138,38 @@ def test_tokens_go_at_most_thirty_times_a_second_and_the_rest_ten_times() -> Non
     assert min(b - a for a, b in pairwise(rest_times)) >= REST_EVERY_NS
 
 
+def test_what_does_not_fit_into_one_message_uses_up_the_turns_after_it() -> None:
+    class Loud:
+        """A view that always has more to tell than fits into two messages."""
+
+        def __init__(self, **lists: list[Any]) -> None:
+            self._lists = lists
+
+        def fold(self, entry: Entry) -> None:
+            pass
+
+        def load(self, snapshot: TreeSnapshot) -> None:
+            pass
+
+        def delta(self) -> Mapping[str, Any]:
+            return self._lists
+
+        full = delta
+
+    words = "x" * 1000
+    tree = Loud(nodes=[{"id": n, "label": words} for n in range(150)])
+    sender = Sender(Views(Loud(ops=[{"fork": 1, "start": 0, "toks": [[words]] * 150}]), tree, Loud(), Loud()))
+    sent: dict[str, int] = {"tokens": 0, "tree": 0}
+    for ms in range(0, 2000, 5):
+        sender.fold([])
+        for message in sender.poll(ms * MS):
+            assert len(json.dumps(message)) <= MAX_BYTES
+            for channel in sent:
+                sent[channel] += channel in message
+    assert 40 < sent["tokens"] <= 2 * 30 + 3
+    assert 10 < sent["tree"] <= 2 * 10 + 3
+
+
 def test_nothing_is_sent_and_nobody_wakes_while_nothing_changes() -> None:
     stage = story()
     sender = Sender(views_of(stage))

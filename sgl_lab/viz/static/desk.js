@@ -1,7 +1,7 @@
 /* What outlasts a cell: views in outputs that are plain HTML for whoever has no kernel, the queue of a dashboard, and the
  * controls that run a cell again. */
 
-import { count, el, setText } from "./page.js";
+import { count, el, keyed, setText } from "./page.js";
 
 const LOOK_MS = 120;
 const SETTLE_MS = 150;
@@ -79,11 +79,11 @@ class Queue {
 }
 
 class Controls {
-  /* A slider or a list for each value; a change is told when the hand has rested for a moment. JupyterLab's own keys stay away. */
+  /* A slider or a list for each value; a change is told when the hand has rested for a moment. */
   constructor(view, controls) {
     this.view = view;
     this.values = {};
-    this.root = el("div", { class: "sgl-controls", role: "group", "aria-label": "Values of the cell", "data-lm-suppress-shortcuts": true }, ...controls.map((each) => this.control(each)));
+    this.root = el("div", { class: "sgl-controls", role: "group", "aria-label": "Values of the cell" }, ...controls.map((each) => this.control(each)));
   }
 
   control({ name, values, index }) {
@@ -97,7 +97,7 @@ class Controls {
       this.timer = setTimeout(() => this.view.store.model.send({ kind: "set", values: this.values }), SETTLE_MS);
     };
     const input = isRange
-      ? el("input", {
+      ? keyed(el("input", {
           id,
           type: "range",
           min: 0,
@@ -109,13 +109,13 @@ class Controls {
             input.setAttribute("aria-valuetext", values[input.value].text);
             tell(Number(input.value));
           },
-        })
+        }))
       : el(
           "select",
           { id, change: () => tell(input.selectedIndex) },
           ...values.map(({ text }, at) => el("option", { selected: at === index }, text)),
         );
-    return el("div", { class: "sgl-control" }, el("label", { for: id }, name), input, isRange ? shown : "");
+    return el("div", { class: "sgl-dial" }, el("label", { for: id }, name), input, isRange ? shown : "");
   }
 
   paint() {}

@@ -74,3 +74,16 @@ export const percent = (share) => (share < 0.0005 ? "<0.1" : (share * 100).toFix
 export const seconds = (ms) =>
   ms < 10 ? `${+ms.toFixed(1)} ms` : ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(ms < 10000 ? 2 : 1)} s`;
 export const ordinal = (n) => `${n}${(((n % 100) - (n % 10)) !== 10 && ["", "st", "nd", "rd"][n % 10]) || "th"}`;
+
+/** Arrow keys move a slider also where JupyterLab has a use of its own for them. */
+export function keyed(slider) {
+  const steps = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, Home: -Infinity, End: Infinity };
+  slider.addEventListener("keydown", (event) => {
+    if (!(event.key in steps) || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    const [low, high, step] = [slider.min, slider.max, slider.step].map(Number);
+    slider.value = clamp(Number(slider.value) + (steps[event.key] * step || 0), low, high);
+    slider.dispatchEvent(new Event("input", { bubbles: true }));
+  });
+  return slider;
+}

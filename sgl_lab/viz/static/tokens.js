@@ -1,6 +1,6 @@
 /* The text of every fork, token by token; two channels of colour and line; what else could have been said. */
 
-import { TOKEN_MEANING, TOKEN_STATES, choice, clamp, count, el, furnish, panel, percent, seconds, setText, visible } from "./page.js";
+import { TOKEN_MEANING, TOKEN_STATES, choice, clamp, count, el, furnish, keyed, panel, percent, seconds, setText, visible } from "./page.js";
 import { tempered } from "./temper.js";
 
 const CARET_MS = 700;
@@ -76,7 +76,7 @@ export class TokensPanel {
       this[name] = box;
       return el("label", { class: "sgl-setting" }, el("span", { "aria-hidden": "true" }, name === "ink" ? "Colour" : "Line"), box);
     };
-    this.heat = el("input", {
+    this.heat = keyed(el("input", {
       type: "range",
       class: "sgl-range",
       min: 0.1,
@@ -85,7 +85,7 @@ export class TokensPanel {
       value: 1,
       "aria-label": "Temperature of the recorded distribution",
       input: () => this.temper(Number(this.heat.value)),
-    });
+    }));
     this.degrees = el("span", { class: "sgl-num" }, "1.00");
     const heat = el(
       "label",

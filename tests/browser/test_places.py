@@ -1,0 +1,125 @@
+"""A panel in a bare page: views in plain outputs, wherever and whenever they stand; the queue of a dashboard; controls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from sgl_lab.magics.options import parse_cell
+from tests.browser.bare import WidgetPage
+
+NAME = "0123456789abcdef"
+OUTPUT = f"""(where) => {{
+  const place = document.createElement('div');
+  place.dataset.sglPlace = '{NAME}';
+  place.innerHTML = '<p>the pictures</p>';
+  document.getElementById(where).append(place);
+}}"""
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[WidgetPage]:
+    page = WidgetPage(browser, reduced_motion="reduce")
+    yield page
+    page.context.close()
+    assert page.errors == []
+    assert page.requests == []
+
+
+def begin(page: WidgetPage, **options: Any) -> None:
+    """The widget's model comes to the page; no view of it is shown."""
+    page.page.evaluate(
+        """async (options) => {
+          model.traits.options = options;
+          window.ended = (await import('/live.js')).default().initialize({ model });
+        }""",
+        {"title": "board", "place": NAME, **options},
+    )
+
+
+def metrics(running: int, waiting: int) -> dict[str, Any]:
+    names = ("cached", "computed", "generated", "forced", "evicted", "n_pages", "free_pages", "forks", "steps")
+    return dict.fromkeys(names, 7) | {"tok_s": 1.0, "hit_rate": 0.5, "running": running, "waiting": waiting}
+
+
+def lane(n: int) -> dict[str, Any]:
+    return {"lane": f"r{n}", "parent": None, "label": f"In[{n}]", "kind": "request"}
+
+
+def bar(n: int) -> dict[str, Any]:
+    rest = {"n": 3, "name": "a", "request": n, "at": None, "wrong": 0}
+    return {"id": n, "lane": f"r{n}", "kind": "decode", "t0": 1000.0 * n, "t1": 1000.0 * n + 500, **rest}
+
+
+def told(seq: int, *numbers: int, gone: tuple[int, ...] = (), running: int = 1, queue: tuple[str, ...] = ()) -> dict[str, Any]:
+    lanes = {"lanes": [lane(n) for n in numbers], "bars": [bar(n) for n in numbers], "gone": [f"r{n}" for n in gone]}
+    lanes |= {"now": 1000.0 * max(numbers) + 500, "since": 1000.0 * min(numbers), "queue": list(queue)}
+    return {"seq": seq, "kind": "delta", "lanes": lanes, "metrics": metrics(running, len(queue))}
+
+
+def test_views_stand_in_every_output_of_the_name_also_in_those_that_come_later(page: WidgetPage) -> None:
+    page.page.evaluate(OUTPUT, "cell")
+    begin(page, dashboard=True)
+    expect(page.page.locator(".sgl-live")).to_have_count(1)
+    assert page.page.get_by_text("the pictures").count() == 0
+    page.page.evaluate(OUTPUT, "cell")
+    expect(page.page.locator(".sgl-live")).to_have_count(2)
+    page.receive(told(0, 1, 2))
+    assert page.texts(".sgl-name span") == ["In[2]", "In[1]"] * 2
+    page.page.evaluate("() => document.querySelector('[data-sgl-place]').remove()")
+    expect(page.page.locator(".sgl-live")).to_have_count(1)
+    page.page.evaluate("() => ended()")
+    assert page.texts("[data-sgl-place]") == ["the pictures"]
+
+
+def test_an_output_drawn_anew_takes_over_its_view_with_the_focus(page: WidgetPage) -> None:
+    page.page.evaluate(OUTPUT, "cell")
+    begin(page, controls=[control.told(0) for control in parse_cell("--interact x=1..5").interact])
+    slider = page.page.get_by_role("slider", name="x", exact=True)
+    slider.focus()
+    page.page.keyboard.press("ArrowRight")
+    page.page.evaluate("() => { window.kept = document.querySelector('.sgl-live'); document.querySelector('[data-sgl-place]').remove(); }")
+    page.page.evaluate(OUTPUT, "cell")
+    expect(page.page.locator(".sgl-live")).to_have_count(1)
+    assert page.page.evaluate("() => kept === document.querySelector('.sgl-live')")
+    expect(slider).to_be_focused()
+    assert page.texts(".sgl-dial output") == ["2"]
+
+
+def test_lanes_that_are_gone_leave_the_page(page: WidgetPage) -> None:
+    page.page.evaluate(OUTPUT, "cell")
+    begin(page, dashboard=True)
+    page.receive(told(0, *range(1, 9)))
+    page.receive(told(1, 9, gone=tuple(range(1, 6))))
+    assert page.texts(".sgl-name span") == [f"In[{n}]" for n in (9, 8, 7, 6)]
+    assert page.page.locator(".sgl-bars .sgl-span").count() <= 4
+
+
+def test_a_dashboard_says_who_waits_and_rests_when_nobody_does(page: WidgetPage) -> None:
+    page.page.evaluate(OUTPUT, "cell")
+    begin(page, dashboard=True)
+    page.receive(told(0, 1, queue=("<b>In[1]</b>", "two", "three", "four", "five", "six")))
+    assert page.texts(".sgl-queue span") == ["<b>In[1]</b>, two, three, four, and 2 others"]
+    assert page.texts(".sgl-phase") == ["running"]
+    assert page.page.get_by_role("button", name="Tokens").count() == 0
+    page.receive(told(1, 1, running=0))
+    assert page.texts(".sgl-queue span") == ["nobody waits"]
+    assert page.texts(".sgl-phase") == ["idle"]
+
+
+def test_a_control_that_is_moved_is_told_once_the_hand_rests(page: WidgetPage) -> None:
+    page.page.evaluate(OUTPUT, "cell")
+    line = """--interact x=1..5 style=["<b>", "long"] temperature=0..1:0.5"""
+    begin(page, controls=[control.told(0) for control in parse_cell(line).interact])
+    page.page.get_by_role("slider", name="x", exact=True).focus()
+    for key in ("ArrowRight", "ArrowRight", "End", "ArrowLeft"):
+        page.page.keyboard.press(key)
+    page.page.get_by_role("combobox", name="style").select_option(index=1)
+    page.page.get_by_role("slider", name="temperature", exact=True).press("End")
+    expect(page.page.locator(".sgl-dial output").last).to_have_text("1.0")
+    page.page.wait_for_function("() => model.sent.some(({ kind }) => kind === 'set')")
+    assert [message["values"] for message in page.sent() if message["kind"] == "set"] == [{"x": 3, "style": 1, "temperature": 2}]
+    assert page.texts(".sgl-dial output") == ["4", "1.0"]
