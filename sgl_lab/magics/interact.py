@@ -109,6 +109,7 @@ class Interact:
                 return False
             if self._panel is not None:
                 self._panel.status(job.status)
+                self._panel.end()
             self._timer = threading.Timer(REST_S, self._draw, (job,))
             self._timer.daemon = True
             self._timer.start()
