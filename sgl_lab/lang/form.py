@@ -90,14 +90,14 @@ _REFUSED = {
     "lookaround": r"\(\?<?[=!]",
     "conditional": r"\(\?\(",
     "atomic_group": r"\(\?>",
-    "backreference": r"\\[1-9]|\(\?P=",
+    "backreference": r"\\(?![0-7]{3})[1-9]|\(\?P=",
     "word_boundary": r"\\[bB]",
-    "possessive_quantifier": r"[*+?}]\+",
+    "possessive_quantifier": r"(?:[*+?]|\{(?:[0-9]+(?:,[0-9]*)?|,[0-9]*)\})\+",
 }
 """what Python's regular expressions know and a language that is matched token by token does not"""
 
 _PARTS = re.compile(
-    r"[^\\(\[*+?}]+|\[\^?\]?(?:\\.|[^\]\\])*\]|" + "|".join(f"(?P<{name}>{part})" for name, part in _REFUSED.items()) + r"|\\.|.", re.DOTALL
+    r"[^\\(\[*+?{]+|\[\^?\]?(?:\\.|[^\]\\])*\]|" + "|".join(f"(?P<{name}>{part})" for name, part in _REFUSED.items()) + r"|\\.|.", re.DOTALL
 )
 """a pattern's parts: plain characters, a class, one of the above, an escape, anything else"""
 

@@ -471,3 +471,14 @@ def test_what_pydantic_says_of_a_value_takes_one_line() -> None:
         said("many").value("x", int)
     assert "\n" not in str(refused.value)
     assert "https" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("pattern", "text"), [(r"\{[0-9]}+", "{7}}"), ("x{}+", "x{}}"), (r"\101", "A"), ("a{2}b+", "aab")])
+def test_what_only_looks_like_a_quantifier_or_a_backreference_is_taken(pattern: str, text: str) -> None:
+    assert said(text, regex=pattern).value("x") == text
+
+
+@pytest.mark.parametrize(("pattern", "at"), [("xa{2}+", 2), ("xa{2,}+", 2), ("xa{,3}+", 2), ("xa?+", 2), (r"(a)\1", 3), (r"(a)\10", 3)])
+def test_possessive_quantifiers_and_backreferences_are_refused_with_their_place(pattern: str, at: int) -> None:
+    with pytest.raises(BadArgument, match=rf"(possessive quantifier|backreference) at position {at} "):
+        gen("x", regex=pattern)
