@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -22,24 +23,23 @@ if TYPE_CHECKING:
 
 VIEWS = ("tree", "timeline")
 REDRAW_S = 10.0
+MAX_PLACES = 4
 
 
 class Dashboard:
     """Open from the moment it is made. What it shows follows the default lab until `close`."""
 
-    def __init__(self, shell: Any, lab: Lab, on_stop: Any) -> None:
-        self._on_stop = on_stop
-        self._lab: Lab | None = None
+    def __init__(self, shell: Any, lab: Lab, on_stop: Callable[[], object]) -> None:
+        self._shell, self._lab, self._on_stop = shell, lab, on_stop
         self._lock = threading.Lock()
-        self._shell = shell
-        self._places: list[Place] = []
+        self._places: deque[Place] = deque(maxlen=MAX_PLACES)
         self._drawn_at, self._drawn_s = 0, 0.0
         self._panel = live_panel(title_of(lab), VIEWS, self._heard, dashboard=True)
         self._bind(lab)
-        self._deafen = LABS.listen(self._bind)
+        self._deafen = LABS.listen(self._follow)
 
     def show(self) -> None:
-        """In the cell that runs; it may stand in several."""
+        """In the cell that runs; it may stand in a few."""
         place = Place(self._shell)
         self._places.append(place)
         place.show(self._bundle(is_open=True))
@@ -51,13 +51,15 @@ class Dashboard:
         self._redraw(is_open=False)
         self._panel.close()
 
-    def _bind(self, lab: Lab | None) -> None:
-        with self._lock:
-            if lab is None or lab is self._lab:
-                return
-            self._lab = lab
-            views = dashboard_views(lab.spell, lab.stats)
-            self._panel.bind(lab.ring, views, lab.snapshot, since=0, title=title_of(lab))
+    def _follow(self, lab: Lab) -> None:
+        """Another lab is the default one. Whoever made it so must not fail of a picture."""
+        with self._lock, suppress(SglError):
+            if lab is not self._lab:
+                self._bind(lab)
+
+    def _bind(self, lab: Lab) -> None:
+        self._panel.bind(lab.ring, dashboard_views(lab.spell, lab.stats), lab.snapshot, since=0, title=title_of(lab))
+        self._lab = lab
 
     def _heard(self, message: Mapping[str, Any]) -> None:
         if message.get("kind") == "stop":
@@ -66,8 +68,7 @@ class Dashboard:
 
     def after_cell(self) -> None:
         """What a notebook that is saved now would keep, not older than the last cell or so."""
-        lab = self._lab
-        if lab is not None and lab.ring.cursor != self._drawn_at and time.monotonic() > self._drawn_s + REDRAW_S:
+        if self._lab.ring.cursor != self._drawn_at and time.monotonic() > self._drawn_s + REDRAW_S:
             self._redraw(is_open=True)
 
     def _redraw(self, is_open: bool) -> None:
@@ -78,7 +79,6 @@ class Dashboard:
 
     def _bundle(self, is_open: bool) -> Bundle:
         lab = self._lab
-        assert lab is not None
         self._drawn_at, self._drawn_s = lab.ring.cursor, time.monotonic()
         bundle = picture(lab, "running" if is_open else "ok", f"as it was at {time.strftime('%H:%M:%S')}; in its own kernel it is live")
         page = placed(Markup(bundle["text/html"]), self._panel) if is_open else Markup(bundle["text/html"])

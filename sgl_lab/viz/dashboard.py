@@ -17,7 +17,7 @@ from .views.recent import RecentView
 
 def dashboard_views(spell: Callable[[int], str], counts: Counts) -> Views:
     recent = RecentView()
-    return Views(NoTokens(), TreeView(spell), recent, CountsView(counts, recent))
+    return Views(NoTokens(), TreeView(spell, forks=False), recent, CountsView(counts, recent))
 
 
 class NoTokens:

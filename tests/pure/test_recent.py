@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import json
 
-from sgl_lab.contracts.events import CellStarted, Entry, ForkOpened, RequestFinished, RequestQueued, StepRan, TokensSampled
-from sgl_lab.contracts.ids import ForkId, RequestId, RunId
+from sgl_lab.contracts.events import (
+    CellStarted,
+    Entry,
+    ForkOpened,
+    NodeInserted,
+    PrefixMatched,
+    RequestFinished,
+    RequestQueued,
+    StepRan,
+    TokensSampled,
+)
+from sgl_lab.contracts.ids import ForkId, NodeId, RequestId, RunId
 from sgl_lab.trace import Ring
 from sgl_lab.viz.dashboard import dashboard_views
 from sgl_lab.viz.sender import MAX_BYTES, Sender
@@ -90,6 +100,27 @@ def test_speed_is_of_the_last_two_seconds_and_zero_when_nothing_runs() -> None:
     assert 45 < view.full()["tok_s"] < 55
     recent.fold(Entry(99, 1, RequestFinished(RequestId(1), "stop", 1, 1, 0, 1, 1)))
     assert view.full()["tok_s"] == 0.0
+
+
+def test_what_a_dashboard_holds_does_not_grow_with_what_has_been() -> None:
+    def size(n_requests: int) -> int:
+        views = dashboard_views(str, dict)
+        ring = Ring()
+        ring.listen(lambda entry: views.fold([entry]))
+        ring.emit(NodeInserted(NodeId(1), None, (), ("model",)))
+        ring.emit(NodeInserted(NodeId(2), NodeId(1), (1, 2), ("model",)))
+        for n in range(1, n_requests):
+            name = RequestId(n)
+            ring.emit(ForkOpened(RunId(n), ForkId(n), None, 0, "s"))
+            ring.emit(RequestQueued(name, ForkId(n), None, "gen", (1, 2, 3), 4, name))
+            ring.emit(PrefixMatched(name, 2, 3, NodeId(2)))
+            ring.emit(StepRan(n, ((name, 1),), (), 0, 10, 1.0))
+            ring.emit(RequestFinished(name, "stop", 3, 1, 2, 1, 1))
+            for view in views.named().values():
+                view.delta()
+        return len(json.dumps({name: view.full() for name, view in views.named().items()}))
+
+    assert size(1500) < 1.1 * size(300)
 
 
 def test_deltas_and_one_full_tell_the_same_lanes_and_no_text() -> None:

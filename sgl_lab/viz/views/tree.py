@@ -100,10 +100,10 @@ class _Request:
 
 
 class TreeView:
-    """The whole cache. `spell` gives the text of one token id."""
+    """The whole cache. `spell` gives the text of one token id; without `forks` it is not told where each fork's tokens end."""
 
-    def __init__(self, spell: Callable[[int], str]) -> None:
-        self._spell = spell
+    def __init__(self, spell: Callable[[int], str], *, forks: bool = True) -> None:
+        self._spell, self._tells_forks = spell, forks
         self._nodes: dict[NodeId, TreeNode] = {}
         self._clock = 0
         self._requests: dict[RequestId, _Request] = {}
@@ -237,7 +237,7 @@ class TreeView:
             self._end(fork, parent)
 
     def _end(self, fork: ForkId, node: NodeId | None) -> None:
-        if node is not None:
+        if node is not None and self._tells_forks:
             self._ends[fork] = node
             self._new_ends[fork] = None
 
