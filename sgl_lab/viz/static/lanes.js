@@ -69,6 +69,10 @@ export class TimelinePanel {
       view.invalidate();
     });
     this.sized.observe(this.plot);
+    this.sight = { top: 0, height: 0 };
+    this.seen = new ResizeObserver(([entry]) => this.look(this.sight.top, entry.contentRect.height));
+    this.seen.observe(this.scroll);
+    this.scroll.addEventListener("scroll", () => this.look(this.scroll.scrollTop, this.sight.height), { passive: true });
     this.listen();
   }
 
@@ -195,12 +199,24 @@ export class TimelinePanel {
     this.grid.replaceChildren(...marks);
   }
 
+  /** Only lanes in sight are drawn. */
+  look(top, height) {
+    this.sight = { top, height };
+    this.scaled = true;
+    this.view.invalidate();
+  }
+
+  isSeen(row) {
+    const y = LANE.axis + LANE.height * row - this.sight.top;
+    return y > -2 * LANE.height && y < this.sight.height + LANE.height;
+  }
+
   drawBar(bar, now) {
     const row = this.rowOf?.get(bar.lane);
     const x0 = this.x(bar.t0);
     const x1 = this.x(bar.t1 ?? Math.max(now, bar.t0));
     let box = this.drawn.get(bar.id);
-    if (row === undefined || x1 < -8 || x0 > this.width + 8) {
+    if (row === undefined || !this.isSeen(row) || x1 < -8 || x0 > this.width + 8) {
       box?.root.remove();
       this.drawn.delete(bar.id);
       return;
@@ -392,6 +408,7 @@ export class TimelinePanel {
 
   close() {
     this.sized.disconnect();
+    this.seen.disconnect();
     removeEventListener("pointerup", this.drop);
   }
 }

@@ -271,7 +271,7 @@ class TreeView:
         tails: list[TailRow] = []
         for request, mine in self._requests.items():
             if mine.node is not None and mine.done > mine.depth:
-                text = self._text(mine.tokens[mine.depth : mine.done])
+                text = self._text(mine.tokens[mine.depth : mine.done], LABEL // 2)
                 tails.append({"request": request, "node": mine.node, "n": mine.done - mine.depth, "label": text})
         rows = [self._row(self._nodes[node], node in leased) for node in self._parents_first(nodes)]
         return {
@@ -319,6 +319,6 @@ class TreeView:
             self._labels[node.node] = clipped(name or "root", LABEL) if node.parent is None else self._text(node.tokens)
         return self._labels[node.node]
 
-    def _text(self, tokens: tuple[int, ...] | list[int]) -> str:
-        text = "".join(self._spell(token) for token in tokens[: 2 * LABEL])
-        return clipped(_MARKUP.sub("", text) or text, LABEL)
+    def _text(self, tokens: tuple[int, ...] | list[int], length: int = LABEL) -> str:
+        text = "".join(self._spell(token) for token in tokens[: 2 * length])
+        return clipped(_MARKUP.sub("", text) or text, length)
