@@ -13,13 +13,21 @@ export class Places {
     this.open = open;
     this.held = new Map(); // element -> what it holds: the view, its root and the pictures that stood there
     this.timer = 0;
-    this.seen = new MutationObserver(() => (this.timer ||= setTimeout(() => this.look(), LOOK_MS)));
+    this.seen = new MutationObserver(() => this.stir());
     this.seen.observe(document.body, { childList: true, subtree: true });
     this.look();
   }
 
+  /** Look soon; at once where a view has lost its place and there is another for it. */
+  stir() {
+    const lost = [...this.held.keys()].some((place) => !place.isConnected);
+    if (lost && [...document.querySelectorAll(this.selector)].some((place) => !this.held.has(place))) this.look();
+    else this.timer ||= setTimeout(() => this.look(), LOOK_MS);
+  }
+
   /** An output that was drawn anew takes over the view of the one that is gone, scrolled and zoomed as it was. */
   look() {
+    clearTimeout(this.timer);
     this.timer = 0;
     const left = [...this.held].filter(([place]) => !place.isConnected);
     for (const place of document.querySelectorAll(this.selector)) {
