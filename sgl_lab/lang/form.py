@@ -1,7 +1,7 @@
 """What a gen's text has to be, and what it means once it is whole.
 
-A form is made, and refused, when `gen(...)` is called. pydantic and jsonschema are loaded by the first form
-that needs them.
+A form is made, and refused, when `gen(...)` is called. pydantic is loaded by the first form that needs it,
+jsonschema by the first schema that is not plainly one, or the first value that is read of one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from ..contracts.errors import BadArgument, InvalidValue, UnfinishedValue
+from ..contracts.json_schema import plainly_valid
 from ..contracts.params import Constraint
 
 MAX_SOURCE = 200_000
@@ -147,7 +148,11 @@ def of_schema(source: object) -> Form:
     except (TypeError, ValueError, RecursionError) as error:
         raise BadArgument(f"json_schema cannot be written as JSON: {error}") from None
     _limited("json_schema", text)
-    _check_schema(text)
+    try:
+        if not plainly_valid(json.loads(text)):
+            _check_schema(text)
+    except RecursionError:
+        raise BadArgument("json_schema is nested too deeply") from None
     return Form(Constraint("json_schema", text), partial(read_json, text))
 
 
@@ -160,8 +165,6 @@ def _check_schema(text: str) -> None:
         jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator).check_schema(schema)
     except jsonschema.SchemaError as error:
         raise BadArgument(f"json_schema is wrong at {error.json_path}: {error.message:.200}") from None
-    except RecursionError:
-        raise BadArgument("json_schema is nested too deeply") from None
 
 
 def read_json(schema: str, text: str) -> Any:

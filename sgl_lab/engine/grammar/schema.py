@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ...contracts.errors import BackendUnsupported, BadArgument
+from ...contracts.json_schema import plainly_valid
 
 MAX_TEXT = 1 << 17
 MAX_DEPTH = 64
@@ -86,6 +87,8 @@ def _parts(value: Any) -> Iterable[Any]:
 
 
 def _check(schema: Any) -> None:
+    if plainly_valid(schema):
+        return
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 

@@ -1,0 +1,80 @@
+"""Which JSON schemas are plainly well-formed, told without the libraries that know them all.
+
+Loading those takes over a second where format checkers are installed, as they are with JupyterLab; they are asked about the rest.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+_TYPES = {"null", "boolean", "integer", "number", "string", "array", "object"}
+_Check = Callable[[Any], bool]
+
+
+def _anything(value: Any) -> bool:
+    return True
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _truth(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _names(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_text, value)) and len(set(value)) == len(value)
+
+
+def _type(value: Any) -> bool:
+    return value in _TYPES if isinstance(value, str) else _names(value) and set(value) <= _TYPES and bool(value)
+
+
+def _local(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"#(/[\w.$-]+)*", value, re.ASCII) is not None
+
+
+def _schemas(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(plainly_valid, value))
+
+
+def _named(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(plainly_valid, value.values()))
+
+
+def plainly_valid(schema: Any) -> bool:
+    """True only of what draft 2020-12 takes as a schema; False of some that it takes too."""
+    if not isinstance(schema, dict):
+        return isinstance(schema, bool)
+    return all(keyword in _KEYWORDS and _KEYWORDS[keyword](value) for keyword, value in schema.items())
+
+
+_KEYWORDS: dict[str, _Check] = {
+    "type": _type,
+    "required": _names,
+    "$ref": _local,
+    **dict.fromkeys(("const", "default"), _anything),
+    **dict.fromkeys(("title", "description", "$comment", "format"), _text),
+    **dict.fromkeys(("enum", "examples"), _list),
+    **dict.fromkeys(("uniqueItems", "deprecated", "readOnly", "writeOnly"), _truth),
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _number),
+    **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"), _count),
+    **dict.fromkeys(("items", "additionalProperties"), plainly_valid),
+    **dict.fromkeys(("anyOf", "allOf", "oneOf", "prefixItems"), _schemas),
+    **dict.fromkeys(("properties", "$defs"), _named),
+}
