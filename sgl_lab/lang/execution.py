@@ -40,7 +40,7 @@ class Execution:
         state = self.state
         if self._is_async:
             with state.running():
-                state.ret_value = await self._body()
+                state.ret_value = await self._awaited()
                 await state.wait_async()
             return self._finished()
         self.begin()
@@ -76,7 +76,12 @@ class Execution:
 
     def _execute(self) -> None:
         __tracebackhide__ = True
-        self.state.ret_value = drive(self._body(), self._run.check) if self._is_async else self._body()
+        self.state.ret_value = drive(self._awaited(), self._run.check) if self._is_async else self._body()
+
+    async def _awaited(self) -> Any:
+        __tracebackhide__ = True
+        with self._run.awaited():
+            return await self._body()
 
     def _alone(self) -> None:
         with suppress(Exception), self.state.running():
@@ -84,4 +89,4 @@ class Execution:
 
     async def _alone_async(self) -> None:
         with suppress(Exception), self.state.running():
-            self.state.ret_value = await self._body()
+            self.state.ret_value = await self._awaited()

@@ -12,7 +12,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -71,6 +71,8 @@ class Run:
         self._has_body = False
         self._body_thread: int | None = None
         self._body_loop: asyncio.AbstractEventLoop | None = None
+        self._end_body = do_nothing
+        """of one that awaits what is not ours"""
         self._nested: weakref.WeakSet[Run] = weakref.WeakSet()
         self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         """those of the batches that its body started"""
@@ -116,6 +118,38 @@ class Run:
             self._has_body, self._body_thread, self._body_loop = False, None, None
             self.notify()
 
+    @contextmanager
+    def awaited(self) -> Iterator[None]:
+        """The body awaits inside, on the loop that runs here: a stop of the run is met there too by one that awaits something else."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None  # a loop runs here
+        n_cancelled, inside, ended = task.cancelling(), True, False
+
+        def end() -> None:
+            nonlocal ended
+            if inside and not self._drained():
+                loop.call_later(SLICE_S, end)  # what waits for a partial text meets the stop by itself
+            elif inside:
+                ended = task.cancel()
+
+        def end_soon() -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(loop.call_later, SLICE_S, end)
+
+        with self.lock:
+            self._end_body = end_soon
+        try:
+            yield
+        except asyncio.CancelledError:
+            if ended and task.cancelling() == n_cancelled + 1 and self.stopped:
+                raise self.stopped from None
+            raise
+        finally:
+            inside = False
+            self._end_body = do_nothing
+            if ended:
+                task.uncancel()
+
     @property
     def body_active(self) -> bool:
         return self._has_body
@@ -148,6 +182,11 @@ class Run:
     def idle(self) -> bool:
         """Whether its streams have nothing to do."""
         return all(stream.idle for stream in self.streams)
+
+    def _drained(self) -> bool:
+        """As `idle`, with all that was started inside it."""
+        with self.lock:
+            return self.idle and all(run._drained() for run in self._nested)
 
     def settled(self) -> bool:
         """Whether its streams have nothing to do and nobody elsewhere may give them more."""
@@ -213,6 +252,7 @@ class Run:
             for stream in self.streams:
                 stream.stop(self.stopped)
             nested = tuple(self._nested)
+            self._end_body()
             self.notify()
         for run in nested:
             run.stop(why)

@@ -226,6 +226,53 @@ def test_a_stopped_program_stops_those_that_it_awaits() -> None:
     assert backend.n_cancelled == 3
 
 
+@sgl.function
+async def waits_for_another(s: Any) -> str:
+    await asyncio.sleep(60)
+    return "it was not stopped"
+
+
+@sgl.function
+async def waits_inside_another(s: Any) -> str:
+    return str((await waits_for_another.run_async()).ret_value)
+
+
+@pytest.mark.parametrize("program", [waits_for_another, waits_inside_another])
+def test_a_stopped_run_ends_its_coroutine_whatever_it_awaits(program: Any) -> None:
+    backend = ScriptedBackend()
+    for states in [[program.run(backend=backend, stream=True)], program.run_batch([(), ()], backend=backend, stream=True)]:
+        for state in states:
+            state.cancel("enough")
+        for state in states:
+            error = within(5, state.error)
+            assert (type(error), str(error)) == (Stopped, "enough")
+            assert state.ret_value is None
+
+
+@pytest.mark.parametrize("program", [waits_for_another, waits_inside_another])
+def test_a_task_outlives_the_stop_of_the_run_that_it_awaits(program: Any) -> None:
+    async def main() -> str:
+        state = await program.run_async(backend=ScriptedBackend(), stream=True)
+        await asyncio.sleep(0)
+        state.cancel("enough")
+        with pytest.raises(Stopped, match="enough"):
+            await state.sync_async()
+
+        @sgl.function
+        async def stops_itself(s: Any) -> None:
+            s.cancel("by itself")
+            await asyncio.sleep(60)
+
+        with pytest.raises(Stopped, match="by itself"):
+            await stops_itself.run_async(backend=ScriptedBackend())
+        task = asyncio.current_task()
+        assert task
+        assert task.cancelling() == 0
+        return await asyncio.sleep(0, "goes on")
+
+    assert within(10, lambda: asyncio.run(main())) == "goes on"
+
+
 def test_an_interrupt_of_a_script_cancels_what_the_coroutine_waits_for() -> None:
     backend = ScriptedBackend("x", held=True)
     cleaned: list[str] = []
