@@ -129,9 +129,7 @@ def gen(
         raise BadArgument(f"{' and '.join(f'{constraint}=' for constraint in stated)} cannot stand together", hint="give one of them")
     if execute and tools is None:
         raise BadArgument("execute= needs tools=")
-    if choices is not None:
-        return select(name, choices, temperature or 0.0, choices_method or token_length_normalized)
-    if choices_method is not None:
+    if choices is None and choices_method is not None:
         raise BadArgument("choices_method= needs choices=")
     arguments = {
         "max_tokens": max_tokens,
@@ -153,11 +151,28 @@ def gen(
         "seed": seed,
         "logit_bias": logit_bias,
     }
+    if choices is not None:
+        _check_select(arguments)
+        return select(name, choices, temperature or 0.0, choices_method or token_length_normalized)
     form = _FORMS[stated[0]](constraints[stated[0]]) if stated else None
     return Gen(_checked(name), tuple(given(arguments).items()), form, execute, return_text_in_logprobs)
 
 
 _FORMS = {"dtype": of_dtype, "regex": of_regex, "json_schema": of_schema, "grammar": of_grammar, "tools": of_tools}
+
+
+_IDLE_WITH_CHOICES = {"max_tokens", "temperature", "seed"}
+"""what programs give with choices, and what is true of a choice anyway: it is as long as it is, and nothing is drawn"""
+_SELECTS = GenDefaults()
+
+
+def _check_select(arguments: Mapping[str, Any]) -> None:
+    """BadArgument for what would ask for another text than one of the choices, or for more to be told of it."""
+    for name, value in arguments.items():
+        if value is None or name in _IDLE_WITH_CHOICES:
+            continue
+        if any(getattr(_SELECTS, field) != asked for field, asked in given({name: value}).items()):
+            raise BadArgument(f"{name}= means nothing with choices=: they are scored, nothing is drawn", hint=f"leave out {name}")
 
 
 def gen_int(name: str | None = None, max_tokens: int | None = None, n: int | None = None, **arguments: Any) -> Gen | Select:

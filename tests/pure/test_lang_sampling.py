@@ -218,6 +218,34 @@ def test_a_method_of_ones_own_may_be_wrong_and_is_told_so() -> None:
         s["pick"]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("n", 2),
+        ("stop", "."),
+        ("stop_regex", "a"),
+        ("stop_token_ids", [1]),
+        ("min_tokens", 2),
+        ("top_k", 5),
+        ("logit_bias", {1: 1.0}),
+        ("return_logprob", True),
+        ("top_logprobs_num", 2),
+        ("logprob_start_len", 0),
+        ("ignore_eos", True),
+        ("frequency_penalty", 1.0),
+    ],
+)
+def test_what_means_nothing_with_choices_fails_at_the_call(name: str, value: Any) -> None:
+    arguments: dict[str, Any] = {name: value}
+    with pytest.raises(BadArgument, match=f"{name}= means nothing with choices="):
+        gen("x", choices=["a", "b"], **arguments)
+
+
+def test_what_programs_give_with_choices_and_asks_for_nothing_is_taken() -> None:
+    plain = gen("x", choices=["a", "b"])
+    assert gen("x", choices=["a", "b"], temperature=0, max_tokens=5, n=1, seed=3, top_k=-1, top_p=1.0, return_logprob=False) == plain
+
+
 def test_a_choices_method_that_is_none_fails_at_the_call() -> None:
     with pytest.raises(BadArgument, match="choices_method cannot be 'greedy_token_selection'"):
         gen("x", choices=["a", "b"], choices_method="greedy_token_selection")
