@@ -15,6 +15,8 @@ from .errors import BadArgument
 MAX_N = 256
 MAX_STOPS = 64
 MAX_TOP_LOGPROBS = 20
+MAX_SOURCE = 1 << 17
+"""characters of a constraint; of a JSON schema, its bytes too"""
 
 CONSTRAINTS = ("regex", "json_schema", "grammar")
 
@@ -85,7 +87,7 @@ class SamplingParams:
         check(1 <= self.n <= MAX_N, "n", f"between 1 and {MAX_N}")
         check(self.temperature >= 0, "temperature", "0 or more")
         check(0 < self.top_p <= 1, "top_p", "in (0, 1]")
-        check(self.top_k is None or (type(self.top_k) is int and self.top_k >= 1), "top_k", "1 or more, or None for all")
+        check(self.top_k is None or (type(self.top_k) is int and self.top_k >= 1), "top_k", "1 or more, or -1 or None for all")
         check(0 <= self.min_p <= 1, "min_p", "in [0, 1]")
         check(-2 <= self.frequency_penalty <= 2, "frequency_penalty", "in [-2, 2]")
         check(-2 <= self.presence_penalty <= 2, "presence_penalty", "in [-2, 2]")

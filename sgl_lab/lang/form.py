@@ -15,10 +15,7 @@ from typing import Any
 
 from ..contracts.errors import BadArgument, InvalidValue, UnfinishedValue
 from ..contracts.json_schema import plainly_valid
-from ..contracts.params import Constraint
-
-MAX_SOURCE = 200_000
-"""characters of a schema, a pattern or a grammar"""
+from ..contracts.params import MAX_SOURCE, Constraint
 
 Meaning = Callable[[str], Any]
 """the value of a whole text; ValueError where it is none"""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
 from ...contracts.errors import BackendUnsupported, BadArgument
-from ...contracts.params import Constraint
+from ...contracts.params import MAX_SOURCE, Constraint
 from . import exits, pattern
 from .exits import Exits, Tokens
 from .guide import Guide
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 KEPT = 128
 """compiled constraints; the one used longest ago is forgotten first"""
-MOST_SOURCE = 1 << 17
-"""characters of a constraint"""
 
 
 class Spelling(exits.Spelling, Protocol):
@@ -87,8 +85,8 @@ class Grammars:
 
     def _made(self, constraint: Constraint) -> Compiled:
         kind, source = constraint.kind, constraint.source
-        if len(source) > MOST_SOURCE:
-            raise BadArgument(f"a {kind} of {len(source)} characters is too long", hint=f"at most {MOST_SOURCE} are taken")
+        if len(source) > MAX_SOURCE:
+            raise BadArgument(f"a {kind} of {len(source)} characters is too long", hint=f"at most {MAX_SOURCE} are taken")
         tokenizer, leaving = self._tokenizer()
         from llguidance import LLMatcher
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from ...contracts.errors import BackendUnsupported, BadArgument
 from ...contracts.json_schema import plainly_valid
+from ...contracts.params import MAX_SOURCE
 
-MAX_TEXT = 1 << 17
 MAX_DEPTH = 64
 MAX_VALUES = 20_000
 MAX_OBJECTS = 1_000
@@ -41,8 +41,8 @@ def lowered(schema_text: str) -> str:
 
 def _parsed(text: str) -> Any:
     size = len(text.encode(errors="surrogatepass"))
-    if size > MAX_TEXT:
-        raise BadArgument(f"the schema has {size} bytes, more than {MAX_TEXT}")
+    if size > MAX_SOURCE:
+        raise BadArgument(f"the schema has {size} bytes, more than {MAX_SOURCE}")
     try:
         schema = json.loads(text, parse_constant=_no_number)
     except RecursionError:
