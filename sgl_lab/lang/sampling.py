@@ -83,5 +83,14 @@ def given(arguments: Mapping[str, object]) -> dict[str, Any]:
         if value is not None:
             field, convert = ARGUMENTS[name]
             fields[field] = convert(name, value)
-    SamplingParams(**{"max_tokens": None, **fields})
+    try:
+        SamplingParams(**{"max_tokens": None, **fields})
+    except BadArgument as error:
+        raise BadArgument(_in_users_words(error.message, arguments), hint=error.hint) from None
     return fields
+
+
+def _in_users_words(message: str, arguments: Iterable[str]) -> str:
+    """A message that begins with the name of a field, with the one that the user gave."""
+    field, _, rest = message.partition(" ")
+    return f"{next((name for name in arguments if ARGUMENTS[name][0] == field), field)} {rest}"

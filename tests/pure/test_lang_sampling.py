@@ -10,7 +10,7 @@ import pytest
 import sgl_lab.lang.surface as sgl
 from sgl_lab.backends.scripted import ScriptedBackend
 from sgl_lab.contracts.errors import BadArgument, ProgramError
-from sgl_lab.contracts.params import SamplingParams
+from sgl_lab.contracts.params import MAX_SOURCE, SamplingParams
 from sgl_lab.contracts.port import GenJob, ScoreJob
 from sgl_lab.lang.choices import ChoicesDecision, ChoicesSamplingMethod
 
@@ -216,6 +216,26 @@ def test_a_method_of_ones_own_may_be_wrong_and_is_told_so() -> None:
     s += "Q" + sgl.select("pick", ["yes", "no"], choices_method=Stubborn())
     with pytest.raises(ProgramError, match="Stubborn chose 'maybe'"):
         s["pick"]
+
+
+def test_a_wrong_argument_is_named_as_the_user_names_it_with_all_that_is_legal() -> None:
+    with pytest.raises(BadArgument, match=r"^top_logprobs_num must be between 0 and 20, not 21"):
+        gen("x", top_logprobs_num=21)
+    with pytest.raises(BadArgument, match=r"^logprob_start_len must be"):
+        gen("x", logprob_start_len=-2)
+    with pytest.raises(BadArgument, match=r"^max_new_tokens must be"):
+        sgl.function(lambda s: None).run(max_new_tokens=-5, backend=ScriptedBackend())
+    with pytest.raises(BadArgument, match="-1 or None for all"):
+        gen("x", top_k=0)
+
+
+@pytest.mark.parametrize("kind", ["regex", "json_schema", "grammar"])
+def test_a_constraint_too_long_for_the_engine_is_refused_at_the_call(kind: str) -> None:
+    longest = {"regex": "a" * MAX_SOURCE, "json_schema": f'{{"title": "{"a" * (MAX_SOURCE - 13)}"}}', "grammar": "a" * MAX_SOURCE}[kind]
+    gen("x", **{kind: longest})
+    too_long: dict[str, Any] = {kind: longest.replace("a", "aa", 1)}
+    with pytest.raises(BadArgument, match=f"has {MAX_SOURCE + 1} characters, the limit is {MAX_SOURCE}"):
+        gen("x", **too_long)
 
 
 @pytest.mark.parametrize(
