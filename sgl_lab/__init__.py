@@ -7,6 +7,7 @@ Nothing heavy is imported before it is used.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 _HEAVY = {"Lab": "session", "default_lab": "labs"}
 """What brings torch with it when it is used, and where it is."""
+
+_REMOTE = ("Runtime", "RuntimeEndpoint", "OpenAI", "Anthropic", "VertexAI", "Gemini", "LiteLLM")
+_NOT_YET = dict.fromkeys(_REMOTE, "remote backends") | {"image": "images", "video": "videos"}
+"""What programs written for the original may ask for, and what that needs."""
 
 
 def __getattr__(name: str) -> Any:
@@ -37,6 +42,10 @@ def __getattr__(name: str) -> Any:
     _fill_backend_slot()
     if name in surface.__all__:
         return getattr(surface, name)
+    if name in _NOT_YET:
+        # Of `from sgl_lab import name`, which asks on the import system's behalf, an AttributeError would not reach the user.
+        imports = sys._getframe(1).f_globals.get("__name__") in ("importlib._bootstrap", "_frozen_importlib")
+        raise (ImportError if imports else AttributeError)(f"sgl_lab has no {name!r}: {_NOT_YET[name]} are not here yet")
     raise AttributeError(f"sgl_lab has no {name!r}")
 
 

@@ -174,3 +174,14 @@ def test_a_program_that_begins_with_its_argument_has_nothing_to_cache() -> None:
     backend = ScriptedBackend()
     assert sgl.function(lambda s, q: s.append_expression(q + gen("a"))).cache(backend) == 0
     assert backend.jobs == []
+
+
+@pytest.mark.parametrize("name", ["RuntimeEndpoint", "Runtime", "OpenAI", "Anthropic", "VertexAI", "Gemini", "LiteLLM", "image", "video"])
+def test_a_name_that_is_not_here_yet_says_so(name: str) -> None:
+    import sgl_lab
+
+    assert not hasattr(sgl_lab, name)
+    with pytest.raises(AttributeError, match=f"'{name}': .* are not here yet"):
+        getattr(sgl_lab, name)
+    with pytest.raises(ImportError, match=f"'{name}': .* are not here yet"):
+        exec(f"from sgl_lab import {name}")
