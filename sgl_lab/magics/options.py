@@ -29,8 +29,9 @@ class OptionError(BadArgument):
 def nearest(word: str, known: Iterable[str], what: str) -> OptionError:
     """The error for `word`, which is none of `known`."""
     names = list(known)
-    close = difflib.get_close_matches(word, names, 1, 0.5)
-    return OptionError(f"unknown {what} {word!r}", hint=f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}")
+    bare = {name.lstrip("-"): name for name in names}  # dashes are no likeness
+    close = difflib.get_close_matches(word.lstrip("-"), bare)
+    return OptionError(f"unknown {what} {word!r}", hint=f"did you mean {bare[close[0]]!r}?" if close else f"known: {', '.join(names)}")
 
 
 @dataclass(frozen=True, slots=True)

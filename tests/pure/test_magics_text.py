@@ -70,6 +70,7 @@ def test_the_page_is_told_of_values_as_text_and_which_are_numbers() -> None:
     [
         ("--temprature 0", "did you mean '--temperature'?"),
         ("--view tre", "did you mean 'tree'?"),
+        ("--bogus 1", "known: "),
         ("--seed many", "--seed cannot be 'many'"),
         ("--temperature -1", "--temperature cannot be '-1'"),
         ("--temperature nan", "--temperature cannot be 'nan'"),
