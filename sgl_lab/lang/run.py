@@ -61,6 +61,7 @@ class Run:
         self.streams: list[Stream] = []
         self.stopped: Stopped | None = None
         self.body_error: Exception | None = None
+        self.body_ended = False
         self.body_task: asyncio.Task[None] | None = None
         """the one that executes a body that was left to itself; a loop alone would not keep it"""
         self.loops: set[Loop] = set()
@@ -116,6 +117,7 @@ class Run:
         finally:
             _here.set(outer)
             self._has_body, self._body_thread, self._body_loop = False, None, None
+            self.body_ended = True
             self.notify()
 
     @contextmanager
@@ -168,6 +170,10 @@ class Run:
 
     def has_seen(self, error: Exception) -> bool:
         return any(error is seen for seen in self._seen)
+
+    def unseen_error(self) -> Exception | None:
+        """The first that nobody has seen, on any stream."""
+        return next((stream.error for stream in self.streams if stream.error is not None and not self.has_seen(stream.error)), None)
 
     def adopt_thread(self) -> None:
         """The thread that calls this works for the run, and so do the programs that it starts."""

@@ -34,6 +34,7 @@ class ProgramState:
         self._stream = stream
         self._run = stream.run
         self._copied: ProgramStateGroup | None = None
+        self._fork_error: Exception | None = None
         self.ret_value: Any = None
         """what the program's body returned"""
 
@@ -218,18 +219,20 @@ class ProgramState:
         return tuple(self._stream.transcript.ids)
 
     def sync(self) -> None:
-        """Wait until everything appended is done; raise what went wrong."""
-        self._run.wait(self._is_idle)
-        self._raise()
+        """Wait until everything appended is done; raise what went wrong. The state of a program that has ended answers for its forks too:
+        of those, what nobody has seen."""
+        self._run.wait(self._is_over)
+        if (error := self._outcome()) is not None:
+            raise error
 
     async def sync_async(self) -> None:
-        await self._run.wait_async(self._is_idle)
-        self._raise()
+        await self._run.wait_async(self._is_over)
+        self.sync()
 
     def error(self) -> Exception | None:
-        """Wait until everything appended is done, and tell what went wrong instead of raising it."""
-        self._run.wait(self._is_idle)
-        return self._failure()
+        """As `sync`, and tell what went wrong instead of raising it."""
+        self._run.wait(self._is_over)
+        return self._outcome()
 
     def text_iter(self, var_name: Name | None = None) -> Iterator[str]:
         """The text as it comes, the chat template's included; of one variable if named. Raises at its end what went wrong."""
@@ -284,9 +287,8 @@ class ProgramState:
     def finish(self) -> None:
         """Wait for all streams of the run; raise the first error that nobody has seen."""
         self.wait()
-        for stream in self._run.streams:
-            if stream.error is not None and not self._run.has_seen(stream.error):
-                raise self._run.seen(stream.error)
+        if (error := self._run.unseen_error()) is not None:
+            raise self._run.seen(error)
 
     def cancel(self, why: str = "the run was stopped") -> None:
         """Cancel what runs and drop what is queued, on all streams; partial text is kept. Does not wait."""
@@ -296,6 +298,13 @@ class ProgramState:
 
     def _is_idle(self) -> bool:
         return self._stream.idle and not self._run.body_elsewhere
+
+    @property
+    def _answers_for_forks(self) -> bool:
+        return self._run.body_ended and self._stream.parent is None
+
+    def _is_over(self) -> bool:
+        return self._is_idle() and (not self._answers_for_forks or self._run.idle)
 
     def _is_there(self, name: Name) -> Callable[[], bool]:
         """Whether there is a value, or will never be one."""
@@ -311,6 +320,12 @@ class ProgramState:
     def _failure(self) -> Exception | None:
         error = self._stream.error
         return self._run.body_error if error is None else self._run.seen(error)
+
+    def _outcome(self) -> Exception | None:
+        if (error := self._failure()) is not None or not self._answers_for_forks:
+            return error
+        self._fork_error = self._fork_error or self._run.unseen_error()
+        return self._fork_error and self._run.seen(self._fork_error)
 
     def _raise(self) -> None:
         if (error := self._failure()) is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import threading
+from typing import Any
 
 import pytest
 
@@ -473,3 +474,30 @@ def test_events_tell_streams_and_expressions_with_the_users_line() -> None:
     finished = [event for event in events if isinstance(event, ExprFinished)]
     assert [(event.status, event.value) for event in finished] == [("ok", "yes"), ("ok", "no"), ("ok", "no")]
     assert [event.children for event in events if isinstance(event, ForkJoined)] == [tuple(event.fork for event in opened[1:])]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_error_in_a_fork_that_nobody_joined_is_told_by_the_programs_state(stream: bool) -> None:
+    failure = RequestFailed("boom")
+
+    @sgl.function
+    def careless(s: Any) -> None:
+        s += "Q" + gen("a")
+        s.fork(2)[1].append_expression("bad" + gen("b"))
+
+    @sgl.function
+    def careful(s: Any) -> None:
+        s += "Q" + gen("a")
+        child = s.fork(1)[0]
+        child += "bad" + gen("b")
+        with pytest.raises(RequestFailed):
+            child["b"]
+
+    backend = ScriptedBackend(lambda prompt: failure if prompt.endswith("bad") else "A")
+    state = careless.run(backend=backend, stream=stream)
+    assert within(5, state.error) is state.error() is failure
+    assert (state["a"], state.text()) == ("A", "QA"), "the program's own text is whole"
+    with pytest.raises(RequestFailed, match="boom"):
+        state.sync()
+    assert careless.run_batch([()], backend=backend, return_exceptions=True) == [failure]
+    assert careful.run(backend=backend, stream=stream).error() is None
