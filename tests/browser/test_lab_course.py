@@ -18,6 +18,8 @@ COURSE = Path(__file__).parents[2] / "notebooks"
 NAMES = sorted(path.stem for path in COURSE.glob("*.ipynb"))
 PICTURES = "img[src^='data:image/svg+xml']"
 VIEW = "application/vnd.jupyter.widget-view+json"
+CHART = "application/vnd.plotly.v1+json"
+"""drawn by JupyterLab itself, in the place of the picture that stands beside it"""
 
 
 @pytest.fixture(scope="module", params=[(7, False), (6, True)], ids=["ipykernel7-light", "ipykernel6-dark"])
@@ -118,8 +120,14 @@ def test_opened_elsewhere_it_reads_well_and_runs_nothing(executed: tuple[Noteboo
     shown = frozen_text(reopened.page.locator(".jp-RenderedHTMLCommon.jp-OutputArea-output"))
     assert shown
     assert [answer for answer in answers(content) if answer not in shown] == []
+    charts = [output for output in outputs(content) if CHART in output.get("data", {})]
+    drawn = reopened.page.locator(".jp-RenderedPlotly")
+    assert drawn.count() == len(charts)
+    for chart in drawn.all():
+        chart.scroll_into_view_if_needed()  # it is drawn when it is seen, or is the picture that was saved of it
+        chart.locator("svg.main-svg, img").first.wait_for()
     sizes = widths(reopened.page.locator(PICTURES))
-    assert len(sizes) == n_pictures(content)
+    assert len(sizes) == n_pictures(content) - len(charts)
     assert [size for size in sizes if size <= 100] == []
     assert reopened.errors == []
     assert reopened.outside == []
