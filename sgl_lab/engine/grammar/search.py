@@ -67,18 +67,7 @@ def _compiled(grammar: str) -> llguidance.LLMatcher:
     return llguidance.LLMatcher(byte_tokenizer(), grammar, log_level=0, limits=LIMITS)
 
 
-class _Bytes:
-    """A vocabulary of the 256 bytes and an end."""
-
-    eos_token_id = 256
-    bos_token_id = None
-    tokens = (*(bytes([byte]) for byte in range(256)), b"<end>")
-    special_token_ids = (256,)
-
-    def __call__(self, text: str) -> list[int]:
-        return list(text.encode())
-
-
 @lru_cache(maxsize=1)
 def byte_tokenizer() -> llguidance.LLTokenizer:
-    return llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Bytes()), slices=[])
+    """The library's own: tokens 0 to 255 are the bytes."""
+    return llguidance.LLTokenizer("byte", slices=[])
