@@ -1,0 +1,27 @@
+"""Kernels run on the GPU where there is one, else under Triton's interpreter.
+
+The interpreter has to be asked for before Triton is first imported: its own library (`tl.sum`, `tl.max`) is made
+of kernels too. Pytest reads this file before it imports any test beside it, and nothing that it collects earlier
+loads Triton. Whatever needs compiled kernels without a GPU does so in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+if find_spec("triton") is None:
+    collect_ignore_glob = ["test_*.py"]
+elif not torch.cuda.is_available():
+    if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
+        raise pytest.UsageError("Triton was loaded before tests/gpu could ask for its interpreter: run tests/gpu alone, or first")
+    os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
