@@ -8,6 +8,8 @@ machine's memory; who was used least recently is closed first.
 
 from __future__ import annotations
 
+import gc
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,7 +19,7 @@ from .contracts.errors import EngineStopped, OutOfMemory
 from .engine.gate import Reply
 from .engine.model.memory import machine_bytes
 from .lang.loop import SLICE_S
-from .session import BUILT_IN, Lab
+from .session import BUILT_IN, Lab, import_engine
 
 
 class Loading:
@@ -38,6 +40,7 @@ class Loading:
         return self
 
     def _load(self) -> Lab:
+        _import_engine()
         lab = self._lab()
         if not self._labs.take(self, lab):
             lab.close()
@@ -169,6 +172,23 @@ class Labs:
             closing = [*self._parked, *([] if self._default is None else [self._default])]
             self._default, self._wanted, self._parked = None, None, []
         _close(closing)
+
+
+def _import_engine() -> None:
+    """What the imports leave is taken out of the collector's sight.
+
+    They make some 200,000 objects that live as long as the process. To look through them all, as Python does again and
+    again while a run grows, stops every thread for a quarter of a second. What the user has made before is frozen with
+    them, so nothing is where somebody else imported torch: there may be models, which a cycle would then keep.
+    """
+    with _IMPORTING:
+        if "torch" not in sys.modules:
+            import_engine()
+            gc.collect()
+            gc.freeze()
+
+
+_IMPORTING = threading.Lock()
 
 
 def _is_usable(lab: Lab) -> bool:

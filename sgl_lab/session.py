@@ -81,7 +81,7 @@ class Lab:
         emit: Emit | None = None,
         progress: Progress = unseen,
     ) -> None:
-        os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
+        import_engine()
         from .backends.local import LocalBackend
         from .engine.config import EngineConfig
         from .engine.engine import Engine
@@ -290,6 +290,13 @@ class Lab:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
+
+
+def import_engine() -> None:
+    """Import torch and all else that is heavy in a lab."""
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
+    from .engine.model import load as load
+    from .engine.run import choose as choose
 
 
 def _check_text(*, model: object, **others: object) -> None:

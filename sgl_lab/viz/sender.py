@@ -81,6 +81,8 @@ class Sender:
         self._tokens_stale = self._rest_stale = self._status_stale = False
         self._snapshot_stale = True
         self._tokens_due = self._rest_due = self._snapshot_due = 0
+        self._too_large: set[str] = set()
+        """views that are no part of snapshots any more"""
 
     # ------------------------------------------------------------ in
 
@@ -154,24 +156,27 @@ class Sender:
     def snapshot(self, now_ns: int) -> Message | None:
         """Once a second, if anything changed: the state for pages that load later, as much of it as fits in one message.
 
-        `seq` is the number of the first message not in it; `partial` says that something was left out.
+        `seq` is the number of the first message not in it; `partial` says that something was left out. What was once too
+        large is left out from then on: to find that out anew each second would take longer than all else.
         """
         if not self._snapshot_stale or now_ns < self._snapshot_due:
             return None
         self._snapshot_due = now_ns + SNAPSHOT_EVERY_NS
         self._snapshot_stale = False
-        found: Message = {"seq": self._seq, "partial": False}
-        room = MAX_BYTES
-        parts: Message = {"status": self._status, "metrics": self._views.metrics.full()}
-        parts |= {"tokens": self._views.tokens.full(), "lanes": self._views.lanes.full(), "tree": self._views.tree.full()}
-        for name, part in parts.items():
+        room = MAX_BYTES - _size(self._status)
+        found: Message = {"seq": self._seq, "status": self._status}
+        views = self._views.named()
+        for name in ("metrics", "tokens", "lanes", "tree"):
+            if name in self._too_large:
+                continue
+            part = views[name].full()
             size = _size_within(part, room)
             if size is None:
-                found["partial"] = True
+                self._too_large.add(name)
             else:
                 found[name] = part
                 room -= size
-        return found
+        return found | {"partial": bool(self._too_large)}
 
 
 # ---------------------------------------------------------------- size

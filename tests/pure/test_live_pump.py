@@ -22,6 +22,7 @@ from sgl_lab.trace import Ring
 from sgl_lab.viz.live import KEPT, LiveHandle, Pump, open_live
 from sgl_lab.viz.sender import MAX_BYTES, REST_EVERY_NS, SNAPSHOT_EVERY_NS, TOKENS_EVERY_NS, Message, Sender, Views, split
 from sgl_lab.viz.views import LanesView, MetricsView, TokensView, TreeView
+from sgl_lab.viz.views.tokens import TokensPicture
 from tests.pure.story import Stage, story
 
 MS = 1_000_000
@@ -250,6 +251,31 @@ def test_a_page_that_comes_late_to_a_long_run_is_told_all_of_it_in_messages_of_a
     assert [message["kind"] for message in messages] == ["full", *["delta"] * (len(messages) - 1)]
     assert len(messages) > 3
     assert late.known() == patient.known()
+
+
+class Counted(TokensView):
+    """How often all of it was asked for."""
+
+    n_full = 0
+
+    def full(self) -> TokensPicture:
+        self.n_full += 1
+        return super().full()
+
+
+def test_tokens_that_were_too_many_for_a_snapshot_are_not_laid_out_for_the_next_ones() -> None:
+    stage = story()
+    stage.say(stage.open(), "a sentence that is said again and again. " * 900)
+    views = views_of(stage)
+    views.tokens = tokens = Counted(stage.spell, stage.run)
+    sender = Sender(views)
+    sender.fold(stage.entries)
+    found = []
+    for second in range(3):
+        sender.status("running", "", second / 3)
+        found.append(sender.snapshot(second * SNAPSHOT_EVERY_NS))
+    assert [("tokens" in state, "lanes" in state, state["partial"]) for state in found if state] == [(False, True, True)] * 3
+    assert tokens.n_full == 1
 
 
 # ---------------------------------------------------------------- the thread

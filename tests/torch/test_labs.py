@@ -6,6 +6,8 @@ import gc
 import os
 import random
 import shutil
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -218,3 +220,33 @@ def test_a_model_that_does_not_fit_leaves_the_default_as_it_is(labs: Labs, model
         labs.loading(str(write_huge(tmp_path / "huge"))).lab()
     assert labs.loading().lab() is default
     assert ask(default, "still here")["text"]
+
+
+# ---------------------------------------------------------------- what the collector looks through
+
+
+FIRST_USE = """
+import gc, weakref, {imported}
+from sgl_lab.labs import Labs
+
+labs = Labs(parked_bytes=0)
+one = labs.loading({models[0]!r}).lab()
+n_frozen = gc.get_freeze_count()
+held = weakref.ref(one._resident.engine._runner._model)
+del one
+labs.loading({models[1]!r}).lab()
+gc.collect()
+print(n_frozen, gc.get_freeze_count() - n_frozen, held())
+labs.close()
+"""
+
+
+@pytest.mark.parametrize(("imported", "is_frozen"), [("sys", True), ("torch", False)])
+def test_the_first_model_freezes_what_its_imports_made_but_no_model_and_nothing_of_somebody_elses_torch(
+    models: list[str], imported: str, is_frozen: bool
+) -> None:
+    script = FIRST_USE.format(imported=imported, models=models)
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    n_frozen, n_more, held = ran.stdout.split()
+    assert (int(n_frozen) > 50_000) is is_frozen
+    assert (n_more, held) == ("0", "None")

@@ -239,9 +239,9 @@ def _shown(text: str) -> list[Child]:
     return parts
 
 
-def _hint(logprob: float, top: list[tuple[str, float]] | None) -> str:
+def _hint(logprob: float, top: tuple[tuple[str, float], ...] | None) -> str:
     lines = [f"p = {percent(math.exp(min(logprob, 0.0)))}"]
-    lines += [f"{percent(math.exp(min(other, 0.0)))}  {clipped(text, 24)}" for text, other in (top or [])[:8]]
+    lines += [f"{percent(math.exp(min(other, 0.0)))}  {clipped(text, 24)}" for text, other in (top or ())[:8]]
     return "\n".join(lines)
 
 

@@ -11,8 +11,8 @@ Knows no tokenizer (`spell` is given) and no page.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import NamedTuple, TypedDict
+from dataclasses import dataclass, field, replace
+from typing import TypedDict
 
 from ...contracts.events import (
     Entry,
@@ -43,7 +43,7 @@ class Drawing(TypedDict, total=False):
     drafted: bool
 
 
-Tok = tuple[str, str, float | None, str, list[tuple[str, float]] | None, int, Drawing | None]
+Tok = tuple[str, str, float | None, str, tuple[tuple[str, float], ...] | None, int, Drawing | None]
 """text; text, cached, computed, generated, forced or choice; logprob; role; alternatives, best first; id; how it was drawn"""
 
 
@@ -73,18 +73,17 @@ class TokensPicture(TypedDict):
     ops: list[TokensOp]
 
 
-class _Drawn(NamedTuple):
-    sample: Sample
-    t: float
-    ms: float
-
-
 @dataclass(slots=True)
 class _Token:
+    """One object a token: the collector looks through them all while every thread waits."""
+
     id: int
     cls: str
     role: str
-    drawn: _Drawn | None = None
+    sample: Sample | None = None
+    """how it was drawn, at `t`, `ms` after the one before it"""
+    t: float = 0.0
+    ms: float = 0.0
 
 
 @dataclass(slots=True)
@@ -110,7 +109,7 @@ class _Request:
     """when it was queued, then when its last token was drawn"""
     done: int = 0
     """tokens in KV"""
-    drawn: list[_Drawn] = field(default_factory=list)
+    drawn: list[_Token] = field(default_factory=list)
     running: bool = True
 
 
@@ -194,13 +193,13 @@ class TokensView:
         if live is not None and cls == "generated":
             first = event.start - len(live.prompt)
             for token, drawn in zip(tokens, live.drawn[max(first, 0) :] if first >= 0 else (), strict=False):
-                if drawn.sample.token != token.id:
+                if drawn.id != token.id:
                     break
-                token.drawn = drawn
+                token.sample, token.t, token.ms = drawn.sample, drawn.t, drawn.ms
             told = first + len(tokens)
             if live.running and told >= 0:
                 # The stream speaks while its generation runs on: what was sampled since stays.
-                tokens += [_Token(drawn.sample.token, cls, event.role, drawn) for drawn in live.drawn[told:]]
+                tokens += [replace(drawn, cls=cls, role=event.role) for drawn in live.drawn[told:]]
         self._replace(fork, event.start - fork.base, tokens)
 
     def _replace(self, fork: _Fork, start: int, tokens: list[_Token]) -> None:
@@ -233,11 +232,11 @@ class TokensView:
 
     def _sampled(self, request: _Request, sample: Sample) -> None:
         fork = request.fork
-        drawn = _Drawn(sample, self._now, round(self._now - request.t, 3))
+        token = _Token(sample.token, "generated", fork.role, sample, self._now, round(self._now - request.t, 3))
         request.t = self._now
-        request.drawn.append(drawn)
+        request.drawn.append(token)
         if fork.live is request and len(request.prompt) + len(request.drawn) == fork.end + 1:
-            fork.own.append(_Token(sample.token, "generated", fork.role, drawn))
+            fork.own.append(token)
             self._change(fork, len(fork.own) - 1)
 
     def _forget(self) -> None:
@@ -267,15 +266,14 @@ class TokensView:
 
     def _tok(self, token: _Token) -> Tok:
         text, role = self._text(token.id), legible(token.role)
-        if token.drawn is None:
+        if (sample := token.sample) is None:
             return (text, token.cls, None, role, None, token.id, None)
-        sample, t, ms = token.drawn
-        how: Drawing = {"t": t, "ms": ms}
+        how: Drawing = {"t": token.t, "ms": token.ms}
         if sample.n_allowed is not None:
             how["allowed"] = sample.n_allowed
         if sample.drafted:
             how["drafted"] = True
-        top = [(self._text(other), logprob) for other, logprob in sample.top if finite(logprob) is not None]
+        top = tuple((self._text(other), logprob) for other, logprob in sample.top if finite(logprob) is not None)
         return (text, "forced" if sample.forced else token.cls, finite(sample.logprob), role, top or None, token.id, how)
 
     def _text(self, token: int) -> str:
