@@ -71,6 +71,11 @@ class SamplingParams:
     prompt_logprobs_from: int | None = None
     constraint: Constraint | None = None
 
+    @property
+    def is_penalised(self) -> bool:
+        """Whether what was said before changes what may be said."""
+        return bool(self.frequency_penalty or self.presence_penalty or self.repetition_penalty != 1)
+
     def __post_init__(self) -> None:
         def check(ok: bool, name: str, legal: str) -> None:
             if not ok:

@@ -11,7 +11,7 @@ from .plan.request import Request
 P = ParamSpec("P")
 
 REASONS = ("stop", "length", "abort", "error")
-TOKENS = ("prompt", "cached", "computed", "recomputed", "generated", "forced", "drafted", "accepted", "rejected")
+TOKENS = ("prompt", "cached", "computed", "recomputed", "generated", "forced", "drafted", "accepted", "rejected", "overrun")
 PARTS = ("scheduler", "model", "masks", "commit", "listeners", "events")
 
 

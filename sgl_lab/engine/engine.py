@@ -7,7 +7,8 @@ does), no program and no picture.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -27,7 +28,7 @@ from .family import Answer, Family, PinFamily, Vocabulary
 from .grammar.grammars import Grammars
 from .intake import Intake
 from .plan.drafts import Drafts
-from .plan.plan import Launching, Plan, RowOutput, Runner, Timed
+from .plan.plan import Following, Launching, Plan, Row, RowOutput, Runner, Timed
 from .plan.request import EXACT, Phase, Request
 from .plan.scheduler import Batch, Scheduler
 
@@ -41,6 +42,20 @@ class _Flight:
     masks: Masks
     started: float
     result: Callable[[], tuple[RowOutput, ...]]
+
+    @property
+    def overrun(self) -> frozenset[RequestId]:
+        """Those who turned out to have ended with the step before."""
+        rows = zip(self.batch.requests, self.batch.plan.rows, strict=True)
+        return frozenset(request.id for request, row in rows if row.follows and request.phase is not Phase.RUNNING)
+
+    def known_rows(self) -> Iterator[Row | None]:
+        """The rows with their tokens, now that all steps before are taken in; None where nothing is wanted any more."""
+        for request, row in zip(self.batch.requests, self.batch.plan.rows, strict=True):
+            if request.phase is not Phase.RUNNING:
+                yield None
+            else:
+                yield replace(row, tokens=request.span(row.start, row.end), follows=False) if row.follows else row
 
 
 class Masks:
@@ -104,8 +119,11 @@ class Engine:
         self._ended: list[tuple[Request, str]] = []
         """requests that came to their end in this step, and why"""
         self._n_recoveries = 0
-        self._flight: _Flight | None = None
+        self._flights: list[_Flight] = []
+        self._landed = 0.0
+        """when the last step was taken in, by `clock`"""
         self._launcher = runner if isinstance(runner, Launching) else None
+        self._follower = runner if isinstance(runner, Following) else None
 
     # ------------------------------------------------------------ in and out
 
@@ -162,23 +180,26 @@ class Engine:
     def step(self) -> bool:
         """Take in what the last step gave, schedule and start the next, and tell of the former while the latter computes.
 
-        False when there was nothing to do. With a runner that cannot compute meanwhile a step is started and taken in at once.
+        With a runner that can, the next is started before the last is taken in, where all it needs of it is the tokens drawn. With
+        one that cannot compute meanwhile a step is started and taken in at once. False when there was nothing to do.
         """
         account = self._account
         account.start()
-        went = self._flight is not None
+        went = bool(self._flights)
         try:
+            self._follow()
             self._land()
-            batch = self._scheduler.schedule()
-            account.lap("scheduler")
-            if batch is not None:
-                went = True
-                self._launch(batch)
-                if self._launcher is None:
-                    self._land()
-                elif self._flight is not None:
-                    self._scheduler.prepare(batch.plan)
-                    account.lap("scheduler")
+            if not self._flights:
+                batch = self._scheduler.schedule()
+                account.lap("scheduler")
+                if batch is not None:
+                    went = True
+                    self._launch(batch)
+            if self._launcher is None:
+                self._land()
+            elif self._flights:
+                self._scheduler.prepare(self._flights[-1].batch.plan)
+                account.lap("scheduler")
         except Exception as error:  # the runner's are caught in _outputs: this one is ours
             self.recover(error)
         self._tree.report_locks()
@@ -199,7 +220,23 @@ class Engine:
         prefilling = frozenset(request.id for request in batch.requests if request.is_prefilling)
         masks = Masks(batch)
         plan = replace(plan, before_draws=self._account.timed("masks", masks))
-        self._flight = _Flight(batch, prefilling, masks, now, self._started(plan))
+        self._flights.append(_Flight(batch, prefilling, masks, now, self._started(plan)))
+        self._account.lap("model")
+
+    def _follow(self) -> None:
+        """Start the step after the one under way, if it can be started now."""
+        if self._follower is None or not self._flights:
+            return
+        batch = self._scheduler.follow(self._flights[-1].batch)
+        self._account.lap("scheduler")
+        if batch is None:
+            return
+        try:
+            result = self._follower.follow(batch.plan)
+        except Exception as error:  # it is scheduled again, when its tokens are known
+            self._emit(EngineFault(None, f"step {batch.plan.step}: {_said(error)}"))
+            return
+        self._flights.append(_Flight(batch, frozenset(), Masks(batch), self._clock(), result))
         self._account.lap("model")
 
     def _started(self, plan: Plan) -> Callable[[], tuple[RowOutput, ...]]:
@@ -211,18 +248,19 @@ class Engine:
         return partial(self._runner.run, plan)
 
     def _land(self) -> None:
-        """Take in what the step under way gives, if there is one."""
-        flight, self._flight = self._flight, None
-        if flight is None:
+        """Take in what the first step under way gives, if there is one."""
+        if not self._flights:
             return
+        flight = self._flights.pop(0)
         errors = flight.masks.errors
         outputs = [
             RowOutput(error=errors[row.request]) if row.request in errors else output
             for row, output in zip(flight.batch.plan.rows, self._outputs(flight), strict=True)
         ]
         self._account.lap("model")
+        overrun = flight.overrun
         self._commit(flight.batch, outputs)
-        self._report(flight)
+        self._report(flight, overrun)
         self._account.lap("commit")
 
     def _outputs(self, flight: _Flight) -> tuple[RowOutput, ...]:
@@ -232,16 +270,24 @@ class Engine:
             return flight.result()
         except Exception as error:
             self._emit(EngineFault(None, f"step {plan.step}: {_said(error)}"))
+            self._forget_followers()
             if len(plan.rows) == 1:
                 return (RowOutput(error=error),)
         flight.masks()
         outputs: list[RowOutput] = []
-        for row in plan.rows:
+        for row in flight.known_rows():
             try:
-                outputs += self._runner.run(Plan(plan.step, (row,)))
+                outputs += self._runner.run(Plan(plan.step, (row,))) if row is not None else (RowOutput(),)
             except Exception as error:
                 outputs.append(RowOutput(error=error))
         return tuple(outputs)
+
+    def _forget_followers(self) -> None:
+        """What was started upon a step that failed comes to nothing."""
+        flights, self._flights = self._flights, []
+        for flight in flights:
+            with suppress(Exception):
+                flight.result()
 
     def _commit(self, batch: Batch, outputs: Sequence[RowOutput]) -> None:
         now = self._clock()
@@ -275,18 +321,20 @@ class Engine:
             if request.phase is not Phase.FINISHED:
                 self._finish(self._families[request.id], request, reason)
 
-    def _report(self, flight: _Flight) -> None:
-        plan = flight.batch.plan
+    def _report(self, flight: _Flight, overrun: frozenset[RequestId]) -> None:
+        plan, now = flight.batch.plan, self._clock()
+        since, self._landed = max(flight.started, self._landed), now
         self._account.n_steps += 1
         self._account.n_rows += len(plan.rows)
+        self._account.tokens["overrun"] += len(overrun)
         self._emit(
             StepRan(
                 plan.step,
                 tuple((row.request, len(row.tokens) - row.n_drafts) for row in plan.rows if row.request in flight.prefilling),
-                tuple(row.request for row in plan.rows if row.request not in flight.prefilling),
+                tuple(row.request for row in plan.rows if row.request not in flight.prefilling | overrun),
                 len(self._scheduler.waiting),
                 self._pool.n_free,
-                (self._clock() - flight.started) * 1000,
+                (now - since) * 1000,
             )
         )
 
@@ -437,7 +485,7 @@ class Engine:
     def close(self) -> None:
         """Answer what is open with EngineStopped and give the runner's memory back."""
         self.fail_all(EngineStopped("the engine was closed", hint="make a new lab"))
-        self._flight = None
+        self._flights.clear()
         self._runner.close()
 
 

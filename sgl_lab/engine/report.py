@@ -28,6 +28,7 @@ METRICS = (
     Metric("drafted_tokens_total", "Tokens that were guessed.", {"": "drafted_tokens"}),
     Metric("accepted_tokens_total", "Guessed tokens that were drawn.", {"": "accepted_tokens"}),
     Metric("rejected_tokens_total", "Guessed tokens that were computed in vain.", {"": "rejected_tokens"}),
+    Metric("overrun_tokens_total", "Tokens computed behind the end of a text, as the next step had begun.", {"": "overrun_tokens"}),
     Metric("forced_tokens_total", "Tokens that a constraint left no choice about.", {"": "forced_tokens"}),
     Metric("evicted_tokens_total", "Tokens evicted from the radix tree.", {"": "evicted_tokens"}),
     Metric("evictions_total", "Nodes evicted from the radix tree.", {"": "evictions"}),

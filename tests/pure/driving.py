@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sgl_lab.contracts.events import (
@@ -78,6 +78,45 @@ class Late(HashRunner):
 
     def start(self, plan: Plan) -> Callable[[], tuple[RowOutput, ...]]:
         return lambda: self.run(plan)
+
+
+class Stream(HashRunner):
+    """As a GPU's stream: does what it was asked for in order, as late as it can, and knows what it drew."""
+
+    def __init__(self, n_pages: int, page_size: int, model: HashModel | None = None) -> None:
+        super().__init__(n_pages, page_size, model)
+        self.n_followed = 0
+        self._asked: list[Callable[[], None]] = []
+        self._drawn: dict[RequestId, int] = {}
+
+    def run(self, plan: Plan) -> tuple[RowOutput, ...]:
+        return self.start(plan)()
+
+    def start(self, plan: Plan) -> Callable[[], tuple[RowOutput, ...]]:
+        outputs: list[RowOutput] = []
+
+        def work() -> None:
+            drawn, self._drawn = self._drawn, {}
+            rows = tuple(replace(row, tokens=(drawn[row.request],)) if row.follows else row for row in plan.rows)
+            outputs.extend(super(Stream, self).run(replace(plan, rows=rows)))
+            self._drawn = {row.request: output.draws[-1].token for row, output in zip(rows, outputs, strict=True) if output.draws}
+
+        def result() -> tuple[RowOutput, ...]:
+            while len(outputs) < len(plan.rows):
+                self._asked.pop(0)()
+            return tuple(outputs)
+
+        self._asked.append(work)
+        return result
+
+    def follow(self, plan: Plan) -> Callable[[], tuple[RowOutput, ...]]:
+        assert all(row.follows for row in plan.rows)
+        assert self._asked, "the step that it follows was taken in already"
+        self.n_followed += 1
+        return self.start(plan)
+
+    def copy_page(self, source: int, target: int) -> None:
+        self._asked.append(lambda: super(Stream, self).copy_page(source, target))
 
 
 class Heard:

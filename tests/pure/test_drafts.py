@@ -17,7 +17,7 @@ from sgl_lab.engine.fake import HashModel, HashRunner
 from sgl_lab.engine.plan.drafts import BORDER, Corpus
 from sgl_lab.engine.plan.plan import Plan, RowOutput, Sampling
 
-from .driving import Bench, Heard, Late, bench, expect_idle
+from .driving import Bench, Heard, Late, Stream, bench, expect_idle
 
 PROMPT = tuple(b"Once upon a time there was a kernel that never slept.")
 LAWFUL: dict[str, Any] = {"max_tokens": 64, "ignore_eos": True}
@@ -243,12 +243,12 @@ def test_events_and_counts_tell_of_every_guess() -> None:
     expect_idle(b)
 
 
-@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("kind", [HashRunner, Late, Stream])
 @pytest.mark.parametrize("draft_tokens", [0, 64])
-def test_random_jobs_say_the_same_with_and_without_guesses_on_time_and_late(late: bool, draft_tokens: int) -> None:
+def test_random_jobs_say_the_same_with_and_without_guesses_however_a_runner_computes(kind: type[HashRunner], draft_tokens: int) -> None:
     """Every reply is compared with the slow twin that knows neither pages nor guesses; jobs repeat and are cancelled at random."""
     draw = random.Random(5)
-    b = bench((Late if late else HashRunner)(160, 1), n_pages=160, max_rows=6, step_tokens=40, draft_tokens=draft_tokens)
+    b = bench(kind(160, 1), n_pages=160, max_rows=6, step_tokens=40, draft_tokens=draft_tokens)
     stems = [tuple(draw.choices(range(256), k=20)) for _ in range(4)]
     asked, families = [], []
     for _ in range(300):

@@ -16,9 +16,9 @@ from sgl_lab.engine.fake import HashRunner
 from sgl_lab.engine.family import Family
 from sgl_lab.engine.plan.plan import Plan, Row, RowOutput
 
-from ..pure.driving import SOAK, Bench, Heard, Late, bench, expect_idle
+from ..pure.driving import SOAK, Bench, Heard, Late, Stream, bench, expect_idle
 
-N_SEEDS = 2 if SOAK == 1 else 20
+N_SEEDS = 3 if SOAK == 1 else 20
 FORM = Constraint("json_schema", '{"type": "array", "items": {"enum": ["one thing", "another", 3]}, "minItems": 4}')
 FIRST = 255
 """the token that the culprit begins with, and nobody else"""
@@ -85,6 +85,10 @@ class LateFaulty(Late, Faulty):
     """The same while others are told of: a fault shows when the results are asked for."""
 
 
+class StreamFaulty(Stream, Faulty):
+    """The same with a step started before the last is taken in: what was built upon a step that failed comes to nothing."""
+
+
 class FaultyGuide:
     """A guide that fails at its third step."""
 
@@ -121,7 +125,7 @@ class Raising(Heard):
 def serve(seed: int, kind: str, heard: Heard, arm: Callable[[Faulty], None]) -> tuple[Bench, Faulty, list[Any]]:
     """A culprit among others; what the others were answered."""
     draw = random.Random(seed)
-    runner = (LateFaulty if seed % 2 else Faulty)(512, 1)
+    runner = (Faulty, LateFaulty, StreamFaulty)[seed % 3](512, 1)
     b = bench(runner, n_pages=512, max_rows=8, step_tokens=24)
     shared = tuple(draw.choices(range(200), k=40))
     others = []

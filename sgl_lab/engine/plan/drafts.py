@@ -34,6 +34,8 @@ LONGEST_PAUSE = 32
 BORDER = -1
 """between what different requests said"""
 LEAST_TRUST = 0.2
+QUIET = 8
+"""tokens after a search in vain before the next is worth waiting for"""
 
 
 class Corpus:
@@ -81,6 +83,8 @@ class Course:
     resume: int = 0
     """no n-gram is looked for before this many tokens are generated"""
     pause: int = 1
+    quiet_until: int = 0
+    """generated tokens, where a guess was looked for in vain, before which no other need be"""
     own: Corpus = field(default_factory=Corpus)
     n_indexed: int = 0
     """tokens of the request that are in `own`, or too old for it"""
@@ -124,7 +128,14 @@ class Drafts:
             expected = course.follow(TREE, line, len(request.generated))
         if not expected and len(request.generated) >= course.resume and course.trust[NGRAM] >= price:
             expected = course.follow(NGRAM, self._like_before(request, course), len(request.generated))
-        return expected[: min(course.width, self._most, n_most)] if course.trust[course.source] >= price else ()
+        guess = expected[: min(course.width, self._most, n_most)] if course.trust[course.source] >= price else ()
+        course.quiet_until = 0 if guess else len(request.generated) + QUIET
+        return guess
+
+    def is_quiet(self, request: Request) -> bool:
+        """Whether nothing was found to guess a short while ago, so that a step need not wait for what might be found now."""
+        course = self._courses.get(request.id)
+        return course is not None and len(request.generated) < course.quiet_until
 
     def learn(self, request: Request, n_drafted: int, n_accepted: int, *, is_over: bool) -> str:
         """How a guess came out, unless the text ended inside it; returns where it was from."""

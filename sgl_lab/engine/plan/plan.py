@@ -88,6 +88,13 @@ class Row:
     n_top: int = 0
     is_exact: bool = False
     """its results may depend on nothing but its tokens, to the bit"""
+    follows: bool = False
+    """its one token is the one that the step before, still under way, draws for this request; what stands in `tokens` fills the place"""
+
+    @property
+    def end(self) -> int:
+        """The position after the last of `tokens`."""
+        return self.start + len(self.tokens)
 
     @property
     def drafts(self) -> Sequence[int]:
@@ -191,6 +198,17 @@ class Launching(Protocol):
 
     def start(self, plan: Plan) -> Callable[[], tuple[RowOutput, ...]]:
         """Begin; the result is had, or what went wrong raised, by the call that comes back, before anything else is run or started."""
+
+
+@runtime_checkable
+class Following(Launching, Protocol):
+    """A runner that does what it is asked for in order, `copy_page` included, and keeps what it drew at hand.
+
+    So a step may be started before the results of the one before it are taken.
+    """
+
+    def follow(self, plan: Plan) -> Callable[[], tuple[RowOutput, ...]]:
+        """As `start`, while the step before is under way: each row `follows` one of its rows, which had no drafts."""
 
 
 @runtime_checkable

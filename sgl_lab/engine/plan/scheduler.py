@@ -10,8 +10,9 @@ import random
 from array import array
 from bisect import insort
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ...contracts.errors import InvariantBroken
 from ...contracts.events import DraftVerified, Emit, PrefixMatched, RequestPreempted, silent
 from ..cache.audit import audit
 from ..cache.pool import PagePool
@@ -104,6 +105,44 @@ class Scheduler:
         n_computed = {row.request: len(row.tokens) - row.n_drafts for row in plan.rows}
         n_next = sum(max(1, request.n_pending - n_computed.get(request.id, 0)) for request in self.running)
         self._admit(max(0, self._config.step_tokens - n_next), is_ahead=True)
+
+    def follow(self, batch: Batch) -> Batch | None:
+        """The step after `batch`, which is still under way: all who run go on by the token that they are about to draw.
+
+        None where the next step has to know that token, or may let in somebody who waits. Who ends with `batch` for sure is left
+        out; who turns out to have ended has one more token computed in vain, into a page that is free again by then.
+        """
+        rows = dict(zip(batch.requests, batch.plan.rows, strict=True))
+        if not all(request in rows and self._may_follow(request, rows[request]) for request in self.running):
+            return None
+        going = [request for request in self.running if len(request.generated) + 1 < request.limit]
+        if not going or (self.waiting and len(going) < self._config.max_rows):
+            return None
+        n_missing = {request: self._config.pages_for(rows[request].end + 1) - len(request.pages) for request in going}
+        n_wanted = sum(n for n in n_missing.values() if n > 0)
+        self._tree.evict(n_wanted - self._pool.n_free)
+        if n_wanted > self._pool.n_free:
+            return None
+        for request, n in n_missing.items():
+            if n > 0:
+                request.pages.extend(self._pool.take(n, request.id))
+        self._step += 1
+        return Batch(Plan(self._step, tuple(self._next_row(request, rows[request]) for request in going)), tuple(going), ())
+
+    def _may_follow(self, request: Request, row: Row) -> bool:
+        """Whether one token is drawn for `request` in `row`, and the one after it needs no more than that from the step's outside."""
+        if row.sample is None or row.n_drafts or request.targets or request.guide is not None or row.sample.params.is_penalised:
+            return False
+        return self._drafts is None or self._drafts.is_quiet(request)
+
+    def _next_row(self, request: Request, row: Row) -> Row:
+        sample = row.sample
+        if sample is None:
+            raise InvariantBroken(f"request {request.id} draws nothing that could be followed")
+        pages = request.pages[: self._config.pages_for(row.end + 1)]
+        return Row(
+            request.id, (0,), row.end, pages, replace(sample, position=sample.position + 1), is_exact=request.is_exact, follows=True
+        )
 
     def advance(self, request: Request, row: Row, n_accepted: int = 0, *, is_over: bool = False) -> None:
         """The positions of `row` have their KV; of its guesses the first `n_accepted`, the others were computed in vain."""

@@ -57,7 +57,7 @@ class Lines:
             line.top_k = min(params.top_k or self._n_vocab, self._n_vocab)
             line.top_p = params.top_p
             line.min_p = params.min_p
-        if params.repetition_penalty != 1 or params.frequency_penalty or params.presence_penalty:
+        if params.is_penalised:
             line.repetition = params.repetition_penalty
             line.frequency = params.frequency_penalty
             line.presence = params.presence_penalty

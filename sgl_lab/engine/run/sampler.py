@@ -90,8 +90,7 @@ def _shaped(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
 
 def _shapes(sampling: Sampling) -> bool:
     params = sampling.params
-    penalties = params.frequency_penalty or params.presence_penalty or params.repetition_penalty != 1
-    return bool(sampling.banned or sampling.masks or params.logit_bias or penalties)
+    return bool(sampling.banned or sampling.masks or params.logit_bias or params.is_penalised)
 
 
 def _indices(tokens: Sequence[int] | set[int] | dict[int, float] | Counter[int], row: Tensor) -> Tensor:
