@@ -137,9 +137,8 @@ def test_tokens_that_tie_with_the_floor_stay(device, truncation) -> None:
 def test_truncation_keeps_what_it_says_of_a_flat_row(device) -> None:
     """The whole row is near the floor: nothing is told apart early."""
     logits = torch.linspace(0, 1e-3, VOCAB).expand(4, -1).contiguous()
-    found = drawn(
-        logits, [asked(position=i, top_p=0.5) for i in range(4)] + [asked(position=i, top_k=VOCAB // 2) for i in range(4)], device
-    )
+    halves: list[dict[str, Any]] = [{"top_p": 0.5}, {"top_k": VOCAB // 2}] * 2
+    found = drawn(logits, [asked(position=i, **half) for i, half in enumerate(halves)], device)
     assert min(found.tokens.tolist()) >= VOCAB // 2 - 3
 
 
