@@ -21,6 +21,17 @@ elif not torch.cuda.is_available():
         raise pytest.UsageError("Triton was loaded before tests/gpu could ask for its interpreter: run tests/gpu alone, or first")
     os.environ["TRITON_INTERPRET"] = "1"
 
+DTYPES = [torch.float32, torch.float16]
+if torch.cuda.is_available():
+    DTYPES.append(torch.bfloat16)  # the interpreter's `tl.dot` multiplies the bits of bfloat16 as integers
+
+
+@pytest.fixture(params=DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    """Of weights and activations."""
+    found: torch.dtype = request.param
+    return found
+
 
 @pytest.fixture(scope="session")
 def device() -> torch.device:

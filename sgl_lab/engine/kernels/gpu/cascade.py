@@ -1,0 +1,129 @@
+"""Attention of rows of one token each that share prefixes: a prefix is read once for all that share it.
+
+The queries of a group's members are the rows of a tile that attends to the prefix, and each member attends to what is
+left of its own context as in `decode`. Both leave parts, and one merge by their log-sum-exps makes them whole.
+
+Ye et al. 2024, "Cascade Inference" (FlashInfer); Juravsky et al. 2024, "Hydragen", arXiv:2402.05099.
+"""
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .contexts import Contexts, Shared
+from .decode import GRAIN, Parts, attend_splits, merge, split_size
+from .launch import launch
+from .paged import LOG2_E, attention_twin, gather, padded, read_slots, slots_at
+from .tuning import choice
+
+
+@triton.jit(do_not_specialize=["width", "n_splits", "n_parts"])
+def _attend_prefix(
+    q, keys, values, table, tiles, members, ends, lines, lengths, outputs, sums, width, n_splits, n_parts, scale,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, PAGE_SIZE: tl.constexpr, GRAIN: tl.constexpr,
+    TILE: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """The query heads of one KV head of a tile's members, in ROWS rows, and one split of their prefix."""
+    head, split, tile = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    group = tl.load(tiles + 2 * tile)
+    if group < 0:
+        return
+    length = tl.load(lengths + group)
+    size = split_size(length, n_splits, GRAIN)
+    start = split * size
+    if start >= length:
+        return
+    stop = tl.minimum(start + size, length)
+    line = tl.load(lines + group)
+    first = tl.load(tiles + 2 * tile + 1)
+    index = tl.arange(0, ROWS)
+    present = (index < TILE * GROUP) & (first + index // GROUP < tl.load(ends + group))
+    rows = tl.load(members + first + index // GROUP, mask=present, other=0).to(tl.int64)
+    heads = rows * (KV_HEADS * GROUP) + head * GROUP + index % GROUP
+    dims = tl.arange(0, BLOCK_D)
+    mask = present[:, None] & (dims < DIM)[None, :]
+    queries = tl.load(q + heads[:, None] * DIM + dims[None, :], mask=mask, other=0.0)
+    top = tl.full([ROWS], float("-inf"), tl.float32)
+    total, acc = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS, BLOCK_D], tl.float32)
+    for block in tl.range(start, stop, BLOCK_N, num_stages=STAGES):
+        positions = block + tl.arange(0, BLOCK_N)
+        inside = positions < stop
+        slots = slots_at(table, line, width, positions, inside, PAGE_SIZE)
+        k = read_slots(keys, slots, inside, head, KV_HEADS, DIM, BLOCK_D)
+        v = read_slots(values, slots, inside, head, KV_HEADS, DIM, BLOCK_D)
+        scores = tl.dot(queries, tl.trans(k), input_precision="ieee") * scale
+        scores = tl.where(inside[None, :], scores, float("-inf"))
+        new_top = tl.maximum(top, tl.max(scores, 1))
+        keep, weights = tl.exp2(top - new_top), tl.exp2(scores - new_top[:, None])
+        total = total * keep + tl.sum(weights, 1)
+        acc = tl.dot(weights.to(v.dtype), v, acc * keep[:, None], input_precision="ieee")
+        top = new_top
+    parts = heads * n_parts + n_splits + split
+    tl.store(outputs + parts[:, None] * DIM + dims[None, :], acc / total[:, None], mask=mask)
+    tl.store(sums + parts, top + tl.log2(total), mask=present)
+
+
+def attend_cascade(
+    q: Tensor, keys: Tensor, values: Tensor, contexts: Contexts, shared: Shared, scale: float, *, n_splits: int, out: Tensor | None = None
+) -> Tensor:
+    """`attend_decode` for rows of which some have a prefix in common.
+
+    q             [rows, heads, dim]
+    keys, values  [slots, kv_heads, dim], those of the new tokens written
+    n_splits      programs that share a prefix at most, and likewise the rest of a row's context
+    returns       [rows, heads, dim]
+
+    Traffic: 2 * kv_heads * dim * itemsize bytes a token of a prefix for each tile of members, and a token of each row's
+    rest; 8 * heads * (dim + 1) bytes a part.
+    """
+    out = torch.empty_like(q) if out is None else out
+    _, heads, dim = q.shape
+    kv_heads = keys.shape[1]
+    group = heads // kv_heads
+    rows = padded(shared.tile * group)
+    parts = Parts.empty(q, 2 * n_splits)
+    tensors = (q, keys, values, contexts.table, shared.tiles, shared.members, shared.ends, shared.lines, shared.lengths)
+    numbers = (contexts.table.shape[1], n_splits, 2 * n_splits, scale * LOG2_E)
+    sizes = {"KV_HEADS": kv_heads, "GROUP": group, "DIM": dim, "PAGE_SIZE": contexts.page_size, "GRAIN": GRAIN, "TILE": shared.tile}
+    tile = {"ROWS": rows, "BLOCK_D": padded(dim)}
+    blocks = choice("cascade", (rows, dim, q.element_size()), _default(rows, padded(dim), q.element_size()))
+    grid = (kv_heads, n_splits, shared.tiles.shape[0])
+    launch(_attend_prefix, grid, *tensors, parts.outputs, parts.sums, *numbers, **sizes, **tile, **blocks)
+    attend_splits(q, keys, values, contexts, shared.first, scale, parts, n_splits, GRAIN)
+    merge(parts, contexts, shared.first, n_splits, GRAIN, out)
+    return out
+
+
+def _default(rows: int, block_d: int, itemsize: int) -> dict[str, int]:
+    block_n = max(16, min(64, 8192 // block_d, 16384 // block_d // itemsize))
+    return {"BLOCK_N": block_n, "STAGES": 3, "num_warps": 8 if rows * block_d > 8192 else 4}
+
+
+def attend_cascade_twin(
+    q: Tensor, keys: Tensor, values: Tensor, contexts: Contexts, shared: Shared, scale: float, *, n_splits: int, out: Tensor | None = None
+) -> Tensor:
+    out = torch.zeros_like(q) if out is None else out.zero_()
+    group_of: dict[int, int] = {}
+    ends = shared.ends.tolist()
+    for group, first in shared.tiles.tolist():
+        if group >= 0:
+            group_of |= dict.fromkeys(shared.members[first : min(first + shared.tile, ends[group])].tolist(), group)
+    for row, (line, length) in enumerate(zip(contexts.lines.tolist(), contexts.lengths.tolist(), strict=True)):
+        spans = [(line, int(shared.first[row]), length)]
+        if row in group_of:
+            group = group_of[row]
+            spans.append((int(shared.lines[group]), 0, int(shared.lengths[group])))
+        outputs, sums = [], []
+        for at, start, stop in spans:
+            if start < stop:
+                k, v = (gather(pool, contexts, at, start, stop) for pool in (keys, values))
+                output, total = attention_twin(q[row : row + 1], k, v, scale)
+                outputs.append(output)
+                sums.append(total)
+        if outputs:
+            out[row] = (torch.stack(outputs) * torch.stack(sums).softmax(0)[..., None]).sum(0)[0]
+    return out

@@ -1,0 +1,65 @@
+"""Reading keys and values through page tables: in a kernel, and in the plain torch that kernels are held to.
+
+Where things lie is said in `contexts`. A KV head is shared by `group` query heads that follow one another.
+"""
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .contexts import Contexts
+
+LOG2_E = math.log2(math.e)
+"""Kernels take powers of two, which cards have an instruction for: scores are scaled by this first."""
+
+
+@triton.jit
+def slots_at(table, line, width, positions, inside, PAGE_SIZE: tl.constexpr):
+    """Slots (int64: a pool has more than 2**31 numbers) of the positions of a context; pages are looked up where `inside`."""
+    pages = tl.load(table + line.to(tl.int64) * width + positions // PAGE_SIZE, mask=inside, other=0)
+    return pages.to(tl.int64) * PAGE_SIZE + positions % PAGE_SIZE
+
+
+@triton.jit
+def read_slots(pool, slots, inside, head, KV_HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr):
+    """[slots, BLOCK_D] of one KV head, with zeros beyond its DIM and where not `inside`."""
+    dims = tl.arange(0, BLOCK_D)
+    at = slots[:, None] * (KV_HEADS * DIM) + head * DIM + dims[None, :]
+    mask = inside[:, None] if DIM == BLOCK_D else inside[:, None] & (dims < DIM)[None, :]
+    return tl.load(pool + at, mask=mask, other=0.0)
+
+
+def padded(size: int) -> int:
+    """`size` as a side of a tile: tiles have powers of two, and those that are multiplied at least 16."""
+    return max(16, 1 << (size - 1).bit_length())
+
+
+def gather(pool: Tensor, contexts: Contexts, line: int, start: int, stop: int) -> Tensor:
+    """[stop - start, kv_heads, dim]: positions `start` to `stop` of what a line of the table stands for."""
+    positions = torch.arange(start, stop, device=pool.device)
+    pages = contexts.table[line].long()[positions // contexts.page_size]
+    return pool[pages * contexts.page_size + positions % contexts.page_size]
+
+
+def attention_twin(q: Tensor, keys: Tensor, values: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Attention of the last tokens of one context, in float32, with what merging needs.
+
+    q             [n, heads, dim]            the last n tokens, each of which sees itself and what is before it
+    keys, values  [length, kv_heads, dim]
+    returns       [n, heads, dim] and [n, heads]: the logarithm of the sum of the exponentials of the scores
+    """
+    n, heads, dim = q.shape
+    length, kv_heads, _ = keys.shape
+    grouped = q.float().view(n, kv_heads, heads // kv_heads, dim)
+    scores = torch.einsum("nkgd,lkd->nkgl", grouped, keys.float()) * scale
+    hidden = torch.ones(n, length, dtype=torch.bool, device=q.device).triu(length - n + 1)
+    scores = scores.masked_fill(hidden[:, None, None], -math.inf)
+    sums = scores.logsumexp(-1)
+    outputs = torch.einsum("nkgl,lkd->nkgd", (scores - sums[..., None]).exp(), values.float())
+    return outputs.reshape(q.shape), sums.view(n, heads)

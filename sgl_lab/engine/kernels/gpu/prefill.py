@@ -1,0 +1,148 @@
+"""Attention of rows of many tokens each, whose prefix may be cached, over paged keys and values.
+
+A program has a tile of queries and passes over the keys before them: in blocks that all of its queries see, without
+masks, then over the few in which the causal border lies. Queries of one KV head share a tile, token by token, so
+that a short row of a model with grouped heads still fills one.
+
+FlashAttention-2: Dao 2023, arXiv:2307.08691. Online softmax: Milakov & Gimelshein 2018, arXiv:1805.02867.
+"""
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .contexts import Contexts
+from .launch import launch
+from .paged import LOG2_E, attention_twin, gather, padded, read_slots, slots_at
+from .tuning import choice
+
+
+@triton.jit
+def _pass_over(
+    acc, top, total, queries, last_seen, keys, values, table, line, width, head, start, stop, length, scale,
+    KV_HEADS: tl.constexpr, DIM: tl.constexpr, PAGE_SIZE: tl.constexpr, MASKED: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """The running output, maximum and sum after the keys from `start` to `stop`; only MASKED ones may be unseen or beyond the context."""
+    for block in tl.range(start, stop, BLOCK_N, num_stages=STAGES):
+        positions = block + tl.arange(0, BLOCK_N)
+        inside = positions < length if MASKED else tl.full([BLOCK_N], 1, tl.int1)
+        slots = slots_at(table, line, width, positions, inside, PAGE_SIZE)
+        k = read_slots(keys, slots, inside, head, KV_HEADS, DIM, BLOCK_D)
+        scores = tl.dot(queries, tl.trans(k), input_precision="ieee") * scale
+        if MASKED:
+            scores = tl.where(positions[None, :] <= last_seen[:, None], scores, float("-inf"))
+        new_top = tl.maximum(top, tl.max(scores, 1))
+        keep, weights = tl.exp2(top - new_top), tl.exp2(scores - new_top[:, None])
+        v = read_slots(values, slots, inside, head, KV_HEADS, DIM, BLOCK_D)
+        total = total * keep + tl.sum(weights, 1)
+        acc = tl.dot(weights.to(v.dtype), v, acc * keep[:, None], input_precision="ieee")
+        top = new_top
+    return acc, top, total
+
+
+@triton.jit(do_not_specialize=["width"])
+def _prefill(
+    q, keys, values, table, lines, lengths, offsets, out, width, scale,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, PAGE_SIZE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """BLOCK_M queries of one KV head of one row; tiles that see most start first, so that none is waited for at the end."""
+    tile, head, row = tl.num_programs(0) - 1 - tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    first = tl.load(offsets + row)
+    n_queries = (tl.load(offsets + row + 1) - first) * GROUP
+    if tile * BLOCK_M >= n_queries:
+        return
+    length = tl.load(lengths + row)
+    line = tl.load(lines + row)
+    n_before = length - n_queries // GROUP
+    members = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    tokens = first.to(tl.int64) + members // GROUP
+    dims = tl.arange(0, BLOCK_D)
+    at = (tokens * (KV_HEADS * GROUP) + head * GROUP + members % GROUP)[:, None] * DIM + dims[None, :]
+    mask = (members < n_queries)[:, None] & (dims < DIM)[None, :]
+    queries = tl.load(q + at, mask=mask, other=0.0)
+    last_seen = n_before + members // GROUP
+
+    seen_by_all = (n_before + tile * BLOCK_M // GROUP + 1) // BLOCK_N * BLOCK_N
+    seen_by_last = tl.minimum(length, n_before + (tile * BLOCK_M + BLOCK_M - 1) // GROUP + 1)
+    top = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    total, acc = tl.zeros([BLOCK_M], tl.float32), tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    acc, top, total = _pass_over(
+        acc, top, total, queries, last_seen, keys, values, table, line, width, head, 0, seen_by_all, length, scale,
+        KV_HEADS, DIM, PAGE_SIZE, False, BLOCK_N, BLOCK_D, STAGES,
+    )  # fmt: skip
+    acc, top, total = _pass_over(
+        acc, top, total, queries, last_seen, keys, values, table, line, width, head, seen_by_all, seen_by_last, length, scale,
+        KV_HEADS, DIM, PAGE_SIZE, True, BLOCK_N, BLOCK_D, STAGES,
+    )  # fmt: skip
+    tl.store(out + at, acc / total[:, None], mask=mask)
+
+
+def attend_prefill(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    contexts: Contexts,
+    offsets: Tensor,
+    longest: int,
+    scale: float,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Every row's tokens, the last of its context, attend to all that is before them and to themselves.
+
+    q             [n, heads, dim]: row r has the tokens offsets[r] to offsets[r + 1]
+    keys, values  [slots, kv_heads, dim], those of the new tokens written
+    offsets       [rows + 1] int32, on the device
+    longest       tokens of the longest row, or more
+    returns       [n, heads, dim]; what belongs to no row is not written
+
+    Work: 4 * dim operations a head and pair of tokens that see each other. Traffic: q and out once; a row's keys and
+    values once for each tile of 128 queries (dim <= 128), all but the first time out of the second-level cache where
+    they fit.
+    """
+    out = torch.empty_like(q) if out is None else out
+    _, heads, dim = q.shape
+    kv_heads = keys.shape[1]
+    group = heads // kv_heads
+    rows = offsets.shape[0] - 1
+    blocks = choice("prefill", (group, dim, q.element_size()), _default(padded(dim), q.element_size()))
+    grid = (triton.cdiv(longest * group, blocks["BLOCK_M"]), kv_heads, rows)
+    tensors = (q, keys, values, contexts.table, contexts.lines, contexts.lengths, offsets, out)
+    sizes = {"KV_HEADS": kv_heads, "GROUP": group, "DIM": dim, "PAGE_SIZE": contexts.page_size, "BLOCK_D": padded(dim)}
+    launch(_prefill, grid, *tensors, contexts.table.shape[1], scale * LOG2_E, **sizes, **blocks)
+    return out
+
+
+def _default(block_d: int, itemsize: int) -> dict[str, int]:
+    """Blocks whose sums stay in registers, and whose keys and values of two further blocks fit the shared memory of an A100."""
+    if itemsize == 4:
+        return {"BLOCK_M": 32, "BLOCK_N": 16, "STAGES": 2, "num_warps": 4}
+    if block_d <= 64:
+        return {"BLOCK_M": 128, "BLOCK_N": 64, "STAGES": 3, "num_warps": 4}
+    if block_d <= 128:
+        return {"BLOCK_M": 128, "BLOCK_N": 64, "STAGES": 3, "num_warps": 8}
+    return {"BLOCK_M": 64, "BLOCK_N": 32, "STAGES": 2, "num_warps": 8}
+
+
+def attend_prefill_twin(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    contexts: Contexts,
+    offsets: Tensor,
+    longest: int,
+    scale: float,
+    out: Tensor | None = None,
+) -> Tensor:
+    out = torch.empty_like(q) if out is None else out
+    bounds = offsets.tolist()
+    for row, (line, length) in enumerate(zip(contexts.lines.tolist(), contexts.lengths.tolist(), strict=True)):
+        tokens = slice(bounds[row], bounds[row + 1])
+        k, v = (gather(pool, contexts, line, 0, length) for pool in (keys, values))
+        out[tokens] = attention_twin(q[tokens], k, v, scale)[0].to(out.dtype)
+    return out
