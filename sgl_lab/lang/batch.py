@@ -37,7 +37,50 @@ def checked_width(num_threads: object) -> int:
     return num_threads
 
 
-def run_all(items: Sequence[Begin], is_async: bool, n_open: int, progress_bar: bool, return_exceptions: bool) -> Iterator[Any]:
+class _Bar:
+    """How many items are over, in a line of text that is drawn again and again, and stays as it was at the end.
+
+    Plain text, and no error: a widget would be saved as "model not found" with the notebook, stderr as a red box. Whoever
+    gets the states one by one may print between them: the bar steps aside meanwhile.
+    """
+
+    def __init__(self, n_items: int, *, is_shown: bool, steps_aside: bool) -> None:
+        from tqdm import tqdm
+
+        class Line(tqdm):  # type: ignore[type-arg]
+            monitor_interval = 0  # no thread of its own
+
+        self._line = Line(total=n_items, file=sys.stdout, unit=" runs", disable=not (is_shown and n_items))
+        self._n_items = n_items
+        self._notes: list[str] = []
+        self._steps_aside = steps_aside
+
+    def show(self, futures: Sequence[Future[Outcome]]) -> None:
+        if self._line.disable:
+            return
+        over = [future for future in futures if future.done()]
+        if n_failed := sum(map(_has_failed, over)):
+            self._notes[:1] = [f"{n_failed} failed"]
+            self._line.set_postfix_str(self._notes[0], refresh=False)
+        self._line.update(len(over) - self._line.n)
+
+    def step_aside(self) -> None:
+        if self._steps_aside:
+            self._line.clear()
+
+    def close(self) -> None:
+        if not self._line.disable and self._line.n < self._n_items:
+            self._line.set_postfix_str(", ".join([*self._notes, "stopped"]), refresh=False)
+        self._line.close()
+
+
+def _has_failed(future: Future[Outcome]) -> bool:
+    return future.exception() is not None or isinstance(future.result(), Exception)
+
+
+def run_all(
+    items: Sequence[Begin], is_async: bool, n_open: int, *, progress_bar: bool, generator_style: bool, return_exceptions: bool
+) -> Iterator[Any]:
     """Each item's state, in order, as soon as it and those before it are done. Left early, or interrupted, it cancels what still runs."""
     states: list[ProgramState] = []
     leaving = threading.Event()
@@ -49,13 +92,14 @@ def run_all(items: Sequence[Begin], is_async: bool, n_open: int, progress_bar: b
             execution.state.cancel()
         return execution
 
-    bar = _bar(len(items)) if progress_bar else None
+    bar = _Bar(len(items), is_shown=progress_bar, steps_aside=generator_style)
     results: list[Any] = []
     workers = _workers([partial(noted, begin) for begin in items], is_async, n_open)
     try:
         for future in workers.futures:
             results.append(_result(future, workers.futures, bar))
             if return_exceptions or not isinstance(results[-1], Exception):
+                bar.step_aside()
                 yield results[-1]
     finally:
         leaving.set()
@@ -66,8 +110,7 @@ def run_all(items: Sequence[Begin], is_async: bool, n_open: int, progress_bar: b
                 state.cancel()
             # A body that sleeps must not hold up an interrupt; it ends at its next append or read.
             workers.leave()
-        if bar is not None:
-            bar.close()
+        bar.close()
     for index, result in enumerate(results):
         if isinstance(result, Exception) and not return_exceptions:
             vars(result)["results"] = results
@@ -161,20 +204,12 @@ class _Tasks:
             self._loop.call_soon_threadsafe(self._leaving.set)
 
 
-def _result(future: Future[Outcome], futures: Sequence[Future[Outcome]], bar: Any) -> Outcome:
+def _result(future: Future[Outcome], futures: Sequence[Future[Outcome]], bar: _Bar) -> Outcome:
     """Wait in slices, drawing the bar from the waiting thread alone."""
     while True:
         done, _ = wait((future,), timeout=SLICE_S)
         if outer := current_run():
             outer.check()
-        if bar is not None:
-            bar.update(sum(map(Future.done, futures)) - bar.n)
+        bar.show(futures)
         if done:
             return future.result()
-
-
-def _bar(total: int) -> Any:
-    # Plain text, and no error: a widget bar would be saved as "model not found" with the notebook, stderr as a red box.
-    from tqdm import tqdm
-
-    return tqdm(total=total, file=sys.stdout)

@@ -118,7 +118,8 @@ class SglFunction:
             if progress_bar or generator_style or return_exceptions:
                 raise BadArgument("stream=True gives all states at once", hint="leave out progress_bar, generator_style, return_exceptions")
             return begin_all(items, self.is_async, n_open)
-        results = run_all(items, self.is_async, n_open, progress_bar, return_exceptions)
+        shown = {"progress_bar": progress_bar, "generator_style": generator_style, "return_exceptions": return_exceptions}
+        results = run_all(items, self.is_async, n_open, **shown)
         return results if generator_style else list(results)
 
     def _call_of(self, item: Any, index: int) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -6,9 +6,11 @@ import _thread
 import asyncio
 import gc
 import threading
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
+from tqdm import TMonitor
 
 import sgl_lab.lang.surface as sgl
 from sgl_lab.backends.scripted import ScriptedBackend
@@ -159,9 +161,57 @@ def test_a_batch_can_be_taken_one_by_one_and_left(program: sgl.SglFunction, capl
     assert not [record for record in caplog.records if "never retrieved" in record.getMessage()]
 
 
-def test_a_batch_shows_its_progress(capsys: pytest.CaptureFixture[str]) -> None:
-    ask.run_batch([("a",), ("b",)], backend=ScriptedBackend("x"), progress_bar=True)
-    assert "2/2" in capsys.readouterr().out
+def as_seen(written: str) -> list[str]:
+    """The lines that a terminal shows in the end: what returns to the start of its line writes over it."""
+    lines = []
+    for line in written.split("\n"):
+        seen = ""
+        for piece in line.split("\r"):
+            seen = piece + seen[len(piece) :]
+        lines.append(seen.rstrip())
+    return lines
+
+
+@sgl.function
+def ask_unless_bad(s: Any, question: str) -> None:
+    if question == "bad":
+        raise ValueError("no")
+    s += question + gen("answer")
+
+
+@pytest.mark.parametrize("return_exceptions", [True, False])
+def test_a_batch_leaves_one_line_that_says_how_many_are_over_and_how_many_failed(
+    return_exceptions: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with nullcontext() if return_exceptions else pytest.raises(ValueError, match="no"):
+        ask_unless_bad.run_batch(
+            [("a",), ("bad",), ("b",)], backend=ScriptedBackend("x"), progress_bar=True, return_exceptions=return_exceptions
+        )
+    line, end = as_seen(capsys.readouterr().out)
+    assert (line[:5], "3/3" in line, line[-11:], end) == ("100%|", True, ", 1 failed]", "")
+    assert not any(isinstance(thread, TMonitor) for thread in threading.enumerate()), "a bar has no thread"
+
+
+def test_a_batch_that_is_left_early_says_so_in_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    backend = ScriptedBackend("x" * 1000, held=True)
+    states = ask_and_stay.run_batch([(str(n),) for n in range(3)], backend=backend, generator_style=True, progress_bar=True)
+    backend.resume()
+    next(states)
+    within(10, states.close)  # type: ignore[attr-defined]
+    line, end = as_seen(capsys.readouterr().out)
+    assert (line[:6], "1/3" in line, line[-9:], end) == (" 33%|█", True, " stopped]", "")
+
+
+def test_what_is_printed_between_the_states_has_lines_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    for state in ask.run_batch([("a",), ("b",)], backend=ScriptedBackend("x"), generator_style=True, progress_bar=True):
+        print(state.text())
+    first, second, bar, end = as_seen(capsys.readouterr().out)
+    assert (first, second, "2/2" in bar, end) == ("ax", "bx", True, "")
+
+
+def test_a_batch_of_nothing_has_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask.run_batch([], backend=ScriptedBackend("x"), progress_bar=True) == []
+    assert capsys.readouterr().out == ""
 
 
 def test_the_items_of_a_batch_inherit_from_the_program_around_it() -> None:
