@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -29,12 +30,15 @@ def load(shell: Any) -> None:
     from .errors import readable
     from .line import line_help, run_line, words
     from .options import cell_help
-    from .settings import SGL, Settings
+    from .settings import SGL, Settings, take_wrong
 
     if getattr(shell, _LOADED, None) is not None:
         return
+    wrong = take_wrong(shell.config, _config_files())
+    for error in wrong:
+        print(f"sgl: {error}; it is ignored")
     config = SGL(parent=shell)
-    desk = Desk(Settings(config))
+    desk = Desk(Settings(config, ignored=wrong))
 
     @no_var_expand  # type: ignore[untyped-decorator, unused-ignore]
     def cell(line: str, body: str) -> Any:
@@ -72,6 +76,13 @@ def unload(shell: Any) -> None:
     setattr(shell, _LOADED, None)
     if "sgl_lab.labs" in sys.modules:
         sys.modules["sgl_lab.labs"].LABS.close()
+
+
+def _config_files() -> list[Path]:
+    """Those that IPython, or its kernel, has read."""
+    from traitlets.config import Application
+
+    return [Path(name) for name in Application.instance().loaded_config_files] if Application.initialized() else []
 
 
 def _names() -> tuple[str, ...]:

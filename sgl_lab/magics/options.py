@@ -12,6 +12,7 @@ import math
 import re
 import shlex
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -71,25 +72,28 @@ class CellOptions:
         return VIEWS if self.view is None else self.view
 
 
-def _number(kind: type[int] | type[float], low: float) -> Callable[[str], int | float]:
+# What these read from a text; a ValueError says what they take.
+
+
+def _number(kind: type[int] | type[float], low: int) -> Callable[[str], int | float]:
     def parse(text: str) -> int | float:
-        value = kind(text)
-        if not low <= value < float("inf"):
-            raise ValueError
-        return value
+        with suppress(ValueError):
+            if low <= (value := kind(text)) < math.inf:
+                return value
+        raise ValueError(f"a {'whole ' if kind is int else ''}number, {low} or more")
 
     return parse
 
 
 def _switch(text: str) -> bool:
     if text.lower() not in _SWITCH:
-        raise ValueError
+        raise ValueError("yes or no")
     return _SWITCH[text.lower()]
 
 
 def _name(text: str) -> str:
     if not text.isidentifier() or keyword.iskeyword(text):
-        raise ValueError
+        raise ValueError("a name, as variables have")
     return text
 
 
@@ -100,6 +104,8 @@ def _views(text: str) -> tuple[str, ...]:
     for view in views:
         if view not in VIEWS:
             raise nearest(view, (*VIEWS, "none"), "view")
+    if not views:
+        raise ValueError(f"some of {', '.join(VIEWS)}, or none")
     return views
 
 
@@ -122,8 +128,8 @@ class Option:
             return self.parse(text)
         except OptionError as error:
             raise OptionError(f"{where}: {error.message}", hint=error.hint) from None
-        except ValueError:
-            raise OptionError(f"{where} cannot be {text!r}", hint=self.help) from None
+        except ValueError as error:
+            raise OptionError(f"{where} cannot be {text!r}", hint=str(error)) from None
 
 
 CELL_OPTIONS = (

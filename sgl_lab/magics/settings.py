@@ -1,21 +1,22 @@
 """What holds for all cells that say nothing themselves: `%config SGL.name`, `SGL_LAB_NAME`, `[tool.sgl_lab]` in pyproject.toml.
 
 A cell's own option comes first, then these in that order, then the default. They are read again for every cell, so that a
-changed file counts at once; a value that is none is one error that names its place. Knows the traits of IPython, no shell.
+changed file counts at once; a value that is none is one error that names its place. What `ipython_config.py` says is read
+when IPython starts: there what is wrong is told in a line, and left out. Knows the traits of IPython, no shell.
 """
 
 from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from traitlets import Any as AnyTrait
 from traitlets import TraitError
-from traitlets.config import Configurable
+from traitlets.config import Config, Configurable
 
 from .options import SETTINGS, CellOptions, Option, OptionError, nearest
 
@@ -57,11 +58,39 @@ SGL: Any = _metaclass(
 )
 
 
+def take_wrong(config: Config, files: Iterable[Path] = ()) -> list[OptionError]:
+    """Take out of `config` (what `ipython_config.py` says) whatever no setting takes, so that the default holds.
+
+    Each error names the value, what could stand there, and the one of `files` that it is from.
+    """
+    wrong = []
+    texts = {path: path.read_text(errors="replace") for path in files if path.is_file()}
+    for name, value in [*config.get("SGL", {}).items()]:
+        where = next((f"{path}: c.SGL.{name}" for path, text in texts.items() if f"SGL.{name}" in text), f"c.SGL.{name}")
+        try:
+            if name not in SETTINGS:
+                unknown = nearest(name, SETTINGS, "setting")
+                raise OptionError(f"{where}: {unknown.message}", hint=unknown.hint)
+            SETTINGS[name].read(_spelled(value), where)
+        except OptionError as error:
+            wrong.append(error)
+            del config["SGL"][name]
+    return wrong
+
+
 class Settings:
     """`config` is an `SGL`, whose traits `%config` sets."""
 
-    def __init__(self, config: Any = None, environ: Mapping[str, str] = os.environ, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        config: Any = None,
+        environ: Mapping[str, str] = os.environ,
+        folder: Path | None = None,
+        ignored: Sequence[OptionError] = (),
+    ) -> None:
         self.config = SGL() if config is None else config
+        self.ignored = ignored
+        """what was wrong in `ipython_config.py`"""
         self._environ = environ
         self._folder = folder
         """where pyproject.toml is looked for, there and above; None is the current folder"""

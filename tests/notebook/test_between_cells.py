@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -144,6 +147,19 @@ def test_the_dashboard_is_html_in_its_cell_and_outlives_others_flush_and_model_s
     off = kernel.run("%sgl dashboard off")
     assert "data-sgl-place" not in off.shown[-1]["text/html"]
     assert kernel.run("%sgl dashboard off").ename == "UsageError"
+
+
+def test_ipython_starts_with_the_default_where_its_config_file_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "profile_default").mkdir()
+    config = tmp_path / "profile_default" / "ipython_config.py"
+    config.write_text("c = get_config()\nc.SGL.temperature = -1\nc.SGL.seed = 5\nc.InteractiveShellApp.extensions = ['sgl_lab']\n")
+    command = [sys.executable, "-m", "IPython", "--colors=NoColor", "-c", "%sgl config --text"]
+    ran = subprocess.run(command, env={**os.environ, "IPYTHONDIR": str(tmp_path)}, cwd=tmp_path, capture_output=True, text=True)
+    told, *listed = ran.stdout.splitlines()
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert told == f"sgl: {config}: c.SGL.temperature cannot be '-1' (a number, 0 or more); it is ignored"
+    rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in listed}
+    assert (rows["temperature"], rows["seed"]) == (["1.0", "default"], ["5", "%config SGL.seed"])
 
 
 def test_settings_hold_for_cells_that_say_nothing(kernel: Kernel, tmp_path: Path) -> None:

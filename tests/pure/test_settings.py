@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from traitlets import TraitError
+from traitlets.config import PyFileConfigLoader
 
 from sgl_lab.magics.options import SETTINGS, CellOptions, OptionError, parse_cell
-from sgl_lab.magics.settings import SGL, Settings, project_section
+from sgl_lab.magics.settings import SGL, Settings, project_section, take_wrong
 
 GOOD = '[tool.sgl_lab]\ntemperature = 0.25\nmax_tokens = 40\nview = ["tokens", "tree"]\ndeterministic = true\nmodel = "other"\nseed = 3\n'
 
@@ -85,6 +86,36 @@ def test_a_wrong_variable_and_a_wrong_trait_name_themselves(tmp_path: Path) -> N
     with pytest.raises(TraitError, match=r"SGL\.seed cannot be '-1'"):
         of.config.seed = -1
     assert of.config.seed is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "takes"),
+    [
+        ("SGL_LAB_TEMPERATURE", "hot", "a number, 0 or more"),
+        ("SGL_LAB_MAX_TOKENS", "0", "a whole number, 1 or more"),
+        ("SGL_LAB_SEED", "1.5", "a whole number, 0 or more"),
+        ("SGL_LAB_DETERMINISTIC", "ture", "yes or no"),
+        ("SGL_LAB_VIEW", ",", "some of tokens, tree, timeline, or none"),
+    ],
+)
+def test_what_a_setting_takes_is_said_where_it_is_wrong(tmp_path: Path, variable: str, text: str, takes: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        settings(tmp_path, {variable: text}).all()
+    assert str(caught.value) == f"{variable} cannot be {text!r} ({takes})"
+
+
+def test_a_wrong_line_of_ipython_config_is_left_out_and_named_with_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "ipython_config.py"
+    file.write_text("c = get_config()\nc.SGL.temperature = 'hot'\nc.SGL.seed = 5\nc.SGL.temprature = 1\nc.SGL.view.append('tree')\n")
+    config = PyFileConfigLoader(file.name, str(tmp_path)).load_config()
+    wrong = take_wrong(config, [tmp_path / "gone.py", file])
+    assert [str(error).replace(str(file), "FILE") for error in wrong[:2]] == [
+        "FILE: c.SGL.temperature cannot be 'hot' (a number, 0 or more)",
+        "FILE: c.SGL.temprature: unknown setting 'temprature' (did you mean 'temperature'?)",
+    ]
+    assert (len(wrong), str(wrong[2]).startswith(f"{file}: c.SGL.view: unknown view")) == (3, True)
+    of = Settings(SGL(config=config), {}, tmp_path)
+    assert {name: value for name, (value, _) in found(of).items() if value is not None} == {"seed": 5}
 
 
 def test_mutated_files_are_read_or_refused_and_nothing_else(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ def _config(shell: Any, desk: Desk, words: Words) -> None:
     rows = [("setting", "value", "from"), *((setting.name, setting.text, setting.origin) for setting in settings)]
     counts = {"settings": len(settings), "set": sum(setting.value is not None for setting in settings)}
     show(shell, words, html.grid(rows), aligned(rows), counts)
+    for error in desk.settings.ignored:
+        print(f"ignored: {error}")
 
 
 COMMANDS = {
