@@ -76,13 +76,21 @@ def _torch(native: Finding) -> Iterator[Finding]:
         return
     yield Finding("ok", "torch", torch.__version__)
     yield Finding("ok", "cpu", f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} of {os.cpu_count()} cores")
-    if torch.cuda.is_available():
-        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-        yield Finding("ok", "gpu", f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB")
-        yield Finding("ok", "models run", "on the GPU in bfloat16")
+    from .engine.model.place import find_place, memory_of, unfit_gpu
+
+    for index in range(torch.cuda.device_count()):
+        if reason := unfit_gpu(index):
+            yield Finding("-", f"gpu {index}", reason, "models run elsewhere")
+        else:
+            memory = memory_of(torch.device("cuda", index))
+            yield Finding("ok", f"gpu {index}", f"{memory.device}, {(memory.free or 0) / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free")
+    place = find_place(None)
+    if place.device.type == "cuda":
+        yield Finding("ok", "models run", f"on {place.device} in bfloat16")
         yield TORCH_DETERMINISM
         return
-    yield Finding("-", "gpu", "none that torch can use", "models run on the CPU")
+    if not torch.cuda.device_count():
+        yield Finding("-", "gpu", "none that torch can use", "models run on the CPU")
     if native.state == "ok":
         yield Finding("ok", "models run", "on the native step: a GGUF in its own 4 or 8 bits, others in bfloat16")
         yield Finding("ok", "determinism", "always: the same to the bit, however a request is computed")

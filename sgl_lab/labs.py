@@ -15,18 +15,24 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Self
 
-from .contracts.errors import EngineStopped, OutOfMemory
+from .contracts.errors import DeviceUnfit, EngineStopped, OutOfMemory, SglError
 from .engine.gate import Reply
 from .engine.model.memory import machine_bytes
 from .lang.loop import SLICE_S
 from .session import BUILT_IN, Lab, import_engine
 
+CPU_SERVES = "; the CPU serves instead"
+
 
 class Loading:
     """A lab being made on a thread of its own, so that whoever waits for it can be interrupted."""
 
-    def __init__(self, model: str, labs: Labs, ready: Lab | None = None) -> None:
+    def __init__(self, model: str, labs: Labs, device: str | None = None, ready: Lab | None = None) -> None:
         self.model = model
+        self.device = device
+        """as it was asked for; None is wherever it runs best"""
+        self.remark: str | None = None
+        """why the model runs on the CPU, where that is not as asked or as expected, in one line"""
         self.text = f"loading {model}"
         self.share: float | None = None
         """how much of what `text` says is done, 0 to 1; None where that is not known"""
@@ -48,12 +54,39 @@ class Loading:
         return lab
 
     def _lab(self) -> Lab:
+        """On the GPU if that is what is wanted, there and large enough, else on the CPU."""
+        from .engine.model import store
+        from .engine.model.place import find_place
+
+        store.resolve(self.model, progress=self._progress)  # nothing is closed for a name that stands for nothing
         try:
-            return Lab(self.model, progress=self._progress)
+            place, self.remark = find_place(self.device)
+        except DeviceUnfit as error:
+            self._serve_on_cpu(error)
+        else:
+            if place.type == "cuda":
+                try:
+                    return self._on(str(place))
+                except OutOfMemory as error:
+                    self._serve_on_cpu(error)
+            elif self.remark:
+                self.remark += CPU_SERVES
+        return self._on("cpu")
+
+    def _serve_on_cpu(self, error: SglError) -> None:
+        self.remark = error.message + CPU_SERVES
+
+    def _on(self, device: str) -> Lab:
+        if (running := self._labs.served(self, device)) is not None:
+            return running
+        if device != "cpu":
+            self._labs.leave(device)
+        try:
+            return Lab(self.model, device=device, progress=self._progress)
         except OutOfMemory:
-            if not self._labs.free():
+            if device != "cpu" or not self._labs.free():
                 raise
-        return Lab(self.model, progress=self._progress)
+        return Lab(self.model, device=device, progress=self._progress)
 
     def _progress(self, done: int, total: int | None, text: str) -> None:
         self.text, self.share = text, done / total if total else None
@@ -81,6 +114,8 @@ class Labs:
         self._wanted: Loading | None = None
         """what is to take the default lab's place, if nothing else is asked for meanwhile"""
         self._listeners: tuple[Callable[[Lab], None], ...] = ()
+        self._serving: dict[str, str] = {}
+        """the device that was asked for -> that which serves"""
 
     @property
     def current(self) -> Lab | None:
@@ -92,27 +127,49 @@ class Labs:
         """Those that were the default, least recently used first."""
         return tuple(self._parked)
 
-    def loading(self, model: str | None = None, *, first: str = BUILT_IN) -> Loading:
-        """The default lab on its way, begun now (of `first`) if there is none. Of another `model`, it takes the old one's place when ready.
+    def loading(
+        self, model: str | None = None, device: str | None = None, *, first: str = BUILT_IN, first_device: str | None = None
+    ) -> Loading:
+        """The default lab on its way, begun now if there is none (of model `first`, on `first_device`).
 
-        What was asked for last counts: a model that is still being loaded is dropped when it is there.
+        Of another `model`, or on another `device`, it takes the old one's place when ready. What was asked for last counts: a
+        model that is still being loaded is dropped when it is there.
         """
         with self._lock:
             wanted, default = self._wanted, self._default
-            if wanted is not None and not wanted.wait(0) and model in (None, wanted.model):
+            if wanted is not None and not wanted.wait(0) and model in (None, wanted.model) and device in (None, wanted.device):
                 return wanted
-            if model is None and default is not None and default.is_open:
+            if default is not None and default.is_open and model is None and self._is_on(default, device):
                 self._wanted = None
-                return Loading(default.model, self, default)
+                return Loading(default.model, self, device, default)
             name = model or (default.model if default is not None else first)
-            found = next((lab for lab in (default, *self._parked) if lab is not None and lab.model == name and _is_usable(lab)), None)
+            labs = [lab for lab in (default, *self._parked) if lab is not None and lab.model == name and self._is_on(lab, device)]
+            found = next(filter(_is_usable, labs), None)
             if found is None:
-                self._wanted = Loading(name, self).start()
+                self._wanted = Loading(name, self, device or first_device).start()
                 return self._wanted
             closing = self._replace(found)
         self._tell(found)
         _close(closing)
-        return Loading(name, self, found)
+        return Loading(name, self, device, found)
+
+    def _is_on(self, lab: Lab, device: str | None) -> bool:
+        return device is None or self._serving.get(device, device) == lab.card.device
+
+    def served(self, loading: Loading, device: str) -> Lab | None:
+        """`device` serves what `loading` asks for. The lab that does so already, if there is one."""
+        with self._lock:
+            if loading.device is not None:
+                self._serving[loading.device] = device
+            labs = [lab for lab in (self._default, *self._parked) if lab is not None and lab.model == loading.model]
+        return next((lab for lab in labs if lab.card.device == device and _is_usable(lab)), None)
+
+    def leave(self, device: str) -> None:
+        """Close the default lab if it is on that GPU and idle: of its memory one cache takes most."""
+        with self._lock:
+            lab = self._default
+        if lab is not None and lab.is_open and lab.card.device == device and not lab.is_busy:
+            lab.close()
 
     def take(self, loaded: Loading, lab: Lab) -> bool:
         """Make `lab` the default one, unless something else was asked for since; whether it is."""

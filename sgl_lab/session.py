@@ -14,7 +14,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from .contracts.errors import BadArgument, EngineStopped, ModelMissing, SglError, Stopped
+from .contracts.errors import BadArgument, EngineStopped, ModelMissing, OutOfMemory, SglError, Stopped
 from .contracts.events import CellFinished, CellStarted, Emit, Entry, ModelLoaded
 from .contracts.ids import RequestId, RunId
 from .contracts.port import ModelCard, WarmJob
@@ -27,11 +27,15 @@ from .trace import Record, Ring
 
 if TYPE_CHECKING:
     from .engine.drift import Drift
+    from .engine.model.place import Memory
     from .engine.simulate import Outcome
 
 BUILT_IN = "smollm2"
 MAX_RECORDS = 50
 MAX_RECORD_BYTES = 256 * 2**20
+
+GPU_STEP_TOKENS = 4096
+"""of one step: fewer than that leave a large GPU waiting"""
 
 SPIN = "1000"
 """How long torch's threads spin for the next operator before they sleep; read when torch is first imported. On two cores with a
@@ -43,10 +47,11 @@ class Lab:
     """A model in this process, its cache, and the log of all that happens to it.
 
     model         a built-in name (`smollm2`), a hub id, a folder or a .gguf file
-    device        cpu, cuda, cuda:1; None is CUDA where there is one
+    device        cpu, cuda, cuda:1; None is a GPU where there is one that our kernels run on
     dtype         float32 or bfloat16, on a CPU also int8 and int4; None is bfloat16 on CUDA. On a CPU it is what the file has (a
                   GGUF's own 4 or 8 bits, else bfloat16) on the native step where that is built, and float32 on torch elsewhere
-    cache_tokens  size of the KV cache in tokens, or `cache_mib` in MiB; None is an eighth of the free memory, at most 1 GiB
+    cache_tokens  size of the KV cache in tokens, or `cache_mib` in MiB; None is an eighth of the free memory, at most 1 GiB, on a
+                  GPU four fifths of it, at most 64 contexts; where that much cannot be had, half of it, and so on
     page_size     tokens of one page of the cache
     schedule      who of those who wait goes first: lpm (longest cached prefix, bounded), fcfs, dfs-weight or random
     evict         which unused part of the tree goes first: lru, lfu or fifo
@@ -58,8 +63,8 @@ class Lab:
                   cached and whatever runs beside a program. The native step does so anyway; on torch it costs speed
     emit          is called with every event, on the thread that says it: it may not call the lab, and if it raises it is called no more
 
-    ModelError says what is wrong with the model, OutOfMemory that it or the cache is too large, BadArgument what is wrong with
-    the rest. Use it as a context manager or call `close`.
+    ModelError says what is wrong with the model, DeviceUnfit with the device, OutOfMemory that it or the cache is too large,
+    BadArgument what is wrong with the rest. Use it as a context manager or call `close`.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class Lab:
         from .engine.kernels.native import build
         from .engine.model import store
         from .engine.model.load import load_model
+        from .engine.model.place import find_place
         from .engine.resident import Resident
         from .engine.run.choose import make_runner
         from .engine.run.kv import pages_for
@@ -109,18 +115,34 @@ class Lab:
         path = store.resolve(model, progress=progress)
         self._generation = store.generation(path)
         library = build.load(store.cache_dir())
+        self._device, remark = find_place(device)
         loaded = load_model(
-            path, name=model, device=device, dtype=dtype, native=library is not None, cache_dir=store.cache_dir(), progress=progress
+            path,
+            name=model,
+            device=str(self._device),
+            dtype=dtype,
+            native=library is not None,
+            cache_dir=store.cache_dir(),
+            progress=progress,
         )
         if cache_tokens is not None:
             n_pages = cache_tokens // page_size
         else:
             budget = None if cache_mib is None else cache_mib << 20
             n_pages = pages_for(loaded.spec, loaded.model.dtype, loaded.model.device, page_size, budget_bytes=budget)
-        config = replace(config, n_pages=n_pages)
+        while True:
+            try:
+                runner = make_runner(loaded.model, library, n_pages, page_size, threads=threads)
+                break
+            except OutOfMemory:
+                if cache_tokens is not None or cache_mib is not None or n_pages * page_size <= loaded.spec.context:
+                    raise
+            n_pages //= 2
+        step_tokens = config.step_tokens if self._device.type == "cpu" else GPU_STEP_TOKENS
+        config = replace(config, n_pages=n_pages, step_tokens=step_tokens)
         namespace, context, tokenizer = loaded.namespace, loaded.spec.context, loaded.tokenizer
         self.model = model
-        self.notice = build.advice() if loaded.device == "cpu" and library is None else None
+        self.notice = remark or (build.advice() if loaded.device == "cpu" and library is None else None)
         """what would make this lab faster, in one line, if there is something"""
         self.ring = Ring()
         self.emit: Emit = self.ring.emit
@@ -130,7 +152,6 @@ class Lab:
         self.records: deque[Record] = deque(maxlen=MAX_RECORDS)
         self._spelled: dict[int, str] = {}
         self._tokenizer = tokenizer
-        runner = make_runner(loaded.model, library, n_pages, page_size, threads=threads)
         self.n_bytes = loaded.n_bytes + runner.kv.n_bytes
         """of weights and cache"""
         engine = Engine(config, runner, tokenizer, context=context, namespace=namespace, emit=self.emit)
@@ -160,6 +181,12 @@ class Lab:
         return True
 
     @property
+    def is_busy(self) -> bool:
+        """Whether a request runs or waits."""
+        stats = self.stats()
+        return bool(stats["requests_running"] or stats["requests_waiting"])
+
+    @property
     def is_current(self) -> bool:
         """Whether the model's name still stands for the very files that this lab was made of."""
         from .engine.model import store
@@ -179,6 +206,12 @@ class Lab:
     def stats(self) -> dict[str, Any]:
         """Counts since the lab was made: tokens, hits, evictions, pages, requests, and seconds by part of a step (`*_s`)."""
         return self._resident.stats()
+
+    def memory(self) -> Memory:
+        """Of the device that the model runs on, now; what this lab has of it is `n_bytes`."""
+        from .engine.model.place import memory_of
+
+        return memory_of(self._device)
 
     def prometheus(self) -> str:
         """The same in the text format that Prometheus reads."""

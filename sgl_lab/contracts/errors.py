@@ -10,6 +10,7 @@ __all__ = [
     "BadArgument",
     "CacheFull",
     "ConstraintFailed",
+    "DeviceUnfit",
     "EngineStopped",
     "InvalidValue",
     "InvariantBroken",
@@ -95,6 +96,10 @@ class ModelMissing(ModelError):
 
 class ModelDamaged(ModelError):
     """A file is there and is not what it should be: wrong checksum, truncated, malformed."""
+
+
+class DeviceUnfit(ModelError):
+    """The GPU that was asked for is not there, or cannot run our kernels."""
 
 
 class OutOfMemory(SglError):

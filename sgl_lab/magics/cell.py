@@ -109,7 +109,7 @@ class Cell:
         before, last = names.get(options.out), desk.last
 
         def work(job: Job) -> Any:
-            lab = desk.ready_lab(job.report, options.model, check=job.check)
+            lab = desk.ready_lab(job.report, options.model, options.device, check=job.check)
             with self.recorded(lab) as record:
                 state = self.begin(lab, record, job.check)
                 if options.out is not None:
@@ -167,7 +167,7 @@ def _run(desk: Desk, cell: Cell) -> Any:
     shell, options = cell.shell, cell.options
     place = Place(shell)
     with loading(place) as report:
-        lab = desk.ready_lab(report, options.model)
+        lab = desk.ready_lab(report, options.model, options.device)
     if not options.views:
         place.clear()
     with cell.recorded(lab) as record, CellView(shell, place, lab, record, options.views, desk.interrupts.request):

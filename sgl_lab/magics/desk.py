@@ -45,7 +45,8 @@ class Desk:
         """by the names that `%sgl cache pin` was given"""
         self.replayed: dict[str, Record] = {}
         """runs that were read from files, by the files' names"""
-        self._has_told = False
+        self._told: set[str] = set()
+        """remarks of labs that were printed"""
 
     def runs(self) -> list[Record]:
         """Those of this session that are still kept, oldest first; runs that were read from files are not among them."""
@@ -85,15 +86,18 @@ class Desk:
         numbers = [record.title.removeprefix("In[").removesuffix("]") for record in runs]
         return tuple(dict.fromkeys([*numbers, *(name for name, run in self.names.items() if run in kept), *self.replayed]))
 
-    def ready_lab(self, report: Report, model: str | None = None, *, check: Callable[[], None] | None = None) -> Lab:
-        """The default lab, loaded if need be; with `model`, a lab of that model takes its place. ModelError, Stopped.
+    def ready_lab(
+        self, report: Report, model: str | None = None, device: str | None = None, *, check: Callable[[], None] | None = None
+    ) -> Lab:
+        """The default lab, loaded if need be; with `model` or `device`, a lab of that takes its place. ModelError, Stopped.
 
         `check` raises where whoever waits is to be stopped; it is the cell's own by default.
         """
         from ..labs import LABS
         from ..session import BUILT_IN
 
-        attempt = LABS.loading(model, first=self.settings.model or BUILT_IN)
+        settings = self.settings
+        attempt = LABS.loading(model, device, first=settings.model or BUILT_IN, first_device=settings.device)
         try:
             while not attempt.wait(SLICE_S):
                 report(attempt.text, attempt.share)
@@ -101,9 +105,10 @@ class Desk:
         except KeyboardInterrupt:
             raise Stopped(f"stopped waiting: {attempt.model} goes on loading and will be there for a later cell") from None
         lab = attempt.lab()
-        if lab.notice is not None and not self._has_told:
-            self._has_told = True
-            print(f"sgl: {lab.notice}")
+        for notice in (attempt.remark, lab.notice):
+            if notice is not None and notice not in self._told:
+                self._told.add(notice)
+                print(f"sgl: {notice}")
         return lab
 
     def keep_open(self, interact: Interact) -> None:

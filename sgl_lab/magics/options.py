@@ -56,6 +56,7 @@ class CellOptions:
     out: str | None = None
     capture: str | None = None
     model: str | None = None
+    device: str | None = None
     temperature: float | None = None
     max_tokens: int | None = None
     seed: int | None = None
@@ -97,6 +98,12 @@ def _name(text: str) -> str:
     return text
 
 
+def _device(text: str) -> str:
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", text):
+        raise ValueError
+    return text
+
+
 def _views(text: str) -> tuple[str, ...]:
     if text == "none":
         return ()
@@ -135,6 +142,7 @@ class Option:
 CELL_OPTIONS = (
     Option(("-o", "--out"), "out", _name, "NAME", "keep the program's state under NAME"),
     Option(("-m", "--model"), "model", str, "MODEL", "run on MODEL, as `%sgl model MODEL` would load it", default="smollm2"),
+    Option(("--device",), "device", _device, "DEVICE", "run on cpu, cuda or cuda:1", ("cpu", "cuda"), default="a GPU if there is one"),
     Option(("--temperature",), "temperature", _number(float, 0), "T", "sampling temperature, 0 is greedy", default="1.0"),
     Option(("--max-tokens",), "max_tokens", _number(int, 1), "N", "most tokens of one gen that says nothing itself", default="128"),
     Option(("--seed",), "seed", _number(int, 0), "N", "makes sampling repeatable", default="none"),

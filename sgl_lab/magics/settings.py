@@ -111,15 +111,23 @@ class Settings:
         return Setting(name, None, "default")
 
     def over(self, options: CellOptions) -> CellOptions:
-        """The options with what they leave open; which model a session begins with is no matter of a cell."""
-        found = {setting.name: setting.value for setting in self.all() if setting.name != "model"}
+        """The options with what they leave open; what a session begins with is no matter of a cell."""
+        found = {setting.name: setting.value for setting in self.all() if setting.name not in ("model", "device")}
         missing = {field.name for field in fields(options) if getattr(options, field.name) is None}
         return replace(options, **{name: value for name, value in found.items() if name in missing})  # type: ignore[arg-type]
 
     @property
     def model(self) -> str | None:
         """What a session without a model begins with."""
-        return next((str(setting.value) for setting in self.all() if setting.name == "model" and setting.value), None)
+        return self._text("model")
+
+    @property
+    def device(self) -> str | None:
+        """Where models run if nobody says where."""
+        return self._text("device")
+
+    def _text(self, name: str) -> str | None:
+        return next((str(setting.value) for setting in self.all() if setting.name == name and setting.value), None)
 
 
 def project_section(folder: Path) -> tuple[Path | None, Mapping[str, object]]:

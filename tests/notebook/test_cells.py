@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from sgl_lab.engine.kernels.native import build
 from sgl_lab.engine.model import store
@@ -372,6 +373,23 @@ def test_every_line_command_answers(kernel: Kernel, command: str) -> None:
 def test_a_line_command_takes_nothing_that_it_does_not_know(kernel: Kernel, command: str) -> None:
     reply = kernel.run(f"%sgl {command}")
     assert (reply.status, reply.ename) == ("error", "UsageError")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_cell_that_asks_for_a_gpu_where_none_is_says_so_once_and_runs(fresh_kernel: Kernel) -> None:
+    fresh_kernel.run("%load_ext sgl_lab")
+    asked = HELLO.replace("%%sgl", "%%sgl --device cuda")
+    reply = fresh_kernel.run(asked)
+    assert reply.status == "ok", reply.traceback
+    assert re.fullmatch(r"sgl: device cuda is not there: torch \S+ .*; the CPU serves instead\n", reply.printed)
+    assert fresh_kernel.run(asked).printed == ""
+    assert fresh_kernel.run(HELLO.replace("%%sgl", "%%sgl --device cpu")).status == "ok"
+    shown = fresh_kernel.run("%sgl model --device cpu").printed
+    assert shown.startswith("smollm2 on cpu in")
+    assert re.search(r"\d MiB of weights and cache, [\d.]+ of [\d.]+ GiB free on this machine", shown)
+    for line in ("%%sgl --device gpu\n1", "%sgl model --device gpu"):
+        wrong = fresh_kernel.run(line)
+        assert (wrong.ename, wrong.evalue) == ("UsageError", "--device cannot be 'gpu' (run on cpu, cuda or cuda:1)")
 
 
 def test_a_model_path_may_hold_spaces(kernel: Kernel) -> None:

@@ -17,6 +17,7 @@ from .gguf_file import GgufFile
 from .llama import Llama
 from .memory import demand, mib
 from .packed import KINDS, PackedLlama, kept_dtype, pack_llama, unfit
+from .place import find_place
 from .spec import LlamaSpec, spec_from_config
 from .tokenizer import Tokenizer
 from .weights import Checkpoint, fingerprint, read_json
@@ -58,9 +59,9 @@ def load_model(
     native     whether the native step is there to compute it: bfloat16 on a CPU is then packed for it
     cache_dir  where a GGUF's unpacked weights are kept
 
-    ModelMissing, ModelDamaged, ModelError, OutOfMemory.
+    ModelMissing, ModelDamaged, ModelError, DeviceUnfit, OutOfMemory.
     """
-    place = _device(device)
+    place = find_place(device).device
     if dtype is not None and dtype not in _DTYPES | KINDS:
         raise ModelError(f"dtype {dtype!r} is not supported", hint="supported: " + ", ".join(_DTYPES | KINDS))
     if dtype is not None and dtype not in _DTYPES and place.type != "cpu":
@@ -101,20 +102,6 @@ def _weight_bytes(spec: LlamaSpec, dtype: str, is_packed: bool) -> int:
     n_layers = spec.n_params - one_end * (1 if spec.tied else 2)
     ends = one_end * (1 if spec.tied and is_packed else 2)
     return int(n_layers * _WEIGHT_BYTES[dtype] + ends * _WEIGHT_BYTES["int8" if dtype == "int4" else dtype])
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ModelError(f"device {name!r} is unknown", hint="cpu or cuda") from None
-    if device.type not in ("cpu", "cuda"):
-        raise ModelError(f"device {name!r} is not supported", hint="cpu or cuda")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ModelError(f"device {name!r} is not there: torch sees {torch.cuda.device_count()} GPUs", hint="use device cpu")
-    return device
 
 
 def _folder(path: Path, name: str, cache_dir: Path, progress: Progress) -> Path:

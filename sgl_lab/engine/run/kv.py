@@ -47,8 +47,19 @@ class KvStore:
         self.values = []
 
 
+GPU_CONTEXTS = 64
+"""that a pool on a GPU has room for, unless it is told otherwise"""
+
+
 def pages_for(spec: LlamaSpec, dtype: torch.dtype, device: torch.device, page_size: int, *, budget_bytes: int | None = None) -> int:
-    """How many pages a budget holds; by default an eighth of the memory that is free on a CPU, at most 1 GiB, or four fifths of a GPU's."""
-    if budget_bytes is None:
-        budget_bytes = torch.cuda.mem_get_info(device)[0] * 4 // 5 if device.type == "cuda" else min(1 << 30, (free_bytes() or GUESS) // 8)
-    return max(1, budget_bytes // (spec.kv_bytes_per_token(dtype.itemsize) * page_size))
+    """How many pages a budget holds.
+
+    By default it is an eighth of the memory that is free on a CPU, at most 1 GiB, or four fifths of a GPU's, at most
+    `GPU_CONTEXTS` full contexts.
+    """
+    n_bytes = spec.kv_bytes_per_token(dtype.itemsize)
+    if budget_bytes is None and device.type == "cpu":
+        budget_bytes = min(1 << 30, (free_bytes() or GUESS) // 8)
+    elif budget_bytes is None:
+        budget_bytes = min(torch.cuda.mem_get_info(device)[0] * 4 // 5, GPU_CONTEXTS * spec.context * n_bytes)
+    return max(1, budget_bytes // (n_bytes * page_size))

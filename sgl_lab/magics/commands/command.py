@@ -72,9 +72,16 @@ class Command:
         return Words(tuple(names), options)
 
 
-def ready_lab(shell: Any, desk: Desk, model: str | None = None) -> Lab:
+def ready_lab(shell: Any, desk: Desk, model: str | None = None, device: str | None = None) -> Lab:
     with loading(Place(shell)) as report:
-        return desk.ready_lab(report, model)
+        return desk.ready_lab(report, model, device)
+
+
+def memory_text(lab: Lab) -> str:
+    """What a lab has of its device's memory, and what is left of that."""
+    device, free, total = lab.memory()
+    text = f"{lab.n_bytes / 2**20:,.0f} MiB of weights and cache"
+    return text if free is None else f"{text}, {free / 2**30:,.1f} of {total / 2**30:,.1f} GiB free on {device or 'this machine'}"
 
 
 def picture(shell: Any, words: Words, drawn: Markup, plain: str, counts: dict[str, int]) -> None:

@@ -6,17 +6,23 @@ from typing import TYPE_CHECKING, Any
 
 from ...viz.draw.numbers import counted
 from ..desk import Desk
-from .command import Command, Words, ready_lab
+from ..options import SETTINGS
+from .command import Command, Words, memory_text, ready_lab
 
 if TYPE_CHECKING:
     from ...session import Lab
 
 
+DEVICE = SETTINGS["device"]
+
+
 def _model(shell: Any, desk: Desk, words: Words) -> None:
     from ...labs import LABS
 
-    lab = ready_lab(shell, desk, words.name())
+    device = words.options.get("--device")
+    lab = ready_lab(shell, desk, words.name(), None if device is None else str(DEVICE.read(device, "--device")))
     print(f"{_name(lab)}, context {lab.card.context:,} tokens, vocabulary {lab.card.vocab:,}")
+    print(memory_text(lab))
     for parked in reversed(LABS.parked):
         print(f"parked: {_name(parked)}, {parked.n_bytes >> 20:,} MiB with its radix tree")
     if LABS.parked:
@@ -35,6 +41,11 @@ def _name(lab: Lab) -> str:
 
 
 COMMANDS = {
-    "model": Command(_model, "[NAME]     show the model, or load another: built-in name, hub id, folder or .gguf file", 1),
+    "model": Command(
+        _model,
+        "[NAME] [--device cpu|cuda|cuda:1]   show the model, or load another: built-in name, hub id, folder or .gguf file",
+        1,
+        {"--device": "cpu, cuda or cuda:1"},
+    ),
     "free": Command(_free, "close the models that are parked: those used before, kept with their trees to go back to"),
 }

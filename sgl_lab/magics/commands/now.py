@@ -11,7 +11,7 @@ from ...viz.views.hits import hits
 from ..desk import Desk
 from ..options import OptionError
 from ..show import tree_counts, tree_of
-from .command import Command, Words, picture, ready_lab, show
+from .command import Command, Words, memory_text, picture, ready_lab, show
 from .files import FORCE, target, write
 
 
@@ -28,6 +28,7 @@ def _status(shell: Any, desk: Desk, words: Words) -> None:
         ("hit rate", share),
         ("computed", f"{found['computed_tokens']:,} tokens, generated {found['generated_tokens']:,}, in {found['steps']:,} steps"),
         ("radix tree", f"{counts['nodes']:,} nodes, {counts['tree_tokens']:,} tokens, {found['evicted_tokens']:,} evicted"),
+        ("memory", memory_text(lab)),
         ("cache", f"{used:,} of {found['pages_total']:,} pages in use"),
         ("requests", f"{found['requests_running']} running, {found['requests_waiting']} waiting"),
     ]
