@@ -389,7 +389,8 @@ def test_a_cell_that_asks_for_a_gpu_where_none_is_says_so_once_and_runs(fresh_ke
     assert re.search(r"\d MiB of weights and cache, [\d.]+ of [\d.]+ GiB free on this machine", shown)
     for line in ("%%sgl --device gpu\n1", "%sgl model --device gpu"):
         wrong = fresh_kernel.run(line)
-        assert (wrong.ename, wrong.evalue) == ("UsageError", "--device cannot be 'gpu' (run on cpu, cuda or cuda:1)")
+        assert wrong.ename == "UsageError"
+        assert wrong.evalue.endswith(": --device cannot be 'gpu' (run on cpu, cuda or cuda:1)")
 
 
 def test_a_model_path_may_hold_spaces(kernel: Kernel) -> None:
