@@ -113,6 +113,26 @@ def test_only_what_is_in_sight_is_drawn_of_two_thousand_nodes(page: WidgetPage) 
     assert sum(path.count("M") for path in paths) == 2000
 
 
+def test_cards_out_of_sight_are_written_when_they_come_into_sight_or_nothing_grows_any_more(page: WidgetPage) -> None:
+    page.open(views=["tokens"])
+    forks = [{"fork": n, "parent": 1 if n > 1 else None, "index": n, "label": f"f{n}", "run": 1, "base": n > 1} for n in range(1, 62)]
+    page.receive({"seq": 0, "kind": "delta", "tokens": {"forks": forks, "ops": ops(0, 1, "user", range(1, 62))}, **RUNNING})
+    expect(page.page.locator(".sgl-away").last).to_be_attached()
+    page.receive({"seq": 1, "kind": "delta", "tokens": {"forks": [], "ops": ops(1, 3, "generated", range(2, 62))}})
+    expect(page.page.locator(".sgl-fork:not(.sgl-away):has(.t.generated)")).not_to_have_count(0)
+    expect(page.page.locator(".sgl-fork:not(.sgl-away, :has(.t.generated))")).to_have_count(0)
+    assert page.page.locator(".sgl-fork.sgl-away:not(:has(.t.generated))").count() > 20
+    page.page.locator(".sgl-fork").nth(40).scroll_into_view_if_needed()
+    expect(page.page.locator(".sgl-fork").nth(40).locator(".t.generated")).to_have_text(["word 1", "word 2", "word 3"])
+    page.receive({"seq": 2, "kind": "delta", "status": {"phase": "done", "text": "done", "progress": None}})
+    expect(page.page.locator(".sgl-fork .t.generated")).to_have_count(180)
+
+
+def ops(start: int, n: int, cls: str, forks: range) -> list[dict[str, Any]]:
+    toks = [[f"word {start + at}", cls, None, "", None, at, None] for at in range(n)]
+    return [{"fork": fork, "start": start, "toks": toks} for fork in forks]
+
+
 def test_text_of_a_model_is_text_and_nothing_else(page: WidgetPage) -> None:
     evil = "<img src=x onerror=alert(1)><script>alert(2)</script><b>"
     page.open(title=evil)

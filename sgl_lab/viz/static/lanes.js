@@ -4,6 +4,7 @@ import { BAR_MEANING, clamp, count, el, panel, seconds, setText, svg, tool } fro
 
 const LANE = { height: 24, axis: 24, indent: 12, pad: 9 };
 const HATCHED = ["prefill", "score", "preempted", "forced"];
+const EVERY_MS = 50;
 const SELDOM = ["forced", "drafted", "score", "preempted"];
 const OVER = new Set(["forced", "drafted"]);
 
@@ -16,7 +17,8 @@ export class TimelinePanel {
     this.folded = new Set();
     this.drawn = new Map();
     this.dirty = new Set();
-    this.kinds = new Set();
+    this.growing = new Set();
+    this.due = 0;
     this.linked = new Set();
     this.span = 1000;
     this.zoomed = null;
@@ -95,18 +97,22 @@ export class TimelinePanel {
       this.bars.replaceChildren();
       this.hits.replaceChildren();
       this.drawn.clear();
-      this.dirty = new Set(bars.keys());
+      this.growing.clear();
       this.shape = true;
     }
     if (change.lanes) this.shape = true;
     for (const id of change.dropped ?? []) {
       this.drawn.get(id)?.root.remove();
       this.drawn.delete(id);
+      this.growing.delete(id);
     }
-    for (const id of change.bars ?? []) {
+    for (const id of change.reset ? bars.keys() : (change.bars ?? [])) {
+      const bar = bars.get(id);
+      if (!bar) continue;
       this.dirty.add(id);
-      const kind = bars.get(id)?.kind;
-      if (this.keys.has(kind)) this.keys.get(kind).hidden = false;
+      if (bar.t1 === null) this.growing.add(id);
+      else this.growing.delete(id);
+      if (this.keys.has(bar.kind)) this.keys.get(bar.kind).hidden = false;
     }
   }
 
@@ -160,7 +166,9 @@ export class TimelinePanel {
 
   // ------------------------------------------------ painting
 
-  paint() {
+  /** What goes on by itself is painted twenty times a second. */
+  paint(t) {
+    if (t < this.due && !this.shape && !this.scaled && !this.dirty.size) return false;
     if (this.shape) this.arrange();
     const { store } = this.view;
     const now = this.rows.length ? store.now() : 0;
@@ -175,13 +183,17 @@ export class TimelinePanel {
     const scale = (this.width - 2 * LANE.pad) / (to - from);
     this.x = (ms) => LANE.pad + (ms - from) * scale;
     if (this.scaled) this.axis(from, to);
-    for (const [id, bar] of store.bars) if (this.scaled || this.dirty.has(id) || bar.t1 === null) this.drawBar(bar, now);
+    for (const id of this.scaled ? store.bars.keys() : new Set([...this.dirty, ...this.growing])) {
+      const bar = store.bars.get(id);
+      if (bar) this.drawBar(bar, now);
+    }
     this.dirty.clear();
     this.scaled = false;
     const running = store.status.phase === "running" && this.rows.length > 0;
     this.cursor.style.transform = `translateX(${this.x(now).toFixed(1)}px)`;
     this.cursor.classList.toggle("sgl-on", running || Boolean(store.length));
-    if (running) this.view.later(50);
+    this.due = running ? t + EVERY_MS : 0;
+    if (running) this.view.later(EVERY_MS);
     return false;
   }
 
@@ -222,7 +234,7 @@ export class TimelinePanel {
       return;
     }
     if (!box) {
-      const shape = svg("rect", { rx: 3 });
+      const shape = bar.kind === "cached" ? svg("path") : svg("rect", { rx: 3 });
       const text = svg("text", { class: "sgl-span-label" });
       box = { shape, text, root: svg("g", {}, shape, text) };
       if (bar.kind === "drafted") box.root.append((box.wrong = svg("rect", { class: "sgl-wrong" })));
@@ -249,8 +261,7 @@ export class TimelinePanel {
     };
     const middle = top + LANE.height / 2;
     if (bar.kind === "cached") {
-      put(shape, x0 - 4.5, middle - 4.5, 9, 9);
-      shape.setAttribute("transform", `rotate(45 ${x0.toFixed(1)} ${middle})`);
+      shape.setAttribute("d", diamond(x0, middle));
       setText(text, "");
       return;
     }
@@ -412,3 +423,6 @@ export class TimelinePanel {
     removeEventListener("pointerup", this.drop);
   }
 }
+
+/** As one path, and not as a turned box: what has a transform of its own costs a layer's bookkeeping in every frame. */
+const diamond = (x, y) => `M${(x - 6).toFixed(1)} ${y}l6 -6 6 6 -6 6z`;

@@ -67,8 +67,11 @@ export function panel(name, title, tools, ...body) {
 
 export const setText = (node, text) => node.textContent !== text && (node.textContent = text);
 export const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
-export const brief = (n) => (n < 10_000 ? n.toLocaleString("en") : n.toLocaleString("en", { notation: "compact", maximumFractionDigits: 1 }));
-export const count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
+const whole = new Intl.NumberFormat("en");
+const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
+export const figure = (n) => whole.format(n);
+export const brief = (n) => (n < 10_000 ? whole : compact).format(n);
+export const count = (n, noun) => `${figure(n)} ${noun}${n === 1 ? "" : "s"}`;
 export const visible = (text) => text.replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/ /g, "\u00a0");
 export const percent = (share) => (share < 0.0005 ? "<0.1" : (share * 100).toFixed(share > 0.9995 ? 0 : 1)) + "\u2009%";
 export const seconds = (ms) =>

@@ -4,7 +4,7 @@
  * shadow tree, so that neither the page's style nor that of another cell reaches them.
  */
 
-import { clamp, el, seconds, setText, still, tool } from "./page.js";
+import { clamp, el, figure, seconds, setText, still, tool } from "./page.js";
 import { Store } from "./store.js";
 import { View, toggle } from "./view.js";
 
@@ -232,7 +232,7 @@ class Player {
     this.door.setAttribute("aria-expanded", Boolean(this.view));
     for (const part of [...this.steps, this.pace, this.toggles]) part.hidden = !this.view;
     const { since, newest } = this.meta;
-    const tokens = newest ? `, and of all tokens and bars the newest ${newest.toLocaleString("en")}` : "";
+    const tokens = newest ? `, and of all tokens and bars the newest ${figure(newest)}` : "";
     this.cut.hidden = !since;
     setText(this.cut, `To keep the notebook small, the first ${seconds(since)} are told in one piece, without alternatives and times${tokens}.`);
   }

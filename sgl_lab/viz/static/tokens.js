@@ -1,12 +1,10 @@
 /* The text of every fork, token by token; two channels of colour and line; what else could have been said. */
 
-import { TOKEN_MEANING, TOKEN_STATES, choice, clamp, count, el, furnish, keyed, panel, percent, seconds, setText, visible } from "./page.js";
+import { TOKEN_MEANING, TOKEN_STATES, choice, clamp, count, el, figure, furnish, keyed, panel, percent, seconds, setText, visible } from "./page.js";
 import { tempered } from "./temper.js";
 
 const CARET_MS = 700;
-const MUCH = 3000;
-const SLOW_MS = 25;
-const LATEST_MS = 300;
+const CARDS_A_FRAME = 6;
 const ONLY_IF_SEEN = new Set(["forced", "choice"]);
 
 const step = (value, borders) => borders.findIndex((border) => value < border);
@@ -111,9 +109,8 @@ export class TokensPanel {
     this.dirty = new Map();
     this.marked = [];
     this.height = 0;
-    this.due = 0;
+    this.sight = new IntersectionObserver((entries) => this.watch(entries), { root: this.body, rootMargin: "60px 0px" });
     sticky(this.body);
-    this.body.addEventListener("scroll", () => this.view.invalidate((this.scrolled = true)), { passive: true });
     this.body.addEventListener("pointerover", (event) => this.point(event.target));
     this.body.addEventListener("pointerleave", () => this.point(null));
     this.body.addEventListener("focusin", (event) => event.target.token && this.point(event.target));
@@ -180,51 +177,45 @@ export class TokensPanel {
     }
     for (const [fork, index] of change.tokens ?? []) this.dirty.set(fork, Math.min(index, this.dirty.get(fork) ?? Infinity));
     this.idle = !this.view.store.active && !this.view.store.playing;
+    this.body.classList.toggle("sgl-busy", !this.idle);
   }
 
+  /** While forks grow, cards out of sight wait, and of those in sight a few are painted in each frame: so the tree goes on moving smoothly. */
   paint(t) {
-    if (this.isLate(t)) return false;
-    const grown = [...this.dirty];
-    this.dirty.clear();
-    for (const [fork, index] of grown) this.stream(fork)?.draw(index, t);
+    const drawn = [];
+    let n_cards = 0;
+    let isMore = false;
+    for (const [fork, index] of this.dirty) {
+      const stream = this.stream(fork);
+      stream?.note(t);
+      if (stream?.isCard && !this.idle) {
+        if (stream.isAway) continue;
+        if ((isMore = ++n_cards > CARDS_A_FRAME)) continue;
+      }
+      this.dirty.delete(fork);
+      stream?.draw(index);
+      if (stream) drawn.push(stream);
+    }
     for (const stream of this.streams.values()) stream.caret(t, this.idle);
     if (!this.explained) this.explain();
-    if (grown.length) {
+    if (drawn.length) {
       this.grow();
       if (this.body.stick) this.follow(t);
+      for (const { isCard, flow } of drawn) if (isCard && flow.stick) scrollTo(flow, flow.scrollHeight);
       this.view.later(CARET_MS + 20);
     }
-    if (grown.length || this.scrolled) this.followInside();
-    this.scrolled = false;
-    return false;
+    return isMore;
   }
 
-  /** Much text that is slow to lay out is painted less often, so that the tree goes on moving smoothly. */
-  isLate(t) {
-    const { view } = this;
-    if (this.idle || !this.dirty.size) return false;
-    if (t < this.due) {
-      view.later(this.due - t);
-      return true;
+  /** Cards come into sight and go out of it. */
+  watch(entries) {
+    for (const { target, isIntersecting } of entries) {
+      const stream = this.streams.get(target.fork);
+      if (!stream) continue;
+      stream.leave(!isIntersecting);
+      if (isIntersecting) this.dirty.set(target.fork, Math.min(stream.spans.length, this.dirty.get(target.fork) ?? Infinity));
     }
-    this.due = 0;
-    const size = [...this.streams.values()].reduce((sum, { spans }) => sum + spans.length, 0);
-    if (size > MUCH)
-      requestAnimationFrame((next) => {
-        if (next - t > SLOW_MS) this.due = t + Math.min(4 * (next - t), LATEST_MS);
-      });
-    return false;
-  }
-
-  /** The newest text of every card in sight; what is out of sight is not laid out, and asking for its size would do that. */
-  followInside() {
-    const home = this.body.getBoundingClientRect();
-    const seen = [...this.streams.values()].filter(({ isCard, flow, root }) => {
-      if (!isCard || !flow.stick) return false;
-      const { top, bottom } = root.getBoundingClientRect();
-      return bottom > home.top && top < home.bottom;
-    });
-    for (const { flow } of seen) scrollTo(flow, flow.scrollHeight);
+    this.view.invalidate();
   }
 
   /** Keep what is being generated in sight: the cards of all forks that grow, if they fit, else the newest text. */
@@ -262,8 +253,12 @@ export class TokensPanel {
     const stream = known ?? new Stream(fork, Boolean(parent), this.view.store, this.look);
     stream.base = fork.base;
     this.streams.set(id, stream);
-    if (parent) parent.adopt(stream, fork.base);
-    else this.roots.append(stream.root);
+    if (parent) {
+      parent.adopt(stream, fork.base);
+      this.sight.observe(stream.root);
+      this.sight.unobserve(parent.root);
+      parent.leave(false);
+    } else this.roots.append(stream.root);
     this.roots.classList.toggle("sgl-forks", this.roots.childElementCount > 1);
     return stream;
   }
@@ -306,7 +301,7 @@ export class TokensPanel {
     if (how?.drafted) rows.push(line("guessed ahead, and right"));
     if (how?.allowed !== undefined) {
       const { vocab } = this.view.store.options;
-      rows.push(line(`${how.allowed.toLocaleString("en")}${vocab ? ` of ${vocab.toLocaleString("en")}` : ""} tokens allowed here`));
+      rows.push(line(`${figure(how.allowed)}${vocab ? ` of ${figure(vocab)}` : ""} tokens allowed here`));
     }
     if (now) {
       const known = now.alternatives.map(([text, share, before]) => chance(text, share, text === token[0], this.temperature === 1 ? null : before));
@@ -340,6 +335,7 @@ export class TokensPanel {
     const by = steps[event.key];
     const next = spans[here < 0 ? (by > 0 ? 0 : spans.length - 1) : clamp(here + by, 0, spans.length - 1)];
     event.preventDefault();
+    next?.closest(".sgl-away")?.classList.remove("sgl-away");
     next?.setAttribute("tabindex", -1);
     next?.focus();
   }
@@ -358,6 +354,7 @@ export class TokensPanel {
   reveal() {
     const [span] = this.marked;
     if (!span || this.root.hidden) return;
+    span.closest(".sgl-away")?.classList.remove("sgl-away");
     const flow = span.closest(".sgl-fork > .sgl-flow");
     for (const box of [flow, this.body]) {
       if (!box) continue;
@@ -368,7 +365,9 @@ export class TokensPanel {
     }
   }
 
-  close() {}
+  close() {
+    this.sight.disconnect();
+  }
 }
 
 function chance(text, share, own, before, kind = "") {
@@ -449,7 +448,9 @@ class Stream {
     this.spans = [];
     this.groups = [];
     this.tip = null;
+    this.n_told = 0;
     this.grewAt = -Infinity;
+    this.isAway = false;
     this.flow = el("div", { class: "sgl-flow" });
     this.size = el("span", { class: "sgl-size" });
     this.root = el("div", { class: card ? "sgl-stream sgl-fork" : "sgl-stream" });
@@ -460,6 +461,7 @@ class Stream {
       this.root.append(el("div", { class: "sgl-fork-head" }, el("span", {}, name), this.size));
     }
     this.isCard = card;
+    this.root.fork = fork.fork;
     this.root.append(this.flow);
   }
 
@@ -473,9 +475,10 @@ class Stream {
       const cut = base - this.store.forks.get(this.fork).base;
       if (cut < this.spans.length) this.truncate(Math.max(0, cut));
       this.flow.insertBefore(group.root, this.groups[this.groups.indexOf(group) + 1]?.root ?? null);
-      this.draw(this.spans.length, this.grewAt);
+      this.draw(this.spans.length);
     }
     group.root.append(child.root);
+    this.root.classList.add("sgl-nested");
     for (const other of this.groups) other.root.hidden = !other.root.childElementCount;
   }
 
@@ -492,10 +495,22 @@ class Stream {
     if (turn?.dataset.role && ![...turn.querySelectorAll(".t")].some((span) => span.token[3])) entitle(turn, "");
   }
 
-  draw(from, t) {
+  /** Whether it is out of sight. */
+  leave(isAway) {
+    this.isAway = isAway;
+    this.root.classList.toggle("sgl-away", isAway);
+  }
+
+  /** That it grows is known before it is drawn. */
+  note(t) {
+    const { tokens } = this.store.forks.get(this.fork);
+    if (tokens.length > this.n_told && /^(generated|forced)$/.test(tokens.at(-1)[1])) this.grewAt = t;
+    this.n_told = tokens.length;
+  }
+
+  draw(from) {
     const { tokens, base } = this.store.forks.get(this.fork);
-    const before = this.spans.length;
-    let i = Math.min(from, before, tokens.length);
+    let i = Math.min(from, this.spans.length, tokens.length);
     while (i > 0 && ENDS_IN_BYTES.test(tokens[i - 1][0])) i--;
     for (const [shown, joined] of spelled(tokens, i)) {
       // A span stays as long as it stands in the right turn and line: only its look can have changed.
@@ -508,7 +523,7 @@ class Stream {
       i++;
     }
     this.truncate(tokens.length);
-    if (tokens.length > before && /^(generated|forced)$/.test(tokens.at(-1)[1])) this.grewAt = t;
+    this.flow.classList.toggle("sgl-plain", ![...this.flow.children].some(({ dataset }) => dataset.role));
     setText(this.size, count(tokens.length, "token"));
   }
 
