@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -55,7 +56,7 @@ def load(shell: Any) -> None:
     cell.__doc__, command.__doc__ = cell_help(), line_help()
     shell.register_magic_function(cell, "cell", "sgl")
     shell.register_magic_function(command, "line", "sgl")
-    matcher = make_matcher(lambda: words(desk), _names)
+    matcher = make_matcher(partial(words, desk), _names)
     shell.Completer.custom_matchers.append(matcher)
     shell.configurables.append(config)
     shell.events.register("post_run_cell", desk.after_cell)

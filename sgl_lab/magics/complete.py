@@ -7,16 +7,21 @@ would offer names of magics and of Python there.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .options import CELL_OPTIONS
 
 _OPTION_LINE = re.compile(r"\A\s*(?:%%\w[^\n]*\n)*%%sgl[ \t](?P<rest>[^\n]*)\Z")
 _LINE_MAGIC = re.compile(r"(?:\A|\n)[ \t]*%sgl[ \t]+(?P<rest>[^\n]*)\Z")
+_WORD = re.compile(r"\"[^\"]*\"?|[^\s\"]+")
 
 
-def words_for(text: str, commands: dict[str, tuple[str, ...]], names: tuple[str, ...]) -> tuple[str, tuple[str, ...], bool]:
+Following = Callable[[Sequence[str]], tuple[str, ...]]
+"""what may stand behind these words of a `%sgl` line"""
+
+
+def words_for(text: str, following: Following, names: tuple[str, ...]) -> tuple[str, tuple[str, ...], bool]:
     """(fragment before the cursor, candidates, whether nothing else should be offered) for the text up to the cursor."""
     if found := _OPTION_LINE.search(text):
         before, _, fragment = found["rest"].rpartition(" ")
@@ -28,10 +33,9 @@ def words_for(text: str, commands: dict[str, tuple[str, ...]], names: tuple[str,
             return value.rpartition(",")[2], option.words, True
         return fragment, tuple(flag for o in CELL_OPTIONS for flag in o.flags), True
     if found := _LINE_MAGIC.search(text):
-        words = found["rest"].split(" ")
-        if len(words) == 1:
-            return words[0], tuple(commands), True
-        return words[-1], commands.get(words[0], ()), True
+        before = _WORD.findall(found["rest"])
+        fragment = before.pop() if before and found["rest"].endswith(before[-1]) else ""
+        return fragment, tuple(map(_quoted, following([word.strip('"') for word in before]))), True
     if text.lstrip().startswith("%%sgl") and "\n" in text:
         fragment = re.split(r"[^\w]", text)[-1]
         after_dot = text[: len(text) - len(fragment)].endswith(".")
@@ -39,16 +43,20 @@ def words_for(text: str, commands: dict[str, tuple[str, ...]], names: tuple[str,
     return "", (), False
 
 
-def make_matcher(commands: Callable[[], dict[str, tuple[str, ...]]], names: Callable[[], tuple[str, ...]]) -> Any:
-    """The matcher to register as one of IPython's custom matchers. `commands` and `names` are asked when something is completed."""
+def _quoted(word: str) -> str:
+    return f'"{word}"' if " " in word else word
+
+
+def make_matcher(following: Following, names: Callable[[], tuple[str, ...]]) -> Any:
+    """The matcher to register as one of IPython's custom matchers. `following` and `names` are asked when something is completed."""
     from IPython.core.completer import SimpleCompletion, context_matcher
 
     @context_matcher(identifier="sgl_lab")  # type: ignore[untyped-decorator, unused-ignore]
     def sgl_matcher(context: Any) -> dict[str, Any]:
         lines = context.full_text.split("\n")
         text = "\n".join([*lines[: context.cursor_line], lines[context.cursor_line][: context.cursor_position]])
-        fragment, words, alone = words_for(text, commands(), names())
-        found = [word for word in words if word.startswith(fragment)]
+        fragment, words, alone = words_for(text, following, names())
+        found = [word for word in words if word.startswith((fragment, f'"{fragment}'))]
         if alone and not found:
             found = [fragment]  # IPython suppresses the others only for something: what stands there already
         return {"completions": [SimpleCompletion(word, type="sgl") for word in found], "matched_fragment": fragment, "suppress": alone}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from . import commands
-from .commands.command import Command, Words
+from .commands.command import Command, Words, is_option
 from .desk import Desk
 from .options import OptionError, cell_help, nearest
 
@@ -26,15 +27,25 @@ def run_line(shell: Any, desk: Desk, line: str) -> Any:
         return command.action(shell, desk, read)
 
 
-def words(desk: Desk) -> dict[str, tuple[str, ...]]:
-    """Each command and what may follow it, for completion."""
+def words(desk: Desk, before: Sequence[str]) -> tuple[str, ...]:
+    """What may stand behind these words of a `%sgl` line, for completion."""
+    if not before:
+        return tuple(COMMANDS)
+    if before[0] == "model":
+        return _models()
+    command = COMMANDS.get(before[0])
+    if command is None:
+        return ()
+    runs = desk.run_names() if command.takes_runs else ()
+    names = command.names_in(desk, [word for word in before[1:] if not is_option(word)])
+    return tuple(dict.fromkeys((*command.values, *runs, *names, *command.options)))
+
+
+def _models() -> tuple[str, ...]:
     from ..labs import LABS
     from ..session import BUILT_IN
 
-    models = dict.fromkeys((BUILT_IN, *(lab.model for lab in LABS.parked)))
-    runs = desk.run_names()
-    found = {name: (*command.values, *(runs if command.takes_runs else ()), *command.options) for name, command in COMMANDS.items()}
-    return found | {"model": tuple(models)}
+    return tuple(dict.fromkeys((BUILT_IN, *(lab.model for lab in LABS.parked))))
 
 
 def line_help() -> str:

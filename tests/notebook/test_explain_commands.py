@@ -55,6 +55,35 @@ def test_runs_are_named_by_cell_by_o_and_counted_back(two_runs: Kernel) -> None:
     assert (wrong.ename, "did you mean 'late'?" in wrong.evalue) == ("UsageError", True)
 
 
+def told(kernel: Kernel, words: str) -> list[str]:
+    """The headings of `%sgl tokens`: whose tokens these are."""
+    reply = kernel.run(f"%sgl tokens {words} --text")
+    assert reply.status == "ok", reply.traceback
+    return [line.split(": a gen after")[0] for line in reply.printed.splitlines() if ": a gen after" in line]
+
+
+def test_tokens_are_those_of_any_run_and_of_a_name_in_it(two_runs: Kernel) -> None:
+    tips = ["s[0] › tip", "s[1] › tip"]
+    assert told(two_runs, "") == told(two_runs, "late") == ["sight", *tips]
+    assert told(two_runs, "sight") == told(two_runs, "late sight") == told(two_runs, "-1 sight") == ["sight"]
+    assert told(two_runs, "tip") == told(two_runs, "early tip") == tips
+    assert told(two_runs, "s[1]") == told(two_runs, 'early "s[1] > tip"') == tips[1:]
+    assert two_runs.run("%sgl tokens early --text").printed != two_runs.run("%sgl tokens late --text").printed
+    for words, meant in (("sigt", "sight"), ("lat", "late"), ("early tipp", "tip"), ("earl tip", "early"), ("early s[2]", "s[1]")):
+        wrong = two_runs.run(f"%sgl tokens {words}")
+        assert (wrong.ename, f"did you mean '{meant}'?" in wrong.evalue) == ("UsageError", True), wrong.evalue
+
+
+def test_runs_and_the_names_in_them_are_completed(two_runs: Kernel) -> None:
+    def completed(text: str) -> set[str]:
+        return set(two_runs.client.complete(text, reply=True, timeout=60)["content"]["matches"])
+
+    assert {"early", "late", "sight", "tip", "s[0]", "--text"} <= completed("%sgl tokens ")
+    assert completed("%sgl tokens early si") == completed("%sgl tokens --text -2 si") == {"sight"}
+    assert completed("%sgl tokens early s[") == {"s[0]", "s[1]", '"s[0] › tip"', '"s[1] › tip"'}
+    assert completed('%sgl tokens early "s[1') == {'"s[1] › tip"'}
+
+
 def test_whatif_shows_a_figure_a_picture_for_those_who_have_no_plotly_and_a_table(two_runs: Kernel) -> None:
     reply = two_runs.run("%sgl whatif late --tokens 200..800 --policy lru,belady")
     assert reply.status == "ok", reply.traceback

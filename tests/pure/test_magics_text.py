@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 import pytest
 
@@ -298,7 +299,11 @@ def test_a_semicolon_silences(source: str, silenced: bool) -> None:
     assert is_silenced(source) == silenced
 
 
-COMMANDS = {"tree": ("--text",), "timeline": (), "status": (), "model": ("smollm2",)}
+COMMANDS = {"tree": ("--text",), "timeline": (), "status": (), "model": ("smollm2",), "tokens": ("3", "fork 1")}
+
+
+def following(before: Sequence[str]) -> tuple[str, ...]:
+    return COMMANDS[before[0]] if before else tuple(COMMANDS)
 
 
 @pytest.mark.parametrize(
@@ -314,24 +319,26 @@ COMMANDS = {"tree": ("--text",), "timeline": (), "status": (), "model": ("smollm
         ("%%time\n%%sgl --te", "--te", "--temperature", True),
         ("%sgl model smo", "smo", "smollm2", True),
         ("%sgl st", "st", "status", True),
+        ('%sgl tokens "old run" ', "", '"fork 1"', True),
+        ('%sgl tokens "old run" "fork ', '"fork ', '"fork 1"', True),
         ("x = 1\n%sgl tree --", "--", "--text", True),
         ("%%sgl\nuser('x')\nsel", "sel", "select", False),
     ],
 )
 def test_completion_offers_what_may_stand_there(text: str, fragment: str, candidate: str, alone: bool) -> None:
-    found, words, only = words_for(text, COMMANDS, ("gen", "select"))
+    found, words, only = words_for(text, following, ("gen", "select"))
     assert (found, only) == (fragment, alone)
     assert candidate in [word for word in words if word.startswith(found)]
 
 
 @pytest.mark.parametrize("text", ["x = st", "%%sgl\nobject.ge", "%%time\nsel", "%%sgl", 'print("%%sgl ', 'x = 1\n"%%sgl --te'])
 def test_completion_stays_out_of_other_code(text: str) -> None:
-    assert words_for(text, COMMANDS, ("gen", "select"))[1] == ()
+    assert words_for(text, following, ("gen", "select"))[1] == ()
 
 
 @pytest.mark.parametrize("text", ["%%sgl --temperature ", "%%sgl --temperature=", "%%sgl --seed 1", "%sgl status "])
 def test_where_a_value_stands_nothing_else_is_offered(text: str) -> None:
-    _, words, alone = words_for(text, COMMANDS, ("gen", "select"))
+    _, words, alone = words_for(text, following, ("gen", "select"))
     assert (words, alone) == ((), True)
 
 
@@ -363,10 +370,10 @@ def test_a_command_refuses_what_it_does_not_know_in_one_line(line: str, message:
 
 
 def test_every_command_is_in_the_help_and_is_completed() -> None:
-    assert words_for("%sgl ", words(Desk()), ())[1] == tuple(COMMANDS_OF_LINE)
+    assert words_for("%sgl ", partial(words, Desk()), ())[1] == tuple(COMMANDS_OF_LINE)
     for name, command in COMMANDS_OF_LINE.items():
         assert re.search(rf"^  {name} +{re.escape(command.help)}$", line_help(), re.MULTILINE)
-        assert set(command.options) <= set(words_for(f"%sgl {name} ", words(Desk()), ())[1]) or name == "model"
+        assert set(command.options) <= set(words_for(f"%sgl {name} ", partial(words, Desk()), ())[1]) or name == "model"
 
 
 def test_runs_are_found_by_the_names_that_they_have() -> None:
@@ -378,7 +385,7 @@ def test_runs_are_found_by_the_names_that_they_have() -> None:
     desk.replayed["old run"] = desk.last = Record(RunId(7))
     assert desk.run("old run") is desk.run() is desk.last
     assert desk.run_names() == ("old run",)
-    assert "old run" in words(desk)["why"]
+    assert "old run" in words(desk, ["why"])
     for word in ("-1", "-9", "7", "old"):
         with pytest.raises(OptionError):
             desk.run(word)

@@ -45,6 +45,8 @@ class Command:
     """words to complete"""
     takes_runs: bool = False
     """whether the runs' names are among them"""
+    names_in: Callable[[Desk, Sequence[str]], tuple[str, ...]] = lambda desk, before: ()
+    """further ones, given the words that stand already"""
 
     def read(self, name: str, words: Iterable[str]) -> Words:
         """Sort the words. OptionError with the nearest right one."""
@@ -52,7 +54,7 @@ class Command:
         options: dict[str, str] = {}
         rest = iter(words)
         for word in rest:
-            if not word.startswith("-") or _RELATIVE.fullmatch(word):
+            if not is_option(word):
                 names.append(word)
                 continue
             flag, equals, value = word.partition("=")
@@ -70,6 +72,10 @@ class Command:
             most = "one name" if self.names == 1 else f"{self.names} names"
             raise OptionError(f"%sgl {name} takes {most}", hint="a path with spaces goes into quotes")
         return Words(tuple(names), options)
+
+
+def is_option(word: str) -> bool:
+    return word.startswith("-") and not _RELATIVE.fullmatch(word)
 
 
 def ready_lab(shell: Any, desk: Desk, model: str | None = None, device: str | None = None) -> Lab:

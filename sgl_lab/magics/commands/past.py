@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from ...viz.draw import asked as draw_asked
 from ...viz.draw import svg, text
 from ...viz.draw.escape import joined
-from ...viz.views.asked import asked
+from ...viz.views.asked import STEP, Asked, asked
 from ..desk import Desk
 from ..options import OptionError, nearest
 from ..show import Folded
 from .command import Command, Words, picture, show
+
+if TYPE_CHECKING:
+    from ...trace import Record
+
+MAX_NAMES = 60
+"""to complete"""
 
 
 def _timeline(shell: Any, desk: Desk, words: Words) -> None:
@@ -20,22 +29,65 @@ def _timeline(shell: Any, desk: Desk, words: Words) -> None:
 
 
 def _tokens(shell: Any, desk: Desk, words: Words) -> None:
-    """Of the last run: what the model saw and said, under a name or everywhere."""
-    record, name = desk.run(), words.name()
+    """`tokens`, `tokens NAME`, `tokens RUN` and `tokens RUN NAME`: what the model saw and said, under a name or everywhere."""
+    record, name = _run_and_name(desk, words)
     found = asked(record.entries)
-    chosen = [one for one in found if name in (None, one.name)]
+    chosen = [one for one in found if name is None or _is_called(one, name)]
+    if not found:
+        raise OptionError(f"{record.title} asked the model nothing")
     if not chosen:
-        if found:
-            raise nearest(str(name), {one.name: None for one in found}, "gen or select of the last run")
-        raise OptionError("the last run asked the model nothing")
+        raise nearest(str(name), _names(found), f"gen, select or fork of {record.title}")
     plain = "\n\n".join(draw_asked.text(one, record.spell) for one in chosen)
     counts = {"prompt_tokens": sum(len(one.prompt) for one in chosen), "completion_tokens": sum(len(one.samples) for one in chosen)}
     show(shell, words, joined([draw_asked.html(one, record.spell) for one in chosen]), plain, counts)
 
 
+def _run_and_name(desk: Desk, words: Words) -> tuple[Record, str | None]:
+    """A single word is a name in the last run if there is one, else a run."""
+    first, second = words.name(), words.name(1)
+    if second is not None:
+        return desk.run(first), second
+    last = desk.run()
+    if first is None:
+        return last, None
+    found = asked(last.entries)
+    if any(_is_called(one, first) for one in found):
+        return last, first
+    try:
+        return desk.run(first), None
+    except OptionError:
+        raise nearest(first, (*_names(found), *desk.run_names()), f"gen, select or fork of {last.title}, or run") from None
+
+
+def _is_called(one: Asked, name: str) -> bool:
+    """By its own name, by that of a fork that it stands in, or by both as `s[0] > answer`."""
+    steps = re.split(r"\s*[›>]\s*", name)
+    path = one.title.split(STEP)
+    return name in path or steps in (path[: len(steps)], path[-len(steps) :])
+
+
+def _names(found: Iterable[Asked]) -> tuple[str, ...]:
+    """What `_is_called` takes, the shortest first."""
+    paths = [one.title.split(STEP) for one in found]
+    steps = [path[-1] for path in paths] + [step for path in paths for step in path[:-1]]
+    return tuple(dict.fromkeys([*steps, *(one.title for one in found)]))
+
+
+def _completions(desk: Desk, before: Sequence[str]) -> tuple[str, ...]:
+    """The names in the run that was named, or in the last one."""
+    with suppress(OptionError):
+        return _names(asked(desk.run(before[0] if before else None).entries))[:MAX_NAMES]
+    return ()
+
+
 COMMANDS = {
     "timeline": Command(_timeline, "[RUN] [--text]   the lanes of the last run, or of RUN", 1, {"--text": ""}, takes_runs=True),
     "tokens": Command(
-        _tokens, "[NAME] [--text]   the tokens, with ids, that a gen or select of the last run saw and said", 1, {"--text": ""}
+        _tokens,
+        "[RUN] [NAME] [--text]   the tokens, with ids, that the model saw and said: in the last run or RUN, of the gen or fork NAME",
+        2,
+        {"--text": ""},
+        takes_runs=True,
+        names_in=_completions,
     ),
 }

@@ -77,7 +77,7 @@ def _cut(lines: Iterable[Line], n: int) -> Iterator[Line]:
 
 def heading(asked: Asked) -> str:
     n = len(asked.prompt)
-    return f"{asked.name}: a {asked.kind} after {counted(n, 'token')}, {asked.n_hit or 0:,} of them from the cache"
+    return f"{asked.title}: a {asked.kind} after {counted(n, 'token')}, {asked.n_hit or 0:,} of them from the cache"
 
 
 def outcome(asked: Asked) -> str:

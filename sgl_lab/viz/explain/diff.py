@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import unified_diff
 
-from ...contracts.events import Entry, ForkOpened, Sample, StepRan
-from ...contracts.ids import ForkId
+from ...contracts.events import Sample, StepRan
 from ...trace import Record
 from ..legible import finite
 from ..views.asked import Asked, asked
@@ -97,26 +96,12 @@ def _pairs(a: Record, b: Record) -> Iterator[Pair]:
 
 def _named(record: Record) -> dict[str, Asked]:
     """Every gen and select under a name that the same program gives it again: fork by fork, then its own, then which of that name."""
-    paths = _paths(record.entries)
     found: dict[str, Asked] = {}
     for one in asked(record.entries):
-        name = f"{paths.get(one.fork, '')}{one.name}"
+        name = one.title
         n_before = sum(other == name or other.startswith(f"{name} (") for other in found)
         found[f"{name} ({n_before + 1})" if n_before else name] = one
     return found
-
-
-def _paths(entries: list[Entry]) -> dict[ForkId, str]:
-    paths: dict[ForkId, str] = {}
-    n_roots = 0
-    for entry in entries:
-        if isinstance(event := entry.event, ForkOpened):
-            if event.parent is None:
-                n_roots += 1
-                paths[event.fork] = "" if n_roots == 1 else f"program {n_roots} › "
-            else:
-                paths[event.fork] = f"{paths.get(event.parent, '')}{event.label or f'fork {event.index + 1}'} › "
-    return paths
 
 
 def _costs(record: Record) -> Costs:

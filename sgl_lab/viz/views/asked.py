@@ -8,8 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ...contracts.events import Entry, ExprFinished, ExprStarted, PrefixMatched, RequestFinished, RequestQueued, Sample, TokensSampled
+from ...contracts.events import (
+    Entry,
+    ExprFinished,
+    ExprStarted,
+    ForkOpened,
+    PrefixMatched,
+    RequestFinished,
+    RequestQueued,
+    Sample,
+    TokensSampled,
+)
 from ...contracts.ids import ExprId, ForkId, RequestId
+
+STEP = " › "
 
 
 @dataclass(slots=True)
@@ -21,21 +33,35 @@ class Asked:
     fork: ForkId
     request: RequestId
     prompt: tuple[int, ...]
+    path: str = ""
+    """of the fork: `s[0] › `, behind `program 2 › ` where the cell runs several; empty in the main one"""
     n_hit: int | None = None
     """leading tokens of the prompt that were found in the cache; None before anybody looked"""
     samples: list[Sample] = field(default_factory=list)
     value: str = ""
     reason: str = ""
 
+    @property
+    def title(self) -> str:
+        """Its name, behind those of the forks it stands in."""
+        return self.path + self.name
+
 
 def asked(entries: Iterable[Entry]) -> tuple[Asked, ...]:
     """In the order in which they were asked; what has no name goes by its number, from 0."""
+    paths: dict[ForkId, str] = {}
+    n_programs = 0
     names: dict[ExprId, tuple[str, str]] = {}
     by_expr: dict[ExprId, Asked] = {}
     by_request: dict[RequestId, Asked] = {}
     n_unnamed = 0
     for entry in entries:
         match entry.event:
+            case ForkOpened(fork=fork, parent=None):
+                n_programs += 1
+                paths[fork] = "" if n_programs == 1 else f"program {n_programs}{STEP}"
+            case ForkOpened(fork=fork, parent=parent, index=index, label=label) if parent is not None:
+                paths[fork] = f"{paths.get(parent, '')}{label or f'fork {index + 1}'}{STEP}"
             case ExprStarted(expr=expr, kind=kind, name=name):
                 names[expr] = (name or f"#{n_unnamed}", kind)
                 n_unnamed += not name
@@ -43,7 +69,7 @@ def asked(entries: Iterable[Entry]) -> tuple[Asked, ...]:
                 if expr is not None and expr not in by_expr:
                     name, kind = names[expr]
                     prompt = queued.prompt if kind == "gen" or queued.reusable is None else queued.prompt[: queued.reusable + 1]
-                    by_expr[expr] = by_request[request] = Asked(name, kind, fork, request, prompt)
+                    by_expr[expr] = by_request[request] = Asked(name, kind, fork, request, prompt, paths.get(fork, ""))
             case PrefixMatched(request=request, n_hit=n_hit) if request in by_request and by_request[request].n_hit is None:
                 by_request[request].n_hit = min(n_hit, len(by_request[request].prompt))
             case TokensSampled(samples=samples):
