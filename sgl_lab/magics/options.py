@@ -100,7 +100,7 @@ def _name(text: str) -> str:
 
 def _device(text: str) -> str:
     if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", text):
-        raise ValueError
+        raise ValueError("cpu, cuda, or one of several: cuda:1")
     return text
 
 
