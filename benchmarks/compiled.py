@@ -1,0 +1,185 @@
+"""Every GPU kernel compiled for cards that need not be there: its registers, shared memory and stack, and whether they stay in budget.
+
+    python benchmarks/compiled.py [--record]
+
+Compiles what the wrappers would launch at the shapes of real models (`gpu_cases.py`) for sm_80 (A100) and sm_90 (H100), with
+Triton's own compiler and assembler, and prints what the binaries use. More of anything than `compiled.json` has for it fails,
+and so does a wrapper that no case calls; `--record` makes what was found the budget. The compiler decides most of it, so
+there is a budget for each minor version of Triton. Stack is what did not fit the registers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any, NamedTuple
+
+import gpu_cases
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from sgl_lab.engine.kernels.gpu.launch import Launch, hearing
+
+BUDGETS = Path(__file__).with_suffix(".json")
+CACHE = Path(__file__).resolve().parents[1] / "build" / "triton"
+TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+CARDS = {"sm_80": 80, "sm_90": 90}
+OPTIONS = ("num_warps", "num_stages")
+POINTEES = {
+    torch.float32: "fp32", torch.float64: "fp64", torch.float16: "fp16", torch.bfloat16: "bf16",
+    torch.int8: "i8", torch.uint8: "u8", torch.int32: "i32", torch.int64: "i64",
+}  # fmt: skip
+
+
+class Use(NamedTuple):
+    registers: int
+    """a thread"""
+    shared: int
+    """bytes a program"""
+    stack: int
+    """bytes a thread"""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One of the binaries that a kernel is compiled to."""
+
+    kernel: Any
+    signature: tuple[tuple[str, str], ...]
+    constants: tuple[tuple[str, Any], ...]
+    aligned: tuple[str, ...]
+    """pointers and numbers that are multiples of 16"""
+    options: tuple[tuple[str, int], ...]
+
+
+def variant(launch: Launch) -> Variant:
+    """As Triton specialises: types, numbers that are 1, and what is divisible by 16."""
+    names = launch.kernel.arg_names
+    passed = dict(zip(names, launch.args, strict=False)) | {name: value for name, value in launch.constants.items() if name in names}
+    constant = {parameter.name for parameter in launch.kernel.params if parameter.is_constexpr}
+    constants = {name: value for name, value in passed.items() if name in constant or (type(value) is int and value == 1)}
+    types = {name: "constexpr" if name in constants else _type(passed[name]) for name in names}
+    aligned = tuple(name for name, value in passed.items() if name not in constants and _is_aligned(value))
+    options = tuple((name, launch.constants[name]) for name in OPTIONS if name in launch.constants)
+    return Variant(launch.kernel, tuple(types.items()), tuple(constants.items()), aligned, options)
+
+
+def _type(value: Any) -> str:
+    match value:
+        case torch.Tensor():
+            return f"*{POINTEES[value.dtype]}"
+        case bool():
+            return "u1"
+        case int():
+            return "i32" if -(2**31) <= value < 2**31 else "i64"
+        case float():
+            return "fp32"
+    raise TypeError(f"no kernel takes {value!r}")
+
+
+def _is_aligned(value: Any) -> bool:
+    address = value.data_ptr() if isinstance(value, torch.Tensor) else value
+    return type(address) is int and address % 16 == 0
+
+
+@cache
+def variants() -> dict[str, Variant]:
+    """What all cases launch, each once, by the first case that launches it and the kernel."""
+    found: dict[Variant, str] = {}
+    for case in gpu_cases.cases():
+        heard: list[Launch] = []
+        with hearing(heard.append):
+            case.call()
+        for launch in heard:
+            found.setdefault(variant(launch), f"{case.name}: {launch.kernel.fn.__name__}")
+    assert len(set(found.values())) == len(found), "a case launches two variants of one kernel"
+    return {name: it for it, name in found.items()}
+
+
+def use(name: str, card: str) -> Use:
+    """Of one binary."""
+    it = variants()[name]
+    place = {parameter: (i,) for i, (parameter, _) in enumerate(it.signature)}
+    source = ASTSource(
+        it.kernel,
+        dict(it.signature),
+        {place[parameter]: value for parameter, value in it.constants},
+        {place[parameter]: [["tt.divisibility", 16]] for parameter in it.aligned},
+    )
+    compiled = triton.compile(source, target=GPUTarget("cuda", CARDS[card], 32), options=dict(it.options))
+    with NamedTemporaryFile(suffix=".cubin") as binary:
+        binary.write(compiled.asm["cubin"])
+        binary.flush()
+        told = subprocess.run([TOOL, "--dump-resource-usage", binary.name], check=True, capture_output=True, text=True).stdout
+    registers, stack = (int(re.search(rf"{what}:(\d+)", told)[1]) for what in ("REG", "STACK"))  # type: ignore[index]
+    return Use(registers, compiled.metadata.shared, stack)
+
+
+def complaints(found: Mapping[str, Mapping[str, Use]], budget: Mapping[str, Mapping[str, Iterable[int]]]) -> list[str]:
+    """What is above its budget or has none, a line each."""
+    lines = [f"{name}: there is a budget, but no such kernel" for name in budget.keys() - found.keys()]
+    for name, by_card in found.items():
+        for card, used in by_card.items():
+            if card not in budget.get(name, {}):
+                lines.append(f"{name}, {card}: no budget is recorded")
+                continue
+            for what, is_used, allowed in zip(Use._fields, used, budget[name][card], strict=True):
+                if is_used > allowed:
+                    lines.append(f"{name}, {card}: {is_used} of {what}, {is_used - allowed} above its budget of {allowed}")
+    return sorted(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--record", action="store_true", help="make what is found the budget")
+    options = parser.parse_args()
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        parser.error("nothing is compiled under TRITON_INTERPRET=1: unset it")
+    if uncovered := gpu_cases.uncovered(gpu_cases.modules(), {case.wrapper for case in gpu_cases.cases()}):
+        print(f"no case calls {', '.join(uncovered)}: add some to benchmarks/gpu_cases.py", file=sys.stderr)
+        return 1
+    os.environ.setdefault("TRITON_CACHE_DIR", str(CACHE))
+    names, began = list(variants()), time.perf_counter()
+    jobs = [(name, card) for name in names for card in CARDS]
+    with ProcessPoolExecutor(2) as pool:
+        uses = dict(zip(jobs, pool.map(use, *zip(*jobs, strict=True)), strict=True))
+    found = {name: {card: uses[name, card] for card in CARDS} for name in names}
+    version = ".".join(triton.__version__.split(".")[:2])
+    budgets = json.loads(BUDGETS.read_text(encoding="utf-8"))
+    width = max(map(len, names))
+    print(f"{'Triton ' + triton.__version__:<{width}}" + "".join(f"  {card + ' registers':>15}  shared  stack" for card in CARDS))
+    for name, by_card in found.items():
+        print(f"{name:<{width}}" + "".join(f"  {used.registers:>15}  {used.shared:>6}  {used.stack:>5}" for used in by_card.values()))
+    print(f"{len(jobs)} binaries in {time.perf_counter() - began:.0f} s")
+    if options.record:
+        BUDGETS.write_text(_written(budgets | {version: found}), encoding="utf-8")
+        return 0
+    wrong = complaints(found, budgets.get(version, {}))
+    print("\n".join(wrong), file=sys.stderr, end="\n" * bool(wrong))
+    return bool(wrong)
+
+
+def _written(budgets: Mapping[str, Mapping[str, Mapping[str, Iterable[int]]]]) -> str:
+    """A line a kernel."""
+    parts = []
+    for version, kernels in sorted(budgets.items()):
+        lines = ",\n".join(f"    {json.dumps(name)}: {json.dumps(by_card)}" for name, by_card in sorted(kernels.items()))
+        parts.append(f"  {json.dumps(version)}: {{\n{lines}\n  }}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""Every kernel compiles for cards that are not here, and uses no more of them than it is known to."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import compiled
+import gpu_cases
+from compiled import Use, complaints
+
+
+def test_every_kernel_compiles_and_stays_within_its_budget() -> None:
+    outside = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    ran = subprocess.run([sys.executable, compiled.__file__], env=outside, capture_output=True, text=True)
+    print(ran.stdout)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_use_above_the_budget_says_which_and_by_how_much() -> None:
+    found = {"a, Llama-7B: kernel": {"sm_80": Use(64, 1024, 8), "sm_90": Use(60, 1024, 0)}, "b, Llama-7B: kernel": {"sm_80": Use(1, 1, 1)}}
+    assert complaints(found, {"a, Llama-7B: kernel": {"sm_80": [64, 1000, 0], "sm_90": [99, 9999, 9]}, "c": {}}) == [
+        "a, Llama-7B: kernel, sm_80: 1024 of shared, 24 above its budget of 1000",
+        "a, Llama-7B: kernel, sm_80: 8 of stack, 8 above its budget of 0",
+        "b, Llama-7B: kernel, sm_80: no budget is recorded",
+        "c: there is a budget, but no such kernel",
+    ]
+
+
+def test_a_wrapper_that_no_case_calls_is_told() -> None:
+    module = ModuleType("kernels")
+    module.attend_twin = module.add_twin = module.add = lambda: None  # a twin that others share has no wrapper of its own
+    module.add.__name__ = "add"
+    assert gpu_cases.uncovered([module], set()) == ["add"]
+    assert gpu_cases.uncovered([module], {module.add}) == []
+
+
+def test_every_module_with_a_kernel_is_looked_at() -> None:
+    with_kernels = {path.stem for path in Path(gpu_cases.gpu.__path__[0]).glob("*.py") if "triton.jit" in path.read_text(encoding="utf-8")}
+    assert with_kernels <= {module.__name__.rpartition(".")[2] for module in gpu_cases.modules()}
