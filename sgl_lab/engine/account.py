@@ -11,7 +11,19 @@ from .plan.request import Request
 P = ParamSpec("P")
 
 REASONS = ("stop", "length", "abort", "error")
-TOKENS = ("prompt", "cached", "computed", "recomputed", "generated", "forced", "drafted", "accepted", "rejected", "overrun")
+TOKENS = (
+    "prompt",
+    "cached_prompt",
+    "cached",
+    "computed",
+    "recomputed",
+    "generated",
+    "forced",
+    "drafted",
+    "accepted",
+    "rejected",
+    "overrun",
+)
 PARTS = ("scheduler", "model", "masks", "commit", "listeners", "events")
 
 
@@ -32,6 +44,7 @@ class Account:
         """A request is over."""
         self.requests[reason] += 1
         self.tokens["prompt"] += len(request.prompt) - request.n_shared
+        self.tokens["cached_prompt"] += request.n_found
         self.tokens["cached"] += request.n_cached
         self.tokens["computed"] += request.n_computed
         self.tokens["recomputed"] += request.n_recomputed

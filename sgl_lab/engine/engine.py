@@ -466,7 +466,7 @@ class Engine:
             **{f"{name}_tokens": n for name, n in account.tokens.items()},
             "evicted_tokens": self._tree.n_evicted_tokens,
             "evictions": self._tree.n_evicted,
-            "hit_rate": account.tokens["cached"] / max(1, account.tokens["prompt"]),
+            "hit_rate": account.tokens["cached_prompt"] / max(1, account.tokens["prompt"]),
             "preemptions": self._scheduler.n_preempted,
             "steps": account.n_steps,
             "step_ms": sum(seconds.values()) * 1000 / n_steps,

@@ -21,6 +21,7 @@ class Metric(NamedTuple):
 
 METRICS = (
     Metric("prompt_tokens_total", "Prompt tokens of requests that are over.", {"": "prompt_tokens"}),
+    Metric("cached_prompt_tokens_total", "Prompt tokens that were taken from the radix tree.", {"": "cached_prompt_tokens"}),
     Metric("cached_tokens_total", "Tokens of those requests that were taken from the radix tree.", {"": "cached_tokens"}),
     Metric("computed_tokens_total", "Tokens of those requests that went through the model.", {"": "computed_tokens"}),
     Metric("recomputed_tokens_total", "Tokens computed once more after a preemption.", {"": "recomputed_tokens"}),

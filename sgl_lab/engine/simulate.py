@@ -141,6 +141,7 @@ class Outcome:
     evict: str
     n_pages: int
     prompt_tokens: int
+    cached_prompt_tokens: int
     cached_tokens: int
     computed_tokens: int
     recomputed_tokens: int
@@ -150,7 +151,7 @@ class Outcome:
 
     @property
     def hit_rate(self) -> float:
-        return self.cached_tokens / max(1, self.prompt_tokens)
+        return self.cached_prompt_tokens / max(1, self.prompt_tokens)
 
 
 def what_if(
@@ -221,6 +222,7 @@ def simulate(recording: Recording, config: EngineConfig) -> Outcome:
         config.evict,
         config.n_pages,
         sum(len(request.prompt) - request.n_shared for request in served),
+        sum(request.n_found for request in served),
         sum(request.n_cached for request in served),
         sum(request.n_computed for request in served),
         sum(request.n_recomputed for request in served),
@@ -287,7 +289,7 @@ def optimum(recording: Recording, config: EngineConfig) -> Outcome:
     cache = {prefix: next_use[prefix] for prefix in before}
     heap = [(-use, -prefix) for prefix, use in cache.items()]
     heapq.heapify(heap)
-    n_evicted = n_cached = 0
+    n_evicted = n_found = n_cached = 0
 
     def shrink(n_wanted: int) -> int:
         n_before = len(cache)
@@ -300,7 +302,9 @@ def optimum(recording: Recording, config: EngineConfig) -> Outcome:
     shrink(capacity)
     for i, job in enumerate(jobs):
         uses = next_uses[len(jobs) - 1 - i]
-        n_cached += sum(prefix in cache for prefix in paths[i][job.n_shared : job.n_reusable])
+        n_hit = sum(prefix in cache for prefix in paths[i][job.n_shared : job.n_reusable])
+        n_cached += n_hit
+        n_found += min(n_hit, len(job.queued.prompt) - job.n_shared)
         for prefix in paths[i]:
             cache.pop(prefix, None)  # its own are out of reach while it runs
         n_evicted += shrink(capacity - len(uses))
@@ -309,4 +313,4 @@ def optimum(recording: Recording, config: EngineConfig) -> Outcome:
             heapq.heappush(heap, (-use, -prefix))
     n_prompt = sum(len(job.queued.prompt) - job.n_shared for job in jobs)
     n_computed = sum(len(job.sequence) - job.n_shared for job in jobs) - n_cached
-    return Outcome(BELADY, config.n_pages, n_prompt, n_cached, n_computed, 0, n_evicted, 0, len(recording.jobs) - len(jobs))
+    return Outcome(BELADY, config.n_pages, n_prompt, n_found, n_cached, n_computed, 0, n_evicted, 0, len(recording.jobs) - len(jobs))

@@ -173,7 +173,7 @@ def test_the_sums_are_those_of_the_engine_whatever_was_asked() -> None:
             session.select(record.run, "when", prompt, ("day", "night", "never"))
         after, found = session.engine.stats(), why(record, session.records)
         assert found.n_prompt == after["prompt_tokens"] - before["prompt_tokens"]
-        assert found.n_cached == after["cached_tokens"] - before["cached_tokens"]
+        assert found.n_cached == after["cached_prompt_tokens"] - before["cached_prompt_tokens"]
         assert all(miss.n_hit + miss.n_lost <= miss.n_prompt for miss in found.misses)
         assert draw.headline(found) in draw.text(found, record.spell)
         n_lost += found.n_lost

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
+from typing import Any
+
+import pytest
 
 from sgl_lab.contracts.events import (
     CellStarted,
@@ -16,14 +20,17 @@ from sgl_lab.contracts.events import (
     TokensSampled,
 )
 from sgl_lab.contracts.ids import ForkId, NodeId, RequestId, RunId
+from sgl_lab.contracts.params import Constraint
 from sgl_lab.trace import Ring
 from sgl_lab.viz.dashboard import dashboard_views
 from sgl_lab.viz.sender import MAX_BYTES, Sender
 from sgl_lab.viz.views.counts import CountsView
+from sgl_lab.viz.views.metrics import MetricsView
 from sgl_lab.viz.views.recent import KEPT_NAMES, RecentView
 
 from .driving import bench
 from .story import story
+from .test_simulate import ask
 
 
 def lane(entry_seq: int, request: int, view: RecentView) -> None:
@@ -82,10 +89,41 @@ def test_the_strip_is_the_engines_own_counters_after_every_step() -> None:
         b.gen(tuple(b"what is counted"), max_tokens=5, ignore_eos=True)
         b.drain()
         picture, counts = view.full(), b.engine.stats()
-        assert picture["cached"] == counts["cached_tokens"]
+        assert picture["cached"] == counts["cached_prompt_tokens"]
         assert picture["cached"] + picture["computed"] == counts["prompt_tokens"]
         assert picture["generated"] == counts["generated_tokens"]
         assert picture["n_pages"] - picture["free_pages"] == counts["pages_total"] - counts["pages_free"]
+
+
+@pytest.mark.parametrize("config", [{}, {"n_pages": 64, "draft_tokens": 0}, {"n_pages": 16, "page_size": 4, "step_tokens": 24, "max_rows": 8}])
+def test_the_strip_of_a_run_and_the_engine_agree_whatever_was_forced_chosen_or_preempted(config: dict[str, Any]) -> None:
+    draw, b = random.Random(7), bench(**config)
+    for _ in range(20):
+        ask(b, draw, 9, [])
+    whole, own = CountsView(b.engine.stats, RecentView()).full(), MetricsView()
+    for n, event in enumerate(b.fold.events):
+        own.fold(Entry(n, n, event))
+    counts, strip = b.engine.stats(), own.full()
+    said = sum(end.n_prompt for end in b.fold.of(RequestFinished) if not end.n_steps and not end.n_cached)
+    assert counts["forced_tokens"] and (counts["preemptions"] or not config)
+    assert [strip[name] for name in ("cached", "generated", "forced", "evicted", "steps")] == [
+        whole[name] for name in ("cached", "generated", "forced", "evicted", "steps")
+    ]
+    assert strip["cached"] + strip["computed"] == counts["prompt_tokens"] - said, "what is forced as a whole asks nobody"
+    assert 0 < counts["hit_rate"] == counts["cached_prompt_tokens"] / counts["prompt_tokens"] < 1
+
+
+def test_no_hit_rate_is_above_all_there_was_though_forced_tokens_are_cached_too() -> None:
+    b, views = bench(), []
+    for _ in range(2):
+        views.append(b.gen(tuple(b"a form: "), max_tokens=20, constraint=Constraint("regex", "so it begins: [a-z]{3}")))
+        b.drain()
+    again, counts = views[1].output.usage, b.engine.stats()
+    assert again.cached_tokens > again.prompt_tokens
+    assert counts["cached_tokens"] == again.cached_tokens
+    assert counts["cached_prompt_tokens"] == again.prompt_tokens
+    assert counts["hit_rate"] == 0.5
+    assert CountsView(b.engine.stats, RecentView()).full()["computed"] == again.prompt_tokens
 
 
 def test_speed_is_of_the_last_two_seconds_and_zero_when_nothing_runs() -> None:

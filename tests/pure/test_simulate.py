@@ -19,7 +19,7 @@ from sgl_lab.engine.simulate import Job, Outcome, Recording, optimum, simulate, 
 from .driving import SOAK, Bench, Heard, bench
 
 FORMS = [Constraint("regex", pattern) for pattern in ("(one|two) [a-z]{2} for me", "it is [0-9]!", "just this")]
-COUNTS = ("prompt_tokens", "cached_tokens", "computed_tokens", "recomputed_tokens", "evicted_tokens", "preemptions")
+COUNTS = ("prompt_tokens", "cached_prompt_tokens", "cached_tokens", "computed_tokens", "recomputed_tokens", "evicted_tokens", "preemptions")
 
 
 def ask(b: Bench, draw: random.Random, together: int, said: list[str]) -> None:

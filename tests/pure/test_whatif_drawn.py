@@ -51,7 +51,7 @@ def test_figure_picture_and_table_hold_the_simulations_own_numbers() -> None:
         assert list(line["y"]) == [one.hit_rate for one in points]
     text = whatif.text(found)
     for one in found.outcomes:
-        counts = f"{one.cached_tokens:,} +{one.computed_tokens:,} +{one.evicted_tokens:,} "
+        counts = f"{one.cached_prompt_tokens:,} +{one.computed_tokens:,} +{one.evicted_tokens:,} "
         assert re.search(rf"^ *{one.n_pages}( ◂ as it was)? .* {counts}", text, re.MULTILINE)
     assert "200 ◂ as it was" in text
     cells = {cell for row in whatif.rows(found) for cell in row}
@@ -69,7 +69,7 @@ def test_the_size_that_the_run_had_gives_the_hit_rate_that_it_had() -> None:
     told = why(record, session.records)
     found = whatif.WhatIf("In[5]", outcomes(session, record), 1, 200)
     (mine,) = (one for one in found.of("lru") if one.n_pages == 200)
-    assert (mine.cached_tokens, mine.prompt_tokens) == (told.n_cached, told.n_prompt)
+    assert (mine.cached_prompt_tokens, mine.prompt_tokens) == (told.n_cached, told.n_prompt)
     for one in found.outcomes:
         (best,) = (other for other in found.outcomes if other.evict == "belady" and other.n_pages == one.n_pages)
         assert one.cached_tokens <= best.cached_tokens
@@ -111,11 +111,11 @@ def test_the_curve_ends_at_the_engines_hit_rate_also_when_the_ring_forgot_the_be
         session.select(record.run, "when", "Tell me about Porto. ", ("day", "night"))
     counts = session.engine.stats()
     entries = session.ring.read(0).entries
-    whole = hits(entries, counts["prompt_tokens"], counts["cached_tokens"])
+    whole = hits(entries, counts["prompt_tokens"], counts["cached_prompt_tokens"])
     assert (whole[-1].all_prompt, whole[-1].all_cached) == (counts["prompt_tokens"], counts["cached_tokens"])
     assert whole[-1].rate == counts["hit_rate"]
     assert (whole[0].all_prompt, whole[0].all_cached) == (whole[0].n_prompt, whole[0].n_cached)
-    late = hits(entries[len(entries) // 2 :], counts["prompt_tokens"], counts["cached_tokens"])
+    late = hits(entries[len(entries) // 2 :], counts["prompt_tokens"], counts["cached_prompt_tokens"])
     assert 0 < len(late) < len(whole)
     assert late[-1].rate == counts["hit_rate"]
     page = Reader(stats.html("smollm2", counts, whole).source)
@@ -129,7 +129,7 @@ def test_untrusted_notebooks_keep_every_style_of_these_too() -> None:
     a, b = session.records[0], session.records[-1]
     found = whatif.WhatIf("In[5]", outcomes(session, b), 1, 200)
     counts = session.engine.stats()
-    points = hits(session.ring.read(0).entries, counts["prompt_tokens"], counts["cached_tokens"])
+    points = hits(session.ring.read(0).entries, counts["prompt_tokens"], counts["cached_prompt_tokens"])
     told = why(b, session.records)
     parts = [whatif.html(found), stats.html("t", counts, points), draw_why.html(told, b.spell)]
     parts.append(draw_diff.html(diff(a, b), a.spell, b.spell))

@@ -116,6 +116,11 @@ class Request:
         self.phase = phase
 
     @property
+    def n_found(self) -> int:
+        """Prompt tokens that came from the tree. What a constraint forced at once after them is in `n_cached` as well."""
+        return min(self.n_cached, len(self.prompt) - self.n_shared)
+
+    @property
     def is_exact(self) -> bool:
         """As its namespace says, so that nothing is ever taken from the tree that was computed otherwise."""
         return EXACT in self.namespace

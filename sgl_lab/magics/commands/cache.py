@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...viz.draw import html
-from ...viz.draw.numbers import counted
+from ...viz.draw.numbers import counted, percent
 from ..desk import Desk
 from ..jobs import Job
 from ..options import OptionError, nearest
@@ -68,7 +68,7 @@ def _stats(shell: Any, desk: Desk, words: Words, lab: Lab) -> None:
     found = lab.stats()
     pins = [name for name, (pinned, _) in desk.pins.items() if pinned is lab]
     rows = [
-        ("hit rate", f"{found['hit_rate']:.1%}  ({found['cached_tokens']:,} of {found['prompt_tokens']:,} prompt tokens)"),
+        ("hit rate", f"{percent(found['hit_rate'])}  ({found['cached_prompt_tokens']:,} of {found['prompt_tokens']:,} prompt tokens)"),
         ("nodes", f"{found['nodes']:,}"),
         ("pages", f"{found['pages_total'] - found['pages_free']:,} of {found['pages_total']:,} in use"),
         (

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...viz.draw import dot, html, stats, svg, text
-from ...viz.draw.numbers import counted
+from ...viz.draw.numbers import counted, percent
 from ...viz.views.hits import hits
 from ..desk import Desk
 from ..options import OptionError
@@ -22,11 +22,12 @@ def _status(shell: Any, desk: Desk, words: Words) -> None:
     nodes = lab.snapshot().nodes
     counts = _token_counts(found)
     counts |= {"nodes": len(nodes), "tree_tokens": sum(len(node.tokens) for node in nodes)}
-    share = f"{found['hit_rate']:.1%}  ({found['cached_tokens']:,} of {found['prompt_tokens']:,} prompt tokens came from the tree)"
+    share = f"{percent(found['hit_rate'])}  ({found['cached_prompt_tokens']:,} of {found['prompt_tokens']:,} prompt tokens came from the tree)"
     rows = [
         ("model", f"{card.name} · {card.device} · {card.dtype}"),
         ("hit rate", share),
-        ("computed", f"{found['computed_tokens']:,} tokens, generated {found['generated_tokens']:,}, in {found['steps']:,} steps"),
+        ("generated", f"{found['generated_tokens']:,} tokens"),
+        ("steps", f"{found['steps']:,}, in which {found['computed_tokens']:,} tokens went through the model"),
         ("radix tree", f"{counts['nodes']:,} nodes, {counts['tree_tokens']:,} tokens, {found['evicted_tokens']:,} evicted"),
         ("memory", memory_text(lab)),
         ("cache", f"{used:,} of {found['pages_total']:,} pages in use"),
@@ -39,7 +40,7 @@ def _stats(shell: Any, desk: Desk, words: Words) -> None:
     lab = ready_lab(shell, desk)
     entries = lab.events()
     found, title = lab.stats(), f"{lab.card.name} · {lab.card.device} · {lab.card.dtype}"
-    points = hits(entries, found["prompt_tokens"], found["cached_tokens"])
+    points = hits(entries, found["prompt_tokens"], found["cached_prompt_tokens"])
     show(shell, words, stats.html(title, found, points), stats.text(title, found), _token_counts(found))
 
 

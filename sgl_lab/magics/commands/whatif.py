@@ -41,7 +41,7 @@ def _whatif(shell: Any, desk: Desk, words: Words) -> None:
         print(plain)
         return
     still = html.picture(whatif.picture(found), whatif.heading(found)).source
-    counts = {f"{one.evict}_{found.size(one)}": one.cached_tokens for one in outcomes}
+    counts = {f"{one.evict}_{found.size(one)}": one.cached_prompt_tokens for one in outcomes}
     Place(shell).show({"application/vnd.plotly.v1+json": whatif.figure(found), "text/html": still, "text/plain": whatif.heading(found)})
     Place(shell).show({"text/html": whatif.html(found).source, "text/plain": plain}, {"sgl_lab": {"counts": counts}})
 

@@ -1,6 +1,7 @@
 """An engine's own counters as a small table: counts by what they count, time by where it went.
 
-Takes whatever there is under whatever names; only a name's ending says where it belongs.
+Takes whatever there is under whatever names: a name's ending says where it belongs. Those that do not speak for
+themselves have others here.
 """
 
 from __future__ import annotations
@@ -17,12 +18,33 @@ from .numbers import counted, duration, percent
 Stats = Mapping[str, int | float]
 
 _PART_OF = {
-    "cached_tokens": "prompt_tokens",
+    "cached_prompt_tokens": "prompt_tokens",
     "accepted_tokens": "drafted_tokens",
     "pages_free": "pages_total",
     "pages_pinned": "pages_total",
 }
-_INKS = {"cached_tokens": palette.CACHED, "computed_tokens": palette.COMPUTED, "generated_tokens": palette.GENERATED}
+_NAMES = {
+    "cached_prompt_tokens": "of it cached",
+    "cached_tokens": "all cached",
+    "computed_tokens": "through the model",
+    "recomputed_tokens": "computed again",
+    "forced_tokens": "of them forced",
+    "drafted_tokens": "guessed ahead",
+    "accepted_tokens": "guessed right",
+    "rejected_tokens": "guessed wrong",
+    "masks_s": "constraint masks",
+    "commit_s": "taking in results",
+    "listeners_s": "telling programs",
+    "events_s": "telling views",
+    "evictions": "nodes evicted",
+    "requests_stop": "ended by a stop",
+    "requests_length": "ended by length",
+    "requests_abort": "aborted",
+    "requests_error": "failed",
+    "step_ms": "time of a step",
+    "step_rows": "rows in a step",
+}
+_INKS = {"cached_prompt_tokens": palette.CACHED, "computed_tokens": palette.COMPUTED, "generated_tokens": palette.GENERATED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +81,7 @@ def sections(stats: Stats) -> tuple[Section, ...]:
 
 def _place(key: str) -> tuple[str, str]:
     """The section of a counter, and its name there."""
-    words = key.replace("_", " ")
+    words = _NAMES.get(key, key.replace("_", " "))
     if key.endswith("_tokens"):
         return "tokens", words.removesuffix(" tokens")
     if key.endswith("_rate"):
@@ -69,7 +91,7 @@ def _place(key: str) -> tuple[str, str]:
     if key.startswith("requests_"):
         return "requests", words.removeprefix("requests ")
     if key.startswith("step"):
-        return "steps", {"step_ms": "time of one", "step_rows": "rows of one"}.get(key, words)
+        return "steps", words
     return ("requests" if key == "preemptions" else "cache"), words
 
 
@@ -99,7 +121,7 @@ def text(title: str, stats: Stats) -> str:
     for section in sections(stats):
         for n, row in enumerate(section.rows):
             share = "" if row.share is None else f"  {percent(row.share)}"
-            lines.append(f"{'' if n else section.name:<10}{row.name:<14}{row.value:>12}{share}")
+            lines.append(f"{'' if n else section.name:<10}{row.name:<18}{row.value:>12}{share}")
     return "\n".join(lines)
 
 

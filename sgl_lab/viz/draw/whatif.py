@@ -27,7 +27,7 @@ class Counts(Protocol):
     @property
     def prompt_tokens(self) -> int: ...
     @property
-    def cached_tokens(self) -> int: ...
+    def cached_prompt_tokens(self) -> int: ...
     @property
     def computed_tokens(self) -> int: ...
     @property
@@ -91,7 +91,7 @@ def figure(found: WhatIf) -> dict[str, Any]:
         drawn.add_scatter(
             x=[found.size(one) for one in points],
             y=[one.hit_rate for one in points],
-            customdata=[[one.cached_tokens, one.prompt_tokens, one.evicted_tokens, one.preemptions] for one in points],
+            customdata=[[one.cached_prompt_tokens, one.prompt_tokens, one.evicted_tokens, one.preemptions] for one in points],
             name=name(policy),
             mode="lines+markers",
             line={"color": COLORS[style].both, "dash": DASHES[style], "width": 3 if policy == BEST else 2},
@@ -125,13 +125,13 @@ def figure(found: WhatIf) -> dict[str, Any]:
 
 
 def rows(found: WhatIf) -> list[tuple[str, ...]]:
-    head = ("cache", "policy", "hit rate", "from the cache", "computed", "evicted", "preempted", "refused")
+    head = ("cache", "policy", "hit rate", "from the cache", "through the model", "evicted", "preempted", "refused")
     body = [
         (
             f"{found.size(one):,}" + (" ◂ as it was" if found.size(one) == found.n_tokens else ""),
             one.evict if one.evict != BEST else "best (Belady)",
             "" if one.n_refused else percent(one.hit_rate),
-            f"{one.cached_tokens:,}",
+            f"{one.cached_prompt_tokens:,}",
             f"{one.computed_tokens:,}",
             f"{one.evicted_tokens:,}",
             f"{one.preemptions:,}",

@@ -159,7 +159,7 @@ class _Judge:
             self._record.title,
             self._title(self._against) if self._against is not None else "",
             sum(len(one.queued.prompt) - skipped[one.queued.request] for one in mine),
-            sum(max(0, (one.n_hit or 0) - skipped[one.queued.request]) for one in mine),
+            sum(max(0, min(one.n_hit or 0, len(one.queued.prompt)) - skipped[one.queued.request]) for one in mine),
             len(heads),
             _grouped(misses),
         )

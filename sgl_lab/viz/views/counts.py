@@ -58,8 +58,8 @@ class CountsView:
         return {
             "tok_s": self._speed(),
             "hit_rate": found["hit_rate"] if asked else None,
-            "cached": count["cached_tokens"],
-            "computed": asked - count["cached_tokens"],
+            "cached": count["cached_prompt_tokens"],
+            "computed": asked - count["cached_prompt_tokens"],
             "generated": count["generated_tokens"],
             "forced": count["forced_tokens"],
             "evicted": count["evicted_tokens"],
@@ -85,7 +85,7 @@ class CountsView:
 
 _COUNTED = (
     "prompt_tokens",
-    "cached_tokens",
+    "cached_prompt_tokens",
     "generated_tokens",
     "forced_tokens",
     "evicted_tokens",

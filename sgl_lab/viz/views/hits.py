@@ -22,8 +22,8 @@ class Hits(NamedTuple):
         return self.all_cached / max(1, self.all_prompt)
 
 
-def hits(entries: Iterable[Entry], prompt_tokens: int, cached_tokens: int) -> tuple[Hits, ...]:
-    """In the order in which they ended. What the engine counted beyond these (`prompt_tokens`, `cached_tokens`) came before."""
+def hits(entries: Iterable[Entry], prompt_tokens: int, cached_prompt_tokens: int) -> tuple[Hits, ...]:
+    """In the order in which they ended. What the engine counted beyond these came before."""
     queued: dict[RequestId, RequestQueued] = {}
     found: list[tuple[int, int]] = []
     for entry in entries:
@@ -31,11 +31,12 @@ def hits(entries: Iterable[Entry], prompt_tokens: int, cached_tokens: int) -> tu
             case RequestQueued(request=request) as event:
                 queued[request] = event
             case RequestFinished(request=request, n_prompt=n_prompt, n_cached=n_cached) if request in queued:
-                found.append((n_prompt - n_shared(queued[request], queued), n_cached))
+                n_own = n_prompt - n_shared(queued[request], queued)
+                found.append((n_own, min(n_cached, n_own)))  # what was forced at once after a prompt may be cached too
             case _:
                 pass
     all_prompt = max(0, prompt_tokens - sum(n for n, _ in found))
-    all_cached = max(0, cached_tokens - sum(n for _, n in found))
+    all_cached = max(0, cached_prompt_tokens - sum(n for _, n in found))
     points = []
     for n_prompt, n_cached in found:
         all_prompt, all_cached = all_prompt + n_prompt, all_cached + n_cached

@@ -1,13 +1,15 @@
 """The numbers of the strip: speed, hit rate, tokens by origin, pages, forks.
 
 Token counts are those of one run (or of all); pages and evictions are the whole engine's while it
-lasts. A hit is a prompt token found in the tree at an admission; a repeated admission after a
-preemption counts again. The prompt of a select counts once, however many of its choices read it.
+lasts. A prompt token counts once, as cached or as computed, by how it was come by the first time: it is
+no other when a preemption has it computed again. The prompt of a select counts once, however many of its
+choices read it. What a constraint forced at once after a prompt is generated, however it was come by.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from typing import TypedDict
 
 from ...contracts.events import (
@@ -52,17 +54,33 @@ class MetricsPicture(TypedDict):
     steps: int
 
 
+@dataclass(slots=True)
+class _Prompt:
+    """How far a request has come; the engine counts the same (`Request.n_counted`)."""
+
+    n_tokens: int
+    n_counted: int
+    """leading tokens that count already, also those put down to the first request of the family"""
+    n_there: int = 0
+    """leading tokens that are in the cache or computed, since it was let in last"""
+
+    def reach(self, n: int) -> int:
+        """The first `n` tokens are there; how many prompt tokens that is more than ever before."""
+        self.n_there = n
+        n_new = max(0, min(n, self.n_tokens) - self.n_counted)
+        self.n_counted += n_new
+        return n_new
+
+
 class MetricsView:
     """Counts of one run, or of all with `run=None`."""
 
     def __init__(self, run: RunId | None = None) -> None:
         self._run = run
         self._streams: set[ForkId] = set()
-        self._requests: set[RequestId] = set()
-        self._prompts: dict[RequestId, int] = {}
+        self._requests: dict[RequestId, _Prompt] = {}
+        self._heads: dict[RequestId, int] = {}
         """of families that score: tokens before the choices"""
-        self._shared: dict[RequestId, int] = {}
-        """leading tokens that are put down to the first request of the family"""
         self._waiting: set[RequestId] = set()
         self._running: set[RequestId] = set()
         self._recent: deque[tuple[int, int]] = deque()
@@ -90,14 +108,13 @@ class MetricsView:
                 self._ended = False
                 self._streams.add(fork)
                 self._forks += parent is not None
-            case RequestQueued(request=request, fork=fork) as event if self._run is None or fork in self._streams:
-                self._requests.add(request)
-                self._share(event)
+            case RequestQueued(request=request, fork=fork, prompt=prompt) as event if self._run is None or fork in self._streams:
+                self._requests[request] = _Prompt(len(prompt), self._shared(event))
                 self._waiting.add(request)
             case PrefixMatched(request=request, n_hit=n_hit) if request in self._waiting:
                 self._waiting.remove(request)
                 self._running.add(request)
-                self._cached += max(0, n_hit - self._shared.get(request, 0))
+                self._cached += self._requests[request].reach(n_hit)
             case RequestPreempted(request=request) if request in self._running:
                 self._running.remove(request)
                 self._waiting.add(request)
@@ -139,20 +156,22 @@ class MetricsView:
             "steps": self._steps,
         }
 
-    def _share(self, queued: RequestQueued) -> None:
+    def _shared(self, queued: RequestQueued) -> int:
+        """Leading tokens that are put down to the first request of the family."""
         if queued.kind != "score":
-            return
+            return 0
         if queued.request != queued.group:
-            self._shared[queued.request] = self._prompts.get(queued.group, 0)
-        elif queued.reusable is not None:
-            self._prompts[queued.request] = queued.reusable + 1
+            return self._heads.get(queued.group, 0)
+        if queued.reusable is not None:
+            self._heads[queued.request] = queued.reusable + 1
+        return 0
 
     def _step(self, step: StepRan) -> None:
         self._free_pages = step.free_pages
-        n_tokens = sum(n for request, n in step.prefill if request in self._requests)
-        if n_tokens or any(request in self._requests for request in step.decode):
+        mine = [(self._requests[request], n) for request, n in step.prefill if request in self._requests]
+        if mine or any(request in self._requests for request in step.decode):
             self._steps += 1
-            self._computed += n_tokens
+            self._computed += sum(prompt.reach(prompt.n_there + n) for prompt, n in mine)
             self._busy_ms += finite(step.ms) or 0.0
 
     def _sampled(self, n_tokens: int) -> None:
