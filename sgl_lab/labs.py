@@ -17,6 +17,7 @@ from typing import Self
 
 from .contracts.errors import DeviceUnfit, EngineStopped, OutOfMemory, SglError
 from .engine.gate import Reply
+from .engine.model import store
 from .engine.model.memory import machine_bytes
 from .lang.loop import SLICE_S
 from .session import BUILT_IN, Lab, import_engine
@@ -191,6 +192,10 @@ class Labs:
                 self._parked.insert(0, other)
                 room -= other.n_bytes
         return [other for other in others if other not in self._parked]
+
+    def stored(self) -> tuple[store.StoredModel, ...]:
+        """What is in the model cache, by name."""
+        return store.stored()
 
     def listen(self, listener: Callable[[Lab], None]) -> Callable[[], None]:
         """Call `listener` with every lab that becomes the default one; returns the function that ends it."""

@@ -13,7 +13,7 @@ from typing import Any
 from .options import CELL_OPTIONS
 
 _OPTION_LINE = re.compile(r"\A\s*(?:%%\w[^\n]*\n)*%%sgl[ \t](?P<rest>[^\n]*)\Z")
-_LINE_MAGIC = re.compile(r"(?:\A|\n)[ \t]*%sgl[ \t]+(?P<rest>[^\n]*)\Z")
+_LINE_MAGIC = re.compile(r"(?:\A|\n)[ \t]*(?:\w+[ \t]*=[ \t]*)?%sgl[ \t]+(?P<rest>[^\n]*)\Z")
 _WORD = re.compile(r"\"[^\"]*\"?|[^\s\"]+")
 
 
@@ -35,6 +35,8 @@ def words_for(text: str, following: Following, names: tuple[str, ...]) -> tuple[
     if found := _LINE_MAGIC.search(text):
         before = _WORD.findall(found["rest"])
         fragment = before.pop() if before and found["rest"].endswith(before[-1]) else ""
+        if before and before[-1].startswith("-"):
+            fragment = fragment.rpartition(",")[2]  # an option's value may be a list
         return fragment, tuple(map(_quoted, following([word.strip('"') for word in before]))), True
     if text.lstrip().startswith("%%sgl") and "\n" in text:
         fragment = re.split(r"[^\w]", text)[-1]
@@ -55,6 +57,8 @@ def make_matcher(following: Following, names: Callable[[], tuple[str, ...]]) -> 
     def sgl_matcher(context: Any) -> dict[str, Any]:
         lines = context.full_text.split("\n")
         text = "\n".join([*lines[: context.cursor_line], lines[context.cursor_line][: context.cursor_position]])
+        if "%sgl" not in text:
+            return {"completions": []}
         fragment, words, alone = words_for(text, following, names())
         found = [word for word in words if word.startswith((fragment, f'"{fragment}'))]
         if alone and not found:

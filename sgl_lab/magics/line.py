@@ -36,6 +36,9 @@ def words(desk: Desk, before: Sequence[str]) -> tuple[str, ...]:
     command = COMMANDS.get(before[0])
     if command is None:
         return ()
+    then = command.after(desk).get(before[-1])
+    if then is not None and len(before) > 1:
+        return tuple(then)
     runs = desk.run_names() if command.takes_runs else ()
     names = command.names_in(desk, [word for word in before[1:] if not is_option(word)])
     return tuple(dict.fromkeys((*command.values, *runs, *names, *command.options)))

@@ -31,7 +31,7 @@ def nearest(word: str, known: Iterable[str], what: str) -> OptionError:
     """The error for `word`, which is none of `known`."""
     names = list(known)
     bare = {name.lstrip("-"): name for name in names}  # dashes are no likeness
-    close = difflib.get_close_matches(word.lstrip("-"), bare)
+    close = [] if word.isdigit() else difflib.get_close_matches(word.lstrip("-"), bare)  # nor is it one that two numbers share digits
     return OptionError(f"unknown {what} {word!r}", hint=f"did you mean {bare[close[0]]!r}?" if close else f"known: {', '.join(names)}")
 
 

@@ -393,6 +393,12 @@ def test_a_cell_that_asks_for_a_gpu_where_none_is_says_so_once_and_runs(fresh_ke
         assert wrong.evalue.endswith(": --device cannot be 'gpu' (run on cpu, cuda or cuda:1)")
 
 
+def test_what_is_here_is_listed_and_the_machine_looked_at(kernel: Kernel) -> None:
+    kernel.run("%sgl model")
+    assert re.search(r"^smollm2 +in use +\d+ +in memory", kernel.run("%sgl models --text").printed, re.MULTILINE)
+    assert re.search(r"^ok +python ", kernel.run("%sgl doctor").printed, re.MULTILINE)
+
+
 def test_a_model_path_may_hold_spaces(kernel: Kernel) -> None:
     reply = kernel.run('%sgl model "no such/model.gguf"')
     assert reply.ename == "ModelMissing"

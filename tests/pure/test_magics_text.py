@@ -13,6 +13,7 @@ import pytest
 from sgl_lab.contracts.ids import RunId
 from sgl_lab.magics.body import APPEND, RESULT, STATE, compile_cell, compile_function, is_silenced, leading_blank_lines
 from sgl_lab.magics.commands.command import Command, Words
+from sgl_lab.magics.commands.whatif import POLICIES
 from sgl_lab.magics.complete import words_for
 from sgl_lab.magics.desk import Desk
 from sgl_lab.magics.line import COMMANDS as COMMANDS_OF_LINE
@@ -322,6 +323,8 @@ def following(before: Sequence[str]) -> tuple[str, ...]:
         ('%sgl tokens "old run" ', "", '"fork 1"', True),
         ('%sgl tokens "old run" "fork ', '"fork ', '"fork 1"', True),
         ("x = 1\n%sgl tree --", "--", "--text", True),
+        ("jobs = %sgl tree --", "--", "--text", True),
+        ("%sgl model --views smo,smo", "smo", "smollm2", True),
         ("%%sgl\nuser('x')\nsel", "sel", "select", False),
     ],
 )
@@ -374,6 +377,15 @@ def test_every_command_is_in_the_help_and_is_completed() -> None:
     for name, command in COMMANDS_OF_LINE.items():
         assert re.search(rf"^  {name} +{re.escape(command.help)}$", line_help(), re.MULTILINE)
         assert set(command.options) <= set(words_for(f"%sgl {name} ", partial(words, Desk()), ())[1]) or name == "model"
+
+
+def test_behind_some_words_of_a_command_only_their_own_are_offered() -> None:
+    desk = Desk()
+    desk.names["trip"] = RunId(7)
+    assert words(desk, ["cache", "pin"]) == ("trip",)
+    assert words(desk, ["jobs", "stop"]) == ("all",)
+    assert words(desk, ["whatif", "2", "--policy"]) == POLICIES
+    assert "pin" in words(desk, ["cache"])
 
 
 def test_runs_are_found_by_the_names_that_they_have() -> None:

@@ -95,7 +95,9 @@ def test_the_strip_is_the_engines_own_counters_after_every_step() -> None:
         assert picture["n_pages"] - picture["free_pages"] == counts["pages_total"] - counts["pages_free"]
 
 
-@pytest.mark.parametrize("config", [{}, {"n_pages": 64, "draft_tokens": 0}, {"n_pages": 16, "page_size": 4, "step_tokens": 24, "max_rows": 8}])
+@pytest.mark.parametrize(
+    "config", [{}, {"n_pages": 64, "draft_tokens": 0}, {"n_pages": 16, "page_size": 4, "step_tokens": 24, "max_rows": 8}]
+)
 def test_the_strip_of_a_run_and_the_engine_agree_whatever_was_forced_chosen_or_preempted(config: dict[str, Any]) -> None:
     draw, b = random.Random(7), bench(**config)
     for _ in range(20):
@@ -105,7 +107,8 @@ def test_the_strip_of_a_run_and_the_engine_agree_whatever_was_forced_chosen_or_p
         own.fold(Entry(n, n, event))
     counts, strip = b.engine.stats(), own.full()
     said = sum(end.n_prompt for end in b.fold.of(RequestFinished) if not end.n_steps and not end.n_cached)
-    assert counts["forced_tokens"] and (counts["preemptions"] or not config)
+    assert counts["forced_tokens"]
+    assert counts["preemptions"] or not config
     assert [strip[name] for name in ("cached", "generated", "forced", "evicted", "steps")] == [
         whole[name] for name in ("cached", "generated", "forced", "evicted", "steps")
     ]

@@ -298,7 +298,9 @@ def test_the_plain_text_of_a_small_run() -> None:
     )
     lines = text.lanes(found["lanes"].full()).split("\n")
     assert lines[0].startswith("timeline: 3 lanes, ")
-    assert [line[:20].rstrip() for line in lines[1:]] == ["main", "  fork 1", "  fork 2"]
+    *shown, key = lines[1:]
+    assert [line[:20].rstrip() for line in shown] == ["main", "  fork 1", "  fork 2"]
+    assert set("".join(line[22:54] for line in shown)) - {" "} <= {part[0] for part in key.strip().split(", ")}
     assert "prefill 13 in" in lines[1]
     assert "score" in lines[2]
 

@@ -144,20 +144,20 @@ def test_untrusted_notebooks_keep_every_style_of_these_too() -> None:
 
 @pytest.mark.parametrize(("text", "sizes"), [("64..256", [64, 128, 256]), ("64,32,64", [32, 64]), ("9..9", [9]), ("5..12", [5, 10, 12])])
 def test_sizes_are_a_range_or_a_list(text: str, sizes: list[int]) -> None:
-    assert command._sizes(text, 1) == sizes
+    assert command._sizes("--tokens", text, 1) == sizes
 
 
 @pytest.mark.parametrize("text", ["", "x", "64..", "-1", "0", "9..3", "1,,2", "64...96", "1e3", "0..5", "9" * 30, ",".join(["7"] * 99)])
 def test_sizes_that_are_none_are_one_line(text: str) -> None:
     with pytest.raises(OptionError) as caught:
-        command._sizes(text, 1)
+        command._sizes("--tokens", text, 1)
     assert "\n" not in str(caught.value)
 
 
 def test_sizes_are_whole_pages() -> None:
-    assert command._sizes("20,64,70", 16) == [16, 64]
+    assert command._sizes("--tokens", "20,64,70", 16) == command._sizes("--pages", "1,4", 16) == [16, 64]
     with pytest.raises(OptionError, match="of a page"):
-        command._sizes("8", 16)
+        command._sizes("--tokens", "8", 16)
 
 
 def test_unasked_the_sizes_reach_from_the_largest_request_to_where_nothing_is_evicted() -> None:

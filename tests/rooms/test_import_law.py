@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "labs": {"contracts", "lang", "engine", "session"},
     "cli": {"contracts", "trace", "lang", "engine", "backends", "session", "doctor"},
     "doctor": {"contracts", "engine"},
-    "magics": {"contracts", "trace", "lang", "session", "labs", "viz"},
+    "magics": {"contracts", "trace", "lang", "session", "labs", "viz", "doctor"},
 }
 
 INSIDE_ENGINE = {

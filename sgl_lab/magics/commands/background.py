@@ -39,6 +39,10 @@ def _stop_jobs(desk: Desk, words: Words) -> None:
         print("no job is running")
 
 
+def _numbers(desk: Desk) -> dict[str, tuple[str, ...]]:
+    return {"stop": ("all", *(str(job.number) for job in desk.jobs.running()))}
+
+
 def _dashboard(shell: Any, desk: Desk, words: Words) -> None:
     verb = words.name()
     if verb == "off":
@@ -68,5 +72,5 @@ COMMANDS = {
         {"--text": ""},
         values=("off",),
     ),
-    "jobs": Command(_jobs, "[stop N|all]   what `%%sgl --bg` has started", 2, {"--text": ""}, values=("stop", "all")),
+    "jobs": Command(_jobs, "[stop N|all]   what `%%sgl --bg` has started", 2, {"--text": ""}, values=("stop",), after=_numbers),
 }

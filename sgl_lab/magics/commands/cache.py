@@ -84,6 +84,11 @@ def _stats(shell: Any, desk: Desk, words: Words, lab: Lab) -> None:
 VERBS = ("flush", "pin", "unpin", "stats")
 COMMANDS = {
     "cache": Command(
-        _cache, "flush | pin NAME | unpin [NAME] | stats   forget it, keep a state or text in it, count it", 2, {"--text": ""}, VERBS
+        _cache,
+        "flush | pin NAME | unpin [NAME] | stats   forget it, keep a state or text in it, count it",
+        2,
+        {"--text": ""},
+        VERBS,
+        after=lambda desk: {"pin": tuple(desk.names), "unpin": tuple(desk.pins)},
     ),
 }

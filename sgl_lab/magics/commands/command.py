@@ -47,6 +47,8 @@ class Command:
     """whether the runs' names are among them"""
     names_in: Callable[[Desk, Sequence[str]], tuple[str, ...]] = lambda desk, before: ()
     """further ones, given the words that stand already"""
+    after: Callable[[Desk], Mapping[str, Sequence[str]]] = lambda desk: {}
+    """a word of the command -> what alone may stand behind it"""
 
     def read(self, name: str, words: Iterable[str]) -> Words:
         """Sort the words. OptionError with the nearest right one."""

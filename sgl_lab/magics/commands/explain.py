@@ -23,6 +23,8 @@ def _why(shell: Any, desk: Desk, words: Words) -> None:
     record = desk.run(words.name(len(words.names) - 1) if words.names else None)
     against = desk.run(words.name(0)) if len(words.names) == 2 else None
     found, spell = explained(desk, record, against)
+    if not found.n_requests:
+        raise OptionError(f"{record.title} asked the model nothing", hint="`%sgl why RUN` takes another run")
     counts = {"prompt_tokens": found.n_prompt, "cached_tokens": found.n_cached, "lost_tokens": found.n_lost}
     show(shell, words, draw_why.html(found, spell), draw_why.text(found, spell), counts)
 

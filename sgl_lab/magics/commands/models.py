@@ -1,13 +1,14 @@
-"""Which model: show it, load another, give parked ones' memory back."""
+"""Which model: show it, list what is here, load another, give parked ones' memory back; and what the machine is fit for."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ...viz.draw import html
 from ...viz.draw.numbers import counted
 from ..desk import Desk
 from ..options import SETTINGS
-from .command import Command, Words, memory_text, ready_lab
+from .command import Command, Words, aligned, memory_text, ready_lab, show
 
 if TYPE_CHECKING:
     from ...session import Lab
@@ -29,6 +30,27 @@ def _model(shell: Any, desk: Desk, words: Words) -> None:
         print("%sgl model NAME goes back to one, with its tree as it was; %sgl free gives their memory back")
 
 
+def _models(shell: Any, desk: Desk, words: Words) -> None:
+    """The one in use, those parked, those in the model cache, and the built-in one also where it is still to be fetched."""
+    from ...labs import LABS
+    from ...session import BUILT_IN
+
+    labs = [(lab, "in use" if lab is LABS.current else "parked") for lab in (LABS.current, *reversed(LABS.parked)) if lab is not None]
+    rows = [(lab.model, state, f"{lab.n_bytes >> 20:,}", f"in memory ({lab.card.device}), with its radix tree") for lab, state in labs]
+    rows += [(model.name, "on disk", f"{model.n_bytes >> 20:,}", str(model.paths[0])) for model in LABS.stored()]
+    if BUILT_IN not in [name for name, *_ in rows]:
+        rows.append((BUILT_IN, "not here yet", "", "the first cell fetches it"))
+    table = [("model", "state", "MiB", "where"), *rows]
+    show(shell, words, html.grid(table), aligned(table), {"models": len(rows)})
+
+
+def _doctor(shell: Any, desk: Desk, words: Words) -> None:
+    from ...doctor import examine
+
+    for finding in examine():
+        print(finding)
+
+
 def _free(shell: Any, desk: Desk, words: Words) -> None:
     from ...labs import LABS
 
@@ -47,5 +69,7 @@ COMMANDS = {
         1,
         {"--device": "cpu, cuda or cuda:1"},
     ),
+    "models": Command(_models, "[--text]   the models that are here: in use, parked, on disk", options={"--text": ""}),
+    "doctor": Command(_doctor, "look at this machine and say what is missing"),
     "free": Command(_free, "close the models that are parked: those used before, kept with their trees to go back to"),
 }

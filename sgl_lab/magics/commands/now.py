@@ -22,7 +22,7 @@ def _status(shell: Any, desk: Desk, words: Words) -> None:
     nodes = lab.snapshot().nodes
     counts = _token_counts(found)
     counts |= {"nodes": len(nodes), "tree_tokens": sum(len(node.tokens) for node in nodes)}
-    share = f"{percent(found['hit_rate'])}  ({found['cached_prompt_tokens']:,} of {found['prompt_tokens']:,} prompt tokens came from the tree)"
+    share = f"{percent(found['hit_rate'])}  ({found['cached_prompt_tokens']:,} of {found['prompt_tokens']:,} prompt tokens from the tree)"
     rows = [
         ("model", f"{card.name} · {card.device} · {card.dtype}"),
         ("hit rate", share),

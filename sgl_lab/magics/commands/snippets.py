@@ -109,6 +109,11 @@ def _read(path: Path) -> re.Match[str]:
 
 COMMANDS = {
     "snippet": Command(
-        _snippet, "save NAME [--force] | list | show NAME | run NAME | rm NAME   cells kept by name", 2, {"--force": ""}, values=VERBS
+        _snippet,
+        "save NAME [--force] | list | show NAME | run NAME | rm NAME   cells kept by name",
+        2,
+        {"--force": ""},
+        VERBS,
+        after=lambda desk: dict.fromkeys(("show", "run", "rm"), _names()),
     ),
 }

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ...trace import Record
 
 POLICIES = ("lru", "lfu", "fifo", whatif.BEST)
+SIZES = {"--tokens": "SIZES", "--pages": "SIZES"}
 N_SIZES = 8
 MAX_SIZES = 32
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -27,8 +28,10 @@ def _whatif(shell: Any, desk: Desk, words: Words) -> None:
     lab = desk.lab_of(record) or ready_lab(shell, desk)
     page = lab.page_size
     actual = record.snapshot.n_pages * page
-    asked = words.options.get("--tokens")
-    sizes = _sizes(asked, page) if asked else _usual(record, page, actual)
+    given = [(flag, words.options[flag]) for flag in SIZES if flag in words.options]
+    if len(given) > 1:
+        raise OptionError("--tokens and --pages both say the sizes", hint="leave one of them out")
+    sizes = _sizes(*given[0], page) if given else _usual(record, page, actual)
     outcomes: list[whatif.Counts] = []
     for size in sizes:
         desk.interrupts.check()
@@ -58,20 +61,21 @@ def _policies(text: str | None) -> tuple[str, ...]:
     return chosen
 
 
-def _sizes(text: str, page: int) -> list[int]:
-    """`64..4096` in steps of about a factor of two, or `64,128,512`; whole pages, ascending."""
+def _sizes(flag: str, text: str, page: int) -> list[int]:
+    """In tokens: `64..4096` in steps of about a factor of two, or `64,128,512`; whole pages, ascending."""
+    unit = page if flag == "--pages" else 1
     if found := _RANGE.fullmatch(text):
         low, high = int(found[1]), int(found[2])
         sizes = _steps(low, high, 2.0) if 0 < low <= high else []
     else:
         words = text.split(",")
         sizes = [int(word) for word in words] if all(re.fullmatch(r"\s*\d{1,12}\s*", word) for word in words) else []
-    if not sizes or not all(page <= size <= 10**12 for size in sizes):
-        at_least = f"of a page ({page}) or more" if page > 1 else "1 or more"
-        raise OptionError(f"--tokens cannot be {text!r:.60}", hint=f"sizes {at_least}, such as 64..4096 or 64,128,512")
+    if not sizes or not all(page <= size * unit <= 10**12 for size in sizes):
+        at_least = f"of a page ({page}) or more" if unit < page else "1 or more"
+        raise OptionError(f"{flag} cannot be {text!r:.60}", hint=f"sizes {at_least}, such as 64..4096 or 64,128,512")
     if len(sizes) > MAX_SIZES:
-        raise OptionError(f"--tokens names {len(sizes)} sizes, at most {MAX_SIZES} are served")
-    return sorted({size // page * page for size in sizes})
+        raise OptionError(f"{flag} names {len(sizes)} sizes, at most {MAX_SIZES} are served")
+    return sorted({size * unit // page * page for size in sizes})
 
 
 def _usual(record: Record, page: int, actual: int) -> list[int]:
@@ -97,10 +101,10 @@ def _steps(low: int, high: int, factor: float) -> Sequence[int]:
 COMMANDS = {
     "whatif": Command(
         _whatif,
-        "[RUN] [--policy lru,lfu,fifo,belady] [--tokens 64..4096] [--text]   the run under other policies and cache sizes",
+        "[RUN] [--policy lru,lfu,fifo,belady] [--tokens 64..4096 | --pages ...] [--text]   the run under other policies and cache sizes",
         1,
-        {"--policy": "POLICIES", "--tokens": "SIZES", "--text": ""},
-        POLICIES,
+        {"--policy": "POLICIES", **SIZES, "--text": ""},
         takes_runs=True,
+        after=lambda desk: {"--policy": POLICIES},
     ),
 }

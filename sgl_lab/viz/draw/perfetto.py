@@ -26,6 +26,7 @@ from ...contracts.ids import ForkId, RequestId
 from ...trace import Record
 from ..legible import clipped, finite
 from ..views.hits import n_shared
+from ..views.names import unnamed
 
 MARK = '"generator":"sgl_lab"'
 PROCESS = 1
@@ -110,7 +111,7 @@ class _Fold:
             case RequestQueued(request=request, expr=expr, kind=kind) as queued:
                 asked = self._exprs.get(expr) if expr is not None else None
                 self._queued[request] = queued
-                self._lives[request] = _Life(queued, clipped((asked.name if asked else "") or kind, 80), now)
+                self._lives[request] = _Life(queued, clipped((asked.name if asked else "") or unnamed(kind), 80), now)
             case PrefixMatched(request=request, n_hit=n_hit, n_prompt=n_prompt) if life := self._lives.get(request):
                 waited = life.pieces[-1][2] if life.pieces else life.start
                 life.pieces.append(("wait", waited, now, 0))

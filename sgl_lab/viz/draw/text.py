@@ -57,6 +57,9 @@ def lanes(picture: LanesPicture) -> str:
         lines.append(f"{name:<20} |{_chart(bars[lane['lane']], start, span, picture['now'])}| {_story(bars[lane['lane']])}".rstrip())
     if len(picture["lanes"]) > len(shown):
         lines.append(f"… {counted(len(picture['lanes']) - len(shown), 'more lane')}")
+    kinds = {bar["kind"] for of_lane in bars.values() for bar in of_lane}
+    if key := ", ".join(f"{sign} {kind}" for kind, sign in _BARS.items() if kind in kinds):
+        lines.append(f"{'':<20}  {key}")
     return "\n".join(lines)
 
 
@@ -106,7 +109,7 @@ def _story(bars: list[BarRow]) -> str:
             times[bar["kind"]] = times.get(bar["kind"], 0.0) + ((bar["t1"] or bar["t0"]) - bar["t0"])
     over = {"drafted": "of them guessed", "forced": "of them forced"}
     story = [f"{kind} {tokens[kind]:,}" + (f" in {duration(times[kind])}" if times[kind] else "") for kind in tokens if kind not in over]
-    return ", ".join(story + [f"{over[kind]} {tokens[kind]:,}" for kind in over if kind in tokens])
+    return ", ".join(story + [f"{over[kind]} {tokens[kind]:,}" for kind in over if tokens.get(kind)])
 
 
 def _stream(stream: Stream, margin: str, n_shown: int, ascii: bool) -> list[str]:

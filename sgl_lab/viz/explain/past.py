@@ -26,6 +26,7 @@ from ...contracts.events import (
 from ...contracts.ids import ExprId, ForkId, Namespace, NodeId, RequestId, RunId
 from ...contracts.tree import TreeSnapshot
 from ...trace import Record
+from ..views.names import unnamed
 
 Tokens = tuple[int, ...]
 
@@ -67,7 +68,7 @@ class Served:
 
     @property
     def name(self) -> str:
-        return (self.expr.name if self.expr else "") or self.queued.kind
+        return (self.expr.name if self.expr else "") or unnamed(self.queued.kind)
 
     @property
     def prompt(self) -> Tokens:

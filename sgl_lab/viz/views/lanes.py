@@ -28,6 +28,7 @@ from ...contracts.events import (
 from ...contracts.ids import ExprId, ForkId, RequestId, RunId
 from ..legible import legible
 from .clock import RunClock
+from .names import unnamed
 
 
 class LaneRow(TypedDict):
@@ -168,7 +169,7 @@ class LanesView:
             lane = self._open_lane(f"r{event.request}", None, f"request {event.request}", "request")
         elif event.kind == "gen" and event.request != event.group:
             lane = self._open_lane(f"r{event.request}", lane, f"sample {event.request - event.group + 1}", "request")
-        name = self._names.get(event.expr, event.kind) if event.expr is not None else event.kind
+        name = unnamed(event.kind) if event.expr is None else self._names.get(event.expr, event.kind)
         bar = self._bar(lane, "wait", now, None, len(event.prompt), name, event.request)
         work = "score" if event.kind == "score" else "prefill"
         self._requests[event.request] = _Request(lane, name, work, event.request, len(event.prompt), bar, busy_until=now, began=now)

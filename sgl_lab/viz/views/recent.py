@@ -28,6 +28,7 @@ from ...contracts.events import (
 from ...contracts.ids import ExprId, ForkId, RequestId, RunId
 from ..legible import clipped
 from .lanes import BarRow, LaneRow, LanesPicture
+from .names import unnamed
 
 KEPT = 60
 """requests that are over"""
@@ -148,7 +149,7 @@ class RecentView:
 
     def _queue(self, event: RequestQueued, now: float) -> None:
         who = self._forks.get(event.fork, f"program of fork {event.fork}") if event.fork is not None else f"request {event.request}"
-        name = self._exprs.get(event.expr, event.kind) if event.expr is not None else event.kind
+        name = unnamed(event.kind) if event.expr is None else self._exprs.get(event.expr, event.kind)
         lane: LaneRow = {"lane": f"r{event.request}", "parent": None, "label": clipped(f"{who} · {name}", LABEL), "kind": "request"}
         mine = _Request(lane, "score" if event.kind == "score" else "prefill", [], clipped(name, LABEL))
         self._requests[event.request] = mine
