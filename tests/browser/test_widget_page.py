@@ -60,6 +60,7 @@ def test_a_run_told_in_deltas_stands_on_the_page_as_the_views_have_it(page: Widg
     assert page.texts(".sgl-name span") == [lane["label"] for lane in end["lanes"]["lanes"]]
     assert page.page.locator(".sgl-bars > g").count() == len(end["lanes"]["bars"])
     assert page.texts(".sgl-m-cached .sgl-value") == [str(end["metrics"]["cached"])]
+    assert page.texts(".sgl-m-hit .sgl-value") == [f"{100 * end['metrics']['hit_rate']:.1f}\u2009%"]
     assert page.texts(".sgl-tally") == [f"{len(stage.tree)} nodes"]
 
 
@@ -379,3 +380,23 @@ def test_nothing_is_wider_than_the_cell_nor_a_number_than_its_place(browser: Bro
           .filter((box) => box.scrollWidth > box.clientWidth + 1).map((box) => box.className)"""
     )
     assert overflow == []
+
+
+def test_every_number_of_the_strip_stands_in_one_row_and_no_word_of_the_axis_is_cut(page: WidgetPage) -> None:
+    message = full(story())
+    message["metrics"]["forced"] = 35
+    page.open()
+    page.receive(message)
+    for width in (1280, 1180, 1000):
+        page.page.set_viewport_size({"width": width, "height": 900})
+        page.painted()
+        page.painted()
+        tops, cut = page.page.evaluate(
+            """() => {
+              const strip = [...document.querySelectorAll('.sgl-metric')].filter((one) => one.offsetParent);
+              const edge = document.querySelector('.sgl-plot').getBoundingClientRect().right;
+              const words = [...document.querySelectorAll('.sgl-grid text')];
+              return [strip.map((one) => one.offsetTop), words.filter((one) => one.getBoundingClientRect().right > edge).length];
+            }"""
+        )
+        assert (len(tops), len(set(tops)), cut) == (9, 1, 0)

@@ -2,7 +2,7 @@
 
 import { BAR_MEANING, clamp, count, el, panel, seconds, setText, svg, tool } from "./page.js";
 
-const LANE = { height: 24, axis: 24, indent: 12, pad: 9 };
+const LANE = { height: 24, axis: 24, indent: 12, pad: 9, word: 48 };
 const HATCHED = ["prefill", "score", "preempted", "forced"];
 const EVERY_MS = 50;
 const SELDOM = ["forced", "drafted", "score", "preempted"];
@@ -205,8 +205,10 @@ export class TimelinePanel {
     const word = (ms) =>
       ms === 0 ? "0" : pace >= 1000 ? `${Math.round(ms / 1000)} s` : to >= 1000 ? `${+(ms / 1000).toFixed(3)} s` : `${+ms.toFixed(2)} ms`;
     for (let ms = Math.ceil(from / pace) * pace; ms <= to; ms += pace) {
-      const x = this.x(ms).toFixed(1);
-      marks.push(svg("line", { x1: x, x2: x, y1: LANE.axis - 6, y2: "100%" }), svg("text", { x: this.x(ms) + 4, y: 12 }, word(ms)));
+      const x = this.x(ms);
+      const isLast = x > this.width - LANE.word; // its word stands before it, else it would be cut
+      const name = svg("text", { x: x + (isLast ? -4 : 4), y: 12, "text-anchor": isLast ? "end" : "start" }, word(ms));
+      marks.push(svg("line", { x1: x.toFixed(1), x2: x.toFixed(1), y1: LANE.axis - 6, y2: "100%" }), name);
     }
     this.grid.replaceChildren(...marks);
   }

@@ -88,7 +88,7 @@ export class TokensPanel {
     const heat = el(
       "label",
       { class: "sgl-setting", title: "What would have been likely at another temperature, from the recorded alternatives" },
-      el("span", { "aria-hidden": "true" }, "T"),
+      el("span", { "aria-hidden": "true" }, "Temperature"),
       this.heat,
       this.degrees,
     );

@@ -290,8 +290,8 @@ class Metrics {
     if (m === this.painted || !m) return;
     this.painted = m;
     const put = (name, text) => setText(this.fields[name], text);
-    put("speed", m.tok_s >= 100 ? m.tok_s.toFixed(0) : m.tok_s.toFixed(1));
-    put("hit", m.hit_rate === null ? "–" : `${(100 * m.hit_rate).toFixed(0)}\u2009%`);
+    put("speed", m.tok_s >= 100 ? brief(Math.round(m.tok_s)) : m.tok_s.toFixed(1));
+    put("hit", m.hit_rate ? percent(m.hit_rate) : m.hit_rate === 0 ? "0\u2009%" : "–");
     for (const name of ["cached", "computed", "generated", "forced", "forks"]) put(name, brief(m[name]));
     this.fields.forced.parentNode.hidden = !m.forced;
     this.fields.forks.parentNode.hidden = Boolean(this.view.store.options.dashboard);
