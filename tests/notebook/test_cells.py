@@ -395,7 +395,7 @@ def test_a_cell_that_asks_for_a_gpu_where_none_is_says_so_once_and_runs(fresh_ke
 
 def test_what_is_here_is_listed_and_the_machine_looked_at(kernel: Kernel) -> None:
     kernel.run("%sgl model")
-    assert re.search(r"^smollm2 +in use +\d+ +in memory", kernel.run("%sgl models --text").printed, re.MULTILINE)
+    assert re.search(r"^smollm2 +in use +[\d,]+ +in memory", kernel.run("%sgl models --text").printed, re.MULTILINE)
     assert re.search(r"^ok +python ", kernel.run("%sgl doctor").printed, re.MULTILINE)
 
 

@@ -32,6 +32,7 @@ _NAMES = {
     "drafted_tokens": "guessed ahead",
     "accepted_tokens": "guessed right",
     "rejected_tokens": "guessed wrong",
+    "overrun_tokens": "behind an end",
     "masks_s": "constraint masks",
     "commit_s": "taking in results",
     "listeners_s": "telling programs",
