@@ -160,10 +160,12 @@ def packed_matmul(x: Tensor, packed: Packed, bias: Tensor | None = None, *, inva
     """
     rows, n_out, n_in = len(x), packed.n_out, packed.n_in
     y = x.new_empty(rows, n_out)
-    tile = 64 if invariant else min(128, max(16, triton.next_power_of_2(rows)))
-    large = {"BLOCK_M": tile, "BLOCK_N": 128, "num_warps": 8, "num_stages": 3}
-    small = {"BLOCK_M": tile, "BLOCK_N": 128 if tile == 16 else 64, "num_warps": 4, "num_stages": 4}
-    config = choice("packed_matmul", (n_out, n_in, packed.bits, tile), large if tile == 128 else small)
+    block = 64 if invariant else min(128, max(16, triton.next_power_of_2(rows)))
+    if x.dtype is torch.float32:  # which has no tensor cores in full precision, and needs twice the registers
+        block = min(block, 32)
+    large = {"BLOCK_M": block, "BLOCK_N": 128, "num_warps": 8, "num_stages": 3}
+    small = {"BLOCK_M": block, "BLOCK_N": 128 if block == 16 else 64, "num_warps": 4, "num_stages": 4}
+    config = choice("packed_matmul", (n_out, n_in, packed.bits, block), large if block == 128 else small)
     grid = (triton.cdiv(rows, config["BLOCK_M"]), triton.cdiv(n_out, config["BLOCK_N"]))
     blocks = len(packed.words)
     splits = 1 if invariant or grid[0] > 1 else max(1, min(triton.cdiv(PROGRAMS, grid[1]), blocks // 4))
@@ -212,6 +214,12 @@ def invariant_kernel(
     tl.store(at, sums.to(y_ptr.dtype.element_ty), mask=here[:, None] & real[None, :])
 
 
+def tile(x: Tensor) -> dict[str, int]:
+    """Of a product whose bits must not depend on how many rows there are; 128 bytes of a row at a time."""
+    side = 128 // x.element_size()
+    return {"BLOCK_M": 64, "BLOCK_N": side, "BLOCK_K": side, "num_warps": 4, "num_stages": 4}
+
+
 def invariant_matmul(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x @ weight.T + bias in one tile size and one order of sums: a row's bits depend on the row alone.
 
@@ -224,15 +232,11 @@ def invariant_matmul(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     """
     rows, (n_out, n_in) = len(x), weight.shape
     y = x.new_empty(rows, n_out)
-    config = choice("invariant_matmul", (n_out, n_in), TILE)
+    config = choice("invariant_matmul", (n_out, n_in), tile(x))
     grid = (triton.cdiv(rows, config["BLOCK_M"]), triton.cdiv(n_out, config["BLOCK_N"]))
     sizes = {"N_OUT": n_out, "N_IN": n_in, "BIAS": bias is not None, "OPERAND": operand_type(x.dtype)}
     launch(invariant_kernel, grid, x, weight, y if bias is None else bias, y, rows, **sizes, **config)
     return y
-
-
-TILE = {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 4, "num_stages": 4}
-"""of a dense product whose bits must not depend on how many rows there are"""
 
 
 def invariant_matmul_twin(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
