@@ -182,7 +182,7 @@ class StepRan:
 
 @dataclass(frozen=True, slots=True)
 class NodeInserted:
-    """A new leaf, without leases or hits; its last use is the clock of the latest Touched.
+    """A new leaf, without leases or hits; it was born, and last used, at the clock of the latest Touched.
 
     The root of a namespace has no parent, no tokens, and carries the namespace; it is never evicted.
     """
@@ -197,7 +197,7 @@ class NodeInserted:
 class NodeSplit:
     """`upper` was put between `node` and its parent and took the first `n_upper` tokens of `node`.
 
-    `node` keeps its id, its children and its leases; `upper` inherits its refs, last use and hits.
+    `node` keeps its id, its children and its leases; `upper` inherits its refs, birth, last use and hits.
     """
 
     node: NodeId

@@ -19,6 +19,8 @@ class TreeNode:
     last_used: int
     """logical clock"""
     hits: int
+    born: int = 0
+    """logical clock when its KV came into the tree; 0 in records that are older than this field"""
 
 
 @dataclass(frozen=True, slots=True)

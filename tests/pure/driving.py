@@ -167,11 +167,11 @@ class Fold:
             case NodeInserted(node, parent, tokens, namespace):
                 assert node not in nodes
                 assert (parent is None) == (not tokens)
-                nodes[node] = TreeNode(node, parent, tokens, namespace, 0, self.clock, 0)
+                nodes[node] = TreeNode(node, parent, tokens, namespace, 0, self.clock, 0, self.clock)
             case NodeSplit(node, upper, n_upper):
                 old = nodes[node]
-                nodes[upper] = TreeNode(upper, old.parent, old.tokens[:n_upper], old.namespace, old.refs, old.last_used, old.hits)
-                nodes[node] = TreeNode(node, upper, old.tokens[n_upper:], old.namespace, old.refs, old.last_used, old.hits)
+                nodes[upper] = replace(old, node=upper, tokens=old.tokens[:n_upper])
+                nodes[node] = replace(old, parent=upper, tokens=old.tokens[n_upper:])
             case NodeEvicted(node, n_tokens):
                 assert len(nodes.pop(node).tokens) == n_tokens
                 assert all(other.parent != node for other in nodes.values())
@@ -179,12 +179,12 @@ class Fold:
                 self.clock = clock
                 for node in touched:
                     old = nodes[node]
-                    nodes[node] = TreeNode(node, old.parent, old.tokens, old.namespace, old.refs, clock, old.hits + 1)
+                    nodes[node] = replace(old, last_used=clock, hits=old.hits + 1)
             case LocksChanged(refs):
                 for node, n in refs:
                     old = nodes[node]
                     assert old.refs != n
-                    nodes[node] = TreeNode(node, old.parent, old.tokens, old.namespace, n, old.last_used, old.hits)
+                    nodes[node] = replace(old, refs=n)
             case _:
                 pass
 

@@ -52,6 +52,7 @@ class Leaf:
     leases: int = 0
     used: int = 0
     hits: int = 0
+    born: int = 0
 
 
 @dataclass
@@ -231,7 +232,7 @@ class Stage:
             found = [leaf for leaf in self.tree.values() if leaf.parent in level]
             ordered += found
             level = [leaf.node for leaf in found]
-        nodes = tuple(TreeNode(n.node, n.parent, n.tokens, NAMESPACE, n.leases, n.used, n.hits) for n in ordered)
+        nodes = tuple(TreeNode(n.node, n.parent, n.tokens, NAMESPACE, n.leases, n.used, n.hits, n.born) for n in ordered)
         return TreeSnapshot(nodes, self.n_pages, self.free_pages, len(self.entries))
 
     def match(self, job: Job) -> None:
@@ -295,14 +296,14 @@ class Stage:
 
     def _split(self, leaf: Leaf, n_upper: int) -> NodeId:
         upper = NodeId(self._nodes.next())
-        self.tree[upper] = Leaf(upper, leaf.parent, leaf.tokens[:n_upper], leaf.leases, leaf.used, leaf.hits)
+        self.tree[upper] = Leaf(upper, leaf.parent, leaf.tokens[:n_upper], leaf.leases, leaf.used, leaf.hits, leaf.born)
         leaf.parent, leaf.tokens = upper, leaf.tokens[n_upper:]
         self.emit(NodeSplit(leaf.node, upper, n_upper))
         return upper
 
     def _add(self, parent: NodeId | None, tokens: tuple[int, ...]) -> NodeId:
         node = NodeId(self._nodes.next())
-        self.tree[node] = Leaf(node, parent, tokens, used=self._clock)
+        self.tree[node] = Leaf(node, parent, tokens, used=self._clock, born=self._clock)
         self.emit(NodeInserted(node, parent, tokens, NAMESPACE))
         return node
 

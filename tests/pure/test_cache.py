@@ -120,6 +120,23 @@ def test_the_least_often_used_or_the_first_that_came_goes_first_where_that_is_th
         assert [names[event.node] for event in fold.of(NodeEvicted)] == order
 
 
+@pytest.mark.parametrize("evict", POLICIES)
+def test_a_tree_that_is_restored_from_a_snapshot_evicts_in_the_same_order(evict: str) -> None:
+    tree = RadixTree(PagePool(64, 1), POLICIES[evict]())
+    for text in ("one", "two", "three", "one more"):
+        put(tree, text)
+        tree.release(lease(tree, "two" if text == "three" else text[:2]))
+    again = RadixTree(PagePool(64, 1), POLICIES[evict]())
+    again.restore(tree.snapshot(0).nodes)
+    gone = []
+    for one in (tree, again):
+        gone.append([])
+        while before := shape(one).keys() - {"|"}:
+            one.evict(1)
+            gone[-1] += before - shape(one).keys()
+    assert gone[0] == gone[1] != []
+
+
 def test_eviction_stops_when_there_is_room() -> None:
     tree, _ = filled(1, "aaaa", "bbbb", "cccc")
     assert tree.evict(5) == 8

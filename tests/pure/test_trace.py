@@ -97,6 +97,15 @@ def record() -> Record:
     return made
 
 
+def test_a_record_that_is_older_than_the_birth_of_nodes_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "run.jsonl"
+    write_jsonl(record(), file)
+    header, rest = file.read_text().split("\n", 1)
+    file.write_text(header.replace(',"born":0', "") + "\n" + rest)
+    assert "born" not in file.read_text()
+    assert read_jsonl(file) == record()
+
+
 def test_a_records_size_is_no_less_than_what_its_tree_spellings_and_events_take() -> None:
     tokens = tuple(range(1000, 3000))
     made = Record(RunId(1))

@@ -74,6 +74,11 @@ def common_length(a: Tokens, b: Tokens) -> int:
     return low
 
 
+def _told(node: Node) -> TreeNode:
+    parent = node.parent.id if node.parent else None
+    return TreeNode(node.id, parent, node.tokens, node.namespace, node.refs, node.last_used, node.hits, node.born)
+
+
 class RadixTree:
     """One root a namespace, made when it is first asked for and kept for ever."""
 
@@ -136,10 +141,7 @@ class RadixTree:
         return found[len(rest) : len(rest) + n_most] if found[: len(rest)] == rest else ()
 
     def snapshot(self, seq: int) -> TreeSnapshot:
-        nodes = tuple(
-            TreeNode(node.id, node.parent.id if node.parent else None, node.tokens, node.namespace, node.refs, node.last_used, node.hits)
-            for node in self.nodes()
-        )
+        nodes = tuple(_told(node) for node in self.nodes())
         return TreeSnapshot(nodes, self.pool.n_pages, self.pool.n_free, seq)
 
     def nodes(self) -> Iterator[Node]:
@@ -241,7 +243,7 @@ class RadixTree:
             parent = made[old.parent]
             pages = self.pool.take(len(old.tokens) // self.pool.page_size, TREE)
             made[old.node] = node = self._grow(parent, old.tokens, pages)
-            node.last_used, node.hits = old.last_used, old.hits
+            node.born, node.last_used, node.hits = old.born, old.last_used, old.hits
             self.clock = max(self.clock, old.last_used)
             self._offer(node)
 

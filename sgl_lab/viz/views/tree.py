@@ -52,6 +52,8 @@ class NodeRow(TypedDict):
     refs: int
     hits: int
     used: int
+    born: int
+    """like `used` a logical clock: a policy evicts by these"""
     state: str
     """root; running: a request leases exactly this node; locked: leased below; cached: may be evicted"""
     fresh: bool
@@ -197,7 +199,7 @@ class TreeView:
     # ------------------------------------------------------------ events
 
     def _insert(self, event: NodeInserted) -> None:
-        self._set(TreeNode(event.node, event.parent, event.tokens, event.namespace, 0, self._clock, 0))
+        self._set(TreeNode(event.node, event.parent, event.tokens, event.namespace, 0, self._clock, 0, self._clock))
         self._untold[event.node] = None
         self._fresh.add(event.node)
         for request in self._requests.values():
@@ -304,6 +306,7 @@ class TreeView:
             "refs": node.refs,
             "hits": node.hits,
             "used": node.last_used,
+            "born": node.born,
             "state": state,
             "fresh": node.node in self._fresh,
             "by": [*self._users.get(node.node, ())],
