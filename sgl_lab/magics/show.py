@@ -21,9 +21,11 @@ from ..contracts.tree import TreeSnapshot
 from ..viz.draw import html
 from ..viz.draw.escape import Markup, tag
 from ..viz.freeze import drawn, freeze
+from ..viz.legible import legible
 from ..viz.replay import Replay
 from ..viz.views import LanesView, MetricsView, TokensView, TreeView
 from ..viz.views.tree import TreePicture
+from .options import VIEWS
 
 if TYPE_CHECKING:
     from ..session import Lab
@@ -117,7 +119,7 @@ class Folded:
             tree=self.tree if "tree" in views else None,
             lanes=self.lanes if "timeline" in views else None,
             metrics=self.metrics,
-            replay=Replay(self._record, self._say, {"title": title, "views": list(views), **self._about}),
+            replay=self._replay(title, views),
             title=title,
             status=status,
             message=message,
@@ -125,8 +127,12 @@ class Folded:
         )
 
     def page(self, title: str, status: str, message: str) -> Markup:
-        """All views, as large as they are."""
-        return drawn(self.tokens, self.tree, self.lanes, self.metrics, title, status, message, 40_000)[0]
+        """All views, as large as they are, and the recording for a page with players."""
+        replay = self._replay(title, VIEWS)
+        return drawn(self.tokens, self.tree, self.lanes, self.metrics, title, status, message, 40_000, replay)[0]
+
+    def _replay(self, title: str, views: Sequence[str]) -> Replay:
+        return Replay(self._record, self._say, {"title": legible(title), "views": list(views), **self._about})
 
     def counts(self) -> dict[str, int]:
         """What was counted, for programs that read the notebook."""

@@ -1,4 +1,4 @@
-"""The page's code and style: one ES module out of the files in `static/`, and the form in which a saved cell carries both.
+"""The page's code and style: one ES module out of the files in `static/`, and the forms in which saved cells and pages carry both.
 
 The files import each other by name only, so that joining them in order and leaving out the import lines is all it
 takes; names at their top level are distinct (a test holds them to that).
@@ -34,6 +34,15 @@ replay(home, css, META, async () => JSON.parse(await unpack("DATA")));
 })(document.currentScript.parentNode);"""
 """Where anything of this is missing, the pictures stay as they are. A page with many cells takes the code once."""
 
+_START_ALL = """
+const unpacked = async (text) => {
+const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+return JSON.parse(await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text());
+};
+for (const data of document.querySelectorAll("script[data-sgl-recording]"))
+replay(data.parentNode, css, JSON.parse(data.dataset.sglRecording), () => unpacked(data.textContent));
+"""
+
 
 @cache
 def esm() -> str:
@@ -52,15 +61,24 @@ def packed(text: str) -> str:
 
 
 @cache
-def _code() -> tuple[str, str]:
-    """(key, code with style), without remarks and indents."""
-    code = _INDENT.sub("", _REMARK.sub("", esm()))
-    code += f"export const css = {json.dumps(_INDENT.sub('', css()))};\n"
-    return f"sgl_lab {hashlib.sha256(code.encode()).hexdigest()[:16]}", packed(code)
+def _code() -> str:
+    """Code with style, without remarks and indents."""
+    return _INDENT.sub("", _REMARK.sub("", esm())) + f"export const css = {json.dumps(_INDENT.sub('', css()))};\n"
+
+
+@cache
+def _packed_code() -> tuple[str, str]:
+    """(key, packed)."""
+    return f"sgl_lab {hashlib.sha256(_code().encode()).hexdigest()[:16]}", packed(_code())
+
+
+def players() -> str:
+    """A module for a page of its own: a player for every recording in it. The same text for every page, which so can allow it alone."""
+    return _code() + _START_ALL
 
 
 def player(recording: str, meta: dict[str, float]) -> str:
     """The script that puts a player before its siblings. `recording` is packed; `meta` is told without unpacking it."""
-    key, code = _code()
+    key, code = _packed_code()
     values = {"KEY": key, "CODE": code, "META": json.dumps(meta), "DATA": recording}
     return re.sub("KEY|CODE|META|DATA", lambda found: values[found[0]], _START)

@@ -1,7 +1,7 @@
 """What is left of a cell when it has ended: HTML and text that need no kernel, no script and no network.
 
 Reads the same in an untrusted notebook. Where scripts may run a player stands before the pictures. A bundle stays
-under `LIMIT`; what was cut says so.
+under `LIMIT`; what was cut says so, and a run that is too long for a player says what plays it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,17 @@ from .views.tree import TreePicture
 
 LIMIT = 256 * 1024
 """bytes of one bundle"""
+PAGE_LIMIT = 20 * 1024 * 1024
+"""bytes of the recording in a page of its own"""
 FOR_REPLAY = 112 * 1024
 """of these, what the pictures leave to the player and its recording"""
 Picture = TypeVar("Picture", covariant=True)
 FIRST_BUDGET = 6_000
 """tokens shown, unless that is too much"""
+TOO_LONG = (
+    "This run is too long for a saved cell to play it again: %sgl export run.html writes a page that plays all of it, "
+    "and %sgl save run.jsonl keeps it for a later session, where %sgl replay run.jsonl takes it up."
+)
 BARS_SHARE = 4
 """tokens shown for each bar of the timeline, so that both get fewer together"""
 
@@ -52,6 +58,7 @@ def freeze(
     `notes` are headings and texts that stand below the views.
     """
     n_tokens = FIRST_BUDGET
+    replay = None if replay is None or replay.is_empty else replay
     room = LIMIT - (FOR_REPLAY if replay else 0)
     while True:
         parts, words = _parts(tokens, tree, lanes, metrics, status, message, n_tokens)
@@ -61,9 +68,11 @@ def freeze(
         if (size := _size(bundle)) <= room or n_tokens < 2:
             break
         n_tokens = int(n_tokens * min(0.5, room / size))
-    if replay and (script := replay.script(LIMIT - _size(bundle) - 100)):
+    if replay is None:
+        return bundle
+    if script := replay.script(LIMIT - _size(bundle) - 100):
         return _bundle([tag("div", {}, *parts, script)], words, title, status, message)
-    return bundle
+    return _bundle([html.note(TOO_LONG), *parts], words, title, status, message)
 
 
 def _size(bundle: dict[str, str]) -> int:
@@ -83,9 +92,12 @@ def drawn(
     status: str,
     message: str,
     n_tokens: int,
+    replay: Replay | None = None,
 ) -> tuple[Markup, str]:
-    """The same, however large it is: the page and its text, with about `n_tokens` tokens at most."""
+    """The same for a page of its own: with about `n_tokens` tokens at most, and a recording for its player."""
     parts, words = _parts(tokens, tree, lanes, metrics, status, message, n_tokens)
+    if replay and (recording := replay.data(PAGE_LIMIT)):
+        parts = [tag("div", {}, *parts, recording)]
     return html.panel(title, status, message, parts), words
 
 

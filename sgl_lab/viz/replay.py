@@ -1,7 +1,7 @@
 """A run as a page can play it again: the messages that its live view would have got, each with its time.
 
 What is kept has to fit: a long run has fewer moments, and where that is not enough its beginning is told in one piece,
-without the alternatives and times of its tokens. Knows no HTML but the one script.
+without the alternatives and times of its tokens. Knows no HTML but the scripts that hold it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..contracts.events import Entry
 from ..contracts.ids import RunId
 from ..trace import Record
 from .bundle import packed, player
-from .draw.escape import Markup, script
+from .draw.escape import Markup, data, script
 from .draw.streams import fair_share
 from .sender import REST_EVERY_NS, TOKENS_EVERY_NS, Message, Sender, Views
 from .views import LanesView, MetricsView, TokensView, TreeView
@@ -23,6 +23,10 @@ from .views.clock import RunClock
 
 MOMENTS = 300
 """about as many messages with tokens are kept, and a third as many with the rest"""
+MANY_MOMENTS = 2_000
+"""the same of a page of its own, which need not be small"""
+ABOUT = 300
+"""bytes of what stands around a recording"""
 CUTS = ((1.0, None), (0.4, None), (0.1, None), (0.0, None), (0.0, 4_000), (0.0, 1_000))
 """what is tried: the newest share of the moments; then only the end, with so many of the newest tokens and bars and no texts of nodes"""
 
@@ -38,8 +42,22 @@ class Replay:
     spell: Callable[[int], str]
     options: Mapping[str, Any]
 
+    @property
+    def is_empty(self) -> bool:
+        return not self.record.entries
+
     def script(self, budget: int) -> Markup | None:
         """The player with as much of the run as fits into `budget` bytes; None if hardly its end does."""
+        found = self._packed(budget - len(player("", {})) - ABOUT, MOMENTS)
+        return script(player(found[0], found[1] | {"cell": True})) if found else None
+
+    def data(self, budget: int) -> Markup | None:
+        """The same for a page that has the code (`bundle.players`)."""
+        found = self._packed(budget - ABOUT, MANY_MOMENTS)
+        return data("sgl-recording", json.dumps(found[1]), found[0]) if found else None
+
+    def _packed(self, budget: int, n_moments: int) -> tuple[str, dict[str, float]] | None:
+        """The recording, and what is told of it without unpacking it."""
         last = max((ms for ms, _ in _of_run(self.record.entries, self.record.run)), default=None)
         if last is None:
             return None
@@ -49,23 +67,25 @@ class Replay:
             if share > room:
                 continue  # hopeless
             since = moments[-1 - int(share * (len(moments) - 1))] if moments else 0.0
-            told = frames(self.record, self.spell, since, newest)
+            told = frames(self.record, self.spell, since, newest, n_moments)
             body = json.dumps({"options": dict(self.options), "frames": told}, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-            made = player(packed(body), {"ms": last, "since": since, "newest": newest or 0})
+            made = packed(body)
             if len(made) <= budget:
-                return script(made)
+                return made, {"ms": last, "since": since, "newest": newest or 0}
             moments = moments or [ms for ms, _ in told]
             room = min(room, budget / len(made)) if share == 1 else room
         return None
 
 
-def frames(record: Record, spell: Callable[[int], str], since: float = 0.0, newest: int | None = None) -> list[Frame]:
+def frames(
+    record: Record, spell: Callable[[int], str], since: float = 0.0, newest: int | None = None, n_moments: int = MOMENTS
+) -> list[Frame]:
     """The first tells everything up to `since`, only the `newest` tokens if need be; the others tell what came then."""
     run = record.run
     views = Views(TokensView(spell, run), TreeView(spell), LanesView(run), MetricsView(run))
     entries = _of_run(record.entries, run)
     length = entries[-1][0] - since if entries else 0.0
-    sender = Sender(views, pace=max(1.0, length * 1e6 / (MOMENTS * TOKENS_EVERY_NS)), limit=1 << 40)
+    sender = Sender(views, pace=max(1.0, length * 1e6 / (n_moments * TOKENS_EVERY_NS)), limit=1 << 40)
     sender.load(record.snapshot)
     told: list[Frame] = []
     now = since

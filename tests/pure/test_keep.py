@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import errno
+import hashlib
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,9 @@ from sgl_lab.magics.desk import Desk
 from sgl_lab.trace import Record, read_jsonl, write_jsonl
 from sgl_lab.trace.files import check_ours, write_whole
 from sgl_lab.trace.record import MARK, RecordUnreadable
+from sgl_lab.viz import bundle
 from sgl_lab.viz.draw import page, perfetto
-from sgl_lab.viz.draw.escape import tag
+from sgl_lab.viz.draw.escape import data, module, tag
 from sgl_lab.viz.explain.diff import diff
 from sgl_lab.viz.explain.why import why
 from sgl_lab.viz.freeze import drawn
@@ -239,21 +243,43 @@ def nested(spans: list[tuple[float, float]]) -> None:
 
 
 @pytest.mark.parametrize("payload", HOSTILE)
-def test_a_page_holds_no_script_asks_for_nothing_and_keeps_hostile_text_as_text(payload: str) -> None:
+def test_a_page_lets_no_script_run_but_ours_asks_for_nothing_and_keeps_hostile_text_as_text(payload: str) -> None:
     stage, spell = hostile_stage(payload)
     finished = Entry(len(stage.entries), 10**9, CellFinished(RunId(1), "error", payload))
     record = Record(RunId(1), entries=[*stage.entries, finished])
     record.end(spell)
     parts = exported(Desk(), record)
-    source = page.page(payload, parts)
+    source = page.page(payload, parts, bundle.players())
     assert source.startswith("<!doctype html>")
     found = Reader(source.replace("<meta ", "<br "))
     assert found.stack == []
-    assert found.tags <= TAGS | {"html", "head", "title", "style", "body", "main"}
-    assert {name for name, _ in found.attributes} <= ATTRIBUTES | {"charset", "name", "content", "http-equiv", "lang"}
-    assert "default-src 'none'" in [value for name, value in found.attributes if name == "content"][1]
+    assert found.tags <= TAGS | {"html", "head", "title", "style", "body", "main", "script"}
+    known = ATTRIBUTES | {"charset", "name", "content", "http-equiv", "lang", "type", "data-sgl-recording"}
+    assert {name for name, _ in found.attributes} <= known
+    policy = [value for name, value in found.attributes if name == "content"][1]
+    scripts = re.findall(r"<script([^>]*)>(.*?)</script", source, re.DOTALL)
+    assert [head.split('"')[1] for head, _ in scripts] == ["application/gzip", "module"]
+    assert re.fullmatch(r"[\w+/=]+", scripts[0][1])
+    ours = base64.b64encode(hashlib.sha256(scripts[1][1].encode()).digest()).decode()
+    assert policy.startswith("default-src 'none'; ")
+    assert policy.endswith(f" script-src 'sha256-{ours}'")
+    assert scripts[1][1] == bundle.players()
     source.encode()
     json.dumps(perfetto.trace(record)).encode()
+
+
+def test_a_page_without_code_lets_no_script_run() -> None:
+    source = page.page("t", [tag("div", {}, "x")])
+    assert "script-src 'none'" in source.replace("&#39;", "'")
+    assert "<script" not in source
+
+
+def test_what_could_end_a_script_is_refused() -> None:
+    for code in ("'</script>'", "'<!--'", "'<SCRIPT'"):
+        with pytest.raises(ValueError, match="end it"):
+            module(code)
+    with pytest.raises(ValueError, match="packed"):
+        data("name", "{}", "</script>")
 
 
 def test_a_run_without_entries_is_a_run() -> None:

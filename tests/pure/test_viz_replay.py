@@ -6,12 +6,17 @@ import base64
 import gzip
 import json
 import re
+from html import unescape
 from typing import Any
 
 import pytest
 
+from sgl_lab.contracts.events import CellStarted, Entry
+from sgl_lab.contracts.ids import NodeId
+from sgl_lab.contracts.tree import TreeNode, TreeSnapshot
 from sgl_lab.magics.show import Folded
-from sgl_lab.viz.freeze import LIMIT
+from sgl_lab.trace import Record
+from sgl_lab.viz.freeze import LIMIT, TOO_LONG
 from sgl_lab.viz.replay import Replay, frames
 from tests.pure.story import Stage, record_of, story
 from tests.pure.test_live_pump import PageState, views_of
@@ -115,6 +120,25 @@ def test_of_a_run_too_long_even_for_that_the_newest_tokens_are_kept() -> None:
 def test_what_fits_nowhere_is_left_out_whole() -> None:
     stage = story()
     assert Replay(record_of(stage), stage.spell, {}).script(10_000) is None
+
+
+def test_a_run_that_no_saved_cell_can_play_says_what_does() -> None:
+    stage = story()
+    nodes = [
+        TreeNode(NodeId(n), NodeId(0) if n else None, (*range(8 * n, 8 * n + 8),), ("m",), 0, n * 7919 % 10_007, 0) for n in range(4_000)
+    ]
+    record = Record(stage.run, TreeSnapshot(tuple(nodes), 50_000, 18_000, 0), entries=[Entry(0, 0, CellStarted(stage.run, "t", ""))])
+    folded = Folded(record, lambda token: f"{token * 7907 % 1_000_003:x} ")
+    html = folded.bundle(("tokens", "tree", "timeline"), "large")["text/html"]
+    assert "<script" not in html
+    assert html.count(TOO_LONG) == 1
+    assert "%sgl export" in TOO_LONG
+    assert TOO_LONG not in Folded(Record(stage.run)).bundle(("tokens",), "empty")["text/html"]
+    assert TOO_LONG not in Folded(record_of(stage), stage.spell).bundle(("tokens",), "short")["text/html"]
+    about, recording = re.findall(r'data-sgl-recording="([^"]*)">([^<]*)<', folded.page("large", "ok", "").source)[0]
+    assert json.loads(unescape(about))["since"] == 0
+    kept = json.loads(gzip.decompress(base64.b64decode(recording)))
+    assert sum(len(message["tree"]["nodes"]) for _, message in kept["frames"] if "tree" in message) == 4_000
 
 
 def test_hostile_words_reach_the_page_packed() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...trace import read_jsonl, write_jsonl
 from ...trace.record import MARK as RECORD_MARK
+from ...viz import bundle
 from ...viz.draw import asked as draw_asked
 from ...viz.draw import html, page, perfetto
 from ...viz.draw import why as draw_why
@@ -40,17 +41,17 @@ def _replay(shell: Any, desk: Desk, words: Words) -> None:
     record = read_jsonl(path)
     desk.last = desk.replayed[path.stem] = record
     folded, ended = Folded(record), record.ended
-    bundle = folded.bundle(VIEWS, f"{path.name} · {record.title}", ended.status, ended.message)
+    shown = folded.bundle(VIEWS, f"{path.name} · {record.title}", ended.status, ended.message)
     if "--text" in words.options or not in_kernel(shell):
-        print(bundle["text/plain"])
+        print(shown["text/plain"])
     else:
-        Place(shell).show(bundle, {"sgl_lab": {"counts": folded.counts(), "status": ended.status}})
+        Place(shell).show(shown, {"sgl_lab": {"counts": folded.counts(), "status": ended.status}})
 
 
 def _export(shell: Any, desk: Desk, words: Words) -> None:
     path = target(words.name(), words, page.MARK, "%sgl export run.html")
     record = desk.run(words.name(1))
-    write(path, page.page(f"sgl_lab · {record.title}", exported(desk, record)))
+    write(path, page.page(f"sgl_lab · {record.title}", exported(desk, record), bundle.players()))
 
 
 def exported(desk: Desk, record: Record) -> list[Markup]:
@@ -77,7 +78,11 @@ COMMANDS = {
     "save": Command(_save, "FILE.jsonl [RUN] [--force]   keep the last run, or RUN, with every event of it", 2, FORCE, takes_runs=True),
     "replay": Command(_replay, "FILE.jsonl [--text]   see a saved run again; the other commands then take it too", 1, {"--text": ""}),
     "export": Command(
-        _export, "FILE.html [RUN] [--force]   the run as one page that needs no kernel and no network", 2, FORCE, takes_runs=True
+        _export,
+        "FILE.html [RUN] [--force]   the run as one page that plays it again, with no kernel and no network",
+        2,
+        FORCE,
+        takes_runs=True,
     ),
     "trace": Command(_trace, "FILE.json [RUN] [--force]   the run as a trace for Perfetto", 2, FORCE, takes_runs=True),
 }

@@ -1,6 +1,6 @@
 """The one place where HTML and SVG source is put together; everything that is not markup is escaped here.
 
-A `Markup` comes only from `tag`, `joined`, and our own `style_sheet` and `script`. A plain string is always text.
+A `Markup` comes only from `tag`, `joined`, and our own `style_sheet`, `script`, `module` and `data`. A plain string is always text.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from ..legible import legible
 
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]*")
+_PACKED = re.compile(r"[A-Za-z0-9+/=]*")
+_ENDS_SCRIPT = re.compile(r"<(?:[!/]|script)", re.IGNORECASE)
 _VOID = frozenset({"img", "br", "meta"})
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;", "`": "&#96;"})
 
@@ -66,6 +68,20 @@ def script(code: str) -> Markup:
     if "<" in code:
         raise ValueError("a script holds no markup")
     return Markup(f"<script>{code}</script>")
+
+
+def module(code: str) -> Markup:
+    """Our own module as it is, with nothing from outside in it: a policy may name it by its hash."""
+    if _ENDS_SCRIPT.search(code):
+        raise ValueError("a module holds nothing that could end it")
+    return Markup(f'<script type="module">{code}</script>')
+
+
+def data(name: str, about: str, packed: str) -> Markup:
+    """What a script of the page finds as the text of an element, with `about` as its attribute; it never runs."""
+    if not _PACKED.fullmatch(packed):
+        raise ValueError("data are packed")
+    return tag("script", {"type": "application/gzip", f"data-{name}": about}, Markup(packed))
 
 
 def css(**properties: str | int | float) -> str:

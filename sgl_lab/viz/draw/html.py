@@ -118,6 +118,10 @@ def details(summary: str, content: Markup, *, is_open: bool = False) -> Markup:
     return tag("details", {"open": is_open, "style": css(border_top=RULE)}, head, content)
 
 
+def note(words: str) -> Markup:
+    return tag("div", {"style": f"{_SMALL};{_MUTED};{css(margin_bottom='10px')}"}, words)
+
+
 def picture(svg: Markup, alt: str) -> Markup:
     """An SVG as an image: the only form of it that untrusted notebooks keep."""
     source = "data:image/svg+xml;base64," + base64.b64encode(svg.source.encode()).decode()

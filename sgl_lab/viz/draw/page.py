@@ -1,11 +1,13 @@
-"""One HTML file that needs nothing else: no script, no request, light and dark as the reader's system asks for."""
+"""One HTML file that needs nothing else: no request, no script but our own, light and dark as the reader's system asks for."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Iterable
 
 from ..legible import clipped
-from .escape import Markup, style_sheet, tag
+from .escape import Markup, module, style_sheet, tag
 
 MARK = '<meta name="generator" content="sgl_lab">'
 
@@ -14,18 +16,24 @@ _SHEET = (
     "body{font-family:system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;background:Canvas;color:CanvasText;"
     "max-width:1080px;margin:24px auto;padding:0 16px;overflow-wrap:break-word}"
 )
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+_POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'; script-src "
+)
 
 
-def page(title: str, parts: Iterable[Markup]) -> str:
+def page(title: str, parts: Iterable[Markup], code: str = "") -> str:
+    """`code` is a module of our own, and the only one that the page lets run."""
+    allowed = f"'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()}'" if code else "'none'"
     head = tag(
         "head",
         {},
         tag("meta", {"charset": "utf-8"}),
         tag("meta", {"name": "generator", "content": "sgl_lab"}),
-        tag("meta", {"http-equiv": "Content-Security-Policy", "content": _POLICY}),
+        tag("meta", {"http-equiv": "Content-Security-Policy", "content": _POLICY + allowed}),
         tag("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}),
         tag("title", {}, clipped(title, 120)),
         style_sheet(_SHEET),
     )
-    return "<!doctype html>" + tag("html", {"lang": "en"}, head, tag("body", {}, tag("main", {}, *parts))).source
+    body = tag("body", {}, tag("main", {}, *parts), module(code) if code else "")
+    return "<!doctype html>" + tag("html", {"lang": "en"}, head, body).source

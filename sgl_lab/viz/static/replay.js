@@ -231,9 +231,10 @@ class Player {
     setText(this.door, this.view ? "Close" : "Explore");
     this.door.setAttribute("aria-expanded", Boolean(this.view));
     for (const part of [...this.steps, this.pace, this.toggles]) part.hidden = !this.view;
-    const { since, newest } = this.meta;
+    const { since, newest, cell } = this.meta;
     const tokens = newest ? `, and of all tokens and bars the newest ${figure(newest)}` : "";
     this.cut.hidden = !since;
-    setText(this.cut, `To keep the notebook small, the first ${seconds(since)} are told in one piece, without alternatives and times${tokens}.`);
+    const [what, way] = cell ? ["notebook", " %sgl export run.html keeps all of it."] : ["page", ""];
+    setText(this.cut, `To keep the ${what} small, the first ${seconds(since)} are told in one piece, without alternatives and times${tokens}.${way}`);
   }
 }
