@@ -27,8 +27,8 @@ def _attend_prefix(
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, PAGE_SIZE: tl.constexpr, GRAIN: tl.constexpr,
     TILE: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """The query heads of one KV head of a tile's members, in ROWS rows, and one split of their prefix."""
-    head, split, tile = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    """ROWS of the query heads of one KV head of a tile's members, and one split of their prefix."""
+    head, split, tile = tl.program_id(0) % KV_HEADS, tl.program_id(1), tl.program_id(2)
     group = tl.load(tiles + 2 * tile)
     if group < 0:
         return
@@ -40,7 +40,7 @@ def _attend_prefix(
     stop = tl.minimum(start + size, length)
     line = tl.load(lines + group)
     first = tl.load(tiles + 2 * tile + 1)
-    index = tl.arange(0, ROWS)
+    index = tl.program_id(0) // KV_HEADS * ROWS + tl.arange(0, ROWS)
     present = (index < TILE * GROUP) & (first + index // GROUP < tl.load(ends + group))
     rows = tl.load(members + first + index // GROUP, mask=present, other=0).to(tl.int64)
     heads = rows * (KV_HEADS * GROUP) + head * GROUP + index % GROUP
@@ -84,14 +84,14 @@ def attend_cascade(
     _, heads, dim = q.shape
     kv_heads = keys.shape[1]
     group = heads // kv_heads
-    rows = padded(shared.tile * group)
     parts = Parts.empty(q, 2 * n_splits)
     tensors = (q, keys, values, contexts.table, shared.tiles, shared.members, shared.ends, shared.lines, shared.lengths)
     numbers = (contexts.table.shape[1], n_splits, 2 * n_splits, scale * LOG2_E)
-    sizes = {"KV_HEADS": kv_heads, "GROUP": group, "DIM": dim, "PAGE_SIZE": contexts.page_size, "GRAIN": GRAIN, "TILE": shared.tile}
-    tile = {"ROWS": rows, "BLOCK_D": padded(dim)}
+    sizes = {"KV_HEADS": kv_heads, "GROUP": group, "DIM": dim, "PAGE_SIZE": contexts.page_size, "GRAIN": GRAIN}
+    rows = min(64, padded(shared.tile * group))
+    tile = {"TILE": shared.tile, "ROWS": rows, "BLOCK_D": padded(dim)}
     blocks = choice("cascade", (rows, dim, q.element_size()), _default(rows, padded(dim), q.element_size()))
-    grid = (kv_heads, n_splits, shared.tiles.shape[0])
+    grid = (kv_heads * triton.cdiv(shared.tile * group, rows), n_splits, shared.tiles.shape[0])
     launch(_attend_prefix, grid, *tensors, parts.outputs, parts.sums, *numbers, **sizes, **tile, **blocks)
     attend_splits(q, keys, values, contexts, shared.first, scale, parts, n_splits, GRAIN)
     merge(parts, contexts, shared.first, n_splits, GRAIN, out)
@@ -100,7 +100,7 @@ def attend_cascade(
 
 def _default(rows: int, block_d: int, itemsize: int) -> dict[str, int]:
     block_n = max(16, min(64, 8192 // block_d, 16384 // block_d // itemsize))
-    return {"BLOCK_N": block_n, "STAGES": 3, "num_warps": 8 if rows * block_d > 8192 else 4}
+    return {"BLOCK_N": block_n, "STAGES": 5, "num_warps": 8 if rows * block_d * itemsize > 4096 else 4}
 
 
 def attend_cascade_twin(

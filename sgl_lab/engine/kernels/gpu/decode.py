@@ -30,8 +30,6 @@ GRAIN = 64
 """Splits are multiples of this many tokens."""
 INVARIANT_GRAIN = 256
 """All splits have this many tokens where a token's bits may depend on nothing but its own context."""
-PARTS_AT_ONCE = 1 << 24
-"""Numbers in the parts of rows that are attended to together there: each token of a prompt is a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,16 +171,21 @@ def attend_splits(
     group = heads // kv_heads
     tensors = (q, keys, values, contexts.table, contexts.lines, contexts.lengths, contexts.lengths if first is None else first)
     numbers = (contexts.table.shape[1], n_splits, parts.sums.shape[2], scale * LOG2_E)
-    constants = {"DIM": dim, "PAGE_SIZE": contexts.page_size, "AFTER": first is not None, "GRAIN": grain, "BLOCK_D": padded(dim)}
-    default = {"BLOCK_N": max(16, min(64, 8192 // padded(dim), 16384 // padded(dim) // q.element_size())), "STAGES": 3, "num_warps": 4}
-    constants |= choice("decode", (group, dim, q.element_size()), default)
+    sizes = {"DIM": dim, "PAGE_SIZE": contexts.page_size, "AFTER": first is not None, "GRAIN": grain, "BLOCK_D": padded(dim)}
+    blocks = choice("decode", (group, dim, q.element_size()), _default(group, padded(dim), q.element_size()))
     args = (*tensors, parts.outputs, parts.sums, *numbers)
     if group == 1:
-        launch(_decode_head, (heads, n_splits, rows), *args, HEADS=heads, **constants)
+        launch(_decode_head, (heads, n_splits, rows), *args, HEADS=heads, **sizes, **blocks)
     else:
         tile = min(64, padded(group))
         grid = (kv_heads * triton.cdiv(group, tile), n_splits, rows)
-        launch(_decode_group, grid, *args, KV_HEADS=kv_heads, GROUP=group, ROWS=tile, **constants)
+        launch(_decode_group, grid, *args, KV_HEADS=kv_heads, GROUP=group, ROWS=tile, **sizes, **blocks)
+
+
+def _default(group: int, block_d: int, itemsize: int) -> dict[str, int]:
+    """Blocks of 8 KiB of keys of 64 dims, or 16 of more; two are read ahead of use, and page ids two blocks ahead of them."""
+    block_n = max(16, min(64, 8192 // block_d, 16384 // block_d // itemsize))
+    return {"BLOCK_N": block_n, "STAGES": 3 if group == 1 else 5, "num_warps": 4}
 
 
 def merge(parts: Parts, contexts: Contexts, first: Tensor | None, n_splits: int, grain: int, out: Tensor) -> None:
@@ -228,15 +231,16 @@ def attend_decode_twin(
     return out
 
 
-def attend_invariant(q: Tensor, keys: Tensor, values: Tensor, contexts: Contexts, scale: float) -> Tensor:
+def attend_invariant(q: Tensor, keys: Tensor, values: Tensor, contexts: Contexts, scale: float, *, parts_at_once: int = 1 << 24) -> Tensor:
     """`attend_decode` with splits of 256 tokens: a token's bits depend on its query and its own context alone.
 
     So every token of a step is a row here, those of a prompt too, whose lengths count up. Neither the other rows nor
-    the pages nor the width of the table change a bit.
+    the pages nor the width of the table change a bit. A prompt's parts may be many: at most `parts_at_once` numbers (or
+    those of 16 rows, which keeps tensors aligned) are kept at a time.
     """
     rows, heads, dim = q.shape
     n_splits = triton.cdiv(contexts.table.shape[1] * contexts.page_size, INVARIANT_GRAIN)
-    at_once = max(16, PARTS_AT_ONCE // (heads * n_splits * (dim + 1)) // 16 * 16)
+    at_once = max(16, parts_at_once // (heads * n_splits * (dim + 1)) // 16 * 16)
     out = torch.empty_like(q)
     for start in range(0, rows, at_once):
         some = slice(start, start + at_once)
@@ -247,10 +251,18 @@ def attend_invariant(q: Tensor, keys: Tensor, values: Tensor, contexts: Contexts
     return out
 
 
-def attend_invariant_twin(q: Tensor, keys: Tensor, values: Tensor, contexts: Contexts, scale: float) -> Tensor:
+def attend_invariant_twin(
+    q: Tensor, keys: Tensor, values: Tensor, contexts: Contexts, scale: float, *, parts_at_once: int = 1 << 24
+) -> Tensor:
     return attend_decode_twin(q, keys, values, contexts, scale, n_splits=1)
 
 
 def splits_for(rows: int, kv_heads: int, longest: int, processors: int) -> int:
-    """Splits of contexts of up to `longest` tokens that give each of a card's `processors` four programs, of 128 tokens or more."""
-    return max(1, min(-(-4 * processors // (rows * kv_heads)), longest // 128))
+    """How many splits keep a card's `processors` busy with `rows` contexts of up to `longest` tokens.
+
+    Three programs fit a processor. Where that takes four splits or more all run at once; else there are so many
+    programs, short ones, that it matters little that some finish last.
+    """
+    lone = rows * kv_heads
+    wanted = 3 * processors // lone if 4 * lone <= 3 * processors else -(-16 * processors // lone)
+    return max(1, min(wanted, longest // 128))
