@@ -108,6 +108,7 @@ def packed_kernel(
     SPLITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     GROUPS: tl.constexpr = 16 // BITS  # of 32 inputs to a block of 16 words
+    BLOCKS: tl.constexpr = (N_IN + GROUPS * 32 - 1) // (GROUPS * 32)
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     output = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     word = tl.arange(0, 16)
@@ -115,10 +116,12 @@ def packed_kernel(
     real = output < N_OUT
     line = row.to(tl.int64)[:, None] * N_IN
     sums = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
-    for block in tl.range(tl.program_id(2), tl.cdiv(N_IN, GROUPS * 32), SPLITS):
-        words = tl.load(words_ptr + (block * N_OUT + output.to(tl.int64)[:, None]) * 16 + word[None, :], mask=real[:, None], other=0)
+    for turn in tl.range(tl.cdiv(BLOCKS, SPLITS)):
+        block = turn * SPLITS + tl.program_id(2)
+        there = real & (block < BLOCKS)
+        words = tl.load(words_ptr + (block * N_OUT + output.to(tl.int64)[:, None]) * 16 + word[None, :], mask=there[:, None], other=0)
         for group in tl.static_range(GROUPS):
-            step = tl.load(steps_ptr + (block * GROUPS + group) * N_OUT + output, mask=real, other=0)
+            step = tl.load(steps_ptr + (block * GROUPS + group) * N_OUT + output, mask=there, other=0)
             scale, offset = _steps(step, BITS)
             for half in tl.static_range(2):
                 column = (block * GROUPS + group) * 32 + half * 16 + word
