@@ -85,7 +85,7 @@ def frames(
     views = Views(TokensView(spell, run), TreeView(spell), LanesView(run), MetricsView(run))
     entries = _of_run(record.entries, run)
     length = entries[-1][0] - since if entries else 0.0
-    sender = Sender(views, pace=max(1.0, length * 1e6 / (n_moments * TOKENS_EVERY_NS)), limit=1 << 40)
+    sender = Sender(views, pace=max(1.0, length * 1e6 / (n_moments * TOKENS_EVERY_NS)), limit=1 << 40, n_texts=None)
     sender.load(record.snapshot)
     told: list[Frame] = []
     now = since

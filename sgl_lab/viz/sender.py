@@ -20,6 +20,8 @@ MAX_BYTES = 64 * 1024
 TOKENS_EVERY_NS = 33_000_000
 REST_EVERY_NS = 100_000_000
 SNAPSHOT_EVERY_NS = 1_000_000_000
+TEXTS = 100
+"""of nodes are told in one turn: a large tree is there at once, and what its nodes say follows"""
 RUN = 16
 """tokens of an op that stay together when a message is cut"""
 
@@ -42,10 +44,21 @@ class Loadable(View, Protocol):
     def load(self, snapshot: TreeSnapshot) -> None: ...
 
 
+class Leisurely(Loadable, Protocol):
+    """A view with texts that may come later than all else."""
+
+    def delta(self, n_texts: int | None = None) -> Mapping[str, Any] | None: ...
+
+    def outline(self) -> Mapping[str, Any]: ...
+
+    @property
+    def is_behind(self) -> bool: ...
+
+
 class Views:
     """The four folds of one live run."""
 
-    def __init__(self, tokens: View, tree: Loadable, lanes: View, metrics: Loadable) -> None:
+    def __init__(self, tokens: View, tree: Leisurely, lanes: View, metrics: Loadable) -> None:
         self.tokens, self.tree, self.lanes, self.metrics = tokens, tree, lanes, metrics
         self._tree_from = 0
 
@@ -70,11 +83,12 @@ class Views:
 class Sender:
     """Turns changes into messages `{"seq", "kind": "delta" | "full", ...}`; see `static/store.js` for what a page does with them."""
 
-    def __init__(self, views: Views, *, pace: float = 1.0, limit: int = MAX_BYTES) -> None:
-        """`pace` 2 sends half as often; `limit` is the size of a message."""
+    def __init__(self, views: Views, *, pace: float = 1.0, limit: int = MAX_BYTES, n_texts: int | None = TEXTS) -> None:
+        """`pace` 2 sends half as often; `limit` is the size of a message; `n_texts` of nodes are told in one turn."""
         self._views = views
         self.pace = pace
         self._limit = limit
+        self._n_texts = n_texts
         self._seq = 0
         self._status: Message | None = None
         self._full_wanted = False
@@ -108,14 +122,20 @@ class Sender:
     def poll(self, now_ns: int, *, flush: bool = False) -> list[Message]:
         """The messages that may be sent now; `flush` sends whatever there is, due or not."""
         views = self._views.named()
+        tree = self._views.tree
+        n_texts = None if flush else self._n_texts
         parts: Message = {}
         kind = "delta"
         rest_due = flush or now_ns >= self._rest_due
         if rest_due and self._full_wanted:
             kind = "full"
             for name, view in views.items():
-                view.delta()  # what it tells is part of the full picture
-                parts[name] = view.full()
+                if view is tree and n_texts is not None:
+                    tree.delta(0)
+                    parts[name] = tree.outline()
+                else:
+                    view.delta()  # what it tells is part of the full picture
+                    parts[name] = view.full()
             self._full_wanted = self._tokens_stale = self._rest_stale = False
             self._status_stale = self._status is not None
             self._tokens_due = now_ns + int(self.pace * TOKENS_EVERY_NS)
@@ -126,12 +146,12 @@ class Sender:
             self._tokens_due = now_ns + int(self.pace * TOKENS_EVERY_NS)
         if rest_due:
             if self._rest_stale:
-                parts |= {name: view.delta() for name, view in views.items()}
+                parts |= {name: view.delta() if view is not tree else tree.delta(n_texts) for name, view in views.items()}
             if self._status_stale:
                 parts["status"] = self._status
             if kind == "full" or self._rest_stale or self._status_stale:
                 self._rest_due = now_ns + int(self.pace * REST_EVERY_NS)
-            self._rest_stale = self._status_stale = False
+            self._rest_stale, self._status_stale = tree.is_behind, False
         messages = []
         for body in split({name: part for name, part in parts.items() if part}, self._limit):
             messages.append({"seq": self._seq, "kind": kind} | body)

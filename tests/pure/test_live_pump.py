@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ipywidgets.widgets.widget import _instances
 
-from sgl_lab.contracts.events import CellStarted, Entry
-from sgl_lab.contracts.ids import RunId
-from sgl_lab.contracts.tree import TreeSnapshot
+from sgl_lab.contracts.events import CellStarted, Entry, NodeEvicted, NodeSplit
+from sgl_lab.contracts.ids import NodeId, RunId
+from sgl_lab.contracts.tree import TreeNode, TreeSnapshot
 from sgl_lab.trace import Ring
 from sgl_lab.viz.live import KEPT, LiveHandle, Pump, open_live
-from sgl_lab.viz.sender import MAX_BYTES, REST_EVERY_NS, SNAPSHOT_EVERY_NS, TOKENS_EVERY_NS, Message, Sender, Views, split
+from sgl_lab.viz.sender import MAX_BYTES, REST_EVERY_NS, SNAPSHOT_EVERY_NS, TEXTS, TOKENS_EVERY_NS, Message, Sender, Views, split
 from sgl_lab.viz.views import LanesView, MetricsView, TokensView, TreeView
 from sgl_lab.viz.views.tokens import TokensPicture
 from tests.pure.story import Stage, story
@@ -152,10 +152,11 @@ def test_what_does_not_fit_into_one_message_uses_up_the_turns_after_it() -> None
         def load(self, snapshot: TreeSnapshot) -> None:
             pass
 
-        def delta(self) -> Mapping[str, Any]:
+        def delta(self, n_texts: int | None = None) -> Mapping[str, Any]:
             return self._lists
 
-        full = delta
+        full = outline = delta
+        is_behind = False
 
     words = "x" * 1000
     tree = Loud(nodes=[{"id": n, "label": words} for n in range(150)])
@@ -251,6 +252,31 @@ def test_a_page_that_comes_late_to_a_long_run_is_told_all_of_it_in_messages_of_a
     assert [message["kind"] for message in messages] == ["full", *["delta"] * (len(messages) - 1)]
     assert len(messages) > 3
     assert late.known() == patient.known()
+
+
+def test_a_page_that_comes_late_to_five_thousand_nodes_sees_them_at_once_and_is_told_their_texts_by_and_by() -> None:
+    words = [f"«{n}» a longer sentence with some more words " for n in range(500)]
+    nodes = [TreeNode(NodeId(n), NodeId(n // 3) if n else None, (*range(n % 400, n % 400 + 24),), ("m",), 0, 0, 0) for n in range(5_000)]
+    sender = Sender(Views(TokensView(words.__getitem__), TreeView(words.__getitem__), LanesView(), MetricsView()))
+    page = PageState()
+    sender.load(TreeSnapshot(tuple(nodes), 200_000, 80_000, 0))
+    sizes, now, turn = [], 0, 0
+    while (pause := sender.pause_ns(now)) is not None:
+        sender.snapshot(now := now + pause)
+        messages = sender.poll(now)
+        for message in messages:
+            sizes.append(len(json.dumps(message, separators=(",", ":")).encode()))
+            page.take(message)
+        assert len(page.nodes) == 5_000
+        assert len(page.texts) <= TEXTS * turn
+        assert len(messages) <= 2 or turn == 0
+        if turn == 3:
+            sender.fold([Entry(0, 0, NodeSplit(NodeId(4_999), NodeId(5_001), 8)), Entry(1, 0, NodeEvicted(NodeId(4_998), 24))])
+        turn += 1
+    assert max(sizes) <= MAX_BYTES
+    assert now >= (turn - 2) * REST_EVERY_NS
+    assert page.texts.keys() == page.nodes.keys()
+    assert [len(page.texts[node]["ids"]) for node in (4_999, 5_001)] == [16, 8]
 
 
 class Counted(TokensView):

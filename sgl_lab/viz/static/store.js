@@ -264,7 +264,7 @@ export class Store {
 
   /** Ids of the nodes that may go, in the order in which the cache would let them go if nothing were used again. */
   evictionOrder() {
-    const { evict = "lru" } = this.options;
+    const { evict } = this.options;
     const key = { lru: (node) => [node.used], lfu: (node) => [node.hits, node.used], fifo: (node) => [node.born] }[evict] ?? (() => []);
     const before = (a, b) => {
       const [one, other] = [[...key(a), a.id], [...key(b), b.id]];

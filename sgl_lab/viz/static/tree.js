@@ -610,7 +610,8 @@ export class TreePanel {
     if (kind === "node") {
       const ago = Math.max(0, store.clock - node.used);
       facts.push(["hits", node.hits], ["last used", ago ? `${count(ago, "use")} of the cache ago` : "by the newest use of the cache"]);
-      facts.push(["would go", this.fate(node)]);
+      const fate = this.fate(node);
+      if (fate) facts.push(["would go", fate]);
     }
     const close = tool("Close", "×", () => this.select(null));
     const terms = facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))]);
@@ -627,12 +628,14 @@ export class TreePanel {
     );
   }
 
-  /** When the cache would let the node go. */
+  /** When the cache would let the node go; null where a recording does not tell its policy. */
   fate(node) {
     if (node.state === "root") return "never";
     if (node.refs) return `not while ${count(node.refs, "lease")} ${node.refs === 1 ? "holds" : "hold"} it`;
+    const { evict } = this.view.store.options;
+    if (!evict) return null;
     const order = this.view.store.evictionOrder();
-    return `${ordinal(order.indexOf(node.id) + 1)} of ${order.length} (${(this.view.store.options.evict ?? "lru").toUpperCase()})`;
+    return `${ordinal(order.indexOf(node.id) + 1)} of ${order.length} (${evict.toUpperCase()})`;
   }
 
   /** The newest requests that computed or found it; one of this run shows its bars. */

@@ -9,8 +9,9 @@ Knows no page and no policy.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from types import MappingProxyType
 from typing import TypedDict
 
@@ -180,13 +181,15 @@ class TreeView:
             case RequestFinished(request=request) if request in self._requests:
                 self._lease(self._requests.pop(request), None)
 
-    def delta(self) -> TreePicture | None:
-        """What changed since the last call, or None."""
-        if not (self._changed or self._gone or self._stale):
+    def delta(self, n_texts: int | None = None) -> TreePicture | None:
+        """What changed since the last call, or None; of the texts not told yet at most so many."""
+        if not (self._changed or self._gone or self._stale or self._untold):
             return None
-        picture = self._picture(self._changed, self._untold, self._new_ends, list(self._gone))
+        told = list(islice(self._untold, n_texts))
+        picture = self._picture(self._changed, told, self._new_ends, list(self._gone))
         self._changed = {}
-        self._untold = {}
+        for node in told:
+            del self._untold[node]
         self._new_ends = {}
         self._gone = {}
         self._stale = False
@@ -195,6 +198,16 @@ class TreeView:
     def full(self) -> TreePicture:
         """Everything, in the shape of a delta."""
         return self._picture(self._nodes, self._nodes, self._ends, [])
+
+    def outline(self) -> TreePicture:
+        """Everything but the texts, which the deltas after it tell."""
+        self._untold = dict.fromkeys(self._nodes)
+        return self._picture(self._nodes, (), self._ends, [])
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there are texts that no delta has told yet."""
+        return bool(self._untold)
 
     # ------------------------------------------------------------ events
 
@@ -267,7 +280,7 @@ class TreeView:
     # ------------------------------------------------------------ JSON
 
     def _picture(
-        self, nodes: Mapping[NodeId, object], untold: Mapping[NodeId, object], ends: Mapping[ForkId, object], gone: list[NodeId]
+        self, nodes: Mapping[NodeId, object], untold: Iterable[NodeId], ends: Mapping[ForkId, object], gone: list[NodeId]
     ) -> TreePicture:
         leased = {request.node for request in self._requests.values()}
         tails: list[TailRow] = []
