@@ -67,12 +67,14 @@ class Variant:
 
 def variant(launch: Launch) -> Variant:
     """As Triton specialises: types, numbers that are 1, and what is divisible by 16."""
-    names = launch.kernel.arg_names
-    passed = dict(zip(names, launch.args, strict=False)) | {name: value for name, value in launch.constants.items() if name in names}
-    constant = {parameter.name for parameter in launch.kernel.params if parameter.is_constexpr}
-    constants = {name: value for name, value in passed.items() if name in constant or (type(value) is int and value == 1)}
-    types = {name: "constexpr" if name in constants else _type(passed[name]) for name in names}
-    aligned = tuple(name for name, value in passed.items() if name not in constants and _is_aligned(value))
+    parameters = {parameter.name: parameter for parameter in launch.kernel.params}
+    passed = dict(zip(parameters, launch.args, strict=False)) | {name: it for name, it in launch.constants.items() if name in parameters}
+    special = {name for name, parameter in parameters.items() if not parameter.do_not_specialize}
+    constants = {
+        name: it for name, it in passed.items() if parameters[name].is_constexpr or (name in special and type(it) is int and it == 1)
+    }
+    types = {name: "constexpr" if name in constants else _type(passed[name]) for name in parameters}
+    aligned = tuple(name for name, it in passed.items() if name in special and name not in constants and _is_aligned(it))
     options = tuple((name, launch.constants[name]) for name in OPTIONS if name in launch.constants)
     return Variant(launch.kernel, tuple(types.items()), tuple(constants.items()), aligned, options)
 
@@ -99,12 +101,12 @@ def _is_aligned(value: Any) -> bool:
 def variants() -> dict[str, Variant]:
     """What all cases launch, each once, by the first case that launches it and the kernel."""
     found: dict[Variant, str] = {}
-    for case in gpu_cases.cases():
+    for case_name, case in gpu_cases.cases():
         heard: list[Launch] = []
         with hearing(heard.append):
             case.call()
         for launch in heard:
-            found.setdefault(variant(launch), f"{case.name}: {launch.kernel.fn.__name__}")
+            found.setdefault(variant(launch), f"{case_name}: {launch.kernel.fn.__name__}")
     assert len(set(found.values())) == len(found), "a case launches two variants of one kernel"
     return {name: it for it, name in found.items()}
 
@@ -148,7 +150,7 @@ def main() -> int:
     options = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET") == "1":
         parser.error("nothing is compiled under TRITON_INTERPRET=1: unset it")
-    if uncovered := gpu_cases.uncovered(gpu_cases.modules(), {case.wrapper for case in gpu_cases.cases()}):
+    if uncovered := gpu_cases.uncovered(gpu_cases.modules(), {case.wrapper for _, case in gpu_cases.cases()}):
         print(f"no case calls {', '.join(uncovered)}: add some to benchmarks/gpu_cases.py", file=sys.stderr)
         return 1
     os.environ.setdefault("TRITON_CACHE_DIR", str(CACHE))

@@ -1,4 +1,4 @@
-"""The `sgl-lab` command: tour, run, doctor, native, model.
+"""The `sgl-lab` command: tour, run, doctor, native, tune, model.
 
 Prints results on stdout and one-line errors on stderr; the exit code is 0, 1 (it failed) or
 2 (it was called wrongly). Loads IPython only when a notebook is run.
@@ -89,6 +89,11 @@ def _parser() -> argparse.ArgumentParser:
 
     native = commands.add_parser("native", help="build the native CPU step for this machine")
     native.set_defaults(command=_native)
+
+    tune = commands.add_parser("tune", help="measure which block sizes of the GPU kernels are best for a model on this GPU, and keep them")
+    tune.add_argument("model", nargs="?", default=store.SMOLLM2.name, help="default: %(default)s")
+    tune.add_argument("--device", default="cuda", help="cuda or cuda:N (default: %(default)s)")
+    tune.set_defaults(command=_tune)
 
     model = commands.add_parser("model", help="the model cache").add_subparsers(required=True, metavar="list|pull|rm")
     model.add_parser("list", help="what is here, and what could be").set_defaults(command=_model_list)
@@ -253,6 +258,29 @@ def _native(options: argparse.Namespace) -> int:
         print(f"no native CPU step: {reason}; models run on torch instead")
     else:
         print(build.build(store.cache_dir()))
+    return 0
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from .engine.model.place import find_place
+
+    device = find_place(options.device).device
+    if device.type == "cpu":
+        raise BadArgument("the GPU kernels are tuned, and they do not run on device cpu")
+
+    import torch
+
+    from .engine.kernels.gpu import cases, tune, tuning
+    from .engine.model.load import read_spec
+
+    with _Bar() as show:
+        spec = read_spec(store.resolve(options.model, progress=show), name=options.model, cache_dir=store.cache_dir(), progress=show)
+    shape = cases.Shape(spec.n_heads, spec.n_kv_heads, spec.head_dim, spec.hidden, spec.ffn, spec.vocab)
+    file = tuning.file_of(store.cache_dir(), torch.cuda.get_device_name(device))
+    with torch.cuda.device(device):
+        found = tune.tune(cases.cases(shape, device), tune.cost_on_gpu, lambda line: print(line, flush=True))
+    tuning.write(file, {**tuning.read(file), **found})
+    print(file)
     return 0
 
 

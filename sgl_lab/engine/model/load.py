@@ -12,6 +12,7 @@ import torch
 
 from ...contracts.errors import ModelError, ModelMissing, OutOfMemory
 from ...contracts.ids import Namespace
+from ..kernels.gpu import tuning
 from .fetch import Progress, unseen
 from .gguf_file import GgufFile
 from .llama import Llama
@@ -79,6 +80,8 @@ def load_model(
     what, hint = f"{name} with {spec.n_params / 1e6:,.0f}M parameters in {chosen}", "choose a smaller dtype or a smaller model"
     if place.type == "cpu":
         demand(n_bytes, what, hint=hint)
+    if place.type == "cuda":
+        tuning.use(tuning.file_of(cache_dir, torch.cuda.get_device_name(place)))
     total = spec.n_layers
 
     def loaded(n_layers: int) -> None:
@@ -94,6 +97,12 @@ def load_model(
     except (torch.OutOfMemoryError, MemoryError):
         raise OutOfMemory(f"{what} needs {mib(n_bytes)}, more than {place} has left", hint=hint) from None
     return LoadedModel(name, spec, model, tokenizer, str(place), chosen, (name, fingerprint(checkpoint.files), chosen), n_bytes)
+
+
+def read_spec(path: Path, *, name: str, cache_dir: Path, progress: Progress = unseen) -> LlamaSpec:
+    """What the model in a GGUF file or a folder is, without its weights."""
+    config = _folder(path, name, cache_dir, progress) / "config.json"
+    return spec_from_config(read_json(config), str(config))
 
 
 def _weight_bytes(spec: LlamaSpec, dtype: str, is_packed: bool) -> int:
