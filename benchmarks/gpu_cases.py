@@ -13,7 +13,7 @@ from types import ModuleType
 import torch
 
 from sgl_lab.engine.kernels import gpu
-from sgl_lab.engine.kernels.gpu.cases import Case, Shape, attention_cases, linear_cases, row_cases, sampling_case
+from sgl_lab.engine.kernels.gpu.cases import Case, Shape, attention_cases, expert_cases, linear_cases, row_cases, sampling_case
 
 SMOLLM2 = Shape(9, 3, 64, 576, 1536, 49152)
 LLAMA_7B = Shape(32, 32, 128, 4096, 11008, 32000)
@@ -31,6 +31,7 @@ def cases() -> Iterator[tuple[str, Case]]:
     yield from _named("SmolLM2-135M", [sampling_case(SMOLLM2.vocab, META)])
     yield from _named("Llama-3-8B", [sampling_case(LLAMA_3_8B.vocab, META)])
     yield from _named("Llama-3-8B", linear_cases(2 * LLAMA_3_8B.ffn, LLAMA_3_8B.hidden, META, torch.bfloat16))
+    yield from _named("8 experts as in Mixtral", expert_cases(8, 14336, 4096, META, torch.bfloat16))
 
 
 def _named(name: str, cases: Iterable[Case]) -> Iterator[tuple[str, Case]]:

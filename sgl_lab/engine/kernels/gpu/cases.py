@@ -16,6 +16,7 @@ from ..native.pack import Kind, quantise
 from .cascade import attend_cascade
 from .contexts import Contexts, Shared
 from .decode import attend_decode, attend_invariant
+from .experts import combine, experts_matmul, route, route_twin
 from .gate import silu_mul
 from .linear import Packed, invariant_matmul, packed_matmul
 from .norm import add_rms_norm, rms_norm
@@ -102,10 +103,21 @@ def linear_cases(n_out: int, n_in: int, device: torch.device, dtype: torch.dtype
     weight = torch.randn(n_out, n_in, dtype=dtype, device=device)
     packed = {"4 bits": Packed(quantise(weight, Kind.Q4), device), "8 bits": Packed(quantise(weight, Kind.Q8), device)}
     for n_rows in (1, PROMPTS * PREFIX):
-        x = torch.randn(n_rows, n_in, dtype=dtype, device=device)
+        x, rows = torch.randn(n_rows, n_in, dtype=dtype, device=device), "1 row" if n_rows == 1 else f"{n_rows} rows"
         for bits, these in packed.items():
-            yield Case(packed_matmul, partial(packed_matmul, x, these), f"{bits}, {n_rows} rows")
-        yield Case(invariant_matmul, partial(invariant_matmul, x, weight), f"{n_rows} rows")
+            yield Case(packed_matmul, partial(packed_matmul, x, these), f"{bits}, {rows}")
+        yield Case(invariant_matmul, partial(invariant_matmul, x, weight), rows)
+
+
+def expert_cases(n_experts: int, n_out: int, n_in: int, device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
+    """Of tokens that go to two experts each."""
+    weights, x = (torch.randn(*size, n_in, dtype=dtype, device=device) for size in ((n_experts, n_out), (ROWS,)))
+    logits = torch.randn(ROWS, n_experts, device=device)
+    routing = route_twin(logits, 2)
+    pairs = torch.randn(2 * ROWS, n_out, dtype=dtype, device=device)
+    yield Case(route, lambda: route(logits, 2).weights)
+    yield Case(experts_matmul, lambda: experts_matmul(x, weights, routing))
+    yield Case(combine, lambda: combine(pairs, routing))
 
 
 def _shared(device: torch.device) -> Shared:
