@@ -10,6 +10,8 @@ import pytest
 from sgl_lab.session import SPIN
 
 os.environ.setdefault("GOMP_SPINCOUNT", SPIN)  # read when torch is first imported
+# Read when numpy is, which multiplies for Triton's interpreter: what it takes on some CPUs sums the rows of one tile in several orders.
+os.environ["OPENBLAS_CORETYPE"] = "Nehalem"
 
 TABLE = pytest.StashKey[list[tuple[str, dict[str, object]]]]()
 

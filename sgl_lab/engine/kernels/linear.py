@@ -15,15 +15,20 @@ from torch import Tensor
 class Linear:
     """y = x @ weight.T + bias. `weight` is copied, `bias` is kept."""
 
-    __slots__ = ("_bias", "_packed", "_weight")
+    __slots__ = ("_packed", "bias", "weight")
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, pack: bool = True) -> None:
         self._packed = pack and weight.device.type == "cpu" and torch._C._has_mkldnn
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if self._packed else weight.clone()
-        self._bias = bias
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if self._packed else weight.clone()
+        """as it is multiplied with: of a CPU's own layout"""
+        self.bias = bias
+
+    @property
+    def n_bytes(self) -> int:
+        return self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._packed:
-            y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+            y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
             return y
-        return functional.linear(x, self._weight, self._bias)
+        return functional.linear(x, self.weight, self.bias)

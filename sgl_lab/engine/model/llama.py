@@ -26,7 +26,7 @@ Read = Callable[..., Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
+class Layer:
     attention_norm: Tensor
     qkv: Linear
     out: Linear
@@ -59,10 +59,10 @@ class Llama:
             offset = own(*(f"{prefix}.{name}.bias" for name in names)) if bias else None
             return linear(read(*(f"{prefix}.{name}.weight" for name in names)).to(device, dtype), offset)
 
-        def layer(index: int) -> _Layer:
+        def layer(index: int) -> Layer:
             prefix = f"model.layers.{index}"
             attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
-            made = _Layer(
+            made = Layer(
                 attention_norm=own(f"{prefix}.input_layernorm.weight"),
                 qkv=joined(attention, "q_proj", "k_proj", "v_proj", bias=spec.attention_bias),
                 out=joined(attention, "o_proj", bias=spec.attention_bias),
@@ -74,19 +74,26 @@ class Llama:
             return made
 
         with torch.inference_mode():
-            self._embedding = own("model.embed_tokens.weight")
-            self._layers = [layer(index) for index in range(spec.n_layers)]
-            self._norm = own("model.norm.weight")
-            self._head = linear(self._embedding if spec.tied else own("lm_head.weight"))
-            self._frequencies = inverse_frequencies(spec).to(device)
+            self.embedding = own("model.embed_tokens.weight")
+            self.layers = [layer(index) for index in range(spec.n_layers)]
+            self.norm = own("model.norm.weight")
+            self.head = linear(self.embedding if spec.tied else own("lm_head.weight"))
+            self.frequencies = inverse_frequencies(spec).to(device)
+
+    @property
+    def n_bytes(self) -> int:
+        """Of the weights."""
+        linears = [linear for layer in self.layers for linear in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+        norms = [norm for layer in self.layers for norm in (layer.attention_norm, layer.mlp_norm)]
+        return sum(linear.n_bytes for linear in (*linears, self.head)) + sum(x.nbytes for x in (*norms, self.norm, self.embedding))
 
     def forward(self, ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Hidden states [n, hidden] after the last layer, before the final norm. `ids` and `positions` are int64 [n]."""
         spec = self.spec
         n_q, n_kv = spec.n_heads, spec.n_kv_heads
         cos, sin = self._rotation(positions)
-        x = self._embedding[ids]
-        for index, layer in enumerate(self._layers):
+        x = self.embedding[ids]
+        for index, layer in enumerate(self.layers):
             heads = layer.qkv(self._rms(x, layer.attention_norm)).view(len(ids), n_q + 2 * n_kv, spec.head_dim)
             qk = _rotate(heads[:, : n_q + n_kv], cos, sin)
             mixed = attend(index, qk[:, :n_q], qk[:, n_q:], heads[:, n_q + n_kv :])
@@ -97,14 +104,14 @@ class Llama:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [m, vocab] in float32 of the chosen rows of `forward`'s result."""
-        return self._head(self._rms(hidden, self._norm)).float()
+        return self.head(self._rms(hidden, self.norm)).float()
 
     def _rms(self, x: Tensor, weight: Tensor) -> Tensor:
         return functional.rms_norm(x, (x.shape[-1],), weight, self.spec.norm_eps)
 
     def _rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines, and sines with the sign that the first half of a head takes, [n, 1, dim] each."""
-        angles = torch.outer(positions.float(), self._frequencies)
+        angles = torch.outer(positions.float(), self.frequencies)
         sin = angles.sin()
         cos = torch.cat((angles, angles), dim=-1).cos()
         return cos.to(self.dtype)[:, None], torch.cat((-sin, sin), dim=-1).to(self.dtype)[:, None]

@@ -1,23 +1,31 @@
-"""Which runner computes a model: the native step where it is built and the model packed for it, else torch."""
+"""Which runner computes a model: kernels on a GPU, the native step where it is built and the model packed for it, else torch."""
 
 from __future__ import annotations
 
 import ctypes
+from typing import TYPE_CHECKING
 
 from ..model.llama import Llama
 from ..model.packed import PackedLlama
 from .native import NativeRunner
 from .runner import TorchRunner
 
+if TYPE_CHECKING:
+    from .device import DeviceRunner
+
 
 def make_runner(
     model: Llama | PackedLlama, library: ctypes.CDLL | None, n_pages: int, page_size: int = 1, *, threads: int | None = None
-) -> TorchRunner | NativeRunner:
+) -> TorchRunner | NativeRunner | DeviceRunner:
     """A runner with a pool of `n_pages` pages of `page_size` tokens. OutOfMemory if they do not fit."""
     match model:
         case PackedLlama() if library is not None:
             return NativeRunner(library, model, n_pages, page_size, threads=threads)
         case PackedLlama():
             return TorchRunner(model.twin(), n_pages, page_size, threads=threads, kv_dtype=model.dtype)
+        case Llama() if model.device.type == "cuda":
+            from .device import DeviceRunner  # loads Triton
+
+            return DeviceRunner(model, n_pages, page_size)
         case Llama():
             return TorchRunner(model, n_pages, page_size, threads=threads)

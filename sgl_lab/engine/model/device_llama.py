@@ -1,0 +1,82 @@
+"""A Llama's forward pass in kernels that write and read pages themselves.
+
+The same weights and the same meaning as `Llama.forward`, which is its twin; sums are ordered otherwise. Knows nothing of
+requests: which slots are written, and how attention reads them, the caller says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from ..kernels.gpu.gate import silu_mul
+from ..kernels.gpu.linear import invariant_matmul
+from ..kernels.gpu.norm import add_rms_norm, rms_norm
+from ..kernels.gpu.rotary import rotate_and_write
+from ..kernels.linear import Linear
+from .llama import Llama
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(q [n, heads, dim], a layer's keys and values [slots, kv_heads, dim]) -> [n, heads, dim]"""
+
+Multiply = Callable[[Linear, Tensor], Tensor]
+
+
+def fast(linear: Linear, x: Tensor) -> Tensor:
+    return linear(x)
+
+
+def invariant(linear: Linear, x: Tensor) -> Tensor:
+    """A row of the result depends, to the bit, on that row of `x` alone."""
+    return invariant_matmul(x, linear.weight, linear.bias)
+
+
+class DeviceLlama:
+    """`model`, whose linears must not be laid out for a CPU, up to position `n_positions`."""
+
+    def __init__(self, model: Llama, n_positions: int) -> None:
+        self.spec = model.spec
+        self.device = model.device
+        self.dtype = model.dtype
+        self._model = model
+        angles = torch.outer(torch.arange(n_positions, device=model.device).float(), model.frequencies)
+        self._rotation = angles.cos(), angles.sin()
+
+    def forward(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        slots: Tensor,
+        needed: Tensor | None,
+        keys: Sequence[Tensor],
+        values: Sequence[Tensor],
+        attend: Attend,
+        multiply: Multiply,
+    ) -> Tensor:
+        """Write the tokens' keys and values to their slots; what the head reads of the `needed` of them [n, hidden].
+
+        All indices are int32 [n]. A slot below 0 is none, `needed` of None is all of them.
+        """
+        model, spec = self._model, self.spec
+        x = functional.embedding(ids, model.embedding)
+        y = rms_norm(x, model.layers[0].attention_norm, spec.norm_eps)
+        norms = [layer.attention_norm for layer in model.layers[1:]] + [model.norm]
+        for layer, next_norm, k, v in zip(model.layers, norms, keys, values, strict=True):
+            q = rotate_and_write(multiply(layer.qkv, y), positions, slots, self._rotation, k, v, spec.n_heads)
+            if needed is not None and layer is model.layers[-1]:
+                if not len(needed):
+                    return x[:0]
+                # Only these go on: nobody reads what else the last layer makes.
+                mixed, x = attend(q, k, v).index_select(0, needed), x.index_select(0, needed)
+            else:
+                mixed = attend(q, k, v)
+            y = add_rms_norm(multiply(layer.out, mixed.flatten(1)), x, layer.mlp_norm, spec.norm_eps)
+            y = add_rms_norm(multiply(layer.down, silu_mul(multiply(layer.gate_up, y))), x, next_norm, spec.norm_eps)
+        return y
+
+    def logits(self, y: Tensor, multiply: Multiply) -> Tensor:
+        """[n, vocab] in float32 of what `forward` gives."""
+        return multiply(self._model.head, y).float()

@@ -1,0 +1,193 @@
+"""Passes over the model on the device: their numbers sent, their kernels started, their logits left there.
+
+A pass of rows of one token each, all of which are read, is filled up to one of a few sizes and runs on buffers that stay
+where they are. On a GPU its kernels are recorded once for each such size and started with one call from then on
+(`graphs`): that is what decoding with a small model takes its time for. Elsewhere the same buffers serve unrecorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..kernels.gpu.cascade import attend_cascade
+from ..kernels.gpu.contexts import Contexts, Shared
+from ..kernels.gpu.decode import attend_decode, attend_invariant, splits_for
+from ..kernels.gpu.prefill import attend_prefill
+from ..model.device_llama import Attend, DeviceLlama, fast, invariant
+from ..plan.plan import Row
+from .graphs import Recorder
+from .kv import KvStore
+from .numbers import Inputs, Pass, Shape, one_pass, padded
+from .sharing import LEAST, Sharing
+from .table import PageTable
+from .transfer import n_bytes, sent
+
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+"""rows of the passes that are recorded"""
+
+READ_AT_ONCE = 128
+"""tokens whose logits are held together"""
+
+PAGES = 1024
+"""of a context that the page table has room for at first; what is recorded is lost when it grows"""
+
+_QUERIES = 64
+"""heads of a tile that attends to a shared prefix"""
+_PROCESSORS = 1
+"""multiprocessors of a device that does not say"""
+
+
+class Part(NamedTuple):
+    """Valid until the next part is asked for or another pass is started."""
+
+    logits: Tensor
+    """float32 [n, vocab]"""
+    drawn: Tensor
+    """int64 [n]: see `Inputs.drawn`"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Fixed:
+    """The buffers of all passes of one shape."""
+
+    numbers: Tensor
+    inputs: Inputs[Tensor]
+    logits: Tensor
+    run: Callable[[], object]
+
+
+class Forward:
+    """`shared_from` tokens of a common prefix or more are attended to once for all rows of one token that begin with them."""
+
+    def __init__(self, model: DeviceLlama, kv: KvStore, *, sizes: Sequence[int] = SIZES, shared_from: int = LEAST) -> None:
+        self._model = model
+        self._kv = kv
+        self._sizes = sizes
+        self._table = PageTable(model.device, width=min(PAGES, len(kv.keys[0]) // kv.page_size))
+        self._sharing = Sharing(kv.page_size, shared_from)
+        self._tile = max(4, _QUERIES * model.spec.n_kv_heads // model.spec.n_heads)
+        self._fixed: dict[Shape, _Fixed] = {}
+        self._fixed_to = self._table.flat
+        """a table that has grown is another one"""
+        self._recorder = Recorder(model.device)
+        is_cuda = model.device.type == "cuda"
+        self._processors = torch.cuda.get_device_properties(model.device).multi_processor_count if is_cuda else _PROCESSORS
+
+    def start(self, rows: Sequence[Row], needed: Sequence[int]) -> Iterator[Part]:
+        """Compute `rows`, in `numbers.order`, all of them exact or none.
+
+        Gives the logits of the tokens `needed` of the flat batch, which ascend.
+        """
+        try:
+            written = self._table.update(rows)
+            singles = [row for row in rows if len(row.tokens) == 1]
+            shared = () if rows[0].is_exact else self._sharing.of(singles, written.only_grew)
+            described = one_pass(rows, written, needed, shared, self._tile, self._kv.page_size)
+            size = next((size for size in self._sizes if size >= len(rows)), None)
+            if size is not None and len(singles) == len(rows) == len(needed):
+                return iter((self._on_fixed(described, size, len(rows)),))
+            inputs = Inputs(*sent(described.arrays, self._model.device))
+            return self._parts(self._hidden(inputs, described.shape), inputs.drawn, described.shape)
+        except BaseException:
+            self._table.forget()  # what it was told may not have come to the device
+            raise
+
+    def keep(self, part: Part, tokens: Tensor) -> None:
+        """`tokens`, int32 [n], were drawn after those of the part, for rows that follow."""
+        self._table.flat.index_copy_(0, part.drawn, tokens)
+
+    def _parts(self, hidden: Tensor, drawn: Tensor, shape: Shape) -> Iterator[Part]:
+        for start in range(0, len(hidden), READ_AT_ONCE):
+            some = slice(start, start + READ_AT_ONCE)
+            yield Part(self._logits(hidden[some], shape), drawn[some])
+
+    def _logits(self, hidden: Tensor, shape: Shape) -> Tensor:
+        return self._model.logits(hidden, invariant if shape.is_exact else fast)
+
+    def _hidden(self, inputs: Inputs[Tensor], shape: Shape) -> Tensor:
+        """Everything of a pass but the head."""
+        table = self._table
+        table.flat.index_copy_(0, inputs.where, inputs.what)
+        return self._model.forward(
+            inputs.ids if len(inputs.ids) else table.drawn.index_select(0, inputs.lines),
+            inputs.positions,
+            inputs.slots,
+            None if shape.needs_all else inputs.needed,
+            self._kv.keys,
+            self._kv.values,
+            self._attend_exactly(inputs) if shape.is_exact else self._attend(inputs, shape),
+            invariant if shape.is_exact else fast,
+        )
+
+    # ------------------------------------------------------------ attention
+
+    def _attend(self, inputs: Inputs[Tensor], shape: Shape) -> Attend:
+        n, spec = shape.n_rows, self._model.spec
+        single = self._contexts(inputs.lines, inputs.lengths)
+        longer = self._contexts(inputs.longer_lines, inputs.longer_lengths)
+        shared = Shared(*inputs[-6:], self._tile) if shape.is_shared else None
+        n_splits = splits_for(n, spec.n_kv_heads, self._width, self._processors) if n else 0
+
+        def attend(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            out = torch.empty_like(q)
+            if shared is not None:
+                attend_cascade(q[:n], keys, values, single, shared, self._scale, n_splits=n_splits, out=out[:n])
+            elif n:
+                attend_decode(q[:n], keys, values, single, self._scale, n_splits=n_splits, out=out[:n])
+            if shape.longest:
+                attend_prefill(q[n:], keys, values, longer, inputs.offsets, shape.longest, self._scale, out=out[n:])
+            return out
+
+        return attend
+
+    def _attend_exactly(self, inputs: Inputs[Tensor]) -> Attend:
+        contexts = self._contexts(inputs.lines, inputs.lengths)
+        return lambda q, keys, values: attend_invariant(q, keys, values, contexts, self._scale)
+
+    def _contexts(self, lines: Tensor, lengths: Tensor) -> Contexts:
+        return Contexts(self._table.pages, lines, lengths, self._kv.page_size)
+
+    @property
+    def _width(self) -> int:
+        """Tokens of the longest context that the table has room for; grids depend on it and on no length."""
+        return self._table.pages.shape[1] * self._kv.page_size
+
+    @property
+    def _scale(self) -> float:
+        return float(self._model.spec.head_dim**-0.5)
+
+    # ------------------------------------------------------------ passes on buffers that stay
+
+    def _on_fixed(self, described: Pass, size: int, n: int) -> Part:
+        arrays = described.arrays
+        if len(arrays.where) > 2 * size:  # a request came with more pages than the page it needs next
+            self._table.flat.index_copy_(0, *sent((arrays.where, arrays.what), self._model.device))
+            described = Pass(arrays._replace(where=arrays.where[:0], what=arrays.what[:0]), described.shape)
+        described = padded(described, size)
+        if self._fixed_to is not self._table.flat:
+            self.release()
+            self._fixed_to = self._table.flat
+        fixed = self._fixed.get(described.shape)
+        if fixed is None:
+            fixed = self._fixed[described.shape] = self._made(described)
+        else:
+            sent(described.arrays, self._model.device, fixed.numbers)
+        fixed.run()
+        return Part(fixed.logits[:n], fixed.inputs.drawn[:n])
+
+    def _made(self, described: Pass) -> _Fixed:
+        arrays, shape = described
+        numbers = torch.empty(n_bytes(arrays), dtype=torch.uint8, device=self._model.device)
+        inputs = Inputs(*sent(arrays, self._model.device, numbers))
+        recorded = self._recorder.recorded(lambda: self._logits(self._hidden(inputs, shape), shape), f"decoding of {shape.n_rows} rows")
+        return _Fixed(numbers, inputs, *recorded)
+
+    def release(self) -> None:
+        """Give back what was recorded; it is recorded again when it is wanted."""
+        self._fixed.clear()
+        self._recorder.release()

@@ -1,0 +1,119 @@
+"""Page tables on the device, and the token that each request drew last: a line a request, kept from step to step.
+
+What a line holds there is known here to the byte, so that only what differs is sent: of a row that decodes the page
+it just took, if it took one. Nothing is assumed of what became of a request's pages since its last step.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ...contracts.ids import RequestId
+from ..plan.plan import Row
+
+Ints = npt.NDArray[np.int32]
+Longs = npt.NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class _Line:
+    index: int
+    pages: bytes
+    """int32, as they are on the device"""
+
+
+class Written(NamedTuple):
+    """What has to be done to the table before rows are computed, and where they then are."""
+
+    lines: list[int]
+    """of each row"""
+    where: Longs
+    """places of `PageTable.flat`"""
+    pages: Ints
+    """what goes there"""
+    drawn: int
+    """the place of the first line's token"""
+    only_grew: bool
+    """since these rows were last seen, no line had anything but pages put to its end"""
+
+
+class PageTable:
+    """Replaced by a larger one, on the device, when rows or contexts grow beyond it; `flat` is then another tensor.
+
+    Line 0 is nobody's: rows that fill up a batch are there, and writes that fill up a list go to its first place.
+    """
+
+    def __init__(self, device: torch.device, *, width: int, n_lines: int = 128) -> None:
+        self._device = device
+        self._allot(n_lines, width)
+        self._lines: OrderedDict[RequestId, _Line] = OrderedDict()
+        """by when they were last seen"""
+
+    def _allot(self, n_lines: int, width: int) -> None:
+        self.flat = torch.zeros(n_lines * width + n_lines, dtype=torch.int32, device=self._device)
+        """all there is, so that pages and tokens are written together"""
+        self.pages = self.flat[: n_lines * width].view(n_lines, width)
+        self.drawn = self.flat[n_lines * width :]
+        """[lines]: the tokens"""
+
+    def update(self, rows: Sequence[Row]) -> Written:
+        """A line for each row, that of a request which was not seen for longest if there is no other."""
+        self._grow(len(rows) + 1, max(len(row.pages) for row in rows))
+        for row in rows:
+            if row.request in self._lines:
+                self._lines.move_to_end(row.request)
+        lines, where, pages, only_grew = [], array("q"), array("i"), True
+        for row in rows:
+            line = self._lines.get(row.request) or self._take(row.request)
+            lines.append(line.index)
+            new, old = row.pages.tobytes(), line.pages
+            if new == old:
+                continue
+            only_grew &= bool(old) and new.startswith(old)
+            if old.startswith(new):
+                continue
+            at = line.index * self.pages.shape[1]
+            if new.startswith(old):
+                first = len(old) // row.pages.itemsize
+                where.extend(range(at + first, at + len(row.pages)))
+                pages.extend(row.pages[first:])
+            else:
+                n = min(len(new), len(old)) // row.pages.itemsize
+                differ = np.flatnonzero(np.frombuffer(new, np.int32, n) != np.frombuffer(old, np.int32, n))
+                places = [*differ.tolist(), *range(n, len(row.pages))]
+                where.extend(at + place for place in places)
+                pages.extend(row.pages[place] for place in places)
+            line.pages = new + old[len(new) :]
+        return Written(lines, np.array(where, np.int64), np.array(pages, np.int32), self.pages.numel(), only_grew)
+
+    def forget(self) -> None:
+        """Begin anew: what is on the device is not known."""
+        self._lines.clear()
+
+    def _take(self, request: RequestId) -> _Line:
+        n_taken = len(self._lines) + 1
+        line = _Line(n_taken, b"") if n_taken < len(self.pages) else self._lines.popitem(last=False)[1]
+        self._lines[request] = line
+        return line
+
+    def _grow(self, n_lines: int, width: int) -> None:
+        pages, drawn = self.pages, self.drawn
+        needs = _doubled(len(pages), n_lines), _doubled(pages.shape[1], width)
+        if needs != pages.shape:
+            self._allot(*needs)
+            self.pages[: len(pages), : pages.shape[1]] = pages
+            self.drawn[: len(drawn)] = drawn
+
+
+def _doubled(n: int, least: int) -> int:
+    while n < least:
+        n *= 2
+    return n

@@ -1,0 +1,68 @@
+"""A step's numbers on their way: all of them in one copy to the device, what comes of them in one copy back.
+
+The host waits for nothing but results. Pinned memory comes from torch's cache of it, which gives a piece out again only
+when the copies that read it are over; so a step may be written while the one before still reads its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Array = npt.NDArray[Any]
+
+_ALIGNED = 16
+"""bytes; Triton compiles a kernel anew for pointers that are aligned otherwise"""
+
+
+def n_bytes(arrays: Sequence[Array]) -> int:
+    """That `sent` takes for them."""
+    return sum(_aligned(array.nbytes) for array in arrays)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNED) * _ALIGNED
+
+
+def sent(arrays: Sequence[Array], device: torch.device, target: Tensor | None = None) -> tuple[Tensor, ...]:
+    """The arrays on the device, in `target` (uint8 [n_bytes]) if there is one."""
+    sizes = [array.nbytes for array in arrays]
+    starts = [0, *accumulate(map(_aligned, sizes))]
+    host = torch.empty(starts[-1], dtype=torch.uint8, pin_memory=device.type == "cuda")
+    bytes_of = host.numpy()
+    for array, size, start in zip(arrays, sizes, starts, strict=False):
+        bytes_of[start : start + size] = array.reshape(-1).view(np.uint8)
+    there = host.to(device, non_blocking=True) if target is None else target.copy_(host, non_blocking=True)
+    return tuple(
+        there[start : start + size].view(_TYPES[array.dtype.str]).view(array.shape)
+        for array, size, start in zip(arrays, sizes, starts, strict=False)
+    )
+
+
+_TYPES = {"<i4": torch.int32, "<i8": torch.int64, "<f4": torch.float32, "<f8": torch.float64}
+
+
+def fetched(tensors: Sequence[Tensor], device: torch.device) -> Callable[[], list[Array]]:
+    """Copies of the tensors, of 4-byte types, under way to the host; who calls for them waits."""
+    parts = [tensor.contiguous().view(-1).view(torch.int32) for tensor in tensors]
+    if not parts:
+        return list
+    there = torch.cat(parts)
+    here = torch.empty(there.shape, dtype=torch.int32, pin_memory=device.type == "cuda").copy_(there, non_blocking=True)
+    over = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]  # torch's own
+    if over is not None:
+        over.record()
+
+    def arrived() -> list[Array]:
+        if over is not None:
+            over.synchronize()
+        pieces = torch.split(here, [part.numel() for part in parts])
+        return [piece.view(tensor.dtype).view(tensor.shape).numpy() for piece, tensor in zip(pieces, tensors, strict=True)]
+
+    return arrived
