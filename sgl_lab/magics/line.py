@@ -13,9 +13,10 @@ from .options import OptionError, cell_help, nearest
 
 
 def run_line(shell: Any, desk: Desk, line: str) -> Any:
-    """Run one line command; what it returns becomes the cell's `Out`. OptionError with the nearest right word."""
+    """Run one line command; what it returns becomes the cell's `Out`, but for a `;` at the end. OptionError with the nearest right word."""
+    bare = line.rstrip().removesuffix(";")
     try:
-        words = shlex.split(line)
+        words = shlex.split(bare)
     except ValueError as error:
         raise OptionError(f"cannot read the command: {error}") from None
     name, rest = (words[0], words[1:]) if words else ("help", [])
@@ -24,7 +25,8 @@ def run_line(shell: Any, desk: Desk, line: str) -> Any:
         raise nearest(name, COMMANDS, "command")
     read = command.read(name, rest)
     with desk.interrupts.watched(""):
-        return command.action(shell, desk, read)
+        result = command.action(shell, desk, read)
+    return result if bare == line.rstrip() else None
 
 
 def words(desk: Desk, before: Sequence[str]) -> tuple[str, ...]:

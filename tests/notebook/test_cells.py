@@ -415,6 +415,47 @@ def test_time_and_capture_nest(kernel: Kernel) -> None:
     assert kernel.run("len(inner.outputs) > 0").result == "True"
 
 
+SEEN = HELLO.replace("--view none\n", "-o seen\nprint('said')\n")
+
+
+def test_what_is_captured_is_the_whole_output_and_can_be_shown_again(kernel: Kernel) -> None:
+    both = kernel.run("%%time\n%%capture inner\n" + SEEN)
+    assert (both.status, both.shown, both.result, "Wall time" in both.printed) == ("ok", [], None, True), both.traceback
+    assert kernel.run("inner.stdout, inner.outputs[-1].data['text/plain'] == repr(seen['hello'])").result == r"('said\n', True)"
+    again = kernel.run("inner.show()")
+    assert (again.printed, [set(data) for data in again.shown]) == ("said\n", [{"text/html", "text/plain"}, {"text/plain"}])
+    inside = kernel.run("%%capture inner\n%%time\n" + SEEN)
+    assert (inside.status, inside.shown, inside.printed) == ("ok", [], "")
+    assert kernel.run("'said' in inner.stdout and 'Wall time' in inner.stdout").result == "True"
+    broken = kernel.run("%%capture inner\n%%sgl --temprature 1\n1")
+    assert (broken.shown, broken.printed) == ([], "")
+    assert kernel.run("\"did you mean '--temperature'?\" in inner.stderr").result == "True"
+    after = kernel.run(SEEN)
+    assert (after.printed, len(after.shown), after.result is None) == ("said\n", 1, False)
+
+
+@pytest.mark.parametrize(
+    ("head", "printed"), [("%%sgl --view none", ""), ("%%time\n%%sgl --view none", "CPU times: .*\nWall time: .*\n"), ("%%sgl --bg", "")]
+)
+def test_a_silenced_cell_shows_nothing_of_its_own(kernel: Kernel, head: str, printed: str) -> None:
+    reply = kernel.run(f"{head} -o quiet\nuser('hi')\nassistant(gen('n', max_tokens=3))\ns['n'];  # not shown")
+    assert (reply.status, reply.shown, reply.result) == ("ok", [], None), reply.traceback
+    assert re.fullmatch(printed, reply.printed)
+    kernel.run("import time\nwhile 'quiet' not in globals(): time.sleep(0.01)")
+    assert kernel.run("len(quiet['n']) > 0; del quiet").status == "ok"
+
+
+def test_a_semicolon_silences_a_command_that_has_a_value(kernel: Kernel, tmp_path: Path) -> None:
+    kernel.run(f"import os; os.environ['XDG_CONFIG_HOME'] = {str(tmp_path)!r}")
+    kernel.run("%%sgl --view none\n1")
+    assert kernel.run("%sgl snippet save one").status == "ok"
+    assert kernel.run("%sgl snippet run one").result == "1"
+    silenced = kernel.run("%sgl snippet run one;")
+    assert (silenced.status, silenced.result) == ("ok", None), silenced.traceback
+    assert kernel.run("%sgl status;").shown != []
+    kernel.run("del os.environ['XDG_CONFIG_HOME']")
+
+
 @pytest.mark.parametrize(
     ("text", "matches"),
     [
