@@ -124,7 +124,7 @@ def test_the_order_of_eviction_is_that_of_the_cache(page: WidgetPage) -> None:
     ranks: dict[int, int] = {}
     for node in [node for node in stage.tree if node != stage.root]:
         page.page.locator(f".sgl-node[id$='-n{node}']").click()
-        ranks[node] = int(re.findall(r"(\d+)(?:st|nd|rd|th) of", page.page.locator(".sgl-details dl").inner_text())[0])
+        ranks[node] = int(re.findall(r"(\d+)(?:st|nd|rd|th) in line of", page.page.locator(".sgl-details dl").inner_text())[0])
     stage.evict(sum(len(leaf.tokens) for leaf in stage.tree.values()))
     gone = [entry.event.node for entry in stage.entries if isinstance(entry.event, NodeEvicted)]
     assert len(gone) == 5

@@ -75,6 +75,15 @@ def test_the_size_that_the_run_had_gives_the_hit_rate_that_it_had() -> None:
         assert one.cached_tokens <= best.cached_tokens
 
 
+def test_a_larger_cache_that_finds_less_is_explained() -> None:
+    def found(*cached: int) -> str:
+        served = [Outcome("lru", size, 100, n, n, 120 - n, 0, 0, 0, 0) for size, n in zip((64, 128, 256), cached, strict=True)]
+        return whatif.text(whatif.WhatIf("In[5]", (*served, Outcome("belady", 64, 100, 90, 90, 30, 0, 0, 0, 0)), 1, None))
+
+    assert "a larger cache finds less" in found(50, 70, 60)
+    assert "a larger cache finds less" not in found(50, 70, 70)
+
+
 def test_a_size_too_small_for_a_request_has_no_hit_rate_and_says_so() -> None:
     session = pressed()
     found = whatif.WhatIf("In[5]", outcomes(session, session.records[-1], (40, 200)), 1, None)

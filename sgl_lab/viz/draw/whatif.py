@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 from ..legible import clipped
@@ -153,6 +154,11 @@ def notes(found: WhatIf) -> list[str]:
         top = max(best)
         enough = min(found.size(one) for one in found.of(BEST) if one.hit_rate >= top - 1e-9)
         said.append(f"one after the other, no eviction could do better than {percent(top)}; {enough:,} tokens could be enough for it")
+    by_size = [pair for policy in found.policies if policy != BEST for pair in pairwise(found.of(policy))]
+    if any(larger.hit_rate < smaller.hit_rate - 1e-9 for smaller, larger in by_size):
+        said.append(
+            "where a larger cache finds less: in a small one requests wait for each other, and find what the others computed meanwhile"
+        )
     refused = max((one.n_refused for one in found.outcomes), default=0)
     if refused:
         said.append(f"a size too small for {counted(refused, 'request')} has no hit rate")

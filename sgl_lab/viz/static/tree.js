@@ -609,9 +609,9 @@ export class TreePanel {
     const facts = [["tokens", kind === "node" && node.n ? `${node.n}, positions ${path.at(-1).from} to ${path.at(-1).to - 1}` : node.n]];
     if (kind === "node") {
       const ago = Math.max(0, store.clock - node.used);
-      facts.push(["hits", node.hits], ["last used", ago ? `${count(ago, "use")} of the cache ago` : "by the newest use of the cache"]);
+      facts.push(["hits", node.hits], ["last used", ago ? `${count(ago, "use")} of the cache ago` : "last of all"]);
       const fate = this.fate(node);
-      if (fate) facts.push(["would go", fate]);
+      if (fate) facts.push(["eviction", fate]);
     }
     const close = tool("Close", "×", () => this.select(null));
     const terms = facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))]);
@@ -631,11 +631,11 @@ export class TreePanel {
   /** When the cache would let the node go; null where a recording does not tell its policy. */
   fate(node) {
     if (node.state === "root") return "never";
-    if (node.refs) return `not while ${count(node.refs, "lease")} ${node.refs === 1 ? "holds" : "hold"} it`;
+    if (node.refs) return `not while it is in use, ${node.refs === 1 ? "once" : `${node.refs} times`} now`;
     const { evict } = this.view.store.options;
     if (!evict) return null;
     const order = this.view.store.evictionOrder();
-    return `${ordinal(order.indexOf(node.id) + 1)} of ${order.length} (${evict.toUpperCase()})`;
+    return `${ordinal(order.indexOf(node.id) + 1)} in line of ${order.length} (${evict.toUpperCase()})`;
   }
 
   /** The newest requests that computed or found it; one of this run shows its bars. */
