@@ -97,10 +97,11 @@ class Folded:
     def __init__(self, record: Record, spell: Callable[[int], str] | None = None, about: Mapping[str, Any] | None = None) -> None:
         say = spell or record.spell
         self._record, self._say, self._about = record, say, about or {}
-        self.tokens = TokensView(say, record.run)
+        run = record.scope
+        self.tokens = TokensView(say, run)
         self.tree = TreeView(say)
-        self.lanes = LanesView(record.run)
-        self.metrics = MetricsView(record.run)
+        self.lanes = LanesView(run)
+        self.metrics = MetricsView(run)
         self.tree.load(record.snapshot)
         self.metrics.load(record.snapshot)
         for entry in record.entries:

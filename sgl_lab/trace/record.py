@@ -17,6 +17,7 @@ from ..contracts.events import (
     CellFinished,
     CellStarted,
     Entry,
+    ForkOpened,
     NodeInserted,
     NodeSplit,
     PrefixMatched,
@@ -55,6 +56,12 @@ class Record:
         """An estimate of its size in memory, tree and spellings included."""
         snapshot = sum(200 + 40 * len(node.tokens) for node in self.snapshot.nodes)
         return self._entry_bytes + snapshot + sum(150 + len(text) for text in self.vocab.values())
+
+    @property
+    def scope(self) -> RunId | None:
+        """Whose programs its views are of: its own, or all there are (None) where it began none itself, as in a block of a script."""
+        own = (entry.event for entry in self.entries)
+        return self.run if any(isinstance(event, ForkOpened) and event.run == self.run for event in own) else None
 
     @property
     def title(self) -> str:

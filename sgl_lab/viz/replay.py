@@ -58,7 +58,7 @@ class Replay:
 
     def _packed(self, budget: int, n_moments: int) -> tuple[str, dict[str, float]] | None:
         """The recording, and what is told of it without unpacking it."""
-        last = max((ms for ms, _ in _of_run(self.record.entries, self.record.run)), default=None)
+        last = max((ms for ms, _ in _of_run(self.record.entries, self.record.scope)), default=None)
         if last is None:
             return None
         moments: list[float] = []
@@ -81,7 +81,7 @@ def frames(
     record: Record, spell: Callable[[int], str], since: float = 0.0, newest: int | None = None, n_moments: int = MOMENTS
 ) -> list[Frame]:
     """The first tells everything up to `since`, only the `newest` tokens if need be; the others tell what came then."""
-    run = record.run
+    run = record.scope
     views = Views(TokensView(spell, run), TreeView(spell), LanesView(run), MetricsView(run))
     entries = _of_run(record.entries, run)
     length = entries[-1][0] - since if entries else 0.0
@@ -104,7 +104,7 @@ def frames(
     return told + [(now, _bare(_brief(message), newest) if is_first else _brief(message)) for message in sender.poll(_ns(now), flush=True)]
 
 
-def _of_run(entries: list[Entry], run: RunId) -> list[tuple[float, Entry]]:
+def _of_run(entries: list[Entry], run: RunId | None) -> list[tuple[float, Entry]]:
     """Each with its time; what was said before the run began has that of its beginning."""
     clock = RunClock(run)
     return [(clock.read(entry) or 0.0, entry) for entry in entries]

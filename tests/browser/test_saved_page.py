@@ -87,6 +87,20 @@ def test_keys_walk_through_the_moments_and_back_to_the_same(saved: SavedPage) ->
         assert (n_tokens(saved), time(saved).get_attribute("aria-valuetext")) == moment
 
 
+def test_back_at_the_beginning_no_node_is_left_of_what_came_later(browser: Browser) -> None:
+    stage = Stage(4_000)
+    main = stage.open(label="main")
+    stage.say(main, "some words")
+    stage.gen((main, "answer", "and an answer"))
+    saved = SavedPage(browser, Folded(record_of(stage), stage.spell).bundle(VIEWS, "smollm2")["text/html"])
+    saved.page.get_by_role("button", name="Explore").click()
+    expect(saved.page.locator(".sgl-node:not(.root)")).not_to_have_count(0)
+    time(saved).focus()
+    saved.page.keyboard.press("Home")
+    expect(saved.page.locator(".sgl-node:not(.root)")).to_have_count(0)
+    saved.context.close()
+
+
 def test_playing_goes_from_the_beginning_to_the_end_and_stops(saved: SavedPage) -> None:
     time(saved).focus()
     saved.page.keyboard.press("Home")

@@ -6,18 +6,20 @@ import base64
 import gzip
 import json
 import re
+from dataclasses import replace
 from html import unescape
 from typing import Any
 
 import pytest
 
-from sgl_lab.contracts.events import CellStarted, Entry
-from sgl_lab.contracts.ids import NodeId
+from sgl_lab.contracts.events import CellStarted, Entry, RequestFinished
+from sgl_lab.contracts.ids import NodeId, RunId
 from sgl_lab.contracts.tree import TreeNode, TreeSnapshot
 from sgl_lab.magics.show import Folded
 from sgl_lab.trace import Record
 from sgl_lab.viz.freeze import LIMIT, TOO_LONG
 from sgl_lab.viz.replay import Replay, frames
+from sgl_lab.viz.views import TokensView
 from tests.pure.story import Stage, record_of, story
 from tests.pure.test_live_pump import PageState, views_of
 
@@ -55,6 +57,20 @@ def test_the_last_moment_is_the_whole_run_wherever_the_recording_begins(share: f
     views.fold(stage.entries)
     whole = {name: view.full() for name, view in views.named().items()}
     assert plain(page_after([message for _, message in told(stage, share * length)])) == plain(page_after([json.loads(json.dumps(whole))]))
+
+
+def test_a_recording_around_programs_shows_them_all() -> None:
+    stage = story()
+    around = replace(record_of(stage), run=RunId(99))
+    assert (record_of(stage).scope, around.scope) == (stage.run, None)
+    whole = Folded(around, stage.spell)
+    of_all = TokensView(stage.spell)
+    for entry in around.entries:
+        of_all.fold(entry)
+    assert whole.tokens.full() == of_all.full()
+    assert whole.metrics.full()["generated"] == sum(e.event.n_completion for e in stage.entries if isinstance(e.event, RequestFinished))
+    assert whole.lanes.full()["bars"]
+    assert page_after([message for _, message in frames(around, stage.spell)])["bars"]
 
 
 def test_moments_are_in_order_and_begin_with_the_run() -> None:

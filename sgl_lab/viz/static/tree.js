@@ -95,6 +95,7 @@ export class TreePanel {
     if (change.reset) {
       const old = this.items;
       this.items = new Map();
+      this.shape = true; // also where nothing but leaves went
       for (const node of store.nodes.values()) this.put(`n${node.id}`, node, old.get(`n${node.id}`));
       this.setTails();
     }
