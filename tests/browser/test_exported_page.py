@@ -85,7 +85,7 @@ def test_the_run_is_played_again_from_a_file(file: FilePage) -> None:
     expect(file.page.locator(".sgl-fork")).to_have_count(3)
     file.page.locator(".sgl-node").last.click()
     expect(file.page.locator(".sgl-details")).to_contain_text("last used")
-    expect(file.page.locator(".sgl-details")).not_to_contain_text("would go")  # the file does not tell the cache's policy
+    expect(file.page.locator(".sgl-details")).not_to_contain_text("eviction")  # the file does not tell the cache's policy
 
 
 def test_the_player_is_light_or_dark_as_the_readers_system_asks(file: FilePage, request: pytest.FixtureRequest) -> None:
