@@ -1,9 +1,11 @@
 """Every error a user can meet: one line that says what, which, how much, and the way out.
 
-`str(error)` is the message and the hint; `error.hint` alone is the next action.
+`str(error)` is the message and the hint, fit to be shown whatever was quoted in it; `error.hint` alone is the next action.
 """
 
 from __future__ import annotations
+
+from .legible import legible
 
 __all__ = [
     "BackendUnsupported",
@@ -37,7 +39,7 @@ class SglError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message} ({self.hint})" if self.hint else self.message
+        return legible(f"{self.message} ({self.hint})" if self.hint else self.message)
 
 
 class BadArgument(SglError, ValueError):

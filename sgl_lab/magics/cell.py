@@ -32,6 +32,7 @@ from .errors import as_cell_syntax_error, outer_filename, show_source
 from .interact import Interact
 from .jobs import Job
 from .options import CellOptions, OptionError, parse_cell
+from .printing import say
 from .show import CellView, Place, loading
 
 if TYPE_CHECKING:
@@ -223,4 +224,4 @@ def _tell_hidden(shell: Any, source: str) -> None:
     """One line if the body reads a name that the language hides from it."""
     for name in sorted(bodies.names_read(ast.parse(source)) & {*surface.SURFACE, *STATE_WORDS, "s"}):
         if name in shell.user_ns and shell.user_ns[name] is not getattr(surface, name, None):
-            print(f"sgl: in this cell {name} is the language's, not the notebook variable of that name")
+            say(f"sgl: in this cell {name} is the language's, not the notebook variable of that name")

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 from ..contracts.errors import SglError
 from ..labs import LABS
 from ..viz.dashboard import dashboard_views
-from ..viz.draw.escape import Markup
 from ..viz.freeze import freeze
 from ..viz.views.counts import CountsView
 from ..viz.views.recent import RecentView
-from .show import Bundle, Place, live_panel, placed, title_of, tree_of
+from .show import Bundle, Place, live_panel, title_of, tree_of
 
 if TYPE_CHECKING:
     from ..session import Lab
@@ -42,7 +41,7 @@ class Dashboard:
         """In the cell that runs; it may stand in a few."""
         place = Place(self._shell)
         self._places.append(place)
-        place.show(self._bundle(is_open=True))
+        place.show(self._bundle(is_open=True), panel=self._panel)
 
     def close(self) -> None:
         """The pictures stay as they are now."""
@@ -75,14 +74,12 @@ class Dashboard:
         with suppress(SglError):  # the engine is gone: the pictures are the last there are
             bundle = self._bundle(is_open)
             for place in self._places:
-                place.show(bundle)
+                place.show(bundle, panel=self._panel if is_open else None)
 
     def _bundle(self, is_open: bool) -> Bundle:
         lab = self._lab
         self._drawn_at, self._drawn_s = lab.ring.cursor, time.monotonic()
-        bundle = picture(lab, "running" if is_open else "ok", f"as it was at {time.strftime('%H:%M:%S')}; in its own kernel it is live")
-        page = placed(Markup(bundle["text/html"]), self._panel) if is_open else Markup(bundle["text/html"])
-        return bundle | {"text/html": page.source}
+        return picture(lab, "running" if is_open else "ok", f"as it was at {time.strftime('%H:%M:%S')}; in its own kernel it is live")
 
 
 def picture(lab: Lab, status: str = "ok", message: str = "") -> Bundle:

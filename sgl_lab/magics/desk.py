@@ -13,6 +13,7 @@ from ..contracts.errors import Stopped
 from .interrupts import Interrupts
 from .jobs import Jobs
 from .options import OptionError, nearest
+from .printing import say
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Desk:
         for notice in (attempt.remark, lab.notice):
             if notice is not None and notice not in self._told:
                 self._told.add(notice)
-                print(f"sgl: {notice}")
+                say(f"sgl: {notice}")
         return lab
 
     def keep_open(self, interact: Interact) -> None:

@@ -7,6 +7,7 @@ travels as `CellSyntaxError`.
 from __future__ import annotations
 
 import linecache
+import re
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -16,10 +17,14 @@ from types import TracebackType
 from typing import Any
 
 from ..contracts.errors import ModelError, Stopped
+from ..contracts.legible import legible
 from .options import OptionError
 
 PACKAGE = str(Path(__file__).resolve().parent.parent)
 LIBRARIES = ("<frozen ", *{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
+
+
+_COLOUR = re.compile(r"(\x1b\[[\d;]{0,20}m)")
 
 
 class CellSyntaxError(Exception):
@@ -77,11 +82,15 @@ def show_source(filename: str, first_line: str, body: str) -> None:
 
 
 def render_with(error: BaseException, lines: list[str]) -> None:
-    """Make IPython show `lines` for this error, once: who meets the same error again stands elsewhere."""
+    """Make IPython show `lines` for this error, once: who meets the same error again stands elsewhere.
+
+    Colours are all that reaches a terminal unseen.
+    """
+    shown = ["".join(part if _COLOUR.fullmatch(part) else legible(part) for part in _COLOUR.split(line)) for line in lines]
 
     def render() -> list[str]:
         del error._render_traceback_  # type: ignore[attr-defined]
-        return lines
+        return shown
 
     error._render_traceback_ = render  # type: ignore[attr-defined]
 

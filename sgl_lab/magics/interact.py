@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..viz.draw.escape import Markup
 from .jobs import Job
 from .options import SETTINGS, Control
-from .show import Place, in_kernel, live_panel, placed, run_views, title_of
+from .printing import say
+from .show import Place, in_kernel, live_panel, run_views, title_of
 
 if TYPE_CHECKING:
     from ..session import Lab
@@ -122,6 +122,6 @@ class Interact:
                 return
             bundle, metadata = job.frozen
             if not in_kernel(self._cell.shell):
-                print(bundle["text/plain"])
+                say(bundle["text/plain"])
                 return
-            self._place.show(bundle | {"text/html": placed(Markup(bundle["text/html"]), self._panel).source}, metadata)
+            self._place.show(bundle, metadata, self._panel)

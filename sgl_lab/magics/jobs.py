@@ -19,14 +19,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..contracts.errors import Stopped
+from ..contracts.legible import clipped, legible
 from ..viz.draw import html
 from ..viz.draw.numbers import counted
-from ..viz.legible import clipped
 from ..viz.views import MetricsView
 from .errors import user_frames
 from .options import OptionError
-from .printing import Printed, heard, route, unroute
-from .show import Bundle, Folded, Place, in_kernel, live_panel, placed, run_views, title_of
+from .printing import Printed, heard, route, say, unroute
+from .show import Bundle, Folded, Place, in_kernel, live_panel, run_views, title_of
 
 if TYPE_CHECKING:
     from ..lang.state import ProgramState
@@ -139,7 +139,7 @@ class Job:
     def __repr__(self) -> str:
         words = f"{self.status}, {counted(self.n_tokens, 'token')} in {self.seconds:.1f} s"
         line = f"<{self._name}: {words}" + (f"; {type(self.error).__name__}: {self.error}" if self.status == "error" else "") + ">"
-        return f"{line}\n{self.error_line}" if self.error_line else line
+        return legible(f"{line}\n{self.error_line}" if self.error_line else line)
 
     @property
     def error_line(self) -> str:
@@ -222,7 +222,7 @@ class Job:
 
     def _ipython_display_(self) -> None:
         if not in_kernel(self._shell):
-            print(self.frozen[0]["text/plain"] if self.frozen else repr(self))
+            say(self.frozen[0]["text/plain"] if self.frozen else repr(self))
             return
         with self._lock:
             if self.frozen is None and self._views and self._panel is None:
@@ -230,12 +230,12 @@ class Job:
                 self._bind()
             place = Place(self._shell)
             self._places.append(place)
-            place.show(*(self.frozen or (self._running_bundle(), {})))
+            place.show(*(self.frozen or (self._running_bundle(), {}, self._panel)))
 
     def _running_bundle(self) -> Bundle:
         words = "this was still running when the notebook was saved" if self._panel is not None else self.status
         page = html.panel(self._name, "running", words, [])
-        return {"text/html": placed(page, self._panel).source, "text/plain": repr(self)}
+        return {"text/html": page.source, "text/plain": repr(self)}
 
     def _bind(self) -> None:
         if self._panel is not None and self._lab is not None and self.record is not None:

@@ -10,6 +10,7 @@ from . import commands
 from .commands.command import Command, Words, is_option
 from .desk import Desk
 from .options import OptionError, cell_help, nearest
+from .printing import say
 
 
 def run_line(shell: Any, desk: Desk, line: str) -> Any:
@@ -58,7 +59,7 @@ def line_help() -> str:
 
 
 def _help(shell: Any, desk: Desk, words: Words) -> None:
-    print(cell_help() + "\n\n" + line_help())
+    say(cell_help() + "\n\n" + line_help())
 
 
 COMMANDS: dict[str, Command] = {**commands.COMMANDS, "help": Command(_help, "this")}

@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ..contracts.errors import BadArgument
-from ..viz.legible import clipped
+from ..contracts.legible import clipped, legible
 
 VIEWS = ("tokens", "tree", "timeline")
 _SWITCH = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
@@ -45,7 +45,7 @@ class Control:
     def told(self, index: int) -> dict[str, Any]:
         """For the page, which knows the values by their numbers."""
         is_number = [isinstance(value, int | float) and not isinstance(value, bool) for value in self.values]
-        texts = [value if isinstance(value, str) else repr(value) for value in self.values]
+        texts = [legible(value) if isinstance(value, str) else repr(value) for value in self.values]
         return {"name": self.name, "index": index, "values": [{"text": t, "number": n} for t, n in zip(texts, is_number, strict=True)]}
 
 

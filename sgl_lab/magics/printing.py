@@ -1,4 +1,4 @@
-"""Where the words of background cells go: to the job that prints them, never into a cell that happens to run.
+"""What we print ourselves, and where the words of background cells go: to the job that prints them, never into a cell that happens to run.
 
 What a thread prints reaches the page under some later cell. So, while there are jobs, `sys.stdout` and `sys.stderr` ask the
 context who is speaking: a job hears its own, everybody else's goes where it went before. A job is a context, so the threads
@@ -15,6 +15,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from ..contracts.legible import legible
+
+
+def say(words: str) -> None:
+    """Print words of ours. Names and texts in them are shown, and never spoken to a terminal."""
+    print(legible(words))
+
 
 MAX_CHARS = 16_384
 """of what a job prints: the end is kept"""

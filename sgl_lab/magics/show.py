@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..contracts.errors import Stopped
 from ..contracts.ids import RunId
+from ..contracts.legible import clipped, legible
 from ..contracts.tree import TreeSnapshot
 from ..viz.draw import html
-from ..viz.draw.escape import Markup, tag
+from ..viz.draw.escape import Markup
 from ..viz.freeze import drawn, freeze
-from ..viz.legible import legible
 from ..viz.replay import Replay
 from ..viz.views import LanesView, MetricsView, TokensView, TreeView
 from ..viz.views.tree import TreePicture
 from .options import VIEWS
+from .printing import say
 
 if TYPE_CHECKING:
     from ..session import Lab
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from ..viz.sender import Views
 
 Bundle = dict[str, str]
+
+PLACE = "data-sgl-place"
+"""attribute of the element that a panel's view takes the place of"""
 
 _log = logging.getLogger(__name__)
 
@@ -52,13 +56,17 @@ class Place:
         self._publisher: Any = None
         """the one it was shown by: another cell's `%%capture` does not get its later content"""
 
-    def show(self, data: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
+    def show(self, data: dict[str, Any], metadata: dict[str, Any] | None = None, panel: Panel | None = None) -> None:
+        """Where `panel` is live its view takes the place of the HTML."""
         if not in_kernel(self._shell):
             return
+        shown = data | {"text/plain": legible(data["text/plain"])}
+        if "text/html" in data:
+            shown["text/html"] = html.output(Markup(data["text/html"]), {} if panel is None else {PLACE: panel.place}).source
         is_new = self._publisher is None
         if is_new:
             self._publisher = self._shell.display_pub
-        self._publisher.publish(data, metadata or {}, transient={"display_id": self._id}, update=not is_new)
+        self._publisher.publish(shown, metadata or {}, transient={"display_id": self._id}, update=not is_new)
 
     def clear(self) -> None:
         """Take away all that the cell has shown so far."""
@@ -133,7 +141,7 @@ class Folded:
         return drawn(self.tokens, self.tree, self.lanes, self.metrics, title, status, message, 40_000, replay)[0]
 
     def _replay(self, title: str, views: Sequence[str]) -> Replay:
-        return Replay(self._record, self._say, {"title": legible(title), "views": list(views), **self._about})
+        return Replay(self._record, self._say, {"title": clipped(title, 120), "views": list(views), **self._about})
 
     def counts(self) -> dict[str, int]:
         """What was counted, for programs that read the notebook."""
@@ -199,7 +207,7 @@ class CellView:
         if in_kernel(self._shell):
             self._place.show(bundle, {"sgl_lab": {"counts": folded.counts(), "status": status}})
         else:
-            print(bundle["text/plain"])
+            say(bundle["text/plain"])
 
 
 def title_of(lab: Lab) -> str:
@@ -218,13 +226,6 @@ def live_panel(title: str, views: Sequence[str], heard: Callable[[Mapping[str, A
     from ..viz.panel import Panel
 
     return Panel({"title": title, "views": list(views), **options}, heard)
-
-
-def placed(page: Markup, panel: Panel | None) -> Markup:
-    """The page, for a view of `panel` to take its place."""
-    from ..viz.panel import PLACE
-
-    return page if panel is None else tag("div", {PLACE: panel.place}, page)
 
 
 def _about(lab: Lab) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from ..contracts.events import (
     to_dict,
 )
 from ..contracts.ids import Namespace, RunId
+from ..contracts.legible import clipped
 from ..contracts.tree import TreeSnapshot
 from .checked import Checker, snapshot_from, vocab_from
 from .files import write_whole
@@ -181,6 +182,5 @@ def read_jsonl(path: Path) -> Record:
     except KeyError as error:
         raise RecordUnreadable(f"{path} line {number}: {error.args[0]!r:.80} is missing", hint=_HINT) from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        reason = "".join(char if char.isprintable() else "?" for char in str(error)[:200])
-        raise RecordUnreadable(f"{path} line {number}: {reason}", hint=_HINT) from None
+        raise RecordUnreadable(f"{path} line {number}: {clipped(str(error), 200)}", hint=_HINT) from None
     return record

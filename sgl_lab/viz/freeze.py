@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
+from ..contracts.legible import clipped, legible
 from .draw import html, svg, text
 from .draw.escape import Markup, tag
-from .legible import clipped, legible
 from .replay import Replay
 from .views.lanes import LanesPicture
 from .views.metrics import MetricsPicture

@@ -19,9 +19,6 @@ from ..trace import Ring
 from .live import Live, Pump, hear_while_busy
 from .sender import Message, Views
 
-PLACE = "data-sgl-place"
-"""attribute of the element that a view takes the place of"""
-
 
 class Panel:
     """`heard` is called with what the page says beside `hello`, on a thread of the kernel: it must be quick.

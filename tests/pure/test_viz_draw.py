@@ -18,6 +18,7 @@ import pytest
 
 from sgl_lab.contracts.events import CellStarted, Entry, TokensSampled
 from sgl_lab.contracts.ids import RunId
+from sgl_lab.contracts.legible import clipped, legible
 from sgl_lab.contracts.tree import TreeSnapshot
 from sgl_lab.viz.draw import asked as draw_asked
 from sgl_lab.viz.draw import dot, html, palette, svg, text
@@ -25,7 +26,6 @@ from sgl_lab.viz.draw.escape import escaped, joined, style_sheet, tag
 from sgl_lab.viz.draw.outline import lane_order, outline
 from sgl_lab.viz.draw.streams import fair_share, runs, streams, whole_characters
 from sgl_lab.viz.freeze import LIMIT, freeze
-from sgl_lab.viz.legible import clipped, legible
 from sgl_lab.viz.views import LanesView, MetricsView, TokensView, TreeView
 from sgl_lab.viz.views.asked import asked
 from sgl_lab.viz.views.lanes import LaneRow

@@ -7,6 +7,7 @@ from typing import Any
 from ...viz.draw import html
 from ..desk import Desk
 from ..options import OptionError, nearest
+from ..printing import say
 from ..show import in_kernel
 from .command import Command, Words, aligned, ready_lab, show
 
@@ -33,10 +34,10 @@ def _stop_jobs(desk: Desk, words: Words) -> None:
         raise OptionError("which job?", hint="such as `%sgl jobs stop 1`, or `%sgl jobs stop all`")
     stopping = desk.jobs.running() if word == "all" else [desk.jobs.find(word)]
     for job in stopping:
-        print(f"job {job.number} is {'over already' if job.is_over else 'being stopped'}")
+        say(f"job {job.number} is {'over already' if job.is_over else 'being stopped'}")
         job.cancel()
     if not stopping:
-        print("no job is running")
+        say("no job is running")
 
 
 def _numbers(desk: Desk) -> dict[str, tuple[str, ...]]:
@@ -57,7 +58,7 @@ def _dashboard(shell: Any, desk: Desk, words: Words) -> None:
 
     lab = ready_lab(shell, desk)
     if not in_kernel(shell) or "--text" in words.options:
-        print(picture(lab)["text/plain"])
+        say(picture(lab)["text/plain"])
         return
     if desk.dashboard is None:
         desk.dashboard = Dashboard(shell, lab, desk.stop)

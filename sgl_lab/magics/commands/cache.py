@@ -9,6 +9,7 @@ from ...viz.draw.numbers import counted, percent
 from ..desk import Desk
 from ..jobs import Job
 from ..options import OptionError, nearest
+from ..printing import say
 from .command import Command, Words, ready_lab, show
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def _cache(shell: Any, desk: Desk, words: Words) -> None:
         before = lab.stats()
         lab.flush()
         n_nodes, n_freed = before["nodes"] - lab.stats()["nodes"], lab.stats()["pages_free"] - before["pages_free"]
-        print(f"forgot {counted(n_nodes, 'node')}, {counted(n_freed, 'page')} freed; what is pinned or in use stays")
+        say(f"forgot {counted(n_nodes, 'node')}, {counted(n_freed, 'page')} freed; what is pinned or in use stays")
     else:
         _stats(shell, desk, words, lab)
 
@@ -50,7 +51,7 @@ def _pin(shell: Any, desk: Desk, lab: Lab, name: str | None) -> None:
         _unpin(desk, name)
     before = lab.stats()["pages_pinned"]
     desk.pins[name] = lab, lab.pin(prefix)
-    print(f"pinned {name}: {counted(lab.stats()['pages_pinned'] - before, 'page')} more are never evicted, until `%sgl cache unpin {name}`")
+    say(f"pinned {name}: {counted(lab.stats()['pages_pinned'] - before, 'page')} more are never evicted, until `%sgl cache unpin {name}`")
 
 
 def _unpin(desk: Desk, name: str | None) -> None:
@@ -61,7 +62,7 @@ def _unpin(desk: Desk, name: str | None) -> None:
         lab, pin = desk.pins.pop(each)
         if lab.is_open:
             lab.unpin(pin)
-    print(f"unpinned {', '.join(names)}" if names else "nothing is pinned")
+    say(f"unpinned {', '.join(names)}" if names else "nothing is pinned")
 
 
 def _stats(shell: Any, desk: Desk, words: Words, lab: Lab) -> None:

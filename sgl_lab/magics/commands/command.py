@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ...contracts.legible import clipped
 from ...viz.draw import html
 from ...viz.draw.escape import Markup
-from ...viz.legible import clipped
 from ..desk import Desk
 from ..options import OptionError, nearest
+from ..printing import say
 from ..show import Place, in_kernel, loading
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def picture(shell: Any, words: Words, drawn: Markup, plain: str, counts: dict[st
 def show(shell: Any, words: Words, page: Markup, plain: str, counts: Mapping[str, int]) -> None:
     """A page with its text twin, or with --text the twin alone."""
     if "--text" in words.options or not in_kernel(shell):
-        print(plain)
+        say(plain)
     else:
         Place(shell).show({"text/html": page.source, "text/plain": plain}, {"sgl_lab": {"counts": dict(counts)}})
 

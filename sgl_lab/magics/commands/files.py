@@ -7,6 +7,7 @@ from pathlib import Path
 from ...trace.files import check_ours, write_whole
 from ...viz.draw.numbers import counted
 from ..options import OptionError
+from ..printing import say
 from .command import Words
 
 FORCE = {"--force": ""}
@@ -29,4 +30,4 @@ def write(path: Path, source: str) -> None:
 
 def told(path: Path) -> None:
     size = path.stat().st_size
-    print(f"wrote {path}, {size / 1024:,.0f} KiB" if size >= 1024 else f"wrote {path}, {counted(size, 'byte')}")
+    say(f"wrote {path}, {size / 1024:,.0f} KiB" if size >= 1024 else f"wrote {path}, {counted(size, 'byte')}")

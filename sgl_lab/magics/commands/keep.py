@@ -16,6 +16,7 @@ from ...viz.draw.escape import Markup, joined
 from ...viz.views.asked import asked
 from ..desk import Desk
 from ..options import VIEWS, OptionError
+from ..printing import say
 from ..show import Folded, Place, in_kernel
 from .command import Command, Words
 from .explain import explained
@@ -43,7 +44,7 @@ def _replay(shell: Any, desk: Desk, words: Words) -> None:
     folded, ended = Folded(record), record.ended
     shown = folded.bundle(VIEWS, f"{path.name} · {record.title}", ended.status, ended.message)
     if "--text" in words.options or not in_kernel(shell):
-        print(shown["text/plain"])
+        say(shown["text/plain"])
     else:
         Place(shell).show(shown, {"sgl_lab": {"counts": folded.counts(), "status": ended.status}})
 
@@ -71,7 +72,7 @@ def exported(desk: Desk, record: Record) -> list[Markup]:
 def _trace(shell: Any, desk: Desk, words: Words) -> None:
     path = target(words.name(), words, perfetto.MARK, "%sgl trace run.json")
     write(path, json.dumps(perfetto.trace(desk.run(words.name(1))), separators=(",", ":"), allow_nan=False))
-    print("open it at ui.perfetto.dev or in chrome://tracing")
+    say("open it at ui.perfetto.dev or in chrome://tracing")
 
 
 COMMANDS = {

@@ -8,6 +8,7 @@ from ...viz.draw import html
 from ...viz.draw.numbers import counted
 from ..desk import Desk
 from ..options import SETTINGS
+from ..printing import say
 from .command import Command, Words, aligned, memory_text, ready_lab, show
 
 if TYPE_CHECKING:
@@ -22,12 +23,12 @@ def _model(shell: Any, desk: Desk, words: Words) -> None:
 
     device = words.options.get("--device")
     lab = ready_lab(shell, desk, words.name(), None if device is None else str(DEVICE.read(device, "--device")))
-    print(f"{_name(lab)}, context {lab.card.context:,} tokens, vocabulary {lab.card.vocab:,}")
-    print(memory_text(lab))
+    say(f"{_name(lab)}, context {lab.card.context:,} tokens, vocabulary {lab.card.vocab:,}")
+    say(memory_text(lab))
     for parked in reversed(LABS.parked):
-        print(f"parked: {_name(parked)}, {parked.n_bytes >> 20:,} MiB with its radix tree")
+        say(f"parked: {_name(parked)}, {parked.n_bytes >> 20:,} MiB with its radix tree")
     if LABS.parked:
-        print("%sgl model NAME goes back to one, with its tree as it was; %sgl free gives their memory back")
+        say("%sgl model NAME goes back to one, with its tree as it was; %sgl free gives their memory back")
 
 
 def _models(shell: Any, desk: Desk, words: Words) -> None:
@@ -48,14 +49,14 @@ def _doctor(shell: Any, desk: Desk, words: Words) -> None:
     from ...doctor import examine
 
     for finding in examine():
-        print(finding)
+        say(str(finding))
 
 
 def _free(shell: Any, desk: Desk, words: Words) -> None:
     from ...labs import LABS
 
     n_labs, n_bytes = len(LABS.parked), LABS.free()
-    print(f"closed {counted(n_labs, 'parked model')}: {n_bytes >> 20:,} MiB freed" if n_labs else "no model is parked")
+    say(f"closed {counted(n_labs, 'parked model')}: {n_bytes >> 20:,} MiB freed" if n_labs else "no model is parked")
 
 
 def _name(lab: Lab) -> str:

@@ -10,6 +10,7 @@ from ...viz.draw.numbers import counted, percent
 from ...viz.views.hits import hits
 from ..desk import Desk
 from ..options import OptionError
+from ..printing import say
 from ..show import tree_counts, tree_of
 from .command import Command, Words, memory_text, picture, ready_lab, show
 from .files import FORCE, target, write
@@ -66,7 +67,7 @@ def _tree(shell: Any, desk: Desk, words: Words) -> None:
 
 def _stop(shell: Any, desk: Desk, words: Words) -> None:
     said = " and ".join(counted(n, what) for n, what in zip(desk.stop(), ("job", "request"), strict=True) if n)
-    print(f"stopped {said}" if said else "nothing is running")
+    say(f"stopped {said}" if said else "nothing is running")
 
 
 FILES = {"--dot": "FILE", "--svg": "FILE"}

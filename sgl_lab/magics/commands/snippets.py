@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ...trace.files import write_whole
-from ...viz.legible import legible
 from ..desk import Desk
 from ..options import OptionError, nearest
+from ..printing import say
 from .command import Command, Words
 
 VERBS = ("save", "list", "show", "run", "rm")
@@ -43,10 +43,10 @@ def _snippet(shell: Any, desk: Desk, words: Words) -> Any:
         found = _read(path)
         return shell.run_cell_magic("sgl", found["line"] or "", found["body"] or "")
     if verb == "show":
-        print(legible(_read(path)[0]))
+        say(_read(path)[0])
     else:
         _known(path).unlink(missing_ok=True)
-        print(f"removed {path.stem}")
+        say(f"removed {path.stem}")
     return None
 
 
@@ -74,7 +74,7 @@ def _known(path: Path) -> Path:
 
 
 def _list() -> None:
-    print("\n".join(_names()) or "there are no snippets; `%sgl snippet save NAME` keeps the last %%sgl cell")
+    say("\n".join(_names()) or "there are no snippets; `%sgl snippet save NAME` keeps the last %%sgl cell")
 
 
 def _save(shell: Any, path: Path, force: bool) -> None:
@@ -89,7 +89,7 @@ def _save(shell: Any, path: Path, force: bool) -> None:
     except OSError as error:
         raise OptionError(f"cannot make {path.parent}: {error.strerror}") from None
     write_whole(path, lambda file: file.write(typed))
-    print(f"wrote {path}")
+    say(f"wrote {path}")
 
 
 def _read(path: Path) -> re.Match[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...viz.draw import html, whatif
 from ..desk import Desk
 from ..options import OptionError, nearest
+from ..printing import say
 from ..show import Place, in_kernel
 from .command import Command, Words, ready_lab
 
@@ -41,7 +42,7 @@ def _whatif(shell: Any, desk: Desk, words: Words) -> None:
     found = whatif.WhatIf(record.title, tuple(outcomes), page, actual if sizes[0] <= actual <= sizes[-1] else None)
     plain = whatif.text(found)
     if "--text" in words.options or not in_kernel(shell):
-        print(plain)
+        say(plain)
         return
     still = html.picture(whatif.picture(found), whatif.heading(found)).source
     counts = {f"{one.evict}_{found.size(one)}": one.cached_prompt_tokens for one in outcomes}

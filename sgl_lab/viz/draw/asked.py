@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from ..legible import clipped, finite, legible
+from ...contracts.legible import clipped, finite, legible
 from ..views.asked import Asked
 from . import palette
 from .escape import Child, Markup, css, tag
@@ -77,13 +77,13 @@ def _cut(lines: Iterable[Line], n: int) -> Iterator[Line]:
 
 def heading(asked: Asked) -> str:
     n = len(asked.prompt)
-    return f"{asked.title}: a {asked.kind} after {counted(n, 'token')}, {asked.n_hit or 0:,} of them from the cache"
+    return f"{clipped(asked.title, 100)}: a {clipped(asked.kind, 20)} after {counted(n, 'token')}, {asked.n_hit or 0:,} of them from the cache"
 
 
 def outcome(asked: Asked) -> str:
     n_forced = sum(sample.forced for sample in asked.samples)
     forced = f", {n_forced:,} of them forced" if n_forced else ""
-    return f"{counted(len(asked.samples), 'token')} came{forced}; finish reason: {asked.reason or 'none yet'}"
+    return f"{counted(len(asked.samples), 'token')} came{forced}; finish reason: {clipped(asked.reason, 40) or 'none yet'}"
 
 
 def html(asked: Asked, spell: Spell) -> Markup:
@@ -129,7 +129,7 @@ def text(asked: Asked, spell: Spell) -> str:
     if asked.kind == "gen":
         rows += [outcome(asked), *map(_row, answer_lines(asked, spell))]
     else:
-        rows.append(f"chosen: {asked.value}")
+        rows.append(f"chosen: {legible(asked.value)}")
     return "\n".join(rows)
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..legible import clipped
+from ...contracts.legible import clipped
 from . import canvas
 from .canvas import WIDTH
 from .escape import Markup, tag

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Iterable
 
 from ...contracts.events import Sample
+from ...contracts.legible import clipped, finite
 from ..explain.diff import Diff, Pair, runner_up
-from ..legible import clipped, finite
 from ..views.asked import Asked
 from . import palette
 from .escape import Child, Markup, css, tag

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..legible import clipped
+from ...contracts.legible import clipped
 from ..views.tree import TreePicture
 from . import palette
 from .numbers import counted
@@ -13,7 +13,7 @@ NAME = "radix_tree"
 
 
 def source(picture: TreePicture, max_nodes: int = MAX_NODES) -> str:
-    """A digraph, left to right. Labels are quoted strings: nothing in them is Graphviz markup."""
+    """A digraph, left to right. Labels are quoted strings, in which Graphviz knows escapes and entities, and no other markup."""
     lines = [
         f"digraph {NAME} {{",
         '  rankdir="LR"; bgcolor="transparent";',
@@ -47,4 +47,4 @@ def svg(picture: TreePicture) -> str | None:
 
 
 def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+    return '"' + text.replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'

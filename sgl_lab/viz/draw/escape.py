@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ..legible import legible
+from ...contracts.legible import legible
 
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]*")
 _PACKED = re.compile(r"[A-Za-z0-9+/=]*")

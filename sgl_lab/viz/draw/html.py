@@ -11,11 +11,11 @@ import base64
 import math
 from collections.abc import Iterable, Sequence
 
-from ..legible import clipped
+from ...contracts.legible import clipped
 from ..views.metrics import MetricsPicture
 from ..views.tokens import Tok, TokensPicture
 from . import palette
-from .escape import Child, Markup, css, joined, tag
+from .escape import Attributes, Child, Markup, css, joined, tag
 from .numbers import counted, metric_items, percent
 from .streams import SPECIAL, Block, Run, Stream, blocks, fair_share, streams
 
@@ -113,6 +113,11 @@ def legend(picture: TokensPicture) -> Markup:
     return tag("div", {"style": f"{_SMALL};{row}"}, *samples)
 
 
+def output(page: Markup, attributes: Attributes | None = None) -> Markup:
+    """The whole output of a cell: dollars and backslashes in it are none of a formula, neither in JupyterLab nor in nbconvert's page."""
+    return tag("div", {"class": "mathjax_ignore tex2jax_ignore", **(attributes or {})}, page)
+
+
 def details(summary: str, content: Markup, *, is_open: bool = False) -> Markup:
     head = tag("summary", {"style": css(cursor="pointer", font_size="13px", font_weight="600", padding="6px 0")}, summary)
     return tag("details", {"open": is_open, "style": css(border_top=RULE)}, head, content)
@@ -130,7 +135,7 @@ def picture(svg: Markup, alt: str) -> Markup:
 
 def plain(text: str) -> Markup:
     style = css(font_size="12px", line_height="1.5", white_space="pre", overflow_x="auto", margin="0 0 8px 0")
-    return tag("pre", {"style": style}, text)
+    return tag("pre", {"style": style}, "\n" * text.startswith("\n"), text)  # a newline right after <pre> is none to a browser
 
 
 def progress(words: str, share: float | None) -> Markup:

@@ -6,7 +6,7 @@ import base64
 import hashlib
 from collections.abc import Iterable
 
-from ..legible import clipped
+from ...contracts.legible import clipped
 from .escape import Markup, module, style_sheet, tag
 
 MARK = '<meta name="generator" content="sgl_lab">'

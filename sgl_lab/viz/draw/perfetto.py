@@ -23,8 +23,8 @@ from ...contracts.events import (
     TokensSampled,
 )
 from ...contracts.ids import ForkId, RequestId
+from ...contracts.legible import clipped, finite
 from ...trace import Record
-from ..legible import clipped, finite
 from ..views.hits import n_shared
 from ..views.names import unnamed
 
@@ -56,7 +56,11 @@ class _Life:
 
 def trace(record: Record) -> Row:
     """The JSON object to write."""
-    rows = [_named("process_name", 0, f"sgl_lab {record.title}"), _named("thread_name", STEPS, "steps"), *_Fold(record).rows()]
+    rows = [
+        _named("process_name", 0, f"sgl_lab {clipped(record.title, 200)}"),
+        _named("thread_name", STEPS, "steps"),
+        *_Fold(record).rows(),
+    ]
     about = {"generator": "sgl_lab", "run": clipped(record.title, 200)}
     return {"otherData": about, "displayTimeUnit": "ms", "traceEvents": rows}
 
@@ -164,11 +168,11 @@ def _life(life: _Life, number: int) -> Iterator[Row]:
     end = life.start if life.end is None else life.end
     args = {
         "request": life.queued.request,
-        "kind": life.queued.kind,
+        "kind": clipped(life.queued.kind, 20),
         "prompt tokens": len(life.queued.prompt),
         "cached tokens": life.n_cached,
         "generated tokens": life.n_generated,
-        "end": life.reason or "still running",
+        "end": clipped(life.reason, 40) or "still running",
     }
     yield _slice(life.name, life.thread, life.start, end, args)
     for kind, first, last, n in life.pieces:

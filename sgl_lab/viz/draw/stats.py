@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ...contracts.legible import legible
 from ..views.hits import Hits
 from . import chart, palette
 from .escape import Markup, css, tag
@@ -118,7 +119,7 @@ def curve(points: Sequence[Hits]) -> Markup:
 
 
 def text(title: str, stats: Stats) -> str:
-    lines = [title]
+    lines = [legible(title)]
     for section in sections(stats):
         for n, row in enumerate(section.rows):
             share = "" if row.share is None else f"  {percent(row.share)}"

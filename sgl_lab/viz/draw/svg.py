@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..legible import clipped
+from ...contracts.legible import clipped
 from ..views.lanes import BarRow, LanesPicture
 from ..views.tree import NodeRow, TreePicture
 from .canvas import ROW, WIDTH, box, heading, legend, line, picture, shape, text

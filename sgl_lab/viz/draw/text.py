@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from ..legible import clipped, legible
+from ...contracts.legible import clipped, legible
 from ..views.lanes import BarRow, LanesPicture
 from ..views.metrics import MetricsPicture
 from ..views.tokens import TokensPicture

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
-from ..legible import clipped
+from ...contracts.legible import clipped
 from . import chart, palette
 from .escape import Markup, css, tag
 from .numbers import counted, percent

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from ...contracts.legible import clipped
 from ..explain.change import Change
 from ..explain.past import shared
 from ..explain.why import GRAM, Miss, Why
-from ..legible import clipped
 from . import palette
 from .escape import Child, Markup, css, joined, tag
 from .html import RULE

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from difflib import unified_diff
 
 from ...contracts.events import Sample, StepRan
+from ...contracts.legible import finite
 from ...trace import Record
-from ..legible import finite
 from ..views.asked import Asked, asked
 from ..views.metrics import MetricsView
 from .past import shared

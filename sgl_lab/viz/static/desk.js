@@ -1,7 +1,7 @@
 /* What outlasts a cell: views in outputs that are plain HTML for whoever has no kernel, the queue of a dashboard, and the
  * controls that run a cell again. */
 
-import { count, el, keyed, setText } from "./page.js";
+import { count, el, furnish, keyed, setText } from "./page.js";
 
 const LOOK_MS = 120;
 const SETTLE_MS = 150;
@@ -114,7 +114,7 @@ class Controls {
           value: index,
           "aria-valuetext": values[index].text,
           input: () => {
-            input.setAttribute("aria-valuetext", values[input.value].text);
+            furnish(input, { "aria-valuetext": values[input.value].text });
             tell(Number(input.value));
           },
         }))

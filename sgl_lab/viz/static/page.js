@@ -1,5 +1,7 @@
 /* What every part of the page uses: elements, numbers in words, what the states mean. */
 
+import { legible } from "./legible.js";
+
 export const TOKEN_STATES = { cached: "○", computed: "●", generated: "▸", forced: "»", choice: "◆" };
 export const TOKEN_MEANING = {
   text: "not computed yet",
@@ -38,9 +40,9 @@ export function furnish(node, attrs = {}, children = []) {
   for (const [name, value] of Object.entries(attrs)) {
     if (typeof value === "function") node.addEventListener(name, value);
     else if (value === true && !name.startsWith("aria-")) node.setAttribute(name, "");
-    else if (value !== null && (value !== false || name.startsWith("aria-"))) node.setAttribute(name, value);
+    else if (value !== null && (value !== false || name.startsWith("aria-"))) node.setAttribute(name, legible(String(value)));
   }
-  node.append(...children);
+  node.append(...children.map((child) => (child instanceof Node ? child : legible(String(child)))));
   return node;
 }
 
@@ -65,7 +67,11 @@ export function panel(name, title, tools, ...body) {
   );
 }
 
-export const setText = (node, text) => node.textContent !== text && (node.textContent = text);
+export function setText(node, text) {
+  const shown = legible(String(text));
+  if (node.textContent !== shown) node.textContent = shown;
+}
+
 export const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const whole = new Intl.NumberFormat("en");
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });

@@ -401,7 +401,7 @@ function scrollTo(box, top) {
 const BYTES = /(?:\\x[89a-f][0-9a-f])+/g;
 const ENDS_IN_BYTES = /(?:\\x[89a-f][0-9a-f])+$/;
 const BEGINS_WITH_BYTES = /^(?:\\x[89a-f][0-9a-f])+/;
-const strict = new TextDecoder("utf-8", { fatal: true });
+const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 /** `\xNN` that are a character together become it; bytes without sense stay. */
 const characters = (text) =>

@@ -1,6 +1,6 @@
 /* The radix tree: only what is in sight is drawn, so that thousands of nodes move as smoothly as ten. */
 
-import { NODE_GLYPH, NODE_MEANING, clamp, count, el, ordinal, panel, setText, still, svg, tool, visible } from "./page.js";
+import { NODE_GLYPH, NODE_MEANING, clamp, count, el, furnish, ordinal, panel, setText, still, svg, tool, visible } from "./page.js";
 
 const GHOST_MS = 700;
 const RECENT_MS = 1500;
@@ -692,10 +692,8 @@ class Box {
     setText(this.meta, item.meta);
     this.label.setAttribute("y", item.meta ? 14 : 21);
     setText(this.glyph, NODE_GLYPH[state] ?? "");
-    this.root.setAttribute(
-      "aria-label",
-      `${node.label || "root"}, ${count(node.n, "token")}${item.kind === "node" ? `, ${count(node.hits, "hit")}, ${NODE_MEANING[state]}` : ", being generated"}`,
-    );
+    const facts = item.kind === "node" ? `${count(node.hits, "hit")}, ${NODE_MEANING[state]}` : "being generated";
+    furnish(this.root, { "aria-label": `${node.label || "root"}, ${count(node.n, "token")}, ${facts}` });
   }
 }
 

@@ -2,7 +2,7 @@
 
 import { extras } from "./desk.js";
 import { TimelinePanel } from "./lanes.js";
-import { brief, clamp, count, el, percent, setText } from "./page.js";
+import { brief, clamp, count, el, furnish, percent, setText } from "./page.js";
 import { TokensPanel } from "./tokens.js";
 import { TreePanel } from "./tree.js";
 
@@ -32,8 +32,7 @@ export class View {
     const views = options.views ?? Object.keys(this.panels);
     root.classList.add("sgl-live");
     root.classList.toggle("sgl-dashboard", Boolean(options.dashboard));
-    root.setAttribute("role", "region");
-    root.setAttribute("aria-label", options.title || "Live run");
+    furnish(root, { role: "region", "aria-label": options.title || "Live run" });
     const panels = Object.values(this.panels).map((panel) => panel.root);
     const extra = this.extras.map((each) => each.root);
     root.append(this.header.root, this.metrics.root, ...extra, ...panels, this.card.root, this.voice);
@@ -248,6 +247,7 @@ async function interrupt(kernel) {
   if (token) headers.Authorization = `token ${token}`;
   try {
     const url = new URL(`${baseUrl.replace(/\/*$/, "/")}api/kernels/${encodeURIComponent(kernel)}/interrupt`, location.href);
+    if (url.origin !== location.origin) return false; // the token is for nobody else, whatever the page says
     return (await fetch(url, { method: "POST", headers, credentials: "same-origin" })).ok;
   } catch {
     return false;

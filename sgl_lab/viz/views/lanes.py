@@ -26,7 +26,7 @@ from ...contracts.events import (
     TokensSampled,
 )
 from ...contracts.ids import ExprId, ForkId, RequestId, RunId
-from ..legible import legible
+from ...contracts.legible import legible
 from .clock import RunClock
 from .names import unnamed
 
@@ -107,7 +107,7 @@ class LanesView:
                 above = _lane(parent) if parent is not None and _lane(parent) in self._lanes else None
                 self._open_lane(_lane(fork), above, label or ("main" if parent is None else f"fork {index + 1}"), "fork")
             case ExprStarted(fork=fork, expr=expr, name=name) if _lane(fork) in self._lanes:
-                self._names[expr] = legible(name)
+                self._names[expr] = name
             case StreamExtended(fork=fork, start=start, kind="text", tokens=tokens, role=role) if tokens and _lane(fork) in self._lanes:
                 self._bar(_lane(fork), "text", now, now, len(tokens), legible(role), at=start)
             case RequestQueued() as queued:
@@ -169,7 +169,7 @@ class LanesView:
             lane = self._open_lane(f"r{event.request}", None, f"request {event.request}", "request")
         elif event.kind == "gen" and event.request != event.group:
             lane = self._open_lane(f"r{event.request}", lane, f"sample {event.request - event.group + 1}", "request")
-        name = unnamed(event.kind) if event.expr is None else self._names.get(event.expr, event.kind)
+        name = legible(unnamed(event.kind) if event.expr is None else self._names.get(event.expr, event.kind))
         bar = self._bar(lane, "wait", now, None, len(event.prompt), name, event.request)
         work = "score" if event.kind == "score" else "prefill"
         self._requests[event.request] = _Request(lane, name, work, event.request, len(event.prompt), bar, busy_until=now, began=now)

@@ -26,8 +26,8 @@ from ...contracts.events import (
     TokensSampled,
 )
 from ...contracts.ids import ForkId, RequestId, RunId
+from ...contracts.legible import finite
 from ...contracts.tree import TreeSnapshot
-from ..legible import finite
 
 WINDOW_NS = 2_000_000_000
 

@@ -26,7 +26,7 @@ from ...contracts.events import (
     StepRan,
 )
 from ...contracts.ids import ExprId, ForkId, RequestId, RunId
-from ..legible import clipped
+from ...contracts.legible import clipped
 from .lanes import BarRow, LaneRow, LanesPicture
 from .names import unnamed
 

@@ -27,7 +27,7 @@ from ...contracts.events import (
     TokensSampled,
 )
 from ...contracts.ids import ForkId, RequestId, RunId
-from ..legible import finite, legible
+from ...contracts.legible import finite, legible
 from .clock import RunClock
 
 

@@ -30,8 +30,8 @@ from ...contracts.events import (
     Touched,
 )
 from ...contracts.ids import ForkId, NodeId, RequestId
+from ...contracts.legible import clipped, legible
 from ...contracts.tree import TreeNode, TreeSnapshot
-from ..legible import clipped, legible
 
 LABEL = 64
 """characters of a node's text that travel with its row"""
