@@ -17,15 +17,12 @@ _UNFIT = (
 )
 """what acts instead of being seen"""
 _JOINERS, _SELECTORS = r"\u200c\u200d", r"\ufe00-\ufe0f\U000e0100-\U000e01ef"
-_FLAG = r"\U0001f3f4[\U000e0061-\U000e007a]{2,6}\U000e007f"
 _SUSPECT = re.compile(f"[{_UNFIT}{_JOINERS}{_SELECTORS}]")
-_STRANGE = re.compile(rf"({_FLAG})|[{_UNFIT}]|(?<=[{_JOINERS}])[{_JOINERS}]|(?<=[{_SELECTORS}])[{_SELECTORS}]")
-"""A flag of letters is a picture. One joiner, one selector of a shape is a matter of spelling; a second can only be a message in hiding."""
+_STRANGE = re.compile(rf"[{_UNFIT}]|(?<=[{_JOINERS}])[{_JOINERS}]|(?<=[{_SELECTORS}])[{_SELECTORS}]")
+"""One joiner, one selector of a shape is a matter of spelling; a second can only be a message in hiding."""
 
 
 def _stand_in(match: re.Match[str]) -> str:
-    if match[1]:
-        return match[1]
     code = ord(match[0])
     if code < 0x20:
         return chr(0x2400 + code)

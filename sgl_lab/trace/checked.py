@@ -27,6 +27,8 @@ from ..contracts.ids import ForkId, NodeId
 from ..contracts.tree import TreeNode, TreeSnapshot
 
 LARGEST = 2**63
+MAX_SPELLING = 4_096
+"""characters of one token"""
 
 
 @cache
@@ -84,6 +86,7 @@ def vocab_from(data: Mapping[str, Any]) -> dict[int, str]:
     """The spelling of tokens that a header holds."""
     vocab = {int(token): text for token, text in data.items()}
     _expect(all(isinstance(text, str) for text in vocab.values()), "a spelling is no text")
+    _expect(all(len(text) <= MAX_SPELLING for text in vocab.values()), "a spelling is too long for one token")
     return vocab
 
 

@@ -25,11 +25,26 @@ RUNS_WHAT_IT_READS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "jo
 LISTENS = {"http.server", "socketserver", "socket", "asyncio.start_server", "aiohttp.web", "flask", "fastapi", "uvicorn"}
 
 MARKUP_FROM_TEXT = re.compile(
-    r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|DOMParser|\beval\(|new Function|\.html\("
+    r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|DOMParser|srcdoc|setHTML|\.html\("
+    r"|\beval\b|\bnew Function\b|\bset(?:Timeout|Interval)\(\s*[\"'`]|\.(?:src|href|action)\s*=(?!=)|\.on[a-z]+\s*=(?!=)"
 )
 LOADS_SOMETHING = re.compile(r"@import|\burl\((?!#|data:)|\bimport\s*\(|\bfrom\s+['\"](?!\./\w+\.js\")")
 ADDRESS = re.compile(r"(?:https?:)?//[a-z0-9-]+\.[a-z0-9.-]+[^\s'\"`)]*")
 TEXTS = {".md", ".ipynb", ".toml", ".txt", ".py", ".js", ".css", ""}
+
+ELEMENT = re.compile(
+    r"(?<!\?P)</?(?:!doctype|html|head|body|meta|link|base|title|style|script|template|iframe|object|embed|form|input|button|select|option|textarea"
+    r"|main|section|div|span|p|a|b|i|em|br|hr|h[1-6]|ul|ol|li|dl|pre|code|table|tr|td|th|img|svg|g|rect|text|path|details|summary)\b"
+)
+MAKES_MARKUP = {
+    "sgl_lab/viz/draw/escape.py",
+    "sgl_lab/viz/draw/page.py",  # its doctype, and the mark that files are known by
+    "sgl_lab/viz/draw/whatif.py",  # plotly's line breaks in a text of ours
+    "sgl_lab/cli.py",  # nbconvert's template
+}
+TRUSTS_MARKUP = {"sgl_lab/viz/draw/escape.py", "sgl_lab/magics/show.py"}
+"""Where source becomes `Markup`: where it is built, and where an output goes out that was."""
+SAYS = "sgl_lab/magics/printing.py"
 
 USER_CELLS = "sgl_lab/magics/cell.py"
 """The one place that runs code: what the user wrote into the cell."""
@@ -66,6 +81,22 @@ def test_what_runs_in_the_page_makes_no_markup_of_text_and_fetches_nothing_from_
     assert not MARKUP_FROM_TEXT.findall(text)
     assert not LOADS_SOMETHING.findall(text)
     assert set(ADDRESS.findall(text)) <= {"http://www.w3.org/2000/svg"}
+
+
+def test_markup_is_put_together_in_one_place() -> None:
+    """Elsewhere no string holds a tag, so that no text can be put into one."""
+    found = set()
+    for path in SOURCES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        remarks = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in remarks]
+        found |= {path.relative_to(ROOT).as_posix() for text in texts if isinstance(text, str) and ELEMENT.search(text)}
+    assert found == MAKES_MARKUP
+    assert {file for file, _, name, _ in calls() if name.split(".")[-1] == "Markup"} == TRUSTS_MARKUP
+
+
+def test_what_the_magics_print_is_made_legible_first() -> None:
+    assert {file for file, _, name, _ in calls() if name == "print" and file.startswith("sgl_lab/magics/")} == {SAYS}
 
 
 def test_no_file_knows_the_machine_it_was_written_on() -> None:

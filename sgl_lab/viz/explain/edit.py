@@ -8,6 +8,8 @@ from difflib import SequenceMatcher
 MIN_MATCH = 3
 """characters that a line and the text must have in common, in one run"""
 MAX_LINES = 600
+MAX_LINE = 4_000
+"""characters"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +23,8 @@ class Edit:
 
 def find_edit(old_source: str | None, new_source: str, before: str, old: str, new: str, after: str) -> Edit | None:
     """The line that brought `new` where `old` stood between `before` and `after`; None if no line looks like it."""
-    now = new_source.split("\n")[:MAX_LINES]
-    was = old_source.split("\n")[:MAX_LINES] if old_source is not None else now
+    now = _lines(new_source)
+    was = _lines(old_source) if old_source is not None else now
     here = before[-40:] + new[:80] + after[:40]
     there = before[-40:] + old[:80] + after[:40]
     edits = []
@@ -38,6 +40,10 @@ def find_edit(old_source: str | None, new_source: str, before: str, old: str, ne
     stands_in = [(_match(line, before[-40:]) + _match(line, after[:40]), -n, Edit(n, line)) for n, line in enumerate(now, 1)]
     found = max(stands_in, key=lambda edit: edit[:2])
     return found[2] if found[0] >= MIN_MATCH else None
+
+
+def _lines(source: str) -> list[str]:
+    return [line[:MAX_LINE] for line in source.split("\n")[:MAX_LINES]]
 
 
 def _match(line: str, text: str) -> int:

@@ -6,12 +6,10 @@ const UNFIT =
   String.raw`\u{e0000}-\u{e00ff}\u{e01f0}-\u{e0fff}`;
 const JOINERS = String.raw`\u200c\u200d`;
 const SELECTORS = String.raw`\ufe00-\ufe0f\u{e0100}-\u{e01ef}`;
-const FLAG = String.raw`\u{1f3f4}[\u{e0061}-\u{e007a}]{2,6}\u{e007f}`;
 const SUSPECT = new RegExp(`[${UNFIT}${JOINERS}${SELECTORS}]`, "u");
-const STRANGE = new RegExp(`(${FLAG})|[${UNFIT}]|(?<=[${JOINERS}])[${JOINERS}]|(?<=[${SELECTORS}])[${SELECTORS}]`, "gu");
+const STRANGE = new RegExp(`[${UNFIT}]|(?<=[${JOINERS}])[${JOINERS}]|(?<=[${SELECTORS}])[${SELECTORS}]`, "gu");
 
-function standIn(strange, flag) {
-  if (flag) return flag;
+function standIn(strange) {
   const code = strange.codePointAt(0);
   if (code < 0x20 || code === 0x7f) return String.fromCodePoint(code < 0x20 ? 0x2400 + code : 0x2421);
   return code >= 0xd800 && code <= 0xdfff ? "\ufffd" : `⟨U+${code.toString(16).toUpperCase().padStart(4, "0")}⟩`;

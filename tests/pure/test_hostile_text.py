@@ -1,0 +1,318 @@
+"""S1 without a browser: hostile text on every surface is text, the markup around it is that around harmless words."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from contextlib import suppress
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from IPython.core.error import UsageError
+
+from sgl_lab.contracts.errors import SglError, UnfinishedValue
+from sgl_lab.contracts.legible import clipped, legible
+from sgl_lab.magics.commands.keep import exported
+from sgl_lab.magics.desk import Desk
+from sgl_lab.magics.errors import readable, render_with
+from sgl_lab.magics.line import run_line
+from sgl_lab.magics.options import Control, OptionError, nearest, parse_cell
+from sgl_lab.magics.show import Folded
+from sgl_lab.trace import Record, write_jsonl
+from sgl_lab.viz.draw import asked as draw_asked
+from sgl_lab.viz.draw import chart, dot, html, page, perfetto, stats, svg, text, whatif
+from sgl_lab.viz.draw import diff as draw_diff
+from sgl_lab.viz.draw import why as draw_why
+from sgl_lab.viz.explain.diff import diff
+from sgl_lab.viz.explain.why import why
+from sgl_lab.viz.freeze import freeze
+from sgl_lab.viz.replay import frames
+from sgl_lab.viz.views.asked import asked
+from sgl_lab.viz.views.recent import RecentView
+from sgl_lab.viz.views.tokens import MAX_TEXT, TokensView
+from tests.hostile_text import FAMILIES, PAYLOADS
+
+from .poisoned import poisoned
+
+TAGS = {"div", "span", "details", "summary", "img", "pre", "table", "tr", "td", "th"}
+SVG_TAGS = {"svg", "title", "style", "rect", "text", "line", "circle", "path", "g"}
+ATTRIBUTES = {"style", "title", "src", "alt", "open"}
+BY_FAMILY = {family.__name__: [one.text for one in PAYLOADS if one.family == family.__name__] for family in FAMILIES}
+OTHER_SHAPES = ("spellings", "large")
+"""Special tokens have a look of their own, bytes become characters, and what is long is cut."""
+
+
+class Shape(HTMLParser):
+    """The elements of a page with their attributes, the text inside, and what stands in attributes."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, tuple[str, ...], str]] = []
+        self.said: list[str] = []
+        self.open: list[str] = []
+        self.feed(source)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        self.elements.append((tag, tuple(values), values.get("style", "")))
+        self.said += [value for name, value in values.items() if name not in ("style", "src")]
+        if tag not in ("img", "meta"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+        self.elements.append((f"/{tag}", (), ""))
+
+    def handle_data(self, data: str) -> None:
+        self.said.append(data)
+
+
+def drawn_shape(source: str) -> list[tuple[str, tuple[str, ...], str]]:
+    """The same of an SVG, which has to be XML."""
+    return [
+        (element.tag.rpartition("}")[2], tuple(sorted(element.attrib)), element.get("class", ""))
+        for element in ET.fromstring(source).iter()
+    ]
+
+
+def harmless(payload: str) -> str:
+    """A few letters a line: elements stand around lines, however long they are."""
+    return re.sub(r"[^\n]+", lambda line: "x" * min(len(line[0]), 9), legible(payload))
+
+
+class Drawn:
+    """Everything that is made of two runs, the second of which is shown."""
+
+    def __init__(self, first: Record, last: Record, payload: str) -> None:
+        folded, recent = Folded(last), RecentView()
+        for entry in last.entries:
+            recent.fold(entry)
+        views = {"tokens": folded.tokens, "tree": folded.tree, "lanes": folded.lanes, "metrics": folded.metrics}
+        frozen = freeze(**views, title=payload, status="error", message=payload, notes=[("Value", payload)])
+        story, parted, served = why(last, [first]), diff(first, last), whatif.WhatIf(payload, (), 1, 4)
+        counts = {"cached_tokens": 1, "pages_free": 2, "step_ms": 0.5}
+        every = asked(last.entries)
+        self.pages = {
+            "frozen": frozen["text/html"],
+            "tokens": "".join(draw_asked.html(one, last.spell).source for one in every),
+            "why": draw_why.html(story, last.spell).source,
+            "diff": draw_diff.html(parted, first.spell, last.spell).source,
+            "whatif": whatif.html(served).source,
+            "stats": stats.html(payload, counts).source,
+            "table": html.table([("model", payload), (payload, "x")]).source,
+            "grid": html.grid([(payload, "y"), ("x", payload)]).source,
+            "loading": html.progress(payload, 0.5).source,
+            "running": html.panel(payload, "running", payload, []).source,
+            "picture": html.picture(svg.heading(payload, payload), payload).source,
+            "plain": html.details(payload, html.plain(payload)).source,
+        }
+        self.drawings = {
+            "tree": svg.tree(folded.tree.full()).source,
+            "lanes": svg.lanes(folded.lanes.full()).source,
+            "requests": svg.lanes(recent.full()).source,
+            "chart": chart.shares(payload, payload, [chart.Series(payload, ((1.0, 0.5), (2.0, 0.7)))], lambda x: payload).source,
+            "whatif": whatif.picture(served).source,
+        }
+        self.texts = {
+            "frozen": frozen["text/plain"],
+            "tokens": "\n".join(draw_asked.text(one, last.spell) for one in every),
+            "why": draw_why.text(story, last.spell),
+            "diff": draw_diff.text(parted, first.spell, last.spell),
+            "whatif": whatif.text(served),
+            "stats": stats.text(payload, counts),
+            "lanes": text.lanes(folded.lanes.full()),
+            "tree": text.tree(folded.tree.full(), ascii=True),
+            "transcript": text.transcript(folded.tokens.full(), ascii=True),
+            "graphviz": dot.source(folded.tree.full()),
+            "trace": json.dumps(perfetto.trace(last), ensure_ascii=False),
+            "messages": json.dumps(frames(last, last.spell), ensure_ascii=False),
+        }
+
+
+@cache
+def usual(words: str) -> dict[str, Any]:
+    """The shapes that harmless words give."""
+    drawn = Drawn(*poisoned(words), words)
+    return {"pages": {name: Shape(source).elements for name, source in drawn.pages.items()}} | {
+        "drawings": {name: drawn_shape(source) for name, source in drawn.drawings.items()}
+    }
+
+
+def test_the_corpus_is_large_and_no_payload_is_there_twice() -> None:
+    assert len(PAYLOADS) >= 500
+    assert len({payload.text for payload in PAYLOADS}) == len(PAYLOADS)
+
+
+@pytest.mark.parametrize("family", BY_FAMILY)
+def test_hostile_text_is_text_on_every_surface(family: str) -> None:
+    """Pages and drawings have the elements, attributes and styles that harmless words give; nothing speaks to a terminal."""
+    for payload in BY_FAMILY[family]:
+        drawn = Drawn(*poisoned(payload), payload)
+        expected = {} if family in OTHER_SHAPES else usual(harmless(payload))
+        for name, source in drawn.pages.items():
+            found = Shape(source)
+            assert {tag.removeprefix("/") for tag, _, _ in found.elements} <= TAGS, (name, payload)
+            assert {attribute for _, attributes, _ in found.elements for attribute in attributes} <= ATTRIBUTES, (name, payload)
+            assert not expected or found.elements == expected["pages"][name], (name, payload)
+            assert (said := "".join(found.said)) == legible(said), (name, payload)
+        for name, source in drawn.drawings.items():
+            shape = drawn_shape(source)
+            assert {tag for tag, _, _ in shape} <= SVG_TAGS, (name, payload)
+            assert not expected or shape == expected["drawings"][name], (name, payload)
+        for name, words in drawn.texts.items():
+            assert words == legible(words), (name, payload)
+        for source in (*drawn.pages.values(), *drawn.drawings.values(), *drawn.texts.values()):
+            source.encode()
+
+
+def test_what_was_said_can_be_read_whole() -> None:
+    for family in set(BY_FAMILY) - set(OTHER_SHAPES):
+        for payload in BY_FAMILY[family]:
+            for made in (html.plain(payload), html.table([("x", payload)]), html.progress(payload, None)):
+                assert legible(payload) in "".join(Shape(made.source).said), payload
+            tokens = TokensView(lambda token, text=payload: text)
+            for entry in poisoned(payload)[1].entries:
+                tokens.fold(entry)
+            shown = "".join(Shape(html.transcript(tokens.full()).source).said)
+            assert legible(payload[:MAX_TEXT]).replace("\n", "↵\n") in shown, payload
+
+
+# ---------------------------------------------------------------- commands, errors, files
+
+
+class Shown:
+    """What a notebook would get."""
+
+    def __init__(self) -> None:
+        self.data: list[dict[str, Any]] = []
+        self.shell = SimpleNamespace(kernel=self, display_pub=self, user_ns={}, configurables=[])
+
+    def publish(self, data: dict[str, Any], metadata: dict[str, Any], *, transient: dict[str, str], update: bool) -> None:
+        self.data.append(data)
+
+
+def told(shell: object, desk: Desk, line: str) -> str:
+    """The error that a command ends with, as it is shown; empty if it does not fail."""
+    try:
+        with readable(shell, "%sgl"):
+            run_line(shell, desk, line)
+    except UsageError as error:
+        return str(error)
+    except SglError as error:
+        return "".join(error._render_traceback_()) if hasattr(error, "_render_traceback_") else str(error)
+    return ""
+
+
+FEW = [payload for family in BY_FAMILY for payload in BY_FAMILY[family][:: 1 + len(BY_FAMILY[family]) // 4]]
+"""some of each family, for what takes longer"""
+COMMANDS = ("tokens", "timeline", "why", "diff run run", "why run run", "jobs", "config", "help", "snippet list", "replay run.jsonl")
+
+
+@pytest.mark.parametrize("in_notebook", [True, False])
+@pytest.mark.parametrize("throughout", [False, True])
+def test_a_hostile_file_is_refused_in_a_line_or_every_command_shows_it_as_text(
+    in_notebook: bool, throughout: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    n_read = 0
+    for payload in FEW:
+        shown, desk = Shown(), Desk()
+        shell = shown.shell if in_notebook else SimpleNamespace(user_ns={})
+        write_jsonl(poisoned(payload, throughout=throughout)[1], Path("run.jsonl"))
+        if message := told(shell, desk, "replay run.jsonl"):
+            assert throughout
+            assert "run.jsonl line" in message
+            assert message == legible(message)
+            assert "\n" not in message
+            continue
+        n_read += 1
+        for line in COMMANDS:
+            assert told(shell, desk, line) == "", (line, payload)
+        for data in shown.data:
+            found = Shape(data["text/html"]).elements
+            assert found[0] == ("div", ("class",), ""), "the whole output is kept from being taken for formulas"
+            assert {tag.removeprefix("/") for tag, _, _ in found} <= TAGS | {"script"}
+            assert sum(tag == "script" for tag, _, _ in found) <= 1
+            assert data["text/plain"] == legible(data["text/plain"])
+            json.dumps(data, ensure_ascii=False).encode()
+        assert len(shown.data) >= 7 * in_notebook
+        assert (printed := capsys.readouterr().out) == legible(printed)
+    assert n_read == len(FEW) or (throughout and n_read > 0)
+
+
+def test_a_page_to_share_has_no_script_and_a_policy_against_any(tmp_path: Path) -> None:
+    for payload in FEW:
+        record = poisoned(payload)[1]
+        desk = Desk()
+        desk.last = record
+        source = page.page(payload, exported(desk, record))
+        found = Shape(source.removeprefix("<!doctype html>"))
+        assert {tag.removeprefix("/") for tag, _, _ in found.elements} <= TAGS | {"html", "head", "meta", "title", "style", "body", "main"}
+        assert {name for _, names, _ in found.elements for name in names} <= ATTRIBUTES | {
+            "charset",
+            "name",
+            "content",
+            "http-equiv",
+            "lang",
+        }
+        assert "default-src &#39;none&#39;" in source[:600]
+        source.encode()
+
+
+def test_no_error_of_ours_speaks_to_the_terminal() -> None:
+    for payload in FEW:
+        for error in (
+            SglError(payload, hint=payload),
+            OptionError(payload),
+            UnfinishedValue(payload, text=payload),
+            nearest(payload, [payload], "run"),
+        ):
+            assert str(error) == legible(str(error))
+        for line in (
+            payload,
+            f"--{payload}",
+            f"--view {payload}",
+            f"--interact {payload}",
+            f"--def {payload}",
+            f"-m '{payload}' {payload}",
+        ):
+            with suppress(OptionError):
+                parse_cell(line.replace("\n", " "))
+
+
+def test_colours_are_all_that_a_traceback_tells_the_terminal() -> None:
+    for payload in BY_FAMILY["for_terminals"] + BY_FAMILY["unseen_characters"]:
+        error = ValueError(payload)
+        render_with(error, [f"\x1b[31mValueError\x1b[0m: {payload}", payload])
+        for line in error._render_traceback_():  # type: ignore[attr-defined]
+            plain = re.sub(r"\x1b\[[\d;]*m", "", line)
+            assert plain == legible(plain)
+    error = ValueError()
+    render_with(error, ["\x1b[1;31mred\x1b[0m"])
+    assert error._render_traceback_() == ["\x1b[1;31mred\x1b[0m"]  # type: ignore[attr-defined]
+
+
+def test_values_of_controls_are_told_to_the_page_as_text() -> None:
+    for payload in FEW:
+        assert Control("x", (payload, 1)).told(0)["values"][0]["text"] == legible(payload)
+
+
+def test_graphviz_takes_a_label_for_nothing_but_text() -> None:
+    payloads = [payload for payload in FEW + BY_FAMILY["for_charts"] if len(payload) < 100]
+    root = {"parent": None, "n": 1, "refs": 0, "hits": 0, "used": 0, "state": "root", "fresh": False, "by": []}
+    nodes: Any = [root | {"id": n, "parent": n and 0, "label": payload} for n, payload in enumerate(payloads)]
+    drawn = dot.svg({"nodes": nodes, "texts": [], "ends": [], "gone": [], "clock": 1, "tails": []})
+    if drawn is None:
+        pytest.skip("graphviz is not installed")
+    shape = ET.fromstring(drawn)
+    assert {element.tag.rpartition("}")[2] for element in shape.iter()} <= {"svg", "g", "title", "path", "text", "polygon"}
+    assert not [name for element in shape.iter() for name in element.attrib if name.startswith("on") or "href" in name]
+    said = ["".join(element.itertext()) for element in shape.iter() if element.tag.endswith("}text")]
+    assert [words.replace("\xa0", " ") for words in said] == [clipped(payload, 48) for payload in payloads]
