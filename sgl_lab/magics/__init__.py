@@ -31,13 +31,14 @@ def load(shell: Any) -> None:
     from .errors import readable
     from .line import line_help, run_line, words
     from .options import cell_help
+    from .printing import say
     from .settings import SGL, Settings, take_wrong
 
     if getattr(shell, _LOADED, None) is not None:
         return
     wrong = take_wrong(shell.config, _config_files())
     for error in wrong:
-        print(f"sgl: {error}; it is ignored")
+        say(f"sgl: {error}; it is ignored")
     config = SGL(parent=shell)
     desk = Desk(Settings(config, ignored=wrong))
 

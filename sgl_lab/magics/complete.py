@@ -37,7 +37,8 @@ def words_for(text: str, following: Following, names: tuple[str, ...]) -> tuple[
         fragment = before.pop() if before and found["rest"].endswith(before[-1]) else ""
         if before and before[-1].startswith("-"):
             fragment = fragment.rpartition(",")[2]  # an option's value may be a list
-        return fragment, tuple(map(_quoted, following([word.strip('"') for word in before]))), True
+        words = following([word.strip('"') for word in before])
+        return fragment, tuple(_quoted(word) for word in words if word.isprintable() and '"' not in word), True
     if text.lstrip().startswith("%%sgl") and "\n" in text:
         fragment = re.split(r"[^\w]", text)[-1]
         after_dot = text[: len(text) - len(fragment)].endswith(".")

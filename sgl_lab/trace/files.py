@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -20,22 +21,28 @@ def write_whole(path: Path, write: Callable[[IO[str]], object]) -> None:
         with part.open("w", encoding="utf-8", errors="backslashreplace") as file:
             write(file)
         part.replace(path)
-    except OSError as error:
-        raise SglError(f"cannot write {path}: {error.strerror or error}", hint="choose another place") from None
+    except (OSError, ValueError) as error:
+        raise SglError(f"cannot write {path}: {_reason(error)}", hint="choose another place") from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError, ValueError):
+            part.unlink(missing_ok=True)
 
 
 def check_ours(path: Path, mark: str) -> None:
     """BadArgument if there is something at `path` that does not carry `mark`."""
-    if path.is_dir():
-        raise BadArgument(f"{path} is a folder", hint="name a file")
     try:
         with path.open("rb") as file:
             head = file.read(HEAD)
     except FileNotFoundError:
         return
-    except OSError as error:
-        raise SglError(f"cannot look into {path}: {error.strerror or error}", hint="choose another place") from None
+    except IsADirectoryError:
+        raise BadArgument(f"{path} is a folder", hint="name a file") from None
+    except (OSError, ValueError) as error:
+        raise SglError(f"cannot look into {path}: {_reason(error)}", hint="choose another place") from None
     if head and mark.encode() not in head:
         raise BadArgument(f"{path} is there and is none of sgl_lab's", hint="--force replaces it")
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """A ValueError is of the name: a NUL or half a surrogate pair in it."""
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)

@@ -92,7 +92,7 @@ def test_the_page_makes_text_legible_as_python_does(browser: Browser) -> None:
 # ---------------------------------------------------------------- live
 
 ROOT = {"id": 1, "parent": None, "label": "root", "n": 0, "refs": 0, "hits": 0, "used": 0, "state": "root", "fresh": False, "by": []}
-CHUNK = 24
+CHUNK = 40
 
 WALK = """async () => {
   const painted = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));

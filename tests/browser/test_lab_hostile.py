@@ -1,9 +1,15 @@
-"""Hostile strings in a real JupyterLab, wherever a cell shows what it was given: they stay text, live, frozen, reopened and exported."""
+"""Hostile strings in a real JupyterLab, wherever a cell shows what it was given: they stay text, live, frozen, reopened and exported.
+
+The whole corpus is in `test_hostile_pages`; here is what only a real notebook does: its own scripts, sanitizer and formulas. And S9:
+to open what somebody shares runs nothing.
+"""
 
 from __future__ import annotations
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
+
+from sgl_lab.contracts.legible import legible
 
 from .conftest import OpenNotebook, OpenServer
 from .harness import Notebook, exported, write_notebook
@@ -25,6 +31,8 @@ PAYLOADS = [
     "<div data-commandlinker-command='notebook:run-all-cells'>run</div>",
     "]]></text></svg><img src=x onerror='window.__xss = 13'>",
     "${window.__xss = 14}{{constructor.constructor('window.__xss = 15')()}}",
+    "it is $5 and $6, $\\href{javascript:window.__xss=16}{x}$ and \\(\\cssId{lab}{y}\\) and \\begin{align}z\\end{align}",
+    "\x1b]0;title\x07\x1b[31mred\x1b[0m \u202egnp.exe\u2066 \u200bnothing",
 ]
 
 SHORT = "<b/onload=1>"
@@ -41,7 +49,25 @@ twins.join()
 raise ValueError("".join(payloads))"""
 
 INSERTED = "#lab, b#jupyter-config-data, [data-commandlinker-command], iframe, img[src=x], [onerror], [onload], [onfocus], [ontoggle]"
-"""elements that only a payload taken for markup would make"""
+INSERTED += ", mjx-container, .MathJax"
+"""elements that only a payload taken for markup or for a formula would make"""
+
+COMMANDS = """%sgl tree
+%sgl timeline
+%sgl tokens
+%sgl why
+%sgl diff -1 -1
+%sgl whatif --tokens 500,1000
+%sgl stats
+%sgl status
+%sgl config
+%sgl jobs
+%sgl dashboard
+%sgl save hostile.jsonl
+%sgl replay hostile.jsonl"""
+
+INTERACT = """%%sgl --interact words=["</script><script>window.__xss = 21</script>", "$x$ <img src=x onerror='window.__xss = 22'>"]
+user(words) + assistant(gen(short, max_tokens=2))"""
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +94,27 @@ def assert_only_text(page: Page, within: str) -> None:
     assert page.evaluate("() => window.__xss") is None
 
 
+KERNEL = """
+import sys, psutil
+print([name for name in ("sgl_lab", "torch", "plotly", "anywidget") if name in sys.modules],
+      [cell for cell in In if cell],
+      psutil.Process().children(),
+      [c.raddr.ip for c in psutil.Process().net_connections() if c.raddr and c.raddr.ip != "127.0.0.1"])
+"""
+
+
+def assert_opening_did_nothing(again: Notebook) -> None:
+    """The kernel was given nothing to do, nobody was asked for anything, and the outputs can be read."""
+    assert again.ask(KERNEL) == "[] [] [] []"
+    assert again.outside == []
+    pictures = again.page.locator(f"{OUTPUT} img[alt^='radix tree']")
+    assert pictures.count() >= 3
+    assert all(pictures.evaluate_all("(all) => all.map((image) => image.naturalWidth > 100)"))
+    text = " ".join(again.page.locator(OUTPUT).all_inner_texts())
+    assert [payload for payload in PAYLOADS if legible(payload) not in text] == []
+    assert "not found" not in text
+
+
 def play(page: Page) -> None:
     """Open the player of the last saved cell and choose a node in it."""
     page.get_by_role("button", name="Explore").last.click()
@@ -92,12 +139,21 @@ def test_while_the_cell_runs_and_in_every_card(notebook: Notebook) -> None:
 def test_when_the_cell_has_ended_with_them_in_its_error(notebook: Notebook) -> None:
     notebook.run("n = 3")
     notebook.run(PROGRAM)
-    notebook.run("%sgl tree")
-    notebook.run("%sgl timeline")
+    notebook.run(COMMANDS)
     frozen = notebook.page.locator(OUTPUT)
-    assert frozen.count() >= 6
+    assert frozen.count() >= 16
     text = " ".join(frozen.all_inner_texts())
-    assert [payload for payload in PAYLOADS if payload not in text] == []
+    assert [payload for payload in PAYLOADS if legible(payload) not in text] == []
+    assert legible(text) == text
+    assert_only_text(notebook.page, OUTPUT)
+
+
+def test_in_the_controls_of_a_cell(notebook: Notebook) -> None:
+    notebook.run(INTERACT)
+    box = notebook.page.locator(".sgl-controls select")
+    assert "window.__xss = 21" in box.locator("option").first.inner_text()
+    box.select_option(index=1)
+    notebook.page.get_by_text("onerror='window.__xss = 22'").last.wait_for()
     assert_only_text(notebook.page, OUTPUT)
 
 
@@ -105,17 +161,17 @@ def test_in_a_trusted_notebook_opened_again(notebook: Notebook, open_notebook: O
     notebook.save()
     again = open_notebook(notebook.server, notebook.file.name)
     assert again.js("return lab.cell(3).model.trusted") is True
+    assert_opening_did_nothing(again)
     assert_only_text(again.page, OUTPUT)
     play(again.page)
     assert_only_text(again.page, ".sgl-live")
-    assert again.outside == []
 
 
 def test_in_an_untrusted_notebook_opened_elsewhere(notebook: Notebook, new_server: OpenServer, open_notebook: OpenNotebook) -> None:
     again = open_notebook(new_server(root=notebook.server.root), notebook.file.name)
     assert again.js("return lab.cell(3).model.trusted") is False
     assert_only_text(again.page, OUTPUT)
-    assert again.outside == []
+    assert_opening_did_nothing(again)
 
 
 def test_in_a_page_made_by_nbconvert(notebook: Notebook, browser: Browser) -> None:

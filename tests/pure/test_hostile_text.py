@@ -17,13 +17,16 @@ from IPython.core.error import UsageError
 
 from sgl_lab.contracts.errors import SglError, UnfinishedValue
 from sgl_lab.contracts.legible import clipped, legible
+from sgl_lab.engine.model.store import resolve
 from sgl_lab.magics.commands.keep import exported
 from sgl_lab.magics.desk import Desk
 from sgl_lab.magics.errors import readable, render_with
 from sgl_lab.magics.line import run_line
 from sgl_lab.magics.options import Control, OptionError, nearest, parse_cell
 from sgl_lab.magics.show import Folded
-from sgl_lab.trace import Record, write_jsonl
+from sgl_lab.trace import Record, read_jsonl, write_jsonl
+from sgl_lab.trace.files import check_ours, write_whole
+from sgl_lab.trace.record import MARK
 from sgl_lab.viz.draw import asked as draw_asked
 from sgl_lab.viz.draw import chart, dot, html, page, perfetto, stats, svg, text, whatif
 from sgl_lab.viz.draw import diff as draw_diff
@@ -215,8 +218,7 @@ FEW = [payload for family in BY_FAMILY for payload in BY_FAMILY[family][:: 1 + l
 COMMANDS = ("tokens", "timeline", "why", "diff run run", "why run run", "jobs", "config", "help", "snippet list", "replay run.jsonl")
 
 
-@pytest.mark.parametrize("in_notebook", [True, False])
-@pytest.mark.parametrize("throughout", [False, True])
+@pytest.mark.parametrize(("in_notebook", "throughout"), [(True, False), (True, True), (False, False)])
 def test_a_hostile_file_is_refused_in_a_line_or_every_command_shows_it_as_text(
     in_notebook: bool, throughout: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -285,6 +287,18 @@ def test_no_error_of_ours_speaks_to_the_terminal() -> None:
         ):
             with suppress(OptionError):
                 parse_cell(line.replace("\n", " "))
+
+
+def test_a_hostile_name_of_a_file_or_a_model_is_refused_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for payload in FEW:
+        name = payload.replace("/", "|")  # a file beside this one, and no id of a hub
+        with suppress(SglError):
+            check_ours(Path(name), MARK)
+        for attempt in (read_jsonl, lambda path: write_whole("no such folder" / path, len), lambda path: resolve(f"{path}")):
+            with pytest.raises(SglError) as caught:
+                attempt(Path(name))
+            assert str(caught.value) == legible(str(caught.value))
 
 
 def test_colours_are_all_that_a_traceback_tells_the_terminal() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ...viz.draw import html
 from ..desk import Desk
+from ..printing import say
 from .command import Command, Words, aligned, show
 
 
@@ -15,7 +16,7 @@ def _config(shell: Any, desk: Desk, words: Words) -> None:
     counts = {"settings": len(settings), "set": sum(setting.value is not None for setting in settings)}
     show(shell, words, html.grid(rows), aligned(rows), counts)
     for error in desk.settings.ignored:
-        print(f"ignored: {error}")
+        say(f"ignored: {error}")
 
 
 COMMANDS = {
