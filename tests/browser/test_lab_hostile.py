@@ -159,7 +159,9 @@ def test_in_the_controls_of_a_cell(notebook: Notebook) -> None:
 
 def test_in_a_trusted_notebook_opened_again(notebook: Notebook, open_notebook: OpenNotebook) -> None:
     notebook.save()
-    again = open_notebook(notebook.server, notebook.file.name)
+    copy = notebook.file.with_name("copy.ipynb")  # trusted like the first one, with a kernel of its own
+    copy.write_bytes(notebook.file.read_bytes())
+    again = open_notebook(notebook.server, copy.name)
     assert again.js("return lab.cell(3).model.trusted") is True
     assert_opening_did_nothing(again)
     assert_only_text(again.page, OUTPUT)
