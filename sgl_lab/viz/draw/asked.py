@@ -76,8 +76,8 @@ def _cut(lines: Iterable[Line], n: int) -> Iterator[Line]:
 
 
 def heading(asked: Asked) -> str:
-    n = len(asked.prompt)
-    return f"{clipped(asked.title, 100)}: a {clipped(asked.kind, 20)} after {counted(n, 'token')}, {asked.n_hit or 0:,} of them from the cache"
+    title, kind, n = clipped(asked.title, 100), clipped(asked.kind, 20), len(asked.prompt)
+    return f"{title}: a {kind} after {counted(n, 'token')}, {asked.n_hit or 0:,} of them from the cache"
 
 
 def outcome(asked: Asked) -> str:
