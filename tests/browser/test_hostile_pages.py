@@ -252,12 +252,12 @@ def test_frozen_in_the_page_of_a_real_parser(browser: Browser) -> None:
     saved.context.close()
 
 
-def test_exported_and_drawn_by_graphviz(browser: Browser, tmp_path: Path) -> None:
+def test_exported_and_played_there(browser: Browser, tmp_path: Path) -> None:
     record, spell = a_run_of_everything()
     record.vocab = {n: spell(n) for n in range(len(TEXTS))}
     desk = Desk()
     desk.last = record
-    (tmp_path / "run.html").write_text(page.page(TEXTS[0], parts_to_export(desk, record)), encoding="utf-8")
+    (tmp_path / "run.html").write_text(page.page(TEXTS[0], parts_to_export(desk, record), bundle.players()), encoding="utf-8")
     tab = browser.new_page()
     asked_for: list[str] = []
     complaints: list[str] = []
@@ -265,6 +265,9 @@ def test_exported_and_drawn_by_graphviz(browser: Browser, tmp_path: Path) -> Non
     tab.on("console", lambda message: complaints.append(message.text))
     tab.on("dialog", lambda dialog: complaints.append(dialog.message))
     tab.goto((tmp_path / "run.html").as_uri())
+    assert_only_text(tab, "html", 1_000)
+    tab.get_by_role("button", name="Explore").click()
+    tab.locator(".sgl-node").last.click()
     assert_only_text(tab, "html", 1_000)
     assert [url for url in asked_for if not url.startswith("data:image/svg+xml")] == [tab.url]
     assert complaints == []

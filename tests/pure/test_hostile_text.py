@@ -27,6 +27,7 @@ from sgl_lab.magics.show import Folded
 from sgl_lab.trace import Record, read_jsonl, write_jsonl
 from sgl_lab.trace.files import check_ours, write_whole
 from sgl_lab.trace.record import MARK
+from sgl_lab.viz import bundle
 from sgl_lab.viz.draw import asked as draw_asked
 from sgl_lab.viz.draw import chart, dot, html, page, perfetto, stats, svg, text, whatif
 from sgl_lab.viz.draw import diff as draw_diff
@@ -249,21 +250,18 @@ def test_a_hostile_file_is_refused_in_a_line_or_every_command_shows_it_as_text(
     assert n_read == len(FEW) or (throughout and n_read > 0)
 
 
-def test_a_page_to_share_has_no_script_and_a_policy_against_any(tmp_path: Path) -> None:
+def test_a_page_to_share_has_our_own_script_alone_and_a_policy_against_any_other() -> None:
+    tags = TAGS | {"html", "head", "meta", "title", "style", "body", "main", "script"}
+    attributes = ATTRIBUTES | {"charset", "name", "content", "http-equiv", "lang", "type", "data-sgl-recording"}
     for payload in FEW:
         record = poisoned(payload)[1]
         desk = Desk()
         desk.last = record
-        source = page.page(payload, exported(desk, record))
+        source = page.page(payload, exported(desk, record), bundle.players())
         found = Shape(source.removeprefix("<!doctype html>"))
-        assert {tag.removeprefix("/") for tag, _, _ in found.elements} <= TAGS | {"html", "head", "meta", "title", "style", "body", "main"}
-        assert {name for _, names, _ in found.elements for name in names} <= ATTRIBUTES | {
-            "charset",
-            "name",
-            "content",
-            "http-equiv",
-            "lang",
-        }
+        assert {tag.removeprefix("/") for tag, _, _ in found.elements} <= tags
+        assert {name for _, names, _ in found.elements for name in names} <= attributes
+        assert sum(tag == "script" for tag, _, _ in found.elements) == 2, "the recording and its player"
         assert "default-src &#39;none&#39;" in source[:600]
         source.encode()
 
