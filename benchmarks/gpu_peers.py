@@ -17,7 +17,7 @@ from sgl_lab.engine.model.spec import LlamaSpec
 class Bench:
     def __init__(self, spec: LlamaSpec, device: torch.device, *, is_tiny: bool) -> None:
         self._spec, self._device = spec, device
-        self._batches, self._short, self._new = ((1, 3), 16, 6) if is_tiny else ((1, 8, 64), 512, 128)
+        self._batches, self._short, self._new = ((1, 3), 16, 3) if is_tiny else ((1, 8, 64), 512, 128)
         config = transformers.LlamaConfig(
             num_hidden_layers=spec.n_layers,
             hidden_size=spec.hidden,

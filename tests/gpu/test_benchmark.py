@@ -40,7 +40,7 @@ def test_every_part_runs_on_a_tiny_model_without_what_a_bare_machine_lacks() -> 
         assert any(line.startswith(begin) for line in lines), begin
     assert any(line.startswith("cascade: ") for line in lines)
     assert any(line.startswith("transformers generate, batch  3: ") for line in lines)
-    assert not any("Error" in line for line in lines if not line.startswith("continuous")), ran.stdout
+    assert "Error" not in ran.stdout
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
