@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import torch
-from sgl_lab.engine.run.device import DeviceRunner
 from torch import Tensor
 
 from sgl_lab.contracts.params import SamplingParams
@@ -19,6 +18,7 @@ from sgl_lab.engine.engine import Engine
 from sgl_lab.engine.fake import ByteTokenizer
 from sgl_lab.engine.model.llama import Llama
 from sgl_lab.engine.model.spec import LlamaSpec
+from sgl_lab.engine.run.device import DeviceRunner
 
 if TYPE_CHECKING:
     from gpu_kernels import Card
