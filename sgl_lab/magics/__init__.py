@@ -57,7 +57,7 @@ def load(shell: Any) -> None:
     cell.__doc__, command.__doc__ = cell_help(), line_help()
     shell.register_magic_function(cell, "cell", "sgl")
     shell.register_magic_function(command, "line", "sgl")
-    matcher = make_matcher(partial(words, desk), _names)
+    matcher = make_matcher(partial(words, desk), _names, _inside)
     shell.Completer.custom_matchers.append(matcher)
     shell.configurables.append(config)
     shell.events.register("post_run_cell", desk.after_cell)
@@ -91,3 +91,18 @@ def _names() -> tuple[str, ...]:
     from ..lang.surface import SURFACE
 
     return (*SURFACE, "fork", "var_scope")
+
+
+def _inside(opened: str) -> tuple[str, ...]:
+    """The members of a state behind `s.`, the parameters of a function of the language behind `gen(`."""
+    import inspect
+
+    from ..lang import surface
+
+    if opened == "s.":
+        return tuple(name for name in dir(surface.ProgramState) if not name.startswith("_"))
+    home = surface if opened[:-1] in surface.SURFACE else surface.ProgramState
+    function = getattr(home, opened[:-1], None)
+    if not inspect.isfunction(function):
+        return ()
+    return tuple(f"{name}=" for name in inspect.signature(function).parameters if name != "self")

@@ -21,7 +21,15 @@ Following = Callable[[Sequence[str]], tuple[str, ...]]
 """what may stand behind these words of a `%sgl` line"""
 
 
-def words_for(text: str, following: Following, names: tuple[str, ...]) -> tuple[str, tuple[str, ...], bool]:
+_CALL = re.compile(r"\b(\w+)\([^()]*\Z")
+
+Inside = Callable[[str], tuple[str, ...]]
+"""what may stand behind `gen(` and behind `s.`"""
+
+
+def words_for(
+    text: str, following: Following, names: tuple[str, ...], inside: Inside = lambda opened: ()
+) -> tuple[str, tuple[str, ...], bool]:
     """(fragment before the cursor, candidates, whether nothing else should be offered) for the text up to the cursor."""
     if found := _OPTION_LINE.search(text):
         before, _, fragment = found["rest"].rpartition(" ")
@@ -41,8 +49,11 @@ def words_for(text: str, following: Following, names: tuple[str, ...]) -> tuple[
         return fragment, tuple(_quoted(word) for word in words if word.isprintable() and '"' not in word), True
     if text.lstrip().startswith("%%sgl") and "\n" in text:
         fragment = re.split(r"[^\w]", text)[-1]
-        after_dot = text[: len(text) - len(fragment)].endswith(".")
-        return fragment, () if after_dot or not fragment else names, False
+        head = text[: len(text) - len(fragment)]
+        if head.endswith("."):
+            return fragment, inside("s.") if re.search(r"\bs\.\Z", head) else (), False
+        call = _CALL.search(head)
+        return fragment, (names if fragment else ()) + (inside(f"{call[1]}(") if call else ()), False
     return "", (), False
 
 
@@ -50,8 +61,8 @@ def _quoted(word: str) -> str:
     return f'"{word}"' if " " in word else word
 
 
-def make_matcher(following: Following, names: Callable[[], tuple[str, ...]]) -> Any:
-    """The matcher to register as one of IPython's custom matchers. `following` and `names` are asked when something is completed."""
+def make_matcher(following: Following, names: Callable[[], tuple[str, ...]], inside: Inside) -> Any:
+    """The matcher to register as one of IPython's custom matchers. All three are asked when something is completed."""
     from IPython.core.completer import SimpleCompletion, context_matcher
 
     @context_matcher(identifier="sgl_lab")  # type: ignore[untyped-decorator, unused-ignore]
@@ -60,7 +71,7 @@ def make_matcher(following: Following, names: Callable[[], tuple[str, ...]]) -> 
         text = "\n".join([*lines[: context.cursor_line], lines[context.cursor_line][: context.cursor_position]])
         if "%sgl" not in text:
             return {"completions": []}
-        fragment, words, alone = words_for(text, following, names())
+        fragment, words, alone = words_for(text, following, names(), inside)
         found = [word for word in words if word.startswith((fragment, f'"{fragment}'))]
         if alone and not found:
             found = [fragment]  # IPython suppresses the others only for something: what stands there already

@@ -11,6 +11,7 @@ from functools import partial
 import pytest
 
 from sgl_lab.contracts.ids import RunId
+from sgl_lab.magics import _inside
 from sgl_lab.magics.body import APPEND, RESULT, STATE, compile_cell, compile_function, is_silenced, leading_blank_lines
 from sgl_lab.magics.commands.command import Command, Words
 from sgl_lab.magics.commands.whatif import POLICIES
@@ -332,6 +333,23 @@ def test_completion_offers_what_may_stand_there(text: str, fragment: str, candid
     found, words, only = words_for(text, following, ("gen", "select"))
     assert (found, only) == (fragment, alone)
     assert candidate in [word for word in words if word.startswith(found)]
+
+
+@pytest.mark.parametrize(
+    ("text", "fragment", "candidate"),
+    [
+        ('%%sgl\nassistant(gen("a", max_', "max_", "max_tokens="),
+        ('%%sgl\nassistant(select("a", ', "", "choices="),
+        ("%%sgl\nparts = fork(", "", "size="),
+        ("%%sgl\ns.", "", "fork"),
+        ("%%sgl\nprint(s.ge", "ge", "get_meta_info"),
+    ],
+)
+def test_parameters_and_members_of_the_language_are_offered_in_a_body(text: str, fragment: str, candidate: str) -> None:
+    found, offered, alone = words_for(text, following, ("gen", "select"), _inside)
+    assert (found, alone) == (fragment, False)
+    assert candidate in offered
+    assert words_for("%%sgl\nother.", following, ("gen",), _inside)[1] == words_for("%%sgl\nprint(", following, ("gen",), _inside)[1] == ()
 
 
 @pytest.mark.parametrize("text", ["x = st", "%%sgl\nobject.ge", "%%time\nsel", "%%sgl", 'print("%%sgl ', 'x = 1\n"%%sgl --te'])
