@@ -83,8 +83,8 @@ def survey_kernel(
     if (mask > 0) | (first < end):
         tl.store(source + ids, x, mask=inside)
         tl.debug_barrier()  # what a thread edits another one stored
-        for start in range(first, end, EDITS):
-            edits = start + tl.arange(0, EDITS)
+        while first < end:
+            edits = first + tl.arange(0, EDITS)
             token = tl.load(tokens_ptr + edits, mask=edits < end, other=0)
             here = (edits < end) & (token // TILE == tile)
             value = tl.load(source + token, mask=here, other=0.0)
@@ -93,6 +93,7 @@ def survey_kernel(
             value = value - tl.load(penalties_ptr + edits, mask=here, other=0.0)
             value = value + tl.load(biases_ptr + edits, mask=here, other=0.0)
             tl.store(source + token, value, mask=here)
+            first += EDITS
         tl.debug_barrier()
         x = tl.load(source + ids, mask=inside, other=MINUS_INFINITY)
     tl.store(peaks_ptr + at, tl.max(x, axis=0))
@@ -145,12 +146,14 @@ def gather_kernel(
 def _above(candidates_ptr, n, bits, BLOCK: tl.constexpr):
     """(how many candidates are not below the weight of these bits, the sum of them), int64"""
     count, total = tl.zeros((), tl.int64), tl.zeros((), tl.int64)
-    for start in range(0, n, BLOCK):
+    start = tl.zeros((), tl.int32)
+    while start < n:
         at = start + tl.arange(0, BLOCK)
         weights = tl.load(candidates_ptr + at, mask=at < n, other=-1.0)
         counted = weights >= bits.to(tl.float32, bitcast=True)
         count += tl.sum(counted.to(tl.int64), axis=0)
         total += tl.sum(tl.where(counted, _quanta(weights), 0), axis=0)
+        start += BLOCK
     return count, total
 
 
