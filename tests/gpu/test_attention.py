@@ -61,19 +61,19 @@ class Pool:
     def n_pages(self) -> int:
         return len(self.keys) // self.page_size
 
-    def contexts(self, lengths: list[int], *, shared_pages: int = 0, width: int = 0) -> Contexts:
-        """Rows on pages in no order, in lines in no order; the first `shared_pages` of all of them are the same."""
+    def contexts(self, lengths: list[int], *, shared_pages: int = 0, sharing: tuple[int, ...] = (), width: int = 0) -> Contexts:
+        """Rows on pages in no order, in lines in no order; the first `shared_pages` of those `sharing` are the same."""
         device = self.keys.device
         needed = max(1, width, *(-(-length // self.page_size) for length in lengths))
         pages = torch.randperm(self.n_pages, generator=self.generator).to(torch.int32)
         table = torch.full((len(lengths) + 1, needed), 1 << 30, dtype=torch.int32)  # not a page: who reads it reads far outside
         lines = torch.randperm(len(lengths) + 1, generator=self.generator)[: len(lengths)].to(torch.int32)
         taken = shared_pages
-        for line, length in zip(lines.tolist(), lengths, strict=True):
+        for row, (line, length) in enumerate(zip(lines.tolist(), lengths, strict=True)):
             used = -(-length // self.page_size)
-            own = max(0, used - shared_pages)
-            table[line, :used] = torch.cat([pages[:shared_pages], pages[taken : taken + own]])[:used]
-            taken += own
+            common = min(used, shared_pages) if row in sharing else 0
+            table[line, :used] = torch.cat([pages[:common], pages[taken : taken + used - common]])
+            taken += used - common
         assert taken <= self.n_pages
         return Contexts(table.to(device), lines.to(device), torch.tensor(lengths, dtype=torch.int32, device=device), self.page_size)
 
@@ -150,7 +150,7 @@ def test_rows_that_share_prefixes_attend_to_their_whole_contexts(
 ) -> None:
     pool = pool_of(shape, page_size, 700, dtype, device)
     lengths = [140, 0, 111, 70, 165, 30]
-    contexts = pool.contexts(lengths, shared_pages=-(-110 // page_size))
+    contexts = pool.contexts(lengths, shared_pages=-(-110 // page_size), sharing=(2, 0, 4))
     unreadable(pool, contexts)
     shared = groups(contexts, [110, 33], [[2, 0, 4], [3]], tile=2, n_tiles=4)
     q = queries(pool, len(lengths), shape)
@@ -162,7 +162,7 @@ def test_rows_that_share_prefixes_attend_to_their_whole_contexts(
 def test_a_prefix_is_read_from_the_line_of_its_group(device: torch.device) -> None:
     shape = Heads(4, 2, 64)
     pool = pool_of(shape, 1, 600, torch.float32, device)
-    contexts = pool.contexts([100, 110, 120], shared_pages=90)
+    contexts = pool.contexts([100, 110, 120], shared_pages=90, sharing=(0, 2))
     shared = groups(contexts, [90], [[0, 2]], tile=4, n_tiles=1)
     q = queries(pool, 3, shape)
     expected = attend_decode_twin(q, pool.keys, pool.values, contexts, shape.scale, n_splits=1)
@@ -174,6 +174,8 @@ def test_a_prefix_is_read_from_the_line_of_its_group(device: torch.device) -> No
 def test_a_long_context_in_many_splits_is_attended_to_whole(shape: Heads, dtype: torch.dtype, device: torch.device) -> None:
     pool = pool_of(shape, 1, 1600, dtype, device)
     contexts = pool.contexts([1501])
+    at = contexts.table[contexts.lines[0]].long()
+    pool.keys[at] *= torch.linspace(0.1, 3, 1501, dtype=dtype, device=device)[:, None, None]  # later keys matter more than those before
     q = queries(pool, 1, shape)
     expected = attend_decode_twin(q, pool.keys, pool.values, contexts, shape.scale, n_splits=1)
     for n_splits in (1, 3, 40):
