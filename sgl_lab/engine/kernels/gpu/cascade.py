@@ -15,9 +15,9 @@ import triton.language as tl
 from torch import Tensor
 
 from .contexts import Contexts, Shared
-from .decode import GRAIN, Parts, attend_splits, merge, split_size
+from .decode import GRAIN, Parts, attend_splits, default_blocks, merge, split_size
 from .launch import launch
-from .paged import LOG2_E, attention_twin, gather, padded, read_slots, slots_at
+from .paged import LOG2_E, attend, attention_twin, gather, padded
 from .tuning import choice
 
 
@@ -49,19 +49,11 @@ def _attend_prefix(
     queries = tl.load(q + heads[:, None] * DIM + dims[None, :], mask=mask, other=0.0)
     top = tl.full([ROWS], float("-inf"), tl.float32)
     total, acc = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS, BLOCK_D], tl.float32)
-    for block in tl.range(start, stop, BLOCK_N, num_stages=STAGES):
-        positions = block + tl.arange(0, BLOCK_N)
-        inside = positions < stop
-        slots = slots_at(table, line, width, positions, inside, PAGE_SIZE)
-        k = read_slots(keys, slots, inside, head, KV_HEADS, DIM, BLOCK_D)
-        v = read_slots(values, slots, inside, head, KV_HEADS, DIM, BLOCK_D)
-        scores = tl.dot(queries, tl.trans(k), input_precision="ieee") * scale
-        scores = tl.where(inside[None, :], scores, float("-inf"))
-        new_top = tl.maximum(top, tl.max(scores, 1))
-        keep, weights = tl.exp2(top - new_top), tl.exp2(scores - new_top[:, None])
-        total = total * keep + tl.sum(weights, 1)
-        acc = tl.dot(weights.to(v.dtype), v, acc * keep[:, None], input_precision="ieee")
-        top = new_top
+    last_seen = tl.full([ROWS], stop - 1, tl.int32)
+    acc, top, total = attend(
+        acc, top, total, queries, last_seen, keys, values, table, line, width, head, start, stop, scale,
+        KV_HEADS, DIM, PAGE_SIZE, True, BLOCK_N, BLOCK_D, STAGES,
+    )  # fmt: skip
     parts = heads * n_parts + n_splits + split
     tl.store(outputs + parts[:, None] * DIM + dims[None, :], acc / total[:, None], mask=mask)
     tl.store(sums + parts, top + tl.log2(total), mask=present)
@@ -90,17 +82,12 @@ def attend_cascade(
     sizes = {"KV_HEADS": kv_heads, "GROUP": group, "DIM": dim, "PAGE_SIZE": contexts.page_size, "GRAIN": GRAIN}
     rows = min(64, padded(shared.tile * group))
     tile = {"TILE": shared.tile, "ROWS": rows, "BLOCK_D": padded(dim)}
-    blocks = choice("cascade", (rows, dim, q.element_size()), _default(rows, padded(dim), q.element_size()))
+    blocks = choice("cascade", (rows, dim, q.element_size()), default_blocks(rows, padded(dim), q.element_size()))
     grid = (kv_heads * triton.cdiv(shared.tile * group, rows), n_splits, shared.tiles.shape[0])
     launch(_attend_prefix, grid, *tensors, parts.outputs, parts.sums, *numbers, **sizes, **tile, **blocks)
     attend_splits(q, keys, values, contexts, shared.first, scale, parts, n_splits, GRAIN)
     merge(parts, contexts, shared.first, n_splits, GRAIN, out)
     return out
-
-
-def _default(rows: int, block_d: int, itemsize: int) -> dict[str, int]:
-    block_n = max(16, min(64, 8192 // block_d, 16384 // block_d // itemsize))
-    return {"BLOCK_N": block_n, "STAGES": 5, "num_warps": 8 if rows * block_d * itemsize > 4096 else 4}
 
 
 def attend_cascade_twin(

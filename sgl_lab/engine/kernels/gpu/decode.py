@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .contexts import Contexts
 from .launch import launch
-from .paged import LOG2_E, attention_twin, gather, padded, read_slots, slots_at
+from .paged import LOG2_E, attend, attention_twin, gather, padded, read_slots, slots_at
 from .tuning import choice
 
 GRAIN = 64
@@ -115,19 +115,11 @@ def _decode_group(
     queries = tl.load(q + heads[:, None] * DIM + dims[None, :], mask=mask, other=0.0)
     top = tl.full([ROWS], float("-inf"), tl.float32)
     total, acc = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS, BLOCK_D], tl.float32)
-    for block in tl.range(start, stop, BLOCK_N, num_stages=STAGES):
-        positions = block + tl.arange(0, BLOCK_N)
-        inside = positions < stop
-        slots = slots_at(table, line, width, positions, inside, PAGE_SIZE)
-        k = read_slots(keys, slots, inside, head, KV_HEADS, DIM, BLOCK_D)
-        v = read_slots(values, slots, inside, head, KV_HEADS, DIM, BLOCK_D)
-        scores = tl.dot(queries, tl.trans(k), input_precision="ieee") * scale
-        scores = tl.where(inside[None, :], scores, float("-inf"))
-        new_top = tl.maximum(top, tl.max(scores, 1))
-        keep, weights = tl.exp2(top - new_top), tl.exp2(scores - new_top[:, None])
-        total = total * keep + tl.sum(weights, 1)
-        acc = tl.dot(weights.to(v.dtype), v, acc * keep[:, None], input_precision="ieee")
-        top = new_top
+    last_seen = tl.full([ROWS], stop - 1, tl.int32)
+    acc, top, total = attend(
+        acc, top, total, queries, last_seen, keys, values, table, line, width, head, start, stop, scale,
+        KV_HEADS, DIM, PAGE_SIZE, True, BLOCK_N, BLOCK_D, STAGES,
+    )  # fmt: skip
     total = tl.maximum(total, 1e-30)
     parts = heads * n_parts + split
     tl.store(outputs + parts[:, None] * DIM + dims[None, :], acc / total[:, None], mask=mask)
@@ -172,20 +164,20 @@ def attend_splits(
     tensors = (q, keys, values, contexts.table, contexts.lines, contexts.lengths, contexts.lengths if first is None else first)
     numbers = (contexts.table.shape[1], n_splits, parts.sums.shape[2], scale * LOG2_E)
     sizes = {"DIM": dim, "PAGE_SIZE": contexts.page_size, "AFTER": first is not None, "GRAIN": grain, "BLOCK_D": padded(dim)}
-    blocks = choice("decode", (group, dim, q.element_size()), _default(group, padded(dim), q.element_size()))
+    tile = 1 if group == 1 else min(64, padded(group))
+    blocks = choice("decode", (group, dim, q.element_size()), default_blocks(tile, padded(dim), q.element_size()))
     args = (*tensors, parts.outputs, parts.sums, *numbers)
     if group == 1:
         launch(_decode_head, (heads, n_splits, rows), *args, HEADS=heads, **sizes, **blocks)
     else:
-        tile = min(64, padded(group))
         grid = (kv_heads * triton.cdiv(group, tile), n_splits, rows)
         launch(_decode_group, grid, *args, KV_HEADS=kv_heads, GROUP=group, ROWS=tile, **sizes, **blocks)
 
 
-def _default(group: int, block_d: int, itemsize: int) -> dict[str, int]:
-    """Blocks of 8 KiB of keys of 64 dims, or 16 of more; two are read ahead of use, and page ids two blocks ahead of them."""
+def default_blocks(rows: int, block_d: int, itemsize: int) -> dict[str, int]:
+    """For tiles of `rows` queries: two blocks of keys, of up to 16 KiB, are read ahead of use, and page ids ahead of them."""
     block_n = max(16, min(64, 8192 // block_d, 16384 // block_d // itemsize))
-    return {"BLOCK_N": block_n, "STAGES": 3 if group == 1 else 5, "num_warps": 4}
+    return {"BLOCK_N": block_n, "STAGES": 3 if rows == 1 else 5, "num_warps": 8 if rows * block_d * itemsize > 4096 else 4}
 
 
 def merge(parts: Parts, contexts: Contexts, first: Tensor | None, n_splits: int, grain: int, out: Tensor) -> None:

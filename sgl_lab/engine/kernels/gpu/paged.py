@@ -35,6 +35,33 @@ def read_slots(pool, slots, inside, head, KV_HEADS: tl.constexpr, DIM: tl.conste
     return tl.load(pool + at, mask=mask, other=0.0)
 
 
+@triton.jit
+def attend(
+    acc, top, total, queries, last_seen, keys, values, table, line, width, head, start, stop, scale,
+    KV_HEADS: tl.constexpr, DIM: tl.constexpr, PAGE_SIZE: tl.constexpr, MASKED: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """The running output, maximum and sum of a tile of queries after the keys from `start` to `stop`.
+
+    If not MASKED all queries see all of them, and they are whole blocks; else each sees those up to its `last_seen`.
+    """
+    for block in tl.range(start, stop, BLOCK_N, num_stages=STAGES):
+        positions = block + tl.arange(0, BLOCK_N)
+        inside = positions < stop if MASKED else tl.full([BLOCK_N], 1, tl.int1)
+        slots = slots_at(table, line, width, positions, inside, PAGE_SIZE)
+        k = read_slots(keys, slots, inside, head, KV_HEADS, DIM, BLOCK_D)
+        scores = tl.dot(queries, tl.trans(k), input_precision="ieee") * scale
+        if MASKED:
+            scores = tl.where(positions[None, :] <= last_seen[:, None], scores, float("-inf"))
+        new_top = tl.maximum(top, tl.max(scores, 1))
+        keep, weights = tl.exp2(top - new_top), tl.exp2(scores - new_top[:, None])
+        v = read_slots(values, slots, inside, head, KV_HEADS, DIM, BLOCK_D)
+        total = total * keep + tl.sum(weights, 1)
+        acc = tl.dot(weights.to(v.dtype), v, acc * keep[:, None], input_precision="ieee")
+        top = new_top
+    return acc, top, total
+
+
 def padded(size: int) -> int:
     """`size` as a side of a tile: tiles have powers of two, and those that are multiplied at least 16."""
     return max(16, 1 << (size - 1).bit_length())

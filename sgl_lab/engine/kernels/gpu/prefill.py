@@ -17,32 +17,8 @@ from torch import Tensor
 
 from .contexts import Contexts
 from .launch import launch
-from .paged import LOG2_E, attention_twin, gather, padded, read_slots, slots_at
+from .paged import LOG2_E, attend, attention_twin, gather, padded
 from .tuning import choice
-
-
-@triton.jit
-def _pass_over(
-    acc, top, total, queries, last_seen, keys, values, table, line, width, head, start, stop, length, scale,
-    KV_HEADS: tl.constexpr, DIM: tl.constexpr, PAGE_SIZE: tl.constexpr, MASKED: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, STAGES: tl.constexpr,
-):  # fmt: skip
-    """The running output, maximum and sum after the keys from `start` to `stop`; only MASKED ones may be unseen or beyond the context."""
-    for block in tl.range(start, stop, BLOCK_N, num_stages=STAGES):
-        positions = block + tl.arange(0, BLOCK_N)
-        inside = positions < length if MASKED else tl.full([BLOCK_N], 1, tl.int1)
-        slots = slots_at(table, line, width, positions, inside, PAGE_SIZE)
-        k = read_slots(keys, slots, inside, head, KV_HEADS, DIM, BLOCK_D)
-        scores = tl.dot(queries, tl.trans(k), input_precision="ieee") * scale
-        if MASKED:
-            scores = tl.where(positions[None, :] <= last_seen[:, None], scores, float("-inf"))
-        new_top = tl.maximum(top, tl.max(scores, 1))
-        keep, weights = tl.exp2(top - new_top), tl.exp2(scores - new_top[:, None])
-        v = read_slots(values, slots, inside, head, KV_HEADS, DIM, BLOCK_D)
-        total = total * keep + tl.sum(weights, 1)
-        acc = tl.dot(weights.to(v.dtype), v, acc * keep[:, None], input_precision="ieee")
-        top = new_top
-    return acc, top, total
 
 
 @triton.jit(do_not_specialize=["width"])
@@ -72,12 +48,12 @@ def _prefill(
     seen_by_last = tl.minimum(length, n_before + (tile * BLOCK_M + BLOCK_M - 1) // GROUP + 1)
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total, acc = tl.zeros([BLOCK_M], tl.float32), tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    acc, top, total = _pass_over(
-        acc, top, total, queries, last_seen, keys, values, table, line, width, head, 0, seen_by_all, length, scale,
+    acc, top, total = attend(
+        acc, top, total, queries, last_seen, keys, values, table, line, width, head, 0, seen_by_all, scale,
         KV_HEADS, DIM, PAGE_SIZE, False, BLOCK_N, BLOCK_D, STAGES,
     )  # fmt: skip
-    acc, top, total = _pass_over(
-        acc, top, total, queries, last_seen, keys, values, table, line, width, head, seen_by_all, seen_by_last, length, scale,
+    acc, top, total = attend(
+        acc, top, total, queries, last_seen, keys, values, table, line, width, head, seen_by_all, seen_by_last, scale,
         KV_HEADS, DIM, PAGE_SIZE, True, BLOCK_N, BLOCK_D, STAGES,
     )  # fmt: skip
     tl.store(out + at, acc / total[:, None], mask=mask)
