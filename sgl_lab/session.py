@@ -48,7 +48,7 @@ class Lab:
 
     model         a built-in name (`smollm2`), a hub id, a folder or a .gguf file
     device        cpu, cuda, cuda:1; None is a GPU where there is one that our kernels run on
-    dtype         float32 or bfloat16, on a CPU also int8 and int4; None is bfloat16 on CUDA. On a CPU it is what the file has (a
+    dtype         float32, bfloat16, int8 or int4; None is bfloat16 on CUDA. On a CPU it is what the file has (a
                   GGUF's own 4 or 8 bits, else bfloat16) on the native step where that is built, and float32 on torch elsewhere
     cache_tokens  size of the KV cache in tokens, or `cache_mib` in MiB; None is an eighth of the free memory, at most 1 GiB, on a
                   GPU four fifths of it, at most 64 contexts; where that much cannot be had, half of it, and so on

@@ -9,10 +9,18 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 import pytest
 import torch
+
+from sgl_lab.engine.kernels.linear import Linear
+from sgl_lab.engine.model.llama import Llama
+from sgl_lab.engine.model.spec import spec_from_config
+from sgl_lab.engine.model.weights import Checkpoint
+
+from ..torch.tiny import CONFIG, write_tiny
 
 if find_spec("triton") is None:
     collect_ignore_glob = ["test_*.py"]
@@ -36,3 +44,15 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
 @pytest.fixture(scope="session")
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory, device: torch.device) -> Llama:
+    """The tiny one in float32, as on a GPU: no linear is laid out for a CPU."""
+    folder = write_tiny(tmp_path_factory.mktemp("models") / "tiny")
+    with Checkpoint(folder) as checkpoint:
+
+        def linear(names: Sequence[str], bias: torch.Tensor | None) -> Linear:
+            return Linear(checkpoint.read(*names).to(device), bias, pack=False)
+
+        return Llama(spec_from_config(CONFIG), checkpoint.read, device=device, dtype=torch.float32, linear=linear)

@@ -15,30 +15,12 @@ from torch import Tensor
 
 from sgl_lab.contracts.errors import OutOfMemory, RequestFailed
 from sgl_lab.contracts.params import SamplingParams
-from sgl_lab.engine.kernels.linear import Linear
 from sgl_lab.engine.model.llama import Llama
-from sgl_lab.engine.model.spec import spec_from_config
-from sgl_lab.engine.model.weights import Checkpoint
 from sgl_lab.engine.plan.plan import Following, Plan, Row, RowOutput, Timed
 from sgl_lab.engine.run.device import DeviceRunner
 from sgl_lab.engine.run.runner import TorchRunner
 
-from ..torch.tiny import CONFIG, GREEDY, Sequences, scores, tokens, write_tiny
-
-
-class Plain(Linear):
-    """As on a GPU: not laid out for a CPU."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        super().__init__(weight, bias, pack=False)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, device: torch.device) -> Llama:
-    folder = write_tiny(tmp_path_factory.mktemp("models") / "tiny")
-    with Checkpoint(folder) as checkpoint:
-        return Llama(spec_from_config(CONFIG), checkpoint.read, device=device, dtype=torch.float32, linear=Plain)
-
+from ..torch.tiny import GREEDY, Sequences, scores, tokens
 
 N_PAGES = 96
 

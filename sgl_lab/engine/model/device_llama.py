@@ -17,6 +17,7 @@ from ..kernels.gpu.linear import invariant_matmul
 from ..kernels.gpu.norm import add_rms_norm, rms_norm
 from ..kernels.gpu.rotary import rotate_and_write
 from ..kernels.linear import Linear
+from .device_packed import PackedLinear
 from .llama import Llama
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -31,7 +32,7 @@ def fast(linear: Linear, x: Tensor) -> Tensor:
 
 def invariant(linear: Linear, x: Tensor) -> Tensor:
     """A row of the result depends, to the bit, on that row of `x` alone."""
-    return invariant_matmul(x, linear.weight, linear.bias)
+    return linear.invariant(x) if isinstance(linear, PackedLinear) else invariant_matmul(x, linear.weight, linear.bias)
 
 
 class DeviceLlama:

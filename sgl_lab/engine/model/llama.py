@@ -8,7 +8,7 @@ Knows nothing of pages, requests or sampling. Numerics follow transformers' `mod
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,9 @@ from .spec import LlamaSpec, RopeScaling
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q [n, heads, dim], k [n, kv_heads, dim], v [n, kv_heads, dim]) -> [n, heads, dim]"""
+
+MakeLinear = Callable[[Sequence[str], Tensor | None], Linear]
+"""(names of the weights that are stacked, bias) -> their linear"""
 
 Read = Callable[..., Tensor]
 """(*names) -> those tensors stacked along their rows, in whatever type they are stored, valid until the next call"""
@@ -36,7 +39,8 @@ class Layer:
 
 
 class Llama:
-    """Weights on one device in one type. `read` supplies the tensors under their Hugging Face names."""
+    """Weights on one device in one type. `read` supplies the tensors under their Hugging Face names; `linear`, where it is
+    given, makes linears of some of these in its own way."""
 
     def __init__(
         self,
@@ -45,7 +49,7 @@ class Llama:
         *,
         device: torch.device,
         dtype: torch.dtype,
-        linear: type[Linear] = Linear,
+        linear: MakeLinear | None = None,
         loaded: Callable[[int], None] = lambda n_layers: None,
     ) -> None:
         self.spec = spec
@@ -55,9 +59,14 @@ class Llama:
         def own(*names: str) -> Tensor:
             return read(*names).to(device, dtype, copy=True)
 
+        def plain(names: Sequence[str], bias: Tensor | None) -> Linear:
+            return Linear(read(*names).to(device, dtype), bias)
+
+        make = linear or plain
+
         def joined(prefix: str, *names: str, bias: bool) -> Linear:
             offset = own(*(f"{prefix}.{name}.bias" for name in names)) if bias else None
-            return linear(read(*(f"{prefix}.{name}.weight" for name in names)).to(device, dtype), offset)
+            return make([f"{prefix}.{name}.weight" for name in names], offset)
 
         def layer(index: int) -> Layer:
             prefix = f"model.layers.{index}"
@@ -77,7 +86,7 @@ class Llama:
             self.embedding = own("model.embed_tokens.weight")
             self.layers = [layer(index) for index in range(spec.n_layers)]
             self.norm = own("model.norm.weight")
-            self.head = linear(self.embedding if spec.tied else own("lm_head.weight"))
+            self.head = make(["model.embed_tokens.weight" if spec.tied else "lm_head.weight"], None)
             self.frequencies = inverse_frequencies(spec).to(device)
 
     @property

@@ -15,9 +15,10 @@ from ...contracts.ids import Namespace
 from ..kernels.gpu import tuning
 from .fetch import Progress, unseen
 from .gguf_file import GgufFile
+from .grouped import kept_dtype
 from .llama import Llama
 from .memory import demand, mib
-from .packed import KINDS, PackedLlama, kept_dtype, pack_llama, unfit
+from .packed import KINDS, PackedLlama, pack_llama, unfit
 from .place import find_place
 from .spec import LlamaSpec, spec_from_config
 from .tokenizer import Tokenizer
@@ -55,7 +56,7 @@ def load_model(
     """The model in a GGUF file or a folder of safetensors.
 
     device     None is the GPU if there is one, else the CPU
-    dtype      float32, bfloat16, or on a CPU int8 or int4; None is bfloat16 on a GPU, on a CPU what keeps the file's weights as
+    dtype      float32, bfloat16, int8 or int4; None is bfloat16 on a GPU, on a CPU what keeps the file's weights as
                they are (a GGUF's own 4 or 8 bits, else bfloat16) where the native step computes them, and float32 where torch does
     native     whether the native step is there to compute it: bfloat16 on a CPU is then packed for it
     cache_dir  where a GGUF's unpacked weights are kept
@@ -65,8 +66,6 @@ def load_model(
     place = find_place(device).device
     if dtype is not None and dtype not in _DTYPES | KINDS:
         raise ModelError(f"dtype {dtype!r} is not supported", hint="supported: " + ", ".join(_DTYPES | KINDS))
-    if dtype is not None and dtype not in _DTYPES and place.type != "cpu":
-        raise ModelError(f"dtype {dtype} runs on a CPU only", hint="use bfloat16")
     folder = _folder(path, name, cache_dir, progress)
     spec = spec_from_config(read_json(folder / "config.json"), str(folder / "config.json"))
     checkpoint = Checkpoint(folder)
@@ -76,7 +75,7 @@ def load_model(
     packs = place.type == "cpu" and native and unfit(spec) is None
     chosen = dtype or ("bfloat16" if place.type == "cuda" else kept_dtype(gguf) if packs else "float32")
     is_packed = chosen not in _DTYPES or (packs and chosen == "bfloat16")
-    n_bytes = _weight_bytes(spec, chosen, is_packed)
+    n_bytes = _weight_bytes(spec, chosen, is_packed, place)
     what, hint = f"{name} with {spec.n_params / 1e6:,.0f}M parameters in {chosen}", "choose a smaller dtype or a smaller model"
     if place.type == "cpu":
         demand(n_bytes, what, hint=hint)
@@ -90,7 +89,11 @@ def load_model(
     model: Llama | PackedLlama
     try:
         with checkpoint:
-            if is_packed:
+            if is_packed and place.type == "cuda":
+                from .device_packed import packed_on_device  # loads Triton
+
+                model = packed_on_device(spec, KINDS[chosen], checkpoint.read, gguf, place, loaded=loaded)
+            elif is_packed:
                 model = pack_llama(spec, KINDS[chosen], checkpoint.read, gguf, loaded)
             else:
                 model = Llama(spec, checkpoint.read, device=place, dtype=_DTYPES[chosen], loaded=loaded)
@@ -105,12 +108,16 @@ def read_spec(path: Path, *, name: str, cache_dir: Path, progress: Progress = un
     return spec_from_config(read_json(config), str(config))
 
 
-def _weight_bytes(spec: LlamaSpec, dtype: str, is_packed: bool) -> int:
-    """Packed, an embedding that is the head as well is there once, and in 8 bits where the layers have 4."""
+def _weight_bytes(spec: LlamaSpec, dtype: str, is_packed: bool, place: torch.device) -> int:
+    """Packed on a CPU, an embedding that is the head as well is there once; on a GPU it is in bfloat16 beside a packed head."""
     one_end = spec.vocab * spec.hidden
     n_layers = spec.n_params - one_end * (1 if spec.tied else 2)
-    ends = one_end * (1 if spec.tied and is_packed else 2)
-    return int(n_layers * _WEIGHT_BYTES[dtype] + ends * _WEIGHT_BYTES["int8" if dtype == "int4" else dtype])
+    head = _WEIGHT_BYTES["int8" if dtype == "int4" else dtype]
+    if is_packed and place.type == "cuda":
+        ends = one_end * (head + _WEIGHT_BYTES["bfloat16"])
+    else:
+        ends = one_end * head * (1 if spec.tied and is_packed else 2)
+    return int(n_layers * _WEIGHT_BYTES[dtype] + ends)
 
 
 def _folder(path: Path, name: str, cache_dir: Path, progress: Progress) -> Path:

@@ -7,28 +7,23 @@ under the first one's name, gate and up by turns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ...contracts.errors import ModelError
 from ..kernels.linear import Linear
-from ..kernels.native.pack import GROUP, Grouped, Kind, Packed, apart, in_turn, pack, pack_bf16, quantise
+from ..kernels.native.pack import GROUP, Kind, Packed, apart, in_turn, pack, pack_bf16
 from ..kernels.native.twin import Bf16Linear, RoundedLinear
-from .gguf_file import GgufFile, GgufTensor
+from .gguf_file import GgufFile
+from .grouped import Floats, Groups
 from .llama import Llama
 from .spec import LlamaSpec
 
 KINDS = {"int4": Kind.Q4, "int8": Kind.Q8, "bfloat16": Kind.BF16}
 """dtype -> how the linears inside the layers are stored"""
-
-Floats = Callable[[str], Tensor]
-"""name -> that tensor as floats"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +57,9 @@ class PackedLlama:
                 found = self.weights[names[0]].floats()
             return apart(found) if ".gate_proj." in names[0] else found
 
-        linear: type[Linear] = Bf16Linear if self.kind is Kind.BF16 else RoundedLinear
+        def linear(names: Sequence[str], bias: Tensor | None) -> Linear:
+            return (Bf16Linear if self.kind is Kind.BF16 else RoundedLinear)(read(*names), bias)
+
         return Llama(self.spec, read, device=self.device, dtype=torch.float32, linear=linear)
 
 
@@ -74,32 +71,20 @@ def unfit(spec: LlamaSpec) -> str | None:
     return None
 
 
-def kept_dtype(gguf: GgufFile | None) -> str:
-    """What a file's layers are kept in: its own blocks of 4 or 8 bits, 8 bits for those quantised otherwise, else bfloat16."""
-    tensors = {} if gguf is None else _stored(gguf)
-    kinds = {tensor.kind for name, tensor in tensors.items() if name.endswith("_proj.weight")} - _FLOATS
-    if not kinds:
-        return "bfloat16"
-    return "int4" if kinds <= _GROUPED.keys() and kinds & _FOUR_BITS else "int8"
+def expect_fit(spec: LlamaSpec) -> None:
+    """ModelError unless the model can be packed."""
+    if reason := unfit(spec):
+        raise ModelError(f"the model cannot be packed: {reason}", hint="use dtype float32")
 
 
 def pack_llama(
     spec: LlamaSpec, kind: Kind, floats: Floats, gguf: GgufFile | None = None, loaded: Callable[[int], None] = lambda n_layers: None
 ) -> PackedLlama:
     """`floats` supplies tensors under their Hugging Face names; `gguf` is the file they were unpacked from, if they were. ModelError."""
-    if reason := unfit(spec):
-        raise ModelError(f"the model cannot be packed: {reason}", hint="use dtype float32")
-    stored = {} if gguf is None else _stored(gguf)
+    expect_fit(spec)
+    groups = Groups(spec, floats, gguf)
     weights: dict[str, Packed] = {}
     vectors: dict[str, Tensor] = {}
-
-    def grouped(name: str, wanted: Kind) -> Grouped:
-        """As the file stores it, if it does so in groups of 32; else rounded to `wanted`."""
-        if gguf is not None and name in stored and stored[name].kind in _GROUPED:
-            tensor = stored[name]
-            heads = spec.n_heads if ".q_proj." in name else spec.n_kv_heads if ".k_proj." in name else None
-            return _GROUPED[tensor.kind](gguf_rows(gguf, tensor, heads))
-        return quantise(floats(name), wanted)
 
     def add(*names: str, bias: bool = False, wanted: Kind = kind) -> None:
         def joined(parts: list[Tensor]) -> Tensor:
@@ -108,13 +93,8 @@ def pack_llama(
         offset = joined([floats(name.removesuffix("weight") + "bias").float() for name in names]) if bias else None
         if kind is Kind.BF16:
             weights[names[0]] = pack_bf16(joined([floats(name).to(torch.bfloat16) for name in names]), offset)
-            return
-        parts = [grouped(name, wanted) for name in names]
-        most = max(part.kind for part in parts) if wanted is Kind.Q4 else Kind.Q8
-        parts = [part if part.kind is most else quantise(part.floats(), most) for part in parts]
-        minimums = [part.minimums for part in parts if part.minimums is not None]
-        quants, scales = joined([part.quants for part in parts]), joined([part.scales for part in parts])
-        weights[names[0]] = pack(Grouped(most, quants, scales, joined(minimums) if minimums else None), offset)
+        else:
+            weights[names[0]] = pack(groups.of(names, wanted, joined), offset)
 
     for index in range(spec.n_layers):
         prefix = f"model.layers.{index}"
@@ -131,49 +111,3 @@ def pack_llama(
         add("lm_head.weight", wanted=Kind.Q8)
     vectors["model.norm.weight"] = floats("model.norm.weight").float().clone()
     return PackedLlama(spec, kind, weights, vectors)
-
-
-# ------------------------------------------------------------ ggml's blocks of 32
-
-
-def _stored(gguf: GgufFile) -> dict[str, GgufTensor]:
-    from .convert import hugging_face_name
-
-    return {name: tensor for stored, tensor in gguf.tensors.items() if (name := hugging_face_name(stored)) is not None}
-
-
-def gguf_rows(gguf: GgufFile, tensor: GgufTensor, heads: int | None) -> npt.NDArray[np.uint8]:
-    """The blocks of a tensor [n_out, n_in / 32, bytes], rotated heads in the Hugging Face order."""
-    from .convert import row_order
-
-    rows = gguf.raw(tensor).reshape(tensor.shape[0], tensor.shape[1] // GROUP, -1)
-    return rows if heads is None else rows[row_order(len(rows), heads)]
-
-
-def _halves(blocks: npt.NDArray[np.uint8], at: int) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(blocks[..., at : at + 2])).view(torch.float16)[..., 0]
-
-
-def _nibbles(blocks: npt.NDArray[np.uint8], at: int) -> Tensor:
-    both = torch.from_numpy(np.ascontiguousarray(blocks[..., at:]))
-    return torch.cat((both & 15, both >> 4), -1).flatten(1)
-
-
-def _q4_0(blocks: npt.NDArray[np.uint8]) -> Grouped:
-    scales = _halves(blocks, 0)
-    return Grouped(Kind.Q4, _nibbles(blocks, 2), scales, -8 * scales)
-
-
-def _q4_1(blocks: npt.NDArray[np.uint8]) -> Grouped:
-    return Grouped(Kind.Q4, _nibbles(blocks, 4), _halves(blocks, 0), _halves(blocks, 2))
-
-
-def _q8_0(blocks: npt.NDArray[np.uint8]) -> Grouped:
-    return Grouped(Kind.Q8, torch.from_numpy(np.ascontiguousarray(blocks[..., 2:])).view(torch.int8).flatten(1), _halves(blocks, 0))
-
-
-_GROUPED: dict[int, Callable[[npt.NDArray[Any]], Grouped]] = {2: _q4_0, 3: _q4_1, 8: _q8_0}
-"""by the number of ggml's storage type"""
-_FOUR_BITS = {2, 3}
-_FLOATS = {0, 1, 30}
-"""F32, F16, BF16"""

@@ -1,0 +1,77 @@
+"""An engine on the device's runner says what one on torch says: in company, cached, forked, evicted, preempted, constrained, guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sgl_lab.contracts.events import NodeEvicted, RequestPreempted
+from sgl_lab.contracts.params import Constraint
+from sgl_lab.engine.model.llama import Llama
+from sgl_lab.engine.plan.plan import Plan, RowOutput
+from sgl_lab.engine.run.device import DeviceRunner
+from sgl_lab.engine.run.runner import TorchRunner
+
+from ..pure.driving import Heard, bench, expect_idle, expect_lawful
+from ..torch.tiny import tokens
+
+CONFIG: dict[str, Any] = {"n_pages": 13, "page_size": 4, "step_tokens": 16, "max_rows": 4, "min_share": 4}
+
+
+class Counting(DeviceRunner):
+    n_followed = 0
+
+    def follow(self, plan: Plan) -> Callable[[], tuple[RowOutput, ...]]:
+        self.n_followed += 1
+        return super().follow(plan)
+
+
+def same(found: list[Heard], wanted: list[Heard]) -> None:
+    """Tokens and texts, and nearly the logprobs."""
+    assert [heard.output.ids for heard in found] == [heard.output.ids for heard in wanted]
+    assert [(heard.output.text, heard.output.finish_reason) for heard in found] == [
+        (heard.output.text, heard.output.finish_reason) for heard in wanted
+    ]
+    ours, theirs = ([entry.logprob for heard in some for entry in heard.output.logprobs] for some in (found, wanted))
+    assert len(ours) > 10
+    assert ours == pytest.approx(theirs, abs=2e-5)
+
+
+def crowded(runner: DeviceRunner | TorchRunner, draft_tokens: int) -> tuple[list[Heard], list[float | None]]:
+    """What a small engine answers, whose pool does not hold all of it."""
+    b = bench(runner, draft_tokens=draft_tokens, **CONFIG)
+    trunk = tuple(tokens(14))
+    gens = [b.gen((*trunk, i), max_tokens=7, logprobs=True, ignore_eos=True) for i in range(2)]
+    gens.append(b.gen(tuple(tokens(9, 5)), max_tokens=6, temperature=0.8, top_p=0.9, seed=3, logprobs=True, top_logprobs=2))
+    gens.append(b.gen(tuple(tokens(6, 6)), max_tokens=6, temperature=0.5, constraint=Constraint("regex", "[0-9]{3}[+][0-9]")))
+    b.drain()
+    choices = b.score(trunk[:6], (1, 2), (1, 3, 4))
+    gens.append(b.gen((*trunk, 0), max_tokens=7, logprobs=True, ignore_eos=True))
+    b.drain()
+    expect_lawful(b.fold.events)
+    assert b.fold.of(NodeEvicted)
+    expect_idle(b)
+    return gens, [entry.logprob for row in choices.answer.logprobs for entry in row]
+
+
+@pytest.mark.parametrize("draft_tokens", [0, 4])
+def test_a_crowded_engine_says_what_it_says_on_torch(model: Llama, draft_tokens: int) -> None:
+    runner = Counting(model, CONFIG["n_pages"], CONFIG["page_size"], shared_from=8)
+    found, scores = crowded(runner, draft_tokens)
+    wanted, others = crowded(TorchRunner(model, CONFIG["n_pages"], CONFIG["page_size"]), draft_tokens)
+    same(found, wanted)
+    assert scores == pytest.approx(others, abs=2e-5)
+    assert (runner.n_followed > 0) == (not draft_tokens), "guesses are verified, which nothing may follow"
+
+
+def test_who_is_preempted_goes_on_from_other_pages(model: Llama) -> None:
+    def preempted(runner: DeviceRunner | TorchRunner) -> list[Heard]:
+        b = bench(runner, n_pages=6, page_size=4, draft_tokens=0)
+        gens = [b.gen(tuple(tokens(4, i)), max_tokens=18, logprobs=True, ignore_eos=True) for i in range(2)]
+        b.drain()
+        assert b.fold.of(RequestPreempted)
+        return gens
+
+    same(preempted(DeviceRunner(model, 6, 4)), preempted(TorchRunner(model, 6, 4)))

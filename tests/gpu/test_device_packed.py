@@ -1,0 +1,51 @@
+"""A model that stays in 4 or 8 bits on the device computes with the very numbers of its file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from sgl_lab.engine.kernels.linear import Linear
+from sgl_lab.engine.kernels.native.pack import Kind
+from sgl_lab.engine.model.convert import convert
+from sgl_lab.engine.model.device_packed import packed_on_device
+from sgl_lab.engine.model.gguf_file import GgufFile
+from sgl_lab.engine.model.grouped import Groups
+from sgl_lab.engine.model.llama import Llama
+from sgl_lab.engine.model.spec import spec_from_config
+from sgl_lab.engine.model.weights import Checkpoint, read_json
+from sgl_lab.engine.run.device import DeviceRunner
+from sgl_lab.engine.run.runner import TorchRunner
+
+from ..torch.gguf_files import write_gguf
+from ..torch.tiny import Sequences, scores, tokens, write_tiny
+
+
+@pytest.mark.parametrize(("stored", "kind", "tied"), [("Q4_1", Kind.Q4, False), ("Q8_0", Kind.Q8, True)])
+def test_a_gguf_in_groups_computes_what_its_numbers_mean(tmp_path: Path, device: torch.device, stored: str, kind: Kind, tied: bool) -> None:
+    folder = write_tiny(tmp_path / "tiny", num_attention_heads=2, num_key_value_heads=1, num_hidden_layers=1, tie_word_embeddings=tied)
+    path = write_gguf(tmp_path / "tiny.gguf", folder, stored)
+    unpacked = convert(path, "tiny", tmp_path, lambda done, total, text: None)
+    spec = spec_from_config(read_json(unpacked / "config.json"))
+    with Checkpoint(unpacked) as checkpoint:
+        packed = packed_on_device(spec, kind, checkpoint.read, GgufFile(path), device, dtype=torch.float32)
+        groups = Groups(spec, checkpoint.read, GgufFile(path))
+
+        def linear(names: Sequence[str], bias: Tensor | None) -> Linear:
+            numbers = groups.of(names, kind if ".layers." in names[0] else Kind.Q8)
+            return Linear(numbers.floats().to(device), bias, pack=False)
+
+        dense = Llama(spec, checkpoint.read, device=device, dtype=torch.float32, linear=linear)
+    assert packed.n_bytes < dense.n_bytes / 2
+    prompt = tokens(9)
+    ours = Sequences(None, 1, 64, runner=DeviceRunner(packed, 64))  # type: ignore[arg-type]
+    theirs = Sequences(None, 1, 64, runner=TorchRunner(dense, 64))  # type: ignore[arg-type]
+    wanted = scores(theirs.run(theirs.row(1, prompt, n_targets=9))[0])
+    exact = replace(ours.row(2, prompt, n_targets=9), is_exact=True)
+    for output in ours.run(ours.row(1, prompt, n_targets=9), exact):
+        torch.testing.assert_close(scores(output), wanted, rtol=0, atol=5e-5)
