@@ -209,7 +209,7 @@ def test_a_shard_outside_the_folder_is_refused(tmp_path: Path, tiny_folder: Path
 
 
 def test_an_unknown_device_or_type_is_one_clear_error(tmp_path: Path, tiny_folder: Path) -> None:
-    for device, dtype, said in (("cuda:99", None, "GPU"), ("tpu", None, "tpu"), ("mps", None, "mps"), ("cpu", "float64", "float64")):
+    for device, dtype, said in (("cuda:99", None, "cuda:99"), ("tpu", None, "tpu"), ("mps", None, "mps"), ("cpu", "float64", "float64")):
         with pytest.raises(ModelError, match=said):
             load_model(tiny_folder, name="tiny", device=device, dtype=dtype, cache_dir=tmp_path)
 
