@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 from sgl_lab.viz.draw import stats
+from sgl_lab.viz.draw.numbers import percent
 
 from .driving import Bench, bench
 from .test_viz_draw import ATTRIBUTES, HOSTILE, TAGS
@@ -75,3 +76,7 @@ def test_page_and_text_say_the_same_and_hold_nothing_that_a_notebook_would_drop(
         for row in section.rows:
             assert re.search(rf"{re.escape(row.name)} +{re.escape(row.value)}", text)
             assert {row.name, row.value} <= set(cells)
+
+
+def test_a_share_too_small_to_matter_says_no_more_than_that() -> None:
+    assert [percent(share) for share in (0, 1e-5, 0.0006, 0.5, 0.9999)] == ["0 %", "<0.1 %", "0.06 %", "50 %", "100 %"]

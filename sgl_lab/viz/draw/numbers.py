@@ -11,6 +11,8 @@ def counted(n: int, what: str) -> str:
 
 
 def percent(share: float) -> str:
+    if 0 < share < 0.0005:
+        return "<0.1 %"
     return f"{100 * share:.3g} %" if share < 0.9995 else "100 %"
 
 

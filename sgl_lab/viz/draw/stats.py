@@ -33,7 +33,7 @@ _NAMES = {
     "drafted_tokens": "guessed ahead",
     "accepted_tokens": "guessed right",
     "rejected_tokens": "guessed wrong",
-    "overrun_tokens": "behind an end",
+    "overrun_tokens": "past the end",
     "masks_s": "constraint masks",
     "commit_s": "taking in results",
     "listeners_s": "telling programs",
@@ -129,7 +129,7 @@ def text(title: str, stats: Stats) -> str:
 
 def html(title: str, stats: Stats, points: Sequence[Hits] = ()) -> Markup:
     head = tag("div", {"style": css(font_weight="600", margin_bottom="8px")}, title)
-    columns = css(display="flex", flex_wrap="wrap", column_gap="36px", row_gap="14px")
+    columns = css(display="flex", flex_wrap="wrap", column_gap="24px", row_gap="14px")
     frame = css(border="1px solid rgba(127,127,127,0.22)", border_radius="8px", padding="14px 18px", margin="4px 0", font_size="13px")
     drawn = []
     if len(points) > 1:
@@ -173,7 +173,7 @@ def _line(row: Row) -> Markup:
 def _bar(row: Row) -> Markup:
     share = row.share or 0.0
     track = css(
-        display="inline-block", width="64px", height="6px", border_radius="3px", overflow="hidden", background="rgba(127,127,127,0.18)"
+        display="inline-block", width="44px", height="6px", border_radius="3px", overflow="hidden", background="rgba(127,127,127,0.18)"
     )
     filled = css(display="block", width=f"{100 * share:.1f}%", height="6px", background=row.ink.both)
     words = css(opacity="0.65", font_size="12px", margin_left="8px")
