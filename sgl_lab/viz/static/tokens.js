@@ -5,6 +5,9 @@ import { tempered } from "./temper.js";
 
 const CARET_MS = 700;
 const CARDS_A_FRAME = 6;
+const SPANS_A_MS = 20;
+const SLOW_MS = 25;
+const LATEST_MS = 300;
 const ONLY_IF_SEEN = new Set(["forced", "choice"]);
 
 const step = (value, borders) => borders.findIndex((border) => value < border);
@@ -109,6 +112,7 @@ export class TokensPanel {
     this.dirty = new Map();
     this.marked = [];
     this.height = 0;
+    this.late = 0;
     this.sight = new IntersectionObserver((entries) => this.watch(entries), { root: this.body, rootMargin: "60px 0px" });
     sticky(this.body);
     this.body.addEventListener("pointerover", (event) => this.point(event.target));
@@ -180,17 +184,26 @@ export class TokensPanel {
     this.body.classList.toggle("sgl-busy", !this.idle);
   }
 
-  /** While forks grow, cards out of sight wait, and of those in sight a few are painted in each frame: so the tree goes on moving smoothly. */
+  /**
+   * So that the tree goes on moving smoothly while forks grow, cards out of sight wait, of those in sight a few are
+   * painted in each frame, and each seldomer the longer its line is and the longer the last frame took.
+   */
   paint(t) {
     const drawn = [];
     let n_cards = 0;
-    let isMore = false;
+    let due = Infinity;
     for (const [fork, index] of this.dirty) {
       const stream = this.stream(fork);
       stream?.note(t);
-      if (stream?.isCard && !this.idle) {
+      if (stream && !this.idle) {
         if (stream.isAway) continue;
-        if ((isMore = ++n_cards > CARDS_A_FRAME)) continue;
+        const turn = stream.isCard && n_cards === CARDS_A_FRAME ? t : stream.due;
+        if (turn >= t) {
+          due = Math.min(due, turn);
+          continue;
+        }
+        n_cards += stream.isCard;
+        stream.due = t + Math.min(stream.lineLength() / SPANS_A_MS + this.late, LATEST_MS);
       }
       this.dirty.delete(fork);
       stream?.draw(index);
@@ -203,8 +216,10 @@ export class TokensPanel {
       if (this.body.stick) this.follow(t);
       for (const { isCard, flow } of drawn) if (isCard && flow.stick) scrollTo(flow, flow.scrollHeight);
       this.view.later(CARET_MS + 20);
+      requestAnimationFrame((next) => (this.late = next - t > SLOW_MS ? 3 * (next - t) : 0));
     }
-    return isMore;
+    if (due > t && due < Infinity) this.view.later(due - t);
+    return due <= t;
   }
 
   /** Cards come into sight and go out of it. */
@@ -449,6 +464,7 @@ class Stream {
     this.groups = [];
     this.tip = null;
     this.n_told = 0;
+    this.due = 0;
     this.grewAt = -Infinity;
     this.isAway = false;
     this.flow = el("div", { class: "sgl-flow" });
@@ -571,6 +587,11 @@ class Stream {
     this.tip?.classList.remove("sgl-tip");
     tip?.classList.add("sgl-tip");
     this.tip = tip;
+  }
+
+  /** Spans that a browser lays out anew when one more comes. */
+  lineLength() {
+    return this.spans.at(-1)?.parentNode.childElementCount ?? 0;
   }
 
   /** Where it grows. */
