@@ -165,7 +165,8 @@ def main() -> int:
     print(f"{'Triton ' + triton.__version__:<{width}}" + "".join(f"  {card + ' registers':>15}  shared  stack" for card in CARDS))
     for name, by_card in found.items():
         print(f"{name:<{width}}" + "".join(f"  {used.registers:>15}  {used.shared:>6}  {used.stack:>5}" for used in by_card.values()))
-    print(f"{len(jobs)} binaries in {time.perf_counter() - began:.0f} s")
+    most = ", ".join(f"{what} {max(used)}" for what, used in zip(Use._fields, zip(*uses.values(), strict=True), strict=True))
+    print(f"{len(jobs)} binaries in {time.perf_counter() - began:.0f} s; at most: {most}")
     if options.record:
         BUDGETS.write_text(_written(budgets | {version: found}), encoding="utf-8")
         return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -13,11 +14,12 @@ import gpu_cases
 from compiled import Use, complaints
 
 
-def test_every_kernel_compiles_and_stays_within_its_budget() -> None:
+def test_every_kernel_compiles_and_stays_within_its_budget(record_table: Callable[..., None]) -> None:
     outside = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     ran = subprocess.run([sys.executable, compiled.__file__], env=outside, capture_output=True, text=True)
     print(ran.stdout)
     assert ran.returncode == 0, ran.stderr
+    record_table("GPU", compiled=ran.stdout.splitlines()[-1])
 
 
 def test_use_above_the_budget_says_which_and_by_how_much() -> None:
