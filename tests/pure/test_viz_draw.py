@@ -281,7 +281,7 @@ def test_the_plain_text_of_a_small_run() -> None:
         "  [assistant] ⟪since⟫"
     )
     assert text.metrics(found["metrics"].full()) == (
-        "66 cached · 31 computed · 4 generated · 68 % hit rate · 63 tok/s · 2 forks · 22 of 100 pages"
+        "66 cached · 31 computed · 4 generated · 68 % hit rate · 63 tokens/s · 2 forks · 22 of 100 pages"
     )
     assert text.tree(found["tree"].full()) == (
         "radix tree: 10 nodes, 27 tokens\n"

@@ -28,7 +28,7 @@ def metric_items(picture: MetricsPicture) -> list[tuple[str, str]]:
     if picture["hit_rate"] is not None:
         items.append((percent(picture["hit_rate"]), "hit rate"))
     if picture["tok_s"]:
-        items.append((f"{int(picture['tok_s'] + 0.5):,}", "tok/s"))
+        items.append((f"{int(picture['tok_s'] + 0.5):,}", "tokens/s"))
     if picture["forks"]:
         items.append((f"{picture['forks']:,}", "fork" if picture["forks"] == 1 else "forks"))
     if picture["n_pages"]:
