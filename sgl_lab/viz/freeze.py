@@ -57,22 +57,25 @@ def freeze(
 
     `notes` are headings and texts that stand below the views.
     """
-    n_tokens = FIRST_BUDGET
-    replay = None if replay is None or replay.is_empty else replay
-    room = LIMIT - (FOR_REPLAY if replay else 0)
-    while True:
-        parts, words = _parts(tokens, tree, lanes, metrics, status, message, n_tokens)
-        parts += [html.details(heading, html.plain(note), is_open=True) for heading, note in notes]
-        words = "\n\n".join([words, *(f"{heading}:\n{legible(note)}" for heading, note in notes)])
-        bundle = _bundle(parts, words, title, status, message)
-        if (size := _size(bundle)) <= room or n_tokens < 2:
-            break
-        n_tokens = int(n_tokens * min(0.5, room / size))
-    if replay is None:
-        return bundle
+
+    def fitted(room: int, remarks: Sequence[Markup] = ()) -> tuple[list[Markup], str, dict[str, str]]:
+        """Parts, words and what they make together, in `room` bytes."""
+        n_tokens = FIRST_BUDGET
+        while True:
+            parts, words = _parts(tokens, tree, lanes, metrics, status, message, n_tokens)
+            parts = [*remarks, *parts, *(html.details(heading, html.plain(note), is_open=True) for heading, note in notes)]
+            words = "\n\n".join([words, *(f"{heading}:\n{legible(note)}" for heading, note in notes)])
+            bundle = _bundle(parts, words, title, status, message)
+            if (size := _size(bundle)) <= room or n_tokens < 2:
+                return parts, words, bundle
+            n_tokens = int(n_tokens * min(0.5, room / size))
+
+    if replay is None or replay.is_empty:
+        return fitted(LIMIT)[2]
+    parts, words, bundle = fitted(LIMIT - FOR_REPLAY)
     if script := replay.script(LIMIT - _size(bundle) - 100):
         return _bundle([tag("div", {}, *parts, script)], words, title, status, message)
-    return _bundle([html.note(TOO_LONG), *parts], words, title, status, message)
+    return fitted(LIMIT, [html.note(TOO_LONG)])[2]
 
 
 def _size(bundle: dict[str, str]) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..contracts.events import Entry
 from ..contracts.ids import RunId
@@ -21,10 +21,16 @@ from .sender import REST_EVERY_NS, TOKENS_EVERY_NS, Message, Sender, Views
 from .views import LanesView, MetricsView, TokensView, TreeView
 from .views.clock import RunClock
 
-MOMENTS = 300
-"""about as many messages with tokens are kept, and a third as many with the rest"""
-MANY_MOMENTS = 2_000
-"""the same of a page of its own, which need not be small"""
+
+class Detail(NamedTuple):
+    n_moments: int
+    """about as many messages with tokens are kept, and a third as many with the rest"""
+    least_pace: float
+    """of a short run; 1 is that of the live view"""
+
+
+IN_CELL = Detail(300, 1.0)
+IN_PAGE = Detail(2_000, 0.1)
 ABOUT = 300
 """bytes of what stands around a recording"""
 CUTS = ((1.0, None), (0.4, None), (0.1, None), (0.0, None), (0.0, 4_000), (0.0, 1_000))
@@ -48,15 +54,15 @@ class Replay:
 
     def script(self, budget: int) -> Markup | None:
         """The player with as much of the run as fits into `budget` bytes; None if hardly its end does."""
-        found = self._packed(budget - len(player("", {})) - ABOUT, MOMENTS)
+        found = self._packed(budget - len(player("", {})) - ABOUT, IN_CELL)
         return script(player(found[0], found[1] | {"cell": True})) if found else None
 
     def data(self, budget: int) -> Markup | None:
         """The same for a page that has the code (`bundle.players`)."""
-        found = self._packed(budget - ABOUT, MANY_MOMENTS)
+        found = self._packed(budget - ABOUT, IN_PAGE)
         return data("sgl-recording", json.dumps(found[1]), found[0]) if found else None
 
-    def _packed(self, budget: int, n_moments: int) -> tuple[str, dict[str, float]] | None:
+    def _packed(self, budget: int, detail: Detail) -> tuple[str, dict[str, float]] | None:
         """The recording, and what is told of it without unpacking it."""
         last = max((ms for ms, _ in _of_run(self.record.entries, self.record.scope)), default=None)
         if last is None:
@@ -67,7 +73,7 @@ class Replay:
             if share > room:
                 continue  # hopeless
             since = moments[-1 - int(share * (len(moments) - 1))] if moments else 0.0
-            told = frames(self.record, self.spell, since, newest, n_moments)
+            told = frames(self.record, self.spell, since, newest, detail)
             body = json.dumps({"options": dict(self.options), "frames": told}, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
             made = packed(body)
             if len(made) <= budget:
@@ -78,14 +84,14 @@ class Replay:
 
 
 def frames(
-    record: Record, spell: Callable[[int], str], since: float = 0.0, newest: int | None = None, n_moments: int = MOMENTS
+    record: Record, spell: Callable[[int], str], since: float = 0.0, newest: int | None = None, detail: Detail = IN_CELL
 ) -> list[Frame]:
     """The first tells everything up to `since`, only the `newest` tokens if need be; the others tell what came then."""
     run = record.scope
     views = Views(TokensView(spell, run), TreeView(spell), LanesView(run), MetricsView(run))
     entries = _of_run(record.entries, run)
     length = entries[-1][0] - since if entries else 0.0
-    sender = Sender(views, pace=max(1.0, length * 1e6 / (n_moments * TOKENS_EVERY_NS)), limit=1 << 40, n_texts=None)
+    sender = Sender(views, pace=max(detail.least_pace, length * 1e6 / (detail.n_moments * TOKENS_EVERY_NS)), limit=1 << 40, n_texts=None)
     sender.load(record.snapshot)
     told: list[Frame] = []
     now = since

@@ -18,7 +18,7 @@ from sgl_lab.contracts.tree import TreeNode, TreeSnapshot
 from sgl_lab.magics.show import Folded
 from sgl_lab.trace import Record
 from sgl_lab.viz.freeze import LIMIT, TOO_LONG
-from sgl_lab.viz.replay import Replay, frames
+from sgl_lab.viz.replay import IN_PAGE, Replay, frames
 from sgl_lab.viz.views import TokensView
 from tests.pure.story import Stage, record_of, story
 from tests.pure.test_live_pump import PageState, views_of
@@ -90,6 +90,11 @@ def test_a_long_run_is_told_in_as_many_moments_as_a_short_one() -> None:
     assert 100 < len(moments) < 700
 
 
+def test_a_page_of_its_own_tells_a_short_run_in_more_moments_than_a_cell() -> None:
+    stage = story()
+    assert len(frames(record_of(stage), stage.spell, detail=IN_PAGE)) > 1.5 * len(told(stage))
+
+
 def long_story(n_words: int) -> Stage:
     """Words that nothing can pack well, and answers with alternatives."""
     stage = Stage(60_000)
@@ -148,6 +153,7 @@ def test_a_run_that_no_saved_cell_can_play_says_what_does() -> None:
     html = folded.bundle(("tokens", "tree", "timeline"), "large")["text/html"]
     assert "<script" not in html
     assert html.count(TOO_LONG) == 1
+    assert len(html.encode()) <= LIMIT
     assert "%sgl export" in TOO_LONG
     assert TOO_LONG not in Folded(Record(stage.run)).bundle(("tokens",), "empty")["text/html"]
     assert TOO_LONG not in Folded(record_of(stage), stage.spell).bundle(("tokens",), "short")["text/html"]
