@@ -88,26 +88,30 @@ def test_rows_that_share_a_beginning_attend_to_it_together(model: Llama) -> None
 DRAWS = (
     SamplingParams(temperature=0.9, top_logprobs=3),
     SamplingParams(temperature=1.3, top_k=7, top_p=0.8),
-    SamplingParams(temperature=0.7, min_p=0.05, frequency_penalty=0.5, repetition_penalty=1.3),
+    SamplingParams(temperature=0.7, min_p=0.05),
     SamplingParams(temperature=0, logit_bias=((7, 4.0), (200, 1.0)), presence_penalty=1.0),
+    SamplingParams(temperature=0.7, frequency_penalty=0.5, repetition_penalty=1.3),
 )
 
 
-def test_every_way_to_draw_gives_what_torch_draws(model: Llama) -> None:
+@pytest.mark.parametrize("n_tokens", [1, 8])
+def test_every_way_to_draw_gives_what_torch_draws(model: Llama, n_tokens: int) -> None:
+    """Of rows that decode the plain ones are drawn with the pass, if all are."""
     both, prompt = Both(model, 1), tokens(12)
     mask = memoryview(np.array([0x0F0F0F0F, 0xFF, 0, 1], np.uint32))
 
-    def rows(sequences: Sequences) -> list[Row]:
+    def rows(sequences: Sequences, params: Sequence[SamplingParams]) -> list[Row]:
         found = []
-        for i, params in enumerate(DRAWS):
-            row = sequences.row(i, prompt[: 8 + i], sample=params)
+        for i, asked in enumerate(params):
+            row = sequences.row(i, prompt[: n_tokens + (n_tokens > 1) * i], sample=asked)
             assert row.sample is not None
             early = (row.tokens[0], 11) if i == 3 else ()
-            sample = replace(row.sample, seed=i, generated=[9, 9, 4], banned_early=early, masks=(mask,) if i == 1 else ())
+            sample = replace(row.sample, seed=i, generated=[9, 9, 4], banned_early=early, masks=(mask,) if i == 4 else ())
             found.append(replace(row, sample=sample))
         return found
 
-    both.run(rows)
+    both.run(lambda sequences: rows(sequences, DRAWS))
+    both.run(lambda sequences: rows(sequences, DRAWS[:3]))
 
 
 def test_masks_are_read_once_they_are_filled(model: Llama) -> None:

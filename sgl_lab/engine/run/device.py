@@ -95,30 +95,37 @@ class DeviceRunner:
     def start(self, plan: Plan) -> Callable[[], Outputs]:
         plan = replace(plan, before_draws=_once(plan.before_draws))
         with self._at_work():
-            try:
-                return self._started(plan)
-            except torch.OutOfMemoryError:
+            started = self._tried(plan)
+            if isinstance(started, OutOfMemory):
                 self._give_back()
-            try:
-                return self._started(plan)
-            except torch.OutOfMemoryError:
-                plan.before_draws()
+                started = self._tried(plan)
+            if not isinstance(started, OutOfMemory):
+                return started
+            plan.before_draws()
             outputs = in_pieces(plan.rows, self._alone)
             return lambda: outputs
 
     def follow(self, plan: Plan) -> Callable[[], Outputs]:
         with self._at_work():
-            try:
-                return self._started(plan)
-            except torch.OutOfMemoryError as error:
-                raise self._out_of_memory(error) from None
+            started = self._tried(plan)
+            if isinstance(started, OutOfMemory):
+                raise started
+            return started
 
     def _alone(self, rows: Sequence[Row]) -> Outputs:
-        try:
-            return self._started(Plan(0, tuple(rows)))()
-        except torch.OutOfMemoryError as error:
+        started = self._tried(Plan(0, tuple(rows)))
+        if isinstance(started, OutOfMemory):
             self._give_back()
-            raise self._out_of_memory(error) from None
+            raise started
+        return started()
+
+    def _tried(self, plan: Plan) -> Callable[[], Outputs] | OutOfMemory:
+        """The error is one of ours, as torch's holds on to all that the step had allocated."""
+        try:
+            return self._started(plan)
+        except torch.OutOfMemoryError as error:
+            said = str(error)
+        return self._out_of_memory(said)
 
     def _started(self, plan: Plan) -> Callable[[], Outputs]:
         places = [[place for place, row in enumerate(plan.rows) if row.is_exact is is_exact] for is_exact in (False, True)]
@@ -126,14 +133,14 @@ class DeviceRunner:
         readings: list[list[Reading]] = []
         spent: list[Callable[[], float]] = []
         for some in passes:
-            parts = self._forward.start(some.rows, [*some.wanted])
+            parts = self._forward.start(some.rows, [*some.wanted], [row.sampling for row in some.wanted.values()])
             if some is passes[0]:
                 plan.before_draws()
             ended = _lap(self._device)
             wanted = iter(some.wanted.values())
             mine = []
             for part in parts:
-                reading = Reading([*islice(wanted, len(part.drawn))], part.logits)
+                reading = Reading([*islice(wanted, len(part.logits))], part.logits, part.packed)
                 self._forward.keep(part, reading.tokens)
                 mine.append(reading)
             readings.append(mine)
@@ -166,12 +173,12 @@ class DeviceRunner:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _out_of_memory(self, error: torch.OutOfMemoryError) -> OutOfMemory:
-        asked = re.search(r"allocate ([\d.]+ \w+)", str(error))
+    def _out_of_memory(self, said: str) -> OutOfMemory:
+        asked = re.search(r"allocate ([\d.]+ \w+)", said)
         free = memory_of(self._device).free
         return OutOfMemory(
-            f"a step of this request needs {'more' if asked is None else asked[1]} than is free of {self._device}"
-            f"{'' if free is None else f' ({mib(free)})'}, beside {mib(self._n_weights)} of weights and a cache of {mib(self.kv.n_bytes)}",
+            f"a step needs {'more memory' if asked is None else f'{asked[1]} more'}: {self._device} has "
+            f"{'none' if free is None else mib(free)} free beside {mib(self._n_weights)} of weights and a cache of {mib(self.kv.n_bytes)}",
             hint="ask for a smaller cache with cache_tokens or cache_mib",
         )
 

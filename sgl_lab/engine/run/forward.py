@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,14 +19,17 @@ from ..kernels.gpu.cascade import attend_cascade
 from ..kernels.gpu.contexts import Contexts, Shared
 from ..kernels.gpu.decode import attend_decode, attend_invariant, splits_for
 from ..kernels.gpu.prefill import attend_prefill
+from ..kernels.gpu.sampling import sample
+from ..kernels.gpu.wants import Wants
 from ..model.device_llama import Attend, DeviceLlama, fast, invariant
-from ..plan.plan import Row
+from ..plan.plan import Row, Sampling
 from .graphs import Recorder
 from .kv import KvStore
 from .numbers import Inputs, Pass, Shape, one_pass, padded
 from .sharing import LEAST, Sharing
 from .table import PageTable
-from .transfer import n_bytes, sent
+from .transfer import Array, gathered, sent, views
+from .wanted import edits_of, is_plain, write
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 """rows of the passes that are recorded"""
@@ -49,6 +53,8 @@ class Part(NamedTuple):
     """float32 [n, vocab]"""
     drawn: Tensor
     """int64 [n]: see `Inputs.drawn`"""
+    packed: Tensor | None = None
+    """of tokens that were drawn with the pass: see `wants.Drawn`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +62,9 @@ class _Fixed:
     """The buffers of all passes of one shape."""
 
     numbers: Tensor
-    inputs: Inputs[Tensor]
-    logits: Tensor
+    drawn: Tensor
+    results: tuple[Tensor, ...]
+    """logits and, where tokens are drawn, what was drawn"""
     run: Callable[[], object]
 
 
@@ -78,10 +85,10 @@ class Forward:
         is_cuda = model.device.type == "cuda"
         self._processors = torch.cuda.get_device_properties(model.device).multi_processor_count if is_cuda else _PROCESSORS
 
-    def start(self, rows: Sequence[Row], needed: Sequence[int]) -> Iterator[Part]:
+    def start(self, rows: Sequence[Row], needed: Sequence[int], samplings: Sequence[Sampling]) -> Iterator[Part]:
         """Compute `rows`, in `numbers.order`, all of them exact or none.
 
-        Gives the logits of the tokens `needed` of the flat batch, which ascend.
+        Gives the logits of the tokens `needed` of the flat batch, which ascend; `samplings` say how to draw after each.
         """
         try:
             written = self._table.update(rows)
@@ -90,7 +97,7 @@ class Forward:
             described = one_pass(rows, written, needed, shared, self._tile, self._kv.page_size)
             size = next((size for size in self._sizes if size >= len(rows)), None)
             if size is not None and len(singles) == len(rows) == len(needed):
-                return iter((self._on_fixed(described, size, len(rows)),))
+                return iter((self._on_fixed(described, size, samplings),))
             inputs = Inputs(*sent(described.arrays, self._model.device))
             return self._parts(self._hidden(inputs, described.shape), inputs.drawn, described.shape)
         except BaseException:
@@ -163,31 +170,50 @@ class Forward:
 
     # ------------------------------------------------------------ passes on buffers that stay
 
-    def _on_fixed(self, described: Pass, size: int, n: int) -> Part:
-        arrays = described.arrays
+    def _on_fixed(self, described: Pass, size: int, samplings: Sequence[Sampling]) -> Part:
+        """`samplings` are the rows'. What is plain is drawn with the pass: one call for all of a step's kernels."""
+        arrays, device, n = described.arrays, self._model.device, len(samplings)
         if len(arrays.where) > 2 * size:  # a request came with more pages than the page it needs next
-            self._table.flat.index_copy_(0, *sent((arrays.where, arrays.what), self._model.device))
+            self._table.flat.index_copy_(0, *sent((arrays.where, arrays.what), device))
             described = Pass(arrays._replace(where=arrays.where[:0], what=arrays.what[:0]), described.shape)
         described = padded(described, size)
+        shape = described.shape._replace(draws=all(map(is_plain, samplings)))
+        wants = [self._plain_wants(samplings, size)] if shape.draws else []
+        host = gathered((*described.arrays, *wants), device)
         if self._fixed_to is not self._table.flat:
             self.release()
             self._fixed_to = self._table.flat
-        fixed = self._fixed.get(described.shape)
+        fixed = self._fixed.get(shape)
         if fixed is None:
-            fixed = self._fixed[described.shape] = self._made(described)
+            fixed = self._fixed[shape] = self._made(shape, host.to(device, copy=True), (*described.arrays, *wants))
         else:
-            sent(described.arrays, self._model.device, fixed.numbers)
+            fixed.numbers.copy_(host, non_blocking=True)
         fixed.run()
-        return Part(fixed.logits[:n], fixed.inputs.drawn[:n])
+        return Part(fixed.results[0][:n], fixed.drawn[:n], fixed.results[1][:n] if shape.draws else None)
 
-    def _made(self, described: Pass) -> _Fixed:
-        arrays, shape = described
-        numbers = torch.empty(n_bytes(arrays), dtype=torch.uint8, device=self._model.device)
-        inputs = Inputs(*sent(arrays, self._model.device, numbers))
-        recorded = self._recorder.recorded(lambda: self._logits(self._hidden(inputs, shape), shape), f"decoding of {shape.n_rows} rows")
-        return _Fixed(numbers, inputs, *recorded)
+    def _plain_wants(self, samplings: Sequence[Sampling], size: int) -> Array:
+        n_vocab = self._model.spec.vocab
+        found = np.empty(Wants.n_bytes(n_rows=size, n_vocab=n_vocab, n_edits=0, n_masks=0), np.uint8)
+        write(plain_wants(torch.from_numpy(found), size, n_vocab), samplings, edits_of(samplings, n_vocab))
+        return found
+
+    def _made(self, shape: Shape, numbers: Tensor, arrays: Sequence[Array]) -> _Fixed:
+        found = views(numbers, arrays)
+        inputs = Inputs(*found[: len(Inputs._fields)])
+        wants = plain_wants(found[-1], shape.n_rows, self._model.spec.vocab) if shape.draws else None
+
+        def compute() -> tuple[Tensor, ...]:
+            logits = self._logits(self._hidden(inputs, shape), shape)
+            # What was drawn is kept by the caller: here it would be what the rows follow, should this be called twice.
+            return (logits,) if wants is None else (logits, sample(logits, wants).packed)
+
+        return _Fixed(numbers, inputs.drawn, *self._recorder.recorded(compute, f"decoding of {shape.n_rows} rows"))
 
     def release(self) -> None:
         """Give back what was recorded; it is recorded again when it is wanted."""
         self._fixed.clear()
         self._recorder.release()
+
+
+def plain_wants(buffer: Tensor, n_rows: int, n_vocab: int) -> Wants:
+    return Wants.over(buffer, n_rows=n_rows, n_vocab=n_vocab, n_edits=0, n_masks=0)

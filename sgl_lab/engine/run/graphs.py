@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 
 class Recorded(NamedTuple):
-    result: Tensor
+    results: tuple[Tensor, ...]
     """of the last `again`; always the same memory"""
     again: Callable[[], object]
 
@@ -25,27 +25,29 @@ class Recorder:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._graphs: list[torch.cuda.CUDAGraph] = []
+        self._beside = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]  # torch's own
 
-    def recorded(self, compute: Callable[[], Tensor], what: str) -> Recorded:
-        """`compute` reads memory that stays, starts the same kernels whenever it is called, and may be called twice. Takes a second."""
-        if self._device.type != "cuda":
-            result = compute()
-            return Recorded(result, lambda: result.copy_(compute()))
+    def recorded(self, compute: Callable[[], tuple[Tensor, ...]], what: str) -> Recorded:
+        """`compute` reads memory that stays and always starts the same kernels; a second call changes nothing. Takes a second."""
+        if self._beside is None:
+            results = compute()
+            return Recorded(results, lambda: [mine.copy_(new) for mine, new in zip(results, compute(), strict=True)])
         _log.info("recording %s", what)
         started = time.perf_counter()
         # Kernels are compiled and workspaces found before the recording, which can do neither.
-        current, beside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's own
-        beside.wait_stream(current)
-        with torch.cuda.stream(beside):
+        current = torch.cuda.current_stream()
+        self._beside.wait_stream(current)
+        with torch.cuda.stream(self._beside):
             compute()
-        current.wait_stream(beside)
+        current.wait_stream(self._beside)
         graph = torch.cuda.CUDAGraph()
         pool = self._graphs[0].pool() if self._graphs else None
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):  # others' threads may use the GPU meanwhile
-            result = compute()
+        # Threads of others may use the GPU meanwhile.
+        with torch.cuda.graph(graph, pool=pool, stream=self._beside, capture_error_mode="thread_local"):
+            results = compute()
         self._graphs.append(graph)
         _log.info("recorded %s in %.1f s", what, time.perf_counter() - started)
-        return Recorded(result, graph.replay)
+        return Recorded(results, graph.replay)
 
     def release(self) -> None:
         """No graph may run any more."""

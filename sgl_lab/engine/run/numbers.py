@@ -65,6 +65,8 @@ class Shape(NamedTuple):
     needs_all: bool
     is_exact: bool
     is_shared: bool
+    draws: bool = False
+    """whether tokens are drawn with it"""
 
 
 class Pass(NamedTuple):

@@ -44,12 +44,16 @@ class Read(NamedTuple):
 
 
 class Reading:
-    """Starts to read `logits` [rows, vocab] float32; `tensors` are what has to come to the host."""
+    """Starts to read `logits` [rows, vocab] float32; `tensors` are what has to come to the host.
 
-    def __init__(self, wanted: Sequence[Wanted], logits: Tensor) -> None:
+    `packed` is what was drawn from them already (see `wants.Drawn`), if it was.
+    """
+
+    def __init__(self, wanted: Sequence[Wanted], logits: Tensor, packed: Tensor | None) -> None:
         self._wanted = wanted
         n_vocab = logits.shape[1]
-        packed = sample(logits, _wants([row.sampling for row in wanted], n_vocab, logits.device)).packed
+        if packed is None:
+            packed = sample(logits, _wants([row.sampling for row in wanted], n_vocab, logits.device)).packed
         self.tokens = packed[:, 0]
         """that were drawn, int32 [rows]"""
         self.tensors = [packed]

@@ -21,31 +21,35 @@ _ALIGNED = 16
 """bytes; Triton compiles a kernel anew for pointers that are aligned otherwise"""
 
 
-def n_bytes(arrays: Sequence[Array]) -> int:
-    """That `sent` takes for them."""
-    return sum(_aligned(array.nbytes) for array in arrays)
-
-
-def _aligned(size: int) -> int:
-    return -(-size // _ALIGNED) * _ALIGNED
-
-
-def sent(arrays: Sequence[Array], device: torch.device, target: Tensor | None = None) -> tuple[Tensor, ...]:
-    """The arrays on the device, in `target` (uint8 [n_bytes]) if there is one."""
-    sizes = [array.nbytes for array in arrays]
-    starts = [0, *accumulate(map(_aligned, sizes))]
+def gathered(arrays: Sequence[Array], device: torch.device) -> Tensor:
+    """All arrays in one piece of the host's memory, uint8, that can be copied to `device` while the host goes on."""
+    starts = _starts(arrays)
     host = torch.empty(starts[-1], dtype=torch.uint8, pin_memory=device.type == "cuda")
     bytes_of = host.numpy()
-    for array, size, start in zip(arrays, sizes, starts, strict=False):
-        bytes_of[start : start + size] = array.reshape(-1).view(np.uint8)
-    there = host.to(device, non_blocking=True) if target is None else target.copy_(host, non_blocking=True)
+    for array, start in zip(arrays, starts, strict=False):
+        bytes_of[start : start + array.nbytes] = array.reshape(-1).view(np.uint8)
+    return host
+
+
+def views(buffer: Tensor, arrays: Sequence[Array]) -> tuple[Tensor, ...]:
+    """The arrays as they lie in `buffer`, which `gathered` filled, or in a copy of it."""
     return tuple(
-        there[start : start + size].view(_TYPES[array.dtype.str]).view(array.shape)
-        for array, size, start in zip(arrays, sizes, starts, strict=False)
+        buffer[start : start + array.nbytes].view(_TYPES[array.dtype.str]).view(array.shape)
+        for array, start in zip(arrays, _starts(arrays), strict=False)
     )
 
 
-_TYPES = {"<i4": torch.int32, "<i8": torch.int64, "<f4": torch.float32, "<f8": torch.float64}
+def sent(arrays: Sequence[Array], device: torch.device) -> tuple[Tensor, ...]:
+    """The arrays on the device."""
+    return views(gathered(arrays, device).to(device, non_blocking=True), arrays)
+
+
+def _starts(arrays: Sequence[Array]) -> list[int]:
+    """Where each begins, and where the last ends."""
+    return [0, *accumulate(-(-array.nbytes // _ALIGNED) * _ALIGNED for array in arrays)]
+
+
+_TYPES = {"|u1": torch.uint8, "<i4": torch.int32, "<i8": torch.int64}
 
 
 def fetched(tensors: Sequence[Tensor], device: torch.device) -> Callable[[], list[Array]]:

@@ -34,6 +34,12 @@ class Edits:
         return len(self.tokens)
 
 
+def is_plain(sampling: Sampling) -> bool:
+    """Whether nothing is masked or edited before the draw."""
+    params = sampling.params
+    return not (sampling.masks or sampling.banned or params.logit_bias or params.is_penalised)
+
+
 def edits_of(samplings: Sequence[Sampling], n_vocab: int) -> Edits:
     rows = [_edits(sampling, n_vocab) for sampling in samplings]
     tokens = np.fromiter(chain.from_iterable(row[0] for row in rows), np.int32)
