@@ -85,6 +85,20 @@ def test_rows_that_share_a_beginning_attend_to_it_together(model: Llama) -> None
         both.run(lambda rows, token=token: [rows.row(request, [token + request], sample=GREEDY) for request in (2, 5, 4, 1, 3)])
 
 
+def test_a_page_table_that_grows_is_the_one_that_is_read_from_then_on(model: Llama) -> None:
+    ours = Sequences(None, 1, 1100, runner=DeviceRunner(model, 1100))  # type: ignore[arg-type]
+    torchs = on_torch(model)
+
+    def decode(token: int, n_more: int = 0) -> list[int]:
+        rows = [ours.row(i, [token], sample=GREEDY) for i in (1, 2)]
+        rows[0] = replace(rows[0], pages=array("i", [*rows[0].pages, *[0] * n_more]))
+        wanted = torchs.run(*(torchs.row(i, [token], sample=GREEDY) for i in (1, 2)))
+        assert [output.draws[0].token for output in ours.run(*rows)] == [output.draws[0].token for output in wanted]
+        return [output.draws[0].token for output in wanted]
+
+    assert len({tuple(said) for said in (decode(3), decode(4, n_more=1050), decode(5), decode(6))}) > 1
+
+
 DRAWS = (
     SamplingParams(temperature=0.9, top_logprobs=3),
     SamplingParams(temperature=1.3, top_k=7, top_p=0.8),

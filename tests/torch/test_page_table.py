@@ -20,9 +20,9 @@ def row(request: int, pages: list[int]) -> Row:
 
 def write(table: PageTable, rows: list[Row]) -> Written:
     written = table.update(rows)
-    table.flat.index_copy_(0, torch.from_numpy(written.where), torch.from_numpy(written.pages))
+    table.tables.flat.index_copy_(0, torch.from_numpy(written.where), torch.from_numpy(written.pages))
     for one, line in zip(rows, written.lines, strict=True):
-        assert table.pages[line, : len(one.pages)].tolist() == list(one.pages)
+        assert table.tables.pages[line, : len(one.pages)].tolist() == list(one.pages)
     assert len(set(written.lines)) == len(rows)
     assert 0 not in written.lines
     return written
@@ -47,12 +47,12 @@ def test_only_what_is_new_is_sent() -> None:
 def test_a_table_that_grows_keeps_what_it_holds() -> None:
     table = PageTable(CPU, width=2, n_lines=2)
     write(table, [row(1, [5, 6])])
-    table.drawn[1] = 42
-    before = table.flat
+    table.tables.drawn[1] = 42
+    before = table.tables.flat
     assert len(write(table, [row(1, [5, 6, 7]), row(2, [9])]).where) == 2
-    assert table.flat is not before
-    assert table.pages.shape == (4, 4)
-    assert table.drawn[1] == 42
+    assert table.tables.flat is not before
+    assert table.tables.pages.shape == (4, 4)
+    assert table.tables.drawn[1] == 42
 
 
 def test_random_requests_on_a_few_lines_always_find_their_pages() -> None:

@@ -27,7 +27,7 @@ from .graphs import Recorder
 from .kv import KvStore
 from .numbers import Inputs, Pass, Shape, one_pass, padded
 from .sharing import LEAST, Sharing
-from .table import PageTable
+from .table import PageTable, Tables
 from .transfer import Array, gathered, sent, views
 from .wanted import edits_of, is_plain, write
 
@@ -79,8 +79,8 @@ class Forward:
         self._sharing = Sharing(kv.page_size, shared_from)
         self._tile = max(4, _QUERIES * model.spec.n_kv_heads // model.spec.n_heads)
         self._fixed: dict[Shape, _Fixed] = {}
-        self._fixed_to = self._table.flat
-        """a table that has grown is another one"""
+        self._fixed_to = self._table.tables
+        """what they read; a table that has grown is another one"""
         self._recorder = Recorder(model.device)
         is_cuda = model.device.type == "cuda"
         self._processors = torch.cuda.get_device_properties(model.device).multi_processor_count if is_cuda else _PROCESSORS
@@ -99,14 +99,14 @@ class Forward:
             if size is not None and len(singles) == len(rows) == len(needed):
                 return iter((self._on_fixed(described, size, samplings),))
             inputs = Inputs(*sent(described.arrays, self._model.device))
-            return self._parts(self._hidden(inputs, described.shape), inputs.drawn, described.shape)
+            return self._parts(self._hidden(self._table.tables, inputs, described.shape), inputs.drawn, described.shape)
         except BaseException:
             self._table.forget()  # what it was told may not have come to the device
             raise
 
     def keep(self, part: Part, tokens: Tensor) -> None:
         """`tokens`, int32 [n], were drawn after those of the part, for rows that follow."""
-        self._table.flat.index_copy_(0, part.drawn, tokens)
+        self._table.tables.flat.index_copy_(0, part.drawn, tokens)
 
     def _parts(self, hidden: Tensor, drawn: Tensor, shape: Shape) -> Iterator[Part]:
         for start in range(0, len(hidden), READ_AT_ONCE):
@@ -116,57 +116,42 @@ class Forward:
     def _logits(self, hidden: Tensor, shape: Shape) -> Tensor:
         return self._model.logits(hidden, invariant if shape.is_exact else fast)
 
-    def _hidden(self, inputs: Inputs[Tensor], shape: Shape) -> Tensor:
+    def _hidden(self, tables: Tables, inputs: Inputs[Tensor], shape: Shape) -> Tensor:
         """Everything of a pass but the head."""
-        table = self._table
-        table.flat.index_copy_(0, inputs.where, inputs.what)
+        tables.flat.index_copy_(0, inputs.where, inputs.what)
         return self._model.forward(
-            inputs.ids if len(inputs.ids) else table.drawn.index_select(0, inputs.lines),
+            inputs.ids if len(inputs.ids) else tables.drawn.index_select(0, inputs.lines),
             inputs.positions,
             inputs.slots,
             None if shape.needs_all else inputs.needed,
             self._kv.keys,
             self._kv.values,
-            self._attend_exactly(inputs) if shape.is_exact else self._attend(inputs, shape),
+            self._attend(tables.pages, inputs, shape),
             invariant if shape.is_exact else fast,
         )
 
-    # ------------------------------------------------------------ attention
-
-    def _attend(self, inputs: Inputs[Tensor], shape: Shape) -> Attend:
-        n, spec = shape.n_rows, self._model.spec
-        single = self._contexts(inputs.lines, inputs.lengths)
-        longer = self._contexts(inputs.longer_lines, inputs.longer_lengths)
+    def _attend(self, pages: Tensor, inputs: Inputs[Tensor], shape: Shape) -> Attend:
+        n, spec, size = shape.n_rows, self._model.spec, self._kv.page_size
+        single = Contexts(pages, inputs.lines, inputs.lengths, size)
+        longer = Contexts(pages, inputs.longer_lines, inputs.longer_lengths, size)
         shared = Shared(*inputs[-6:], self._tile) if shape.is_shared else None
-        n_splits = splits_for(n, spec.n_kv_heads, self._width, self._processors) if n else 0
+        # By what the table has room for and not by lengths: of a recording nothing may change but what it reads.
+        n_splits = splits_for(n, spec.n_kv_heads, pages.shape[1] * size, self._processors) if n else 0
+        scale = spec.head_dim**-0.5
 
         def attend(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            if shape.is_exact:
+                return attend_invariant(q, keys, values, single, scale)
             out = torch.empty_like(q)
             if shared is not None:
-                attend_cascade(q[:n], keys, values, single, shared, self._scale, n_splits=n_splits, out=out[:n])
+                attend_cascade(q[:n], keys, values, single, shared, scale, n_splits=n_splits, out=out[:n])
             elif n:
-                attend_decode(q[:n], keys, values, single, self._scale, n_splits=n_splits, out=out[:n])
+                attend_decode(q[:n], keys, values, single, scale, n_splits=n_splits, out=out[:n])
             if shape.longest:
-                attend_prefill(q[n:], keys, values, longer, inputs.offsets, shape.longest, self._scale, out=out[n:])
+                attend_prefill(q[n:], keys, values, longer, inputs.offsets, shape.longest, scale, out=out[n:])
             return out
 
         return attend
-
-    def _attend_exactly(self, inputs: Inputs[Tensor]) -> Attend:
-        contexts = self._contexts(inputs.lines, inputs.lengths)
-        return lambda q, keys, values: attend_invariant(q, keys, values, contexts, self._scale)
-
-    def _contexts(self, lines: Tensor, lengths: Tensor) -> Contexts:
-        return Contexts(self._table.pages, lines, lengths, self._kv.page_size)
-
-    @property
-    def _width(self) -> int:
-        """Tokens of the longest context that the table has room for; grids depend on it and on no length."""
-        return self._table.pages.shape[1] * self._kv.page_size
-
-    @property
-    def _scale(self) -> float:
-        return float(self._model.spec.head_dim**-0.5)
 
     # ------------------------------------------------------------ passes on buffers that stay
 
@@ -174,15 +159,15 @@ class Forward:
         """`samplings` are the rows'. What is plain is drawn with the pass: one call for all of a step's kernels."""
         arrays, device, n = described.arrays, self._model.device, len(samplings)
         if len(arrays.where) > 2 * size:  # a request came with more pages than the page it needs next
-            self._table.flat.index_copy_(0, *sent((arrays.where, arrays.what), device))
+            self._table.tables.flat.index_copy_(0, *sent((arrays.where, arrays.what), device))
             described = Pass(arrays._replace(where=arrays.where[:0], what=arrays.what[:0]), described.shape)
         described = padded(described, size)
         shape = described.shape._replace(draws=all(map(is_plain, samplings)))
         wants = [self._plain_wants(samplings, size)] if shape.draws else []
         host = gathered((*described.arrays, *wants), device)
-        if self._fixed_to is not self._table.flat:
+        if self._fixed_to is not self._table.tables:
             self.release()
-            self._fixed_to = self._table.flat
+            self._fixed_to = self._table.tables
         fixed = self._fixed.get(shape)
         if fixed is None:
             fixed = self._fixed[shape] = self._made(shape, host.to(device, copy=True), (*described.arrays, *wants))
@@ -202,8 +187,10 @@ class Forward:
         inputs = Inputs(*found[: len(Inputs._fields)])
         wants = plain_wants(found[-1], shape.n_rows, self._model.spec.vocab) if shape.draws else None
 
+        tables = self._fixed_to
+
         def compute() -> tuple[Tensor, ...]:
-            logits = self._logits(self._hidden(inputs, shape), shape)
+            logits = self._logits(self._hidden(tables, inputs, shape), shape)
             # What was drawn is kept by the caller: here it would be what the rows follow, should this be called twice.
             return (logits,) if wants is None else (logits, sample(logits, wants).packed)
 

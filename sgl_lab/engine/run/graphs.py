@@ -30,8 +30,7 @@ class Recorder:
     def recorded(self, compute: Callable[[], tuple[Tensor, ...]], what: str) -> Recorded:
         """`compute` reads memory that stays and always starts the same kernels; a second call changes nothing. Takes a second."""
         if self._beside is None:
-            results = compute()
-            return Recorded(results, lambda: [mine.copy_(new) for mine, new in zip(results, compute(), strict=True)])
+            return _unrecorded(compute)
         _log.info("recording %s", what)
         started = time.perf_counter()
         # Kernels are compiled and workspaces found before the recording, which can do neither.
@@ -42,15 +41,26 @@ class Recorder:
         current.wait_stream(self._beside)
         graph = torch.cuda.CUDAGraph()
         pool = self._graphs[0].pool() if self._graphs else None
-        # Threads of others may use the GPU meanwhile.
-        with torch.cuda.graph(graph, pool=pool, stream=self._beside, capture_error_mode="thread_local"):
-            results = compute()
+        try:
+            # Threads of others may use the GPU meanwhile.
+            with torch.cuda.graph(graph, pool=pool, stream=self._beside, capture_error_mode="thread_local"):
+                results = compute()
+        except RuntimeError as error:
+            _log.warning("%s could not be recorded and is slower for it: %s", what, error)
+            return _unrecorded(compute)
         self._graphs.append(graph)
         _log.info("recorded %s in %.1f s", what, time.perf_counter() - started)
         return Recorded(results, graph.replay)
 
     def release(self) -> None:
-        """No graph may run any more."""
+        """Forget all graphs; waits for those that still run."""
+        if self._graphs:
+            torch.cuda.synchronize(self._device)
         for graph in self._graphs:
             graph.reset()
         self._graphs.clear()
+
+
+def _unrecorded(compute: Callable[[], tuple[Tensor, ...]]) -> Recorded:
+    results = compute()
+    return Recorded(results, lambda: [mine.copy_(new) for mine, new in zip(results, compute(), strict=True)])

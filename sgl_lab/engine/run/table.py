@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from ...contracts.ids import RequestId
 from ..plan.plan import Row
@@ -36,7 +37,7 @@ class Written(NamedTuple):
     lines: list[int]
     """of each row"""
     where: Longs
-    """places of `PageTable.flat`"""
+    """places of `Tables.flat`"""
     pages: Ints
     """what goes there"""
     drawn: int
@@ -45,24 +46,32 @@ class Written(NamedTuple):
     """since these rows were last seen, no line had anything but pages put to its end"""
 
 
-class PageTable:
-    """Replaced by a larger one, on the device, when rows or contexts grow beyond it; `flat` is then another tensor.
+class Tables(NamedTuple):
+    """On the device, int32.
 
     Line 0 is nobody's: rows that fill up a batch are there, and writes that fill up a list go to its first place.
     """
 
+    flat: Tensor
+    """all there is, so that pages and tokens are written together"""
+    pages: Tensor
+    """[lines, width]"""
+    drawn: Tensor
+    """[lines]: the tokens"""
+
+    @classmethod
+    def of_zeros(cls, n_lines: int, width: int, device: torch.device) -> Tables:
+        flat = torch.zeros(n_lines * width + n_lines, dtype=torch.int32, device=device)
+        return cls(flat, flat[: n_lines * width].view(n_lines, width), flat[n_lines * width :])
+
+
+class PageTable:
+    """`tables` are replaced by larger ones when rows or contexts grow beyond them."""
+
     def __init__(self, device: torch.device, *, width: int, n_lines: int = 128) -> None:
-        self._device = device
-        self._allot(n_lines, width)
+        self.tables = Tables.of_zeros(n_lines, width, device)
         self._lines: OrderedDict[RequestId, _Line] = OrderedDict()
         """by when they were last seen"""
-
-    def _allot(self, n_lines: int, width: int) -> None:
-        self.flat = torch.zeros(n_lines * width + n_lines, dtype=torch.int32, device=self._device)
-        """all there is, so that pages and tokens are written together"""
-        self.pages = self.flat[: n_lines * width].view(n_lines, width)
-        self.drawn = self.flat[n_lines * width :]
-        """[lines]: the tokens"""
 
     def update(self, rows: Sequence[Row]) -> Written:
         """A line for each row, that of a request which was not seen for longest if there is no other."""
@@ -80,7 +89,7 @@ class PageTable:
             only_grew &= bool(old) and new.startswith(old)
             if old.startswith(new):
                 continue
-            at = line.index * self.pages.shape[1]
+            at = line.index * self.tables.pages.shape[1]
             if new.startswith(old):
                 first = len(old) // row.pages.itemsize
                 where.extend(range(at + first, at + len(row.pages)))
@@ -92,7 +101,7 @@ class PageTable:
                 where.extend(at + place for place in places)
                 pages.extend(row.pages[place] for place in places)
             line.pages = new + old[len(new) :]
-        return Written(lines, np.array(where, np.int64), np.array(pages, np.int32), self.pages.numel(), only_grew)
+        return Written(lines, np.array(where, np.int64), np.array(pages, np.int32), self.tables.pages.numel(), only_grew)
 
     def forget(self) -> None:
         """Begin anew: what is on the device is not known."""
@@ -100,17 +109,18 @@ class PageTable:
 
     def _take(self, request: RequestId) -> _Line:
         n_taken = len(self._lines) + 1
-        line = _Line(n_taken, b"") if n_taken < len(self.pages) else self._lines.popitem(last=False)[1]
+        line = _Line(n_taken, b"") if n_taken < len(self.tables.pages) else self._lines.popitem(last=False)[1]
         self._lines[request] = line
         return line
 
     def _grow(self, n_lines: int, width: int) -> None:
-        pages, drawn = self.pages, self.drawn
-        needs = _doubled(len(pages), n_lines), _doubled(pages.shape[1], width)
-        if needs != pages.shape:
-            self._allot(*needs)
-            self.pages[: len(pages), : pages.shape[1]] = pages
-            self.drawn[: len(drawn)] = drawn
+        old = self.tables
+        has = len(old.drawn), old.pages.shape[1]
+        needs = _doubled(has[0], n_lines), _doubled(has[1], width)
+        if needs != has:
+            self.tables = Tables.of_zeros(*needs, old.flat.device)
+            self.tables.pages[: has[0], : has[1]] = old.pages
+            self.tables.drawn[: has[0]] = old.drawn
 
 
 def _doubled(n: int, least: int) -> int:
