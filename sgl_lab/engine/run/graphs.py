@@ -46,6 +46,7 @@ class Recorder:
             with torch.cuda.graph(graph, pool=pool, stream=self._beside, capture_error_mode="thread_local"):
                 results = compute()
         except RuntimeError as error:
+            torch.cuda.set_stream(current)  # torch leaves its own where it cannot end a recording
             _log.warning("%s could not be recorded and is slower for it: %s", what, error)
             return _unrecorded(compute)
         self._graphs.append(graph)
