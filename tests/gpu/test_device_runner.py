@@ -102,7 +102,7 @@ def test_a_page_table_that_grows_is_the_one_that_is_read_from_then_on(model: Lla
 DRAWS = (
     SamplingParams(temperature=0.9, top_logprobs=3),
     SamplingParams(temperature=1.3, top_k=7, top_p=0.8),
-    SamplingParams(temperature=0.7, min_p=0.05),
+    SamplingParams(temperature=0.7, min_p=0.05, top_k=1 << 40),
     SamplingParams(temperature=0, logit_bias=((7, 4.0), (200, 1.0)), presence_penalty=1.0),
     SamplingParams(temperature=0.7, frequency_penalty=0.5, repetition_penalty=1.3),
 )

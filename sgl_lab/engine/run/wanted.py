@@ -19,6 +19,9 @@ from ..kernels.gpu.wants import Wants
 from ..plan.plan import Sampling
 from .sampler import uniform
 
+MANY = 1 << 30
+"""tokens: a larger top_k means no more, and would not fit"""
+
 
 @dataclass(frozen=True, slots=True)
 class Edits:
@@ -80,7 +83,7 @@ def write(wants: Wants, samplings: Sequence[Sampling], edits: Edits) -> int:
             n_masks += 1
             mask_of = n_masks
         point = uniform(sampling.seed, sampling.position) if params.temperature > 0 else 0.0
-        rows.append((point, params.top_p, params.temperature, params.min_p, params.top_k or 0, mask_of))
+        rows.append((point, params.top_p, params.temperature, params.min_p, min(params.top_k or 0, MANY), mask_of))
     sections = wants.points, wants.top_p, wants.temperature, wants.min_p, wants.top_k, wants.mask_of
     for section, values in zip(sections, zip(*rows, strict=True), strict=True):
         numbers = section.numpy()
