@@ -68,7 +68,7 @@ class Loading:
             if place.type == "cuda":
                 try:
                     return self._on(str(place))
-                except OutOfMemory as error:
+                except (OutOfMemory, DeviceUnfit) as error:
                     self._serve_on_cpu(error)
             elif self.remark:
                 self.remark += CPU_SERVES

@@ -130,6 +130,8 @@ class Lab:
         else:
             budget = None if cache_mib is None else cache_mib << 20
             n_pages = pages_for(loaded.spec, loaded.model.dtype, loaded.model.device, page_size, budget_bytes=budget)
+        if self._device.type == "cuda":
+            progress(0, 1, "preparing kernels")
         while True:
             try:
                 runner = make_runner(loaded.model, library, n_pages, page_size, threads=threads)

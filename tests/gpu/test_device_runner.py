@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+import weakref
 from array import array
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -13,11 +15,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from sgl_lab.contracts.errors import OutOfMemory, RequestFailed
+from sgl_lab.contracts.errors import DeviceUnfit, OutOfMemory, RequestFailed
 from sgl_lab.contracts.params import SamplingParams
+from sgl_lab.engine.model import device_llama
 from sgl_lab.engine.model.llama import Llama
 from sgl_lab.engine.plan.plan import Following, Plan, Row, RowOutput, Timed
 from sgl_lab.engine.run.device import DeviceRunner
+from sgl_lab.engine.run.kv import KvStore
 from sgl_lab.engine.run.runner import TorchRunner
 
 from ..torch.tiny import GREEDY, Sequences, scores, tokens
@@ -227,6 +231,26 @@ def test_an_exact_row_has_the_same_bits_alone_in_chunks_and_in_company(model: Ll
     torch.testing.assert_close(torch.cat([scores(whole), scores(last)]), scores(wanted), rtol=0, atol=2e-5)
 
 
+def test_what_one_pass_draws_is_fetched_before_another_may_write_over_it(model: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recordings share their memory: what one gave is any other's to work in."""
+    rows = on_kernels(model)
+    forward: Any = rows.runner._forward  # type: ignore[attr-defined]
+    plan = [replace(rows.row(i, [5 + i], sample=GREEDY), is_exact=i == 2) for i in (1, 2)]
+    wanted = rows.run(*plan)
+    start, drawn = forward.start, []
+
+    def overwriting(*args: Any) -> Any:
+        for packed in drawn:
+            packed.zero_()
+        (part,) = start(*args)
+        drawn.append(part.packed)
+        return iter((part,))
+
+    monkeypatch.setattr(forward, "start", overwriting)
+    assert rows.run(*plan) == wanted
+    assert len(drawn) == 2
+
+
 # ------------------------------------------------------------ memory
 
 
@@ -257,8 +281,56 @@ def test_a_step_that_is_too_large_for_the_memory_is_computed_in_pieces(model: Ll
     assert "1.50 GiB" in output.error.message
 
 
+def test_the_error_of_a_pool_that_does_not_fit_holds_on_to_none_of_it(model: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook keeps the last error, and what its frames refer to."""
+    empty, left = torch.empty, [None] * 3
+
+    def scarce(*args: Any, **how: Any) -> Tensor:
+        if not left:
+            raise torch.OutOfMemoryError("Tried to allocate 1.50 GiB")
+        left.pop()
+        return empty(*args, **how)
+
+    monkeypatch.setattr(torch, "empty", scarce)
+    with pytest.raises(OutOfMemory) as caught:
+        KvStore(model.spec, 8, 1, device=model.device, dtype=model.dtype)
+    *_, (frame, _) = traceback.walk_tb(caught.tb)
+    assert frame.f_locals["self"].keys == frame.f_locals["self"].values == []
+
+
+def test_a_runner_that_was_tried_out_is_as_if_new(model: Llama) -> None:
+    tried, fresh = on_kernels(model, 4), on_kernels(model, 4)
+    tried.runner.try_out()  # type: ignore[attr-defined]
+    assert tried.runner.seconds == {"sampler": 0.0}
+    for rows in tried, fresh:
+        rows.run(rows.row(1, tokens(9)))
+    assert tried.run(tried.row(1, [3], sample=GREEDY)) == fresh.run(fresh.row(1, [3], sample=GREEDY))
+
+
+def test_kernels_that_cannot_be_compiled_are_one_line_and_leave_no_memory_in_use(model: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
+    def uncompiled(*args: object) -> None:
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC environment variable")
+
+    monkeypatch.setattr(device_llama, "rms_norm", uncompiled)
+    runner = DeviceRunner(model, N_PAGES)
+    with pytest.raises(DeviceUnfit, match=r"cannot run our kernels: Failed to find C compiler\. \(use device cpu\)$"):
+        runner.try_out()
+    assert runner.kv.keys == []
+
+
 def test_closing_gives_the_memory_back(model: Llama) -> None:
     rows = on_kernels(model)
     rows.run(rows.row(1, [3], sample=GREEDY))
     rows.runner.close()
     assert rows.runner.kv.keys == rows.runner.kv.values == []
+
+
+def test_closing_frees_the_weights_before_torch_is_asked_for_its_reserve(model: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = copy(model)
+    runner: Any = DeviceRunner(weights, N_PAGES)
+    is_there, found = weakref.ref(weights), []
+    del weights
+    runner._device = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: found.append(is_there()))
+    runner.close()
+    assert found == [None]

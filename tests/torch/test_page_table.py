@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import random
 from array import array
+from dataclasses import replace
 
+import pytest
 import torch
 
+from sgl_lab.contracts.errors import InvariantBroken
 from sgl_lab.contracts.ids import RequestId
 from sgl_lab.engine.plan.plan import Row
 from sgl_lab.engine.run.table import PageTable, Written
@@ -78,3 +81,22 @@ def test_random_requests_on_a_few_lines_always_find_their_pages() -> None:
         n_sent += len(written.where)
         n_all += sum(len(known[request]) for request in some)
     assert n_sent < n_all
+
+
+def test_passes_of_one_step_for_which_room_was_made_keep_all_their_lines() -> None:
+    table = PageTable(CPU, width=2, n_lines=4)
+    table.make_room(6)
+    first = write(table, [row(request, [request]) for request in (1, 2, 3)])
+    second = write(table, [row(request, [request]) for request in (4, 5, 6)])
+    assert len({*first.lines, *second.lines}) == 6
+
+
+def test_a_row_that_follows_a_request_without_a_line_is_refused() -> None:
+    """It would read a token that was drawn for somebody else."""
+    table = PageTable(CPU, width=2, n_lines=2)
+    write(table, [row(1, [5])])
+    follower = replace(row(1, [5, 6]), follows=True)
+    write(table, [follower])
+    write(table, [row(2, [7])])
+    with pytest.raises(InvariantBroken, match="request 1 has no line"):
+        table.update([follower])

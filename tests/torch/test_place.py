@@ -126,6 +126,23 @@ def test_weights_that_a_gpu_cannot_hold_are_loaded_on_the_cpu(
     assert attempt.remark == "a model with 7,000M parameters needs 13,000 MiB, more than cuda:0 has left; the CPU serves instead"
 
 
+def test_a_gpu_that_cannot_run_our_kernels_leaves_the_model_to_the_cpu(
+    labs: Labs, tiny_folder: Path, gpus: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus("NVIDIA A100")
+    made = sgl.Lab
+
+    def uncompiled(model: str, *, device: str, **named: Any) -> sgl.Lab:
+        if device != "cpu":
+            raise DeviceUnfit("cuda:0 cannot run our kernels: Failed to find C compiler", hint="use device cpu")
+        return made(model, device=device, **named)
+
+    monkeypatch.setattr(labs_room, "Lab", uncompiled)
+    attempt = labs.loading(str(tiny_folder))
+    assert attempt.lab().card.device == "cpu"
+    assert attempt.remark == "cuda:0 cannot run our kernels: Failed to find C compiler; the CPU serves instead"
+
+
 def test_a_pool_that_nobody_sized_is_halved_until_it_fits(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sgl_lab.engine.run import choose
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def make_runner(
     model: Llama | PackedLlama, library: ctypes.CDLL | None, n_pages: int, page_size: int = 1, *, threads: int | None = None
 ) -> TorchRunner | NativeRunner | DeviceRunner:
-    """A runner with a pool of `n_pages` pages of `page_size` tokens. OutOfMemory if they do not fit."""
+    """A runner with a pool of `n_pages` pages of `page_size` tokens. OutOfMemory if they do not fit, DeviceUnfit."""
     match model:
         case PackedLlama() if library is not None:
             return NativeRunner(library, model, n_pages, page_size, threads=threads)
@@ -26,6 +26,8 @@ def make_runner(
         case Llama() if model.device.type == "cuda":
             from .device import DeviceRunner  # loads Triton
 
-            return DeviceRunner(model, n_pages, page_size)
+            runner = DeviceRunner(model, n_pages, page_size)
+            runner.try_out()
+            return runner
         case Llama():
             return TorchRunner(model, n_pages, page_size, threads=threads)

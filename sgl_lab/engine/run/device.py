@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import time
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -16,19 +17,21 @@ from itertools import accumulate, chain, islice
 
 import torch
 
-from ...contracts.errors import OutOfMemory
+from ...contracts.errors import DeviceUnfit, OutOfMemory
+from ...contracts.ids import RequestId
+from ...contracts.params import SamplingParams
 from ..model.device_llama import DeviceLlama
 from ..model.llama import Llama
 from ..model.memory import mib
 from ..model.place import memory_of
-from ..plan.plan import Plan, Row, RowOutput, Score, output_of
+from ..plan.plan import Plan, Row, RowOutput, Sampling, Score, output_of
 from .forward import SIZES, Forward
 from .kv import KvStore
 from .numbers import order
 from .reading import Read, Reading, Wanted
 from .sharing import LEAST
 from .smaller import in_pieces
-from .transfer import fetched
+from .transfer import Array, fetched
 
 Outputs = tuple[RowOutput, ...]
 
@@ -89,6 +92,32 @@ class DeviceRunner:
             on_device = DeviceLlama(model, min(model.spec.context, n_pages * page_size))
             self._forward = Forward(on_device, self.kv, sizes=sizes, shared_from=shared_from)
 
+    def try_out(self) -> None:
+        """Run a prompt and a step that decodes, before anybody waits for them: what they need is compiled, and is seen to work.
+
+        DeviceUnfit if it does not (no C compiler for Triton, a driver that is too old), OutOfMemory; the memory is then given back.
+        """
+        error = self._tried_out()
+        self.seconds["sampler"] = 0.0
+        self._forward.forget()
+        if error is not None:
+            self.close()
+            raise error
+
+    def _tried_out(self) -> OutOfMemory | DeviceUnfit | None:
+        sampling = Sampling(SamplingParams(temperature=0), 0, 0, (), ())
+        pages = array("i", [0]) * -(-3 // self.page_size)
+        prompt = Row(RequestId(0), (0, 0), 0, pages, sampling)
+        try:
+            for row in prompt, replace(prompt, tokens=(0,), start=2):
+                (output,) = self.run(Plan(0, (row,)))
+                if isinstance(output.error, OutOfMemory):
+                    return output.error
+        except Exception as error:  # compilers, loaders and drivers say it in many ways
+            said = str(error).strip() or type(error).__name__
+            return DeviceUnfit(f"{self._device} cannot run our kernels: {said.splitlines()[0]}", hint="use device cpu")
+        return None
+
     def run(self, plan: Plan) -> Outputs:
         return self.start(plan)()
 
@@ -131,7 +160,9 @@ class DeviceRunner:
         places = [[place for place, row in enumerate(plan.rows) if row.is_exact is is_exact] for is_exact in (False, True)]
         passes = [_Rows.of(plan, some) for some in places if some]
         readings: list[list[Reading]] = []
+        arrivals: list[Callable[[], list[Array]]] = []
         spent: list[Callable[[], float]] = []
+        self._forward.make_room(len(plan.rows))
         for some in passes:
             parts = self._forward.start(some.rows, [*some.wanted], [row.sampling for row in some.wanted.values()])
             if some is passes[0]:
@@ -145,13 +176,14 @@ class DeviceRunner:
                 mine.append(reading)
             readings.append(mine)
             spent.append(ended())
-        arrived = fetched([tensor for mine in readings for reading in mine for tensor in reading.tensors], self._device)
+            # Before the other pass: recordings share their memory, and it may write to what this one drew.
+            arrivals.append(fetched([tensor for reading in mine for tensor in reading.tensors], self._device))
 
         def outputs() -> Outputs:
-            arrays = iter(arrived())
-            self.seconds["sampler"] += sum(seconds() for seconds in spent)
             found: dict[int, RowOutput] = {}
-            for some, mine in zip(passes, readings, strict=True):
+            for some, mine, arrived, seconds in zip(passes, readings, arrivals, spent, strict=True):
+                arrays = iter(arrived())
+                self.seconds["sampler"] += seconds()
                 reads = chain.from_iterable(reading.read([*islice(arrays, len(reading.tensors))]) for reading in mine)
                 found |= dict(some.outputs(reads))
             return tuple(found[place] for place in range(len(plan.rows)))
@@ -164,12 +196,16 @@ class DeviceRunner:
 
     def close(self) -> None:
         self.kv.release()
-        self._give_back()
-        del self._forward
+        self._forward.release()
+        del self._forward  # and with it the weights, if nobody else has them
+        self._empty_cache()
 
     def _give_back(self) -> None:
         """What is recorded, and what torch keeps for later."""
         self._forward.release()
+        self._empty_cache()
+
+    def _empty_cache(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -85,6 +85,10 @@ class Forward:
         is_cuda = model.device.type == "cuda"
         self._processors = torch.cuda.get_device_properties(model.device).multi_processor_count if is_cuda else _PROCESSORS
 
+    def make_room(self, n_rows: int) -> None:
+        """For the rows of all passes of a step, so that none of them loses the token that a row of the next step follows."""
+        self._table.make_room(n_rows)
+
     def start(self, rows: Sequence[Row], needed: Sequence[int], samplings: Sequence[Sampling]) -> Iterator[Part]:
         """Compute `rows`, in `numbers.order`, all of them exact or none.
 
@@ -101,8 +105,12 @@ class Forward:
             inputs = Inputs(*sent(described.arrays, self._model.device))
             return self._parts(self._hidden(self._table.tables, inputs, described.shape), inputs.drawn, described.shape)
         except BaseException:
-            self._table.forget()  # what it was told may not have come to the device
+            self.forget()  # what the table was told may not have come to the device
             raise
+
+    def forget(self) -> None:
+        """All requests, and the tokens that they drew last."""
+        self._table.forget()
 
     def keep(self, part: Part, tokens: Tensor) -> None:
         """`tokens`, int32 [n], were drawn after those of the part, for rows that follow."""

@@ -41,9 +41,10 @@ class Recorder:
         current.wait_stream(self._beside)
         graph = torch.cuda.CUDAGraph()
         pool = self._graphs[0].pool() if self._graphs else None
+        # Threads of others may use the GPU meanwhile.
+        recording = torch.cuda.graph(graph, pool=pool, stream=self._beside, capture_error_mode="thread_local")
         try:
-            # Threads of others may use the GPU meanwhile.
-            with torch.cuda.graph(graph, pool=pool, stream=self._beside, capture_error_mode="thread_local"):
+            with torch.cuda.stream(self._beside), recording:  # which does not leave its stream by itself if it fails
                 results = compute()
         except RuntimeError as error:
             torch.cuda.set_stream(current)  # torch leaves its own where it cannot end a recording

@@ -25,10 +25,12 @@ class KvStore:
         what, hint = f"a cache of {n_pages * page_size:,} tokens", "ask for less with cache_tokens or cache_mib"
         if device.type == "cpu":
             demand(self.n_bytes, what, hint=hint)
+        self.release()
         try:
             self.keys = [torch.empty(shape, device=device, dtype=dtype) for _ in range(spec.n_layers)]
             self.values = [torch.empty(shape, device=device, dtype=dtype) for _ in range(spec.n_layers)]
         except RuntimeError:
+            self.release()  # the error's frames hold on to this
             raise OutOfMemory(f"{what} needs {mib(self.n_bytes)}, more than {device} has left", hint=hint) from None
 
     def copy_page(self, source: int, target: int) -> None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ...contracts.errors import InvariantBroken
 from ...contracts.ids import RequestId
 from ..plan.plan import Row
 
@@ -73,12 +74,21 @@ class PageTable:
         self._lines: OrderedDict[RequestId, _Line] = OrderedDict()
         """by when they were last seen"""
 
+    def make_room(self, n_rows: int) -> None:
+        """A line for each of so many requests, beside the one that is nobody's."""
+        self._grow(n_rows + 1, 0)
+
     def update(self, rows: Sequence[Row]) -> Written:
-        """A line for each row, that of a request which was not seen for longest if there is no other."""
+        """A line for each row, that of a request which was not seen for longest if there is no other.
+
+        InvariantBroken if a row follows a request that has lost its line, and with it the token.
+        """
         self._grow(len(rows) + 1, max(len(row.pages) for row in rows))
         for row in rows:
             if row.request in self._lines:
                 self._lines.move_to_end(row.request)
+            elif row.follows:
+                raise InvariantBroken(f"request {row.request} has no line in the page table, so no token that could be followed")
         lines, where, pages, only_grew = [], array("q"), array("i"), True
         for row in rows:
             line = self._lines.get(row.request) or self._take(row.request)
