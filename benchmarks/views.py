@@ -246,12 +246,12 @@ def saved(lengths: list[int]) -> None:
         whole, page_s = exported_page(record)
         page = cell["text/html"]
         script = "".join(re.findall(r"<script>.*?</script>", page, re.DOTALL))
-        meta = json.loads(re.findall(r"replay\(home, css, (\{.*?\})", script)[0]) if script else {"since": float("nan")}
+        since = json.loads(re.findall(r"replay\(home, css, (\{.*?\})", script)[0])["since"] / 1000 if script else None
         kb = [len(part.encode()) / 1024 for part in (page + cell["text/plain"], page.replace(script, "") + cell["text/plain"])]
         recording = max(0, len(script) - code) / 1024
         print(
             f"{n_tokens:>7,}{len(crowd.engine.snapshot(0).nodes):>7,}{kb[0]:>9.0f}{kb[1]:>10.0f}{code / 1024:>7.0f}{recording:>11.0f}"
-            f"{meta['since'] / 1000:>12.2f} s{seconds:>8.2f} s{len(whole.encode()) / 1024:>9,.0f}"
+            f"{'no player' if since is None else f'{since:.2f} s':>14}{seconds:>8.2f} s{len(whole.encode()) / 1024:>9,.0f}"
             f"{len(re.findall(RECORDING, whole)[0]) / 1024:>11,.0f}{page_s:>8.2f} s",
             flush=True,
         )
