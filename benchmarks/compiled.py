@@ -4,8 +4,8 @@
 
 Compiles what the wrappers would launch at the shapes of real models (`gpu_cases.py`) for sm_80 (A100) and sm_90 (H100), with
 Triton's own compiler and assembler, and prints what the binaries use. More of anything than `compiled.json` has for it fails,
-and so does a wrapper that no case calls; `--record` makes what was found the budget. The compiler decides most of it, so
-there is a budget for each minor version of Triton. Stack is what did not fit the registers.
+and so do more shared memory than a card has and a wrapper that no case calls; `--record` makes what was found the budget. The
+compiler decides most of it, so there is a budget for each minor version of Triton. Stack is what did not fit the registers.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ BUDGETS = Path(__file__).with_suffix(".json")
 CACHE = Path(__file__).resolve().parents[1] / "build" / "triton"
 TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 CARDS = {"sm_80": 80, "sm_90": 90}
+SHARED = {"sm_80": 99 << 10, "sm_90": 227 << 10}
+"""bytes that a program can have; what is compiled for sm_80 runs as it is on sm_86 and sm_89, which have least"""
 OPTIONS = ("num_warps", "num_stages")
 POINTEES = {
     torch.float32: "fp32", torch.float64: "fp64", torch.float16: "fp16", torch.bfloat16: "bf16",
@@ -138,6 +140,8 @@ def complaints(found: Mapping[str, Mapping[str, Use]], budget: Mapping[str, Mapp
             if card not in budget.get(name, {}):
                 lines.append(f"{name}, {card}: no budget is recorded")
                 continue
+            if used.shared > SHARED[card]:
+                lines.append(f"{name}, {card}: {used.shared} of shared, more than a card has: {SHARED[card]}")
             for what, is_used, allowed in zip(Use._fields, used, budget[name][card], strict=True):
                 if is_used > allowed:
                     lines.append(f"{name}, {card}: {is_used} of {what}, {is_used - allowed} above its budget of {allowed}")

@@ -71,7 +71,7 @@ def main() -> int:
                     said(getattr(bench, part), until)
         if "transformers" in options.parts:
             with gpu_peers.Bench(spec, device, is_tiny=options.tiny) as peers:
-                for load in (peers.generate,) if options.tiny else (peers.generate, peers.continuous):  # the latter fills a CPU's memory
+                for load in peers.generate, peers.continuous:
                     said(load, until)
         if device.type == "cuda":
             torch.cuda.empty_cache()

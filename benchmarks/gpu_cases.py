@@ -18,6 +18,8 @@ from sgl_lab.engine.kernels.gpu.cases import Case, Shape, attention_cases, exper
 SMOLLM2 = Shape(9, 3, 64, 576, 1536, 49152)
 LLAMA_7B = Shape(32, 32, 128, 4096, 11008, 32000)
 LLAMA_3_8B = Shape(32, 8, 128, 4096, 14336, 128256)
+WIDE = Shape(16, 1, 256, 4096, 14336, 32000)
+"""no model of that name: the widest heads, all of which share one KV head"""
 META = torch.device("meta")
 
 
@@ -27,7 +29,9 @@ def cases() -> Iterator[tuple[str, Case]]:
         yield from _named(model, row_cases(shape, META, torch.bfloat16))
         yield from _named(model, attention_cases(shape, META, torch.bfloat16))
     yield from _named("Llama-3-8B, pages of 16", attention_cases(LLAMA_3_8B, META, torch.bfloat16, page_size=16))
+    yield from _named("heads of 256", attention_cases(WIDE, META, torch.bfloat16))
     yield from _named("SmolLM2-135M, float32", attention_cases(SMOLLM2, META, torch.float32))
+    yield from _named("Llama-3-8B, float32", attention_cases(LLAMA_3_8B, META, torch.float32))
     yield from _named("SmolLM2-135M", [sampling_case(SMOLLM2.vocab, META)])
     yield from _named("Llama-3-8B", [sampling_case(LLAMA_3_8B.vocab, META)])
     yield from _named("Llama-3-8B", linear_cases(2 * LLAMA_3_8B.ffn, LLAMA_3_8B.hidden, META, torch.bfloat16))

@@ -21,6 +21,9 @@ from sgl_lab.engine.model.spec import LlamaSpec
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
 """of the norm of what a kernel and its twin disagree about, over the norm of the twin's result"""
 
+SLEEP = 20_000_000
+"""cycles, some ten milliseconds: in which the host starts what is measured, so that it is not the host's time that is"""
+
 
 @dataclass(frozen=True, slots=True)
 class Card:
@@ -44,7 +47,7 @@ def card(device: torch.device) -> Card:
 
 
 def seconds(call: Callable[[], object], device: torch.device, reps: int = 10) -> float:
-    """The median of `reps` calls after three that warm up."""
+    """Of the device: the median of `reps` calls after three that warm up, all of them started before the first begins."""
     for _ in range(3 if device.type == "cuda" else 0):
         call()
     if device.type != "cuda":
@@ -52,6 +55,7 @@ def seconds(call: Callable[[], object], device: torch.device, reps: int = 10) ->
         call()
         return time.perf_counter() - started
     events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(reps)]
+    torch.cuda._sleep(SLEEP)  # type: ignore[no-untyped-call]  # torch's own
     for start, end in events:
         start.record()
         call()

@@ -32,6 +32,23 @@ def test_use_above_the_budget_says_which_and_by_how_much() -> None:
     ]
 
 
+def test_more_shared_memory_than_the_smallest_card_has_is_told_whatever_the_budget() -> None:
+    found = {"a": {"sm_80": Use(64, 101_377, 0), "sm_90": Use(64, 101_377, 0)}}
+    assert complaints(found, {"a": {"sm_80": [64, 200_000, 0], "sm_90": [64, 200_000, 0]}}) == [
+        "a, sm_80: 101377 of shared, more than a card has: 101376"
+    ]
+
+
+def test_a_run_of_many_steps_compiles_each_kernel_once() -> None:
+    """Neither how many rows there are nor how long they are, where a batch ends or what a page is called makes another binary."""
+    outside = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "tests.gpu.many_steps"]
+    ran = subprocess.run(command, env=outside, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    early, late, anew = map(int, ran.stdout.split())
+    assert (early > 15, late - early, anew) == (True, 0, 0), ran.stdout
+
+
 def test_a_wrapper_that_no_case_calls_is_told() -> None:
     module = ModuleType("kernels")
     module.attend_twin = module.add_twin = module.add = lambda: None  # a twin that others share has no wrapper of its own

@@ -175,9 +175,12 @@ def attend_splits(
 
 
 def default_blocks(rows: int, block_d: int, itemsize: int) -> dict[str, int]:
-    """For tiles of `rows` queries: two blocks of keys, of up to 16 KiB, are read ahead of use, and page ids ahead of them."""
-    block_n = max(16, min(64, 8192 // block_d, 16384 // block_d // itemsize))
-    return {"BLOCK_N": block_n, "STAGES": 3 if rows == 1 else 5, "num_warps": 8 if rows * block_d * itemsize > 4096 else 4}
+    """For tiles of `rows` queries: two blocks of keys, of up to 16 KiB, are read ahead of use, and page ids ahead of them.
+
+    Beside queries of more than 16 KiB one block is, so that it all fits the 99 KiB of a card that is not a data centre's.
+    """
+    block_n, queries = max(16, min(64, 8192 // block_d, 16384 // block_d // itemsize)), rows * block_d * itemsize
+    return {"BLOCK_N": block_n, "STAGES": 3 if rows == 1 or queries > 16384 else 5, "num_warps": 8 if queries > 4096 else 4}
 
 
 def merge(parts: Parts, contexts: Contexts, first: Tensor | None, n_splits: int, grain: int, out: Tensor) -> None:
