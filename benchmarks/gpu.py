@@ -54,6 +54,8 @@ def main() -> int:
     import gpu_loads
     import gpu_peers
 
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # Triton starts kernels on the current one
     until = time.perf_counter() + 60 * options.minutes
     print(f"{described(device)}; {versions()}; commit {commit()}")
     card = gpu_kernels.card(device)
@@ -69,6 +71,8 @@ def main() -> int:
             with gpu_loads.Bench(spec, device, card, is_tiny=options.tiny) as bench:
                 for part in wanted:
                     said(getattr(bench, part), until)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # transformers sizes its batches by what is free
         if "transformers" in options.parts:
             with gpu_peers.Bench(spec, device, is_tiny=options.tiny) as peers:
                 for load in peers.generate, peers.continuous:

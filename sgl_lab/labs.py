@@ -57,7 +57,7 @@ class Loading:
     def _lab(self) -> Lab:
         """On the GPU if that is what is wanted, there and large enough, else on the CPU."""
         from .engine.model import store
-        from .engine.model.place import find_place
+        from .engine.model.place import find_place, give_back
 
         store.resolve(self.model, progress=self._progress)  # nothing is closed for a name that stands for nothing
         try:
@@ -70,6 +70,7 @@ class Loading:
                     return self._on(str(place))
                 except (OutOfMemory, DeviceUnfit) as error:
                     self._serve_on_cpu(error)
+                give_back()  # only here has the error, and with it what was loaded, gone
             elif self.remark:
                 self.remark += CPU_SERVES
         return self._on("cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import traceback
 import weakref
 from array import array
@@ -312,10 +313,25 @@ def test_kernels_that_cannot_be_compiled_are_one_line_and_leave_no_memory_in_use
         raise RuntimeError("Failed to find C compiler.\nPlease specify via CC environment variable")
 
     monkeypatch.setattr(device_llama, "rms_norm", uncompiled)
-    runner = DeviceRunner(model, N_PAGES)
-    with pytest.raises(DeviceUnfit, match=r"cannot run our kernels: Failed to find C compiler\. \(use device cpu\)$"):
-        runner.try_out()
-    assert runner.kv.keys == []
+
+    said: list[str] = []
+
+    def made() -> weakref.ref[Llama]:
+        weights = copy(model)
+        runner = DeviceRunner(weights, N_PAGES)
+        try:
+            runner.try_out()
+        except DeviceUnfit as error:
+            said.append(str(error))
+        assert runner.kv.keys == []
+        return weakref.ref(weights)
+
+    gc.disable()
+    try:
+        assert made()() is None
+    finally:
+        gc.enable()
+    assert said == [f"{model.device} cannot run our kernels: Failed to find C compiler. (use device cpu)"]
 
 
 def test_closing_gives_the_memory_back(model: Llama) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -137,9 +138,21 @@ def test_a_gpu_that_cannot_run_our_kernels_leaves_the_model_to_the_cpu(
             raise DeviceUnfit("cuda:0 cannot run our kernels: Failed to find C compiler", hint="use device cpu")
         return made(model, device=device, **named)
 
-    monkeypatch.setattr(labs_room, "Lab", uncompiled)
+    loaded, left = [], []
+
+    class Weights: ...
+
+    def uncompiled_with(model: str, *, device: str, **named: Any) -> sgl.Lab:
+        weights = Weights()
+        if device != "cpu":
+            loaded.append(weakref.ref(weights))
+        return uncompiled(model, device=device, **named)
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: left.extend(weights() for weights in loaded))
+    monkeypatch.setattr(labs_room, "Lab", uncompiled_with)
     attempt = labs.loading(str(tiny_folder))
     assert attempt.lab().card.device == "cpu"
+    assert left == [None]
     assert attempt.remark == "cuda:0 cannot run our kernels: Failed to find C compiler; the CPU serves instead"
 
 

@@ -72,6 +72,11 @@ def _no_cuda() -> str:
     return f"torch {torch.__version__} finds no GPU, or no driver for CUDA {torch.version.cuda}"
 
 
+def give_back() -> None:
+    """To the GPUs what torch keeps of their memory for later, now that it is not in use."""
+    torch.cuda.empty_cache()
+
+
 class Memory(NamedTuple):
     """Of a device, in bytes."""
 

@@ -102,7 +102,10 @@ class DeviceRunner:
         self._forward.forget()
         if error is not None:
             self.close()
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # else its frames, which know the weights, would wait for the collector
 
     def _tried_out(self) -> OutOfMemory | DeviceUnfit | None:
         sampling = Sampling(SamplingParams(temperature=0), 0, 0, (), ())
