@@ -189,7 +189,8 @@ def test_a_page_that_missed_a_message_asks_and_is_whole_again(browser: Browser) 
 
 def test_a_message_missed_right_after_a_hello_is_asked_for_though_nothing_more_comes(browser: Browser) -> None:
     page = WidgetPage(browser, **CALM)
-    page.page.clock.install()
+    page.page.clock.install(time=0)
+    page.page.clock.pause_at(1_000)  # from here on time passes only where it is said so
     page.open()
     whole = full(story())
     page.page.evaluate("(message) => model.receive(message)", {**whole, "seq": 4})
@@ -216,7 +217,11 @@ def test_a_page_that_loads_in_mid_run_shows_the_snapshot_before_the_kernel_answe
     assert n_tokens > 50
     sender.fold(stage.entries[half:])
     page.receive(*sender.poll(10**9, flush=True))
-    assert sum(len(stream["tokens"]) for stream in streams(page)) > n_tokens
+    for _ in range(60):  # cards are painted a few a frame
+        if (n_now := sum(len(stream["tokens"]) for stream in streams(page))) > n_tokens:
+            break
+        page.painted()
+    assert n_now > n_tokens
     assert hellos(page) == 1
 
 

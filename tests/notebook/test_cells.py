@@ -200,7 +200,7 @@ def test_an_interrupt_reaches_a_program_that_the_body_runs(kernel: Kernel, read:
     reply = kernel.finish(message)
     assert (reply.status, reply.ename) == ("error", "Stopped"), reply.traceback
     assert reply.seconds < 1
-    assert kernel.run("s = sgl.default_lab().stats(); s['requests_running'], s['requests_waiting']").result == "(0, 0)"
+    assert kernel.run("counts = sgl.default_lab().stats(); counts['requests_running'], counts['requests_waiting']").result == "(0, 0)"
 
 
 def test_a_program_is_awaited_and_driven_in_an_ordinary_cell(kernel: Kernel) -> None:
@@ -218,7 +218,7 @@ def test_a_program_is_awaited_and_driven_in_an_ordinary_cell(kernel: Kernel) -> 
     reply = kernel.finish(message)
     assert reply.status == "error"
     assert reply.seconds < 2
-    assert kernel.run("s = sgl.default_lab().stats(); s['requests_running']").result == "0"
+    assert kernel.run("counts = sgl.default_lab().stats(); counts['requests_running']").result == "0"
 
 
 def test_blank_lines_below_the_magic_keep_the_line_numbers(kernel: Kernel) -> None:
@@ -418,7 +418,15 @@ def test_time_and_capture_nest(kernel: Kernel) -> None:
 SEEN = HELLO.replace("--view none\n", "-o seen\nprint('said')\n")
 
 
-def test_what_is_captured_is_the_whole_output_and_can_be_shown_again(kernel: Kernel) -> None:
+@pytest.fixture
+def tidy_kernel(kernel: Kernel) -> Kernel:
+    """Cells of other tests have nothing more to say: asyncio tells of an interrupted one when it is collected, whoever runs then."""
+    kernel.run("import gc; gc.collect()")
+    return kernel
+
+
+def test_what_is_captured_is_the_whole_output_and_can_be_shown_again(tidy_kernel: Kernel) -> None:
+    kernel = tidy_kernel
     both = kernel.run("%%time\n%%capture inner\n" + SEEN)
     assert (both.status, both.shown, both.result, "Wall time" in both.printed) == ("ok", [], None, True), both.traceback
     assert kernel.run("inner.stdout, inner.outputs[-1].data['text/plain'] == repr(seen['hello'])").result == r"('said\n', True)"
@@ -437,7 +445,8 @@ def test_what_is_captured_is_the_whole_output_and_can_be_shown_again(kernel: Ker
 @pytest.mark.parametrize(
     ("head", "printed"), [("%%sgl --view none", ""), ("%%time\n%%sgl --view none", "CPU times: .*\nWall time: .*\n"), ("%%sgl --bg", "")]
 )
-def test_a_silenced_cell_shows_nothing_of_its_own(kernel: Kernel, head: str, printed: str) -> None:
+def test_a_silenced_cell_shows_nothing_of_its_own(tidy_kernel: Kernel, head: str, printed: str) -> None:
+    kernel = tidy_kernel
     reply = kernel.run(f"{head} -o quiet\nuser('hi')\nassistant(gen('n', max_tokens=3))\ns['n'];  # not shown")
     assert (reply.status, reply.shown, reply.result) == ("ok", [], None), reply.traceback
     assert re.fullmatch(printed, reply.printed)

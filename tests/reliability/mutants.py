@@ -414,7 +414,28 @@ MUTANTS = (
         "engine.py",
         "            if request.phase is not Phase.RUNNING:\n                continue",
         "            if False:\n                continue",
-        "pure/test_drafts.py::test_random_jobs_say_the_same_with_and_without_guesses_on_time_and_late",
+        "pure/test_drafts.py::test_random_jobs_say_the_same_with_and_without_guesses_however_a_runner_computes",
+    ),
+    Mutant(
+        "a step follows one whose token its mask would have to know",
+        SCHEDULER,
+        " or request.guide is not None",
+        "",
+        "pure/test_following.py::test_a_draw_that_must_know_the_token_before_it_waits_for_it",
+    ),
+    Mutant(
+        "a text that ends with the step under way is computed once more",
+        SCHEDULER,
+        "len(request.generated) + 1 < request.limit]",
+        "len(request.generated) < request.limit]",
+        "pure/test_following.py::test_a_text_goes_on_without_waiting_for_what_was_drawn",
+    ),
+    Mutant(
+        "what was started upon a step that failed is taken in",
+        "engine.py",
+        "            self._forget_followers()\n",
+        "",
+        "reliability/test_faults.py::test_a_fault_fails_its_own_request_and_nothing_else",
     ),
     Mutant(
         "who is let in ahead computes what a step under way computes",
@@ -483,8 +504,8 @@ MUTANTS = (
     Mutant(
         "one row out of memory takes all others with it",
         "engine.py",
-        "                outputs += self._runner.run(Plan(plan.step, (row,)))\n",
-        "                outputs += self._runner.run(plan)\n",
+        "outputs += self._runner.run(Plan(plan.step, (row,)))",
+        "outputs += self._runner.run(plan)",
         "pure/test_engine.py::test_a_failing_row_fails_alone_and_typed",
     ),
     Mutant(
