@@ -56,7 +56,6 @@ class Loading:
 
     def _lab(self) -> Lab:
         """On the GPU if that is what is wanted, there and large enough, else on the CPU."""
-        from .engine.model import store
         from .engine.model.place import find_place, give_back
 
         store.resolve(self.model, progress=self._progress)  # nothing is closed for a name that stands for nothing
