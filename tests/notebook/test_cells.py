@@ -480,9 +480,9 @@ def test_completion_offers_nothing_but_what_may_stand_there(kernel: Kernel, text
 
 
 def test_interrupts_at_any_moment_leave_everything_in_order(kernel: Kernel) -> None:
-    cell = (
+    cell = (  # longer than any wait below: a kernel that is interrupted right after a cell may lose its reply, ours or not
         '%%sgl --temperature 1.5\nuser("A colour?")\nassistant(gen("a", max_tokens=60, ignore_eos=True))\n'
-        "for f in fork(2):\n    f += gen(max_tokens=30, ignore_eos=True)"
+        "for f in fork(2):\n    f += gen(max_tokens=900, ignore_eos=True)"
     )
     kernel.run("import sgl_lab as sgl, threading, random\nlab = sgl.default_lab()")
     hello_works(kernel)
@@ -500,7 +500,7 @@ def test_interrupts_at_any_moment_leave_everything_in_order(kernel: Kernel) -> N
         assert reply.ename in ("", "Stopped", "KeyboardInterrupt"), reply.traceback
         for shown in reply.shown:
             assert "application/vnd.jupyter.widget-view+json" not in shown
-    assert n_stopped >= 5
+    assert n_stopped >= 15
     hello_works(kernel)
-    assert kernel.run("lab.check(); s = lab.stats(); s['requests_running'], s['requests_waiting']").result == "(0, 0)"
+    assert kernel.run("lab.check(); counts = lab.stats(); counts['requests_running'], counts['requests_waiting']").result == "(0, 0)"
     assert kernel.run(census).result == before
