@@ -24,7 +24,6 @@ import random
 import time
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from sgl_lab.session import SPIN
@@ -32,10 +31,9 @@ from sgl_lab.session import SPIN
 os.environ.setdefault("GOMP_SPINCOUNT", SPIN)  # read when torch is imported
 
 import torch
+from listening import generate
 
 from sgl_lab.contracts.ids import RequestId
-from sgl_lab.contracts.params import SamplingParams
-from sgl_lab.contracts.port import GenJob, GenOutput
 from sgl_lab.engine.config import EngineConfig
 from sgl_lab.engine.engine import Engine
 from sgl_lab.engine.kernels.native import build
@@ -45,38 +43,11 @@ from sgl_lab.engine.model.packed import PackedLlama
 from sgl_lab.engine.plan.plan import Plan, Row, Runner
 from sgl_lab.engine.run.choose import make_runner
 
-GREEDY = SamplingParams(temperature=0, ignore_eos=True, top_logprobs=0)
 N_PAGES = 16_384
-
-
-class Listener:
-    """Remembers when the tokens of one gen came."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-        self.output: GenOutput | None = None
-
-    def on_progress(self, sample: int, text: str, tokens: tuple[int, ...]) -> None:
-        self.times += [time.perf_counter()] * len(tokens)
-
-    def on_done(self, outputs: tuple[GenOutput, ...]) -> None:
-        (self.output,) = outputs
-
-    def on_error(self, error: Exception) -> None:
-        raise error
 
 
 def engine_of(loaded: LoadedModel, runner: Runner) -> Engine:
     return Engine(EngineConfig(n_pages=N_PAGES, draft_tokens=0), runner, loaded.tokenizer, context=loaded.spec.context)
-
-
-def generate(engine: Engine, prompts: list[tuple[int, ...]], n_new: int) -> list[Listener]:
-    listeners = [Listener() for _ in prompts]
-    for prompt, listener in zip(prompts, listeners, strict=True):
-        engine.add(engine.gen(GenJob(prompt, replace(GREEDY, max_tokens=n_new)), listener))
-    while engine.step():
-        pass
-    return listeners
 
 
 def prompts_of(loaded: LoadedModel, n: int, length: int, seed: int) -> list[tuple[int, ...]]:

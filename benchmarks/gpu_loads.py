@@ -9,10 +9,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import torch
+from listening import generate
 from torch import Tensor
 
-from sgl_lab.contracts.params import SamplingParams
-from sgl_lab.contracts.port import GenJob, GenOutput
 from sgl_lab.engine.config import EngineConfig
 from sgl_lab.engine.engine import Engine
 from sgl_lab.engine.fake import ByteTokenizer
@@ -85,23 +84,6 @@ class Ids(ByteTokenizer):
 
     def token_bytes(self, token: int) -> bytes:
         return b"."
-
-
-class Listener:
-    """Remembers when the tokens of one gen came."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-        self.output: GenOutput | None = None
-
-    def on_progress(self, index: int, text: str, ids: tuple[int, ...]) -> None:
-        self.times += [time.perf_counter()] * len(ids)
-
-    def on_done(self, outputs: tuple[GenOutput, ...]) -> None:
-        (self.output,) = outputs
-
-    def on_error(self, error: Exception) -> None:
-        raise error
 
 
 class Bench:
@@ -227,16 +209,6 @@ class Bench:
 
     def _kv_bytes(self) -> int:
         return self._spec.kv_bytes_per_token(dtype_of(self._device).itemsize)
-
-
-def generate(engine: Engine, prompts: list[tuple[int, ...]], n_new: int) -> list[Listener]:
-    listeners = [Listener() for _ in prompts]
-    params = SamplingParams(temperature=0, ignore_eos=True, max_tokens=n_new)
-    for prompt, listener in zip(prompts, listeners, strict=True):
-        engine.add(engine.gen(GenJob(prompt, params), listener))
-    while engine.step():
-        pass
-    return listeners
 
 
 def spent(engine: Engine, prompts: list[tuple[int, ...]], n_new: int) -> float:

@@ -1,0 +1,37 @@
+"""A batch of greedy prompts through an engine, each with a listener that knows when its tokens came. For `cpu.py` and `gpu.py`."""
+
+from __future__ import annotations
+
+import time
+
+from sgl_lab.contracts.params import SamplingParams
+from sgl_lab.contracts.port import GenJob, GenOutput
+from sgl_lab.engine.engine import Engine
+
+
+class Listener:
+    """Remembers when the tokens of one gen came."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.output: GenOutput | None = None
+
+    def on_progress(self, index: int, text: str, ids: tuple[int, ...]) -> None:
+        self.times += [time.perf_counter()] * len(ids)
+
+    def on_done(self, outputs: tuple[GenOutput, ...]) -> None:
+        (self.output,) = outputs
+
+    def on_error(self, error: Exception) -> None:
+        raise error
+
+
+def generate(engine: Engine, prompts: list[tuple[int, ...]], n_new: int) -> list[Listener]:
+    """`n_new` tokens after each prompt, all at once, on this thread."""
+    listeners = [Listener() for _ in prompts]
+    params = SamplingParams(temperature=0, ignore_eos=True, max_tokens=n_new)
+    for prompt, listener in zip(prompts, listeners, strict=True):
+        engine.add(engine.gen(GenJob(prompt, params), listener))
+    while engine.step():
+        pass
+    return listeners
