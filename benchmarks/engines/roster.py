@@ -72,10 +72,11 @@ CONTENDERS = (
 
 RECIPES = {
     # torch goes first and alone: a CPU build of that version, where pip knows one, is then kept by all that follows.
-    # optimum-intel names torchvision, whose builds for CUDA do not load beside it, and does without.
+    # optimum-intel requires torchvision, whose builds for CUDA do not load beside this torch; it works without. Its exporter imports
+    # requests without requiring it.
     "openvino": """
         pip install torch==2.13.0
-        pip install openvino-genai==2026.4.1.0 openvino-tokenizers==2026.4.1.0 nncf==3.4.0 transformers==5.5.4
+        pip install openvino-genai==2026.4.1.0 openvino-tokenizers==2026.4.1.0 nncf==3.4.0 transformers==5.5.4 requests==2.34.2
         pip install --no-deps optimum==2.3.0 optimum-intel==2.2.0
         for format in fp16 int8; do
             optimum-cli export openvino --model "$FOLDER" --task text-generation-with-past --weight-format $format exported-$format
@@ -121,9 +122,18 @@ def chosen(names: list[str]) -> list[Contender]:
     return [one for one in CONTENDERS if any(one in contenders for contenders in found.values())]
 
 
+def pins(recipe: str) -> Path:
+    """The exact version of every package in that environment."""
+    return BENCHMARKS / "engines" / "pins" / f"{recipe}.txt"
+
+
+def made_from(recipe: str) -> str:
+    return RECIPES[recipe] + pins(recipe).read_text()
+
+
 def is_installed(recipe: str) -> bool:
     made_by = PEERS / recipe / "recipe"
-    return made_by.exists() and made_by.read_text() == RECIPES[recipe]
+    return made_by.exists() and made_by.read_text() == made_from(recipe)
 
 
 def install(recipe: str, models: Models) -> None:
@@ -137,6 +147,8 @@ def install(recipe: str, models: Models) -> None:
         "MODELS": str(PEERS / "models"),
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PIP_QUIET": "1",
+        "PIP_CONSTRAINT": str(pins(recipe)),
+        "PIP_BUILD_CONSTRAINT": str(pins(recipe)),
     }
     subprocess.run(["bash", "-euxc", RECIPES[recipe]], cwd=place, env=environment, check=True)
-    (place / "recipe").write_text(RECIPES[recipe])
+    (place / "recipe").write_text(made_from(recipe))

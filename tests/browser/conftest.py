@@ -1,6 +1,6 @@
-"""What the browser tests share: a browser for a module, JupyterLab on either ipykernel, notebooks in it.
+"""What the browser tests share: JupyterLab on either ipykernel for the whole run, a browser for a module, notebooks in it.
 
-Nothing lives longer than a module: a running playwright would get in the way of other tests' event loops.
+A browser lives no longer than a module: a running playwright would get in the way of other tests' event loops.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,15 +29,19 @@ def browser() -> Iterator[Browser]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def new_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenServer]:
-    """Servers that last as long as the module, over an empty folder or `root`. Each has a home of its own: it trusts no notebook yet."""
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenServer]:
+    """One JupyterLab for each ipykernel and theme, started when it is first asked for, all over the same folder.
+
+    Each has a home of its own: none trusts a notebook that ran on another.
+    """
+    root = tmp_path_factory.mktemp("notebooks")
     with ExitStack() as open_servers:
 
-        def start(ipykernel: int = 7, *, dark: bool = False, root: Path | None = None) -> Server:
+        @cache
+        def start(ipykernel: int, dark: bool) -> Server:
             if ipykernel == 6 and not IPYKERNEL_6.is_dir():
                 pytest.fail("build/ipykernel6 is missing: `make test` makes it, or `make build/ipykernel6`")
-            root = root or tmp_path_factory.mktemp("notebooks")
             home = tmp_path_factory.mktemp("home")
             return open_servers.enter_context(jupyterlab(root, home, dark=dark, env=KERNEL_ENV[ipykernel]))
 
@@ -44,8 +49,33 @@ def new_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenServer]
 
 
 @pytest.fixture(scope="module")
+def dark_7(servers: OpenServer, request: pytest.FixtureRequest) -> Server:
+    """On ipykernel 7, in the dark theme, over a folder of this module's own."""
+    return servers(7, True).within(request.module.__name__)
+
+
+@pytest.fixture(scope="module")
+def light_6(servers: OpenServer, request: pytest.FixtureRequest) -> Server:
+    """On ipykernel 6, in the light theme, over the same folder."""
+    return servers(6, False).within(request.module.__name__)
+
+
+@pytest.fixture(scope="module", params=["ipykernel7-dark", "ipykernel6-light"])
+def server(request: pytest.FixtureRequest) -> Server:
+    """Both, one after the other: a test that asks for it runs on each."""
+    found: Server = request.getfixturevalue({"ipykernel7-dark": "dark_7", "ipykernel6-light": "light_6"}[request.param])
+    return found
+
+
+@pytest.fixture(scope="module")
+def other_server(server: Server, dark_7: Server, light_6: Server) -> Server:
+    """The one that did not run the notebooks of `server`, over the same folder."""
+    return light_6 if server is dark_7 else dark_7
+
+
+@pytest.fixture(scope="module")
 def open_notebook(browser: Browser) -> Iterator[OpenNotebook]:
-    """Tabs that last as long as the module."""
+    """Tabs and kernels that last as long as the module, unless a test closes them."""
     with ExitStack() as tabs:
 
         def start(server: Server, name: str) -> Notebook:

@@ -11,7 +11,6 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -20,17 +19,17 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import nbformat
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Route, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Error, Locator, Route, sync_playwright
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--force-color-profile=srgb", "--hide-scrollbars"]
 
-START_S = 90
+START_S = 240
 RUN_S = 240
 """what a cell may take on a machine that others use too"""
 
@@ -93,20 +92,35 @@ def exported(path: Path) -> Path:
 # ---------------------------------------------------------------- the server
 
 
+GUARD = Path(__file__).with_name("guard.py")
+
+
 @dataclass(frozen=True)
 class Server:
     root: Path
+    """where notebooks lie: the server's own root, or a folder in it"""
     port: int
     token: str
     dark: bool
+    folder: str = ""
+    """`root` as the server names it: nothing, or a path that ends in a slash"""
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}/{path}?token={self.token}"
 
+    def within(self, name: str) -> Server:
+        """The same server, over a folder of its own for `name`."""
+        root = self.root / name
+        root.mkdir(exist_ok=True)
+        return replace(self, root=root, folder=f"{self.folder}{name}/")
+
 
 @contextmanager
 def jupyterlab(root: Path, home: Path, *, dark: bool = False, env: Mapping[str, str] | None = None) -> Iterator[Server]:
-    """JupyterLab over the notebooks in `root`; what it keeps for itself goes to `home`. The kernels inherit `env`."""
+    """JupyterLab over the notebooks in `root`; what it keeps for itself goes to `home`. The kernels inherit `env`.
+
+    It ends with the context, and also when this process is killed (see guard.py).
+    """
     theme = {"@jupyterlab/apputils-extension/themes": {"theme": f"JupyterLab {'Dark' if dark else 'Light'}"}}
     for name, values in (SETTINGS | theme).items():
         file = home / "settings" / f"{name}.jupyterlab-settings"
@@ -123,18 +137,20 @@ def jupyterlab(root: Path, home: Path, *, dark: bool = False, env: Mapping[str, 
     log = home / "server.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, env={**os.environ, **own, **(env or {})}, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            [sys.executable, GUARD, *command],
+            env={**os.environ, **own, **(env or {})},
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
         _until_it_answers(server, process, log)
         yield server
     finally:
-        process.send_signal(signal.SIGTERM)  # it ends its kernels, then itself
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        assert process.stdin
+        process.stdin.close()
+        process.wait()
 
 
 def _until_it_answers(server: Server, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -179,7 +195,7 @@ class Notebook:
         self.page.set_default_timeout(30_000)
         self.page.on("console", self._hear)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.goto(server.url(f"lab/workspaces/{secrets.token_hex(4)}/tree/{name}"))
+        self.page.goto(server.url(f"lab/workspaces/{secrets.token_hex(4)}/tree/{server.folder}{name}"))
         self.wait_ready()
 
     def _route(self, route: Route) -> None:
@@ -194,6 +210,9 @@ class Notebook:
             self.errors.append(f"{message.text} ({message.location.get('url', '')})")
 
     def close(self) -> None:
+        """Close the tab and end the kernel. Closing twice is harmless."""
+        with suppress(Error):  # closed before, or the kernel died in a test
+            self.js("await lab.panel()?.sessionContext.shutdown()")
         self.context.close()
 
     # -- waiting, in the page

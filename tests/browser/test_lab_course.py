@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from playwright.sync_api import Browser, Locator
 
-from .conftest import OpenNotebook, OpenServer
+from .conftest import OpenNotebook
 from .harness import Notebook, Server, exported
 
 COURSE = Path(__file__).parents[2] / "notebooks"
@@ -22,14 +22,8 @@ CHART = "application/vnd.plotly.v1+json"
 """drawn by JupyterLab itself, in the place of the picture that stands beside it"""
 
 
-@pytest.fixture(scope="module", params=[(7, False), (6, True)], ids=["ipykernel7-light", "ipykernel6-dark"])
-def server(request: pytest.FixtureRequest, new_server: OpenServer) -> Server:
-    ipykernel, dark = request.param
-    return new_server(ipykernel, dark=dark)
-
-
 @pytest.fixture(scope="module", params=NAMES)
-def executed(request: pytest.FixtureRequest, server: Server, open_notebook: OpenNotebook) -> tuple[Notebook, Any]:
+def executed(request: pytest.FixtureRequest, server: Server, open_notebook: OpenNotebook) -> Iterator[tuple[Notebook, Any]]:
     """A notebook that was run from empty outputs, and what its file holds then."""
     name = f"{request.param}.ipynb"
     content: Any = nbformat.read(COURSE / name, as_version=4)  # type: ignore[no-untyped-call]
@@ -38,18 +32,16 @@ def executed(request: pytest.FixtureRequest, server: Server, open_notebook: Open
     nbformat.write(content, server.root / name)  # type: ignore[no-untyped-call]
     notebook = open_notebook(server, name)
     notebook.run_all()
-    return notebook, notebook.save()
+    yield notebook, notebook.save()
+    notebook.close()
 
 
 @pytest.fixture(scope="module")
-def other_server(server: Server, new_server: OpenServer) -> Server:
-    """Over the same folder, in the other theme; it has seen none of these notebooks."""
-    return new_server(dark=not server.dark, root=server.root)
-
-
-@pytest.fixture(scope="module")
-def reopened(executed: tuple[Notebook, Any], other_server: Server, open_notebook: OpenNotebook) -> Notebook:
-    return open_notebook(other_server, executed[0].file.name)
+def reopened(executed: tuple[Notebook, Any], other_server: Server, open_notebook: OpenNotebook) -> Iterator[Notebook]:
+    """On a server that has seen none of these notebooks, in the other theme."""
+    notebook = open_notebook(other_server, executed[0].file.name)
+    yield notebook
+    notebook.close()
 
 
 def code_cells(content: Any) -> list[Any]:

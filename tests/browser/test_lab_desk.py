@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Browser, expect
 
-from .conftest import OpenNotebook, OpenServer
-from .harness import Notebook, exported, write_notebook
+from .conftest import OpenNotebook
+from .harness import Notebook, Server, exported, write_notebook
 
 ASK = """import threading, sgl_lab as sgl
 @sgl.function
@@ -24,10 +24,8 @@ GENERATED = "print(f\"{sgl.default_lab().stats()['generated_tokens']:,}\")"
 DASHBOARD, JOB, MOVED = 2, 4, 6
 
 
-@pytest.fixture(scope="module", params=[(7, True), (6, False)], ids=["ipykernel7-dark", "ipykernel6-light"])
-def notebook(request: pytest.FixtureRequest, new_server: OpenServer, open_notebook: OpenNotebook) -> Notebook:
-    ipykernel, dark = request.param
-    server = new_server(ipykernel, dark=dark)
+@pytest.fixture(scope="module")
+def notebook(server: Server, open_notebook: OpenNotebook) -> Notebook:
     write_notebook(server.root / "desk.ipynb", "%load_ext sgl_lab", ASK, "%sgl dashboard", CROWD)
     notebook = open_notebook(server, "desk.ipynb")
     notebook.run_all()

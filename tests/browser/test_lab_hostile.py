@@ -11,8 +11,8 @@ from playwright.sync_api import Browser, Page, expect
 
 from sgl_lab.contracts.legible import legible
 
-from .conftest import OpenNotebook, OpenServer
-from .harness import Notebook, exported, write_notebook
+from .conftest import OpenNotebook
+from .harness import Notebook, Server, exported, write_notebook
 
 OUTPUT = ".jp-OutputArea-output"
 
@@ -71,10 +71,9 @@ user(words) + assistant(gen(short, max_tokens=2))"""
 
 
 @pytest.fixture(scope="module")
-def notebook(new_server: OpenServer, open_notebook: OpenNotebook) -> Notebook:
-    server = new_server()
-    write_notebook(server.root / "hostile.ipynb", "%load_ext sgl_lab", f"payloads, short = {PAYLOADS!r}, {SHORT!r}")
-    notebook = open_notebook(server, "hostile.ipynb")
+def notebook(dark_7: Server, open_notebook: OpenNotebook) -> Notebook:
+    write_notebook(dark_7.root / "hostile.ipynb", "%load_ext sgl_lab", f"payloads, short = {PAYLOADS!r}, {SHORT!r}")
+    notebook = open_notebook(dark_7, "hostile.ipynb")
     notebook.run_all()
     return notebook
 
@@ -169,8 +168,8 @@ def test_in_a_trusted_notebook_opened_again(notebook: Notebook, open_notebook: O
     assert_only_text(again.page, ".sgl-live")
 
 
-def test_in_an_untrusted_notebook_opened_elsewhere(notebook: Notebook, new_server: OpenServer, open_notebook: OpenNotebook) -> None:
-    again = open_notebook(new_server(root=notebook.server.root), notebook.file.name)
+def test_in_an_untrusted_notebook_opened_elsewhere(notebook: Notebook, light_6: Server, open_notebook: OpenNotebook) -> None:
+    again = open_notebook(light_6, notebook.file.name)
     assert again.js("return lab.cell(3).model.trusted") is False
     assert_only_text(again.page, OUTPUT)
     assert_opening_did_nothing(again)

@@ -189,3 +189,13 @@ def test_a_peer_that_raises_lives_on_and_one_that_cannot_says_nothing(tmp_path: 
             measure(other, prefill, reps=1, budget_s=9, limit_s=60)
         assert measure(other, prefill, reps=1, budget_s=9, limit_s=60) is None
         assert other.is_alive
+
+
+@pytest.mark.parametrize("recipe", roster.RECIPES)
+def test_a_peers_environment_is_pinned_whole_and_as_its_recipe_says(recipe: str) -> None:
+    lines = [line for line in roster.pins(recipe).read_text().splitlines() if not line.startswith("#")]
+    pinned = dict(line.lower().split("==") for line in lines)
+    asked = re.findall(r"([\w-]+)==([\w.]+)", roster.RECIPES[recipe])
+    assert asked
+    assert {name: pinned.get(name) for name, _ in asked} == dict(asked)
+    assert len(pinned) > len(asked)
