@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab tour test soak setup setup-test chromium clean
+.PHONY: help lab tour test quick soak setup setup-test chromium clean
 
 # Set PYTHON to name an interpreter; ARGS goes to `jupyter lab`, `sgl-lab tour` or `pytest`.
 PYTHON ?=
@@ -28,7 +28,17 @@ tour: setup  ## the same without a browser: run the notebook, print its tree and
 test: setup setup-test  ## set up what the tests need (Chromium too), then lint, check types and test
 	.venv/bin/ruff check .
 	.venv/bin/mypy
+ifdef ARGS
 	.venv/bin/pytest $(ARGS)
+else
+	.venv/bin/pytest -n 2 --dist loadgroup -m "not deadline"
+	.venv/bin/pytest -m deadline
+endif
+
+quick: setup setup-test  ## lint, check types and run the tests that need neither a kernel nor a browser; ROOM=viz, ROOM=engine.cache: those of one part
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/pytest -n 2 --dist loadgroup -m "not deadline" tests/rooms tests/pure $(if $(ROOM),tests/torch --room $(ROOM))
 
 soak: setup setup-test  ## the reliability tests in full: hours (5 million operations on the tree, 500 programs, every planted bug)
 	SGL_LAB_SOAK=50 .venv/bin/pytest tests/pure/test_cache.py

@@ -1,9 +1,14 @@
-"""Torch's threads sleep between operators as they do in a lab (see `session.SPIN`), and what the reliability tests count is printed."""
+"""How the tests are chosen and shared out, and what the reliability tests count is printed.
+
+Torch's threads sleep between operators as they do in a lab (see `session.SPIN`).
+"""
 
 from __future__ import annotations
 
+import ast
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -13,26 +18,51 @@ os.environ.setdefault("GOMP_SPINCOUNT", SPIN)  # read when torch is first import
 # Read when numpy is, which multiplies for Triton's interpreter: what it takes on some CPUs sums the rows of one tile in several orders.
 os.environ["OPENBLAS_CORETYPE"] = "Nehalem"
 
-TABLE = pytest.StashKey[list[tuple[str, dict[str, object]]]]()
+TABLE = "table"
+"""the name of the property that carries a line of the table from a worker process"""
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[TABLE] = []
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--room", help="only the test files that import this part of sgl_lab, for example viz or engine.cache")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    room = config.getoption("--room")
+    if room and collection_path.name.startswith("test_") and collection_path.parent.name != "rooms":
+        return not imports_room(collection_path, f"sgl_lab.{room}")
+    return None
+
+
+def imports_room(file: Path, room: str) -> bool:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    names = [f"{node.module}.{alias.name}" for node in found for alias in node.names]
+    return any(name.startswith(f"{room}.") for name in names)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Worker processes share out whole files; all that use the JupyterLab servers stay together, and begin first."""
+    for item in items:
+        in_lab = "servers" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("lab" if in_lab else item.nodeid.partition("::")[0]))
+    items.sort(key=lambda item: "servers" not in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture
-def record_table(request: pytest.FixtureRequest) -> Callable[..., None]:
+def record_table(record_property: Callable[[str, object], None]) -> Callable[..., None]:
     """`record_table("R6", programs=40, ...)` adds a line to what is printed."""
 
     def record(target: str, **figures: object) -> None:
-        request.config.stash[TABLE].append((target, figures))
+        record_property(TABLE, f"{target:<4}" + "  ".join(f"{name} {value}" for name, value in figures.items()))
 
     return record
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    lines = config.stash[TABLE]
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for reports in terminalreporter.stats.values() for report in reports if isinstance(report, pytest.TestReport)]
+    lines = [line for report in reports if report.when == "call" for name, line in report.user_properties if name == TABLE]
     if lines:
         terminalreporter.section("sizes and figures of this run")
-        for target, figures in lines:
-            terminalreporter.write_line(f"{target:<4}" + "  ".join(f"{name} {value}" for name, value in figures.items()))
+        for line in lines:
+            terminalreporter.write_line(str(line))

@@ -8,6 +8,7 @@ from ast import literal_eval
 from typing import Any
 
 import psutil
+import pytest
 
 from .conftest import Kernel
 
@@ -113,6 +114,7 @@ class Page:
         self.metrics = message.get("metrics") or self.metrics
 
 
+@pytest.mark.deadline
 def test_64_streams_at_200_tokens_a_second_leave_the_kernel_answering_and_lose_nothing(fresh_kernel: Kernel) -> None:
     kernel, page = fresh_kernel, Page()
     client = kernel.client

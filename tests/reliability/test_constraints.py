@@ -247,6 +247,7 @@ DEADLINE_S = 10.0
 """Of 2 s on a quiet machine."""
 
 
+@pytest.mark.deadline
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_grammar_is_answered_or_refused_in_time_and_holds_nobody_up(name: str) -> None:
     resident = Resident(Engine(EngineConfig(n_pages=512), HashRunner(512, 1), ByteTokenizer(), context=512))
@@ -294,6 +295,7 @@ MARGIN = 10
 """for machines that do other things too"""
 
 
+@pytest.mark.deadline
 def test_masks_of_a_large_vocabulary_take_microseconds(record_table: Callable[..., None]) -> None:
     folder = convert(store.resolve("smollm2"), "smollm2", store.cache_dir(), lambda done, total, text: None)
     tokenizer = Tokenizer(folder, 49_152)

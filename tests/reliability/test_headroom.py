@@ -45,10 +45,10 @@ def test_with_one_page_of_headroom_there_is_progress_every_four_steps(
         assert b.step()
         done.append(b.engine.stats()["generated_tokens"] + sum(b.engine.stats()[f"requests_{reason}"] for reason in ("length", "stop")))
         if len(done) % 100 == 0:
-            started = time.perf_counter()
+            started = time.thread_time()
             with pytest.raises(CacheFull, match=f"needs {LARGEST // page_size + 2} pages of .*the pool has {LARGEST // page_size + 1}"):
                 b.gen((1,) * (LARGEST + page_size + 1), max_tokens=1)
-            assert time.perf_counter() - started < 0.1
+            assert time.thread_time() - started < 0.1
     assert min(later - now for now, later in zip(done, done[4:], strict=False)) > 0
     b.drain()
     record_table("R4", page_size=page_size, schedule=schedule, steps=n_steps, requests=len(heard))
