@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
-from ..contracts.errors import BadArgument, InvalidValue, UnfinishedValue
+from ..contracts.errors import BackendUnsupported, BadArgument, InvalidValue, UnfinishedValue
 from ..contracts.json_schema import plainly_valid
 from ..contracts.params import MAX_SOURCE, Constraint
+from ..contracts.patterns import python
 
 Meaning = Callable[[str], Any]
 """the value of a whole text; ValueError where it is none"""
@@ -84,37 +85,14 @@ def _in_a_line(error: Exception) -> str:
 
 # ---------------------------------------------------------------- regular expressions
 
-_REFUSED = {
-    "lookaround": r"\(\?<?[=!]",
-    "conditional": r"\(\?\(",
-    "atomic_group": r"\(\?>",
-    "backreference": r"\\(?![0-7]{3})[1-9]|\(\?P=",
-    "word_boundary": r"\\[bB]",
-    "possessive_quantifier": r"(?:[*+?]|\{(?:[0-9]+(?:,[0-9]*)?|,[0-9]*)\})\+",
-}
-"""what Python's regular expressions know and a language that is matched token by token does not"""
-
-_PARTS = re.compile(
-    r"[^\\(\[*+?{]+|\[\^?\]?(?:\\.|[^\]\\])*\]|" + "|".join(f"(?P<{name}>{part})" for name, part in _REFUSED.items()) + r"|\\.|.", re.DOTALL
-)
-"""a pattern's parts: plain characters, a class, one of the above, an escape, anything else"""
-
-
 def of_regex(pattern: object) -> Form:
     if not isinstance(pattern, str):
         raise BadArgument(f"regex must be a string, not {pattern!r}")
-    for part in _PARTS.finditer(_limited("regex", pattern)):
-        if part.lastgroup:
-            raise BadArgument(
-                f"regex {pattern!r:.80}: a {part.lastgroup.replace('_', ' ')} at position {part.start()} cannot be obeyed",
-                hint="write out what the text may be",
-            )
     try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise BadArgument(f"regex {pattern!r:.80}: {error.msg} at position {error.pos}") from None
-    except (OverflowError, RecursionError) as error:
-        raise BadArgument(f"regex {pattern!r:.80} is too large: {error}") from None
+        python.read(_limited("regex", pattern))
+    except BackendUnsupported as error:
+        raise BadArgument(error.message, hint=error.hint) from None
+    compiled = re.compile(pattern)
 
     def meaning(text: str) -> str:
         if not compiled.fullmatch(text):

@@ -17,7 +17,6 @@ from sgl_lab.contracts.params import Constraint
 from sgl_lab.engine.fake import ByteTokenizer
 from sgl_lab.engine.grammar.grammars import Grammars
 from sgl_lab.engine.grammar.guide import Guide
-from sgl_lab.engine.grammar.pattern import lowered
 
 GRAMMARS = Grammars(ByteTokenizer())
 
@@ -102,13 +101,20 @@ def test_a_bad_constraint_is_refused_in_one_line_with_the_place(kind: str, sourc
         (r"(?x) a  b # comment", ["ab"], ["a b"]),
         (r"|a", ["", "a"], ["b"]),
         (r"[\s\S]é+?", [" é", "xéé"], ["é"]),
+        (r"( \w+){2}", [" Größe 中文", " Zoë ²x"], [" a-b c", " a "]),
+        (r"\d[^\d]", ["٣x"], ["٣٤"]),
+        (r"\S\s", ["x\x1c", "é\u3000"], ["\x1cx"]),
+        (r"(?a:\w)\w", ["aé"], ["éa"]),
+        (r"(?i:straße|k[a-z])", ["STRAẞE", "\u212as"], ["strasse"]),
+        (r"^yes$|^no$|\Aa*\Z", ["yes", "no", "", "aa"], ["yesno", "yes\n"]),
+        (r"(^|x)a($|\.)", ["a", "xa.", "a."], ["xxa", "a.."]),
+        (r"a^b|c$d|e", ["e"], ["ab", "cd"]),
     ],
 )
 def test_a_pattern_means_what_it_means_to_python(pattern: str, taken: list[str], refused: list[str]) -> None:
     guide = started("regex", pattern)
     for text in taken + refused:
         assert guide.is_text(text) == bool(re.fullmatch(pattern, text)) == (text in taken)
-    assert lowered(pattern)
 
 
 SCHEMAS = json.loads((Path(__file__).parents[2] / "benchmarks/schemas.json").read_text())
@@ -118,6 +124,12 @@ WAYS = {
     "a star": ("regex", "[a-z]+(-[a-z]+)*!"),
     "anything but": ("regex", "[^a]*a[^b]*b"),
     "beyond ASCII": ("regex", "[é-ü]{3}"),
+    "free, then a word": ("regex", ".*(yes|no)"),
+    "free between tags": ("regex", "<p>.*</p>"),
+    "free text twice": ("regex", r"SELECT .+ FROM \w+;"),
+    "thoughts first": ("regex", "(?s:.*)</think>(yes|no)"),
+    "what may be empty, often": ("regex", "(a?b?){30}c"),
+    "words beyond ASCII": ("regex", r"( \w+){3}"),
     "a sum": ("grammar", 'start: sum " = " NUMBER\nsum: NUMBER (" + " NUMBER)+\nNUMBER: /[1-9][0-9]?/'),
 }
 
@@ -144,6 +156,49 @@ def test_from_every_state_there_is_a_way_to_a_whole_text_which_is_the_same_every
         said.append(token)
         assert len(said) + len(guide.way) <= most
     assert guide.is_text(bytes([*said, *guide.way]).decode())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said", "way"),
+    [
+        (".*(yes|no)", "I think y", "es"),
+        (".*(yes|no)", "I know", "no"),
+        ("<p>.*</p>", "<p>hello", "</p>"),
+        (r"SELECT .+ FROM \w+;", "SELECT a, b", " FROM a;"),
+        ("(?s:.*)</think>(yes|no)", "so\nit is </th", "ink>no"),
+        (r"\w+@\w+(\.\w+)+", "ada", "@a.a"),
+        (r"(yes|no), because [a-z ,]{10,60}\.", "no, because she", "aaaaaaa."),
+        ("x(a?){1000000}y", "xa", "y"),
+        ("[é-ü]+!", "é", "!"),
+        ("a{900}b", "a" * 890, "a" * 10 + "b"),
+    ],
+)
+def test_a_text_may_go_on_until_its_shortest_end_just_fits(pattern: str, said: str, way: str) -> None:
+    def n_said(most: int) -> int:
+        guide = GRAMMARS.start(Constraint("regex", pattern), most)
+        if guide.way is None:
+            return 0
+        for n, token in enumerate(said.encode()):
+            if not guide.keeps_a_way(token, most - n - 1):
+                return n
+            guide.take(token)
+        assert guide.way is not None
+        assert re.fullmatch(pattern, said + bytes(guide.way).decode())
+        assert len(guide.way) == most - len(said.encode())
+        return len(said.encode())
+
+    most = len(said.encode()) + len(way)
+    assert n_said(most) == len(said.encode())
+    assert n_said(most - 1) < len(said.encode())
+
+
+def test_within_a_character_the_way_finishes_it() -> None:
+    guide = GRAMMARS.start(Constraint("regex", "[é-ü]+€"), 20)
+    for token in "é".encode()[:1]:
+        assert guide.keeps_a_way(token, 6)
+        guide.take(token)
+    assert guide.way is not None
+    assert re.fullmatch("[é-ü]+€", ("é".encode()[:1] + bytes(guide.way)).decode())
 
 
 def test_a_way_that_is_longer_than_what_is_left_is_none() -> None:

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
 from ...contracts.errors import BackendUnsupported, BadArgument
 from ...contracts.params import MAX_SOURCE, Constraint
-from . import exits, pattern
+from ...contracts.patterns import python
+from ...contracts.patterns.tree import Node, for_library
+from . import exits
 from .exits import Exits, Tokens
 from .guide import Guide
+from .machine import Machine
 from .schema import lowered
 
 if TYPE_CHECKING:
@@ -26,11 +29,7 @@ KEPT = 128
 
 
 class Spelling(exits.Spelling, Protocol):
-    """What grammars need of a tokenizer."""
-
-    @property
-    def special_ids(self) -> frozenset[int]:
-        """Tokens that no text spells."""
+    """What grammars need of a tokenizer. `special_ids` are tokens that no text spells."""
 
     def encode(self, text: str) -> tuple[int, ...]: ...
 
@@ -39,6 +38,8 @@ class Compiled(NamedTuple):
     matcher: LLMatcher
     way: Tokens | None
     """from the beginning to a whole text"""
+    machine: Machine | None
+    """of the texts, where they are known"""
 
 
 class Grammars:
@@ -55,11 +56,11 @@ class Grammars:
 
     def start(self, constraint: Constraint, most: int | None = None) -> Guide:
         """A guide at the beginning of a text of at most `most` tokens. BadArgument or BackendUnsupported if there can be none."""
-        prototype, way = self.prepare(constraint)
+        prototype, way, machine = self.prepare(constraint)
         if way is not None and most is not None and len(way) > most:
             way = None
         tokenizer, leaving = self._tokenizer()
-        return Guide(prototype, tokenizer, self._spelling.n_vocab, self._jump, leaving, way)
+        return Guide(prototype, tokenizer, self._spelling.n_vocab, self._jump, leaving, way, machine)
 
     def prepare(self, constraint: Constraint) -> Compiled:
         """As `start`, for later."""
@@ -93,7 +94,7 @@ class Grammars:
         from .limits import LIMITS
 
         try:
-            grammar = _grammar(kind, source)
+            grammar, tree, rules = _grammar(kind, source)
         except RecursionError:
             raise BadArgument(f"the {kind} is nested too deeply, or too large") from None
         try:
@@ -106,7 +107,9 @@ class Grammars:
             raise BadArgument(f"no text can satisfy the {kind}")
         if error:
             raise BadArgument(f"the {kind} cannot be obeyed: {readable(error)}")
-        return Compiled(made, leaving.way(made.deep_copy(), exits.LONGEST))
+        machine = None if tree is None else Machine(tree, rules, leaving.n_tokens)
+        at = None if machine is None else (machine, machine.start, b"")
+        return Compiled(made, leaving.way(made.deep_copy(), at, exits.LONGEST), machine)
 
     def _tokenizer(self) -> tuple[LLTokenizer, Exits]:
         with self._lock:
@@ -115,20 +118,21 @@ class Grammars:
             return self._tokens
 
 
-def _grammar(kind: str, source: str) -> str:
-    """As the library takes it."""
+def _grammar(kind: str, source: str) -> tuple[str, Node | None, Mapping[str, Node]]:
+    """As the library takes it; and the tree of its texts with the rules that it names, where it is known."""
     from llguidance import LLMatcher
 
     from .limits import check_lark
 
     match kind:
         case "regex":
-            return LLMatcher.grammar_from_regex(pattern.lowered(source))
+            tree = python.read(source)
+            return LLMatcher.grammar_from_regex(for_library(tree)), tree, {}
         case "grammar":
             check_lark(source)
-            return LLMatcher.grammar_from_lark(source)
+            return LLMatcher.grammar_from_lark(source), None, {}
         case _:
-            return lowered(source)
+            return lowered(source), None, {}
 
 
 def readable(error: str) -> str:

@@ -10,22 +10,32 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from ...contracts.errors import ConstraintFailed
-from .exits import LONGEST, Exits, Tokens, forced
+from .exits import LONGEST, Exits, Tokens, Track, forced
+from .machine import Machine, Place
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
+
 
 class Guide:
     """`take` every token that is said; `fill` the masks of the draws that come next, each after one more guess."""
 
     def __init__(
-        self, prototype: LLMatcher, tokenizer: LLTokenizer, n_vocab: int, jump: bool, exits: Exits, way: Tokens | None
+        self,
+        prototype: LLMatcher,
+        tokenizer: LLTokenizer,
+        n_vocab: int,
+        jump: bool,
+        exits: Exits,
+        way: Tokens | None,
+        machine: Machine | None = None,
     ) -> None:
         self.way = way
         """from here to a whole text, of no more tokens than are left; None if the text was never sure to be whole"""
         self._prototype = prototype
         self._tokenizer = tokenizer
         self._exits = exits
+        self._track = None if machine is None or way is None else Track(machine)
         self._matcher = prototype.deep_copy()
         self._jump = jump
         self._n_words = -(-n_vocab // 32)
@@ -53,6 +63,8 @@ class Guide:
         """`token` was said."""
         if not self._matcher.consume_token(token) or (self.is_over and not self.is_whole):
             raise self._failure(self._matcher)
+        if self._track is not None:
+            self._track.take(self._bytes(token))
 
     def keeps_a_way(self, token: int, most: int) -> bool:
         """Whether the text can still be whole, at most `most` tokens after `token`, which is said next. If so `way` begins after it."""
@@ -63,11 +75,18 @@ class Guide:
             self.way = way[1:]
         elif len(way) > most or not self._exits.finishes(self._matcher, (token, *way)):
             matcher = self._matcher.deep_copy()
-            found = self._exits.way(matcher, min(most, LONGEST), way) if matcher.consume_token(token) else None
+            found = self._exits.way(matcher, self._at(token), min(most, LONGEST), way) if matcher.consume_token(token) else None
             if found is None and most <= LONGEST:
                 return False
             self.way = found
         return True
+
+    def _at(self, token: int) -> tuple[Machine, Place, bytes] | None:
+        """Where the text stands after `token`."""
+        return None if self._track is None else (self._track.machine, *self._track.after(self._bytes(token)))
+
+    def _bytes(self, token: int) -> bytes:
+        return b"" if token in self._exits.special_ids else self._exits.bytes_of(token)
 
     def forced(self) -> Tokens:
         """What has to be said now, without being drawn."""

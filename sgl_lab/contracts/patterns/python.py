@@ -1,0 +1,173 @@
+"""Python's `re` to a tree.
+
+Python's own parser reads it, so errors and their positions are Python's; a class has the characters that `re` itself finds in it.
+"""
+
+from __future__ import annotations
+
+import _sre  # type: ignore[import-not-found]  # the part of re that is in C
+import re
+import re._constants as sre
+import re._parser as parser
+import sys
+from array import array
+from collections.abc import Iterable
+from functools import lru_cache
+from re._casefix import _EXTRA_CASES
+from typing import Any
+
+from ..errors import BackendUnsupported, BadArgument
+from .tree import (
+    ALL,
+    EMPTY,
+    END,
+    START,
+    Anchored,
+    Chars,
+    Node,
+    Ranges,
+    Text,
+    Unsupported,
+    after,
+    but,
+    is_nothing,
+    one_of,
+    plain,
+    ranges,
+    repeated,
+    whole,
+)
+
+_KINDS = {
+    sre.CATEGORY_DIGIT: r"\d",
+    sre.CATEGORY_NOT_DIGIT: r"\D",
+    sre.CATEGORY_SPACE: r"\s",
+    sre.CATEGORY_NOT_SPACE: r"\S",
+    sre.CATEGORY_WORD: r"\w",
+    sre.CATEGORY_NOT_WORD: r"\W",
+}
+_ANCHORS = {sre.AT_BEGINNING: START, sre.AT_BEGINNING_STRING: START, sre.AT_END: END, sre.AT_END_STRING: END}
+
+
+def read(pattern: str) -> Node:
+    """The texts that `re.fullmatch` takes. BadArgument with the position, BackendUnsupported for what cannot be followed token by token."""
+    short = repr(pattern if len(pattern) <= 60 else pattern[:59] + "…")
+    for part in _PARTS.finditer(pattern):
+        if part.lastgroup:
+            place = f"{part.lastgroup.replace('_', ' ')} at position {part.start()}"
+            raise BackendUnsupported(f"regex {short} has {_REFUSED[part.lastgroup][0]}: the {place} cannot be followed", hint=_HINT)
+    try:
+        found = parser.parse(pattern)
+    except re.error as error:
+        raise BadArgument(f"regex {short} is not a regular expression: {error}") from None
+    except (OverflowError, RecursionError) as error:
+        raise BadArgument(f"regex {short} is too large: {error}") from None
+    try:
+        tree = whole(_sequence(found, found.state.flags))
+    except Unsupported as error:
+        raise BackendUnsupported(f"regex {short} has {error}, which cannot be followed", hint=_HINT) from None
+    except RecursionError:
+        raise BadArgument(f"regex {short} is nested too deeply, or too large") from None
+    if is_nothing(tree):
+        raise BadArgument(f"no text can satisfy the regex {short}")
+    return tree
+
+
+_HINT = "write out what the text may be"
+_REFUSED = {
+    "lookaround": ("a lookahead or lookbehind", r"\(\?<?[=!]"),
+    "conditional": ("a conditional group", r"\(\?\("),
+    "atomic_group": ("an atomic group", r"\(\?>"),
+    "backreference": ("a backreference", r"\\(?![0-7]{3})[1-9]|\(\?P="),
+    "word_boundary": ("an anchor inside of the text", r"\\[bB]"),
+    "possessive_quantifier": ("a possessive repeat", r"(?:[*+?]|\{(?:[0-9]+(?:,[0-9]*)?|,[0-9]*)\})\+"),
+}
+_PARTS = re.compile(
+    r"[^\\(\[*+?{]+|\[\^?\]?(?:\\.|[^\]\\])*\]|" + "|".join(f"(?P<{name}>{part})" for name, (_, part) in _REFUSED.items()) + r"|\\.|.",
+    re.DOTALL,
+)
+"""a pattern's parts: plain characters, a class, one of the above, an escape, anything else. The parser does not say where they stood"""
+
+
+def _sequence(items: Iterable[tuple[Any, Any]], flags: int) -> Anchored:
+    found = plain(EMPTY)
+    for op, value in items:
+        found = after(found, _piece(op, value, flags))
+    return found
+
+
+def _piece(op: Any, value: Any, flags: int) -> Anchored:
+    match op:
+        case sre.LITERAL if not flags & re.IGNORECASE:
+            if 0xD800 <= value < 0xE000:
+                raise Unsupported("half a surrogate pair")
+            return plain(Text(chr(value)))
+        case sre.LITERAL:
+            return plain(_class([(op, value)], flags))
+        case sre.NOT_LITERAL:
+            return plain(_class([(sre.NEGATE, None), (sre.LITERAL, value)], flags))
+        case sre.ANY:
+            return plain(Chars(ALL if flags & re.DOTALL else but(((10, 10),))))
+        case sre.IN:
+            return plain(_class(value, flags))
+        case sre.BRANCH:
+            return one_of(_sequence(branch, flags) for branch in value[1])
+        case sre.SUBPATTERN:
+            _, added, removed, inner = value
+            return _sequence(inner, (flags | added) & ~removed)
+        case sre.MAX_REPEAT | sre.MIN_REPEAT:  # the same texts, whichever is tried first
+            least, most, inner = value
+            return repeated(_sequence(inner, flags), least, None if most is sre.MAXREPEAT else most)
+        case sre.AT if value in _ANCHORS:
+            if flags & re.MULTILINE and value in (sre.AT_BEGINNING, sre.AT_END):
+                raise Unsupported("an anchor under (?m)")
+            return _ANCHORS[value]
+        case sre.AT:
+            raise Unsupported("a word boundary")
+    raise Unsupported(f"{op}")
+
+
+def _class(items: list[tuple[Any, Any]], flags: int) -> Chars:
+    is_negated = items[0][0] is sre.NEGATE
+    pairs, kinds = [], []
+    for op, value in items[is_negated:]:
+        if op is sre.CATEGORY:
+            kinds.append(_KINDS[value])
+        else:
+            pairs.append(value if op is sre.RANGE else (value, value))
+    n_characters = sum(high - low + 1 for low, high in pairs)
+    if not kinds and flags & re.IGNORECASE and not flags & re.ASCII and n_characters < 2_000:
+        found = ranges((code, code) for low, high in pairs for each in range(low, high + 1) for code in _cases(each))
+    elif kinds or flags & re.IGNORECASE:
+        spelled = "".join(sorted(kinds)) + "".join(f"\\U{low:08x}-\\U{high:08x}" for low, high in sorted(pairs))
+        found = _found_in(f"[{spelled}]", flags & (re.IGNORECASE | re.ASCII))
+    else:
+        found = ranges(pairs)
+    return Chars(but(found) if is_negated else found)
+
+
+@lru_cache(256)
+def _found_in(of_class: str, flags: int) -> Ranges:
+    """Every character that Python finds in it."""
+    runs = re.finditer(f"{of_class}+", _every_character(), flags)
+    return ranges((ord(run[0][0]), ord(run[0][-1])) for run in runs)
+
+
+def _cases(code: int) -> Iterable[int]:
+    """The characters that are this one when case is ignored."""
+    lower = _sre.unicode_tolower(code)
+    return (each for one in (lower, *_EXTRA_CASES.get(lower, ())) for each in (one, *_with_lower().get(one, ())))
+
+
+@lru_cache(1)
+def _with_lower() -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for code in range(0x20000):  # no letter beyond has a case
+        if (lower := _sre.unicode_tolower(code)) != code:
+            found.setdefault(lower, []).append(code)
+    return found
+
+
+@lru_cache(1)
+def _every_character() -> str:
+    return "".join(array("I", range(low, high + 1)).tobytes().decode(f"utf-32-{sys.byteorder[0]}e") for low, high in ALL)

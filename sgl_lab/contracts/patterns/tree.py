@@ -1,0 +1,317 @@
+"""The tree: sets of characters, one after the other, alternatives, repeats. What it means is a set of whole texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+Ranges: TypeAlias = tuple[tuple[int, int], ...]
+"""code points, first and last of each run, in order; never a half of a surrogate pair"""
+
+LAST = 0x10FFFF
+SURROGATES = (0xD800, 0xDFFF)
+
+
+@dataclass(frozen=True, eq=False)
+class Chars:
+    """One character of these."""
+
+    ranges: Ranges
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """These characters."""
+
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """One after the other."""
+
+    of: tuple[Node, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """One of them; of none of them no text."""
+
+    of: tuple[Node, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Many:
+    what: Node
+    fewest: int = 0
+    most: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Such:
+    """Texts that are all of `all_of` and none of `none_of`."""
+
+    all_of: tuple[Node, ...]
+    none_of: tuple[Node, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Like:
+    """The same texts as `what`, of which `example` is the one to be written where any will do."""
+
+    what: Node
+    example: str
+
+
+@dataclass(frozen=True, eq=False)
+class Named:
+    """The texts of a rule, which may contain itself."""
+
+    rule: str
+
+
+Node: TypeAlias = Chars | Text | Chain | Choice | Many | Such | Like | Named
+
+EMPTY = Chain()
+NOTHING = Choice()
+
+
+def ranges(pairs: Iterable[tuple[int, int]]) -> Ranges:
+    """In order, joined, without halves of surrogate pairs."""
+    found: list[tuple[int, int]] = []
+    for low, high in sorted(pairs):
+        if found and low <= found[-1][1] + 1:
+            found[-1] = found[-1][0], max(found[-1][1], high)
+        else:
+            found.append((low, high))
+    return without(tuple(found), (SURROGATES,))
+
+
+def without(one: Ranges, two: Ranges) -> Ranges:
+    """What is in the first and not in the second."""
+    found = []
+    others = iter((*two, (LAST + 1, LAST + 1)))
+    out = next(others)
+    for low, high in one:
+        while low <= high:
+            while out[1] < low:
+                out = next(others)
+            if out[0] > high:
+                found.append((low, high))
+                break
+            if out[0] > low:
+                found.append((low, out[0] - 1))
+            low = out[1] + 1
+    return tuple(found)
+
+
+def but(one: Ranges) -> Ranges:
+    """Every other character."""
+    return without(ALL, one)
+
+
+def common(one: Ranges, two: Ranges) -> Ranges:
+    return without(one, but(two))
+
+
+ALL: Ranges = ((0, SURROGATES[0] - 1), (SURROGATES[1] + 1, LAST))
+ANY = Many(Chars(ALL))
+"""every text"""
+
+
+def has(found: Ranges, code: int) -> bool:
+    return any(low <= code <= high for low, high in found) if len(found) < 8 else _has(found, code)
+
+
+def _has(found: Ranges, code: int) -> bool:
+    low, high = 0, len(found)
+    while low < high:
+        middle = (low + high) // 2
+        if found[middle][1] < code:
+            low = middle + 1
+        else:
+            high = middle
+    return low < len(found) and found[low][0] <= code
+
+
+def chain(parts: Iterable[Node]) -> Node:
+    flat: list[Node] = []
+    for part in parts:
+        for piece in part.of if isinstance(part, Chain) else (part,):
+            if piece is NOTHING or (isinstance(piece, Choice) and not piece.of):
+                return NOTHING
+            if isinstance(piece, Text) and flat and isinstance(flat[-1], Text):
+                flat[-1] = Text(flat[-1].text + piece.text)
+            else:
+                flat.append(piece)
+    return flat[0] if len(flat) == 1 else Chain(tuple(flat)) if flat else EMPTY
+
+
+def choice(parts: Iterable[Node]) -> Node:
+    flat: list[Node] = []
+    for part in parts:
+        flat += part.of if isinstance(part, Choice) else (part,)
+    return flat[0] if len(flat) == 1 else Choice(tuple(flat)) if flat else NOTHING
+
+
+def is_nothing(node: Node) -> bool:
+    return isinstance(node, Choice) and not node.of
+
+
+def can_be_empty(node: Node) -> bool:
+    match node:
+        case Chain(of):
+            return all(map(can_be_empty, of))
+        case Choice(of):
+            return any(map(can_be_empty, of))
+        case Many(what, fewest, _):
+            return fewest == 0 or can_be_empty(what)
+        case Such(all_of, none_of):
+            return all(map(can_be_empty, all_of)) and not any(map(can_be_empty, none_of))
+        case Text(text):
+            return not text
+        case Like(what, _):
+            return can_be_empty(what)
+    return False
+
+
+# ---------------------------------------------------------------- written down
+
+
+def written(node: Node, character: Callable[[int], str]) -> str:
+    """As a regular expression that has `[...]`, `(?:...)`, `|` and `{m,n}`. Raises TypeError where the tree is no regular expression."""
+    match node:
+        case Chars(found):
+            return _class(found, character)
+        case Text(text):
+            return "".join(character(ord(each)) for each in text)
+        case Chain(of):
+            return "".join(f"(?:{written(part, character)})" if isinstance(part, Choice) else written(part, character) for part in of)
+        case Choice(of):
+            return "|".join(written(part, character) for part in of) if of else "[^" + character(0) + "-" + character(LAST) + "]"
+        case Many(what, fewest, most):
+            inner = written(what, character)
+            inner = inner if isinstance(what, Chars) or (isinstance(what, Text) and len(what.text) == 1) else f"(?:{inner})"
+            if most is None and fewest in (0, 1):
+                return inner + "*+"[fewest]
+            if (fewest, most) == (0, 1):
+                return inner + "?"
+            return f"{inner}{{{fewest}}}" if fewest == most else f"{inner}{{{fewest},{'' if most is None else most}}}"
+        case Like(what, _):
+            return written(what, character)
+    raise TypeError(f"{type(node).__name__} is no regular expression")
+
+
+def _class(found: Ranges, character: Callable[[int], str]) -> str:
+    rest = without(((0, LAST),), found)
+    rest = tuple(pair for pair in rest if pair != SURROGATES)
+    if len(found) > 1 and len(rest) < len(found) - 1:
+        return f"[^{''.join(_pair(pair, character) for pair in rest)}]" if rest else f"[{character(0)}-{character(LAST)}]"
+    if len(found) == 1 and found[0][0] == found[0][1]:
+        return character(found[0][0])
+    return f"[{''.join(_pair(pair, character) for pair in found)}]"
+
+
+def _pair(pair: tuple[int, int], character: Callable[[int], str]) -> str:
+    low, high = map(character, pair)
+    return low if low == high else f"{low}-{high}"
+
+
+def for_python(node: Node) -> str:
+    """For Python's `re`."""
+    return written(node, lambda code: chr(code) if chr(code).isalnum() and code < 128 else f"\\U{code:08x}")
+
+
+def for_library(node: Node) -> str:
+    """For the grammar library, which reads as Rust's `regex` does."""
+    return written(node, lambda code: chr(code) if chr(code).isalnum() and code < 128 else f"\\x{{{code:x}}}")
+
+
+# ---------------------------------------------------------------- anchors
+
+
+class Unsupported(ValueError):
+    """A pattern is well-formed and cannot be followed; the text says what of it."""
+
+
+@dataclass(frozen=True)
+class Anchored:
+    """What a pattern may be, by whether the text has to begin with it and to end with it.
+
+    `bare` says how it may be nothing at all: (must it stand at the start, must it stand at the end).
+    """
+
+    parts: tuple[tuple[bool, bool, Node], ...] = ()
+    bare: frozenset[tuple[bool, bool]] = frozenset()
+
+    @property
+    def is_plain(self) -> bool:
+        return not any(start or end for start, end, _ in self.parts) and not any(start or end for start, end in self.bare)
+
+    @property
+    def node(self) -> Node:
+        """Of a plain one."""
+        return choice([part for _, _, part in self.parts] + ([EMPTY] if self.bare and not self.parts else []))
+
+
+START, END = Anchored(bare=frozenset({(True, False)})), Anchored(bare=frozenset({(False, True)}))
+
+
+def plain(node: Node) -> Anchored:
+    if isinstance(node, Chars) and not node.ranges:
+        node = NOTHING
+    return Anchored(((False, False, node),), frozenset({(False, False)}) if can_be_empty(node) else frozenset())
+
+
+def after(one: Anchored, two: Anchored) -> Anchored:
+    """One, then the other."""
+    if one.is_plain and two.is_plain:
+        return plain(chain((one.node, two.node)))
+    parts: list[tuple[bool, bool, Node]] = []
+    for start, end, node in one.parts:
+        parts += [(start, last, chain((node, other))) for first, last, other in two.parts if not end and not first]
+        parts += [(start, end or last, node) for first, last in two.bare if not first]
+    for start, end in one.bare:
+        parts += [(start or first, last, other) for first, last, other in two.parts if not end]
+    bare = {(start or first, end or last) for start, end in one.bare for first, last in two.bare}
+    return Anchored(_merged(parts), frozenset(bare))
+
+
+def one_of(every: Iterable[Anchored]) -> Anchored:
+    all_of = list(every)
+    parts = [part for one in all_of for part in one.parts]
+    return Anchored(_merged(parts), frozenset().union(*(one.bare for one in all_of)))
+
+
+def _merged(parts: list[tuple[bool, bool, Node]]) -> tuple[tuple[bool, bool, Node], ...]:
+    found: dict[tuple[bool, bool], list[Node]] = {}
+    for start, end, node in parts:
+        if not is_nothing(node):
+            found.setdefault((start, end), []).append(node)
+    return tuple((start, end, choice(nodes)) for (start, end), nodes in found.items())
+
+
+def repeated(one: Anchored, fewest: int, most: int | None) -> Anchored:
+    if one.is_plain:
+        if most == 0 or (fewest == 0 and is_nothing(one.node)):
+            return plain(EMPTY)
+        return one if (fewest, most) == (1, 1) or is_nothing(one.node) else plain(Many(one.node, fewest, most))
+    if (fewest, most) == (1, 1):
+        return one
+    if (fewest, most) == (0, 1):
+        return one_of((plain(EMPTY), one))
+    raise Unsupported("an anchor inside of a repeat")
+
+
+def whole(one: Anchored) -> Node:
+    """The texts that it matches from the first character to the last."""
+    return choice([node for _, _, node in one.parts] + ([EMPTY] if one.bare and not any(can_be_empty(n) for _, _, n in one.parts) else []))
+
+
+def somewhere(one: Anchored) -> Node:
+    """The texts in which it is found."""
+    found = [chain((*([] if start else [ANY]), node, *([] if end else [ANY]))) for start, end, node in one.parts]
+    if any(not (start and end) for start, end in one.bare):
+        return ANY
+    return choice(found + ([EMPTY] if one.bare else []))
