@@ -7,10 +7,10 @@ request leaves it, every parameter has a value and is one of these.
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 
 from .errors import BadArgument
+from .patterns.watching import pattern
 
 MAX_N = 256
 MAX_STOPS = 64
@@ -104,8 +104,9 @@ class SamplingParams:
         first = self.prompt_logprobs_from
         check(first is None or (type(first) is int and first >= 0), "prompt_logprobs_from", "a position in the prompt, 0 or more, or None")
         check(self.constraint is None or isinstance(self.constraint, Constraint), "constraint", "a Constraint or None")
-        for pattern in self.stop_regex:
+        check(all(isinstance(source, str) for source in self.stop_regex), "stop_regex", "patterns as strings")
+        for source in self.stop_regex:
             try:
-                re.compile(pattern)
-            except re.error as error:
-                raise BadArgument(f"stop_regex {pattern!r} is not a regular expression: {error}") from None
+                pattern(source)
+            except BadArgument as error:
+                raise BadArgument(f"stop_regex {error.message}", hint=error.hint) from None

@@ -7,9 +7,10 @@ tokens; of stops completed by the same character the longest counts.
 from __future__ import annotations
 
 import codecs
-import re
 from bisect import bisect_right
 from collections.abc import Sequence
+
+from ..contracts.patterns.watching import Watch
 
 _utf8 = codecs.getincrementaldecoder("utf-8")
 
@@ -20,13 +21,11 @@ class TextStream:
     def __init__(self, stop: Sequence[str] = (), stop_regex: Sequence[str] = ()) -> None:
         self._stops = tuple(stop)
         self._longest = max((len(s) for s in stop), default=0)
-        self._patterns = [re.compile(pattern) for pattern in stop_regex]
+        self._watches = [Watch(pattern) for pattern in stop_regex]
         self._decoder = _utf8("replace")
         self._decoded = ""
         self._ends: list[int] = []
         """after each token: characters of which it or an earlier token holds a byte"""
-        self._deaf = 0
-        """characters in which no pattern may begin (they came before min_tokens)"""
         self._cut: int | None = None
         self._is_closed = False
         self._n_told = 0
@@ -44,7 +43,10 @@ class TextStream:
         return len(self._ends) if self._cut is None else bisect_right(self._ends, self._cut)
 
     def push(self, data: bytes, *, may_stop: bool = True) -> bool:
-        """Append a token's bytes; True when a stop is complete, and nothing may be pushed after that."""
+        """Append a token's bytes; True when a stop is complete, and nothing may be pushed after that.
+
+        RequestFailed where a pattern takes too many steps.
+        """
         self._append(self._decoder.decode(data), may_stop)
         has_partial = bool(self._decoder.getstate()[0])
         self._ends.append(len(self._decoded) + has_partial)
@@ -66,16 +68,19 @@ class TextStream:
     def _append(self, piece: str, may_stop: bool) -> None:
         n_before = len(self._decoded)
         self._decoded += piece
-        if not may_stop:
-            self._deaf = len(self._decoded)
-        elif piece and (self._patterns or any(stop in self._decoded[max(0, n_before - self._longest + 1) :] for stop in self._stops)):
+        if not may_stop:  # no pattern may begin before min_tokens
+            for watch in self._watches:
+                for at in range(n_before, len(self._decoded)):
+                    watch.pass_over(self._decoded, at)
+        elif piece and (self._watches or any(stop in self._decoded[max(0, n_before - self._longest + 1) :] for stop in self._stops)):
             self._find(n_before)
 
     def _find(self, n_before: int) -> None:
         """Set the cut at the first stop that is completed after `n_before` characters."""
-        for end in range(n_before + 1, len(self._decoded) + 1):
-            found = [(end - len(stop), stop) for stop in self._stops if self._decoded.endswith(stop, 0, end)]
-            found += [(m.start(), p.pattern) for p in self._patterns if (m := p.search(self._decoded, self._deaf, end))]
+        text = self._decoded
+        for end in range(n_before + 1, len(text) + 1):
+            found = [(end - len(stop), stop) for stop in self._stops if text.endswith(stop, 0, end)]
+            found += [(start, w.source) for w in self._watches if (start := w.look(text, end - 1)) is not None]
             if found:
                 self._cut, self.matched = min(found)
                 return

@@ -6,11 +6,11 @@ what came, they are served from it; where they do not, the next gen makes a call
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ..contracts.params import SamplingParams
+from ..contracts.patterns.watching import first_match
 
 
 class End(NamedTuple):
@@ -19,9 +19,9 @@ class End(NamedTuple):
 
 
 def first_stop(text: str, params: SamplingParams) -> End | None:
-    """The stop that comes first in `text`, and where."""
+    """The stop that comes first in `text`, and where. RequestFailed if a pattern takes too many steps to tell."""
     found = [End(at, stop) for stop in params.stop if (at := text.find(stop)) >= 0]
-    found += [End(match.start(), pattern) for pattern in params.stop_regex if (match := re.search(pattern, text))]
+    found += [End(start, pattern) for pattern in params.stop_regex if (start := first_match(pattern, text)) is not None]
     return min(found, default=None, key=lambda end: end.at)
 
 
