@@ -16,6 +16,7 @@ from ..contracts.errors import BadArgument, EngineStopped, ProgramError, SglErro
 from .form import read_as
 from .group import ProgramStateGroup
 from .ir import Appended, Concat, Expr, RoleBegin, RoleEnd, as_expr
+from .run import current_run
 from .stream import Stream
 from .tail import Tail
 from .variable import Name, Variable
@@ -367,6 +368,14 @@ class ProgramState:
         else:
             hint = f"there is {', '.join(known)}" if known else "nothing has been generated under a name"
         return UnknownVariable(f"no variable {name!r}", hint=hint)
+
+
+def state_here(given: ProgramState | None) -> ProgramState | None:
+    """`given`, or where the body of another run executes the state of that one; None where nothing runs any more."""
+    run = current_run()
+    if run is None:
+        return None if given is None or given._run.body_ended else given
+    return given if given is not None and given._run is run else ProgramState(run.streams[0])
 
 
 def _read_each(value: Any, meta: Any, type: Any, name: Name) -> Any:

@@ -22,6 +22,7 @@ from .ir import Concat, Expr, Gen, RoleBegin, RoleEnd, Select, as_expr
 from .program import SglFunction, function
 from .reasoning import separated
 from .sampling import GenDefaults, given
+from .state import state_here
 from .tools import ToolCall, describe_tools, of_tools
 
 __all__ = [
@@ -260,15 +261,22 @@ def assistant_end() -> Expr:
 
 
 def bound(state: ProgramState) -> dict[str, Any]:
-    """The names of a cell: those of SURFACE, `s`, and those that need a state bound to `state`."""
+    """The names of a cell: those of SURFACE, `s`, and those that need a state bound to `state`, or to that of a program that calls them."""
 
-    def role(name: str, within: Callable[[], AbstractContextManager[None]]) -> Callable[..., Any]:
+    def role(name: str) -> Callable[..., Any]:
         def turn(expr: Expr | str | None = None) -> Expr | AbstractContextManager[None]:
-            return within() if expr is None else _turn(name, expr)
+            return (state_here(state) or state)._turn(name) if expr is None else _turn(name, expr)
 
         turn.__name__ = turn.__qualname__ = name
         turn.__doc__ = f"A {name} turn of the cell's program; without an argument, for a `with`."
         return turn
 
-    roles = {"system": role("system", state.system), "user": role("user", state.user), "assistant": role("assistant", state.assistant)}
-    return {name: globals()[name] for name in SURFACE} | roles | {"s": state, "fork": state.fork, "var_scope": state.var_scope}
+    def fork(size: int = 1) -> ProgramStateGroup:
+        return (state_here(state) or state).fork(size)
+
+    def var_scope(name: str) -> AbstractContextManager[None]:
+        return (state_here(state) or state).var_scope(name)
+
+    fork.__doc__, var_scope.__doc__ = ProgramState.fork.__doc__, ProgramState.var_scope.__doc__
+    roles = {name: role(name) for name in ("system", "user", "assistant")}
+    return {name: globals()[name] for name in SURFACE} | roles | {"s": state, "fork": fork, "var_scope": var_scope}

@@ -1,43 +1,103 @@
-"""A cell's body as code: plain Python in which a bare SGL expression is appended to the state.
+"""A cell's body as code: plain Python in which what stands alone and speaks to the model is appended to the state.
 
-Only expression statements change: `user("hi")` becomes `__sgl_append__(__sgl_state__, user("hi"))`, which
-appends SGL expressions and passes everything else through. The state has a name of its own there, so that a
-body may use `s` for something else. Bodies of nested functions and classes stay as they are. Line numbers
-are those of the cell, so that errors show the user's own line. A body that awaits becomes a coroutine.
+Only expression statements change: `user("hi")` becomes `__sgl_append__(__sgl_state__, user("hi"))`, which appends SGL
+expressions and passes everything else through. Text that is written out there (`"The answer is "`, an f-string, two of them
+joined with `+`) is appended too. A function in the body appends to its own `s` if it has a parameter of that name, else to
+the program that calls it. Line numbers are those of the cell, so that errors show the user's own line.
+
+A cell becomes the body of a function whose parameters are the language's names and whose other names are the notebook's:
+what the cell assigns stays, as in any cell, but for `s` and for variables that only loops assign. A body that awaits becomes
+a coroutine.
 """
 
 from __future__ import annotations
 
 import ast
+import builtins
 import symtable
-from collections.abc import Iterator
-from types import CodeType
+from collections import ChainMap
+from collections.abc import Collection, Iterator, Mapping, Set
+from dataclasses import dataclass
+from inspect import CO_COROUTINE
+from types import CodeType, FunctionType
 from typing import Any
 
 from .options import OptionError
 
 APPEND = "__sgl_append__"
+"""(state, value), and what it is called with where the value is text or the last: TEXT or LAST"""
 STATE = "__sgl_state__"
-"""Both must be among the names that a cell's code runs with; a function binds its state itself."""
-RESULT = "__sgl_result__"
+HERE = "__sgl_here__"
+"""the state of the program that runs where a function of the body is called; all three must be among the names that a body
+runs with, but that a function of --def binds its state itself"""
+TEXT, LAST = "text", "last"
+_NAMES = "__sgl_names__"
+_CELL = "<module>"
+"""what tracebacks call the code of a cell"""
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class _Appends(ast.NodeTransformer):
+    """Wraps expression statements, and notes the functions whose first string is their documentation, though they append."""
+
+    def __init__(self, words: Set[str]) -> None:
+        self._words = words
+        self._state: ast.expr = ast.Name(STATE, ast.Load())
+        self._n_speaking = 0
+        self.documented: list[int] = []
+        """lines of such strings"""
+
     def visit_Expr(self, node: ast.Expr) -> ast.Expr:
-        return ast.copy_location(ast.Expr(_append(node.value)), node)
+        if isinstance(node.value, ast.Yield | ast.YieldFrom):
+            return node
+        self._n_speaking += is_text(node.value) or not self._words.isdisjoint(names_read(node.value))
+        return ast.copy_location(ast.Expr(_append(self._state, node.value, TEXT if is_text(node.value) else "")), node)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        return node
+        return self._function(node)
 
     def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
-        return node
+        return self._function(node)
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        """Its methods; what else stands in it documents it."""
+        node.body = [self.visit(each) if isinstance(each, Function | ast.ClassDef) else each for each in node.body]
+        return node
+
+    def _function(self, node: Function) -> ast.AST:
+        outer, n_before = self._state, self._n_speaking
+        arguments = node.args
+        named = [each.arg for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+        self._state = ast.Name("s", ast.Load()) if "s" in named else ast.Call(ast.Name(HERE, ast.Load()), [], [])
+        first = 1 if ast.get_docstring(node, clean=False) is not None else 0
+        node.body = [*node.body[:first], *(self.visit(each) for each in node.body[first:])]
+        if first and self._n_speaking > n_before:
+            self.documented.append(node.body[0].lineno)
+        self._state = outer
         return node
 
 
-def _append(value: ast.expr) -> ast.Call:
-    call = ast.Call(ast.Name(APPEND, ast.Load()), [ast.Name(STATE, ast.Load()), value], [])
+def is_text(node: ast.expr) -> bool:
+    """Whether the expression is written as text: a string or f-string, such joined with others by `+`, or formatted."""
+    match node:
+        case ast.Constant():
+            return isinstance(node.value, str)
+        case ast.JoinedStr():
+            return True
+        case ast.BinOp(op=ast.Add() | ast.Mult() | ast.Mod()):
+            return is_text(node.left) or is_text(node.right)
+        case ast.IfExp():
+            return is_text(node.body) or is_text(node.orelse)
+        case ast.BoolOp():
+            return any(map(is_text, node.values))
+        case ast.Call(func=ast.Attribute()):
+            return is_text(node.func.value)
+    return False
+
+
+def _append(state: ast.expr, value: ast.expr, kind: str) -> ast.Call:
+    call = ast.Call(ast.Name(APPEND, ast.Load()), [state, value, *([ast.Constant(kind)] if kind else [])], [])
     return ast.fix_missing_locations(ast.copy_location(call, value))
 
 
@@ -67,24 +127,174 @@ def _awaits(module: ast.Module) -> bool:
 def _own_nodes(node: ast.AST) -> Iterator[ast.AST]:
     """All nodes below this one but those inside functions."""
     for child in ast.iter_child_nodes(node):
-        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        if not isinstance(child, Function | ast.Lambda):
             yield child
             yield from _own_nodes(child)
 
 
-def compile_cell(source: str, filename: str) -> CodeType:
-    """Code to run once: SGL expressions go to `__sgl_append__`, the last expression's value to `__sgl_result__`.
+class Bindings(ast.NodeVisitor):
+    """The names that a body binds itself: those that loops alone bind, and all others."""
 
-    Evaluating it gives a coroutine if the body awaits, None otherwise.
+    def __init__(self, module: ast.Module) -> None:
+        self.assigned: set[str] = set()
+        self.looped: set[str] = set()
+        self._deleted: set[str] = set()
+        self.visit(module)
+        self.looped -= self.assigned
+        self.assigned |= self._deleted - self.looped
+
+    def visit_Name(self, node: ast.Name) -> None:
+        if not isinstance(node.ctx, ast.Load):
+            (self.assigned if isinstance(node.ctx, ast.Store) else self._deleted).add(node.id)
+
+    def visit_For(self, node: ast.For | ast.AsyncFor) -> None:
+        for target in ast.walk(node.target):
+            if isinstance(target, ast.Name) and isinstance(target.ctx, ast.Store):
+                self.looped.add(target.id)
+        for child in (node.iter, *node.body, *node.orelse):
+            self.visit(child)
+
+    visit_AsyncFor = visit_For
+
+    def visit_Global(self, node: ast.Global) -> None:
+        self.assigned.update(node.names)
+
+    def visit_Import(self, node: ast.Import | ast.ImportFrom) -> None:
+        self.assigned.update((each.asname or each.name).partition(".")[0] for each in node.names if each.name != "*")
+
+    visit_ImportFrom = visit_Import
+
+    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:
+        if node.name:
+            self.assigned.add(node.name)
+        self.generic_visit(node)
+
+    def visit_MatchAs(self, node: ast.MatchAs | ast.MatchStar) -> None:
+        if node.name:
+            self.assigned.add(node.name)
+        self.generic_visit(node)
+
+    visit_MatchStar = visit_MatchAs
+
+    def visit_MatchMapping(self, node: ast.MatchMapping) -> None:
+        if node.rest:
+            self.assigned.add(node.rest)
+        self.generic_visit(node)
+
+    def visit_FunctionDef(self, node: Function | ast.ClassDef) -> None:
+        self.assigned.add(node.name)
+        for child in node.decorator_list:
+            self.visit(child)
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+    visit_ClassDef = visit_FunctionDef
+
+    def visit_Lambda(self, node: ast.Lambda) -> None:
+        """Its names are its own."""
+
+    def visit_ListComp(self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp) -> None:
+        """Its variables are its own; what `:=` binds in it is the body's."""
+        self.assigned.update(each.target.id for each in ast.walk(node) if isinstance(each, ast.NamedExpr))
+
+    visit_SetComp = visit_DictComp = visit_GeneratorExp = visit_ListComp
+
+
+class _Inward(ast.NodeTransformer):
+    """What a module may say and the body of a function may not, in other words."""
+
+    def visit_Global(self, node: ast.Global) -> ast.stmt:
+        return ast.copy_location(ast.Pass(), node)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.stmt:
+        if not isinstance(node.target, ast.Name):
+            return node
+        return ast.copy_location(ast.Assign([node.target], node.value) if node.value else ast.Pass(), node)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.stmt:
+        if all(each.name != "*" for each in node.names):
+            return node
+        call = ast.Call(ast.Attribute(ast.Name(_NAMES, ast.Load()), "import_all", ast.Load()), [ast.Constant(ast.unparse(node))], [])
+        return ast.fix_missing_locations(ast.copy_location(ast.Expr(call), node))
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.stmt:
+        return node
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.stmt:
+        return node
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.stmt:
+        return node
+
+
+class _Names:
+    """The notebook's names, for what the code of a cell cannot do with them by itself."""
+
+    def __init__(self, names: dict[str, Any], leaving: Collection[str]) -> None:
+        self._names, self._leaving = names, leaving
+        self.before: Mapping[str, Any] = ChainMap(names, vars(builtins))
+
+    def import_all(self, statement: str) -> None:
+        exec(statement, self._names)  # noqa: S102  the user's own import
+
+    def leave(self, local: Mapping[str, Any]) -> None:
+        """Names of the language that the cell has made its own are the notebook's too when it is over."""
+        self._names.update({name: local[name] for name in self._leaving if name in local})
+
+
+@dataclass(frozen=True, slots=True)
+class CellCode:
+    """The code of one cell; `assigned` are the names that it leaves in the notebook."""
+
+    code: CodeType
+    assigned: frozenset[str]
+    _leaving: frozenset[str]
+
+    @property
+    def awaits(self) -> bool:
+        return bool(self.code.co_flags & CO_COROUTINE)
+
+    def run(self, names: dict[str, Any], words: Mapping[str, Any]) -> Any:
+        """Run it on the notebook's `names` and the language's `words`, APPEND, STATE and HERE among these.
+
+        The value of its last expression; of a body that awaits a coroutine, which gives that.
+        """
+        return FunctionType(self.code, names)(**words, **{_NAMES: _Names(names, self._leaving)})
+
+
+def compile_cell(source: str, filename: str, words: Collection[str] = ("s",), *, keeps_last: bool = True) -> CellCode:
+    """The body as code. `words` are the names of the language, which mean that whatever the notebook calls so.
+
+    Without `keeps_last` the last expression is a statement like the others.
     """
     module = parse_body(source, filename)
-    last = _last_value(module.body)
-    _Appends().visit(module)
-    if last is not None:
-        module.body[-1] = ast.copy_location(ast.Assign([ast.Name(RESULT, ast.Store())], _append(last)), module.body[-1])
-    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-    code: CodeType = compile(ast.fix_missing_locations(module), filename, "exec", flags, dont_inherit=True)
-    return code
+    compile(module, filename, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)  # a `return` is wrong here, whatever it becomes
+    words = {*words, APPEND, STATE, HERE}
+    bindings = Bindings(module)
+    last = module.body.pop() if keeps_last and _last_value(module.body) is not None else None
+    _Inward().visit(_Appends(words).visit(module))
+    if isinstance(last, ast.Expr):
+        module.body.append(ast.copy_location(ast.Return(_append(ast.Name(STATE, ast.Load()), last.value, LAST)), last))
+    future = [each for each in module.body if isinstance(each, ast.ImportFrom) and each.module == "__future__"]
+    body = [each for each in module.body if each not in future]
+    leaving = bindings.assigned & words - {"s"}
+    assigned = bindings.assigned - words
+    if leaving:
+        body = [ast.Try(body or [ast.Pass()], [], [], _parsed(f"{_NAMES}.leave(locals())"))]
+    opening = [f"global {', '.join(sorted(assigned))}"] if assigned else []
+    opening += [f"if {name!r} in {_NAMES}.before: {name} = {_NAMES}.before[{name!r}]" for name in sorted(bindings.looped - words)]
+    definition = _parsed(f"{'async ' if _awaits(module) else ''}def cell({', '.join(sorted({*words, _NAMES}))}): pass")
+    head = definition[0]
+    assert isinstance(head, Function)
+    head.body = [*_parsed("\n".join(opening)), *body] or [ast.Pass()]
+    module.body = [*future, head]
+    outer = compile(ast.fix_missing_locations(module), filename, "exec", dont_inherit=True)
+    code = next(each for each in outer.co_consts if isinstance(each, CodeType))
+    code = code.replace(co_name=_CELL, co_qualname=_CELL)
+    return CellCode(code, frozenset(assigned | leaving), frozenset(leaving))
+
+
+def _parsed(source: str) -> list[ast.stmt]:
+    return ast.parse(source).body
 
 
 def compile_function(source: str, filename: str, signature: str, names: dict[str, str]) -> tuple[str, CodeType]:
@@ -92,7 +302,7 @@ def compile_function(source: str, filename: str, signature: str, names: dict[str
 
     `names` maps each language name to the expression it stands for (`fork` -> `s.fork`); those that the body
     reads and does not make its own become the function's first statements. The last expression is the result.
-    A body that awaits makes it an `async def`.
+    A string at the beginning is appended as in a cell, and documents the function too. A body that awaits makes it an `async def`.
     """
     try:
         head = ast.parse(f"def {signature}: pass").body[0]
@@ -108,11 +318,11 @@ def compile_function(source: str, filename: str, signature: str, names: dict[str
     module = parse_body(source, filename)
     statements = module.body
     documented = len(statements) > 1 and ast.get_docstring(module) is not None
-    docstring = [statements.pop(0)] if documented else []
-    last = _last_value(statements)
-    _Appends().visit(module)
-    if last is not None:
-        statements[-1] = ast.copy_location(ast.Return(_append(last)), statements[-1])
+    docstring = statements[:1] if documented else []
+    last = statements.pop() if _last_value(statements) is not None else None
+    _Appends(names.keys()).visit(module)
+    if isinstance(last, ast.Expr):
+        statements.append(ast.copy_location(ast.Return(_append(ast.Name(STATE, ast.Load()), last.value, LAST)), last))
     if _awaits(module):
         head = ast.AsyncFunctionDef(**dict(ast.iter_fields(head)))
     head.body = statements or [ast.Pass()]
@@ -137,6 +347,13 @@ def _scopes(scope: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
         yield from _scopes(inner)
 
 
+def documenting(source: str, words: Set[str]) -> list[int]:
+    """Lines, in the cell, of strings that document a function of the body, though other text in it is appended."""
+    appends = _Appends(words)
+    appends.visit(parse_body(source, ""))
+    return appends.documented
+
+
 def is_silenced(source: str) -> bool:
     """Whether the body ends in `;`, as IPython understands it."""
     import io
@@ -150,6 +367,6 @@ def is_silenced(source: str) -> bool:
     return bool(words) and words[-1].string == ";"
 
 
-def names_read(source: Any) -> set[str]:
+def names_read(source: ast.AST) -> set[str]:
     """Names that the parsed body reads."""
     return {node.id for node in ast.walk(source) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}

@@ -8,21 +8,27 @@ the kernel's stands still meanwhile, as it does for any cell that computes.
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
+from inspect import isfunction
 from pathlib import Path
 from textwrap import indent
-from types import CodeType, MappingProxyType
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from ..contracts.errors import ProgramError
 from ..contracts.params import SamplingParams
 from ..lang import surface
 from ..lang.interpreter import start
-from ..lang.ir import Expr
+from ..lang.ir import Expr, Text
 from ..lang.loop import drive
 from ..lang.program import SglFunction
 from ..lang.sampling import given
+from ..lang.state import ProgramState, state_here
 from ..trace import write_jsonl
 from ..trace.files import check_ours
 from ..trace.record import MARK
@@ -36,7 +42,6 @@ from .printing import say
 from .show import CellView, Place, loading
 
 if TYPE_CHECKING:
-    from ..lang.state import ProgramState
     from ..session import Lab
     from ..trace import Record
 
@@ -46,6 +51,9 @@ ALTERNATIVES = 5
 WORDS = "__sgl_words__"
 STATE_WORDS = {"fork": "s.fork", "var_scope": "s.var_scope"}
 """Names of a body that mean a method of its state."""
+LANGUAGE = frozenset({*surface.SURFACE, *STATE_WORDS, "s"})
+"""All names that a body has from the language."""
+_MISSING = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +62,7 @@ class Cell:
 
     shell: Any
     options: CellOptions
-    code: CodeType
+    code: bodies.CellCode
     head: str
     source: str
     title: str
@@ -86,11 +94,21 @@ class Cell:
         backend = lab.deterministic_backend if options.deterministic else lab.backend
         return start(backend, lab.emit, record.run, defaults, check=check)
 
-    def finish(self, state: ProgramState, check: Callable[[], None], variables: Mapping[str, Any] = MappingProxyType({})) -> Any:
-        """Run the body to its end; the value of its last expression. `variables` go before the notebook's."""
-        names = {**self.shell.user_ns, **variables, **surface.bound(state), bodies.APPEND: _append, bodies.STATE: state}
-        _finish(state, self.code, names, check)
-        return None if isinstance(result := names.get(bodies.RESULT), Expr) else result
+    def finish(self, state: ProgramState, check: Callable[[], None], names: dict[str, Any] | None = None) -> Any:
+        """Run the body to its end on `names`, by default the notebook's; the value of its last expression."""
+        names = self.shell.user_ns if names is None else names
+        helpers = {bodies.APPEND: _append, bodies.STATE: state, bodies.HERE: partial(state_here, state)}
+        words = {**surface.bound(state), **helpers}
+        try:
+            with state.running():
+                result = self.code.run(names, words)
+                if self.code.awaits:
+                    result = drive(result, check)
+                state.finish()
+        except BaseException:  # `running` has cancelled it: nothing of it runs on
+            state.wait()
+            raise
+        return None if isinstance(result, Expr) else result
 
     def in_background(
         self,
@@ -106,24 +124,31 @@ class Cell:
         begun   is told when the program has a state
         ended   is told at the end, and says whether its results still count
         """
-        options, names = self.options, self.shell.user_ns
-        before, last = names.get(options.out), desk.last
+        options, notebook, last = self.options, self.shell.user_ns, desk.last
+        names = {**notebook, **variables}
+        own = self.code.assigned - variables.keys()
+        before = {name: notebook.get(name, _MISSING) for name in (*own, options.out)}
+        left: dict[str, Any] = {}
 
         def work(job: Job) -> Any:
             lab = desk.ready_lab(job.report, options.model, options.device, check=job.check)
+            names.setdefault("print", job.print)
             with self.recorded(lab) as record:
                 state = self.begin(lab, record, job.check)
                 if options.out is not None:
                     desk.names[options.out] = record.run
                 job.begun(lab, record, state)
                 begun(job, lab, record)
-                return self.finish(state, job.check, {"print": names.get("print", job.print), **variables})
+                try:
+                    return self.finish(state, job.check, names)
+                finally:
+                    left.update({options.out: state} if options.out is not None else {})
+                    left.update({name: names[name] for name in own if names.get(name, _MISSING) is not before[name]})
 
         def over(job: Job) -> None:
             if not ended(job):
                 return
-            if options.out is not None and job.state is not None and names.get(options.out) is before:
-                names[options.out] = job.state
+            notebook.update({name: value for name, value in left.items() if notebook.get(name, _MISSING) is before[name]})
             if job.record is not None and desk.last is last:
                 desk.last = job.record
 
@@ -142,7 +167,8 @@ def run_cell(shell: Any, desk: Desk, line: str, body: str) -> Any:
             _define(shell, options.define, source, filename)
             show_source(filename, head, indent(source, "    "))  # a block below its `def`, as inspect looks for a function's lines
             return None
-        code = bodies.compile_cell(source, filename)
+        is_silenced = bodies.is_silenced(body)
+        code = bodies.compile_cell(source, filename, LANGUAGE, keeps_last=options.capture is not None or not is_silenced)
     except SyntaxError as error:
         raise as_cell_syntax_error(shell, error) from None
     options = desk.settings.over(options)
@@ -150,12 +176,11 @@ def run_cell(shell: Any, desk: Desk, line: str, body: str) -> Any:
         check_ours(Path(options.save).expanduser(), MARK)
     number = len(shell.history_manager.input_hist_parsed) - 1  # what `execution_count` says while a cell runs depends on the version
     cell = Cell(shell, options, code, head, source, f"In[{number}]")
-    _tell_hidden(shell, source)
+    _tell_unsaid(shell, source, code)
     with desk.interrupts.watched(filename):
         if options.interact:
             return _interact(desk, cell)
         result = cell.in_background(desk) if options.bg else _run(desk, cell)
-    is_silenced = bodies.is_silenced(body)
     if options.capture is not None:
         shell.user_ns[options.capture] = result
         if isinstance(result, Job) and not is_silenced:
@@ -191,37 +216,57 @@ def _interact(desk: Desk, cell: Cell) -> None:
     interact.first()
 
 
-def _finish(state: ProgramState, code: CodeType, names: dict[str, Any], check: Callable[[], None]) -> None:
-    """Run the body and wait for all its streams; however that ends, nothing of it runs on."""
-    try:
-        with state.running():
-            coroutine = eval(code, names)  # noqa: S307  the user's own cell is what is run here
-            if coroutine is not None:
-                drive(coroutine, check)
-            state.finish()
-    except BaseException:  # `running` has cancelled it
-        state.wait()
-        raise
-
-
-def _append(state: ProgramState, value: Any) -> Any:
-    """What stands around every bare expression of a body."""
+def _append(state: ProgramState | None, value: Any, kind: str = "") -> Any:
+    """What stands around every expression statement of a body. A line tells of text that stands there and goes nowhere."""
+    __tracebackhide__ = True
+    if kind == bodies.TEXT and isinstance(value, str):
+        value = Text(value)
     if isinstance(value, Expr):
+        if not isinstance(state, ProgramState):
+            raise ProgramError("no program is running that this could be appended to", hint="call the function in a %%sgl cell")
         state.append_expression(value)
+    elif (what := _unsaid(value, kind)) and sys._getframe(1).f_lineno not in (told := _told.get(set())):
+        told.add(line := sys._getframe(1).f_lineno)
+        say(f"sgl: line {line}: {what} stands alone and is not appended; `s += ...` appends it")
     return value
+
+
+_told: ContextVar[set[int]] = ContextVar("sgl_told")
+"""lines of the cell that runs of which that was said"""
+
+
+def _unsaid(value: Any, kind: str) -> str:
+    """What looks as if it were meant for the model; empty for anything else."""
+    if isinstance(value, list | tuple) and any(isinstance(each, Expr) for each in value):
+        return f"a {type(value).__name__} of expressions"
+    if kind == bodies.LAST:
+        return ""
+    if isinstance(value, str | bytes):
+        return "a string" if isinstance(value, str) else "a byte string"
+    is_word = isfunction(value) and value.__module__ == surface.__name__
+    return f"{value.__name__} without parentheses" if is_word else ""
 
 
 def _define(shell: Any, signature: str, source: str, filename: str) -> None:
     names = {name: f"{WORDS}[{name!r}]" for name in surface.SURFACE} | STATE_WORDS
     name, code = bodies.compile_function(source, filename, signature, names)
+    _tell_documenting(source)
     shell.user_ns[WORDS] = {name: getattr(surface, name) for name in surface.SURFACE}
     shell.user_ns[bodies.APPEND] = _append
+    shell.user_ns[bodies.HERE] = partial(state_here, None)
     exec(code, shell.user_ns)  # noqa: S102  the user's own cell is what is defined here
     shell.user_ns[name] = SglFunction(shell.user_ns[name])
 
 
-def _tell_hidden(shell: Any, source: str) -> None:
-    """One line if the body reads a name that the language hides from it."""
-    for name in sorted(bodies.names_read(ast.parse(source)) & {*surface.SURFACE, *STATE_WORDS, "s"}):
+def _tell_unsaid(shell: Any, source: str, code: bodies.CellCode) -> None:
+    """A line for each name that the language hides from the body, and for each string that documents where it may be meant to speak."""
+    _told.set(set())
+    for name in sorted(bodies.names_read(ast.parse(source)) & LANGUAGE - code.assigned):
         if name in shell.user_ns and shell.user_ns[name] is not getattr(surface, name, None):
             say(f"sgl: in this cell {name} is the language's, not the notebook variable of that name")
+    _tell_documenting(source)
+
+
+def _tell_documenting(source: str) -> None:
+    for line in bodies.documenting(source, LANGUAGE):
+        say(f"sgl: line {line}: the first string of a function is its documentation and is not appended; `s += ...` appends it")

@@ -80,7 +80,7 @@ def test_notebook_variables_are_read_and_a_hidden_one_is_told(kernel: Kernel) ->
     kernel.run("city = 'Rome'; user = 'me'")
     reply = kernel.run('%%sgl -o st --view none\nuser(f"Hello {city}")\nresult = 1')
     assert "user is the language's" in reply.printed
-    assert kernel.run("'Hello Rome' in st.text(), user, 'result' in globals()").result == "(True, 'me', False)"
+    assert kernel.run("'Hello Rome' in st.text(), user, result").result == "(True, 'me', 1)"
     kernel.run("del user")
 
 

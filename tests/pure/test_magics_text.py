@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import traceback
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
@@ -12,7 +13,7 @@ import pytest
 
 from sgl_lab.contracts.ids import RunId
 from sgl_lab.magics import _inside
-from sgl_lab.magics.body import APPEND, RESULT, STATE, compile_cell, compile_function, is_silenced, leading_blank_lines
+from sgl_lab.magics.body import APPEND, HERE, STATE, TEXT, compile_cell, compile_function, documenting, is_silenced, leading_blank_lines
 from sgl_lab.magics.commands.command import Command, Words
 from sgl_lab.magics.commands.whatif import POLICIES
 from sgl_lab.magics.complete import words_for
@@ -139,16 +140,20 @@ def test_help_names_every_option() -> None:
         assert flag in cell_help()
 
 
-def run(source: str) -> tuple[list[object], dict[str, object]]:
-    """The values that reached the append hook, and the names of the body afterwards."""
+RESULT = "the result"
+
+
+def run(source: str, notebook: dict[str, object] | None = None, **words: object) -> tuple[list[object], dict[str, object]]:
+    """The values that reached the append hook, those written as text in <>, and the notebook's names afterwards."""
     seen: list[object] = []
 
-    def append(state: object, value: object) -> object:
-        seen.append(value)
+    def append(state: object, value: object, kind: str = "") -> object:
+        seen.append(f"<{value}>" if kind == TEXT else value)
         return value
 
-    names: dict[str, object] = {APPEND: append, STATE: None}
-    exec(compile_cell(source, "<cell>"), names)
+    names = {} if notebook is None else notebook
+    words = {"s": None, APPEND: append, STATE: None, HERE: lambda: None, **words}
+    names[RESULT] = compile_cell(source, "<cell>", words.keys()).run(names, words)
     return seen, names
 
 
@@ -158,18 +163,111 @@ def test_bare_expressions_are_appended_wherever_they_stand_and_the_last_is_the_r
     assert names[RESULT] == 10
 
 
-def test_bodies_of_functions_and_classes_stay_as_they_are() -> None:
-    seen, names = run("def f():\n    1\nclass C:\n    2\nf()\ny = 3")
-    assert seen == [None]
-    assert RESULT not in names
+def test_bodies_of_classes_and_docstrings_stay_as_they_are() -> None:
+    seen, names = run("class C:\n    'says'\n    2\ndef f():\n    'documents'\n    return 4\nlambda: 1\nf()\ny = 3")
+    assert seen[1:] == [4]
+    assert (names[RESULT], names["y"]) == (None, 3)
+
+
+@pytest.mark.parametrize(
+    ("body", "seen"),
+    [
+        ('"The answer is: "\n"a" "b"\n1', ["<The answer is: >", "<ab>", 1]),
+        ('"""A docstring, it seems."""\nf"{1 + 1}"\n0', ["<A docstring, it seems.>", "<2>", 0]),
+        ('for n in range(2):\n    if n:\n        f"{n}"\n    else:\n        "none"\n', ["<none>", "<1>"]),
+        ('try:\n    "a"\nfinally:\n    "b"', ["<a>", "<b>"]),
+        ('def ask(q):\n    f"Q: {q}"\n    "A: "\nask(1)\nask(2);0', ["<Q: 1>", "<A: >", None, "<Q: 2>", "<A: >", None, 0]),
+        ('class C:\n    def ask(self):\n        1\n        "A: "\nC().ask()', [1, "<A: >", None]),
+        (
+            'x = "b"\n"a" + x\nx + "c"\nx * 2 + f"{x}"\n"%s" % x\n"{}!".format(x)\n"a" if x else x\n0',
+            ["<ab>", "<bc>", "<bbb>", "<b>", "<b!>", "<a>", 0],
+        ),
+        ('x = "b"\nx\nb"c"\nx + x\n0', ["b", b"c", "bb", 0]),
+        ('"only"', ["only"]),
+    ],
+)
+def test_text_that_is_written_out_alone_is_appended_but_for_the_last_expression(body: str, seen: list[object]) -> None:
+    assert run(body)[0] == seen
+
+
+def test_a_silenced_last_expression_is_a_statement_like_others() -> None:
+    said: list[tuple[object, ...]] = []
+    words = {"s": None, APPEND: lambda *given: said.append(given), STATE: "s", HERE: None}
+    assert compile_cell("1\n'text';", "<cell>", keeps_last=False).run({}, words) is None
+    assert said == [("s", 1), ("s", "text", TEXT)]
+
+
+def test_a_function_appends_to_its_own_s_or_to_the_program_that_calls_it() -> None:
+    said: list[tuple[object, ...]] = []
+    words = {"s": "cell", APPEND: lambda state, value, kind="": said.append((state, value)), STATE: "cell", HERE: lambda: "caller"}
+    body = "def own(s):\n    f'a'\ndef other():\n    f'b'\nclass C:\n    def own(self, *, s):\n        1\nx = own('its'), other(), C().own(s='at')"
+    compile_cell(body, "<cell>").run({}, words)
+    assert said == [("its", "a"), ("caller", "b"), ("at", 1)]
+
+
+def test_a_string_that_documents_a_function_which_appends_is_told_of() -> None:
+    assert documenting('def f(q):\n    """Asks."""\n    user(q)\ndef g():\n    """Adds."""\n    print(1)', {"user"}) == [3]
+    assert documenting('def f(q):\n    f"{q}"\n"x"', {"user"}) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "left"),
+    [
+        ("x = 1; y: int = 2; z: str", {"x": 1, "y": 2}),
+        ("old += 1", {"old": 8}),
+        ("def f(): return late\nlate = 3\ng = f()", {"late": 3, "g": 3}),
+        ("import math as m, os.path\nfrom math import floor\na = m.floor(2.5), floor(1.5), os.sep", {"a": (2, 1, "/")}),
+        ("from math import *\na = floor(old)", {"a": 7}),
+        ("(a, *b), c = (1, 2, 3), 4", {"a": 1, "b": [2, 3], "c": 4}),
+        ("squares = [i * i for i in range(3)]\n[w := i for i in range(3)]", {"squares": [0, 1, 4], "w": 2}),
+        ("for i, old in enumerate('ab'):\n    last = i, old", {"last": (1, "b"), "old": 7}),
+        ("n = old\nfor old in 'ab': pass", {"n": 7, "old": 7}),
+        ("global i\nfor i in range(3): pass", {"i": 2}),
+        ("for i in range(3): pass\ni = 'own'", {"i": "own"}),
+        ("for id in [id('x')]: a = isinstance(id, int)", {"a": True}),
+        ("with open('/dev/null') as f: pass\na = f.closed", {"a": True}),
+        ("try:\n    1 / 0\nexcept ZeroDivisionError as e:\n    a = str(e)", {"a": "division by zero"}),
+        ("match [1, {'k': 2, 'r': 3}]:\n    case [a, {'k': b, **c}]: pass", {"a": 1, "b": 2, "c": {"r": 3}}),
+        ("from __future__ import annotations\nx: Unknown = 1", {"x": 1}),
+        ("def f():\n    global count\n    count = 1\nf()", {"count": 1}),
+        ("s = 5\nword = s", {"word": 5}),
+        ("word = 5\nif word: word += 1", {"word": 6}),
+        ("if 0: word = 1\na = word", {"a": "the language's"}),
+        ("for word in 'ab': a = word", {"a": "b"}),
+        ("del old\na = 'old' in globals()", {"a": False}),
+        ("a = 1\ndel a", {}),
+        ("class C: x = [word for _ in range(1)]\na = C.x, C.__qualname__", {"a": (["the language's"], "C")}),
+        ("with_s = [each for each in 'ab' if s is None]", {"with_s": ["a", "b"]}),
+    ],
+)
+def test_what_a_body_assigns_is_the_notebooks_but_s_and_variables_of_loops(body: str, left: dict[str, object]) -> None:
+    names = run(body, {"old": 7}, word="the language's")[1]
+    kept = {name: value for name, value in names.items() if not callable(value) and name not in (RESULT, "__builtins__", "m", "os", "f")}
+    assert kept.items() >= left.items()
+    assert ("old" in names) == ("del old" not in body)
+    assert {"s", STATE, APPEND}.isdisjoint(names)
+
+
+def test_what_was_assigned_before_an_error_stays() -> None:
+    names: dict[str, object] = {}
+    with pytest.raises(ZeroDivisionError):
+        run("x = 1\nword = 2\n1 / 0", names, word="the language's")
+    assert (names["x"], names["word"]) == (1, 2)
+
+
+@pytest.mark.parametrize("body", ["return 1", "yield 1", "nonlocal x", "x = 1\nglobal x", "def f():\n    nonlocal x", "break"])
+def test_what_a_cell_may_not_say_it_may_not_say_here(body: str) -> None:
+    with pytest.raises(SyntaxError) as here:
+        compile_cell(body, "<cell>")
+    with pytest.raises(SyntaxError) as there:
+        compile("\n" + body, "<cell>", "exec")
+    assert (here.value.msg, here.value.lineno) == (there.value.msg, there.value.lineno)
 
 
 def test_lines_are_counted_from_the_magic() -> None:
     with pytest.raises(ZeroDivisionError) as caught:
         run("a = 1\n1 / 0")
-    assert caught.tb.tb_next is not None
-    assert caught.tb.tb_next.tb_next is not None
-    assert caught.tb.tb_next.tb_next.tb_lineno == 3
+    assert [frame.lineno for frame in traceback.extract_tb(caught.tb) if frame.filename == "<cell>"] == [3]
     with pytest.raises(SyntaxError) as wrong:
         compile_cell("a = 1\nb = = 2", "<cell>")
     assert wrong.value.lineno == 3
@@ -177,9 +275,11 @@ def test_lines_are_counted_from_the_magic() -> None:
 
 def test_a_body_may_use_s_for_something_else() -> None:
     seen: list[object] = []
-    names: dict[str, object] = {APPEND: lambda state, value: seen.append((state, value)), STATE: "the state", "s": "the state"}
-    exec(compile_cell("for s in 'ab':\n    s", "<cell>"), names)
+    names: dict[str, object] = {}
+    words = {APPEND: lambda state, value: seen.append((state, value)), STATE: "the state", HERE: None, "s": "the state"}
+    compile_cell("for s in 'ab':\n    s", "<cell>").run(names, words)
     assert seen == [("the state", "a"), ("the state", "b")]
+    names[APPEND] = words[APPEND]
     name, code = compile_function("for s in 'cd':\n    s", "<cell>", "f()", {})
     exec(code, names)
     names[name]("another")  # type: ignore[operator]
@@ -204,22 +304,17 @@ def test_a_body_that_awaits_is_a_coroutine(body: str, expected: object) -> None:
         for n in range(2):
             yield n
 
-    words = {"later": later, "count": count, "timeout": asyncio.timeout}
-    names: dict[str, object] = {APPEND: lambda state, value: value, STATE: None, **words}
-    asyncio.run(eval(compile_cell(body, "<cell>"), names))  # noqa: S307
-    assert names[RESULT] == expected
+    names: dict[str, object] = {"later": later, "count": count, "timeout": asyncio.timeout, APPEND: lambda state, value, kind="": value}
+    code = compile_cell(body, "<cell>")
+    assert code.awaits
+    assert asyncio.run(code.run(names, {"s": None, APPEND: names[APPEND], STATE: None, HERE: None})) == expected
     name, code = compile_function(body, "<cell>", "f()", {})
     exec(code, names)
     assert asyncio.run(names[name](None)) == expected  # type: ignore[operator]
 
 
-def test_a_body_that_does_not_await_is_none() -> None:
-    code = compile_cell("async def f():\n    await g()\nlambda: 1", "<cell>")
-    assert eval(code, {APPEND: lambda *_: None, STATE: None}) is None  # noqa: S307
-
-
-def test_functions_in_a_body_may_be_async() -> None:
-    assert RESULT in run("async def f():\n    await g()\n1")[1]
+def test_a_body_that_does_not_await_is_no_coroutine() -> None:
+    assert run("async def f():\n    await g()\n1")[1][RESULT] == 1
 
 
 def test_blank_lines_that_ipython_cuts_off_are_counted() -> None:
@@ -243,7 +338,7 @@ def test_def_makes_a_function_of_the_state() -> None:
 
     seen: list[object] = []
 
-    def append(state: object, value: object) -> object:
+    def append(state: object, value: object, kind: str = "") -> object:
         seen.append(value)
         return value
 
@@ -255,7 +350,7 @@ def test_def_makes_a_function_of_the_state() -> None:
 
 def test_def_leaves_names_alone_that_the_body_assigns() -> None:
     name, code = compile_function("fork = 5\nfork", "<cell>", "f()", {"fork": "s.fork"})
-    names: dict[str, object] = {APPEND: lambda state, value: value}
+    names: dict[str, object] = {APPEND: lambda state, value, kind="": value}
     exec(code, names)
     assert names[name](None) == 5  # type: ignore[operator]
 
@@ -275,17 +370,19 @@ def test_def_leaves_names_alone_that_the_body_assigns() -> None:
 )
 def test_def_binds_a_name_of_the_language_unless_the_function_itself_makes_it(body: str, expected: object) -> None:
     name, code = compile_function(body, "<cell>", "f()", {"gen": "words['gen']"})
-    names: dict[str, object] = {APPEND: lambda state, value: value, "words": {"gen": "the language's"}}
+    names: dict[str, object] = {APPEND: lambda state, value, kind="": value, "words": {"gen": "the language's"}}
     exec(code, names)
     assert names[name](None) == expected  # type: ignore[operator]
 
 
-def test_def_keeps_the_docstring_of_the_body() -> None:
+def test_def_appends_a_string_at_the_beginning_and_is_documented_by_it() -> None:
     name, code = compile_function('"""What it does."""\n1', "<cell>", "f()", {})
-    names: dict[str, object] = {APPEND: lambda state, value: value}
+    seen: list[object] = []
+    names: dict[str, object] = {APPEND: lambda state, value, kind="": seen.append(value) or value}
     exec(code, names)
     assert names[name].__doc__ == "What it does."
     assert names[name](None) == 1  # type: ignore[operator]
+    assert seen == ["What it does.", 1]
 
 
 @pytest.mark.parametrize("signature", ["f(s)", "f(a", "f(): pass; x", "1f()", "f() -> int: return 1\nx("])
