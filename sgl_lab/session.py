@@ -22,6 +22,7 @@ from .contracts.tree import TreeSnapshot
 from .engine.asking import Heard, encoded
 from .engine.model.fetch import Progress, unseen
 from .lang.ids import run_ids
+from .lang.keywords import all_suggest
 from .lang.state import ProgramState
 from .trace import Record, Ring
 
@@ -43,6 +44,7 @@ second busy process (a browser that draws, say) libgomp's own 300,000 decodes at
 machine it costs a sixth (46 and 38 tokens/s)."""
 
 
+@all_suggest
 class Lab:
     """A model in this process, its cache, and the log of all that happens to it.
 

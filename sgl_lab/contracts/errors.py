@@ -26,6 +26,7 @@ __all__ = [
     "SglError",
     "Stopped",
     "UnfinishedValue",
+    "UnknownArgument",
     "UnknownVariable",
 ]
 
@@ -44,6 +45,10 @@ class SglError(Exception):
 
 class BadArgument(SglError, ValueError):
     """An argument of the language, the engine or a magic is not legal."""
+
+
+class UnknownArgument(BadArgument, TypeError):
+    """A keyword argument that the function does not have."""
 
 
 class ProgramError(SglError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..contracts.errors import BadArgument
+from ..contracts.near import did_you_mean
 
 SCHEDULES = ("lpm", "fcfs", "dfs-weight", "random")
 EVICTIONS = ("lru", "lfu", "fifo")
@@ -45,8 +46,9 @@ class EngineConfig:
             check(type(value) is int and value >= 1, name, "a whole number, 1 or more")
         check(type(self.draft_tokens) is int and self.draft_tokens >= 0, "draft_tokens", "a whole number, 0 or more")
         check(self.step_tokens > self.max_rows, "step_tokens", f"more than max_rows ({self.max_rows}), or prompts would never be computed")
-        check(self.schedule in SCHEDULES, "schedule", " or ".join(SCHEDULES))
-        check(self.evict in EVICTIONS, "evict", " or ".join(EVICTIONS))
+        for name, known in (("schedule", SCHEDULES), ("evict", EVICTIONS)):
+            if (word := getattr(self, name)) not in known:
+                raise BadArgument(f"{name} must be {' or '.join(known)}, not {word!r}", hint=did_you_mean(word, known))
         check(type(self.jump_forward) is bool, "jump_forward", "True or False")
         check(type(self.seed) is int, "seed", "an integer")
 

@@ -127,7 +127,9 @@ class Intake:
     def _check_context(self, n_prompt: int, n_more: int) -> None:
         if n_prompt + n_more > self._context:
             more = f" and {n_more} more" if n_more else ""
+            over = n_prompt + n_more - self._context
+            wish = f", or lower min_tokens to {n_more - over}" if n_more > over else ""
             raise PromptTooLong(
                 f"a prompt of {n_prompt} tokens{more} does not fit the context of {self._context}",
-                hint="shorten the prompt or lower min_tokens",
+                hint=f"shorten the prompt by {over} tokens{wish}",
             )

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from ..contracts.errors import BadArgument
 from ..contracts.events import Event, RequestFinished, RequestQueued, TokensSampled
 from ..contracts.ids import Namespace, NodeId, RequestId
+from ..contracts.near import did_you_mean
 from ..contracts.params import SamplingParams
 from ..contracts.tree import TreeNode, TreeSnapshot
 from .cache.policy import POLICIES
@@ -160,7 +161,7 @@ def what_if(
     """One outcome for each policy and size, `config` giving the rest (and the size where `n_pages` is empty)."""
     for name in evict:
         if name != BELADY and name not in EVICTIONS:
-            raise BadArgument(f"there is no eviction policy {name!r}", hint=f"known: {', '.join((*EVICTIONS, BELADY))}")
+            raise BadArgument(f"there is no eviction policy {name!r}", hint=did_you_mean(name, (*EVICTIONS, BELADY)))
     outcomes = []
     for size in n_pages or (config.n_pages,):
         for name in evict:

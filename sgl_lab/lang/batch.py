@@ -17,11 +17,14 @@ from typing import Any
 
 from ..contracts.errors import BadArgument
 from .execution import Execution
+from .interrupts import INTERRUPTS
 from .loop import SLICE_S
 from .run import Run, current_run
 from .state import ProgramState
 
 AUTO_OPEN = 64
+LEAVE_S = 0.3
+"""how long a batch that is left waits for bodies that were cancelled"""
 
 Begin = Callable[[], Execution]
 """Makes the execution of one item."""
@@ -33,7 +36,8 @@ def checked_width(num_threads: object) -> int:
     if num_threads == "auto":
         return AUTO_OPEN
     if type(num_threads) is not int or num_threads < 1:
-        raise BadArgument(f"num_threads must be 1 or more, or 'auto', not {num_threads!r}")
+        hint = "did you mean 'auto'?" if isinstance(num_threads, str) else ""
+        raise BadArgument(f"num_threads must be 1 or more, or 'auto', not {num_threads!r}", hint=hint)
     return num_threads
 
 
@@ -81,49 +85,103 @@ def _has_failed(future: Future[Outcome]) -> bool:
 def run_all(
     items: Sequence[Begin], is_async: bool, n_open: int, *, progress_bar: bool, generator_style: bool, return_exceptions: bool
 ) -> Iterator[Any]:
-    """Each item's state, in order, as soon as it and those before it are done. Left early, or interrupted, it cancels what still runs."""
-    states: list[ProgramState] = []
-    leaving = threading.Event()
+    """Each item's state, in order, as soon as it and those before it are done. Left early, or interrupted, it cancels what still runs.
 
-    def noted(begin: Begin) -> Execution:
-        execution = begin()
-        states.append(execution.state)
-        if leaving.is_set():
-            execution.state.cancel()
-        return execution
-
-    bar = _Bar(len(items), is_shown=progress_bar, steps_aside=generator_style)
-    results: list[Any] = []
-    workers = _workers([partial(noted, begin) for begin in items], is_async, n_open)
+    Nothing begins before the first is asked for.
+    """
+    batch = _Batch(items, is_async, n_open, _Bar(len(items), is_shown=progress_bar, steps_aside=generator_style))
     try:
-        for future in workers.futures:
-            results.append(_result(future, workers.futures, bar))
-            if return_exceptions or not isinstance(results[-1], Exception):
-                bar.step_aside()
-                yield results[-1]
+        try:
+            for _ in items:
+                with INTERRUPTS.watched():
+                    result = batch.next(steps_aside=return_exceptions)
+                if return_exceptions or not isinstance(result, Exception):
+                    yield result
+        finally:
+            batch.end()
     finally:
-        leaving.set()
-        if len(results) == len(items):
-            workers.join()
-        else:
-            for state in list(states):
-                state.cancel()
-            # A body that sleeps must not hold up an interrupt; it ends at its next append or read.
-            workers.leave()
-        bar.close()
-    for index, result in enumerate(results):
+        batch.end()  # where an interrupt ended the first
+    for index, result in enumerate(batch.results):
         if isinstance(result, Exception) and not return_exceptions:
-            vars(result)["results"] = results
+            vars(result)["results"] = batch.results
             result.add_note(f"in item {index} of the batch")
             raise result
 
 
+class _Batch:
+    """The runs of one batch. `end` ends whatever has begun, however far that came; a second time it does nothing."""
+
+    def __init__(self, items: Sequence[Begin], is_async: bool, n_open: int, bar: _Bar) -> None:
+        self.results: list[Outcome] = []
+        self._states: list[ProgramState] = []
+        self._n_items = len(items)
+        self._leaving = threading.Event()
+        self._bar = bar
+        self._workers = _workers([partial(self._noted, begin) for begin in items], is_async, n_open)
+        self._has_ended = False
+
+    def _noted(self, begin: Begin) -> Execution:
+        execution = begin()
+        self._states.append(execution.state)
+        if self._leaving.is_set():
+            execution.state.cancel()
+        return execution
+
+    def next(self, *, steps_aside: bool) -> Outcome:
+        """Wait for the next one, in slices, drawing the bar from the waiting thread alone."""
+        if not self._workers.futures:
+            self._workers.start()
+        future = self._workers.futures[len(self.results)]
+        while not wait((future,), timeout=SLICE_S).done:
+            self._look()
+        self._look()
+        self.results.append(result := future.result())
+        if steps_aside or not isinstance(result, Exception):
+            self._bar.step_aside()
+        return result
+
+    def _look(self) -> None:
+        outer = current_run()
+        (outer.check if outer else INTERRUPTS.check)()
+        self._bar.show(self._workers.futures)
+
+    def end(self) -> None:
+        if self._has_ended:
+            return
+        with INTERRUPTS.watched():
+            self._leaving.set()
+            if len(self.results) == self._n_items:
+                self._workers.join()
+            else:
+                for state in list(self._states):
+                    state.cancel()
+                # A body that sleeps must not hold up an interrupt; it ends at its next append or read.
+                self._workers.leave()
+                wait([future for future in self._workers.futures if not future.cancelled()], timeout=LEAVE_S)
+            self._bar.close()
+            self._has_ended = True
+
+
 def begin_all(items: Sequence[Begin], is_async: bool, n_open: int) -> list[ProgramState]:
-    """The states of all items at once; the bodies run meanwhile, and each can be read, streamed and cancelled by itself."""
-    executions = [begin() for begin in items]
-    for execution in executions:
-        execution.state._run.expect_body()
-    _workers([partial(_made, execution) for execution in executions], is_async, n_open)
+    """The states of all items at once; the bodies run meanwhile, and each can be read, streamed and cancelled by itself.
+
+    If they cannot all begin, or an interrupt came meanwhile, none goes on.
+    """
+    executions: list[Execution] = []
+    workers: _Threads | _Tasks | None = None
+    try:
+        with INTERRUPTS.watched():
+            executions.extend(begin() for begin in items)
+            for execution in executions:
+                execution.state._run.expect_body()
+            workers = _workers([partial(_made, execution) for execution in executions], is_async, n_open)
+            workers.start()
+    except BaseException:
+        for execution in executions:
+            execution.state.cancel()
+        if workers is not None:
+            workers.leave()
+        raise
     return [execution.state for execution in executions]
 
 
@@ -139,10 +197,14 @@ class _Threads:
     """At most `n_open` threads, until the last item is done."""
 
     def __init__(self, items: Sequence[Begin], n_open: int) -> None:
+        self.futures: list[Future[Outcome]] = []
         around = current_run()
-        n_threads = max(1, min(n_open, len(items)))
-        self._pool = ThreadPoolExecutor(n_threads, "sgl-batch", initializer=around.adopt_thread if around else None)
-        self.futures: list[Future[Outcome]] = [self._pool.submit(contextvars.copy_context().run, self._one, begin) for begin in items]
+        self._items = items
+        self._pool = ThreadPoolExecutor(max(1, min(n_open, len(items))), "sgl-batch", initializer=around.adopt_thread if around else None)
+
+    def start(self) -> None:
+        for begin in self._items:
+            self.futures.append(self._pool.submit(contextvars.copy_context().run, self._one, begin))
         self._pool.shutdown(wait=False)
 
     def _one(self, begin: Begin) -> Outcome:
@@ -164,52 +226,49 @@ class _Tasks:
     """One thread with a loop, until the last item is done; at most `n_open` of them have begun."""
 
     def __init__(self, items: Sequence[Begin], n_open: int) -> None:
-        self.futures: list[Future[Outcome]] = [Future() for _ in items]
+        self.futures: list[Future[Outcome]] = []
+        self._items = items
         self._places = asyncio.Semaphore(n_open)
-        self._loop = asyncio.new_event_loop()
         self._leaving = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self.futures.extend(Future() for _ in self._items)
+        self._loop = asyncio.new_event_loop()
         serve = contextvars.copy_context().run
-        self._thread = threading.Thread(target=serve, args=(self._serve, items, current_run()), name="sgl-batch", daemon=True)
+        self._thread = threading.Thread(target=serve, args=(self._serve, self._loop, current_run()), name="sgl-batch", daemon=True)
         self._thread.start()
 
-    def _serve(self, items: Sequence[Begin], around: Run | None) -> None:
+    def _serve(self, loop: asyncio.AbstractEventLoop, around: Run | None) -> None:
         if around:
             around.adopt_thread()
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._all(items))
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(self._all())
 
-    async def _all(self, items: Sequence[Begin]) -> None:
+    async def _all(self) -> None:
         leaving = asyncio.create_task(self._leaving.wait())
-        done = asyncio.gather(*map(self._one, items, self.futures), return_exceptions=True)  # which are in the futures
+        done = asyncio.gather(*map(self._one, self._items, self.futures), return_exceptions=True)  # which are in the futures
         await asyncio.wait((leaving, done), return_when=asyncio.FIRST_COMPLETED)
 
     async def _one(self, begin: Begin, future: Future[Outcome]) -> None:
-        async with self._places:
-            try:
+        try:
+            async with self._places:
                 state = await begin().run_async()
                 future.set_result(state.error() or state)
-            except Exception as error:
-                future.set_result(error)
-            except BaseException as error:
-                future.set_exception(error)
-                if isinstance(error, asyncio.CancelledError):
-                    raise
+        except Exception as error:
+            future.set_result(error)
+        except BaseException as error:
+            future.set_exception(error)
+            if isinstance(error, asyncio.CancelledError):
+                raise
 
     def join(self) -> None:
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     def leave(self) -> None:
         """Cancel all tasks."""
-        with suppress(RuntimeError):  # the loop has ended by itself
-            self._loop.call_soon_threadsafe(self._leaving.set)
-
-
-def _result(future: Future[Outcome], futures: Sequence[Future[Outcome]], bar: _Bar) -> Outcome:
-    """Wait in slices, drawing the bar from the waiting thread alone."""
-    while True:
-        done, _ = wait((future,), timeout=SLICE_S)
-        if outer := current_run():
-            outer.check()
-        bar.show(futures)
-        if done:
-            return future.result()
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop has ended by itself
+                self._loop.call_soon_threadsafe(self._leaving.set)

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..contracts.errors import BackendUnsupported, BadArgument
+from ..contracts.near import did_you_mean
 from ..contracts.port import Backend, Message, Segment
+from .keywords import suggests
 
 Render = Callable[[Sequence[Message], bool], tuple[Segment, ...]]
 """messages, whether to open the assistant's next turn -> the rendering"""
@@ -66,17 +68,19 @@ _templates: dict[str, ChatTemplate] = {}
 _matchers: list[Callable[[str], str | None]] = []
 
 
+@suggests
 def register_chat_template(template: ChatTemplate) -> ChatTemplate:
     """Make `template` known under its name; later ones are asked first when a model's name is matched."""
     _templates[template.name] = template
     return template
 
 
+@suggests
 def get_chat_template(name: str) -> ChatTemplate:
     try:
         return _templates[name]
     except KeyError:
-        raise BadArgument(f"no chat template named {name!r}", hint=f"one of {', '.join(sorted(_templates))}") from None
+        raise BadArgument(f"no chat template named {name!r}", hint=did_you_mean(name, sorted(_templates))) from None
 
 
 def register_chat_template_matching_function(matcher: Callable[[str], str | None]) -> Callable[[str], str | None]:

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 from ..contracts.errors import BackendUnsupported, BadArgument, ProgramError
 from ..contracts.events import Emit, silent
 from ..contracts.port import Backend
+from .keywords import suggests
 
 backend_slot: Callable[[], Backend] | None = None
 _chosen: Backend | None = None
@@ -29,6 +30,7 @@ class _Flushable(Protocol):
     def flush(self) -> None: ...
 
 
+@suggests
 def set_default_backend(backend: Backend | None) -> None:
     """Programs run on `backend` from now on unless they name another; None goes back to the built-in one."""
     global _chosen
@@ -54,6 +56,7 @@ def emit_of(backend: Backend) -> Emit:
     return backend.emit if isinstance(backend, _Observed) else silent
 
 
+@suggests
 def flush_cache(backend: Backend | None = None) -> None:
     """Forget all cached prefixes that no request uses."""
     backend = default_backend() if backend is None else backend
@@ -62,6 +65,7 @@ def flush_cache(backend: Backend | None = None) -> None:
     backend.flush()
 
 
+@suggests
 def get_server_info(backend: Backend | None = None) -> dict[str, Any]:
     """What the backend says of itself."""
     return asdict((default_backend() if backend is None else checked(backend)).describe())

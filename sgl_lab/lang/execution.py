@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from .global_config import global_config
+from .interrupts import INTERRUPTS
 from .loop import drive
 from .state import ProgramState
 
@@ -29,9 +30,14 @@ class Execution:
         """To its end, on this thread."""
         __tracebackhide__ = True  # a notebook shows the user's frames alone
         state = self.state
-        with state.running():
-            self._execute()
-            state.wait()
+        with INTERRUPTS.watched():
+            try:
+                with state.running():
+                    self._execute()
+                    state.wait()
+            except KeyboardInterrupt:  # `running` has cancelled it: nothing of it runs on
+                state.wait()
+                raise
         return self._finished()
 
     async def run_async(self) -> ProgramState:
@@ -54,10 +60,15 @@ class Execution:
         return self._finished()
 
     def begin(self) -> ProgramState:
-        """On a thread of its own."""
-        self._run.expect_body()
-        context = contextvars.copy_context()
-        threading.Thread(target=context.run, args=(self._alone,), name="sgl-program", daemon=True).start()
+        """On a thread of its own. If that cannot begin, or an interrupt came meanwhile, nothing of it runs on."""
+        try:
+            with INTERRUPTS.watched():
+                self._run.expect_body()
+                context = contextvars.copy_context()
+                threading.Thread(target=context.run, args=(self._alone,), name="sgl-program", daemon=True).start()
+        except BaseException:
+            self.state.cancel()
+            raise
         return self.state
 
     def begin_async(self) -> ProgramState:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..contracts.errors import BackendUnsupported, BadArgument, InvalidValue, UnfinishedValue
 from ..contracts.json_schema import plainly_valid
+from ..contracts.near import did_you_mean
 from ..contracts.params import MAX_SOURCE, Constraint
 from ..contracts.patterns import python
 
@@ -243,7 +244,7 @@ def of_dtype(dtype: Any) -> Form:
     """int, float, bool (True or False) or str (in double quotes), or their names; or any type that a schema can be had of."""
     if isinstance(dtype, str):
         if dtype not in _NAMED:
-            raise BadArgument(f"dtype {dtype!r} is unknown", hint=f"{', '.join(_NAMED)} or a type")
+            raise BadArgument(f"dtype {dtype!r} is unknown", hint=did_you_mean(dtype, _NAMED))
         dtype = _NAMED[dtype]
     return _PLAIN[dtype] if isinstance(dtype, type) and dtype in _PLAIN else of_type(dtype)
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..contracts.errors import BadArgument, ProgramError
 from ..contracts.events import ForkJoined
+from ..contracts.near import did_you_mean
 from .ir import Expr
+from .keywords import all_suggest
 from .stream import Stream
 from .variable import Variable
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 Mode = Literal["gather_variable", "concate_and_append"]
 
 
+@all_suggest
 class ProgramStateGroup:
     """The states of one fork."""
 
@@ -61,7 +64,7 @@ class ProgramStateGroup:
 
     def _check(self, mode: str) -> None:
         if mode not in get_args(Mode):
-            raise BadArgument(f"no join mode {mode!r}", hint=" or ".join(get_args(Mode)))
+            raise BadArgument(f"no join mode {mode!r}", hint=did_you_mean(mode, get_args(Mode)))
         if any(state._stream.joined for state in self._states):
             raise ProgramError("these forks have been joined already")
 

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, overload
 
-from ..contracts.errors import BadArgument
+from ..contracts.errors import BadArgument, UnknownArgument
 from ..contracts.port import Backend
 from .batch import begin_all, checked_width, run_all
 from .default import checked, default_backend, emit_of
 from .execution import Execution
 from .interpreter import start
+from .interrupts import INTERRUPTS
+from .keywords import all_suggest, suggests, unknown_argument
 from .prefix import cache_prefix
 from .run import current_run
 from .sampling import ARGUMENTS, GenDefaults, given
@@ -23,6 +25,7 @@ SETTINGS = ARGUMENTS.keys() | {"backend", "stream", "use_thread", "return_text_i
 """What `run` takes beside the program's own arguments."""
 
 
+@all_suggest
 class SglFunction:
     """A program. `run` executes it once, `run_batch` once an item."""
 
@@ -47,7 +50,7 @@ class SglFunction:
         """The same program with some of its arguments given."""
         for name in arguments:
             if name not in self.arg_names:
-                raise TypeError(f"{self.func.__name__}() has no parameter {name!r}")
+                raise unknown_argument(self.func.__name__, name, self.arg_names)
         return SglFunction(self.func, self.num_api_spec_tokens, self.bind_arguments | arguments)
 
     def __call__(self, *args: Any, **kwargs: Any) -> ProgramState:
@@ -110,7 +113,8 @@ class SglFunction:
         keeps what went wrong. `settings` are those of `run`.
         """
         if unknown := settings.keys() - SETTINGS:
-            raise TypeError(f"run_batch() has no argument {sorted(unknown)[0]!r}")
+            taken = ("num_threads", "progress_bar", "generator_style", "return_exceptions")
+            raise unknown_argument("run_batch", min(unknown), (*taken, *sorted(SETTINGS)))
         n_open = checked_width(num_threads)
         calls = [self._call_of(item, index) for index, item in enumerate(batch_arguments)]
         items = [functools.partial(self._execution, args, kwargs, settings) for args, kwargs in calls]
@@ -120,7 +124,10 @@ class SglFunction:
             return begin_all(items, self.is_async, n_open)
         shown = {"progress_bar": progress_bar, "generator_style": generator_style, "return_exceptions": return_exceptions}
         results = run_all(items, self.is_async, n_open, **shown)
-        return results if generator_style else list(results)
+        if generator_style:
+            return results
+        with INTERRUPTS.watched():
+            return list(results)
 
     def _call_of(self, item: Any, index: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if not isinstance(item, Mapping | tuple):
@@ -128,11 +135,18 @@ class SglFunction:
         args, kwargs = ((), dict(item)) if isinstance(item, Mapping) else (item, {})
         try:
             self._bind(args, kwargs)
+        except UnknownArgument as error:
+            raise UnknownArgument(f"item {index} of the batch: {error.message}", hint=error.hint) from None
         except TypeError as error:
             raise TypeError(f"item {index} of the batch: {error}") from None
         return args, kwargs
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments:
+        parameters = self._signature.parameters.values()
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            for name in kwargs:
+                if name not in self.arg_names:
+                    raise unknown_argument(self.func.__name__, name, (*self.arg_names, *sorted(SETTINGS)))
         try:
             return self._signature.bind(None, *args, **self.bind_arguments | kwargs)
         except TypeError as error:
@@ -172,6 +186,7 @@ def _state_for(label: str, settings: Mapping[str, Any], num_api_spec_tokens: int
 def function(func: Callable[..., Any], num_api_spec_tokens: int | None = None) -> SglFunction: ...
 @overload
 def function(func: None = None, num_api_spec_tokens: int | None = None) -> Callable[[Callable[..., Any]], SglFunction]: ...
+@suggests
 def function(
     func: Callable[..., Any] | None = None, num_api_spec_tokens: int | None = None
 ) -> SglFunction | Callable[[Callable[..., Any]], SglFunction]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ..contracts.errors import BadArgument
+from ..contracts.near import did_you_mean
 from .ir import Concat, Expr, Gen
 
 
@@ -69,7 +70,7 @@ def separated(expr: Expr, model_type: str | None) -> Expr:
     """`expr` whose gens tell reasoning from answer."""
     reasoning = MODEL_TYPES.get(model_type.lower()) if isinstance(model_type, str) else None
     if reasoning is None:
-        raise BadArgument(f"model_type {model_type!r} is unknown", hint=f"one of {', '.join(MODEL_TYPES)}")
+        raise BadArgument(f"model_type {model_type!r} is unknown", hint=did_you_mean(model_type, MODEL_TYPES))
     found = _with(expr, reasoning)
     if found == expr:
         raise BadArgument("separate_reasoning needs a gen", hint="write separate_reasoning(gen(...), model_type=...)")

@@ -22,6 +22,7 @@ from ..contracts.ids import RunId
 from ..contracts.params import SamplingParams
 from ..contracts.port import Backend
 from .chat_template import chat_of
+from .interrupts import INTERRUPTS
 from .loop import SLICE_S, Loop, running_loop
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def current_run() -> Run | None:
 
 
 def do_nothing() -> None:
-    """Nobody interrupts."""
+    """There is nothing to end."""
 
 
 class Run:
@@ -47,7 +48,7 @@ class Run:
 
     def __init__(self, backend: Backend, emit: Emit, run_id: RunId, defaults: SamplingParams, eager: bool = False) -> None:
         self.backend = backend
-        self.check: Callable[[], None] = do_nothing
+        self.check: Callable[[], None] = INTERRUPTS.check
         """asked between slices of waiting, with no lock held: raises where whoever drives the run wants it interrupted"""
         self.id = run_id
         self.defaults = defaults
@@ -94,6 +95,11 @@ class Run:
             _log.exception("a listener of events failed and is not told of any more")
 
     # ------------------------------------------------------------ the body
+
+    def body_will_not_come(self) -> None:
+        """The body that was expected will not execute: readers wait for it no longer."""
+        self._has_body, self.body_ended = False, True
+        self.notify()
 
     def expect_body(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """A body will execute soon, elsewhere or, if `loop` is given, as a task of that one: until it has ended, readers wait for it."""

@@ -16,6 +16,7 @@ from ..contracts.errors import BadArgument, EngineStopped, ProgramError, SglErro
 from .form import read_as
 from .group import ProgramStateGroup
 from .ir import Appended, Concat, Expr, RoleBegin, RoleEnd, as_expr
+from .keywords import all_suggest
 from .run import current_run
 from .stream import Stream
 from .tail import Tail
@@ -28,6 +29,7 @@ PATIENCE_S = 5.0
 """with programs inside a stopped one whose bodies neither append nor read"""
 
 
+@all_suggest
 class ProgramState:
     """One stream of a running program."""
 

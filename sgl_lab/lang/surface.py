@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from ..contracts.errors import BadArgument
+from ..contracts.near import did_you_mean
 from .chat_template import ChatTemplate, get_chat_template, register_chat_template
 from .choices import (
     ChoicesSamplingMethod,
@@ -19,6 +20,7 @@ from .form import of_dtype, of_grammar, of_regex, of_schema
 from .global_config import global_config
 from .interpreter import ProgramState, ProgramStateGroup, start
 from .ir import Concat, Expr, Gen, RoleBegin, RoleEnd, Select, as_expr
+from .keywords import suggests
 from .program import SglFunction, function
 from .reasoning import separated
 from .sampling import GenDefaults, given
@@ -85,6 +87,7 @@ SURFACE = (
 """What the body of a cell can say without importing anything."""
 
 
+@suggests
 def gen(
     name: str | None = None,
     max_tokens: int | None = None,
@@ -186,6 +189,7 @@ def gen_string(name: str | None = None, max_tokens: int | None = None, n: int | 
     return gen(name, max_tokens, n=n, dtype=str, **arguments)
 
 
+@suggests
 def separate_reasoning(expr: Expr | None = None, model_type: str | None = None) -> Expr:
     """`expr` whose gens think aloud first: `name` holds the answer, which is all that the model sees next, and
     `name_reasoning_content` the reasoning. `model_type` says how the model marks it: deepseek-r1, qwen3, ...
@@ -193,6 +197,7 @@ def separate_reasoning(expr: Expr | None = None, model_type: str | None = None) 
     return separated(Concat(()) if expr is None else expr, model_type)
 
 
+@suggests
 def select(
     name: str | None = None,
     choices: Sequence[str] | None = None,
@@ -206,8 +211,8 @@ def select(
     if not isinstance(temperature, int | float) or not temperature <= 1e-5:
         raise BadArgument(f"a select takes the likeliest choice: temperature must be 0, not {temperature!r}")
     if not isinstance(choices_method, ChoicesSamplingMethod):
-        known = "token_length_normalized, greedy_token_selection or unconditional_likelihood_normalized, as sgl has them"
-        raise BadArgument(f"choices_method cannot be {choices_method!r:.80}", hint=known)
+        known = [f"sgl.{name}" for name in SURFACE if isinstance(globals()[name], ChoicesSamplingMethod)]
+        raise BadArgument(f"choices_method cannot be {choices_method!r:.80}", hint=did_you_mean(f"sgl.{choices_method}", known))
     return Select(_checked(name), options, choices_method)
 
 
@@ -217,16 +222,19 @@ def _checked(name: object) -> str | None:
     return name
 
 
+@suggests
 def system(expr: Expr | str | None = None) -> Expr:
     """A system turn; inside `with`, use the state's own `s.system()`."""
     return _turn("system", expr)
 
 
+@suggests
 def user(expr: Expr | str | None = None) -> Expr:
     """A user turn; inside `with`, use the state's own `s.user()`."""
     return _turn("user", expr)
 
 
+@suggests
 def assistant(expr: Expr | str | None = None) -> Expr:
     """An assistant turn; inside `with`, use the state's own `s.assistant()`."""
     return _turn("assistant", expr)

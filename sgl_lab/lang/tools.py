@@ -19,6 +19,7 @@ from ..contracts.errors import BadArgument, ProgramError
 from ..contracts.params import Constraint
 from .form import Form, fitted
 from .ir import Place
+from .keywords import suggests
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,7 @@ def _of_tools(functions: tuple[Any, ...]) -> Form:
     return Form(Constraint("json_schema", json.dumps(fitted({"anyOf": calls} | shared))), meaning)
 
 
+@suggests
 def describe_tools(functions: Sequence[Any]) -> str:
     """The tools for a prompt: a line of JSON for each, and how a call is written."""
     lines = [

@@ -18,6 +18,7 @@ import symtable
 from collections import ChainMap
 from collections.abc import Collection, Iterator, Mapping, Set
 from dataclasses import dataclass
+from importlib import import_module
 from inspect import CO_COROUTINE
 from types import CodeType, FunctionType
 from typing import Any
@@ -25,12 +26,12 @@ from typing import Any
 from .options import OptionError
 
 APPEND = "__sgl_append__"
-"""(state, value), and what it is called with where the value is text or the last: TEXT or LAST"""
+"""(state, value), and a third where the value is written as text, is what the last expression gives, or was read from something"""
 STATE = "__sgl_state__"
 HERE = "__sgl_here__"
 """the state of the program that runs where a function of the body is called; all three must be among the names that a body
 runs with, but that a function of --def binds its state itself"""
-TEXT, LAST = "text", "last"
+TEXT, LAST, READ = "text", "last", "read"
 _NAMES = "__sgl_names__"
 _CELL = "<module>"
 """what tracebacks call the code of a cell"""
@@ -52,7 +53,7 @@ class _Appends(ast.NodeTransformer):
         if isinstance(node.value, ast.Yield | ast.YieldFrom):
             return node
         self._n_speaking += is_text(node.value) or not self._words.isdisjoint(names_read(node.value))
-        return ast.copy_location(ast.Expr(_append(self._state, node.value, TEXT if is_text(node.value) else "")), node)
+        return ast.copy_location(ast.Expr(_append(self._state, node.value, _kind(node.value))), node)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         return self._function(node)
@@ -91,9 +92,16 @@ def is_text(node: ast.expr) -> bool:
             return is_text(node.body) or is_text(node.orelse)
         case ast.BoolOp():
             return any(map(is_text, node.values))
-        case ast.Call(func=ast.Attribute()):
-            return is_text(node.func.value)
+        case ast.Call(func=ast.Attribute(value=value)):
+            return is_text(value)
     return False
+
+
+def _kind(node: ast.expr) -> str:
+    if is_text(node):
+        return TEXT
+    is_read = isinstance(node, ast.Subscript | ast.Await) or (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute))
+    return READ if is_read else ""
 
 
 def _append(state: ast.expr, value: ast.expr, kind: str) -> ast.Call:
@@ -213,7 +221,8 @@ class _Inward(ast.NodeTransformer):
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.stmt:
         if all(each.name != "*" for each in node.names):
             return node
-        call = ast.Call(ast.Attribute(ast.Name(_NAMES, ast.Load()), "import_all", ast.Load()), [ast.Constant(ast.unparse(node))], [])
+        import_all = ast.Attribute(ast.Name(_NAMES, ast.Load()), "import_all", ast.Load())
+        call = ast.Call(import_all, [ast.Constant("." * node.level + (node.module or ""))], [])
         return ast.fix_missing_locations(ast.copy_location(ast.Expr(call), node))
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.stmt:
@@ -233,8 +242,10 @@ class _Names:
         self._names, self._leaving = names, leaving
         self.before: Mapping[str, Any] = ChainMap(names, vars(builtins))
 
-    def import_all(self, statement: str) -> None:
-        exec(statement, self._names)  # noqa: S102  the user's own import
+    def import_all(self, name: str) -> None:
+        module = import_module(name)
+        public = getattr(module, "__all__", None) or [each for each in vars(module) if not each.startswith("_")]
+        self._names.update({each: getattr(module, each) for each in public})
 
     def leave(self, local: Mapping[str, Any]) -> None:
         """Names of the language that the cell has made its own are the notebook's too when it is over."""

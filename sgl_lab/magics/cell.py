@@ -177,7 +177,7 @@ def run_cell(shell: Any, desk: Desk, line: str, body: str) -> Any:
     number = len(shell.history_manager.input_hist_parsed) - 1  # what `execution_count` says while a cell runs depends on the version
     cell = Cell(shell, options, code, head, source, f"In[{number}]")
     _tell_unsaid(shell, source, code)
-    with desk.interrupts.watched(filename):
+    with desk.interrupts.watched(whatever_handler=True):
         if options.interact:
             return _interact(desk, cell)
         result = cell.in_background(desk) if options.bg else _run(desk, cell)
@@ -239,7 +239,7 @@ def _unsaid(value: Any, kind: str) -> str:
     """What looks as if it were meant for the model; empty for anything else."""
     if isinstance(value, list | tuple) and any(isinstance(each, Expr) for each in value):
         return f"a {type(value).__name__} of expressions"
-    if kind == bodies.LAST:
+    if kind in (bodies.LAST, bodies.READ):
         return ""
     if isinstance(value, str | bytes):
         return "a string" if isinstance(value, str) else "a byte string"

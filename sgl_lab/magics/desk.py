@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..contracts.errors import Stopped
-from .interrupts import Interrupts
+from ..lang.interrupts import INTERRUPTS
 from .jobs import Jobs
 from .options import OptionError, nearest
 from .printing import say
@@ -36,7 +36,7 @@ class Desk:
         self.settings = settings or Settings()
         self.last: Record | None = None
         """the run that was seen last"""
-        self.interrupts = Interrupts()
+        self.interrupts = INTERRUPTS
         self.jobs = Jobs()
         self.dashboard: Dashboard | None = None
         self._interacts: list[Interact] = []

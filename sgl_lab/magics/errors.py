@@ -9,20 +9,15 @@ from __future__ import annotations
 import linecache
 import re
 import sys
-import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from ..contracts.errors import ModelError, Stopped
 from ..contracts.legible import legible
+from ..lang.interrupts import INTERRUPTS, is_below_us, is_ours
 from .options import OptionError
-
-PACKAGE = str(Path(__file__).resolve().parent.parent)
-LIBRARIES = ("<frozen ", *{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
-
 
 _COLOUR = re.compile(r"(\x1b\[[\d;]{0,20}m)")
 
@@ -32,14 +27,6 @@ class CellSyntaxError(Exception):
 
 
 CellSyntaxError.__name__ = CellSyntaxError.__qualname__ = "SyntaxError"
-
-
-def is_ours(filename: str) -> bool:
-    return filename.startswith(PACKAGE)
-
-
-def _is_below_us(filename: str) -> bool:
-    return is_ours(filename) or filename.startswith(LIBRARIES)
 
 
 def user_frames(tb: TracebackType | None) -> TracebackType | None:
@@ -55,9 +42,9 @@ def user_frames(tb: TracebackType | None) -> TracebackType | None:
     ours = [is_ours(name) for name in names]
     if all(ours):
         return None
-    start = next((n for n, name in enumerate(names) if not _is_below_us(name)), ours.index(False))
+    start = next((n for n, name in enumerate(names) if not is_below_us(name)), ours.index(False))
     end = ours.index(True, start) if True in ours[start:] else len(frames)
-    theirs = frames[start:end] + [frame for frame in frames[end:] if not _is_below_us(frame.tb_frame.f_code.co_filename)]
+    theirs = frames[start:end] + [frame for frame in frames[end:] if not is_below_us(frame.tb_frame.f_code.co_filename)]
     trimmed: TracebackType | None = None
     for frame in reversed(theirs):
         trimmed = TracebackType(trimmed, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
@@ -139,6 +126,8 @@ def readable(shell: Any, magic: str) -> Iterator[None]:
     except OptionError as error:
         raise UsageError(f"{magic}: {error}") from None
     except KeyboardInterrupt:
+        if INTERRUPTS.is_watching:  # a magic in the body of another: that one says it
+            raise
         stopped = Stopped("what had been generated is kept")
         render_with(stopped, [f"Stopped: {stopped}"])
         raise stopped from None

@@ -18,7 +18,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..contracts.errors import Stopped
+from ..contracts.errors import ProgramError, Stopped
 from ..contracts.legible import clipped, legible
 from ..viz.draw import html
 from ..viz.draw.numbers import counted
@@ -44,6 +44,10 @@ MAX_VALUE = 4_000
 
 Work = Callable[["Job"], Any]
 """Runs the body: calls `begun` when the program has a state, `check` wherever it can be stopped, and returns the value."""
+
+
+def _how_it_ended(error: BaseException) -> str:
+    return "awaited what was cancelled" if isinstance(error, asyncio.CancelledError) else f"ended with {type(error).__name__}"
 
 
 class Job:
@@ -196,6 +200,9 @@ class Job:
                 status, self.error = "error", RuntimeError(f"the body asked to exit ({error.code})")
             except Exception as error:
                 status, self.error, self._trace = "error", error, user_frames(error.__traceback__)
+            except BaseException as error:  # what belongs to a loop or a generator would mean something else to who asks for the result
+                self._trace = user_frames(error.__traceback__)
+                status, self.error = "error", ProgramError(f"the body {_how_it_ended(error)}")
         try:
             self._end(status)
             self._on_end(self)

@@ -25,7 +25,7 @@ def run_line(shell: Any, desk: Desk, line: str) -> Any:
     if command is None:
         raise nearest(name, COMMANDS, "command")
     read = command.read(name, rest)
-    with desk.interrupts.watched(""):
+    with desk.interrupts.watched(whatever_handler=True):
         result = command.action(shell, desk, read)
     return result if bare == line.rstrip() else None
 

@@ -175,8 +175,8 @@ def cell_help() -> str:
             *rows,
             f"  {'NAME <<':<28}keep the last expression's value under NAME instead of showing it",
             "",
-            "The body is Python. The state is `s`; a bare expression such as user(...) or gen(...) is appended to it.",
-            "Notebook variables can be read; results leave through -o, NAME << and the last expression (`;` silences it).",
+            "The body is Python. The state is `s`; what stands alone on a line is appended to it: user(...), gen(...), \"text\", f\"text\".",
+            "Names that it assigns are the notebook's, but for `s` and variables of loops. The last expression is the value (`;` silences it).",
         ]
     )
 

@@ -200,7 +200,8 @@ def test_a_silenced_last_expression_is_a_statement_like_others() -> None:
 def test_a_function_appends_to_its_own_s_or_to_the_program_that_calls_it() -> None:
     said: list[tuple[object, ...]] = []
     words = {"s": "cell", APPEND: lambda state, value, kind="": said.append((state, value)), STATE: "cell", HERE: lambda: "caller"}
-    body = "def own(s):\n    f'a'\ndef other():\n    f'b'\nclass C:\n    def own(self, *, s):\n        1\nx = own('its'), other(), C().own(s='at')"
+    body = "def own(s):\n    f'a'\ndef other():\n    f'b'\nclass C:\n    def own(self, *, s):\n        1\n"
+    body += "x = own('its'), other(), C().own(s='at')"
     compile_cell(body, "<cell>").run({}, words)
     assert said == [("its", "a"), ("caller", "b"), ("at", 1)]
 

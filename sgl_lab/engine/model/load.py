@@ -12,6 +12,7 @@ import torch
 
 from ...contracts.errors import ModelError, ModelMissing, OutOfMemory
 from ...contracts.ids import Namespace
+from ...contracts.near import did_you_mean
 from ..kernels.gpu import tuning
 from .fetch import Progress, unseen
 from .gguf_file import GgufFile
@@ -65,7 +66,7 @@ def load_model(
     """
     place = find_place(device).device
     if dtype is not None and dtype not in _DTYPES | KINDS:
-        raise ModelError(f"dtype {dtype!r} is not supported", hint="supported: " + ", ".join(_DTYPES | KINDS))
+        raise ModelError(f"dtype {dtype!r} is not supported", hint=did_you_mean(dtype, _DTYPES | KINDS))
     folder = _folder(path, name, cache_dir, progress)
     spec = spec_from_config(read_json(folder / "config.json"), str(folder / "config.json"))
     checkpoint = Checkpoint(folder)

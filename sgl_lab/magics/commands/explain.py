@@ -35,7 +35,8 @@ def explained(desk: Desk, record: Record, against: Record | None = None) -> tupl
     others = lab.events() if lab is not None else ()
     earlier = [kept for kept in lab.records if kept.snapshot.seq < record.snapshot.seq] if lab is not None else []
     vocab = ChainMap(record.vocab, *([against.vocab] if against else []), *(kept.vocab for kept in reversed(earlier)))
-    return why(record, earlier, against=against, others=others), lambda token: vocab.get(token) or f"<{token}>"
+    spell = lab.spell if lab is not None else lambda token: f"<{token}>"
+    return why(record, earlier, against=against, others=others), lambda token: vocab.get(token) or spell(token)
 
 
 def _diff(shell: Any, desk: Desk, words: Words) -> None:

@@ -37,9 +37,11 @@ def _tokens(shell: Any, desk: Desk, words: Words) -> None:
         raise OptionError(f"{record.title} asked the model nothing")
     if not chosen:
         raise nearest(str(name), _names(found), f"gen, select or fork of {record.title}")
-    plain = "\n\n".join(draw_asked.text(one, record.spell) for one in chosen)
+    lab = desk.lab_of(record)
+    spell = record.spell if lab is None else lab.spell
+    plain = "\n\n".join(draw_asked.text(one, spell) for one in chosen)
     counts = {"prompt_tokens": sum(len(one.prompt) for one in chosen), "completion_tokens": sum(len(one.samples) for one in chosen)}
-    show(shell, words, joined([draw_asked.html(one, record.spell) for one in chosen]), plain, counts)
+    show(shell, words, joined([draw_asked.html(one, spell) for one in chosen]), plain, counts)
 
 
 def _run_and_name(desk: Desk, words: Words) -> tuple[Record, str | None]:
