@@ -175,8 +175,8 @@ def cell_help() -> str:
             *rows,
             f"  {'NAME <<':<28}keep the last expression's value under NAME instead of showing it",
             "",
-            "The body is Python. The state is `s`; what stands alone on a line is appended to it: user(...), gen(...), \"text\", f\"text\".",
-            "Names that it assigns are the notebook's, but for `s` and variables of loops. The last expression is the value (`;` silences it).",
+            "The body is Python. The state is `s`; user(...), gen(...), a string or an f-string alone on a line is appended to it.",
+            "Names that it assigns are the notebook's, but for `s` and variables of loops. The last expression is its value.",
         ]
     )
 
