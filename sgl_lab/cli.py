@@ -12,37 +12,21 @@ import runpy
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from . import doctor
+from . import doctor, notebook
 from .contracts.errors import BadArgument, SglError
 from .engine.kernels.native import build
 from .engine.model import store
 from .engine.model.fetch import Progress
+from .trace.files import check_ours, write_whole
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 FIRST_NOTEBOOK = Path("notebooks/01_first_cell.ipynb")
-CELL_TIMEOUT_S = 1800
-
-PAGE = """
-{%- extends "lab/index.html.j2" -%}
-{%- block html_head -%}
-<meta http-equiv="Content-Security-Policy"
-      content="default-src 'none'; img-src data:; font-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline' blob:">
-{{ super() }}
-{%- endblock -%}
-{%- block html_head_js -%}{%- endblock -%}
-{%- block html_head_js_mathjax -%}{%- endblock -%}
-{%- block html_head_js_mermaidjs -%}{%- endblock -%}
-"""
-"""nbconvert's page without what it would load from elsewhere; the policy keeps it so."""
-
-
-class NotebookFailed(SglError):
-    """A cell of a notebook raised, or its kernel died."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,6 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(options.command(options))
     except SglError as error:
         print(f"sgl-lab: {error}", file=sys.stderr)
+        if isinstance(error, notebook.NotebookStopped):
+            if error.is_stuck:
+                os._exit(error.exit_code)
+            return error.exit_code
         return 2 if isinstance(error, BadArgument) else 1
     except KeyboardInterrupt:
         print("sgl-lab: stopped", file=sys.stderr)
@@ -81,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run a notebook (its outputs are saved in it) or a script (with what follows in sys.argv)")
     run.add_argument("file", type=Path, metavar="FILE.ipynb|FILE.py")
     run.add_argument("-o", "--output", type=Path, help="write the executed notebook here instead of in place")
+    for command in (tour, run):
+        command.add_argument("--force", action="store_true", help="write over an output file that sgl-lab did not write")
     run.set_defaults(command=_run)
 
     examine = commands.add_parser("doctor", help="look at this machine and say what is missing")
@@ -110,17 +100,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _tour(options: argparse.Namespace) -> int:
-    notebook = _read(options.notebook)
+    book = notebook.read(options.notebook)
+    if not options.force:
+        check_ours(options.output, notebook.MARK)
     with _Bar() as show:
         store.resolve(store.SMOLLM2.name, progress=show)
-    n_cells = len(notebook.cells)
-    failure = _execute(notebook, options.notebook, closing=("%sgl tree --text", "%sgl status"))
-    closing = notebook.cells[n_cells:]
-    del notebook.cells[n_cells:]
-    _write(options.output, _as_html(notebook, options.notebook.stem))
+    n_cells = len(book.cells)
+    failure = notebook.execute(book, options.notebook, closing=("%sgl tree --text", "%sgl status"))
+    closing = book.cells[n_cells:]
+    del book.cells[n_cells:]
+    _write(options.output, notebook.as_html(book, options.notebook.stem))
     if failure is None:
-        print("\n\n".join(_text(cell) for cell in closing))
-    print(f"\nwrote {options.output}")
+        print("\n\n".join(notebook.text_of(cell) for cell in closing))
+    _say_written(options.output)
     if failure is not None:
         raise failure
     return 0
@@ -129,14 +121,23 @@ def _tour(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     if options.file.suffix == ".py":
         return _run_script(options.file, options.script_args)
-    notebook = _read(options.file)
-    failure = _execute(notebook, options.file)
+    book = notebook.read(options.file)
     output = options.output or options.file
-    _write(output, _nbformat().writes(notebook))
+    if not (output.exists() and output.samefile(options.file)):
+        if not options.force:
+            notebook.check_output(output)
+        book.metadata["sgl_lab"] = {"ran": notebook.sources_of(book.cells)}
+    failure = notebook.execute(book, options.file)
+    _write(output, notebook.written(book))
     if failure is not None:
         raise failure
-    print(f"wrote {output}")
+    _say_written(output)
     return 0
+
+
+def _say_written(path: Path) -> None:
+    """On stderr where the file itself may have gone to stdout."""
+    print(f"wrote {path}", file=sys.stdout if path.is_file() else sys.stderr)
 
 
 def _run_script(path: Path, args: list[str]) -> int:
@@ -155,86 +156,10 @@ def _run_script(path: Path, args: list[str]) -> int:
     return 0
 
 
-def _read(path: Path) -> Any:
-    if path.suffix != ".ipynb":
-        raise BadArgument(f"{path} is neither a notebook (.ipynb) nor a script (.py)")
-    try:
-        return _nbformat().read(path, as_version=4)
-    except OSError as error:
-        raise BadArgument(f"no notebook at {path}: {error.strerror}", hint="run this in the project's folder, or name a notebook") from None
-    except Exception as error:  # a file that is no JSON, or no notebook: the reader has a type for each
-        raise BadArgument(f"{path} cannot be read as a notebook: {error}") from None
-
-
-def _execute(notebook: Any, path: Path, closing: Sequence[str] = ()) -> NotebookFailed | None:
-    """Run all cells, and after them `closing` as cells of their own at the end; what went wrong, if anything did.
-
-    The outputs are in the notebook in either case.
-    """
-    import nbclient
-    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-
-    notebook.metadata.pop("widgets", None)
-    notebook.cells += [_nbformat().v4.new_code_cell(source) for source in closing]
-    n_code = sum(cell.cell_type == "code" for cell in notebook.cells)
-    at = 0
-
-    def started(cell: Any, cell_index: int) -> None:
-        nonlocal at
-        if cell.cell_type != "code":
-            return
-        at += 1
-        print(f"\r{path}: cell {at} of {n_code} ", end="", file=sys.stderr, flush=True)
-
-    client = nbclient.NotebookClient(
-        notebook,
-        timeout=CELL_TIMEOUT_S,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(path.parent.resolve())}},
-        store_widget_state=False,
-        record_timing=False,
-        coalesce_streams=True,
-        extra_arguments=["--log-level=ERROR"],
-        on_cell_start=started,
-    )
-    try:
-        client.execute()
-    except CellExecutionError as error:
-        return NotebookFailed(f"{path}, cell {at}: {error.ename}: {error.evalue}")
-    except CellTimeoutError:
-        return NotebookFailed(f"{path}, cell {at} ran for more than {CELL_TIMEOUT_S} s")
-    except DeadKernelError:
-        return NotebookFailed(f"{path}, cell {at}: the kernel died", hint="sgl-lab doctor looks at this machine")
-    finally:
-        print(file=sys.stderr)
-    return None
-
-
-def _nbformat() -> Any:
-    import nbformat
-
-    return nbformat  # untyped
-
-
-def _as_html(notebook: Any, title: str) -> str:
-    """One file that loads nothing from anywhere."""
-    from nbconvert import HTMLExporter
-
-    exporter: Any = HTMLExporter  # untyped
-    page, _ = exporter(raw_template=PAGE, embed_images=True).from_notebook_node(notebook, {"metadata": {"name": title}})
-    return str(page)
-
-
-def _text(cell: Any) -> str:
-    """The plain-text twin of what a cell showed."""
-    return "".join(output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.outputs).rstrip()
-
-
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    with suppress(FileExistsError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, lambda file: file.write(text))
 
 
 # ---------------------------------------------------------------- machine and models

@@ -172,7 +172,7 @@ def run_cell(shell: Any, desk: Desk, line: str, body: str) -> Any:
     except SyntaxError as error:
         raise as_cell_syntax_error(shell, error) from None
     options = desk.settings.over(options)
-    if options.save is not None:
+    if options.save is not None and not options.force:
         check_ours(Path(options.save).expanduser(), MARK)
     number = len(shell.history_manager.input_hist_parsed) - 1  # what `execution_count` says while a cell runs depends on the version
     cell = Cell(shell, options, code, head, source, f"In[{number}]")

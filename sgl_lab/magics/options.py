@@ -65,6 +65,7 @@ class CellOptions:
     bg: bool = False
     interact: tuple[Control, ...] = ()
     save: str | None = None
+    force: bool = False
     define: str | None = None
     """the signature after --def, such as `tip(topic, k=3)`"""
 
@@ -95,6 +96,8 @@ def _switch(text: str) -> bool:
 def _name(text: str) -> str:
     if not text.isidentifier() or keyword.iskeyword(text):
         raise ValueError("a name, as variables have")
+    if text in ("In", "Out", "get_ipython") or re.fullmatch(r"__\w*__", text):
+        raise ValueError("a name that neither Python nor IPython uses itself")
     return text
 
 
@@ -146,13 +149,15 @@ CELL_OPTIONS = (
     Option(("--temperature",), "temperature", _number(float, 0), "T", "sampling temperature, 0 is greedy", default="1.0"),
     Option(("--max-tokens",), "max_tokens", _number(int, 1), "N", "most tokens of one gen that says nothing itself", default="128"),
     Option(("--seed",), "seed", _number(int, 0), "N", "makes sampling repeatable", default="none"),
-    Option(("--deterministic",), "deterministic", _switch, "", "the same to the bit, whatever is cached or runs beside it", default="no"),
+    Option(("--deterministic",), "deterministic", _switch, "", "the same to the bit on one kind of machine, whatever is cached or runs beside it", default="no"),
     Option(("--view",), "view", _views, "VIEWS", "what is shown, or none", (*VIEWS, "none"), default=",".join(VIEWS)),
     Option(("--bg",), "bg", _switch, "", "run in the background; the value is a job: status, result(), cancel(), await"),
     Option(("--interact",), "interact", str, "x=1..5", "sliders (a..b, a..b:step) and lists ([...]) that run the cell again when moved"),
     Option(("--save",), "save", str, "FILE", "write the recorded run to FILE, for `%sgl replay`"),
+    Option(("--force",), "force", _switch, "", "let --save write over a file that is not sgl_lab's"),
     Option(("--def",), "define", str, "NAME(args)", "make the body a function instead of running it"),
 )
+_OUT = CELL_OPTIONS[0]
 SETTINGS = {option.field: option for option in CELL_OPTIONS if option.default}
 """Options that can be set for all cells, by the names they have there."""
 
@@ -266,10 +271,14 @@ def parse_cell(line: str) -> CellOptions:
     line, define = _take_signature(line)
     line, controls = _take_controls(line)
     given: dict[str, object] = {"define": define} if define else {}
+    if define:
+        _OUT.read(define.partition("(")[0], "--def")
+    for control in controls:
+        _OUT.read(control.name, "--interact")
     if controls:
         given["interact"] = controls
     if found := _CAPTURE.match(line):
-        given["capture"] = found.group(1)
+        given["capture"] = _OUT.read(found.group(1), "NAME <<")
         line = line[found.end() :]
     by_flag = {flag: option for option in CELL_OPTIONS for flag in option.flags}
     try:
@@ -298,6 +307,8 @@ def parse_cell(line: str) -> CellOptions:
         raise OptionError(f"{others[0]} belongs to the run, --def only defines", hint=f"run it with {name}.run(...) or in a %%sgl cell")
     if define and "capture" in given:
         raise OptionError("there is no value to capture, --def only defines", hint="leave `<<` out")
+    if "force" in given and "save" not in given:
+        raise OptionError("--force belongs to --save", hint="write --save FILE --force")
     if controls and "bg" in given:
         raise OptionError("--interact runs in the background by itself", hint="leave --bg out")
     if moved := [control.name for control in controls if control.name in given]:

@@ -142,7 +142,7 @@ def project_section(folder: Path) -> tuple[Path | None, Mapping[str, object]]:
     if b"sgl_lab" not in raw:
         return path, {}
     try:
-        tool = tomllib.loads(raw.decode()).get("tool", {})
+        tool = tomllib.loads(raw.decode("utf-8-sig")).get("tool", {})
     except (ValueError, RecursionError) as error:
         raise OptionError(f"{path} is not TOML: {error}", hint=f"mend it, or take {SECTION} out") from None
     section = tool.get("sgl_lab", {}) if isinstance(tool, dict) else {}

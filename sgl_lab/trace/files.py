@@ -1,8 +1,15 @@
-"""Writing a file whole or not at all, and never over one that is somebody else's."""
+"""Writing a file whole or not at all, and never over one that is not ours.
+
+A link stays a link: what it leads to is written. A file that is replaced keeps its mode, its owner and its other names. A device or
+a pipe gets the text as it is. A read-only file is refused.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
+import stat
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -12,35 +19,97 @@ from ..contracts.errors import BadArgument, SglError
 
 HEAD = 4096
 """bytes at a file's beginning in which its mark stands, if it is ours"""
+_HINT = "choose another place"
 
 
 def write_whole(path: Path, write: Callable[[IO[str]], object]) -> None:
-    """Let `write` fill a file that takes the place of `path` when it is complete; SglError if that fails, and `path` is as before."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Let `write` fill what becomes the content of `path`. SglError if that fails, and a file is then as it was before."""
     try:
-        with part.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            write(file)
-        part.replace(path)
+        found = _stat(path)
+        whole = Path(os.path.realpath(path))
+        if found is not None and stat.S_ISBLK(found.st_mode):
+            raise PermissionError(0, "it is a disk")
+        if found is not None and not (stat.S_ISREG(found.st_mode) and whole.exists() and whole.samefile(path)):
+            with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
+                write(file)
+            return
+        if found is not None and not os.access(path, os.W_OK):
+            raise PermissionError(0, "the file is read-only")
+        _replace(whole, found, write)
     except (OSError, ValueError) as error:
-        raise SglError(f"cannot write {path}: {_reason(error)}", hint="choose another place") from None
+        raise SglError(f"cannot write {path}: {_reason(error)}", hint=_HINT) from None
+
+
+def _replace(path: Path, found: os.stat_result | None, write: Callable[[IO[str]], object]) -> None:
+    """Write a file beside `path`, which is no link, and put it in its place, or its content where no other file could be the same."""
+    part = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
+    mode = 0o666 if found is None else stat.S_IMODE(found.st_mode) & 0o777
+    try:
+        try:
+            opened = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        except PermissionError:
+            if found is None:
+                raise
+            opened, name = tempfile.mkstemp()  # the folder takes no new file, but this one may be written
+            part = Path(name)
+        with os.fdopen(opened, "w", encoding="utf-8", errors="backslashreplace") as file:
+            write(file)
+        if found is None:
+            part.replace(path)
+        elif not _is_put(part, path, found):
+            with part.open("rb") as source, path.open("r+b") as target:
+                shutil.copyfileobj(source, target)
+                target.truncate()
     finally:
         with suppress(OSError, ValueError):
             part.unlink(missing_ok=True)
 
 
-def check_ours(path: Path, mark: str) -> None:
-    """BadArgument if there is something at `path` that does not carry `mark`."""
+def _is_put(part: Path, path: Path, found: os.stat_result) -> bool:
+    """Put `part` in the place of `path`, with all that belongs to that. False if it cannot be: a second name, another owner, a mount."""
+    if found.st_nlink > 1:
+        return False
     try:
+        os.chown(part, found.st_uid, found.st_gid)
+        shutil.copystat(path, part)
+        os.utime(part)
+        part.replace(path)
+    except OSError:
+        return False
+    return True
+
+
+def check_ours(path: Path, mark: str) -> None:
+    """BadArgument if there is a file at `path` that does not carry `mark`, or a folder."""
+    head = beginning(path)
+    if head and mark.encode() not in head:
+        raise not_ours(path)
+
+
+def beginning(path: Path, n_bytes: int = HEAD) -> bytes:
+    """The first bytes of the file at `path`, none where there is no file yet, or a device. BadArgument if it is a folder."""
+    try:
+        found = _stat(path)
+        if found is None or not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            return b""
         with path.open("rb") as file:
-            head = file.read(HEAD)
-    except FileNotFoundError:
-        return
+            return file.read(n_bytes)
     except IsADirectoryError:
         raise BadArgument(f"{path} is a folder", hint="name a file") from None
     except (OSError, ValueError) as error:
-        raise SglError(f"cannot look into {path}: {_reason(error)}", hint="choose another place") from None
-    if head and mark.encode() not in head:
-        raise BadArgument(f"{path} is there and is none of sgl_lab's", hint="--force replaces it")
+        raise SglError(f"cannot look into {path}: {_reason(error)}", hint=_HINT) from None
+
+
+def not_ours(path: Path) -> BadArgument:
+    return BadArgument(f"{path} exists and is not a file that sgl_lab wrote", hint="--force replaces it")
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    """Of what `path` leads to; None if that does not exist yet."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -163,7 +163,7 @@ def read_jsonl(path: Path) -> Record:
     """Read what `write_jsonl` wrote; RecordUnreadable names the line that is wrong."""
     number = 1
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             header = json.loads(file.readline() or "null")
             if not isinstance(header, dict) or header.get("format") != FORMAT:
                 raise ValueError(f"not a {FORMAT} file")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
 import pytest
 
 from sgl_lab import cli
+from sgl_lab import notebook as nb
 from sgl_lab.engine.kernels.native import build
+from sgl_lab.trace.files import check_ours
 
 
 def sgl_lab(*args: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -49,6 +53,79 @@ def test_a_cell_that_raises_is_one_line_and_what_ran_is_kept(tmp_path: Path) -> 
     assert first.outputs[0].text == "before\n"
     assert second.outputs[0].ename == "ZeroDivisionError"
     assert third.outputs == []
+
+
+def test_output_goes_through_links_and_into_devices_and_never_over_a_foreign_file(tmp_path: Path) -> None:
+    source = notebook(tmp_path / "sums.ipynb", "20 + 22")
+    text = source.read_text(encoding="utf-8")
+    out, link, other = tmp_path / "out.ipynb", tmp_path / "link.ipynb", tmp_path / "notes.txt"
+    link.symlink_to("out.ipynb")
+    other.write_text("my thesis")
+    for target in (link, link, "/dev/null"):
+        assert exit_code("run", str(source), "-o", str(target)) == 0
+    assert exit_code("run", str(source), "-o", str(other)) == 2
+    assert (link.is_symlink(), other.read_text(), source.read_text(encoding="utf-8")) == (True, "my thesis", text)
+    assert Path("/dev/null").is_char_device()
+    edited = out.read_text(encoding="utf-8").replace("20 + 22", "20 + 23")
+    out.write_text(edited, encoding="utf-8")  # by hand since: it is no longer what was written
+    assert exit_code("run", str(source), "-o", str(out)) == 2
+    assert out.read_text(encoding="utf-8") == edited
+
+
+def test_a_page_of_the_tour_replaces_one_of_its_own_alone(tmp_path: Path) -> None:
+    page = nb.as_html(nb.read(notebook(tmp_path / "a.ipynb", "1")), "a")
+    (tmp_path / "ours.html").write_text(page)
+    (tmp_path / "other.html").write_text("<!doctype html><title>mine</title>")
+    check_ours(tmp_path / "ours.html", nb.MARK)
+    assert exit_code("tour", str(tmp_path / "a.ipynb"), "-o", str(tmp_path / "other.html")) == 2
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-8"])
+def test_a_notebook_with_a_byte_order_mark_is_read(tmp_path: Path, encoding: str) -> None:
+    file = notebook(tmp_path / "a.ipynb", "'é'")
+    file.write_text(file.read_text(encoding="utf-8"), encoding=encoding)
+    assert nb.read(file).cells[0].source == "'é'"
+
+
+def test_long_lines_are_joined_and_what_is_overwritten_is_left_out() -> None:
+    def stream(text: str, name: str = "stdout") -> nbformat.NotebookNode:
+        return nbformat.NotebookNode(output_type="stream", name=name, text=text)
+
+    bars = "".join(f"{n} %\r" for n in range(300_000))
+    texts = ["x" * 3_000_000, bars, "done\r\n", "y" * 3_000_000 + "\r", "z\n"]
+    outputs = [stream("warned\n", "stderr"), *map(stream, texts)]
+    out, err = nb.joined_streams(outputs)
+    assert (out.name, out.text, err.text) == ("stdout", "done\nz\n", "warned\n")
+    (whole,) = nb.joined_streams([stream("x") for _ in range(100_000)])
+    assert len(whole.text) == 100_000
+
+
+def test_one_line_of_millions_of_characters_is_no_trouble(tmp_path: Path) -> None:
+    file = notebook(tmp_path / "long.ipynb", "print('x' * 3_000_000)", "raise ValueError('y' * 3_000_000)")
+    done = sgl_lab("run", file, cwd=tmp_path)
+    assert done.returncode == 1
+    assert max(map(len, done.stderr.splitlines())) < 5_000
+    assert len(nb.read(file).cells[0].outputs[0].text) == 3_000_001
+
+
+def test_a_signal_ends_the_run_and_its_kernel_and_keeps_what_ran(tmp_path: Path) -> None:
+    started = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        (folder := tmp_path / number.name).mkdir()
+        file = notebook(folder / "slow.ipynb", "import os; os.getpid()", "open('begun', 'w').close()\nwhile True: pass")
+        command = [sys.executable, "-m", "sgl_lab.cli", "run", str(file)]
+        started[file] = number, subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"IPYTHONDIR": str(folder)})
+    for file, (number, process) in started.items():
+        with process:
+            while not (file.parent / "begun").exists():
+                assert process.poll() is None
+                time.sleep(0.05)
+            process.send_signal(number)
+            said = process.communicate(timeout=30)[1]
+        assert process.returncode == 128 + number, said
+        assert f"{file}: stopped in cell 2" in said
+        kernel = int(nb.read(file).cells[0].outputs[0].data["text/plain"])
+        assert not Path(f"/proc/{kernel}").exists()
 
 
 def test_a_script_sees_its_own_arguments_folder_and_sgl_lab(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ import base64
 import errno
 import hashlib
 import json
+import os
 import random
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,71 @@ def test_a_file_that_is_not_ours_is_not_written_over(tmp_path: Path) -> None:
     for path in (other, tmp_path):
         with pytest.raises(BadArgument, match="--force" if path is other else "folder"):
             check_ours(path, MARK)
+
+
+def test_a_link_stays_a_link_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    for name, leads_to in (("one", there / "file"), ("two", Path("one")), ("dangling", there / "new"), ("folder", there)):
+        (tmp_path / name).symlink_to(leads_to)
+    (there / "file").write_text("old")
+    for name, file in (("two", "file"), ("dangling", "new"), ("folder/inside", "inside")):
+        write_whole(tmp_path / name, lambda out, name=name: out.write(name))  # type: ignore[misc]
+        assert (there / file).read_text() == name
+    assert all((tmp_path / name).is_symlink() for name in ("one", "two", "dangling", "folder"))
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(SglError, match="cannot write"):
+        write_whole(tmp_path / "loop", lambda out: out.write("x"))
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o755, 0o4755])
+def test_a_file_keeps_its_mode_and_is_never_seen_with_another(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "mine"
+    path.write_text("old")
+    path.chmod(mode)
+
+    def write(out: Any) -> None:
+        out.write("new")
+        assert all(other.stat().st_mode & 0o777 & ~mode == 0 for other in tmp_path.iterdir())
+
+    write_whole(path, write)
+    assert (path.read_text(), path.stat().st_mode & 0o7777) == ("new", mode)
+
+
+def test_a_file_of_several_names_keeps_them_and_a_new_one_has_the_usual_mode(tmp_path: Path) -> None:
+    path, other, usual = tmp_path / "one", tmp_path / "other", tmp_path / "usual"
+    path.write_text("a long text that was here before")
+    other.hardlink_to(path)
+    write_whole(other, lambda out: out.write("new"))
+    assert (path.read_text(), path.samefile(other)) == ("new", True)
+    usual.touch()
+    write_whole(tmp_path / "fresh", lambda out: out.write("new"))
+    assert (tmp_path / "fresh").stat().st_mode == usual.stat().st_mode
+    assert len([*tmp_path.iterdir()]) == 4
+
+
+def test_a_device_and_a_pipe_get_the_text_and_stay_what_they_are(tmp_path: Path) -> None:
+    null, pipe = tmp_path / "null", tmp_path / "pipe"
+    null.symlink_to("/dev/null")
+    os.mkfifo(pipe)
+    got: list[str] = []
+    reader = threading.Thread(target=lambda: got.append(pipe.read_text()))
+    reader.start()
+    for path in (pipe, null, Path("/dev/null")):
+        write_whole(path, lambda out: out.write("text"))
+    reader.join()
+    assert got == ["text"]
+    assert Path("/dev/null").is_char_device()
+    assert (pipe.is_fifo(), null.is_symlink()) == (True, True)
+    for path in (pipe, null):
+        check_ours(path, MARK)  # a pipe that has no writer is not waited for
+
+
+def test_a_record_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    record = saved(path)
+    path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert read_jsonl(path) == record
 
 
 def test_every_kind_of_file_carries_its_mark_where_it_is_looked_for(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "session": {"contracts", "trace", "lang", "engine", "backends"},
     "viz": {"contracts", "trace"},
     "labs": {"contracts", "lang", "engine", "session"},
-    "cli": {"contracts", "trace", "lang", "engine", "backends", "session", "doctor"},
+    "notebook": {"contracts", "trace"},
+    "cli": {"contracts", "trace", "notebook", "lang", "engine", "backends", "session", "doctor"},
     "doctor": {"contracts", "engine"},
     "magics": {"contracts", "trace", "lang", "session", "labs", "viz", "doctor"},
 }
@@ -48,6 +49,7 @@ MUST_NOT_LOAD = {
     "session": NOTEBOOK | {"sgl_lab.viz"},
     "labs": NOTEBOOK | {"sgl_lab.viz"},
     "viz": {"torch", "transformers", "sgl_lab.engine", "sgl_lab.lang"},
+    "notebook": HEAVY | NOTEBOOK,
     "cli": {"IPython", "torch"},
     "doctor": HEAVY | NOTEBOOK,
     "magics": {"torch", "transformers"},

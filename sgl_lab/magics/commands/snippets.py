@@ -96,7 +96,7 @@ def _read(path: Path) -> re.Match[str]:
     """The snippet's first line and body. OptionError if the file holds something else."""
     try:
         with _known(path).open("rb") as file:
-            text = file.read(MAX_BYTES + 1).decode()
+            text = file.read(MAX_BYTES + 1).decode("utf-8-sig")
     except OSError as error:
         raise OptionError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
