@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,10 @@ def test_why_finds_the_changed_value_and_its_sums_are_the_engines_own(two_runs: 
     told = counts(reply)
     counted = two_runs.run("[after[name] - before[name] for name in ('cached_tokens', 'prompt_tokens')]").result
     assert str([told["cached_tokens"], told["prompt_tokens"]]) == counted
-    assert "a time or a date changed" in reply.shown[0]["text/plain"]
-    assert '+ line 2: system("It is 12:59' in reply.shown[0]["text/plain"]
+    text = reply.shown[0]["text/plain"]
+    assert re.search(r'first difference: after \d+ equal tokens: "5", where "sight" of In\[\d+\] has "0"', text)
+    assert re.search(r'edit: +line 2 of In\[\d+\]: system\("It is 12:59.*  \(in In\[\d+\]: system\("It is 12:01', text)
+    assert re.search(r"cost: +\d+ of \d+ tokens computed in [\d.]+ m?s\. \d+ of them read as before", text)
     assert two_runs.run("%sgl why early late --text").printed.count("against In[")
 
 

@@ -32,6 +32,7 @@ class Session:
         self.engine = Engine(chosen, runner, ByteTokenizer(), context=4096, namespace=("test",), emit=self.ring.emit)
         self.records: list[Record] = []
         self._forks, self._exprs = Counter(), Counter()
+        self.last_answer: tuple[int, ...] = ()
 
     @contextmanager
     def recording(self, title: str, source: str = "") -> Iterator[Record]:
@@ -52,11 +53,11 @@ class Session:
                 self.ask(record.run, started, seed)
         return record
 
-    def ask(self, run: RunId, asks: Iterable[Ask], seed: int | None = None) -> None:
+    def ask(self, run: RunId, asks: Iterable[Ask], seed: int | None = None, encoding: str = "utf-8") -> None:
         begun = []
         for name, prompt, n in asks:
             fork, expr = ForkId(self._forks.next()), ExprId(self._exprs.next())
-            tokens = tuple(prompt.encode())
+            tokens = tuple(prompt.encode(encoding))
             self.ring.emit(ForkOpened(run, fork, None, 0, "s"))
             self.ring.emit(StreamExtended(fork, 0, tokens, "text", "user"))
             self.ring.emit(ExprStarted(fork, expr, "gen", name, 4, "assistant"))
@@ -72,7 +73,7 @@ class Session:
         while self.engine.step():
             pass
         for fork, expr, tokens, heard in begun:
-            said = tuple(heard.output.ids)
+            said = self.last_answer = tuple(heard.output.ids)
             self.ring.emit(StreamExtended(fork, len(tokens), said, "generated", "assistant"))
             self.ring.emit(ExprFinished(fork, expr, "ok", ""))
 

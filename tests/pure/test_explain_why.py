@@ -9,7 +9,7 @@ import pytest
 from sgl_lab.trace import Record
 from sgl_lab.viz.draw import why as draw
 from sgl_lab.viz.draw.numbers import duration
-from sgl_lab.viz.explain.edit import find_edit
+from sgl_lab.viz.explain.edit import Line, find_edit
 from sgl_lab.viz.explain.past import shared
 from sgl_lab.viz.explain.why import Miss, why
 
@@ -29,52 +29,71 @@ def cell(text: str) -> str:
     return f'%%sgl\nuser("{text}")\nassistant(gen("a"))'
 
 
-def rerun(first: str, second: str) -> tuple[Miss, str]:
+def told(record: Record, session: Session, **options: object) -> dict[str, str]:
+    """The lines of the one story."""
+    return dict(draw.rows(only(record, session, **options), record.spell))
+
+
+def rerun(first: str, second: str) -> tuple[Miss, dict[str, str]]:
     session = Session()
     session.run("In[1]", ("a", first, 4), source=cell(first))
     record = session.run("In[2]", ("a", second, 4), source=cell(second))
-    found = why(record, session.records)
-    (miss,) = found.misses
-    return miss, draw.text(found, record.spell)
+    return only(record, session), told(record, session)
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "what"),
-    [
-        ("It is 12:01. ", "It is 12:59. ", "time"),
-        ("Attempt 7 of 9. ", "Attempt 8 of 9. ", "number"),
-        ("Be Brief. ", "Be brief. ", "case"),
-        ("Be brief, please. ", "Be brief,\nplease. ", "space"),
-        ("Be brief. ", "Be very, very brief. ", "inserted"),
-        ("Be very, very brief. ", "Be brief. ", "removed"),
-        ("Be kind. ", "Be rude. ", "text"),
-        ("<|im_start|>system\n", "<|im_start|>user\n", "markup"),
-    ],
-)
-def test_a_change_in_front_is_found_told_by_its_kind_and_costs_what_stands_behind_it(old: str, new: str, what: str) -> None:
-    miss, text = rerun(old + RULES, new + RULES)
-    at = shared(old + RULES, new + RULES)
-    assert (miss.cause, miss.n_hit, miss.n_known) == ("changed", at, at)
+EDITS = [
+    ("It is 12:01. ", "It is 12:59. ", "time"),
+    ("It is 2024-05-01. ", "It is 2025-05-01. ", "time"),
+    ("Attempt 7 of 9. ", "Attempt 8 of 9. ", "number"),
+    ("Be Brief. ", "Be brief. ", "case"),
+    ("Be brief, please. ", "Be brief,\nplease. ", "space"),
+    ("Be brief. ", "Be very, very brief. ", "inserted"),
+    ("Be very, very brief. ", "Be brief. ", "removed"),
+    ("Be kind. ", "Be rude. ", "text"),
+    ("Where is it known for? ", "Where is it famous for? ", "text"),
+    ("Porto. ", "Lisbon. ", "text"),
+    ("<|im_start|>system\n", "<|im_start|>user\n", "markup"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "what"), EDITS)
+@pytest.mark.parametrize("rest", [RULES, "Be so."], ids=["much-after-it", "little-after-it"])
+def test_an_edit_is_always_told_in_three_lines_first_token_line_of_the_cell_and_cost(old: str, new: str, what: str, rest: str) -> None:
+    miss, lines = rerun(old + rest, new + rest)
+    at = shared(old + rest, new + rest)
+    assert (miss.cause, miss.n_hit, miss.at) == ("changed", at, at)
     assert miss.change is not None
-    assert (miss.change.what, miss.change.at) == (what, at)
-    assert abs(len(RULES) - 1 - miss.n_lost) <= 12  # the last token is computed in any case, the words next to the change are lost too
-    assert f"{miss.n_lost} tokens more would come from the cache" in text
+    assert miss.change.what == what
+    old_letter, new_letter = (draw.clipped((text + rest)[at], 1) for text in (old, new))
+    where = f"after {at} equal tokens" if at > 1 else "after 1 equal token" if at else "at the very beginning"
+    assert lines[draw.FIRST] == f'{where}: "{new_letter}", where "a" of In[1] has "{old_letter}"'
+    assert "line 2 of In[2]: " in lines[draw.EDIT] or "\n" in new + old
+    assert "(in In[1]: " in lines[draw.EDIT]
+    n_computed = len(new + rest) - at
+    assert lines[draw.COST].startswith(f"{n_computed} of {len(new + rest)} tokens computed in ")
+    assert " ms" in lines[draw.COST]
+    if rest == RULES:
+        assert abs(len(RULES) - 1 - miss.n_lost) <= 12  # the last token is computed in any case, words next to the change are lost too
+    assert (draw.AVOID in lines) == (rest == RULES and what != "markup")  # else it would be a platitude
 
 
-def test_the_edited_line_of_the_cell_is_named_with_both_readings() -> None:
-    miss, text = rerun("Be kind. " + RULES, "Be rude. " + RULES)
-    assert miss.change is not None
-    assert miss.change.edit is not None
-    assert (miss.change.edit.line, miss.change.edit.new[:15]) == (2, 'user("Be rude. ')
-    assert '- line 2: user("Be kind' in text
-    assert '+ line 2: user("Be rude' in text
+def test_both_readings_of_the_edited_line_are_shown_from_near_where_they_part() -> None:
+    _, lines = rerun("Be kind. " + RULES, "Be rude. " + RULES)
+    new, old = lines[draw.EDIT].split("  (in In[1]: ")
+    assert new.startswith('line 2 of In[2]: user("Be rude. ')
+    assert old.startswith('user("Be kind. ')
+    _, lines = rerun(RULES + " Be kind.", RULES + " Be rude.")
+    new, old = lines[draw.EDIT].split("  (in In[1]: ")
+    assert new.endswith('Be rude.")')
+    assert old.endswith('Be kind."))')
 
 
 def test_where_no_line_was_edited_the_value_in_the_line_is_to_blame() -> None:
     source = '%%sgl\nuser(f"It is {now}. {rules}")'
     edit = find_edit(source, source, "It is ", "12:01", "12:59", ". You are")
     assert edit is not None
-    assert (edit.line, edit.old) == (2, None)
+    assert edit.is_value
+    assert edit.new == Line(2, 'user(f"It is {now}. {rules}")')
     assert find_edit("", "", "abc", "d", "e", "f") is None
 
 
@@ -84,15 +103,69 @@ def test_a_run_again_has_all_that_can_come_from_a_cache() -> None:
         record = session.run(f"In[{n}]", ("a", RULES, 4))
     miss = only(record, session)
     assert (miss.cause, miss.n_hit, miss.n_lost) == ("whole", len(RULES) - 1, 0)
+    lines = told(record, session)
+    assert lines[draw.FIRST] == f'none: "a" of In[1] asked the same {len(RULES)} tokens'
+    assert lines[draw.EDIT] == "none in the prompt"
+    assert lines[draw.COST].startswith(f"1 of {len(RULES)} tokens computed in ")
+
+
+def test_other_sampling_of_the_same_prompt_is_no_miss_and_the_edited_options_are_named() -> None:
+    session = Session()
+    session.run("In[1]", ("a", RULES, 4), source="%%sgl --temperature 0\nuser(rules)")
+    record = session.run("In[2]", ("a", RULES, 4), source="%%sgl --temperature 1 --seed 7\nuser(rules)", seed=7)
+    lines = told(record, session)
+    assert lines[draw.FIRST].startswith("none: ")
+    assert lines[draw.EDIT] == (
+        "line 1 of In[2], which changes no prompt: %%sgl --temperature 1 --seed 7  (in In[1]: %%sgl --temperature 0)"
+    )
+
+
+def test_a_last_token_that_differs_is_a_difference_though_it_costs_nothing() -> None:
+    miss, lines = rerun("the letter a", "the letter b")
+    assert (miss.n_hit, miss.n_computed) == (11, 1)
+    assert lines[draw.FIRST] == 'after 11 equal tokens: "b", where "a" of In[1] has "a"'
 
 
 def test_what_was_never_asked_before_lost_nothing() -> None:
     session = Session()
     record = session.run("In[1]", ("a", RULES, 4))
-    assert (only(record, session).cause, only(record, session).n_lost) == ("new", 0)
-    longer = session.run("In[2]", ("a", RULES + " And now for something else entirely.", 4))
+    assert (only(record, session).cause, only(record, session).n_lost) == ("first", 0)
+    assert told(record, session)[draw.FIRST] == 'at the very beginning: "Y". No earlier prompt begins like this one'
+    assert told(record, session)[draw.EDIT] == "none: there is no earlier prompt to compare it with"
+    more = " And now for something else entirely."
+    longer = session.run("In[2]", ("a", RULES + more, 4), source=cell(RULES + more))
     miss = only(longer, session)
-    assert (miss.cause, miss.n_hit, miss.n_lost) == ("new", len(RULES), 0)
+    assert (miss.change and miss.change.what, miss.n_hit, miss.n_lost) == ("answer", len(RULES), 0)
+    assert f'after {len(RULES)} equal tokens: " ", where the model\'s answer in "a" of In[1] has ' in told(longer, session)[draw.FIRST]
+    assert told(longer, session)[draw.EDIT].startswith("line 2 of In[2]")
+
+
+def test_what_one_run_computed_for_one_fork_and_another_reuses_is_no_edit() -> None:
+    session = Session()
+    source = "%%sgl\nfor n in names:\n    tip += user('A tip about ' + n)"
+    with session.recording("In[1]", source) as record:
+        session.ask(record.run, [("a", RULES + " A tip about food", 2)])
+        session.ask(record.run, [("b", RULES + " A tip about rain", 2)])
+    found = why(record, session.records)
+    second = dict(draw.rows(found.misses[1], record.spell))
+    at = len(RULES + " A tip about ")
+    assert (found.misses[1].cause, found.n_inside) == ("inside", at)
+    assert second[draw.FIRST] == f'after {at} equal tokens: "r", where "a" of this run has "f"'
+    assert second[draw.EDIT] == "none: line 3 of In[1] says something else each time: tip += user('A tip about ' + n)"
+    assert f"0 found from before, {at} reused within this run" in draw.headline(found)
+
+
+def test_the_next_turn_of_a_chat_is_new_text_after_what_the_run_had() -> None:
+    session = Session()
+    with session.recording("In[1]", '%%sgl\nassistant(gen("a"))\nuser("And what of Faro?")') as record:
+        session.ask(record.run, [("a", RULES, 4)])
+        said = session.last_answer
+        session.ask(record.run, [("b", (RULES.encode() + bytes(said)).decode("latin-1") + " And what of Faro?", 4)], encoding="latin-1")
+    miss = why(record, session.records).misses[1]
+    lines = dict(draw.rows(miss, record.spell))
+    assert miss.n_inside == len(RULES) + 3
+    assert 'And what o" is new' in lines[draw.FIRST]
+    assert lines[draw.EDIT] == 'line 3 of In[1] says it: user("And what of Faro?")'
 
 
 def test_what_was_evicted_names_who_needed_the_room() -> None:
@@ -101,11 +174,15 @@ def test_what_was_evicted_names_who_needed_the_room() -> None:
     session.run("In[2]", ("greedy", "x" * 200, 4))
     record = session.run("In[3]", ("a", RULES, 4))
     miss = only(record, session)
-    assert (miss.cause, miss.by, miss.earlier) == ("evicted", "greedy of In[2]", "a of In[1]")
+    assert (miss.cause, miss.by, miss.earlier) == ("evicted", '"greedy" of In[2]', '"a" of In[1]')
     assert miss.n_lost == len(RULES) - 1 - miss.n_hit
     assert miss.gone_ms is not None
     assert miss.gone_ms > 0
-    assert f"evicted {duration(miss.gone_ms)} before: the room was needed by greedy of In[2]" in draw.story(miss)
+    lines = dict(draw.rows(miss, record.spell))
+    assert lines[draw.FIRST] == f'none: "a" of In[1] had computed the same {len(RULES)} tokens'
+    assert lines[draw.EDIT] == f'none: the cache was full and needed the room for "greedy" of In[2], {duration(miss.gone_ms)} before'
+    assert lines[draw.COST].endswith(f"{miss.n_lost} of them for the second time")
+    assert "%sgl cache pin" in lines[draw.AVOID]
 
 
 def test_a_flush_is_told_from_an_eviction_and_what_nobody_recorded_from_both() -> None:
@@ -114,6 +191,7 @@ def test_a_flush_is_told_from_an_eviction_and_what_nobody_recorded_from_both() -
     session.engine.flush()
     record = session.run("In[2]", ("a", RULES, 4))
     assert only(record, session, others=session.ring.read(0).entries).cause == "flushed"
+    assert told(record, session, others=session.ring.read(0).entries)[draw.EDIT].startswith("none: the cache was emptied")
     assert only(record, session).cause == "gone"
     with session.recording("In[3]"):
         session.engine.flush()
@@ -128,7 +206,9 @@ def test_many_with_one_story_are_told_once_and_counted() -> None:
     found = why(record, session.records)
     assert found.n_requests == 5
     assert sum(1 + miss.n_alike for miss in found.misses) == 5
-    assert len(found.misses) < 5
+    assert [(miss.cause, miss.n_alike) for miss in found.misses] == [("changed", 0), *[("inside", 0)] * 4]
+    (whole,) = why(session.run("In[3]", *(("tip", f"It is 12:59. {RULES} {n}", 2) for n in range(5))), session.records).misses
+    assert (whole.cause, whole.n_alike, whole.n_computed) == ("whole", 4, 5)
 
 
 def test_a_chosen_run_alone_is_compared_also_one_from_a_file() -> None:
@@ -142,7 +222,7 @@ def test_a_chosen_run_alone_is_compared_also_one_from_a_file() -> None:
         found = why(record, session.records, against=against)
         assert found.against == against.title
         (miss,) = found.misses
-        assert (miss.cause, miss.earlier) == ("changed", f"a of {against.title}")
+        assert (miss.cause, miss.earlier) == ("changed", f'"a" of {against.title}')
 
 
 def test_what_came_from_the_cache_in_spite_of_a_change_is_not_lost() -> None:
@@ -152,12 +232,13 @@ def test_what_came_from_the_cache_in_spite_of_a_change_is_not_lost() -> None:
     (miss,) = why(record, session.records, against=session.records[1]).misses
     assert miss.n_hit > len(RULES)
     assert miss.n_lost == 0
+    assert not [one for one in draw.rows(miss, record.spell) if one[0] == draw.AVOID]
 
 
 def test_of_those_that_share_as_much_the_one_of_the_same_name_is_told() -> None:
     session = Session()
     session.run("In[1]", ("a", "It is 12:01. " + RULES, 4), ("b", "It is 12:01. " + RULES, 4), ("c", "It is 12:01. " + RULES, 9))
-    assert only(session.run("In[2]", ("b", "It is 12:59. " + RULES, 4)), session).earlier == "b of In[1]"
+    assert only(session.run("In[2]", ("b", "It is 12:59. " + RULES, 4)), session).earlier == '"b" of In[1]'
 
 
 def test_the_sums_are_those_of_the_engine_whatever_was_asked() -> None:
@@ -175,6 +256,7 @@ def test_the_sums_are_those_of_the_engine_whatever_was_asked() -> None:
         assert found.n_prompt == after["prompt_tokens"] - before["prompt_tokens"]
         assert found.n_cached == after["cached_prompt_tokens"] - before["cached_prompt_tokens"]
         assert all(miss.n_hit + miss.n_lost <= miss.n_prompt for miss in found.misses)
+        assert 0 <= found.n_inside <= found.n_cached
         assert draw.headline(found) in draw.text(found, record.spell)
         n_lost += found.n_lost
     assert n_lost > 0

@@ -10,6 +10,7 @@ from ...viz.draw import diff as draw_diff
 from ...viz.draw import why as draw_why
 from ...viz.explain.diff import diff
 from ...viz.explain.why import Why, why
+from ...viz.views.asked import asked
 from ..desk import Desk
 from ..options import OptionError
 from .command import Command, Words, show
@@ -23,6 +24,8 @@ def _why(shell: Any, desk: Desk, words: Words) -> None:
     record = desk.run(words.name(len(words.names) - 1) if words.names else None)
     against = desk.run(words.name(0)) if len(words.names) == 2 else None
     found, spell = explained(desk, record, against)
+    if not found.n_requests and asked(record.entries):
+        raise OptionError(f"{record.title} ran on a backend that keeps no prompts", hint="only a model of this kernel has a cache to miss")
     if not found.n_requests:
         raise OptionError(f"{record.title} asked the model nothing", hint="`%sgl why RUN` takes another run")
     counts = {"prompt_tokens": found.n_prompt, "cached_tokens": found.n_cached, "lost_tokens": found.n_lost}
@@ -35,8 +38,10 @@ def explained(desk: Desk, record: Record, against: Record | None = None) -> tupl
     others = lab.events() if lab is not None else ()
     earlier = [kept for kept in lab.records if kept.snapshot.seq < record.snapshot.seq] if lab is not None else []
     vocab = ChainMap(record.vocab, *([against.vocab] if against else []), *(kept.vocab for kept in reversed(earlier)))
+    strangers = [(other.model, run) for run in desk.runs() if (other := desk.lab_of(run)) not in (lab, None) and run.run < record.run]
     spell = lab.spell if lab is not None else lambda token: f"<{token}>"
-    return why(record, earlier, against=against, others=others), lambda token: vocab.get(token) or spell(token)
+    told = why(record, earlier, against=against, others=others, strangers=strangers)
+    return told, lambda token: vocab.get(token) or spell(token)
 
 
 def _diff(shell: Any, desk: Desk, words: Words) -> None:

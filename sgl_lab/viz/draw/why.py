@@ -1,4 +1,4 @@
-"""Why a prefix missed, in words: one paragraph a story, with both texts where they part, as HTML and as plain text."""
+"""Why a prefix missed, in words: of each story the first token that differs, the edit, the cost, and what would avoid it."""
 
 from __future__ import annotations
 
@@ -6,125 +6,178 @@ from collections.abc import Callable, Iterable
 
 from ...contracts.legible import clipped
 from ..explain.change import Change
+from ..explain.edit import Line
 from ..explain.past import shared
-from ..explain.why import GRAM, Miss, Why
+from ..explain.why import Miss, Why
 from . import palette
 from .escape import Child, Markup, css, joined, tag
 from .html import RULE
-from .numbers import counted, duration, percent
+from .numbers import counted, duration
 
 Spell = Callable[[int], str]
 
-_WHAT = {
-    "time": "a time or a date changed",
-    "number": "a number changed",
-    "case": "the same words in other letters, large for small",
-    "space": "the same words with other spaces or line breaks",
-    "same text": "the same text in other tokens",
-    "model": "the model said something else",
-    "choice": "another choice was picked",
-    "markup": "the role or the template's own markup changed",
-    "inserted": "something was put in",
-    "removed": "something was taken out",
-    "text": "the text changed",
-}
-_WAY_OUT = {
-    "time": "put the time behind what stays the same, or round it",
-    "number": "put the number behind what stays the same",
-    "case": "write it as before",
-    "space": "write the spaces as before",
-    "same text": "split the text where it was split before: tokens are made of each piece by itself",
-    "model": "--temperature 0 or a --seed makes the model say the same again",
-    "choice": "what follows a choice has to be computed for each choice",
-    "markup": "keep the roles in front as they were",
-    "inserted": "put it behind what stays the same",
-    "removed": "take it out at the end, not at the beginning",
-    "text": "put what changes behind what stays the same",
-}
+MIN_ADVICE = 24
+"""tokens that have to be at stake"""
+FIRST, EDIT, COST, AVOID = "first difference", "edit", "cost", "to avoid it"
+
+_SAME = ("whole", "evicted", "flushed", "gone", "together", "namespace", "model", "unkept")
+"""causes of which no token differs"""
 
 
 def headline(why: Why) -> str:
-    against = f" against {why.against}" if why.against else ""
-    share = f" ({percent(why.n_cached / why.n_prompt)})" if why.n_prompt else ""
-    total = counted(why.n_prompt, "prompt token")
-    return f"{clipped(why.run, 60)}{clipped(against, 80)}: {why.n_cached:,} of {total} came from the cache{share}, {why.n_lost:,} were lost"
+    against = f" against {clipped(why.against, 80)}" if why.against else ""
+    before, computed = why.n_cached - why.n_inside, why.n_prompt - why.n_cached
+    told = f"{before:,} found from before, {why.n_inside:,} reused within this run, {computed:,} computed"
+    return f"{clipped(why.run, 60)}{against}: {counted(why.n_prompt, 'prompt token')}: {told}"
 
 
 def name(miss: Miss) -> str:
     line = f", line {miss.line}" if miss.line else ""
-    more = f", and {miss.n_alike:,} more like it" if miss.n_alike else ""
+    more = f", and {miss.n_alike:,} more for the same reason" if miss.n_alike else ""
     return f"{clipped(miss.name, 60)}{line}{more}"
 
 
-def sums(miss: Miss) -> str:
-    if miss.n_alike and miss.cause in ("new", "whole"):
-        return ""  # each has numbers of its own
-    return f"{miss.n_hit:,} of {counted(miss.n_prompt, 'token')} from the cache" + (f", {miss.n_lost:,} lost" if miss.n_lost else "")
+def rows(miss: Miss, spell: Spell) -> list[tuple[str, str]]:
+    """(label, sentence): always the first three, the fourth where there is something to do."""
+    told = [(FIRST, first_difference(miss, spell)), (EDIT, edit(miss)), (COST, cost(miss))]
+    return [*told, (AVOID, way)] if (way := way_out(miss)) else told
 
 
-def story(miss: Miss) -> str:
-    """What happened, in one sentence."""
-    had = f"{clipped(miss.earlier, 80)} had {miss.n_known:,} of them"
-    by = f" by {clipped(miss.by, 80)}" if miss.by else ""
-    ago = f" {duration(miss.gone_ms)} before" if miss.gone_ms is not None else ""
+def first_difference(miss: Miss, spell: Spell) -> str:
+    """The first token that is not what an earlier prompt has in its place, with both texts."""
+    earlier = clipped(miss.earlier, 80)
+    if miss.cause in _SAME:
+        if not earlier or (miss.cause == "whole" and miss.n_alike):
+            return "none: every token of the prompt was there before"
+        if miss.cause in ("whole", "model"):
+            return f"none: {earlier} asked the same {'text' if miss.cause == 'model' else counted(miss.n_prompt, 'token')}"
+        return f"none: {earlier} had computed the same {'tokens' if miss.n_alike else counted(miss.at, 'token')}"
+    token = _token(miss.token, spell)
+    where = f"after {counted(miss.at, 'equal token')}" if miss.at else "at the very beginning"
+    if miss.change is not None:
+        was, now = (_token(one, spell) for one in (miss.change.old_token, miss.change.new_token))
+        there = f"the model's answer in {earlier} has" if miss.change.what == "answer" else f"{earlier} has"
+        return f"{where}: {now}, where {there} {was}"
+    if miss.cause == "first":
+        return f"at the very beginning: {token}. No earlier prompt begins like this one"
+    new = clipped("".join(map(spell, miss.going_on)), 60)
+    known = f"{counted(miss.at, 'token')} that {'this run had before' if miss.cause == 'inside' else f'{earlier} had too'}"
+    return f'after {known}: "{new}" is new'
+
+
+def edit(miss: Miss) -> str:
+    """The line of the cell to which the difference goes back."""
+    run, found = clipped(miss.run, 40) or "this run", miss.edit
+    what = miss.change.what if miss.change else ""
     match miss.cause:
+        case "whole" if found is not None and found.new is not None:
+            return f"line 1 of {run}, which changes no prompt: {_both(miss, found.new, found.old)}"
         case "whole":
-            return "All that can come from a cache did."
-        case "changed" if miss.change is not None:
-            return f"{clipped(miss.earlier, 80)} begins with the same {counted(miss.change.at, 'token')}; then {_WHAT[miss.change.what]}."
+            return "none in the prompt"
         case "evicted":
-            return f"{had}, but they were evicted{ago}: the room was needed{by}."
+            by = f" for {clipped(miss.by, 80)}" if miss.by else ""
+            return f"none: the cache was full and needed the room{by}{_ago(miss)}"
         case "flushed":
-            return f"{had}, but the cache was flushed{ago}{' in ' + clipped(miss.by, 80) if miss.by else ''}."
+            return f"none: the cache was emptied{' in ' + clipped(miss.by, 80) if miss.by else ''}{_ago(miss)}"
         case "gone":
-            return f"{had}, but the cache lost them between the runs, while nothing was recorded: a flush, or a program outside of a cell."
+            return "none: the cache lost them between the two runs, emptied or used by a program outside of the cells"
         case "together":
-            return f"{had}, but they were still being computed when this one was let in."
-        case "namespace":
-            return f"{had}, but with another model, or with --deterministic and without it: neither can use the other's."
+            return "none: both were asked at the same time, so neither could wait for the other's result"
         case "unkept":
-            return f"{had}, but not in the cache: an end of a page, or a request that was given up."
+            return "none: the cache keeps whole pages of tokens, and nothing of a request that was stopped"
+        case "namespace":
+            ways = "with --deterministic", "without it"
+            here, there = ways if miss.is_exact else ways[::-1]
+            return f"none in the prompt: {run} ran {here}, {clipped(miss.earlier_run, 40)} {there}"
+        case "model":
+            return f"none in the prompt: {clipped(miss.earlier_run, 40)} asked another model, {clipped(miss.by, 60)}"
+        case "first":
+            return "none: there is no earlier prompt to compare it with"
         case _:
-            return f"What it asks beyond {clipped(miss.earlier, 80)} is new." if miss.earlier else "Nothing like it was asked before."
+            pass
+    if what == "template":
+        return "none of yours: the chat template writes an earlier turn differently once another turn follows"
+    if what == "same text":
+        return "none: both texts read the same, but are split into other tokens, because of what stands next to them"
+    if what in ("model", "choice"):
+        said = "the model wrote something else" if what == "model" else "another choice was picked"
+        return f"none: {said}{f' at line {found.new.number}: {_code(found.new)}' if found and found.new else ''}"
+    if found is None:
+        return f"no line of {run} reads so: the text comes from a value or a function of another cell"
+    if found.is_value and found.new is not None and miss.cause == "inside":
+        return f"none: line {found.new.number} of {run} says something else each time: {_code(found.new)}"
+    if found.is_value and found.new is not None:
+        return f"line {found.new.number} of {run} reads as before, but a value in it is another: {_code(found.new)}"
+    if found.new is None:
+        old = found.old
+        return f"line {old.number} of {clipped(miss.earlier_run, 40)} is gone: {_code(old)}" if old else "none"
+    if found.old is not None:
+        return f"line {found.new.number} of {run}: {_both(miss, found.new, found.old)}"
+    return f"line {found.new.number} of {run} says it: {_code(found.new)}"
+
+
+def cost(miss: Miss) -> str:
+    """What had to be computed, in tokens and milliseconds."""
+    time = "" if miss.ms is None else f" in {duration(miss.ms)}"
+    prompts = f"the {miss.n_alike + 1:,} prompts" if miss.n_alike else "the prompt"
+    if miss.cause == "whole" and not miss.n_computed:
+        return f"nothing: no token of {prompts} had to be computed"
+    done = f"{miss.n_computed:,} of {counted(miss.n_prompt, 'token')} computed{time}"
+    if miss.cause == "whole":
+        return f"{done}: the last token of a prompt is always computed"
+    if miss.n_lost and miss.cause == "changed":
+        again = "It reads" if miss.n_lost == 1 else f"{miss.n_lost:,} of them read"
+        return f"{done}. {again} as before, but only what stands in front of the first difference can be reused"
+    if miss.n_lost and miss.cause in _SAME:
+        return f"{done}, {miss.n_lost:,} of them for the second time"
+    return f"{done}, {miss.n_hit:,} reused"
 
 
 def way_out(miss: Miss) -> str:
-    """The cheapest change that would have kept the tokens; empty where that is not worth a change."""
-    if miss.n_lost < GRAM:
+    """The cheapest change that would have kept the tokens; empty where that is not worth a change or goes without saying."""
+    if miss.n_lost < MIN_ADVICE:
         return ""
-    gain = f"{counted(miss.n_lost, 'token')} more would come from the cache"
+    n = counted(miss.n_lost, "token")
     match miss.cause:
         case "changed" if miss.change is not None:
-            return f"{_WAY_OUT[miss.change.what]}: {gain}"
+            if miss.change.what == "model":
+                return "--temperature 0 or a --seed makes the model write the same again"
+            if miss.change.what in ("template", "same text", "choice", "markup"):
+                return ""
+            return f"put what changes after the {n} that stay the same"
+        case "inside" if miss.change is not None:
+            return f"put what is different in each after the {n} that are the same in all"
         case "evicted":
-            return f"pin it (lab.pin), or make the cache larger (%sgl whatif says how large): {gain}"
+            return "`%sgl cache pin NAME` keeps a prefix; `%sgl whatif` shows how large a cache would keep all"
         case "flushed" | "gone":
-            return f"pin what must stay (lab.pin): {gain}"
+            return "`%sgl cache pin NAME` keeps a prefix"
         case "together":
-            return f"let one of them go first, the others then find it: {gain}"
+            return "ask one first, read its answer, then ask the others"
         case "namespace":
-            return f"run both alike: {gain}"
+            return "run both with --deterministic, or both without"
         case _:
             return ""
 
 
-def edit_lines(change: Change) -> list[tuple[str, str]]:
-    """(mark, text): the line as it was and as it is; a single one if it was not edited."""
-    edit = change.edit
-    if edit is None:
-        return []
-    if edit.old is None:
-        said = "said by" if change.what in ("model", "choice") else "a value in"
-        return [(" ", f"{said} line {edit.line}: {clipped(edit.new.strip(), 160)}")]
-    n_same = shared(edit.old, edit.new)
-    start = n_same - 40 if n_same > 60 else len(edit.new) - len(edit.new.lstrip())
-    rows = [("-", edit.old), ("+", edit.new)]
-    return [(mark, f"line {edit.line}: {'…' if n_same > 60 else ''}{clipped(text[start:], 120)}") for mark, text in rows if text.strip()]
+def _ago(miss: Miss) -> str:
+    return f", {duration(miss.gone_ms)} before" if miss.gone_ms is not None else ""
 
 
-def _ids(tokens: Iterable[int]) -> str:
-    shown = list(tokens)[:6]
-    return ", ".join(map(str, shown))
+def _token(token: int | None, spell: Spell) -> str:
+    return "the end" if token is None else f'"{clipped(spell(token), 40)}"'
+
+
+def _code(line: Line, start: int = 0) -> str:
+    return ("…" if start else "") + clipped(line.text[start:].strip(), 90)
+
+
+def _both(miss: Miss, new: Line, old: Line | None) -> str:
+    """A line as it is and as it was, from near where they part."""
+    if old is None:
+        return _code(new)
+    n_same = shared(old.text, new.text)
+    start = n_same - 30 if n_same > 50 else 0
+    return f"{_code(new, start)}  (in {clipped(miss.earlier_run, 40)}: {_code(old, start)})"
 
 
 # ---------------------------------------------------------------- text
@@ -133,27 +186,10 @@ def _ids(tokens: Iterable[int]) -> str:
 def text(why: Why, spell: Spell) -> str:
     parts = [headline(why)]
     for miss in why.misses:
-        lines = [": ".join(filter(None, (name(miss), sums(miss)))), f"  {story(miss)}"]
-        if miss.cause == "changed" and miss.change is not None:
-            lines += [f"  {row}" for row in _context_text(miss.change, spell)]
-            lines += [f"  {mark} {words}" for mark, words in edit_lines(miss.change)]
-        if way := way_out(miss):
-            lines.append(f"  → {way}")
-        parts.append("\n".join(lines))
+        told = rows(miss, spell)
+        lines = [f"  {label + ':':<18}{sentence}" for label, sentence in told]
+        parts.append("\n".join([name(miss), *lines]))
     return "\n\n".join(parts)
-
-
-def _context_text(change: Change, spell: Spell) -> list[str]:
-    before = clipped("".join(map(spell, change.before))[-50:], 50)
-    rows = [("then", change.old), ("now", change.new)]
-    return [
-        f"{when:<5}…{before}⟦{clipped(_said(tokens, spell), 60)}⟧{clipped(_said(change.after, spell), 30)}   (ids {_ids(tokens) or 'none'})"
-        for when, tokens in rows
-    ]
-
-
-def _said(tokens: Iterable[int], spell: Spell) -> str:
-    return "".join(map(spell, tokens))
 
 
 # ---------------------------------------------------------------- HTML
@@ -166,51 +202,52 @@ def html(why: Why, spell: Spell) -> Markup:
 
 
 def _miss(miss: Miss, spell: Spell) -> Markup:
-    head: list[Child] = [tag("span", {"style": css(font_weight="600")}, name(miss))]
-    if numbers := sums(miss):
-        head.append(tag("span", {"style": css(opacity="0.65", margin_left="10px", font_size="13px")}, numbers))
-    parts = [tag("div", {}, *head), _bar(miss), tag("div", {}, story(miss))]
-    if miss.cause == "changed" and miss.change is not None:
-        parts += [_context("then", miss.change, miss.change.old, palette.EVICTED, spell)]
-        parts += [_context("now", miss.change, miss.change.new, palette.COMPUTED, spell)]
-        parts += [_edit(mark, words) for mark, words in edit_lines(miss.change)]
-    if way := way_out(miss):
-        style = css(border_left=f"3px solid {palette.GENERATED.both}", padding="0 0 0 10px", margin="6px 0 0 0")
-        parts.append(tag("div", {"style": style}, f"→ {way}"))
+    parts: list[Child] = [tag("div", {"style": css(font_weight="600")}, name(miss)), _bar(miss)]
+    for label, sentence in rows(miss, spell):
+        shown = [_row(label, sentence)]
+        if label == FIRST and miss.change is not None:
+            shown.append(_row("", _context(miss.change, miss.change.new, palette.COMPUTED, spell, "now")))
+            shown.append(_row("", _context(miss.change, miss.change.old, palette.EVICTED, spell, "then")))
+        parts += shown
     return tag("div", {"style": css(border_top=RULE, margin_top="10px", padding_top="10px")}, *parts)
 
 
+def _row(label: str, content: Child) -> Markup:
+    wide = css(display="inline-block", width="112px", min_width="112px", font_size="13px", opacity="0.65")
+    body = css(flex="1 1 240px", min_width="0", overflow_wrap="break-word")
+    return tag("div", {"style": css(display="flex")}, tag("span", {"style": wide}, label), tag("div", {"style": body}, content))
+
+
 def _bar(miss: Miss) -> Markup:
-    """The prompt as a bar: from the cache, lost, new."""
-    n_lost = min(miss.n_lost, miss.n_prompt - miss.n_hit)
-    parts = [(miss.n_hit, palette.CACHED.both), (n_lost, palette.COMPUTED.both)]
-    if not miss.n_prompt or (miss.n_alike and miss.cause in ("new", "whole")):
+    """The prompt as a bar: reused, computed though it was there before, new."""
+    if not miss.n_prompt:
         return joined([])
+    n_lost = min(miss.n_lost, miss.n_computed)
+    parts = [(miss.n_hit, palette.CACHED.both), (n_lost, palette.COMPUTED.both)]
     pieces = [
         tag("div", {"style": css(background_color=ink, width=f"{100 * n / miss.n_prompt:.2f}%", height="5px")}) for n, ink in parts if n
     ]
     track = css(display="flex", overflow="hidden", border_radius="3px", margin="4px 0", background_color="rgba(127,127,127,0.18)")
-    said = f"{miss.n_hit:,} from the cache, {n_lost:,} lost, {miss.n_prompt - miss.n_hit - n_lost:,} new"
+    said = f"{miss.n_hit:,} reused, {n_lost:,} computed again, {miss.n_computed - n_lost:,} new"
     return tag("div", {"style": track, "title": said}, *pieces)
 
 
-def _context(when: str, change: Change, tokens: Iterable[int], ink: palette.Ink, spell: Spell) -> Markup:
+def _context(change: Change, tokens: Iterable[int], ink: palette.Ink, spell: Spell, when: str) -> Markup:
     mono = css(font_family="monospace", font_size="13px", white_space="pre-wrap", overflow_wrap="break-word")
     label = css(display="inline-block", width="44px", font_size="12px", opacity="0.65")
     differing = css(border_bottom=f"2px {ink.line} {ink.both}", background_color=palette.tint(ink.both, 0.16), font_weight="600")
     shown = [*tokens]
     said = clipped(_said(shown, spell), 200) or "∅"
+    ids = ", ".join(map(str, shown[:6])) or "none"
     return tag(
         "div",
         {"style": mono},
         tag("span", {"style": label}, when),
         tag("span", {"style": css(opacity="0.65")}, "…" + clipped(_said(change.before, spell)[-60:], 60)),
-        tag("span", {"style": differing, "title": f"token {change.at} on, ids {_ids(shown) or 'none'}"}, said),
+        tag("span", {"style": differing, "title": f"token ids {ids}"}, said),
         tag("span", {"style": css(opacity="0.65")}, clipped(_said(change.after, spell), 40)),
-        tag("span", {"style": css(opacity="0.65", font_size="11px", margin_left="10px")}, f"ids {_ids(shown) or 'none'}"),
     )
 
 
-def _edit(mark: str, words: str) -> Markup:
-    style = css(font_family="monospace", font_size="12px", margin_left="44px", white_space="pre-wrap", overflow_wrap="break-word")
-    return tag("div", {"style": style}, f"{mark} {words}")
+def _said(tokens: Iterable[int], spell: Spell) -> str:
+    return "".join(map(spell, tokens))

@@ -21,12 +21,16 @@ class Change:
     at: int
     """position of the first one"""
     before: Tokens
+    new_token: int
+    old_token: int
+    """the first ones; `new` or `old` may be empty, where something was only put in or taken out"""
     old: Tokens
     new: Tokens
     after: Tokens
     """where both go on; empty if they do not"""
     what: str
-    """what kind of change it looks like: time, number, case, space, same text, model, choice, markup, inserted, removed, text"""
+    """what kind of change it looks like: time, number, case, space, inserted, removed, text; same text (in other tokens), markup, template;
+    model (it wrote something else), answer (a text stands where it wrote one), choice"""
     edit: Edit | None = None
 
 
@@ -48,12 +52,14 @@ def kind_of(origin: Origin, was: Origin, before: str, old: str, new: str, after:
     """What kind of change it looks like."""
     if origin.kind == "choice" or (was.kind == "choice" and origin.kind != "text"):
         return "choice"
-    if origin.kind == "generated" or was.kind == "generated":
+    if origin.kind == "generated":
         return "model"
+    if old == new or (min(len(old), len(new)) > 0 and (old.startswith(new) or new.startswith(old)) and not after and was.kind == "text"):
+        return "same text"
+    if was.kind == "generated":
+        return "answer"
     if _MARKUP.match(new + after) or _MARKUP.match(old) or before.endswith("<|im_start|>"):
         return "markup"
-    if old == new:
-        return "same text"
     word_before, word_after = re.split(r"\s", before)[-1], re.split(r"\s", after)[0]
     words = [f"{word_before}{text}{word_after}" for text in (old, new)]
     if all(map(_TIME.search, words)):

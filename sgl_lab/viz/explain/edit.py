@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
+_MARKUP = re.compile(r"<\|[^|<>\s]{1,40}\|>(?:(?:user|assistant|system|tool)\b)?")
 MIN_MATCH = 3
 """characters that a line and the text must have in common, in one run"""
 MAX_LINES = 600
@@ -13,12 +15,25 @@ MAX_LINE = 4_000
 
 
 @dataclass(frozen=True, slots=True)
-class Edit:
-    """A line of the cell; `old` is how it read before, None where it was not edited: then a value in it changed."""
+class Line:
+    number: int
+    """1-based, the line of `%%sgl` being the first"""
+    text: str
 
-    line: int
-    new: str
-    old: str | None = None
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A line as it reads now and as it read before. None on one side: it was put in, or taken out.
+
+    Both the same: the line was not edited, so a value in it is another.
+    """
+
+    new: Line | None
+    old: Line | None
+
+    @property
+    def is_value(self) -> bool:
+        return self.new is not None and self.old is not None and self.new.text == self.old.text
 
 
 def find_edit(old_source: str | None, new_source: str, before: str, old: str, new: str, after: str) -> Edit | None:
@@ -30,22 +45,52 @@ def find_edit(old_source: str | None, new_source: str, before: str, old: str, ne
     edits = []
     for name, i, i_end, j, j_end in SequenceMatcher(None, was, now, autojunk=False).get_opcodes():
         for n in range(max(i_end - i, j_end - j) if name != "equal" else 0):
-            line = now[j + n] if j + n < j_end else ""
-            line_before = was[i + n] if i + n < i_end else ""
-            score = _match(line, here) * bool(line) + _match(line_before, there) * bool(line_before)
-            number = j + n + 1 if j + n < j_end else j_end + 1
-            edits.append((score, -number, Edit(number, line, line_before)))
-    if edits and (best := max(edits, key=lambda edit: edit[:2]))[0] >= MIN_MATCH:
-        return best[2]
-    stands_in = [(_match(line, before[-40:]) + _match(line, after[:40]), -n, Edit(n, line)) for n, line in enumerate(now, 1)]
-    found = max(stands_in, key=lambda edit: edit[:2])
-    return found[2] if found[0] >= MIN_MATCH else None
+            line = Line(j + n + 1, now[j + n]) if j + n < j_end else None
+            line_before = Line(i + n + 1, was[i + n]) if i + n < i_end else None
+            told = [(line, new, here), (line_before, old, there)]
+            if line_before is not None and not _brought(line_before, old, line):
+                line_before = None
+            if (score := sum(_match(one.text, text, around) for one, text, around in told if one is not None)) >= MIN_MATCH:
+                edits.append((score, -n - j, Edit(line, line_before)))
+    if edits:
+        return max(edits, key=lambda edit: edit[:2])[2]
+    stands_in = [(_common(text, before[-40:]) + _common(text, after[:40]), -n, Line(n, text)) for n, text in enumerate(now, 1)]
+    score, _, found = max(stands_in, key=lambda row: row[:2])
+    same = next((Line(n, text) for n, text in enumerate(was, 1) if text == found.text), None)
+    return Edit(found, same) if score >= MIN_MATCH else None
+
+
+def line_with(source: str, text: str) -> Line | None:
+    """The line of `source` that has most of the beginning of `text`; None if none has any."""
+    wanted = _MARKUP.sub("", text)[:80].strip()
+    scored = [(_common(line, wanted), -n, Line(n, line)) for n, line in enumerate(_lines(source), 1)]
+    best = max(scored, key=lambda row: row[:2])
+    return best[2] if best[0] >= MIN_MATCH else None
+
+
+def options_edit(old_source: str, new_source: str) -> Edit | None:
+    """The first lines, where they differ."""
+    (was, *_), (now, *_) = old_source.split("\n"), new_source.split("\n")
+    return Edit(Line(1, now[:MAX_LINE]), Line(1, was[:MAX_LINE])) if was != now else None
+
+
+def _brought(line: Line, text: str, other: Line | None) -> bool:
+    """Whether `line` can be where `text` came from: it holds a good part of its beginning, or was only edited into `other`."""
+    wanted = text[:80].strip()
+    if not wanted or _common(line.text, wanted) >= min(len(wanted), 8):
+        return True
+    return other is not None and SequenceMatcher(None, line.text, other.text, autojunk=False).ratio() > 0.6
 
 
 def _lines(source: str) -> list[str]:
     return [line[:MAX_LINE] for line in source.split("\n")[:MAX_LINES]]
 
 
-def _match(line: str, text: str) -> int:
+def _match(line: str, text: str, around: str) -> int:
+    """How well a line and a text with what stands around it fit: what both have in one run, and twice what is of the text itself."""
+    return _common(line, around) + 2 * _common(line, text[:80].strip()) * bool(text.strip())
+
+
+def _common(line: str, text: str) -> int:
     """Length of the longest run of characters that both have."""
     return SequenceMatcher(None, line, text, autojunk=False).find_longest_match().size if line and text else 0

@@ -24,8 +24,10 @@ from ...contracts.events import (
     TokensSampled,
 )
 from ...contracts.ids import ExprId, ForkId, Namespace, NodeId, RequestId, RunId
+from ...contracts.legible import finite
 from ...contracts.tree import TreeSnapshot
 from ...trace import Record
+from ..views.asked import STEP
 from ..views.names import unnamed
 
 Tokens = tuple[int, ...]
@@ -65,10 +67,16 @@ class Served:
     generated: list[int] = field(default_factory=list)
     reason: str = ""
     """why it ended; empty while it runs"""
+    path: str = ""
+    """of its fork, as `s[0] › `; empty in the main one"""
+    ms: float = 0.0
+    """of the steps that computed its prompt, its share by tokens"""
+    n_prefilled: int = 0
+    """prompt tokens that those steps computed"""
 
     @property
     def name(self) -> str:
-        return (self.expr.name if self.expr else "") or unnamed(self.queued.kind)
+        return self.path + ((self.expr.name if self.expr else "") or unnamed(self.queued.kind))
 
     @property
     def prompt(self) -> Tokens:
@@ -157,6 +165,7 @@ class _Fold:
     def __init__(self, records: Sequence[Record], others: Iterable[Entry]) -> None:
         self.past = Past([], [], [])
         self._streams: dict[ForkId, list[Origin]] = {}
+        self._paths: dict[ForkId, str] = {}
         self._running: dict[ForkId, ExprStarted] = {}
         self._exprs: dict[ExprId, ExprStarted] = {}
         self._nodes: dict[NodeId, Path] = {}
@@ -192,8 +201,10 @@ class _Fold:
 
     def _fold(self, entry: Entry) -> None:
         match entry.event:
-            case ForkOpened(fork=fork, parent=parent):
+            case ForkOpened(fork=fork, parent=parent, index=index, label=label):
                 self._streams[fork] = list(self._streams.get(parent, ())) if parent is not None else []
+                steps = self._paths.get(parent, "") if parent is not None else ""
+                self._paths[fork] = f"{steps}{label or f'fork {index + 1}'}{STEP}" if parent is not None else ""
             case ExprStarted(fork=fork, expr=expr) as event:
                 self._exprs[expr] = self._running[fork] = event
             case StreamExtended(fork=fork, start=start, tokens=tokens, kind=kind, role=role):
@@ -204,6 +215,7 @@ class _Fold:
             case RequestQueued(request=request, fork=fork, expr=asked) as queued:
                 origins = list(self._streams.get(fork, ())) if fork is not None else []
                 served = Served(self._run, queued, self._exprs.get(asked) if asked is not None else None, origins)
+                served.path = self._paths.get(fork, "") if fork is not None else ""
                 self._active[request] = served
                 self.past.requests.append(served)
             case PrefixMatched(request=request, n_hit=n_hit, node=node) if request in self._active:
@@ -212,7 +224,12 @@ class _Fold:
                 if served.n_hit is None:
                     served.n_hit, served.matched, served.t_ns = n_hit, entry.seq, entry.t_ns
                     served.namespace = self._nodes[node].namespace if node in self._nodes else ()
-            case StepRan(prefill=prefill, decode=decode):
+            case StepRan(prefill=prefill, decode=decode, ms=ms):
+                per_token = (finite(ms) or 0.0) / max(1, sum(n for _, n in prefill) + len(decode))
+                for request, n in prefill:
+                    if request in self._active:
+                        self._active[request].ms += n * per_token
+                        self._active[request].n_prefilled += n
                 worked = next((self._active[r] for r in (*decode, *(r for r, _ in prefill)) if r in self._active), None)
                 self._blame(worked)
             case TokensSampled(samples=samples):

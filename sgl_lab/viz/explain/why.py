@@ -15,16 +15,20 @@ from ...contracts.ids import Namespace, RunId
 from ...trace import Record
 from ..views.hits import n_shared
 from .change import MAX_STRETCH, Change, kind_of, stretch
-from .edit import Edit, find_edit
+from .edit import Edit, Line, find_edit, line_with, options_edit
 from .past import TEXT, Past, Path, Served, Tokens, grams, past, shared
 
 GRAM = 12
-"""Only tokens that stand in runs of this many in both texts count as lost: shorter ones are words that any two texts share."""
+"""Only tokens that stand in runs of this many in both texts count as the same text: shorter ones are words that any two texts share."""
 CONTEXT = 12
 MAX_REQUESTS = 40
 """explained, those that missed most; all are counted"""
 MAX_ALIKE = 12
 """earlier sequences compared, where several share equally much"""
+MAX_STRANGERS = 8
+"""runs of other models looked at, the latest"""
+MIN_STRANGER = 24
+"""characters that a prompt to another model has to share to be told of"""
 ABOVE_ALL = 1 << 62
 ELSEWHERE = RunId(-1)
 """stands for a run of another ring: of a file, or of another lab"""
@@ -34,29 +38,47 @@ Spell = Callable[[int], str]
 
 @dataclass(frozen=True, slots=True)
 class Miss:
-    """One request, and where its prompt's tokens were from."""
+    """One request, and where its prompt's tokens were from; or several of the same story, and then all counts are theirs together."""
 
     name: str
     line: int
+    """of the gen or select, 0 where that is not known"""
     n_prompt: int
     n_hit: int
-    n_shareable: int
-    """leading tokens that may come from a cache at all"""
-    n_known: int
-    """of those, how many some earlier request had computed"""
+    """tokens that were reused"""
+    n_inside: int
+    """of these, how many nothing but this run had computed"""
     n_lost: int
-    """tokens computed again though an earlier request had them"""
+    """tokens computed again though an earlier request had them, or had the same text"""
+    ms: float | None
+    """that the computing of the prompt took, its share of the steps by tokens; None where no step was recorded"""
     cause: str
-    """whole, new, changed, evicted, flushed, gone, together, namespace or unkept"""
+    """whole, first, ended, changed, inside, evicted, flushed, gone, together, namespace, model or unkept"""
+    at: int
+    """leading tokens that are the same as those of `earlier`"""
+    token: int | None = None
+    """the prompt's token after these"""
+    going_on: Tokens = ()
+    """of `ended`, and of `inside` where nothing differs: the first tokens of the text that is new"""
+    run: str = ""
     earlier: str = ""
-    """run and name of the request that had most of it"""
+    """run and name of the request that it is compared with"""
+    earlier_run: str = ""
     change: Change | None = None
+    edit: Edit | None = None
+    """the line that the token is from; of `whole` the line of options, if that was edited"""
     by: str = ""
-    """who needed the room of what was evicted"""
+    """who needed the room of what was evicted; another model's name"""
     gone_ms: float | None = None
     """how long before it was missed that was, as far as that is known"""
+    is_exact: bool = False
+    """of `namespace`: whether this run was the one with --deterministic"""
     n_alike: int = 0
     """further requests of the run with the same story"""
+
+    @property
+    def n_computed(self) -> int:
+        return self.n_prompt - self.n_hit
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +91,32 @@ class Why:
     n_cached: int
     n_requests: int
     misses: tuple[Miss, ...]
-    """those that lost most first"""
+    """first those that lost much, then the others in their order"""
 
     @property
     def n_lost(self) -> int:
-        return sum(miss.n_lost * (1 + miss.n_alike) for miss in self.misses)
+        return sum(miss.n_lost for miss in self.misses)
+
+    @property
+    def n_inside(self) -> int:
+        """Of the cached ones, how many this run itself had computed, as far as requests were explained."""
+        return min(self.n_cached, sum(miss.n_inside for miss in self.misses))
 
 
-def why(record: Record, earlier: Sequence[Record] = (), *, against: Record | None = None, others: Iterable[Entry] = ()) -> Why:
-    """Explain `record` by itself and those recorded `earlier` on the same ring, or by the one it is to be compared with."""
+def why(
+    record: Record,
+    earlier: Sequence[Record] = (),
+    *,
+    against: Record | None = None,
+    others: Iterable[Entry] = (),
+    strangers: Sequence[tuple[str, Record]] = (),
+) -> Why:
+    """Explain `record` by itself and those recorded `earlier` on the same ring, or by the one it is to be compared with.
+
+    `strangers` are runs of other models, each with its model's name: looked at where nothing of this ring explains a miss.
+    """
     known = {kept.run: kept for kept in (*earlier, record)}
-    judge = _Judge(record, known, past(list(known.values()), others))
+    judge = _Judge(record, known, past(list(known.values()), others), strangers)
     if against is not None:
         judge.compare(against)
     return judge.why()
@@ -109,11 +146,11 @@ class _Shelf:
         elif candidate.served is not None:
             self._candidates[at] = candidate
 
-    def closest(self, prompt: Tokens, run: RunId | None) -> tuple[int, list[_Candidate]]:
-        """How many leading tokens the closest ones share with `prompt`, and the latest of those; with a `run` its own only."""
+    def closest(self, prompt: Tokens, wanted: Callable[[_Candidate], bool] | None = None) -> tuple[int, list[_Candidate]]:
+        """How many leading tokens the closest ones that are `wanted` share with `prompt`, and the latest of those."""
         keys, candidates = self._keys, self._candidates
-        if run is not None:
-            candidates = [one for one in candidates if one.served is not None and one.served.run == run]
+        if wanted is not None:
+            candidates = [one for one in candidates if wanted(one)]
             keys = [one.tokens for one in candidates]
         at = bisect_left(keys, prompt)
         n = max((shared(prompt, key) for key in keys[max(at - 1, 0) : at + 1]), default=0)
@@ -121,13 +158,22 @@ class _Shelf:
         return n, nlargest(MAX_ALIKE, candidates[first:end], key=lambda candidate: candidate.seq)
 
 
+_NONE = _Shelf()
+
+
 class _Judge:
     """Walks through all requests in the order in which they were let in, and knows at each what had been computed by then."""
 
-    def __init__(self, record: Record, known: dict[RunId, Record], told: Past) -> None:
+    def __init__(self, record: Record, known: dict[RunId, Record], told: Past, strangers: Sequence[tuple[str, Record]]) -> None:
         self._record, self._known, self._past = record, known, told
         self._against: RunId | None = None
-        self._shelves: dict[Namespace, _Shelf] = {}
+        self._before: dict[Namespace, _Shelf] = {}
+        """what other runs computed, or what was found"""
+        self._own: dict[Namespace, _Shelf] = {}
+        """what this run computed"""
+        self._strangers = strangers
+        self._strange: list[tuple[str, str, Served, str]] | None = None
+        """model, title, request and text of its prompt"""
 
     def compare(self, against: Record) -> None:
         """Judge by this run alone; if it is not one of those known, its requests are taken from it now."""
@@ -142,7 +188,8 @@ class _Judge:
         mine = [one for one in self._past.requests if one.run == self._record.run and one.n_hit is not None]
         # A family is one prompt: only its first request is explained, all are counted.
         heads = [one for one in mine if one.queued.request == one.queued.group]
-        explained = {id(one) for one in nlargest(MAX_REQUESTS, heads, key=lambda one: one.n_reusable - (one.n_hit or 0))}
+        told = [one for one in heads if one.queued.kind != "warm"] or heads
+        explained = {id(one) for one in nlargest(MAX_REQUESTS, told, key=lambda one: one.n_reusable - (one.n_hit or 0))}
         events: list[tuple[int, Path | Served]] = [*self._past.found]
         events += [(one.matched, one) for one in self._past.requests if one.matched is not None]
         misses = []
@@ -167,12 +214,17 @@ class _Judge:
     # ------------------------------------------------------------ who shares most
 
     def _add(self, namespace: Namespace, candidate: _Candidate) -> None:
-        self._shelves.setdefault(namespace, _Shelf()).add(candidate)
+        """What was found lying in the cache after the run had begun is the run's own, or of somebody that nobody recorded."""
+        is_own = candidate.served is not None and candidate.served.run == self._record.run
+        (self._own if is_own else self._before).setdefault(namespace, _Shelf()).add(candidate)
 
-    def _closest(self, served: Served, namespace: Namespace) -> tuple[int, _Candidate | None]:
+    def _closest(self, served: Served, shelf: _Shelf) -> tuple[int, _Candidate | None]:
         """How many leading tokens the closest earlier sequence shares, and which that is; of equals the one most like the rest."""
-        prompt = served.prompt[: served.n_reusable]
-        n, alike = self._shelves.get(namespace, _Shelf()).closest(prompt, self._against)
+        prompt = served.prompt
+        wanted = None
+        if self._against is not None and shelf is not self._own.get(served.namespace):
+            wanted = lambda one: one.served is not None and one.served.run == self._against  # noqa: E731
+        n, alike = shelf.closest(prompt, wanted)
 
         def likeness(other: _Candidate) -> tuple[int, bool, int]:
             has_name = other.served is not None and other.served.name == served.name
@@ -184,30 +236,112 @@ class _Judge:
 
     def _miss(self, served: Served) -> Miss:
         prompt, n_hit, n_most = served.prompt, served.n_hit or 0, served.n_reusable
-        n_same, candidate = self._closest(served, served.namespace)
-        line = served.expr.line if served.expr else 0
-        miss = Miss(served.name, line, len(prompt), min(n_hit, len(prompt)), n_most, max(n_same, n_hit), 0, "new")
-        if n_hit >= n_most:
-            return replace(miss, cause="whole")
-        elsewhere = self._elsewhere(served)
-        if elsewhere is not None and elsewhere[0] >= max(n_same, n_hit) + GRAM:
+        n_before, before = self._closest(served, self._before.get(served.namespace, _NONE))
+        n_own, own = self._closest(served, self._own.get(served.namespace, _NONE))
+        n_found, _ = self._before.get(served.namespace, _NONE).closest(prompt)
+        miss = Miss(
+            served.name,
+            served.expr.line if served.expr else 0,
+            len(prompt),
+            min(n_hit, len(prompt)),
+            max(0, min(n_hit, len(prompt)) - n_found) if own is not None else 0,
+            0,
+            served.ms if served.n_prefilled else None,
+            "first",
+            0,
+            prompt[0] if prompt else None,
+            run=self._record.title,
+        )
+        if n_hit >= n_most and max(n_before, n_own) >= len(prompt):
+            return self._whole(replace(miss, cause="whole", at=len(prompt)), own if n_own > n_before else before)
+        if (elsewhere := self._elsewhere(served, max(n_before, n_own, n_hit))) is not None:
             n_there, other = elsewhere
-            return replace(miss, n_known=n_there, n_lost=n_there - n_hit, cause="namespace", earlier=self._called(other))
-        if candidate is None:
+            known = self._compared(miss, other, n_there, served)
+            there = other.served.namespace if other.served else ()
+            return replace(known, n_lost=n_there - n_hit, cause="namespace", is_exact=len(served.namespace) > len(there))
+        for n, candidate in ((n_before, before), (n_own, own)):
+            is_a_word = candidate is own and n < len(prompt) and min(n, n_most) - n_hit < GRAM  # forks that begin alike, say
+            if candidate is not None and not is_a_word and min(n, n_most) > n_hit and n >= max(n_before, n_own):
+                return self._unkept(replace(self._compared(miss, candidate, n, served), n_lost=min(n, n_most) - n_hit), served, candidate)
+        n_lost_before, n_lost_own = self._n_lost(served, before, n_before), self._n_lost(served, own, n_own)
+        if own is not None and n_own >= n_before and (n_own > n_before or before is None) and n_lost_own >= n_lost_before:
+            return self._inside(replace(self._compared(miss, own, n_own, served), n_lost=n_lost_own), served, own)
+        if (stranger := self._stranger(served, n_before)) is not None:
+            model, title, n_lost = stranger
+            return replace(miss, cause="model", by=model, n_lost=n_lost, earlier_run=title, earlier=title)
+        if before is None or (n_before == 0 and not self._is_counterpart(served, before)):
             return miss
-        miss = replace(miss, earlier=self._called(candidate))
-        if n_same > n_hit:
-            return self._unkept(replace(miss, n_lost=n_same - n_hit), served, candidate)
-        if n_same == len(candidate.tokens):
-            return miss  # the earlier one ended here: what follows is new
-        n_lost = _n_common(prompt[max(n_same, n_hit) : n_most], candidate.tokens[n_same:])
-        change = self._change(served, candidate, n_same)
-        return replace(miss, n_lost=n_lost, cause="changed" if n_lost or change.what not in ("text", "model") else "new", change=change)
+        miss = self._compared(miss, before, n_before, served)
+        if n_before == len(before.tokens):
+            return replace(self._going_on(miss, served), cause="ended")
+        change = self._change(served, before, n_before)
+        return replace(miss, n_lost=n_lost_before, cause="changed", change=change, edit=change.edit)
 
-    def _elsewhere(self, served: Served) -> tuple[int, _Candidate] | None:
-        """The closest sequence of another namespace, whose keys and values are not the same."""
-        found = [self._closest(served, other) for other in self._shelves if other != served.namespace]
-        return max(((n, one) for n, one in found if one is not None), key=lambda pair: pair[0], default=None)
+    def _is_counterpart(self, served: Served, other: _Candidate) -> bool:
+        """Whether a sequence that begins otherwise is the same question all the same."""
+        return other.served is not None and other.served.expr is not None and other.served.name == served.name
+
+    def _compared(self, miss: Miss, candidate: _Candidate, at: int, served: Served) -> Miss:
+        run = candidate.served.run if candidate.served else None
+        token = served.prompt[at] if at < len(served.prompt) else None
+        title = self._title(run) if candidate.served else ""
+        return replace(miss, at=at, token=token, earlier=self._called(candidate), earlier_run=title)
+
+    def _n_lost(self, served: Served, candidate: _Candidate | None, n_same: int) -> int:
+        """Tokens that were computed though `candidate` has the same text after a place where both part."""
+        if candidate is None:
+            return 0
+        return _n_common(served.prompt[max(n_same, served.n_hit or 0) : served.n_reusable], candidate.tokens[n_same:])
+
+    def _whole(self, miss: Miss, whose: _Candidate | None) -> Miss:
+        if whose is None:
+            return miss
+        run = whose.served.run if whose.served else None
+        record = self._known.get(run) if run is not None else None
+        edit = options_edit(record.source, self._record.source) if record is not None and record is not self._record else None
+        return replace(miss, earlier=self._called(whose), earlier_run=self._title(run) if whose.served else "", edit=edit)
+
+    def _inside(self, miss: Miss, served: Served, own: _Candidate) -> Miss:
+        """It goes on from what this run had computed, or parts from it."""
+        at = miss.at
+        if at == len(own.tokens):
+            return replace(self._going_on(miss, served), cause="inside")
+        change = self._change(served, own, at)
+        was = own.served.origin(at) if own.served else TEXT
+        if change.what != "same text" and was.kind != "text" and own.served is not None and own.served.queued.fork == served.queued.fork:
+            change = replace(change, what="template")
+        return replace(miss, cause="changed" if change.what in ("template", "same text") else "inside", change=change, edit=change.edit)
+
+    def _going_on(self, miss: Miss, served: Served) -> Miss:
+        """What was compared ends: the text after it, without the end of an answer that the model wrote itself."""
+        at, prompt = miss.at, served.prompt
+        while at < len(prompt) and served.origin(at).kind in ("generated", "choice"):
+            at += 1
+        line = line_with(self._record.source, self._text(prompt[at : at + 40]))
+        return replace(miss, at=at, token=None, going_on=prompt[at : at + CONTEXT], edit=Edit(line, None) if line else None)
+
+    def _elsewhere(self, served: Served, n_here: int) -> tuple[int, _Candidate] | None:
+        """The closest sequence of another namespace, whose keys and values are not the same; None if it shares little more."""
+        others = [shelf for shelves in (self._before, self._own) for name, shelf in shelves.items() if name != served.namespace]
+        found = [self._closest(served, shelf) for shelf in others]
+        n, best = max(((n, one) for n, one in found if one is not None), key=lambda pair: pair[0], default=(0, None))
+        return (n, best) if best is not None and n > n_here and n >= min(n_here + GRAM, served.n_reusable) else None
+
+    def _stranger(self, served: Served, n_same: int) -> tuple[str, str, int] | None:
+        """A run of another model that was asked the same text: model, title, tokens of this prompt that it had the text of."""
+        if self._strange is None:
+            self._strange = [
+                (model, record.title, one, "".join(map(record.spell, one.prompt)))
+                for model, record in self._strangers[-MAX_STRANGERS:]
+                for one in past([record]).requests
+            ]
+        text = self._text(served.prompt)
+        n_known = len(self._text(served.prompt[:n_same]))
+        tail = len(text) - len(text.rstrip())
+        best = max(((shared(text, there), -n, model, title) for n, (model, title, _, there) in enumerate(self._strange)), default=None)
+        if best is None or best[0] < max(MIN_STRANGER, 2 * n_known, 0.8 * (len(text) - tail)):
+            return None
+        return best[2], best[3], max(0, len(served.prompt) - (served.n_hit or 0) - 1)
 
     def _unkept(self, miss: Miss, served: Served, candidate: _Candidate) -> Miss:
         """What had become of the token after the hit, when, and who needed the room."""
@@ -215,7 +349,7 @@ class _Judge:
             if eviction.seq <= (served.matched or 0) and eviction.path.holds(served.prompt, served.n_hit or 0):
                 cause = {"room": "evicted", "flush": "flushed", "gone": "gone"}[eviction.how]
                 where = self._title(eviction.run) if eviction.run is not None else ""
-                by = f"{eviction.by.name} of {self._title(eviction.by.run)}" if eviction.by else where
+                by = f'"{eviction.by.name}" of {self._title(eviction.by.run)}' if eviction.by else where
                 ms = None if cause == "gone" else (served.t_ns - eviction.t_ns) / 1e6
                 return replace(miss, cause=cause, by=by, gone_ms=ms)
         running = candidate.served is not None and (not candidate.served.reason or candidate.served.run == self._record.run)
@@ -232,11 +366,15 @@ class _Judge:
         was = candidate.served.origin(at) if candidate.served else TEXT
         texts = ["".join(map(spell, before)), "".join(map(spell_old, old)), "".join(map(spell, new)), "".join(map(spell, after))]
         what = kind_of(served.origin(at), was, *texts)
-        shown = Change(at, before, old[:MAX_STRETCH], new[:MAX_STRETCH], after, what)
+        shown = Change(at, before, prompt[at], other[at], old[:MAX_STRETCH], new[:MAX_STRETCH], after, what)
         said_by = served.origin(at).expr
         if what in ("model", "choice"):
-            return replace(shown, edit=Edit(said_by.line, self._line(said_by.line)) if said_by is not None and said_by.line else None)
+            line = Line(said_by.line, self._line(said_by.line)) if said_by is not None and said_by.line else None
+            return replace(shown, edit=Edit(line, line) if line else None)
         return replace(shown, edit=find_edit(record.source if record else None, self._record.source, *texts))
+
+    def _text(self, tokens: Tokens) -> str:
+        return "".join(map(self._record.spell, tokens))
 
     def _line(self, number: int) -> str:
         lines = self._record.source.split("\n")
@@ -244,12 +382,12 @@ class _Judge:
 
     def _called(self, candidate: _Candidate) -> str:
         if candidate.served is None:
-            return "what lay in the cache before"
-        return f"{candidate.served.name} of {self._title(candidate.served.run)}"
+            return "what was in the cache before"
+        return f'"{candidate.served.name}" of {self._title(candidate.served.run)}'
 
     def _title(self, run: RunId | None) -> str:
         if run is None or run not in self._known:
-            return "something that was not recorded"
+            return "a run that was not recorded"
         return "this run" if run == self._record.run else self._known[run].title
 
 
@@ -265,9 +403,21 @@ def _n_common(mine: Tokens, others: Tokens) -> int:
 
 
 def _grouped(misses: Iterable[Miss]) -> tuple[Miss, ...]:
-    """Those with the same story as one, those that lost most first."""
+    """Those with the same story as one that counts for all; first those that lost much, then the others in their order."""
     groups: dict[object, list[Miss]] = {}
     for miss in misses:
-        story = (miss.cause, miss.n_hit, miss.n_lost, miss.by, miss.change and replace(miss.change, after=()), miss.name)
-        groups.setdefault((miss.cause, miss.name) if miss.cause in ("new", "whole") else story, []).append(miss)
-    return tuple(sorted((replace(group[0], n_alike=len(group) - 1) for group in groups.values()), key=lambda miss: -miss.n_lost))
+        change = miss.change and (miss.change.at, miss.change.old_token, miss.change.new_token, miss.change.what)
+        own = (miss.name, miss.at, miss.going_on) if miss.cause in ("ended", "inside", "first") else None
+        groups.setdefault((miss.cause, miss.earlier_run, miss.by, change, own), []).append(miss)
+    told = [_together(group) for group in groups.values()]
+    return tuple(sorted(told, key=lambda miss: -miss.n_lost if miss.n_lost >= GRAM else 0))
+
+
+def _together(group: Sequence[Miss]) -> Miss:
+    first = group[0]
+    known = [miss.ms for miss in group if miss.ms is not None]
+    n_prompt, n_hit, n_inside, n_lost = (
+        sum(getattr(miss, name) for miss in group) for name in ("n_prompt", "n_hit", "n_inside", "n_lost")
+    )
+    ms = sum(known) if known else None
+    return replace(first, n_prompt=n_prompt, n_hit=n_hit, n_inside=n_inside, n_lost=n_lost, ms=ms, n_alike=len(group) - 1)
