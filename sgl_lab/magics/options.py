@@ -149,7 +149,7 @@ CELL_OPTIONS = (
     Option(("--temperature",), "temperature", _number(float, 0), "T", "sampling temperature, 0 is greedy", default="1.0"),
     Option(("--max-tokens",), "max_tokens", _number(int, 1), "N", "most tokens of one gen that says nothing itself", default="128"),
     Option(("--seed",), "seed", _number(int, 0), "N", "makes sampling repeatable", default="none"),
-    Option(("--deterministic",), "deterministic", _switch, "", "the same to the bit on one kind of machine, whatever is cached or runs beside it", default="no"),
+    Option(("--deterministic",), "deterministic", _switch, "", "the same to the bit on one kind of CPU, whatever else runs", default="no"),
     Option(("--view",), "view", _views, "VIEWS", "what is shown, or none", (*VIEWS, "none"), default=",".join(VIEWS)),
     Option(("--bg",), "bg", _switch, "", "run in the background; the value is a job: status, result(), cancel(), await"),
     Option(("--interact",), "interact", str, "x=1..5", "sliders (a..b, a..b:step) and lists ([...]) that run the cell again when moved"),
