@@ -40,7 +40,7 @@ MAKES_MARKUP = {
     "sgl_lab/viz/draw/escape.py",
     "sgl_lab/viz/draw/page.py",  # its doctype, and the mark that files are known by
     "sgl_lab/viz/draw/whatif.py",  # plotly's line breaks in a text of ours
-    "sgl_lab/cli.py",  # nbconvert's template
+    "sgl_lab/notebook.py",  # nbconvert's template
 }
 TRUSTS_MARKUP = {"sgl_lab/viz/draw/escape.py", "sgl_lab/magics/show.py"}
 """Where source becomes `Markup`: where it is built, and where an output goes out that was."""
