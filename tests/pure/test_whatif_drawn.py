@@ -45,13 +45,15 @@ def test_figure_picture_and_table_hold_the_simulations_own_numbers() -> None:
     assert found.policies[-1] == "belady"
     figure = whatif.figure(found)
     lines = {line["name"]: line for line in figure["data"]}
-    for policy in found.policies:
-        line, points = lines[whatif.name(policy)], found.of(policy)
+    drawn = whatif.alike(found)
+    assert sorted(policy for _, group in drawn for policy in group) == sorted(found.policies)
+    for title, policy in ((title, policy) for title, group in drawn for policy in group):
+        line, points = lines[title], found.of(policy)
         assert list(line["x"]) == [one.n_pages for one in points]
         assert list(line["y"]) == [one.hit_rate for one in points]
     text = whatif.text(found)
     for one in found.outcomes:
-        counts = f"{one.cached_prompt_tokens:,} +{one.computed_tokens:,} +{one.evicted_tokens:,} "
+        counts = f"{one.cached_prompt_tokens:,} +{one.computed_tokens:,} +{one.evicted_tokens:,}"
         assert re.search(rf"^ *{one.n_pages}( ◂ as it was)? .* {counts}", text, re.MULTILINE)
     assert "200 ◂ as it was" in text
     cells = {cell for row in whatif.rows(found) for cell in row}
@@ -73,6 +75,23 @@ def test_the_size_that_the_run_had_gives_the_hit_rate_that_it_had() -> None:
     for one in found.outcomes:
         (best,) = (other for other in found.outcomes if other.evict == "belady" and other.n_pages == one.n_pages)
         assert one.cached_tokens <= best.cached_tokens
+
+
+def test_policies_that_agree_are_one_line_and_empty_columns_are_left_out() -> None:
+    def found(*hits: tuple[str, int, int]) -> whatif.WhatIf:
+        return whatif.WhatIf("In[5]", tuple(Outcome(one, size, 100, n, n, 120 - n, 0, 0, 0, 0) for one, size, n in hits), 1, None)
+
+    policies = ("lru", "lfu", "fifo", "belady")
+    same = found(*((policy, size, n) for policy in policies for size, n in ((64, 50), (128, 70))))
+    assert [row[:3] for row in whatif.rows(same)] == [
+        ("cache", "policy", "hit rate"), ("64", "all 4 policies", "50 %"), ("128", "all 4 policies", "70 %"),
+    ]
+    assert whatif.rows(same)[0][-1] == "through the model"
+    assert "all 4 policies agree at every size" in whatif.text(same)
+    assert [line["name"] for line in whatif.figure(same)["data"]] == ["all 4 policies"]
+    best = found(*((policy, 64, 60 if policy == "belady" else 50) for policy in policies))
+    assert [row[1] for row in whatif.rows(best)] == ["policy", "lru, lfu, fifo", "best (Belady)"]
+    assert "agree" not in whatif.text(best)
 
 
 def test_a_larger_cache_that_finds_less_is_explained() -> None:

@@ -45,9 +45,14 @@ def explained(desk: Desk, record: Record, against: Record | None = None) -> tupl
 
 
 def _diff(shell: Any, desk: Desk, words: Words) -> None:
-    if len(words.names) != 2:
-        raise OptionError("%sgl diff takes two runs", hint="such as `%sgl diff -2 -1`, the last two, or `%sgl diff 3 trip`")
-    a, b = desk.run(words.name(0)), desk.run(words.name(1))
+    """`diff`, `diff A` and `diff A B`: of the last two runs, of A and the last one, of any two."""
+    names = words.names
+    if not names and (n_runs := len(desk.runs())) < 2:
+        raise OptionError(f"%sgl diff compares two runs, {'one has run' if n_runs else 'none has run'}", hint="run a %%sgl cell first")
+    a = desk.run(names[0] if names else "-2")
+    b = desk.run(names[1] if len(names) == 2 else "-1")
+    if a is b:
+        raise OptionError(f"{a.title} is the last run itself", hint="name another one, or two: `%sgl diff A B`")
     found = diff(a, b)
     n_same = sum(pair.is_asked_alike and pair.is_answered_alike for pair in found.pairs)
     counts = {"pairs": len(found.pairs), "same": n_same}
@@ -63,6 +68,10 @@ COMMANDS = {
         takes_runs=True,
     ),
     "diff": Command(
-        _diff, "A B [--text]   two runs side by side: prompts, answers token by token, counts", 2, {"--text": ""}, takes_runs=True
+        _diff,
+        "[A] [B] [--text]   the last two runs side by side, A and the last, or A and B: prompts, answers token by token, counts",
+        2,
+        {"--text": ""},
+        takes_runs=True,
     ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -74,8 +75,23 @@ def heading(found: WhatIf) -> str:
     return f"{clipped(found.run, 60)}: hit rate, had the cache another size or policy"
 
 
+def alike(found: WhatIf) -> list[tuple[str, list[str]]]:
+    """(what they are called, policies): those that have the same hit rate at every size are one."""
+    groups: dict[tuple[tuple[int, float], ...], list[str]] = {}
+    for policy in found.policies:
+        groups.setdefault(tuple((one.n_pages, one.hit_rate) for one in found.of(policy)), []).append(policy)
+    return [(called(group, found.policies), group) for group in groups.values()]
+
+
+def called(group: Sequence[str], policies: Sequence[str]) -> str:
+    if len(group) == len(policies) > 1:
+        return "both policies" if len(group) == 2 else f"all {len(group)} policies"
+    return name(group[0]) if len(group) == 1 else ", ".join(policy if policy != BEST else "Belady" for policy in group)
+
+
 def picture(found: WhatIf) -> Markup:
-    series = [chart.Series(name(policy), tuple((found.size(one), one.hit_rate) for one in found.of(policy))) for policy in found.policies]
+    lines = [(title, found.of(group[0])) for title, group in alike(found)]
+    series = [chart.Series(title, tuple((found.size(one), one.hit_rate) for one in points)) for title, points in lines]
     at, words = found.n_tokens, f"the cache it had: {found.n_tokens:,}" if found.n_tokens else ""
     note = f"hit rate against the size of the cache in tokens, {clipped(found.run, 40)}"
     return chart.shares("What if", note, series, lambda x: f"{x:,.0f}", log=True, at=at, at_words=words)
@@ -86,16 +102,16 @@ def figure(found: WhatIf) -> dict[str, Any]:
     import plotly.graph_objects as go  # type: ignore[import-untyped, unused-ignore]
 
     drawn = go.Figure()
-    for number, policy in enumerate(found.policies):
+    for number, (title, group) in enumerate(alike(found)):
         style = number % len(COLORS)
-        points = found.of(policy)
+        points = found.of(group[0])
         drawn.add_scatter(
             x=[found.size(one) for one in points],
             y=[one.hit_rate for one in points],
             customdata=[[one.cached_prompt_tokens, one.prompt_tokens, one.evicted_tokens, one.preemptions] for one in points],
-            name=name(policy),
+            name=title,
             mode="lines+markers",
-            line={"color": COLORS[style].both, "dash": DASHES[style], "width": 3 if policy == BEST else 2},
+            line={"color": COLORS[style].both, "dash": DASHES[style], "width": 3 if BEST in group else 2},
             marker={"symbol": SYMBOLS[style], "size": 9},
             hovertemplate="%{x:,} tokens of cache: %{y:.1%}<br>%{customdata[0]:,} of %{customdata[1]:,} from the cache"
             "<br>%{customdata[2]:,} evicted, %{customdata[3]:,} preempted",
@@ -126,24 +142,36 @@ def figure(found: WhatIf) -> dict[str, Any]:
 
 
 def rows(found: WhatIf) -> list[tuple[str, ...]]:
+    """Policies that count the same at a size share a line; columns that say nothing are left out."""
     head = ("cache", "policy", "hit rate", "from the cache", "through the model", "evicted", "preempted", "refused")
-    body = [
-        (
-            f"{found.size(one):,}" + (" ◂ as it was" if found.size(one) == found.n_tokens else ""),
-            one.evict if one.evict != BEST else "best (Belady)",
-            "" if one.n_refused else percent(one.hit_rate),
-            f"{one.cached_prompt_tokens:,}",
-            f"{one.computed_tokens:,}",
-            f"{one.evicted_tokens:,}",
-            f"{one.preemptions:,}",
-            f"{one.n_refused:,}" if one.n_refused else "",
-        )
-        for size in found.sizes
-        for policy in found.policies
-        for one in found.outcomes
-        if one.evict == policy and found.size(one) == size
-    ]
-    return [head, *body]
+    body = []
+    for size in found.sizes:
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for policy in found.policies:
+            for one in found.outcomes:
+                if one.evict == policy and found.size(one) == size:
+                    groups.setdefault(_counts(one), []).append(policy)
+        where = f"{size:,}" + (" ◂ as it was" if size == found.n_tokens else "")
+        for counts, group in groups.items():
+            title = "best (Belady)" if group == [BEST] else called(group, found.policies)
+            body.append((where, title, *counts))
+    kept = [n for n in range(len(head)) if n < _N_ALWAYS or any(row[n] not in ("", "0") for row in body)]
+    return [tuple(row[n] for n in kept) for row in (head, *body)]
+
+
+_N_ALWAYS = 5
+"""columns that are there in any case"""
+
+
+def _counts(one: Counts) -> tuple[str, ...]:
+    return (
+        "" if one.n_refused else percent(one.hit_rate),
+        f"{one.cached_prompt_tokens:,}",
+        f"{one.computed_tokens:,}",
+        f"{one.evicted_tokens:,}",
+        f"{one.preemptions:,}",
+        f"{one.n_refused:,}" if one.n_refused else "",
+    )
 
 
 def notes(found: WhatIf) -> list[str]:
@@ -159,6 +187,8 @@ def notes(found: WhatIf) -> list[str]:
         said.append(
             "where a larger cache finds less: in a small one requests wait for each other, and find what the others computed meanwhile"
         )
+    if len(found.policies) > 1 and len(alike(found)) == 1:
+        said.append(f"{called(found.policies, found.policies)} agree at every size: which node is evicted makes no difference to this run")
     refused = max((one.n_refused for one in found.outcomes), default=0)
     if refused:
         said.append(f"a size too small for {counted(refused, 'request')} has no hit rate")
