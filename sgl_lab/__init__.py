@@ -17,36 +17,44 @@ if TYPE_CHECKING:
     from .contracts.errors import *  # noqa: F403
     from .labs import default_lab as default_lab
     from .lang.surface import *  # noqa: F403
+    from .runtime import Engine as Engine
+    from .runtime import Runtime as Runtime
     from .session import Lab as Lab
 
 
-_HEAVY = {"Lab": "session", "default_lab": "labs"}
+_HEAVY = {"Lab": "session", "default_lab": "labs", "Runtime": "runtime", "Engine": "runtime"}
 """What brings torch with it when it is used, and where it is."""
-
-_REMOTE = ("Runtime", "RuntimeEndpoint", "OpenAI", "Anthropic", "VertexAI", "Gemini", "LiteLLM")
-_NOT_YET = dict.fromkeys(_REMOTE, "remote backends") | {"image": "images", "video": "videos"}
-"""What programs written for the original may ask for, and what that needs."""
 
 
 def __getattr__(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(name)
     if name in _HEAVY:
+        if _HEAVY[name] == "runtime":
+            _fill_backend_slot()
         return getattr(import_module(f".{_HEAVY[name]}", __name__), name)
     from .contracts import errors
 
     if name in errors.__all__:
         return getattr(errors, name)
     from .lang import surface
+    from .lang.absent import NOT_YET
 
     _fill_backend_slot()
     if name in surface.__all__:
         return getattr(surface, name)
-    if name in _NOT_YET:
-        # Of `from sgl_lab import name`, which asks on the import system's behalf, an AttributeError would not reach the user.
-        imports = sys._getframe(1).f_globals.get("__name__") in ("importlib._bootstrap", "_frozen_importlib")
-        raise (ImportError if imports else AttributeError)(f"sgl_lab has no {name!r}: {_NOT_YET[name]} are not here yet")
-    raise AttributeError(f"sgl_lab has no {name!r}")
+    # Of `from sgl_lab import name`, which asks on the import system's behalf, an AttributeError would not reach the user.
+    imports = sys._getframe(1).f_globals.get("__name__") in ("importlib._bootstrap", "_frozen_importlib")
+    if name in NOT_YET:
+        raise (ImportError if imports else AttributeError)(f"sgl_lab has no {name!r}: {NOT_YET[name]}")
+    raise AttributeError(f"sgl_lab has no {name!r}{_meant(name)}")
+
+
+def _meant(name: str) -> str:
+    from .contracts.near import nearest
+
+    close = nearest(name, __dir__())
+    return f"; did you mean {close!r}?" if close else ""
 
 
 def __dir__() -> list[str]:

@@ -11,6 +11,7 @@ from ..contracts.params import Constraint
 from ..contracts.port import GenJob, GenListener, Message, ModelCard, ScoreJob, ScoreListener, Segment, WarmJob, WarmListener
 from ..engine.family import Family
 from ..engine.resident import Resident
+from ..lang.backend.base_backend import BaseBackend
 
 
 class Tokenizer(Protocol):
@@ -25,7 +26,7 @@ class Tokenizer(Protocol):
     def render_text(self, text: str) -> tuple[Segment, ...]: ...
 
 
-class LocalBackend:
+class LocalBackend(BaseBackend):
     """`contracts.port.Backend` over a resident engine. It says RequestQueued, where a request meets its fork.
 
     Of one engine there may be two: one as fast as can be, and one whose card says that it is deterministic.
@@ -76,6 +77,10 @@ class LocalBackend:
     def flush(self) -> None:
         """Forget every prefix that no request uses."""
         self._resident.flush()
+
+    def shutdown(self) -> None:
+        """End the engine's thread and give its memory back; requests that still run fail with EngineStopped."""
+        self._resident.close()
 
     def poll(self) -> None:
         self._resident.poll()

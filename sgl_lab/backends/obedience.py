@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +14,9 @@ from ..lang.form import read_json
 
 
 def obeys(constraint: Constraint, text: str) -> bool:
+    if constraint.lead:
+        led = re.match(constraint.lead, text)
+        return led is not None and obeys(replace(constraint, lead=""), text[led.end() :])
     if constraint.kind == "regex":
         return re.fullmatch(constraint.source, text) is not None
     if constraint.kind == "json_schema":

@@ -21,6 +21,7 @@ from ..contracts.port import (
     GenJob,
     GenListener,
     GenOutput,
+    LogprobListener,
     Message,
     ModelCard,
     ScoreJob,
@@ -33,6 +34,7 @@ from ..contracts.port import (
     WarmListener,
 )
 from ..lang.ahead import first_stop
+from ..lang.backend.base_backend import BaseBackend
 from ..lang.chat_template import get_chat_template
 from .obedience import check_form, obeys
 
@@ -99,7 +101,7 @@ class _Running:
     cancelled: bool = False
 
 
-class ScriptedBackend:
+class ScriptedBackend(BaseBackend):
     """Answers gens from `answers`: one text for all, a function of the prompt's text, texts in the order of the
     requests, or a dict from a piece of the prompt (the one that stands last in it wins) to a text. An exception in a
     text's place fails that request, and so does a text that its constraint forbids: a script must not say what no model could.
@@ -305,7 +307,10 @@ class ScriptedBackend:
                 if not sample.done:
                     token = sample.text[sample.n_given]
                     sample.n_given += 1
-                    running.listener.on_progress(index, token, self.tokenizer.sampled(token))
+                    ids = self.tokenizer.sampled(token)
+                    if job.params.logprobs and isinstance(running.listener, LogprobListener):
+                        running.listener.on_logprobs(index, _logprobs(ids, job.params.top_logprobs))
+                    running.listener.on_progress(index, token, ids)
             if not all(sample.done for sample in running.samples):
                 return False
         running.listener.on_done(tuple(self._output(running, job, sample) for sample in running.samples or [_Sample("", "abort", None)]))
@@ -317,7 +322,7 @@ class ScriptedBackend:
         self._remember((job.prompt + ids)[:-1])
         reason, matched = (sample.reason, sample.matched) if sample.done and not running.cancelled else ("abort", None)
         top = job.params.top_logprobs
-        logprobs = tuple(TokenLogprob(id, -0.5, ((id, -0.5),) * top) for id in ids) if job.params.logprobs else ()
+        logprobs = _logprobs(ids, top) if job.params.logprobs else ()
         first = job.params.prompt_logprobs_from
         asked = [] if first is None else list(enumerate(job.prompt))[first:]
         told = tuple(TokenLogprob(id, -0.25, ((id, -0.25),) * top) if at else TokenLogprob(id, None) for at, id in asked)
@@ -351,6 +356,10 @@ class ScriptedBackend:
             computed_tokens=n_prompt + max(n_completion - 1, 0) - n_cached,
             model_steps=running.n_steps,
         )
+
+
+def _logprobs(ids: Sequence[int], n_top: int) -> tuple[TokenLogprob, ...]:
+    return tuple(TokenLogprob(id, -0.5, ((id, -0.5),) * n_top) for id in ids)
 
 
 def _sample(text: str, params: SamplingParams) -> _Sample:

@@ -26,11 +26,13 @@ class Constraint:
     """What a generated text has to be, from its first character to its last.
 
     `source` is a regular expression, a JSON schema (its JSON text) or a Lark grammar, as `kind` says. Whether a
-    backend can obey it, and what it refuses, is asked by `Backend.prepare`.
+    backend can obey it, and what it refuses, is asked by `Backend.prepare`. `lead` is a regular expression of what
+    stands before the text that `source` describes; empty for nothing.
     """
 
     kind: str
     source: str
+    lead: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in CONSTRAINTS:

@@ -134,6 +134,14 @@ class GenListener(Protocol):
     def on_error(self, error: Exception) -> None: ...
 
 
+@runtime_checkable
+class LogprobListener(Protocol):
+    """A listener of gens that is also told of log-probabilities while tokens come, where the job asks for them."""
+
+    def on_logprobs(self, index: int, logprobs: tuple[TokenLogprob, ...]) -> None:
+        """Those of the `ids` of the `on_progress` that follows. What was forced has none yet, and may have one in `on_done`."""
+
+
 class ScoreListener(Protocol):
     def on_done(self, output: ScoreOutput) -> None: ...
 

@@ -21,6 +21,7 @@ from ..contracts.port import (
     GenJob,
     GenListener,
     GenOutput,
+    LogprobListener,
     ScoreJob,
     ScoreListener,
     ScoreOutput,
@@ -309,10 +310,18 @@ class GenFamily(Family):
         sample = self._samples[request.id]
         text, n_ids = sample.text.delta()
         ids = tuple(request.generated[sample.n_told : n_ids])
+        logprobs = tuple(sample.logprobs[sample.n_told : n_ids])
         sample.n_told = max(sample.n_told, n_ids)
         if not text and not ids:
             return None
-        return lambda: self._listener.on_progress(self._index[request.id], text, ids)
+        listener, index = self._listener, self._index[request.id]
+
+        def tell() -> None:
+            if logprobs and isinstance(listener, LogprobListener):
+                listener.on_logprobs(index, logprobs)
+            listener.on_progress(index, text, ids)
+
+        return tell
 
     def close(self, request: Request, reason: str) -> str:
         text = self._samples[request.id].text

@@ -10,7 +10,7 @@ import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from ..contracts.errors import BackendUnsupported, BadArgument
 from ..contracts.near import did_you_mean
@@ -54,6 +54,16 @@ class ChatTemplate:
         if add_generation_prompt:
             segments.append(Segment(self._around("assistant")[0], True))
         return tuple(segment for segment in segments if segment.text)
+
+    def get_prefix_and_suffix(self, role: str, hist_messages: Sequence[Message | Mapping[str, str]] = ()) -> tuple[str, str]:
+        """What stands around the next turn, of `role`, after these messages."""
+        prefix, suffix = self._around(role)
+        roles = [message["role"] if isinstance(message, Mapping) else message.role for message in hist_messages]
+        if self.system_in_user and role == "system":
+            return self.begin + self._around("user")[0] + prefix, suffix
+        if self.system_in_user and role == "user" and roles == ["system"]:
+            prefix = ""
+        return prefix if roles else self.begin + prefix, suffix
 
     def _around(self, role: str) -> tuple[str, str]:
         known = self.role_prefix_and_suffix
@@ -100,6 +110,11 @@ def get_chat_template_by_model_path(model: str) -> ChatTemplate:
     return _templates["default"]
 
 
+@runtime_checkable
+class _Templated(Protocol):
+    own_template: ChatTemplate | None
+
+
 class Chat(NamedTuple):
     """How a run speaks in roles: the rendering and what else ends a turn."""
 
@@ -108,7 +123,9 @@ class Chat(NamedTuple):
 
 
 def chat_of(backend: Backend) -> Chat:
-    """The model's own template; without one, a registered one by the model's name."""
+    """What was assigned to the backend; else the model's own template; without one, a registered one by the model's name."""
+    if isinstance(backend, _Templated) and (own := backend.own_template) is not None:
+        return Chat(own.render, own.stop_str)
     card = backend.describe()
     if card.has_chat_template:
         return Chat(lambda messages, opening: backend.render_chat(messages, add_generation_prompt=opening), ())

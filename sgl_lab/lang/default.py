@@ -26,19 +26,29 @@ class _Observed(Protocol):
 
 
 @runtime_checkable
+class Reached(Protocol):
+    """What stands in front of a backend, as `sgl.Runtime` does."""
+
+    @property
+    def endpoint(self) -> Backend: ...
+
+
+@runtime_checkable
 class _Flushable(Protocol):
     def flush(self) -> None: ...
 
 
 @suggests
-def set_default_backend(backend: Backend | None) -> None:
+def set_default_backend(backend: Backend | Reached | None) -> None:
     """Programs run on `backend` from now on unless they name another; None goes back to the built-in one."""
     global _chosen
     _chosen = None if backend is None else checked(backend)
 
 
 def checked(backend: object) -> Backend:
-    """BadArgument for what is no backend."""
+    """The backend itself, also of what stands in front of one and has it as its `endpoint`; BadArgument for what is none."""
+    if not isinstance(backend, Backend) and isinstance(backend, Reached):
+        backend = backend.endpoint
     if not isinstance(backend, Backend):
         raise BadArgument(f"a backend is needed, not {type(backend).__name__} {backend!r:.60}", hint="that of a lab is lab.backend")
     return backend
@@ -57,15 +67,15 @@ def emit_of(backend: Backend) -> Emit:
 
 
 @suggests
-def flush_cache(backend: Backend | None = None) -> None:
+def flush_cache(backend: Backend | Reached | None = None) -> None:
     """Forget all cached prefixes that no request uses."""
-    backend = default_backend() if backend is None else backend
+    backend = default_backend() if backend is None else checked(backend)
     if not isinstance(backend, _Flushable):
         raise BackendUnsupported(f"{type(backend).__name__} has no cache to flush")
     backend.flush()
 
 
 @suggests
-def get_server_info(backend: Backend | None = None) -> dict[str, Any]:
+def get_server_info(backend: Backend | Reached | None = None) -> dict[str, Any]:
     """What the backend says of itself."""
     return asdict((default_backend() if backend is None else checked(backend)).describe())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -25,11 +25,16 @@ Meaning = Callable[[str], Any]
 
 @dataclass(frozen=True)
 class Form:
-    """`stop_regex` ends a text that has to end where something else begins, as a number does."""
+    """`stop_regex` ends a text that has to end where something else begins, as a number does; `exact` constrains it without that rest."""
 
     constraint: Constraint
     meaning: Meaning
     stop_regex: tuple[str, ...] = ()
+    exact: Constraint | None = None
+
+    def after(self, lead: str) -> Form:
+        """Of a text before which stands what `lead` matches."""
+        return Form(replace(self.exact or self.constraint, lead=lead), self.meaning)
 
 
 def _limited(kind: str, source: str) -> str:
@@ -222,7 +227,7 @@ def _number(pattern: str, other: str, read_number: Meaning) -> Form:
             raise ValueError("it is no number")
         return read_number(text)
 
-    return Form(Constraint("regex", f"({pattern})({other}(?s:.)*)?"), meaning, (other,))
+    return Form(Constraint("regex", f"({pattern})({other}(?s:.)*)?"), meaning, (other,), Constraint("regex", pattern))
 
 
 def _boolean(text: str) -> bool:

@@ -11,12 +11,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..contracts.params import SamplingParams
-from ..contracts.port import Backend, GenJob, GenOutput, Usage
+from ..contracts.port import Backend, GenJob, GenOutput, TokenLogprob, Usage
 from .ahead import asking_ahead, asking_next, first_stop, may_share
 from .form import read
 from .ir import Gen
 from .reasoning import Split
 from .tools import ToolCall
+from .usage import usage_of
 from .variable import Variable
 from .work import Expression
 
@@ -33,6 +34,10 @@ class Generation(Expression):
         """what the program's own code saw when it said so; None where no tool is to be called"""
         self._settle: Callable[[bool], None] | None = None
         """what to do, told whether it was stopped, when the tool that is busy has come to its end"""
+        self._is_served = False
+        """from what came with an earlier call"""
+        self._logprobs: list[TokenLogprob] = []
+        """of the first sample's tokens so far"""
 
     def start(self, params: SamplingParams) -> None:
         try:
@@ -42,11 +47,13 @@ class Generation(Expression):
             self._only_looks = params.max_tokens == 0 and params.logprobs
             self._raw = [""] * params.n
             self.variable.partial = [""] * params.n
+            self.variable.logprobs_from = self._logprobs_from if params.logprobs else None
             if self.variable.reasoning:
                 self.variable.reasoning.partial = [""] * params.n
             prompt = self.prompt()
             self._goes_ahead = bool(self.run.n_ahead) and self.source.reasoning is None and may_share(params)
             if self._goes_ahead and self.stream.ahead.can_serve(params):
+                self._is_served = True
                 self._take((self._served(prompt),))
                 return
             self.stream.ahead.forget()
@@ -56,6 +63,11 @@ class Generation(Expression):
             self.on_error(error)
 
     # ------------------------------------------------------------ what comes
+
+    def on_logprobs(self, index: int, logprobs: tuple[TokenLogprob, ...]) -> None:
+        with self.run.lock:
+            if index == 0 and not self._only_looks:
+                self._logprobs += logprobs
 
     def on_progress(self, index: int, text: str, ids: tuple[int, ...]) -> None:
         with self.run.lock:
@@ -87,6 +99,9 @@ class Generation(Expression):
         def one_or_all(items: Sequence[Any]) -> Any:
             return items[0] if len(outputs) == 1 else items
 
+        if not self._is_served:
+            usage_of(self.run.backend).add(*(output.usage for output in outputs))
+        self.variable.ids = tuple(output.ids for output in outputs)
         splits = [self._split(output.text) for output in outputs]
         texts, metas = [split.answer for split in splits], [self._meta(output) for output in outputs]
         if self.variable.reasoning:
@@ -107,16 +122,26 @@ class Generation(Expression):
             settle(aborted)
 
     def _meta(self, output: GenOutput) -> dict[str, Any]:
-        meta = self.meta(output.usage, output.finish_reason) | {"matched_stop": output.matched_stop}
-        if self.source.form is not None:
+        form, matched = self.source.form, output.matched_stop
+        if form is not None and matched in form.stop_regex:
+            matched = None
+        meta = self.meta(output.usage, output.finish_reason, matched) | {"matched_stop": matched}
+        if form is not None:
             meta["is_complete"] = bool(output.is_complete)
-            if output.matched_stop in self.source.form.stop_regex:
-                meta["matched_stop"] = None
-        for side, entries in (("input", output.prompt_logprobs), ("output", output.logprobs)):
-            if entries:
-                meta[f"{side}_token_logprobs"] = self._spelled([(entry.token, entry.logprob) for entry in entries])
-                meta[f"{side}_top_logprobs"] = [self._spelled(entry.top) for entry in entries]
+        if output.prompt_logprobs:
+            meta |= self._told("input", output.prompt_logprobs)
+        if self._params.logprobs:
+            meta |= self._told("output", output.logprobs) | {"output_token_logprobs_length": len(output.logprobs)}
         return meta
+
+    def _logprobs_from(self, first: int) -> dict[str, Any]:
+        return self._told("output", self._logprobs[first:]) | {"output_token_logprobs_length": len(self._logprobs)}
+
+    def _told(self, side: str, entries: Sequence[TokenLogprob]) -> dict[str, Any]:
+        return {
+            f"{side}_token_logprobs": self._spelled([(entry.token, entry.logprob) for entry in entries]),
+            f"{side}_top_logprobs": [self._spelled(entry.top) for entry in entries],
+        }
 
     def _spelled(self, pairs: Sequence[tuple[int, float | None]]) -> list[tuple[float | None, int, str | None]]:
         decode, stated = self.run.backend.decode, self.source.spells_logprobs

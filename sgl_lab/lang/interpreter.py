@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ..contracts.events import Emit, silent
 from ..contracts.ids import RunId
 from ..contracts.port import Backend
+from .executor import StreamExecutor
 from .group import ProgramStateGroup
 from .ids import run_ids
 from .run import Run
@@ -14,7 +15,7 @@ from .sampling import GenDefaults
 from .state import ProgramState
 from .stream import Stream
 
-__all__ = ["ProgramState", "ProgramStateGroup", "start"]
+__all__ = ["ProgramState", "ProgramStateGroup", "StreamExecutor", "start"]
 
 
 def start(

@@ -9,15 +9,16 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from itertools import zip_longest
+from typing import Any, NamedTuple, NoReturn
 
 from ..contracts.errors import BadArgument
+from ..contracts.near import did_you_mean
 from ..contracts.params import SamplingParams
+from .absent import asked_of
 from .choices import ChoicesSamplingMethod
 from .form import Form
-
-if TYPE_CHECKING:
-    from .reasoning import Reasoning
+from .reasoning import MODEL_TYPES, Reasoning
 
 
 class Place(NamedTuple):
@@ -46,10 +47,10 @@ class Expr:
     """Anything that can be appended to a state. `a + b` is both, in this order; either may be a string."""
 
     def __add__(self, other: object) -> Concat:
-        return Concat((self, as_expr(other))) if isinstance(other, Expr | str) else NotImplemented
+        return Concat((*_parts(self), *_parts(as_expr(other)))) if isinstance(other, Expr | str) else NotImplemented
 
     def __radd__(self, other: object) -> Concat:
-        return Concat((as_expr(other), self)) if isinstance(other, str) else NotImplemented
+        return Concat((as_expr(other), *_parts(self))) if isinstance(other, str) else NotImplemented
 
     def __format__(self, spec: str) -> NoReturn:
         raise BadArgument(f"a {type(self).__name__.lower()} in an f-string has no text yet", hint="join them with +: f'...' + gen(...)")
@@ -59,10 +60,22 @@ class Expr:
 class Text(Expr):
     text: str
 
+    @property
+    def value(self) -> str:
+        return self.text
+
 
 @dataclass(frozen=True)
 class Concat(Expr):
     parts: tuple[Expr, ...]
+
+    @property
+    def expr_list(self) -> list[Expr]:
+        return list(self.parts)
+
+
+def _parts(expr: Expr) -> tuple[Expr, ...]:
+    return expr.parts if isinstance(expr, Concat) else (expr,)
 
 
 @dataclass(frozen=True)
@@ -82,6 +95,11 @@ class Gen(Expr):
 
     kind = "gen"
 
+    @property
+    def sampling_params(self) -> SamplingParams:
+        """What the program states, over the defaults of `run`."""
+        return self.params(SamplingParams())
+
     def params(self, defaults: SamplingParams) -> SamplingParams:
         """The sampling of this gen in a run with these defaults."""
         params = replace(defaults, **dict(self.given))
@@ -99,6 +117,7 @@ class Select(Expr):
     name: str | None
     choices: tuple[str, ...]
     method: ChoicesSamplingMethod
+    reasoning: Reasoning | None = None
     place: Place = field(default_factory=user_place, compare=False)
 
     kind = "select"
@@ -112,6 +131,63 @@ class RoleBegin(Expr):
 @dataclass(frozen=True)
 class RoleEnd(Expr):
     role: str
+
+
+@dataclass(frozen=True)
+class SeparateReasoning(Expr):
+    """Says of `expr`, the part that stands before it, that what its gens think aloud is told from what they answer."""
+
+    model_type: str | None
+    expr: Expr = field(repr=False)
+
+    def __repr__(self) -> str:
+        return f"SeparateReasoning(model_type={self.model_type}, name={self.name})"
+
+    @property
+    def name(self) -> str | None:
+        """What the reasoning of the last gen with a name is kept under."""
+        names = [leaf.name for leaf in asked(self.expr) if leaf.name is not None]
+        return reasoning_name(names[-1]) if names else None
+
+    def process_name_for_reasoning(self, name: str | None) -> str:
+        if not name:
+            raise BadArgument("a name must be provided")
+        return reasoning_name(name)
+
+    def applied(self, expr: Expr) -> Expr:
+        """`expr` with gens that separate their reasoning. BadArgument for a type of model that is not known."""
+        reasoning = MODEL_TYPES.get(self.model_type.lower()) if isinstance(self.model_type, str) else None
+        if reasoning is None:
+            raise BadArgument(f"model_type {self.model_type!r} is unknown", hint=did_you_mean(self.model_type, MODEL_TYPES))
+        return _reasoning(expr, reasoning)
+
+
+def reasoning_name(name: str) -> str:
+    return f"{name}_reasoning_content"
+
+
+def asked(expr: Expr) -> Iterator[Gen | Select]:
+    """The gens and selects in `expr`."""
+    if isinstance(expr, Concat):
+        for part in expr.parts:
+            yield from asked(part)
+    elif isinstance(expr, Gen | Select):
+        yield expr
+
+
+def _reasoning(expr: Expr, reasoning: Reasoning) -> Expr:
+    if isinstance(expr, Concat):
+        return Concat(tuple(_reasoning(part, reasoning) for part in expr.parts))
+    if isinstance(expr, Select):
+        return replace(expr, reasoning=reasoning)
+    if not isinstance(expr, Gen):
+        return expr
+    if expr.form is None:
+        return replace(expr, reasoning=reasoning)
+    if reasoning.is_spelled_in(expr.form.constraint.source):
+        return replace(expr, reasoning=reasoning, form=replace(expr.form, meaning=str))  # it shapes the reasoning too
+    reasoning = replace(reasoning, gap="\n")
+    return replace(expr, reasoning=reasoning, form=expr.form.after(reasoning.lead))
 
 
 @dataclass(frozen=True)
@@ -140,8 +216,8 @@ def leaves(value: object, stream: object) -> Iterator[Leaf]:
     """What appending `value` to `stream` comes down to, in order."""
     expr = as_expr(value)
     if isinstance(expr, Concat):
-        for part in expr.parts:
-            yield from leaves(part, stream)
+        for part, after in zip_longest(expr.parts, expr.parts[1:]):
+            yield from leaves(after.applied(part) if isinstance(after, SeparateReasoning) else part, stream)
     elif isinstance(expr, Appended):
         if expr.stream is not stream:
             yield from leaves(expr.expr, stream)
@@ -152,12 +228,13 @@ def leaves(value: object, stream: object) -> Iterator[Leaf]:
 # ---------------------------------------------------------------- names that programs written for the original import from here
 
 SglExpr, SglExprList, SglConstantText = Expr, Concat, Text
-SglGen, SglSelect, SglRoleBegin, SglRoleEnd = Gen, Select, RoleBegin, RoleEnd
+SglGen, SglSelect, SglRoleBegin, SglRoleEnd, SglSeparateReasoning = Gen, Select, RoleBegin, RoleEnd, SeparateReasoning
 
-REGEX_INT = r"[-+]?[0-9]+"
-REGEX_FLOAT = r"[-+]?[0-9]*\.?[0-9]+"
+REGEX_INT = r"[-+]?[0-9]+[ \n]*"
+REGEX_FLOAT = r"[-+]?[0-9]*\.?[0-9]+[ \n]*"
 REGEX_BOOL = "(True|False)"
-REGEX_STR = REGEX_STRING = r'"[^"\\\n]*"'
+REGEX_STR = REGEX_STRING = r'"[^"\\\x00-\x1f\x7f]*"'
+"""Numbers may go on with white space, at which a `stop` cuts; a string is one that JSON reads."""
 
 
 def __getattr__(name: str) -> Any:
@@ -165,4 +242,4 @@ def __getattr__(name: str) -> Any:
         from .program import SglFunction
 
         return SglFunction
-    raise AttributeError(f"{__name__} has no {name!r}")
+    return asked_of(__name__)(name)

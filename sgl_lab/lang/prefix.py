@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import secrets
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ class _Prefix(ProgramState):
         if unknown:
             raise _PrefixEnds
 
-    def fork(self, size: int = 1) -> ProgramStateGroup:
+    def fork(self, size: int = 1, position_ids_offset: Sequence[int] | None = None) -> ProgramStateGroup:
         raise _PrefixEnds
 
 

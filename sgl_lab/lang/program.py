@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, overload
+from typing import Any, Literal, NoReturn, overload
 
 from ..contracts.errors import BadArgument, UnknownArgument
 from ..contracts.port import Backend
@@ -42,6 +42,11 @@ class SglFunction:
         if not self._signature.parameters:
             raise BadArgument(f"program {func.__name__} has no parameter for its state", hint=f"write `def {func.__name__}(s, ...)`")
         functools.update_wrapper(self, func)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name in ("trace", "compile"):
+            raise AttributeError(f"a program has no {name!r}: graphs of programs are not here yet; run(...) executes it")
+        raise AttributeError(f"a program has no {name!r}")
 
     def __repr__(self) -> str:
         return f"<program {self.func.__name__}({', '.join(self.arg_names)})>"
@@ -157,8 +162,9 @@ class SglFunction:
         return {name: kwargs.pop(name) for name in SETTINGS - set(self.arg_names) if name in kwargs}
 
     def _execution(self, args: tuple[Any, ...], kwargs: dict[str, Any], settings: Mapping[str, Any]) -> Execution:
-        self._bind(args, kwargs)
+        bound = self._bind(args, kwargs)
         state = _state_for(self.func.__name__, settings, self.num_api_spec_tokens)
+        state._run.arguments = dict(list(bound.arguments.items())[1:])
         return Execution(state, functools.partial(self.func, state, *args, **self.bind_arguments | kwargs), self.is_async)
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import NamedTuple
-
-from ..contracts.errors import BadArgument
-from ..contracts.near import did_you_mean
-from .ir import Concat, Expr, Gen
 
 
 class Split(NamedTuple):
@@ -17,11 +14,15 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class Reasoning:
-    """How a family of models marks it. `is_open`: the prompt has begun it already, so the text starts inside."""
+    """How a family of models marks it. `is_open`: the prompt has begun it already, so the text starts inside.
+
+    `gap`: the characters that may stand between the reasoning and the answer and belong to neither; None for white space.
+    """
 
     begin: str
     end: str
     is_open: bool = False
+    gap: str | None = None
 
     def split(self, text: str, *, is_whole: bool = True) -> Split:
         """Of a text that still grows, only what will stay: both parts of it begin those of the whole."""
@@ -36,7 +37,32 @@ class Reasoning:
         thought, ended, after = rest.partition(self.end)
         if not ended and not is_whole:
             thought = _without_half(thought, self.end)
-        return Split(thought.strip(), before + after.lstrip())
+        return Split(thought.strip(), before + after.lstrip(self.gap))
+
+    def is_spelled_in(self, source: str) -> bool:
+        """Whether a constraint says itself where the reasoning ends."""
+        return self.end in source or self.end in re.sub(r"\\(.)", r"\1", source)
+
+    @property
+    def lead(self) -> str:
+        """A regular expression of all that stands before an answer in one shape, as `split` cuts it with `gap` "\\n"."""
+        thought = f"{_up_to(self.end)}\\n*"
+        return thought if self.is_open else f"(?:{re.escape(self.begin)}{thought})?"
+
+
+def _up_to(mark: str) -> str:
+    """A regular expression of a text that ends with `mark` and has no other one.
+
+    Wherever the mark's first character stands, more of the mark may follow, but something else, or that character anew, comes
+    before its end. Of a mark that has its first character twice, the part before the second one counts.
+    """
+    first = mark[0]
+    n = len(mark) if (again := mark.find(first, 1)) < 0 else again
+    begun = [re.escape(mark[1:k]) for k in range(1, n)]
+    left = [f"{part}[^{re.escape(mark[k] + first)}]" for k, part in enumerate(begun, 1)]
+    again_and_again = f"(?:{re.escape(first)}(?:{'|'.join(begun)}))*"
+    other = f"[^{re.escape(first)}]|{again_and_again}{re.escape(first)}(?:{'|'.join(left)})"
+    return f"(?:{other})*{again_and_again}{re.escape(mark)}"
 
 
 def _without_half(text: str, mark: str) -> str:
@@ -59,32 +85,9 @@ MODEL_TYPES = {
     "kimi": Reasoning("◁think▷", "◁/think▷"),
     "kimi_k2": _THINKING,
     "minimax": _THINKING,
+    "minimax-append-think": _THINKING,
     "nano_v3": _THINKING,
     "qwen3": _THINK,
     "qwen3-thinking": _THINKING,
     "step3": _THINKING,
 }
-
-
-def separated(expr: Expr, model_type: str | None) -> Expr:
-    """`expr` whose gens tell reasoning from answer."""
-    reasoning = MODEL_TYPES.get(model_type.lower()) if isinstance(model_type, str) else None
-    if reasoning is None:
-        raise BadArgument(f"model_type {model_type!r} is unknown", hint=did_you_mean(model_type, MODEL_TYPES))
-    found = _with(expr, reasoning)
-    if found == expr:
-        raise BadArgument("separate_reasoning needs a gen", hint="write separate_reasoning(gen(...), model_type=...)")
-    return found
-
-
-def _with(expr: Expr, reasoning: Reasoning) -> Expr:
-    if isinstance(expr, Concat):
-        return Concat(tuple(_with(part, reasoning) for part in expr.parts))
-    if not isinstance(expr, Gen):
-        return expr
-    if expr.form is not None:
-        raise BadArgument(
-            f"gen({expr.name or ''!r}) obeys a constraint from its first character on, so it cannot reason",
-            hint="reason in one gen and answer in a second one",
-        )
-    return replace(expr, reasoning=reasoning)

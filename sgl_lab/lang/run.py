@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..contracts.errors import EngineStopped, ProgramError, Stopped
 from ..contracts.events import Emit, Event, silent
@@ -56,6 +56,8 @@ class Run:
         self.chat = chat_of(backend)
         self.spells_logprobs = True
         """whether log-probabilities come with the text of their tokens, where a gen does not say"""
+        self.arguments: dict[str, Any] = {}
+        """the program's own"""
         self.n_ahead = 0
         """tokens that one call may ask for in all, past the end of its gen; 0 where that does not pay"""
         self.lock = threading.RLock()

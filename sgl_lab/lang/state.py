@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Any, Literal, TypeVar, overload
+from operator import index
+from typing import Any, Literal, SupportsIndex, TypeVar, overload
 
 from ..contracts.errors import BadArgument, EngineStopped, ProgramError, SglError, Stopped, UnknownVariable
+from .executor import StreamExecutor
 from .form import read_as
 from .group import ProgramStateGroup
 from .ir import Appended, Concat, Expr, RoleBegin, RoleEnd, as_expr
@@ -49,6 +52,11 @@ class ProgramState:
         with suppress(SglError):
             self._run.wait(self._is_idle)
         return f"ProgramState({Tail(self._stream, None).text()})"
+
+    @property
+    def stream_executor(self) -> StreamExecutor:
+        """The state under the names of the original's executor."""
+        return StreamExecutor(self)
 
     # ------------------------------------------------------------ appending
 
@@ -109,15 +117,21 @@ class ProgramState:
 
     # ------------------------------------------------------------ forking
 
-    def fork(self, size: int = 1) -> ProgramStateGroup:
-        """`size` states that go on from here, each on its own."""
-        if type(size) is not int or not 1 <= size <= MAX_FORK:
-            raise BadArgument(f"fork takes a whole number from 1 to {MAX_FORK}, not {size!r}")
-        return ProgramStateGroup(self, tuple(ProgramState(child) for child in self._stream.fork(size)))
+    def fork(self, size: int = 1, position_ids_offset: Sequence[int] | None = None) -> ProgramStateGroup:
+        """`size` states that go on from here, each on its own.
 
-    def copy(self) -> ProgramState:
+        `position_ids_offset`, a number for each fork, has no effect, as in the original: a fork's positions go on where its
+        parent's end.
+        """
+        n = index(size) if isinstance(size, SupportsIndex) and not isinstance(size, bool) else 0
+        if not 1 <= n <= MAX_FORK:
+            raise BadArgument(f"fork takes a whole number from 1 to {MAX_FORK}, not {size!r}")
+        _check_offset(position_ids_offset, n)
+        return ProgramStateGroup(self, tuple(ProgramState(child) for child in self._stream.fork(n)))
+
+    def copy(self, position_ids_offset: Sequence[int] | None = None) -> ProgramState:
         """One state that goes on from here; in a `with` it is joined at the end."""
-        group = self.fork(1)
+        group = self.fork(1, position_ids_offset)
         group[0]._copied = group
         return group[0]
 
@@ -385,6 +399,16 @@ def _read_each(value: Any, meta: Any, type: Any, name: Name) -> Any:
     if isinstance(meta, list):
         return [_read_each(one, its, type, name) for one, its in zip(value, meta, strict=True)]
     return None if meta is None else read_as(value, type, name)
+
+
+def _check_offset(offset: object, n_forks: int) -> None:
+    if offset is None:
+        return
+    numbers = list(offset) if isinstance(offset, Iterable) else []
+    if len(numbers) != n_forks or not all(isinstance(number, SupportsIndex) for number in numbers):
+        raise BadArgument(f"position_ids_offset needs a whole number for each of {n_forks} forks, not {offset!r:.60}", hint="leave it out")
+    if any(map(index, numbers)):
+        warnings.warn("position_ids_offset has no effect: a fork's positions go on where its parent's end", stacklevel=3)
 
 
 def _patiently(ready: Callable[[], bool]) -> Callable[[], bool]:

@@ -19,7 +19,7 @@ from ..contracts.params import SamplingParams
 from .ahead import Ahead
 from .generation import Generation
 from .ids import fork_ids
-from .ir import Gen, RoleBegin, RoleEnd, Select, Text, leaves
+from .ir import Gen, RoleBegin, RoleEnd, Select, Text, leaves, reasoning_name
 from .run import Run
 from .transcript import Piece, Said, Transcript
 from .variable import Name, Variable
@@ -129,12 +129,14 @@ class Stream:
                 if isinstance(leaf, Gen | Select):
                     variable = named[n_unnamed if leaf.name is None else leaf.name] = Variable(self)
                     n_unnamed += leaf.name is None
+                    if leaf.reasoning:
+                        variable.reasoning = Variable(self)
+                        if leaf.name is not None:
+                            named[reasoning_name(leaf.name)] = variable.reasoning
                 if isinstance(leaf, Select):
                     steps.append(SelectStep(leaf, variable))
                 elif isinstance(leaf, Gen):
                     steps.append(self._gen_step(leaf, variable))
-                    if variable.reasoning and leaf.name is not None:
-                        named[f"{leaf.name}_reasoning_content"] = variable.reasoning
                     if leaf.execute:
                         calls.append(variable)
                 else:
@@ -148,8 +150,6 @@ class Stream:
             self._enqueue(*steps)
 
     def _gen_step(self, gen: Gen, variable: Variable) -> GenStep:
-        if gen.reasoning:
-            variable.reasoning = Variable(self)
         return GenStep(gen, variable, gen.params(self.defaults), copy_context() if gen.execute else None)
 
     def child_seed(self) -> int | None:

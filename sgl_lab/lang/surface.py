@@ -19,10 +19,9 @@ from .default import flush_cache, get_server_info, set_default_backend
 from .form import of_dtype, of_grammar, of_regex, of_schema
 from .global_config import global_config
 from .interpreter import ProgramState, ProgramStateGroup, start
-from .ir import Concat, Expr, Gen, RoleBegin, RoleEnd, Select, as_expr
+from .ir import Concat, Expr, Gen, RoleBegin, RoleEnd, Select, SeparateReasoning, as_expr, asked
 from .keywords import suggests
 from .program import SglFunction, function
-from .reasoning import separated
 from .sampling import GenDefaults, given
 from .state import state_here
 from .tools import ToolCall, describe_tools, of_tools
@@ -190,11 +189,18 @@ def gen_string(name: str | None = None, max_tokens: int | None = None, n: int | 
 
 
 @suggests
-def separate_reasoning(expr: Expr | None = None, model_type: str | None = None) -> Expr:
+def separate_reasoning(expr: Expr | str | None = None, model_type: str | None = None) -> Concat:
     """`expr` whose gens think aloud first: `name` holds the answer, which is all that the model sees next, and
-    `name_reasoning_content` the reasoning. `model_type` says how the model marks it: deepseek-r1, qwen3, ...
+    `name_reasoning_content` the reasoning. `model_type` says how the model marks it: deepseek-r1, qwen3, ...; whether it is
+    known is asked when the expression is appended.
+
+    A `regex` or another shape of a gen is that of its answer: what stands before is free, up to the mark that ends it. A regex or a
+    grammar that spells this mark itself is that of the whole text.
     """
-    return separated(Concat(()) if expr is None else expr, model_type)
+    marked = SeparateReasoning(model_type, as_expr("" if expr is None else expr))
+    if not any(asked(marked.expr)):
+        raise BadArgument("separate_reasoning needs a gen", hint="write separate_reasoning(gen(...), model_type=...)")
+    return Concat((marked.expr, marked))
 
 
 @suggests

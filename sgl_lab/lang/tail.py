@@ -7,6 +7,8 @@ from typing import Any
 from .stream import Stream
 from .variable import Name, Variable
 
+_OUTPUT_LOGPROBS = ("output_token_logprobs", "output_top_logprobs")
+
 
 class Tail:
     """What of a text has not been taken yet."""
@@ -19,6 +21,7 @@ class Tail:
         self._stream = stream
         self._name = name
         self._n_taken = 0
+        self._n_logprobs = 0
 
     def grew(self) -> bool:
         return len(self.text()) > self._n_taken or self._has_ended()
@@ -29,9 +32,22 @@ class Tail:
             piece = self.text()[self._n_taken :]
             self.ended = self._has_ended()
             if (variable := self._variable) is not None:
-                self.meta = variable.meta if variable.done else {"finish_reason": None, "completion_tokens": variable.n_partial}
+                self.meta = self._meta(variable)
         self._n_taken += len(piece)
         return piece
+
+    def _meta(self, variable: Variable) -> Any:
+        """What is known by now; of log-probabilities, what has come since the last time and how many there are."""
+        meta = variable.meta if variable.done else {"finish_reason": None, "completion_tokens": variable.n_partial}
+        if variable.logprobs_from is None or not isinstance(meta, dict):
+            return meta
+        n_told = self._n_logprobs
+        if variable.done:
+            meta = meta | {name: meta[name][n_told:] for name in _OUTPUT_LOGPROBS if name in meta}
+        else:
+            meta |= variable.logprobs_from(n_told)
+        self._n_logprobs = meta.get("output_token_logprobs_length", n_told)
+        return meta
 
     def text(self) -> str:
         stream = self._stream

@@ -25,6 +25,10 @@ class Variable:
         """stopped midway: the value is what there was by then"""
         self.partial: list[str] = []
         """text so far, one a sample"""
+        self.logprobs_from: Callable[[int], dict[str, Any]] | None = None
+        """log-probabilities of the first sample's tokens so far, but of so many; None where they were not asked for"""
+        self.ids: tuple[tuple[int, ...], ...] = ()
+        """the tokens of a gen, one tuple a sample"""
         self.n_partial = 0
         """tokens so far, of the first"""
         self.means: Callable[[], Any] | None = None

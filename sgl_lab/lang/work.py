@@ -16,8 +16,10 @@ from ..contracts.events import ExprFinished, ExprStarted
 from ..contracts.ids import ExprId, RequestId
 from ..contracts.port import ScoreJob, ScoreOutput, TokenLogprob, Usage, WarmJob
 from .choices import logprobs
+from .finish import FinishReason
 from .ids import expr_ids
 from .ir import Gen, Select
+from .usage import usage_of
 from .variable import Variable
 
 if TYPE_CHECKING:
@@ -75,9 +77,10 @@ class Expression(Work):
         self.variable.prompt = tuple(transcript.ids)
         return self.variable.prompt
 
-    def meta(self, usage: Usage, finish_reason: str) -> dict[str, Any]:
+    def meta(self, usage: Usage, finish_reason: str, matched: str | int | None = None) -> dict[str, Any]:
         """What every expression tells of itself."""
-        return asdict(usage) | {"finish_reason": finish_reason, "rewritten_tokens": self.n_rewritten}
+        reason = FinishReason.of(finish_reason, usage.completion_tokens, matched)
+        return asdict(usage) | {"finish_reason": reason, "rewritten_tokens": self.n_rewritten}
 
     def spelled(self, entries: Sequence[TokenLogprob]) -> list[tuple[float | None, int, str]]:
         """Log-probabilities as programs read them: (logprob, token id, text)."""
@@ -144,12 +147,15 @@ class Selection(Expression):
         )
         if decision.decision not in self.source.choices:
             raise ProgramError(f"{self.source.method!r} chose {decision.decision!r}, which is not one of the choices")
+        usage_of(self.run.backend).add(given.usage)
         meta = self.meta(given.usage, "stop") | {
             "normalized_prompt_logprobs": means,
             "input_token_logprobs": rows,
             "output_token_logprobs": output_rows,
         }
         ids = choices[self.source.choices.index(decision.decision)]
+        if self.variable.reasoning:
+            self.variable.reasoning.set("")  # a choice is all answer
         self.settle(decision.decision, ids, "choice", decision.decision, meta | decision.meta_info)
 
     def _ask_alone(self, choices: Sequence[tuple[int, ...]]) -> Generator[ScoreJob, ScoreOutput, list[list[TokenLogprob]]]:

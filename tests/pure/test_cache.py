@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import pytest
@@ -15,7 +15,7 @@ from sgl_lab.contracts.ids import RequestId
 from sgl_lab.engine.cache.audit import audit
 from sgl_lab.engine.cache.policy import POLICIES
 from sgl_lab.engine.cache.pool import PagePool
-from sgl_lab.engine.cache.tree import Lease, RadixTree, common_length
+from sgl_lab.engine.cache.tree import Lease, Node, RadixTree, Tokens, common_length
 
 from .driving import SOAK, Fold
 
@@ -405,3 +405,51 @@ def compare(tree: RadixTree, model: Model) -> None:
         for (space, end), run in model.runs.items()
     }
     assert real == expected
+
+
+# ---------------------------------------------------------------- what a half-matched node leaves behind
+
+
+class RefreshingTree(RadixTree):
+    """As the original: the part of a split node that the request did not read counts as used now."""
+
+    def _split(self, node: Node, n_upper: int) -> Node:
+        upper = super()._split(node, n_upper)
+        node.last_used = self.clock + 1
+        self._offer(node)
+        return upper
+
+
+def served(tree: RadixTree, prompts: Iterable[Tokens]) -> int:
+    """How many tokens were there, of prompts that came one after the other."""
+    n_hit = 0
+    for prompt in prompts:
+        held = tree.acquire(SPACE, prompt)
+        n_hit += held.n_tokens
+        tree.evict(len(prompt) - tree.pool.n_free)
+        tree.insert(SPACE, prompt, tree.pool.take(len(prompt), ME), ME)
+        tree.release(held)
+    return n_hit
+
+
+def test_what_a_request_did_not_read_of_a_node_keeps_its_age() -> None:
+    tree = RadixTree(PagePool(12, 1))
+    served(tree, [(1, 2, 3, 4), (5, 6, 7, 8), (1, 2)])  # the third reads the first half of the first
+    served(tree, [(9, 9, 9, 9, 9)])
+    assert tree.peek(SPACE, (1, 2, 3, 4)).n_tokens == 2, "3, 4 were used longest ago and went first"
+    assert tree.peek(SPACE, (5, 6, 7, 8)).n_tokens == 4
+
+
+def test_keeping_the_age_of_what_was_not_read_hits_no_less_than_refreshing_it() -> None:
+    """Few-shot prompts over a cache that is too small: what refreshing keeps are endings that nothing asks for again."""
+    gained = []
+    for seed in range(4):
+        rng = random.Random(seed)
+        leads = [tuple(rng.randrange(9999) for _ in range(60)) for _ in range(8)]
+        prompts = [
+            leads[min(int(rng.expovariate(0.4)), 7)] + tuple(rng.randrange(9999) for _ in range(rng.randint(3, 20))) for _ in range(200)
+        ]
+        kept, refreshed = (served(kind(PagePool(300, 1)), prompts) for kind in (RadixTree, RefreshingTree))
+        gained.append(kept - refreshed)
+    assert min(gained) >= 0
+    assert sum(gained) > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 import sgl_lab.lang.surface as sgl
 from sgl_lab.backends.scripted import ScriptedBackend
 from sgl_lab.contracts.errors import BadArgument, RequestFailed
+from sgl_lab.contracts.params import Constraint
 from sgl_lab.contracts.port import GenJob
-from sgl_lab.lang.reasoning import Reasoning
+from sgl_lab.lang.ir import SglExprList, SglSeparateReasoning
+from sgl_lab.lang.reasoning import MODEL_TYPES, Reasoning
 
 from .language import streams_of, watchdog, within  # noqa: F401
 
@@ -112,12 +115,106 @@ def test_the_events_tell_the_answer_as_the_streams_tokens() -> None:
     assert tuple(said) == ids
 
 
-def test_what_cannot_be_separated_is_refused_at_the_call() -> None:
-    with pytest.raises(BadArgument, match=r"'gpt-5' is unknown.*deepseek-r1"):
-        sgl.separate_reasoning(gen("a"), model_type="gpt-5")
-    with pytest.raises(BadArgument, match="unknown"):
-        sgl.separate_reasoning(gen("a"))
-    with pytest.raises(BadArgument, match="needs a gen"):
-        sgl.separate_reasoning(sgl.select("a", ["x"]), model_type="qwen3")
-    with pytest.raises(BadArgument, match="cannot reason"):
-        sgl.separate_reasoning("So " + gen("a", regex="x"), model_type="qwen3")
+def test_an_unknown_type_of_model_is_refused_when_it_is_appended() -> None:
+    for model_type in ("gpt-5", None, 3):
+        made = sgl.separate_reasoning(gen("a"), model_type=model_type)  # type: ignore[arg-type]
+        s = sgl.start(ScriptedBackend())
+        with pytest.raises(BadArgument, match=rf"{model_type!r} is unknown.*deepseek-r1"):
+            s += "So: " + made
+        assert s.text() == "", "it was refused whole"
+
+
+def test_what_has_no_gen_is_refused_at_the_call() -> None:
+    for nothing in ("text", sgl.user("text"), None):
+        with pytest.raises(BadArgument, match="needs a gen"):
+            sgl.separate_reasoning(nothing, model_type="qwen3")
+
+
+def test_it_is_a_list_of_the_expression_and_a_mark() -> None:
+    inner = gen("a")
+    made = sgl.separate_reasoning(inner, model_type="any")
+    assert made.expr_list[0] == inner
+    (_, mark) = made.expr_list
+    assert isinstance(made, SglExprList)
+    assert isinstance(mark, SglSeparateReasoning)
+    assert (mark.model_type, mark.name, mark.expr) == ("any", "a_reasoning_content", inner)
+    assert repr(mark) == "SeparateReasoning(model_type=any, name=a_reasoning_content)"
+    assert mark.process_name_for_reasoning("b") == "b_reasoning_content"
+    with pytest.raises(BadArgument):
+        mark.process_name_for_reasoning("")
+    assert [type(part).__name__ for part in ("x" + made + "y").expr_list] == ["Text", "Gen", "SeparateReasoning", "Text"]
+
+
+def test_a_mark_counts_for_the_expression_before_it_alone() -> None:
+    s = sgl.start(ScriptedBackend(["<think>x</think>A", "<think>y</think>B"]))
+    s += "Q" + gen("a") + sgl.separate_reasoning("-" + gen("b"), model_type="qwen3")
+    assert (s["a"], s["b"], "a_reasoning_content" in s) == ("<think>x</think>A", "B", False)
+
+
+def test_a_choice_is_all_answer() -> None:
+    s = sgl.start(ScriptedBackend())
+    s += "Q" + sgl.separate_reasoning(sgl.select("a", ["yes", "no"]), model_type="deepseek-r1")
+    assert (s["a"], s["a_reasoning_content"]) == ("yes", "")
+
+
+# ---------------------------------------------------------------- the shape of an answer
+
+THOUGHT = "a < b, </b>, <<</thin"
+IN_A_SHAPE = [
+    ("qwen3", "<think>{}</think>\n\n{}"),
+    ("qwen3", "{1}"),
+    ("deepseek-r1", "{}</think>{}"),
+    ("deepseek-r1", "<think>{}</think>\n{}"),
+    ("kimi", "◁think▷{}◁/think▷{}"),
+    ("gpt-oss", "<|channel|>analysis<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>{}"),
+]
+SHAPES: list[tuple[dict[str, Any], str, object]] = [
+    ({"regex": "(yes|no)"}, "yes", "yes"),
+    ({"regex": "^ ?yes$"}, " yes", " yes"),
+    ({"dtype": int}, "-12", -12),
+    ({"dtype": bool}, "True", True),
+    ({"json_schema": {"type": "object", "properties": {"a": {"type": "integer"}}}}, '{"a": 1}', {"a": 1}),
+    ({"grammar": 'start: "a" b\nb: "b"+'}, "abb", "abb"),
+]
+
+
+@pytest.mark.parametrize(("model_type", "written"), IN_A_SHAPE)
+@pytest.mark.parametrize(("shape", "answer", "value"), SHAPES)
+def test_a_shape_is_that_of_the_answer(model_type: str, written: str, shape: dict[str, Any], answer: str, value: object) -> None:
+    s = sgl.start(ScriptedBackend(written.format(THOUGHT, answer)))
+    s += "Q" + sgl.separate_reasoning(gen("a", **shape), model_type=model_type)
+    assert s["a"] == answer
+    assert s["a_reasoning_content"] == (THOUGHT if "{}" in written else "")
+    assert s.value("a") == value
+    assert s.get_meta_info("a")["is_complete"]
+
+
+@pytest.mark.parametrize("model_type", ["qwen3", "deepseek-r1"])
+@pytest.mark.parametrize("text", ["maybe", "<think>x</think>maybe", "<think>x</think>yes</think>yes", "<think>x</think>yes, I think"])
+def test_what_is_not_the_shape_is_no_answer(model_type: str, text: str) -> None:
+    s = sgl.start(ScriptedBackend(text))
+    s += "Q" + sgl.separate_reasoning(gen("a", regex="(yes|no)"), model_type=model_type)
+    assert "forbids" in str(s.error())
+
+
+def test_a_shape_that_spells_the_mark_is_that_of_the_whole_text() -> None:
+    backend = ScriptedBackend("hm</think>no")
+    s = sgl.start(backend)
+    s += "Q" + sgl.separate_reasoning(gen("a", regex=r"(?s:.*)<\/think>(yes|no)"), model_type="deepseek-r1")
+    assert (s["a"], s["a_reasoning_content"], s.value("a")) == ("no", "hm", "no")
+    (job,) = backend.jobs_of(GenJob)
+    assert job.params.constraint == Constraint("regex", r"(?s:.*)<\/think>(yes|no)")
+
+
+PIECES = st.lists(st.sampled_from(["<", "/", "t", "think>", "</think>", "</", "<|end|>", "|", "end", "\n"]), max_size=9)
+
+
+@given(PIECES, st.sampled_from(sorted(MODEL_TYPES)))
+def test_the_lead_of_a_shape_ends_with_the_first_mark(pieces: list[str], model_type: str) -> None:
+    reasoning = MODEL_TYPES[model_type]
+    thought = "".join(pieces)
+    text = ("" if reasoning.is_open else reasoning.begin) + thought + reasoning.end
+    is_first = (thought + reasoning.end).find(reasoning.end) == len(thought)
+    if model_type == "gpt-oss" and "<|end|>" in thought:
+        is_first = False  # a part of its mark that ends a message
+    assert bool(re.fullmatch(reasoning.lead, text)) == is_first

@@ -134,6 +134,20 @@ def test_depth_first_stays_in_the_part_of_the_tree_where_most_wait() -> None:
     assert [event.request - first for event in b.fold.of(PrefixMatched)[3:]] == [4, 6, 2, 7, 1, 5, 3]
 
 
+def test_depth_first_counts_a_node_that_a_request_reaches_in_part() -> None:
+    """Whoever ends inside a node waits below it, behind those who reach farther, and makes its branch heavier."""
+    b = bench(schedule="dfs-weight")
+    for branch in ("a long way that is known", "b"):
+        b.warm(tokens(branch))
+        b.drain()
+    wanted = ("b 1", "a long 2", "a long way that is known 3", "b 4", "a 5", "a long way that is known 6")
+    for text in wanted:
+        b.gen(tokens(text), max_tokens=1)
+    b.step()
+    *_, first = (event.request for event in b.fold.of(PrefixMatched)[:2])
+    assert [event.request - first for event in b.fold.of(PrefixMatched)[2:]] == [3, 6, 2, 5, 1, 4]
+
+
 def test_a_random_schedule_is_the_same_for_the_same_seed_and_not_in_order_of_arrival() -> None:
     orders = []
     for seed in (1, 1, 2):

@@ -10,18 +10,28 @@ from math import exp
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 import sgl_lab as sgl
-from sgl_lab import assistant, assistant_begin, assistant_end, function, gen, set_default_backend, system, user
+from sgl_lab import assistant, assistant_begin, assistant_end, function, gen, separate_reasoning, set_default_backend, system, user
+from sgl_lab.contracts.errors import BadArgument, EngineStopped
+from sgl_lab.lang.ir import REGEX_FLOAT, REGEX_INT, REGEX_STR
+from sgl_lab.srt.constrained import build_regex_from_object
 
 
 @pytest.fixture(autouse=True, scope="module")
-def lab() -> Iterator[sgl.Lab]:
-    with sgl.Lab(cache_tokens=8192) as made:
-        set_default_backend(made.backend)
-        yield made
-        set_default_backend(None)
-        made.check()
+def runtime() -> Iterator[sgl.Runtime]:
+    """As programs for the original start a model, with what they say to its server."""
+    with pytest.warns(UserWarning, match="mem_fraction_static, tp_size: without meaning here") as caught:
+        made = sgl.Runtime(model_path="smollm2", max_total_tokens=8192, log_level="error", tp_size=1, mem_fraction_static=0.8)
+    assert caught[0].filename == __file__
+    set_default_backend(made)
+    yield made
+    set_default_backend(None)
+    made.lab.check()
+    made.shutdown()
+    with pytest.raises(EngineStopped):
+        several.run(backend=made)
 
 
 # ---------------------------------------------------------------- the frontend tutorial
@@ -293,3 +303,125 @@ def test_a_scope_and_a_program_inside_a_program() -> None:
     state = outer.run(temperature=0)
     assert state["thought"].startswith("I wonder about tea. ")
     assert state.text() == state["thought"] + " So" + state["end"]
+
+
+@function
+def several(s: Any) -> None:
+    s += "The capital of Japan is" + gen("city", max_tokens=3, temperature=0)
+
+
+# ---------------------------------------------------------------- what programs ask of a runtime
+
+
+def test_a_runtime_is_a_backend_with_a_name_and_counts(runtime: sgl.Runtime) -> None:
+    runtime.token_usage.reset()
+    state = several.run(backend=runtime)
+    meta = state.get_meta_info("city")
+    assert (runtime.token_usage.prompt_tokens, runtime.token_usage.completion_tokens) == (meta["prompt_tokens"], 3)
+    assert sgl.global_config.default_backend.endpoint.get_model_name() == runtime.get_model_name() == "smollm2"
+    assert runtime.model_info["context_length"] == 8192
+    assert sgl.get_server_info(runtime)["name"] == "smollm2"
+    assert runtime.get_server_info()["stats"]["pages_total"] == 8192
+    assert runtime.get_tokenizer().decode(runtime.get_tokenizer().encode("two words")) == "two words"
+    runtime.cache_prefix("Something that was never asked before: ")
+    runtime.flush_cache()
+    assert several.run().get_meta_info("city")["cached_tokens"] == 0
+
+
+def test_a_runtime_completes_plain_prompts_as_json_and_in_pieces(runtime: sgl.Runtime) -> None:
+    greedy = {"temperature": 0, "max_new_tokens": 3}
+    answer = json.loads(runtime.generate("The capital of Japan is", greedy))
+    assert answer["text"] == several.run()["city"]
+    assert answer["meta_info"]["finish_reason"] == {"type": "length", "length": 3}
+    assert runtime.endpoint.decode(answer["output_ids"]) == answer["text"]
+
+    async def pieces() -> list[str]:
+        return [piece async for piece in runtime.async_generate("The capital of Japan is", greedy)]
+
+    assert "".join(asyncio.run(pieces())) == answer["text"]
+    both = json.loads(runtime.generate(["The capital of Japan is", "One, two,"], greedy | {"n": 2}, return_logprob=True))
+    assert [len(one["meta_info"]["output_token_logprobs"]) for one in both] == [3] * 4
+    assert len({one["text"] for one in both}) == 2, "greedy samples are alike"
+    for wrong, named in (({"max_tokns": 1}, "there is no 'max_tokns'"), ({"repetition_penalty": 1.2}, "repetition_penalty=1.2 cannot")):
+        with pytest.raises(sgl.SglError, match=named):
+            runtime.generate("x", wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"), [({"model_pth": "smollm2"}, "did you mean 'model_path'"), ({"cache_tokens": 0}, "cache_tokens must be")]
+)
+def test_what_a_runtime_is_told_wrong_is_refused(wrong: dict[str, Any], named: str) -> None:
+    with pytest.raises(BadArgument, match=named):
+        sgl.Engine(**wrong)
+
+
+# ---------------------------------------------------------------- reasoning, logprobs in streams, plain values
+
+
+@pytest.mark.parametrize(("model_type", "most"), [("qwen3", 24), ("deepseek-r1", 48)])
+def test_an_answer_with_a_shape_may_come_after_reasoning(model_type: str, most: int) -> None:
+    """A model that does not reason answers at once where it may."""
+
+    @function
+    def judged(s: Any) -> None:
+        s += user("Is the sea salty?")
+        s += separate_reasoning(assistant(gen("answer", regex="(Yes|No)", max_tokens=most)), model_type=model_type)
+
+    state = judged.run(temperature=0)
+    if state.get_meta_info("answer")["is_complete"]:
+        assert state["answer"] in ("Yes", "No")
+        assert state.messages()[-1]["content"] == state["answer"] == state.value("answer")
+    else:
+        assert model_type == "deepseek-r1", "it never says that it has thought enough"
+        assert (state["answer"], len(state["answer_reasoning_content"]) > 40) == ("", True)
+
+
+def test_log_probabilities_come_with_the_pieces() -> None:
+    @function
+    def told(s: Any) -> None:
+        s += "Once upon a time" + gen("tale", max_tokens=12, return_logprob=True, top_logprobs_num=2, stop=",")
+
+    async def followed() -> None:
+        state = told.run(stream=True, temperature=0)
+        pairs = [pair async for pair in state.text_async_iter("tale", return_meta_data=True)]
+        whole = state.get_meta_info("tale")
+        assert [entry for _, meta in pairs for entry in meta["output_token_logprobs"]] == whole["output_token_logprobs"]
+        n_told = 0
+        for _, meta in pairs:
+            n_told += len(meta["output_token_logprobs"])
+            assert (meta["output_token_logprobs_length"], len(meta["output_top_logprobs"])) == (n_told, len(meta["output_token_logprobs"]))
+        assert n_told == whole["output_token_logprobs_length"] == len(whole["output_token_logprobs"])
+
+    asyncio.run(followed())
+
+
+def test_a_record_is_filled_in_value_by_value() -> None:
+    @function
+    def city(s: Any) -> None:
+        s += "The basic facts of Paris as a JSON object:\n"
+        with s.var_scope("json_output"):
+            s += '{\n  "name": ' + gen(regex=REGEX_STR, max_tokens=16) + ",\n"
+            s += '  "population": ' + gen(regex=REGEX_INT, stop=[" ", "\n"], max_tokens=12) + ",\n"
+            s += '  "latitude": ' + gen("latitude", regex=REGEX_FLOAT, stop=[" ", "\n"], max_tokens=12) + "\n}"
+
+    state = city.run(temperature=0)
+    assert isinstance(json.loads(state["json_output"])["name"], str)
+    float(state["latitude"])
+
+
+class Wizard(BaseModel):
+    name: str
+    age: int
+
+
+def test_a_regular_expression_of_a_model_is_one_that_a_gen_takes() -> None:
+    pattern = build_regex_from_object(Wizard)
+
+    @function
+    def wizard(s: Any) -> None:
+        s += "A wizard in JSON:\n" + gen("wizard", max_tokens=48, temperature=0, regex=pattern)
+
+    state = wizard.run()
+    if state.get_meta_info("wizard")["is_complete"]:
+        Wizard.model_validate_json(state["wizard"])
+    assert re.match(r'\{ ?"name" ?: ?"', state["wizard"])

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 from ...contracts.errors import BackendUnsupported, BadArgument
 from ...contracts.params import MAX_SOURCE, Constraint
 from ...contracts.patterns import python
-from ...contracts.patterns.tree import Node, for_library
+from ...contracts.patterns.tree import Chain, Node, for_library
 from . import exits
 from .exits import Exits, Tokens
 from .guide import Guide
@@ -94,7 +94,7 @@ class Grammars:
         from .limits import LIMITS
 
         try:
-            grammar, tree, rules = _grammar(kind, source)
+            grammar, tree, rules = _grammar(kind, source, constraint.lead)
         except RecursionError:
             raise BadArgument(f"the {kind} is nested too deeply, or too large") from None
         try:
@@ -118,7 +118,7 @@ class Grammars:
             return self._tokens
 
 
-def _grammar(kind: str, source: str) -> tuple[str, Node | None, Mapping[str, Node]]:
+def _grammar(kind: str, source: str, lead: str) -> tuple[str, Node | None, Mapping[str, Node]]:
     """As the library takes it; and the tree of its texts with the rules that it names, where it is known."""
     from llguidance import LLMatcher
 
@@ -127,12 +127,22 @@ def _grammar(kind: str, source: str) -> tuple[str, Node | None, Mapping[str, Nod
     match kind:
         case "regex":
             tree = python.read(source)
+            if lead:
+                tree = Chain((python.read(lead), tree))
             return LLMatcher.grammar_from_regex(for_library(tree)), tree, {}
         case "grammar":
             check_lark(source)
-            return LLMatcher.grammar_from_lark(source), None, {}
+            return LLMatcher.grammar_from_lark(_led(source, lead)), None, {}
         case _:
-            return lowered(source), None, {}
+            return _led(lowered(source), lead), None, {}
+
+
+def _led(grammar: str, lead: str) -> str:
+    """The Lark grammar of a text that `lead` matches, and then one of `grammar`."""
+    if not lead:
+        return grammar
+    inner = grammar.removeprefix("%llguidance {}")
+    return f"%llguidance {{}}\nstart: LEAD text\nLEAD: /{for_library(python.read(lead))}/\ntext: %lark {{\n{inner}\n}}\n"
 
 
 def readable(error: str) -> str:

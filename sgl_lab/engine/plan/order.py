@@ -28,10 +28,16 @@ def fcfs(tree: RadixTree, waiting: Sequence[Request], draw: random.Random) -> li
 
 
 def dfs_weight(tree: RadixTree, waiting: Sequence[Request], draw: random.Random) -> list[Rank]:
-    """Depth first through the tree, at every node the child below which most requests wait first."""
+    """Depth first through the tree, at every node the child below which most requests wait first.
+
+    A node that a request reaches in part counts as that request's too: of those who end in one node, whoever reaches farther goes first.
+    """
     trails = [tree.trail(request.namespace, request.span(0, request.n_tokens)) for request in waiting]
     weights = Counter(node for trail in trails for node in trail)
-    return [(*(part for node in trail for part in (-weights[node], node)), 0) for trail in trails]
+    return [
+        (*(part for node in trail for part in (-weights[node], node)), 0, -n_hit(tree, request))
+        for trail, request in zip(trails, waiting, strict=True)
+    ]
 
 
 def shuffled(tree: RadixTree, waiting: Sequence[Request], draw: random.Random) -> list[Rank]:

@@ -1,10 +1,16 @@
-"""What a backend author needs: the port, under the name that the original gives it, with its nouns.
+"""What a backend author needs: a class to begin with, and the nouns of the port.
 
 The interface is this project's own: `contracts/port.py` says what a backend has to do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, NoReturn, Self
+
+from ...contracts.errors import BackendUnsupported
+from ...contracts.ids import RequestId
 from ...contracts.params import Constraint, SamplingParams
 from ...contracts.port import (
     Backend,
@@ -22,6 +28,8 @@ from ...contracts.port import (
     WarmJob,
     WarmListener,
 )
+from ..chat_template import ChatTemplate, get_chat_template_by_model_path
+from ..usage import TokenUsage, usage_of
 
 __all__ = [
     "BaseBackend",
@@ -42,4 +50,117 @@ __all__ = [
     "WarmListener",
 ]
 
-BaseBackend = Backend
+
+class BaseBackend:
+    """The port without a model behind it, and what programs written for the original ask a backend for.
+
+    A subclass writes the methods of the port; those that it leaves out say so when they are called.
+    """
+
+    support_concate_and_append = True
+    own_template: ChatTemplate | None = None
+    """what was assigned to `chat_template`: programs then speak in it, whatever the model brings"""
+
+    # ------------------------------------------------------------ what programs ask for
+
+    @property
+    def chat_template(self) -> ChatTemplate:
+        """What was assigned to it, else the registered one that fits the model's name."""
+        return self.own_template or get_chat_template_by_model_path(self.describe().name)
+
+    @chat_template.setter
+    def chat_template(self, template: ChatTemplate | None) -> None:
+        self.own_template = template
+
+    def get_chat_template(self) -> ChatTemplate:
+        return self.chat_template
+
+    @property
+    def endpoint(self) -> Self:
+        """Itself: there is no server between a program and its model."""
+        return self
+
+    @property
+    def token_usage(self) -> TokenUsage:
+        return usage_of(self)
+
+    @property
+    def model_info(self) -> dict[str, Any]:
+        card = self.describe()
+        return {"model_path": card.name, "tokenizer_path": card.name, "is_generation": True, "context_length": card.context}
+
+    def get_model_name(self) -> str:
+        return self.describe().name
+
+    def get_server_info(self) -> dict[str, Any]:
+        return asdict(self.describe())
+
+    def flush_cache(self) -> None:
+        """Forget all cached prefixes that no request uses."""
+        self.flush()
+
+    def cache_prefix(self, prefix_str: str) -> None:
+        """Compute a text, so that programs that begin with it find it cached."""
+        tokens = tuple(token for text, markup in self.render_text(prefix_str) for token in self.encode(text, markup=markup))
+        if tokens:
+            self.warm(WarmJob(tokens), _Unheard())
+
+    def flush(self) -> None:
+        """There is no cache."""
+
+    def shutdown(self) -> None:
+        """There is nothing to shut down."""
+
+    # ------------------------------------------------------------ the port
+
+    def describe(self) -> ModelCard:
+        return ModelCard(type(self).__name__, (type(self).__name__,), 1 << 20, 1 << 20, "none", "none", has_chat_template=False)
+
+    def prepare(self, constraint: Constraint) -> None:
+        self._missing("prepare")
+
+    def submit(self, job: GenJob, listener: GenListener) -> RequestId:
+        self._missing("submit")
+
+    def score(self, job: ScoreJob, listener: ScoreListener) -> RequestId:
+        self._missing("score")
+
+    def warm(self, job: WarmJob, listener: WarmListener) -> RequestId:
+        self._missing("warm")
+
+    def cancel(self, request: RequestId) -> None:
+        """Nothing runs."""
+
+    def poll(self) -> None:
+        """All is well."""
+
+    def encode(self, text: str, *, markup: bool = False) -> tuple[int, ...]:
+        self._missing("encode")
+
+    def decode(self, ids: Sequence[int]) -> str:
+        self._missing("decode")
+
+    def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> tuple[Segment, ...]:
+        raise BackendUnsupported(f"{type(self).__name__} brings no chat template", hint="assign one to its chat_template")
+
+    def render_text(self, text: str) -> tuple[Segment, ...]:
+        return (Segment(text, False),)
+
+    def _missing(self, method: str) -> NoReturn:
+        raise BackendUnsupported(
+            f"{type(self).__name__} has no model: it does not say how to {method}",
+            hint=f"write {method}() as sgl_lab/contracts/port.py describes it, or take the backend of sgl.Lab()",
+        )
+
+
+class _Unheard:
+    """A listener that nothing waits for."""
+
+    def on_done(self, usage: Usage) -> None:
+        pass
+
+    def on_error(self, error: Exception) -> None:
+        pass
+
+
+_: type[Backend] = BaseBackend

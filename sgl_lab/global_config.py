@@ -1,0 +1,30 @@
+"""`from sgl_lab.global_config import global_config`, as programs write it.
+
+Once imported, the module stands in the package in place of the settings: so it answers for them.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+from .lang.global_config import GlobalConfig, global_config
+
+__all__ = ["GlobalConfig", "global_config"]
+
+
+class _Settings(ModuleType):
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(global_config, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("__"):
+            super().__setattr__(name, value)
+        else:
+            setattr(global_config, name, value)
+
+
+sys.modules[__name__].__class__ = _Settings

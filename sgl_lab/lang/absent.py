@@ -1,0 +1,37 @@
+"""Names of the original that are not here yet: what each needs, and what to write instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NoReturn
+
+HERE = 'sgl.Runtime(model_path="smollm2") runs a model in this process'
+_REMOTE = f"remote backends are not here yet; {HERE}"
+_GRAPHS = "graphs of programs are not here yet; run(...) executes a program"
+
+NOT_YET = dict.fromkeys(("RuntimeEndpoint", "OpenAI", "Anthropic", "VertexAI", "Gemini", "LiteLLM"), _REMOTE) | {
+    "image": "images are not here yet",
+    "video": "videos are not here yet",
+    "ServerArgs": f"there is no server, so servers and their arguments are not here yet; {HERE}",
+    "GenConfig": "settings that stand apart from a gen are not here yet; give them to gen(...), or to run(...) for all gens",
+}
+"""Of the package."""
+
+NOT_YET_INSIDE = (
+    NOT_YET
+    | dict.fromkeys(("SglArgument", "SglVariable", "SglFork", "SglGetForkItem", "TracingScope", "trace_program", "compile_func"), _GRAPHS)
+    | {"SglImage": "images are not here yet", "SglVideo": "videos are not here yet"}
+    | dict.fromkeys(("Runtime", "Engine"), "they start a model; import them from sgl_lab")
+)
+"""Of the modules below."""
+
+
+def asked_of(module: str) -> Callable[[str], NoReturn]:
+    """A `__getattr__` for `module`, which says so. An import shows the message too."""
+
+    def missing(name: str) -> NoReturn:
+        if name in NOT_YET_INSIDE:
+            raise ImportError(f"{module} has no {name!r}: {NOT_YET_INSIDE[name]}")
+        raise AttributeError(f"{module} has no {name!r}")
+
+    return missing

@@ -1,0 +1,57 @@
+"""Why a gen ended: a word, and a mapping with what belongs to it."""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView, KeysView, Mapping, ValuesView
+from typing import Any
+
+
+class FinishReason(str):
+    """`"stop"`, `"length"` or `"abort"`; programs that read `reason["type"]` find the same word there.
+
+    The mapping holds `type`, and of a stop `matched` (the string, pattern or token id that ended the text, or None), of a length
+    `length` (tokens), of an abort `message`. As JSON it is the word.
+    """
+
+    details: Mapping[str, Any]
+
+    def __new__(cls, word: str, **details: Any) -> FinishReason:
+        reason = super().__new__(cls, word)
+        reason.details = {"type": word, **details}
+        return reason
+
+    @classmethod
+    def of(cls, word: str, n_tokens: int, matched: str | int | None = None) -> FinishReason:
+        """Of a text of `n_tokens` tokens."""
+        match word:
+            case "stop":
+                return cls(word, matched=matched)
+            case "length":
+                return cls(word, length=n_tokens)
+            case _:
+                return cls(word, message="the request was stopped")
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.details[key] if isinstance(key, str) else super().__getitem__(key)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.details or (isinstance(key, str) and super().__contains__(key))
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.details.get(key, default)
+
+    def keys(self) -> KeysView[str]:
+        return self.details.keys()
+
+    def values(self) -> ValuesView[Any]:
+        return self.details.values()
+
+    def items(self) -> ItemsView[str, Any]:
+        return self.details.items()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made, (str(self), dict(self.details))
+
+
+def _made(word: str, details: dict[str, Any]) -> FinishReason:
+    return FinishReason(word, **{key: value for key, value in details.items() if key != "type"})
