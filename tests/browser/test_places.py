@@ -75,6 +75,18 @@ def test_views_stand_in_every_output_of_the_name_also_in_those_that_come_later(p
     assert page.texts("[data-sgl-place]") == ["the pictures"]
 
 
+@pytest.mark.parametrize(("options", "again"), [({"dashboard": True}, "%sgl dashboard"), ({}, "the cell")])
+def test_when_the_kernel_is_gone_the_pictures_are_back_and_say_how_to_go_on(page: WidgetPage, options: dict[str, Any], again: str) -> None:
+    for _ in range(2):
+        page.page.evaluate(OUTPUT, "cell")
+    begin(page, **options)
+    expect(page.page.locator(".sgl-live")).to_have_count(2)
+    page.page.evaluate("() => model.heard['comm_live_update'].forEach((tell) => tell())")
+    expect(page.page.locator(".sgl-live")).to_have_count(0)
+    assert page.page.get_by_text("the pictures").count() == 2
+    assert [f"Run {again} again" in text for text in page.texts(".sgl-lost")] == [True, True]
+
+
 def test_an_output_drawn_anew_takes_over_its_view_with_the_focus(page: WidgetPage) -> None:
     page.page.evaluate(OUTPUT, "cell")
     begin(page, controls=[control.told(0) for control in parse_cell("--interact x=1..5").interact])
@@ -106,7 +118,7 @@ def test_a_dashboard_says_who_waits_and_rests_when_nobody_does(page: WidgetPage)
     assert page.texts(".sgl-phase") == ["running"]
     assert page.page.get_by_role("button", name="Tokens").count() == 0
     page.receive(told(1, 1, running=0))
-    assert page.texts(".sgl-queue span") == ["nobody waits"]
+    assert page.texts(".sgl-queue span") == ["no requests"]
     assert page.texts(".sgl-phase") == ["idle"]
 
 

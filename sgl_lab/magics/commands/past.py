@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...viz.draw import asked as draw_asked
 from ...viz.draw import svg, text
-from ...viz.draw.escape import joined
+from ...viz.freeze import LIMIT
 from ...viz.views.asked import STEP, Asked, asked
 from ..desk import Desk
 from ..options import OptionError, nearest
@@ -39,9 +39,9 @@ def _tokens(shell: Any, desk: Desk, words: Words) -> None:
         raise nearest(str(name), _names(found), f"gen, select or fork of {record.title}")
     lab = desk.lab_of(record)
     spell = record.spell if lab is None else lab.spell
-    plain = "\n\n".join(draw_asked.text(one, spell) for one in chosen)
+    page, plain = draw_asked.listing(chosen, spell, LIMIT)
     counts = {"prompt_tokens": sum(len(one.prompt) for one in chosen), "completion_tokens": sum(len(one.samples) for one in chosen)}
-    show(shell, words, joined([draw_asked.html(one, spell) for one in chosen]), plain, counts)
+    show(shell, words, page, plain, counts)
 
 
 def _run_and_name(desk: Desk, words: Words) -> tuple[Record, str | None]:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from ...contracts.legible import clipped, finite, legible
+from ..explain.past import shared
 from ..views.asked import Asked
 from . import palette
-from .escape import Child, Markup, css, tag
+from .escape import Child, Markup, css, joined, tag
 from .numbers import counted, percent
+from .streams import fair_share
 
 MAX_TOKENS = 1200
 """of one prompt or answer; the middle is left out of a longer one"""
+
+DETAIL = 520
+"""bytes that a token with all that is known of it takes, about: in HTML and in its line of text"""
 
 Spell = Callable[[int], str]
 
@@ -41,15 +47,16 @@ class Line:
         return ", ".join(parts)
 
 
-def prompt_lines(asked: Asked, spell: Spell) -> list[Line]:
+def prompt_lines(asked: Asked, spell: Spell, *, whole: bool = False) -> Iterable[Line]:
+    """All tokens if `whole`, one after the other as they are asked for; else without the middle of many."""
     lines = (
         Line(position, token, legible(spell(token)), "cached" if position < (asked.n_hit or 0) else "computed")
         for position, token in enumerate(asked.prompt)
     )
-    return list(_cut(lines, len(asked.prompt)))
+    return lines if whole else list(_cut(lines, len(asked.prompt)))
 
 
-def answer_lines(asked: Asked, spell: Spell) -> list[Line]:
+def answer_lines(asked: Asked, spell: Spell, *, whole: bool = False) -> Iterable[Line]:
     first = len(asked.prompt)
     lines = (
         Line(
@@ -63,7 +70,7 @@ def answer_lines(asked: Asked, spell: Spell) -> list[Line]:
         )
         for position, sample in enumerate(asked.samples, first)
     )
-    return list(_cut(lines, len(asked.samples)))
+    return lines if whole else list(_cut(lines, len(asked.samples)))
 
 
 def _cut(lines: Iterable[Line], n: int) -> Iterator[Line]:
@@ -137,3 +144,93 @@ def _row(line: Line) -> str:
     if line.position is None:
         return f"  … {counted(line.id, 'more token')} …"
     return f"{line.position:>7}{line.id:>8}  {palette.INKS[line.cls].glyph} {line.cls:<10}{line.note:<24}{line.text!r:.60}".rstrip()
+
+
+# ---------------------------------------------------------------- many, within a limit
+
+
+def listing(found: Sequence[Asked], spell: Spell, limit: int) -> tuple[Markup, str]:
+    """All of them as HTML and as text, in about `limit` bytes together: details go first, then text that stands there already.
+
+    Where every token has its id, everything is there. Else each prompt and answer is there as text, but for what a prompt has in
+    common with one above it; the tokens where a prompt ends and its answer begins have their ids. If the texts alone are too
+    long, what does not fit is counted, and how to see it is said.
+    """
+    lengths = [len(one.prompt) + len(one.samples) for one in found]
+    if sum(lengths) * DETAIL <= limit and max(lengths, default=0) <= MAX_TOKENS:
+        return joined([html(one, spell) for one in found]), "\n\n".join(text(one, spell) for one in found)
+    bases = list(_bases(found))
+    n_detailed = limit // DETAIL
+    while True:
+        share = fair_share(lengths, n_detailed) if n_detailed else 0
+        page, plain, n_shown = _brief(found, bases, spell, share, limit)
+        if n_shown == len(found) or not share:
+            break
+        n_detailed = n_detailed // 3 if n_detailed > 8 else 0
+    if n_more := len(found) - n_shown:
+        rest = f"… {n_more:,} more: `%sgl tokens NAME` shows those of one name or fork, `%sgl export FILE.html` keeps the whole run"
+        page, plain = joined([page, tag("div", {}, rest)]), f"{plain}\n\n{rest}"
+    return page, plain
+
+
+def _bases(found: Sequence[Asked]) -> Iterator[tuple[int, str]]:
+    """Of each how many leading tokens a prompt above it has too, and whose that is: the one before, or the last of its fork."""
+    last: dict[object, Asked] = {}
+    before: Asked | None = None
+    for one in found:
+        others = [other for other in (before, last.get(one.fork), found[0]) if other is not None and other is not one]
+        best = max(((shared(one.prompt, other.prompt), other.title) for other in others), key=lambda pair: pair[0], default=(0, ""))
+        yield best
+        before = last[one.fork] = one
+
+
+def _brief(
+    found: Sequence[Asked], bases: Sequence[tuple[int, str]], spell: Spell, share: int, limit: int
+) -> tuple[Markup, str, int]:
+    """The first ones that fit into `limit` bytes, `share` tokens of each with their details; and how many these are."""
+    pages: list[Markup] = []
+    plains: list[str] = []
+    room = limit - 1_000  # for the legend, and what says that there is more
+    for one, base in zip(found, bases, strict=True):
+        page, plain = _one(one, base, spell, share)
+        room -= len(page.source.encode()) + len(plain.encode()) + 2
+        if room < 0:
+            break
+        pages.append(page)
+        plains.append(plain)
+    legend = ", ".join(f"{ink.glyph} {name}" for name, ink in palette.INKS.items() if name in ("cached", "computed", "generated"))
+    body = css(white_space="pre-wrap", overflow_wrap="break-word", font_size="13px", line_height="1.5")
+    return tag("div", {"style": body}, f"{legend}\n", *pages), "\n\n".join(plains), len(pages)
+
+
+def _one(asked: Asked, base: tuple[int, str], spell: Spell, share: int) -> tuple[Markup, str]:
+    """Heading, prompt and answer as text, with `share` tokens about the place where the answer begins in detail."""
+    n_same, whose = base if base[0] > 8 else (0, "")
+    n_tail = min(len(asked.prompt) - n_same, share // 2)
+    n_head = min(len(asked.samples), share - n_tail) if asked.kind == "gen" else 0
+    n_text = len(asked.prompt) - n_tail
+    said = "".join(spell(sample.token) for sample in asked.samples[n_head:])
+    hits = min(max(asked.n_hit or 0, n_same), n_text)
+    cached, computed = ("".join(map(spell, asked.prompt[a:b])) for a, b in ((n_same, hits), (hits, n_text)))
+    same = f"… {n_same:,} tokens as {clipped(whose, 60)} …" if n_same else ""
+    tail = list(islice(prompt_lines(asked, spell, whole=True), n_text, None))
+    head = list(islice(answer_lines(asked, spell, whole=True), n_head))
+    title = f"{clipped(asked.title, 100)}: {len(asked.prompt):,} tokens, {asked.n_hit or 0:,} from the cache"
+    ending = f"{len(asked.samples):,} came: {clipped(asked.reason, 40) or 'none yet'}" if asked.kind == "gen" else "chosen"
+    if asked.kind != "gen":
+        said = asked.value
+
+    quiet = css(opacity="0.65")
+    prompt = [_run(text, ink) for text, ink in ((cached, palette.CACHED), (computed, palette.COMPUTED)) if text]
+    parts: list[Child] = [tag("span", {"style": css(font_weight="600")}, title)]
+    parts.append(tag("div", {}, tag("span", {"style": quiet}, same), *prompt))
+    parts += [_chips(tail)] if tail else []
+    parts.append(tag("div", {}, tag("span", {"style": quiet}, ending), *([] if head else [" ", _run(said, palette.GENERATED)])))
+    parts += [_chips(head), tag("div", {}, _run(said, palette.GENERATED))] if head else []
+
+    rows = [title, same + legible(cached + computed), *map(_row, tail), ending, *map(_row, head), legible(said)]
+    return tag("div", {"style": css(margin="0 0 10px 0")}, *parts), "\n".join(filter(None, rows))
+
+
+def _run(text: str, ink: palette.Ink) -> Markup:
+    return tag("span", {"style": css(background_color=palette.tint(ink.both, 0.12))}, legible(text))

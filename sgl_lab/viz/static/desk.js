@@ -63,6 +63,19 @@ export class Places {
     }
     this.held.clear();
   }
+
+  /** The kernel that kept them live is gone: the pictures are back, under a line that says so. */
+  lose(words) {
+    const places = [...this.held.keys()];
+    this.close();
+    for (const place of places) place.prepend(el("div", { class: "sgl-lost", role: "status" }, words));
+  }
+}
+
+/** What a page says of a panel whose kernel was restarted or is gone. */
+export function lost(options) {
+  const again = options.dashboard ? "Run %sgl dashboard again" : "Run the cell again";
+  return `Not live any more: the kernel was restarted or is gone. ${again} to bring it back; below is the last picture.`;
 }
 
 /** What stands between the numbers and the panels. */
@@ -72,17 +85,17 @@ export function extras(view) {
 }
 
 class Queue {
-  /* Who waits, first come first. */
+  /* Requests that wait, first come first. */
   constructor(view) {
     this.view = view;
     this.words = el("span");
-    this.root = el("div", { class: "sgl-queue" }, el("b", {}, "Queue"), this.words);
+    this.root = el("div", { class: "sgl-queue" }, el("b", {}, "Waiting"), this.words);
   }
 
   paint() {
     const { queue } = this.view.store;
     const more = queue.length > 4 ? `, and ${count(queue.length - 4, "other")}` : "";
-    setText(this.words, queue.slice(0, 4).join(", ") + more || "nobody waits");
+    setText(this.words, queue.slice(0, 4).join(", ") + more || "no requests");
   }
 }
 

@@ -6,7 +6,7 @@
  * interrupt. viz/bundle.py joins these files into one module.
  */
 
-import { Places } from "./desk.js";
+import { Places, lost } from "./desk.js";
 import { replay } from "./replay.js";
 import { Store } from "./store.js";
 import { View } from "./view.js";
@@ -18,6 +18,7 @@ export default () => {
       store = new Store(model);
       if (!store.options.place) return undefined;
       const places = new Places(store.options.place, (root) => new View(store, root));
+      model.on("comm_live_update", () => places.lose(lost(store.options)));
       return () => places.close();
     },
     render({ el: root }) {
