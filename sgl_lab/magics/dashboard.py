@@ -79,7 +79,8 @@ class Dashboard:
     def _bundle(self, is_open: bool) -> Bundle:
         lab = self._lab
         self._drawn_at, self._drawn_s = lab.ring.cursor, time.monotonic()
-        return picture(lab, "running" if is_open else "ok", f"as it was at {time.strftime('%H:%M:%S')}, not live; `%sgl dashboard` brings a live one")
+        message = f"as it was at {time.strftime('%H:%M:%S')}, not live; `%sgl dashboard` brings a live one"
+        return picture(lab, "running" if is_open else "ok", message)
 
 
 def picture(lab: Lab, status: str = "ok", message: str = "") -> Bundle:

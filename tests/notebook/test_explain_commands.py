@@ -136,3 +136,34 @@ def test_files_are_written_read_back_and_never_over_others(two_runs: Kernel, tmp
 def test_what_cannot_be_is_one_line(two_runs: Kernel, command: str) -> None:
     reply = two_runs.run(f"%sgl {command}")
     assert (reply.status, reply.ename) == ("error", "UsageError"), reply.traceback
+
+
+ASKED = '%%sgl --view none {options}\nuser("What is {city} {word} for?")\nassistant(gen("fame", max_tokens=4))'
+TURNS = """%%sgl --view none --temperature 0
+user("Hi there")
+assistant(gen("hello", max_tokens=4))
+user("{last}")
+assistant(gen("then", max_tokens=4))"""
+
+
+def test_why_on_one_small_edit_after_the_other(two_runs: Kernel) -> None:
+    """(cell, what the lines of its last gen say)"""
+
+    def asked(city: str = "Lisbon", word: str = "famous", options: str = "--temperature 0") -> str:
+        return ASKED.format(city=city, word=word, options=options)
+
+    steps = [
+        (asked(word="known"), "equal tokens", "edit: +line 2 of", "reused"),
+        (asked(), r'" famous", where "fame" of In.\d+. has " known"', "famous for.*known for", "9 of 36 .* 27 reused"),
+        (asked(), "none: .* asked the same 36 tokens", "none in the prompt", "1 of 36 tokens computed"),
+        (asked(options="--temperature 1 --seed 3"), "none: ", "line 1 of .* changes no prompt: .*--seed 3.*--temperature 0", "1 of 36"),
+        (asked("Porto"), '" Port", where "fame" .* has " Lisbon"', r"Porto famous.*Lisbon famous", "11 of 37"),
+        (TURNS.format(last="And Faro?"), "And Faro", "line 4 of .* says it", "computed in"),
+        (TURNS.format(last="And Braga?"), '" B", where "then" of .* has " Far"', r"line 4 of .*Braga.*Faro", "computed in"),
+    ]
+    for cell, *wanted in steps:
+        assert two_runs.run(cell).status == "ok"
+        text = two_runs.run("%sgl why --text").printed
+        rows = re.findall(r"  (?:first difference|edit|cost): .*", text)
+        assert len(rows) % 3 == 0, text
+        assert any(all(re.search(want, row) for want, row in zip(wanted, rows[n : n + 3], strict=True)) for n in range(0, len(rows), 3)), text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 
@@ -197,6 +198,30 @@ def test_a_flush_is_told_from_an_eviction_and_what_nobody_recorded_from_both() -
         session.engine.flush()
     miss = only(session.run("In[4]", ("a", RULES, 4)), session)
     assert (miss.cause, miss.by, miss.n_lost) == ("flushed", "In[3]", len(RULES) - 1)
+
+
+def test_a_run_of_another_model_that_was_asked_the_same_is_no_edit_but_another_model() -> None:
+    session, other = Session(), Session()
+    theirs = other.run("In[1]", ("a", RULES, 4))
+    record = session.run("In[2]", ("a", RULES, 4))
+    lines = told(record, session, strangers=[("tiny", theirs)])
+    assert lines[draw.FIRST] == "none: In[1] asked the same text"
+    assert lines[draw.EDIT] == "none in the prompt: In[1] asked another model, tiny"
+    assert lines[draw.COST].endswith(f"{len(RULES) - 1} of them for the second time")
+    unlike = session.run("In[3]", ("a", "Something else altogether, my friend.", 4))
+    assert "another model" not in told(unlike, session, strangers=[("tiny", theirs)])[draw.EDIT]
+
+
+def test_no_word_of_the_cache_s_own_trade_is_needed_to_read_it() -> None:
+    """Every sentence there is, on a session that has nearly all kinds of misses."""
+    session = Session(n_pages=220)
+    words = []
+    for n, text in enumerate((RULES, "It is 12:01. " + RULES, "It is 12:59. " + RULES, "x" * 200, RULES, RULES, RULES + " More.")):
+        record = session.run(f"In[{n}]", ("a", text, 4), source=cell(text))
+        words.append(draw.text(why(record, session.records), record.spell))
+    assert len({line.split(":")[1].split()[0] for text in words for line in text.splitlines() if draw.FIRST in line}) > 2
+    for jargon in ("radix", "prefix", "KV", "lost", "node", "miss", "beyond", "behind", "in vain", "nobody"):
+        assert not [text for text in words if re.search(rf"\b{jargon}\b", text)]
 
 
 def test_many_with_one_story_are_told_once_and_counted() -> None:

@@ -148,9 +148,9 @@ def way_out(miss: Miss) -> str:
         case "inside" if miss.change is not None:
             return f"put what is different in each after the {n} that are the same in all"
         case "evicted":
-            return "`%sgl cache pin NAME` keeps a prefix; `%sgl whatif` shows how large a cache would keep all"
+            return "`%sgl cache pin NAME` keeps what NAME holds; `%sgl whatif` shows how large a cache would keep all"
         case "flushed" | "gone":
-            return "`%sgl cache pin NAME` keeps a prefix"
+            return "`%sgl cache pin NAME` keeps what NAME holds"
         case "together":
             return "ask one first, read its answer, then ask the others"
         case "namespace":
