@@ -166,4 +166,5 @@ def test_why_on_one_small_edit_after_the_other(two_runs: Kernel) -> None:
         text = two_runs.run("%sgl why --text").printed
         rows = re.findall(r"  (?:first difference|edit|cost): .*", text)
         assert len(rows) % 3 == 0, text
-        assert any(all(re.search(want, row) for want, row in zip(wanted, rows[n : n + 3], strict=True)) for n in range(0, len(rows), 3)), text
+        stories = [rows[n : n + 3] for n in range(0, len(rows), 3)]
+        assert any(all(re.search(want, row) for want, row in zip(wanted, story, strict=True)) for story in stories), text
