@@ -93,7 +93,7 @@ def _torch(native: Finding) -> Iterator[Finding]:
         yield Finding("-", "gpu", "none that torch can use", "models run on the CPU")
     if native.state == "ok":
         yield Finding("ok", "models run", "on the native step: a GGUF in its own 4 or 8 bits, others in bfloat16")
-        yield Finding("ok", "determinism", "always: the same to the bit, however a request is computed")
+        yield Finding("ok", "determinism", "the same to the bit however a request is computed, on this kind of CPU")
     else:
         yield Finding("ok", "models run", "on torch in float32, several times slower than on the native step")
         yield TORCH_DETERMINISM

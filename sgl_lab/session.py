@@ -166,7 +166,7 @@ class Lab:
         fast = LocalBackend(self._resident, tokenizer, card, self.emit)
         exact_card = replace(card, namespace=engine.exact_namespace, is_deterministic=True)
         self.deterministic_backend = fast if runner.is_exact else LocalBackend(self._resident, tokenizer, exact_card, self.emit)
-        """gives the same tokens and bitwise the same logprobs, whatever is cached and whatever runs beside a program"""
+        """gives the same tokens and bitwise the same logprobs on one kind of CPU or GPU, whatever is cached and runs beside a program"""
         self.backend = self.deterministic_backend if deterministic else fast
         self.card = self.backend.describe()
         self.emit(ModelLoaded(model, namespace, loaded.device, loaded.dtype, n_pages, page_size, context))
