@@ -41,7 +41,7 @@ class Dashboard:
         """In the cell that runs; it may stand in a few."""
         place = Place(self._shell)
         self._places.append(place)
-        place.show(self._bundle(is_open=True), panel=self._panel)
+        place.show(self._bundle(), panel=self._panel)
 
     def close(self) -> None:
         """The pictures stay as they are now."""
@@ -72,18 +72,18 @@ class Dashboard:
 
     def _redraw(self, is_open: bool) -> None:
         with suppress(SglError):  # the engine is gone: the pictures are the last there are
-            bundle = self._bundle(is_open)
+            bundle = self._bundle()
             for place in self._places:
                 place.show(bundle, panel=self._panel if is_open else None)
 
-    def _bundle(self, is_open: bool) -> Bundle:
+    def _bundle(self) -> Bundle:
+        """What is seen where there is no live view: in a saved notebook, or when the kernel is gone."""
         lab = self._lab
         self._drawn_at, self._drawn_s = lab.ring.cursor, time.monotonic()
-        message = f"as it was at {time.strftime('%H:%M:%S')}, not live; `%sgl dashboard` brings a live one"
-        return picture(lab, "running" if is_open else "ok", message)
+        return picture(lab, f" · as it was at {time.strftime('%H:%M:%S')} (%sgl dashboard for a live one)")
 
 
-def picture(lab: Lab, status: str = "ok", message: str = "") -> Bundle:
+def picture(lab: Lab, when: str = "") -> Bundle:
     """All that a dashboard shows, as it is now."""
     recent = RecentView()
     for entry in lab.events():
@@ -92,7 +92,5 @@ def picture(lab: Lab, status: str = "ok", message: str = "") -> Bundle:
         tree=tree_of(lab.snapshot(), lab.spell),
         lanes=recent,
         metrics=CountsView(lab.stats, recent),
-        title=f"Dashboard · {title_of(lab)}",
-        status=status,
-        message=message,
+        title=f"Dashboard · {title_of(lab)}{when}",
     )

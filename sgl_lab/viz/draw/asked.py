@@ -225,7 +225,8 @@ def _one(asked: Asked, base: tuple[int, str], spell: Spell, share: int) -> tuple
     parts: list[Child] = [tag("span", {"style": css(font_weight="600")}, title)]
     parts.append(tag("div", {}, tag("span", {"style": quiet}, same), *prompt))
     parts += [_chips(tail)] if tail else []
-    parts.append(tag("div", {}, tag("span", {"style": quiet}, ending), *([] if head else [" ", _run(said, palette.GENERATED)])))
+    answer: list[Child] = [] if head else [" ", _run(said, palette.GENERATED)]
+    parts.append(tag("div", {}, tag("span", {"style": quiet}, ending), *answer))
     parts += [_chips(head), tag("div", {}, _run(said, palette.GENERATED))] if head else []
 
     rows = [title, same + legible(cached + computed), *map(_row, tail), ending, *map(_row, head), legible(said)]
