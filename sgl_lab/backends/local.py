@@ -19,11 +19,15 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str, *, markup: bool = False) -> tuple[int, ...]: ...
 
-    def decode(self, ids: Sequence[int]) -> str: ...
+    def encode_all(self, segments: Sequence[Segment]) -> tuple[int, ...]: ...
+
+    def decode(self, ids: Sequence[int], *, special: bool = True) -> str: ...
 
     def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> tuple[Segment, ...]: ...
 
     def render_text(self, text: str) -> tuple[Segment, ...]: ...
+
+    def render_start(self) -> tuple[Segment, ...]: ...
 
 
 class LocalBackend(BaseBackend):
@@ -88,11 +92,20 @@ class LocalBackend(BaseBackend):
     def encode(self, text: str, *, markup: bool = False) -> tuple[int, ...]:
         return self._tokenizer.encode(text, markup=markup)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(ids)
+    def encode_all(self, segments: Sequence[Segment]) -> tuple[int, ...]:
+        return self._tokenizer.encode_all(segments)
+
+    def decode(self, ids: Sequence[int], *, special: bool = True) -> str:
+        return self._tokenizer.decode(ids, special=special)
+
+    def n_open(self, ids: Sequence[int]) -> int:
+        return self._resident.engine.spellings.n_open(ids)
 
     def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> tuple[Segment, ...]:
         return self._tokenizer.render_chat(messages, add_generation_prompt=add_generation_prompt)
 
     def render_text(self, text: str) -> tuple[Segment, ...]:
         return self._tokenizer.render_text(text)
+
+    def render_start(self) -> tuple[Segment, ...]:
+        return self._tokenizer.render_start()

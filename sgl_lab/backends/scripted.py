@@ -68,10 +68,11 @@ class ToyTokenizer:
     def sampled(self, text: str) -> tuple[int, ...]:
         return tuple(self.SAMPLED + byte for byte in text.encode())
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], *, special: bool = True) -> str:
         plain = bytearray()
         for id in ids:
-            plain += self.special[id - 256].encode() if 256 <= id < 256 + len(self.special) else bytes((id % self.SAMPLED,))
+            is_special = 256 <= id < 256 + len(self.special)
+            plain += self.special[id - 256].encode() * special if is_special else bytes((id % self.SAMPLED,))
         return plain.decode(errors="replace")
 
 
@@ -233,8 +234,15 @@ class ScriptedBackend(BaseBackend):
     def encode(self, text: str, *, markup: bool = False) -> tuple[int, ...]:
         return self.tokenizer.encode(text, markup=markup)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(ids)
+    def encode_all(self, segments: Sequence[Segment]) -> tuple[int, ...]:
+        return tuple(id for text, markup in segments for id in self.tokenizer.encode(text, markup=markup))
+
+    def decode(self, ids: Sequence[int], *, special: bool = True) -> str:
+        return self.tokenizer.decode(ids, special=special)
+
+    def n_open(self, ids: Sequence[int]) -> int:
+        """No two of its tokens are one."""
+        return 0
 
     def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> tuple[Segment, ...]:
         if self._template is None:
@@ -243,6 +251,9 @@ class ScriptedBackend(BaseBackend):
 
     def render_text(self, text: str) -> tuple[Segment, ...]:
         return (Segment("<s>", True), Segment(text, False)) if self._bos else (Segment(text, False),)
+
+    def render_start(self) -> tuple[Segment, ...]:
+        return (Segment("<s>", True),) if self._bos else ()
 
     def flush(self) -> None:
         with self._changed:

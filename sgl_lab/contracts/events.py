@@ -104,6 +104,10 @@ class StreamExtended:
     kind: str
     role: str
     """system, user, assistant, tool or empty"""
+    n_healed: int = 0
+    """the first so many of them, and no more of what follows, spell again what `healed` spelled: a seam"""
+    healed: tuple[int, ...] = ()
+    """tokens that stood at `start` until now"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +165,7 @@ class DraftVerified:
 
     request: RequestId
     source: str
-    """tree (what followed the same sequence) or ngram (what followed the same few tokens)"""
+    """tree (what followed the same sequence), ngram (what followed the same few tokens) or seam (the end of the prompt as it was)"""
     n_drafted: int
     n_accepted: int
 

@@ -33,6 +33,8 @@ class Constraint:
     kind: str
     source: str
     lead: str = ""
+    seam: str = ""
+    """text that stands before it in any case: the end of a prompt, to be said again (`GenJob.heal`)"""
 
     def __post_init__(self) -> None:
         if self.kind not in CONSTRAINTS:
@@ -47,7 +49,9 @@ class SamplingParams:
     all tokens. `stop` strings and `stop_regex` patterns are looked for in the generated
     text across token borders and are not part of it; `stop_token_ids` end generation
     and are not part of the text either. Penalties count generated tokens only, but
-    `repetition_penalty`, which counts the prompt too (as transformers does).
+    `repetition_penalty`, which counts the prompt too (as transformers does). With
+    `skip_special_tokens` the special tokens that the model says are tokens of the answer
+    and no part of its text; a stop may spell them in either case.
     `seed` None draws from the engine's own stream. `prompt_logprobs_from` is the first
     position of the prompt whose token's log-probability is wanted too, None for none of them.
     """
@@ -72,6 +76,7 @@ class SamplingParams:
     top_logprobs: int = 0
     prompt_logprobs_from: int | None = None
     constraint: Constraint | None = None
+    skip_special_tokens: bool = True
 
     @property
     def is_penalised(self) -> bool:
@@ -102,6 +107,7 @@ class SamplingParams:
         check(len(self.stop) + len(self.stop_regex) <= MAX_STOPS, "stop", f"at most {MAX_STOPS} strings and patterns")
         check(all(isinstance(s, str) and s for s in self.stop), "stop", "non-empty strings")
         check(0 <= self.top_logprobs <= MAX_TOP_LOGPROBS, "top_logprobs", f"between 0 and {MAX_TOP_LOGPROBS}")
+        check(type(self.skip_special_tokens) is bool, "skip_special_tokens", "True or False")
         check(self.seed is None or type(self.seed) is int, "seed", "an integer or None")
         first = self.prompt_logprobs_from
         check(first is None or (type(first) is int and first >= 0), "prompt_logprobs_from", "a position in the prompt, 0 or more, or None")

@@ -80,11 +80,22 @@ class GenJob:
     params: SamplingParams
     fork: ForkId | None = None
     expr: ExprId | None = None
+    heal: int = 0
+    """the last so many tokens of the prompt may be others, which spell the same and go on: what follows may merge with them"""
+    begun: int = 0
+    """the last so many tokens of the prompt are the answer's already: they begin its first character"""
+    lead: str = ""
+    """what the first of them says before the answer"""
+    whole: bool = False
+    """a text that ends inside a character ends before the token that begins it, and its tokens are `held`; else it ends with U+FFFD"""
 
 
 @dataclass(frozen=True, slots=True)
 class GenOutput:
-    """One sample. `ids` and `logprobs` are aligned and belong to `text`: what a stop cut off is in none of them."""
+    """One sample. `ids` and `logprobs` are aligned and belong to `text`: what a stop cut off is in none of them.
+
+    Of a token that a stop cut in the middle, what is left is encoded anew. `ids` begin with the `begun` ones of the job.
+    """
 
     text: str
     ids: tuple[int, ...]
@@ -98,6 +109,12 @@ class GenOutput:
     """whether the text is all that the constraint wants; None without a constraint"""
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     """of the prompt's tokens from `params.prompt_logprobs_from` on"""
+    healed: tuple[int, ...] | None = None
+    """what stands in the place of the prompt's last `heal` tokens, before `ids`; None where the prompt stays as it was"""
+    lead: str = ""
+    """the end of the prompt's text, where the first token of `ids` (or of `held`) begins with it"""
+    held: tuple[int, ...] = ()
+    """tokens after `ids` that end inside a character: they are in no text until more tokens make it whole"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,11 +203,20 @@ class Backend(Protocol):
     def encode(self, text: str, *, markup: bool = False) -> tuple[int, ...]:
         """Token ids of `text`; special tokens are recognised only in markup. No BOS is added."""
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`, special tokens spelled out; bytes that are no UTF-8 become U+FFFD."""
+    def encode_all(self, segments: Sequence[Segment]) -> tuple[int, ...]:
+        """Token ids of several pieces as one text, cut only at the special tokens that markup spells."""
+
+    def decode(self, ids: Sequence[int], *, special: bool = True) -> str:
+        """Text of `ids`, special tokens spelled out or, with `special=False`, left out; bytes that are no UTF-8 become U+FFFD."""
+
+    def n_open(self, ids: Sequence[int]) -> int:
+        """How many of the last of these tokens may have to be others once more text follows (`GenJob.heal`); 0 where it cannot heal."""
 
     def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> tuple[Segment, ...]:
         """The model's own chat template over all messages. BackendUnsupported if it has none."""
 
     def render_text(self, text: str) -> tuple[Segment, ...]:
         """What stands before a prompt without roles (a BOS where the model wants one), then the text."""
+
+    def render_start(self) -> tuple[Segment, ...]:
+        """What a text stands after that the model begins itself: BOS, or what stood between texts in its training; empty without either."""

@@ -110,6 +110,7 @@ class Engine:
         self.exact_namespace = namespace if runner.is_exact else (*namespace, EXACT)
         grammars = Grammars(vocabulary, jump=config.jump_forward)
         self._intake = intake = Intake(config, vocabulary, context, namespace, self.exact_namespace, self._pins, grammars, clock)
+        self.spellings = intake.spellings
         self.gen, self.score, self.warm, self.pin, self.prepare = intake.gen, intake.score, intake.warm, intake.pin, intake.prepare
         self._drafts = Drafts(config.draft_tokens)
         drafts = self._drafts if config.draft_tokens else None

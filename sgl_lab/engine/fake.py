@@ -143,8 +143,12 @@ class ByteTokenizer:
                 text = text[1:]
         return tuple(ids)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        return b"".join(self.SPECIAL[i - 256].encode() if i >= 256 else bytes([i]) for i in ids).decode("utf-8", "replace")
+    def encode_all(self, segments: Sequence[Segment]) -> tuple[int, ...]:
+        return tuple(id for text, markup in segments for id in self.encode(text, markup=markup))
+
+    def decode(self, ids: Sequence[int], *, special: bool = True) -> str:
+        spelled = (self.SPECIAL[i - 256].encode() * special if i >= 256 else bytes([i]) for i in ids)
+        return b"".join(spelled).decode("utf-8", "replace")
 
     def token_bytes(self, token: int) -> bytes:
         return bytes([token]) if token < 256 else b""
@@ -159,3 +163,6 @@ class ByteTokenizer:
 
     def render_text(self, text: str) -> tuple[Segment, ...]:
         return (Segment(text, False),)
+
+    def render_start(self) -> tuple[Segment, ...]:
+        return (Segment("<|end|>", True),)

@@ -35,6 +35,7 @@ from .grammar.guide import Guide
 from .plan.plan import Draw, Row, RowOutput
 from .plan.request import Request
 from .plan.trie import branches
+from .seam import Seam, Spellings
 from .text import TextStream
 
 _request_ids = Counter()
@@ -44,7 +45,7 @@ Answer = Callable[[], None]
 
 
 class Vocabulary(Spelling, Protocol):
-    """What the engine needs of a tokenizer. `eos_ids` end a gen unless it ignores them, and are never part of the text."""
+    """What the engine needs of a tokenizer. `eos_ids` end a gen unless it ignores them."""
 
 
 class Accepted(NamedTuple):
@@ -60,8 +61,8 @@ class Accepted(NamedTuple):
 
 def _usage(request: Request, now: float, n_prompt: int) -> Usage:
     return Usage(
-        prompt_tokens=n_prompt,
-        completion_tokens=len(request.generated),
+        prompt_tokens=n_prompt + request.n_healed,
+        completion_tokens=len(request.generated) - request.n_healed,
         cached_tokens=request.n_cached,
         computed_tokens=request.n_computed,
         forced_tokens=request.n_forced,
@@ -126,16 +127,22 @@ def sample_seed(seed: int, index: int) -> int:
 
 
 class _Sample:
-    __slots__ = ("guide", "is_led_out", "logprobs", "matched", "n_sure", "n_told", "output", "reason", "text")
+    __slots__ = ("guide", "healed", "is_led_out", "lead", "logprobs", "matched", "n_sure", "n_told", "output", "reason", "seam", "text")
 
-    def __init__(self, params: SamplingParams, guide: Guide | None) -> None:
+    def __init__(self, params: SamplingParams, guide: Guide | None, seam: Seam | None, whole: bool) -> None:
         self.guide = guide
+        self.seam = seam
+        """None as soon as the prompt's end is said again"""
+        self.healed: list[TokenLogprob] = []
+        """the tokens that say it again and nothing else"""
+        self.lead = b""
+        """of it, what the first token of the text says too"""
         self.is_led_out = False
         """it is brought to its end, since tokens run out"""
-        self.text = TextStream(params.stop, params.stop_regex)
+        self.text = TextStream(params.stop, params.stop_regex, whole=whole)
         self.logprobs: list[TokenLogprob] = []
         self.n_sure = 0
-        """tokens up to the last drawn one: of those forced after it nothing is known at the end"""
+        """tokens of the text up to the last drawn one: of those forced after it nothing is known at the end"""
         self.matched: str | int | None = None
         self.reason: str | None = None
         """of an end that came before the prompt was scored"""
@@ -147,7 +154,13 @@ class _Sample:
         """Whether the text is all that the constraint wants."""
         if self.guide is None:
             return None
-        return self.guide.is_whole if self.text.matched is None else self.guide.is_text(self.text.text)
+        if self.text.matched is None and not self.text.n_begun:
+            return self.guide.is_whole
+        return self.guide.is_text(self.text.text)
+
+    @property
+    def is_healing(self) -> bool:
+        return self.seam is not None
 
 
 class GenFamily(Family):
@@ -159,41 +172,69 @@ class GenFamily(Family):
         listener: GenListener,
         vocabulary: Vocabulary,
         grammars: Grammars,
+        spellings: Spellings | None,
         namespace: Namespace,
         limit: int,
+        most: int,
         seed: int,
         now: float,
     ) -> None:
+        """`limit` tokens of text at most; `most` is what there is room for. `spellings` where the prompt's end is to be healed."""
         params = job.params
+        if limit == 0:
+            job, spellings = replace(job, heal=0), None
+        self._job = job
+        self._limit = limit
+        n_prompt = len(job.prompt) - job.heal
+        prompt, end = job.prompt[:n_prompt], job.prompt[n_prompt:]
+        rest = spellings.bytes_of(end) if spellings else b""
+        if rest:
+            limit = max(min(limit + len(rest), most + len(end)), 1)
         self._listener = listener
         self._params = params
         self._vocabulary = vocabulary
         ignores_eos = params.ignore_eos and params.constraint is None
         self._ends = frozenset(params.stop_token_ids) | (frozenset() if ignores_eos else vocabulary.eos_ids)
+        self._hidden = frozenset(vocabulary.special_ids | vocabulary.eos_ids) if params.skip_special_tokens else frozenset[int]()
         ids = [RequestId(_request_ids.next()) for _ in range(params.n)]
-        guides = [None if params.constraint is None else grammars.start(params.constraint, limit) for _ in ids]
+        constraint = params.constraint and replace(params.constraint, seam=rest.decode())
+        guides = [None if constraint is None else grammars.start(constraint, limit) for _ in ids]
+        seams = [Seam(spellings, rest, vocabulary.n_vocab) if spellings and rest else None for _ in ids]
         self.requests = tuple(
             Request(
                 request,
                 ids[0],
                 "gen",
                 namespace,
-                job.prompt,
+                prompt,
                 submitted=now,
                 limit=limit,
                 params=params,
                 seed=sample_seed(seed, index),
                 banned_early=tuple(sorted(self._ends)),
-                guide=guide,
+                respelled=end,
+                guide=guide or seam,
+                seam=seam,
             )
-            for index, (request, guide) in enumerate(zip(ids, guides, strict=True))
+            for index, (request, guide, seam) in enumerate(zip(ids, guides, seams, strict=True))
         )
-        self._samples = {request: _Sample(params, guide) for request, guide in zip(ids, guides, strict=True)}
+        self._samples = {request: _Sample(params, guide, seam, job.whole) for request, guide, seam in zip(ids, guides, seams, strict=True)}
+        for sample in self._samples.values():
+            sample.lead = job.lead.encode()
+            for token in self._begun:
+                self._push(sample, token, may_stop=False)
+                if params.logprobs:
+                    sample.logprobs.append(TokenLogprob(token, None))
         self._index = {request: index for index, request in enumerate(ids)}
-        n_prompt, first = len(job.prompt), params.prompt_logprobs_from
+        first = params.prompt_logprobs_from
         scored = range(n_prompt if first is None else min(first, n_prompt), n_prompt)
         self.requests[0].targets = {i - 1: (job.prompt[i],) for i in scored if i}  # the first sample computes them for all
         self._prompt_logprobs = [TokenLogprob(job.prompt[i], None) for i in scored]
+
+    @property
+    def _begun(self) -> tuple[int, ...]:
+        """The prompt's last tokens, if the text begins with them."""
+        return self._job.prompt[len(self._job.prompt) - self._job.begun :]
 
     def begin(self, request: Request, now: float) -> Accepted:
         guide = self._samples[request.id].guide
@@ -224,9 +265,14 @@ class GenFamily(Family):
         for position, (wanted, score) in enumerate(zip(row.targets, output.scores, strict=True), first):
             if wanted:
                 del request.targets[position]
-                i = position + 1 - n_prompt
-                entries = self._samples[request.id].logprobs if i >= 0 else self._prompt_logprobs
-                entries[i] = TokenLogprob(wanted[0], score.logprobs[0], score.top)
+                i, sample = position + 1 - n_prompt, self._samples[request.id]
+                scored = TokenLogprob(wanted[0], score.logprobs[0], score.top)
+                if i < 0:
+                    self._prompt_logprobs[i] = scored
+                elif i < len(sample.healed):
+                    sample.healed[i] = scored
+                else:
+                    sample.logprobs[i - len(sample.healed) + self._job.begun] = scored
 
     def _say(self, request: Request, draws: Sequence[Draw], now: float) -> Accepted:
         """Take the draws one after the other, and after each what it forces: guesses at that came true as well.
@@ -234,7 +280,7 @@ class GenFamily(Family):
         A token after which the text could not be whole in time is not said, and nothing after it, but the way out in its place.
         """
         sample = self._samples[request.id]
-        guide = sample.guide
+        guide, masks = sample.guide, request.guide
         left, forced = deque(draws), deque[int]()
         said: list[Sample] = []
         n_read = n_sure = 0  # the latter up to the last drawn one
@@ -249,7 +295,7 @@ class GenFamily(Family):
             if forced:
                 token = Sample(request.id, forced.popleft(), None, (), 1, True)
             elif draw is not None:
-                n_allowed = None if guide is None else guide.n_allowed[n_read - 1]
+                n_allowed = None if masks is None else masks.n_allowed[n_read - 1]
                 token = Sample(request.id, draw.token, draw.logprob, draw.top, n_allowed, False)
             if guide is not None and self._comes_too_late(request, sample, token.token):
                 way = deque(guide.way or (min(self._vocabulary.eos_ids),))
@@ -260,7 +306,7 @@ class GenFamily(Family):
                 request.n_forced += 1
             else:
                 n_sure = len(said)
-                sample.n_sure = len(request.generated) + 1
+                sample.n_sure = len(request.generated) + 1 - request.n_healed + self._job.begun
             reason = self._take(request, sample, token.token, draw, now)
         n_kept = max(0, n_read - 1 if reason is None else min(n_read, n_sure) - 1)
         said[:n_kept] = [token._replace(drafted=True) for token in said[:n_kept]]
@@ -268,10 +314,10 @@ class GenFamily(Family):
 
     def _comes_too_late(self, request: Request, sample: _Sample, token: int) -> bool:
         """Whether `token` would take the text, which can be whole in time without it, too far from its end. It is then led out."""
-        guide, n, n_least = sample.guide, len(request.generated), self._params.min_tokens
+        guide, n, n_least = sample.guide, len(request.generated) - request.n_healed, self._params.min_tokens
         if guide is None or sample.is_led_out or (token in self._ends and n >= n_least):
             return False
-        if guide.keeps_a_way(token, request.limit - n - 1):
+        if guide.keeps_a_way(token, request.limit - len(request.generated) - 1):
             return False
         if n + len(guide.way or ()) < n_least:
             guide.way = None  # it may not end here: from now on nothing is sure
@@ -284,7 +330,11 @@ class GenFamily(Family):
         if request.first_token is None:
             request.first_token = now
         request.generated.append(token)
-        n = len(request.generated)
+        if sample.seam is not None and self._heals(request, sample, sample.seam, token, draw):
+            if sample.guide is not None:
+                sample.guide.take(token)
+            return "length" if len(request.generated) == request.limit else None
+        n = len(request.generated) - request.n_healed
         if sample.is_led_out and token in self._vocabulary.eos_ids:
             return "length"
         if token in self._ends and n > self._params.min_tokens:
@@ -297,20 +347,45 @@ class GenFamily(Family):
             request.targets[request.n_tokens - 2] = (token,)
         if sample.guide is not None:
             sample.guide.take(token)
-        data = b"" if token in self._vocabulary.eos_ids else self._vocabulary.token_bytes(token)
-        if sample.text.push(data, may_stop=n >= self._params.min_tokens):
+        if self._push(sample, token, may_stop=n >= self._params.min_tokens):
             return "stop"
         if sample.guide is not None and sample.is_led_out and sample.guide.is_whole and n >= self._params.min_tokens:
             return "length"
         if sample.guide is not None and sample.guide.is_over:
             return "stop"
-        return "length" if n == request.limit else None
+        return "length" if len(request.generated) == request.limit else None
+
+    def _heals(self, request: Request, sample: _Sample, seam: Seam, token: int, draw: Draw | None) -> bool:
+        """Take what `token` says of the prompt's end; whether that is all it says."""
+        sample.lead, is_inside = seam.rest, seam.n_inside((token,)) == 1
+        seam.take(token)
+        if is_inside:
+            request.n_healed += 1
+            sample.lead = b""
+            sample.healed.append(TokenLogprob(token, draw and draw.logprob, draw.top if draw else ()))
+            if draw is None and (self._params.logprobs or self._params.prompt_logprobs_from is not None):
+                request.targets[request.n_tokens - 2] = (token,)
+        if not seam.rest:
+            sample.seam = request.seam = None
+            request.guide = sample.guide
+            request.limit = min(request.limit, self._limit + request.n_healed)
+        return is_inside
+
+    def _push(self, sample: _Sample, token: int, *, may_stop: bool) -> bool:
+        """Append what `token` says to the text; whether a stop is complete."""
+        data = self._vocabulary.token_bytes(token)
+        if not sample.text.n_tokens:
+            data = data[len(sample.lead) :]
+        return sample.text.push(data, may_stop=may_stop, is_hidden=token in self._hidden)
 
     def progress(self, request: Request) -> Answer | None:
         sample = self._samples[request.id]
         text, n_ids = sample.text.delta()
-        ids = tuple(request.generated[sample.n_told : n_ids])
+        ids = self._ids(request, sample.n_told, n_ids)
         logprobs = tuple(sample.logprobs[sample.n_told : n_ids])
+        if sample.text.is_closed and (anew := self._anew(sample)):
+            ids += anew
+            logprobs += tuple(TokenLogprob(token, None) for token in anew) if self._params.logprobs else ()
         sample.n_told = max(sample.n_told, n_ids)
         if not text and not ids:
             return None
@@ -330,19 +405,41 @@ class GenFamily(Family):
 
     def finished(self, request: Request, reason: str, now: float) -> Answer | None:
         sample = self._samples[request.id]
-        n_ids = sample.text.n_ids
-        matched = sample.matched if sample.matched is not None else sample.text.matched
+        text = sample.text
+        matched = sample.matched if sample.matched is not None else text.matched
         usage = _usage(request, now, len(request.prompt))
-        ids = tuple(request.generated[:n_ids])
+        ids, anew = self._ids(request, 0, text.n_ids), self._anew(sample)
         unknown = [TokenLogprob(entry.token, None) for entry in sample.logprobs[sample.n_sure :]]
-        logprobs = (*sample.logprobs[: sample.n_sure], *unknown)[:n_ids]
-        sample.output = GenOutput(sample.text.text, ids, reason, matched, logprobs, usage, sample.is_complete)
+        logprobs = (*sample.logprobs[: sample.n_sure], *unknown)[: text.n_ids]
+        if self._params.logprobs:
+            logprobs += tuple(TokenLogprob(token, None) for token in anew)
+        output = GenOutput(text.text, ids + anew, reason, matched, logprobs, usage, sample.is_complete)
+        if self._job.heal and (output.ids or text.n_begun) and not sample.is_healing:
+            healed, lead = tuple(entry.token for entry in sample.healed), sample.lead.decode()
+            output = replace(output, healed=healed, lead=lead)
+        if text.n_begun:
+            output = replace(output, held=self._ids(request, text.n_ids, text.n_tokens))
+        if (first := self._params.prompt_logprobs_from) is not None:
+            healed_logprobs = sample.healed[max(0, first - len(request.prompt)) :] if output.healed is not None else ()
+            output = replace(output, prompt_logprobs=(*self._prompt_logprobs, *healed_logprobs))
+        sample.output = output
         outputs = tuple(sample.output for sample in self._samples.values() if sample.output is not None)
         if len(outputs) < len(self._samples):
             return None
-        if self._prompt_logprobs:
-            outputs = tuple(replace(output, prompt_logprobs=tuple(self._prompt_logprobs)) for output in outputs)
         return lambda: self._listener.on_done(outputs)
+
+    def _ids(self, request: Request, start: int, end: int) -> tuple[int, ...]:
+        """Of the tokens that were said as part of the text, from the `start`-th on."""
+        n_begun, n_healed = self._job.begun, request.n_healed
+        said = request.generated[max(0, start - n_begun) + n_healed : max(0, end - n_begun) + n_healed]
+        return (*self._begun[start:end], *said)
+
+    def _anew(self, sample: _Sample) -> tuple[int, ...]:
+        """Tokens for what a stop left of the one that it cut."""
+        text = sample.text
+        if not text.kept:
+            return ()
+        return self._vocabulary.encode(("" if text.n_ids else sample.lead.decode()) + text.kept)
 
     def failed(self, error: Exception) -> Answer:
         return lambda: self._listener.on_error(error)

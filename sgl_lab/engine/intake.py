@@ -19,6 +19,7 @@ from .config import EngineConfig
 from .family import Family, GenFamily, PinFamily, ScoreFamily, Vocabulary, WarmFamily
 from .grammar.grammars import Grammars
 from .plan.request import Request
+from .seam import Spellings
 
 F = TypeVar("F", bound=Family)
 
@@ -41,6 +42,7 @@ class Intake:
         self._namespaces = {False: namespace, True: exact_namespace}
         self._pins = pins
         self._grammars = grammars
+        self.spellings = Spellings(vocabulary)
         self._clock = clock
         self._seeds = random.Random(config.seed)
 
@@ -52,17 +54,19 @@ class Intake:
         """
         params, n_prompt = job.params, len(job.prompt)
         self._check_tokens("the prompt", job.prompt)
+        if not 0 <= job.heal < n_prompt or not 0 <= job.begun < n_prompt or (job.heal and job.begun):
+            raise BadArgument(f"of {n_prompt} tokens {job.heal} cannot be healed, nor {job.begun} begin the text", hint="fewer than all")
         self._check_known("logit_bias", [token for token, _ in params.logit_bias])
         self._check_context(n_prompt, max(1, params.min_tokens))
         room = self._context - n_prompt
-        if params.max_tokens is None:
-            n_pages = self._config.n_pages - self._pins.n_pages + self._pins.n_shared(self._namespaces[exact], job.prompt[:-1])
-            limit = max(1, params.min_tokens, min(room, n_pages * self._config.page_size + 1 - n_prompt))
-        else:
-            limit = min(params.max_tokens, room)
+        n_pages = self._config.n_pages - self._pins.n_pages + self._pins.n_shared(self._namespaces[exact], job.prompt[:-1])
+        in_pages = n_pages * self._config.page_size + 1 - n_prompt
+        limit = max(1, params.min_tokens, min(room, in_pages)) if params.max_tokens is None else min(params.max_tokens, room)
+        most = max(limit, min(room, in_pages))
         seed = params.seed if params.seed is not None else self._seeds.getrandbits(63)
         namespace, now = self._namespaces[exact], self._clock()
-        return self._fitting(GenFamily(job, listener, self._vocabulary, self._grammars, namespace, limit, seed, now))
+        spellings = self.spellings if job.heal else None
+        return self._fitting(GenFamily(job, listener, self._vocabulary, self._grammars, spellings, namespace, limit, most, seed, now))
 
     def prepare(self, constraint: Constraint) -> None:
         """BadArgument or BackendUnsupported if it cannot be obeyed; otherwise the first `gen` with it need not wait."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from contextvars import Context
 from dataclasses import replace
@@ -17,6 +17,7 @@ from .form import read
 from .ir import Gen
 from .reasoning import Split
 from .tools import ToolCall
+from .transcript import Piece
 from .usage import usage_of
 from .variable import Variable
 from .work import Expression
@@ -50,7 +51,11 @@ class Generation(Expression):
             self.variable.logprobs_from = self._logprobs_from if params.logprobs else None
             if self.variable.reasoning:
                 self.variable.reasoning.partial = [""] * params.n
-            prompt = self.prompt()
+            transcript = self.stream.transcript
+            if params.constraint is not None:
+                transcript.let_go()  # which speaks of whole characters
+            self.prompt()
+            prompt = transcript.prompt()
             self._goes_ahead = bool(self.run.n_ahead) and self.source.reasoning is None and may_share(params)
             if self._goes_ahead and self.stream.ahead.can_serve(params):
                 self._is_served = True
@@ -58,7 +63,18 @@ class Generation(Expression):
                 return
             self.stream.ahead.forget()
             asked = asking_ahead(params, self.run.n_ahead) if self._goes_ahead else asking_next(params) if self._only_looks else params
-            self.request = self.run.backend.submit(GenJob(prompt, asked, self.stream.id, self.expr), self)
+            heals = self.source.heal and params.max_tokens != 0 and not self._goes_ahead
+            self._job = GenJob(
+                prompt,
+                asked,
+                self.stream.id,
+                self.expr,
+                heal=transcript.n_open() if heals else 0,
+                begun=len(transcript.held.ids),
+                lead=transcript.held.lead,
+                whole=True,
+            )
+            self.request = self.run.backend.submit(self._job, self)
         except Exception as error:
             self.on_error(error)
 
@@ -112,14 +128,24 @@ class Generation(Expression):
             reading = partial(read, self.source.name or "text", self.source.form)
             reads = [partial(reading, text, meta) for text, meta in zip(texts, metas, strict=True)]
             self.variable.means = lambda: one_or_all([read_one() for read_one in reads])
-        ids = ids_of_end(self.run.backend, outputs[0], texts[0])
-        settle = partial(self.settle, texts[0], ids, "generated", one_or_all(texts), one_or_all(metas))
+        settle = partial(self.settle, self._said(outputs[0], texts[0]), outputs[0].held, one_or_all(texts), one_or_all(metas))
         aborted = any(output.finish_reason == "abort" for output in outputs)
         if self._context is not None and not aborted and metas[0]["is_complete"]:
             self._settle = settle
             threading.Thread(target=self._context.run, args=(self._call,), name="sgl-tool", daemon=True).start()
         else:
             settle(aborted)
+
+    def _said(self, output: GenOutput, text: str) -> Piece:
+        """What of an output the program goes on with."""
+        backend, special = self.run.backend, not self._params.skip_special_tokens
+        if text != output.text:
+            return Piece(text, ids_of_end(backend, output, text, special), "generated", fixed=True, special=special)
+        held = self.stream.transcript.held
+        lead, ids = (held.lead, output.ids) if held.ids else ("", output.ids)
+        if output.healed is not None:
+            lead, ids = backend.decode(self._job.prompt[len(self._job.prompt) - self._job.heal :]), output.healed + ids
+        return Piece(text, ids, "generated", lead=lead, fixed=True, special=special)
 
     def _meta(self, output: GenOutput) -> dict[str, Any]:
         form, matched = self.source.form, output.matched_stop
@@ -185,29 +211,35 @@ class Generation(Expression):
         backend, most = self.run.backend, self._params.max_tokens
         end = first_stop(output.text, self._params)
         text = output.text if end is None else output.text[: end.at]
-        ids = ids_of_beginning(backend, output, text)
+        special = not self._params.skip_special_tokens
+        ids = ids_of_beginning(backend, output, text, special)
         reason, stop = ("stop", end.stop) if end else (output.finish_reason, None)
         if most is not None and len(ids) > most:
             ids, reason, stop = ids[:most], "length", None
-            text = backend.decode(ids)
+            while ids and not output.text.startswith(backend.decode(ids, special=special)):
+                ids = ids[:-1]  # it ends inside a character
+            text = backend.decode(ids, special=special)
         self.stream.ahead.hold(output.text[len(text) :], ended=output.finish_reason == "stop")
         usage = replace(output.usage, completion_tokens=len(ids))
         return replace(output, text=text, ids=ids, finish_reason=reason, matched_stop=stop, usage=usage)
 
 
-def ids_of_beginning(backend: Backend, output: GenOutput, text: str) -> tuple[int, ...]:
-    """The tokens that spell the first part of an output; encoded anew where it ends inside one."""
+def ids_of_beginning(backend: Backend, output: GenOutput, text: str, special: bool) -> tuple[int, ...]:
+    """The tokens that spell the first part of an output; of one that it ends in, the part is encoded anew."""
     if text == output.text:
         return output.ids
-    n = bisect_left(range(len(output.ids) + 1), len(text), key=lambda n: len(backend.decode(output.ids[:n])))
-    ids = output.ids[:n]
-    return ids if backend.decode(ids) == text else backend.encode(text)
+    n = bisect_right(range(len(output.ids) + 1), len(text), key=lambda n: len(backend.decode(output.ids[:n], special=special))) - 1
+    while n and not text.startswith(backend.decode(output.ids[:n], special=special)):
+        n -= 1
+    return output.ids[:n] + backend.encode(text[len(backend.decode(output.ids[:n], special=special)) :])
 
 
-def ids_of_end(backend: Backend, output: GenOutput, text: str) -> tuple[int, ...]:
-    """The tokens that spell the last part of an output; encoded anew where it begins inside one."""
+def ids_of_end(backend: Backend, output: GenOutput, text: str, special: bool) -> tuple[int, ...]:
+    """The tokens that spell the last part of an output; of one that it begins in, the part is encoded anew."""
     if text == output.text:
         return output.ids
-    n = bisect_left(range(len(output.ids) + 1), -len(text), key=lambda n: -len(backend.decode(output.ids[n:])))
+    n = bisect_left(range(len(output.ids) + 1), -len(text), key=lambda n: -len(backend.decode(output.ids[n:], special=special)))
+    while n < len(output.ids) and not text.endswith(backend.decode(output.ids[n:], special=special)):
+        n += 1
     ids = output.ids[n:]
-    return ids if backend.decode(ids) == text else backend.encode(text)
+    return backend.encode(text[: len(text) - len(backend.decode(ids, special=special))]) + ids

@@ -91,6 +91,8 @@ class Gen(Expr):
     execute: bool = False
     spells_logprobs: bool | None = None
     reasoning: Reasoning | None = None
+    heal: bool = True
+    """the model may say the end of the text before it again, where what it says would be one token with it"""
     place: Place = field(default_factory=user_place, compare=False)
 
     kind = "gen"
@@ -118,6 +120,8 @@ class Select(Expr):
     choices: tuple[str, ...]
     method: ChoicesSamplingMethod
     reasoning: Reasoning | None = None
+    heal: bool = True
+    """choices are encoded with the text before them"""
     place: Place = field(default_factory=user_place, compare=False)
 
     kind = "select"

@@ -71,6 +71,7 @@ ARGUMENTS: dict[str, tuple[str, Callable[[str, object], object]]] = {
     "top_logprobs_num": ("top_logprobs", _plain),
     "seed": ("seed", _plain),
     "logit_bias": ("logit_bias", _bias),
+    "skip_special_tokens": ("skip_special_tokens", _plain),
     "logprob_start_len": ("prompt_logprobs_from", _no_position),
 }
 """The language's name -> the name in SamplingParams and how the value is brought into its form."""

@@ -21,7 +21,7 @@ from .generation import Generation
 from .ids import fork_ids
 from .ir import Gen, RoleBegin, RoleEnd, Select, Text, leaves, reasoning_name
 from .run import Run
-from .transcript import Piece, Said, Transcript
+from .transcript import Healed, Piece, Said, Transcript
 from .variable import Name, Variable
 from .work import Expression, Selection, Warming, Work
 
@@ -328,8 +328,8 @@ class Stream:
         parent = self.parent.id if self.parent else None
         self.run.emit(ForkOpened(self.run.id, self.id, parent, self.index, self.label))
 
-    def _extended(self, start: int, piece: Piece) -> None:
-        self.run.emit(StreamExtended(self.id, start, piece.ids or (), piece.kind, piece.role))
+    def _extended(self, start: int, piece: Piece, healed: Healed) -> None:
+        self.run.emit(StreamExtended(self.id, start, piece.ids or (), piece.kind, piece.role, healed.n, healed.before))
 
 
 def next_role(role: str | None, leaf: Text | RoleBegin | RoleEnd) -> str | None:

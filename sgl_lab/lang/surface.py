@@ -117,8 +117,14 @@ def gen(
     tools: Sequence[Any] | None = None,
     execute: bool = False,
     logit_bias: Mapping[int, float] | None = None,
+    skip_special_tokens: bool | None = None,
+    heal: bool = True,
 ) -> Gen | Select:
     """Text from the model, kept under `name`; what is not given is the run's.
+
+    Where the text before it ends in white space or within a word, the model may say its last tokens again, so that `"name: " + gen()`
+    gets ` John` as one token; with `heal=False` it goes on from them as they are. Special tokens are in no value, unless
+    `skip_special_tokens` is False.
 
     With `n` samples the value is a list and the program goes on with the first. With `choices` it is a `select`.
 
@@ -153,12 +159,14 @@ def gen(
         "top_logprobs_num": top_logprobs_num,
         "seed": seed,
         "logit_bias": logit_bias,
+        "skip_special_tokens": skip_special_tokens,
     }
+    _check_heal(heal)
     if choices is not None:
         _check_select(arguments)
-        return select(name, choices, temperature or 0.0, choices_method or token_length_normalized)
+        return select(name, choices, temperature or 0.0, choices_method or token_length_normalized, heal=heal)
     form = _FORMS[stated[0]](constraints[stated[0]]) if stated else None
-    return Gen(_checked(name), tuple(given(arguments).items()), form, execute, return_text_in_logprobs)
+    return Gen(_checked(name), tuple(given(arguments).items()), form, execute, return_text_in_logprobs, heal=heal)
 
 
 _FORMS = {"dtype": of_dtype, "regex": of_regex, "json_schema": of_schema, "grammar": of_grammar, "tools": of_tools}
@@ -209,8 +217,14 @@ def select(
     choices: Sequence[str] | None = None,
     temperature: float = 0.0,
     choices_method: ChoicesSamplingMethod = token_length_normalized,
+    *,
+    heal: bool = True,
 ) -> Select:
-    """The one of `choices` that the model finds likeliest, kept under `name`."""
+    """The one of `choices` that the model finds likeliest, kept under `name`.
+
+    Each is encoded with the text before it, and the scores start where that gives other tokens; with `heal=False`, alone.
+    """
+    _check_heal(heal)
     options = () if choices is None or isinstance(choices, str) else tuple(choices)
     if not options or not all(isinstance(option, str) and option for option in options):
         raise BadArgument(f"choices must be a list of one or more non-empty strings, not {choices!r}")
@@ -219,7 +233,12 @@ def select(
     if not isinstance(choices_method, ChoicesSamplingMethod):
         known = [f"sgl.{name}" for name in SURFACE if isinstance(globals()[name], ChoicesSamplingMethod)]
         raise BadArgument(f"choices_method cannot be {choices_method!r:.80}", hint=did_you_mean(f"sgl.{choices_method}", known))
-    return Select(_checked(name), options, choices_method)
+    return Select(_checked(name), options, choices_method, heal=heal)
+
+
+def _check_heal(heal: object) -> None:
+    if type(heal) is not bool:
+        raise BadArgument(f"heal must be True or False, not {heal!r:.80}")
 
 
 def _checked(name: object) -> str | None:

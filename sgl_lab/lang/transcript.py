@@ -1,7 +1,9 @@
 """The tokens of one stream, and the text, turns and generations that they stand for.
 
-Token ids are the state. Literal text is encoded when the model is about to see it, alone;
-what was generated or chosen keeps the ids it came with. A chat template is not incremental:
+Token ids are the state. Literal text is encoded when the model is about to see it, with all literal
+text and choices that stand before it: where that gives other tokens than those that stand, it is a seam, and
+they are replaced from the first difference on. What was generated keeps the ids it came with. They may begin with
+the end of the literal before (`Piece.lead`), which the model then said again. A chat template is not incremental:
 the whole conversation is rendered each time, and the tokens that stand are kept up to the
 first place where the rendering says something else.
 
@@ -10,6 +12,7 @@ Knows no queue, no thread and no event: `changed` is told what was placed where.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, takewhile
@@ -31,6 +34,32 @@ class Piece:
     role: str = ""
     markup: bool = False
     """the template's own: it may spell special tokens"""
+    lead: str = ""
+    """the end of the literal before it, which its tokens spell too"""
+    fixed: bool = False
+    """its ids stand as they are, whatever is next to them"""
+    special: bool = False
+    """`text` spells the special tokens among them"""
+
+
+@dataclass(frozen=True, slots=True)
+class Healed:
+    """Of tokens that were placed, the first `n` spell again what `before` spelled, which stood there."""
+
+    n: int
+    before: tuple[int, ...]
+
+
+NOT_HEALED = Healed(0, ())
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Tokens at the end of what was generated that begin a character: in no text yet, and what a gen goes on from."""
+
+    ids: tuple[int, ...] = ()
+    lead: str = ""
+    """as of a piece"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +89,15 @@ class Frozen:
 Said = Piece | RoleBegin | RoleEnd
 """One thing that a stream's program or model said."""
 
-Changed = Callable[[int, Piece], None]
-"""first position, the piece whose ids stand there now; everything that stood after it is gone"""
+Changed = Callable[[int, Piece, Healed], None]
+"""first position, the piece whose ids stand there now, everything that stood after it being gone, and the seam at its beginning"""
+
+WINDOW = 64
+"""tokens at the end of a long run that are encoded again with what follows; the first half of them has to come out as it was"""
+LONG = 2048
+"""characters of a run that is encoded as a whole"""
+TAIL = 17
+"""tokens that may be healed, and one before them"""
 
 
 def clip(pieces: Iterable[Piece], start: int, end: int | None = None) -> Iterator[Piece]:
@@ -75,6 +111,11 @@ def clip(pieces: Iterable[Piece], start: int, end: int | None = None) -> Iterato
             yield piece
         elif text:
             yield Piece(text, role=piece.role, markup=piece.markup)
+
+
+def agree(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many of the first tokens are the same."""
+    return next((n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
 
 
 def attribute(segments: Sequence[Segment], turns: Sequence[Turn]) -> Iterator[Piece]:
@@ -102,6 +143,8 @@ class Transcript:
         self.history: list[Said] = []
         self.n_rewritten = 0
         """tokens that stood and were taken away because the template said something else later"""
+        self.n_healed = 0
+        """tokens that stood and were replaced by others of the same text, at seams"""
         self._backend = backend
         self._chat = chat
         self._changed = changed
@@ -111,13 +154,14 @@ class Transcript:
         self._loose = ""
         self._frozen = Frozen()
         self._n_lead = 0
+        self._held = Held()
 
     def fork(self, changed: Changed) -> Transcript:
         """A transcript of its own that starts with all that stands here."""
         child = Transcript(self._backend, self._chat, changed)
         for name in ("ids", "history", "_placed", "_turns"):
             setattr(child, name, list(getattr(self, name)))
-        for name in ("n_rewritten", "_open", "_loose", "_frozen", "_n_lead"):
+        for name in ("n_rewritten", "n_healed", "_open", "_loose", "_frozen", "_n_lead", "_held"):
             setattr(child, name, getattr(self, name))
         return child
 
@@ -125,6 +169,8 @@ class Transcript:
 
     def say(self, text: str) -> None:
         """Literal text, inside the open role or outside all."""
+        if text:
+            self.let_go()
         if self._open:
             self._add(Piece(text, role=self._turns[-1].role))
         else:
@@ -133,6 +179,7 @@ class Transcript:
             self.history.append(Piece(text))
 
     def begin(self, role: str) -> None:
+        self.let_go()
         if self._loose:
             self._place_loose()
         self._turns.append(Turn(role))
@@ -140,18 +187,28 @@ class Transcript:
         self.history.append(RoleBegin(role))
 
     def end(self) -> None:
+        self.let_go()
         self._open = False
         self.history.append(RoleEnd(self._turns[-1].role))
 
-    def take(self, text: str, ids: tuple[int, ...], kind: str) -> None:
-        """What the model wrote or chose after `settle`."""
-        piece = Piece(text, ids, kind, self._turns[-1].role if self._open else "")
-        self._place(piece)
+    def take(self, said: Piece, held: tuple[int, ...] = ()) -> None:
+        """What the model wrote or chose after `settle`. `held` are tokens after it that end inside a character, `said.lead` is theirs if
+        it has none of its own."""
+        piece = replace(said, role=self.role)
+        self._held = Held(held, "" if piece.ids else piece.lead) if held else Held()
+        if not piece.fixed:
+            self._extend_run([piece])
+        elif piece.ids:
+            piece = self._place_said(piece)
         if self._open:
             self._add(piece)
         else:
             self._frozen = replace(self._frozen, n_pieces=len(self._placed))
             self.history.append(piece)
+
+    def let_go(self) -> None:
+        """What comes next does not go on with a character that was begun."""
+        self._held = Held()
 
     def replay(self, history: Iterable[Said]) -> None:
         """Say here what was said elsewhere, generated tokens included."""
@@ -161,11 +218,11 @@ class Transcript:
                     self.begin(role)
                 case RoleEnd():
                     self.end()
-                case Piece(text, None):
+                case Piece(text, None, "text"):
                     self.say(text)
-                case Piece(text, tuple(ids), kind):
+                case Piece() as piece:
                     self.settle(to_generate=True)
-                    self.take(text, ids, kind)
+                    self.take(piece)
 
     def _add(self, piece: Piece) -> None:
         turn = self._turns[-1]
@@ -203,6 +260,42 @@ class Transcript:
         before = "".join(piece.text for piece in self._placed[: self._frozen.n_pieces])
         return before[self._n_lead :] + "".join(piece.text for piece in self._layout())
 
+    # ------------------------------------------------------------ what a gen and a select start from
+
+    @property
+    def held(self) -> Held:
+        """What stands at the end of `prompt` and begins a character."""
+        return self._held
+
+    def prompt(self) -> tuple[int, ...]:
+        """What a gen goes on from, once it is settled: `ids`, and what is held after them."""
+        return (*self.ids[: len(self.ids) - self._n_spelling(self._held.lead)], *self._held.ids)
+
+    def n_open(self) -> int:
+        """How many of the last tokens a gen may say again: of the program's own text, where that ends in white space or in a word."""
+        text = ""
+        for piece in reversed(self._placed):
+            if piece.kind != "text" or piece.markup or len(text) > TAIL * 16:
+                break
+            text = piece.text + text
+        if self._held.ids or not text or not (text[-1].isspace() or text[-1].isalnum()):
+            return 0
+        tail = self.ids[-TAIL:]
+        n = self._backend.n_open(tail)
+        while n and not text.endswith(self._backend.decode(tail[-n:])):
+            n -= 1
+        return n
+
+    def with_choices(self, choices: Sequence[str]) -> tuple[int, tuple[tuple[int, ...], ...]] | None:
+        """Every choice encoded with the text before it: the position from which the first of them differs from what stands, and the
+        tokens of each from there on. None where nothing stands before that."""
+        first = self._run()
+        start = self._n_ids(first)
+        run, old = self._placed[first:], self.ids[start:]
+        encoded = [self._encoded(run, [Piece(choice)], old) for choice in choices]
+        n_same = min(agree(ids, old) for ids in encoded)
+        return (start + n_same, tuple(ids[n_same:] for ids in encoded)) if start + n_same else None
+
     # ------------------------------------------------------------ from text to tokens
 
     def settle(self, *, to_generate: bool = False) -> None:
@@ -229,10 +322,12 @@ class Transcript:
     def _place_loose(self) -> None:
         text, self._loose = self._loose, ""
         if self.ids:
-            self._place(Piece(text))
+            self._extend_run([Piece(text)])
         else:
-            for segment in self._backend.render_text(text):
-                self._place(Piece(segment.text, markup=segment.markup))
+            segments = self._backend.render_text(text) if text else self._backend.render_start()
+            if not segments:
+                raise ProgramError("there is nothing to go on from, and this model has no token that begins a text", hint=_SAY_SOMETHING)
+            self._extend_run([Piece(segment.text, markup=segment.markup) for segment in segments])
             self._n_lead = len(self.seen()) - len(text)
         self._frozen = replace(self._frozen, n_pieces=len(self._placed))
 
@@ -265,49 +360,161 @@ class Transcript:
             # What was generated may be content or, a space say, the template's own text by now.
             same_source = piece.kind != "text" or markup[at:end] == ("1" if piece.markup else "0") * (end - at)
             if not (same_source and text.startswith(piece.text, at)):
-                cut = self._beginning(piece, text[at:]) if piece.kind != "text" else None
+                cut = self._beginning(piece, text[at:]) if piece.fixed else None
                 break
             n_kept, at = n_kept + 1, end
         n_before = len(self.ids)
+        is_cut = n_kept < len(self._placed)
         del self._placed[n_kept:]
-        del self.ids[sum(len(piece.ids or ()) for piece in self._placed) :]
+        del self.ids[self._n_ids(n_kept) :]
         if cut:
             self._placed.append(cut)
             self.ids += cut.ids or ()
             at += len(cut.text)
         n_stand = len(self.ids)
         self.n_rewritten += n_before - n_stand
-        for piece in joined(clip(pieces, at)):
-            self._place(piece)
+        groups = [(fixed, list(group)) for fixed, group in groupby(clip(pieces, at), key=lambda piece: piece.fixed)]
+        if is_cut and not (groups and not groups[0][0]):
+            groups.insert(0, (False, []))  # what was taken away may have had a token in common with what stands
+        for fixed, group in groups:
+            if fixed:
+                for piece in group:
+                    self._place_said(piece)
+            else:
+                self._extend_run(joined(group))
         if len(self.ids) == n_stand < n_before:
-            self._changed(n_stand, Piece("", (), "trim"))
+            self._changed(n_stand, Piece("", (), "trim"), NOT_HEALED)
 
     def _beginning(self, piece: Piece, text: str) -> Piece | None:
         """As many tokens of a generated piece as `text` still begins with."""
-        limit = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(piece.text, text, strict=False)))
+        limit = len(piece.lead) + sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(piece.text, text, strict=False)))
         for n in range(len(piece.ids or ()) - 1, 0, -1) if limit else ():
             ids = (piece.ids or ())[:n]
-            spelled = self._backend.decode(ids)
-            if len(spelled) <= limit and piece.text.startswith(spelled):
-                return replace(piece, text=spelled, ids=ids)
+            spelled = self._backend.decode(ids, special=piece.special)
+            if len(piece.lead) <= len(spelled) <= limit and (piece.lead + piece.text).startswith(spelled):
+                return replace(piece, text=spelled[len(piece.lead) :], ids=ids)
         return None
 
-    def _place(self, piece: Piece) -> None:
-        ids = self._backend.encode(piece.text, markup=piece.markup) if piece.ids is None else piece.ids
-        if not ids:
-            return
+    def _place_said(self, piece: Piece) -> Piece:
+        """Put what was generated at the end, in the place of the tokens whose text it says again; as it then stands."""
+        ids, lead = piece.ids or (), piece.lead
+        n_back = self._n_spelling(lead)
+        if lead and not n_back:  # it was generated after other tokens than those that stand here
+            ids, lead = self._backend.encode(piece.text), ""
+        before = tuple(self.ids[len(self.ids) - n_back :])
+        n_same = agree(ids, before)
+        if n_same:
+            ids, before = ids[n_same:], before[n_same:]
+            lead = self._backend.decode(before)
+        self._drop(len(before))
+        placed = replace(piece, ids=ids, lead=lead)
         start = len(self.ids)
-        placed = replace(piece, ids=ids)
         self._placed.append(placed)
         self.ids += ids
-        self._changed(start, placed)
+        self.n_healed += len(before)
+        self._changed(start, placed, Healed(self._n_covering(ids, len(lead)), before))
+        return placed
+
+    def _drop(self, n: int) -> None:
+        """Take the last `n` tokens away; the text stays, and so do the pieces."""
+        del self.ids[len(self.ids) - n :]
+        for index in range(len(self._placed) - 1, -1, -1):
+            if not n:
+                break
+            ids = self._placed[index].ids or ()
+            self._placed[index] = replace(self._placed[index], ids=ids[: max(0, len(ids) - n)])
+            n -= min(n, len(ids))
+
+    def _n_spelling(self, text: str) -> int:
+        """How many of the last tokens spell `text`, which stands at the end; 0 where no number of them does."""
+        for n in range(1, TAIL) if text else ():
+            spelled = self._backend.decode(self.ids[-n:])
+            if spelled == text:
+                return n
+            if len(spelled) > len(text) + 3:
+                break
+        return 0
+
+    def _run(self) -> int:
+        """Index of the first piece of the literal run at the end."""
+        first = len(self._placed)
+        while first and not self._placed[first - 1].fixed:
+            first -= 1
+        return first
+
+    def _n_ids(self, n_pieces: int) -> int:
+        return sum(len(piece.ids or ()) for piece in self._placed[:n_pieces])
+
+    def _extend_run(self, pieces: Iterable[Piece]) -> None:
+        """Put literals at the end, encoded with those that they follow; what stands keeps its tokens up to the first difference."""
+        first, n_stood = self._run(), len(self._placed)
+        start = self._n_ids(first)
+        old = self.ids[start:]
+        new = [piece for piece in pieces if piece.text]
+        ids = self._encoded(self._placed[first:], new, old)
+        n_same = agree(ids, old)
+        before = tuple(old[n_same:])
+        n_spelling = self._n_covering(ids[n_same:], len(self._backend.decode(before))) if before else 0
+        self.n_healed += len(before)
+        self.ids[start + n_same :] = ids[n_same:]
+        self._placed += [replace(piece, ids=()) for piece in new]
+        # From the first piece that the difference reaches, tokens belong to the piece in which they end.
+        index, at = first, start
+        while index < n_stood and at + len(self._placed[index].ids or ()) <= start + n_same:
+            at += len(self._placed[index].ids or ())
+            index += 1
+        rest, n_chars, done = self.ids[at:], 0, at
+        ends = self._ends(rest) if index < len(self._placed) - 1 else []
+        n_more = max(0, sum(len(piece.text) for piece in self._placed[index:]) - ends[-1]) if ends else 0
+        for place in range(index, len(self._placed)):
+            n_chars += len(self._placed[place].text)
+            is_last = place == len(self._placed) - 1
+            end = at + len(rest) if is_last else max(done, at + bisect_right(ends, n_chars - n_more))
+            begin = done
+            placed = self._placed[place] = replace(self._placed[place], ids=tuple(self.ids[begin:end]))
+            done = end
+            changed = max(begin, start + n_same)
+            if changed < end:
+                n = min(n_spelling, end - changed)
+                healed = Healed(n, before) if n else NOT_HEALED
+                n_spelling, before = n_spelling - n, ()
+                self._changed(changed, replace(placed, ids=tuple(self.ids[changed:end])), healed)
+
+    def _encoded(self, stood: Sequence[Piece], new: Sequence[Piece], old: Sequence[int]) -> tuple[int, ...]:
+        """A literal run, of which `stood` is encoded as `old` already, or was once."""
+        text = "".join(piece.text for piece in stood)
+        segments = [Segment(piece.text, piece.markup) for piece in (*stood, *new)]
+        if len(text) > LONG and len(old) > WINDOW:
+            tail = old[-WINDOW:]
+            seen = self._backend.decode(tail)
+            if text.endswith(seen):
+                pieces = (*clip(stood, len(text) - len(seen)), *new)
+                ids = self._backend.encode_all([Segment(piece.text, piece.markup) for piece in pieces])
+                if list(ids[: WINDOW // 2]) == list(tail[: WINDOW // 2]):
+                    return (*old[:-WINDOW], *ids)
+        return self._backend.encode_all(segments)
+
+    def _n_covering(self, ids: Sequence[int], n_chars: int) -> int:
+        """How many of the first tokens hold the first `n_chars` characters."""
+        return min(len(ids), bisect_left(range(len(ids) + 1), n_chars, key=lambda n: len(self._backend.decode(ids[:n]))))
+
+    def _ends(self, ids: Sequence[int]) -> list[int]:
+        """After each token, how many characters it and those before it hold; one that is not whole counts."""
+        ends: list[int] = []
+        n_whole, first = 0, 0
+        for n in range(1, len(ids) + 1):
+            text = self._backend.decode(ids[first:n])
+            ends.append(n_whole + len(text))
+            if not text.endswith("\ufffd") or n - first > 8:
+                n_whole, first = ends[-1], n
+        return ends
+
+
+_SAY_SOMETHING = 'append some text first: s += "..."'
 
 
 def joined(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """Neighbouring literals of one source as one piece: a tokenizer should see them whole."""
-    for (literal, _, _), group in groupby(pieces, key=lambda piece: (piece.ids is None, piece.markup, piece.role)):
-        if literal:
-            members = list(group)
-            yield replace(members[0], text="".join(member.text for member in members))
-        else:
-            yield from group
+    """Neighbouring literals of one source as one piece."""
+    for _, group in groupby(pieces, key=lambda piece: (piece.kind, piece.markup, piece.role)):
+        members = list(group)
+        yield replace(members[0], text="".join(member.text for member in members))

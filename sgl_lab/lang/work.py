@@ -19,6 +19,7 @@ from .choices import logprobs
 from .finish import FinishReason
 from .ids import expr_ids
 from .ir import Gen, Select
+from .transcript import Piece
 from .usage import usage_of
 from .variable import Variable
 
@@ -64,33 +65,34 @@ class Expression(Work):
         super().__init__(stream)
         self.source = source
         self.variable = variable
-        self.n_rewritten = 0
+        self.n_rewritten = self.n_healed = 0
         self.expr = ExprId(expr_ids.next())
         role = stream.transcript.role
         self.run.emit(ExprStarted(stream.id, self.expr, source.kind, source.name or "", source.place.line, role))
 
     def prompt(self) -> tuple[int, ...]:
         transcript = self.stream.transcript
-        n_before = transcript.n_rewritten
+        n_rewritten, n_healed = transcript.n_rewritten, transcript.n_healed
         transcript.settle(to_generate=True)
-        self.n_rewritten = transcript.n_rewritten - n_before
+        self.n_rewritten, self.n_healed = transcript.n_rewritten - n_rewritten, transcript.n_healed - n_healed
         self.variable.prompt = tuple(transcript.ids)
         return self.variable.prompt
 
     def meta(self, usage: Usage, finish_reason: str, matched: str | int | None = None) -> dict[str, Any]:
         """What every expression tells of itself."""
         reason = FinishReason.of(finish_reason, usage.completion_tokens, matched)
-        return asdict(usage) | {"finish_reason": reason, "rewritten_tokens": self.n_rewritten}
+        counts = {"rewritten_tokens": self.n_rewritten, "healed_tokens": self.n_healed}
+        return asdict(usage) | {"finish_reason": reason} | counts
 
     def spelled(self, entries: Sequence[TokenLogprob]) -> list[tuple[float | None, int, str]]:
         """Log-probabilities as programs read them: (logprob, token id, text)."""
         return [(entry.logprob, entry.token, self.run.backend.decode((entry.token,))) for entry in entries]
 
-    def settle(self, text: str, ids: tuple[int, ...], kind: str, value: object, meta: object, aborted: bool = False) -> None:
-        self.stream.transcript.take(text, ids, kind)
+    def settle(self, said: Piece, held: tuple[int, ...], value: object, meta: object, aborted: bool = False) -> None:
+        self.stream.transcript.take(said, held)
         self.variable.aborted = aborted
         self.variable.set(value, meta)
-        self.run.emit(ExprFinished(self.stream.id, self.expr, "stopped" if aborted else "ok", text))
+        self.run.emit(ExprFinished(self.stream.id, self.expr, "stopped" if aborted else "ok", said.text))
         if aborted:
             self.stream.fail(self.run.stopped or Stopped("the generation was stopped"))
         else:
@@ -130,8 +132,13 @@ class Selection(Expression):
 
     def _ask(self) -> Generator[ScoreJob, ScoreOutput, None]:
         """What has to be scored, one job after the other, and then the decision."""
-        choices = tuple(self.run.backend.encode(choice) for choice in self.source.choices)
-        given = yield ScoreJob(self.prompt(), choices, self.stream.id, self.expr)
+        transcript, encode = self.stream.transcript, self.run.backend.encode
+        transcript.let_go()
+        prompt = self.prompt()
+        seam = transcript.with_choices(self.source.choices) if self.source.heal else None
+        at, choices = seam or (len(prompt), tuple(encode(choice) for choice in self.source.choices))
+        self.n_healed += len(prompt) - at
+        given = yield ScoreJob(prompt[:at], choices, self.stream.id, self.expr)
         rows = [self.spelled(entries) for entries in given.logprobs]
         means = [fmean(logprobs(row)) for row in rows]
         alone = None
@@ -153,10 +160,11 @@ class Selection(Expression):
             "input_token_logprobs": rows,
             "output_token_logprobs": output_rows,
         }
-        ids = choices[self.source.choices.index(decision.decision)]
         if self.variable.reasoning:
             self.variable.reasoning.set("")  # a choice is all answer
-        self.settle(decision.decision, ids, "choice", decision.decision, meta | decision.meta_info)
+        chosen = decision.decision
+        said = Piece(chosen, None if seam else choices[self.source.choices.index(chosen)], "choice", fixed=seam is None)
+        self.settle(said, (), chosen, meta | decision.meta_info)
 
     def _ask_alone(self, choices: Sequence[tuple[int, ...]]) -> Generator[ScoreJob, ScoreOutput, list[list[TokenLogprob]]]:
         """The choices after what stands before any text. Where that is nothing, a first token has no log-probability."""

@@ -38,9 +38,8 @@ def offline(pieces: list[bytes], stop: tuple[str, ...], regex: tuple[str, ...]) 
             break
     else:
         cut, matched = len(whole), None
-    n_ids = 0
-    while n_ids < len(pieces) and len(b"".join(pieces[: n_ids + 1]).decode("utf-8", "replace")) <= cut:
-        n_ids += 1
+    beginnings = [b"".join(pieces[:n]).decode("utf-8", "replace") for n in range(len(pieces) + 1)]
+    n_ids = max(n for n, text in enumerate(beginnings) if len(text) <= cut and whole.startswith(text))  # none ends inside a character
     return whole[:cut], n_ids, matched
 
 

@@ -5,6 +5,7 @@ Knows tokens and bytes; nothing of requests, steps or models. The parser underne
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from weakref import WeakValueDictionary
 from ...contracts.errors import BackendUnsupported, BadArgument
 from ...contracts.params import MAX_SOURCE, Constraint
 from ...contracts.patterns import python
-from ...contracts.patterns.tree import Chain, Node, for_library
+from ...contracts.patterns.tree import Chain, Node, Text, chain, for_library
 from . import exits
 from .exits import Exits, Tokens
 from .guide import Guide
@@ -60,7 +61,7 @@ class Grammars:
         if way is not None and most is not None and len(way) > most:
             way = None
         tokenizer, leaving = self._tokenizer()
-        return Guide(prototype, tokenizer, self._spelling.n_vocab, self._jump, leaving, way, machine)
+        return Guide(prototype, tokenizer, self._spelling.n_vocab, self._jump, leaving, way, machine, constraint.seam)
 
     def prepare(self, constraint: Constraint) -> Compiled:
         """As `start`, for later."""
@@ -95,6 +96,9 @@ class Grammars:
 
         try:
             grammar, tree, rules = _grammar(kind, source, constraint.lead)
+            if constraint.seam:
+                grammar = _after(constraint.seam, grammar)
+                tree = tree and chain((Text(constraint.seam), tree))
         except RecursionError:
             raise BadArgument(f"the {kind} is nested too deeply, or too large") from None
         try:
@@ -143,6 +147,13 @@ def _led(grammar: str, lead: str) -> str:
         return grammar
     inner = grammar.removeprefix("%llguidance {}")
     return f"%llguidance {{}}\nstart: LEAD text\nLEAD: /{for_library(python.read(lead))}/\ntext: %lark {{\n{inner}\n}}\n"
+
+
+def _after(seam: str, grammar: str) -> str:
+    """The grammar of the same texts with `seam` before them."""
+    parts = json.loads(grammar)["grammars"] if grammar.startswith('{"grammars"') else [{"lark_grammar": grammar}]
+    first = {key: value for key, value in parts[0].items() if value is not None} | {"name": "text"}
+    return json.dumps({"grammars": [{"lark_grammar": f"start: {json.dumps(seam)} @text"}, first, *parts[1:]]})
 
 
 def readable(error: str) -> str:

@@ -29,9 +29,11 @@ class Guide:
         exits: Exits,
         way: Tokens | None,
         machine: Machine | None = None,
+        seam: str = "",
     ) -> None:
         self.way = way
         """from here to a whole text, of no more tokens than are left; None if the text was never sure to be whole"""
+        self._seam = seam
         self._prototype = prototype
         self._tokenizer = tokenizer
         self._exits = exits
@@ -55,7 +57,7 @@ class Guide:
 
     def is_text(self, text: str) -> bool:
         """Whether `text` is a whole one."""
-        tokens = self._tokenizer.tokenize_str(text)
+        tokens = self._tokenizer.tokenize_str(self._seam + text)
         matcher = self._prototype.deep_copy()
         return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
 

@@ -9,8 +9,9 @@ Imports neither torch nor transformers.
 from __future__ import annotations
 
 import json
+import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -75,6 +76,9 @@ class Tokenizer:
         )
         template = _template(folder, config)
         self._chat = None if template is None else ChatTemplate(template, variables, list(specials))
+        longest_first = sorted(filter(None, self._added.values()), key=len, reverse=True)
+        self._specials = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._start = _start(specials, variables, self._bos, template or "")
 
     @property
     def has_chat_template(self) -> bool:
@@ -89,9 +93,32 @@ class Tokenizer:
         except (UnicodeEncodeError, TypeError):
             raise BadArgument("the text has characters that UTF-8 cannot hold (half a surrogate pair)") from None
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """Text of `ids`, special tokens spelled out; bytes that are no UTF-8 become U+FFFD."""
-        return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
+    def encode_all(self, segments: Sequence[Segment]) -> tuple[int, ...]:
+        """Token ids of several pieces as one text, cut only at the special tokens that markup spells."""
+        ids: list[int] = []
+        for text, markup in self._runs(segments):
+            ids += self.encode(text, markup=markup)
+        return tuple(ids)
+
+    def _runs(self, segments: Sequence[Segment]) -> Iterator[Segment]:
+        """The segments, joined wherever no special token stands between them."""
+        plain = ""
+        for text, markup in segments:
+            found = list(self._specials.finditer(text)) if markup else []
+            if not found:
+                plain += text
+                continue
+            # What stands between special tokens of one segment is the tokenizer's to cut: some of them take the space around them.
+            first, last = found[0].start(), found[-1].end()
+            yield Segment(plain + text[:first], False)
+            yield Segment(text[first:last], True)
+            plain = text[last:]
+        yield Segment(plain, False)
+
+    def decode(self, ids: Iterable[int], *, special: bool = True) -> str:
+        """Text of `ids`, special tokens spelled out or left out; bytes that are no UTF-8 become U+FFFD."""
+        said = ids if special else (token for token in ids if token not in self.special_ids and token not in self.eos_ids)
+        return b"".join(map(self.token_bytes, said)).decode("utf-8", errors="replace")
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes that a token stands for; none for ids without a token."""
@@ -117,12 +144,25 @@ class Tokenizer:
         segments = (Segment(self._bos, True), Segment(self._prefix.before(text) if self._prefix else text, False))
         return tuple(segment for segment in segments if segment.text)
 
+    def render_start(self) -> tuple[Segment, ...]:
+        """What a text stands after that the model begins itself: BOS, or what stood between texts in its training."""
+        return (Segment(self._start, True),) if self._start else ()
+
     def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> tuple[Segment, ...]:
         """The chat template over `messages`. BackendUnsupported without one; BadArgument if the template refuses them."""
         if self._chat is None:
             raise BackendUnsupported("this model has no chat template", hint="use plain text without roles, or an instruct model")
         segments = self._chat.segments(messages, add_generation_prompt)
         return self._chat.spaced(segments, self._prefix) if self._prefix else segments
+
+
+def _start(specials: Mapping[str, int], named: Mapping[str, str], bos: str, template: str) -> str:
+    """The token that stands before a text: BOS, unless turns begin with it; else the one that ends a text."""
+    bos = bos or named.get("bos_token", "")
+    end = named.get("eos_token", "")
+    marks_turns = bos in template and "bos_token" not in template if bos else False
+    candidates = ("" if marks_turns else bos, "<|endoftext|>", "" if end in TURN_ENDS else end, bos)
+    return next((token for token in candidates if token in specials), "")
 
 
 def _built(text: bytes) -> tokenizers.Tokenizer:

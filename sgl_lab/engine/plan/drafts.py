@@ -27,7 +27,7 @@ REMEMBERED = 1 << 13
 TAIL = 64
 OWN = 2048
 """of a prompt, the last so many tokens are looked through"""
-TREE, NGRAM = "tree", "ngram"
+TREE, NGRAM, SEAM = "tree", "ngram", "seam"
 SURE_WIDTH, FIRST_WIDTH = 64, 4
 """how much of a line is guessed at first, of a greedy text that was here before and elsewhere; twice as much whenever all came true"""
 LONGEST_PAUSE = 32
@@ -122,6 +122,8 @@ class Drafts:
         course = self._courses.get(request.id) or self._begin(request)
         price = _price(n_rows)
         expected = course.expected(request.generated)
+        if request.respelled and not request.generated:
+            expected = self._at_the_seam(tree, request, course)
         if not expected and course.is_in_tree and course.trust[TREE] >= price:
             line = tree.continuation(request.namespace, request.span(0, request.n_tokens), 4 * self._most)
             course.is_in_tree = bool(line)
@@ -131,6 +133,13 @@ class Drafts:
         guess = expected[: min(course.width, self._most, n_most)] if course.trust[course.source] >= price else ()
         course.quiet_until = 0 if guess else len(request.generated) + QUIET
         return guess
+
+    def _at_the_seam(self, tree: RadixTree, request: Request, course: Course) -> Tokens:
+        """The prompt's end as it was, with what followed it before."""
+        line = tree.continuation(request.namespace, request.span(0, request.n_tokens), 4 * self._most)
+        if line[: len(request.respelled)] == request.respelled and course.trust[TREE] == 1:
+            return course.follow(TREE, line, 0)
+        return course.follow(SEAM, request.respelled, 0)
 
     def is_quiet(self, request: Request) -> bool:
         """Whether nothing was found to guess a short while ago, so that a step need not wait for what might be found now."""
@@ -177,8 +186,8 @@ class Drafts:
         params = request.params
         is_greedy = params is not None and params.temperature == 0
         is_same = is_greedy or (params is not None and params.seed is not None)
-        trust = {TREE: 1.0 if is_same else 0.5, NGRAM: max(self._trust, LEAST_TRUST)}
-        widths = {TREE: SURE_WIDTH if is_greedy else FIRST_WIDTH, NGRAM: FIRST_WIDTH}
+        trust = {TREE: 1.0 if is_same else 0.5, NGRAM: max(self._trust, LEAST_TRUST), SEAM: 1.0}
+        widths = {TREE: SURE_WIDTH if is_greedy else FIRST_WIDTH, NGRAM: FIRST_WIDTH, SEAM: len(request.respelled)}
         course = self._courses[request.id] = Course(trust, widths, frozenset(request.banned_early))
         return course
 

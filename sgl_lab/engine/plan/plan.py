@@ -33,7 +33,7 @@ class Sampling:
     params: SamplingParams
     seed: int
     position: int
-    """how many tokens have been generated before this one"""
+    """how many tokens have been drawn or forced before this one"""
     prompt: Sequence[int]
     generated: Sequence[int]
     banned_early: tuple[int, ...] = ()
@@ -43,6 +43,10 @@ class Sampling:
     masks: tuple[memoryview, ...] = ()
     """uint32 [ceil(vocab / 32)]: token t may be drawn if bit t % 32 of word t // 32 is set. The first mask holds here, the next
     after one more guess and so on; without any, all tokens may be drawn."""
+    n_healed: int = 0
+    """of the tokens before this one, those that say the prompt's end again: `generated` and `guessed` are without them"""
+    n_healing: int = 0
+    """of the guesses that follow, how many do so too"""
 
     @property
     def mask(self) -> memoryview | None:
@@ -51,7 +55,7 @@ class Sampling:
     @property
     def banned(self) -> tuple[int, ...]:
         """Tokens that may not be drawn here."""
-        return self.banned_early if self.position < self.params.min_tokens else ()
+        return self.banned_early if self.position - self.n_healed < self.params.min_tokens else ()
 
     def after(self, tokens: Sequence[int]) -> Sampling:
         """How to draw the token after these, should they be drawn from here on."""
@@ -60,7 +64,16 @@ class Sampling:
             return self
         if 0 < len(self.masks) <= n:
             raise InvariantBroken(f"{len(self.masks)} masks for a draw and {n} guesses before it")
-        return replace(self, position=self.position + n, guessed=(*self.guessed, *tokens), masks=self.masks[n:])
+        again = min(n, self.n_healing)
+        return replace(
+            self,
+            position=self.position + n,
+            guessed=(*self.guessed, *tokens[again:]),
+            masks=self.masks[n:],
+            prompt=(*self.prompt, *tokens[:again]) if again and self.params.repetition_penalty != 1 else self.prompt,
+            n_healed=self.n_healed + again,
+            n_healing=self.n_healing - again,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Knows neither the tree's inside nor text: the scheduler moves it, the engine rea
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -36,6 +36,10 @@ MOVES: Mapping[Phase, frozenset[Phase]] = {
 class Guide(Protocol):
     """What a constraint lets a request say, as far as a step has to know."""
 
+    @property
+    def n_allowed(self) -> Sequence[int | None]:
+        """Tokens, by each of the masks that were filled last; None where it is any."""
+
     def within(self, guess: tuple[int, ...]) -> tuple[int, ...]:
         """As much of a guess as may be said."""
 
@@ -44,6 +48,13 @@ class Guide(Protocol):
 
     def fill(self, guess: tuple[int, ...]) -> None:
         """Fill them, for this guess. ConstraintFailed if nothing may be said."""
+
+
+class Seam(Protocol):
+    """The end of the prompt that is still to be said again."""
+
+    def n_inside(self, guess: tuple[int, ...]) -> int:
+        """How many of these tokens would say nothing else."""
 
 
 @dataclass(eq=False, slots=True)
@@ -69,12 +80,18 @@ class Request:
     seed: int = 0
     banned_early: tuple[int, ...] = ()
     """tokens that may not be drawn before `params.min_tokens`"""
+    respelled: tuple[int, ...] = ()
+    """tokens that stood at the end of the prompt and may be said again: a first guess"""
+    n_healed: int = 0
+    """generated tokens that say nothing but what the prompt said before: no penalty counts them, and no limit"""
     n_shared: int = 0
     """leading tokens that another request of the family counts as its own"""
     targets: dict[int, tuple[int, ...]] = field(default_factory=dict)
     """position -> tokens whose logprobs are wanted after it; a gen drops those it was told"""
     guide: Guide | None = None
-    """of a gen with a constraint"""
+    """of a gen with a constraint, or that still says the prompt's end again"""
+    seam: Seam | None = None
+    """of a gen that still says the prompt's end again"""
     submitted: float = 0.0
     """seconds of the engine's clock, as the next two"""
     admitted: float | None = None

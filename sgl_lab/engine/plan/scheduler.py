@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from array import array
 from bisect import insort
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ...contracts.errors import InvariantBroken
@@ -360,8 +360,14 @@ class Scheduler:
         position = len(request.generated)
         if request.params is not None and end == request.n_tokens and position < request.limit:
             masks = request.guide.masks(len(drafts) + 1) if request.guide is not None else ()
+            n_healed = request.n_healed
+            prompt: Sequence[int] = request.prompt
+            said = request.generated
+            if n_healed and request.params.is_penalised:
+                prompt, said = (*prompt, *said[:n_healed]), said[n_healed:]
+            healing = 0 if request.seam is None else request.seam.n_inside(drafts)
             early = request.banned_early
-            sample = Sampling(request.params, request.seed, position, request.prompt, request.generated, early, masks=masks)
+            sample = Sampling(request.params, request.seed, position, prompt, said, early, (), masks, n_healed, healing)
         first = min((position for position in request.targets if start <= position < end), default=end)
         targets = tuple(request.targets.get(position, ()) for position in range(first, end))
         if targets:
