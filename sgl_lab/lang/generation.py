@@ -44,6 +44,8 @@ class Generation(Expression):
         try:
             if self.stream.transcript.in_turn:
                 params = replace(params, stop=(*params.stop, *self.run.chat.stop))
+            if self.source.reasoning is not None:
+                params = replace(params, skip_special_tokens=False)  # which may mark it
             self._params = params
             self._only_looks = params.max_tokens == 0 and params.logprobs
             self._raw = [""] * params.n

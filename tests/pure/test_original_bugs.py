@@ -153,8 +153,8 @@ ROWS = {
             "test_lang_reasoning.py::test_streamed_it_shows_the_answer_as_it_comes_and_ends",
         ),
         "transcript.py",
-        "        self._place(piece)\n        if self._open:\n",
-        "        self._place(piece)\n        if self._open:\n            self._turns[-1] = Turn(self._turns[-1].role)\n",
+        "        if self._open:\n            self._add(piece)\n",
+        "        if self._open:\n            self._turns[-1] = Turn(self._turns[-1].role)\n            self._add(piece)\n",
     ),
     16: Row(
         "a stream ends silently when the body raised",

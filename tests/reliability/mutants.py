@@ -70,6 +70,7 @@ class Mutant:
 TREE, POOL, SCHEDULER = "cache/tree.py", "cache/pool.py", "plan/scheduler.py"
 CACHE_RANDOM = "pure/test_cache.py::test_random_operations_agree_with_the_model"
 EXACT_REQUESTS = "pure/test_engine_exact.py::test_what_was_computed_otherwise_never_serves_an_exact_request_nor_the_other_way_round"
+SEAMS = "pure/test_seams.py::test_the_tokens_that_a_gen_goes_on_from_spell_the_text"
 EXACT_CHUNKS = "torch/test_exact.py::test_chunks_and_pages_change_no_bit"
 ENGINE_RANDOM = "pure/test_engine.py::test_a_random_workload_with_evictions_folds_to_the_tree_and_says_the_right_tokens"
 GUESSED_MASKS = "pure/test_grammar.py::test_masks_after_a_guess_are_those_of_the_text_with_it"
@@ -370,7 +371,7 @@ MUTANTS = (
     Mutant(
         "all draws of a row use the first one's randomness",
         "plan/plan.py",
-        "position=self.position + n, ",
+        "            position=self.position + n,\n",
         "",
         "pure/test_drafts.py::test_the_guess_is_what_was_drawn_with_the_same_seed",
     ),
@@ -525,9 +526,30 @@ MUTANTS = (
     Mutant(
         "a token whose character is not whole yet counts as shown",
         "text.py",
-        "        self._ends.append(len(self._decoded) + has_partial)\n",
-        "        self._ends.append(len(self._decoded))\n",
+        "        if not self._decoder.getstate()[0]:\n            self._borders",
+        "        if True:\n            self._borders",
         "pure/test_engine_text.py::test_a_character_cut_into_tokens_appears_when_it_is_whole",
+    ),
+    Mutant(
+        "of a token that a stop cut nothing is left",
+        "family.py",
+        "        if not text.kept:\n",
+        "        if True:\n",
+        SEAMS,
+    ),
+    Mutant(
+        "a prompt's end is drawn anew without its bytes in mind",
+        "seam.py",
+        "                mask[:], n_allowed = self._spellings.mask(rest)\n",
+        "                mask[:], n_allowed = array('I', [0xFFFFFFFF]) * len(mask), 1\n",
+        SEAMS,
+    ),
+    Mutant(
+        "what a token says of the prompt is text of the answer too",
+        "family.py",
+        "            data = data[len(sample.lead) :]\n",
+        "            pass\n",
+        SEAMS,
     ),
     # ------------------------------------------------------------ constraints
     Mutant(
@@ -540,8 +562,8 @@ MUTANTS = (
     Mutant(
         "a forced run goes beyond the most that was asked for",
         "family.py",
-        '        return "length" if n == request.limit else None\n\n    def progress',
-        '        return "length" if n == request.limit and draw is not None else None\n\n    def progress',
+        '        return "length" if len(request.generated) == request.limit else None\n\n    def _heals',
+        '        return "length" if len(request.generated) == request.limit and draw is not None else None\n\n    def _heals',
         "pure/test_engine_constraints.py::test_a_forced_run_ends_where_the_text_must",
     ),
     Mutant(
@@ -554,8 +576,8 @@ MUTANTS = (
     Mutant(
         "samples of a prompt share one guide",
         "family.py",
-        "guides = [None if params.constraint is None else grammars.start(params.constraint, limit) for _ in ids]",
-        "guides = [None if params.constraint is None else grammars.start(params.constraint, limit)] * len(ids)",
+        "guides = [None if constraint is None else grammars.start(constraint, limit) for _ in ids]",
+        "guides = [None if constraint is None else grammars.start(constraint, limit)] * len(ids)",
         "pure/test_engine_constraints.py::test_samples_of_one_prompt_each_follow_the_constraint",
     ),
     Mutant(
@@ -589,15 +611,15 @@ MUTANTS = (
     Mutant(
         "a text that a stop cut counts as whole if it was so before",
         "family.py",
-        "self.guide.is_whole if self.text.matched is None else self.guide.is_text(self.text.text)",
-        "self.guide.is_whole",
+        "        if self.text.matched is None and not self.text.n_begun:\n",
+        "        if self.text is not None:\n",
         "pure/test_engine_constraints.py::test_a_text_that_a_stop_ended_is_complete_if_what_is_left_is",
     ),
     Mutant(
         "a text is led out one token too late",
         "family.py",
-        "keeps_a_way(token, request.limit - n - 1)",
-        "keeps_a_way(token, request.limit - n)",
+        "keeps_a_way(token, request.limit - len(request.generated) - 1)",
+        "keeps_a_way(token, request.limit - len(request.generated))",
         "pure/test_engine_constraints.py::test_a_text_is_whole_before_its_tokens_run_out",
     ),
     Mutant(
