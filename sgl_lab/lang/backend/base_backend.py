@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import groupby
 from typing import Any, NoReturn, Self
 
 from ...contracts.errors import BackendUnsupported
@@ -137,14 +138,27 @@ class BaseBackend:
     def encode(self, text: str, *, markup: bool = False) -> tuple[int, ...]:
         self._missing("encode")
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def encode_all(self, segments: Sequence[Segment]) -> tuple[int, ...]:
+        """Neighbours of one kind as one text; a backend that knows its special tokens can do better."""
+        groups = groupby(segments, key=lambda segment: segment.markup)
+        return tuple(token for markup, group in groups for token in self.encode("".join(text for text, _ in group), markup=markup))
+
+    def decode(self, ids: Sequence[int], *, special: bool = True) -> str:
         self._missing("decode")
+
+    def n_open(self, ids: Sequence[int]) -> int:
+        """It does not heal."""
+        return 0
 
     def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> tuple[Segment, ...]:
         raise BackendUnsupported(f"{type(self).__name__} brings no chat template", hint="assign one to its chat_template")
 
     def render_text(self, text: str) -> tuple[Segment, ...]:
         return (Segment(text, False),)
+
+    def render_start(self) -> tuple[Segment, ...]:
+        """It knows of no token that begins a text."""
+        return ()
 
     def _missing(self, method: str) -> NoReturn:
         raise BackendUnsupported(
