@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from ..contracts.errors import BadArgument, ProgramError
 from ..contracts.events import ForkJoined
 from ..contracts.near import did_you_mean
+from ..contracts.summary import Summary
 from .ir import Expr
 from .keywords import all_suggest
+from .shown import frame, rows
 from .stream import Stream
 from .variable import Variable
 
@@ -28,6 +30,21 @@ class ProgramStateGroup:
     def __init__(self, parent: ProgramState, states: tuple[ProgramState, ...]) -> None:
         self._parent = parent
         self._states = states
+
+    def __repr__(self) -> str:
+        return f"<ProgramStateGroup of {len(self)}: {', '.join(map(repr, self._states))}>"
+
+    def summaries(self) -> list[Summary]:
+        """Of each fork, as it is now."""
+        return [state.summary() for state in self._states]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A dict a fork: its own values, its counts, and its error if it has one. Waits for them."""
+        return rows([state._stream for state in self._states])
+
+    def to_frame(self) -> Any:
+        """`rows` as a pandas DataFrame, a row a fork. ProgramError where pandas is not installed."""
+        return frame(self.rows(), [state._stream.label for state in self._states])
 
     def __getitem__(self, index: int) -> ProgramState:
         return self._states[index]

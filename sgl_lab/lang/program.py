@@ -19,6 +19,7 @@ from .keywords import all_suggest, suggests, unknown_argument
 from .prefix import cache_prefix
 from .run import current_run
 from .sampling import ARGUMENTS, GenDefaults, given
+from .shown import States
 from .state import ProgramState
 
 SETTINGS = ARGUMENTS.keys() | {"backend", "stream", "use_thread", "return_text_in_logprobs"}
@@ -96,7 +97,7 @@ class SglFunction:
         return cache_prefix(self, _state_for(self.func.__name__, {"backend": backend}))
 
     @overload
-    def run_batch(self, batch_arguments: Sequence[Any], *, generator_style: Literal[False] = False, **settings: Any) -> list[Any]: ...
+    def run_batch(self, batch_arguments: Sequence[Any], *, generator_style: Literal[False] = False, **settings: Any) -> States: ...
     @overload
     def run_batch(self, batch_arguments: Sequence[Any], *, generator_style: Literal[True], **settings: Any) -> Iterator[Any]: ...
     def run_batch(
@@ -108,8 +109,8 @@ class SglFunction:
         generator_style: bool = False,
         return_exceptions: bool = False,
         **settings: Any,
-    ) -> list[Any] | Iterator[Any]:
-        """Execute the program once an item: a dict of arguments or a tuple of them. The states, in order.
+    ) -> States | Iterator[Any]:
+        """Execute the program once an item: a dict of arguments or a tuple of them. The states, in order: a list with `to_frame()`.
 
         At most `num_threads` bodies are executing at once: functions on as many threads, coroutines as tasks of one.
         An item that fails fails alone. With `return_exceptions` its exception stands in its place; otherwise the first is raised
@@ -126,13 +127,13 @@ class SglFunction:
         if settings.get("stream"):
             if progress_bar or generator_style or return_exceptions:
                 raise BadArgument("stream=True gives all states at once", hint="leave out progress_bar, generator_style, return_exceptions")
-            return begin_all(items, self.is_async, n_open)
+            return States(begin_all(items, self.is_async, n_open))
         shown = {"progress_bar": progress_bar, "generator_style": generator_style, "return_exceptions": return_exceptions}
         results = run_all(items, self.is_async, n_open, **shown)
         if generator_style:
             return results
         with INTERRUPTS.watched():
-            return list(results)
+            return States(results)
 
     def _call_of(self, item: Any, index: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if not isinstance(item, Mapping | tuple):

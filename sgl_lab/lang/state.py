@@ -15,12 +15,14 @@ from operator import index
 from typing import Any, Literal, SupportsIndex, TypeVar, overload
 
 from ..contracts.errors import BadArgument, EngineStopped, ProgramError, SglError, Stopped, UnknownVariable
+from ..contracts.summary import Summary
 from .executor import StreamExecutor
 from .form import read_as
 from .group import ProgramStateGroup
 from .ir import Appended, Concat, Expr, RoleBegin, RoleEnd, as_expr
 from .keywords import all_suggest
 from .run import current_run
+from .shown import Markdown, family, frame, in_a_line, in_words, markdown, rows, summary
 from .stream import Stream
 from .tail import Tail
 from .variable import Name, Variable
@@ -45,7 +47,32 @@ class ProgramState:
         """what the program's body returned"""
 
     def __repr__(self) -> str:
-        return f"<ProgramState {self._stream.label}: {', '.join(map(str, self._stream.variables)) or 'no variables'}>"
+        return in_a_line(self.summary(), "ProgramState")
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """For IPython: turns, values and counts, but one line inside of something else."""
+        printer.text(repr(self) if len(getattr(printer, "stack", ())) > 1 else in_words(self.summary(), "ProgramState"))
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(map(str, self._stream.variables))
+
+    def summary(self) -> Summary:
+        """Turns, values and counts as they are now, as plain values. Waits for nothing."""
+        return summary(self._stream)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A dict for the state and one for each of its forks: values, counts, and the error if there is one. Waits for them."""
+        return rows(family(self._stream))
+
+    def to_frame(self) -> Any:
+        """`rows` as a pandas DataFrame, labelled as the forks are. ProgramError where pandas is not installed."""
+        return frame(self.rows(), [stream.label for stream in family(self._stream)])
+
+    def markdown(self, name: Name | None = None) -> Markdown:
+        """The value of `name`, or all turns, for a notebook to render. What a model wrote runs and fetches nothing there."""
+        if name is None:
+            self._drained()
+        return markdown(self, name)
 
     def __str__(self) -> str:
         """All text, as programs print it; of what failed, what there is."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +21,7 @@ _LOADED = "_sgl_lab"
 class _Loaded(NamedTuple):
     matcher: Any
     desk: Desk
+    undo: Callable[[], None]
 
 
 def load(shell: Any) -> None:
@@ -29,6 +31,7 @@ def load(shell: Any) -> None:
     from .complete import make_matcher
     from .desk import Desk
     from .errors import readable
+    from .inspecting import install
     from .line import line_help, run_line, words
     from .options import cell_help
     from .printing import say
@@ -61,7 +64,9 @@ def load(shell: Any) -> None:
     shell.Completer.custom_matchers.append(matcher)
     shell.configurables.append(config)
     shell.events.register("post_run_cell", desk.after_cell)
-    setattr(shell, _LOADED, _Loaded(matcher, desk))
+    for home, name, draw in _DRAWN:
+        shell.display_formatter.formatters["text/html"].for_type_by_name(home, name, draw)
+    setattr(shell, _LOADED, _Loaded(matcher, desk, install(shell, _bound_names)))
 
 
 def unload(shell: Any) -> None:
@@ -71,6 +76,11 @@ def unload(shell: Any) -> None:
         return
     shell.events.unregister("post_run_cell", loaded.desk.after_cell)
     loaded.desk.close()
+    loaded.undo()
+    for home, name, _ in _DRAWN:
+        html = shell.display_formatter.formatters["text/html"]
+        html.pop(f"{home}.{name}", None)
+        html.deferred_printers.pop((home, name), None)
     for kind in ("cell", "line"):
         shell.magics_manager.magics[kind].pop("sgl", None)
     shell.Completer.custom_matchers.remove(loaded.matcher)
@@ -78,6 +88,34 @@ def unload(shell: Any) -> None:
     setattr(shell, _LOADED, None)
     if "sgl_lab.labs" in sys.modules:
         sys.modules["sgl_lab.labs"].LABS.close()
+
+
+def _state_html(state: Any) -> str:
+    from ..viz.draw import state as draw
+
+    return draw.html(state.summary()).source
+
+
+def _table_html(states: Any) -> str:
+    from ..viz.draw import state as draw
+
+    return draw.table(states.summaries(), f"{len(states)} {'forks' if type(states).__name__ == 'ProgramStateGroup' else 'states'}").source
+
+
+_DRAWN = (
+    ("sgl_lab.lang.state", "ProgramState", _state_html),
+    ("sgl_lab.lang.group", "ProgramStateGroup", _table_html),
+    ("sgl_lab.lang.shown", "States", _table_html),
+)
+"""What is drawn as HTML, by the name of its type, so that nothing is imported for it."""
+
+
+def _bound_names() -> dict[str, Any]:
+    """What the names of a body mean, for help on them."""
+    from ..lang import surface
+
+    words = {name: getattr(surface, name) for name in surface.SURFACE}
+    return words | {"s": surface.ProgramState, "fork": surface.ProgramState.fork, "var_scope": surface.ProgramState.var_scope}
 
 
 def _config_files() -> list[Path]:

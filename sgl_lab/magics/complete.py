@@ -23,6 +23,13 @@ Following = Callable[[Sequence[str]], tuple[str, ...]]
 
 _CALL = re.compile(r"\b(\w+)\([^()]*\Z")
 
+_KEY = re.compile(
+    r"(?:(?P<state>\w+)|[)\]])(?:\[|\.(?:get|get_var|value|value_async|get_meta_info|prompt|text_iter|text_async_iter|markdown)\()"
+    r"\s*(?P<quote>[\"'])(?P<fragment>[^\"'\n]*)\Z"
+)
+"""where the name of a variable stands: `s["`, `f.value('`"""
+_NAMED = re.compile(r"\b(?:gen|gen_int|gen_string|select|var_scope|set_var)\(\s*(?:name\s*=\s*)?[\"']([^\"'\n]+)[\"']")
+
 Inside = Callable[[str], tuple[str, ...]]
 """what may stand behind `gen(` and behind `s.`"""
 
@@ -50,6 +57,8 @@ def words_for(
     if text.lstrip().startswith("%%sgl") and "\n" in text:
         fragment = re.split(r"[^\w]", text)[-1]
         head = text[: len(text) - len(fragment)]
+        if found := _KEY.search(text):
+            return found["fragment"], tuple(dict.fromkeys(_NAMED.findall(text))), found["state"] == "s"
         if head.endswith("."):
             return fragment, inside("s.") if re.search(r"\bs\.\Z", head) else (), False
         call = _CALL.search(head)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..contracts.errors import ProgramError, Stopped
 from ..contracts.legible import clipped, legible
+from ..lang.interrupts import is_below_us
 from ..viz.draw import html
 from ..viz.draw.numbers import counted
 from ..viz.views import MetricsView
@@ -149,6 +150,7 @@ class Job:
     def error_line(self) -> str:
         """The user's own line that raised, with its number; empty where there is none."""
         frames = traceback.extract_tb(self._trace)
+        frames = [frame for frame in frames if not is_below_us(frame.filename)] or frames  # a library's that was called there is none of theirs
         if self.status != "error" or not frames:
             return ""
         return f"line {frames[-1].lineno}: {frames[-1].line}"

@@ -101,6 +101,14 @@ def test_an_error_is_kept_and_shown_with_the_users_own_line(kernel: Kernel) -> N
     assert kernel.run("%%sgl --bg\nx = = 1").ename == "SyntaxError"
 
 
+def test_a_job_that_awaits_what_was_cancelled_ends_with_an_error(kernel: Kernel) -> None:
+    body = "import asyncio\nt = asyncio.create_task(asyncio.sleep(9))\nawait asyncio.sleep(0)\nt.cancel()\nkept = 1\nawait t"
+    kernel.run(f"%%sgl --bg --view none\n{body}")
+    assert kernel.run("job = _; job.wait(30), job.status, kept").result == "(True, 'error', 1)"
+    assert kernel.run("job.result()").ename == "ProgramError"
+    assert "line 7: await t" in str(kernel.run("print(job)").printed)
+
+
 def test_an_interrupt_leaves_jobs_alone_and_stop_does_not(kernel: Kernel) -> None:
     kernel.run(LONG)
     kernel.run("long_job = Out[max(Out)]")
@@ -196,6 +204,12 @@ def test_snippets_are_plain_files_that_run_where_they_are_named(kernel: Kernel, 
     for wrong in ("run bad", "run to", "save ../x", "rn two", "show"):
         assert kernel.run(f"%sgl snippet {wrong}").ename == "UsageError"
     assert kernel.run("%sgl snippet rm two").printed == "removed two\n"
+    kernel.run(named := "%%sgl -o mail --view none\n1")
+    kernel.run("%%time\n%%sgl --view none\n2")
+    assert "the cell of the run mail, In[" in kernel.run("%sgl snippet save mail").printed
+    assert "the last %%sgl cell, In[" in kernel.run("%sgl snippet save last").printed
+    kept = [(tmp_path / "sgl_lab" / "snippets" / f"{name}.sgl").read_text() for name in ("mail", "last")]
+    assert kept == [named, "%%sgl --view none\n2"]
 
 
 def test_a_prefix_is_pinned_by_the_name_of_its_variable(kernel: Kernel) -> None:

@@ -69,6 +69,71 @@ def test_def_makes_a_program_that_sees_later_variables(kernel: Kernel) -> None:
     assert reply.result == "(5, True)", reply.traceback
 
 
+def test_text_that_stands_alone_is_appended_and_assigned_names_stay(kernel: Kernel) -> None:
+    cell = """%%sgl -o st --view none
+"The answer is: "
+def ask(q):
+    f"Q: {q}"
+    assistant(gen("a", max_tokens=2))
+with s.user():
+    "hello"
+for n in range(2):
+    f"<{n}>"
+results = []
+word = "dropped"
+word
+user("a"), user("b")
+s.text()
+len(results)"""
+    reply = kernel.run(cell)
+    assert reply.result == "0"
+    assert re.findall(r"line (\d+): (.*?) stands alone", reply.printed) == [("12", "a string"), ("13", "a tuple of expressions")]
+    words = ("The answer is: Q", "hello", "<0><1>", "dropped")
+    assert kernel.run(f"[word in st.text() for word in {words}]").result == "[False, True, True, False]"
+    assert kernel.run("st.text().startswith('The answer is: ')").result == "True"
+    assert kernel.run("results, word, 'n' in globals(), 's' in globals(), ask.__globals__ is globals()").result == (
+        "([], 'dropped', False, False, True)"
+    )
+    assert "call the function in a %%sgl cell" in kernel.run("ask(1)").evalue
+    assert kernel.run("%%sgl -o st2 --view none\nask(2)\ndel results").status == "ok"
+    assert kernel.run("'Q: 2' in st2.text(), 'a' in st2, 'results' in globals()").result == "(True, True, False)"
+
+
+def test_a_state_alone_is_shown_with_turns_values_and_counts(kernel: Kernel) -> None:
+    cell = '%%sgl -o st --view none\nuser("<b>hi</b>")\nassistant(gen("a", max_tokens=2))\n'
+    kernel.run(cell + 'forks = fork(2)\nforks += gen("tip", max_tokens=1)')
+    drawn = "get_ipython().display_formatter.format({})[0]['text/html']"
+    kernel.run(f"page = {drawn.format('st')}")
+    assert kernel.run("'&lt;b&gt;hi' in page, '<b>' in page, '2 forks' in page").result == "(True, False, True)"
+    assert kernel.run(f"'tip' in {drawn.format('forks')}, len(forks.rows())").result == "(True, 2)"
+    assert kernel.run("st").result.startswith("ProgramState s: done")  # type: ignore[union-attr]
+    assert kernel.run("[st]").result.count("\n") == 0  # type: ignore[union-attr]
+
+
+def test_help_and_completion_know_the_names_of_a_body(kernel: Kernel) -> None:
+    ask = "code = {!r}; r = get_ipython().kernel.do_inspect(code, len(code)); r['found'], {!r} in r['data'].get('text/plain', '')"
+    cases = (("%%sgl\ngen(", "max_tokens", True), ("%%time\n%%sgl\ns.fork", "go on from here", True), ("gen(", "", False))
+    for code, words, known in cases:
+        assert kernel.run(ask.format(code, words)).result == f"({known}, {known or not words})"
+    complete = "code = {!r}; get_ipython().kernel.do_complete(code, len(code))['matches']"
+    assert kernel.run(complete.format('%%sgl\nassistant(gen("answer"))\nselect(name="which")\ns["')).result == "['answer', 'which']"
+    assert kernel.run(complete.format('%%sgl\ngen("answer")\nf"{s.value(\'a')).result == "['answer']"
+
+
+def test_a_magic_in_a_body_leaves_the_cell_its_interrupts(kernel: Kernel) -> None:
+    cell = """%%sgl --view none
+%sgl config --text
+%sgl jobs --text
+import os, signal, threading, time
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+time.sleep(20)"""
+    reply = kernel.run(cell)
+    assert reply.ename == "Stopped"
+    assert reply.seconds < 15
+    inside = "%%sgl --view none\nuser('x')\nassistant(gen('a', max_tokens=2))\ns['a']\n%sgl tokens --text"
+    assert "'<|im_start|>'" in kernel.run(inside).printed
+
+
 def test_seed_makes_a_cell_repeatable(kernel: Kernel) -> None:
     cell = '%%sgl --seed 7 --temperature 1.5 --view none\nuser("Invent a word.")\nassistant(gen("word", max_tokens=12))\ns["word"]'
     first, second = kernel.run(cell).result, kernel.run(cell).result

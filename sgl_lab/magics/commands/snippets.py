@@ -18,6 +18,8 @@ MAX_BYTES = 1 << 20
 SUFFIX = ".sgl"
 
 _NAME = re.compile(r"\w[\w-]{0,59}")
+_TYPED = re.compile(r"\s*(?:%%(?!sgl\b)[^\n]*\n\s*)*(%%sgl(?:[ \t\n].*)?)\Z", re.DOTALL)
+"""also below `%%time` and the like"""
 _CELL = re.compile(r"\s*%%sgl(?:[ \t]+(?P<line>[^\n]*))?(?:\n(?P<body>.*))?\Z", re.DOTALL)
 
 
@@ -37,7 +39,7 @@ def _snippet(shell: Any, desk: Desk, words: Words) -> Any:
         return None
     path = _path(verb, name)
     if verb == "save":
-        _save(shell, path, "--force" in words.options)
+        _save(shell, desk, path, "--force" in words.options)
         return None
     if verb == "run":
         found = _read(path)
@@ -77,10 +79,15 @@ def _list() -> None:
     say("\n".join(_names()) or "there are no snippets; `%sgl snippet save NAME` keeps the last %%sgl cell")
 
 
-def _save(shell: Any, path: Path, force: bool) -> None:
-    """The last `%%sgl` cell, as it was typed."""
-    typed = next((cell for cell in reversed(shell.history_manager.input_hist_raw) if _CELL.match(cell)), None)
-    if typed is None:
+def _save(shell: Any, desk: Desk, path: Path, force: bool) -> None:
+    """The cell of the run that is called as the snippet will be, else the last `%%sgl` cell; as it was typed."""
+    history = enumerate(shell.history_manager.input_hist_raw)
+    typed = [(f"In[{number}]", found[1]) for number, cell in history if (found := _TYPED.match(cell))]
+    which, run = "the last %%sgl cell", desk.names.get(path.stem)
+    if (record := next((record for record in desk.runs() if record.run == run), None)) is not None:
+        which = f"the cell of the run {path.stem}"
+        typed = [cell for cell in typed if cell[0] == record.title] or [(record.title, record.source)]
+    if not typed:
         raise OptionError("no %%sgl cell has run yet", hint="run one, then save it")
     if path.exists() and not force:
         raise OptionError(f"there is a snippet {path.stem} already", hint=f"`%sgl snippet save {path.stem} --force` replaces it")
@@ -88,8 +95,9 @@ def _save(shell: Any, path: Path, force: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OptionError(f"cannot make {path.parent}: {error.strerror}") from None
-    write_whole(path, lambda file: file.write(typed))
-    say(f"wrote {path}")
+    title, source = typed[-1]
+    write_whole(path, lambda file: file.write(source))
+    say(f"wrote {path}: {which}, {title}")
 
 
 def _read(path: Path) -> re.Match[str]:
@@ -110,7 +118,7 @@ def _read(path: Path) -> re.Match[str]:
 COMMANDS = {
     "snippet": Command(
         _snippet,
-        "save NAME [--force] | list | show NAME | run NAME | rm NAME   cells kept by name",
+        "save NAME [--force] (the cell of the run NAME, or the last) | list | show NAME | run NAME | rm NAME   cells kept by name",
         2,
         {"--force": ""},
         VERBS,

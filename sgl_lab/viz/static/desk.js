@@ -107,7 +107,7 @@ class Controls {
     this.root = el("div", { class: "sgl-controls", role: "group", "aria-label": "Values of the cell" }, ...controls.map((each) => this.control(each)));
   }
 
-  control({ name, values, index }) {
+  control({ name, label = name, values, index }) {
     const id = `${this.view.id}-${name}`;
     const shown = el("output", { for: id }, values[index].text);
     const isRange = values.length > 1 && values.every(({ number }) => number);
@@ -136,7 +136,7 @@ class Controls {
           { id, change: () => tell(input.selectedIndex) },
           ...values.map(({ text }, at) => el("option", { selected: at === index }, text)),
         );
-    return el("div", { class: "sgl-dial" }, el("label", { for: id }, name), input, isRange ? shown : "");
+    return el("div", { class: "sgl-dial" }, el("label", { for: id }, label), input, isRange ? shown : "");
   }
 
   paint() {}

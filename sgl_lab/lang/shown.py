@@ -1,0 +1,234 @@
+"""What states show of themselves: a summary in words, rows of a table, Markdown. Only the rows wait.
+
+How it looks on a page is not known here: `contracts/summary.py` says what there is to draw.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ..contracts.errors import ProgramError, SglError, Stopped
+from ..contracts.legible import clipped, legible
+from ..contracts.summary import Counts, Summary, Value
+from .ir import RoleBegin, RoleEnd
+from .stream import Stream
+from .variable import Name, Variable
+
+if TYPE_CHECKING:
+    from .state import ProgramState
+
+MAX_TEXT = 2_000
+"""characters of one turn in a summary in words"""
+
+
+def summary(stream: Stream) -> Summary:
+    """The stream as it is now; waits for nothing."""
+    run = stream.run
+    with run.lock:
+        values = tuple(_value(name, variable) for name, variable in _own(stream))
+        error = stream.error or (run.body_error if stream.parent is None else None)
+        is_running = not stream.idle or run.body_active
+        status = "running" if is_running else "done" if error is None else "stopped" if isinstance(error, Stopped) else "error"
+        told = f"{type(error).__name__}: {error}" if error is not None and status == "error" else ""
+        counts = sum((value.counts for value in values), Counts())
+        return Summary(stream.label, status, told, tuple(_turns(stream)), values, counts, len(family(stream)) - 1)
+
+
+def _own(stream: Stream) -> list[tuple[Name, Variable]]:
+    """Its variables but those that it has from the stream it was forked from."""
+    return [(name, variable) for name, variable in stream.variables.items() if stream.inherited.get(name) is not variable]
+
+
+def family(stream: Stream) -> list[Stream]:
+    """The stream and those that were forked from it, and from these, in the order in which that was done."""
+    found = [stream]
+    for each in stream.run.streams:
+        if each.parent is not None and each.parent in found and each is not stream:
+            found.append(each)
+    return found
+
+
+def _turns(stream: Stream) -> Iterator[tuple[str, str]]:
+    role, text = "", ""
+    for said in stream.transcript.history:
+        if isinstance(said, RoleBegin | RoleEnd):
+            if text or role:
+                yield role, text
+            role, text = said.role if isinstance(said, RoleBegin) else "", ""
+        else:
+            text += said.text
+    text += stream.partial
+    if text or role:
+        yield role, text
+
+
+def _value(name: Name, variable: Variable) -> Value:
+    if variable.error is not None:
+        return Value(str(name), variable.text, Counts(), f"{type(variable.error).__name__}: {variable.error}")
+    metas = list(_flat(variable.meta)) if variable.done else []
+    value = variable.value if variable.done else variable.text
+    counts = sum((_counts(meta) for meta in metas), Counts())
+    reasons = dict.fromkeys(str(meta["finish_reason"]) for meta in metas if meta.get("finish_reason") is not None)
+    return Value(str(name), value if isinstance(value, str) else repr(value), counts, ", ".join(reasons) if variable.done else "running")
+
+
+def _flat(meta: Any) -> Iterator[dict[str, Any]]:
+    """The meta infos of several samples, and of forks that were joined."""
+    if isinstance(meta, list):
+        for each in meta:
+            yield from _flat(each)
+    elif isinstance(meta, dict):
+        yield meta
+
+
+def _counts(meta: dict[str, Any]) -> Counts:
+    return Counts(*(int(meta.get(f"{name}_tokens") or 0) for name in ("prompt", "cached", "computed", "completion")))
+
+
+# ---------------------------------------------------------------- words
+
+
+def in_a_line(found: Summary, kind: str) -> str:
+    values = ", ".join(f"{value.name}={clipped(value.text, 30)!r}" for value in found.values) or "no variables"
+    return legible(f"<{kind} {found.label}: {values}; {_told(found)}>")
+
+
+def _told(found: Summary) -> str:
+    n = found.counts.generated
+    return found.status + (f", {n} token{'s'[: n != 1]} generated" if found.counts else "")
+
+
+def in_words(found: Summary, kind: str) -> str:
+    """Some lines: turns, values, counts."""
+    lines = [f"{kind} {found.label}: {_told(found)}"]
+    if found.error:
+        lines.append(found.error)
+    for role, text in found.turns:
+        shown = text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]} … {len(text) - MAX_TEXT:,} more characters"
+        lines.append(f"[{role}] {shown}" if role else shown)
+    if found.values:
+        rows = [("", "value", "tokens", "prompt", "cached", "ends")]
+        rows += [(value.name, clipped(value.text, 60), *_numbers(value.counts), clipped(value.ends, 60)) for value in found.values]
+        lines += ["", _aligned(rows)]
+    return legible("\n".join(lines))
+
+
+def _numbers(counts: Counts) -> tuple[str, str, str]:
+    return (f"{counts.generated:,}", f"{counts.prompt:,}", f"{counts.cached:,}") if counts else ("", "", "")
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+# ---------------------------------------------------------------- rows
+
+
+def row(stream: Stream) -> dict[str, Any]:
+    """What the stream has under its own names, parsed where it has a type, and its counts. Of a stream that is over."""
+    found = summary(stream)
+    values: dict[str, Any] = {}
+    for name, variable in _own(stream):
+        if variable.error is None:
+            values[str(name)] = variable.value
+            with suppress(SglError):
+                values[str(name)] = variable.read()
+    counts = found.counts
+    numbers = {
+        "prompt_tokens": counts.prompt,
+        "cached_tokens": counts.cached,
+        "computed_tokens": counts.computed,
+        "completion_tokens": counts.generated,
+    }
+    return {**values, **numbers, "error": found.error or ("stopped" if found.status == "stopped" else None)}
+
+
+def rows(streams: Sequence[Stream]) -> list[dict[str, Any]]:
+    """One a stream, the columns in an order that suits them all: values, then counts, then `error`. Waits until they are over."""
+    for stream in streams:
+        stream.run.wait(lambda stream=stream: stream.idle and not stream.run.body_elsewhere)  # type: ignore[misc]
+    return _even([row(stream) for stream in streams])
+
+
+def _even(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """With the same columns in all."""
+    columns = dict.fromkeys(name for each in found for name in each if name not in _LAST)
+    columns |= dict.fromkeys(name for name in _LAST if any(name in each for each in found))
+    return [{name: each.get(name) for name in columns} for each in found]
+
+
+_LAST = ("prompt_tokens", "cached_tokens", "computed_tokens", "completion_tokens", "error")
+
+
+def frame(found: list[dict[str, Any]], labels: Sequence[Any]) -> Any:
+    """The rows as a pandas DataFrame. ProgramError where pandas is not installed."""
+    try:
+        pandas = import_module("pandas")
+    except ImportError:
+        raise ProgramError("to_frame() needs pandas, which is not installed", hint="pip install pandas, or use rows(): dicts") from None
+    return pandas.DataFrame(found, index=list(labels))
+
+
+class States(list[Any]):
+    """The states of a batch, in order; an exception stands in the place of an item that failed, where that was asked for."""
+
+    def summaries(self) -> list[Summary]:
+        """Of each, as it is now."""
+        return [_failed(index, each) if isinstance(each, Exception) else each.summary() for index, each in enumerate(self)]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A dict an item: its values, its counts, and its error if it has one. Waits for them."""
+        found = ({"error": f"{type(each).__name__}: {each}"} if isinstance(each, Exception) else rows([each._stream])[0] for each in self)
+        return _even(list(found))
+
+    def to_frame(self) -> Any:
+        """`rows` as a pandas DataFrame, a row an item."""
+        return frame(self.rows(), range(len(self)))
+
+
+def _failed(index: int, error: Exception) -> Summary:
+    return Summary(str(index), "error", f"{type(error).__name__}: {error}", (), (), Counts(), 0)
+
+
+# ---------------------------------------------------------------- Markdown
+
+
+class Markdown(str):
+    """Text that a notebook renders. It is itself as it was; what is rendered runs nothing, fetches nothing and leads only to the web."""
+
+    __slots__ = ()
+
+    def _repr_markdown_(self) -> str:
+        return tame(self)
+
+
+_APART = "\u2060"
+"""a word joiner: it is not seen, and what it stands in is no markup"""
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")
+_IMAGE = re.compile(r"!(?=\[)")
+_DEFINITION = re.compile(r"^([ \t>*+-]*\[(?:[^\]\\\n]|\\.)*\])(?=:)", re.MULTILINE)
+_LINK = re.compile(r"\](?=\(\s*<?\s*(?!https?://)[^)\s]*[:&\\%])", re.IGNORECASE)
+_COMMAND = re.compile(r"\\(?=href|url|style|class|cssId|require|html|data|include|def|let|newcommand|renewcommand|unicode|mmlToken|bbox)")
+
+
+def tame(text: str) -> str:
+    """Markdown in which no HTML, image, reference or address but http(s) works, nor a formula's command that acts on the page."""
+    text = _TAG.sub(f"<{_APART}", legible(text))
+    text = _IMAGE.sub(f"!{_APART}", text)
+    text = _DEFINITION.sub(rf"\1{_APART}", text)
+    text = _LINK.sub(f"]{_APART}", text)
+    return _COMMAND.sub(lambda match: f"\\{_APART}", text)
+
+
+def markdown(state: ProgramState, name: Name | None) -> Markdown:
+    if name is not None:
+        value = state.get_var(name)
+        texts = value if isinstance(value, list) else [value]
+        return Markdown("\n\n---\n\n".join(map(str, texts)))
+    found = summary(state._stream)
+    return Markdown("\n\n".join(f"**{role}**\n\n{text}" if role else text for role, text in found.turns))

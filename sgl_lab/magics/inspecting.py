@@ -1,0 +1,58 @@
+"""Help on the language's names in the body of a `%%sgl` cell: Shift-Tab, and what else asks the kernel to inspect.
+
+The names are no variables of the notebook, so IPython knows nothing of them. Where the text that is asked about is such a
+cell, they are looked up in the language first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Any
+
+_BODY = re.compile(r"\A\s*(?:%%\w[^\n]*\n)*%%sgl\b[^\n]*\n")
+
+
+def name_at(code: str, cursor: int) -> str:
+    """The dotted name at the cursor, or of the call that it stands in; empty outside of a cell's body."""
+    found = _BODY.match(code)
+    if found is None or cursor < found.end():
+        return ""
+    from IPython.utils.tokenutil import token_at_cursor
+
+    return str(token_at_cursor(code, cursor))
+
+
+def look_up(name: str, words: Mapping[str, Any]) -> Any:
+    """What the dotted name means in a body; None if that is not the language's to say."""
+    first, *rest = name.split(".")
+    found = words.get(first)
+    for each in rest:
+        found = getattr(found, each, None)
+    return found
+
+
+def install(shell: Any, words: Callable[[], Mapping[str, Any]]) -> Callable[[], None]:
+    """Let the shell's kernel answer for the language; returns what takes that back."""
+    kernel = getattr(shell, "kernel", None)
+    if kernel is None:
+        return lambda: None
+    before = kernel.do_inspect
+
+    def do_inspect(code: str, cursor_pos: int, detail_level: int = 0, omit_sections: Iterable[str] = ()) -> Any:
+        with suppress(Exception):  # the words of another version of IPython: it answers itself
+            found = look_up(name := name_at(code, cursor_pos), words())
+            if found is not None:
+                data = shell.inspector._get_info(found, name, detail_level=detail_level, omit_sections=tuple(omit_sections))
+                if not shell.enable_html_pager:
+                    data.pop("text/html", None)
+                return {"status": "ok", "data": data, "metadata": {}, "found": True}
+        return before(code, cursor_pos, detail_level, omit_sections)
+
+    def undo() -> None:
+        if kernel.__dict__.get("do_inspect") is do_inspect:
+            del kernel.do_inspect
+
+    kernel.do_inspect = do_inspect
+    return undo
