@@ -56,7 +56,9 @@ class Desk:
 
     def lab_of(self, record: Record) -> Lab | None:
         """The lab that the record is of; None if it was read from a file or its lab is closed."""
-        return next((lab for lab in _labs() if any(kept is record for kept in tuple(lab.records))), None)
+        labs = _labs()
+        runs_now = not record.vocab and not any(read is record for read in self.replayed.values())  # a lab keeps a record when it has ended
+        return next((lab for lab in labs if runs_now or any(kept is record for kept in tuple(lab.records))), None)
 
     def run(self, word: str | None = None) -> Record:
         """The run that was seen last, or the one that `word` names.

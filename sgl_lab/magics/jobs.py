@@ -150,7 +150,7 @@ class Job:
     def error_line(self) -> str:
         """The user's own line that raised, with its number; empty where there is none."""
         frames = traceback.extract_tb(self._trace)
-        frames = [frame for frame in frames if not is_below_us(frame.filename)] or frames  # a library's that was called there is none of theirs
+        frames = [frame for frame in frames if not is_below_us(frame.filename)] or frames
         if self.status != "error" or not frames:
             return ""
         return f"line {frames[-1].lineno}: {frames[-1].line}"
