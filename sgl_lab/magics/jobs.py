@@ -149,7 +149,7 @@ class Job:
     @property
     def error_line(self) -> str:
         """The user's own line that raised, with its number; empty where there is none."""
-        frames = traceback.extract_tb(self._trace)
+        frames = list(traceback.extract_tb(self._trace))
         frames = [frame for frame in frames if not is_below_us(frame.filename)] or frames
         if self.status != "error" or not frames:
             return ""

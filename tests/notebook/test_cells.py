@@ -126,10 +126,10 @@ def test_a_magic_in_a_body_leaves_the_cell_its_interrupts(kernel: Kernel) -> Non
 %sgl jobs --text
 import os, signal, threading, time
 threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-time.sleep(20)"""
+time.sleep(100)"""
     reply = kernel.run(cell)
     assert reply.ename == "Stopped"
-    assert reply.seconds < 15
+    assert reply.seconds < 60
     inside = "%%sgl --view none\nuser('x')\nassistant(gen('a', max_tokens=2))\ns['a']\n%sgl tokens --text"
     assert "'<|im_start|>'" in kernel.run(inside).printed
 
