@@ -19,6 +19,7 @@ from ..contracts.legible import legible
 from ..lang.interrupts import INTERRUPTS, is_below_us, is_ours
 from .options import OptionError
 
+_LINE = re.compile(r"\bline (\d{1,9})\Z")
 _COLOUR = re.compile(r"(\x1b\[[\d;]{0,20}m)")
 
 
@@ -83,10 +84,20 @@ def render_with(error: BaseException, lines: list[str]) -> None:
 
 
 def render_user_lines(shell: Any, error: BaseException) -> None:
-    """Make IPython show this error, and those it came from, with the user's frames only."""
+    """Make IPython show this error, and those it came from, with the user's frames only; without any, the line that it tells of."""
+    if not any(user_frames(link.__traceback__) for link in _chain(error)):
+        render_with(error, [f"{type(error).__name__}: {error}", *(_quoting(shell, note) for note in getattr(error, "__notes__", ()))])
+        return
     with _trimmed(error):
         lines = shell.InteractiveTB.structured_traceback(type(error), error, error.__traceback__, tb_offset=0)
     render_with(error, lines)
+
+
+def _quoting(shell: Any, note: str) -> str:
+    """The note; where it ends in a line of the cell that runs, with what stands there."""
+    found = _LINE.search(note)
+    line = linecache.getline(outer_filename(shell), int(found[1])).strip() if found else ""
+    return f"{note}: {line}" if line else note
 
 
 @contextmanager

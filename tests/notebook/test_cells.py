@@ -193,6 +193,14 @@ def test_an_exception_in_the_body_shows_the_users_line_only(kernel: Kernel) -> N
     hello_works(kernel)
 
 
+def test_an_error_that_nothing_read_is_one_line_and_the_users_own(kernel: Kernel) -> None:
+    reply = kernel.run('%%sgl --view none\nuser("very " * 9000)\nassistant(gen("a"))')
+    message, place = reply.traceback.split("\n")
+    assert message.startswith("PromptTooLong: a prompt of 9031 tokens")
+    assert "shorten the prompt by" in message
+    assert place == "in gen('a'), line 3: assistant(gen(\"a\"))"
+
+
 def test_an_error_in_a_notebook_function_shows_that_function_too(kernel: Kernel) -> None:
     kernel.run("def broken():\n    raise KeyError('inner')")
     reply = kernel.run("%%sgl --view none\nbroken()")

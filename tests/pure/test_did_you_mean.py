@@ -61,7 +61,7 @@ def test_a_misspelled_argument_of_any_function_names_the_right_one(function: Cal
         (lambda: sgl.gen("a", dtype="boolean"), "bool"),
         (lambda: sgl.select("a", ["b"], choices_methd=sgl.token_length_normalized), "choices_method"),
         (lambda: sgl.select("a", ["b"], choices_method="greedy_tokn_selection"), "sgl.greedy_token_selection"),  # type: ignore[arg-type]
-        (lambda: sgl.separate_reasoning(sgl.gen("a"), "qwen-3"), "qwen3"),
+        (lambda: STATE.append_expression(sgl.separate_reasoning(sgl.gen("a"), "qwen-3")), "qwen3"),
         (lambda: sgl.get_chat_template("chat-ml"), "chatml"),
         (lambda: ask.run(quesion="a"), "question"),
         (lambda: ask.run("a", temprature=0), "temperature"),
