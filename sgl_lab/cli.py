@@ -179,7 +179,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _native(options: argparse.Namespace) -> int:
-    if reason := build.obstacle():
+    if (reason := build.obstacle()) and build.built(store.cache_dir()) is None:
         print(f"no native CPU step: {reason}; models run on torch instead")
     else:
         print(build.build(store.cache_dir()))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import random
+import subprocess
+import sys
 import time
 from array import array
 from collections.abc import Callable, Iterator
@@ -385,6 +387,48 @@ def test_what_is_not_built_is_not_loaded_and_building_twice_builds_once(tmp_path
     built = build.build(store.cache_dir())
     when = built.stat().st_mtime_ns
     assert build.build(store.cache_dir()).stat().st_mtime_ns == when
+
+
+def test_what_was_built_is_found_without_a_compiler_and_made_anew_where_it_is_no_library(
+    tmp_path: Path, library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "native").mkdir()
+    copy = tmp_path / "native" / build.build(store.cache_dir()).name
+    copy.write_bytes(build.build(store.cache_dir()).read_bytes())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert build.compiler() is None
+    assert build.built(tmp_path) == build.build(tmp_path) == copy
+    assert build.load(tmp_path) is not None
+    copy.write_bytes(b"no library")
+    assert build.load(tmp_path) is None
+    with pytest.raises(build.NativeUnavailable, match="no C\\+\\+ compiler"):
+        build.build(tmp_path)
+
+
+def test_a_structure_that_is_not_the_librarys_own_is_found_out(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wider(ctypes.Structure):
+        _fields_ = [("token", ctypes.c_int32), ("add", ctypes.c_double)]
+
+    build.expect_layout(library)
+    monkeypatch.setattr(build, "STRUCTURES", tuple(Wider if each is build.Bias else each for each in build.STRUCTURES))
+    with pytest.raises(InvariantBroken, match="the size of Wider is 16 here and 8"):
+        build.expect_layout(library)
+    monkeypatch.setattr(build, "STRUCTURES", build.STRUCTURES[:-1])
+    with pytest.raises(InvariantBroken, match="sizes and places"):
+        build.expect_layout(library)
+
+
+def test_threads_that_the_machine_does_not_give_are_one_error(folder: Path, library: ctypes.CDLL) -> None:
+    script = (
+        "import resource, sys; from pathlib import Path\n"
+        "from sgl_lab.contracts.errors import BadArgument; from sgl_lab.engine.kernels.native import build\n"
+        "library = build.load(Path(sys.argv[1])); resource.setrlimit(resource.RLIMIT_AS, (1 << 32, 1 << 32))\n"
+        "try: library.sgl_choose(None, 0, build.Wanted(0, None, None), 20_000)\n"
+        "except BadArgument as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(store.cache_dir())], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout[:56]) == (0, "the machine gives the native step no more threads: Resou")
 
 
 def test_the_doctor_and_the_command_agree_on_the_native_step(library: ctypes.CDLL, capsys: pytest.CaptureFixture[str]) -> None:

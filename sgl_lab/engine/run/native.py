@@ -37,16 +37,17 @@ class _Underway:
         return self._outputs()
 
     def finish(self) -> None:
-        if self._finish is not None:
-            self._finish()
-            self._finish = None
+        finish, self._finish = self._finish, None
+        if finish is not None:
+            finish()
 
     def __del__(self) -> None:
         self.finish()
 
 
 class NativeRunner:
-    """`plan.Runner`, and `Launching`, over packed weights: `n_pages` pages of `page_size` tokens in bf16. OutOfMemory if they do not fit.
+    """`plan.Runner`, and `Launching`, over packed weights: `n_pages` pages of `page_size` tokens in bf16. OutOfMemory if they do not fit,
+    BadArgument if the machine does not give that many threads.
 
     A row's logits depend on its own tokens alone, bit for bit: not on the batch, the chunks or the pages.
     """
@@ -61,7 +62,9 @@ class NativeRunner:
         self._frequencies = inverse_frequencies(model.spec).contiguous()
         self.seconds = {"sampler": 0.0}
         self._n_threads = threads or torch.get_num_threads()
-        self._step: int | None = library.sgl_new(self._described(), self._n_threads)
+        made = ctypes.c_void_p()
+        library.sgl_new(self._described(), self._n_threads, made)
+        self._step: int | None = made.value
         self._underway: ref[_Underway] | None = None
 
     def _described(self) -> build.Model:
@@ -142,8 +145,8 @@ class NativeRunner:
         return Lines(draws, scored, self._model.spec.vocab)
 
     def _finish(self) -> None:
-        self._library.sgl_finish(self._step)
         self._underway = None
+        self._library.sgl_finish(self._step)
 
     def copy_page(self, source: int, target: int) -> None:
         with torch.inference_mode():

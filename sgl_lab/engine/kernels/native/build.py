@@ -1,8 +1,9 @@
 """Compiles the native step for this very machine, once, and loads it.
 
-The library lies in the model cache under a hash of sources, compiler and CPU flags, so that a new
-version or another machine builds its own. Building is a matter of set-up (`sgl-lab native`); whoever
-only wants to compute calls `load` and takes the torch twins where that gives None. Knows no torch.
+The library lies in the model cache under a hash of sources and CPU flags, and one of the compiler, so that a new
+version or another machine builds its own; what was built is found again without a compiler. Building is a matter of
+set-up (`sgl-lab native`); whoever only wants to compute calls `load` and takes the torch twins where that gives None.
+Knows no torch.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from ....contracts.errors import SglError
+from ....contracts.errors import BadArgument, InvariantBroken, OutOfMemory, SglError
 from ....contracts.params import MAX_TOP_LOGPROBS
 
 SOURCES = Path(__file__).parent
@@ -64,13 +66,25 @@ def advice() -> str | None:
 
 
 def library_path(cache_dir: Path) -> Path:
-    """Where the library of these sources, this compiler and this CPU lies or would lie."""
+    """Where the library of these sources, this compiler and this CPU would lie."""
+    return cache_dir / "native" / f"step-{_sources()}-{hashlib.sha256(_version(compiler() or '')).hexdigest()[:8]}.so"
+
+
+def built(cache_dir: Path) -> Path | None:
+    """The library of these sources and this CPU: of the compiler that is there, else of any other, the latest first."""
+    target = library_path(cache_dir)
+    if os.path.exists(target):  # pathlib raises where a folder must not be looked into
+        return target
+    others = [path for path in target.parent.glob(f"step-{_sources()}-*.so") if os.path.exists(path)]
+    return max(others, key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
+
+
+def _sources() -> str:
     digest = hashlib.sha256()
     for source in sorted((*SOURCES.glob("*.hpp"), *SOURCES.glob("*.cpp"))):
         digest.update(source.name.encode() + source.read_bytes())
     digest.update(" ".join((*FLAGS, *sorted(cpu_flags()))).encode())
-    digest.update(_version(compiler() or ""))
-    return cache_dir / "native" / f"step-{digest.hexdigest()[:16]}.so"
+    return digest.hexdigest()[:16]
 
 
 @cache
@@ -80,12 +94,23 @@ def _version(path: str) -> bytes:
 
 def build(cache_dir: Path) -> Path:
     """The library, compiled now if it is not there yet (some ten seconds). NativeUnavailable says why not."""
+    found = built(cache_dir)
+    if found is not None and (compiler() is None or found == library_path(cache_dir)) and _opened(found) is not None:
+        return found
     if reason := obstacle():
         raise NativeUnavailable(f"the native step cannot be built: {reason}", hint="models run on torch instead")
     target = library_path(cache_dir)
-    if target.exists():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _compile(target)
+    except OSError as error:
+        raise NativeUnavailable(
+            f"the native step cannot be written to {target.parent}: {error.strerror}", hint="set SGL_LAB_CACHE to a folder of yours"
+        ) from None
+    return target
+
+
+def _compile(target: Path) -> None:
     part = target.with_suffix(f".{os.getpid()}.part")
     try:
         command = [str(compiler()), *FLAGS, str(SOURCES / "step.cpp"), "-o", str(part)]
@@ -96,15 +121,26 @@ def build(cache_dir: Path) -> Path:
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
-    return target
 
 
 def load(cache_dir: Path) -> ctypes.CDLL | None:
-    """The library if it has been built for this machine and these sources; never builds."""
-    if obstacle() is not None and not cpu_flags().issuperset(NEEDED):
+    """The library if it has been built for this machine and these sources, and can be opened; never builds.
+
+    InvariantBroken if its structures are not those below.
+    """
+    if sys.platform != "linux" or not cpu_flags().issuperset(NEEDED):
         return None
-    path = library_path(cache_dir)
-    return _declared(ctypes.CDLL(str(path))) if path.exists() else None
+    found = built(cache_dir)
+    return None if found is None or (library := _opened(found)) is None else _declared(library)
+
+
+def _opened(path: Path) -> ctypes.CDLL | None:
+    """None where the file is no library, or not ours: `build` then makes it anew."""
+    try:
+        library = ctypes.CDLL(str(path))
+        return library if library.sgl_layout else None
+    except (OSError, AttributeError):
+        return None
 
 
 # ------------------------------------------------------------ the structures of step.cpp
@@ -204,23 +240,56 @@ class Choice(ctypes.Structure):
     ]
 
 
+STRUCTURES: tuple[type[ctypes.Structure], ...] = (Weight, Pages, Layer, Model, Shape, Rows, Wanted, Tokens, Bias, Line, Choice)
+
+
+def expect_layout(library: ctypes.CDLL) -> None:
+    """InvariantBroken unless the library has the size of each structure and the place of each field as they are here."""
+    n = ctypes.c_int32()
+    library.sgl_layout.restype = ctypes.POINTER(ctypes.c_int32)
+    found = library.sgl_layout(ctypes.byref(n))[: n.value]
+    ours: list[tuple[str, int]] = []
+    for structure in STRUCTURES:
+        ours.append((f"the size of {structure.__name__}", ctypes.sizeof(structure)))
+        ours += [(f"{structure.__name__}.{field[0]}", getattr(structure, field[0]).offset) for field in structure._fields_]
+    if len(found) != len(ours):
+        raise InvariantBroken(f"the structures of the native step have {len(ours)} sizes and places here and {len(found)} in the library")
+    for (name, here), there in zip(ours, found, strict=True):
+        if here != there:
+            raise InvariantBroken(f"{name} is {here} here and {there} in the native step's library")
+
+
+_NO_MEMORY, _NO_THREADS = 1, 2
+
+
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
-    """Calls release the GIL: that is what CDLL does."""
-    library.sgl_new.restype = ctypes.c_void_p
-    library.sgl_new.argtypes = [ctypes.POINTER(Model), ctypes.c_int32]
-    library.sgl_delete.argtypes = [ctypes.c_void_p]
-    library.sgl_start.argtypes = [ctypes.c_void_p, ctypes.POINTER(Rows), ctypes.POINTER(Wanted)]
-    library.sgl_release.argtypes = [ctypes.c_void_p]
-    library.sgl_finish.argtypes = [ctypes.c_void_p]
-    library.sgl_linear.argtypes = [ctypes.POINTER(Weight), ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32]
-    library.sgl_attention.argtypes = [
-        *map(ctypes.POINTER, (Shape, Rows, Pages)),
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-        ctypes.c_int32,
-    ]
-    library.sgl_choose.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.POINTER(Wanted), ctypes.c_int32]
-    library.sgl_weight_row.argtypes = [ctypes.POINTER(Weight), ctypes.c_int32, ctypes.c_void_p]
-    for name in ("sgl_delete", "sgl_start", "sgl_release", "sgl_finish", "sgl_linear", "sgl_attention", "sgl_choose", "sgl_weight_row"):
-        getattr(library, name).restype = None
+    """Calls release the GIL: that is what CDLL does. What goes wrong in one is raised: OutOfMemory, BadArgument, InvariantBroken."""
+    expect_layout(library)
+    pointer, number, address = ctypes.POINTER, ctypes.c_int32, ctypes.c_void_p
+    arguments: dict[str, list[Any]] = {
+        "sgl_new": [pointer(Model), number, pointer(address)],
+        "sgl_delete": [address],
+        "sgl_start": [address, pointer(Rows), pointer(Wanted)],
+        "sgl_release": [address],
+        "sgl_finish": [address],
+        "sgl_linear": [pointer(Weight), address, number, address, number],
+        "sgl_attention": [pointer(Shape), pointer(Rows), pointer(Pages), address, address, number],
+        "sgl_choose": [address, number, pointer(Wanted), number],
+        "sgl_weight_row": [pointer(Weight), number, address],
+    }
+    library.sgl_message.restype = ctypes.c_char_p
+
+    def checked(fault: int, function: object, values: object) -> int:
+        if fault == 0:
+            return fault
+        said = library.sgl_message().decode(errors="replace")
+        if fault == _NO_MEMORY:
+            raise OutOfMemory(f"the native step is out of memory: {said}", hint="ask for a smaller cache or fewer threads")
+        if fault == _NO_THREADS:
+            raise BadArgument(f"the machine gives the native step no more threads: {said}", hint="ask for fewer threads")
+        raise InvariantBroken(f"the native step failed: {said}")
+
+    for name, types in arguments.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes, function.errcheck = number, types, checked
     return library

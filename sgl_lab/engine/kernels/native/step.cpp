@@ -4,8 +4,15 @@
 // scratch memory. Results of a row depend on no other row and on no chunking, bit for bit.
 #include <atomic>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <exception>
+#include <iterator>
 #include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <system_error>
 #include <vector>
 
 #include "attention.hpp"
@@ -61,20 +68,28 @@ class Step {
       : m_(model), layers_(model.layers, model.layers + model.n_layers),
         shape_{model.n_heads, model.n_kv_heads, model.head_dim, model.page_size}, team_(n_threads), scratch_(team_.size()), samplers_(team_.size()) {}
 
-  ~Step() { finish(); }
+  ~Step() {
+    try {
+      finish();
+    } catch (...) {  // of a step that nobody waits for any more
+    }
+  }
 
   // The team's other threads set to work, and draw after `release`; the rest is done by `finish`, which comes before anything else.
   void start(const Rows& rows, const Wanted& wanted) {
     prepare(rows);
-    is_held_.store(true);
     wanted_ = wanted;
-    team_.begin([this, rows, some = some_wanted()](Member& me) {
-      begin(me, rows);
-      for (const Layer& layer : layers_) {
-        attention(me, layer);
-        feed_forward(me, layer);
-      }
-      choose(me, some);
+    or_want_nothing([&] {
+      Team::Job job = [this, rows, some = some_wanted()](Member& me) {
+        begin(me, rows);
+        for (const Layer& layer : layers_) {
+          attention(me, layer);
+          feed_forward(me, layer);
+        }
+        choose(me, some);
+      };
+      is_held_.store(true);
+      team_.begin(std::move(job));
     });
   }
 
@@ -85,12 +100,25 @@ class Step {
   }
 
   void finish() {
-    team_.finish();
-    while (wanted_.n > 0) team_.run([this, some = some_wanted()](Member& me) { choose(me, some); });
+    or_want_nothing([&] {
+      team_.finish();
+      while (wanted_.n > 0) team_.run([this, some = some_wanted()](Member& me) { choose(me, some); });
+    });
   }
 
  private:
   static constexpr int kLinesAtOnce = 128;
+
+  // f(); a step that fails is over.
+  template <class F>
+  void or_want_nothing(F f) {
+    try {
+      f();
+    } catch (...) {
+      wanted_ = {};
+      throw;
+    }
+  }
 
   template <class T>
   static void grow(std::vector<T>& v, size_t n) { if (v.size() < n) v.resize(n); }
@@ -201,51 +229,141 @@ class Step {
 
 }  // namespace sgl
 
+namespace {
+
+enum Fault : int32_t { kNone = 0, kNoMemory = 1, kNoThreads = 2, kOther = 3 };  // as `build.py` knows them
+
+thread_local std::string message;
+
+// What f does; no exception leaves it.
+template <class F>
+int32_t guarded(F f) noexcept {
+  const auto say = [](const char* what) noexcept {
+    try {
+      message = what;
+    } catch (...) {
+      message.clear();
+    }
+  };
+  try {
+    f();
+    return kNone;
+  } catch (const std::bad_alloc& error) {
+    return say(error.what()), kNoMemory;
+  } catch (const std::length_error& error) {
+    return say(error.what()), kNoMemory;
+  } catch (const std::system_error& error) {
+    return say(error.what()), kNoThreads;
+  } catch (const std::exception& error) {
+    return say(error.what()), kOther;
+  } catch (...) {
+    return say("unknown"), kOther;
+  }
+}
+
+using namespace sgl;
+
+#define AT(type, field) static_cast<int32_t>(offsetof(type, field))
+#define SIZE(type) static_cast<int32_t>(sizeof(type))
+
+// Of each structure its size and where its fields lie, in the order of `build.STRUCTURES`.
+constexpr int32_t kLayout[] = {
+    SIZE(Weight), AT(Weight, data), AT(Weight, bias), AT(Weight, n_in), AT(Weight, n_out), AT(Weight, kind), AT(Weight, padding),
+    SIZE(Pages), AT(Pages, keys), AT(Pages, values),
+    SIZE(Layer), AT(Layer, attention_norm), AT(Layer, mlp_norm), AT(Layer, qkv), AT(Layer, out), AT(Layer, gate_up), AT(Layer, down), AT(Layer, pages),
+    SIZE(Model), AT(Model, n_layers), AT(Model, hidden), AT(Model, ffn), AT(Model, n_heads), AT(Model, n_kv_heads), AT(Model, head_dim), AT(Model, vocab),
+    AT(Model, page_size), AT(Model, epsilon), AT(Model, is_bf16), AT(Model, frequencies), AT(Model, norm), AT(Model, embedding), AT(Model, head), AT(Model, layers),
+    SIZE(Shape), AT(Shape, n_heads), AT(Shape, n_kv_heads), AT(Shape, head_dim), AT(Shape, page_size),
+    SIZE(Rows), AT(Rows, n_rows), AT(Rows, n_tokens), AT(Rows, tokens), AT(Rows, offsets), AT(Rows, starts), AT(Rows, pages),
+    SIZE(Wanted), AT(Wanted, n), AT(Wanted, lines), AT(Wanted, choices),
+    SIZE(Tokens), AT(Tokens, ids), AT(Tokens, n), AT(Tokens, padding),
+    SIZE(Bias), AT(Bias, token), AT(Bias, add),
+    SIZE(Line), AT(Line, token), AT(Line, n_top), AT(Line, candidates), AT(Line, scores), AT(Line, temperature), AT(Line, uniform), AT(Line, top_p), AT(Line, min_p),
+    AT(Line, repetition), AT(Line, frequency), AT(Line, presence), AT(Line, prompt), AT(Line, generated), AT(Line, guessed), AT(Line, bias), AT(Line, mask),
+    AT(Line, top_k), AT(Line, n_bias),
+    SIZE(Choice), AT(Choice, log_total), AT(Choice, is_drawn), AT(Choice, token), AT(Choice, logprob), AT(Choice, seconds), AT(Choice, top_tokens),
+    AT(Choice, top_logprobs),
+};
+
+#undef AT
+#undef SIZE
+
+}  // namespace
+
 extern "C" {
 
-sgl::Step* sgl_new(const sgl::Model* model, int32_t n_threads) { return new sgl::Step(*model, n_threads); }
-void sgl_delete(sgl::Step* step) { delete step; }
-void sgl_start(sgl::Step* step, const sgl::Rows* rows, const sgl::Wanted* wanted) { step->start(*rows, *wanted); }
-void sgl_release(sgl::Step* step) { step->release(); }
-void sgl_finish(sgl::Step* step) { step->finish(); }
+const int32_t* sgl_layout(int32_t* n) noexcept {
+  *n = static_cast<int32_t>(std::size(kLayout));
+  return kLayout;
+}
+
+// Of this thread's last call that did not give 0.
+const char* sgl_message() noexcept { return message.c_str(); }
+
+// Each of these gives 0, or a `Fault` after which nothing that it would have written is to be read.
+
+int32_t sgl_new(const sgl::Model* model, int32_t n_threads, sgl::Step** made) noexcept {
+  return guarded([=] { *made = new sgl::Step(*model, n_threads); });
+}
+int32_t sgl_delete(sgl::Step* step) noexcept {
+  return guarded([=] { delete step; });
+}
+int32_t sgl_start(sgl::Step* step, const sgl::Rows* rows, const sgl::Wanted* wanted) noexcept {
+  return guarded([=] { step->start(*rows, *wanted); });
+}
+int32_t sgl_release(sgl::Step* step) noexcept {
+  return guarded([=] { step->release(); });
+}
+int32_t sgl_finish(sgl::Step* step) noexcept {
+  return guarded([=] { step->finish(); });
+}
 
 // Single parts, for tests and measurements.
 
 // y [n_rows][n_out] = x [n_rows][n_in] @ w.T + bias
-void sgl_linear(const sgl::Weight* w, const float* x, int32_t n_rows, float* y, int32_t n_threads) {
-  sgl::Team team(n_threads);
-  sgl::Activations rows;
-  rows.resize(n_rows, w->n_in, w->kind == sgl::Kind::bf16);
-  for (int i = 0; i < n_rows; ++i)
-    for (int k = 0; k < w->n_in; k += sgl::kGroup) {
-      const float* at = x + size_t(i) * w->n_in + k;
-      rows.put(i, k, _mm512_loadu_ps(at), _mm512_loadu_ps(at + sgl::kLanes));
-    }
-  team.run([&](sgl::Member& me) { sgl::linear(me, *w, rows, n_rows, sgl::Target{y, size_t(w->n_out), sgl::Store::overwrite}); });
-}
-
-// out [tokens][heads][head_dim] bf16 of queries, the same, over pages that hold all keys and values already
-void sgl_attention(const sgl::Shape* shape, const sgl::Rows* rows, const sgl::Pages* pages, const sgl::bf16* queries, sgl::bf16* out, int32_t n_threads) {
-  sgl::Team team(n_threads);
-  sgl::AttentionPlan plan;
-  plan.make(sgl::tiles_of(*rows), *shape);
-  std::vector<float> partials(size_t(plan.n_partials) * shape->n_heads * shape->partial());
-  std::vector<sgl::Scratch> scratch(team.size());
-  sgl::Activations mixed;
-  mixed.resize(rows->n_tokens, shape->n_heads * shape->head_dim, true);
-  team.run([&](sgl::Member& me) { sgl::attend(me, sgl::Attention(plan, *shape, *pages, queries, mixed, partials.data(), scratch[me.number])); });
-  for (int i = 0; i < rows->n_tokens; ++i)
-    for (int k = 0; k < mixed.n_in(); k += sgl::kGroup) out = std::copy_n(mixed.wide(i, k / sgl::kGroup), sgl::kGroup, out);
-}
-
-// lines of logits [n][vocab]
-void sgl_choose(float* logits, int32_t vocab, const sgl::Wanted* wanted, int32_t n_threads) {
-  sgl::Team team(n_threads);
-  std::vector<sgl::Sampler> samplers(team.size());
-  team.run([&](sgl::Member& me) {
-    me.share(wanted->n, 1, [&](int i) { wanted->choices[i] = samplers[me.number].choose(logits + size_t(i) * vocab, vocab, wanted->lines[i]); });
+int32_t sgl_linear(const sgl::Weight* w, const float* x, int32_t n_rows, float* y, int32_t n_threads) noexcept {
+  return guarded([=] {
+    sgl::Team team(n_threads);
+    sgl::Activations rows;
+    rows.resize(n_rows, w->n_in, w->kind == sgl::Kind::bf16);
+    for (int i = 0; i < n_rows; ++i)
+      for (int k = 0; k < w->n_in; k += sgl::kGroup) {
+        const float* at = x + size_t(i) * w->n_in + k;
+        rows.put(i, k, _mm512_loadu_ps(at), _mm512_loadu_ps(at + sgl::kLanes));
+      }
+    team.run([&](sgl::Member& me) { sgl::linear(me, *w, rows, n_rows, sgl::Target{y, size_t(w->n_out), sgl::Store::overwrite}); });
   });
 }
 
-void sgl_weight_row(const sgl::Weight* w, int32_t row, float* out) { sgl::weight_row(*w, row, out); }
+// out [tokens][heads][head_dim] bf16 of queries, the same, over pages that hold all keys and values already
+int32_t sgl_attention(
+    const sgl::Shape* shape, const sgl::Rows* rows, const sgl::Pages* pages, const sgl::bf16* queries, sgl::bf16* out, int32_t n_threads) noexcept {
+  return guarded([=]() mutable {
+    sgl::Team team(n_threads);
+    sgl::AttentionPlan plan;
+    plan.make(sgl::tiles_of(*rows), *shape);
+    std::vector<float> partials(size_t(plan.n_partials) * shape->n_heads * shape->partial());
+    std::vector<sgl::Scratch> scratch(team.size());
+    sgl::Activations mixed;
+    mixed.resize(rows->n_tokens, shape->n_heads * shape->head_dim, true);
+    team.run([&](sgl::Member& me) { sgl::attend(me, sgl::Attention(plan, *shape, *pages, queries, mixed, partials.data(), scratch[me.number])); });
+    for (int i = 0; i < rows->n_tokens; ++i)
+      for (int k = 0; k < mixed.n_in(); k += sgl::kGroup) out = std::copy_n(mixed.wide(i, k / sgl::kGroup), sgl::kGroup, out);
+  });
+}
+
+// lines of logits [n][vocab]
+int32_t sgl_choose(float* logits, int32_t vocab, const sgl::Wanted* wanted, int32_t n_threads) noexcept {
+  return guarded([=] {
+    sgl::Team team(n_threads);
+    std::vector<sgl::Sampler> samplers(team.size());
+    team.run([&](sgl::Member& me) {
+      me.share(wanted->n, 1, [&](int i) { wanted->choices[i] = samplers[me.number].choose(logits + size_t(i) * vocab, vocab, wanted->lines[i]); });
+    });
+  });
+}
+
+int32_t sgl_weight_row(const sgl::Weight* w, int32_t row, float* out) noexcept {
+  return guarded([=] { sgl::weight_row(*w, row, out); });
+}
 }

@@ -4,6 +4,9 @@
 // the machine gave to somebody else holds nobody up unless it sits on a piece, and finds the phases
 // that it missed closed. Waiting is a bounded spin, then sleep: phases follow each other within
 // microseconds, but who waits for long must not take a core from those it waits for.
+//
+// An exception ends no thread: the pieces it kept from being done count as done, so that the job goes on to its end,
+// and `finish` throws the first one there was.
 #pragma once
 
 #include <immintrin.h>
@@ -11,6 +14,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <thread>
 #include <utility>
@@ -45,16 +49,17 @@ class Team {
  public:
   using Job = std::function<void(Member&)>;
 
+  // std::system_error where the machine has no more threads to give.
   explicit Team(int n_threads) : n_(std::max(1, n_threads)) {
-    for (int i = 1; i < n_; ++i) threads_.emplace_back([this, i] { live(i); });
+    try {
+      for (int i = 1; i < n_; ++i) threads_.emplace_back([this, i] { live(i); });
+    } catch (...) {
+      close();
+      throw;
+    }
   }
 
-  ~Team() {
-    is_closing_.store(true);
-    round_.fetch_add(1);
-    round_.notify_all();
-    for (auto& thread : threads_) thread.join();
-  }
+  ~Team() { close(); }
 
   int size() const { return n_; }
 
@@ -76,9 +81,10 @@ class Team {
   void finish() {
     if (!job_) return;
     Member me(*this, 0, first_phase_);
-    job_(me);
+    walk(me);
     for (int left = inside_.fetch_sub(kOpen) - kOpen; left != 0; left = inside_.load()) wait_while(inside_, left);
     job_ = nullptr;
+    if (has_failed_.exchange(false)) std::rethrow_exception(std::exchange(failure_, nullptr));
   }
 
   // A bounded spin, then sleep, until `value` was changed and its readers told.
@@ -96,6 +102,26 @@ class Team {
   static constexpr int kSpins = 2000;  // some 20-50 us: longer than any phase's imbalance, shorter than a time slice
   static constexpr int kOpen = 1 << 16;
 
+  void close() {
+    is_closing_.store(true);
+    round_.fetch_add(1);
+    round_.notify_all();
+    for (auto& thread : threads_) thread.join();
+  }
+
+  void walk(Member& me) {
+    try {
+      job_(me);
+    } catch (...) {
+      fail();
+    }
+  }
+
+  // Keeps the exception under way, if it is the first of this job.
+  void fail() {
+    if (!has_failed_.exchange(true)) failure_ = std::current_exception();
+  }
+
   void live(int number) {
     for (uint32_t round = 0;;) {
       wait_while(round_, round);
@@ -107,7 +133,7 @@ class Team {
       }
       if (inside < kOpen) continue;
       Member me(*this, number, first_phase_);
-      job_(me);
+      walk(me);
       inside_.fetch_sub(1);
       inside_.notify_all();
     }
@@ -122,6 +148,8 @@ class Team {
   alignas(64) std::atomic<uint64_t> next_{0};  // the open phase, and below it the first piece that nobody has taken
   alignas(64) std::atomic<int> done_{0};  // pieces of the open phase
   alignas(64) std::atomic<uint32_t> n_closed_{0};  // phases so far, to wait on: it may lag behind next_
+  std::atomic<bool> has_failed_{false};
+  std::exception_ptr failure_;  // read when all have left the job
   std::vector<std::thread> threads_;
 };
 
@@ -138,7 +166,11 @@ void Member::share(int n, int grain, F f, bool one_by_one) {
     if (first >= n) break;
     const int last = one_by_one ? first + 1 : std::min(n, first + std::max(grain, (n - first) / (2 * team_.size())));
     if (!team_.next_.compare_exchange_weak(next, high + static_cast<uint32_t>(last), std::memory_order_acq_rel)) continue;
-    for (int i = first; i < last; ++i) f(i);
+    try {
+      for (int i = first; i < last; ++i) f(i);
+    } catch (...) {
+      team_.fail();
+    }
     if (team_.done_.fetch_add(last - first, std::memory_order_acq_rel) + last - first == n) {
       team_.done_.store(0, std::memory_order_relaxed);
       team_.next_.store(static_cast<uint64_t>(phase + 1) << 32, std::memory_order_release);
