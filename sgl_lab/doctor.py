@@ -101,8 +101,8 @@ def _torch(native: Finding) -> Iterator[Finding]:
 
 def _native() -> Finding:
     """The step in C++, which is taken where it is built."""
-    path = build.library_path(store.cache_dir())
-    if path.exists():
+    path = build.built(store.cache_dir())
+    if path is not None:
         return Finding("ok", "native step", str(path))
     return Finding("-", "native step", build.obstacle() or "not built", build.advice() or "models run on torch instead")
 
@@ -121,11 +121,11 @@ def _program(subject: str, names: tuple[str, ...], hint: str) -> Finding:
 
 def _models() -> Iterator[Finding]:
     place = store.cache_dir()
-    existing = next(folder for folder in (place, *place.parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
-    if not os.access(existing, os.W_OK):
-        yield Finding("problem", "model cache", f"{place} cannot be written", "set SGL_LAB_CACHE to a folder of yours")
-    elif free < 2**30:
+    existing = next(folder for folder in (place, *place.parents) if os.path.exists(folder))
+    if (reason := store.unwritable()) is not None:
+        hint = "models that are there run; for others set SGL_LAB_CACHE to a folder of yours"
+        yield Finding("problem", "model cache", reason, hint)
+    elif (free := shutil.disk_usage(existing).free) < 2**30:
         yield Finding("problem", "model cache", f"{place} has {free / 2**20:.0f} MiB left", "make room, or set SGL_LAB_CACHE")
     else:
         yield Finding("ok", "model cache", f"{place}, {free / 2**30:.0f} GiB free")

@@ -48,7 +48,8 @@ machine it costs a sixth (46 and 38 tokens/s)."""
 class Lab:
     """A model in this process, its cache, and the log of all that happens to it.
 
-    model         a built-in name (`smollm2`), a hub id, a folder or a .gguf file
+    model         a built-in name (`smollm2`), a hub id, a folder or a .gguf file; also a `pathlib.Path`. What the hub's own
+                  library has in its cache needs no network
     device        cpu, cuda, cuda:1; None is a GPU where there is one that our kernels run on
     dtype         float32, bfloat16, int8 or int4; None is bfloat16 on CUDA. On a CPU it is what the file has (a
                   GGUF's own 4 or 8 bits, else bfloat16) on the native step where that is built, and float32 on torch elsewhere
@@ -59,7 +60,7 @@ class Lab:
     evict         which unused part of the tree goes first: lru, lfu or fifo
     draft_tokens  how many tokens are guessed at a time from what was said before, and drawn in one step as far as they come true; 0 is none
     jump_forward  whether what a constraint leaves no choice about is said without being drawn, and needs no step of its own
-    threads       of the CPU; None leaves torch's own choice
+    threads       of the CPU, at most 64 or four times its cores; None leaves torch's own choice
     seed          of requests that name none
     deterministic whether `backend` is `deterministic_backend`: the same tokens and bitwise the same logprobs, whatever is
                   cached and whatever runs beside a program. The native step does so anyway; on torch it costs speed
@@ -71,7 +72,7 @@ class Lab:
 
     def __init__(
         self,
-        model: str = BUILT_IN,
+        model: str | os.PathLike[str] = BUILT_IN,
         *,
         device: str | None = None,
         dtype: str | None = None,
@@ -100,6 +101,7 @@ class Lab:
         from .engine.run.choose import make_runner
         from .engine.run.kv import pages_for
 
+        model = os.fspath(model) if isinstance(model, os.PathLike) else model
         _check_text(model=model, device=device, dtype=dtype)
         _check_sizes(page_size=page_size, threads=threads, cache_tokens=cache_tokens, cache_mib=cache_mib)
         if cache_tokens is not None and cache_mib is not None:
@@ -348,6 +350,9 @@ def _check_sizes(*, page_size: object, **others: object) -> None:
     for name, value in {"page_size": page_size, **others}.items():
         if not (type(value) is int and value >= 1) and (value is not None or name == "page_size"):
             raise BadArgument(f"{name} must be a whole number, 1 or more, not {value!r}")
+    threads, most = others.get("threads"), max(64, 4 * (os.cpu_count() or 1))
+    if isinstance(threads, int) and threads > most:  # torch's own threads end the process where the system has no more of them
+        raise BadArgument(f"threads must be at most {most} on this machine of {os.cpu_count()} cores, not {threads}")
 
 
 def _trim() -> None:

