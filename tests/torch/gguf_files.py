@@ -9,7 +9,7 @@ from typing import Any
 import gguf
 import numpy as np
 import numpy.typing as npt
-from gguf.quants import quantize
+from gguf.quants import dequantize, quantize
 from safetensors.numpy import load_file
 
 NAMES = {
@@ -26,6 +26,7 @@ NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+KINDS = gguf.GGMLQuantizationType.__members__
 
 
 def _name(name: str) -> str:
@@ -39,6 +40,39 @@ def _name(name: str) -> str:
 def _interleaved(weight: npt.NDArray[np.float32], heads: int) -> npt.NDArray[np.float32]:
     """The order in which GGUF keeps the rows of q and k."""
     return weight.reshape(heads, 2, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+
+
+def stored(weight: npt.NDArray[np.float32], kind: gguf.GGMLQuantizationType) -> npt.NDArray[np.uint8]:
+    """The bytes of a matrix; where the library cannot quantise to that type, random ones that mean weights of the usual size."""
+    try:
+        return quantize(weight, kind)
+    except NotImplementedError:
+        block, n_bytes = gguf.GGML_QUANT_SIZES[kind]
+        data = np.random.default_rng(weight.shape).integers(0, 256, (len(weight), weight.shape[1] // block, n_bytes), np.uint8)
+        size = 1.0
+        for _ in range(2):
+            for at, scale in SCALES[kind.name].items():
+                data[..., at : at + 2] = np.array([size * scale], np.float16).view(np.uint8)
+            size *= 0.05 / float(dequantize(data.reshape(len(weight), -1), kind).std())
+        return data.reshape(len(weight), -1)
+
+
+SCALES = {"Q2_K": {80: 1.0, 82: 1.5}, "Q3_K": {108: 1.0}, "Q4_K": {0: 1.0, 2: 7.5}, "Q5_K": {0: 1.0, 2: 15.5}, "Q6_K": {208: 1.0}}
+"""where a block has its scales of 16 bits, with what makes the mean of its weights nearly 0"""
+
+
+def values(path: Path, heads: dict[str, int]) -> dict[str, npt.NDArray[np.float32]]:
+    """What a file's tensors mean to the format's own library, under their Hugging Face names. `heads` is of q_proj and k_proj."""
+    names = {name: ours for ours, name in NAMES.items()}
+    found = {}
+    for tensor in gguf.GGUFReader(path).tensors:
+        *block, part, kind = tensor.name.split(".")
+        weight = dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        name = names[part].rpartition(".")[2]
+        if name in heads:
+            weight = weight.reshape(heads[name], -1, 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+        found[f"model.layers.{block[1]}.{names[part]}.{kind}" if block else f"{names[part]}.{kind}"] = weight
+    return found
 
 
 def write_gguf(
@@ -86,8 +120,7 @@ def write_gguf(
         if weight.ndim == 1 or kind == "F32":
             writer.add_tensor(_name(name), weight.astype(np.float32))
         else:
-            stored = gguf.GGMLQuantizationType[kind]
-            writer.add_tensor(_name(name), quantize(weight, stored), raw_dtype=stored)
+            writer.add_tensor(_name(name), stored(weight, KINDS[kind]), raw_dtype=KINDS[kind])
     for name, values in (extra or {}).items():
         writer.add_tensor(name, values)
     writer.write_header_to_file()

@@ -30,6 +30,22 @@ SHAPES: dict[str, dict[str, Any]] = {
     "linear scaling": {"rope_scaling": {"type": "linear", "factor": 4.0}},
     "llama3 scaling": {"rope_scaling": LLAMA3, "rope_theta": 500_000.0},
     "rope_parameters": {"rope_parameters": LLAMA3 | {"rope_theta": 1000.0}},
+    "scaling beside empty parameters": {"rope_parameters": {}, "rope_scaling": {"type": "linear", "factor": 4.0}},
+    "scaling beside other parameters": {"rope_parameters": {"rope_theta": 100.0}, "rope_scaling": {"type": "linear", "factor": 4.0}},
+    "dynamic scaling": {"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}},
+    "a divisor each": {
+        "rope_scaling": {
+            "rope_type": "longrope",
+            "short_factor": [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5],
+            "long_factor": [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5],
+            "attention_factor": 1.0,
+            "original_max_position_embeddings": 256,
+        }
+    },
+    "origin outside": {"rope_scaling": LLAMA3 | {"original_max_position_embeddings": 8}, "original_max_position_embeddings": 64},
+    "swish": {"hidden_act": "swish"},
+    "defaults": {"head_dim": None, "num_key_value_heads": None, "rms_norm_eps": 1e-6},
+    "mistral's biases": {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "attention_bias": False, "sliding_window": None},
     "mistral": {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None},
 }
 

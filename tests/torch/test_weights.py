@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
 import shutil
@@ -24,6 +25,7 @@ from sgl_lab.engine.model.gguf_file import GgufFile
 from sgl_lab.engine.model.llama import inverse_frequencies
 from sgl_lab.engine.model.load import LoadedModel, load_model
 from sgl_lab.engine.model.spec import spec_from_config
+from sgl_lab.engine.model.weights import Checkpoint
 
 from .gguf_files import write_gguf
 from .tiny import CONFIG, Sequences, load_tiny, scores, tokens, write_tiny
@@ -102,6 +104,41 @@ def test_what_fails_on_the_way_leaves_no_folder(tmp_path: Path) -> None:
     assert convert(path, "toy", tmp_path / "cache", unseen).is_dir()
 
 
+def test_a_gguf_loads_where_nothing_can_be_kept_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_gguf(tmp_path / "toy.GGUF", write_tiny(tmp_path / "hf"), "Q8_0")
+    (tmp_path / "cache").write_text("a file")
+    (tmp_path / "once").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "once"))
+    assert torch.equal(logprobs(load(path, tmp_path / "cache")), logprobs(load(path, tmp_path / "kept")))
+    assert not [*(tmp_path / "once").iterdir()]
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "cache"))
+    with pytest.raises(ModelError, match=r"cannot write .*cache.*set SGL_LAB_CACHE") as caught:
+        load(path, tmp_path / "cache")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_was_written_again_is_converted_again(tmp_path: Path) -> None:
+    """However alike the two are."""
+    folder = write_tiny(tmp_path / "hf")
+    path = write_gguf(tmp_path / "toy.gguf", folder)
+    first = convert(path, "toy", tmp_path, unseen)
+    os.utime(path, ns=(1, 1))
+    assert convert(path, "toy", tmp_path, unseen) != first
+
+
+def test_a_tensor_that_is_read_is_its_readers_own(tmp_path: Path, tiny_folder: Path) -> None:
+    names = [f"model.layers.0.self_attn.{x}_proj.weight" for x in "qkv"]
+    stored = load_file(tiny_folder / "model.safetensors")
+    with Checkpoint(tiny_folder) as checkpoint:
+        for dtype in (None, torch.float32, torch.bfloat16):
+            parts = [checkpoint.read(name, dtype=dtype) for name in names]
+            joined = checkpoint.read(*names, dtype=dtype)
+            checkpoint.read("model.embed_tokens.weight", dtype=dtype)
+            assert all(torch.equal(part, stored[name].to(part.dtype)) for part, name in zip(parts, names, strict=True))
+            assert torch.equal(joined, torch.cat(parts))
+            assert len({tensor.data_ptr() for tensor in (*parts, joined)}) == 4
+
+
 def test_shards_and_mixed_types_are_one_model(tmp_path: Path, tiny_folder: Path) -> None:
     tensors = load_file(tiny_folder / "model.safetensors")
     half = {name: tensor.half().float() for name, tensor in tensors.items()}
@@ -135,6 +172,56 @@ def test_llama3_scaling_is_found_in_a_gguf(tmp_path: Path) -> None:
     torch.testing.assert_close(inverse_frequencies(spec_from_config(config_from_gguf(GgufFile(path)))), wanted)
 
 
+@pytest.mark.parametrize("origin", [4096, 8192, 65_536])
+def test_divisors_of_any_origin_are_those_of_the_file(tmp_path: Path, origin: int) -> None:
+    folder = write_tiny(tmp_path / "hf", rope_theta=500_000.0, max_position_embeddings=131_072)
+    config = json.loads((folder / "config.json").read_text())
+    scaled = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.5, "high_freq_factor": 7.0}
+    scaled["original_max_position_embeddings"] = origin
+    plain, wanted = (inverse_frequencies(spec_from_config(config | more)) for more in ({}, {"rope_scaling": scaled}))
+    path = write_gguf(tmp_path / "toy.gguf", folder, extra={"rope_freqs.weight": (plain / wanted).numpy().astype(np.float32)})
+    assert not torch.equal(plain, wanted)
+    torch.testing.assert_close(inverse_frequencies(spec_from_config(config_from_gguf(GgufFile(path)))), wanted)
+
+
+@pytest.mark.parametrize(
+    ("entries", "factor"),
+    [
+        ({"llama__rope__scale_linear": 4.0}, 4),
+        ({"llama__rope__scaling__factor": 4.0}, 4),
+        ({"llama__rope__scaling__type": "linear", "llama__rope__scaling__factor": 4.0, "llama__rope__scale_linear": 2.0}, 4),
+        ({"llama__rope__scaling__type": "none", "llama__rope__scaling__factor": 4.0}, 1),
+        ({"llama__rope__scaling__type": "linear"}, 1),
+    ],
+    ids=str,
+)
+def test_a_linear_factor_is_read_as_llama_cpp_reads_it(tmp_path: Path, tiny_folder: Path, entries: dict[str, Any], factor: float) -> None:
+    plain, scaled = (
+        inverse_frequencies(spec_from_config(config_from_gguf(GgufFile(write_gguf(tmp_path / "toy.gguf", tiny_folder, **more)))))
+        for more in ({}, entries)
+    )
+    torch.testing.assert_close(scaled, plain / factor)
+
+
+@pytest.mark.parametrize("case", ["another head", "the same head", "the head alone"])
+def test_a_tied_head_that_is_stored_is_what_transformers_makes_of_it(tmp_path: Path, case: str) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder = write_tiny(tmp_path / "m", tie_word_embeddings=True)
+    tensors = load_file(folder / "model.safetensors")
+    embedding = tensors["model.embed_tokens.weight"]
+    tensors["lm_head.weight"] = embedding.flip(0).contiguous() if case == "another head" else embedding.clone()
+    if case == "the head alone":
+        del tensors["model.embed_tokens.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    prompt = tokens(20)
+    with torch.inference_mode():
+        theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(torch.tensor([prompt])).logits[0].log_softmax(-1)
+    loaded = load(folder, tmp_path)
+    assert loaded.spec.tied == (case != "another head")
+    torch.testing.assert_close(logprobs(loaded), theirs, rtol=0, atol=1e-4)
+
+
 # ---------------------------------------------------------------- what cannot be read
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
@@ -150,6 +237,25 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a wrong shape": ({"intermediate_size": 97}, "shape"),
     "a missing tensor": ({"num_hidden_layers": 3}, "layers.2"),
     "a wild vocabulary": ({"vocab_size": 2_000_000}, "shape"),
+    "another model's type": ({"model_type": "qwen2"}, "qwen2"),
+    "biases it does not have": ({"mlp_bias": True}, "gate_proj.bias is missing"),
+    "a scaling of attention that depends on the length": (
+        {"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "factor": 2.0}},
+        "longrope",
+    ),
+    "one scaling in each spelling": ({"rope_parameters": {}, "rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
+    "a scaling a layer": ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "full_attention"),
+    "rotary positions on a part": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
+    "rotary positions on a part, in their own table": (
+        {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+        "partial_rotary_factor 0.5",
+    ),
+    "interleaved rotary positions": ({"rope_interleaved": True}, "rope_interleaved"),
+    "scaled logits": ({"logits_scaling": 8.0}, "logits_scaling 8.0"),
+    "capped logits": ({"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+    "experts": ({"num_local_experts": 8}, "num_local_experts 8"),
+    "layers that slide": ({"layer_types": ["sliding_attention", "full_attention"]}, "layer_types"),
+    "quantised by mlx": ({"quantization": {"bits": 4}}, "quantised"),
 }
 
 
@@ -171,6 +277,17 @@ def test_a_configuration_that_does_not_fit_is_named(tmp_path: Path, tiny_folder:
         ({"tokenizer__ggml__merges": ["h"]}, "merge"),
         ({"tokenizer__ggml__tokens": ["a", "a"]}, "twice"),
         ({"llama__rope__scaling__type": "yarn"}, "yarn"),
+        ({"llama__rope__scaling__attn_factor": 1.2}, "llama.rope.scaling.attn_factor 1.2"),
+        ({"llama__attention__value_length": 8, "llama__attention__key_length": 16}, "values of 8 dimensions"),
+        ({"llama__rope__dimension_count": 8, "llama__attention__key_length": 16}, "rotary positions on 8 of 16"),
+        ({"llama__attention__causal": False}, "causal"),
+        ({"llama__logit_scale": 0.5}, "llama.logit_scale 0.5"),
+        ({"llama__attention__clamp_kqv": 8.0}, "llama.attention.clamp_kqv 8.0"),
+        ({"llama__use_parallel_residual": True}, "use_parallel_residual"),
+        ({"llama__attention__head_count_kv": [2, 1]}, "num_key_value_heads"),
+        ({"split__count": 2}, "split"),
+        ({"general__type": "adapter"}, "adapter"),
+        ({"general__quantization_version": 1}, "older version"),
         ({"llama__expert_count": 8}, "experts"),
         ({"llama__block_count": None}, "num_hidden_layers"),
         ({"llama__block_count": 3}, "layers.2"),
@@ -182,6 +299,61 @@ def test_a_gguf_that_is_not_supported_says_why(tmp_path: Path, tiny_folder: Path
     with pytest.raises(ModelError, match=said):
         load(path, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.layers.0.self_attn.q_proj.bias", "model.layers.1.self_attn.q_norm.weight", "model.layers.2.mlp.up_proj.weight", "score.weight"],
+)
+def test_a_tensor_that_no_such_model_reads_is_named(tmp_path: Path, tiny_folder: Path, name: str) -> None:
+    """The biases of a Qwen2 checkpoint under the name of Llama are the first of them."""
+    shutil.copytree(tiny_folder, tmp_path / "m")
+    tensors = load_file(tiny_folder / "model.safetensors")
+    save_file(tensors | {name: torch.zeros(64)}, tmp_path / "m" / "model.safetensors")
+    with pytest.raises(ModelError, match=f"tensor {name} is stored"):
+        load(tmp_path / "m", tmp_path)
+    rows = np.zeros(64, np.float32)
+    stored = {"blk.1.attn_q_norm.weight": rows} if "norm" in name else {"blk.0.attn_k.bias": rows}
+    with pytest.raises(ModelError, match=f"tensor '{next(iter(stored))}' is stored"):
+        load(write_gguf(tmp_path / "toy.gguf", tiny_folder, extra=stored), tmp_path)
+
+
+def test_what_the_configuration_says_anyway_may_be_stored(tmp_path: Path, tiny_folder: Path) -> None:
+    """Old conversions have the rotary frequencies beside the weights, which transformers does not read either."""
+    shutil.copytree(tiny_folder, tmp_path / "m")
+    tensors = load_file(tiny_folder / "model.safetensors")
+    frequencies = {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": torch.ones(8) for i in range(2)}
+    save_file(tensors | frequencies, tmp_path / "m" / "model.safetensors")
+    assert torch.equal(logprobs(load(tmp_path / "m", tmp_path)), logprobs(load(tiny_folder, tmp_path)))
+
+
+def test_a_tensor_in_two_shards_or_in_another_than_the_index_says_is_named(tmp_path: Path, tiny_folder: Path) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(tiny_folder, folder)
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    save_file({"lm_head.weight": torch.zeros(97, 64)}, folder / "b.safetensors")
+    with pytest.raises(ModelDamaged, match=r"lm_head\.weight is in a\.safetensors and in b\.safetensors"):
+        load(folder, tmp_path)
+    (folder / "b.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.bias": "a.safetensors"}}))
+    with pytest.raises(ModelDamaged, match=r"model\.norm\.bias is not in a\.safetensors"):
+        load(folder, tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["overlap", "hole", "tail"])
+def test_a_file_whose_tensors_do_not_lie_side_by_side_is_damaged(tmp_path: Path, tiny_folder: Path, damage: str) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "m")
+    file = tmp_path / "m" / "model.safetensors"
+    data = file.read_bytes()
+    n = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + n])
+    last = max((name for name in header if name != "__metadata__"), key=lambda name: header[name]["data_offsets"])
+    shift = {"overlap": -64, "hole": 64, "tail": 0}[damage]
+    header[last]["data_offsets"] = [place + shift for place in header[last]["data_offsets"]]
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + n :] + (b"" if damage == "overlap" else bytes(64)))
+    with pytest.raises(ModelDamaged, match=r"begin where|belong to no tensor"):
+        load(tmp_path / "m", tmp_path)
 
 
 def test_what_is_not_there_is_missing(tmp_path: Path, tiny_folder: Path) -> None:
@@ -198,6 +370,13 @@ def test_pickled_weights_are_never_read(tmp_path: Path, tiny_folder: Path) -> No
     shutil.copytree(tiny_folder, tmp_path / "m")
     (tmp_path / "m" / "model.safetensors").rename(tmp_path / "m" / "pytorch_model.bin")
     with pytest.raises(ModelMissing, match="never pickled"):
+        load(tmp_path / "m", tmp_path)
+
+
+def test_an_adapter_is_not_left_out_silently(tmp_path: Path, tiny_folder: Path) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "m")
+    (tmp_path / "m" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="adapter"):
         load(tmp_path / "m", tmp_path)
 
 

@@ -12,13 +12,18 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 
+def _has_layout(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has a layout of its own for such weights on this CPU; without AVX-512 it has none for bfloat16."""
+    return torch._C._has_mkldnn and (dtype is torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 class Linear:
     """y = x @ weight.T + bias. `weight` is copied, `bias` is kept."""
 
     __slots__ = ("_packed", "bias", "weight")
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, pack: bool = True) -> None:
-        self._packed = pack and weight.device.type == "cpu" and torch._C._has_mkldnn
+        self._packed = pack and weight.device.type == "cpu" and _has_layout(weight.dtype)
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if self._packed else weight.clone()
         """as it is multiplied with: of a CPU's own layout"""
         self.bias = bias

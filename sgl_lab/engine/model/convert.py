@@ -8,6 +8,7 @@ own metadata. The folder appears whole or not at all; two processes take turns.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import struct
@@ -25,7 +26,7 @@ from .spec import LlamaSpec, spec_from_config
 from .vocab import tokenizer_files
 from .weights import fingerprint
 
-VERSION = "1"
+VERSION = "2"
 """Part of a converted folder's name: raise it when a conversion would come out differently."""
 
 _KEPT = {0: ("F32", 4), 1: ("F16", 2), 30: ("BF16", 2)}
@@ -46,16 +47,24 @@ _NAMES = {
     "ffn_down": "mlp.down_proj",
 }
 
+_DIVISORS = "rope_freqs.weight"
+
 _CHUNK_BYTES = 8 << 20
+_MAX_LIST = 1024
+"""items of an array that is not the tokenizer's"""
+
+
+class CacheUnwritable(ModelError):
+    """The converted folder cannot be written where it should be."""
 
 
 def convert(path: Path, name: str, cache_dir: Path, progress: Progress) -> Path:
-    """The converted folder of a GGUF file, made now if it is not there yet. ModelError, ModelDamaged."""
+    """The converted folder of a GGUF file, made now if it is not there yet. ModelError, ModelDamaged, CacheUnwritable."""
     from filelock import FileLock
 
     label = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:80] or "model"
-    target = cache_dir / "converted" / f"{label}-{fingerprint([path])}-v{VERSION}"
-    if target.is_dir():
+    target = cache_dir / "converted" / f"{label}-{fingerprint([path], times=True)}-v{VERSION}"
+    if os.path.isdir(target):
         return target
     gguf = GgufFile(path)
     config = config_from_gguf(gguf)
@@ -67,78 +76,137 @@ def convert(path: Path, name: str, cache_dir: Path, progress: Progress) -> Path:
         with FileLock(target.with_name(target.name + ".lock")):
             if not target.is_dir():
                 _write_folder(target, gguf, spec, tensors, files, progress)
-    except OSError as error:
-        raise ModelError(f"cannot write {target}: {error.strerror or error}", hint="free some space or choose another cache") from None
+    except (OSError, NotImplementedError) as error:  # the second from filelock, where a file system has no locks
+        hint = "make room, or set SGL_LAB_CACHE to a folder of yours"
+        raise CacheUnwritable(f"cannot write {target}: {getattr(error, 'strerror', None) or error}", hint=hint) from None
     return target
 
 
+_SAYS_NOTHING = {"vocab_size", "tensor_data_layout", "rope.scaling.original_context_length", "rope.scaling.finetuned"}
+"""Entries on which no result depends: the embedding has its own size, and the rest belongs to scalings that are refused."""
+
+
+class _Metadata:
+    """The entries of a GGUF that are about its model, numbers of arrays as lists; it knows which of them were asked for."""
+
+    def __init__(self, gguf: GgufFile) -> None:
+        self._left = {key: _listed(value) for key, value in gguf.metadata.items() if not key.startswith("tokenizer.")}
+        self._path = gguf.path
+
+    def general(self, key: str, default: Any = None) -> Any:
+        return self._left.get(key, default)
+
+    def take(self, key: str, default: Any = None) -> Any:
+        return self._left.pop(f"llama.{key}", default)
+
+    def expect_nothing_left(self) -> None:
+        """ModelError for an entry that nobody took and that is set: it would change what is computed."""
+        for key, value in self._left.items():
+            family, _, name = key.partition(".")
+            is_scale = name.endswith(("scale", "factor")) and value == 1
+            if family == "llama" and name not in _SAYS_NOTHING and value and not is_scale:
+                raise ModelError(f"{self._path}: {key:.80} {value!r:.40} is not supported")
+
+
+def _listed(value: Any) -> Any:
+    return value[:_MAX_LIST].tolist() if isinstance(value, np.ndarray) else value
+
+
 def config_from_gguf(gguf: GgufFile) -> dict[str, Any]:
-    """The `config.json` that says what this file's metadata say."""
-    metadata = gguf.metadata
-    architecture = metadata.get("general.architecture")
-    if architecture != "llama" or metadata.get("llama.expert_count"):
-        known = f"{architecture!r:.80}" + (" with experts" if architecture == "llama" else "")
-        raise ModelError(f"{gguf.path}: architecture {known} is not supported", hint="supported: llama")
+    """The `config.json` that says what this file's metadata say. ModelError names the entry that is not understood."""
+    metadata = _Metadata(gguf)
+    architecture, kind = metadata.general("general.architecture"), metadata.general("general.type", "model")
+    if architecture != "llama" or kind != "model":
+        what = f"architecture {architecture!r:.80}" if architecture != "llama" else f"a GGUF of type {kind!r:.40}"
+        raise ModelError(f"{gguf.path}: {what} is not supported", hint="supported: models of architecture llama")
+    if (n_files := metadata.general("split.count", 0)) not in (0, 1):
+        raise ModelError(
+            f"{gguf.path} is one of the {n_files!r:.20} files of a model that was split", hint="join them: llama-gguf-split --merge"
+        )
+    if metadata.general("general.quantization_version", 2) != 2:
+        raise ModelError(f"{gguf.path}: its blocks are of an older version of ggml", hint="fetch a newer file")
+    if metadata.take("expert_count"):
+        raise ModelError(f"{gguf.path}: architecture 'llama' with experts is not supported", hint="supported: llama")
+    metadata.take("expert_used_count")
+    if metadata.take("attention.causal", True) is not True:
+        raise ModelError(f"{gguf.path}: llama.attention.causal False is not supported")
     embedding = gguf.tensors.get("token_embd.weight")
+    rotary = metadata.take("rope.dimension_count")
+    head_dim = metadata.take("attention.key_length", rotary)
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "hidden_act": "silu",
         "dtype": "float32",
         "vocab_size": embedding.shape[0] if embedding and embedding.shape else None,
-        "hidden_size": metadata.get("llama.embedding_length"),
-        "intermediate_size": metadata.get("llama.feed_forward_length"),
-        "num_hidden_layers": metadata.get("llama.block_count"),
-        "num_attention_heads": metadata.get("llama.attention.head_count"),
-        "num_key_value_heads": metadata.get("llama.attention.head_count_kv"),
-        "head_dim": metadata.get("llama.attention.key_length", metadata.get("llama.rope.dimension_count")),
-        "max_position_embeddings": metadata.get("llama.context_length"),
-        "sliding_window": metadata.get("llama.attention.sliding_window"),
-        "rms_norm_eps": metadata.get("llama.attention.layer_norm_rms_epsilon"),
-        "rope_theta": metadata.get("llama.rope.freq_base"),
+        "hidden_size": metadata.take("embedding_length"),
+        "intermediate_size": metadata.take("feed_forward_length"),
+        "num_hidden_layers": metadata.take("block_count"),
+        "num_attention_heads": metadata.take("attention.head_count"),
+        "num_key_value_heads": metadata.take("attention.head_count_kv"),
+        "head_dim": head_dim,
+        "max_position_embeddings": metadata.take("context_length"),
+        "sliding_window": metadata.take("attention.sliding_window"),
+        "rms_norm_eps": metadata.take("attention.layer_norm_rms_epsilon"),
+        "rope_theta": metadata.take("rope.freq_base"),
         "tie_word_embeddings": "output.weight" not in gguf.tensors,
         "attention_bias": "blk.0.attn_q.bias" in gguf.tensors,
         "mlp_bias": "blk.0.ffn_gate.bias" in gguf.tensors,
-        "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": metadata.get("tokenizer.ggml.eos_token_id"),
+        "bos_token_id": _listed(gguf.metadata.get("tokenizer.ggml.bos_token_id")),
+        "eos_token_id": _listed(gguf.metadata.get("tokenizer.ggml.eos_token_id")),
     }
-    rotary = metadata.get("llama.rope.dimension_count", config["head_dim"])
-    if rotary != config["head_dim"]:
-        raise ModelError(f"{gguf.path}: rotary positions on {rotary!r:.20} of {config['head_dim']!r:.20} dimensions are not supported")
-    if (scaling := _rope_scaling(gguf)) is not None:
-        config["rope_scaling"] = scaling
+    if rotary not in (None, head_dim):
+        raise ModelError(f"{gguf.path}: rotary positions on {rotary!r:.20} of {head_dim!r:.20} dimensions are not supported")
+    if (value_dim := metadata.take("attention.value_length", head_dim)) != head_dim:
+        raise ModelError(f"{gguf.path}: values of {value_dim!r:.20} dimensions beside keys of {head_dim!r:.20} are not supported")
+    config["rope_scaling"] = _rope_scaling(gguf, metadata, config["max_position_embeddings"])
+    metadata.expect_nothing_left()
     return {key: value for key, value in config.items() if value is not None}
 
 
-def _rope_scaling(gguf: GgufFile) -> dict[str, Any] | None:
-    kind = gguf.metadata.get("llama.rope.scaling.type", "none")
-    if kind == "linear":
-        return {"rope_type": "linear", "factor": gguf.metadata.get("llama.rope.scaling.factor")}
-    if kind != "none":
+def _rope_scaling(gguf: GgufFile, metadata: _Metadata, context: object) -> dict[str, Any] | None:
+    """As llama.cpp reads it: a factor alone is a linear one, and a divisor for each frequency comes on top."""
+    kind = metadata.take("rope.scaling.type", "linear")
+    factor, older = metadata.take("rope.scaling.factor"), metadata.take("rope.scale_linear")
+    factor = 1.0 if kind == "none" else factor or older or 1.0  # 0 is none
+    if kind not in ("linear", "none"):
         raise ModelError(f"{gguf.path}: rotary scaling {kind!r:.40} is not supported (linear and llama3 are)")
-    factors = gguf.tensors.get("rope_freqs.weight")
-    if factors is None:
-        return None
-    # llama3 scaling is stored as its result, one divisor a frequency. The slowest frequency is divided by the
-    # full factor; the other three constants are the same in every published model.
-    if factors.kind != 0 or not factors.n_bytes:
-        raise ModelDamaged(f"{gguf.path}: rope_freqs.weight must be F32")
-    constants = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-    return {"rope_type": "llama3", "factor": float(gguf.raw(factors).view("<f4").max())} | constants
+    stored = gguf.tensors.get(_DIVISORS)
+    if stored is None:
+        return None if factor == 1 else {"rope_type": "linear", "factor": factor}
+    if stored.kind != 0 or len(stored.shape) != 1 or not isinstance(factor, float):
+        raise ModelDamaged(f"{gguf.path}: {_DIVISORS} must be a row of F32, and a factor a number")
+    # What llama3 scaling comes to: one divisor for each frequency, said in the way transformers knows.
+    divisors = (gguf.raw(stored).view("<f4").astype(np.float64) * factor).tolist()
+    return {
+        "rope_type": "longrope",
+        "short_factor": divisors,
+        "long_factor": divisors,
+        "attention_factor": 1.0,
+        "original_max_position_embeddings": context,
+    }
 
 
 def _renamed(gguf: GgufFile, spec: LlamaSpec) -> dict[str, GgufTensor]:
     """The file's tensors under their Hugging Face names, exactly those the spec asks for, in its shapes."""
+    expected = spec.tensors()
     found: dict[str, GgufTensor] = {}
     for name, tensor in gguf.tensors.items():
-        if renamed := hugging_face_name(name):
+        renamed = hugging_face_name(name)
+        if renamed in expected:
             found[renamed] = tensor
-    expected = spec.tensors()
+        elif name != _DIVISORS:
+            raise ModelError(
+                f"{gguf.path}: tensor {name!r:.80} is stored, and a model of this configuration reads no such tensor",
+                hint="the file must name the architecture that its weights are of",
+            )
     for name, shape in expected.items():
         if name not in found:
             raise ModelDamaged(f"{gguf.path}: tensor {name} is missing")
-        if found[name].shape != shape or (len(shape) == 1 and found[name].kind not in _KEPT):
+        if found[name].shape != shape:
             raise ModelDamaged(f"{gguf.path}: tensor {name} has shape {found[name].shape}, the metadata say {shape}")
+        if len(shape) == 1 and found[name].kind not in _KEPT:
+            raise ModelError(f"{gguf.path}: tensor {name} is a row stored as type {found[name].kind}, not as F32, F16 or BF16")
     return {name: found[name] for name in expected}
 
 
@@ -183,7 +251,9 @@ def _write_tensors(out: BinaryIO, gguf: GgufFile, spec: LlamaSpec, tensors: dict
     n_total = 8 + len(text) + end
     free = shutil.disk_usage(Path(out.name).parent).free
     if n_total > free:
-        raise ModelError(f"{n_total >> 20} MiB are needed to unpack {gguf.path.name}, {free >> 20} MiB are free", hint="free some space")
+        raise CacheUnwritable(
+            f"{n_total >> 20} MiB are needed to unpack {gguf.path.name}, {free >> 20} MiB are free", hint="free some space"
+        )
     out.write(struct.pack("<Q", len(text)) + text)
     for name, tensor in tensors.items():
         heads = spec.n_heads if ".q_proj." in name else spec.n_kv_heads if ".k_proj." in name else None

@@ -12,9 +12,10 @@ from ..kernels.linear import Linear
 from ..kernels.native.pack import Kind
 from .gguf_file import GgufFile
 from .grouped import Groups
-from .llama import Llama, Read
+from .llama import Llama
 from .packed import expect_fit
 from .spec import LlamaSpec
+from .weights import Read
 
 
 class PackedLinear(Linear):

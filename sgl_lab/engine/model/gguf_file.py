@@ -119,6 +119,8 @@ class GgufFile:
         n_tensors = self._count("<Q", _MAX_TENSORS, "tensors")
         for _ in range(self._count("<Q", _MAX_ENTRIES, "metadata entries")):
             key = self._string()
+            if key in self.metadata:
+                raise self._damaged(f"metadata entry {key!r:.80} is there twice")
             self.metadata[key] = self._value(self._number("<I"))
         infos = [self._tensor_info() for _ in range(n_tensors)]
         alignment = self.metadata.get("general.alignment", 32)
@@ -129,6 +131,11 @@ class GgufFile:
             self.tensors[name] = self._placed(name, shape, kind, data + offset)
         if len(self.tensors) < len(infos):
             raise self._damaged("a tensor is named twice")
+        end = data
+        for name, tensor in self.tensors.items():
+            if tensor.offset != end:
+                raise self._damaged(f"tensor {name!r:.80} does not begin where the one before it ends")
+            end += -(-tensor.n_bytes // alignment) * alignment
 
     def _tensor_info(self) -> tuple[str, tuple[int, ...], int, int]:
         name = self._string()

@@ -16,20 +16,18 @@ from torch import Tensor
 from ..kernels.native.pack import GROUP, Grouped, Kind, quantise
 from .gguf_file import GgufFile, GgufTensor
 from .spec import LlamaSpec
-
-Floats = Callable[[str], Tensor]
-"""name -> that tensor as floats"""
+from .weights import Read
 
 Join = Callable[[list[Tensor]], Tensor]
 """of weights that are multiplied together, part by part of their numbers, one"""
 
 
 class Groups:
-    """`floats` supplies tensors under their Hugging Face names; `gguf` is the file they were unpacked from, if they were."""
+    """`read` supplies tensors under their Hugging Face names; `gguf` is the file they were unpacked from, if they were."""
 
-    def __init__(self, spec: LlamaSpec, floats: Floats, gguf: GgufFile | None) -> None:
+    def __init__(self, spec: LlamaSpec, read: Read, gguf: GgufFile | None) -> None:
         self._spec = spec
-        self._floats = floats
+        self._read = read
         self._gguf = gguf
         self._stored = {} if gguf is None else _stored(gguf)
 
@@ -48,7 +46,7 @@ class Groups:
         if self._gguf is not None and tensor is not None and tensor.kind in _GROUPED:
             heads = self._spec.n_heads if ".q_proj." in name else self._spec.n_kv_heads if ".k_proj." in name else None
             return _GROUPED[tensor.kind](gguf_rows(self._gguf, tensor, heads))
-        return quantise(self._floats(name), wanted)
+        return quantise(self._read(name), wanted)
 
 
 def kept_dtype(gguf: GgufFile | None) -> str:

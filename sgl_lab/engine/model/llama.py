@@ -17,15 +17,13 @@ from torch import Tensor
 
 from ..kernels.linear import Linear
 from .spec import LlamaSpec, RopeScaling
+from .weights import Read
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q [n, heads, dim], k [n, kv_heads, dim], v [n, kv_heads, dim]) -> [n, heads, dim]"""
 
 MakeLinear = Callable[[Sequence[str], Tensor | None], Linear]
 """(names of the weights that are stacked, bias) -> their linear"""
-
-Read = Callable[..., Tensor]
-"""(*names) -> those tensors stacked along their rows, in whatever type they are stored, valid until the next call"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +55,10 @@ class Llama:
         self.dtype = dtype
 
         def own(*names: str) -> Tensor:
-            return read(*names).to(device, dtype, copy=True)
+            return read(*names, dtype=dtype).to(device)
 
         def plain(names: Sequence[str], bias: Tensor | None) -> Linear:
-            return Linear(read(*names).to(device, dtype), bias)
+            return Linear(own(*names), bias)
 
         make = linear or plain
 
@@ -83,10 +81,11 @@ class Llama:
             return made
 
         with torch.inference_mode():
+            # The largest first: what making it takes besides is given back before the rest needs the room.
+            self.head = make(["model.embed_tokens.weight" if spec.tied else "lm_head.weight"], None)
             self.embedding = own("model.embed_tokens.weight")
             self.layers = [layer(index) for index in range(spec.n_layers)]
             self.norm = own("model.norm.weight")
-            self.head = make(["model.embed_tokens.weight" if spec.tied else "lm_head.weight"], None)
             self.frequencies = inverse_frequencies(spec).to(device)
 
     @property
@@ -140,6 +139,8 @@ def inverse_frequencies(spec: LlamaSpec) -> Tensor:
             return frequencies
         case RopeScaling(kind="linear", factor=factor):
             return frequencies / factor
+        case RopeScaling(kind="longrope", divisors=divisors):
+            return frequencies / torch.tensor(divisors)
         case scaling:
             return _llama3(frequencies, scaling)
 

@@ -5,8 +5,11 @@ Everything that can be wrong with the files is found before the first weight is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -21,7 +24,7 @@ from .llama import Llama
 from .memory import demand, mib
 from .packed import KINDS, PackedLlama, pack_llama, unfit
 from .place import find_place
-from .spec import LlamaSpec, spec_from_config
+from .spec import EMBEDDING, HEAD, LlamaSpec, spec_from_config
 from .tokenizer import Tokenizer
 from .weights import Checkpoint, fingerprint, read_json
 
@@ -67,46 +70,65 @@ def load_model(
     place = find_place(device).device
     if dtype is not None and dtype not in _DTYPES | KINDS:
         raise ModelError(f"dtype {dtype!r} is not supported", hint=did_you_mean(dtype, _DTYPES | KINDS))
-    folder = _folder(path, name, cache_dir, progress)
+    with _folder(path, name, cache_dir, progress) as folder:
+        spec, checkpoint = _checked(folder)
+        tokenizer = Tokenizer(folder, spec.vocab)
+        gguf = None if path.is_dir() or dtype in _DTYPES else GgufFile(path)
+        packs = place.type == "cpu" and native and unfit(spec) is None
+        chosen = dtype or ("bfloat16" if place.type == "cuda" else kept_dtype(gguf) if packs else "float32")
+        is_packed = chosen not in _DTYPES or (packs and chosen == "bfloat16")
+        n_bytes = _weight_bytes(spec, chosen, is_packed, place)
+        what, hint = f"{name} with {spec.n_params / 1e6:,.0f}M parameters in {chosen}", "choose a smaller dtype or a smaller model"
+        if place.type == "cpu":
+            demand(n_bytes, what, hint=hint)
+        if place.type == "cuda":
+            tuning.use(tuning.file_of(cache_dir, torch.cuda.get_device_name(place)))
+        total = spec.n_layers
+
+        def loaded(n_layers: int) -> None:
+            progress(n_layers, total, "loading weights")
+
+        model: Llama | PackedLlama
+        try:
+            with checkpoint:
+                if is_packed and place.type == "cuda":
+                    from .device_packed import packed_on_device  # loads Triton
+
+                    model = packed_on_device(spec, KINDS[chosen], checkpoint.read, gguf, place, loaded=loaded)
+                elif is_packed:
+                    model = pack_llama(spec, KINDS[chosen], checkpoint.read, gguf, loaded)
+                else:
+                    model = Llama(spec, checkpoint.read, device=place, dtype=_DTYPES[chosen], loaded=loaded)
+        except (torch.OutOfMemoryError, MemoryError):
+            raise OutOfMemory(f"{what} needs {mib(n_bytes)}, more than {place} has left", hint=hint) from None
+        return LoadedModel(name, spec, model, tokenizer, str(place), chosen, (name, fingerprint(checkpoint.files), chosen), n_bytes)
+
+
+def _checked(folder: Path) -> tuple[LlamaSpec, Checkpoint]:
+    """What the folder's configuration and its tensors say together.
+
+    As in transformers a head that is stored beside the embedding it should be tied to is one of its own where the two
+    differ, and serves as both where it is there alone.
+    """
     spec = spec_from_config(read_json(folder / "config.json"), str(folder / "config.json"))
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(f"{folder} has an adapter_config.json: adapters are not supported", hint="merge the adapter into the weights")
     checkpoint = Checkpoint(folder)
-    checkpoint.check(spec.tensors())
-    tokenizer = Tokenizer(folder, spec.vocab)
-    gguf = None if path.is_dir() or dtype in _DTYPES else GgufFile(path)
-    packs = place.type == "cpu" and native and unfit(spec) is None
-    chosen = dtype or ("bfloat16" if place.type == "cuda" else kept_dtype(gguf) if packs else "float32")
-    is_packed = chosen not in _DTYPES or (packs and chosen == "bfloat16")
-    n_bytes = _weight_bytes(spec, chosen, is_packed, place)
-    what, hint = f"{name} with {spec.n_params / 1e6:,.0f}M parameters in {chosen}", "choose a smaller dtype or a smaller model"
-    if place.type == "cpu":
-        demand(n_bytes, what, hint=hint)
-    if place.type == "cuda":
-        tuning.use(tuning.file_of(cache_dir, torch.cuda.get_device_name(place)))
-    total = spec.n_layers
-
-    def loaded(n_layers: int) -> None:
-        progress(n_layers, total, "loading weights")
-
-    model: Llama | PackedLlama
-    try:
-        with checkpoint:
-            if is_packed and place.type == "cuda":
-                from .device_packed import packed_on_device  # loads Triton
-
-                model = packed_on_device(spec, KINDS[chosen], checkpoint.read, gguf, place, loaded=loaded)
-            elif is_packed:
-                model = pack_llama(spec, KINDS[chosen], checkpoint.read, gguf, loaded)
-            else:
-                model = Llama(spec, checkpoint.read, device=place, dtype=_DTYPES[chosen], loaded=loaded)
-    except (torch.OutOfMemoryError, MemoryError):
-        raise OutOfMemory(f"{what} needs {mib(n_bytes)}, more than {place} has left", hint=hint) from None
-    return LoadedModel(name, spec, model, tokenizer, str(place), chosen, (name, fingerprint(checkpoint.files), chosen), n_bytes)
+    if spec.tied and HEAD in checkpoint and EMBEDDING not in checkpoint:
+        checkpoint.rename(HEAD, EMBEDDING)
+    if not (spec.tied and HEAD in checkpoint):
+        checkpoint.check(spec.tensors())
+        return spec, checkpoint
+    apart = replace(spec, tied=False)
+    checkpoint.check(apart.tensors())
+    with checkpoint:
+        return (spec if checkpoint.equal(EMBEDDING, HEAD) else apart), checkpoint
 
 
 def read_spec(path: Path, *, name: str, cache_dir: Path, progress: Progress = unseen) -> LlamaSpec:
     """What the model in a GGUF file or a folder is, without its weights."""
-    config = _folder(path, name, cache_dir, progress) / "config.json"
-    return spec_from_config(read_json(config), str(config))
+    with _folder(path, name, cache_dir, progress) as folder:
+        return _checked(folder)[0]
 
 
 def _weight_bytes(spec: LlamaSpec, dtype: str, is_packed: bool, place: torch.device) -> int:
@@ -121,12 +143,23 @@ def _weight_bytes(spec: LlamaSpec, dtype: str, is_packed: bool, place: torch.dev
     return int(n_layers * _WEIGHT_BYTES[dtype] + ends)
 
 
-def _folder(path: Path, name: str, cache_dir: Path, progress: Progress) -> Path:
-    """The folder in the Hugging Face layout."""
+@contextmanager
+def _folder(path: Path, name: str, cache_dir: Path, progress: Progress) -> Iterator[Path]:
+    """The folder in the Hugging Face layout. Where the cache cannot keep one, it is made for this once."""
     if path.is_dir():
-        return path
+        yield path
+        return
     if not path.exists():
         raise ModelMissing(f"{path} does not exist")
-    from .convert import convert
+    from .convert import CacheUnwritable, convert
 
-    return convert(path, name, cache_dir, progress)
+    with ExitStack() as once:
+        try:
+            folder = convert(path, name, cache_dir, progress)
+        except CacheUnwritable as refused:
+            try:
+                place = Path(once.enter_context(TemporaryDirectory(prefix="sgl-lab-", ignore_cleanup_errors=True)))
+                folder = convert(path, name, place, progress)
+            except (CacheUnwritable, OSError):
+                raise refused from None
+        yield folder

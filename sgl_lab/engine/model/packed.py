@@ -18,9 +18,10 @@ from ..kernels.linear import Linear
 from ..kernels.native.pack import GROUP, Kind, Packed, apart, in_turn, pack, pack_bf16
 from ..kernels.native.twin import Bf16Linear, RoundedLinear
 from .gguf_file import GgufFile
-from .grouped import Floats, Groups
+from .grouped import Groups
 from .llama import Llama
 from .spec import LlamaSpec
+from .weights import Read
 
 KINDS = {"int4": Kind.Q4, "int8": Kind.Q8, "bfloat16": Kind.BF16}
 """dtype -> how the linears inside the layers are stored"""
@@ -47,7 +48,7 @@ class PackedLlama:
     def twin(self) -> Llama:
         """The same model in plain torch, float32 with inputs rounded as the native linears round them."""
 
-        def read(*names: str) -> Tensor:
+        def read(*names: str, dtype: torch.dtype | None = None) -> Tensor:
             if names[0] in self.vectors:
                 return self.vectors[names[0]]
             if names[0].endswith(".bias"):
@@ -78,36 +79,40 @@ def expect_fit(spec: LlamaSpec) -> None:
 
 
 def pack_llama(
-    spec: LlamaSpec, kind: Kind, floats: Floats, gguf: GgufFile | None = None, loaded: Callable[[int], None] = lambda n_layers: None
+    spec: LlamaSpec, kind: Kind, read: Read, gguf: GgufFile | None = None, loaded: Callable[[int], None] = lambda n_layers: None
 ) -> PackedLlama:
-    """`floats` supplies tensors under their Hugging Face names; `gguf` is the file they were unpacked from, if they were. ModelError."""
+    """`read` supplies tensors under their Hugging Face names; `gguf` is the file they were unpacked from, if they were. ModelError."""
     expect_fit(spec)
-    groups = Groups(spec, floats, gguf)
+    groups = Groups(spec, read, gguf)
     weights: dict[str, Packed] = {}
     vectors: dict[str, Tensor] = {}
 
+    def vector(name: str) -> None:
+        vectors[name] = read(name, dtype=torch.float32)
+
     def add(*names: str, bias: bool = False, wanted: Kind = kind) -> None:
-        def joined(parts: list[Tensor]) -> Tensor:
-            return in_turn(torch.cat(parts)) if ".gate_proj." in names[0] else torch.cat(parts)
+        def by_turns(rows: Tensor) -> Tensor:
+            return in_turn(rows) if ".gate_proj." in names[0] else rows
 
-        offset = joined([floats(name.removesuffix("weight") + "bias").float() for name in names]) if bias else None
+        offset = by_turns(read(*(name.removesuffix("weight") + "bias" for name in names), dtype=torch.float32)) if bias else None
         if kind is Kind.BF16:
-            weights[names[0]] = pack_bf16(joined([floats(name).to(torch.bfloat16) for name in names]), offset)
+            weights[names[0]] = pack_bf16(by_turns(read(*names, dtype=torch.bfloat16)), offset)
         else:
-            weights[names[0]] = pack(groups.of(names, wanted, joined), offset)
+            weights[names[0]] = pack(groups.of(names, wanted, lambda parts: by_turns(torch.cat(parts))), offset)
 
+    # The largest first: what packing it takes besides is given back before the rest needs the room. Every token passes
+    # through them once, and rounding shows there most: 8 bits even where the layers have 4.
+    add("model.embed_tokens.weight", wanted=Kind.Q8)
+    if not spec.tied:
+        add("lm_head.weight", wanted=Kind.Q8)
     for index in range(spec.n_layers):
         prefix = f"model.layers.{index}"
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            vectors[f"{prefix}.{norm}.weight"] = floats(f"{prefix}.{norm}.weight").float().clone()
+        vector(f"{prefix}.input_layernorm.weight")
+        vector(f"{prefix}.post_attention_layernorm.weight")
         add(*(f"{prefix}.self_attn.{name}_proj.weight" for name in "qkv"), bias=spec.attention_bias)
         add(f"{prefix}.self_attn.o_proj.weight", bias=spec.attention_bias)
         add(*(f"{prefix}.mlp.{name}_proj.weight" for name in ("gate", "up")), bias=spec.mlp_bias)
         add(f"{prefix}.mlp.down_proj.weight", bias=spec.mlp_bias)
         loaded(index + 1)
-    # Every token passes through them once, and rounding shows there most: 8 bits even where the layers have 4.
-    add("model.embed_tokens.weight", wanted=Kind.Q8)
-    if not spec.tied:
-        add("lm_head.weight", wanted=Kind.Q8)
-    vectors["model.norm.weight"] = floats("model.norm.weight").float().clone()
+    vector("model.norm.weight")
     return PackedLlama(spec, kind, weights, vectors)

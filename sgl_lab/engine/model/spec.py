@@ -20,15 +20,20 @@ _MAX_VOCAB = 1 << 21
 _MAX_CONTEXT = 1 << 27
 
 
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
 @dataclass(frozen=True, slots=True)
 class RopeScaling:
-    """How rotary frequencies are stretched to a longer context: `linear` divides all of them, `llama3` the slow ones."""
+    """How rotary frequencies are stretched to a longer context: `linear` divides all of them, `llama3` the slow ones, and
+    `longrope` each by a divisor of its own."""
 
     kind: str
-    factor: float
+    factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_context: int = 8192
+    divisors: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +69,9 @@ class LlamaSpec:
             "mlp.up_proj": (self.ffn, self.hidden, self.mlp_bias),
             "mlp.down_proj": (self.hidden, self.ffn, self.mlp_bias),
         }
-        shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab, self.hidden), "model.norm.weight": (self.hidden,)}
+        shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (self.vocab, self.hidden), "model.norm.weight": (self.hidden,)}
         if not self.tied:
-            shapes["lm_head.weight"] = (self.vocab, self.hidden)
+            shapes[HEAD] = (self.vocab, self.hidden)
         for layer in range(self.n_layers):
             prefix = f"model.layers.{layer}."
             shapes[prefix + "input_layernorm.weight"] = (self.hidden,)
@@ -89,15 +94,18 @@ class LlamaSpec:
 class _Config:
     """Typed access to a configuration of unknown origin; whatever is wrong becomes a ModelError that names the key."""
 
-    def __init__(self, data: Mapping[str, Any], origin: str) -> None:
+    def __init__(self, data: Mapping[Any, Any], origin: str) -> None:
         self._data = data
         self._origin = origin
 
     def fail(self, what: str) -> ModelError:
         return ModelError(f"{self._origin}: {what}")
 
-    def get(self, key: str) -> Any:
-        return self._data.get(key)
+    def get(self, key: str, default: object = None) -> Any:
+        return self._data.get(key, default)
+
+    def has(self, key: str) -> bool:
+        return key in self._data
 
     def integer(self, key: str, most: int, default: int | None = None) -> int:
         value = self._data.get(key)
@@ -106,7 +114,7 @@ class _Config:
             raise self.fail(f"{key} must be a whole number from 1 to {most}, not {value!r:.60}")
         return value
 
-    def number(self, key: str, default: float | None = None) -> float:
+    def number(self, key: str | int, default: float | None = None) -> float:
         value = self._data.get(key)
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
@@ -120,24 +128,47 @@ class _Config:
             raise self.fail(f"{key} must be true or false, not {value!r:.60}")
         return value
 
+    def numbers(self, key: str, n: int) -> tuple[float, ...]:
+        value = self._data.get(key)
+        if not isinstance(value, list) or len(value) != n:
+            raise self.fail(f"{key} must be a list of {n} numbers")
+        entries = _Config(dict(enumerate(value)), f"{self._origin}, {key}")
+        return tuple(entries.number(index) for index in range(n))
+
+    def expect(self, key: str, *values: object) -> None:
+        """ModelError unless the key is missing or has one of these values, with which it changes nothing."""
+        if key in self._data and self._data[key] not in values:
+            raise self.fail(f"{key} {self._data[key]!r:.60} is not supported")
+
     def table(self, key: str) -> _Config | None:
+        """None where it is missing or empty."""
         value = self._data.get(key)
         if value is None:
             return None
         if not isinstance(value, dict):
             raise self.fail(f"{key} must be an object, not {value!r:.60}")
-        return _Config(value, f"{self._origin}, {key}")
+        return _Config(value, f"{self._origin}, {key}") if value else None
+
+    def tables(self) -> list[str]:
+        """The keys whose values are objects."""
+        return [str(key) for key, value in self._data.items() if isinstance(value, dict)]
 
 
-def _rope(config: _Config, context: int) -> tuple[float, RopeScaling | None]:
-    """Theta and scaling, from either spelling: `rope_parameters` (transformers 5) or `rope_theta` with `rope_scaling`."""
-    parameters = config.table("rope_parameters")
-    theta = (parameters if parameters and parameters.get("rope_theta") is not None else config).number("rope_theta", 10_000.0)
-    scaling = parameters or config.table("rope_scaling")
+def _rope(config: _Config, context: int, head_dim: int) -> tuple[float, RopeScaling | None]:
+    """Theta and scaling, from either spelling: `rope_parameters` (transformers 5) or `rope_theta` with `rope_scaling`, which wins."""
+    scaling = next((found for key in ("rope_scaling", "rope_parameters") if (found := config.table(key))), None)
     if scaling is None:
-        return theta, None
-    match scaling.get("rope_type") or scaling.get("type"):
-        case None | "default":
+        return config.number("rope_theta", 10_000.0), None
+    if nested := scaling.tables():
+        raise scaling.fail(f"rotary positions that differ from layer to layer are not supported ({', '.join(nested):.80})")
+    scaling.expect("partial_rotary_factor", None, 1)
+    theta = (scaling if scaling.get("rope_theta") is not None else config).number("rope_theta", 10_000.0)
+    original = config if config.get(_ORIGINAL) is not None else scaling
+    match scaling.get("rope_type", scaling.get("type", "default")):
+        case "default":
+            return theta, None
+        case "dynamic":  # stretches beyond the trained context only, and no sequence is longer
+            scaling.number("factor")
             return theta, None
         case "linear":
             return theta, RopeScaling("linear", scaling.number("factor"))
@@ -145,28 +176,91 @@ def _rope(config: _Config, context: int) -> tuple[float, RopeScaling | None]:
             low, high = scaling.number("low_freq_factor"), scaling.number("high_freq_factor")
             if low >= high:
                 raise scaling.fail(f"low_freq_factor {low} must be below high_freq_factor {high}")
-            original = scaling.integer("original_max_position_embeddings", _MAX_CONTEXT, context)
-            return theta, RopeScaling("llama3", scaling.number("factor"), low, high, original)
+            return theta, RopeScaling("llama3", scaling.number("factor"), low, high, original.integer(_ORIGINAL, _MAX_CONTEXT, context))
+        case "longrope" if scaling.get("short_factor") == scaling.get("long_factor") and scaling.get("attention_factor") == 1:
+            return theta, RopeScaling("longrope", divisors=scaling.numbers("long_factor", head_dim // 2))
         case other:
-            raise scaling.fail(f"rotary scaling {other!r:.60} is not supported (linear and llama3 are)")
+            raise scaling.fail(
+                f"rotary scaling {other!r:.60} is not supported (linear, dynamic, llama3, and longrope with one list of factors are)"
+            )
+
+
+_NEUTRAL: dict[str, tuple[object, ...]] = {
+    "add_cross_attention": (None, False),
+    "alibi": (None, False),
+    "attention_multiplier": (None,),
+    "attn_logit_softcapping": (None,),
+    "clip_qkv": (None,),
+    "embedding_multiplier": (None, 1),
+    "final_logit_softcapping": (None,),
+    "is_encoder_decoder": (None, False),
+    "logit_scale": (None, 1),
+    "logits_scaling": (None, 1),
+    "no_rope_layers": (None, []),
+    "n_routed_experts": (None, 0),
+    "num_experts": (None, 0),
+    "num_local_experts": (None, 0),
+    "parallel_attn": (None, False),
+    "partial_rotary_factor": (None, 1),
+    "query_pre_attn_scalar": (None,),
+    "residual_multiplier": (None, 1),
+    "rope_interleaved": (None, False),
+    "rotary_pct": (None, 1),
+    "use_parallel_residual": (None, False),
+    "use_qk_norm": (None, False),
+}
+"""What relatives of the family are configured by, with the values that leave it the family."""
+
+_ORIGINAL = "original_max_position_embeddings"
+_QUANTISED = ("quantization_config", "quantization", "compression_config")
 
 
 def _llama(config: _Config) -> LlamaSpec:
+    return _common(
+        config, window=config.get("sliding_window"), attention_bias=config.flag("attention_bias"), mlp_bias=config.flag("mlp_bias")
+    )
+
+
+def _mistral(config: _Config) -> LlamaSpec:
+    """As transformers, without biases whatever the configuration says; and its defaults are others."""
+    return _common(config, kv_heads=8, context=4096 * 32, window=config.get("sliding_window", 4096))
+
+
+def _common(
+    config: _Config,
+    *,
+    window: object,
+    kv_heads: int | None = None,
+    context: int = 2048,
+    attention_bias: bool = False,
+    mlp_bias: bool = False,
+) -> LlamaSpec:
+    """`kv_heads` and `context` are what the family has where its configuration says nothing."""
     activation = config.get("hidden_act") or "silu"
-    if activation != "silu":
+    if activation not in ("silu", "swish"):
         raise config.fail(f"activation {activation!r:.60} is not supported (silu is)")
-    if config.get("quantization_config") is not None:
-        raise config.fail("quantised safetensors are not supported; use the original weights or a GGUF file")
+    for key in _QUANTISED:
+        if config.get(key) is not None:
+            raise config.fail(f"quantised safetensors ({key}) are not supported; use the original weights or a GGUF file")
+    for key, values in _NEUTRAL.items():
+        config.expect(key, *values)
+    kinds = config.get("layer_types")
+    if kinds is not None and (not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)):
+        raise config.fail("layer_types other than full_attention are not supported")
     hidden = config.integer("hidden_size", _MAX_WIDTH)
     n_heads = config.integer("num_attention_heads", _MAX_WIDTH)
-    n_kv_heads = config.integer("num_key_value_heads", n_heads, n_heads)
+    n_kv_heads = config.integer(
+        "num_key_value_heads", n_heads, n_heads if kv_heads is None or config.has("num_key_value_heads") else kv_heads
+    )
     head_dim = config.integer("head_dim", _MAX_WIDTH, max(1, hidden // n_heads))
     if n_heads % n_kv_heads:
         raise config.fail(f"num_attention_heads {n_heads} is not a multiple of num_key_value_heads {n_kv_heads}")
     if head_dim % 2:
         raise config.fail(f"head_dim must be even for rotary positions, not {head_dim}")
-    trained = config.integer("max_position_embeddings", _MAX_CONTEXT, 2048)
-    theta, scaling = _rope(config, trained)
+    trained = config.integer("max_position_embeddings", _MAX_CONTEXT, context)
+    theta, scaling = _rope(config, trained, head_dim)
+    if window is not None and (type(window) is not int or not 1 <= window <= _MAX_CONTEXT):
+        raise config.fail(f"sliding_window must be a whole number from 1 to {_MAX_CONTEXT}, not {window!r:.60}")
     return LlamaSpec(
         n_layers=config.integer("num_hidden_layers", _MAX_LAYERS),
         hidden=hidden,
@@ -176,24 +270,29 @@ def _llama(config: _Config) -> LlamaSpec:
         head_dim=head_dim,
         vocab=config.integer("vocab_size", _MAX_VOCAB),
         # Inside the window, sliding and full attention are the same thing.
-        context=min(trained, config.integer("sliding_window", _MAX_CONTEXT, trained)),
+        context=trained if window is None else min(trained, window),
         norm_eps=config.number("rms_norm_eps", 1e-6),
         rope_theta=theta,
         rope_scaling=scaling,
         tied=config.flag("tie_word_embeddings"),
-        attention_bias=config.flag("attention_bias"),
-        mlp_bias=config.flag("mlp_bias"),
+        attention_bias=attention_bias,
+        mlp_bias=mlp_bias,
     )
 
 
-FAMILIES: dict[str, Callable[[_Config], LlamaSpec]] = {"LlamaForCausalLM": _llama, "MistralForCausalLM": _llama}
+FAMILIES: dict[str, str] = {"LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral"}
+"""architecture -> its model_type"""
+
+_READERS: dict[str, Callable[[_Config], LlamaSpec]] = {"llama": _llama, "mistral": _mistral}
 
 
 def spec_from_config(data: Mapping[str, Any], origin: str = "config.json") -> LlamaSpec:
     """The spec that a `config.json` describes. ModelError names the architecture or the key that is not supported."""
     names = data.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
-    family = FAMILIES.get(name) if isinstance(name, str) else None
-    if family is None:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise ModelError(f"{origin}: architecture {name!r:.80} is not supported", hint="supported: " + ", ".join(FAMILIES))
-    return family(_Config(data, origin))
+    kind = data.get("model_type") or FAMILIES[name]
+    if not isinstance(kind, str) or kind not in _READERS:  # it decides in transformers
+        raise ModelError(f"{origin}: architecture {name} with model_type {kind!r:.60} is not supported")
+    return _READERS[kind](_Config(data, origin))

@@ -1,6 +1,7 @@
 """Tensors of a folder of safetensors files, found and checked before any is touched.
 
-Only safetensors are read: never a pickle. Format: the safetensors README (8-byte length, JSON, data).
+Only safetensors are read: never a pickle. Format: the safetensors README (8-byte length, JSON, data). A tensor that is
+read is the reader's own memory; what files are read through never leaves this module.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -21,7 +23,16 @@ from ...contracts.errors import ModelDamaged, ModelError, ModelMissing
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _MAX_JSON = 8 << 20
-_BUFFER_BYTES = 32 << 20
+_CHUNK_BYTES = 8 << 20
+_DERIVED = re.compile(r"(model\.layers\.\d+\.self_attn|model)\.rotary_emb\.inv_freq")
+"""What old checkpoints store of what the configuration says; transformers does not read it either."""
+
+
+class Read(Protocol):
+    """Where the weights of a model come from, under their Hugging Face names."""
+
+    def __call__(self, *names: str, dtype: torch.dtype | None = None) -> Tensor:
+        """Those tensors stacked along their rows. None is the type in which they are stored, float32 if they are of several."""
 
 
 def read_bytes(path: Path, *, most: int = _MAX_JSON) -> bytes:
@@ -64,15 +75,23 @@ class _Stored:
 class Checkpoint:
     """The tensors of a folder: `model.safetensors`, the shards its index names, or all `*.safetensors` there are.
 
-    A context manager: it holds open the file that it reads from.
+    A context manager: it holds open the files that it reads from.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.files = _files(folder)
-        self._tensors = {name: stored for path in self.files for name, stored in _header(path).items()}
+        self.files, wanted = _files(folder)
+        self._tensors: dict[str, _Stored] = {}
+        for path in self.files:
+            for name, stored in _header(path).items():
+                if name in self._tensors:
+                    raise ModelDamaged(f"{folder}: tensor {name} is in {self._tensors[name].path.name} and in {path.name}")
+                self._tensors[name] = stored
+        for name, file in wanted.items():
+            if name not in self._tensors or self._tensors[name].path.name != file:
+                raise ModelDamaged(f"{folder}: tensor {name:.200} is not in {file}, where the index has it", hint="fetch the model again")
         self._open: dict[Path, BinaryIO] = {}
-        self._buffer = torch.empty(_BUFFER_BYTES, dtype=torch.uint8)
+        self._chunk = torch.empty(0, dtype=torch.uint8)
 
     def __enter__(self) -> Self:
         return self
@@ -80,38 +99,75 @@ class Checkpoint:
     def __exit__(self, *_: object) -> None:
         for file in self._open.values():
             file.close()
+        self._open.clear()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def rename(self, stored: str, name: str) -> None:
+        self._tensors[name] = self._tensors.pop(stored)
 
     def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
-        """ModelDamaged unless every expected tensor is there in its shape; further tensors are ignored."""
+        """ModelDamaged unless every expected tensor is there in its shape, ModelError if there is another."""
         for name, shape in expected.items():
             stored = self._tensors.get(name)
             if stored is None:
                 raise ModelDamaged(f"{self.folder}: tensor {name} is missing")
             if stored.shape != shape:
                 raise ModelDamaged(f"{self.folder}: tensor {name} has shape {stored.shape}, the configuration says {shape}")
+        unread = [name for name in self._tensors if name not in expected and not _DERIVED.fullmatch(name)]
+        if unread:
+            more = f" and {len(unread) - 1} more are" if len(unread) > 1 else " is"
+            raise ModelError(
+                f"{self.folder}: tensor {unread[0]:.200}{more} stored, and a model of this configuration reads no such tensor",
+                hint="config.json must name the architecture that the weights are of, and whether it has biases",
+            )
 
-    def read(self, *names: str) -> Tensor:
-        """The named tensors stacked along their rows, float32 if they are of several types. The next call overwrites it: copy it.
-
-        One buffer for all but the largest, because fresh memory costs more than reading into it.
-        """
+    def read(self, *names: str, dtype: torch.dtype | None = None) -> Tensor:
+        """As `Read`, in memory that belongs to the caller."""
         parts = [self._tensors[name] for name in names]
-        dtype = parts[0].dtype
-        if any(part.dtype != dtype for part in parts):
-            return torch.cat([self.read(name).to(torch.float32, copy=True) for name in names])
-        n_bytes = sum(part.n_bytes for part in parts)
-        buffer = self._buffer[:n_bytes] if n_bytes <= len(self._buffer) else torch.empty(n_bytes, dtype=torch.uint8)
+        types = {part.dtype for part in parts}
+        dtype = dtype or (types.pop() if len(types) == 1 else torch.float32)
+        whole = torch.empty((sum(part.shape[0] for part in parts), *parts[0].shape[1:]), dtype=dtype)
         at = 0
         for part in parts:
-            self._fill(buffer[at : at + part.n_bytes], part)
-            at += part.n_bytes
-        return buffer.view(dtype).view(-1, *parts[0].shape[1:])
+            target = whole[at : at + part.shape[0]].view(-1)
+            at += part.shape[0]
+            if part.dtype == dtype:
+                self._fill(target, part, 0)
+            else:
+                for begin, values in self._chunks(part):
+                    target[begin : begin + len(values)] = values
+        return whole
 
-    def _fill(self, target: Tensor, part: _Stored) -> None:
+    def equal(self, name: str, other: str) -> bool:
+        """Whether two tensors have the same shape and values."""
+        one, two = self._tensors[name], self._tensors[other]
+        return one.shape == two.shape and all(
+            torch.equal(values.float(), self._piece(two, begin, len(values)).float()) for begin, values in self._chunks(one)
+        )
+
+    def _chunks(self, part: _Stored) -> Iterator[tuple[int, Tensor]]:
+        """A tensor's values piece by piece, each with where it begins; the next overwrites it."""
+        n_values, step = math.prod(part.shape), _CHUNK_BYTES // part.dtype.itemsize
+        if not len(self._chunk):
+            self._chunk = torch.empty(_CHUNK_BYTES, dtype=torch.uint8)
+        for begin in range(0, n_values, step):
+            values = self._chunk[: min(step, n_values - begin) * part.dtype.itemsize].view(part.dtype)
+            self._fill(values, part, begin)
+            yield begin, values
+
+    def _piece(self, part: _Stored, begin: int, n: int) -> Tensor:
+        values = torch.empty(n, dtype=part.dtype)
+        self._fill(values, part, begin)
+        return values
+
+    def _fill(self, target: Tensor, part: _Stored, begin: int) -> None:
+        """A part's stored values from the one numbered `begin` on."""
         try:
             file = self._open.get(part.path) or self._open.setdefault(part.path, part.path.open("rb", buffering=0))
-            file.seek(part.offset)
-            bytes_left = target.numpy().data
+            file.seek(part.offset + begin * part.dtype.itemsize)
+            bytes_left = target.view(torch.uint8).numpy().data
             while bytes_left and (n_read := file.readinto(bytes_left)):  # type: ignore[attr-defined]
                 bytes_left = bytes_left[n_read:]
         except OSError as error:
@@ -120,21 +176,22 @@ class Checkpoint:
             raise ModelDamaged(f"{part.path} has become shorter while it was read")
 
 
-def _files(folder: Path) -> list[Path]:
+def _files(folder: Path) -> tuple[list[Path], dict[str, str]]:
+    """The files that hold weights, and which tensor the index says is in which."""
     index = folder / "model.safetensors.index.json"
     single = folder / "model.safetensors"
     if index.exists():
         shards = read_json(index).get("weight_map")
-        names = set(shards.values()) if isinstance(shards, dict) and all(isinstance(name, str) for name in shards.values()) else set()
-        if not names or any(Path(name).name != name for name in names):
+        if not isinstance(shards, dict) or not shards or any(not isinstance(x, str) or Path(x).name != x for x in shards.values()):
             raise ModelDamaged(f"{index}: weight_map must map tensors to file names of this folder")
-        return [folder / name for name in sorted(names)]
+        # Where both are there transformers takes the single file.
+        return ([single], {}) if single.exists() else ([folder / name for name in sorted(set(shards.values()))], shards)
     if single.exists():
-        return [single]
+        return [single], {}
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ModelMissing(f"{folder} has no safetensors", hint="only safetensors and GGUF are read, never pickled weights")
-    return files
+    return files, {}
 
 
 def _header(path: Path) -> dict[str, _Stored]:
@@ -152,7 +209,15 @@ def _header(path: Path) -> dict[str, _Stored]:
         raise ModelError(f"cannot read {path}: {error.strerror}") from None
     entries = json_object(text, f"{path}, header").items()
     data = 8 + n_header
-    return {name: _stored(path, data, size, entry, f"{path}, tensor {name!r:.80}") for name, entry in entries if name != "__metadata__"}
+    found = {name: _stored(path, data, size, entry, f"{path}, tensor {name!r:.80}") for name, entry in entries if name != "__metadata__"}
+    end = data
+    for name, stored in sorted(found.items(), key=lambda item: (item[1].offset, item[1].n_bytes)):
+        if stored.offset != end:
+            raise ModelDamaged(f"{path}: tensor {name!r:.80} does not begin where the one before it ends", hint="fetch the file again")
+        end += stored.n_bytes
+    if end != size:
+        raise ModelDamaged(f"{path}: {size - end} bytes belong to no tensor", hint="fetch the file again")
+    return found
 
 
 def _stored(path: Path, data: int, size: int, entry: Any, origin: str) -> _Stored:
@@ -170,14 +235,16 @@ def _stored(path: Path, data: int, size: int, entry: Any, origin: str) -> _Store
     return _Stored(path, DTYPES[dtype], tuple(shape), data + begin, n_bytes)
 
 
-def fingerprint(files: list[Path]) -> str:
-    """Tells one model from another in milliseconds: sizes, the first 8 MiB and 64 samples of each file."""
+def fingerprint(files: list[Path], *, times: bool = False) -> str:
+    """Tells one model from another in milliseconds: sizes, the first 8 MiB and 64 samples of each file; `times`: when it was written."""
     digest = hashlib.sha256()
     try:
         for path in files:
             with path.open("rb") as file:
                 size = file.seek(0, 2)
                 digest.update(f"{path.name}:{size};".encode())
+                if times:
+                    digest.update(f"{os.fstat(file.fileno()).st_mtime_ns};".encode())
                 file.seek(0)
                 digest.update(file.read(8 << 20))
                 for sample in range(64):

@@ -16,6 +16,8 @@ from torch import Tensor
 from .build import Weight
 
 GROUP = 32
+_AT_ONCE = 1 << 20
+"""weights that are rounded together"""
 
 
 class Kind(IntEnum):
@@ -58,7 +60,15 @@ def apart(rows: Tensor) -> Tensor:
 
 
 def quantise(weight: Tensor, kind: Kind) -> Grouped:
-    """Round-to-nearest of a float weight [n_out, n_in]; n_in is a multiple of 32."""
+    """Round-to-nearest of a float weight [n_out, n_in]; n_in is a multiple of 32. A few rows at a time, whatever memory there is."""
+    step = max(1, _AT_ONCE // weight.shape[1])
+    parts = [_quantise(weight[start : start + step], kind) for start in range(0, len(weight), step)]
+    minimums = [part.minimums for part in parts if part.minimums is not None]
+    quants, scales = torch.cat([part.quants for part in parts]), torch.cat([part.scales for part in parts])
+    return Grouped(kind, quants, scales, torch.cat(minimums) if minimums else None)
+
+
+def _quantise(weight: Tensor, kind: Kind) -> Grouped:
     groups = weight.float().view(len(weight), -1, GROUP)
     if kind is Kind.Q8:
         scales = (groups.abs().amax(-1) / 127).half()
