@@ -48,12 +48,17 @@ def load(shell: Any) -> None:
     @no_var_expand  # type: ignore[untyped-decorator, unused-ignore]
     def cell(line: str, body: str) -> Any:
         from .cell import run_cell
+        from .show import is_captured
 
+        is_captured(shell)
         with readable(shell, "%%sgl"):
             return run_cell(shell, desk, line, body)
 
     @no_var_expand  # type: ignore[untyped-decorator, unused-ignore]
     def command(line: str) -> Any:
+        from .show import is_captured
+
+        is_captured(shell)
         with readable(shell, "%sgl"):
             return run_line(shell, desk, line)
 

@@ -47,6 +47,22 @@ def in_kernel(shell: Any) -> bool:
     return getattr(shell, "kernel", None) is not None
 
 
+def is_captured(shell: Any) -> bool:
+    """Whether `%%capture` takes what is shown.
+
+    Its publisher stands then where a kernel of version 7 tells of the message that it answers, also of one that a page sends
+    meanwhile, such as a widget's. It has no place for that, and is given one.
+    """
+    from IPython.core.displaypub import CapturingDisplayPublisher
+
+    publisher = shell.display_pub
+    if not isinstance(publisher, CapturingDisplayPublisher):
+        return False
+    if not hasattr(publisher, "set_parent"):
+        publisher.set_parent = lambda parent: None  # type: ignore[attr-defined, unused-ignore]
+    return True
+
+
 class Place:
     """One output of the running cell whose content can be replaced, also later and from another thread."""
 
@@ -173,7 +189,7 @@ class CellView:
         self._live: Any = None
 
     def __enter__(self) -> CellView:
-        if self._views and in_kernel(self._shell):
+        if self._views and in_kernel(self._shell) and not is_captured(self._shell):
             self._live = self._open(self._record.run)
             self._place.show(_mimebundle(self._live.widget))
         return self
