@@ -53,12 +53,14 @@ class Session:
                 self.ask(record.run, started, seed)
         return record
 
-    def ask(self, run: RunId, asks: Iterable[Ask], seed: int | None = None, encoding: str = "utf-8") -> None:
+    def ask(self, run: RunId, asks: Iterable[Ask], seed: int | None = None, encoding: str = "utf-8", fork: ForkId | None = None) -> ForkId:
+        """The last one's fork. A given `fork` goes on: its tokens are the prompt's from now on."""
         begun = []
         for name, prompt, n in asks:
-            fork, expr = ForkId(self._forks.next()), ExprId(self._exprs.next())
-            tokens = tuple(prompt.encode(encoding))
-            self.ring.emit(ForkOpened(run, fork, None, 0, "s"))
+            expr, tokens = ExprId(self._exprs.next()), tuple(prompt.encode(encoding))
+            if fork is None or begun:
+                fork = ForkId(self._forks.next())
+                self.ring.emit(ForkOpened(run, fork, None, 0, "s"))
             self.ring.emit(StreamExtended(fork, 0, tokens, "text", "user"))
             self.ring.emit(ExprStarted(fork, expr, "gen", name, 4, "assistant"))
             temperature = 0.0 if seed is None else 1.0
@@ -76,6 +78,8 @@ class Session:
             said = self.last_answer = tuple(heard.output.ids)
             self.ring.emit(StreamExtended(fork, len(tokens), said, "generated", "assistant"))
             self.ring.emit(ExprFinished(fork, expr, "ok", ""))
+        assert fork is not None
+        return fork
 
     def select(self, run: RunId, name: str, prompt: str, choices: tuple[str, ...]) -> None:
         fork, expr = ForkId(self._forks.next()), ExprId(self._exprs.next())

@@ -169,6 +169,33 @@ def test_the_next_turn_of_a_chat_is_new_text_after_what_the_run_had() -> None:
     assert lines[draw.EDIT] == 'line 3 of In[1] says it: user("And what of Faro?")'
 
 
+def test_a_template_that_writes_an_earlier_turn_anew_is_nobody_s_edit() -> None:
+    session = Session()
+    with session.recording("In[1]", '%%sgl\nassistant(gen("a"))\nuser("More.")') as record:
+        fork = session.ask(record.run, [("a", RULES, 30)])
+        shorter = bytes(token % 256 for token in session.last_answer[6:]).decode("latin-1")
+        session.ask(record.run, [("b", RULES + shorter + " More.", 4)], encoding="latin-1", fork=fork)
+    miss = next(one for one in why(record, session.records).misses if one.name == "b")
+    lines = dict(draw.rows(miss, record.spell))
+    assert (miss.cause, miss.change and miss.change.what) == ("changed", "template")
+    assert lines[draw.FIRST].startswith(f"after {len(RULES)} equal tokens: ")
+    assert lines[draw.EDIT] == "none of yours: the chat template writes an earlier turn differently once another turn follows"
+    assert draw.AVOID not in lines
+
+
+def test_the_same_text_in_other_tokens_is_told_as_that() -> None:
+    session = Session()
+    for n, seam in ((1, "\xc8"), (2, "\xc9\xca")):
+        with session.recording(f"In[{n}]", cell("Now")) as record:
+            session.ask(record.run, [("a", RULES + seam + " and on it goes", 4)], encoding="latin-1")
+        record.vocab |= {0xC8: "\n\n", 0xC9: "\n", 0xCA: "\n"}
+    miss, lines = only(record, session), told(record, session)
+    assert miss.change is not None
+    assert miss.change.what == "same text"
+    assert lines[draw.FIRST] == f'after {len(RULES)} equal tokens: "↵", where "a" of In[1] has "↵↵"'
+    assert lines[draw.EDIT].startswith("none: both texts read the same, but are split into other tokens")
+
+
 def test_what_was_evicted_names_who_needed_the_room() -> None:
     session = Session(n_pages=220)
     session.run("In[1]", ("a", RULES, 4))
