@@ -13,7 +13,7 @@ from ...viz.freeze import LIMIT
 from ...viz.views.asked import STEP, Asked, asked
 from ..desk import Desk
 from ..options import OptionError, nearest
-from ..show import Folded
+from ..show import Folded, in_kernel
 from .command import Command, Words, picture, show
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def _tokens(shell: Any, desk: Desk, words: Words) -> None:
         raise nearest(str(name), _names(found), f"gen, select or fork of {record.title}")
     lab = desk.lab_of(record)
     spell = record.spell if lab is None else lab.spell
-    page, plain = draw_asked.listing(chosen, spell, LIMIT)
+    page, plain = draw_asked.listing(chosen, spell, LIMIT, is_text="--text" in words.options or not in_kernel(shell))
     counts = {"prompt_tokens": sum(len(one.prompt) for one in chosen), "completion_tokens": sum(len(one.samples) for one in chosen)}
     show(shell, words, page, plain, counts)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 from ...contracts.legible import clipped, finite, legible
 from ..explain.past import shared
@@ -18,6 +17,8 @@ from .streams import fair_share
 MAX_TOKENS = 1200
 """of one prompt or answer; the middle is left out of a longer one"""
 
+MAX_TEXT = 4
+"""times the limit that plain text may take, so that none of it is left out"""
 DETAIL = 520
 """bytes that a token with all that is known of it takes, about: in HTML and in its line of text"""
 
@@ -47,16 +48,17 @@ class Line:
         return ", ".join(parts)
 
 
-def prompt_lines(asked: Asked, spell: Spell, *, whole: bool = False) -> Iterable[Line]:
-    """All tokens if `whole`, one after the other as they are asked for; else without the middle of many."""
+def prompt_lines(asked: Asked, spell: Spell, first: int | None = None) -> list[Line]:
+    """All tokens from the `first` on, or if that is None all but the middle of many."""
     lines = (
         Line(position, token, legible(spell(token)), "cached" if position < (asked.n_hit or 0) else "computed")
-        for position, token in enumerate(asked.prompt)
+        for position, token in enumerate(asked.prompt[first or 0 :], first or 0)
     )
-    return lines if whole else list(_cut(lines, len(asked.prompt)))
+    return list(_cut(lines, len(asked.prompt))) if first is None else list(lines)
 
 
-def answer_lines(asked: Asked, spell: Spell, *, whole: bool = False) -> Iterable[Line]:
+def answer_lines(asked: Asked, spell: Spell, n: int | None = None) -> list[Line]:
+    """The first `n` tokens, or if that is None all but the middle of many."""
     first = len(asked.prompt)
     lines = (
         Line(
@@ -68,9 +70,9 @@ def answer_lines(asked: Asked, spell: Spell, *, whole: bool = False) -> Iterable
             sample.n_allowed,
             sample.forced,
         )
-        for position, sample in enumerate(asked.samples, first)
+        for position, sample in enumerate(asked.samples[:n], first)
     )
-    return lines if whole else list(_cut(lines, len(asked.samples)))
+    return list(_cut(lines, len(asked.samples))) if n is None else list(lines)
 
 
 def _cut(lines: Iterable[Line], n: int) -> Iterator[Line]:
@@ -149,12 +151,13 @@ def _row(line: Line) -> str:
 # ---------------------------------------------------------------- many, within a limit
 
 
-def listing(found: Sequence[Asked], spell: Spell, limit: int) -> tuple[Markup, str]:
+def listing(found: Sequence[Asked], spell: Spell, limit: int, *, is_text: bool = False) -> tuple[Markup, str]:
     """All of them as HTML and as text, in about `limit` bytes together: details go first, then text that stands there already.
 
     Where every token has its id, everything is there. Else each prompt and answer is there as text, but for what a prompt has in
-    common with one above it; the tokens where a prompt ends and its answer begins have their ids. If the texts alone are too
-    long, what does not fit is counted, and how to see it is said.
+    common with one above it; the tokens where a prompt ends and its answer begins have their ids. If that is too long, each is a
+    line of plain text, and unless `is_text` that stands in the HTML alone. Only what takes several times the limit even so is
+    counted instead, with how to see it.
     """
     lengths = [len(one.prompt) + len(one.samples) for one in found]
     if sum(lengths) * DETAIL <= limit and max(lengths, default=0) <= MAX_TOKENS:
@@ -163,14 +166,31 @@ def listing(found: Sequence[Asked], spell: Spell, limit: int) -> tuple[Markup, s
     n_detailed = limit // DETAIL
     while True:
         share = fair_share(lengths, n_detailed) if n_detailed else 0
-        page, plain, n_shown = _brief(found, bases, spell, share, limit)
-        if n_shown == len(found) or not share:
-            break
+        if (whole := _brief(found, bases, spell, share, limit)) is not None:
+            return whole
+        if not share:
+            return _lines(found, bases, spell, limit, is_text)
         n_detailed = n_detailed // 3 if n_detailed > 8 else 0
-    if n_more := len(found) - n_shown:
-        rest = f"… {n_more:,} more: `%sgl tokens NAME` shows those of one name or fork, `%sgl export FILE.html` keeps the whole run"
-        page, plain = joined([page, tag("div", {}, rest)]), f"{plain}\n\n{rest}"
-    return page, plain
+
+
+def _lines(found: Sequence[Asked], bases: Sequence[tuple[int, str]], spell: Spell, limit: int, is_text: bool) -> tuple[Markup, str]:
+    """A line each, of plain text."""
+    rows: list[str] = []
+    room = MAX_TEXT * limit
+    for one, (n_same, whose) in zip(found, bases, strict=True):
+        same = f"[{n_same:,} tokens as {clipped(whose, 60)}]" if n_same else ""
+        prompt = legible("".join(map(spell, one.prompt[n_same:])))
+        said = legible(one.value if one.kind != "gen" else "".join(spell(sample.token) for sample in one.samples))
+        row = f"{clipped(one.title, 100)}: {same}{prompt} ⟶ {said}"
+        if (room := room - len(row.encode()) - 1) < 0:
+            n_more = len(found) - len(rows)
+            rows.append(f"… {n_more:,} more: `%sgl tokens NAME` shows those of one name or fork, `%sgl export FILE.html` the whole run")
+            break
+        rows.append(row)
+    plain = "\n".join(rows)
+    body = css(white_space="pre-wrap", overflow_wrap="break-word", font_size="13px", line_height="1.5")
+    page = tag("div", {"style": body}, plain)
+    return page, plain if is_text else f"{rows[0]}\n… {len(rows) - 1:,} more lines: `%sgl tokens --text` prints them"
 
 
 def _bases(found: Sequence[Asked]) -> Iterator[tuple[int, str]]:
@@ -186,21 +206,20 @@ def _bases(found: Sequence[Asked]) -> Iterator[tuple[int, str]]:
 
 def _brief(
     found: Sequence[Asked], bases: Sequence[tuple[int, str]], spell: Spell, share: int, limit: int
-) -> tuple[Markup, str, int]:
-    """The first ones that fit into `limit` bytes, `share` tokens of each with their details; and how many these are."""
+) -> tuple[Markup, str] | None:
+    """All of them, `share` tokens of each with their details; None if they do not fit into `limit` bytes."""
     pages: list[Markup] = []
     plains: list[str] = []
-    room = limit - 1_000  # for the legend, and what says that there is more
+    room = limit - 1_000  # for the legend
     for one, base in zip(found, bases, strict=True):
         page, plain = _one(one, base, spell, share)
-        room -= len(page.source.encode()) + len(plain.encode()) + 2
-        if room < 0:
-            break
+        if (room := room - len(page.source.encode()) - len(plain.encode()) - 2) < 0:
+            return None
         pages.append(page)
         plains.append(plain)
     legend = ", ".join(f"{ink.glyph} {name}" for name, ink in palette.INKS.items() if name in ("cached", "computed", "generated"))
     body = css(white_space="pre-wrap", overflow_wrap="break-word", font_size="13px", line_height="1.5")
-    return tag("div", {"style": body}, f"{legend}\n", *pages), "\n\n".join(plains), len(pages)
+    return tag("div", {"style": body}, f"{legend}\n", *pages), "\n\n".join(plains)
 
 
 def _one(asked: Asked, base: tuple[int, str], spell: Spell, share: int) -> tuple[Markup, str]:
@@ -213,8 +232,8 @@ def _one(asked: Asked, base: tuple[int, str], spell: Spell, share: int) -> tuple
     hits = min(max(asked.n_hit or 0, n_same), n_text)
     cached, computed = ("".join(map(spell, asked.prompt[a:b])) for a, b in ((n_same, hits), (hits, n_text)))
     same = f"… {n_same:,} tokens as {clipped(whose, 60)} …" if n_same else ""
-    tail = list(islice(prompt_lines(asked, spell, whole=True), n_text, None))
-    head = list(islice(answer_lines(asked, spell, whole=True), n_head))
+    tail = prompt_lines(asked, spell, n_text)
+    head = answer_lines(asked, spell, n_head)
     title = f"{clipped(asked.title, 100)}: {len(asked.prompt):,} tokens, {asked.n_hit or 0:,} from the cache"
     ending = f"{len(asked.samples):,} came: {clipped(asked.reason, 40) or 'none yet'}" if asked.kind == "gen" else "chosen"
     if asked.kind != "gen":
