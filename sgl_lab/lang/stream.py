@@ -21,7 +21,7 @@ from .generation import Generation
 from .ids import fork_ids
 from .ir import Gen, RoleBegin, RoleEnd, Select, Text, leaves, reasoning_name
 from .run import Run
-from .transcript import Healed, Piece, Said, Transcript
+from .transcript import Healed, Piece, Said, Transcript, likely_seam
 from .variable import Name, Variable
 from .work import Expression, Selection, Warming, Work
 
@@ -84,6 +84,8 @@ class Stream:
         self.defaults = replace(run.defaults, seed=parent.child_seed()) if parent else run.defaults
         """of sampling: a fork has a seed of its own, or forks that begin alike would all say the same"""
         self._n_children = 0
+        self._text = parent._text if parent else ""
+        """literal text that was appended last"""
         self.transcript = Transcript(run.backend, run.chat, self._extended)
         self.n_inherited = 0
         """how much of the transcript's history is the parent's"""
@@ -117,9 +119,12 @@ class Stream:
     def append(self, value: object) -> None:
         """Queue `value`; it is refused whole if any part of it cannot be."""
         parts = tuple(leaves(value, self))
+        text = self._text
         for leaf in parts:
             if isinstance(leaf, Gen) and leaf.form is not None:
-                self.run.backend.prepare(leaf.form.constraint)  # without the lock: the backend's thread may not wait for it
+                self._prepare(leaf, text)  # without the lock: the backend's thread may not wait for it
+            text = (text + leaf.text)[-512:] if isinstance(leaf, Text) else ""
+        self._text = text
         with self.run.lock:
             self._check_open()
             role, n_unnamed, calls = self.role, self.n_unnamed, list(self._calls)
@@ -151,6 +156,14 @@ class Stream:
 
     def _gen_step(self, gen: Gen, variable: Variable) -> GenStep:
         return GenStep(gen, variable, gen.params(self.defaults), copy_context() if gen.execute else None)
+
+    def _prepare(self, gen: Gen, text: str) -> None:
+        """Have its constraint ready, also behind the end of the `text` before it, which the model may say again."""
+        backend = self.run.backend
+        if gen.form is not None:
+            backend.prepare(gen.form.constraint)
+            if gen.heal and (seam := likely_seam(backend, text)):
+                backend.prepare(replace(gen.form.constraint, seam=seam))
 
     def child_seed(self) -> int | None:
         """The seed of the next fork: another one each, the same ones whenever the program runs with the same seed."""

@@ -278,13 +278,7 @@ class Transcript:
             if piece.kind != "text" or piece.markup or len(text) > TAIL * 16:
                 break
             text = piece.text + text
-        if self._held.ids or not text or not (text[-1].isspace() or text[-1].isalnum()):
-            return 0
-        tail = self.ids[-TAIL:]
-        n = self._backend.n_open(tail)
-        while n and not text.endswith(self._backend.decode(tail[-n:])):
-            n -= 1
-        return n
+        return 0 if self._held.ids else n_open(self._backend, text, self.ids[-TAIL:])
 
     def with_choices(self, choices: Sequence[str]) -> tuple[int, tuple[tuple[int, ...], ...]] | None:
         """Every choice encoded with the text before it: the position from which the first of them differs from what stands, and the
@@ -511,6 +505,23 @@ class Transcript:
 
 
 _SAY_SOMETHING = 'append some text first: s += "..."'
+
+
+def n_open(backend: Backend, text: str, ids: Sequence[int]) -> int:
+    """How many of the last of `ids`, which end with literal `text`, a gen may say again."""
+    if not text or not (text[-1].isspace() or text[-1].isalnum()):
+        return 0
+    n = backend.n_open(ids)
+    while n and not text.endswith(backend.decode(ids[-n:])):
+        n -= 1
+    return n
+
+
+def likely_seam(backend: Backend, text: str) -> str:
+    """What a gen after literal `text` may say again, told before anybody knows what stands before it."""
+    ids = backend.encode(text[-TAIL * 16 :])[-TAIL:]
+    n = n_open(backend, text, ids)
+    return backend.decode(ids[-n:]) if n else ""
 
 
 def joined(pieces: Iterable[Piece]) -> Iterator[Piece]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,10 @@ from hypothesis import strategies as st
 
 import sgl_lab as sgl
 from sgl_lab.backends.local import LocalBackend
+from sgl_lab.backends.scripted import ScriptedBackend
+from sgl_lab.contracts.errors import ProgramError
+from sgl_lab.contracts.events import Event, RequestQueued, StreamExtended
+from sgl_lab.engine.text import TextStream
 from sgl_lab.lang.state import ProgramState
 
 from .language import watchdog  # noqa: F401
@@ -106,3 +111,111 @@ def test_the_tokens_that_a_gen_goes_on_from_spell_the_text(backend: LocalBackend
             expect_agreement(s, name)
 
     program.run(backend=backend).sync()
+
+
+# ---------------------------------------------------------------- one seam each
+
+
+def ids_after(backend: LocalBackend, *appended: Any, **defaults: Any) -> tuple[ProgramState, tuple[int, ...]]:
+    @sgl.function
+    def program(s: Any) -> None:
+        for one in appended:
+            s += one
+
+    state = program.run(backend=backend, temperature=0, **defaults)
+    return state, state.token_ids()
+
+
+def test_a_choice_is_encoded_with_the_text_before_it(backend: LocalBackend) -> None:
+    for method in (sgl.token_length_normalized, sgl.greedy_token_selection, sgl.unconditional_likelihood_normalized):
+        apart, ids = ids_after(backend, "Fire is ", sgl.select("x", [" hot"[1:], "cold"], choices_method=method))
+        together, other = ids_after(backend, "Fire is", sgl.select("x", [" hot", " cold"], choices_method=method))
+        assert ids == other == backend.encode(apart.text())
+        assert apart["x"] == together["x"].strip()
+        assert apart.get_meta_info("x")["input_token_logprobs"] == together.get_meta_info("x")["input_token_logprobs"]
+    alone, ids = ids_after(backend, "Fire is ", sgl.select("x", ["hot", "cold"], heal=False))
+    assert ids == backend.encode("Fire is ") + backend.encode(alone["x"])
+    twice = ids_after(backend, "Fire is", sgl.select("x", [" hot"]), "ter ", sgl.select("y", ["than"]))[1]
+    assert twice == backend.encode("Fire is hotter than")
+
+
+def test_a_child_replaces_the_end_of_what_was_computed_and_shares_the_rest(tmp_path: Path) -> None:
+    events: list[Event] = []
+    made = lab(tmp_path, events.append)
+    before = "Nice. My name is John, and my friend's name is Joanna.\n\n"
+
+    @sgl.function
+    def program(s: Any) -> Any:
+        s += before
+        forks = s.fork(2)
+        forks += ["Now" + sgl.gen(max_tokens=1), "\nQuestion" + sgl.gen(max_tokens=1)]
+        forks.join()
+        return [fork._stream.variables[0].prompt for fork in forks]
+
+    now, question = program.run(backend=made).ret_value
+    assert (now, question) == (made.encode(before + "Now"), made.encode(before + "\nQuestion"))
+    assert now[: len(made.encode(before))] != made.encode(before)
+    healed = [event for event in events if isinstance(event, StreamExtended) and event.n_healed]
+    assert made.decode(healed[0].healed) in made.decode(healed[0].tokens[: healed[0].n_healed])
+    made._resident.check()
+    made._resident.close()
+
+
+@pytest.mark.parametrize("more", [{}, {"frequency_penalty": 1.5}, {"regex": "[A-Z][a-z]+[.]"}, {"min_tokens": 5}])
+def test_a_healed_gen_says_the_same_whatever_is_guessed_and_spells_its_prompt(tmp_path: Path, more: dict[str, Any]) -> None:
+    said = []
+    for name, config in (("a", {}), ("b", {"draft_tokens": 0}), ("c", {"jump_forward": False})):
+        (tmp_path / name).mkdir()
+        events: list[Event] = []
+        made = lab(tmp_path / name, events.append, **config)
+        texts = []
+        for text in ("name: ", "The capital of Fra", "Now, here is a list:\n\n", "if x:\n    ", "你"):
+            state, ids = ids_after(made, f"My friend. {text}", sgl.gen("x", max_tokens=9, return_logprob=True, **more))
+            meta = state.get_meta_info("x")
+            assert made.decode(ids, special=False) == state.text() == f"My friend. {text}{state['x']}"
+            assert meta["completion_tokens"] <= 9
+            texts.append((state["x"], ids, meta["completion_tokens"], meta["output_token_logprobs"]))
+        queued = [event for event in events if isinstance(event, RequestQueued)]
+        assert all(len(event.prompt) < len(made.encode(made.decode(event.prompt) + "x  y")) for event in queued)
+        said.append(texts)
+        made._resident.check()
+        made._resident.close()
+    assert said[0] == said[1] == said[2]
+
+
+def test_a_text_that_nothing_precedes_goes_on_from_the_models_own_beginning(backend: LocalBackend) -> None:
+    state, ids = ids_after(backend, sgl.gen("x", max_tokens=3), "\n")
+    assert backend.decode(ids[:1]) == state.prompt("x") == "<|endoftext|>"
+    assert state.text() == state["x"] + "\n"
+    with ScriptedBackendClosed(chat_template=None) as bare, pytest.raises(ProgramError, match="append some text first"):
+        ids_after(bare, sgl.gen("x"))  # type: ignore[arg-type]  # any backend will do
+
+
+class ScriptedBackendClosed(ScriptedBackend):
+    def __enter__(self) -> ScriptedBackendClosed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def test_what_a_stop_leaves_of_a_token_and_what_a_text_leaves_of_a_character() -> None:
+    text = TextStream((".",))
+    assert not text.push(b"a")
+    assert text.push(b"**.")
+    assert (text.text, text.n_ids, text.kept) == ("a**", 1, "**")
+    text = TextStream(whole=True)
+    for data in (b"a", " 🙃".encode()[:3]):
+        text.push(data)
+    text.close()
+    assert (text.text, text.n_ids, text.n_begun) == ("a", 1, 1)
+
+
+def test_a_special_token_is_hidden_and_a_stop_may_spell_it() -> None:
+    for stop, seen in (((), "ab"), (("<|x|>b",), "a"), (("|",), "ab")):
+        text = TextStream(stop)
+        text.push(b"a")
+        text.push(b"<|x|>", is_hidden=True)
+        text.push(b"b")
+        text.close()
+        assert text.text == seen

@@ -95,10 +95,20 @@ def outcome(asked: Asked) -> str:
     return f"{counted(len(asked.samples), 'token')} came{forced}; finish reason: {clipped(asked.reason, 40) or 'none yet'}"
 
 
+def seams(asked: Asked, spell: Spell) -> list[str]:
+    """A line for each place where other tokens spell the text than stood there before."""
+
+    def spelled(tokens: Sequence[int]) -> str:
+        return " ".join(f"{_visible(legible(spell(token)))} ({token})" for token in tokens[:8])
+
+    return [f"healed seam: {spelled(before)} became {spelled(after)}" for before, after in asked.seams]
+
+
 def html(asked: Asked, spell: Spell) -> Markup:
     small = css(font_size="12px", opacity="0.7", margin="10px 0 4px 0")
     parts: list[Child] = [tag("div", {"style": css(font_weight="600")}, clipped(heading(asked), 200))]
     parts.append(_chips(prompt_lines(asked, spell)))
+    parts += [tag("div", {"style": small}, seam) for seam in seams(asked, spell)]
     if asked.kind == "gen":
         parts += [tag("div", {"style": small}, outcome(asked)), _chips(answer_lines(asked, spell))]
     else:
@@ -134,7 +144,7 @@ def _visible(text: str) -> str:
 
 def text(asked: Asked, spell: Spell) -> str:
     """One line a token: position, id, where it is from, what is known, text."""
-    rows = [heading(asked), *map(_row, prompt_lines(asked, spell))]
+    rows = [heading(asked), *map(_row, prompt_lines(asked, spell)), *seams(asked, spell)]
     if asked.kind == "gen":
         rows += [outcome(asked), *map(_row, answer_lines(asked, spell))]
     else:

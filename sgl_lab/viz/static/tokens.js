@@ -313,6 +313,7 @@ export class TokensPanel {
       line(`position ${position}`, id === null || id === undefined ? "" : `id ${id}`, joined > 1 ? `one character in ${joined} tokens` : ""),
     ];
     if (how?.t !== undefined) rows.push(line(`at ${seconds(how.t)}`, how.ms ? `${seconds(how.ms)} after the one before` : "in one step with the one before"));
+    if (how?.healed) rows.push(line(`healed: spells ${JSON.stringify(how.healed)} again, which stood here as other tokens`));
     if (how?.drafted) rows.push(line("guessed ahead, and right"));
     if (how?.allowed !== undefined) {
       const { vocab } = this.view.store.options;

@@ -17,6 +17,7 @@ from ...contracts.events import (
     RequestFinished,
     RequestQueued,
     Sample,
+    StreamExtended,
     TokensSampled,
 )
 from ...contracts.ids import ExprId, ForkId, RequestId
@@ -40,6 +41,8 @@ class Asked:
     samples: list[Sample] = field(default_factory=list)
     value: str = ""
     reason: str = ""
+    seams: list[tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    """tokens that stood before it, and those that spell the same in their place, alone or with what follows"""
 
     @property
     def title(self) -> str:
@@ -55,6 +58,9 @@ def asked(entries: Iterable[Entry]) -> tuple[Asked, ...]:
     by_expr: dict[ExprId, Asked] = {}
     by_request: dict[RequestId, Asked] = {}
     n_unnamed = 0
+    seams: dict[ForkId, list[tuple[tuple[int, ...], tuple[int, ...]]]] = {}
+    """of each fork, since its last gen or select"""
+    latest: dict[ForkId, Asked] = {}
     for entry in entries:
         match entry.event:
             case ForkOpened(fork=fork, parent=None):
@@ -69,7 +75,12 @@ def asked(entries: Iterable[Entry]) -> tuple[Asked, ...]:
                 if expr is not None and expr not in by_expr:
                     name, kind = names[expr]
                     prompt = queued.prompt if kind == "gen" or queued.reusable is None else queued.prompt[: queued.reusable + 1]
-                    by_expr[expr] = by_request[request] = Asked(name, kind, fork, request, prompt, paths.get(fork, ""))
+                    now = by_expr[expr] = by_request[request] = Asked(name, kind, fork, request, prompt, paths.get(fork, ""))
+                    now.seams += seams.pop(fork, [])
+                    latest[fork] = now
+            case StreamExtended(fork=fork, kind=kind, healed=healed) as told if healed:
+                is_said = kind != "text" and fork in latest
+                (latest[fork].seams if is_said else seams.setdefault(fork, [])).append((healed, told.tokens[: told.n_healed]))
             case PrefixMatched(request=request, n_hit=n_hit) if request in by_request and by_request[request].n_hit is None:
                 by_request[request].n_hit = min(n_hit, len(by_request[request].prompt))
             case TokensSampled(samples=samples):

@@ -41,6 +41,8 @@ class Drawing(TypedDict, total=False):
     allowed: int
     """tokens that a constraint allowed here"""
     drafted: bool
+    healed: str
+    """text that stood here as other tokens, of which this one spells the end or all"""
 
 
 Tok = tuple[str, str, float | None, str, tuple[tuple[str, float], ...] | None, int, Drawing | None]
@@ -84,6 +86,8 @@ class _Token:
     """how it was drawn, at `t`, `ms` after the one before it"""
     t: float = 0.0
     ms: float = 0.0
+    healed: tuple[int, ...] = ()
+    """tokens that stood here before and whose text it spells again, with others maybe"""
 
 
 @dataclass(slots=True)
@@ -111,6 +115,10 @@ class _Request:
     """tokens in KV"""
     drawn: list[_Token] = field(default_factory=list)
     running: bool = True
+    n_open: int = 0
+    """tokens at the end of the stream that are not in the prompt, since they may be said again"""
+    n_again: int = 0
+    """of the drawn tokens, those that stood at the end of the stream already: the prompt's end, said again"""
 
 
 class TokensView:
@@ -178,6 +186,7 @@ class TokensView:
         fork = self._forks.get(event.fork) if event.fork is not None else None
         if fork is not None:
             self._requests[event.request] = request = _Request(fork, event.prompt, self._now)
+            request.n_open = max(0, fork.end - len(event.prompt)) if event.kind == "gen" else 0
             if event.kind == "gen" and event.group == event.request:
                 fork.live = request
 
@@ -189,6 +198,8 @@ class TokensView:
             self._change(fork, 0)
         cls = event.kind if event.kind in ("generated", "choice") else "text"
         tokens = [_Token(token, cls, event.role) for token in event.tokens]
+        for token in tokens[: event.n_healed]:
+            token.healed = event.healed
         live = fork.live
         if live is not None and cls == "generated":
             first = event.start - len(live.prompt)
@@ -235,7 +246,12 @@ class TokensView:
         token = _Token(sample.token, "generated", fork.role, sample, self._now, round(self._now - request.t, 3))
         request.t = self._now
         request.drawn.append(token)
-        if fork.live is request and len(request.prompt) + len(request.drawn) == fork.end + 1:
+        if fork.live is not request:
+            return
+        at = len(request.prompt) + request.n_again - fork.base
+        if request.n_again == len(request.drawn) - 1 and 0 <= at < len(fork.own) and fork.own[at].id == sample.token:
+            request.n_again += 1
+        elif request.n_open + len(request.prompt) + len(request.drawn) - request.n_again == fork.end + 1:
             fork.own.append(token)
             self._change(fork, len(fork.own) - 1)
 
@@ -266,9 +282,12 @@ class TokensView:
 
     def _tok(self, token: _Token) -> Tok:
         text, role = self._text(token.id), legible(token.role)
+        how: Drawing = {}
+        if token.healed:
+            how["healed"] = "".join(map(self._text, token.healed))
         if (sample := token.sample) is None:
-            return (text, token.cls, None, role, None, token.id, None)
-        how: Drawing = {"t": token.t, "ms": token.ms}
+            return (text, token.cls, None, role, None, token.id, how or None)
+        how |= {"t": token.t, "ms": token.ms}
         if sample.n_allowed is not None:
             how["allowed"] = sample.n_allowed
         if sample.drafted:
