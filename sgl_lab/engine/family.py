@@ -198,7 +198,7 @@ class GenFamily(Family):
         self._hidden = frozenset(vocabulary.special_ids | vocabulary.eos_ids) if params.skip_special_tokens else frozenset[int]()
         ids = [RequestId(_request_ids.next()) for _ in range(params.n)]
         constraint = params.constraint and replace(params.constraint, seam=rest.decode())
-        guides = [None if constraint is None else grammars.start(constraint, limit) for _ in ids]
+        guides = [None if constraint is None else grammars.start(constraint, self._limit) for _ in ids]
         seams = [Seam(spellings, rest, vocabulary.n_vocab) if spellings and rest else None for _ in ids]
         self.requests = tuple(
             Request(
@@ -317,7 +317,8 @@ class GenFamily(Family):
         guide, n, n_least = sample.guide, len(request.generated) - request.n_healed, self._params.min_tokens
         if guide is None or sample.is_led_out or (token in self._ends and n >= n_least):
             return False
-        if guide.keeps_a_way(token, request.limit - len(request.generated) - 1):
+        is_inside = sample.seam is not None and sample.seam.n_inside((token,)) == 1
+        if guide.keeps_a_way(token, min(request.limit - len(request.generated), self._limit - n + is_inside) - 1):
             return False
         if n + len(guide.way or ()) < n_least:
             guide.way = None  # it may not end here: from now on nothing is sure

@@ -576,8 +576,8 @@ MUTANTS = (
     Mutant(
         "samples of a prompt share one guide",
         "family.py",
-        "guides = [None if constraint is None else grammars.start(constraint, limit) for _ in ids]",
-        "guides = [None if constraint is None else grammars.start(constraint, limit)] * len(ids)",
+        "guides = [None if constraint is None else grammars.start(constraint, self._limit) for _ in ids]",
+        "guides = [None if constraint is None else grammars.start(constraint, self._limit)] * len(ids)",
         "pure/test_engine_constraints.py::test_samples_of_one_prompt_each_follow_the_constraint",
     ),
     Mutant(
@@ -618,8 +618,8 @@ MUTANTS = (
     Mutant(
         "a text is led out one token too late",
         "family.py",
-        "keeps_a_way(token, request.limit - len(request.generated) - 1)",
-        "keeps_a_way(token, request.limit - len(request.generated))",
+        "self._limit - n + is_inside) - 1)",
+        "self._limit - n + is_inside))",
         "pure/test_engine_constraints.py::test_a_text_is_whole_before_its_tokens_run_out",
     ),
     Mutant(

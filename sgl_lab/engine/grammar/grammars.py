@@ -56,12 +56,25 @@ class Grammars:
         """held by whoever compiles one; gone with the last who waits for it"""
 
     def start(self, constraint: Constraint, most: int | None = None) -> Guide:
-        """A guide at the beginning of a text of at most `most` tokens. BadArgument or BackendUnsupported if there can be none."""
+        """A guide at the beginning of a text of at most `most` tokens, those of its seam not counted.
+
+        BadArgument or BackendUnsupported if there can be none.
+        """
         prototype, way, machine = self.prepare(constraint)
-        if way is not None and most is not None and len(way) > most:
+        if way is not None and most is not None and len(way) - self._n_inside(way, constraint.seam) > most:
             way = None
         tokenizer, leaving = self._tokenizer()
         return Guide(prototype, tokenizer, self._spelling.n_vocab, self._jump, leaving, way, machine, constraint.seam)
+
+    def _n_inside(self, way: Tokens, seam: str) -> int:
+        """How many of a way's first tokens say nothing but `seam`."""
+        n_bytes, n = len(seam.encode()), 0
+        while n < len(way) and n_bytes:
+            n_bytes -= len(self._spelling.token_bytes(way[n]))
+            if n_bytes < 0:
+                break
+            n += 1
+        return n
 
     def prepare(self, constraint: Constraint) -> Compiled:
         """As `start`, for later."""
