@@ -84,7 +84,7 @@ class Stream:
         self.defaults = replace(run.defaults, seed=parent.child_seed()) if parent else run.defaults
         """of sampling: a fork has a seed of its own, or forks that begin alike would all say the same"""
         self._n_children = 0
-        self._text = parent._text if parent else ""
+        self._text: str = parent._text if parent else ""
         """literal text that was appended last"""
         self.transcript = Transcript(run.backend, run.chat, self._extended)
         self.n_inherited = 0
