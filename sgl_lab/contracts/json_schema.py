@@ -9,6 +9,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from .patterns import ecma
+
+DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _TYPES = {"null", "boolean", "integer", "number", "string", "array", "object"}
 _Check = Callable[[Any], bool]
 
@@ -49,6 +52,20 @@ def _local(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"#(/[\w.$-]+)*", value, re.ASCII) is not None
 
 
+def _pattern(value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
+    try:
+        ecma.read(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _patterned(value: Any) -> bool:
+    return _named(value) and all(map(_pattern, value))
+
+
 def _schemas(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(map(plainly_valid, value))
 
@@ -68,13 +85,17 @@ _KEYWORDS: dict[str, _Check] = {
     "type": _type,
     "required": _names,
     "$ref": _local,
+    "$schema": lambda value: value == DRAFT,
+    "pattern": _pattern,
+    "patternProperties": _patterned,
+    "multipleOf": lambda value: _number(value) and value > 0,
     **dict.fromkeys(("const", "default"), _anything),
     **dict.fromkeys(("title", "description", "$comment", "format"), _text),
     **dict.fromkeys(("enum", "examples"), _list),
     **dict.fromkeys(("uniqueItems", "deprecated", "readOnly", "writeOnly"), _truth),
     **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _number),
     **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"), _count),
-    **dict.fromkeys(("items", "additionalProperties"), plainly_valid),
+    **dict.fromkeys(("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames"), plainly_valid),
     **dict.fromkeys(("anyOf", "allOf", "oneOf", "prefixItems"), _schemas),
     **dict.fromkeys(("properties", "$defs"), _named),
 }

@@ -13,22 +13,21 @@ from functools import lru_cache
 
 from .tree import (
     ALL,
-    EMPTY,
     END,
     START,
-    Anchored,
     Chars,
     Choice,
     Node,
+    Pattern,
     Ranges,
     Text,
     Unsupported,
-    after,
     but,
     common,
     for_python,
+    in_turn,
+    one_character,
     one_of,
-    plain,
     ranges,
     repeated,
     somewhere,
@@ -93,7 +92,7 @@ class _Reader:
         self._inverse = False
         """inside of `[^...]`, where a class has to be wide so that what is left is narrow"""
 
-    def read(self) -> Anchored:
+    def read(self) -> Pattern:
         found = self._choice()
         if self._at < len(self._pattern):
             raise Wrong(self._place("unmatched )"))
@@ -120,7 +119,7 @@ class _Reader:
             self._at = found.end()
         return found
 
-    def _choice(self) -> Anchored:
+    def _choice(self) -> Pattern:
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise Unsupported(f"groups nested deeper than {MAX_DEPTH}")
@@ -130,13 +129,13 @@ class _Reader:
         self._depth -= 1
         return one_of(found) if len(found) > 1 else found[0]
 
-    def _chain(self) -> Anchored:
-        found = plain(EMPTY)
+    def _chain(self) -> Pattern:
+        found: list[Pattern] = []
         while self._next() not in ("", "|", ")"):
-            found = after(found, self._term())
-        return found
+            found.append(self._term())
+        return in_turn(found)
 
-    def _term(self) -> Anchored:
+    def _term(self) -> Pattern:
         if self._takes("^"):
             return START
         if self._takes("$"):
@@ -161,24 +160,24 @@ class _Reader:
         self._takes("?")
         return repeated(found, fewest, most)
 
-    def _atom(self) -> Anchored:
+    def _atom(self) -> Pattern:
         at, character = self._at, self._next()
         if self._takes("("):
             return self._group(at)
         if character == "[":
-            return plain(Chars(self._class()))
+            return one_character(self._class())
         if self._takes("."):
-            return plain(Chars(but(LINE_ENDS)))
+            return Chars(but(LINE_ENDS))
         if character == "\\":
-            return plain(self._escape())
+            return self._escape()
         if character in "*+?":
             raise self._wrong(f"nothing to repeat before {character}")
         if character in "{}]":
             raise self._wrong(f"{character} has to be escaped")
         self._at += 1
-        return plain(_character(ord(character)))
+        return _character(ord(character))
 
-    def _group(self, at: int) -> Anchored:
+    def _group(self, at: int) -> Pattern:
         if self._takes("?"):
             if self._matched(r"<?[=!]"):
                 raise Unsupported(self._place("look-around", at))
@@ -193,7 +192,7 @@ class _Reader:
     def _escape(self) -> Node:
         at = self._at
         if (found := self._kind()) is not None:
-            return Chars(found)
+            return one_character(found)
         following = self._pattern[at + 1 : at + 2]
         if following in ("b", "B"):
             raise Unsupported(self._place("a word boundary", at))

@@ -19,25 +19,24 @@ from typing import Any
 from ..errors import BackendUnsupported, BadArgument
 from .tree import (
     ALL,
-    EMPTY,
     END,
     START,
-    Anchored,
-    Chars,
     Node,
+    Pattern,
     Ranges,
     Text,
     Unsupported,
-    after,
     but,
+    in_turn,
     is_nothing,
+    one_character,
     one_of,
-    plain,
     ranges,
     repeated,
     whole,
 )
 
+MAX_PARTS = 20_000
 _KINDS = {
     sre.CATEGORY_DIGIT: r"\d",
     sre.CATEGORY_NOT_DIGIT: r"\D",
@@ -52,6 +51,9 @@ _ANCHORS = {sre.AT_BEGINNING: START, sre.AT_BEGINNING_STRING: START, sre.AT_END:
 def read(pattern: str) -> Node:
     """The texts that `re.fullmatch` takes. BadArgument with the position, BackendUnsupported for what cannot be followed token by token."""
     short = repr(pattern if len(pattern) <= 60 else pattern[:59] + "…")
+    n_parts = sum(map(pattern.count, "([{*+?"))
+    if n_parts > MAX_PARTS:
+        raise BadArgument(f"regex {short} is too large: it has {n_parts} groups, classes and repeats", hint=f"at most {MAX_PARTS} are taken")
     for part in _PARTS.finditer(pattern):
         if part.lastgroup:
             place = f"{part.lastgroup.replace('_', ' ')} at position {part.start()}"
@@ -89,27 +91,37 @@ _PARTS = re.compile(
 """a pattern's parts: plain characters, a class, one of the above, an escape, anything else. The parser does not say where they stood"""
 
 
-def _sequence(items: Iterable[tuple[Any, Any]], flags: int) -> Anchored:
-    found = plain(EMPTY)
+def _sequence(items: Iterable[tuple[Any, Any]], flags: int) -> Pattern:
+    return in_turn(_pieces(items, flags))
+
+
+def _pieces(items: Iterable[tuple[Any, Any]], flags: int) -> Iterable[Pattern]:
+    is_exact = not flags & re.IGNORECASE
+    letters: list[str] = []
     for op, value in items:
-        found = after(found, _piece(op, value, flags))
-    return found
+        if op is sre.LITERAL and is_exact and not 0xD800 <= value < 0xE000:
+            letters.append(chr(value))
+            continue
+        if letters:
+            yield Text("".join(letters))
+            letters.clear()
+        yield _piece(op, value, flags)
+    if letters:
+        yield Text("".join(letters))
 
 
-def _piece(op: Any, value: Any, flags: int) -> Anchored:
+def _piece(op: Any, value: Any, flags: int) -> Pattern:
     match op:
-        case sre.LITERAL if not flags & re.IGNORECASE:
-            if 0xD800 <= value < 0xE000:
-                raise Unsupported("half a surrogate pair")
-            return plain(Text(chr(value)))
+        case sre.LITERAL if 0xD800 <= value < 0xE000:
+            raise Unsupported("half a surrogate pair")
         case sre.LITERAL:
-            return plain(_class([(op, value)], flags))
+            return _class([(op, value)], flags)
         case sre.NOT_LITERAL:
-            return plain(_class([(sre.NEGATE, None), (sre.LITERAL, value)], flags))
+            return _class([(sre.NEGATE, None), (sre.LITERAL, value)], flags)
         case sre.ANY:
-            return plain(Chars(ALL if flags & re.DOTALL else but(((10, 10),))))
+            return one_character(ALL if flags & re.DOTALL else but(((10, 10),)))
         case sre.IN:
-            return plain(_class(value, flags))
+            return _class(value, flags)
         case sre.BRANCH:
             return one_of(_sequence(branch, flags) for branch in value[1])
         case sre.SUBPATTERN:
@@ -127,7 +139,7 @@ def _piece(op: Any, value: Any, flags: int) -> Anchored:
     raise Unsupported(f"{op}")
 
 
-def _class(items: list[tuple[Any, Any]], flags: int) -> Chars:
+def _class(items: list[tuple[Any, Any]], flags: int) -> Node:
     is_negated = items[0][0] is sre.NEGATE
     pairs, kinds = [], []
     for op, value in items[is_negated:]:
@@ -143,7 +155,7 @@ def _class(items: list[tuple[Any, Any]], flags: int) -> Chars:
         found = _found_in(f"[{spelled}]", flags & (re.IGNORECASE | re.ASCII))
     else:
         found = ranges(pairs)
-    return Chars(but(found) if is_negated else found)
+    return one_character(but(found) if is_negated else found)
 
 
 @lru_cache(256)

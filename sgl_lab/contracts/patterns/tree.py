@@ -237,7 +237,7 @@ class Unsupported(ValueError):
 
 @dataclass(frozen=True)
 class Anchored:
-    """What a pattern may be, by whether the text has to begin with it and to end with it.
+    """What a pattern with anchors may be, by whether the text has to begin with it and to end with it.
 
     `bare` says how it may be nothing at all: (must it stand at the start, must it stand at the end).
     """
@@ -245,43 +245,49 @@ class Anchored:
     parts: tuple[tuple[bool, bool, Node], ...] = ()
     bare: frozenset[tuple[bool, bool]] = frozenset()
 
-    @property
-    def is_plain(self) -> bool:
-        return not any(start or end for start, end, _ in self.parts) and not any(start or end for start, end in self.bare)
 
-    @property
-    def node(self) -> Node:
-        """Of a plain one."""
-        return choice([part for _, _, part in self.parts] + ([EMPTY] if self.bare and not self.parts else []))
-
-
+Pattern: TypeAlias = Node | Anchored
 START, END = Anchored(bare=frozenset({(True, False)})), Anchored(bare=frozenset({(False, True)}))
 
 
-def plain(node: Node) -> Anchored:
-    if isinstance(node, Chars) and not node.ranges:
-        node = NOTHING
-    return Anchored(((False, False, node),), frozenset({(False, False)}) if can_be_empty(node) else frozenset())
+def _anchored(one: Pattern) -> Anchored:
+    if isinstance(one, Anchored):
+        return one
+    return Anchored(((False, False, one),), frozenset({(False, False)}) if can_be_empty(one) else frozenset())
 
 
-def after(one: Anchored, two: Anchored) -> Anchored:
-    """One, then the other."""
-    if one.is_plain and two.is_plain:
-        return plain(chain((one.node, two.node)))
+def in_turn(every: Iterable[Pattern]) -> Pattern:
+    """One after the other."""
+    found: Anchored | None = None
+    waiting: list[Node] = []
+    for one in every:
+        if not isinstance(one, Anchored):
+            waiting.append(one)
+            continue
+        before = chain(waiting)
+        waiting = []
+        found = _after(_after(found or _anchored(EMPTY), _anchored(before)), one)
+    last = chain(waiting)
+    return _after(found, _anchored(last)) if found else last
+
+
+def _after(one: Anchored, two: Anchored) -> Anchored:
     parts: list[tuple[bool, bool, Node]] = []
     for start, end, node in one.parts:
         parts += [(start, last, chain((node, other))) for first, last, other in two.parts if not end and not first]
-        parts += [(start, end or last, node) for first, last in two.bare if not first]
+        parts += [(start, end or last, node) for first, last in two.bare if not first and (end or last)]
     for start, end in one.bare:
-        parts += [(start or first, last, other) for first, last, other in two.parts if not end]
+        parts += [(start or first, last, other) for first, last, other in two.parts if not end and (start or first)]
     bare = {(start or first, end or last) for start, end in one.bare for first, last in two.bare}
     return Anchored(_merged(parts), frozenset(bare))
 
 
-def one_of(every: Iterable[Anchored]) -> Anchored:
-    all_of = list(every)
-    parts = [part for one in all_of for part in one.parts]
-    return Anchored(_merged(parts), frozenset().union(*(one.bare for one in all_of)))
+def one_of(every: Iterable[Pattern]) -> Pattern:
+    options = list(every)
+    if not any(isinstance(one, Anchored) for one in options):
+        return choice(one for one in options if not isinstance(one, Anchored))
+    found = [*map(_anchored, options)]
+    return Anchored(_merged([part for one in found for part in one.parts]), frozenset().union(*(one.bare for one in found)))
 
 
 def _merged(parts: list[tuple[bool, bool, Node]]) -> tuple[tuple[bool, bool, Node], ...]:
@@ -292,26 +298,35 @@ def _merged(parts: list[tuple[bool, bool, Node]]) -> tuple[tuple[bool, bool, Nod
     return tuple((start, end, choice(nodes)) for (start, end), nodes in found.items())
 
 
-def repeated(one: Anchored, fewest: int, most: int | None) -> Anchored:
-    if one.is_plain:
-        if most == 0 or (fewest == 0 and is_nothing(one.node)):
-            return plain(EMPTY)
-        return one if (fewest, most) == (1, 1) or is_nothing(one.node) else plain(Many(one.node, fewest, most))
+def repeated(one: Pattern, fewest: int, most: int | None) -> Pattern:
     if (fewest, most) == (1, 1):
         return one
+    if not isinstance(one, Anchored):
+        if most == 0 or (fewest == 0 and is_nothing(one)):
+            return EMPTY
+        return one if is_nothing(one) else Many(one, fewest, most)
     if (fewest, most) == (0, 1):
-        return one_of((plain(EMPTY), one))
+        return one_of((EMPTY, one))
     raise Unsupported("an anchor inside of a repeat")
 
 
-def whole(one: Anchored) -> Node:
+def whole(one: Pattern) -> Node:
     """The texts that it matches from the first character to the last."""
-    return choice([node for _, _, node in one.parts] + ([EMPTY] if one.bare and not any(can_be_empty(n) for _, _, n in one.parts) else []))
+    if not isinstance(one, Anchored):
+        return one
+    found = [node for _, _, node in one.parts]
+    return choice(found + ([EMPTY] if one.bare and not any(map(can_be_empty, found)) else []))
 
 
-def somewhere(one: Anchored) -> Node:
+def somewhere(one: Pattern) -> Node:
     """The texts in which it is found."""
-    found = [chain((*([] if start else [ANY]), node, *([] if end else [ANY]))) for start, end, node in one.parts]
+    if not isinstance(one, Anchored):
+        return NOTHING if is_nothing(one) else ANY if can_be_empty(one) else chain((ANY, one, ANY))
     if any(not (start and end) for start, end in one.bare):
         return ANY
+    found = [chain((*([] if start else [ANY]), node, *([] if end else [ANY]))) for start, end, node in one.parts]
     return choice(found + ([EMPTY] if one.bare else []))
+
+
+def one_character(found: Ranges) -> Node:
+    return Chars(found) if found else NOTHING

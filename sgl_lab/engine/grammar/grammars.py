@@ -20,7 +20,7 @@ from . import exits
 from .exits import Exits, Tokens
 from .guide import Guide
 from .machine import Machine
-from .schema import lowered
+from .schema import spelled
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -151,7 +151,8 @@ def _grammar(kind: str, source: str, lead: str) -> tuple[str, Node | None, Mappi
             check_lark(source)
             return LLMatcher.grammar_from_lark(_led(source, lead)), None, {}
         case _:
-            return _led(lowered(source), lead), None, {}
+            grammar, tree, rules = spelled(source)
+            return _led(grammar, lead), Chain((python.read(lead), tree)) if lead else tree, rules
 
 
 def _led(grammar: str, lead: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from referencing.exceptions import Unresolvable
 
 from ...contracts.errors import BackendUnsupported
+from ...contracts.patterns import ecma
+from ...contracts.patterns.formats import FORMATS
 from .shapes import (
     FALSE,
     TRUE,
@@ -38,9 +39,7 @@ from .shapes import (
 if TYPE_CHECKING:
     from .reading import Reading, Schema
 
-FORMATS = frozenset(["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"])
 MAX_COUNT = 1_000_000  # of characters, items and pairs
-MAX_REPEAT = 1_000  # in a pattern
 
 
 @dataclass(frozen=True)
@@ -163,10 +162,8 @@ def _pattern(reading: Reading, here: Keyword) -> Formula:
 
 
 def _matching(reading: Reading, pattern: str, path: str) -> Formula:
-    if any(int(number) > MAX_REPEAT for repeat in re.findall(r"\{[0-9,]+\}", pattern) for number in re.findall("[0-9]+", repeat)):
-        raise BackendUnsupported(f"the pattern at {path} repeats more than {MAX_REPEAT} times", hint="use maxLength")
     try:
-        reading.matches(pattern, "")
+        ecma.read(pattern)
     except ValueError as error:
         raise BackendUnsupported(
             f"the pattern at {path} is not supported: {error}", hint="regular expressions without look-around and back references"

@@ -6,7 +6,7 @@ What has no exact shape carries the reason in `refused`, and is refused when it 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 from ...contracts.errors import BackendUnsupported
+from ...contracts.patterns import ecma
 from .keywords import KEYWORDS, Keyword, other_keys, refusal
 from .shapes import (
     FALSE,
@@ -61,10 +62,9 @@ class _Endless(BackendUnsupported):
 
 
 class Reading:
-    """One document. `matches(pattern, text)` tells whether a text holds a pattern."""
+    """One document."""
 
-    def __init__(self, document: Any, matches: Callable[[str, str], bool]) -> None:
-        self.matches = matches
+    def __init__(self, document: Any) -> None:
         self._claims: list[Schema | _Ground] = []
         self._numbers: dict[Any, int] = {}
         self._known: dict[tuple[Formula, bool], tuple[Shape, ...]] = {}
@@ -134,7 +134,7 @@ class Reading:
     def _fits(self, text: str, shape: String) -> bool:
         if not shape.shortest <= len(text) <= (len(text) if shape.longest is None else shape.longest):
             return False
-        return all(self.matches(p, text) for p in shape.patterns) and not any(self.matches(p, text) for p in shape.not_patterns)
+        return all(ecma.matches(p, text) for p in shape.patterns) and not any(ecma.matches(p, text) for p in shape.not_patterns)
 
     def _found(self, formula: Formula, tracked: bool) -> Iterable[Shape]:
         if isinstance(formula, All):

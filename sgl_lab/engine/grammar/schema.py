@@ -12,11 +12,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...contracts.errors import BackendUnsupported, BadArgument
 from ...contracts.json_schema import plainly_valid
 from ...contracts.params import MAX_SOURCE
+
+if TYPE_CHECKING:
+    from .spelling import Spelled
 
 MAX_DEPTH = 64
 MAX_VALUES = 20_000
@@ -30,13 +33,17 @@ _BESIDE_REF = {"$ref", "$comment", "$schema", "title", "description", "default",
 
 def lowered(schema_text: str) -> str:
     """The Lark grammar of a JSON schema. BadArgument if it is none, BackendUnsupported for what cannot be obeyed."""
+    return spelled(schema_text).grammar
+
+
+def spelled(schema_text: str) -> Spelled:
+    """As `lowered`, with the same as trees."""
     schema = _parsed(schema_text)
     _check(schema)
     from .reading import Reading
-    from .search import matches
     from .spelling import Speller
 
-    return Speller(Reading(schema, matches)).grammar()
+    return Speller(Reading(schema)).grammar()
 
 
 def _parsed(text: str) -> Any:

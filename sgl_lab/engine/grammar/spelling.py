@@ -1,6 +1,6 @@
 """Shapes to a Lark grammar: the texts that `json.dumps` writes of them, with keys in the order of the schema.
 
-A text under a negated pattern, and a key under any pattern, is spelled without escapes; else every character may stand there.
+Beside the grammar the same is given as trees, so that the shortest end of a text is known.
 """
 
 from __future__ import annotations
@@ -8,23 +8,35 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...contracts.errors import BackendUnsupported, BadArgument
+from ...contracts.patterns import ecma
+from ...contracts.patterns.formats import of_format
+from ...contracts.patterns.tree import Chars, Many, Named, Node, Such, Text, chain, choice, for_library
 from .limits import MAX_RULES
+from .numbers import ANY_INTEGER, ANY_NUMBER, between
 from .reading import Reading
-from .search import is_possible, whole_text
+from .search import is_possible
 from .shapes import FALSE, TRUE, UNIVERSE, Array, Fixed, Formula, Number, Object, Shape, String, both, opposite
+from .strings import CHARACTER, QUOTE, quoted, string
 
 MAX_LEAVES = 500  # kinds of numbers and strings
 MAX_MULTIPLE = 10**6
 _EXACT = 1 << 53  # beyond it, whole numbers are no longer told apart
 _MAX_DISTINCT = 8  # values that items may have under `uniqueItems`
 _OPTIONS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-_CHARACTER = r'[^"\\\x00-\x1f]|\\["\\bfnrt]|\\u00(0[0-7bef]|1[0-9a-f])'
+_BROKEN = chain([ANY_INTEGER, Text("."), Many(Chars(((48, 57),))), Chars(((49, 57),)), Many(Chars(((48, 57),)))])
+"""a number that is not whole"""
+_PAIR = chain([string(), Text(": "), Named("any")])
+ANY_VALUE: dict[str, Node] = {
+    "any": choice([Text("null"), Text("true"), Text("false"), ANY_NUMBER, string(), Named("any_list"), Named("any_object")]),
+    "any_list": chain([Text("["), Many(chain([Named("any"), Many(chain([Text(", "), Named("any")]))]), 0, 1), Text("]")]),
+    "any_object": chain([Text("{"), Many(chain([_PAIR, Many(chain([Text(", "), _PAIR]))]), 0, 1), Text("}")]),
+}
 
 
 @dataclass(frozen=True)
@@ -42,17 +54,27 @@ class _Use:
 _Line = tuple[str | _Use, ...]
 
 
+class Spelled(NamedTuple):
+    """A grammar of the library, and the same as trees."""
+
+    grammar: str
+    tree: Node
+    rules: Mapping[str, Node]
+
+
 class Speller:
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
         self._rules: dict[str, list[_Line]] = {}
         self._terminals: dict[str, str] = {}
+        self._trees: dict[str, Node] = {}
+        """of terminals, by name, and of what the library spells, by its text"""
         self._named: dict[Any, str] = {}
         self._n_leaves = 0
         self._path = ""  # of what is being spelled
         self._unwritten: list[tuple[str, Callable[[], Iterable[_Line]]]] = []
 
-    def grammar(self) -> str:
+    def grammar(self) -> Spelled:
         start = self._value(self._reading.root)
         while self._unwritten:
             name, lines = self._unwritten.pop()
@@ -69,7 +91,14 @@ class Speller:
         text = [f"start: {start}"]
         text += [f"{name}: " + " | ".join(" ".join(map(str, line)) or '""' for line in made[name]) for name in made if name in reached]
         text += [f"{name}: {terminal}" for terminal, name in self._terminals.items()]
-        return "%llguidance {}\n" + "\n".join(text) + "\n"
+        rules = {name: choice(chain(map(self._tree, line)) for line in made[name]) for name in made if name in reached}
+        return Spelled("%llguidance {}\n" + "\n".join(text) + "\n", Named(start), rules | ANY_VALUE)
+
+    def _tree(self, symbol: str | _Use) -> Node:
+        if isinstance(symbol, str):
+            return Text(json.loads(symbol)) if symbol.startswith('"') else self._trees[symbol]
+        rule = Named(symbol.rule)
+        return rule if symbol.fewest == symbol.most == 1 else Many(rule, symbol.fewest, symbol.most)
 
     def _productive(self) -> dict[str, list[_Line]]:
         """The rules that end, without the alternatives that do not."""
@@ -98,9 +127,10 @@ class Speller:
             self._unwritten.append((name, lines))
         return self._named[key]
 
-    def _leaf(self, schema: dict[str, Any]) -> str:
+    def _leaf(self, schema: dict[str, Any], tree: Node) -> str:
         """What the library spells by itself."""
         text = "%json " + json.dumps({**schema, "x-guidance": _OPTIONS}, ensure_ascii=False)
+        self._trees[text] = tree
         possible = text in self._named or self._is_possible(text)
         return self._rule(text, lambda: [(text,)] if possible else [])
 
@@ -110,15 +140,22 @@ class Speller:
             raise BackendUnsupported(f"the schema has more than {MAX_LEAVES} kinds of strings and numbers", hint="make more of them alike")
         return is_possible(terminal, self._path)
 
-    def _terminal(self, text: str) -> str:
+    def _terminal(self, text: str, tree: Node) -> str:
         if text not in self._terminals:
             self._terminals[text] = f"T{len(self._terminals)}"
+            self._trees[self._terminals[text]] = tree
         return self._terminals[text]
+
+    def _limited(self, tree: Node) -> Iterable[_Line]:
+        """A number."""
+        limits = tree.all_of if isinstance(tree, Such) else (tree,)
+        text = " & ".join(f"/{for_library(limit)}/" for limit in limits)
+        return [(self._terminal(text, tree),)] if text in self._terminals or self._is_possible(text) else []
 
     def _value(self, formula: Formula) -> str:
         shapes = self._reading.shapes(formula)
         if set(shapes) >= set(UNIVERSE):
-            return self._leaf({})
+            return self._leaf({}, Named("any"))
 
         def lines() -> Iterable[_Line]:
             self._path = self._reading.path(formula)
@@ -148,7 +185,7 @@ class Speller:
         if number.whole is False:
             if low is not None or high is not None or number.multiples:
                 raise BackendUnsupported(f"`not` of type integer at {self._path} beside limits is not supported", hint="limits alone")
-            return [(self._terminal(r"/-?(0|[1-9][0-9]*)\.[0-9]*[1-9][0-9]*/"),)]
+            return [(self._terminal(f"/{for_library(_BROKEN)}/", _BROKEN),)]
         if number.whole:
             if any(bound is not None and abs(bound) > _EXACT for bound in (low, high)):
                 raise BackendUnsupported(f"`minimum` or `maximum` at {self._path} beyond 2**53 is not supported", hint="leave it out")
@@ -157,39 +194,39 @@ class Speller:
             if low is not None and high is not None and low > high:
                 return []
             number = replace(number, low=low, high=high, above=False, below=False)
+        if not number.multiples:
+            if low is None and high is None:
+                return self._limited(ANY_INTEGER if number.whole else ANY_NUMBER)
+            bounds = [None if bound is None else Decimal(str(bound)) for bound in (low, high)]
+            return self._limited(between(bounds[0], number.above, bounds[1], number.below, bool(number.whole)))
         schema: dict[str, Any] = {"type": "integer" if number.whole else "number"}
         if low is not None:
             schema["exclusiveMinimum" if number.above else "minimum"] = low
         if high is not None:
             schema["exclusiveMaximum" if number.below else "maximum"] = high
-        if number.multiples:
-            schema["multipleOf"] = _common_multiple(number.multiples, self._path)
-        return [(_Use(self._leaf(schema)),)]
+        schema["multipleOf"] = _common_multiple(number.multiples, self._path)
+        return [(_Use(self._leaf(schema, ANY_INTEGER if number.whole else ANY_NUMBER)),)]
 
-    def _string(self, string: String) -> Iterable[_Line]:
-        if string.only is not None:
-            return [(self._terminal(" | ".join(map(_quoted_json, string.only))),)]
-        if not string.never and not string.not_patterns:
+    def _string(self, text: String) -> Iterable[_Line]:
+        if text.only is not None:
+            return [(self._terminal(" | ".join(map(_quoted_json, text.only)), choice(Text(_json(each)) for each in text.only)),)]
+        limits = [quoted(ecma.read(pattern)) for pattern in text.patterns] + [quoted(of_format(name)) for name in text.formats]
+        never = [quoted(ecma.read(pattern)) for pattern in text.not_patterns]
+        if not (limits or never or text.never):
             schema: dict[str, Any] = {"type": "string"}
-            if string.shortest:
-                schema["minLength"] = string.shortest
-            if string.longest is not None:
-                schema["maxLength"] = string.longest
-            if string.patterns or string.formats:
-                schema["allOf"] = [*({"pattern": p} for p in string.patterns), *({"format": f} for f in string.formats)]
-            return [(_Use(self._leaf(schema)),)]
-        if string.formats:
-            raise BackendUnsupported(f"`format` at {self._path} beside `not` is not supported", hint="leave out one of them")
-        patterned = string.patterns or string.not_patterns
-        character = r'[^"\\\x00-\x1f]' if patterned else _CHARACTER
-        count = f"{{{string.shortest},{'' if string.longest is None else string.longest}}}"
-        parts = [f"/({character}){count}/"]
-        parts += [f"/{whole_text(p, self._path)}/" for p in string.patterns]
-        parts += [f"~/{whole_text(p, self._path)}/" for p in string.not_patterns]
-        never = [_quoted(json.dumps(text, ensure_ascii=False)[1:-1]) for text in string.never]
-        parts += [f"~({' | '.join(never)})"] if never else []
-        text = f'"\\"" ({" & ".join(parts)}) "\\""'
-        return [(self._terminal(text),)] if self._is_possible(text) else []
+            if text.shortest:
+                schema["minLength"] = text.shortest
+            if text.longest is not None:
+                schema["maxLength"] = text.longest
+            return [(_Use(self._leaf(schema, string(text.shortest, text.longest))),)]
+        if text.shortest or text.longest is not None or not limits:
+            limits.append(Many(CHARACTER, text.shortest, text.longest))
+        parts = [f"/{for_library(limit)}/" for limit in limits] + [f"~/{for_library(limit)}/" for limit in never]
+        parts += [f"~({' | '.join(_quoted(_json(each)[1:-1]) for each in text.never)})"] if text.never else []
+        never += [choice(Text(_json(each)[1:-1]) for each in text.never)] if text.never else []
+        spelled = f'"\\"" ({" & ".join(parts)}) "\\""'
+        tree = chain([QUOTE, limits[0] if len(limits) == 1 and not never else Such(tuple(limits), tuple(never)), QUOTE])
+        return [(self._terminal(spelled, tree),)] if spelled in self._terminals or self._is_possible(spelled) else []
 
     # -- arrays
 
@@ -383,5 +420,9 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+def _json(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
 def _quoted_json(text: str) -> str:
-    return _quoted(json.dumps(text, ensure_ascii=False))
+    return _quoted(_json(text))
