@@ -10,7 +10,7 @@ from typing import Any
 
 from ..contracts.errors import BadArgument
 from ..contracts.params import Constraint
-from ..lang.form import read_json
+from ..lang.schemas import read_json
 
 
 def obeys(constraint: Constraint, text: str) -> bool:

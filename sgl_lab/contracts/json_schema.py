@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 from .patterns import ecma
@@ -14,6 +16,15 @@ from .patterns import ecma
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _TYPES = {"null", "boolean", "integer", "number", "string", "array", "object"}
 _Check = Callable[[Any], bool]
+
+
+def is_multiple(value: int | float | Decimal, of: int | float | Decimal) -> bool:
+    """Whether a number is a multiple of another, both as they are written."""
+    return _exact(value) % _exact(of) == 0
+
+
+def _exact(value: int | float | Decimal) -> Fraction:
+    return Fraction(value if isinstance(value, int) else Decimal(str(value)))
 
 
 def _anything(value: Any) -> bool:

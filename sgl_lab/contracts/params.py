@@ -15,10 +15,16 @@ from .patterns.watching import pattern
 MAX_N = 256
 MAX_STOPS = 64
 MAX_TOP_LOGPROBS = 20
+MAX_BIAS = 1e30
+"""more would leave the range of the logits, which are 32 bits wide"""
 MAX_SOURCE = 1 << 17
 """characters of a constraint; of a JSON schema, its bytes too"""
 
 CONSTRAINTS = ("regex", "json_schema", "grammar")
+
+
+def _is_token(token: object) -> bool:
+    return type(token) is int and token >= 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +114,11 @@ class SamplingParams:
         check(all(isinstance(s, str) and s for s in self.stop), "stop", "non-empty strings")
         check(0 <= self.top_logprobs <= MAX_TOP_LOGPROBS, "top_logprobs", f"between 0 and {MAX_TOP_LOGPROBS}")
         check(type(self.skip_special_tokens) is bool, "skip_special_tokens", "True or False")
+        biases = self.logit_bias
+        check(all(_is_token(token) for token, _ in biases), "logit_bias", "of token ids, which are whole numbers, 0 or more")
+        is_bias = all(isinstance(bias, int | float) and math.isfinite(bias) and abs(bias) <= MAX_BIAS for _, bias in biases)
+        check(is_bias, "logit_bias", f"finite and at most {MAX_BIAS:g} either way")
+        check(all(map(_is_token, self.stop_token_ids)), "stop_token_ids", "token ids, which are whole numbers, 0 or more")
         check(self.seed is None or type(self.seed) is int, "seed", "an integer or None")
         first = self.prompt_logprobs_from
         check(first is None or (type(first) is int and first >= 0), "prompt_logprobs_from", "a position in the prompt, 0 or more, or None")

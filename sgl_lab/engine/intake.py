@@ -57,6 +57,7 @@ class Intake:
         if not 0 <= job.heal < n_prompt or not 0 <= job.begun < n_prompt or (job.heal and job.begun):
             raise BadArgument(f"of {n_prompt} tokens {job.heal} cannot be healed, nor {job.begun} begin the text", hint="fewer than all")
         self._check_known("logit_bias", [token for token, _ in params.logit_bias])
+        self._check_known("stop_token_ids", params.stop_token_ids)
         self._check_context(n_prompt, max(1, params.min_tokens))
         room = self._context - n_prompt
         n_pages = self._config.n_pages - self._pins.n_pages + self._pins.n_shared(self._namespaces[exact], job.prompt[:-1])

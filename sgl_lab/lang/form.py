@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 from ..contracts.errors import BackendUnsupported, BadArgument, InvalidValue, UnfinishedValue
@@ -18,6 +18,7 @@ from ..contracts.json_schema import plainly_valid
 from ..contracts.near import did_you_mean
 from ..contracts.params import MAX_SOURCE, Constraint
 from ..contracts.patterns import python
+from . import schemas, types
 
 Meaning = Callable[[str], Any]
 """the value of a whole text; ValueError where it is none"""
@@ -67,7 +68,7 @@ def read_as(value: Any, type_: Any, name: object) -> Any:
     """`value`, which may be text, as an instance of `type_`."""
     if isinstance(type_, type) and isinstance(value, type_):
         return value
-    adapter = _adapter(type_)
+    adapter = types.adapter(type_)
     if isinstance(value, str):
         try:
             return adapter.validate_json(value)
@@ -125,92 +126,25 @@ def of_schema(source: object) -> Form:
     else:
         return of_type(source)
     try:
-        text = json.dumps(schema, allow_nan=False)
+        text = json.dumps(schemas.unwrapped(schema), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise BadArgument(f"json_schema cannot be written as JSON: {error}") from None
     _limited("json_schema", text)
     try:
         if not plainly_valid(json.loads(text)):
-            _check_schema(text)
+            schemas.check_schema(text)
+        document = json.loads(text)
+        schemas.named(document)
+        if (today := schemas.translated(document)) is not document:
+            text = json.dumps(today)
     except RecursionError:
         raise BadArgument("json_schema is nested too deeply") from None
-    return Form(Constraint("json_schema", text), partial(read_json, text))
-
-
-@lru_cache(256)
-def _check_schema(text: str) -> None:
-    import jsonschema
-
-    schema = json.loads(text)
-    try:
-        jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator).check_schema(schema)
-    except jsonschema.SchemaError as error:
-        raise BadArgument(f"json_schema is wrong at {error.json_path}: {error.message:.200}") from None
-
-
-def read_json(schema: str, text: str) -> Any:
-    """The value that `text` spells; ValueError if it is no JSON or not of the schema."""
-    import jsonschema
-
-    value = json.loads(text)
-    try:
-        _validator(schema).validate(value)
-    except jsonschema.ValidationError as error:
-        raise ValueError(f"{error.json_path}: {error.message}") from None
-    except re.error:
-        pass  # a `pattern` in a dialect that the backend speaks and Python does not
-    return value
-
-
-@lru_cache(64)
-def _validator(schema: str) -> Any:
-    import jsonschema
-    from jsonschema_specifications import REGISTRY
-
-    value = json.loads(schema)
-    # A registry of its own: the default one fetches what a $ref names from the network.
-    return jsonschema.validators.validator_for(value, jsonschema.Draft202012Validator)(value, registry=REGISTRY)
+    return Form(Constraint("json_schema", text), partial(schemas.read_json, text))
 
 
 def of_type(type_: Any) -> Form:
-    adapter = _adapter(type_)
-    return Form(Constraint("json_schema", json.dumps(fitted(adapter.json_schema()))), adapter.validate_json)
-
-
-def fitted(schema: Any) -> Any:
-    """A schema that was had from types, as a model is held to it.
-
-    Without properties that the types do not know, with which it could go on for ever; items need not differ, since a set takes any.
-    """
-    if isinstance(schema, list):
-        return [fitted(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    ends = {"additionalProperties": False} if "properties" in schema and schema.get("type") == "object" else {}
-    return ends | {key: fitted(value) for key, value in schema.items() if (key, value) != ("uniqueItems", True)}
-
-
-def _adapter(type_: Any) -> Any:
-    try:
-        hash(type_)
-    except TypeError:
-        return _new_adapter.__wrapped__(type_)
-    return _new_adapter(type_)
-
-
-@lru_cache(256)
-def _new_adapter(type_: Any) -> Any:
-    """pydantic's, that can say its schema; BadArgument for what is no type to it."""
-    from pydantic import TypeAdapter
-    from pydantic.errors import PydanticUserError
-
-    try:
-        adapter: Any = TypeAdapter(type_)
-        adapter.json_schema()
-    except (PydanticUserError, NameError) as error:
-        hint = "give a JSON schema, or a type that pydantic knows: a model, a dataclass, list[int], Literal[...]"
-        raise BadArgument(f"{type_!r:.80} is no type with a JSON schema: {str(error).splitlines()[0]}", hint=hint) from None
-    return adapter
+    adapter = types.adapter(type_)
+    return Form(Constraint("json_schema", json.dumps(types.schema(adapter))), adapter.validate_json)
 
 
 # ---------------------------------------------------------------- dtype, grammars
@@ -240,7 +174,7 @@ _PLAIN: dict[type, Form] = {
     int: _number(r"[-+]?[0-9]+", r"[^-+0-9]", int),
     float: _number(r"[-+]?[0-9]*\.?[0-9]+", r"[^-+.0-9]", float),
     bool: Form(Constraint("regex", "True|False"), _boolean),
-    str: Form(Constraint("json_schema", '{"type": "string"}'), partial(read_json, '{"type": "string"}')),
+    str: Form(Constraint("json_schema", '{"type": "string"}'), partial(schemas.read_json, '{"type": "string"}')),
 }
 _NAMED = {type_.__name__: type_ for type_ in _PLAIN}
 

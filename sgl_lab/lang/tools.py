@@ -17,9 +17,10 @@ from typing import Any
 
 from ..contracts.errors import BadArgument, ProgramError
 from ..contracts.params import Constraint
-from .form import Form, fitted
+from .form import Form
 from .ir import Place
 from .keywords import suggests
+from .types import fitted, generator
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def _of_tools(functions: tuple[Any, ...]) -> Form:
 
     tools = tuple(map(_tool, functions))
     by_name = {tool.name: tool for tool in tools}
-    schemas, shared = TypeAdapter.json_schemas([(tool.name, "validation", tool.adapter) for tool in tools])
+    schemas, shared = TypeAdapter.json_schemas([(tool.name, "validation", tool.adapter) for tool in tools], schema_generator=generator())
     calls = [
         {
             "type": "object",

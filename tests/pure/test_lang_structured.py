@@ -5,10 +5,12 @@ from __future__ import annotations
 import datetime
 import enum
 import json
+import re
 import subprocess
 import sys
 import uuid
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -21,6 +23,7 @@ from sgl_lab.contracts.errors import BackendUnsupported, BadArgument, InvalidVal
 from sgl_lab.contracts.params import Constraint
 from sgl_lab.contracts.port import GenJob
 from sgl_lab.engine.grammar.schema import lowered
+from sgl_lab.lang.form import of_schema
 
 from .language import line_with, watchdog, within  # noqa: F401
 
@@ -482,3 +485,111 @@ def test_what_only_looks_like_a_quantifier_or_a_backreference_is_taken(pattern: 
 def test_possessive_quantifiers_and_backreferences_are_refused_with_their_place(pattern: str, at: int) -> None:
     with pytest.raises(BadArgument, match=rf"(possessive quantifier|backreference) at position {at} "):
         gen("x", regex=pattern)
+
+
+# ---------------------------------------------------------------- schemas as they are written elsewhere
+
+
+WRAPPED = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        {"name": "person", "schema": WRAPPED, "strict": True},
+        {"type": "json_schema", "json_schema": {"name": "person", "strict": True, "schema": WRAPPED}},
+        {"type": "json_schema", "name": "person", "schema": WRAPPED, "strict": True},
+    ],
+)
+def test_a_schema_is_taken_out_of_the_wrapper_of_openai(wrapped: dict[str, Any]) -> None:
+    assert of_schema(wrapped).constraint == of_schema(WRAPPED).constraint
+    assert of_schema(json.dumps(wrapped)).constraint == of_schema(WRAPPED).constraint
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ({"type": "string", "maxLenght": 3}, "the keyword 'maxLenght' at $ is unknown and is not followed; did you mean 'maxLength'?"),
+        ({"not": {"requried": ["b"]}}, "the keyword 'requried' at $.not is unknown and is not followed; did you mean 'required'?"),
+        ({"flavour": 1}, "the keyword 'flavour' at $ is unknown and is not followed"),
+        ({"dependencies": {"a": ["b"]}}, "the keyword 'dependencies' at $ is unknown"),
+        ({"items": {"type": "string", "format": "decimal"}}, "the format 'decimal' at $.items is unknown and is not followed"),
+    ],
+)
+def test_what_is_not_followed_is_named(schema: dict[str, Any], said: str) -> None:
+    with pytest.warns(UserWarning, match=re.escape(said)) as warned:
+        gen("x", json_schema=schema)
+    assert len(warned) == 1
+    assert warned[0].filename == __file__
+
+
+def test_names_values_and_remarks_are_no_keywords(recwarn: pytest.WarningsRecorder) -> None:
+    schema = {
+        "title": "t",
+        "x-order": 1,
+        "properties": {"requried": {"const": {"maxLenght": 1}}, "n": {"type": "integer", "format": "int64"}},
+        "examples": [{"flavour": 1}],
+    }
+    of_schema(schema)
+    assert list(recwarn) == []
+
+
+def test_nullable_takes_null_and_the_older_drafts_mean_what_they_meant() -> None:
+    form = of_schema({"properties": {"a": {"type": "integer", "nullable": True}}})
+    assert form.meaning('{"a": null}') == {"a": None}
+    old = {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "definitions": {"short": {"type": "string", "maxLength": 2}},
+        "properties": {
+            "pair": {"items": [{"$ref": "#/definitions/short", "minLength": 9}, {"type": "integer"}], "additionalItems": False},
+            "card": {},
+        },
+        "dependencies": {"card": ["pair"], "pair": {"required": ["card"]}},
+    }
+    form = of_schema(old)
+    assert form.meaning('{"pair": ["ab", 1], "card": 2}') == {"pair": ["ab", 1], "card": 2}
+    for wrong in '{"pair": ["ab", 1]}', '{"card": 1}', '{"pair": ["abc"], "card": 2}', '{"pair": ["ab", 1, 1], "card": 2}':
+        with pytest.raises(ValueError, match=r"\$"):
+            form.meaning(wrong)
+
+
+@pytest.mark.parametrize("form", [{"multipleOf": 0.01}, {"multipleOf": 0.1}, {"multipleOf": 1e-7}])
+def test_multiples_are_those_of_the_decimals_that_are_written(form: dict[str, Any]) -> None:
+    meaning = of_schema({"type": "number", **form}).meaning
+    step = Decimal(str(form["multipleOf"]))
+    for n in range(1_000):
+        text = f"{n * step:f}"
+        assert meaning(text) == float(text)
+        with pytest.raises(ValueError, match="not a multiple"):
+            meaning(f"{n * step + step / 2:f}")
+
+
+@pytest.mark.parametrize(("text", "said"), [("-1e999", "too large"), ("1e-99999999", "too small"), ("NaN", "not a JSON number")])
+def test_a_number_that_no_float_holds_is_refused(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        of_schema({"type": "number"}).meaning(text)
+
+
+def test_bounds_are_compared_as_they_are_written() -> None:
+    meaning = of_schema({"type": "number", "exclusiveMaximum": 1}).meaning
+    with pytest.raises(ValueError, match="maximum"):
+        meaning("1.0")
+    assert meaning("0." + "9" * 58) == 1.0  # below it, as it is written
+
+
+# ---------------------------------------------------------------- what may be asked of the tokens
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"logit_bias": {1: float("inf")}}, "logit_bias must be finite"),
+        ({"logit_bias": {1: float("nan")}}, "logit_bias must be finite"),
+        ({"logit_bias": {1: -1e39}}, "logit_bias must be finite and at most 1e\\+30"),
+        ({"logit_bias": {-1: 1.0}}, "logit_bias must be of token ids"),
+        ({"stop_token_ids": [-5]}, "stop_token_ids must be token ids"),
+    ],
+)
+def test_biases_and_stop_tokens_out_of_range_are_refused_at_the_call(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadArgument, match=said):
+        gen("x", **arguments)

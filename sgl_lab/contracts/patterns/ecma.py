@@ -207,7 +207,7 @@ class _Reader:
         if found := self._matched(r"\\([pP])\{([^}]*)\}"):
             of = _property(found[2])
             if of is None:
-                known = "general categories as \\p{Lu}, \\p{Any} and \\p{ASCII} are"
+                known = "only general categories as \\p{Lu}, \\p{Any} and \\p{ASCII} are known"
                 raise Unsupported(f"\\p{{{found[2]}}} at position {at}: {known}")
             return of if found[1] == "p" else but(of)
         return None

@@ -49,11 +49,11 @@ _ANCHORS = {sre.AT_BEGINNING: START, sre.AT_BEGINNING_STRING: START, sre.AT_END:
 
 
 def read(pattern: str) -> Node:
-    """The texts that `re.fullmatch` takes. BadArgument with the position, BackendUnsupported for what cannot be followed token by token."""
+    """The texts that `re.fullmatch` takes. BadArgument with the position, BackendUnsupported for what no text can be led through."""
     short = repr(pattern if len(pattern) <= 60 else pattern[:59] + "…")
     n_parts = sum(map(pattern.count, "([{*+?"))
     if n_parts > MAX_PARTS:
-        raise BadArgument(f"regex {short} is too large: it has {n_parts} groups, classes and repeats", hint=f"at most {MAX_PARTS} are taken")
+        raise BadArgument(f"regex {short} is too large: it has {n_parts} groups, classes and repeats", hint=f"at most {MAX_PARTS}")
     for part in _PARTS.finditer(pattern):
         if part.lastgroup:
             place = f"{part.lastgroup.replace('_', ' ')} at position {part.start()}"

@@ -155,6 +155,18 @@ def choice(parts: Iterable[Node]) -> Node:
     return flat[0] if len(flat) == 1 else Choice(tuple(flat)) if flat else NOTHING
 
 
+def has_limits(node: Node) -> bool:
+    """Whether it is no regular expression, since somewhere in it several trees limit a text."""
+    match node:
+        case Such():
+            return True
+        case Chain(of) | Choice(of):
+            return any(map(has_limits, of))
+        case Many(what, _, _) | Like(what, _):
+            return has_limits(what)
+    return False
+
+
 def is_nothing(node: Node) -> bool:
     return isinstance(node, Choice) and not node.of
 

@@ -176,6 +176,10 @@ def _format(reading: Reading, here: Keyword) -> Formula:
     return reading.limit(String(formats=(here.value,))) if here.value in FORMATS else TRUE
 
 
+def _json_text(reading: Reading, here: Keyword) -> Formula:
+    return reading.limit(String(spelling=(here.inner(reading, here.value),)), String(refused=here.opposite()))
+
+
 def _min_items(reading: Reading, here: Keyword) -> Formula:
     return reading.limit(Array(shortest=here.count()), *([Array(longest=here.count() - 1)] if here.value else []))
 
@@ -340,6 +344,7 @@ KEYWORDS: dict[str, Callable[[Reading, Keyword], Formula]] = {
     "maxLength": _max_length,
     "pattern": _pattern,
     "format": _format,
+    "x-json": _json_text,
     "minItems": _min_items,
     "maxItems": _max_items,
     "uniqueItems": _unique_items,

@@ -27,11 +27,9 @@ ANY_INTEGER = chain([Many(_SIGN, 0, 1), INTEGER])
 _SHORT = choice([Text("0"), chain([_digit(1, 9), _digits(0, 14)])])
 _EXPONENT = chain([Chars(((69, 69), (101, 101))), Many(Chars(((43, 43), (45, 45))), 0, 1), _digits(1, 2)])
 ANY_NUMBER = chain([Many(_SIGN, 0, 1), _SHORT, Many(chain([Text("."), _digits(1, 15)]), 0, 1), Many(_EXPONENT, 0, 1)])
+_SHORT_FRACTION = Many(chain([Text("."), _digits(1, 15)]), 0, 1)
 _EXACT = chain(
-    [
-        Many(_SIGN, 0, 1),
-        choice([chain([Text("0"), Many(chain([Text("."), _digits(1, 15)]), 0, 1)]), chain([_digit(1, 9), Many(Chars(((46, 46), (48, 57))), 0, 15)])]),
-    ]
+    [Many(_SIGN, 0, 1), choice([chain([Text("0"), _SHORT_FRACTION]), chain([_digit(1, 9), Many(Chars(((46, 46), (48, 57))), 0, 15)])])]
 )
 
 
@@ -61,7 +59,9 @@ def _at_least(size: Decimal, more: bool, is_whole: bool) -> Node:
     whole, fraction = _split(size)
     free = EMPTY if is_whole else Many(FRACTION, 0, 1)
     larger = [chain([_digit(1, 9), _digits(len(whole), None)])]
-    larger += [chain([Text(whole[:i]), _digit(int(d) + 1, 9), _digits(len(whole) - i - 1, len(whole) - i - 1)]) for i, d in enumerate(whole)]
+    for i, digit in enumerate(whole):
+        n_left = len(whole) - i - 1
+        larger.append(chain([Text(whole[:i]), _digit(int(digit) + 1, 9), _digits(n_left, n_left)]))
     found = [chain([choice(larger), free])]
     if not fraction:
         found.append(chain([Text(whole), free if not more else NOTHING if is_whole else chain([Text("."), _beyond])]))

@@ -57,8 +57,8 @@ class _Ground:
     fails: tuple[Shape, ...]
 
 
-class _Endless(BackendUnsupported):
-    pass
+class Endless(BackendUnsupported):
+    """A schema that is nothing but itself."""
 
 
 class Reading:
@@ -94,7 +94,7 @@ class Reading:
         """Whether it is easy to see that nothing fits."""
         try:
             return all(self._is_empty(shape) for shape in self.shapes(formula))
-        except _Endless:
+        except Endless:
             return False
 
     def _is_empty(self, shape: Shape) -> bool:
@@ -148,7 +148,7 @@ class Reading:
         if isinstance(claim, _Ground):
             return claim.holds if formula.holds else claim.fails
         if formula in self._open:
-            raise _Endless(
+            raise Endless(
                 f"`$ref` at {claim.path or '(root)'} leads back to itself",
                 hint="a schema may contain itself only inside properties or items",
             )

@@ -40,10 +40,13 @@ def spelled(schema_text: str) -> Spelled:
     """As `lowered`, with the same as trees."""
     schema = _parsed(schema_text)
     _check(schema)
-    from .reading import Reading
+    from .reading import Endless, Reading
     from .spelling import Speller
 
-    return Speller(Reading(schema)).grammar()
+    try:
+        return Speller(Reading(schema)).grammar()
+    except Endless as error:
+        raise BackendUnsupported(error.message, hint=error.hint) from None
 
 
 def _parsed(text: str) -> Any:

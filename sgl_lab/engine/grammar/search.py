@@ -9,6 +9,7 @@ import llguidance
 from ...contracts.errors import BackendUnsupported
 from .limits import LIMITS
 
+
 def is_possible(terminal: str, path: str) -> bool:
     """Whether it matches anything at all. BackendUnsupported if the library cannot follow it."""
     matcher = _compiled(f"start: {terminal}" if terminal.startswith("%json") else f"start: T\nT: {terminal}")

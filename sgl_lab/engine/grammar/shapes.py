@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from typing import Literal, TypeAlias, TypeVar
+
+from ...contracts.json_schema import is_multiple
 
 T = TypeVar("T")
 Kind = Literal["null", "false", "true", "number", "string", "array", "object"]
@@ -105,6 +106,7 @@ class String:
     formats: tuple[str, ...] = ()
     only: tuple[str, ...] | None = None
     never: tuple[str, ...] = ()
+    spelling: tuple[Formula, ...] = ()  # it is the JSON text of a value that is this
     refused: str = ""
     kind: Kind = "string"
 
@@ -190,7 +192,7 @@ def _numbers(one: Number, two: Number, refused: str) -> Number | None:
 def _fits(value: float, number: Number) -> bool:
     if number.whole is not None and number.whole != (value == int(value)):
         return False
-    return all(Decimal(str(value)) % Decimal(str(multiple)) == 0 for multiple in number.multiples)
+    return all(is_multiple(value, multiple) for multiple in number.multiples)
 
 
 def _strings(one: String, two: String, refused: str) -> String | None:
@@ -203,6 +205,7 @@ def _strings(one: String, two: String, refused: str) -> String | None:
         _union(one.formats, two.formats),
         only,
         _union(one.never, two.never),
+        _union(one.spelling, two.spelling),
         refused,
     )
     if only == () or set(string.patterns) & set(string.not_patterns) or _crossed(string.shortest, string.longest):

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ...contracts.errors import BackendUnsupported, BadArgument
 from ...contracts.patterns import ecma
 from ...contracts.patterns.formats import of_format
-from ...contracts.patterns.tree import Chars, Many, Named, Node, Such, Text, chain, choice, for_library
+from ...contracts.patterns.tree import Chain, Chars, Choice, Many, Named, Node, Such, Text, chain, choice, for_library, has_limits
 from .limits import MAX_RULES
 from .numbers import ANY_INTEGER, ANY_NUMBER, between
 from .reading import Reading
@@ -31,6 +31,8 @@ _MAX_DISTINCT = 8  # values that items may have under `uniqueItems`
 _OPTIONS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _BROKEN = chain([ANY_INTEGER, Text("."), Many(Chars(((48, 57),))), Chars(((49, 57),)), Many(Chars(((48, 57),)))])
 """a number that is not whole"""
+_SCALAR = choice([Text("null"), Text("true"), Text("false"), ANY_NUMBER, string()])
+_MAX_INLINE = 24  # rules within one another in JSON that is text
 _PAIR = chain([string(), Text(": "), Named("any")])
 ANY_VALUE: dict[str, Node] = {
     "any": choice([Text("null"), Text("true"), Text("false"), ANY_NUMBER, string(), Named("any_list"), Named("any_object")]),
@@ -75,7 +77,10 @@ class Speller:
         self._unwritten: list[tuple[str, Callable[[], Iterable[_Line]]]] = []
 
     def grammar(self) -> Spelled:
-        start = self._value(self._reading.root)
+        return self.spell(self._reading.root)
+
+    def spell(self, formula: Formula) -> Spelled:
+        start = self._value(formula)
         while self._unwritten:
             name, lines = self._unwritten.pop()
             self._rules[name] = list(lines())
@@ -211,6 +216,9 @@ class Speller:
         if text.only is not None:
             return [(self._terminal(" | ".join(map(_quoted_json, text.only)), choice(Text(_json(each)) for each in text.only)),)]
         limits = [quoted(ecma.read(pattern)) for pattern in text.patterns] + [quoted(of_format(name)) for name in text.formats]
+        for formula in text.spelling:
+            inner = self._spelled(formula)
+            limits += map(quoted, inner.all_of if isinstance(inner, Such) else [inner])
         never = [quoted(ecma.read(pattern)) for pattern in text.not_patterns]
         if not (limits or never or text.never):
             schema: dict[str, Any] = {"type": "string"}
@@ -227,6 +235,34 @@ class Speller:
         spelled = f'"\\"" ({" & ".join(parts)}) "\\""'
         tree = chain([QUOTE, limits[0] if len(limits) == 1 and not never else Such(tuple(limits), tuple(never)), QUOTE])
         return [(self._terminal(spelled, tree),)] if spelled in self._terminals or self._is_possible(spelled) else []
+
+    def _spelled(self, formula: Formula) -> Node:
+        """The JSON texts of a value, as one tree without rules."""
+        inner = Speller(self._reading)
+        path = self._path
+        spelled = inner.spell(formula)
+
+        def whole(node: Node, within: frozenset[str]) -> Node:
+            match node:
+                case Named(rule) if rule == "any":
+                    return _SCALAR
+                case Named(rule) if rule in within or len(within) > _MAX_INLINE:
+                    raise BackendUnsupported(f"JSON as text at {path} that contains itself is not supported", hint="a simpler type")
+                case Named(rule):
+                    return whole(spelled.rules[rule], within | {rule})
+                case Chain(of):
+                    return chain(whole(part, within) for part in of)
+                case Choice(of):
+                    return choice(whole(part, within) for part in of)
+                case Many(what, fewest, most):
+                    return Many(whole(what, within), fewest, most)
+            return node
+
+        found = whole(spelled.tree, frozenset())
+        limits = found.all_of if isinstance(found, Such) and not found.none_of else (found,)
+        if "multipleOf" in spelled.grammar or any(map(has_limits, limits)):
+            raise BackendUnsupported(f"JSON as text at {path} with limits inside is not supported", hint="limits of one number, or none")
+        return found
 
     # -- arrays
 

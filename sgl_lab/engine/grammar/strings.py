@@ -5,12 +5,30 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 
-from ...contracts.patterns.tree import ALL, Chain, Chars, Choice, Like, Many, Named, Node, Such, Text, chain, choice, common, ranges, without
+from ...contracts.patterns.tree import (
+    ALL,
+    Chain,
+    Chars,
+    Choice,
+    Like,
+    Many,
+    Named,
+    Node,
+    Such,
+    Text,
+    chain,
+    choice,
+    common,
+    ranges,
+    without,
+)
 
 _SPECIAL = ranges([(0, 31), (34, 34), (92, 92)])
 _SHORT = {8: "b", 9: "t", 10: "n", 12: "f", 13: "r", 34: '"', 92: "\\"}
 _LONG = [code for code in range(32) if code not in _SHORT]
-_ALL_LONG = chain([Text("\\u00"), choice([chain([Text("0"), Chars(ranges([(48, 55), (98, 98), (101, 102)]))]), chain([Text("1"), Chars(ranges([(48, 57), (97, 102)]))])])])
+_LOW = chain([Text("0"), Chars(ranges([(48, 55), (98, 98), (101, 102)]))])
+_HIGH = chain([Text("1"), Chars(ranges([(48, 57), (97, 102)]))])
+_ALL_LONG = chain([Text("\\u00"), choice([_LOW, _HIGH])])
 
 
 @lru_cache(1_024)
