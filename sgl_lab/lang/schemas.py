@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -145,7 +146,10 @@ def named(document: Any) -> None:
 
 
 def _warn(what: str) -> None:
-    warnings.warn(what, stacklevel=5)  # at the user's gen(...)
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("sgl_lab."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(what, stacklevel=level)  # at the user's gen(...)
 
 
 def _every(schema: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
