@@ -11,8 +11,6 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from .patterns import ecma
-
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _TYPES = {"null", "boolean", "integer", "number", "string", "array", "object"}
 _Check = Callable[[Any], bool]
@@ -63,20 +61,6 @@ def _local(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"#(/[\w.$-]+)*", value, re.ASCII) is not None
 
 
-def _pattern(value: Any) -> bool:
-    if not isinstance(value, str):
-        return False
-    try:
-        ecma.read(value)
-    except ValueError:
-        return False
-    return True
-
-
-def _patterned(value: Any) -> bool:
-    return _named(value) and all(map(_pattern, value))
-
-
 def _schemas(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(map(plainly_valid, value))
 
@@ -95,18 +79,19 @@ def plainly_valid(schema: Any) -> bool:
 _KEYWORDS: dict[str, _Check] = {
     "type": _type,
     "required": _names,
+    "dependentRequired": lambda value: isinstance(value, dict) and all(map(_names, value.values())),
     "$ref": _local,
     "$schema": lambda value: value == DRAFT,
-    "pattern": _pattern,
-    "patternProperties": _patterned,
     "multipleOf": lambda value: _number(value) and value > 0,
     **dict.fromkeys(("const", "default"), _anything),
-    **dict.fromkeys(("title", "description", "$comment", "format"), _text),
+    **dict.fromkeys(("title", "description", "$comment", "format", "pattern"), _text),
     **dict.fromkeys(("enum", "examples"), _list),
     **dict.fromkeys(("uniqueItems", "deprecated", "readOnly", "writeOnly"), _truth),
     **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _number),
     **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"), _count),
+    **dict.fromkeys(("minContains", "maxContains"), _count),
     **dict.fromkeys(("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames"), plainly_valid),
+    **dict.fromkeys(("unevaluatedItems", "unevaluatedProperties"), plainly_valid),
     **dict.fromkeys(("anyOf", "allOf", "oneOf", "prefixItems"), _schemas),
-    **dict.fromkeys(("properties", "$defs"), _named),
+    **dict.fromkeys(("properties", "patternProperties", "dependentSchemas", "$defs"), _named),
 }

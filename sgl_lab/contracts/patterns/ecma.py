@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
 
+from .machine import Machine
 from .tree import (
     ALL,
     END,
@@ -36,6 +37,7 @@ from .tree import (
 
 MAX_REPEAT = 1_000
 MAX_DEPTH = 100
+MAX_STATES = 10_000
 DIGITS: Ranges = ((48, 57),)
 WORD: Ranges = ranges([(48, 57), (65, 90), (95, 95), (97, 122)])
 SPACE: Ranges = ranges((ord(character), ord(character)) for character in "\t\n\v\f\r \xa0\u1680\u2028\u2029\u202f\u205f\u3000\ufeff")
@@ -67,10 +69,20 @@ def in_python(pattern: str) -> str:
     return rf"\A(?:{for_python(read(pattern))})\Z"
 
 
-@lru_cache(256)
+@lru_cache(64)
+def _machine(pattern: str) -> Machine:
+    return Machine(read(pattern), {}, lambda text: [*range(len(text), -1, -1)], MAX_STATES)
+
+
 def matches(pattern: str, text: str) -> bool:
-    """Whether the pattern is found in the text."""
-    return re.search(in_python(pattern), text) is not None
+    """Whether the pattern is found in the text, in time that grows with the text alone."""
+    machine = _machine(pattern)
+    place = machine.start
+    for character in text:
+        place = machine.step(place, character)
+        if not place:
+            return False
+    return machine.may_end(place)
 
 
 @lru_cache(256)

@@ -11,7 +11,7 @@ from collections import Counter
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
-from .machine import Machine, Place
+from ...contracts.patterns.machine import Machine, Place
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher

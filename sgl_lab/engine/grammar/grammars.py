@@ -15,11 +15,11 @@ from weakref import WeakValueDictionary
 from ...contracts.errors import BackendUnsupported, BadArgument
 from ...contracts.params import MAX_SOURCE, Constraint
 from ...contracts.patterns import python
+from ...contracts.patterns.machine import Machine
 from ...contracts.patterns.tree import Chain, Node, Text, chain, for_library
 from . import exits
 from .exits import Exits, Tokens
 from .guide import Guide
-from .machine import Machine
 from .schema import spelled
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from ...contracts.errors import ConstraintFailed
+from ...contracts.patterns.machine import Machine, Place
 from .exits import LONGEST, Exits, Tokens, Track, forced
-from .machine import Machine, Place
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer

@@ -33,12 +33,6 @@ _BROKEN = chain([ANY_INTEGER, Text("."), Many(Chars(((48, 57),))), Chars(((49, 5
 """a number that is not whole"""
 _SCALAR = choice([Text("null"), Text("true"), Text("false"), ANY_NUMBER, string()])
 _MAX_INLINE = 24  # rules within one another in JSON that is text
-_PAIR = chain([string(), Text(": "), Named("any")])
-ANY_VALUE: dict[str, Node] = {
-    "any": choice([Text("null"), Text("true"), Text("false"), ANY_NUMBER, string(), Named("any_list"), Named("any_object")]),
-    "any_list": chain([Text("["), Many(chain([Named("any"), Many(chain([Text(", "), Named("any")]))]), 0, 1), Text("]")]),
-    "any_object": chain([Text("{"), Many(chain([_PAIR, Many(chain([Text(", "), _PAIR]))]), 0, 1), Text("}")]),
-}
 
 
 @dataclass(frozen=True)
@@ -97,7 +91,7 @@ class Speller:
         text += [f"{name}: " + " | ".join(" ".join(map(str, line)) or '""' for line in made[name]) for name in made if name in reached]
         text += [f"{name}: {terminal}" for terminal, name in self._terminals.items()]
         rules = {name: choice(chain(map(self._tree, line)) for line in made[name]) for name in made if name in reached}
-        return Spelled("%llguidance {}\n" + "\n".join(text) + "\n", Named(start), rules | ANY_VALUE)
+        return Spelled("%llguidance {}\n" + "\n".join(text) + "\n", Named(start), rules)
 
     def _tree(self, symbol: str | _Use) -> Node:
         if isinstance(symbol, str):
@@ -139,10 +133,13 @@ class Speller:
         possible = text in self._named or self._is_possible(text)
         return self._rule(text, lambda: [(text,)] if possible else [])
 
-    def _is_possible(self, terminal: str) -> bool:
+    def _count_leaf(self) -> None:
         self._n_leaves += 1
         if self._n_leaves > MAX_LEAVES:
             raise BackendUnsupported(f"the schema has more than {MAX_LEAVES} kinds of strings and numbers", hint="make more of them alike")
+
+    def _is_possible(self, terminal: str) -> bool:
+        self._count_leaf()
         return is_possible(terminal, self._path)
 
     def _terminal(self, text: str, tree: Node) -> str:
@@ -151,16 +148,17 @@ class Speller:
             self._trees[self._terminals[text]] = tree
         return self._terminals[text]
 
-    def _limited(self, tree: Node) -> Iterable[_Line]:
-        """A number."""
+    def _limited(self, tree: Node, is_wide: bool = True) -> Iterable[_Line]:
+        """A number. `is_wide`: there surely is one."""
+        self._count_leaf()
         limits = tree.all_of if isinstance(tree, Such) else (tree,)
         text = " & ".join(f"/{for_library(limit)}/" for limit in limits)
-        return [(self._terminal(text, tree),)] if text in self._terminals or self._is_possible(text) else []
+        return [(self._terminal(text, tree),)] if text in self._terminals or is_wide or self._is_possible(text) else []
 
     def _value(self, formula: Formula) -> str:
         shapes = self._reading.shapes(formula)
         if set(shapes) >= set(UNIVERSE):
-            return self._leaf({}, Named("any"))
+            formula, shapes = TRUE, UNIVERSE
 
         def lines() -> Iterable[_Line]:
             self._path = self._reading.path(formula)
@@ -203,7 +201,8 @@ class Speller:
             if low is None and high is None:
                 return self._limited(ANY_INTEGER if number.whole else ANY_NUMBER)
             bounds = [None if bound is None else Decimal(str(bound)) for bound in (low, high)]
-            return self._limited(between(bounds[0], number.above, bounds[1], number.below, bool(number.whole)))
+            is_wide = bool(number.whole) or low is None or high is None or high - low > 1e-6 * max(abs(low), abs(high))
+            return self._limited(between(bounds[0], number.above, bounds[1], number.below, bool(number.whole)), is_wide)
         schema: dict[str, Any] = {"type": "integer" if number.whole else "number"}
         if low is not None:
             schema["exclusiveMinimum" if number.above else "minimum"] = low
@@ -241,10 +240,11 @@ class Speller:
         inner = Speller(self._reading)
         path = self._path
         spelled = inner.spell(formula)
+        anything = inner._named.get(TRUE)
 
         def whole(node: Node, within: frozenset[str]) -> Node:
             match node:
-                case Named(rule) if rule == "any":
+                case Named(rule) if rule == anything:
                     return _SCALAR
                 case Named(rule) if rule in within or len(within) > _MAX_INLINE:
                     raise BackendUnsupported(f"JSON as text at {path} that contains itself is not supported", hint="a simpler type")

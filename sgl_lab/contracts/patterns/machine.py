@@ -14,7 +14,7 @@ from itertools import accumulate
 from math import inf
 from typing import TypeAlias
 
-from ...contracts.patterns.tree import (
+from .tree import (
     ALL,
     Chain,
     Chars,
@@ -63,8 +63,11 @@ NOWHERE: Place = frozenset()
 
 
 class Machine:
-    def __init__(self, start: Node, rules: Mapping[str, Node], n_tokens: Callable[[str], list[int]]) -> None:
-        """`n_tokens(text)`: the fewest tokens that spell it, and each end of it, the whole first."""
+    def __init__(
+        self, start: Node, rules: Mapping[str, Node], n_tokens: Callable[[str], list[int]], most_states: int = _MOST_STATES
+    ) -> None:
+        """`n_tokens(text)`: the fewest tokens that spell it, and each end of it, the whole first. `most_states` of a place are kept."""
+        self._most_states = most_states
         self._rules = rules
         self._n_tokens = n_tokens
         self._best: dict[Node, tuple[float, str]] = {}
@@ -245,7 +248,7 @@ class Machine:
         known = self._steps.get(key)
         if known is None:
             found = {after for state in place for one in self._open(state) if (after := self._after(one, character)) is not None}
-            known = frozenset(found if len(found) <= _MOST_STATES else sorted(found, key=_cost)[:_MOST_STATES])
+            known = frozenset(found if len(found) <= self._most_states else sorted(found, key=_cost)[: self._most_states])
             if len(self._steps) > _MOST_KEPT:
                 self._steps.clear()
             self._steps[key] = known
