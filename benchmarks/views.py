@@ -42,7 +42,7 @@ from sgl_lab.trace import Record, Ring
 from sgl_lab.viz import bundle
 from sgl_lab.viz.draw import page as page_of
 from sgl_lab.viz.sender import Message, Sender, Views
-from sgl_lab.viz.views import LanesView, MetricsView, TokensView, TreeView
+from sgl_lab.viz.views import views_of
 from tests.browser.bare import WidgetPage
 from tests.browser.harness import chromium
 
@@ -146,7 +146,7 @@ class Crowd:
 def measure(crowd: Crowd, browser: Browser, seconds: float, how: str) -> dict[str, Any]:
     page = WidgetPage(browser)
     page.open(views=["tokens", "tree", "timeline"] if how == "all" else ["tree"])
-    sender = Sender(Views(TokensView(crowd.spell, RUN), TreeView(crowd.spell), LanesView(RUN), MetricsView(RUN)))
+    sender = Sender(Views(*views_of(RUN, crowd.spell)))
     sender.fold(crowd.ring.read(0).entries)
     cursor = crowd.ring.cursor
     sender.status("running", "", None)

@@ -93,4 +93,5 @@ def picture(lab: Lab, when: str = "") -> Bundle:
         lanes=recent,
         metrics=CountsView(lab.stats, recent),
         title=f"Dashboard · {title_of(lab)}{when}",
+        is_engine=True,
     )

@@ -267,10 +267,10 @@ class Job:
         notes = [("Where it failed", f"{self.error_line}\n{message}")] if self.error_line else []
         notes += [("Value", value)] if (value := self._spelled_value()) else []
         notes += [("Printed", self.printed)] if self.printed else []
-        if self.record is None or self._lab is None:
+        folded = None if self.record is None or self._lab is None else Folded.of(self._lab, self.record)
+        if folded is None or (status == "error" and not folded.has_run):
             page = html.panel(self._name, status, message, [html.details(heading, html.plain(note)) for heading, note in notes])
             return {"text/html": page.source, "text/plain": repr(self)}, {}
-        folded = Folded.of(self._lab, self.record)
         bundle = folded.bundle(self._views, self._title, status, message, notes)
         return bundle, {"sgl_lab": {"counts": folded.counts(), "status": status}}
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..contracts.errors import Stopped
+from ..contracts.events import RequestQueued
 from ..contracts.ids import RunId
 from ..contracts.legible import clipped, legible
 from ..contracts.tree import TreeSnapshot
@@ -23,7 +24,7 @@ from ..viz.draw import html
 from ..viz.draw.escape import Markup
 from ..viz.freeze import drawn, freeze
 from ..viz.replay import Replay
-from ..viz.views import LanesView, MetricsView, TokensView, TreeView
+from ..viz.views import TreeView, views_of
 from ..viz.views.tree import TreePicture
 from .options import VIEWS
 from .printing import say
@@ -121,11 +122,7 @@ class Folded:
     def __init__(self, record: Record, spell: Callable[[int], str] | None = None, about: Mapping[str, Any] | None = None) -> None:
         say = spell or record.spell
         self._record, self._say, self._about = record, say, about or {}
-        run = record.scope
-        self.tokens = TokensView(say, run)
-        self.tree = TreeView(say)
-        self.lanes = LanesView(run)
-        self.metrics = MetricsView(run)
+        self.tokens, self.tree, self.lanes, self.metrics = views_of(record.scope, say)
         self.tree.load(record.snapshot)
         self.metrics.load(record.snapshot)
         for entry in record.entries:
@@ -142,28 +139,42 @@ class Folded:
         return freeze(
             tokens=self.tokens if "tokens" in views else None,
             tree=self.tree if "tree" in views else None,
-            lanes=self.lanes if "timeline" in views else None,
+            lanes=self.lanes,
+            has_lanes="timeline" in views,
             metrics=self.metrics,
-            replay=self._replay(title, views),
+            replay=self._replay(title, views, status, message),
             title=title,
             status=status,
             message=message,
+            ms=self._ms,
             notes=notes,
         )
 
     def page(self, title: str, status: str, message: str) -> Markup:
         """All views, as large as they are, and the recording for a page with players."""
-        replay = self._replay(title, VIEWS)
-        return drawn(self.tokens, self.tree, self.lanes, self.metrics, title, status, message, 40_000, replay)[0]
+        replay = self._replay(title, VIEWS, status, message)
+        return drawn(self.tokens, self.tree, self.lanes, self.metrics, title, status, message, self._ms, replay)
 
-    def _replay(self, title: str, views: Sequence[str]) -> Replay:
-        return Replay(self._record, self._say, {"title": clipped(title, 120), "views": list(views), **self._about})
+    @property
+    def has_run(self) -> bool:
+        """Whether anything was asked of the engine."""
+        return any(isinstance(entry.event, RequestQueued) for entry in self._record.entries)
+
+    @property
+    def _ms(self) -> float:
+        return self.lanes.full()["now"]
+
+    def _replay(self, title: str, views: Sequence[str], status: str, message: str) -> Replay:
+        ended = {"phase": "done" if status == "ok" else status, "message": clipped(message, 4_000)}
+        return Replay(self._record, self._say, {"title": clipped(title, 120), "views": list(views), **ended, **self._about})
 
     def counts(self) -> dict[str, int]:
         """What was counted, for programs that read the notebook."""
         strip = self.metrics.full()
         return {
             "cached": strip["cached"],
+            "found": strip["found"],
+            "reused": strip["reused"],
             "computed": strip["computed"],
             "generated": strip["generated"],
             "evicted": strip["evicted"],
@@ -214,11 +225,14 @@ class CellView:
         if not self._views:
             return
         if self._live is not None:
-            self._live.status("done" if status == "ok" else status)
+            self._live.status("done" if status == "ok" else status, message)
             self._live.close()
             if broken := self._live.error:
                 _log.warning("the live view broke off (%s: %s); what is shown here is whole", type(broken).__name__, broken)
         folded = Folded.of(self._lab, self._record)
+        if status == "error" and not folded.has_run:
+            self._place.show(html_line(f"✕ nothing ran: {clipped(message, 200)}"))
+            return
         bundle = folded.bundle(self._views, title_of(self._lab), status, message)
         if in_kernel(self._shell):
             self._place.show(bundle, {"sgl_lab": {"counts": folded.counts(), "status": status}})
@@ -234,7 +248,12 @@ def run_views(lab: Lab, run: RunId) -> Views:
     """What a live view of one run folds."""
     from ..viz.sender import Views
 
-    return Views(TokensView(lab.spell, run), TreeView(lab.spell), LanesView(run), MetricsView(run))
+    return Views(*views_of(run, lab.spell))
+
+
+def html_line(words: str) -> Bundle:
+    """One line of ours, small, for what has no picture."""
+    return {"text/html": html.note(words).source, "text/plain": words}
 
 
 def live_panel(title: str, views: Sequence[str], heard: Callable[[Mapping[str, Any]], None], **options: Any) -> Panel:

@@ -77,7 +77,7 @@ def players() -> str:
     return _code() + _START_ALL
 
 
-def player(recording: str, meta: dict[str, float]) -> str:
+def player(recording: str, meta: dict[str, float | str]) -> str:
     """The script that puts a player before its siblings. `recording` is packed; `meta` is told without unpacking it."""
     key, code = _packed_code()
     values = {"KEY": key, "CODE": code, "META": json.dumps(meta), "DATA": recording}

@@ -1,17 +1,18 @@
 """What is left of a cell when it has ended: HTML and text that need no kernel, no script and no network.
 
-Reads the same in an untrusted notebook. Where scripts may run a player stands before the pictures. A bundle stays
-under `LIMIT`; what was cut says so, and a run that is too long for a player says what plays it.
+It is the live view's drawing, and reads the same in an untrusted notebook. Where scripts may run the live view itself takes its place,
+with a slider over the recorded moments. A bundle stays under `LIMIT`: what goes first are details, never the text of prompts and answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from ..contracts.legible import clipped, legible
-from .draw import html, svg, text
-from .draw.escape import Markup, tag
+from .draw import html, still, text
+from .draw.escape import Markup, joined, tag
+from .draw.streams import cut
 from .replay import Replay
 from .views.lanes import LanesPicture
 from .views.metrics import MetricsPicture
@@ -22,23 +23,87 @@ LIMIT = 256 * 1024
 """bytes of one bundle"""
 PAGE_LIMIT = 20 * 1024 * 1024
 """bytes of the recording in a page of its own"""
-FOR_REPLAY = 112 * 1024
-"""of these, what the pictures leave to the player and its recording"""
 Picture = TypeVar("Picture", covariant=True)
-FIRST_BUDGET = 6_000
-"""tokens shown, unless that is too much"""
-TOO_LONG = (
-    "This run is too long for a saved cell to play it again: %sgl export run.html writes a page that plays all of it, "
-    "and %sgl save run.jsonl keeps it for a later session, where %sgl replay run.jsonl takes it up."
+TRUST = (
+    "This is a picture of the run. To replay it and to explore its tokens, trust the notebook: "
+    "Command palette (Ctrl + Shift + C), Trust Notebook."
 )
-BARS_SHARE = 4
-"""tokens shown for each bar of the timeline, so that both get fewer together"""
+IN_PAGE = "This is a picture of the run. Where scripts may run, this page replays it."
+TOO_LONG = (
+    "This run is too long for a saved cell to replay it: %sgl export run.html writes a page that does, and %sgl save run.jsonl keeps it."
+)
 
 
 class Whole(Protocol[Picture]):
     """A view, as far as it is drawn here."""
 
     def full(self) -> Picture: ...
+
+
+class Room(NamedTuple):
+    """How much of what can be left out is there."""
+
+    n_nodes: int
+    n_bars: int
+    n_plain: int
+    """tokens in the plain text, which repeats those of the picture"""
+    n_tokens: int | None = None
+    """in the picture; None for all"""
+
+
+ROOMS = (
+    Room(still.MAX_NODES, still.MAX_BARS, 1_000_000),
+    Room(still.MAX_NODES, still.MAX_BARS, 4_000),
+    Room(40, 150, 1_000),
+    Room(24, 60, 300),
+    *(Room(24, 60, 300, n) for n in (20_000, 12_000, 8_000, 5_000, 3_000, 1_500, 700, 300, 100, 30, 8)),
+)
+PAGE_ROOM = Room(400, 4_000, 1_000_000)
+
+
+class Pictures(NamedTuple):
+    """The views of a run; those that are None are left out."""
+
+    tokens: TokensPicture | None
+    tree: TreePicture | None
+    lanes: LanesPicture | None
+    metrics: MetricsPicture | None
+    title: str
+    status: str
+    message: str
+    ms: float | None
+    is_engine: bool = False
+    has_lanes: bool = True
+    """whether the timeline is one of the views; the tokens read the lanes in any case"""
+
+    def drawn(self, room: Room, moment: str) -> Markup:
+        is_failure = self.status == "error" and self.message
+        parts = (
+            [still.head(self.title, self.status, self.ms, "" if is_failure else self.message)] if self.title or self.status != "ok" else []
+        )
+        parts += [still.moment(moment)] if moment else []
+        parts += [still.alarm(clipped(self.message, 4_000))] if is_failure else []
+        if self.metrics is not None:
+            parts.append(still.counts(self.metrics, self.is_engine))
+        if self.tokens is not None:
+            parts.append(still.tokens(self.tokens if room.n_tokens is None else cut(self.tokens, room.n_tokens), self.lanes))
+        if self.tree is not None:
+            parts.append(still.tree(self.tree, room.n_nodes))
+        if self.lanes is not None and self.has_lanes:
+            parts.append(still.lanes(self.lanes, room.n_bars))
+        return still.frame(parts)
+
+    def words(self, room: Room) -> str:
+        plain = [clipped(f"{self.status}: {self.message}" if self.message else self.status, 300)] if self.status != "ok" else []
+        if self.metrics is not None:
+            plain.append(text.metrics(self.metrics))
+        if self.tokens is not None:
+            plain.insert(0, text.transcript(self.tokens, n_tokens=room.n_plain))
+        if self.tree is not None:
+            plain.append(text.tree(self.tree))
+        if self.lanes is not None and self.has_lanes:
+            plain.append(text.lanes(self.lanes))
+        return "\n\n".join(part for part in plain if part)
 
 
 def freeze(
@@ -51,42 +116,69 @@ def freeze(
     title: str = "",
     status: str = "ok",
     message: str = "",
+    ms: float | None = None,
+    is_engine: bool = False,
+    has_lanes: bool = True,
     notes: Sequence[tuple[str, str]] = (),
 ) -> dict[str, str]:
-    """A mimebundle of `text/html` and `text/plain`. status: ok, stopped or error; views that are None are left out.
+    """A mimebundle of `text/html` and `text/plain`. status: ok, stopped or error, or running for what goes on without its picture.
 
-    `notes` are headings and texts that stand below the views.
+    ms          how long the run took
+    is_engine   it is no run but a whole engine
+    has_lanes   False: the lanes are no view of their own, they only say what each fork reused
+    notes       headings and texts that stand below the views
     """
+    pictures = _pictures(tokens, tree, lanes, metrics, title, status, message, ms, is_engine, has_lanes)
+    below = [html.details(heading, html.plain(note), is_open=True) for heading, note in notes]
+    also = "".join(f"\n\n{heading}:\n{legible(note)}" for heading, note in notes)
 
-    def fitted(room: int, remarks: Sequence[Markup] = ()) -> tuple[list[Markup], str, dict[str, str]]:
-        """Parts, words and what they make together, in `room` bytes."""
-        n_tokens = FIRST_BUDGET
-        while True:
-            parts, words = _parts(tokens, tree, lanes, metrics, status, message, n_tokens)
-            parts = [*remarks, *parts, *(html.details(heading, html.plain(note), is_open=True) for heading, note in notes)]
-            words = "\n\n".join([words, *(f"{heading}:\n{legible(note)}" for heading, note in notes)])
-            bundle = _bundle(parts, words, title, status, message)
-            if (size := _size(bundle)) <= room or n_tokens < 2:
-                return parts, words, bundle
-            n_tokens = int(n_tokens * min(0.5, room / size))
+    def bundle(room: Room, moment: str, script: Markup | None = None) -> dict[str, str]:
+        drawn = pictures.drawn(room, moment)
+        shown = tag("div", {}, drawn, script) if script else drawn
+        return {"text/html": joined([shown, *below]).source, "text/plain": pictures.words(room) + also}
 
-    if replay is None or replay.is_empty:
-        return fitted(LIMIT)[2]
-    parts, words, bundle = fitted(LIMIT - FOR_REPLAY)
-    if script := replay.script(LIMIT - _size(bundle) - 100):
-        return _bundle([tag("div", {}, *parts, script)], words, title, status, message)
-    return fitted(LIMIT, [html.note(TOO_LONG)])[2]
+    best: dict[str, str] | None = None
+    for room in ROOMS:
+        found = bundle(room, "" if replay is None or replay.is_empty else TRUST)
+        if (size := _size(found)) > LIMIT:
+            continue
+        if replay is None or replay.is_empty:
+            return found
+        if recorded := replay.script(LIMIT - size - 100):
+            best = bundle(room, TRUST, recorded.markup)
+            if recorded.is_whole or room.n_plain <= ROOMS[1].n_plain:
+                return best
+        elif room.n_tokens is not None:
+            break
+    if best is not None:
+        return best
+    moment = TOO_LONG if replay is not None and not replay.is_empty else ""
+    return next(found for room in ROOMS if _size(found := bundle(room, moment)) <= LIMIT)
 
 
 def _size(bundle: dict[str, str]) -> int:
     return sum(len(part.encode()) for part in bundle.values())
 
 
-def _bundle(parts: list[Markup], words: str, title: str, status: str, message: str) -> dict[str, str]:
-    return {"text/html": html.panel(title, status, message, parts).source, "text/plain": words}
-
-
 def drawn(
+    tokens: Whole[TokensPicture],
+    tree: Whole[TreePicture],
+    lanes: Whole[LanesPicture],
+    metrics: Whole[MetricsPicture],
+    title: str,
+    status: str,
+    message: str,
+    ms: float | None,
+    replay: Replay,
+) -> Markup:
+    """The same for a page of its own, as large as it is, with a recording for its player."""
+    pictures = _pictures(tokens, tree, lanes, metrics, title, status, message, ms, False, True)
+    recording = replay.data(PAGE_LIMIT)
+    shown = pictures.drawn(PAGE_ROOM, IN_PAGE if recording else "")
+    return tag("div", {}, shown, recording) if recording else shown
+
+
+def _pictures(
     tokens: Whole[TokensPicture] | None,
     tree: Whole[TreePicture] | None,
     lanes: Whole[LanesPicture] | None,
@@ -94,49 +186,19 @@ def drawn(
     title: str,
     status: str,
     message: str,
-    n_tokens: int,
-    replay: Replay | None = None,
-) -> tuple[Markup, str]:
-    """The same for a page of its own: with about `n_tokens` tokens at most, and a recording for its player."""
-    parts, words = _parts(tokens, tree, lanes, metrics, status, message, n_tokens)
-    if replay and (recording := replay.data(PAGE_LIMIT)):
-        parts = [tag("div", {}, *parts, recording)]
-    return html.panel(title, status, message, parts), words
-
-
-def _parts(
-    tokens: Whole[TokensPicture] | None,
-    tree: Whole[TreePicture] | None,
-    lanes: Whole[LanesPicture] | None,
-    metrics: Whole[MetricsPicture] | None,
-    status: str,
-    message: str,
-    n_tokens: int,
-) -> tuple[list[Markup], str]:
-    parts: list[Markup] = []
-    plain: list[str] = []
-    if status != "ok":
-        plain.append(clipped(f"{status}: {message}" if message else status, 300))
-    if metrics is not None:
-        strip = metrics.full()
-        parts.append(html.metrics_strip(strip))
-        plain.append(text.metrics(strip))
-    if tokens is not None:
-        streams = tokens.full()
-        parts += [html.transcript(streams, n_tokens), html.legend(streams)]
-        plain.insert(0, text.transcript(streams, n_tokens=n_tokens))
-    if tree is not None:
-        nodes = tree.full()
-        twin = text.tree(nodes)
-        parts.append(html.details("Radix tree", html.picture(svg.tree(nodes), twin.split("\n", 1)[0]), is_open=True))
-        plain.append(twin)
-    if lanes is not None:
-        bars = lanes.full()
-        twin = text.lanes(bars)
-        drawing = svg.lanes(bars, max(50, min(svg.MAX_BARS, n_tokens // BARS_SHARE)))
-        parts.append(html.details("Timeline", html.picture(drawing, twin.split("\n", 1)[0]), is_open=True))
-        plain.append(twin)
-    words = "\n\n".join(part for part in plain if part)
-    if tree is not None or lanes is not None:
-        parts.append(html.details("Plain text", html.plain(words)))
-    return parts, words
+    ms: float | None,
+    is_engine: bool,
+    has_lanes: bool,
+) -> Pictures:
+    return Pictures(
+        None if tokens is None else tokens.full(),
+        None if tree is None else tree.full(),
+        None if lanes is None else lanes.full(),
+        None if metrics is None else metrics.full(),
+        title,
+        status,
+        message,
+        ms,
+        is_engine,
+        has_lanes,
+    )

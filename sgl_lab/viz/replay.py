@@ -1,14 +1,16 @@
 """A run as a page can play it again: the messages that its live view would have got, each with its time.
 
-What is kept has to fit: a long run has fewer moments, and where that is not enough its beginning is told in one piece,
-without the alternatives and times of its tokens. Knows no HTML but the scripts that hold it.
+What is kept has to fit. Details go first: the alternatives of tokens, then their times, then what other runs left in the tree.
+Then moments are thinned, evenly; the slider shows those that are left. Text is never cut: where even twelve moments of it do not
+fit there is no recording. Knows no HTML but the scripts that hold it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from ..contracts.events import Entry
@@ -16,9 +18,8 @@ from ..contracts.ids import RunId
 from ..trace import Record
 from .bundle import packed, player
 from .draw.escape import Markup, data, script
-from .draw.streams import fair_share
 from .sender import REST_EVERY_NS, TOKENS_EVERY_NS, Message, Sender, Views
-from .views import LanesView, MetricsView, TokensView, TreeView
+from .views import views_of
 from .views.clock import RunClock
 
 
@@ -33,81 +34,111 @@ IN_CELL = Detail(300, 1.0)
 IN_PAGE = Detail(2_000, 0.1)
 ABOUT = 300
 """bytes of what stands around a recording"""
-CUTS = ((1.0, None), (0.4, None), (0.1, None), (0.0, None), (0.0, 4_000), (0.0, 1_000))
-"""what is tried: the newest share of the moments; then only the end, with so many of the newest tokens and bars and no texts of nodes"""
+LEAST_MOMENTS = 12
+DETAILS = ("", "alternatives", "alternatives and times", "alternatives, times and other nodes")
+"""what is left out, one after the other"""
 
 Frame = tuple[float, Message]
 """milliseconds since the run began, and what the page is told then"""
 
 
+class Packed(NamedTuple):
+    packed: str
+    meta: dict[str, float | str]
+    """what is told of it without unpacking it"""
+    is_whole: bool
+    """no moment is left out"""
+
+    @property
+    def size(self) -> int:
+        return len(self.packed)
+
+
+class Recorded(NamedTuple):
+    markup: Markup
+    is_whole: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """The recording of one run. `options` are those of the live view: title, views, vocab, evict."""
+    """The recording of one run. `options` are those of the live view, and how the run ended: title, views, vocab, evict, phase, message."""
 
     record: Record
     spell: Callable[[int], str]
     options: Mapping[str, Any]
+    _told: dict[Detail, list[Frame]] = field(default_factory=dict, repr=False, compare=False)
+    _made: dict[tuple[Detail, int], Packed] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def is_empty(self) -> bool:
         return not self.record.entries
 
-    def script(self, budget: int) -> Markup | None:
-        """The player with as much of the run as fits into `budget` bytes; None if hardly its end does."""
+    def script(self, budget: int) -> Recorded | None:
+        """The player with as much of the run as fits into `budget` bytes; None if hardly its text does."""
         found = self._packed(budget - len(player("", {})) - ABOUT, IN_CELL)
-        return script(player(found[0], found[1] | {"cell": True})) if found else None
+        return Recorded(script(player(found.packed, found.meta)), found.is_whole) if found else None
 
     def data(self, budget: int) -> Markup | None:
         """The same for a page that has the code (`bundle.players`)."""
         found = self._packed(budget - ABOUT, IN_PAGE)
-        return data("sgl-recording", json.dumps(found[1]), found[0]) if found else None
+        return data("sgl-recording", json.dumps(found.meta), found.packed) if found else None
 
-    def _packed(self, budget: int, detail: Detail) -> tuple[str, dict[str, float]] | None:
-        """The recording, and what is told of it without unpacking it."""
-        last = max((ms for ms, _ in _of_run(self.record.entries, self.record.scope)), default=None)
-        if last is None:
+    def _packed(self, budget: int, detail: Detail) -> Packed | None:
+        if not self.record.entries or budget <= 0:
             return None
-        moments: list[float] = []
-        room = 1.0
-        for share, newest in CUTS:
-            if share > room:
-                continue  # hopeless
-            since = moments[-1 - int(share * (len(moments) - 1))] if moments else 0.0
-            told = frames(self.record, self.spell, since, newest, detail)
-            body = json.dumps({"options": dict(self.options), "frames": told}, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-            made = packed(body)
-            if len(made) <= budget:
-                return made, {"ms": last, "since": since, "newest": newest or 0}
-            moments = moments or [ms for ms, _ in told]
-            room = min(room, budget / len(made)) if share == 1 else room
+        level = 0
+        while True:
+            found = self._with(detail, level)
+            if found.size <= budget:
+                return found
+            if level == len(DETAILS) - 1:
+                break
+            level += 1
+        told = self._told[detail]
+        while len(told) > LEAST_MOMENTS:
+            told = thinned(told, max(LEAST_MOMENTS, int(min(0.8, 0.9 * budget / found.size) * len(told))))
+            found = self._pack(told, level, len(self._told[detail]), is_whole=False)
+            if found.size <= budget:
+                return found
         return None
 
+    def _with(self, detail: Detail, level: int) -> Packed:
+        """All moments, without the details of `level`. Made once."""
+        if detail not in self._told:
+            self._told[detail] = frames(self.record, self.spell, detail)
+        if (detail, level) not in self._made:
+            told = self._told[detail]
+            self._made[detail, level] = self._pack(told, level, len(told), is_whole=True)
+        return self._made[detail, level]
 
-def frames(
-    record: Record, spell: Callable[[int], str], since: float = 0.0, newest: int | None = None, detail: Detail = IN_CELL
-) -> list[Frame]:
-    """The first tells everything up to `since`, only the `newest` tokens if need be; the others tell what came then."""
+    def _pack(self, told: list[Frame], level: int, n_moments: int, *, is_whole: bool) -> Packed:
+        body = {"options": dict(self.options), "frames": list(Abridged(level).frames(told))}
+        made = packed(json.dumps(body, separators=(",", ":"), ensure_ascii=False, allow_nan=False))
+        return Packed(made, {"ms": told[-1][0], "n_moments": n_moments, "dropped": DETAILS[level]}, is_whole)
+
+
+def frames(record: Record, spell: Callable[[int], str], detail: Detail = IN_CELL) -> list[Frame]:
+    """What a live view of the run is told, and when."""
     run = record.scope
-    views = Views(TokensView(spell, run), TreeView(spell), LanesView(run), MetricsView(run))
     entries = _of_run(record.entries, run)
-    length = entries[-1][0] - since if entries else 0.0
-    sender = Sender(views, pace=max(detail.least_pace, length * 1e6 / (detail.n_moments * TOKENS_EVERY_NS)), limit=1 << 40, n_texts=None)
+    length = entries[-1][0] if entries else 0.0
+    pace = max(detail.least_pace, length * 1e6 / (detail.n_moments * TOKENS_EVERY_NS))
+    sender = Sender(Views(*views_of(run, spell)), pace=pace, limit=1 << 40, n_texts=None)
     sender.load(record.snapshot)
     told: list[Frame] = []
-    now = since
+    now = 0.0
     for ms, entry in entries:
-        if ms > since:
+        if ms > 0:
             if not told:
-                told += [(since, _bare(_brief(message), newest) if since else _brief(message)) for message in sender.poll(0)]
+                told += [(0.0, message) for message in sender.poll(0)]
             for due in (TOKENS_EVERY_NS, REST_EVERY_NS):  # what was said before a pause is shown before it
                 if (then := now + sender.pace * due / 1e6) < ms:
-                    told += [(round(then, 1), _brief(message)) for message in sender.poll(_ns(then))]
+                    told += [(round(then, 1), message) for message in sender.poll(_ns(then))]
         sender.fold([entry])
-        if ms > since:
-            told += [(round(ms, 1), _brief(message)) for message in sender.poll(_ns(ms))]
-        now = max(since, ms)
-    is_first = since > 0 and not told
-    return told + [(now, _bare(_brief(message), newest) if is_first else _brief(message)) for message in sender.poll(_ns(now), flush=True)]
+        if ms > 0:
+            told += [(round(ms, 1), message) for message in sender.poll(_ns(ms))]
+        now = max(0.0, ms)
+    return told + [(round(now, 1), message) for message in sender.poll(_ns(now), flush=True)]
 
 
 def _of_run(entries: list[Entry], run: RunId | None) -> list[tuple[float, Entry]]:
@@ -120,39 +151,123 @@ def _ns(ms: float) -> int:
     return int(ms * 1e6) + 1
 
 
-def _brief(message: Message) -> Message:
-    """Without what a recording does not need."""
-    kept = {name: part for name, part in message.items() if name not in ("seq", "kind")}
-    if tokens := kept.get("tokens"):
-        kept["tokens"] = {**tokens, "ops": [{**op, "toks": [_rounded(*tok) for tok in op["toks"]]} for op in tokens["ops"]]}
-    return kept
+# ---------------------------------------------------------------- fewer moments
 
 
-def _rounded(text: str, cls: str, logprob: float | None, role: str, top: Any, number: int, how: Any) -> tuple[Any, ...]:
-    return (text, cls, _round(logprob), role, [(other, _round(value)) for other, value in top] if top else None, number, how)
+def thinned(told: list[Frame], n: int) -> list[Frame]:
+    """About `n` of the moments, evenly: each tells what it and those left out before it told. The first and the last stay."""
+    groups = max(1, min(n, len(told)) - 1)
+    edges = [1 + round((len(told) - 1) * number / groups) for number in range(groups + 1)]
+    rest = [told[first:end] for first, end in pairwise(edges) if first < end]
+    return told[:1] + [(group[-1][0], merged([message for _, message in group])) for group in rest]
+
+
+def merged(messages: list[Message]) -> Message:
+    """One message that tells what these tell one after the other."""
+    found: Message = {}
+    for message in messages:
+        for channel, part in message.items():
+            before = found.get(channel)
+            found[channel] = _merged(channel, before, part) if channel in _KEYS and before and part else part
+    return found
+
+
+_KEYS = {"tokens": {"forks": "fork"}, "tree": {"nodes": "id", "texts": "id"}, "lanes": {"lanes": "lane", "bars": "id"}}
+"""lists whose rows replace those of the same key"""
+
+
+def _merged(channel: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Message:
+    found = {**before, **after}
+    for name, key in _KEYS[channel].items():
+        found[name] = list({row[key]: row for row in (*before.get(name, ()), *after.get(name, ()))}.values())
+    if channel == "tokens":
+        bases = {row["fork"]: row["base"] for row in before.get("forks", ())}
+        moved = {row["fork"] for row in after.get("forks", ()) if bases.get(row["fork"], row["base"]) != row["base"]}
+        found["ops"] = _joined([*(op for op in before.get("ops", ()) if op["fork"] not in moved), *after.get("ops", ())])
+    if channel == "tree":
+        gone = {*before.get("gone", ()), *after.get("gone", ())}
+        found["gone"] = sorted(gone)
+        found["ends"] = list(dict([*before.get("ends", ()), *after.get("ends", ())]).items())
+        for name in ("nodes", "texts"):
+            found[name] = [row for row in found[name] if row["id"] not in gone]
+    return found
+
+
+def _joined(ops: list[Message]) -> list[Message]:
+    """Each replaces what its fork had from `start` on: what goes on where another ended becomes one with it."""
+    last: dict[int, Message] = {}
+    found: list[Message] = []
+    for op in ops:
+        before = last.get(op["fork"])
+        offset = op["start"] - before["start"] if before else -1
+        if before is not None and 0 <= offset <= len(before["toks"]):
+            before["toks"] = [*before["toks"][:offset], *op["toks"]]
+        else:
+            found.append(dict(op))
+            last[op["fork"]] = found[-1]
+    return found
+
+
+# ---------------------------------------------------------------- fewer details
+
+
+class Abridged:
+    """Messages without what a recording does not need, and without the details of its `level`.
+
+    Rows that were told before tell only what changed of them.
+    """
+
+    def __init__(self, level: int) -> None:
+        self._level = level
+        self._rows: dict[tuple[str, Any], Mapping[str, Any]] = {}
+        self._texts: dict[int, Mapping[str, Any]] = {}
+        """of nodes that are not told"""
+        self._others: dict[int, int] = {}
+        """nodes that are not told, with their tokens"""
+
+    def frames(self, told: list[Frame]) -> Iterator[Frame]:
+        for ms, message in told:
+            if kept := self.message(message):
+                yield ms, kept
+
+    def message(self, message: Message) -> Message:
+        kept = {name: part for name, part in message.items() if name not in ("seq", "kind")}
+        if tokens := kept.get("tokens"):
+            kept["tokens"] = {**tokens, "ops": [{**op, "toks": [self._tok(*tok) for tok in op["toks"]]} for op in tokens["ops"]]}
+        if lanes := kept.get("lanes"):
+            kept["lanes"] = {**lanes, "bars": [self._changed("bar", row) for row in lanes["bars"]]}
+        if tree := kept.get("tree"):
+            tree = self._of_run(tree) if self._level >= 3 else tree
+            kept["tree"] = {**tree, "nodes": [self._changed("node", row) for row in tree["nodes"]]}
+        return kept
+
+    def _tok(self, text: str, cls: str, logprob: float | None, role: str, top: Any, number: int, how: Any) -> tuple[Any, ...]:
+        if how and self._level >= 2:
+            how = {name: value for name, value in how.items() if name not in ("t", "ms")} or None
+        others = [(other, _round(value)) for other, value in top] if top and not self._level else None
+        return (text, cls, _round(logprob), role, others, number, how)
+
+    def _changed(self, kind: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        before = self._rows.get((kind, row["id"]))
+        self._rows[kind, row["id"]] = row
+        return row if before is None else {name: value for name, value in row.items() if name == "id" or before.get(name) != value}
+
+    def _of_run(self, tree: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Without what other runs left there, which is counted; a node that the run comes to use is told then."""
+        nodes, texts = [], {row["id"]: row for row in tree["texts"]}
+        for row in tree["nodes"]:
+            if row["mine"]:
+                nodes.append(row)
+                if self._others.pop(row["id"], None) is not None and row["id"] in self._texts:
+                    texts.setdefault(row["id"], self._texts[row["id"]])
+            elif row["parent"] is not None:
+                self._others[row["id"]] = row["n"]
+        for number in tree["gone"]:
+            self._others.pop(number, None)
+        self._texts |= {number: row for number, row in texts.items() if number in self._others}
+        told = [row for number, row in texts.items() if number not in self._others]
+        return {**tree, "nodes": nodes, "texts": told, "others": [len(self._others), sum(self._others.values())]}
 
 
 def _round(logprob: float | None) -> float | None:
     return None if logprob is None else round(logprob, 3)
-
-
-def _bare(message: Message, newest: int | None) -> Message:
-    """Of every token only what it is and how likely it was; of many the `newest`: then streams begin with them."""
-    if newest is not None and "tree" in message:
-        message = {**message, "tree": {**message["tree"], "texts": []}}
-    if newest is not None and "lanes" in message:
-        message = {**message, "lanes": {**message["lanes"], "bars": message["lanes"]["bars"][-newest:]}}
-    if "tokens" not in message:
-        return message
-    told = message["tokens"]["ops"]
-    share = fair_share([len(op["toks"]) for op in told], newest) if newest else None
-    bases: dict[int, int] = {}
-    ops = []
-    for op in told:
-        n_left_out = max(0, len(op["toks"]) - share) if share is not None else 0
-        if n_left_out:
-            bases[op["fork"]] = op["start"] + n_left_out
-        toks = [(*tok[:4], None, tok[5], None) for tok in op["toks"][n_left_out:]]
-        ops.append({"fork": op["fork"], "start": op["start"] + n_left_out, "toks": toks})
-    forks = [{**row, "base": bases.get(row["fork"], row["base"])} for row in message["tokens"]["forks"]]
-    return {**message, "tokens": {"forks": forks, "ops": ops}}

@@ -4,7 +4,7 @@ A page is never told more than it can paint: tokens at most 30 times a second, e
 most 10 times, 64 KiB a message. Between two messages changes coalesce inside the views, whose
 deltas hold the last state of each thing. Time is an argument.
 
-Knows no thread, no widget and no event.
+Knows no thread and no widget.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
-from ..contracts.events import Entry
+from ..contracts.events import Entry, ForkOpened
 from ..contracts.tree import TreeSnapshot
 
 MAX_BYTES = 64 * 1024
@@ -67,7 +67,7 @@ class Views:
             self.tokens.fold(entry)
             self.lanes.fold(entry)
             self.metrics.fold(entry)
-            if entry.seq >= self._tree_from:
+            if entry.seq >= self._tree_from or isinstance(entry.event, ForkOpened):
                 self.tree.fold(entry)
 
     def load(self, snapshot: TreeSnapshot) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from playwright.sync_api import Browser, Page, Route
 
 from sgl_lab.viz import bundle, sender
-from sgl_lab.viz.views import LanesView, MetricsView, TokensView, TreeView
+from sgl_lab.viz.views import views_of
 from tests.pure.story import Stage
 
 HOME = "http://lab.test/lab"
@@ -99,8 +99,7 @@ class WidgetPage:
 
 
 def new_sender(stage: Stage) -> sender.Sender:
-    views = sender.Views(TokensView(stage.spell, stage.run), TreeView(stage.spell), LanesView(stage.run), MetricsView(stage.run))
-    return sender.Sender(views)
+    return sender.Sender(sender.Views(*views_of(stage.run, stage.spell)))
 
 
 def deltas(stage: Stage) -> Iterator[tuple[int, sender.Message]]:

@@ -92,8 +92,7 @@ def saved(browser: Browser) -> None:
     """What stays of it, and a moment in the middle of the run."""
     with opened(browser, dark=True) as notebook:
         output = notebook.output(notebook.run(TOWN))
-        output.get_by_role("button", name="Explore").click()
-        slider = output.get_by_role("slider").first
+        slider = output.get_by_role("slider", name="Moment of the run")
         slider.focus()
         for _ in range(25):
             slider.press("ArrowLeft")

@@ -17,7 +17,7 @@ from sgl_lab.magics.show import Folded, Place
 from sgl_lab.trace import Record
 from sgl_lab.viz import bundle
 from sgl_lab.viz.draw import asked as draw_asked
-from sgl_lab.viz.draw import html, page
+from sgl_lab.viz.draw import html, page, still
 from sgl_lab.viz.draw import why as draw_why
 from sgl_lab.viz.explain.why import why
 from sgl_lab.viz.views.asked import asked
@@ -212,7 +212,7 @@ def test_played_again_in_a_saved_page(browser: Browser) -> None:
     made = Folded(record, spell, {"vocab": 49_152, "evict": "lru"}).bundle(("tokens", "tree", "timeline"), TEXTS[0], "error", TEXTS[1])
     saved = SavedPage(browser, made["text/html"])
     assert_only_text(saved.page, "main")
-    saved.page.get_by_role("button", name="Explore").click()
+    saved.page.get_by_role("tree").wait_for()
     saved.page.locator(".sgl-node").last.click()
     shown = saved.page.locator(".sgl-text .t").all_text_contents()
     plain = [(text, words) for text, words in zip((spell(n) for n in range(len(shown))), shown, strict=False) if "\\x" not in text]
@@ -234,7 +234,7 @@ def outputs(texts: list[str]) -> Iterator[str]:
         first, last = poisoned(text)
         parts = [*(draw_asked.html(one, last.spell) for one in asked(last.entries)), draw_why.html(why(last, [first]), last.spell)]
         parts += [
-            html.transcript(Folded(last).tokens.full()),
+            still.tokens(Folded(last).tokens.full()),
             html.plain(text),
             html.grid([(text, "x"), ("y", text)]),
             html.progress(text, 0.5),
@@ -266,7 +266,7 @@ def test_exported_and_played_there(browser: Browser, tmp_path: Path) -> None:
     tab.on("dialog", lambda dialog: complaints.append(dialog.message))
     tab.goto((tmp_path / "run.html").as_uri())
     assert_only_text(tab, "html", 1_000)
-    tab.get_by_role("button", name="Explore").click()
+    tab.get_by_role("tree").wait_for()
     tab.locator(".sgl-node").last.click()
     assert_only_text(tab, "html", 1_000)
     assert [url for url in asked_for if not url.startswith("data:image/svg+xml")] == [tab.url]

@@ -41,7 +41,7 @@ def begin(page: WidgetPage, **options: Any) -> None:
 
 
 def metrics(running: int, waiting: int) -> dict[str, Any]:
-    names = ("cached", "computed", "generated", "forced", "evicted", "n_pages", "free_pages", "forks", "steps")
+    names = ("cached", "found", "reused", "computed", "generated", "forced", "evicted", "n_pages", "free_pages", "forks", "steps")
     return dict.fromkeys(names, 7) | {"tok_s": 1.0, "hit_rate": 0.5, "running": running, "waiting": waiting}
 
 
@@ -110,12 +110,12 @@ def test_lanes_that_are_gone_leave_the_page(page: WidgetPage) -> None:
     assert page.page.locator(".sgl-bars .sgl-span").count() <= 4
 
 
-def test_a_dashboard_says_who_waits_and_rests_when_nobody_does(page: WidgetPage) -> None:
+def test_a_dashboard_says_which_requests_wait_and_rests_when_none_does(page: WidgetPage) -> None:
     page.page.evaluate(OUTPUT, "cell")
     begin(page, dashboard=True)
     page.receive(told(0, 1, queue=("<b>In[1]</b>", "two", "three", "four", "five", "six")))
     assert page.texts(".sgl-queue span") == ["<b>In[1]</b>, two, three, four, and 2 others"]
-    assert page.texts(".sgl-phase") == ["running"]
+    assert page.texts(".sgl-phase") == ["running · 1 request, 6 waiting"]
     assert page.page.get_by_role("button", name="Tokens").count() == 0
     page.receive(told(1, 1, running=0))
     assert page.texts(".sgl-queue span") == ["no requests"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -28,7 +29,7 @@ def html() -> str:
 def saved(browser: Browser, html: str) -> Iterator[SavedPage]:
     """A page that asks nobody for anything and complains of nothing."""
     saved = SavedPage(browser, html)
-    expect(saved.page.get_by_role("button", name="Explore")).to_be_visible()
+    expect(saved.page.get_by_role("tree")).to_be_visible()
     yield saved
     saved.context.close()
     assert saved.errors == []
@@ -44,31 +45,37 @@ def n_tokens(saved: SavedPage) -> int:
     return saved.page.locator(".sgl-text .t").count()
 
 
-def test_the_pictures_stand_until_the_player_is_touched_and_again_after_it_was_closed(saved: SavedPage) -> None:
-    picture = saved.page.get_by_role("img", name="Radix tree")
-    expect(picture).to_be_visible()
-    assert saved.page.get_by_role("tree").count() == 0
-    saved.page.get_by_role("button", name="Explore").click()
-    expect(saved.page.get_by_role("tree")).to_be_visible()
-    expect(picture).to_be_hidden()
-    saved.page.get_by_role("button", name="Close").last.click()
-    expect(picture).to_be_visible()
-    assert saved.page.get_by_role("tree").count() == 0
+def test_what_stands_where_no_script_runs_gives_way_to_the_live_view_of_about_the_same_height(browser: Browser, html: str) -> None:
+    for width in (700, 1280):
+        heights = []
+        for scripts in (False, True):
+            saved = SavedPage(browser, html, java_script_enabled=scripts, viewport={"width": width, "height": 900})
+            if scripts:
+                expect(saved.page.get_by_role("tree")).to_be_visible()
+                saved.painted()
+            heights.append((saved.page.locator("main").bounding_box() or {})["height"])
+            saved.context.close()
+        assert abs(heights[1] - heights[0]) < 0.1 * heights[0]
 
 
-def test_a_picture_that_is_clicked_opens_the_views(saved: SavedPage) -> None:
-    saved.page.get_by_role("img", name="Timeline").click()
+def test_a_cell_out_of_sight_stays_a_picture_until_it_comes_near(browser: Browser, html: str) -> None:
+    saved = SavedPage(browser, f"<div style='height:3000px'></div>{html}")
+    saved.painted()
+    assert saved.page.get_by_role("tree").count() == 0
+    expect(saved.page.get_by_text("trust the notebook")).to_be_visible()
+    saved.page.mouse.wheel(0, 3_000)
     expect(saved.page.get_by_role("tree")).to_be_visible()
+    saved.context.close()
 
 
 def test_the_end_of_the_recording_is_what_the_pictures_show(saved: SavedPage) -> None:
     stage = story()
     folded = Folded(record_of(stage), stage.spell)
-    saved.page.get_by_role("button", name="Explore").click()
     counts = folded.counts()
-    expect(saved.page.locator(".sgl-tally")).to_have_text(f"{counts['nodes']} nodes")
-    expect(saved.page.locator(".sgl-m-cached .sgl-value")).to_have_text(str(counts["cached"]))
-    expect(saved.page.locator(".sgl-m-generated .sgl-value")).to_have_text(str(counts["generated"]))
+    n_mine = sum(row["mine"] for row in folded.tree.full()["nodes"])
+    expect(saved.page.locator(".sgl-tally")).to_have_text(f"{n_mine} nodes of this run")
+    for name in ("found", "reused", "computed", "generated"):
+        expect(saved.page.locator(f".sgl-metric.sgl-m-{name} .sgl-value")).to_have_text(str(counts[name]))
     assert n_tokens(saved) == sum(len(op["toks"]) for op in folded.tokens.full()["ops"])
 
 
@@ -93,7 +100,7 @@ def test_back_at_the_beginning_no_node_is_left_of_what_came_later(browser: Brows
     stage.say(main, "some words")
     stage.gen((main, "answer", "and an answer"))
     saved = SavedPage(browser, Folded(record_of(stage), stage.spell).bundle(VIEWS, "smollm2")["text/html"])
-    saved.page.get_by_role("button", name="Explore").click()
+    expect(saved.page.get_by_role("tree")).to_be_visible()
     expect(saved.page.locator(".sgl-node:not(.root)")).not_to_have_count(0)
     time(saved).focus()
     saved.page.keyboard.press("Home")
@@ -113,22 +120,44 @@ def test_playing_goes_from_the_beginning_to_the_end_and_stops(saved: SavedPage) 
     assert before < n_tokens(saved)
 
 
-def test_a_saved_page_without_scripts_has_the_pictures_and_no_dead_control(browser: Browser, html: str) -> None:
+def test_a_saved_page_without_scripts_has_everything_to_read_and_no_dead_control(browser: Browser, html: str) -> None:
     saved = SavedPage(browser, html, java_script_enabled=False)
-    expect(saved.page.get_by_role("img", name="Radix tree")).to_be_visible()
-    expect(saved.page.get_by_text("Begin at the Gulbenkian").first).to_be_visible()
+    for words in ("Begin at the Gulbenkian", "Radix tree", "Timeline", "found from before", "Trust Notebook", "+ 4 other nodes"):
+        expect(saved.page.get_by_text(words).first).to_be_visible()
     assert saved.page.get_by_role("slider").count() + saved.page.get_by_role("button").count() == 0
     saved.context.close()
 
 
 def test_two_cells_of_a_page_play_alone(browser: Browser, html: str) -> None:
-    saved = SavedPage(browser, html + html)
-    doors = saved.page.get_by_role("button", name="Explore")
-    expect(doors).to_have_count(2)
-    doors.first.click()
-    expect(saved.page.get_by_role("tree")).to_have_count(1)
-    expect(saved.page.get_by_role("img", name="Radix tree")).to_be_visible()
+    saved = SavedPage(browser, html + html, viewport={"width": 1000, "height": 2000})
+    expect(saved.page.get_by_role("tree")).to_have_count(2)
+    sliders = time(saved)
+    sliders.first.focus()
+    saved.page.keyboard.press("Home")
+    expect(sliders.first).to_have_attribute("aria-valuetext", "0 ms of 469 ms")
+    expect(sliders.last).to_have_attribute("aria-valuetext", "469 ms of 469 ms")
     assert saved.errors == []
+    saved.context.close()
+
+
+def test_where_moments_are_missing_the_slider_shows_those_that_are_there_and_stops_at_them(browser: Browser) -> None:
+    stage = Stage(40_000)
+    fork = stage.open()
+    for turn in range(4):
+        stage.say(fork, " ".join(f"w{turn}x{n * 7919 % 10_007}" for n in range(1_200)))
+        stage.gen((fork, "answer", " ".join(f"a{turn}y{n * 7907 % 10_009}" for n in range(300))), alternatives=5)
+    saved = SavedPage(
+        browser, Folded(record_of(stage), stage.spell).bundle(VIEWS, "smollm2")["text/html"], viewport={"width": 1280, "height": 900}
+    )
+    expect(saved.page.locator(".sgl-less")).to_contain_text(re.compile(r"^\d+ of [\d,]+ moments kept, without alternatives"))
+    marks = saved.page.locator(".sgl-moments i").count()
+    assert marks == int(re.findall(r"\d+", saved.page.locator(".sgl-less").inner_text())[0])
+    time(saved).focus()
+    saved.page.keyboard.press("PageDown")
+    at = float(time(saved).input_value())
+    lefts = saved.page.locator(".sgl-moments i").evaluate_all("(all) => all.map((one) => parseFloat(one.style.left))")
+    length = float(time(saved).get_attribute("max") or 0)
+    assert any(abs(at - length * left / 100) < 2 for left in lefts)
     saved.context.close()
 
 
@@ -141,7 +170,7 @@ def test_hostile_words_stay_words_when_they_are_played(browser: Browser) -> None
     stage.gen((fork, evil, "and an answer"))
     html = Folded(record_of(stage), lambda token: evil).bundle(VIEWS, evil)["text/html"]
     saved = SavedPage(browser, html)
-    saved.page.get_by_role("button", name="Explore").click()
+    expect(saved.page.get_by_role("tree")).to_be_visible()
     saved.page.locator(".sgl-node").last.click()
     saved.page.locator(".sgl-text .t").first.hover()
     expect(saved.page.locator(".sgl-card")).to_contain_text("onerror")

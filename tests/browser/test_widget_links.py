@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -10,9 +11,13 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect
 
-from sgl_lab.contracts.events import NodeEvicted
+from sgl_lab.contracts.events import ExprFinished, NodeEvicted
+from sgl_lab.contracts.ids import ExprId, RunId
+from sgl_lab.viz.sender import Message, Sender, Views
+from sgl_lab.viz.views import views_of
 from tests.browser.bare import WidgetPage, deltas, full
 from tests.pure.story import Stage, story
+from tests.pure.test_viz_views import snapshot_at
 
 HEAD = {"id": 1, "parent": None, "label": "root", "n": 0, "refs": 0, "hits": 0, "used": 0, "state": "root", "fresh": False, "by": []}
 
@@ -63,7 +68,7 @@ def test_a_token_that_was_found_again_marks_every_bar_that_found_it(page: Widget
     page.page.locator(".sgl-text .t", has_text="Gulbenkian").hover()
     bars = linked(page)["bars"]
     assert bars.count("decode") == 1
-    assert bars.count("cached") >= 4
+    assert bars.count("reused") >= 4
 
 
 def test_a_node_marks_its_tokens_and_a_bar_its_nodes(page: WidgetPage) -> None:
@@ -183,7 +188,7 @@ def test_two_channels_tell_two_things_and_the_legend_says_which(page: WidgetPage
         )
     )
     looks = {}
-    for channel in ("type", "probability", "latency", "cached", "forced", "none"):
+    for channel in ("type", "probability", "latency", "origin", "forced", "none"):
         page.page.get_by_label("What colour tells").select_option(channel)
         page.page.get_by_label("What the line below tells").select_option("none")
         looks[channel] = page.page.locator(".sgl-text .t").evaluate_all(
@@ -193,7 +198,7 @@ def test_two_channels_tell_two_things_and_the_legend_says_which(page: WidgetPage
         "type": ["bg-generated", "bg-forced", "bg-generated", "bg-cached"],
         "probability": ["bg-s1", "bg-s4", "bg-s4", ""],
         "latency": ["bg-s1", "bg-s4", "bg-s2", ""],
-        "cached": ["", "", "", "bg-cached"],
+        "origin": ["", "", "", "bg-cached"],
         "forced": ["", "bg-forced", "bg-masked", ""],
         "none": ["", "", "", ""],
     }
@@ -216,7 +221,7 @@ def test_another_temperature_is_computed_from_what_was_recorded(page: WidgetPage
     page.receive(
         tokens_message(["b", "generated", math.log(0.3), "", [[word, math.log(share)] for word, share in shares.items()], 1, None])
     )
-    page.page.get_by_label("Temperature of the recorded").fill("0.5")
+    page.page.get_by_label("Chances at another temperature").fill("0.5")
     page.page.locator(".sgl-text .t").hover()
     weights = [share**2 for share in (0.5, 0.3, 0.1)] + [0.1**2]  # what is left weighs as one more token like the last
     expected = [f"{100 * weight / sum(weights):.1f}" for weight in weights]
@@ -262,8 +267,142 @@ def test_what_was_guessed_and_forced_is_told_apart_from_what_was_decoded(page: W
     bar = {"id": 0, "lane": "f1", "kind": "decode", "t0": 0, "t1": 900, "n": 9, "name": "a", "request": 1, "at": 3, "wrong": 0}
     bars = [bar, {**bar, "id": 1, "kind": "drafted", "n": 3, "wrong": 1}, {**bar, "id": 2, "kind": "forced", "n": 2}]
     page.receive({"seq": 0, "kind": "full", "lanes": {"lanes": lanes, "bars": bars, "now": 900}})
-    assert page.texts(".sgl-timeline .sgl-key:not([hidden])") == ["wait", "cached", "prefill", "decode", "forced", "guessed"]
+    assert page.texts(".sgl-timeline .sgl-key:not([hidden])") == [
+        "waiting",
+        "computed · prefill",
+        "generated · decode",
+        "forced",
+        "guessed ahead",
+    ]
     widths = page.page.locator(".sgl-span.drafted rect").evaluate_all("all => all.map((rect) => Number(rect.getAttribute('width')))")
     assert widths[-1] == pytest.approx(widths[-2] / 4, abs=0.2)
     page.page.locator(".sgl-bars .sgl-span.drafted").hover()
     expect(page.page.get_by_role("tooltip")).to_contain_text("3 of 4 guesses were right")
+
+
+# ---------------------------------------------------------------- counts, and this run's own tree
+
+
+def test_a_count_lights_up_its_tokens_nodes_and_bars_until_it_is_pressed_again(page: WidgetPage) -> None:
+    page.receive(full(story()))
+    kinds = {"found": {"found"}, "reused": {"reused"}, "computed": {"prefill", "score"}, "generated": {"decode"}}
+    for name, state in (("found", "cached"), ("reused", None), ("computed", "computed"), ("generated", "generated")):
+        button = page.page.locator(f"button.sgl-m-{name}")
+        button.click()
+        page.page.mouse.move(1, 1)
+        marked = linked(page)
+        expect(button).to_have_attribute("aria-pressed", "true")
+        states = set(page.page.locator(".t.sgl-linked").evaluate_all("all => all.map((span) => span.classList[1])"))
+        assert states == {state} if state else {"cached", "computed", "generated"} <= states
+        assert set(marked["bars"]) == kinds[name]
+        assert marked["nodes"]
+        button.click()
+        assert linked(page) == {"tokens": [], "nodes": [], "bars": []}
+
+
+def crowd(n_old: int, n_forks: int) -> tuple[Stage, int]:
+    """A run of several forks on a cache that earlier runs have filled, and the number of its first event."""
+    stage = Stage(20_000)
+    for number in range(n_old):
+        old = stage.open()
+        stage.say(old, f"An old prompt number {number}")
+        stage.gen((old, "x", f" with an answer {number}"))
+    stage.run, first = RunId(2), len(stage.entries)
+    main = stage.open(label="main")
+    stage.say(main, "Some words to begin with")
+    stage.gen((main, "a", " and an answer"))
+    forks = [stage.open(main, number, f"fork {number}") for number in range(n_forks)]
+    for fork in forks:
+        stage.say(fork, f" part {fork}")
+    stage.gen(*[(fork, "b", f" number {fork} goes on for some time and says a little more") for fork in forks])
+    return stage, first
+
+
+def test_the_tree_opens_on_this_run_and_what_others_left_is_one_row_that_opens(page: WidgetPage) -> None:
+    stage, first = crowd(40, 3)
+    page.receive(full_since(stage, first))
+    n_old = len(stage.tree) - 1 - page.page.locator(".sgl-node:not(.root, .others)").count()
+    row = page.page.locator(".sgl-node.others")
+    expect(row).to_contain_text(f"+ {n_old} other nodes")
+    assert n_old >= 80 - 3
+    row.click()
+    expect(row).to_contain_text(f"− {n_old} other nodes")
+    page.page.get_by_label("Find nodes").fill("An old prompt number")
+    expect(page.page.locator(".sgl-hits")).to_contain_text("of ")
+    expect(page.page.locator(".sgl-node.sgl-other").first).to_be_attached()
+
+
+@pytest.mark.parametrize("width", [700, 1280])
+def test_every_leaf_that_grows_is_in_sight_also_of_eight_and_on_an_old_sessions_tree(browser: Browser, width: int) -> None:
+    stage, first = crowd(40, 8)
+    page = WidgetPage(browser, reduced_motion="reduce", viewport={"width": width, "height": 900})
+    page.open()
+    sender = since(stage, first)
+    seen = 0
+    for entry in stage.entries[first:]:
+        sender.fold([entry])
+        for message in sender.poll(entry.t_ns):
+            page.receive(json.loads(json.dumps(message)))
+        n_in, n_all = page.page.evaluate(
+            """() => {
+              const home = document.querySelector('.sgl-stage').getBoundingClientRect();
+              const inside = ({ left, right, top, bottom }) =>
+                left >= home.left - 1 && right <= home.right + 1 && top >= home.top - 1 && bottom <= home.bottom + 1;
+              const leaves = [...document.querySelectorAll('.sgl-node.tail')].map((node) => node.getBoundingClientRect());
+              return [leaves.filter(inside).length, leaves.length];
+            }"""
+        )
+        assert n_in == n_all
+        seen = max(seen, n_all)
+    assert seen == 8
+    page.context.close()
+
+
+def test_eight_forks_fit_into_nine_hundred_pixels_and_nothing_moves_when_the_run_ends(browser: Browser) -> None:
+    stage, first = crowd(40, 8)
+    page = WidgetPage(browser, reduced_motion="reduce")
+    page.open()
+    sender = since(stage, first)
+    sender.status("running", "", None)
+    sender.fold(stage.entries[first : (first + 9 * len(stage.entries)) // 10])
+    page.receive(*[json.loads(json.dumps(message)) for message in sender.poll(0, flush=True)])
+    page.painted()
+    live = page.page.locator(".sgl-live").bounding_box() or {}
+    columns = page.page.locator(".sgl-forks").evaluate("(grid) => getComputedStyle(grid).gridTemplateColumns.split(' ').length")
+    assert (live["height"] <= 900, columns) == (True, 4)
+    sender.fold(stage.entries[(first + 9 * len(stage.entries)) // 10 :])
+    sender.status("done", "", None)
+    page.receive(*[json.loads(json.dumps(message)) for message in sender.poll(1, flush=True)])
+    page.painted()
+    ended = page.page.locator(".sgl-live").bounding_box() or {}
+    assert abs(ended["height"] - live["height"]) <= 0.1 * live["height"]
+    page.context.close()
+
+
+def test_a_failed_fork_is_marked_and_what_it_says_stands_on_top(page: WidgetPage) -> None:
+    stage, first = crowd(2, 3)
+    fork = max(stage.streams)
+    stage.emit(ExprFinished(fork, ExprId(99), "error", "no room"))
+    sender = since(stage, first)
+    sender.fold(stage.entries[first:])
+    sender.status("error", "CacheFull: no room", None)
+    page.receive(*[json.loads(json.dumps(message)) for message in sender.poll(0, flush=True)])
+    expect(page.page.locator(".sgl-alarm")).to_contain_text("CacheFull: no room")
+    expect(page.page.locator(".sgl-fork.sgl-failed")).to_have_count(1)
+    expect(page.page.locator(".sgl-fork.sgl-failed .sgl-broken")).to_have_text("✕ failed here")
+
+
+def since(stage: Stage, first: int) -> Sender:
+    """What tells a page of a run that begins with event number `first`."""
+    sender = Sender(Views(*views_of(stage.run, stage.spell)))
+    sender.load(snapshot_at(stage, first))
+    return sender
+
+
+def full_since(stage: Stage, first: int) -> Message:
+    sender = since(stage, first)
+    sender.fold(stage.entries[first:])
+    sender.hello()
+    (message,) = sender.poll(0, flush=True)
+    found: Message = json.loads(json.dumps(message))
+    return found

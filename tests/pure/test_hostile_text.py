@@ -29,7 +29,7 @@ from sgl_lab.trace.files import check_ours, write_whole
 from sgl_lab.trace.record import MARK
 from sgl_lab.viz import bundle
 from sgl_lab.viz.draw import asked as draw_asked
-from sgl_lab.viz.draw import chart, dot, html, page, perfetto, stats, svg, text, whatif
+from sgl_lab.viz.draw import canvas, chart, dot, html, page, perfetto, stats, still, text, whatif
 from sgl_lab.viz.draw import diff as draw_diff
 from sgl_lab.viz.draw import why as draw_why
 from sgl_lab.viz.explain.diff import diff
@@ -45,10 +45,14 @@ from .poisoned import poisoned
 
 TAGS = {"div", "span", "details", "summary", "img", "pre", "table", "tr", "td", "th"}
 SVG_TAGS = {"svg", "title", "style", "rect", "text", "line", "circle", "path", "g"}
-ATTRIBUTES = {"style", "title", "src", "alt", "open"}
+ATTRIBUTES = {"style", "title", "src", "alt", "open", "tabindex", "role", "aria-label"}
 BY_FAMILY = {family.__name__: [one.text for one in PAYLOADS if one.family == family.__name__] for family in FAMILIES}
 OTHER_SHAPES = ("spellings", "large")
 """Special tokens have a look of their own, bytes become characters, and what is long is cut."""
+
+
+PLACED = re.compile(r"\b(left|top|width|height|zoom):-?[\d.]+(?:px|%)?")
+"""Where a node of the tree stands, and how wide it is, depends on how long its words are."""
 
 
 class Shape(HTMLParser):
@@ -65,7 +69,7 @@ class Shape(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {name: value or "" for name, value in attrs}
-        self.elements.append((tag, tuple(values), values.get("style", "")))
+        self.elements.append((tag, tuple(values), PLACED.sub(r"\1:N", values.get("style", ""))))
         self.said += [value for name, value in values.items() if name not in ("style", "src")]
         if tag not in ("img", "meta"):
             self.open.append(tag)
@@ -114,13 +118,12 @@ class Drawn:
             "grid": html.grid([(payload, "y"), ("x", payload)]).source,
             "loading": html.progress(payload, 0.5).source,
             "running": html.panel(payload, "running", payload, []).source,
-            "picture": html.picture(svg.heading(payload, payload), payload).source,
+            "picture": html.picture(canvas.heading(payload, payload), payload).source,
             "plain": html.details(payload, html.plain(payload)).source,
+            "tree": still.tree(folded.tree.full()).source,
+            "requests": still.lanes(recent.full()).source,
         }
         self.drawings = {
-            "tree": svg.tree(folded.tree.full()).source,
-            "lanes": svg.lanes(folded.lanes.full()).source,
-            "requests": svg.lanes(recent.full()).source,
             "chart": chart.shares(payload, payload, [chart.Series(payload, ((1.0, 0.5), (2.0, 0.7)))], lambda x: payload).source,
             "whatif": whatif.picture(served).source,
         }
@@ -184,8 +187,8 @@ def test_what_was_said_can_be_read_whole() -> None:
             tokens = TokensView(lambda token, text=payload: text)
             for entry in poisoned(payload)[1].entries:
                 tokens.fold(entry)
-            shown = "".join(Shape(html.transcript(tokens.full()).source).said)
-            assert legible(payload[:MAX_TEXT]).replace("\n", "↵\n") in shown, payload
+            shown = "".join(Shape(still.tokens(tokens.full()).source).said)
+            assert legible(payload[:MAX_TEXT]) in shown, payload
 
 
 # ---------------------------------------------------------------- commands, errors, files

@@ -30,6 +30,7 @@ from sgl_lab.viz.draw.escape import data, module, tag
 from sgl_lab.viz.explain.diff import diff
 from sgl_lab.viz.explain.why import why
 from sgl_lab.viz.freeze import drawn
+from sgl_lab.viz.replay import Replay
 from sgl_lab.viz.views import LanesView, MetricsView, TokensView, TreeView
 
 from .recording import Session
@@ -54,7 +55,7 @@ def everything(record: Record) -> None:
     for entry in record.entries:
         for view in views:
             view.fold(entry)
-    drawn(*views, record.title, "ok", "", 1000)
+    drawn(*views, record.title, "ok", "", 1.0, Replay(record, record.spell, {}))
     why(record)
     diff(record, record)
     json.dumps(perfetto.trace(record), allow_nan=False)

@@ -29,7 +29,7 @@ MS = 1_000_000
 
 
 def views_of(stage: Stage) -> Views:
-    return Views(TokensView(stage.spell, stage.run), TreeView(stage.spell), LanesView(stage.run), MetricsView(stage.run))
+    return Views(TokensView(stage.spell, stage.run), TreeView(stage.spell, stage.run), LanesView(stage.run), MetricsView(stage.run))
 
 
 class PageState:
@@ -63,15 +63,20 @@ class PageState:
             assert 0 <= start <= len(self.tokens[op["fork"]])
             self.tokens[op["fork"]][start:] = op["toks"]
         for node in tree.get("nodes", []):
-            self.nodes[node["id"]] = node
+            self.nodes[node["id"]] = self.nodes.get(node["id"], {}) | node  # a recording tells what changed
         for node in tree.get("gone", []):
             self.nodes.pop(node, None)
             self.texts.pop(node, None)
         self.texts |= {text["id"]: text for text in tree.get("texts", [])}
         self.ends |= dict(tree.get("ends", []))
         self.lanes |= {lane["lane"]: lane for lane in lanes.get("lanes", [])}
-        self.bars |= {bar["id"]: bar for bar in lanes.get("bars", [])}
-        for name, part in (("tails", tree.get("tails")), ("metrics", message.get("metrics")), ("status", message.get("status"))):
+        self.bars |= {bar["id"]: self.bars.get(bar["id"], {}) | bar for bar in lanes.get("bars", [])}
+        for name, part in (
+            ("tails", tree.get("tails")),
+            ("others", tree.get("others")),
+            ("metrics", message.get("metrics")),
+            ("status", message.get("status")),
+        ):
             if part is not None:
                 self.latest[name] = part
 

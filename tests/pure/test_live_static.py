@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from sgl_lab.viz import bundle
-from sgl_lab.viz.draw.palette import INKS
+from sgl_lab.viz.draw import plan, still
+from sgl_lab.viz.draw.palette import BARS, INKS, NODES, TOKENS
 
 ESM = bundle.esm()
 CSS = bundle.css()
@@ -31,9 +32,38 @@ def test_the_page_has_the_colours_of_the_palette() -> None:
 
 def test_the_glyphs_are_those_of_the_palette() -> None:
     said = dict(re.findall(r"(\w+): \"(.)\"", "".join(re.findall(r"const (?:TOKEN_STATES|NODE_GLYPH) = .*", ESM))))
-    assert {name: said[name] for name in ("cached", "computed", "generated", "forced", "choice", "locked", "gone")} == {
-        "gone" if name == "evicted" else name: ink.glyph for name, ink in INKS.items()
-    }
+    names = ["gone" if name == "evicted" else name for name in INKS]
+    assert {name: said[name] for name in names} == dict(zip(names, (ink.glyph for ink in INKS.values()), strict=True))
+
+
+def told(name: str) -> dict[str, str]:
+    """A table of words of the page."""
+    table = re.findall(rf"const {name} = \{{(.*?)\}};", ESM, re.DOTALL)[0]
+    return dict(re.findall(r"(\w+): \"([^\"]+)\"", table))
+
+
+def test_the_page_and_the_still_picture_speak_with_the_same_words() -> None:
+    assert told("TOKEN_WORDS") == {state: INKS[state].word for state in TOKENS}
+    assert {state: told("TOKEN_MEANING")[state] for state in TOKENS} == {state: INKS[state].meaning for state in TOKENS}
+    assert told("BAR_WORDS") == {kind: word for kind, (_, word) in BARS.items()}
+    assert list(told("NODE_WORDS").values()) == [word for _, word in NODES.values()]
+
+
+def test_the_page_and_the_still_picture_have_the_same_measures() -> None:
+    node = dict(re.findall(r"(\w+): ([\d.]+)", re.findall(r"const NODE = \{(.*?)\}", ESM)[0]))
+    assert [float(node[name]) for name in ("height", "pitch", "gap", "font", "small", "pad", "mark", "space", "letters")] == [
+        plan.HEIGHT,
+        plan.PITCH,
+        plan.GAP,
+        plan.LETTER,
+        plan.SMALL,
+        plan.PAD,
+        plan.MARK,
+        plan.SPACE,
+        plan.LETTERS,
+    ]
+    lane = dict(re.findall(r"(\w+): ([\d.]+)", re.findall(r"const LANE = \{(.*?)\}", ESM)[0]))
+    assert (float(lane["height"]), float(lane["axis"])) == (still.LANE, still.AXIS)
 
 
 def test_every_rule_is_scoped_to_the_widget() -> None:

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from sgl_lab.contracts.events import CellStarted, Entry, TokensSampled
-from sgl_lab.contracts.ids import RunId
+from sgl_lab.contracts.events import CellStarted, Entry, ExprFinished, TokensSampled
+from sgl_lab.contracts.ids import ExprId, RunId
 from sgl_lab.contracts.legible import clipped, legible
 from sgl_lab.contracts.tree import TreeSnapshot
 from sgl_lab.viz.draw import asked as draw_asked
-from sgl_lab.viz.draw import dot, html, palette, svg, text
+from sgl_lab.viz.draw import dot, palette, still, text
 from sgl_lab.viz.draw.escape import escaped, joined, style_sheet, tag
 from sgl_lab.viz.draw.outline import lane_order, outline
 from sgl_lab.viz.draw.streams import fair_share, runs, streams, whole_characters
@@ -57,7 +57,7 @@ HOSTILE = [
     'n"; evil [label="x',
 ]
 TAGS = {"div", "span", "details", "summary", "img", "pre", "table", "tr", "td", "br"}
-ATTRIBUTES = {"style", "title", "src", "alt", "open"}
+ATTRIBUTES = {"style", "title", "src", "alt", "open", "tabindex", "role", "aria-label"}
 SVG_TAGS = {"svg", "title", "style", "rect", "text", "line", "circle", "path", "g"}
 
 
@@ -99,7 +99,7 @@ def views(stage: Stage, run: int = 2, spell: Any = None) -> dict[str, Any]:
     before = TreeView(spell)
     found = {
         "tokens": TokensView(spell, RunId(run)),
-        "tree": TreeView(spell),
+        "tree": TreeView(spell, RunId(run)),
         "lanes": LanesView(RunId(run)),
         "metrics": MetricsView(RunId(run)),
     }
@@ -140,13 +140,8 @@ def test_hostile_text_stays_text_on_every_surface(payload: str) -> None:
     assert page.stack == []
     assert page.tags <= TAGS
     assert {name for name, _ in page.attributes} <= ATTRIBUTES
-    assert len(page.images) == 2
-    for image in [*page.images, svg.tree(found["tree"].full()).source, svg.lanes(found["lanes"].full()).source]:
-        root = ET.fromstring(image)
-        for element in root.iter():
-            assert element.tag.removeprefix("{http://www.w3.org/2000/svg}") in SVG_TAGS
-            assert not [name for name in element.attrib if name.startswith("on") or "href" in name]
-    for said in (bundle["text/html"], bundle["text/plain"], dot.source(found["tree"].full()), *page.images):
+    assert page.images == []
+    for said in (bundle["text/html"], bundle["text/plain"], dot.source(found["tree"].full())):
         said.encode()
         assert not re.search(r"[\x00\x07\x1b\u200f\u2028\u202e\u2066\ufeff\ufffe]", said)
     styles = " ".join(value for name, value in page.attributes if name == "style")
@@ -201,9 +196,9 @@ def test_a_frozen_cell_stays_small_and_says_what_it_left_out(n_tokens: int, n_fo
     bundle = freeze(**found)
     assert sum(len(part.encode()) for part in bundle.values()) <= LIMIT
     assert len(json.dumps(bundle)) <= 2 * LIMIT
-    left_out = re.search(r"… [\d,]+ more (token|fork)s?", bundle["text/html"])
-    assert left_out or len(word) > 100
-    assert "more" in bundle["text/plain"] or len(word) > 100
+    assert len(word) > 100 or "more token" not in bundle["text/html"], "text is what a saved cell never cuts"
+    shown = Reader(bundle["text/html"]).text
+    assert len(word) > 100 or shown.count("word ") >= n_tokens
 
 
 def test_a_cell_of_many_short_answers_stays_small_too_and_says_which_bars_it_shows() -> None:
@@ -217,8 +212,7 @@ def test_a_cell_of_many_short_answers_stays_small_too_and_says_which_bars_it_sho
     found = views(stage, 1, stage.spell)
     bundle = freeze(**found)
     assert sum(len(part.encode()) for part in bundle.values()) <= LIMIT
-    pictures = re.findall(r"base64,([^\"]+)", bundle["text/html"])
-    assert re.search(r"the newest \d+ of 2,\d+ bars", base64.b64decode(pictures[-1]).decode())
+    assert re.search(r"the longest \d+ of \d,\d+ bars", bundle["text/html"])
 
 
 def test_a_cut_stream_keeps_its_beginning_and_its_end() -> None:
@@ -240,14 +234,16 @@ def test_a_large_tree_keeps_what_matters_and_counts_the_rest() -> None:
         fork = stage.open()
         stage.say(fork, f"prompt{n} with words")
         stage.gen((fork, "x", f"answer{n} b"))
-    stage.emit(CellStarted(RunId(2), "", ""))
-    picture = views(stage)["tree"].full()
+    view = TreeView(stage.spell)
+    for entry in stage.entries:
+        view.fold(entry)
+    picture = view.full()
     lines = outline(picture, 40, straight_chains=True)
     assert sum(line.node is not None for line in lines) <= 40
     shown = sum(line.node is not None for line in lines) + sum(line.n_nodes for line in lines)
     assert shown == len(picture["nodes"])
     assert sum((line.node or {"n": line.n_tokens})["n"] for line in lines) == sum(row["n"] for row in picture["nodes"])
-    assert "more nodes" in svg.tree(picture).source
+    assert f"+ {len(picture['nodes']) - 40} other nodes" in still.tree(picture, 40).source
     assert "more nodes" in text.tree(picture, max_nodes=40)
 
 
@@ -281,20 +277,20 @@ def test_the_plain_text_of_a_small_run() -> None:
         "  [assistant] ⟪since⟫"
     )
     assert text.metrics(found["metrics"].full()) == (
-        "66 cached · 31 computed · 4 generated · 68 % hit rate · 63 tokens/s · 2 forks · 22 of 100 pages"
+        "0 found from before · 66 reused · 31 computed · 4 generated · 100 tokens/s · 2 forks · 22 of 100 pages"
     )
     assert text.tree(found["tree"].full()) == (
         "radix tree: 10 nodes, 27 tokens\n"
         "smollm2\n"
-        "└ user↵Say yes or no.↵assistant↵  (13 tokens, 4 hits, new)\n"
-        "  └ Yes, of  (3 tokens, 4 hits, new)\n"
-        "    └  course  (1 token, 2 hits, new)\n"
-        "      ├ ? Sure?  (3 tokens, 0 hits, new)\n"
-        "      │ ├ because  (1 token, 0 hits, new)\n"
-        "      │ └ since  (1 token, 0 hits, new)\n"
-        "      └ ! Why?  (3 tokens, 0 hits, new)\n"
-        "        ├ because  (1 token, 0 hits, new)\n"
-        "        └ since  (1 token, 0 hits, new)"
+        "└ user↵Say yes or no.↵assistant↵  (13 tokens, 4 hits, from this run)\n"
+        "  └ Yes, of  (3 tokens, 4 hits, from this run)\n"
+        "    └  course  (1 token, 2 hits, from this run)\n"
+        "      ├ ? Sure?  (3 tokens, 0 hits, from this run)\n"
+        "      │ ├ because  (1 token, 0 hits, from this run)\n"
+        "      │ └ since  (1 token, 0 hits, from this run)\n"
+        "      └ ! Why?  (3 tokens, 0 hits, from this run)\n"
+        "        ├ because  (1 token, 0 hits, from this run)\n"
+        "        └ since  (1 token, 0 hits, from this run)"
     )
     lines = text.lanes(found["lanes"].full()).split("\n")
     assert lines[0].startswith("timeline: 3 lanes, ")
@@ -347,7 +343,7 @@ def test_a_forced_token_looks_forced() -> None:
     n_forced = sum(tok[1] == "forced" for op in tokens.full()["ops"] for tok in op["toks"])
     assert n_forced == metrics.full()["forced"] == metrics.full()["generated"] > 0
     assert "⟨name" in text.transcript(tokens.full())
-    assert "forced by the constraint" in Reader(html.legend(tokens.full()).source).text
+    assert "forced by the constraint" in still.tokens(tokens.full()).source
     (one,) = asked(entries)
     assert f"{n_forced} of them forced" in draw_asked.text(one, stage.spell)
 
@@ -385,10 +381,12 @@ def test_forks_stand_beside_each_other_after_what_they_share() -> None:
 def test_every_node_and_lane_is_in_its_picture() -> None:
     found = views(story())
     picture = found["tree"].full()
-    drawn = "".join(ET.fromstring(svg.tree(picture).source).itertext())
-    assert all(row["label"][:20] in drawn for row in picture["nodes"])
-    drawn = "".join(ET.fromstring(svg.lanes(found["lanes"].full()).source).itertext())
-    assert all(name in drawn for name in ("main", "food", "rain", "views", "plan · decode", "when · score"))
+    drawn = Reader(still.tree(picture).source).text
+    assert all(row["label"][:14].replace("\n", "↵") in drawn for row in picture["nodes"] if row["mine"])
+    lanes = Reader(still.lanes(found["lanes"].full()).source)
+    assert all(name in lanes.text for name in ("main", "food", "rain", "views"))
+    titles = [value for name, value in lanes.attributes if name == "title"]
+    assert all(any(title.startswith(said) for title in titles) for said in ("plan · generated", "when · scored"))
 
 
 def test_lanes_stand_under_their_parents_whoever_forked_first() -> None:
@@ -401,8 +399,8 @@ def test_lanes_stand_under_their_parents_whoever_forked_first() -> None:
 
 
 def test_pictures_of_nothing_are_pictures() -> None:
-    for drawn in (svg.tree(TreeView(str).full()), svg.lanes(LanesView().full())):
-        ET.fromstring(drawn.source)
+    for drawn in (still.tree(TreeView(str).full()), still.lanes(LanesView().full()), still.tokens(TokensView(str).full())):
+        assert Reader(drawn.source).stack == []
     bundle = freeze(tokens=TokensView(str), tree=TreeView(str), lanes=LanesView(), metrics=MetricsView())
     assert Reader(bundle["text/html"]).stack == []
     assert freeze()["text/plain"] == ""
@@ -417,11 +415,38 @@ def test_a_stopped_cell_says_so_and_keeps_what_it_has() -> None:
     assert "stopped" not in Reader(freeze(**views(story()))["text/html"]).text
 
 
-def test_probabilities_are_told_on_the_token() -> None:
-    page = Reader(html.transcript(views(story())["tokens"].full()).source)
-    hints = [value for name, value in page.attributes if name == "title"]
-    assert len(hints) > 50
-    assert all(re.match(r"p = [\d.]+ %\n", hint) for hint in hints)
+def test_a_long_prompt_is_folded_and_all_there() -> None:
+    stage = Stage(n_pages=10**5)
+    main = stage.open()
+    stage.say(main, "very " * 9_000, "user")
+    page = Reader(freeze(**views(stage, 1))["text/html"])
+    assert page.text.count("very ") >= 9_000
+    assert re.search(r"very very .*… \(9,00\d tokens\)", page.text)
+    assert page.tags >= {"details", "summary"}
+
+
+def test_forks_stand_in_equal_columns_two_or_four_a_row() -> None:
+    def rows(n: int) -> list[int]:
+        """Cards and empty places in each row."""
+        stage = Stage(n_pages=10**5)
+        main = stage.open()
+        stage.say(main, "words")
+        for number in range(n):
+            stage.say(stage.open(main, number), f"fork {number}")
+        source = still.tokens(views(stage, 1)["tokens"].full()).source
+        assert source.count("border-radius:8px") == n
+        return [row.count("flex:1 1 0;min-width:0") - row.count("overflow-wrap:anywhere") for row in source.split("padding:6px 0 0")[1:]]
+
+    assert [rows(n) for n in (2, 3, 4, 5, 8)] == [[2], [3], [4], [4, 4], [4, 4]]
+
+
+def test_a_failed_fork_is_marked_and_the_message_stands_on_top() -> None:
+    stage = story()
+    fork = max(stage.streams)
+    stage.emit(ExprFinished(fork, ExprId(1), "error", "no room"))
+    page = Reader(freeze(**views(stage), title="t", status="error", message="CacheFull: no room")["text/html"])
+    assert page.text.index("CacheFull: no room") < page.text.index("found from before")
+    assert page.text.count("✕ failed here") == 1
 
 
 def test_untrusted_notebooks_keep_every_style() -> None:
@@ -429,7 +454,9 @@ def test_untrusted_notebooks_keep_every_style() -> None:
     page = Reader(freeze(**views(story()), title="t", status="stopped")["text/html"])
     declarations = {part for name, value in page.attributes if name == "style" for part in value.split(";")}
     assert len(declarations) > 20
-    value = r"[\w#.%, -]+|rgba\(\d+,\d+,\d+,[\d.]+\)|1px solid (#\w+|rgba\(\d+,\d+,\d+,[\d.]+\))"
+    color = r"(#\w+|rgba\(\d+,\d+,\d+,[\d.]+\))"
+    value = rf"[\w#.%, -]+|{color}|[\d.]+px (solid|dashed|dotted|double) {color}"
+    assert [declaration for declaration in declarations if "text-decoration" in declaration or "transform" in declaration] == []
     assert all(re.fullmatch(rf"[a-z-]+:({value})", declaration) for declaration in declarations)
 
 
@@ -498,7 +525,7 @@ def test_colours_are_legible_on_light_and_dark() -> None:
 @pytest.mark.parametrize("who", SEEN)
 @pytest.mark.parametrize("theme", ["light", "dark", "both"])
 def test_token_states_are_told_apart(theme: str, who: str) -> None:
-    inks = [getattr(palette.INKS[state], theme) for state in ("cached", "computed", "generated", "forced", "choice")]
+    inks = [getattr(palette.INKS[state], theme) for state in palette.TOKENS]
     nearest = min(math.dist(oklab(one, SEEN[who]), oklab(other, SEEN[who])) for one, other in itertools.combinations(inks, 2))
     assert nearest >= 0.06
 

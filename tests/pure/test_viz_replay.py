@@ -8,6 +8,7 @@ import json
 import re
 from dataclasses import replace
 from html import unescape
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -18,14 +19,17 @@ from sgl_lab.contracts.tree import TreeNode, TreeSnapshot
 from sgl_lab.magics.show import Folded
 from sgl_lab.trace import Record
 from sgl_lab.viz.freeze import LIMIT, TOO_LONG
-from sgl_lab.viz.replay import IN_PAGE, Replay, frames
+from sgl_lab.viz.replay import IN_PAGE, Abridged, Replay, frames, thinned
 from sgl_lab.viz.views import TokensView
 from tests.pure.story import Stage, record_of, story
-from tests.pure.test_live_pump import PageState, views_of
+from tests.pure.test_live_pump import PageState
+from tests.pure.test_live_pump import views_of as live_views
 
 
-def told(stage: Stage, since: float = 0.0) -> list[tuple[float, dict[str, Any]]]:
-    return [(ms, json.loads(json.dumps(message))) for ms, message in frames(record_of(stage), stage.spell, since)]
+def told(stage: Stage, level: int = 0, n_moments: int | None = None) -> list[tuple[float, dict[str, Any]]]:
+    found = frames(record_of(stage), stage.spell)
+    found = found if n_moments is None else thinned(found, n_moments)
+    return [(ms, json.loads(json.dumps(message))) for ms, message in Abridged(level).frames(found)]
 
 
 def page_after(messages: list[dict[str, Any]]) -> dict[str, Any]:
@@ -33,6 +37,12 @@ def page_after(messages: list[dict[str, Any]]) -> dict[str, Any]:
     for seq, message in enumerate(messages):
         page.take({"seq": seq, "kind": "delta"} | message)
     return page.known()
+
+
+def live_full(stage: Stage) -> dict[str, Any]:
+    views = live_views(stage)
+    views.fold(stage.entries)
+    return {name: view.full() for name, view in views.named().items()}
 
 
 def plain(known: dict[str, Any]) -> dict[str, Any]:
@@ -49,14 +59,36 @@ def recording(html: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 1.0])
-def test_the_last_moment_is_the_whole_run_wherever_the_recording_begins(share: float) -> None:
+@pytest.mark.parametrize("n_moments", [None, 40, 12, 2])
+@pytest.mark.parametrize("level", [0, 2])
+def test_the_last_moment_is_the_whole_run_however_few_moments_there_are(n_moments: int | None, level: int) -> None:
     stage = story()
-    length = told(stage)[-1][0]
-    views = views_of(stage)
-    views.fold(stage.entries)
-    whole = {name: view.full() for name, view in views.named().items()}
-    assert plain(page_after([message for _, message in told(stage, share * length)])) == plain(page_after([json.loads(json.dumps(whole))]))
+    whole = live_full(stage)
+    kept = told(stage, level, n_moments)
+    assert n_moments is None or len(kept) <= n_moments
+    assert plain(page_after([message for _, message in kept])) == plain(page_after([json.loads(json.dumps(whole))]))
+
+
+def test_thinned_moments_are_spread_evenly_and_each_is_one_that_was() -> None:
+    stage = story()
+    every, few = told(stage), told(stage, 0, 12)
+    places = [[ms for ms, _ in every].index(ms) for ms, _ in few]
+    assert (few[0][0], few[-1][0]) == (every[0][0], every[-1][0])
+    gaps = [after - before for before, after in pairwise(places[1:])]
+    assert max(gaps) - min(gaps) <= 2
+    for place, number in zip(places[2:], range(3, len(few) + 1), strict=False):
+        now = [message for _, message in every[: place + 1]]
+        assert plain(page_after([message for _, message in few[:number]]))["tokens"] == plain(page_after(now))["tokens"]
+
+
+def test_without_other_nodes_the_run_has_its_own_and_the_count_of_the_others() -> None:
+    stage = story()
+    page = page_after([message for _, message in told(stage, 3)])
+    rows = {node: row for node, row in page_after([message for _, message in told(stage)])["nodes"].items() if row["parent"] is not None}
+    mine = {node for node, row in rows.items() if row["mine"]}
+    assert {node for node, row in page["nodes"].items() if row["parent"] is not None} == mine
+    assert page["latest"]["others"] == [len(rows) - len(mine), sum(row["n"] for node, row in rows.items() if node not in mine)]
+    assert set(page["texts"]) >= mine
 
 
 def test_a_recording_around_programs_shows_them_all() -> None:
@@ -105,7 +137,7 @@ def long_story(n_words: int) -> Stage:
     return stage
 
 
-def saved(stage: Stage) -> tuple[dict[str, float], list[Any]]:
+def saved(stage: Stage) -> tuple[dict[str, Any], list[Any]]:
     """(what the player is told without unpacking, the frames) of a cell that is no larger than it may be."""
     bundle = Folded(record_of(stage), stage.spell).bundle(("tokens", "tree", "timeline"), "long")
     assert sum(len(part.encode()) for part in bundle.values()) <= LIMIT
@@ -116,26 +148,42 @@ def n_alternatives(frames: list[Any]) -> int:
     return sum(tok[4] is not None for _, message in frames for op in message.get("tokens", {}).get("ops", []) for tok in op["toks"])
 
 
-def test_a_short_run_is_saved_from_its_beginning() -> None:
+def n_tokens(frames: list[Any]) -> int:
+    """At the end."""
+    return sum(len(toks) for toks in page_after([message for _, message in frames])["tokens"].values())
+
+
+def test_a_short_run_is_saved_with_every_moment_and_every_detail() -> None:
     meta, kept = saved(long_story(40))
-    assert (meta["since"], meta["newest"], kept[0][0]) == (0, 0, 0)
+    assert (meta["dropped"], meta["n_moments"], kept[0][0]) == ("", len(kept), 0)
     assert n_alternatives(kept) == 40
 
 
-def test_of_a_long_run_the_beginning_is_told_in_one_piece_and_the_end_in_full() -> None:
-    stage = long_story(1_000)
+def test_eight_forks_of_a_hundred_and_sixty_tokens_are_saved_as_they_ran() -> None:
+    stage = Stage(20_000)
+    main = stage.open()
+    stage.say(main, "Eight ways to go on")
+    forks = [stage.open(main, n) for n in range(8)]
+    stage.gen(*[(fork, "tip", " ".join(f"t{fork}w{n * 7907 % 997}" for n in range(160))) for fork in forks], alternatives=5)
     meta, kept = saved(stage)
-    assert 0 < meta["since"] == kept[0][0] < meta["ms"]
-    assert n_alternatives(kept[:1]) == 0 < n_alternatives(kept[1:]) < 1_000
-    assert sum(len(op["toks"]) for op in kept[0][1]["tokens"]["ops"]) > 3_000
+    assert meta["n_moments"] == len(kept)
+    halves = [n_tokens(kept[: len(kept) * n // 4]) for n in (1, 2, 3, 4)]
+    assert halves == sorted(set(halves))
+    assert halves[-1] == sum(len(op["toks"]) for op in live_full(stage)["tokens"]["ops"]) > 1_200
 
 
-def test_of_a_run_too_long_even_for_that_the_newest_tokens_are_kept() -> None:
-    meta, kept = saved(long_story(6_000))
-    assert meta["newest"] > 0
-    (op,) = [op for _, message in kept for op in message.get("tokens", {}).get("ops", [])]
-    assert len(op["toks"]) == meta["newest"]
-    assert op["start"] + len(op["toks"]) == 4 * (6_000 + 1_500)
+def test_a_longer_run_loses_details_before_it_loses_moments() -> None:
+    meta, kept = saved(long_story(850))
+    assert meta["dropped"].startswith("alternatives")
+    assert meta["n_moments"] == len(kept) > 100
+    assert n_alternatives(kept) == 0
+    assert n_tokens(kept) == 4 * (850 + 212)
+
+
+def test_of_a_run_too_long_even_for_that_moments_are_left_out_and_no_text() -> None:
+    meta, kept = saved(long_story(1_200))
+    assert 12 <= len(kept) < meta["n_moments"]
+    assert n_tokens(kept) == 4 * (1_200 + 300)
 
 
 def test_what_fits_nowhere_is_left_out_whole() -> None:
@@ -158,7 +206,7 @@ def test_a_run_that_no_saved_cell_can_play_says_what_does() -> None:
     assert TOO_LONG not in Folded(Record(stage.run)).bundle(("tokens",), "empty")["text/html"]
     assert TOO_LONG not in Folded(record_of(stage), stage.spell).bundle(("tokens",), "short")["text/html"]
     about, recording = re.findall(r'data-sgl-recording="([^"]*)">([^<]*)<', folded.page("large", "ok", "").source)[0]
-    assert json.loads(unescape(about))["since"] == 0
+    assert json.loads(unescape(about))["dropped"] == ""
     kept = json.loads(gzip.decompress(base64.b64decode(recording)))
     assert sum(len(message["tree"]["nodes"]) for _, message in kept["frames"] if "tree" in message) == 4_000
 
@@ -169,4 +217,4 @@ def test_hostile_words_reach_the_page_packed() -> None:
     stage.extend(fork, stage.encode("x"), "text", "</script><img src=x onerror=alert(1)>")
     script = Replay(record_of(stage), lambda token: "</script><i>", {"title": "</script>"}).script(LIMIT)
     assert script is not None
-    assert re.findall("<[^a-zA-Z/]|</?[a-zA-Z]+", script.source) == ["<script", "</script"]
+    assert re.findall("<[^a-zA-Z/]|</?[a-zA-Z]+", script.markup.source) == ["<script", "</script"]

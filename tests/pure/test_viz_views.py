@@ -16,6 +16,7 @@ from sgl_lab.contracts.events import (
     DraftVerified,
     Entry,
     Event,
+    ExprFinished,
     ExprStarted,
     ForkOpened,
     LocksChanged,
@@ -42,7 +43,7 @@ from sgl_lab.contracts.tree import TreeSnapshot
 from sgl_lab.engine.config import EngineConfig
 from sgl_lab.engine.engine import Engine
 from sgl_lab.engine.fake import ByteTokenizer, HashRunner
-from sgl_lab.viz.views import LanesView, MetricsView, TokensView, TreeView
+from sgl_lab.viz.views import LanesView, MetricsView, Reuse, TokensView, TreeView, views_of
 from sgl_lab.viz.views.asked import asked
 
 from .driving import Heard
@@ -86,6 +87,14 @@ def sampled(*tokens: int, request: int = 1, logprob: float | None = -0.5) -> Tok
 
 def finished(request: int = 1) -> RequestFinished:
     return RequestFinished(RequestId(request), "stop", 3, 2, 0, 4, 2)
+
+
+def snapshot_at(stage: Stage, seq: int) -> TreeSnapshot:
+    """The tree of a stage as it was before event number `seq`."""
+    view = TreeView(stage.spell)
+    for entry in stage.entries[:seq]:
+        view.fold(entry)
+    return TreeSnapshot(tuple(view.nodes.values()), stage.n_pages, 0, seq)
 
 
 def opened(fork: int = 1, parent: int | None = None, index: int = 0, run: RunId = RUN, label: str = "") -> ForkOpened:
@@ -398,12 +407,12 @@ def test_a_request_waits_hits_prefills_and_decodes_on_its_forks_lane() -> None:
     lane = "f1"
     assert bars(view) == [
         (lane, "wait", 10, 20, 3),
-        (lane, "cached", 20, 20, 1),
+        (lane, "found", 20, 20, 1),
         (lane, "prefill", 20, 30, 2),
         (lane, "decode", 30, 40, 2),
     ]
     assert {bar["name"] for bar in view.full()["bars"]} == {"plan"}
-    assert view.full()["lanes"] == [{"lane": lane, "parent": None, "label": "main", "kind": "fork"}]
+    assert view.full()["lanes"] == [{"lane": lane, "parent": None, "label": "main", "kind": "fork", "state": ""}]
 
 
 def test_what_is_forced_before_a_request_has_begun_takes_no_time() -> None:
@@ -457,7 +466,7 @@ def test_bars_say_which_positions_of_the_sequence_they_brought() -> None:
     view = folded(LanesView(RUN), events)
     assert [(bar["kind"], bar["at"], bar["n"]) for bar in view.full()["bars"]] == [
         ("wait", None, 3),
-        ("cached", 0, 1),
+        ("found", 0, 1),
         ("prefill", 1, 2),
         ("decode", 3, 1),
     ]
@@ -531,16 +540,83 @@ def test_the_prompt_of_a_select_counts_once_whichever_choices_read_it() -> None:
     assert (strip["cached"], strip["computed"], strip["hit_rate"]) == (0, 5, 0.0)
 
 
-def test_the_speed_is_that_of_the_last_two_seconds_and_in_the_end_that_of_the_run() -> None:
+def test_the_speed_is_what_was_generated_from_the_first_request_to_the_last_token_at_any_moment() -> None:
     view = folded(MetricsView(RUN), [opened(), queued(), matched()])
-    for n in range(101):
-        view.fold(Entry(n, n * 100_000_000, step(decode=(1,), ms=50)))
-        view.fold(Entry(n, n * 100_000_000, sampled(4)))
+    for n in range(1, 101):
+        view.fold(Entry(3 * n, n * 100_000_000, step(decode=(1,), ms=50)))
+        view.fold(Entry(3 * n + 1, n * 100_000_000, sampled(4)))
+        assert view.full()["tok_s"] == 10.0
+    view.fold(Entry(400, 20_000_000_000, finished()))
+    view.fold(Entry(401, 30_000_000_000, CellFinished(RUN, "ok", "")))
     assert view.full()["tok_s"] == 10.0
-    view.fold(Entry(0, 20_000_000_000, finished()))
-    assert view.full()["tok_s"] == 0.0
-    view.fold(Entry(0, 20_000_000_000, CellFinished(RUN, "ok", "")))
-    assert view.full()["tok_s"] == 20.0
+
+
+# ---------------------------------------------------------------- from before, and within the run
+
+
+def test_a_cold_run_finds_nothing_from_before_however_much_its_forks_reuse() -> None:
+    stage = Stage(2_000)
+    main = stage.open()
+    stage.say(main, "one two three four five")
+    stage.gen((main, "a", "six seven"))
+    forks = [stage.open(main, n) for n in range(3)]
+    for number, fork in enumerate(forks):
+        stage.say(fork, f" and {number}")
+    stage.gen(*[(fork, "b", " eight nine") for fork in forks])
+    views = views_of(stage.run, stage.spell)
+    for entry in stage.entries:
+        for view in views:
+            view.fold(entry)
+    strip = views.metrics.full()
+    hits = [entry.event.n_hit for entry in stage.entries if isinstance(entry.event, PrefixMatched)]
+    assert (strip["found"], strip["reused"]) == (0, sum(hits))
+    assert strip["reused"] >= 3 * 6
+    assert {bar["kind"] for bar in views.lanes.full()["bars"]} >= {"reused", "prefill", "decode"}
+    assert "found" not in {bar["kind"] for bar in views.lanes.full()["bars"]}
+    assert "cached" not in {tok[1] for op in views.tokens.full()["ops"] for tok in op["toks"]}
+
+
+def test_what_an_earlier_run_left_is_found_once_and_reused_from_then_on() -> None:
+    stage = Stage(2_000)
+    old = stage.open()
+    stage.say(old, "one two three four five")
+    stage.gen((old, "a", " six"))
+    stage.run, at = RunId(2), len(stage.entries)
+    programs = [stage.open() for _ in range(3)]
+    for program in programs:
+        stage.say(program, "one two three four five seven")
+        stage.gen((program, "b", " eight"))
+    views = views_of(stage.run, stage.spell)
+    views.tree.load(snapshot_at(stage, at))
+    for entry in stage.entries:
+        for view in views:
+            if view is not views.tree or entry.seq >= at:
+                view.fold(entry)
+    strip = views.metrics.full()
+    assert [strip[name] for name in ("found", "reused", "cached", "computed")] == [5, 10, 15, 3]
+    states = [[tok[1] for tok in op["toks"]] for op in views.tokens.full()["ops"]]
+    assert states == [["cached"] * 5 + ["computed", "generated"]] + [["reused"] * 5 + ["computed", "generated"]] * 2
+    rows = {row["label"]: row for row in views.tree.full()["nodes"]}
+    assert [(rows[label]["mine"], rows[label]["fresh"]) for label in ("one two three four five", " seven")] == [(True, False), (True, True)]
+    assert rows["one two three four five"]["reused"] == 2
+
+
+def test_an_entry_that_several_views_tell_of_counts_once() -> None:
+    reuse = Reuse(RUN)
+    for entry in [Entry(n, n, event) for n, event in enumerate([opened(), queued(), matched(), step(((1, 3),)), finished()])]:
+        reuse.fold(entry)
+        reuse.fold(entry)
+    again = [Entry(9, 9, queued(2)), Entry(10, 10, matched(2, 2, 3))]
+    for entry in again:
+        reuse.fold(entry)
+    assert reuse.n_reused(RequestId(2)) == 2
+
+
+def test_what_fails_marks_its_fork_and_its_lane() -> None:
+    events = [opened(), ExprStarted(F, ExprId(1), "gen", "x", 1), queued(), ExprFinished(F, ExprId(1), "error", "no room")]
+    tokens, lanes = folded(TokensView(spell, RUN), events), folded(LanesView(RUN), events)
+    assert [row["state"] for row in (tokens.delta() or {})["forks"]] == ["error"]
+    assert [row["state"] for row in (lanes.delta() or {})["lanes"]] == ["error"]
 
 
 def test_pages_come_from_the_model_the_snapshot_and_every_step() -> None:

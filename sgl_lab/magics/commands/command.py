@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...contracts.legible import clipped
-from ...viz.draw import html
 from ...viz.draw.escape import Markup
 from ..desk import Desk
 from ..options import OptionError, nearest
@@ -91,11 +90,6 @@ def memory_text(lab: Lab) -> str:
     device, free, total = lab.memory()
     text = f"{lab.n_bytes / 2**20:,.0f} MiB of weights and cache"
     return text if free is None else f"{text}, {free / 2**30:,.1f} of {total / 2**30:,.1f} GiB free on {device or 'this machine'}"
-
-
-def picture(shell: Any, words: Words, drawn: Markup, plain: str, counts: dict[str, int]) -> None:
-    """The picture with its text twin, or with --text the twin alone."""
-    show(shell, words, html.picture(drawn, plain.split("\n", 1)[0]), plain, counts)
 
 
 def show(shell: Any, words: Words, page: Markup, plain: str, counts: Mapping[str, int]) -> None:

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...viz.draw import dot, html, stats, svg, text
+from ...contracts.legible import clipped
+from ...viz.draw import dot, html, stats, still, text
+from ...viz.draw.escape import joined
 from ...viz.draw.numbers import counted, percent
 from ...viz.views.hits import hits
 from ..desk import Desk
 from ..options import OptionError
 from ..printing import say
-from ..show import tree_counts, tree_of
-from .command import Command, Words, memory_text, picture, ready_lab, show
+from ..show import Folded, tree_counts, tree_of
+from .command import Command, Words, memory_text, ready_lab, show
 from .files import FORCE, target, write
+
+TREE_NODES, TREE_HIGH = 300, 640
+"""nodes that are drawn, and pixels of the box that scrolls the others into sight"""
 
 
 def _status(shell: Any, desk: Desk, words: Words) -> None:
@@ -42,7 +47,18 @@ def _stats(shell: Any, desk: Desk, words: Words) -> None:
     entries = lab.events()
     found, title = lab.stats(), f"{lab.card.name} · {lab.card.device} · {lab.card.dtype}"
     points = hits(entries, found["prompt_tokens"], found["cached_prompt_tokens"])
-    show(shell, words, stats.html(title, found, points), stats.text(title, found), _token_counts(found))
+    last = _last_run(desk)
+    page = joined([stats.html(title, found, points), *([html.note(last)] if last else [])])
+    show(shell, words, page, "\n".join(filter(None, (stats.text(title, found), last))), _token_counts(found))
+
+
+def _last_run(desk: Desk) -> str:
+    """How fast the last run was, by the same count as its cell says."""
+    if desk.last is None:
+        return ""
+    strip = Folded(desk.last).metrics.full()
+    speed = f"{strip['tok_s']:,.0f} tokens/s from the first request to the last token"
+    return f"{clipped(desk.last.title, 60)}: {counted(strip['generated'], 'token')} generated, {speed}" if strip["generated"] else ""
 
 
 def _token_counts(found: Mapping[str, int]) -> dict[str, int]:
@@ -62,7 +78,7 @@ def _tree(shell: Any, desk: Desk, words: Words) -> None:
         write(path, source)
     if files:
         return
-    picture(shell, words, svg.tree(nodes), text.tree(nodes), tree_counts(nodes))
+    show(shell, words, still.frame([still.tree(nodes, TREE_NODES, TREE_HIGH)]), text.tree(nodes), tree_counts(nodes))
 
 
 def _stop(shell: Any, desk: Desk, words: Words) -> None:

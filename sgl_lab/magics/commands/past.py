@@ -8,13 +8,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ...viz.draw import asked as draw_asked
-from ...viz.draw import svg, text
+from ...viz.draw import still, text
 from ...viz.freeze import LIMIT
 from ...viz.views.asked import STEP, Asked, asked
 from ..desk import Desk
 from ..options import OptionError, nearest
 from ..show import Folded, in_kernel
-from .command import Command, Words, picture, show
+from .command import Command, Words, show
 
 if TYPE_CHECKING:
     from ...trace import Record
@@ -25,7 +25,7 @@ MAX_NAMES = 60
 
 def _timeline(shell: Any, desk: Desk, words: Words) -> None:
     bars = Folded(desk.run(words.name())).lanes.full()
-    picture(shell, words, svg.lanes(bars), text.lanes(bars), {"lanes": len(bars["lanes"])})
+    show(shell, words, still.frame([still.lanes(bars)]), text.lanes(bars), {"lanes": len(bars["lanes"])})
 
 
 def _tokens(shell: Any, desk: Desk, words: Words) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..views.lanes import LaneRow
@@ -36,7 +37,7 @@ def outline(picture: TreePicture, max_nodes: int, *, straight_chains: bool) -> l
     tails: dict[int, list[TailRow]] = {}
     for tail in picture["tails"]:
         tails.setdefault(tail["node"], []).append(tail)
-    kept = _kept(nodes, max_nodes)
+    shown_nodes = kept(nodes, max_nodes)
     size: dict[int, tuple[int, int]] = {}
     for row in _leaves_first(below):
         n_nodes, n_tokens = 1, row["n"]
@@ -45,15 +46,15 @@ def outline(picture: TreePicture, max_nodes: int, *, straight_chains: bool) -> l
         size[row["id"]] = n_nodes, n_tokens
 
     lines: list[Line] = []
-    stack = [Line(0, (), False, True, row) for row in reversed(below.get(None, [])) if row["id"] in kept]
+    stack = [Line(0, (), False, True, row) for row in reversed(below.get(None, [])) if row["id"] in shown_nodes]
     while stack:
         line = stack.pop()
         lines.append(line)
         if line.node is None:
             continue
         children = below.get(line.node["id"], [])
-        hidden = [size[child["id"]] for child in children if child["id"] not in kept]
-        shown: list[tuple[NodeRow | None, TailRow | None, int, int]] = [(row, None, 0, 0) for row in children if row["id"] in kept]
+        hidden = [size[child["id"]] for child in children if child["id"] not in shown_nodes]
+        shown: list[tuple[NodeRow | None, TailRow | None, int, int]] = [(row, None, 0, 0) for row in children if row["id"] in shown_nodes]
         shown += [(None, tail, 0, 0) for tail in tails.get(line.node["id"], [])]
         if hidden:
             shown.append((None, None, sum(n_nodes for n_nodes, _ in hidden), sum(n_tokens for _, n_tokens in hidden)))
@@ -64,19 +65,20 @@ def outline(picture: TreePicture, max_nodes: int, *, straight_chains: bool) -> l
     return lines
 
 
-def _kept(nodes: dict[int, NodeRow], max_nodes: int) -> set[int]:
+def kept(nodes: Mapping[int, NodeRow], max_nodes: int) -> set[int]:
+    """Ids of at most `max_nodes`, each with all above it: those in use, then new ones, then those used last and hit most."""
     order = {"root": 0, "running": 1, "locked": 2}
     by_worth = sorted(nodes.values(), key=lambda row: (order.get(row["state"], 3), not row["fresh"], -row["used"], -row["hits"], row["id"]))
-    kept: set[int] = set()
+    found: set[int] = set()
     for row in by_worth:
         path = []
         at: int | None = row["id"]
-        while at is not None and at in nodes and at not in kept:
+        while at is not None and at in nodes and at not in found:
             path.append(at)
             at = nodes[at]["parent"]
-        if len(kept) + len(path) <= max_nodes:
-            kept.update(path)
-    return kept
+        if len(found) + len(path) <= max_nodes:
+            found.update(path)
+    return found
 
 
 def _leaves_first(below: dict[int | None, list[NodeRow]]) -> list[NodeRow]:

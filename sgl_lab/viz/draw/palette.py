@@ -1,7 +1,7 @@
 """The colours, and the shape that goes with each: no state is told by colour alone.
 
 `light` is read as text (4.5 : 1) on white, `dark` on #111; `both` is legible as a line or a
-fill (3 : 1) on either, for places that cannot see the page's theme. The five token states stay
+fill (3 : 1) on either, for places that cannot see the page's theme. The token states stay
 apart under protanopia, deuteranopia and tritanopia. The live widget gives `light` and `dark` the
 names `--sgl-<state>`.
 """
@@ -17,22 +17,25 @@ class Ink:
     dark: str
     both: str
     line: str
-    """border style that marks the state: dotted, solid, double, dashed or none"""
+    """line that marks the state: dotted, wavy, solid, double, dashed or none"""
     glyph: str
     """one character for places without colour"""
+    word: str
     meaning: str
 
 
-CACHED = Ink("#1d55cf", "#69a7ff", "#4470ee", "dotted", "○", "found in the cache")
-COMPUTED = Ink("#c2500c", "#e39a3b", "#e0651a", "solid", "●", "computed for this run")
-GENERATED = Ink("#048374", "#74e4ac", "#1fa287", "none", "▸", "sampled by the model")
-CHOICE = Ink("#7a1768", "#f8b9ee", "#ab2f98", "double", "◆", "picked by a select")
-FORCED = Ink("#5c5340", "#b5ab8c", "#74623e", "dashed", "»", "forced by the constraint")
-LOCKED = Ink("#4a5568", "#c3cad9", "#6e7b91", "solid", "■", "in use, cannot be evicted")
-EVICTED = Ink("#6f7786", "#8c94a3", "#8b93a1", "dashed", "×", "evicted")
+CACHED = Ink("#1d55cf", "#69a7ff", "#4470ee", "dotted", "○", "found from before", "found in the cache, from before this run")
+REUSED = Ink("#4004a3", "#9c6bfb", "#9888d8", "wavy", "↻", "reused", "found in the cache, from this run itself")
+COMPUTED = Ink("#c2500c", "#e39a3b", "#e0651a", "solid", "●", "computed", "computed for this run")
+GENERATED = Ink("#048374", "#74e4ac", "#1fa287", "none", "▸", "generated", "sampled by the model")
+CHOICE = Ink("#7a1768", "#f8b9ee", "#ab2f98", "double", "◆", "chosen", "picked by a select")
+FORCED = Ink("#5c5340", "#b5ab8c", "#74623e", "dashed", "»", "forced", "forced by the constraint")
+LOCKED = Ink("#4a5568", "#c3cad9", "#6e7b91", "solid", "■", "in use", "in use, cannot be evicted")
+EVICTED = Ink("#6f7786", "#8c94a3", "#8b93a1", "dashed", "×", "evicted", "evicted")
 
 INKS = {
     "cached": CACHED,
+    "reused": REUSED,
     "computed": COMPUTED,
     "generated": GENERATED,
     "choice": CHOICE,
@@ -40,6 +43,30 @@ INKS = {
     "locked": LOCKED,
     "evicted": EVICTED,
 }
+
+
+TOKENS = ("cached", "reused", "computed", "generated", "forced", "choice")
+"""states of tokens, in the order of a legend"""
+BARS = {
+    "wait": ("evicted", "waiting"),
+    "found": ("cached", "found from before"),
+    "reused": ("reused", "reused"),
+    "prefill": ("computed", "computed · prefill"),
+    "decode": ("generated", "generated · decode"),
+    "forced": ("forced", "forced"),
+    "drafted": ("generated", "guessed ahead"),
+    "score": ("choice", "scored choices"),
+    "preempted": ("evicted", "set aside"),
+}
+"""kinds of bars: ink and word"""
+NODES = {
+    "cached": ("○", "from before"),
+    "computed": ("●", "from this run"),
+    "locked": ("■", "in use"),
+    "generated": ("▸", "growing"),
+    "evicted": ("×", "evicted"),
+}
+"""tones of nodes: glyph and word"""
 
 
 def tint(ink: str, alpha: float) -> str:

@@ -10,9 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from ..views.tokens import ForkRow, Tok, TokensPicture
+from ...contracts.legible import clipped
+from ..views.tokens import ForkRow, Tok, TokensOp, TokensPicture
+from .numbers import counted
 
 SPECIAL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?s>")
+MAX_FORKS = 64
+"""of a picture that was cut"""
 _BYTES_AT_END = re.compile(r"(\\x[89a-f][0-9a-f])+$")
 _BYTES = re.compile(r"(?:\\x[89a-f][0-9a-f])+")
 
@@ -94,6 +98,27 @@ def blocks(toks: list[Tok], n_shown: int | None = None) -> list[Block]:
     """The runs, by role."""
     whole = list(whole_characters(toks))
     return [Block(role, list(group)) for role, group in groupby(runs(whole, n_shown), key=lambda run: run.role)]
+
+
+def cut(picture: TokensPicture, n_tokens: int) -> TokensPicture:
+    """About `n_tokens` tokens: of each longer stream the first two thirds and the last third of a fair share, and how many are left out."""
+    share = fair_share([len(op["toks"]) for op in picture["ops"]], n_tokens)
+    ops = []
+    for op in picture["ops"]:
+        toks, n_tail = op["toks"], share // 3
+        if len(toks) > share:
+            role = toks[share - n_tail - 1][3] if share > n_tail else toks[0][3]
+            left_out: Tok = (f" … {counted(len(toks) - share, 'more token')} … ", "text", None, role, None, 0, None)
+            toks = [*toks[: share - n_tail], left_out, *toks[len(toks) - n_tail :]]
+        ops.append(TokensOp(fork=op["fork"], start=op["start"], toks=[_clipped(tok) for tok in toks]))
+    return {
+        "forks": picture["forks"][:MAX_FORKS],
+        "ops": [op for op in ops if op["fork"] in {row["fork"] for row in picture["forks"][:MAX_FORKS]}],
+    }
+
+
+def _clipped(tok: Tok) -> Tok:
+    return (clipped(tok[0], 60), *tok[1:]) if len(tok[0]) > 60 else tok
 
 
 def whole_characters(toks: list[Tok]) -> Iterator[Tok]:

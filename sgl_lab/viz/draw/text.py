@@ -23,22 +23,26 @@ _QUOTES = {
     False: {"generated": "⟦⟧", "forced": "⟨⟩", "choice": "⟪⟫"},
     True: {"generated": "[]", "forced": "<>", "choice": "{}"},
 }
-_BARS = {"wait": ".", "cached": "c", "prefill": "=", "decode": "#", "score": "?", "preempted": "x", "forced": "f"}
-_LAST = ("cached", "forced")
+_BARS = {"wait": ".", "found": "o", "reused": "r", "prefill": "=", "decode": "#", "score": "?", "preempted": "x", "forced": "f"}
+_LAST = ("found", "reused", "forced")
 """drawn over what else is in their cells"""
 
 
 def metrics(picture: MetricsPicture) -> str:
     """One line."""
-    counts = [f"{picture['cached']:,} cached", f"{picture['computed']:,} computed", f"{picture['generated']:,} generated"]
+    found = [f"{picture['found']:,} found from before", f"{picture['reused']:,} reused"]
+    counts = [*found, f"{picture['computed']:,} computed", f"{picture['generated']:,} generated"]
     return " · ".join(counts + [f"{value} {name}" for value, name in metric_items(picture)])
 
 
 def tree(picture: TreePicture, *, ascii: bool = False, max_nodes: int = MAX_NODES) -> str:
-    """A line a node: label, tokens, hits, state."""
+    """A line a node of the run: label, tokens, hits, state; what else is in the cache is one line."""
     n_tokens = sum(row["n"] for row in picture["nodes"])
     lines = [f"radix tree: {counted(len(picture['nodes']), 'node')}, {counted(n_tokens, 'token')}"]
-    lines += [_tree_line(line, ascii) for line in outline(picture, max_nodes, straight_chains=False)]
+    mine: TreePicture = {**picture, "nodes": [row for row in picture["nodes"] if row["mine"]]}
+    lines += [_tree_line(line, ascii) for line in outline(mine, max_nodes, straight_chains=False)]
+    if others := [row for row in picture["nodes"] if not row["mine"] and row["parent"] is not None]:
+        lines.append(f"+ {counted(len(others), 'other node')} ({counted(sum(row['n'] for row in others), 'token')}, left by other cells)")
     return "\n".join(lines)
 
 
@@ -85,7 +89,7 @@ def _tree_line(line: Line, ascii: bool) -> str:
         return f"{prefix}+ {counted(line.n_nodes, 'more node')} ({counted(line.n_tokens, 'token')})"
     node = line.node
     facts = [counted(node["n"], "token"), counted(node["hits"], "hit")]
-    facts += [node["state"]] if node["state"] in ("running", "locked") else ["new"] if node["fresh"] else []
+    facts += {"running": ["growing"], "locked": ["in use"]}.get(node["state"], ["from this run"] if node["fresh"] else ["from before"])
     return f"{prefix}{node['label']}" + (f"  ({', '.join(facts)})" if node["state"] != "root" else "")
 
 

@@ -1,12 +1,13 @@
 /* Who did what when: a lane a fork and request, nested as the program forks. Zoom and pan in time, fold what is not of interest. */
 
-import { BAR_MEANING, clamp, count, el, panel, seconds, setText, svg, tool } from "./page.js";
+import { BAR_MEANING, BAR_WORDS, clamp, count, el, panel, seconds, setText, svg, tool } from "./page.js";
 
-const LANE = { height: 24, axis: 24, indent: 12, pad: 9, word: 48 };
+const LANE = { height: 18, bar: 12, axis: 20, indent: 12, pad: 9, word: 48, most: 10 };
 const HATCHED = ["prefill", "score", "preempted", "forced"];
 const EVERY_MS = 50;
-const SELDOM = ["forced", "drafted", "score", "preempted"];
+const SELDOM = ["found", "reused", "forced", "drafted", "score", "preempted"];
 const OVER = new Set(["forced", "drafted"]);
+const HITS = new Set(["found", "reused"]);
 
 export class TimelinePanel {
   title = "Timeline";
@@ -46,9 +47,7 @@ export class TimelinePanel {
       hatch("forced", line("M2 0v6M5 0v6")),
     );
     this.keys = new Map(
-      Object.keys(BAR_MEANING)
-        .filter((kind) => kind !== "text")
-        .map((kind) => [kind, this.keyOf(kind)]),
+      Object.keys(BAR_WORDS).map((kind) => [kind, this.keyOf(kind)]),
     );
     this.grid = svg("g", { class: "sgl-grid", "aria-hidden": "true" });
     this.bars = svg("g", { class: "sgl-bars" });
@@ -79,12 +78,11 @@ export class TimelinePanel {
   }
 
   keyOf(kind) {
-    const mark =
-      kind === "cached"
-        ? svg("rect", { class: "sgl-span cached", width: 7, height: 7, x: 3.5, y: 1.5, transform: "rotate(45 7 5)" })
-        : svg("rect", { class: `sgl-span ${kind}`, width: 13, height: OVER.has(kind) ? 4 : 9, x: 0.5, y: OVER.has(kind) ? 3 : 0.5, rx: 2, fill: this.pattern(kind) });
+    const mark = HITS.has(kind)
+      ? svg("path", { class: `sgl-span ${kind}`, d: diamond(7, 5, 4.5) })
+      : svg("rect", { class: `sgl-span ${kind}`, width: 13, height: OVER.has(kind) ? 4 : 9, x: 0.5, y: OVER.has(kind) ? 3 : 0.5, rx: 2, fill: this.pattern(kind) });
     const swatch = svg("svg", { class: "sgl-swatch", width: 14, height: 10, "aria-hidden": "true" }, mark);
-    return el("span", { class: "sgl-key", title: BAR_MEANING[kind], hidden: SELDOM.includes(kind) }, swatch, kind === "drafted" ? "guessed" : kind);
+    return el("span", { class: "sgl-key", title: BAR_MEANING[kind], hidden: SELDOM.includes(kind) }, swatch, BAR_WORDS[kind]);
   }
 
   pattern(kind) {
@@ -139,12 +137,12 @@ export class TimelinePanel {
     this.names.replaceChildren(el("div", { class: "sgl-name sgl-name-axis" }), ...this.rows.map((row) => this.nameOf(row)));
     const height = LANE.axis + LANE.height * this.rows.length + 6;
     this.canvas.setAttribute("height", height);
-    this.scroll.style.minHeight = `${clamp(Math.ceil(this.rows.length / 4) * 4, 4, 8) * LANE.height + LANE.axis + 6}px`;
+    this.scroll.style.minHeight = `${clamp(this.rows.length, 2, LANE.most) * LANE.height + LANE.axis + 6}px`;
     this.shape = false;
     this.scaled = true;
   }
 
-  nameOf({ lane, kind, label, depth, n_below: n, folds }) {
+  nameOf({ lane, kind, label, state, depth, n_below: n, folds }) {
     const flip = () => {
       if (!this.folded.delete(lane)) this.folded.add(lane);
       this.shape = true;
@@ -159,6 +157,7 @@ export class TimelinePanel {
         )
       : el("i", { class: "sgl-fold", "aria-hidden": "true" });
     const name = el("div", { class: `sgl-name ${kind}`, title: label }, fold, el("span", {}, label));
+    if (state) name.append(el("b", { class: "sgl-broken", title: state === "error" ? "failed" : state }, state === "error" ? "✕" : "■"));
     if (folds) name.append(el("em", {}, `+${n}`));
     name.style.paddingInlineStart = `${2 + LANE.indent * depth}px`;
     return name;
@@ -207,8 +206,8 @@ export class TimelinePanel {
     for (let ms = Math.ceil(from / pace) * pace; ms <= to; ms += pace) {
       const x = this.x(ms);
       const isLast = x > this.width - LANE.word; // its word stands before it, else it would be cut
-      const name = svg("text", { x: x + (isLast ? -4 : 4), y: 12, "text-anchor": isLast ? "end" : "start" }, word(ms));
-      marks.push(svg("line", { x1: x.toFixed(1), x2: x.toFixed(1), y1: LANE.axis - 6, y2: "100%" }), name);
+      const name = svg("text", { x: x + (isLast ? -4 : 4), y: 11, "text-anchor": isLast ? "end" : "start" }, word(ms));
+      marks.push(svg("line", { x1: x.toFixed(1), x2: x.toFixed(1), y1: LANE.axis - 4, y2: "100%" }), name);
     }
     this.grid.replaceChildren(...marks);
   }
@@ -236,11 +235,11 @@ export class TimelinePanel {
       return;
     }
     if (!box) {
-      const shape = bar.kind === "cached" ? svg("path") : svg("rect", { rx: 3 });
+      const shape = HITS.has(bar.kind) ? svg("path") : svg("rect", { rx: 2.5 });
       const text = svg("text", { class: "sgl-span-label" });
       box = { shape, text, root: svg("g", {}, shape, text) };
       if (bar.kind === "drafted") box.root.append((box.wrong = svg("rect", { class: "sgl-wrong" })));
-      (bar.kind === "cached" ? this.hits : this.bars).append(box.root);
+      (HITS.has(bar.kind) ? this.hits : this.bars).append(box.root);
       this.drawn.set(bar.id, box);
     }
     box.root.bar = bar.id;
@@ -256,31 +255,31 @@ export class TimelinePanel {
     this.place(box, bar, x0, x1, LANE.axis + LANE.height * row);
   }
 
-  /** A stretch of work is a box, what came from the cache a diamond, what was forced a strip above the box, what was guessed one below. */
+  /** A stretch of work is a box, what came from the cache a diamond (filled: from before the run), what was forced a strip above the box, what was guessed one below. */
   place({ shape, text, wrong }, bar, x0, x1, top) {
     const put = (rect, x, y, width, height) => {
       for (const [name, value] of Object.entries({ x: x.toFixed(1), y, width: width.toFixed(1), height })) rect.setAttribute(name, value);
     };
     const middle = top + LANE.height / 2;
-    if (bar.kind === "cached") {
-      shape.setAttribute("d", diamond(x0, middle));
+    if (HITS.has(bar.kind)) {
+      shape.setAttribute("d", diamond(x0, middle, 5));
       setText(text, "");
       return;
     }
     const thin = bar.kind === "wait" || bar.kind === "text";
-    const height = thin ? 6 : OVER.has(bar.kind) ? 4 : 16;
+    const height = thin ? 4 : OVER.has(bar.kind) ? 3 : LANE.bar;
     const left = Math.max(x0, -4);
     const width = Math.max(Math.min(x1, this.width + 4) - left - 0.5, 2);
-    const y = { forced: top - 0.5, drafted: top + LANE.height - 4 }[bar.kind] ?? middle - height / 2;
+    const y = { forced: top, drafted: top + LANE.height - 3 }[bar.kind] ?? middle - height / 2;
     put(shape, left, y, width, height);
     if (wrong) {
       const share = bar.wrong / Math.max(1, bar.n + bar.wrong);
       put(wrong, left + width * (1 - share), y, width * share, height);
     }
-    text.setAttribute("x", (left + 6).toFixed(1));
-    text.setAttribute("y", y + 11.5);
+    text.setAttribute("x", (left + 5).toFixed(1));
+    text.setAttribute("y", y + 9.5);
     const label = bar.name ? `${bar.name} ${bar.n}` : `${bar.n}`;
-    setText(text, height === 16 && width > label.length * 6.4 + 12 ? label : "");
+    setText(text, height === LANE.bar && width > label.length * 6.2 + 10 ? label : "");
   }
 
   // ------------------------------------------------ hands and keys
@@ -427,4 +426,4 @@ export class TimelinePanel {
 }
 
 /** As one path, and not as a turned box: what has a transform of its own costs a layer's bookkeeping in every frame. */
-const diamond = (x, y) => `M${(x - 6).toFixed(1)} ${y}l6 -6 6 6 -6 6z`;
+const diamond = (x, y, r) => `M${(x - r).toFixed(1)} ${y}l${r} -${r} ${r} ${r} -${r} ${r}z`;

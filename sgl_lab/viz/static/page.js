@@ -2,32 +2,47 @@
 
 import { legible } from "./legible.js";
 
-export const TOKEN_STATES = { cached: "○", computed: "●", generated: "▸", forced: "»", choice: "◆" };
+export const TOKEN_STATES = { cached: "○", reused: "↻", computed: "●", generated: "▸", forced: "»", choice: "◆" };
+export const TOKEN_WORDS = { cached: "found from before", reused: "reused", computed: "computed", generated: "generated", forced: "forced", choice: "chosen" };
 export const TOKEN_MEANING = {
   text: "not computed yet",
-  cached: "found in the cache",
+  cached: "found in the cache, from before this run",
+  reused: "found in the cache, from this run itself",
   computed: "computed for this run",
   generated: "sampled by the model",
   forced: "forced by the constraint",
   choice: "picked by a select",
 };
-export const NODE_GLYPH = { root: "", cached: "○", running: "▸", locked: "■", gone: "×" };
+export const NODE_GLYPH = { root: "", cached: "○", computed: "●", running: "▸", locked: "■", gone: "×" };
+export const NODE_WORDS = { cached: "from before", computed: "from this run", locked: "in use", running: "growing", gone: "evicted" };
 export const NODE_MEANING = {
   root: "root of the tree",
-  cached: "in the cache, may be evicted",
-  running: "a request grows from here",
-  locked: "in use, cannot be evicted",
+  cached: "not in use: may be evicted",
+  running: "in use: a request grows from here",
+  locked: "in use: cannot be evicted",
   gone: "evicted",
 };
-export const BAR_MEANING = {
+export const BAR_WORDS = {
   wait: "waiting",
-  cached: "taken from the cache",
-  prefill: "prefill, computed",
-  decode: "decode",
+  found: "found from before",
+  reused: "reused",
+  prefill: "computed · prefill",
+  decode: "generated · decode",
+  forced: "forced",
+  drafted: "guessed ahead",
+  score: "scored choices",
+  preempted: "set aside",
+};
+export const BAR_MEANING = {
+  wait: "waiting for its turn",
+  found: "found in the cache, from before this run",
+  reused: "found in the cache, from this run itself",
+  prefill: "prefill: the prompt is computed",
+  decode: "decode: tokens are generated",
   forced: "forced by the constraint",
   drafted: "guessed ahead",
-  score: "scoring choices",
-  preempted: "preempted",
+  score: "choices are scored",
+  preempted: "set aside for want of pages, to be computed again",
   text: "text",
 };
 

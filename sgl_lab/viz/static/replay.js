@@ -1,12 +1,12 @@
-/* A recorded run in a saved page, without a kernel: a bar to play it, and the live views at any of its moments.
+/* A recorded run in a saved page, without a kernel: the live view as it was when the run ended, with a slider over its moments.
  *
  * The recording is the messages that the live view would have got, each with its time. Views and style stand in a
  * shadow tree, so that neither the page's style nor that of another cell reaches them.
  */
 
-import { clamp, el, figure, seconds, setText, still, tool } from "./page.js";
+import { clamp, count, el, furnish, seconds, setText, still, tool } from "./page.js";
 import { Store } from "./store.js";
-import { View, toggle } from "./view.js";
+import { View } from "./view.js";
 
 const SPEEDS = [0.1, 0.25, 0.5, 1, 2, 5, 10, 50];
 const WATCHED_MS = [4_000, 20_000];
@@ -17,7 +17,7 @@ function pace(ms) {
   return slower < 1 ? slower : (SPEEDS.find((speed) => speed >= 1 && ms / speed <= WATCHED_MS[1]) ?? SPEEDS.at(-1));
 }
 
-/** Put the player on top of `home`, whose other children are the pictures it stands for. `unpack` gives the recording. */
+/** Let the player take the place of `home`'s other children, the pictures, as soon as they come near the sight. `unpack` gives the recording. */
 export function replay(home, css, meta, unpack) {
   const pictures = el("div");
   pictures.append(...[...home.children].filter((child) => child.localName !== "script"));
@@ -26,12 +26,20 @@ export function replay(home, css, meta, unpack) {
   const root = el("div");
   shadow.append(el("style", {}, css), root);
   home.prepend(host, pictures);
-  const player = new Player(root, meta, unpack, (open) => (pictures.hidden = open));
-  for (const image of pictures.querySelectorAll("img")) {
-    image.style.cursor = "zoom-in";
-    image.title = "Explore";
-    image.addEventListener("click", () => player.open());
-  }
+  const player = new Player(root, meta, unpack, () => {
+    // Out of sight, but text of the page: its own search and whatever reads it still find every answer.
+    Object.assign(pictures.style, { position: "absolute", width: "1px", height: "1px", overflow: "hidden", clipPath: "inset(50%)" });
+    furnish(pictures, { inert: true, "aria-hidden": true });
+  });
+  const near = new IntersectionObserver(
+    ([{ isIntersecting }]) => {
+      if (!isIntersecting) return;
+      near.disconnect();
+      player.open();
+    },
+    { rootMargin: "400px 0px" },
+  );
+  near.observe(pictures);
   return player;
 }
 
@@ -42,12 +50,13 @@ function theme({ jpThemeLight, vscodeThemeKind = "" }) {
 }
 
 class Player {
-  constructor(root, meta, unpack, show) {
-    Object.assign(this, { root, meta, unpack, show });
+  constructor(root, meta, unpack, opened) {
+    Object.assign(this, { root, meta, unpack, opened });
     this.ms = meta.ms;
     this.at = -1;
     this.speed = pace(meta.ms);
-    this.button = el("button", { type: "button", class: "sgl-play", click: () => this.toggle() });
+    this.verb = el("span");
+    this.button = el("button", { type: "button", class: "sgl-stop sgl-play", click: () => this.toggle() }, this.verb);
     this.slider = el("input", {
       type: "range",
       class: "sgl-range sgl-time",
@@ -59,79 +68,62 @@ class Player {
       input: () => this.drag(Number(this.slider.value)),
       keydown: (event) => this.key(event),
     });
+    this.marks = el("div", { class: "sgl-moments", "aria-hidden": "true", hidden: true });
     this.clock = el("span", { class: "sgl-clock" });
     const speeds = SPEEDS.map((speed) => el("option", { value: speed, selected: speed === this.speed }, `${speed}×`));
     this.pace = el("select", { class: "sgl-pick", "aria-label": "Speed", change: () => (this.speed = Number(this.pace.value)) }, ...speeds);
-    this.toggles = el("div", { class: "sgl-toggles", role: "group", "aria-label": "Views" });
     this.steps = [tool("One moment back", "‹", () => this.step(-1)), tool("One moment on", "›", () => this.step(1))];
-    this.door = el("button", { type: "button", class: "sgl-door", click: () => (this.view ? this.close() : this.open()) });
+    this.less = el("span", { class: "sgl-less", hidden: true });
     this.bar = el(
       "div",
-      { class: "sgl-player", role: "group", "aria-label": "Play the run again" },
-      this.button,
+      { class: "sgl-moment", role: "group", "aria-label": "Play the run again" },
       this.steps[0],
-      this.slider,
+      el("div", { class: "sgl-slide" }, this.slider, this.marks),
       this.steps[1],
       this.clock,
       this.pace,
-      this.toggles,
-      this.door,
+      this.less,
     );
-    this.cut = el("div", { class: "sgl-note", hidden: true });
-    root.classList.add("sgl-live", "sgl-closed");
     root.dataset.theme = theme(document.body.dataset);
     new MutationObserver(() => (root.dataset.theme = theme(document.body.dataset))).observe(document.body, { attributes: true });
-    root.append(this.bar);
-    this.paintBar();
   }
 
-  // ------------------------------------------------ open and closed
-
   async open() {
-    if (this.view || this.opening) return this.opening;
-    this.opening = this.unpack().then((recording) => {
+    this.opening ??= this.unpack().then((recording) => {
       this.frames = recording.frames;
       const { options } = recording;
-      const model = { get: (name) => (name === "options" ? { ...options, tall: true } : undefined), on() {}, send() {} };
+      const model = { get: (name) => (name === "options" ? options : undefined), on() {}, send() {} };
       this.store = new Store(model);
       clearTimeout(this.store.asking);
-      Object.assign(this.store, { length: this.meta.ms, status: { phase: "recorded", text: "recorded", progress: null } });
-      this.show(true);
-      this.root.classList.remove("sgl-closed");
-      const focused = this.root.getRootNode().activeElement;
-      this.view = new View(this.store, this.root, () => this.head());
-      focused?.focus(); // the bar has moved
+      const status = { phase: options.phase ?? "done", text: options.message ?? "", progress: null };
+      Object.assign(this.store, { length: this.meta.ms, status });
+      this.sparse();
+      this.view = new View(this.store, this.root, this);
       this.view.seek = (ms) => this.drag(ms);
-      this.at = -1;
       this.seek(this.ms);
-      this.opening = null;
+      this.view.paint(performance.now());
+      this.opened();
     });
     return this.opening;
   }
 
-  /** Back to the pictures. */
-  close() {
-    this.pause();
-    this.view.close();
-    this.view = null;
-    this.at = -1;
-    this.ms = this.meta.ms;
-    this.toggles.replaceChildren();
-    this.root.classList.add("sgl-closed");
-    this.root.append(this.bar);
-    this.show(false);
-    this.paintBar();
-    this.door.focus();
-  }
-
-  /** What a view wants of its header. */
-  head() {
-    return {
-      root: el("div", {}, this.bar, this.cut),
-      toggle: (...words) => toggle(this.toggles, ...words),
-      paint: () => this.paintBar(),
-      close: () => {},
-    };
+  /** Where moments had to be left out, the slider shows those that are there, and stops at them only. */
+  sparse() {
+    const { n_moments: all, dropped } = this.meta;
+    const n = this.frames.length;
+    this.isSparse = all > n;
+    const kept = this.isSparse ? `${n} of ${count(all, "moment")} kept` : "";
+    const lost = dropped ? `without ${dropped}` : "";
+    setText(this.less, [kept, lost].filter(Boolean).join(", "));
+    this.less.hidden = !kept && !lost;
+    this.less.title = `To keep the notebook small. %sgl export run.html writes a page with all of it.`;
+    this.marks.hidden = !this.isSparse || n > 160;
+    if (this.marks.hidden) return;
+    this.marks.append(...this.frames.map(([ms]) => {
+      const mark = el("i");
+      mark.style.left = `${(100 * ms) / Math.max(1, this.meta.ms)}%`;
+      return mark;
+    }));
   }
 
   // ------------------------------------------------ time
@@ -150,13 +142,14 @@ class Player {
   seek(ms) {
     this.ms = clamp(ms, 0, this.meta.ms);
     const to = this.frameAt(this.ms);
+    if (this.isSparse && !this.store.playing && this.ms < this.meta.ms) this.ms = this.frames[to][0];
     const back = to < this.at || this.at < 0;
     if (back || to > this.at || this.store.time.ms !== this.ms) {
       const messages = this.frames.slice(back ? 0 : this.at + 1, to + 1).map(([, message]) => message);
       this.at = to;
       this.store.wind(messages, this.ms, back);
     }
-    this.paintBar();
+    this.paint();
   }
 
   async drag(ms) {
@@ -191,7 +184,7 @@ class Player {
       else requestAnimationFrame(tick);
     };
     requestAnimationFrame(tick);
-    this.paintBar();
+    this.paint();
   }
 
   pause() {
@@ -199,7 +192,7 @@ class Player {
       this.store.playing = false;
       this.view?.changed({});
     }
-    this.paintBar();
+    this.paint();
   }
 
   key(event) {
@@ -220,21 +213,12 @@ class Player {
     moves[event.key]();
   }
 
-  paintBar() {
+  paint() {
     const playing = Boolean(this.store?.playing);
-    setText(this.button, playing ? "❚❚" : this.view ? "▶" : "▶\u2002Replay");
+    setText(this.verb, playing ? "❚❚ Pause" : "▶ Replay");
     this.button.setAttribute("aria-label", playing ? "Pause" : "Play the run again");
     if (Number(this.slider.value) !== this.ms) this.slider.value = this.ms;
-    this.slider.style.setProperty("--done", this.ms / Math.max(1, this.meta.ms));
-    setText(this.clock, this.view ? `${seconds(this.ms)} of ${seconds(this.meta.ms)}` : seconds(this.meta.ms));
+    setText(this.clock, `${seconds(this.ms)} of ${seconds(this.meta.ms)}`);
     this.slider.setAttribute("aria-valuetext", `${seconds(this.ms)} of ${seconds(this.meta.ms)}`);
-    setText(this.door, this.view ? "Close" : "Explore");
-    this.door.setAttribute("aria-expanded", Boolean(this.view));
-    for (const part of [...this.steps, this.pace, this.toggles]) part.hidden = !this.view;
-    const { since, newest, cell } = this.meta;
-    const tokens = newest ? `, and of all tokens and bars the newest ${figure(newest)}` : "";
-    this.cut.hidden = !since;
-    const [what, way] = cell ? ["notebook", " %sgl export run.html keeps all of it."] : ["page", ""];
-    setText(this.cut, `To keep the ${what} small, the first ${seconds(since)} are told in one piece, without alternatives and times${tokens}.${way}`);
   }
 }

@@ -6,6 +6,14 @@
 const ACTIVE = new Set(["loading", "running"]);
 const HELLO_EVERY_MS = 1000;
 
+/** What each count of a run counts: states of tokens, kinds of bars. */
+const COUNTED = {
+  found: { states: new Set(["cached"]), kinds: new Set(["found"]) },
+  reused: { states: new Set(["reused"]), kinds: new Set(["reused"]) },
+  computed: { states: new Set(["computed"]), kinds: new Set(["prefill", "score"]) },
+  generated: { states: new Set(["generated", "forced"]), kinds: new Set(["decode", "forced"]) },
+};
+
 export class Store {
   /* The state of the run, and who wants to hear of changes. */
   constructor(model) {
@@ -29,9 +37,11 @@ export class Store {
     this.texts = new Map();
     this.ends = new Map();
     this.tails = [];
+    this.others = null; // how many nodes and tokens of other runs a recording left out
     this.clock = 0;
     this.lanes = new Map();
     this.bars = new Map();
+    this.reused = new Map(); // lane -> tokens that its requests reused
     this.since = 0;
     this.queue = [];
     this.time = { ms: 0, at: performance.now() };
@@ -89,8 +99,7 @@ export class Store {
     if (snapshot.tokens) this.forks.clear();
     if (snapshot.tree) for (const known of [this.nodes, this.texts, this.ends]) known.clear();
     if (snapshot.lanes) {
-      this.lanes.clear();
-      this.bars.clear();
+      for (const known of [this.lanes, this.bars, this.reused]) known.clear();
     }
     this.apply(snapshot, true);
     this.expected = snapshot.seq;
@@ -118,7 +127,7 @@ export class Store {
     if (tokens) this.mergeTokens(tokens, change);
     if (tree) {
       for (const node of tree.nodes ?? []) {
-        this.nodes.set(node.id, node);
+        this.nodes.set(node.id, { ...this.nodes.get(node.id), ...node }); // a recording tells what changed
         change.nodes.add(node.id);
       }
       for (const row of tree.texts ?? []) {
@@ -133,11 +142,15 @@ export class Store {
       change.tails ||= Boolean(tree.tails);
       this.tails = tree.tails ?? this.tails;
       this.clock = tree.clock ?? this.clock;
+      this.others = tree.others ?? this.others;
     }
     if (lanes) {
       for (const lane of lanes.lanes ?? []) this.lanes.set(lane.lane, lane);
       change.lanes ||= lanes.lanes?.length > 0;
-      for (const bar of lanes.bars ?? []) {
+      for (const told of lanes.bars ?? []) {
+        const known = this.bars.get(told.id);
+        const bar = known ? { ...known, ...told } : told;
+        if (!known && bar.kind === "reused") this.reused.set(bar.lane, (this.reused.get(bar.lane) ?? 0) + bar.n);
         this.bars.set(bar.id, bar);
         change.bars.add(bar.id);
       }
@@ -158,7 +171,7 @@ export class Store {
 
   /** Lanes that are kept no longer, with their bars. */
   drop(gone, change) {
-    for (const lane of gone) this.lanes.delete(lane);
+    for (const lane of gone) for (const known of [this.lanes, this.reused]) known.delete(lane);
     for (const [id, bar] of this.bars)
       if (gone.has(bar.lane)) {
         this.bars.delete(id);
@@ -219,13 +232,41 @@ export class Store {
     return found;
   }
 
-  /** What a token, node, tail or bar is one with: `{ nodes, tails, bars, stretches }`. */
+  /** What a count counts: tokens by their state, or those that a later request reused; and the bars of its kinds. */
+  counted(name) {
+    const { states, kinds } = COUNTED[name];
+    const bars = [...this.bars.values()].filter(({ kind }) => kinds.has(kind));
+    const spans = [];
+    if (name === "reused") for (const bar of bars) spans.push([this.forkOf(bar), ...this.spanOf(bar)]);
+    for (const { fork, base, tokens } of this.forks.values())
+      for (let at = 0, from = 0; at <= tokens.length; at++) {
+        if (at < tokens.length && states.has(tokens[at][1])) continue;
+        if (at > from) spans.push([fork, base + from, base + at]);
+        from = at + 1;
+      }
+    return { spans, bars: new Set(bars.map(({ id }) => id)) };
+  }
+
+  /** How often requests of the run reused the token at a position of a fork. */
+  timesReused(fork, position) {
+    let n = 0;
+    for (const bar of this.bars.values())
+      if (bar.kind === "reused" && bar.at <= position && position < bar.at + bar.n) n += this.stretches(this.forkOf(bar), position, position + 1)[0]?.[0] === fork;
+    return n;
+  }
+
+  /** What a token, node, tail, bar or count is one with: `{ nodes, tails, bars, stretches }`. */
   links(cursor) {
     const marks = { nodes: new Set(), tails: new Set(), bars: new Set(), stretches: [] };
     if (!cursor) return marks;
+    const isCount = cursor.kind === "count";
     const spans = []; // [fork, from, to]
     const bar = cursor.kind === "bar" ? this.bars.get(cursor.id) : null;
-    if (cursor.kind === "token") {
+    if (isCount) {
+      const counted = this.counted(cursor.id);
+      spans.push(...counted.spans);
+      marks.bars = counted.bars;
+    } else if (cursor.kind === "token") {
       for (const { fork } of this.forks.values())
         if (this.stretches(fork, cursor.position, cursor.position + 1)[0]?.[0] === cursor.fork)
           spans.push([fork, cursor.position, cursor.position + 1]);
@@ -251,7 +292,7 @@ export class Store {
         for (const { request, node } of this.tails) if (node === this.ends.get(fork)) marks.tails.add(request);
     }
     if (bar) marks.bars.add(bar.id);
-    else
+    else if (!isCount)
       for (const other of this.bars.values()) {
         const span = this.spanOf(other);
         const fork = span && this.forkOf(other);

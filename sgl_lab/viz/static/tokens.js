@@ -1,6 +1,6 @@
 /* The text of every fork, token by token; two channels of colour and line; what else could have been said. */
 
-import { TOKEN_MEANING, TOKEN_STATES, choice, clamp, count, el, figure, furnish, keyed, panel, percent, seconds, setText, visible } from "./page.js";
+import { TOKEN_MEANING, TOKEN_STATES, TOKEN_WORDS, choice, clamp, count, el, figure, furnish, keyed, panel, percent, seconds, setText, visible } from "./page.js";
 import { tempered } from "./temper.js";
 
 const CARET_MS = 700;
@@ -8,14 +8,15 @@ const CARDS_A_FRAME = 6;
 const SPANS_A_MS = 20;
 const SLOW_MS = 25;
 const LATEST_MS = 300;
-const ONLY_IF_SEEN = new Set(["forced", "choice"]);
+const LONG = 400;
+const ONLY_IF_SEEN = new Set(["reused", "forced", "choice"]);
 
 const step = (value, borders) => borders.findIndex((border) => value < border);
 
 /** What colour and line can tell: the levels, each with its words, and the level of a token ("" for none). */
 const CHANNELS = {
   type: {
-    keys: Object.keys(TOKEN_STATES).map((state) => [state, state, TOKEN_MEANING[state]]),
+    keys: Object.entries(TOKEN_WORDS).map(([state, word]) => [state, word, TOKEN_MEANING[state]]),
     of: ([, state]) => state,
   },
   probability: {
@@ -36,9 +37,9 @@ const CHANNELS = {
     ],
     of: (token) => (token[6]?.ms === undefined ? "" : `s${1 + step(token[6].ms, [10, 50, 250, Infinity])}`),
   },
-  cached: {
-    keys: ["cached", "computed"].map((state) => [state, state, TOKEN_MEANING[state]]),
-    of: ([, state]) => (state === "cached" || state === "computed" ? state : ""),
+  origin: {
+    keys: ["cached", "reused", "computed"].map((state) => [state, TOKEN_WORDS[state], TOKEN_MEANING[state]]),
+    of: ([, state]) => (state === "cached" || state === "reused" || state === "computed" ? state : ""),
   },
   forced: {
     keys: [
@@ -84,14 +85,14 @@ export class TokensPanel {
       max: 2,
       step: 0.05,
       value: 1,
-      "aria-label": "Temperature of the recorded distribution",
+      "aria-label": "Chances at another temperature",
       input: () => this.temper(Number(this.heat.value)),
     }));
     this.degrees = el("span", { class: "sgl-num" }, "1.00");
     const heat = el(
       "label",
-      { class: "sgl-setting", title: "What would have been likely at another temperature, from the recorded alternatives" },
-      el("span", { "aria-hidden": "true" }, "Temperature"),
+      { class: "sgl-setting", title: "How likely the same tokens would have been at another temperature, from the recorded alternatives. Nothing runs again." },
+      el("span", { "aria-hidden": "true" }, "Chances at T"),
       this.heat,
       this.degrees,
     );
@@ -179,6 +180,10 @@ export class TokensPanel {
       }
       this.dirty = new Map([...forks.keys()].map((fork) => [fork, 0]));
     }
+    for (const id of change.bars ?? []) {
+      const bar = this.view.store.bars.get(id);
+      if (bar?.kind === "reused") this.streams.get(this.view.store.forkOf(bar))?.head();
+    }
     for (const [fork, index] of change.tokens ?? []) this.dirty.set(fork, Math.min(index, this.dirty.get(fork) ?? Infinity));
     this.idle = !this.view.store.active && !this.view.store.playing;
     this.body.classList.toggle("sgl-busy", !this.idle);
@@ -253,10 +258,9 @@ export class TokensPanel {
 
   /** The box grows in few steps, not line by line, so that what stands below seldom moves; it never shrinks. */
   grow() {
-    const pace = 96;
-    const most = (this.view.store.options.tall ? 4 : 3) * pace;
+    const [pace, most] = [60, 240];
     if (this.height === most) return;
-    const height = clamp(Math.ceil((this.roots.offsetHeight + 20) / pace) * pace, 2 * pace, most);
+    const height = clamp(Math.ceil((this.roots.offsetHeight + 14) / pace) * pace, 2 * pace, most);
     if (height > this.height) this.body.style.height = `${(this.height = height)}px`;
   }
 
@@ -275,6 +279,7 @@ export class TokensPanel {
       parent.leave(false);
     } else this.roots.append(stream.root);
     this.roots.classList.toggle("sgl-forks", this.roots.childElementCount > 1);
+    this.roots.dataset.n = this.roots.childElementCount;
     return stream;
   }
 
@@ -297,7 +302,8 @@ export class TokensPanel {
   }
 
   /** What is known of a token. */
-  tell({ token, position, textContent: shown, n_joined: joined }) {
+  tell({ token, fork, position, textContent: shown, n_joined: joined }) {
+    const times = this.view.store.timesReused(fork, position);
     const [, state, logprob, role, , id, how] = token;
     const line = (...words) => el("div", { class: "sgl-card-line" }, words.filter(Boolean).join(" · "));
     const now = tempered(token, this.temperature);
@@ -310,11 +316,13 @@ export class TokensPanel {
         el("span", {}, own === null ? "" : percent(own)),
       ),
       line(TOKEN_MEANING[state] ?? state, role),
+      ...(times ? [line(`reused ${count(times, "time")} by this run`)] : []),
       line(`position ${position}`, id === null || id === undefined ? "" : `id ${id}`, joined > 1 ? `one character in ${joined} tokens` : ""),
     ];
     if (how?.t !== undefined) rows.push(line(`at ${seconds(how.t)}`, how.ms ? `${seconds(how.ms)} after the one before` : "in one step with the one before"));
     if (how?.healed) rows.push(line(`healed: spells ${JSON.stringify(how.healed)} again, which stood here as other tokens`));
     if (how?.drafted) rows.push(line("guessed ahead, and right"));
+    if (how?.healed) rows.push(line("healed: re-encoded at a seam"));
     if (how?.allowed !== undefined) {
       const { vocab } = this.view.store.options;
       rows.push(line(`${figure(how.allowed)}${vocab ? ` of ${figure(vocab)}` : ""} tokens allowed here`));
@@ -475,11 +483,24 @@ class Stream {
       const name = fork.label || `fork ${fork.index + 1}`;
       sticky(this.flow);
       furnish(this.flow, { tabindex: 0, role: "group", "aria-label": name });
-      this.root.append(el("div", { class: "sgl-fork-head" }, el("span", {}, name), this.size));
-    }
+      this.broken = el("span", { class: "sgl-broken", hidden: true });
+      this.root.append(el("div", { class: "sgl-fork-head" }, el("span", {}, name), this.broken, this.size));
+    } else this.root.append((this.broken = el("div", { class: "sgl-broken", hidden: true })));
     this.isCard = card;
     this.root.fork = fork.fork;
-    this.root.append(this.flow);
+    if (card) this.root.append(this.flow);
+    else this.root.prepend(this.flow);
+  }
+
+  /** How it ended, if not well; how many tokens it has, and how many it took from what the run had. */
+  head() {
+    const { tokens, state } = this.store.forks.get(this.fork);
+    const reused = this.store.reused.get(`f${this.fork}`);
+    setText(this.size, `${reused ? `↻ ${figure(reused)} · ` : ""}${count(tokens.length, "token")}`);
+    if (this.isCard) this.size.title = reused ? `${count(reused, "token")} reused: this run had them in the cache already` : "";
+    this.broken.hidden = !state;
+    setText(this.broken, state === "error" ? "✕ failed here" : state ? `■ ${state} here` : "");
+    this.root.classList.toggle("sgl-failed", state === "error");
   }
 
   /** Children that leave at the same position stand side by side, in the order of their index. */
@@ -496,7 +517,10 @@ class Stream {
     }
     group.root.append(child.root);
     this.root.classList.add("sgl-nested");
-    for (const other of this.groups) other.root.hidden = !other.root.childElementCount;
+    for (const { root } of this.groups) {
+      root.dataset.n = root.childElementCount;
+      root.hidden = !root.childElementCount;
+    }
   }
 
   truncate(length) {
@@ -540,8 +564,10 @@ class Stream {
       i++;
     }
     this.truncate(tokens.length);
+    for (const turn of this.flow.children)
+      if (turn.matches(".sgl-turn")) turn.classList.toggle("sgl-long", [...turn.lastChild.children].reduce((n, line) => n + line.childElementCount, 0) > LONG);
     this.flow.classList.toggle("sgl-plain", ![...this.flow.children].some(({ dataset }) => dataset.role));
-    setText(this.size, count(tokens.length, "token"));
+    this.head();
   }
 
   place(i, token, base) {

@@ -1,14 +1,19 @@
-/* The radix tree: only what is in sight is drawn, so that thousands of nodes move as smoothly as ten. */
+/* The radix tree of this run; what other cells left is one row that opens. Only what is in sight is drawn, so that thousands of
+ * nodes move as smoothly as ten. viz/draw/plan.py gives the still picture the same shape. */
 
-import { NODE_GLYPH, NODE_MEANING, clamp, count, el, furnish, ordinal, panel, setText, still, svg, tool, visible } from "./page.js";
+import { NODE_GLYPH, NODE_MEANING, NODE_WORDS, clamp, count, el, figure, furnish, ordinal, panel, setText, still, svg, tool, visible } from "./page.js";
 
 const GHOST_MS = 700;
 const RECENT_MS = 1500;
 const ABOVE = 36;
 
-const NODE = { height: 34, pitch: 42, gap: 26, font: 6.65, small: 5, pad: 11, letters: 26 };
+const NODE = { height: 24, pitch: 29, gap: 24, font: 6.65, small: 5.7, pad: 8, mark: 14, space: 10, letters: 24 };
+const STAGE = { pad: 14, low: 96, high: 232, pace: 68 };
 const LEGIBLE = 0.8;
+const FAINT = 0.62;
+const LEAST = 0.06;
 const FAR = 0.45;
+const OTHERS = "others";
 
 export class TreePanel {
   title = "Radix tree";
@@ -24,6 +29,7 @@ export class TreePanel {
     this.linked = new Set();
     this.found = [];
     this.size = { width: 0, height: 0 };
+    this.opened = false;
     this.following = tool("Follow the run", "Follow", () => this.track(true));
     this.following.setAttribute("aria-pressed", "true");
     this.query = el("input", {
@@ -53,16 +59,11 @@ export class TreePanel {
       this.hits,
       this.following,
       tool("Show the whole tree", "Fit", () => this.fit()),
-      tool("Zoom out", "−", () => this.zoom(1 / 1.3)),
-      tool("Zoom in", "+", () => this.zoom(1.3)),
+      tool("Zoom out (Ctrl + wheel; drag to move)", "−", () => this.zoom(1 / 1.3)),
+      tool("Zoom in (Ctrl + wheel; drag to move)", "+", () => this.zoom(1.3)),
     );
-    const legend = ["cached", "locked", "running", "gone"].map((state) =>
-      el(
-        "span",
-        { class: `sgl-key sgl-node-key ${state}`, title: NODE_MEANING[state] },
-        el("i", { "aria-hidden": "true" }, NODE_GLYPH[state]),
-        state === "gone" ? "evicted" : state,
-      ),
+    const legend = Object.entries(NODE_WORDS).map(([state, word]) =>
+      el("span", { class: `sgl-key sgl-node-key ${state}`, title: NODE_MEANING[state] ?? word }, el("i", { "aria-hidden": "true" }, NODE_GLYPH[state]), word),
     );
     this.edges = Object.fromEntries(["plain", "used", "tail"].map((kind) => [kind, svg("path", { class: `sgl-edge ${kind}` })]));
     this.masses = Object.fromEntries(
@@ -73,9 +74,8 @@ export class TreePanel {
     this.canvas = svg("svg", { class: "sgl-canvas", role: "presentation" }, this.world);
     this.empty = el("div", { class: "sgl-empty" }, "The cache is empty.");
     this.details = el("div", { class: "sgl-details", role: "region", "aria-label": "Chosen node", tabindex: 0, hidden: true });
-    this.hint = el("div", { class: "sgl-hint", "aria-hidden": "true" }, "click a node for more · drag to pan · Ctrl + wheel to zoom");
     this.stage = el("div", { class: "sgl-stage", tabindex: 0, "aria-label": "Radix tree; arrow keys move, Enter tells of a node" }, this.canvas);
-    const frame = el("div", { class: "sgl-frame" }, this.stage, this.empty, this.hint, this.details);
+    const frame = el("div", { class: "sgl-frame" }, this.stage, this.empty, this.details);
     this.tally = el("span", { class: "sgl-tally" });
     this.root = panel("tree", this.title, [this.tally, el("div", { class: "sgl-legend" }, ...legend), tools], frame);
     this.sized = new ResizeObserver(([entry]) => {
@@ -120,8 +120,9 @@ export class TreePanel {
     item.goneAt = null;
     item.stale = true;
     item.text = shorten(node.label || "root");
-    item.meta = node.state === "root" ? "" : [`${node.n} tok`, node.hits ? count(node.hits, "hit") : ""].filter(Boolean).join(" · ");
-    const width = Math.max(widthOf(item.text), NODE.small * item.meta.length + 2 * NODE.pad + 14);
+    const more = [node.reused ? `↻${figure(node.reused)}` : "", node.state === "locked" ? "■" : ""];
+    item.meta = node.state === "root" ? "" : [figure(node.n), ...more].filter(Boolean).join(" ");
+    const width = widthOf(item);
     if (known && Math.abs(width - item.width) > 2) this.shape = true;
     item.width = width;
     this.items.set(key, item);
@@ -150,10 +151,12 @@ export class TreePanel {
         node: { state: "tail", label: tail.label, n: tail.n },
         home: `n${tail.node}`,
         text,
-        meta: `${tail.n} tok`,
-        width: Math.max(90, widthOf(text)),
+        meta: figure(tail.n),
         stale: true,
       });
+      const width = Math.max(90, widthOf(item), item.width ?? 0); // it grows with every token: what stands beside it should not tremble
+      if (width !== item.width) this.shape = true;
+      item.width = width;
       this.items.set(key, item);
     }
     for (const [key, item] of this.items) {
@@ -163,12 +166,26 @@ export class TreePanel {
     }
   }
 
-  /** Rows in leaf order: every leaf has its own, a parent stands in the middle of its children. O(n). */
+  /** Rows in leaf order: every leaf has its own, a parent stands in the middle of its children; last the row of what is not of this run. O(n). */
   layout() {
     const { items } = this;
     const roots = [];
-    for (const item of items.values()) item.children = [];
+    items.delete(OTHERS);
+    const [n_left, n_left_tokens] = this.view.store.others ?? [0, 0];
+    const others = { n: n_left, n_tokens: n_left_tokens };
+    this.n_mine = 0;
     for (const item of items.values()) {
+      item.children = [];
+      if (item.goneAt !== null) continue;
+      if (item.node.mine !== false) {
+        this.n_mine += item.kind === "node";
+        continue;
+      }
+      others.n += item.home !== null;
+      others.n_tokens += item.node.n;
+    }
+    for (const item of items.values()) {
+      if (item.node.mine === false && !this.opened) continue;
       if (item.home === null) roots.push(item);
       else items.get(item.home)?.children.push(item);
     }
@@ -204,9 +221,36 @@ export class TreePanel {
       const { children } = this.order[i];
       if (children.length) this.order[i].ty = (children[0].ty + children.at(-1).ty) / 2;
     }
+    if (others.n) this.order.push(this.putOthers(others, NODE.pitch * row++));
     this.extent = { width: right, height: Math.max(0, NODE.pitch * row - (NODE.pitch - NODE.height)) };
+    this.stretch();
     this.shape = false;
     this.moved = true;
+  }
+
+  /** What other cells left in the cache, as one row. */
+  putOthers({ n, n_tokens: tokens }, ty) {
+    const text = `${this.opened ? "−" : "+"} ${count(n, "other node")}`;
+    const node = { state: OTHERS, label: text, n: tokens };
+    const item = { key: OTHERS, id: null, kind: OTHERS, home: null, node, bornAt: 0, goneAt: null, x: 0, y: ty, tx: 0, ty, depth: 0, stale: true };
+    Object.assign(item, { text, meta: figure(tokens), children: [] });
+    item.width = widthOf(item);
+    this.items.set(OTHERS, item);
+    return item;
+  }
+
+  open(on) {
+    this.opened = on;
+    this.shape = true;
+    this.touch();
+  }
+
+  /** The stage grows with the tree in few steps, so that what stands below seldom moves; it never shrinks, and who has set its height keeps it. */
+  stretch() {
+    const { low, high, pace, pad } = STAGE;
+    const height = clamp(low + Math.ceil((this.extent.height + 2 * pad - low) / pace) * pace, low, this.view.store.options.dashboard ? 1.6 * high : high);
+    if (height <= (this.height ?? 0) || this.stage.style.height !== (this.height ? `${this.height}px` : "")) return;
+    this.stage.style.height = `${(this.height = height)}px`;
   }
 
   // ------------------------------------------------ painting
@@ -229,7 +273,8 @@ export class TreePanel {
     if (this.items.size) this.stage.setAttribute("role", "tree");
     else this.stage.removeAttribute("role");
     const { nodes, tails } = this.view.store;
-    setText(this.tally, nodes.size ? `${count(nodes.size, "node")}${tails.length ? ` · ${tails.length} running` : ""}` : "");
+    const others = this.items.get(OTHERS);
+    setText(this.tally, nodes.size ? `${count(this.n_mine, "node")}${others ? " of this run" : ""}${tails.length ? ` · ${tails.length} growing` : ""}` : "");
     const settling = this.settle();
     const gliding = this.follow && this.glide();
     if (settling || gliding || this.redraw) this.draw(now);
@@ -260,39 +305,40 @@ export class TreePanel {
     return moving;
   }
 
-  /** Where the camera should be while it follows: all of the tree if that is legible, else where something grows. */
+  /**
+   * Where the camera should be while it follows: all of the tree if that is legible; else what grows, as large as it fits;
+   * else, where nothing grows, as much as can be told apart.
+   */
   glide() {
     const { width, height } = this.size;
     if (!width || !this.order.length) return false;
-    const pad = 16;
-    const k = clamp(Math.min((width - 2 * pad) / this.extent.width, (height - 2 * pad) / this.extent.height), LEGIBLE, 1);
-    // Along one axis: stay, unless what grows has left the inner part of the stage.
-    const axis = (extent, room, low, high, now) => {
-      const margin = room * 0.1;
-      let place = now;
-      if (high * k + place > room - margin) place = room - margin - high * k;
-      else if (low * k + place < margin) place = margin - low * k;
-      return clamp(place, room - extent * k - pad, pad);
-    };
-    const recent = performance.now() - RECENT_MS;
+    const { pad } = STAGE;
+    const { camera, extent } = this;
     const growing = this.order.filter((item) => item.kind === "tail" || (item.node.state === "running" && item.goneAt === null));
-    if (growing.length) this.focus = growing;
-    else if (this.order.some((item) => item.bornAt > recent))
-      this.focus = this.order.filter((item) => item.bornAt > recent && item.goneAt === null);
-    else this.focus = [];
+    const recent = performance.now() - RECENT_MS;
+    const focus = growing.length ? growing : this.order.filter((item) => item.bornAt > recent && item.goneAt === null);
     const low = { x: Infinity, y: Infinity };
     const high = { x: -Infinity, y: -Infinity };
-    for (const { tx, ty, width: w } of this.focus) {
+    for (const { tx, ty, width: w } of focus) {
       low.x = Math.min(low.x, tx);
       low.y = Math.min(low.y, ty);
       high.x = Math.max(high.x, tx + w);
       high.y = Math.max(high.y, ty + NODE.height);
     }
-    const camera = this.camera;
-    const { extent } = this;
-    const x = extent.width * k + 2 * pad <= width ? pad : axis(extent.width, width, low.x, high.x, camera.x);
-    const y =
-      extent.height * k + 2 * pad <= height ? (height - extent.height * k) / 2 : axis(extent.height, height, low.y, high.y, camera.y);
+    const fit = Math.min((width - 2 * pad) / extent.width, (height - 2 * pad) / extent.height);
+    const least = growing.length ? Math.min(LEGIBLE, (height - 2 * pad) / (high.y - low.y)) : FAINT;
+    const k = clamp(Math.max(fit, least), LEAST, 1);
+    // Along one axis: stay, unless what grows has left the inner part of the stage.
+    const axis = (length, room, first, last, now) => {
+      if (length * k + 2 * pad <= room) return pad;
+      const margin = clamp((room - (last - first) * k) / 2, pad / 2, room * 0.1);
+      let place = now;
+      if (first * k + place < margin) place = margin - first * k;
+      if (last * k + place > room - margin) place = room - margin - last * k;
+      return clamp(place, room - length * k - pad, pad);
+    };
+    const x = axis(extent.width, width, low.x, high.x, camera.x);
+    const y = axis(extent.height, height, low.y, high.y, camera.y);
     const share = still.matches || !this.placed ? 1 : 0.18;
     this.placed = true;
     const far = Math.abs(x - camera.x) + Math.abs(y - camera.y) + 400 * Math.abs(k - camera.k);
@@ -322,7 +368,7 @@ export class TreePanel {
       }
       if (bottom < view.top || item.y > view.bottom || item.x > view.right || item.x + item.width < view.left) continue;
       if (far) {
-        masses[massOf(item)].push(`M${Math.round(item.x)} ${Math.round(item.y)}h${item.width}v${NODE.height}h${-item.width}z`);
+        masses[massOf(item)]?.push(`M${Math.round(item.x)} ${Math.round(item.y)}h${item.width}v${NODE.height}h${-item.width}z`);
       } else {
         seen.add(item.key);
         this.drawItem(item, now);
@@ -428,7 +474,7 @@ export class TreePanel {
     if (key === this.pointed) return;
     this.pointed = key;
     const item = this.items.get(key);
-    this.view.point(item ? nameOf(item) : null);
+    this.view.point(item && item.kind !== OTHERS ? nameOf(item) : null);
     const box = this.drawn.get(key);
     if (item && box) this.view.card.show(box.root.getBoundingClientRect(), this.brief(item));
     else this.view.card.hide();
@@ -440,8 +486,6 @@ export class TreePanel {
   }
 
   track(on) {
-    this.touched ||= !on;
-    this.described = false;
     this.follow = on;
     this.following.setAttribute("aria-pressed", on);
     this.touch();
@@ -476,8 +520,11 @@ export class TreePanel {
 
   select(key) {
     const item = this.items.get(key);
-    this.touched = true;
     this.cursor = key;
+    if (item?.kind === OTHERS) {
+      this.open(!this.opened);
+      return;
+    }
     this.view.choose(item ? nameOf(item) : null, this);
     if (item) {
       this.view.say(this.brief(item).map((part) => part.textContent).join(", "));
@@ -542,6 +589,8 @@ export class TreePanel {
       const row = kind === "node" ? texts.get(node) : null;
       return id ? row?.ids.includes(Number(id)) : `${row?.text ?? ""}\n${label}`.toLowerCase().includes(words);
     };
+    const some = (item) => item.goneAt === null && item.node.mine === false && fits(item);
+    if (words && !this.opened && [...this.items.values()].some(some)) this.opened = this.shape = true;
     if (this.shape) this.layout();
     this.found = words ? this.order.filter((item) => item.goneAt === null && fits(item)).map((item) => item.key) : [];
     this.hits.hidden = !words;
@@ -587,11 +636,12 @@ export class TreePanel {
   brief(item) {
     const { node, kind } = item;
     const state = item.goneAt !== null ? "gone" : node.state;
+    if (kind === OTHERS) return [el("div", { class: "sgl-card-line" }, `${count(node.n, "token")} that other cells left in the cache; ${this.view.store.others ? "not kept here" : `click to ${this.opened ? "hide" : "show"} them`}`)];
     const line = (...words) => el("div", { class: "sgl-card-line" }, words.filter(Boolean).join(" · "));
     const text = (kind === "node" && this.view.store.texts.get(item.id)?.text) || node.label || "root";
     return [
       el("div", { class: "sgl-card-text" }, text.slice(0, 160)),
-      line(count(node.n, "token"), kind === "node" ? count(node.hits, "hit") : ""),
+      line(count(node.n, "token"), kind === "node" && node.state !== "root" ? originOf(node) : ""),
       line(kind === "tail" ? "being generated, not in the tree yet" : NODE_MEANING[state]),
     ];
   }
@@ -599,7 +649,6 @@ export class TreePanel {
   describe() {
     this.described = true;
     const item = this.items.get(this.selected);
-    this.hint.hidden ||= this.touched ?? false;
     this.details.hidden = !item || item.goneAt !== null;
     if (this.details.hidden) return;
     const { node, kind } = item;
@@ -610,7 +659,8 @@ export class TreePanel {
     const facts = [["tokens", kind === "node" && node.n ? `${node.n}, positions ${path.at(-1).from} to ${path.at(-1).to - 1}` : node.n]];
     if (kind === "node") {
       const ago = Math.max(0, store.clock - node.used);
-      facts.push(["hits", node.hits], ["last used", ago ? `${count(ago, "use")} of the cache ago` : "last of all"]);
+      if (node.state !== "root") facts.push(["origin", originOf(node)]);
+      facts.push(["hits", `${node.hits} in all`], ["last used", ago ? `${count(ago, "use")} of the cache ago` : "last of all"]);
       const fate = this.fate(node);
       if (fate) facts.push(["eviction", fate]);
     }
@@ -619,7 +669,8 @@ export class TreePanel {
     const users = this.users(item);
     if (users.length) terms.push(el("dt", {}, "requests"), el("dd", {}, ...users));
     if (row?.ids.length) terms.push(el("dt", {}, "ids"), el("dd", { class: "sgl-ids" }, row.ids.join(" ") + (node.n > row.ids.length ? " …" : "")));
-    const state = el("span", { class: `sgl-node-key ${node.state}` }, el("i", { "aria-hidden": "true" }, NODE_GLYPH[node.state] ?? "▸"));
+    const face = toneOf(item);
+    const state = el("span", { class: `sgl-node-key ${face}` }, el("i", { "aria-hidden": "true" }, NODE_GLYPH[face] ?? "▸"));
     state.append(` ${kind === "tail" ? "being generated" : NODE_MEANING[node.state]}`);
     this.details.replaceChildren(
       el("div", { class: "sgl-details-head" }, state, close),
@@ -660,18 +711,16 @@ class Box {
   /* One node on the canvas. */
   constructor(item, id, fresh) {
     this.shape = svg("rect", { height: NODE.height, rx: 7 });
-    this.accent = svg("rect", { class: "sgl-accent", x: 0, y: 7, width: 3, height: NODE.height - 14, rx: 1.5 });
-    this.label = svg("text", { class: "sgl-node-label", x: NODE.pad, y: 14 });
-    this.meta = svg("text", { class: "sgl-node-meta", x: NODE.pad, y: 27 });
-    this.glyph = svg("text", { class: "sgl-node-glyph", y: 26.5, "text-anchor": "end" });
+    this.glyph = svg("text", { class: "sgl-node-glyph", x: NODE.pad, y: 15.5 });
+    this.label = svg("text", { class: "sgl-node-label", y: 16 });
+    this.meta = svg("text", { class: "sgl-node-meta", y: 16, "text-anchor": "end" });
     this.root = svg(
       "g",
       { id, role: "treeitem", "aria-level": item.depth + 1 },
       this.shape,
-      this.accent,
+      this.glyph,
       this.label,
       this.meta,
-      this.glyph,
     );
     this.inner = fresh ? "sgl-fresh" : "";
   }
@@ -685,45 +734,66 @@ class Box {
     const { node } = item;
     const state = item.goneAt !== null ? "gone" : node.state;
     const hit = item.hitAt && now - item.hitAt < 300;
-    this.root.setAttribute("class", `sgl-node ${state} ${this.inner}${hit ? " sgl-hit" : ""}`);
+    const tone = toneOf(item);
+    const glyph = item.kind === OTHERS ? "" : (NODE_GLYPH[tone] ?? "▸");
+    this.root.setAttribute("class", `sgl-node ${state} tone-${tone} ${this.inner}${hit ? " sgl-hit" : ""}${node.mine === false ? " sgl-other" : ""}`);
     this.shape.setAttribute("width", item.width);
-    this.glyph.setAttribute("x", item.width - 9);
+    this.label.setAttribute("x", NODE.pad + (glyph ? NODE.mark : 0));
+    this.meta.setAttribute("x", item.width - NODE.pad);
     setText(this.label, item.text);
     setText(this.meta, item.meta);
-    this.label.setAttribute("y", item.meta ? 14 : 21);
-    setText(this.glyph, NODE_GLYPH[state] ?? "");
-    const facts = item.kind === "node" ? `${count(node.hits, "hit")}, ${NODE_MEANING[state]}` : "being generated";
+    setText(this.glyph, glyph);
+    const facts = item.kind === "node" ? `${node.state === "root" ? "" : `${originOf(node)}, `}${NODE_MEANING[state]}` : item.kind === OTHERS ? "left by other cells" : "being generated";
     furnish(this.root, { "aria-label": `${node.label || "root"}, ${count(node.n, "token")}, ${facts}` });
   }
 }
+
+/** What colour and glyph tell: what becomes of a node, and if nothing does, where it is from. */
+function toneOf({ goneAt, kind, node }) {
+  if (goneAt !== null) return "gone";
+  if (kind !== "node") return kind;
+  if (node.state === "root" || node.state === "running") return node.state;
+  return node.fresh ? "computed" : "cached";
+}
+
+/** Where a node is from, and how often the run took it again. */
+const originOf = ({ fresh, mine, reused }) =>
+  [mine === false ? "of other cells" : fresh ? "from this run" : "from before this run", reused ? `reused ${count(reused, "time")}` : ""].filter(Boolean).join(", ");
 
 function shorten(label) {
   const text = visible(label);
   const letters = Array.from(text);
   if (letters.length <= NODE.letters) return text;
   if (letters.at(-1) === "…") return letters.slice(0, NODE.letters - 1).join("") + "…";
-  return letters.slice(0, 15).join("") + "…" + letters.slice(16 - NODE.letters).join("");
+  return letters.slice(0, 14).join("") + "…" + letters.slice(15 - NODE.letters).join("");
 }
 
-function widthOf(text) {
+function widthOf({ text, meta, node, kind }) {
   let cells = 0;
   for (const letter of text) cells += letter.codePointAt(0) > 0x1100 && !/[…↵⇥●○▸◆■]/.test(letter) ? 1.8 : 1;
-  return Math.ceil(cells * NODE.font) + 2 * NODE.pad;
+  const mark = node.state === "root" || kind === OTHERS ? 0 : NODE.mark;
+  return Math.ceil(cells * NODE.font + 2 * NODE.pad + mark + (meta ? NODE.space + NODE.small * meta.length : 0));
 }
 
 function massOf({ goneAt, kind, node }) {
   if (goneAt !== null) return "gone";
+  if (kind === OTHERS) return null;
   return kind === "tail" || node.state === "running" ? "running" : node.state === "locked" || node.state === "root" ? "locked" : "cached";
 }
 
 const tenth = (value) => Math.round(10 * value) / 10;
 
+const BEND = 5;
+
 function curve(parent, item) {
   const x0 = tenth(parent.x + parent.width);
   const y0 = tenth(parent.y + NODE.height / 2);
+  const x1 = tenth(item.x);
   const y1 = tenth(item.y + NODE.height / 2);
-  const mid = tenth((x0 + item.x) / 2);
-  return `M${x0} ${y0}C${mid} ${y0} ${mid} ${y1} ${tenth(item.x)} ${y1}`;
+  if (Math.abs(y1 - y0) < 2 * BEND || x1 - x0 < 3 * BEND) return `M${x0} ${y0}L${x1} ${y1}`;
+  const mid = tenth(x1 - NODE.gap / 2);
+  const way = y1 > y0 ? BEND : -BEND;
+  return `M${x0} ${y0}H${mid - BEND}Q${mid} ${y0} ${mid} ${y0 + way}V${tenth(y1 - way)}Q${mid} ${y1} ${mid + BEND} ${y1}H${x1}`;
 }
 
 function line(parent, item) {

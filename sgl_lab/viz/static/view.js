@@ -1,8 +1,9 @@
-/* One view of a run: header, numbers, the three panels, the card beside what is pointed at, one cursor for all. */
+/* One view of a run: head, counts, the three panels, the card beside what is pointed at, one cursor for all. The same while a run
+ * lasts and when it is played again. */
 
 import { extras } from "./desk.js";
 import { TimelinePanel } from "./lanes.js";
-import { brief, clamp, count, el, furnish, percent, setText } from "./page.js";
+import { TOKEN_STATES, brief, clamp, count, el, figure, furnish, seconds, setText } from "./page.js";
 import { TokensPanel } from "./tokens.js";
 import { TreePanel } from "./tree.js";
 
@@ -12,8 +13,8 @@ const SAY_EVERY_MS = 10_000;
 let serial = 0;
 
 export class View {
-  /* `head` makes what stands on top: the header of a live run, or the player of a recorded one. */
-  constructor(store, root, head = (view) => new Header(view)) {
+  /* `player` is what plays a recorded run; a live one has none. */
+  constructor(store, root, player = null) {
     this.store = store;
     this.root = root;
     this.id = `sgl${++serial}`;
@@ -24,8 +25,9 @@ export class View {
     this.saidAt = performance.now();
     this.card = new Card(this);
     this.voice = el("div", { class: "sgl-voice", "aria-live": "polite" });
-    this.header = head(this);
-    this.metrics = new Metrics(this);
+    this.header = new Header(this, player);
+    this.counts = new Counts(this);
+    this.alarm = el("div", { class: "sgl-alarm", role: "alert", hidden: true });
     this.panels = { tokens: new TokensPanel(this), tree: new TreePanel(this), timeline: new TimelinePanel(this) };
     this.extras = extras(this);
     const { options } = store;
@@ -35,7 +37,7 @@ export class View {
     furnish(root, { role: "region", "aria-label": options.title || "Live run" });
     const panels = Object.values(this.panels).map((panel) => panel.root);
     const extra = this.extras.map((each) => each.root);
-    root.append(this.header.root, this.metrics.root, ...extra, ...panels, this.card.root, this.voice);
+    root.append(this.header.root, this.header.moment, this.alarm, this.counts.root, ...extra, ...panels, this.card.root, this.voice);
     for (const [name, panel] of Object.entries(this.panels))
       if (options.dashboard && name === "tokens") panel.root.hidden = true;
       else this.header.toggle(name, panel.title, views.includes(name), (on) => this.show(panel, on));
@@ -58,7 +60,7 @@ export class View {
 
   // ------------------------------------------------ one cursor
 
-  /** Mark what belongs to a token, node, tail or bar everywhere, as long as it is pointed at. */
+  /** Mark what belongs to a token, node, tail, bar or count everywhere, as long as it is pointed at. */
   point(cursor) {
     if (!cursor && !this.hovered) return;
     this.hovered = cursor;
@@ -66,22 +68,26 @@ export class View {
     this.invalidate();
   }
 
-  /** Keep it marked, and bring it into sight in the other panels. */
+  /** Keep it marked, and bring it into sight in the other panels; of a count only its first token. */
   choose(cursor, from) {
     if (!cursor && !this.chosen) return;
     this.chosen = cursor;
     this.hovered = null;
     this.mark();
     const { tokens, tree, timeline } = this.panels;
+    const brings = cursor && cursor.kind !== "count";
     if (cursor && from !== tokens) tokens.reveal();
-    if (cursor && from !== tree) tree.show();
-    if (cursor && from !== timeline) timeline.reveal();
+    if (brings && from !== tree) tree.show();
+    if (brings && from !== timeline) timeline.reveal();
     this.invalidate();
   }
 
   mark() {
     this.stale = false;
-    const marks = this.store.links(this.hovered ?? this.chosen);
+    const cursor = this.hovered ?? this.chosen;
+    const marks = this.store.links(cursor);
+    this.root.classList.toggle("sgl-filtered", cursor?.kind === "count");
+    this.counts.mark(this.chosen);
     for (const panel of Object.values(this.panels)) panel.mark(marks);
   }
 
@@ -103,7 +109,11 @@ export class View {
   paint(t) {
     this.frame = 0;
     this.header.paint();
-    this.metrics.paint();
+    this.counts.paint();
+    const { status } = this.store;
+    const failed = status.phase === "error" ? status.text : "";
+    this.alarm.hidden = !failed;
+    setText(this.alarm, failed && `✕ ${failed}`);
     for (const extra of this.extras) extra.paint();
     let again = false;
     const panels = Object.values(this.panels).filter((panel) => !panel.root.hidden);
@@ -129,8 +139,8 @@ export class View {
     const ended = this.phase && this.phase !== status.phase && !active;
     this.phase = status.phase;
     if (!m || !(ended || (active && performance.now() - this.saidAt > SAY_EVERY_MS))) return;
-    const rate = m.hit_rate === null ? "" : `, hit rate ${percent(m.hit_rate)}`;
-    this.say(`${status.text || status.phase}: ${count(m.generated, "token")} generated${rate}, ${count(this.store.nodes.size, "node")} in the tree`);
+    const reused = `${figure(m.found)} found from before, ${figure(m.reused)} reused, ${figure(m.computed)} computed`;
+    this.say(`${status.phase}: ${count(m.generated, "token")} generated, ${reused}; ${count(this.store.nodes.size, "node")} in the tree`);
   }
 
   close() {
@@ -144,23 +154,14 @@ export class View {
   }
 }
 
-// ---------------------------------------------------------------- header: phase, progress, toggles, Stop
+// ---------------------------------------------------------------- head: state, toggles, Stop or Replay, the moment
 
-/** A button that shows and hides one panel. */
-export function toggle(home, name, title, on, show) {
-  const flip = (value) => {
-    button.setAttribute("aria-pressed", value);
-    show(value);
-  };
-  const press = () => flip(button.getAttribute("aria-pressed") !== "true");
-  const button = el("button", { type: "button", class: "sgl-toggle", "data-view": name, "aria-pressed": on, click: press }, title);
-  home.append(button);
-  show(on);
-}
+const ENDED = { done: "done in", stopped: "stopped after", error: "failed after" };
 
 class Header {
-  constructor(view) {
+  constructor(view, player) {
     this.view = view;
+    this.player = player;
     this.title = el("span", { class: "sgl-title" });
     this.phase = el("span", { class: "sgl-phase", role: "status" });
     this.toggles = el("div", { class: "sgl-toggles", role: "group", "aria-label": "Views" });
@@ -184,24 +185,51 @@ class Header {
       this.title,
       this.phase,
       this.toggles,
-      this.stop,
+      player?.button ?? this.stop,
       this.progress,
     );
+    this.done = el("div", { class: "sgl-done" });
+    this.clock = el("span", { class: "sgl-clock" });
+    const track = [el("div", { class: "sgl-track", "aria-hidden": "true" }, this.done), this.clock];
+    this.moment = player?.bar ?? el("div", { class: "sgl-moment" }, ...track);
+    this.moment.hidden = Boolean(view.store.options.dashboard);
     this.pressed = false;
     this.failed = false;
   }
 
+  /** A button that shows and hides one panel. */
   toggle(name, title, on, show) {
-    toggle(this.toggles, name, title, on, show);
+    const flip = (value) => {
+      button.setAttribute("aria-pressed", value);
+      show(value);
+    };
+    const press = () => flip(button.getAttribute("aria-pressed") !== "true");
+    const button = el("button", { type: "button", class: "sgl-toggle", "data-view": name, "aria-pressed": on, click: press }, title);
+    this.toggles.append(button);
+    show(on);
+  }
+
+  /** In what state the run is, in words. */
+  words() {
+    const { status, metrics: m, length } = this.view.store;
+    if (status.phase in ENDED) return `${ENDED[status.phase]} ${seconds(length ?? this.view.store.now())}`;
+    if (status.phase !== "running" || (status.text && status.text !== "running")) return status.text || status.phase;
+    if (!m || !(m.running + m.waiting)) return "running";
+    return `running · ${m.running ? count(m.running, "request") : "no request"}${m.waiting ? `, ${figure(m.waiting)} waiting` : ""}`;
   }
 
   paint() {
-    const { status, stopping, active } = this.view.store;
+    const { store } = this.view;
+    const { status, stopping, active } = store;
+    this.view.root.dataset.phase = status.phase;
+    setText(this.title, store.options.title || "sgl");
+    setText(this.phase, this.words());
+    if (this.player) {
+      this.player.paint();
+      return;
+    }
     if (!active) this.pressed = false;
     const waiting = this.pressed || stopping;
-    this.view.root.dataset.phase = status.phase;
-    setText(this.title, this.view.store.options.title || "sgl");
-    setText(this.phase, status.text || status.phase);
     this.stop.classList.toggle("sgl-off", !active);
     this.stop.disabled = !active || waiting;
     setText(this.verb, this.failed ? "Not stopped: use the toolbar" : waiting ? "Stopping…" : "Stop");
@@ -216,6 +244,9 @@ class Header {
       this.fill.style.transform = "";
       this.progress.removeAttribute("aria-valuenow");
     }
+    const now = loading ? 0 : store.now();
+    setText(this.clock, now ? seconds(now) : "");
+    this.done.style.transform = `scaleX(${active ? clamp(now / this.view.panels.timeline.span, 0, 1) : 1})`;
   }
 
   /** Ask the kernel; a kernel that cannot listen while a cell runs is interrupted through the server. */
@@ -254,51 +285,75 @@ async function interrupt(kernel) {
   }
 }
 
-// ---------------------------------------------------------------- metrics strip
+// ---------------------------------------------------------------- counts
 
-class Metrics {
+const COUNTS = {
+  found: ["cached", "found from before", "Prompt tokens that were in the cache before this run: earlier cells had computed them"],
+  reused: ["reused", "reused in this run", "Prompt tokens that this run had computed or generated already: for its forks and its next turns"],
+  computed: ["computed", "computed", "Prompt tokens that the model computed"],
+  generated: ["generated", "generated", "Tokens that the model generated"],
+};
+
+class Counts {
+  /* Where the tokens came from: each count is a filter of all that is shown. Then speed, pages, forks. */
   constructor(view) {
     this.view = view;
     this.fields = {};
-    const field = (name, label, hint) => {
-      this.fields[name] = el("span", { class: "sgl-value" }, "–");
-      return el("div", { class: `sgl-metric sgl-m-${name}`, title: hint }, this.fields[name], el("span", { class: "sgl-label" }, label));
-    };
-    this.used = el("div", { class: "sgl-used" });
-    const pages = field("pages", "pages used", "Pages of the KV pool that hold tokens");
-    pages.append(el("div", { class: "sgl-meter", "aria-hidden": "true" }, this.used));
-    this.hit = el("div", { class: "sgl-used" });
-    const hit = field("hit", "hit rate", "Prompt tokens that were found in the cache");
-    hit.append(el("div", { class: "sgl-meter", "aria-hidden": "true" }, this.hit));
-    this.root = el(
-      "div",
-      { class: "sgl-metrics" },
-      field("speed", "tokens/s", "Generated tokens a second"),
-      hit,
-      field("cached", "○ cached", "Prompt tokens taken from the cache"),
-      field("computed", "● computed", "Prompt tokens computed"),
-      field("generated", "▸ generated", "Tokens sampled by the model"),
-      field("forced", "» forced", "Generated tokens that a constraint left no choice about: no step of their own"),
-      pages,
-      field("forks", "forks", "Streams of the program"),
-      field("requests", "run · wait", "Requests that run, and that wait"),
+    this.shares = {};
+    const isDashboard = Boolean(view.store.options.dashboard);
+    const field = (name, label) => [(this.fields[name] = el("span", { class: "sgl-value" }, "–")), el("span", { class: "sgl-label" }, label)];
+    this.filters = Object.fromEntries(
+      Object.entries(COUNTS).map(([name, [state, label, hint]]) => {
+        const [value, words] = field(name, label);
+        const face = [el("span", { class: "sgl-figure" }, el("i", { "aria-hidden": "true" }, TOKEN_STATES[state]), value), words];
+        const attrs = { class: `sgl-metric sgl-m-${name}`, title: hint };
+        if (isDashboard) return [name, el("div", attrs, ...face)];
+        const choose = () => this.choose(name);
+        const filter = el("button", { ...attrs, type: "button", title: `${hint}. Click to see which.`, "aria-pressed": false, click: choose }, ...face);
+        return [name, filter];
+      }),
     );
+    this.generated = this.fields.generated.parentNode.nextSibling;
+    const fact = (name, label, hint) => el("div", { class: `sgl-metric sgl-fact sgl-m-${name}`, title: hint }, ...field(name, label));
+    this.facts = [
+      fact("speed", "tokens/s", isDashboard ? "Tokens generated in the last two seconds, a second" : "Generated tokens over the time from the first request to the last token"),
+      fact("pages", "cache pages", "Pages of the cache that hold tokens, of all there are"),
+      isDashboard ? fact("requests", "running · waiting", "Requests") : fact("forks", "forks", "Branches of the program"),
+    ];
+    this.bar = el("div", { class: "sgl-shares", "aria-hidden": "true" });
+    for (const name of Object.keys(COUNTS)) this.bar.append((this.shares[name] = el("div", { class: `sgl-share sgl-m-${name}` })));
+    if (isDashboard) {
+      this.filters.found.hidden = true;
+      setText(this.filters.reused.lastChild, "reused from the cache");
+    }
+    const leave = (event) => event.key === "Escape" && this.view.choose(null, this);
+    this.root = el("div", { class: "sgl-counts", keydown: leave }, el("div", { class: "sgl-metrics", role: "group", "aria-label": "Counts" }, ...Object.values(this.filters), ...this.facts), this.bar);
+  }
+
+  choose(name) {
+    const { chosen } = this.view;
+    this.view.choose(chosen?.kind === "count" && chosen.id === name ? null : { kind: "count", id: name }, this);
+  }
+
+  mark(chosen) {
+    for (const [name, filter] of Object.entries(this.filters))
+      if (filter.localName === "button") filter.setAttribute("aria-pressed", chosen?.kind === "count" && chosen.id === name);
   }
 
   paint() {
     const m = this.view.store.metrics;
     if (m === this.painted || !m) return;
     this.painted = m;
-    const put = (name, text) => setText(this.fields[name], text);
+    const put = (name, text) => this.fields[name] && setText(this.fields[name], text);
+    for (const name of Object.keys(COUNTS)) {
+      put(name, brief(m[name] ?? 0));
+      this.shares[name].style.flexGrow = m[name] ?? 0;
+    }
+    setText(this.generated, m.forced ? `generated, ${brief(m.forced)} forced` : "generated");
     put("speed", m.tok_s >= 100 ? brief(Math.round(m.tok_s)) : m.tok_s.toFixed(1));
-    put("hit", m.hit_rate ? percent(m.hit_rate) : m.hit_rate === 0 ? "0\u2009%" : "–");
-    for (const name of ["cached", "computed", "generated", "forced", "forks"]) put(name, brief(m[name]));
-    this.fields.forced.parentNode.hidden = !m.forced;
-    this.fields.forks.parentNode.hidden = Boolean(this.view.store.options.dashboard);
+    put("forks", brief(m.forks));
     put("pages", `${brief(m.n_pages - m.free_pages)}\u2009/\u2009${brief(m.n_pages)}`);
     put("requests", `${m.running} · ${m.waiting}`);
-    this.used.style.transform = `scaleX(${m.n_pages ? 1 - m.free_pages / m.n_pages : 0})`;
-    this.hit.style.transform = `scaleX(${m.hit_rate ?? 0})`;
   }
 }
 

@@ -4,9 +4,31 @@
 delta, `full()` tells everything in the same shape.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ...contracts.ids import RunId
 from .lanes import LanesView
 from .metrics import MetricsView
+from .reuse import Reuse
 from .tokens import TokensView
 from .tree import TreeView
 
-__all__ = ["LanesView", "MetricsView", "TokensView", "TreeView"]
+__all__ = ["LanesView", "MetricsView", "Reuse", "RunViews", "TokensView", "TreeView", "views_of"]
+
+
+class RunViews(NamedTuple):
+    """The four views of one run."""
+
+    tokens: TokensView
+    tree: TreeView
+    lanes: LanesView
+    metrics: MetricsView
+
+
+def views_of(run: RunId | None, spell: Callable[[int], str]) -> RunViews:
+    """Of one run, or of all with `run=None`."""
+    reuse = Reuse(run)
+    return RunViews(TokensView(spell, run, reuse), TreeView(spell, run), LanesView(run, reuse), MetricsView(run, reuse))

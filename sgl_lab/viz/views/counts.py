@@ -59,6 +59,8 @@ class CountsView:
             "tok_s": self._speed(),
             "hit_rate": found["hit_rate"] if asked else None,
             "cached": count["cached_prompt_tokens"],
+            "found": 0,
+            "reused": count["cached_prompt_tokens"],
             "computed": asked - count["cached_prompt_tokens"],
             "generated": count["generated_tokens"],
             "forced": count["forced_tokens"],

@@ -15,6 +15,7 @@ from typing import TypedDict
 from ...contracts.events import (
     DraftVerified,
     Entry,
+    ExprFinished,
     ExprStarted,
     ForkOpened,
     PrefixMatched,
@@ -29,6 +30,7 @@ from ...contracts.ids import ExprId, ForkId, RequestId, RunId
 from ...contracts.legible import legible
 from .clock import RunClock
 from .names import unnamed
+from .reuse import Reuse
 
 
 class LaneRow(TypedDict):
@@ -37,13 +39,16 @@ class LaneRow(TypedDict):
     label: str
     kind: str
     """fork, or request for one that has no fork or is one of several samples"""
+    state: str
+    """error or stopped, if something in it ended so; else empty"""
 
 
 class BarRow(TypedDict):
     id: int
     lane: str
     kind: str
-    """wait, cached, prefill, decode, score, preempted, text; on top of a decode bar: forced, drafted"""
+    """wait, found (in the cache, from before the run), reused (within it), prefill, decode, score, preempted, text;
+    on top of a decode bar: forced, drafted"""
     t0: float
     t1: float | None
     n: int
@@ -87,18 +92,21 @@ class _Request:
 class LanesView:
     """Lanes of one run, or of all with `run=None`, requests without a fork then included."""
 
-    def __init__(self, run: RunId | None = None) -> None:
+    def __init__(self, run: RunId | None = None, reuse: Reuse | None = None) -> None:
         self._run = run
+        self._reuse = reuse or Reuse(run)
         self._clock = RunClock(run)
         self._now = 0.0
         self._lanes: dict[str, LaneRow] = {}
         self._bars: list[BarRow] = []
         self._names: dict[ExprId, str] = {}
         self._requests: dict[RequestId, _Request] = {}
-        self._new_lanes: list[LaneRow] = []
+        self._new_lanes: dict[str, None] = {}
+        """new or changed"""
         self._changed: dict[int, None] = {}
 
     def fold(self, entry: Entry) -> None:
+        self._reuse.fold(entry)
         if (now := self._clock.read(entry)) is None:
             return
         self._now = now
@@ -108,6 +116,9 @@ class LanesView:
                 self._open_lane(_lane(fork), above, label or ("main" if parent is None else f"fork {index + 1}"), "fork")
             case ExprStarted(fork=fork, expr=expr, name=name) if _lane(fork) in self._lanes:
                 self._names[expr] = name
+            case ExprFinished(fork=fork, status=status) if status != "ok" and (row := self._lanes.get(_lane(fork))):
+                row["state"] = legible(status)
+                self._new_lanes[row["lane"]] = None
             case StreamExtended(fork=fork, start=start, kind="text", tokens=tokens, role=role) if tokens and _lane(fork) in self._lanes:
                 self._bar(_lane(fork), "text", now, now, len(tokens), legible(role), at=start)
             case RequestQueued() as queued:
@@ -116,8 +127,10 @@ class LanesView:
                 self._close(mine, now)
                 mine.busy_until = now
                 mine.n_done = n_hit
-                if n_hit:
-                    mine.bar = self._bar(mine.lane, "cached", now, now, n_hit, mine.name, request, 0)
+                n_reused = min(n_hit, self._reuse.n_reused(request))
+                for kind, first, end in (("reused", 0, n_reused), ("found", n_reused, n_hit)):
+                    if first < end:
+                        mine.bar = self._bar(mine.lane, kind, now, now, end - first, mine.name, request, first)
             case StepRan(prefill=prefill, decode=decode, ms=ms):
                 for request, n_tokens in prefill:
                     if mine := self._requests.get(request):
@@ -147,17 +160,17 @@ class LanesView:
         if not (self._new_lanes or self._changed):
             return None
         picture: LanesPicture = {
-            "lanes": self._new_lanes,
+            "lanes": [self._lanes[lane].copy() for lane in self._new_lanes],
             "bars": [self._bars[index].copy() for index in self._changed],
             "now": self._now,
         }
-        self._new_lanes = []
+        self._new_lanes = {}
         self._changed = {}
         return picture
 
     def full(self) -> LanesPicture:
         """Everything, in the shape of a delta."""
-        return {"lanes": list(self._lanes.values()), "bars": [bar.copy() for bar in self._bars], "now": self._now}
+        return {"lanes": [row.copy() for row in self._lanes.values()], "bars": [bar.copy() for bar in self._bars], "now": self._now}
 
     # ------------------------------------------------------------ events
 
@@ -204,9 +217,8 @@ class LanesView:
             self._changed[mine.bar["id"]] = None
 
     def _open_lane(self, lane: str, parent: str | None, label: str, kind: str) -> str:
-        row: LaneRow = {"lane": lane, "parent": parent, "label": legible(label), "kind": kind}
-        self._lanes[lane] = row
-        self._new_lanes.append(row)
+        self._lanes[lane] = {"lane": lane, "parent": parent, "label": legible(label), "kind": kind, "state": ""}
+        self._new_lanes[lane] = None
         return lane
 
     def _bar(

@@ -1,19 +1,18 @@
-"""The numbers of the strip: speed, hit rate, tokens by origin, pages, forks.
+"""The numbers of the strip: tokens by origin, speed, hit rate, pages, forks.
 
 Token counts are those of one run (or of all); pages and evictions are the whole engine's while it
 lasts. A prompt token counts once, as cached or as computed, by how it was come by the first time: it is
 no other when a preemption has it computed again. The prompt of a select counts once, however many of its
 choices read it. What a constraint forced at once after a prompt is generated, however it was come by.
+Cached tokens are of two kinds: found from before the run, and reused within it (`Reuse`).
 """
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import TypedDict
 
 from ...contracts.events import (
-    CellFinished,
     Entry,
     ForkOpened,
     ModelLoaded,
@@ -26,18 +25,20 @@ from ...contracts.events import (
     TokensSampled,
 )
 from ...contracts.ids import ForkId, RequestId, RunId
-from ...contracts.legible import finite
 from ...contracts.tree import TreeSnapshot
-
-WINDOW_NS = 2_000_000_000
+from .reuse import Reuse
 
 
 class MetricsPicture(TypedDict):
     tok_s: float
-    """generated tokens a second: over the last two seconds, and over all its steps once the run has ended"""
+    """generated tokens a second, from the first request to the last token; of a whole engine those of the last two seconds"""
     hit_rate: float | None
     cached: int
-    """prompt tokens found in the tree"""
+    """prompt tokens found in the tree: from before and reused"""
+    found: int
+    """of these, those that earlier runs had left there"""
+    reused: int
+    """of these, those that the run itself had there; of a whole engine all of them"""
     computed: int
     """prompt tokens computed"""
     generated: int
@@ -73,23 +74,22 @@ class _Prompt:
 
 
 class MetricsView:
-    """Counts of one run, or of all with `run=None`."""
+    """Counts of one run, or of all with `run=None`. Views of the same run may share a `Reuse`."""
 
-    def __init__(self, run: RunId | None = None) -> None:
+    def __init__(self, run: RunId | None = None, reuse: Reuse | None = None) -> None:
         self._run = run
+        self._reuse = reuse or Reuse(run)
         self._streams: set[ForkId] = set()
         self._requests: dict[RequestId, _Prompt] = {}
         self._heads: dict[RequestId, int] = {}
         """of families that score: tokens before the choices"""
         self._waiting: set[RequestId] = set()
         self._running: set[RequestId] = set()
-        self._recent: deque[tuple[int, int]] = deque()
-        """(t_ns, tokens generated), newest last"""
         self._first_ns: int | None = None
-        self._now_ns = 0
-        self._busy_ms = 0.0
-        self._ended = False
-        self._cached = self._computed = self._generated = self._forced = self._evicted = 0
+        """when the first request was queued"""
+        self._last_ns = 0
+        """when the last token came"""
+        self._cached = self._reused = self._computed = self._generated = self._forced = self._evicted = 0
         self._n_pages = self._free_pages = self._forks = self._steps = 0
         self._told: MetricsPicture | None = None
 
@@ -98,23 +98,24 @@ class MetricsView:
         self._n_pages, self._free_pages = snapshot.n_pages, snapshot.free_pages
 
     def fold(self, entry: Entry) -> None:
-        self._now_ns = entry.t_ns
+        self._reuse.fold(entry)
         match entry.event:
             case ModelLoaded(n_pages=n_pages):
                 self._n_pages = self._free_pages = n_pages
-            case CellFinished(run=run) if self._run in (None, run):
-                self._ended = True
             case ForkOpened(run=run, fork=fork, parent=parent) if self._run in (None, run):
-                self._ended = False
                 self._streams.add(fork)
                 self._forks += parent is not None
             case RequestQueued(request=request, fork=fork, prompt=prompt) as event if self._run is None or fork in self._streams:
                 self._requests[request] = _Prompt(len(prompt), self._shared(event))
                 self._waiting.add(request)
+                self._first_ns = entry.t_ns if self._first_ns is None else self._first_ns
             case PrefixMatched(request=request, n_hit=n_hit) if request in self._waiting:
                 self._waiting.remove(request)
                 self._running.add(request)
-                self._cached += self._requests[request].reach(n_hit)
+                mine = self._requests[request]
+                n_reused = mine.reach(min(n_hit, self._reuse.n_reused(request)))
+                self._reused += n_reused
+                self._cached += n_reused + mine.reach(n_hit)
             case RequestPreempted(request=request) if request in self._running:
                 self._running.remove(request)
                 self._waiting.add(request)
@@ -124,9 +125,10 @@ class MetricsView:
             case StepRan() as step:
                 self._step(step)
             case TokensSampled(samples=samples):
-                mine = [sample for sample in samples if sample.request in self._requests]
-                self._forced += sum(sample.forced for sample in mine)
-                self._sampled(len(mine))
+                said = [sample for sample in samples if sample.request in self._requests]
+                self._forced += sum(sample.forced for sample in said)
+                self._generated += len(said)
+                self._last_ns = entry.t_ns if said else self._last_ns
             case NodeEvicted(n_tokens=n_tokens):
                 self._evicted += n_tokens
 
@@ -144,6 +146,8 @@ class MetricsView:
             "tok_s": self._tok_s(),
             "hit_rate": self._cached / asked if asked else None,
             "cached": self._cached,
+            "found": self._cached - self._reused,
+            "reused": self._reused,
             "computed": self._computed,
             "generated": self._generated,
             "forced": self._forced,
@@ -172,21 +176,7 @@ class MetricsView:
         if mine or any(request in self._requests for request in step.decode):
             self._steps += 1
             self._computed += sum(prompt.reach(prompt.n_there + n) for prompt, n in mine)
-            self._busy_ms += finite(step.ms) or 0.0
-
-    def _sampled(self, n_tokens: int) -> None:
-        if n_tokens:
-            self._generated += n_tokens
-            self._first_ns = self._now_ns if self._first_ns is None else self._first_ns
-            self._recent.append((self._now_ns, n_tokens))
-        while self._recent and self._recent[0][0] < self._now_ns - WINDOW_NS:
-            self._recent.popleft()
 
     def _tok_s(self) -> float:
-        if self._ended:
-            return round(1e3 * self._generated / self._busy_ms, 1) if self._busy_ms else 0.0
-        if self._first_ns is None:
-            return 0.0
-        since = max(self._first_ns, self._now_ns - WINDOW_NS)
-        recent = sum(n_tokens for t_ns, n_tokens in self._recent if t_ns > since)
-        return round(1e9 * recent / (self._now_ns - since), 1) if recent else 0.0
+        ns = self._last_ns - (self._first_ns or 0)
+        return round(1e9 * self._generated / ns, 1) if self._generated and ns > 0 else 0.0

@@ -98,7 +98,7 @@ class RecentView:
                 self._close(mine, now)
                 mine.waits, mine.busy_until = False, now
                 if n_hit:
-                    self._bar(mine, "cached", now, now, n_hit, request, 0)
+                    self._bar(mine, "reused", now, now, n_hit, request, 0)
             case StepRan(prefill=prefill, decode=decode, ms=ms):
                 for request, n_tokens in prefill:
                     if mine := self._requests.get(request):
@@ -150,7 +150,13 @@ class RecentView:
     def _queue(self, event: RequestQueued, now: float) -> None:
         who = self._forks.get(event.fork, f"program of fork {event.fork}") if event.fork is not None else f"request {event.request}"
         name = unnamed(event.kind) if event.expr is None else self._exprs.get(event.expr, event.kind)
-        lane: LaneRow = {"lane": f"r{event.request}", "parent": None, "label": clipped(f"{who} · {name}", LABEL), "kind": "request"}
+        lane: LaneRow = {
+            "lane": f"r{event.request}",
+            "parent": None,
+            "label": clipped(f"{who} · {name}", LABEL),
+            "kind": "request",
+            "state": "",
+        }
         mine = _Request(lane, "score" if event.kind == "score" else "prefill", [], clipped(name, LABEL))
         self._requests[event.request] = mine
         self._bar(mine, "wait", now, None, len(event.prompt), event.request)

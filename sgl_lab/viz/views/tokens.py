@@ -16,6 +16,7 @@ from typing import TypedDict
 
 from ...contracts.events import (
     Entry,
+    ExprFinished,
     ExprStarted,
     ForkOpened,
     PrefixMatched,
@@ -29,6 +30,7 @@ from ...contracts.events import (
 from ...contracts.ids import ForkId, RequestId, RunId
 from ...contracts.legible import finite, legible
 from .clock import RunClock
+from .reuse import Reuse
 
 
 class Drawing(TypedDict, total=False):
@@ -46,7 +48,10 @@ class Drawing(TypedDict, total=False):
 
 
 Tok = tuple[str, str, float | None, str, tuple[tuple[str, float], ...] | None, int, Drawing | None]
-"""text; text, cached, computed, generated, forced or choice; logprob; role; alternatives, best first; id; how it was drawn"""
+"""text; state; logprob; role; alternatives, best first; id; how it was drawn
+
+The state is text, cached (from before the run), reused (within it), computed, generated, forced or choice.
+"""
 
 
 MAX_TEXT = 400
@@ -60,6 +65,8 @@ class ForkRow(TypedDict):
     label: str
     run: int
     base: int
+    state: str
+    """error or stopped, if something in it ended so; else empty"""
 
 
 class TokensOp(TypedDict):
@@ -99,6 +106,7 @@ class _Fork:
     """the last generation: its samples stand in for the end of the stream, then lend it their logprobs"""
     role: str = ""
     """of the turn that the last expression stands in"""
+    state: str = ""
 
     @property
     def end(self) -> int:
@@ -124,8 +132,9 @@ class _Request:
 class TokensView:
     """Streams of one run, or of all with `run=None`. `spell` gives the text of one token id."""
 
-    def __init__(self, spell: Callable[[int], str], run: RunId | None = None) -> None:
+    def __init__(self, spell: Callable[[int], str], run: RunId | None = None, reuse: Reuse | None = None) -> None:
         self._spell = spell
+        self._reuse = reuse or Reuse(run)
         self._texts: dict[int, str] = {}
         self._run = run
         self._clock = RunClock(run)
@@ -137,18 +146,24 @@ class TokensView:
         """own tokens from this index on have not been told yet"""
 
     def fold(self, entry: Entry) -> None:
+        self._reuse.fold(entry)
         self._now = self._clock.read(entry) or 0.0
         match entry.event:
             case ForkOpened() as event:
                 self._open(event)
             case ExprStarted(fork=fork, role=role) if fork in self._forks:
                 self._forks[fork].role = role
+            case ExprFinished(fork=fork, status=status) if status != "ok" and fork in self._forks:
+                self._forks[fork].state = status
+                self._new_rows[fork] = None
             case StreamExtended(fork=fork) as event if fork in self._forks:
                 self._extend(self._forks[fork], event)
             case RequestQueued() as event:
                 self._queue(event)
             case PrefixMatched(request=request, n_hit=n_hit) if request in self._requests:
-                self._computed(self._requests[request], 0, n_hit, "cached")
+                n_reused = min(n_hit, self._reuse.n_reused(request))
+                self._computed(self._requests[request], 0, n_reused, "reused")
+                self._computed(self._requests[request], n_reused, n_hit, "cached")
             case StepRan(prefill=prefill):
                 for request, n_tokens in prefill:
                     if mine := self._requests.get(request):
@@ -219,7 +234,7 @@ class TokensView:
         for before, after in zip(old, tokens, strict=False):
             if before.id != after.id:
                 break
-            if after.cls == "text" and before.cls in ("cached", "computed"):
+            if after.cls == "text" and before.cls in ("cached", "reused", "computed"):
                 after.cls = before.cls
         fork.own[start:] = tokens
         pairs = zip(old, tokens, strict=False)
@@ -275,6 +290,7 @@ class TokensView:
             "label": legible(event.label),
             "run": event.run,
             "base": fork.base,
+            "state": legible(fork.state),
         }
 
     def _op(self, fork: _Fork, index: int) -> TokensOp:

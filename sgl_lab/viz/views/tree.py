@@ -1,7 +1,7 @@
 """The radix tree as its own events tell it, with the running requests' private tokens hanging below.
 
 `nodes` equals the real tree after every step, node by node; a late joiner starts from a snapshot
-(`load`). The whole engine's cache is shown, whichever run put it there.
+(`load`). The whole engine's cache is told, whichever run put it there; each node says whether it belongs to the run.
 
 Knows no page and no policy.
 """
@@ -17,6 +17,7 @@ from typing import TypedDict
 
 from ...contracts.events import (
     Entry,
+    ForkOpened,
     LocksChanged,
     NodeEvicted,
     NodeInserted,
@@ -29,7 +30,7 @@ from ...contracts.events import (
     TokensSampled,
     Touched,
 )
-from ...contracts.ids import ForkId, NodeId, RequestId
+from ...contracts.ids import ForkId, NodeId, RequestId, RunId
 from ...contracts.legible import clipped, legible
 from ...contracts.tree import TreeNode, TreeSnapshot
 
@@ -61,6 +62,10 @@ class NodeRow(TypedDict):
     """came after the first snapshot"""
     by: list[int]
     """the newest requests that computed it or found it, newest last"""
+    mine: bool
+    """a request of the run computed it or found it"""
+    reused: int
+    """how often the run took it from the cache when it had it already; with no run in particular, how often it was taken at all"""
 
 
 class TailRow(TypedDict):
@@ -94,6 +99,8 @@ class _Request:
     """prompt and samples"""
     fork: ForkId | None = None
     """whose stream it carries"""
+    mine: bool = True
+    """of the run"""
     node: NodeId | None = None
     """deepest node it leases; None while it waits"""
     depth: int = 0
@@ -103,10 +110,16 @@ class _Request:
 
 
 class TreeView:
-    """The whole cache. `spell` gives the text of one token id; without `forks` it is not told where each fork's tokens end."""
+    """The whole cache. `spell` gives the text of one token id; without `forks` it is not told where each fork's tokens end.
 
-    def __init__(self, spell: Callable[[int], str], *, forks: bool = True) -> None:
-        self._spell, self._tells_forks = spell, forks
+    With a `run` nodes are told apart by whether it had to do with them; with none all are its own.
+    """
+
+    def __init__(self, spell: Callable[[int], str], run: RunId | None = None, *, forks: bool = True) -> None:
+        self._spell, self._run, self._tells_forks = spell, run, forks
+        self._streams: set[ForkId] = set()
+        self._taken: dict[NodeId, int] = {}
+        """of the nodes of the run: how often one of its requests found them in the cache"""
         self._nodes: dict[NodeId, TreeNode] = {}
         self._clock = 0
         self._requests: dict[RequestId, _Request] = {}
@@ -136,6 +149,7 @@ class TreeView:
         self._clock = max((node.last_used for node in snapshot.nodes), default=0)
         self._labels.clear()
         self._users = {node: users for node, users in self._users.items() if node in self._nodes}
+        self._taken = {node: n for node, n in self._taken.items() if node in self._nodes}
         self._ends = {fork: node for fork, node in self._ends.items() if node in self._nodes}
         self._changed = dict.fromkeys(self._nodes)
         self._untold = dict.fromkeys(self._nodes)
@@ -147,6 +161,8 @@ class TreeView:
 
     def fold(self, entry: Entry) -> None:
         match entry.event:
+            case ForkOpened(run=run, fork=fork) if run == self._run:
+                self._streams.add(fork)
             case NodeInserted() as event:
                 self._insert(event)
             case NodeSplit() as event:
@@ -161,10 +177,11 @@ class TreeView:
                 for node, refs in changes:
                     self._set(replace(self._nodes[node], refs=refs))
             case RequestQueued(request=request, prompt=prompt, fork=fork, group=group):
-                self._requests[request] = _Request(request, list(prompt), fork if group == request else None)
+                is_mine = self._run is None or fork in self._streams
+                self._requests[request] = _Request(request, list(prompt), fork if group == request else None, is_mine)
             case PrefixMatched(request=request, n_hit=n_hit, node=node) if request in self._requests:
                 self._requests[request].done = n_hit
-                self._lease(self._requests[request], node)
+                self._lease(self._requests[request], node, taken=1)
             case StepRan(prefill=prefill):
                 for request, n_tokens in prefill:
                     if mine := self._requests.get(request):
@@ -239,12 +256,14 @@ class TreeView:
         self._untold |= {event.upper: None, event.node: None}
         if users := self._users.get(event.node):
             self._users[event.upper] = users
+        if event.node in self._taken:
+            self._taken[event.upper] = self._taken[event.node]
         if event.node in self._fresh:
             self._fresh.add(event.upper)
 
     def _evict(self, node: NodeId) -> None:
         parent = self._nodes.pop(node).parent
-        for known in (self._labels, self._users, self._changed, self._untold):
+        for known in (self._labels, self._users, self._taken, self._changed, self._untold):
             known.pop(node, None)
         self._fresh.discard(node)
         self._gone[node] = None
@@ -260,7 +279,7 @@ class TreeView:
         self._nodes[node.node] = node
         self._changed[node.node] = None
 
-    def _lease(self, request: _Request, node: NodeId | None) -> None:
+    def _lease(self, request: _Request, node: NodeId | None, taken: int = 0) -> None:
         for touched in (request.node, node):
             if touched in self._nodes:
                 self._changed[touched] = None
@@ -274,6 +293,9 @@ class TreeView:
             users = self._users.get(node, ())
             if request.id not in users:
                 self._users[node] = (*users, request.id)[-USERS:]
+                self._changed[node] = None
+            if request.mine and (taken or node not in self._taken):
+                self._taken[node] = self._taken.get(node, 0) + taken
                 self._changed[node] = None
             node = self._nodes[node].parent
 
@@ -323,7 +345,13 @@ class TreeView:
             "state": state,
             "fresh": node.node in self._fresh,
             "by": [*self._users.get(node.node, ())],
+            "mine": self._run is None or node.node in self._taken,
+            "reused": node.hits if self._run is None else self._reused(node.node),
         }
+
+    def _reused(self, node: NodeId) -> int:
+        """A node from before is found once, and reused from then on."""
+        return max(0, self._taken.get(node, 0) - (node not in self._fresh))
 
     def _words(self, node: TreeNode) -> TextRow:
         text = "".join(map(self._spell, node.tokens[:TEXT]))
