@@ -94,7 +94,8 @@ class GenJob:
 class GenOutput:
     """One sample. `ids` and `logprobs` are aligned and belong to `text`: what a stop cut off is in none of them.
 
-    Of a token that a stop cut in the middle, what is left is encoded anew. `ids` begin with the `begun` ones of the job.
+    Of a token that a stop cut in the middle, what is left is encoded anew: tokens at the end of `ids` that were never drawn and
+    have no entry in `logprobs`. `ids` begin with the `begun` ones of the job.
     """
 
     text: str

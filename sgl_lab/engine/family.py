@@ -384,9 +384,8 @@ class GenFamily(Family):
         text, n_ids = sample.text.delta()
         ids = self._ids(request, sample.n_told, n_ids)
         logprobs = tuple(sample.logprobs[sample.n_told : n_ids])
-        if sample.text.is_closed and (anew := self._anew(sample)):
-            ids += anew
-            logprobs += tuple(TokenLogprob(token, None) for token in anew) if self._params.logprobs else ()
+        if sample.text.is_closed:
+            ids += self._anew(sample)
         sample.n_told = max(sample.n_told, n_ids)
         if not text and not ids:
             return None
@@ -412,8 +411,6 @@ class GenFamily(Family):
         ids, anew = self._ids(request, 0, text.n_ids), self._anew(sample)
         unknown = [TokenLogprob(entry.token, None) for entry in sample.logprobs[sample.n_sure :]]
         logprobs = (*sample.logprobs[: sample.n_sure], *unknown)[: text.n_ids]
-        if self._params.logprobs:
-            logprobs += tuple(TokenLogprob(token, None) for token in anew)
         output = GenOutput(text.text, ids + anew, reason, matched, logprobs, usage, sample.is_complete)
         if self._job.heal and (output.ids or text.n_begun) and not sample.is_healing:
             healed, lead = tuple(entry.token for entry in sample.healed), sample.lead.decode()
