@@ -19,7 +19,7 @@ from ..contracts.summary import Summary
 from .executor import StreamExecutor
 from .form import read_as
 from .group import ProgramStateGroup
-from .ir import Appended, Concat, Expr, RoleBegin, RoleEnd, as_expr
+from .ir import Appended, Concat, Expr, RoleBegin, RoleEnd, as_expr, user_place
 from .keywords import all_suggest
 from .run import current_run
 from .shown import Markdown, family, frame, in_a_line, in_words, markdown, rows, summary
@@ -435,7 +435,8 @@ def _check_offset(offset: object, n_forks: int) -> None:
     if len(numbers) != n_forks or not all(isinstance(number, SupportsIndex) for number in numbers):
         raise BadArgument(f"position_ids_offset needs a whole number for each of {n_forks} forks, not {offset!r:.60}", hint="leave it out")
     if any(map(index, numbers)):
-        warnings.warn("position_ids_offset has no effect: a fork's positions go on where its parent's end", stacklevel=3)
+        said = "position_ids_offset has no effect: a fork's positions go on where its parent's end"
+        warnings.warn_explicit(said, UserWarning, *user_place())
 
 
 def _patiently(ready: Callable[[], bool]) -> Callable[[], bool]:

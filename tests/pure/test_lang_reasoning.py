@@ -116,10 +116,11 @@ def test_the_events_tell_the_answer_as_the_streams_tokens() -> None:
 
 
 def test_an_unknown_type_of_model_is_refused_when_it_is_appended() -> None:
-    for model_type in ("gpt-5", None, 3):
+    wrong = {"deepseek-r2": "deepseek-r1", "nothing like it": "deepseek-r1, .*step3", None: "deepseek-r1", 3: "qwen3"}
+    for model_type, meant in wrong.items():
         made = sgl.separate_reasoning(gen("a"), model_type=model_type)  # type: ignore[arg-type]
         s = sgl.start(ScriptedBackend())
-        with pytest.raises(BadArgument, match=rf"{model_type!r} is unknown.*deepseek-r1"):
+        with pytest.raises(BadArgument, match=rf"{model_type!r} is unknown.*{meant}"):
             s += "So: " + made
         assert s.text() == "", "it was refused whole"
 
