@@ -31,7 +31,7 @@ def runtime() -> Iterator[sgl.Runtime]:
     made.lab.check()
     made.shutdown()
     with pytest.raises(EngineStopped):
-        several.run(backend=made)
+        several.run(backend=made).sync()
 
 
 # ---------------------------------------------------------------- the frontend tutorial
