@@ -13,6 +13,8 @@ Targets: 50 frames a second at 2,000 nodes, at most 10 messages with the tree a 
 from __future__ import annotations
 
 import argparse
+import base64
+import gzip
 import json
 import random
 import re
@@ -229,7 +231,7 @@ def views(browser: Browser, sizes: list[int], seconds: float) -> None:
 
 def saved(lengths: list[int]) -> None:
     columns = (
-        f"{'cell KB':>9}{'pictures':>10}{'code':>7}{'recording':>11}{'moments from':>14}{'made in':>10}{'page KB':>9}{'recording':>11}"
+        f"{'cell KB':>9}{'pictures':>10}{'code':>7}{'recording':>11}{'moments, without':>30}{'made in':>10}{'page KB':>9}{'recording':>11}"
     )
     print(f"\n{'tokens':>7}{'nodes':>7}{columns}{'made in':>10}")
     code = len(bundle.player("", {}))
@@ -246,15 +248,22 @@ def saved(lengths: list[int]) -> None:
         whole, page_s = exported_page(record)
         page = cell["text/html"]
         script = "".join(re.findall(r"<script>.*?</script>", page, re.DOTALL))
-        since = json.loads(re.findall(r"replay\(home, css, (\{.*?\})", script)[0])["since"] / 1000 if script else None
+        kept = moments(script) if script else "no player"
         kb = [len(part.encode()) / 1024 for part in (page + cell["text/plain"], page.replace(script, "") + cell["text/plain"])]
         recording = max(0, len(script) - code) / 1024
         print(
             f"{n_tokens:>7,}{len(crowd.engine.snapshot(0).nodes):>7,}{kb[0]:>9.0f}{kb[1]:>10.0f}{code / 1024:>7.0f}{recording:>11.0f}"
-            f"{'no player' if since is None else f'{since:.2f} s':>14}{seconds:>8.2f} s{len(whole.encode()) / 1024:>9,.0f}"
+            f"{kept:>30}{seconds:>8.2f} s{len(whole.encode()) / 1024:>9,.0f}"
             f"{len(re.findall(RECORDING, whole)[0]) / 1024:>11,.0f}{page_s:>8.2f} s",
             flush=True,
         )
+
+
+def moments(script: str) -> str:
+    """How many are kept, and which details are not."""
+    meta = json.loads(re.findall(r"replay\(home, css, (\{.*?\})", script)[0])
+    frames = json.loads(gzip.decompress(base64.b64decode(re.findall(r'await unpack\("([\w+/=]+)"\)', script)[0])))["frames"]
+    return f"{len(frames)} of {meta['n_moments']}{', ' + meta['dropped'].replace(' and other nodes', ', nodes') if meta['dropped'] else ''}"
 
 
 RECORDING = r"data-sgl-recording=[^>]*>([^<]*)<"

@@ -26,7 +26,6 @@ RECORD = Form(
     r'", \"tags\": [\"" tag "\", \"" tag "\", \"" tag "\"], \"origin\": {\"city\": \"" place "\", \"country\": \"" place '
     r'"\"}, \"verified\": " ("true" | "false") ", \"summary\": \"" [A-Za-z] [a-z ]{78,98} [a-z] ".\"}"'
     "\nname ::= [A-Z] [a-z]{3,9}\ntag ::= [a-z]{4,10}\nplace ::= [A-Z] [a-z]{3,10}\n",
-
 )
 """Some 110 tokens of JSON, the same in both notations."""
 
