@@ -130,7 +130,7 @@ def test_a_control_that_is_moved_is_told_once_the_hand_rests(page: WidgetPage) -
     for key in ("ArrowRight", "ArrowRight", "End", "ArrowLeft"):
         page.page.keyboard.press(key)
     page.page.get_by_role("combobox", name="style").select_option(index=1)
-    page.page.get_by_role("slider", name="temperature", exact=True).press("End")
+    page.page.get_by_role("slider", name="--temperature", exact=True).press("End")
     expect(page.page.locator(".sgl-dial output").last).to_have_text("1.0")
     page.page.wait_for_function("() => model.sent.some(({ kind }) => kind === 'set')")
     assert [message["values"] for message in page.sent() if message["kind"] == "set"] == [{"x": 3, "style": 1, "temperature": 2}]
