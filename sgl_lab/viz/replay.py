@@ -35,7 +35,13 @@ IN_PAGE = Detail(2_000, 0.1)
 ABOUT = 300
 """bytes of what stands around a recording"""
 LEAST_MOMENTS = 12
-DETAILS = ("", "alternatives", "alternatives and times", "alternatives, times and other nodes")
+DETAILS = (
+    "",
+    "alternatives",
+    "alternatives and times",
+    "alternatives, times and other nodes",
+    "alternatives, times, other nodes and whole texts of nodes",
+)
 """what is left out, one after the other"""
 
 Frame = tuple[float, Message]
@@ -238,6 +244,7 @@ class Abridged:
             kept["lanes"] = {**lanes, "bars": [self._changed("bar", row) for row in lanes["bars"]]}
         if tree := kept.get("tree"):
             tree = self._of_run(tree) if self._level >= 3 else tree
+            tree = tree if self._level < 4 else {**tree, "texts": []}
             kept["tree"] = {**tree, "nodes": [self._changed("node", row) for row in tree["nodes"]]}
         return kept
 
