@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import time
+import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +181,7 @@ HOSTILE = {
     "joins": "{{ range(99999) | list | join('b' * 99999) }}",
     "joins what comes one by one": "{{ range(99999) | map('string') | join('x' * 99999) }}",
     "joins what comes one by one by method": "{{ ('x' * 99999).join(range(99999) | map('string')) }}",
+    "joins in a loop": "{% for a in [1] %}{{ ('x' * 99999).join(range(99999) | map('string')) }}{% endfor %}",
     "joins attributes": "{% set n = namespace(x='a' * 999999) %}{{ ([n] * 9999) | join('', attribute='x') }}",
     "sums lists": "{{ ([[0]] * 30000) | sum(start=[0] * 60000) }}",
     "multiplies": "{% set n = namespace(x=99) %}{% for i in range(60) %}{% set n.x = n.x * n.x %}{% endfor %}",
@@ -190,6 +194,27 @@ HOSTILE = {
     "folds": "{{ 'a' | center(9999999999) }}",
     "writes much JSON": "{{ [[[1]]] | tojson(indent=9999999999) }}",
     "pads": "{{ '%1000000000d' % 1 }}",
+    "asks a long text again and again": "{% set s = 'a' * 250000 %}{% for i in range(9999) %}{{ s.isalpha() }}{% endfor %}",
+    "reads a long text by filters": "{% set s = 'a ' * 99999 %}{% for i in range(9999) %}{{ s | wordcount }}{% endfor %}",
+    "tests a long text": "{% set s = 'a' * 250000 %}{% for i in range(9999) %}{{ s is lower }}{% endfor %}",
+    "searches a long text": "{% set s = 'a' * 250000 %}{% for i in range(9999) %}{{ 'b' in s }}{% endfor %}",
+    "turns a long text round": "{% set s = 'a' * 250000 %}{% for i in range(9999) %}{% set x = s[::-1] %}{% endfor %}",
+    "turns a long text round without a loop": "{% set s = 'a' * 250000 %}" + "{% set x = s[::-1] %}" * 2000,
+    "takes a long text apart": "{% set s = 'a ' * 120000 %}{{ s.split() | length }}",
+    "takes a long text apart by a filter": "{% set s = 'a' * 250000 %}{{ s | list | length }}",
+    "takes a long text apart into lines": "{% set s = '\n' * 250000 %}{{ s.splitlines() | length }}",
+    "asks for a long year": "{{ strftime_now('%999Y' * 40000) }}",
+    "asks for a long date": "{{ strftime_now('%A' * 90000) }}",
+    "makes bytes": "{% set b = 'a'.encode() %}{{ b.center(999999999) }}",
+    "makes bytes of a number": "{{ (5).to_bytes(999999999, 'big') }}",
+    "translates": "{{ ('a' * 200000).translate({97: 'x' * 200000}) }}",
+    "formats many": "{{ ('{0:999}' * 30000).format(1) }}",
+    "formats one many times": "{{ ('{0}' * 80000).format('x' * 99999) }}",
+    "indents what is deep": "{% set n = namespace(x=[]) %}{% for i in range(60) %}{% set n.x = [n.x] %}{% endfor %}"
+    "{{ n.x | tojson(indent=9) }}",
+    "collects long texts": "{{ (['a\n' * 3000] * 20) | map('indent', 40) | list | length }}",
+    "sorts long texts": "{{ (['a\n' * 3000] * 20) | map('indent', 40) | sort | length }}",
+    "takes the largest of what comes one by one": "{{ range(99999) | map('string') | max }}",
     "is no template": "{% for %}",
     "divides by zero": "{{ 1 / 0 }}",
     "calls what is not there": "{{ nothing() }}",
@@ -204,10 +229,105 @@ def test_joining_adding_and_rounding_work_as_in_jinja2() -> None:
 
 @pytest.mark.parametrize("source", HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_hostile_template_is_refused_quickly(source: str) -> None:
-    started = time.monotonic()
+    started = time.thread_time()
     with pytest.raises((ModelError, BadArgument)):
         segments(source, "hi")
-    assert time.monotonic() - started < 2
+    assert time.thread_time() - started < 2
+
+
+@pytest.mark.parametrize("kind", [kind for kind in HOSTILE if kind.split()[0] not in ("branches", "recurses", "loops", "nests", "doubles", "turns")])
+def test_a_hostile_template_is_refused_before_it_takes_much_memory(kind: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises((ModelError, BadArgument)):
+            segments(HOSTILE[kind], "hi")
+        _, n_most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert n_most < 32 << 20
+
+
+def test_a_template_too_long_to_be_compiled_in_time_is_refused() -> None:
+    with pytest.raises(ModelError, match="characters"):
+        segments("{{ 1 }}" * 100_000, "hi")
+
+
+def test_what_a_template_is_given_raises_what_it_may_build() -> None:
+    long = "many words " * 100_000
+    assert segments("<|s|>{{ messages[0].content }}<|e|>", long)[1] == Segment(long, False)
+    loud = ChatTemplate("{% for m in messages %}{{ m.content | trim | upper }}{% endfor %}", {}, ())
+    assert len(loud.render([Message("user", long)] * 3, False)) == 3 * len(long.strip())
+    with pytest.raises(ModelError, match="stopped"):
+        segments("{{ messages[0].content * 50 }}", long)
+
+
+# ---------------------------------------------------------------- conversations that grow
+
+CHATML = "{% for m in messages %}{{ '<|s|>' + m['role'] + '\\n' + m['content'] + '<|e|>' }}{% endfor %}"
+CHATML += "{% if add_generation_prompt %}<|s|>a{% endif %}"
+LLAMA_2 = (
+    "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% set system_message = messages[0]['content'] %}"
+    "{% else %}{% set loop_messages = messages %}{% set system_message = false %}{% endif %}{% for message in loop_messages %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('alternate') }}{% endif %}"
+    "{% if loop.index0 == 0 and system_message != false %}{% set content = '<<SYS>>' + system_message + '<</SYS>>' + message['content'] %}"
+    "{% else %}{% set content = message['content'] %}{% endif %}"
+    "{% if message['role'] == 'user' %}{{ '<|s|>[INST] ' + content.strip() + ' [/INST]' }}{% else %}{{ ' ' + content.strip() + '<|e|>' }}"
+    "{% endif %}{% endfor %}"
+)
+LAST = "{% for m in messages %}{{ m.role }}{% if loop.last and add_generation_prompt %}!{% endif %}{{ m.content }}"
+LAST += "{% if loop.nextitem %};{% endif %}{% endfor %}"
+CONTENT = "{% for m in messages %}{{ m.content.split('</think>')[-1] if not loop.last else m.content }}<|e|>{% endfor %}"
+GROWING = {"chatml": CHATML, "llama-2": LLAMA_2, "last": LAST, "thinking": CONTENT}
+FAR = {
+    "counts": "{% for m in messages %}{{ loop.index }}{{ m.content }}{% endfor %}",
+    "looks at the end": "{% for m in messages %}{% if messages[-1].role == 'user' %}?{% endif %}{{ m.content }}{% endfor %}",
+    "counts all": "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}",
+    "keeps a state": "{% set n = namespace(x=0) %}{% for m in messages %}{% set n.x = n.x + 1 %}{{ n.x }}{{ m.content }}{% endfor %}",
+    "reminds now and then": "{% for m in messages %}{% if loop.index % 50 == 0 %}!{% endif %}{{ m.content }}{% endfor %}",
+    "changes late": "{% for m in messages %}{% if loop.index0 > 40 %}!{% endif %}{{ m.content }}{% endfor %}",
+    "joins": "{% set j = joiner(',') %}{% for m in messages %}{{ j() }}{{ m.content }}{% endfor %}",
+    "cycles": "{% for m in messages %}{{ loop.cycle('a', 'b', 'c') }}{{ m.content }}{% endfor %}",
+    "passes the loop on": "{% macro f(l) %}{{ l.index }}{% endmacro %}{% for m in messages %}{{ f(loop) }}{{ m.content }}{% endfor %}",
+    "backwards": "{% for m in messages[::-1] %}{{ m.content }}{% endfor %}",
+    "filters": "{% for m in messages if m.role == 'user' %}{{ loop.index0 % 2 }}{{ m.content }}{% endfor %}",
+}
+
+
+class Watched(ChatTemplate):
+    """Counts the turns that it renders."""
+
+    n_turns = 0
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        self.n_turns += len(messages)
+        return super().render(messages, add_generation_prompt)
+
+
+@pytest.mark.parametrize("source", [*GROWING.values(), *FAR.values()], ids=[*GROWING, *FAR])
+def test_a_conversation_that_grows_forks_and_goes_back_is_rendered_as_if_it_were_new(source: str) -> None:
+    draw = random.Random(4)
+    template, variables = ChatTemplate(source, {}, SPECIALS), ("hi", " spaced ", "<|e|>", "a</think>b", "", "\n\n")
+    chats = [[Message("system", "be brief")] * draw.randrange(2) for _ in range(3)]
+    for _ in range(60):
+        chat = draw.choice(chats)
+        first = len(chat) > 0 and chat[0].role == "system"
+        chat.append(Message("assistant" if (len(chat) - first) % 2 else "user", draw.choice(variables) + str(draw.randrange(9))))
+        if draw.random() < 0.1:
+            chats.append(chat[: draw.randrange(len(chat))] or chat[:1])
+        opens = draw.random() < 0.5
+        assert template.segments(chat, opens) == ChatTemplate(source, {}, SPECIALS).segments(chat, opens)
+
+
+@pytest.mark.parametrize("kind", GROWING)
+def test_each_turn_of_a_long_conversation_renders_a_few_turns(kind: str) -> None:
+    template, chat, most = Watched(GROWING[kind], {}, SPECIALS), [Message("system", "be brief")], 0
+    for n in range(200):
+        chat.append(Message("user", f"question {n}"))
+        template.n_turns = 0
+        template.segments(chat, True)
+        most = max(most, template.n_turns)
+        chat.append(Message("assistant", f"answer {n}"))
+    assert most <= 60
 
 
 # ---------------------------------------------------------------- other tokenizers

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +18,12 @@ import jinja2
 from ...contracts.errors import BadArgument, ModelError
 from ...contracts.port import Message, Segment
 from . import sandbox
+from .locality import Locality, locality_of
 
+_MAX_SOURCE = 1 << 17
+"""characters of a template"""
+_MAX_RECENT = 32
+"""renderings that are kept, to go on from"""
 _MAX_WORK = 50_000
 """loop iterations and calls of one rendering, and a hundredth of it more for each message"""
 
@@ -41,10 +47,13 @@ class ChatTemplate:
     def __init__(self, source: str, variables: Mapping[str, str], specials: Sequence[str]) -> None:
         self._source = source
         self._variables = dict(variables)
+        self._recent: deque[Rendered] = deque(maxlen=_MAX_RECENT)
         self._special = re.compile("|".join(re.escape(text) for text in sorted(specials, key=len, reverse=True)) or r"(?!)")
 
     @cached_property
     def _template(self) -> jinja2.Template:
+        if len(self._source) > _MAX_SOURCE:
+            raise ModelError(f"the model's chat template has {len(self._source)} characters, the limit is {_MAX_SOURCE}")
         try:
             return sandbox.environment().from_string(self._source)
         except Exception as error:  # a parser of untrusted text
@@ -65,15 +74,48 @@ class ChatTemplate:
             raise ModelError(f"the model's chat template failed: {type(error).__name__}: {error}") from None
 
     def segments(self, messages: Sequence[Message], add_generation_prompt: bool) -> tuple[Segment, ...]:
-        """What `render` gives, cut where contents begin and end; contents are not markup."""
+        """What `render` gives, cut where contents begin and end; contents are not markup.
+
+        Of a conversation that goes on from one that was rendered lately only the beginning and the end are rendered, where the
+        template is one that allows it.
+        """
+        given = tuple(messages)
+        known = [one for one in tuple(self._recent) if one.opens == add_generation_prompt]
+        for earlier in reversed(known):
+            if (grown := self._grown(earlier, given)) is not None:
+                self._recent.append(grown)
+                return tuple(grown.segments)
         text = self.render(messages, add_generation_prompt)
         parts = self._around(messages, add_generation_prompt)
-        contents = [message.content for message in messages]
-        for candidate in (contents, [content.strip() for content in contents]):
-            segments = _filled(parts, candidate) if parts else ()
-            if "".join(segment.text for segment in segments) == text:
-                return segments
+        for is_stripped in (False, True) if parts else ():
+            rendered = Rendered(given, add_generation_prompt, is_stripped, parts or [])
+            if rendered.text == text:
+                if self._locality is not None and rendered.is_in_order:
+                    self._recent.append(rendered)
+                return tuple(rendered.segments)
         return self._guarded(messages, add_generation_prompt)
+
+    @cached_property
+    def _locality(self) -> Locality | None:
+        return locality_of(sandbox.environment().plain(self._source))
+
+    def _grown(self, earlier: Rendered, messages: tuple[Message, ...]) -> Rendered | None:
+        """What stands unchanged of an earlier rendering, and what follows; None if they have too little in common."""
+        locality = self._locality
+        n_same = earlier.n_same(messages)
+        last_kept = n_same - 2  # its content's beginning: what is before that no later turn can change
+        if locality is None or last_kept - 2 - locality.n_head < locality.period:
+            return None
+        n_left_out = (last_kept - 2 - locality.n_head) // locality.period * locality.period
+        window = (*messages[: locality.n_head], *messages[locality.n_head + n_left_out :])
+        try:
+            text, parts = self.render(window, earlier.opens), self._around(window, earlier.opens)
+        except (BadArgument, ModelError):
+            return None
+        rendered = Rendered(window, earlier.opens, earlier.is_stripped, parts or [])
+        if not (rendered.is_in_order and rendered.text == text):
+            return None
+        return earlier.followed_by(rendered, messages, last_kept, n_left_out)
 
     def _around(self, messages: Sequence[Message], add_generation_prompt: bool) -> list[str] | None:
         """The rendering with marks for contents, cut at the marks: text, number, text, ... None if the template minds the marks."""
@@ -117,6 +159,56 @@ class ChatTemplate:
                 at = end
             result.append(Segment(text, segment.markup))
         return tuple(result)
+
+
+class Rendered:
+    """A conversation as a template renders it: `parts` are text, the number of a content, text, ..."""
+
+    def __init__(self, messages: tuple[Message, ...], opens: bool, is_stripped: bool, parts: list[str]) -> None:
+        self.messages = messages
+        self.opens = opens
+        self.is_stripped = is_stripped
+        """contents are without the white space around them"""
+        self.segments: list[Segment] = []
+        self.begins: list[int] = []
+        """how many segments stand before each content"""
+        self.is_in_order = list(map(int, parts[1::2])) == list(range(len(messages)))
+        """every content is there, once, in its turn"""
+        for index, part in enumerate(parts):
+            if index % 2:
+                self.begins.append(len(self.segments))
+                self._add(self._content(int(part)), False)
+            else:
+                self._add(part, True)
+
+    def _content(self, number: int) -> str:
+        content = self.messages[number].content
+        return content.strip() if self.is_stripped else content
+
+    def _add(self, text: str, markup: bool) -> None:
+        if text:
+            self.segments.append(Segment(text, markup))
+
+    @property
+    def text(self) -> str:
+        return "".join(segment.text for segment in self.segments)
+
+    def n_same(self, messages: tuple[Message, ...]) -> int:
+        """How many turns at the beginning are the same, if all but the last two of this one are; else 0."""
+        n = min(len(self.messages), len(messages))
+        for n_same in range(n, max(0, len(self.messages) - 3), -1):
+            if self.messages[n_same - 1] == messages[n_same - 1]:
+                return n_same if self.messages[: n_same - 1] == messages[: n_same - 1] else 0
+        return 0
+
+    def followed_by(self, rendered: Rendered, messages: tuple[Message, ...], last_kept: int, n_left_out: int) -> Rendered:
+        """This one up to the content of turn `last_kept`, and from there on what `rendered` says, which leaves out `n_left_out` turns."""
+        whole = Rendered(messages, self.opens, self.is_stripped, [])
+        at, begin = self.begins[last_kept], rendered.begins[last_kept - n_left_out]
+        whole.segments = self.segments[:at] + rendered.segments[begin:]
+        whole.begins = self.begins[:last_kept] + [n - begin + at for n in rendered.begins[last_kept - n_left_out :]]
+        whole.is_in_order = True
+        return whole
 
 
 class _Marks:

@@ -13,33 +13,59 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import datetime
 from functools import wraps
+from itertools import islice
 from typing import Any, Literal
 
 import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension
-from jinja2.filters import do_round, make_attrgetter
+from jinja2.filters import do_round, do_title, make_attrgetter
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 MAX_SIZE = 4 << 20
-"""characters of the output and of any value that a template builds, nested ones included"""
+"""characters of the output and of any value that a template builds, nested ones included, whatever it is given; and ..."""
+BASE_SIZE, GIVEN_TIMES = 1 << 18, 8
+"""... this much, and so many times what it is given"""
 MAX_BITS = 4096
 """of any number that a template computes"""
 MAX_PLACES = 100
 """to which a number may be rounded"""
 _ITEM_SIZE = 64
 """what an item that is no string counts for"""
-_STEP_SIZE = 4096
-"""how much of a value is measured in one step"""
+_STEP_SIZE = 1024
+"""how much of a value is read or measured in one step"""
+_MAX_INDENT, _MAX_DEPTH = 16, 32
+"""of JSON that is indented"""
+_MAX_LAYOUT = 256
+"""characters of a date's layout"""
 
-_GROWING = frozenset({"replace", "center", "ljust", "rjust", "zfill", "expandtabs", "translate"})
+_GROWING = frozenset({"replace", "center", "ljust", "rjust", "zfill", "expandtabs"})
 """methods of a string whose result is not bounded by the sum of what they are given"""
+_SPLITTING = frozenset({"split", "rsplit", "splitlines", "partition", "rpartition"})
+_REFUSED = frozenset({"encode", "translate", "maketrans"})
+"""methods of a string that no chat template needs and that are hard to bound"""
+_CHEAP_TESTS = frozenset({"boolean", "callable", "defined", "eq", "even", "false", "float", "integer", "iterable", "mapping", "ne", "none"})
+_CHEAP_TESTS |= {"number", "odd", "sameas", "sequence", "string", "true", "undefined"}
 
-_work: ContextVar[list[int]] = ContextVar("work")
-"""how many steps the rendering at hand may still take"""
+
+class Work:
+    """What the rendering at hand may still do, and how large a value may be."""
+
+    def __init__(self, steps: int, size: int) -> None:
+        self.steps = steps
+        self.size = size
+
+    def spend(self, steps: int = 1) -> None:
+        self.steps -= steps
+        if self.steps < 0:
+            raise TooMuch("it takes too many steps")
+
+
+_work: ContextVar[Work] = ContextVar("work")
+_LINE_ENDS = re.compile("[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 
 
 class TooMuch(Exception):
@@ -51,41 +77,80 @@ class Refused(Exception):
 
 
 def render(template: jinja2.Template, variables: Mapping[str, Any], *, max_work: int) -> str:
-    """The rendered text; `max_work` bounds loop iterations and calls. Refused, TooMuch, or whatever else a template can raise."""
-    token = _work.set([max_work])
+    """The rendered text; `max_work` bounds loop iterations, calls and how much of large values is read.
+
+    Refused, TooMuch, or whatever else a template can raise.
+    """
+    size = min(MAX_SIZE, BASE_SIZE + GIVEN_TIMES * _size_of(variables))
+    token = _work.set(Work(max_work, size))
     pieces: list[str] = []
-    size = 0
     try:
         for piece in template.generate(variables):
             pieces.append(piece)
-            size += len(piece)
-            if size > MAX_SIZE:
+            size -= len(piece)
+            if size < 0:
                 raise TooMuch("its output is too long")
     finally:
         _work.reset(token)
     return "".join(pieces)
 
 
+def _size_of(value: Any) -> int:
+    """Characters of the texts in what a template is given."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(map(_size_of, value.values()))
+    return sum(map(_size_of, value)) if isinstance(value, list | tuple) else 0
+
+
 def _spend(steps: int = 1) -> None:
-    left = _work.get()
-    left[0] -= steps
-    if left[0] < 0:
-        raise TooMuch("it takes too many steps")
+    _work.get().spend(steps)
 
 
 def _counted(items: Iterable[Any]) -> Iterator[Any]:
+    work = _work.get()
     for item in items:
-        _spend()
+        work.spend()
         yield item
+
+
+def _collected(items: Iterator[Any]) -> Iterator[Any]:
+    """Items that come one by one, and that whoever takes them may keep all."""
+    work = _work.get()
+    left = work.size
+    for item in items:
+        work.spend()
+        left -= len(item) if isinstance(item, str) else _ITEM_SIZE
+        if left < 0:
+            raise TooMuch("it builds too large a value")
+        yield _bounded(item)
+
+
+def _read(value: Any) -> Any:
+    """The value that a filter or a test is to read, which costs steps."""
+    if isinstance(value, str):
+        if len(value) >= _STEP_SIZE:
+            _spend(len(value) // _STEP_SIZE)
+    elif isinstance(value, Iterator):
+        return _collected(value)
+    elif isinstance(value, list | tuple | dict):
+        _spend(len(value) // 16)
+    return value
 
 
 def _bounded(value: Any) -> Any:
     """The value, if it is not too large to be written out; what is large costs steps too."""
-    left, stack = MAX_SIZE, [value]
+    if isinstance(value, str) and len(value) < _STEP_SIZE:
+        return value
+    work = _work.get()
+    left, stack = work.size, [value]
     while stack:
         item = stack.pop()
         if isinstance(item, int) and item.bit_length() > MAX_BITS:
             raise TooMuch("it computes too large a number")
+        if isinstance(item, bytes | bytearray):
+            raise TooMuch("it computes bytes")
         left -= len(item) if isinstance(item, str) else _ITEM_SIZE
         if left < 0 or (isinstance(item, list | tuple | dict) and len(item) * _ITEM_SIZE > left):
             raise TooMuch("it builds too large a value")
@@ -93,14 +158,14 @@ def _bounded(value: Any) -> Any:
             stack.extend(item)
         elif isinstance(item, dict):
             stack.extend(item.values())
-    _spend((MAX_SIZE - left) // _STEP_SIZE)
+    work.spend((work.size - left) // _STEP_SIZE)
     return value
 
 
 def _check_growth(*arguments: Any) -> None:
     """Sizes and numbers that a function may multiply with one another."""
     sizes = sorted(len(a) if hasattr(a, "__len__") else a for a in arguments if hasattr(a, "__len__") or isinstance(a, int))
-    if len(sizes) > 1 and sizes[-1] * max(1, sizes[-2]) > MAX_SIZE:
+    if len(sizes) > 1 and sizes[-1] * max(1, sizes[-2]) > _work.get().size:
         raise TooMuch("it builds too large a value")
 
 
@@ -108,7 +173,7 @@ def _joined(items: Iterable[Any], between: Any) -> str:
     """`between.join(items)`, measured as it grows: the items may come one by one, the same large one again and again."""
     between = str(_bounded(between))
     parts: list[str] = []
-    left = MAX_SIZE
+    left = _work.get().size
     for item in _counted(items):
         parts.append(str(_bounded(item)))
         left -= len(parts[-1]) + len(between)
@@ -144,14 +209,56 @@ def _growing(function: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
+def _pieces_of(owner: str, name: str, *args: Any, **kwargs: Any) -> Any:
+    """`owner.split(...)` and the like, as long as that gives no more items than a value may have."""
+    most = _work.get().size // _ITEM_SIZE
+    if name == "splitlines" and sum(1 for _ in islice(_LINE_ENDS.finditer(owner), most + 1)) > most:
+        raise TooMuch("it builds too large a value")
+    if name.endswith("split"):
+        given = kwargs.pop("maxsplit", args[1] if len(args) > 1 else -1)
+        separator = kwargs.pop("sep", args[0] if args else None)
+        asked = given if isinstance(given, int) and 0 <= given <= most else most
+        found = getattr(owner, name)(separator, asked, **kwargs)
+        if asked == most and len(found) > most:
+            raise TooMuch("it builds too large a value")
+        return found
+    return getattr(owner, name)(*args, **kwargs)
+
+
 class _Measured(NodeTransformer):
-    """Puts a measure around whatever makes a value of others, and a count into every loop."""
+    """Puts a measure around whatever makes a value of others or reads a whole one, and a count into every loop."""
 
     def _around(self, node: nodes.Expr) -> nodes.Expr:
         self.generic_visit(node)
         return _filter(node, "bounded")
 
-    visit_Add = visit_Mul = visit_Concat = visit_Filter = visit_List = visit_Dict = _around
+    visit_Add = visit_Mul = visit_Concat = visit_List = visit_Dict = _around
+
+    def visit_Filter(self, node: nodes.Filter) -> nodes.Expr:
+        self.generic_visit(node)
+        if node.node is not None:
+            node.node = _filter(node.node, "read")
+        return _filter(node, "bounded")
+
+    def visit_Test(self, node: nodes.Test) -> nodes.Expr:
+        self.generic_visit(node)
+        if node.name not in _CHEAP_TESTS:
+            node.node = _filter(node.node, "read")
+        return node
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Expr:
+        self.generic_visit(node)
+        for operand in node.ops:
+            if operand.op in ("in", "notin"):
+                operand.expr = _filter(operand.expr, "read")
+        return node
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Expr:
+        return self._around(node) if isinstance(node.arg, nodes.Slice) and node.ctx == "load" else self._visited(node)
+
+    def _visited(self, node: nodes.Expr) -> nodes.Expr:
+        self.generic_visit(node)
+        return node
 
     def visit_Tuple(self, node: nodes.Tuple) -> nodes.Expr:
         return self._around(node) if node.ctx == "load" else node
@@ -171,7 +278,7 @@ def _filter(node: Any, name: str) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno if node else 1)
 
 
-class _Environment(ImmutableSandboxedEnvironment):
+class Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"*", "**", "%"})
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
@@ -180,16 +287,34 @@ class _Environment(ImmutableSandboxedEnvironment):
         template.set_environment(self)
         return template
 
+    def plain(self, source: str) -> nodes.Template:
+        """The template as it was written, without what `_parse` puts into it."""
+        return super()._parse(source, None, None)
+
     def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
         _spend()
         method = getattr(function, "__wrapped__", function)  # jinja2 wraps str.format
         owner, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
-        if isinstance(owner, str) and name == "join" and len(args) == 1 and not kwargs:
-            return _joined(args[0], owner)
-        if isinstance(owner, str) and name in _GROWING:
-            _check_growth(owner, *args, *kwargs.values())
-        if isinstance(owner, str) and name in ("format", "format_map") and re.search(r"[0-9]{5}|{[^}]*{", owner):
-            raise TooMuch("it pads too far")
+        if isinstance(owner, str):
+            kwargs = {key: value for key, value in kwargs.items() if key not in ("_loop_vars", "_block_vars")}  # jinja2's own, for macros
+            for value in (owner, *args, *kwargs.values()):
+                _read(value)
+            if name in _REFUSED:
+                raise TooMuch(f"it calls {name}")
+            if name == "join" and len(args) == 1 and not kwargs:
+                return _joined(args[0], owner)
+            if name in _SPLITTING:
+                return _bounded(_pieces_of(owner, name, *args, **kwargs))
+            if name in _GROWING:
+                _check_growth(owner, *args, *kwargs.values())
+            if name in ("format", "format_map"):
+                if re.search(r"[0-9]{4}|{[^}]*{", owner):
+                    raise TooMuch("it pads too far")
+                _check_growth(owner.count("{"), 1000 + max((_size_of(value) for value in (*args, *kwargs.values())), default=0))
+        elif isinstance(owner, int | float | bytes | bytearray):
+            raise TooMuch(f"it calls {name} of a number")
+        elif isinstance(owner, list | tuple | dict):
+            _read(owner)
         return _bounded(super().call(context, function, *args, **kwargs))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
@@ -224,20 +349,59 @@ def _raise_exception(message: Any) -> None:
 def _to_json(
     value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: tuple[str, str] | None = None, sort_keys: bool = False
 ) -> str:
-    _check_growth(min(indent or 0, MAX_SIZE), 1000)
+    if indent and (indent > _MAX_INDENT or _depth(value) > _MAX_DEPTH):
+        raise TooMuch("it indents JSON too far")
+    if separators and sum(map(len, separators)) > _MAX_INDENT:
+        raise TooMuch("it separates JSON too far")
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def environment() -> jinja2.Environment:
+def _depth(value: Any) -> int:
+    """How deep lists and objects stand in one another, as far as it matters."""
+    depth, layer = 0, [value]
+    while layer and depth <= _MAX_DEPTH:
+        depth += 1
+        inner = [item for item in layer if isinstance(item, list | tuple | dict)]
+        layer = [item for each in inner for item in (each.values() if isinstance(each, dict) else each)]
+    return depth
+
+
+def _strftime_now(layout: str) -> str:
+    if len(layout) > _MAX_LAYOUT or re.search(r"%[-_0^#+]*[0-9]", layout):
+        raise TooMuch("it asks for too long a date")
+    return datetime.now().strftime(layout)
+
+
+def _wordcount(value: Any) -> int:
+    _spend(len(str(value)) // _ITEM_SIZE)
+    return sum(1 for _ in re.finditer(r"\w+", str(value)))
+
+
+def _title(value: Any) -> str:
+    if len(value) * _ITEM_SIZE > MAX_SIZE:
+        raise TooMuch("it reads too large a value")
+    _spend(len(value) // _ITEM_SIZE)
+    return do_title(str(value))
+
+
+def _list(value: Iterable[Any]) -> list[Any]:
+    """Of a text, its characters, which take more room than it."""
+    if isinstance(value, str) and len(value) * _ITEM_SIZE > _work.get().size:
+        raise TooMuch("it builds too large a value")
+    return list(value)
+
+
+def environment() -> Environment:
     """The environment in which `from_string` makes templates for `render`."""
     # Not optimised: constants would be folded, and with them computed without a bound, while the template is compiled.
-    made = _Environment(trim_blocks=True, lstrip_blocks=True, optimized=False, extensions=[_Generation, "jinja2.ext.loopcontrols"])
+    made = Environment(trim_blocks=True, lstrip_blocks=True, optimized=False, extensions=[_Generation, "jinja2.ext.loopcontrols"])
     for name in ("batch", "center", "format", "pprint", "slice", "urlencode", "urlize", "wordwrap", "xmlattr"):
         del made.filters[name]
     for name in ("indent", "replace"):
         made.filters[name] = _growing(made.filters[name])
     made.filters |= {"tojson": _to_json, "join": _join, "sum": _sum, "round": _round, "counted": _counted, "bounded": _bounded}
+    made.filters |= {"read": _read, "list": _list, "title": _title, "wordcount": _wordcount}
     del made.globals["lipsum"]
     made.globals |= {"raise_exception": _raise_exception, "namespace": _Namespace}
-    made.globals["strftime_now"] = lambda layout: datetime.now().strftime(layout)
+    made.globals["strftime_now"] = _strftime_now
     return made
