@@ -9,6 +9,8 @@ machine's memory; who was used least recently is closed first.
 from __future__ import annotations
 
 import gc
+import logging
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -16,11 +18,14 @@ from contextlib import suppress
 from typing import Self
 
 from .contracts.errors import DeviceUnfit, EngineStopped, OutOfMemory, SglError
+from .engine.forked import check_not_forked
 from .engine.gate import Reply
 from .engine.model import store
 from .engine.model.memory import machine_bytes
 from .lang.loop import SLICE_S
 from .session import BUILT_IN, Lab, import_engine
+
+_log = logging.getLogger(__name__)
 
 CPU_SERVES = "; the CPU serves instead"
 
@@ -99,7 +104,7 @@ class Loading:
     def lab(self) -> Lab:
         """The lab once it is there; what went wrong instead is raised."""
         while not self.wait(SLICE_S):
-            pass
+            check_not_forked()
         return self._made.result()
 
 
@@ -117,6 +122,11 @@ class Labs:
         self._listeners: tuple[Callable[[Lab], None], ...] = ()
         self._serving: dict[str, str] = {}
         """the device that was asked for -> that which serves"""
+
+    def renew(self) -> None:
+        """In a forked process: whoever held the lock or was loading is not there."""
+        self._lock = threading.Lock()
+        self._wanted = None
 
     @property
     def current(self) -> Lab | None:
@@ -264,11 +274,15 @@ def _may_park(lab: Lab) -> bool:
 
 def _close(labs: list[Lab]) -> None:
     for lab in labs:
-        lab.close()
+        try:
+            lab.close()
+        except SglError as error:  # it computes still, and closes when it is done
+            _log.warning("%s: %s", lab.model, error)
 
 
 LABS = Labs()
 """Those of this process: cells and programs without `backend=` run on its default."""
+os.register_at_fork(after_in_child=LABS.renew)
 
 
 def default_lab() -> Lab:

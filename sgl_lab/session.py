@@ -7,29 +7,34 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections import deque
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
+from operator import index
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
-from .contracts.errors import BadArgument, EngineStopped, ModelMissing, OutOfMemory, SglError, Stopped
+from .contracts.errors import BadArgument, EngineStopped, ModelMissing, OutOfMemory, ProgramError, SglError, Stopped
 from .contracts.events import CellFinished, CellStarted, Emit, Entry, ModelLoaded
 from .contracts.ids import RequestId, RunId
 from .contracts.port import ModelCard, WarmJob
 from .contracts.tree import TreeSnapshot
 from .engine.asking import Heard, encoded
+from .engine.forked import begin_to_load, check_not_forked, is_forked
 from .engine.model.fetch import Progress, unseen
 from .lang.ids import run_ids
 from .lang.keywords import all_suggest
 from .lang.state import ProgramState
-from .trace import Record, Ring
+from .trace import Follower, Record, Ring
 
 if TYPE_CHECKING:
     from .engine.drift import Drift
     from .engine.model.place import Memory
     from .engine.simulate import Outcome
+
+T = TypeVar("T")
 
 BUILT_IN = "smollm2"
 MAX_RECORDS = 50
@@ -64,10 +69,12 @@ class Lab:
     seed          of requests that name none
     deterministic whether `backend` is `deterministic_backend`: the same tokens and bitwise the same logprobs, whatever is
                   cached and whatever runs beside a program. The native step does so anyway; on torch it costs speed
-    emit          is called with every event, on the thread that says it: it may not call the lab, and if it raises it is called no more
+    emit          is called with every event, in order, on a thread of its own: it may take its time and call the lab. If it raises it
+                  is called no more; if it falls 65,536 events behind it misses some, which a warning says
 
     ModelError says what is wrong with the model, DeviceUnfit with the device, OutOfMemory that it or the cache is too large,
-    BadArgument what is wrong with the rest. Use it as a context manager or call `close`.
+    BadArgument what is wrong with the rest, EngineStopped that this process was forked from one with a lab. Use it as a context
+    manager or call `close`; a lab to which nothing refers any more, its backends and what runs on them included, is closed.
     """
 
     def __init__(
@@ -89,6 +96,7 @@ class Lab:
         emit: Emit | None = None,
         progress: Progress = unseen,
     ) -> None:
+        check_not_forked()
         import_engine()
         from .backends.local import LocalBackend
         from .engine.config import EngineConfig
@@ -120,6 +128,7 @@ class Lab:
         self._generation = store.generation(path)
         library = build.load(store.cache_dir())
         self._device, remark = find_place(device)
+        begin_to_load()
         loaded = load_model(
             path,
             name=model,
@@ -152,16 +161,16 @@ class Lab:
         """what would make this lab faster, in one line, if there is something"""
         self.ring = Ring()
         self.emit: Emit = self.ring.emit
-        if emit is not None:
-            listen = emit
-            self.ring.listen(lambda entry: listen(entry.event))
-        self.records: deque[Record] = deque(maxlen=MAX_RECORDS)
+        self._follower = None if emit is None else Follower(self.ring, emit)
+        self.records: tuple[Record, ...] = ()
+        """of the last runs, oldest first"""
+        self._recording = threading.Lock()
         self._spelled: dict[int, str] = {}
         self._tokenizer = tokenizer
         self.n_bytes = loaded.n_bytes + runner.kv.n_bytes
         """of weights and cache"""
         engine = Engine(config, runner, tokenizer, context=context, namespace=namespace, emit=self.emit)
-        self._resident = Resident(engine, cursor=lambda: self.ring.cursor)
+        self._resident = Resident(engine, cursor=partial(getattr, self.ring, "cursor"), after_close=_trim)
         card = ModelCard(
             model, namespace, context, tokenizer.n_vocab, loaded.device, loaded.dtype, tokenizer.has_chat_template, runner.is_exact
         )
@@ -258,17 +267,36 @@ class Lab:
         finally:
             stop()
             record.end(self.spell)
-            self.records.append(record)
-            while len(self.records) > 1 and sum(kept.n_bytes for kept in self.records) > MAX_RECORD_BYTES:
-                self.records.popleft()
+            self._keep(record)
+
+    def _keep(self, record: Record) -> None:
+        with self._recording:
+            kept = (*self.records, record)[-MAX_RECORDS:]
+            while len(kept) > 1 and sum(one.n_bytes for one in kept) > MAX_RECORD_BYTES:
+                kept = kept[1:]
+            self.records = kept
 
     def what_if(
-        self, record: Record, *, evict: Sequence[str] = ("lru", "lfu", "fifo", "belady"), cache_tokens: Sequence[int] | None = None
+        self,
+        record: Record,
+        *,
+        evict: str | Sequence[str] = ("lru", "lfu", "fifo", "belady"),
+        cache_tokens: int | Sequence[int] | None = None,
     ) -> tuple[Outcome, ...]:
-        """The counts of `record`, had the cache another eviction policy or size; `belady` is the best that any eviction could do."""
+        """The counts of `record`, had the cache another eviction policy or size; `belady` is the best that any eviction could do.
+
+        BadArgument for a policy that is not known, or a size that is no whole number of `page_size` tokens or more.
+        """
         from .engine.simulate import Recording, what_if
 
+        if not isinstance(record, Record):
+            raise BadArgument(f"what_if needs a record, not {record!r:.80}", hint="one of lab.records, or what `read_jsonl` gives")
+        evict = _several(evict, "evict", str)
+        cache_tokens = None if cache_tokens is None else _several(cache_tokens, "cache_tokens", int)
         config = self._resident.engine.config
+        for size in cache_tokens or ():
+            if size < config.page_size:
+                raise BadArgument(f"cache_tokens must be page_size ({config.page_size}) or more, not {size}")
         namespace = record.namespace or self.card.namespace
         recording = Recording.of((entry.event for entry in record.entries), record.snapshot, namespace)
         sizes = () if cache_tokens is None else [n // config.page_size for n in cache_tokens]
@@ -290,12 +318,18 @@ class Lab:
         """Compute `prefix`, if it is not in the cache, and never evict it until `unpin`; returns the pin's number.
 
         A text stands for the beginning of a program without roles, a state for all its tokens so far, anything else for
-        token ids. CacheFull if it leaves too little room, to itself or to what runs.
+        token ids. CacheFull if it leaves too little room, to itself or to what runs; BadArgument if it is none of these.
         """
         if isinstance(prefix, str):
             tokens = encoded(self.backend, prefix)
+        elif isinstance(prefix, ProgramState):
+            tokens = prefix.token_ids()
         else:
-            tokens = prefix.token_ids() if isinstance(prefix, ProgramState) else tuple(prefix)
+            try:
+                tokens = tuple(map(index, prefix))
+            except TypeError:
+                hint = "give a text, a program's state or token ids"
+                raise BadArgument(f"a prefix cannot be {prefix!r:.80}", hint=hint) from None
         warmed = Heard(self.backend)
         pin = self.backend.pin(WarmJob(tokens), warmed)
         try:
@@ -320,9 +354,16 @@ class Lab:
         return self._resident.abort_all()
 
     def close(self) -> None:
-        """End the engine's thread and give its memory back; requests that still run fail with EngineStopped."""
+        """End the engine's thread and give its memory back; requests that still run fail with EngineStopped.
+
+        SglError if the engine still computes a step after ten seconds: it ends, and gives its memory back, when that step does.
+        """
         self._resident.close()
-        _trim()
+        if self._follower is not None and not is_forked():
+            self._follower.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise ProgramError("a lab belongs to this process and cannot be pickled", hint="make a lab in each process")
 
     def __enter__(self) -> Self:
         return self
@@ -336,6 +377,15 @@ def import_engine() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
     from .engine.model import load as load
     from .engine.run import choose as choose
+
+
+def _several(given: object, name: str, kind: type[T]) -> tuple[T, ...]:
+    """One value, or a sequence of them, as a tuple; BadArgument if it is none of these."""
+    values = (given,) if isinstance(given, str | bytes) or not isinstance(given, Iterable) else tuple(given)
+    found = tuple(value for value in values if isinstance(value, kind) and not isinstance(value, bool))
+    if len(found) < len(values):
+        raise BadArgument(f"{name} must be a value or a list of values of type {kind.__name__}, not {given!r:.80}")
+    return found
 
 
 def _check_text(*, model: object, **others: object) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NoReturn, Protocol
 
+from ..contracts.errors import ProgramError
 from ..contracts.events import Emit, RequestQueued, silent
 from ..contracts.ids import ExprId, ForkId, RequestId
 from ..contracts.params import Constraint
@@ -33,6 +34,8 @@ class Tokenizer(Protocol):
 class LocalBackend(BaseBackend):
     """`contracts.port.Backend` over a resident engine. It says RequestQueued, where a request meets its fork.
 
+    Listeners are called on threads of their own, in order: none of them holds up the engine.
+
     Of one engine there may be two: one as fast as can be, and one whose card says that it is deterministic.
     """
 
@@ -43,6 +46,9 @@ class LocalBackend(BaseBackend):
         self.emit = emit
         """where programs that run on this backend say their events too"""
 
+    def __reduce__(self) -> NoReturn:
+        raise ProgramError("a backend belongs to the engine of this process and cannot be pickled", hint="make a lab in each process")
+
     def describe(self) -> ModelCard:
         return self._card
 
@@ -50,17 +56,21 @@ class LocalBackend(BaseBackend):
         self._resident.engine.prepare(constraint)
 
     def submit(self, job: GenJob, listener: GenListener) -> RequestId:
-        return self._queue(self._resident.engine.gen(job, listener, exact=self._card.is_deterministic), job.fork, job.expr)
+        family = self._resident.engine.gen(job, self._resident.heard(listener), exact=self._card.is_deterministic)
+        return self._queue(family, job.fork, job.expr)
 
     def score(self, job: ScoreJob, listener: ScoreListener) -> RequestId:
-        return self._queue(self._resident.engine.score(job, listener, exact=self._card.is_deterministic), job.fork, job.expr)
+        family = self._resident.engine.score(job, self._resident.heard(listener), exact=self._card.is_deterministic)
+        return self._queue(family, job.fork, job.expr)
 
     def warm(self, job: WarmJob, listener: WarmListener) -> RequestId:
-        return self._queue(self._resident.engine.warm(job, listener, exact=self._card.is_deterministic), job.fork, None)
+        family = self._resident.engine.warm(job, self._resident.heard(listener), exact=self._card.is_deterministic)
+        return self._queue(family, job.fork, None)
 
     def pin(self, job: WarmJob, listener: WarmListener) -> RequestId:
         """As `warm`, and what was computed is never evicted until `unpin` with the number that is returned."""
-        return self._queue(self._resident.engine.pin(job, listener, exact=self._card.is_deterministic), job.fork, None)
+        family = self._resident.engine.pin(job, self._resident.heard(listener), exact=self._card.is_deterministic)
+        return self._queue(family, job.fork, None)
 
     def unpin(self, handle: RequestId) -> None:
         """BadArgument if nothing is pinned under that number."""

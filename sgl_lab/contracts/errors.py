@@ -64,7 +64,7 @@ class UnknownVariable(ProgramError, KeyError):
 class UnfinishedValue(ProgramError):
     """A constrained text ended before it was whole (out of tokens, a stop, a cancel): it is kept, and has no value."""
 
-    def __init__(self, message: str, *, text: str, hint: str = "") -> None:
+    def __init__(self, message: str, *, text: str = "", hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.text = text
 

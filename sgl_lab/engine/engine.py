@@ -103,6 +103,7 @@ class Engine:
         self._runner = runner
         self._clock = clock
         self._account = Account(clock)
+        self._say = emit
         self._emit = emit = self._account.timed("events", emit)
         self._pool = PagePool(config.n_pages, config.page_size)
         self._tree = RadixTree(self._pool, POLICIES[config.evict](), emit)
@@ -409,7 +410,11 @@ class Engine:
             try:
                 answer()
             except Exception as error:
-                self._emit(EngineFault(None, f"a listener raised {_said(error)}"))
+                self.say_raised(error)
+
+    def say_raised(self, error: Exception) -> None:
+        """A listener raised. May be called from any thread."""
+        self._say(EngineFault(None, f"a listener raised {_said(error)}"))
 
     # ------------------------------------------------------------ care
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from ..contracts.errors import EngineStopped, InvariantBroken
+from ..contracts.errors import EngineStopped, InvariantBroken, SglError
 from ..contracts.ids import RequestId
 from ..contracts.tree import TreeSnapshot
 from .engine import Engine
 from .family import Family
+from .forked import check_not_forked, is_forked
 from .gate import Gate, Reply
+from .telling import Listener, Teller
 
 T = TypeVar("T")
 
@@ -21,23 +24,84 @@ RECOUNT_AFTER_S = 2.0
 """Idle seconds after which the books are recounted, once."""
 SLICE_S = 0.5
 """How long a caller waits before it asks whether the thread still lives."""
+TELL_S = 1.0
+"""How long `close` waits for listeners to take what was answered."""
+
+
+class _Life:
+    """What the thread holds: the engine and its inbox, and nothing of whoever owns it."""
+
+    def __init__(self, engine: Engine, after_close: Callable[[], object]) -> None:
+        self.engine = engine
+        self.inbox: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        self.is_closing = False
+        self.ended = Gate()
+        self.teller = Teller(engine.say_raised)
+        self._after_close = after_close
+
+    def ask_to_close(self) -> None:
+        self.inbox.put(self._begin_to_close)
+
+    def _begin_to_close(self) -> None:
+        self.is_closing = True
+
+    def live(self) -> None:
+        is_busy = False
+        try:
+            while not self.is_closing:
+                if not is_busy:
+                    self._obey(self._awaited())
+                self._obey_queued()
+                is_busy = not self.is_closing and self.engine.step()
+            self._obey_queued()
+            self.engine.close()
+            self._after_close()
+        finally:
+            self.teller.close()
+            self.ended.open()
+
+    def _obey_queued(self) -> None:
+        for _ in range(self.inbox.qsize()):
+            self._obey(self.inbox.get())
+
+    def _obey(self, message: Callable[[], object]) -> None:
+        try:
+            message()
+        except Exception as error:  # nothing that a caller can cause: our books are wrong
+            self.engine.recover(error)
+
+    def _awaited(self) -> Callable[[], object]:
+        """The next message; the books are recounted once if none comes for a while."""
+        try:
+            return self.inbox.get(timeout=RECOUNT_AFTER_S)
+        except Empty:
+            pass
+        try:
+            self.engine.check()
+        except InvariantBroken as error:
+            self.engine.recover(error)
+        return self.inbox.get()
 
 
 class Resident:
     """Owns the engine and its daemon thread. All methods may be called from any thread, listeners' included.
 
     A caller may be interrupted anywhere: no lock is held between it and the thread. `cursor` gives the number
-    that the next event will get; a snapshot carries it.
+    that the next event will get; a snapshot carries it. A resident to which nothing refers is closed; `after_close`
+    is then called on the thread, as after `close`.
     """
 
-    def __init__(self, engine: Engine, cursor: Callable[[], int] = lambda: 0) -> None:
+    def __init__(self, engine: Engine, cursor: Callable[[], int] = lambda: 0, after_close: Callable[[], object] = lambda: None) -> None:
         self.engine = engine
         self._cursor = cursor
-        self._inbox: SimpleQueue[Callable[[], object]] = SimpleQueue()
-        self._is_closing = False
-        self._ended = Gate()
-        self._thread = threading.Thread(target=self._live, name="sgl_lab engine", daemon=True)
+        self._life = _Life(engine, after_close)
+        self._thread = threading.Thread(target=self._life.live, name="sgl_lab engine", daemon=True)
         self._thread.start()
+        weakref.finalize(self, self._life.ask_to_close).atexit = False
+
+    def heard(self, listener: Any) -> Listener:
+        """`listener`, to be given to the engine: it is called on a thread of its own, so that it may take its time."""
+        return self._life.teller.listener(listener)
 
     def submit(self, family: Family) -> None:
         """Let a family that `engine.gen`, `score`, `warm` or `pin` made wait for its turn."""
@@ -59,7 +123,7 @@ class Resident:
         reply: Reply[T] = Reply()
         self._send(lambda: reply.of(function))
         while not reply.wait(SLICE_S):
-            if self._ended.is_open and not reply.is_open:
+            if self._life.ended.is_open and not reply.is_open:
                 self.poll()
         return reply.result()
 
@@ -84,56 +148,29 @@ class Resident:
 
     def poll(self) -> None:
         """EngineStopped when nothing that waits will ever be answered."""
-        if self._is_closing or self._ended.is_open:
+        check_not_forked()
+        if self._life.is_closing or self._life.ended.is_open:
             raise EngineStopped("the engine was closed", hint="make a new lab")
+        self._life.teller.look()
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Answer what is open with EngineStopped, free the memory, end the thread; a second time does nothing."""
-        self._inbox.put(self._begin_to_close)
-        if threading.current_thread() is not self._thread:
-            self._ended.wait(timeout_s)
+        """Answer what is open with EngineStopped, free the memory, end the thread; a second time does nothing.
 
-    # ------------------------------------------------------------ the thread
+        SglError if a step is still being computed after `timeout_s`: the engine closes when that step ends.
+        """
+        if is_forked():
+            return  # the engine is the parent's
+        self._life.ask_to_close()
+        if threading.current_thread() is self._thread:
+            return
+        if not self._life.ended.wait(timeout_s):
+            raise SglError(
+                f"the engine still computes a step {timeout_s:g} s after it was closed, and holds its memory until that ends",
+                hint="call close() again to wait for it",
+            )
+        self._life.teller.wait(TELL_S)
 
     def _send(self, message: Callable[[], object]) -> None:
         self.poll()
-        self._inbox.put(message)
+        self._life.inbox.put(message)
         self.poll()  # what was sent before closing began is obeyed; of what came later nobody may be sure
-
-    def _begin_to_close(self) -> None:
-        self._is_closing = True
-
-    def _live(self) -> None:
-        is_busy = False
-        try:
-            while not self._is_closing:
-                if not is_busy:
-                    self._obey(self._awaited())
-                self._obey_queued()
-                is_busy = not self._is_closing and self.engine.step()
-            self._obey_queued()
-            self.engine.close()
-        finally:
-            self._ended.open()
-
-    def _obey_queued(self) -> None:
-        for _ in range(self._inbox.qsize()):
-            self._obey(self._inbox.get())
-
-    def _obey(self, message: Callable[[], object]) -> None:
-        try:
-            message()
-        except Exception as error:  # nothing that a caller can cause: our books are wrong
-            self.engine.recover(error)
-
-    def _awaited(self) -> Callable[[], object]:
-        """The next message; the books are recounted once if none comes for a while."""
-        try:
-            return self._inbox.get(timeout=RECOUNT_AFTER_S)
-        except Empty:
-            pass
-        try:
-            self.engine.check()
-        except InvariantBroken as error:
-            self.engine.recover(error)
-        return self._inbox.get()

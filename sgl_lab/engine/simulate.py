@@ -23,7 +23,7 @@ from .cache.pool import PagePool
 from .cache.tree import RadixTree
 from .config import EVICTIONS, EngineConfig
 from .plan.request import Request
-from .plan.scheduler import Scheduler
+from .plan.scheduler import DECODE_AHEAD, Scheduler
 
 BELADY = "belady"
 NEVER = 1 << 60
@@ -158,17 +158,29 @@ class Outcome:
 def what_if(
     recording: Recording, config: EngineConfig, *, evict: Sequence[str] = (*EVICTIONS, BELADY), n_pages: Sequence[int] = ()
 ) -> tuple[Outcome, ...]:
-    """One outcome for each policy and size, `config` giving the rest (and the size where `n_pages` is empty)."""
+    """One outcome for each policy and size, `config` giving the rest (and the size where `n_pages` is empty).
+
+    What is simulated is no larger than the recording could ever fill: beyond that all sizes come out alike.
+    """
     for name in evict:
         if name != BELADY and name not in EVICTIONS:
             raise BadArgument(f"there is no eviction policy {name!r}", hint=did_you_mean(name, (*EVICTIONS, BELADY)))
     outcomes = []
+    n_most = _most_pages(recording, config)
     for size in n_pages or (config.n_pages,):
         for name in evict:
             serve = optimum if name == BELADY else simulate
-            chosen = replace(config, n_pages=size) if name == BELADY else replace(config, n_pages=size, evict=name)
-            outcomes.append(serve(recording, chosen))
+            chosen = replace(config, n_pages=min(size, n_most), evict=config.evict if name == BELADY else name)
+            outcome = serve(recording, chosen)
+            outcomes.append(replace(outcome, n_pages=size))
     return tuple(outcomes)
+
+
+def _most_pages(recording: Recording, config: EngineConfig) -> int:
+    """Pages with which nothing is ever evicted, refused or kept waiting for want of room."""
+    before = sum(config.pages_for(len(node.tokens)) for node in recording.nodes)
+    jobs = sum(config.pages_for(len(job.queued.prompt) + len(job.generated) + DECODE_AHEAD) + 1 for job in recording.jobs)
+    return before + jobs + config.max_rows * (config.pages_for(DECODE_AHEAD) + 1)
 
 
 def simulate(recording: Recording, config: EngineConfig) -> Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
 from ..contracts.errors import BadArgument, ProgramError
 from ..contracts.events import ForkJoined
@@ -45,6 +45,9 @@ class ProgramStateGroup:
     def to_frame(self) -> Any:
         """`rows` as a pandas DataFrame, a row a fork. ProgramError where pandas is not installed."""
         return frame(self.rows(), [state._stream.label for state in self._states])
+
+    def __reduce__(self) -> NoReturn:
+        raise ProgramError("forks belong to their run and can be neither pickled nor copied", hint="keep their texts: forks[0].text()")
 
     def __getitem__(self, index: int) -> ProgramState:
         return self._states[index]

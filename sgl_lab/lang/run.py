@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -60,7 +61,8 @@ class Run:
         """the program's own"""
         self.n_ahead = 0
         """tokens that one call may ask for in all, past the end of its gen; 0 where that does not pay"""
-        self.lock = threading.RLock()
+        self.renew()
+        _runs.add(self)
         self.streams: list[Stream] = []
         self.stopped: Stopped | None = None
         self.body_error: Exception | None = None
@@ -71,7 +73,6 @@ class Run:
         """those on which somebody waits for this run"""
         self._listen = emit
         self._seen: list[Exception] = []
-        self._changed = threading.Condition(self.lock)
         self._has_body = False
         self._body_thread: int | None = None
         self._body_loop: asyncio.AbstractEventLoop | None = None
@@ -85,6 +86,11 @@ class Run:
             with outer.lock:
                 outer._nested.add(self)
                 self.stopped = outer.stopped
+
+    def renew(self) -> None:
+        """A lock that is free: in a forked process whoever held the old one is not there."""
+        self.lock = threading.RLock()
+        self._changed = threading.Condition(self.lock)
 
     def emit(self, event: Event) -> None:
         """Say it. A listener that raises is heard no more: what happens to a picture must not happen to the program."""
@@ -270,6 +276,17 @@ class Run:
             self.notify()
         for run in nested:
             run.stop(why)
+
+
+_runs: weakref.WeakSet[Run] = weakref.WeakSet()
+
+
+def _renew_all() -> None:
+    for run in tuple(_runs):
+        run.renew()
+
+
+os.register_at_fork(after_in_child=_renew_all)
 
 
 def _reason(error: BaseException) -> str:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from operator import index
-from typing import Any, Literal, SupportsIndex, TypeVar, overload
+from typing import Any, Literal, NoReturn, SupportsIndex, TypeVar, overload
 
 from ..contracts.errors import BadArgument, EngineStopped, ProgramError, SglError, Stopped, UnknownVariable
 from ..contracts.summary import Summary
@@ -73,6 +73,11 @@ class ProgramState:
         if name is None:
             self._drained()
         return markdown(self, name)
+
+    def __reduce__(self) -> NoReturn:
+        raise ProgramError(
+            "a program's state belongs to its run and can be neither pickled nor copied", hint="keep s.text(), s.messages() or s[name]"
+        )
 
     def __str__(self) -> str:
         """All text, as programs print it; of what failed, what there is."""

@@ -19,6 +19,7 @@ from ..contracts.events import (
     NodeEvicted,
     NodeInserted,
     NodeSplit,
+    PrefixMatched,
     Sample,
     StreamExtended,
     Touched,
@@ -122,6 +123,9 @@ class Checker:
                 self._sizes[node], self._sizes[upper] = self._sizes[node] - n_upper, n_upper
             case NodeEvicted(node=node, n_tokens=n_tokens):
                 _expect(self._sizes.pop(node, None) == n_tokens, f"node {node} with {n_tokens} tokens is evicted and was not there")
+            case PrefixMatched(node=node, n_hit=n_hit, n_prompt=n_prompt):
+                _expect(node in self._sizes, f"a prefix is found at node {node}, which is not there")
+                _expect(0 <= n_hit <= n_prompt, f"{n_hit} of {n_prompt} tokens cannot be found")
             case Touched(nodes=nodes):
                 _expect(self._sizes.keys() >= set(nodes), f"nodes {nodes!r:.80} are touched and not all there")
             case LocksChanged(refs=refs):

@@ -3,19 +3,22 @@
 Writers (any thread) append; each reader keeps its own cursor and learns how many events it
 missed. The cure for a loss is a snapshot of the tree, then reading on from the snapshot's number.
 Listeners are called under the ring's lock, in order, on the writer's thread: they must be quick
-(a recorder's append, a flag that wakes a pump), and may not call whoever emits. One that raises is
-heard no more.
+(a recorder's append, a flag that wakes a pump), and may not wait for whoever emits. One that raises is
+heard no more. What a user gives is called by a `Follower`, on a thread of its own.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import NamedTuple
 
-from ..contracts.events import Entry, Event
+from ..contracts.events import Emit, Entry, Event
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +39,8 @@ class Ring:
         self._next = 0
         self._clock = clock
         self.born_ns = clock()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        _rings.add(self)
         self._listeners: tuple[Callable[[Entry], None], ...] = ()
 
     def emit(self, event: Event) -> None:
@@ -78,3 +82,57 @@ class Ring:
                 self._listeners = tuple(other for other in self._listeners if other is not listener)
 
         return stop
+
+
+_rings: weakref.WeakSet[Ring] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    """In a forked process: whoever held a lock is not there to let it go."""
+    for ring in tuple(_rings):
+        ring._lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
+
+
+class Follower:
+    """Calls `emit` with every event of a ring from now on, in order, on a thread of its own; if it raises it is called no more.
+
+    It may take its time and read the ring. Of what the ring has dropped before it came to it, a warning says how much.
+    """
+
+    def __init__(self, ring: Ring, emit: Emit) -> None:
+        wake = self._wake = SimpleQueue[bool]()
+
+        def heard(entry: Entry) -> None:
+            if wake.empty():
+                wake.put(True)
+
+        cursor, stop = ring.cursor, ring.listen(heard)
+        self._thread = threading.Thread(target=_follow, args=(ring, emit, wake, cursor, stop), name="sgl_lab emit", daemon=True)
+        self._thread.start()
+        weakref.finalize(self, wake.put, False).atexit = False
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Let it take what has happened so far, for `timeout_s` at most, and then no more."""
+        self._wake.put(False)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout_s)
+
+
+def _follow(ring: Ring, emit: Emit, wake: SimpleQueue[bool], cursor: int, stop: Callable[[], None]) -> None:
+    try:
+        goes_on = True
+        while goes_on:
+            goes_on = wake.get()
+            while (batch := ring.read(cursor, 1000)).entries:
+                if batch.n_missed:
+                    _log.warning("a listener was too slow and missed %d events", batch.n_missed)
+                cursor = batch.cursor
+                for entry in batch.entries:
+                    emit(entry.event)
+    except BaseException:
+        _log.exception("a listener raised and will hear no more events")
+    finally:
+        stop()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -256,3 +258,24 @@ def expect_idle(bench: Bench) -> None:
     bench.engine.flush()
     bench.expect_books()
     assert bench.engine.stats()["pages_free"] == stats["pages_total"]
+
+
+def forked_process(child: Callable[[], str], deadline_s: float = 20.0) -> str:
+    """What `child` returns, or raises, in a process forked from this one; it is killed when it hangs."""
+    reader, writer = os.pipe()
+    process = os.fork()
+    if process == 0:
+        try:
+            said = child()
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}"
+        os.write(writer, said.encode())
+        os._exit(0)
+    os.close(writer)
+    ready, _, _ = select.select([reader], [], [], deadline_s)
+    if not ready:
+        os.kill(process, signal.SIGKILL)
+    said = os.read(reader, 65_536).decode() if ready else "it hangs"
+    os.close(reader)
+    os.waitpid(process, 0)
+    return said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import threading
@@ -11,11 +12,12 @@ from typing import Any
 import pytest
 
 from sgl_lab.backends.local import LocalBackend
-from sgl_lab.contracts.errors import BadArgument, EngineStopped, PromptTooLong, Stopped
+from sgl_lab.contracts.errors import BadArgument, EngineStopped, PromptTooLong, SglError, Stopped
 from sgl_lab.contracts.events import EngineFault, PrefixMatched, RequestQueued, from_json, to_json
 from sgl_lab.contracts.ids import ExprId, ForkId
 from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.contracts.port import Backend, GenJob, ModelCard, ScoreJob, WarmJob
+from sgl_lab.engine import forked
 from sgl_lab.engine.config import EngineConfig
 from sgl_lab.engine.engine import Engine
 from sgl_lab.engine.fake import ByteTokenizer, HashRunner
@@ -23,7 +25,7 @@ from sgl_lab.engine.plan.plan import Plan, RowOutput
 from sgl_lab.engine.resident import Resident
 from sgl_lab.trace import Ring
 
-from .driving import Fold, Heard
+from .driving import Fold, Heard, forked_process
 
 DEADLINE_S = 20.0
 PROMPT = tuple(b"once upon a time there was a resident engine")
@@ -80,7 +82,8 @@ class Lab:
         config = EngineConfig(n_pages=2048)
         tokenizer = ByteTokenizer()
         engine = Engine(config, runner or HashRunner(2048, 1), tokenizer, context=2048, namespace=("m",), emit=self.ring.emit)
-        self.resident = Resident(engine, lambda: self.ring.cursor)
+        ring = self.ring
+        self.resident = Resident(engine, lambda: ring.cursor)
         card = ModelCard("hash", ("m",), 2048, tokenizer.n_vocab, "none", "none", True)
         self.backend: Backend = LocalBackend(self.resident, tokenizer, card, self.ring.emit)
 
@@ -147,6 +150,30 @@ def test_a_listener_that_raises_does_not_stop_the_thread(lab: Lab) -> None:
     assert heard.answer
     assert "mine" in lab.events(EngineFault)[0].message
     lab.backend.poll()
+
+
+def test_listeners_that_take_their_time_hold_up_neither_the_engine_nor_one_another(lab: Lab) -> None:
+    let_go = threading.Event()
+    stuck = [Waiting(lambda: let_go.wait(DEADLINE_S)) for _ in range(3)]
+    for listener in stuck:
+        lab.backend.submit(long(max_tokens=20), listener)
+    other = Waiting()
+    lab.backend.submit(long(max_tokens=30), other)
+    while not other.answers:  # as whoever waits for it does
+        lab.backend.poll()
+    assert lab.resident.stats()["requests_running"] == 0
+    assert not any(listener.answers for listener in stuck)
+    let_go.set()
+    assert [len(listener.answer[0].ids) for listener in stuck] == [20] * 3
+    assert ["".join(text for _, text, _ in listener.progress) for listener in stuck] == [listener.output.text for listener in stuck]
+
+
+def test_a_listener_is_called_on_no_thread_of_the_engine(lab: Lab) -> None:
+    names: list[str] = []
+    heard = Waiting(lambda: names.append(threading.current_thread().name))
+    lab.backend.submit(long(max_tokens=3), heard)
+    assert heard.answer
+    assert names == ["sgl_lab telling"]
 
 
 def test_call_runs_between_steps_and_brings_back_what_it_raises(lab: Lab) -> None:
@@ -250,6 +277,58 @@ def test_close_answers_what_is_open_ends_the_thread_and_refuses_more() -> None:
         lab.resident.stats()
     lab.backend.cancel(lab.events(RequestQueued)[0].request)
     lab.resident.close()
+
+
+def test_close_says_that_a_step_still_runs_and_ends_with_it() -> None:
+    gate = Gate(2048)
+    lab = Lab(gate)
+    lab.backend.submit(long(), Waiting())
+    assert gate.entered.wait(DEADLINE_S)
+    with pytest.raises(SglError, match="still computes a step"):
+        lab.resident.close(timeout_s=0.01)
+    assert not gate.is_closed
+    gate.opened.set()
+    lab.resident.close()
+    assert gate.is_closed
+
+
+def test_an_engine_to_which_nothing_refers_is_closed() -> None:
+    gate = Gate(2048)
+    gate.opened.set()
+    lab = Lab(gate)
+    heard = Waiting()
+    lab.backend.submit(long(max_tokens=5), heard)
+    backend, thread = lab.backend, lab.resident._thread
+    assert heard.answer
+    del lab
+    backend.poll()
+    backend.submit(long(max_tokens=5), heard := Waiting())
+    assert heard.answer
+    del backend
+    thread.join(DEADLINE_S)
+    assert gate.is_closed
+    assert not thread.is_alive()
+
+
+def test_in_a_forked_process_the_engine_says_at_once_that_it_is_not_there(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forked, "_loaded_in", os.getpid())
+
+    def child() -> str:
+        said = []
+        for action in (lab.backend.poll, lab.resident.stats, lambda: lab.backend.submit(long(), Waiting())):
+            with pytest.raises(EngineStopped, match="spawn") as caught:
+                action()
+            said.append(type(caught.value).__name__)
+        with lab.ring._lock:  # the parent's thread held it
+            lab.resident.close()
+        return f"{said} {len(lab.ring.read(0).entries) > 0}"
+
+    heard = Waiting()
+    lab.backend.submit(long(max_tokens=3), heard)
+    assert heard.answer
+    with lab.ring._lock:
+        assert forked_process(child) == "['EngineStopped', 'EngineStopped', 'EngineStopped'] True"
+    lab.backend.poll()
 
 
 def test_a_job_that_can_never_run_is_refused_at_submission_and_leaves_no_trace(lab: Lab) -> None:

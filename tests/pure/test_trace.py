@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import threading
 import typing
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from sgl_lab.contracts import events
 from sgl_lab.contracts.ids import NodeId, RequestId, RunId
 from sgl_lab.contracts.tree import TreeNode, TreeSnapshot
-from sgl_lab.trace import Record, Ring, read_jsonl, write_jsonl
+from sgl_lab.trace import Follower, Record, Ring, read_jsonl, write_jsonl
 from sgl_lab.trace.record import RecordUnreadable
 
 
@@ -166,3 +167,50 @@ def test_a_damaged_record_is_refused_with_its_line(tmp_path: Path, damage: typin
     path.write_text(damage(path.read_text()))
     with pytest.raises(RecordUnreadable, match=f"line {line}:"):
         read_jsonl(path)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        events.PrefixMatched(RequestId(1), 1, 4, NodeId(77)),
+        events.PrefixMatched(RequestId(1), 5, 4, NodeId(9)),
+        events.PrefixMatched(RequestId(1), -1, 4, NodeId(9)),
+        events.Touched((NodeId(77),), 4),
+        events.LocksChanged(((NodeId(77), 1),)),
+        events.NodeEvicted(NodeId(77), 3),
+        events.NodeSplit(NodeId(77), NodeId(78), 1),
+        events.NodeInserted(NodeId(78), NodeId(77), (1,), ()),
+    ],
+    ids=lambda event: type(event).__name__,
+)
+def test_a_record_that_names_a_node_that_is_not_there_is_refused(tmp_path: Path, event: events.Event) -> None:
+    made = record()
+    made.append(events.Entry(13, 4000, event))
+    write_jsonl(made, tmp_path / "run.jsonl")
+    with pytest.raises(RecordUnreadable, match="line 5:"):
+        read_jsonl(tmp_path / "run.jsonl")
+
+
+def test_a_record_in_which_a_prefix_is_found_is_read(tmp_path: Path) -> None:
+    made = record()
+    made.append(events.Entry(13, 4000, events.PrefixMatched(RequestId(1), 0, 4, NodeId(9))))
+    write_jsonl(made, tmp_path / "run.jsonl")
+    assert read_jsonl(tmp_path / "run.jsonl") == made
+
+
+def test_a_follower_that_cannot_keep_up_is_told_how_much_it_missed(caplog: pytest.LogCaptureFixture) -> None:
+    ring, heard, let_go = Ring(capacity=8), list[events.Event](), threading.Event()
+
+    def slow(event: events.Event) -> None:
+        assert let_go.wait(20)
+        heard.append(event)
+
+    follower = Follower(ring, slow)
+    for n in range(40):
+        ring.emit(evicted(n))
+    let_go.set()
+    follower.close(20)
+    assert heard[-8:] == [evicted(n) for n in range(32, 40)]
+    assert sum(record.args[0] for record in caplog.records if isinstance(record.args, tuple)) == 40 - len(heard)  # type: ignore[misc]
+    ring.emit(evicted(99))
+    assert evicted(99) not in heard

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
+import threading
 import weakref
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import sgl_lab as sgl
-from sgl_lab.contracts.errors import BadArgument, OutOfMemory
+from sgl_lab.contracts.errors import BadArgument, EngineStopped, OutOfMemory, ProgramError
 from sgl_lab.contracts.events import CellStarted, Event
 from sgl_lab.contracts.ids import RunId
+from sgl_lab.labs import Labs
 
+from ..pure.driving import forked_process
 from .tiny import write_huge
 
 DEADLINE_S = 60.0
@@ -87,6 +94,157 @@ def test_a_listener_that_raises_is_heard_no_more_and_harms_nobody(tiny_folder: P
         lab.emit(CellStarted(RunId(1), "a", ""))
         lab.pin([1, 2, 3])
         lab.check()
-        assert len(heard) == 1
         assert len(lab.events()) > 3
+    assert len(heard) == 1
     assert [record.exc_info is not None for record in caplog.records] == [True]
+
+
+def test_a_listener_may_call_the_lab_and_take_its_time_and_hears_everything_in_order(tiny_folder: Path) -> None:
+    heard: list[Event] = []
+    let_go = threading.Event()
+
+    def listen(event: Event) -> None:
+        assert let_go.wait(DEADLINE_S)
+        heard.append(event)
+        if len(heard) == 3:
+            assert lab.events()
+            assert lab.snapshot().nodes
+            lab.flush()
+            lab.emit(CellStarted(RunId(7), "from the listener", ""))
+
+    lab = sgl.Lab(str(tiny_folder), cache_tokens=64, emit=listen)
+    lab.pin([1, 2, 3])
+    lab.pin([4, 5, 6])
+    let_go.set()
+    while len(heard) < 5:
+        lab.check()
+    lab.close()
+    assert heard == [entry.event for entry in lab.events()]
+
+
+def test_a_lab_to_which_nothing_refers_is_closed_but_not_while_a_program_runs_on_it(tiny_folder: Path) -> None:
+    @sgl.function
+    def program(s: sgl.ProgramState, n: int) -> None:
+        s += "on and on" + sgl.gen("answer", max_tokens=n, ignore_eos=True)
+
+    before = set(threading.enumerate())
+    held: list[weakref.ref[Any]] = []
+    lab = None
+    for _ in range(3):
+        lab = sgl.Lab(str(tiny_folder), cache_tokens=256)
+        runner: Any = lab._resident.engine._runner
+        held.append(weakref.ref(runner._model))
+        del runner
+        assert program.run(n=3, backend=lab.backend).get_meta_info("answer")["completion_tokens"] == 3
+    state = program.run(n=100, backend=lab.backend, stream=True)
+    del lab
+    assert state.get_meta_info("answer")["completion_tokens"] == 100
+    del state
+    gc.collect()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(DEADLINE_S)
+    gc.collect()
+    assert [found() for found in held] == [None] * 3
+    assert set(threading.enumerate()) <= before
+
+
+def test_records_may_be_read_while_others_are_added(tiny_folder: Path) -> None:
+    with sgl.Lab(str(tiny_folder), cache_tokens=64) as lab:
+        for n in range(60):
+            before = tuple(lab.records)
+            for i, record in enumerate(lab.records):
+                if i == 1:
+                    with lab.record("meanwhile"):
+                        pass
+                assert record in before
+            with lab.record(f"run {n}"):
+                pass
+        assert len(lab.records) == 50
+
+
+def test_in_a_forked_process_a_lab_says_at_once_what_to_do(tiny_folder: Path) -> None:
+    lab = sgl.Lab(str(tiny_folder), cache_tokens=64)
+
+    @sgl.function
+    def program(s: sgl.ProgramState) -> None:
+        s += "a" + sgl.gen("answer", max_tokens=2)
+
+    state = program.run(backend=lab.backend)
+
+    def child() -> str:
+        said = []
+        for action in (
+            lambda: program.run(backend=lab.backend)["answer"],
+            lambda: sgl.Lab(str(tiny_folder), cache_tokens=64),
+            lab.stats,
+            lambda: lab.pin([1, 2, 3]),
+            lambda: Labs().loading(str(tiny_folder)).lab(),
+        ):
+            with pytest.raises(EngineStopped, match="spawn") as caught:
+                action()
+            said.append(str(caught.value) == str(pickle.loads(pickle.dumps(caught.value))))  # noqa: S301
+        lab.close()
+        return f"{said} {state['answer'] == answer} {lab.is_open}"
+
+    answer = state["answer"]
+    with state._run.lock:
+        assert forked_process(child, DEADLINE_S) == f"{[True] * 5} True False"
+    assert lab.is_open
+    lab.close()
+
+
+def test_what_cannot_be_carried_to_another_process_says_so(tiny_folder: Path) -> None:
+    @sgl.function
+    def program(s: sgl.ProgramState) -> None:
+        s += "a" + sgl.gen("answer", max_tokens=2)
+        forks.append(s.fork(2))
+
+    forks: list[Any] = []
+    with sgl.Lab(str(tiny_folder), cache_tokens=64) as lab:
+        state = program.run(backend=lab.backend)
+        for thing in (lab, lab.backend, state, forks[0], [state]):
+            with pytest.raises(ProgramError, match="pickled"):
+                pickle.dumps(thing)
+        with pytest.raises(ProgramError, match="copied"):
+            copy.deepcopy(state)
+
+
+@pytest.mark.parametrize("prefix", [None, 5, 1.5, [None], ["a"], [[1]], object()])
+def test_a_prefix_that_is_none_is_refused(shared: sgl.Lab, prefix: Any) -> None:
+    with pytest.raises(BadArgument, match="a prefix cannot be"):
+        shared.pin(prefix)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"cache_tokens": [0]},
+        {"cache_tokens": [-5]},
+        {"cache_tokens": [1.5]},
+        {"cache_tokens": "64"},
+        {"cache_tokens": [True]},
+        {"evict": "mru"},
+        {"evict": [None]},
+        {"evict": 3},
+        {"record": None},
+    ],
+)
+def test_a_what_if_that_asks_for_nothing_sensible_is_refused(shared: sgl.Lab, arguments: dict[str, Any]) -> None:
+    with shared.record("a") as record:
+        pass
+    with pytest.raises(BadArgument):
+        shared.what_if(**({"record": record} | arguments))
+
+
+def test_what_if_takes_one_value_or_several_and_no_more_memory_than_the_recording_touches(shared: sgl.Lab) -> None:
+    with shared.record("a") as record:
+        shared.unpin(shared.pin(list(range(40))))
+    one, huge = shared.what_if(record, evict="lru", cache_tokens=64), shared.what_if(record, evict=["lru"], cache_tokens=[10**12])
+    assert [replace(outcome, n_pages=0) for outcome in one] == [replace(outcome, n_pages=0) for outcome in huge]
+    assert huge[0].n_pages == 10**12
+
+
+@pytest.fixture(scope="module")
+def shared(tiny_folder: Path) -> Iterator[sgl.Lab]:
+    with sgl.Lab(str(tiny_folder), cache_tokens=256) as lab:
+        yield lab

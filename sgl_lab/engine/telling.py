@@ -1,0 +1,121 @@
+"""Listeners are called on threads that are none of the engine's.
+
+What a listener does is a program that goes on: chat templates are rendered, a choice is made by a
+user's method, locks are waited for. None of it may hold up a step. One thread calls all listeners, each
+of them in the order in which it was told; where one takes long, another thread goes on with the others.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from queue import SimpleQueue
+from typing import Any
+
+from .gate import Gate
+
+MAX_THREADS = 16
+LATE_S = 0.05
+"""how long a listener waits for the threads there are before another one is started"""
+
+
+class Listener:
+    """In a listener's place: passes on, in order, what it is told. Of any job."""
+
+    def __init__(self, listener: Any, teller: Teller) -> None:
+        self.calls: deque[Callable[[], None]] = deque()
+        self.is_queued = False
+        """or busy: a thread will find what is in `calls`"""
+        self._listener = listener
+        self._teller = teller
+
+    def on_progress(self, index: int, text: str, ids: tuple[int, ...]) -> None:
+        self._teller.tell(self, partial(self._listener.on_progress, index, text, ids))
+
+    def on_done(self, answer: Any) -> None:
+        self._teller.tell(self, partial(self._listener.on_done, answer))
+
+    def on_error(self, error: Exception) -> None:
+        self._teller.tell(self, partial(self._listener.on_error, error))
+
+
+class Teller:
+    """`failed` is called with what a listener raises."""
+
+    def __init__(self, failed: Callable[[Exception], None]) -> None:
+        self._failed = failed
+        self._lock = threading.Lock()
+        self._queue: SimpleQueue[Listener | None] = SimpleQueue()
+        self._n_threads = self._n_idle = 0
+        self._taken = 0.0
+        """when a thread last took a listener from the queue, or it was empty"""
+        self._is_closed = False
+        self._over = Gate()
+
+    def listener(self, listener: Any) -> Listener:
+        return Listener(listener, self)
+
+    def tell(self, listener: Listener, call: Callable[[], None]) -> None:
+        with self._lock:
+            listener.calls.append(call)
+            if listener.is_queued:
+                return
+            listener.is_queued = True
+            if self._queue.empty():
+                self._taken = time.monotonic()
+            self._queue.put(listener)
+        self.look()
+
+    def look(self) -> None:
+        """Start a thread where listeners wait and those there are do not come to them. Called now and then by whoever waits."""
+        if self._queue.empty() or (self._n_threads and time.monotonic() - self._taken < LATE_S):
+            return
+        with self._lock:
+            if self._is_closed or self._n_idle or self._n_threads >= MAX_THREADS:
+                return
+            self._n_threads += 1
+            self._taken = time.monotonic()
+        threading.Thread(target=self._work, name="sgl_lab telling", daemon=True).start()
+
+    def close(self) -> None:
+        """End the threads when all that was told has been passed on."""
+        with self._lock:
+            self._is_closed = True
+            for _ in range(self._n_threads):
+                self._queue.put(None)
+            if not self._n_threads:
+                self._over.open()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the threads have ended, after waiting at most `seconds`; True on one of them."""
+        return threading.current_thread().name == "sgl_lab telling" or self._over.wait(seconds)
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                self._n_idle += 1
+            listener = self._queue.get()
+            with self._lock:
+                self._n_idle -= 1
+                self._taken = time.monotonic()
+                if listener is None:
+                    self._n_threads -= 1
+                    if not self._n_threads:
+                        self._over.open()
+                    return
+            while (call := self._next(listener)) is not None:
+                try:
+                    call()
+                except Exception as error:
+                    self._failed(error)
+            del listener, call  # what a listener holds, a program and its backend say, is not held while this thread waits
+
+    def _next(self, listener: Listener) -> Callable[[], None] | None:
+        with self._lock:
+            if listener.calls:
+                return listener.calls.popleft()
+            listener.is_queued = False
+            return None
