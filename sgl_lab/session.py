@@ -6,6 +6,7 @@ A script, a test, the command line and the magics all build the same `Lab`.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -129,6 +130,7 @@ class Lab:
         library = build.load(store.cache_dir())
         self._device, remark = find_place(device)
         begin_to_load()
+        gc.collect()  # what ran on a lab that was let go refers to it in circles, and so holds its memory
         loaded = load_model(
             path,
             name=model,
