@@ -16,6 +16,7 @@ from functools import partial
 from operator import index
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
+from weakref import WeakSet
 
 from .contracts.errors import BadArgument, EngineStopped, ModelMissing, OutOfMemory, ProgramError, SglError, Stopped
 from .contracts.events import CellFinished, CellStarted, Emit, Entry, ModelLoaded
@@ -33,6 +34,7 @@ from .trace import Follower, Record, Ring
 if TYPE_CHECKING:
     from .engine.drift import Drift
     from .engine.model.place import Memory
+    from .engine.resident import Resident
     from .engine.simulate import Outcome
 
 T = TypeVar("T")
@@ -130,7 +132,7 @@ class Lab:
         library = build.load(store.cache_dir())
         self._device, remark = find_place(device)
         begin_to_load()
-        gc.collect()  # what ran on a lab that was let go refers to it in circles, and so holds its memory
+        _collect_lost()
         loaded = load_model(
             path,
             name=model,
@@ -173,6 +175,9 @@ class Lab:
         """of weights and cache"""
         engine = Engine(config, runner, tokenizer, context=context, namespace=namespace, emit=self.emit)
         self._resident = Resident(engine, cursor=partial(getattr, self.ring, "cursor"), after_close=_trim)
+        with _known:
+            _labs.add(self)
+            _residents.add(self._resident)
         card = ModelCard(
             model, namespace, context, tokenizer.n_vocab, loaded.device, loaded.dtype, tokenizer.has_chat_template, runner.is_exact
         )
@@ -372,6 +377,20 @@ class Lab:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
+
+
+_labs: WeakSet[Lab] = WeakSet()
+_residents: WeakSet[Resident] = WeakSet()
+_known = threading.Lock()
+
+
+def _collect_lost() -> None:
+    """Close engines whose labs are gone and that only circles refer to, such as those of a program that ran: they hold memory."""
+    with _known:
+        held = {lab._resident for lab in _labs}
+        is_lost = any(resident.is_open and resident not in held for resident in _residents)
+    if is_lost:
+        gc.collect()
 
 
 def import_engine() -> None:

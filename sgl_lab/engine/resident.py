@@ -99,6 +99,10 @@ class Resident:
         self._thread.start()
         weakref.finalize(self, self._life.ask_to_close).atexit = False
 
+    @property
+    def is_open(self) -> bool:
+        return not (self._life.is_closing or self._life.ended.is_open)
+
     def heard(self, listener: Any) -> Listener:
         """`listener`, to be given to the engine: it is called on a thread of its own, so that it may take its time."""
         return self._life.teller.listener(listener)
@@ -149,7 +153,7 @@ class Resident:
     def poll(self) -> None:
         """EngineStopped when nothing that waits will ever be answered."""
         check_not_forked()
-        if self._life.is_closing or self._life.ended.is_open:
+        if not self.is_open:
             raise EngineStopped("the engine was closed", hint="make a new lab")
         self._life.teller.look()
 
