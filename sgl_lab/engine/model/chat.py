@@ -10,7 +10,6 @@ import re
 import secrets
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import jinja2
@@ -26,19 +25,6 @@ _MAX_RECENT = 32
 """renderings that are kept, to go on from"""
 _MAX_WORK = 50_000
 """loop iterations and calls of one rendering, and a hundredth of it more for each message"""
-
-
-@dataclass(frozen=True, slots=True)
-class Prefix:
-    """The rule by which a tokenizer puts a space before a text."""
-
-    every: bool
-    """after each special token too, not only at the very start"""
-    doubled: bool
-    """also where the text begins with a space"""
-
-    def before(self, text: str) -> str:
-        return " " + text if text and (self.doubled or not text.startswith(" ")) else text
 
 
 class ChatTemplate:
@@ -140,25 +126,6 @@ class ChatTemplate:
 
         guarded = [Message(message.role, self._special.sub(mark, message.content)) for message in messages]
         return _filled(marks.cut(self.render(guarded, add_generation_prompt)), spelled)
-
-    def spaced(self, segments: Sequence[Segment], prefix: Prefix) -> tuple[Segment, ...]:
-        """The segments with the prefix spelled out, as if the tokenizer had met them in one text."""
-        result: list[Segment] = []
-        due = True
-        for segment in segments:
-            text, at = "", 0
-            specials = list(self._special.finditer(segment.text)) if segment.markup else []
-            for begin, end in [*(match.span() for match in specials), (len(segment.text), len(segment.text))]:
-                if begin > at:
-                    piece = segment.text[at:begin]
-                    text += prefix.before(piece) if due else piece
-                    due = False
-                if end > begin:
-                    text += segment.text[begin:end]
-                    due = prefix.every
-                at = end
-            result.append(Segment(text, segment.markup))
-        return tuple(result)
 
 
 class Rendered:

@@ -9,9 +9,9 @@ Imports neither torch nor transformers.
 from __future__ import annotations
 
 import json
-import re
+import secrets
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +19,8 @@ import tokenizers
 
 from ...contracts.errors import BackendUnsupported, BadArgument, ModelDamaged, ModelError
 from ...contracts.port import Message, Segment
-from .chat import ChatTemplate, Prefix
+from .chat import ChatTemplate
+from .specials import Prefix, Special, Specials
 from .vocab import TURN_ENDS
 from .weights import json_object, read_bytes, read_json
 
@@ -41,7 +42,11 @@ class Tokenizer:
         try:
             # Some fine-tunes name added tokens that their embedding has no row for.
             data["added_tokens"] = [token for token in added if _below(token["id"], n_vocab)]
-            specials = {token["content"]: token["id"] for token in data["added_tokens"] if token["special"]}
+            special = [token for token in data["added_tokens"] if token["special"]]
+            specials = {token["content"]: token["id"] for token in special}
+            self._specials = Specials(
+                {token["content"]: Special(token["id"], bool(token.get("lstrip")), bool(token.get("rstrip"))) for token in special}
+            )
             if self._prefix or len(data["added_tokens"]) < len(added):
                 text = json.dumps(data, ensure_ascii=False).encode()
             vocab = data["model"]["vocab"]
@@ -49,9 +54,11 @@ class Tokenizer:
             if not all(_below(index, n_vocab) for index in ids):
                 raise ValueError(f"it has tokens beyond the model's vocabulary of {n_vocab}")
             self._tokenizer = _built(text)
+            self._plain = _without_specials(data, specials) or self._tokenizer
+            """for text that may not spell a special token"""
             self._added: dict[int, str] = {index: token.content for index, token in self._tokenizer.get_added_tokens_decoder().items()}
             self.special_ids = frozenset(index for index in specials.values() if index in self._added)
-            leading = self._tokenizer.encode("").ids
+            leading = self._leading()
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelDamaged(f"{path} is not a usable tokenizer: {error}", hint="fetch the model again") from None
         kinds = {step.get("type") for step in _steps(data.get("decoder"))}
@@ -63,7 +70,7 @@ class Tokenizer:
         variables = {name: text for name, text in named.items() if text is not None}
         self._bos = variables.get("bos_token", "") if config.get("add_bos_token") is True else ""
         if leading:
-            self._bos = self._added.get(leading[0], "")
+            self._bos = "".join(self._added.get(index, "") for index in leading)
         self.eos_ids = frozenset(
             index
             for index in (
@@ -76,8 +83,6 @@ class Tokenizer:
         )
         template = _template(folder, config)
         self._chat = None if template is None else ChatTemplate(template, variables, list(specials))
-        longest_first = sorted(filter(None, self._added.values()), key=len, reverse=True)
-        self._specials = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._start = _start(specials, variables, self._bos, template or "")
 
     @property
@@ -89,31 +94,25 @@ class Tokenizer:
         try:
             with self._lock:
                 self._tokenizer.encode_special_tokens = not markup
-                return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+                return tuple((self._tokenizer if markup else self._plain).encode(text, add_special_tokens=False).ids)
         except (UnicodeEncodeError, TypeError):
             raise BadArgument("the text has characters that UTF-8 cannot hold (half a surrogate pair)") from None
 
     def encode_all(self, segments: Sequence[Segment]) -> tuple[int, ...]:
         """Token ids of several pieces as one text, cut only at the special tokens that markup spells."""
         ids: list[int] = []
-        for text, markup in self._runs(segments):
-            ids += self.encode(text, markup=markup)
+        for text, special in self._specials.runs(segments):
+            ids += self.encode(text) if special is None else (special,)
         return tuple(ids)
 
-    def _runs(self, segments: Sequence[Segment]) -> Iterator[Segment]:
-        """The segments, joined wherever no special token stands between them."""
-        plain = ""
-        for text, markup in segments:
-            found = list(self._specials.finditer(text)) if markup else []
-            if not found:
-                plain += text
-                continue
-            # What stands between special tokens of one segment is the tokenizer's to cut: some of them take the space around them.
-            first, last = found[0].start(), found[-1].end()
-            yield Segment(plain + text[:first], False)
-            yield Segment(text[first:last], True)
-            plain = text[last:]
-        yield Segment(plain, False)
+    def _leading(self) -> list[int]:
+        """What stands before every text that is encoded for the model."""
+        for text in ("a", "0", " ", "."):
+            bare, whole = self._tokenizer.encode(text, add_special_tokens=False).ids, self._tokenizer.encode(text).ids
+            starts = range(len(whole) - len(bare) + 1) if bare else ()
+            if (start := next((n for n in starts if whole[n : n + len(bare)] == bare), None)) is not None:
+                return list(whole[:start])
+        return []
 
     def decode(self, ids: Iterable[int], *, special: bool = True) -> str:
         """Text of `ids`, special tokens spelled out or left out; bytes that are no UTF-8 become U+FFFD."""
@@ -153,7 +152,21 @@ class Tokenizer:
         if self._chat is None:
             raise BackendUnsupported("this model has no chat template", hint="use plain text without roles, or an instruct model")
         segments = self._chat.segments(messages, add_generation_prompt)
-        return self._chat.spaced(segments, self._prefix) if self._prefix else segments
+        return self._specials.settled(segments, self._prefix)
+
+
+def _without_specials(data: dict[str, Any], specials: Mapping[str, int]) -> tokenizers.Tokenizer | None:
+    """One that cannot say them, where the other one would without being told to: a unigram has them among its pieces."""
+    model = data["model"]
+    if model.get("type") != "Unigram":
+        return None
+    secret = secrets.token_hex(8)
+    hidden = [
+        [f"\U0010fffd{secret}{index}" if piece in specials and index != model.get("unk_id") else piece, score]
+        for index, (piece, score) in enumerate(model["vocab"])
+    ]
+    added = [token for token in data["added_tokens"] if not token["special"]]
+    return _built(json.dumps(data | {"model": model | {"vocab": hidden}, "added_tokens": added}, ensure_ascii=False).encode())
 
 
 def _start(specials: Mapping[str, int], named: Mapping[str, str], bos: str, template: str) -> str:
