@@ -42,11 +42,10 @@ def imports_room(file: Path, room: str) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Worker processes share out whole files; all that use the JupyterLab servers stay together, and begin first."""
+    """Worker processes share out whole files, those first that take longest: they run notebooks in JupyterLab."""
     for item in items:
-        in_lab = "servers" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("lab" if in_lab else item.nodeid.partition("::")[0]))
-    items.sort(key=lambda item: "servers" not in getattr(item, "fixturenames", ()))
+        item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    items.sort(key=lambda item: not item.path.name.startswith("test_lab_"))
 
 
 @pytest.fixture
