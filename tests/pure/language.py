@@ -15,7 +15,7 @@ from sgl_lab.contracts.events import Event, ForkOpened, StreamExtended, from_jso
 @pytest.fixture(autouse=True)
 def watchdog() -> Iterator[None]:
     """A program that hangs ends the test run, with every thread's stack, instead of hanging it."""
-    faulthandler.dump_traceback_later(60, exit=True)
+    faulthandler.dump_traceback_later(300, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()
 

@@ -71,7 +71,7 @@ def test_every_rule_is_scoped_to_the_widget() -> None:
     rules = [rule for rule in re.findall(r"([^{};]+)\{", css) if not rule.strip().startswith("@")]
     selectors = [part.strip() for rule in rules for part in re.split(r",(?![^(]*\))", rule)]
     assert len(selectors) > 100
-    assert [selector for selector in selectors if ".sgl-live" not in selector] == []
+    assert [selector for selector in selectors if not re.search(r"\.sgl-live|\[data-sgl-place\]", selector)] == []
 
 
 def test_the_files_are_joined_whole_and_share_no_name() -> None:

@@ -51,7 +51,7 @@ def _diff(shell: Any, desk: Desk, words: Words) -> None:
         raise OptionError(f"%sgl diff compares two runs, {'one has run' if n_runs else 'none has run'}", hint="run a %%sgl cell first")
     a = desk.run(names[0] if names else "-2")
     b = desk.run(names[1] if len(names) == 2 else "-1")
-    if a is b:
+    if a is b and len(names) < 2:
         raise OptionError(f"{a.title} is the last run itself", hint="name another one, or two: `%sgl diff A B`")
     found = diff(a, b)
     n_same = sum(pair.is_asked_alike and pair.is_answered_alike for pair in found.pairs)
