@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import random
+import resource
 import subprocess
 import sys
 import time
 from array import array
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,8 @@ import pytest
 import torch
 
 from sgl_lab.cli import main
-from sgl_lab.contracts.errors import InvariantBroken, ModelError, RequestFailed
+from sgl_lab.contracts.errors import InvariantBroken, ModelError, OutOfMemory, RequestFailed
+from sgl_lab.contracts.ids import RequestId
 from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.doctor import examine
 from sgl_lab.engine.kernels.linear import Linear
@@ -27,7 +30,7 @@ from sgl_lab.engine.kernels.native.twin import Bf16Linear, RoundedLinear
 from sgl_lab.engine.model import store
 from sgl_lab.engine.model.load import LoadedModel, load_model
 from sgl_lab.engine.model.packed import PackedLlama
-from sgl_lab.engine.plan.plan import Launching, Plan, RowOutput, Timed
+from sgl_lab.engine.plan.plan import Launching, Plan, Row, RowOutput, Timed
 from sgl_lab.engine.run.choose import make_runner
 from sgl_lab.engine.run.native import NativeRunner
 
@@ -369,6 +372,28 @@ def test_a_step_waits_until_the_one_before_is_taken_or_dropped(library: ctypes.C
     wanted = outputs()
     rows.start(plan)
     assert rows.runner.run(plan) == wanted
+
+
+def test_an_error_that_is_kept_keeps_no_step_under_way(library: ctypes.CDLL, loaded: LoadedModel) -> None:
+    rows, other = (Native(loaded, library, 4) for _ in range(2))
+    plan = pair(rows)
+    huge = Row(RequestId(3), (1,) * 300_000, 0, array("i", bytes(4 * 75_000)), None)  # the first layer's input alone is more than 100 MB
+    with pytest.raises(OutOfMemory, match="the native step is out of memory") as kept, room(64 << 20):
+        rows.start(Plan(1, (huge,)))
+    assert rows.runner.run(plan) == other.runner.run(pair(other))
+    assert kept.tb is not None
+
+
+@contextmanager
+def room(n_bytes: int) -> Iterator[None]:
+    """This process gets so much more memory, and no more."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    n_pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (n_pages * resource.getpagesize() + n_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def test_a_runner_closes_over_a_step_that_nobody_took(library: ctypes.CDLL, loaded: LoadedModel) -> None:

@@ -124,11 +124,15 @@ class NativeRunner:
 
         underway = _Underway(self._finish, outputs, (tokens, offsets, starts, pages, lines))
         self._underway = ref(underway)
-        self._library.sgl_start(self._step, described, lines.wanted)
         try:
-            plan.before_draws()
-        finally:
-            self._library.sgl_release(self._step)
+            self._library.sgl_start(self._step, described, lines.wanted)
+            try:
+                plan.before_draws()
+            finally:
+                self._library.sgl_release(self._step)
+        except BaseException:
+            underway.finish()  # an error that is kept keeps this frame
+            raise
         return underway
 
     def _lines(self, rows: Sequence[Row], ends: Sequence[int]) -> Lines:
