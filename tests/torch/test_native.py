@@ -417,18 +417,19 @@ def test_what_is_not_built_is_not_loaded_and_building_twice_builds_once(tmp_path
 def test_what_was_built_is_found_without_a_compiler_and_made_anew_where_it_is_no_library(
     tmp_path: Path, library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "native").mkdir()
-    copy = tmp_path / "native" / build.build(store.cache_dir()).name
-    copy.write_bytes(build.build(store.cache_dir()).read_bytes())
+    whole = build.build(store.cache_dir())
+    good, bad = (tmp_path / name / "native" / whole.name for name in ("good", "bad"))  # apart: an open library must not change
+    for copy, data in ((good, whole.read_bytes()), (bad, b"no library")):
+        copy.parent.mkdir(parents=True)
+        copy.write_bytes(data)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     assert build.compiler() is None
-    assert build.built(tmp_path) == build.build(tmp_path) == copy
-    assert build.load(tmp_path) is not None
-    copy.write_bytes(b"no library")
-    assert build.load(tmp_path) is None
+    assert build.built(tmp_path / "good") == build.build(tmp_path / "good") == good
+    assert build.load(tmp_path / "good") is not None
+    assert build.load(tmp_path / "bad") is None
     with pytest.raises(build.NativeUnavailable, match="no C\\+\\+ compiler"):
-        build.build(tmp_path)
+        build.build(tmp_path / "bad")
 
 
 def test_a_structure_that_is_not_the_librarys_own_is_found_out(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
