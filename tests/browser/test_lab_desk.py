@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from .conftest import OpenNotebook
-from .harness import Notebook, Server, exported, write_notebook
+from .harness import RUN_S, Notebook, Server, exported, write_notebook
 
 ASK = """import threading, sgl_lab as sgl
 @sgl.function
@@ -47,7 +47,7 @@ def test_a_background_cell_is_seen_while_others_run_and_frozen_when_it_is_over(n
     output = notebook.output(JOB)
     expect(output.locator(".sgl-live")).to_be_visible()
     other = notebook.run("print('mine')")
-    expect(output).to_contain_text("from the job", timeout=60_000)
+    expect(output).to_contain_text("from the job", timeout=1000 * RUN_S)
     assert notebook.output(other).inner_text().strip() == "mine"
     assert output.locator(".sgl-stop").count() == 0
 
