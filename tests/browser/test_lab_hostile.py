@@ -114,6 +114,8 @@ def assert_opening_did_nothing(again: Notebook) -> None:
 
 def play(page: Page) -> None:
     """Choose a node in the last saved cell, which has opened by itself."""
+    page.locator(OUTPUT, has_text="Radix tree").last.scroll_into_view_if_needed()
+    page.get_by_role("button", name="Replay").last.wait_for()
     page.get_by_role("tree").last.scroll_into_view_if_needed()
     page.locator(".sgl-node").last.click()
     expect(page.locator(".sgl-details").last).to_be_visible()
