@@ -26,7 +26,7 @@ def test_on_torch_there_is_drift_and_no_flip_over_a_gap_twice_as_wide(tiny_folde
     assert 0 < drift.largest < most
     assert other.widest_flip < 2 * drift.largest  # of texts that had no part in measuring it
     for found in (drift, other):
-        assert (found.n_flips > 0) == (found.widest_flip > 0)
+        assert found.n_flips > 0 or found.widest_flip == 0  # tokens of equal logits flip over no gap at all
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
