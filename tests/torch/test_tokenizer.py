@@ -387,7 +387,7 @@ def test_a_sentencepiece_prompt_begins_as_transformers_begins_it(tmp_path: Path,
         ids = [token for segment in tokenizer.render_text(text) for token in tokenizer.encode(segment.text, markup=segment.markup)]
         assert ids == reference.encode(text)
     chat = tokenizer.render_chat([Message("user", "hi")], add_generation_prompt=False)
-    ids = [token for segment in chat for token in tokenizer.encode(segment.text, markup=segment.markup)]
+    ids = list(tokenizer.encode_all(chat))
     assert ids == reference.encode("<s>hi</s>hi", add_special_tokens=False)
     assert tokenizer.eos_ids == {2}
 
