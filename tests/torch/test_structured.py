@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -187,8 +188,11 @@ def test_all_three_ways_to_select_choose_as_a_forward_pass_of_each_choice_does(p
     for name in ("token_length_normalized", "greedy_token_selection", "unconditional_likelihood_normalized"):
         s = states[name] = sgl.start(lab.backend)
         s += "Q: What is the capital of France?\nA: " + gen("pick", choices=CHOICES, choices_method=getattr(sgl, name))
-    prompt = lab.backend.encode("Q: What is the capital of France?\nA: ")
-    choices = [lab.backend.encode(choice) for choice in CHOICES]
+    # Each choice is encoded with the text before it, and scored from the first token in which any of them leaves it.
+    text = "Q: What is the capital of France?\nA: "
+    wholes = [lab.backend.encode(text + choice) for choice in CHOICES]
+    n_prompt = min(len([*takewhile(lambda pair: pair[0] == pair[1], zip(lab.backend.encode(text), whole, strict=False))]) for whole in wholes)
+    prompt, choices = wholes[0][:n_prompt], [whole[n_prompt:] for whole in wholes]
     assert lab.backend.render_text("") == ()
     rows = [log_probabilities(model, prompt, choice) for choice in choices]
     # Without anything before it a first token has no log-probability, and counts as certain.
