@@ -218,7 +218,7 @@ def test_played_again_in_a_saved_page(browser: Browser) -> None:
     plain = [(text, words) for text, words in zip((spell(n) for n in range(len(shown))), shown, strict=False) if "\\x" not in text]
     assert len(plain) > 400
     assert [text for text, words in plain if words != legible(text[:MAX_TEXT])] == []
-    assert_only_text(saved.page, "main", 1_000)
+    assert_only_text(saved.page, "main", 900)
     for key in ("Home", "PageUp", "PageUp", "End"):
         saved.page.get_by_role("slider", name="Moment of the run").press(key)
         assert_only_text(saved.page, "main")

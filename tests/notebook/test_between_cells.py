@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import time
@@ -95,7 +96,7 @@ def test_an_error_is_kept_and_shown_with_the_users_own_line(kernel: Kernel) -> N
     assert "----> 3 x = 1 / 0" in reply.traceback
     assert "sgl_lab/" not in reply.traceback
     shown = kernel.run("broken").shown[0]["text/plain"]
-    assert "error: ZeroDivisionError: division by zero" in shown
+    assert re.search("In.*: error, .*ZeroDivisionError: division by zero", shown)  # nothing ran: there is no picture of it
     assert "line 3: x = 1 / 0" in shown
     assert kernel.run("repr(broken).endswith('line 3: x = 1 / 0')").result == "True"
     assert kernel.run("%%sgl --bg\nx = = 1").ename == "SyntaxError"
