@@ -1,7 +1,8 @@
 """The course: every notebook runs again and counts what its saved outputs say it counted.
 
 What a model says at temperature 0 is the same on one kind of CPU. Where the model runs in other numbers than it did when the
-outputs were saved (int4 on the native step, float32 on torch), the same things are counted, but not to the same numbers.
+outputs were saved (int4 on the native step, float32 on torch), the same things are counted, but not to the same numbers. In float32 on torch
+even two runs here may differ: a row's sums depend on the rows beside it, and those on when each request came.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def test_a_notebook_run_again_counts_what_it_counted(notebook: Any) -> None:
     saved, found = ([counts(cell) for cell in run.cells if cell.cell_type == "code"] for run in (notebook, again))
     assert engines(again)
     assert names(found) == names(saved)
-    if engines(again) == engines(notebook):
+    if engines(again) == engines(notebook) and not any("float32" in engine for engine in engines(again)):
         assert found == saved
     assert sum(map(len, saved)) >= 4
 
