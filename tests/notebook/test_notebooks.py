@@ -1,8 +1,8 @@
 """The course: every notebook runs again and counts what its saved outputs say it counted.
 
 What a model says at temperature 0 is the same on one kind of CPU. Where the model runs in other numbers than it did when the
-outputs were saved (int4 on the native step, float32 on torch), the same things are counted, but not to the same numbers. In float32 on torch
-even two runs here may differ: a row's sums depend on the rows beside it, and those on when each request came.
+outputs were saved (int4 on the native step, float32 on torch), the same things are counted, but not to the same numbers.
+In float32 on torch even two runs here may differ: a row's sums depend on the rows beside it, and those on when each request came.
 """
 
 from __future__ import annotations
