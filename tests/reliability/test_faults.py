@@ -90,7 +90,7 @@ class StreamFaulty(Stream, Faulty):
 
 
 class FaultyGuide:
-    """A guide that fails at its third step."""
+    """A guide that fails at its second mask."""
 
     def __init__(self, runner: Faulty) -> None:
         (request,) = runner.family.requests
@@ -101,7 +101,7 @@ class FaultyGuide:
 
     def fill(self, guess: tuple[int, ...]) -> None:
         self._n_filled += 1
-        if self._n_filled == 3:
+        if self._n_filled == 2:
             self._runner.n_faults += 1
             raise self._runner.error
         self._guide.fill(guess)  # type: ignore[union-attr]
