@@ -31,14 +31,14 @@ test: setup setup-test  ## set up what the tests need (Chromium too), then lint,
 ifdef ARGS
 	.venv/bin/pytest $(ARGS)
 else
-	.venv/bin/pytest -n 2 --dist loadgroup -m "not deadline"
+	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not deadline"
 	.venv/bin/pytest -m deadline
 endif
 
 quick: setup setup-test  ## lint, check types and run the tests that need neither a kernel nor a browser; ROOM=viz, ROOM=engine.cache: those of one part
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	.venv/bin/pytest -n 2 --dist loadgroup -m "not deadline" tests/rooms tests/pure $(if $(ROOM),tests/torch --room $(ROOM))
+	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not deadline" tests/rooms tests/pure $(if $(ROOM),tests/torch --room $(ROOM))
 
 soak: setup setup-test  ## the reliability tests in full: hours (5 million operations on the tree, 500 programs, every planted bug)
 	SGL_LAB_SOAK=50 .venv/bin/pytest tests/pure/test_cache.py

@@ -58,14 +58,14 @@ def dtype_of(device: torch.device) -> torch.dtype:
 
 def random_llama(spec: LlamaSpec, device: torch.device) -> Llama:
     """Weights whose logits are neither flat nor infinite."""
-    shapes, dtype = spec.tensors(), dtype_of(device)
+    shapes = spec.tensors()
     torch.manual_seed(0)
 
-    def read(*names: str) -> Tensor:
+    def read(*names: str, dtype: torch.dtype | None = None) -> Tensor:
         made = [torch.randn(shapes[name], device=device, dtype=dtype) * 0.02 for name in names]
         return torch.cat([x + 1 for x in made] if len(shapes[names[0]]) == 1 else made)
 
-    return Llama(spec, read, device=device, dtype=dtype)
+    return Llama(spec, read, device=device, dtype=dtype_of(device))
 
 
 def prompts_of(spec: LlamaSpec, n: int, length: int, seed: int) -> list[tuple[int, ...]]:

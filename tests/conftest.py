@@ -40,11 +40,8 @@ def imports_room(file: Path, room: str) -> bool:
     return any(name.startswith(f"{room}.") for name in names)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Worker processes share out whole files, those first that take longest: they run notebooks in JupyterLab."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    """Files that run notebooks in JupyterLab take longest and go first."""
     items.sort(key=lambda item: not item.path.name.startswith("test_lab_"))
 
 

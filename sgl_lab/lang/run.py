@@ -269,6 +269,7 @@ class Run:
         """Drop what is queued and cancel what runs, in nested runs too; does not wait for it."""
         with self.lock:
             self.stopped = self.stopped or Stopped(why)
+            self.check = INTERRUPTS.check  # what `check` asked for is done: it must not end the wait for partial results
             for stream in self.streams:
                 stream.stop(self.stopped)
             nested = tuple(self._nested)

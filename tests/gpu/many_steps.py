@@ -59,8 +59,8 @@ def random_model() -> Llama:
     spec = gpu_loads.SPECS["tiny"]
     shapes = spec.tensors()
 
-    def read(*names: str) -> Tensor:
-        return torch.cat([torch.randn(shapes[name]) for name in names])
+    def read(*names: str, dtype: torch.dtype | None = None) -> Tensor:
+        return torch.cat([torch.randn(shapes[name], dtype=dtype) for name in names])
 
     return Llama(spec, read, device=CPU, dtype=torch.float32, linear=lambda names, bias: Linear(read(*names), bias, pack=False))
 

@@ -132,6 +132,7 @@ def test_an_interrupt_leaves_jobs_alone_and_stop_does_not(kernel: Kernel) -> Non
 def test_what_the_user_assigned_meanwhile_wins_and_one_job_can_be_stopped(kernel: Kernel) -> None:
     kernel.run(LONG.replace("-o long", "-o taken"))
     kernel.run("job, taken = Out[max(Out)], 'mine'")
+    settle(kernel, "job.n_tokens > 0", "True")
     assert kernel.run(f"%sgl jobs stop {kernel.run('job.number').result}").printed.endswith("is being stopped\n")
     settle(kernel, "job.status", "'stopped'")
     assert kernel.run("taken, 'hello' in job.state.text().lower()").result == "('mine', True)"

@@ -15,6 +15,7 @@ import sgl_lab.lang.surface as sgl
 from sgl_lab.backends.scripted import ScriptedBackend
 from sgl_lab.contracts.errors import BadArgument, ProgramError, RequestFailed, Stopped
 from sgl_lab.contracts.events import Event, ForkOpened
+from sgl_lab.contracts.ids import RequestId
 from sgl_lab.contracts.port import GenJob
 from sgl_lab.lang import default
 
@@ -263,6 +264,34 @@ def test_whoever_may_interrupt_a_run_may_interrupt_those_inside_it(is_async: boo
     with pytest.raises(KeyboardInterrupt), s.running():
         inner.run()
     assert backend.n_cancelled == 1
+
+
+class LateBackend(ScriptedBackend):
+    """Cancels only when it is let."""
+
+    late = threading.Event()
+
+    def cancel(self, request: RequestId) -> None:
+        threading.Thread(target=lambda: self.late.wait(10) and super(LateBackend, self).cancel(request), daemon=True).start()
+
+
+def test_what_a_run_that_was_stopped_has_said_is_waited_for_and_read() -> None:
+    backend = LateBackend("some more words", held=True)
+    asked = threading.Event()
+
+    def check() -> None:
+        if len(backend.jobs) == 1 and asked.is_set():
+            raise Stopped("enough")
+
+    s = sgl.start(backend, check=check)
+    s += "Q: " + gen("a", max_tokens=20)
+    backend.step(3)
+    within(5, lambda: next(s.text_iter("a")))
+    asked.set()
+    s.cancel("enough")
+    threading.Timer(0.3, backend.late.set).start()
+    assert within(5, s.text) == "Q: som"
+    assert isinstance(within(5, s.error), Stopped)
 
 
 def test_a_gen_in_an_f_string_is_refused_instead_of_being_spelled() -> None:
