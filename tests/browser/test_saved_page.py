@@ -114,9 +114,9 @@ def test_playing_goes_from_the_beginning_to_the_end_and_stops(saved: SavedPage) 
     expect(saved.page.get_by_role("tree")).to_be_visible()
     before = n_tokens(saved)
     saved.page.get_by_label("Speed").select_option("10")
-    saved.page.get_by_role("button", name="Play the run again").click()
+    saved.page.get_by_role("button", name="Replay").click()
     expect(time(saved)).to_have_attribute("aria-valuetext", "469 ms of 469 ms")
-    expect(saved.page.get_by_role("button", name="Play the run again")).to_be_visible()
+    expect(saved.page.get_by_role("button", name="Replay")).to_be_visible()
     assert before < n_tokens(saved)
 
 

@@ -26,7 +26,7 @@ export class TimelinePanel {
     const tools = el(
       "div",
       { class: "sgl-tools" },
-      tool("Show the whole run", "Fit", () => this.window(null)),
+      tool("Fit: show the whole run", "Fit", () => this.window(null)),
       tool("Zoom out", "−", () => this.zoom(1.4)),
       tool("Zoom in", "+", () => this.zoom(1 / 1.4)),
     );

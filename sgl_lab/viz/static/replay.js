@@ -216,7 +216,7 @@ class Player {
   paint() {
     const playing = Boolean(this.store?.playing);
     setText(this.verb, playing ? "❚❚ Pause" : "▶ Replay");
-    this.button.setAttribute("aria-label", playing ? "Pause" : "Play the run again");
+    this.button.setAttribute("aria-label", playing ? "Pause the run" : "Replay the run");
     if (Number(this.slider.value) !== this.ms) this.slider.value = this.ms;
     setText(this.clock, `${seconds(this.ms)} of ${seconds(this.meta.ms)}`);
     this.slider.setAttribute("aria-valuetext", `${seconds(this.ms)} of ${seconds(this.meta.ms)}`);

@@ -58,7 +58,7 @@ export class TreePanel {
       this.query,
       this.hits,
       this.following,
-      tool("Show the whole tree", "Fit", () => this.fit()),
+      tool("Fit: show the whole tree", "Fit", () => this.fit()),
       tool("Zoom out (Ctrl + wheel; drag to move)", "−", () => this.zoom(1 / 1.3)),
       tool("Zoom in (Ctrl + wheel; drag to move)", "+", () => this.zoom(1.3)),
     );
