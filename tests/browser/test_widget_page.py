@@ -171,10 +171,16 @@ def hellos(page: WidgetPage) -> int:
     return sum(message == {"kind": "hello"} for message in page.sent())
 
 
+def stop_the_clock(page: WidgetPage) -> None:
+    """From here on time passes in the page only where a test says so."""
+    page.page.clock.install(time=0)
+    page.page.clock.pause_at(1_000)
+
+
 def test_a_page_that_missed_a_message_asks_and_is_whole_again(browser: Browser) -> None:
     stage = story()
     page = WidgetPage(browser, **CALM)
-    page.page.clock.install()
+    stop_the_clock(page)
     page.open()
     assert hellos(page) == 1
     messages = [message for _, message in deltas(stage)]
@@ -191,8 +197,7 @@ def test_a_page_that_missed_a_message_asks_and_is_whole_again(browser: Browser) 
 
 def test_a_message_missed_right_after_a_hello_is_asked_for_though_nothing_more_comes(browser: Browser) -> None:
     page = WidgetPage(browser, **CALM)
-    page.page.clock.install(time=0)
-    page.page.clock.pause_at(1_000)  # from here on time passes only where it is said so
+    stop_the_clock(page)
     page.open()
     whole = full(story())
     page.page.evaluate("(message) => model.receive(message)", {**whole, "seq": 4})
