@@ -13,6 +13,7 @@ from sgl_lab.viz.draw.numbers import duration
 from sgl_lab.viz.explain.edit import Line, find_edit
 from sgl_lab.viz.explain.past import shared
 from sgl_lab.viz.explain.why import Miss, why
+from sgl_lab.viz.views import MetricsView
 
 from .recording import Session
 from .test_viz_draw import ATTRIBUTES, HOSTILE, TAGS, Reader
@@ -162,9 +163,9 @@ def test_the_next_turn_of_a_chat_is_new_text_after_what_the_run_had() -> None:
         session.ask(record.run, [("a", RULES, 4)])
         said = session.last_answer
         session.ask(record.run, [("b", (RULES.encode() + bytes(said)).decode("latin-1") + " And what of Faro?", 4)], encoding="latin-1")
-    miss = why(record, session.records).misses[1]
-    lines = dict(draw.rows(miss, record.spell))
-    assert miss.n_inside == len(RULES) + 3
+    found = why(record, session.records)
+    assert found.n_inside == len(RULES) + 3
+    lines = dict(draw.rows(found.misses[1], record.spell))
     assert 'And what o" is new' in lines[draw.FIRST]
     assert lines[draw.EDIT] == 'line 3 of In[1] says it: user("And what of Faro?")'
 
@@ -308,7 +309,11 @@ def test_the_sums_are_those_of_the_engine_whatever_was_asked() -> None:
         assert found.n_prompt == after["prompt_tokens"] - before["prompt_tokens"]
         assert found.n_cached == after["cached_prompt_tokens"] - before["cached_prompt_tokens"]
         assert all(miss.n_hit + miss.n_lost <= miss.n_prompt for miss in found.misses)
-        assert 0 <= found.n_inside <= found.n_cached
+        counts = MetricsView(record.run)
+        for entry in record.entries:
+            counts.fold(entry)
+        strip = counts.full()
+        assert (strip["cached"], strip["reused"]) == (found.n_cached, found.n_inside)
         assert draw.headline(found) in draw.text(found, record.spell)
         n_lost += found.n_lost
     assert n_lost > 0

@@ -576,6 +576,27 @@ def test_a_cold_run_finds_nothing_from_before_however_much_its_forks_reuse() -> 
     assert "cached" not in {tok[1] for op in views.tokens.full()["ops"] for tok in op["toks"]}
 
 
+def test_what_a_run_computed_without_sampling_is_its_own_though_its_step_is_told_of_after_its_end() -> None:
+    events = [opened(), queued(1), matched(1, 0, 3), finished(1), step(((1, 3),)), queued(2), matched(2, 3, 3)]
+    assert found_and_reused(events) == (0, 3, {"prefill", "reused"})
+
+
+def test_what_a_constraint_forces_before_its_request_is_in_makes_nothing_the_runs_own() -> None:
+    forced = TokensSampled(1, (Sample(RequestId(1), 9, None, (), 1, True),))
+    assert found_and_reused([opened(), queued(1), forced, matched(1, 2, 4)]) == (2, 0, {"found", "forced"})
+
+
+def found_and_reused(events: list[Event]) -> tuple[int, int, set[str]]:
+    """What the strip counts, and the kinds of bars on the lanes but for waiting."""
+    reuse = Reuse(RUN)
+    metrics, lanes = MetricsView(RUN, reuse), LanesView(RUN, reuse)
+    for number, event in enumerate(events):
+        metrics.fold(Entry(number, number, event))
+        lanes.fold(Entry(number, number, event))
+    strip = metrics.full()
+    return strip["found"], strip["reused"], {bar["kind"] for bar in lanes.full()["bars"]} - {"wait"}
+
+
 def test_what_an_earlier_run_left_is_found_once_and_reused_from_then_on() -> None:
     stage = Stage(2_000)
     old = stage.open()

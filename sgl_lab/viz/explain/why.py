@@ -14,6 +14,7 @@ from ...contracts.events import Entry
 from ...contracts.ids import Namespace, RunId
 from ...trace import Record
 from ..views.hits import n_shared
+from ..views.metrics import MetricsView
 from .change import MAX_STRETCH, Change, kind_of, stretch
 from .edit import Edit, Line, find_edit, line_with, options_edit
 from .past import TEXT, Past, Path, Served, Tokens, grams, past, shared
@@ -46,8 +47,6 @@ class Miss:
     n_prompt: int
     n_hit: int
     """tokens that were reused"""
-    n_inside: int
-    """of these, how many nothing but this run had computed"""
     n_lost: int
     """tokens computed again though an earlier request had them, or had the same text"""
     ms: float | None
@@ -89,6 +88,8 @@ class Why:
     n_prompt: int
     """tokens, as the engine counts them: what choices share counts once"""
     n_cached: int
+    n_inside: int
+    """of these, how many the run found because it had them itself, as its cell counts them"""
     n_requests: int
     misses: tuple[Miss, ...]
     """first those that lost much, then the others in their order"""
@@ -96,11 +97,6 @@ class Why:
     @property
     def n_lost(self) -> int:
         return sum(miss.n_lost for miss in self.misses)
-
-    @property
-    def n_inside(self) -> int:
-        """Of the cached ones, how many this run itself had computed, as far as requests were explained."""
-        return min(self.n_cached, sum(miss.n_inside for miss in self.misses))
 
 
 def why(
@@ -202,11 +198,15 @@ class _Judge:
             self._add(event.namespace, _Candidate(event.computed, event, seq))
         queued = {one.queued.request: one.queued for one in mine}
         skipped = {number: n_shared(one, queued) for number, one in queued.items()}
+        counts = MetricsView(self._record.run)
+        for entry in self._record.entries:
+            counts.fold(entry)
         return Why(
             self._record.title,
             self._title(self._against) if self._against is not None else "",
             sum(len(one.queued.prompt) - skipped[one.queued.request] for one in mine),
             sum(max(0, min(one.n_hit or 0, len(one.queued.prompt)) - skipped[one.queued.request]) for one in mine),
+            counts.full()["reused"],
             len(heads),
             _grouped(misses),
         )
@@ -238,13 +238,11 @@ class _Judge:
         prompt, n_hit, n_most = served.prompt, served.n_hit or 0, served.n_reusable
         n_before, before = self._closest(served, self._before.get(served.namespace, _NONE))
         n_own, own = self._closest(served, self._own.get(served.namespace, _NONE))
-        n_found, _ = self._before.get(served.namespace, _NONE).closest(prompt)
         miss = Miss(
             served.name,
             served.expr.line if served.expr else 0,
             len(prompt),
             min(n_hit, len(prompt)),
-            max(0, min(n_hit, len(prompt)) - n_found) if own is not None else 0,
             0,
             served.ms if served.n_prefilled else None,
             "first",
@@ -416,8 +414,6 @@ def _grouped(misses: Iterable[Miss]) -> tuple[Miss, ...]:
 def _together(group: Sequence[Miss]) -> Miss:
     first = group[0]
     known = [miss.ms for miss in group if miss.ms is not None]
-    n_prompt, n_hit, n_inside, n_lost = (
-        sum(getattr(miss, name) for miss in group) for name in ("n_prompt", "n_hit", "n_inside", "n_lost")
-    )
+    n_prompt, n_hit, n_lost = (sum(getattr(miss, name) for miss in group) for name in ("n_prompt", "n_hit", "n_lost"))
     ms = sum(known) if known else None
-    return replace(first, n_prompt=n_prompt, n_hit=n_hit, n_inside=n_inside, n_lost=n_lost, ms=ms, n_alike=len(group) - 1)
+    return replace(first, n_prompt=n_prompt, n_hit=n_hit, n_lost=n_lost, ms=ms, n_alike=len(group) - 1)

@@ -1,8 +1,8 @@
 """Which tokens a run found in the cache because an earlier one left them there, and which because it had them itself.
 
-A run has a prefix as soon as one of its requests found, computed or sampled the last token of it. What a later request of the same
-run finds of that is *reused*; all else that it finds is there *from before*. A prefix is known by the hash of the prefix before it
-and its last token: one number a token.
+A run has a prefix as soon as a request of it has entered the engine with it, or has sampled the last token of it. What a later
+request of the same run finds of that is *reused*; all else that it finds is there *from before*. A prefix is known by the hash of
+the prefix before it and its last token: one number a token. Nothing here waits for the step: it ends after its requests have.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from ...contracts.events import (
     PrefixMatched,
     RequestFinished,
     RequestQueued,
-    StepRan,
     TokensSampled,
 )
 from ...contracts.ids import ForkId, RequestId, RunId
@@ -30,6 +29,8 @@ class _Walk:
     prefix: int = 0
     """hash of the tokens before `at`"""
     n_reused: int = 0
+    is_in: bool = False
+    """matched once; tokens that a constraint forced before that say nothing of what the run has"""
 
 
 class Reuse:
@@ -52,17 +53,15 @@ class Reuse:
             case RequestQueued(request=request, fork=fork, prompt=prompt) if self._run is None or fork in self._streams:
                 self._walks[request] = _Walk(list(prompt))
             case PrefixMatched(request=request, n_hit=n_hit) if walk := self._walks.get(request):
-                walk.at = walk.prefix = walk.n_reused = 0
-                walk.n_reused = self._advance(walk, n_hit)
-            case StepRan(prefill=prefill):
-                for request, n_tokens in prefill:
-                    if walk := self._walks.get(request):
-                        self._advance(walk, walk.at + n_tokens)
+                walk.at = walk.prefix = 0
+                walk.n_reused, walk.is_in = self._advance(walk, n_hit), True
+                self._advance(walk, len(walk.tokens))
             case TokensSampled(samples=samples):
                 for sample in samples:
                     if walk := self._walks.get(sample.request):
                         walk.tokens.append(sample.token)
-                        self._advance(walk, len(walk.tokens))
+                        if walk.is_in:
+                            self._advance(walk, len(walk.tokens))
             case RequestFinished(request=request):
                 self._walks.pop(request, None)
 
