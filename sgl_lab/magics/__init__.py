@@ -21,7 +21,7 @@ _LOADED = "_sgl_lab"
 class _Loaded(NamedTuple):
     matcher: Any
     desk: Desk
-    undo: Callable[[], None]
+    undo: tuple[Callable[[], None], ...]
 
 
 def load(shell: Any) -> None:
@@ -30,7 +30,7 @@ def load(shell: Any) -> None:
 
     from .complete import make_matcher
     from .desk import Desk
-    from .errors import readable
+    from .errors import readable, show_user_frames
     from .inspecting import install
     from .line import line_help, run_line, words
     from .options import cell_help
@@ -71,7 +71,7 @@ def load(shell: Any) -> None:
     shell.events.register("post_run_cell", desk.after_cell)
     for home, name, draw in _DRAWN:
         shell.display_formatter.formatters["text/html"].for_type_by_name(home, name, draw)
-    setattr(shell, _LOADED, _Loaded(matcher, desk, install(shell, _bound_names)))
+    setattr(shell, _LOADED, _Loaded(matcher, desk, (install(shell, _bound_names), show_user_frames(shell))))
 
 
 def unload(shell: Any) -> None:
@@ -81,7 +81,8 @@ def unload(shell: Any) -> None:
         return
     shell.events.unregister("post_run_cell", loaded.desk.after_cell)
     loaded.desk.close()
-    loaded.undo()
+    for undo in loaded.undo:
+        undo()
     for home, name, _ in _DRAWN:
         html = shell.display_formatter.formatters["text/html"]
         html.pop(f"{home}.{name}", None)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import linecache
 import re
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -93,6 +94,34 @@ def render_user_lines(shell: Any, error: BaseException) -> None:
     render_with(error, lines)
 
 
+def show_user_frames(shell: Any) -> Callable[[], None]:
+    """Errors that come out of us into any cell are shown with the user's frames; `%xmode Verbose` shows all. Returns what undoes it."""
+    formatter = shell.InteractiveTB
+    plain = formatter.structured_traceback
+
+    def structured_traceback(
+        etype: Any = None, evalue: Any = None, etb: TracebackType | None = None, tb_offset: int | None = None, context: int = 5
+    ) -> Any:
+        theirs = user_frames(etb)
+        is_all_theirs = not isinstance(evalue, BaseException) or not any(map(_passes_us, _chain(evalue)))
+        if theirs is None or is_all_theirs or formatter.mode == "Verbose":
+            return plain(etype, evalue, etb, tb_offset, context)
+        with _trimmed(evalue):
+            return plain(etype, evalue, theirs, 0, context)
+
+    formatter.structured_traceback = structured_traceback
+
+    def undo() -> None:
+        if vars(formatter).get("structured_traceback") is structured_traceback:
+            del formatter.structured_traceback
+
+    return undo
+
+
+def _passes_us(error: BaseException) -> bool:
+    return any(is_ours(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
 def _quoting(shell: Any, note: str) -> str:
     """The note; where it ends in a line of the cell that runs, with what stands there."""
     found = _LINE.search(note)
@@ -113,8 +142,8 @@ def _trimmed(error: BaseException) -> Iterator[None]:
             link.__traceback__ = user_frames(link.__traceback__)
         yield
     finally:
-        for link, traceback, cause, suppress in before:
-            link.__traceback__, link.__cause__, link.__suppress_context__ = traceback, cause, suppress
+        for link, frames, cause, suppress in before:
+            link.__traceback__, link.__cause__, link.__suppress_context__ = frames, cause, suppress
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -89,6 +89,48 @@ def test_nothing_that_a_job_prints_or_shows_reaches_another_cell(kernel: Kernel)
     assert kernel.run("noisy.result(30); noisy.printed.count('leak') >= 80").result == "True"
 
 
+PROGRAM = """import sgl_lab as sgl
+@sgl.function
+def tell(s, topic):
+    s += topic
+    raise ValueError("mine")
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "ename"),
+    [
+        ("tell.run(topik=1)", "UnknownArgument"),
+        ("tell.run('tea', temperature='hot')", "BadArgument"),
+        ("tell.run('tea', backend='openai')", "BadArgument"),
+        ("tell.run_batch([{'topik': 1}])", "UnknownArgument"),
+        ("tell.run_batch([('tea',), ('milk',)])", "ValueError"),
+        ("sgl.gen('x', stop=3)", "BadArgument"),
+        ("sgl.gen('x', stopp=3)", "UnknownArgument"),
+        ("sgl.Lab(cache_tokens=-1)", "BadArgument"),
+        ("sgl.Lab('nowhere')", "ModelMissing"),
+        ("sgl.nothing", "AttributeError"),
+        ("greeting['nothing']", "UnknownVariable"),
+        ("@sgl.function\ndef nothing(): pass", "BadArgument"),
+    ],
+)
+def test_an_error_that_comes_out_of_us_in_an_ordinary_cell_shows_the_users_lines_alone(kernel: Kernel, code: str, ename: str) -> None:
+    kernel.run(PROGRAM + "greeting = sgl.function(lambda s: None).run()")
+    reply = kernel.run(code)
+    assert (reply.status, reply.ename) == ("error", ename)
+    assert f"----> 1 {code.splitlines()[0]}" in reply.traceback
+    assert ("def tell" in reply.traceback) == (ename == "ValueError")
+    assert not re.search("sgl_lab/|site-packages|skipping hidden", reply.traceback), reply.traceback
+
+
+def test_verbose_shows_every_frame_and_errors_of_others_are_left_alone(kernel: Kernel) -> None:
+    kernel.run("import sgl_lab as sgl\n%xmode Verbose")
+    reply = kernel.run("sgl.gen('x', stop=3)")
+    kernel.run("%xmode Context")
+    assert "sgl_lab/lang" in reply.traceback
+    assert "json/decoder" in kernel.run("import json; json.loads('{')").traceback
+
+
 def test_an_error_is_kept_and_shown_with_the_users_own_line(kernel: Kernel) -> None:
     kernel.run('%%sgl broken << --bg\nuser("hi")\nx = 1 / 0')
     reply = kernel.run("broken.result(30)")
