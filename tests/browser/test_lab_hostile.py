@@ -117,7 +117,7 @@ def play(page: Page) -> None:
     page.locator(OUTPUT, has_text="Radix tree").last.scroll_into_view_if_needed()
     page.get_by_role("button", name="Replay").last.wait_for()
     page.get_by_role("tree").last.scroll_into_view_if_needed()
-    page.locator(".sgl-node").last.click()
+    page.locator(".sgl-node:not(.others)").last.click()
     expect(page.locator(".sgl-details").last).to_be_visible()
 
 
