@@ -37,7 +37,7 @@ from .desk import Desk
 from .errors import as_cell_syntax_error, outer_filename, show_source
 from .interact import Interact
 from .jobs import Job
-from .options import CellOptions, OptionError, parse_cell
+from .options import HELP_FLAGS, CellOptions, OptionError, cell_help, parse_cell
 from .printing import say
 from .show import CellView, Place, loading
 
@@ -157,6 +157,9 @@ class Cell:
 
 def run_cell(shell: Any, desk: Desk, line: str, body: str) -> Any:
     """Run the cell, or define its function with --def; returns what becomes its `Out`, None for nothing."""
+    if not set(HELP_FLAGS).isdisjoint(line.split()):
+        say(cell_help())
+        return None
     options = parse_cell(line)
     filename = outer_filename(shell)
     source = bodies.leading_blank_lines(body) + shell.transform_cell(body)

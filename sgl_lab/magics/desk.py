@@ -54,6 +54,14 @@ class Desk:
         kept = {record.run: record for lab in _labs() for record in tuple(lab.records)}
         return [kept[run] for run in sorted(kept)]
 
+    def answered(self) -> list[Record]:
+        """Of `runs`, those in which the model said or chose something: a cell that failed before that is no run to compare with.
+
+        All of them where there is no such run.
+        """
+        runs = self.runs()
+        return [record for record in runs if record.has_answers] or runs
+
     def lab_of(self, record: Record) -> Lab | None:
         """The lab that the record is of; None if it was read from a file or its lab is closed."""
         labs = _labs()
@@ -63,16 +71,18 @@ class Desk:
     def run(self, word: str | None = None) -> Record:
         """The run that was seen last, or the one that `word` names.
 
-        -1 is the last one, -2 the one before; a number is that of the cell (`In[5]` is 5); else a name given with -o, the
-        title of a recording or the name of a file that was replayed.
+        -1 is the last that the model answered in, -2 the one before; a number is that of the cell (`In[5]` is 5); else a name
+        given with -o, the title of a recording or the name of a file that was replayed.
         """
         runs = self.runs()
         if word is None:
             if self.last is None:
                 raise OptionError("nothing has run yet", hint="run a %%sgl cell first")
-            return self.last
+            answered = [] if self.last.has_answers else self.answered()
+            return answered[-1] if answered else self.last
         found: Record | None
         if word.startswith("-"):
+            runs = self.answered()
             found = runs[int(word)] if 0 < -int(word) <= len(runs) else None
         else:
             wanted = (self.names.get(word), word, f"In[{word}]")

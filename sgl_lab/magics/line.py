@@ -9,7 +9,7 @@ from typing import Any
 from . import commands
 from .commands.command import Command, Words, is_option
 from .desk import Desk
-from .options import OptionError, cell_help, nearest
+from .options import HELP_FLAGS, OptionError, cell_help, nearest, wrapped
 from .printing import say
 
 
@@ -24,6 +24,8 @@ def run_line(shell: Any, desk: Desk, line: str) -> Any:
     command = COMMANDS.get(name)
     if command is None:
         raise nearest(name, COMMANDS, "command")
+    if not set(HELP_FLAGS).isdisjoint(rest):
+        name, rest, command = "help", [name], COMMANDS["help"]
     read = command.read(name, rest)
     with desk.interrupts.watched(whatever_handler=True):
         result = command.action(shell, desk, read)
@@ -55,11 +57,25 @@ def _models() -> tuple[str, ...]:
 
 
 def line_help() -> str:
-    return "\n".join(["%sgl COMMAND", "", *(f"  {name:<12}{command.help}" for name, command in COMMANDS.items())])
+    return "\n".join(["%sgl COMMAND", "", *map(_command_help, COMMANDS)])
+
+
+def _command_help(name: str) -> str:
+    """How it is called, and what it does: in one line where there is room."""
+    usage, _, text = COMMANDS[name].help.rpartition("   ")
+    if not usage or len(usage) + len(text) < _IN_ONE_LINE:
+        return wrapped(f"  {name:<12}", COMMANDS[name].help)
+    return "\n".join([wrapped(f"  {name:<12}", usage), wrapped(" " * 14, text)])
 
 
 def _help(shell: Any, desk: Desk, words: Words) -> None:
-    say(cell_help() + "\n\n" + line_help())
+    """`help` and `help COMMAND`."""
+    name = words.name()
+    if name is not None and name not in COMMANDS:
+        raise nearest(name, COMMANDS, "command")
+    say(_command_help(name).lstrip() if name else cell_help() + "\n\n" + line_help())
 
 
-COMMANDS: dict[str, Command] = {**commands.COMMANDS, "help": Command(_help, "this")}
+_IN_ONE_LINE = 80
+COMMANDS: dict[str, Command] = {**commands.COMMANDS}
+COMMANDS["help"] = Command(_help, "[COMMAND]   this, or what COMMAND does", 1, values=tuple(COMMANDS))

@@ -11,6 +11,7 @@ import keyword
 import math
 import re
 import shlex
+import textwrap
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -176,8 +177,19 @@ _DEFINE = re.compile(r"--def(?:=|\s+)([^\W\d]\w*)\s*(\()?")
 _CAPTURE = re.compile(r"\s*([^\W\d]\w*)\s*<<(?=\s|$)")
 
 
+HELP_FLAGS = ("-h", "--help")
+_WIDTH = 96
+"""characters of a line of help: a notebook breaks longer ones in the middle of a word"""
+
+
+def wrapped(head: str, text: str) -> str:
+    """`text` behind `head`, its further lines below its first."""
+    below = " " * len(head)
+    return textwrap.fill(text, _WIDTH, initial_indent=head, subsequent_indent=below, break_long_words=False, break_on_hyphens=False)
+
+
 def cell_help() -> str:
-    rows = [f"  {', '.join(option.flags):<16}{option.value:<12}{_with_default(option)}" for option in CELL_OPTIONS]
+    rows = [wrapped(f"  {', '.join(option.flags):<16}{option.value:<12}", _with_default(option)) for option in CELL_OPTIONS]
     return "\n".join(
         [
             "%%sgl [NAME <<] [options]      run the cell as an SGLang program and show it running",
@@ -185,8 +197,10 @@ def cell_help() -> str:
             *rows,
             f"  {'NAME <<':<28}keep the last expression's value under NAME instead of showing it",
             "",
-            "The body is Python. The state is `s`; user(...), gen(...), a string or an f-string alone on a line is appended to it.",
-            "Names that it assigns are the notebook's, but for `s` and variables of loops. The last expression is its value.",
+            "The body is Python, and `s` is its state. What stands alone on a line is appended to it:",
+            "user(...), gen(...), text that is written out there. The last expression is the cell's value:",
+            "text in that place is appended only with a `;` behind it. Names that the body assigns are the",
+            "notebook's, but for `s` and variables of loops.",
         ]
     )
 

@@ -17,6 +17,7 @@ from ..contracts.events import (
     CellFinished,
     CellStarted,
     Entry,
+    ExprFinished,
     ForkOpened,
     NodeInserted,
     NodeSplit,
@@ -27,7 +28,7 @@ from ..contracts.events import (
     from_dict,
     to_dict,
 )
-from ..contracts.ids import Namespace, RunId
+from ..contracts.ids import ForkId, Namespace, RequestId, RunId
 from ..contracts.legible import clipped
 from ..contracts.tree import TreeSnapshot
 from .checked import Checker, snapshot_from, vocab_from
@@ -84,6 +85,25 @@ class Record:
     def _began(self) -> CellStarted:
         said = (entry.event for entry in self.entries)
         return next((e for e in said if isinstance(e, CellStarted) and e.run == self.run), CellStarted(self.run, f"run {self.run}", ""))
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether the model has said or chosen anything in it; that of another run which goes on beside it does not count."""
+        own = self.scope
+        forks, requests = set[ForkId](), set[RequestId]()
+        for entry in self.entries:
+            match entry.event:
+                case ForkOpened(run=run, fork=fork) if own in (None, run):
+                    forks.add(fork)
+                case RequestQueued(request=request, fork=fork) if own is None or fork in forks:
+                    requests.add(request)
+                case TokensSampled(samples=samples) if any(sample.request in requests for sample in samples):
+                    return True
+                case ExprFinished(fork=fork, status="ok") if own is None or fork in forks:
+                    return True
+                case _:
+                    pass
+        return False
 
     @property
     def namespace(self) -> Namespace | None:

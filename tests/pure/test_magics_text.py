@@ -11,7 +11,8 @@ from functools import partial
 
 import pytest
 
-from sgl_lab.contracts.ids import RunId
+from sgl_lab.contracts.events import CellStarted, Entry, ExprFinished, ForkOpened
+from sgl_lab.contracts.ids import ExprId, ForkId, RunId
 from sgl_lab.magics import _inside
 from sgl_lab.magics.body import APPEND, HERE, STATE, TEXT, compile_cell, compile_function, documenting, is_silenced, leading_blank_lines
 from sgl_lab.magics.commands.command import Command, Words
@@ -19,7 +20,7 @@ from sgl_lab.magics.commands.whatif import POLICIES
 from sgl_lab.magics.complete import words_for
 from sgl_lab.magics.desk import Desk
 from sgl_lab.magics.line import COMMANDS as COMMANDS_OF_LINE
-from sgl_lab.magics.line import line_help, words
+from sgl_lab.magics.line import line_help, run_line, words
 from sgl_lab.magics.options import CELL_OPTIONS, VIEWS, CellOptions, OptionError, cell_help, parse_cell
 from sgl_lab.trace import Record
 
@@ -497,8 +498,39 @@ def test_a_command_refuses_what_it_does_not_know_in_one_line(line: str, message:
 def test_every_command_is_in_the_help_and_is_completed() -> None:
     assert words_for("%sgl ", partial(words, Desk()), ())[1] == tuple(COMMANDS_OF_LINE)
     for name, command in COMMANDS_OF_LINE.items():
-        assert re.search(rf"^  {name} +{re.escape(command.help)}$", line_help(), re.MULTILINE)
+        assert re.search(rf"^  {name} +{re.escape(command.help)}$".replace(r"\ ", r"\s+"), line_help(), re.MULTILINE)
         assert set(command.options) <= set(words_for(f"%sgl {name} ", partial(words, Desk()), ())[1]) or name == "model"
+
+
+def test_no_line_of_the_help_is_longer_than_a_notebook_is_wide() -> None:
+    assert max(map(len, (cell_help() + line_help()).splitlines())) <= 98
+
+
+@pytest.mark.parametrize("line", ["help why", "why --help", "why -h", "why In[5] --help"])
+def test_help_is_given_of_one_command(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run_line(None, Desk(), line)
+    said = capsys.readouterr().out
+    assert said.startswith("why ")
+    assert "had computed" in said
+    assert "%sgl COMMAND" not in said
+    with pytest.raises(OptionError, match="did you mean 'why'"):
+        run_line(None, Desk(), "help whi")
+
+
+def test_a_run_in_which_the_model_answered_nothing_is_not_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk()
+    first, second, slip = (Record(RunId(number)) for number in (1, 2, 3))
+    for record, status in ((first, "ok"), (second, "ok"), (slip, "stopped")):
+        record.append(Entry(0, 0, CellStarted(record.run, f"In[{record.run}]", "")))
+        record.append(Entry(1, 1, ForkOpened(record.run, ForkId(record.run), None, 0, "")))
+        record.append(Entry(2, 2, ExprFinished(ForkId(record.run), ExprId(1), status, "")))
+    slip.append(Entry(3, 3, ForkOpened(first.run, ForkId(9), None, 0, "")))  # of a background cell
+    slip.append(Entry(4, 4, ExprFinished(ForkId(9), ExprId(2), "ok", "")))
+    monkeypatch.setattr(desk, "runs", lambda: [first, second, slip])
+    desk.last = slip
+    assert (desk.run(), desk.run("-1"), desk.run("-2"), desk.run("3")) == (second, second, first, slip)
+    monkeypatch.setattr(desk, "runs", lambda: [slip])
+    assert desk.run() is desk.run("-1") is slip
 
 
 def test_behind_some_words_of_a_command_only_their_own_are_offered() -> None:

@@ -47,7 +47,7 @@ def explained(desk: Desk, record: Record, against: Record | None = None) -> tupl
 def _diff(shell: Any, desk: Desk, words: Words) -> None:
     """`diff`, `diff A` and `diff A B`: of the last two runs, of A and the last one, of any two."""
     names = words.names
-    if not names and (n_runs := len(desk.runs())) < 2:
+    if not names and (n_runs := len(desk.answered())) < 2:
         raise OptionError(f"%sgl diff compares two runs, {'one has run' if n_runs else 'none has run'}", hint="run a %%sgl cell first")
     a = desk.run(names[0] if names else "-2")
     b = desk.run(names[1] if len(names) == 2 else "-1")

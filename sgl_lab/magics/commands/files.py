@@ -23,11 +23,13 @@ def target(word: str | None, words: Words, mark: str, example: str) -> Path:
     return path
 
 
-def write(path: Path, source: str) -> None:
+def write(path: Path, source: str, what: str = "") -> None:
     write_whole(path, lambda file: file.write(source))
-    told(path)
+    told(path, what)
 
 
-def told(path: Path) -> None:
+def told(path: Path, what: str = "") -> None:
+    """A line that says what was written, and how much."""
     size = path.stat().st_size
-    say(f"wrote {path}, {size / 1024:,.0f} KiB" if size >= 1024 else f"wrote {path}, {counted(size, 'byte')}")
+    amount = f"{size / 1024:,.0f} KiB" if size >= 1024 else counted(size, "byte")
+    say(f"wrote {path}: {what}, {amount}" if what else f"wrote {path}, {amount}")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...contracts.legible import clipped
 from ...trace import read_jsonl, write_jsonl
 from ...trace.record import MARK as RECORD_MARK
 from ...viz import bundle
@@ -31,8 +32,9 @@ MAX_ASKED = 200
 
 def _save(shell: Any, desk: Desk, words: Words) -> None:
     path = target(words.name(), words, RECORD_MARK, "%sgl save run.jsonl")
-    write_jsonl(desk.run(words.name(1)), path)
-    told(path)
+    record = desk.run(words.name(1))
+    write_jsonl(record, path)
+    told(path, clipped(record.title, 60))
 
 
 def _replay(shell: Any, desk: Desk, words: Words) -> None:
@@ -52,7 +54,7 @@ def _replay(shell: Any, desk: Desk, words: Words) -> None:
 def _export(shell: Any, desk: Desk, words: Words) -> None:
     path = target(words.name(), words, page.MARK, "%sgl export run.html")
     record = desk.run(words.name(1))
-    write(path, page.page(f"sgl_lab · {record.title}", exported(desk, record), bundle.players()))
+    write(path, page.page(f"sgl_lab · {record.title}", exported(desk, record), bundle.players()), clipped(record.title, 60))
 
 
 def exported(desk: Desk, record: Record) -> list[Markup]:
@@ -71,7 +73,8 @@ def exported(desk: Desk, record: Record) -> list[Markup]:
 
 def _trace(shell: Any, desk: Desk, words: Words) -> None:
     path = target(words.name(), words, perfetto.MARK, "%sgl trace run.json")
-    write(path, json.dumps(perfetto.trace(desk.run(words.name(1))), separators=(",", ":"), allow_nan=False))
+    record = desk.run(words.name(1))
+    write(path, json.dumps(perfetto.trace(record), separators=(",", ":"), allow_nan=False), clipped(record.title, 60))
     say("open it at ui.perfetto.dev or in chrome://tracing")
 
 

@@ -56,9 +56,10 @@ def _last_run(desk: Desk) -> str:
     """How fast the last run was, by the same count as its cell says."""
     if desk.last is None:
         return ""
-    strip = Folded(desk.last).metrics.full()
+    last = desk.run()
+    strip = Folded(last).metrics.full()
     speed = f"{strip['tok_s']:,.0f} tokens/s from the first request to the last token"
-    return f"{clipped(desk.last.title, 60)}: {counted(strip['generated'], 'token')} generated, {speed}" if strip["generated"] else ""
+    return f"{clipped(last.title, 60)}: {counted(strip['generated'], 'token')} generated, {speed}" if strip["generated"] else ""
 
 
 def _token_counts(found: Mapping[str, int]) -> dict[str, int]:
