@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from .conftest import OpenNotebook
@@ -116,15 +118,13 @@ def assert_stopped(notebook: Notebook, cell: int, words: str) -> None:
     assert notebook.js(N_LIVE) == 0
 
 
-def test_tokens_and_the_tree_grow_on_the_page_while_the_cell_runs(notebook: Notebook, answer: str) -> None:
-    folder = notebook.file.with_suffix(".stages")
-    folder.mkdir()
-    notebook.start(FORKS.format(folder=f"{folder}/"))
+def test_tokens_and_the_tree_grow_on_the_page_while_the_cell_runs(notebook: Notebook, answer: str, tmp_path: Path) -> None:
+    notebook.start(FORKS.format(folder=f"{tmp_path}/"))
     shown = {"n_tokens": 0, "tree": ""}
     for stage in STAGES:
         notebook.wait(GREW, shown)
         shown = notebook.js(f"return {SHOWN}")
-        (folder / stage).touch()
+        (tmp_path / stage).touch()
     notebook.wait_idle()
     assert notebook.js(N_LIVE) == 0
 
@@ -172,9 +172,9 @@ def test_the_keyboard_reaches_stop_and_the_tokens_which_tell_their_chances(noteb
     assert_stopped(notebook, cell, words)
 
 
-def test_a_page_reloaded_in_mid_run_shows_the_whole_run_in_the_end(notebook: Notebook, answer: str) -> None:
+def test_a_page_reloaded_in_mid_run_shows_the_whole_run_in_the_end(notebook: Notebook, answer: str, tmp_path: Path) -> None:
     n = 900
-    end = notebook.file.with_suffix(".end")
+    end = tmp_path / "end"
     notebook.start(LONG.format(n=n) + HELD.format(file=str(end)))
     notebook.wait("document.querySelectorAll('.sgl-roots .t.generated').length >= 4")
     notebook.save()
