@@ -335,7 +335,7 @@ def _plain(value: Any) -> Any:
 
 
 def _frozen(value: Any) -> Any:
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+    return tuple([_frozen(item) if isinstance(item, list) else item for item in value]) if isinstance(value, list) else value
 
 
 def to_dict(event: Event) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class EngineConfig:
     min_share: int = 16
     """uncomputed tokens that a waiting request must share with a running prefill to wait for it"""
     draft_tokens: int = 64
-    """tokens that are guessed at a time for one request, and drawn in one step as far as they come true; 0: none"""
+    """draft tokens that one request may have verified in a step; 0: none"""
     jump_forward: bool = True
     """tokens that a constraint leaves no choice about are said without being drawn"""
     seed: int = 0

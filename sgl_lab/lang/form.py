@@ -52,7 +52,7 @@ def read(name: object, form: Form, text: str, meta: Mapping[str, Any]) -> Any:
             return form.meaning(text)
         except (ValueError, RecursionError) as error:
             if not isinstance(stop, str):
-                obeyed = f"{name!r} is {text!r:.80}, which obeys its {form.constraint.kind}"
+                obeyed = f"{name!r} is {text!r:.80}, which keeps to its {form.constraint.kind}"
                 raise InvalidValue(f"{obeyed} and is refused: {_in_a_line(error)}") from error
     n_tokens = f"after {meta['completion_tokens']} tokens"
     if meta["finish_reason"] == "length":

@@ -6,8 +6,9 @@ with a slider over the recorded moments. A bundle stays under `LIMIT`: what goes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from ..contracts.legible import clipped, legible
 from .draw import html, still, text
@@ -24,6 +25,7 @@ LIMIT = 256 * 1024
 PAGE_LIMIT = 20 * 1024 * 1024
 """bytes of the recording in a page of its own"""
 Picture = TypeVar("Picture", covariant=True)
+Made = TypeVar("Made", Markup, str)
 TRUST = (
     "This is a picture of the run. To replay it and to explore its tokens, trust the notebook: "
     "Command palette (Ctrl + Shift + C), Trust Notebook."
@@ -61,7 +63,8 @@ ROOMS = (
 PAGE_ROOM = Room(400, 4_000, 1_000_000)
 
 
-class Pictures(NamedTuple):
+@dataclass(frozen=True)
+class Pictures:
     """The views of a run; those that are None are left out."""
 
     tokens: TokensPicture | None
@@ -75,6 +78,14 @@ class Pictures(NamedTuple):
     is_engine: bool = False
     has_lanes: bool = True
     """whether the timeline is one of the views; the tokens read the lanes in any case"""
+    _made: dict[tuple[str, int | None], Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def _once(self, name: str, size: int | None, make: Callable[[], Made]) -> Made:
+        """What is drawn in one size is drawn once, however many rooms are tried."""
+        if (name, size) not in self._made:
+            self._made[name, size] = make()
+        made: Made = self._made[name, size]
+        return made
 
     def drawn(self, room: Room, moment: str) -> Markup:
         is_failure = self.status == "error" and self.message
@@ -86,23 +97,25 @@ class Pictures(NamedTuple):
         if self.metrics is not None:
             parts.append(still.counts(self.metrics, self.is_engine))
         if self.tokens is not None:
-            parts.append(still.tokens(self.tokens if room.n_tokens is None else cut(self.tokens, room.n_tokens), self.lanes))
-        if self.tree is not None:
-            parts.append(still.tree(self.tree, room.n_nodes))
-        if self.lanes is not None and self.has_lanes:
-            parts.append(still.lanes(self.lanes, room.n_bars))
+            told = self.tokens
+            n = room.n_tokens
+            parts.append(self._once("tokens", n, lambda: still.tokens(told if n is None else cut(told, n), self.lanes)))
+        if (tree := self.tree) is not None:
+            parts.append(self._once("tree", room.n_nodes, lambda: still.tree(tree, room.n_nodes)))
+        if (lanes := self.lanes) is not None and self.has_lanes:
+            parts.append(self._once("lanes", room.n_bars, lambda: still.lanes(lanes, room.n_bars)))
         return still.frame(parts)
 
     def words(self, room: Room) -> str:
         plain = [clipped(f"{self.status}: {self.message}" if self.message else self.status, 300)] if self.status != "ok" else []
         if self.metrics is not None:
             plain.append(text.metrics(self.metrics))
-        if self.tokens is not None:
-            plain.insert(0, text.transcript(self.tokens, n_tokens=room.n_plain))
-        if self.tree is not None:
-            plain.append(text.tree(self.tree))
-        if self.lanes is not None and self.has_lanes:
-            plain.append(text.lanes(self.lanes))
+        if (told := self.tokens) is not None:
+            plain.insert(0, self._once("plain", room.n_plain, lambda: text.transcript(told, n_tokens=room.n_plain)))
+        if (tree := self.tree) is not None:
+            plain.append(self._once("plain tree", None, lambda: text.tree(tree)))
+        if (lanes := self.lanes) is not None and self.has_lanes:
+            plain.append(self._once("plain lanes", None, lambda: text.lanes(lanes)))
         return "\n\n".join(part for part in plain if part)
 
 

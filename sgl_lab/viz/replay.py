@@ -74,6 +74,7 @@ class Replay:
     options: Mapping[str, Any]
     _told: dict[Detail, list[Frame]] = field(default_factory=dict, repr=False, compare=False)
     _made: dict[tuple[Detail, int], Packed] = field(default_factory=dict, repr=False, compare=False)
+    _fewest: dict[Detail, int] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def is_empty(self) -> bool:
@@ -90,7 +91,7 @@ class Replay:
         return data("sgl-recording", json.dumps(found.meta), found.packed) if found else None
 
     def _packed(self, budget: int, detail: Detail) -> Packed | None:
-        if not self.record.entries or budget <= 0:
+        if not self.record.entries or budget <= self._least(detail):
             return None
         level = 0
         while True:
@@ -108,12 +109,23 @@ class Replay:
                 return found
         return None
 
-    def _with(self, detail: Detail, level: int) -> Packed:
-        """All moments, without the details of `level`. Made once."""
+    def _least(self, detail: Detail) -> int:
+        """Bytes of the fewest moments with the fewest details."""
+        if detail not in self._fewest:
+            told, level = self._all(detail), len(DETAILS) - 1
+            self._fewest[detail] = self._pack(thinned(told, LEAST_MOMENTS), level, len(told), is_whole=False).size
+        return self._fewest[detail]
+
+    def _all(self, detail: Detail) -> list[Frame]:
+        """Every moment, with all details."""
         if detail not in self._told:
             self._told[detail] = frames(self.record, self.spell, detail)
+        return self._told[detail]
+
+    def _with(self, detail: Detail, level: int) -> Packed:
+        """All moments, without the details of `level`. Made once."""
         if (detail, level) not in self._made:
-            told = self._told[detail]
+            told = self._all(detail)
             self._made[detail, level] = self._pack(told, level, len(told), is_whole=True)
         return self._made[detail, level]
 
@@ -171,10 +183,9 @@ def thinned(told: list[Frame], n: int) -> list[Frame]:
 def merged(messages: list[Message]) -> Message:
     """One message that tells what these tell one after the other."""
     found: Message = {}
-    for message in messages:
-        for channel, part in message.items():
-            before = found.get(channel)
-            found[channel] = _merged(channel, before, part) if channel in _KEYS and before and part else part
+    for channel in dict.fromkeys(channel for message in messages for channel in message):
+        parts = [part for message in messages if (part := message.get(channel))]
+        found[channel] = parts[-1] if len(parts) == 1 or (parts and channel not in _KEYS) else _merged(channel, parts) if parts else None
     return found
 
 
@@ -182,18 +193,24 @@ _KEYS = {"tokens": {"forks": "fork"}, "tree": {"nodes": "id", "texts": "id"}, "l
 """lists whose rows replace those of the same key"""
 
 
-def _merged(channel: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Message:
-    found = {**before, **after}
+def _merged(channel: str, parts: list[Mapping[str, Any]]) -> Message:
+    found: Message = {}
+    for part in parts:
+        found |= part
     for name, key in _KEYS[channel].items():
-        found[name] = list({row[key]: row for row in (*before.get(name, ()), *after.get(name, ()))}.values())
+        found[name] = list({row[key]: row for part in parts for row in part.get(name, ())}.values())
     if channel == "tokens":
-        bases = {row["fork"]: row["base"] for row in before.get("forks", ())}
-        moved = {row["fork"] for row in after.get("forks", ()) if bases.get(row["fork"], row["base"]) != row["base"]}
-        found["ops"] = _joined([*(op for op in before.get("ops", ()) if op["fork"] not in moved), *after.get("ops", ())])
+        ops: list[Message] = []
+        bases: dict[int, int] = {}
+        for part in parts:
+            moved = {row["fork"] for row in part.get("forks", ()) if bases.get(row["fork"], row["base"]) != row["base"]}
+            bases |= {row["fork"]: row["base"] for row in part.get("forks", ())}
+            ops = [*(op for op in ops if op["fork"] not in moved), *part.get("ops", ())] if moved else ops + list(part.get("ops", ()))
+        found["ops"] = _joined(ops)
     if channel == "tree":
-        gone = {*before.get("gone", ()), *after.get("gone", ())}
+        gone = {number for part in parts for number in part.get("gone", ())}
         found["gone"] = sorted(gone)
-        found["ends"] = list(dict([*before.get("ends", ()), *after.get("ends", ())]).items())
+        found["ends"] = list(dict([end for part in parts for end in part.get("ends", ())]).items())
         for name in ("nodes", "texts"):
             found[name] = [row for row in found[name] if row["id"] not in gone]
     return found

@@ -212,7 +212,7 @@ def test_a_token_tells_what_the_constraint_left_and_how_it_came(page: WidgetPage
     page.receive(tokens_message(["a", "generated", -0.5, "", None, 9, {"t": 1240.0, "ms": 7.1, "allowed": 12, "drafted": True}]))
     page.page.locator(".sgl-text .t").hover()
     card = page.page.get_by_role("tooltip")
-    for words in ("12 of 49,152 tokens allowed", "at 1.24 s", "7.1 ms after", "guessed ahead", "id 9"):
+    for words in ("12 of 49,152 tokens allowed", "at 1.24 s", "7.1 ms after", "drafted and accepted", "id 9"):
         expect(card).to_contain_text(words)
 
 
@@ -262,7 +262,7 @@ def test_lanes_fold_and_say_how_many_are_below(page: WidgetPage) -> None:
     expect(page.page.locator(".sgl-name")).to_have_count(5)
 
 
-def test_what_was_guessed_and_forced_is_told_apart_from_what_was_decoded(page: WidgetPage) -> None:
+def test_what_was_drafted_and_forced_is_told_apart_from_what_was_decoded(page: WidgetPage) -> None:
     lanes = [{"lane": "f1", "parent": None, "label": "main", "kind": "fork"}]
     bar = {"id": 0, "lane": "f1", "kind": "decode", "t0": 0, "t1": 900, "n": 9, "name": "a", "request": 1, "at": 3, "wrong": 0}
     bars = [bar, {**bar, "id": 1, "kind": "drafted", "n": 3, "wrong": 1}, {**bar, "id": 2, "kind": "forced", "n": 2}]
@@ -272,12 +272,12 @@ def test_what_was_guessed_and_forced_is_told_apart_from_what_was_decoded(page: W
         "computed · prefill",
         "generated · decode",
         "forced",
-        "guessed ahead",
+        "drafted",
     ]
     widths = page.page.locator(".sgl-span.drafted rect").evaluate_all("all => all.map((rect) => Number(rect.getAttribute('width')))")
     assert widths[-1] == pytest.approx(widths[-2] / 4, abs=0.2)
     page.page.locator(".sgl-bars .sgl-span.drafted").hover()
-    expect(page.page.get_by_role("tooltip")).to_contain_text("3 of 4 guesses were right")
+    expect(page.page.get_by_role("tooltip")).to_contain_text("3 of 4 draft tokens accepted")
 
 
 # ---------------------------------------------------------------- counts, and this run's own tree

@@ -6,7 +6,7 @@ import re
 
 from sgl_lab.viz import bundle
 from sgl_lab.viz.draw import plan, still
-from sgl_lab.viz.draw.palette import BARS, INKS, NODES, TOKENS
+from sgl_lab.viz.draw.palette import BARS, HEALED, INKS, NODES, TOKENS
 
 ESM = bundle.esm()
 CSS = bundle.css()
@@ -45,6 +45,8 @@ def told(name: str) -> dict[str, str]:
 def test_the_page_and_the_still_picture_speak_with_the_same_words() -> None:
     assert told("TOKEN_WORDS") == {state: INKS[state].word for state in TOKENS}
     assert {state: told("TOKEN_MEANING")[state] for state in TOKENS} == {state: INKS[state].meaning for state in TOKENS}
+    healed = re.findall(r'const HEALED = \{ mark: "(.)", word: "(\w+)", meaning: "([^"]+)" \};', ESM)
+    assert healed == [HEALED]
     assert told("BAR_WORDS") == {kind: word for kind, (_, word) in BARS.items()}
     assert list(told("NODE_WORDS").values()) == [word for _, word in NODES.values()]
 

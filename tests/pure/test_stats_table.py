@@ -43,7 +43,7 @@ def test_a_counter_that_nobody_knew_of_is_shown_where_its_name_says() -> None:
     counts = {"drafted_tokens": 8, "accepted_tokens": 6, "oracle_s": 0.25, "requests_paused": 3, "moons": 2, "luck_rate": 0.5}
     found = {section.name: [(row.name, row.value, row.share) for row in section.rows] for section in stats.sections(counts)}
     assert found == {
-        "tokens": [("guessed ahead", "8", None), ("guessed right", "6", 0.75), ("luck rate", "50 %", None)],
+        "tokens": [("drafted", "8", None), ("of them accepted", "6", 0.75), ("luck rate", "50 %", None)],
         "time": [("oracle", "250 ms", 1.0)],
         "cache": [("moons", "2", None)],
         "requests": [("paused", "3", None)],

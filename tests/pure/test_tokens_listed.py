@@ -94,3 +94,12 @@ def test_what_no_output_should_hold_is_counted() -> None:
     assert 0 < shown < 2_000
     assert f"… {2_000 - shown:,} more: `%sgl tokens NAME`" in plain
     assert len(plain.encode()) <= 4 * LIMIT + 500
+
+
+@pytest.mark.parametrize("n", [2, 40, 2_000])
+def test_however_many_there_are_a_healed_seam_is_named(n: int) -> None:
+    found = [gen(k, tuple(range(20 * k, 20 * k + 20)), 5) for k in range(n)]
+    found[0].seams.append(((7, 8), (9,)))
+    _, page, plain = size(found)
+    assert "healed seam: ␣w7 (7) ␣w8 (8) became ␣w9 (9)" in re.sub(r"<[^>]*>", "", page)
+    assert "healed seam" in plain

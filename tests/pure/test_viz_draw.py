@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from sgl_lab.contracts.events import CellStarted, Entry, ExprFinished, TokensSampled
+from sgl_lab.contracts.events import CellStarted, Entry, ExprFinished, StreamExtended, TokensSampled
 from sgl_lab.contracts.ids import ExprId, RunId
 from sgl_lab.contracts.legible import clipped, legible
 from sgl_lab.contracts.tree import TreeSnapshot
@@ -550,3 +550,18 @@ def test_entries_without_a_story_draw_nothing_wrong() -> None:
     view = TokensView(str)
     view.fold(Entry(0, 0, CellStarted(RunId(1), "", "")))
     assert view.delta() is None
+
+
+def test_healed_tokens_have_a_mark_and_the_legend_names_it_where_there_are_any() -> None:
+    stage = Stage()
+    fork = stage.open()
+    stage.say(fork, "The capital of Fra")
+    ids = stage.encode(" France is")
+    before = stage.encode(" Fra")
+    for healed in ((), before):
+        stage.emit(StreamExtended(fork, 3 if healed else 4, ids, "generated", "", *((1, healed) if healed else ())))
+        view = TokensView(stage.spell, stage.run)
+        for entry in stage.entries:
+            view.fold(entry)
+        drawn = still.tokens(view.full()).source
+        assert ("⌇ healed" in drawn, drawn.count("re-encoded here"), drawn.count(still.SEAM)) == ((True, 1, 2) if healed else (False, 0, 0))

@@ -6,9 +6,13 @@ import base64
 import gzip
 import json
 import re
+import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from html import unescape
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +21,7 @@ from sgl_lab.contracts.events import CellStarted, Entry, RequestFinished
 from sgl_lab.contracts.ids import NodeId, RunId
 from sgl_lab.contracts.tree import TreeNode, TreeSnapshot
 from sgl_lab.magics.show import Folded
-from sgl_lab.trace import Record
+from sgl_lab.trace import Record, read_jsonl, write_jsonl
 from sgl_lab.viz.freeze import LIMIT, TOO_LONG
 from sgl_lab.viz.replay import IN_PAGE, Abridged, Replay, frames, thinned
 from sgl_lab.viz.views import TokensView
@@ -218,3 +222,55 @@ def test_hostile_words_reach_the_page_packed() -> None:
     script = Replay(record_of(stage), lambda token: "</script><i>", {"title": "</script>"}).script(LIMIT)
     assert script is not None
     assert re.findall("<[^a-zA-Z/]|</?[a-zA-Z]+", script.markup.source) == ["<script", "</script"]
+
+
+def many(n: int) -> Stage:
+    """One parent and `n` forks that are asked together."""
+    stage = Stage(100_000)
+    parent = stage.open()
+    stage.say(parent, "One of many questions that are asked here : ")
+    forks = [stage.open(parent, number, f"s[{number}]") for number in range(n)]
+    for number, fork in enumerate(forks):
+        stage.say(fork, f"Question {number} : what is it ? ")
+    stage.gen(*[(fork, "a", f"it is {number} , I think") for number, fork in enumerate(forks)])
+    return stage
+
+
+def n_calls(work: Callable[[], object]) -> int:
+    """Functions that are called, those of C included."""
+    n = 0
+
+    def count(frame: object, event: str, arg: object) -> None:
+        nonlocal n
+        n += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return n
+
+
+def seen_again(path: Path) -> None:
+    record = read_jsonl(path)
+    Folded(record)
+    thinned(frames(record, record.spell), 12)
+
+
+def test_a_run_of_many_gens_is_read_and_told_in_linear_work(tmp_path: Path) -> None:
+    calls = []
+    for n in (30, 120):
+        stage, path = many(n), tmp_path / f"{n}.jsonl"
+        record = record_of(stage)
+        record.end(stage.spell)
+        write_jsonl(record, path)
+        calls.append(n_calls(partial(seen_again, path)))
+    assert calls[1] < 4.8 * calls[0], calls
+
+
+def test_all_that_many_forks_said_is_in_the_picture() -> None:
+    bundle = Folded(record_of(stage := many(120)), stage.spell).bundle(("tokens", "tree", "timeline"), "many")
+    assert sum(len(part.encode()) for part in bundle.values()) <= LIMIT
+    plain = re.sub(r"<[^>]*>", "", bundle["text/html"])
+    assert [number for number in range(120) if f"Question {number} : what is it ?  assistant it is {number} , I think" not in plain] == []

@@ -123,7 +123,7 @@ class Grammars:
         if error.startswith("NoExtension"):
             raise BadArgument(f"no text can satisfy the {kind}")
         if error:
-            raise BadArgument(f"the {kind} cannot be obeyed: {readable(error)}")
+            raise BadArgument(f"the {kind} cannot be kept: {readable(error)}")
         machine = None if tree is None else Machine(tree, rules, leaving.n_tokens)
         at = None if machine is None else (machine, machine.start, b"")
         return Compiled(made, leaving.way(made.deep_copy(), at, exits.LONGEST), machine)

@@ -68,7 +68,7 @@ def _dashboard(shell: Any, desk: Desk, words: Words) -> None:
 COMMANDS = {
     "dashboard": Command(
         _dashboard,
-        "[off] [--text]   one live view for all cells: every request whoever sent it, the queue, the tree",
+        "[off] [--text]   one live view for all cells: every request of the engine, the queue, the tree",
         1,
         {"--text": ""},
         values=("off",),

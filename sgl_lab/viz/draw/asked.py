@@ -191,7 +191,8 @@ def _lines(found: Sequence[Asked], bases: Sequence[tuple[int, str]], spell: Spel
         same = f"[{n_same:,} tokens as {clipped(whose, 60)}]" if n_same else ""
         prompt = legible("".join(map(spell, one.prompt[n_same:])))
         said = legible(one.value if one.kind != "gen" else "".join(spell(sample.token) for sample in one.samples))
-        row = f"{clipped(one.title, 100)}: {same}{prompt} ⟶ {said}"
+        healed = "".join(f" ({seam})" for seam in seams(one, spell))
+        row = f"{clipped(one.title, 100)}: {same}{prompt} ⟶ {said}{healed}"
         if (room := room - len(row.encode()) - 1) < 0:
             n_more = len(found) - len(rows)
             rows.append(f"… {n_more:,} more: `%sgl tokens NAME` shows those of one name or fork, `%sgl export FILE.html` the whole run")
@@ -251,14 +252,16 @@ def _one(asked: Asked, base: tuple[int, str], spell: Spell, share: int) -> tuple
 
     quiet = css(opacity="0.65")
     prompt = [_run(text, ink) for text, ink in ((cached, palette.CACHED), (computed, palette.COMPUTED)) if text]
+    healed = seams(asked, spell)
     parts: list[Child] = [tag("span", {"style": css(font_weight="600")}, title)]
     parts.append(tag("div", {}, tag("span", {"style": quiet}, same), *prompt))
     parts += [_chips(tail)] if tail else []
+    parts += [tag("div", {"style": quiet}, seam) for seam in healed]
     answer: list[Child] = [] if head else [" ", _run(said, palette.GENERATED)]
     parts.append(tag("div", {}, tag("span", {"style": quiet}, ending), *answer))
     parts += [_chips(head), tag("div", {}, _run(said, palette.GENERATED))] if head else []
 
-    rows = [title, same + legible(cached + computed), *map(_row, tail), ending, *map(_row, head), legible(said)]
+    rows = [title, same + legible(cached + computed), *map(_row, tail), *healed, ending, *map(_row, head), legible(said)]
     return tag("div", {"style": css(margin="0 0 10px 0")}, *parts), "\n".join(filter(None, rows))
 
 

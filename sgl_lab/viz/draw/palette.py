@@ -1,4 +1,4 @@
-"""The colours, and the shape that goes with each: no state is told by colour alone.
+"""The colours, and the shape that goes with each: no state shows by colour alone.
 
 `light` is read as text (4.5 : 1) on white, `dark` on #111; `both` is legible as a line or a
 fill (3 : 1) on either, for places that cannot see the page's theme. The token states stay
@@ -44,7 +44,8 @@ INKS = {
     "evicted": EVICTED,
 }
 
-
+HEALED = ("⌇", "healed", "healed: the end of a text, encoded anew together with what follows it")
+"""mark, word and meaning of tokens at a seam of texts, whatever their state"""
 TOKENS = ("cached", "reused", "computed", "generated", "forced", "choice")
 """states of tokens, in the order of a legend"""
 BARS = {
@@ -54,7 +55,7 @@ BARS = {
     "prefill": ("computed", "computed · prefill"),
     "decode": ("generated", "generated · decode"),
     "forced": ("forced", "forced"),
-    "drafted": ("generated", "guessed ahead"),
+    "drafted": ("generated", "drafted"),
     "score": ("choice", "scored choices"),
     "preempted": ("evicted", "set aside"),
 }

@@ -27,6 +27,8 @@ BELOW = f"border-bottom:1px solid {LINE}"
 SOFT = "opacity:0.68"
 SMALL = "font-size:11.5px;line-height:18px"
 MONO = "font-family:ui-monospace,Menlo,Consolas,monospace"
+SEAM = "border-left:2px solid currentColor;padding-left:2px"
+"""of healed tokens"""
 LONG = 400
 """tokens of a turn that is folded"""
 TOKENS_HIGH, FORK_HIGH, TREE_HIGH, LANES_HIGH = 240, 96, 232, 206
@@ -165,9 +167,16 @@ def tokens(picture: TokensPicture, lanes: LanesPicture | None = None) -> Markup:
     seen = {tok[1] for op in picture["ops"] for tok in op["toks"]}
     always = ("cached", "computed", "generated")
     keys = [_token_key(state) for state in palette.TOKENS if state in always or state in seen]
-    body = (
-        _columns([_card(root, reused) for root in roots]) if len(roots) > 1 else [part for root in roots for part in _stream(root, reused)]
-    )
+    if any(_healed(tok) for op in picture["ops"] for tok in op["toks"]):
+        mark, word, meaning = palette.HEALED
+        style = f"{SMALL};{css(white_space='nowrap', padding='0 3px')};{SEAM}"
+        keys.append(tag("span", {"style": style, "title": meaning}, f"{mark} {word}"))
+    if len(roots) > MANY:
+        body = [_rows(roots, reused)]
+    elif len(roots) > 1:
+        body = _columns([_card(root, reused) for root in roots])
+    else:
+        body = [part for root in roots for part in _stream(root, reused)]
     has_forks = any(stream.children for stream in roots)
     return _panel("Tokens", keys, _scroll(TOKENS_HIGH - 14, *body, style=css(padding="2px 14px 12px"), label="Tokens", at_end=has_forks))
 
@@ -187,7 +196,7 @@ def _stream(stream: Stream, reused: dict[str, int]) -> list[Markup]:
     for toks, forked in stream.sections():
         parts += [_turn(role, said, is_plain) for role, said in turns(toks)]
         if len(forked) > MANY:
-            parts += [_row(child, reused) for child in forked]
+            parts.append(_rows(forked, reused))
         elif forked:
             parts += _columns([_card(child, reused) for child in forked])
     if not is_plain and (words := _broken(stream.row["state"])):
@@ -232,11 +241,17 @@ def _turn(role: str, toks: list[Tok], is_plain: bool) -> Markup:
 
 def _runs(toks: list[Tok]) -> list[Child]:
     parts: list[Child] = []
-    for (state, is_mark), run in groupby(toks, key=lambda tok: (tok[1], bool(SPECIAL.fullmatch(tok[0])))):
+    for (state, is_mark, healed), run in groupby(toks, key=lambda tok: (tok[1], bool(SPECIAL.fullmatch(tok[0])), _healed(tok))):
         words = "".join(tok[0] for tok in run)
-        look = _look(state) + (";opacity:0.7;font-size:11px" if is_mark else "")
-        parts.append(tag("span", {"style": look} if look else {}, words))
+        look = _look(state) + (";opacity:0.7;font-size:11px" if is_mark else "") + (f";{SEAM}" if healed else "")
+        title = {"title": f'healed: "{healed}" was re-encoded here, together with what follows it'} if healed else {}
+        parts.append(tag("span", {"style": look} | title if look else title, words))
     return parts
+
+
+def _healed(tok: Tok) -> str:
+    """The text that stood in place of the token, encoded otherwise."""
+    return (tok[6] or {}).get("healed", "")
 
 
 def _look(state: str) -> str:
@@ -286,11 +301,21 @@ def _card(stream: Stream, reused: dict[str, int]) -> Markup:
     return tag("div", {"style": css(flex="1 1 0", min_width="0", border=edge, border_radius="8px", overflow="hidden")}, top, body)
 
 
-def _row(stream: Stream, reused: dict[str, int]) -> Markup:
-    """One of many forks, without a box of its own."""
-    name = f"{clipped(stream.name or 'stream', 60)} {_broken(stream.row['state'])}"
-    style = css(padding="4px 0 4px 10px", border_left=f"2px solid {LINE}")
-    return tag("div", {"style": style}, tag("div", {"style": css(font_weight="600")}, name), *_stream(stream, reused))
+def _rows(forked: list[Stream], reused: dict[str, int]) -> Markup:
+    """Many forks: a paragraph each, with as little markup as there can be, so that all of their text finds room."""
+    text = css(line_height="22px", white_space="pre-wrap", overflow_wrap="anywhere", padding_left="10px", border_left=f"2px solid {LINE}")
+    rows: list[Markup] = []
+    for stream in forked:
+        if stream.children:
+            rows.append(_card(stream, reused))
+            continue
+        name = f"{clipped(stream.name or 'stream', 60)}{' ' if stream.row['state'] else ''}{_broken(stream.row['state'])}"
+        said: list[Child] = []
+        for role, toks in turns(stream.toks):
+            said += [tag("i", {}, f" {clipped(role, 40)} ")] if role else []
+            said += _runs(toks)
+        rows.append(tag("div", {}, tag("b", {}, name), " ", *said))
+    return tag("div", {"style": f"{text};{MONO}"}, *rows)
 
 
 def _broken(state: str) -> str:

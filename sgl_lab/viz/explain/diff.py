@@ -97,10 +97,13 @@ def _pairs(a: Record, b: Record) -> Iterator[Pair]:
 def _named(record: Record) -> dict[str, Asked]:
     """Every gen and select under a name that the same program gives it again: fork by fork, then its own, then which of that name."""
     found: dict[str, Asked] = {}
+    n_of: dict[str, int] = {}
     for one in asked(record.entries):
         name = one.title
-        n_before = sum(other == name or other.startswith(f"{name} (") for other in found)
-        found[f"{name} ({n_before + 1})" if n_before else name] = one
+        while name in found:
+            n_of[one.title] = n = n_of.get(one.title, 1) + 1
+            name = f"{one.title} ({n})"
+        found[name] = one
     return found
 
 

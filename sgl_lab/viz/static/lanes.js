@@ -255,7 +255,7 @@ export class TimelinePanel {
     this.place(box, bar, x0, x1, LANE.axis + LANE.height * row);
   }
 
-  /** A stretch of work is a box, what came from the cache a diamond (filled: from before the run), what was forced a strip above the box, what was guessed one below. */
+  /** A stretch of work is a box, what came from the cache a diamond (filled: from before the run), what was forced a strip above the box, what was drafted one below. */
   place({ shape, text, wrong }, bar, x0, x1, top) {
     const put = (rect, x, y, width, height) => {
       for (const [name, value] of Object.entries({ x: x.toFixed(1), y, width: width.toFixed(1), height })) rect.setAttribute(name, value);
@@ -370,7 +370,7 @@ export class TimelinePanel {
     const rows = [head, line(bar.name, bar.n ? count(bar.n, "token") : "", `from ${seconds(bar.t0)}`)];
     if (bar.request !== null && bar.request !== undefined) rows.push(line(`request ${bar.request}`, bar.at !== null && bar.kind !== "wait" ? `position ${bar.at} on` : ""));
     if (bar.kind === "decode" && lasted > 0 && bar.n > 1) rows.push(line(`${((1000 * bar.n) / lasted).toFixed(1)} tokens/s`));
-    if (bar.kind === "drafted") rows.push(line(`${bar.n} of ${bar.n + bar.wrong} guesses were right`));
+    if (bar.kind === "drafted") rows.push(line(`${bar.n} of ${count(bar.n + bar.wrong, "draft token")} accepted`));
     return rows;
   }
 

@@ -13,6 +13,8 @@ export const TOKEN_MEANING = {
   forced: "forced by the constraint",
   choice: "picked by a select",
 };
+/** A mark beside the state: the token stands at a seam of texts. */
+export const HEALED = { mark: "⌇", word: "healed", meaning: "healed: the end of a text, encoded anew together with what follows it" };
 export const NODE_GLYPH = { root: "", cached: "○", computed: "●", running: "▸", locked: "■", gone: "×" };
 export const NODE_WORDS = { cached: "from before", computed: "from this run", locked: "in use", running: "growing", gone: "evicted" };
 export const NODE_MEANING = {
@@ -29,7 +31,7 @@ export const BAR_WORDS = {
   prefill: "computed · prefill",
   decode: "generated · decode",
   forced: "forced",
-  drafted: "guessed ahead",
+  drafted: "drafted",
   score: "scored choices",
   preempted: "set aside",
 };
@@ -40,7 +42,7 @@ export const BAR_MEANING = {
   prefill: "prefill: the prompt is computed",
   decode: "decode: tokens are generated",
   forced: "forced by the constraint",
-  drafted: "guessed ahead",
+  drafted: "draft tokens, verified in one step",
   score: "choices are scored",
   preempted: "set aside for want of pages, to be computed again",
   text: "text",

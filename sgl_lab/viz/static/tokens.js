@@ -1,6 +1,6 @@
 /* The text of every fork, token by token; two channels of colour and line; what else could have been said. */
 
-import { TOKEN_MEANING, TOKEN_STATES, TOKEN_WORDS, choice, clamp, count, el, figure, furnish, keyed, panel, percent, seconds, setText, visible } from "./page.js";
+import { HEALED, TOKEN_MEANING, TOKEN_STATES, TOKEN_WORDS, choice, clamp, count, el, figure, furnish, keyed, panel, percent, seconds, setText, visible } from "./page.js";
 import { tempered } from "./temper.js";
 
 const CARET_MS = 700;
@@ -9,7 +9,7 @@ const SPANS_A_MS = 20;
 const SLOW_MS = 25;
 const LATEST_MS = 300;
 const LONG = 400;
-const ONLY_IF_SEEN = new Set(["reused", "forced", "choice"]);
+const ONLY_IF_SEEN = new Set(["reused", "forced", "choice", HEALED.word]);
 
 const step = (value, borders) => borders.findIndex((border) => value < border);
 
@@ -62,10 +62,8 @@ export class TokensPanel {
     this.chance = (token) => tempered(token, this.temperature)?.own ?? Math.exp(token[2]);
     this.seen = new Set();
     this.look = (token) => {
-      if (ONLY_IF_SEEN.has(token[1]) && !this.seen.has(token[1])) {
-        this.seen.add(token[1]);
-        this.explained = false;
-      }
+      this.meet(token[1]);
+      if (token[6]?.healed) this.meet(HEALED.word);
       const level = (name) => CHANNELS[this.channel[name]].of(token, this.chance);
       return [
         ["bg", level("ink")],
@@ -134,6 +132,13 @@ export class TokensPanel {
     this.explain();
   }
 
+  /** What is met for the first time gets its entry in the legend. */
+  meet(key) {
+    if (!ONLY_IF_SEEN.has(key) || this.seen.has(key)) return;
+    this.seen.add(key);
+    this.explained = false;
+  }
+
   /** The legend of the two channels; of one, if both tell the same. */
   explain() {
     const { ink, line } = this.channel;
@@ -146,7 +151,11 @@ export class TokensPanel {
     const known = ([key]) => !ONLY_IF_SEEN.has(key) || this.seen.has(key);
     const group = (names, channel) => CHANNELS[channel].keys.filter(known).map((key) => sample(names, key));
     this.explained = true;
-    this.legend.replaceChildren(...(ink === line ? group(["bg", "ul"], ink) : [...group(["bg"], ink), ...group(["ul"], line)]));
+    const seam = el("span", { class: "sgl-key", title: HEALED.meaning }, el("span", { class: "t sgl-healed" }, `${HEALED.mark} ${HEALED.word}`));
+    this.legend.replaceChildren(
+      ...(ink === line ? group(["bg", "ul"], ink) : [...group(["bg"], ink), ...group(["ul"], line)]),
+      ...(this.seen.has(HEALED.word) ? [seam] : []),
+    );
   }
 
   temper(temperature) {
@@ -320,9 +329,8 @@ export class TokensPanel {
       line(`position ${position}`, id === null || id === undefined ? "" : `id ${id}`, joined > 1 ? `one character in ${joined} tokens` : ""),
     ];
     if (how?.t !== undefined) rows.push(line(`at ${seconds(how.t)}`, how.ms ? `${seconds(how.ms)} after the one before` : "in one step with the one before"));
-    if (how?.healed) rows.push(line(`healed: spells ${JSON.stringify(how.healed)} again, which stood here as other tokens`));
-    if (how?.drafted) rows.push(line("guessed ahead, and right"));
-    if (how?.healed) rows.push(line("healed: re-encoded at a seam"));
+    if (how?.healed) rows.push(line(`healed: ${JSON.stringify(how.healed)} was re-encoded here, together with what follows it`));
+    if (how?.drafted) rows.push(line("drafted and accepted"));
     if (how?.allowed !== undefined) {
       const { vocab } = this.view.store.options;
       rows.push(line(`${figure(how.allowed)}${vocab ? ` of ${figure(vocab)}` : ""} tokens allowed here`));
@@ -598,7 +606,7 @@ class Stream {
   }
 
   dress(span, token) {
-    const name = `t ${token[1]}${this.look(token)}${MARK.test(token[0]) ? " sgl-mark" : ""}`;
+    const name = `t ${token[1]}${this.look(token)}${token[6]?.healed ? " sgl-healed" : ""}${MARK.test(token[0]) ? " sgl-mark" : ""}`;
     if (span.look !== name) span.className = span.look = name;
     span.token = token;
   }

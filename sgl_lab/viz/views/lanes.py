@@ -1,7 +1,7 @@
 """Who did what when: a lane a fork, and on it a bar for every stretch of a request's life.
 
 Times are milliseconds since the run's first event. A bar without an end is still growing.
-A step's work lasted from `ms` before the step was reported until then. What was forced or guessed
+A step's work lasted from `ms` before the step was reported until then. What was forced or drafted
 lies on top of the decode bar of the same steps.
 
 Knows no token's text and no tree.
@@ -52,13 +52,13 @@ class BarRow(TypedDict):
     t0: float
     t1: float | None
     n: int
-    """tokens; of guesses those that were right"""
+    """tokens; of a draft those that were accepted"""
     name: str
     request: int | None
     at: int | None
     """position in the sequence of the first of its `n` tokens"""
     wrong: int
-    """guesses that were wrong"""
+    """draft tokens that were rejected"""
 
 
 class LanesPicture(TypedDict):
@@ -84,7 +84,7 @@ class _Request:
     """tokens of its sequence that it has, cached or computed"""
     n_drawn: int = 0
     n_guessed: int = 0
-    """right guesses of a step that is not yet reported"""
+    """accepted draft tokens of a step that is not yet reported"""
     over: dict[str, BarRow] = field(default_factory=dict)
     """the newest bar of each kind that lies on top"""
 
@@ -201,7 +201,7 @@ class LanesView:
         mine.began, mine.busy_until = mine.busy_until, now
 
     def _lay_over(self, mine: _Request, kind: str, now: float, n_tokens: int, n_wrong: int) -> None:
-        """Tokens of the newest step that were forced or guessed: that stretch grows if it was so in the step before, too."""
+        """Tokens of the newest step that were forced or drafted: that stretch grows if it was so in the step before, too."""
         bar = mine.over.get(kind)
         if bar is None or bar["t1"] is None or bar["t1"] < mine.began:
             began = mine.busy_until if mine.busy_until < now else mine.began

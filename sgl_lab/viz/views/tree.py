@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
-from types import MappingProxyType
 from typing import TypedDict
 
 from ...contracts.events import (
@@ -30,7 +29,7 @@ from ...contracts.events import (
     TokensSampled,
     Touched,
 )
-from ...contracts.ids import ForkId, NodeId, RequestId, RunId
+from ...contracts.ids import ForkId, Namespace, NodeId, RequestId, RunId
 from ...contracts.legible import clipped, legible
 from ...contracts.tree import TreeNode, TreeSnapshot
 
@@ -93,6 +92,20 @@ class TreePicture(TypedDict):
 
 
 @dataclass(slots=True)
+class _Node:
+    """As `TreeNode`, and can be changed: what is touched or leased is a path, of which a deep tree has many nodes."""
+
+    node: NodeId
+    parent: NodeId | None
+    tokens: tuple[int, ...]
+    namespace: Namespace
+    refs: int
+    last_used: int
+    hits: int
+    born: int
+
+
+@dataclass(slots=True)
 class _Request:
     id: RequestId
     tokens: list[int]
@@ -120,7 +133,7 @@ class TreeView:
         self._streams: set[ForkId] = set()
         self._taken: dict[NodeId, int] = {}
         """of the nodes of the run: how often one of its requests found them in the cache"""
-        self._nodes: dict[NodeId, TreeNode] = {}
+        self._nodes: dict[NodeId, _Node] = {}
         self._clock = 0
         self._requests: dict[RequestId, _Request] = {}
         self._fresh: set[NodeId] = set()
@@ -138,12 +151,12 @@ class TreeView:
 
     @property
     def nodes(self) -> Mapping[NodeId, TreeNode]:
-        return MappingProxyType(self._nodes)
+        return {number: TreeNode(*_fields(node)) for number, node in self._nodes.items()}
 
     def load(self, snapshot: TreeSnapshot) -> None:
         """Forget the tree and take this one; go on folding from `snapshot.seq`."""
         old, newest = self._nodes, self._newest
-        self._nodes = {node.node: node for node in snapshot.nodes}
+        self._nodes = {node.node: _Node(*_fields(node)) for node in snapshot.nodes}
         self._fresh = {node for node in self._nodes if node in self._fresh or (newest is not None and node > newest)}
         self._newest = max(self._nodes, default=NodeId(0))
         self._clock = max((node.last_used for node in snapshot.nodes), default=0)
@@ -167,21 +180,24 @@ class TreeView:
                 self._insert(event)
             case NodeSplit() as event:
                 self._split(event)
-            case NodeEvicted(node=node):
-                self._evict(node)
+            case NodeEvicted(node=evicted):
+                self._evict(evicted)
             case Touched(nodes=nodes, clock=clock):
                 self._clock = clock
-                for node in nodes:
-                    self._set(replace(self._nodes[node], last_used=clock, hits=self._nodes[node].hits + 1))
+                for number in nodes:
+                    node = self._nodes[number]
+                    node.last_used, node.hits = clock, node.hits + 1
+                    self._changed[number] = None
             case LocksChanged(refs=changes):
-                for node, refs in changes:
-                    self._set(replace(self._nodes[node], refs=refs))
+                for number, refs in changes:
+                    self._nodes[number].refs = refs
+                    self._changed[number] = None
             case RequestQueued(request=request, prompt=prompt, fork=fork, group=group):
                 is_mine = self._run is None or fork in self._streams
                 self._requests[request] = _Request(request, list(prompt), fork if group == request else None, is_mine)
-            case PrefixMatched(request=request, n_hit=n_hit, node=node) if request in self._requests:
+            case PrefixMatched(request=request, n_hit=n_hit, node=found) if request in self._requests:
                 self._requests[request].done = n_hit
-                self._lease(self._requests[request], node, taken=1)
+                self._lease(self._requests[request], found, taken=1)
             case StepRan(prefill=prefill):
                 for request, n_tokens in prefill:
                     if mine := self._requests.get(request):
@@ -229,12 +245,21 @@ class TreeView:
     # ------------------------------------------------------------ events
 
     def _insert(self, event: NodeInserted) -> None:
-        self._set(TreeNode(event.node, event.parent, event.tokens, event.namespace, 0, self._clock, 0, self._clock))
+        self._set(_Node(event.node, event.parent, event.tokens, event.namespace, 0, self._clock, 0, self._clock))
         self._untold[event.node] = None
         self._fresh.add(event.node)
+        above = set()
+        at = event.parent
+        while at is not None:
+            above.add(at)
+            at = self._nodes[at].parent
         for request in self._requests.values():
+            if request.node not in above:
+                continue
             # What a request has computed becomes a node: from now on it leases that one.
-            path = self._below(request.node, event.node)
+            path = event.tokens if request.node == event.parent else self._below(request.node, event.node)
+            if path and request.tokens[request.depth : request.depth + 1] != [path[0]]:
+                continue
             if path and tuple(request.tokens[request.depth : request.depth + len(path)]) == path:
                 self._lease(request, event.node)
 
@@ -250,8 +275,11 @@ class TreeView:
 
     def _split(self, event: NodeSplit) -> None:
         node = self._nodes[event.node]
-        self._set(replace(node, node=event.upper, tokens=node.tokens[: event.n_upper]))
-        self._set(replace(node, parent=event.upper, tokens=node.tokens[event.n_upper :]))
+        upper = _Node(*_fields(node))
+        upper.node, upper.tokens = event.upper, node.tokens[: event.n_upper]
+        self._set(upper)
+        node.parent, node.tokens = event.upper, node.tokens[event.n_upper :]
+        self._set(node)
         self._labels.pop(event.node, None)
         self._untold |= {event.upper: None, event.node: None}
         if users := self._users.get(event.node):
@@ -275,7 +303,7 @@ class TreeView:
             self._ends[fork] = node
             self._new_ends[fork] = None
 
-    def _set(self, node: TreeNode) -> None:
+    def _set(self, node: _Node) -> None:
         self._nodes[node.node] = node
         self._changed[node.node] = None
 
@@ -331,7 +359,7 @@ class TreeView:
             ordered.update(dict.fromkeys(reversed(path)))
         return list(ordered)
 
-    def _row(self, node: TreeNode, leased: bool) -> NodeRow:
+    def _row(self, node: _Node, leased: bool) -> NodeRow:
         state = "root" if node.parent is None else "running" if leased else "locked" if node.refs else "cached"
         return {
             "id": node.node,
@@ -353,11 +381,11 @@ class TreeView:
         """A node from before is found once, and reused from then on."""
         return max(0, self._taken.get(node, 0) - (node not in self._fresh))
 
-    def _words(self, node: TreeNode) -> TextRow:
+    def _words(self, node: _Node) -> TextRow:
         text = "".join(map(self._spell, node.tokens[:TEXT]))
         return {"id": node.node, "text": legible(text if len(text) <= TEXT else text[:TEXT] + "…"), "ids": [*node.tokens[: TEXT // 4]]}
 
-    def _label(self, node: TreeNode) -> str:
+    def _label(self, node: _Node) -> str:
         if node.node not in self._labels:
             name = " · ".join(part.replace("\\", "/").rsplit("/", 1)[-1] for part in node.namespace if part)
             self._labels[node.node] = clipped(name or "root", LABEL) if node.parent is None else self._text(node.tokens)
@@ -366,3 +394,7 @@ class TreeView:
     def _text(self, tokens: tuple[int, ...] | list[int], length: int = LABEL) -> str:
         text = "".join(self._spell(token) for token in tokens[: 2 * length])
         return clipped(_MARKUP.sub("", text) or text, length)
+
+
+def _fields(node: TreeNode | _Node) -> tuple[NodeId, NodeId | None, tuple[int, ...], Namespace, int, int, int, int]:
+    return (node.node, node.parent, node.tokens, node.namespace, node.refs, node.last_used, node.hits, node.born)
