@@ -248,18 +248,20 @@ class TreeView:
         self._set(_Node(event.node, event.parent, event.tokens, event.namespace, 0, self._clock, 0, self._clock))
         self._untold[event.node] = None
         self._fresh.add(event.node)
-        above = set()
-        at = event.parent
+        between = {event.parent: 0}  # tokens from the end of a node above to the new one
+        at, n_between = event.parent, 0
         while at is not None:
-            above.add(at)
-            at = self._nodes[at].parent
+            n_between, at = n_between + len(self._nodes[at].tokens), self._nodes[at].parent
+            between[at] = n_between
+        said = [*event.tokens]
         for request in self._requests.values():
-            if request.node not in above:
-                continue
             # What a request has computed becomes a node: from now on it leases that one.
-            path = event.tokens if request.node == event.parent else self._below(request.node, event.node)
-            if path and request.tokens[request.depth : request.depth + 1] != [path[0]]:
+            if request.node is None or request.node not in between:
                 continue
+            start = request.depth + between[request.node]
+            if request.tokens[start : start + len(said)] != said:
+                continue
+            path = self._below(request.node, event.node)
             if path and tuple(request.tokens[request.depth : request.depth + len(path)]) == path:
                 self._lease(request, event.node)
 
