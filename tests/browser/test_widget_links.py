@@ -406,3 +406,24 @@ def full_since(stage: Stage, first: int) -> Message:
     (message,) = sender.poll(0, flush=True)
     found: Message = json.loads(json.dumps(message))
     return found
+
+
+def test_the_names_of_forks_of_forks_stand_in_one_line_over_nothing(browser: Browser) -> None:
+    stage = Stage(20_000)
+    main = stage.open(label="s")
+    stage.say(main, "Some words to begin with")
+    stage.gen((main, "a", " and an answer"))
+    for number in range(3):
+        outer = stage.open(main, number, f"s[{number}]")
+        stage.gen((outer, "b", f" plan {number} goes on for some time"))
+        for each in range(2):
+            inner = stage.open(outer, each, f"s[{number}][{each}]")
+            stage.say(inner, " rate it")
+            stage.gen((inner, "c", " good"))
+    page = WidgetPage(browser, viewport={"width": 830, "height": 900})
+    page.open()
+    page.receive(full_since(stage, 0))
+    heads = page.page.locator(".sgl-fork .sgl-fork .sgl-fork-head")
+    found = heads.evaluate_all("(all) => all.map((head) => [head.scrollHeight - head.clientHeight, head.offsetWidth >= 170])")
+    assert found == [[0, True]] * 6
+    page.context.close()

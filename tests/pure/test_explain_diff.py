@@ -75,8 +75,9 @@ def test_other_names_and_forks_are_matched_by_name_and_what_is_missing_is_told()
     session = Session()
     a = session.run("In[1]", ("a", "x" * 20, 3), ("a", "y" * 20, 3))
     b = session.run("In[2]", ("a", "x" * 20, 3), ("b", "z" * 20, 3))
-    told = {pair.name: draw.verdict(pair) for pair in diff(a, b).pairs}
-    assert told == {"a": "the same answer of 3 tokens", "program 2 › b": "only in B", "program 2 › a": "only in A"}
+    both = diff(a, b)
+    told = {pair.name: draw.verdict(both, pair) for pair in both.pairs}
+    assert told == {"a": "the same answer of 3 tokens", "program 2 › b": "only in In[2]", "program 2 › a": "only in In[1]"}
 
 
 def test_edited_lines_are_shown_and_options_are_among_them() -> None:

@@ -39,10 +39,16 @@ def costs(diff: Diff) -> list[tuple[str, str, str, str]]:
     return counts + [(name, duration(one), duration(other), f"{other / one:.2g} x" if one else "") for name, one, other in times]
 
 
-def verdict(pair: Pair) -> str:
+def _names(diff: Diff) -> tuple[str, str]:
+    """What the two runs are called, as in the heading."""
+    a, b = clipped(diff.a, 60), clipped(diff.b, 60)
+    return (a, b) if a != b else (f"A, {a}", f"B, {b}")
+
+
+def verdict(diff: Diff, pair: Pair) -> str:
     """Where the two part, in one sentence."""
     if pair.a is None or pair.b is None:
-        return f"only in {'B' if pair.a is None else 'A'}"
+        return f"only in {_names(diff)[pair.a is None]}"
     n, parts = pair.n_answer_same, []
     if not pair.is_asked_alike:
         lengths = f"{len(pair.a.prompt):,} and {counted(len(pair.b.prompt), 'token')}"
@@ -89,17 +95,18 @@ def text(diff: Diff, spell_a: Spell, spell_b: Spell) -> str:
     if diff.edits:
         lines += ["", *(clipped(line, 160) for line in diff.edits[:MAX_EDITS]), *_more(len(diff.edits) - MAX_EDITS, "line")]
     for pair in diff.pairs[:MAX_PAIRS]:
-        lines += ["", f"{clipped(pair.name, 80)}: {verdict(pair)}"]
+        lines += ["", f"{clipped(pair.name, 80)}: {verdict(diff, pair)}"]
         if _parts_answers(pair):
-            for label, side, sample, spell in _sides(pair, spell_a, spell_b):
+            for label, side, sample, spell in _sides(diff, pair, spell_a, spell_b):
                 before, after = _around(side, pair.n_answer_same, spell)
                 lines += [f"  {label}  …{clipped(before, 60)}⟦{clipped(after, 100)}⟧", f"     {closeness(sample, spell)}"]
     return "\n".join([*lines, *_more(len(diff.pairs) - MAX_PAIRS, "answer")])
 
 
-def _sides(pair: Pair, spell_a: Spell, spell_b: Spell) -> Iterable[tuple[str, Asked, Sample | None, Spell]]:
+def _sides(diff: Diff, pair: Pair, spell_a: Spell, spell_b: Spell) -> Iterable[tuple[str, Asked, Sample | None, Spell]]:
     one, other = pair.parting()
-    sides = (("A", pair.a, one, spell_a), ("B", pair.b, other, spell_b))
+    name_a, name_b = _names(diff)
+    sides = ((name_a, pair.a, one, spell_a), (name_b, pair.b, other, spell_b))
     return [(label, side, sample, spell) for label, side, sample, spell in sides if side is not None]
 
 
@@ -123,7 +130,7 @@ def html(diff: Diff, spell_a: Spell, spell_b: Spell) -> Markup:
         mono = css(font_family="monospace", font_size="12px", margin="10px 0 0 0", white_space="pre-wrap", overflow_wrap="break-word")
         lines = [*(clipped(line, 160) for line in diff.edits[:MAX_EDITS]), *_more(len(diff.edits) - MAX_EDITS, "line")]
         parts.append(tag("div", {"style": mono}, "\n".join(lines)))
-    parts += [_pair(pair, spell_a, spell_b) for pair in diff.pairs[:MAX_PAIRS]]
+    parts += [_pair(diff, pair, spell_a, spell_b) for pair in diff.pairs[:MAX_PAIRS]]
     return tag("div", {"style": frame}, *parts, *_more(len(diff.pairs) - MAX_PAIRS, "answer"))
 
 
@@ -139,18 +146,19 @@ def _costs(diff: Diff) -> Markup:
     )
 
 
-def _pair(pair: Pair, spell_a: Spell, spell_b: Spell) -> Markup:
-    head = tag("div", {}, tag("span", {"style": css(font_weight="600", margin_right="10px")}, clipped(pair.name, 80)), verdict(pair))
+def _pair(diff: Diff, pair: Pair, spell_a: Spell, spell_b: Spell) -> Markup:
+    head = tag("div", {}, tag("span", {"style": css(font_weight="600", margin_right="10px")}, clipped(pair.name, 80)), verdict(diff, pair))
     parts: list[Child] = [head]
     if _parts_answers(pair):
-        columns = [_side(label, side, pair.n_answer_same, sample, spell) for label, side, sample, spell in _sides(pair, spell_a, spell_b)]
+        inks = {id(pair.a): palette.CACHED, id(pair.b): palette.COMPUTED}
+        sides = _sides(diff, pair, spell_a, spell_b)
+        columns = [_side(label, side, pair.n_answer_same, sample, spell, inks[id(side)]) for label, side, sample, spell in sides]
         parts.append(tag("div", {"style": css(display="flex", flex_wrap="wrap", gap="20px", margin_top="6px")}, *columns))
     return tag("div", {"style": css(border_top=RULE, margin_top="10px", padding_top="10px")}, *parts)
 
 
-def _side(label: str, side: Asked, n_same: int, sample: Sample | None, spell: Spell) -> Markup:
+def _side(label: str, side: Asked, n_same: int, sample: Sample | None, spell: Spell, ink: palette.Ink) -> Markup:
     before, after = _around(side, n_same, spell)
-    ink = palette.COMPUTED if label == "B" else palette.CACHED
     differs = css(background_color=palette.tint(ink.both, 0.14), border_bottom=f"2px {ink.line} {ink.both}")
     body = css(white_space="pre-wrap", overflow_wrap="break-word", font_size="13px")
     return tag(
