@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, expect
 
 from sgl_lab.contracts.events import ExprFinished, NodeEvicted
 from sgl_lab.contracts.ids import ExprId, RunId
+from sgl_lab.viz.draw import still
 from sgl_lab.viz.sender import Message, Sender, Views
 from sgl_lab.viz.views import views_of
 from tests.browser.bare import WidgetPage, deltas, full
@@ -426,4 +427,26 @@ def test_the_names_of_forks_of_forks_stand_in_one_line_over_nothing(browser: Bro
     heads = page.page.locator(".sgl-fork .sgl-fork .sgl-fork-head")
     found = heads.evaluate_all("(all) => all.map((head) => [head.scrollHeight - head.clientHeight, head.offsetWidth >= 170])")
     assert found == [[0, True]] * 6
+    page.context.close()
+
+
+def test_the_system_prompt_that_a_template_brings_is_no_part_of_the_users_turn(browser: Browser) -> None:
+    stage = Stage(20_000)
+    main = stage.open(label="s")
+    stage.say(main, "<|im_start|>system\nBe kind<|im_end|>\n<|im_start|>user\n")
+    stage.say(main, "Hi", "user")
+    stage.say(main, "<|im_end|>\n<|im_start|>assistant\n")
+    stage.gen((main, "a", "Hello"))
+    page = WidgetPage(browser)
+    page.open()
+    page.receive(message := full_since(stage, 0))
+    shown = page.page.locator(".sgl-turn").evaluate_all("(all) => all.map((turn) => [...turn.children].map((part) => part.textContent))")
+    turns = [
+        ["", "<|im_start|>system\nBe kind<|im_end|>\n"],
+        ["user", "<|im_start|>user\nHi<|im_end|>\n"],
+        ["assistant", "<|im_start|>assistant\nHello"],
+    ]
+    assert [[role, text.replace("↵", "\n")] for role, text in shown] == turns
+    toks = [tok for op in message["tokens"]["ops"] for tok in op["toks"]]
+    assert [[role, "".join(tok[0] for tok in said)] for role, said in still.turns(toks)] == turns
     page.context.close()

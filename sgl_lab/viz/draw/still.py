@@ -205,14 +205,18 @@ def _stream(stream: Stream, reused: dict[str, int]) -> list[Markup]:
 
 
 def turns(toks: Iterable[Tok]) -> list[tuple[str, list[Tok]]]:
-    """What each role says. Markup has no role: what closes a turn stays with it, what opens one becomes its first line."""
+    """What each role says. Markup has no role: what closes a turn stays with it, what opens one becomes its first line.
+
+    Where a template opens one turn after another without a word of the program, each is one.
+    """
     found: list[tuple[str, list[Tok]]] = []
     for tok in whole_characters(list(toks)):
         role = tok[3]
         last, said = found[-1] if found else ("", [])
         opens = bool(said) and not last and bool(SPECIAL.fullmatch(said[0][0]))
         ended = bool(said) and said[-1][0].endswith("\n")
-        if said and (role == last or (opens if role else not ended)):
+        again = opens and not role and tok[0] == said[0][0]
+        if said and not again and (role == last or (opens if role else not ended)):
             said.append(tok)
             if role and opens:
                 found[-1] = (role, said)

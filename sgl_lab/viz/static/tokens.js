@@ -585,9 +585,11 @@ class Stream {
     const ended = last?.token[0].endsWith("\n");
     const forked = this.groups.some((group) => group.base === base + i);
     // Markup has no role of its own: what closes a turn stays on its line, what opens one becomes its first line.
-    const opens = turn?.dataset.role === "" && MARK.test(turn.querySelector(".t").token[0]);
+    const first = turn?.dataset.role === "" ? turn.querySelector(".t").token[0] : "";
+    const opens = MARK.test(first);
+    const again = opens && !role && token[0] === first; // a template that says more than one turn of its own
     const span = el("span");
-    if (turn && !forked && (role === turn.dataset.role || (role ? opens : !ended))) {
+    if (turn && !forked && !again && (role === turn.dataset.role || (role ? opens : !ended))) {
       // Every line is a paragraph of its own, because a browser lays out anew the whole of one that grows.
       if (ended) last.parentNode.after(el("p", {}, span));
       else last.parentNode.append(span);
