@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import NoReturn, Protocol
 
 from ..contracts.errors import ProgramError
@@ -84,6 +85,9 @@ class LocalBackend(BaseBackend):
             )
         self._resident.submit(family)
         return family.id
+
+    def at_once(self) -> AbstractContextManager[object]:
+        return self._resident.at_once()
 
     def cancel(self, request: RequestId) -> None:
         self._resident.cancel(request)

@@ -8,6 +8,7 @@ Listeners are called on the backend's thread and must be quick; they may submit 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -194,6 +195,9 @@ class Backend(Protocol):
     def score(self, job: ScoreJob, listener: ScoreListener) -> RequestId: ...
 
     def warm(self, job: WarmJob, listener: WarmListener) -> RequestId: ...
+
+    def at_once(self) -> AbstractContextManager[object]:
+        """Jobs that this thread gives inside start together: none of them before the block ends. Do not wait for one inside."""
 
     def cancel(self, request: RequestId) -> None:
         """Obeyed at the next step boundary; unknown or finished requests are ignored."""

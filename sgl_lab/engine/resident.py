@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -64,6 +65,10 @@ class _Life:
         for _ in range(self.inbox.qsize()):
             self._obey(self.inbox.get())
 
+    def obey_all(self, messages: Sequence[Callable[[], object]]) -> None:
+        for message in messages:
+            self._obey(message)
+
     def _obey(self, message: Callable[[], object]) -> None:
         try:
             message()
@@ -83,6 +88,12 @@ class _Life:
         return self.inbox.get()
 
 
+class _Together(threading.local):
+    """What a thread sends while it is inside `at_once`; None outside."""
+
+    messages: list[Callable[[], object]] | None = None
+
+
 class Resident:
     """Owns the engine and its daemon thread. All methods may be called from any thread, listeners' included.
 
@@ -94,6 +105,7 @@ class Resident:
     def __init__(self, engine: Engine, cursor: Callable[[], int] = lambda: 0, after_close: Callable[[], object] = lambda: None) -> None:
         self.engine = engine
         self._cursor = cursor
+        self._together = _Together()
         self._life = _Life(engine, after_close)
         self._thread = threading.Thread(target=self._life.live, name="sgl_lab engine", daemon=True)
         self._thread.start()
@@ -109,12 +121,26 @@ class Resident:
 
     def submit(self, family: Family) -> None:
         """Let a family that `engine.gen`, `score`, `warm` or `pin` made wait for its turn."""
-        self._send(lambda: self.engine.add(family))
+        self._post(lambda: self.engine.add(family))
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """What this thread submits and cancels inside is obeyed together, with no step between, when the block ends."""
+        if self._together.messages is not None:
+            yield
+            return
+        self._together.messages = messages = []
+        try:
+            yield
+        finally:
+            self._together.messages = None
+            if messages:
+                self._life.inbox.put(partial(self._life.obey_all, messages))
 
     def cancel(self, request: RequestId) -> None:
         """Obeyed before the next step; unknown requests, and any after `close`, are ignored."""
         with suppress(EngineStopped):
-            self._send(lambda: self.engine.cancel(request))
+            self._post(lambda: self.engine.cancel(request))
 
     def abort_all(self) -> int:
         """Cancel everything that runs or waits; returns how many jobs there were."""
@@ -173,6 +199,14 @@ class Resident:
                 hint="call close() again to wait for it",
             )
         self._life.teller.wait(TELL_S)
+
+    def _post(self, message: Callable[[], object]) -> None:
+        """As `_send`, and with what else is sent `at_once`."""
+        if (messages := self._together.messages) is None:
+            self._send(message)
+        else:
+            self.poll()
+            messages.append(message)
 
     def _send(self, message: Callable[[], object]) -> None:
         self.poll()

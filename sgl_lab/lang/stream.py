@@ -292,10 +292,11 @@ class Stream:
             self.release(children)
 
     def release(self, children: tuple[Stream, ...]) -> None:
-        """The parent is warm: the children may go."""
-        for child in children:
-            child._blocked = False
-            child.advance()
+        """The parent is warm: the children may go, together, so that what one finds of another in the cache is no matter of time."""
+        with self.run.backend.at_once():
+            for child in children:
+                child._blocked = False
+                child.advance()
 
     # ------------------------------------------------------------ ending
 

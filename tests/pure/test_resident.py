@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
+import sgl_lab.lang.surface as sgl
 from sgl_lab.backends.local import LocalBackend
 from sgl_lab.contracts.errors import BadArgument, EngineStopped, PromptTooLong, SglError, Stopped
-from sgl_lab.contracts.events import EngineFault, PrefixMatched, RequestQueued, from_json, to_json
-from sgl_lab.contracts.ids import ExprId, ForkId
+from sgl_lab.contracts.events import EngineFault, PrefixMatched, RequestQueued, StepRan, from_json, to_json
+from sgl_lab.contracts.ids import ExprId, ForkId, RequestId
 from sgl_lab.contracts.params import SamplingParams
-from sgl_lab.contracts.port import Backend, GenJob, ModelCard, ScoreJob, WarmJob
+from sgl_lab.contracts.port import Backend, GenJob, GenListener, ModelCard, ScoreJob, WarmJob
 from sgl_lab.engine import forked
 from sgl_lab.engine.config import EngineConfig
 from sgl_lab.engine.engine import Engine
@@ -174,6 +175,51 @@ def test_a_listener_is_called_on_no_thread_of_the_engine(lab: Lab) -> None:
     lab.backend.submit(long(max_tokens=3), heard)
     assert heard.answer
     assert names == ["sgl_lab telling"]
+
+
+class Hesitant(LocalBackend):
+    """After each gen the engine has time for a step."""
+
+    def submit(self, job: GenJob, listener: GenListener) -> RequestId:
+        request = super().submit(job, listener)
+        for _ in range(2):
+            self._resident.call(lambda: None)
+        return request
+
+
+@pytest.mark.parametrize("kind", [LocalBackend, Hesitant])
+def test_what_forks_find_of_one_another_is_no_matter_of_time(kind: type[LocalBackend]) -> None:
+    gate = Gate(2048)
+    lab = Lab(gate)
+    parent = "Propose a trade. "
+
+    @sgl.function
+    def program(s: Any) -> None:
+        s += parent
+        forks = s.fork(3)
+        for fork, style in zip(forks, ("careful", "bold", "cruel"), strict=True):
+            fork += f"A {style} plan:" + sgl.gen("plan", max_tokens=4, ignore_eos=True)
+        gate.opened.set()  # all is appended while the parent is computed
+        s["cached"] = [fork.get_meta_info("plan")["cached_tokens"] for fork in forks]
+
+    state = program.run(backend=kind(lab.resident, ByteTokenizer(), lab.backend.describe()), temperature=0)
+    assert state["cached"] == [len(parent)] * 3
+    steps = [event for event in lab.events(StepRan) if event.prefill]
+    assert [len(event.prefill) for event in steps] == [1, 3]
+    lab.resident.close()
+
+
+def test_what_is_sent_at_once_is_obeyed_in_order_and_calls_do_not_wait_for_it(lab: Lab) -> None:
+    first, second, cancelled = Waiting(), Waiting(), Waiting()
+    with lab.backend.at_once(), lab.backend.at_once():
+        lab.backend.submit(long(max_tokens=3), first)
+        request = lab.backend.submit(long(), cancelled)
+        lab.backend.cancel(request)
+        lab.backend.submit(long(max_tokens=3), second)
+        assert lab.resident.stats()["requests_running"] == 0
+        assert not lab.events(PrefixMatched)
+    assert len(first.answer[0].ids) == len(second.answer[0].ids) == 3
+    assert cancelled.answer[0].finish_reason == "abort"
 
 
 def test_call_runs_between_steps_and_brings_back_what_it_raises(lab: Lab) -> None:

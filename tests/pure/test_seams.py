@@ -16,6 +16,8 @@ from sgl_lab.backends.local import LocalBackend
 from sgl_lab.backends.scripted import ScriptedBackend
 from sgl_lab.contracts.errors import ProgramError
 from sgl_lab.contracts.events import Event, RequestQueued, StreamExtended
+from sgl_lab.engine.fake import HashModel
+from sgl_lab.engine.plan.plan import Sampling
 from sgl_lab.engine.text import TextStream
 from sgl_lab.lang.state import ProgramState
 
@@ -181,6 +183,30 @@ def test_a_healed_gen_says_the_same_whatever_is_guessed_and_spells_its_prompt(tm
         made._resident.check()
         made._resident.close()
     assert said[0] == said[1] == said[2]
+
+
+class Forgetful(HashModel):
+    """What comes next depends on the last token alone, so the same is said after whatever prompt."""
+
+    def draw(self, context: tuple[int, ...], sampling: Sampling) -> int:
+        said = [*sampling.prompt, *sampling.generated, *sampling.guessed]
+        return super().draw((said[-1], 7), sampling)
+
+
+def test_a_seam_is_guessed_with_what_followed_it_in_another_text(tmp_path: Path) -> None:
+    def steps(heal: bool) -> list[int]:
+        made = lab(tmp_path, model=Forgetful)
+        metas = []
+        for text in ("One", "Two or more", "And so on"):
+            state, _ = ids_after(made, f"{text} is cold.\n1. name: ", sgl.gen("x", max_tokens=12, ignore_eos=True, heal=heal))
+            metas.append(state.get_meta_info("x"))
+        made._resident.close()
+        assert [meta["completion_tokens"] for meta in metas] == [12] * 3
+        return [int(meta["model_steps"]) for meta in metas]
+
+    plain, healed = steps(heal=False), steps(heal=True)
+    assert max(plain[1:]) < 12
+    assert healed[1:] <= plain[1:]
 
 
 def test_a_text_that_nothing_precedes_goes_on_from_the_models_own_beginning(backend: LocalBackend) -> None:

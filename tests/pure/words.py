@@ -50,11 +50,11 @@ def words(folder: Path, *, bos: bool = False) -> Tokenizer:
     return Tokenizer(folder, tokenizers.Tokenizer.from_str(trained()).get_vocab_size())
 
 
-def lab(folder: Path, emit: Emit = silent, **config: object) -> LocalBackend:
+def lab(folder: Path, emit: Emit = silent, model: type[HashModel] = HashModel, **config: object) -> LocalBackend:
     """An engine whose next token is a hash of all that came before; to be closed with `_resident.close()`."""
     tokenizer = words(folder)
     settings = EngineConfig(n_pages=512, page_size=4, step_tokens=96, **config)  # type: ignore[arg-type]  # a test's own
-    runner = HashRunner(settings.n_pages, settings.page_size, HashModel(tokenizer.n_vocab))
+    runner = HashRunner(settings.n_pages, settings.page_size, model(tokenizer.n_vocab))
     engine = Engine(settings, runner, tokenizer, context=2048, namespace=("words",), emit=emit)
     card = ModelCard("words", ("words",), 2048, tokenizer.n_vocab, "none", "none", has_chat_template=True)
     return LocalBackend(Resident(engine), tokenizer, card, emit)

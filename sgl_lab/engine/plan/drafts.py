@@ -123,7 +123,7 @@ class Drafts:
         price = _price(n_rows)
         expected = course.expected(request.generated)
         if request.respelled and not request.generated:
-            expected = self._at_the_seam(tree, request, course)
+            expected = self._at_the_seam(tree, request, course, price)
         if not expected and course.is_in_tree and course.trust[TREE] >= price:
             line = tree.continuation(request.namespace, request.span(0, request.n_tokens), 4 * self._most)
             course.is_in_tree = bool(line)
@@ -134,12 +134,18 @@ class Drafts:
         course.quiet_until = 0 if guess else len(request.generated) + QUIET
         return guess
 
-    def _at_the_seam(self, tree: RadixTree, request: Request, course: Course) -> Tokens:
-        """The prompt's end as it was, with what followed it before."""
+    def _at_the_seam(self, tree: RadixTree, request: Request, course: Course, price: float) -> Tokens:
+        """The prompt's end as it was, with what followed it before; or what was said there after the same few tokens."""
+        again = request.respelled
         line = tree.continuation(request.namespace, request.span(0, request.n_tokens), 4 * self._most)
-        if line[: len(request.respelled)] == request.respelled and course.trust[TREE] == 1:
+        if line[: len(again)] == again and course.trust[TREE] == 1:
             return course.follow(TREE, line, 0)
-        return course.follow(SEAM, request.respelled, 0)
+        line = self._like_before(request, course) if course.trust[NGRAM] >= price else ()
+        if line and request.guide is not None and request.guide.within(line[:1]):
+            line = course.follow(NGRAM, line, 0)
+            course.width += len(again)
+            return line
+        return course.follow(SEAM, again, 0)
 
     def is_quiet(self, request: Request) -> bool:
         """Whether nothing was found to guess a short while ago, so that a step need not wait for what might be found now."""

@@ -6,6 +6,7 @@ The interface is this project's own: `contracts/port.py` says what a backend has
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from itertools import groupby
 from typing import Any, NoReturn, Self
@@ -128,6 +129,10 @@ class BaseBackend:
 
     def warm(self, job: WarmJob, listener: WarmListener) -> RequestId:
         self._missing("warm")
+
+    def at_once(self) -> AbstractContextManager[object]:
+        """Each job starts when it is given."""
+        return nullcontext()
 
     def cancel(self, request: RequestId) -> None:
         """Nothing runs."""
