@@ -54,6 +54,7 @@ class _Life:
                     self._obey(self._awaited())
                 self._obey_queued()
                 is_busy = not self.is_closing and self.engine.step()
+                self.teller.settle()
             self._obey_queued()
             self.engine.close()
             self._after_close()
@@ -150,6 +151,7 @@ class Resident:
         """Run `function` on the engine's thread between two steps and hand back what it returns or raises."""
         if threading.current_thread() is self._thread:
             return function()
+        self._life.teller.excuse()
         reply: Reply[T] = Reply()
         self._send(lambda: reply.of(function))
         while not reply.wait(SLICE_S):

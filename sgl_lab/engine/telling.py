@@ -3,6 +3,9 @@
 What a listener does is a program that goes on: chat templates are rendered, a choice is made by a
 user's method, locks are waited for. None of it may hold up a step. One thread calls all listeners, each
 of them in the order in which it was told; where one takes long, another thread goes on with the others.
+
+The engine waits a moment for those that it told (`Teller.settle`), so that what they ask for next is there before the next
+step and no count depends on which thread was faster.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from .gate import Gate
 MAX_THREADS = 16
 LATE_S = 0.05
 """how long a listener waits for the threads there are before another one is started"""
+SLICES = 5
+"""of `LATE_S`, that the engine waits for a listener"""
 
 
 class Listener:
@@ -48,6 +53,10 @@ class Teller:
     def __init__(self, failed: Callable[[Exception], None]) -> None:
         self._failed = failed
         self._lock = threading.Lock()
+        self._due: set[Listener] = set()
+        """for whom the engine waits"""
+        self._settled = threading.Condition(self._lock)
+        self._here = threading.local()
         self._queue: SimpleQueue[Listener | None] = SimpleQueue()
         self._n_threads = self._n_idle = 0
         self._taken = 0.0
@@ -64,10 +73,27 @@ class Teller:
             if listener.is_queued:
                 return
             listener.is_queued = True
+            self._due.add(listener)
             if self._queue.empty():
                 self._taken = time.monotonic()
             self._queue.put(listener)
         self.look()
+
+    def settle(self) -> None:
+        """Wait until listeners have taken what they were told. One that takes long is not waited for again until it is done."""
+        for _ in range(SLICES):
+            with self._lock:
+                if self._settled.wait_for(lambda: not self._due, LATE_S):
+                    return
+            self.look()
+        with self._lock:
+            self._due.clear()
+
+    def excuse(self) -> None:
+        """The listener that is called on this thread, if one is, waits for the engine itself."""
+        if (listener := getattr(self._here, "listener", None)) is not None:
+            with self._lock:
+                self._forget(listener)
 
     def look(self) -> None:
         """Start a thread where listeners wait and those there are do not come to them. Called now and then by whoever waits."""
@@ -106,11 +132,13 @@ class Teller:
                     if not self._n_threads:
                         self._over.open()
                     return
+            self._here.listener = listener
             while (call := self._next(listener)) is not None:
                 try:
                     call()
                 except Exception as error:
                     self._failed(error)
+            self._here.listener = None
             del listener, call  # what a listener holds, a program and its backend say, is not held while this thread waits
 
     def _next(self, listener: Listener) -> Callable[[], None] | None:
@@ -118,4 +146,11 @@ class Teller:
             if listener.calls:
                 return listener.calls.popleft()
             listener.is_queued = False
+            self._forget(listener)
             return None
+
+    def _forget(self, listener: Listener) -> None:
+        """The engine does not wait for it; with the lock held."""
+        self._due.discard(listener)
+        if not self._due:
+            self._settled.notify_all()

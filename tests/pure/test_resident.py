@@ -18,7 +18,7 @@ from sgl_lab.contracts.events import EngineFault, PrefixMatched, RequestQueued, 
 from sgl_lab.contracts.ids import ExprId, ForkId, RequestId
 from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.contracts.port import Backend, GenJob, GenListener, ModelCard, ScoreJob, WarmJob
-from sgl_lab.engine import forked
+from sgl_lab.engine import forked, telling
 from sgl_lab.engine.config import EngineConfig
 from sgl_lab.engine.engine import Engine
 from sgl_lab.engine.fake import ByteTokenizer, HashRunner
@@ -207,6 +207,38 @@ def test_what_forks_find_of_one_another_is_no_matter_of_time(kind: type[LocalBac
     steps = [event for event in lab.events(StepRan) if event.prefill]
     assert [len(event.prefill) for event in steps] == [1, 3]
     lab.resident.close()
+
+
+class GoesOn(Waiting):
+    """Takes a moment over its answer, then asks again."""
+
+    def __init__(self, lab: Lab, again: Waiting) -> None:
+        super().__init__()
+        self._lab, self._again = lab, again
+
+    def on_done(self, answer: Any) -> None:
+        threading.Event().wait(0.01)
+        self._lab.backend.submit(long(max_tokens=3), self._again)
+        super().on_done(answer)
+
+
+def test_what_programs_ask_for_next_is_there_before_the_next_step(lab: Lab) -> None:
+    again = [Waiting() for _ in range(4)]
+    with lab.backend.at_once():
+        lab.backend.submit(long(max_tokens=12), other := Waiting())
+        for waiting in again:
+            lab.backend.submit(long(max_tokens=3), GoesOn(lab, waiting))
+    assert all(waiting.answer for waiting in (other, *again))
+    queued = [event.request for event in lab.events(RequestQueued)]
+    started = [{request for request, _ in event.prefill} for event in lab.events(StepRan) if event.prefill]
+    assert started[-1] == set(queued[5:])
+
+
+def test_a_listener_that_asks_the_engine_is_not_waited_for(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telling, "SLICES", 10**9)  # for ever, if it were
+    heard = Waiting(lambda: lab.resident.stats())
+    lab.backend.submit(long(max_tokens=3), heard)
+    assert len(heard.answer[0].ids) == 3
 
 
 def test_what_is_sent_at_once_is_obeyed_in_order_and_calls_do_not_wait_for_it(lab: Lab) -> None:
