@@ -130,7 +130,8 @@ class Resident:
         if self._together.messages is not None:
             yield
             return
-        self._together.messages = messages = []
+        messages: list[Callable[[], object]] = []
+        self._together.messages = messages
         try:
             yield
         finally:
