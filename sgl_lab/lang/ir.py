@@ -20,6 +20,9 @@ from .choices import ChoicesSamplingMethod
 from .form import Form
 from .reasoning import MODEL_TYPES, Reasoning
 
+_SHOWN = 40
+"""characters of an argument that the repr of an expression has"""
+
 
 class Place(NamedTuple):
     """A line of the user's own source; line 0 when unknown."""
@@ -78,6 +81,11 @@ def _parts(expr: Expr) -> tuple[Expr, ...]:
     return expr.parts if isinstance(expr, Concat) else (expr,)
 
 
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
 @dataclass(frozen=True)
 class Gen(Expr):
     """Text from the model. `given` holds the sampling that the program states; the rest is the run's.
@@ -96,6 +104,12 @@ class Gen(Expr):
     place: Place = field(default_factory=user_place, compare=False)
 
     kind = "gen"
+
+    def __repr__(self) -> str:
+        """As a program writes it; a form by what it constrains the text to."""
+        form = [] if self.form is None else [f"{self.form.constraint.kind}={_short(self.form.constraint.source)}"]
+        given = [f"{name}={_short(value)}" for name, value in self.given]
+        return f"gen({', '.join([*([repr(self.name)] if self.name is not None else []), *given, *form])})"
 
     @property
     def sampling_params(self) -> SamplingParams:
@@ -125,6 +139,9 @@ class Select(Expr):
     place: Place = field(default_factory=user_place, compare=False)
 
     kind = "select"
+
+    def __repr__(self) -> str:
+        return f"select({repr(self.name) + ', ' if self.name is not None else ''}choices={_short(list(self.choices))})"
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from typing import Any
 from ..contracts.errors import BadArgument
 from ..contracts.legible import clipped, legible
 
+MAX_KNOWN = 30
+"""names that an error lists, the last ones"""
 VIEWS = ("tokens", "tree", "timeline")
 _SWITCH = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
 
@@ -33,7 +35,8 @@ def nearest(word: str, known: Iterable[str], what: str) -> OptionError:
     names = list(known)
     bare = {name.lstrip("-"): name for name in names}  # dashes are no likeness
     close = [] if word.isdigit() else difflib.get_close_matches(word.lstrip("-"), bare)  # nor is it one that two numbers share digits
-    return OptionError(f"unknown {what} {word!r}", hint=f"did you mean {bare[close[0]]!r}?" if close else f"known: {', '.join(names)}")
+    last = names if len(names) <= MAX_KNOWN else ["…", *names[-MAX_KNOWN:]]
+    return OptionError(f"unknown {what} {word!r}", hint=f"did you mean {bare[close[0]]!r}?" if close else f"known: {', '.join(last)}")
 
 
 @dataclass(frozen=True, slots=True)

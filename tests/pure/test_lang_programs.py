@@ -41,6 +41,13 @@ def test_a_program_runs_with_or_without_run_and_returns_its_state() -> None:
     assert repr(ask) == "<program ask(question, polite)>"
 
 
+def test_an_expression_is_shown_as_a_program_writes_it() -> None:
+    assert repr(sgl.gen("x", max_tokens=3)) == "gen('x', max_tokens=3)"
+    assert repr(sgl.gen(regex="[1-5]")) == "gen(regex='[1-5]')"
+    assert repr(sgl.select("a", ["b", "c"])) == "select('a', choices=['b', 'c'])"
+    assert len(repr(sgl.gen("x", json_schema={"type": "string", "enum": ["y" * 9000]}))) < 80
+
+
 def test_the_decorator_may_be_called() -> None:
     @sgl.function(num_api_spec_tokens=64)
     def program(s: Any) -> None:
@@ -297,7 +304,7 @@ def test_what_a_run_that_was_stopped_has_said_is_waited_for_and_read() -> None:
 def test_a_gen_in_an_f_string_is_refused_instead_of_being_spelled() -> None:
     with pytest.raises(BadArgument, match=r"a gen in an f-string has no text yet \(join them with \+"):
         f"Hello {gen('x')}"
-    assert f"{gen('x')!r}".startswith("Gen(")
+    assert f"{gen('x')!r}" == "gen('x')"
 
 
 @pytest.mark.parametrize("backend", ["http://localhost:30000", 0, "", object()])

@@ -21,7 +21,7 @@ from sgl_lab.magics.complete import words_for
 from sgl_lab.magics.desk import Desk
 from sgl_lab.magics.line import COMMANDS as COMMANDS_OF_LINE
 from sgl_lab.magics.line import line_help, run_line, words
-from sgl_lab.magics.options import CELL_OPTIONS, VIEWS, CellOptions, OptionError, cell_help, parse_cell
+from sgl_lab.magics.options import CELL_OPTIONS, MAX_KNOWN, VIEWS, CellOptions, OptionError, cell_help, nearest, parse_cell
 from sgl_lab.trace import Record
 
 
@@ -504,6 +504,12 @@ def test_every_command_is_in_the_help_and_is_completed() -> None:
 
 def test_no_line_of_the_help_is_longer_than_a_notebook_is_wide() -> None:
     assert max(map(len, (cell_help() + line_help()).splitlines())) <= 98
+
+
+def test_of_many_names_an_error_lists_the_last() -> None:
+    runs = [str(number) for number in range(100)]
+    assert str(nearest("zzz", runs, "run")).endswith(f"(known: …, {', '.join(runs[-MAX_KNOWN:])})")
+    assert str(nearest("zzz", runs[:3], "run")).endswith("(known: 0, 1, 2)")
 
 
 @pytest.mark.parametrize("line", ["help why", "why --help", "why -h", "why In[5] --help"])
