@@ -199,7 +199,7 @@ class GenFamily(Family):
         ids = [RequestId(_request_ids.next()) for _ in range(params.n)]
         constraint = params.constraint and replace(params.constraint, seam=rest.decode())
         guides = [None if constraint is None else grammars.start(constraint, self._limit) for _ in ids]
-        seams = [Seam(spellings, rest, vocabulary.n_vocab) if spellings and rest else None for _ in ids]
+        seams = [Seam(spellings, end, vocabulary.n_vocab) if spellings and rest else None for _ in ids]
         self.requests = tuple(
             Request(
                 request,

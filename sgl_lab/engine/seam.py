@@ -2,7 +2,8 @@
 
 The model was trained on texts that were encoded whole. After `name: ` it has seen ` John`, one token, and hardly ever a
 lone space; after `Fra`, ` France`. So the prompt's last tokens are taken off and the model draws among those tokens that spell
-the same bytes, to their end or beyond. Knows bytes and masks; nothing of requests or models.
+the same bytes to their end or beyond, and those of the same bytes as texts are encoded: `And` is no `A` with `nd` after it, which
+the model has never seen. Knows bytes and masks; nothing of requests or models.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import threading
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 MOST = 16
 """tokens at the end of a prompt that are looked at"""
@@ -34,6 +35,8 @@ class Spelling(Protocol):
 
     def token_bytes(self, token: int) -> bytes: ...
 
+    def encode(self, text: str) -> Tokens: ...
+
 
 class Spellings:
     """The vocabulary in the order of its bytes. May be used from any thread."""
@@ -42,7 +45,7 @@ class Spellings:
         self._spelling = spelling
         self._lock = threading.Lock()
         self._sorted: tuple[list[bytes], list[int]] | None = None
-        self._masks: dict[bytes, tuple[array[int], int]] = {}
+        self._masks: dict[tuple[bytes, frozenset[int]], tuple[array[int], int]] = {}
 
     def bytes_of(self, tokens: Sequence[int]) -> bytes:
         return b"".join(map(self._spelling.token_bytes, tokens))
@@ -65,20 +68,26 @@ class Spellings:
                 found = i
         return found
 
-    def mask(self, rest: bytes) -> tuple[array[int], int]:
-        """Tokens that spell `rest` or a beginning of it, or more, as `Sampling.masks` has them; and how many they are."""
+    def ways(self, end: Tokens) -> tuple[Tokens, ...]:
+        """How the end of a prompt is encoded in texts: as it is, and where it ends in white space, as it is before a word."""
+        text = self.bytes_of(end).decode()
+        return (end, self._spelling.encode(text + "a")) if text[-1:].isspace() else (end,)
+
+    def mask(self, rest: bytes, inside: frozenset[int]) -> tuple[array[int], int]:
+        """Tokens that spell `rest` to its end or beyond, and those `inside`, as `Sampling.masks` has them; and how many they are."""
+        key = rest, inside
         with self._lock:
-            known = self._masks.get(rest)
+            known = self._masks.get(key)
         if known is None:
             mask, n = array("I", bytes(4 * -(-self._spelling.n_vocab // 32))), 0
-            for token in self._along(rest):
+            for token in {*inside, *self._beyond(rest)}:
                 mask[token // 32] |= 1 << token % 32
                 n += 1
             known = mask, n
             with self._lock:
                 if len(self._masks) >= KEPT_MASKS:
                     self._masks.pop(next(iter(self._masks)))
-                self._masks[rest] = known
+                self._masks[key] = known
         return known
 
     def rest_after(self, rest: bytes, token: int) -> bytes | None:
@@ -90,10 +99,8 @@ class Spellings:
             return rest[len(data) :]
         return b"" if data.startswith(rest) else None
 
-    def _along(self, rest: bytes) -> Iterator[int]:
+    def _beyond(self, rest: bytes) -> Iterator[int]:
         texts, tokens = self._in_order()
-        for n in range(1, len(rest)):
-            yield from tokens[bisect_left(texts, rest[:n]) : bisect_right(texts, rest[:n])]
         first = bisect_left(texts, rest)
         for index in range(first, len(texts)):
             if not texts[index].startswith(rest):
@@ -116,29 +123,52 @@ class Spellings:
             return self._sorted
 
 
-class Seam:
-    """What one sample may say until it has spelled `rest`, then anything. A `plan.request.Guide`."""
+class _Left(NamedTuple):
+    """What of a prompt's end has not been said again."""
 
-    def __init__(self, spellings: Spellings, rest: bytes, n_vocab: int) -> None:
-        self.rest = rest
-        """what the prompt said and no token has said again"""
+    rest: bytes
+    ways: tuple[Tokens, ...]
+    """the tokens that may follow, one after the other, before it is all said"""
+
+    @property
+    def inside(self) -> frozenset[int]:
+        """Of the next tokens, those that leave some of it."""
+        return frozenset(way[0] for way in self.ways if way)
+
+
+class Seam:
+    """What one sample may say until it has said the `end` of the prompt again, then anything. A `plan.request.Guide`."""
+
+    def __init__(self, spellings: Spellings, end: Tokens, n_vocab: int) -> None:
         self.n_allowed: list[int | None] = []
         """of the masks that were filled last; None where anything may be said"""
         self._spellings = spellings
+        self._left = _Left(spellings.bytes_of(end), spellings.ways(end))
         self._n_vocab = n_vocab
         self._masks: list[array[int]] = []
 
+    @property
+    def rest(self) -> bytes:
+        """What the prompt said and no token has said again."""
+        return self._left.rest
+
     def take(self, token: int) -> None:
-        self.rest = self._spellings.rest_after(self.rest, token) or b""
+        self._left = self._after(self._left, token) or _Left(b"", ())
+
+    def _after(self, left: _Left, token: int) -> _Left | None:
+        """None if the token says something else."""
+        rest = self._spellings.rest_after(left.rest, token)
+        return None if rest is None else _Left(rest, tuple(way[1:] for way in left.ways if way[:1] == (token,)))
 
     def within(self, guess: Tokens) -> Tokens:
-        rest: bytes | None = self.rest
+        left = self._left
         for n, token in enumerate(guess):
-            if not rest:
+            if not left.rest:
                 break
-            rest = self._spellings.rest_after(rest, token)
-            if rest is None:
+            after = self._after(left, token)
+            if after is None or (after.rest and token not in left.inside):
                 return guess[:n]
+            left = after
         return guess
 
     def n_inside(self, guess: Tokens) -> int:
@@ -157,14 +187,14 @@ class Seam:
 
     def fill(self, guess: Tokens) -> None:
         self.n_allowed.clear()
-        rest: bytes | None = self.rest
+        left: _Left | None = self._left
         for n, mask in enumerate(self._masks[: len(guess) + 1]):
-            if n and rest:
-                rest = self._spellings.rest_after(rest, guess[n - 1])
-            if rest is None:
+            if n and left is not None and left.rest:
+                left = self._after(left, guess[n - 1])
+            if left is None:
                 return
-            if rest:
-                mask[:], n_allowed = self._spellings.mask(rest)
+            if left.rest:
+                mask[:], n_allowed = self._spellings.mask(left.rest, left.inside)
                 self.n_allowed.append(n_allowed)
             else:
                 mask[:] = array("I", [0xFFFFFFFF]) * len(mask)

@@ -18,11 +18,12 @@ from sgl_lab.contracts.errors import ProgramError
 from sgl_lab.contracts.events import Event, RequestQueued, StreamExtended
 from sgl_lab.engine.fake import HashModel
 from sgl_lab.engine.plan.plan import Sampling
+from sgl_lab.engine.seam import Seam, Spellings
 from sgl_lab.engine.text import TextStream
 from sgl_lab.lang.state import ProgramState
 
 from .language import watchdog  # noqa: F401
-from .words import lab
+from .words import lab, words
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +184,36 @@ def test_a_healed_gen_says_the_same_whatever_is_guessed_and_spells_its_prompt(tm
         made._resident.check()
         made._resident.close()
     assert said[0] == said[1] == said[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "inside", "beyond"),
+    [
+        ("x capital of Fra", {" Fr"}, " France"),  # and not " F"
+        ("x France", set(), " France"),
+        ("name: ", set(), " is"),
+        ("x\n\n", {"\n"}, "\n\n   "),
+        ("list:\n\n    ", {"  ", "   "}, "     "),
+    ],
+)
+def test_a_seam_is_said_again_as_texts_are_encoded(tmp_path: Path, text: str, inside: set[str], beyond: str) -> None:
+    tokenizer = words(tmp_path)
+    spellings = Spellings(tokenizer)
+    ids = tokenizer.encode(text)
+    end = ids[len(ids) - spellings.n_open(ids) :]
+    seam = Seam(spellings, end, tokenizer.n_vocab)
+    (mask,) = seam.masks(1)
+    seam.fill(())
+    allowed = [token for token in range(tokenizer.n_vocab) if mask[token // 32] >> token % 32 & 1]
+    assert seam.n_allowed == [len(allowed)]
+    assert [token for token in range(tokenizer.n_vocab) if seam.within((token,))] == allowed
+    assert {tokenizer.decode((token,)) for token in allowed if not tokenizer.token_bytes(token).startswith(seam.rest)} == inside
+    assert {end[0], *tokenizer.encode(beyond)} <= set(allowed)
+    assert seam.within(end) == end
+    for token in end:
+        assert seam.rest
+        seam.take(token)
+    assert not seam.rest
 
 
 class Forgetful(HashModel):

@@ -540,7 +540,7 @@ MUTANTS = (
     Mutant(
         "a prompt's end is drawn anew without its bytes in mind",
         "seam.py",
-        "                mask[:], n_allowed = self._spellings.mask(rest)\n",
+        "                mask[:], n_allowed = self._spellings.mask(left.rest, left.inside)\n",
         "                mask[:], n_allowed = array('I', [0xFFFFFFFF]) * len(mask), 1\n",
         SEAMS,
     ),
