@@ -55,7 +55,7 @@ class Tail:
             return variable.text if (variable := self._variable) else ""
         if self._has_ended() and stream.error is None:
             return stream.transcript.text()
-        return stream.transcript.seen() + stream.partial
+        return stream.transcript.certain() + stream.partial
 
     @property
     def _variable(self) -> Variable | None:

@@ -253,6 +253,10 @@ class Transcript:
         """The text that the tokens stand for so far, without a leading BOS."""
         return "".join(piece.text for piece in self._placed)[self._n_lead :]
 
+    def certain(self) -> str:
+        """As `seen`, with literal text after it that has no tokens yet. Text inside roles is missing: a template may still change it."""
+        return self.seen() + ("" if self._in_roles else self._loose)
+
     def text(self) -> str:
         """All text, the template's included, also what no model has seen yet."""
         if not self._in_roles:

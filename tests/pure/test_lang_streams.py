@@ -365,6 +365,25 @@ def test_roles_that_do_not_match_are_an_error_at_the_call() -> None:
 # ---------------------------------------------------------------- stopping
 
 
+def test_literal_text_is_streamed_before_the_model_sees_it() -> None:
+    s = sgl.start(ScriptedBackend(["a", "b"]))
+    pieces, seen = s.text_iter(), ""
+
+    def until(text: str) -> None:
+        nonlocal seen
+        while seen != text:
+            seen += next(pieces)
+            assert text.startswith(seen)
+
+    with s._run.body():
+        s += "Begun"
+        within(20.0, lambda: until("Begun"))
+        s += ", " + gen("x") + " and so"
+        within(20.0, lambda: until("Begun, a and so"))
+        s += sgl.user("What?") + "On" + gen("y")
+    assert seen + "".join(pieces) == s.text()
+
+
 def test_a_stopped_run_keeps_partial_text_and_marks_it() -> None:
     backend = ScriptedBackend("a long answer", held=True)
     s = sgl.start(backend)

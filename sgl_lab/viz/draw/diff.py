@@ -52,7 +52,8 @@ def verdict(diff: Diff, pair: Pair) -> str:
     n, parts = pair.n_answer_same, []
     if not pair.is_asked_alike:
         lengths = f"{len(pair.a.prompt):,} and {counted(len(pair.b.prompt), 'token')}"
-        parts.append(f"the prompts ({lengths}) differ from token {pair.n_prompt_same:,} on")
+        where = f"after {counted(pair.n_prompt_same, 'equal token')}" if pair.n_prompt_same else "from their first token on"
+        parts.append(f"the prompts ({lengths}) differ {where}")
     if pair.kind != "gen":
         one, other = clipped(pair.a.value, 60), clipped(pair.b.value, 60)
         parts.append(f"the same choice: {other}" if pair.is_answered_alike else f"{one}, then {other}")
