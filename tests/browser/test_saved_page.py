@@ -58,6 +58,19 @@ def test_what_stands_where_no_script_runs_gives_way_to_the_live_view_of_about_th
         assert abs(heights[1] - heights[0]) < 0.1 * heights[0]
 
 
+def test_in_a_narrow_window_the_time_and_the_counts_are_written_out(browser: Browser, html: str) -> None:
+    saved = SavedPage(browser, html, viewport={"width": 330, "height": 900})
+    expect(saved.page.get_by_role("tree")).to_be_visible()
+    saved.painted()
+    cut = saved.page.locator(".sgl-label").evaluate_all("(all) => all.filter((label) => label.scrollWidth > label.clientWidth).length")
+    clock, pace, bar = (saved.page.locator(name).bounding_box() or {} for name in (".sgl-clock", ".sgl-moment .sgl-pick", ".sgl-moment"))
+    assert cut == 0
+    assert clock["x"] + clock["width"] <= pace["x"]
+    assert pace["x"] + pace["width"] <= bar["x"] + bar["width"]
+    assert saved.page.locator(".sgl-clock").evaluate("(clock) => clock.scrollWidth <= clock.clientWidth")
+    saved.context.close()
+
+
 def test_a_cell_out_of_sight_stays_a_picture_until_it_comes_near(browser: Browser, html: str) -> None:
     saved = SavedPage(browser, f"<div style='height:3000px'></div>{html}")
     saved.painted()
