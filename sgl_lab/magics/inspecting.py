@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from .printing import say
+
 _BODY = re.compile(r"\A\s*(?:%%\w[^\n]*\n)*%%sgl\b[^\n]*\n")
 
 
@@ -34,10 +36,11 @@ def look_up(name: str, words: Mapping[str, Any]) -> Any:
 
 
 def install(shell: Any, words: Callable[[], Mapping[str, Any]]) -> Callable[[], None]:
-    """Let the shell's kernel answer for the language; returns what takes that back."""
+    """Let `name?` and the shell's kernel answer for the language; returns what takes that back."""
+    undo_question = _answer_questions(shell, words)
     kernel = getattr(shell, "kernel", None)
     if kernel is None:
-        return lambda: None
+        return undo_question
     before = kernel.do_inspect
 
     def do_inspect(code: str, cursor_pos: int, detail_level: int = 0, omit_sections: Iterable[str] = ()) -> Any:
@@ -51,8 +54,40 @@ def install(shell: Any, words: Callable[[], Mapping[str, Any]]) -> Callable[[], 
         return before(code, cursor_pos, detail_level, omit_sections)
 
     def undo() -> None:
+        undo_question()
         if kernel.__dict__.get("do_inspect") is do_inspect:
             del kernel.do_inspect
 
     kernel.do_inspect = do_inspect
     return undo
+
+
+def _answer_questions(shell: Any, words: Callable[[], Mapping[str, Any]]) -> Callable[[], None]:
+    """`gen?` and `gen??` show the language's word where the notebook has no variable of that name."""
+    before = shell._inspect
+
+    def inspect(meth: str, oname: str, namespaces: Any = None, **options: Any) -> Any:
+        with suppress(Exception):
+            from ..lang.surface import SURFACE
+
+            known = dict(words())
+            if namespaces is None and not shell._object_find(oname).found and look_up(oname, known) is not None:
+                if not _BODY.match(_cell(shell)):
+                    first = oname.partition(".")[0]
+                    elsewhere = f"; elsewhere: from sgl_lab import {first}" if first in SURFACE else ""
+                    say(f"{first} is a word of %%sgl cells{elsewhere}")
+                namespaces = [("%%sgl", known)]
+        return before(meth, oname, namespaces, **options)
+
+    def undo() -> None:
+        if shell.__dict__.get("_inspect") is inspect:
+            del shell._inspect
+
+    shell._inspect = inspect
+    return undo
+
+
+def _cell(shell: Any) -> str:
+    """The text of the cell that runs, where a front end sent one."""
+    parent = shell.get_parent() if hasattr(shell, "get_parent") else {}
+    return str(parent.get("content", {}).get("code", ""))

@@ -120,6 +120,19 @@ def test_help_and_completion_know_the_names_of_a_body(kernel: Kernel) -> None:
     assert kernel.run(complete.format('%%sgl\ngen("answer")\nf"{s.value(\'a')).result == "['answer']"
 
 
+def test_a_question_mark_shows_a_word_of_the_body_wherever_it_stands(kernel: Kernel) -> None:
+    kernel.run("shown = []; get_ipython().set_hook('show_in_pager', lambda self, data, *a, **k: shown.append(str(data)))")
+    plain = kernel.run("gen?")
+    assert plain.printed.strip() == "gen is a word of %%sgl cells; elsewhere: from sgl_lab import gen"
+    assert kernel.run("%%sgl --view none\ngen?\ns.fork?").printed == ""
+    wanted = "('max_tokens', 'max_tokens', 'go on from here')"
+    assert kernel.run(f"[words in data for words, data in zip({wanted}, shown)]").result == "[True, True, True]"
+    assert "not found" in kernel.run("genn?").printed
+    kernel.run("gen = 3")
+    assert kernel.run("gen?").printed == ""
+    kernel.run("del gen")
+
+
 def test_a_magic_in_a_body_leaves_the_cell_its_interrupts(kernel: Kernel) -> None:
     cell = """%%sgl --view none
 %sgl config --text

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from collections.abc import Iterable
+from html import unescape
 from typing import Any
 
 import pytest
@@ -43,6 +45,7 @@ from sgl_lab.contracts.tree import TreeSnapshot
 from sgl_lab.engine.config import EngineConfig
 from sgl_lab.engine.engine import Engine
 from sgl_lab.engine.fake import ByteTokenizer, HashRunner
+from sgl_lab.viz.draw import palette, still
 from sgl_lab.viz.views import LanesView, MetricsView, Reuse, TokensView, TreeView, views_of
 from sgl_lab.viz.views.asked import asked
 
@@ -406,12 +409,13 @@ def test_a_request_waits_hits_prefills_and_decodes_on_its_forks_lane() -> None:
     )
     lane = "f1"
     assert bars(view) == [
+        (lane, "host", 0, 10, 0),
         (lane, "wait", 10, 20, 3),
         (lane, "found", 20, 20, 1),
         (lane, "prefill", 20, 30, 2),
         (lane, "decode", 30, 40, 2),
     ]
-    assert {bar["name"] for bar in view.full()["bars"]} == {"plan"}
+    assert {bar["name"] for bar in view.full()["bars"] if bar["kind"] != "host"} == {"plan"}
     assert view.full()["lanes"] == [{"lane": lane, "parent": None, "label": "main", "kind": "fork", "state": ""}]
 
 
@@ -652,3 +656,26 @@ def test_pages_come_from_the_model_the_snapshot_and_every_step() -> None:
 def test_a_hit_rate_without_prompts_is_unknown() -> None:
     assert MetricsView().full()["hit_rate"] is None
     assert Stage().free_pages == 420
+
+
+def test_a_gap_between_two_requests_says_what_the_program_did() -> None:
+    stage = Stage()
+    parent = stage.open()
+    stage.say(parent, "Say")
+    stage.wait(40)
+    stage.gen((parent, "a", "one"))
+    stage.gen((parent, "b", "two three"))
+    child = stage.open(parent, 0, "s[0]")
+    stage.say(child, "and")
+    stage.gen((child, "c", "three four"))
+    stage.say(parent, "then")
+    stage.gen((parent, "d", "five"))
+    view = LanesView(stage.run)
+    for entry in stage.entries:
+        view.fold(entry)
+    gaps = [(bar["lane"], bar["kind"], bar["t0"]) for bar in view.full()["bars"] if bar["kind"] in ("host", "forks")]
+    ends = [bar["t1"] for bar in view.full()["bars"] if bar["name"] == "b" and bar["kind"] == "decode"]
+    assert gaps == [("f1", "host", 0.0), ("f1", "forks", ends[-1])]
+    drawn = re.sub(r"<[^>]*>", " ", still.lanes(view.full()).source)
+    words = [word for _, word in palette.BARS.values() if word in unescape(drawn)]
+    assert words == ["waiting", "program's own code", "waits for forks", "reused", "computed · prefill", "generated · decode"]

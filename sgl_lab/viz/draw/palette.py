@@ -50,6 +50,8 @@ TOKENS = ("cached", "reused", "computed", "generated", "forced", "choice")
 """states of tokens, in the order of a legend"""
 BARS = {
     "wait": ("evicted", "waiting"),
+    "host": ("evicted", "program's own code"),
+    "forks": ("evicted", "waits for forks"),
     "found": ("cached", "found from before"),
     "reused": ("reused", "reused"),
     "prefill": ("computed", "computed · prefill"),

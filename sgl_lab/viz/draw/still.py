@@ -16,7 +16,7 @@ from ..views.metrics import MetricsPicture
 from ..views.tokens import Tok, TokensPicture
 from ..views.tree import TreePicture
 from . import palette
-from .escape import Child, Markup, css, tag
+from .escape import Child, Markup, css, joined, tag
 from .numbers import brief, counted, seconds
 from .outline import lane_order
 from .plan import HEIGHT, Node, plan
@@ -35,6 +35,8 @@ TOKENS_HIGH, FORK_HIGH, TREE_HIGH, LANES_HIGH = 240, 96, 232, 206
 MANY = 32
 """forks side by side that have boxes of their own"""
 LANE, AXIS = 18, 20
+GAPS = ("host", "forks")
+"""kinds of bars in which a fork has no request"""
 MAX_LANES = 100
 MAX_BARS = 400
 MAX_NODES = 60
@@ -354,9 +356,20 @@ def tree(picture: TreePicture, max_nodes: int = MAX_NODES, high: int = TREE_HIGH
         return _panel("Radix tree", keys, tag("div", {"style": css(padding="20px 14px")}, "The cache is empty."), note)
     zoom = min(1.0, max(LEAST_ZOOM, WIDE / (planned.width + 28)))
     world = css(position="relative", width=f"{planned.width + 28:g}px", height=f"{planned.height + 28:g}px", zoom=f"{zoom:.2f}")
+    world += ";" + css(flex="none", margin_right="auto")
     marks = [mark for node in planned.nodes for mark in _edges(node)] + [_node(node) for node in planned.nodes]
     return _panel(
-        "Radix tree", keys, _scroll(high, tag("div", {"style": world}, *marks), label="Radix tree", low=_stage(planned.height, high)), note
+        "Radix tree",
+        keys,
+        # The box begins with its right end in sight, where the leaves are; what fits stands on the left.
+        _scroll(
+            high,
+            tag("div", {"style": world}, *marks),
+            style=css(display="flex", flex_direction="row-reverse"),
+            label="Radix tree",
+            low=_stage(planned.height, high),
+        ),
+        note,
     )
 
 
@@ -431,7 +444,7 @@ def lanes(picture: LanesPicture, max_bars: int = MAX_BARS) -> Markup:
     drawn = sorted(longest, key=lambda bar: (bar["kind"] in ("forced", "drafted"), bar["kind"] in ("found", "reused"), bar["id"]))
     start = min((bar["t0"] for bar in every), default=0.0)
     span = 1.02 * max([(now if bar["t1"] is None else bar["t1"]) - start for bar in every] + [1e-3])
-    kinds = {bar["kind"] for bar in every} | {"wait", "prefill", "decode"}
+    kinds = {bar["kind"] for bar in every}
     keys = [_bar_key(kind) for kind in palette.BARS if kind in kinds]
     high = AXIS + LANE * max(2, len(shown)) + 6
     plot: list[Markup] = []
@@ -501,6 +514,8 @@ def _hit(kind: str) -> Markup:
 
 def _bar_look(kind: str) -> str:
     ink = palette.INKS[palette.BARS[kind][0]]
+    if kind in GAPS:
+        return f"background-color:{LINE}"
     line = {"wait": "dotted", "prefill": "dashed", "score": "dotted", "preempted": "double", "forced": "dashed"}.get(kind, "solid")
     shade = {"decode": 0.45, "prefill": 0.28, "score": 0.28}.get(kind, 0.12)
     return f"box-sizing:border-box;border:1px {line} {ink.both};border-radius:2.5px;background-color:{palette.tint(ink.both, shade)}"
@@ -508,11 +523,13 @@ def _bar_look(kind: str) -> str:
 
 def _bar(bar: BarRow, top: int, left: float, width: float) -> Markup:
     kind = bar["kind"]
+    lasted = seconds((bar["t0"] if bar["t1"] is None else bar["t1"]) - bar["t0"])
     said = f"{clipped(bar['name'], 60)} · {palette.BARS[kind][1]} · {counted(bar['n'], 'token')}"
+    said = f"{palette.BARS[kind][1]} · {lasted}" if kind in GAPS else f"{said} · {lasted}" if kind == "wait" else said
     if kind in ("found", "reused"):
         style = css(position="absolute", left=f"{left:.2f}%", top=f"{top}px", margin_left="-5px", font_size="12px", line_height=f"{LANE}px")
         return tag("span", {"style": style, "title": said}, _hit(kind))
-    height, shift = {"wait": (4, 7), "forced": (3, 0), "drafted": (3, 15)}.get(kind, (12, 3))
+    height, shift = {"wait": (4, 7), "host": (2, 8), "forks": (2, 8), "forced": (3, 0), "drafted": (3, 15)}.get(kind, (12, 3))
     style = css(
         position="absolute",
         left=f"{left:.2f}%",
@@ -526,6 +543,12 @@ def _bar(bar: BarRow, top: int, left: float, width: float) -> Markup:
         white_space="nowrap",
     )
     label = f"\u2009{clipped(bar['name'], 24)} {bar['n']:,}" if height == 12 and width > 6 else ""
+    if (kind == "wait" or kind in GAPS) and width > 18:
+        words = css(position="absolute", left=f"{left:.2f}%", top=f"{top}px", padding_left="5px", font_size="10px", line_height=f"{LANE}px")
+        name = tag("div", {"style": f"{words};{SOFT};white-space:nowrap"}, palette.BARS[kind][1])
+        # The words stand above the line.
+        style = style.replace(f"top:{top + shift}px", f"top:{top + LANE - 3}px")
+        return joined([tag("div", {"style": f"{style};{_bar_look(kind)}", "title": said}), name])
     return tag("div", {"style": f"{style};{_bar_look(kind)}", "title": said}, label)
 
 

@@ -23,7 +23,18 @@ _QUOTES = {
     False: {"generated": "⟦⟧", "forced": "⟨⟩", "choice": "⟪⟫"},
     True: {"generated": "[]", "forced": "<>", "choice": "{}"},
 }
-_BARS = {"wait": ".", "found": "o", "reused": "r", "prefill": "=", "decode": "#", "score": "?", "preempted": "x", "forced": "f"}
+_BARS = {
+    "wait": ".",
+    "host": ":",
+    "forks": ",",
+    "found": "o",
+    "reused": "r",
+    "prefill": "=",
+    "decode": "#",
+    "score": "?",
+    "preempted": "x",
+    "forced": "f",
+}
 _LAST = ("found", "reused", "forced")
 """drawn over what else is in their cells"""
 
@@ -108,7 +119,7 @@ def _story(bars: list[BarRow]) -> str:
     tokens: dict[str, int] = {}
     times: dict[str, float] = {}
     for bar in bars:
-        if bar["kind"] not in ("text", "wait"):
+        if bar["kind"] not in ("text", "wait", "host", "forks"):
             tokens[bar["kind"]] = tokens.get(bar["kind"], 0) + bar["n"]
             times[bar["kind"]] = times.get(bar["kind"], 0.0) + ((bar["t1"] or bar["t0"]) - bar["t0"])
     over = {"drafted": "of them drafted and accepted", "forced": "of them forced"}

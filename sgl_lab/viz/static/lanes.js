@@ -5,9 +5,9 @@ import { BAR_MEANING, BAR_WORDS, clamp, count, el, panel, seconds, setText, svg,
 const LANE = { height: 18, bar: 12, axis: 20, indent: 12, pad: 9, word: 48, most: 10 };
 const HATCHED = ["prefill", "score", "preempted", "forced"];
 const EVERY_MS = 50;
-const SELDOM = ["found", "reused", "forced", "drafted", "score", "preempted"];
 const OVER = new Set(["forced", "drafted"]);
 const HITS = new Set(["found", "reused"]);
+const THIN = { wait: 4, text: 4, host: 2, forks: 2 };
 
 export class TimelinePanel {
   title = "Timeline";
@@ -80,9 +80,9 @@ export class TimelinePanel {
   keyOf(kind) {
     const mark = HITS.has(kind)
       ? svg("path", { class: `sgl-span ${kind}`, d: diamond(7, 5, 4.5) })
-      : svg("rect", { class: `sgl-span ${kind}`, width: 13, height: OVER.has(kind) ? 4 : 9, x: 0.5, y: OVER.has(kind) ? 3 : 0.5, rx: 2, fill: this.pattern(kind) });
+      : svg("rect", { class: `sgl-span ${kind}`, width: 13, height: OVER.has(kind) ? 4 : kind in THIN ? THIN[kind] : 9, x: 0.5, y: OVER.has(kind) || kind in THIN ? 3 : 0.5, rx: 2, fill: this.pattern(kind) });
     const swatch = svg("svg", { class: "sgl-swatch", width: 14, height: 10, "aria-hidden": "true" }, mark);
-    return el("span", { class: "sgl-key", title: BAR_MEANING[kind], hidden: SELDOM.includes(kind) }, swatch, BAR_WORDS[kind]);
+    return el("span", { class: "sgl-key", title: BAR_MEANING[kind], hidden: true }, swatch, BAR_WORDS[kind]);
   }
 
   pattern(kind) {
@@ -266,8 +266,7 @@ export class TimelinePanel {
       setText(text, "");
       return;
     }
-    const thin = bar.kind === "wait" || bar.kind === "text";
-    const height = thin ? 4 : OVER.has(bar.kind) ? 3 : LANE.bar;
+    const height = THIN[bar.kind] ?? (OVER.has(bar.kind) ? 3 : LANE.bar);
     const left = Math.max(x0, -4);
     const width = Math.max(Math.min(x1, this.width + 4) - left - 0.5, 2);
     const y = { forced: top, drafted: top + LANE.height - 3 }[bar.kind] ?? middle - height / 2;
@@ -277,9 +276,9 @@ export class TimelinePanel {
       put(wrong, left + width * (1 - share), y, width * share, height);
     }
     text.setAttribute("x", (left + 5).toFixed(1));
-    text.setAttribute("y", y + 9.5);
-    const label = bar.name ? `${bar.name} ${bar.n}` : `${bar.n}`;
-    setText(text, height === LANE.bar && width > label.length * 6.2 + 10 ? label : "");
+    text.setAttribute("y", middle + 3.5);
+    const label = bar.kind in THIN ? (BAR_WORDS[bar.kind] ?? "") : bar.name ? `${bar.name} ${bar.n}` : `${bar.n}`;
+    setText(text, !OVER.has(bar.kind) && width > label.length * 6.2 + 10 ? label : "");
   }
 
   // ------------------------------------------------ hands and keys

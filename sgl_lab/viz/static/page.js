@@ -26,6 +26,8 @@ export const NODE_MEANING = {
 };
 export const BAR_WORDS = {
   wait: "waiting",
+  host: "program's own code",
+  forks: "waits for forks",
   found: "found from before",
   reused: "reused",
   prefill: "computed · prefill",
@@ -36,7 +38,9 @@ export const BAR_WORDS = {
   preempted: "set aside",
 };
 export const BAR_MEANING = {
-  wait: "waiting for its turn",
+  wait: "waiting for its turn: other requests come first, or pages of the cache are wanted",
+  host: "no request: the program runs its own code, or a grammar is compiled",
+  forks: "no request: the program waits for its forks",
   found: "found in the cache, from before this run",
   reused: "found in the cache, from this run itself",
   prefill: "prefill: the prompt is computed",

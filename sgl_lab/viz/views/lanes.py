@@ -2,7 +2,8 @@
 
 Times are milliseconds since the run's first event. A bar without an end is still growing.
 A step's work lasted from `ms` before the step was reported until then. What was forced or drafted
-lies on top of the decode bar of the same steps.
+lies on top of the decode bar of the same steps. Between two requests of a fork the program runs its own code, which compiles
+grammars too, or waits for the fork's forks: where that takes a while it is a bar of its own.
 
 Knows no token's text and no tree.
 """
@@ -47,7 +48,8 @@ class BarRow(TypedDict):
     id: int
     lane: str
     kind: str
-    """wait, found (in the cache, from before the run), reused (within it), prefill, decode, score, preempted, text;
+    """wait, host (no request: the program's own code) or forks (no request: it waits for them), found (in the cache, from before
+    the run), reused (within it), prefill, decode, score, preempted, text;
     on top of a decode bar: forced, drafted"""
     t0: float
     t1: float | None
@@ -59,6 +61,10 @@ class BarRow(TypedDict):
     """position in the sequence of the first of its `n` tokens"""
     wrong: int
     """draft tokens that were rejected"""
+
+
+MIN_GAP_MS = 5.0
+"""between two requests of a fork that is worth a bar"""
 
 
 class LanesPicture(TypedDict):
@@ -101,6 +107,10 @@ class LanesView:
         self._bars: list[BarRow] = []
         self._names: dict[ExprId, str] = {}
         self._requests: dict[RequestId, _Request] = {}
+        self._idle: dict[str, float] = {}
+        """since when a lane has no request"""
+        self._forks_until: dict[str, float] = {}
+        """when a request of a lane's forks was at work last"""
         self._new_lanes: dict[str, None] = {}
         """new or changed"""
         self._changed: dict[int, None] = {}
@@ -114,6 +124,7 @@ class LanesView:
             case ForkOpened(run=run, fork=fork, parent=parent, index=index, label=label) if self._run in (None, run):
                 above = _lane(parent) if parent is not None and _lane(parent) in self._lanes else None
                 self._open_lane(_lane(fork), above, label or ("main" if parent is None else f"fork {index + 1}"), "fork")
+                self._idle[_lane(fork)] = now
             case ExprStarted(fork=fork, expr=expr, name=name) if _lane(fork) in self._lanes:
                 self._names[expr] = name
             case ExprFinished(fork=fork, status=status) if status != "ok" and (row := self._lanes.get(_lane(fork))):
@@ -152,6 +163,9 @@ class LanesView:
                         mine.n_drawn += 1
             case RequestFinished(request=request) if mine := self._requests.get(request):
                 self._close(mine, now)
+                self._idle[mine.lane] = now
+                if (above := self._lanes[mine.lane]["parent"]) is not None:
+                    self._forks_until[above] = now
             case _:
                 pass
 
@@ -182,6 +196,9 @@ class LanesView:
             lane = self._open_lane(f"r{event.request}", None, f"request {event.request}", "request")
         elif event.kind == "gen" and event.request != event.group:
             lane = self._open_lane(f"r{event.request}", lane, f"sample {event.request - event.group + 1}", "request")
+        if now - (since := self._idle.pop(lane, now)) >= MIN_GAP_MS:
+            kind = "forks" if self._forks_until.get(lane, 0.0) > since else "host"
+            self._bar(lane, kind, since, now, 0, "")
         name = legible(unnamed(event.kind) if event.expr is None else self._names.get(event.expr, event.kind))
         bar = self._bar(lane, "wait", now, None, len(event.prompt), name, event.request)
         work = "score" if event.kind == "score" else "prefill"
