@@ -80,6 +80,15 @@ def test_other_names_and_forks_are_matched_by_name_and_what_is_missing_is_told()
     assert told == {"a": "the same answer of 3 tokens", "program 2 › b": "only in In[2]", "program 2 › a": "only in In[1]"}
 
 
+def test_where_prompts_part_is_told_as_the_command_why_tells_it() -> None:
+    session = Session()
+    a = session.run("In[1]", ("a", "xxx and so", 3), ("b", "x", 3), ("c", "one", 3))
+    b = session.run("In[2]", ("a", "xxxy and so", 3), ("b", "y", 3), ("c", "off", 3))
+    found = diff(a, b)
+    told = [draw.verdict(found, pair).split("; ")[0].split(" differ ")[1] for pair in found.pairs if not pair.is_asked_alike]
+    assert told == ["after 3 equal tokens", "from their first token on", "after 1 equal token"]
+
+
 def test_edited_lines_are_shown_and_options_are_among_them() -> None:
     session = Session()
     a = session.run("In[1]", ("a", "x", 2), source="%%sgl --temperature 0\nuser('x')\ngen('a')")
