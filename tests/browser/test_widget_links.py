@@ -269,8 +269,6 @@ def test_what_was_drafted_and_forced_is_told_apart_from_what_was_decoded(page: W
     bars = [bar, {**bar, "id": 1, "kind": "drafted", "n": 3, "wrong": 1}, {**bar, "id": 2, "kind": "forced", "n": 2}]
     page.receive({"seq": 0, "kind": "full", "lanes": {"lanes": lanes, "bars": bars, "now": 900}})
     assert page.texts(".sgl-timeline .sgl-key:not([hidden])") == [
-        "waiting",
-        "computed · prefill",
         "generated · decode",
         "forced",
         "drafted",
