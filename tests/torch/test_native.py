@@ -52,6 +52,14 @@ def multiply(library: ctypes.CDLL, weight: Packed, x: torch.Tensor, threads: int
     return y
 
 
+@pytest.mark.parametrize("cpu", ["haswell", "alderlake", "cascadelake", "sapphirerapids"])
+def test_the_step_compiles_for_cpus_that_are_not_here(cpu: str) -> None:
+    flags = [flag for flag in build.FLAGS if not flag.startswith("-march")]
+    command = [build.compiler() or "g++", *flags, f"-march={cpu}", "-fsyntax-only", str(build.SOURCES / "step.cpp")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # ------------------------------------------------------------ linears
 
 

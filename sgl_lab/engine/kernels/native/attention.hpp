@@ -126,25 +126,25 @@ struct AttentionPlan {
   }
 };
 
-inline void transpose_16x16(__m512i (&rows)[16]) {
-  __m512i t[16];
+inline void transpose_16x16(Ints (&rows)[16]) {
+  Ints t[16];
   for (int i = 0; i < 8; ++i) {
-    t[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
-    t[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+    t[2 * i] = low_ints(rows[2 * i], rows[2 * i + 1]);
+    t[2 * i + 1] = high_ints(rows[2 * i], rows[2 * i + 1]);
   }
   for (int i = 0; i < 4; ++i)
     for (int j = 0; j < 2; ++j) {
-      rows[4 * i + 2 * j] = _mm512_unpacklo_epi64(t[4 * i + j], t[4 * i + j + 2]);
-      rows[4 * i + 2 * j + 1] = _mm512_unpackhi_epi64(t[4 * i + j], t[4 * i + j + 2]);
+      rows[4 * i + 2 * j] = low_pairs(t[4 * i + j], t[4 * i + j + 2]);
+      rows[4 * i + 2 * j + 1] = high_pairs(t[4 * i + j], t[4 * i + j + 2]);
     }
   // rows[4i + j] now holds, in its four quarters q, columns 4q + j of rows 4i to 4i + 3.
   for (int j = 0; j < 4; ++j) {
-    const __m512i a = _mm512_shuffle_i32x4(rows[j], rows[4 + j], 0x88), b = _mm512_shuffle_i32x4(rows[j], rows[4 + j], 0xdd);
-    const __m512i c = _mm512_shuffle_i32x4(rows[8 + j], rows[12 + j], 0x88), d = _mm512_shuffle_i32x4(rows[8 + j], rows[12 + j], 0xdd);
-    t[j] = _mm512_shuffle_i32x4(a, c, 0x88);
-    t[4 + j] = _mm512_shuffle_i32x4(b, d, 0x88);
-    t[8 + j] = _mm512_shuffle_i32x4(a, c, 0xdd);
-    t[12 + j] = _mm512_shuffle_i32x4(b, d, 0xdd);
+    const Ints a = quarters<0x88>(rows[j], rows[4 + j]), b = quarters<0xdd>(rows[j], rows[4 + j]);
+    const Ints c = quarters<0x88>(rows[8 + j], rows[12 + j]), d = quarters<0xdd>(rows[8 + j], rows[12 + j]);
+    t[j] = quarters<0x88>(a, c);
+    t[4 + j] = quarters<0x88>(b, d);
+    t[8 + j] = quarters<0xdd>(a, c);
+    t[12 + j] = quarters<0xdd>(b, d);
   }
   for (int i = 0; i < 16; ++i) rows[i] = t[i];
 }
@@ -184,8 +184,8 @@ class Attention {
       for (; read != scratch_.reads.cend() && read->block < (chunk + 1) * kChunkBlocks; ++read) {
         const Places next = read + 1 == scratch_.reads.cend() ? first_places(piece + 1) : places(*read[1].tile, kv_head, read[1].block);
         gather(now, next);
-        for (int done = 0; done < read->n; done += 6)
-          with_rows(std::min(6, read->n - done), [&]<int R>() { update<R>(read->query + done, read->block * kBlock, now.n); });
+        for (int done = 0; done < read->n; done += kTogether)
+          with_rows(std::min(kTogether, read->n - done), [&]<int R>() { update<R>(read->query + done, read->block * kBlock, now.n); });
         now = next;
       }
       for (int q = 0; q < n_queries_; ++q) merge(&scratch_.totals[q * stride], &scratch_.states[q * stride]);
@@ -290,36 +290,27 @@ class Attention {
   // works on the next block meanwhile.
   void gather(const Places& now, const Places& next) {
     const bf16 *keys = pages_.keys, *values = pages_.values;
-    const __m512i low = interleaved(), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
     for (int d = 0; d < shape_.head_dim; d += 32) {
       bf16* key_panel = &scratch_.keys[d / 2 * 2 * kBlock];
       for (int i = 0; i < kBlock; i += kLanes) {
-        __m512i rows[kLanes];
+        Ints rows[kLanes];
         for (int r = 0; r < kLanes; ++r) {
-          rows[r] = _mm512_loadu_si512(keys + now.at[i + r] + d);
+          rows[r] = load_ints(keys + now.at[i + r] + d);
           _mm_prefetch(keys + next.at[i + r] + d, _MM_HINT_T0);
         }
         transpose_16x16(rows);
-        for (int r = 0; r < kLanes; ++r) _mm512_storeu_si512(key_panel + r * 2 * kBlock + i * 2, rows[r]);
+        for (int r = 0; r < kLanes; ++r) store_ints(key_panel + r * 2 * kBlock + i * 2, rows[r]);
       }
       bf16* pair = value_pair(0, d);
       for (int i = 0; i < kBlock; i += 2, pair += 128) {
-        const __m512i a = _mm512_loadu_si512(values + now.at[i] + d), b = _mm512_loadu_si512(values + now.at[i + 1] + d);
+        const Ints a = load_ints(values + now.at[i] + d), b = load_ints(values + now.at[i + 1] + d);
         _mm_prefetch(values + next.at[i] + d, _MM_HINT_T0);
         _mm_prefetch(values + next.at[i + 1] + d, _MM_HINT_T0);
-        _mm512_storeu_si512(pair, _mm512_permutex2var_epi16(a, low, b));
-        _mm512_storeu_si512(pair + 32, _mm512_permutex2var_epi16(a, high, b));
+        const Interleaved pairs = interleave(a, b);
+        store_ints(pair, pairs.low);
+        store_ints(pair + 32, pairs.high);
       }
     }
-  }
-
-  // Which elements of two vectors lie next to each other when they are interleaved: 0, 32, 1, 33, ...
-  static __m512i interleaved() {
-    __m512i order = _mm512_setzero_si512();
-    int16_t index[32];
-    for (int i = 0; i < 32; ++i) index[i] = static_cast<int16_t>(i / 2 + i % 2 * 32);
-    std::memcpy(&order, index, sizeof order);
-    return order;
   }
 
   // The panel of values is one of 64 columns for each 64 dimensions; zeros beyond the last, which nothing is ever written to.
@@ -332,42 +323,42 @@ class Attention {
     float* states = &scratch_.states[q * stride];
     alignas(64) float maximum[kLanes] = {}, keep[kLanes], negative[kLanes];  // by query
     for (int r = 0; r < R; ++r) maximum[r] = states[r * stride + width + kLanes];
-    __m512 scores[R][4];
+    Floats scores[R][4];
     for (auto& line : scores)
-      for (auto& part : line) part = _mm512_setzero_ps();
+      for (auto& part : line) part = zeros();
     multiply_panel<R>(scores, &scratch_.queries[q * dim], dim, scratch_.keys.data(), dim / 2);
 
-    const __m512 scale = _mm512_set1_ps(kLog2e / std::sqrt(static_cast<float>(dim)));
-    __m512 peak[6];
-    std::fill(peak, peak + 6, _mm512_set1_ps(-std::numeric_limits<float>::infinity()));
+    const Floats scale = splat(kLog2e / std::sqrt(static_cast<float>(dim)));
+    Floats peak[6];
+    std::fill(peak, peak + 6, splat(-std::numeric_limits<float>::infinity()));
     const auto seen = [&](int r, int c) { return first_lanes(scratch_.position[q + r] + 1 - first - c * kLanes); };
     for (int r = 0; r < R; ++r)
-      for (int c = 0; c < 4; ++c) peak[r] = _mm512_mask_max_ps(peak[r], seen(r, c), peak[r], scores[r][c]);
-    const __m512 found = _mm512_mask_blend_ps(0xf0, maxima(peak[0], peak[1], peak[2], peak[3]), maxima(peak[4], peak[5], peak[4], peak[5]));
-    const __m512 before = _mm512_load_ps(maximum), now = _mm512_max_ps(_mm512_mul_ps(found, scale), before);
-    _mm512_store_ps(maximum, now);
-    _mm512_store_ps(negative, _mm512_sub_ps(_mm512_setzero_ps(), now));
-    _mm512_store_ps(keep, exp2_of(_mm512_sub_ps(before, now)));
+      for (int c = 0; c < 4; ++c) peak[r] = max_where(seen(r, c), peak[r], scores[r][c]);
+    const Floats found = choose(0xf0, maxima(peak[4], peak[5], peak[4], peak[5]), maxima(peak[0], peak[1], peak[2], peak[3]));
+    const Floats before = load(maximum), now = max(mul(found, scale), before);
+    store(maximum, now);
+    store(negative, sub(zeros(), now));
+    store(keep, exp2_of(sub(before, now)));
 
     alignas(64) bf16 weights[R][kBlock];
     for (int r = 0; r < R; ++r) {
       float* sum = states + r * stride + width;
-      __m512 total = _mm512_mul_ps(_mm512_loadu_ps(sum), _mm512_set1_ps(keep[r]));
+      Floats total = mul(load(sum), splat(keep[r]));
       for (int c = 0; c < 4; ++c) {
-        const __m512 weight = exp2_of(_mm512_fmadd_ps(scores[r][c], scale, _mm512_set1_ps(negative[r])), seen(r, c));
+        const Floats weight = exp2_of(fmadd(scores[r][c], scale, splat(negative[r])), seen(r, c));
         store_bf16(&weights[r][c * kLanes], weight);
-        total = _mm512_add_ps(total, weight);
+        total = add(total, weight);
       }
-      _mm512_storeu_ps(sum, total);
+      store(sum, total);
       sum[kLanes] = maximum[r];
     }
     for (int d = 0; d < width; d += 64) {
-      __m512 sum[R][4];
+      Floats sum[R][4];
       for (int r = 0; r < R; ++r)
-        for (int c = 0; c < 4; ++c) sum[r][c] = _mm512_mul_ps(_mm512_loadu_ps(states + r * stride + d + c * kLanes), _mm512_set1_ps(keep[r]));
+        for (int c = 0; c < 4; ++c) sum[r][c] = mul(load(states + r * stride + d + c * kLanes), splat(keep[r]));
       multiply_panel<R>(sum, weights[0], kBlock, value_pair(0, d), (n_keys + 1) / 2);
       for (int r = 0; r < R; ++r)
-        for (int c = 0; c < 4; ++c) _mm512_storeu_ps(states + r * stride + d + c * kLanes, sum[r][c]);
+        for (int c = 0; c < 4; ++c) store(states + r * stride + d + c * kLanes, sum[r][c]);
     }
   }
 
@@ -375,15 +366,15 @@ class Attention {
   void merge(float* total, const float* part) const {
     const int end = shape_.width() + kLanes;
     const float maximum = std::max(total[end], part[end]);
-    const __m512 keep = exp2_of(_mm512_set1_ps(total[end] - maximum)), take = exp2_of(_mm512_set1_ps(part[end] - maximum));
+    const Floats keep = exp2_of(splat(total[end] - maximum)), take = exp2_of(splat(part[end] - maximum));
     for (int d = 0; d < end; d += kLanes)
-      _mm512_storeu_ps(total + d, _mm512_fmadd_ps(_mm512_loadu_ps(part + d), take, _mm512_mul_ps(_mm512_loadu_ps(total + d), keep)));
+      store(total + d, fmadd(load(part + d), take, mul(load(total + d), keep)));
     total[end] = maximum;
   }
 
   void write(const float* total, int token, int head) {
-    const __m512 inverse = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(_mm512_loadu_ps(total + shape_.width())));
-    const auto value = [&](int d) { return _mm512_mul_ps(_mm512_loadu_ps(total + d), inverse); };
+    const Floats inverse = splat(1.0f / sum_of(load(total + shape_.width())));
+    const auto value = [&](int d) { return mul(load(total + d), inverse); };
     for (int d = 0; d < shape_.head_dim; d += kGroup) out_.put(token, head * shape_.head_dim + d, value(d), value(d + kLanes));
   }
 

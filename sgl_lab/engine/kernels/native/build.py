@@ -22,8 +22,8 @@ from ....contracts.errors import BadArgument, InvariantBroken, OutOfMemory, SglE
 from ....contracts.params import MAX_TOP_LOGPROBS
 
 SOURCES = Path(__file__).parent
-NEEDED = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni")
-"""What the kernels are written in. AVX512_BF16 is used where there is one and emulated where not."""
+NEEDED = ("avx2", "fma", "f16c")
+"""What the kernels are written in, at least. AVX-512, its BF16 and VNNI are used where they are (`simd.hpp`)."""
 
 FLAGS = ("-std=c++20", "-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC", "-pthread")
 

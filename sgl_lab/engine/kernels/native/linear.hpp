@@ -13,7 +13,7 @@
 namespace sgl {
 
 constexpr int kGroup = 32;
-constexpr int kTile = 6;           // rows that are multiplied together: their sums and two vectors of weights fill the registers
+constexpr int kTile = kTogether;   // rows that are multiplied together: their sums and two vectors of weights fill the registers
 constexpr int kPanelTiles = 12;    // tiles that pass over a block of weights before the next: they stay in the second-level cache
 constexpr int kColumns = 32;       // outputs of a block of 4 or 8 bits
 constexpr int kWideColumns = 64;   // of bf16
@@ -67,7 +67,7 @@ class Activations {
   const bf16* wide(int row, int group) const { return &wide_[place(row, group) * kGroup]; }
 
   // Write inputs [at, at + 32) of a row.
-  void put(int row, int at, __m512 low, __m512 high) {
+  void put(int row, int at, Floats low, Floats high) {
     const size_t group = place(row, at / kGroup);
     if (is_bf16_) {
       store_bf16(&wide_[group * kGroup], low);
@@ -80,19 +80,19 @@ class Activations {
  private:
   size_t place(int row, int group) const { return (static_cast<size_t>(row / tile_) * (n_in_ / kGroup) + group) * tile_ + row % tile_; }
 
-  static void quantise(Quantised& out, __m512 low, __m512 high) {
+  static void quantise(Quantised& out, Floats low, Floats high) {
     // As integers NaN and infinity are the largest magnitudes: they reach the scale and cannot get lost in rounding.
-    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-    const uint32_t largest = _mm512_reduce_max_epu32(
-        _mm512_max_epu32(_mm512_and_si512(_mm512_castps_si512(low), magnitude), _mm512_and_si512(_mm512_castps_si512(high), magnitude)));
+    const Ints magnitude = splat_int(0x7fffffff);
+    const uint32_t largest = largest_of(
+        max(both(as_ints(low), magnitude), both(as_ints(high), magnitude)));
     float peak;
     std::memcpy(&peak, &largest, 4);
     const float scale = std::isfinite(peak) ? peak / 127.0f : NAN;
-    const __m512 inverse = _mm512_set1_ps(scale > 0 ? 127.0f / peak : 0.0f);
-    const __m512i a = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse)), b = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out.quants), _mm512_cvtsepi32_epi8(a));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out.quants + kLanes), _mm512_cvtsepi32_epi8(b));
-    const int sum = _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
+    const Floats inverse = splat(scale > 0 ? 127.0f / peak : 0.0f);
+    const Ints a = rounded(mul(low, inverse)), b = rounded(mul(high, inverse));
+    store_bytes(out.quants, a);
+    store_bytes(out.quants + kLanes, b);
+    const int sum = sum_of(add(a, b));
     out.scale = scale;
     out.sum = scale * static_cast<float>(sum);
     out.offset = -128 * sum;
@@ -106,8 +106,8 @@ class Activations {
 
 enum class Store { overwrite, add };
 
-inline __m512 plus_bias(const Weight& w, int column, __m512 sum) {
-  return w.bias ? _mm512_add_ps(sum, _mm512_maskz_loadu_ps(first_lanes(w.n_out - column), w.bias + column)) : sum;
+inline Floats plus_bias(const Weight& w, int column, Floats sum) {
+  return w.bias ? add(sum, load(first_lanes(w.n_out - column), w.bias + column)) : sum;
 }
 
 // Where a linear's results go: y [n_rows][stride], overwritten or added to.
@@ -119,12 +119,12 @@ struct Target {
   // Some time before `put`: a result's place is rarely in the cache.
   void fetch(int row, int column) const { __builtin_prefetch(y + row * stride + column, 1); }
 
-  void put(const Weight& w, int row, int column, __m512 sum) const {
+  void put(const Weight& w, int row, int column, Floats sum) const {
     float* place = y + row * stride + column;
-    const __mmask16 lanes = first_lanes(w.n_out - column);
+    const Lanes lanes = first_lanes(w.n_out - column);
     sum = plus_bias(w, column, sum);
-    if (how == Store::add) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, place));
-    _mm512_mask_storeu_ps(place, lanes, sum);
+    if (how == Store::add) sum = add(sum, load(lanes, place));
+    store(place, lanes, sum);
   }
 };
 
@@ -146,42 +146,41 @@ inline void multiply_block(const Weight& w, int block, const Activations& x, int
   const int next_begin = ahead.begin(kBytes), next_end = ahead.end(kBytes);
   const uint8_t* record = w.data + static_cast<size_t>(block) * next;
   const Quantised* group = x.quantised(row, 0);
-  const __m512i nibble = _mm512_set1_epi8(15);
-  __m512 sum[R][2];
+  Floats sum[R][2];
   for (auto& line : sum)
-    for (auto& part : line) part = _mm512_setzero_ps();
+    for (auto& part : line) part = zeros();
   for (int r = 0; r < R; ++r)
     for (int c = 0; c < 2; ++c) target.fetch(row + r, block * kColumns + c * kLanes);
   for (int g = 0; g < n_groups; ++g, record += kBytes, group += n_tile) {
     if constexpr (R > 1)
       for (int i = next_begin; i < next_end; i += 64) _mm_prefetch(record + next + i, _MM_HINT_T0);
-    __m512i dot[R][2];
+    Ints dot[R][2];
     for (int r = 0; r < R; ++r)
-      for (auto& part : dot[r]) part = kind == Kind::q4 ? _mm512_setzero_si512() : _mm512_set1_epi32(group[r].offset);
-    const auto add = [&](int input, __m512i left, __m512i right) {
+      for (auto& part : dot[r]) part = kind == Kind::q4 ? zero_ints() : splat_int(group[r].offset);
+    const auto take = [&](int input, Ints left, Ints right) {
       for (int r = 0; r < R; ++r) {
-        const __m512i value = broadcast_dword(group[r].quants + input);
-        dot[r][0] = _mm512_dpbusd_epi32(dot[r][0], left, value);
-        dot[r][1] = _mm512_dpbusd_epi32(dot[r][1], right, value);
+        const Ints value = broadcast_dword(group[r].quants + input);
+        dot[r][0] = dot_bytes<kind == Kind::q4>(dot[r][0], left, value);
+        dot[r][1] = dot_bytes<kind == Kind::q4>(dot[r][1], right, value);
       }
     };
     if constexpr (kind == Kind::q4) {
       for (int j = 0; j < 4; ++j) {
-        const __m512i left = _mm512_loadu_si512(record + 2 * kScales + j * 128), right = _mm512_loadu_si512(record + 2 * kScales + j * 128 + 64);
-        add(8 * j, _mm512_and_si512(left, nibble), _mm512_and_si512(right, nibble));
-        add(8 * j + 4, _mm512_and_si512(_mm512_srli_epi16(left, 4), nibble), _mm512_and_si512(_mm512_srli_epi16(right, 4), nibble));
+        const Ints left = load_ints(record + 2 * kScales + j * 128), right = load_ints(record + 2 * kScales + j * 128 + 64);
+        take(8 * j, low_nibbles(left), low_nibbles(right));
+        take(8 * j + 4, high_nibbles(left), high_nibbles(right));
       }
     } else {
       for (int j = 0; j < 8; ++j)
-        add(4 * j, _mm512_loadu_si512(record + kScales + j * 128), _mm512_loadu_si512(record + kScales + j * 128 + 64));
+        take(4 * j, load_ints(record + kScales + j * 128), load_ints(record + kScales + j * 128 + 64));
     }
     for (int c = 0; c < 2; ++c) {
-      const __m512 scale = from_half(reinterpret_cast<const half*>(record) + c * kLanes);
+      const Floats scale = from_half(reinterpret_cast<const half*>(record) + c * kLanes);
       for (int r = 0; r < R; ++r)
-        sum[r][c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r][c]), _mm512_mul_ps(scale, _mm512_set1_ps(group[r].scale)), sum[r][c]);
+        sum[r][c] = fmadd(to_floats(summed<kind == Kind::q4>(dot[r][c])), mul(scale, splat(group[r].scale)), sum[r][c]);
       if constexpr (kind == Kind::q4) {
-        const __m512 minimum = from_half(reinterpret_cast<const half*>(record + kScales) + c * kLanes);
-        for (int r = 0; r < R; ++r) sum[r][c] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(group[r].sum), sum[r][c]);
+        const Floats minimum = from_half(reinterpret_cast<const half*>(record + kScales) + c * kLanes);
+        for (int r = 0; r < R; ++r) sum[r][c] = fmadd(minimum, splat(group[r].sum), sum[r][c]);
       }
     }
   }
@@ -197,9 +196,9 @@ inline void multiply_bf16(const Weight& w, int block, const Activations& x, int 
   const int next_begin = ahead.begin(kBytes), next_end = ahead.n_parts > 2 ? ahead.end(kBytes) : next_begin;
   const uint8_t* panel = w.data + static_cast<size_t>(block) * next;
   const bf16* group = x.wide(row, 0);
-  __m512 sum[R][4];
+  Floats sum[R][4];
   for (auto& line : sum)
-    for (auto& part : line) part = _mm512_setzero_ps();
+    for (auto& part : line) part = zeros();
   for (int r = 0; r < R; ++r)
     for (int c = 0; c < 4; ++c) target.fetch(row + r, block * kWideColumns + c * kLanes);
   for (int g = 0; g < n_groups; ++g, panel += kBytes, group += n_tile * kGroup) {

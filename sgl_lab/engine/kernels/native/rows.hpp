@@ -9,13 +9,13 @@ namespace sgl {
 
 // RMSNorm of x [n] into row `row` of `out`; n is a multiple of 32.
 inline void rms_norm(const float* x, const float* weight, int n, float epsilon, Activations& out, int row) {
-  __m512 squares = _mm512_setzero_ps();
+  Floats squares = zeros();
   for (int i = 0; i < n; i += kLanes) {
-    const __m512 v = _mm512_loadu_ps(x + i);
-    squares = _mm512_fmadd_ps(v, v, squares);
+    const Floats v = load(x + i);
+    squares = fmadd(v, v, squares);
   }
-  const __m512 scale = _mm512_set1_ps(1.0f / std::sqrt(_mm512_reduce_add_ps(squares) / static_cast<float>(n) + epsilon));
-  const auto normed = [&](int i) { return _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(x + i), scale), _mm512_loadu_ps(weight + i)); };
+  const Floats scale = splat(1.0f / std::sqrt(sum_of(squares) / static_cast<float>(n) + epsilon));
+  const auto normed = [&](int i) { return mul(mul(load(x + i), scale), load(weight + i)); };
   for (int i = 0; i < n; i += kGroup) out.put(row, i, normed(i), normed(i + kLanes));
 }
 
@@ -27,15 +27,15 @@ struct Gated {
 
   void fetch(int, int) const {}
 
-  void put(const Weight& w, int row, int column, __m512 sum) const {
+  void put(const Weight& w, int row, int column, Floats sum) const {
     float* place = kept + row % n_panel * kGroup + column % kGroup;
     sum = plus_bias(w, column, sum);
-    if (column % (2 * kGroup) < kGroup) return _mm512_store_ps(place, sum);
-    const __m512 gate = _mm512_load_ps(place);
-    const __m512 decay = exp2_of(_mm512_min_ps(_mm512_set1_ps(126.0f), _mm512_mul_ps(gate, _mm512_set1_ps(-kLog2e))));
-    const __m512 product = _mm512_mul_ps(_mm512_div_ps(gate, _mm512_add_ps(_mm512_set1_ps(1.0f), decay)), sum);
-    if (column % kGroup == 0) return _mm512_store_ps(place, product);
-    out.put(row, column / 2 / kGroup * kGroup, _mm512_load_ps(place - kLanes), product);
+    if (column % (2 * kGroup) < kGroup) return store(place, sum);
+    const Floats gate = load(place);
+    const Floats decay = exp2_of(min(splat(126.0f), mul(gate, splat(-kLog2e))));
+    const Floats product = mul(div(gate, add(splat(1.0f), decay)), sum);
+    if (column % kGroup == 0) return store(place, product);
+    out.put(row, column / 2 / kGroup * kGroup, load(place - kLanes), product);
   }
 };
 
@@ -49,10 +49,10 @@ inline void gated_linear(Member& me, const Weight& w, const Activations& x, int 
 inline void rotate(const float* head, const float* cosines, const float* sines, int dim, bf16* out) {
   const int half_dim = dim / 2;
   for (int i = 0; i < half_dim; i += kLanes) {
-    const __m512 a = _mm512_loadu_ps(head + i), b = _mm512_loadu_ps(head + half_dim + i);
-    const __m512 c = _mm512_loadu_ps(cosines + i), s = _mm512_loadu_ps(sines + i);
-    store_bf16(out + i, _mm512_fnmadd_ps(b, s, _mm512_mul_ps(a, c)));
-    store_bf16(out + half_dim + i, _mm512_fmadd_ps(a, s, _mm512_mul_ps(b, c)));
+    const Floats a = load(head + i), b = load(head + half_dim + i);
+    const Floats c = load(cosines + i), s = load(sines + i);
+    store_bf16(out + i, fnmadd(b, s, mul(a, c)));
+    store_bf16(out + half_dim + i, fmadd(a, s, mul(b, c)));
   }
 }
 

@@ -74,8 +74,8 @@ class Largest {
   int token(int i) const { return tokens_[i]; }
 
   // Lanes of v that may be taken.
-  __mmask16 among(__mmask16 lanes, __m512 v) const {
-    return n_ < most_ ? lanes : _mm512_mask_cmp_ps_mask(lanes, v, _mm512_set1_ps(values_[n_ - 1]), _CMP_GT_OQ);
+  Lanes among(Lanes lanes, Floats v) const {
+    return n_ < most_ ? lanes : lanes & above(v, splat(values_[n_ - 1]));
   }
 
  private:
@@ -86,9 +86,8 @@ class Largest {
 };
 
 // Sum of weights >= floor in double precision.
-inline __m512d add_heavy(__m512d sum, __m512 weights, __mmask16 lanes) {
-  const __m512 kept = _mm512_maskz_mov_ps(lanes, weights);
-  return _mm512_add_pd(sum, _mm512_add_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(kept)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(kept, 1))));
+inline Doubles add_heavy(Doubles sum, Floats weights, Lanes lanes) {
+  return add_floats(sum, keep(lanes, weights));
 }
 
 // Draws lines, one after the other; each thread has its own.
@@ -116,16 +115,16 @@ class Sampler {
  private:
   static constexpr int kBlock = 512;  // tokens whose weights are summed before they are looked at one by one
 
-  __mmask16 allowed(int i) const {
-    const __mmask16 lanes = first_lanes(n_ - i);
-    return mask_ ? lanes & static_cast<__mmask16>(mask_[i / 32] >> (i % 32)) : lanes;
+  Lanes allowed(int i) const {
+    const Lanes lanes = first_lanes(n_ - i);
+    return mask_ ? lanes & static_cast<Lanes>(mask_[i / 32] >> (i % 32)) : lanes;
   }
 
   Largest largest(int most) const {
     Largest found(most);
     for (int i = 0; i < n_; i += kLanes) {
-      const __mmask16 lanes = allowed(i);
-      for (unsigned left = found.among(lanes, _mm512_maskz_loadu_ps(lanes, logits_ + i)); left; left &= left - 1) {
+      const Lanes lanes = allowed(i);
+      for (unsigned left = found.among(lanes, load(lanes, logits_ + i)); left; left &= left - 1) {
         const int token = i + __builtin_ctz(left);
         found.offer(logits_[token], token);
       }
@@ -135,16 +134,16 @@ class Sampler {
 
   // Sum of exp(logit - best).
   float total(float best) const {
-    __m512 sum = _mm512_setzero_ps();
+    Floats sum = zeros();
     for (int i = 0; i < n_; i += kLanes) {
-      const __mmask16 lanes = first_lanes(n_ - i);
-      sum = _mm512_mask_add_ps(sum, lanes, sum, weight(lanes, i, best, kLog2e));
+      const Lanes lanes = first_lanes(n_ - i);
+      sum = add_where(lanes, sum, weight(lanes, i, best, kLog2e));
     }
-    return _mm512_reduce_add_ps(sum);
+    return sum_of(sum);
   }
 
-  __m512 weight(__mmask16 lanes, int i, float best, float scale) const {
-    return exp2_of(_mm512_mul_ps(_mm512_sub_ps(_mm512_maskz_loadu_ps(lanes, logits_ + i), _mm512_set1_ps(best)), _mm512_set1_ps(scale)));
+  Floats weight(Lanes lanes, int i, float best, float scale) const {
+    return exp2_of(mul(sub(load(lanes, logits_ + i), splat(best)), splat(scale)));
   }
 
   void draw(const Line& line, const Largest& top, Choice& choice) {
@@ -192,20 +191,20 @@ class Sampler {
     weights_.resize(round_up(n_, kBlock));
     const float scale = kLog2e / static_cast<float>(std::max(line.temperature, 1e-30));
     for (int i = 0; i < n_; i += kLanes) {
-      const __mmask16 lanes = allowed(i);
-      _mm512_storeu_ps(&weights_[i], lanes ? _mm512_maskz_mov_ps(lanes, weight(lanes, i, best, scale)) : _mm512_setzero_ps());
+      const Lanes lanes = allowed(i);
+      store(&weights_[i], lanes ? keep(lanes, weight(lanes, i, best, scale)) : zeros());
     }
     std::fill(weights_.begin() + round_up(n_, kLanes), weights_.end(), 0.0f);
-    const __m512 floor = _mm512_set1_ps(std::max(least_weight(line), std::numeric_limits<float>::denorm_min()));
+    const float floor = std::max(least_weight(line), std::numeric_limits<float>::denorm_min());
     sums_.clear();
     double total = 0;
     for (size_t block = 0; block < weights_.size(); block += kBlock) {
-      __m512d sum = _mm512_setzero_pd();
+      Doubles sum = zero_doubles();
       for (size_t i = block; i < block + kBlock; i += kLanes) {
-        const __m512 v = _mm512_loadu_ps(&weights_[i]);
-        sum = add_heavy(sum, v, _mm512_cmp_ps_mask(v, floor, _CMP_GE_OQ));
+        const Floats v = load(&weights_[i]);
+        sum = add_heavy(sum, v, at_least(v, splat(floor)));
       }
-      sums_.push_back(_mm512_reduce_add_pd(sum));
+      sums_.push_back(sum_of(sum));
       total += sums_.back();
     }
     const double point = line.uniform * total;
@@ -214,7 +213,7 @@ class Sampler {
     for (; block + 1 < sums_.size() && before + sums_[block] <= point; ++block) before += sums_[block];
     int token = 0;
     for (size_t i = block * kBlock; i < (block + 1) * kBlock; ++i)
-      if (weights_[i] >= _mm512_cvtss_f32(floor)) {
+      if (weights_[i] >= floor) {
         token = static_cast<int>(i);  // a point that rounding put on the very end belongs to the last
         before += weights_[i];
         if (before > point) break;
@@ -231,9 +230,9 @@ class Sampler {
       least = std::max(least, cut.weight);
       mass = cut.mass_above + static_cast<double>(cut.weight) * (line.top_k - cut.n_above);
     } else if (line.top_p < 1) {
-      __m512d sum = _mm512_setzero_pd();
-      for (size_t i = 0; i < weights_.size(); i += kLanes) sum = add_heavy(sum, _mm512_loadu_ps(&weights_[i]), 0xffff);
-      mass = _mm512_reduce_add_pd(sum);
+      Doubles sum = zero_doubles();
+      for (size_t i = 0; i < weights_.size(); i += kLanes) sum = add_heavy(sum, load(&weights_[i]), 0xffff);
+      mass = sum_of(sum);
     }
     if (line.top_p < 1) least = std::max(least, lightest([&](int, double above) { return above >= line.top_p * mass; }).weight);
     return least;
@@ -259,24 +258,24 @@ class Sampler {
       const uint32_t middle = low == 0 && step < one ? one - step : low + (high - low) / 2;
       float bound;
       std::memcpy(&bound, &middle, 4);
-      const auto heavy = [&](__m512 v) { return _mm512_cmp_ps_mask(v, _mm512_set1_ps(bound), _CMP_GE_OQ); };
-      __m512d sum = _mm512_setzero_pd();
+      const auto heavy = [&](Floats v) { return at_least(v, splat(bound)); };
+      Doubles sum = zero_doubles();
       int n_above = cut.n_above;
       for (int i = 0; i < n; i += kLanes) {
-        const __m512 v = _mm512_maskz_loadu_ps(first_lanes(n - i), from + i);
-        const __mmask16 lanes = heavy(v) & first_lanes(n - i);
+        const Floats v = load(first_lanes(n - i), from + i);
+        const Lanes lanes = heavy(v) & first_lanes(n - i);
         n_above += __builtin_popcount(lanes);
         sum = add_heavy(sum, v, lanes);
       }
-      const double mass_above = cut.mass_above + _mm512_reduce_add_pd(sum);
+      const double mass_above = cut.mass_above + sum_of(sum);
       const bool is_enough = enough(n_above, mass_above);
       (is_enough ? low : high) = middle;
       if (!is_enough) cut.n_above = n_above, cut.mass_above = mass_above;
       int n_left = 0;
       for (int i = 0; i < n; i += kLanes) {
-        const __m512 v = _mm512_maskz_loadu_ps(first_lanes(n - i), from + i);
-        const __mmask16 lanes = first_lanes(n - i) & (is_enough ? heavy(v) : ~heavy(v));
-        _mm512_storeu_ps(&left_[n_left], _mm512_maskz_compress_ps(lanes, v));
+        const Floats v = load(first_lanes(n - i), from + i);
+        const Lanes lanes = first_lanes(n - i) & (is_enough ? heavy(v) : ~heavy(v));
+        store_kept(&left_[n_left], lanes, v);
         n_left += __builtin_popcount(lanes);
       }
       from = left_.data();

@@ -182,7 +182,7 @@ class Step {
       const size_t place = (slots_[i] * m_.n_kv_heads + h) * dim;
       rotate(heads + (m_.n_heads + h) * dim, cosines, sines, dim, layer.pages.keys + place);
       const float* value = heads + (m_.n_heads + m_.n_kv_heads + h) * dim;
-      for (int d = 0; d < dim; d += kLanes) store_bf16(layer.pages.values + place + d, _mm512_loadu_ps(value + d));
+      for (int d = 0; d < dim; d += kLanes) store_bf16(layer.pages.values + place + d, load(value + d));
     }
   }
 
@@ -329,7 +329,7 @@ int32_t sgl_linear(const sgl::Weight* w, const float* x, int32_t n_rows, float* 
     for (int i = 0; i < n_rows; ++i)
       for (int k = 0; k < w->n_in; k += sgl::kGroup) {
         const float* at = x + size_t(i) * w->n_in + k;
-        rows.put(i, k, _mm512_loadu_ps(at), _mm512_loadu_ps(at + sgl::kLanes));
+        rows.put(i, k, load(at), load(at + sgl::kLanes));
       }
     team.run([&](sgl::Member& me) { sgl::linear(me, *w, rows, n_rows, sgl::Target{y, size_t(w->n_out), sgl::Store::overwrite}); });
   });
