@@ -93,7 +93,7 @@ def _torch(native: Finding) -> Iterator[Finding]:
         yield Finding("-", "gpu", "none that torch can use", "models run on the CPU")
     if native.state == "ok":
         yield Finding("ok", "models run", "on the native step: a GGUF in its own 4 or 8 bits, others in bfloat16")
-        yield Finding("ok", "determinism", "the same to the bit however a request is computed, on this kind of CPU")
+        yield Finding("ok", "determinism", "the same to the bit however a request is computed, on CPUs with the same instructions")
     else:
         yield Finding("ok", "models run", "on torch in float32, several times slower than on the native step")
         yield TORCH_DETERMINISM
@@ -102,8 +102,8 @@ def _torch(native: Finding) -> Iterator[Finding]:
 def _native() -> Finding:
     """The step in C++, which is taken where it is built."""
     path = build.built(store.cache_dir())
-    if path is not None:
-        return Finding("ok", "native step", str(path))
+    if path is not None and (instructions := build.instructions(path)):
+        return Finding("ok", "native step", f"{instructions}, {path}")
     return Finding("-", "native step", build.obstacle() or "not built", build.advice() or "models run on torch instead")
 
 

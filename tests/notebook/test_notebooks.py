@@ -1,23 +1,18 @@
 """The course: every notebook runs again and counts what its saved outputs say it counted.
 
-What a model says at temperature 0 is the same on one kind of CPU. Where the model runs in other numbers than it did when the
-outputs were saved (int4 on the native step, float32 on torch), the same things are counted, but not to the same numbers.
-In float32 on torch even two runs here may differ: a row's sums depend on the rows beside it, and those on when each request came.
+What a model says at temperature 0 is the same on CPUs with the same instructions. On others, and on torch, the same things are
+counted, but not to the same numbers. `python -m tests.notebook.freeze` saves the outputs anew.
 """
 
 from __future__ import annotations
 
 import ast
-import json
-import re
-from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 
-NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+from .freeze import NOTEBOOKS, run_again
 
 
 def counts(cell: Any) -> list[Any]:
@@ -36,11 +31,6 @@ def counts(cell: Any) -> list[Any]:
     return found
 
 
-def engines(notebook: Any) -> set[str]:
-    """What the models of a notebook ran on and in, as its outputs say."""
-    return set(re.findall(r"smollm2 · (\w+ · \w+)", json.dumps([cell.get("outputs", []) for cell in notebook.cells], ensure_ascii=False)))
-
-
 def names(found: list[list[Any]]) -> list[list[list[str]]]:
     return [[sorted(counted) for counted in cell] for cell in found]
 
@@ -52,11 +42,10 @@ def notebook(request: pytest.FixtureRequest) -> Any:
 
 def test_a_notebook_run_again_counts_what_it_counted(notebook: Any) -> None:
     again = nbformat.from_dict(notebook)
-    NotebookClient(again, timeout=300, kernel_name="python3").execute()
+    run_again(again)
     saved, found = ([counts(cell) for cell in run.cells if cell.cell_type == "code"] for run in (notebook, again))
-    assert engines(again)
     assert names(found) == names(saved)
-    if engines(again) == engines(notebook) and not any("float32" in engine for engine in engines(again)):
+    if notebook.metadata.get("sgl_lab") == again.metadata["sgl_lab"] != {"instructions": None}:
         assert found == saved
     assert sum(map(len, saved)) >= 4
 

@@ -15,6 +15,7 @@ struct Doubles {  // eight
   __m256d low, high;
 };
 
+constexpr const char* kInstructions = "AVX2";
 constexpr int kTogether = 4;  // rows that are multiplied together: more sums than that do not stay in registers
 constexpr int kVectors = 1;
 

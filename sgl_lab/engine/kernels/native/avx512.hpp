@@ -7,6 +7,11 @@ using Floats = __m512;
 using Ints = __m512i;
 using Doubles = __m512d;  // eight
 
+#ifdef __AVX512BF16__
+constexpr const char* kInstructions = "AVX-512 BF16";
+#else
+constexpr const char* kInstructions = "AVX-512";
+#endif
 constexpr int kTogether = 6;  // rows that are multiplied together: their sums fill the registers
 constexpr int kVectors = 4;
 

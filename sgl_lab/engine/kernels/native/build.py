@@ -138,9 +138,19 @@ def _opened(path: Path) -> ctypes.CDLL | None:
     """None where the file is no library, or not ours: `build` then makes it anew."""
     try:
         library = ctypes.CDLL(str(path))
-        return library if library.sgl_layout else None
+        return library if library.sgl_layout and library.sgl_instructions else None
     except (OSError, AttributeError):
         return None
+
+
+def instructions(path: Path) -> str | None:
+    """What the library computes with: AVX-512 BF16, AVX-512 or AVX2. Only the same instructions give the same bits."""
+    library = _opened(path)
+    if library is None:
+        return None
+    library.sgl_instructions.restype = ctypes.c_char_p
+    name: bytes = library.sgl_instructions()
+    return name.decode()
 
 
 # ------------------------------------------------------------ the structures of step.cpp

@@ -297,6 +297,9 @@ const int32_t* sgl_layout(int32_t* n) noexcept {
   return kLayout;
 }
 
+// What the kernels are made of. The same instructions give the same bits.
+const char* sgl_instructions() noexcept { return sgl::kInstructions; }
+
 // Of this thread's last call that did not give 0.
 const char* sgl_message() noexcept { return message.c_str(); }
 
