@@ -122,12 +122,12 @@ def roofline(threads: int) -> None:
     data = torch.ones(1 << 28, dtype=torch.uint8).view(torch.int64)
     seconds = best(5, lambda _: timed(lambda: data.max()))
     print(f"memory read      {data.numel() * 8 / seconds / 1e9:7.1f} GB/s")
-    x = torch.randn(2048, 2048).bfloat16()
+    x = torch.randn(1024, 1024).bfloat16()
     seconds = best(5, lambda _: timed(lambda: x @ x))
-    print(f"bf16 product     {2 * 2048**3 / seconds / 1e12:7.2f} TFLOP/s")
-    a = torch.randint(-8, 8, (2048, 2048), dtype=torch.int8)
+    print(f"bf16 product     {2 * 1024**3 / seconds / 1e12:7.2f} TFLOP/s")
+    a = torch.randint(-8, 8, (1024, 1024), dtype=torch.int8)
     seconds = best(5, lambda _: timed(lambda: torch._int_mm(a, a)))
-    print(f"8-bit product    {2 * 2048**3 / seconds / 1e12:7.2f} TOP/s")
+    print(f"8-bit product    {2 * 1024**3 / seconds / 1e12:7.2f} TOP/s")
 
 
 def timed(function: Callable[[], object]) -> float:

@@ -68,12 +68,6 @@ def server(request: pytest.FixtureRequest) -> Server:
 
 
 @pytest.fixture(scope="module")
-def other_server(server: Server, dark_7: Server, light_6: Server) -> Server:
-    """The one that did not run the notebooks of `server`, over the same folder."""
-    return light_6 if server is dark_7 else dark_7
-
-
-@pytest.fixture(scope="module")
 def open_notebook(browser: Browser) -> Iterator[OpenNotebook]:
     """Tabs and kernels that last as long as the module, unless a test closes them."""
     with ExitStack() as tabs:

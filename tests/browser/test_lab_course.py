@@ -23,9 +23,12 @@ CHART = "application/vnd.plotly.v1+json"
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def executed(request: pytest.FixtureRequest, server: Server, open_notebook: OpenNotebook) -> Iterator[tuple[Notebook, Any]]:
-    """A notebook that was run from empty outputs, and what its file holds then."""
+def executed(
+    request: pytest.FixtureRequest, dark_7: Server, light_6: Server, open_notebook: OpenNotebook
+) -> Iterator[tuple[Notebook, Any]]:
+    """A notebook that was run from empty outputs, on one ipykernel or the other in turn, and what its file holds then."""
     name = f"{request.param}.ipynb"
+    server = (dark_7, light_6)[NAMES.index(request.param) % 2]
     content: Any = nbformat.read(COURSE / name, as_version=4)  # type: ignore[no-untyped-call]
     for cell in code_cells(content):
         cell.outputs, cell.execution_count = [], None
@@ -37,9 +40,10 @@ def executed(request: pytest.FixtureRequest, server: Server, open_notebook: Open
 
 
 @pytest.fixture(scope="module")
-def reopened(executed: tuple[Notebook, Any], other_server: Server, open_notebook: OpenNotebook) -> Iterator[Notebook]:
-    """On a server that has seen none of these notebooks, in the other theme."""
-    notebook = open_notebook(other_server, executed[0].file.name)
+def reopened(executed: tuple[Notebook, Any], dark_7: Server, light_6: Server, open_notebook: OpenNotebook) -> Iterator[Notebook]:
+    """On the server that did not run it and does not trust it, in the other theme."""
+    other = light_6 if executed[0].server is dark_7 else dark_7
+    notebook = open_notebook(other, executed[0].file.name)
     yield notebook
     notebook.close()
 
