@@ -42,9 +42,9 @@ def user_frames(tb: TracebackType | None) -> TracebackType | None:
         tb = tb.tb_next
     names = [frame.tb_frame.f_code.co_filename for frame in frames]
     ours = [is_ours(name) for name in names]
-    if all(ours):
+    start = next((n for n, name in enumerate(names) if not is_below_us(name)), None)
+    if start is None:  # a library's frames between ours are none of the user's
         return None
-    start = next((n for n, name in enumerate(names) if not is_below_us(name)), ours.index(False))
     end = ours.index(True, start) if True in ours[start:] else len(frames)
     theirs = frames[start:end] + [frame for frame in frames[end:] if not is_below_us(frame.tb_frame.f_code.co_filename)]
     trimmed: TracebackType | None = None

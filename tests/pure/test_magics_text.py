@@ -11,6 +11,7 @@ from functools import partial
 
 import pytest
 
+import sgl_lab
 from sgl_lab.contracts.events import CellStarted, Entry, ExprFinished, ForkOpened
 from sgl_lab.contracts.ids import ExprId, ForkId, RunId
 from sgl_lab.magics import _inside
@@ -19,6 +20,7 @@ from sgl_lab.magics.commands.command import Command, Words
 from sgl_lab.magics.commands.whatif import POLICIES
 from sgl_lab.magics.complete import words_for
 from sgl_lab.magics.desk import Desk
+from sgl_lab.magics.errors import user_frames
 from sgl_lab.magics.line import COMMANDS as COMMANDS_OF_LINE
 from sgl_lab.magics.line import line_help, run_line, words
 from sgl_lab.magics.options import CELL_OPTIONS, MAX_KNOWN, VIEWS, CellOptions, OptionError, cell_help, nearest, parse_cell
@@ -561,3 +563,18 @@ def test_runs_are_found_by_the_names_that_they_have() -> None:
     for word in ("-1", "-9", "7", "old"):
         with pytest.raises(OptionError):
             desk.run(word)
+
+
+def test_a_library_between_lines_of_ours_is_none_of_the_users() -> None:
+    ours = "from contextlib import ExitStack\nwith ExitStack() as stack:\n    stack.callback(fail)\n"
+    with pytest.raises(ZeroDivisionError) as raised:
+        exec(compile(ours, sgl_lab.__file__, "exec"), {"fail": partial(divmod, 1, 0)})
+    mine = raised.value.__traceback__
+    assert mine is not None
+    assert mine.tb_next is not None
+    assert "contextlib" in "".join(traceback.format_tb(mine))
+    assert user_frames(mine.tb_next) is None
+    shown = user_frames(mine)
+    assert shown is not None
+    assert shown.tb_frame.f_code.co_filename == __file__
+    assert shown.tb_next is None
