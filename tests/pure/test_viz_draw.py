@@ -28,7 +28,7 @@ from sgl_lab.viz.draw.streams import fair_share, runs, streams, whole_characters
 from sgl_lab.viz.freeze import LIMIT, freeze
 from sgl_lab.viz.views import LanesView, MetricsView, TokensView, TreeView
 from sgl_lab.viz.views.asked import asked
-from sgl_lab.viz.views.lanes import LaneRow
+from sgl_lab.viz.views.lanes import BarRow, LaneRow
 
 from .story import Stage, story
 
@@ -387,6 +387,17 @@ def test_every_node_and_lane_is_in_its_picture() -> None:
     assert all(name in lanes.text for name in ("main", "food", "rain", "views"))
     titles = [value for name, value in lanes.attributes if name == "title"]
     assert all(any(title.startswith(said) for title in titles) for said in ("plan · generated", "when · scored"))
+
+
+def test_forced_tokens_stand_beside_what_was_decoded() -> None:
+    counts = {"prefill": 9, "decode": 7, "forced": 12, "drafted": 1}
+    bars: list[BarRow] = [
+        {"id": n, "lane": "s", "kind": kind, "t0": n, "t1": n + 1.0, "n": counts[kind], "name": "", "request": 1, "at": None, "wrong": 0}
+        for n, kind in enumerate(counts)
+    ]
+    lane: LaneRow = {"lane": "s", "parent": None, "label": "s", "kind": "run"}
+    said = text.lanes({"lanes": [lane], "bars": bars, "now": 5.0})
+    assert "| prefill 9 in 1 ms, decode 7 in 1 ms, drafted and accepted 1, forced 12\n" in said.replace("1.00 ms", "1 ms")
 
 
 def test_lanes_stand_under_their_parents_whoever_forked_first() -> None:

@@ -122,7 +122,7 @@ def _story(bars: list[BarRow]) -> str:
         if bar["kind"] not in ("text", "wait", "host", "forks"):
             tokens[bar["kind"]] = tokens.get(bar["kind"], 0) + bar["n"]
             times[bar["kind"]] = times.get(bar["kind"], 0.0) + ((bar["t1"] or bar["t0"]) - bar["t0"])
-    over = {"drafted": "of them drafted and accepted", "forced": "of them forced"}
+    over = {"drafted": "drafted and accepted", "forced": "forced"}  # beside what was decoded, not among it
     story = [f"{kind} {tokens[kind]:,}" + (f" in {duration(times[kind])}" if times[kind] else "") for kind in tokens if kind not in over]
     return ", ".join(story + [f"{over[kind]} {tokens[kind]:,}" for kind in over if tokens.get(kind)])
 
