@@ -177,7 +177,9 @@ def check_schema(text: str) -> None:
         made = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
         made.check_schema(schema, format_checker=jsonschema.FormatChecker(()))  # a pattern is none of Python's
     except jsonschema.SchemaError as error:
-        raise BadArgument(f"json_schema is wrong at {error.json_path}: {error.message:.200}") from None
+        words = (one for one in error.context or () if one.validator == "enum" and isinstance(one.instance, str))
+        near = next(words, error)  # of a word that is no type: which types there are
+        raise BadArgument(f"json_schema is wrong at {near.json_path}: {near.message:.200}") from None
 
 
 # ---------------------------------------------------------------- values

@@ -523,6 +523,20 @@ def test_what_is_not_followed_is_named(schema: dict[str, Any], said: str) -> Non
     assert warned[0].filename == __file__
 
 
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ({"type": "strng"}, "json_schema is wrong at $.type: 'strng' is not one of ['array', 'boolean', 'integer'"),
+        ({"properties": {"a": {"type": "intger"}}}, "json_schema is wrong at $.properties.a.type: 'intger' is not one of ['array'"),
+        ({"type": ["string", "nul"]}, "json_schema is wrong at $.type[1]: 'nul' is not one of ['array'"),
+        ({"required": "a"}, "json_schema is wrong at $.required: 'a' is not of type 'array'"),
+    ],
+)
+def test_a_wrong_schema_says_what_may_stand_there(schema: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadArgument, match=re.escape(said)):
+        gen("x", json_schema=schema)
+
+
 def test_names_values_and_remarks_are_no_keywords(recwarn: pytest.WarningsRecorder) -> None:
     schema = {
         "title": "t",
