@@ -30,7 +30,7 @@ from ..lang.program import SglFunction
 from ..lang.sampling import given
 from ..lang.state import ProgramState, state_here
 from ..trace import write_jsonl
-from ..trace.files import check_ours
+from ..trace.files import check_ours, check_place
 from ..trace.record import MARK
 from . import body as bodies
 from .desk import Desk
@@ -175,8 +175,10 @@ def run_cell(shell: Any, desk: Desk, line: str, body: str) -> Any:
     except SyntaxError as error:
         raise as_cell_syntax_error(shell, error) from None
     options = desk.settings.over(options)
-    if options.save is not None and not options.force:
-        check_ours(Path(options.save).expanduser(), MARK)
+    if options.save is not None:
+        check_place(Path(options.save).expanduser())
+        if not options.force:
+            check_ours(Path(options.save).expanduser(), MARK)
     number = len(shell.history_manager.input_hist_parsed) - 1  # what `execution_count` says while a cell runs depends on the version
     cell = Cell(shell, options, code, head, source, f"In[{number}]")
     _tell_unsaid(shell, source, code)

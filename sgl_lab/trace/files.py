@@ -6,6 +6,7 @@ a pipe gets the text as it is. A read-only file is refused.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -98,6 +99,20 @@ def beginning(path: Path, n_bytes: int = HEAD) -> bytes:
         raise BadArgument(f"{path} is a folder", hint="name a file") from None
     except (OSError, ValueError) as error:
         raise SglError(f"cannot look into {path}: {_reason(error)}", hint=_HINT) from None
+
+
+def check_place(path: Path) -> None:
+    """SglError if no file can be written at `path`, so that this is said before a long run and not after it."""
+    folder = Path(os.path.realpath(path)).parent
+    try:
+        if not stat.S_ISDIR(folder.stat().st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, f"{folder} is no folder")
+        if not os.access(path if path.exists() else folder, os.W_OK):
+            raise PermissionError(errno.EACCES, "it is read-only")
+    except FileNotFoundError:
+        raise SglError(f"cannot write {path}: there is no folder {folder}", hint=_HINT) from None
+    except (OSError, ValueError) as error:
+        raise SglError(f"cannot write {path}: {_reason(error)}", hint=_HINT) from None
 
 
 def not_ours(path: Path) -> BadArgument:
