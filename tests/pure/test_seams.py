@@ -16,6 +16,7 @@ from sgl_lab.backends.local import LocalBackend
 from sgl_lab.backends.scripted import ScriptedBackend
 from sgl_lab.contracts.errors import ProgramError
 from sgl_lab.contracts.events import Event, RequestQueued, StreamExtended
+from sgl_lab.contracts.port import Segment
 from sgl_lab.engine.fake import HashModel
 from sgl_lab.engine.plan.plan import Sampling
 from sgl_lab.engine.seam import Seam, Spellings
@@ -74,7 +75,7 @@ def expect_agreement(s: ProgramState, name: int) -> None:
         pieces = list(run)
         ids = sum((piece.ids for piece in pieces), ())
         if not fixed:
-            whole = backend.encode("".join(piece.text for piece in pieces), markup=pieces[0].markup)
+            whole = backend.encode_all([Segment(piece.text, piece.markup) for piece in pieces])
             assert whole[: len(ids)] == ids
         else:
             for piece in pieces:
