@@ -160,37 +160,37 @@ class Seam:
         rest = self._spellings.rest_after(left.rest, token)
         return None if rest is None else _Left(rest, tuple(way[1:] for way in left.ways if way[:1] == (token,)))
 
-    def within(self, guess: Tokens) -> Tokens:
+    def within(self, draft: Tokens) -> Tokens:
         left = self._left
-        for n, token in enumerate(guess):
+        for n, token in enumerate(draft):
             if not left.rest:
                 break
             after = self._after(left, token)
             if after is None or (after.rest and token not in left.inside):
-                return guess[:n]
+                return draft[:n]
             left = after
-        return guess
+        return draft
 
-    def n_inside(self, guess: Tokens) -> int:
+    def n_inside(self, draft: Tokens) -> int:
         rest: bytes | None = self.rest
-        for n, token in enumerate(guess):
+        for n, token in enumerate(draft):
             data = self._spellings.bytes_of((token,))
             if not rest or not rest.startswith(data):
                 return n
             rest = rest[len(data) :]
-        return len(guess)
+        return len(draft)
 
     def masks(self, n: int) -> tuple[memoryview, ...]:
         while len(self._masks) < n:
             self._masks.append(array("I", bytes(4 * -(-self._n_vocab // 32))))
         return tuple(map(memoryview, self._masks[:n]))
 
-    def fill(self, guess: Tokens) -> None:
+    def fill(self, draft: Tokens) -> None:
         self.n_allowed.clear()
         left: _Left | None = self._left
-        for n, mask in enumerate(self._masks[: len(guess) + 1]):
+        for n, mask in enumerate(self._masks[: len(draft) + 1]):
             if n and left is not None and left.rest:
-                left = self._after(left, guess[n - 1])
+                left = self._after(left, draft[n - 1])
             if left is None:
                 return
             if left.rest:

@@ -115,9 +115,9 @@ def test_jobs_are_answered_from_the_engine_s_own_thread(lab: Lab) -> None:
 
 
 def test_a_queued_request_names_its_fork_before_the_engine_speaks_of_it(lab: Lab) -> None:
-    heard = Waiting()
-    name = lab.backend.submit(GenJob(PROMPT, SamplingParams(n=2, max_tokens=4), ForkId(7), ExprId(9)), heard)
-    assert heard.answer
+    listener = Waiting()
+    name = lab.backend.submit(GenJob(PROMPT, SamplingParams(n=2, max_tokens=4), ForkId(7), ExprId(9)), listener)
+    assert listener.answer
     said = lab.events(RequestQueued, PrefixMatched)
     assert said[0] == RequestQueued(name, ForkId(7), ExprId(9), "gen", PROMPT, 4, name, len(PROMPT) - 1)
     assert (said[1].fork, said[1].group, type(said[2])) == (7, name, PrefixMatched)
@@ -125,11 +125,11 @@ def test_a_queued_request_names_its_fork_before_the_engine_speaks_of_it(lab: Lab
 
 def test_cancel_keeps_what_was_generated(lab: Lab) -> None:
     started = threading.Event()
-    heard = Waiting(started.set)
-    name = lab.backend.submit(long(), heard)
+    listener = Waiting(started.set)
+    name = lab.backend.submit(long(), listener)
     assert started.wait(DEADLINE_S)
     lab.backend.cancel(name)
-    (output,) = heard.answer
+    (output,) = listener.answer
     assert output.finish_reason == "abort"
     assert 0 < len(output.ids) < 1000
     lab.backend.cancel(name)
@@ -146,9 +146,9 @@ def test_a_listener_that_raises_does_not_stop_the_thread(lab: Lab) -> None:
     def bad() -> None:
         raise ZeroDivisionError("mine")
 
-    heard = Waiting(bad)
-    lab.backend.submit(long(max_tokens=5), heard)
-    assert heard.answer
+    listener = Waiting(bad)
+    lab.backend.submit(long(max_tokens=5), listener)
+    assert listener.answer
     assert "mine" in lab.events(EngineFault)[0].message
     lab.backend.poll()
 
@@ -171,9 +171,9 @@ def test_listeners_that_take_their_time_hold_up_neither_the_engine_nor_one_anoth
 
 def test_a_listener_is_called_on_no_thread_of_the_engine(lab: Lab) -> None:
     names: list[str] = []
-    heard = Waiting(lambda: names.append(threading.current_thread().name))
-    lab.backend.submit(long(max_tokens=3), heard)
-    assert heard.answer
+    listener = Waiting(lambda: names.append(threading.current_thread().name))
+    lab.backend.submit(long(max_tokens=3), listener)
+    assert listener.answer
     assert names == ["sgl_lab telling"]
 
 
@@ -236,9 +236,9 @@ def test_what_programs_ask_for_next_is_there_before_the_next_step(lab: Lab) -> N
 
 def test_a_listener_that_asks_the_engine_is_not_waited_for(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(telling, "SLICES", 10**9)  # for ever, if it were
-    heard = Waiting(lambda: lab.resident.stats())
-    lab.backend.submit(long(max_tokens=3), heard)
-    assert len(heard.answer[0].ids) == 3
+    listener = Waiting(lambda: lab.resident.stats())
+    lab.backend.submit(long(max_tokens=3), listener)
+    assert len(listener.answer[0].ids) == 3
 
 
 def test_what_is_sent_at_once_is_obeyed_in_order_and_calls_do_not_wait_for_it(lab: Lab) -> None:
@@ -300,21 +300,21 @@ def test_interrupts_of_a_caller_at_any_moment_leave_the_engine_as_it_was(lab: La
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    heard = Waiting()
-    lab.backend.submit(long(max_tokens=5), heard)
-    assert len(heard.answer[0].ids) == 5
+    listener = Waiting()
+    lab.backend.submit(long(max_tokens=5), listener)
+    assert len(listener.answer[0].ids) == 5
 
 
 def test_flush_and_stats_are_answered_while_it_runs(lab: Lab) -> None:
     started = threading.Event()
-    heard = Waiting(started.set)
-    name = lab.backend.submit(long(), heard)
+    listener = Waiting(started.set)
+    name = lab.backend.submit(long(), listener)
     assert started.wait(DEADLINE_S)
     lab.resident.flush()
     stats = lab.resident.stats()
     assert stats["pages_total"] == 2048
     lab.backend.cancel(name)
-    assert heard.answer
+    assert listener.answer
     assert lab.resident.stats()["requests_running"] == 0
 
 
@@ -342,9 +342,9 @@ def test_close_answers_what_is_open_ends_the_thread_and_refuses_more() -> None:
     lab.backend.submit(long(), waiting)
     gate.opened.set()
     lab.resident.close()
-    for heard in (running, waiting):
+    for listener in (running, waiting):
         with pytest.raises(EngineStopped):
-            _ = heard.answer
+            _ = listener.answer
     assert gate.is_closed
     assert not lab.resident._thread.is_alive()
     with pytest.raises(EngineStopped):
@@ -374,14 +374,14 @@ def test_an_engine_to_which_nothing_refers_is_closed() -> None:
     gate = Gate(2048)
     gate.opened.set()
     lab = Lab(gate)
-    heard = Waiting()
-    lab.backend.submit(long(max_tokens=5), heard)
+    listener = Waiting()
+    lab.backend.submit(long(max_tokens=5), listener)
     backend, thread = lab.backend, lab.resident._thread
-    assert heard.answer
+    assert listener.answer
     del lab
     backend.poll()
-    backend.submit(long(max_tokens=5), heard := Waiting())
-    assert heard.answer
+    backend.submit(long(max_tokens=5), listener := Waiting())
+    assert listener.answer
     del backend
     thread.join(DEADLINE_S)
     assert gate.is_closed
@@ -401,9 +401,9 @@ def test_in_a_forked_process_the_engine_says_at_once_that_it_is_not_there(lab: L
             lab.resident.close()
         return f"{said} {len(lab.ring.read(0).entries) > 0}"
 
-    heard = Waiting()
-    lab.backend.submit(long(max_tokens=3), heard)
-    assert heard.answer
+    listener = Waiting()
+    lab.backend.submit(long(max_tokens=3), listener)
+    assert listener.answer
     with lab.ring._lock:
         assert forked_process(child) == "['EngineStopped', 'EngineStopped', 'EngineStopped'] True"
     lab.backend.poll()

@@ -135,7 +135,7 @@ class Drafts:
         return guess
 
     def _at_the_seam(self, tree: RadixTree, request: Request, course: Course, price: float) -> Tokens:
-        """The prompt's end as it was, with what followed it before; or what was said there after the same few tokens."""
+        """A draft of the respelled end of the prompt: with what followed it in the tree, else what followed the same few tokens before."""
         again = request.respelled
         line = tree.continuation(request.namespace, request.span(0, request.n_tokens), 4 * self._most)
         if line[: len(again)] == again and course.trust[TREE] == 1:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypedDict
 
@@ -93,7 +93,7 @@ class TreePicture(TypedDict):
 
 @dataclass(slots=True)
 class _Node:
-    """As `TreeNode`, and can be changed: what is touched or leased is a path, of which a deep tree has many nodes."""
+    """A `TreeNode` that changes in place: each request touches and leases a whole path, and a deep tree has long ones."""
 
     node: NodeId
     parent: NodeId | None
@@ -277,9 +277,7 @@ class TreeView:
 
     def _split(self, event: NodeSplit) -> None:
         node = self._nodes[event.node]
-        upper = _Node(*_fields(node))
-        upper.node, upper.tokens = event.upper, node.tokens[: event.n_upper]
-        self._set(upper)
+        self._set(replace(node, node=event.upper, tokens=node.tokens[: event.n_upper]))
         node.parent, node.tokens = event.upper, node.tokens[event.n_upper :]
         self._set(node)
         self._labels.pop(event.node, None)

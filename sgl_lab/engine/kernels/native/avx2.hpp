@@ -1,8 +1,6 @@
 // Sixteen lanes in two registers: AVX2 with FMA and F16C, and with VNNI where there is one.
 #pragma once
 
-#include <cmath>
-
 namespace sgl {
 
 struct Floats {
