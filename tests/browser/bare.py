@@ -6,8 +6,9 @@ The page is served from memory under `http://lab.test/`; every other request is 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from playwright.sync_api import Browser, Page, Route
 
@@ -15,6 +16,7 @@ from sgl_lab.viz import bundle, sender
 from sgl_lab.viz.views import views_of
 from tests.pure.story import Stage
 
+T = TypeVar("T")
 HOME = "http://lab.test/lab"
 FLAGS = [
     "--no-sandbox",
@@ -87,6 +89,13 @@ class WidgetPage:
         self.page.evaluate("(messages) => messages.forEach((message) => model.receive(message))", list(messages))
         self.painted()
 
+    def comes_to_show(self, read: Callable[[WidgetPage], T], expected: T, seconds: float = 10) -> None:
+        """Cards of a run are painted a few a frame, later on a busy machine: read again until what is expected stands there."""
+        end = time.monotonic() + seconds
+        while (found := read(self)) != expected and time.monotonic() < end:
+            self.page.wait_for_timeout(50)
+        assert found == expected
+
     def painted(self) -> None:
         self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
@@ -148,6 +157,13 @@ class SavedPage:
 
         self.page.route("**/*", answer)
         self.page.goto(HOME)
+
+    def comes_to_show(self, read: Callable[[WidgetPage], T], expected: T, seconds: float = 10) -> None:
+        """Cards of a run are painted a few a frame, later on a busy machine: read again until what is expected stands there."""
+        end = time.monotonic() + seconds
+        while (found := read(self)) != expected and time.monotonic() < end:
+            self.page.wait_for_timeout(50)
+        assert found == expected
 
     def painted(self) -> None:
         self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")

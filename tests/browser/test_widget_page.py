@@ -41,6 +41,14 @@ def streams(page: WidgetPage) -> list[dict[str, Any]]:
     return found
 
 
+def tokens_of_streams(page: WidgetPage) -> list[list[list[str]]]:
+    return [stream["tokens"] for stream in streams(page)]
+
+
+def n_tokens_shown(page: WidgetPage) -> int:
+    return sum(len(tokens) for tokens in tokens_of_streams(page))
+
+
 def node_labels(page: WidgetPage) -> set[str]:
     return {label or "" for label in page.page.locator(".sgl-node").evaluate_all("nodes => nodes.map((n) => n.getAttribute('aria-label'))")}
 
@@ -53,8 +61,8 @@ def test_a_run_told_in_deltas_stands_on_the_page_as_the_views_have_it(page: Widg
     end = full(stage)
     labels = [fork["label"] for fork in end["tokens"]["forks"] if fork["parent"] is not None]
     ops = {op["fork"]: op["toks"] for op in end["tokens"]["ops"]}
+    page.comes_to_show(tokens_of_streams, [[[tok[0], tok[1]] for tok in ops[fork["fork"]]] for fork in end["tokens"]["forks"]])
     shown = streams(page)
-    assert [stream["tokens"] for stream in shown] == [[[tok[0], tok[1]] for tok in ops[fork["fork"]]] for fork in end["tokens"]["forks"]]
     assert [stream["head"] for stream in shown] == [None, *labels]
     assert {"system", "user", "assistant"} <= set(shown[0]["roles"])
     assert page.texts(".sgl-name span") == [lane["label"] for lane in end["lanes"]["lanes"]]
@@ -74,9 +82,14 @@ def test_one_full_message_gives_the_same_page_as_all_deltas(browser: Browser) ->
     for _, message in deltas(stage):
         pages[0].receive(message)
     pages[1].receive(full(stage))
-    one, other = ((streams(page), node_labels(page), page.texts(".sgl-name, .sgl-value")) for page in pages)
-    assert one == other
-    assert one[1]
+
+    def shown(page: WidgetPage) -> object:
+        return streams(page), node_labels(page), page.texts(".sgl-name, .sgl-value")
+
+    n_tokens = sum(len(op["toks"]) for op in full(stage)["tokens"]["ops"])
+    pages[1].comes_to_show(n_tokens_shown, n_tokens)
+    assert node_labels(pages[1])
+    pages[0].comes_to_show(shown, shown(pages[1]))
 
 
 def test_the_page_changes_while_the_run_goes_on(page: WidgetPage) -> None:
@@ -85,7 +98,7 @@ def test_the_page_changes_while_the_run_goes_on(page: WidgetPage) -> None:
     seen = set()
     for _, message in deltas(stage):
         page.receive(message)
-        seen.add((sum(len(stream["tokens"]) for stream in streams(page)), *page.texts(".sgl-tally")))
+        seen.add((n_tokens_shown(page), *page.texts(".sgl-tally")))
     assert len(seen) > 8
 
 
@@ -192,7 +205,7 @@ def test_a_page_that_missed_a_message_asks_and_is_whole_again(browser: Browser) 
     page.page.evaluate("(message) => model.receive(message)", {**whole, "seq": 9})
     page.page.clock.run_for(2000)
     assert hellos(page) == 2
-    assert sum(len(stream["tokens"]) for stream in streams(page)) == sum(len(op["toks"]) for op in whole["tokens"]["ops"])
+    assert n_tokens_shown(page) == sum(len(op["toks"]) for op in whole["tokens"]["ops"])
 
 
 def test_a_message_missed_right_after_a_hello_is_asked_for_though_nothing_more_comes(browser: Browser) -> None:
@@ -220,15 +233,11 @@ def test_a_page_that_loads_in_mid_run_shows_the_snapshot_before_the_kernel_answe
     page.page.evaluate("(snapshot) => model.set('snapshot', snapshot)", sender.snapshot(0))
     page.open()
     page.painted()
-    n_tokens = sum(len(stream["tokens"]) for stream in streams(page))
+    n_tokens = n_tokens_shown(page)
     assert n_tokens > 50
     sender.fold(stage.entries[half:])
     page.receive(*sender.poll(10**9, flush=True))
-    for _ in range(60):  # cards are painted a few a frame
-        if (n_now := sum(len(stream["tokens"]) for stream in streams(page))) > n_tokens:
-            break
-        page.painted()
-    assert n_now > n_tokens
+    page.comes_to_show(n_tokens_shown, sum(len(op["toks"]) for op in full(stage)["tokens"]["ops"]))
     assert hellos(page) == 1
 
 
@@ -239,8 +248,9 @@ def test_two_views_of_one_run_show_the_same_and_close_alone(page: WidgetPage) ->
     page.receive(*messages[:4])
     page.open()
     page.receive(*messages[4:])
+    tokens = {op["fork"]: [[tok[0], tok[1]] for tok in op["toks"]] for op in full(stage)["tokens"]["ops"]}
+    page.comes_to_show(tokens_of_streams, [tokens[fork["fork"]] for fork in full(stage)["tokens"]["forks"]] * 2)
     shown = streams(page)
-    assert len(shown) == 8
     assert shown[:4] == shown[4:]
     page.page.evaluate("() => closers[0]()")
     page.receive(full(stage))
@@ -309,6 +319,7 @@ def test_a_token_keeps_the_focus_when_everything_is_told_anew(page: WidgetPage) 
     stage = story()
     page.open()
     page.receive(full(stage))
+    page.comes_to_show(n_tokens_shown, sum(len(op["toks"]) for op in full(stage)["tokens"]["ops"]))
     page.page.locator(".sgl-text").focus()
     page.page.keyboard.press("End")
     before = streams(page)
