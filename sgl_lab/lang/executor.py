@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..contracts.params import SamplingParams
 from ..contracts.port import Backend
+from .access import Access
+from .run import Strand
+from .shown import in_a_line, summary
 from .tail import Tail
 from .variable import Name, Variable
-
-if TYPE_CHECKING:
-    from .state import ProgramState
 
 
 class VariableEvent:
     """Whether a variable has its value, as `threading.Event` says it."""
 
-    def __init__(self, state: ProgramState, name: Name) -> None:
+    def __init__(self, state: Access, name: Name) -> None:
         self._state, self._name = state, name
 
     def is_set(self) -> bool:
@@ -43,7 +43,7 @@ class VariableEvent:
 class _Variables(MutableMapping[Name, Any]):
     """The values that there are by now; of one that still grows its text so far."""
 
-    def __init__(self, state: ProgramState) -> None:
+    def __init__(self, state: Access) -> None:
         self._state = state
 
     def _there(self) -> dict[Name, Variable]:
@@ -75,110 +75,92 @@ def _has_begun(variable: Variable) -> bool:
     return variable.error is None if variable.done else bool(variable.partial)
 
 
-class StreamExecutor:
-    def __init__(self, state: ProgramState) -> None:
-        self._state = state
-        self.variables: MutableMapping[Name, Any] = _Variables(state)
+class StreamExecutor(Access):
+    def __init__(self, strand: Strand) -> None:
+        super().__init__(strand)
+        self.variables: MutableMapping[Name, Any] = _Variables(self)
 
     def __repr__(self) -> str:
-        return f"<StreamExecutor of {self._state!r}>"
+        return f"<StreamExecutor of {in_a_line(summary(self._stream), 'ProgramState')}>"
 
     # ------------------------------------------------------------ what has come by now
 
     @property
     def sid(self) -> str:
-        return str(self._state._stream.id)
+        return str(self._stream.id)
 
     @property
     def backend(self) -> Backend:
-        return self._state._run.backend
+        return self._run.backend
 
     @property
     def arguments(self) -> Mapping[str, Any]:
         """Of the program."""
-        return self._state._run.arguments
+        return self._run.arguments
 
     @property
     def default_sampling_para(self) -> SamplingParams:
-        return self._state._stream.defaults
+        return self._stream.defaults
 
     @property
     def num_api_spec_tokens(self) -> int | None:
-        return self._state._run.n_ahead or None
+        return self._run.n_ahead or None
 
     @property
     def use_thread(self) -> bool:
-        return not self._state._run.eager
+        return not self._run.eager
 
     @property
     def stream(self) -> bool:
         """Whether the program's body runs beside whoever reads."""
-        return self._state._run.body_elsewhere
+        return self._run.body_elsewhere
 
     @property
     def is_finished(self) -> bool:
-        with self._state._run.lock:
-            return not self._state._run.body_active and self._state._stream.idle
+        with self._run.lock:
+            return not self._run.body_active and self._stream.idle
 
     @property
     def text_(self) -> str:
-        with self._state._run.lock:
-            return Tail(self._state._stream, None).text()
+        with self._run.lock:
+            return Tail(self._stream, None).text()
 
     @property
     def messages_(self) -> list[dict[str, str]]:
-        with self._state._run.lock:
-            return [{"role": message.role, "content": message.content} for message in self._state._stream.transcript.messages]
+        with self._run.lock:
+            return [{"role": message.role, "content": message.content} for message in self._stream.transcript.messages]
 
     @property
     def cur_role(self) -> str | None:
-        return self._state._stream.role
+        return self._stream.role
 
     @property
     def error_(self) -> Exception | None:
-        return self._state._stream.error
+        return self._stream.error
 
     @property
     def meta_info(self) -> dict[Name, Any]:
-        with self._state._run.lock:
-            return {name: variable.meta for name, variable in self._state._stream.variables.items() if variable.done and variable.meta}
+        with self._run.lock:
+            return {name: variable.meta for name, variable in self._stream.variables.items() if variable.done and variable.meta}
 
     @property
     def variable_event(self) -> dict[Name, VariableEvent]:
-        with self._state._run.lock:
-            return {name: VariableEvent(self._state, name) for name in self._state._stream.variables}
+        with self._run.lock:
+            return {name: VariableEvent(self, name) for name in self._stream.variables}
 
     # ------------------------------------------------------------ what waits
 
     def submit(self, expr: object) -> None:
-        self._state.append_expression(expr)
-
-    def sync(self) -> None:
-        self._state.sync()
-
-    def text(self) -> str:
-        return self._state.text()
-
-    def messages(self) -> list[dict[str, str]]:
-        return self._state.messages()
-
-    def error(self) -> Exception | None:
-        return self._state.error()
-
-    def get_var(self, name: Name) -> Any:
-        return self._state.get_var(name)
-
-    def set_var(self, name: Name, value: Any) -> None:
-        self._state.set_var(name, value)
+        self.append_expression(expr)
 
     def get_meta_info(self, name: Name, timeout: float | None = None) -> Any:
         """TimeoutError if it is not there after `timeout` seconds."""
-        if timeout is not None and not VariableEvent(self._state, name).wait(timeout):
+        if timeout is not None and not VariableEvent(self, name).wait(timeout):
             raise TimeoutError(f"{name!r} is not there after {timeout} s")
-        return self._state.get_meta_info(name)
+        return super().get_meta_info(name)
 
     def fork(self, size: int = 1, position_ids_offset: Sequence[int] | None = None) -> list[StreamExecutor]:
-        return [state.stream_executor for state in self._state.fork(size, position_ids_offset)]
+        return list(map(StreamExecutor, self._forked(size, position_ids_offset)))
 
     def end(self) -> None:
         """A stream ends by itself when nothing more is appended."""

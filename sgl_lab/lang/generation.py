@@ -8,28 +8,25 @@ from collections.abc import Callable, Sequence
 from contextvars import Context
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..contracts.params import SamplingParams
 from ..contracts.port import Backend, GenJob, GenOutput, TokenLogprob, Usage
 from .ahead import asking_ahead, asking_next, first_stop, may_share
+from .expressions import Gen
 from .form import read
-from .ir import Gen
 from .reasoning import Split
 from .tools import ToolCall
 from .transcript import Piece
 from .usage import usage_of
 from .variable import Variable
-from .work import Expression
-
-if TYPE_CHECKING:
-    from .stream import Stream
+from .work import Expression, Worked
 
 
 class Generation(Expression):
     source: Gen
 
-    def __init__(self, stream: Stream, source: Gen, variable: Variable, context: Context | None) -> None:
+    def __init__(self, stream: Worked, source: Gen, variable: Variable, context: Context | None) -> None:
         super().__init__(stream, source, variable)
         self._context = context
         """what the program's own code saw when it said so; None where no tool is to be called"""

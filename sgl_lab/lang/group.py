@@ -2,41 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
+from typing import Any, Generic, Literal, NoReturn, Self, TypeVar, get_args
 
 from ..contracts.errors import BadArgument, ProgramError
 from ..contracts.events import ForkJoined
 from ..contracts.near import did_you_mean
 from ..contracts.summary import Summary
-from .ir import Expr
+from .access import Access
+from .expressions import Expr
 from .keywords import all_suggest
-from .shown import frame, rows
-from .stream import Stream
+from .run import Strand
+from .shown import frame, rows, summary
 from .variable import Variable
 
-if TYPE_CHECKING:
-    from .state import ProgramState
-
-
+S = TypeVar("S", bound=Access)
 Mode = Literal["gather_variable", "concate_and_append"]
 
 
 @all_suggest
-class ProgramStateGroup:
+class Forks(Generic[S]):
     """The states of one fork."""
 
-    def __init__(self, parent: ProgramState, states: tuple[ProgramState, ...]) -> None:
+    def __init__(self, parent: Access, states: tuple[S, ...]) -> None:
         self._parent = parent
         self._states = states
 
     def __repr__(self) -> str:
-        return f"<ProgramStateGroup of {len(self)}: {', '.join(map(repr, self._states))}>"
+        return f"<{type(self).__name__} of {len(self)}: {', '.join(map(repr, self._states))}>"
 
     def summaries(self) -> list[Summary]:
         """Of each fork, as it is now."""
-        return [state.summary() for state in self._states]
+        return [summary(state._stream) for state in self._states]
 
     def rows(self) -> list[dict[str, Any]]:
         """A dict a fork: its own values, its counts, and its error if it has one. Waits for them."""
@@ -49,10 +47,10 @@ class ProgramStateGroup:
     def __reduce__(self) -> NoReturn:
         raise ProgramError("forks belong to their run and can be neither pickled nor copied", hint="keep their texts: forks[0].text()")
 
-    def __getitem__(self, index: int) -> ProgramState:
+    def __getitem__(self, index: int) -> S:
         return self._states[index]
 
-    def __setitem__(self, index: int, state: ProgramState) -> None:
+    def __setitem__(self, index: int, state: S) -> None:
         """The second half of `forks[0] += ...`; a fork cannot be replaced."""
         if state is not self._states[index]:
             raise ProgramError("a fork cannot be replaced by another state", hint=f"append to it: forks[{index}] += ...")
@@ -60,15 +58,15 @@ class ProgramStateGroup:
     def __len__(self) -> int:
         return len(self._states)
 
-    def __iter__(self) -> Iterator[ProgramState]:
+    def __iter__(self) -> Iterator[S]:
         return iter(self._states)
 
-    def __iadd__(self, value: Expr | str | Callable[[int], Expr | str] | list[Expr | str]) -> ProgramStateGroup:
+    def __iadd__(self, value: Expr | str | Callable[[int], Expr | str] | list[Expr | str]) -> Self:
         """The same for each state, or a function of its index, or a list with one for each."""
         if isinstance(value, list) and len(value) != len(self):
             raise BadArgument(f"{len(value)} expressions for {len(self)} forks", hint="give one for each")
         for index, state in enumerate(self._states):
-            state += value[index] if isinstance(value, list) else value(index) if callable(value) else value
+            state.append_expression(value[index] if isinstance(value, list) else value(index) if callable(value) else value)
         return self
 
     def join(self, mode: Mode = "gather_variable") -> None:
@@ -104,13 +102,13 @@ class ProgramStateGroup:
             if mode == "gather_variable":
                 _gather(parent, streams)
             else:
-                parent.absorb(streams)
+                parent.absorb([said for stream in streams for said in stream.own_history])
             for stream in streams:
                 stream.joined = True
             parent.run.emit(ForkJoined(parent.id, tuple(stream.id for stream in streams), mode))
 
 
-def _gather(parent: Stream, children: tuple[Stream, ...]) -> None:
+def _gather(parent: Strand, children: Sequence[Strand]) -> None:
     """Each value that a child made itself, under its name in the parent, one a child; None where a child made none."""
     own = [{name: v for name, v in child.variables.items() if child.inherited.get(name) is not v} for child in children]
     for name in dict.fromkeys(name for variables in own for name in variables):

@@ -13,10 +13,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    from .run import Run
+from typing import Any, Protocol, TypeVar
 
 SLICE_S = 0.05
 """how long one waits before asking whether the backend lives and whether to be interrupted"""
@@ -30,13 +27,24 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
     return asyncio._get_running_loop()
 
 
+class Awaited(Protocol):
+    """What a loop needs of a run that is waited for."""
+
+    lock: threading.RLock
+    loops: set[Loop]
+    """those on which somebody waits for it"""
+
+    def pulse(self) -> None:
+        """Raise where the waiting has to end: on an interrupt, or because its backend is dead."""
+
+
 class Loop:
     """Who waits on one event loop, for which run."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
-        self._waiting: dict[Run, Waiting] = {}
-        self._stirred: set[Run] = set()
+        self._waiting: dict[Awaited, Waiting] = {}
+        self._stirred: set[Awaited] = set()
         self._lock = threading.Lock()
         self._beats = False
 
@@ -47,7 +55,7 @@ class Loop:
         with _known_lock:
             return _known.get(loop) or _known.setdefault(loop, cls(loop))
 
-    async def until(self, run: Run, ready: Callable[[], bool]) -> None:
+    async def until(self, run: Awaited, ready: Callable[[], bool]) -> None:
         """Return when `ready()`, asked under the run's lock and in this context, is true. EngineStopped if it will never be."""
         with run.lock:
             if ready():
@@ -67,7 +75,7 @@ class Loop:
                     del self._waiting[run]
                     run.loops.discard(self)
 
-    def stir(self, run: Run) -> None:
+    def stir(self, run: Awaited) -> None:
         """The run has changed. From any thread, under the run's lock."""
         with self._lock:
             first = not self._stirred
@@ -83,7 +91,7 @@ class Loop:
         for run in stirred:
             self._wake(run)
 
-    def _wake(self, run: Run, error: Exception | None = None) -> None:
+    def _wake(self, run: Awaited, error: Exception | None = None) -> None:
         """Let those go on who can; the others go on waiting or, if there is an error, meet it."""
         with run.lock:
             for woken, ready in self._waiting.get(run, {}).items():

@@ -8,19 +8,14 @@ from __future__ import annotations
 
 import inspect
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .group import ProgramStateGroup
-from .ir import Gen, Leaf, Select, Text, leaves
+from .expressions import Gen, Leaf, Select, Text, leaves
 from .loop import drive
-from .state import ProgramState
-from .stream import Stream
-from .work import Warming
-
-if TYPE_CHECKING:
-    from .program import SglFunction
+from .run import Strand
+from .state import ProgramState, ProgramStateGroup
 
 
 class _PrefixEnds(Exception):
@@ -30,7 +25,7 @@ class _PrefixEnds(Exception):
 class _Prefix(ProgramState):
     """Takes text and roles up to an unknown argument, and refuses all else."""
 
-    def __init__(self, stream: Stream, unknown: str) -> None:
+    def __init__(self, stream: Strand, unknown: str) -> None:
         super().__init__(stream)
         self._mark = unknown
 
@@ -53,27 +48,21 @@ class _Prefix(ProgramState):
         raise _PrefixEnds
 
 
-def cache_prefix(program: SglFunction, state: ProgramState) -> int:
-    """Compute the program's prefix on the state's backend; how many tokens it has."""
+def cache_prefix(body: Callable[..., Any], bound: Mapping[str, Any], state: ProgramState) -> int:
+    """Compute the prefix of a program's body on the state's backend; how many tokens it has. `bound` are arguments that are given."""
     stream = state._stream
     unknown = f"\ue000{secrets.token_hex(16)}\ue001"
     # Whatever a body does with an argument that it was not given, a failure too, ends the prefix.
     with suppress(Exception):
-        _execute(program, _Prefix(stream, unknown), program.bind_arguments | dict.fromkeys(_missing(program), unknown))
-    stream.transcript.settle()
-    if stream.transcript.ids:
-        Warming(stream, ()).start()
+        done = body(_Prefix(stream, unknown), **bound, **dict.fromkeys(_missing(body, bound), unknown))
+        if inspect.iscoroutinefunction(body):
+            drive(done, stream.run.check)
+    stream.warm()
     return len(state.token_ids())
 
 
-def _missing(program: SglFunction) -> list[str]:
+def _missing(body: Callable[..., Any], bound: Mapping[str, Any]) -> list[str]:
     """Parameters without a default that are not bound."""
-    parameters = list(inspect.signature(program.func).parameters.values())[1:]
+    parameters = list(inspect.signature(body).parameters.values())[1:]
     needed = [each.name for each in parameters if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
-    return [name for name in needed if name not in program.bind_arguments]
-
-
-def _execute(program: SglFunction, prefix: ProgramState, arguments: dict[str, Any]) -> None:
-    done = program.func(prefix, **arguments)
-    if program.is_async:
-        drive(done, prefix._run.check)
+    return [name for name in needed if name not in bound]

@@ -13,14 +13,13 @@ from ..contracts.port import Backend
 from .batch import begin_all, checked_width, run_all
 from .default import checked, default_backend, emit_of
 from .execution import Execution
-from .interpreter import start
 from .interrupts import INTERRUPTS
 from .keywords import all_suggest, suggests, unknown_argument
 from .prefix import cache_prefix
 from .run import current_run
 from .sampling import ARGUMENTS, GenDefaults, given
 from .shown import States
-from .state import ProgramState
+from .state import ProgramState, start
 
 SETTINGS = ARGUMENTS.keys() | {"backend", "stream", "use_thread", "return_text_in_logprobs"}
 """What `run` takes beside the program's own arguments."""
@@ -94,7 +93,7 @@ class SglFunction:
 
         The body runs up to its first gen, read, or use of an argument that is not bound or defaulted.
         """
-        return cache_prefix(self, _state_for(self.func.__name__, {"backend": backend}))
+        return cache_prefix(self.func, self.bind_arguments, _state_for(self.func.__name__, {"backend": backend}))
 
     @overload
     def run_batch(self, batch_arguments: Sequence[Any], *, generator_style: Literal[False] = False, **settings: Any) -> States: ...

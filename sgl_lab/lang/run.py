@@ -12,22 +12,21 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ..contracts.errors import EngineStopped, ProgramError, Stopped
 from ..contracts.events import Emit, Event, silent
-from ..contracts.ids import RunId
+from ..contracts.ids import ForkId, RunId
 from ..contracts.params import SamplingParams
 from ..contracts.port import Backend
 from .chat_template import chat_of
 from .interrupts import INTERRUPTS
 from .loop import SLICE_S, Loop, running_loop
-
-if TYPE_CHECKING:
-    from .stream import Stream
+from .transcript import Said, Transcript
+from .variable import Name, Variable
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +41,67 @@ def current_run() -> Run | None:
 
 def do_nothing() -> None:
     """There is nothing to end."""
+
+
+class Strand(Protocol):
+    """What an executor offers of one strand of a program: the root, or a child of a fork. The run's lock guards it.
+
+    A run, a state and what they show know an executor by this alone. `Stream` is one.
+    """
+
+    id: ForkId
+    run: Run
+    label: str
+    variables: dict[Name, Variable]
+    inherited: dict[Name, Variable]
+    """those of the parent, as they were at the fork"""
+    defaults: SamplingParams
+    """of sampling"""
+    transcript: Transcript
+    role: str | None
+    """the role that is open once everything appended so far is done"""
+    n_unnamed: int
+    """gens and selects without a name so far"""
+    error: Exception | None
+    joined: bool
+
+    @property
+    def parent(self) -> Strand | None: ...
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way and nothing will be until more is appended."""
+
+    @property
+    def partial(self) -> str:
+        """Text of the generation that is under way."""
+
+    @property
+    def own_history(self) -> tuple[Said, ...]:
+        """What it said itself, after the fork that it began with."""
+
+    def append(self, value: object) -> None:
+        """Queue `value`; it is refused whole if any part of it cannot be."""
+
+    def begin_scope(self, name: str) -> Variable:
+        """All text from here to `end_scope` becomes the value of the variable."""
+
+    def end_scope(self, variable: Variable) -> None: ...
+
+    def fork(self, size: int) -> Sequence[Strand]:
+        """Children that start with all that is appended here by now."""
+
+    def absorb(self, history: Sequence[Said]) -> None:
+        """Append what children said after a fork, with the tokens they said it in."""
+
+    def warm(self) -> None:
+        """Compute the KV of all that is appended here, so that it is found cached."""
+
+    def stop(self, stopped: Stopped) -> None:
+        """Cancel what runs, whose partial result will still arrive, and drop the rest."""
+
+    def abandon(self, error: Exception) -> None:
+        """Nothing that was asked for will ever be answered."""
 
 
 class Run:
@@ -63,7 +123,7 @@ class Run:
         """tokens that one call may ask for in all, past the end of its gen; 0 where that does not pay"""
         self.renew()
         _runs.add(self)
-        self.streams: list[Stream] = []
+        self.streams: list[Strand] = []
         self.stopped: Stopped | None = None
         self.body_error: Exception | None = None
         self.body_ended = False

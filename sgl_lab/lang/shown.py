@@ -9,23 +9,20 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..contracts.errors import ProgramError, SglError, Stopped
 from ..contracts.legible import clipped, legible
 from ..contracts.summary import Counts, Summary, Value
-from .ir import RoleBegin, RoleEnd
-from .stream import Stream
+from .expressions import RoleBegin, RoleEnd
+from .run import Strand
 from .variable import Name, Variable
-
-if TYPE_CHECKING:
-    from .state import ProgramState
 
 MAX_TEXT = 2_000
 """characters of one turn in a summary in words"""
 
 
-def summary(stream: Stream) -> Summary:
+def summary(stream: Strand) -> Summary:
     """The stream as it is now; waits for nothing."""
     run = stream.run
     with run.lock:
@@ -38,12 +35,12 @@ def summary(stream: Stream) -> Summary:
         return Summary(stream.label, status, told, tuple(_turns(stream)), values, counts, len(family(stream)) - 1)
 
 
-def _own(stream: Stream) -> list[tuple[Name, Variable]]:
+def _own(stream: Strand) -> list[tuple[Name, Variable]]:
     """Its variables but those that it has from the stream it was forked from."""
     return [(name, variable) for name, variable in stream.variables.items() if stream.inherited.get(name) is not variable]
 
 
-def family(stream: Stream) -> list[Stream]:
+def family(stream: Strand) -> list[Strand]:
     """The stream and those that were forked from it, and from these, in the order in which that was done."""
     found = [stream]
     for each in stream.run.streams:
@@ -52,7 +49,7 @@ def family(stream: Stream) -> list[Stream]:
     return found
 
 
-def _turns(stream: Stream) -> Iterator[tuple[str, str]]:
+def _turns(stream: Strand) -> Iterator[tuple[str, str]]:
     role, text = "", ""
     for said in stream.transcript.history:
         if isinstance(said, RoleBegin | RoleEnd):
@@ -129,7 +126,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
 # ---------------------------------------------------------------- rows
 
 
-def row(stream: Stream) -> dict[str, Any]:
+def row(stream: Strand) -> dict[str, Any]:
     """What the stream has under its own names, parsed where it has a type, and its counts. Of a stream that is over."""
     found = summary(stream)
     values: dict[str, Any] = {}
@@ -148,7 +145,7 @@ def row(stream: Stream) -> dict[str, Any]:
     return {**values, **numbers, "error": found.error or ("stopped" if found.status == "stopped" else None)}
 
 
-def rows(streams: Sequence[Stream]) -> list[dict[str, Any]]:
+def rows(streams: Sequence[Strand]) -> list[dict[str, Any]]:
     """One a stream, the columns in an order that suits them all: values, then counts, then `error`. Waits until they are over."""
     for stream in streams:
         stream.run.wait(lambda stream=stream: stream.idle and not stream.run.body_elsewhere)  # type: ignore[misc]
@@ -225,10 +222,10 @@ def tame(text: str) -> str:
     return _COMMAND.sub(lambda match: f"\\{_APART}", text)
 
 
-def markdown(state: ProgramState, name: Name | None) -> Markdown:
-    if name is not None:
-        value = state.get_var(name)
-        texts = value if isinstance(value, list) else [value]
-        return Markdown("\n\n---\n\n".join(map(str, texts)))
-    found = summary(state._stream)
+def markdown_of(value: Any) -> Markdown:
+    """Of a list, which the values of several samples are, each."""
+    return Markdown("\n\n---\n\n".join(map(str, value if isinstance(value, list) else [value])))
+
+
+def markdown_of_turns(found: Summary) -> Markdown:
     return Markdown("\n\n".join(f"**{role}**\n\n{text}" if role else text for role, text in found.turns))

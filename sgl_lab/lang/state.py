@@ -6,43 +6,43 @@ end in `_async` wait without holding up the loop; after them the plain reads hav
 
 from __future__ import annotations
 
-import difflib
 import time
-import warnings
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from operator import index
-from typing import Any, Literal, NoReturn, SupportsIndex, TypeVar, overload
+from typing import Any, Literal, NoReturn, TypeVar, overload
 
-from ..contracts.errors import BadArgument, EngineStopped, ProgramError, SglError, Stopped, UnknownVariable
+from ..contracts.errors import BadArgument, EngineStopped, ProgramError, SglError
+from ..contracts.events import Emit, silent
+from ..contracts.ids import RunId
+from ..contracts.port import Backend
 from ..contracts.summary import Summary
+from .access import Access
 from .executor import StreamExecutor
+from .expressions import Appended, Concat, Expr, RoleBegin, RoleEnd, as_expr
 from .form import read_as
-from .group import ProgramStateGroup
-from .ir import Appended, Concat, Expr, RoleBegin, RoleEnd, as_expr, user_place
+from .group import Forks
+from .ids import run_ids
 from .keywords import all_suggest
-from .run import current_run
-from .shown import Markdown, family, frame, in_a_line, in_words, markdown, rows, summary
+from .run import Run, Strand, current_run
+from .sampling import GenDefaults
+from .shown import Markdown, family, frame, in_a_line, in_words, markdown_of, markdown_of_turns, rows, summary
 from .stream import Stream
 from .tail import Tail
-from .variable import Name, Variable
+from .variable import Name
 
 T = TypeVar("T")
 
-MAX_FORK = 1024
 PATIENCE_S = 5.0
 """with programs inside a stopped one whose bodies neither append nor read"""
 
 
 @all_suggest
-class ProgramState:
-    """One stream of a running program."""
+class ProgramState(Access):
+    """One strand of a running program."""
 
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-        self._run = stream.run
+    def __init__(self, strand: Strand) -> None:
+        super().__init__(strand)
         self._copied: ProgramStateGroup | None = None
-        self._fork_error: Exception | None = None
         self.ret_value: Any = None
         """what the program's body returned"""
 
@@ -70,9 +70,10 @@ class ProgramState:
 
     def markdown(self, name: Name | None = None) -> Markdown:
         """The value of `name`, or all turns, for a notebook to render. What a model wrote runs and fetches nothing there."""
-        if name is None:
-            self._drained()
-        return markdown(self, name)
+        if name is not None:
+            return markdown_of(self.get_var(name))
+        self._drained()
+        return markdown_of_turns(self.summary())
 
     def __reduce__(self) -> NoReturn:
         raise ProgramError(
@@ -88,19 +89,13 @@ class ProgramState:
     @property
     def stream_executor(self) -> StreamExecutor:
         """The state under the names of the original's executor."""
-        return StreamExecutor(self)
+        return StreamExecutor(self._stream)
 
     # ------------------------------------------------------------ appending
 
     def __iadd__(self, value: object) -> ProgramState:
         self.append_expression(value)
         return self
-
-    def append_expression(self, value: object) -> None:
-        """The same as `s += value`, for a place where no assignment can stand."""
-        self._stream.append(value)
-        if self._run.eager:
-            self.sync()
 
     @overload
     def system(self, expr: None = None) -> AbstractContextManager[None]: ...
@@ -155,11 +150,7 @@ class ProgramState:
         `position_ids_offset`, a number for each fork, has no effect, as in the original: a fork's positions go on where its
         parent's end.
         """
-        n = index(size) if isinstance(size, SupportsIndex) and not isinstance(size, bool) else 0
-        if not 1 <= n <= MAX_FORK:
-            raise BadArgument(f"fork takes a whole number from 1 to {MAX_FORK}, not {size!r}")
-        _check_offset(position_ids_offset, n)
-        return ProgramStateGroup(self, tuple(ProgramState(child) for child in self._stream.fork(n)))
+        return ProgramStateGroup(self, tuple(map(ProgramState, self._forked(size, position_ids_offset))))
 
     def copy(self, position_ids_offset: Sequence[int] | None = None) -> ProgramState:
         """One state that goes on from here; in a `with` it is joined at the end."""
@@ -187,10 +178,6 @@ class ProgramState:
 
     def __getitem__(self, name: Name) -> Any:
         return self.get_var(name)
-
-    def get_var(self, name: Name) -> Any:
-        """The value under `name`, or the n-th unnamed one; waits for it. Of a gen or a select it is the text."""
-        return self._variable(name).value
 
     async def get(self, name: Name) -> Any:
         """As `s[name]`, in a coroutine. If the task is cancelled meanwhile, only the reading ends: the value can be read later."""
@@ -220,36 +207,15 @@ class ProgramState:
         await self._run.wait_async(self._is_there(name))
         return self.value(name, type)
 
-    def get_meta_info(self, name: Name) -> Any:
-        """Counts, finish reason, log-probabilities; a list of such for several samples."""
-        return self._finished(name).meta
-
     def __setitem__(self, name: Name, value: object) -> None:
         self.set_var(name, value)
-
-    def set_var(self, name: Name, value: object) -> None:
-        with self._run.lock:
-            variable = self._stream.variables[name] = Variable(self._stream)
-            variable.set(value)
 
     def __contains__(self, name: object) -> bool:
         return name in self._stream.variables
 
-    def text(self) -> str:
-        """All text so far, the chat template's included."""
-        self._drained()
-        with self._run.lock:
-            return self._stream.transcript.text()
-
     async def text_async(self) -> str:
         await self._run.wait_async(self._is_idle)
         return self.text()
-
-    def messages(self) -> list[dict[str, str]]:
-        """The turns so far, as role and content."""
-        self._drained()
-        with self._run.lock:
-            return [{"role": message.role, "content": message.content} for message in self._stream.transcript.messages]
 
     def prompt(self, name: Name | None = None) -> str:
         """The exact text that the model saw before it answered `name`; without a name, all it has seen so far."""
@@ -267,21 +233,9 @@ class ProgramState:
         self._drained()
         return tuple(self._stream.transcript.ids)
 
-    def sync(self) -> None:
-        """Wait until everything appended is done; raise what went wrong. The state of a program that has ended answers for its forks too:
-        of those, what nobody has seen."""
-        self._run.wait(self._is_over)
-        if (error := self._outcome()) is not None:
-            raise error
-
     async def sync_async(self) -> None:
         await self._run.wait_async(self._is_over)
         self.sync()
-
-    def error(self) -> Exception | None:
-        """As `sync`, and tell what went wrong instead of raising it."""
-        self._run.wait(self._is_over)
-        return self._outcome()
 
     def text_iter(self, var_name: Name | None = None) -> Iterator[str]:
         """The text as it comes, the chat template's included; of one variable if named. Raises at its end what went wrong."""
@@ -343,79 +297,35 @@ class ProgramState:
         """Cancel what runs and drop what is queued, on all streams; partial text is kept. Does not wait."""
         self._run.stop(why)
 
-    # ------------------------------------------------------------ waiting
 
-    def _is_idle(self) -> bool:
-        return self._stream.idle and not self._run.body_elsewhere
 
-    @property
-    def _answers_for_forks(self) -> bool:
-        return self._run.body_ended and self._stream.parent is None
+@all_suggest
+class ProgramStateGroup(Forks[ProgramState]):
+    """The states of one fork."""
 
-    def _is_over(self) -> bool:
-        return self._is_idle() and (not self._answers_for_forks or self._run.idle)
 
-    def _is_there(self, name: Name) -> Callable[[], bool]:
-        """Whether there is a value, or will never be one."""
+def start(
+    backend: Backend,
+    emit: Emit = silent,
+    run_id: RunId | None = None,
+    defaults: GenDefaults | None = None,
+    label: str = "s",
+    *,
+    eager: bool = False,
+    check: Callable[[], None] | None = None,
+) -> ProgramState:
+    """The root state of a new run; an `eager` one waits for each expression that is appended.
 
-        def settled() -> bool:
-            variable = self._stream.variables.get(name)
-            if variable is None:
-                return not self._run.body_elsewhere
-            return variable.done or (variable.stream.idle and not self._run.body_elsewhere)
+    `check` is called between slices of waiting, of this run and of those that start inside its body; it may raise. A run
+    that starts inside another's body has that one's.
 
-        return settled
-
-    def _failure(self) -> Exception | None:
-        error = self._stream.error
-        return self._run.body_error if error is None else self._run.seen(error)
-
-    def _outcome(self) -> Exception | None:
-        if (error := self._failure()) is not None or not self._answers_for_forks:
-            return error
-        self._fork_error = self._fork_error or self._run.unseen_error()
-        return self._fork_error and self._run.seen(self._fork_error)
-
-    def _raise(self) -> None:
-        if (error := self._failure()) is not None:
-            raise error
-
-    def _raise_at_end(self, name: Name | None) -> None:
-        if name is None:
-            self._raise()
-        else:
-            self._finished(name)
-
-    def _drained(self) -> None:
-        """As `sync`, but what a stopped run has said by then can be read."""
-        self._run.wait(self._is_idle)
-        if self._run.body_active or not isinstance(self._stream.error, Stopped | None):
-            self._raise()
-
-    def _variable(self, name: Name) -> Variable:
-        variable = self._finished(name)
-        if variable.aborted and self._run.body_active:
-            raise self._run.stopped or Stopped("the generation was stopped")
-        return variable
-
-    def _finished(self, name: Name) -> Variable:
-        self._run.wait(self._is_there(name))
-        variable = self._stream.variables.get(name)
-        if variable is None:
-            raise self._run.body_error or self._stream.error or self._unknown(name)
-        if variable.error is not None:
-            raise self._run.seen(variable.error)
-        if not variable.done:
-            raise ProgramError(f"{name!r} is read inside its own var_scope", hint="read it after the scope has ended")
-        return variable
-
-    def _unknown(self, name: Name) -> SglError:
-        known = list(map(str, self._stream.variables))
-        if close := difflib.get_close_matches(str(name), known, n=1):
-            hint = f"did you mean {close[0]!r}?"
-        else:
-            hint = f"there is {', '.join(known)}" if known else "nothing has been generated under a name"
-        return UnknownVariable(f"no variable {name!r}", hint=hint)
+    Run the program's body inside `with state.running():`, then call `state.finish()`;
+    `state.cancel()` stops it from any thread.
+    """
+    run = Run(backend, emit, RunId(run_ids.next()) if run_id is None else run_id, defaults or GenDefaults(), eager)
+    if check is not None:
+        run.check = check
+    return ProgramState(Stream(run, label))
 
 
 def state_here(given: ProgramState | None) -> ProgramState | None:
@@ -431,17 +341,6 @@ def _read_each(value: Any, meta: Any, type: Any, name: Name) -> Any:
     if isinstance(meta, list):
         return [_read_each(one, its, type, name) for one, its in zip(value, meta, strict=True)]
     return None if meta is None else read_as(value, type, name)
-
-
-def _check_offset(offset: object, n_forks: int) -> None:
-    if offset is None:
-        return
-    numbers = list(offset) if isinstance(offset, Iterable) else []
-    if len(numbers) != n_forks or not all(isinstance(number, SupportsIndex) for number in numbers):
-        raise BadArgument(f"position_ids_offset needs a whole number for each of {n_forks} forks, not {offset!r:.60}", hint="leave it out")
-    if any(map(index, numbers)):
-        said = "position_ids_offset has no effect: a fork's positions go on where its parent's end"
-        warnings.warn_explicit(said, UserWarning, *user_place())
 
 
 def _patiently(ready: Callable[[], bool]) -> Callable[[], bool]:

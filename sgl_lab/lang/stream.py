@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
+from collections.abc import Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, replace
 from typing import assert_never
@@ -17,10 +18,10 @@ from ..contracts.events import ForkOpened, StreamExtended
 from ..contracts.ids import ForkId
 from ..contracts.params import SamplingParams
 from .ahead import Ahead
+from .expressions import Gen, RoleBegin, RoleEnd, Select, Text, leaves, reasoning_name
 from .generation import Generation
 from .ids import fork_ids
-from .ir import Gen, RoleBegin, RoleEnd, Select, Text, leaves, reasoning_name
-from .run import Run
+from .run import Run, do_nothing
 from .transcript import Healed, Piece, Said, Transcript, likely_seam
 from .variable import Name, Variable
 from .work import Expression, Selection, Warming, Work
@@ -192,16 +193,18 @@ class Stream:
             self._enqueue(ForkPoint(children))
         return children
 
-    def absorb(self, children: tuple[Stream, ...]) -> None:
-        """Append what the finished children said after the fork, with the tokens they said it in."""
+    @property
+    def own_history(self) -> tuple[Said, ...]:
+        return tuple(self.transcript.history[self.n_inherited :])
+
+    def absorb(self, history: Sequence[Said]) -> None:
         with self.run.lock:
             self._check_open()
-            history = tuple(said for child in children for said in child.transcript.history[child.n_inherited :])
             role = self.role
             for said in history:
                 role = role if isinstance(said, Piece) else next_role(role, said)
             self.role = role
-            self._enqueue(Absorb(history))
+            self._enqueue(Absorb(tuple(history)))
 
     def _check_open(self) -> None:
         if self.run.stopped and self.run.body_active:
@@ -287,7 +290,7 @@ class Stream:
             child.n_inherited = len(child.transcript.history)
             child._say_opened()
         if self.transcript.ids:
-            Warming(self, children).start()
+            Warming(self, lambda: self.release(children), lambda error: self._give_up(children, error)).start()
         else:
             self.release(children)
 
@@ -297,6 +300,17 @@ class Stream:
             for child in children:
                 child._blocked = False
                 child.advance()
+
+    def _give_up(self, children: tuple[Stream, ...], error: Exception) -> None:
+        """The parent cannot be warmed: neither it nor the children go on."""
+        for child in children:
+            child.fail(error)
+        self.fail(error)
+
+    def warm(self) -> None:
+        self.transcript.settle()
+        if self.transcript.ids:
+            Warming(self, do_nothing, self.fail).start()
 
     # ------------------------------------------------------------ ending
 

@@ -16,14 +16,13 @@ from .choices import (
     unconditional_likelihood_normalized,
 )
 from .default import flush_cache, get_server_info, set_default_backend
+from .expressions import Concat, Expr, Gen, RoleBegin, RoleEnd, Select, SeparateReasoning, as_expr, asked
 from .form import of_dtype, of_grammar, of_regex, of_schema
 from .global_config import global_config
-from .interpreter import ProgramState, ProgramStateGroup, start
-from .ir import Concat, Expr, Gen, RoleBegin, RoleEnd, Select, SeparateReasoning, as_expr, asked
 from .keywords import suggests
 from .program import SglFunction, function
 from .sampling import GenDefaults, given
-from .state import state_here
+from .state import ProgramState, ProgramStateGroup, start, state_here
 from .tools import ToolCall, describe_tools, of_tools
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .stream import Stream
+from .run import Strand
 from .variable import Name, Variable
 
 _OUTPUT_LOGPROBS = ("output_token_logprobs", "output_top_logprobs")
@@ -13,7 +13,7 @@ _OUTPUT_LOGPROBS = ("output_token_logprobs", "output_top_logprobs")
 class Tail:
     """What of a text has not been taken yet."""
 
-    def __init__(self, stream: Stream, name: Name | None) -> None:
+    def __init__(self, stream: Strand, name: Name | None) -> None:
         self.ended = False
         """nothing will come any more"""
         self.meta: Any = {}

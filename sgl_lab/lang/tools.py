@@ -18,8 +18,8 @@ from typing import Any
 from ..contracts.errors import BadArgument, ProgramError
 from ..contracts.params import Constraint
 from .form import Form
-from .ir import Place
 from .keywords import suggests
+from .location import SourceLocation
 from .types import fitted, generator
 
 
@@ -76,7 +76,7 @@ class ToolCall:
         """Where in the function it was raised: its frames are another thread's, and are not shown."""
         code = getattr(inspect.unwrap(self.tool.function), "__code__", None)
         lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code is code]
-        return f", {Place(code.co_filename, lines[-1])}" if code and lines else ""
+        return f", {SourceLocation(code.co_filename, lines[-1])}" if code and lines else ""
 
     def spelled(self) -> str:
         """The result as the model reads it: text as it is, anything else as JSON."""

@@ -20,7 +20,7 @@ from itertools import groupby, takewhile
 from ..contracts.errors import ProgramError
 from ..contracts.port import Backend, Message, Segment
 from .chat_template import Chat, render_until
-from .ir import RoleBegin, RoleEnd
+from .expressions import RoleBegin, RoleEnd
 
 
 @dataclass(frozen=True, slots=True)

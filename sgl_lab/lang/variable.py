@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .stream import Stream
+from typing import Any, Protocol
 
 Name = str | int
 """What a value is kept under: its name, or its position among the unnamed gens and selects."""
 
 
-class Variable:
-    """Belongs to the stream that will fill it; forks see it too."""
+class Source(Protocol):
+    """What fills a variable."""
 
-    def __init__(self, stream: Stream) -> None:
-        self.stream = stream
+    @property
+    def idle(self) -> bool:
+        """Whether it fills nothing more until more is appended to it."""
+
+
+class Variable:
+    """Belongs to the stream that fills it; forks see it too."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
         self.done = False
         self.value: Any = None
         self.meta: Any = {}

@@ -9,28 +9,43 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ..contracts.errors import ProgramError, Stopped
 from ..contracts.events import ExprFinished, ExprStarted
-from ..contracts.ids import ExprId, RequestId
+from ..contracts.ids import ExprId, ForkId, RequestId
 from ..contracts.port import ScoreJob, ScoreOutput, TokenLogprob, Usage, WarmJob
+from .ahead import Ahead
 from .choices import logprobs
+from .expressions import Gen, Select
 from .finish import FinishReason
 from .ids import expr_ids
-from .ir import Gen, Select
-from .transcript import Piece
+from .run import Run
+from .transcript import Piece, Transcript
 from .usage import usage_of
 from .variable import Variable
 
-if TYPE_CHECKING:
-    from .stream import Stream
+
+class Worked(Protocol):
+    """What a request needs of the stream that it works for."""
+
+    id: ForkId
+    run: Run
+    transcript: Transcript
+    ahead: Ahead
+    work: Work | None
+
+    def advance(self) -> None:
+        """Go on with what is queued."""
+
+    def fail(self, error: Exception) -> None:
+        """Nothing more happens on this stream."""
 
 
 class Work:
     """One request under way. At most one a stream."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Worked) -> None:
         self.stream = stream
         self.run = stream.run
         self.request: RequestId | None = None
@@ -61,14 +76,14 @@ class Work:
 class Expression(Work):
     """Work that an expression of the program asked for: it has a value, a line and events."""
 
-    def __init__(self, stream: Stream, source: Gen | Select, variable: Variable) -> None:
+    def __init__(self, stream: Worked, source: Gen | Select, variable: Variable) -> None:
         super().__init__(stream)
         self.source = source
         self.variable = variable
         self.n_rewritten = self.n_healed = 0
         self.expr = ExprId(expr_ids.next())
         role = stream.transcript.role
-        self.run.emit(ExprStarted(stream.id, self.expr, source.kind, source.name or "", source.place.line, role))
+        self.run.emit(ExprStarted(stream.id, self.expr, source.kind, source.name or "", source.location.line, role))
 
     def prompt(self) -> tuple[int, ...]:
         transcript = self.stream.transcript
@@ -100,7 +115,7 @@ class Expression(Work):
 
     def give_up(self, error: Exception) -> None:
         if not isinstance(error, Stopped):
-            note = f"in {self.source.kind}({self.source.name or ''!r}), {self.source.place}"
+            note = f"in {self.source.kind}({self.source.name or ''!r}), {self.source.location}"
             if note not in getattr(error, "__notes__", ()):
                 error.add_note(note)
         self.variable.fail(error)
@@ -185,11 +200,14 @@ class Selection(Expression):
 
 
 class Warming(Work):
-    """Computes the parent's KV before its children start: they would each compute it otherwise."""
+    """Computes the KV of all that stands in a stream, so that it is found cached.
 
-    def __init__(self, stream: Stream, children: tuple[Stream, ...]) -> None:
+    Then it calls `warmed` or, if that cannot be done, `failed` with the error, each under the run's lock.
+    """
+
+    def __init__(self, stream: Worked, warmed: Callable[[], None], failed: Callable[[Exception], None]) -> None:
         super().__init__(stream)
-        self.children = children
+        self._warmed, self._failed = warmed, failed
 
     def start(self) -> None:
         try:
@@ -201,10 +219,8 @@ class Warming(Work):
     def on_done(self, usage: Usage) -> None:
         with self.run.lock:
             if self.current:
-                self.stream.release(self.children)
+                self._warmed()
                 self.finish()
 
     def give_up(self, error: Exception) -> None:
-        for child in self.children:
-            child.fail(error)
-        super().give_up(error)
+        self._failed(error)

@@ -110,7 +110,7 @@ def _table_html(states: Any) -> str:
 
 _DRAWN = (
     ("sgl_lab.lang.state", "ProgramState", _state_html),
-    ("sgl_lab.lang.group", "ProgramStateGroup", _table_html),
+    ("sgl_lab.lang.state", "ProgramStateGroup", _table_html),
     ("sgl_lab.lang.shown", "States", _table_html),
 )
 """What is drawn as HTML, by the name of its type, so that nothing is imported for it."""

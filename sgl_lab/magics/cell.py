@@ -23,12 +23,11 @@ from typing import TYPE_CHECKING, Any
 from ..contracts.errors import ProgramError
 from ..contracts.params import SamplingParams
 from ..lang import surface
-from ..lang.interpreter import start
-from ..lang.ir import Expr, Text
+from ..lang.expressions import Expr, Text
 from ..lang.loop import drive
 from ..lang.program import SglFunction
 from ..lang.sampling import given
-from ..lang.state import ProgramState, state_here
+from ..lang.state import ProgramState, start, state_here
 from ..trace import write_jsonl
 from ..trace.files import check_ours, check_place
 from ..trace.record import MARK

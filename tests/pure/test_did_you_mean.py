@@ -95,5 +95,5 @@ def test_a_function_that_suggests_is_still_what_it_was() -> None:
     assert "kept under `name`" in str(sgl.gen.__doc__)
     line = inspect.currentframe().f_lineno + 1  # type: ignore[union-attr]
     gen = sgl.gen("a")
-    assert gen.place.line == line
+    assert gen.location.line == line
     assert isinstance(sgl.token_length_normalized, ChoicesSamplingMethod)

@@ -290,7 +290,7 @@ def operations_of(kind: type) -> set[str]:
     return {
         name
         for name, _ in inspect.getmembers(kind, inspect.isfunction)
-        if name in vars(kind) and not name.startswith("_" * (name[:2] != "__"))
+        if not name.startswith("_" * (name[:2] != "__"))
     } - (inherited | ends | {"__init__"})
 
 
