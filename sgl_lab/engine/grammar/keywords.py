@@ -1,7 +1,7 @@
 """What each keyword of a JSON schema says, and what its failing says.
 
 Unknown keywords say nothing, and neither do `format`s that the grammar library does not know, as the standard has it.
-The ones it knows hold. Knows of a reading only how it numbers what is said.
+The ones it knows hold. Knows of a reading only what `Claims` says.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from referencing.exceptions import Unresolvable
 
@@ -36,10 +36,41 @@ from .shapes import (
     opposite,
 )
 
-if TYPE_CHECKING:
-    from .reading import Reading, Schema
-
 MAX_COUNT = 1_000_000  # of characters, items and pairs
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A schema of the document, and where it stands."""
+
+    content: Any
+    resolver: Any
+    path: str
+
+
+class Claims(Protocol):
+    """What a keyword needs of the reading of a document: formulas in exchange for schemas and shapes."""
+
+    def schema(self, content: Any, above: Schema, *path: object) -> Formula:
+        """That the schema holds, which stands inside another."""
+
+    def located(self, content: Any, resolver: Any, path: str) -> Formula:
+        """That the schema holds, which stands anywhere in the document."""
+
+    def ground(self, holds: Iterable[Shape], fails: Iterable[Shape]) -> Formula:
+        """A claim that is known outright: the shapes of its holding and of its failing."""
+
+    def limit(self, holds: Shape, *fails: Shape) -> Formula:
+        """A claim about values of one kind, which lets all others be."""
+
+    def shapes(self, formula: Formula) -> tuple[Shape, ...]:
+        """Every value for which the formula holds is in one of them."""
+
+    def is_empty(self, formula: Formula) -> bool:
+        """Whether it is easy to see that nothing fits."""
+
+    def spend(self, work: int) -> None:
+        """Count steps of work; BackendUnsupported where they are too many."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +91,10 @@ class Keyword:
     def beside(self, keyword: str) -> Keyword:
         return Keyword(keyword, self.schema.content[keyword], self.schema)
 
-    def inner(self, reading: Reading, content: Any, *path: object) -> Formula:
+    def inner(self, reading: Claims, content: Any, *path: object) -> Formula:
         return reading.schema(content, self.schema, self.keyword, *path)
 
-    def every(self, reading: Reading) -> list[Formula]:
+    def every(self, reading: Claims) -> list[Formula]:
         return [self.inner(reading, content, index) for index, content in enumerate(self.value)]
 
     def opposite(self) -> str:
@@ -74,7 +105,7 @@ def refusal(what: str, path: str) -> str:
     return f"{what} at {path or '(root)'} is not supported"
 
 
-def _type(reading: Reading, here: Keyword) -> Formula:
+def _type(reading: Claims, here: Keyword) -> Formula:
     named = {here.value} if isinstance(here.value, str) else set(here.value)
     kinds = named | ({"true", "false"} if "boolean" in named else set())
     holds: list[Shape] = [shape for shape in UNIVERSE if shape.kind in kinds]
@@ -85,15 +116,15 @@ def _type(reading: Reading, here: Keyword) -> Formula:
     return reading.ground(holds, fails)
 
 
-def _enum(reading: Reading, here: Keyword) -> Formula:
+def _enum(reading: Claims, here: Keyword) -> Formula:
     return _one_of_values(reading, here.value, here.schema)
 
 
-def _const(reading: Reading, here: Keyword) -> Formula:
+def _const(reading: Claims, here: Keyword) -> Formula:
     return _one_of_values(reading, [here.value], here.schema)
 
 
-def _one_of_values(reading: Reading, values: list[Any], schema: Schema) -> Formula:
+def _one_of_values(reading: Claims, values: list[Any], schema: Schema) -> Formula:
     texts = tuple(dict.fromkeys(value for value in values if isinstance(value, str)))
     numbers = sorted({value for value in values if isinstance(value, int | float) and not isinstance(value, bool)})
     words = {json.dumps(value) for value in values if value is None or isinstance(value, bool)}
@@ -107,7 +138,7 @@ def _one_of_values(reading: Reading, values: list[Any], schema: Schema) -> Formu
     return either([reading.ground(holds, fails), *(_value(reading, value, schema) for value in values if isinstance(value, list | dict))])
 
 
-def _value(reading: Reading, value: Any, schema: Schema) -> Formula:
+def _value(reading: Claims, value: Any, schema: Schema) -> Formula:
     """An array or an object as a schema of its own."""
     parts = value if isinstance(value, list) else value.values()
     reading.spend(len(value) ** 2)
@@ -127,41 +158,41 @@ def _value(reading: Reading, value: Any, schema: Schema) -> Formula:
     return reading.ground([exact], rest + bits)
 
 
-def _minimum(reading: Reading, here: Keyword) -> Formula:
+def _minimum(reading: Claims, here: Keyword) -> Formula:
     return reading.limit(Number(low=here.value), Number(high=here.value, below=True))
 
 
-def _maximum(reading: Reading, here: Keyword) -> Formula:
+def _maximum(reading: Claims, here: Keyword) -> Formula:
     return reading.limit(Number(high=here.value), Number(low=here.value, above=True))
 
 
-def _exclusive_minimum(reading: Reading, here: Keyword) -> Formula:
+def _exclusive_minimum(reading: Claims, here: Keyword) -> Formula:
     return reading.limit(Number(low=here.value, above=True), Number(high=here.value))
 
 
-def _exclusive_maximum(reading: Reading, here: Keyword) -> Formula:
+def _exclusive_maximum(reading: Claims, here: Keyword) -> Formula:
     return reading.limit(Number(high=here.value, below=True), Number(low=here.value))
 
 
-def _multiple_of(reading: Reading, here: Keyword) -> Formula:
+def _multiple_of(reading: Claims, here: Keyword) -> Formula:
     if here.value == 1:
         return reading.limit(Number(whole=True), Number(whole=False))
     return reading.limit(Number(multiples=(here.value,)), Number(refused=here.opposite()))
 
 
-def _min_length(reading: Reading, here: Keyword) -> Formula:
+def _min_length(reading: Claims, here: Keyword) -> Formula:
     return reading.limit(String(here.count()), *([String(longest=here.count() - 1)] if here.value else []))
 
 
-def _max_length(reading: Reading, here: Keyword) -> Formula:
+def _max_length(reading: Claims, here: Keyword) -> Formula:
     return reading.limit(String(longest=here.count()), String(here.count() + 1))
 
 
-def _pattern(reading: Reading, here: Keyword) -> Formula:
+def _pattern(reading: Claims, here: Keyword) -> Formula:
     return _matching(reading, here.value, here.path)
 
 
-def _matching(reading: Reading, pattern: str, path: str) -> Formula:
+def _matching(reading: Claims, pattern: str, path: str) -> Formula:
     try:
         ecma.read(pattern)
     except ValueError as error:
@@ -171,42 +202,42 @@ def _matching(reading: Reading, pattern: str, path: str) -> Formula:
     return reading.limit(String(patterns=(pattern,)), String(not_patterns=(pattern,)))
 
 
-def _format(reading: Reading, here: Keyword) -> Formula:
+def _format(reading: Claims, here: Keyword) -> Formula:
     # To the standard a format is a remark. Obeying it keeps within what is valid, so its failing must mean nothing at all.
     return reading.limit(String(formats=(here.value,))) if here.value in FORMATS else TRUE
 
 
-def _json_text(reading: Reading, here: Keyword) -> Formula:
+def _json_text(reading: Claims, here: Keyword) -> Formula:
     return reading.limit(String(spelling=(here.inner(reading, here.value),)), String(refused=here.opposite()))
 
 
-def _min_items(reading: Reading, here: Keyword) -> Formula:
+def _min_items(reading: Claims, here: Keyword) -> Formula:
     return reading.limit(Array(shortest=here.count()), *([Array(longest=here.count() - 1)] if here.value else []))
 
 
-def _max_items(reading: Reading, here: Keyword) -> Formula:
+def _max_items(reading: Claims, here: Keyword) -> Formula:
     return reading.limit(Array(longest=here.count()), Array(shortest=here.count() + 1))
 
 
-def _unique_items(reading: Reading, here: Keyword) -> Formula:
+def _unique_items(reading: Claims, here: Keyword) -> Formula:
     return reading.limit(Array(distinct=here.path), Array(refused=here.opposite())) if here.value else TRUE
 
 
-def _prefix_items(reading: Reading, here: Keyword) -> Formula:
+def _prefix_items(reading: Claims, here: Keyword) -> Formula:
     reading.spend(len(here.value) ** 2)
     items = [here.inner(reading, item, index) for index, item in enumerate(here.value)]
     fails = (Array((TRUE,) * index + (opposite(item),), shortest=index + 1) for index, item in enumerate(items))
     return reading.limit(Array(tuple(items), seen=Seen(n_items=len(items))), *fails)
 
 
-def _items(reading: Reading, here: Keyword) -> Formula:
+def _items(reading: Claims, here: Keyword) -> Formula:
     start = len(here.schema.content.get("prefixItems", ()))
     items = here.inner(reading, here.value)
     fails = Array(holding=(Holding(start, opposite(items), 1),))
     return reading.limit(Array((TRUE,) * start, items, seen=Seen(everything=True)), *([] if items == TRUE else [fails]))
 
 
-def _contains(reading: Reading, here: Keyword) -> Formula:
+def _contains(reading: Claims, here: Keyword) -> Formula:
     content = here.schema.content
     what, fewest = here.inner(reading, here.value), here.beside("minContains").count() if "minContains" in content else 1
     most = here.beside("maxContains").count() if "maxContains" in content else None
@@ -218,20 +249,20 @@ def _contains(reading: Reading, here: Keyword) -> Formula:
     return reading.limit(Array(holding=holding, seen=Seen(items=(what,))), *fails)
 
 
-def _properties(reading: Reading, here: Keyword) -> Formula:
+def _properties(reading: Claims, here: Keyword) -> Formula:
     names = {name: here.inner(reading, schema, name) for name, schema in here.value.items()}
     fails = (Object(((name, opposite(formula)),), required=(name,)) for name, formula in names.items() if formula != TRUE)
     return reading.limit(Object(tuple(names.items()), seen=Seen(names=tuple(names))), *fails)
 
 
-def _pattern_properties(reading: Reading, here: Keyword) -> Formula:
+def _pattern_properties(reading: Claims, here: Keyword) -> Formula:
     rules = {_matching(reading, p, f"{here.path}.{p}"): here.inner(reading, schema, p) for p, schema in here.value.items()}
     fails = (_some_key(reading, key, value, here) for key, value in rules.items() if value != TRUE)
     kept = tuple((key, value) for key, value in rules.items() if value != TRUE)
     return reading.limit(Object(rules=kept, seen=Seen(patterns=tuple(rules))), *fails)
 
 
-def _additional_properties(reading: Reading, here: Keyword) -> Formula:
+def _additional_properties(reading: Claims, here: Keyword) -> Formula:
     content = here.schema.content
     patterns = [_matching(reading, p, here.path) for p in content.get("patternProperties", ())]
     others = other_keys(reading, tuple(content.get("properties", ())), patterns)
@@ -241,85 +272,83 @@ def _additional_properties(reading: Reading, here: Keyword) -> Formula:
     return reading.limit(Object(rules=((others, value),), seen=Seen(everything=True)), _some_key(reading, others, value, here))
 
 
-def other_keys(reading: Reading, names: tuple[str, ...], patterns: Iterable[Formula]) -> Formula:
+def other_keys(reading: Claims, names: tuple[str, ...], patterns: Iterable[Formula]) -> Formula:
     named = reading.limit(String(never=names), String(only=names)) if names else TRUE
     return both([named, *map(opposite, patterns)])
 
 
-def _some_key(reading: Reading, key: Formula, value: Formula, here: Keyword) -> Shape:
+def _some_key(reading: Claims, key: Formula, value: Formula, here: Keyword) -> Shape:
     return Object(some=(key,)) if reading.shapes(value) == () else Object(refused=here.opposite())
 
 
-def _property_names(reading: Reading, here: Keyword) -> Formula:
+def _property_names(reading: Claims, here: Keyword) -> Formula:
     wrong = opposite(here.inner(reading, here.value))
     return TRUE if wrong == FALSE else reading.limit(Object(rules=((wrong, FALSE),)), Object(some=(wrong,)))
 
 
-def _required(reading: Reading, here: Keyword) -> Formula:
+def _required(reading: Claims, here: Keyword) -> Formula:
     return both(_has(reading, name) for name in here.value)
 
 
-def _has(reading: Reading, name: str) -> Formula:
+def _has(reading: Claims, name: str) -> Formula:
     return reading.limit(Object(required=(name,)), Object(((name, FALSE),)))
 
 
-def _min_properties(reading: Reading, here: Keyword) -> Formula:
+def _min_properties(reading: Claims, here: Keyword) -> Formula:
     least = here.count()
     return reading.limit(Object(fewest=least, min_path=here.path), *([Object(most=least - 1)] if least else []))
 
 
-def _max_properties(reading: Reading, here: Keyword) -> Formula:
+def _max_properties(reading: Claims, here: Keyword) -> Formula:
     return reading.limit(Object(most=here.count()), Object(fewest=here.count() + 1, min_path=here.path))
 
 
-def _dependent_required(reading: Reading, here: Keyword) -> Formula:
+def _dependent_required(reading: Claims, here: Keyword) -> Formula:
     return both(
         either((opposite(_has(reading, name)), both(_has(reading, other) for other in others))) for name, others in here.value.items()
     )
 
 
-def _dependent_schemas(reading: Reading, here: Keyword) -> Formula:
+def _dependent_schemas(reading: Claims, here: Keyword) -> Formula:
     return both(
         either((opposite(_has(reading, name)), both((_has(reading, name), here.inner(reading, schema, name))), _none_of(reading, "object")))
         for name, schema in here.value.items()
     )
 
 
-def _none_of(reading: Reading, kind: Kind) -> Formula:
+def _none_of(reading: Claims, kind: Kind) -> Formula:
     return reading.ground([shape for shape in UNIVERSE if shape.kind != kind], [shape for shape in UNIVERSE if shape.kind == kind])
 
 
-def _all_of(reading: Reading, here: Keyword) -> Formula:
+def _all_of(reading: Claims, here: Keyword) -> Formula:
     return both(here.every(reading))
 
 
-def _any_of(reading: Reading, here: Keyword) -> Formula:
+def _any_of(reading: Claims, here: Keyword) -> Formula:
     return either(here.every(reading))
 
 
-def _one_of(reading: Reading, here: Keyword) -> Formula:
+def _one_of(reading: Claims, here: Keyword) -> Formula:
     options = here.every(reading)
-    clashes = {
-        (i, j) for i, j in itertools.combinations(range(len(options)), 2) if not reading.is_empty(both((options[i], options[j])))
-    }
+    clashes = {(i, j) for i, j in itertools.combinations(range(len(options)), 2) if not reading.is_empty(both((options[i], options[j])))}
     return either(
         both([option, *(opposite(other) for j, other in enumerate(options) if (min(i, j), max(i, j)) in clashes)])
         for i, option in enumerate(options)
     )
 
 
-def _not(reading: Reading, here: Keyword) -> Formula:
+def _not(reading: Claims, here: Keyword) -> Formula:
     return opposite(here.inner(reading, here.value))
 
 
-def _if(reading: Reading, here: Keyword) -> Formula:
+def _if(reading: Claims, here: Keyword) -> Formula:
     test = here.inner(reading, here.value)
     content = here.schema.content
     then, otherwise = (reading.schema(content.get(key, True), here.schema, key) for key in ("then", "else"))
     return either((both((test, then)), both((opposite(test), otherwise))))
 
 
-def _ref(reading: Reading, here: Keyword) -> Formula:
+def _ref(reading: Claims, here: Keyword) -> Formula:
     try:
         found = here.schema.resolver.lookup(here.value)
     except (Unresolvable, ValueError) as error:
@@ -331,7 +360,7 @@ def _ref(reading: Reading, here: Keyword) -> Formula:
     return reading.located(found.contents, found.resolver, inner or here.path)
 
 
-KEYWORDS: dict[str, Callable[[Reading, Keyword], Formula]] = {
+KEYWORDS: dict[str, Callable[[Claims, Keyword], Formula]] = {
     "type": _type,
     "enum": _enum,
     "const": _const,

@@ -15,7 +15,7 @@ from referencing.jsonschema import DRAFT202012
 
 from ...contracts.errors import BackendUnsupported
 from ...contracts.patterns import ecma
-from .keywords import KEYWORDS, Keyword, other_keys, refusal
+from .keywords import KEYWORDS, Keyword, Schema, other_keys, refusal
 from .shapes import (
     FALSE,
     TRUE,
@@ -38,15 +38,6 @@ from .shapes import (
 
 MAX_WORK = 50_000  # shapes met with one another
 MAX_TRACKED = 6  # alternatives of one `anyOf` that `unevaluated...` has to tell apart
-
-
-@dataclass(frozen=True)
-class Schema:
-    """A schema of the document, and where it stands."""
-
-    content: Any
-    resolver: Any
-    path: str
 
 
 @dataclass(frozen=True)
@@ -225,7 +216,6 @@ class Reading:
                 yield read(self, Keyword(keyword, value, schema))
 
     def schema(self, content: Any, above: Schema, *path: object) -> Formula:
-        """That the schema holds, which stands inside another."""
         resolver = above.resolver.in_subresource(DRAFT202012.create_resource(content))
         return self.located(content, resolver, ".".join(filter(None, [above.path, *map(str, path)])))
 
@@ -249,7 +239,6 @@ class Reading:
         return self._claim(ground, ground)
 
     def limit(self, holds: Shape, *fails: Shape) -> Claim:
-        """It speaks of values of one kind and lets all others be."""
         return self.ground([shape for shape in UNIVERSE if shape.kind != holds.kind] + [holds], fails)
 
 
