@@ -7,7 +7,7 @@ the waiting, not the loading, and the next cell finds the lab ready or nearly so
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..contracts.errors import Stopped
 from ..lang.interrupts import INTERRUPTS
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from ..session import Lab
     from ..trace import Record
     from .dashboard import Dashboard
-    from .interact import Interact
 
 SLICE_S = 0.05
 MAX_INTERACTS = 20
@@ -29,6 +28,12 @@ MAX_INTERACTS = 20
 
 Report = Callable[[str, float | None], None]
 """(what is going on, share done or None)"""
+
+
+class Open(Protocol):
+    """What goes on after its cell has run, until it is closed."""
+
+    def close(self) -> None: ...
 
 
 class Desk:
@@ -39,7 +44,7 @@ class Desk:
         self.interrupts = INTERRUPTS
         self.jobs = Jobs()
         self.dashboard: Dashboard | None = None
-        self._interacts: list[Interact] = []
+        self._interacts: list[Open] = []
         self.names: dict[str, RunId] = {}
         """of runs: what -o called their state"""
         self.pins: dict[str, tuple[Lab, RequestId]] = {}
@@ -124,7 +129,7 @@ class Desk:
                 say(f"sgl: {notice}")
         return lab
 
-    def keep_open(self, interact: Interact) -> None:
+    def keep_open(self, interact: Open) -> None:
         """A cell with controls listens to its page from now on; the oldest of many no longer does."""
         self._interacts.append(interact)
         while len(self._interacts) > MAX_INTERACTS:

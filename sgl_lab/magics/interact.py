@@ -19,8 +19,8 @@ from .show import Place, in_kernel, live_panel, run_views, title_of
 if TYPE_CHECKING:
     from ..session import Lab
     from ..trace import Record
-    from .cell import Cell
     from .desk import Desk
+    from .prepared import Cell
 
 REST_S = 1.5
 WAIT_S = 0.05

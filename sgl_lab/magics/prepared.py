@@ -1,0 +1,167 @@
+"""A cell that is ready to run, here and now or on another thread, and what its body appends."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+from inspect import isfunction
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from ..contracts.errors import ProgramError
+from ..contracts.params import SamplingParams
+from ..lang import surface
+from ..lang.expressions import Expr, Text
+from ..lang.loop import drive
+from ..lang.sampling import given
+from ..lang.state import ProgramState, start, state_here
+from ..trace import write_jsonl
+from . import body as bodies
+from .desk import Desk
+from .jobs import Job
+from .options import CellOptions
+from .printing import say
+
+if TYPE_CHECKING:
+    from ..session import Lab
+    from ..trace import Record
+
+ALTERNATIVES = 5
+"""likeliest tokens that the tokens view tells beside the one that was taken"""
+
+_MISSING = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell that is ready to run: here and now, or on another thread, as often as wanted."""
+
+    shell: Any
+    options: CellOptions
+    code: bodies.CellCode
+    head: str
+    source: str
+    title: str
+
+    @contextmanager
+    def recorded(self, lab: Lab) -> Iterator[Record]:
+        """Record the run; with --save its file is written when the block is over, however that ends."""
+        record = None
+        try:
+            with lab.record(self.title, f"{self.head}\n{self.source}") as record:
+                yield record
+        finally:
+            if record is not None and self.options.save is not None:
+                write_jsonl(record, Path(self.options.save).expanduser())
+
+    def begin(self, lab: Lab, record: Record, check: Callable[[], None]) -> ProgramState:
+        """The state of a new run."""
+        options = self.options
+        defaults = SamplingParams(
+            **given(
+                {
+                    "temperature": options.temperature,
+                    "max_new_tokens": options.max_tokens,
+                    "seed": options.seed,
+                    "top_logprobs_num": ALTERNATIVES if "tokens" in options.views else None,
+                }
+            )
+        )
+        backend = lab.deterministic_backend if options.deterministic else lab.backend
+        return start(backend, lab.emit, record.run, defaults, check=check)
+
+    def finish(self, state: ProgramState, check: Callable[[], None], names: dict[str, Any] | None = None) -> Any:
+        """Run the body to its end on `names`, by default the notebook's; the value of its last expression."""
+        names = self.shell.user_ns if names is None else names
+        helpers = {bodies.APPEND: append, bodies.STATE: state, bodies.HERE: partial(state_here, state)}
+        words = {**surface.bound(state), **helpers}
+        try:
+            with state.running():
+                result = self.code.run(names, words)
+                if self.code.awaits:
+                    result = drive(result, check)
+                state.finish()
+        except BaseException:  # `running` has cancelled it: nothing of it runs on
+            state.wait()
+            raise
+        return None if isinstance(result, Expr) else result
+
+    def in_background(
+        self,
+        desk: Desk,
+        variables: Mapping[str, Any] = MappingProxyType({}),
+        *,
+        title: str = "",
+        begun: Callable[[Job, Lab, Record], None] = lambda *_: None,
+        ended: Callable[[Job], bool] = lambda _: True,
+    ) -> Job:
+        """Run it on a thread of its own. What -o names is set when it is over, unless somebody has set it meanwhile.
+
+        begun   is told when the program has a state
+        ended   is told at the end, and says whether its results still count
+        """
+        options, notebook, last = self.options, self.shell.user_ns, desk.last
+        names = {**notebook, **variables}
+        own = self.code.assigned - variables.keys()
+        before = {name: notebook.get(name, _MISSING) for name in (*own, options.out)}
+        left: dict[str, Any] = {}
+
+        def work(job: Job) -> Any:
+            lab = desk.ready_lab(job.report, options.model, options.device, check=job.check)
+            names.setdefault("print", job.print)
+            with self.recorded(lab) as record:
+                state = self.begin(lab, record, job.check)
+                if options.out is not None:
+                    desk.names[options.out] = record.run
+                job.begun(lab, record, state)
+                begun(job, lab, record)
+                try:
+                    return self.finish(state, job.check, names)
+                finally:
+                    left.update({options.out: state} if options.out is not None else {})
+                    left.update({name: names[name] for name in own if names.get(name, _MISSING) is not before[name]})
+
+        def over(job: Job) -> None:
+            if not ended(job):
+                return
+            notebook.update({name: value for name, value in left.items() if notebook.get(name, _MISSING) is before[name]})
+            if job.record is not None and desk.last is last:
+                desk.last = job.record
+
+        return desk.jobs.start(title or self.title, self.shell, options.views, work, over)
+
+
+def append(state: ProgramState | None, value: Any, kind: str = "") -> Any:
+    """What stands around every expression statement of a body. A line tells of text that stands there and goes nowhere."""
+    __tracebackhide__ = True
+    if kind == bodies.TEXT and isinstance(value, str):
+        value = Text(value)
+    if isinstance(value, Expr):
+        if not isinstance(state, ProgramState):
+            raise ProgramError("no program is running that this could be appended to", hint="call the function in a %%sgl cell")
+        state.append_expression(value)
+    elif (what := _unsaid(value, kind)) and sys._getframe(1).f_lineno not in (told := told_lines.get(set())):
+        told.add(line := sys._getframe(1).f_lineno)
+        say(f"sgl: line {line}: {what} stands alone and is not appended; `s += ...` appends it")
+    return value
+
+
+told_lines: ContextVar[set[int]] = ContextVar("sgltold_lines")
+"""lines of the cell that runs of which that was said"""
+
+
+def _unsaid(value: Any, kind: str) -> str:
+    """What looks as if it were meant for the model; empty for anything else."""
+    if isinstance(value, list | tuple) and any(isinstance(each, Expr) for each in value):
+        return f"a {type(value).__name__} of expressions"
+    if kind in (bodies.LAST, bodies.READ):
+        return ""
+    if isinstance(value, str | bytes):
+        return "a string" if isinstance(value, str) else "a byte string"
+    is_word = isfunction(value) and value.__module__ == surface.__name__
+    return f"{value.__name__} without parentheses" if is_word else ""
