@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from .imports import SOURCES, Import, all_imports, imports_in, inside, module_name
+from .imports import HELPERS, SOURCES, Import, all_imports, cycles, imports_in, imports_of, inside, module_name
 
 MAY_IMPORT = {
     "contracts": set[str](),
@@ -84,6 +84,26 @@ def test_a_room_imports_only_what_the_law_allows() -> None:
     ours = [found for found in all_imports() if room_of(found.by) and inside(found.of, "sgl_lab")]
     assert ours
     assert not [str(found) for found in ours if (of := room_of(found.of)) != (by := room_of(found.by)) and of not in MAY_IMPORT[str(by)]]
+
+
+def test_no_module_imports_one_that_imports_it() -> None:
+    modules = list(map(module_name, (*SOURCES, *HELPERS)))
+    assert len(modules) > 300
+    assert cycles(modules, [*all_imports(), *imports_of(HELPERS)]) == []
+
+
+def test_a_cycle_is_found_through_functions_type_checking_and_packages() -> None:
+    source = {
+        "sgl_lab.a": "def late():\n    from .b import name",
+        "sgl_lab.b": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from . import c",
+        "sgl_lab.c": "import sgl_lab.a\nfrom .d import e",
+        "sgl_lab.d": "from ..sgl_lab.d import own",
+        "sgl_lab.d.e": "from .. import d",
+    }
+    found = [each for name, text in source.items() for each in imports_in(text, name, is_package=name == "sgl_lab.d")]
+    three, two = ["sgl_lab.a", "sgl_lab.b", "sgl_lab.c"], ["sgl_lab.d", "sgl_lab.d.e"]
+    assert cycles(source, found) == [three]
+    assert cycles(source, [*found, Import("sgl_lab.d", 1, "sgl_lab.d.e")]) == [three, two]
 
 
 def test_only_the_local_backend_knows_the_engine() -> None:
