@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, replace
 from typing import assert_never
@@ -289,10 +289,13 @@ class Stream:
             child.transcript = self.transcript.fork(child._extended)
             child.n_inherited = len(child.transcript.history)
             child._say_opened()
+        self._warm(lambda: self.release(children), lambda error: self._give_up(children, error))
+
+    def _warm(self, warmed: Callable[[], None], failed: Callable[[Exception], None]) -> None:
         if self.transcript.ids:
-            Warming(self, lambda: self.release(children), lambda error: self._give_up(children, error)).start()
+            Warming(self, warmed, failed).start()
         else:
-            self.release(children)
+            warmed()
 
     def release(self, children: tuple[Stream, ...]) -> None:
         """The parent is warm: the children may go, together, so that what one finds of another in the cache is no matter of time."""
@@ -309,8 +312,7 @@ class Stream:
 
     def warm(self) -> None:
         self.transcript.settle()
-        if self.transcript.ids:
-            Warming(self, do_nothing, self.fail).start()
+        self._warm(do_nothing, self.fail)
 
     # ------------------------------------------------------------ ending
 
