@@ -16,8 +16,7 @@ from .contracts.near import did_you_mean
 from .contracts.port import Backend
 from .lang.backend.base_backend import BaseBackend
 from .lang.chat_template import get_chat_template
-from .lang.interpreter import start
-from .lang.state import ProgramState
+from .lang.state import ProgramState, start
 from .lang.surface import gen
 from .lang.usage import TokenUsage
 from .session import BUILT_IN, Lab

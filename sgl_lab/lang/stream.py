@@ -70,7 +70,7 @@ Queued = Text | RoleBegin | RoleEnd | GenStep | ToolTurn | SelectStep | ScopeMar
 
 
 class Stream:
-    """One strand of a program: the root, or a child of a fork."""
+    """A `Strand` whose expressions are executed one after the other."""
 
     def __init__(self, run: Run, label: str, parent: Stream | None = None, index: int = 0) -> None:
         self.run = run
@@ -107,18 +107,15 @@ class Stream:
 
     @property
     def idle(self) -> bool:
-        """Nothing is under way and nothing will be until more is appended."""
         return not self._queue and self.work is None and not self._blocked
 
     @property
     def partial(self) -> str:
-        """Text of the generation that is under way."""
         return self.work.variable.text if isinstance(self.work, Expression) else ""
 
     # ------------------------------------------------------------ appending
 
     def append(self, value: object) -> None:
-        """Queue `value`; it is refused whole if any part of it cannot be."""
         parts = tuple(leaves(value, self))
         text = self._text
         for leaf in parts:
@@ -186,7 +183,6 @@ class Stream:
             self._enqueue(ScopeMark(variable, begins=False))
 
     def fork(self, size: int) -> tuple[Stream, ...]:
-        """Children that start with all that is appended here by now."""
         with self.run.lock:
             self._check_open()
             children = tuple(Stream(self.run, f"{self.label}[{i}]", self, i) for i in range(size))
@@ -325,14 +321,12 @@ class Stream:
         self.run.notify()
 
     def abandon(self, error: Exception) -> None:
-        """Nothing that was asked for will ever be answered."""
         if self.work is not None:
             self.work.on_error(error)
         elif not self.idle:
             self.fail(error)
 
     def stop(self, stopped: Stopped) -> None:
-        """Cancel what runs, whose partial result will still arrive, and drop the rest."""
         if self.work is not None:
             self.error = self.error or stopped
             self._drop(stopped)

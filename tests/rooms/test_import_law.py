@@ -38,6 +38,21 @@ INSIDE_ENGINE = {
 }
 """Its folders among themselves; `config` is the one module beside them that they may know."""
 
+INSIDE_LANG = (
+    "absent default finish global_config ids interrupts keywords location usage chat_template",
+    "choices reasoning sampling schemas types form regex_of tools expressions",
+    "variable transcript ahead",
+    "loop run",
+    "work generation",
+    "stream",
+    "access shown tail group executor",
+    "state",
+    "execution batch prefix program",
+    "surface",
+    "api ir interpreter backend",
+)
+"""Its layers, the lowest first: a module imports from its own layer and those below. The last are names of the original's."""
+
 NOTEBOOK = {"IPython", "ipywidgets", "anywidget", "ipykernel"}
 HEAVY = {"torch", "numpy", "transformers"}
 MUST_NOT_LOAD = {
@@ -119,6 +134,20 @@ def test_inside_the_engine_cache_plan_and_run_build_on_each_other_in_this_order(
     ]
     assert between
     assert not [str(found) for found, by, of in between if of not in INSIDE_ENGINE[str(by)]]
+
+
+def test_a_layer_of_the_language_imports_only_from_those_below() -> None:
+    layers = {f"sgl_lab.lang.{name}": number for number, names in enumerate(INSIDE_LANG) for name in names.split()}
+    layer_of = {name: layers.get(".".join(name.split(".")[:3])) for name in map(module_name, SOURCES) if inside(name, "sgl_lab.lang")}
+    assert [name for name, layer in layer_of.items() if layer is None] == ["sgl_lab.lang"]
+    upwards = [
+        found
+        for found in all_imports()
+        if (by := layer_of.get(found.by)) is not None
+        and (of := next((layers[name] for name in layers if inside(found.of, name)), None)) is not None
+        and of > by
+    ]
+    assert not list(map(str, upwards))
 
 
 @pytest.mark.parametrize("room", MUST_NOT_LOAD)
