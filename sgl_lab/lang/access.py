@@ -25,7 +25,6 @@ class Access:
     def __init__(self, strand: Strand) -> None:
         self._stream = strand
         self._run = strand.run
-        self._fork_error: Exception | None = None
 
     def append_expression(self, value: object) -> None:
         """The same as `s += value`, for a place where no assignment can stand."""
@@ -109,8 +108,8 @@ class Access:
     def _outcome(self) -> Exception | None:
         if (error := self._failure()) is not None or not self._answers_for_forks:
             return error
-        self._fork_error = self._fork_error or self._run.unseen_error()
-        return self._fork_error and self._run.seen(self._fork_error)
+        self._run.fork_error = self._run.fork_error or self._run.unseen_error()
+        return self._run.fork_error and self._run.seen(self._run.fork_error)
 
     def _raise(self) -> None:
         if (error := self._failure()) is not None:

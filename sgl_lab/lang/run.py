@@ -126,6 +126,8 @@ class Run:
         self.streams: list[Strand] = []
         self.stopped: Stopped | None = None
         self.body_error: Exception | None = None
+        self.fork_error: Exception | None = None
+        """of a stream that nothing had read when the program's state was asked how it ended"""
         self.body_ended = False
         self.body_task: asyncio.Task[None] | None = None
         """the one that executes a body that was left to itself; a loop alone would not keep it"""
