@@ -39,7 +39,7 @@ from sgl_lab.engine.engine import Engine
 from sgl_lab.engine.kernels.native import build
 from sgl_lab.engine.model import store
 from sgl_lab.engine.model.load import LoadedModel, load_model
-from sgl_lab.engine.model.packed import PackedLlama
+from sgl_lab.engine.model.packed import PackedDecoder
 from sgl_lab.engine.plan.plan import Plan, Row, Runner
 from sgl_lab.engine.run.choose import make_runner
 
@@ -136,7 +136,7 @@ def timed(function: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def weight_bytes(model: PackedLlama) -> int:
+def weight_bytes(model: PackedDecoder) -> int:
     """What one decode step reads: every weight once, the embedding only where it is the head."""
     return sum(weight.data.numel() for name, weight in model.weights.items() if model.spec.tied or "embed" not in name)
 
@@ -207,7 +207,7 @@ def main() -> None:
     for dtype in options.dtypes:
         started = time.perf_counter()
         loaded = load(dtype)
-        assert isinstance(loaded.model, PackedLlama)
+        assert isinstance(loaded.model, PackedDecoder)
         print(f"\n{dtype}: loaded in {time.perf_counter() - started:.2f} s, {weight_bytes(loaded.model) / 1e6:.0f} MB read a step")
         native = runner_of(loaded, True)
         twin = runner_of(loaded, False)

@@ -15,8 +15,8 @@ from sgl_lab.engine.kernels.gpu import cascade, decode, experts, gate, linear, n
 from sgl_lab.engine.kernels.gpu.contexts import Contexts, Shared
 from sgl_lab.engine.kernels.gpu.wants import Wants
 from sgl_lab.engine.kernels.native.pack import Kind, quantise
-from sgl_lab.engine.model.llama import inverse_frequencies
-from sgl_lab.engine.model.spec import LlamaSpec
+from sgl_lab.engine.model.decoder import inverse_frequencies
+from sgl_lab.engine.model.spec import ModelSpec
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
 """of the norm of what a kernel and its twin disagree about, over the norm of the twin's result"""
@@ -79,7 +79,7 @@ class Try:
     """from what was returned, and the arguments, what has to agree"""
 
 
-def check(spec: LlamaSpec, device: torch.device, card: Card, *, is_tiny: bool) -> int:
+def check(spec: ModelSpec, device: torch.device, card: Card, *, is_tiny: bool) -> int:
     """Print a line for each; returns how many disagree."""
     n_wrong = 0
     for attempt in tries(spec, device, is_tiny):
@@ -103,11 +103,13 @@ def apart(ours: Tensor, twins: Tensor) -> float:
     return float((ours - twins).norm() / twins.norm().clamp(min=1e-20))
 
 
-def tries(spec: LlamaSpec, device: torch.device, is_tiny: bool) -> Iterator[Try]:
+def tries(spec: ModelSpec, device: torch.device, is_tiny: bool) -> Iterator[Try]:
     dtype = dtype_of(device)
     size = dtype.itemsize
     n, context = (3, 40) if is_tiny else (64, 2048)
-    heads, kv_heads, dim, hidden, ffn = spec.n_heads, spec.n_kv_heads, spec.head_dim, spec.hidden, spec.ffn
+    kind, hidden, ffn = spec.only.attention, spec.hidden, spec.only.feed_forward.width
+    heads, kv_heads, dim, turning = kind.n_heads, kind.n_kv_heads, kind.head_dim, kind.rotary
+    assert turning is not None
 
     def floats(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
         return torch.randn(shape, device=device, dtype=dtype)
@@ -126,7 +128,7 @@ def tries(spec: LlamaSpec, device: torch.device, is_tiny: bool) -> Iterator[Try]
     )
     yield Try("silu_mul", gate.silu_mul, gate.silu_mul_twin, lambda: ((floats(n, 2 * ffn),), {}), 3 * n * ffn * size)
 
-    angles = torch.outer(torch.arange(context, device=device).float(), inverse_frequencies(spec).to(device))
+    angles = torch.outer(torch.arange(context, device=device).float(), inverse_frequencies(turning).to(device))
     rotation = angles.cos(), angles.sin()
 
     def turned() -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -178,9 +180,10 @@ def tries(spec: LlamaSpec, device: torch.device, is_tiny: bool) -> Iterator[Try]
 
 
 def attention(
-    spec: LlamaSpec, n: int, context: int, page_size: int, floats: Callable[..., Tensor], ints: Callable[..., Tensor]
+    spec: ModelSpec, n: int, context: int, page_size: int, floats: Callable[..., Tensor], ints: Callable[..., Tensor]
 ) -> Iterator[Try]:
-    heads, kv_heads, dim = spec.n_heads, spec.n_kv_heads, spec.head_dim
+    kind = spec.only.attention
+    heads, kv_heads, dim = kind.n_heads, kind.n_kv_heads, kind.head_dim
     width = -(-context // page_size)
     slots = (n + 1) * width * page_size
     scale, label = dim**-0.5, f", pages of {page_size}"

@@ -15,8 +15,8 @@ from torch import Tensor
 from sgl_lab.engine.config import EngineConfig
 from sgl_lab.engine.engine import Engine
 from sgl_lab.engine.fake import ByteTokenizer
-from sgl_lab.engine.model.llama import Llama
-from sgl_lab.engine.model.spec import LlamaSpec
+from sgl_lab.engine.model.decoder import Decoder
+from sgl_lab.engine.model.spec import Attention, FeedForward, Layer, ModelSpec, Rotary
 from sgl_lab.engine.run.device import DeviceRunner
 
 if TYPE_CHECKING:
@@ -26,23 +26,10 @@ REPS = 3
 """after the first time"""
 
 
-def _spec(n_layers: int, hidden: int, ffn: int, n_heads: int, n_kv_heads: int, vocab: int, *, tied: bool) -> LlamaSpec:
-    return LlamaSpec(
-        n_layers=n_layers,
-        hidden=hidden,
-        ffn=ffn,
-        n_heads=n_heads,
-        n_kv_heads=n_kv_heads,
-        head_dim=hidden // n_heads,
-        vocab=vocab,
-        context=8192,
-        norm_eps=1e-5,
-        rope_theta=10_000.0,
-        rope_scaling=None,
-        tied=tied,
-        attention_bias=False,
-        mlp_bias=False,
-    )
+def _spec(n_layers: int, hidden: int, ffn: int, n_heads: int, n_kv_heads: int, vocab: int, *, tied: bool) -> ModelSpec:
+    head_dim = hidden // n_heads
+    layer = Layer(Attention(n_heads, n_kv_heads, head_dim, Rotary(10_000.0, head_dim)), FeedForward(ffn))
+    return ModelSpec((layer,) * n_layers, hidden=hidden, vocab=vocab, context=8192, norm_eps=1e-5, tied=tied)
 
 
 SPECS = {
@@ -56,7 +43,7 @@ def dtype_of(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def random_llama(spec: LlamaSpec, device: torch.device) -> Llama:
+def random_llama(spec: ModelSpec, device: torch.device) -> Decoder:
     """Weights whose logits are neither flat nor infinite."""
     shapes = spec.tensors()
     torch.manual_seed(0)
@@ -65,10 +52,10 @@ def random_llama(spec: LlamaSpec, device: torch.device) -> Llama:
         made = [torch.randn(shapes[name], device=device, dtype=dtype) * 0.02 for name in names]
         return torch.cat([x + 1 for x in made] if len(shapes[names[0]]) == 1 else made)
 
-    return Llama(spec, read, device=device, dtype=dtype_of(device))
+    return Decoder(spec, read, device=device, dtype=dtype_of(device))
 
 
-def prompts_of(spec: LlamaSpec, n: int, length: int, seed: int) -> list[tuple[int, ...]]:
+def prompts_of(spec: ModelSpec, n: int, length: int, seed: int) -> list[tuple[int, ...]]:
     deal = random.Random(seed)
     return [tuple(deal.choices(range(spec.vocab), k=length)) for _ in range(n)]
 
@@ -89,7 +76,7 @@ class Ids(ByteTokenizer):
 class Bench:
     """One model, one pool. Lines of figures, part by part."""
 
-    def __init__(self, spec: LlamaSpec, device: torch.device, card: Card, *, is_tiny: bool) -> None:
+    def __init__(self, spec: ModelSpec, device: torch.device, card: Card, *, is_tiny: bool) -> None:
         self._spec, self._device, self._card = spec, device, card
         self._batches, self._long, self._new = ((1, 3), 24, 3) if is_tiny else ((1, 8, 64), 4096, 128)
         self._reps = 1 if is_tiny else REPS
@@ -157,7 +144,8 @@ class Bench:
             return spent(engine, prompts_of(self._spec, 1, self._long, 7000 + rep), 1)
 
         warm_up, best = self._best(once)
-        flops = 2 * self._multiplied() * self._long + 2 * self._long**2 * self._spec.n_layers * self._spec.n_heads * self._spec.head_dim
+        kind = self._spec.only.attention
+        flops = 2 * self._multiplied() * self._long + 2 * self._long**2 * len(self._spec.layers) * kind.n_heads * kind.head_dim
         yield (
             f"prefill, {self._long:,} tokens: {self._long / best:,.0f} tok/s, {flops / best / 1e12:,.1f} TFLOP/s, "
             f"{flops / best / self._card.multiplied:.0%} of the peak (first time {warm_up:.1f} s)"

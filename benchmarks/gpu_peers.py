@@ -12,23 +12,24 @@ import torch
 import transformers
 from gpu_loads import dtype_of, prompts_of
 
-from sgl_lab.engine.model.spec import LlamaSpec
+from sgl_lab.engine.model.spec import ModelSpec
 
 BLOCK = 256
 """tokens, of the cache of continuous batching: its default"""
 
 
 class Bench:
-    def __init__(self, spec: LlamaSpec, device: torch.device, *, is_tiny: bool) -> None:
+    def __init__(self, spec: ModelSpec, device: torch.device, *, is_tiny: bool) -> None:
         self._spec, self._device = spec, device
         self._batches, self._short, self._new = ((1, 3), 16, 3) if is_tiny else ((1, 8, 64), 512, 128)
+        kind = spec.only.attention
         config = transformers.LlamaConfig(
-            num_hidden_layers=spec.n_layers,
+            num_hidden_layers=len(spec.layers),
             hidden_size=spec.hidden,
-            intermediate_size=spec.ffn,
-            num_attention_heads=spec.n_heads,
-            num_key_value_heads=spec.n_kv_heads,
-            head_dim=spec.head_dim,
+            intermediate_size=spec.only.feed_forward.width,
+            num_attention_heads=kind.n_heads,
+            num_key_value_heads=kind.n_kv_heads,
+            head_dim=kind.head_dim,
             vocab_size=spec.vocab,
             max_position_embeddings=spec.context,
             rms_norm_eps=spec.norm_eps,

@@ -196,11 +196,14 @@ def _tune(options: argparse.Namespace) -> int:
     import torch
 
     from .engine.kernels.gpu import cases, tune, tuning
+    from .engine.model.executors import GPU, fitted
     from .engine.model.load import read_spec
 
     with _Bar() as show:
         spec = read_spec(store.resolve(options.model, progress=show), name=options.model, cache_dir=store.cache_dir(), progress=show)
-    shape = cases.Shape(spec.n_heads, spec.n_kv_heads, spec.head_dim, spec.hidden, spec.ffn, spec.vocab)
+    layer = fitted(spec, GPU, options.model).only
+    kind = layer.attention
+    shape = cases.Shape(kind.n_heads, kind.n_kv_heads, kind.head_dim, spec.hidden, layer.feed_forward.width, spec.vocab)
     file = tuning.file_of(store.cache_dir(), torch.cuda.get_device_name(device))
     with torch.cuda.device(device):
         found = tune.tune(cases.cases(shape, device), tune.cost_on_gpu, lambda line: print(line, flush=True))

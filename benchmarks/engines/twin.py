@@ -14,7 +14,7 @@ from sgl_lab.contracts.params import Constraint
 from sgl_lab.engine.grammar.grammars import Grammars
 from sgl_lab.engine.model import store
 from sgl_lab.engine.model.load import load_model
-from sgl_lab.engine.model.packed import PackedLlama
+from sgl_lab.engine.model.packed import PackedDecoder
 from sgl_lab.engine.plan.plan import Plan, Row
 from sgl_lab.engine.run.attention import PagedAttention
 from sgl_lab.engine.run.batch import Batch
@@ -35,7 +35,7 @@ class Twin:
     def __init__(self, name: str, dtype: str) -> None:
         loaded = load_model(store.resolve(name), name=name, device="cpu", dtype=dtype, native=True, cache_dir=store.cache_dir())
         packed = loaded.model
-        self._model = packed.twin() if isinstance(packed, PackedLlama) else packed
+        self._model = packed.twin() if isinstance(packed, PackedDecoder) else packed
         self._kv_dtype = packed.dtype
         self._grammars = Grammars(loaded.tokenizer)
         self.weights_mib = loaded.n_bytes / 2**20
@@ -80,6 +80,6 @@ class Twin:
     def _logprobs(self, ids: Ids, n_known: int, n_last: int, kv: KvStore) -> Tensor:
         """After each of the last `n_last` of `ids`; keys and values of the first `n_known` are in `kv` at their positions."""
         row = Row(RequestId(1), tuple(ids[n_known:]), n_known, array("i", range(len(ids))), None)
-        batch = Batch.of(Plan(0, (row,)), 1, self._model.device)
-        hidden = self._model.forward(batch.ids, batch.positions, PagedAttention(batch, kv))
+        batch = Batch.of(Plan(0, (row,)), 1, self._model.device, self._model.spec.kv_groups)
+        hidden = self._model.forward(batch.ids, batch.positions, PagedAttention(self._model.spec, batch, kv))
         return self._model.logits(hidden[-n_last:]).log_softmax(-1)

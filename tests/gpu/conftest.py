@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from sgl_lab.engine.kernels.linear import Linear
-from sgl_lab.engine.model.llama import Llama
-from sgl_lab.engine.model.spec import spec_from_config
+from sgl_lab.engine.model.decoder import Decoder
+from sgl_lab.engine.model.families import spec_from_config
 from sgl_lab.engine.model.weights import Checkpoint
 
 from ..torch.tiny import CONFIG, write_tiny
@@ -47,7 +47,7 @@ def device() -> torch.device:
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory, device: torch.device) -> Llama:
+def model(tmp_path_factory: pytest.TempPathFactory, device: torch.device) -> Decoder:
     """The tiny one in float32, as on a GPU: no linear is laid out for a CPU."""
     folder = write_tiny(tmp_path_factory.mktemp("models") / "tiny")
     with Checkpoint(folder) as checkpoint:
@@ -55,4 +55,4 @@ def model(tmp_path_factory: pytest.TempPathFactory, device: torch.device) -> Lla
         def linear(names: Sequence[str], bias: torch.Tensor | None) -> Linear:
             return Linear(checkpoint.read(*names).to(device), bias, pack=False)
 
-        return Llama(spec_from_config(CONFIG), checkpoint.read, device=device, dtype=torch.float32, linear=linear)
+        return Decoder(spec_from_config(CONFIG), checkpoint.read, device=device, dtype=torch.float32, linear=linear)

@@ -23,8 +23,8 @@ from sgl_lab.contracts.ids import RequestId
 from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.engine.kernels.gpu.launch import Launch, hearing
 from sgl_lab.engine.kernels.linear import Linear
-from sgl_lab.engine.model.device_llama import DeviceLlama
-from sgl_lab.engine.model.llama import Llama
+from sgl_lab.engine.model.decoder import Decoder
+from sgl_lab.engine.model.device_decoder import DeviceDecoder
 from sgl_lab.engine.plan.plan import Row, Sampling
 from sgl_lab.engine.run.forward import Forward
 from sgl_lab.engine.run.kv import KvStore
@@ -55,19 +55,19 @@ class Run:
         return sorted(rows, key=lambda row: len(row.tokens) > 1)
 
 
-def random_model() -> Llama:
+def random_model() -> Decoder:
     spec = gpu_loads.SPECS["tiny"]
     shapes = spec.tensors()
 
     def read(*names: str, dtype: torch.dtype | None = None) -> Tensor:
         return torch.cat([torch.randn(shapes[name], dtype=dtype) for name in names])
 
-    return Llama(spec, read, device=CPU, dtype=torch.float32, linear=lambda names, bias: Linear(read(*names), bias, pack=False))
+    return Decoder(spec, read, device=CPU, dtype=torch.float32, linear=lambda names, bias: Linear(read(*names), bias, pack=False))
 
 
 def main() -> None:
     model = random_model()
-    forward = Forward(DeviceLlama(model, 4096), KvStore(model.spec, N_PAGES, 1, device=CPU, dtype=torch.float32))
+    forward = Forward(DeviceDecoder(model, 4096), KvStore(model.spec, N_PAGES, 1, device=CPU, dtype=torch.float32))
     run, found = Run(), set[compiled.Variant]()
     counts = []
 

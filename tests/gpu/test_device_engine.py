@@ -9,7 +9,7 @@ import pytest
 
 from sgl_lab.contracts.events import NodeEvicted, RequestPreempted
 from sgl_lab.contracts.params import Constraint
-from sgl_lab.engine.model.llama import Llama
+from sgl_lab.engine.model.decoder import Decoder
 from sgl_lab.engine.plan.plan import Plan, RowOutput
 from sgl_lab.engine.run.device import DeviceRunner
 from sgl_lab.engine.run.runner import TorchRunner
@@ -57,7 +57,7 @@ def crowded(runner: DeviceRunner | TorchRunner, draft_tokens: int) -> tuple[list
 
 
 @pytest.mark.parametrize("draft_tokens", [0, 4])
-def test_a_crowded_engine_says_what_it_says_on_torch(model: Llama, draft_tokens: int) -> None:
+def test_a_crowded_engine_says_what_it_says_on_torch(model: Decoder, draft_tokens: int) -> None:
     runner = Counting(model, CONFIG["n_pages"], CONFIG["page_size"], shared_from=8)
     found, scores = crowded(runner, draft_tokens)
     wanted, others = crowded(TorchRunner(model, CONFIG["n_pages"], CONFIG["page_size"]), draft_tokens)
@@ -66,7 +66,7 @@ def test_a_crowded_engine_says_what_it_says_on_torch(model: Llama, draft_tokens:
     assert (runner.n_followed > 0) == (not draft_tokens), "guesses are verified, which nothing may follow"
 
 
-def test_who_is_preempted_goes_on_from_other_pages(model: Llama) -> None:
+def test_who_is_preempted_goes_on_from_other_pages(model: Decoder) -> None:
     def preempted(runner: DeviceRunner | TorchRunner) -> list[Heard]:
         b = bench(runner, n_pages=6, page_size=4, draft_tokens=0)
         gens = [b.gen(tuple(tokens(4, i)), max_tokens=18, logprobs=True, ignore_eos=True) for i in range(2)]

@@ -13,11 +13,11 @@ from torch import Tensor
 from sgl_lab.engine.kernels.linear import Linear
 from sgl_lab.engine.kernels.native.pack import Kind
 from sgl_lab.engine.model.convert import convert
+from sgl_lab.engine.model.decoder import Decoder
 from sgl_lab.engine.model.device_packed import packed_on_device
+from sgl_lab.engine.model.families import spec_from_config
 from sgl_lab.engine.model.gguf_file import GgufFile
 from sgl_lab.engine.model.grouped import Groups
-from sgl_lab.engine.model.llama import Llama
-from sgl_lab.engine.model.spec import spec_from_config
 from sgl_lab.engine.model.weights import Checkpoint, read_json
 from sgl_lab.engine.run.device import DeviceRunner
 from sgl_lab.engine.run.runner import TorchRunner
@@ -41,7 +41,7 @@ def test_a_gguf_in_groups_computes_what_its_numbers_mean(tmp_path: Path, device:
             numbers = groups.of(names, kind if ".layers." in names[0] else Kind.Q8)
             return Linear(numbers.floats().to(device), bias, pack=False)
 
-        dense = Llama(spec, checkpoint.read, device=device, dtype=torch.float32, linear=linear)
+        dense = Decoder(spec, checkpoint.read, device=device, dtype=torch.float32, linear=linear)
     assert packed.n_bytes < dense.n_bytes / 2
     prompt = tokens(9)
     ours = Sequences(None, 1, 64, runner=DeviceRunner(packed, 64))  # type: ignore[arg-type]
@@ -76,7 +76,7 @@ def test_every_stored_type_computes_as_in_transformers(
             return Linear(checkpoint.read(*names, dtype=torch.float32).to(device), bias, pack=False)
 
         if kind is None:
-            model = Llama(spec, checkpoint.read, device=device, dtype=torch.float32, linear=linear)
+            model = Decoder(spec, checkpoint.read, device=device, dtype=torch.float32, linear=linear)
         else:
             gguf = None if path.is_dir() else GgufFile(path)
             model = packed_on_device(spec, kind, checkpoint.read, gguf, device, dtype=torch.float32)

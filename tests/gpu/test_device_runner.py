@@ -19,7 +19,7 @@ from torch import Tensor
 from sgl_lab.contracts.errors import DeviceUnfit, OutOfMemory, RequestFailed
 from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.engine.model import device_llama
-from sgl_lab.engine.model.llama import Llama
+from sgl_lab.engine.model.decoder import Decoder
 from sgl_lab.engine.plan.plan import Following, Plan, Row, RowOutput, Timed
 from sgl_lab.engine.run.device import DeviceRunner
 from sgl_lab.engine.run.kv import KvStore
@@ -30,18 +30,18 @@ from ..torch.tiny import GREEDY, Sequences, scores, tokens
 N_PAGES = 96
 
 
-def on_kernels(model: Llama, page_size: int = 1, **options: Any) -> Sequences:
+def on_kernels(model: Decoder, page_size: int = 1, **options: Any) -> Sequences:
     return Sequences(None, page_size, N_PAGES, runner=DeviceRunner(model, N_PAGES, page_size, **options))  # type: ignore[arg-type]
 
 
-def on_torch(model: Llama, page_size: int = 1) -> Sequences:
+def on_torch(model: Decoder, page_size: int = 1) -> Sequences:
     return Sequences(None, page_size, N_PAGES, runner=TorchRunner(model, N_PAGES, page_size))  # type: ignore[arg-type]
 
 
 class Both:
     """The same plans on the kernels and on torch, whose outputs must be alike."""
 
-    def __init__(self, model: Llama, page_size: int, **options: Any) -> None:
+    def __init__(self, model: Decoder, page_size: int, **options: Any) -> None:
         self.ours, self.theirs = on_kernels(model, page_size, **options), on_torch(model, page_size)
 
     def run(self, describe: Callable[[Sequences], Sequence[Row]]) -> tuple[RowOutput, ...]:
@@ -61,7 +61,7 @@ class Both:
 
 
 @pytest.mark.parametrize("page_size", [1, 4])
-def test_requests_cut_and_batched_in_many_ways_compute_what_torch_computes(model: Llama, page_size: int) -> None:
+def test_requests_cut_and_batched_in_many_ways_compute_what_torch_computes(model: Decoder, page_size: int) -> None:
     both, prompt = Both(model, page_size), tokens(40)
     both.run(lambda rows: [rows.row(1, prompt[:23], n_targets=23), rows.row(2, prompt[:6])])
     both.run(lambda rows: [rows.row(1, prompt[23:], n_targets=17, sample=GREEDY), rows.row(2, prompt[6:7], sample=GREEDY)])
@@ -70,13 +70,13 @@ def test_requests_cut_and_batched_in_many_ways_compute_what_torch_computes(model
         both.run(lambda rows, token=token: [rows.row(request, [token], sample=GREEDY) for request in (3, 1, 2)])
 
 
-def test_a_step_that_nobody_reads_only_writes(model: Llama) -> None:
+def test_a_step_that_nobody_reads_only_writes(model: Decoder) -> None:
     both, prompt = Both(model, 4), tokens(9)
     both.run(lambda rows: [rows.row(1, prompt[:8])])
     both.run(lambda rows: [rows.row(1, prompt[8:], n_targets=1)])
 
 
-def test_rows_that_share_a_beginning_attend_to_it_together(model: Llama) -> None:
+def test_rows_that_share_a_beginning_attend_to_it_together(model: Decoder) -> None:
     both, prompt = Both(model, 4, shared_from=8), tokens(23)
     both.run(lambda rows: [rows.row(1, prompt)])
 
@@ -90,7 +90,7 @@ def test_rows_that_share_a_beginning_attend_to_it_together(model: Llama) -> None
         both.run(lambda rows, token=token: [rows.row(request, [token + request], sample=GREEDY) for request in (2, 5, 4, 1, 3)])
 
 
-def test_a_page_table_that_grows_is_the_one_that_is_read_from_then_on(model: Llama) -> None:
+def test_a_page_table_that_grows_is_the_one_that_is_read_from_then_on(model: Decoder) -> None:
     ours = Sequences(None, 1, 1100, runner=DeviceRunner(model, 1100))  # type: ignore[arg-type]
     torchs = on_torch(model)
 
@@ -114,7 +114,7 @@ DRAWS = (
 
 
 @pytest.mark.parametrize("n_tokens", [1, 8])
-def test_every_way_to_draw_gives_what_torch_draws(model: Llama, n_tokens: int) -> None:
+def test_every_way_to_draw_gives_what_torch_draws(model: Decoder, n_tokens: int) -> None:
     """Of rows that decode the plain ones are drawn with the pass, if all are."""
     both, prompt = Both(model, 1), tokens(12)
     mask = memoryview(np.array([0x0F0F0F0F, 0xFF, 0, 1], np.uint32))
@@ -133,7 +133,7 @@ def test_every_way_to_draw_gives_what_torch_draws(model: Llama, n_tokens: int) -
     both.run(lambda sequences: rows(sequences, DRAWS[:3]))
 
 
-def test_masks_are_read_once_they_are_filled(model: Llama) -> None:
+def test_masks_are_read_once_they_are_filled(model: Decoder) -> None:
     """Before anything is drawn, once, and not before the model was started."""
     rows = on_kernels(model)
     words = np.zeros(4, np.uint32)
@@ -149,7 +149,7 @@ def test_masks_are_read_once_they_are_filled(model: Llama) -> None:
     assert (output.draws[0].token, len(calls)) == (41, 1)
 
 
-def test_guesses_that_come_true_are_drawn_in_one_step(model: Llama) -> None:
+def test_guesses_that_come_true_are_drawn_in_one_step(model: Decoder) -> None:
     both, prompt = Both(model, 4), tokens(10)
     said = [both.run(lambda rows: [rows.row(1, prompt, sample=GREEDY)])[0].draws[0].token]
     for _ in range(3):
@@ -160,7 +160,7 @@ def test_guesses_that_come_true_are_drawn_in_one_step(model: Llama) -> None:
     assert [draw.token for draw in wrong[0].draws] == said[1:]
 
 
-def test_a_row_that_follows_takes_the_token_that_is_being_drawn(model: Llama) -> None:
+def test_a_row_that_follows_takes_the_token_that_is_being_drawn(model: Decoder) -> None:
     rows, torchs = on_kernels(model), on_torch(model)
     runner: Any = rows.runner
     assert isinstance(runner, Following)
@@ -178,7 +178,7 @@ def test_a_row_that_follows_takes_the_token_that_is_being_drawn(model: Llama) ->
     assert runner.seconds["sampler"] > 0
 
 
-def test_a_row_with_nan_fails_alone(model: Llama) -> None:
+def test_a_row_with_nan_fails_alone(model: Decoder) -> None:
     both, prompt = Both(model, 4), tokens(10)
     rows = both.ours
     rows.run(rows.row(1, prompt), rows.row(2, prompt))
@@ -188,7 +188,7 @@ def test_a_row_with_nan_fails_alone(model: Llama) -> None:
     assert sound.error is scored.error is None
 
 
-def test_a_copied_page_goes_on_as_the_original(model: Llama) -> None:
+def test_a_copied_page_goes_on_as_the_original(model: Decoder) -> None:
     rows = on_kernels(model, 4)
     prompt = tokens(11)
     rows.run(rows.row(1, prompt[:10]))
@@ -210,7 +210,7 @@ class Exact(Sequences):
         return replace(super().row(request, tokens, **options), is_exact=True)
 
 
-def test_an_exact_row_has_the_same_bits_alone_in_chunks_and_in_company(model: Llama) -> None:
+def test_an_exact_row_has_the_same_bits_alone_in_chunks_and_in_company(model: Decoder) -> None:
     prompt = tokens(12)
     drawn = SamplingParams(temperature=0.8, top_p=0.9, top_logprobs=2)
     alone = Exact(None, 1, N_PAGES, runner=DeviceRunner(model, N_PAGES))  # type: ignore[arg-type]
@@ -232,7 +232,7 @@ def test_an_exact_row_has_the_same_bits_alone_in_chunks_and_in_company(model: Ll
     torch.testing.assert_close(torch.cat([scores(whole), scores(last)]), scores(wanted), rtol=0, atol=2e-5)
 
 
-def test_what_one_pass_draws_is_fetched_before_another_may_write_over_it(model: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_one_pass_draws_is_fetched_before_another_may_write_over_it(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Recordings share their memory: what one gave is any other's to work in."""
     rows = on_kernels(model)
     forward: Any = rows.runner._forward  # type: ignore[attr-defined]
@@ -267,7 +267,7 @@ class Cramped(Tensor):
         return super().__torch_function__(function, types, args, kwargs or {})
 
 
-def test_a_step_that_is_too_large_for_the_memory_is_computed_in_pieces(model: Llama) -> None:
+def test_a_step_that_is_too_large_for_the_memory_is_computed_in_pieces(model: Decoder) -> None:
     cramped = copy(model)
     cramped.embedding = model.embedding.as_subclass(Cramped)
     both, prompt = Both(model, 4), tokens(21)
@@ -282,7 +282,7 @@ def test_a_step_that_is_too_large_for_the_memory_is_computed_in_pieces(model: Ll
     assert "1.50 GiB" in output.error.message
 
 
-def test_the_error_of_a_pool_that_does_not_fit_holds_on_to_none_of_it(model: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_pool_that_does_not_fit_holds_on_to_none_of_it(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A notebook keeps the last error, and what its frames refer to."""
     empty, left = torch.empty, [None] * 3
 
@@ -299,7 +299,7 @@ def test_the_error_of_a_pool_that_does_not_fit_holds_on_to_none_of_it(model: Lla
     assert frame.f_locals["self"].keys == frame.f_locals["self"].values == []
 
 
-def test_a_runner_that_was_tried_out_is_as_if_new(model: Llama) -> None:
+def test_a_runner_that_was_tried_out_is_as_if_new(model: Decoder) -> None:
     tried, fresh = on_kernels(model, 4), on_kernels(model, 4)
     tried.runner.try_out()  # type: ignore[attr-defined]
     assert tried.runner.seconds == {"sampler": 0.0}
@@ -308,7 +308,7 @@ def test_a_runner_that_was_tried_out_is_as_if_new(model: Llama) -> None:
     assert tried.run(tried.row(1, [3], sample=GREEDY)) == fresh.run(fresh.row(1, [3], sample=GREEDY))
 
 
-def test_kernels_that_cannot_be_compiled_are_one_line_and_leave_no_memory_in_use(model: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_that_cannot_be_compiled_are_one_line_and_leave_no_memory_in_use(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     def uncompiled(*args: object) -> None:
         raise RuntimeError("Failed to find C compiler.\nPlease specify via CC environment variable")
 
@@ -316,7 +316,7 @@ def test_kernels_that_cannot_be_compiled_are_one_line_and_leave_no_memory_in_use
 
     said: list[str] = []
 
-    def made() -> weakref.ref[Llama]:
+    def made() -> weakref.ref[Decoder]:
         weights = copy(model)
         runner = DeviceRunner(weights, N_PAGES)
         try:
@@ -334,14 +334,14 @@ def test_kernels_that_cannot_be_compiled_are_one_line_and_leave_no_memory_in_use
     assert said == [f"{model.device} cannot run our kernels: Failed to find C compiler. (use device cpu)"]
 
 
-def test_closing_gives_the_memory_back(model: Llama) -> None:
+def test_closing_gives_the_memory_back(model: Decoder) -> None:
     rows = on_kernels(model)
     rows.run(rows.row(1, [3], sample=GREEDY))
     rows.runner.close()
     assert rows.runner.kv.keys == rows.runner.kv.values == []
 
 
-def test_closing_frees_the_weights_before_torch_is_asked_for_its_reserve(model: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_frees_the_weights_before_torch_is_asked_for_its_reserve(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = copy(model)
     runner: Any = DeviceRunner(weights, N_PAGES)
     is_there, found = weakref.ref(weights), []

@@ -29,7 +29,7 @@ from sgl_lab.engine.kernels.native.pack import GROUP, Kind, Packed, pack, pack_b
 from sgl_lab.engine.kernels.native.twin import Bf16Linear, RoundedLinear
 from sgl_lab.engine.model import store
 from sgl_lab.engine.model.load import LoadedModel, load_model
-from sgl_lab.engine.model.packed import PackedLlama
+from sgl_lab.engine.model.packed import PackedDecoder
 from sgl_lab.engine.plan.plan import Launching, Plan, Row, RowOutput, Timed
 from sgl_lab.engine.run.choose import make_runner
 from sgl_lab.engine.run.native import NativeRunner
@@ -200,7 +200,7 @@ class Native(Sequences):
     """`Sequences` on the native runner, or on its twin."""
 
     def __init__(self, loaded: LoadedModel, library: ctypes.CDLL | None, page_size: int, *, threads: int = 2, n_pages: int = 2048) -> None:
-        assert isinstance(loaded.model, PackedLlama)
+        assert isinstance(loaded.model, PackedDecoder)
         super().__init__(loaded, page_size, n_pages, runner=make_runner(loaded.model, library, n_pages, page_size, threads=threads))
 
     def start(self, plan: Plan) -> Callable[[], tuple[RowOutput, ...]]:
@@ -475,7 +475,7 @@ def test_the_doctor_and_the_command_agree_on_the_native_step(library: ctypes.CDL
 
 def test_without_the_library_the_twin_serves(folder: Path, library: ctypes.CDLL) -> None:
     model = load(folder, "int4").model
-    assert isinstance(model, PackedLlama)
+    assert isinstance(model, PackedDecoder)
     assert isinstance(make_runner(model, library, 16), NativeRunner)
     assert not isinstance(make_runner(model, None, 16), NativeRunner)
 
@@ -490,7 +490,7 @@ def test_told_nothing_a_model_is_kept_as_its_file_has_it_where_the_native_step_i
     path = folder if stored is None else write_gguf(tmp_path / "tiny.gguf", folder, stored)
     for native, wanted in ((True, dtype), (False, "float32")):
         loaded = load_model(path, name="tiny", device="cpu", native=native, cache_dir=tmp_path)
-        assert (loaded.dtype, isinstance(loaded.model, PackedLlama)) == (wanted, native)
+        assert (loaded.dtype, isinstance(loaded.model, PackedDecoder)) == (wanted, native)
 
 
 def test_told_nothing_a_model_of_odd_width_runs_in_float32(tiny_folder: Path) -> None:
@@ -504,7 +504,7 @@ def test_a_model_of_odd_width_is_refused_with_a_way_out(tiny_folder: Path) -> No
 
 def test_a_gguf_keeps_its_own_bits(smollm2: LoadedModel) -> None:
     model = load_model(store.resolve("smollm2"), name="smollm2", device="cpu", dtype="int4", cache_dir=store.cache_dir()).model
-    assert isinstance(model, PackedLlama)
+    assert isinstance(model, PackedDecoder)
     assert model.weights["model.layers.3.mlp.down_proj.weight"].kind is Kind.Q4
     assert model.weights["model.embed_tokens.weight"].kind is Kind.Q8
     wanted = stored_floats(smollm2, "model.layers.3.self_attn.q_proj.weight", "model.layers.3.self_attn.k_proj.weight")

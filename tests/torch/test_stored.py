@@ -16,9 +16,9 @@ from torch import Tensor
 
 from sgl_lab.engine.kernels.native import build
 from sgl_lab.engine.model import store
+from sgl_lab.engine.model.families import spec_from_config
 from sgl_lab.engine.model.load import LoadedModel, load_model
-from sgl_lab.engine.model.packed import PackedLlama
-from sgl_lab.engine.model.spec import spec_from_config
+from sgl_lab.engine.model.packed import PackedDecoder
 from sgl_lab.engine.run.choose import make_runner
 
 from .gguf_files import values, write_gguf
@@ -121,7 +121,7 @@ def in_transformers(path: Path) -> Tensor:
 
 def ways(loaded: LoadedModel, step: ctypes.CDLL | None) -> Iterator[tuple[str, Tensor]]:
     """Logprobs as our runners compute them."""
-    libraries = {"torch": None} | ({"native": step} if step is not None and isinstance(loaded.model, PackedLlama) else {})
+    libraries = {"torch": None} | ({"native": step} if step is not None and isinstance(loaded.model, PackedDecoder) else {})
     for name, library in libraries.items():
         rows = Sequences(loaded, 1, 64, runner=make_runner(loaded.model, library, 64))  # type: ignore[arg-type]
         yield name, scores(rows.run(rows.row(1, PROMPT, n_targets=len(PROMPT)))[0])
@@ -133,7 +133,7 @@ def check(path: Path, step: ctypes.CDLL | None, computed: list[str]) -> None:
     for name in computed:
         dtype, packed, close = COMPUTED[name]
         loaded = load_model(path, name="toy", device="cpu", dtype=dtype, native=packed, cache_dir=path.parent)
-        assert isinstance(loaded.model, PackedLlama) == packed
+        assert isinstance(loaded.model, PackedDecoder) == packed
         for way, found in ways(loaded, step):
             error = (found - wanted).abs()
             assert error.max() < close, (name, way, error.max())

@@ -21,14 +21,20 @@ from safetensors.torch import load_file, save_file
 
 from sgl_lab.contracts.errors import ModelDamaged, ModelError, ModelMissing
 from sgl_lab.engine.model.convert import config_from_gguf, convert
+from sgl_lab.engine.model.decoder import inverse_frequencies
+from sgl_lab.engine.model.families import spec_from_config
 from sgl_lab.engine.model.gguf_file import GgufFile
-from sgl_lab.engine.model.llama import inverse_frequencies
 from sgl_lab.engine.model.load import LoadedModel, load_model
-from sgl_lab.engine.model.spec import spec_from_config
 from sgl_lab.engine.model.weights import Checkpoint
 
 from .gguf_files import write_gguf
 from .tiny import CONFIG, Sequences, load_tiny, scores, tokens, write_tiny
+
+
+def frequencies(config: dict[str, Any]) -> torch.Tensor:
+    rotary = spec_from_config(config).only.attention.rotary
+    assert rotary is not None
+    return inverse_frequencies(rotary)
 
 
 def unseen(done: int, total: int, text: str) -> None: ...
@@ -167,9 +173,9 @@ def test_llama3_scaling_is_found_in_a_gguf(tmp_path: Path) -> None:
     }
     folder = write_tiny(tmp_path / "hf", rope_theta=500_000.0, max_position_embeddings=131_072)
     config = json.loads((folder / "config.json").read_text())
-    plain, wanted = (inverse_frequencies(spec_from_config(config | more)) for more in ({}, {"rope_scaling": scaled}))
+    plain, wanted = (frequencies(config | more) for more in ({}, {"rope_scaling": scaled}))
     path = write_gguf(tmp_path / "toy.gguf", folder, extra={"rope_freqs.weight": (plain / wanted).numpy().astype(np.float32)})
-    torch.testing.assert_close(inverse_frequencies(spec_from_config(config_from_gguf(GgufFile(path)))), wanted)
+    torch.testing.assert_close(frequencies(config_from_gguf(GgufFile(path))), wanted)
 
 
 @pytest.mark.parametrize("origin", [4096, 8192, 65_536])
@@ -178,10 +184,10 @@ def test_divisors_of_any_origin_are_those_of_the_file(tmp_path: Path, origin: in
     config = json.loads((folder / "config.json").read_text())
     scaled = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.5, "high_freq_factor": 7.0}
     scaled["original_max_position_embeddings"] = origin
-    plain, wanted = (inverse_frequencies(spec_from_config(config | more)) for more in ({}, {"rope_scaling": scaled}))
+    plain, wanted = (frequencies(config | more) for more in ({}, {"rope_scaling": scaled}))
     path = write_gguf(tmp_path / "toy.gguf", folder, extra={"rope_freqs.weight": (plain / wanted).numpy().astype(np.float32)})
     assert not torch.equal(plain, wanted)
-    torch.testing.assert_close(inverse_frequencies(spec_from_config(config_from_gguf(GgufFile(path)))), wanted)
+    torch.testing.assert_close(frequencies(config_from_gguf(GgufFile(path))), wanted)
 
 
 @pytest.mark.parametrize(
@@ -197,8 +203,7 @@ def test_divisors_of_any_origin_are_those_of_the_file(tmp_path: Path, origin: in
 )
 def test_a_linear_factor_is_read_as_llama_cpp_reads_it(tmp_path: Path, tiny_folder: Path, entries: dict[str, Any], factor: float) -> None:
     plain, scaled = (
-        inverse_frequencies(spec_from_config(config_from_gguf(GgufFile(write_gguf(tmp_path / "toy.gguf", tiny_folder, **more)))))
-        for more in ({}, entries)
+        frequencies(config_from_gguf(GgufFile(write_gguf(tmp_path / "toy.gguf", tiny_folder, **more)))) for more in ({}, entries)
     )
     torch.testing.assert_close(scaled, plain / factor)
 

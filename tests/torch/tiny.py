@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 
 from sgl_lab.contracts.ids import RequestId
 from sgl_lab.contracts.params import SamplingParams
+from sgl_lab.engine.model.families import spec_from_config
 from sgl_lab.engine.model.load import LoadedModel, load_model
-from sgl_lab.engine.model.spec import spec_from_config
 from sgl_lab.engine.plan.plan import Plan, Row, RowOutput, Sampling
 from sgl_lab.engine.run.native import NativeRunner
 from sgl_lab.engine.run.runner import TorchRunner

@@ -20,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ...contracts.errors import ModelDamaged, ModelError
+from .families import spec_from_config
 from .fetch import Progress
 from .gguf_file import GgufFile, GgufTensor
-from .spec import LlamaSpec, spec_from_config
+from .spec import ModelSpec, Names, Part
 from .vocab import tokenizer_files
 from .weights import fingerprint
 
@@ -32,19 +33,18 @@ VERSION = "2"
 _KEPT = {0: ("F32", 4), 1: ("F16", 2), 30: ("BF16", 2)}
 """ggml's unquantised types are stored as they are; every other becomes F32."""
 
-_NAMES = {
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "output": "lm_head",
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
+_NAMES = Names()
+_AROUND = {"token_embd": _NAMES.embedding, "output_norm": _NAMES.norm, "output": _NAMES.head}
+_PARTS: dict[str, Part] = {
+    "attn_norm": "attention_norm",
+    "ffn_norm": "mlp_norm",
+    "attn_q": "q",
+    "attn_k": "k",
+    "attn_v": "v",
+    "attn_output": "o",
+    "ffn_gate": "gate",
+    "ffn_up": "up",
+    "ffn_down": "down",
 }
 
 _DIVISORS = "rope_freqs.weight"
@@ -187,7 +187,7 @@ def _rope_scaling(gguf: GgufFile, metadata: _Metadata, context: object) -> dict[
     }
 
 
-def _renamed(gguf: GgufFile, spec: LlamaSpec) -> dict[str, GgufTensor]:
+def _renamed(gguf: GgufFile, spec: ModelSpec) -> dict[str, GgufTensor]:
     """The file's tensors under their Hugging Face names, exactly those the spec asks for, in its shapes."""
     expected = spec.tensors()
     found: dict[str, GgufTensor] = {}
@@ -213,9 +213,20 @@ def _renamed(gguf: GgufFile, spec: LlamaSpec) -> dict[str, GgufTensor]:
 def hugging_face_name(name: str) -> str | None:
     """What a tensor of a GGUF is called in the Hugging Face layout; None for those that it does not have."""
     match = re.fullmatch(r"(?:blk\.(\d{1,4})\.)?(\w+)\.(weight|bias)", name, re.ASCII)
-    if match is None or match[2] not in _NAMES:
+    if match is None or match[2] not in (_AROUND if match[1] is None else _PARTS):
         return None
-    return ("" if match[1] is None else f"model.layers.{int(match[1])}.") + f"{_NAMES[match[2]]}.{match[3]}"
+    stem = _AROUND[match[2]] if match[1] is None else _NAMES.of(int(match[1]), _PARTS[match[2]])
+    return f"{stem}.{match[3]}"
+
+
+def interleaved(spec: ModelSpec) -> dict[str, int]:
+    """The tensors whose rows GGUF has in another order, each with its number of heads."""
+    heads: dict[str, int] = {}
+    for index, layer in enumerate(spec.layers):
+        for part, n_heads in (("q", layer.attention.n_heads), ("k", layer.attention.n_kv_heads)):
+            name = spec.names.of(index, part)
+            heads |= {f"{name}.weight": n_heads, f"{name}.bias": n_heads}
+    return heads
 
 
 def row_order(n_rows: int, heads: int) -> npt.NDArray[np.int64]:
@@ -224,7 +235,7 @@ def row_order(n_rows: int, heads: int) -> npt.NDArray[np.int64]:
 
 
 def _write_folder(
-    target: Path, gguf: GgufFile, spec: LlamaSpec, tensors: dict[str, GgufTensor], files: dict[str, dict[str, Any]], progress: Progress
+    target: Path, gguf: GgufFile, spec: ModelSpec, tensors: dict[str, GgufTensor], files: dict[str, dict[str, Any]], progress: Progress
 ) -> None:
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
@@ -239,7 +250,7 @@ def _write_folder(
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _write_tensors(out: BinaryIO, gguf: GgufFile, spec: LlamaSpec, tensors: dict[str, GgufTensor], progress: Progress) -> None:
+def _write_tensors(out: BinaryIO, gguf: GgufFile, spec: ModelSpec, tensors: dict[str, GgufTensor], progress: Progress) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, tensor in tensors.items():
@@ -255,10 +266,10 @@ def _write_tensors(out: BinaryIO, gguf: GgufFile, spec: LlamaSpec, tensors: dict
             f"{n_total >> 20} MiB are needed to unpack {gguf.path.name}, {free >> 20} MiB are free", hint="free some space"
         )
     out.write(struct.pack("<Q", len(text)) + text)
+    heads = interleaved(spec)
     for name, tensor in tensors.items():
-        heads = spec.n_heads if ".q_proj." in name else spec.n_kv_heads if ".k_proj." in name else None
         try:
-            for chunk in _values(gguf, tensor, heads):
+            for chunk in _values(gguf, tensor, heads.get(name)):
                 out.write(chunk.data)
         except NotImplementedError as error:
             raise ModelError(f"{gguf.path}: {error}", hint="use another quantisation of the model") from None

@@ -1,4 +1,4 @@
-"""A Llama on a GPU whose linears stay in 4 or 8 bits, in the layout of `kernels.gpu.linear`."""
+"""A decoder on a GPU whose linears stay in 4 or 8 bits, in the layout of `kernels.gpu.linear`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from torch import Tensor
 from ..kernels.gpu.linear import Packed, packed_matmul
 from ..kernels.linear import Linear
 from ..kernels.native.pack import Kind
+from .decoder import Decoder
 from .gguf_file import GgufFile
 from .grouped import Groups
-from .llama import Llama
-from .packed import expect_fit
-from .spec import LlamaSpec
+from .spec import ModelSpec
 from .weights import Read
 
 
@@ -39,7 +38,7 @@ class PackedLinear(Linear):
 
 
 def packed_on_device(
-    spec: LlamaSpec,
+    spec: ModelSpec,
     kind: Kind,
     read: Read,
     gguf: GgufFile | None,
@@ -47,15 +46,14 @@ def packed_on_device(
     *,
     dtype: torch.dtype = torch.bfloat16,
     loaded: Callable[[int], None] = lambda n_layers: None,
-) -> Llama:
+) -> Decoder:
     """What a GGUF stores in groups of 32 is kept to the bit. `dtype` is that of the embedding, of all activations and of
-    keys and values. ModelError."""
-    expect_fit(spec)
+    keys and values. The model is one that `executors.PACKED_GPU` computes."""
     groups = Groups(spec, read, gguf)
 
     def linear(names: Sequence[str], bias: Tensor | None) -> Linear:
         # Every token passes through the head, and rounding shows there most: 8 bits even where the layers have 4.
-        wanted = kind if ".layers." in names[0] else Kind.Q8
+        wanted = Kind.Q8 if names[0] == spec.head_name else kind
         return PackedLinear(Packed(groups.of(names, wanted), device), bias)
 
-    return Llama(spec, read, device=device, dtype=dtype, linear=linear, loaded=loaded)
+    return Decoder(spec, read, device=device, dtype=dtype, linear=linear, loaded=loaded)

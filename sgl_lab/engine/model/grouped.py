@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..kernels.native.pack import GROUP, Grouped, Kind, quantise
 from .gguf_file import GgufFile, GgufTensor
-from .spec import LlamaSpec
+from .spec import ModelSpec
 from .weights import Read
 
 Join = Callable[[list[Tensor]], Tensor]
@@ -25,11 +25,11 @@ Join = Callable[[list[Tensor]], Tensor]
 class Groups:
     """`read` supplies tensors under their Hugging Face names; `gguf` is the file they were unpacked from, if they were."""
 
-    def __init__(self, spec: LlamaSpec, read: Read, gguf: GgufFile | None) -> None:
-        self._spec = spec
+    def __init__(self, spec: ModelSpec, read: Read, gguf: GgufFile | None) -> None:
         self._read = read
         self._gguf = gguf
         self._stored = {} if gguf is None else _stored(gguf)
+        self._heads = {} if gguf is None else _heads(spec)
 
     def of(self, names: Sequence[str], wanted: Kind, join: Join = torch.cat) -> Grouped:
         """Those weights as one, in `wanted` bits, or in 8 where one of them is stored in 8."""
@@ -44,8 +44,7 @@ class Groups:
         """As the file stores it, if it does so in groups of 32; else rounded to `wanted`."""
         tensor = self._stored.get(name)
         if self._gguf is not None and tensor is not None and tensor.kind in _GROUPED:
-            heads = self._spec.n_heads if ".q_proj." in name else self._spec.n_kv_heads if ".k_proj." in name else None
-            return _GROUPED[tensor.kind](gguf_rows(self._gguf, tensor, heads))
+            return _GROUPED[tensor.kind](gguf_rows(self._gguf, tensor, self._heads.get(name)))
         return quantise(self._read(name), wanted)
 
 
@@ -65,6 +64,12 @@ def _stored(gguf: GgufFile) -> dict[str, GgufTensor]:
     from .convert import hugging_face_name
 
     return {name: tensor for stored, tensor in gguf.tensors.items() if (name := hugging_face_name(stored)) is not None}
+
+
+def _heads(spec: ModelSpec) -> dict[str, int]:
+    from .convert import interleaved
+
+    return interleaved(spec)
 
 
 def gguf_rows(gguf: GgufFile, tensor: GgufTensor, heads: int | None) -> npt.NDArray[np.uint8]:

@@ -17,14 +17,16 @@ from ...contracts.errors import ModelError, ModelMissing, OutOfMemory
 from ...contracts.ids import Namespace
 from ...contracts.near import did_you_mean
 from ..kernels.gpu import tuning
+from .decoder import Decoder
+from .executors import GPU, NATIVE, PACKED_GPU, TORCH, fitted, unfit
+from .families import spec_from_config
 from .fetch import Progress, unseen
 from .gguf_file import GgufFile
 from .grouped import kept_dtype
-from .llama import Llama
 from .memory import demand, mib
-from .packed import KINDS, PackedLlama, pack_llama, unfit
+from .packed import KINDS, PackedDecoder, pack_decoder
 from .place import find_place
-from .spec import EMBEDDING, HEAD, LlamaSpec, spec_from_config
+from .spec import ModelSpec
 from .tokenizer import Tokenizer
 from .weights import Checkpoint, fingerprint, read_json
 
@@ -36,8 +38,8 @@ _WEIGHT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 34 / 32, "int4": 20 / 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     name: str
-    spec: LlamaSpec
-    model: Llama | PackedLlama
+    spec: ModelSpec
+    model: Decoder | PackedDecoder
     tokenizer: Tokenizer
     device: str
     dtype: str
@@ -74,21 +76,23 @@ def load_model(
         spec, checkpoint = _checked(folder)
         tokenizer = Tokenizer(folder, spec.vocab)
         gguf = None if path.is_dir() or dtype in _DTYPES else GgufFile(path)
-        packs = place.type == "cpu" and native and unfit(spec) is None
+        packs = place.type == "cpu" and native and unfit(spec, NATIVE) is None
         chosen = dtype or ("bfloat16" if place.type == "cuda" else kept_dtype(gguf) if packs else "float32")
         is_packed = chosen not in _DTYPES or (packs and chosen == "bfloat16")
+        executor = (PACKED_GPU if is_packed else GPU) if place.type == "cuda" else NATIVE if is_packed else TORCH
+        spec = fitted(spec, executor, name)
         n_bytes = _weight_bytes(spec, chosen, is_packed, place)
         what, hint = f"{name} with {spec.n_params / 1e6:,.0f}M parameters in {chosen}", "choose a smaller dtype or a smaller model"
         if place.type == "cpu":
             demand(n_bytes, what, hint=hint)
         if place.type == "cuda":
             tuning.use(tuning.file_of(cache_dir, torch.cuda.get_device_name(place)))
-        total = spec.n_layers
+        total = len(spec.layers)
 
         def loaded(n_layers: int) -> None:
             progress(n_layers, total, "loading weights")
 
-        model: Llama | PackedLlama
+        model: Decoder | PackedDecoder
         try:
             with checkpoint:
                 if is_packed and place.type == "cuda":
@@ -96,15 +100,15 @@ def load_model(
 
                     model = packed_on_device(spec, KINDS[chosen], checkpoint.read, gguf, place, loaded=loaded)
                 elif is_packed:
-                    model = pack_llama(spec, KINDS[chosen], checkpoint.read, gguf, loaded)
+                    model = pack_decoder(spec, KINDS[chosen], checkpoint.read, gguf, loaded)
                 else:
-                    model = Llama(spec, checkpoint.read, device=place, dtype=_DTYPES[chosen], loaded=loaded)
+                    model = Decoder(spec, checkpoint.read, device=place, dtype=_DTYPES[chosen], loaded=loaded)
         except (torch.OutOfMemoryError, MemoryError):
             raise OutOfMemory(f"{what} needs {mib(n_bytes)}, more than {place} has left", hint=hint) from None
         return LoadedModel(name, spec, model, tokenizer, str(place), chosen, (name, fingerprint(checkpoint.files), chosen), n_bytes)
 
 
-def _checked(folder: Path) -> tuple[LlamaSpec, Checkpoint]:
+def _checked(folder: Path) -> tuple[ModelSpec, Checkpoint]:
     """What the folder's configuration and its tensors say together.
 
     As in transformers a head that is stored beside the embedding it should be tied to is one of its own where the two
@@ -114,24 +118,25 @@ def _checked(folder: Path) -> tuple[LlamaSpec, Checkpoint]:
     if (folder / "adapter_config.json").exists():
         raise ModelError(f"{folder} has an adapter_config.json: adapters are not supported", hint="merge the adapter into the weights")
     checkpoint = Checkpoint(folder)
-    if spec.tied and HEAD in checkpoint and EMBEDDING not in checkpoint:
-        checkpoint.rename(HEAD, EMBEDDING)
-    if not (spec.tied and HEAD in checkpoint):
+    apart = replace(spec, tied=False)
+    embedding, head = apart.embedding_name, apart.head_name
+    if spec.tied and head in checkpoint and embedding not in checkpoint:
+        checkpoint.rename(head, embedding)
+    if not (spec.tied and head in checkpoint):
         checkpoint.check(spec.tensors())
         return spec, checkpoint
-    apart = replace(spec, tied=False)
     checkpoint.check(apart.tensors())
     with checkpoint:
-        return (spec if checkpoint.equal(EMBEDDING, HEAD) else apart), checkpoint
+        return (spec if checkpoint.equal(embedding, head) else apart), checkpoint
 
 
-def read_spec(path: Path, *, name: str, cache_dir: Path, progress: Progress = unseen) -> LlamaSpec:
+def read_spec(path: Path, *, name: str, cache_dir: Path, progress: Progress = unseen) -> ModelSpec:
     """What the model in a GGUF file or a folder is, without its weights."""
     with _folder(path, name, cache_dir, progress) as folder:
         return _checked(folder)[0]
 
 
-def _weight_bytes(spec: LlamaSpec, dtype: str, is_packed: bool, place: torch.device) -> int:
+def _weight_bytes(spec: ModelSpec, dtype: str, is_packed: bool, place: torch.device) -> int:
     """Packed on a CPU, an embedding that is the head as well is there once; on a GPU it is in bfloat16 beside a packed head."""
     one_end = spec.vocab * spec.hidden
     n_layers = spec.n_params - one_end * (1 if spec.tied else 2)

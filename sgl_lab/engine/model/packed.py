@@ -1,4 +1,4 @@
-"""A Llama whose weights are packed for the native step: from a GGUF's own blocks, or from floats.
+"""A decoder whose weights are packed for the native step: from a GGUF's own blocks, or from floats.
 
 What a GGUF stores in 4 or 8 bits with 32 to a group is kept to the bit. Anything else is rounded on
 the way. Weights are named as in the Hugging Face layout; those that are multiplied together are one,
@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ...contracts.errors import ModelError
 from ..kernels.linear import Linear
-from ..kernels.native.pack import GROUP, Kind, Packed, apart, in_turn, pack, pack_bf16
+from ..kernels.native.pack import Kind, Packed, apart, in_turn, pack, pack_bf16
 from ..kernels.native.twin import Bf16Linear, RoundedLinear
+from .decoder import Decoder, stacked
 from .gguf_file import GgufFile
 from .grouped import Groups
-from .llama import Llama
-from .spec import LlamaSpec
+from .spec import ModelSpec
 from .weights import Read
 
 KINDS = {"int4": Kind.Q4, "int8": Kind.Q8, "bfloat16": Kind.BF16}
@@ -28,10 +28,10 @@ KINDS = {"int4": Kind.Q4, "int8": Kind.Q8, "bfloat16": Kind.BF16}
 
 
 @dataclass(frozen=True, slots=True)
-class PackedLlama:
+class PackedDecoder:
     """Everything that the native step reads. `dtype` is that of keys and values, `device` the CPU."""
 
-    spec: LlamaSpec
+    spec: ModelSpec
     kind: Kind
     weights: Mapping[str, Packed]
     vectors: Mapping[str, Tensor]
@@ -45,44 +45,32 @@ class PackedLlama:
     def device(self) -> torch.device:
         return torch.device("cpu")
 
-    def twin(self) -> Llama:
+    def twin(self) -> Decoder:
         """The same model in plain torch, float32 with inputs rounded as the native linears round them."""
 
         def read(*names: str, dtype: torch.dtype | None = None) -> Tensor:
             if names[0] in self.vectors:
                 return self.vectors[names[0]]
-            if names[0].endswith(".bias"):
-                bias = self.weights[names[0].removesuffix("bias") + "weight"].bias
-                found = torch.empty(0) if bias is None else bias
-            else:
-                found = self.weights[names[0]].floats()
-            return apart(found) if ".gate_proj." in names[0] else found
+            return torch.empty(0) if names[0].endswith(".bias") else self.weights[names[0]].floats()
 
-        def linear(names: Sequence[str], bias: Tensor | None) -> Linear:
-            return (Bf16Linear if self.kind is Kind.BF16 else RoundedLinear)(read(*names), bias)
+        gates = {self.spec.names.of(index, "gate") + ".weight" for index in range(len(self.spec.layers))}
 
-        return Llama(self.spec, read, device=self.device, dtype=torch.float32, linear=linear)
+        def linear(names: Sequence[str], _: Tensor | None) -> Linear:
+            """Biases are packed with the weights."""
+            weight, bias = self.weights[names[0]].floats(), self.weights[names[0]].bias
+            if names[0] in gates:
+                weight, bias = apart(weight), None if bias is None else apart(bias)
+            return (Bf16Linear if self.kind is Kind.BF16 else RoundedLinear)(weight, bias)
 
-
-def unfit(spec: LlamaSpec) -> str | None:
-    """Why the native step cannot compute such a model; None if it can."""
-    for name, value in (("hidden_size", spec.hidden), ("intermediate_size", spec.ffn), ("head_dim", spec.head_dim)):
-        if value % GROUP:
-            return f"{name} {value} is not a multiple of {GROUP}"
-    return None
+        return Decoder(self.spec, read, device=self.device, dtype=torch.float32, linear=linear)
 
 
-def expect_fit(spec: LlamaSpec) -> None:
-    """ModelError unless the model can be packed."""
-    if reason := unfit(spec):
-        raise ModelError(f"the model cannot be packed: {reason}", hint="use dtype float32")
+def pack_decoder(
+    spec: ModelSpec, kind: Kind, read: Read, gguf: GgufFile | None = None, loaded: Callable[[int], None] = lambda n_layers: None
+) -> PackedDecoder:
+    """`read` supplies tensors under their Hugging Face names; `gguf` is the file they were unpacked from, if they were.
 
-
-def pack_llama(
-    spec: LlamaSpec, kind: Kind, read: Read, gguf: GgufFile | None = None, loaded: Callable[[int], None] = lambda n_layers: None
-) -> PackedLlama:
-    """`read` supplies tensors under their Hugging Face names; `gguf` is the file they were unpacked from, if they were. ModelError."""
-    expect_fit(spec)
+    The model is one that `executors.NATIVE` computes."""
     groups = Groups(spec, read, gguf)
     weights: dict[str, Packed] = {}
     vectors: dict[str, Tensor] = {}
@@ -90,29 +78,28 @@ def pack_llama(
     def vector(name: str) -> None:
         vectors[name] = read(name, dtype=torch.float32)
 
-    def add(*names: str, bias: bool = False, wanted: Kind = kind) -> None:
-        def by_turns(rows: Tensor) -> Tensor:
-            return in_turn(rows) if ".gate_proj." in names[0] else rows
+    def as_is(rows: Tensor) -> Tensor:
+        return rows
 
-        offset = by_turns(read(*(name.removesuffix("weight") + "bias" for name in names), dtype=torch.float32)) if bias else None
+    def add(names: Sequence[str], bias: Tensor | None = None, *, wanted: Kind = kind, order: Callable[[Tensor], Tensor] = as_is) -> None:
+        bias = None if bias is None else order(bias)
         if kind is Kind.BF16:
-            weights[names[0]] = pack_bf16(by_turns(read(*names, dtype=torch.bfloat16)), offset)
+            weights[names[0]] = pack_bf16(order(read(*names, dtype=torch.bfloat16)), bias)
         else:
-            weights[names[0]] = pack(groups.of(names, wanted, lambda parts: by_turns(torch.cat(parts))), offset)
+            weights[names[0]] = pack(groups.of(names, wanted, lambda parts: order(torch.cat(parts))), bias)
 
     # The largest first: what packing it takes besides is given back before the rest needs the room. Every token passes
     # through them once, and rounding shows there most: 8 bits even where the layers have 4.
-    add("model.embed_tokens.weight", wanted=Kind.Q8)
-    if not spec.tied:
-        add("lm_head.weight", wanted=Kind.Q8)
-    for index in range(spec.n_layers):
-        prefix = f"model.layers.{index}"
-        vector(f"{prefix}.input_layernorm.weight")
-        vector(f"{prefix}.post_attention_layernorm.weight")
-        add(*(f"{prefix}.self_attn.{name}_proj.weight" for name in "qkv"), bias=spec.attention_bias)
-        add(f"{prefix}.self_attn.o_proj.weight", bias=spec.attention_bias)
-        add(*(f"{prefix}.mlp.{name}_proj.weight" for name in ("gate", "up")), bias=spec.mlp_bias)
-        add(f"{prefix}.mlp.down_proj.weight", bias=spec.mlp_bias)
+    for name in dict.fromkeys((spec.embedding_name, spec.head_name)):
+        add([name], wanted=Kind.Q8)
+    floats = partial(read, dtype=torch.float32)
+    for index, layer in enumerate(spec.layers):
+        for norm in layer.norms:
+            vector(spec.names.of(index, norm) + ".weight")
+        add(*stacked(spec, index, ("q", "k", "v"), floats))
+        add(*stacked(spec, index, ("o",), floats))
+        add(*stacked(spec, index, ("gate", "up"), floats), order=in_turn)
+        add(*stacked(spec, index, ("down",), floats))
         loaded(index + 1)
-    vector("model.norm.weight")
-    return PackedLlama(spec, kind, weights, vectors)
+    vector(spec.norm_name)
+    return PackedDecoder(spec, kind, weights, vectors)

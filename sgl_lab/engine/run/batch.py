@@ -1,32 +1,44 @@
 """A plan as index tensors: which tokens, at which positions, written to and read from which slots.
 
 Rows with one token come first and attend together over padded contexts; every other row attends
-alone. Nothing here loops over a context in Python.
+alone. Layers that slide read the end of a context, as long as their window. Nothing here loops over a context in Python.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..model.spec import KvGroup
 from ..plan.plan import Plan, Row
 
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
-    """One row of several tokens: they are [begin, end) of the flat batch and attend to `slots`, the whole context."""
+    """One row of several tokens: they are [begin, end) of the flat batch and attend to `slots`, the context as far as it is read."""
 
     begin: int
     end: int
     slots: Tensor
     """int64 [n_context]"""
     mask: Tensor | None
-    """bool [end - begin, n_context]; None when the row starts at position 0 and is plainly causal"""
+    """bool [end - begin, len(slots)]; None when the row starts at position 0 and is plainly causal"""
+
+
+class Read(NamedTuple):
+    """What the layers of one KV group read."""
+
+    single_slots: Tensor
+    """int64 [n_single * longest]: the contexts of rows of one token, padded with a slot of their own"""
+    single_mask: Tensor | None
+    """bool [n_single, longest]; None when all contexts are equally long"""
+    prefills: tuple[Prefill, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +49,15 @@ class Batch:
     """int64 [n]: where each token's key and value go"""
     n_single: int
     """rows of one token; they are the first of the flat batch"""
-    single_slots: Tensor
-    """int64 [n_single * longest]: their contexts, padded with a slot of their own"""
-    single_mask: Tensor | None
-    """bool [n_single, longest]; None when all contexts are equally long"""
-    prefills: tuple[Prefill, ...]
+    read: Mapping[int | None, Read]
+    """by the window of a KV group"""
     sampled: Tensor
     """int64: of each row that samples, in the plan's order, the tokens in the flat batch after which it may draw"""
     scored: Tensor
     """int64: of each row with targets, in the plan's order, the tokens after which they are scored"""
 
     @classmethod
-    def of(cls, plan: Plan, page_size: int, device: torch.device) -> Batch:
+    def of(cls, plan: Plan, page_size: int, device: torch.device, groups: Sequence[KvGroup]) -> Batch:
         """Built on the CPU, moved to `device` at the end."""
         order = sorted(range(len(plan.rows)), key=lambda i: len(plan.rows[i].tokens) > 1)
         rows = [plan.rows[i] for i in order]
@@ -60,18 +69,26 @@ class Batch:
         def tensor(array: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Tensor:
             return torch.from_numpy(array).to(device, non_blocking=True)
 
-        single_slots, single_mask = _padded(contexts[:n_single])
+        def read(window: int | None) -> Read:
+            firsts = [0 if window is None else max(0, row.start + 1 - window) for row in rows]
+            reached = [context[first:] for context, first in zip(contexts, firsts, strict=True)]
+            single_slots, single_mask = _padded(reached[:n_single])
+            return Read(
+                tensor(single_slots.reshape(-1)),
+                None if single_mask is None else tensor(single_mask),
+                tuple(
+                    Prefill(end - len(row.tokens), end, tensor(context), None if mask is None else tensor(mask))
+                    for row, context, end in zip(rows[n_single:], reached[n_single:], ends[n_single:], strict=True)
+                    for mask in [_mask(row, window)]
+                ),
+            )
+
         return cls(
             ids=tensor(_joined([np.asarray(row.tokens, dtype=np.int64) for row in rows])),
             positions=tensor(_joined([np.arange(row.start, row.start + len(row.tokens)) for row in rows])),
             slots=tensor(_joined([context[row.start :] for row, context in zip(rows, contexts, strict=True)])),
             n_single=n_single,
-            single_slots=tensor(single_slots.reshape(-1)),
-            single_mask=None if single_mask is None else tensor(single_mask),
-            prefills=tuple(
-                Prefill(end - len(row.tokens), end, tensor(context), None if row.start == 0 else tensor(_causal(row)))
-                for row, context, end in zip(rows[n_single:], contexts[n_single:], ends[n_single:], strict=True)
-            ),
+            read={group.window: read(group.window) for group in groups},
             sampled=tensor(_joined([np.arange(end - row.n_draws, end) for row, end in zip(plan.rows, end_of, strict=True)])),
             scored=tensor(_joined([np.arange(end - len(row.targets), end) for row, end in zip(plan.rows, end_of, strict=True)])),
         )
@@ -97,9 +114,15 @@ def _padded(contexts: Sequence[npt.NDArray[np.int64]]) -> tuple[npt.NDArray[np.i
     return slots, None if (lengths == longest).all() else np.arange(longest) < lengths[:, None]
 
 
-def _causal(row: Row) -> npt.NDArray[np.bool_]:
-    n_context = row.start + len(row.tokens)
-    return np.arange(n_context) <= np.arange(row.start, n_context)[:, None]
+def _mask(row: Row, window: int | None) -> npt.NDArray[np.bool_] | None:
+    """Which of the positions that a row reaches each of its tokens reads; None is all up to its own."""
+    if row.start == 0 and (window is None or row.end <= window):
+        return None
+    queries = np.arange(row.start, row.end)[:, None]
+    if window is None:
+        return np.arange(row.end) <= queries
+    keys = np.arange(max(0, row.start + 1 - window), row.end)
+    return (keys <= queries) & (keys > queries - window)
 
 
 def _joined(parts: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING
 
-from ..model.llama import Llama
-from ..model.packed import PackedLlama
+from ..model.decoder import Decoder
+from ..model.packed import PackedDecoder
 from .native import NativeRunner
 from .runner import TorchRunner
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 
 def make_runner(
-    model: Llama | PackedLlama, library: ctypes.CDLL | None, n_pages: int, page_size: int = 1, *, threads: int | None = None
+    model: Decoder | PackedDecoder, library: ctypes.CDLL | None, n_pages: int, page_size: int = 1, *, threads: int | None = None
 ) -> TorchRunner | NativeRunner | DeviceRunner:
     """A runner with a pool of `n_pages` pages of `page_size` tokens. OutOfMemory if they do not fit, DeviceUnfit."""
     match model:
-        case PackedLlama() if library is not None:
+        case PackedDecoder() if library is not None:
             return NativeRunner(library, model, n_pages, page_size, threads=threads)
-        case PackedLlama():
+        case PackedDecoder():
             return TorchRunner(model.twin(), n_pages, page_size, threads=threads, kv_dtype=model.dtype)
-        case Llama() if model.device.type == "cuda":
+        case Decoder() if model.device.type == "cuda":
             from .device import DeviceRunner  # loads Triton
 
             runner = DeviceRunner(model, n_pages, page_size)
             runner.try_out()
             return runner
-        case Llama():
+        case Decoder():
             return TorchRunner(model, n_pages, page_size, threads=threads)

@@ -20,8 +20,8 @@ import torch
 from ...contracts.errors import DeviceUnfit, OutOfMemory
 from ...contracts.ids import RequestId
 from ...contracts.params import SamplingParams
-from ..model.device_llama import DeviceLlama
-from ..model.llama import Llama
+from ..model.decoder import Decoder
+from ..model.device_decoder import DeviceDecoder
 from ..model.memory import mib
 from ..model.place import memory_of
 from ..plan.plan import Plan, Row, RowOutput, Sampling, Score, output_of
@@ -82,14 +82,14 @@ class DeviceRunner:
 
     is_exact = False
 
-    def __init__(self, model: Llama, n_pages: int, page_size: int = 1, *, sizes: Sequence[int] = SIZES, shared_from: int = LEAST) -> None:
+    def __init__(self, model: Decoder, n_pages: int, page_size: int = 1, *, sizes: Sequence[int] = SIZES, shared_from: int = LEAST) -> None:
         self.page_size = page_size
         self.kv = KvStore(model.spec, n_pages, page_size, device=model.device, dtype=model.dtype)
         self.seconds = {"sampler": 0.0}
         self._device = model.device
         with self._at_work():
             self._n_weights = model.n_bytes
-            on_device = DeviceLlama(model, min(model.spec.context, n_pages * page_size))
+            on_device = DeviceDecoder(model, min(model.spec.context, n_pages * page_size))
             self._forward = Forward(on_device, self.kv, sizes=sizes, shared_from=shared_from)
 
     def try_out(self) -> None:

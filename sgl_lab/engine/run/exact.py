@@ -7,17 +7,17 @@ token by itself over exactly its own context, and each row of logits is drawn fr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from ...contracts.errors import RequestFailed
-from ..model.llama import Attend, Llama
+from ..model.decoder import Attend, Decoder
 from ..plan.plan import Draw, Row, Sampling, Score
+from .attention import attend as attention
 from .batch import context_slots
 from .kv import KvStore
 from .sampler import scored
@@ -46,7 +46,7 @@ class _Span:
 class ExactRows:
     """Computes rows that are exact, on the pages of `kv`; draws are made by `draw`."""
 
-    def __init__(self, model: Llama, kv: KvStore, draw: Callable[[Tensor, Sequence[Sampling]], list[Draw | RequestFailed]]) -> None:
+    def __init__(self, model: Decoder, kv: KvStore, draw: Callable[[Tensor, Sequence[Sampling]], list[Draw | RequestFailed]]) -> None:
         self._model = model
         self._kv = kv
         self._draw = draw
@@ -59,9 +59,7 @@ class ExactRows:
             self._n = TILE if is_uniform(self._model, TILE) else 1
         return self._n
 
-    def run(
-        self, rows: Sequence[Row], before_draws: Callable[[], None]
-    ) -> tuple[list[Draw | RequestFailed], Iterator[Score]]:
+    def run(self, rows: Sequence[Row], before_draws: Callable[[], None]) -> tuple[list[Draw | RequestFailed], Iterator[Score]]:
         """What is drawn and, when they are asked for, the scores: in the order of `Row.samplings` and `Row.targets`."""
         hidden = torch.cat([self._forward(spans) for spans in self._tiles(rows)])
         before_draws()
@@ -107,7 +105,7 @@ class ExactRows:
         new = torch.cat([span.slots[span.start :] for span in spans])
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            keys, values = self._kv.keys[layer], self._kv.values[layer]
+            keys, values, kind = self._kv.keys[layer], self._kv.values[layer], self._model.spec.layers[layer].attention
             q = q.to(keys.dtype).to(q.dtype)
             keys.index_copy_(0, new, k[: len(new)].to(keys.dtype))
             values.index_copy_(0, new, v[: len(new)].to(values.dtype))
@@ -116,7 +114,8 @@ class ExactRows:
             for span in spans:
                 k, v = (x.index_select(0, span.slots).to(q.dtype).transpose(0, 1)[None] for x in (keys, values))
                 for i, end in enumerate(range(span.start, span.start + len(span.tokens)), span.begin):
-                    mixed.append(scaled_dot_product_attention(queries[i], k[:, :, : end + 1], v[:, :, : end + 1]))
+                    read = slice(0 if kind.window is None else max(0, end + 1 - kind.window), end + 1)
+                    mixed.append(attention(kind, queries[i], k[:, :, read], v[:, :, read]))
             mixed += [torch.zeros_like(queries[0])] * (self.tile - len(mixed))
             return torch.cat(mixed).view(q.shape)
 
@@ -138,17 +137,21 @@ def grouped(q: Tensor, n_kv: int) -> Tensor:
     return q.reshape(n, 1, n_kv, n_heads // n_kv, dim)
 
 
-def is_uniform(model: Llama, n: int) -> bool:
+def is_uniform(model: Decoder, n: int) -> bool:
     """Whether a tile filled with one token, again and again, comes out the same to the bit in every row."""
-    spec, device = model.spec, model.device
+    kinds, device = [layer.attention for layer in model.spec.layers], model.device
     generator = torch.Generator().manual_seed(0)
     for n_context in PROBES:
-        shape = (2, 1, spec.n_kv_heads, n_context, spec.head_dim)
-        k, v = torch.randn(shape, generator=generator).to(device, model.dtype)
-        token = int(torch.randint(spec.vocab, (), generator=generator))
+        contexts = {
+            (heads, dim): torch.randn((2, 1, heads, n_context, dim), generator=generator).to(device, model.dtype)
+            for heads, dim in sorted({(kind.n_kv_heads, kind.head_dim) for kind in kinds})
+        }
+        token = int(torch.randint(model.spec.vocab, (), generator=generator))
 
-        def attend(layer: int, q: Tensor, _k: Tensor, _v: Tensor, k: Tensor = k, v: Tensor = v) -> Tensor:
-            return torch.cat([scaled_dot_product_attention(row, k, v) for row in grouped(q, len(k[0]))]).view(q.shape)
+        def attend(layer: int, q: Tensor, _k: Tensor, _v: Tensor, contexts: Mapping[tuple[int, ...], Tensor] = contexts) -> Tensor:
+            kind = kinds[layer]
+            k, v = contexts[kind.n_kv_heads, kind.head_dim]
+            return torch.cat([attention(kind, row, k, v) for row in grouped(q, kind.n_kv_heads)]).view(q.shape)
 
         hidden = model.forward(torch.full((n,), token, device=device), torch.full((n,), n_context - 1, device=device), attend)
         if any(not torch.equal(x, x[:1].expand_as(x)) for x in (hidden, model.logits(hidden))):

@@ -21,7 +21,7 @@ from ..kernels.gpu.decode import attend_decode, attend_invariant, splits_for
 from ..kernels.gpu.prefill import attend_prefill
 from ..kernels.gpu.sampling import sample
 from ..kernels.gpu.wants import Wants
-from ..model.device_llama import Attend, DeviceLlama, fast, invariant
+from ..model.device_decoder import Attend, DeviceDecoder, fast, invariant
 from ..plan.plan import Row, Sampling
 from .graphs import Recorder
 from .kv import KvStore
@@ -71,13 +71,14 @@ class _Fixed:
 class Forward:
     """`shared_from` tokens of a common prefix or more are attended to once for all rows of one token that begin with them."""
 
-    def __init__(self, model: DeviceLlama, kv: KvStore, *, sizes: Sequence[int] = SIZES, shared_from: int = LEAST) -> None:
+    def __init__(self, model: DeviceDecoder, kv: KvStore, *, sizes: Sequence[int] = SIZES, shared_from: int = LEAST) -> None:
         self._model = model
         self._kv = kv
         self._sizes = sizes
         self._table = PageTable(model.device, width=min(PAGES, len(kv.keys[0]) // kv.page_size))
         self._sharing = Sharing(kv.page_size, shared_from)
-        self._tile = max(4, _QUERIES * model.spec.n_kv_heads // model.spec.n_heads)
+        self._attention = model.spec.only.attention
+        self._tile = max(4, _QUERIES * self._attention.n_kv_heads // self._attention.n_heads)
         self._fixed: dict[Shape, _Fixed] = {}
         self._fixed_to = self._table.tables
         """what they read; a table that has grown is another one"""
@@ -139,13 +140,13 @@ class Forward:
         )
 
     def _attend(self, pages: Tensor, inputs: Inputs[Tensor], shape: Shape) -> Attend:
-        n, spec, size = shape.n_rows, self._model.spec, self._kv.page_size
+        n, kind, size = shape.n_rows, self._attention, self._kv.page_size
         single = Contexts(pages, inputs.lines, inputs.lengths, size)
         longer = Contexts(pages, inputs.longer_lines, inputs.longer_lengths, size)
         shared = Shared(*inputs[-6:], self._tile) if shape.is_shared else None
         # By what the table has room for and not by lengths: of a recording nothing may change but what it reads.
-        n_splits = splits_for(n, spec.n_kv_heads, pages.shape[1] * size, self._processors) if n else 0
-        scale = spec.head_dim**-0.5
+        n_splits = splits_for(n, kind.n_kv_heads, pages.shape[1] * size, self._processors) if n else 0
+        scale = kind.head_dim**-0.5
 
         def attend(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             if shape.is_exact:

@@ -12,14 +12,15 @@ import torch
 
 from ...contracts.errors import OutOfMemory
 from ..model.memory import GUESS, demand, free_bytes, mib
-from ..model.spec import LlamaSpec
+from ..model.spec import ModelSpec
 
 
 class KvStore:
     """`keys[layer]` and `values[layer]` are [n_pages * page_size, kv_heads, head_dim], uninitialised. OutOfMemory if they do not fit."""
 
-    def __init__(self, spec: LlamaSpec, n_pages: int, page_size: int, *, device: torch.device, dtype: torch.dtype) -> None:
-        shape = (n_pages * page_size, spec.n_kv_heads, spec.head_dim)
+    def __init__(self, spec: ModelSpec, n_pages: int, page_size: int, *, device: torch.device, dtype: torch.dtype) -> None:
+        kinds = [layer.attention for layer in spec.layers]
+        shapes = [(n_pages * page_size, kind.n_kv_heads, kind.head_dim) for kind in kinds]
         self.page_size = page_size
         self.n_bytes = n_pages * page_size * spec.kv_bytes_per_token(dtype.itemsize)
         what, hint = f"a cache of {n_pages * page_size:,} tokens", "ask for less with cache_tokens or cache_mib"
@@ -27,8 +28,8 @@ class KvStore:
             demand(self.n_bytes, what, hint=hint)
         self.release()
         try:
-            self.keys = [torch.empty(shape, device=device, dtype=dtype) for _ in range(spec.n_layers)]
-            self.values = [torch.empty(shape, device=device, dtype=dtype) for _ in range(spec.n_layers)]
+            self.keys = [torch.empty(shape, device=device, dtype=dtype) for shape in shapes]
+            self.values = [torch.empty(shape, device=device, dtype=dtype) for shape in shapes]
         except RuntimeError:
             self.release()  # the error's frames hold on to this
             raise OutOfMemory(f"{what} needs {mib(self.n_bytes)}, more than {device} has left", hint=hint) from None
@@ -53,7 +54,7 @@ GPU_CONTEXTS = 64
 """that a pool on a GPU has room for, unless it is told otherwise"""
 
 
-def pages_for(spec: LlamaSpec, dtype: torch.dtype, device: torch.device, page_size: int, *, budget_bytes: int | None = None) -> int:
+def pages_for(spec: ModelSpec, dtype: torch.dtype, device: torch.device, page_size: int, *, budget_bytes: int | None = None) -> int:
     """How many pages a budget holds.
 
     By default it is an eighth of the memory that is free on a CPU, at most 1 GiB, or four fifths of a GPU's, at most

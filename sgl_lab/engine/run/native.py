@@ -16,8 +16,9 @@ import torch
 from ...contracts.errors import InvariantBroken
 from ..kernels.native import build
 from ..kernels.native.pack import Kind
-from ..model.llama import inverse_frequencies
-from ..model.packed import PackedLlama
+from ..model.decoder import inverse_frequencies
+from ..model.packed import PackedDecoder
+from ..model.spec import Part
 from ..plan.plan import Plan, Row, RowOutput
 from .kv import KvStore
 from .lines import Lines
@@ -54,12 +55,15 @@ class NativeRunner:
 
     is_exact = True
 
-    def __init__(self, library: ctypes.CDLL, model: PackedLlama, n_pages: int, page_size: int = 1, *, threads: int | None = None) -> None:
+    def __init__(self, library: ctypes.CDLL, model: PackedDecoder, n_pages: int, page_size: int = 1, *, threads: int | None = None) -> None:
         self.page_size = page_size
         self.kv = KvStore(model.spec, n_pages, page_size, device=model.device, dtype=model.dtype)
         self._library = library
         self._model = model
-        self._frequencies = inverse_frequencies(model.spec).contiguous()
+        rotary = model.spec.only.attention.rotary
+        if rotary is None:
+            raise InvariantBroken("the native step computes rotary positions alone")
+        self._frequencies = inverse_frequencies(rotary).contiguous()
         self.seconds = {"sampler": 0.0}
         self._n_threads = threads or torch.get_num_threads()
         made = ctypes.c_void_p()
@@ -70,36 +74,34 @@ class NativeRunner:
     def _described(self) -> build.Model:
         """The model as addresses; all of them belong to tensors that this object keeps."""
         spec, weights, vectors = self._model.spec, self._model.weights, self._model.vectors
+        attention, feed_forward = spec.only.attention, spec.only.feed_forward
 
         def layer(index: int) -> build.Layer:
-            prefix = f"model.layers.{index}"
+            def name(part: Part) -> str:
+                return spec.names.of(index, part) + ".weight"
+
             return build.Layer(
-                vectors[f"{prefix}.input_layernorm.weight"].data_ptr(),
-                vectors[f"{prefix}.post_attention_layernorm.weight"].data_ptr(),
-                weights[f"{prefix}.self_attn.q_proj.weight"].pointer(),
-                weights[f"{prefix}.self_attn.o_proj.weight"].pointer(),
-                weights[f"{prefix}.mlp.gate_proj.weight"].pointer(),
-                weights[f"{prefix}.mlp.down_proj.weight"].pointer(),
+                *(vectors[name(norm)].data_ptr() for norm in spec.only.norms),
+                *(weights[name(first)].pointer() for first in ("q", "o", "gate", "down")),
                 build.Pages(self.kv.keys[index].data_ptr(), self.kv.values[index].data_ptr()),
             )
 
-        embedding = weights["model.embed_tokens.weight"].pointer()
         return build.Model(
-            spec.n_layers,
+            len(spec.layers),
             spec.hidden,
-            spec.ffn,
-            spec.n_heads,
-            spec.n_kv_heads,
-            spec.head_dim,
+            feed_forward.width,
+            attention.n_heads,
+            attention.n_kv_heads,
+            attention.head_dim,
             spec.vocab,
             self.page_size,
             spec.norm_eps,
             self._model.kind is Kind.BF16,
             self._frequencies.data_ptr(),
-            vectors["model.norm.weight"].data_ptr(),
-            embedding,
-            embedding if spec.tied else weights["lm_head.weight"].pointer(),
-            (build.Layer * spec.n_layers)(*map(layer, range(spec.n_layers))),
+            vectors[spec.norm_name].data_ptr(),
+            weights[spec.embedding_name].pointer(),
+            weights[spec.head_name].pointer(),
+            (build.Layer * len(spec.layers))(*map(layer, range(len(spec.layers)))),
         )
 
     def run(self, plan: Plan) -> tuple[RowOutput, ...]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...contracts.errors import RequestFailed
-from ..model.llama import Llama
+from ..model.decoder import Decoder
 from ..plan.plan import Draw, Plan, Row, RowOutput, Sampling, Score, Target, output_of
 from .attention import PagedAttention
 from .batch import Batch
@@ -32,7 +32,7 @@ class TorchRunner:
     is_exact = False
 
     def __init__(
-        self, model: Llama, n_pages: int, page_size: int = 1, *, threads: int | None = None, kv_dtype: torch.dtype | None = None
+        self, model: Decoder, n_pages: int, page_size: int = 1, *, threads: int | None = None, kv_dtype: torch.dtype | None = None
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
@@ -51,8 +51,8 @@ class TorchRunner:
             return tuple(next(exact_outputs if row.is_exact else outputs) for row in plan.rows)
 
     def _run(self, plan: Plan) -> tuple[RowOutput, ...]:
-        batch = Batch.of(plan, self.page_size, self._model.device)
-        hidden = self._model.forward(batch.ids, batch.positions, PagedAttention(batch, self.kv))
+        batch = Batch.of(plan, self.page_size, self._model.device, self._model.spec.kv_groups)
+        hidden = self._model.forward(batch.ids, batch.positions, PagedAttention(self._model.spec, batch, self.kv))
         plan.before_draws()
         samplings = [sampling for row in plan.rows for sampling in row.samplings]
         draws = self._draws(self._model.logits(hidden[batch.sampled]), samplings) if samplings else []

@@ -1,6 +1,6 @@
-"""A Llama's forward pass in kernels that write and read pages themselves.
+"""A decoder's forward pass in kernels that write and read pages themselves.
 
-The same weights and the same meaning as `Llama.forward`, which is its twin; sums are ordered otherwise. Knows nothing of
+The same weights and the same meaning as `Decoder.forward`, which is its twin; sums are ordered otherwise. Knows nothing of
 requests: which slots are written, and how attention reads them, the caller says.
 """
 
@@ -17,8 +17,8 @@ from ..kernels.gpu.linear import invariant_matmul
 from ..kernels.gpu.norm import add_rms_norm, rms_norm
 from ..kernels.gpu.rotary import rotate_and_write
 from ..kernels.linear import Linear
+from .decoder import Decoder
 from .device_packed import PackedLinear
-from .llama import Llama
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(q [n, heads, dim], a layer's keys and values [slots, kv_heads, dim]) -> [n, heads, dim]"""
@@ -35,15 +35,16 @@ def invariant(linear: Linear, x: Tensor) -> Tensor:
     return linear.invariant(x) if isinstance(linear, PackedLinear) else invariant_matmul(x, linear.weight, linear.bias)
 
 
-class DeviceLlama:
-    """`model`, whose linears must not be laid out for a CPU, up to position `n_positions`."""
+class DeviceDecoder:
+    """`model`, one that `executors.GPU` computes, whose linears must not be laid out for a CPU, up to position `n_positions`."""
 
-    def __init__(self, model: Llama, n_positions: int) -> None:
+    def __init__(self, model: Decoder, n_positions: int) -> None:
         self.spec = model.spec
         self.device = model.device
         self.dtype = model.dtype
         self._model = model
-        angles = torch.outer(torch.arange(n_positions, device=model.device).float(), model.frequencies)
+        self._n_heads = model.spec.only.attention.n_heads
+        angles = torch.outer(torch.arange(n_positions, device=model.device).float(), model.frequencies[0])
         self._rotation = angles.cos(), angles.sin()
 
     def forward(
@@ -63,10 +64,10 @@ class DeviceLlama:
         """
         model, spec = self._model, self.spec
         x = functional.embedding(ids, model.embedding)
-        y = rms_norm(x, model.layers[0].attention_norm, spec.norm_eps)
-        norms = [layer.attention_norm for layer in model.layers[1:]] + [model.norm]
-        for layer, next_norm, k, v in zip(model.layers, norms, keys, values, strict=True):
-            q = rotate_and_write(multiply(layer.qkv, y), positions, slots, self._rotation, k, v, spec.n_heads)
+        norms = [layer.norms["attention_norm"] for layer in model.layers] + [model.norm]
+        y = rms_norm(x, norms[0], spec.norm_eps)
+        for layer, next_norm, k, v in zip(model.layers, norms[1:], keys, values, strict=True):
+            q = rotate_and_write(multiply(layer.qkv, y), positions, slots, self._rotation, k, v, self._n_heads)
             if needed is not None and layer is model.layers[-1]:
                 if not len(needed):
                     return x[:0]
@@ -74,8 +75,8 @@ class DeviceLlama:
                 mixed, x = attend(q, k, v).index_select(0, needed), x.index_select(0, needed)
             else:
                 mixed = attend(q, k, v)
-            y = add_rms_norm(multiply(layer.out, mixed.flatten(1)), x, layer.mlp_norm, spec.norm_eps)
-            y = add_rms_norm(multiply(layer.down, silu_mul(multiply(layer.gate_up, y))), x, next_norm, spec.norm_eps)
+            y = add_rms_norm(multiply(layer.out, mixed.flatten(1)), x, layer.norms["mlp_norm"], spec.norm_eps)
+            y = add_rms_norm(multiply(layer.down, silu_mul(multiply(layer.up, y))), x, next_norm, spec.norm_eps)
         return y
 
     def logits(self, y: Tensor, multiply: Multiply) -> Tensor:
