@@ -143,13 +143,17 @@ class Decoder:
             weight = layer.norms.get(norm)
             return y if weight is None else self._rms(y, weight)
 
+        def added(y: Tensor, norm: Norm) -> Tensor:
+            y = normed(y, norm)
+            return x + (y if self.spec.residual_scale == 1 else y * self.spec.residual_scale)
+
         for index, (layer, kind) in enumerate(zip(self.layers, self.spec.layers, strict=True)):
             heads = layer.qkv(normed(x, "attention_norm"))
             rotation = None if layer.rotary is None else rotations[layer.rotary]
             mixed = attend(index, *self._split(heads, kind.attention, layer.qk_norms, rotation))
-            x = x + normed(layer.out(mixed.reshape(len(ids), -1)), "attention_out_norm")
+            x = added(layer.out(mixed.reshape(len(ids), -1)), "attention_out_norm")
             active = _activated(layer.up(normed(x, "mlp_norm")), kind.feed_forward)
-            x = x + normed(layer.down(active), "mlp_out_norm")
+            x = added(layer.down(active), "mlp_out_norm")
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -24,11 +24,12 @@ class Executor:
     windows: bool = False
     alike: bool = True
     multiple: int = 1
-    hint: str | None = None
+    hint: str = ""
 
 
 _TORCH_KINDS = """
-softcap qk_norm scale no_rotary partial_rotary norms gelu gelu_tanh relu ungated norm_offset embedding_scale logit_scale logit_softcap
+softcap qk_norm scale no_rotary partial_rotary norms gelu gelu_tanh relu ungated norm_offset embedding_scale
+residual_scale logit_scale logit_softcap
 """
 TORCH = Executor(
     "torch",
@@ -70,6 +71,8 @@ def _around(spec: ModelSpec) -> Iterator[tuple[str, str]]:
         yield "norm_offset", f"norms with weights beside {spec.norm_offset:g}"
     if spec.embedding_scale != 1:
         yield "embedding_scale", f"embeddings scaled by {spec.embedding_scale:g}"
+    if spec.residual_scale != 1:
+        yield "residual_scale", f"residuals scaled by {spec.residual_scale:g}"
     if spec.logit_scale != 1:
         yield "logit_scale", f"logits scaled by {spec.logit_scale:g}"
     if spec.logit_softcap is not None:
@@ -99,7 +102,7 @@ def unfit(spec: ModelSpec, executor: Executor) -> str | None:
 def fitted(spec: ModelSpec, executor: Executor, name: str = "the model") -> ModelSpec:
     """The model as the executor computes it. ModelError names the layer and the kind that it does not compute."""
     if reason := unfit(spec, executor):
-        raise ModelError(f"{name} cannot be computed: {reason}", hint=executor.hint if unfit(spec, TORCH) is None else None)
+        raise ModelError(f"{name} cannot be computed: {reason}", hint=executor.hint if unfit(spec, TORCH) is None else "")
     return spec if executor.windows else _without_windows(spec)
 
 

@@ -61,6 +61,7 @@ def llama_like(
     kv_heads: int | None = None,
     context: int = 2048,
     head_dim: int | None = None,
+    tied: bool = False,
     activation: str = "hidden_act",
     biases: frozenset[Projection] = frozenset(),
     mlp_bias: bool = False,
@@ -68,7 +69,7 @@ def llama_like(
 ) -> ModelSpec:
     """What most families have in common: RMS norms before the blocks, rotary positions, grouped-query attention, a gated feed-forward.
 
-    `kv_heads`, `context` and `head_dim` are what the family has where its configuration says nothing, `activation` is
+    `kv_heads`, `context`, `head_dim` and `tied` are what the family has where its configuration says nothing, `activation` is
     the key that names it.
     """
     named = config.get(activation) or "silu"
@@ -93,7 +94,7 @@ def llama_like(
         vocab=config.integer("vocab_size", MAX_VOCAB),
         context=trained,
         norm_eps=config.number("rms_norm_eps", 1e-6),
-        tied=config.flag("tie_word_embeddings"),
+        tied=config.flag("tie_word_embeddings", tied),
     )
 
 

@@ -184,6 +184,8 @@ class ModelSpec:
     norm_offset: float = 0.0
     """what is added to the stored weights of all RMS norms"""
     embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    """of what each attention and feed-forward adds"""
     logit_scale: float = 1.0
     logit_softcap: float | None = None
     """logits become softcap * tanh(logit / softcap)"""

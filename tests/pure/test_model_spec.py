@@ -1,0 +1,198 @@
+"""What published configurations describe, layer by layer, and which executor refuses which of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from sgl_lab.contracts.errors import InvariantBroken, ModelError
+from sgl_lab.engine.model.executors import GPU, NATIVE, TORCH, Executor, fitted, unfit
+from sgl_lab.engine.model.families import QKV, spec_from_config
+from sgl_lab.engine.model.spec import KvGroup, ModelSpec, RopeScaling, Rotary
+
+from .families import ALL
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    name: json.loads(text)
+    for name, text in {
+        "Llama-3.1-8B": """{"architectures": ["LlamaForCausalLM"], "attention_bias": false, "attention_dropout": 0.0, "bos_token_id": 128000,
+            "eos_token_id": 128001, "hidden_act": "silu", "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 14336,
+            "max_position_embeddings": 131072, "mlp_bias": false, "model_type": "llama", "num_attention_heads": 32,
+            "num_hidden_layers": 32, "num_key_value_heads": 8, "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_scaling": {
+            "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+            "rope_type": "llama3"}, "rope_theta": 500000.0, "tie_word_embeddings": false, "torch_dtype": "bfloat16",
+            "use_cache": true, "vocab_size": 128256}""",
+        "Mistral-7B-v0.1": """{"architectures": ["MistralForCausalLM"], "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu",
+            "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 14336, "max_position_embeddings": 32768,
+            "model_type": "mistral", "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8,
+            "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "sliding_window": 4096, "tie_word_embeddings": false,
+            "torch_dtype": "bfloat16", "use_cache": true, "vocab_size": 32000}""",
+        "Qwen2.5-0.5B": """{"architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 151643,
+            "eos_token_id": 151643, "hidden_act": "silu", "hidden_size": 896, "initializer_range": 0.02, "intermediate_size": 4864,
+            "max_position_embeddings": 32768, "max_window_layers": 24, "model_type": "qwen2", "num_attention_heads": 14,
+            "num_hidden_layers": 24, "num_key_value_heads": 2, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0,
+            "sliding_window": 32768, "tie_word_embeddings": true, "torch_dtype": "bfloat16", "use_cache": true, "use_mrope": false,
+            "use_sliding_window": false, "vocab_size": 151936}""",
+        "Qwen3-0.6B": """{"architectures": ["Qwen3ForCausalLM"], "attention_bias": false, "attention_dropout": 0.0,
+            "bos_token_id": 151643, "eos_token_id": 151645, "head_dim": 128, "hidden_act": "silu", "hidden_size": 1024,
+            "initializer_range": 0.02, "intermediate_size": 3072, "max_position_embeddings": 40960, "max_window_layers": 28,
+            "model_type": "qwen3", "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 8, "rms_norm_eps": 1e-06,
+            "rope_scaling": null, "rope_theta": 1000000, "sliding_window": null, "tie_word_embeddings": true,
+            "torch_dtype": "bfloat16", "use_cache": true, "use_sliding_window": false, "vocab_size": 151936}""",
+        "gemma-2-2b": """{"architectures": ["Gemma2ForCausalLM"], "attention_bias": false, "attention_dropout": 0.0,
+            "attn_logit_softcapping": 50.0, "bos_token_id": 2, "cache_implementation": "hybrid", "eos_token_id": 1,
+            "final_logit_softcapping": 30.0, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh",
+            "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 2304, "initializer_range": 0.02, "intermediate_size": 9216,
+            "max_position_embeddings": 8192, "model_type": "gemma2", "num_attention_heads": 8, "num_hidden_layers": 26,
+            "num_key_value_heads": 4, "pad_token_id": 0, "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06,
+            "rope_theta": 10000.0, "sliding_window": 4096, "torch_dtype": "float32", "use_cache": true, "vocab_size": 256000}""",
+        "Mixtral-8x7B-v0.1": """{"architectures": ["MixtralForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 1, "eos_token_id": 2,
+            "hidden_act": "silu", "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 14336,
+            "max_position_embeddings": 32768, "model_type": "mixtral", "num_attention_heads": 32, "num_experts_per_tok": 2,
+            "num_hidden_layers": 32, "num_key_value_heads": 8, "num_local_experts": 8, "output_router_logits": false,
+            "rms_norm_eps": 1e-05, "rope_theta": 1000000.0, "router_aux_loss_coef": 0.02, "sliding_window": null,
+            "tie_word_embeddings": false, "torch_dtype": "bfloat16", "use_cache": true, "vocab_size": 32000}""",
+        "Phi-3-mini-4k": """{"architectures": ["Phi3ForCausalLM"], "attention_bias": false, "attention_dropout": 0.0, "bos_token_id": 1,
+            "embd_pdrop": 0.0, "eos_token_id": 32000, "hidden_act": "silu", "hidden_size": 3072, "initializer_range": 0.02,
+            "intermediate_size": 8192, "max_position_embeddings": 4096, "model_type": "phi3", "num_attention_heads": 32,
+            "num_hidden_layers": 32, "num_key_value_heads": 32, "original_max_position_embeddings": 4096, "pad_token_id": 32000,
+            "resid_pdrop": 0.0, "rms_norm_eps": 1e-05, "rope_scaling": null, "rope_theta": 10000.0, "sliding_window": 2047,
+            "tie_word_embeddings": false, "torch_dtype": "bfloat16", "use_cache": true, "vocab_size": 32064}""",
+    }.items()
+}
+PARAMETERS = {
+    "Llama-3.1-8B": 8_030_261_248,
+    "Mistral-7B-v0.1": 7_241_732_096,
+    "Qwen2.5-0.5B": 494_032_768,
+    "Qwen3-0.6B": 596_049_920,
+    "gemma-2-2b": 2_614_341_888,
+    "Mixtral-8x7B-v0.1": 46_702_792_704,
+    "Phi-3-mini-4k": 3_821_079_552,
+}
+"""as their makers count them"""
+
+
+def spec(name: str, **changes: Any) -> ModelSpec:
+    return spec_from_config(PUBLISHED[name] | changes, name, ALL)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_configuration_describes_every_weight(name: str) -> None:
+    assert spec(name).n_params == PARAMETERS[name]
+    assert len(spec(name).layers) == PUBLISHED[name]["num_hidden_layers"]
+
+
+def test_llama_3_stretches_its_positions() -> None:
+    attention = spec("Llama-3.1-8B").only.attention
+    assert attention.rotary == Rotary(500_000.0, 128, RopeScaling("llama3", 8.0, 1.0, 4.0, 8192))
+    assert (attention.window, attention.biases, spec("Llama-3.1-8B").context) == (None, frozenset(), 131_072)
+
+
+def test_mistral_slides_in_every_layer() -> None:
+    found = spec("Mistral-7B-v0.1")
+    assert found.only.attention.window == 4096
+    assert found.kv_groups == (KvGroup(4096, tuple(range(32))),)
+    assert found.context == 32_768
+
+
+def test_qwen_2_has_biases_on_q_k_and_v_and_slides_from_a_layer_on_if_it_says_so() -> None:
+    found = spec("Qwen2.5-0.5B")
+    assert found.only.attention.biases == QKV
+    names = [name for name in found.tensors() if name.startswith("model.layers.3.") and name.endswith("bias")]
+    assert names == [f"model.layers.3.self_attn.{x}_proj.bias" for x in "qkv"]
+    slides = spec("Qwen2.5-0.5B", use_sliding_window=True, max_window_layers=20)
+    assert slides.kv_groups == (KvGroup(None, tuple(range(20))), KvGroup(32_768, tuple(range(20, 24))))
+    with pytest.raises(InvariantBroken):
+        _ = slides.only
+
+
+def test_qwen_3_norms_q_and_k_head_by_head() -> None:
+    found = spec("Qwen3-0.6B")
+    assert (found.only.attention.qk_norm, found.only.attention.head_dim) == ("head", 128)
+    assert found.tensors()["model.layers.0.self_attn.q_norm.weight"] == (128,)
+
+
+def test_gemma_2_alternates_caps_and_norms_around() -> None:
+    found = spec("gemma-2-2b")
+    assert [layer.attention.window for layer in found.layers[:4]] == [4096, None, 4096, None]
+    assert found.kv_groups == (KvGroup(4096, tuple(range(0, 26, 2))), KvGroup(None, tuple(range(1, 26, 2))))
+    assert {(layer.attention.softcap, layer.attention.scale, layer.feed_forward.activation) for layer in found.layers} == {
+        (50.0, 1 / 16, "gelu_tanh")
+    }
+    assert (found.logit_softcap, found.embedding_scale, found.norm_offset, found.tied) == (30.0, 48.0, 1.0, True)
+    norms = [name.split(".")[3] for name in found.tensors() if name.startswith("model.layers.0.") and "norm" in name]
+    assert norms == [
+        "input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm",
+    ]  # fmt: skip
+
+
+def test_mixtral_has_experts() -> None:
+    feed_forward = spec("Mixtral-8x7B-v0.1").only.feed_forward
+    assert feed_forward.experts is not None
+    assert (feed_forward.experts.count, feed_forward.experts.top_k, feed_forward.width) == (8, 2, 14_336)
+    shapes = spec("Mixtral-8x7B-v0.1").tensors()
+    assert shapes["model.layers.31.block_sparse_moe.experts.7.w2.weight"] == (4096, 14_336)
+    assert shapes["model.layers.31.block_sparse_moe.gate.weight"] == (8, 4096)
+
+
+def test_phi_3_stores_as_one_what_is_multiplied_as_one() -> None:
+    shapes = spec("Phi-3-mini-4k").tensors()
+    assert shapes["model.layers.0.self_attn.qkv_proj.weight"] == (9216, 3072)
+    assert shapes["model.layers.0.mlp.gate_up_proj.weight"] == (16_384, 3072)
+    assert spec("Phi-3-mini-4k").only.attention.window == 2047
+
+
+def test_a_key_that_a_family_gives_no_meaning_is_refused_by_its_name() -> None:
+    factors = {"type": "longrope", "short_factor": [1.0] * 48, "long_factor": [2.0] * 48}
+    for name, changes, said in (
+        ("Phi-3-mini-4k", {"rope_scaling": factors}, "longrope"),
+        ("Qwen2.5-0.5B", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping 50.0"),
+        ("Mistral-7B-v0.1", {"num_local_experts": 8}, "num_local_experts 8"),
+        ("Llama-3.1-8B", {"layer_types": ["sliding_attention"] * 32}, "layer_types"),
+        ("gemma-2-2b", {"hidden_activation": "mish"}, "mish"),
+    ):
+        with pytest.raises(ModelError, match=said):
+            spec(name, **changes)
+
+
+@pytest.mark.parametrize("name", list(PUBLISHED)[2:])
+def test_a_family_that_is_not_read_yet_is_refused_by_its_name(name: str) -> None:
+    with pytest.raises(ModelError, match=PUBLISHED[name]["architectures"][0]):
+        spec_from_config(PUBLISHED[name])
+
+
+REFUSED: list[tuple[str, Executor, str]] = [
+    ("Mixtral-8x7B-v0.1", TORCH, "layer 0 has 8 experts, which torch does not compute"),
+    ("Mixtral-8x7B-v0.1", GPU, "layer 0 has 8 experts, which the GPU step does not compute"),
+    ("Qwen3-0.6B", NATIVE, "layer 0 has norms of q and k, which the native step does not compute"),
+    ("gemma-2-2b", NATIVE, "layer 0 has attention scores capped at 50, which the native step does not compute"),
+]
+
+
+@pytest.mark.parametrize(("name", "executor", "said"), REFUSED)
+def test_what_an_executor_cannot_compute_is_refused_by_layer_and_kind(name: str, executor: Executor, said: str) -> None:
+    with pytest.raises(ModelError, match=said) as caught:
+        fitted(spec(name), executor, name)
+    assert name in str(caught.value)
+    assert (not caught.value.hint) == (unfit(spec(name), TORCH) is not None)
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED.keys() - {"Mixtral-8x7B-v0.1"}))
+def test_torch_computes_every_kind_but_experts(name: str) -> None:
+    assert fitted(spec(name), TORCH) is not None
+
+
+def test_the_native_step_and_the_gpu_compute_layers_that_are_alike_and_stay_within_the_window() -> None:
+    for executor in (NATIVE, GPU):
+        assert unfit(spec("Llama-3.1-8B"), executor) is None
+        assert unfit(spec("Qwen2.5-0.5B"), executor) is None
+        inside = fitted(spec("Mistral-7B-v0.1"), executor)
+        assert (inside.context, inside.only.attention.window) == (4096, None)
+        partly = fitted(spec("Qwen2.5-0.5B", use_sliding_window=True, sliding_window=1000, max_window_layers=20), executor)
+        assert (partly.context, partly.kv_groups) == (1000, (KvGroup(None, tuple(range(24))),))
+    assert fitted(spec("Mistral-7B-v0.1"), TORCH).context == 32_768
+    reason = unfit(spec("Llama-3.1-8B", hidden_size=4100), NATIVE)
+    assert reason is not None
+    assert "hidden_size 4100 is not a multiple of 32" in reason

@@ -1,0 +1,180 @@
+"""Every kind of layer that torch computes is what transformers computes: whole, in chunks, cached, batched, exact, past its window."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sgl_lab.contracts.errors import ModelError
+from sgl_lab.engine.kernels.linear import Linear
+from sgl_lab.engine.kernels.native.pack import Kind
+from sgl_lab.engine.model.decoder import Decoder
+from sgl_lab.engine.model.executors import NATIVE, TORCH, fitted
+from sgl_lab.engine.model.families import spec_from_config
+from sgl_lab.engine.model.load import load_model
+from sgl_lab.engine.model.packed import pack_decoder
+from sgl_lab.engine.model.weights import Checkpoint
+from sgl_lab.engine.run.runner import TorchRunner
+
+from ..pure.families import ALL
+from .tiny import ALL as EVERY
+from .tiny import CONFIG, Sequences, load_tiny, scores, tokens, write_tiny
+
+WINDOW = {"sliding_window": 16}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "mistral, sliding": {"model_type": "mistral"} | WINDOW,
+    "qwen2": {"model_type": "qwen2"},
+    "qwen2, sliding from a layer on": {"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": 1} | WINDOW,
+    "qwen3": {"model_type": "qwen3", "head_dim": 32},
+    "gemma2": {"model_type": "gemma2", "head_dim": 32, "query_pre_attn_scalar": 24, "hidden_activation": "gelu_pytorch_tanh"} | WINDOW,
+    "gemma2, low caps": {"model_type": "gemma2", "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0, "head_dim": 16} | WINDOW,
+    "phi3, sliding": {"model_type": "phi3", "pad_token_id": 0} | WINDOW,
+    "phi3, turning in part": {"model_type": "phi3", "pad_token_id": 0, "partial_rotary_factor": 0.5},
+    "olmo2": {"model_type": "olmo2"},
+    "granite": {
+        "model_type": "granite",
+        "attention_multiplier": 0.1,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.5,
+        "logits_scaling": 2.0,
+    },
+    "smollm3": {"model_type": "smollm3", "no_rope_layers": [1, 0], "pad_token_id": 0},
+    "arcee": {"model_type": "arcee", "hidden_act": "relu"},
+    "llama, gelu": {"model_type": "llama", "hidden_act": "gelu"},
+    "llama, gelu by tanh": {"model_type": "llama", "hidden_act": "gelu_pytorch_tanh"},
+}
+N, PROMPT = 100, tokens(100)
+
+
+def made(folder: Path, changes: dict[str, Any]) -> tuple[Decoder, torch.Tensor]:
+    """A random model of transformers' own, read as ours, and its logprobs [position, vocab]."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    (name,) = (family.architecture for family in ALL if family.model_type == changes["model_type"])
+    config = CONFIG | {"architectures": [name]} | changes
+    torch.manual_seed(0)
+    theirs: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), attn_implementation="eager").eval()  # type: ignore[no-untyped-call]
+    with torch.inference_mode():
+        for weight in theirs.parameters():
+            weight.normal_(std=0.2).add_(weight.dim() == 1 and changes["model_type"] != "gemma2")
+        wanted = theirs(torch.tensor([PROMPT])).logits[0].float().log_softmax(-1)
+    tensors = {key: value.clone() for key, value in theirs.state_dict().items()}
+    if theirs.config.tie_word_embeddings:
+        del tensors["lm_head.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    spec = fitted(spec_from_config(json.loads(json.dumps(config)), families=ALL), TORCH)
+    with Checkpoint(folder) as checkpoint:
+        checkpoint.check(spec.tensors())
+        return Decoder(spec, checkpoint.read, device=torch.device("cpu"), dtype=torch.float32), wanted
+
+
+def rows_of(model: Decoder, page_size: int = 4) -> Sequences:
+    return Sequences(None, page_size, 128, runner=TorchRunner(model, 128, page_size))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS.keys())
+def test_every_kind_of_layer_computes_as_in_transformers(tmp_path: Path, changes: dict[str, Any]) -> None:
+    model, wanted = made(tmp_path, changes)
+    assert wanted.std() > 0.3
+
+    def same(found: torch.Tensor, first: int) -> None:
+        torch.testing.assert_close(found, wanted[first : first + len(found)], rtol=0, atol=2e-4)
+
+    rows = rows_of(model)
+    same(scores(rows.run(rows.row(1, PROMPT, n_targets=N))[0]), 0)
+    rows = rows_of(model)
+    done = 0
+    for n in (7, 30, 1, 1, 40, 1, 20):
+        first, second = rows.row(1, PROMPT[done : done + n], n_targets=n), rows.row(2, PROMPT[done : done + n], n_targets=1)
+        outputs = rows.run(first, second, rows.row(10 + done, PROMPT[:3]))
+        same(scores(outputs[0]), done)
+        same(scores(outputs[1]), done + n - 1)
+        done += n
+    rows.adopt(3, 1)
+    again = rows.row(3, PROMPT[96:], n_targets=4)
+    same(scores(rows.run(again)[0]), 96)
+    rows = rows_of(model)
+    for start, end in ((0, 37), (37, 38), (38, N)):
+        row = replace(rows.row(4, PROMPT[start:end], n_targets=end - start), is_exact=True)
+        same(scores(rows.run(row)[0]), start)
+
+
+def test_what_left_the_window_is_not_read(tmp_path: Path) -> None:
+    """So its pages could be given to others."""
+    model, wanted = made(tmp_path, CONFIGS["mistral, sliding"])
+    rows = rows_of(model, 1)
+    rows.run(rows.row(1, PROMPT[:60]), rows.row(2, PROMPT[:60]), rows.row(3, PROMPT[:60]))
+    for request in (1, 2, 3):
+        rows.runner.kv.poison(rows.pages(request)[: 60 - 15])
+    exact = replace(rows.row(3, PROMPT[60:63], n_targets=3), is_exact=True)
+    for output in rows.run(rows.row(1, PROMPT[60:61], n_targets=1), rows.row(2, PROMPT[60:63], n_targets=3), exact):
+        found = scores(output)
+        torch.testing.assert_close(found, wanted[60 : 60 + len(found)], rtol=0, atol=2e-4)
+
+
+def test_an_exact_row_has_the_same_bits_in_any_company_past_its_window_too(tmp_path: Path) -> None:
+    model, _ = made(tmp_path, CONFIGS["gemma2"])
+    found = []
+    for cuts in ([0, N], [0, 13, 14, 50, N]):
+        rows = rows_of(model)
+        parts = []
+        for start, end in zip(cuts, cuts[1:], strict=False):
+            row = replace(rows.row(1, PROMPT[start:end], n_targets=end - start), is_exact=True)
+            parts.append(scores(rows.run(rows.row(50 + start, PROMPT[:9]), row)[1]))
+        found.append(torch.cat(parts))
+    assert torch.equal(*found)
+
+
+def test_a_bias_on_some_of_what_is_stacked_is_zero_on_the_rest() -> None:
+    spec = spec_from_config(CONFIG | {"head_dim": 32}, families=ALL)
+    layer = replace(spec.only, attention=replace(spec.only.attention, biases=frozenset({"k", "v"})))
+    spec = fitted(replace(spec, layers=(layer,) * 2), NATIVE)
+    shapes = spec.tensors()
+    generator = torch.Generator().manual_seed(0)
+    stored = {name: torch.randn(shape, generator=generator) * 0.1 for name, shape in shapes.items()}
+
+    def read(*names: str, dtype: torch.dtype | None = None) -> torch.Tensor:
+        return torch.cat([stored[name] for name in names]).to(dtype or torch.float32)
+
+    plain = Decoder(spec, read, device=torch.device("cpu"), dtype=torch.float32)
+    bias = plain.layers[0].qkv.bias
+    assert bias is not None
+    k_and_v = [stored[f"model.layers.0.self_attn.{x}_proj.bias"] for x in "kv"]
+    assert torch.equal(bias, torch.cat([torch.zeros(128), *k_and_v]))
+    assert plain.layers[0].out.bias is None
+    packed = pack_decoder(spec, Kind.BF16, read).twin().layers[0].qkv
+    assert isinstance(packed, Linear)
+    assert packed.bias is not None
+    assert torch.equal(packed.bias, bias)
+
+
+def test_a_mistral_goes_past_its_window_on_torch_and_ends_there_where_nothing_slides(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path, architectures=["MistralForCausalLM"], model_type="mistral", sliding_window=64, head_dim=32)
+    assert load_tiny(folder).spec.context == 256
+    assert load_model(folder, name="tiny", device="cpu", dtype="int8", native=True, cache_dir=folder).spec.context == 64
+
+
+def test_what_an_executor_does_not_compute_is_refused_before_a_weight_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_tiny(tmp_path, hidden_act="gelu", head_dim=32)
+
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("a weight is read")
+
+    monkeypatch.setattr(Checkpoint, "read", read)
+    with pytest.raises(ModelError, match="layer 0 has the activation gelu, which the native step does not compute") as caught:
+        load_tiny(folder, "int8")
+    assert caught.value.hint == "use dtype float32"
+
+
+def test_without_a_dtype_torch_computes_what_the_native_step_does_not(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path, hidden_act="gelu", head_dim=32)
+    loaded = load_model(folder, name="tiny", device="cpu", native=True, cache_dir=folder)
+    assert (loaded.dtype, type(loaded.model)) == ("float32", Decoder)
+    rows = Sequences(loaded, 1)
+    assert scores(rows.run(rows.row(1, PROMPT[:5], n_targets=5))[0]).shape == (5, len(EVERY))
