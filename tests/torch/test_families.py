@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def test_an_exact_row_has_the_same_bits_in_any_company_past_its_window_too(tmp_p
     for cuts in ([0, N], [0, 13, 14, 50, N]):
         rows = rows_of(model)
         parts = []
-        for start, end in zip(cuts, cuts[1:], strict=False):
+        for start, end in pairwise(cuts):
             row = replace(rows.row(1, PROMPT[start:end], n_targets=end - start), is_exact=True)
             parts.append(scores(rows.run(rows.row(50 + start, PROMPT[:9]), row)[1]))
         found.append(torch.cat(parts))
