@@ -232,7 +232,7 @@ def test_a_tied_head_that_is_stored_is_what_transformers_makes_of_it(tmp_path: P
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "another architecture": ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel"),
     "no architecture": ({"architectures": None}, "None"),
-    "another activation": ({"hidden_act": "gelu"}, "gelu"),
+    "another activation": ({"hidden_act": "mish"}, "mish"),
     "an unknown scaling": ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
     "quantised weights": ({"quantization_config": {"quant_method": "gptq"}}, "quantised"),
     "no layers": ({"num_hidden_layers": 0}, "num_hidden_layers"),

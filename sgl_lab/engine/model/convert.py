@@ -223,7 +223,8 @@ def interleaved(spec: ModelSpec) -> dict[str, int]:
     """The tensors whose rows GGUF has in another order, each with its number of heads."""
     heads: dict[str, int] = {}
     for index, layer in enumerate(spec.layers):
-        for part, n_heads in (("q", layer.attention.n_heads), ("k", layer.attention.n_kv_heads)):
+        rotated: dict[Part, int] = {"q": layer.attention.n_heads, "k": layer.attention.n_kv_heads}
+        for part, n_heads in rotated.items():
             name = spec.names.of(index, part)
             heads |= {f"{name}.weight": n_heads, f"{name}.bias": n_heads}
     return heads

@@ -130,7 +130,8 @@ class Decoder:
         """Of the weights."""
         linears = [linear for layer in self.layers for linear in (layer.qkv, layer.out, layer.up, layer.down)]
         norms = [norm for layer in self.layers for norm in (*layer.norms.values(), *(layer.qk_norms or ()))]
-        return sum(linear.n_bytes for linear in (*linears, self.head)) + sum(x.nbytes for x in (*norms, self.norm, self.embedding))
+        vectors = sum(int(x.nbytes) for x in (*norms, self.norm, self.embedding))
+        return sum(linear.n_bytes for linear in (*linears, self.head)) + vectors
 
     def forward(self, ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Hidden states [n, hidden] after the last layer, before the final norm. `ids` and `positions` are int64 [n]."""
@@ -169,7 +170,7 @@ class Decoder:
         """Queries, keys and values [n, heads of each, dim] of what a layer's linear gave."""
         n_q, n_kv, dim = kind.n_heads, kind.n_kv_heads, kind.head_dim
         if norms is not None:
-            q, k, v = heads.split([n_q * dim, n_kv * dim, n_kv * dim], dim=-1)
+            q, k, v = torch.split(heads, [n_q * dim, n_kv * dim, n_kv * dim], dim=-1)
             q, k = (self._rms(x.reshape(-1, len(weight)), weight).view(x.shape) for x, weight in zip((q, k), norms, strict=True))
             heads = torch.cat((q, k, v), dim=-1)
         heads = heads.view(len(heads), n_q + 2 * n_kv, dim)

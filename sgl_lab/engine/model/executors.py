@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from ...contracts.errors import ModelError
 from .spec import Layer, ModelSpec
 
 
+_OfLayers = Literal[
+    "softcap", "qk_norm", "scale", "no_rotary", "partial_rotary", "norms", "experts", "gelu", "gelu_tanh", "relu", "ungated"
+]
+_Around = Literal["norm_offset", "embedding_scale", "residual_scale", "logit_scale", "logit_softcap"]
+Kind = Literal[_OfLayers, _Around]
+"""what a model may have that a Llama has not"""
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
 @dataclass(frozen=True, slots=True)
 class Executor:
-    """`computes` are kinds as `_kinds` names them; what every Llama has is not among them.
+    """What it computes besides the layers of a Llama, with biases anywhere and any rotary frequencies.
 
     windows   whether layers may slide; else no sequence gets longer than the shortest window, within which nothing slides
     alike     whether all layers have to be alike
@@ -20,29 +30,20 @@ class Executor:
     """
 
     name: str
-    computes: frozenset[str] = frozenset()
+    computes: frozenset[Kind] = frozenset()
     windows: bool = False
     alike: bool = True
     multiple: int = 1
     hint: str = ""
 
 
-_TORCH_KINDS = """
-softcap qk_norm scale no_rotary partial_rotary norms gelu gelu_tanh relu ungated norm_offset embedding_scale
-residual_scale logit_scale logit_softcap
-"""
-TORCH = Executor(
-    "torch",
-    frozenset(_TORCH_KINDS.split()),
-    windows=True,
-    alike=False,
-)
+TORCH = Executor("torch", frozenset(KINDS) - {"experts"}, windows=True, alike=False)
 NATIVE = Executor("the native step", multiple=32, hint="use dtype float32")
 GPU = Executor("the GPU step", hint="use device cpu")
 PACKED_GPU = replace(GPU, multiple=32, hint="use dtype bfloat16")
 
 
-def _kinds(layer: Layer) -> Iterator[tuple[str, str]]:
+def _kinds(layer: Layer) -> Iterator[tuple[Kind, str]]:
     """What a layer has that a Llama's has not, each as a kind and in words."""
     attention, feed_forward = layer.attention, layer.feed_forward
     if attention.softcap is not None:
@@ -65,7 +66,7 @@ def _kinds(layer: Layer) -> Iterator[tuple[str, str]]:
         yield "ungated", "a feed-forward without a gate"
 
 
-def _around(spec: ModelSpec) -> Iterator[tuple[str, str]]:
+def _around(spec: ModelSpec) -> Iterator[tuple[Kind, str]]:
     """The same of what stands around the layers."""
     if spec.norm_offset:
         yield "norm_offset", f"norms with weights beside {spec.norm_offset:g}"

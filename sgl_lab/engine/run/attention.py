@@ -26,7 +26,7 @@ class PagedAttention:
         keys.index_copy_(0, batch.slots, k)
         values.index_copy_(0, batch.slots, v)
         parts = [self._singles(kind, q[: batch.n_single], keys, values)] if batch.n_single else []
-        for row in batch.read[kind.window].prefills:
+        for row in batch.reach[kind.window].prefills:
             part = slice(row.begin, row.end)
             if row.mask is None:
                 parts.append(_prefill(kind, q[part], k[part], v[part], None))
@@ -36,23 +36,23 @@ class PagedAttention:
 
     def _singles(self, kind: Attention, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """All one-token rows at once. The query heads of a KV head are the queries of one attention over it."""
-        read = self._batch.read[kind.window]
+        reach = self._batch.reach[kind.window]
         n, n_heads, dim = q.shape
         n_kv = keys.shape[1]
-        k = keys.index_select(0, read.single_slots).view(n, -1, n_kv, dim).transpose(1, 2)
-        v = values.index_select(0, read.single_slots).view(n, -1, n_kv, dim).transpose(1, 2)
-        mask = None if read.single_mask is None else read.single_mask[:, None, None, :]
+        k = keys.index_select(0, reach.single_slots).view(n, -1, n_kv, dim).transpose(1, 2)
+        v = values.index_select(0, reach.single_slots).view(n, -1, n_kv, dim).transpose(1, 2)
+        mask = None if reach.single_mask is None else reach.single_mask[:, None, None, :]
         q = q.reshape(n, n_kv, n_heads // n_kv, dim)
-        return attend(kind, q, k.to(q.dtype), v.to(q.dtype), mask).reshape(n, n_heads, dim)
+        return attended(kind, q, k.to(q.dtype), v.to(q.dtype), mask).reshape(n, n_heads, dim)
 
 
 def _prefill(kind: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """One row of several tokens; without a mask plainly causal."""
     q, k, v = (x.to(q.dtype).transpose(0, 1)[None] for x in (q, k, v))
-    return attend(kind, q, k, v, mask, is_causal=mask is None, is_grouped=True)[0].transpose(0, 1)
+    return attended(kind, q, k, v, mask, is_causal=mask is None, is_grouped=True)[0].transpose(0, 1)
 
 
-def attend(
+def attended(
     kind: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, is_causal: bool = False, is_grouped: bool = False
 ) -> Tensor:
     """[..., heads, n, dim] of queries [..., heads, n, dim] over keys and values [..., kv_heads, m, dim].

@@ -31,8 +31,8 @@ class Prefill:
     """bool [end - begin, len(slots)]; None when the row starts at position 0 and is plainly causal"""
 
 
-class Read(NamedTuple):
-    """What the layers of one KV group read."""
+class Reach(NamedTuple):
+    """What the layers of one KV group read of the rows' contexts."""
 
     single_slots: Tensor
     """int64 [n_single * longest]: the contexts of rows of one token, padded with a slot of their own"""
@@ -49,7 +49,7 @@ class Batch:
     """int64 [n]: where each token's key and value go"""
     n_single: int
     """rows of one token; they are the first of the flat batch"""
-    read: Mapping[int | None, Read]
+    reach: Mapping[int | None, Reach]
     """by the window of a KV group"""
     sampled: Tensor
     """int64: of each row that samples, in the plan's order, the tokens in the flat batch after which it may draw"""
@@ -69,11 +69,11 @@ class Batch:
         def tensor(array: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Tensor:
             return torch.from_numpy(array).to(device, non_blocking=True)
 
-        def read(window: int | None) -> Read:
+        def reach(window: int | None) -> Reach:
             firsts = [0 if window is None else max(0, row.start + 1 - window) for row in rows]
             reached = [context[first:] for context, first in zip(contexts, firsts, strict=True)]
             single_slots, single_mask = _padded(reached[:n_single])
-            return Read(
+            return Reach(
                 tensor(single_slots.reshape(-1)),
                 None if single_mask is None else tensor(single_mask),
                 tuple(
@@ -88,7 +88,7 @@ class Batch:
             positions=tensor(_joined([np.arange(row.start, row.start + len(row.tokens)) for row in rows])),
             slots=tensor(_joined([context[row.start :] for row, context in zip(rows, contexts, strict=True)])),
             n_single=n_single,
-            read={group.window: read(group.window) for group in groups},
+            reach={group.window: reach(group.window) for group in groups},
             sampled=tensor(_joined([np.arange(end - row.n_draws, end) for row, end in zip(plan.rows, end_of, strict=True)])),
             scored=tensor(_joined([np.arange(end - len(row.targets), end) for row, end in zip(plan.rows, end_of, strict=True)])),
         )

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...contracts.errors import RequestFailed
 from ..model.decoder import Attend, Decoder
 from ..plan.plan import Draw, Row, Sampling, Score
-from .attention import attend as attention
+from .attention import attended
 from .batch import context_slots
 from .kv import KvStore
 from .sampler import scored
@@ -115,7 +115,7 @@ class ExactRows:
                 k, v = (x.index_select(0, span.slots).to(q.dtype).transpose(0, 1)[None] for x in (keys, values))
                 for i, end in enumerate(range(span.start, span.start + len(span.tokens)), span.begin):
                     read = slice(0 if kind.window is None else max(0, end + 1 - kind.window), end + 1)
-                    mixed.append(attention(kind, queries[i], k[:, :, read], v[:, :, read]))
+                    mixed.append(attended(kind, queries[i], k[:, :, read], v[:, :, read]))
             mixed += [torch.zeros_like(queries[0])] * (self.tile - len(mixed))
             return torch.cat(mixed).view(q.shape)
 
@@ -148,10 +148,10 @@ def is_uniform(model: Decoder, n: int) -> bool:
         }
         token = int(torch.randint(model.spec.vocab, (), generator=generator))
 
-        def attend(layer: int, q: Tensor, _k: Tensor, _v: Tensor, contexts: Mapping[tuple[int, ...], Tensor] = contexts) -> Tensor:
+        def attend(layer: int, q: Tensor, _k: Tensor, _v: Tensor, contexts: Mapping[tuple[int, int], Tensor] = contexts) -> Tensor:
             kind = kinds[layer]
             k, v = contexts[kind.n_kv_heads, kind.head_dim]
-            return torch.cat([attention(kind, row, k, v) for row in grouped(q, kind.n_kv_heads)]).view(q.shape)
+            return torch.cat([attended(kind, row, k, v) for row in grouped(q, kind.n_kv_heads)]).view(q.shape)
 
         hidden = model.forward(torch.full((n,), token, device=device), torch.full((n,), n_context - 1, device=device), attend)
         if any(not torch.equal(x, x[:1].expand_as(x)) for x in (hidden, model.logits(hidden))):

@@ -74,14 +74,14 @@ class NativeRunner:
     def _described(self) -> build.Model:
         """The model as addresses; all of them belong to tensors that this object keeps."""
         spec, weights, vectors = self._model.spec, self._model.weights, self._model.vectors
-        attention, feed_forward = spec.only.attention, spec.only.feed_forward
+        kind = spec.only
 
         def layer(index: int) -> build.Layer:
             def name(part: Part) -> str:
                 return spec.names.of(index, part) + ".weight"
 
             return build.Layer(
-                *(vectors[name(norm)].data_ptr() for norm in spec.only.norms),
+                *(vectors[name(norm)].data_ptr() for norm in kind.norms),
                 *(weights[name(first)].pointer() for first in ("q", "o", "gate", "down")),
                 build.Pages(self.kv.keys[index].data_ptr(), self.kv.values[index].data_ptr()),
             )
@@ -89,10 +89,10 @@ class NativeRunner:
         return build.Model(
             len(spec.layers),
             spec.hidden,
-            feed_forward.width,
-            attention.n_heads,
-            attention.n_kv_heads,
-            attention.head_dim,
+            kind.feed_forward.width,
+            kind.attention.n_heads,
+            kind.attention.n_kv_heads,
+            kind.attention.head_dim,
             spec.vocab,
             self.page_size,
             spec.norm_eps,
