@@ -9,13 +9,11 @@ from typing import Literal, get_args
 from ...contracts.errors import ModelError
 from .spec import Layer, ModelSpec
 
-
-_OfLayers = Literal[
-    "softcap", "qk_norm", "scale", "no_rotary", "partial_rotary", "norms", "experts", "gelu", "gelu_tanh", "relu", "ungated"
-]
-_Around = Literal["norm_offset", "embedding_scale", "residual_scale", "logit_scale", "logit_softcap"]
-Kind = Literal[_OfLayers, _Around]
-"""what a model may have that a Llama has not"""
+Kind = Literal[
+    "softcap", "qk_norm", "scale", "no_rotary", "partial_rotary", "norms", "experts", "gelu", "gelu_tanh", "relu", "ungated",
+    "norm_offset", "embedding_scale", "residual_scale", "logit_scale", "logit_softcap",
+]  # fmt: skip
+"""what a model may have that a Llama has not; the first line is of a layer"""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
