@@ -44,7 +44,7 @@ def qwen3(config: Config) -> ModelSpec:
 
 
 def gemma2(config: Config) -> ModelSpec:
-    spec = llama_like(config, context=8192, head_dim=256, tied=True, activation="hidden_activation")
+    spec = llama_like(config, context=8192, head_dim=256, tied=True, activation=("hidden_activation", "gelu_pytorch_tanh"))
     cap, scalar = number(config, "attn_logit_softcapping", 50.0), config.number("query_pre_attn_scalar", 256)
     spec = sliding(attending(spec, softcap=cap, scale=scalar**-0.5), window_of(config, 4096), lambda index: index % 2 == 0)
     return replace(

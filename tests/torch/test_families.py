@@ -76,7 +76,7 @@ def made(folder: Path, changes: dict[str, Any]) -> tuple[Decoder, torch.Tensor]:
 
 
 def rows_of(model: Decoder, page_size: int = 4) -> Sequences:
-    return Sequences(None, page_size, 128, runner=TorchRunner(model, 128, page_size))  # type: ignore[arg-type]
+    return Sequences(None, page_size, 256, runner=TorchRunner(model, 256, page_size))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS.keys())

@@ -62,7 +62,7 @@ def llama_like(
     context: int = 2048,
     head_dim: int | None = None,
     tied: bool = False,
-    activation: str = "hidden_act",
+    activation: tuple[str, str] = ("hidden_act", "silu"),
     biases: frozenset[Projection] = frozenset(),
     mlp_bias: bool = False,
     window: int | None = None,
@@ -70,9 +70,10 @@ def llama_like(
     """What most families have in common: RMS norms before the blocks, rotary positions, grouped-query attention, a gated feed-forward.
 
     `kv_heads`, `context`, `head_dim` and `tied` are what the family has where its configuration says nothing, `activation` is
-    the key that names it.
+    the key that names it and the family's own.
     """
-    named = config.get(activation) or "silu"
+    key, default = activation
+    named = config.get(key) or default
     if not isinstance(named, str) or named not in _ACTIVATIONS:
         raise config.fail(f"activation {named!r:.60} is not supported ({', '.join(map(str, _ACTIVATIONS))} are)")
     hidden = config.integer("hidden_size", MAX_WIDTH)
