@@ -666,6 +666,13 @@ MUTANTS = (
         EXACT_CHUNKS,
     ),
     Mutant(
+        "a token reads one that has left its window",
+        "run/batch.py",
+        "keys > queries - window",
+        "keys >= queries - window",
+        "torch/test_families.py::test_what_left_the_window_is_not_read",
+    ),
+    Mutant(
         "a row that goes on in the next tile starts anew",
         "run/exact.py",
         "start = row.start + done",
