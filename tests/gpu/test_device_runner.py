@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sgl_lab.contracts.errors import DeviceUnfit, OutOfMemory, RequestFailed
 from sgl_lab.contracts.params import SamplingParams
-from sgl_lab.engine.model import device_llama
+from sgl_lab.engine.model import device_decoder
 from sgl_lab.engine.model.decoder import Decoder
 from sgl_lab.engine.plan.plan import Following, Plan, Row, RowOutput, Timed
 from sgl_lab.engine.run.device import DeviceRunner
@@ -312,7 +312,7 @@ def test_kernels_that_cannot_be_compiled_are_one_line_and_leave_no_memory_in_use
     def uncompiled(*args: object) -> None:
         raise RuntimeError("Failed to find C compiler.\nPlease specify via CC environment variable")
 
-    monkeypatch.setattr(device_llama, "rms_norm", uncompiled)
+    monkeypatch.setattr(device_decoder, "rms_norm", uncompiled)
 
     said: list[str] = []
 
