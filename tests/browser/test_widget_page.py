@@ -407,6 +407,19 @@ def test_nothing_is_wider_than_the_cell_nor_a_number_than_its_place(browser: Bro
     assert overflow == []
 
 
+@pytest.mark.parametrize("width", [520, 580, 700, 820, 1280])
+def test_the_stop_button_stands_beside_the_title(browser: Browser, width: int) -> None:
+    page = WidgetPage(browser, viewport={"width": width, "height": 900}, **CALM)
+    page.open()
+    page.receive(full(story(n_pages=46_603)))
+    title, stop, header = page.page.evaluate(
+        """() => ['.sgl-title', '.sgl-stop', '.sgl-header'].map((name) => document.querySelector(name).getBoundingClientRect().toJSON())"""
+    )
+    assert title["top"] < stop["bottom"] and stop["top"] < title["bottom"], "in one row"
+    assert header["right"] - stop["right"] < 20
+    assert width <= 640 or header["height"] < 50
+
+
 def test_every_number_of_the_strip_stands_in_one_row_and_no_word_of_the_axis_is_cut(page: WidgetPage) -> None:
     message = full(story())
     message["metrics"]["forced"] = 35
