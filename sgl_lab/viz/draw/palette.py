@@ -58,6 +58,7 @@ BARS = {
     "decode": ("generated", "generated · decode"),
     "forced": ("forced", "forced"),
     "drafted": ("generated", "drafted"),
+    "rejected": ("evicted", "rejected drafts"),
     "score": ("choice", "scored choices"),
     "preempted": ("evicted", "set aside"),
 }

@@ -442,9 +442,9 @@ def lanes(picture: LanesPicture, max_bars: int = MAX_BARS) -> Markup:
     every = [bar for bar in picture["bars"] if bar["lane"] in rows and bar["kind"] != "text"]
     longest = sorted(every, key=lambda bar: (now if bar["t1"] is None else bar["t1"]) - bar["t0"], reverse=True)[:max_bars]
     drawn = sorted(longest, key=lambda bar: (bar["kind"] in ("forced", "drafted"), bar["kind"] in ("found", "reused"), bar["id"]))
-    start = min((bar["t0"] for bar in every), default=0.0)
+    start = picture.get("since", 0.0)
     span = 1.02 * max([(now if bar["t1"] is None else bar["t1"]) - start for bar in every] + [1e-3])
-    kinds = {bar["kind"] for bar in every}
+    kinds = {bar["kind"] for bar in every} | {"rejected" for bar in every if bar["wrong"]}
     keys = [_bar_key(kind) for kind in palette.BARS if kind in kinds]
     high = AXIS + LANE * max(2, len(shown)) + 6
     plot: list[Markup] = []
@@ -549,7 +549,14 @@ def _bar(bar: BarRow, top: int, left: float, width: float) -> Markup:
         # The words stand above the line.
         style = style.replace(f"top:{top + shift}px", f"top:{top + LANE - 3}px")
         return joined([tag("div", {"style": f"{style};{_bar_look(kind)}", "title": said}), name])
-    return tag("div", {"style": f"{style};{_bar_look(kind)}", "title": said}, label)
+    if not bar["wrong"]:
+        return tag("div", {"style": f"{style};{_bar_look(kind)}", "title": said}, label)
+    rejected = width * bar["wrong"] / (bar["n"] + bar["wrong"])
+    accepted = style.replace(f"width:{width:.2f}%", f"width:{width - rejected:.2f}%")
+    after = style.replace(f"width:{width:.2f}%", f"width:{rejected:.2f}%").replace(f"left:{left:.2f}%", f"left:{left + width - rejected:.2f}%")
+    said = f"{said} · {counted(bar['wrong'], 'draft token')} rejected"
+    parts = [(accepted, kind)] * bool(bar["n"]) + [(after, "rejected")]
+    return joined([tag("div", {"style": f"{part};{_bar_look(look)}", "title": said}) for part, look in parts])
 
 
 def ticks(span: float) -> list[tuple[float, float]]:

@@ -5,7 +5,7 @@ import { BAR_MEANING, BAR_WORDS, clamp, count, el, panel, seconds, setText, svg,
 const LANE = { height: 18, bar: 12, axis: 20, indent: 12, pad: 9, word: 48, most: 10 };
 const HATCHED = ["prefill", "score", "preempted", "forced"];
 const EVERY_MS = 50;
-const OVER = new Set(["forced", "drafted"]);
+const OVER = new Set(["forced", "drafted", "rejected"]);
 const HITS = new Set(["found", "reused"]);
 const THIN = { wait: 4, text: 4, host: 2, forks: 2 };
 
@@ -111,6 +111,7 @@ export class TimelinePanel {
       if (bar.t1 === null) this.growing.add(id);
       else this.growing.delete(id);
       if (this.keys.has(bar.kind)) this.keys.get(bar.kind).hidden = false;
+      if (bar.wrong) this.keys.get("rejected").hidden = false;
     }
   }
 

@@ -34,6 +34,7 @@ export const BAR_WORDS = {
   decode: "generated · decode",
   forced: "forced",
   drafted: "drafted",
+  rejected: "rejected drafts",
   score: "scored choices",
   preempted: "set aside",
 };
@@ -47,6 +48,7 @@ export const BAR_MEANING = {
   decode: "decode: tokens are generated",
   forced: "forced by the constraint",
   drafted: "draft tokens, verified in one step",
+  rejected: "draft tokens that the model did not choose; their computation is lost",
   score: "choices are scored",
   preempted: "set aside for want of pages, to be computed again",
   text: "text",

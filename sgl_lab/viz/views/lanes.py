@@ -11,7 +11,7 @@ Knows no token's text and no tree.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from ...contracts.events import (
     DraftVerified,
@@ -71,6 +71,8 @@ class LanesPicture(TypedDict):
     lanes: list[LaneRow]
     bars: list[BarRow]
     now: float
+    since: NotRequired[float]
+    """the first moment that is kept; 0 if it is not said"""
 
 
 @dataclass(slots=True)
