@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from playwright.sync_api import Browser, ConsoleMessage, Error, Locator, Route, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Error, Locator, Request, sync_playwright
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--force-color-profile=srgb", "--hide-scrollbars"]
+FLAGS += ["--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--force-color-profile=srgb", "--hide-scrollbars"]
 
 START_S = 240
 RUN_S = 240
@@ -178,8 +178,19 @@ def chromium() -> Iterator[Browser]:
 # ---------------------------------------------------------------- one notebook in a tab
 
 
+def _context(browser: Browser, server: Server) -> BrowserContext:
+    """The server's own: tabs after the first find JupyterLab in its cache. A request that is routed would pass the cache by."""
+    for context in browser.contexts:
+        if any(page.url.startswith(f"http://127.0.0.1:{server.port}/") for page in context.pages):
+            return context
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="dark" if server.dark else "light")
+    context.add_init_script(HELPERS)
+    context.new_page().goto(f"http://127.0.0.1:{server.port}/api")  # keeps the place of the server whose context it is
+    return context
+
+
 class Notebook:
-    """A notebook of the server, open in a browser of its own that reaches nothing but this machine."""
+    """A notebook of the server, open in a tab of a browser that reaches nothing but this machine."""
 
     def __init__(self, browser: Browser, server: Server, name: str) -> None:
         self.server, self.file = server, server.root / name
@@ -187,23 +198,17 @@ class Notebook:
         """requests that would have left the machine; they were refused"""
         self.errors: list[str] = []
         """console errors and uncaught exceptions"""
-        scheme: Any = "dark" if server.dark else "light"
-        self.context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
-        self.context.add_init_script(HELPERS)
-        self.context.route("**/*", self._route)
-        self.page = self.context.new_page()
+        self.page = _context(browser, server).new_page()
+        self.page.on("request", self._watch)
         self.page.set_default_timeout(30_000)
         self.page.on("console", self._hear)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.goto(server.url(f"lab/workspaces/{secrets.token_hex(4)}/tree/{server.folder}{name}"))
         self.wait_ready()
 
-    def _route(self, route: Route) -> None:
-        if route.request.url.startswith((f"http://127.0.0.1:{self.server.port}/", "data:", "blob:")):
-            route.continue_()
-        else:
-            self.outside.append(route.request.url)
-            route.abort()
+    def _watch(self, request: Request) -> None:
+        if not request.url.startswith((f"http://127.0.0.1:{self.server.port}/", "data:", "blob:")):
+            self.outside.append(request.url)
 
     def _hear(self, message: ConsoleMessage) -> None:
         if message.type == "error":
@@ -213,7 +218,7 @@ class Notebook:
         """Close the tab and end the kernel. Closing twice is harmless."""
         with suppress(Error):  # closed before, or the kernel died in a test
             self.js("await lab.panel()?.sessionContext.shutdown()")
-        self.context.close()
+        self.page.close()
 
     # -- waiting, in the page
 
