@@ -11,6 +11,7 @@ import nbformat
 import pytest
 from playwright.sync_api import Browser, Locator
 
+from ..notebook.freeze import count_names, counts, instructions
 from .conftest import OpenNotebook
 from .harness import Notebook, Server, exported
 
@@ -102,6 +103,17 @@ def test_every_cell_runs_and_nothing_leaves_the_machine(executed: tuple[Notebook
     assert notebook.outside == []
 
 
+def test_it_counts_what_its_saved_outputs_counted(executed: tuple[Notebook, Any]) -> None:
+    """To the same numbers on a CPU with the instructions of the one that froze them; `python -m tests.notebook.freeze` saves them anew."""
+    notebook, content = executed
+    frozen: Any = nbformat.read(COURSE / notebook.file.name, as_version=4)  # type: ignore[no-untyped-call]
+    saved, found = ([counts(cell) for cell in code_cells(run)] for run in (frozen, content))
+    assert count_names(found) == count_names(saved)
+    if frozen.metadata.get("sgl_lab") == {"instructions": instructions()} != {"instructions": None}:
+        assert found == saved
+    assert sum(map(len, saved)) >= 4
+
+
 def test_what_is_shown_and_saved_in_the_end_is_no_widget(executed: tuple[Notebook, Any]) -> None:
     notebook, content = executed
     assert notebook.js("return document.querySelectorAll('.sgl-live').length") == 0  # a player stands in a shadow tree
@@ -110,7 +122,15 @@ def test_what_is_shown_and_saved_in_the_end_is_no_widget(executed: tuple[Noteboo
     assert len([output for output in outputs(content) if "sgl_lab" in output.get("metadata", {})]) >= 2
 
 
-def test_opened_elsewhere_it_reads_well_and_runs_nothing(executed: tuple[Notebook, Any], reopened: Notebook) -> None:
+def test_elsewhere_it_reads_well(executed: tuple[Notebook, Any], request: pytest.FixtureRequest) -> None:
+    """Each notebook is either opened on the other server or exported, in turn."""
+    if NAMES.index(executed[0].file.stem) % 2:
+        exported_by_nbconvert_it_reads_well_offline(executed, request.getfixturevalue("browser"))
+    else:
+        opened_elsewhere_it_reads_well_and_runs_nothing(executed, request.getfixturevalue("reopened"))
+
+
+def opened_elsewhere_it_reads_well_and_runs_nothing(executed: tuple[Notebook, Any], reopened: Notebook) -> None:
     _, content = executed
     assert reopened.js("return lab.panel().content.widgets.some((cell) => cell.model.trusted && cell.model.type === 'code')") is False
     shown = frozen_text(reopened.page.locator(".jp-RenderedHTMLCommon.jp-OutputArea-output"))
@@ -131,7 +151,7 @@ def test_opened_elsewhere_it_reads_well_and_runs_nothing(executed: tuple[Noteboo
     assert [cell.get("execution_count") for cell in reopened.cells()] == [cell.get("execution_count") for cell in content.cells]
 
 
-def test_exported_by_nbconvert_it_reads_well_offline(executed: tuple[Notebook, Any], browser: Browser) -> None:
+def exported_by_nbconvert_it_reads_well_offline(executed: tuple[Notebook, Any], browser: Browser) -> None:
     notebook, content = executed
     page = browser.new_page(offline=True)
     requests: list[str] = []

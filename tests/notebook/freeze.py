@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,33 @@ def run_again(notebook: Any) -> None:
     """Run it in a kernel of its own. Its metadata says with which instructions the model computed; None is torch."""
     NotebookClient(notebook, timeout=900, kernel_name="python3", record_timing=False).execute()
     notebook.metadata.pop("widgets", None)
+    notebook.metadata["sgl_lab"] = {"instructions": instructions()}
+
+
+def instructions() -> str | None:
+    """With which the model computes here. At temperature 0 it says the same on CPUs with the same instructions."""
     path = build.built(store.cache_dir())
-    notebook.metadata["sgl_lab"] = {"instructions": path and build.instructions(path)}
+    return path and build.instructions(path)
+
+
+def counts(cell: Any) -> list[Any]:
+    """Every count in a cell's outputs: of the frozen views (in their metadata) and of plain dictionaries."""
+    found: list[Any] = []
+    for output in cell.outputs:
+        if "sgl_lab" in output.get("metadata", {}):
+            found.append(dict(output.metadata["sgl_lab"]["counts"]))
+        elif output.output_type == "execute_result":
+            try:
+                value = ast.literal_eval(output.data["text/plain"])
+            except (ValueError, SyntaxError):
+                continue
+            if isinstance(value, dict):
+                found.append({name: number for name, number in value.items() if isinstance(number, int)})
+    return found
+
+
+def count_names(found: list[list[Any]]) -> list[list[list[str]]]:
+    return [[sorted(counted) for counted in cell] for cell in found]
 
 
 def main() -> None:

@@ -170,14 +170,14 @@ def test_greedy_tokens_are_those_of_transformers_alone_batched_and_cached(
             pass
         return [listener.outputs[0] for listener in kept]
 
-    alone = [answer for prompt in prompts for answer in answers(prompt)]
-    assert [list(answer.ids) for answer in alone] == generated
-    cached = answers(*prompts)
-    assert [list(answer.ids) for answer in cached] == generated
-    assert [answer.usage.cached_tokens for answer in cached] == [len(prompt) - 1 for prompt in prompts]
+    alone = [answer for prompt in prompts[::5] for answer in answers(prompt)]
+    assert [list(answer.ids) for answer in alone] == generated[::5]
     engine.flush()
     batched = answers(*prompts)
     assert [list(answer.ids) for answer in batched] == generated
     assert sum(answer.usage.computed_tokens for answer in batched) > sum(map(len, prompts))
+    cached = answers(*prompts)
+    assert [list(answer.ids) for answer in cached] == generated
+    assert [answer.usage.cached_tokens for answer in cached] == [len(prompt) - 1 for prompt in prompts]
     engine.check()
     engine.close()

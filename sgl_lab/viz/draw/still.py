@@ -552,11 +552,13 @@ def _bar(bar: BarRow, top: int, left: float, width: float) -> Markup:
     if not bar["wrong"]:
         return tag("div", {"style": f"{style};{_bar_look(kind)}", "title": said}, label)
     rejected = width * bar["wrong"] / (bar["n"] + bar["wrong"])
-    accepted = style.replace(f"width:{width:.2f}%", f"width:{width - rejected:.2f}%")
-    after = style.replace(f"width:{width:.2f}%", f"width:{rejected:.2f}%").replace(f"left:{left:.2f}%", f"left:{left + width - rejected:.2f}%")
+
+    def part(x: float, wide: float) -> str:
+        return style.replace(f"left:{left:.2f}%", f"left:{x:.2f}%").replace(f"width:{width:.2f}%", f"width:{wide:.2f}%")
+
     said = f"{said} · {counted(bar['wrong'], 'draft token')} rejected"
-    parts = [(accepted, kind)] * bool(bar["n"]) + [(after, "rejected")]
-    return joined([tag("div", {"style": f"{part};{_bar_look(look)}", "title": said}) for part, look in parts])
+    parts = [(part(left, width - rejected), kind)] * bool(bar["n"]) + [(part(left + width - rejected, rejected), "rejected")]
+    return joined([tag("div", {"style": f"{where};{_bar_look(look)}", "title": said}) for where, look in parts])
 
 
 def ticks(span: float) -> list[tuple[float, float]]:
