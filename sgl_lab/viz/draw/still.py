@@ -442,7 +442,7 @@ def lanes(picture: LanesPicture, max_bars: int = MAX_BARS) -> Markup:
     every = [bar for bar in picture["bars"] if bar["lane"] in rows and bar["kind"] != "text"]
     longest = sorted(every, key=lambda bar: (now if bar["t1"] is None else bar["t1"]) - bar["t0"], reverse=True)[:max_bars]
     drawn = sorted(longest, key=lambda bar: (bar["kind"] in ("forced", "drafted"), bar["kind"] in ("found", "reused"), bar["id"]))
-    start = picture.get("since", 0.0)
+    start = picture["since"]
     span = 1.02 * max([(now if bar["t1"] is None else bar["t1"]) - start for bar in every] + [1e-3])
     kinds = {bar["kind"] for bar in every} | {"rejected" for bar in every if bar["wrong"]}
     keys = [_bar_key(kind) for kind in palette.BARS if kind in kinds]

@@ -11,7 +11,7 @@ Knows no token's text and no tree.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NotRequired, TypedDict
+from typing import TypedDict
 
 from ...contracts.events import (
     DraftVerified,
@@ -71,8 +71,8 @@ class LanesPicture(TypedDict):
     lanes: list[LaneRow]
     bars: list[BarRow]
     now: float
-    since: NotRequired[float]
-    """the first moment that is kept; 0 if it is not said"""
+    since: float
+    """where the page's time begins"""
 
 
 @dataclass(slots=True)
@@ -179,6 +179,7 @@ class LanesView:
             "lanes": [self._lanes[lane].copy() for lane in self._new_lanes],
             "bars": [self._bars[index].copy() for index in self._changed],
             "now": self._now,
+            "since": 0.0,
         }
         self._new_lanes = {}
         self._changed = {}
@@ -186,7 +187,8 @@ class LanesView:
 
     def full(self) -> LanesPicture:
         """Everything, in the shape of a delta."""
-        return {"lanes": [row.copy() for row in self._lanes.values()], "bars": [bar.copy() for bar in self._bars], "now": self._now}
+        lanes, bars = [row.copy() for row in self._lanes.values()], [bar.copy() for bar in self._bars]
+        return {"lanes": lanes, "bars": bars, "now": self._now, "since": 0.0}
 
     # ------------------------------------------------------------ events
 

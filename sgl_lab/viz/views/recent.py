@@ -44,8 +44,6 @@ Id = TypeVar("Id")
 class RecentPicture(LanesPicture):
     gone: list[str]
     """lanes that are no longer kept, with their bars"""
-    since: float
-    """where the page's time begins"""
     queue: list[str]
     """who waits, in the order in which they came"""
 
