@@ -38,7 +38,7 @@ from sgl_lab.engine.engine import Engine
 from sgl_lab.engine.fake import ByteTokenizer
 from sgl_lab.engine.plan.plan import Draw, Plan, RowOutput
 from sgl_lab.magics.commands.keep import exported
-from sgl_lab.magics.desk import Desk
+from sgl_lab.magics.session import Session
 from sgl_lab.magics.show import Folded
 from sgl_lab.trace import Record, Ring
 from sgl_lab.viz import bundle
@@ -273,7 +273,7 @@ def exported_page(record: Record) -> tuple[str, float]:
     """What `%sgl export` writes, and the seconds that it takes."""
     record.end(chr)
     started = time.perf_counter()
-    return page_of.page("crowd", exported(Desk(), record), bundle.players()), time.perf_counter() - started
+    return page_of.page("crowd", exported(Session(), record), bundle.players()), time.perf_counter() - started
 
 
 if __name__ == "__main__":

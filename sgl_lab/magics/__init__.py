@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from .desk import Desk
+    from .session import Session
 
 _LOADED = "_sgl_lab"
 """the shell's attribute that says what was registered"""
@@ -20,7 +20,7 @@ _LOADED = "_sgl_lab"
 
 class _Loaded(NamedTuple):
     matcher: Any
-    desk: Desk
+    session: Session
     undo: tuple[Callable[[], None], ...]
 
 
@@ -29,12 +29,12 @@ def load(shell: Any) -> None:
     from IPython.core.magic import no_var_expand
 
     from .complete import make_matcher
-    from .desk import Desk
     from .errors import readable, show_user_frames
     from .inspecting import install
     from .line import line_help, run_line, words
     from .options import cell_help
     from .printing import say
+    from .session import Session
     from .settings import SGL, Settings, take_wrong
 
     if getattr(shell, _LOADED, None) is not None:
@@ -43,7 +43,7 @@ def load(shell: Any) -> None:
     for error in wrong:
         say(f"sgl: {error}; it is ignored")
     config = SGL(parent=shell)
-    desk = Desk(Settings(config, ignored=wrong))
+    session = Session(Settings(config, ignored=wrong))
 
     @no_var_expand  # type: ignore[untyped-decorator, unused-ignore]
     def cell(line: str, body: str) -> Any:
@@ -52,7 +52,7 @@ def load(shell: Any) -> None:
 
         is_captured(shell)
         with readable(shell, "%%sgl"):
-            return run_cell(shell, desk, line, body)
+            return run_cell(shell, session, line, body)
 
     @no_var_expand  # type: ignore[untyped-decorator, unused-ignore]
     def command(line: str) -> Any:
@@ -60,18 +60,18 @@ def load(shell: Any) -> None:
 
         is_captured(shell)
         with readable(shell, "%sgl"):
-            return run_line(shell, desk, line)
+            return run_line(shell, session, line)
 
     cell.__doc__, command.__doc__ = cell_help(), line_help()
     shell.register_magic_function(cell, "cell", "sgl")
     shell.register_magic_function(command, "line", "sgl")
-    matcher = make_matcher(partial(words, desk), _names, _inside)
+    matcher = make_matcher(partial(words, session), _names, _inside)
     shell.Completer.custom_matchers.append(matcher)
     shell.configurables.append(config)
-    shell.events.register("post_run_cell", desk.after_cell)
+    shell.events.register("post_run_cell", session.after_cell)
     for home, name, draw in _DRAWN:
         shell.display_formatter.formatters["text/html"].for_type_by_name(home, name, draw)
-    setattr(shell, _LOADED, _Loaded(matcher, desk, (install(shell, _bound_names), show_user_frames(shell))))
+    setattr(shell, _LOADED, _Loaded(matcher, session, (install(shell, _bound_names), show_user_frames(shell))))
 
 
 def unload(shell: Any) -> None:
@@ -79,8 +79,8 @@ def unload(shell: Any) -> None:
     loaded: _Loaded | None = getattr(shell, _LOADED, None)
     if loaded is None:
         return
-    shell.events.unregister("post_run_cell", loaded.desk.after_cell)
-    loaded.desk.close()
+    shell.events.unregister("post_run_cell", loaded.session.after_cell)
+    loaded.session.close()
     for undo in loaded.undo:
         undo()
     for home, name, _ in _DRAWN:
@@ -90,7 +90,7 @@ def unload(shell: Any) -> None:
     for kind in ("cell", "line"):
         shell.magics_manager.magics[kind].pop("sgl", None)
     shell.Completer.custom_matchers.remove(loaded.matcher)
-    shell.configurables.remove(loaded.desk.settings.config)
+    shell.configurables.remove(loaded.session.settings.config)
     setattr(shell, _LOADED, None)
     if "sgl_lab.labs" in sys.modules:
         sys.modules["sgl_lab.labs"].LABS.close()

@@ -19,13 +19,13 @@ from ..lang.state import state_here
 from ..trace.files import check_ours, check_place
 from ..trace.record import MARK
 from . import body as bodies
-from .desk import Desk
 from .errors import as_cell_syntax_error, outer_filename, show_source
 from .interact import Interact
 from .jobs import Job
 from .options import HELP_FLAGS, OptionError, cell_help, parse_cell
 from .prepared import Cell, append, told_lines
 from .printing import say
+from .session import Session
 from .show import CellView, Place, loading
 
 WORDS = "__sgl_words__"
@@ -35,7 +35,7 @@ LANGUAGE = frozenset({*surface.SURFACE, *STATE_WORDS, "s"})
 """All names that a body has from the language."""
 
 
-def run_cell(shell: Any, desk: Desk, line: str, body: str) -> Any:
+def run_cell(shell: Any, session: Session, line: str, body: str) -> Any:
     """Run the cell, or define its function with --def; returns what becomes its `Out`, None for nothing."""
     if not set(HELP_FLAGS).isdisjoint(line.split()):
         say(cell_help())
@@ -54,7 +54,7 @@ def run_cell(shell: Any, desk: Desk, line: str, body: str) -> Any:
         code = bodies.compile_cell(source, filename, LANGUAGE, keeps_last=options.capture is not None or not is_silenced)
     except SyntaxError as error:
         raise as_cell_syntax_error(shell, error) from None
-    options = desk.settings.over(options)
+    options = session.settings.over(options)
     if options.save is not None:
         check_place(Path(options.save).expanduser())
         if not options.force:
@@ -62,10 +62,10 @@ def run_cell(shell: Any, desk: Desk, line: str, body: str) -> Any:
     number = len(shell.history_manager.input_hist_parsed) - 1  # what `execution_count` says while a cell runs depends on the version
     cell = Cell(shell, options, code, head, source, f"In[{number}]")
     _tell_unsaid(shell, source, code)
-    with desk.interrupts.watched(whatever_handler=True):
+    with session.interrupts.watched(whatever_handler=True):
         if options.interact:
-            return _interact(desk, cell)
-        result = cell.in_background(desk) if options.bg else _run(desk, cell)
+            return _interact(session, cell)
+        result = cell.in_background(session) if options.bg else _run(session, cell)
     if options.capture is not None:
         shell.user_ns[options.capture] = result
         if isinstance(result, Job) and not is_silenced:
@@ -74,30 +74,30 @@ def run_cell(shell: Any, desk: Desk, line: str, body: str) -> Any:
     return None if is_silenced else result
 
 
-def _run(desk: Desk, cell: Cell) -> Any:
+def _run(session: Session, cell: Cell) -> Any:
     shell, options = cell.shell, cell.options
     place = Place(shell)
     with loading(place) as report:
-        lab = desk.ready_lab(report, options.model, options.device)
+        lab = session.ready_lab(report, options.model, options.device)
     if not options.views:
         place.clear()
-    with cell.recorded(lab) as record, CellView(shell, place, lab, record, options.views, desk.interrupts.request):
-        desk.last = record
-        state = cell.begin(lab, record, desk.interrupts.check)
+    with cell.recorded(lab) as record, CellView(shell, place, lab, record, options.views, session.interrupts.request):
+        session.last = record
+        state = cell.begin(lab, record, session.interrupts.check)
         if options.out is not None:
             shell.user_ns[options.out] = state
-            desk.names[options.out] = record.run
-        return cell.finish(state, desk.interrupts.check)
+            session.names[options.out] = record.run
+        return cell.finish(state, session.interrupts.check)
 
 
-def _interact(desk: Desk, cell: Cell) -> None:
+def _interact(session: Session, cell: Cell) -> None:
     """Its value is shown with the rest, where it changes with the controls."""
     for control in cell.options.interact:
         if control.name in {*surface.SURFACE, *STATE_WORDS, "s"}:
             raise OptionError(f"--interact: {control.name} is the language's", hint="call the variable something else")
     if cell.options.capture is not None:
         raise OptionError("--interact has no one value to capture", hint="keep the state with -o NAME")
-    desk.keep_open(interact := Interact(desk, cell, cell.options.interact))
+    session.keep_open(interact := Interact(session, cell, cell.options.interact))
     interact.first()
 
 

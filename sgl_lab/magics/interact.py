@@ -19,16 +19,16 @@ from .show import Place, in_kernel, live_panel, run_views, title_of
 if TYPE_CHECKING:
     from ..session import Lab
     from ..trace import Record
-    from .desk import Desk
     from .prepared import Cell
+    from .session import Session
 
 REST_S = 1.5
 WAIT_S = 0.05
 
 
 class Interact:
-    def __init__(self, desk: Desk, cell: Cell, controls: tuple[Control, ...]) -> None:
-        self._desk, self._cell, self._controls = desk, cell, controls
+    def __init__(self, session: Session, cell: Cell, controls: tuple[Control, ...]) -> None:
+        self._session, self._cell, self._controls = session, cell, controls
         self._chosen = dict.fromkeys((control.name for control in controls), 0)
         self._job: Job | None = None
         self._lock = threading.RLock()
@@ -43,7 +43,7 @@ class Interact:
         job = self._run()
         try:
             while not job.wait(WAIT_S):
-                self._desk.interrupts.check()
+                self._session.interrupts.check()
         except KeyboardInterrupt:
             job.cancel()
             job.wait(None)
@@ -91,7 +91,7 @@ class Interact:
             variables = {name: value for name, value in values.items() if name not in SETTINGS}
             words = ", ".join(f"{name}={value!r}" for name, value in values.items())
             title = f"{cell.title} · {words}"
-            self._job = cell.in_background(self._desk, variables, title=title, begun=self._begun, ended=self._ended)
+            self._job = cell.in_background(self._session, variables, title=title, begun=self._begun, ended=self._ended)
             return self._job
 
     def _begun(self, job: Job, lab: Lab, record: Record) -> None:

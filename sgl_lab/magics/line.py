@@ -8,12 +8,12 @@ from typing import Any
 
 from . import commands
 from .commands.command import Command, Words, is_option
-from .desk import Desk
 from .options import HELP_FLAGS, OptionError, cell_help, nearest, wrapped
 from .printing import say
+from .session import Session
 
 
-def run_line(shell: Any, desk: Desk, line: str) -> Any:
+def run_line(shell: Any, session: Session, line: str) -> Any:
     """Run one line command; what it returns becomes the cell's `Out`, but for a `;` at the end. OptionError with the nearest right word."""
     bare = line.rstrip().removesuffix(";")
     try:
@@ -27,12 +27,12 @@ def run_line(shell: Any, desk: Desk, line: str) -> Any:
     if not set(HELP_FLAGS).isdisjoint(rest):
         name, rest, command = "help", [name], COMMANDS["help"]
     read = command.read(name, rest)
-    with desk.interrupts.watched(whatever_handler=True):
-        result = command.action(shell, desk, read)
+    with session.interrupts.watched(whatever_handler=True):
+        result = command.action(shell, session, read)
     return result if bare == line.rstrip() else None
 
 
-def words(desk: Desk, before: Sequence[str]) -> tuple[str, ...]:
+def words(session: Session, before: Sequence[str]) -> tuple[str, ...]:
     """What may stand behind these words of a `%sgl` line, for completion."""
     if not before:
         return tuple(COMMANDS)
@@ -41,11 +41,11 @@ def words(desk: Desk, before: Sequence[str]) -> tuple[str, ...]:
     command = COMMANDS.get(before[0])
     if command is None:
         return ()
-    then = command.after(desk).get(before[-1])
+    then = command.after(session).get(before[-1])
     if then is not None and len(before) > 1:
         return tuple(then)
-    runs = desk.run_names() if command.takes_runs else ()
-    names = command.names_in(desk, [word for word in before[1:] if not is_option(word)])
+    runs = session.run_names() if command.takes_runs else ()
+    names = command.names_in(session, [word for word in before[1:] if not is_option(word)])
     return tuple(dict.fromkeys((*command.values, *runs, *names, *command.options)))
 
 
@@ -68,7 +68,7 @@ def _command_help(name: str) -> str:
     return "\n".join([wrapped(f"  {name:<12}", usage), wrapped(" " * 14, text)])
 
 
-def _help(shell: Any, desk: Desk, words: Words) -> None:
+def _help(shell: Any, session: Session, words: Words) -> None:
     """`help` and `help COMMAND`."""
     name = words.name()
     if name is not None and name not in COMMANDS:

@@ -22,10 +22,10 @@ from ..lang.sampling import given
 from ..lang.state import ProgramState, start, state_here
 from ..trace import write_jsonl
 from . import body as bodies
-from .desk import Desk
 from .jobs import Job
 from .options import CellOptions
 from .printing import say
+from .session import Session
 
 if TYPE_CHECKING:
     from ..session import Lab
@@ -93,7 +93,7 @@ class Cell:
 
     def in_background(
         self,
-        desk: Desk,
+        session: Session,
         variables: Mapping[str, Any] = MappingProxyType({}),
         *,
         title: str = "",
@@ -105,19 +105,19 @@ class Cell:
         begun   is told when the program has a state
         ended   is told at the end, and says whether its results still count
         """
-        options, notebook, last = self.options, self.shell.user_ns, desk.last
+        options, notebook, last = self.options, self.shell.user_ns, session.last
         names = {**notebook, **variables}
         own = self.code.assigned - variables.keys()
         before = {name: notebook.get(name, _MISSING) for name in (*own, options.out)}
         left: dict[str, Any] = {}
 
         def work(job: Job) -> Any:
-            lab = desk.ready_lab(job.report, options.model, options.device, check=job.check)
+            lab = session.ready_lab(job.report, options.model, options.device, check=job.check)
             names.setdefault("print", job.print)
             with self.recorded(lab) as record:
                 state = self.begin(lab, record, job.check)
                 if options.out is not None:
-                    desk.names[options.out] = record.run
+                    session.names[options.out] = record.run
                 job.begun(lab, record, state)
                 begun(job, lab, record)
                 try:
@@ -130,10 +130,10 @@ class Cell:
             if not ended(job):
                 return
             notebook.update({name: value for name, value in left.items() if notebook.get(name, _MISSING) is before[name]})
-            if job.record is not None and desk.last is last:
-                desk.last = job.record
+            if job.record is not None and session.last is last:
+                session.last = job.record
 
-        return desk.jobs.start(title or self.title, self.shell, options.views, work, over)
+        return session.jobs.start(title or self.title, self.shell, options.views, work, over)
 
 
 def append(state: ProgramState | None, value: Any, kind: str = "") -> Any:

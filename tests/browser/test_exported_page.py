@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from sgl_lab.contracts.events import CellFinished, Entry
 from sgl_lab.contracts.ids import RunId
 from sgl_lab.magics.commands.keep import exported
-from sgl_lab.magics.desk import Desk
+from sgl_lab.magics.session import Session
 from sgl_lab.trace import Record
 from sgl_lab.viz import bundle
 from sgl_lab.viz.draw import page as draw
@@ -45,7 +45,7 @@ class FilePage:
 
 
 def written(record: Record, title: str = "run") -> str:
-    return draw.page(title, exported(Desk(), record), bundle.players())
+    return draw.page(title, exported(Session(), record), bundle.players())
 
 
 def finished_story() -> Record:

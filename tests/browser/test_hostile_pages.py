@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page
 
 from sgl_lab.contracts.legible import legible
 from sgl_lab.magics.commands.keep import exported as parts_to_export
-from sgl_lab.magics.desk import Desk
+from sgl_lab.magics.session import Session
 from sgl_lab.magics.show import Folded, Place
 from sgl_lab.trace import Record
 from sgl_lab.viz import bundle
@@ -255,9 +255,9 @@ def test_frozen_in_the_page_of_a_real_parser(browser: Browser) -> None:
 def test_exported_and_played_there(browser: Browser, tmp_path: Path) -> None:
     record, spell = a_run_of_everything()
     record.vocab = {n: spell(n) for n in range(len(TEXTS))}
-    desk = Desk()
-    desk.last = record
-    (tmp_path / "run.html").write_text(page.page(TEXTS[0], parts_to_export(desk, record), bundle.players()), encoding="utf-8")
+    session = Session()
+    session.last = record
+    (tmp_path / "run.html").write_text(page.page(TEXTS[0], parts_to_export(session, record), bundle.players()), encoding="utf-8")
     tab = browser.new_page()
     asked_for: list[str] = []
     complaints: list[str] = []

@@ -186,7 +186,7 @@ def test_the_dashboard_is_html_in_its_cell_and_outlives_others_flush_and_model_s
     opened = kernel.run("%sgl dashboard")
     assert set(opened.shown[-1]) == {"text/html", "text/plain"}
     assert "data-sgl-place" in opened.shown[-1]["text/html"]
-    kernel.run("from IPython import get_ipython; board = get_ipython()._sgl_lab.desk.dashboard; widget = board._panel._widget")
+    kernel.run("from IPython import get_ipython; board = get_ipython()._sgl_lab.session.dashboard; widget = board._panel._widget")
     kernel.run(
         "import threading, sgl_lab as sgl\n@sgl.function\ndef ask(s, n):\n"
         "    s += sgl.user(f'Hi {n}') + sgl.assistant(sgl.gen('a', max_tokens=8))\n"
@@ -295,7 +295,7 @@ def test_a_cell_with_controls_runs_again_when_one_is_moved_and_keeps_its_last_re
     assert (reply.status, reply.printed, reply.result) == ("ok", "", None), reply.traceback
     assert "Value:\n6" in reply.shown[0]["text/plain"]
     assert "data-sgl-place" in reply.shown[0]["text/html"]
-    kernel.run("from IPython import get_ipython; moving = get_ipython()._sgl_lab.desk._interacts[-1]")
+    kernel.run("from IPython import get_ipython; moving = get_ipython()._sgl_lab.session._interacts[-1]")
     move = "moving._panel._on_message(None, {{'kind': 'set', 'values': {}}}, [])"
     for values in ("{'n': 1}", "{'n': 99, 'word': True, 'x': 0}", "{'n': 1, 'word': 1, 'temperature': 2}"):
         kernel.run(move.format(values))
@@ -308,7 +308,7 @@ def test_a_cell_with_controls_runs_again_when_one_is_moved_and_keeps_its_last_re
 
 def test_a_new_value_cancels_the_run_before(kernel: Kernel) -> None:
     kernel.run("%%sgl --interact n=[2,4000]\nuser('x')\nassistant(gen('a', max_tokens=n, ignore_eos=True))")
-    kernel.run("moving = get_ipython()._sgl_lab.desk._interacts[-1]")
+    kernel.run("moving = get_ipython()._sgl_lab.session._interacts[-1]")
     kernel.run("moving._panel._on_message(None, {'kind': 'set', 'values': {'n': 1}}, []); slow = moving._job")
     settle(kernel, "slow.n_tokens > 3", "True")
     kernel.run("moving._panel._on_message(None, {'kind': 'set', 'values': {'n': 0}}, [])")

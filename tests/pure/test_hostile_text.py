@@ -19,10 +19,10 @@ from sgl_lab.contracts.errors import SglError, UnfinishedValue
 from sgl_lab.contracts.legible import clipped, legible
 from sgl_lab.engine.model.store import resolve
 from sgl_lab.magics.commands.keep import exported
-from sgl_lab.magics.desk import Desk
 from sgl_lab.magics.errors import readable, render_with
 from sgl_lab.magics.line import run_line
 from sgl_lab.magics.options import Control, OptionError, nearest, parse_cell
+from sgl_lab.magics.session import Session
 from sgl_lab.magics.show import Folded
 from sgl_lab.trace import Record, read_jsonl, write_jsonl
 from sgl_lab.trace.files import check_ours, write_whole
@@ -205,11 +205,11 @@ class Shown:
         self.data.append(data)
 
 
-def told(shell: object, desk: Desk, line: str) -> str:
+def told(shell: object, session: Session, line: str) -> str:
     """The error that a command ends with, as it is shown; empty if it does not fail."""
     try:
         with readable(shell, "%sgl"):
-            run_line(shell, desk, line)
+            run_line(shell, session, line)
     except UsageError as error:
         return str(error)
     except SglError as error:
@@ -229,10 +229,10 @@ def test_a_hostile_file_is_refused_in_a_line_or_every_command_shows_it_as_text(
     monkeypatch.chdir(tmp_path)
     n_read = 0
     for payload in FEW:
-        shown, desk = Shown(), Desk()
+        shown, session = Shown(), Session()
         shell = shown.shell if in_notebook else SimpleNamespace(user_ns={})
         write_jsonl(poisoned(payload, throughout=throughout)[1], Path("run.jsonl"))
-        if message := told(shell, desk, "replay run.jsonl"):
+        if message := told(shell, session, "replay run.jsonl"):
             assert throughout
             assert "run.jsonl line" in message
             assert message == legible(message)
@@ -240,7 +240,7 @@ def test_a_hostile_file_is_refused_in_a_line_or_every_command_shows_it_as_text(
             continue
         n_read += 1
         for line in COMMANDS:
-            assert told(shell, desk, line) == "", (line, payload)
+            assert told(shell, session, line) == "", (line, payload)
         for data in shown.data:
             found = Shape(data["text/html"]).elements
             assert found[0] == ("div", ("class",), ""), "the whole output is kept from being taken for formulas"
@@ -258,9 +258,9 @@ def test_a_page_to_share_has_our_own_script_alone_and_a_policy_against_any_other
     attributes = ATTRIBUTES | {"charset", "name", "content", "http-equiv", "lang", "type", "data-sgl-recording"}
     for payload in FEW:
         record = poisoned(payload)[1]
-        desk = Desk()
-        desk.last = record
-        source = page.page(payload, exported(desk, record), bundle.players())
+        session = Session()
+        session.last = record
+        source = page.page(payload, exported(session, record), bundle.players())
         found = Shape(source.removeprefix("<!doctype html>"))
         assert {tag.removeprefix("/") for tag, _, _ in found.elements} <= tags
         assert {name for _, names, _ in found.elements for name in names} <= attributes

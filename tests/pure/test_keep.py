@@ -20,7 +20,7 @@ from sgl_lab.contracts.events import CellFinished, CellStarted, Entry, RequestFi
 from sgl_lab.contracts.ids import RunId
 from sgl_lab.contracts.tree import TreeSnapshot
 from sgl_lab.magics.commands.keep import exported
-from sgl_lab.magics.desk import Desk
+from sgl_lab.magics.session import Session as ShellSession
 from sgl_lab.trace import Record, read_jsonl, write_jsonl
 from sgl_lab.trace.files import check_ours, write_whole
 from sgl_lab.trace.record import MARK, RecordUnreadable
@@ -316,7 +316,7 @@ def test_a_page_lets_no_script_run_but_ours_asks_for_nothing_and_keeps_hostile_t
     finished = Entry(len(stage.entries), 10**9, CellFinished(RunId(1), "error", payload))
     record = Record(RunId(1), entries=[*stage.entries, finished])
     record.end(spell)
-    parts = exported(Desk(), record)
+    parts = exported(ShellSession(), record)
     source = page.page(payload, parts, bundle.players())
     assert source.startswith("<!doctype html>")
     found = Reader(source.replace("<meta ", "<br "))

@@ -19,11 +19,11 @@ from sgl_lab.magics.body import APPEND, HERE, STATE, TEXT, compile_cell, compile
 from sgl_lab.magics.commands.command import Command, Words
 from sgl_lab.magics.commands.whatif import POLICIES
 from sgl_lab.magics.complete import words_for
-from sgl_lab.magics.desk import Desk
 from sgl_lab.magics.errors import user_frames
 from sgl_lab.magics.line import COMMANDS as COMMANDS_OF_LINE
 from sgl_lab.magics.line import line_help, run_line, words
 from sgl_lab.magics.options import CELL_OPTIONS, MAX_KNOWN, VIEWS, CellOptions, OptionError, cell_help, nearest, parse_cell
+from sgl_lab.magics.session import Session
 from sgl_lab.trace import Record
 
 
@@ -498,10 +498,10 @@ def test_a_command_refuses_what_it_does_not_know_in_one_line(line: str, message:
 
 
 def test_every_command_is_in_the_help_and_is_completed() -> None:
-    assert words_for("%sgl ", partial(words, Desk()), ())[1] == tuple(COMMANDS_OF_LINE)
+    assert words_for("%sgl ", partial(words, Session()), ())[1] == tuple(COMMANDS_OF_LINE)
     for name, command in COMMANDS_OF_LINE.items():
         assert re.search(rf"^  {name} +{re.escape(command.help)}$".replace(r"\ ", r"\s+"), line_help(), re.MULTILINE)
-        assert set(command.options) <= set(words_for(f"%sgl {name} ", partial(words, Desk()), ())[1]) or name == "model"
+        assert set(command.options) <= set(words_for(f"%sgl {name} ", partial(words, Session()), ())[1]) or name == "model"
 
 
 def test_no_line_of_the_help_is_longer_than_a_notebook_is_wide() -> None:
@@ -516,17 +516,17 @@ def test_of_many_names_an_error_lists_the_last() -> None:
 
 @pytest.mark.parametrize("line", ["help why", "why --help", "why -h", "why In[5] --help"])
 def test_help_is_given_of_one_command(line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    run_line(None, Desk(), line)
+    run_line(None, Session(), line)
     said = capsys.readouterr().out
     assert said.startswith("why ")
     assert "had computed" in said
     assert "%sgl COMMAND" not in said
     with pytest.raises(OptionError, match="did you mean 'why'"):
-        run_line(None, Desk(), "help whi")
+        run_line(None, Session(), "help whi")
 
 
 def test_a_run_in_which_the_model_answered_nothing_is_not_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    desk = Desk()
+    session = Session()
     first, second, slip = (Record(RunId(number)) for number in (1, 2, 3))
     for record, status in ((first, "ok"), (second, "ok"), (slip, "stopped")):
         record.append(Entry(0, 0, CellStarted(record.run, f"In[{record.run}]", "")))
@@ -534,35 +534,35 @@ def test_a_run_in_which_the_model_answered_nothing_is_not_the_last_one(monkeypat
         record.append(Entry(2, 2, ExprFinished(ForkId(record.run), ExprId(1), status, "")))
     slip.append(Entry(3, 3, ForkOpened(first.run, ForkId(9), None, 0, "")))  # of a background cell
     slip.append(Entry(4, 4, ExprFinished(ForkId(9), ExprId(2), "ok", "")))
-    monkeypatch.setattr(desk, "runs", lambda: [first, second, slip])
-    desk.last = slip
-    assert (desk.run(), desk.run("-1"), desk.run("-2"), desk.run("3")) == (second, second, first, slip)
-    monkeypatch.setattr(desk, "runs", lambda: [slip])
-    assert desk.run() is desk.run("-1") is slip
+    monkeypatch.setattr(session, "runs", lambda: [first, second, slip])
+    session.last = slip
+    assert (session.run(), session.run("-1"), session.run("-2"), session.run("3")) == (second, second, first, slip)
+    monkeypatch.setattr(session, "runs", lambda: [slip])
+    assert session.run() is session.run("-1") is slip
 
 
 def test_behind_some_words_of_a_command_only_their_own_are_offered() -> None:
-    desk = Desk()
-    desk.names["trip"] = RunId(7)
-    assert words(desk, ["cache", "pin"]) == ("trip",)
-    assert words(desk, ["jobs", "stop"]) == ("all",)
-    assert words(desk, ["whatif", "2", "--policy"]) == POLICIES
-    assert "pin" in words(desk, ["cache"])
+    session = Session()
+    session.names["trip"] = RunId(7)
+    assert words(session, ["cache", "pin"]) == ("trip",)
+    assert words(session, ["jobs", "stop"]) == ("all",)
+    assert words(session, ["whatif", "2", "--policy"]) == POLICIES
+    assert "pin" in words(session, ["cache"])
 
 
 def test_runs_are_found_by_the_names_that_they_have() -> None:
-    desk = Desk()
+    session = Session()
     with pytest.raises(OptionError, match="nothing has run yet"):
-        desk.run()
+        session.run()
     with pytest.raises(OptionError, match="there is no run '3'"):
-        desk.run("3")
-    desk.replayed["old run"] = desk.last = Record(RunId(7))
-    assert desk.run("old run") is desk.run() is desk.last
-    assert desk.run_names() == ("old run",)
-    assert "old run" in words(desk, ["why"])
+        session.run("3")
+    session.replayed["old run"] = session.last = Record(RunId(7))
+    assert session.run("old run") is session.run() is session.last
+    assert session.run_names() == ("old run",)
+    assert "old run" in words(session, ["why"])
     for word in ("-1", "-9", "7", "old"):
         with pytest.raises(OptionError):
-            desk.run(word)
+            session.run(word)
 
 
 def test_a_library_between_lines_of_ours_is_none_of_the_users() -> None:

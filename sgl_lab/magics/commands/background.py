@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from ...viz.draw import html
-from ..desk import Desk
 from ..options import OptionError, nearest
 from ..printing import say
+from ..session import Session
 from ..show import in_kernel
 from .command import Command, Words, aligned, ready_lab, show
 
 
-def _jobs(shell: Any, desk: Desk, words: Words) -> None:
+def _jobs(shell: Any, session: Session, words: Words) -> None:
     if words.names:
-        _stop_jobs(desk, words)
+        _stop_jobs(session, words)
         return
-    jobs = list(desk.jobs)
+    jobs = list(session.jobs)
     rows = [("job", "cell", "state", "tokens", "seconds")]
     for job in jobs:
         note = f": {type(job.error).__name__}" if job.status == "error" else ""
@@ -26,13 +26,13 @@ def _jobs(shell: Any, desk: Desk, words: Words) -> None:
     show(shell, words, html.grid(rows) if jobs else html.plain(plain), plain, {"jobs": len(jobs), "running": running})
 
 
-def _stop_jobs(desk: Desk, words: Words) -> None:
+def _stop_jobs(session: Session, words: Words) -> None:
     verb, word = words.name(), words.name(1)
     if verb != "stop":
         raise nearest(str(verb), ("stop",), "word after `%sgl jobs`")
     if word is None:
         raise OptionError("which job?", hint="such as `%sgl jobs stop 1`, or `%sgl jobs stop all`")
-    stopping = desk.jobs.running() if word == "all" else [desk.jobs.find(word)]
+    stopping = session.jobs.running() if word == "all" else [session.jobs.find(word)]
     for job in stopping:
         say(f"job {job.number} is {'over already' if job.is_over else 'being stopped'}")
         job.cancel()
@@ -40,29 +40,29 @@ def _stop_jobs(desk: Desk, words: Words) -> None:
         say("no job is running")
 
 
-def _numbers(desk: Desk) -> dict[str, tuple[str, ...]]:
-    return {"stop": ("all", *(str(job.number) for job in desk.jobs.running()))}
+def _numbers(session: Session) -> dict[str, tuple[str, ...]]:
+    return {"stop": ("all", *(str(job.number) for job in session.jobs.running()))}
 
 
-def _dashboard(shell: Any, desk: Desk, words: Words) -> None:
+def _dashboard(shell: Any, session: Session, words: Words) -> None:
     verb = words.name()
     if verb == "off":
-        if desk.dashboard is None:
+        if session.dashboard is None:
             raise OptionError("no dashboard is open")
-        desk.dashboard.close()
-        desk.dashboard = None
+        session.dashboard.close()
+        session.dashboard = None
         return
     if verb is not None:
         raise nearest(verb, ("off",), "word after `%sgl dashboard`")
     from ..dashboard import Dashboard, picture
 
-    lab = ready_lab(shell, desk)
+    lab = ready_lab(shell, session)
     if not in_kernel(shell) or "--text" in words.options:
         say(picture(lab)["text/plain"])
         return
-    if desk.dashboard is None:
-        desk.dashboard = Dashboard(shell, lab, desk.stop)
-    desk.dashboard.show()
+    if session.dashboard is None:
+        session.dashboard = Dashboard(shell, lab, session.stop)
+    session.dashboard.show()
 
 
 COMMANDS = {

@@ -6,68 +6,68 @@ from typing import TYPE_CHECKING, Any
 
 from ...viz.draw import html
 from ...viz.draw.numbers import counted, percent
-from ..desk import Desk
 from ..jobs import Job
 from ..options import OptionError, nearest
 from ..printing import say
+from ..session import Session
 from .command import Command, Words, ready_lab, show
 
 if TYPE_CHECKING:
     from ...session import Lab
 
 
-def _cache(shell: Any, desk: Desk, words: Words) -> None:
+def _cache(shell: Any, session: Session, words: Words) -> None:
     verb, name = words.name() or "stats", words.name(1)
     if verb not in VERBS:
         raise nearest(verb, VERBS, "word after `%sgl cache`")
     if name is not None and verb in ("flush", "stats"):
         raise OptionError(f"%sgl cache {verb} takes nothing more, not {name!r}")
     if verb == "unpin":
-        _unpin(desk, name)
+        _unpin(session, name)
         return
-    lab = ready_lab(shell, desk)
+    lab = ready_lab(shell, session)
     if verb == "pin":
-        _pin(shell, desk, lab, name)
+        _pin(shell, session, lab, name)
     elif verb == "flush":
         before = lab.stats()
         lab.flush()
         n_nodes, n_freed = before["nodes"] - lab.stats()["nodes"], lab.stats()["pages_free"] - before["pages_free"]
         say(f"forgot {counted(n_nodes, 'node')}, {counted(n_freed, 'page')} freed; what is pinned or in use stays")
     else:
-        _stats(shell, desk, words, lab)
+        _stats(shell, session, words, lab)
 
 
-def _pin(shell: Any, desk: Desk, lab: Lab, name: str | None) -> None:
+def _pin(shell: Any, session: Session, lab: Lab, name: str | None) -> None:
     """What the notebook's variable NAME holds: a state, a job or a text."""
     if name is None:
         raise OptionError("pin what?", hint="a variable that holds a program's state (`%%sgl -o NAME`) or a text")
     if name not in shell.user_ns:
-        raise nearest(name, desk.names, "variable") if desk.names else OptionError(f"there is no variable {name!r}")
+        raise nearest(name, session.names, "variable") if session.names else OptionError(f"there is no variable {name!r}")
     value = shell.user_ns[name]
     prefix: Any = value.state if isinstance(value, Job) else value
     if not isinstance(prefix, str) and not hasattr(prefix, "token_ids"):
         raise OptionError(f"{name} is neither a program's state nor a text, but {type(value).__name__}")
-    if name in desk.pins:
-        _unpin(desk, name)
+    if name in session.pins:
+        _unpin(session, name)
     before = lab.stats()["pages_pinned"]
-    desk.pins[name] = lab, lab.pin(prefix)
+    session.pins[name] = lab, lab.pin(prefix)
     say(f"pinned {name}: {counted(lab.stats()['pages_pinned'] - before, 'page')} more are never evicted, until `%sgl cache unpin {name}`")
 
 
-def _unpin(desk: Desk, name: str | None) -> None:
-    if name is not None and name not in desk.pins:
-        raise nearest(name, desk.pins, "pin") if desk.pins else OptionError("nothing is pinned")
-    names = [name] if name is not None else list(desk.pins)
+def _unpin(session: Session, name: str | None) -> None:
+    if name is not None and name not in session.pins:
+        raise nearest(name, session.pins, "pin") if session.pins else OptionError("nothing is pinned")
+    names = [name] if name is not None else list(session.pins)
     for each in names:
-        lab, pin = desk.pins.pop(each)
+        lab, pin = session.pins.pop(each)
         if lab.is_open:
             lab.unpin(pin)
     say(f"unpinned {', '.join(names)}" if names else "nothing is pinned")
 
 
-def _stats(shell: Any, desk: Desk, words: Words, lab: Lab) -> None:
+def _stats(shell: Any, session: Session, words: Words, lab: Lab) -> None:
     found = lab.stats()
-    pins = [name for name, (pinned, _) in desk.pins.items() if pinned is lab]
+    pins = [name for name, (pinned, _) in session.pins.items() if pinned is lab]
     rows = [
         ("hit rate", f"{percent(found['hit_rate'])}  ({found['cached_prompt_tokens']:,} of {found['prompt_tokens']:,} prompt tokens)"),
         ("nodes", f"{found['nodes']:,}"),
@@ -90,6 +90,6 @@ COMMANDS = {
         2,
         {"--text": ""},
         VERBS,
-        after=lambda desk: {"pin": tuple(desk.names), "unpin": tuple(desk.pins)},
+        after=lambda session: {"pin": tuple(session.names), "unpin": tuple(session.pins)},
     ),
 }

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...contracts.legible import clipped
 from ...viz.draw.escape import Markup
-from ..desk import Desk
 from ..options import OptionError, nearest
 from ..printing import say
+from ..session import Session
 from ..show import Place, in_kernel, loading
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Words:
 class Command:
     """`names` says how many names may follow; `options` what each option's value is, empty where the flag says it all."""
 
-    action: Callable[[Any, Desk, Words], Any]
+    action: Callable[[Any, Session, Words], Any]
     """what it returns becomes the cell's `Out`"""
     help: str
     names: int = 0
@@ -45,9 +45,9 @@ class Command:
     """words to complete"""
     takes_runs: bool = False
     """whether the runs' names are among them"""
-    names_in: Callable[[Desk, Sequence[str]], tuple[str, ...]] = lambda desk, before: ()
+    names_in: Callable[[Session, Sequence[str]], tuple[str, ...]] = lambda session, before: ()
     """further ones, given the words that stand already"""
-    after: Callable[[Desk], Mapping[str, Sequence[str]]] = lambda desk: {}
+    after: Callable[[Session], Mapping[str, Sequence[str]]] = lambda session: {}
     """a word of the command -> what alone may stand behind it"""
 
     def read(self, name: str, words: Iterable[str]) -> Words:
@@ -80,9 +80,9 @@ def is_option(word: str) -> bool:
     return word.startswith("-") and not _RELATIVE.fullmatch(word)
 
 
-def ready_lab(shell: Any, desk: Desk, model: str | None = None, device: str | None = None) -> Lab:
+def ready_lab(shell: Any, session: Session, model: str | None = None, device: str | None = None) -> Lab:
     with loading(Place(shell)) as report:
-        return desk.ready_lab(report, model, device)
+        return session.ready_lab(report, model, device)
 
 
 def memory_text(lab: Lab) -> str:

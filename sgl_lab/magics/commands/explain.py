@@ -11,19 +11,19 @@ from ...viz.draw import why as draw_why
 from ...viz.explain.diff import diff
 from ...viz.explain.why import Why, why
 from ...viz.views.asked import asked
-from ..desk import Desk
 from ..options import OptionError
+from ..session import Session
 from .command import Command, Words, show
 
 if TYPE_CHECKING:
     from ...trace import Record
 
 
-def _why(shell: Any, desk: Desk, words: Words) -> None:
+def _why(shell: Any, session: Session, words: Words) -> None:
     """`why`, `why B` and `why A B`: of the last run, of B, of B compared with A alone."""
-    record = desk.run(words.name(len(words.names) - 1) if words.names else None)
-    against = desk.run(words.name(0)) if len(words.names) == 2 else None
-    found, spell = explained(desk, record, against)
+    record = session.run(words.name(len(words.names) - 1) if words.names else None)
+    against = session.run(words.name(0)) if len(words.names) == 2 else None
+    found, spell = explained(session, record, against)
     if not found.n_requests and asked(record.entries):
         raise OptionError(f"{record.title} ran on a backend that keeps no prompts", hint="only a model of this kernel has a cache to miss")
     if not found.n_requests:
@@ -32,25 +32,25 @@ def _why(shell: Any, desk: Desk, words: Words) -> None:
     show(shell, words, draw_why.html(found, spell), draw_why.text(found, spell), counts)
 
 
-def explained(desk: Desk, record: Record, against: Record | None = None) -> tuple[Why, Callable[[int], str]]:
+def explained(session: Session, record: Record, against: Record | None = None) -> tuple[Why, Callable[[int], str]]:
     """The story, and the spelling of all tokens in it."""
-    lab = desk.lab_of(record)
+    lab = session.lab_of(record)
     others = lab.events() if lab is not None else ()
     earlier = [kept for kept in lab.records if kept.snapshot.seq < record.snapshot.seq] if lab is not None else []
     vocab = ChainMap(record.vocab, *([against.vocab] if against else []), *(kept.vocab for kept in reversed(earlier)))
-    strangers = [(other.model, run) for run in desk.runs() if (other := desk.lab_of(run)) not in (lab, None) and run.run < record.run]
+    strangers = [(other.model, run) for run in session.runs() if (other := session.lab_of(run)) not in (lab, None) and run.run < record.run]
     spell = lab.spell if lab is not None else lambda token: f"<{token}>"
     told = why(record, earlier, against=against, others=others, strangers=strangers)
     return told, lambda token: vocab.get(token) or spell(token)
 
 
-def _diff(shell: Any, desk: Desk, words: Words) -> None:
+def _diff(shell: Any, session: Session, words: Words) -> None:
     """`diff`, `diff A` and `diff A B`: of the last two runs, of A and the last one, of any two."""
     names = words.names
-    if not names and (n_runs := len(desk.answered())) < 2:
+    if not names and (n_runs := len(session.answered())) < 2:
         raise OptionError(f"%sgl diff compares two runs, {'one has run' if n_runs else 'none has run'}", hint="run a %%sgl cell first")
-    a = desk.run(names[0] if names else "-2")
-    b = desk.run(names[1] if len(names) == 2 else "-1")
+    a = session.run(names[0] if names else "-2")
+    b = session.run(names[1] if len(names) == 2 else "-1")
     if a is b and len(names) < 2:
         raise OptionError(f"{a.title} is the last run itself", hint="name another one, or two: `%sgl diff A B`")
     found = diff(a, b)

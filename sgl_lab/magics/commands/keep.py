@@ -15,9 +15,9 @@ from ...viz.draw import html, page, perfetto
 from ...viz.draw import why as draw_why
 from ...viz.draw.escape import Markup, joined
 from ...viz.views.asked import asked
-from ..desk import Desk
 from ..options import VIEWS, OptionError
 from ..printing import say
+from ..session import Session
 from ..show import Folded, Place, in_kernel
 from .command import Command, Words
 from .explain import explained
@@ -30,19 +30,19 @@ MAX_ASKED = 200
 """gens and selects whose tokens an exported page lists"""
 
 
-def _save(shell: Any, desk: Desk, words: Words) -> None:
+def _save(shell: Any, session: Session, words: Words) -> None:
     path = target(words.name(), words, RECORD_MARK, "%sgl save run.jsonl")
-    record = desk.run(words.name(1))
+    record = session.run(words.name(1))
     write_jsonl(record, path)
     told(path, clipped(record.title, 60))
 
 
-def _replay(shell: Any, desk: Desk, words: Words) -> None:
+def _replay(shell: Any, session: Session, words: Words) -> None:
     if not words.names:
         raise OptionError("which file?", hint="such as `%sgl replay run.jsonl`")
     path = Path(words.names[0]).expanduser()
     record = read_jsonl(path)
-    desk.last = desk.replayed[path.stem] = record
+    session.last = session.replayed[path.stem] = record
     folded, ended = Folded(record), record.ended
     shown = folded.bundle(VIEWS, f"{path.name} · {record.title}", ended.status, ended.message)
     if "--text" in words.options or not in_kernel(shell):
@@ -51,19 +51,19 @@ def _replay(shell: Any, desk: Desk, words: Words) -> None:
         Place(shell).show(shown, {"sgl_lab": {"counts": folded.counts(), "status": ended.status}})
 
 
-def _export(shell: Any, desk: Desk, words: Words) -> None:
+def _export(shell: Any, session: Session, words: Words) -> None:
     path = target(words.name(), words, page.MARK, "%sgl export run.html")
-    record = desk.run(words.name(1))
-    write(path, page.page(f"sgl_lab · {record.title}", exported(desk, record), bundle.players()), clipped(record.title, 60))
+    record = session.run(words.name(1))
+    write(path, page.page(f"sgl_lab · {record.title}", exported(session, record), bundle.players()), clipped(record.title, 60))
 
 
-def exported(desk: Desk, record: Record) -> list[Markup]:
+def exported(session: Session, record: Record) -> list[Markup]:
     """The frozen views, the cell, what missed and why, and every token with its id."""
     ended, found = record.ended, asked(record.entries)
     parts = [Folded(record).page(record.title, ended.status, ended.message)]
     if record.source:
         parts.append(html.details("The cell", html.plain(record.source)))
-    parts.append(html.details("Why prefixes missed", draw_why.html(*explained(desk, record))))
+    parts.append(html.details("Why prefixes missed", draw_why.html(*explained(session, record))))
     if found:
         chips = joined([draw_asked.html(one, record.spell) for one in found[:MAX_ASKED]])
         more = f", the first {MAX_ASKED} of {len(found):,} answers" if len(found) > MAX_ASKED else ""
@@ -71,9 +71,9 @@ def exported(desk: Desk, record: Record) -> list[Markup]:
     return parts
 
 
-def _trace(shell: Any, desk: Desk, words: Words) -> None:
+def _trace(shell: Any, session: Session, words: Words) -> None:
     path = target(words.name(), words, perfetto.MARK, "%sgl trace run.json")
-    record = desk.run(words.name(1))
+    record = session.run(words.name(1))
     write(path, json.dumps(perfetto.trace(record), separators=(",", ":"), allow_nan=False), clipped(record.title, 60))
     say("open it at ui.perfetto.dev or in chrome://tracing")
 

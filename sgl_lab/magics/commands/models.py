@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...viz.draw import html
 from ...viz.draw.numbers import counted
-from ..desk import Desk
 from ..options import SETTINGS
 from ..printing import say
+from ..session import Session
 from .command import Command, Words, aligned, memory_text, ready_lab, show
 
 if TYPE_CHECKING:
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 DEVICE = SETTINGS["device"]
 
 
-def _model(shell: Any, desk: Desk, words: Words) -> None:
+def _model(shell: Any, session: Session, words: Words) -> None:
     from ...labs import LABS
 
     device = words.options.get("--device")
-    lab = ready_lab(shell, desk, words.name(), None if device is None else str(DEVICE.read(device, "--device")))
+    lab = ready_lab(shell, session, words.name(), None if device is None else str(DEVICE.read(device, "--device")))
     say(f"{_name(lab)}, context {lab.card.context:,} tokens, vocabulary {lab.card.vocab:,}")
     say(memory_text(lab))
     for parked in reversed(LABS.parked):
@@ -31,7 +31,7 @@ def _model(shell: Any, desk: Desk, words: Words) -> None:
         say("%sgl model NAME goes back to one, with its tree as it was; %sgl free gives their memory back")
 
 
-def _models(shell: Any, desk: Desk, words: Words) -> None:
+def _models(shell: Any, session: Session, words: Words) -> None:
     """The one in use, those parked, those in the model cache, and the built-in one also where it is still to be fetched."""
     from ...labs import LABS
     from ...session import BUILT_IN
@@ -45,14 +45,14 @@ def _models(shell: Any, desk: Desk, words: Words) -> None:
     show(shell, words, html.grid(table), aligned(table), {"models": len(rows)})
 
 
-def _doctor(shell: Any, desk: Desk, words: Words) -> None:
+def _doctor(shell: Any, session: Session, words: Words) -> None:
     from ...doctor import examine
 
     for finding in examine():
         say(str(finding))
 
 
-def _free(shell: Any, desk: Desk, words: Words) -> None:
+def _free(shell: Any, session: Session, words: Words) -> None:
     from ...labs import LABS
 
     n_labs, n_bytes = len(LABS.parked), LABS.free()

@@ -10,9 +10,9 @@ from ...viz.draw import dot, html, stats, still, text
 from ...viz.draw.escape import joined
 from ...viz.draw.numbers import counted, percent
 from ...viz.views.hits import hits
-from ..desk import Desk
 from ..options import OptionError
 from ..printing import say
+from ..session import Session
 from ..show import Folded, tree_counts, tree_of
 from .command import Command, Words, memory_text, ready_lab, show
 from .files import FORCE, target, write
@@ -21,8 +21,8 @@ TREE_NODES, TREE_HIGH = 300, 640
 """nodes that are drawn, and pixels of the box that scrolls the others into sight"""
 
 
-def _status(shell: Any, desk: Desk, words: Words) -> None:
-    lab = ready_lab(shell, desk)
+def _status(shell: Any, session: Session, words: Words) -> None:
+    lab = ready_lab(shell, session)
     found, card = lab.stats(), lab.card
     used = found["pages_total"] - found["pages_free"]
     nodes = lab.snapshot().nodes
@@ -42,21 +42,21 @@ def _status(shell: Any, desk: Desk, words: Words) -> None:
     show(shell, words, html.table(rows), "\n".join(f"{name:<12}{value}" for name, value in rows), counts)
 
 
-def _stats(shell: Any, desk: Desk, words: Words) -> None:
-    lab = ready_lab(shell, desk)
+def _stats(shell: Any, session: Session, words: Words) -> None:
+    lab = ready_lab(shell, session)
     entries = lab.events()
     found, title = lab.stats(), f"{lab.card.name} · {lab.card.device} · {lab.card.dtype}"
     points = hits(entries, found["prompt_tokens"], found["cached_prompt_tokens"])
-    last = _last_run(desk)
+    last = _last_run(session)
     page = joined([stats.html(title, found, points), *([html.note(last)] if last else [])])
     show(shell, words, page, "\n".join(filter(None, (stats.text(title, found), last))), _token_counts(found))
 
 
-def _last_run(desk: Desk) -> str:
+def _last_run(session: Session) -> str:
     """How fast the last run was, by the same count as its cell says."""
-    if desk.last is None:
+    if session.last is None:
         return ""
-    last = desk.run()
+    last = session.run()
     strip = Folded(last).metrics.full()
     speed = f"{strip['tok_s']:,.0f} tokens/s from the first request to the last token"
     return f"{clipped(last.title, 60)}: {counted(strip['generated'], 'token')} generated, {speed}" if strip["generated"] else ""
@@ -68,8 +68,8 @@ def _token_counts(found: Mapping[str, int]) -> dict[str, int]:
     return counts | {"computed_tokens": found["computed_tokens"] - found["rejected_tokens"]}
 
 
-def _tree(shell: Any, desk: Desk, words: Words) -> None:
-    lab = ready_lab(shell, desk)
+def _tree(shell: Any, session: Session, words: Words) -> None:
+    lab = ready_lab(shell, session)
     nodes = tree_of(lab.snapshot(), lab.spell).full()
     files = {flag: target(words.options[flag], words, dot.NAME, "%sgl tree --dot tree.dot") for flag in FILES if flag in words.options}
     for flag, path in files.items():
@@ -82,8 +82,8 @@ def _tree(shell: Any, desk: Desk, words: Words) -> None:
     show(shell, words, still.frame([still.tree(nodes, TREE_NODES, TREE_HIGH)]), text.tree(nodes), tree_counts(nodes))
 
 
-def _stop(shell: Any, desk: Desk, words: Words) -> None:
-    said = " and ".join(counted(n, what) for n, what in zip(desk.stop(), ("job", "request"), strict=True) if n)
+def _stop(shell: Any, session: Session, words: Words) -> None:
+    said = " and ".join(counted(n, what) for n, what in zip(session.stop(), ("job", "request"), strict=True) if n)
     say(f"stopped {said}" if said else "nothing is running")
 
 

@@ -11,8 +11,8 @@ from ...viz.draw import asked as draw_asked
 from ...viz.draw import still, text
 from ...viz.freeze import LIMIT
 from ...viz.views.asked import STEP, Asked, asked
-from ..desk import Desk
 from ..options import OptionError, nearest
+from ..session import Session
 from ..show import Folded, in_kernel
 from .command import Command, Words, show
 
@@ -23,42 +23,42 @@ MAX_NAMES = 60
 """to complete"""
 
 
-def _timeline(shell: Any, desk: Desk, words: Words) -> None:
-    bars = Folded(desk.run(words.name())).lanes.full()
+def _timeline(shell: Any, session: Session, words: Words) -> None:
+    bars = Folded(session.run(words.name())).lanes.full()
     show(shell, words, still.frame([still.lanes(bars)]), text.lanes(bars), {"lanes": len(bars["lanes"])})
 
 
-def _tokens(shell: Any, desk: Desk, words: Words) -> None:
+def _tokens(shell: Any, session: Session, words: Words) -> None:
     """`tokens`, `tokens NAME`, `tokens RUN` and `tokens RUN NAME`: what the model saw and said, under a name or everywhere."""
-    record, name = _run_and_name(desk, words)
+    record, name = _run_and_name(session, words)
     found = asked(record.entries)
     chosen = [one for one in found if name is None or _is_called(one, name)]
     if not found:
         raise OptionError(f"{record.title} asked the model nothing")
     if not chosen:
         raise nearest(str(name), _names(found), f"gen, select or fork of {record.title}")
-    lab = desk.lab_of(record)
+    lab = session.lab_of(record)
     spell = record.spell if lab is None else lab.spell
     page, plain = draw_asked.listing(chosen, spell, LIMIT, is_text="--text" in words.options or not in_kernel(shell))
     counts = {"prompt_tokens": sum(len(one.prompt) for one in chosen), "completion_tokens": sum(len(one.samples) for one in chosen)}
     show(shell, words, page, plain, counts)
 
 
-def _run_and_name(desk: Desk, words: Words) -> tuple[Record, str | None]:
+def _run_and_name(session: Session, words: Words) -> tuple[Record, str | None]:
     """A single word is a name in the last run if there is one, else a run."""
     first, second = words.name(), words.name(1)
     if second is not None:
-        return desk.run(first), second
-    last = desk.run()
+        return session.run(first), second
+    last = session.run()
     if first is None:
         return last, None
     found = asked(last.entries)
     if any(_is_called(one, first) for one in found):
         return last, first
     try:
-        return desk.run(first), None
+        return session.run(first), None
     except OptionError:
-        raise nearest(first, (*_names(found), *desk.run_names()), f"gen, select or fork of {last.title}, or run") from None
+        raise nearest(first, (*_names(found), *session.run_names()), f"gen, select or fork of {last.title}, or run") from None
 
 
 def _is_called(one: Asked, name: str) -> bool:
@@ -75,10 +75,10 @@ def _names(found: Iterable[Asked]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*steps, *(one.title for one in found)]))
 
 
-def _completions(desk: Desk, before: Sequence[str]) -> tuple[str, ...]:
+def _completions(session: Session, before: Sequence[str]) -> tuple[str, ...]:
     """The names in the run that was named, or in the last one."""
     with suppress(OptionError):
-        return _names(asked(desk.run(before[0] if before else None).entries))[:MAX_NAMES]
+        return _names(asked(session.run(before[0] if before else None).entries))[:MAX_NAMES]
     return ()
 
 

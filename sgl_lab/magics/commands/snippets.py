@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ...trace.files import write_whole
-from ..desk import Desk
 from ..options import OptionError, nearest
 from ..printing import say
+from ..session import Session
 from .command import Command, Words
 
 VERBS = ("save", "list", "show", "run", "rm")
@@ -28,7 +28,7 @@ def folder() -> Path:
     return Path(home) / "sgl_lab" / "snippets"
 
 
-def _snippet(shell: Any, desk: Desk, words: Words) -> Any:
+def _snippet(shell: Any, session: Session, words: Words) -> Any:
     verb, name = words.name() or "list", words.name(1)
     if verb not in VERBS:
         raise nearest(verb, VERBS, "word after `%sgl snippet`")
@@ -39,7 +39,7 @@ def _snippet(shell: Any, desk: Desk, words: Words) -> Any:
         return None
     path = _path(verb, name)
     if verb == "save":
-        _save(shell, desk, path, "--force" in words.options)
+        _save(shell, session, path, "--force" in words.options)
         return None
     if verb == "run":
         found = _read(path)
@@ -79,12 +79,12 @@ def _list() -> None:
     say("\n".join(_names()) or "there are no snippets; `%sgl snippet save NAME` keeps the last %%sgl cell")
 
 
-def _save(shell: Any, desk: Desk, path: Path, force: bool) -> None:
+def _save(shell: Any, session: Session, path: Path, force: bool) -> None:
     """The cell of the run that is called as the snippet will be, else the last `%%sgl` cell; as it was typed."""
     history = enumerate(shell.history_manager.input_hist_raw)
     typed = [(f"In[{number}]", found[1]) for number, cell in history if (found := _TYPED.match(cell))]
-    which, run = "the last %%sgl cell", desk.names.get(path.stem)
-    if (record := next((record for record in desk.runs() if record.run == run), None)) is not None:
+    which, run = "the last %%sgl cell", session.names.get(path.stem)
+    if (record := next((record for record in session.runs() if record.run == run), None)) is not None:
         which = f"the cell of the run {path.stem}"
         typed = [cell for cell in typed if cell[0] == record.title] or [(record.title, record.source)]
     if not typed:
@@ -122,6 +122,6 @@ COMMANDS = {
         2,
         {"--force": ""},
         VERBS,
-        after=lambda desk: dict.fromkeys(("show", "run", "rm"), _names()),
+        after=lambda session: dict.fromkeys(("show", "run", "rm"), _names()),
     ),
 }

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...viz.draw import html, whatif
-from ..desk import Desk
 from ..options import OptionError, nearest
 from ..printing import say
+from ..session import Session
 from ..show import Place, in_kernel
 from .command import Command, Words, ready_lab
 
@@ -23,10 +23,10 @@ MAX_SIZES = 32
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
-def _whatif(shell: Any, desk: Desk, words: Words) -> None:
-    record = desk.run(words.name())
+def _whatif(shell: Any, session: Session, words: Words) -> None:
+    record = session.run(words.name())
     policies = _policies(words.options.get("--policy"))
-    lab = desk.lab_of(record) or ready_lab(shell, desk)
+    lab = session.lab_of(record) or ready_lab(shell, session)
     page = lab.page_size
     actual = record.snapshot.n_pages * page
     given = [(flag, words.options[flag]) for flag in SIZES if flag in words.options]
@@ -35,7 +35,7 @@ def _whatif(shell: Any, desk: Desk, words: Words) -> None:
     sizes = _sizes(*given[0], page) if given else _usual(record, page, actual)
     outcomes: list[whatif.Counts] = []
     for size in sizes:
-        desk.interrupts.check()
+        session.interrupts.check()
         outcomes += lab.what_if(record, evict=policies, cache_tokens=(size,))
     if not any(one.prompt_tokens or one.n_refused for one in outcomes):
         raise OptionError("the run asked the model nothing", hint="`%sgl whatif RUN` takes another one")
@@ -106,6 +106,6 @@ COMMANDS = {
         1,
         {"--policy": "POLICIES", **SIZES, "--text": ""},
         takes_runs=True,
-        after=lambda desk: {"--policy": POLICIES},
+        after=lambda session: {"--policy": POLICIES},
     ),
 }

@@ -6,7 +6,7 @@
  * interrupt. viz/bundle.py joins these files into one module.
  */
 
-import { Places, lost } from "./desk.js";
+import { Places, lost } from "./session.js";
 import { replay } from "./replay.js";
 import { Store } from "./store.js";
 import { View } from "./view.js";

@@ -1,7 +1,7 @@
 /* One view of a run: head, counts, the three panels, the card beside what is pointed at, one cursor for all. The same while a run
  * lasts and when it is played again. */
 
-import { extras } from "./desk.js";
+import { extras } from "./session.js";
 import { TimelinePanel } from "./lanes.js";
 import { TOKEN_STATES, brief, clamp, count, el, figure, furnish, seconds, setText } from "./page.js";
 import { TokensPanel } from "./tokens.js";

@@ -26,8 +26,8 @@ DASHBOARD, JOB, MOVED = 2, 4, 6
 
 @pytest.fixture(scope="module")
 def notebook(server: Server, open_notebook: OpenNotebook) -> Notebook:
-    write_notebook(server.root / "desk.ipynb", "%load_ext sgl_lab", ASK, "%sgl dashboard", CROWD)
-    notebook = open_notebook(server, "desk.ipynb")
+    write_notebook(server.root / "session.ipynb", "%load_ext sgl_lab", ASK, "%sgl dashboard", CROWD)
+    notebook = open_notebook(server, "session.ipynb")
     notebook.run_all()
     return notebook
 

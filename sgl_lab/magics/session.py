@@ -36,7 +36,7 @@ class Open(Protocol):
     def close(self) -> None: ...
 
 
-class Desk:
+class Session:
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
         self.last: Record | None = None
