@@ -11,7 +11,7 @@ from sgl_lab.trace import Record
 from sgl_lab.viz.draw import why as draw
 from sgl_lab.viz.draw.numbers import duration
 from sgl_lab.viz.explain.edit import Line, find_edit
-from sgl_lab.viz.explain.past import shared
+from sgl_lab.viz.explain.history import shared
 from sgl_lab.viz.explain.why import Miss, why
 from sgl_lab.viz.views import MetricsView
 

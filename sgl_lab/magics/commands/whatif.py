@@ -81,9 +81,9 @@ def _sizes(flag: str, text: str, page: int) -> list[int]:
 
 def _usual(record: Record, page: int, actual: int) -> list[int]:
     """From the largest request to what the run would fill if nothing were evicted, and the size it had if that lies near."""
-    from ...viz.explain.past import past
+    from ...viz.explain.history import history_of
 
-    requests = [served for served in past([record]).requests if served.queued.max_tokens or served.queued.kind != "gen"]
+    requests = [served for served in history_of([record]).requests if served.queued.max_tokens or served.queued.kind != "gen"]
     before = sum(len(node.tokens) for node in record.snapshot.nodes)
     low = max((len(served.computed) for served in requests), default=page) + page
     high = max(low, min(actual, before + sum(len(served.computed) for served in requests)))

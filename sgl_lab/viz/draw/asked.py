@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ...contracts.legible import clipped, finite, legible
-from ..explain.past import shared
+from ..explain.history import shared
 from ..views.asked import Asked
 from . import palette
 from .escape import Child, Markup, css, joined, tag

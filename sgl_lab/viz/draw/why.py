@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from ...contracts.legible import clipped
 from ..explain.change import Change
 from ..explain.edit import Line
-from ..explain.past import shared
+from ..explain.history import shared
 from ..explain.why import Miss, Why
 from . import palette
 from .escape import Child, Markup, css, joined, tag

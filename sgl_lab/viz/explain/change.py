@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from .edit import Edit
-from .past import Origin, Tokens, grams
+from .history import Origin, Tokens, grams
 
 RESYNC = 3
 """tokens that have to be the same again for a change to be over"""

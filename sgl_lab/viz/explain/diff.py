@@ -11,7 +11,7 @@ from ...contracts.legible import finite
 from ...trace import Record
 from ..views.asked import Asked, asked
 from ..views.metrics import MetricsView
-from .past import shared
+from .history import shared
 
 
 @dataclass(frozen=True, slots=True)

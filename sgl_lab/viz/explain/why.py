@@ -17,7 +17,7 @@ from ..views.hits import n_shared
 from ..views.metrics import MetricsView
 from .change import MAX_STRETCH, Change, kind_of, stretch
 from .edit import Edit, Line, find_edit, line_with, options_edit
-from .past import TEXT, Past, Path, Served, Tokens, grams, past, shared
+from .history import TEXT, History, Path, Served, Tokens, grams, history_of, shared
 
 GRAM = 12
 """Only tokens that stand in runs of this many in both texts count as the same text: shorter ones are words that any two texts share."""
@@ -112,7 +112,7 @@ def why(
     `strangers` are runs of other models, each with its model's name: looked at where nothing of this ring explains a miss.
     """
     known = {kept.run: kept for kept in (*earlier, record)}
-    judge = _Judge(record, known, past(list(known.values()), others), strangers)
+    judge = _Judge(record, known, history_of(list(known.values()), others), strangers)
     if against is not None:
         judge.compare(against)
     return judge.why()
@@ -160,8 +160,8 @@ _NONE = _Shelf()
 class _Judge:
     """Walks through all requests in the order in which they were let in, and knows at each what had been computed by then."""
 
-    def __init__(self, record: Record, known: dict[RunId, Record], told: Past, strangers: Sequence[tuple[str, Record]]) -> None:
-        self._record, self._known, self._past = record, known, told
+    def __init__(self, record: Record, known: dict[RunId, Record], history: History, strangers: Sequence[tuple[str, Record]]) -> None:
+        self._record, self._known, self._history = record, known, history
         self._against: RunId | None = None
         self._before: dict[Namespace, _Shelf] = {}
         """what other runs computed, or what was found"""
@@ -176,18 +176,18 @@ class _Judge:
         self._against = next((run for run, record in self._known.items() if record is against), ELSEWHERE)
         if self._against == ELSEWHERE:
             self._known[ELSEWHERE] = against
-            for served in past([against]).requests:
+            for served in history_of([against]).requests:
                 served.run = ELSEWHERE
                 self._add(served.namespace, _Candidate(served.computed, served, -1))
 
     def why(self) -> Why:
-        mine = [one for one in self._past.requests if one.run == self._record.run and one.n_hit is not None]
+        mine = [one for one in self._history.requests if one.run == self._record.run and one.n_hit is not None]
         # A family is one prompt: only its first request is explained, all are counted.
         heads = [one for one in mine if one.queued.request == one.queued.group]
-        told = [one for one in heads if one.queued.kind != "warm"] or heads
-        explained = {id(one) for one in nlargest(MAX_REQUESTS, told, key=lambda one: one.n_reusable - (one.n_hit or 0))}
-        events: list[tuple[int, Path | Served]] = [*self._past.found]
-        events += [(one.matched, one) for one in self._past.requests if one.matched is not None]
+        shown = [one for one in heads if one.queued.kind != "warm"] or heads
+        explained = {id(one) for one in nlargest(MAX_REQUESTS, shown, key=lambda one: one.n_reusable - (one.n_hit or 0))}
+        events: list[tuple[int, Path | Served]] = [*self._history.found]
+        events += [(one.matched, one) for one in self._history.requests if one.matched is not None]
         misses = []
         for seq, event in sorted(events, key=lambda pair: pair[0]):
             if isinstance(event, Path):
@@ -331,7 +331,7 @@ class _Judge:
             self._strange = [
                 (model, record.title, one, "".join(map(record.spell, one.prompt)))
                 for model, record in self._strangers[-MAX_STRANGERS:]
-                for one in past([record]).requests
+                for one in history_of([record]).requests
             ]
         text = self._text(served.prompt)
         n_known = len(self._text(served.prompt[:n_same]))
@@ -343,7 +343,7 @@ class _Judge:
 
     def _unkept(self, miss: Miss, served: Served, candidate: _Candidate) -> Miss:
         """What had become of the token after the hit, when, and who needed the room."""
-        for eviction in reversed(self._past.evictions):
+        for eviction in reversed(self._history.evictions):
             if eviction.seq <= (served.matched or 0) and eviction.path.holds(served.prompt, served.n_hit or 0):
                 cause = {"room": "evicted", "flush": "flushed", "gone": "gone"}[eviction.how]
                 where = self._title(eviction.run) if eviction.run is not None else ""
@@ -407,8 +407,8 @@ def _grouped(misses: Iterable[Miss]) -> tuple[Miss, ...]:
         change = miss.change and (miss.change.at, miss.change.old_token, miss.change.new_token, miss.change.what)
         own = (miss.name, miss.at, miss.going_on) if miss.cause in ("ended", "inside", "first") else None
         groups.setdefault((miss.cause, miss.earlier_run, miss.by, change, own), []).append(miss)
-    told = [_together(group) for group in groups.values()]
-    return tuple(sorted(told, key=lambda miss: -miss.n_lost if miss.n_lost >= GRAM else 0))
+    grouped = [_together(group) for group in groups.values()]
+    return tuple(sorted(grouped, key=lambda miss: -miss.n_lost if miss.n_lost >= GRAM else 0))
 
 
 def _together(group: Sequence[Miss]) -> Miss:

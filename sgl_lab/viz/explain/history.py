@@ -148,7 +148,7 @@ class Eviction:
 
 
 @dataclass(slots=True)
-class Past:
+class History:
     requests: list[Served]
     """in the order in which they were queued"""
     evictions: list[Eviction]
@@ -156,14 +156,14 @@ class Past:
     """what lay in the tree when a recording began, leaf by leaf, with the number of its first event"""
 
 
-def past(records: Sequence[Record], others: Iterable[Entry] = ()) -> Past:
+def history_of(records: Sequence[Record], others: Iterable[Entry] = ()) -> History:
     """All that `records`, of one ring, tell; `others` are further entries of it, to fill what lies between them."""
-    return _Fold(sorted(records, key=lambda record: record.snapshot.seq), others).past
+    return _Fold(sorted(records, key=lambda record: record.snapshot.seq), others).history
 
 
 class _Fold:
     def __init__(self, records: Sequence[Record], others: Iterable[Entry]) -> None:
-        self.past = Past([], [], [])
+        self.history = History([], [], [])
         self._streams: dict[ForkId, list[Origin]] = {}
         self._paths: dict[ForkId, str] = {}
         self._running: dict[ForkId, ExprStarted] = {}
@@ -194,10 +194,10 @@ class _Fold:
             end = (above.end if above else 0) + len(node.tokens)
             self._nodes[node.node] = Path(above, node.tokens, node.namespace, end)
         inner = {node.parent for node in snapshot.nodes}
-        self.past.found += [(snapshot.seq, self._nodes[node.node]) for node in snapshot.nodes if node.node not in inner]
+        self.history.found += [(snapshot.seq, self._nodes[node.node]) for node in snapshot.nodes if node.node not in inner]
         if unseen:
             gone = (path for node, path in before.items() if node not in self._nodes)
-            self.past.evictions += [Eviction(snapshot.seq, t_ns, path, None, how="gone") for path in gone]
+            self.history.evictions += [Eviction(snapshot.seq, t_ns, path, None, how="gone") for path in gone]
 
     def _fold(self, entry: Entry) -> None:
         match entry.event:
@@ -217,7 +217,7 @@ class _Fold:
                 served = Served(self._run, queued, self._exprs.get(asked) if asked is not None else None, origins)
                 served.path = self._paths.get(fork, "") if fork is not None else ""
                 self._active[request] = served
-                self.past.requests.append(served)
+                self.history.requests.append(served)
             case PrefixMatched(request=request, n_hit=n_hit, node=node) if request in self._active:
                 served = self._active[request]
                 self._blame(served)
@@ -247,7 +247,7 @@ class _Fold:
                 self._nodes[node] = Path(above, old.tokens[n_upper:], old.namespace, old.end)
             case NodeEvicted(node=node) if node in self._nodes:
                 eviction = Eviction(entry.seq, entry.t_ns, self._nodes.pop(node), self._run, how="room" if self._active else "flush")
-                self.past.evictions.append(eviction)
+                self.history.evictions.append(eviction)
                 if self._active:
                     self._blamed.append(eviction)
             case _:
