@@ -16,11 +16,11 @@ from sgl_lab.magics.session import Session
 from sgl_lab.magics.show import Folded, Place
 from sgl_lab.trace import Record
 from sgl_lab.viz import bundle
-from sgl_lab.viz.draw import asked as draw_asked
 from sgl_lab.viz.draw import html, page, still
+from sgl_lab.viz.draw import inspection as draw_inspection
 from sgl_lab.viz.draw import why as draw_why
 from sgl_lab.viz.explain.why import why
-from sgl_lab.viz.views.asked import asked
+from sgl_lab.viz.views.inspection import inspections
 from sgl_lab.viz.views.tokens import MAX_TEXT
 from tests.hostile_text import PAYLOADS
 from tests.pure.poisoned import poisoned
@@ -232,7 +232,8 @@ def test_played_again_in_a_saved_page(browser: Browser) -> None:
 def outputs(texts: list[str]) -> Iterator[str]:
     for text in texts:
         first, last = poisoned(text)
-        parts = [*(draw_asked.html(one, last.spell) for one in asked(last.entries)), draw_why.html(why(last, [first]), last.spell)]
+        listed = [draw_inspection.html(one, last.spell) for one in inspections(last.entries)]
+        parts = [*listed, draw_why.html(why(last, [first]), last.spell)]
         parts += [
             still.tokens(Folded(last).tokens.full()),
             html.plain(text),

@@ -43,7 +43,7 @@ def test_the_same_run_twice_is_the_same_and_shows_what_the_cache_saved() -> None
     session = Session()
     a, b = (session.run(f"In[{n}]", ("a", "Tell me about Porto.", 8), ("b", "And Lisbon?", 8)) for n in (1, 2))
     found = diff(a, b)
-    alike = [(pair.name, pair.is_asked_alike, pair.is_answered_alike) for pair in found.pairs]
+    alike = [(pair.name, pair.has_equal_prompts, pair.has_equal_answers) for pair in found.pairs]
     assert alike == [("a", True, True), ("program 2 › b", True, True)]
     assert found.costs[1].cached > found.costs[0].cached
     assert draw.heading(found) == "In[1] and In[2]: 2 of 2 prompts alike, 2 of 2 answers"
@@ -71,7 +71,7 @@ def test_other_names_and_forks_are_matched_by_name_and_what_is_missing_is_told()
     found = diff(record_of(story(250)), record_of(story(420)))
     names = [pair.name for pair in found.pairs]
     assert {"program 3 › food › tip", "program 3 › rain › tip", "program 3 › views › tip"} <= set(names)
-    assert all(pair.is_asked_alike and pair.is_answered_alike for pair in found.pairs)
+    assert all(pair.has_equal_prompts and pair.has_equal_answers for pair in found.pairs)
     session = Session()
     a = session.run("In[1]", ("a", "x" * 20, 3), ("a", "y" * 20, 3))
     b = session.run("In[2]", ("a", "x" * 20, 3), ("b", "z" * 20, 3))
@@ -85,7 +85,7 @@ def test_where_prompts_part_is_told_as_the_command_why_tells_it() -> None:
     a = session.run("In[1]", ("a", "xxx and so", 3), ("b", "x", 3), ("c", "one", 3))
     b = session.run("In[2]", ("a", "xxxy and so", 3), ("b", "y", 3), ("c", "off", 3))
     found = diff(a, b)
-    told = [draw.verdict(found, pair).split("; ")[0].split(" differ ")[1] for pair in found.pairs if not pair.is_asked_alike]
+    told = [draw.verdict(found, pair).split("; ")[0].split(" differ ")[1] for pair in found.pairs if not pair.has_equal_prompts]
     assert told == ["after 3 equal tokens", "from their first token on", "after 1 equal token"]
 
 

@@ -28,15 +28,15 @@ from sgl_lab.trace import Record, read_jsonl, write_jsonl
 from sgl_lab.trace.files import check_ours, write_whole
 from sgl_lab.trace.record import MARK
 from sgl_lab.viz import bundle
-from sgl_lab.viz.draw import asked as draw_asked
 from sgl_lab.viz.draw import canvas, chart, dot, html, page, perfetto, stats, still, text, whatif
 from sgl_lab.viz.draw import diff as draw_diff
+from sgl_lab.viz.draw import inspection as draw_inspection
 from sgl_lab.viz.draw import why as draw_why
 from sgl_lab.viz.explain.diff import diff
 from sgl_lab.viz.explain.why import why
 from sgl_lab.viz.freeze import freeze
 from sgl_lab.viz.replay import frames
-from sgl_lab.viz.views.asked import asked
+from sgl_lab.viz.views.inspection import inspections
 from sgl_lab.viz.views.recent import RecentView
 from sgl_lab.viz.views.tokens import MAX_TEXT, TokensView
 from tests.hostile_text import FAMILIES, PAYLOADS
@@ -106,10 +106,10 @@ class Drawn:
         frozen = freeze(**views, title=payload, status="error", message=payload, notes=[("Value", payload)])
         story, parted, served = why(last, [first]), diff(first, last), whatif.WhatIf(payload, (), 1, 4)
         counts = {"cached_tokens": 1, "pages_free": 2, "step_ms": 0.5}
-        every = asked(last.entries)
+        every = inspections(last.entries)
         self.pages = {
             "frozen": frozen["text/html"],
-            "tokens": "".join(draw_asked.html(one, last.spell).source for one in every),
+            "tokens": "".join(draw_inspection.html(one, last.spell).source for one in every),
             "why": draw_why.html(story, last.spell).source,
             "diff": draw_diff.html(parted, first.spell, last.spell).source,
             "whatif": whatif.html(served).source,
@@ -129,7 +129,7 @@ class Drawn:
         }
         self.texts = {
             "frozen": frozen["text/plain"],
-            "tokens": "\n".join(draw_asked.text(one, last.spell) for one in every),
+            "tokens": "\n".join(draw_inspection.text(one, last.spell) for one in every),
             "why": draw_why.text(story, last.spell),
             "diff": draw_diff.text(parted, first.spell, last.spell),
             "whatif": whatif.text(served),

@@ -8,9 +8,9 @@ import pytest
 
 from sgl_lab.contracts.events import Sample
 from sgl_lab.contracts.ids import ForkId, RequestId
-from sgl_lab.viz.draw import asked as draw
+from sgl_lab.viz.draw import inspection as draw
 from sgl_lab.viz.freeze import LIMIT
-from sgl_lab.viz.views.asked import Asked
+from sgl_lab.viz.views.inspection import Inspection
 
 from .test_viz_draw import ATTRIBUTES, TAGS, Reader
 
@@ -21,12 +21,12 @@ def spell(token: int) -> str:
     return f" w{token}"
 
 
-def gen(n: int, prompt: tuple[int, ...], n_said: int, fork: int = 0) -> Asked:
+def gen(n: int, prompt: tuple[int, ...], n_said: int, fork: int = 0) -> Inspection:
     samples = [Sample(RequestId(n), 10_000 + 20 * n + k, -0.5, (), None, False) for k in range(n_said)]
-    return Asked(f"tip{n}", "gen", ForkId(fork), RequestId(n), prompt, n_hit=200, samples=samples, reason="length")
+    return Inspection(f"tip{n}", "gen", ForkId(fork), RequestId(n), prompt, n_hit=200, samples=samples, reason="length")
 
 
-def chat(n_turns: int) -> list[Asked]:
+def chat(n_turns: int) -> list[Inspection]:
     """Every turn's prompt is all that stood before and a question of five tokens; forks in turn."""
     prompts = [SYSTEM] * 4
     found = []
@@ -36,14 +36,14 @@ def chat(n_turns: int) -> list[Asked]:
     return found
 
 
-def words(found: list[Asked]) -> set[str]:
+def words(found: list[Inspection]) -> set[str]:
     """All that was asked and said; the last prompts hold those before."""
     return {spell(token).strip() for one in found[-4:] for token in one.prompt} | {
         spell(sample.token).strip() for one in found for sample in one.samples
     }
 
 
-def size(found: list[Asked]) -> tuple[int, str, str]:
+def size(found: list[Inspection]) -> tuple[int, str, str]:
     page, plain = draw.listing(found, spell, LIMIT)
     return len(page.source.encode()) + len(plain.encode()), page.source, plain
 
@@ -56,7 +56,7 @@ def test_a_few_tokens_have_all_their_details() -> None:
 
 
 @pytest.mark.parametrize("found", [chat(400), [gen(0, tuple(range(2_000)), 1_500)]], ids=["400-gens", "one-long-gen"])
-def test_within_the_limit_all_text_is_there_once_and_details_where_an_answer_begins(found: list[Asked]) -> None:
+def test_within_the_limit_all_text_is_there_once_and_details_where_an_answer_begins(found: list[Inspection]) -> None:
     n_bytes, page, plain = size(found)
     assert n_bytes <= LIMIT
     read = Reader(page)

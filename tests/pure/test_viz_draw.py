@@ -20,14 +20,14 @@ from sgl_lab.contracts.events import CellStarted, Entry, ExprFinished, StreamExt
 from sgl_lab.contracts.ids import ExprId, RunId
 from sgl_lab.contracts.legible import clipped, legible
 from sgl_lab.contracts.tree import TreeSnapshot
-from sgl_lab.viz.draw import asked as draw_asked
 from sgl_lab.viz.draw import dot, palette, still, text
+from sgl_lab.viz.draw import inspection as draw_inspection
 from sgl_lab.viz.draw.escape import escaped, joined, style_sheet, tag
 from sgl_lab.viz.draw.outline import lane_order, outline
 from sgl_lab.viz.draw.streams import fair_share, runs, streams, whole_characters
 from sgl_lab.viz.freeze import LIMIT, freeze
 from sgl_lab.viz.views import LanesView, MetricsView, TokensView, TreeView
-from sgl_lab.viz.views.asked import asked
+from sgl_lab.viz.views.inspection import inspections
 from sgl_lab.viz.views.lanes import BarRow, LaneRow
 
 from .story import Stage, story
@@ -310,15 +310,15 @@ def test_what_the_model_saw_is_told_token_by_token_with_its_ids() -> None:
     stage.say(main, " and ")
     stage.gen((main, "", "no doubt"))
     stage.select(main, "why", ["because", "since"], 0)
-    first, second, third = asked(stage.entries)
+    first, second, third = inspections(stage.entries)
     assert (first.name, second.name, third.name, third.value) == ("answer", "#0", "why", "because")
     assert first.prompt == tuple(stage.streams[main][: len(first.prompt)])
     assert second.n_hit > first.n_hit == 0
     assert second.prompt[: len(first.prompt)] == first.prompt
-    page = Reader(draw_asked.html(second, stage.spell).source)
+    page = Reader(draw_inspection.html(second, stage.spell).source)
     assert page.stack == []
     for one in (first, second):
-        plain, shown = draw_asked.text(one, stage.spell), draw_asked.html(one, stage.spell).source
+        plain, shown = draw_inspection.text(one, stage.spell), draw_inspection.html(one, stage.spell).source
         for token in (*one.prompt, *(sample.token for sample in one.samples)):
             assert f" {token} " in plain
             assert f">{token}<" in shown
@@ -344,8 +344,8 @@ def test_a_forced_token_looks_forced() -> None:
     assert n_forced == metrics.full()["forced"] == metrics.full()["generated"] > 0
     assert "⟨name" in text.transcript(tokens.full())
     assert "forced by the constraint" in still.tokens(tokens.full()).source
-    (one,) = asked(entries)
-    assert f"{n_forced} of them forced" in draw_asked.text(one, stage.spell)
+    (one,) = inspections(entries)
+    assert f"{n_forced} of them forced" in draw_inspection.text(one, stage.spell)
 
 
 def test_ascii_drawing_uses_ascii_only() -> None:

@@ -47,7 +47,7 @@ from sgl_lab.engine.engine import Engine
 from sgl_lab.engine.fake import ByteTokenizer, HashRunner
 from sgl_lab.viz.draw import palette, still
 from sgl_lab.viz.views import LanesView, MetricsView, Reuse, TokensView, TreeView, views_of
-from sgl_lab.viz.views.asked import asked
+from sgl_lab.viz.views.inspection import inspections
 
 from .driving import Heard
 from .story import NAMESPACE, Stage, story
@@ -425,7 +425,7 @@ def test_what_is_forced_before_a_request_has_begun_takes_no_time() -> None:
     view = folded(LanesView(RUN), [*events, (2010, step(((1, 2),)))])
     assert [bar for bar in bars(view) if bar[1] == "forced"] == [("f1", "forced", 2000, 2000, 1)]
     entries = [Entry(n, t_ms, event) for n, (t_ms, event) in enumerate(events)]
-    (one,) = asked(entries)
+    (one,) = inspections(entries)
     assert (one.n_hit, len(one.samples)) == (2, 1)
 
 

@@ -10,7 +10,7 @@ from ...viz.draw import diff as draw_diff
 from ...viz.draw import why as draw_why
 from ...viz.explain.diff import diff
 from ...viz.explain.why import Why, why
-from ...viz.views.asked import asked
+from ...viz.views.inspection import inspections
 from ..options import OptionError
 from ..session import Session
 from .command import Command, Words, show
@@ -24,7 +24,7 @@ def _why(shell: Any, session: Session, words: Words) -> None:
     record = session.run(words.name(len(words.names) - 1) if words.names else None)
     against = session.run(words.name(0)) if len(words.names) == 2 else None
     found, spell = explained(session, record, against)
-    if not found.n_requests and asked(record.entries):
+    if not found.n_requests and inspections(record.entries):
         raise OptionError(f"{record.title} ran on a backend that keeps no prompts", hint="only a model of this kernel has a cache to miss")
     if not found.n_requests:
         raise OptionError(f"{record.title} asked the model nothing", hint="`%sgl why RUN` takes another run")
@@ -54,7 +54,7 @@ def _diff(shell: Any, session: Session, words: Words) -> None:
     if a is b and len(names) < 2:
         raise OptionError(f"{a.title} is the last run itself", hint="name another one, or two: `%sgl diff A B`")
     found = diff(a, b)
-    n_same = sum(pair.is_asked_alike and pair.is_answered_alike for pair in found.pairs)
+    n_same = sum(pair.has_equal_prompts and pair.has_equal_answers for pair in found.pairs)
     counts = {"pairs": len(found.pairs), "same": n_same}
     show(shell, words, draw_diff.html(found, a.spell, b.spell), draw_diff.text(found, a.spell, b.spell), counts)
 

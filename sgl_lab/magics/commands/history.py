@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ...viz.draw import asked as draw_asked
+from ...viz.draw import inspection as draw_inspection
 from ...viz.draw import still, text
 from ...viz.freeze import LIMIT
-from ...viz.views.asked import STEP, Asked, asked
+from ...viz.views.inspection import STEP, Inspection, inspections
 from ..options import OptionError, nearest
 from ..session import Session
 from ..show import Folded, in_kernel
@@ -31,7 +31,7 @@ def _timeline(shell: Any, session: Session, words: Words) -> None:
 def _tokens(shell: Any, session: Session, words: Words) -> None:
     """`tokens`, `tokens NAME`, `tokens RUN` and `tokens RUN NAME`: what the model saw and said, under a name or everywhere."""
     record, name = _run_and_name(session, words)
-    found = asked(record.entries)
+    found = inspections(record.entries)
     chosen = [one for one in found if name is None or _is_called(one, name)]
     if not found:
         raise OptionError(f"{record.title} asked the model nothing")
@@ -39,7 +39,7 @@ def _tokens(shell: Any, session: Session, words: Words) -> None:
         raise nearest(str(name), _names(found), f"gen, select or fork of {record.title}")
     lab = session.lab_of(record)
     spell = record.spell if lab is None else lab.spell
-    page, plain = draw_asked.listing(chosen, spell, LIMIT, is_text="--text" in words.options or not in_kernel(shell))
+    page, plain = draw_inspection.listing(chosen, spell, LIMIT, is_text="--text" in words.options or not in_kernel(shell))
     counts = {"prompt_tokens": sum(len(one.prompt) for one in chosen), "completion_tokens": sum(len(one.samples) for one in chosen)}
     show(shell, words, page, plain, counts)
 
@@ -52,7 +52,7 @@ def _run_and_name(session: Session, words: Words) -> tuple[Record, str | None]:
     last = session.run()
     if first is None:
         return last, None
-    found = asked(last.entries)
+    found = inspections(last.entries)
     if any(_is_called(one, first) for one in found):
         return last, first
     try:
@@ -61,14 +61,14 @@ def _run_and_name(session: Session, words: Words) -> tuple[Record, str | None]:
         raise nearest(first, (*_names(found), *session.run_names()), f"gen, select or fork of {last.title}, or run") from None
 
 
-def _is_called(one: Asked, name: str) -> bool:
+def _is_called(one: Inspection, name: str) -> bool:
     """By its own name, by that of a fork that it stands in, or by both as `s[0] > answer`."""
     steps = re.split(r"\s*[›>]\s*", name)
     path = one.title.split(STEP)
     return name in path or steps in (path[: len(steps)], path[-len(steps) :])
 
 
-def _names(found: Iterable[Asked]) -> tuple[str, ...]:
+def _names(found: Iterable[Inspection]) -> tuple[str, ...]:
     """What `_is_called` takes, the shortest first."""
     paths = [one.title.split(STEP) for one in found]
     steps = [path[-1] for path in paths] + [step for path in paths for step in path[:-1]]
@@ -78,7 +78,7 @@ def _names(found: Iterable[Asked]) -> tuple[str, ...]:
 def _completions(session: Session, before: Sequence[str]) -> tuple[str, ...]:
     """The names in the run that was named, or in the last one."""
     with suppress(OptionError):
-        return _names(asked(session.run(before[0] if before else None).entries))[:MAX_NAMES]
+        return _names(inspections(session.run(before[0] if before else None).entries))[:MAX_NAMES]
     return ()
 
 

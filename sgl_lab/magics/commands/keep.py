@@ -10,11 +10,11 @@ from ...contracts.legible import clipped
 from ...trace import read_jsonl, write_jsonl
 from ...trace.record import MARK as RECORD_MARK
 from ...viz import bundle
-from ...viz.draw import asked as draw_asked
 from ...viz.draw import html, page, perfetto
+from ...viz.draw import inspection as draw_inspection
 from ...viz.draw import why as draw_why
 from ...viz.draw.escape import Markup, joined
-from ...viz.views.asked import asked
+from ...viz.views.inspection import inspections
 from ..options import VIEWS, OptionError
 from ..printing import say
 from ..session import Session
@@ -26,7 +26,7 @@ from .files import FORCE, target, told, write
 if TYPE_CHECKING:
     from ...trace import Record
 
-MAX_ASKED = 200
+MAX_INSPECTED = 200
 """gens and selects whose tokens an exported page lists"""
 
 
@@ -59,14 +59,14 @@ def _export(shell: Any, session: Session, words: Words) -> None:
 
 def exported(session: Session, record: Record) -> list[Markup]:
     """The frozen views, the cell, what missed and why, and every token with its id."""
-    ended, found = record.ended, asked(record.entries)
+    ended, found = record.ended, inspections(record.entries)
     parts = [Folded(record).page(record.title, ended.status, ended.message)]
     if record.source:
         parts.append(html.details("The cell", html.plain(record.source)))
     parts.append(html.details("Why prefixes missed", draw_why.html(*explained(session, record))))
     if found:
-        chips = joined([draw_asked.html(one, record.spell) for one in found[:MAX_ASKED]])
-        more = f", the first {MAX_ASKED} of {len(found):,} answers" if len(found) > MAX_ASKED else ""
+        chips = joined([draw_inspection.html(one, record.spell) for one in found[:MAX_INSPECTED]])
+        more = f", the first {MAX_INSPECTED} of {len(found):,} answers" if len(found) > MAX_INSPECTED else ""
         parts.append(html.details(f"Every token with its id{more}", chips))
     return parts
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from ...contracts.events import Sample
 from ...contracts.legible import clipped, finite
 from ..explain.diff import Diff, Pair, runner_up
-from ..views.asked import Asked
+from ..views.inspection import Inspection
 from . import palette
 from .escape import Child, Markup, css, tag
 from .html import RULE
@@ -25,9 +25,9 @@ SHOWN = 80
 
 
 def heading(diff: Diff) -> str:
-    n_asked, n_answered = sum(pair.is_asked_alike for pair in diff.pairs), sum(pair.is_answered_alike for pair in diff.pairs)
+    n_prompts, n_answered = sum(pair.has_equal_prompts for pair in diff.pairs), sum(pair.has_equal_answers for pair in diff.pairs)
     both = f"{clipped(diff.a, 60)} and {clipped(diff.b, 60)}"
-    return f"{both}: {n_asked:,} of {counted(len(diff.pairs), 'prompt')} alike, {n_answered:,} of {counted(len(diff.pairs), 'answer')}"
+    return f"{both}: {n_prompts:,} of {counted(len(diff.pairs), 'prompt')} alike, {n_answered:,} of {counted(len(diff.pairs), 'answer')}"
 
 
 def costs(diff: Diff) -> list[tuple[str, str, str, str]]:
@@ -50,14 +50,14 @@ def verdict(diff: Diff, pair: Pair) -> str:
     if pair.a is None or pair.b is None:
         return f"only in {_names(diff)[pair.a is None]}"
     n, parts = pair.n_answer_same, []
-    if not pair.is_asked_alike:
+    if not pair.has_equal_prompts:
         lengths = f"{len(pair.a.prompt):,} and {counted(len(pair.b.prompt), 'token')}"
         where = f"after {counted(pair.n_prompt_same, 'equal token')}" if pair.n_prompt_same else "from their first token on"
         parts.append(f"the prompts ({lengths}) differ {where}")
     if pair.kind != "gen":
         one, other = clipped(pair.a.value, 60), clipped(pair.b.value, 60)
-        parts.append(f"the same choice: {other}" if pair.is_answered_alike else f"{one}, then {other}")
-    elif pair.is_answered_alike:
+        parts.append(f"the same choice: {other}" if pair.has_equal_answers else f"{one}, then {other}")
+    elif pair.has_equal_answers:
         parts.append(f"the same answer of {counted(n, 'token')}")
     else:
         parts.append(f"the answers are the same for {counted(n, 'token')}" if n else "the answers differ from their first token on")
@@ -84,7 +84,7 @@ def _visible(text: str) -> str:
 
 
 def _parts_answers(pair: Pair) -> bool:
-    return pair.kind == "gen" and pair.a is not None and pair.b is not None and not pair.is_answered_alike
+    return pair.kind == "gen" and pair.a is not None and pair.b is not None and not pair.has_equal_answers
 
 
 # ---------------------------------------------------------------- text
@@ -104,14 +104,14 @@ def text(diff: Diff, spell_a: Spell, spell_b: Spell) -> str:
     return "\n".join([*lines, *_more(len(diff.pairs) - MAX_PAIRS, "answer")])
 
 
-def _sides(diff: Diff, pair: Pair, spell_a: Spell, spell_b: Spell) -> Iterable[tuple[str, Asked, Sample | None, Spell]]:
+def _sides(diff: Diff, pair: Pair, spell_a: Spell, spell_b: Spell) -> Iterable[tuple[str, Inspection, Sample | None, Spell]]:
     one, other = pair.parting()
     name_a, name_b = _names(diff)
     sides = ((name_a, pair.a, one, spell_a), (name_b, pair.b, other, spell_b))
     return [(label, side, sample, spell) for label, side, sample, spell in sides if side is not None]
 
 
-def _around(side: Asked, n_same: int, spell: Spell) -> tuple[str, str]:
+def _around(side: Inspection, n_same: int, spell: Spell) -> tuple[str, str]:
     """What both said last, and what this one said then."""
     before = "".join(spell(sample.token) for sample in side.samples[max(0, n_same - CONTEXT) : n_same])
     return before, "".join(spell(sample.token) for sample in side.samples[n_same : n_same + SHOWN])
@@ -158,7 +158,7 @@ def _pair(diff: Diff, pair: Pair, spell_a: Spell, spell_b: Spell) -> Markup:
     return tag("div", {"style": css(border_top=RULE, margin_top="10px", padding_top="10px")}, *parts)
 
 
-def _side(label: str, side: Asked, n_same: int, sample: Sample | None, spell: Spell, ink: palette.Ink) -> Markup:
+def _side(label: str, side: Inspection, n_same: int, sample: Sample | None, spell: Spell, ink: palette.Ink) -> Markup:
     before, after = _around(side, n_same, spell)
     differs = css(background_color=palette.tint(ink.both, 0.14), border_bottom=f"2px {ink.line} {ink.both}")
     body = css(white_space="pre-wrap", overflow_wrap="break-word", font_size="13px")

@@ -9,7 +9,7 @@ from difflib import unified_diff
 from ...contracts.events import Sample, StepRan
 from ...contracts.legible import finite
 from ...trace import Record
-from ..views.asked import Asked, asked
+from ..views.inspection import Inspection, inspections
 from ..views.metrics import MetricsView
 from .history import shared
 
@@ -21,18 +21,18 @@ class Pair:
     name: str
     """with the fork's, where there are forks"""
     kind: str
-    a: Asked | None
-    b: Asked | None
+    a: Inspection | None
+    b: Inspection | None
     n_prompt_same: int = 0
     n_answer_same: int = 0
 
     @property
-    def is_asked_alike(self) -> bool:
+    def has_equal_prompts(self) -> bool:
         """Whether both runs have it, after the very same tokens."""
         return self.a is not None and self.b is not None and self.a.prompt == self.b.prompt
 
     @property
-    def is_answered_alike(self) -> bool:
+    def has_equal_answers(self) -> bool:
         """Whether both said the same, token by token; of a select, whether the choice is the same."""
         if self.a is None or self.b is None:
             return False
@@ -94,11 +94,11 @@ def _pairs(a: Record, b: Record) -> Iterator[Pair]:
         yield Pair(name, other.kind, one, other, shared(one.prompt, other.prompt), shared(said[0], said[1]))
 
 
-def _named(record: Record) -> dict[str, Asked]:
+def _named(record: Record) -> dict[str, Inspection]:
     """Every gen and select under a name that the same program gives it again: fork by fork, then its own, then which of that name."""
-    found: dict[str, Asked] = {}
+    found: dict[str, Inspection] = {}
     n_of: dict[str, int] = {}
-    for one in asked(record.entries):
+    for one in inspections(record.entries):
         name = one.title
         while name in found:
             n_of[one.title] = n = n_of.get(one.title, 1) + 1

@@ -27,7 +27,7 @@ from ...contracts.ids import ExprId, ForkId, Namespace, NodeId, RequestId, RunId
 from ...contracts.legible import finite
 from ...contracts.tree import TreeSnapshot
 from ...trace import Record
-from ..views.asked import STEP
+from ..views.inspection import STEP
 from ..views.names import unnamed
 
 Tokens = tuple[int, ...]
@@ -212,9 +212,9 @@ class _Fold:
                 said = Origin(kind, role, self._running.get(fork) if kind in ("generated", "choice") else None)
                 if start <= len(stream):  # else its beginning was not recorded
                     stream[start:] = [said] * len(tokens)
-            case RequestQueued(request=request, fork=fork, expr=asked) as queued:
+            case RequestQueued(request=request, fork=fork, expr=expr) as queued:
                 origins = list(self._streams.get(fork, ())) if fork is not None else []
-                served = Served(self._run, queued, self._exprs.get(asked) if asked is not None else None, origins)
+                served = Served(self._run, queued, self._exprs.get(expr) if expr is not None else None, origins)
                 served.path = self._paths.get(fork, "") if fork is not None else ""
                 self._active[request] = served
                 self.history.requests.append(served)

@@ -26,7 +26,7 @@ STEP = " › "
 
 
 @dataclass(slots=True)
-class Asked:
+class Inspection:
     """One gen or select. Of several samples, or of a select's choices, the request that carried the prompt."""
 
     name: str
@@ -50,17 +50,17 @@ class Asked:
         return self.path + self.name
 
 
-def asked(entries: Iterable[Entry]) -> tuple[Asked, ...]:
+def inspections(entries: Iterable[Entry]) -> tuple[Inspection, ...]:
     """In the order in which they were asked; what has no name goes by its number, from 0."""
     paths: dict[ForkId, str] = {}
     n_programs = 0
     names: dict[ExprId, tuple[str, str]] = {}
-    by_expr: dict[ExprId, Asked] = {}
-    by_request: dict[RequestId, Asked] = {}
+    by_expr: dict[ExprId, Inspection] = {}
+    by_request: dict[RequestId, Inspection] = {}
     n_unnamed = 0
     seams: dict[ForkId, list[tuple[tuple[int, ...], tuple[int, ...]]]] = {}
     """of each fork, since its last gen or select"""
-    latest: dict[ForkId, Asked] = {}
+    latest: dict[ForkId, Inspection] = {}
     for entry in entries:
         match entry.event:
             case ForkOpened(fork=fork, parent=None):
@@ -75,12 +75,12 @@ def asked(entries: Iterable[Entry]) -> tuple[Asked, ...]:
                 if expr is not None and expr not in by_expr:
                     name, kind = names[expr]
                     prompt = queued.prompt if kind == "gen" or queued.reusable is None else queued.prompt[: queued.reusable + 1]
-                    now = by_expr[expr] = by_request[request] = Asked(name, kind, fork, request, prompt, paths.get(fork, ""))
+                    now = by_expr[expr] = by_request[request] = Inspection(name, kind, fork, request, prompt, paths.get(fork, ""))
                     now.seams += seams.pop(fork, [])
                     latest[fork] = now
-            case StreamExtended(fork=fork, kind=kind, healed=healed) as told if healed:
-                is_said = kind != "text" and fork in latest
-                (latest[fork].seams if is_said else seams.setdefault(fork, [])).append((healed, told.tokens[: told.n_healed]))
+            case StreamExtended(fork=fork, kind=kind, healed=healed) as extended if healed:
+                is_generated = kind != "text" and fork in latest
+                (latest[fork].seams if is_generated else seams.setdefault(fork, [])).append((healed, extended.tokens[: extended.n_healed]))
             case PrefixMatched(request=request, n_hit=n_hit) if request in by_request and by_request[request].n_hit is None:
                 by_request[request].n_hit = min(n_hit, len(by_request[request].prompt))
             case TokensSampled(samples=samples):

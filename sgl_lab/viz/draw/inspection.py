@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ...contracts.legible import clipped, finite, legible
 from ..explain.history import shared
-from ..views.asked import Asked
+from ..views.inspection import Inspection
 from . import palette
 from .escape import Child, Markup, css, joined, tag
 from .numbers import counted, percent
@@ -48,18 +48,18 @@ class Line:
         return ", ".join(parts)
 
 
-def prompt_lines(asked: Asked, spell: Spell, first: int | None = None) -> list[Line]:
+def prompt_lines(inspection: Inspection, spell: Spell, first: int | None = None) -> list[Line]:
     """All tokens from the `first` on, or if that is None all but the middle of many."""
     lines = (
-        Line(position, token, legible(spell(token)), "cached" if position < (asked.n_hit or 0) else "computed")
-        for position, token in enumerate(asked.prompt[first or 0 :], first or 0)
+        Line(position, token, legible(spell(token)), "cached" if position < (inspection.n_hit or 0) else "computed")
+        for position, token in enumerate(inspection.prompt[first or 0 :], first or 0)
     )
-    return list(_cut(lines, len(asked.prompt))) if first is None else list(lines)
+    return list(_cut(lines, len(inspection.prompt))) if first is None else list(lines)
 
 
-def answer_lines(asked: Asked, spell: Spell, n: int | None = None) -> list[Line]:
+def answer_lines(inspection: Inspection, spell: Spell, n: int | None = None) -> list[Line]:
     """The first `n` tokens, or if that is None all but the middle of many."""
-    first = len(asked.prompt)
+    first = len(inspection.prompt)
     lines = (
         Line(
             position,
@@ -70,9 +70,9 @@ def answer_lines(asked: Asked, spell: Spell, n: int | None = None) -> list[Line]
             sample.n_allowed,
             sample.forced,
         )
-        for position, sample in enumerate(asked.samples[:n], first)
+        for position, sample in enumerate(inspection.samples[:n], first)
     )
-    return list(_cut(lines, len(asked.samples))) if n is None else list(lines)
+    return list(_cut(lines, len(inspection.samples))) if n is None else list(lines)
 
 
 def _cut(lines: Iterable[Line], n: int) -> Iterator[Line]:
@@ -84,35 +84,35 @@ def _cut(lines: Iterable[Line], n: int) -> Iterator[Line]:
             yield Line(None, n - MAX_TOKENS)
 
 
-def heading(asked: Asked) -> str:
-    title, kind, n = clipped(asked.title, 100), clipped(asked.kind, 20), len(asked.prompt)
-    return f"{title}: a {kind} after {counted(n, 'token')}, {asked.n_hit or 0:,} of them from the cache"
+def heading(inspection: Inspection) -> str:
+    title, kind, n = clipped(inspection.title, 100), clipped(inspection.kind, 20), len(inspection.prompt)
+    return f"{title}: a {kind} after {counted(n, 'token')}, {inspection.n_hit or 0:,} of them from the cache"
 
 
-def outcome(asked: Asked) -> str:
-    n_forced = sum(sample.forced for sample in asked.samples)
+def outcome(inspection: Inspection) -> str:
+    n_forced = sum(sample.forced for sample in inspection.samples)
     forced = f", {n_forced:,} of them forced" if n_forced else ""
-    return f"{counted(len(asked.samples), 'token')} came{forced}; finish reason: {clipped(asked.reason, 40) or 'none yet'}"
+    return f"{counted(len(inspection.samples), 'token')} came{forced}; finish reason: {clipped(inspection.reason, 40) or 'none yet'}"
 
 
-def seams(asked: Asked, spell: Spell) -> list[str]:
+def seams(inspection: Inspection, spell: Spell) -> list[str]:
     """A line for each place where other tokens spell the text than stood there before."""
 
     def spelled(tokens: Sequence[int]) -> str:
         return " ".join(f"{_visible(legible(spell(token)))} ({token})" for token in tokens[:8])
 
-    return [f"healed seam: {spelled(before)} became {spelled(after)}" for before, after in asked.seams]
+    return [f"healed seam: {spelled(before)} became {spelled(after)}" for before, after in inspection.seams]
 
 
-def html(asked: Asked, spell: Spell) -> Markup:
+def html(inspection: Inspection, spell: Spell) -> Markup:
     small = css(font_size="12px", opacity="0.7", margin="10px 0 4px 0")
-    parts: list[Child] = [tag("div", {"style": css(font_weight="600")}, clipped(heading(asked), 200))]
-    parts.append(_chips(prompt_lines(asked, spell)))
-    parts += [tag("div", {"style": small}, seam) for seam in seams(asked, spell)]
-    if asked.kind == "gen":
-        parts += [tag("div", {"style": small}, outcome(asked)), _chips(answer_lines(asked, spell))]
+    parts: list[Child] = [tag("div", {"style": css(font_weight="600")}, clipped(heading(inspection), 200))]
+    parts.append(_chips(prompt_lines(inspection, spell)))
+    parts += [tag("div", {"style": small}, seam) for seam in seams(inspection, spell)]
+    if inspection.kind == "gen":
+        parts += [tag("div", {"style": small}, outcome(inspection)), _chips(answer_lines(inspection, spell))]
     else:
-        parts.append(tag("div", {"style": small}, f"chosen: {clipped(asked.value, 200)}"))
+        parts.append(tag("div", {"style": small}, f"chosen: {clipped(inspection.value, 200)}"))
     return tag("div", {"style": css(font_size="14px", line_height="1.6", margin="4px 0 12px 0")}, *parts)
 
 
@@ -124,7 +124,7 @@ def _chip(line: Line) -> Markup:
     if line.position is None:
         return tag("span", {"style": css(font_size="12px", opacity="0.65", padding="0 8px")}, f"… {counted(line.id, 'more token')} …")
     ink = palette.INKS[line.cls]
-    said = "\n".join(filter(None, (f"{ink.glyph} {line.cls}: {ink.meaning}", f"id {line.id}, position {line.position}", line.note)))
+    described = "\n".join(filter(None, (f"{ink.glyph} {line.cls}: {ink.meaning}", f"id {line.id}, position {line.position}", line.note)))
     box = css(
         display="inline-block",
         text_align="center",
@@ -135,20 +135,20 @@ def _chip(line: Line) -> Markup:
     )
     text = tag("span", {"style": css(display="block", font_family="monospace", font_size="13px", white_space="pre")}, _visible(line.text))
     number = tag("span", {"style": css(display="block", font_size="10px", line_height="1.3", opacity="0.7")}, str(line.id))
-    return tag("span", {"title": said, "style": box}, text, number)
+    return tag("span", {"title": described, "style": box}, text, number)
 
 
 def _visible(text: str) -> str:
     return clipped(text.replace("\n", "↵").replace(" ", "␣"), 60) or "∅"
 
 
-def text(asked: Asked, spell: Spell) -> str:
+def text(inspection: Inspection, spell: Spell) -> str:
     """One line a token: position, id, where it is from, what is known, text."""
-    rows = [heading(asked), *map(_row, prompt_lines(asked, spell)), *seams(asked, spell)]
-    if asked.kind == "gen":
-        rows += [outcome(asked), *map(_row, answer_lines(asked, spell))]
+    rows = [heading(inspection), *map(_row, prompt_lines(inspection, spell)), *seams(inspection, spell)]
+    if inspection.kind == "gen":
+        rows += [outcome(inspection), *map(_row, answer_lines(inspection, spell))]
     else:
-        rows.append(f"chosen: {legible(asked.value)}")
+        rows.append(f"chosen: {legible(inspection.value)}")
     return "\n".join(rows)
 
 
@@ -161,7 +161,7 @@ def _row(line: Line) -> str:
 # ---------------------------------------------------------------- many, within a limit
 
 
-def listing(found: Sequence[Asked], spell: Spell, limit: int, *, is_text: bool = False) -> tuple[Markup, str]:
+def listing(found: Sequence[Inspection], spell: Spell, limit: int, *, is_text: bool = False) -> tuple[Markup, str]:
     """All of them as HTML and as text, in about `limit` bytes together: details go first, then text that stands there already.
 
     Where every token has its id, everything is there. Else each prompt and answer is there as text, but for what a prompt has in
@@ -183,16 +183,16 @@ def listing(found: Sequence[Asked], spell: Spell, limit: int, *, is_text: bool =
         n_detailed = n_detailed // 3 if n_detailed > 8 else 0
 
 
-def _lines(found: Sequence[Asked], bases: Sequence[tuple[int, str]], spell: Spell, limit: int, is_text: bool) -> tuple[Markup, str]:
+def _lines(found: Sequence[Inspection], bases: Sequence[tuple[int, str]], spell: Spell, limit: int, is_text: bool) -> tuple[Markup, str]:
     """A line each, of plain text."""
     rows: list[str] = []
     room = MAX_TEXT * limit
     for one, (n_same, whose) in zip(found, bases, strict=True):
         same = f"[{n_same:,} tokens as {clipped(whose, 60)}]" if n_same else ""
         prompt = legible("".join(map(spell, one.prompt[n_same:])))
-        said = legible(one.value if one.kind != "gen" else "".join(spell(sample.token) for sample in one.samples))
+        answer_text = legible(one.value if one.kind != "gen" else "".join(spell(sample.token) for sample in one.samples))
         healed = "".join(f" ({seam})" for seam in seams(one, spell))
-        row = f"{clipped(one.title, 100)}: {same}{prompt} ⟶ {said}{healed}"
+        row = f"{clipped(one.title, 100)}: {same}{prompt} ⟶ {answer_text}{healed}"
         if (room := room - len(row.encode()) - 1) < 0:
             n_more = len(found) - len(rows)
             rows.append(f"… {n_more:,} more: `%sgl tokens NAME` shows those of one name or fork, `%sgl export FILE.html` the whole run")
@@ -204,10 +204,10 @@ def _lines(found: Sequence[Asked], bases: Sequence[tuple[int, str]], spell: Spel
     return page, plain if is_text else f"{rows[0]}\n… {len(rows) - 1:,} more lines: `%sgl tokens --text` prints them"
 
 
-def _bases(found: Sequence[Asked]) -> Iterator[tuple[int, str]]:
+def _bases(found: Sequence[Inspection]) -> Iterator[tuple[int, str]]:
     """Of each how many leading tokens a prompt above it has too, and whose that is: the one before, or the last of its fork."""
-    last: dict[object, Asked] = {}
-    before: Asked | None = None
+    last: dict[object, Inspection] = {}
+    before: Inspection | None = None
     for one in found:
         others = [other for other in (before, last.get(one.fork), found[0]) if other is not None and other is not one]
         best = max(((shared(one.prompt, other.prompt), other.title) for other in others), key=lambda pair: pair[0], default=(0, ""))
@@ -216,7 +216,7 @@ def _bases(found: Sequence[Asked]) -> Iterator[tuple[int, str]]:
 
 
 def _brief(
-    found: Sequence[Asked], bases: Sequence[tuple[int, str]], spell: Spell, share: int, limit: int
+    found: Sequence[Inspection], bases: Sequence[tuple[int, str]], spell: Spell, share: int, limit: int
 ) -> tuple[Markup, str] | None:
     """All of them, `share` tokens of each with their details; None if they do not fit into `limit` bytes."""
     pages: list[Markup] = []
@@ -233,35 +233,35 @@ def _brief(
     return tag("div", {"style": body}, f"{legend}\n", *pages), "\n\n".join(plains)
 
 
-def _one(asked: Asked, base: tuple[int, str], spell: Spell, share: int) -> tuple[Markup, str]:
+def _one(inspection: Inspection, base: tuple[int, str], spell: Spell, share: int) -> tuple[Markup, str]:
     """Heading, prompt and answer as text, with `share` tokens about the place where the answer begins in detail."""
     n_same, whose = base if base[0] > 8 else (0, "")
-    n_tail = min(len(asked.prompt) - n_same, share // 2)
-    n_head = min(len(asked.samples), share - n_tail) if asked.kind == "gen" else 0
-    n_text = len(asked.prompt) - n_tail
-    said = "".join(spell(sample.token) for sample in asked.samples[n_head:])
-    hits = min(max(asked.n_hit or 0, n_same), n_text)
-    cached, computed = ("".join(map(spell, asked.prompt[a:b])) for a, b in ((n_same, hits), (hits, n_text)))
+    n_tail = min(len(inspection.prompt) - n_same, share // 2)
+    n_head = min(len(inspection.samples), share - n_tail) if inspection.kind == "gen" else 0
+    n_text = len(inspection.prompt) - n_tail
+    answer_text = "".join(spell(sample.token) for sample in inspection.samples[n_head:])
+    hits = min(max(inspection.n_hit or 0, n_same), n_text)
+    cached, computed = ("".join(map(spell, inspection.prompt[a:b])) for a, b in ((n_same, hits), (hits, n_text)))
     same = f"… {n_same:,} tokens as {clipped(whose, 60)} …" if n_same else ""
-    tail = prompt_lines(asked, spell, n_text)
-    head = answer_lines(asked, spell, n_head)
-    title = f"{clipped(asked.title, 100)}: {len(asked.prompt):,} tokens, {asked.n_hit or 0:,} from the cache"
-    ending = f"{len(asked.samples):,} came: {clipped(asked.reason, 40) or 'none yet'}" if asked.kind == "gen" else "chosen"
-    if asked.kind != "gen":
-        said = asked.value
+    tail = prompt_lines(inspection, spell, n_text)
+    head = answer_lines(inspection, spell, n_head)
+    title = f"{clipped(inspection.title, 100)}: {len(inspection.prompt):,} tokens, {inspection.n_hit or 0:,} from the cache"
+    ending = f"{len(inspection.samples):,} came: {clipped(inspection.reason, 40) or 'none yet'}" if inspection.kind == "gen" else "chosen"
+    if inspection.kind != "gen":
+        answer_text = inspection.value
 
     quiet = css(opacity="0.65")
     prompt = [_run(text, ink) for text, ink in ((cached, palette.CACHED), (computed, palette.COMPUTED)) if text]
-    healed = seams(asked, spell)
+    healed = seams(inspection, spell)
     parts: list[Child] = [tag("span", {"style": css(font_weight="600")}, title)]
     parts.append(tag("div", {}, tag("span", {"style": quiet}, same), *prompt))
     parts += [_chips(tail)] if tail else []
     parts += [tag("div", {"style": quiet}, seam) for seam in healed]
-    answer: list[Child] = [] if head else [" ", _run(said, palette.GENERATED)]
+    answer: list[Child] = [] if head else [" ", _run(answer_text, palette.GENERATED)]
     parts.append(tag("div", {}, tag("span", {"style": quiet}, ending), *answer))
-    parts += [_chips(head), tag("div", {}, _run(said, palette.GENERATED))] if head else []
+    parts += [_chips(head), tag("div", {}, _run(answer_text, palette.GENERATED))] if head else []
 
-    rows = [title, same + legible(cached + computed), *map(_row, tail), *healed, ending, *map(_row, head), legible(said)]
+    rows = [title, same + legible(cached + computed), *map(_row, tail), *healed, ending, *map(_row, head), legible(answer_text)]
     return tag("div", {"style": css(margin="0 0 10px 0")}, *parts), "\n".join(filter(None, rows))
 
 
