@@ -26,7 +26,7 @@ from .options import HELP_FLAGS, OptionError, cell_help, parse_cell
 from .prepared import Cell, append, told_lines
 from .printing import say
 from .session import Session
-from .show import CellView, Place, loading
+from .show import CellView, Output, loading
 
 WORDS = "__sgl_words__"
 STATE_WORDS = {"fork": "s.fork", "var_scope": "s.var_scope"}
@@ -76,12 +76,12 @@ def run_cell(shell: Any, session: Session, line: str, body: str) -> Any:
 
 def _run(session: Session, cell: Cell) -> Any:
     shell, options = cell.shell, cell.options
-    place = Place(shell)
-    with loading(place) as report:
+    output = Output(shell)
+    with loading(output) as report:
         lab = session.ready_lab(report, options.model, options.device)
     if not options.views:
-        place.clear()
-    with cell.recorded(lab) as record, CellView(shell, place, lab, record, options.views, session.interrupts.request):
+        output.clear()
+    with cell.recorded(lab) as record, CellView(shell, output, lab, record, options.views, session.interrupts.request):
         session.last = record
         state = cell.begin(lab, record, session.interrupts.check)
         if options.out is not None:

@@ -15,14 +15,14 @@ from ..viz.dashboard import dashboard_views
 from ..viz.freeze import freeze
 from ..viz.views.counts import CountsView
 from ..viz.views.recent import RecentView
-from .show import Bundle, Place, live_panel, title_of, tree_of
+from .show import Bundle, Output, live_panel, title_of, tree_of
 
 if TYPE_CHECKING:
     from ..session import Lab
 
 VIEWS = ("tree", "timeline")
 REDRAW_S = 10.0
-MAX_PLACES = 4
+MAX_OUTPUTS = 4
 
 
 class Dashboard:
@@ -31,7 +31,7 @@ class Dashboard:
     def __init__(self, shell: Any, lab: Lab, on_stop: Callable[[], object]) -> None:
         self._shell, self._lab, self._on_stop = shell, lab, on_stop
         self._lock = threading.Lock()
-        self._places: deque[Place] = deque(maxlen=MAX_PLACES)
+        self._outputs: deque[Output] = deque(maxlen=MAX_OUTPUTS)
         self._drawn_at, self._drawn_s = 0, 0.0
         self._panel = live_panel(title_of(lab), VIEWS, self._heard, dashboard=True)
         self._bind(lab)
@@ -39,9 +39,9 @@ class Dashboard:
 
     def show(self) -> None:
         """In the cell that runs; it may stand in a few."""
-        place = Place(self._shell)
-        self._places.append(place)
-        place.show(self._bundle(), panel=self._panel)
+        output = Output(self._shell)
+        self._outputs.append(output)
+        output.show(self._bundle(), panel=self._panel)
 
     def close(self) -> None:
         """The pictures stay as they are now."""
@@ -73,8 +73,8 @@ class Dashboard:
     def _redraw(self, is_open: bool) -> None:
         with suppress(SglError):  # the engine is gone: the pictures are the last there are
             bundle = self._bundle()
-            for place in self._places:
-                place.show(bundle, panel=self._panel if is_open else None)
+            for output in self._outputs:
+                output.show(bundle, panel=self._panel if is_open else None)
 
     def _bundle(self) -> Bundle:
         """What is seen where there is no live view: in a saved notebook, or when the kernel is gone."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .jobs import Job
 from .options import SETTINGS, Control
 from .printing import say
-from .show import Place, in_kernel, live_panel, run_views, title_of
+from .show import Output, in_kernel, live_panel, run_views, title_of
 
 if TYPE_CHECKING:
     from ..session import Lab
@@ -33,7 +33,7 @@ class Interact:
         self._job: Job | None = None
         self._lock = threading.RLock()
         self._timer: threading.Timer | None = None
-        self._place = Place(cell.shell)
+        self._output = Output(cell.shell)
         self._panel: Any = None
         if in_kernel(cell.shell) and cell.options.views:
             self._panel = live_panel(cell.title, cell.options.views, self._heard, controls=self._told())
@@ -124,4 +124,4 @@ class Interact:
             if not in_kernel(self._cell.shell):
                 say(bundle["text/plain"])
                 return
-            self._place.show(bundle, metadata, self._panel)
+            self._output.show(bundle, metadata, self._panel)

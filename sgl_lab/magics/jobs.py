@@ -27,7 +27,7 @@ from ..viz.views import MetricsView
 from .errors import user_frames
 from .options import OptionError
 from .printing import Printed, heard, route, say, unroute
-from .show import Bundle, Folded, Place, in_kernel, live_panel, run_views, title_of
+from .show import Bundle, Folded, Output, in_kernel, live_panel, run_views, title_of
 
 if TYPE_CHECKING:
     from ..lang.state import ProgramState
@@ -75,7 +75,7 @@ class Job:
         self._stop: str | None = None
         self._lab: Lab | None = None
         self._lock = threading.RLock()
-        self._places: list[Place] = []
+        self._outputs: list[Output] = []
         self._panel: Any = None
         self.frozen: tuple[Bundle, dict[str, Any]] | None = None
         """what is shown of it when it is over, and its metadata"""
@@ -220,8 +220,8 @@ class Job:
                 if self._panel is not None:
                     self._panel.status(status)
                     self._panel.end()
-                for place in self._places:
-                    place.show(*self.frozen)
+                for output in self._outputs:
+                    output.show(*self.frozen)
 
     # ------------------------------------------------------------ showing
 
@@ -237,9 +237,9 @@ class Job:
             if self.frozen is None and self._views and self._panel is None:
                 self._panel = live_panel(self._name, self._views, self._heard)
                 self._bind()
-            place = Place(self._shell)
-            self._places.append(place)
-            place.show(*(self.frozen or (self._running_bundle(), {}, self._panel)))
+            output = Output(self._shell)
+            self._outputs.append(output)
+            output.show(*(self.frozen or (self._running_bundle(), {}, self._panel)))
 
     def _running_bundle(self) -> Bundle:
         words = "this was still running when the notebook was saved" if self._panel is not None else self.status

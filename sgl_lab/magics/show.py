@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 Bundle = dict[str, str]
 
-PLACE = "data-sgl-place"
+MOUNT_ATTRIBUTE = "data-sgl-place"
 """attribute of the element that a panel's view takes the place of"""
 
 _log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def is_captured(shell: Any) -> bool:
     return True
 
 
-class Place:
+class Output:
     """One output of the running cell whose content can be replaced, also later and from another thread."""
 
     def __init__(self, shell: Any) -> None:
@@ -79,7 +79,7 @@ class Place:
             return
         shown = data | {"text/plain": legible(data["text/plain"])}
         if "text/html" in data:
-            shown["text/html"] = html.output(Markup(data["text/html"]), {} if panel is None else {PLACE: panel.place}).source
+            shown["text/html"] = html.output(Markup(data["text/html"]), {} if panel is None else {MOUNT_ATTRIBUTE: panel.mount}).source
         is_new = self._publisher is None
         if is_new:
             self._publisher = self._shell.display_pub
@@ -95,7 +95,7 @@ class Place:
 
 
 @contextmanager
-def loading(place: Place) -> Iterator[Callable[[str, float | None], None]]:
+def loading(output: Output) -> Iterator[Callable[[str, float | None], None]]:
     """Show how far loading has come, and in the end how long it took; nothing if there was nothing to wait for."""
     began = time.monotonic()
     shown: list[tuple[str, float | None]] = []
@@ -104,16 +104,16 @@ def loading(place: Place) -> Iterator[Callable[[str, float | None], None]]:
         now = (text, None if share is None else round(share, 2))
         if shown[-1:] != [now]:
             shown[:] = [now]
-            place.show({"text/html": html.progress(text, share).source, "text/plain": text + (f" {share:.0%}" if share else "")})
+            output.show({"text/html": html.progress(text, share).source, "text/plain": text + (f" {share:.0%}" if share else "")})
 
     try:
         yield report
     except BaseException:
-        place.clear()
+        output.clear()
         raise
     if shown:
         done = f"model loaded in {time.monotonic() - began:.1f} s"
-        place.show({"text/html": html.progress(done, 1.0).source, "text/plain": done})
+        output.show({"text/html": html.progress(done, 1.0).source, "text/plain": done})
 
 
 class Folded:
@@ -195,14 +195,14 @@ def tree_of(snapshot: TreeSnapshot, spell: Callable[[int], str]) -> TreeView:
 class CellView:
     """The view of one run: live while the block lasts, frozen after it. With no views at all it shows nothing."""
 
-    def __init__(self, shell: Any, place: Place, lab: Lab, record: Record, views: Sequence[str], on_stop: Callable[[], None]) -> None:
-        self._shell, self._place, self._lab, self._record, self._views, self._on_stop = shell, place, lab, record, views, on_stop
+    def __init__(self, shell: Any, output: Output, lab: Lab, record: Record, views: Sequence[str], on_stop: Callable[[], None]) -> None:
+        self._shell, self._output, self._lab, self._record, self._views, self._on_stop = shell, output, lab, record, views, on_stop
         self._live: Any = None
 
     def __enter__(self) -> CellView:
         if self._views and in_kernel(self._shell) and not is_captured(self._shell):
             self._live = self._open(self._record.run)
-            self._place.show(_mimebundle(self._live.widget))
+            self._output.show(_mimebundle(self._live.widget))
         return self
 
     def _open(self, run: RunId) -> Any:
@@ -231,11 +231,11 @@ class CellView:
                 _log.warning("the live view broke off (%s: %s); what is shown here is whole", type(broken).__name__, broken)
         folded = Folded.of(self._lab, self._record)
         if status == "error" and not folded.has_run:
-            self._place.show(html_line(f"✕ nothing ran: {clipped(message, 200)}"))
+            self._output.show(html_line(f"✕ nothing ran: {clipped(message, 200)}"))
             return
         bundle = folded.bundle(self._views, title_of(self._lab), status, message)
         if in_kernel(self._shell):
-            self._place.show(bundle, {"sgl_lab": {"counts": folded.counts(), "status": status}})
+            self._output.show(bundle, {"sgl_lab": {"counts": folded.counts(), "status": status}})
         else:
             say(bundle["text/plain"])
 

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page
 from sgl_lab.contracts.legible import legible
 from sgl_lab.magics.commands.keep import exported as parts_to_export
 from sgl_lab.magics.session import Session
-from sgl_lab.magics.show import Folded, Place
+from sgl_lab.magics.show import Folded, Output
 from sgl_lab.trace import Record
 from sgl_lab.viz import bundle
 from sgl_lab.viz.draw import html, page, still
@@ -124,7 +124,7 @@ WALK = """async () => {
 
 
 def told(texts: list[str]) -> dict[str, Any]:
-    """All that a kernel can say, with these words in every place, as raw as they are."""
+    """All that a kernel can say, with these words in every output, as raw as they are."""
     lanes = [{"lane": f"f{n}", "parent": None, "label": text, "kind": "fork"} for n, text in enumerate(texts)]
     bar = {"kind": "decode", "t0": 0, "t1": 900, "n": 3, "request": 1, "at": 0, "wrong": 0}
     tokens = [[text, "generated", -1.0, text[:40], [[text, -1.0], ["x", -2.0]], n, {"t": 1.0, "ms": 1.0}] for n, text in enumerate(texts)]
@@ -279,7 +279,7 @@ def test_converted_by_nbconvert_and_kept_from_its_formulas(browser: Browser, tmp
     notebook = nbformat.v4.new_notebook()  # type: ignore[no-untyped-call]
     for text in FEW:
         shown = Shown()
-        Place(shown.shell).show(Folded(poisoned(text)[1]).bundle(("tokens", "tree"), text, "error", text))
+        Output(shown.shell).show(Folded(poisoned(text)[1]).bundle(("tokens", "tree"), text, "error", text))
         cell = nbformat.v4.new_code_cell("%sgl tree")  # type: ignore[no-untyped-call]
         plain = nbformat.v4.new_output("display_data", {"text/plain": shown.data[0]["text/plain"]})  # type: ignore[no-untyped-call]
         cell.outputs = [nbformat.v4.new_output("display_data", shown.data[0]), plain]  # type: ignore[no-untyped-call]

@@ -7,7 +7,7 @@ from typing import Any
 
 from sgl_lab.contracts.events import CellStarted, Entry, ExprFinished
 from sgl_lab.contracts.ids import ExprId
-from sgl_lab.magics.show import CellView, Place
+from sgl_lab.magics.show import CellView, Output
 from sgl_lab.trace import Record
 
 from .story import Stage, record_of
@@ -20,7 +20,7 @@ def left(stage: Stage, record: Record, error: BaseException) -> dict[str, Any]:
     """The last output of a cell that ended with `error`."""
     shown = Shown()
     lab: Any = SimpleNamespace(model="smollm2", card=CARD, evict="lru", spell=stage.spell)
-    view = CellView(shown.shell, Place(shown.shell), lab, record, ("tokens", "tree", "timeline"), lambda: None)
+    view = CellView(shown.shell, Output(shown.shell), lab, record, ("tokens", "tree", "timeline"), lambda: None)
     view.__exit__(type(error), error, None)
     return shown.data[-1]
 

@@ -12,7 +12,7 @@ from ...viz.draw.escape import Markup
 from ..options import OptionError, nearest
 from ..printing import say
 from ..session import Session
-from ..show import Place, in_kernel, loading
+from ..show import Output, in_kernel, loading
 
 if TYPE_CHECKING:
     from ...session import Lab
@@ -81,7 +81,7 @@ def is_option(word: str) -> bool:
 
 
 def ready_lab(shell: Any, session: Session, model: str | None = None, device: str | None = None) -> Lab:
-    with loading(Place(shell)) as report:
+    with loading(Output(shell)) as report:
         return session.ready_lab(report, model, device)
 
 
@@ -97,7 +97,7 @@ def show(shell: Any, words: Words, page: Markup, plain: str, counts: Mapping[str
     if "--text" in words.options or not in_kernel(shell):
         say(plain)
     else:
-        Place(shell).show({"text/html": page.source, "text/plain": plain}, {"sgl_lab": {"counts": dict(counts)}})
+        Output(shell).show({"text/html": page.source, "text/plain": plain}, {"sgl_lab": {"counts": dict(counts)}})
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

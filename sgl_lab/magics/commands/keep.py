@@ -18,7 +18,7 @@ from ...viz.views.inspection import inspections
 from ..options import VIEWS, OptionError
 from ..printing import say
 from ..session import Session
-from ..show import Folded, Place, in_kernel
+from ..show import Folded, Output, in_kernel
 from .command import Command, Words
 from .explain import explained
 from .files import FORCE, target, told, write
@@ -48,7 +48,7 @@ def _replay(shell: Any, session: Session, words: Words) -> None:
     if "--text" in words.options or not in_kernel(shell):
         say(shown["text/plain"])
     else:
-        Place(shell).show(shown, {"sgl_lab": {"counts": folded.counts(), "status": ended.status}})
+        Output(shell).show(shown, {"sgl_lab": {"counts": folded.counts(), "status": ended.status}})
 
 
 def _export(shell: Any, session: Session, words: Words) -> None:

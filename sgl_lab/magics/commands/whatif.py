@@ -10,7 +10,7 @@ from ...viz.draw import html, whatif
 from ..options import OptionError, nearest
 from ..printing import say
 from ..session import Session
-from ..show import Place, in_kernel
+from ..show import Output, in_kernel
 from .command import Command, Words, ready_lab
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def _whatif(shell: Any, session: Session, words: Words) -> None:
         return
     still = html.picture(whatif.picture(found), whatif.heading(found)).source
     counts = {f"{one.evict}_{found.size(one)}": one.cached_prompt_tokens for one in outcomes}
-    Place(shell).show({"application/vnd.plotly.v1+json": whatif.figure(found), "text/html": still, "text/plain": whatif.heading(found)})
-    Place(shell).show({"text/html": whatif.html(found).source, "text/plain": plain}, {"sgl_lab": {"counts": counts}})
+    Output(shell).show({"application/vnd.plotly.v1+json": whatif.figure(found), "text/html": still, "text/plain": whatif.heading(found)})
+    Output(shell).show({"text/html": whatif.html(found).source, "text/plain": plain}, {"sgl_lab": {"counts": counts}})
 
 
 def _policies(text: str | None) -> tuple[str, ...]:
