@@ -160,7 +160,7 @@ class Labs:
                 self._wanted = Loading(name, self, device or first_device).start()
                 return self._wanted
             closing = self._replace(found)
-        self._tell(found)
+        self._notify(found)
         _close(closing)
         return Loading(name, self, device, found)
 
@@ -188,7 +188,7 @@ class Labs:
             if self._wanted is not loaded:
                 return False
             closing = self._replace(lab)
-        self._tell(lab)
+        self._notify(lab)
         _close(closing)
         return True
 
@@ -218,7 +218,7 @@ class Labs:
 
         return stop
 
-    def _tell(self, lab: Lab) -> None:
+    def _notify(self, lab: Lab) -> None:
         for listener in self._listeners:
             listener(lab)
 

@@ -23,7 +23,7 @@ from .errors import as_cell_syntax_error, outer_filename, show_source
 from .interact import Interact
 from .jobs import Job
 from .options import HELP_FLAGS, OptionError, cell_help, parse_cell
-from .prepared import Cell, append, told_lines
+from .prepared import Cell, append, noted_lines
 from .printing import say
 from .session import Session
 from .show import CellView, Output, loading
@@ -114,7 +114,7 @@ def _define(shell: Any, signature: str, source: str, filename: str) -> None:
 
 def _tell_unsaid(shell: Any, source: str, code: bodies.CellCode) -> None:
     """A line for each name that the language hides from the body, and for each string that documents where it may be meant to speak."""
-    told_lines.set(set())
+    noted_lines.set(set())
     for name in sorted(bodies.names_read(ast.parse(source)) & LANGUAGE - code.assigned):
         if name in shell.user_ns and shell.user_ns[name] is not getattr(surface, name, None):
             say(f"sgl: in this cell {name} is the language's, not the notebook variable of that name")

@@ -33,9 +33,9 @@ class Dashboard:
         self._lock = threading.Lock()
         self._outputs: deque[Output] = deque(maxlen=MAX_OUTPUTS)
         self._drawn_at, self._drawn_s = 0, 0.0
-        self._panel = live_panel(title_of(lab), VIEWS, self._heard, dashboard=True)
+        self._panel = live_panel(title_of(lab), VIEWS, self._on_message, dashboard=True)
         self._bind(lab)
-        self._deafen = LABS.listen(self._follow)
+        self._stop_listening = LABS.listen(self._follow)
 
     def show(self) -> None:
         """In the cell that runs; it may stand in a few."""
@@ -45,7 +45,7 @@ class Dashboard:
 
     def close(self) -> None:
         """The pictures stay as they are now."""
-        self._deafen()
+        self._stop_listening()
         self._panel.end()
         self._redraw(is_open=False)
         self._panel.close()
@@ -60,7 +60,7 @@ class Dashboard:
         self._panel.bind(lab.ring, dashboard_views(lab.spell, lab.stats), lab.snapshot, since=0, title=title_of(lab))
         self._lab = lab
 
-    def _heard(self, message: Mapping[str, Any]) -> None:
+    def _on_message(self, message: Mapping[str, Any]) -> None:
         if message.get("kind") == "stop":
             self._panel.stopping()
             threading.Thread(target=self._on_stop, name="sgl-stop", daemon=True).start()

@@ -36,7 +36,7 @@ class Interact:
         self._output = Output(cell.shell)
         self._panel: Any = None
         if in_kernel(cell.shell) and cell.options.views:
-            self._panel = live_panel(cell.title, cell.options.views, self._heard, controls=self._told())
+            self._panel = live_panel(cell.title, cell.options.views, self._on_message, controls=self._described())
 
     def first(self) -> None:
         """Run with the first of all values, in the cell that waits here. What the body raises is raised."""
@@ -62,7 +62,7 @@ class Interact:
                 self._panel.close()
                 self._panel = None
 
-    def _heard(self, message: Mapping[str, Any]) -> None:
+    def _on_message(self, message: Mapping[str, Any]) -> None:
         """A control was moved, or Stop was pressed."""
         if message.get("kind") == "stop" and self._job is not None:
             self._panel.stopping()
@@ -72,11 +72,11 @@ class Interact:
                 index = message["values"].get(control.name)
                 if type(index) is int and 0 <= index < len(control.values):
                     self._chosen[control.name] = index
-            self._panel.tell(controls=self._told())
+            self._panel.set_options(controls=self._described())
             self._run()
 
-    def _told(self) -> list[dict[str, Any]]:
-        return [control.told(self._chosen[control.name]) for control in self._controls]
+    def _described(self) -> list[dict[str, Any]]:
+        return [control.described(self._chosen[control.name]) for control in self._controls]
 
     def _run(self) -> Job:
         """With the values chosen now; the run before is cancelled."""

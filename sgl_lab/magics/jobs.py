@@ -26,7 +26,7 @@ from ..viz.draw.numbers import counted
 from ..viz.views import MetricsView
 from .errors import user_frames
 from .options import OptionError
-from .printing import Printed, heard, route, say, unroute
+from .printing import Printed, captured, route, say, unroute
 from .show import Bundle, Folded, Output, in_kernel, live_panel, run_views, title_of
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ class Job:
 
     def _run(self, work: Work) -> None:
         status = "done"
-        with heard(self._printed, self._shell.display_pub):
+        with captured(self._printed, self._shell.display_pub):
             try:
                 self._value = work(self)
                 self.check()
@@ -235,7 +235,7 @@ class Job:
             return
         with self._lock:
             if self.frozen is None and self._views and self._panel is None:
-                self._panel = live_panel(self._name, self._views, self._heard)
+                self._panel = live_panel(self._name, self._views, self._on_message)
                 self._bind()
             output = Output(self._shell)
             self._outputs.append(output)
@@ -252,7 +252,7 @@ class Job:
             self._panel.status(self.status)
             self._panel.bind(lab.ring, run_views(lab, run), lab.snapshot, since=self.record.snapshot.seq, title=self._title)
 
-    def _heard(self, message: Any) -> None:
+    def _on_message(self, message: Any) -> None:
         if message.get("kind") == "stop":
             self._panel.stopping()
             self.cancel()

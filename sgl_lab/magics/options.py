@@ -46,16 +46,16 @@ class Control:
     name: str
     values: tuple[Any, ...]
 
-    def told(self, index: int) -> dict[str, Any]:
+    def described(self, index: int) -> dict[str, Any]:
         """For the page, which knows the values by their numbers."""
         is_number = [isinstance(value, int | float) and not isinstance(value, bool) for value in self.values]
         texts = [legible(value) if isinstance(value, str) else repr(value) for value in self.values]
-        told = {
+        found = {
             "name": self.name,
             "index": index,
             "values": [{"text": t, "number": n} for t, n in zip(texts, is_number, strict=True)],
         }
-        return told | ({"label": f"--{self.name.replace('_', '-')}"} if self.name in SETTINGS else {})
+        return found | ({"label": f"--{self.name.replace('_', '-')}"} if self.name in SETTINGS else {})
 
 
 @dataclass(frozen=True, slots=True)

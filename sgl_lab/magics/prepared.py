@@ -145,13 +145,13 @@ def append(state: ProgramState | None, value: Any, kind: str = "") -> Any:
         if not isinstance(state, ProgramState):
             raise ProgramError("no program is running that this could be appended to", hint="call the function in a %%sgl cell")
         state.append_expression(value)
-    elif (what := _unsaid(value, kind)) and sys._getframe(1).f_lineno not in (told := told_lines.get(set())):
-        told.add(line := sys._getframe(1).f_lineno)
+    elif (what := _unsaid(value, kind)) and sys._getframe(1).f_lineno not in (noted := noted_lines.get(set())):
+        noted.add(line := sys._getframe(1).f_lineno)
         say(f"sgl: line {line}: {what} stands alone and is not appended; `s += ...` appends it")
     return value
 
 
-told_lines: ContextVar[set[int]] = ContextVar("sgltold_lines")
+noted_lines: ContextVar[set[int]] = ContextVar("sgl_noted_lines")
 """lines of the cell that runs of which that was said"""
 
 

@@ -90,7 +90,7 @@ def unroute() -> None:
 
 
 @contextmanager
-def heard(printed: Printed, publisher: Any) -> Iterator[None]:
+def captured(printed: Printed, publisher: Any) -> Iterator[None]:
     """In this context, on this thread, what is printed goes to `printed`, and so does the text of what is displayed."""
 
     def keep(message: dict[str, Any]) -> dict[str, Any] | None:

@@ -51,7 +51,7 @@ class Session:
         """by the names that `%sgl cache pin` was given"""
         self.replayed: dict[str, Record] = {}
         """runs that were read from files, by the files' names"""
-        self._told: set[str] = set()
+        self._noticed: set[str] = set()
         """remarks of labs that were printed"""
 
     def runs(self) -> list[Record]:
@@ -124,8 +124,8 @@ class Session:
             raise Stopped(f"stopped waiting: {attempt.model} goes on loading and will be there for a later cell") from None
         lab = attempt.lab()
         for notice in (attempt.remark, lab.notice):
-            if notice is not None and notice not in self._told:
-                self._told.add(notice)
+            if notice is not None and notice not in self._noticed:
+                self._noticed.add(notice)
                 say(f"sgl: {notice}")
         return lab
 

@@ -256,11 +256,11 @@ def html_line(words: str) -> Bundle:
     return {"text/html": html.note(words).source, "text/plain": words}
 
 
-def live_panel(title: str, views: Sequence[str], heard: Callable[[Mapping[str, Any]], None], **options: Any) -> Panel:
+def live_panel(title: str, views: Sequence[str], on_message: Callable[[Mapping[str, Any]], None], **options: Any) -> Panel:
     """A live view that outlasts its cell."""
     from ..viz.panel import Panel
 
-    return Panel({"title": title, "views": list(views), **options}, heard)
+    return Panel({"title": title, "views": list(views), **options}, on_message)
 
 
 def _about(lab: Lab) -> dict[str, Any]:

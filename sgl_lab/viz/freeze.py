@@ -97,9 +97,9 @@ class Pictures:
         if self.metrics is not None:
             parts.append(still.counts(self.metrics, self.is_engine))
         if self.tokens is not None:
-            told = self.tokens
+            tokens = self.tokens
             n = room.n_tokens
-            parts.append(self._once("tokens", n, lambda: still.tokens(told if n is None else cut(told, n), self.lanes)))
+            parts.append(self._once("tokens", n, lambda: still.tokens(tokens if n is None else cut(tokens, n), self.lanes)))
         if (tree := self.tree) is not None:
             parts.append(self._once("tree", room.n_nodes, lambda: still.tree(tree, room.n_nodes)))
         if (lanes := self.lanes) is not None and self.has_lanes:
@@ -110,8 +110,8 @@ class Pictures:
         plain = [clipped(f"{self.status}: {self.message}" if self.message else self.status, 300)] if self.status != "ok" else []
         if self.metrics is not None:
             plain.append(text.metrics(self.metrics))
-        if (told := self.tokens) is not None:
-            plain.insert(0, self._once("plain", room.n_plain, lambda: text.transcript(told, n_tokens=room.n_plain)))
+        if (tokens := self.tokens) is not None:
+            plain.insert(0, self._once("plain", room.n_plain, lambda: text.transcript(tokens, n_tokens=room.n_plain)))
         if (tree := self.tree) is not None:
             plain.append(self._once("plain tree", None, lambda: text.tree(tree)))
         if (lanes := self.lanes) is not None and self.has_lanes:

@@ -106,19 +106,19 @@ class Pump:
         self._wake.set()
         self._thread.join(timeout=5)
 
-    def _heard(self, entry: Entry) -> None:
+    def _on_entry(self, entry: Entry) -> None:
         if not self._wake.is_set():
             self._wake.set()
 
     def _run(self, ring: Ring, cursor: int, sender: Sender, snapshot: Callable[[], TreeSnapshot | None]) -> None:
-        deafen = ring.listen(self._heard)
+        stop_listening = ring.listen(self._on_entry)
         try:
             closing = False
             while not closing:
                 closing = self._closing.is_set()
                 self._wake.clear()
                 cursor = _read(ring, cursor, sender, snapshot)
-                self._tell(sender, closing)
+                self._send_due(sender, closing)
                 if not closing:
                     # A busy engine speaks hundreds of times a second: it is heard thirty times.
                     self._closing.wait(TICK_S)
@@ -129,9 +129,9 @@ class Pump:
         except Exception as error:  # the run goes on without its picture
             self.error = error.with_traceback(None)
         finally:
-            deafen()
+            stop_listening()
 
-    def _tell(self, sender: Sender, closing: bool) -> None:
+    def _send_due(self, sender: Sender, closing: bool) -> None:
         """Send what is due; all there is if it is the last time."""
         if self._hello.is_set():
             self._hello.clear()
@@ -212,7 +212,7 @@ def open_live(
     on_stop    called on a thread of the kernel when the Stop button is pressed: set an event, do nothing else
     """
     widget = Live(options=dict(options))
-    hear_while_busy(widget)
+    receive_while_busy(widget)
     pump = Pump(ring, views, snapshot=snapshot, send=widget.send, store=lambda state: widget.set_trait("snapshot", state))
 
     def on_message(_: object, content: Mapping[str, Any], buffers: object) -> None:
@@ -227,7 +227,7 @@ def open_live(
     return live
 
 
-def hear_while_busy(widget: Live) -> None:
+def receive_while_busy(widget: Live) -> None:
     """Let clicks reach the kernel while a cell runs.
 
     JupyterLab sends them on a subshell; ipykernel 7.4 hands them back to the shell that made the widget, which

@@ -16,25 +16,25 @@ from typing import Any
 
 from ..contracts.tree import TreeSnapshot
 from ..trace import Ring
-from .live import Live, Pump, hear_while_busy
+from .live import Live, Pump, receive_while_busy
 from .sender import Message, Views
 
 
 class Panel:
-    """`heard` is called with what the page says beside `hello`, on a thread of the kernel: it must be quick.
+    """`on_message` is called with what the page says beside `hello`, on a thread of the kernel: it must be quick.
 
     All methods may be called from any thread.
     """
 
-    def __init__(self, options: Mapping[str, Any], heard: Callable[[Mapping[str, Any]], None]) -> None:
-        self.place = secrets.token_hex(8)
+    def __init__(self, options: Mapping[str, Any], on_message: Callable[[Mapping[str, Any]], None]) -> None:
+        self.mount = secrets.token_hex(8)
         """the name that its outputs carry"""
-        self._heard = heard
+        self._on_page_message = on_message
         self._lock = threading.RLock()
         self._pump: Pump | None = None
         self._status: tuple[str, str, float | None] = ("loading", "", None)
-        self._widget = Live(options={**options, "place": self.place})
-        hear_while_busy(self._widget)
+        self._widget = Live(options={**options, "place": self.mount})
+        receive_while_busy(self._widget)
         self._widget.on_msg(self._on_message)
 
     def bind(
@@ -44,7 +44,7 @@ class Panel:
         with self._lock:
             self._end()
             if title is not None:
-                self.tell(title=title)
+                self.set_options(title=title)
             pump = Pump(ring, views, snapshot=snapshot, send=self._widget.send, store=self._store, since=since)
             pump.status(*self._status)
             pump.renew()
@@ -58,9 +58,9 @@ class Panel:
             if self._pump is not None:
                 self._pump.status(*self._status)
             else:
-                self._tell_status()
+                self._send_status()
 
-    def tell(self, **options: Any) -> None:
+    def set_options(self, **options: Any) -> None:
         """Pages that come from now on find these."""
         with self._lock:
             self._widget.options = {**self._widget.options, **options}
@@ -89,14 +89,14 @@ class Panel:
             self._pump.close()
             self._pump = None
 
-    def _tell_status(self) -> None:
+    def _send_status(self) -> None:
         phase, text, progress = self._status
         self._widget.send({"seq": 0, "kind": "delta", "status": {"phase": phase, "text": text, "progress": progress}})
 
     def _on_message(self, _: object, content: Mapping[str, Any], buffers: object) -> None:
         if content.get("kind") != "hello":
-            self._heard(content)
+            self._on_page_message(content)
         elif (pump := self._pump) is not None:
             pump.hello()
         else:
-            self._tell_status()
+            self._send_status()

@@ -45,13 +45,13 @@ DETAILS = (
 """what is left out, one after the other"""
 
 Frame = tuple[float, Message]
-"""milliseconds since the run began, and what the page is told then"""
+"""milliseconds since the run began, and what the page is moments then"""
 
 
 class Packed(NamedTuple):
     packed: str
     meta: dict[str, float | str]
-    """what is told of it without unpacking it"""
+    """what is moments of it without unpacking it"""
     is_whole: bool
     """no moment is left out"""
 
@@ -72,7 +72,7 @@ class Replay:
     record: Record
     spell: Callable[[int], str]
     options: Mapping[str, Any]
-    _told: dict[Detail, list[Frame]] = field(default_factory=dict, repr=False, compare=False)
+    _frames: dict[Detail, list[Frame]] = field(default_factory=dict, repr=False, compare=False)
     _made: dict[tuple[Detail, int], Packed] = field(default_factory=dict, repr=False, compare=False)
     _fewest: dict[Detail, int] = field(default_factory=dict, repr=False, compare=False)
 
@@ -101,10 +101,10 @@ class Replay:
             if level == len(DETAILS) - 1:
                 break
             level += 1
-        told = self._told[detail]
-        while len(told) > LEAST_MOMENTS:
-            told = thinned(told, max(LEAST_MOMENTS, int(min(0.8, 0.9 * budget / found.size) * len(told))))
-            found = self._pack(told, level, len(self._told[detail]), is_whole=False)
+        moments = self._frames[detail]
+        while len(moments) > LEAST_MOMENTS:
+            moments = thinned(moments, max(LEAST_MOMENTS, int(min(0.8, 0.9 * budget / found.size) * len(moments))))
+            found = self._pack(moments, level, len(self._frames[detail]), is_whole=False)
             if found.size <= budget:
                 return found
         return None
@@ -112,51 +112,51 @@ class Replay:
     def _least(self, detail: Detail) -> int:
         """Bytes of the fewest moments with the fewest details."""
         if detail not in self._fewest:
-            told, level = self._all(detail), len(DETAILS) - 1
-            self._fewest[detail] = self._pack(thinned(told, LEAST_MOMENTS), level, len(told), is_whole=False).size
+            moments, level = self._all(detail), len(DETAILS) - 1
+            self._fewest[detail] = self._pack(thinned(moments, LEAST_MOMENTS), level, len(moments), is_whole=False).size
         return self._fewest[detail]
 
     def _all(self, detail: Detail) -> list[Frame]:
         """Every moment, with all details."""
-        if detail not in self._told:
-            self._told[detail] = frames(self.record, self.spell, detail)
-        return self._told[detail]
+        if detail not in self._frames:
+            self._frames[detail] = frames(self.record, self.spell, detail)
+        return self._frames[detail]
 
     def _with(self, detail: Detail, level: int) -> Packed:
         """All moments, without the details of `level`. Made once."""
         if (detail, level) not in self._made:
-            told = self._all(detail)
-            self._made[detail, level] = self._pack(told, level, len(told), is_whole=True)
+            moments = self._all(detail)
+            self._made[detail, level] = self._pack(moments, level, len(moments), is_whole=True)
         return self._made[detail, level]
 
-    def _pack(self, told: list[Frame], level: int, n_moments: int, *, is_whole: bool) -> Packed:
-        body = {"options": dict(self.options), "frames": list(Abridged(level).frames(told))}
+    def _pack(self, moments: list[Frame], level: int, n_moments: int, *, is_whole: bool) -> Packed:
+        body = {"options": dict(self.options), "frames": list(Abridged(level).frames(moments))}
         made = packed(json.dumps(body, separators=(",", ":"), ensure_ascii=False, allow_nan=False))
-        return Packed(made, {"ms": told[-1][0], "n_moments": n_moments, "dropped": DETAILS[level]}, is_whole)
+        return Packed(made, {"ms": moments[-1][0], "n_moments": n_moments, "dropped": DETAILS[level]}, is_whole)
 
 
 def frames(record: Record, spell: Callable[[int], str], detail: Detail = IN_CELL) -> list[Frame]:
-    """What a live view of the run is told, and when."""
+    """What a live view of the run is moments, and when."""
     run = record.scope
     entries = _of_run(record.entries, run)
     length = entries[-1][0] if entries else 0.0
     pace = max(detail.least_pace, length * 1e6 / (detail.n_moments * TOKENS_EVERY_NS))
     sender = Sender(Views(*views_of(run, spell)), pace=pace, limit=1 << 40, n_texts=None)
     sender.load(record.snapshot)
-    told: list[Frame] = []
+    moments: list[Frame] = []
     now = 0.0
     for ms, entry in entries:
         if ms > 0:
-            if not told:
-                told += [(0.0, message) for message in sender.poll(0)]
+            if not moments:
+                moments += [(0.0, message) for message in sender.poll(0)]
             for due in (TOKENS_EVERY_NS, REST_EVERY_NS):  # what was said before a pause is shown before it
                 if (then := now + sender.pace * due / 1e6) < ms:
-                    told += [(round(then, 1), message) for message in sender.poll(_ns(then))]
+                    moments += [(round(then, 1), message) for message in sender.poll(_ns(then))]
         sender.fold([entry])
         if ms > 0:
-            told += [(round(ms, 1), message) for message in sender.poll(_ns(ms))]
+            moments += [(round(ms, 1), message) for message in sender.poll(_ns(ms))]
         now = max(0.0, ms)
-    return told + [(round(now, 1), message) for message in sender.poll(_ns(now), flush=True)]
+    return moments + [(round(now, 1), message) for message in sender.poll(_ns(now), flush=True)]
 
 
 def _of_run(entries: list[Entry], run: RunId | None) -> list[tuple[float, Entry]]:
@@ -172,12 +172,12 @@ def _ns(ms: float) -> int:
 # ---------------------------------------------------------------- fewer moments
 
 
-def thinned(told: list[Frame], n: int) -> list[Frame]:
+def thinned(moments: list[Frame], n: int) -> list[Frame]:
     """About `n` of the moments, evenly: each tells what it and those left out before it told. The first and the last stay."""
-    groups = max(1, min(n, len(told)) - 1)
-    edges = [1 + round((len(told) - 1) * number / groups) for number in range(groups + 1)]
-    rest = [told[first:end] for first, end in pairwise(edges) if first < end]
-    return told[:1] + [(group[-1][0], merged([message for _, message in group])) for group in rest]
+    groups = max(1, min(n, len(moments)) - 1)
+    edges = [1 + round((len(moments) - 1) * number / groups) for number in range(groups + 1)]
+    rest = [moments[first:end] for first, end in pairwise(edges) if first < end]
+    return moments[:1] + [(group[-1][0], merged([message for _, message in group])) for group in rest]
 
 
 def merged(messages: list[Message]) -> Message:
@@ -237,7 +237,7 @@ def _joined(ops: list[Message]) -> list[Message]:
 class Abridged:
     """Messages without what a recording does not need, and without the details of its `level`.
 
-    Rows that were told before tell only what changed of them.
+    Rows that were moments before tell only what changed of them.
     """
 
     def __init__(self, level: int) -> None:
@@ -246,10 +246,10 @@ class Abridged:
         self._texts: dict[int, Mapping[str, Any]] = {}
         """of nodes that are not told"""
         self._others: dict[int, int] = {}
-        """nodes that are not told, with their tokens"""
+        """nodes that are not moments, with their tokens"""
 
-    def frames(self, told: list[Frame]) -> Iterator[Frame]:
-        for ms, message in told:
+    def frames(self, moments: list[Frame]) -> Iterator[Frame]:
+        for ms, message in moments:
             if kept := self.message(message):
                 yield ms, kept
 
@@ -277,7 +277,7 @@ class Abridged:
         return row if before is None else {name: value for name, value in row.items() if name == "id" or before.get(name) != value}
 
     def _of_run(self, tree: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Without what other runs left there, which is counted; a node that the run comes to use is told then."""
+        """Without what other runs left there, which is counted; a node that the run comes to use is moments then."""
         nodes, texts = [], {row["id"]: row for row in tree["texts"]}
         for row in tree["nodes"]:
             if row["mine"]:
@@ -289,8 +289,8 @@ class Abridged:
         for number in tree["gone"]:
             self._others.pop(number, None)
         self._texts |= {number: row for number, row in texts.items() if number in self._others}
-        told = [row for number, row in texts.items() if number not in self._others]
-        return {**tree, "nodes": nodes, "texts": told, "others": [len(self._others), sum(self._others.values())]}
+        kept = [row for number, row in texts.items() if number not in self._others]
+        return {**tree, "nodes": nodes, "texts": kept, "others": [len(self._others), sum(self._others.values())]}
 
 
 def _round(logprob: float | None) -> float | None:

@@ -69,7 +69,7 @@ def test_controls_are_ranges_and_lists(line: str, controls: dict[str, tuple[obje
 def test_the_page_is_told_of_values_as_text_and_which_are_numbers() -> None:
     (control,) = parse_cell("--interact x=[1, 'a', True]").interact
     told = [{"text": "1", "number": True}, {"text": "a", "number": False}, {"text": "True", "number": False}]
-    assert control.told(2) == {"name": "x", "index": 2, "values": told}
+    assert control.described(2) == {"name": "x", "index": 2, "values": told}
 
 
 @pytest.mark.parametrize(

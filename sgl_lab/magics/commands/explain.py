@@ -40,8 +40,8 @@ def explained(session: Session, record: Record, against: Record | None = None) -
     vocab = ChainMap(record.vocab, *([against.vocab] if against else []), *(kept.vocab for kept in reversed(earlier)))
     strangers = [(other.model, run) for run in session.runs() if (other := session.lab_of(run)) not in (lab, None) and run.run < record.run]
     spell = lab.spell if lab is not None else lambda token: f"<{token}>"
-    told = why(record, earlier, against=against, others=others, strangers=strangers)
-    return told, lambda token: vocab.get(token) or spell(token)
+    found = why(record, earlier, against=against, others=others, strangers=strangers)
+    return found, lambda token: vocab.get(token) or spell(token)
 
 
 def _diff(shell: Any, session: Session, words: Words) -> None:

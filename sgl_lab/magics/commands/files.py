@@ -25,10 +25,10 @@ def target(word: str | None, words: Words, mark: str, example: str) -> Path:
 
 def write(path: Path, source: str, what: str = "") -> None:
     write_whole(path, lambda file: file.write(source))
-    told(path, what)
+    report_written(path, what)
 
 
-def told(path: Path, what: str = "") -> None:
+def report_written(path: Path, what: str = "") -> None:
     """A line that says what was written, and how much."""
     size = path.stat().st_size
     amount = f"{size / 1024:,.0f} KiB" if size >= 1024 else counted(size, "byte")

@@ -21,7 +21,7 @@ from ..session import Session
 from ..show import Folded, Output, in_kernel
 from .command import Command, Words
 from .explain import explained
-from .files import FORCE, target, told, write
+from .files import FORCE, report_written, target, write
 
 if TYPE_CHECKING:
     from ...trace import Record
@@ -34,7 +34,7 @@ def _save(shell: Any, session: Session, words: Words) -> None:
     path = target(words.name(), words, RECORD_MARK, "%sgl save run.jsonl")
     record = session.run(words.name(1))
     write_jsonl(record, path)
-    told(path, clipped(record.title, 60))
+    report_written(path, clipped(record.title, 60))
 
 
 def _replay(shell: Any, session: Session, words: Words) -> None:

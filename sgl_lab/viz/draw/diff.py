@@ -68,15 +68,15 @@ def closeness(sample: Sample | None, spell: Spell) -> str:
     """The token at which an answer parts, how likely it was and how close the next one came."""
     if sample is None:
         return "had ended"
-    told = f"{_visible(spell(sample.token))} (id {sample.token}"
+    described = f"{_visible(spell(sample.token))} (id {sample.token}"
     logprob = finite(sample.logprob)
     if logprob is None:
-        return f"{told})"
-    told += f", logprob {logprob:.3f}, p = {percent(math.exp(min(logprob, 0.0)))})"
+        return f"{described})"
+    described += f", logprob {logprob:.3f}, p = {percent(math.exp(min(logprob, 0.0)))})"
     second = runner_up(sample)
     if second is None:
-        return told
-    return f"{told}; next was {_visible(spell(second[0]))}, {logprob - second[1]:+.3f} in logprob apart"
+        return described
+    return f"{described}; next was {_visible(spell(second[0]))}, {logprob - second[1]:+.3f} in logprob apart"
 
 
 def _visible(text: str) -> str:

@@ -27,8 +27,8 @@ _SAME = ("whole", "evicted", "flushed", "gone", "together", "namespace", "model"
 def headline(why: Why) -> str:
     against = f" against {clipped(why.against, 80)}" if why.against else ""
     before, computed = why.n_cached - why.n_inside, why.n_prompt - why.n_cached
-    told = f"{before:,} found from before, {why.n_inside:,} reused within this run, {computed:,} computed"
-    return f"{clipped(why.run, 60)}{against}: {counted(why.n_prompt, 'prompt token')}: {told}"
+    counts = f"{before:,} found from before, {why.n_inside:,} reused within this run, {computed:,} computed"
+    return f"{clipped(why.run, 60)}{against}: {counted(why.n_prompt, 'prompt token')}: {counts}"
 
 
 def name(miss: Miss) -> str:
@@ -39,8 +39,8 @@ def name(miss: Miss) -> str:
 
 def rows(miss: Miss, spell: Spell) -> list[tuple[str, str]]:
     """(label, sentence): always the first three, the fourth where there is something to do."""
-    told = [(FIRST, first_difference(miss, spell)), (EDIT, edit(miss)), (COST, cost(miss))]
-    return [*told, (AVOID, way)] if (way := way_out(miss)) else told
+    found = [(FIRST, first_difference(miss, spell)), (EDIT, edit(miss)), (COST, cost(miss))]
+    return [*found, (AVOID, way)] if (way := way_out(miss)) else found
 
 
 def first_difference(miss: Miss, spell: Spell) -> str:
@@ -186,8 +186,8 @@ def _both(miss: Miss, new: Line, old: Line | None) -> str:
 def text(why: Why, spell: Spell) -> str:
     parts = [headline(why)]
     for miss in why.misses:
-        told = rows(miss, spell)
-        lines = [f"  {label + ':':<18}{sentence}" for label, sentence in told]
+        found = rows(miss, spell)
+        lines = [f"  {label + ':':<18}{sentence}" for label, sentence in found]
         parts.append("\n".join([name(miss), *lines]))
     return "\n\n".join(parts)
 

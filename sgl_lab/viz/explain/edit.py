@@ -47,10 +47,10 @@ def find_edit(old_source: str | None, new_source: str, before: str, old: str, ne
         for n in range(max(i_end - i, j_end - j) if name != "equal" else 0):
             line = Line(j + n + 1, now[j + n]) if j + n < j_end else None
             line_before = Line(i + n + 1, was[i + n]) if i + n < i_end else None
-            told = [(line, new, here), (line_before, old, there)]
+            pairs = [(line, new, here), (line_before, old, there)]
             if line_before is not None and not _brought(line_before, old, line):
                 line_before = None
-            if (score := sum(_match(one.text, text, around) for one, text, around in told if one is not None)) >= MIN_MATCH:
+            if (score := sum(_match(one.text, text, around) for one, text, around in pairs if one is not None)) >= MIN_MATCH:
                 edits.append((score, -n - j, Edit(line, line_before)))
     if edits:
         return max(edits, key=lambda edit: edit[:2])[2]

@@ -359,11 +359,11 @@ export class TimelinePanel {
       this.view.card.hide();
       return;
     }
-    this.view.card.show(box.shape.getBoundingClientRect(), this.tell(bar));
+    this.view.card.show(box.shape.getBoundingClientRect(), this.describe(bar));
   }
 
   /** What is known of a bar. */
-  tell(bar) {
+  describe(bar) {
     const lasted = (bar.t1 ?? this.view.store.now()) - bar.t0;
     const line = (...words) => el("div", { class: "sgl-card-line" }, words.filter(Boolean).join(" · "));
     const head = el("div", { class: "sgl-card-head" }, el("b", {}, BAR_MEANING[bar.kind] ?? bar.kind), el("span", {}, lasted ? seconds(lasted) : ""));
@@ -415,7 +415,7 @@ export class TimelinePanel {
         : (lane.find((bar) => (bar.t1 ?? Infinity) > (here?.t0 ?? 0)) ?? lane[0]);
     if (!next) return;
     this.choose(next.id);
-    this.view.say(`${this.rows[row].label}: ${this.tell(next).map((part) => part.textContent).join(", ")}`);
+    this.view.announce(`${this.rows[row].label}: ${this.describe(next).map((part) => part.textContent).join(", ")}`);
   }
 
   close() {

@@ -6,7 +6,7 @@
  * interrupt. viz/bundle.py joins these files into one module.
  */
 
-import { Places, lost } from "./session.js";
+import { Mounts, lost } from "./session.js";
 import { replay } from "./replay.js";
 import { Store } from "./store.js";
 import { View } from "./view.js";
@@ -17,9 +17,9 @@ export default () => {
     initialize({ model }) {
       store = new Store(model);
       if (!store.options.place) return undefined;
-      const places = new Places(store.options.place, (root) => new View(store, root));
-      model.on("comm_live_update", () => places.lose(lost(store.options)));
-      return () => places.close();
+      const mounts = new Mounts(store.options.place, (root) => new View(store, root));
+      model.on("comm_live_update", () => mounts.lose(lost(store.options)));
+      return () => mounts.close();
     },
     render({ el: root }) {
       const view = new View(store, root);

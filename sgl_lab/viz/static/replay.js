@@ -147,7 +147,7 @@ class Player {
     if (back || to > this.at || this.store.time.ms !== this.ms) {
       const messages = this.frames.slice(back ? 0 : this.at + 1, to + 1).map(([, message]) => message);
       this.at = to;
-      this.store.wind(messages, this.ms, back);
+      this.store.seek(messages, this.ms, back);
     }
     this.paint();
   }

@@ -6,22 +6,22 @@ import { count, el, furnish, keyed, setText } from "./page.js";
 const LOOK_MS = 120;
 const SETTLE_MS = 150;
 
-export class Places {
+export class Mounts {
   /* Views in all elements of the page that carry the widget's name, also in those that come later. */
   constructor(name, open) {
     this.selector = `[data-sgl-place="${CSS.escape(name)}"]`;
     this.open = open;
     this.held = new Map(); // element -> what it holds: the view, its root and the pictures that stood there
     this.timer = 0;
-    this.seen = new MutationObserver(() => this.stir());
+    this.seen = new MutationObserver(() => this.schedule());
     this.seen.observe(document.body, { childList: true, subtree: true });
     this.look();
   }
 
-  /** Look soon; at once where a view has lost its place and there is another for it. */
-  stir() {
-    const lost = [...this.held.keys()].some((place) => !place.isConnected);
-    if (lost && [...document.querySelectorAll(this.selector)].some((place) => !this.held.has(place))) this.look();
+  /** Look soon; at once where a view has lost its mount and there is another for it. */
+  schedule() {
+    const lost = [...this.held.keys()].some((mount) => !mount.isConnected);
+    if (lost && [...document.querySelectorAll(this.selector)].some((mount) => !this.held.has(mount))) this.look();
     else this.timer ||= setTimeout(() => this.look(), LOOK_MS);
   }
 
@@ -29,18 +29,18 @@ export class Places {
   look() {
     clearTimeout(this.timer);
     this.timer = 0;
-    const left = [...this.held].filter(([place]) => !place.isConnected);
-    for (const place of document.querySelectorAll(this.selector)) {
-      if (this.held.has(place)) continue;
+    const left = [...this.held].filter(([mount]) => !mount.isConnected);
+    for (const mount of document.querySelectorAll(this.selector)) {
+      if (this.held.has(mount)) continue;
       const [old, held] = left.pop() ?? [null, this.fresh()];
       if (old) this.held.delete(old);
-      this.held.set(place, { ...held, pictures: [...place.childNodes] });
-      place.replaceChildren(held.root);
+      this.held.set(mount, { ...held, pictures: [...mount.childNodes] });
+      mount.replaceChildren(held.root);
       if (old && document.activeElement === document.body) held.focused()?.focus();
     }
-    for (const [place, { view }] of left) {
+    for (const [mount, { view }] of left) {
       view.close();
-      this.held.delete(place);
+      this.held.delete(mount);
     }
   }
 
@@ -57,18 +57,18 @@ export class Places {
   close() {
     this.seen.disconnect();
     clearTimeout(this.timer);
-    for (const [place, { view, pictures }] of this.held) {
+    for (const [mount, { view, pictures }] of this.held) {
       view.close();
-      place.replaceChildren(...pictures);
+      mount.replaceChildren(...pictures);
     }
     this.held.clear();
   }
 
   /** The kernel that kept them live is gone: the pictures are back, under a line that says so. */
   lose(words) {
-    const places = [...this.held.keys()];
+    const mounts = [...this.held.keys()];
     this.close();
-    for (const place of places) place.prepend(el("div", { class: "sgl-lost", role: "status" }, words));
+    for (const mount of mounts) mount.prepend(el("div", { class: "sgl-lost", role: "status" }, words));
   }
 }
 
@@ -111,7 +111,7 @@ class Controls {
     const id = `${this.view.id}-${name}`;
     const shown = el("output", { for: id }, values[index].text);
     const isRange = values.length > 1 && values.every(({ number }) => number);
-    const tell = (at) => {
+    const send = (at) => {
       setText(shown, values[at].text);
       this.values[name] = at;
       clearTimeout(this.timer);
@@ -128,12 +128,12 @@ class Controls {
           "aria-valuetext": values[index].text,
           input: () => {
             furnish(input, { "aria-valuetext": values[input.value].text });
-            tell(Number(input.value));
+            send(Number(input.value));
           },
         }))
       : el(
           "select",
-          { id, change: () => tell(input.selectedIndex) },
+          { id, change: () => send(input.selectedIndex) },
           ...values.map(({ text }, at) => el("option", { selected: at === index }, text)),
         );
     return el("div", { class: "sgl-dial" }, el("label", { for: id }, label), input, isRange ? shown : "");

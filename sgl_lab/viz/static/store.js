@@ -78,7 +78,7 @@ export class Store {
   receive(message) {
     if (message.kind === "stopping") {
       this.stopping = true;
-      this.tell({ status: true });
+      this.notify({ status: true });
     } else if (message.kind === "full") {
       this.behind = false;
       this.clear();
@@ -107,20 +107,20 @@ export class Store {
   }
 
   /** What a recording has said between two moments; from its beginning if the state has to go back. */
-  wind(messages, ms, anew) {
+  seek(messages, ms, anew) {
     const { status } = this;
     if (anew) this.clear();
     this.status = status;
-    const change = news(anew);
+    const change = emptyChange(anew);
     for (const message of messages) this.merge(message, change);
     this.time = { ms, at: performance.now() };
-    this.tell(change);
+    this.notify(change);
   }
 
   apply(message, reset) {
-    const change = news(reset);
+    const change = emptyChange(reset);
     this.merge(message, change);
-    this.tell(change);
+    this.notify(change);
   }
 
   merge({ tokens, tree, lanes, metrics, status }, change) {
@@ -147,9 +147,9 @@ export class Store {
     if (lanes) {
       for (const lane of lanes.lanes ?? []) this.lanes.set(lane.lane, lane);
       change.lanes ||= lanes.lanes?.length > 0;
-      for (const told of lanes.bars ?? []) {
-        const known = this.bars.get(told.id);
-        const bar = known ? { ...known, ...told } : told;
+      for (const row of lanes.bars ?? []) {
+        const known = this.bars.get(row.id);
+        const bar = known ? { ...known, ...row } : row;
         if (!known && bar.kind === "reused") this.reused.set(bar.lane, (this.reused.get(bar.lane) ?? 0) + bar.n);
         this.bars.set(bar.id, bar);
         change.bars.add(bar.id);
@@ -197,7 +197,7 @@ export class Store {
     }
   }
 
-  tell(change) {
+  notify(change) {
     for (const view of this.views) view.changed(change);
   }
 
@@ -335,7 +335,7 @@ export class Store {
   }
 }
 
-const news = (reset) => ({
+const emptyChange = (reset) => ({
   reset,
   tokens: new Map(),
   nodes: new Set(),

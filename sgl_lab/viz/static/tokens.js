@@ -307,11 +307,11 @@ export class TokensPanel {
     }
     span.classList.add("sgl-on");
     span.setAttribute("aria-describedby", this.view.card.root.id);
-    this.view.card.show(span.getClientRects()[0] ?? span.getBoundingClientRect(), this.tell(span));
+    this.view.card.show(span.getClientRects()[0] ?? span.getBoundingClientRect(), this.describe(span));
   }
 
   /** What is known of a token. */
-  tell({ token, fork, position, textContent: shown, n_joined: joined }) {
+  describe({ token, fork, position, textContent: shown, n_joined: joined }) {
     const times = this.view.store.timesReused(fork, position);
     const [, state, logprob, role, , id, how] = token;
     const line = (...words) => el("div", { class: "sgl-card-line" }, words.filter(Boolean).join(" · "));
@@ -480,7 +480,7 @@ class Stream {
     this.spans = [];
     this.groups = [];
     this.tip = null;
-    this.n_told = 0;
+    this.nSeen = 0;
     this.due = 0;
     this.grewAt = -Infinity;
     this.isAway = false;
@@ -553,8 +553,8 @@ class Stream {
   /** That it grows is known before it is drawn. */
   note(t) {
     const { tokens } = this.store.forks.get(this.fork);
-    if (tokens.length > this.n_told && /^(generated|forced)$/.test(tokens.at(-1)[1])) this.grewAt = t;
-    this.n_told = tokens.length;
+    if (tokens.length > this.nSeen && /^(generated|forced)$/.test(tokens.at(-1)[1])) this.grewAt = t;
+    this.nSeen = tokens.length;
   }
 
   draw(from) {

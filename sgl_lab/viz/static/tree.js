@@ -527,7 +527,7 @@ export class TreePanel {
     }
     this.view.choose(item ? nameOf(item) : null, this);
     if (item) {
-      this.view.say(this.brief(item).map((part) => part.textContent).join(", "));
+      this.view.announce(this.brief(item).map((part) => part.textContent).join(", "));
       this.describe();
       const right = (item.tx + item.width) * this.camera.k + this.camera.x;
       if (right > this.size.width - this.details.offsetWidth) this.reveal(item);

@@ -128,7 +128,7 @@ export class View {
 
   // ------------------------------------------------ for screen readers
 
-  say(text) {
+  announce(text) {
     setText(this.voice, text);
     this.saidAt = performance.now();
   }
@@ -140,7 +140,7 @@ export class View {
     this.phase = status.phase;
     if (!m || !(ended || (active && performance.now() - this.saidAt > SAY_EVERY_MS))) return;
     const reused = `${figure(m.found)} found from before, ${figure(m.reused)} reused, ${figure(m.computed)} computed`;
-    this.say(`${status.phase}: ${count(m.generated, "token")} generated, ${reused}; ${count(this.store.nodes.size, "node")} in the tree`);
+    this.announce(`${status.phase}: ${count(m.generated, "token")} generated, ${reused}; ${count(this.store.nodes.size, "node")} in the tree`);
   }
 
   close() {

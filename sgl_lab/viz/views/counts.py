@@ -29,7 +29,7 @@ class CountsView:
         self._ask, self._recent, self._clock = counts, recent, clock
         self._counts: Mapping[str, Any] = {}
         self._grown: deque[tuple[float, int]] = deque()
-        self._told: MetricsPicture | None = None
+        self._sent: MetricsPicture | None = None
 
     def load(self, snapshot: TreeSnapshot) -> None:
         pass
@@ -43,9 +43,9 @@ class CountsView:
     def delta(self) -> MetricsPicture | None:
         """The strip, if anything on it changed since the last call."""
         picture = self.full()
-        if picture == self._told:
+        if picture == self._sent:
             return None
-        self._told = picture
+        self._sent = picture
         return picture
 
     def full(self) -> MetricsPicture:

@@ -91,7 +91,7 @@ class MetricsView:
         """when the last token came"""
         self._cached = self._reused = self._computed = self._generated = self._forced = self._evicted = 0
         self._n_pages = self._free_pages = self._forks = self._steps = 0
-        self._told: MetricsPicture | None = None
+        self._sent: MetricsPicture | None = None
 
     def load(self, snapshot: TreeSnapshot) -> None:
         """Take the pool's pages from a snapshot."""
@@ -135,9 +135,9 @@ class MetricsView:
     def delta(self) -> MetricsPicture | None:
         """The strip, if anything on it changed since the last call."""
         picture = self.full()
-        if picture == self._told:
+        if picture == self._sent:
             return None
-        self._told = picture
+        self._sent = picture
         return picture
 
     def full(self) -> MetricsPicture:

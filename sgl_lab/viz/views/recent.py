@@ -59,7 +59,7 @@ class _Request:
     n_guessed: int = 0
     """right guesses of a step that is not yet reported"""
     busy_until: float = 0.0
-    told: bool = False
+    is_sent: bool = False
     changed: dict[int, None] = field(default_factory=dict)
 
 
@@ -125,7 +125,7 @@ class RecentView:
             return None
         picture = self._picture(whole=False)
         for mine in self._requests.values():
-            mine.told = True
+            mine.is_sent = True
             mine.changed.clear()
         self._gone = []
         self._stale = False
@@ -202,7 +202,7 @@ class RecentView:
         while len(self._over) > self._kept:
             request, _ = self._over.popitem(last=False)
             mine = self._requests.pop(request)
-            if mine.told:
+            if mine.is_sent:
                 self._gone.append(mine.lane["lane"])
             self._stale = True
 
@@ -210,10 +210,10 @@ class RecentView:
 
     def _picture(self, whole: bool) -> RecentPicture:
         shown = self._requests.values()
-        bars = [bar for mine in shown for bar in mine.bars if whole or not mine.told or bar["id"] in mine.changed]
+        bars = [bar for mine in shown for bar in mine.bars if whole or not mine.is_sent or bar["id"] in mine.changed]
         first = min((mine.bars[0]["t0"] for mine in shown), default=self._now)
         return {
-            "lanes": [mine.lane for mine in shown if whole or not mine.told],
+            "lanes": [mine.lane for mine in shown if whole or not mine.is_sent],
             "bars": [bar.copy() for bar in bars],
             "now": self._now,
             "gone": [] if whole else self._gone,

@@ -222,10 +222,10 @@ class TokensView:
                 if drawn.id != token.id:
                     break
                 token.sample, token.t, token.ms = drawn.sample, drawn.t, drawn.ms
-            told = first + len(tokens)
-            if live.running and told >= 0:
+            covered = first + len(tokens)
+            if live.running and covered >= 0:
                 # The stream speaks while its generation runs on: what was sampled since stays.
-                tokens += [replace(drawn, cls=cls, role=event.role) for drawn in live.drawn[told:]]
+                tokens += [replace(drawn, cls=cls, role=event.role) for drawn in live.drawn[covered:]]
         self._replace(fork, event.start - fork.base, tokens)
 
     def _replace(self, fork: _Fork, start: int, tokens: list[_Token]) -> None:

@@ -143,7 +143,7 @@ class TreeView:
         self._users: dict[NodeId, tuple[RequestId, ...]] = {}
         self._ends: dict[ForkId, NodeId] = {}
         self._new_ends: dict[ForkId, None] = {}
-        self._untold: dict[NodeId, None] = {}
+        self._unsent: dict[NodeId, None] = {}
         """nodes whose text is to be told"""
         self._changed: dict[NodeId, None] = {}
         self._gone: dict[NodeId, None] = {}
@@ -165,7 +165,7 @@ class TreeView:
         self._taken = {node: n for node, n in self._taken.items() if node in self._nodes}
         self._ends = {fork: node for fork, node in self._ends.items() if node in self._nodes}
         self._changed = dict.fromkeys(self._nodes)
-        self._untold = dict.fromkeys(self._nodes)
+        self._unsent = dict.fromkeys(self._nodes)
         self._gone = dict.fromkeys(node for node in (*old, *self._gone) if node not in self._nodes)
         self._stale = True
         for request in self._requests.values():
@@ -216,13 +216,13 @@ class TreeView:
 
     def delta(self, n_texts: int | None = None) -> TreePicture | None:
         """What changed since the last call, or None; of the texts not told yet at most so many."""
-        if not (self._changed or self._gone or self._stale or self._untold):
+        if not (self._changed or self._gone or self._stale or self._unsent):
             return None
-        told = list(islice(self._untold, n_texts))
-        picture = self._picture(self._changed, told, self._new_ends, list(self._gone))
+        due = list(islice(self._unsent, n_texts))
+        picture = self._picture(self._changed, due, self._new_ends, list(self._gone))
         self._changed = {}
-        for node in told:
-            del self._untold[node]
+        for node in due:
+            del self._unsent[node]
         self._new_ends = {}
         self._gone = {}
         self._stale = False
@@ -234,19 +234,19 @@ class TreeView:
 
     def outline(self) -> TreePicture:
         """Everything but the texts, which the deltas after it tell."""
-        self._untold = dict.fromkeys(self._nodes)
+        self._unsent = dict.fromkeys(self._nodes)
         return self._picture(self._nodes, (), self._ends, [])
 
     @property
     def is_behind(self) -> bool:
         """Whether there are texts that no delta has told yet."""
-        return bool(self._untold)
+        return bool(self._unsent)
 
     # ------------------------------------------------------------ events
 
     def _insert(self, event: NodeInserted) -> None:
         self._set(_Node(event.node, event.parent, event.tokens, event.namespace, 0, self._clock, 0, self._clock))
-        self._untold[event.node] = None
+        self._unsent[event.node] = None
         self._fresh.add(event.node)
         between = {event.parent: 0}  # tokens from the end of a node above to the new one
         at, n_between = event.parent, 0
@@ -281,7 +281,7 @@ class TreeView:
         node.parent, node.tokens = event.upper, node.tokens[event.n_upper :]
         self._set(node)
         self._labels.pop(event.node, None)
-        self._untold |= {event.upper: None, event.node: None}
+        self._unsent |= {event.upper: None, event.node: None}
         if users := self._users.get(event.node):
             self._users[event.upper] = users
         if event.node in self._taken:
@@ -291,7 +291,7 @@ class TreeView:
 
     def _evict(self, node: NodeId) -> None:
         parent = self._nodes.pop(node).parent
-        for known in (self._labels, self._users, self._taken, self._changed, self._untold):
+        for known in (self._labels, self._users, self._taken, self._changed, self._unsent):
             known.pop(node, None)
         self._fresh.discard(node)
         self._gone[node] = None

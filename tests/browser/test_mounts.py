@@ -89,7 +89,7 @@ def test_when_the_kernel_is_gone_the_pictures_are_back_and_say_how_to_go_on(page
 
 def test_an_output_drawn_anew_takes_over_its_view_with_the_focus(page: WidgetPage) -> None:
     page.page.evaluate(OUTPUT, "cell")
-    begin(page, controls=[control.told(0) for control in parse_cell("--interact x=1..5").interact])
+    begin(page, controls=[control.described(0) for control in parse_cell("--interact x=1..5").interact])
     slider = page.page.get_by_role("slider", name="x", exact=True)
     slider.focus()
     page.page.keyboard.press("ArrowRight")
@@ -125,7 +125,7 @@ def test_a_dashboard_says_which_requests_wait_and_rests_when_none_does(page: Wid
 def test_a_control_that_is_moved_is_told_once_the_hand_rests(page: WidgetPage) -> None:
     page.page.evaluate(OUTPUT, "cell")
     line = """--interact x=1..5 style=["<b>", "long"] temperature=0..1:0.5"""
-    begin(page, controls=[control.told(0) for control in parse_cell(line).interact])
+    begin(page, controls=[control.described(0) for control in parse_cell(line).interact])
     page.page.get_by_role("slider", name="x", exact=True).focus()
     for key in ("ArrowRight", "ArrowRight", "End", "ArrowLeft"):
         page.page.keyboard.press(key)
