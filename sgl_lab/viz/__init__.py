@@ -1,1 +1,3 @@
-"""Pictures of the event stream: folds, drawings, the live widget, what is left when a cell has ended."""
+"""Pictures of the event stream: folds, drawings, the live widget and the frozen view of a cell that
+has ended.
+"""

@@ -1,7 +1,8 @@
-"""The page's code and style: one ES module out of the files in `static/`, and the forms in which saved cells and pages carry both.
+"""The page's code and style: one ES module joined from the files in `static/`, in the forms that
+saved cells and pages embed.
 
-The files import each other by name only, so that joining them in order and leaving out the import lines is all it
-takes; names at their top level are distinct (a test holds them to that).
+The files import each other by name only. Joining them in order and dropping the import lines is
+therefore enough. Top-level names are distinct; a test checks this.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ globalThis[key] ??= unpack("CODE").then((code) => import(URL.createObjectURL(new
 const { css, replay } = await globalThis[key];
 replay(home, css, META, async () => JSON.parse(await unpack("DATA")));
 })(document.currentScript.parentNode);"""
-"""Where anything of this is missing, the pictures stay as they are. A page with many cells takes the code once."""
+"""If any of this is missing, the still pictures stay as they are. A page with many cells unpacks
+the code once.
+"""
 
 _START_ALL = """
 const unpacked = async (text) => {
@@ -46,7 +49,7 @@ replay(data.parentNode, css, JSON.parse(data.dataset.sglRecording), () => unpack
 
 @cache
 def esm() -> str:
-    """One module with anywidget's door as its default."""
+    """One ES module whose default export is the anywidget entry point."""
     return "\n".join(_EXPORT.sub("", _IMPORT.sub("", (STATIC / f"{name}.js").read_text(encoding="utf-8"))) for name in MODULES)
 
 
@@ -56,29 +59,36 @@ def css() -> str:
 
 
 def packed(text: str) -> str:
-    """gzip in base64: letters, digits, + and / only, whatever the text."""
+    """`text` as gzip in base64, which contains only letters, digits, +, / and =."""
     return base64.b64encode(gzip.compress(text.encode(), 7, mtime=0)).decode()
 
 
 @cache
 def _code() -> str:
-    """Code with style, without remarks and indents."""
+    """Code and style, without comments and indentation."""
     return _INDENT.sub("", _REMARK.sub("", esm())) + f"export const css = {json.dumps(_INDENT.sub('', css()))};\n"
 
 
 @cache
 def _packed_code() -> tuple[str, str]:
-    """(key, packed)."""
+    """Returns (key, packed code)."""
     return f"sgl_lab {hashlib.sha256(_code().encode()).hexdigest()[:16]}", packed(_code())
 
 
 def players() -> str:
-    """A module for a page of its own: a player for every recording in it. The same text for every page, which so can allow it alone."""
+    """A module for a standalone page: it starts a player for every recording in the page.
+
+    The text is the same for every page, so a content security policy can allow it by its hash.
+    """
     return _code() + _START_ALL
 
 
 def player(recording: str, meta: dict[str, float | str]) -> str:
-    """The script that puts a player before its siblings. `recording` is packed; `meta` is told without unpacking it."""
+    """The script that inserts a player before its siblings.
+
+    recording  the packed recording
+    meta       data that the player reads without unpacking the recording
+    """
     key, code = _packed_code()
     values = {"KEY": key, "CODE": code, "META": json.dumps(meta), "DATA": recording}
     return re.sub("KEY|CODE|META|DATA", lambda found: values[found[0]], _START)

@@ -1,6 +1,7 @@
-"""What a dashboard folds: the engine's counters, its tree, and the requests of whoever sends any.
+"""The views of a dashboard: the engine's counters, its tree and its requests, from every program.
 
-Its memory does not grow with time: the tree is as large as the cache, of requests the last are kept, and numbers are asked for.
+Memory does not grow with time. The tree is as large as the cache, only the last requests are kept,
+and the numbers are read when they are shown.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def dashboard_views(spell: Callable[[int], str], counts: Counts) -> Views:
 
 
 class NoTokens:
-    """A dashboard has no place for texts."""
+    """The token view of a dashboard, which shows no text."""
 
     def fold(self, entry: Entry) -> None:
         pass

@@ -1,7 +1,9 @@
-"""What is left of a cell when it has ended: HTML and text that need no kernel, no script and no network.
+"""The frozen view of a cell that has ended: HTML and text that need no kernel, no script and no
+network.
 
-It is the live view's drawing, and reads the same in an untrusted notebook. Where scripts may run the live view itself takes its place,
-with a slider over the recorded moments. A bundle stays under `LIMIT`: what goes first are details, never the text of prompts and answers.
+It is the live view's drawing and renders the same in an untrusted notebook. Where scripts may run,
+the live view replaces it, with a slider over the recorded moments. A bundle stays under `LIMIT`:
+details are dropped first, and the text of prompts and answers is never dropped.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from .views.tree import TreePicture
 LIMIT = 256 * 1024
 """bytes of one bundle"""
 PAGE_LIMIT = 20 * 1024 * 1024
-"""bytes of the recording in a page of its own"""
+"""bytes of the recording in a standalone page"""
 Picture = TypeVar("Picture", covariant=True)
 Made = TypeVar("Made", Markup, str)
 TRUST = (
@@ -43,14 +45,14 @@ class Whole(Protocol[Picture]):
 
 
 class Room(NamedTuple):
-    """How much of what can be left out is there."""
+    """Limits for the optional parts of a picture."""
 
     n_nodes: int
     n_bars: int
     n_plain: int
     """tokens in the plain text, which repeats those of the picture"""
     n_tokens: int | None = None
-    """in the picture; None for all"""
+    """tokens in the picture; None for all"""
 
 
 ROOMS = (
@@ -65,7 +67,7 @@ PAGE_ROOM = Room(400, 4_000, 1_000_000)
 
 @dataclass(frozen=True)
 class Pictures:
-    """The views of a run; those that are None are left out."""
+    """The views of a run. A view that is None is left out."""
 
     tokens: TokensPicture | None
     tree: TreePicture | None
@@ -77,11 +79,11 @@ class Pictures:
     ms: float | None
     is_engine: bool = False
     has_lanes: bool = True
-    """whether the timeline is one of the views; the tokens read the lanes in any case"""
+    """whether the timeline is shown; the token view reads the lanes in any case"""
     _made: dict[tuple[str, int | None], Any] = field(default_factory=dict, repr=False, compare=False)
 
     def _once(self, name: str, size: int | None, make: Callable[[], Made]) -> Made:
-        """What is drawn in one size is drawn once, however many rooms are tried."""
+        """Draws each part once per size, however many rooms are tried."""
         if (name, size) not in self._made:
             self._made[name, size] = make()
         made: Made = self._made[name, size]
@@ -134,12 +136,13 @@ def freeze(
     has_lanes: bool = True,
     notes: Sequence[tuple[str, str]] = (),
 ) -> dict[str, str]:
-    """A mimebundle of `text/html` and `text/plain`. status: ok, stopped or error, or running for what goes on without its picture.
+    """A MIME bundle of `text/html` and `text/plain`.
 
-    ms          how long the run took
-    is_engine   it is no run but a whole engine
-    has_lanes   False: the lanes are no view of their own, they only say what each fork reused
-    notes       headings and texts that stand below the views
+    status     ok, stopped, error, or running if the run continues without its picture
+    ms         how long the run took, in milliseconds
+    is_engine  True for a whole engine instead of a run
+    has_lanes  False if the lanes are not a view of their own and only show what each fork reused
+    notes      headings and texts below the views
     """
     pictures = _pictures(tokens, tree, lanes, metrics, title, status, message, ms, is_engine, has_lanes)
     below = [html.details(heading, html.plain(note), is_open=True) for heading, note in notes]
@@ -184,7 +187,9 @@ def drawn(
     ms: float | None,
     replay: Replay,
 ) -> Markup:
-    """The same for a page of its own, as large as it is, with a recording for its player."""
+    """The same picture for a standalone page, without a size limit, with a recording for its
+    player.
+    """
     pictures = _pictures(tokens, tree, lanes, metrics, title, status, message, ms, False, True)
     recording = replay.data(PAGE_LIMIT)
     shown = pictures.drawn(PAGE_ROOM, IN_PAGE if recording else "")

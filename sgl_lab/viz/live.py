@@ -1,10 +1,11 @@
 """The live view of one run: a widget, and the thread that feeds it from the ring.
 
-`open_live` starts both, `LiveHandle.close` sends what is left and ends the thread. The widget outlives its run for a
-while: a page that was reloaded in mid-run can ask for it only when the kernel is idle again. The thread sleeps until
-an event arrives and never prints; a failure in a picture ends the picture, not the run.
+`open_live` starts both. `LiveHandle.close` sends the remaining changes and ends the thread. The
+widget outlives its run for a while, because a page that is reloaded during a run can request it
+only when the kernel is idle again. The thread sleeps until an event arrives and never prints. An
+error in a picture ends the picture, not the run.
 
-Importing this module imports ipywidgets: do it when a cell runs, not when the extension loads.
+Importing this module imports ipywidgets: import it when a cell runs, not when the extension loads.
 Knows no engine and no magic.
 """
 
@@ -29,28 +30,40 @@ BATCH = 4096
 """entries read from the ring at a time"""
 TICK_S = 1 / 30
 KEPT = 8
-"""widgets of ended runs that stay open for pages that come back"""
+"""widgets of ended runs that remain open for reloaded pages"""
 
 
 class Live(anywidget.AnyWidget):
-    """What the page shows. Its state travels as custom messages; `snapshot` is for pages that load in mid-run."""
+    """The widget of the page. Its state travels as custom messages; `snapshot` is for pages that
+    load during a run.
+    """
 
     _esm = bundle.esm()
     _css = bundle.css()
     layout = traitlets.Any(None).tag(sync=True)
-    """None: a page applies a layout some time after it has shown the view, which a short run may have closed by then"""
+    """None, because a page applies a layout some time after it has shown the view, and a short run
+    may have closed it by then
+    """
     snapshot = traitlets.Dict().tag(sync=True)
     options = traitlets.Dict().tag(sync=True)
-    """views: which of tokens, tree, timeline are open at first; title; kernel_id: whom to interrupt;
-    vocab: tokens of the model; evict: policy of the cache; place: the name of the elements that a `Panel` is shown in"""
+    """views      which of tokens, tree, timeline are open at first
+    title      the heading
+    kernel_id  the kernel to interrupt
+    vocab      size of the model's vocabulary in tokens
+    evict      the cache's eviction policy
+    place      the name of the elements that show a `Panel`
+    """
 
 
 class Pump:
     """The thread between a ring and a page.
 
-    `send` gets every message and `store` every snapshot, on the pump's thread. All other methods may be
-    called from any thread. `since` is the first event to fold, by default the next one. Once ended it holds the last
-    picture alone: no ring, no views, no engine behind them.
+    send   called with every message, on the pump's thread
+    store  called with every snapshot, on the pump's thread
+    since  number of the first event to fold; by default the next one
+
+    All methods may be called from any thread. After its end the pump holds only the last picture,
+    and no reference to the ring, the views or the engine.
     """
 
     def __init__(
@@ -70,20 +83,22 @@ class Pump:
         self._hello = threading.Event()
         self._statuses: deque[tuple[str, str, float | None]] = deque(maxlen=1)
         self._last: list[Message] = []
-        """the whole picture as it was at the end"""
+        """the complete final picture"""
         self.error: Exception | None = None
-        """what ended the picture early"""
+        """the error that ended the picture early"""
         cursor, sender = ring.cursor if since is None else since, Sender(views)
         if (tree := snapshot()) is not None:
             sender.load(tree)
-        # A thread forgets its arguments when it ends.
+        # A thread drops its arguments when it ends.
         self._thread = threading.Thread(target=self._run, args=(ring, cursor, sender, snapshot), name="sgl-live", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def hello(self) -> None:
-        """A page wants the whole picture: from the thread, or after its end from here."""
+        """A page requests the complete picture. The thread sends it, or this method does after the
+        thread's end.
+        """
         self.renew()
         if self._closing.is_set():
             self._thread.join(timeout=5)
@@ -92,7 +107,7 @@ class Pump:
             self._last = [message | {"seq": message["seq"] + len(self._last)} for message in self._last]
 
     def renew(self) -> None:
-        """The next message is the whole picture."""
+        """Make the next message the complete picture."""
         self._hello.set()
         self._wake.set()
 
@@ -101,7 +116,7 @@ class Pump:
         self._wake.set()
 
     def close(self) -> None:
-        """Send what is left, then end the thread."""
+        """Send the remaining changes, then end the thread."""
         self._closing.set()
         self._wake.set()
         self._thread.join(timeout=5)
@@ -120,19 +135,20 @@ class Pump:
                 cursor = _read(ring, cursor, sender, snapshot)
                 self._send_due(sender, closing)
                 if not closing:
-                    # A busy engine speaks hundreds of times a second: it is heard thirty times.
+                    # A busy engine emits hundreds of events a second; the page is updated thirty
+                    # times.
                     self._closing.wait(TICK_S)
                     pause = sender.pause_ns(self._clock())
                     self._wake.wait(None if pause is None else pause / 1e9)
             sender.hello()
             self._last = sender.poll(self._clock(), flush=True)
-        except Exception as error:  # the run goes on without its picture
+        except Exception as error:  # the run continues without its picture
             self.error = error.with_traceback(None)
         finally:
             stop_listening()
 
     def _send_due(self, sender: Sender, closing: bool) -> None:
-        """Send what is due; all there is if it is the last time."""
+        """Send the messages that are due, or all of them when closing."""
         if self._hello.is_set():
             self._hello.clear()
             sender.hello()
@@ -145,7 +161,7 @@ class Pump:
 
 
 def _read(ring: Ring, cursor: int, sender: Sender, snapshot: Callable[[], TreeSnapshot | None]) -> int:
-    """Fold what was said since `cursor`; the cursor after it."""
+    """Fold the events since `cursor`; returns the cursor after them."""
     end = ring.cursor
     while cursor < end:
         batch = ring.read(cursor, BATCH)
@@ -157,7 +173,7 @@ def _read(ring: Ring, cursor: int, sender: Sender, snapshot: Callable[[], TreeSn
 
 
 class LiveHandle:
-    """A live view that is open. Display `widget`; call `close` when the run has ended."""
+    """An open live view. Display `widget`, and call `close` when the run has ended."""
 
     _ended: ClassVar[deque[LiveHandle]] = deque()
 
@@ -169,11 +185,15 @@ class LiveHandle:
 
     @property
     def error(self) -> Exception | None:
-        """What ended the picture early, if anything did."""
+        """The error that ended the picture early, or None."""
         return self._pump.error
 
     def status(self, phase: str, text: str = "", progress: float | None = None) -> None:
-        """Phase is loading, running, done, stopped or error; progress from 0 to 1 while loading, None if unknown."""
+        """Show the state of the run.
+
+        phase     loading, running, done, stopped or error
+        progress  from 0 to 1 while loading, None if it is not known
+        """
         self._pump.status(phase, text, progress)
 
     def hello(self) -> None:
@@ -181,13 +201,17 @@ class LiveHandle:
         self._pump.hello()
 
     def stop(self) -> None:
-        """The Stop button. A kernel that hears it only after the run has ended must not stop the next one."""
+        """The Stop button. If the kernel receives the click only after the run has ended, it must
+        not stop the next run.
+        """
         if self._on_stop is not None:
             self.widget.send({"kind": "stopping"})
             self._on_stop()
 
     def close(self) -> None:
-        """Send what is left and end the thread. The widget closes later, unless a second page has come for it."""
+        """Send the remaining changes and end the thread. The widget closes later, unless a second
+        page requests it.
+        """
         self._on_stop = None
         self._pump.close()
         self._ended.append(self)
@@ -205,11 +229,12 @@ def open_live(
     options: Mapping[str, Any],
     on_stop: Callable[[], None],
 ) -> LiveHandle:
-    """A widget that shows what is said in `ring` from now on.
+    """A widget that shows the events of `ring` from now on.
 
-    snapshot   the cache as it is now, None while there is no engine; called here and, after a loss, on the pump's thread
+    snapshot   returns the current cache, or None if there is no engine; called here and, after a
+    loss of events, on the pump's thread
     options    see `Live.options`
-    on_stop    called on a thread of the kernel when the Stop button is pressed: set an event, do nothing else
+    on_stop    called on a thread of the kernel when Stop is pressed; it must only set an event
     """
     widget = Live(options=dict(options))
     receive_while_busy(widget)
@@ -230,8 +255,9 @@ def open_live(
 def receive_while_busy(widget: Live) -> None:
     """Let clicks reach the kernel while a cell runs.
 
-    JupyterLab sends them on a subshell; ipykernel 7.4 hands them back to the shell that made the widget, which
-    is the busy one. Where that rule can be set, every message stays on the shell it came in on.
+    JupyterLab sends them on a subshell. ipykernel 7.4 returns them to the shell that created the
+    widget, which is busy. If that rule can be changed, every message stays on the shell that
+    received it.
     """
     if hasattr(widget.comm, "_reply_subshell_for"):
         widget.comm._reply_subshell_for = lambda data, default: default

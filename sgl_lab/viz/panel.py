@@ -1,10 +1,13 @@
-"""A live view that lasts: shown in any number of outputs, bound to one source after another.
+"""A live view that outlasts its cell. Any number of outputs can show it, and it is bound to one
+source after another.
 
-Its output in the notebook is plain HTML with a name in it. A page that has the widget puts views in all places of that name,
-also in those that come later: when it is loaded again, or in a view of the output that was made for a panel of its own. A page
-that has none (another kernel, no kernel, an untrusted notebook) shows the HTML as it is. So nothing is ever saved that cannot be read.
+Its output in the notebook is plain HTML that carries a name. A page that has the widget shows a
+view in every element of that name, including elements that are added later: after a reload, or in a
+new view of the output. A page without the widget (another kernel, no kernel, an untrusted notebook)
+shows the HTML as it is. A saved notebook is therefore always readable.
 
-Importing this module imports ipywidgets: do it when something is shown. Knows no engine and no magic.
+Importing this module imports ipywidgets: import it when something is shown. Knows no engine and no
+magic.
 """
 
 from __future__ import annotations
@@ -21,9 +24,10 @@ from .sender import Message, Views
 
 
 class Panel:
-    """`on_message` is called with what the page says beside `hello`, on a thread of the kernel: it must be quick.
+    """A live view that outlasts its cell; see the module.
 
-    All methods may be called from any thread.
+    `on_message` is called with every message of the page except `hello`, on a thread of the kernel.
+    It must be quick. All methods may be called from any thread.
     """
 
     def __init__(self, options: Mapping[str, Any], on_message: Callable[[Mapping[str, Any]], None]) -> None:
@@ -40,7 +44,9 @@ class Panel:
     def bind(
         self, ring: Ring, views: Views, snapshot: Callable[[], TreeSnapshot | None], *, since: int | None = None, title: str | None = None
     ) -> None:
-        """Show this from now on, and what was said since event number `since`; what was shown before is forgotten."""
+        """Show this source from now on, with its events since number `since`. The previous source
+        is dropped.
+        """
         with self._lock:
             self._end()
             if title is not None:
@@ -52,7 +58,7 @@ class Panel:
             pump.start()
 
     def status(self, phase: str, text: str = "", progress: float | None = None) -> None:
-        """See `LiveHandle.status`; also before anything is bound."""
+        """See `LiveHandle.status`. It may be called before anything is bound."""
         with self._lock:
             self._status = (phase, text, progress)
             if self._pump is not None:
@@ -61,22 +67,22 @@ class Panel:
                 self._send_status()
 
     def set_options(self, **options: Any) -> None:
-        """Pages that come from now on find these."""
+        """Set options for pages that open from now on."""
         with self._lock:
             self._widget.options = {**self._widget.options, **options}
 
     def stopping(self) -> None:
-        """Let the page know that its Stop button was heard."""
+        """Confirm the Stop button to the page."""
         self._widget.send({"kind": "stopping"})
 
     def end(self) -> None:
-        """Send what is left; pages that come back later still see the last picture."""
+        """Send the remaining changes. Pages that open later still show the last picture."""
         with self._lock:
             if self._pump is not None:
                 self._pump.close()
 
     def close(self) -> None:
-        """No page shows it any more."""
+        """Remove the view from all pages."""
         with self._lock:
             self._end()
             self._widget.close()

@@ -1,8 +1,9 @@
-"""A run as a page can play it again: the messages that its live view would have got, each with its time.
+"""A run that a page can replay: the messages that its live view received, each with its time.
 
-What is kept has to fit. Details go first: the alternatives of tokens, then their times, then what other runs left in the tree.
-Then moments are thinned, evenly; the slider shows those that are left. Text is never cut: where even twelve moments of it do not
-fit there is no recording. Knows no HTML but the scripts that hold it.
+A recording has a size limit. Details are dropped first: the alternatives of tokens, then their
+times, then the tree nodes of other runs. Then moments are thinned evenly; the slider shows the
+remaining ones. Text is never cut: if not even twelve moments of it fit, there is no recording.
+Knows no HTML except the scripts that hold the recording.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from .views.clock import RunClock
 
 class Detail(NamedTuple):
     n_moments: int
-    """about as many messages with tokens are kept, and a third as many with the rest"""
+    """about this many messages with tokens are kept, and a third as many of the others"""
     least_pace: float
-    """of a short run; 1 is that of the live view"""
+    """pace of a short run; 1 is the pace of the live view"""
 
 
 IN_CELL = Detail(300, 1.0)
 IN_PAGE = Detail(2_000, 0.1)
 ABOUT = 300
-"""bytes of what stands around a recording"""
+"""bytes of the markup around a recording"""
 LEAST_MOMENTS = 12
 DETAILS = (
     "",
@@ -42,18 +43,18 @@ DETAILS = (
     "alternatives, times and other nodes",
     "alternatives, times, other nodes and whole texts of nodes",
 )
-"""what is left out, one after the other"""
+"""the details that each level drops, cumulatively"""
 
 Frame = tuple[float, Message]
-"""milliseconds since the run began, and what the page is moments then"""
+"""milliseconds since the run began, and the message of that time"""
 
 
 class Packed(NamedTuple):
     packed: str
     meta: dict[str, float | str]
-    """what is moments of it without unpacking it"""
+    """data that is read without unpacking"""
     is_whole: bool
-    """no moment is left out"""
+    """whether no moment is left out"""
 
     @property
     def size(self) -> int:
@@ -67,7 +68,11 @@ class Recorded(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """The recording of one run. `options` are those of the live view, and how the run ended: title, views, vocab, evict, phase, message."""
+    """The recording of one run.
+
+    options  the options of the live view and the outcome of the run: title, views, vocab, evict,
+    phase, message
+    """
 
     record: Record
     spell: Callable[[int], str]
@@ -81,12 +86,14 @@ class Replay:
         return not self.record.entries
 
     def script(self, budget: int) -> Recorded | None:
-        """The player with as much of the run as fits into `budget` bytes; None if hardly its text does."""
+        """The player with as much of the run as fits into `budget` bytes. None if the text alone
+        does not fit.
+        """
         found = self._packed(budget - len(player("", {})) - ABOUT, IN_CELL)
         return Recorded(script(player(found.packed, found.meta)), found.is_whole) if found else None
 
     def data(self, budget: int) -> Markup | None:
-        """The same for a page that has the code (`bundle.players`)."""
+        """The recording for a page that already contains the code (`bundle.players`)."""
         found = self._packed(budget - ABOUT, IN_PAGE)
         return data("sgl-recording", json.dumps(found.meta), found.packed) if found else None
 
@@ -110,7 +117,7 @@ class Replay:
         return None
 
     def _least(self, detail: Detail) -> int:
-        """Bytes of the fewest moments with the fewest details."""
+        """Size in bytes of the fewest moments with the fewest details."""
         if detail not in self._fewest:
             moments, level = self._all(detail), len(DETAILS) - 1
             self._fewest[detail] = self._pack(thinned(moments, LEAST_MOMENTS), level, len(moments), is_whole=False).size
@@ -123,7 +130,7 @@ class Replay:
         return self._frames[detail]
 
     def _with(self, detail: Detail, level: int) -> Packed:
-        """All moments, without the details of `level`. Made once."""
+        """All moments without the details of `level`. Computed once."""
         if (detail, level) not in self._made:
             moments = self._all(detail)
             self._made[detail, level] = self._pack(moments, level, len(moments), is_whole=True)
@@ -136,7 +143,7 @@ class Replay:
 
 
 def frames(record: Record, spell: Callable[[int], str], detail: Detail = IN_CELL) -> list[Frame]:
-    """What a live view of the run is moments, and when."""
+    """The messages that a live view of the run receives, with their times."""
     run = record.scope
     entries = _of_run(record.entries, run)
     length = entries[-1][0] if entries else 0.0
@@ -149,7 +156,7 @@ def frames(record: Record, spell: Callable[[int], str], detail: Detail = IN_CELL
         if ms > 0:
             if not moments:
                 moments += [(0.0, message) for message in sender.poll(0)]
-            for due in (TOKENS_EVERY_NS, REST_EVERY_NS):  # what was said before a pause is shown before it
+            for due in (TOKENS_EVERY_NS, REST_EVERY_NS):  # events before a pause are shown before it
                 if (then := now + sender.pace * due / 1e6) < ms:
                     moments += [(round(then, 1), message) for message in sender.poll(_ns(then))]
         sender.fold([entry])
@@ -160,7 +167,9 @@ def frames(record: Record, spell: Callable[[int], str], detail: Detail = IN_CELL
 
 
 def _of_run(entries: list[Entry], run: RunId | None) -> list[tuple[float, Entry]]:
-    """Each with its time; what was said before the run began has that of its beginning."""
+    """The entries of the run with their times. Entries before its beginning get the time of its
+    beginning.
+    """
     clock = RunClock(run)
     return [(clock.read(entry) or 0.0, entry) for entry in entries]
 
@@ -173,7 +182,9 @@ def _ns(ms: float) -> int:
 
 
 def thinned(moments: list[Frame], n: int) -> list[Frame]:
-    """About `n` of the moments, evenly: each tells what it and those left out before it told. The first and the last stay."""
+    """About `n` of the moments, evenly distributed. Each includes the changes of the omitted
+    moments before it. The first and the last remain.
+    """
     groups = max(1, min(n, len(moments)) - 1)
     edges = [1 + round((len(moments) - 1) * number / groups) for number in range(groups + 1)]
     rest = [moments[first:end] for first, end in pairwise(edges) if first < end]
@@ -181,7 +192,7 @@ def thinned(moments: list[Frame], n: int) -> list[Frame]:
 
 
 def merged(messages: list[Message]) -> Message:
-    """One message that tells what these tell one after the other."""
+    """One message with the same effect as these, in order."""
     found: Message = {}
     for channel in dict.fromkeys(channel for message in messages for channel in message):
         parts = [part for message in messages if (part := message.get(channel))]
@@ -190,7 +201,7 @@ def merged(messages: list[Message]) -> Message:
 
 
 _KEYS = {"tokens": {"forks": "fork"}, "tree": {"nodes": "id", "texts": "id"}, "lanes": {"lanes": "lane", "bars": "id"}}
-"""lists whose rows replace those of the same key"""
+"""lists whose rows replace those with the same key"""
 
 
 def _merged(channel: str, parts: list[Mapping[str, Any]]) -> Message:
@@ -217,7 +228,9 @@ def _merged(channel: str, parts: list[Mapping[str, Any]]) -> Message:
 
 
 def _joined(ops: list[Message]) -> list[Message]:
-    """Each replaces what its fork had from `start` on: what goes on where another ended becomes one with it."""
+    """Joins ops of the same fork. Each op replaces the tokens from `start` on; ops that continue
+    one another become one.
+    """
     last: dict[int, Message] = {}
     found: list[Message] = []
     for op in ops:
@@ -237,16 +250,16 @@ def _joined(ops: list[Message]) -> list[Message]:
 class Abridged:
     """Messages without what a recording does not need, and without the details of its `level`.
 
-    Rows that were moments before tell only what changed of them.
+    A row that was sent before contains only its changes.
     """
 
     def __init__(self, level: int) -> None:
         self._level = level
         self._rows: dict[tuple[str, Any], Mapping[str, Any]] = {}
         self._texts: dict[int, Mapping[str, Any]] = {}
-        """of nodes that are not told"""
+        """texts of nodes that are left out"""
         self._others: dict[int, int] = {}
-        """nodes that are not moments, with their tokens"""
+        """nodes that are left out, with their numbers of tokens"""
 
     def frames(self, moments: list[Frame]) -> Iterator[Frame]:
         for ms, message in moments:
@@ -277,7 +290,9 @@ class Abridged:
         return row if before is None else {name: value for name, value in row.items() if name == "id" or before.get(name) != value}
 
     def _of_run(self, tree: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Without what other runs left there, which is counted; a node that the run comes to use is moments then."""
+        """The tree without the nodes of other runs, which are only counted. A node is included when
+        the run begins to use it.
+        """
         nodes, texts = [], {row["id"]: row for row in tree["texts"]}
         for row in tree["nodes"]:
             if row["mine"]:

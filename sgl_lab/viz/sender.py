@@ -1,8 +1,8 @@
-"""What is sent to the page, and when: folded views in, numbered JSON messages out.
+"""Decides what is sent to the page, and when: folded views in, numbered JSON messages out.
 
-A page is never told more than it can paint: tokens at most 30 times a second, everything else at
-most 10 times, 64 KiB a message. Between two messages changes coalesce inside the views, whose
-deltas hold the last state of each thing. Time is an argument.
+A page never receives more than it can paint: tokens at most 30 times a second, everything else at
+most 10 times, 64 KiB per message. Between two messages, changes are merged in the views, whose
+deltas hold the last state of each item. Time is an argument.
 
 Knows no thread and no widget.
 """
@@ -21,15 +21,15 @@ TOKENS_EVERY_NS = 33_000_000
 REST_EVERY_NS = 100_000_000
 SNAPSHOT_EVERY_NS = 1_000_000_000
 TEXTS = 100
-"""of nodes are told in one turn: a large tree is there at once, and what its nodes say follows"""
+"""texts of nodes per turn: a large tree appears at once, and its nodes' texts follow"""
 RUN = 16
-"""tokens of an op that stay together when a message is cut"""
+"""tokens of an op that stay together when a message is split"""
 
 Message = dict[str, Any]
 
 
 class View(Protocol):
-    """A fold with a JSON face. TypedDicts are mappings to `object`, hence the wide return types."""
+    """A fold with JSON output. A TypedDict is a mapping to `object`, hence the wide return types."""
 
     def fold(self, entry: Entry) -> None: ...
 
@@ -39,13 +39,13 @@ class View(Protocol):
 
 
 class Loadable(View, Protocol):
-    """A view of what outlives a run; a snapshot puts it right after events were lost."""
+    """A view of something that outlasts a run. A snapshot corrects it after events were lost."""
 
     def load(self, snapshot: TreeSnapshot) -> None: ...
 
 
 class Leisurely(Loadable, Protocol):
-    """A view with texts that may come later than all else."""
+    """A view whose texts may be sent after everything else."""
 
     def delta(self, n_texts: int | None = None) -> Mapping[str, Any] | None: ...
 
@@ -71,7 +71,9 @@ class Views:
                 self.tree.fold(entry)
 
     def load(self, snapshot: TreeSnapshot) -> None:
-        """Take the cache as the snapshot says; events that it already holds will not be folded into the tree again."""
+        """Take over the cache from the snapshot. Events that it already includes are not folded
+        into the tree again.
+        """
         self.tree.load(snapshot)
         self.metrics.load(snapshot)
         self._tree_from = snapshot.seq
@@ -81,10 +83,15 @@ class Views:
 
 
 class Sender:
-    """Turns changes into messages `{"seq", "kind": "delta" | "full", ...}`; see `static/store.js` for what a page does with them."""
+    """Turns changes into messages `{"seq", "kind": "delta" | "full", ...}`. `static/store.js`
+    documents how a page applies them.
+    """
 
     def __init__(self, views: Views, *, pace: float = 1.0, limit: int = MAX_BYTES, n_texts: int | None = TEXTS) -> None:
-        """`pace` 2 sends half as often; `limit` is the size of a message; `n_texts` of nodes are told in one turn."""
+        """pace     2 sends half as often
+        limit    maximum size of a message in bytes
+        n_texts  texts of nodes per turn; None for all
+        """
         self._views = views
         self.pace = pace
         self._limit = limit
@@ -96,7 +103,7 @@ class Sender:
         self._snapshot_stale = True
         self._tokens_due = self._rest_due = self._snapshot_due = 0
         self._too_large: set[str] = set()
-        """views that are no part of snapshots any more"""
+        """views that are no longer part of snapshots"""
 
     # ------------------------------------------------------------ in
 
@@ -105,12 +112,12 @@ class Sender:
         self._tokens_stale = self._rest_stale = self._snapshot_stale = True
 
     def load(self, snapshot: TreeSnapshot) -> None:
-        """After a loss: the page gets everything anew."""
+        """After a loss of events: the page receives everything again."""
         self._views.load(snapshot)
         self._full_wanted = self._snapshot_stale = True
 
     def hello(self) -> None:
-        """A page came that knows nothing, or one that missed a message."""
+        """A new page, or a page that missed a message, requests the complete picture."""
         self._full_wanted = True
 
     def status(self, phase: str, text: str, progress: float | None) -> None:
@@ -120,7 +127,7 @@ class Sender:
     # ------------------------------------------------------------ out
 
     def poll(self, now_ns: int, *, flush: bool = False) -> list[Message]:
-        """The messages that may be sent now; `flush` sends whatever there is, due or not."""
+        """The messages that are due. With `flush`, all pending messages."""
         views = self._views.named()
         tree = self._views.tree
         n_texts = None if flush else self._n_texts
@@ -134,7 +141,7 @@ class Sender:
                     tree.delta(0)
                     parts[name] = tree.outline()
                 else:
-                    view.delta()  # what it tells is part of the full picture
+                    view.delta()  # the full picture includes these changes
                     parts[name] = view.full()
             self._full_wanted = self._tokens_stale = self._rest_stale = False
             self._status_stale = self._status is not None
@@ -157,13 +164,13 @@ class Sender:
             messages.append({"seq": self._seq, "kind": kind} | body)
             kind = "delta"
             self._seq += 1
-        # What did not fit into one message uses up the turns after it.
+        # A message that had to be split uses up the turns after it.
         self._tokens_due += TOKENS_EVERY_NS * max(0, sum("tokens" in message for message in messages) - 1)
         self._rest_due += REST_EVERY_NS * max(0, sum("tree" in message for message in messages) - 1)
         return messages
 
     def pause_ns(self, now_ns: int) -> int | None:
-        """How long until `poll` or `snapshot` has something to give; None while nothing is pending."""
+        """Nanoseconds until `poll` or `snapshot` returns something; None while nothing is pending."""
         due = []
         if self._tokens_stale:
             due.append(self._tokens_due)
@@ -174,10 +181,12 @@ class Sender:
         return max(0, min(due) - now_ns) if due else None
 
     def snapshot(self, now_ns: int) -> Message | None:
-        """Once a second, if anything changed: the state for pages that load later, as much of it as fits in one message.
+        """The state for pages that load later, at most once a second and only after a change. It
+        contains as much as fits in one message.
 
-        `seq` is the number of the first message not in it; `partial` says that something was left out. What was once too
-        large is left out from then on: to find that out anew each second would take longer than all else.
+        `seq` is the number of the first message that it does not include. `partial` means that
+        something is left out. A view that was once too large is left out from then on, because
+        measuring it again every second would take longer than everything else.
         """
         if not self._snapshot_stale or now_ns < self._snapshot_due:
             return None
@@ -203,14 +212,16 @@ class Sender:
 
 
 CUT = {"tokens": ("forks", "ops"), "tree": ("nodes", "texts", "ends", "gone"), "lanes": ("lanes", "bars")}
-"""lists of a channel that may arrive piece by piece; all else is told whole"""
+"""lists of a channel that may arrive in pieces; everything else arrives whole"""
 
 
 def split(parts: Message, limit: int = MAX_BYTES) -> Iterator[Message]:
-    """`parts` in messages of at most `limit` bytes, in order; long lists are cut, a token op between two tokens."""
+    """`parts` as messages of at most `limit` bytes, in order. Long lists are split, a token op
+    between two tokens.
+    """
     if not parts:
         return
-    limit -= 128  # room for the envelope
+    limit -= 128  # for the envelope
     if _fits(parts.values(), limit - sum(len(channel) + 6 for channel in parts)):
         yield parts
         return
@@ -232,7 +243,9 @@ def split(parts: Message, limit: int = MAX_BYTES) -> Iterator[Message]:
 
 
 def _pieces(parts: Message) -> Iterator[tuple[str, str, Any]]:
-    """(channel, key, one item of the list or the whole value); no key: the channel is told whole."""
+    """(channel, key, one item of the list or the whole value). Without a key, the channel is sent
+    whole.
+    """
     for channel, part in parts.items():
         if channel not in CUT:
             yield channel, "", part
@@ -250,7 +263,7 @@ def _pieces(parts: Message) -> Iterator[tuple[str, str, Any]]:
 
 
 def _size(value: Any) -> int:
-    """Bytes of JSON, or a little more: what is not ASCII counts as escaped."""
+    """Upper estimate of the bytes as JSON: non-ASCII characters count as escaped."""
     return len(json.dumps(value, separators=(",", ":")))
 
 
@@ -263,7 +276,11 @@ def _fits(parts: Iterable[Any], room: int) -> bool:
 
 
 def _size_within(part: Any, room: int) -> int | None:
-    """Its size, or None if that is more than `room`: found out piece by piece, as JSON of megabytes would hold up all threads."""
+    """Size in bytes, or None if it exceeds `room`.
+
+    It is measured piece by piece, because encoding megabytes of JSON at once would block all
+    threads.
+    """
     if not isinstance(part, Mapping):
         return size if (size := _size(part)) <= room else None
     total = 2

@@ -1,1 +1,1 @@
-"""Drawing what the views tell: HTML, SVG, plain text, Graphviz. Pure functions of their pictures."""
+"""Draws the views as HTML, SVG, plain text and Graphviz source. All functions are pure."""

@@ -1,7 +1,7 @@
-"""What the static pictures share: panel, style sheet, text, marks, legend.
+"""Shared parts of the static pictures: panel, style sheet, text, marks and legend.
 
-An SVG shown as an image cannot see the page's theme. It brings its own soft panel, with light
-and dark colours chosen by what the reader's system asks for, so that it is legible on any page.
+An SVG that is shown as an image cannot read the page's theme. Each picture therefore has a panel of
+its own, and its colours follow the reader's system setting (light or dark).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ROW = 26
 
 
 def picture(height: float, title: str, parts: Iterable[Markup]) -> Markup:
-    """The whole SVG. `title` is what a screen reader says."""
+    """The complete SVG. Screen readers announce `title`."""
     panel = tag("rect", {"class": "panel", "x": 0.5, "y": 0.5, "width": WIDTH - 1, "height": height - 1, "rx": 8})
     attributes: Attributes = {
         "xmlns": "http://www.w3.org/2000/svg",
@@ -43,13 +43,13 @@ def line(x1: float, y1: float, x2: float, y2: float, cls: str, dashed: bool = Fa
 
 
 def box(x: float, y: float, width: float, height: float, cls: str, rx: float = 0, dashed: bool = False) -> Markup:
-    """A rectangle around the height `y`."""
+    """A rectangle whose vertical centre is `y`."""
     place = {"x": round(x, 1), "y": round(y - height / 2, 1), "width": round(width, 1), "height": round(height, 1), "rx": rx}
     return tag("rect", {**place, "class": cls, "stroke-dasharray": "3 2" if dashed else False})
 
 
 def shape(name: str, x: float, y: float, cls: str, r: float = 5) -> Markup:
-    """circle, square, diamond, triangle or cross around (x, y)."""
+    """A circle, square, diamond, triangle or cross centred on (x, y)."""
     if name == "circle":
         return tag("circle", {"class": cls, "cx": round(x, 1), "cy": round(y, 1), "r": r - 0.5, "stroke-width": 2})
     if name == "square":
@@ -63,7 +63,7 @@ def shape(name: str, x: float, y: float, cls: str, r: float = 5) -> Markup:
 
 
 def legend(y: float, entries: Iterable[tuple[Markup, str]]) -> Markup:
-    """Marks drawn around (0, 0), each with its word, in one row."""
+    """One row of entries: each a mark, drawn around (0, 0), and its label."""
     parts = []
     x = 24.0
     for mark, word in entries:

@@ -1,4 +1,4 @@
-"""Lines over an axis, as a still picture: every line has a colour, a dash and a mark of its own."""
+"""A line chart as a still picture. Each line has its own colour, dash and mark."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STYLES = (
     ("forced", "square", "4 4"),
     ("locked", "circle", "1 4"),
 )
-"""colour, mark and dash of each line in turn"""
+"""colour, mark and dash of each line, by its index"""
 MAX_MARKS = 40
 
 
@@ -29,7 +29,7 @@ MAX_MARKS = 40
 class Series:
     name: str
     points: tuple[tuple[float, float], ...]
-    """(x, share from 0 to 1), x ascending"""
+    """(x, share from 0 to 1), ascending in x"""
 
 
 def shares(
@@ -42,7 +42,7 @@ def shares(
     at: float | None = None,
     at_words: str = "",
 ) -> Markup:
-    """Shares from 0 to 100 % over x; `at` is an x to mark with a line of its own."""
+    """Shares from 0 to 100 % over x. `at` is an x to mark with a vertical line."""
     xs = [x for one in series for x, _ in one.points] + ([at] if at is not None else [])
     low, high = min(xs, default=0.0), max(xs, default=1.0)
 
@@ -80,7 +80,7 @@ def shares(
 
 
 def _ticks(xs: Sequence[float], x_of: Callable[[float], float]) -> list[float]:
-    """As many of `xs` as have room."""
+    """As many of `xs` as fit on the axis."""
     chosen: list[float] = []
     for x in xs:
         if not chosen or x_of(x) - x_of(chosen[-1]) > 64:

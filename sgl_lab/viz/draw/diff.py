@@ -1,4 +1,6 @@
-"""Two runs side by side, as HTML and as plain text: what they cost, what was edited, where the answers part."""
+"""Two runs side by side, as HTML and as plain text: their costs, the edits, and where the answers
+differ.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,9 @@ Spell = Callable[[int], str]
 MAX_PAIRS = 100
 MAX_EDITS = 40
 CONTEXT = 16
-"""tokens shown before the answers part"""
+"""tokens shown before the answers differ"""
 SHOWN = 80
-"""tokens shown after that"""
+"""tokens shown from there on"""
 
 
 def heading(diff: Diff) -> str:
@@ -31,7 +33,7 @@ def heading(diff: Diff) -> str:
 
 
 def costs(diff: Diff) -> list[tuple[str, str, str, str]]:
-    """(what, of A, of B, B less A)"""
+    """Rows of (label, value of A, value of B, B minus A)."""
     a, b = diff.costs
     rows = [(name, getattr(a, name), getattr(b, name)) for name in ("cached", "computed", "generated", "forced", "evicted", "steps")]
     counts = [(name, f"{one:,}", f"{other:,}", f"{other - one:+,}" if other != one else "") for name, one, other in rows if one or other]
@@ -40,13 +42,13 @@ def costs(diff: Diff) -> list[tuple[str, str, str, str]]:
 
 
 def _names(diff: Diff) -> tuple[str, str]:
-    """What the two runs are called, as in the heading."""
+    """The names of the two runs, as in the heading."""
     a, b = clipped(diff.a, 60), clipped(diff.b, 60)
     return (a, b) if a != b else (f"A, {a}", f"B, {b}")
 
 
 def verdict(diff: Diff, pair: Pair) -> str:
-    """Where the two part, in one sentence."""
+    """Where the two runs differ, in one sentence."""
     if pair.a is None or pair.b is None:
         return f"only in {_names(diff)[pair.a is None]}"
     n, parts = pair.n_answer_same, []
@@ -65,7 +67,9 @@ def verdict(diff: Diff, pair: Pair) -> str:
 
 
 def closeness(sample: Sample | None, spell: Spell) -> str:
-    """The token at which an answer parts, how likely it was and how close the next one came."""
+    """The first token of an answer that differs, its probability, and the distance to the
+    runner-up.
+    """
     if sample is None:
         return "had ended"
     described = f"{_visible(spell(sample.token))} (id {sample.token}"
@@ -112,7 +116,7 @@ def _sides(diff: Diff, pair: Pair, spell_a: Spell, spell_b: Spell) -> Iterable[t
 
 
 def _around(side: Inspection, n_same: int, spell: Spell) -> tuple[str, str]:
-    """What both said last, and what this one said then."""
+    """The last tokens that both runs share, and this run's tokens after them."""
     before = "".join(spell(sample.token) for sample in side.samples[max(0, n_same - CONTEXT) : n_same])
     return before, "".join(spell(sample.token) for sample in side.samples[n_same : n_same + SHOWN])
 

@@ -1,4 +1,4 @@
-"""The tree as Graphviz source, always; as SVG where Graphviz is installed."""
+"""The tree as Graphviz source, and as SVG where Graphviz is installed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from .numbers import counted
 
 MAX_NODES = 2_000
 NAME = "radix_tree"
-"""stands at the beginning of the source, and of what `dot` makes of it"""
+"""first line of the source and of the output of `dot`; marks a file as written by sgl_lab"""
 
 
 def source(picture: TreePicture, max_nodes: int = MAX_NODES) -> str:
-    """A digraph, left to right. Labels are quoted strings, in which Graphviz knows escapes and entities, and no other markup."""
+    """A digraph, left to right. Labels are quoted strings: Graphviz interprets escapes and entities
+    in them, and no other markup.
+    """
     lines = [
         f"digraph {NAME} {{",
         '  rankdir="LR"; bgcolor="transparent";',
@@ -36,7 +38,7 @@ def source(picture: TreePicture, max_nodes: int = MAX_NODES) -> str:
 
 
 def svg(picture: TreePicture) -> str | None:
-    """What `dot` draws, or None where it is not installed."""
+    """The output of `dot`, or None if it is not installed."""
     import graphviz
 
     try:

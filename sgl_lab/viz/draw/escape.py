@@ -1,6 +1,7 @@
-"""The one place where HTML and SVG source is put together; everything that is not markup is escaped here.
+"""The only place that builds HTML and SVG source. It escapes everything that is not markup.
 
-A `Markup` comes only from `tag`, `joined`, and our own `style_sheet`, `script`, `module` and `data`. A plain string is always text.
+A `Markup` comes only from `tag`, `joined`, and our own `style_sheet`, `script`, `module` and
+`data`. A plain string is always text.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;",
 
 @dataclass(frozen=True, slots=True)
 class Markup:
-    """Source that is safe to put into a page."""
+    """Source that is safe to insert into a page."""
 
     source: str
 
@@ -37,7 +38,9 @@ def escaped(text: str) -> str:
 
 
 def tag(name: str, attributes: Attributes | None = None, *children: Child) -> Markup:
-    """An element. An attribute that is False is left out, one that is True stands without a value; event handlers are refused."""
+    """An element. An attribute that is False is left out; one that is True has no value. Event
+    handlers are refused.
+    """
     source = ["<", _named(name)]
     for key, value in (attributes or {}).items():
         if _named(key).lower().startswith("on"):
@@ -57,35 +60,39 @@ def joined(children: Iterable[Child]) -> Markup:
 
 
 def style_sheet(css: str) -> Markup:
-    """Our own CSS inside an SVG: no text from outside may be in it."""
+    """Our own CSS inside an SVG. It must not contain text from outside."""
     if "<" in css:
         raise ValueError("a style sheet holds no markup")
     return Markup(f"<style>{css}</style>")
 
 
 def script(code: str) -> Markup:
-    """Our own code: no text from outside may be in it but packed."""
+    """Our own code. Text from outside must be packed."""
     if "<" in code:
         raise ValueError("a script holds no markup")
     return Markup(f"<script>{code}</script>")
 
 
 def module(code: str) -> Markup:
-    """Our own module as it is, with nothing from outside in it: a policy may name it by its hash."""
+    """Our own module, unchanged and without text from outside, so that a policy can allow it by its
+    hash.
+    """
     if _ENDS_SCRIPT.search(code):
         raise ValueError("a module holds nothing that could end it")
     return Markup(f'<script type="module">{code}</script>')
 
 
 def data(name: str, about: str, packed: str) -> Markup:
-    """What a script of the page finds as the text of an element, with `about` as its attribute; it never runs."""
+    """Data for a script of the page: the text of an element that never runs, with `about` as its
+    attribute.
+    """
     if not _PACKED.fullmatch(packed):
         raise ValueError("data are packed")
     return tag("script", {"type": "application/gzip", f"data-{name}": about}, Markup(packed))
 
 
 def css(**properties: str | int | float) -> str:
-    """A `style` value: `css(margin_top="1em")` is `margin-top:1em`."""
+    """A `style` value: `css(margin_top="1em")` returns `margin-top:1em`."""
     return ";".join(f"{name.replace('_', '-')}:{value}" for name, value in properties.items())
 
 

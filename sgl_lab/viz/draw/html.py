@@ -1,8 +1,8 @@
-"""Frozen HTML: frames, tables, pictures, folded parts.
+"""Frozen HTML: frames, tables, pictures, collapsible parts.
 
-Only what an untrusted notebook keeps is used: elements, `title`, `style` with plain values (no
-variables, no classes, no script). Colours come from the page by inheritance; ours are legible
-on light and dark.
+It uses only what an untrusted notebook keeps: elements, `title` and `style` with plain values (no
+variables, no classes, no script). Text inherits its colour from the page; our own colours are
+legible on light and dark.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _STATUS = {
 
 
 def panel(title: str, status: str, message: str, parts: Iterable[Markup]) -> Markup:
-    """The frame of a frozen cell. status: ok, stopped, error or, of what goes on without its picture, running."""
+    """The frame of a frozen cell.
+
+    status  ok, stopped, error, or running if the run continues without its picture
+    """
     head: list[Child] = [tag("span", {"style": css(font_weight="600")}, clipped(title, 120))] if title else []
     if status in _STATUS:
         words, ink = _STATUS[status]
@@ -41,7 +44,9 @@ def panel(title: str, status: str, message: str, parts: Iterable[Markup]) -> Mar
 
 
 def output(page: Markup, attributes: Attributes | None = None) -> Markup:
-    """The whole output of a cell: dollars and backslashes in it are none of a formula, neither in JupyterLab nor in nbconvert's page."""
+    """The complete output of a cell. JupyterLab and nbconvert do not read dollars and backslashes
+    in it as formulas.
+    """
     return tag("div", {"class": "mathjax_ignore tex2jax_ignore", **(attributes or {})}, page)
 
 
@@ -55,18 +60,19 @@ def note(words: str) -> Markup:
 
 
 def picture(svg: Markup, alt: str) -> Markup:
-    """An SVG as an image: the only form of it that untrusted notebooks keep."""
+    """An SVG as an image, the only form of it that untrusted notebooks keep."""
     source = "data:image/svg+xml;base64," + base64.b64encode(svg.source.encode()).decode()
     return tag("img", {"src": source, "alt": alt, "style": css(max_width="100%", display="block", margin="4px 0 10px 0")})
 
 
 def plain(text: str) -> Markup:
     style = css(font_size="12px", line_height="1.5", white_space="pre", overflow_x="auto", margin="0 0 8px 0")
-    return tag("pre", {"style": style}, "\n" * text.startswith("\n"), text)  # a newline right after <pre> is none to a browser
+    # browsers drop a newline right after <pre>
+    return tag("pre", {"style": style}, "\n" * text.startswith("\n"), text)
 
 
 def progress(words: str, share: float | None) -> Markup:
-    """What is being waited for, and how far it has come."""
+    """A progress bar with its label. `share` is from 0 to 1, or None if it is not known."""
     done = css(background=palette.CACHED.both, width=f"{100 * (share or 0):.0f}%", height="4px", border_radius="2px")
     track = tag(
         "div",
@@ -77,7 +83,7 @@ def progress(words: str, share: float | None) -> Markup:
 
 
 def table(rows: Iterable[tuple[str, str]]) -> Markup:
-    """Names and values."""
+    """A table of names and values."""
     cell = css(padding="2px 18px 2px 0", text_align="left", border="none", background="transparent")
     return tag(
         "table",
@@ -87,7 +93,7 @@ def table(rows: Iterable[tuple[str, str]]) -> Markup:
 
 
 def grid(rows: Sequence[Sequence[str]]) -> Markup:
-    """A table whose first row says what stands in the columns."""
+    """A table whose first row holds the column headings."""
     cell = css(padding="2px 18px 2px 0", text_align="left", border="none", background="transparent")
     head = tag("tr", {}, *(tag("th", {"style": f"{cell};{_MUTED};{css(font_weight='600')}"}, clipped(name, 60)) for name in rows[0]))
     body = [tag("tr", {}, *(tag("td", {"style": cell}, clipped(value, 200)) for value in row)) for row in rows[1:]]

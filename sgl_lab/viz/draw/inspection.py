@@ -1,4 +1,6 @@
-"""The exact tokens that a gen or select saw and said: text over id, as HTML that untrusted notebooks keep, and as lines of text."""
+"""The exact tokens of a gen or select, prompt and answer: as HTML that untrusted notebooks keep,
+with each text above its id, and as lines of text.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +17,21 @@ from .numbers import counted, percent
 from .streams import fair_share
 
 MAX_TOKENS = 1200
-"""of one prompt or answer; the middle is left out of a longer one"""
+"""tokens shown of one prompt or answer; of a longer one the middle is left out"""
 
 MAX_TEXT = 4
-"""times the limit that plain text may take, so that none of it is left out"""
+"""multiple of the limit up to which plain text may grow before any of it is left out"""
 DETAIL = 520
-"""bytes that a token with all that is known of it takes, about: in HTML and in its line of text"""
+"""approximate bytes of one token with all its details, in HTML and in its line of text together"""
 
 Spell = Callable[[int], str]
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One token and what is known of it; `position` None where tokens were left out, `id` then says how many."""
+    """One token with its details. If `position` is None, the line stands for omitted tokens and
+    `id` is their number.
+    """
 
     position: int | None
     id: int
@@ -39,7 +43,7 @@ class Line:
 
     @property
     def note(self) -> str:
-        """What is known beside where it is from."""
+        """The details beside the token's origin."""
         parts = []
         if self.logprob is not None:
             parts.append(f"p = {percent(math.exp(min(self.logprob, 0.0)))}")
@@ -49,7 +53,9 @@ class Line:
 
 
 def prompt_lines(inspection: Inspection, spell: Spell, first: int | None = None) -> list[Line]:
-    """All tokens from the `first` on, or if that is None all but the middle of many."""
+    """All tokens from `first` on. If `first` is None: all tokens, without the middle of a long
+    prompt.
+    """
     lines = (
         Line(position, token, legible(spell(token)), "cached" if position < (inspection.n_hit or 0) else "computed")
         for position, token in enumerate(inspection.prompt[first or 0 :], first or 0)
@@ -58,7 +64,7 @@ def prompt_lines(inspection: Inspection, spell: Spell, first: int | None = None)
 
 
 def answer_lines(inspection: Inspection, spell: Spell, n: int | None = None) -> list[Line]:
-    """The first `n` tokens, or if that is None all but the middle of many."""
+    """The first `n` tokens. If `n` is None: all tokens, without the middle of a long answer."""
     first = len(inspection.prompt)
     lines = (
         Line(
@@ -96,7 +102,7 @@ def outcome(inspection: Inspection) -> str:
 
 
 def seams(inspection: Inspection, spell: Spell) -> list[str]:
-    """A line for each place where other tokens spell the text than stood there before."""
+    """One line for each seam, where the same text was encoded again in other tokens."""
 
     def spelled(tokens: Sequence[int]) -> str:
         return " ".join(f"{_visible(legible(spell(token)))} ({token})" for token in tokens[:8])
@@ -143,7 +149,7 @@ def _visible(text: str) -> str:
 
 
 def text(inspection: Inspection, spell: Spell) -> str:
-    """One line a token: position, id, where it is from, what is known, text."""
+    """One line per token: position, id, origin, details, text."""
     rows = [heading(inspection), *map(_row, prompt_lines(inspection, spell)), *seams(inspection, spell)]
     if inspection.kind == "gen":
         rows += [outcome(inspection), *map(_row, answer_lines(inspection, spell))]
@@ -162,12 +168,16 @@ def _row(line: Line) -> str:
 
 
 def listing(found: Sequence[Inspection], spell: Spell, limit: int, *, is_text: bool = False) -> tuple[Markup, str]:
-    """All of them as HTML and as text, in about `limit` bytes together: details go first, then text that stands there already.
+    """All inspections as HTML and as text, in about `limit` bytes together.
 
-    Where every token has its id, everything is there. Else each prompt and answer is there as text, but for what a prompt has in
-    common with one above it; the tokens where a prompt ends and its answer begins have their ids. If that is too long, each is a
-    line of plain text, and unless `is_text` that stands in the HTML alone. Only what takes several times the limit even so is
-    counted instead, with how to see it.
+    Details are dropped first, then text that is shown already:
+
+    1. every token has its id;
+    2. each prompt and answer is text. The part that a prompt shares with an earlier one is left
+       out, and only the tokens around the end of the prompt have ids;
+    3. each inspection is one line of plain text. Unless `is_text`, only the HTML contains these
+       lines;
+    4. what exceeds a multiple of the limit is counted, with the command that shows it.
     """
     lengths = [len(one.prompt) + len(one.samples) for one in found]
     if sum(lengths) * DETAIL <= limit and max(lengths, default=0) <= MAX_TOKENS:
@@ -184,7 +194,7 @@ def listing(found: Sequence[Inspection], spell: Spell, limit: int, *, is_text: b
 
 
 def _lines(found: Sequence[Inspection], bases: Sequence[tuple[int, str]], spell: Spell, limit: int, is_text: bool) -> tuple[Markup, str]:
-    """A line each, of plain text."""
+    """One line of plain text for each inspection."""
     rows: list[str] = []
     room = MAX_TEXT * limit
     for one, (n_same, whose) in zip(found, bases, strict=True):
@@ -205,7 +215,11 @@ def _lines(found: Sequence[Inspection], bases: Sequence[tuple[int, str]], spell:
 
 
 def _bases(found: Sequence[Inspection]) -> Iterator[tuple[int, str]]:
-    """Of each how many leading tokens a prompt above it has too, and whose that is: the one before, or the last of its fork."""
+    """For each inspection: the number of leading tokens that an earlier prompt shares, and that
+    prompt's title.
+
+    The earlier prompt is the one before, the last one of the same fork, or the first one.
+    """
     last: dict[object, Inspection] = {}
     before: Inspection | None = None
     for one in found:
@@ -218,7 +232,9 @@ def _bases(found: Sequence[Inspection]) -> Iterator[tuple[int, str]]:
 def _brief(
     found: Sequence[Inspection], bases: Sequence[tuple[int, str]], spell: Spell, share: int, limit: int
 ) -> tuple[Markup, str] | None:
-    """All of them, `share` tokens of each with their details; None if they do not fit into `limit` bytes."""
+    """All inspections, each with `share` detailed tokens. None if they do not fit into `limit`
+    bytes.
+    """
     pages: list[Markup] = []
     plains: list[str] = []
     room = limit - 1_000  # for the legend
@@ -234,7 +250,9 @@ def _brief(
 
 
 def _one(inspection: Inspection, base: tuple[int, str], spell: Spell, share: int) -> tuple[Markup, str]:
-    """Heading, prompt and answer as text, with `share` tokens about the place where the answer begins in detail."""
+    """Heading, prompt and answer as text, with details for `share` tokens around the beginning of
+    the answer.
+    """
     n_same, whose = base if base[0] > 8 else (0, "")
     n_tail = min(len(inspection.prompt) - n_same, share // 2)
     n_head = min(len(inspection.samples), share - n_tail) if inspection.kind == "gen" else 0

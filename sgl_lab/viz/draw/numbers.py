@@ -1,4 +1,4 @@
-"""Numbers in words, the same on every surface."""
+"""Formats numbers the same way on every surface."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ..views.metrics import MetricsPicture
 
 
 def counted(n: int, what: str) -> str:
-    """`counted(2, "token")` is "2 tokens"."""
+    """A number with its unit: `counted(2, "token")` returns "2 tokens"."""
     return f"{n:,} {what}" + ("" if n == 1 else "s")
 
 
@@ -17,7 +17,7 @@ def percent(share: float) -> str:
 
 
 def brief(n: int) -> str:
-    """As on the live page: 9,999, 46.6K, 1.2M."""
+    """A short number, as on the live page: 9,999, 46.6K, 1.2M."""
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
         if n >= max(size, 10_000) and size <= n:
             return f"{n / size:.1f}".removesuffix(".0") + unit
@@ -25,7 +25,7 @@ def brief(n: int) -> str:
 
 
 def seconds(ms: float) -> str:
-    """As on the live page: 8.5 ms, 412 ms, 1.20 s, 12.3 s."""
+    """A duration, as on the live page: 8.5 ms, 412 ms, 1.20 s, 12.3 s."""
     if ms < 1000:
         return f"{ms:.1f}".removesuffix(".0") + " ms" if ms < 10 else f"{ms:.0f} ms"
     return f"{ms / 1000:.{2 if ms < 10_000 else 1}f} s"
@@ -36,7 +36,7 @@ def duration(ms: float) -> str:
 
 
 def metric_items(picture: MetricsPicture) -> list[tuple[str, str]]:
-    """(value, name) of what the strip says beside the token counts; what does not apply is left out."""
+    """(value, name) of each number beside the token counts. Numbers that do not apply are left out."""
     items: list[tuple[str, str]] = []
     if picture["forced"]:
         items.append((f"{picture['forced']:,}", "of them forced"))

@@ -1,4 +1,6 @@
-"""The order of lines: nodes of a tree and lanes of a timeline, each under its parent; what does not fit is counted where it hangs."""
+"""The order of lines: nodes of a tree or lanes of a timeline, each below its parent. Nodes that do
+not fit are counted at their parent.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,15 @@ from ..views.tree import NodeRow, TailRow, TreePicture
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A node, the private tokens of a running request, or what was left out. One of the three."""
+    """One line: exactly one of a node, the private tokens of a running request, or a count of
+    omitted nodes.
+    """
 
     depth: int
     rails: tuple[bool, ...]
-    """for every column to the left: does an ancestor's line pass here"""
+    """for each column to the left: whether the line of an ancestor passes through it"""
     is_branch: bool
-    """hangs from its parent by an elbow, for the parent has several children"""
+    """whether it branches off its parent, because the parent has several children"""
     is_last: bool
     node: NodeRow | None = None
     tail: TailRow | None = None
@@ -26,9 +30,11 @@ class Line:
 
 
 def outline(picture: TreePicture, max_nodes: int, *, straight_chains: bool) -> list[Line]:
-    """Lines in leaf order; with `straight_chains` an only child stands below its parent, not to its right.
+    """Lines in leaf order. With `straight_chains` an only child is below its parent, not to its
+    right.
 
-    Of too many nodes those in use are kept, then new ones, then those used and hit most.
+    If there are more than `max_nodes`, nodes in use are kept first, then new ones, then those used
+    last and hit most.
     """
     nodes = {row["id"]: row for row in picture["nodes"]}
     below: dict[int | None, list[NodeRow]] = {}
@@ -66,7 +72,9 @@ def outline(picture: TreePicture, max_nodes: int, *, straight_chains: bool) -> l
 
 
 def kept(nodes: Mapping[int, NodeRow], max_nodes: int) -> set[int]:
-    """Ids of at most `max_nodes`, each with all above it: those in use, then new ones, then those used last and hit most."""
+    """Ids of at most `max_nodes` nodes, each with all its ancestors: those in use, then new ones,
+    then those used last and hit most.
+    """
     order = {"root": 0, "running": 1, "locked": 2}
     by_worth = sorted(nodes.values(), key=lambda row: (order.get(row["state"], 3), not row["fresh"], -row["used"], -row["hits"], row["id"]))
     found: set[int] = set()
@@ -89,7 +97,9 @@ def _leaves_first(below: dict[int | None, list[NodeRow]]) -> list[NodeRow]:
 
 
 def lane_order(lanes: list[LaneRow]) -> list[tuple[LaneRow, int]]:
-    """Every lane and its depth; children right below their parent, in the order in which they were opened."""
+    """Every lane with its depth. Children follow their parent in the order in which they were
+    opened.
+    """
     known = {lane["lane"] for lane in lanes}
     below: dict[str | None, list[LaneRow]] = {}
     for lane in lanes:

@@ -1,4 +1,6 @@
-"""One HTML file that needs nothing else: no request, no script but our own, light and dark as the reader's system asks for."""
+"""One self-contained HTML file: no requests, no scripts but ours, light or dark as the reader's
+system is.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ _POLICY = (
 
 
 def page(title: str, parts: Iterable[Markup], code: str = "") -> str:
-    """`code` is a module of our own, and the only one that the page lets run."""
+    """The page's source. `code` is a module of ours, and the only code that the page's policy
+    allows.
+    """
     allowed = f"'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()}'" if code else "'none'"
     head = tag(
         "head",

@@ -1,9 +1,8 @@
-"""The colours, and the shape that goes with each: no state shows by colour alone.
+"""The colours, and the shape that goes with each: no state is shown by colour alone.
 
-`light` is read as text (4.5 : 1) on white, `dark` on #111; `both` is legible as a line or a
-fill (3 : 1) on either, for places that cannot see the page's theme. The token states stay
-apart under protanopia, deuteranopia and tritanopia. The live widget gives `light` and `dark` the
-names `--sgl-<state>`.
+`light` is for text (4.5 : 1) on white, `dark` on #111. `both` is legible as a line or a fill (3 :
+1) on either, for pictures that cannot read the page's theme. Token states remain distinct under
+protanopia, deuteranopia and tritanopia. The live widget names `light` and `dark` `--sgl-<state>`.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ class Ink:
     dark: str
     both: str
     line: str
-    """line that marks the state: dotted, wavy, solid, double, dashed or none"""
+    """style of the line that marks the state: dotted, wavy, solid, double, dashed or none"""
     glyph: str
-    """one character for places without colour"""
+    """one character for output without colour"""
     word: str
     meaning: str
 
@@ -45,9 +44,9 @@ INKS = {
 }
 
 HEALED = ("⌇", "healed", "healed: the end of a text, encoded anew together with what follows it")
-"""mark, word and meaning of tokens at a seam of texts, whatever their state"""
+"""mark, word and meaning of tokens at a seam of texts, in any state"""
 TOKENS = ("cached", "reused", "computed", "generated", "forced", "choice")
-"""states of tokens, in the order of a legend"""
+"""states of tokens, in the order of the legend"""
 BARS = {
     "wait": ("evicted", "waiting"),
     "host": ("evicted", "program's own code"),
@@ -74,6 +73,6 @@ NODES = {
 
 
 def tint(ink: str, alpha: float) -> str:
-    """`#rrggbb` as a see-through CSS colour, for soft backgrounds on any theme."""
+    """A `#rrggbb` colour as a translucent CSS colour, for backgrounds on any theme."""
     red, green, blue = (int(ink[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{alpha:g})"

@@ -1,7 +1,9 @@
 """A run in Chrome's trace event format, which Perfetto and chrome://tracing open.
 
-One process, the engine; a thread a fork with its gens and what they did, one for the steps; counters; an arrow from each request to the
-first step that works on it. Times are microseconds since the run began. What runs beside another on one fork gets a thread of its own.
+The engine is one process. Each fork is a thread with its gens and their phases; the steps have a
+thread of their own. There are counters, and an arrow from each request to the first step that works
+on it. Times are microseconds since the run began. Requests of one fork that overlap get threads of
+their own.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ class _Life:
     n_cached: int = 0
     n_generated: int = 0
     pieces: list[tuple[str, float, float, int]] = field(default_factory=list)
-    """(kind, start, end, tokens), one after the other"""
+    """(kind, start, end, tokens), in order"""
     marks: list[tuple[str, float, Row]] = field(default_factory=list)
     first_step: float | None = None
 
@@ -164,7 +166,7 @@ class _Fold:
 
 
 def _life(life: _Life, number: int) -> Iterator[Row]:
-    """The request's slice with what it did inside, and an arrow to the first step that works on it."""
+    """The request's slice with its phases, and an arrow to the first step that works on it."""
     end = life.start if life.end is None else life.end
     args = {
         "request": life.queued.request,

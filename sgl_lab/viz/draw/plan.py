@@ -1,6 +1,8 @@
-"""Where the nodes of the radix tree stand: the same places and words as on the live page (`static/tree.js`).
+"""The layout of the radix tree: the same positions and words as on the live page
+(`static/tree.js`).
 
-Rows in leaf order, a parent in the middle of its children; what is not of this run is one row at the end.
+Rows are in leaf order, and a parent is in the middle of its children. Nodes that do not belong to
+the run are one row at the end.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from .outline import kept
 HEIGHT, PITCH, GAP, PAD = 24, 29, 24, 8
 LETTER, SMALL, MARK, SPACE = 6.65, 5.7, 14, 10
 LETTERS = 24
-"""of a label"""
+"""characters of a label"""
 
 
 @dataclass(slots=True)
@@ -26,7 +28,7 @@ class Node:
     meta: str
     """tokens, how often the run reused it, whether it is in use"""
     tone: str
-    """an ink's name; root, tail or others where there is none"""
+    """name of an ink; for a node without one: root, tail or others"""
     state: str
     parent: Node | None = None
     children: list[Node] = field(default_factory=list)
@@ -49,7 +51,9 @@ class Plan(NamedTuple):
 
 
 def plan(picture: TreePicture, max_nodes: int) -> Plan:
-    """Of more than `max_nodes` those in use are kept, then new ones, then those used last."""
+    """The layout. Of more than `max_nodes` nodes, those in use are kept first, then new ones, then
+    those used last.
+    """
     rows = {row["id"]: row for row in picture["nodes"]}
     mine = {number: row for number, row in rows.items() if row["mine"]}
     shown = kept(mine, max_nodes)
@@ -104,7 +108,11 @@ def _hang(node: Node, parent: Node | None, roots: list[Node]) -> None:
 
 
 def _ages(roots: list[Node], numbers: Mapping[int, int]) -> dict[int, float]:
-    """A split puts a younger node above an older one: siblings are in the order of the oldest below them; tails come last."""
+    """The sort key of each node: the oldest node below it. Tails come last.
+
+    A split puts a younger node above an older one, so a node's own id would change the order of
+    siblings.
+    """
     order = list(roots)
     for node in order:
         order += node.children

@@ -1,4 +1,4 @@
-"""A program's state, and several of them, as HTML that reads in any notebook: turns, values, counts."""
+"""One or several program states as HTML that any notebook renders: turns, values, counts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .html import details, grid, note, output, panel
 from .numbers import counted, percent
 
 MAX_CHARS = 20_000
-"""of one turn"""
+"""characters of one turn"""
 MAX_ROWS = 100
 
 _ROLE = css(font_size="12px", font_weight="600", opacity="0.65")
@@ -32,7 +32,7 @@ def html(found: Summary) -> Markup:
 
 
 def table(found: Sequence[Summary], title: str) -> Markup:
-    """Several states, a row each."""
+    """Several states, one per row."""
     names = tuple(dict.fromkeys(value.name for each in found for value in each.values))
     rows = [("", *names, "tokens", "prompt", "from the cache", "")]
     for each in found[:MAX_ROWS]:

@@ -1,7 +1,7 @@
-"""An engine's own counters as a small table: counts by what they count, time by where it went.
+"""An engine's counters as a small table: counts by what they count, time by part of a step.
 
-Takes whatever there is under whatever names: a name's ending says where it belongs. Those that do not speak for
-themselves have others here.
+The table shows every counter that it is given. The ending of a counter's name determines its
+section. Names that are not self-explanatory are replaced.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Row:
     name: str
     value: str
     share: float | None = None
-    """of what this is a part of, 0 to 1"""
+    """share of the whole that this is a part of, from 0 to 1"""
     ink: palette.Ink = palette.LOCKED
 
 
@@ -65,7 +65,7 @@ class Section:
 
 
 def sections(stats: Stats) -> tuple[Section, ...]:
-    """Every counter once, in the order in which the engine gives them."""
+    """Every counter once, in the order of the engine."""
     rows: dict[str, list[Row]] = {"tokens": [], "time": [], "cache": [], "requests": [], "steps": []}
     whole_s = sum(value for key, value in stats.items() if key.endswith("_s"))
     for key, value in stats.items():
@@ -108,7 +108,7 @@ N_COLUMNS = 3
 
 
 def curve(points: Sequence[Hits]) -> Markup:
-    """The hit rate so far after each request, and each request's own where they are few."""
+    """The cumulative hit rate after each request, and each request's own rate if there are few."""
     step = -(-len(points) // MAX_POINTS) or 1
     shown = [(number, point) for number, point in enumerate(points, 1) if number % step == 0 or number == len(points)]
     series = [chart.Series("of all so far", tuple((number, point.rate) for number, point in shown))]
@@ -139,7 +139,7 @@ def html(title: str, stats: Stats, points: Sequence[Hits] = ()) -> Markup:
 
 
 def _columns(found: Sequence[Section]) -> list[list[Section]]:
-    """As they come, each into the column that is shortest so far."""
+    """The sections in order, each in the column that is shortest so far."""
     columns: list[list[Section]] = [[] for _ in range(N_COLUMNS)]
     for section in found:
         min(columns, key=lambda column: sum(2 + len(above.rows) for above in column)).append(section)

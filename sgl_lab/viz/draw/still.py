@@ -1,7 +1,9 @@
-"""The picture of a run where no script runs: the live page's drawing (`static/view.js`) with the same parts, words, places and heights.
+"""The picture of a run without scripts. It has the parts, words, positions and heights of the live
+page (`static/view.js`).
 
-Only what an untrusted notebook keeps is used: elements, `title`, `style` with plain values (no variables, no script, no inline SVG).
-Text and lines take the page's colour; ours are legible on light and dark. Every character of every prompt and answer is there.
+It uses only what an untrusted notebook keeps: elements, `title` and `style` with plain values (no
+variables, no script, no inline SVG). Text and lines inherit the page's colour; our own colours are
+legible on light and dark. It contains every character of every prompt and answer.
 """
 
 from __future__ import annotations
@@ -28,20 +30,20 @@ SOFT = "opacity:0.68"
 SMALL = "font-size:11.5px;line-height:18px"
 MONO = "font-family:ui-monospace,Menlo,Consolas,monospace"
 SEAM = "border-left:2px solid currentColor;padding-left:2px"
-"""of healed tokens"""
+"""style of healed tokens"""
 LONG = 400
-"""tokens of a turn that is folded"""
+"""a turn with more tokens than this is folded"""
 TOKENS_HIGH, FORK_HIGH, TREE_HIGH, LANES_HIGH = 240, 96, 232, 206
 MANY = 32
 """forks side by side that have boxes of their own"""
 LANE, AXIS = 18, 20
 GAPS = ("host", "forks")
-"""kinds of bars in which a fork has no request"""
+"""kinds of bars for stretches in which a fork has no request"""
 MAX_LANES = 100
 MAX_BARS = 400
 MAX_NODES = 60
 WIDE, LEAST_ZOOM = 930, 0.6
-"""pixels that a tree is fitted into, and how small it may become for that"""
+"""width in pixels that a tree is fitted into, and the smallest zoom for it"""
 
 _ENDED = {"ok": "done in", "stopped": "stopped after", "error": "failed after"}
 _DOT = {"ok": palette.GENERATED, "running": palette.GENERATED, "stopped": palette.COMPUTED, "error": palette.CHOICE}
@@ -56,7 +58,12 @@ def frame(parts: Iterable[Markup]) -> Markup:
 
 
 def head(title: str, status: str, ms: float | None, message: str = "") -> Markup:
-    """Model and state. status: ok, stopped, error, running; `ms` is how long it took. `message` says more of one that goes on."""
+    """The header: model and state.
+
+    status   ok, stopped, error or running
+    ms       how long the run took, in milliseconds
+    message  further details of a run that is not over
+    """
     words = f"{_ENDED[status]} {seconds(ms)}" if ms is not None and status in _ENDED else message or {"ok": ""}.get(status, status)
     dot = css(
         display="inline-block",
@@ -84,7 +91,7 @@ def head(title: str, status: str, ms: float | None, message: str = "") -> Markup
 
 
 def moment(words: str) -> Markup:
-    """What stands where the slider would."""
+    """Shows the selected moment, where the live view has its slider."""
     return tag("div", {"style": f"{css(min_height='20px', padding='5px 14px')};{BELOW}"}, tag("div", {"style": f"{SMALL};{SOFT}"}, words))
 
 
@@ -108,7 +115,9 @@ def alarm(message: str) -> Markup:
 
 
 def counts(picture: MetricsPicture, is_engine: bool = False) -> Markup:
-    """Where the tokens came from, then the other numbers. Of a whole engine what it found is not told apart."""
+    """Token counts by origin, then the other numbers. For a whole engine all cached tokens are one
+    count.
+    """
     origins = [
         (picture["found"], "found from before", palette.CACHED),
         (picture["reused"], "reused in this run", palette.REUSED),
@@ -149,7 +158,9 @@ def _panel(title: str, legend: Iterable[Markup], body: Markup, note: str = "") -
 
 
 def _scroll(high: int, *children: Markup, style: str = "", label: str, at_end: bool = False, low: int = 0) -> Markup:
-    """A box that scrolls, with keys too, what does not fit; `at_end` it begins with its last lines in sight, as the live view leaves it."""
+    """A scrolling box, also by keyboard. With `at_end` its last lines are visible at first, as in
+    the live view.
+    """
     box = css(max_height=f"{high}px", overflow="auto") + (f";min-height:{low}px" if low else "")
     if at_end:
         box, children = f"{box};display:flex;flex-direction:column-reverse", (tag("div", {}, *children),)
@@ -160,7 +171,7 @@ def _scroll(high: int, *children: Markup, style: str = "", label: str, at_end: b
 
 
 def tokens(picture: TokensPicture, lanes: LanesPicture | None = None) -> Markup:
-    """All streams: a parent's text, then its forks side by side, then its text after them."""
+    """All streams: a parent's text, then its forks side by side, then the parent's text after them."""
     reused: dict[str, int] = {}
     for bar in lanes["bars"] if lanes else ():
         if bar["kind"] == "reused":
@@ -207,9 +218,11 @@ def _stream(stream: Stream, reused: dict[str, int]) -> list[Markup]:
 
 
 def turns(toks: Iterable[Tok]) -> list[tuple[str, list[Tok]]]:
-    """What each role says. Markup has no role: what closes a turn stays with it, what opens one becomes its first line.
+    """The turns of a stream, as (role, tokens).
 
-    Where a template opens one turn after another without a word of the program, each is one.
+    Markup has no role. Markup that closes a turn stays with that turn; markup that opens a turn
+    becomes its first line. Consecutive turns that the template opens without text of the program
+    remain separate.
     """
     found: list[tuple[str, list[Tok]]] = []
     for tok in whole_characters(list(toks)):
@@ -256,7 +269,7 @@ def _runs(toks: list[Tok]) -> list[Child]:
 
 
 def _healed(tok: Tok) -> str:
-    """The text that stood in place of the token, encoded otherwise."""
+    """The text that this token spells again, encoded differently before."""
     return (tok[6] or {}).get("healed", "")
 
 
@@ -308,7 +321,7 @@ def _card(stream: Stream, reused: dict[str, int]) -> Markup:
 
 
 def _rows(forked: list[Stream], reused: dict[str, int]) -> Markup:
-    """Many forks: a paragraph each, with as little markup as there can be, so that all of their text finds room."""
+    """Many forks, one paragraph each. The markup is minimal, so that all of their text fits."""
     text = css(line_height="22px", white_space="pre-wrap", overflow_wrap="anywhere", padding_left="10px", border_left=f"2px solid {LINE}")
     rows: list[Markup] = []
     for stream in forked:
@@ -329,7 +342,7 @@ def _broken(state: str) -> str:
 
 
 def _columns(cards: list[Markup]) -> list[Markup]:
-    """Equal columns, two or four a row as there is room; three stand side by side."""
+    """Columns of equal width, two or four per row as space allows. Up to three share one row."""
     row = css(display="flex", gap="8px", padding="6px 0 0")
     if len(cards) <= 3:
         return [tag("div", {"style": row}, *cards)]
@@ -361,7 +374,8 @@ def tree(picture: TreePicture, max_nodes: int = MAX_NODES, high: int = TREE_HIGH
     return _panel(
         "Radix tree",
         keys,
-        # The box begins with its right end in sight, where the leaves are; what fits stands on the left.
+        # The box is scrolled to its right end at first, where the leaves are. A tree that fits is
+        # on the left.
         _scroll(
             high,
             tag("div", {"style": world}, *marks),
@@ -374,7 +388,7 @@ def tree(picture: TreePicture, max_nodes: int = MAX_NODES, high: int = TREE_HIGH
 
 
 def _stage(height: float, high: int) -> int:
-    """The live page's stage grows in such steps."""
+    """Height of the box in pixels. It grows in the same steps as the stage of the live page."""
     return min(high, 96 + 68 * max(0, math.ceil((height + 28 - 96) / 68)))
 
 
@@ -406,7 +420,9 @@ def _node(node: Node) -> Markup:
 
 
 def _edges(node: Node) -> list[Markup]:
-    """From a parent's right side to its children: one line each, with a bend where they stand higher or lower."""
+    """The edges from a parent's right side to its children: one line each, with a bend if their
+    heights differ.
+    """
     if node.parent is None:
         return []
     ink = palette.LOCKED.both if node.state in ("locked", "running") else LINE
@@ -434,7 +450,9 @@ def _stroke(left: float, top: float, width: float, height: float, **border: str)
 
 
 def lanes(picture: LanesPicture, max_bars: int = MAX_BARS) -> Markup:
-    """A lane a fork and on it what its requests did, over time; of too many bars the longest."""
+    """One lane per fork, with bars for the phases of its requests over time. If there are too many
+    bars, the longest are drawn.
+    """
     ordered = lane_order(picture["lanes"])
     shown = ordered[:MAX_LANES]
     rows = {lane["lane"]: number for number, (lane, _) in enumerate(shown)}
@@ -546,7 +564,7 @@ def _bar(bar: BarRow, top: int, left: float, width: float) -> Markup:
     if (kind == "wait" or kind in GAPS) and width > 18:
         words = css(position="absolute", left=f"{left:.2f}%", top=f"{top}px", padding_left="5px", font_size="10px", line_height=f"{LANE}px")
         name = tag("div", {"style": f"{words};{SOFT};white-space:nowrap"}, palette.BARS[kind][1])
-        # The words stand above the line.
+        # The label is above the line.
         style = style.replace(f"top:{top + shift}px", f"top:{top + LANE - 3}px")
         return joined([tag("div", {"style": f"{style};{_bar_look(kind)}", "title": said}), name])
     if not bar["wrong"]:
@@ -562,7 +580,7 @@ def _bar(bar: BarRow, top: int, left: float, width: float) -> Markup:
 
 
 def ticks(span: float) -> list[tuple[float, float]]:
-    """Four to eight round times from 0 on, each with its place in percent."""
+    """Four to eight round times from 0 on, each with its position in percent."""
     step = 10.0**-3
     for n in range(60):
         if span / step <= 8:

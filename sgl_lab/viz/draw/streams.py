@@ -1,6 +1,7 @@
-"""What a picture of the streams needs before anything is drawn: forks in order, runs of like tokens, a fair cut to size.
+"""Prepares streams for drawing: orders forks, groups tokens, and shortens pictures evenly.
 
-Knows the spelling of chat markup (`<|...|>`) and of bytes that are no character alone (`\\xNN`).
+Knows the spelling of chat markup (`<|...|>`) and of bytes that are not a complete character
+(`\\xNN`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from .numbers import counted
 
 SPECIAL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?s>")
 MAX_FORKS = 64
-"""of a picture that was cut"""
+"""forks of a shortened picture"""
 _BYTES_AT_END = re.compile(r"(\\x[89a-f][0-9a-f])+$")
 _BYTES = re.compile(r"(?:\\x[89a-f][0-9a-f])+")
 
@@ -34,7 +35,9 @@ class Stream:
         return self.row["label"] or (f"fork {self.row['index'] + 1}" if self.row["parent"] is not None else "")
 
     def sections(self) -> Iterator[tuple[list[Tok], list[Stream]]]:
-        """Own tokens up to where something was forked off, and what was; the rest comes last, with nothing."""
+        """The stream's own tokens up to each fork point, with the streams forked there. The last
+        section has no forks.
+        """
         at = 0
         for base, forked in groupby(sorted(self.children, key=lambda child: child.row["base"]), key=lambda child: child.row["base"]):
             end = max(at, min(base - self.row["base"], len(self.toks)))
@@ -45,7 +48,9 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Neighbours of one role and one class; `n_left_out` tokens instead where the stream was cut."""
+    """Neighbouring tokens of one role and one class. If `n_left_out` is not 0, the run stands for
+    omitted tokens.
+    """
 
     role: str
     cls: str
@@ -55,7 +60,9 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What one role says in one go; `is_markup` when it is only the chat template's own tokens, outside of any role."""
+    """What one role contributes in one piece. `is_markup` is true for tokens of the chat template
+    outside of any role.
+    """
 
     role: str
     runs: list[Run]
@@ -68,7 +75,9 @@ class Block:
 
 
 def streams(picture: TokensPicture) -> list[Stream]:
-    """The root streams, their children in fork order. A fork whose parent is not shown is a root."""
+    """The root streams, with their children in fork order. A fork whose parent is not shown is a
+    root.
+    """
     found = {row["fork"]: Stream(row, []) for row in picture["forks"]}
     for op in picture["ops"]:
         stream = found[op["fork"]]
@@ -81,7 +90,9 @@ def streams(picture: TokensPicture) -> list[Stream]:
 
 
 def runs(toks: list[Tok], n_shown: int | None = None) -> Iterator[Run]:
-    """Runs of like tokens. If there are more than `n_shown`, the first two thirds and the last third of that many."""
+    """Runs of tokens of one kind. Of more than `n_shown` tokens the first two thirds and the last
+    third of that number are kept.
+    """
     if n_shown is None or len(toks) <= n_shown:
         parts = [(toks, 0)]
     else:
@@ -95,13 +106,17 @@ def runs(toks: list[Tok], n_shown: int | None = None) -> Iterator[Run]:
 
 
 def blocks(toks: list[Tok], n_shown: int | None = None) -> list[Block]:
-    """The runs, by role."""
+    """The runs, grouped by role."""
     whole = list(whole_characters(toks))
     return [Block(role, list(group)) for role, group in groupby(runs(whole, n_shown), key=lambda run: run.role)]
 
 
 def cut(picture: TokensPicture, n_tokens: int) -> TokensPicture:
-    """About `n_tokens` tokens: of each longer stream the first two thirds and the last third of a fair share, and how many are left out."""
+    """The picture reduced to about `n_tokens` tokens.
+
+    Every stream gets a fair share. Of a longer stream the first two thirds and the last third of
+    the share are kept, and the omitted tokens are counted.
+    """
     share = fair_share([len(op["toks"]) for op in picture["ops"]], n_tokens)
     ops = []
     for op in picture["ops"]:
@@ -122,7 +137,9 @@ def _clipped(tok: Tok) -> Tok:
 
 
 def whole_characters(toks: list[Tok]) -> Iterator[Tok]:
-    """Tokens of one kind that are only together a character become one; bytes that stay without sense stay `\\xNN`."""
+    """Joins tokens of one kind that only together form a character. Bytes that form no character
+    stay as `\\xNN`.
+    """
     held: Tok | None = None
     for tok in toks:
         if held is not None and held[1] == tok[1] and held[3] == tok[3] and _BYTES.match(tok[0]):
@@ -147,7 +164,7 @@ def _character(match: re.Match[str]) -> str:
 
 
 def fair_share(wanted: list[int], total: int) -> int:
-    """The largest share at which nobody gets more than it wants and all together not more than `total`."""
+    """The largest share such that min(share, wanted) over all streams sums to at most `total`."""
     left = total
     for n, want in enumerate(sorted(wanted)):
         share = left // (len(wanted) - n)

@@ -1,6 +1,6 @@
-"""Plain-text twins of every picture, for terminals, screen readers and files.
+"""Plain-text versions of every picture, for terminals, screen readers and files.
 
-`ascii=True` keeps the drawing (not the texts) within ASCII.
+With `ascii=True` the drawing is ASCII only; the texts are not changed.
 """
 
 from __future__ import annotations
@@ -36,18 +36,20 @@ _BARS = {
     "forced": "f",
 }
 _LAST = ("found", "reused", "forced")
-"""drawn over what else is in their cells"""
+"""bars that are drawn over the others"""
 
 
 def metrics(picture: MetricsPicture) -> str:
-    """One line."""
+    """The counts, in one line."""
     found = [f"{picture['found']:,} found from before", f"{picture['reused']:,} reused"]
     counts = [*found, f"{picture['computed']:,} computed", f"{picture['generated']:,} generated"]
     return " · ".join(counts + [f"{value} {name}" for value, name in metric_items(picture)])
 
 
 def tree(picture: TreePicture, *, ascii: bool = False, max_nodes: int = MAX_NODES) -> str:
-    """A line a node of the run: label, tokens, hits, state; what else is in the cache is one line."""
+    """One line per node of the run: label, tokens, hits, state. The nodes of other cells are one
+    line.
+    """
     n_tokens = sum(row["n"] for row in picture["nodes"])
     lines = [f"radix tree: {counted(len(picture['nodes']), 'node')}, {counted(n_tokens, 'token')}"]
     mine: TreePicture = {**picture, "nodes": [row for row in picture["nodes"] if row["mine"]]}
@@ -58,7 +60,7 @@ def tree(picture: TreePicture, *, ascii: bool = False, max_nodes: int = MAX_NODE
 
 
 def lanes(picture: LanesPicture) -> str:
-    """A line a lane: its name, a small chart, what happened in words."""
+    """One line per lane: its name, a small chart, and its phases in words."""
     shown = lane_order(picture["lanes"])[:MAX_LANES]
     bars: dict[str, list[BarRow]] = {lane["lane"]: [] for lane, _ in shown}
     for bar in picture["bars"]:
@@ -79,7 +81,9 @@ def lanes(picture: LanesPicture) -> str:
 
 
 def transcript(picture: TokensPicture, *, ascii: bool = False, n_tokens: int = 4000) -> str:
-    """Every stream's text; generated text and a select's choice stand in brackets, chat markup is left to the names of the roles."""
+    """The text of every stream. Generated text and chosen options are in brackets; chat markup is
+    replaced by the roles' names.
+    """
     share = fair_share([len(op["toks"]) for op in picture["ops"]], n_tokens)
     lines: list[str] = []
     for root in streams(picture):
@@ -122,7 +126,8 @@ def _story(bars: list[BarRow]) -> str:
         if bar["kind"] not in ("text", "wait", "host", "forks"):
             tokens[bar["kind"]] = tokens.get(bar["kind"], 0) + bar["n"]
             times[bar["kind"]] = times.get(bar["kind"], 0.0) + ((bar["t1"] or bar["t0"]) - bar["t0"])
-    over = {"drafted": "drafted and accepted", "forced": "forced"}  # beside what was decoded, not among it
+    # counted beside the decoded tokens, not among them
+    over = {"drafted": "drafted and accepted", "forced": "forced"}
     story = [f"{kind} {tokens[kind]:,}" + (f" in {duration(times[kind])}" if times[kind] else "") for kind in tokens if kind not in over]
     return ", ".join(story + [f"{over[kind]} {tokens[kind]:,}" for kind in over if tokens.get(kind)])
 

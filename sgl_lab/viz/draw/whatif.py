@@ -1,4 +1,6 @@
-"""What other policies and cache sizes would have counted: a plotly figure, a still picture and a table of the same numbers."""
+"""The counts under other policies and cache sizes: a plotly figure, a still picture and a table of
+the same numbers.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ SYMBOLS = ("circle", "square", "triangle-up", "diamond", "x", "cross")
 
 
 class Counts(Protocol):
-    """What `Lab.what_if` gives, as far as it is drawn."""
+    """An outcome of `Lab.what_if`, as far as it is drawn."""
 
     @property
     def evict(self) -> str: ...
@@ -48,14 +50,14 @@ class WhatIf:
     outcomes: tuple[Counts, ...]
     page_size: int
     n_tokens: int | None
-    """size of the cache that the run really had, None if that is not to be marked"""
+    """actual size of the cache in the run; None to leave it unmarked"""
 
     def size(self, outcome: Counts) -> int:
         return outcome.n_pages * self.page_size
 
     @property
     def policies(self) -> list[str]:
-        """The optimum last, so that it is drawn over the others."""
+        """The policies, with the optimum last so that it is drawn over the others."""
         return sorted(dict.fromkeys(outcome.evict for outcome in self.outcomes), key=lambda name: name == BEST)
 
     @property
@@ -63,7 +65,9 @@ class WhatIf:
         return sorted({self.size(outcome) for outcome in self.outcomes})
 
     def of(self, policy: str) -> list[Counts]:
-        """By size. Those that had to refuse requests are left out: their share is that of other requests."""
+        """The outcomes of a policy, by size. Outcomes with refused requests are left out: their hit
+        rate is that of other requests.
+        """
         return sorted((one for one in self.outcomes if one.evict == policy and not one.n_refused), key=lambda one: one.n_pages)
 
 
@@ -76,7 +80,7 @@ def heading(found: WhatIf) -> str:
 
 
 def alike(found: WhatIf) -> list[tuple[str, list[str]]]:
-    """(what they are called, policies): those that have the same hit rate at every size are one."""
+    """Groups of policies that have the same hit rate at every size, as (label, policies)."""
     groups: dict[tuple[tuple[int, float], ...], list[str]] = {}
     for policy in found.policies:
         groups.setdefault(tuple((one.n_pages, one.hit_rate) for one in found.of(policy)), []).append(policy)
@@ -98,7 +102,9 @@ def picture(found: WhatIf) -> Markup:
 
 
 def figure(found: WhatIf) -> dict[str, Any]:
-    """The same as plotly's own JSON. Names in it are ours: plotly reads markup in texts."""
+    """The same picture as plotly's own JSON. All names are ours, because plotly interprets markup
+    in texts.
+    """
     import plotly.graph_objects as go  # type: ignore[import-untyped, unused-ignore]
 
     drawn = go.Figure()
@@ -142,7 +148,9 @@ def figure(found: WhatIf) -> dict[str, Any]:
 
 
 def rows(found: WhatIf) -> list[tuple[str, ...]]:
-    """Policies that count the same at a size share a line; columns that say nothing are left out."""
+    """Rows of the table. Policies with equal counts at a size share a row; columns without
+    information are left out.
+    """
     head = ("cache", "policy", "hit rate", "from the cache", "through the model", "evicted", "preempted", "refused")
     body = []
     for size in found.sizes:
@@ -160,7 +168,7 @@ def rows(found: WhatIf) -> list[tuple[str, ...]]:
 
 
 _N_ALWAYS = 5
-"""columns that are there in any case"""
+"""columns that are always present"""
 
 
 def _counts(one: Counts) -> tuple[str, ...]:
@@ -175,7 +183,7 @@ def _counts(one: Counts) -> tuple[str, ...]:
 
 
 def notes(found: WhatIf) -> list[str]:
-    """What the numbers say, and what they leave out."""
+    """Remarks: what the numbers show, and what they do not cover."""
     said = []
     best = [one.hit_rate for one in found.of(BEST)]
     if best:

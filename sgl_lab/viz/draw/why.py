@@ -1,4 +1,6 @@
-"""Why a prefix missed, in words: of each story the first token that differs, the edit, the cost, and what would avoid it."""
+"""Explains in words why a prefix missed: the first token that differs, the edit, the cost, and what
+would avoid the miss.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,11 @@ from .numbers import counted, duration
 Spell = Callable[[int], str]
 
 MIN_ADVICE = 24
-"""tokens that have to be at stake"""
+"""tokens that must be lost before advice is given"""
 FIRST, EDIT, COST, AVOID = "first difference", "edit", "cost", "to avoid it"
 
 _SAME = ("whole", "evicted", "flushed", "gone", "together", "namespace", "model", "unkept")
-"""causes of which no token differs"""
+"""causes without a differing token"""
 
 
 def headline(why: Why) -> str:
@@ -38,13 +40,13 @@ def name(miss: Miss) -> str:
 
 
 def rows(miss: Miss, spell: Spell) -> list[tuple[str, str]]:
-    """(label, sentence): always the first three, the fourth where there is something to do."""
+    """(label, sentence): three rows, and a fourth if there is something to do."""
     found = [(FIRST, first_difference(miss, spell)), (EDIT, edit(miss)), (COST, cost(miss))]
     return [*found, (AVOID, way)] if (way := way_out(miss)) else found
 
 
 def first_difference(miss: Miss, spell: Spell) -> str:
-    """The first token that is not what an earlier prompt has in its place, with both texts."""
+    """The first token that differs from the earlier prompt, with both texts."""
     earlier = clipped(miss.earlier, 80)
     if miss.cause in _SAME:
         if not earlier or (miss.cause == "whole" and miss.n_alike):
@@ -66,7 +68,7 @@ def first_difference(miss: Miss, spell: Spell) -> str:
 
 
 def edit(miss: Miss) -> str:
-    """The line of the cell to which the difference goes back."""
+    """The line of the cell that caused the difference."""
     run, found = clipped(miss.run, 40) or "this run", miss.edit
     what = miss.change.what if miss.change else ""
     match miss.cause:
@@ -117,7 +119,7 @@ def edit(miss: Miss) -> str:
 
 
 def cost(miss: Miss) -> str:
-    """What had to be computed, in tokens and milliseconds."""
+    """The cost of the miss: tokens that had to be computed, and milliseconds."""
     time = "" if miss.ms is None else f" in {duration(miss.ms)}"
     prompts = f"the {miss.n_alike + 1:,} prompts" if miss.n_alike else "the prompt"
     if miss.cause == "whole" and not miss.n_computed:
@@ -134,7 +136,9 @@ def cost(miss: Miss) -> str:
 
 
 def way_out(miss: Miss) -> str:
-    """The cheapest change that would have kept the tokens; empty where that is not worth a change or goes without saying."""
+    """The cheapest change that would have kept the tokens. Empty if no change is worthwhile or the
+    answer is obvious.
+    """
     if miss.n_lost < MIN_ADVICE:
         return ""
     n = counted(miss.n_lost, "token")
@@ -172,7 +176,7 @@ def _code(line: Line, start: int = 0) -> str:
 
 
 def _both(miss: Miss, new: Line, old: Line | None) -> str:
-    """A line as it is and as it was, from near where they part."""
+    """A line now and before, shown from near the position where they differ."""
     if old is None:
         return _code(new)
     n_same = shared(old.text, new.text)
@@ -219,7 +223,7 @@ def _row(label: str, content: Child) -> Markup:
 
 
 def _bar(miss: Miss) -> Markup:
-    """The prompt as a bar: reused, computed though it was there before, new."""
+    """The prompt as a bar: reused, computed again, new."""
     if not miss.n_prompt:
         return joined([])
     n_lost = min(miss.n_lost, miss.n_computed)

@@ -1,1 +1,1 @@
-"""What recorded runs say about each other: pure functions of records, which know no picture."""
+"""Compares recorded runs. All functions are pure functions of records and draw nothing."""

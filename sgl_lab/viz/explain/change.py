@@ -9,33 +9,37 @@ from .edit import Edit
 from .history import Origin, Tokens, grams
 
 RESYNC = 3
-"""tokens that have to be the same again for a change to be over"""
+"""number of equal tokens that ends a change"""
 MAX_STRETCH = 48
-"""tokens of a change that are told"""
+"""tokens of a change that are shown"""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The first tokens that differ, until both texts go on alike."""
+    """The first tokens that differ, up to where both texts are equal again."""
 
     at: int
-    """position of the first one"""
+    """position of the first differing token"""
     before: Tokens
     new_token: int
     old_token: int
-    """the first ones; `new` or `old` may be empty, where something was only put in or taken out"""
+    """the first differing tokens; `new` or `old` is empty after a pure deletion or insertion"""
     old: Tokens
     new: Tokens
     after: Tokens
-    """where both go on; empty if they do not"""
+    """tokens after the change in both texts; empty if they never become equal again"""
     what: str
-    """what kind of change it looks like: time, number, case, space, inserted, removed, text; same text (in other tokens), markup, template;
-    model (it wrote something else), answer (a text stands where it wrote one), choice"""
+    """the kind of change: time, number, case, space, inserted, removed, text; same text (in other
+    tokens), markup, template; model (it generated a different text), answer (literal text replaces
+    a generated one), choice
+    """
     edit: Edit | None = None
 
 
 def stretch(new: Tokens, old: Tokens) -> tuple[int, int]:
-    """How many tokens differ on either side until the texts go on alike; all of them if they do not."""
+    """How many tokens differ on either side until the texts are equal again; all of them if they
+    never are.
+    """
     where: dict[Tokens, int] = {}
     for position, gram in enumerate(grams(old[: 8 * MAX_STRETCH], RESYNC)):
         where.setdefault(gram, position)
@@ -49,7 +53,7 @@ _MARKUP = re.compile(r"<\|[^|<>\s]{1,40}\|>")
 
 
 def kind_of(origin: Origin, was: Origin, before: str, old: str, new: str, after: str) -> str:
-    """What kind of change it looks like."""
+    """The kind of change that this looks like; see `Change.what`."""
     if origin.kind == "choice" or (was.kind == "choice" and origin.kind != "text"):
         return "choice"
     if origin.kind == "generated":

@@ -1,4 +1,6 @@
-"""Two runs side by side: the same gen of the same fork is a pair, compared token by token. Knows no tokenizer and no picture."""
+"""Two runs side by side. The same gen of the same fork in both runs is a pair, compared token by
+token. Knows no tokenizer and draws nothing.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ class Pair:
     """A gen or select of both runs, or of one of them."""
 
     name: str
-    """with the fork's, where there are forks"""
+    """the name, preceded by the fork's name if there are forks"""
     kind: str
     a: Inspection | None
     b: Inspection | None
@@ -28,12 +30,14 @@ class Pair:
 
     @property
     def has_equal_prompts(self) -> bool:
-        """Whether both runs have it, after the very same tokens."""
+        """Whether both runs have it after exactly the same tokens."""
         return self.a is not None and self.b is not None and self.a.prompt == self.b.prompt
 
     @property
     def has_equal_answers(self) -> bool:
-        """Whether both said the same, token by token; of a select, whether the choice is the same."""
+        """Whether both runs have the same answer: equal tokens for a gen, an equal choice for a
+        select.
+        """
         if self.a is None or self.b is None:
             return False
         n = self.n_answer_same
@@ -46,13 +50,15 @@ class Pair:
 
 
 def runner_up(sample: Sample) -> tuple[int, float] | None:
-    """The likeliest token beside the one that was taken, with its logprob; None where no alternatives were recorded."""
+    """The likeliest token other than the sampled one, with its logprob. None if no alternatives
+    were recorded.
+    """
     return next(((token, logprob) for token, logprob in sample.top if token != sample.token and finite(logprob) is not None), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Counts of the whole recording, programs that its cell started included."""
+    """Counts of the whole recording, including programs that its cell started."""
 
     cached: int
     computed: int
@@ -62,7 +68,7 @@ class Costs:
     steps: int
     step_ms: float
     ms: float
-    """from the first event to the last"""
+    """milliseconds from the first event to the last"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,7 @@ class Diff:
     a: str
     b: str
     edits: tuple[str, ...]
-    """lines of the cells that differ, with - or + in front"""
+    """lines of the cells that differ, prefixed with - or +"""
     costs: tuple[Costs, Costs]
     pairs: tuple[Pair, ...]
 
@@ -82,7 +88,7 @@ def diff(a: Record, b: Record) -> Diff:
 
 
 def _pairs(a: Record, b: Record) -> Iterator[Pair]:
-    """In the order of `b`, then what only `a` has."""
+    """Pairs in the order of `b`, then what only `a` has."""
     mine, others = _named(a), _named(b)
     for name in dict.fromkeys([*others, *mine]):
         one, other = mine.get(name), others.get(name)
@@ -95,7 +101,9 @@ def _pairs(a: Record, b: Record) -> Iterator[Pair]:
 
 
 def _named(record: Record) -> dict[str, Inspection]:
-    """Every gen and select under a name that the same program gives it again: fork by fork, then its own, then which of that name."""
+    """Every gen and select under a stable name: the fork's name, its own name, and a number if the
+    name repeats. The same program gives it the same name again.
+    """
     found: dict[str, Inspection] = {}
     n_of: dict[str, int] = {}
     for one in inspections(record.entries):

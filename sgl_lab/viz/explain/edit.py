@@ -1,4 +1,6 @@
-"""Which line of a cell a changed text comes from: the lines that were edited first, then the one that the text stands in."""
+"""Finds the line of a cell that a changed text comes from: first among the edited lines, then among
+the lines that contain the text.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +10,24 @@ from difflib import SequenceMatcher
 
 _MARKUP = re.compile(r"<\|[^|<>\s]{1,40}\|>(?:(?:user|assistant|system|tool)\b)?")
 MIN_MATCH = 3
-"""characters that a line and the text must have in common, in one run"""
+"""characters that a line and a text must share in one run"""
 MAX_LINES = 600
 MAX_LINE = 4_000
-"""characters"""
+"""characters of context"""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
     number: int
-    """1-based, the line of `%%sgl` being the first"""
+    """1-based; the line of `%%sgl` is the first"""
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A line as it reads now and as it read before. None on one side: it was put in, or taken out.
+    """A line now and before. One side is None if the line was inserted or removed.
 
-    Both the same: the line was not edited, so a value in it is another.
+    If both sides are equal, the line was not edited: a value in it changed.
     """
 
     new: Line | None
@@ -37,7 +39,9 @@ class Edit:
 
 
 def find_edit(old_source: str | None, new_source: str, before: str, old: str, new: str, after: str) -> Edit | None:
-    """The line that brought `new` where `old` stood between `before` and `after`; None if no line looks like it."""
+    """The line that put `new` where `old` was, between `before` and `after`. None if no line looks
+    like it.
+    """
     now = _lines(new_source)
     was = _lines(old_source) if old_source is not None else now
     here = before[-40:] + new[:80] + after[:40]
@@ -61,7 +65,9 @@ def find_edit(old_source: str | None, new_source: str, before: str, old: str, ne
 
 
 def line_with(source: str, text: str) -> Line | None:
-    """The line of `source` that has most of the beginning of `text`; None if none has any."""
+    """The line of `source` that contains most of the beginning of `text`; None if none contains any
+    of it.
+    """
     wanted = _MARKUP.sub("", text)[:80].strip()
     scored = [(_common(line, wanted), -n, Line(n, line)) for n, line in enumerate(_lines(source), 1)]
     best = max(scored, key=lambda row: row[:2])
@@ -69,13 +75,15 @@ def line_with(source: str, text: str) -> Line | None:
 
 
 def options_edit(old_source: str, new_source: str) -> Edit | None:
-    """The first lines, where they differ."""
+    """The first lines of both sources, if they differ."""
     (was, *_), (now, *_) = old_source.split("\n"), new_source.split("\n")
     return Edit(Line(1, now[:MAX_LINE]), Line(1, was[:MAX_LINE])) if was != now else None
 
 
 def _brought(line: Line, text: str, other: Line | None) -> bool:
-    """Whether `line` can be where `text` came from: it holds a good part of its beginning, or was only edited into `other`."""
+    """Whether `text` can come from `line`: the line contains a good part of its beginning, or is an
+    edited version of `other`.
+    """
     wanted = text[:80].strip()
     if not wanted or _common(line.text, wanted) >= min(len(wanted), 8):
         return True
@@ -87,7 +95,9 @@ def _lines(source: str) -> list[str]:
 
 
 def _match(line: str, text: str, around: str) -> int:
-    """How well a line and a text with what stands around it fit: what both have in one run, and twice what is of the text itself."""
+    """A score for how well a line fits a text and its surroundings: the length of their longest
+    common run, where the text itself counts double.
+    """
     return _common(line, around) + 2 * _common(line, text[:80].strip()) * bool(text.strip())
 
 

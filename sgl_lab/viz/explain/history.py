@@ -1,7 +1,8 @@
-"""What was asked and what was kept, request by request, over all the runs that were recorded.
+"""The history of all recorded runs, request by request: what was requested and what the cache kept.
 
-A fold of the entries of many records of one ring (and of what else the ring still holds). Where nothing was recorded, the
-snapshot with which the next run began says what had become of the tree. Knows no tokenizer and no policy.
+It is a fold of the entries of all records of one ring, and of the other entries that the ring still
+holds. For stretches without a recording, the snapshot at the beginning of the next run shows what
+changed in the tree. Knows no tokenizer and no policy.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ Tokens = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a token of a stream is from."""
+    """The origin of one token of a stream."""
 
     kind: str
     """text, generated or choice"""
     role: str
     expr: ExprStarted | None = None
-    """the gen or select that brought it"""
+    """the gen or select that produced it"""
 
 
 TEXT = Origin("text", "")
@@ -49,28 +50,28 @@ TEXT = Origin("text", "")
 
 @dataclass(slots=True)
 class Served:
-    """A request, as far as it has come."""
+    """A request, as far as it has progressed."""
 
     run: RunId | None
-    """of the recording; None where nobody recorded"""
+    """run of the recording; None if nothing was recording"""
     queued: RequestQueued
     expr: ExprStarted | None
     origins: list[Origin]
     """of the prompt's tokens, as far as they are known"""
     namespace: Namespace = ()
     n_hit: int | None = None
-    """tokens found in the cache when it was first let in"""
+    """tokens found in the cache when the request was first admitted"""
     matched: int | None = None
-    """number of the event that let it in"""
+    """number of the event that admitted it"""
     t_ns: int = 0
-    """when that was"""
+    """time of that event"""
     generated: list[int] = field(default_factory=list)
     reason: str = ""
-    """why it ended; empty while it runs"""
+    """finish reason; empty while it runs"""
     path: str = ""
-    """of its fork, as `s[0] › `; empty in the main one"""
+    """path of its fork, such as `s[0] › `; empty in the main one"""
     ms: float = 0.0
-    """of the steps that computed its prompt, its share by tokens"""
+    """its share, by tokens, of the time of the steps that computed its prompt"""
     n_prefilled: int = 0
     """prompt tokens that those steps computed"""
 
@@ -80,19 +81,21 @@ class Served:
 
     @property
     def prompt(self) -> Tokens:
-        """Without a choice that is scored."""
+        """The prompt, without the choice of a select."""
         reusable = self.queued.reusable
         return self.queued.prompt if self.queued.kind != "score" or reusable is None else self.queued.prompt[: reusable + 1]
 
     @property
     def n_reusable(self) -> int:
-        """Leading tokens that may come from the cache; the last one of a gen is computed for what comes next."""
+        """Leading tokens that may come from the cache. The last token of a gen's prompt is always
+        computed.
+        """
         n_prompt = len(self.queued.prompt)
         return self.queued.reusable if self.queued.reusable is not None else n_prompt - (self.queued.kind == "gen")
 
     @property
     def computed(self) -> Tokens:
-        """All that was computed or found for it: the last token sampled is not."""
+        """All tokens that were computed or found for it. The last sampled token is not among them."""
         return self.queued.prompt + tuple(self.generated[:-1])
 
     def origin(self, position: int) -> Origin:
@@ -103,20 +106,20 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """A node with all above it. A split makes new ones and leaves this as it is."""
+    """A node with all its ancestors. A split creates new paths and leaves this one unchanged."""
 
     above: Path | None
     tokens: Tokens
     namespace: Namespace
     end: int
-    """tokens from the root to here"""
+    """tokens from the root to the end of this node"""
 
     @property
     def start(self) -> int:
         return self.end - len(self.tokens)
 
     def holds(self, tokens: Tokens, position: int) -> bool:
-        """Whether the token at `position` lies in this node, at the end of the very same prefix."""
+        """Whether the token at `position` is in this node, after the same prefix."""
         if not self.start <= position < self.end:
             return False
         at: Path | None = self
@@ -142,9 +145,9 @@ class Eviction:
     path: Path
     run: RunId | None
     by: Served | None = None
-    """who needed the room"""
+    """the request that needed the room"""
     how: str = "room"
-    """room; flush (nobody asked for anything); gone (between two recordings, unseen)"""
+    """room; flush (no request was active); gone (between two recordings, not observed)"""
 
 
 @dataclass(slots=True)
@@ -153,11 +156,13 @@ class History:
     """in the order in which they were queued"""
     evictions: list[Eviction]
     found: list[tuple[int, Path]]
-    """what lay in the tree when a recording began, leaf by leaf, with the number of its first event"""
+    """the leaves of the tree at the beginning of each recording, with the number of its first event"""
 
 
 def history_of(records: Sequence[Record], others: Iterable[Entry] = ()) -> History:
-    """All that `records`, of one ring, tell; `others` are further entries of it, to fill what lies between them."""
+    """The history of `records`, all of one ring. `others` are further entries of that ring, which
+    fill the gaps between records.
+    """
     return _Fold(sorted(records, key=lambda record: record.snapshot.seq), others).history
 
 
@@ -171,7 +176,7 @@ class _Fold:
         self._nodes: dict[NodeId, Path] = {}
         self._active: dict[RequestId, Served] = {}
         self._blamed: list[Eviction] = []
-        """evictions of which it is not known yet who needed the room"""
+        """evictions that have not been attributed to a request yet"""
         said = {entry.seq: entry for entry in others}
         said |= {entry.seq: entry for record in records for entry in record.entries}
         starting = [record for record in reversed(records) if record.entries]
@@ -183,11 +188,14 @@ class _Fold:
                 self._begin(open_ones[-1].snapshot, said[seq].t_ns, unseen=last != seq - 1)
             last = seq
             open_ones = [record for record in open_ones if record.entries[-1].seq >= seq]
-            self._run = open_ones[-1].run if open_ones else None  # of two that overlap the later one is inside
+            # of two overlapping runs, the later one is the inner one
+            self._run = open_ones[-1].run if open_ones else None
             self._fold(said[seq])
 
     def _begin(self, snapshot: TreeSnapshot, t_ns: int, *, unseen: bool) -> None:
-        """The tree with which a recording began; what is missing in it went `unseen`."""
+        """The tree at the beginning of a recording. Nodes that are missing from it were evicted
+        `unseen`.
+        """
         before, self._nodes = self._nodes, {}
         for node in snapshot.nodes:
             above = self._nodes.get(node.parent) if node.parent is not None else None
@@ -210,7 +218,7 @@ class _Fold:
             case StreamExtended(fork=fork, start=start, tokens=tokens, kind=kind, role=role):
                 stream = self._streams.setdefault(fork, [])
                 said = Origin(kind, role, self._running.get(fork) if kind in ("generated", "choice") else None)
-                if start <= len(stream):  # else its beginning was not recorded
+                if start <= len(stream):  # otherwise its beginning was not recorded
                     stream[start:] = [said] * len(tokens)
             case RequestQueued(request=request, fork=fork, expr=expr) as queued:
                 origins = list(self._streams.get(fork, ())) if fork is not None else []
@@ -260,7 +268,7 @@ class _Fold:
 
 
 def shared(a: Sequence[object], b: Sequence[object]) -> int:
-    """How many leading tokens, or characters, are the same."""
+    """How many leading items of both sequences are equal."""
     low, high = 0, min(len(a), len(b))
     if a[:high] == b[:high]:
         return high

@@ -1,6 +1,8 @@
-"""Why a prefix missed: for each request of a run, the earlier one that it could have shared most with, and what came between.
+"""Why a prefix missed: for each request of a run, the earlier request that shares the longest
+prefix, and what happened in between.
 
-Judged on token ids alone, as the cache does; texts are only used to say what kind of change it was. Knows no picture.
+Token ids alone decide, as they do in the cache. Texts only determine the kind of change. Draws
+nothing.
 """
 
 from __future__ import annotations
@@ -20,60 +22,68 @@ from .edit import Edit, Line, find_edit, line_with, options_edit
 from .history import TEXT, History, Path, Served, Tokens, grams, history_of, shared
 
 GRAM = 12
-"""Only tokens that stand in runs of this many in both texts count as the same text: shorter ones are words that any two texts share."""
+"""Tokens count as the same text only in runs of this length that both texts contain. Shorter runs
+are words that any two texts share.
+"""
 CONTEXT = 12
 MAX_REQUESTS = 40
-"""explained, those that missed most; all are counted"""
+"""requests that are explained, those with the largest misses; all are counted"""
 MAX_ALIKE = 12
-"""earlier sequences compared, where several share equally much"""
+"""earlier sequences that are compared if several share the same prefix"""
 MAX_STRANGERS = 8
-"""runs of other models looked at, the latest"""
+"""runs of other models that are examined, the latest ones"""
 MIN_STRANGER = 24
-"""characters that a prompt to another model has to share to be told of"""
+"""characters that a prompt to another model must share to be mentioned"""
 ABOVE_ALL = 1 << 62
 ELSEWHERE = RunId(-1)
-"""stands for a run of another ring: of a file, or of another lab"""
+"""replaces the run's name for a run of another ring: from a file or from another lab"""
 
 Spell = Callable[[int], str]
 
 
 @dataclass(frozen=True, slots=True)
 class Miss:
-    """One request, and where its prompt's tokens were from; or several of the same story, and then all counts are theirs together."""
+    """One request and the origin of its prompt's tokens. For several requests with the same cause,
+    all counts are totals.
+    """
 
     name: str
     line: int
-    """of the gen or select, 0 where that is not known"""
+    """line of the gen or select; 0 if it is not known"""
     n_prompt: int
     n_hit: int
     """tokens that were reused"""
     n_lost: int
-    """tokens computed again though an earlier request had them, or had the same text"""
+    """tokens computed again although an earlier request had computed them, or the same text"""
     ms: float | None
-    """that the computing of the prompt took, its share of the steps by tokens; None where no step was recorded"""
+    """milliseconds spent on computing the prompt, as its share of the steps by tokens; None if no
+    step was recorded
+    """
     cause: str
-    """whole, first, ended, changed, inside, evicted, flushed, gone, together, namespace, model or unkept"""
+    """whole, first, ended, changed, inside, evicted, flushed, gone, together, namespace, model or
+    unkept
+    """
     at: int
-    """leading tokens that are the same as those of `earlier`"""
+    """leading tokens that are equal to those of `earlier`"""
     token: int | None = None
-    """the prompt's token after these"""
+    """the prompt's token at position `at`"""
     going_on: Tokens = ()
-    """of `ended`, and of `inside` where nothing differs: the first tokens of the text that is new"""
+    """for `ended`, and for `inside` without a difference: the first tokens of the new text"""
     run: str = ""
     earlier: str = ""
     """run and name of the request that it is compared with"""
     earlier_run: str = ""
     change: Change | None = None
     edit: Edit | None = None
-    """the line that the token is from; of `whole` the line of options, if that was edited"""
+    """the line that the token comes from; for `whole` the line of options, if it was edited"""
     by: str = ""
-    """who needed the room of what was evicted; another model's name"""
+    """the request that needed the room of the evicted tokens, or the name of another model"""
     gone_ms: float | None = None
-    """how long before it was missed that was, as far as that is known"""
+    """milliseconds between the eviction and the miss, if known"""
     is_exact: bool = False
-    """of `namespace`: whether this run was the one with --deterministic"""
+    """for `namespace`: whether this run was the one with --deterministic"""
     n_alike: int = 0
-    """further requests of the run with the same story"""
+    """further requests of the run with the same cause"""
 
     @property
     def n_computed(self) -> int:
@@ -84,15 +94,15 @@ class Miss:
 class Why:
     run: str
     against: str
-    """the run that it was compared with; empty for all before it"""
+    """the run that it was compared with; empty for all earlier runs"""
     n_prompt: int
-    """tokens, as the engine counts them: what choices share counts once"""
+    """tokens, as the engine counts them: tokens that choices share count once"""
     n_cached: int
     n_inside: int
-    """of these, how many the run found because it had them itself, as its cell counts them"""
+    """cached tokens that the run itself had computed, as its cell counts them"""
     n_requests: int
     misses: tuple[Miss, ...]
-    """first those that lost much, then the others in their order"""
+    """misses that lost many tokens first, then the others in order"""
 
     @property
     def n_lost(self) -> int:
@@ -107,9 +117,13 @@ def why(
     others: Iterable[Entry] = (),
     strangers: Sequence[tuple[str, Record]] = (),
 ) -> Why:
-    """Explain `record` by itself and those recorded `earlier` on the same ring, or by the one it is to be compared with.
+    """Explain the misses of `record`.
 
-    `strangers` are runs of other models, each with its model's name: looked at where nothing of this ring explains a miss.
+    earlier    records of the same ring that ended before
+    against    if given, the only record to compare with
+    others     further entries of the ring
+    strangers  runs of other models, each with its model's name; examined if nothing of this ring
+    explains a miss
     """
     known = {kept.run: kept for kept in (*earlier, record)}
     judge = _Judge(record, known, history_of(list(known.values()), others), strangers)
@@ -122,19 +136,23 @@ def why(
 class _Candidate:
     tokens: Tokens
     served: Served | None
-    """None for what lay in the cache before anything was recorded"""
+    """None for a sequence that was in the cache before anything was recorded"""
     seq: int
 
 
 class _Shelf:
-    """Sequences of one namespace, sorted: who shares most with a prompt stands beside where the prompt would."""
+    """Sequences of one namespace, sorted. The sequences that share most with a prompt are next to
+    the prompt's own position.
+    """
 
     def __init__(self) -> None:
         self._keys: list[Tokens] = []
         self._candidates: list[_Candidate] = []
 
     def add(self, candidate: _Candidate) -> None:
-        """The latest of equal ones counts, but what was only found lying there never stands for a request."""
+        """Of equal sequences the latest counts. One that was found in the cache never replaces a
+        request.
+        """
         at = bisect_left(self._keys, candidate.tokens)
         if at == len(self._keys) or self._keys[at] != candidate.tokens:
             self._keys.insert(at, candidate.tokens)
@@ -143,7 +161,9 @@ class _Shelf:
             self._candidates[at] = candidate
 
     def closest(self, prompt: Tokens, wanted: Callable[[_Candidate], bool] | None = None) -> tuple[int, list[_Candidate]]:
-        """How many leading tokens the closest ones that are `wanted` share with `prompt`, and the latest of those."""
+        """Number of leading tokens that the closest `wanted` sequences share with `prompt`, and the
+        latest of these sequences.
+        """
         keys, candidates = self._keys, self._candidates
         if wanted is not None:
             candidates = [one for one in candidates if wanted(one)]
@@ -158,21 +178,25 @@ _NONE = _Shelf()
 
 
 class _Judge:
-    """Walks through all requests in the order in which they were let in, and knows at each what had been computed by then."""
+    """Processes all requests in the order of admission and keeps everything that was computed
+    before.
+    """
 
     def __init__(self, record: Record, known: dict[RunId, Record], history: History, strangers: Sequence[tuple[str, Record]]) -> None:
         self._record, self._known, self._history = record, known, history
         self._against: RunId | None = None
         self._before: dict[Namespace, _Shelf] = {}
-        """what other runs computed, or what was found"""
+        """sequences that other runs computed, or that were found in the cache"""
         self._own: dict[Namespace, _Shelf] = {}
-        """what this run computed"""
+        """sequences that this run computed"""
         self._strangers = strangers
         self._strange: list[tuple[str, str, Served, str]] | None = None
         """model, title, request and text of its prompt"""
 
     def compare(self, against: Record) -> None:
-        """Judge by this run alone; if it is not one of those known, its requests are taken from it now."""
+        """Compare with this run alone. If it is not one of the known runs, its requests are added
+        now.
+        """
         self._against = next((run for run, record in self._known.items() if record is against), ELSEWHERE)
         if self._against == ELSEWHERE:
             self._known[ELSEWHERE] = against
@@ -182,7 +206,7 @@ class _Judge:
 
     def why(self) -> Why:
         mine = [one for one in self._history.requests if one.run == self._record.run and one.n_hit is not None]
-        # A family is one prompt: only its first request is explained, all are counted.
+        # A request group has one prompt: only its first request is explained, all are counted.
         heads = [one for one in mine if one.queued.request == one.queued.group]
         shown = [one for one in heads if one.queued.kind != "warm"] or heads
         explained = {id(one) for one in nlargest(MAX_REQUESTS, shown, key=lambda one: one.n_reusable - (one.n_hit or 0))}
@@ -214,12 +238,16 @@ class _Judge:
     # ------------------------------------------------------------ who shares most
 
     def _add(self, namespace: Namespace, candidate: _Candidate) -> None:
-        """What was found lying in the cache after the run had begun is the run's own, or of somebody that nobody recorded."""
+        """A sequence that was found in the cache after the run began belongs to this run or to an
+        unrecorded program.
+        """
         is_own = candidate.served is not None and candidate.served.run == self._record.run
         (self._own if is_own else self._before).setdefault(namespace, _Shelf()).add(candidate)
 
     def _closest(self, served: Served, shelf: _Shelf) -> tuple[int, _Candidate | None]:
-        """How many leading tokens the closest earlier sequence shares, and which that is; of equals the one most like the rest."""
+        """Number of leading tokens that the closest earlier sequence shares, and that sequence.
+        Ties go to the one whose remainder is most similar.
+        """
         prompt = served.prompt
         wanted = None
         if self._against is not None and shelf is not self._own.get(served.namespace):
@@ -258,7 +286,8 @@ class _Judge:
             there = other.served.namespace if other.served else ()
             return replace(known, n_lost=n_there - n_hit, cause="namespace", is_exact=len(served.namespace) > len(there))
         for n, candidate in ((n_before, before), (n_own, own)):
-            is_a_word = candidate is own and n < len(prompt) and min(n, n_most) - n_hit < GRAM  # forks that begin alike, say
+            # for example forks that begin with the same word
+            is_a_word = candidate is own and n < len(prompt) and min(n, n_most) - n_hit < GRAM
             if candidate is not None and not is_a_word and min(n, n_most) > n_hit and n >= max(n_before, n_own):
                 return self._unkept(replace(self._compared(miss, candidate, n, served), n_lost=min(n, n_most) - n_hit), served, candidate)
         n_lost_before, n_lost_own = self._n_lost(served, before, n_before), self._n_lost(served, own, n_own)
@@ -276,7 +305,7 @@ class _Judge:
         return replace(miss, n_lost=n_lost_before, cause="changed", change=change, edit=change.edit)
 
     def _is_counterpart(self, served: Served, other: _Candidate) -> bool:
-        """Whether a sequence that begins otherwise is the same question all the same."""
+        """Whether a sequence with a different beginning is still the same question."""
         return other.served is not None and other.served.expr is not None and other.served.name == served.name
 
     def _compared(self, miss: Miss, candidate: _Candidate, at: int, served: Served) -> Miss:
@@ -286,7 +315,9 @@ class _Judge:
         return replace(miss, at=at, token=token, earlier=self._called(candidate), earlier_run=title)
 
     def _n_lost(self, served: Served, candidate: _Candidate | None, n_same: int) -> int:
-        """Tokens that were computed though `candidate` has the same text after a place where both part."""
+        """Tokens that were computed although `candidate` contains the same text after the position
+        where both differ.
+        """
         if candidate is None:
             return 0
         return _n_common(served.prompt[max(n_same, served.n_hit or 0) : served.n_reusable], candidate.tokens[n_same:])
@@ -300,7 +331,7 @@ class _Judge:
         return replace(miss, earlier=self._called(whose), earlier_run=self._title(run) if whose.served else "", edit=edit)
 
     def _inside(self, miss: Miss, served: Served, own: _Candidate) -> Miss:
-        """It goes on from what this run had computed, or parts from it."""
+        """The prompt continues a sequence that this run computed, or branches off from it."""
         at = miss.at
         if at == len(own.tokens):
             return replace(self._going_on(miss, served), cause="inside")
@@ -311,7 +342,9 @@ class _Judge:
         return replace(miss, cause="changed" if change.what in ("template", "same text") else "inside", change=change, edit=change.edit)
 
     def _going_on(self, miss: Miss, served: Served) -> Miss:
-        """What was compared ends: the text after it, without the end of an answer that the model wrote itself."""
+        """The compared sequence ended. Records the text after it, without the end of an answer that
+        the model generated.
+        """
         at, prompt = miss.at, served.prompt
         while at < len(prompt) and served.origin(at).kind in ("generated", "choice"):
             at += 1
@@ -319,14 +352,18 @@ class _Judge:
         return replace(miss, at=at, token=None, going_on=prompt[at : at + CONTEXT], edit=Edit(line, None) if line else None)
 
     def _elsewhere(self, served: Served, n_here: int) -> tuple[int, _Candidate] | None:
-        """The closest sequence of another namespace, whose keys and values are not the same; None if it shares little more."""
+        """The closest sequence of another namespace, whose keys and values differ. None if it
+        shares little more than `n_here` tokens.
+        """
         others = [shelf for shelves in (self._before, self._own) for name, shelf in shelves.items() if name != served.namespace]
         found = [self._closest(served, shelf) for shelf in others]
         n, best = max(((n, one) for n, one in found if one is not None), key=lambda pair: pair[0], default=(0, None))
         return (n, best) if best is not None and n > n_here and n >= min(n_here + GRAM, served.n_reusable) else None
 
     def _stranger(self, served: Served, n_same: int) -> tuple[str, str, int] | None:
-        """A run of another model that was asked the same text: model, title, tokens of this prompt that it had the text of."""
+        """A run of another model with the same text: (model, title, number of tokens of this prompt
+        that its text covers).
+        """
         if self._strange is None:
             self._strange = [
                 (model, record.title, one, "".join(map(record.spell, one.prompt)))
@@ -342,7 +379,9 @@ class _Judge:
         return best[2], best[3], max(0, len(served.prompt) - (served.n_hit or 0) - 1)
 
     def _unkept(self, miss: Miss, served: Served, candidate: _Candidate) -> Miss:
-        """What had become of the token after the hit, when, and who needed the room."""
+        """Finds out what happened to the token after the hit, when, and which request needed the
+        room.
+        """
         for eviction in reversed(self._history.evictions):
             if eviction.seq <= (served.matched or 0) and eviction.path.holds(served.prompt, served.n_hit or 0):
                 cause = {"room": "evicted", "flush": "flushed", "gone": "gone"}[eviction.how]
@@ -390,7 +429,7 @@ class _Judge:
 
 
 def _n_common(mine: Tokens, others: Tokens) -> int:
-    """How many of `mine` stand in runs of at least `GRAM` tokens that are among `others` too, wherever."""
+    """How many of `mine` are in runs of at least `GRAM` tokens that occur anywhere in `others`."""
     known = set(grams(others, GRAM))
     n_common = covered = 0
     for start, gram in enumerate(grams(mine, GRAM)):
@@ -401,7 +440,9 @@ def _n_common(mine: Tokens, others: Tokens) -> int:
 
 
 def _grouped(misses: Iterable[Miss]) -> tuple[Miss, ...]:
-    """Those with the same story as one that counts for all; first those that lost much, then the others in their order."""
+    """One miss for each group with the same cause: first those that lost many tokens, then the
+    others in order.
+    """
     groups: dict[object, list[Miss]] = {}
     for miss in misses:
         change = miss.change and (miss.change.at, miss.change.old_token, miss.change.new_token, miss.change.what)

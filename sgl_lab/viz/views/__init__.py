@@ -1,7 +1,7 @@
 """Folds of the event stream: each view keeps only what its picture needs.
 
-`fold(entry)` takes one entry, `delta()` tells in plain JSON values what changed since the last
-delta, `full()` tells everything in the same shape.
+`fold(entry)` takes one entry. `delta()` returns the changes since the last delta as plain JSON
+values. `full()` returns everything in the same shape.
 """
 
 from __future__ import annotations
@@ -29,6 +29,6 @@ class RunViews(NamedTuple):
 
 
 def views_of(run: RunId | None, spell: Callable[[int], str]) -> RunViews:
-    """Of one run, or of all with `run=None`."""
+    """The views of one run, or of all runs with `run=None`."""
     reuse = Reuse(run)
     return RunViews(TokensView(spell, run, reuse), TreeView(spell, run), LanesView(run, reuse), MetricsView(run, reuse))

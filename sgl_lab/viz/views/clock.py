@@ -7,14 +7,14 @@ from ...contracts.ids import RunId
 
 
 class RunClock:
-    """Milliseconds since the first event of one run, or of all with `run=None`."""
+    """Milliseconds since the first event of one run, or of all runs with `run=None`."""
 
     def __init__(self, run: RunId | None = None) -> None:
         self._run = run
         self._born_ns: int | None = None
 
     def read(self, entry: Entry) -> float | None:
-        """When `entry` was said; None before the run began."""
+        """The time of `entry`; None before the run began."""
         if self._born_ns is None:
             event = entry.event
             if self._run is not None and not (isinstance(event, CellStarted | ForkOpened) and event.run == self._run):

@@ -1,6 +1,7 @@
-"""The strip of a whole engine: its own counters, asked for when they are shown, so that they are its numbers to the token.
+"""The counts of a whole engine. They are the engine's own counters, read when they are shown, and
+are therefore exact.
 
-The engine is given as a function. Only what a second brings is counted here.
+The engine is passed as a function. Only the speed is computed here.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from .recent import RecentView
 WINDOW_S = 2.0
 
 Counts = Callable[[], Mapping[str, Any]]
-"""the engine's counters, as `Lab.stats` gives them"""
+"""the engine's counters, as returned by `Lab.stats`"""
 
 
 class CountsView:
-    """The strip, of the engine's own counters; those generated a second are counted here."""
+    """The counts of an engine. Its own counters are complemented by the tokens generated per
+    second.
+    """
 
     def __init__(self, counts: Counts, recent: RecentView, clock: Callable[[], float] = time.monotonic) -> None:
         self._ask, self._recent, self._clock = counts, recent, clock
@@ -41,7 +44,7 @@ class CountsView:
             self._forget(now)
 
     def delta(self) -> MetricsPicture | None:
-        """The strip, if anything on it changed since the last call."""
+        """The counts, or None if nothing changed since the last call."""
         picture = self.full()
         if picture == self._sent:
             return None
@@ -51,7 +54,7 @@ class CountsView:
     def full(self) -> MetricsPicture:
         try:
             found = self._counts = self._ask()
-        except SglError:  # the engine is gone: what it counted stays
+        except SglError:  # the engine is gone: its last counts remain
             found = self._counts
         count = {name: int(found.get(name, 0)) for name in _COUNTED}
         asked = count["prompt_tokens"]

@@ -1,4 +1,6 @@
-"""How the hit rate came about: one point for each request that is over, as the engine counts it. Knows no token."""
+"""The course of the hit rate: one point for each finished request, counted as the engine does.
+Knows no token.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from ...contracts.ids import RequestId
 
 
 class Hits(NamedTuple):
-    """One request, and all up to it."""
+    """One finished request, and the totals up to it."""
 
     n_prompt: int
     n_cached: int
@@ -23,7 +25,9 @@ class Hits(NamedTuple):
 
 
 def hits(entries: Iterable[Entry], prompt_tokens: int, cached_prompt_tokens: int) -> tuple[Hits, ...]:
-    """In the order in which they ended. What the engine counted beyond these came before."""
+    """Points in the order in which the requests ended. What the engine counted beyond these
+    requests came before them.
+    """
     queued: dict[RequestId, RequestQueued] = {}
     found: list[tuple[int, int]] = []
     for entry in entries:
@@ -32,7 +36,8 @@ def hits(entries: Iterable[Entry], prompt_tokens: int, cached_prompt_tokens: int
                 queued[request] = event
             case RequestFinished(request=request, n_prompt=n_prompt, n_cached=n_cached) if request in queued:
                 n_own = n_prompt - n_shared(queued[request], queued)
-                found.append((n_own, min(n_cached, n_own)))  # what was forced at once after a prompt may be cached too
+                # tokens that a constraint forced right after the prompt may be cached too
+                found.append((n_own, min(n_cached, n_own)))
             case _:
                 pass
     all_prompt = max(0, prompt_tokens - sum(n for n, _ in found))
@@ -45,7 +50,7 @@ def hits(entries: Iterable[Entry], prompt_tokens: int, cached_prompt_tokens: int
 
 
 def n_shared(mine: RequestQueued, queued: dict[RequestId, RequestQueued]) -> int:
-    """Leading tokens of a choice that the first request of its family counts as its own."""
+    """Leading tokens of a choice that are counted for the first request of its group."""
     head = queued.get(mine.group)
     if mine.kind != "score" or head is None or head is mine or head.reusable is None:
         return 0

@@ -1,6 +1,6 @@
-"""What the model was asked, and what it answered: the exact tokens of each gen and select of a run.
+"""Prompt inspection: the exact tokens of each gen and select of a run, prompt and answer.
 
-Read off a record after the run. Knows no tokenizer: ids stay ids.
+Reads a record after the run. Knows no tokenizer: ids remain ids.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ STEP = " › "
 
 @dataclass(slots=True)
 class Inspection:
-    """One gen or select. Of several samples, or of a select's choices, the request that carried the prompt."""
+    """One gen or select. With several samples, or for a select, it describes the request that
+    carried the prompt.
+    """
 
     name: str
     kind: str
@@ -35,23 +37,29 @@ class Inspection:
     request: RequestId
     prompt: tuple[int, ...]
     path: str = ""
-    """of the fork: `s[0] › `, behind `program 2 › ` where the cell runs several; empty in the main one"""
+    """path of the fork: `s[0] › `, preceded by `program 2 › ` if the cell runs several; empty in
+    the main one
+    """
     n_hit: int | None = None
-    """leading tokens of the prompt that were found in the cache; None before anybody looked"""
+    """leading tokens of the prompt that were found in the cache; None until the lookup"""
     samples: list[Sample] = field(default_factory=list)
     value: str = ""
     reason: str = ""
     seams: list[tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
-    """tokens that stood before it, and those that spell the same in their place, alone or with what follows"""
+    """pairs: the tokens before healing, and the tokens that spell the same text instead, alone or
+    with what follows
+    """
 
     @property
     def title(self) -> str:
-        """Its name, behind those of the forks it stands in."""
+        """Its name, preceded by the forks that contain it."""
         return self.path + self.name
 
 
 def inspections(entries: Iterable[Entry]) -> tuple[Inspection, ...]:
-    """In the order in which they were asked; what has no name goes by its number, from 0."""
+    """The inspections in the order of their requests. A gen without a name is named by its number,
+    from 0.
+    """
     paths: dict[ForkId, str] = {}
     n_programs = 0
     names: dict[ExprId, tuple[str, str]] = {}
@@ -59,7 +67,7 @@ def inspections(entries: Iterable[Entry]) -> tuple[Inspection, ...]:
     by_request: dict[RequestId, Inspection] = {}
     n_unnamed = 0
     seams: dict[ForkId, list[tuple[tuple[int, ...], tuple[int, ...]]]] = {}
-    """of each fork, since its last gen or select"""
+    """seams of each fork since its last gen or select"""
     latest: dict[ForkId, Inspection] = {}
     for entry in entries:
         match entry.event:

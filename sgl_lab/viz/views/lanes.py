@@ -1,9 +1,10 @@
-"""Who did what when: a lane a fork, and on it a bar for every stretch of a request's life.
+"""The timeline: one lane per fork, and on it one bar for every phase of a request.
 
-Times are milliseconds since the run's first event. A bar without an end is still growing.
-A step's work lasted from `ms` before the step was reported until then. What was forced or drafted
-lies on top of the decode bar of the same steps. Between two requests of a fork the program runs its own code, which compiles
-grammars too, or waits for the fork's forks: where that takes a while it is a bar of its own.
+Times are milliseconds since the run's first event. A bar without an end is still growing. The work
+of a step lasted from `ms` before its report until the report. Forced and drafted tokens are bars on
+top of the decode bar of the same steps. Between two requests of a fork the program runs its own
+code, which includes compiling grammars, or waits for the fork's forks. A long stretch of either is
+a bar of its own.
 
 Knows no token's text and no tree.
 """
@@ -39,22 +40,23 @@ class LaneRow(TypedDict):
     parent: str | None
     label: str
     kind: str
-    """fork, or request for one that has no fork or is one of several samples"""
+    """a fork, or a request without a fork, or one of several samples"""
     state: str
-    """error or stopped, if something in it ended so; else empty"""
+    """error or stopped if something in the lane ended so; otherwise empty"""
 
 
 class BarRow(TypedDict):
     id: int
     lane: str
     kind: str
-    """wait, host (no request: the program's own code) or forks (no request: it waits for them), found (in the cache, from before
-    the run), reused (within it), prefill, decode, score, preempted, text;
-    on top of a decode bar: forced, drafted"""
+    """wait, host (no request: the program's own code), forks (no request: it waits for them), found
+    (in the cache, from before the run), reused (within the run), prefill, decode, score, preempted,
+    text; on top of a decode bar: forced, drafted
+    """
     t0: float
     t1: float | None
     n: int
-    """tokens; of a draft those that were accepted"""
+    """tokens; for a draft the accepted ones"""
     name: str
     request: int | None
     at: int | None
@@ -64,7 +66,7 @@ class BarRow(TypedDict):
 
 
 MIN_GAP_MS = 5.0
-"""between two requests of a fork that is worth a bar"""
+"""milliseconds between two requests of a fork from which on the gap is a bar"""
 
 
 class LanesPicture(TypedDict):
@@ -80,7 +82,7 @@ class _Request:
     lane: str
     name: str
     work: str
-    """what its prompt tokens are computed for: prefill or score"""
+    """purpose of computing its prompt tokens: prefill or score"""
     id: RequestId
     n_prompt: int
     bar: BarRow
@@ -89,16 +91,16 @@ class _Request:
     began: float = 0.0
     """when the newest step began"""
     n_done: int = 0
-    """tokens of its sequence that it has, cached or computed"""
+    """tokens of its sequence in KV, cached or computed"""
     n_drawn: int = 0
     n_guessed: int = 0
-    """accepted draft tokens of a step that is not yet reported"""
+    """accepted draft tokens of a step that is not reported yet"""
     over: dict[str, BarRow] = field(default_factory=dict)
-    """the newest bar of each kind that lies on top"""
+    """the newest bar of each kind on top of another"""
 
 
 class LanesView:
-    """Lanes of one run, or of all with `run=None`, requests without a fork then included."""
+    """Lanes of one run, or of all runs with `run=None`, which includes requests without a fork."""
 
     def __init__(self, run: RunId | None = None, reuse: Reuse | None = None) -> None:
         self._run = run
@@ -110,9 +112,9 @@ class LanesView:
         self._names: dict[ExprId, str] = {}
         self._requests: dict[RequestId, _Request] = {}
         self._idle: dict[str, float] = {}
-        """since when a lane has no request"""
+        """when the last request of a lane ended, while the lane has none"""
         self._forks_until: dict[str, float] = {}
-        """when a request of a lane's forks was at work last"""
+        """when a request of a lane's forks was last active"""
         self._new_lanes: dict[str, None] = {}
         """new or changed"""
         self._changed: dict[int, None] = {}
@@ -172,7 +174,7 @@ class LanesView:
                 pass
 
     def delta(self) -> LanesPicture | None:
-        """What changed since the last call, or None."""
+        """The changes since the last call, or None."""
         if not (self._new_lanes or self._changed):
             return None
         picture: LanesPicture = {
@@ -209,7 +211,7 @@ class LanesView:
         self._requests[event.request] = _Request(lane, name, work, event.request, len(event.prompt), bar, busy_until=now, began=now)
 
     def _work(self, mine: _Request, kind: str, now: float, ms: float, n_tokens: int) -> None:
-        """A step did `n_tokens` for this request: its newest bar grows, or another begins."""
+        """A step processed `n_tokens` for this request: extend its newest bar, or begin another."""
         if mine.bar["kind"] == kind:
             mine.bar["t1"] = now
             mine.bar["n"] += n_tokens
@@ -222,7 +224,9 @@ class LanesView:
         mine.began, mine.busy_until = mine.busy_until, now
 
     def _lay_over(self, mine: _Request, kind: str, now: float, n_tokens: int, n_wrong: int) -> None:
-        """Tokens of the newest step that were forced or drafted: that stretch grows if it was so in the step before, too."""
+        """Tokens of the newest step that were forced or drafted. The bar grows if the step before
+        had some as well.
+        """
         bar = mine.over.get(kind)
         if bar is None or bar["t1"] is None or bar["t1"] < mine.began:
             began = mine.busy_until if mine.busy_until < now else mine.began

@@ -1,10 +1,10 @@
-"""The numbers of the strip: tokens by origin, speed, hit rate, pages, forks.
+"""The counts of a run: tokens by origin, speed, hit rate, pages, forks.
 
-Token counts are those of one run (or of all); pages and evictions are the whole engine's while it
-lasts. A prompt token counts once, as cached or as computed, by how it was come by the first time: it is
-no other when a preemption has it computed again. The prompt of a select counts once, however many of its
-choices read it. What a constraint forced at once after a prompt is generated, however it was come by.
-Cached tokens are of two kinds: found from before the run, and reused within it (`Reuse`).
+Token counts are those of one run (or of all); pages and evictions are those of the whole engine
+during the run. A prompt token counts once, as cached or as computed, by its first occurrence:
+recomputation after a preemption does not change it. The prompt of a select counts once, however
+many choices use it. Tokens that a constraint forces right after a prompt count as generated, cached
+or not. Cached tokens are either found from before the run or reused within it (`Reuse`).
 """
 
 from __future__ import annotations
@@ -31,25 +31,27 @@ from .reuse import Reuse
 
 class MetricsPicture(TypedDict):
     tok_s: float
-    """generated tokens a second, from the first request to the last token; of a whole engine those of the last two seconds"""
+    """generated tokens per second, from the first request to the last token; for a whole engine
+    those of the last two seconds
+    """
     hit_rate: float | None
     cached: int
     """prompt tokens found in the tree: from before and reused"""
     found: int
-    """of these, those that earlier runs had left there"""
+    """the part of these that earlier runs had computed"""
     reused: int
-    """of these, those that the run itself had there; of a whole engine all of them"""
+    """the part of these that the run itself had computed; for a whole engine all of them"""
     computed: int
     """prompt tokens computed"""
     generated: int
     forced: int
-    """of those, the ones that a constraint left no choice about"""
+    """the part of these that a constraint forced"""
     evicted: int
     """tokens"""
     n_pages: int
     free_pages: int
     forks: int
-    """streams that have a parent"""
+    """streams with a parent"""
     running: int
     waiting: int
     steps: int
@@ -57,16 +59,20 @@ class MetricsPicture(TypedDict):
 
 @dataclass(slots=True)
 class _Prompt:
-    """How far a request has come; the engine counts the same (`Request.n_counted`)."""
+    """The progress of a request. The engine counts the same way (`Request.n_counted`)."""
 
     n_tokens: int
     n_counted: int
-    """leading tokens that count already, also those put down to the first request of the family"""
+    """leading tokens that are counted already, including those counted for the first request of the
+    group
+    """
     n_there: int = 0
-    """leading tokens that are in the cache or computed, since it was let in last"""
+    """leading tokens in the cache or computed, since its last admission"""
 
     def reach(self, n: int) -> int:
-        """The first `n` tokens are there; how many prompt tokens that is more than ever before."""
+        """Record that the first `n` tokens are in KV. Returns by how many prompt tokens this
+        exceeds the previous maximum.
+        """
         self.n_there = n
         n_new = max(0, min(n, self.n_tokens) - self.n_counted)
         self.n_counted += n_new
@@ -74,7 +80,7 @@ class _Prompt:
 
 
 class MetricsView:
-    """Counts of one run, or of all with `run=None`. Views of the same run may share a `Reuse`."""
+    """Counts of one run, or of all runs with `run=None`. Views of the same run may share a `Reuse`."""
 
     def __init__(self, run: RunId | None = None, reuse: Reuse | None = None) -> None:
         self._run = run
@@ -82,19 +88,19 @@ class MetricsView:
         self._streams: set[ForkId] = set()
         self._requests: dict[RequestId, _Prompt] = {}
         self._heads: dict[RequestId, int] = {}
-        """of families that score: tokens before the choices"""
+        """of request groups that score: tokens before the choices"""
         self._waiting: set[RequestId] = set()
         self._running: set[RequestId] = set()
         self._first_ns: int | None = None
         """when the first request was queued"""
         self._last_ns = 0
-        """when the last token came"""
+        """when the last token arrived"""
         self._cached = self._reused = self._computed = self._generated = self._forced = self._evicted = 0
         self._n_pages = self._free_pages = self._forks = self._steps = 0
         self._sent: MetricsPicture | None = None
 
     def load(self, snapshot: TreeSnapshot) -> None:
-        """Take the pool's pages from a snapshot."""
+        """Take over the number of pages from a snapshot."""
         self._n_pages, self._free_pages = snapshot.n_pages, snapshot.free_pages
 
     def fold(self, entry: Entry) -> None:
@@ -133,7 +139,7 @@ class MetricsView:
                 self._evicted += n_tokens
 
     def delta(self) -> MetricsPicture | None:
-        """The strip, if anything on it changed since the last call."""
+        """The counts, or None if nothing changed since the last call."""
         picture = self.full()
         if picture == self._sent:
             return None
@@ -161,7 +167,7 @@ class MetricsView:
         }
 
     def _shared(self, queued: RequestQueued) -> int:
-        """Leading tokens that are put down to the first request of the family."""
+        """Leading tokens that are counted for the first request of the group."""
         if queued.kind != "score":
             return 0
         if queued.request != queued.group:

@@ -1,8 +1,8 @@
-"""What things are called that a program gave no name. Knows no view."""
+"""Default names for items that a program left unnamed. Knows no view."""
 
 from __future__ import annotations
 
 
 def unnamed(kind: str) -> str:
-    """Of a request: by what it was asked for."""
+    """The name of a request by its kind."""
     return "computed ahead" if kind == "warm" else kind

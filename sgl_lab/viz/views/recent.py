@@ -1,7 +1,8 @@
-"""Every request of an engine, whoever sent it: a lane each for those that run, wait, or were among the last to end.
+"""Every request of an engine, from any program: one lane for each request that runs, waits, or was
+among the last to end.
 
-Keeps no more than that, however long it is kept up: what is older is told to be `gone`. Times are milliseconds since the
-engine's log began. Lanes and bars are those of `LanesView`, so that the same page draws them.
+Memory is bounded: older lanes are dropped and reported as `gone`. Times are milliseconds since the
+engine's log began. Lanes and bars have the shape of `LanesView`, so that the same page draws them.
 
 Knows no token's text and no tree.
 """
@@ -31,11 +32,11 @@ from .lanes import BarRow, LaneRow, LanesPicture
 from .names import unnamed
 
 KEPT = 60
-"""requests that are over"""
+"""finished requests"""
 KEPT_NAMES = 20_000
-"""forks and runs whose names are remembered"""
+"""forks and runs whose names are kept"""
 WINDOW_MS = 60_000.0
-"""how far back the page looks at first"""
+"""milliseconds that the page shows at first"""
 LABEL = 60
 
 Id = TypeVar("Id")
@@ -45,7 +46,7 @@ class RecentPicture(LanesPicture):
     gone: list[str]
     """lanes that are no longer kept, with their bars"""
     queue: list[str]
-    """who waits, in the order in which they came"""
+    """waiting requests, first come first"""
 
 
 @dataclass(slots=True)
@@ -57,14 +58,14 @@ class _Request:
     waits: bool = True
     over: bool = False
     n_guessed: int = 0
-    """right guesses of a step that is not yet reported"""
+    """accepted draft tokens of a step that is not reported yet"""
     busy_until: float = 0.0
     is_sent: bool = False
     changed: dict[int, None] = field(default_factory=dict)
 
 
 class RecentView:
-    """Requests of all runs. `kept` of those that are over stay."""
+    """Requests of all runs. Of the finished ones the last `kept` remain."""
 
     def __init__(self, kept: int = KEPT) -> None:
         self._kept = kept
@@ -120,7 +121,7 @@ class RecentView:
                 pass
 
     def delta(self) -> RecentPicture | None:
-        """What changed since the last call, or None."""
+        """The changes since the last call, or None."""
         if not self._stale:
             return None
         picture = self._picture(whole=False)
@@ -160,7 +161,7 @@ class RecentView:
         self._bar(mine, "wait", now, None, len(event.prompt), event.request)
 
     def _work(self, mine: _Request, kind: str, now: float, ms: float, n_tokens: int, request: RequestId) -> None:
-        """A step did `n_tokens` for this request: its newest bar grows, or another begins."""
+        """A step processed `n_tokens` for this request: extend its newest bar, or begin another."""
         bar = mine.bars[-1]
         if bar["kind"] == kind:
             bar["t1"] = now
@@ -198,7 +199,9 @@ class RecentView:
         self._stale = True
 
     def _forget(self) -> None:
-        """The oldest of those that are over; not before a step was reported, which may still speak of the last."""
+        """Drop the oldest finished requests, but only after the next step report, which may still
+        mention the last ones.
+        """
         while len(self._over) > self._kept:
             request, _ = self._over.popitem(last=False)
             mine = self._requests.pop(request)

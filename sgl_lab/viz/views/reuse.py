@@ -1,8 +1,11 @@
-"""Which tokens a run found in the cache because an earlier one left them there, and which because it had them itself.
+"""Tells apart two kinds of cached tokens: those that an earlier run left in the cache, and those
+that this run itself had.
 
-A run has a prefix as soon as a request of it has entered the engine with it, or has sampled the last token of it. What a later
-request of the same run finds of that is *reused*; all else that it finds is there *from before*. A prefix is known by the hash of
-the prefix before it and its last token: one number a token. Nothing here waits for the step: it ends after its requests have.
+A run has a prefix as soon as one of its requests entered the engine with it or sampled its last
+token. The part of it that a later request of the same run finds is *reused*; everything else that
+it finds is *from before*. A prefix is identified by the hash of the preceding prefix and its last
+token: one number per token. The view does not wait for step reports, because a step is reported
+after its requests ended.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from ...contracts.ids import ForkId, RequestId, RunId
 
 @dataclass(slots=True)
 class _Walk:
-    """How far along its tokens a request has come."""
+    """How many of its tokens a request has reached."""
 
     tokens: list[int]
     at: int = 0
@@ -30,11 +33,15 @@ class _Walk:
     """hash of the tokens before `at`"""
     n_reused: int = 0
     is_in: bool = False
-    """matched once; tokens that a constraint forced before that say nothing of what the run has"""
+    """whether the request was matched before; tokens that a constraint forces before that do not
+    extend what the run has
+    """
 
 
 class Reuse:
-    """Requests of one run, or of all with `run=None`. Several views may share one: an entry counts once."""
+    """Requests of one run, or of all runs with `run=None`. Several views may share one instance: an
+    entry counts once.
+    """
 
     def __init__(self, run: RunId | None = None) -> None:
         self._run = run
@@ -71,7 +78,9 @@ class Reuse:
         return 0 if walk is None else walk.n_reused
 
     def _advance(self, walk: _Walk, to: int) -> int:
-        """The run has the request's first `to` tokens; how many of them it had already."""
+        """Record that the run has the request's first `to` tokens. Returns how many of them it had
+        already.
+        """
         n_known = walk.at
         for at in range(walk.at, min(to, len(walk.tokens))):
             walk.prefix = hash((walk.prefix, walk.tokens[at]))

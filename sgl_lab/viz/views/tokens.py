@@ -1,11 +1,11 @@
-"""The text of every fork, token by token, and where each token came from.
+"""The text of every fork, token by token, with the origin of each token.
 
-A fold of the language's and the engine's events. `StreamExtended` is the authority on what a
-stream holds; until it speaks, sampled tokens stand in for it. A fork's own stream begins at its
-`base`: what lies before it is its parent's and is told there, once. What a literal token cost is
-decided by the first request that covers it and never changes afterwards.
+A fold of the events of language and engine. `StreamExtended` is the authority on the content of a
+stream; until it arrives, sampled tokens are shown instead. A fork's own stream begins at its
+`base`: everything before belongs to its parent and is sent there, once. The first request that
+covers a literal token determines its origin, which never changes afterwards.
 
-Knows no tokenizer (`spell` is given) and no page.
+Knows no tokenizer (`spell` is an argument) and no page.
 """
 
 from __future__ import annotations
@@ -34,23 +34,26 @@ from .reuse import Reuse
 
 
 class Drawing(TypedDict, total=False):
-    """How a token was drawn; what does not apply is left out."""
+    """How a token was drawn. Fields that do not apply are left out."""
 
     t: float
     """when, in milliseconds since the run began"""
     ms: float
-    """since the request's token before it, or since it was queued; 0 for those that came in one step with the first"""
+    """milliseconds since the request's previous token, or since it was queued; 0 for tokens that
+    arrived in the same step as the first
+    """
     allowed: int
-    """tokens that a constraint allowed here"""
+    """tokens that a constraint allowed at this position"""
     drafted: bool
     healed: str
-    """text that stood here as other tokens, of which this one spells the end or all"""
+    """text that was encoded in other tokens before, and that ends in this token or is spelled by it"""
 
 
 Tok = tuple[str, str, float | None, str, tuple[tuple[str, float], ...] | None, int, Drawing | None]
 """text; state; logprob; role; alternatives, best first; id; how it was drawn
 
-The state is text, cached (from before the run), reused (within it), computed, generated, forced or choice.
+The state is text, cached (from before the run), reused (within it), computed, generated, forced or
+choice.
 """
 
 
@@ -66,7 +69,7 @@ class ForkRow(TypedDict):
     run: int
     base: int
     state: str
-    """error or stopped, if something in it ended so; else empty"""
+    """error or stopped if something in it ended so; otherwise empty"""
 
 
 class TokensOp(TypedDict):
@@ -76,7 +79,7 @@ class TokensOp(TypedDict):
 
 
 class TokensPicture(TypedDict):
-    """The fork's tokens from `start` on are replaced by `toks`."""
+    """`toks` replaces the fork's tokens from `start` on."""
 
     forks: list[ForkRow]
     ops: list[TokensOp]
@@ -84,17 +87,17 @@ class TokensPicture(TypedDict):
 
 @dataclass(slots=True)
 class _Token:
-    """One object a token: the collector looks through them all while every thread waits."""
+    """One object per token: the garbage collector scans all of them while every thread waits."""
 
     id: int
     cls: str
     role: str
     sample: Sample | None = None
-    """how it was drawn, at `t`, `ms` after the one before it"""
+    """how it was drawn: at `t`, `ms` after the previous token"""
     t: float = 0.0
     ms: float = 0.0
     healed: tuple[int, ...] = ()
-    """tokens that stood here before and whose text it spells again, with others maybe"""
+    """tokens that were here before and whose text it spells again, possibly with others"""
 
 
 @dataclass(slots=True)
@@ -103,9 +106,11 @@ class _Fork:
     base: int
     own: list[_Token] = field(default_factory=list)
     live: _Request | None = None
-    """the last generation: its samples stand in for the end of the stream, then lend it their logprobs"""
+    """the last generation: its samples are shown as the end of the stream, and later lend it their
+    logprobs
+    """
     role: str = ""
-    """of the turn that the last expression stands in"""
+    """role of the turn that contains the last expression"""
     state: str = ""
 
     @property
@@ -124,13 +129,15 @@ class _Request:
     drawn: list[_Token] = field(default_factory=list)
     running: bool = True
     n_open: int = 0
-    """tokens at the end of the stream that are not in the prompt, since they may be said again"""
+    """tokens at the end of the stream that are not in the prompt, because they may be generated
+    again
+    """
     n_again: int = 0
-    """of the drawn tokens, those that stood at the end of the stream already: the prompt's end, said again"""
+    """drawn tokens that were at the end of the stream already: the prompt's end, generated again"""
 
 
 class TokensView:
-    """Streams of one run, or of all with `run=None`. `spell` gives the text of one token id."""
+    """Streams of one run, or of all runs with `run=None`. `spell` returns the text of one token id."""
 
     def __init__(self, spell: Callable[[int], str], run: RunId | None = None, reuse: Reuse | None = None) -> None:
         self._spell = spell
@@ -143,7 +150,7 @@ class TokensView:
         self._requests: dict[RequestId, _Request] = {}
         self._new_rows: dict[ForkId, None] = {}
         self._changed: dict[ForkId, int] = {}
-        """own tokens from this index on have not been told yet"""
+        """own tokens from this index on have not been sent yet"""
 
     def fold(self, entry: Entry) -> None:
         self._reuse.fold(entry)
@@ -177,7 +184,7 @@ class TokensView:
                 self._requests[request].running = False
 
     def delta(self) -> TokensPicture | None:
-        """What changed since the last call, or None."""
+        """The changes since the last call, or None."""
         forks = [self._row(self._forks[fork]) for fork in self._new_rows]
         ops = [self._op(self._forks[fork], index) for fork, index in self._changed.items()]
         self._new_rows.clear()
@@ -207,7 +214,7 @@ class TokensView:
 
     def _extend(self, fork: _Fork, event: StreamExtended) -> None:
         if event.start < fork.base or (event.start > fork.base and not fork.own):
-            # The border with the parent lies elsewhere than it seemed when the fork was opened.
+            # The border with the parent differs from what the opening of the fork suggested.
             fork.base, fork.own = event.start, []
             self._new_rows[event.fork] = None
             self._change(fork, 0)
@@ -224,12 +231,13 @@ class TokensView:
                 token.sample, token.t, token.ms = drawn.sample, drawn.t, drawn.ms
             covered = first + len(tokens)
             if live.running and covered >= 0:
-                # The stream speaks while its generation runs on: what was sampled since stays.
+                # The stream is extended while its generation continues: tokens sampled since then
+                # remain.
                 tokens += [replace(drawn, cls=cls, role=event.role) for drawn in live.drawn[covered:]]
         self._replace(fork, event.start - fork.base, tokens)
 
     def _replace(self, fork: _Fork, start: int, tokens: list[_Token]) -> None:
-        """Put `tokens` at `start`; what stands there already keeps what is known of it."""
+        """Put `tokens` at `start`. Known details of the tokens at these positions are kept."""
         old = fork.own[start:]
         for before, after in zip(old, tokens, strict=False):
             if before.id != after.id:
@@ -243,7 +251,9 @@ class TokensView:
             self._change(fork, start + n_same)
 
     def _computed(self, request: _Request, first: int, end: int, cls: str) -> None:
-        """The request's tokens first..end are in KV now; those still undecided are `cls`, in whichever ancestor they lie."""
+        """The request's tokens first..end are in KV now. Those without an origin get `cls`, in
+        whichever ancestor they are.
+        """
         request.done = end
         end = min(end, len(request.prompt))
         fork: _Fork | None = request.fork
@@ -271,7 +281,9 @@ class TokensView:
             self._change(fork, len(fork.own) - 1)
 
     def _forget(self) -> None:
-        """A finished request stays until a step was reported: the report of its last one may come after its end."""
+        """Drop finished requests. Each stays until the next step report, which may arrive after its
+        end.
+        """
         for request in [request for request, mine in self._requests.items() if not mine.running]:
             del self._requests[request]
 

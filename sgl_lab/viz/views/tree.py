@@ -1,7 +1,9 @@
-"""The radix tree as its own events tell it, with the running requests' private tokens hanging below.
+"""The radix tree as its own events describe it, with the private tokens of running requests below
+it.
 
 `nodes` equals the real tree after every step, node by node; a late joiner starts from a snapshot
-(`load`). The whole engine's cache is told, whichever run put it there; each node says whether it belongs to the run.
+(`load`). The view covers the engine's whole cache, whichever run filled it; each node records
+whether it belongs to the run.
 
 Knows no page and no policy.
 """
@@ -34,15 +36,15 @@ from ...contracts.legible import clipped, legible
 from ...contracts.tree import TreeNode, TreeSnapshot
 
 LABEL = 64
-"""characters of a node's text that travel with its row"""
+"""characters of a node's text that are sent with its row"""
 TEXT = 320
-"""characters that travel once, for who looks closer; and a quarter as many ids"""
+"""characters of its full text, which is sent once for closer inspection, with a quarter as many ids"""
 USERS = 6
 """requests that a node remembers"""
 
 
 _MARKUP = re.compile(r"<\|[^|<>\s]{1,40}\|>")
-"""chat markup would fill the labels, the same in every node"""
+"""chat markup, which would fill the labels with the same text in every node"""
 
 
 class NodeRow(TypedDict):
@@ -54,17 +56,19 @@ class NodeRow(TypedDict):
     hits: int
     used: int
     born: int
-    """like `used` a logical clock: a policy evicts by these"""
+    """a logical clock, like `used`: policies evict by these"""
     state: str
-    """root; running: a request leases exactly this node; locked: leased below; cached: may be evicted"""
+    """root; running: a request leases exactly this node; locked: leased below; cached: may be
+    evicted
+    """
     fresh: bool
-    """came after the first snapshot"""
+    """whether it was inserted after the first snapshot"""
     by: list[int]
     """the newest requests that computed it or found it, newest last"""
     mine: bool
-    """a request of the run computed it or found it"""
+    """whether a request of the run computed it or found it"""
     reused: int
-    """how often the run took it from the cache when it had it already; with no run in particular, how often it was taken at all"""
+    """how often the run reused it from the cache; without a run, how often any request did"""
 
 
 class TailRow(TypedDict):
@@ -83,9 +87,9 @@ class TextRow(TypedDict):
 class TreePicture(TypedDict):
     nodes: list[NodeRow]
     texts: list[TextRow]
-    """of nodes whose tokens have not been told yet"""
+    """of nodes whose tokens have not been sent yet"""
     ends: list[tuple[int, int]]
-    """(fork, the deepest node that holds its tokens), where that changed"""
+    """(fork, the deepest node that holds its tokens), where it changed"""
     gone: list[int]
     clock: int
     tails: list[TailRow]
@@ -93,7 +97,9 @@ class TreePicture(TypedDict):
 
 @dataclass(slots=True)
 class _Node:
-    """A `TreeNode` that changes in place: each request touches and leases a whole path, and a deep tree has long ones."""
+    """A `TreeNode` that changes in place: each request touches and leases a whole path, and paths
+    in a deep tree are long.
+    """
 
     node: NodeId
     parent: NodeId | None
@@ -111,28 +117,29 @@ class _Request:
     tokens: list[int]
     """prompt and samples"""
     fork: ForkId | None = None
-    """whose stream it carries"""
+    """the fork whose stream it carries"""
     mine: bool = True
-    """of the run"""
+    """whether it belongs to the run"""
     node: NodeId | None = None
-    """deepest node it leases; None while it waits"""
+    """deepest node that it leases; None while it waits"""
     depth: int = 0
     """tokens from the root to the end of `node`"""
     done: int = 0
-    """tokens in KV, the newest sample included"""
+    """tokens in KV, including the newest sample"""
 
 
 class TreeView:
-    """The whole cache. `spell` gives the text of one token id; without `forks` it is not told where each fork's tokens end.
+    """The whole cache. `spell` returns the text of one token id. Without `forks` the view does not
+    report where each fork's tokens end.
 
-    With a `run` nodes are told apart by whether it had to do with them; with none all are its own.
+    With a `run`, nodes are marked that the run used; without one, all nodes are.
     """
 
     def __init__(self, spell: Callable[[int], str], run: RunId | None = None, *, forks: bool = True) -> None:
         self._spell, self._run, self._tells_forks = spell, run, forks
         self._streams: set[ForkId] = set()
         self._taken: dict[NodeId, int] = {}
-        """of the nodes of the run: how often one of its requests found them in the cache"""
+        """for nodes of the run: how often one of its requests found them in the cache"""
         self._nodes: dict[NodeId, _Node] = {}
         self._clock = 0
         self._requests: dict[RequestId, _Request] = {}
@@ -144,7 +151,7 @@ class TreeView:
         self._ends: dict[ForkId, NodeId] = {}
         self._new_ends: dict[ForkId, None] = {}
         self._unsent: dict[NodeId, None] = {}
-        """nodes whose text is to be told"""
+        """nodes whose text has not been sent yet"""
         self._changed: dict[NodeId, None] = {}
         self._gone: dict[NodeId, None] = {}
         self._stale = False
@@ -154,7 +161,7 @@ class TreeView:
         return {number: TreeNode(*_fields(node)) for number, node in self._nodes.items()}
 
     def load(self, snapshot: TreeSnapshot) -> None:
-        """Forget the tree and take this one; go on folding from `snapshot.seq`."""
+        """Replace the tree by this one. Folding continues from `snapshot.seq`."""
         old, newest = self._nodes, self._newest
         self._nodes = {node.node: _Node(*_fields(node)) for node in snapshot.nodes}
         self._fresh = {node for node in self._nodes if node in self._fresh or (newest is not None and node > newest)}
@@ -215,7 +222,9 @@ class TreeView:
                 self._lease(self._requests.pop(request), None)
 
     def delta(self, n_texts: int | None = None) -> TreePicture | None:
-        """What changed since the last call, or None; of the texts not told yet at most so many."""
+        """The changes since the last call, or None. It includes at most `n_texts` of the pending
+        texts.
+        """
         if not (self._changed or self._gone or self._stale or self._unsent):
             return None
         due = list(islice(self._unsent, n_texts))
@@ -233,13 +242,13 @@ class TreeView:
         return self._picture(self._nodes, self._nodes, self._ends, [])
 
     def outline(self) -> TreePicture:
-        """Everything but the texts, which the deltas after it tell."""
+        """Everything except the texts, which the next deltas include."""
         self._unsent = dict.fromkeys(self._nodes)
         return self._picture(self._nodes, (), self._ends, [])
 
     @property
     def is_behind(self) -> bool:
-        """Whether there are texts that no delta has told yet."""
+        """Whether some texts have not been sent yet."""
         return bool(self._unsent)
 
     # ------------------------------------------------------------ events
@@ -248,14 +257,15 @@ class TreeView:
         self._set(_Node(event.node, event.parent, event.tokens, event.namespace, 0, self._clock, 0, self._clock))
         self._unsent[event.node] = None
         self._fresh.add(event.node)
-        between = {event.parent: 0}  # tokens from the end of a node above to the new one
+        between = {event.parent: 0}  # tokens from the end of an ancestor to the new node
         at, n_between = event.parent, 0
         while at is not None:
             n_between, at = n_between + len(self._nodes[at].tokens), self._nodes[at].parent
             between[at] = n_between
         said = [*event.tokens]
         for request in self._requests.values():
-            # What a request has computed becomes a node: from now on it leases that one.
+            # Tokens that a request has computed become a node, which the request leases from now
+            # on.
             if request.node is None or request.node not in between:
                 continue
             start = request.depth + between[request.node]
@@ -266,7 +276,9 @@ class TreeView:
                 self._lease(request, event.node)
 
     def _below(self, top: NodeId | None, node: NodeId | None) -> tuple[int, ...]:
-        """The tokens on the way from the end of `top` down to the end of `node`; none if that is no way down."""
+        """The tokens on the path from the end of `top` down to the end of `node`. Empty if `node`
+        is not below `top`.
+        """
         parts: list[tuple[int, ...]] = []
         while top is not None and node is not None:
             if node == top:
@@ -378,7 +390,9 @@ class TreeView:
         }
 
     def _reused(self, node: NodeId) -> int:
-        """A node from before is found once, and reused from then on."""
+        """How often the node was reused. A node from before the run is found once and reused from
+        then on.
+        """
         return max(0, self._taken.get(node, 0) - (node not in self._fresh))
 
     def _words(self, node: _Node) -> TextRow:
