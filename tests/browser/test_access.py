@@ -32,7 +32,7 @@ def test_axe_finds_nothing_wrong_in_the_live_views(browser: Browser, scheme: str
     assert violations(page.page, "#cell") == []
     page.page.locator(".sgl-node").nth(4).click()
     page.page.get_by_label("What colour tells").select_option("probability")
-    page.page.get_by_label("Chances at another temperature").fill("0.6")
+    page.page.get_by_label("Probabilities at another temperature").fill("0.6")
     page.page.locator(".sgl-fork .t.generated").nth(5).hover()
     page.painted()
     assert violations(page.page, "#cell") == []

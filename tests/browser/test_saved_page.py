@@ -135,7 +135,7 @@ def test_playing_goes_from_the_beginning_to_the_end_and_stops(saved: SavedPage) 
 
 def test_a_saved_page_without_scripts_has_everything_to_read_and_no_dead_control(browser: Browser, html: str) -> None:
     saved = SavedPage(browser, html, java_script_enabled=False)
-    for words in ("Begin at the Gulbenkian", "Radix tree", "Timeline", "found from before", "Trust Notebook"):
+    for words in ("Begin at the Gulbenkian", "Radix tree", "Timeline", "from earlier runs", "Trust Notebook"):
         expect(saved.page.get_by_text(words).first).to_be_visible()
     assert saved.page.get_by_role("slider").count() + saved.page.get_by_role("button").count() == 0
     saved.context.close()

@@ -130,7 +130,7 @@ def test_the_order_of_eviction_is_that_of_the_cache(page: WidgetPage) -> None:
     ranks: dict[int, int] = {}
     for node in [node for node in stage.tree if node != stage.root]:
         page.page.locator(f".sgl-node[id$='-n{node}']").click()
-        ranks[node] = int(re.findall(r"(\d+)(?:st|nd|rd|th) in line of", page.page.locator(".sgl-details dl").inner_text())[0])
+        ranks[node] = int(re.findall(r"(\d+)(?:st|nd|rd|th) of \d+", page.page.locator(".sgl-details dl").inner_text())[0])
     stage.evict(sum(len(leaf.tokens) for leaf in stage.tree.values()))
     gone = [entry.event.node for entry in stage.entries if isinstance(entry.event, NodeEvicted)]
     assert len(gone) == 5
@@ -222,7 +222,7 @@ def test_another_temperature_is_computed_from_what_was_recorded(page: WidgetPage
     page.receive(
         tokens_message(["b", "generated", math.log(0.3), "", [[word, math.log(share)] for word, share in shares.items()], 1, None])
     )
-    page.page.get_by_label("Chances at another temperature").fill("0.5")
+    page.page.get_by_label("Probabilities at another temperature").fill("0.5")
     page.page.locator(".sgl-text .t").hover()
     weights = [share**2 for share in (0.5, 0.3, 0.1)] + [0.1**2]  # what is left weighs as one more token like the last
     expected = [f"{100 * weight / sum(weights):.1f}" for weight in weights]

@@ -43,7 +43,7 @@ def test_why_finds_the_changed_value_and_its_sums_are_the_engines_own(two_runs: 
     text = reply.shown[0]["text/plain"]
     assert re.search(r'first difference: after \d+ equal tokens: "5", where "sight" of In\[\d+\] has "0"', text)
     assert re.search(r'edit: +line 2 of In\[\d+\]: system\("It is 12:59.*  \(in In\[\d+\]: system\("It is 12:01', text)
-    assert re.search(r"cost: +\d+ of \d+ tokens computed in [\d.]+ m?s\. \d+ of them read as before", text)
+    assert re.search(r"cost: +\d+ of \d+ tokens computed in [\d.]+ m?s\. \d+ of them are the same as before", text)
     assert two_runs.run("%sgl why early late --text").printed.count("against In[")
 
 
@@ -155,10 +155,10 @@ def test_why_on_one_small_edit_after_the_other(two_runs: Kernel) -> None:
     steps = [
         (asked(word="known"), "equal tokens", "edit: +line 2 of", "reused"),
         (asked(), r'" famous", where "fame" of In.\d+. has " known"', "famous for.*known for", "9 of 36 .* 27 reused"),
-        (asked(), "none: .* asked the same 36 tokens", "none in the prompt", "1 of 36 tokens computed"),
+        (asked(), "none: .* had the same 36 tokens", "none in the prompt", "1 of 36 tokens computed"),
         (asked(options="--temperature 1 --seed 3"), "none: ", "line 1 of .* changes no prompt: .*--seed 3.*--temperature 0", "1 of 36"),
         (asked("Porto"), '" Port", where "fame" .* has " Lisbon"', r"Porto famous.*Lisbon famous", "11 of 37"),
-        (TURNS.format(last="And Faro?"), "And Faro", "line 4 of .* says it", "computed in"),
+        (TURNS.format(last="And Faro?"), "And Faro", "line 4 of .* contains it", "computed in"),
         (TURNS.format(last="And Braga?"), '" B", where "then" of .* has " Far"', r"line 4 of .*Braga.*Faro", "computed in"),
     ]
     for cell, *wanted in steps:

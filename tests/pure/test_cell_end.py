@@ -44,6 +44,6 @@ def test_what_fails_in_a_run_keeps_its_picture_with_the_message_on_top_and_the_f
     stage.gen(*[(fork, "tip", f"an answer {fork}") for fork in forks])
     stage.entries.append(Entry(len(stage.entries), stage.entries[-1].t_ns, ExprFinished(forks[1], ExprId(9), "error", "no room")))
     found = left(stage, record_of(stage), ValueError("no room"))["text/html"]
-    assert found.index("ValueError: no room") < found.index("found from before")
+    assert found.index("ValueError: no room") < found.index("from earlier runs")
     assert found.count("✕ failed here") == 1
     assert f"an answer {forks[2]}" in found

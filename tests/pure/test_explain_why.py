@@ -106,7 +106,7 @@ def test_a_run_again_has_all_that_can_come_from_a_cache() -> None:
     miss = only(record, session)
     assert (miss.cause, miss.n_hit, miss.n_lost) == ("whole", len(RULES) - 1, 0)
     lines = told(record, session)
-    assert lines[draw.FIRST] == f'none: "a" of In[1] asked the same {len(RULES)} tokens'
+    assert lines[draw.FIRST] == f'none: "a" of In[1] had the same {len(RULES)} tokens'
     assert lines[draw.EDIT] == "none in the prompt"
     assert lines[draw.COST].startswith(f"1 of {len(RULES)} tokens computed in ")
 
@@ -132,7 +132,7 @@ def test_what_was_never_asked_before_lost_nothing() -> None:
     session = Session()
     record = session.run("In[1]", ("a", RULES, 4))
     assert (only(record, session).cause, only(record, session).n_lost) == ("first", 0)
-    assert told(record, session)[draw.FIRST] == 'at the very beginning: "Y". No earlier prompt begins like this one'
+    assert told(record, session)[draw.FIRST] == 'at the very beginning: "Y". No earlier prompt begins with it'
     assert told(record, session)[draw.EDIT] == "none: there is no earlier prompt to compare it with"
     more = " And now for something else entirely."
     longer = session.run("In[2]", ("a", RULES + more, 4), source=cell(RULES + more))
@@ -153,8 +153,8 @@ def test_what_one_run_computed_for_one_fork_and_another_reuses_is_no_edit() -> N
     at = len(RULES + " A tip about ")
     assert (found.misses[1].cause, found.n_inside) == ("inside", at)
     assert second[draw.FIRST] == f'after {at} equal tokens: "r", where "a" of this run has "f"'
-    assert second[draw.EDIT] == "none: line 3 of In[1] says something else each time: tip += user('A tip about ' + n)"
-    assert f"0 found from before, {at} reused within this run" in draw.headline(found)
+    assert second[draw.EDIT] == "none: line 3 of In[1] gives a different text each time: tip += user('A tip about ' + n)"
+    assert f"0 from earlier runs, {at} reused within this run" in draw.headline(found)
 
 
 def test_the_next_turn_of_a_chat_is_new_text_after_what_the_run_had() -> None:
@@ -167,7 +167,7 @@ def test_the_next_turn_of_a_chat_is_new_text_after_what_the_run_had() -> None:
     assert found.n_inside == len(RULES) + 3
     lines = dict(draw.rows(found.misses[1], record.spell))
     assert 'And what o" is new' in lines[draw.FIRST]
-    assert lines[draw.EDIT] == 'line 3 of In[1] says it: user("And what of Faro?")'
+    assert lines[draw.EDIT] == 'line 3 of In[1] contains it: user("And what of Faro?")'
 
 
 def test_a_template_that_writes_an_earlier_turn_anew_is_nobody_s_edit() -> None:
@@ -180,7 +180,7 @@ def test_a_template_that_writes_an_earlier_turn_anew_is_nobody_s_edit() -> None:
     lines = dict(draw.rows(miss, record.spell))
     assert (miss.cause, miss.change and miss.change.what) == ("changed", "template")
     assert lines[draw.FIRST].startswith(f"after {len(RULES)} equal tokens: ")
-    assert lines[draw.EDIT] == "none of yours: the chat template writes an earlier turn differently once another turn follows"
+    assert lines[draw.EDIT] == "none in the cell: the chat template renders an earlier turn differently once another turn follows"
     assert draw.AVOID not in lines
 
 
@@ -194,7 +194,7 @@ def test_the_same_text_in_other_tokens_is_told_as_that() -> None:
     assert miss.change is not None
     assert miss.change.what == "same text"
     assert lines[draw.FIRST] == f'after {len(RULES)} equal tokens: "↵", where "a" of In[1] has "↵↵"'
-    assert lines[draw.EDIT].startswith("none: both texts read the same, but are split into other tokens")
+    assert lines[draw.EDIT].startswith("none: both texts are equal, but their tokens differ")
 
 
 def test_what_was_evicted_names_who_needed_the_room() -> None:
@@ -209,7 +209,7 @@ def test_what_was_evicted_names_who_needed_the_room() -> None:
     assert miss.gone_ms > 0
     lines = dict(draw.rows(miss, record.spell))
     assert lines[draw.FIRST] == f'none: "a" of In[1] had computed the same {len(RULES)} tokens'
-    assert lines[draw.EDIT] == f'none: the cache was full and needed the room for "greedy" of In[2], {duration(miss.gone_ms)} before'
+    assert lines[draw.EDIT] == f'none: the full cache evicted them to make room for "greedy" of In[2], {duration(miss.gone_ms)} before'
     assert lines[draw.COST].endswith(f"{miss.n_lost} of them for the second time")
     assert "%sgl cache pin" in lines[draw.AVOID]
 
@@ -220,7 +220,7 @@ def test_a_flush_is_told_from_an_eviction_and_what_nobody_recorded_from_both() -
     session.engine.flush()
     record = session.run("In[2]", ("a", RULES, 4))
     assert only(record, session, others=session.ring.read(0).entries).cause == "flushed"
-    assert told(record, session, others=session.ring.read(0).entries)[draw.EDIT].startswith("none: the cache was emptied")
+    assert told(record, session, others=session.ring.read(0).entries)[draw.EDIT].startswith("none: the cache was flushed")
     assert only(record, session).cause == "gone"
     with session.recording("In[3]"):
         session.engine.flush()
@@ -233,8 +233,8 @@ def test_a_run_of_another_model_that_was_asked_the_same_is_no_edit_but_another_m
     theirs = other.run("In[1]", ("a", RULES, 4))
     record = session.run("In[2]", ("a", RULES, 4))
     lines = told(record, session, strangers=[("tiny", theirs)])
-    assert lines[draw.FIRST] == "none: In[1] asked the same text"
-    assert lines[draw.EDIT] == "none in the prompt: In[1] asked another model, tiny"
+    assert lines[draw.FIRST] == "none: In[1] had the same text"
+    assert lines[draw.EDIT] == "none in the prompt: In[1] ran on another model, tiny"
     assert lines[draw.COST].endswith(f"{len(RULES) - 1} of them for the second time")
     unlike = session.run("In[3]", ("a", "Something else altogether, my friend.", 4))
     assert "another model" not in told(unlike, session, strangers=[("tiny", theirs)])[draw.EDIT]

@@ -277,7 +277,7 @@ def test_the_plain_text_of_a_small_run() -> None:
         "  [assistant] ⟪since⟫"
     )
     assert text.metrics(found["metrics"].full()) == (
-        "0 found from before · 66 reused · 31 computed · 4 generated · 100 tokens/s · 2 forks · 22 of 100 pages"
+        "0 from earlier runs · 66 reused · 31 computed · 4 generated · 100 tokens/s · 2 forks · 22 of 100 pages"
     )
     assert text.tree(found["tree"].full()) == (
         "radix tree: 10 nodes, 27 tokens\n"
@@ -456,7 +456,7 @@ def test_a_failed_fork_is_marked_and_the_message_stands_on_top() -> None:
     fork = max(stage.streams)
     stage.emit(ExprFinished(fork, ExprId(1), "error", "no room"))
     page = Reader(freeze(**views(stage), title="t", status="error", message="CacheFull: no room")["text/html"])
-    assert page.text.index("CacheFull: no room") < page.text.index("found from before")
+    assert page.text.index("CacheFull: no room") < page.text.index("from earlier runs")
     assert page.text.count("✕ failed here") == 1
 
 
@@ -575,4 +575,5 @@ def test_healed_tokens_have_a_mark_and_the_legend_names_it_where_there_are_any()
         for entry in stage.entries:
             view.fold(entry)
         drawn = still.tokens(view.full()).source
-        assert ("⌇ healed" in drawn, drawn.count("re-encoded here"), drawn.count(still.SEAM)) == ((True, 1, 2) if healed else (False, 0, 0))
+        found = ("⌇ healed" in drawn, drawn.count("was re-encoded together"), drawn.count(still.SEAM))
+        assert found == ((True, 1, 2) if healed else (False, 0, 0))

@@ -23,8 +23,8 @@ class Ink:
     meaning: str
 
 
-CACHED = Ink("#1d55cf", "#69a7ff", "#4470ee", "dotted", "○", "found from before", "found in the cache, from before this run")
-REUSED = Ink("#4004a3", "#9c6bfb", "#9888d8", "wavy", "↻", "reused", "found in the cache, from this run itself")
+CACHED = Ink("#1d55cf", "#69a7ff", "#4470ee", "dotted", "○", "from earlier runs", "found in the cache, computed by an earlier run")
+REUSED = Ink("#4004a3", "#9c6bfb", "#9888d8", "wavy", "↻", "reused", "found in the cache, computed earlier in this run")
 COMPUTED = Ink("#c2500c", "#e39a3b", "#e0651a", "solid", "●", "computed", "computed for this run")
 GENERATED = Ink("#048374", "#74e4ac", "#1fa287", "none", "▸", "generated", "sampled by the model")
 CHOICE = Ink("#7a1768", "#f8b9ee", "#ab2f98", "double", "◆", "chosen", "picked by a select")
@@ -43,7 +43,7 @@ INKS = {
     "evicted": EVICTED,
 }
 
-HEALED = ("⌇", "healed", "healed: the end of a text, encoded anew together with what follows it")
+HEALED = ("⌇", "healed", "healed: the end of a text, encoded again together with the text after it")
 """mark, word and meaning of tokens at a seam of texts, in any state"""
 TOKENS = ("cached", "reused", "computed", "generated", "forced", "choice")
 """states of tokens, in the order of the legend"""
@@ -51,7 +51,7 @@ BARS = {
     "wait": ("evicted", "waiting"),
     "host": ("evicted", "program's own code"),
     "forks": ("evicted", "waits for forks"),
-    "found": ("cached", "found from before"),
+    "found": ("cached", "from earlier runs"),
     "reused": ("reused", "reused"),
     "prefill": ("computed", "computed · prefill"),
     "decode": ("generated", "generated · decode"),
@@ -59,11 +59,11 @@ BARS = {
     "drafted": ("generated", "drafted"),
     "rejected": ("evicted", "rejected drafts"),
     "score": ("choice", "scored choices"),
-    "preempted": ("evicted", "set aside"),
+    "preempted": ("evicted", "preempted"),
 }
 """kinds of bars: ink and word"""
 NODES = {
-    "cached": ("○", "from before"),
+    "cached": ("○", "from earlier runs"),
     "computed": ("●", "from this run"),
     "locked": ("■", "in use"),
     "generated": ("▸", "growing"),

@@ -119,7 +119,7 @@ def counts(picture: MetricsPicture, is_engine: bool = False) -> Markup:
     count.
     """
     origins = [
-        (picture["found"], "found from before", palette.CACHED),
+        (picture["found"], "from earlier runs", palette.CACHED),
         (picture["reused"], "reused in this run", palette.REUSED),
         (picture["computed"], "computed", palette.COMPUTED),
         (picture["generated"], f"generated, {picture['forced']:,} forced" if picture["forced"] else "generated", palette.GENERATED),
@@ -263,7 +263,7 @@ def _runs(toks: list[Tok]) -> list[Child]:
     for (state, is_mark, healed), run in groupby(toks, key=lambda tok: (tok[1], bool(SPECIAL.fullmatch(tok[0])), _healed(tok))):
         words = "".join(tok[0] for tok in run)
         look = _look(state) + (";opacity:0.7;font-size:11px" if is_mark else "") + (f";{SEAM}" if healed else "")
-        title = {"title": f'healed: "{healed}" was re-encoded here, together with what follows it'} if healed else {}
+        title = {"title": f'healed: "{healed}" was re-encoded together with the text after it'} if healed else {}
         parts.append(tag("span", {"style": look} | title if look else title, words))
     return parts
 

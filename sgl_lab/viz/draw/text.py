@@ -41,7 +41,7 @@ _LAST = ("found", "reused", "forced")
 
 def metrics(picture: MetricsPicture) -> str:
     """The counts, in one line."""
-    found = [f"{picture['found']:,} found from before", f"{picture['reused']:,} reused"]
+    found = [f"{picture['found']:,} from earlier runs", f"{picture['reused']:,} reused"]
     counts = [*found, f"{picture['computed']:,} computed", f"{picture['generated']:,} generated"]
     return " · ".join(counts + [f"{value} {name}" for value, name in metric_items(picture)])
 
@@ -104,7 +104,8 @@ def _tree_line(line: Line, ascii: bool) -> str:
         return f"{prefix}+ {counted(line.n_nodes, 'more node')} ({counted(line.n_tokens, 'token')})"
     node = line.node
     facts = [counted(node["n"], "token"), counted(node["hits"], "hit")]
-    facts += {"running": ["growing"], "locked": ["in use"]}.get(node["state"], ["from this run"] if node["fresh"] else ["from before"])
+    origin = "from this run" if node["fresh"] else "from earlier runs"
+    facts += {"running": ["growing"], "locked": ["in use"]}.get(node["state"], [origin])
     return f"{prefix}{node['label']}" + (f"  ({', '.join(facts)})" if node["state"] != "root" else "")
 
 

@@ -29,7 +29,7 @@ _SAME = ("whole", "evicted", "flushed", "gone", "together", "namespace", "model"
 def headline(why: Why) -> str:
     against = f" against {clipped(why.against, 80)}" if why.against else ""
     before, computed = why.n_cached - why.n_inside, why.n_prompt - why.n_cached
-    counts = f"{before:,} found from before, {why.n_inside:,} reused within this run, {computed:,} computed"
+    counts = f"{before:,} from earlier runs, {why.n_inside:,} reused within this run, {computed:,} computed"
     return f"{clipped(why.run, 60)}{against}: {counted(why.n_prompt, 'prompt token')}: {counts}"
 
 
@@ -50,9 +50,9 @@ def first_difference(miss: Miss, spell: Spell) -> str:
     earlier = clipped(miss.earlier, 80)
     if miss.cause in _SAME:
         if not earlier or (miss.cause == "whole" and miss.n_alike):
-            return "none: every token of the prompt was there before"
+            return "none: every token of the prompt had been computed before"
         if miss.cause in ("whole", "model"):
-            return f"none: {earlier} asked the same {'text' if miss.cause == 'model' else counted(miss.n_prompt, 'token')}"
+            return f"none: {earlier} had the same {'text' if miss.cause == 'model' else counted(miss.n_prompt, 'token')}"
         return f"none: {earlier} had computed the same {'tokens' if miss.n_alike else counted(miss.at, 'token')}"
     token = _token(miss.token, spell)
     where = f"after {counted(miss.at, 'equal token')}" if miss.at else "at the very beginning"
@@ -61,9 +61,9 @@ def first_difference(miss: Miss, spell: Spell) -> str:
         there = f"the model's answer in {earlier} has" if miss.change.what == "answer" else f"{earlier} has"
         return f"{where}: {now}, where {there} {was}"
     if miss.cause == "first":
-        return f"at the very beginning: {token}. No earlier prompt begins like this one"
+        return f"at the very beginning: {token}. No earlier prompt begins with it"
     new = clipped("".join(map(spell, miss.going_on)), 60)
-    known = f"{counted(miss.at, 'token')} that {'this run had before' if miss.cause == 'inside' else f'{earlier} had too'}"
+    known = f"{counted(miss.at, 'token')} {'from earlier in this run' if miss.cause == 'inside' else f'shared with {earlier}'}"
     return f'after {known}: "{new}" is new'
 
 
@@ -78,44 +78,44 @@ def edit(miss: Miss) -> str:
             return "none in the prompt"
         case "evicted":
             by = f" for {clipped(miss.by, 80)}" if miss.by else ""
-            return f"none: the cache was full and needed the room{by}{_ago(miss)}"
+            return f"none: the full cache evicted them to make room{by}{_ago(miss)}"
         case "flushed":
-            return f"none: the cache was emptied{' in ' + clipped(miss.by, 80) if miss.by else ''}{_ago(miss)}"
+            return f"none: the cache was flushed{' in ' + clipped(miss.by, 80) if miss.by else ''}{_ago(miss)}"
         case "gone":
-            return "none: the cache lost them between the two runs, emptied or used by a program outside of the cells"
+            return "none: the cache lost them between the two runs: it was flushed, or a program outside the cells needed the room"
         case "together":
-            return "none: both were asked at the same time, so neither could wait for the other's result"
+            return "none: both requests ran at the same time, so neither could reuse the other's result"
         case "unkept":
-            return "none: the cache keeps whole pages of tokens, and nothing of a request that was stopped"
+            return "none: the cache keeps only whole pages of tokens, and nothing of a stopped request"
         case "namespace":
             ways = "with --deterministic", "without it"
             here, there = ways if miss.is_exact else ways[::-1]
             return f"none in the prompt: {run} ran {here}, {clipped(miss.earlier_run, 40)} {there}"
         case "model":
-            return f"none in the prompt: {clipped(miss.earlier_run, 40)} asked another model, {clipped(miss.by, 60)}"
+            return f"none in the prompt: {clipped(miss.earlier_run, 40)} ran on another model, {clipped(miss.by, 60)}"
         case "first":
             return "none: there is no earlier prompt to compare it with"
         case _:
             pass
     if what == "template":
-        return "none of yours: the chat template writes an earlier turn differently once another turn follows"
+        return "none in the cell: the chat template renders an earlier turn differently once another turn follows"
     if what == "same text":
-        return "none: both texts read the same, but are split into other tokens, because of what stands next to them"
+        return "none: both texts are equal, but their tokens differ because of the text next to them"
     if what in ("model", "choice"):
-        said = "the model wrote something else" if what == "model" else "another choice was picked"
-        return f"none: {said}{f' at line {found.new.number}: {_code(found.new)}' if found and found.new else ''}"
+        reason = "the model generated a different text" if what == "model" else "the model picked another choice"
+        return f"none: {reason}{f' at line {found.new.number}: {_code(found.new)}' if found and found.new else ''}"
     if found is None:
-        return f"no line of {run} reads so: the text comes from a value or a function of another cell"
+        return f"no line of {run} contains this text: it comes from a value, or from a function of another cell"
     if found.is_value and found.new is not None and miss.cause == "inside":
-        return f"none: line {found.new.number} of {run} says something else each time: {_code(found.new)}"
+        return f"none: line {found.new.number} of {run} gives a different text each time: {_code(found.new)}"
     if found.is_value and found.new is not None:
-        return f"line {found.new.number} of {run} reads as before, but a value in it is another: {_code(found.new)}"
+        return f"line {found.new.number} of {run} is unchanged, but a value in it differs: {_code(found.new)}"
     if found.new is None:
         old = found.old
-        return f"line {old.number} of {clipped(miss.earlier_run, 40)} is gone: {_code(old)}" if old else "none"
+        return f"line {old.number} of {clipped(miss.earlier_run, 40)} was removed: {_code(old)}" if old else "none"
     if found.old is not None:
         return f"line {found.new.number} of {run}: {_both(miss, found.new, found.old)}"
-    return f"line {found.new.number} of {run} says it: {_code(found.new)}"
+    return f"line {found.new.number} of {run} contains it: {_code(found.new)}"
 
 
 def cost(miss: Miss) -> str:
@@ -128,8 +128,8 @@ def cost(miss: Miss) -> str:
     if miss.cause == "whole":
         return f"{done}: the last token of a prompt is always computed"
     if miss.n_lost and miss.cause == "changed":
-        again = "It reads" if miss.n_lost == 1 else f"{miss.n_lost:,} of them read"
-        return f"{done}. {again} as before, but only what stands in front of the first difference can be reused"
+        again = "It is" if miss.n_lost == 1 else f"{miss.n_lost:,} of them are"
+        return f"{done}. {again} the same as before, but only tokens in front of the first difference can be reused"
     if miss.n_lost and miss.cause in _SAME:
         return f"{done}, {miss.n_lost:,} of them for the second time"
     return f"{done}, {miss.n_hit:,} reused"
@@ -145,18 +145,18 @@ def way_out(miss: Miss) -> str:
     match miss.cause:
         case "changed" if miss.change is not None:
             if miss.change.what == "model":
-                return "--temperature 0 or a --seed makes the model write the same again"
+                return "--temperature 0 or a --seed makes the model repeat its text"
             if miss.change.what in ("template", "same text", "choice", "markup"):
                 return ""
-            return f"put what changes after the {n} that stay the same"
+            return f"move what changes behind the {n} that stay the same"
         case "inside" if miss.change is not None:
-            return f"put what is different in each after the {n} that are the same in all"
+            return f"move what differs behind the {n} that all of them share"
         case "evicted":
-            return "`%sgl cache pin NAME` keeps what NAME holds; `%sgl whatif` shows how large a cache would keep all"
+            return "`%sgl cache pin NAME` keeps the tokens of NAME; `%sgl whatif` shows which cache size would keep all"
         case "flushed" | "gone":
-            return "`%sgl cache pin NAME` keeps what NAME holds"
+            return "`%sgl cache pin NAME` keeps the tokens of NAME"
         case "together":
-            return "ask one first, read its answer, then ask the others"
+            return "run one first and read its answer, then run the others"
         case "namespace":
             return "run both with --deterministic, or both without"
         case _:
@@ -232,8 +232,8 @@ def _bar(miss: Miss) -> Markup:
         tag("div", {"style": css(background_color=ink, width=f"{100 * n / miss.n_prompt:.2f}%", height="5px")}) for n, ink in parts if n
     ]
     track = css(display="flex", overflow="hidden", border_radius="3px", margin="4px 0", background_color="rgba(127,127,127,0.18)")
-    said = f"{miss.n_hit:,} reused, {n_lost:,} computed again, {miss.n_computed - n_lost:,} new"
-    return tag("div", {"style": track, "title": said}, *pieces)
+    title = f"{miss.n_hit:,} reused, {n_lost:,} computed again, {miss.n_computed - n_lost:,} new"
+    return tag("div", {"style": track, "title": title}, *pieces)
 
 
 def _context(change: Change, tokens: Iterable[int], ink: palette.Ink, spell: Spell, when: str) -> Markup:
@@ -241,17 +241,17 @@ def _context(change: Change, tokens: Iterable[int], ink: palette.Ink, spell: Spe
     label = css(display="inline-block", width="44px", font_size="12px", opacity="0.65")
     differing = css(border_bottom=f"2px {ink.line} {ink.both}", background_color=palette.tint(ink.both, 0.16), font_weight="600")
     shown = [*tokens]
-    said = clipped(_said(shown, spell), 200) or "∅"
+    words = clipped(_spelled(shown, spell), 200) or "∅"
     ids = ", ".join(map(str, shown[:6])) or "none"
     return tag(
         "div",
         {"style": mono},
         tag("span", {"style": label}, when),
-        tag("span", {"style": css(opacity="0.65")}, "…" + clipped(_said(change.before, spell)[-60:], 60)),
-        tag("span", {"style": differing, "title": f"token ids {ids}"}, said),
-        tag("span", {"style": css(opacity="0.65")}, clipped(_said(change.after, spell), 40)),
+        tag("span", {"style": css(opacity="0.65")}, "…" + clipped(_spelled(change.before, spell)[-60:], 60)),
+        tag("span", {"style": differing, "title": f"token ids {ids}"}, words),
+        tag("span", {"style": css(opacity="0.65")}, clipped(_spelled(change.after, spell), 40)),
     )
 
 
-def _said(tokens: Iterable[int], spell: Spell) -> str:
+def _spelled(tokens: Iterable[int], spell: Spell) -> str:
     return "".join(map(spell, tokens))

@@ -1,4 +1,6 @@
-/* Who did what when: a lane a fork and request, nested as the program forks. Zoom and pan in time, fold what is not of interest. */
+/* The timeline: one lane per fork and request, nested as the program forks. Time can be zoomed
+ * and panned, and lanes can be folded.
+ */
 
 import { BAR_MEANING, BAR_WORDS, clamp, count, el, panel, seconds, setText, svg, tool } from "./page.js";
 
@@ -115,7 +117,10 @@ export class TimelinePanel {
     }
   }
 
-  /** Lanes in the order in which they were opened, children under their parents; what is folded away is counted. */
+  /**
+   * Lanes in the order in which they were opened, children below their parents. Folded lanes
+   * are counted.
+   */
   arrange() {
     const { lanes, options } = this.view.store;
     const below = new Map();
@@ -123,7 +128,8 @@ export class TimelinePanel {
       const parent = lanes.has(lane.parent) ? lane.parent : null;
       below.set(parent, [...(below.get(parent) ?? []), lane]);
     }
-    if (options.dashboard) below.get(null)?.reverse(); // what came last is what one looks for
+    // the newest lanes first: they are what a reader looks for
+    if (options.dashboard) below.get(null)?.reverse();
     this.rows = [];
     const size = (lane) => (below.get(lane) ?? []).reduce((sum, child) => sum + 1 + size(child.lane), 0);
     const visit = (parent, depth) => {
@@ -166,7 +172,7 @@ export class TimelinePanel {
 
   // ------------------------------------------------ painting
 
-  /** What goes on by itself is painted twenty times a second. */
+  /** Growing bars are painted twenty times a second. */
   paint(t) {
     if (t < this.due && !this.shape && !this.scaled && !this.dirty.size) return false;
     if (this.shape) this.arrange();
@@ -206,14 +212,14 @@ export class TimelinePanel {
       ms === 0 ? "0" : pace >= 1000 ? `${Math.round(ms / 1000)} s` : to >= 1000 ? `${+(ms / 1000).toFixed(3)} s` : `${+ms.toFixed(2)} ms`;
     for (let ms = Math.ceil(from / pace) * pace; ms <= to; ms += pace) {
       const x = this.x(ms);
-      const isLast = x > this.width - LANE.word; // its word stands before it, else it would be cut
+      const isLast = x > this.width - LANE.word; // its label is on the left, where it is not cut off
       const name = svg("text", { x: x + (isLast ? -4 : 4), y: 11, "text-anchor": isLast ? "end" : "start" }, word(ms));
       marks.push(svg("line", { x1: x.toFixed(1), x2: x.toFixed(1), y1: LANE.axis - 4, y2: "100%" }), name);
     }
     this.grid.replaceChildren(...marks);
   }
 
-  /** Only lanes in sight are drawn. */
+  /** Draws visible lanes only. */
   look(top, height) {
     this.sight = { top, height };
     this.scaled = true;
@@ -256,7 +262,10 @@ export class TimelinePanel {
     this.place(box, bar, x0, x1, LANE.axis + LANE.height * row);
   }
 
-  /** A stretch of work is a box, what came from the cache a diamond (filled: from before the run), what was forced a strip above the box, what was drafted one below. */
+  /**
+   * A phase is a box. Cached tokens are a diamond, which is filled if they are from earlier
+   * runs. Forced tokens are a strip above the box, drafted tokens a strip below it.
+   */
   place({ shape, text, wrong }, bar, x0, x1, top) {
     const put = (rect, x, y, width, height) => {
       for (const [name, value] of Object.entries({ x: x.toFixed(1), y, width: width.toFixed(1), height })) rect.setAttribute(name, value);
@@ -282,7 +291,7 @@ export class TimelinePanel {
     setText(text, !OVER.has(bar.kind) && width > label.length * 6.2 + 10 ? label : "");
   }
 
-  // ------------------------------------------------ hands and keys
+  // ------------------------------------------------ pointer and keyboard
 
   listen() {
     const { plot } = this;
@@ -324,7 +333,7 @@ export class TimelinePanel {
     return from + share * (to - from);
   }
 
-  /** From the first moment that is kept to a little after the last. */
+  /** From the first moment that is kept to shortly after the last. */
   whole() {
     return [this.view.store.since, this.span];
   }
@@ -362,7 +371,7 @@ export class TimelinePanel {
     this.view.card.show(box.shape.getBoundingClientRect(), this.describe(bar));
   }
 
-  /** What is known of a bar. */
+  /** The details of a bar. */
   describe(bar) {
     const lasted = (bar.t1 ?? this.view.store.now()) - bar.t0;
     const line = (...words) => el("div", { class: "sgl-card-line" }, words.filter(Boolean).join(" · "));
@@ -374,13 +383,13 @@ export class TimelinePanel {
     return rows;
   }
 
-  /** Show which bars belong to what is pointed at. */
+  /** Highlight the bars that belong to the item under the pointer. */
   mark({ bars }) {
     for (const id of [...this.linked, ...bars]) this.dirty.add(id);
     this.linked = bars;
   }
 
-  /** Bring the first of what was chosen elsewhere into sight. */
+  /** Scroll to the first bar of an item that was chosen in another panel. */
   reveal() {
     const bar = this.view.store.bars.get([...this.linked][0]);
     if (!bar || this.root.hidden) return;
@@ -425,5 +434,8 @@ export class TimelinePanel {
   }
 }
 
-/** As one path, and not as a turned box: what has a transform of its own costs a layer's bookkeeping in every frame. */
+/**
+ * Drawn as one path instead of a rotated box, because every element with a transform costs the
+ * compositor time in each frame.
+ */
 const diamond = (x, y, r) => `M${(x - r).toFixed(1)} ${y}l${r} -${r} ${r} ${r} -${r} ${r}z`;

@@ -1,4 +1,6 @@
-/* Text made fit to be shown, by the rules of contracts/legible.py: what acts instead of being seen becomes a stand-in. */
+/* Makes text safe to show, by the rules of contracts/legible.py: characters with an effect
+ * instead of a shape become visible stand-ins.
+ */
 
 const UNFIT =
   String.raw`\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f` +

@@ -1,9 +1,10 @@
-/* The page's side of a run: tokens, radix tree and timeline of one cell, while it runs and when it is played again.
+/* The page's side of a run: tokens, radix tree and timeline of one cell, live and replayed.
  *
- * Applies the messages of viz/sender.py to one Store a widget; every view of that widget reads the store and paints in
- * requestAnimationFrame. Work is proportional to what changed and to what is in sight, not to the size of the run.
- * Model text reaches the page through text nodes and attributes only. Knows nothing of the kernel but where to send an
- * interrupt. viz/bundle.py joins these files into one module.
+ * Each widget has one Store, which applies the messages of viz/sender.py. Every view of the
+ * widget reads the store and paints in requestAnimationFrame. The work is proportional to what
+ * changed and to what is visible, not to the size of the run. Model text reaches the page only
+ * through text nodes and attributes. The page knows nothing of the kernel except where to send
+ * an interrupt. viz/bundle.py joins these files into one module.
  */
 
 import { Mounts, lost } from "./session.js";

@@ -1,22 +1,22 @@
-/* What every part of the page uses: elements, numbers in words, what the states mean. */
+/* Shared by all parts of the page: elements, number formats, the meaning of states. */
 
 import { legible } from "./legible.js";
 
 export const TOKEN_STATES = { cached: "○", reused: "↻", computed: "●", generated: "▸", forced: "»", choice: "◆" };
-export const TOKEN_WORDS = { cached: "found from before", reused: "reused", computed: "computed", generated: "generated", forced: "forced", choice: "chosen" };
+export const TOKEN_WORDS = { cached: "from earlier runs", reused: "reused", computed: "computed", generated: "generated", forced: "forced", choice: "chosen" };
 export const TOKEN_MEANING = {
   text: "not computed yet",
-  cached: "found in the cache, from before this run",
-  reused: "found in the cache, from this run itself",
+  cached: "found in the cache, computed by an earlier run",
+  reused: "found in the cache, computed earlier in this run",
   computed: "computed for this run",
   generated: "sampled by the model",
   forced: "forced by the constraint",
   choice: "picked by a select",
 };
-/** A mark beside the state: the token stands at a seam of texts. */
-export const HEALED = { mark: "⌇", word: "healed", meaning: "healed: the end of a text, encoded anew together with what follows it" };
+/** A mark in addition to the state: the token is at a seam of texts. */
+export const HEALED = { mark: "⌇", word: "healed", meaning: "healed: the end of a text, encoded again together with the text after it" };
 export const NODE_GLYPH = { root: "", cached: "○", computed: "●", running: "▸", locked: "■", gone: "×" };
-export const NODE_WORDS = { cached: "from before", computed: "from this run", locked: "in use", running: "growing", gone: "evicted" };
+export const NODE_WORDS = { cached: "from earlier runs", computed: "from this run", locked: "in use", running: "growing", gone: "evicted" };
 export const NODE_MEANING = {
   root: "root of the tree",
   cached: "not in use: may be evicted",
@@ -28,7 +28,7 @@ export const BAR_WORDS = {
   wait: "waiting",
   host: "program's own code",
   forks: "waits for forks",
-  found: "found from before",
+  found: "from earlier runs",
   reused: "reused",
   prefill: "computed · prefill",
   decode: "generated · decode",
@@ -36,21 +36,21 @@ export const BAR_WORDS = {
   drafted: "drafted",
   rejected: "rejected drafts",
   score: "scored choices",
-  preempted: "set aside",
+  preempted: "preempted",
 };
 export const BAR_MEANING = {
-  wait: "waiting for its turn: other requests come first, or pages of the cache are wanted",
+  wait: "waiting: other requests come first, or the cache has too few free pages",
   host: "no request: the program runs its own code, or a grammar is compiled",
   forks: "no request: the program waits for its forks",
-  found: "found in the cache, from before this run",
-  reused: "found in the cache, from this run itself",
+  found: "found in the cache, computed by an earlier run",
+  reused: "found in the cache, computed earlier in this run",
   prefill: "prefill: the prompt is computed",
   decode: "decode: tokens are generated",
   forced: "forced by the constraint",
   drafted: "draft tokens, verified in one step",
   rejected: "draft tokens that the model did not choose; their computation is lost",
   score: "choices are scored",
-  preempted: "set aside for want of pages, to be computed again",
+  preempted: "preempted: the cache had too few pages, so it is computed again",
   text: "text",
 };
 
@@ -107,7 +107,7 @@ export const seconds = (ms) =>
   ms < 10 ? `${+ms.toFixed(1)} ms` : ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(ms < 10000 ? 2 : 1)} s`;
 export const ordinal = (n) => `${n}${(((n % 100) - (n % 10)) !== 10 && ["", "st", "nd", "rd"][n % 10]) || "th"}`;
 
-/** Arrow keys move a slider also where JupyterLab has a use of its own for them. */
+/** Arrow keys move a slider, also where JupyterLab has another use for them. */
 export function keyed(slider) {
   const steps = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, Home: -Infinity, End: Infinity };
   slider.addEventListener("keydown", (event) => {

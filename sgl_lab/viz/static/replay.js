@@ -1,7 +1,9 @@
-/* A recorded run in a saved page, without a kernel: the live view as it was when the run ended, with a slider over its moments.
+/* Replays a recorded run in a saved page, without a kernel: the live view as it was at the end
+ * of the run, with a slider over its moments.
  *
- * The recording is the messages that the live view would have got, each with its time. Views and style stand in a
- * shadow tree, so that neither the page's style nor that of another cell reaches them.
+ * The recording consists of the messages that the live view received, each with its time. Views
+ * and style are in a shadow tree, which isolates them from the style of the page and of other
+ * cells.
  */
 
 import { clamp, count, el, furnish, seconds, setText, still, tool } from "./page.js";
@@ -11,13 +13,16 @@ import { View } from "./view.js";
 const SPEEDS = [0.1, 0.25, 0.5, 1, 2, 5, 10, 50];
 const WATCHED_MS = [4_000, 20_000];
 
-/** As it was, unless that is too fast to be seen or too slow to be watched. */
+/** The original speed, unless it is too fast to see or too slow to watch. */
 function pace(ms) {
   const slower = SPEEDS.findLast((speed) => speed <= 1 && ms / speed >= WATCHED_MS[0]) ?? SPEEDS[0];
   return slower < 1 ? slower : (SPEEDS.find((speed) => speed >= 1 && ms / speed <= WATCHED_MS[1]) ?? SPEEDS.at(-1));
 }
 
-/** Let the player take the place of `home`'s other children, the pictures, as soon as they come near the sight. `unpack` gives the recording. */
+/**
+ * Replace the other children of `home`, the pictures, by the player as soon as they come near
+ * the viewport. `unpack` returns the recording.
+ */
 export function replay(home, css, meta, unpack) {
   const pictures = el("div");
   pictures.append(...[...home.children].filter((child) => child.localName !== "script"));
@@ -27,7 +32,7 @@ export function replay(home, css, meta, unpack) {
   shadow.append(el("style", {}, css), root);
   home.prepend(host, pictures);
   const player = new Player(root, meta, unpack, () => {
-    // Out of sight, but text of the page: its own search and whatever reads it still find every answer.
+    // Hidden, but still text of the page: its search and other readers find every answer.
     Object.assign(pictures.style, { position: "absolute", width: "1px", height: "1px", overflow: "hidden", clipPath: "inset(50%)" });
     furnish(pictures, { inert: true, "aria-hidden": true });
   });
@@ -43,7 +48,7 @@ export function replay(home, css, meta, unpack) {
   return player;
 }
 
-/** Light or dark, as the page is; "" where it does not say. */
+/** "light" or "dark", as the page declares; "" if it does not. */
 function theme({ jpThemeLight, vscodeThemeKind = "" }) {
   if (jpThemeLight !== undefined) return jpThemeLight === "true" ? "light" : "dark";
   return vscodeThemeKind && (vscodeThemeKind.includes("light") ? "light" : "dark");
@@ -72,7 +77,7 @@ class Player {
     this.clock = el("span", { class: "sgl-clock" });
     const speeds = SPEEDS.map((speed) => el("option", { value: speed, selected: speed === this.speed }, `${speed}×`));
     this.pace = el("select", { class: "sgl-pick", "aria-label": "Speed", change: () => (this.speed = Number(this.pace.value)) }, ...speeds);
-    this.steps = [tool("One moment back", "‹", () => this.step(-1)), tool("One moment on", "›", () => this.step(1))];
+    this.steps = [tool("One moment back", "‹", () => this.step(-1)), tool("One moment forward", "›", () => this.step(1))];
     this.less = el("span", { class: "sgl-less", hidden: true });
     this.bar = el(
       "div",
@@ -107,7 +112,7 @@ class Player {
     return this.opening;
   }
 
-  /** Where moments had to be left out, the slider shows those that are there, and stops at them only. */
+  /** If moments are left out, the slider marks the remaining ones and stops only at them. */
   sparse() {
     const { n_moments: all, dropped } = this.meta;
     const n = this.frames.length;
@@ -116,7 +121,7 @@ class Player {
     const lost = dropped ? `without ${dropped}` : "";
     setText(this.less, [kept, lost].filter(Boolean).join(", "));
     this.less.hidden = !kept && !lost;
-    this.less.title = `To keep the notebook small. %sgl export run.html writes a page with all of it.`;
+    this.less.title = `Moments are left out to keep the notebook small. %sgl export run.html writes a page with all of them.`;
     this.marks.hidden = !this.isSparse || n > 160;
     if (this.marks.hidden) return;
     this.marks.append(...this.frames.map(([ms]) => {
@@ -128,7 +133,7 @@ class Player {
 
   // ------------------------------------------------ time
 
-  /** Number of the last frame that was told by `ms`. */
+  /** Number of the last frame at or before `ms`. */
   frameAt(ms) {
     let [low, high] = [0, this.frames.length - 1];
     while (low < high) {

@@ -1,5 +1,6 @@
-/* What outlasts a cell: views in outputs that are plain HTML for whoever has no kernel, the queue of a dashboard, and the
- * controls that run a cell again. */
+/* What outlasts a cell: views in outputs whose HTML is readable without a kernel, the queue of a
+ * dashboard, and the controls that run a cell again.
+ */
 
 import { count, el, furnish, keyed, setText } from "./page.js";
 
@@ -7,25 +8,27 @@ const LOOK_MS = 120;
 const SETTLE_MS = 150;
 
 export class Mounts {
-  /* Views in all elements of the page that carry the widget's name, also in those that come later. */
+  /* Views in all elements of the page that carry the widget's name, including elements that are
+   * added later.
+   */
   constructor(name, open) {
     this.selector = `[data-sgl-place="${CSS.escape(name)}"]`;
     this.open = open;
-    this.held = new Map(); // element -> what it holds: the view, its root and the pictures that stood there
+    this.held = new Map(); // element -> the view, its root and the pictures that it replaced
     this.timer = 0;
     this.seen = new MutationObserver(() => this.schedule());
     this.seen.observe(document.body, { childList: true, subtree: true });
     this.look();
   }
 
-  /** Look soon; at once where a view has lost its mount and there is another for it. */
+  /** Look for mounts soon, or at once if a view has lost its mount and another one is free. */
   schedule() {
     const lost = [...this.held.keys()].some((mount) => !mount.isConnected);
     if (lost && [...document.querySelectorAll(this.selector)].some((mount) => !this.held.has(mount))) this.look();
     else this.timer ||= setTimeout(() => this.look(), LOOK_MS);
   }
 
-  /** An output that was drawn anew takes over the view of the one that is gone, scrolled and zoomed as it was. */
+  /** A new output takes over the view of a removed one, with its scroll position and zoom. */
   look() {
     clearTimeout(this.timer);
     this.timer = 0;
@@ -45,7 +48,7 @@ export class Mounts {
   }
 
   fresh() {
-    let last = null; // who had the focus when the output was taken out of the page
+    let last = null; // the focused element when the output was removed from the page
     const root = el("div", {
       focusin: ({ target }) => (last = target),
       focusout: () => setTimeout(() => root.isConnected && !root.contains(document.activeElement) && (last = null)),
@@ -53,7 +56,7 @@ export class Mounts {
     return { root, view: this.open(root), focused: () => last };
   }
 
-  /** The pictures are back. */
+  /** Close the views and put the pictures back. */
   close() {
     this.seen.disconnect();
     clearTimeout(this.timer);
@@ -64,7 +67,7 @@ export class Mounts {
     this.held.clear();
   }
 
-  /** The kernel that kept them live is gone: the pictures are back, under a line that says so. */
+  /** The kernel of the views is gone: put the pictures back, below a line that explains it. */
   lose(words) {
     const mounts = [...this.held.keys()];
     this.close();
@@ -72,20 +75,20 @@ export class Mounts {
   }
 }
 
-/** What a page says of a panel whose kernel was restarted or is gone. */
+/** The line above a panel whose kernel was restarted or is gone. */
 export function lost(options) {
   const again = options.dashboard ? "Run %sgl dashboard again" : "Run the cell again";
   return `Not live any more: the kernel was restarted or is gone. ${again} to bring it back; below is the last picture.`;
 }
 
-/** What stands between the numbers and the panels. */
+/** The elements between the counts and the panels. */
 export function extras(view) {
   const { options } = view.store;
   return [...(options.dashboard ? [new Queue(view)] : []), ...(options.controls ? [new Controls(view, options.controls)] : [])];
 }
 
 class Queue {
-  /* Requests that wait, first come first. */
+  /* Waiting requests, first come first. */
   constructor(view) {
     this.view = view;
     this.words = el("span");
@@ -100,7 +103,9 @@ class Queue {
 }
 
 class Controls {
-  /* A slider or a list for each value; a change is told when the hand has rested for a moment. */
+  /* A slider or a list for each value. A change is sent after a short pause in moving the
+   * control.
+   */
   constructor(view, controls) {
     this.view = view;
     this.values = {};

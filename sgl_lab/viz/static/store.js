@@ -1,12 +1,12 @@
-/* What is known of a run, by id, and what belongs together in it.
+/* The state of a run, by id, and the relations between its items.
  *
- * Applies messages of viz/sender.py, in life or from a recording. Paints nothing.
+ * Applies the messages of viz/sender.py, live or from a recording. Paints nothing.
  */
 
 const ACTIVE = new Set(["loading", "running"]);
 const HELLO_EVERY_MS = 1000;
 
-/** What each count of a run counts: states of tokens, kinds of bars. */
+/** What each count of a run includes: states of tokens and kinds of bars. */
 const COUNTED = {
   found: { states: new Set(["cached"]), kinds: new Set(["found"]) },
   reused: { states: new Set(["reused"]), kinds: new Set(["reused"]) },
@@ -15,7 +15,7 @@ const COUNTED = {
 };
 
 export class Store {
-  /* The state of the run, and who wants to hear of changes. */
+  /* The state of the run, and the views that are notified of changes. */
   constructor(model) {
     this.model = model;
     this.views = new Set();
@@ -37,7 +37,7 @@ export class Store {
     this.texts = new Map();
     this.ends = new Map();
     this.tails = [];
-    this.others = null; // how many nodes and tokens of other runs a recording left out
+    this.others = null; // numbers of nodes and tokens of other runs that a recording left out
     this.clock = 0;
     this.lanes = new Map();
     this.bars = new Map();
@@ -57,14 +57,17 @@ export class Store {
     return ACTIVE.has(this.status.phase);
   }
 
-  /** Milliseconds of the run by now: what the kernel said last, and the time since. */
+  /** Current time of the run in milliseconds: the kernel's last report plus the time since. */
   now() {
     return this.time.ms + (this.status.phase === "running" ? performance.now() - this.time.at : 0);
   }
 
   // ------------------------------------------------ messages
 
-  /** At most once a second, and again then if messages were missed since. */
+  /**
+   * Request the full state, at most once a second; again afterwards if messages were missed
+   * meanwhile.
+   */
   ask() {
     this.missed = Boolean(this.asking);
     if (this.asking) return;
@@ -93,7 +96,10 @@ export class Store {
     }
   }
 
-  /** A page that missed messages takes the snapshot, as far as it goes, until the kernel can answer. */
+  /**
+   * A page that missed messages uses the snapshot, as far as it is complete, until the kernel
+   * can answer.
+   */
   recover(snapshot) {
     if (!this.behind || !snapshot || snapshot.seq === undefined) return;
     if (snapshot.tokens) this.forks.clear();
@@ -106,7 +112,10 @@ export class Store {
     this.behind = Boolean(snapshot.partial);
   }
 
-  /** What a recording has said between two moments; from its beginning if the state has to go back. */
+  /**
+   * Apply the messages of a recording between two moments, starting over if the state has to go
+   * back.
+   */
   seek(messages, ms, anew) {
     const { status } = this;
     if (anew) this.clear();
@@ -127,7 +136,8 @@ export class Store {
     if (tokens) this.mergeTokens(tokens, change);
     if (tree) {
       for (const node of tree.nodes ?? []) {
-        this.nodes.set(node.id, { ...this.nodes.get(node.id), ...node }); // a recording tells what changed
+        // a recording contains only changed fields
+        this.nodes.set(node.id, { ...this.nodes.get(node.id), ...node });
         change.nodes.add(node.id);
       }
       for (const row of tree.texts ?? []) {
@@ -169,7 +179,7 @@ export class Store {
     }
   }
 
-  /** Lanes that are kept no longer, with their bars. */
+  /** Drop lanes that are no longer kept, with their bars. */
   drop(gone, change) {
     for (const lane of gone) for (const known of [this.lanes, this.reused]) known.delete(lane);
     for (const [id, bar] of this.bars)
@@ -201,7 +211,7 @@ export class Store {
     for (const view of this.views) view.changed(change);
   }
 
-  // ------------------------------------------------ what belongs together
+  // ------------------------------------------------ relations
 
   /** Nodes from the root down to `id`, each with the positions of its tokens. */
   path(id) {
@@ -217,12 +227,15 @@ export class Store {
     return lane ? Number(lane.slice(1)) : null;
   }
 
-  /** Positions of a bar's tokens: [from, to). A generation's last token was drawn and has no KV yet. */
+  /**
+   * Positions of a bar's tokens: [from, to). The last token of a generation was sampled and has
+   * no KV yet.
+   */
   spanOf({ kind, at, n }) {
     return at === null || at === undefined || kind === "wait" || kind === "preempted" ? null : [at, at + n + (kind === "decode")];
   }
 
-  /** Own tokens of a fork and of those it came from that lie in [from, to), as [fork, from, to]. */
+  /** The part of [from, to) that a fork and its ancestors own, as a list of [fork, from, to]. */
   stretches(fork, from, to) {
     const found = [];
     for (let at = this.forks.get(fork), end = to; at && end > from; at = this.forks.get(at.parent)) {
@@ -232,7 +245,10 @@ export class Store {
     return found;
   }
 
-  /** What a count counts: tokens by their state, or those that a later request reused; and the bars of its kinds. */
+  /**
+   * The tokens and bars that a count includes: tokens by state, or those that a later request
+   * reused, and bars by kind.
+   */
   counted(name) {
     const { states, kinds } = COUNTED[name];
     const bars = [...this.bars.values()].filter(({ kind }) => kinds.has(kind));
@@ -255,7 +271,10 @@ export class Store {
     return n;
   }
 
-  /** What a token, node, tail, bar or count is one with: `{ nodes, tails, bars, stretches }`. */
+  /**
+   * Everything related to a token, node, tail, bar or count: `{ nodes, tails, bars, stretches
+   * }`.
+   */
   links(cursor) {
     const marks = { nodes: new Set(), tails: new Set(), bars: new Set(), stretches: [] };
     if (!cursor) return marks;
@@ -303,7 +322,7 @@ export class Store {
     return marks;
   }
 
-  /** Ids of the nodes that may go, in the order in which the cache would let them go if nothing were used again. */
+  /** Ids of the evictable nodes, in the order of their eviction if nothing were used again. */
   evictionOrder() {
     const { evict } = this.options;
     const key = { lru: (node) => [node.used], lfu: (node) => [node.hits, node.used], fifo: (node) => [node.born] }[evict] ?? (() => []);
@@ -315,7 +334,8 @@ export class Store {
     const below = new Map();
     for (const { parent } of this.nodes.values()) below.set(parent, (below.get(parent) ?? 0) + 1);
     const idle = (node) => node && node.parent !== null && !node.refs && !below.get(node.id);
-    const queue = [...this.nodes.values()].filter(idle).sort((a, b) => (before(a, b) ? 1 : -1)); // the first to go stands last
+    // the first one to evict is last
+    const queue = [...this.nodes.values()].filter(idle).sort((a, b) => (before(a, b) ? 1 : -1));
     const order = [];
     while (queue.length) {
       const node = queue.pop();

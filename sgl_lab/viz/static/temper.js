@@ -1,10 +1,13 @@
-/* Another temperature for a distribution of which only the likeliest tokens were recorded.
+/* A distribution at another temperature, computed from its likeliest tokens only.
  *
- * The model's own distribution is at temperature 1. What lies beyond the recorded alternatives is taken as tokens
- * just as likely as the last recorded one: the fewest that can hold the rest.
+ * The model's own distribution has temperature 1. The remaining probability is attributed to
+ * tokens as likely as the last recorded alternative, as few as can hold it.
  */
 
-/** `{ own, rest, alternatives: [text, share, share before] }`, likeliest first; null where no alternatives were recorded. */
+/**
+ * `{ own, rest, alternatives: [text, share, share before] }`, likeliest first; null if no
+ * alternatives were recorded.
+ */
 export function tempered([text, , logprob, , top], temperature) {
   if (logprob === null || !top?.length) return null;
   const known = top.some(([other]) => other === text) ? [...top] : [...top, [text, logprob]];

@@ -1,4 +1,6 @@
-/* The text of every fork, token by token; two channels of colour and line; what else could have been said. */
+/* The text of every fork, token by token; two channels of colour and line; the alternatives of
+ * each token.
+ */
 
 import { HEALED, TOKEN_MEANING, TOKEN_STATES, TOKEN_WORDS, choice, clamp, count, el, figure, furnish, keyed, panel, percent, seconds, setText, visible } from "./page.js";
 import { tempered } from "./temper.js";
@@ -13,7 +15,7 @@ const ONLY_IF_SEEN = new Set(["reused", "forced", "choice", HEALED.word]);
 
 const step = (value, borders) => borders.findIndex((border) => value < border);
 
-/** What colour and line can tell: the levels, each with its words, and the level of a token ("" for none). */
+/** The channels: their levels, the words for each level, and the level of a token ("" for none). */
 const CHANNELS = {
   type: {
     keys: Object.entries(TOKEN_WORDS).map(([state, word]) => [state, word, TOKEN_MEANING[state]]),
@@ -83,14 +85,14 @@ export class TokensPanel {
       max: 2,
       step: 0.05,
       value: 1,
-      "aria-label": "Chances at another temperature",
+      "aria-label": "Probabilities at another temperature",
       input: () => this.temper(Number(this.heat.value)),
     }));
     this.degrees = el("span", { class: "sgl-num" }, "1.00");
     const heat = el(
       "label",
       { class: "sgl-setting", title: "How likely the same tokens would have been at another temperature, from the recorded alternatives. Nothing runs again." },
-      el("span", { "aria-hidden": "true" }, "Chances at T"),
+      el("span", { "aria-hidden": "true" }, "Probability at T"),
       this.heat,
       this.degrees,
     );
@@ -132,14 +134,14 @@ export class TokensPanel {
     this.explain();
   }
 
-  /** What is met for the first time gets its entry in the legend. */
+  /** Add an entry to the legend when a state first occurs. */
   meet(key) {
     if (!ONLY_IF_SEEN.has(key) || this.seen.has(key)) return;
     this.seen.add(key);
     this.explained = false;
   }
 
-  /** The legend of the two channels; of one, if both tell the same. */
+  /** The legend of both channels, or of one if both show the same. */
   explain() {
     const { ink, line } = this.channel;
     const sample = (names, [key, label, meaning]) =>
@@ -170,10 +172,10 @@ export class TokensPanel {
     setText(
       this.noteText,
       known.length
-        ? `At temperature ${temperature.toFixed(2)} what was said has a mean chance of ${percent(mean(known.map(this.chance)))} a token; ` +
-            `at 1.00, the model's own, ${percent(mean(known.map((token) => Math.exp(token[2]))))}. ` +
-            "An approximation: what lies beyond the recorded alternatives is taken as tokens as likely as the last of them."
-        : "No alternatives were recorded, so there is nothing to compute another temperature from.",
+        ? `At temperature ${temperature.toFixed(2)} the sampled tokens have a mean probability of ${percent(mean(known.map(this.chance)))}; ` +
+            `at 1.00, the model's own temperature, ${percent(mean(known.map((token) => Math.exp(token[2]))))}. ` +
+            "This is an approximation: tokens beyond the recorded alternatives count as equally likely as the last of them."
+        : "No alternatives were recorded, so probabilities at another temperature cannot be computed.",
     );
   }
 
@@ -182,7 +184,7 @@ export class TokensPanel {
   changed(change) {
     if (change.reset) {
       const { forks } = this.view.store;
-      // Most of what is told anew stands there already: it keeps its focus and its selection.
+      // Most of the received tokens are on the page already. They keep their focus and selection.
       if ([...this.streams.keys()].some((fork) => !forks.has(fork))) {
         this.streams.clear();
         this.roots.replaceChildren();
@@ -199,8 +201,9 @@ export class TokensPanel {
   }
 
   /**
-   * So that the tree goes on moving smoothly while forks grow, cards out of sight wait, of those in sight a few are
-   * painted in each frame, and each seldomer the longer its line is and the longer the last frame took.
+   * Keeps the tree smooth while forks grow: cards out of sight wait, and only a few visible
+   * cards are painted in each frame. A card is painted less often the longer its last line is
+   * and the longer the last frame took.
    */
   paint(t) {
     const drawn = [];
@@ -236,7 +239,7 @@ export class TokensPanel {
     return due <= t;
   }
 
-  /** Cards come into sight and go out of it. */
+  /** Cards come into sight and leave it. */
   watch(entries) {
     for (const { target, isIntersecting } of entries) {
       const stream = this.streams.get(target.fork);
@@ -247,7 +250,10 @@ export class TokensPanel {
     this.view.invalidate();
   }
 
-  /** Keep what is being generated in sight: the cards of all forks that grow, if they fit, else the newest text. */
+  /**
+   * Keep the generated text visible: the cards of all growing forks if they fit, otherwise the
+   * newest text.
+   */
   follow(t) {
     const { body } = this;
     const boxes = [...this.streams.values()].filter(({ grewAt }) => t - grewAt < CARET_MS).map((stream) => stream.tipBox());
@@ -265,7 +271,10 @@ export class TokensPanel {
     if (Math.abs(place - body.scrollTop) > 1) scrollTo(body, place);
   }
 
-  /** The box grows in few steps, not line by line, so that what stands below seldom moves; it never shrinks. */
+  /**
+   * The box grows in a few steps instead of line by line, so that the content below it seldom
+   * moves. It never shrinks.
+   */
   grow() {
     const [pace, most] = [60, 240];
     if (this.height === most) return;
@@ -292,7 +301,7 @@ export class TokensPanel {
     return stream;
   }
 
-  // ------------------------------------------------ hands and keys
+  // ------------------------------------------------ pointer and keyboard
 
   point(target) {
     const span = target?.closest?.(".t");
@@ -310,7 +319,7 @@ export class TokensPanel {
     this.view.card.show(span.getClientRects()[0] ?? span.getBoundingClientRect(), this.describe(span));
   }
 
-  /** What is known of a token. */
+  /** The details of a token. */
   describe({ token, fork, position, textContent: shown, n_joined: joined }) {
     const times = this.view.store.timesReused(fork, position);
     const [, state, logprob, role, , id, how] = token;
@@ -328,8 +337,8 @@ export class TokensPanel {
       ...(times ? [line(`reused ${count(times, "time")} by this run`)] : []),
       line(`position ${position}`, id === null || id === undefined ? "" : `id ${id}`, joined > 1 ? `one character in ${joined} tokens` : ""),
     ];
-    if (how?.t !== undefined) rows.push(line(`at ${seconds(how.t)}`, how.ms ? `${seconds(how.ms)} after the one before` : "in one step with the one before"));
-    if (how?.healed) rows.push(line(`healed: ${JSON.stringify(how.healed)} was re-encoded here, together with what follows it`));
+    if (how?.t !== undefined) rows.push(line(`at ${seconds(how.t)}`, how.ms ? `${seconds(how.ms)} after the token before` : "in the same step as the token before"));
+    if (how?.healed) rows.push(line(`healed: ${JSON.stringify(how.healed)} was re-encoded together with the text after it`));
     if (how?.drafted) rows.push(line("drafted and accepted"));
     if (how?.allowed !== undefined) {
       const { vocab } = this.view.store.options;
@@ -372,7 +381,7 @@ export class TokensPanel {
     next?.focus();
   }
 
-  /** Show which tokens belong to what is pointed at. */
+  /** Highlight the tokens that belong to the item under the pointer. */
   mark({ stretches }) {
     for (const span of this.marked) span.classList.remove("sgl-linked");
     this.marked = stretches.flatMap(([fork, from, to]) => {
@@ -382,7 +391,7 @@ export class TokensPanel {
     for (const span of this.marked) span.classList.add("sgl-linked");
   }
 
-  /** Bring the first of what was chosen elsewhere into sight. */
+  /** Scroll to the first token of an item that was chosen in another panel. */
   reveal() {
     const [span] = this.marked;
     if (!span || this.root.hidden) return;
@@ -409,7 +418,7 @@ function chance(text, share, own, before, kind = "") {
   return el("div", { class: `sgl-alt ${kind}${own ? " sgl-own" : ""}` }, el("code", {}, visible(text)), bar, el("span", { class: "sgl-num" }, percent(share)));
 }
 
-/** Keep the end of a scrolling box in sight until the reader scrolls away from it. */
+/** Keep the end of a scrolling box visible until the reader scrolls away from it. */
 function sticky(box) {
   box.stick = true;
   box.addEventListener(
@@ -435,7 +444,7 @@ const ENDS_IN_BYTES = /(?:\\x[89a-f][0-9a-f])+$/;
 const BEGINS_WITH_BYTES = /^(?:\\x[89a-f][0-9a-f])+/;
 const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
-/** `\xNN` that are a character together become it; bytes without sense stay. */
+/** Joins `\xNN` bytes that form a character. Other bytes remain. */
 const characters = (text) =>
   text.replace(BYTES, (run) => {
     try {
@@ -445,7 +454,10 @@ const characters = (text) =>
     }
   });
 
-/** What the tokens from `from` on are shown as: of those that are only together a character the first shows it, the others nothing. */
+/**
+ * The text shown for the tokens from `from` on. Of tokens that only together form a character,
+ * the first shows it and the others show nothing.
+ */
 function* spelled(tokens, from) {
   for (let i = from; i < tokens.length; ) {
     let text = tokens[i][0];
@@ -463,7 +475,7 @@ function* spelled(tokens, from) {
 
 // ---------------------------------------------------------------- one fork
 
-/** How special tokens are spelled: <|im_start|>, </s>, <bos>. */
+/** The spellings of special tokens: <|im_start|>, </s>, <bos>. */
 const MARK = /^<[|/]?[\w|｜▁ -]+[|｜]?>$/;
 
 function entitle(turn, role) {
@@ -472,7 +484,7 @@ function entitle(turn, role) {
 }
 
 class Stream {
-  /* One fork's own text: turns of tokens, and the groups of its children where they left it. */
+  /* One fork's own text: turns of tokens, with the groups of its children at their fork points. */
   constructor(fork, card, store, look) {
     this.fork = fork.fork;
     this.store = store;
@@ -500,7 +512,7 @@ class Stream {
     else this.root.prepend(this.flow);
   }
 
-  /** How it ended, if not well; how many tokens it has, and how many it took from what the run had. */
+  /** How the fork ended, if not well; its number of tokens, and how many of them it reused. */
   head() {
     const { tokens, state } = this.store.forks.get(this.fork);
     const reused = this.store.reused.get(`f${this.fork}`);
@@ -511,7 +523,7 @@ class Stream {
     this.root.classList.toggle("sgl-failed", state === "error");
   }
 
-  /** Children that leave at the same position stand side by side, in the order of their index. */
+  /** Children that fork at the same position are side by side, in the order of their index. */
   adopt(child, base) {
     let group = this.groups.find((other) => other.base === base);
     if (!group) {
@@ -550,7 +562,7 @@ class Stream {
     this.root.classList.toggle("sgl-away", isAway);
   }
 
-  /** That it grows is known before it is drawn. */
+  /** Growth is detected before it is drawn. */
   note(t) {
     const { tokens } = this.store.forks.get(this.fork);
     if (tokens.length > this.nSeen && /^(generated|forced)$/.test(tokens.at(-1)[1])) this.grewAt = t;
@@ -562,7 +574,7 @@ class Stream {
     let i = Math.min(from, this.spans.length, tokens.length);
     while (i > 0 && ENDS_IN_BYTES.test(tokens[i - 1][0])) i--;
     for (const [shown, joined] of spelled(tokens, i)) {
-      // A span stays as long as it stands in the right turn and line: only its look can have changed.
+      // A span is kept while its turn and line are right: only its style can have changed.
       const old = this.spans[i]?.token;
       if (old && (old[3] !== tokens[i][3] || old[0] !== tokens[i][0])) this.truncate(i);
       if (i === this.spans.length) this.spans.push(this.place(i, tokens[i], base));
@@ -584,13 +596,15 @@ class Stream {
     const turn = last?.closest(".sgl-turn");
     const ended = last?.token[0].endsWith("\n");
     const forked = this.groups.some((group) => group.base === base + i);
-    // Markup has no role of its own: what closes a turn stays on its line, what opens one becomes its first line.
+    // Markup has no role. Markup that closes a turn stays on its line; markup that opens a turn
+    // becomes its first line.
     const first = turn?.dataset.role === "" ? turn.querySelector(".t").token[0] : "";
     const opens = MARK.test(first);
-    const again = opens && !role && token[0] === first; // a template that says more than one turn of its own
+    const again = opens && !role && token[0] === first; // the template adds several turns of its own
     const span = el("span");
     if (turn && !forked && !again && (role === turn.dataset.role || (role ? opens : !ended))) {
-      // Every line is a paragraph of its own, because a browser lays out anew the whole of one that grows.
+      // Every line is a paragraph of its own, because a browser lays out a growing paragraph again
+      // as a whole.
       if (ended) last.parentNode.after(el("p", {}, span));
       else last.parentNode.append(span);
       if (role && opens) entitle(turn, role);
@@ -613,7 +627,7 @@ class Stream {
     span.token = token;
   }
 
-  /** Colours and lines anew. */
+  /** Update colours and lines. */
   redress() {
     for (const span of this.spans) this.dress(span, span.token);
   }
@@ -626,12 +640,12 @@ class Stream {
     this.tip = tip;
   }
 
-  /** Spans that a browser lays out anew when one more comes. */
+  /** Spans that a browser lays out again when one more is added. */
   lineLength() {
     return this.spans.at(-1)?.parentNode.childElementCount ?? 0;
   }
 
-  /** Where it grows. */
+  /** The growing end. */
   tipBox() {
     return (this.isCard ? this.root : (this.spans.at(-1) ?? this.root)).getBoundingClientRect();
   }

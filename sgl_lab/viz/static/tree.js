@@ -1,5 +1,7 @@
-/* The radix tree of this run; what other cells left is one row that opens. Only what is in sight is drawn, so that thousands of
- * nodes move as smoothly as ten. viz/draw/plan.py gives the still picture the same shape. */
+/* The radix tree of this run; the nodes of other cells are one row that can be opened. Only the
+ * visible part is drawn, so that thousands of nodes move as smoothly as ten. viz/draw/plan.py
+ * lays out the still picture the same way.
+ */
 
 import { NODE_GLYPH, NODE_MEANING, NODE_WORDS, clamp, count, el, figure, furnish, ordinal, panel, setText, still, svg, tool, visible } from "./page.js";
 
@@ -95,7 +97,7 @@ export class TreePanel {
     if (change.reset) {
       const old = this.items;
       this.items = new Map();
-      this.shape = true; // also where nothing but leaves went
+      this.shape = true; // also if only leaves were removed
       for (const node of store.nodes.values()) this.put(`n${node.id}`, node, old.get(`n${node.id}`));
       this.setTails();
     }
@@ -154,7 +156,8 @@ export class TreePanel {
         meta: figure(tail.n),
         stale: true,
       });
-      const width = Math.max(90, widthOf(item), item.width ?? 0); // it grows with every token: what stands beside it should not tremble
+      // never narrower than before, so that its neighbours stay still while it grows
+      const width = Math.max(90, widthOf(item), item.width ?? 0);
       if (width !== item.width) this.shape = true;
       item.width = width;
       this.items.set(key, item);
@@ -166,7 +169,10 @@ export class TreePanel {
     }
   }
 
-  /** Rows in leaf order: every leaf has its own, a parent stands in the middle of its children; last the row of what is not of this run. O(n). */
+  /**
+   * Rows in leaf order: every leaf has its own row, and a parent is in the middle of its
+   * children. The last row is for nodes of other runs. O(n).
+   */
   layout() {
     const { items } = this;
     const roots = [];
@@ -199,7 +205,8 @@ export class TreePanel {
         stack.push(child);
       }
     }
-    // A split puts a younger node above an older one: siblings sort by the oldest id below them, so that nothing swaps places.
+    // A split puts a younger node above an older one: siblings are sorted by the oldest id below
+    // them, so that they never swap positions.
     const age = (item) => (item.kind === "tail" ? 1e15 + item.id : item.id);
     for (let i = order.length - 1; i >= 0; i--)
       order[i].age = order[i].children.reduce((oldest, child) => Math.min(oldest, child.age), age(order[i]));
@@ -228,7 +235,7 @@ export class TreePanel {
     this.moved = true;
   }
 
-  /** What other cells left in the cache, as one row. */
+  /** The nodes that other cells left in the cache, as one row. */
   putOthers({ n, n_tokens: tokens }, ty) {
     const text = `${this.opened ? "−" : "+"} ${count(n, "other node")}`;
     const node = { state: OTHERS, label: text, n: tokens };
@@ -245,7 +252,10 @@ export class TreePanel {
     this.touch();
   }
 
-  /** The stage grows with the tree in few steps, so that what stands below seldom moves; it never shrinks, and who has set its height keeps it. */
+  /**
+   * The stage grows with the tree in a few steps, so that the content below it seldom moves. It
+   * never shrinks, and a height set by the reader is kept.
+   */
   stretch() {
     const { low, high, pace, pad } = STAGE;
     const height = clamp(low + Math.ceil((this.extent.height + 2 * pad - low) / pace) * pace, low, this.view.store.options.dashboard ? 1.6 * high : high);
@@ -283,7 +293,7 @@ export class TreePanel {
     return settling || gliding;
   }
 
-  /** Move every node a part of the way to its place; true while any is on its way. */
+  /** Move every node a part of the way to its position. Returns true while any node is moving. */
   settle() {
     if (!this.moved) return false;
     const share = still.matches || this.camera.k < FAR ? 1 : 0.3;
@@ -306,8 +316,9 @@ export class TreePanel {
   }
 
   /**
-   * Where the camera should be while it follows: all of the tree if that is legible; else what grows, as large as it fits;
-   * else, where nothing grows, as much as can be told apart.
+   * The target of the camera while it follows: the whole tree if it is legible; otherwise the
+   * growing nodes, as large as they fit; otherwise, if nothing grows, as much as remains
+   * distinguishable.
    */
   glide() {
     const { width, height } = this.size;
@@ -328,7 +339,7 @@ export class TreePanel {
     const fit = Math.min((width - 2 * pad) / extent.width, (height - 2 * pad) / extent.height);
     const least = growing.length ? Math.min(LEGIBLE, (height - 2 * pad) / (high.y - low.y)) : FAINT;
     const k = clamp(Math.max(fit, least), LEAST, 1);
-    // Along one axis: stay, unless what grows has left the inner part of the stage.
+    // Along one axis: stay, unless the growing nodes have left the inner part of the stage.
     const axis = (length, room, first, last, now) => {
       if (length * k + 2 * pad <= room) return pad;
       const margin = clamp((room - (last - first) * k) / 2, pad / 2, room * 0.1);
@@ -401,7 +412,7 @@ export class TreePanel {
     box.root.setAttribute("aria-selected", item.key === this.selected);
   }
 
-  // ------------------------------------------------ hands
+  // ------------------------------------------------ pointer and keyboard
 
   listen() {
     const { stage } = this;
@@ -469,7 +480,10 @@ export class TreePanel {
     });
   }
 
-  /** What is under the pointer, or under the keyboard's cursor, is told in the card and marked everywhere. */
+  /**
+   * The item under the pointer or the keyboard cursor is described in the card and highlighted
+   * in all panels.
+   */
   hover(key) {
     if (key === this.pointed) return;
     this.pointed = key;
@@ -562,7 +576,7 @@ export class TreePanel {
     this.touch();
   }
 
-  /** Bring a node into sight, at a scale at which it can be read. */
+  /** Move the camera to a node, at a scale at which it can be read. */
   reveal(item) {
     this.track(false);
     const { camera } = this;
@@ -580,7 +594,10 @@ export class TreePanel {
 
   // ------------------------------------------------ search
 
-  /** Nodes whose text has the words, or one of the token ids after `#`; `go` on to the first of them. */
+  /**
+   * Find nodes whose text contains the words, or a token id after `#`. `go` moves to the first
+   * match.
+   */
   search(go) {
     const words = this.query.value.trim().toLowerCase();
     const id = /^#(\d+)$/.exec(words)?.[1];
@@ -614,7 +631,7 @@ export class TreePanel {
     setText(this.matches, this.found.length ? `${here || "–"} of ${this.found.length}` : "none");
   }
 
-  // ------------------------------------------------ what belongs together
+  // ------------------------------------------------ relations
 
   mark({ nodes, tails }) {
     this.linked = new Set([...[...nodes].map((id) => `n${id}`), ...[...tails].map((id) => `t${id}`)]);
@@ -625,13 +642,13 @@ export class TreePanel {
     this.redraw = true;
   }
 
-  /** Bring what was chosen elsewhere into sight: the deepest of the nodes. */
+  /** Move the camera to an item that was chosen in another panel: to the deepest of its nodes. */
   show() {
     const marked = this.order.filter((item) => this.linked.has(item.key));
     if (marked.length && !this.root.hidden) this.reveal(marked.at(-1));
   }
 
-  // ------------------------------------------------ what is known of a node
+  // ------------------------------------------------ details of a node
 
   brief(item) {
     const { node, kind } = item;
@@ -660,7 +677,7 @@ export class TreePanel {
     if (kind === "node") {
       const ago = Math.max(0, store.clock - node.used);
       if (node.state !== "root") facts.push(["origin", originOf(node)]);
-      facts.push(["hits", `${node.hits} in all`], ["last used", ago ? `${count(ago, "use")} of the cache ago` : "last of all"]);
+      facts.push(["hits", `${node.hits} in all`], ["last used", ago ? `${count(ago, "cache lookup")} ago` : "most recently"]);
       const fate = this.fate(node);
       if (fate) facts.push(["eviction", fate]);
     }
@@ -674,23 +691,29 @@ export class TreePanel {
     state.append(` ${kind === "tail" ? "being generated" : NODE_MEANING[node.state]}`);
     this.details.replaceChildren(
       el("div", { class: "sgl-details-head" }, state, close),
-      el("div", { class: "sgl-above", title: "what stands before it" }, shortened(above.join(""))),
+      el("div", { class: "sgl-above", title: "text before it" }, shortened(above.join(""))),
       el("div", { class: "sgl-node-text", tabindex: 0, role: "group", "aria-label": "Its text" }, (row?.text ?? node.label) || "root"),
       el("dl", {}, ...terms),
     );
   }
 
-  /** When the cache would let the node go; null where a recording does not tell its policy. */
+  /**
+   * The node's position in the order of eviction; null if a recording does not contain the
+   * policy.
+   */
   fate(node) {
     if (node.state === "root") return "never";
-    if (node.refs) return `not while it is in use, ${node.refs === 1 ? "once" : `${node.refs} times`} now`;
+    if (node.refs) return `not possible while in use (${count(node.refs, "lease")})`;
     const { evict } = this.view.store.options;
     if (!evict) return null;
     const order = this.view.store.evictionOrder();
-    return `${ordinal(order.indexOf(node.id) + 1)} in line of ${order.length} (${evict.toUpperCase()})`;
+    return `${ordinal(order.indexOf(node.id) + 1)} of ${order.length} (${evict.toUpperCase()})`;
   }
 
-  /** The newest requests that computed or found it; one of this run shows its bars. */
+  /**
+   * The newest requests that computed or found the node. A request of this run links to its
+   * bars.
+   */
   users({ kind, id, node }) {
     const { store } = this.view;
     const bars = new Map([...store.bars.values()].filter(({ request }) => request).map((bar) => [bar.request, bar]));
@@ -748,7 +771,7 @@ class Box {
   }
 }
 
-/** What colour and glyph tell: what becomes of a node, and if nothing does, where it is from. */
+/** The tone of a node for colour and glyph: its state if it has one, otherwise its origin. */
 function toneOf({ goneAt, kind, node }) {
   if (goneAt !== null) return "gone";
   if (kind !== "node") return kind;
@@ -756,9 +779,9 @@ function toneOf({ goneAt, kind, node }) {
   return node.fresh ? "computed" : "cached";
 }
 
-/** Where a node is from, and how often the run took it again. */
+/** The origin of a node, and how often the run reused it. */
 const originOf = ({ fresh, mine, reused }) =>
-  [mine === false ? "of other cells" : fresh ? "from this run" : "from before this run", reused ? `reused ${count(reused, "time")}` : ""].filter(Boolean).join(", ");
+  [mine === false ? "of other cells" : fresh ? "from this run" : "from an earlier run", reused ? `reused ${count(reused, "time")}` : ""].filter(Boolean).join(", ");
 
 function shorten(label) {
   const text = visible(label);

@@ -1,5 +1,6 @@
-/* One view of a run: head, counts, the three panels, the card beside what is pointed at, one cursor for all. The same while a run
- * lasts and when it is played again. */
+/* One view of a run: header, counts, three panels, the card next to the pointer, and one cursor
+ * for all of them. Live and replayed views are the same.
+ */
 
 import { extras } from "./session.js";
 import { TimelinePanel } from "./lanes.js";
@@ -13,7 +14,7 @@ const SAY_EVERY_MS = 10_000;
 let serial = 0;
 
 export class View {
-  /* `player` is what plays a recorded run; a live one has none. */
+  /* `player` plays a recorded run; a live run has none. */
   constructor(store, root, player = null) {
     this.store = store;
     this.root = root;
@@ -60,7 +61,10 @@ export class View {
 
   // ------------------------------------------------ one cursor
 
-  /** Mark what belongs to a token, node, tail, bar or count everywhere, as long as it is pointed at. */
+  /**
+   * Highlight everything related to a token, node, tail, bar or count while it is under the
+   * pointer.
+   */
   point(cursor) {
     if (!cursor && !this.hovered) return;
     this.hovered = cursor;
@@ -68,7 +72,10 @@ export class View {
     this.invalidate();
   }
 
-  /** Keep it marked, and bring it into sight in the other panels; of a count only its first token. */
+  /**
+   * Keep it highlighted, and scroll to it in the other panels; for a count only to its first
+   * token.
+   */
   choose(cursor, from) {
     if (!cursor && !this.chosen) return;
     this.chosen = cursor;
@@ -97,7 +104,7 @@ export class View {
     this.frame ||= requestAnimationFrame((t) => this.paint(t));
   }
 
-  /** Paint again after `ms`, for what ends by itself: carets, ghosts; or do something else then. */
+  /** Paint again after `ms`, for carets and ghosts that expire; or call `act` instead. */
   later(ms, act = () => this.invalidate()) {
     const timer = setTimeout(() => {
       this.timers.delete(timer);
@@ -126,20 +133,20 @@ export class View {
     this.report();
   }
 
-  // ------------------------------------------------ for screen readers
+  // ------------------------------------------------ screen readers
 
   announce(text) {
     setText(this.voice, text);
     this.saidAt = performance.now();
   }
 
-  /** Now and then while a run lasts, and at its end. */
+  /** Announce progress from time to time during a run, and its end. */
   report() {
     const { status, active, metrics: m } = this.store;
     const ended = this.phase && this.phase !== status.phase && !active;
     this.phase = status.phase;
     if (!m || !(ended || (active && performance.now() - this.saidAt > SAY_EVERY_MS))) return;
-    const reused = `${figure(m.found)} found from before, ${figure(m.reused)} reused, ${figure(m.computed)} computed`;
+    const reused = `${figure(m.found)} from earlier runs, ${figure(m.reused)} reused, ${figure(m.computed)} computed`;
     this.announce(`${status.phase}: ${count(m.generated, "token")} generated, ${reused}; ${count(this.store.nodes.size, "node")} in the tree`);
   }
 
@@ -154,7 +161,8 @@ export class View {
   }
 }
 
-// ---------------------------------------------------------------- head: state, toggles, Stop or Replay, the moment
+// ---------------------------------------------------------------- header: state, toggles, Stop or
+// Replay, the moment
 
 const ENDED = { done: "done in", stopped: "stopped after", error: "failed after" };
 
@@ -209,7 +217,7 @@ class Header {
     show(on);
   }
 
-  /** In what state the run is, in words. */
+  /** The state of the run in words. */
   words() {
     const { status, metrics: m, length } = this.view.store;
     if (status.phase in ENDED) return `${ENDED[status.phase]} ${seconds(length ?? this.view.store.now())}`;
@@ -249,7 +257,10 @@ class Header {
     this.done.style.transform = `scaleX(${active ? clamp(now / this.view.panels.timeline.span, 0, 1) : 1})`;
   }
 
-  /** Ask the kernel; a kernel that cannot listen while a cell runs is interrupted through the server. */
+  /**
+   * Ask the kernel to stop. A kernel that cannot receive messages while a cell runs is
+   * interrupted through the server.
+   */
   press() {
     const { store } = this.view;
     this.pressed = true;
@@ -278,7 +289,8 @@ async function interrupt(kernel) {
   if (token) headers.Authorization = `token ${token}`;
   try {
     const url = new URL(`${baseUrl.replace(/\/*$/, "/")}api/kernels/${encodeURIComponent(kernel)}/interrupt`, location.href);
-    if (url.origin !== location.origin) return false; // the token is for nobody else, whatever the page says
+    // the token must not reach another origin, whatever the page configures
+    if (url.origin !== location.origin) return false;
     return (await fetch(url, { method: "POST", headers, credentials: "same-origin" })).ok;
   } catch {
     return false;
@@ -288,14 +300,16 @@ async function interrupt(kernel) {
 // ---------------------------------------------------------------- counts
 
 const COUNTS = {
-  found: ["cached", "found from before", "Prompt tokens that were in the cache before this run: earlier cells had computed them"],
-  reused: ["reused", "reused in this run", "Prompt tokens that this run had computed or generated already: for its forks and its next turns"],
+  found: ["cached", "from earlier runs", "Prompt tokens found in the cache: earlier cells had computed them"],
+  reused: ["reused", "reused in this run", "Prompt tokens that this run had computed or generated itself, for its forks and next turns"],
   computed: ["computed", "computed", "Prompt tokens that the model computed"],
   generated: ["generated", "generated", "Tokens that the model generated"],
 };
 
 class Counts {
-  /* Where the tokens came from: each count is a filter of all that is shown. Then speed, pages, forks. */
+  /* Token counts by origin, then speed, pages and forks. Each token count is a filter for all
+   * panels.
+   */
   constructor(view) {
     this.view = view;
     this.fields = {};
@@ -316,8 +330,8 @@ class Counts {
     this.generated = this.fields.generated.parentNode.nextSibling;
     const fact = (name, label, hint) => el("div", { class: `sgl-metric sgl-fact sgl-m-${name}`, title: hint }, ...field(name, label));
     this.facts = [
-      fact("speed", "tokens/s", isDashboard ? "Tokens generated in the last two seconds, a second" : "Generated tokens over the time from the first request to the last token"),
-      fact("pages", "cache pages", "Pages of the cache that hold tokens, of all there are"),
+      fact("speed", "tokens/s", isDashboard ? "Tokens generated per second, over the last two seconds" : "Generated tokens over the time from the first request to the last token"),
+      fact("pages", "cache pages", "Pages of the cache in use, of all pages"),
       isDashboard ? fact("requests", "running · waiting", "Requests") : fact("forks", "forks", "Branches of the program"),
     ];
     this.bar = el("div", { class: "sgl-shares", "aria-hidden": "true" });
@@ -357,7 +371,8 @@ class Counts {
   }
 }
 
-// ---------------------------------------------------------------- the card beside what is hovered or focused
+// ---------------------------------------------------------------- the card next to the hovered or
+// focused item
 
 class Card {
   constructor(view) {
@@ -365,7 +380,7 @@ class Card {
     this.root = el("div", { class: "sgl-card", role: "tooltip", id: `${view.id}-card`, hidden: true });
   }
 
-  /** `rows` is a list of nodes; the card stands beside `box` (client coordinates), inside the view. */
+  /** `rows` is a list of nodes. The card is next to `box` (client coordinates), inside the view. */
   show(box, rows) {
     this.root.replaceChildren(...rows);
     this.root.hidden = false;
