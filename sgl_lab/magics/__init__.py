@@ -1,6 +1,6 @@
-"""IPython's door: `%%sgl`, `%sgl`, completion, and errors that show the user's own lines.
+"""The IPython side: `%%sgl`, `%sgl`, completion, and errors that show the user's own lines.
 
-`load` runs in a fraction of a second: what is heavy is imported by the first cell.
+`load` returns in a fraction of a second. The first cell imports the heavy modules.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .session import Session
 
 _LOADED = "_sgl_lab"
-"""the shell's attribute that says what was registered"""
+"""attribute of the shell that holds what was registered"""
 
 
 class _Loaded(NamedTuple):
@@ -25,7 +25,7 @@ class _Loaded(NamedTuple):
 
 
 def load(shell: Any) -> None:
-    """Register magics and completion; a second time changes nothing."""
+    """Register the magics and completion. A second call changes nothing."""
     from IPython.core.magic import no_var_expand
 
     from .complete import make_matcher
@@ -75,7 +75,7 @@ def load(shell: Any) -> None:
 
 
 def unload(shell: Any) -> None:
-    """Take everything back: magics, completion, the engine's thread and memory."""
+    """Undo `load`: remove the magics and completion, end the engine's thread and free its memory."""
     loaded: _Loaded | None = getattr(shell, _LOADED, None)
     if loaded is None:
         return
@@ -113,11 +113,11 @@ _DRAWN = (
     ("sgl_lab.lang.state", "ProgramStateGroup", _table_html),
     ("sgl_lab.lang.shown", "States", _table_html),
 )
-"""What is drawn as HTML, by the name of its type, so that nothing is imported for it."""
+"""The types that have an HTML form, by name, so that nothing is imported for them."""
 
 
 def _bound_names() -> dict[str, Any]:
-    """What the names of a body mean, for help on them."""
+    """The meaning of the language's names in a cell, for help."""
     from ..lang import surface
 
     words = {name: getattr(surface, name) for name in surface.SURFACE}
@@ -125,7 +125,7 @@ def _bound_names() -> dict[str, Any]:
 
 
 def _config_files() -> list[Path]:
-    """Those that IPython, or its kernel, has read."""
+    """The configuration files that IPython or its kernel has read."""
     from traitlets.config import Application
 
     return [Path(name) for name in Application.instance().loaded_config_files] if Application.initialized() else []
@@ -138,7 +138,9 @@ def _names() -> tuple[str, ...]:
 
 
 def _inside(opened: str) -> tuple[str, ...]:
-    """The members of a state behind `s.`, the parameters of a function of the language behind `gen(`."""
+    """The members of a state after `s.`, or the parameters of a function of the language after
+    `gen(`.
+    """
     import inspect
 
     from ..lang import surface

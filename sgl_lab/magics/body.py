@@ -1,13 +1,15 @@
-"""A cell's body as code: plain Python in which what stands alone and speaks to the model is appended to the state.
+"""Compiles a cell's body: plain Python in which expressions that address the model are appended to
+the state.
 
-Only expression statements change: `user("hi")` becomes `__sgl_append__(__sgl_state__, user("hi"))`, which appends SGL
-expressions and passes everything else through. Text that is written out there (`"The answer is "`, an f-string, two of them
-joined with `+`) is appended too. A function in the body appends to its own `s` if it has a parameter of that name, else to
-the program that calls it. Line numbers are those of the cell, so that errors show the user's own line.
+Only expression statements change: `user("hi")` becomes `__sgl_append__(__sgl_state__, user("hi"))`.
+This appends SGL expressions and passes every other value through. Literal text (`"The answer is "`,
+an f-string, two of them joined with `+`) is appended too. A function in the body appends to its own
+`s` if it has a parameter of that name, otherwise to the program that calls it. Line numbers are
+those of the cell, so errors show the user's own line.
 
-A cell becomes the body of a function whose parameters are the language's names and whose other names are the notebook's:
-what the cell assigns stays, as in any cell, but for `s` and for variables that only loops assign. A body that awaits becomes
-a coroutine.
+The cell becomes the body of a function. Its parameters are the language's names; all other names
+are the notebook's. Names that the cell assigns remain, as in any cell, except `s` and variables
+that only loops assign. A body that awaits becomes a coroutine.
 """
 
 from __future__ import annotations
@@ -26,21 +28,26 @@ from typing import Any
 from .options import OptionError
 
 APPEND = "__sgl_append__"
-"""(state, value), and a third where the value is written as text, is what the last expression gives, or was read from something"""
+"""Called with (state, value) and, if the value is literal text, a third argument. Its result is the
+value of the last expression.
+"""
 STATE = "__sgl_state__"
 HERE = "__sgl_here__"
-"""the state of the program that runs where a function of the body is called; all three must be among the names that a body
-runs with, but that a function of --def binds its state itself"""
+"""The state of the program that calls a function of the body. A body runs with all three names,
+except that a function of --def binds its own state.
+"""
 TEXT, LAST, READ = "text", "last", "read"
 _NAMES = "__sgl_names__"
 _CELL = "<module>"
-"""what tracebacks call the code of a cell"""
+"""the file name of a cell's code in tracebacks"""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class _Appends(ast.NodeTransformer):
-    """Wraps expression statements, and notes the functions whose first string is their documentation, though they append."""
+    """Wraps expression statements, and records functions whose first string is their documentation
+    although they append.
+    """
 
     def __init__(self, words: Set[str]) -> None:
         self._words = words
@@ -62,7 +69,7 @@ class _Appends(ast.NodeTransformer):
         return self._function(node)
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        """Its methods; what else stands in it documents it."""
+        """Transforms its methods; other text in a class is documentation."""
         node.body = [self.visit(each) if isinstance(each, Function | ast.ClassDef) else each for each in node.body]
         return node
 
@@ -80,7 +87,9 @@ class _Appends(ast.NodeTransformer):
 
 
 def is_text(node: ast.expr) -> bool:
-    """Whether the expression is written as text: a string or f-string, such joined with others by `+`, or formatted."""
+    """Whether the expression is literal text: a string or f-string, several joined with `+`, or a
+    formatted one.
+    """
     match node:
         case ast.Constant():
             return isinstance(node.value, str)
@@ -115,12 +124,14 @@ def _last_value(statements: list[ast.stmt]) -> ast.expr | None:
 
 
 def leading_blank_lines(body: str) -> str:
-    """The newlines that IPython cuts off before the first line with something on it."""
+    """The newlines that IPython removes before the first line that is not empty."""
     return "\n" * body[: len(body) - len(body.lstrip())].count("\n")
 
 
 def parse_body(source: str, filename: str) -> ast.Module:
-    """Parse the body as it stands below the magic's line: line 2 of the cell is line 2 here. SyntaxError as Python raises it."""
+    """Parse the body below the magic's line: line 2 of the cell is line 2 here. Raises SyntaxError
+    as Python does.
+    """
     return ast.parse("\n" + source, filename)
 
 
@@ -133,7 +144,7 @@ def _awaits(module: ast.Module) -> bool:
 
 
 def _own_nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes below this one but those inside functions."""
+    """All nodes below this one, except those inside functions."""
     for child in ast.iter_child_nodes(node):
         if not isinstance(child, Function | ast.Lambda):
             yield child
@@ -141,7 +152,7 @@ def _own_nodes(node: ast.AST) -> Iterator[ast.AST]:
 
 
 class Bindings(ast.NodeVisitor):
-    """The names that a body binds itself: those that loops alone bind, and all others."""
+    """The names that a body binds itself: those that only loops bind, and all others."""
 
     def __init__(self, module: ast.Module) -> None:
         self.assigned: set[str] = set()
@@ -198,17 +209,17 @@ class Bindings(ast.NodeVisitor):
     visit_ClassDef = visit_FunctionDef
 
     def visit_Lambda(self, node: ast.Lambda) -> None:
-        """Its names are its own."""
+        """A lambda binds only its own names."""
 
     def visit_ListComp(self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp) -> None:
-        """Its variables are its own; what `:=` binds in it is the body's."""
+        """A comprehension binds its own variables; names that `:=` binds in it belong to the body."""
         self.assigned.update(each.target.id for each in ast.walk(node) if isinstance(each, ast.NamedExpr))
 
     visit_SetComp = visit_DictComp = visit_GeneratorExp = visit_ListComp
 
 
 class _Inward(ast.NodeTransformer):
-    """What a module may say and the body of a function may not, in other words."""
+    """Rewrites statements that a module allows and a function body does not."""
 
     def visit_Global(self, node: ast.Global) -> ast.stmt:
         return ast.copy_location(ast.Pass(), node)
@@ -236,7 +247,7 @@ class _Inward(ast.NodeTransformer):
 
 
 class _Names:
-    """The notebook's names, for what the code of a cell cannot do with them by itself."""
+    """The notebook's names, for operations that the code of a cell cannot do itself."""
 
     def __init__(self, names: dict[str, Any], leaving: Collection[str]) -> None:
         self._names, self._leaving = names, leaving
@@ -248,13 +259,15 @@ class _Names:
         self._names.update({each: getattr(module, each) for each in public})
 
     def leave(self, local: Mapping[str, Any]) -> None:
-        """Names of the language that the cell has made its own are the notebook's too when it is over."""
+        """Copy names of the language that the cell has assigned to the notebook when the cell is
+        over.
+        """
         self._names.update({name: local[name] for name in self._leaving if name in local})
 
 
 @dataclass(frozen=True, slots=True)
 class CellCode:
-    """The code of one cell; `assigned` are the names that it leaves in the notebook."""
+    """The code of one cell. `assigned` are the names that it leaves in the notebook."""
 
     code: CodeType
     assigned: frozenset[str]
@@ -265,20 +278,24 @@ class CellCode:
         return bool(self.code.co_flags & CO_COROUTINE)
 
     def run(self, names: dict[str, Any], words: Mapping[str, Any]) -> Any:
-        """Run it on the notebook's `names` and the language's `words`, APPEND, STATE and HERE among these.
+        """Run the code on the notebook's `names` and the language's `words`, which include APPEND,
+        STATE and HERE.
 
-        The value of its last expression; of a body that awaits a coroutine, which gives that.
+        Returns the value of its last expression. If the body awaits, it returns a coroutine with
+        that value.
         """
         return FunctionType(self.code, names)(**words, **{_NAMES: _Names(names, self._leaving)})
 
 
 def compile_cell(source: str, filename: str, words: Collection[str] = ("s",), *, keeps_last: bool = True) -> CellCode:
-    """The body as code. `words` are the names of the language, which mean that whatever the notebook calls so.
+    """Compile the body. `words` are the names of the language, which take precedence over the
+    notebook's.
 
     Without `keeps_last` the last expression is a statement like the others.
     """
     module = parse_body(source, filename)
-    compile(module, filename, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)  # a `return` is wrong here, whatever it becomes
+    # a `return` is an error here, although the body becomes a function
+    compile(module, filename, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
     words = {*words, APPEND, STATE, HERE}
     bindings = Bindings(module)
     last = module.body.pop() if keeps_last and _last_value(module.body) is not None else None
@@ -309,11 +326,15 @@ def _parsed(source: str) -> list[ast.stmt]:
 
 
 def compile_function(source: str, filename: str, signature: str, names: dict[str, str]) -> tuple[str, CodeType]:
-    """Code that defines the body as a function with the state as its first parameter, and the function's name.
+    """Code that defines the body as a function whose first parameter is the state, and the
+    function's name.
 
-    `names` maps each language name to the expression it stands for (`fork` -> `s.fork`); those that the body
-    reads and does not make its own become the function's first statements. The last expression is the result.
-    A string at the beginning is appended as in a cell, and documents the function too. A body that awaits makes it an `async def`.
+    `names` maps each language name to its expression (`fork` -> `s.fork`). Those that the body
+    reads and does not assign become the function's first statements. The last expression is the
+    result. A string at the beginning is appended, as in a cell, and also documents the function. A
+    body that awaits makes it an `async def`.
+
+    BadArgument if `signature` is malformed.
     """
     try:
         head = ast.parse(f"def {signature}: pass").body[0]
@@ -346,7 +367,9 @@ def compile_function(source: str, filename: str, signature: str, names: dict[str
 
 
 def _free_names(definition: ast.Module) -> set[str]:
-    """What the one function of this module, with the scopes inside it, reads from outside and leaves as it is."""
+    """The names that the one function of this module, including its inner scopes, reads from
+    outside and does not assign.
+    """
     function = symtable.symtable(ast.unparse(definition), "", "exec").get_children()[-1]
     own = {name.get_name() for name in function.get_symbols() if name.is_local() or name.is_declared_global()}
     return {name.get_name() for scope in _scopes(function) for name in scope.get_symbols() if name.is_global()} - own
@@ -359,14 +382,16 @@ def _scopes(scope: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
 
 
 def documenting(source: str, words: Set[str]) -> list[int]:
-    """Lines, in the cell, of strings that document a function of the body, though other text in it is appended."""
+    """Lines, in the cell, of strings that document a function of the body although other text in it
+    is appended.
+    """
     appends = _Appends(words)
     appends.visit(parse_body(source, ""))
     return appends.documented
 
 
 def is_silenced(source: str) -> bool:
-    """Whether the body ends in `;`, as IPython understands it."""
+    """Whether the body ends in `;`, by IPython's rules."""
     import io
     import tokenize
 
@@ -379,5 +404,5 @@ def is_silenced(source: str) -> bool:
 
 
 def names_read(source: ast.AST) -> set[str]:
-    """Names that the parsed body reads."""
+    """The names that the parsed body reads."""
     return {node.id for node in ast.walk(source) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}

@@ -1,8 +1,8 @@
-"""Running one `%%sgl` cell: options, body, program, view, results.
+"""Runs one `%%sgl` cell: options, body, program, view, results.
 
-The body runs on the cell's own thread, waiting in slices, so that print, pdb, tracebacks and an
-interrupt stay what they are everywhere else in the notebook. One that awaits has a loop of its own there;
-the kernel's stands still meanwhile, as it does for any cell that computes.
+The body runs on the cell's own thread, which waits in slices. print, pdb, tracebacks and interrupts
+therefore work as everywhere else in the notebook. A body that awaits has an event loop of its own
+there; the kernel's loop stands still meanwhile, as during any cell that computes.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from .show import CellView, Output, loading
 
 WORDS = "__sgl_words__"
 STATE_WORDS = {"fork": "s.fork", "var_scope": "s.var_scope"}
-"""Names of a body that mean a method of its state."""
+"""Names of a body that stand for a method of its state."""
 LANGUAGE = frozenset({*surface.SURFACE, *STATE_WORDS, "s"})
-"""All names that a body has from the language."""
+"""All names that the language adds to a body."""
 
 
 def run_cell(shell: Any, session: Session, line: str, body: str) -> Any:
-    """Run the cell, or define its function with --def; returns what becomes its `Out`, None for nothing."""
+    """Run the cell, or define its function with --def. Returns the cell's `Out`; None for nothing."""
     if not set(HELP_FLAGS).isdisjoint(line.split()):
         say(cell_help())
         return None
@@ -48,7 +48,8 @@ def run_cell(shell: Any, session: Session, line: str, body: str) -> Any:
     try:
         if options.define is not None:
             _define(shell, options.define, source, filename)
-            show_source(filename, head, indent(source, "    "))  # a block below its `def`, as inspect looks for a function's lines
+            # a block below its `def`, because `inspect` looks for a function's lines
+            show_source(filename, head, indent(source, "    "))
             return None
         is_silenced = bodies.is_silenced(body)
         code = bodies.compile_cell(source, filename, LANGUAGE, keeps_last=options.capture is not None or not is_silenced)
@@ -59,7 +60,8 @@ def run_cell(shell: Any, session: Session, line: str, body: str) -> Any:
         check_place(Path(options.save).expanduser())
         if not options.force:
             check_ours(Path(options.save).expanduser(), MARK)
-    number = len(shell.history_manager.input_hist_parsed) - 1  # what `execution_count` says while a cell runs depends on the version
+    # the value of `execution_count` during a cell depends on the version
+    number = len(shell.history_manager.input_hist_parsed) - 1
     cell = Cell(shell, options, code, head, source, f"In[{number}]")
     _tell_unsaid(shell, source, code)
     with session.interrupts.watched(whatever_handler=True):
@@ -91,7 +93,9 @@ def _run(session: Session, cell: Cell) -> Any:
 
 
 def _interact(session: Session, cell: Cell) -> None:
-    """Its value is shown with the rest, where it changes with the controls."""
+    """Run a cell with controls. Its value is part of the output, because it changes with the
+    controls.
+    """
     for control in cell.options.interact:
         if control.name in {*surface.SURFACE, *STATE_WORDS, "s"}:
             raise OptionError(f"--interact: {control.name} is the language's", hint="call the variable something else")
@@ -108,12 +112,14 @@ def _define(shell: Any, signature: str, source: str, filename: str) -> None:
     shell.user_ns[WORDS] = {name: getattr(surface, name) for name in surface.SURFACE}
     shell.user_ns[bodies.APPEND] = append
     shell.user_ns[bodies.HERE] = partial(state_here, None)
-    exec(code, shell.user_ns)  # noqa: S102  the user's own cell is what is defined here
+    exec(code, shell.user_ns)  # noqa: S102  defines the user's own cell
     shell.user_ns[name] = SglFunction(shell.user_ns[name])
 
 
 def _tell_unsaid(shell: Any, source: str, code: bodies.CellCode) -> None:
-    """A line for each name that the language hides from the body, and for each string that documents where it may be meant to speak."""
+    """Print one line for each notebook variable that the language hides from the body, and for each
+    documenting string that may be meant for the model.
+    """
     noted_lines.set(set())
     for name in sorted(bodies.names_read(ast.parse(source)) & LANGUAGE - code.assigned):
         if name in shell.user_ns and shell.user_ns[name] is not getattr(surface, name, None):

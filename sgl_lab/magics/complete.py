@@ -1,6 +1,6 @@
 """Completion for `%%sgl` and `%sgl`: options, their values, subcommands and the language's names.
 
-One IPython matcher. Where the cursor stands at an option of ours it suppresses the others, since IPython
+It is one IPython matcher. At an option of ours it suppresses the other matchers, because IPython
 would offer names of magics and of Python there.
 """
 
@@ -18,7 +18,7 @@ _WORD = re.compile(r"\"[^\"]*\"?|[^\s\"]+")
 
 
 Following = Callable[[Sequence[str]], tuple[str, ...]]
-"""what may stand behind these words of a `%sgl` line"""
+"""words that may follow these words of a `%sgl` line"""
 
 
 _CALL = re.compile(r"\b(\w+)\([^()]*\Z")
@@ -27,17 +27,19 @@ _KEY = re.compile(
     r"(?:(?P<state>\w+)|[)\]])(?:\[|\.(?:get|get_var|value|value_async|get_meta_info|prompt|text_iter|text_async_iter|markdown)\()"
     r"\s*(?P<quote>[\"'])(?P<fragment>[^\"'\n]*)\Z"
 )
-"""where the name of a variable stands: `s["`, `f.value('`"""
+"""where the name of a variable is expected: `s["`, `f.value('`"""
 _NAMED = re.compile(r"\b(?:gen|gen_int|gen_string|select|var_scope|set_var)\(\s*(?:name\s*=\s*)?[\"']([^\"'\n]+)[\"']")
 
 Inside = Callable[[str], tuple[str, ...]]
-"""what may stand behind `gen(` and behind `s.`"""
+"""names that may follow `gen(` and `s.`"""
 
 
 def words_for(
     text: str, following: Following, names: tuple[str, ...], inside: Inside = lambda opened: ()
 ) -> tuple[str, tuple[str, ...], bool]:
-    """(fragment before the cursor, candidates, whether nothing else should be offered) for the text up to the cursor."""
+    """Completions for the text up to the cursor: (fragment before the cursor, candidates, whether
+    to suppress all others).
+    """
     if found := _OPTION_LINE.search(text):
         before, _, fragment = found["rest"].rpartition(" ")
         flag, equals, value = fragment.partition("=")
@@ -51,7 +53,7 @@ def words_for(
         before = _WORD.findall(found["rest"])
         fragment = before.pop() if before and found["rest"].endswith(before[-1]) else ""
         if before and before[-1].startswith("-"):
-            fragment = fragment.rpartition(",")[2]  # an option's value may be a list
+            fragment = fragment.rpartition(",")[2]  # the value of an option may be a list
         words = following([word.strip('"') for word in before])
         return fragment, tuple(_quoted(word) for word in words if word.isprintable() and '"' not in word), True
     if text.lstrip().startswith("%%sgl") and "\n" in text:
@@ -71,7 +73,9 @@ def _quoted(word: str) -> str:
 
 
 def make_matcher(following: Following, names: Callable[[], tuple[str, ...]], inside: Inside) -> Any:
-    """The matcher to register as one of IPython's custom matchers. All three are asked when something is completed."""
+    """The matcher to register as one of IPython's custom matchers. It calls all three functions for
+    each completion.
+    """
     from IPython.core.completer import SimpleCompletion, context_matcher
 
     @context_matcher(identifier="sgl_lab")  # type: ignore[untyped-decorator, unused-ignore]
@@ -83,7 +87,8 @@ def make_matcher(following: Following, names: Callable[[], tuple[str, ...]], ins
         fragment, words, alone = words_for(text, following, names(), inside)
         found = [word for word in words if word.startswith((fragment, f'"{fragment}'))]
         if alone and not found:
-            found = [fragment]  # IPython suppresses the others only for something: what stands there already
+            # IPython suppresses other matchers only for a non-empty result: the existing text
+            found = [fragment]
         return {"completions": [SimpleCompletion(word, type="sgl") for word in found], "matched_fragment": fragment, "suppress": alone}
 
     return sgl_matcher

@@ -1,4 +1,6 @@
-"""`%sgl dashboard`: one live view that stays with the default lab, whichever that is, and shows every request whoever sent it."""
+"""`%sgl dashboard`: one live view of the default lab, which follows changes of the model and shows
+every request, from any program.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ MAX_OUTPUTS = 4
 
 
 class Dashboard:
-    """Open from the moment it is made. What it shows follows the default lab until `close`."""
+    """The dashboard. It is open from its construction until `close`, and follows the default lab."""
 
     def __init__(self, shell: Any, lab: Lab, on_stop: Callable[[], object]) -> None:
         self._shell, self._lab, self._on_stop = shell, lab, on_stop
@@ -38,20 +40,20 @@ class Dashboard:
         self._stop_listening = LABS.listen(self._follow)
 
     def show(self) -> None:
-        """In the cell that runs; it may stand in a few."""
+        """Show it in the running cell. It can be in several outputs."""
         output = Output(self._shell)
         self._outputs.append(output)
         output.show(self._bundle(), panel=self._panel)
 
     def close(self) -> None:
-        """The pictures stay as they are now."""
+        """Close the live view; the current pictures remain."""
         self._stop_listening()
         self._panel.end()
         self._redraw(is_open=False)
         self._panel.close()
 
     def _follow(self, lab: Lab) -> None:
-        """Another lab is the default one. Whoever made it so must not fail of a picture."""
+        """The default lab has changed. An error in the picture must not fail the caller."""
         with self._lock, suppress(SglError):
             if lab is not self._lab:
                 self._bind(lab)
@@ -66,25 +68,25 @@ class Dashboard:
             threading.Thread(target=self._on_stop, name="sgl-stop", daemon=True).start()
 
     def after_cell(self) -> None:
-        """What a notebook that is saved now would keep, not older than the last cell or so."""
+        """Update the pictures, so that a notebook saved now is up to date."""
         if self._lab.ring.cursor != self._drawn_at and time.monotonic() > self._drawn_s + REDRAW_S:
             self._redraw(is_open=True)
 
     def _redraw(self, is_open: bool) -> None:
-        with suppress(SglError):  # the engine is gone: the pictures are the last there are
+        with suppress(SglError):  # the engine is gone: the last pictures remain
             bundle = self._bundle()
             for output in self._outputs:
                 output.show(bundle, panel=self._panel if is_open else None)
 
     def _bundle(self) -> Bundle:
-        """What is seen where there is no live view: in a saved notebook, or when the kernel is gone."""
+        """The picture shown without a live view: in a saved notebook, or when the kernel is gone."""
         lab = self._lab
         self._drawn_at, self._drawn_s = lab.ring.cursor, time.monotonic()
         return picture(lab, f" · as it was at {time.strftime('%H:%M:%S')} (%sgl dashboard for a live one)")
 
 
 def picture(lab: Lab, when: str = "") -> Bundle:
-    """All that a dashboard shows, as it is now."""
+    """The current content of a dashboard as a picture."""
     recent = RecentView()
     for entry in lab.events():
         recent.fold(entry)

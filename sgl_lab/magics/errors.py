@@ -1,7 +1,7 @@
-"""Errors as the user should meet them: their own lines, one message, no internals of ours.
+"""Shows errors as users need them: their own lines, one message, no internals of ours.
 
-IPython renders an exception through its `_render_traceback_` if it has one, except a SyntaxError: that
-travels as `CellSyntaxError`.
+IPython renders an exception through its `_render_traceback_` method if it has one. A SyntaxError is
+an exception to that, so it is raised as `CellSyntaxError`.
 """
 
 from __future__ import annotations
@@ -25,16 +25,19 @@ _COLOUR = re.compile(r"(\x1b\[[\d;]{0,20}m)")
 
 
 class CellSyntaxError(Exception):
-    """A SyntaxError in the body of a cell. It is none for Python, and named as one for people."""
+    """A SyntaxError in the body of a cell. It is displayed as SyntaxError but is not a subclass of
+    it.
+    """
 
 
 CellSyntaxError.__name__ = CellSyntaxError.__qualname__ = "SyntaxError"
 
 
 def user_frames(tb: TracebackType | None) -> TracebackType | None:
-    """The user's part of a traceback: all below our first frames, but ours, and no library's below our next.
+    """The user's part of a traceback: the frames below our first ones, without ours and without
+    library frames below our next ones.
 
-    Where we called the user through a library (an event loop), that is none of theirs either.
+    Frames of a library through which we call the user (an event loop) are left out too.
     """
     frames: list[TracebackType] = []
     while tb is not None:
@@ -43,7 +46,7 @@ def user_frames(tb: TracebackType | None) -> TracebackType | None:
     names = [frame.tb_frame.f_code.co_filename for frame in frames]
     ours = [is_ours(name) for name in names]
     start = next((n for n, name in enumerate(names) if not is_below_us(name)), None)
-    if start is None:  # a library's frames between ours are none of the user's
+    if start is None:  # library frames between ours are not the user's
         return None
     end = ours.index(True, start) if True in ours[start:] else len(frames)
     theirs = frames[start:end] + [frame for frame in frames[end:] if not is_below_us(frame.tb_frame.f_code.co_filename)]
@@ -54,7 +57,7 @@ def user_frames(tb: TracebackType | None) -> TracebackType | None:
 
 
 def outer_filename(shell: Any) -> str:
-    """File name under which IPython compiled the cell that is running now."""
+    """File name under which IPython compiled the running cell."""
     frame = sys._getframe()
     while frame is not None:
         if frame.f_code.co_name in ("<module>", "<cell line: 1>") and frame.f_globals is shell.user_global_ns:
@@ -65,15 +68,17 @@ def outer_filename(shell: Any) -> str:
 
 def show_source(filename: str, first_line: str, body: str) -> None:
     """Let tracebacks that name `filename` quote the cell as the user typed it."""
-    # Lines end where Python ends them: str.splitlines would also end them at a form feed or U+2028 inside a string.
+    # Lines end where Python ends them: str.splitlines would also split at a form feed or U+2028
+    # inside a string.
     lines = [line + "\n" for line in [first_line, *body.removesuffix("\n").split("\n")]]
     linecache.cache[filename] = (sum(map(len, lines)), None, lines, filename)
 
 
 def render_with(error: BaseException, lines: list[str]) -> None:
-    """Make IPython show `lines` for this error, once: who meets the same error again stands elsewhere.
+    """Make IPython show `lines` for this error, once: if the error is raised again, it comes from
+    another position.
 
-    Colours are all that reaches a terminal unseen.
+    Only colours reach a terminal as escape sequences.
     """
     shown = ["".join(part if _COLOUR.fullmatch(part) else legible(part) for part in _COLOUR.split(line)) for line in lines]
 
@@ -85,7 +90,9 @@ def render_with(error: BaseException, lines: list[str]) -> None:
 
 
 def render_user_lines(shell: Any, error: BaseException) -> None:
-    """Make IPython show this error, and those it came from, with the user's frames only; without any, the line that it tells of."""
+    """Make IPython show this error and its causes with the user's frames only. Without such frames,
+    show the line that its note mentions.
+    """
     if not any(user_frames(link.__traceback__) for link in _chain(error)):
         render_with(error, [f"{type(error).__name__}: {error}", *(_quoting(shell, note) for note in getattr(error, "__notes__", ()))])
         return
@@ -95,7 +102,9 @@ def render_user_lines(shell: Any, error: BaseException) -> None:
 
 
 def show_user_frames(shell: Any) -> Callable[[], None]:
-    """Errors that come out of us into any cell are shown with the user's frames; `%xmode Verbose` shows all. Returns what undoes it."""
+    """Show errors that pass through our code in any cell with the user's frames only; `%xmode
+    Verbose` shows all frames. Returns a function that undoes it.
+    """
     formatter = shell.InteractiveTB
     plain = formatter.structured_traceback
 
@@ -123,7 +132,7 @@ def _passes_us(error: BaseException) -> bool:
 
 
 def _quoting(shell: Any, note: str) -> str:
-    """The note; where it ends in a line of the cell that runs, with what stands there."""
+    """The note, followed by the source line if the note ends in a line of the running cell."""
     found = _LINE.search(note)
     line = linecache.getline(outer_filename(shell), int(found[1])).strip() if found else ""
     return f"{note}: {line}" if line else note
@@ -131,7 +140,9 @@ def _quoting(shell: Any, note: str) -> str:
 
 @contextmanager
 def _trimmed(error: BaseException) -> Iterator[None]:
-    """While this lasts, the error and its chain have the user's frames only; the chain ends where it is ours alone."""
+    """Within the block, the error and its chain have the user's frames only. The chain ends where
+    all frames are ours.
+    """
     links = _chain(error)
     before = [(link, link.__traceback__, link.__cause__, link.__suppress_context__) for link in links]
     inner = next((n for n, link in enumerate(links) if n and link.__traceback__ and user_frames(link.__traceback__) is None), None)
@@ -147,7 +158,7 @@ def _trimmed(error: BaseException) -> Iterator[None]:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """The error, the one it came from, and so on, as Python shows them."""
+    """The error, its cause, and so on, as Python shows them."""
     links: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in links:
@@ -158,7 +169,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 @contextmanager
 def readable(shell: Any, magic: str) -> Iterator[None]:
-    """However the block fails, the user meets one line or their own code."""
+    """If the block fails, show the user one line or their own code."""
     from IPython.core.error import UsageError
 
     try:
@@ -166,7 +177,7 @@ def readable(shell: Any, magic: str) -> Iterator[None]:
     except OptionError as error:
         raise UsageError(f"{magic}: {error}") from None
     except KeyboardInterrupt:
-        if INTERRUPTS.is_watching:  # a magic in the body of another: that one says it
+        if INTERRUPTS.is_watching:  # a magic inside the body of another magic: the outer one reports it
             raise
         stopped = Stopped("what had been generated is kept")
         render_with(stopped, [f"Stopped: {stopped}"])
@@ -182,7 +193,7 @@ def readable(shell: Any, magic: str) -> Iterator[None]:
 
 
 def as_cell_syntax_error(shell: Any, error: SyntaxError) -> CellSyntaxError:
-    """The same error as one that IPython lets us show: the line of the cell and the caret."""
+    """The same error as a type that we can render: the line of the cell and the caret."""
     shown = CellSyntaxError(f"{error.msg} (line {error.lineno})")
     render_with(shown, shell.SyntaxTB.structured_traceback(SyntaxError, error, []))
     return shown

@@ -1,7 +1,8 @@
-"""Help on the language's names in the body of a `%%sgl` cell: Shift-Tab, and what else asks the kernel to inspect.
+"""Help on the language's names in the body of a `%%sgl` cell, with Shift-Tab and every other
+inspection request.
 
-The names are no variables of the notebook, so IPython knows nothing of them. Where the text that is asked about is such a
-cell, they are looked up in the language first.
+The names are not variables of the notebook, so IPython does not know them. If the inspected text is
+a `%%sgl` cell, they are looked up in the language first.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _BODY = re.compile(r"\A\s*(?:%%\w[^\n]*\n)*%%sgl\b[^\n]*\n")
 
 
 def name_at(code: str, cursor: int) -> str:
-    """The dotted name at the cursor, or of the call that it stands in; empty outside of a cell's body."""
+    """The dotted name at the cursor, or of the enclosing call; empty outside of a cell's body."""
     found = _BODY.match(code)
     if found is None or cursor < found.end():
         return ""
@@ -27,7 +28,7 @@ def name_at(code: str, cursor: int) -> str:
 
 
 def look_up(name: str, words: Mapping[str, Any]) -> Any:
-    """What the dotted name means in a body; None if that is not the language's to say."""
+    """The meaning of the dotted name in a body; None if the language does not define it."""
     first, *rest = name.split(".")
     found = words.get(first)
     for each in rest:
@@ -36,7 +37,9 @@ def look_up(name: str, words: Mapping[str, Any]) -> Any:
 
 
 def install(shell: Any, words: Callable[[], Mapping[str, Any]]) -> Callable[[], None]:
-    """Let `name?` and the shell's kernel answer for the language; returns what takes that back."""
+    """Let `name?` and the shell's kernel find the language's names. Returns a function that undoes
+    it.
+    """
     undo_question = _answer_questions(shell, words)
     kernel = getattr(shell, "kernel", None)
     if kernel is None:
@@ -44,7 +47,7 @@ def install(shell: Any, words: Callable[[], Mapping[str, Any]]) -> Callable[[], 
     before = kernel.do_inspect
 
     def do_inspect(code: str, cursor_pos: int, detail_level: int = 0, omit_sections: Iterable[str] = ()) -> Any:
-        with suppress(Exception):  # the words of another version of IPython: it answers itself
+        with suppress(Exception):  # another version of IPython with different attributes: it answers itself
             found = look_up(name := name_at(code, cursor_pos), words())
             if found is not None:
                 data = shell.inspector._get_info(found, name, detail_level=detail_level, omit_sections=tuple(omit_sections))
@@ -63,7 +66,7 @@ def install(shell: Any, words: Callable[[], Mapping[str, Any]]) -> Callable[[], 
 
 
 def _answer_questions(shell: Any, words: Callable[[], Mapping[str, Any]]) -> Callable[[], None]:
-    """`gen?` and `gen??` show the language's word where the notebook has no variable of that name."""
+    """`gen?` and `gen??` show the language's name unless the notebook has a variable of that name."""
     before = shell._inspect
 
     def inspect(meth: str, oname: str, namespaces: Any = None, **options: Any) -> Any:
@@ -88,6 +91,6 @@ def _answer_questions(shell: Any, words: Callable[[], Mapping[str, Any]]) -> Cal
 
 
 def _cell(shell: Any) -> str:
-    """The text of the cell that runs, where a front end sent one."""
+    """The text of the running cell, if a front end sent one."""
     parent = shell.get_parent() if hasattr(shell, "get_parent") else {}
     return str(parent.get("content", {}).get("code", ""))

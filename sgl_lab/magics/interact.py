@@ -1,7 +1,7 @@
-"""`%%sgl --interact x=1..5`: a cell with controls, which runs again when one of them is moved.
+"""`%%sgl --interact x=1..5`: a cell with controls, which runs again when a control is moved.
 
-Each run is a background job; a new one cancels the one before. One panel shows them all, and when the hand has rested the
-output is drawn anew with what it then shows, so that a saved notebook holds the last result.
+Each run is a background job that cancels the previous one. One panel shows all of them. After a
+short pause the output is drawn again, so that a saved notebook contains the last result.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Interact:
             self._panel = live_panel(cell.title, cell.options.views, self._on_message, controls=self._described())
 
     def first(self) -> None:
-        """Run with the first of all values, in the cell that waits here. What the body raises is raised."""
+        """Run with the first values, in the cell, which waits for it. Raises what the body raises."""
         job = self._run()
         try:
             while not job.wait(WAIT_S):
@@ -79,7 +79,7 @@ class Interact:
         return [control.described(self._chosen[control.name]) for control in self._controls]
 
     def _run(self) -> Job:
-        """With the values chosen now; the run before is cancelled."""
+        """Run with the current values. The previous run is cancelled."""
         with self._lock:
             if self._timer is not None:
                 self._timer.cancel()
@@ -116,7 +116,7 @@ class Interact:
             return True
 
     def _draw(self, job: Job) -> None:
-        """The output holds what the run has come to."""
+        """Replace the output by the picture of this job."""
         with self._lock:
             if job is not self._job or job.frozen is None:
                 return

@@ -1,7 +1,8 @@
-"""Background cells: what `%%sgl --bg` starts, and the handle it leaves.
+"""Background cells: what `%%sgl --bg` starts, and the handle that it returns.
 
-A job runs its body on a thread of its own and says nothing anywhere but on its handle: what it prints, shows and raises is kept
-there. Where the handle is shown, the live view stands until the job is over and the frozen one from then on.
+A job runs its body on a thread of its own. Everything that it prints, shows or raises is kept on
+its handle and appears nowhere else. Where the handle is shown, it shows the live view until the job
+is over, and the frozen view afterwards.
 """
 
 from __future__ import annotations
@@ -36,15 +37,17 @@ if TYPE_CHECKING:
 
 MAX_RUNNING = 64
 KEPT = 50
-"""jobs that are over and can still be asked"""
+"""finished jobs that can still be queried"""
 KEPT_LIVE = 8
-"""of these, how many still answer pages that come back"""
+"""finished jobs whose live view still answers reloaded pages"""
 PATIENCE_S = 5.0
 MAX_VALUE = 4_000
 """characters of a job's value"""
 
 Work = Callable[["Job"], Any]
-"""Runs the body: calls `begun` when the program has a state, `check` wherever it can be stopped, and returns the value."""
+"""Runs the body. It calls `begun` when the program has a state and `check` at every safe point, and
+returns the value.
+"""
 
 
 def _how_it_ended(error: BaseException) -> str:
@@ -52,11 +55,11 @@ def _how_it_ended(error: BaseException) -> str:
 
 
 class Job:
-    """One background cell. Showing it shows its progress, and what it has become when it is over.
+    """One background cell. Displaying it shows its progress, and its result when it is over.
 
     status    loading, running, done, stopped or error
-    state     the program's state, once it has one; what was generated is kept there whatever happens
-    error     what ended it, with the cell's own line
+    state     the program's state, once it exists; it keeps what was generated, whatever happens
+    error     the exception that ended it, with the cell's own line
     printed   what its body printed and displayed, as text
     """
 
@@ -78,9 +81,9 @@ class Job:
         self._outputs: list[Output] = []
         self._panel: Any = None
         self.frozen: tuple[Bundle, dict[str, Any]] | None = None
-        """what is shown of it when it is over, and its metadata"""
+        """its final picture and the metadata of that"""
 
-    # ------------------------------------------------------------ what a user asks
+    # ------------------------------------------------------------ for users
 
     @property
     def printed(self) -> str:
@@ -92,7 +95,7 @@ class Job:
 
     @property
     def n_tokens(self) -> int:
-        """Generated so far."""
+        """Number of tokens generated so far."""
         if self.record is None:
             return 0
         view = MetricsView(self.record.run)
@@ -105,15 +108,16 @@ class Job:
         return (self._ended_at or time.monotonic()) - self._began
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Whether it is over, after waiting at most `seconds`."""
+        """Wait at most `seconds`. Returns whether the job is over."""
         with suppress(NotYet):
             self._ended.result(seconds)
         return self.is_over
 
     def result(self, timeout: float | None = None) -> Any:
-        """The value of the cell's last expression, once the job is over; what it raised is raised here.
+        """The value of the cell's last expression, once the job is over. An exception of the body
+        is raised here.
 
-        TimeoutError after `timeout` seconds; the job goes on.
+        TimeoutError after `timeout` seconds; the job continues.
         """
         __tracebackhide__ = True
         if not self.wait(timeout):
@@ -123,15 +127,15 @@ class Job:
         return self._value
 
     def __await__(self) -> Generator[Any, None, Any]:
-        """As `result`, while other tasks of the loop go on."""
+        """Like `result`, while other tasks of the loop continue."""
         __tracebackhide__ = True
         yield from asyncio.wrap_future(self._ended).__await__()
         return self.result()
 
     def cancel(self) -> None:
-        """Stop it, as an interrupt stops a cell; what had been generated is kept.
+        """Stop the job, as an interrupt stops a cell. What was generated is kept.
 
-        A body that only computes ends at its next append or read.
+        A body that only computes stops at its next append or read.
         """
         with self._lock:
             if self.is_over:
@@ -148,7 +152,7 @@ class Job:
 
     @property
     def error_line(self) -> str:
-        """The user's own line that raised, with its number; empty where there is none."""
+        """The user's own line that raised, with its number; empty if there is none."""
         frames = list(traceback.extract_tb(self._trace))
         frames = [frame for frame in frames if not is_below_us(frame.filename)] or frames
         if self.status != "error" or not frames:
@@ -159,20 +163,20 @@ class Job:
     def _name(self) -> str:
         return f"job {self.number}, {self.title}"
 
-    # ------------------------------------------------------------ what its body asks
+    # ------------------------------------------------------------ for its body
 
     def check(self) -> None:
-        """A safe point: raises if it is to be stopped."""
+        """A safe point: raises Stopped if the job is to end."""
         if self._stop is not None:
             raise Stopped(self._stop)
 
     @property
     def print(self) -> Callable[..., None]:
-        """`print` for its body: another cell's `%%capture` does not get what that says."""
+        """The `print` of its body. Another cell's `%%capture` does not receive its output."""
         return partial(print, file=self._printed)
 
     def report(self, text: str, share: float | None) -> None:
-        """How far loading the model has come."""
+        """Report the progress of loading the model."""
         if self._panel is not None:
             self._panel.status("loading", text, share)
 
@@ -202,7 +206,9 @@ class Job:
                 status, self.error = "error", RuntimeError(f"the body asked to exit ({error.code})")
             except Exception as error:
                 status, self.error, self._trace = "error", error, user_frames(error.__traceback__)
-            except BaseException as error:  # what belongs to a loop or a generator would mean something else to who asks for the result
+            # an exception of a loop or generator would have another meaning where the result is
+            # read
+            except BaseException as error:
                 self._trace = user_frames(error.__traceback__)
                 status, self.error = "error", ProgramError(f"the body {_how_it_ended(error)}")
         try:
@@ -215,7 +221,8 @@ class Job:
         with self._lock:
             self._ended_at = time.monotonic()
             self.status = status
-            with suppress(Exception):  # a picture that cannot be drawn or shown must not keep its reader waiting
+            # a picture that cannot be drawn or shown must not block the reader of the result
+            with suppress(Exception):
                 self.frozen = self._freeze()
                 if self._panel is not None:
                     self._panel.status(status)
@@ -226,7 +233,7 @@ class Job:
     # ------------------------------------------------------------ showing
 
     def show(self) -> None:
-        """Show it in the cell that runs."""
+        """Show the job in the running cell."""
         self._ipython_display_()
 
     def _ipython_display_(self) -> None:
@@ -275,16 +282,16 @@ class Job:
         return bundle, {"sgl_lab": {"counts": folded.counts(), "status": status}}
 
     def _spelled_value(self) -> str:
-        """As `Out` would show it."""
+        """The value as `Out` would show it."""
         if self._value is None:
             return ""
         try:
             return clipped(repr(self._value), MAX_VALUE)
-        except Exception as error:  # it is the user's own
+        except Exception as error:  # it is the user's own error
             return f"<its repr raises {type(error).__name__}>"
 
     def forget_page(self) -> None:
-        """Pages that come back find it frozen."""
+        """Drop the live view. Pages that reload find the frozen one."""
         with self._lock:
             if self._panel is not None:
                 self._panel.close()
@@ -292,7 +299,7 @@ class Job:
 
 
 class Jobs:
-    """Those of one shell, by number."""
+    """The jobs of one shell, by number."""
 
     def __init__(self) -> None:
         self._jobs: dict[int, Job] = {}
@@ -306,7 +313,7 @@ class Jobs:
         return [job for job in self if not job.is_over]
 
     def start(self, title: str, shell: Any, views: tuple[str, ...], work: Work, on_end: Callable[[Job], None]) -> Job:
-        """Run `work` in the background. OptionError if there are too many already."""
+        """Run `work` in the background. OptionError if too many jobs are running."""
         if len(self.running()) >= MAX_RUNNING:
             raise OptionError(f"{MAX_RUNNING} background cells are running already", hint="`%sgl jobs stop N` ends one")
         route()
@@ -322,7 +329,9 @@ class Jobs:
         return job
 
     def after_cell(self) -> None:
-        """`%%capture` may have put the streams back as they were before a job began."""
+        """Redirect the output streams again: `%%capture` may have restored those from before the
+        job.
+        """
         if self.running():
             route()
 
@@ -334,14 +343,14 @@ class Jobs:
         return job
 
     def stop(self) -> int:
-        """Cancel all; returns how many were running."""
+        """Cancel all jobs. Returns how many were running."""
         running = self.running()
         for job in running:
             job.cancel()
         return len(running)
 
     def close(self) -> None:
-        """Cancel all and wait a little for them."""
+        """Cancel all jobs and wait briefly for them."""
         self.stop()
         end = time.monotonic() + PATIENCE_S
         for job in self:

@@ -1,4 +1,4 @@
-"""`%sgl COMMAND`: finds the command, reads its words, runs it."""
+"""`%sgl COMMAND`: finds the command, parses its words, and runs it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from .session import Session
 
 
 def run_line(shell: Any, session: Session, line: str) -> Any:
-    """Run one line command; what it returns becomes the cell's `Out`, but for a `;` at the end. OptionError with the nearest right word."""
+    """Run one line command. Its result becomes the cell's `Out`, unless the line ends in `;`.
+    OptionError with the nearest valid word.
+    """
     bare = line.rstrip().removesuffix(";")
     try:
         words = shlex.split(bare)
@@ -33,7 +35,7 @@ def run_line(shell: Any, session: Session, line: str) -> Any:
 
 
 def words(session: Session, before: Sequence[str]) -> tuple[str, ...]:
-    """What may stand behind these words of a `%sgl` line, for completion."""
+    """The words that may follow these words of a `%sgl` line, for completion."""
     if not before:
         return tuple(COMMANDS)
     if before[0] == "model":
@@ -61,7 +63,7 @@ def line_help() -> str:
 
 
 def _command_help(name: str) -> str:
-    """How it is called, and what it does: in one line where there is room."""
+    """The usage of a command and its description, on one line if it fits."""
     usage, _, text = COMMANDS[name].help.rpartition("   ")
     if not usage or len(usage) + len(text) < _IN_ONE_LINE:
         return wrapped(f"  {name:<12}", COMMANDS[name].help)

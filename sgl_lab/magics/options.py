@@ -1,6 +1,7 @@
-"""What may stand after `%%sgl` and `%sgl`: one table, from which parsing, help and completion come.
+"""The options of `%%sgl` and `%sgl`: one table, from which parsing, help and completion are
+derived.
 
-Knows no IPython: a wrong option is an `OptionError` of one line with the nearest right one.
+Knows no IPython. A wrong option is an `OptionError` of one line with the nearest valid one.
 """
 
 from __future__ import annotations
@@ -27,27 +28,28 @@ _SWITCH = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false
 
 
 class OptionError(BadArgument):
-    """One line: what is wrong and what was probably meant."""
+    """One line: what is wrong, and what was probably meant."""
 
 
 def nearest(word: str, known: Iterable[str], what: str) -> OptionError:
-    """The error for `word`, which is none of `known`."""
+    """The error for `word`, which is not in `known`."""
     names = list(known)
-    bare = {name.lstrip("-"): name for name in names}  # dashes are no likeness
-    close = [] if word.isdigit() else difflib.get_close_matches(word.lstrip("-"), bare)  # nor is it one that two numbers share digits
+    bare = {name.lstrip("-"): name for name in names}  # leading dashes do not count as similarity
+    # neither do shared digits of two numbers
+    close = [] if word.isdigit() else difflib.get_close_matches(word.lstrip("-"), bare)
     last = names if len(names) <= MAX_KNOWN else ["…", *names[-MAX_KNOWN:]]
     return OptionError(f"unknown {what} {word!r}", hint=f"did you mean {bare[close[0]]!r}?" if close else f"known: {', '.join(last)}")
 
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """A name that a cell runs with, and the values it may take."""
+    """A name that a cell runs with, and the values that it may take."""
 
     name: str
     values: tuple[Any, ...]
 
     def described(self, index: int) -> dict[str, Any]:
-        """For the page, which knows the values by their numbers."""
+        """The control as the page reads it. The page identifies values by their index."""
         is_number = [isinstance(value, int | float) and not isinstance(value, bool) for value in self.values]
         texts = [legible(value) if isinstance(value, str) else repr(value) for value in self.values]
         found = {
@@ -83,7 +85,7 @@ class CellOptions:
         return VIEWS if self.view is None else self.view
 
 
-# What these read from a text; a ValueError says what they take.
+# Parsers of option values. Their ValueError describes the valid values.
 
 
 def _number(kind: type[int] | type[float], low: int) -> Callable[[str], int | float]:
@@ -134,15 +136,15 @@ class Option:
     field: str
     parse: Callable[[str], object]
     value: str
-    """what the value is, for help and errors; empty where the flag says it all"""
+    """the kind of value, for help and errors; empty for a flag"""
     help: str
     words: tuple[str, ...] = ()
-    """values to complete"""
+    """values for completion"""
     default: str = ""
-    """what holds if nobody says anything, in words; those that have one are settings too"""
+    """the default, in words; an option with a default is also a setting"""
 
     def read(self, text: str, where: str) -> object:
-        """The value that `text` spells. OptionError that says `where` it stands."""
+        """The value that `text` spells. OptionError that names the position `where` it was given."""
         try:
             return self.parse(text)
         except OptionError as error:
@@ -168,10 +170,10 @@ CELL_OPTIONS = (
 )
 _OUT = CELL_OPTIONS[0]
 SETTINGS = {option.field: option for option in CELL_OPTIONS if option.default}
-"""Options that can be set for all cells, by the names they have there."""
+"""Options that can be set for all cells, by their names there."""
 
 MAX_VALUES = 1_000
-"""of one control"""
+"""values of one control"""
 _MOVABLE = ("temperature", "max_tokens", "seed")
 _INTERACT_HINT = 'such as --interact x=1..5 temperature=0..1 style=["short", "long"]'
 _INTERACT = re.compile(r"(?:(?<=\s)|\A)--interact(?=[=\s]|\Z)=?")
@@ -182,11 +184,11 @@ _CAPTURE = re.compile(r"\s*([^\W\d]\w*)\s*<<(?=\s|$)")
 
 HELP_FLAGS = ("-h", "--help")
 _WIDTH = 96
-"""characters of a line of help: a notebook breaks longer ones in the middle of a word"""
+"""characters per line of help: a notebook breaks longer lines in the middle of a word"""
 
 
 def wrapped(head: str, text: str) -> str:
-    """`text` behind `head`, its further lines below its first."""
+    """`text` after `head`, with its further lines aligned below the first."""
     below = " " * len(head)
     return textwrap.fill(text, _WIDTH, initial_indent=head, subsequent_indent=below, break_long_words=False, break_on_hyphens=False)
 
@@ -213,7 +215,7 @@ def _with_default(option: Option) -> str:
 
 
 def _take_signature(line: str) -> tuple[str, str | None]:
-    """Cut `--def NAME(args)` out of the line: its parentheses may hold spaces and quotes."""
+    """Cut `--def NAME(args)` out of the line. Its parentheses may contain spaces and quotes."""
     found = _DEFINE.search(line)
     if found is None:
         return line, None
@@ -240,7 +242,9 @@ def _take_signature(line: str) -> tuple[str, str | None]:
 
 
 def _take_controls(line: str) -> tuple[str, tuple[Control, ...]]:
-    """Cut `--interact x=1..5 y=["a", "b"]` out of the line: its lists may hold spaces and quotes."""
+    """Cut `--interact x=1..5 y=["a", "b"]` out of the line. Its lists may contain spaces and
+    quotes.
+    """
     found = _INTERACT.search(line)
     if found is None:
         return line, ()
@@ -259,7 +263,9 @@ def _take_controls(line: str) -> tuple[str, tuple[Control, ...]]:
 
 
 def _control_values(name: str, text: str) -> tuple[Any, ...]:
-    """The values that `1..5`, `0..1:0.25` or `["a", "b"]` stands for. Those of an option are what the option takes."""
+    """The values that `1..5`, `0..1:0.25` or `["a", "b"]` stands for. If `name` is an option, they
+    are parsed as its values.
+    """
     option = SETTINGS.get(name)
     if name in SETTINGS and name not in _MOVABLE:
         raise OptionError(f"--interact cannot move {name}", hint=f"it can move {', '.join(_MOVABLE)} and variables of the cell")
@@ -289,7 +295,7 @@ def _range(text: str, is_real: bool) -> tuple[int | float, ...]:
 
 
 def parse_cell(line: str) -> CellOptions:
-    """Parse what stands after `%%sgl`."""
+    """Parse the text after `%%sgl`. OptionError if it is wrong."""
     line, define = _take_signature(line)
     line, controls = _take_controls(line)
     given: dict[str, object] = {"define": define} if define else {}

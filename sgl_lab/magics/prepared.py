@@ -1,4 +1,6 @@
-"""A cell that is ready to run, here and now or on another thread, and what its body appends."""
+"""A cell that is ready to run, in the foreground or on another thread, and the function that its
+body appends with.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +34,14 @@ if TYPE_CHECKING:
     from ..trace import Record
 
 ALTERNATIVES = 5
-"""likeliest tokens that the tokens view tells beside the one that was taken"""
+"""likeliest tokens that the tokens view shows beside the sampled one"""
 
 _MISSING = object()
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cell that is ready to run: here and now, or on another thread, as often as wanted."""
+    """A cell that is ready to run, in the foreground or on another thread, any number of times."""
 
     shell: Any
     options: CellOptions
@@ -50,7 +52,9 @@ class Cell:
 
     @contextmanager
     def recorded(self, lab: Lab) -> Iterator[Record]:
-        """Record the run; with --save its file is written when the block is over, however that ends."""
+        """Record the run. With --save the file is written at the end of the block, even after an
+        error.
+        """
         record = None
         try:
             with lab.record(self.title, f"{self.head}\n{self.source}") as record:
@@ -76,7 +80,9 @@ class Cell:
         return start(backend, lab.emit, record.run, defaults, check=check)
 
     def finish(self, state: ProgramState, check: Callable[[], None], names: dict[str, Any] | None = None) -> Any:
-        """Run the body to its end on `names`, by default the notebook's; the value of its last expression."""
+        """Run the body to its end on `names`, by default the notebook's. Returns the value of its
+        last expression.
+        """
         names = self.shell.user_ns if names is None else names
         helpers = {bodies.APPEND: append, bodies.STATE: state, bodies.HERE: partial(state_here, state)}
         words = {**surface.bound(state), **helpers}
@@ -86,7 +92,7 @@ class Cell:
                 if self.code.awaits:
                     result = drive(result, check)
                 state.finish()
-        except BaseException:  # `running` has cancelled it: nothing of it runs on
+        except BaseException:  # `running` has cancelled the program: none of it continues
             state.wait()
             raise
         return None if isinstance(result, Expr) else result
@@ -100,10 +106,11 @@ class Cell:
         begun: Callable[[Job, Lab, Record], None] = lambda *_: None,
         ended: Callable[[Job], bool] = lambda _: True,
     ) -> Job:
-        """Run it on a thread of its own. What -o names is set when it is over, unless somebody has set it meanwhile.
+        """Run the cell on a thread of its own. The name given with -o is set when the job is over,
+        unless the user has assigned it meanwhile.
 
-        begun   is told when the program has a state
-        ended   is told at the end, and says whether its results still count
+        begun   called when the program has a state
+        ended   called at the end; returns whether the results still count
         """
         options, notebook, last = self.options, self.shell.user_ns, session.last
         names = {**notebook, **variables}
@@ -137,7 +144,9 @@ class Cell:
 
 
 def append(state: ProgramState | None, value: Any, kind: str = "") -> Any:
-    """What stands around every expression statement of a body. A line tells of text that stands there and goes nowhere."""
+    """Wraps every expression statement of a body. If literal text stands alone where it is not
+    appended, it prints a note.
+    """
     __tracebackhide__ = True
     if kind == bodies.TEXT and isinstance(value, str):
         value = Text(value)
@@ -152,11 +161,11 @@ def append(state: ProgramState | None, value: Any, kind: str = "") -> Any:
 
 
 noted_lines: ContextVar[set[int]] = ContextVar("sgl_noted_lines")
-"""lines of the cell that runs of which that was said"""
+"""lines of the running cell for which the note was printed"""
 
 
 def _unsaid(value: Any, kind: str) -> str:
-    """What looks as if it were meant for the model; empty for anything else."""
+    """Describes a value that looks as if it were meant for the model; empty for all others."""
     if isinstance(value, list | tuple) and any(isinstance(each, Expr) for each in value):
         return f"a {type(value).__name__} of expressions"
     if kind in (bodies.LAST, bodies.READ):

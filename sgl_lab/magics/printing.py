@@ -1,9 +1,11 @@
-"""What we print ourselves, and where the words of background cells go: to the job that prints them, never into a cell that happens to run.
+"""Our own printing, and the routing of what background cells print: to their job, never into a cell
+that happens to run.
 
-What a thread prints reaches the page under some later cell. So, while there are jobs, `sys.stdout` and `sys.stderr` ask the
-context who is speaking: a job hears its own, everybody else's goes where it went before. A job is a context, so the threads
-and tasks that the language starts for it are heard too. While another cell's `%%capture` lasts, functions outside the body that
-print are captured there.
+Output of a thread reaches the page under a later cell. While there are jobs, `sys.stdout` and
+`sys.stderr` therefore look up the context of the writer: output of a job goes to the job, all other
+output to its usual destination. A job is a context, so threads and tasks that the language starts
+for it belong to it. While another cell's `%%capture` is active, it captures functions outside the
+body that print.
 """
 
 from __future__ import annotations
@@ -20,19 +22,21 @@ from ..contracts.legible import legible
 
 
 def say(words: str) -> None:
-    """Print words of ours. Names and texts in them are shown, and never spoken to a terminal."""
+    """Print a message of ours. Names and texts in it are made legible, so that they cannot control
+    the terminal.
+    """
     print(legible(words))
 
 
 MAX_CHARS = 16_384
-"""of what a job prints: the end is kept"""
+"""characters kept of what a job prints: the last ones"""
 
 
 _OVERWRITTEN = re.compile(r"[^\n]*\r(?!\n)")
 
 
 class Printed:
-    """What one job has printed and displayed, as text."""
+    """Everything that one job has printed and displayed, as text."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -40,7 +44,7 @@ class Printed:
         self._n_cut = 0
 
     def flush(self) -> None:
-        """There is nothing to wait for."""
+        """Does nothing; there is no buffer."""
 
     def write(self, text: str) -> int:
         with self._lock:
@@ -51,7 +55,7 @@ class Printed:
 
     @property
     def text(self) -> str:
-        """As a terminal would show it: what returns to the start of a line writes over it."""
+        """The text as a terminal would show it: text after a carriage return overwrites its line."""
         text = _OVERWRITTEN.sub("", self._text)
         return f"… {self._n_cut:,} characters before this …\n{text}" if self._n_cut else text
 
@@ -60,7 +64,9 @@ _speaking: contextvars.ContextVar[Printed | None] = contextvars.ContextVar("sgl_
 
 
 class _Routed:
-    """A stream that takes to the job what a job writes. In all else it is the stream it stands for."""
+    """A stream that redirects a job's output to the job. Otherwise it behaves like the stream that
+    it replaces.
+    """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -77,7 +83,9 @@ class _Routed:
 
 
 def route() -> None:
-    """Stand in for both streams. `%%capture` and the like put others in their place for a while: call it again after every cell."""
+    """Replace both standard streams. Call it again after every cell, because `%%capture` and
+    similar tools replace them for a while.
+    """
     for name in ("stdout", "stderr"):
         if not isinstance(stream := getattr(sys, name), _Routed):
             setattr(sys, name, _Routed(stream))
@@ -91,7 +99,9 @@ def unroute() -> None:
 
 @contextmanager
 def captured(printed: Printed, publisher: Any) -> Iterator[None]:
-    """In this context, on this thread, what is printed goes to `printed`, and so does the text of what is displayed."""
+    """In this context, on this thread, send printed text and the text of displayed objects to
+    `printed`.
+    """
 
     def keep(message: dict[str, Any]) -> dict[str, Any] | None:
         if message["msg_type"] != "display_data":

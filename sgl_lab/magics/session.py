@@ -1,7 +1,8 @@
-"""What the magics of one shell share: the lab, the interrupts of the cell that runs, the runs and what they are called.
+"""The session of one shell, which its magics share: the lab, the running cell's interrupts, the
+runs and their names.
 
-A model is loaded on a thread of its own while the cell's thread waits in slices: an interrupt ends
-the waiting, not the loading, and the next cell finds the lab ready or nearly so.
+A model is loaded on a thread of its own while the cell's thread waits in slices. An interrupt ends
+the waiting, not the loading, so the next cell finds the lab ready or nearly ready.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
 
 SLICE_S = 0.05
 MAX_INTERACTS = 20
-"""cells with controls that answer them"""
+"""cells with controls that still respond"""
 
 Report = Callable[[str, float | None], None]
-"""(what is going on, share done or None)"""
+"""(what is being done, share done or None)"""
 
 
 class Open(Protocol):
-    """What goes on after its cell has run, until it is closed."""
+    """Something that continues after its cell until it is closed."""
 
     def close(self) -> None: ...
 
@@ -40,44 +41,49 @@ class Session:
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
         self.last: Record | None = None
-        """the run that was seen last"""
+        """the run that was shown last"""
         self.interrupts = INTERRUPTS
         self.jobs = Jobs()
         self.dashboard: Dashboard | None = None
         self._interacts: list[Open] = []
         self.names: dict[str, RunId] = {}
-        """of runs: what -o called their state"""
+        """runs by the name that -o gave their state"""
         self.pins: dict[str, tuple[Lab, RequestId]] = {}
-        """by the names that `%sgl cache pin` was given"""
+        """pins by the name given to `%sgl cache pin`"""
         self.replayed: dict[str, Record] = {}
-        """runs that were read from files, by the files' names"""
+        """runs read from files, by the files' names"""
         self._noticed: set[str] = set()
-        """remarks of labs that were printed"""
+        """notices of labs that were printed already"""
 
     def runs(self) -> list[Record]:
-        """Those of this session that are still kept, oldest first; runs that were read from files are not among them."""
+        """The kept runs of this session, oldest first. Runs read from files are not included."""
         kept = {record.run: record for lab in _labs() for record in tuple(lab.records)}
         return [kept[run] for run in sorted(kept)]
 
     def answered(self) -> list[Record]:
-        """Of `runs`, those in which the model said or chose something: a cell that failed before that is no run to compare with.
+        """The `runs` in which the model generated or chose something. A cell that failed before
+        that is not worth comparing.
 
-        All of them where there is no such run.
+        If there are none, all runs.
         """
         runs = self.runs()
         return [record for record in runs if record.has_answers] or runs
 
     def lab_of(self, record: Record) -> Lab | None:
-        """The lab that the record is of; None if it was read from a file or its lab is closed."""
+        """The lab that produced the record; None if the record was read from a file or its lab is
+        closed.
+        """
         labs = _labs()
-        runs_now = not record.vocab and not any(read is record for read in self.replayed.values())  # a lab keeps a record when it has ended
+        # a lab keeps a record after its end
+        runs_now = not record.vocab and not any(read is record for read in self.replayed.values())
         return next((lab for lab in labs if runs_now or any(kept is record for kept in tuple(lab.records))), None)
 
     def run(self, word: str | None = None) -> Record:
-        """The run that was seen last, or the one that `word` names.
+        """The run that was shown last, or the one that `word` names.
 
-        -1 is the last that the model answered in, -2 the one before; a number is that of the cell (`In[5]` is 5); else a name
-        given with -o, the title of a recording or the name of a file that was replayed.
+        -1 is the last run that the model answered, -2 the one before. A number is that of the cell
+        (`In[5]` is 5). Otherwise it is a name given with -o, the title of a recording or the name
+        of a replayed file. OptionError if there is no such run.
         """
         runs = self.runs()
         if word is None:
@@ -98,7 +104,7 @@ class Session:
         raise nearest(word, names, "run") if names else OptionError(f"there is no run {word!r}", hint="run a %%sgl cell first")
 
     def run_names(self) -> tuple[str, ...]:
-        """What runs can be called: numbers of cells and titles, names of -o, names of files."""
+        """All names of runs: numbers of cells and titles, names given with -o, names of files."""
         runs = self.runs()
         kept = {record.run for record in runs}
         numbers = [record.title.removeprefix("In[").removesuffix("]") for record in runs]
@@ -107,9 +113,10 @@ class Session:
     def ready_lab(
         self, report: Report, model: str | None = None, device: str | None = None, *, check: Callable[[], None] | None = None
     ) -> Lab:
-        """The default lab, loaded if need be; with `model` or `device`, a lab of that takes its place. ModelError, Stopped.
+        """The default lab, loaded if necessary. With `model` or `device`, a lab with these replaces
+        it. ModelError; Stopped if the waiting is interrupted.
 
-        `check` raises where whoever waits is to be stopped; it is the cell's own by default.
+        `check` raises if the waiting must end; by default it is that of the cell.
         """
         from ..labs import LABS
         from ..session import BUILT_IN
@@ -130,13 +137,13 @@ class Session:
         return lab
 
     def keep_open(self, interact: Open) -> None:
-        """A cell with controls listens to its page from now on; the oldest of many no longer does."""
+        """Keep the controls of a cell responding. Of too many the oldest is closed."""
         self._interacts.append(interact)
         while len(self._interacts) > MAX_INTERACTS:
             self._interacts.pop(0).close()
 
     def close(self) -> None:
-        """End what goes on between cells."""
+        """End everything that continues between cells."""
         for interact in self._interacts:
             interact.close()
         if self.dashboard is not None:
@@ -144,13 +151,13 @@ class Session:
         self.jobs.close()
 
     def after_cell(self, *_: object) -> None:
-        """What has to be put right when any cell of the notebook has run."""
+        """Runs after every cell of the notebook and restores what the cell may have changed."""
         self.jobs.after_cell()
         if self.dashboard is not None:
             self.dashboard.after_cell()
 
     def stop(self) -> tuple[int, int]:
-        """Abort everything; returns how many jobs and requests that were."""
+        """Abort everything. Returns the numbers of jobs and requests."""
         from ..labs import LABS
 
         return self.jobs.stop(), LABS.stop()

@@ -1,8 +1,10 @@
-"""What holds for all cells that say nothing themselves: `%config SGL.name`, `SGL_LAB_NAME`, `[tool.sgl_lab]` in pyproject.toml.
+"""Settings for all cells: `%config SGL.name`, `SGL_LAB_NAME`, and `[tool.sgl_lab]` in
+pyproject.toml.
 
-A cell's own option comes first, then these in that order, then the default. They are read again for every cell, so that a
-changed file counts at once; a value that is none is one error that names its place. What `ipython_config.py` says is read
-when IPython starts: there what is wrong is told in a line, and left out. Knows the traits of IPython, no shell.
+A cell's own option comes first, then these in that order, then the default. They are read again for
+every cell, so a changed file takes effect at once. An invalid value is one error that names its
+source. `ipython_config.py` is read when IPython starts; an invalid value there is reported in one
+line and ignored. Knows the traits of IPython, but no shell.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ SECTION = "[tool.sgl_lab]"
 class Setting(NamedTuple):
     name: str
     value: object
-    """as the option has it; None where nobody says anything"""
+    """the parsed value; None if it is not set"""
     origin: str
 
     @property
@@ -36,7 +38,7 @@ class Setting(NamedTuple):
 
 
 class Given(AnyTrait):  # type: ignore[misc, unused-ignore]
-    """A trait that takes what its option takes, spelled or not; None takes it back."""
+    """A trait that accepts the values of its option, parsed or as text. None removes the setting."""
 
     def __init__(self, option: Option) -> None:
         super().__init__(None, help=f"{option.help} (default {option.default})")
@@ -59,9 +61,10 @@ SGL: Any = _metaclass(
 
 
 def take_wrong(config: Config, files: Iterable[Path] = ()) -> list[OptionError]:
-    """Take out of `config` (what `ipython_config.py` says) whatever no setting takes, so that the default holds.
+    """Remove invalid values from `config` (the content of `ipython_config.py`), so that the
+    defaults apply.
 
-    Each error names the value, what could stand there, and the one of `files` that it is from.
+    Each error names the value, the valid ones, and the file among `files` that contains it.
     """
     wrong = []
     texts = {path: path.read_text(errors="replace") for path in files if path.is_file()}
@@ -79,7 +82,7 @@ def take_wrong(config: Config, files: Iterable[Path] = ()) -> list[OptionError]:
 
 
 class Settings:
-    """`config` is an `SGL`, whose traits `%config` sets."""
+    """The settings of one shell. `config` is an `SGL`, whose traits `%config` sets."""
 
     def __init__(
         self,
@@ -90,13 +93,13 @@ class Settings:
     ) -> None:
         self.config = SGL() if config is None else config
         self.ignored = ignored
-        """what was wrong in `ipython_config.py`"""
+        """errors in `ipython_config.py`"""
         self._environ = environ
         self._folder = folder
-        """where pyproject.toml is looked for, there and above; None is the current folder"""
+        """folder from which pyproject.toml is searched upwards; None is the current folder"""
 
     def all(self) -> tuple[Setting, ...]:
-        """Every setting and where it comes from. OptionError where something is wrong."""
+        """Every setting and its source. OptionError if one is invalid."""
         path, section = project_section(self._folder or Path.cwd())
         return tuple(self._find(name, option, path, section) for name, option in SETTINGS.items())
 
@@ -111,19 +114,19 @@ class Settings:
         return Setting(name, None, "default")
 
     def over(self, options: CellOptions) -> CellOptions:
-        """The options with what they leave open; what a session begins with is no matter of a cell."""
+        """The options of a cell, completed by the settings, except those that only start a session."""
         found = {setting.name: setting.value for setting in self.all() if setting.name not in ("model", "device")}
         missing = {field.name for field in fields(options) if getattr(options, field.name) is None}
         return replace(options, **{name: value for name, value in found.items() if name in missing})  # type: ignore[arg-type]
 
     @property
     def model(self) -> str | None:
-        """What a session without a model begins with."""
+        """The model of a new session; None if it is not set."""
         return self._text("model")
 
     @property
     def device(self) -> str | None:
-        """Where models run if nobody says where."""
+        """The device that models run on by default; None if it is not set."""
         return self._text("device")
 
     def _text(self, name: str) -> str | None:
@@ -131,7 +134,9 @@ class Settings:
 
 
 def project_section(folder: Path) -> tuple[Path | None, Mapping[str, object]]:
-    """The nearest pyproject.toml and its settings. OptionError if they cannot be read; a file that does not speak of us may be anything."""
+    """The nearest pyproject.toml and its settings. OptionError if they cannot be read. A file
+    without our table is not checked.
+    """
     path = next((found for above in (folder, *folder.parents) if (found := above / "pyproject.toml").is_file()), None)
     if path is None:
         return None, {}
@@ -156,7 +161,7 @@ def project_section(folder: Path) -> tuple[Path | None, Mapping[str, object]]:
 
 
 def _spelled(value: Any) -> str:
-    """As one would write it behind the option."""
+    """A value as it would be written after the option."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):

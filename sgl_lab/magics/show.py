@@ -1,8 +1,9 @@
-"""What a cell shows: loading, the live view while it runs, the frozen view when it has ended.
+"""What a cell shows: the progress of loading, the live view while it runs, and the frozen view
+afterwards.
 
-In a kernel the live widget is replaced by self-contained HTML and text at the end of the cell, so a
-saved notebook reads without a kernel. A terminal gets the text. The frozen view is folded from the
-run's record, which may not lose anything, not from what the live one happened to see.
+In a kernel, self-contained HTML and text replace the live widget at the end of the cell, so a saved
+notebook is readable without a kernel. A terminal gets text. The frozen view is folded from the
+run's record, which is complete, not from the events that the live view received.
 """
 
 from __future__ import annotations
@@ -38,21 +39,21 @@ if TYPE_CHECKING:
 Bundle = dict[str, str]
 
 MOUNT_ATTRIBUTE = "data-sgl-place"
-"""attribute of the element that a panel's view takes the place of"""
+"""attribute of the element that a panel's view replaces"""
 
 _log = logging.getLogger(__name__)
 
 
 def in_kernel(shell: Any) -> bool:
-    """Whether there is a front end that can show more than text."""
+    """Whether there is a front end that shows more than text."""
     return getattr(shell, "kernel", None) is not None
 
 
 def is_captured(shell: Any) -> bool:
-    """Whether `%%capture` takes what is shown.
+    """Whether `%%capture` is active.
 
-    Its publisher stands then where a kernel of version 7 tells of the message that it answers, also of one that a page sends
-    meanwhile, such as a widget's. It has no place for that, and is given one.
+    Its publisher then replaces the one whose `set_parent` ipykernel 7 calls for every message,
+    including messages of a page during the cell. It has no such method, so one is added.
     """
     from IPython.core.displaypub import CapturingDisplayPublisher
 
@@ -65,16 +66,18 @@ def is_captured(shell: Any) -> bool:
 
 
 class Output:
-    """One output of the running cell whose content can be replaced, also later and from another thread."""
+    """One output of the running cell. Its content can be replaced later and from other threads."""
 
     def __init__(self, shell: Any) -> None:
         self._shell = shell
         self._id = secrets.token_hex(16)
         self._publisher: Any = None
-        """the one it was shown by: another cell's `%%capture` does not get its later content"""
+        """the publisher that showed it first: another cell's `%%capture` does not receive later
+        content
+        """
 
     def show(self, data: dict[str, Any], metadata: dict[str, Any] | None = None, panel: Panel | None = None) -> None:
-        """Where `panel` is live its view takes the place of the HTML."""
+        """Show or replace the content. If `panel` is live, its view replaces the HTML."""
         if not in_kernel(self._shell):
             return
         shown = data | {"text/plain": legible(data["text/plain"])}
@@ -86,7 +89,7 @@ class Output:
         self._publisher.publish(shown, metadata or {}, transient={"display_id": self._id}, update=not is_new)
 
     def clear(self) -> None:
-        """Take away all that the cell has shown so far."""
+        """Remove everything that the cell has shown so far."""
         from IPython.display import clear_output
 
         if self._publisher is not None:
@@ -96,7 +99,9 @@ class Output:
 
 @contextmanager
 def loading(output: Output) -> Iterator[Callable[[str, float | None], None]]:
-    """Show how far loading has come, and in the end how long it took; nothing if there was nothing to wait for."""
+    """Show the progress of loading, and its duration at the end. Shows nothing if nothing is
+    loaded.
+    """
     began = time.monotonic()
     shown: list[tuple[str, float | None]] = []
 
@@ -117,7 +122,7 @@ def loading(output: Output) -> Iterator[Callable[[str, float | None], None]]:
 
 
 class Folded:
-    """The four views of one run, folded from its record. `about` is what the player should know of the lab."""
+    """The four views of one run, folded from its record. `about` is data on the lab for the player."""
 
     def __init__(self, record: Record, spell: Callable[[int], str] | None = None, about: Mapping[str, Any] | None = None) -> None:
         say = spell or record.spell
@@ -151,13 +156,13 @@ class Folded:
         )
 
     def page(self, title: str, status: str, message: str) -> Markup:
-        """All views, as large as they are, and the recording for a page with players."""
+        """All views without a size limit, and the recording for a page with players."""
         replay = self._replay(title, VIEWS, status, message)
         return drawn(self.tokens, self.tree, self.lanes, self.metrics, title, status, message, self._ms, replay)
 
     @property
     def has_run(self) -> bool:
-        """Whether anything was asked of the engine."""
+        """Whether the engine received a request."""
         return any(isinstance(entry.event, RequestQueued) for entry in self._record.entries)
 
     @property
@@ -169,7 +174,7 @@ class Folded:
         return Replay(self._record, self._say, {"title": clipped(title, 120), "views": list(views), **ended, **self._about})
 
     def counts(self) -> dict[str, int]:
-        """What was counted, for programs that read the notebook."""
+        """The counts, for programs that read the notebook."""
         strip = self.metrics.full()
         return {
             "cached": strip["cached"],
@@ -193,7 +198,9 @@ def tree_of(snapshot: TreeSnapshot, spell: Callable[[int], str]) -> TreeView:
 
 
 class CellView:
-    """The view of one run: live while the block lasts, frozen after it. With no views at all it shows nothing."""
+    """The view of one run: live within the block, frozen after it. Without any views it shows
+    nothing.
+    """
 
     def __init__(self, shell: Any, output: Output, lab: Lab, record: Record, views: Sequence[str], on_stop: Callable[[], None]) -> None:
         self._shell, self._output, self._lab, self._record, self._views, self._on_stop = shell, output, lab, record, views, on_stop
@@ -245,14 +252,14 @@ def title_of(lab: Lab) -> str:
 
 
 def run_views(lab: Lab, run: RunId) -> Views:
-    """What a live view of one run folds."""
+    """The folds of a live view of one run."""
     from ..viz.sender import Views
 
     return Views(*views_of(run, lab.spell))
 
 
 def html_line(words: str) -> Bundle:
-    """One line of ours, small, for what has no picture."""
+    """One short line of ours, for cases without a picture."""
     return {"text/html": html.note(words).source, "text/plain": words}
 
 
@@ -268,13 +275,13 @@ def _about(lab: Lab) -> dict[str, Any]:
 
 
 def _mimebundle(widget: Any) -> dict[str, Any]:
-    """The text is what a notebook holds that was saved in mid-run."""
+    """The widget's bundle. Its text is what a notebook contains that was saved during the run."""
     data = widget._repr_mimebundle_()
     return {**(data[0] if isinstance(data, tuple) else data), "text/plain": "This cell was still running when the notebook was saved."}
 
 
 def _kernel_id() -> str:
-    """The id under which the server knows this kernel: part of the connection file's name."""
+    """The id under which the server knows this kernel; it is part of the connection file's name."""
     from ipykernel.connect import get_connection_file
 
     found = re.search(r"kernel-(.+)\.json$", get_connection_file())

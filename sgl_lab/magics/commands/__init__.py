@@ -1,4 +1,4 @@
-"""The `%sgl` commands, a file a question, and the table of them all."""
+"""The `%sgl` commands, grouped by topic, and the table of all of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes on between cells: background jobs, the dashboard."""
+"""What continues between cells: background jobs and the dashboard."""
 
 from __future__ import annotations
 

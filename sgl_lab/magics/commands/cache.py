@@ -1,4 +1,4 @@
-"""The cache by hand: forget it, keep a prefix in it, count it."""
+"""Commands for the cache: flush it, pin a prefix in it, show its counts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _cache(shell: Any, session: Session, words: Words) -> None:
 
 
 def _pin(shell: Any, session: Session, lab: Lab, name: str | None) -> None:
-    """What the notebook's variable NAME holds: a state, a job or a text."""
+    """Pin the notebook's variable `name`: a state, a job or a text."""
     if name is None:
         raise OptionError("pin what?", hint="a variable that holds a program's state (`%%sgl -o NAME`) or a text")
     if name not in shell.user_ns:

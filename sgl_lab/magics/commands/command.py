@@ -1,4 +1,6 @@
-"""What a `%sgl` command is, how its words are read, and the parts that several of them share."""
+"""The definition of a `%sgl` command, the parsing of its words, and helpers that several commands
+share.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,12 @@ if TYPE_CHECKING:
     from ...session import Lab
 
 _RELATIVE = re.compile(r"-\d+")
-"""-1 is a run, not an option"""
+"""`-1` is a run, not an option"""
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What stands after a command: its names, and its options with their values (empty for those that take none)."""
+    """The words after a command: its names, and its options with their values (empty for flags)."""
 
     names: tuple[str, ...]
     options: Mapping[str, str]
@@ -34,24 +36,28 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """`names` says how many names may follow; `options` what each option's value is, empty where the flag says it all."""
+    """One `%sgl` command.
+
+    names    the number of names that may follow
+    options  what the value of each option is; empty for a flag
+    """
 
     action: Callable[[Any, Session, Words], Any]
-    """what it returns becomes the cell's `Out`"""
+    """its result becomes the cell's `Out`"""
     help: str
     names: int = 0
     options: Mapping[str, str] = field(default_factory=dict)
     values: tuple[str, ...] = ()
-    """words to complete"""
+    """words for completion"""
     takes_runs: bool = False
-    """whether the runs' names are among them"""
+    """whether names of runs are among them"""
     names_in: Callable[[Session, Sequence[str]], tuple[str, ...]] = lambda session, before: ()
-    """further ones, given the words that stand already"""
+    """further ones, given the words so far"""
     after: Callable[[Session], Mapping[str, Sequence[str]]] = lambda session: {}
-    """a word of the command -> what alone may stand behind it"""
+    """a word of the command -> the words that may follow it"""
 
     def read(self, name: str, words: Iterable[str]) -> Words:
-        """Sort the words. OptionError with the nearest right one."""
+        """Parse the words. OptionError with the nearest valid word."""
         names: list[str] = []
         options: dict[str, str] = {}
         rest = iter(words)
@@ -86,14 +92,14 @@ def ready_lab(shell: Any, session: Session, model: str | None = None, device: st
 
 
 def memory_text(lab: Lab) -> str:
-    """What a lab has of its device's memory, and what is left of that."""
+    """A lab's share of its device's memory, and the remaining free memory."""
     device, free, total = lab.memory()
     text = f"{lab.n_bytes / 2**20:,.0f} MiB of weights and cache"
     return text if free is None else f"{text}, {free / 2**30:,.1f} of {total / 2**30:,.1f} GiB free on {device or 'this machine'}"
 
 
 def show(shell: Any, words: Words, page: Markup, plain: str, counts: Mapping[str, int]) -> None:
-    """A page with its text twin, or with --text the twin alone."""
+    """Show a page with its plain-text version; with --text only the text."""
     if "--text" in words.options or not in_kernel(shell):
         say(plain)
     else:
@@ -101,6 +107,6 @@ def show(shell: Any, words: Words, page: Markup, plain: str, counts: Mapping[str
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns of text."""
+    """Rows as aligned columns of text."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(f"{clipped(cell, 60):<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)

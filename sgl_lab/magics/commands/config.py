@@ -1,4 +1,4 @@
-"""Settings, and where each comes from."""
+"""Shows the settings and where each comes from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs say about each other: why a prefix missed, and where two runs part."""
+"""Compares runs: why a prefix missed, and where two runs differ."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def _why(shell: Any, session: Session, words: Words) -> None:
-    """`why`, `why B` and `why A B`: of the last run, of B, of B compared with A alone."""
+    """`why`, `why B` and `why A B`: explain the last run, B, or B compared with A alone."""
     record = session.run(words.name(len(words.names) - 1) if words.names else None)
     against = session.run(words.name(0)) if len(words.names) == 2 else None
     found, spell = explained(session, record, against)
@@ -33,7 +33,7 @@ def _why(shell: Any, session: Session, words: Words) -> None:
 
 
 def explained(session: Session, record: Record, against: Record | None = None) -> tuple[Why, Callable[[int], str]]:
-    """The story, and the spelling of all tokens in it."""
+    """The explanation, and a function that spells every token in it."""
     lab = session.lab_of(record)
     others = lab.events() if lab is not None else ()
     earlier = [kept for kept in lab.records if kept.snapshot.seq < record.snapshot.seq] if lab is not None else []
@@ -45,7 +45,7 @@ def explained(session: Session, record: Record, against: Record | None = None) -
 
 
 def _diff(shell: Any, session: Session, words: Words) -> None:
-    """`diff`, `diff A` and `diff A B`: of the last two runs, of A and the last one, of any two."""
+    """`diff`, `diff A` and `diff A B`: compare the last two runs, A and the last one, or A and B."""
     names = words.names
     if not names and (n_runs := len(session.answered())) < 2:
         raise OptionError(f"%sgl diff compares two runs, {'one has run' if n_runs else 'none has run'}", hint="run a %%sgl cell first")

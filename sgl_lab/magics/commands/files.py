@@ -1,4 +1,4 @@
-"""Where a command writes to, and what it says of it."""
+"""Where a command writes its file, and what it prints about it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ FORCE = {"--force": ""}
 
 
 def target(word: str | None, words: Words, mark: str, example: str) -> Path:
-    """The file to write. OptionError without a name, BadArgument where somebody else's file is, unless --force says so."""
+    """The file to write. OptionError without a name; BadArgument if the file exists and is not
+    ours, unless --force is given.
+    """
     if not word:
         raise OptionError("which file?", hint=f"such as `{example}`")
     path = Path(word).expanduser()
@@ -29,7 +31,7 @@ def write(path: Path, source: str, what: str = "") -> None:
 
 
 def report_written(path: Path, what: str = "") -> None:
-    """A line that says what was written, and how much."""
+    """Print what was written and how large it is."""
     size = path.stat().st_size
     amount = f"{size / 1024:,.0f} KiB" if size >= 1024 else counted(size, "byte")
     say(f"wrote {path}: {what}, {amount}" if what else f"wrote {path}, {amount}")

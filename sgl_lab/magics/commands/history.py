@@ -1,4 +1,4 @@
-"""What a run did: its lanes, its tokens."""
+"""Shows what a run did: its lanes and its tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ...trace import Record
 
 MAX_NAMES = 60
-"""to complete"""
+"""names offered for completion"""
 
 
 def _timeline(shell: Any, session: Session, words: Words) -> None:
@@ -29,7 +29,9 @@ def _timeline(shell: Any, session: Session, words: Words) -> None:
 
 
 def _tokens(shell: Any, session: Session, words: Words) -> None:
-    """`tokens`, `tokens NAME`, `tokens RUN` and `tokens RUN NAME`: what the model saw and said, under a name or everywhere."""
+    """`tokens`, `tokens NAME`, `tokens RUN` and `tokens RUN NAME`: the exact prompts and answers of
+    a run, all of them or those under a name.
+    """
     record, name = _run_and_name(session, words)
     found = inspections(record.entries)
     chosen = [one for one in found if name is None or _is_called(one, name)]
@@ -45,7 +47,7 @@ def _tokens(shell: Any, session: Session, words: Words) -> None:
 
 
 def _run_and_name(session: Session, words: Words) -> tuple[Record, str | None]:
-    """A single word is a name in the last run if there is one, else a run."""
+    """A single word is a name in the last run if one exists, otherwise a run."""
     first, second = words.name(), words.name(1)
     if second is not None:
         return session.run(first), second
@@ -62,21 +64,23 @@ def _run_and_name(session: Session, words: Words) -> tuple[Record, str | None]:
 
 
 def _is_called(one: Inspection, name: str) -> bool:
-    """By its own name, by that of a fork that it stands in, or by both as `s[0] > answer`."""
+    """Whether `name` is the inspection's own name, the name of a fork that contains it, or both, as
+    `s[0] > answer`.
+    """
     steps = re.split(r"\s*[›>]\s*", name)
     path = one.title.split(STEP)
     return name in path or steps in (path[: len(steps)], path[-len(steps) :])
 
 
 def _names(found: Iterable[Inspection]) -> tuple[str, ...]:
-    """What `_is_called` takes, the shortest first."""
+    """The names that `_is_called` accepts, shortest first."""
     paths = [one.title.split(STEP) for one in found]
     steps = [path[-1] for path in paths] + [step for path in paths for step in path[:-1]]
     return tuple(dict.fromkeys([*steps, *(one.title for one in found)]))
 
 
 def _completions(session: Session, before: Sequence[str]) -> tuple[str, ...]:
-    """The names in the run that was named, or in the last one."""
+    """The names in the given run, or in the last one."""
     with suppress(OptionError):
         return _names(inspections(session.run(before[0] if before else None).entries))[:MAX_NAMES]
     return ()

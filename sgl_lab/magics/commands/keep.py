@@ -1,4 +1,4 @@
-"""Runs as files: saved and seen again, as one page to share, as a trace for Perfetto."""
+"""Runs as files: saved and replayed, exported as one page, or as a trace for Perfetto."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _export(shell: Any, session: Session, words: Words) -> None:
 
 
 def exported(session: Session, record: Record) -> list[Markup]:
-    """The frozen views, the cell, what missed and why, and every token with its id."""
+    """The frozen views, the cell, the explanation of misses, and every token with its id."""
     ended, found = record.ended, inspections(record.entries)
     parts = [Folded(record).page(record.title, ended.status, ended.message)]
     if record.source:

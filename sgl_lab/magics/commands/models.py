@@ -1,4 +1,4 @@
-"""Which model: show it, list what is here, load another, give parked ones' memory back; and what the machine is fit for."""
+"""Commands for models: show, list, load another, free parked ones; and the check of the machine."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def _model(shell: Any, session: Session, words: Words) -> None:
 
 
 def _models(shell: Any, session: Session, words: Words) -> None:
-    """The one in use, those parked, those in the model cache, and the built-in one also where it is still to be fetched."""
+    """List the model in use, the parked ones, those in the model cache, and the built-in one even
+    before it is fetched.
+    """
     from ...labs import LABS
     from ...session import BUILT_IN
 

@@ -1,4 +1,4 @@
-"""What is now: the engine's counts, the radix tree, what runs."""
+"""Shows the current state: the engine's counts, the radix tree, and what runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .command import Command, Words, memory_text, ready_lab, show
 from .files import FORCE, target, write
 
 TREE_NODES, TREE_HIGH = 300, 640
-"""nodes that are drawn, and pixels of the box that scrolls the others into sight"""
+"""nodes that are drawn, and height in pixels of the box that scrolls"""
 
 
 def _status(shell: Any, session: Session, words: Words) -> None:
@@ -53,7 +53,7 @@ def _stats(shell: Any, session: Session, words: Words) -> None:
 
 
 def _last_run(session: Session) -> str:
-    """How fast the last run was, by the same count as its cell says."""
+    """The speed of the last run, counted as in its cell."""
     if session.last is None:
         return ""
     last = session.run()
@@ -63,7 +63,9 @@ def _last_run(session: Session) -> str:
 
 
 def _token_counts(found: Mapping[str, int]) -> dict[str, int]:
-    """What comes out the same whenever a program is run again; how much is guessed in vain depends on who ran beside whom."""
+    """Counts that are equal whenever a program is run again. The number of rejected draft tokens
+    depends on what else runs.
+    """
     counts = {name: found[name] for name in ("prompt_tokens", "cached_tokens", "generated_tokens", "evicted_tokens")}
     return counts | {"computed_tokens": found["computed_tokens"] - found["rejected_tokens"]}
 

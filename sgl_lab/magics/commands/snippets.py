@@ -1,4 +1,4 @@
-"""Cells kept by name: plain files in the user's own configuration folder, run where they are named."""
+"""Cells saved by name, as plain files in the user's configuration folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SUFFIX = ".sgl"
 
 _NAME = re.compile(r"\w[\w-]{0,59}")
 _TYPED = re.compile(r"\s*(?:%%(?!sgl\b)[^\n]*\n\s*)*(%%sgl(?:[ \t\n].*)?)\Z", re.DOTALL)
-"""also below `%%time` and the like"""
+"""also below `%%time` and similar magics"""
 _CELL = re.compile(r"\s*%%sgl(?:[ \t]+(?P<line>[^\n]*))?(?:\n(?P<body>.*))?\Z", re.DOTALL)
 
 
@@ -80,7 +80,9 @@ def _list() -> None:
 
 
 def _save(shell: Any, session: Session, path: Path, force: bool) -> None:
-    """The cell of the run that is called as the snippet will be, else the last `%%sgl` cell; as it was typed."""
+    """Save the cell of the run that has the snippet's name, otherwise the last `%%sgl` cell, as it
+    was typed.
+    """
     history = enumerate(shell.history_manager.input_hist_raw)
     typed = [(f"In[{number}]", found[1]) for number, cell in history if (found := _TYPED.match(cell))]
     which, run = "the last %%sgl cell", session.names.get(path.stem)
@@ -101,7 +103,7 @@ def _save(shell: Any, session: Session, path: Path, force: bool) -> None:
 
 
 def _read(path: Path) -> re.Match[str]:
-    """The snippet's first line and body. OptionError if the file holds something else."""
+    """The snippet's first line and body. OptionError if the file contains something else."""
     try:
         with _known(path).open("rb") as file:
             text = file.read(MAX_BYTES + 1).decode("utf-8-sig")

@@ -1,4 +1,4 @@
-"""The last run again under other eviction policies and cache sizes."""
+"""The last run under other eviction policies and cache sizes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ def _policies(text: str | None) -> tuple[str, ...]:
 
 
 def _sizes(flag: str, text: str, page: int) -> list[int]:
-    """In tokens: `64..4096` in steps of about a factor of two, or `64,128,512`; whole pages, ascending."""
+    """Sizes in tokens: `64..4096` in steps of about a factor of two, or `64,128,512`. Whole pages,
+    ascending.
+    """
     unit = page if flag == "--pages" else 1
     if found := _RANGE.fullmatch(text):
         low, high = int(found[1]), int(found[2])
@@ -80,7 +82,9 @@ def _sizes(flag: str, text: str, page: int) -> list[int]:
 
 
 def _usual(record: Record, page: int, actual: int) -> list[int]:
-    """From the largest request to what the run would fill if nothing were evicted, and the size it had if that lies near."""
+    """Sizes from the largest request to what the run would fill without evictions, and the actual
+    size if it is close to that range.
+    """
     from ...viz.explain.history import history_of
 
     requests = [served for served in history_of([record]).requests if served.queued.max_tokens or served.queued.kind != "gen"]
