@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--force", action="store_true", help="write over an output file that sgl-lab did not write")
     run.set_defaults(command=_run)
 
-    examine = commands.add_parser("doctor", help="look at this machine and say what is missing")
+    examine = commands.add_parser("doctor", help="check this machine and report what is missing")
     examine.add_argument("--drift", action="store_true", help="also measure how far logprobs move with the way they are computed")
     examine.set_defaults(command=_doctor)
 

@@ -74,7 +74,7 @@ class InvalidValue(ProgramError):
 
 
 class Stopped(SglError):
-    """The run was stopped by the user; what had been generated is kept."""
+    """The run was stopped by the user; the text generated so far is kept."""
 
 
 class RequestFailed(SglError):

@@ -345,7 +345,7 @@ def compile_function(source: str, filename: str, signature: str, names: dict[str
     parameters = head.args
     given = [*parameters.posonlyargs, *parameters.args, *parameters.kwonlyargs, parameters.vararg, parameters.kwarg]
     if any(parameter.arg == "s" for parameter in given if parameter):
-        raise OptionError("--def: the state `s` is there already", hint="leave `s` out of the arguments")
+        raise OptionError("--def: the state `s` is passed automatically", hint="leave `s` out of the arguments")
     (parameters.posonlyargs or parameters.args).insert(0, ast.arg("s"))
     module = parse_body(source, filename)
     statements = module.body

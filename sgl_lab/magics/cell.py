@@ -98,9 +98,9 @@ def _interact(session: Session, cell: Cell) -> None:
     """
     for control in cell.options.interact:
         if control.name in {*surface.SURFACE, *STATE_WORDS, "s"}:
-            raise OptionError(f"--interact: {control.name} is the language's", hint="call the variable something else")
+            raise OptionError(f"--interact: {control.name} is a name of the language", hint="choose another name for the variable")
     if cell.options.capture is not None:
-        raise OptionError("--interact has no one value to capture", hint="keep the state with -o NAME")
+        raise OptionError("--interact has no single value to capture", hint="keep the state with -o NAME")
     session.keep_open(interact := Interact(session, cell, cell.options.interact))
     interact.first()
 
@@ -123,7 +123,7 @@ def _tell_unsaid(shell: Any, source: str, code: bodies.CellCode) -> None:
     noted_lines.set(set())
     for name in sorted(bodies.names_read(ast.parse(source)) & LANGUAGE - code.assigned):
         if name in shell.user_ns and shell.user_ns[name] is not getattr(surface, name, None):
-            say(f"sgl: in this cell {name} is the language's, not the notebook variable of that name")
+            say(f"sgl: in this cell, {name} means the language's {name}, not the notebook variable")
     _tell_documenting(source)
 
 

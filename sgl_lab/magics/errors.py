@@ -179,7 +179,7 @@ def readable(shell: Any, magic: str) -> Iterator[None]:
     except KeyboardInterrupt:
         if INTERRUPTS.is_watching:  # a magic inside the body of another magic: the outer one reports it
             raise
-        stopped = Stopped("what had been generated is kept")
+        stopped = Stopped("the text generated so far is kept")
         render_with(stopped, [f"Stopped: {stopped}"])
         raise stopped from None
     except (Stopped, ModelError) as error:

@@ -51,7 +51,7 @@ returns the value.
 
 
 def _how_it_ended(error: BaseException) -> str:
-    return "awaited what was cancelled" if isinstance(error, asyncio.CancelledError) else f"ended with {type(error).__name__}"
+    return "it awaited a cancelled task" if isinstance(error, asyncio.CancelledError) else f"ended with {type(error).__name__}"
 
 
 class Job:
@@ -121,7 +121,7 @@ class Job:
         """
         __tracebackhide__ = True
         if not self.wait(timeout):
-            raise TimeoutError(f"{self._name} is still {self.status} after {timeout:g} s; it goes on")
+            raise TimeoutError(f"{self._name} is still {self.status} after {timeout:g} s; it continues")
         if self.error is not None:
             raise self.error.with_traceback(self._trace)
         return self._value
@@ -140,7 +140,7 @@ class Job:
         with self._lock:
             if self.is_over:
                 return
-            self._stop = self._stop or f"{self._name} was stopped; what had been generated is kept"
+            self._stop = self._stop or f"{self._name} was stopped; the text generated so far is kept"
             state = self.state
         if state is not None:
             state.cancel(self._stop)
@@ -315,7 +315,7 @@ class Jobs:
     def start(self, title: str, shell: Any, views: tuple[str, ...], work: Work, on_end: Callable[[Job], None]) -> Job:
         """Run `work` in the background. OptionError if too many jobs are running."""
         if len(self.running()) >= MAX_RUNNING:
-            raise OptionError(f"{MAX_RUNNING} background cells are running already", hint="`%sgl jobs stop N` ends one")
+            raise OptionError(f"{MAX_RUNNING} background cells are running already", hint="`%sgl jobs stop N` stops one")
         route()
         with self._lock:
             self._n += 1

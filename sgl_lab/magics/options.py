@@ -106,15 +106,15 @@ def _switch(text: str) -> bool:
 
 def _name(text: str) -> str:
     if not text.isidentifier() or keyword.iskeyword(text):
-        raise ValueError("a name, as variables have")
+        raise ValueError("a valid variable name")
     if text in ("In", "Out", "get_ipython") or re.fullmatch(r"__\w*__", text):
-        raise ValueError("a name that neither Python nor IPython uses itself")
+        raise ValueError("a name that Python and IPython do not use")
     return text
 
 
 def _device(text: str) -> str:
     if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", text):
-        raise ValueError("cpu, cuda, or one of several: cuda:1")
+        raise ValueError("cpu, cuda, or a numbered GPU such as cuda:1")
     return text
 
 
@@ -126,7 +126,7 @@ def _views(text: str) -> tuple[str, ...]:
         if view not in VIEWS:
             raise nearest(view, (*VIEWS, "none"), "view")
     if not views:
-        raise ValueError(f"some of {', '.join(VIEWS)}, or none")
+        raise ValueError(f"any of {', '.join(VIEWS)}, or none")
     return views
 
 
@@ -157,15 +157,15 @@ CELL_OPTIONS = (
     Option(("-o", "--out"), "out", _name, "NAME", "keep the program's state under NAME"),
     Option(("-m", "--model"), "model", str, "MODEL", "run on MODEL, as `%sgl model MODEL` would load it", default="smollm2"),
     Option(("--device",), "device", _device, "DEVICE", "run on cpu, cuda or cuda:1", ("cpu", "cuda"), default="a GPU if there is one"),
-    Option(("--temperature",), "temperature", _number(float, 0), "T", "sampling temperature, 0 takes the likeliest token", default="1.0"),
-    Option(("--max-tokens",), "max_tokens", _number(int, 1), "N", "most tokens of one gen that says nothing itself", default="128"),
+    Option(("--temperature",), "temperature", _number(float, 0), "T", "sampling temperature; 0 takes the likeliest token", default="1.0"),
+    Option(("--max-tokens",), "max_tokens", _number(int, 1), "N", "token limit of gens that set none", default="128"),
     Option(("--seed",), "seed", _number(int, 0), "N", "makes sampling repeatable on one kind of CPU", default="none"),
-    Option(("--deterministic",), "deterministic", _switch, "", "the same to the bit on one kind of CPU, whatever else runs", default="no"),
-    Option(("--view",), "view", _views, "VIEWS", "what is shown, or none", (*VIEWS, "none"), default=",".join(VIEWS)),
+    Option(("--deterministic",), "deterministic", _switch, "", "bitwise equal results on one kind of CPU, under any load", default="no"),
+    Option(("--view",), "view", _views, "VIEWS", "views to show, or none", (*VIEWS, "none"), default=",".join(VIEWS)),
     Option(("--bg",), "bg", _switch, "", "run in the background; the value is a job: status, result(), cancel(), await"),
-    Option(("--interact",), "interact", str, "x=1..5", "sliders (a..b, a..b:step) and lists ([...]) that run the cell again when moved"),
+    Option(("--interact",), "interact", str, "x=1..5", "sliders (a..b, a..b:step) and lists ([...]) that rerun the cell"),
     Option(("--save",), "save", str, "FILE", "write the recorded run to FILE, for `%sgl replay`"),
-    Option(("--force",), "force", _switch, "", "let --save write over a file that is not sgl_lab's"),
+    Option(("--force",), "force", _switch, "", "let --save overwrite a file that sgl_lab did not write"),
     Option(("--def",), "define", str, "NAME(args)", "make the body a function instead of running it"),
 )
 _OUT = CELL_OPTIONS[0]
@@ -174,7 +174,7 @@ SETTINGS = {option.field: option for option in CELL_OPTIONS if option.default}
 
 MAX_VALUES = 1_000
 """values of one control"""
-_MOVABLE = ("temperature", "max_tokens", "seed")
+_CONTROLLABLE = ("temperature", "max_tokens", "seed")
 _INTERACT_HINT = 'such as --interact x=1..5 temperature=0..1 style=["short", "long"]'
 _INTERACT = re.compile(r"(?:(?<=\s)|\A)--interact(?=[=\s]|\Z)=?")
 _CONTROL = re.compile(r"""\s*(?P<name>[^\W\d][\w-]*)=(?P<value>\[(?:[^\]"']|"[^"]*"|'[^']*')*\]|[^\s\[]\S*)(?=\s|\Z)""")
@@ -197,15 +197,15 @@ def cell_help() -> str:
     rows = [wrapped(f"  {', '.join(option.flags):<16}{option.value:<12}", _with_default(option)) for option in CELL_OPTIONS]
     return "\n".join(
         [
-            "%%sgl [NAME <<] [options]      run the cell as an SGLang program and show it running",
+            "%%sgl [NAME <<] [options]      run the cell as an SGLang program and show the run",
             "",
             *rows,
             f"  {'NAME <<':<28}keep the last expression's value under NAME instead of showing it",
             "",
-            "The body is Python, and `s` is its state. What stands alone on a line is appended to it:",
-            "user(...), gen(...), text that is written out there. The last expression is the cell's value:",
-            "text in that place is appended only with a `;` behind it. Names that the body assigns are the",
-            "notebook's, but for `s` and variables of loops.",
+            "The body is Python, and `s` is its state. Expressions alone on a line are appended to it:",
+            "user(...), gen(...) and literal text. The last expression is the value of the cell: literal",
+            "text there is appended only if a `;` follows it. Names that the body assigns become notebook",
+            "variables, except `s` and loop variables.",
         ]
     )
 
@@ -267,14 +267,14 @@ def _control_values(name: str, text: str) -> tuple[Any, ...]:
     are parsed as its values.
     """
     option = SETTINGS.get(name)
-    if name in SETTINGS and name not in _MOVABLE:
-        raise OptionError(f"--interact cannot move {name}", hint=f"it can move {', '.join(_MOVABLE)} and variables of the cell")
+    if name in SETTINGS and name not in _CONTROLLABLE:
+        raise OptionError(f"--interact cannot control {name}", hint=f"it can control {', '.join(_CONTROLLABLE)} and variables of the cell")
     try:
         values = tuple(ast.literal_eval(text)) if text.startswith("[") else _range(text, is_real=name == "temperature")
     except (ValueError, SyntaxError, MemoryError, RecursionError, OverflowError):
         raise OptionError(f"--interact {name} cannot be {clipped(text, 40)!r}", hint=_INTERACT_HINT) from None
     if not 1 <= len(values) <= MAX_VALUES:
-        raise OptionError(f"--interact {name} has {len(values):,} values", hint=f"1 to {MAX_VALUES} are possible; a..b:step has fewer")
+        raise OptionError(f"--interact {name} has {len(values):,} values", hint=f"1 to {MAX_VALUES} are possible; use a..b:step")
     return values if option is None else tuple(option.read(str(value), f"--interact {name}") for value in values)
 
 
@@ -320,7 +320,7 @@ def parse_cell(line: str) -> CellOptions:
         if option is None:
             if word.startswith("-"):
                 raise nearest(flag, by_flag, "option")
-            raise OptionError(f"%%sgl takes options only, not {word!r}", hint="the program goes into the lines below")
+            raise OptionError(f"%%sgl takes options only, not {word!r}", hint="write the program on the lines below")
         if not option.value and equals:
             raise OptionError(f"{flag} takes no value, not {value!r}", hint=f"write {flag} alone")
         if not equals:
@@ -332,14 +332,14 @@ def parse_cell(line: str) -> CellOptions:
         given[option.field] = option.read(value, flag)
     if define and (others := [option.flags[-1] for option in CELL_OPTIONS if option.field in given and option.field != "define"]):
         name = define.partition("(")[0]
-        raise OptionError(f"{others[0]} belongs to the run, --def only defines", hint=f"run it with {name}.run(...) or in a %%sgl cell")
+        raise OptionError(f"{others[0]} applies to a run, and --def only defines a function", hint=f"run it with {name}.run(...)")
     if define and "capture" in given:
-        raise OptionError("there is no value to capture, --def only defines", hint="leave `<<` out")
+        raise OptionError("there is no value to capture: --def only defines a function", hint="leave `<<` out")
     if "force" in given and "save" not in given:
-        raise OptionError("--force belongs to --save", hint="write --save FILE --force")
+        raise OptionError("--force needs --save", hint="write --save FILE --force")
     if controls and "bg" in given:
-        raise OptionError("--interact runs in the background by itself", hint="leave --bg out")
+        raise OptionError("--interact always runs in the background", hint="leave --bg out")
     if moved := [control.name for control in controls if control.name in given]:
-        raise OptionError(f"--{moved[0].replace('_', '-')} is given, and --interact moves it", hint="leave one of them out")
+        raise OptionError(f"--{moved[0].replace('_', '-')} is given twice: --interact controls it too", hint="leave one of them out")
     names = {field.name for field in fields(CellOptions)}
     return CellOptions(**{name: value for name, value in given.items() if name in names})  # type: ignore[arg-type]

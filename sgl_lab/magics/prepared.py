@@ -152,7 +152,7 @@ def append(state: ProgramState | None, value: Any, kind: str = "") -> Any:
         value = Text(value)
     if isinstance(value, Expr):
         if not isinstance(state, ProgramState):
-            raise ProgramError("no program is running that this could be appended to", hint="call the function in a %%sgl cell")
+            raise ProgramError("no program is running to append this to", hint="call the function from a %%sgl cell")
         state.append_expression(value)
     elif (what := _unsaid(value, kind)) and sys._getframe(1).f_lineno not in (noted := noted_lines.get(set())):
         noted.add(line := sys._getframe(1).f_lineno)

@@ -57,7 +57,7 @@ class Printed:
     def text(self) -> str:
         """The text as a terminal would show it: text after a carriage return overwrites its line."""
         text = _OVERWRITTEN.sub("", self._text)
-        return f"… {self._n_cut:,} characters before this …\n{text}" if self._n_cut else text
+        return f"… {self._n_cut:,} earlier characters …\n{text}" if self._n_cut else text
 
 
 _speaking: contextvars.ContextVar[Printed | None] = contextvars.ContextVar("sgl_printed", default=None)

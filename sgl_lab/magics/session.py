@@ -128,7 +128,7 @@ class Session:
                 report(attempt.text, attempt.share)
                 (check or self.interrupts.check)()
         except KeyboardInterrupt:
-            raise Stopped(f"stopped waiting: {attempt.model} goes on loading and will be there for a later cell") from None
+            raise Stopped(f"stopped waiting: {attempt.model} continues to load and will be ready for a later cell") from None
         lab = attempt.lab()
         for notice in (attempt.remark, lab.notice):
             if notice is not None and notice not in self._noticed:

@@ -55,7 +55,7 @@ _metaclass: Any = type(Configurable)
 SGL: Any = _metaclass(
     "SGL",
     (Configurable,),
-    {"__doc__": "Settings of sgl_lab; `%sgl config` lists them with where each comes from.", "__module__": __name__}
+    {"__doc__": "Settings of sgl_lab; `%sgl config` lists them with their sources.", "__module__": __name__}
     | {name: Given(option).tag(config=True) for name, option in SETTINGS.items()},
 )
 
@@ -149,7 +149,7 @@ def project_section(folder: Path) -> tuple[Path | None, Mapping[str, object]]:
     try:
         tool = tomllib.loads(raw.decode("utf-8-sig")).get("tool", {})
     except (ValueError, RecursionError) as error:
-        raise OptionError(f"{path} is not TOML: {error}", hint=f"mend it, or take {SECTION} out") from None
+        raise OptionError(f"{path} is not TOML: {error}", hint=f"correct the file, or remove {SECTION}") from None
     section = tool.get("sgl_lab", {}) if isinstance(tool, dict) else {}
     if not isinstance(section, dict):
         raise OptionError(f"{path} {SECTION} must be a table, not {section!r}")

@@ -235,7 +235,7 @@ class CellView:
             self._live.status("done" if status == "ok" else status, message)
             self._live.close()
             if broken := self._live.error:
-                _log.warning("the live view broke off (%s: %s); what is shown here is whole", type(broken).__name__, broken)
+                _log.warning("the live view stopped early (%s: %s); this view is complete", type(broken).__name__, broken)
         folded = Folded.of(self._lab, self._record)
         if status == "error" and not folded.has_run:
             self._output.show(html_line(f"✕ nothing ran: {clipped(message, 200)}"))

@@ -94,7 +94,7 @@ len(results)"""
     assert kernel.run("results, word, 'n' in globals(), 's' in globals(), ask.__globals__ is globals()").result == (
         "([], 'dropped', False, False, True)"
     )
-    assert "call the function in a %%sgl cell" in kernel.run("ask(1)").evalue
+    assert "call the function from a %%sgl cell" in kernel.run("ask(1)").evalue
     assert kernel.run("%%sgl -o st2 --view none\nask(2)\ndel results").status == "ok"
     assert kernel.run("'Q: 2' in st2.text(), 'a' in st2, 'results' in globals()").result == "(True, True, False)"
 
@@ -157,7 +157,7 @@ def test_seed_makes_a_cell_repeatable(kernel: Kernel) -> None:
 def test_notebook_variables_are_read_and_a_hidden_one_is_told(kernel: Kernel) -> None:
     kernel.run("city = 'Rome'; user = 'me'")
     reply = kernel.run('%%sgl -o st --view none\nuser(f"Hello {city}")\nresult = 1')
-    assert "user is the language's" in reply.printed
+    assert "user means the language's user" in reply.printed
     assert kernel.run("'Hello Rome' in st.text(), user, result").result == "(True, 'me', 1)"
     kernel.run("del user")
 
@@ -479,7 +479,7 @@ def test_a_cell_that_asks_for_a_gpu_where_none_is_says_so_once_and_runs(fresh_ke
     for line in ("%%sgl --device gpu\n1", "%sgl model --device gpu"):
         wrong = fresh_kernel.run(line)
         assert wrong.ename == "UsageError"
-        assert wrong.evalue.endswith(": --device cannot be 'gpu' (cpu, cuda, or one of several: cuda:1)")
+        assert wrong.evalue.endswith(": --device cannot be 'gpu' (cpu, cuda, or a numbered GPU such as cuda:1)")
 
 
 def test_what_is_here_is_listed_and_the_machine_looked_at(kernel: Kernel) -> None:

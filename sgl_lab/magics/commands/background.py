@@ -73,5 +73,5 @@ COMMANDS = {
         {"--text": ""},
         values=("off",),
     ),
-    "jobs": Command(_jobs, "[stop N|all]   what `%%sgl --bg` has started", 2, {"--text": ""}, values=("stop",), after=_numbers),
+    "jobs": Command(_jobs, "[stop N|all]   list or stop background cells", 2, {"--text": ""}, values=("stop",), after=_numbers),
 }

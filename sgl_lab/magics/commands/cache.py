@@ -21,7 +21,7 @@ def _cache(shell: Any, session: Session, words: Words) -> None:
     if verb not in VERBS:
         raise nearest(verb, VERBS, "word after `%sgl cache`")
     if name is not None and verb in ("flush", "stats"):
-        raise OptionError(f"%sgl cache {verb} takes nothing more, not {name!r}")
+        raise OptionError(f"%sgl cache {verb} takes no further word: {name!r}")
     if verb == "unpin":
         _unpin(session, name)
         return
@@ -32,7 +32,7 @@ def _cache(shell: Any, session: Session, words: Words) -> None:
         before = lab.stats()
         lab.flush()
         n_nodes, n_freed = before["nodes"] - lab.stats()["nodes"], lab.stats()["pages_free"] - before["pages_free"]
-        say(f"forgot {counted(n_nodes, 'node')}, {counted(n_freed, 'page')} freed; what is pinned or in use stays")
+        say(f"flushed {counted(n_nodes, 'node')}, {counted(n_freed, 'page')} freed; pinned and used prefixes stay")
     else:
         _stats(shell, session, words, lab)
 
@@ -51,7 +51,7 @@ def _pin(shell: Any, session: Session, lab: Lab, name: str | None) -> None:
         _unpin(session, name)
     before = lab.stats()["pages_pinned"]
     session.pins[name] = lab, lab.pin(prefix)
-    say(f"pinned {name}: {counted(lab.stats()['pages_pinned'] - before, 'page')} more are never evicted, until `%sgl cache unpin {name}`")
+    say(f"pinned {name}: {counted(lab.stats()['pages_pinned'] - before, 'more page')} cannot be evicted until `%sgl cache unpin {name}`")
 
 
 def _unpin(session: Session, name: str | None) -> None:
@@ -86,7 +86,7 @@ VERBS = ("flush", "pin", "unpin", "stats")
 COMMANDS = {
     "cache": Command(
         _cache,
-        "flush | pin NAME | unpin [NAME] | stats   forget it, keep a state or text in it, count it",
+        "flush | pin NAME | unpin [NAME] | stats   flush the cache, pin a state or text in it, show its counts",
         2,
         {"--text": ""},
         VERBS,

@@ -67,7 +67,7 @@ class Command:
                 continue
             flag, equals, value = word.partition("=")
             if flag not in self.options:
-                raise nearest(flag, self.options, "option") if self.options else OptionError(f"%sgl {name} takes no options, not {word!r}")
+                raise nearest(flag, self.options, "option") if self.options else OptionError(f"%sgl {name} takes no options: {word!r}")
             wanted = self.options[flag]
             if not wanted and equals:
                 raise OptionError(f"{flag} takes no value, not {value!r}", hint=f"write {flag} alone")
@@ -76,9 +76,9 @@ class Command:
                 raise OptionError(f"{flag} needs a value: {wanted}")
         if len(names) > self.names:
             if self.names == 0:
-                raise OptionError(f"%sgl {name} takes nothing more, not {names[0]!r}")
+                raise OptionError(f"%sgl {name} takes no further word: {names[0]!r}")
             most = "one name" if self.names == 1 else f"{self.names} names"
-            raise OptionError(f"%sgl {name} takes {most}", hint="a path with spaces goes into quotes")
+            raise OptionError(f"%sgl {name} takes {most}", hint="quote a path that contains spaces")
         return Words(tuple(names), options)
 
 

@@ -1,4 +1,4 @@
-"""Shows the settings and where each comes from."""
+"""Shows the settings and the source of each."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def _config(shell: Any, session: Session, words: Words) -> None:
 
 
 COMMANDS = {
-    "config": Command(_config, "the settings and where each comes from: %config SGL.*, SGL_LAB_*, [tool.sgl_lab]", 0, {"--text": ""})
+    "config": Command(_config, "the settings and the source of each: %config SGL.*, SGL_LAB_*, [tool.sgl_lab]", 0, {"--text": ""})
 }

@@ -25,9 +25,9 @@ def _why(shell: Any, session: Session, words: Words) -> None:
     against = session.run(words.name(0)) if len(words.names) == 2 else None
     found, spell = explained(session, record, against)
     if not found.n_requests and inspections(record.entries):
-        raise OptionError(f"{record.title} ran on a backend that keeps no prompts", hint="only a model of this kernel has a cache to miss")
+        raise OptionError(f"{record.title} ran on a backend without a prefix cache", hint="only a model in this kernel has one")
     if not found.n_requests:
-        raise OptionError(f"{record.title} asked the model nothing", hint="`%sgl why RUN` takes another run")
+        raise OptionError(f"{record.title} sent no request to the model", hint="`%sgl why RUN` explains another run")
     counts = {"prompt_tokens": found.n_prompt, "cached_tokens": found.n_cached, "lost_tokens": found.n_lost}
     show(shell, words, draw_why.html(found, spell), draw_why.text(found, spell), counts)
 
@@ -48,11 +48,11 @@ def _diff(shell: Any, session: Session, words: Words) -> None:
     """`diff`, `diff A` and `diff A B`: compare the last two runs, A and the last one, or A and B."""
     names = words.names
     if not names and (n_runs := len(session.answered())) < 2:
-        raise OptionError(f"%sgl diff compares two runs, {'one has run' if n_runs else 'none has run'}", hint="run a %%sgl cell first")
+        raise OptionError(f"%sgl diff compares two runs, but {'only one' if n_runs else 'none'} has run", hint="run a %%sgl cell first")
     a = session.run(names[0] if names else "-2")
     b = session.run(names[1] if len(names) == 2 else "-1")
     if a is b and len(names) < 2:
-        raise OptionError(f"{a.title} is the last run itself", hint="name another one, or two: `%sgl diff A B`")
+        raise OptionError(f"{a.title} is the last run itself", hint="name another run, or two: `%sgl diff A B`")
     found = diff(a, b)
     n_same = sum(pair.has_equal_prompts and pair.has_equal_answers for pair in found.pairs)
     counts = {"pairs": len(found.pairs), "same": n_same}
@@ -62,14 +62,14 @@ def _diff(shell: Any, session: Session, words: Words) -> None:
 COMMANDS = {
     "why": Command(
         _why,
-        "[A] [B] [--text]   why run B (the last) missed what earlier runs, or A alone, had computed",
+        "[A] [B] [--text]   why run B (the last) missed prefixes that earlier runs, or A alone, had computed",
         2,
         {"--text": ""},
         takes_runs=True,
     ),
     "diff": Command(
         _diff,
-        "[A] [B] [--text]   the last two runs side by side, A and the last, or A and B: prompts, answers token by token, counts",
+        "[A] [B] [--text]   compare the last two runs, A and the last, or A and B: prompts, answers token by token, counts",
         2,
         {"--text": ""},
         takes_runs=True,

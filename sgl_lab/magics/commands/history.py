@@ -36,7 +36,7 @@ def _tokens(shell: Any, session: Session, words: Words) -> None:
     found = inspections(record.entries)
     chosen = [one for one in found if name is None or _is_called(one, name)]
     if not found:
-        raise OptionError(f"{record.title} asked the model nothing")
+        raise OptionError(f"{record.title} sent no request to the model")
     if not chosen:
         raise nearest(str(name), _names(found), f"gen, select or fork of {record.title}")
     lab = session.lab_of(record)
@@ -87,10 +87,10 @@ def _completions(session: Session, before: Sequence[str]) -> tuple[str, ...]:
 
 
 COMMANDS = {
-    "timeline": Command(_timeline, "[RUN] [--text]   the lanes of the last run, or of RUN", 1, {"--text": ""}, takes_runs=True),
+    "timeline": Command(_timeline, "[RUN] [--text]   the timeline of the last run, or of RUN", 1, {"--text": ""}, takes_runs=True),
     "tokens": Command(
         _tokens,
-        "[RUN] [NAME] [--text]   the tokens, with ids, that the model saw and said: in the last run or RUN, of the gen or fork NAME",
+        "[RUN] [NAME] [--text]   exact prompts and answers with token ids: of the last run or RUN, of the gen or fork NAME",
         2,
         {"--text": ""},
         takes_runs=True,

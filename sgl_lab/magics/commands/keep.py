@@ -79,14 +79,14 @@ def _trace(shell: Any, session: Session, words: Words) -> None:
 
 
 COMMANDS = {
-    "save": Command(_save, "FILE.jsonl [RUN] [--force]   keep the last run, or RUN, with every event of it", 2, FORCE, takes_runs=True),
-    "replay": Command(_replay, "FILE.jsonl [--text]   see a saved run again; the other commands then take it too", 1, {"--text": ""}),
+    "save": Command(_save, "FILE.jsonl [RUN] [--force]   save the last run, or RUN, with all its events", 2, FORCE, takes_runs=True),
+    "replay": Command(_replay, "FILE.jsonl [--text]   show a saved run again; the other commands accept it too", 1, {"--text": ""}),
     "export": Command(
         _export,
-        "FILE.html [RUN] [--force]   the run as one page that plays it again, with no kernel and no network",
+        "FILE.html [RUN] [--force]   write the run as one page that replays it, without kernel and network",
         2,
         FORCE,
         takes_runs=True,
     ),
-    "trace": Command(_trace, "FILE.json [RUN] [--force]   the run as a trace for Perfetto", 2, FORCE, takes_runs=True),
+    "trace": Command(_trace, "FILE.json [RUN] [--force]   write the run as a trace for Perfetto", 2, FORCE, takes_runs=True),
 }

@@ -28,7 +28,7 @@ def _model(shell: Any, session: Session, words: Words) -> None:
     for parked in reversed(LABS.parked):
         say(f"parked: {_name(parked)}, {parked.n_bytes >> 20:,} MiB with its radix tree")
     if LABS.parked:
-        say("%sgl model NAME goes back to one, with its tree as it was; %sgl free gives their memory back")
+        say("%sgl model NAME switches back to a parked model and its tree; %sgl free frees the memory")
 
 
 def _models(shell: Any, session: Session, words: Words) -> None:
@@ -42,7 +42,7 @@ def _models(shell: Any, session: Session, words: Words) -> None:
     rows = [(lab.model, state, f"{lab.n_bytes >> 20:,}", f"in memory ({lab.card.device}), with its radix tree") for lab, state in labs]
     rows += [(model.name, "on disk", f"{model.n_bytes >> 20:,}", str(model.paths[0])) for model in LABS.stored()]
     if BUILT_IN not in [name for name, *_ in rows]:
-        rows.append((BUILT_IN, "not here yet", "", "the first cell fetches it"))
+        rows.append((BUILT_IN, "not fetched yet", "", "the first cell fetches it"))
     table = [("model", "state", "MiB", "where"), *rows]
     show(shell, words, html.grid(table), aligned(table), {"models": len(rows)})
 
@@ -68,11 +68,11 @@ def _name(lab: Lab) -> str:
 COMMANDS = {
     "model": Command(
         _model,
-        "[NAME] [--device cpu|cuda|cuda:1]   show the model, or load another: built-in name, hub id, folder or .gguf file",
+        "[NAME] [--device cpu|cuda|cuda:1]   show the model, or load another one: built-in name, hub id, folder or .gguf file",
         1,
         {"--device": "cpu, cuda or cuda:1"},
     ),
-    "models": Command(_models, "[--text]   the models that are here: in use, parked, on disk", options={"--text": ""}),
-    "doctor": Command(_doctor, "look at this machine and say what is missing"),
-    "free": Command(_free, "close the models that are parked: those used before, kept with their trees to go back to"),
+    "models": Command(_models, "[--text]   list the models: in use, parked, on disk", options={"--text": ""}),
+    "doctor": Command(_doctor, "check this machine and report what is missing"),
+    "free": Command(_free, "close the parked models: earlier models that are kept with their trees"),
 }

@@ -33,7 +33,7 @@ def _status(shell: Any, session: Session, words: Words) -> None:
         ("model", f"{card.name} · {card.device} · {card.dtype}"),
         ("hit rate", share),
         ("generated", f"{found['generated_tokens']:,} tokens"),
-        ("steps", f"{found['steps']:,}, in which {found['computed_tokens']:,} tokens went through the model"),
+        ("steps", f"{found['steps']:,}, which computed {found['computed_tokens']:,} tokens"),
         ("radix tree", f"{counts['nodes']:,} nodes, {counts['tree_tokens']:,} tokens, {found['evicted_tokens']:,} evicted"),
         ("memory", memory_text(lab)),
         ("cache", f"{used:,} of {found['pages_total']:,} pages in use"),
@@ -93,9 +93,9 @@ FILES = {"--dot": "FILE", "--svg": "FILE"}
 
 COMMANDS = {
     "status": Command(_status, "hit rate, tokens, tree, pages"),
-    "stats": Command(_stats, "all that the engine counts: tokens, cache, requests, steps, and where the time went"),
+    "stats": Command(_stats, "all counters of the engine: tokens, cache, requests, steps, time"),
     "tree": Command(
-        _tree, "[--text] [--dot FILE] [--svg FILE] [--force]   the radix tree as it is now", options={"--text": "", **FILES, **FORCE}
+        _tree, "[--text] [--dot FILE] [--svg FILE] [--force]   the current radix tree", options={"--text": "", **FILES, **FORCE}
     ),
-    "stop": Command(_stop, "abort every request, also of background cells and of programs that stream"),
+    "stop": Command(_stop, "abort every request, including those of background cells and streams"),
 }

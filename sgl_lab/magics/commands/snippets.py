@@ -34,7 +34,7 @@ def _snippet(shell: Any, session: Session, words: Words) -> Any:
         raise nearest(verb, VERBS, "word after `%sgl snippet`")
     if verb == "list":
         if name is not None:
-            raise OptionError(f"%sgl snippet list takes nothing more, not {name!r}")
+            raise OptionError(f"%sgl snippet list takes no further word: {name!r}")
         _list()
         return None
     path = _path(verb, name)
@@ -56,7 +56,7 @@ def _path(verb: str, name: str | None) -> Path:
     if name is None:
         raise OptionError("which snippet?", hint=f"such as `%sgl snippet {verb} greeting`")
     if not _NAME.fullmatch(name):
-        raise OptionError(f"{name!r} cannot be the name of a snippet", hint="letters, digits, _ and -, at most 60")
+        raise OptionError(f"{name!r} is not a valid name for a snippet", hint="use letters, digits, _ and -, at most 60")
     return folder() / f"{name}{SUFFIX}"
 
 
@@ -92,7 +92,7 @@ def _save(shell: Any, session: Session, path: Path, force: bool) -> None:
     if not typed:
         raise OptionError("no %%sgl cell has run yet", hint="run one, then save it")
     if path.exists() and not force:
-        raise OptionError(f"there is a snippet {path.stem} already", hint=f"`%sgl snippet save {path.stem} --force` replaces it")
+        raise OptionError(f"the snippet {path.stem} exists already", hint=f"`%sgl snippet save {path.stem} --force` replaces it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -113,7 +113,7 @@ def _read(path: Path) -> re.Match[str]:
         raise OptionError(f"{path} is not text") from None
     found = _CELL.match(text) if len(text) <= MAX_BYTES else None
     if found is None:
-        raise OptionError(f"{path} is no %%sgl cell", hint="its first line has to be `%%sgl`, with options if you like")
+        raise OptionError(f"{path} is not a %%sgl cell", hint="its first line must be `%%sgl`, with or without options")
     return found
 
 

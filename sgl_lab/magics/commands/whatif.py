@@ -31,14 +31,14 @@ def _whatif(shell: Any, session: Session, words: Words) -> None:
     actual = record.snapshot.n_pages * page
     given = [(flag, words.options[flag]) for flag in SIZES if flag in words.options]
     if len(given) > 1:
-        raise OptionError("--tokens and --pages both say the sizes", hint="leave one of them out")
+        raise OptionError("--tokens and --pages both set the sizes", hint="give only one of them")
     sizes = _sizes(*given[0], page) if given else _usual(record, page, actual)
     outcomes: list[whatif.Counts] = []
     for size in sizes:
         session.interrupts.check()
         outcomes += lab.what_if(record, evict=policies, cache_tokens=(size,))
     if not any(one.prompt_tokens or one.n_refused for one in outcomes):
-        raise OptionError("the run asked the model nothing", hint="`%sgl whatif RUN` takes another one")
+        raise OptionError("the run sent no request to the model", hint="`%sgl whatif RUN` uses another run")
     found = whatif.WhatIf(record.title, tuple(outcomes), page, actual if sizes[0] <= actual <= sizes[-1] else None)
     plain = whatif.text(found)
     if "--text" in words.options or not in_kernel(shell):
@@ -77,7 +77,7 @@ def _sizes(flag: str, text: str, page: int) -> list[int]:
         at_least = f"of a page ({page}) or more" if unit < page else "1 or more"
         raise OptionError(f"{flag} cannot be {text!r:.60}", hint=f"sizes {at_least}, such as 64..4096 or 64,128,512")
     if len(sizes) > MAX_SIZES:
-        raise OptionError(f"{flag} names {len(sizes)} sizes, at most {MAX_SIZES} are served")
+        raise OptionError(f"{flag} names {len(sizes)} sizes; at most {MAX_SIZES} are possible")
     return sorted({size * unit // page * page for size in sizes})
 
 

@@ -36,7 +36,7 @@ def panel(title: str, status: str, message: str, parts: Iterable[Markup]) -> Mar
             color=ink.both, border=f"1px solid {ink.both}", border_radius="10px", padding="0 8px", font_weight="600", margin_left="8px"
         )
         head.append(tag("span", {"style": f"{_SMALL};{pill}"}, words))
-        note = message or "what had been generated is kept"
+        note = message or "the text generated so far is kept"
         head.append(tag("span", {"style": f"{_SMALL};{_MUTED};{css(margin_left='8px')}"}, clipped(note, 300)))
     frame = css(border=RULE, border_radius="8px", padding="14px 18px", margin="4px 0", font_size="14px", line_height="1.6")
     header = [tag("div", {"style": css(margin_bottom="10px")}, *head)] if head else []
