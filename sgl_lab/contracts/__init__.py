@@ -1,5 +1,5 @@
-"""The nouns that rooms share: ids, sampling parameters, errors, events and the backend port.
+"""Types that all rooms share: ids, sampling parameters, errors, events and the backend port.
 
-Standard library only. Nothing here knows how a token is computed, how a program is
-interpreted or how anything is drawn.
+Standard library only. Nothing here knows how a token is computed, how a program is interpreted or
+how anything is drawn.
 """

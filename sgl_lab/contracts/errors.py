@@ -1,6 +1,8 @@
-"""Every error a user can meet: one line that says what, which, how much, and the way out.
+"""Every error that a user can meet: one line that says what failed, which item, how much, and what
+to do.
 
-`str(error)` is the message and the hint, fit to be shown whatever was quoted in it; `error.hint` alone is the next action.
+`str(error)` is the message with the hint. It is safe to show, whatever text it quotes. `error.hint`
+is the next action alone.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ __all__ = [
 
 
 class SglError(Exception):
-    """Root of all errors that sgl_lab raises on purpose."""
+    """Base of all errors that sgl_lab raises deliberately."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -44,7 +46,7 @@ class SglError(Exception):
 
 
 class BadArgument(SglError, ValueError):
-    """An argument of the language, the engine or a magic is not legal."""
+    """An argument of the language, the engine or a magic is invalid."""
 
 
 class UnknownArgument(BadArgument, TypeError):
@@ -52,17 +54,21 @@ class UnknownArgument(BadArgument, TypeError):
 
 
 class ProgramError(SglError):
-    """A program used the language wrongly: a missing variable, a join of strangers, a read of an unfinished role."""
+    """A program used the language incorrectly: a missing variable, a join of unrelated states, a
+    read inside an unfinished role.
+    """
 
 
 class UnknownVariable(ProgramError, KeyError):
-    """`s[name]` where the program never generates `name`."""
+    """`s[name]`, but the program never generates `name`."""
 
     __str__ = SglError.__str__
 
 
 class UnfinishedValue(ProgramError):
-    """A constrained text ended before it was whole (out of tokens, a stop, a cancel): it is kept, and has no value."""
+    """A constrained text ended before it was complete (token limit, stop or cancel). The text is
+    kept, but it has no value.
+    """
 
     def __init__(self, message: str, *, text: str = "", hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -70,19 +76,21 @@ class UnfinishedValue(ProgramError):
 
 
 class InvalidValue(ProgramError):
-    """A whole text that the type it was to be refuses, by a validator that no schema can say for example."""
+    """A complete text that a validator of its type rejects, for example one that no schema can
+    express.
+    """
 
 
 class Stopped(SglError):
-    """The run was stopped by the user; the text generated so far is kept."""
+    """The user stopped the run; the text generated so far is kept."""
 
 
 class RequestFailed(SglError):
-    """One request failed inside a backend; nothing else did."""
+    """One request failed inside a backend; no other request is affected."""
 
 
 class ConstraintFailed(RequestFailed):
-    """A constraint leaves no token to draw, or became too complex to follow."""
+    """A constraint allows no token, or became too complex to follow."""
 
 
 class CacheFull(RequestFailed):
@@ -90,7 +98,7 @@ class CacheFull(RequestFailed):
 
 
 class PromptTooLong(RequestFailed):
-    """A prompt, or a `min_tokens`, passes the model's context."""
+    """A prompt, or a `min_tokens`, exceeds the model's context."""
 
 
 class ModelError(SglError):
@@ -98,28 +106,28 @@ class ModelError(SglError):
 
 
 class ModelMissing(ModelError):
-    """Nothing at that name, path or hub id."""
+    """There is no model of that name, path or hub id."""
 
 
 class ModelDamaged(ModelError):
-    """A file is there and is not what it should be: wrong checksum, truncated, malformed."""
+    """A file exists but is invalid: wrong checksum, truncated, malformed."""
 
 
 class DeviceUnfit(ModelError):
-    """The GPU that was asked for is not there, or cannot run our kernels."""
+    """The requested GPU does not exist, or cannot run our kernels."""
 
 
 class OutOfMemory(SglError):
-    """The weights of a model, or the cache asked for, do not fit into the memory there is."""
+    """The model's weights or the requested cache do not fit into the available memory."""
 
 
 class BackendUnsupported(SglError):
-    """The backend cannot do what the program asks of it."""
+    """The backend does not support what the program needs."""
 
 
 class EngineStopped(SglError):
-    """The engine was closed; its requests are gone."""
+    """The engine was closed; its requests are lost."""
 
 
 class InvariantBroken(SglError):
-    """Our own books are wrong: a bug of sgl_lab, with what was recounted."""
+    """An internal inconsistency, with the recounted numbers: a bug of sgl_lab."""

@@ -1,14 +1,14 @@
-"""Everything that happens, each said once, on the line that changes the state.
+"""Everything that happens, emitted once, on the line that changes the state.
 
-An event is a frozen dataclass whose fields are ints, floats, strings, None and (nested)
-tuples of these, so that it survives JSON unchanged: `from_json(to_json(e)) == e`.
-Time is not in an event: the ring stamps each one as it arrives (`Entry`).
+An event is a frozen dataclass. Its fields are ints, floats, strings, None and (nested) tuples of
+these, so that it survives JSON unchanged: `from_json(to_json(e)) == e`. An event contains no time:
+the ring stamps each one on arrival (`Entry`).
 
-Who says what:
+Events by emitter:
 
     session       CellStarted, CellFinished, ModelLoaded
     lang          ForkOpened, ExprStarted, ExprFinished, StreamExtended, ForkJoined
-    backend       RequestQueued                 (the one place where a request meets its fork)
+    backend       RequestQueued                 (the only event that links a request to its fork)
     scheduler     PrefixMatched, RequestPreempted, DraftVerified, StepRan
     radix tree    NodeInserted, NodeSplit, NodeEvicted, Touched, LocksChanged
     engine        TokensSampled, RequestFinished, EngineFault
@@ -59,7 +59,9 @@ class ModelLoaded:
 
 @dataclass(frozen=True, slots=True)
 class ForkOpened:
-    """A stream was born. The root stream of a run has no parent; a child starts with its parent's tokens."""
+    """A stream was created. The root stream of a run has no parent; a child starts with its
+    parent's tokens.
+    """
 
     run: RunId
     fork: ForkId
@@ -79,7 +81,7 @@ class ExprStarted:
     line: int
     """line in the user's cell, 1-based; 0 when unknown"""
     role: str = ""
-    """of the turn it stands in: system, user, assistant or empty"""
+    """of its turn: system, user, assistant or empty"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +95,11 @@ class ExprFinished:
 
 @dataclass(frozen=True, slots=True)
 class StreamExtended:
-    """The stream's token ids from position `start` on are now `tokens`; what stood there before is gone.
+    """The stream's token ids from position `start` on are now `tokens`; earlier ones there are
+    replaced.
 
-    kind: text (literal), generated, choice (the option a select picked), trim (nothing new, the end cut off).
+    kind: text (literal), generated, choice (the option that a select picked), trim (no new tokens,
+    the end is cut off).
     """
 
     fork: ForkId
@@ -105,9 +109,11 @@ class StreamExtended:
     role: str
     """system, user, assistant, tool or empty"""
     n_healed: int = 0
-    """the first so many of them, and no more of what follows, spell again what `healed` spelled: a seam"""
+    """number of leading tokens that, alone or with the text after it, spell the text of `healed`
+    again: a seam
+    """
     healed: tuple[int, ...] = ()
-    """tokens that stood at `start` until now"""
+    """tokens that were at `start` until now"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +136,13 @@ class RequestQueued:
     prompt: tuple[int, ...]
     max_tokens: int
     group: RequestId
-    """the first request of a family (n > 1 samples, choices of a select); itself for a single one"""
+    """the first request of a group (n > 1 samples, choices of a select); the request itself if it
+    is single
+    """
     reusable: int | None = None
-    """how many leading tokens of the prompt may come from a cache, the others being computed in any case; None where nobody says"""
+    """leading tokens of the prompt that may come from a cache; the others are computed in any case.
+    None if it is not specified
+    """
 
 
 # ---------------------------------------------------------------- scheduler
@@ -142,8 +152,8 @@ class RequestQueued:
 class PrefixMatched:
     """A request was admitted: `n_hit` of its `n_prompt` tokens are taken from the tree.
 
-    `n_prompt` counts everything that must be in KV before the next token is sampled: after a
-    preemption it includes what had been generated.
+    `n_prompt` counts everything that must be in KV before the next token is sampled. After a
+    preemption it includes the tokens generated so far.
     """
 
     request: RequestId
@@ -156,16 +166,20 @@ class PrefixMatched:
 class RequestPreempted:
     request: RequestId
     n_released: int
-    """tokens whose KV has to be computed again, or found in the tree"""
+    """tokens whose KV has to be computed again or found in the tree"""
 
 
 @dataclass(frozen=True, slots=True)
 class DraftVerified:
-    """Of `n_drafted` guesses at a request's next tokens the first `n_accepted` were drawn; the others were computed in vain."""
+    """Of `n_drafted` draft tokens of a request the first `n_accepted` were drawn. The others were
+    rejected.
+    """
 
     request: RequestId
     source: str
-    """tree (what followed the same sequence), ngram (what followed the same few tokens) or seam (the end of the prompt as it was)"""
+    """tree (what followed the same sequence), ngram (what followed the same few tokens) or seam
+    (the original end of the prompt)
+    """
     n_drafted: int
     n_accepted: int
 
@@ -186,9 +200,11 @@ class StepRan:
 
 @dataclass(frozen=True, slots=True)
 class NodeInserted:
-    """A new leaf, without leases or hits; it was born, and last used, at the clock of the latest Touched.
+    """A new leaf, without leases or hits. Its birth and last use are the clock of the latest
+    Touched.
 
-    The root of a namespace has no parent, no tokens, and carries the namespace; it is never evicted.
+    The root of a namespace has no parent and no tokens, and carries the namespace. It is never
+    evicted.
     """
 
     node: NodeId
@@ -199,9 +215,11 @@ class NodeInserted:
 
 @dataclass(frozen=True, slots=True)
 class NodeSplit:
-    """`upper` was put between `node` and its parent and took the first `n_upper` tokens of `node`.
+    """`upper` was inserted between `node` and its parent and took the first `n_upper` tokens of
+    `node`.
 
-    `node` keeps its id, its children and its leases; `upper` inherits its refs, birth, last use and hits.
+    `node` keeps its id, its children and its leases; `upper` inherits its refs, birth, last use and
+    hits.
     """
 
     node: NodeId
@@ -217,7 +235,7 @@ class NodeEvicted:
 
 @dataclass(frozen=True, slots=True)
 class Touched:
-    """These nodes were hit: last use becomes `clock`, hits go up by one."""
+    """These nodes were hit: their last use becomes `clock`, and their hits increase by one."""
 
     nodes: tuple[NodeId, ...]
     clock: int
@@ -225,7 +243,7 @@ class Touched:
 
 @dataclass(frozen=True, slots=True)
 class LocksChanged:
-    """Net change of a step: (node, leases on it or below it now)."""
+    """Net change of a step: (node, current leases on it or below it)."""
 
     refs: tuple[tuple[NodeId, int], ...]
 
@@ -234,20 +252,22 @@ class LocksChanged:
 
 
 class Sample(NamedTuple):
-    """One token that was said: drawn, or forced."""
+    """One generated token: drawn or forced."""
 
     request: RequestId
     token: int
     logprob: float | None
-    """None if it was forced, or took the place of a draw that came too late for a whole text"""
+    """None if it was forced, or replaced a draw that would have left too few tokens for a complete
+    text
+    """
     top: tuple[tuple[int, float], ...]
-    """(token, logprob), best first; empty unless asked for"""
+    """(token, logprob), best first; empty unless requested"""
     n_allowed: int | None
-    """tokens a constraint allowed here; None without a constraint"""
+    """tokens that a constraint allowed here; None without a constraint"""
     forced: bool
-    """a constraint left no choice, so it was not drawn and has no logprob here"""
+    """whether a constraint left no choice, so that it was not drawn and has no logprob here"""
     drafted: bool = False
-    """it was guessed, and computed before it was drawn"""
+    """whether it was drafted, and computed before it was drawn"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,9 +278,11 @@ class TokensSampled:
 
 @dataclass(frozen=True, slots=True)
 class RequestFinished:
-    """Counts of one request: `n_cached + n_computed == n_prompt + n_completion - 1 + n_rejected` for a gen that ran to its end.
+    """Counts of one request: `n_cached + n_computed == n_prompt + n_completion - 1 + n_rejected`
+    for a gen that ran to its end.
 
-    Forced samples after the last one that is none have to be taken off the right side: no step computed them.
+    Forced samples after the last drawn one are subtracted from the right side: no step computed
+    them.
     """
 
     request: RequestId
@@ -309,11 +331,11 @@ Emit = Callable[[Event], None]
 
 
 def silent(event: Event) -> None:
-    """The default listener."""
+    """The default listener; does nothing."""
 
 
 class Entry(NamedTuple):
-    """An event as the ring keeps it: its number (from 0, without gaps) and when it was said."""
+    """An event in the ring, with its number (from 0, without gaps) and its time."""
 
     seq: int
     t_ns: int
@@ -339,7 +361,7 @@ def _frozen(value: Any) -> Any:
 
 
 def to_dict(event: Event) -> dict[str, Any]:
-    """Plain JSON values: `event` names the kind, the rest are the fields."""
+    """Plain JSON values: `event` is the kind, the others are the fields."""
     return {"event": type(event).__name__} | {f.name: _plain(getattr(event, f.name)) for f in fields(event)}
 
 

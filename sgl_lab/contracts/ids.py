@@ -1,7 +1,6 @@
-"""Names for the integers that travel between rooms.
+"""Types of the integers that pass between rooms.
 
-Ids are never reused within one process: a view may keep one for ever and never meet
-another thing under it.
+Ids are never reused within one process, so a view can keep one for ever.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ NodeId = NewType("NodeId", int)
 """One node of the radix tree."""
 
 PageId = NewType("PageId", int)
-"""One page of the KV pool; pages are the one thing whose numbers are reused."""
+"""One page of the KV pool. Page numbers are the only ones that are reused."""
 
 Namespace = tuple[str, ...]
-"""What separates prefixes that spell alike: model generation, adapter, image digests, salt."""
+"""Separates prefixes with equal tokens: model generation, adapter, image digests, salt."""
 
 
 class Counter:
-    """Numbers from one upwards; `next()` may be called from any thread."""
+    """Numbers from 1 upwards. `next()` may be called from any thread."""
 
     def __init__(self) -> None:
         self._count = itertools.count(1)

@@ -1,6 +1,8 @@
-"""Which JSON schemas are plainly well-formed, told without the libraries that know them all.
+"""Recognises JSON schemas that are plainly well-formed, without the libraries that check all of
+them.
 
-Loading those takes over a second where format checkers are installed, as they are with JupyterLab; they are asked about the rest.
+Loading those libraries takes over a second if format checkers are installed, as they are with
+JupyterLab. They check the remaining schemas.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ _Check = Callable[[Any], bool]
 
 
 def is_multiple(value: int | float | Decimal, of: int | float | Decimal) -> bool:
-    """Whether a number is a multiple of another, both as they are written."""
+    """Whether `value` is a multiple of `of`, both taken exactly as written."""
     return _exact(value) % _exact(of) == 0
 
 
@@ -70,7 +72,7 @@ def _named(value: Any) -> bool:
 
 
 def plainly_valid(schema: Any) -> bool:
-    """True only of what draft 2020-12 takes as a schema; False of some that it takes too."""
+    """True only if draft 2020-12 accepts the schema; False for some schemas that it also accepts."""
     if not isinstance(schema, dict):
         return isinstance(schema, bool)
     return all(keyword in _KEYWORDS and _KEYWORDS[keyword](value) for keyword, value in schema.items())

@@ -1,8 +1,10 @@
-"""Text from a model or a user, made fit to be shown: nothing in it can hide or reorder what stands beside it, or speak to a terminal.
+"""Makes text of a model or a user safe to show: nothing in it can hide or reorder its surroundings,
+or control a terminal.
 
-Control characters, bidirectional overrides, invisible characters and lone surrogates become visible stand-ins; letters of
-every script, joiners and emoji pass. Escaping for HTML is another matter (`viz.draw.escape`). `viz/static/legible.js`
-has the same rules for the page (a test holds them together).
+Control characters, bidirectional overrides, invisible characters and lone surrogates become visible
+stand-ins. Letters of every script, joiners and emoji remain. Escaping for HTML is separate
+(`viz.draw.escape`). `viz/static/legible.js` applies the same rules on the page; a test keeps them
+equal.
 """
 
 from __future__ import annotations
@@ -15,11 +17,11 @@ _UNFIT = (
     r"\u3164\ud800-\udfff\ufdd0-\ufdef\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
     r"\U000e0000-\U000e00ff\U000e01f0-\U000e0fff"
 )
-"""what acts instead of being seen"""
+"""characters that have an effect instead of a shape"""
 _JOINERS, _SELECTORS = r"\u200c\u200d", r"\ufe00-\ufe0f\U000e0100-\U000e01ef"
 _SUSPECT = re.compile(f"[{_UNFIT}{_JOINERS}{_SELECTORS}]")
 _STRANGE = re.compile(rf"[{_UNFIT}]|(?<=[{_JOINERS}])[{_JOINERS}]|(?<=[{_SELECTORS}])[{_SELECTORS}]")
-"""One joiner, one selector of a shape is a matter of spelling; a second can only be a message in hiding."""
+"""One joiner or variation selector is a matter of spelling; a second one can only hide a message."""
 
 
 def _stand_in(match: re.Match[str]) -> str:
@@ -32,7 +34,9 @@ def _stand_in(match: re.Match[str]) -> str:
 
 
 def legible(text: str) -> str:
-    """`text` without anything that acts instead of being seen; newline and tab stay. Applying it twice changes nothing more."""
+    """`text` with visible stand-ins for all characters that have an effect instead of a shape.
+    Newline and tab remain. The function is idempotent.
+    """
     return _STRANGE.sub(_stand_in, text) if _SUSPECT.search(text) else text
 
 
@@ -43,5 +47,5 @@ def clipped(text: str, length: int) -> str:
 
 
 def finite(number: float | None) -> float | None:
-    """JSON has no infinities: they are told as "unknown"."""
+    """The number, or None if it is infinite or NaN: JSON has no such values."""
     return number if number is not None and math.isfinite(number) else None

@@ -1,4 +1,4 @@
-"""What was probably meant, for words that have to be one of several."""
+"""Suggestions for misspelled words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Iterable
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The one of `known` that `word` was probably meant to be: one that begins like it, or is spelled much like it."""
+    """The word in `known` that `word` was probably meant to be: one with the same beginning, or
+    with a similar spelling. None if there is none.
+    """
     names = list(known)
     bare = {name.lower().replace("-", "_"): name for name in names}
     wanted = word.lower().replace("-", "_")
@@ -17,7 +19,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
-    """A hint: the nearest of `known`, or all of them."""
+    """A hint: the nearest word in `known`, or all of them."""
     names = list(known)
     close = nearest(word, names) if isinstance(word, str) else None
     return f"did you mean {close!r}?" if close else f"one of {', '.join(names)}"

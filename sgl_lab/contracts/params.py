@@ -1,7 +1,7 @@
-"""How to sample, complete and validated at birth.
+"""Sampling parameters, complete and validated on construction.
 
-The language knows "not given" (falls back to the run's defaults); by the time a
-request leaves it, every parameter has a value and is one of these.
+The language has "not given", which falls back to the run's defaults. When a request leaves the
+language, every parameter has a value and is in one of these classes.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ MAX_N = 256
 MAX_STOPS = 64
 MAX_TOP_LOGPROBS = 20
 MAX_BIAS = 1e30
-"""more would leave the range of the logits, which are 32 bits wide"""
+"""the logits have 32 bits; a larger bias would leave their range"""
 MAX_SOURCE = 1 << 17
-"""characters of a constraint; of a JSON schema, its bytes too"""
+"""characters of a constraint; for a JSON schema, also bytes"""
 
 CONSTRAINTS = ("regex", "json_schema", "grammar")
 
@@ -29,18 +29,18 @@ def _is_token(token: object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What a generated text has to be, from its first character to its last.
+    """What a generated text must match, from its first character to its last.
 
-    `source` is a regular expression, a JSON schema (its JSON text) or a Lark grammar, as `kind` says. Whether a
-    backend can obey it, and what it refuses, is asked by `Backend.prepare`. `lead` is a regular expression of what
-    stands before the text that `source` describes; empty for nothing.
+    `source` is a regular expression, a JSON schema (its JSON text) or a Lark grammar, according to
+    `kind`. `Backend.prepare` raises if a backend cannot enforce it. `lead` is a regular expression
+    of the text before the part that `source` describes; empty for nothing.
     """
 
     kind: str
     source: str
     lead: str = ""
     seam: str = ""
-    """text that stands before it in any case: the end of a prompt, to be said again (`GenJob.heal`)"""
+    """literal text before it: the end of a prompt that is generated again (`GenJob.heal`)"""
 
     def __post_init__(self) -> None:
         if self.kind not in CONSTRAINTS:
@@ -49,17 +49,22 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """Sampling of one request.
+    """Sampling parameters of one request.
 
-    max_tokens is None for "up to the context". temperature 0 is greedy; top_k None is
-    all tokens. `stop` strings and `stop_regex` patterns are looked for in the generated
-    text across token borders and are not part of it; `stop_token_ids` end generation
-    and are not part of the text either. Penalties count generated tokens only, but
-    `repetition_penalty`, which counts the prompt too (as transformers does). With
-    `skip_special_tokens` the special tokens that the model says are tokens of the answer
-    and no part of its text; a stop may spell them in either case.
-    `seed` None draws from the engine's own stream. `prompt_logprobs_from` is the first
-    position of the prompt whose token's log-probability is wanted too, None for none of them.
+    * max_tokens is None for "up to the context".
+    * temperature 0 is greedy. top_k None is all tokens.
+    * `stop` strings and `stop_regex` patterns are searched in the generated text across token
+      borders and are not part of it. `stop_token_ids` end generation and are not part of the text
+      either.
+    * Penalties count generated tokens only, except `repetition_penalty`, which also counts the
+      prompt (as transformers does).
+    * With `skip_special_tokens`, special tokens that the model generates are tokens of the answer
+      but not part of its text. A stop may spell them in either case.
+    * `seed` None draws from the engine's own stream.
+    * `prompt_logprobs_from` is the first position of the prompt whose token's log-probability is
+      returned; None for no position.
+
+    BadArgument names the parameter and its valid values.
     """
 
     max_tokens: int | None = 128
@@ -86,7 +91,7 @@ class SamplingParams:
 
     @property
     def is_penalised(self) -> bool:
-        """Whether what was said before changes what may be said."""
+        """Whether earlier tokens change the logits of later ones."""
         return bool(self.frequency_penalty or self.presence_penalty or self.repetition_penalty != 1)
 
     def __post_init__(self) -> None:

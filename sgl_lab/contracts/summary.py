@@ -1,4 +1,4 @@
-"""What a program's state shows of itself, as plain values: turns, what stands under names, counts."""
+"""A summary of a program's state as plain values: turns, variables, counts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Tokens of the gens and selects behind a value, or behind all of them."""
+    """Tokens of the gens and selects behind one value, or behind all of them."""
 
     prompt: int = 0
     cached: int = 0
@@ -25,7 +25,9 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """One variable: its text by now; `ends` is the finish reason, an error's message, or that it is still coming."""
+    """One variable: its current text. `ends` is the finish reason, an error's message, or a mark
+    that it is still growing.
+    """
 
     name: str
     text: str
@@ -35,7 +37,11 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One stream as it is now. status: done, running, stopped or error. A turn is a role, empty outside of all, and its text."""
+    """A snapshot of one stream.
+
+    status  done, running, stopped or error
+    turns   (role, text); the role is empty outside of all roles
+    """
 
     label: str
     status: str

@@ -1,4 +1,4 @@
-"""What a late joiner is told of the radix tree: the whole of it, once."""
+"""A snapshot of the radix tree, for late joiners."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ class TreeNode:
     namespace: Namespace
     """of the whole path, also on nodes below the root"""
     refs: int
-    """leases on this node or below it: it cannot be evicted while > 0"""
+    """leases on this node or below it; it cannot be evicted while it is > 0"""
     last_used: int
     """logical clock"""
     hits: int
     born: int = 0
-    """logical clock when its KV came into the tree; 0 in records that are older than this field"""
+    """logical clock when its KV was inserted; 0 in records older than this field"""
 
 
 @dataclass(frozen=True, slots=True)
 class TreeSnapshot:
-    """Nodes in an order in which parents come first, the pool's pages, and `seq`, the first event not yet in it."""
+    """A snapshot: the nodes (parents first), the pool's pages, and `seq`, the number of the first
+    event that it does not include.
+    """
 
     nodes: tuple[TreeNode, ...]
     n_pages: int

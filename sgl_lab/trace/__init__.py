@@ -1,4 +1,4 @@
-"""How events travel: a bounded, numbered ring for live readers and a JSONL record for later ones."""
+"""Carries events: a bounded, numbered ring for live readers and a JSONL record for later ones."""
 
 from .record import Record, read_jsonl, write_jsonl
 from .ring import Batch, Follower, Ring

@@ -1,6 +1,7 @@
-"""What is read from a file is believed only as far as it fits together: types, order, forks and nodes that are there.
+"""Validates records read from files: types, order, and the existence of forks and nodes.
 
-Whoever folds a record that passed meets nothing that an engine and a language could not have said.
+A fold of a valid record never meets a sequence of events that engine and language could not have
+emitted.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def fits(value: object, hint: Any) -> bool:
-    """Whether a value read from JSON is of a field's type. An unknown float is null."""
+    """Whether a JSON value has a field's type. An unknown float is null."""
     return _fitting(hint)(value)
 
 
 @cache
 def _fitting(hint: Any) -> Callable[[Any], bool]:
-    """The check for one type: a type is looked at once, and a value as often as it occurs."""
+    """The check for one type. A type is analysed once and applied to every value."""
     hint = getattr(hint, "__supertype__", hint)
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         one_of = [_fitting(one) for one in typing.get_args(hint)]
@@ -83,12 +84,12 @@ def _typed(found: object, kind: type) -> None:
 
 
 def snapshot_from(data: Mapping[str, Any]) -> TreeSnapshot:
-    """The tree that a header holds; ValueError unless parents come first and no node comes twice."""
+    """The tree in a header. ValueError unless parents come first and every node occurs once."""
     nodes: dict[NodeId, TreeNode] = {}
     for row in data["nodes"]:
         node = TreeNode(**{**row, "tokens": tuple(row["tokens"]), "namespace": tuple(row["namespace"])})
         _typed(node, TreeNode)
-        _expect(node.node not in nodes, f"node {node.node} is there twice")
+        _expect(node.node not in nodes, f"node {node.node} occurs twice")
         _expect(node.parent is None or node.parent in nodes, f"node {node.node} comes before its parent")
         nodes[node.node] = node
     snapshot = TreeSnapshot(tuple(nodes.values()), data["n_pages"], data["free_pages"], data["seq"])
@@ -97,27 +98,31 @@ def snapshot_from(data: Mapping[str, Any]) -> TreeSnapshot:
 
 
 def vocab_from(data: Mapping[str, Any]) -> dict[int, str]:
-    """The spelling of tokens that a header holds."""
+    """The spelling of tokens in a header."""
     vocab = {int(token): text for token, text in data.items()}
-    _expect(all(isinstance(text, str) for text in vocab.values()), "a spelling is no text")
+    _expect(all(isinstance(text, str) for text in vocab.values()), "a spelling is not text")
     _expect(all(len(text) <= MAX_SPELLING for text in vocab.values()), "a spelling is too long for one token")
     return vocab
 
 
 class Checker:
-    """Called with one entry after the other; ValueError at the first that does not fit what came before."""
+    """Called with each entry in order. ValueError at the first entry that does not fit those before
+    it.
+    """
 
     def __init__(self, snapshot: TreeSnapshot) -> None:
         self._seq, self._t_ns = snapshot.seq - 1, -LARGEST
         self._sizes = {node.node: len(node.tokens) for node in snapshot.nodes}
         self._streams: dict[ForkId, int | None] = {}
-        """tokens of each; None where that is not known, for it or its parent was opened before the record began"""
+        """number of tokens of each fork; None if it is unknown, because it or its parent was opened
+        before the record began
+        """
 
     def __call__(self, entry: Entry) -> None:
         seq, t_ns, event = entry
         kind = KINDS[type(event).__name__]
         _expect(fits(seq, int) and seq > self._seq, f"event {seq!r} comes after {self._seq}")
-        _expect(fits(t_ns, int) and t_ns >= self._t_ns, f"its time {t_ns!r} lies before the last one")
+        _expect(fits(t_ns, int) and t_ns >= self._t_ns, f"its time {t_ns!r} is before the previous one")
         self._seq, self._t_ns = seq, t_ns
         _typed(event, kind)
         match event:
@@ -129,20 +134,21 @@ class Checker:
                 _expect(start >= 0 and (end is None or start <= end), f"fork {fork} is extended at {start}, beyond its end")
                 self._streams[fork] = start + len(tokens) if end is not None else None
             case NodeInserted(node=node, parent=parent, tokens=tokens):
-                _expect(node not in self._sizes and (parent is None or parent in self._sizes), f"node {node} is inserted where nothing is")
+                is_below = parent is None or parent in self._sizes
+                _expect(node not in self._sizes and is_below, f"node {node} occurs twice, or is inserted below a missing node")
                 self._sizes[node] = len(tokens)
             case NodeSplit(node=node, upper=upper, n_upper=n_upper):
                 _expect(upper not in self._sizes and 0 < n_upper < self._sizes.get(node, 0), f"node {node} cannot be split at {n_upper}")
                 self._sizes[node], self._sizes[upper] = self._sizes[node] - n_upper, n_upper
             case NodeEvicted(node=node, n_tokens=n_tokens):
-                _expect(self._sizes.pop(node, None) == n_tokens, f"node {node} with {n_tokens} tokens is evicted and was not there")
+                _expect(self._sizes.pop(node, None) == n_tokens, f"node {node} with {n_tokens} tokens is evicted but not in the tree")
             case PrefixMatched(node=node, n_hit=n_hit, n_prompt=n_prompt):
-                _expect(node in self._sizes, f"a prefix is found at node {node}, which is not there")
-                _expect(0 <= n_hit <= n_prompt, f"{n_hit} of {n_prompt} tokens cannot be found")
+                _expect(node in self._sizes, f"a prefix is found at node {node}, which is not in the tree")
+                _expect(0 <= n_hit <= n_prompt, f"{n_hit} of {n_prompt} tokens is not a valid prefix")
             case Touched(nodes=nodes):
                 if not self._sizes.keys() >= set(nodes):
-                    raise ValueError(f"nodes {nodes!r:.80} are touched and not all there")
+                    raise ValueError(f"nodes {nodes!r:.80} are touched but not all in the tree")
             case LocksChanged(refs=refs):
-                _expect(self._sizes.keys() >= {node for node, _ in refs}, "a node is locked that is not there")
+                _expect(self._sizes.keys() >= {node for node, _ in refs}, "a locked node is not in the tree")
             case _:
                 pass

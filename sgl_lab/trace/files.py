@@ -1,7 +1,7 @@
-"""Writing a file whole or not at all, and never over one that is not ours.
+"""Writes a file completely or not at all, and never overwrites a foreign file.
 
-A link stays a link: what it leads to is written. A file that is replaced keeps its mode, its owner and its other names. A device or
-a pipe gets the text as it is. A read-only file is refused.
+A link remains a link: its target is written. A replaced file keeps its mode, owner and other names.
+A device or a pipe receives the text as it is. A read-only file is refused.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from typing import IO
 from ..contracts.errors import BadArgument, SglError
 
 HEAD = 4096
-"""bytes at a file's beginning in which its mark stands, if it is ours"""
-_HINT = "choose another place"
+"""bytes at the beginning of a file that contain our mark"""
+_HINT = "choose another path"
 
 
 def write_whole(path: Path, write: Callable[[IO[str]], object]) -> None:
-    """Let `write` fill what becomes the content of `path`. SglError if that fails, and a file is then as it was before."""
+    """Let `write` produce the content of `path`. SglError on failure; an existing file is then
+    unchanged.
+    """
     try:
         found = _stat(path)
         whole = Path(os.path.realpath(path))
@@ -42,7 +44,9 @@ def write_whole(path: Path, write: Callable[[IO[str]], object]) -> None:
 
 
 def _replace(path: Path, found: os.stat_result | None, write: Callable[[IO[str]], object]) -> None:
-    """Write a file beside `path`, which is no link, and put it in its place, or its content where no other file could be the same."""
+    """Write a file next to `path`, which is not a link, and move it there. If no other file could
+    be equivalent, write the content of `path` itself.
+    """
     part = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
     mode = 0o666 if found is None else stat.S_IMODE(found.st_mode) & 0o777
     try:
@@ -51,7 +55,8 @@ def _replace(path: Path, found: os.stat_result | None, write: Callable[[IO[str]]
         except PermissionError:
             if found is None:
                 raise
-            opened, name = tempfile.mkstemp()  # the folder takes no new file, but this one may be written
+            # the folder does not allow a new file, but this file may be writable
+            opened, name = tempfile.mkstemp()
             part = Path(name)
         with os.fdopen(opened, "w", encoding="utf-8", errors="backslashreplace") as file:
             write(file)
@@ -67,7 +72,9 @@ def _replace(path: Path, found: os.stat_result | None, write: Callable[[IO[str]]
 
 
 def _is_put(part: Path, path: Path, found: os.stat_result) -> bool:
-    """Put `part` in the place of `path`, with all that belongs to that. False if it cannot be: a second name, another owner, a mount."""
+    """Move `part` to `path` with all of the file's attributes. False if that is impossible: a
+    second name, another owner, a mount.
+    """
     if found.st_nlink > 1:
         return False
     try:
@@ -81,14 +88,16 @@ def _is_put(part: Path, path: Path, found: os.stat_result) -> bool:
 
 
 def check_ours(path: Path, mark: str) -> None:
-    """BadArgument if there is a file at `path` that does not carry `mark`, or a folder."""
+    """BadArgument if `path` is a folder, or a file without `mark`."""
     head = beginning(path)
     if head and mark.encode() not in head:
         raise not_ours(path)
 
 
 def beginning(path: Path, n_bytes: int = HEAD) -> bytes:
-    """The first bytes of the file at `path`, none where there is no file yet, or a device. BadArgument if it is a folder."""
+    """The first bytes of the file at `path`; empty if it is missing or a device. BadArgument if it
+    is a folder.
+    """
     try:
         found = _stat(path)
         if found is None or not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
@@ -102,15 +111,15 @@ def beginning(path: Path, n_bytes: int = HEAD) -> bytes:
 
 
 def check_place(path: Path) -> None:
-    """SglError if no file can be written at `path`, so that this is said before a long run and not after it."""
+    """SglError if no file can be written at `path`. Called before a long run."""
     folder = Path(os.path.realpath(path)).parent
     try:
         if not stat.S_ISDIR(folder.stat().st_mode):
-            raise NotADirectoryError(errno.ENOTDIR, f"{folder} is no folder")
+            raise NotADirectoryError(errno.ENOTDIR, f"{folder} is not a folder")
         if not os.access(path if path.exists() else folder, os.W_OK):
             raise PermissionError(errno.EACCES, "it is read-only")
     except FileNotFoundError:
-        raise SglError(f"cannot write {path}: there is no folder {folder}", hint=_HINT) from None
+        raise SglError(f"cannot write {path}: there is not a folder {folder}", hint=_HINT) from None
     except (OSError, ValueError) as error:
         raise SglError(f"cannot write {path}: {_reason(error)}", hint=_HINT) from None
 
@@ -120,7 +129,7 @@ def not_ours(path: Path) -> BadArgument:
 
 
 def _stat(path: Path) -> os.stat_result | None:
-    """Of what `path` leads to; None if that does not exist yet."""
+    """The status of the target of `path`; None if it does not exist."""
     try:
         return path.stat()
     except FileNotFoundError:
@@ -128,5 +137,5 @@ def _stat(path: Path) -> os.stat_result | None:
 
 
 def _reason(error: OSError | ValueError) -> str:
-    """A ValueError is of the name: a NUL or half a surrogate pair in it."""
+    """The reason as text. A ValueError concerns the name: it contains a NUL or a surrogate."""
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)

@@ -1,7 +1,7 @@
-"""A complete record of one run, and its form on disk.
+"""A complete record of one run, and its file format.
 
-A record may not lose: it holds the tree as it was when the run began and every event until it
-ended. JSON Lines: first a header with the snapshot, then one event a line.
+A record is lossless: it contains the tree as it was at the beginning of the run and every event
+until its end. The format is JSON Lines: a header with the snapshot, then one event per line.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .files import write_whole
 
 FORMAT = "sgl_lab.record/1"
 MARK = '{"format":"sgl_lab.record/'
-"""how a file of ours begins, whichever version of the form it has"""
+"""the beginning of our files, in every version of the format"""
 
 
 EMPTY = TreeSnapshot((), 0, 0, 0)
@@ -44,40 +44,42 @@ EMPTY = TreeSnapshot((), 0, 0, 0)
 
 @dataclass
 class Record:
-    """One run. `entries` grows while the run lasts."""
+    """One run. `entries` grows during the run."""
 
     run: RunId
     snapshot: TreeSnapshot = EMPTY
     vocab: dict[int, str] = field(default_factory=dict)
-    """spelling of the tokens that occur, filled when the run ends"""
+    """spelling of all tokens that occur; filled at the end of the run"""
     entries: list[Entry] = field(default_factory=list)
     _entry_bytes: int = field(default=0, repr=False, compare=False)
 
     @property
     def n_bytes(self) -> int:
-        """An estimate of its size in memory, tree and spellings included."""
+        """Estimated size in memory, in bytes, including tree and spellings."""
         snapshot = sum(200 + 40 * len(node.tokens) for node in self.snapshot.nodes)
         return self._entry_bytes + snapshot + sum(150 + len(text) for text in self.vocab.values())
 
     @property
     def scope(self) -> RunId | None:
-        """Whose programs its views are of: its own, or all there are (None) where it began none itself, as in a block of a script."""
+        """The run whose programs its views show. None stands for all programs, if the record itself
+        began no run, as in a block of a script.
+        """
         own = (entry.event for entry in self.entries)
         return self.run if any(isinstance(event, ForkOpened) and event.run == self.run for event in own) else None
 
     @property
     def title(self) -> str:
-        """What the run was called when it began, such as `In[5]`."""
+        """The title of the run, such as `In[5]`."""
         return self._began.title
 
     @property
     def source(self) -> str:
-        """The cell, as it was typed."""
+        """The source of the cell."""
         return self._began.source
 
     @property
     def ended(self) -> CellFinished:
-        """How the run ended; stopped, if nobody said."""
+        """The outcome of the run; "stopped" if no event reports it."""
         said = (entry.event for entry in reversed(self.entries))
         return next((e for e in said if isinstance(e, CellFinished) and e.run == self.run), CellFinished(self.run, "stopped", ""))
 
@@ -88,7 +90,9 @@ class Record:
 
     @property
     def has_answers(self) -> bool:
-        """Whether the model has said or chosen anything in it; that of another run which goes on beside it does not count."""
+        """Whether the model generated or chose anything in this run. Other runs at the same time do
+        not count.
+        """
         own = self.scope
         forks, requests = set[ForkId](), set[RequestId]()
         for entry in self.entries:
@@ -107,7 +111,7 @@ class Record:
 
     @property
     def namespace(self) -> Namespace | None:
-        """Where in the tree its first request looked; None if there was none."""
+        """The namespace of its first request; None if there was none."""
         of = {node.node: node.namespace for node in self.snapshot.nodes}
         for entry in self.entries:
             match entry.event:
@@ -126,7 +130,7 @@ class Record:
         return self.vocab.get(token) or f"<{token}>"
 
     def begin(self, snapshot: TreeSnapshot) -> None:
-        """The tree that the entries change; those that are in it already are dropped."""
+        """Set the tree to which the entries apply. Entries that it already includes are dropped."""
         self.snapshot = snapshot
         self.entries = [entry for entry in self.entries if entry.seq >= snapshot.seq]
         self._entry_bytes = sum(map(_n_bytes, self.entries))
@@ -136,7 +140,9 @@ class Record:
         self._entry_bytes += _n_bytes(entry)
 
     def end(self, spell: Callable[[int], str]) -> None:
-        """Keep the spelling of every token that occurs, so that the record reads without a tokenizer."""
+        """Store the spelling of every token that occurs, so that the record is readable without a
+        tokenizer.
+        """
         tokens = {token for node in self.snapshot.nodes for token in node.tokens}
         for entry in self.entries:
             match entry.event:
@@ -164,11 +170,11 @@ _HINT = "is it a file that `%sgl save` or `write_jsonl` wrote?"
 
 
 class RecordUnreadable(ModelDamaged):
-    """A file that is not a record, or a damaged one."""
+    """A file that is not a record, or is damaged."""
 
 
 def write_jsonl(record: Record, path: Path) -> None:
-    """Write the record; the file appears whole or not at all."""
+    """Write the record. The file is written completely or not at all."""
 
     def write(file: IO[str]) -> None:
         header = {"format": FORMAT, "run": record.run, "n_entries": len(record.entries)}
@@ -180,7 +186,7 @@ def write_jsonl(record: Record, path: Path) -> None:
 
 
 def read_jsonl(path: Path) -> Record:
-    """Read what `write_jsonl` wrote; RecordUnreadable names the line that is wrong."""
+    """Read a file of `write_jsonl`. RecordUnreadable names the line that is wrong."""
     number = 1
     try:
         with path.open(encoding="utf-8-sig") as file:

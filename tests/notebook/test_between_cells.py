@@ -277,7 +277,7 @@ def test_a_run_is_saved_beside_running_and_never_over_somebody_elses_file(kernel
     path.write_text("mine")
     assert kernel.run(HELLO.replace("%%sgl", f"%%sgl --save {path}")).ename == "BadArgument"
     assert path.read_text() == "mine"
-    for place, reason in ((tmp_path / "no" / "run.jsonl", "there is no folder"), (path / "run.jsonl", "is no folder")):
+    for place, reason in ((tmp_path / "no" / "run.jsonl", "there is not a folder"), (path / "run.jsonl", "is not a folder")):
         refused = kernel.run(HELLO.replace("%%sgl", f"%%sgl --save {place} --force"))
         assert (refused.ename, refused.shown) == ("SglError", []), "said before anything runs"
         assert reason in refused.evalue

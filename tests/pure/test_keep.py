@@ -185,10 +185,10 @@ def test_a_saved_run_tells_the_same_as_the_live_one(tmp_path: Path) -> None:
         (1, {"format": "sgl_lab.record/9"}, "not a sgl_lab.record/1 file"),
         (1, {"n_entries": 10_000}, "the file ends after"),
         (1, {"vocab": {"x": "y"}}, "invalid literal"),
-        (1, {"vocab": {"7": 7}}, "a spelling is no text"),
+        (1, {"vocab": {"7": 7}}, "a spelling is not text"),
         (3, {"seq": 1}, "comes after"),
         (3, {"seq": "<b>"}, "comes after"),
-        (3, {"t_ns": -(2**70)}, "lies before"),
+        (3, {"t_ns": -(2**70)}, "is before the previous one"),
     ],
 )
 def test_a_damaged_field_is_refused_with_its_line(tmp_path: Path, line: int, damage: dict[str, Any], message: str) -> None:

@@ -1,5 +1,6 @@
-"""Regular expressions, read once for all who follow them: a tree that says which texts are meant.
+"""Regular expressions as a tree of texts, which generation and validation share.
 
-`python.read` reads Python's `re`, `ecma.read` the patterns of JSON schemas. Who generates and who checks read the same tree.
-`watching` follows all of Python's `re` over a text that grows, in bounded time, by instructions (`programs`) in the tree's place.
+`python.read` reads Python's `re`; `ecma.read` reads the patterns of JSON schemas. `watching`
+searches a growing text for any pattern of Python's `re`, in bounded time. It uses instructions
+(`programs`) instead of the tree.
 """

@@ -1,7 +1,9 @@
-"""Patterns of JSON schemas to a tree: ECMA-262 with the `u` flag, as the standard has them, found anywhere in a text.
+"""Reads patterns of JSON schemas into a tree: ECMA-262 with the `u` flag, as the standard requires,
+matched anywhere in a text.
 
-`\\d` and `\\w` are ASCII, `.` ends at a line, `\\p{Lu}` is a general category of Unicode as this Python knows it. What ECMA-262 does not
-know (`\\z`, `[[:alpha:]]`, `(?P<name>`) is refused, and so is what no text can be led through: look-around, back references.
+`\\d` and `\\w` are ASCII, `.` excludes line ends, and `\\p{Lu}` is a general category of Unicode as
+this Python knows it. Syntax that ECMA-262 does not have (`\\z`, `[[:alpha:]]`, `(?P<name>`) is
+refused. So is syntax that generation cannot follow: lookaround and back references.
 """
 
 from __future__ import annotations
@@ -48,24 +50,26 @@ _OTHER_DIALECTS: dict[str, tuple[Ranges, Ranges]] = {
     "w": (((128, 0x10FFFF),), ()),
     "s": (((0x1C, 0x1F), (0x85, 0x85)), ((0xFEFF, 0xFEFF),)),
 }
-"""what may belong to a class elsewhere, and what may not"""
+"""syntax that other dialects allow in a class, and that is refused here"""
 _CONTROLS = {"t": 9, "n": 10, "v": 11, "f": 12, "r": 13}
 _SYNTAX = "^$\\.*+?()[]{}|/"
 
 
 class Wrong(ValueError):
-    """It is no pattern of ECMA-262; the text says why and where."""
+    """The pattern is not valid ECMA-262; the message says why and where."""
 
 
 @lru_cache(256)
 def read(pattern: str) -> Node:
-    """The texts in which the pattern is found. Wrong or Unsupported, both ValueErrors, say what it is that cannot be followed."""
+    """The texts that contain a match. Raises Wrong or Unsupported, both ValueErrors, with the part
+    that cannot be followed.
+    """
     return somewhere(_Reader(pattern).read())
 
 
 @lru_cache(256)
 def in_python(pattern: str) -> str:
-    """For `re.search`: it finds the same."""
+    """An equivalent pattern for `re.search`."""
     return rf"\A(?:{for_python(read(pattern))})\Z"
 
 
@@ -75,7 +79,7 @@ def _machine(pattern: str) -> Machine:
 
 
 def matches(pattern: str, text: str) -> bool:
-    """Whether the pattern is found in the text, in time that grows with the text alone."""
+    """Whether the text contains a match, in time proportional to the text."""
     machine = _machine(pattern)
     place = machine.start
     for character in text:
@@ -87,7 +91,9 @@ def matches(pattern: str, text: str) -> bool:
 
 @lru_cache(256)
 def in_every_dialect(pattern: str) -> str:
-    """The same pattern, with classes that other dialects read as Unicode's written so that they agree: what it finds, all find."""
+    """An equivalent pattern for every dialect. Classes that other dialects extend to Unicode are
+    written out.
+    """
     return rf"^(?:{written(somewhere(_Reader(pattern, narrow=True).read()), _escaped)})$"
 
 
@@ -102,19 +108,21 @@ class _Reader:
         self._depth = 0
         self._narrow = narrow
         self._inverse = False
-        """inside of `[^...]`, where a class has to be wide so that what is left is narrow"""
+        """whether the reader is inside `[^...]`, where classes are widened so that the complement
+        is narrow
+        """
 
     def read(self) -> Pattern:
         found = self._choice()
         if self._at < len(self._pattern):
-            raise Wrong(self._place("unmatched )"))
+            raise Wrong(self._at_position("unmatched )"))
         return found
 
-    def _place(self, what: str, at: int | None = None) -> str:
+    def _at_position(self, what: str, at: int | None = None) -> str:
         return f"{what} at position {self._at if at is None else at} of {self._pattern!r:.80}"
 
     def _wrong(self, what: str, at: int | None = None) -> Wrong:
-        return Wrong(self._place(what, at))
+        return Wrong(self._at_position(what, at))
 
     def _next(self) -> str:
         return self._pattern[self._at : self._at + 1]
@@ -192,7 +200,7 @@ class _Reader:
     def _group(self, at: int) -> Pattern:
         if self._takes("?"):
             if self._matched(r"<?[=!]"):
-                raise Unsupported(self._place("look-around", at))
+                raise Unsupported(self._at_position("look-around", at))
             if not self._matched(r":|<[A-Za-z_$][\w$]*>"):
                 hint = "; ECMA-262 writes (?<name>...)" if self._next() == "P" else ""
                 raise self._wrong(f"(?{self._pattern[self._at : self._at + 2]}... is not known to ECMA-262{hint}", at)
@@ -207,9 +215,9 @@ class _Reader:
             return one_character(found)
         following = self._pattern[at + 1 : at + 2]
         if following in ("b", "B"):
-            raise Unsupported(self._place("a word boundary", at))
+            raise Unsupported(self._at_position("a word boundary", at))
         if following == "k" or following in tuple("123456789"):
-            raise Unsupported(self._place("a back reference", at))
+            raise Unsupported(self._at_position("a back reference", at))
         return _character(self._code())
 
     def _kind(self) -> Ranges | None:
@@ -233,7 +241,7 @@ class _Reader:
         return found if letter.islower() else but(found)
 
     def _code(self) -> int:
-        """Of an escaped character."""
+        """The code point of an escaped character."""
         at = self._at
         if found := self._matched(r"\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})"):
             return 0x10000 + ((int(found[1], 16) - 0xD800) << 10) + int(found[2], 16) - 0xDC00
@@ -321,7 +329,7 @@ def _property(name: str) -> Ranges | None:
 
 @lru_cache(64)
 def _of_category(short: str) -> Ranges:
-    """`L` is all that begin with it; `LC` the letters that have a case."""
+    """`L` is all categories that begin with it; `LC` is the letters with case."""
     wanted: Callable[[str], bool] = (lambda one: one in ("Lu", "Ll", "Lt")) if short == "LC" else lambda one: one.startswith(short)
     return ranges(pair for one, pairs in _categories().items() if wanted(one) for pair in pairs)
 

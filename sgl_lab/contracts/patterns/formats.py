@@ -1,4 +1,6 @@
-"""The formats of JSON schemas that hold: each a pattern, and a short text of it. One calendar for whoever generates and whoever checks."""
+"""The enforced formats of JSON schemas: a pattern and a short example for each. Generation and
+validation use the same calendar.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ BASE64 = "([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgko
 _DIGITS64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _HIGH, _MIDDLE, _LOW = ("[" + "".join(_DIGITS64[n] for n in range(64) if not n & bit) + "]" for bit in (32, 8, 2))
 BASE64_TEXT = f"({_HIGH}{_MIDDLE}{_LOW}[A-Za-z0-9+/])*({_HIGH}[AQgw]==|{_HIGH}{_MIDDLE}[AEIMQUYcgkosw048]=)?"
-"""of ASCII: no byte has its first bit set"""
+"""ASCII only: the first bit of every byte is 0"""
 
 
 def _uuid(version: str = "") -> str:
@@ -60,7 +62,7 @@ FORMATS: dict[str, tuple[str, str]] = {
 
 @lru_cache(64)
 def of_format(name: str) -> Node:
-    """The texts of a format that holds."""
+    """The texts of an enforced format."""
     pattern, example = FORMATS[name]
     if name == "email":
         return Like(chain([ecma.read(f"^{_MAIL}$"), Text("@"), Like(ecma.read(f"^{_DOMAIN}$"), "b.co")]), example)

@@ -1,8 +1,9 @@
-"""Where a text stands in a tree of texts, and the shortest way from there to a whole one.
+"""Follows a text through a tree of texts, and finds the shortest completion.
 
-A place is a set of states; a state is a node of the tree, how much of it is over, and the state after it, so that rules may contain
-themselves. States are made when a text comes to them. A place keeps its cheapest states: each is a legal way, so that leaving some out
-never makes a wrong one. Knows texts, and of tokens only their number. May be used from any thread.
+A position is a set of states. A state is a node of the tree, the finished part of that node, and
+the state that follows it, so rules can be recursive. States are created on demand. A position keeps
+its cheapest states: each is a valid path, so dropping others never produces a wrong completion.
+Knows texts, and only the number of their tokens. May be used from any thread.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ from .tree import (
 )
 
 FARTHEST = 4_096
-"""what a way may cost, in tokens; where a whole text is farther off none is known"""
-_MOST_STATES = 128  # of a place
-_MOST_OPENED = 20_000  # looked at to find what may come next
-_MOST_TRIED = 2_000  # places on the way through a text that several trees limit
-_MOST_KEPT = 20_000  # states and steps that are remembered
+"""maximum cost of a completion in tokens; longer completions are not found"""
+_MOST_STATES = 128  # per position
+_MOST_OPENED = 20_000  # states expanded to find the possible next characters
+_MOST_TRIED = 2_000  # positions expanded to complete a text under several limits
+_MOST_KEPT = 20_000  # states and steps in the caches
 
 _Sets: TypeAlias = "tuple[Place, ...]"
 
@@ -48,14 +49,16 @@ class State:
     def __init__(self, node: Node, at: int | _Sets, then: State | None, cost: float) -> None:
         self.node = node
         self.at = at
-        """how many parts, repeats or characters of the node are over; under several limits, where each of them stands"""
+        """number of finished parts, repeats or characters of the node; under several limits, the
+        position in each
+        """
         self.then = then
         self.cost = cost
-        """of the shortest way from here"""
+        """tokens of the shortest completion from here"""
         self.opened: tuple[State, ...] | None = None
-        """those of which the next character is one, once it was asked for"""
+        """the states that consume the next character, once they were computed"""
         self.ends = False
-        """whether the text may end here, once that was asked for"""
+        """whether the text may end here, once it was computed"""
 
 
 Place: TypeAlias = frozenset[State]
@@ -66,7 +69,10 @@ class Machine:
     def __init__(
         self, start: Node, rules: Mapping[str, Node], n_tokens: Callable[[str], list[int]], most_states: int = _MOST_STATES
     ) -> None:
-        """`n_tokens(text)`: the fewest tokens that spell it, and each end of it, the whole first. `most_states` of a place are kept."""
+        """n_tokens(text)  the fewest tokens for the text and for each of its suffixes, the whole
+        text first
+        most_states     states kept per position
+        """
         self._most_states = most_states
         self._rules = rules
         self._n_tokens = n_tokens
@@ -82,7 +88,9 @@ class Machine:
     # -- the shortest text of a node
 
     def _measure(self) -> None:
-        """The shortest text of every rule: again for those that name one that has become shorter."""
+        """The shortest text of every rule. It is repeated for rules that refer to a rule whose text
+        became shorter.
+        """
         users: dict[str, list[str]] = {}
         for name, node in self._rules.items():
             for other in set(_names(node)):
@@ -133,7 +141,7 @@ class Machine:
                 return self._through(node, self._beginning(node))
 
     def _rest(self, node: Node, at: int | _Sets) -> tuple[float, str]:
-        """The shortest text of what is left of a node."""
+        """The shortest text of the rest of a node."""
         if not isinstance(at, int):
             assert isinstance(node, Such)
             return self._through(node, at)
@@ -151,7 +159,7 @@ class Machine:
         raise AssertionError(node)
 
     def _costs_of(self, node: Node) -> list[float]:
-        """Of what is left after each part."""
+        """The cost of the rest after each part."""
         known = self._costs.get(node)
         if known is None:
             if isinstance(node, Text):
@@ -196,7 +204,7 @@ class Machine:
             node, at, then = one.node, one.at, one.then
             if isinstance(node, Many) and node.most != 1:
                 if (node, then) in repeats:
-                    continue  # one that may be empty: the next round says nothing new
+                    continue  # a part that may be empty: the next round adds nothing
                 repeats.add((node, then))
             match node:
                 case Chars():
@@ -243,7 +251,7 @@ class Machine:
         return any(state.ends for state in place)
 
     def step(self, place: Place, character: str) -> Place:
-        """Where the text stands after one more character; nowhere if it may not come."""
+        """The position after one more character; NOWHERE if the character is not allowed."""
         key = place, character
         known = self._steps.get(key)
         if known is None:
@@ -255,7 +263,7 @@ class Machine:
         return known
 
     def _after(self, state: State, character: str) -> State | None:
-        """None if it may not come."""
+        """The state after the character, or None if it is not allowed."""
         node, at, then = state.node, state.at, state.then
         match node:
             case Chars(ranges):
@@ -271,10 +279,12 @@ class Machine:
                 return self._state(node, sets, then) if all(sets[: len(all_of)]) else None
         raise AssertionError(node)
 
-    # -- ways
+    # -- completions
 
     def ways(self, place: Place, begun: bytes = b"") -> Iterator[bytes]:
-        """To a whole text, the cheapest first; `begun` is the beginning of a character that has to come first."""
+        """Completions of the text, cheapest first. `begun` is the beginning of a character that
+        must come first, as bytes.
+        """
         if not begun:
             for state in sorted(place, key=_cost):
                 if state.cost <= FARTHEST:
@@ -291,7 +301,7 @@ class Machine:
             yield (character + self._text(after)).encode()[len(begun) :]
 
     def _characters(self, state: State, begun: bytes) -> Iterable[str]:
-        """One that begins with these bytes and may come."""
+        """Allowed characters whose UTF-8 begins with these bytes."""
         low, high = _beginning_with(begun)
         if isinstance(state.node, Chars):
             found = common(state.node.ranges, ((low, high),))
@@ -310,7 +320,9 @@ class Machine:
         return "".join(parts)
 
     def _through(self, node: Such, start: _Sets) -> tuple[float, str]:
-        """The shortest text that keeps to several trees, searched for from where each of them stands."""
+        """The shortest text that satisfies several trees, found by a search from the position in
+        each of them.
+        """
         known = self._found.get((node, start))
         if known is not None:
             return known
@@ -349,7 +361,9 @@ class Machine:
         return found
 
     def _candidates(self, sets: _Sets, n: int, within: Ranges = ((0, 0x10FFFF),)) -> list[str]:
-        """Characters to try: a plain one of what each tree lets come, of what two of them do, and of what the forbidden ones do not."""
+        """Characters to try: a plain one that each tree allows, one that two of them allow, and one
+        that the forbidden trees do not allow.
+        """
         allowed = [[common(_ranges(one), within) for state in place for one in self._open(state)][:24] for place in sets]
         found: list[Ranges] = [ranges for every in allowed[:n] for ranges in every]
         for other in allowed[1:n]:
@@ -364,7 +378,7 @@ class Machine:
 
 
 _END = State(Chain(), 0, None, 0)
-"""where the text is over"""
+"""the state at the end of a text"""
 
 
 def _cost(state: State) -> float:
@@ -386,13 +400,13 @@ def _names(node: Node) -> Iterator[str]:
 
 
 def _ranges(state: State) -> Ranges:
-    """What may come next."""
+    """The characters that may come next."""
     if isinstance(state.node, Chars):
         return state.node.ranges
     if isinstance(state.node, Text) and isinstance(state.at, int):
         code = ord(state.node.text[state.at])
         return ((code, code),)
-    return ((0, 0x10FFFF),)  # limits within limits: any may be tried
+    return ((0, 0x10FFFF),)  # nested limits: any character may be tried
 
 
 _PLAIN = [(97, 122), (48, 57), (65, 90), (32, 32), (33, 126), (0xC0, 0x24F), (0x370, 0x1FFF), (0x3040, 0xD7FF)]
@@ -408,7 +422,9 @@ def plain(ranges: Ranges) -> str:
 
 
 def _beginning_with(begun: bytes) -> tuple[int, int]:
-    """The first and the last character that begin with these bytes of UTF-8, of which there is at least one and not all."""
+    """The first and the last code point whose UTF-8 begins with these bytes, which are an
+    incomplete character.
+    """
     first = begun[0]
     length = 2 if first < 0xE0 else 3 if first < 0xF0 else 4
     code = first & (0x7F >> length)

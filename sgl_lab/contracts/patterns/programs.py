@@ -1,4 +1,6 @@
-"""Python's regular expressions as instructions. Python's own parser reads them; their character classes ask `re`, once a character."""
+"""Compiles Python's regular expressions to instructions. Python's own parser reads them, and `re`
+decides membership in character classes, once per character.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +14,16 @@ from typing import Any, NamedTuple
 from ..errors import BadArgument
 
 MAX_LENGTH = 1 << 14
-"""characters of a pattern that is followed"""
+"""maximum length of a pattern in characters"""
 MAX_INSTRUCTIONS = 20_000
 MAX_KNOWN = 10_000
-"""characters of one class whose answer is kept"""
+"""characters of one class whose membership is cached"""
 
 _TYPES = sre.SRE_FLAG_ASCII | sre.SRE_FLAG_LOCALE | sre.SRE_FLAG_UNICODE
 
 
 class Characters(dict[str, bool]):
-    """Which characters a part of the pattern takes; `re` is asked once for each."""
+    """The characters that a part of the pattern accepts. `re` is called once for each."""
 
     def __init__(self, part: tuple[Any, Any], flags: int) -> None:
         state = parser.State()
@@ -36,13 +38,13 @@ class Characters(dict[str, bool]):
 
 
 class Take(NamedTuple):
-    """One character of these; the next instruction follows."""
+    """Consumes one of these characters and continues with the next instruction."""
 
     characters: Characters
 
 
 class Split(NamedTuple):
-    """Go on at the first, or else at the second."""
+    """Continues at the first target, or else at the second."""
 
     first: int
     second: int
@@ -53,27 +55,31 @@ class Jump(NamedTuple):
 
 
 class At(NamedTuple):
-    """Only where `holds(character before, character after)`; "" is the text's border. `$` holds before a last line feed too."""
+    """Continues only if `holds(character before, character after)`; "" is the border of the text.
+    `$` also holds before a final line feed.
+    """
 
     holds: Callable[[str, str], bool]
     is_dollar: bool = False
 
 
 class Save(NamedTuple):
-    """Remember the position: where a group begins or ends, or where a round of a loop began."""
+    """Saves the position: the beginning or end of a group, or the beginning of a loop iteration."""
 
     register: int
 
 
 class IfMoved(NamedTuple):
-    """Go on at `to` unless the round of the loop took nothing."""
+    """Continues at `to` unless the loop iteration consumed nothing."""
 
     register: int
     to: int
 
 
 class Look(NamedTuple):
-    """Only where `program` does, or does not, match from here, or so far back that it ends here."""
+    """Continues only if `program` does, or does not, match from here; for a lookbehind, if it ends
+    here.
+    """
 
     program: tuple[Instruction, ...]
     back: int | None
@@ -81,13 +87,13 @@ class Look(NamedTuple):
 
 
 class Atomic(NamedTuple):
-    """The first way in which `program` matches, and no other."""
+    """Takes the first match of `program` and no other."""
 
     program: tuple[Instruction, ...]
 
 
 class Same(NamedTuple):
-    """What the group took, once more."""
+    """Consumes the text of the group again."""
 
     group: int
     ignores_case: bool
@@ -136,13 +142,13 @@ _HOLDS: dict[Any, Callable[[str, str], bool]] = {
 
 
 class _Compiler:
-    """From the tree that Python's parser makes to instructions."""
+    """Translates the tree of Python's parser to instructions."""
 
     def __init__(self) -> None:
         self.n_all = 0
         self.n_registers = 0
         self.groups: dict[int, int] = {}
-        """those that are referred to, and the register in which each begins"""
+        """groups that are referred to, and the register of each group's beginning"""
         self.is_regular = True
         self._classes: dict[tuple[str, int], Characters] = {}
 
@@ -239,7 +245,7 @@ class _Compiler:
             n_before = len(made)
             self._sequence(made, inner, flags)
             if len(made) == n_before:
-                break  # it takes nothing, however often
+                break  # it consumes nothing, however often it repeats
         if most is sre.MAXREPEAT:
             split = self._add(made, Fail())
             register = self.register()
@@ -282,15 +288,15 @@ class Compiled(NamedTuple):
     program: tuple[Instruction, ...]
     n_registers: int
     is_regular: bool
-    """a finite automaton can follow it: no lookaround, no references, no atomic groups"""
+    """whether a finite automaton can follow it: no lookaround, references or atomic groups"""
     remembers: bool
-    """what a group took is referred to"""
+    """whether it refers to the text of a group"""
 
 
 def compiled(source: str) -> Compiled:
-    """BadArgument if it is no regular expression, or too large a one."""
+    """The compiled pattern. BadArgument if it is not a regular expression or is too large."""
     if len(source) > MAX_LENGTH:
-        raise BadArgument(f"a pattern of {len(source)} characters is too long to be followed", hint=f"the limit is {MAX_LENGTH}")
+        raise BadArgument(f"a pattern of {len(source)} characters is too long", hint=f"the limit is {MAX_LENGTH}")
     try:
         re.compile(source)
         tree = parser.parse(source)
@@ -300,5 +306,5 @@ def compiled(source: str) -> Compiled:
     except re.error as error:
         raise BadArgument(f"{source!r:.80} is not a regular expression: {error}") from None
     except (OverflowError, RecursionError) as error:
-        raise BadArgument(f"{source!r:.80} is too large to be followed: {error}", hint="write a shorter one") from None
+        raise BadArgument(f"{source!r:.80} is too large: {error}", hint="write a shorter one") from None
     return Compiled(program, made.n_registers, made.is_regular, bool(made.groups))

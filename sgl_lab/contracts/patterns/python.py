@@ -1,11 +1,12 @@
-"""Python's `re` to a tree.
+"""Reads Python's `re` into a tree.
 
-Python's own parser reads it, so errors and their positions are Python's; a class has the characters that `re` itself finds in it.
+Python's own parser reads the pattern, so errors and their positions are Python's. A class contains
+the characters for which `re` itself finds a match.
 """
 
 from __future__ import annotations
 
-import _sre  # type: ignore[import-not-found]  # the part of re that is in C
+import _sre  # type: ignore[import-not-found]  # the part of re that is written in C
 import re
 import re._constants as sre
 import re._parser as parser
@@ -49,15 +50,17 @@ _ANCHORS = {sre.AT_BEGINNING: START, sre.AT_BEGINNING_STRING: START, sre.AT_END:
 
 
 def read(pattern: str) -> Node:
-    """The texts that `re.fullmatch` takes. BadArgument with the position, BackendUnsupported for what no text can be led through."""
+    """The texts that `re.fullmatch` accepts. BadArgument with the position of an error;
+    BackendUnsupported for syntax that generation cannot follow.
+    """
     short = repr(pattern if len(pattern) <= 60 else pattern[:59] + "…")
     n_parts = sum(map(pattern.count, "([{*+?"))
     if n_parts > MAX_PARTS:
         raise BadArgument(f"regex {short} is too large: it has {n_parts} groups, classes and repeats", hint=f"at most {MAX_PARTS}")
-    for part in _PARTS.finditer(pattern):
-        if part.lastgroup:
-            place = f"{part.lastgroup.replace('_', ' ')} at position {part.start()}"
-            raise BackendUnsupported(f"regex {short} has {_REFUSED[part.lastgroup][0]}: the {place} cannot be followed", hint=_HINT)
+    for match in _PARTS.finditer(pattern):
+        if match.lastgroup:
+            part = f"{match.lastgroup.replace('_', ' ')} at position {match.start()}"
+            raise BackendUnsupported(f"regex {short} has {_REFUSED[match.lastgroup][0]}: the {part} is not supported", hint=_HINT)
     try:
         found = parser.parse(pattern)
     except re.error as error:
@@ -67,7 +70,7 @@ def read(pattern: str) -> Node:
     try:
         tree = whole(_sequence(found, found.state.flags))
     except Unsupported as error:
-        raise BackendUnsupported(f"regex {short} has {error}, which cannot be followed", hint=_HINT) from None
+        raise BackendUnsupported(f"regex {short} has {error}, which is not supported", hint=_HINT) from None
     except RecursionError:
         raise BadArgument(f"regex {short} is nested too deeply, or too large") from None
     if is_nothing(tree):
@@ -75,20 +78,22 @@ def read(pattern: str) -> Node:
     return tree
 
 
-_HINT = "write out what the text may be"
+_HINT = "write the alternatives out"
 _REFUSED = {
     "lookaround": ("a lookahead or lookbehind", r"\(\?<?[=!]"),
     "conditional": ("a conditional group", r"\(\?\("),
     "atomic_group": ("an atomic group", r"\(\?>"),
     "backreference": ("a backreference", r"\\(?![0-7]{3})[1-9]|\(\?P="),
-    "word_boundary": ("an anchor inside of the text", r"\\[bB]"),
+    "word_boundary": ("an anchor inside the text", r"\\[bB]"),
     "possessive_quantifier": ("a possessive repeat", r"(?:[*+?]|\{(?:[0-9]+(?:,[0-9]*)?|,[0-9]*)\})\+"),
 }
 _PARTS = re.compile(
     r"[^\\(\[*+?{]+|\[\^?\]?(?:\\.|[^\]\\])*\]|" + "|".join(f"(?P<{name}>{part})" for name, (_, part) in _REFUSED.items()) + r"|\\.|.",
     re.DOTALL,
 )
-"""a pattern's parts: plain characters, a class, one of the above, an escape, anything else. The parser does not say where they stood"""
+"""the parts of a pattern: plain characters, a class, one of the above, an escape, anything else.
+The parser does not report their positions
+"""
 
 
 def _sequence(items: Iterable[tuple[Any, Any]], flags: int) -> Pattern:
@@ -127,7 +132,7 @@ def _piece(op: Any, value: Any, flags: int) -> Pattern:
         case sre.SUBPATTERN:
             _, added, removed, inner = value
             return _sequence(inner, (flags | added) & ~removed)
-        case sre.MAX_REPEAT | sre.MIN_REPEAT:  # the same texts, whichever is tried first
+        case sre.MAX_REPEAT | sre.MIN_REPEAT:  # equal texts, whichever is tried first
             least, most, inner = value
             return repeated(_sequence(inner, flags), least, None if most is sre.MAXREPEAT else most)
         case sre.AT if value in _ANCHORS:
@@ -166,7 +171,7 @@ def _found_in(of_class: str, flags: int) -> Ranges:
 
 
 def _cases(code: int) -> Iterable[int]:
-    """The characters that are this one when case is ignored."""
+    """The characters that are equal to this one when case is ignored."""
     lower = _sre.unicode_tolower(code)
     return (each for one in (lower, *_EXTRA_CASES.get(lower, ())) for each in (one, *_with_lower().get(one, ())))
 

@@ -1,4 +1,6 @@
-"""The tree: sets of characters, one after the other, alternatives, repeats. What it means is a set of whole texts."""
+"""The tree of a pattern: character sets, sequences, alternatives, repeats. Its meaning is a set of
+complete texts.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 Ranges: TypeAlias = tuple[tuple[int, int], ...]
-"""code points, first and last of each run, in order; never a half of a surrogate pair"""
+"""code points as (first, last) of each run, in order, without surrogates"""
 
 LAST = 0x10FFFF
 SURROGATES = (0xD800, 0xDFFF)
@@ -15,28 +17,28 @@ SURROGATES = (0xD800, 0xDFFF)
 
 @dataclass(frozen=True, eq=False)
 class Chars:
-    """One character of these."""
+    """One of these characters."""
 
     ranges: Ranges
 
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """These characters."""
+    """Exactly these characters."""
 
     text: str
 
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """One after the other."""
+    """All parts, one after the other."""
 
     of: tuple[Node, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """One of them; of none of them no text."""
+    """One of the options. Without options it matches no text."""
 
     of: tuple[Node, ...] = ()
 
@@ -50,7 +52,7 @@ class Many:
 
 @dataclass(frozen=True, eq=False)
 class Such:
-    """Texts that are all of `all_of` and none of `none_of`."""
+    """Texts that match all of `all_of` and none of `none_of`."""
 
     all_of: tuple[Node, ...]
     none_of: tuple[Node, ...] = ()
@@ -58,7 +60,7 @@ class Such:
 
 @dataclass(frozen=True, eq=False)
 class Like:
-    """The same texts as `what`, of which `example` is the one to be written where any will do."""
+    """The texts of `what`; `example` is the one to write if any will do."""
 
     what: Node
     example: str
@@ -66,7 +68,7 @@ class Like:
 
 @dataclass(frozen=True, eq=False)
 class Named:
-    """The texts of a rule, which may contain itself."""
+    """The texts of a rule, which may be recursive."""
 
     rule: str
 
@@ -78,7 +80,7 @@ NOTHING = Choice()
 
 
 def ranges(pairs: Iterable[tuple[int, int]]) -> Ranges:
-    """In order, joined, without halves of surrogate pairs."""
+    """The union of these runs: in order, joined, without surrogates."""
     found: list[tuple[int, int]] = []
     for low, high in sorted(pairs):
         if found and low <= found[-1][1] + 1:
@@ -89,7 +91,7 @@ def ranges(pairs: Iterable[tuple[int, int]]) -> Ranges:
 
 
 def without(one: Ranges, two: Ranges) -> Ranges:
-    """What is in the first and not in the second."""
+    """The characters of the first set that are not in the second."""
     found = []
     others = iter((*two, (LAST + 1, LAST + 1)))
     out = next(others)
@@ -107,7 +109,7 @@ def without(one: Ranges, two: Ranges) -> Ranges:
 
 
 def but(one: Ranges) -> Ranges:
-    """Every other character."""
+    """All other characters."""
     return without(ALL, one)
 
 
@@ -117,7 +119,7 @@ def common(one: Ranges, two: Ranges) -> Ranges:
 
 ALL: Ranges = ((0, SURROGATES[0] - 1), (SURROGATES[1] + 1, LAST))
 ANY = Many(Chars(ALL))
-"""every text"""
+"""any text"""
 
 
 def has(found: Ranges, code: int) -> bool:
@@ -156,7 +158,9 @@ def choice(parts: Iterable[Node]) -> Node:
 
 
 def has_limits(node: Node) -> bool:
-    """Whether it is no regular expression, since somewhere in it several trees limit a text."""
+    """Whether the tree is not a regular expression, because several trees limit a text somewhere in
+    it.
+    """
     match node:
         case Such():
             return True
@@ -188,11 +192,13 @@ def can_be_empty(node: Node) -> bool:
     return False
 
 
-# ---------------------------------------------------------------- written down
+# ---------------------------------------------------------------- written as a pattern
 
 
 def written(node: Node, character: Callable[[int], str]) -> str:
-    """As a regular expression that has `[...]`, `(?:...)`, `|` and `{m,n}`. Raises TypeError where the tree is no regular expression."""
+    """A regular expression with `[...]`, `(?:...)`, `|` and `{m,n}` only. TypeError if the tree is
+    not a regular expression.
+    """
     match node:
         case Chars(found):
             return _class(found, character)
@@ -212,7 +218,7 @@ def written(node: Node, character: Callable[[int], str]) -> str:
             return f"{inner}{{{fewest}}}" if fewest == most else f"{inner}{{{fewest},{'' if most is None else most}}}"
         case Like(what, _):
             return written(what, character)
-    raise TypeError(f"{type(node).__name__} is no regular expression")
+    raise TypeError(f"{type(node).__name__} is not a regular expression")
 
 
 def _class(found: Ranges, character: Callable[[int], str]) -> str:
@@ -231,12 +237,12 @@ def _pair(pair: tuple[int, int], character: Callable[[int], str]) -> str:
 
 
 def for_python(node: Node) -> str:
-    """For Python's `re`."""
+    """A pattern for Python's `re`."""
     return written(node, lambda code: chr(code) if chr(code).isalnum() and code < 128 else f"\\U{code:08x}")
 
 
 def for_library(node: Node) -> str:
-    """For the grammar library, which reads as Rust's `regex` does."""
+    """A pattern for the grammar library, whose syntax is that of Rust's `regex`."""
     return written(node, lambda code: chr(code) if chr(code).isalnum() and code < 128 else f"\\x{{{code:x}}}")
 
 
@@ -244,14 +250,15 @@ def for_library(node: Node) -> str:
 
 
 class Unsupported(ValueError):
-    """A pattern is well-formed and cannot be followed; the text says what of it."""
+    """A well-formed pattern that cannot be followed; the message names the part."""
 
 
 @dataclass(frozen=True)
 class Anchored:
-    """What a pattern with anchors may be, by whether the text has to begin with it and to end with it.
+    """The meaning of a pattern with anchors: by whether the text must begin with it and whether it
+    must end with it.
 
-    `bare` says how it may be nothing at all: (must it stand at the start, must it stand at the end).
+    `bare` lists the ways to match nothing: (must be at the start, must be at the end).
     """
 
     parts: tuple[tuple[bool, bool, Node], ...] = ()
@@ -269,7 +276,7 @@ def _anchored(one: Pattern) -> Anchored:
 
 
 def in_turn(every: Iterable[Pattern]) -> Pattern:
-    """One after the other."""
+    """The patterns one after the other."""
     found: Anchored | None = None
     waiting: list[Node] = []
     for one in every:
@@ -323,7 +330,7 @@ def repeated(one: Pattern, fewest: int, most: int | None) -> Pattern:
 
 
 def whole(one: Pattern) -> Node:
-    """The texts that it matches from the first character to the last."""
+    """The texts that it matches completely."""
     if not isinstance(one, Anchored):
         return one
     found = [node for _, _, node in one.parts]
@@ -331,7 +338,7 @@ def whole(one: Pattern) -> Node:
 
 
 def somewhere(one: Pattern) -> Node:
-    """The texts in which it is found."""
+    """The texts that contain a match."""
     if not isinstance(one, Anchored):
         return NOTHING if is_nothing(one) else ANY if can_be_empty(one) else chain((ANY, one, ANY))
     if any(not (start and end) for start, end in one.bare):

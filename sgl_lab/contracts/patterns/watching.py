@@ -1,10 +1,12 @@
-"""Python's regular expressions over a text that grows, at a cost that is bounded whatever the pattern and the text.
+"""Searches a growing text for Python's regular expressions, at a bounded cost for every pattern and
+text.
 
-`re` backtracks: `(\\w+\\s?)+#` over 24 characters takes it 20 s, in which no other thread runs. Here a pattern is
-read by Python's own parser, its character classes are asked of `re`, and what it matches is followed in one of two
-ways. What a finite automaton can follow (all but lookaround, references and atomic groups) costs a step a
-character once its states are known. The rest is tried as `re` does it, but each step is counted, and a beginning
-that failed before it saw the end of the text is never tried again. Who exceeds the allowance is refused.
+`re` backtracks: `(\\w+\\s?)+#` takes 20 s over 24 characters, and no other thread runs meanwhile.
+Here, Python's own parser reads a pattern and `re` decides membership in character classes. A match
+is followed in one of two ways. A pattern for a finite automaton (no lookaround, references or
+atomic groups) costs one step per character once its states are known. Any other pattern is matched
+as `re` does it, but each step is counted, and a beginning that failed before the end of the text is
+never tried again. A pattern that exceeds its allowance fails.
 """
 
 from __future__ import annotations
@@ -32,18 +34,18 @@ from .programs import (
 FIRST_STEPS = 50_000
 """the allowance of one pattern over one text, in steps of about a microsecond, and ..."""
 STEPS_A_CHARACTER = 500
-"""... what each character of the text adds to it"""
+"""... the steps that each character of the text adds"""
 _MAX_KNOWN = 10_000
-"""transitions of one pattern that are kept"""
+"""cached transitions of one pattern"""
 
 Program = tuple[Instruction, ...]
 Registers = tuple[int, ...]
 Kernel = dict[int, int]
-"""instruction -> where the leftmost of the matches that go on there began; those further left come first"""
+"""instruction -> start of the leftmost match that continues there; matches further left come first"""
 
 
 class _State:
-    """What an automaton knows after some text."""
+    """The state of an automaton after a text."""
 
     __slots__ = ("before", "found", "kernel", "known")
 
@@ -55,14 +57,14 @@ class _State:
 
 
 def _kind(character: str) -> str:
-    """One that anchors cannot tell from `character`."""
+    """A character that anchors treat like `character`."""
     if character == "\n":
         return "\n"
     return ("a" if character.isascii() else "é") if is_word(character) else " "
 
 
 class Pattern:
-    """A compiled pattern. BadArgument if it is none, or too large."""
+    """A compiled pattern. BadArgument if it is not a regular expression or is too large."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -73,7 +75,9 @@ class Pattern:
     # ------------------------------------------------------------ as an automaton
 
     def _closed(self, kernel: Kernel, before: str, after: str, is_last: bool) -> tuple[Kernel, int | None, int]:
-        """The instructions that take a character, where a match that is whole here began, and how many steps that took."""
+        """The instructions that consume a character, the start of a match that is complete here,
+        and the steps taken.
+        """
         program = self._program
         takes: Kernel = {}
         found: int | None = None
@@ -106,16 +110,18 @@ class Pattern:
         return takes, found, len(seen)
 
     def advance(self, kernel: Kernel, before: str, character: str, at: int, restarts: bool = True) -> tuple[Kernel, int | None, int]:
-        """One character more, which is the text's last so far and stands at `at`.
+        """Process one more character, the last one so far, at position `at`.
 
-        What goes on after it, where the leftmost match began that is whole now and was not before, and the steps that took.
+        Returns what continues after it, the start of the leftmost match that is complete now and
+        was not before, and the steps taken.
         """
         program = self._program
         entered = kernel if not restarts or 0 in kernel else {**kernel, 0: at}
 
         def after(takes: Kernel) -> Kernel:
-            # Within a step two instructions never lead to the same one: each is followed by its own.
-            return {entry + 1: start for entry, start in takes.items() if program[entry].characters[character]}  # type: ignore[union-attr]
+            # Within a step two instructions never lead to the same one: each has its own successor.
+            # type: ignore[union-attr]
+            return {entry + 1: start for entry, start in takes.items() if program[entry].characters[character]}
 
         takes, found, n_steps = self._closed(entered, before, character, False)
         going = after(takes)
@@ -138,7 +144,7 @@ class Pattern:
         return state
 
     def next_state(self, state: _State, character: str) -> tuple[_State, int]:
-        """The state after `character`, and the steps that finding it took."""
+        """The state after `character`, and the steps needed to find it."""
         known = state.known.get(character)
         if known is not None:
             return known, 1
@@ -149,16 +155,20 @@ class Pattern:
         following = state.known[character] = self.state(tuple(sorted(going)), _kind(character), found is not None)
         return following, n_steps
 
-    # ------------------------------------------------------------ as re does it
+    # ------------------------------------------------------------ by backtracking, as re does
 
     def try_at(self, text: str, start: int, end: int, allowance: Allowance, *, whole: bool = False) -> tuple[bool, bool]:
-        """Whether a match begins at `start` in `text[:end]`, and whether more text could change that."""
+        """Whether a match begins at `start` in `text[:end]`, and whether more text could change the
+        answer.
+        """
         attempt = _Attempt(self, text, end, allowance, whole)
         found = attempt.run(self._program, start, (-1,) * self.n_registers, is_outer=True)
         return found is not None, attempt.saw_end
 
     def fullmatch(self, text: str) -> bool:
-        """Whether `re.fullmatch` finds the text to match, in time that is bounded; RequestFailed where that is too little."""
+        """Whether `re.fullmatch` matches the text, in bounded time. RequestFailed if the bound is
+        exceeded.
+        """
         allowance = Allowance(self.source)
         if not self.is_regular:
             allowance.add(len(text))
@@ -173,7 +183,7 @@ class Pattern:
 
 
 class Allowance:
-    """How many steps one pattern may still take over one text."""
+    """The number of steps that one pattern may still take over one text."""
 
     def __init__(self, source: str) -> None:
         self._source = source
@@ -189,7 +199,7 @@ class Allowance:
         self._left += n_characters * STEPS_A_CHARACTER
 
     def spend(self, n_steps: int) -> None:
-        """RequestFailed when all is spent."""
+        """RequestFailed when no steps are left."""
         self._left -= n_steps
         if self._left < 0:
             raise RequestFailed(
@@ -199,7 +209,7 @@ class Allowance:
 
 
 class _Attempt:
-    """Matches in `text[:end]`, found by trying one way after the other."""
+    """Matches in `text[:end]`, found by backtracking."""
 
     def __init__(self, pattern: Pattern, text: str, end: int, allowance: Allowance, whole: bool) -> None:
         self._remembers = pattern.remembers
@@ -210,7 +220,7 @@ class _Attempt:
         self.saw_end = False
 
     def run(self, program: Program, start: int, registers: Registers, is_outer: bool) -> tuple[int, Registers] | None:
-        """Where the first way ends and what it remembers; None if there is none."""
+        """The end of the first match and its registers; None if there is none."""
         text, end = self._text, self._end
         stack = [(0, start, registers)]
         failed: set[tuple[int, int]] = set()
@@ -232,7 +242,8 @@ class _Attempt:
                             break
                         at, here = at + 1, here + 1
                     case Split(first, second):
-                        if not self._remembers:  # what fails from here fails whichever way led here
+                        # a failure from here does not depend on the path that led here
+                        if not self._remembers:
                             if (at, here) in failed:
                                 break
                             failed.add((at, here))
@@ -291,12 +302,14 @@ class _Attempt:
 
 @lru_cache(64)
 def pattern(source: str) -> Pattern:
-    """The compiled pattern. BadArgument if it is none, or too large."""
+    """The compiled pattern, cached. BadArgument if it is not a regular expression or is too large."""
     return Pattern(source)
 
 
 class Watch:
-    """Looks for one pattern in one text as it grows. The text is given again each time, and only `text[: at + 1]` is read."""
+    """Searches for one pattern in one growing text. Each call receives the whole text and reads
+    only `text[: at + 1]`.
+    """
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -304,17 +317,19 @@ class Watch:
         self.allowance = Allowance(source)
         self._state = self._pattern.state((), "", False)
         self._since = 0
-        """where the first match that may still become one begins, or after it"""
+        """start of the first match that may still be completed, or a later position"""
         self._live: list[int] = []
-        """where matches may begin that no text so far has ruled out"""
+        """possible starts of matches that the text so far has not ruled out"""
 
     def pass_over(self, text: str, at: int) -> None:
-        """Of the character at `at` it is known that no match may begin there."""
+        """Declare that no match begins at `at`."""
         self._state = self._pattern.state((), _kind(text[at]), False)
         self._since = at + 1
 
     def look(self, text: str, at: int) -> int | None:
-        """Where the match begins that the character at `at` completes, if there is one. RequestFailed when the allowance is spent."""
+        """Start of the match that the character at `at` completes, if any. RequestFailed when the
+        allowance is spent.
+        """
         self.allowance.add(1)
         if not self._pattern.is_regular:
             return self._try(text, at)
@@ -325,7 +340,7 @@ class Watch:
         return self._begun(text, at) if self._state.found else None
 
     def _begun(self, text: str, end: int) -> int | None:
-        """The automaton has found a match: where the leftmost begins."""
+        """Start of the leftmost match that the automaton has found."""
         kernel: Kernel = {}
         found = None
         for at in range(self._since, end + 1):
@@ -347,6 +362,8 @@ class Watch:
 
 
 def first_match(source: str, text: str) -> int | None:
-    """Where the match begins that is whole first, were `text` read from left to right; None if there is none."""
+    """Start of the match that is completed first when `text` is read from left to right; None if
+    there is none.
+    """
     watch = Watch(source)
     return next((start for at in range(len(text)) if (start := watch.look(text, at)) is not None), None)
