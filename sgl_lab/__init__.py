@@ -1,7 +1,7 @@
 """sgl_lab: see an LLM program run.
 
-`import sgl_lab as sgl` gives the language (`sgl.function`, `sgl.gen`, ...), `sgl.Lab`,
-`sgl.default_lab` and the errors to catch (`sgl.SglError`, ...); in a notebook, `%load_ext sgl_lab`.
+`import sgl_lab as sgl` provides the language (`sgl.function`, `sgl.gen`, ...), `sgl.Lab`,
+`sgl.default_lab` and the errors (`sgl.SglError`, ...). In a notebook, use `%load_ext sgl_lab`.
 Nothing heavy is imported before it is used.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 _HEAVY = {"Lab": "session", "default_lab": "labs", "Runtime": "runtime", "Engine": "runtime"}
-"""What brings torch with it when it is used, and where it is."""
+"""Names that import torch when they are used, and their modules."""
 
 
 def __getattr__(name: str) -> Any:
@@ -43,7 +43,8 @@ def __getattr__(name: str) -> Any:
     _fill_backend_slot()
     if name in surface.__all__:
         return getattr(surface, name)
-    # Of `from sgl_lab import name`, which asks on the import system's behalf, an AttributeError would not reach the user.
+    # `from sgl_lab import name` calls this through the import system, which would hide an
+    # AttributeError from the user.
     imports = sys._getframe(1).f_globals.get("__name__") in ("importlib._bootstrap", "_frozen_importlib")
     if name in NOT_YET:
         raise (ImportError if imports else AttributeError)(f"sgl_lab has no {name!r}: {NOT_YET[name]}")
@@ -65,7 +66,7 @@ def __dir__() -> list[str]:
 
 
 def _fill_backend_slot() -> None:
-    """Programs that name no backend run where the cells run."""
+    """Programs that name no backend run on the backend of the cells."""
     from .lang import default
 
     def backend() -> Any:

@@ -1,7 +1,7 @@
 """The `sgl-lab` command: tour, run, doctor, native, tune, model.
 
-Prints results on stdout and one-line errors on stderr; the exit code is 0, 1 (it failed) or
-2 (it was called wrongly). Loads IPython only when a notebook is run.
+Prints results on stdout and one-line errors on stderr. The exit code is 0, 1 (failure) or 2 (wrong
+usage); 130 or 143 after a signal. IPython is loaded only when a notebook is run.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FIRST_NOTEBOOK = Path("notebooks/01_first_cell.ipynb")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code."""
+    """Run one command. Returns the exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
     runs_script = words[:1] == ["run"] and words[1:2] != [] and words[1].endswith(".py")
     words, script_args = (words[:2], words[2:]) if runs_script else (words, [])
@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("sgl-lab: stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `sgl-lab ... | head`: nobody reads on, and closing stdout must not fail either
+    # `sgl-lab ... | head`: the reader is gone, and closing stdout must not fail either
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
@@ -66,30 +67,30 @@ def _parser() -> argparse.ArgumentParser:
     tour.add_argument("-o", "--output", type=Path, default=Path("build/tour.html"), help="the HTML file (default: %(default)s)")
     tour.set_defaults(command=_tour)
 
-    run = commands.add_parser("run", help="run a notebook (its outputs are saved in it) or a script (with what follows in sys.argv)")
+    run = commands.add_parser("run", help="run a notebook (outputs are saved in it) or a script (further arguments go to sys.argv)")
     run.add_argument("file", type=Path, metavar="FILE.ipynb|FILE.py")
     run.add_argument("-o", "--output", type=Path, help="write the executed notebook here instead of in place")
     for command in (tour, run):
-        command.add_argument("--force", action="store_true", help="write over an output file that sgl-lab did not write")
+        command.add_argument("--force", action="store_true", help="overwrite an output file that sgl-lab did not write")
     run.set_defaults(command=_run)
 
     examine = commands.add_parser("doctor", help="check this machine and report what is missing")
-    examine.add_argument("--drift", action="store_true", help="also measure how far logprobs move with the way they are computed")
+    examine.add_argument("--drift", action="store_true", help="also measure how far logprobs drift with the way they are computed")
     examine.set_defaults(command=_doctor)
 
     native = commands.add_parser("native", help="build the native CPU step for this machine")
     native.set_defaults(command=_native)
 
-    tune = commands.add_parser("tune", help="measure which block sizes of the GPU kernels are best for a model on this GPU, and keep them")
+    tune = commands.add_parser("tune", help="measure which block sizes of the GPU kernels are best for a model on this GPU, and store them")
     tune.add_argument("model", nargs="?", default=store.SMOLLM2.name, help="default: %(default)s")
     tune.add_argument("--device", default="cuda", help="cuda or cuda:N (default: %(default)s)")
     tune.set_defaults(command=_tune)
 
     model = commands.add_parser("model", help="the model cache").add_subparsers(required=True, metavar="list|pull|rm")
-    model.add_parser("list", help="what is here, and what could be").set_defaults(command=_model_list)
-    pull = model.add_parser("pull", help="fetch a model, or check the one that is here")
+    model.add_parser("list", help="list the models in the cache, and those that can be fetched").set_defaults(command=_model_list)
+    pull = model.add_parser("pull", help="fetch a model, or check an existing one")
     pull.set_defaults(command=_model_pull)
-    remove = model.add_parser("rm", help="delete a model and what was made from it")
+    remove = model.add_parser("rm", help="delete a model and the files derived from it")
     remove.set_defaults(command=_model_rm)
     for command in (pull, remove):
         command.add_argument("name", help=f"{', '.join(store.BUILT_IN)}, or a hub id like org/name")
@@ -136,7 +137,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _say_written(path: Path) -> None:
-    """On stderr where the file itself may have gone to stdout."""
+    """Report a written file on stderr, because the file itself may have gone to stdout."""
     print(f"wrote {path}", file=sys.stdout if path.is_file() else sys.stderr)
 
 
@@ -191,7 +192,7 @@ def _tune(options: argparse.Namespace) -> int:
 
     device = find_place(options.device).device
     if device.type == "cpu":
-        raise BadArgument("the GPU kernels are tuned, and they do not run on device cpu")
+        raise BadArgument("only GPU kernels are tuned, and they do not run on device cpu")
 
     import torch
 
@@ -240,7 +241,7 @@ def _mib(n_bytes: int) -> str:
 
 
 class _Bar:
-    """The store's progress as bars on stderr: one for each thing it does, gone when it is done."""
+    """The store's progress as bars on stderr: one for each task, removed when the task is done."""
 
     def __init__(self) -> None:
         self._bar: tqdm[NoReturn] | None = None

@@ -1,6 +1,7 @@
-"""Is this machine fit to run the lab? One finding a line, each problem with a way out.
+"""Checks whether this machine is fit to run the lab. Prints one finding per line, and a hint for
+each problem.
 
-Looks and reports; changes nothing, fetches nothing.
+It only looks and reports: it changes nothing and fetches nothing.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from .engine.model import store
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PACKAGES = {"jupyterlab": (4, 2), "ipykernel": (6, 29), "ipywidgets": (8, 1), "anywidget": (0, 9, 13), "jinja2": (3, 1, 6)}
-"""What the notebook side needs, and from which version on."""
+"""Packages that the notebook side needs, with their minimum versions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     state: str
-    """ok, - (not here, and only some things need it) or problem"""
+    """ok, - (missing, but only some features need it) or problem"""
     subject: str
     text: str
     hint: str = ""
@@ -33,11 +34,11 @@ class Finding:
         return f"{self.state:<8}{self.subject:<14}{self.text}" + (f" ({self.hint})" if self.hint else "")
 
 
-TORCH_DETERMINISM = Finding("ok", "determinism", "where it is asked for: --deterministic, at a third to five sixths of the speed")
+TORCH_DETERMINISM = Finding("ok", "determinism", "on request: --deterministic, at a third to five sixths of the speed")
 
 
 def examine() -> Iterator[Finding]:
-    """Everything worth knowing, cheapest first."""
+    """All findings, cheapest first."""
     yield _python()
     yield from _packages()
     native = _native()
@@ -68,7 +69,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _torch(native: Finding) -> Iterator[Finding]:
-    """torch, what it finds to compute on, and what a lab makes of that when it is told nothing."""
+    """torch, the devices that it finds, and what a lab uses by default."""
     try:
         import torch
     except ImportError as error:
@@ -93,14 +94,14 @@ def _torch(native: Finding) -> Iterator[Finding]:
         yield Finding("-", "gpu", "none that torch can use", "models run on the CPU")
     if native.state == "ok":
         yield Finding("ok", "models run", "on the native step: a GGUF in its own 4 or 8 bits, others in bfloat16")
-        yield Finding("ok", "determinism", "the same to the bit however a request is computed, on CPUs with the same instructions")
+        yield Finding("ok", "determinism", "bitwise equal results, however a request is computed, on CPUs with the same instructions")
     else:
         yield Finding("ok", "models run", "on torch in float32, several times slower than on the native step")
         yield TORCH_DETERMINISM
 
 
 def _native() -> Finding:
-    """The step in C++, which is taken where it is built."""
+    """The native step in C++, which is used if it is built."""
     path = build.built(store.cache_dir())
     if path is not None and (instructions := build.instructions(path)):
         return Finding("ok", "native step", f"{instructions}, {path}")
@@ -123,14 +124,14 @@ def _models() -> Iterator[Finding]:
     place = store.cache_dir()
     existing = next(folder for folder in (place, *place.parents) if os.path.exists(folder))
     if (reason := store.unwritable()) is not None:
-        hint = "models that are there run; for others set SGL_LAB_CACHE to a folder of yours"
+        hint = "existing models run; for others set SGL_LAB_CACHE to a writable folder"
         yield Finding("problem", "model cache", reason, hint)
     elif (free := shutil.disk_usage(existing).free) < 2**30:
-        yield Finding("problem", "model cache", f"{place} has {free / 2**20:.0f} MiB left", "make room, or set SGL_LAB_CACHE")
+        yield Finding("problem", "model cache", f"{place} has {free / 2**20:.0f} MiB left", "free some space, or set SGL_LAB_CACHE")
     else:
         yield Finding("ok", "model cache", f"{place}, {free / 2**30:.0f} GiB free")
     for name, model in store.BUILT_IN.items():
         if model.is_here():
             yield Finding("ok", name, str(model.path))
         else:
-            yield Finding("-", name, "not fetched yet", f"the first cell does it, or: sgl-lab model pull {name}")
+            yield Finding("-", name, "not fetched yet", f"the first cell fetches it, or: sgl-lab model pull {name}")

@@ -1,6 +1,7 @@
-"""`from sgl_lab.global_config import global_config`, as programs write it.
+"""Supports `from sgl_lab.global_config import global_config`, as programs write it.
 
-Once imported, the module stands in the package in place of the settings: so it answers for them.
+Importing the module replaces the settings object as an attribute of the package. The module
+therefore forwards attributes to the settings.
 """
 
 from __future__ import annotations

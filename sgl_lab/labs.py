@@ -1,9 +1,9 @@
-"""Which lab is the default one, which are on their way, and which are parked. Knows no IPython.
+"""Manages labs: the default one, those being loaded, and those that are parked. Knows no IPython.
 
-A lab that another model takes the place of is parked: weights, radix tree and KV stay as they are, so that going
-back finds every prefix again. It is taken up again only if its files are those it was made of; a model that was
-changed on disk is another generation, made anew with a tree of its own. What is parked may hold a quarter of the
-machine's memory; who was used least recently is closed first.
+A lab that another model replaces is parked: its weights, radix tree and KV remain, so a later
+switch back finds every prefix. A parked lab is reused only if its files are unchanged. A model that
+changed on disk is loaded again, with a new tree. Parked labs may hold a quarter of the machine's
+memory; the least recently used one is closed first.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ CPU_SERVES = "; the CPU serves instead"
 
 
 class Loading:
-    """A lab being made on a thread of its own, so that whoever waits for it can be interrupted."""
+    """A lab that is loaded on a thread of its own, so that waiting for it can be interrupted."""
 
     def __init__(self, model: str, labs: Labs, device: str | None = None, ready: Lab | None = None) -> None:
         self.model = model
         self.device = device
-        """as it was asked for; None is wherever it runs best"""
+        """the requested device; None selects the best one"""
         self.remark: str | None = None
-        """why the model runs on the CPU, where that is not as asked or as expected, in one line"""
+        """why the model runs on the CPU, in one line, if that was not requested or expected"""
         self.text = f"loading {model}"
         self.share: float | None = None
-        """how much of what `text` says is done, 0 to 1; None where that is not known"""
+        """share of the task in `text` that is done, 0 to 1; None if it is unknown"""
         self._labs = labs
         self._made: Reply[Lab] = Reply()
         if ready is not None:
@@ -56,14 +56,15 @@ class Loading:
         lab = self._lab()
         if not self._labs.take(self, lab):
             lab.close()
-            raise EngineStopped(f"{self.model} is no longer wanted: another model was asked for meanwhile", hint="load it again")
+            raise EngineStopped(f"loading {self.model} was dropped: another model was requested meanwhile", hint="load it again")
         return lab
 
     def _lab(self) -> Lab:
-        """On the GPU if that is what is wanted, there and large enough, else on the CPU."""
+        """Load on the GPU if one is requested or available and large enough, otherwise on the CPU."""
         from .engine.model.place import find_place, give_back
 
-        store.resolve(self.model, progress=self._progress)  # nothing is closed for a name that stands for nothing
+        # nothing is closed for a name that resolves to nothing
+        store.resolve(self.model, progress=self._progress)
         try:
             place, self.remark = find_place(self.device)
         except DeviceUnfit as error:
@@ -74,7 +75,7 @@ class Loading:
                     return self._on(str(place))
                 except (OutOfMemory, DeviceUnfit) as error:
                     self._serve_on_cpu(error)
-                give_back()  # only here has the error, and with it what was loaded, gone
+                give_back()  # only here are the error, and everything loaded, released
             elif self.remark:
                 self.remark += CPU_SERVES
         return self._on("cpu")
@@ -98,18 +99,21 @@ class Loading:
         self.text, self.share = text, done / total if total else None
 
     def wait(self, seconds: float) -> bool:
-        """Whether loading has ended, well or not, after waiting at most `seconds`."""
+        """Wait at most `seconds`. Returns whether loading has ended, successfully or not."""
         return self._made.wait(seconds)
 
     def lab(self) -> Lab:
-        """The lab once it is there; what went wrong instead is raised."""
+        """The loaded lab. Raises the error if loading failed."""
         while not self.wait(SLICE_S):
             check_not_forked()
         return self._made.result()
 
 
 class Labs:
-    """`parked_bytes` is what parked labs may hold together, weights and cache. All methods may be called from any thread."""
+    """All labs of this process. All methods may be called from any thread.
+
+    parked_bytes  maximum size of all parked labs together, weights and cache
+    """
 
     def __init__(self, parked_bytes: int | None = None) -> None:
         self._parked_bytes = machine_bytes() // 4 if parked_bytes is None else parked_bytes
@@ -118,33 +122,36 @@ class Labs:
         self._parked: list[Lab] = []
         """least recently used first"""
         self._wanted: Loading | None = None
-        """what is to take the default lab's place, if nothing else is asked for meanwhile"""
+        """the lab that will replace the default one, unless another is requested before"""
         self._listeners: tuple[Callable[[Lab], None], ...] = ()
         self._serving: dict[str, str] = {}
-        """the device that was asked for -> that which serves"""
+        """requested device -> device in use"""
 
     def renew(self) -> None:
-        """In a forked process: whoever held the lock or was loading is not there."""
+        """Renew the lock in a forked process, because threads that held it or loaded a model do not
+        exist there.
+        """
         self._lock = threading.Lock()
         self._wanted = None
 
     @property
     def current(self) -> Lab | None:
-        """The default lab if there is one; makes none."""
+        """The default lab, or None. Loads nothing."""
         return self._default
 
     @property
     def parked(self) -> tuple[Lab, ...]:
-        """Those that were the default, least recently used first."""
+        """Former default labs, least recently used first."""
         return tuple(self._parked)
 
     def loading(
         self, model: str | None = None, device: str | None = None, *, first: str = BUILT_IN, first_device: str | None = None
     ) -> Loading:
-        """The default lab on its way, begun now if there is none (of model `first`, on `first_device`).
+        """The default lab as a `Loading`. If there is none, loading starts now (of model `first`,
+        on `first_device`).
 
-        Of another `model`, or on another `device`, it takes the old one's place when ready. What was asked for last counts: a
-        model that is still being loaded is dropped when it is there.
+        A lab of another `model`, or on another `device`, replaces the old one when it is ready. The
+        latest request counts: a model that is still loading is dropped when it is ready.
         """
         with self._lock:
             wanted, default = self._wanted, self._default
@@ -168,7 +175,9 @@ class Labs:
         return device is None or self._serving.get(device, device) == lab.card.device
 
     def served(self, loading: Loading, device: str) -> Lab | None:
-        """`device` serves what `loading` asks for. The lab that does so already, if there is one."""
+        """Record that `device` serves what `loading` requests. Returns the lab that already does
+        so, if any.
+        """
         with self._lock:
             if loading.device is not None:
                 self._serving[loading.device] = device
@@ -176,14 +185,16 @@ class Labs:
         return next((lab for lab in labs if lab.card.device == device and _is_usable(lab)), None)
 
     def leave(self, device: str) -> None:
-        """Close the default lab if it is on that GPU and idle: of its memory one cache takes most."""
+        """Close the default lab if it is idle on that GPU: one cache takes most of the memory of a
+        GPU.
+        """
         with self._lock:
             lab = self._default
         if lab is not None and lab.is_open and lab.card.device == device and not lab.is_busy:
             lab.close()
 
     def take(self, loaded: Loading, lab: Lab) -> bool:
-        """Make `lab` the default one, unless something else was asked for since; whether it is."""
+        """Make `lab` the default one, unless another was requested since. Returns whether it is."""
         with self._lock:
             if self._wanted is not loaded:
                 return False
@@ -193,7 +204,9 @@ class Labs:
         return True
 
     def _replace(self, lab: Lab) -> list[Lab]:
-        """`lab` is the default, and the old one is parked if there is room; returns those to close, which takes its time."""
+        """Make `lab` the default, and park the old one if there is room. Returns the labs to close,
+        which takes time.
+        """
         others = [other for other in (*self._parked, self._default) if other is not None and other is not lab]
         self._default, self._wanted, self._parked = lab, None, []
         room = self._parked_bytes
@@ -204,11 +217,13 @@ class Labs:
         return [other for other in others if other not in self._parked]
 
     def stored(self) -> tuple[store.StoredModel, ...]:
-        """What is in the model cache, by name."""
+        """The content of the model cache, by name."""
         return store.stored()
 
     def listen(self, listener: Callable[[Lab], None]) -> Callable[[], None]:
-        """Call `listener` with every lab that becomes the default one; returns the function that ends it."""
+        """Call `listener` with every lab that becomes the default one. Returns a function that
+        removes it.
+        """
         with self._lock:
             self._listeners += (listener,)
 
@@ -223,7 +238,7 @@ class Labs:
             listener(lab)
 
     def stop(self) -> int:
-        """Abort every request of every lab; returns how many there were."""
+        """Abort every request of every lab. Returns how many there were."""
         n_stopped = 0
         for lab in (self._default, *self._parked):
             if lab is not None:
@@ -232,14 +247,14 @@ class Labs:
         return n_stopped
 
     def free(self) -> int:
-        """Close what is parked; returns how many bytes that gives back."""
+        """Close the parked labs. Returns how many bytes that frees."""
         with self._lock:
             closing, self._parked = self._parked, []
         _close(closing)
         return sum(lab.n_bytes for lab in closing)
 
     def close(self) -> None:
-        """Close all labs; the next use makes a new one. One that is being loaded is dropped."""
+        """Close all labs; the next use loads a new one. A lab that is still loading is dropped."""
         with self._lock:
             closing = [*self._parked, *([] if self._default is None else [self._default])]
             self._default, self._wanted, self._parked = None, None, []
@@ -247,11 +262,12 @@ class Labs:
 
 
 def _import_engine() -> None:
-    """What the imports leave is taken out of the collector's sight.
+    """Import the engine, and hide the objects of the imports from the garbage collector.
 
-    They make some 200,000 objects that live as long as the process. To look through them all, as Python does again and
-    again while a run grows, stops every thread for a quarter of a second. What the user has made before is frozen with
-    them, so nothing is where somebody else imported torch: there may be models, which a cycle would then keep.
+    The imports create some 200,000 objects that live as long as the process. A full collection,
+    which Python repeats while a run grows, scans them for a quarter of a second and stops every
+    thread. Objects that the user created before are frozen with them. Nothing is frozen if torch
+    was imported before: a reference cycle could then keep an existing model alive.
     """
     with _IMPORTING:
         if "torch" not in sys.modules:
@@ -268,7 +284,7 @@ def _is_usable(lab: Lab) -> bool:
 
 
 def _may_park(lab: Lab) -> bool:
-    """Not on a GPU, of whose memory one cache takes most."""
+    """Whether it may be parked. A lab on a GPU may not, because one cache takes most of the memory."""
     return lab.card.device == "cpu" and _is_usable(lab)
 
 
@@ -276,15 +292,15 @@ def _close(labs: list[Lab]) -> None:
     for lab in labs:
         try:
             lab.close()
-        except SglError as error:  # it computes still, and closes when it is done
+        except SglError as error:  # a step is still running; the lab closes when it is done
             _log.warning("%s: %s", lab.model, error)
 
 
 LABS = Labs()
-"""Those of this process: cells and programs without `backend=` run on its default."""
+"""The labs of this process. Cells and programs without `backend=` run on its default."""
 os.register_at_fork(after_in_child=LABS.renew)
 
 
 def default_lab() -> Lab:
-    """The lab that programs without `backend=` and all cells run on; made on first use."""
+    """The lab of all cells and of programs without `backend=`. It is loaded on first use."""
     return LABS.loading().lab()

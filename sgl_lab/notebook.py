@@ -1,7 +1,9 @@
-"""Running a notebook file: its cells in a kernel of their own, what they put out, and one page of it.
+"""Runs a notebook file: its cells in a kernel of their own, their outputs, and a page of the
+result.
 
-Loads Jupyter's packages when a file is read. Signals end a run at once: the kernel runs beside this process and the client on a
-thread of its own, so that the main one can hear them.
+Jupyter's packages are loaded when a file is read. Signals end a run at once: the kernel is a
+separate process, and the client runs on a thread of its own, so that the main thread can receive
+signals.
 """
 
 from __future__ import annotations
@@ -25,10 +27,10 @@ from .trace.files import beginning, not_ours
 CELL_TIMEOUT_S = 1800
 SLICE_S = 0.1
 STOPPING_S = 15.0
-"""a kernel that is stopped has this long to end"""
+"""seconds that a stopped kernel has to end"""
 
 MARK = '<meta content="sgl_lab" name="generator"/>'
-"""in a page of ours, as nbconvert writes it"""
+"""the mark in our pages, as nbconvert writes it"""
 PAGE = """
 {%- extends "lab/index.html.j2" -%}
 {%- block html_head -%}
@@ -41,7 +43,7 @@ PAGE = """
 {%- block html_head_js_mathjax -%}{%- endblock -%}
 {%- block html_head_js_mermaidjs -%}{%- endblock -%}
 """
-"""nbconvert's page without what it would load from elsewhere; the policy keeps it so."""
+"""nbconvert's page without external resources; the policy enforces that"""
 
 
 class NotebookFailed(SglError):
@@ -49,7 +51,9 @@ class NotebookFailed(SglError):
 
 
 class NotebookStopped(NotebookFailed):
-    """A signal ended it. `is_stuck`: a thread of it goes on, so that the process cannot end in the usual way."""
+    """A signal ended the run. `is_stuck`: one of its threads continues, so the process cannot exit
+    normally.
+    """
 
     def __init__(self, message: str, number: int, is_stuck: bool) -> None:
         super().__init__(message)
@@ -57,18 +61,18 @@ class NotebookStopped(NotebookFailed):
 
 
 def sources_of(cells: Sequence[Any]) -> str:
-    """A fingerprint of what cells say."""
+    """A fingerprint of the sources of all cells."""
     return hashlib.sha256(json.dumps([cell["source"] for cell in cells]).encode()).hexdigest()[:16]
 
 
 def check_output(path: Path) -> None:
-    """BadArgument if there is a file at `path` that is not a notebook as an earlier run left it there."""
+    """BadArgument if a file exists at `path`, unless it is an unchanged notebook of an earlier run."""
     if not (text := beginning(path, -1)):
         return
     try:
         there = _nbformat().reads(_decoded(text), as_version=4)
         is_ours = there.metadata.get("sgl_lab", {}).get("ran") == sources_of(there.cells)
-    except Exception:  # the reader has a type for everything that a file can be instead of a notebook
+    except Exception:  # the reader raises a different type for each kind of invalid file
         is_ours = False
     if not is_ours:
         raise not_ours(path)
@@ -81,14 +85,14 @@ def read(path: Path) -> Any:
         return _nbformat().reads(_decoded(path.read_bytes()), as_version=4)
     except OSError as error:
         raise BadArgument(f"no notebook at {path}: {error.strerror}", hint="run this in the project's folder, or name a notebook") from None
-    except Exception as error:  # a file that is no JSON, or no notebook: the reader has a type for each
+    except Exception as error:  # the file is not JSON or not a notebook: the reader raises various types
         raise BadArgument(f"{path} cannot be read as a notebook: {error}") from None
 
 
 def execute(notebook: Any, path: Path, closing: Sequence[str] = ()) -> NotebookFailed | None:
-    """Run all cells, and after them `closing` as cells of their own at the end; what went wrong, if anything did.
+    """Run all cells, then `closing` as additional cells at the end. Returns the error, or None.
 
-    The outputs are in the notebook in either case.
+    In either case the outputs are in the notebook.
     """
     import nbclient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
@@ -112,7 +116,7 @@ def execute(notebook: Any, path: Path, closing: Sequence[str] = ()) -> NotebookF
         resources={"metadata": {"path": str(path.parent.resolve())}},
         store_widget_state=False,
         record_timing=False,
-        coalesce_streams=False,  # its regular expressions take quadratic time, and no signal ends them
+        coalesce_streams=False,  # its regular expressions take quadratic time, and signals do not end them
         extra_arguments=["--log-level=ERROR"],
         on_cell_start=started,
     )
@@ -123,7 +127,7 @@ def execute(notebook: Any, path: Path, closing: Sequence[str] = ()) -> NotebookF
     except CellTimeoutError:
         return NotebookFailed(f"{path}, cell {at} ran for more than {CELL_TIMEOUT_S} s")
     except DeadKernelError:
-        return NotebookFailed(f"{path}, cell {at}: the kernel died", hint="sgl-lab doctor looks at this machine")
+        return NotebookFailed(f"{path}, cell {at}: the kernel died", hint="sgl-lab doctor checks this machine")
     except _Signal as caught:
         where = f"in cell {at}" if at else "before its first cell"
         return NotebookStopped(f"{path}: stopped {where}", caught.number, caught.is_stuck)
@@ -140,12 +144,12 @@ class _Signal(Exception):
         super().__init__(number)
         self.number = number
         self.is_stuck = False
-        """whether the client's thread has not ended"""
+        """whether the client's thread is still running"""
 
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM raises `_Signal` here; a second one ends the process."""
+    """The first Ctrl-C or SIGTERM raises `_Signal` here; the second one ends the process."""
 
     def caught(number: int, frame: object) -> None:
         for each in before:
@@ -162,7 +166,9 @@ def _signals() -> Iterator[None]:
 
 
 def _until_over(client: Any) -> None:
-    """Run the client's notebook on a thread of its own, so that this one can hear signals; one ends the kernel."""
+    """Run the client's notebook on a thread of its own, so that this thread receives signals. A
+    signal ends the kernel.
+    """
     failed: list[BaseException] = []
     loop = asyncio.new_event_loop()
     task = loop.create_task(client.async_execute())
@@ -180,7 +186,7 @@ def _until_over(client: Any) -> None:
             while thread.is_alive():
                 thread.join(SLICE_S)
         except _Signal as caught:
-            with suppress(RuntimeError):  # the loop is over already
+            with suppress(RuntimeError):  # the loop is closed already
                 loop.call_soon_threadsafe(lambda: loop.create_task(_kill(client, task)))
             thread.join(STOPPING_S)
             caught.is_stuck = thread.is_alive()
@@ -191,7 +197,7 @@ def _until_over(client: Any) -> None:
 
 
 async def _kill(client: Any, task: asyncio.Task[Any]) -> None:
-    """End the kernel with all its children; the client then ends as after any kernel's death."""
+    """Kill the kernel and its children. The client then ends as after any death of its kernel."""
     if client.km is not None and client.km.has_kernel:
         await client.km.signal_kernel(signal.SIGKILL)
     else:
@@ -199,7 +205,9 @@ async def _kill(client: Any, task: asyncio.Task[Any]) -> None:
 
 
 def joined_streams(outputs: Sequence[Any]) -> list[Any]:
-    """All that a cell printed on stdout as one output and on stderr as another, without what a carriage return overwrites."""
+    """The outputs with everything printed on stdout as one output and on stderr as another, without
+    text that a carriage return overwrites.
+    """
     parts: dict[str, list[str]] = {}
     joined: list[Any] = []
     for output in outputs:
@@ -221,7 +229,9 @@ def joined_streams(outputs: Sequence[Any]) -> list[Any]:
 
 
 def _decoded(text: bytes) -> str:
-    """JSON as Windows programs write it too: UTF-8 or UTF-16, with the mark in front or without."""
+    """JSON in the encodings that Windows programs also write: UTF-8 or UTF-16, with or without a
+    byte order mark.
+    """
     if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return text.decode("utf-16")
     return text.decode("utf-8-sig")
@@ -234,12 +244,12 @@ def _nbformat() -> Any:
 
 
 def written(notebook: Any) -> str:
-    """The file's text."""
+    """The text of the file."""
     return str(_nbformat().writes(notebook))
 
 
 def as_html(notebook: Any, title: str) -> str:
-    """One file that loads nothing from anywhere."""
+    """One HTML file without external resources."""
     from nbconvert import HTMLExporter
 
     exporter: Any = HTMLExporter  # untyped
@@ -248,5 +258,5 @@ def as_html(notebook: Any, title: str) -> str:
 
 
 def text_of(cell: Any) -> str:
-    """The plain-text twin of what a cell showed."""
+    """The plain-text version of a cell's outputs."""
     return "".join(output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.outputs).rstrip()

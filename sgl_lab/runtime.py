@@ -1,6 +1,6 @@
-"""A lab under the names with which programs written for the original start a model: `Runtime` and `Engine`.
+"""A lab under the names with which programs for the original start a model: `Runtime` and `Engine`.
 
-Both live in this process: there is no server, no port and no other process. Knows no IPython.
+Both run in this process: there is no server, no port and no other process. Knows no IPython.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ _AS_LAB = {
     "random_seed": "seed",
     "enable_deterministic_inference": "deterministic",
 }
-"""The original's argument and that of `Lab`. Any other argument of `Lab` is taken as it is."""
+"""Arguments of the original and the matching ones of `Lab`. Other arguments of `Lab` are accepted
+as they are.
+"""
 
 _DTYPES = {"auto": None, "half": "bfloat16", "float16": "bfloat16", "bfloat16": "bfloat16", "float": "float32", "float32": "float32"}
 
@@ -51,7 +53,7 @@ _WITHOUT_MEANING = frozenset(
         "torch_compile_max_bs", "tp_size", "trust_remote_code", "watchdog_timeout",
     )
 )
-"""What is said to a server and its processes; a lab has neither."""
+"""Arguments for a server and its processes, which a lab does not have."""
 
 
 def _lab_of(arguments: dict[str, Any]) -> Lab:
@@ -62,7 +64,7 @@ def _lab_of(arguments: dict[str, Any]) -> Lab:
         if name not in _WITHOUT_MEANING:
             lab[_AS_LAB.get(name, name)] = value
     if ignored := sorted(name for name in arguments.keys() & _WITHOUT_MEANING if name != "log_level"):
-        warnings.warn(f"{', '.join(ignored)}: without meaning here, the model runs in this process", stacklevel=3)
+        warnings.warn(f"{', '.join(ignored)}: ignored, because the model runs in this process", stacklevel=3)
     known = inspect.signature(Lab).parameters
     if unknown := [name for name in lab if name not in known]:
         raise UnknownArgument(f"there is no argument {unknown[0]!r}", hint=did_you_mean(unknown[0], {**_AS_LAB, **known}))
@@ -70,10 +72,12 @@ def _lab_of(arguments: dict[str, Any]) -> Lab:
 
 
 class Engine:
-    """A model in this process that completes prompts: `Engine(model_path="smollm2").generate("The capital of France is")`.
+    """A model in this process that completes prompts: `Engine(model_path="smollm2").generate("The
+    capital of France is")`.
 
-    Takes the arguments of `Lab`, and of the original's those that have a meaning here (half precision is bfloat16);
-    `chat_template` is the name of a registered one. `endpoint` is the backend, for programs.
+    It accepts the arguments of `Lab`, and those of the original that apply here (half precision is
+    bfloat16). `chat_template` is the name of a registered template. `endpoint` is the backend, for
+    programs.
     """
 
     def __init__(self, model_path: str = BUILT_IN, *, chat_template: str | None = None, **arguments: Any) -> None:
@@ -103,7 +107,7 @@ class Engine:
         return self.endpoint.get_model_name()
 
     def get_tokenizer(self) -> Backend:
-        """What has `encode(text)` and `decode(ids)`."""
+        """An object with `encode(text)` and `decode(ids)`."""
         return self.endpoint
 
     def cache_prefix(self, prefix: str) -> None:
@@ -116,13 +120,13 @@ class Engine:
         return self.endpoint.get_server_info() | {"stats": self.lab.stats()}
 
     def encode(self, prompt: object) -> Any:
-        raise BackendUnsupported("this engine has no embeddings", hint="a model that generates is asked with generate()")
+        raise BackendUnsupported("this engine has no embeddings", hint="use generate() for a model that generates")
 
     def shutdown(self) -> None:
-        """End the engine and give its memory back."""
+        """Stop the engine and free its memory."""
         self.lab.close()
 
-    # ------------------------------------------------------------ completing
+    # ------------------------------------------------------------ completions
 
     def generate(
         self,
@@ -134,10 +138,13 @@ class Engine:
         top_logprobs_num: int | None = None,
         stream: bool = False,
     ) -> Any:
-        """`{"text", "output_ids", "meta_info"}` of a prompt, a list of them for a list of prompts or for several samples.
+        """Complete a prompt. Returns `{"text", "output_ids", "meta_info"}`, or a list of them for a
+        list of prompts or for several samples.
 
-        A stream gives the same again and again, with the text so far, and takes one prompt. `sampling_params` has the original's
-        names (`max_new_tokens`, `temperature`, `stop`, `regex`, `json_schema`, ...), one for all prompts or one each.
+        A stream yields the same repeatedly, with the text so far, and accepts one prompt.
+        `sampling_params` uses the original's names (`max_new_tokens`, `temperature`, `stop`,
+        `regex`, `json_schema`, ...), once for all prompts or once per prompt. BadArgument for an
+        unknown or unsupported parameter.
         """
         logprobs = {"return_logprob": return_logprob, "logprob_start_len": logprob_start_len, "top_logprobs_num": top_logprobs_num}
         states = self._begin(prompt, sampling_params, logprobs)
@@ -156,7 +163,7 @@ class Engine:
         top_logprobs_num: int | None = None,
         stream: bool = False,
     ) -> Any:
-        """As `generate`, awaited; a stream is for `async for`."""
+        """Like `generate`, to be awaited. A stream is for `async for`."""
         logprobs = {"return_logprob": return_logprob, "logprob_start_len": logprob_start_len, "top_logprobs_num": top_logprobs_num}
         states = self._begin(prompt, sampling_params, logprobs)
         if stream:
@@ -172,7 +179,7 @@ class Engine:
             raise BadArgument(f"a prompt is a text or a list of texts, not {prompt!r:.60}")
         given = [sampling or {}] * len(prompts) if sampling is None or isinstance(sampling, Mapping) else list(sampling)
         if len(given) != len(prompts):
-            raise BadArgument(f"{len(given)} sampling_params for {len(prompts)} prompts", hint="give one for all, or one each")
+            raise BadArgument(f"{len(given)} sampling_params for {len(prompts)} prompts", hint="give one, or one per prompt")
         states = []
         for one, params in zip(prompts, map(_as_gen, given), strict=True):
             state = start(self.endpoint, self.lab.emit)
@@ -184,16 +191,18 @@ class Engine:
 _NAME = "text"
 _RENAMED = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}
 _HARMLESS = {"skip_special_tokens": True, "spaces_between_special_tokens": True, "repetition_penalty": 1.0, "no_stop_trim": False}
-"""What the original takes and a gen does not, and the one value that changes nothing."""
+"""Parameters of the original that a gen does not have, with the one value that is accepted because
+it changes nothing.
+"""
 
 
 def _as_gen(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Sampling of a request as the arguments of a gen."""
+    """The sampling parameters of a request as arguments of a gen."""
     found: dict[str, Any] = {}
     for name, value in params.items():
         if name in _HARMLESS:
             if value is not None and value != _HARMLESS[name]:
-                raise BackendUnsupported(f"sampling_params: {name}={value!r} cannot be had here", hint=f"leave out {name}")
+                raise BackendUnsupported(f"sampling_params: {name}={value!r} is not supported here", hint=f"leave out {name}")
         else:
             found[_RENAMED.get(name, name)] = value
     known = inspect.signature(gen).parameters
@@ -204,12 +213,12 @@ def _as_gen(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def _only(states: list[ProgramState]) -> ProgramState:
     if len(states) != 1:
-        raise BadArgument(f"a stream follows one prompt, not {len(states)}", hint="call generate(..., stream=True) once a prompt")
+        raise BadArgument(f"a stream follows one prompt, not {len(states)}", hint="call generate(..., stream=True) once per prompt")
     return states[0]
 
 
 def _outputs(state: ProgramState) -> list[dict[str, Any]]:
-    """One a sample."""
+    """One output per sample."""
     texts, metas = state[_NAME], state.get_meta_info(_NAME)
     if isinstance(texts, str):
         texts, metas = [texts], [metas]
@@ -235,9 +244,11 @@ async def _followed_async(state: ProgramState) -> AsyncIterator[dict[str, Any]]:
 
 
 class Runtime(Engine):
-    """`sgl.Runtime(model_path="smollm2")`: a model in this process, for `sgl.set_default_backend` and `backend=`.
+    """`sgl.Runtime(model_path="smollm2")`: a model in this process, for `sgl.set_default_backend`
+    and `backend=`.
 
-    `generate` answers as JSON text and `async_generate` streams, as the original's do; `endpoint` is the backend.
+    As in the original, `generate` returns JSON text and `async_generate` streams. `endpoint` is the
+    backend.
     """
 
     def generate(self, prompt: str | Sequence[str], sampling_params: Any = None, **logprobs: Any) -> str:

@@ -1,6 +1,7 @@
-"""Lab: the one place where engine, backends, language and log meet. Knows no IPython.
+"""Lab: connects engine, backends, language and event log, and is the only place that does. Knows no
+IPython.
 
-A script, a test, the command line and the magics all build the same `Lab`.
+Scripts, tests, the command line and the magics all use the same `Lab`.
 """
 
 from __future__ import annotations
@@ -44,40 +45,51 @@ MAX_RECORDS = 50
 MAX_RECORD_BYTES = 256 * 2**20
 
 GPU_STEP_TOKENS = 4096
-"""of one step: fewer than that leave a large GPU waiting"""
+"""tokens of one step; fewer would leave a large GPU waiting"""
 
 SPIN = "1000"
-"""How long torch's threads spin for the next operator before they sleep; read when torch is first imported. On two cores with a
-second busy process (a browser that draws, say) libgomp's own 300,000 decodes at 2 tokens/s in float32, this at 20; on an idle
-machine it costs a sixth (46 and 38 tokens/s)."""
+"""How long torch's threads spin for the next operator before they sleep; read when torch is first
+imported.
+
+On two cores with a second busy process (for example a browser that renders), libgomp's default of
+300,000 decodes at 2 tokens/s in float32, and this value at 20. On an idle machine it costs a sixth
+(38 instead of 46 tokens/s).
+"""
 
 
 @all_suggest
 class Lab:
-    """A model in this process, its cache, and the log of all that happens to it.
+    """A model in this process, its cache, and the log of its events.
 
-    model         a built-in name (`smollm2`), a hub id, a folder or a .gguf file; also a `pathlib.Path`. What the hub's own
-                  library has in its cache needs no network
-    device        cpu, cuda, cuda:1; None is a GPU where there is one that our kernels run on
-    dtype         float32, bfloat16, int8 or int4; None is bfloat16 on CUDA. On a CPU it is what the file has (a
-                  GGUF's own 4 or 8 bits, else bfloat16) on the native step where that is built, and float32 on torch elsewhere
-    cache_tokens  size of the KV cache in tokens, or `cache_mib` in MiB; None is an eighth of the free memory, at most 1 GiB, on a
-                  GPU four fifths of it, at most 64 contexts; where that much cannot be had, half of it, and so on
-    page_size     tokens of one page of the cache
-    schedule      who of those who wait goes first: lpm (longest cached prefix, bounded), fcfs, dfs-weight or random
-    evict         which unused part of the tree goes first: lru, lfu or fifo
-    draft_tokens  how many tokens are guessed at a time from what was said before, and drawn in one step as far as they come true; 0 is none
-    jump_forward  whether what a constraint leaves no choice about is said without being drawn, and needs no step of its own
-    threads       of the CPU, at most 64 or four times its cores; None leaves torch's own choice
-    seed          of requests that name none
-    deterministic whether `backend` is `deterministic_backend`: the same tokens and bitwise the same logprobs, whatever is
-                  cached and whatever runs beside a program. The native step does so anyway; on torch it costs speed
-    emit          is called with every event, in order, on a thread of its own: it may take its time and call the lab. If it raises it
-                  is called no more; if it falls 65,536 events behind it misses some, which a warning says
+    model          a built-in name (`smollm2`), a hub id, a folder or a .gguf file; also a
+                   `pathlib.Path`. Models in the cache of the hub's own library need no network
+    device         cpu, cuda, cuda:1; None is a GPU if there is one that our kernels support
+    dtype          float32, bfloat16, int8 or int4. None is bfloat16 on CUDA. On a CPU, None is the
+                   file's type (a GGUF's own 4 or 8 bits, otherwise bfloat16) on the native step if
+                   it is built, and float32 on torch otherwise
+    cache_tokens   size of the KV cache in tokens; `cache_mib` gives it in MiB instead. None is an
+                   eighth of the free memory, at most 1 GiB; on a GPU four fifths of it, at most 64
+                   contexts. If that allocation fails, half of it is tried, and so on
+    page_size      tokens of one page of the cache
+    schedule       which waiting request goes first: lpm (longest cached prefix, bounded), fcfs,
+                   dfs-weight or random
+    evict          which unused part of the tree is evicted first: lru, lfu or fifo
+    draft_tokens   tokens drafted at a time from earlier text and verified in one step; 0 turns
+                   drafts off
+    jump_forward   whether tokens that a constraint forces are appended without a step of their own
+    threads        CPU threads, at most 64 or four times the cores; None leaves torch's own choice
+    seed           seed of requests without one
+    deterministic  whether `backend` is `deterministic_backend`: the same tokens and bitwise the
+                   same logprobs, whatever is cached and whatever else runs. The native step always
+                   does so; on torch it costs speed
+    emit           called with every event, in order, on a thread of its own. It may be slow, and may
+                   call the lab. If it raises, it is not called again; if it falls 65,536 events
+                   behind, it misses some, and a warning says so
 
-    ModelError says what is wrong with the model, DeviceUnfit with the device, OutOfMemory that it or the cache is too large,
-    BadArgument what is wrong with the rest, EngineStopped that this process was forked from one with a lab. Use it as a context
-    manager or call `close`; a lab to which nothing refers any more, its backends and what runs on them included, is closed.
+    Raises ModelError for a problem with the model, DeviceUnfit for the device, OutOfMemory if the
+    model or the cache is too large, BadArgument for other arguments, and EngineStopped in a process
+    forked from one with a lab. Use it as a context manager or call `close`. A lab is closed when
+    nothing refers to it, its backends or their programs any more.
     """
 
     def __init__(
@@ -116,7 +128,7 @@ class Lab:
         _check_text(model=model, device=device, dtype=dtype)
         _check_sizes(page_size=page_size, threads=threads, cache_tokens=cache_tokens, cache_mib=cache_mib)
         if cache_tokens is not None and cache_mib is not None:
-            raise BadArgument("cache_tokens and cache_mib say the same thing twice", hint="give one of them")
+            raise BadArgument("cache_tokens and cache_mib both set the size of the cache", hint="give one of them")
         if cache_tokens is not None and cache_tokens < page_size:
             raise BadArgument(f"cache_tokens must be page_size ({page_size}) or more, not {cache_tokens}")
         self.evict = evict
@@ -162,12 +174,12 @@ class Lab:
         namespace, context, tokenizer = loaded.namespace, loaded.spec.context, loaded.tokenizer
         self.model = model
         self.notice = remark or (build.advice() if loaded.device == "cpu" and library is None else None)
-        """what would make this lab faster, in one line, if there is something"""
+        """a notice on what would make this lab faster, in one line; None if there is nothing to say"""
         self.ring = Ring()
         self.emit: Emit = self.ring.emit
         self._follower = None if emit is None else Follower(self.ring, emit)
         self.records: tuple[Record, ...] = ()
-        """of the last runs, oldest first"""
+        """records of the last runs, oldest first"""
         self._recording = threading.Lock()
         self._spelled: dict[int, str] = {}
         self._tokenizer = tokenizer
@@ -184,7 +196,9 @@ class Lab:
         fast = LocalBackend(self._resident, tokenizer, card, self.emit)
         exact_card = replace(card, namespace=engine.exact_namespace, is_deterministic=True)
         self.deterministic_backend = fast if runner.is_exact else LocalBackend(self._resident, tokenizer, exact_card, self.emit)
-        """gives the same tokens and bitwise the same logprobs on one kind of CPU or GPU, whatever is cached and runs beside a program"""
+        """the backend with the same tokens and bitwise the same logprobs on one kind of CPU or GPU,
+        whatever is cached and whatever else runs
+        """
         self.backend = self.deterministic_backend if deterministic else fast
         self.card = self.backend.describe()
         self.emit(ModelLoaded(model, namespace, loaded.device, loaded.dtype, n_pages, page_size, context))
@@ -210,7 +224,7 @@ class Lab:
 
     @property
     def is_current(self) -> bool:
-        """Whether the model's name still stands for the very files that this lab was made of."""
+        """Whether the model's name still refers to the files that this lab was loaded from."""
         from .engine.model import store
 
         try:
@@ -226,27 +240,29 @@ class Lab:
         return self.ring.read(0).entries
 
     def stats(self) -> dict[str, Any]:
-        """Counts since the lab was made: tokens, hits, evictions, pages, requests, and seconds by part of a step (`*_s`)."""
+        """Counts since the lab was created: tokens, hits, evictions, pages, requests, and seconds
+        by part of a step (`*_s`).
+        """
         return self._resident.stats()
 
     def memory(self) -> Memory:
-        """Of the device that the model runs on, now; what this lab has of it is `n_bytes`."""
+        """The current memory of the model's device. `n_bytes` is this lab's share of it."""
         from .engine.model.place import memory_of
 
         return memory_of(self._device)
 
     def prometheus(self) -> str:
-        """The same in the text format that Prometheus reads."""
+        """The same counts in the text format of Prometheus."""
         from .engine.report import prometheus
 
         return prometheus(self.stats())
 
     def snapshot(self) -> TreeSnapshot:
-        """The radix tree as it is now."""
+        """The current radix tree."""
         return self._resident.snapshot()
 
     def spell(self, token: int) -> str:
-        """The text of one token; bytes that are no character alone as \\xNN."""
+        """The text of one token. Bytes that are not a complete character are written as \\xNN."""
         text = self._spelled.get(token)
         if text is None:
             text = self._tokenizer.token_bytes(token).decode("utf-8", "backslashreplace") or self._tokenizer.decode((token,))
@@ -255,7 +271,9 @@ class Lab:
 
     @contextmanager
     def record(self, title: str, source: str = "") -> Iterator[Record]:
-        """Record everything from here to the end of the block, without loss, as one run; the last runs stay in `records`."""
+        """Record everything from here to the end of the block as one run, without loss. The last
+        runs remain in `records`.
+        """
         run = RunId(run_ids.next())
         record = Record(run)
         stop = self.ring.listen(record.append)
@@ -290,9 +308,11 @@ class Lab:
         evict: str | Sequence[str] = ("lru", "lfu", "fifo", "belady"),
         cache_tokens: int | Sequence[int] | None = None,
     ) -> tuple[Outcome, ...]:
-        """The counts of `record`, had the cache another eviction policy or size; `belady` is the best that any eviction could do.
+        """The counts of `record` under other eviction policies or cache sizes. `belady` is the
+        optimum that no policy can exceed.
 
-        BadArgument for a policy that is not known, or a size that is no whole number of `page_size` tokens or more.
+        BadArgument for an unknown policy, or for a size that is not a whole number of at least
+        `page_size` tokens.
         """
         from .engine.simulate import Recording, what_if
 
@@ -310,22 +330,26 @@ class Lab:
         return what_if(recording, config, evict=evict, n_pages=sizes)
 
     def drift(self) -> Drift:
-        """How far logprobs move with the way they are computed, measured now; takes seconds and forgets what is not pinned."""
+        """Measure how far logprobs move with the way they are computed. Takes seconds, and drops
+        every prefix that is not pinned.
+        """
         from .engine.drift import measure
 
         return measure(self.backend, self.flush)
 
-    # ------------------------------------------------------------ what can be done
+    # ------------------------------------------------------------ operations
 
     def flush(self) -> None:
-        """Forget every prefix that is not pinned and that no request uses. Counts go on."""
+        """Drop every prefix that is not pinned and that no request uses. Counts continue."""
         self._resident.flush()
 
     def pin(self, prefix: str | Sequence[int] | ProgramState) -> RequestId:
-        """Compute `prefix`, if it is not in the cache, and never evict it until `unpin`; returns the pin's number.
+        """Compute `prefix`, if it is not cached, and keep it in the cache until `unpin`. Returns
+        the number of the pin.
 
-        A text stands for the beginning of a program without roles, a state for all its tokens so far, anything else for
-        token ids. CacheFull if it leaves too little room, to itself or to what runs; BadArgument if it is none of these.
+        A text is the beginning of a program without roles, a state is all its tokens so far, and
+        anything else is a sequence of token ids. CacheFull if the pin would leave too little room
+        for itself or for running requests; BadArgument for any other `prefix`.
         """
         if isinstance(prefix, str):
             tokens = encoded(self.backend, prefix)
@@ -343,27 +367,29 @@ class Lab:
             warmed.answer()
         except KeyboardInterrupt:
             self.backend.cancel(pin)
-            with suppress(SglError):  # it may have been just in time
+            with suppress(SglError):  # the computation may have finished just in time
                 self.backend.unpin(pin)
             raise
         return pin
 
     def unpin(self, pin: RequestId) -> None:
-        """What was pinned under that number may be evicted like anything else."""
+        """End the pin of that number: its prefix may be evicted again."""
         self.backend.unpin(pin)
 
     def check(self) -> None:
-        """Recount the cache from scratch; InvariantBroken if the books are wrong."""
+        """Recount the cache from scratch. InvariantBroken if the books are wrong."""
         self._resident.check()
 
     def stop(self) -> int:
-        """Abort every request, running or waiting; returns how many there were."""
+        """Abort every request, running or waiting. Returns how many there were."""
         return self._resident.abort_all()
 
     def close(self) -> None:
-        """End the engine's thread and give its memory back; requests that still run fail with EngineStopped.
+        """Stop the engine's thread and free its memory. Requests that still run fail with
+        EngineStopped.
 
-        SglError if the engine still computes a step after ten seconds: it ends, and gives its memory back, when that step does.
+        SglError if the engine is still computing a step after ten seconds; it then stops and frees
+        its memory when that step ends.
         """
         self._resident.close()
         if self._follower is not None and not is_forked():
@@ -385,7 +411,9 @@ _known = threading.Lock()
 
 
 def _collect_lost() -> None:
-    """Close engines whose labs are gone and that only circles refer to, such as those of a program that ran: they hold memory."""
+    """Close engines whose labs are gone but remain in reference cycles, for example of a program
+    that ran. They hold memory.
+    """
     with _known:
         held = {lab._resident for lab in _labs}
         is_lost = any(resident.is_open and resident not in held for resident in _residents)
@@ -394,14 +422,14 @@ def _collect_lost() -> None:
 
 
 def import_engine() -> None:
-    """Import torch and all else that is heavy in a lab."""
+    """Import torch and the other heavy modules of a lab."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
     from .engine.model import load as load
     from .engine.run import choose as choose
 
 
 def _several(given: object, name: str, kind: type[T]) -> tuple[T, ...]:
-    """One value, or a sequence of them, as a tuple; BadArgument if it is none of these."""
+    """One value, or a sequence of them, as a tuple. BadArgument for anything else."""
     values = (given,) if isinstance(given, str | bytes) or not isinstance(given, Iterable) else tuple(given)
     found = tuple(value for value in values if isinstance(value, kind) and not isinstance(value, bool))
     if len(found) < len(values):
@@ -410,23 +438,24 @@ def _several(given: object, name: str, kind: type[T]) -> tuple[T, ...]:
 
 
 def _check_text(*, model: object, **others: object) -> None:
-    """BadArgument unless all are texts; the others may be None."""
+    """BadArgument unless all are texts; `others` may be None."""
     for name, value in {"model": model, **others}.items():
         if not (isinstance(value, str) and value) and (value is not None or name == "model"):
             raise BadArgument(f"{name} must be a text, not {value!r}")
 
 
 def _check_sizes(*, page_size: object, **others: object) -> None:
-    """BadArgument unless all are whole numbers, 1 or more; the others may be None."""
+    """BadArgument unless all are whole numbers, 1 or more; `others` may be None."""
     for name, value in {"page_size": page_size, **others}.items():
         if not (type(value) is int and value >= 1) and (value is not None or name == "page_size"):
             raise BadArgument(f"{name} must be a whole number, 1 or more, not {value!r}")
     threads, most = others.get("threads"), max(64, 4 * (os.cpu_count() or 1))
-    if isinstance(threads, int) and threads > most:  # torch's own threads end the process where the system has no more of them
+    # where the system has no more threads, torch's own creation of them ends the process
+    if isinstance(threads, int) and threads > most:
         raise BadArgument(f"threads must be at most {most} on this machine of {os.cpu_count()} cores, not {threads}")
 
 
 def _trim() -> None:
-    """Let the C library hand back to the system what was freed; only glibc has to be told."""
+    """Make the C library return freed memory to the system; only glibc needs it."""
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)

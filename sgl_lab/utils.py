@@ -1,4 +1,4 @@
-"""Small helpers that programs written for the original import from its `utils`."""
+"""Small functions that programs for the original import from its `utils`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def __getattr__(name: str) -> Any:
 
 
 def read_jsonl(filename: str | os.PathLike[str]) -> Iterator[Any]:
-    """The JSON value of each line; lines that are empty or begin with `#` are passed over. BadArgument names a line that is no JSON."""
+    """Yield the JSON value of each line, without empty lines and lines that begin with `#`.
+    BadArgument names a line that is not JSON.
+    """
     with open(filename, encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip() or line.startswith("#"):
@@ -55,7 +57,7 @@ def read_jsonl(filename: str | os.PathLike[str]) -> Iterator[Any]:
 
 
 def dump_state_text(filename: str | os.PathLike[str], states: Iterable[object], mode: str = "w") -> None:
-    """Write the texts of states, or strings, into a file, each under its number."""
+    """Write the texts of states, or strings, to a file, each below its number."""
     with open(filename, mode, encoding="utf-8") as file:
         for number, state in enumerate(states):
             text = state.text() if isinstance(state, ProgramState) else str(state)
@@ -63,7 +65,7 @@ def dump_state_text(filename: str | os.PathLike[str], states: Iterable[object], 
 
 
 def print_highlight(html_content: object) -> None:
-    """Print it; in a notebook, as bold text of its own colour."""
+    """Print it; in a notebook, as bold coloured text."""
     text = str(html_content)
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is None or not hasattr(shell, "kernel"):
@@ -76,7 +78,7 @@ def print_highlight(html_content: object) -> None:
 
 
 def convert_json_schema_to_str(json_schema: object) -> str:
-    """The JSON text of a schema: of a dict, of a pydantic model, or as it stands."""
+    """The JSON text of a schema: of a dict or a pydantic model; a text is returned unchanged."""
     if isinstance(json_schema, str):
         return json_schema
     if isinstance(json_schema, dict):
@@ -87,10 +89,12 @@ def convert_json_schema_to_str(json_schema: object) -> str:
 
 
 def download_and_cache_file(url: str, filename: str | None = None) -> str:
-    """The path of a file that is here already: its name in the temporary folder, or `filename`. Nothing is fetched."""
+    """The path of an existing file: its name in the temporary folder, or `filename`. Nothing is
+    downloaded.
+    """
     import tempfile
 
     path = Path(filename) if filename else Path(tempfile.gettempdir()) / url.rsplit("/", 1)[-1]
     if not path.exists():
-        raise BackendUnsupported(f"{path} is not here, and nothing is fetched", hint=f"download {url} and put it there")
+        raise BackendUnsupported(f"{path} does not exist, and nothing is downloaded", hint=f"download {url} and put it there")
     return str(path)

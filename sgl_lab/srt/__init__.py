@@ -1,1 +1,1 @@
-"""Where programs written for the original look for what comes with its server; what of it needs no server is here."""
+"""Modules of the original's server package that need no server, under their original names."""

@@ -1,4 +1,4 @@
-"""Regular expressions of JSON, under the original's name for the module."""
+"""Regular expressions for JSON, under the original's module name."""
 
 from ..lang.regex_of import build_regex_from_object
 

@@ -232,7 +232,7 @@ def open_live(
     """A widget that shows the events of `ring` from now on.
 
     snapshot   returns the current cache, or None if there is no engine; called here and, after a
-    loss of events, on the pump's thread
+               loss of events, on the pump's thread
     options    see `Live.options`
     on_stop    called on a thread of the kernel when Stop is pressed; it must only set an event
     """

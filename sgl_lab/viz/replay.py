@@ -71,7 +71,7 @@ class Replay:
     """The recording of one run.
 
     options  the options of the live view and the outcome of the run: title, views, vocab, evict,
-    phase, message
+             phase, message
     """
 
     record: Record

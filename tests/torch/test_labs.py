@@ -69,7 +69,7 @@ def test_the_model_asked_for_last_is_the_default_however_long_others_take(labs: 
     first = labs.loading(one).lab()
     slow = labs.loading(two)
     assert labs.loading(one).lab() is first
-    with pytest.raises(EngineStopped, match="no longer wanted"):
+    with pytest.raises(EngineStopped, match="was dropped"):
         over(slow).lab()
     assert labs.loading().lab() is labs.current is first
     first.check()
@@ -89,7 +89,7 @@ def test_of_two_models_on_their_way_the_later_one_wins(labs: Labs, models: list[
 def test_closing_drops_what_is_still_being_loaded(labs: Labs, models: list[str]) -> None:
     slow = labs.loading(models[0])
     labs.close()
-    with pytest.raises(EngineStopped, match="no longer wanted"):
+    with pytest.raises(EngineStopped, match="was dropped"):
         over(slow).lab()
     assert labs.current is None
 

@@ -22,7 +22,7 @@ from sgl_lab.srt.constrained import build_regex_from_object
 @pytest.fixture(autouse=True, scope="module")
 def runtime() -> Iterator[sgl.Runtime]:
     """As programs for the original start a model, with what they say to its server."""
-    with pytest.warns(UserWarning, match="mem_fraction_static, tp_size: without meaning here") as caught:
+    with pytest.warns(UserWarning, match="mem_fraction_static, tp_size: ignored, because") as caught:
         made = sgl.Runtime(model_path="smollm2", max_total_tokens=8192, log_level="error", tp_size=1, mem_fraction_static=0.8)
     assert caught[0].filename == __file__
     set_default_backend(made)

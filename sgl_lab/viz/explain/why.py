@@ -123,7 +123,7 @@ def why(
     against    if given, the only record to compare with
     others     further entries of the ring
     strangers  runs of other models, each with its model's name; examined if nothing of this ring
-    explains a miss
+               explains a miss
     """
     known = {kept.run: kept for kept in (*earlier, record)}
     judge = _Judge(record, known, history_of(list(known.values()), others), strangers)
