@@ -1,11 +1,14 @@
-"""Every GPU kernel compiled for cards that need not be there: its registers, shared memory and stack, and whether they stay in budget.
+"""Compiles every GPU kernel without a GPU, and checks registers, shared memory and stack against a
+budget.
 
     python benchmarks/compiled.py [--record]
 
-Compiles what the wrappers would launch at the shapes of real models (`gpu_cases.py`) for sm_80 (A100) and sm_90 (H100), with
-Triton's own compiler and assembler, and prints what the binaries use. More of anything than `compiled.json` has for it fails,
-and so do more shared memory than a card has and a wrapper that no case calls; `--record` makes what was found the budget. The
-compiler decides most of it, so there is a budget for each minor version of Triton. Stack is what did not fit the registers.
+Compiles what the wrappers would launch at the shapes of real models (`gpu_cases.py`) for sm_80
+(A100) and sm_90 (H100), with Triton's own compiler and assembler, and prints the resources of the
+binaries. It fails if a binary exceeds `compiled.json`, needs more shared memory than a card has, or
+if no case calls a wrapper. `--record` makes the result the new budget. There is a budget for each
+minor version of Triton, because the compiler determines most of the result. Stack is what did not
+fit into registers.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ CACHE = Path(__file__).resolve().parents[1] / "build" / "triton"
 TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 CARDS = {"sm_80": 80, "sm_90": 90}
 SHARED = {"sm_80": 99 << 10, "sm_90": 227 << 10}
-"""bytes that a program can have; what is compiled for sm_80 runs as it is on sm_86 and sm_89, which have least"""
+"""bytes that a program can have; binaries for sm_80 also run on sm_86 and sm_89, which have least"""
 OPTIONS = ("num_warps", "num_stages")
 POINTEES = {
     torch.float32: "fp32", torch.float64: "fp64", torch.float16: "fp16", torch.bfloat16: "bf16",
@@ -48,16 +51,16 @@ POINTEES = {
 
 class Use(NamedTuple):
     registers: int
-    """a thread"""
+    """per thread"""
     shared: int
-    """bytes a program"""
+    """bytes per program"""
     stack: int
-    """bytes a thread"""
+    """bytes per thread"""
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One of the binaries that a kernel is compiled to."""
+    """One of the binaries of a kernel."""
 
     kernel: Any
     signature: tuple[tuple[str, str], ...]
@@ -68,7 +71,7 @@ class Variant:
 
 
 def variant(launch: Launch) -> Variant:
-    """As Triton specialises: types, numbers that are 1, and what is divisible by 16."""
+    """Specialised as in Triton: by types, numbers equal to 1, and divisibility by 16."""
     parameters = {parameter.name: parameter for parameter in launch.kernel.params}
     passed = dict(zip(parameters, launch.args, strict=False)) | {name: it for name, it in launch.constants.items() if name in parameters}
     special = {name for name, parameter in parameters.items() if not parameter.do_not_specialize}
@@ -101,7 +104,7 @@ def _is_aligned(value: Any) -> bool:
 
 @cache
 def variants() -> dict[str, Variant]:
-    """What all cases launch, each once, by the first case that launches it and the kernel."""
+    """The launches of all cases without duplicates, named by the first case and the kernel."""
     found: dict[Variant, str] = {}
     for case_name, case in gpu_cases.cases():
         heard: list[Launch] = []
@@ -114,7 +117,7 @@ def variants() -> dict[str, Variant]:
 
 
 def use(name: str, card: str) -> Use:
-    """Of one binary."""
+    """The resources of one binary."""
     it = variants()[name]
     place = {parameter: (i,) for i, (parameter, _) in enumerate(it.signature)}
     source = ASTSource(
@@ -133,7 +136,7 @@ def use(name: str, card: str) -> Use:
 
 
 def complaints(found: Mapping[str, Mapping[str, Use]], budget: Mapping[str, Mapping[str, Iterable[int]]]) -> list[str]:
-    """What is above its budget or has none, a line each."""
+    """One line for each resource that exceeds its budget or has none."""
     lines = [f"{name}: there is a budget, but no such kernel" for name in budget.keys() - found.keys()]
     for name, by_card in found.items():
         for card, used in by_card.items():
@@ -180,7 +183,7 @@ def main() -> int:
 
 
 def _written(budgets: Mapping[str, Mapping[str, Mapping[str, Iterable[int]]]]) -> str:
-    """A line a kernel."""
+    """One line per kernel."""
     parts = []
     for version, kernels in sorted(budgets.items()):
         lines = ",\n".join(f"    {json.dumps(name)}: {json.dumps(by_card)}" for name, by_card in sorted(kernels.items()))

@@ -1,17 +1,20 @@
-"""What the CPU gives: decode, prefill and time to first token through the Engine, native step and torch twin side by side.
+"""Measures the CPU: decode, prefill and time to first token through the Engine, native step and
+torch twin side by side.
 
     python benchmarks/cpu.py [--dtypes int4 int8 bfloat16] [--threads 2] [--reps 3] [--no-twin] [--model smollm2]
     python benchmarks/cpu.py --perplexity TEXT [--tokens 20000]
 
-Decode: prompts of 128 tokens, 64 new ones each, from the first new token to the last. Prefill: 1,024 tokens
-that nobody has computed. First token: 24 new tokens after 1,000 cached ones. Best of --reps after one warm-up.
-Greedy outputs are held against the twin's in the same run: "same" counts tokens up to the first difference,
-and the twin's own gap between its two likeliest tokens is given where they part.
+Decode: prompts of 128 tokens with 64 new ones each, from the first new token to the last. Prefill:
+1,024 tokens, nothing cached. First token: 24 new tokens after 1,000 cached ones. Each is the best
+of --reps after one warm-up. Greedy outputs are compared with the twin's in the same run: "same"
+counts tokens up to the first difference, where the twin's own gap between its two likeliest tokens
+is given.
 
-The roofline comes first: what this machine reads from memory, and what it multiplies. A decode step of
-one row reads every weight once, so bytes / bandwidth bounds it.
+The roofline comes first: this machine's memory bandwidth and arithmetic throughput. A decode step
+of one row reads every weight once, so bytes / bandwidth is its lower bound.
 
---perplexity compares each dtype with the same weights in float32, on the text (or JSON lines with a "text") of a file.
+--perplexity compares each dtype with the same weights in float32, on the text of a file (or JSON
+lines with a "text").
 """
 
 from __future__ import annotations
@@ -56,7 +59,7 @@ def prompts_of(loaded: LoadedModel, n: int, length: int, seed: int) -> list[tupl
 
 
 def best(reps: int, measure: Callable[[int], float]) -> float:
-    """The least of `reps` measurements after one that warms up; each gets a number of its own."""
+    """The minimum of `reps` measurements after one warm-up. Each receives its number."""
     measure(0)
     return min(measure(rep) for rep in range(1, reps + 1))
 
@@ -98,7 +101,7 @@ def figures(loaded: LoadedModel, runner: Runner, reps: int) -> Iterator[tuple[st
 
 
 def agreement(loaded: LoadedModel, native: Runner, twin: Runner) -> str:
-    """Greedy tokens of 8 prompts by both."""
+    """Compares the greedy tokens of both for 8 prompts."""
     prompts = prompts_of(loaded, 8, 48, 5)
     listeners = [generate(engine_of(loaded, runner), prompts, 32) for runner in (native, twin)]
     runs = [[listener.output.ids for listener in mine if listener.output] for mine in listeners]
@@ -117,7 +120,9 @@ def agreement(loaded: LoadedModel, native: Runner, twin: Runner) -> str:
 
 
 def roofline(threads: int) -> None:
-    """Sums of a buffer far beyond any cache; a large product in 8 bits and in bf16, both by torch."""
+    """Sums a buffer far larger than any cache, and multiplies large matrices in 8 bits and in bf16,
+    all with torch.
+    """
     torch.set_num_threads(threads)
     data = torch.ones(1 << 28, dtype=torch.uint8).view(torch.int64)
     seconds = best(5, lambda _: timed(lambda: data.max()))
@@ -137,7 +142,7 @@ def timed(function: Callable[[], object]) -> float:
 
 
 def weight_bytes(model: PackedDecoder) -> int:
-    """What one decode step reads: every weight once, the embedding only where it is the head."""
+    """Bytes that one decode step reads: every weight once, the embedding only if it is the head."""
     return sum(weight.data.numel() for name, weight in model.weights.items() if model.spec.tied or "embed" not in name)
 
 
@@ -150,7 +155,7 @@ def scored(runner: Runner, tokens: tuple[int, ...], candidates: tuple[int, ...])
 
 
 def perplexity(runner: Runner, tokens: list[int], window: int = 1024) -> float:
-    """Of tokens in independent windows."""
+    """The perplexity of tokens in independent windows."""
     total, count = 0.0, 0
     for first in range(0, len(tokens) - 1, window):
         part = tokens[first : first + window + 1]

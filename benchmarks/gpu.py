@@ -1,15 +1,18 @@
-"""What a GPU gives: every kernel against its twin, then decode, prefill and first token beside the card's own limits and transformers.
+"""Measures a GPU: every kernel against its twin, then decode, prefill and first token beside the
+card's own limits and transformers.
 
     python benchmarks/gpu.py [--models SmolLM2-135M Llama-7B] [--parts kernels decode prefill first shared transformers] [--minutes 8]
     python benchmarks/gpu.py --tiny        # a model of two layers, on the CPU under Triton's interpreter: does it still run?
 
-From a bare checkout, with torch, triton and transformers and nothing else: weights are random, prompts are random tokens, nothing
-is fetched. The card comes first: what it copies (bytes read and written) and what it multiplies (bf16). A share of the bandwidth
-is bytes that a step has to read (every weight once, every key and value once, or a shared prefix once) over its time; a share of
-the peak is the floating-point operations of a prompt over its time. Each figure is the best of three after a warm-up, in which
-kernels are compiled and graphs recorded; how long that took is said as well. What would not fit into --minutes is left out, and said.
+It runs from a bare checkout, with torch, triton and transformers only: weights and prompts are
+random, and nothing is downloaded. The card's limits come first: its copy bandwidth (bytes read and
+written) and its throughput of bf16 products. A share of the bandwidth is the bytes that a step must
+read (every weight once, every key and value once, or a shared prefix once) over its time. A share
+of the peak is the floating-point operations of a prompt over its time. Each figure is the best of
+three after a warm-up, in which kernels are compiled and graphs recorded; the time of the warm-up is
+printed too. Parts that do not fit into --minutes are left out and named.
 
-Exit code 1 if a kernel is not its twin.
+Exit code 1 if a kernel differs from its twin.
 """
 
 from __future__ import annotations
@@ -55,7 +58,7 @@ def main() -> int:
     import gpu_peers
 
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # Triton starts kernels on the current one
+        torch.cuda.set_device(device)  # Triton launches kernels on the current device
     until = time.perf_counter() + 60 * options.minutes
     print(f"{described(device)}; {versions()}; commit {commit()}")
     card = gpu_kernels.card(device)
@@ -72,7 +75,7 @@ def main() -> int:
                 for part in wanted:
                     said(getattr(bench, part), until)
         if device.type == "cuda":
-            torch.cuda.empty_cache()  # transformers sizes its batches by what is free
+            torch.cuda.empty_cache()  # transformers sizes its batches by the free memory
         if "transformers" in options.parts:
             with gpu_peers.Bench(spec, device, is_tiny=options.tiny) as peers:
                 for load in peers.generate, peers.continuous:
@@ -84,7 +87,9 @@ def main() -> int:
 
 
 def said(part: Callable[[], Iterator[str]], until: float) -> None:
-    """Print the lines of a part as they come; when the time is over, or one fails, say which is missing."""
+    """Print the lines of a part as they are produced. If the time is over or the part fails, print
+    what is missing.
+    """
     lines = part()
     while True:
         if time.perf_counter() > until:
@@ -92,7 +97,7 @@ def said(part: Callable[[], Iterator[str]], until: float) -> None:
             return
         try:
             line = next(lines, None)
-        except Exception as error:  # one part, of a peer most likely, is no reason to lose the others
+        except Exception as error:  # a failure of one part, most likely of a peer, must not lose the others
             print(f"{part.__name__}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", flush=True)
             return
         if line is None:

@@ -1,6 +1,7 @@
-"""Every wrapper of a GPU kernel at the shapes of real models, on tensors without storage: nothing here runs a kernel.
+"""Every wrapper of a GPU kernel at the shapes of real models, on tensors without storage. No kernel
+runs here.
 
-A wrapper is known by its twin: `NAME` beside `NAME_twin`.
+A wrapper is recognised by its twin: `NAME` beside `NAME_twin`.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ SMOLLM2 = Shape(9, 3, 64, 576, 1536, 49152)
 LLAMA_7B = Shape(32, 32, 128, 4096, 11008, 32000)
 LLAMA_3_8B = Shape(32, 8, 128, 4096, 14336, 128256)
 WIDE = Shape(16, 1, 256, 4096, 14336, 32000)
-"""no model of that name: the widest heads, all of which share one KV head"""
+"""not a real model: the widest heads, all sharing one KV head"""
 META = torch.device("meta")
 
 
 def cases() -> Iterator[tuple[str, Case]]:
-    """Named. What a later one shares with an earlier one is known by the earlier one."""
+    """The cases by name. A shape that an earlier case has too is listed only there."""
     for model, shape in (("SmolLM2-135M", SMOLLM2), ("Llama-7B", LLAMA_7B), ("Llama-3-8B", LLAMA_3_8B)):
         yield from _named(model, row_cases(shape, META, torch.bfloat16))
         yield from _named(model, attention_cases(shape, META, torch.bfloat16))
@@ -43,7 +44,7 @@ def _named(name: str, cases: Iterable[Case]) -> Iterator[tuple[str, Case]]:
 
 
 def modules() -> list[ModuleType]:
-    """All that have kernels."""
+    """All modules with kernels."""
     return [import_module(f"{gpu.__name__}.{module.name}") for module in iter_modules(gpu.__path__)]
 
 

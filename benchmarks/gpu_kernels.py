@@ -1,4 +1,6 @@
-"""The card's limits, and every kernel beside its twin and beside those limits, at the shapes of one model. For `gpu.py`."""
+"""The card's limits, and every kernel beside its twin and beside those limits, at the shapes of one
+model. For `gpu.py`.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +21,20 @@ from sgl_lab.engine.model.decoder import inverse_frequencies
 from sgl_lab.engine.model.spec import ModelSpec
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
-"""of the norm of what a kernel and its twin disagree about, over the norm of the twin's result"""
+"""tolerance: norm of the difference between kernel and twin, over the norm of the twin's result"""
 
 SLEEP = 20_000_000
-"""cycles, some ten milliseconds: in which the host starts what is measured, so that it is not the host's time that is"""
+"""cycles, about ten milliseconds, in which the host queues the measured work, so that the host's
+time is not measured
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
     copied: float
-    """bytes a second, read and written"""
+    """bytes per second, read and written"""
     multiplied: float
-    """floating-point operations a second"""
+    """floating-point operations per second"""
 
     def __str__(self) -> str:
         return f"copies {self.copied / 1e9:,.0f} GB/s (read and written), multiplies {self.multiplied / 1e12:,.1f} TFLOP/s"
@@ -47,7 +51,9 @@ def card(device: torch.device) -> Card:
 
 
 def seconds(call: Callable[[], object], device: torch.device, reps: int = 10) -> float:
-    """Of the device: the median of `reps` calls after three that warm up, all of them started before the first begins."""
+    """Device time: the median of `reps` calls after three warm-up calls. All of them are queued
+    before the first begins.
+    """
     for _ in range(3 if device.type == "cuda" else 0):
         call()
     if device.type != "cuda":
@@ -66,21 +72,21 @@ def seconds(call: Callable[[], object], device: torch.device, reps: int = 10) ->
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """A kernel and its twin on the same arguments; what it has to move, or to multiply."""
+    """A kernel and its twin on the same arguments, and the bytes or operations that it needs."""
 
     name: str
     kernel: Callable[..., Any]
     twin: Callable[..., Any]
     arguments: Callable[[], tuple[tuple[Any, ...], dict[str, Any]]]
-    """made anew for each: some are written to"""
+    """creates the arguments anew for each call, because some are modified"""
     n_bytes: float = 0
     flops: float = 0
     read: Callable[[Any, tuple[Any, ...]], tuple[Tensor, ...]] = lambda result, _: (result,)
-    """from what was returned, and the arguments, what has to agree"""
+    """extracts from the result and the arguments what has to agree"""
 
 
 def check(spec: ModelSpec, device: torch.device, card: Card, *, is_tiny: bool) -> int:
-    """Print a line for each; returns how many disagree."""
+    """Print one line for each kernel. Returns how many disagree with their twin."""
     n_wrong = 0
     for attempt in tries(spec, device, is_tiny):
         results = []

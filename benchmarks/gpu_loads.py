@@ -1,4 +1,6 @@
-"""Decode, prefill, first token and shared prefixes through the engine, on a model of random weights. For `gpu.py`."""
+"""Decode, prefill, first token and shared prefixes through the engine, on a model with random
+weights. For `gpu.py`.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from gpu_kernels import Card
 
 REPS = 3
-"""after the first time"""
+"""repetitions after the warm-up"""
 
 
 def _spec(n_layers: int, hidden: int, ffn: int, n_heads: int, n_kv_heads: int, vocab: int, *, tied: bool) -> ModelSpec:
@@ -44,7 +46,7 @@ def dtype_of(device: torch.device) -> torch.dtype:
 
 
 def random_llama(spec: ModelSpec, device: torch.device) -> Decoder:
-    """Weights whose logits are neither flat nor infinite."""
+    """Random weights with useful logits: neither flat nor infinite."""
     shapes = spec.tensors()
     torch.manual_seed(0)
 
@@ -61,7 +63,7 @@ def prompts_of(spec: ModelSpec, n: int, length: int, seed: int) -> list[tuple[in
 
 
 class Ids(ByteTokenizer):
-    """Token ids without texts."""
+    """A tokenizer without texts."""
 
     eos_ids = frozenset[int]()
     special_ids = frozenset[int]()
@@ -74,7 +76,7 @@ class Ids(ByteTokenizer):
 
 
 class Bench:
-    """One model, one pool. Lines of figures, part by part."""
+    """One model and one pool. Yields lines of figures, part by part."""
 
     def __init__(self, spec: ModelSpec, device: torch.device, card: Card, *, is_tiny: bool) -> None:
         self._spec, self._device, self._card = spec, device, card
@@ -98,7 +100,7 @@ class Bench:
             self._runner = None
 
     def _engine(self, **how: int) -> Engine:
-        """A new one with an empty cache; `how` is for its runner."""
+        """A new engine with an empty cache; `how` is passed to its runner."""
         self._close()
         self._runner = DeviceRunner(self._model, self._n_pages, **how)
         config = EngineConfig(n_pages=self._n_pages, step_tokens=max(64 + 1, self._long), draft_tokens=0)
@@ -107,7 +109,9 @@ class Bench:
     # ------------------------------------------------------------ parts
 
     def decode(self) -> Iterator[str]:
-        """Tokens a second once all have their first, at each batch; and the share of the bandwidth that its bytes are."""
+        """Tokens per second at each batch size once all prompts have their first token, and the
+        share of the bandwidth.
+        """
         engine = self._engine()
         for n in self._batches:
             warm_up, step = self._best(lambda rep, n=n: self._step_seconds(engine, n, rep))
@@ -132,7 +136,7 @@ class Bench:
         return (last - first) / n_steps
 
     def _whole(self, engine: Engine, n: int) -> float:
-        """Seconds from the prompts to the last token, nothing cached."""
+        """Seconds from the prompts to the last token, without a cache."""
         engine.flush()
         return spent(engine, prompts_of(self._spec, n, self._short, 5000 + n), self._new)
 
@@ -160,7 +164,9 @@ class Bench:
         yield f"first token, {self._long:,} cached + {new}: {best * 1000:.2f} ms"
 
     def shared(self) -> Iterator[str]:
-        """As many rows as the largest batch, all with one long prefix, with cascade and without."""
+        """As many rows as the largest batch, all with one long prefix, with and without cascade
+        attention.
+        """
         prefix, n = prompts_of(self._spec, 1, self._long, 2)[0], self._batches[-1]
         steps = {}
         for name, least in (("each row alone", 1 << 30), ("prefix once (cascade)", min(256, self._long // 2))):
@@ -181,18 +187,22 @@ class Bench:
     # ------------------------------------------------------------ arithmetic
 
     def _best(self, measure: Callable[[int], float]) -> tuple[float, float]:
-        """How long the first time took, and the best figure of those after it."""
+        """Seconds of the first time, and the best of the later ones."""
         started = time.perf_counter()
         measure(0)
         warm_up = time.perf_counter() - started
         return warm_up, min(measure(rep) for rep in range(1, self._reps + 1))
 
     def _multiplied(self) -> int:
-        """Weights that a token is multiplied with, but for the head, which only the last one meets."""
+        """Weights that a token is multiplied with, except the head, which only the last token
+        needs.
+        """
         return self._spec.n_params - self._spec.vocab * self._spec.hidden * (1 if self._spec.tied else 2)
 
     def _weight_bytes(self) -> int:
-        """Every weight that a step reads: the head too, the embedding's rows hardly."""
+        """Bytes of every weight that a step reads: the head included, the embedding's rows
+        negligible.
+        """
         return (self._multiplied() + self._spec.vocab * self._spec.hidden) * dtype_of(self._device).itemsize
 
     def _kv_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""The same model and loads under transformers: `generate` and its continuous batching. For `gpu.py`."""
+"""The same model and loads with transformers: `generate` and its continuous batching. For `gpu.py`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gpu_loads import dtype_of, prompts_of
 from sgl_lab.engine.model.spec import ModelSpec
 
 BLOCK = 256
-"""tokens, of the cache of continuous batching: its default"""
+"""size of the cache of continuous batching in tokens: its default"""
 
 
 class Bench:
@@ -50,7 +50,9 @@ class Bench:
         del self._model
 
     def generate(self) -> Iterator[str]:
-        """One batch of prompts of the same length; decoding is the whole less a run of one token."""
+        """One batch of prompts of equal length. Decode time is the whole time minus that of a run
+        with one token.
+        """
         for n in self._batches:
             prompts = torch.tensor(prompts_of(self._spec, n, self._short, n), device=self._device)
 
@@ -71,22 +73,24 @@ class Bench:
             yield f"transformers generate, batch {n:>2}: {n / step:>9,.0f} tok/s, {step * 1000:.3f} ms a step"
 
     def continuous(self) -> Iterator[str]:
-        """All prompts of a batch handed over at once; the time until all are answered, their prefill included.
+        """All prompts of a batch submitted at once; the time until all are answered, including
+        their prefill.
 
-        One manager for all of a batch's runs, with a cache twice as large as they need; as it chooses for itself, and with CUDA graphs.
+        One manager serves all runs of a batch, with a cache twice as large as they need. It is
+        measured with its own default and with CUDA graphs.
         """
         for n in self._batches:
             for how, graphs in ((", its own choice", None), (", CUDA graphs", True))[: 2 if self._device.type == "cuda" else 1]:
                 yield f"transformers continuous batching, batch {n:>2}{how}: {self._answered(n, graphs):>9,.0f} tok/s, prefill included"
 
     def _answered(self, n: int, graphs: bool | None) -> float:
-        """Tokens a second."""
+        """Tokens per second."""
         blocks = 2 * n * -(-(self._short + self._new) // BLOCK)
         sizes = transformers.ContinuousBatchingConfig(block_size=BLOCK, num_blocks=blocks, max_batch_tokens=8192, use_cuda_graph=graphs)
         with torch.no_grad(), self._manager(sizes) as manager:
 
             def run(seed: int) -> float:
-                """Other prompts each time, as it remembers their beginnings."""
+                """Different prompts each time, because the manager caches their beginnings."""
                 prompts = [list(prompt) for prompt in prompts_of(self._spec, n, self._short, seed + n)]
                 started = time.perf_counter()
                 manager.add_requests(inputs=prompts, max_new_tokens=self._new)

@@ -1,4 +1,6 @@
-"""A batch of greedy prompts through an engine, each with a listener that knows when its tokens came. For `cpu.py` and `gpu.py`."""
+"""Runs a batch of greedy prompts through an engine, with a listener for each that records when its
+tokens arrive. For `cpu.py` and `gpu.py`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from sgl_lab.engine.engine import Engine
 
 
 class Listener:
-    """Remembers when the tokens of one gen came."""
+    """Records when the tokens of one gen arrive."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -27,7 +29,7 @@ class Listener:
 
 
 def generate(engine: Engine, prompts: list[tuple[int, ...]], n_new: int) -> list[Listener]:
-    """`n_new` tokens after each prompt, all at once, on this thread."""
+    """Generates `n_new` tokens after each prompt, all at once, on this thread."""
     listeners = [Listener() for _ in prompts]
     params = SamplingParams(temperature=0, ignore_eos=True, max_tokens=n_new)
     for prompt, listener in zip(prompts, listeners, strict=True):

@@ -1,12 +1,14 @@
-"""What a step costs besides the model: scheduler, radix tree, text, events, at 32 rows on an 870-token shared prefix.
+"""Measures a step without the model: scheduler, radix tree, text, events, at 32 rows on an
+870-token shared prefix.
 
     python benchmarks/overhead.py [--rows 32] [--prefix 870] [--steps 300]
     python benchmarks/overhead.py --model smollm2 [--steps 60]
 
-Without a model the runner is empty and answers at once: what is printed is our own time, in milliseconds a step
-(medians over decode steps), and beside it that of admitting all rows. With one, the same requests run on it, cold and
-each with a prefix of its own (a load without reuse), and the shares of the whole run's time are printed. Parts do not
-overlap; timing itself costs about a tenth of them. Targets at 32 rows: all of it 1.5 ms; the tree 0.3 % of a run without reuse.
+Without a model, the runner is empty and answers at once: the output is our own time in milliseconds
+per step (medians over decode steps), and the time of admitting all rows. With a model, the same
+requests run on it, cold and each with a prefix of its own (a load without reuse), and the shares of
+the whole run's time are printed. Parts do not overlap; the timing itself costs about a tenth of
+them. Targets at 32 rows: 1.5 ms in total; the tree takes 0.3 % of a run without reuse.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ class Listener:
 
 
 class Empty:
-    """Says the same token for every row."""
+    """Returns the same token for every row."""
 
     is_exact = True
 
@@ -55,7 +57,9 @@ class Empty:
 
 
 class Meter:
-    """Adds up the time inside chosen methods of chosen objects, each without that of those it calls."""
+    """Adds up the time inside selected methods of selected objects, without the time of selected
+    methods that they call.
+    """
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(PARTS, 0.0)
@@ -132,7 +136,7 @@ def without_model(n_rows: int, n_prefix: int, n_steps: int, constraint: Constrai
 def with_model(name: str, n_rows: int, n_prefix: int, n_steps: int, constraint: Constraint | None) -> None:
     from sgl_lab import Lab
 
-    with Lab(name, draft_tokens=0) as lab:  # so that a decode step is one token of each row
+    with Lab(name, draft_tokens=0) as lab:  # so that a decode step computes one token per row
         engine, meter = lab._resident.engine, Meter()
         prompts = [tuple((row * 977 + i * 31) % 40_000 + 100 for i in range(n_prefix)) for row in range(n_rows)]
 
@@ -144,7 +148,9 @@ def with_model(name: str, n_rows: int, n_prefix: int, n_steps: int, constraint: 
             return spent
 
         def run() -> tuple[dict[str, float], dict[str, float], int]:
-            """Milliseconds of the whole run and of those steps in which all rows decode, and how many there were of the latter."""
+            """Milliseconds of the whole run and of the steps in which all rows decode, and the
+            number of these steps.
+            """
             metered(engine, meter)
             ask(engine, prompts, n_steps, constraint)
             started = now()

@@ -1,24 +1,28 @@
-"""Our engine beside others on the same work, and how far from each target it is.
+"""Compares our engine with others on the same work, and shows the distance to each target.
 
     python benchmarks/peers.py --install all                          once: the peers' environments, under build/peers
     python benchmarks/peers.py [--engines sgl_lab openvino ...] [--loads decode prefill ttft W1 W2 W3 W4] [--reps 3] [--threads 2]
     python benchmarks/peers.py --from build/peers.json                the table and the targets of an earlier run
 
-Same weights (the built-in model's), same token ids, same threads, greedy, end-of-sequence ignored. Each engine has a
-process of its own and they run one after the other; one that is missing or fails keeps its row, with the reason.
+All engines use the same weights (of the built-in model), the same token ids and the same number of
+threads, greedy, ignoring end-of-sequence. Each engine runs in a process of its own, one after the
+other. An engine that is missing or fails keeps its row, with the reason.
 
-    decode   prompts of 128 tokens, 64 new ones each, from the first new token to the last, at batch 1, 8 and 32
-    prefill  1,024 tokens that nobody has computed, to the first new one
+    decode   prompts of 128 tokens with 64 new ones each, from the first new token to the last, at
+             batch 1, 8 and 32
+    prefill  1,024 tokens, nothing cached, to the first new one
     ttft     24 new tokens after 1,000 that have just been computed, to the first new one
-    W1       32 questions of 48 tokens on one prefix of 826, each answered by the likeliest of four tokens
+    W1       32 questions of 48 tokens on one prefix of 826, each answered by the likeliest of four
+             tokens
     W2       8 plans of 64 tokens that fork from a root of 400, then 8 judges of 8 tokens
-    W3       8 documents of 150 tokens, a JSON record of some 110 under one regex after each
+    W3       8 documents of 150 tokens, with a JSON record of about 110 under one regex after each
     W4       8 conversations of 4 turns with replies of 48 tokens
 
-Every repetition has text of its own and begins with an empty cache. Each load runs once to warm up, then --reps times, or
-until --budget seconds are over. Our rows go through `Lab` and its backend port; what they said last is held against the
-torch twin of the same weights, token by token. Decoding is judged without drafts: what these prompts are followed by
-repeats itself, and drafts make that look faster than most texts are. Results go to build/peers.json too.
+Every repetition has text of its own and begins with an empty cache. Each load runs once to warm up,
+then --reps times, or until --budget seconds are over. Our rows use `Lab` and its backend port;
+their last tokens are compared with the torch twin of the same weights. Decoding is judged without
+drafts, because the continuations of these prompts repeat themselves, which would make drafts look
+faster than with most texts. Results are also written to build/peers.json.
 """
 
 from __future__ import annotations
@@ -43,11 +47,11 @@ from sgl_lab.engine.model.tokenizer import Tokenizer
 
 RESULTS = roster.ROOT / "build" / "peers.json"
 CHECKED = 8
-"""sequences a figure (W1: all) that are held against the twin"""
+"""sequences per figure (W1: all) that are compared with the twin"""
 
 
 def models_and_tokenizer() -> tuple[Models, Tokenizer]:
-    """The built-in model as every engine can read it, and its tokenizer."""
+    """The built-in model in every engine's format, and its tokenizer."""
     from sgl_lab.engine.model import store
     from sgl_lab.engine.model.convert import convert
     from sgl_lab.engine.model.fetch import unseen
@@ -62,7 +66,9 @@ def models_and_tokenizer() -> tuple[Models, Tokenizer]:
 def run_engine(
     contender: Contender, models: Models, tokenizer: Tokenizer, figures: Sequence[str], options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Its row: what `report` reads. A worker that dies or hangs over one figure is started anew for the next."""
+    """The engine's row, as `report` reads it. A worker that dies or hangs is restarted for the next
+    figure.
+    """
     row: dict[str, Any] = {"title": contender.title, "ours": contender.ours, "figures": {}}
     if (obstacle := contender.obstacle()) is not None:
         return row | {"problem": obstacle}
@@ -103,7 +109,7 @@ def run_engine(
 
 
 def in_form(said: list[dict[str, Any]], tokenizer: Tokenizer) -> dict[str, str]:
-    """How many of the texts that had to be in a form are, and how long they are."""
+    """How many of the constrained texts match their form, and their length."""
     asked = [one for one in said if one["regex"] is not None]
     n_matched = sum(re.fullmatch(one["regex"], tokenizer.decode(one["tokens"]).strip()) is not None for one in asked)
     n_tokens = sum(len(one["tokens"]) for one in asked)
@@ -111,7 +117,7 @@ def in_form(said: list[dict[str, Any]], tokenizer: Tokenizer) -> dict[str, str]:
 
 
 def n_accepted(peer: Peer) -> int:
-    """Drafted tokens that were accepted so far."""
+    """Draft tokens accepted so far."""
     return int(peer.call("stats").get("accepted_tokens", 0))
 
 

@@ -1,10 +1,12 @@
-"""What it costs to run a cell again after a small edit: the radix tree keeps the prompt, and earlier answers serve as drafts.
+"""Measures running a cell again after a small edit: the radix tree keeps the prompt, and earlier
+answers serve as drafts.
 
     python benchmarks/rerun.py [--dtype int4] [--reps 5]
 
-A chat about a text of some 1,600 words, three greedy answers of 64 tokens each. For each edit: seconds of the edited cell cold (empty
-cache), and after the cell as it was before the edit; medians of --reps. Both say the same tokens, which is checked.
-Steps are calls of the model; a draft is a guess at the next tokens that is verified in one call.
+The cell is a chat about a text of about 1,600 words with three greedy answers of 64 tokens each.
+For each edit: seconds of the edited cell with an empty cache, and after the original cell; medians
+of --reps. Both must generate the same tokens, which is checked. Steps are calls of the model; a
+draft is a proposal of the next tokens that is verified in one call.
 """
 
 from __future__ import annotations
@@ -83,7 +85,7 @@ class Cell:
 
 BEFORE = Cell()
 EDITS = {
-    "last line, the value shown": BEFORE,  # what follows the last answer is Python: the prompts are the same
+    "last line, the value shown": BEFORE,  # Python after the last answer: the prompts are the same
     "last line, another reader": Cell(last="Describe the daily work of the keepers to a student."),
     "last line, one word more": Cell(last="Describe the daily work of the keepers to a small child."),
     "last line, one more wish": Cell(last="Describe the daily work of the keepers to a child in simple words."),
@@ -129,7 +131,7 @@ def run(lab: Lab, cell: Cell) -> Run:
 
 
 def measure(lab: Lab, edited: Cell, reps: int) -> Iterator[tuple[Run, Run]]:
-    """(cold, after the cell before the edit), as often as asked for."""
+    """(cold, after the original cell), repeatedly."""
     for _ in range(reps):
         lab.flush()
         cold = run(lab, edited)

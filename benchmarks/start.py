@@ -1,10 +1,12 @@
-"""How long a user waits: `%load_ext sgl_lab`, then the first token of the first cell, in a real kernel.
+"""Measures a user's waiting time: `%load_ext sgl_lab`, then the first token of the first cell, in a
+real kernel.
 
     python benchmarks/start.py [--reps 5]
 
-Prints, for each repetition in a fresh kernel: seconds of `%load_ext sgl_lab`; seconds from the start of the
-first `%%sgl` cell (imports, model from disk, prefill) to its first generated token and to its end. The model
-has to be on disk (`sgl-lab model pull smollm2`). Targets: 0.3 s and 5 s on two cores.
+Prints for each repetition in a fresh kernel: seconds of `%load_ext sgl_lab`; seconds from the start
+of the first `%%sgl` cell (imports, model from disk, prefill) to its first generated token and to
+its end. The model must be on disk (`sgl-lab model pull smollm2`). Targets: 0.3 s and 5 s on two
+cores.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ FIRST = '%%sgl --temperature 0\nuser("Say hello.")\nassistant(gen("hello", max_t
 
 
 def run(client: object, code: str) -> str:
-    """Execute and return what was printed; raises on an error."""
+    """Execute code and return its printed text; raises on an error."""
     printed: list[str] = []
 
     def hook(message: dict) -> None:

@@ -1,15 +1,19 @@
-"""What structured output costs and saves on the built-in model.
+"""Measures the cost and the savings of structured output on the built-in model.
 
     python benchmarks/structured.py [--parts forcing masks schemas valid] [--n-valid 500] [--budget 400] [--reps 5]
 
-    forcing  one record of some 120 tokens under a schema with fixed keys, one and eight at a time: tokens, those that the schema forced,
-             steps of the model, and the time with forced tokens said at once and without (`Lab(jump_forward=False)`)
-    masks    the time to a schema's first mask, cold, and that of the masks along a text, over the vocabulary
-    schemas  every schema of benchmarks/schemas.json, greedy: how many are whole within their budget, and valid
-    valid    that many generations at temperature 1 under those schemas and some regular expressions, each checked by
-             jsonschema or re.fullmatch if it came to its end, and for its beginning if it ran out of tokens
+    forcing  one record of about 120 tokens under a schema with fixed keys, one and eight at a time:
+             tokens, forced tokens, model steps, and the time with and without forcing
+             (`Lab(jump_forward=False)`)
+    masks    the time to a schema's first mask, cold, and of the masks along a text, over the
+             vocabulary
+    schemas  every schema of benchmarks/schemas.json, greedy: how many texts are complete within
+             their budget, and valid
+    valid    generations at temperature 1 under those schemas and some regular expressions. A
+             complete text is checked by jsonschema or re.fullmatch, an incomplete one by its
+             beginning
 
-Drafts are off but in `valid`, so that a step is a step. Times are medians.
+Drafts are off except in `valid`, so that every step computes one token per row. Times are medians.
 """
 
 from __future__ import annotations
@@ -63,7 +67,7 @@ REGEXES = (r"[A-Z][a-z]+, [0-9]{1,2} (March|April|May) (19|20)[0-9]{2}", r"(yes|
 
 
 def say(lab: Lab, prompts: list[str], params: list[SamplingParams]) -> tuple[list[GenOutput], float]:
-    """What came after each prompt, all asked for at once, and the seconds it took."""
+    """The outputs after each prompt, all submitted at once, and the seconds taken."""
     for one in params:
         if one.constraint is not None:
             lab.backend.prepare(one.constraint)

@@ -1,13 +1,23 @@
-"""What the live views cost and how large what is kept of them is: frames a second in real Chromium, messages, saved cells, pages.
+"""Measures the live views and the size of what is saved: frames per second in real Chromium,
+messages, saved cells, pages.
 
     python benchmarks/views.py [--nodes 500 2000 5000] [--seconds 4]
 
-A real engine on a runner without a model serves 64 forks at 600 tokens a second in all; its tree has so many nodes when
-the measuring begins, and goes on growing. Messages go to the page as the pump would send them. `follow` is the tree as it
-opens, `whole` all of it, `moving` is dragged all the time; `all` has tokens and timeline open, too. `ms a frame` is CPU time of
-the page's main thread, which other load changes less than frames a second (of 16.7 ms a frame the compositor needs some, too).
-`late` is a page that comes when all of that is there: what it is told at once, before the texts of nodes. Needs the browser of the tests.
-Targets: 50 frames a second at 2,000 nodes, at most 10 messages with the tree a second, none over 64 KiB, a saved cell under 256 KB.
+A real engine on a runner without a model serves 64 forks at 600 tokens per second in total. Its
+tree has the given number of nodes when the measurement begins, and continues to grow. Messages are
+sent to the page as the pump would send them.
+
+    follow      the tree as it opens
+    whole       the whole tree
+    moving      the tree while it is dragged all the time
+    all         with tokens and timeline open, too
+    ms a frame  CPU time of the page's main thread, which depends less on other load than frames per
+                second (of 16.7 ms per frame the compositor needs some, too)
+    late        a page that opens when all of that exists: what it receives at once, before the
+                texts of nodes
+
+Needs the browser of the tests. Targets: 50 frames per second at 2,000 nodes, at most 10 messages
+per second with the tree, none over 64 KiB, a saved cell under 256 KB.
 """
 
 from __future__ import annotations
@@ -72,7 +82,7 @@ setInterval(() => {
 
 
 class Words:
-    """A runner that answers at once with random words, each with alternatives."""
+    """A runner that answers at once with random words and alternatives."""
 
     is_exact = True
 
@@ -93,7 +103,7 @@ class Words:
 
 
 class Crowd:
-    """Forks that ask again as soon as they were answered."""
+    """Forks that send a new request after each answer."""
 
     def __init__(self) -> None:
         self.ring = Ring(capacity=1 << 20)
@@ -122,7 +132,8 @@ class Crowd:
 
             def on_done(self, outputs: tuple[GenOutput, ...]) -> None:
                 start = len(crowd._streams[fork])
-                crowd._streams[fork] = crowd._streams[fork][: 60 + 30 * crowd._random.randrange(3)]  # goes back, then another way
+                # cut back, to continue differently
+                crowd._streams[fork] = crowd._streams[fork][: 60 + 30 * crowd._random.randrange(3)]
                 crowd.ring.emit(StreamExtended(fork, start, outputs[0].ids, "generated", ""))
                 crowd.ask(fork)
 
@@ -197,7 +208,7 @@ def measure(crowd: Crowd, browser: Browser, seconds: float, how: str) -> dict[st
 
 
 def busy_s(meter: CDPSession) -> float:
-    """Seconds that the page's main thread has worked."""
+    """Seconds of work of the page's main thread."""
     return float(next(each["value"] for each in meter.send("Performance.getMetrics")["metrics"] if each["name"] == "TaskDuration"))
 
 
@@ -260,7 +271,7 @@ def saved(lengths: list[int]) -> None:
 
 
 def moments(script: str) -> str:
-    """How many are kept, and which details are not."""
+    """How many moments are kept, and which details are dropped."""
     meta = json.loads(re.findall(r"replay\(home, css, (\{.*?\})", script)[0])
     frames = json.loads(gzip.decompress(base64.b64decode(re.findall(r'await unpack\("([\w+/=]+)"\)', script)[0])))["frames"]
     return f"{len(frames)} of {meta['n_moments']}{', ' + meta['dropped'].replace(' and other nodes', ', nodes') if meta['dropped'] else ''}"
@@ -270,7 +281,7 @@ RECORDING = r"data-sgl-recording=[^>]*>([^<]*)<"
 
 
 def exported_page(record: Record) -> tuple[str, float]:
-    """What `%sgl export` writes, and the seconds that it takes."""
+    """The page that `%sgl export` writes, and the seconds to create it."""
     record.end(chr)
     started = time.perf_counter()
     return page_of.page("crowd", exported(Session(), record), bundle.players()), time.perf_counter() - started

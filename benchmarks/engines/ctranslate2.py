@@ -1,4 +1,6 @@
-"""CTranslate2: static batches; the prefix that a batch shares is its static prompt, computed once and kept."""
+"""CTranslate2: static batches. The common prefix of a batch is its static prompt, which is computed
+once and kept.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The other end of `worker`: starts one, asks it load after load, and gives up on one that dies or hangs.
+"""The driver of `worker`: starts one, sends it one load after the other, and gives up if it dies or
+hangs.
 
-A figure's load runs once to warm up, then `reps` times with other tokens; it stops early when it has had
-`budget_s` seconds. A load whose warm-up alone took longer is not run again: that one run is the sample.
+A figure's load runs once to warm up, then `reps` times with other tokens; it stops after `budget_s`
+seconds. If the warm-up alone took longer, it is the only sample.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ CHECK_S = 300.0
 
 
 class PeerFailed(Exception):
-    """It could not be started, died, took too long (and was ended), or raised an error of its own (and lives on)."""
+    """The worker could not be started, died, took too long (and was ended), or reported an error
+    (and continues).
+    """
 
 
 class Peer:
-    """A worker process; what it and its engine print goes to `log`."""
+    """A worker process. Output of the worker and its engine goes to `log`."""
 
     def __init__(self, command: Sequence[str], *, folder: Path, log: Path, threads: int, start_s: float = START_S) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -46,18 +49,18 @@ class Peer:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                start_new_session=True,  # so that closing ends what it started, too
+                start_new_session=True,  # so that closing also ends its child processes
             )
         threading.Thread(target=self._read, daemon=True).start()
         self.version: str = self._answer(start_s)
 
     def run(self, load: Load, limit_s: float) -> dict[str, Any] | None:
-        """`loads.Sample` as JSON; None if the engine does no such thing. PeerFailed."""
+        """`loads.Sample` as JSON; None if the engine does not support the load. Raises PeerFailed."""
         sample: dict[str, Any] | None = self._ask({"run": to_json(load)}, limit_s)
         return sample
 
     def call(self, name: str, **arguments: Any) -> Any:
-        """A method that only some adapters have."""
+        """Call a method that only some adapters have."""
         return self._ask({"call": name, "with": arguments}, CHECK_S)
 
     @property
@@ -83,7 +86,7 @@ class Peer:
 
     def _ask(self, message: dict[str, Any], limit_s: float) -> Any:
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # it is dead: the answer will say so
+        with suppress(BrokenPipeError):  # the worker is dead; the answer reports it
             self._process.stdin.write(json.dumps(message) + "\n")
             self._process.stdin.flush()
         return self._answer(limit_s)
@@ -108,17 +111,19 @@ class Peer:
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one figure."""
+    """The measurement of one figure."""
 
     seconds: list[float]
-    """of each repetition"""
+    """seconds of each repetition"""
     is_warm: bool
     said: list[dict[str, Any]]
-    """`loads.Said` of the last one"""
+    """`loads.Said` of the last repetition"""
 
 
 def measure(peer: Peer, load: Callable[[int], Load], *, reps: int, budget_s: float, limit_s: float) -> Measured | None:
-    """`load(rep)` is the load of each repetition, which may take `limit_s`; None if the engine does no such thing. PeerFailed."""
+    """Measure `load(rep)`, the load of each repetition, with `limit_s` seconds for each. None if
+    the engine does not support it. Raises PeerFailed.
+    """
     started = time.monotonic()
     sample = peer.run(load(0), limit_s)
     if sample is None:

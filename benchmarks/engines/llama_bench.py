@@ -1,4 +1,6 @@
-"""llama.cpp's own benchmarks in C: prefill by llama-bench, decode at any batch by llama-batched-bench."""
+"""llama.cpp's own benchmarks in C: prefill with llama-bench, decode at any batch size with
+llama-batched-bench.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""llama.cpp through llama-cpp-python: one stream, which reuses what it shares with the request before."""
+"""llama.cpp through llama-cpp-python: one stream, which reuses the prefix that it shares with the
+previous request.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""What every engine is asked to do, and which part of it is timed. Standard library only: peers run this in their own environments.
+"""The loads that every engine runs, and which part of them is timed. Standard library only: peers
+run this in their own environments.
 
-A load is token ids and nothing else, so it travels as JSON. `run` does it on an engine that knows none of
-its tokens yet: each repetition has ids of its own, and `reset` is called before it where there is a cache to forget.
+A load consists of token ids only, so it can be sent as JSON. `run` executes it on an engine that
+has none of its tokens in its cache: each repetition has its own ids, and `reset` is called before
+it if the cache can be cleared.
 """
 
 from __future__ import annotations
@@ -15,28 +17,32 @@ Ids = list[int]
 
 
 class Engine(Protocol):
-    """Greedy, end-of-sequence ignored, as many tokens as asked for; in `matching` it ends when the form does."""
+    """Greedy, ignoring end-of-sequence, with exactly the requested number of tokens. `matching`
+    ends when the form is complete.
+    """
 
     version: str
     has_cache: bool
-    """whether a prompt seen before costs less"""
+    """whether a repeated prompt costs less"""
 
     def gen(self, prompts: list[Ids], n_new: int) -> list[Ids]:
-        """Exactly `n_new` tokens after each prompt; all prompts are there at once."""
+        """Exactly `n_new` tokens after each prompt. All prompts are submitted at once."""
 
     def select(self, prompts: list[Ids], choices: Ids) -> Ids:
-        """After each prompt the likeliest of `choices`, which are single tokens."""
+        """The likeliest of `choices`, which are single tokens, after each prompt."""
 
     def matching(self, prompts: list[Ids], form: Form, n_most: int) -> list[Ids]:
-        """After each prompt a text of that form, end-of-sequence left out; NotImplementedError where an engine has no constraints."""
+        """A text of the form after each prompt, without end-of-sequence. NotImplementedError if the
+        engine has no constraints.
+        """
 
     def reset(self) -> None:
-        """Forget every prefix, where that is possible."""
+        """Clear the prefix cache, if that is possible."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """What a text is to be from its first character to its last, in the two notations that engines read."""
+    """The form of a whole text, in the two notations that engines accept."""
 
     regex: str
     gbnf: str
@@ -44,13 +50,13 @@ class Form:
 
 @dataclass(frozen=True)
 class Said:
-    """What came after a prompt; `choices` are the tokens it could be, if not all."""
+    """The tokens after a prompt. `choices` are the allowed tokens, if not all."""
 
     prompt: Ids
     tokens: Ids
     choices: Ids | None = None
     regex: str | None = None
-    """what its text had to match"""
+    """the pattern that its text had to match"""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Decode:
-    """From the first new token of all prompts to their last: a long generation less a short one."""
+    """From the first new token of all prompts to their last: a long generation minus a short one."""
 
     prompts: list[Ids]
     n_new: int
@@ -76,7 +82,7 @@ class Decode:
 
 @dataclass(frozen=True)
 class Prefill:
-    """A prompt that nobody has computed, to its first token."""
+    """A prompt that is not cached, to its first token."""
 
     prompt: Ids
 
@@ -133,7 +139,7 @@ class Forks:
 
 @dataclass(frozen=True)
 class Records:
-    """W3: a record in a given form after each of several documents."""
+    """W3: a record of a given form after each of several documents."""
 
     prompts: list[Ids]
     form: Form
@@ -146,14 +152,16 @@ class Records:
 
 @dataclass(frozen=True)
 class Chats:
-    """W4: conversations in step with each other; each turn's prompt is all that was said before, replies included."""
+    """W4: conversations in lockstep. Each turn's prompt is the whole conversation so far, including
+    replies.
+    """
 
     system: Ids
     turns: list[list[Ids]]
-    """[conversation][turn]: what the user says, markup included"""
+    """[conversation][turn]: the user's text, including markup"""
     n_reply: int
     end: Ids
-    """after a reply"""
+    """markup after a reply"""
 
     def run(self, engine: Engine) -> Sample:
         histories = [self.system for _ in self.turns]
@@ -203,23 +211,27 @@ def heard(prompts: list[Ids], outputs: list[Ids]) -> list[Said]:
 # ------------------------------------------------------------ for adapters
 
 LONG = 256
-"""tokens of a shared prefix from which on it pays to compute it ahead of those who share it"""
+"""length in tokens from which on it pays to compute a shared prefix before its users"""
 
 
 def common_prefix(prompts: list[Ids]) -> Ids:
-    """os.path.commonprefix, in plain words."""
+    """os.path.commonprefix for token ids."""
     low, high = min(prompts), max(prompts)
     n = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
     return low[:n]
 
 
 def likeliest(engine: Engine, prompts: list[Ids], choices: Ids) -> Ids:
-    """For engines that cannot be asked about a few tokens only: the next token, whichever it is. That is less work, never more."""
+    """For engines that cannot score selected tokens: the next token, whichever it is. That is less
+    work, never more.
+    """
     return [tokens[0] if tokens[0] in choices else choices[0] for tokens in engine.gen(prompts, 1)]
 
 
 def first_alone(run: Callable[..., list[Ids]], prompts: list[Ids], n_new: int, **options: Any) -> list[Ids]:
-    """For engines whose cache has only what is finished: a long prefix that all prompts share goes first, so that it is computed once."""
+    """For engines that cache only finished requests: a long common prefix runs first, so that it is
+    computed once.
+    """
     shared = common_prefix([ids[:-1] for ids in prompts])
     if len(prompts) > 1 and len(shared) >= LONG:
         run([shared], 1, **options)

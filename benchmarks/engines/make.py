@@ -1,6 +1,7 @@
-"""The loads in numbers: how many prompts of how many tokens, as the table's head promises.
+"""Creates the loads: numbers of prompts and tokens, as in the head of the table.
 
-Only the tokenizer is borrowed; the text is `prose`. Repetition 0 warms up, every other has a text of its own.
+Only the tokenizer is used; the text is `prose`. Repetition 0 warms up; every other one has a text
+of its own.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ RECORD = Form(
     r'"\"}, \"verified\": " ("true" | "false") ", \"summary\": \"" [A-Za-z] [a-z ]{78,98} [a-z] ".\"}"'
     "\nname ::= [A-Z] [a-z]{3,9}\ntag ::= [a-z]{4,10}\nplace ::= [A-Z] [a-z]{3,10}\n",
 )
-"""Some 110 tokens of JSON, the same in both notations."""
+"""About 110 tokens of JSON, in both notations."""
 
 
 class Encode(Protocol):
@@ -35,7 +36,7 @@ class Encode(Protocol):
 
 
 def text(encode: Encode, deal: Random, n: int) -> Ids:
-    """The first `n` tokens of as much prose as that takes."""
+    """The first `n` tokens of sufficient prose."""
     ids = encode(paragraphs(deal, n // 8 + 1))
     if len(ids) < n:
         raise ValueError(f"{n} tokens were wanted, the text has {len(ids)}")
@@ -43,7 +44,7 @@ def text(encode: Encode, deal: Random, n: int) -> Ids:
 
 
 def last(encode: Encode, words: str, n: int) -> Ids:
-    """The last `n` tokens of `words`, which must have as many."""
+    """The last `n` tokens of `words`, which must be long enough."""
     ids = encode(words)
     if len(ids) < n:
         raise ValueError(f"{n} tokens were wanted of {words!r}, it has {len(ids)}")
@@ -106,10 +107,10 @@ MAKERS: dict[str, dict[str, Callable[[Encode, Random], Load]]] = {
     "W3": {"W3": records},
     "W4": {"W4": chats},
 }
-"""What `--loads` names -> the figures it gives -> how the load of one is made."""
+"""Names for `--loads` -> their figures -> the function that creates a load."""
 
 
 def load(figure: str, encode: Encode, rep: int) -> Load:
-    """The load of a figure; another one for every `rep`."""
+    """The load of a figure, different for every `rep`."""
     (maker,) = (makers[figure] for makers in MAKERS.values() if figure in makers)
     return maker(encode, Random(f"{figure}, repetition {rep}"))

@@ -1,4 +1,4 @@
-"""onnxruntime-genai: static batches, padded on the left, nothing kept between calls."""
+"""onnxruntime-genai: static batches, padded on the left, without a cache between calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""OpenVINO GenAI's continuous batching, prefix caching on. It has no way to forget; repetitions share no tokens."""
+"""OpenVINO GenAI's continuous batching, with prefix caching. The cache cannot be cleared;
+repetitions share no tokens.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""sgl_lab as a user's program meets it: a Lab, jobs through its backend port, listeners that wait for the answers."""
+"""sgl_lab as a user's program uses it: a Lab, jobs through its backend port, and listeners that
+wait for the answers.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from .twin import Twin
 
 
 class Gen(Future[GenOutput]):
-    """Answers with the first sample."""
+    """A future of the first sample."""
 
     def on_progress(self, index: int, text: str, ids: tuple[int, ...]) -> None: ...
 
@@ -66,18 +68,20 @@ class Engine:
     def reset(self) -> None:
         self._lab.flush()
 
-    # ------------------------------------------------------------ what is asked of us alone
+    # ------------------------------------------------------------ for our engine only
 
     def stats(self) -> dict[str, Any]:
         return self._lab.stats()
 
     def peak_mib(self) -> float:
-        """The most this process has ever held, by the system's count."""
+        """Peak memory of this process, as reported by the system."""
         with open("/proc/self/status") as status:
             return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
 
     def check(self, figures: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-        """What was said, held against the torch twin of the same weights; and what weights and KV pool are meant to take."""
+        """Compares the generated tokens with the torch twin of the same weights, and reports the
+        intended size of weights and KV pool.
+        """
         twin = Twin(self._lab.card.name, self._lab.card.dtype)
         agreement = {figure: asdict(twin.agreement([Said(**said) for said in mine])) for figure, mine in figures.items()}
         pool_mib = self._lab.n_bytes / 2**20 - twin.weights_mib

@@ -1,6 +1,7 @@
-"""Plain English made of parts: notes of a small town's archive, questions about them, what users ask of an assistant.
+"""Plain English from parts: notes of a small town's archive, questions about them, and requests to
+an assistant.
 
-Every text is a function of its random stream; names, dates and numbers keep them from repeating each other.
+Every text is a function of its random stream. Names, dates and numbers make the texts differ.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def paragraphs(deal: Random, n_sentences: int) -> str:
 
 
 def question(deal: Random) -> str:
-    """Two notes, what is asked about them, and four answers to choose from."""
+    """Two notes, a question about them, and four possible answers."""
     towns = deal.sample(TOWN, 4)
     who, trade, year = person(deal), deal.choice(TRADE), deal.randint(1841, 1986)
     options = "".join(f"{letter}. {town}\n" for letter, town in zip("ABCD", towns, strict=True))
@@ -88,5 +89,5 @@ def approach(deal: Random, number: int) -> str:
 
 
 def request(deal: Random) -> str:
-    """What a user says: a task and why."""
+    """A user's request: a task and its reason."""
     return f"{_filled(deal.choice(TASK), deal)}. {sentence(deal)} {sentence(deal)}"

@@ -1,4 +1,6 @@
-"""The table of figures and the targets, from the results of one run (`build/peers.json`). Knows no engine and runs nothing."""
+"""The table of figures and the targets, from the results of one run (`build/peers.json`). Knows no
+engine and runs nothing.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Faster:
-    """Our `ours` is to be `ratio` times as fast as the best of `theirs` (None: of all peers)."""
+    """A target: our `ours` is to be `ratio` times as fast as the best of `theirs` (None: of all
+    peers).
+    """
 
     figure: str
     text: str
@@ -69,7 +73,7 @@ Results = Mapping[str, Any]
 
 
 def seconds(results: Results, engine: str, figure: str) -> float | None:
-    """The median; None where it was not measured."""
+    """The median; None if it was not measured."""
     samples = results["engines"].get(engine, {}).get("figures", {}).get(figure, {}).get("seconds")
     return median(samples) if samples else None
 
@@ -104,7 +108,7 @@ def _mark(engine: Mapping[str, Any], figure: str) -> str:
 
 
 def notes(results: Results) -> list[str]:
-    """What went wrong; our rows' tokens beside the torch twin's, their drafts and their memory."""
+    """Failures; our tokens compared with the torch twin's; our drafts and memory."""
     lines = []
     for engine in results["engines"].values():
         figures, about = engine.get("figures", {}), f"* {engine['title']}"
@@ -152,7 +156,7 @@ def targets(results: Results) -> list[str]:
 
 
 def fastest(results: Results, target: Faster) -> tuple[str, float] | None:
-    """The best of the peers that were measured, and its seconds."""
+    """The best of the measured peers, and its seconds."""
     names = target.theirs or tuple(name for name, engine in results["engines"].items() if not engine["ours"])
     measured = [(name, took) for name in names if (took := seconds(results, name, target.figure)) is not None]
     return min(measured, key=lambda pair: pair[1], default=None)

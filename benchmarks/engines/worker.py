@@ -1,8 +1,10 @@
-"""One engine in a process of its own: `python -m engines.worker ADAPTER '{"threads": 2, ...}'` in the engine's environment.
+"""One engine in a process of its own: `python -m engines.worker ADAPTER '{"threads": 2, ...}'` in
+the engine's environment.
 
-One JSON line in, one out. {"run": LOAD} times a load; {"call": NAME, "with": {...}} calls a method that only
-some adapters have. The answer is {"result": ...}, null where the engine does no such thing, or {"error": "..."}; the first line,
-unasked for, says the version. Whatever engines print themselves goes to stderr.
+It reads and writes one JSON line at a time. {"run": LOAD} times a load; {"call": NAME, "with":
+{...}} calls a method that only some adapters have. The answer is {"result": ...}, which is null if
+the engine does not support the load, or {"error": "..."}. The first line is the version, without a
+request. Output of the engine itself goes to stderr.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ def main(adapter: str, options: dict[str, Any]) -> None:
             say({"result": answer(engine, json.loads(line))})
         except NotImplementedError:
             say({"result": None})
-        except Exception as error:  # an engine may raise anything; the next load may do better
+        except Exception as error:  # an engine may raise anything; the next load may succeed
             say({"error": f"{type(error).__name__}: {error}"})
 
 
