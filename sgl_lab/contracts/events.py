@@ -348,7 +348,7 @@ class Entry(NamedTuple):
 KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in Event.__args__}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, tuple):
@@ -356,7 +356,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _frozen(value: Any) -> Any:
+def _frozen(value: object) -> object:
     return tuple([_frozen(item) if isinstance(item, list) else item for item in value]) if isinstance(value, list) else value
 
 
@@ -370,9 +370,9 @@ def from_dict(data: dict[str, Any]) -> Event:
     kind = KINDS.get(str(data.get("event")))
     if kind is None:
         raise ValueError(f"unknown event {data.get('event')!r}")
-    given = {name: _frozen(value) for name, value in data.items() if name != "event"}
-    if kind is TokensSampled and isinstance(given.get("samples"), tuple):
-        given["samples"] = tuple(Sample(*sample) for sample in given["samples"])
+    given: dict[str, Any] = {name: _frozen(value) for name, value in data.items() if name != "event"}
+    if kind is TokensSampled and isinstance(samples := given.get("samples"), tuple):
+        given["samples"] = tuple(Sample(*sample) for sample in samples)
     try:
         event: Event = kind(**given)
     except TypeError as error:

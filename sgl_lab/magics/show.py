@@ -263,7 +263,7 @@ def html_line(words: str) -> Bundle:
     return {"text/html": html.note(words).source, "text/plain": words}
 
 
-def live_panel(title: str, views: Sequence[str], on_message: Callable[[Mapping[str, Any]], None], **options: Any) -> Panel:
+def live_panel(title: str, views: Sequence[str], on_message: Callable[[Mapping[str, Any]], None], **options: object) -> Panel:
     """A live view that outlasts its cell."""
     from ..viz.panel import Panel
 

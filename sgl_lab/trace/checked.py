@@ -44,7 +44,7 @@ def fits(value: object, hint: Any) -> bool:
 
 
 @cache
-def _fitting(hint: Any) -> Callable[[Any], bool]:
+def _fitting(hint: Any) -> Callable[[object], bool]:
     """The check for one type. A type is analysed once and applied to every value."""
     hint = getattr(hint, "__supertype__", hint)
     if typing.get_origin(hint) in (typing.Union, types.UnionType):

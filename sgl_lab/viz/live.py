@@ -226,7 +226,7 @@ def open_live(
     views: Views,
     *,
     snapshot: Callable[[], TreeSnapshot | None],
-    options: Mapping[str, Any],
+    options: Mapping[str, object],
     on_stop: Callable[[], None],
 ) -> LiveHandle:
     """A widget that shows the events of `ring` from now on.

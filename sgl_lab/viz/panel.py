@@ -30,7 +30,7 @@ class Panel:
     It must be quick. All methods may be called from any thread.
     """
 
-    def __init__(self, options: Mapping[str, Any], on_message: Callable[[Mapping[str, Any]], None]) -> None:
+    def __init__(self, options: Mapping[str, object], on_message: Callable[[Mapping[str, Any]], None]) -> None:
         self.mount = secrets.token_hex(8)
         """the name that its outputs carry"""
         self._on_page_message = on_message
@@ -66,7 +66,7 @@ class Panel:
             else:
                 self._send_status()
 
-    def set_options(self, **options: Any) -> None:
+    def set_options(self, **options: object) -> None:
         """Set options for pages that open from now on."""
         with self._lock:
             self._widget.options = {**self._widget.options, **options}

@@ -9,7 +9,7 @@ Knows no HTML except the scripts that hold the recording.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -45,6 +45,8 @@ DETAILS = (
 )
 """the details that each level drops, cumulatively"""
 
+Top = Sequence[tuple[str, float]] | None
+How = Mapping[str, object] | None
 Frame = tuple[float, Message]
 """milliseconds since the run began, and the message of that time"""
 
@@ -255,7 +257,7 @@ class Abridged:
 
     def __init__(self, level: int) -> None:
         self._level = level
-        self._rows: dict[tuple[str, Any], Mapping[str, Any]] = {}
+        self._rows: dict[tuple[str, object], Mapping[str, Any]] = {}
         self._texts: dict[int, Mapping[str, Any]] = {}
         """texts of nodes that are left out"""
         self._others: dict[int, int] = {}
@@ -278,7 +280,7 @@ class Abridged:
             kept["tree"] = {**tree, "nodes": [self._changed("node", row) for row in tree["nodes"]]}
         return kept
 
-    def _tok(self, text: str, cls: str, logprob: float | None, role: str, top: Any, number: int, how: Any) -> tuple[Any, ...]:
+    def _tok(self, text: str, cls: str, logprob: float | None, role: str, top: Top, number: int, how: How) -> tuple[object, ...]:
         if how and self._level >= 2:
             how = {name: value for name, value in how.items() if name not in ("t", "ms")} or None
         others = [(other, _round(value)) for other, value in top] if top and not self._level else None

@@ -262,12 +262,12 @@ def _pieces(parts: Message) -> Iterator[tuple[str, str, Any]]:
                     yield channel, key, {**item, "start": item["start"] + start, "toks": item["toks"][start : start + RUN]}
 
 
-def _size(value: Any) -> int:
+def _size(value: object) -> int:
     """Upper estimate of the bytes as JSON: non-ASCII characters count as escaped."""
     return len(json.dumps(value, separators=(",", ":")))
 
 
-def _fits(parts: Iterable[Any], room: int) -> bool:
+def _fits(parts: Iterable[object], room: int) -> bool:
     for part in parts:
         if (size := _size_within(part, room)) is None:
             return False
@@ -275,7 +275,7 @@ def _fits(parts: Iterable[Any], room: int) -> bool:
     return True
 
 
-def _size_within(part: Any, room: int) -> int | None:
+def _size_within(part: object, room: int) -> int | None:
     """Size in bytes, or None if it exceeds `room`.
 
     It is measured piece by piece, because encoding megabytes of JSON at once would block all

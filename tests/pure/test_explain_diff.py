@@ -46,7 +46,7 @@ def test_the_same_run_twice_is_the_same_and_shows_what_the_cache_saved() -> None
     alike = [(pair.name, pair.has_equal_prompts, pair.has_equal_answers) for pair in found.pairs]
     assert alike == [("a", True, True), ("program 2 › b", True, True)]
     assert found.costs[1].cached > found.costs[0].cached
-    assert draw.heading(found) == "In[1] and In[2]: 2 of 2 prompts alike, 2 of 2 answers"
+    assert draw.heading(found) == "In[1] and In[2]: 2 of 2 prompts equal, 2 of 2 answers equal"
 
 
 def test_where_two_answers_part_both_tokens_and_their_logprobs_are_told() -> None:
@@ -64,7 +64,7 @@ def test_where_two_answers_part_both_tokens_and_their_logprobs_are_told() -> Non
     text = draw.text(diff(a, b), a.spell, b.spell)
     assert f"id {one.token}, logprob {one.logprob:.3f}" in text
     assert f"p = {draw.percent(math.exp(other.logprob or 0))}" in text
-    assert "; next was" in text
+    assert "; runner-up" in text
 
 
 def test_other_names_and_forks_are_matched_by_name_and_what_is_missing_is_told() -> None:

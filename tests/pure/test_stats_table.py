@@ -32,8 +32,8 @@ def test_every_counter_of_the_engine_is_in_the_table_once_with_its_value() -> No
     assert len(shown) == len(counts)
     assert sorted(value for value in shown if re.fullmatch(r"[\d,]+", value)) == whole
     rows = {(section.name, row.name): row for section in stats.sections(counts) for row in section.rows}
-    assert rows["tokens", "of it cached"].value == str(counts["cached_prompt_tokens"]) != "0"
-    assert rows["tokens", "of it cached"].share == counts["hit_rate"] == counts["cached_prompt_tokens"] / counts["prompt_tokens"]
+    assert rows["tokens", "prompt cached"].value == str(counts["cached_prompt_tokens"]) != "0"
+    assert rows["tokens", "prompt cached"].share == counts["hit_rate"] == counts["cached_prompt_tokens"] / counts["prompt_tokens"]
     assert rows["requests", "ended by length"].value == "2"
     time = [row.share for (section, _), row in rows.items() if section == "time"]
     assert abs(sum(share for share in time if share is not None) - 1) < 1e-9
@@ -43,7 +43,7 @@ def test_a_counter_that_nobody_knew_of_is_shown_where_its_name_says() -> None:
     counts = {"drafted_tokens": 8, "accepted_tokens": 6, "oracle_s": 0.25, "requests_paused": 3, "moons": 2, "luck_rate": 0.5}
     found = {section.name: [(row.name, row.value, row.share) for row in section.rows] for section in stats.sections(counts)}
     assert found == {
-        "tokens": [("drafted", "8", None), ("of them accepted", "6", 0.75), ("luck rate", "50 %", None)],
+        "tokens": [("drafted", "8", None), ("accepted", "6", 0.75), ("luck rate", "50 %", None)],
         "time": [("oracle", "250 ms", 1.0)],
         "cache": [("moons", "2", None)],
         "requests": [("paused", "3", None)],

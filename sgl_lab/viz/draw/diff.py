@@ -29,7 +29,8 @@ SHOWN = 80
 def heading(diff: Diff) -> str:
     n_prompts, n_answered = sum(pair.has_equal_prompts for pair in diff.pairs), sum(pair.has_equal_answers for pair in diff.pairs)
     both = f"{clipped(diff.a, 60)} and {clipped(diff.b, 60)}"
-    return f"{both}: {n_prompts:,} of {counted(len(diff.pairs), 'prompt')} alike, {n_answered:,} of {counted(len(diff.pairs), 'answer')}"
+    prompts, answers = (counted(len(diff.pairs), what) for what in ("prompt", "answer"))
+    return f"{both}: {n_prompts:,} of {prompts} equal, {n_answered:,} of {answers} equal"
 
 
 def costs(diff: Diff) -> list[tuple[str, str, str, str]]:
@@ -37,7 +38,7 @@ def costs(diff: Diff) -> list[tuple[str, str, str, str]]:
     a, b = diff.costs
     rows = [(name, getattr(a, name), getattr(b, name)) for name in ("cached", "computed", "generated", "forced", "evicted", "steps")]
     counts = [(name, f"{one:,}", f"{other:,}", f"{other - one:+,}" if other != one else "") for name, one, other in rows if one or other]
-    times = [("time of steps", a.step_ms, b.step_ms), ("time", a.ms, b.ms)]
+    times = [("time in steps", a.step_ms, b.step_ms), ("time", a.ms, b.ms)]
     return counts + [(name, duration(one), duration(other), f"{other / one:.2g} x" if one else "") for name, one, other in times]
 
 
@@ -62,7 +63,7 @@ def verdict(diff: Diff, pair: Pair) -> str:
     elif pair.has_equal_answers:
         parts.append(f"the same answer of {counted(n, 'token')}")
     else:
-        parts.append(f"the answers are the same for {counted(n, 'token')}" if n else "the answers differ from their first token on")
+        parts.append(f"the answers are equal for {counted(n, 'token')}" if n else "the answers differ from their first token on")
     return "; ".join(parts)
 
 
@@ -80,7 +81,7 @@ def closeness(sample: Sample | None, spell: Spell) -> str:
     second = runner_up(sample)
     if second is None:
         return described
-    return f"{described}; next was {_visible(spell(second[0]))}, {logprob - second[1]:+.3f} in logprob apart"
+    return f"{described}; runner-up {_visible(spell(second[0]))}, logprob difference {logprob - second[1]:+.3f}"
 
 
 def _visible(text: str) -> str:

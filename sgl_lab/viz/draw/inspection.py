@@ -92,13 +92,13 @@ def _cut(lines: Iterable[Line], n: int) -> Iterator[Line]:
 
 def heading(inspection: Inspection) -> str:
     title, kind, n = clipped(inspection.title, 100), clipped(inspection.kind, 20), len(inspection.prompt)
-    return f"{title}: a {kind} after {counted(n, 'token')}, {inspection.n_hit or 0:,} of them from the cache"
+    return f"{title}: a {kind} after a prompt of {counted(n, 'token')}, {inspection.n_hit or 0:,} from the cache"
 
 
 def outcome(inspection: Inspection) -> str:
     n_forced = sum(sample.forced for sample in inspection.samples)
     forced = f", {n_forced:,} of them forced" if n_forced else ""
-    return f"{counted(len(inspection.samples), 'token')} came{forced}; finish reason: {clipped(inspection.reason, 40) or 'none yet'}"
+    return f"{counted(len(inspection.samples), 'token')} generated{forced}; finish reason: {clipped(inspection.reason, 40) or 'none yet'}"
 
 
 def seams(inspection: Inspection, spell: Spell) -> list[str]:
@@ -198,7 +198,7 @@ def _lines(found: Sequence[Inspection], bases: Sequence[tuple[int, str]], spell:
     rows: list[str] = []
     room = MAX_TEXT * limit
     for one, (n_same, whose) in zip(found, bases, strict=True):
-        same = f"[{n_same:,} tokens as {clipped(whose, 60)}]" if n_same else ""
+        same = f"[{n_same:,} tokens shared with {clipped(whose, 60)}]" if n_same else ""
         prompt = legible("".join(map(spell, one.prompt[n_same:])))
         answer_text = legible(one.value if one.kind != "gen" else "".join(spell(sample.token) for sample in one.samples))
         healed = "".join(f" ({seam})" for seam in seams(one, spell))
@@ -260,13 +260,13 @@ def _one(inspection: Inspection, base: tuple[int, str], spell: Spell, share: int
     answer_text = "".join(spell(sample.token) for sample in inspection.samples[n_head:])
     hits = min(max(inspection.n_hit or 0, n_same), n_text)
     cached, computed = ("".join(map(spell, inspection.prompt[a:b])) for a, b in ((n_same, hits), (hits, n_text)))
-    same = f"… {n_same:,} tokens as {clipped(whose, 60)} …" if n_same else ""
+    same = f"… {n_same:,} tokens shared with {clipped(whose, 60)} …" if n_same else ""
     tail = prompt_lines(inspection, spell, n_text)
     head = answer_lines(inspection, spell, n_head)
     title = f"{clipped(inspection.title, 100)}: {len(inspection.prompt):,} tokens, {inspection.n_hit or 0:,} from the cache"
-    ending = f"{len(inspection.samples):,} came: {clipped(inspection.reason, 40) or 'none yet'}" if inspection.kind == "gen" else "chosen"
+    ending = f"{len(inspection.samples):,} generated: {clipped(inspection.reason, 40) or 'none yet'}"
     if inspection.kind != "gen":
-        answer_text = inspection.value
+        answer_text, ending = inspection.value, "chosen"
 
     quiet = css(opacity="0.65")
     prompt = [_run(text, ink) for text, ink in ((cached, palette.CACHED), (computed, palette.COMPUTED)) if text]

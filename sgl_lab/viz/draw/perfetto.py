@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from ...contracts.events import (
     EngineFault,
@@ -35,7 +34,7 @@ PROCESS = 1
 STEPS = 1
 """the thread of the steps"""
 
-Row = dict[str, Any]
+Row = dict[str, object]
 
 
 @dataclass(slots=True)

@@ -25,19 +25,19 @@ _PART_OF = {
     "pages_pinned": "pages_total",
 }
 _NAMES = {
-    "cached_prompt_tokens": "of it cached",
-    "cached_tokens": "all cached",
-    "computed_tokens": "through the model",
+    "cached_prompt_tokens": "prompt cached",
+    "cached_tokens": "cached in total",
+    "computed_tokens": "computed",
     "recomputed_tokens": "computed again",
-    "forced_tokens": "of them forced",
+    "forced_tokens": "forced",
     "drafted_tokens": "drafted",
-    "accepted_tokens": "of them accepted",
-    "rejected_tokens": "of them rejected",
+    "accepted_tokens": "accepted",
+    "rejected_tokens": "rejected",
     "overrun_tokens": "past the end",
     "masks_s": "constraint masks",
-    "commit_s": "taking in results",
-    "listeners_s": "telling programs",
-    "events_s": "telling views",
+    "commit_s": "commit results",
+    "listeners_s": "notify programs",
+    "events_s": "notify views",
     "evictions": "nodes evicted",
     "requests_stop": "ended by a stop",
     "requests_length": "ended by length",
@@ -69,7 +69,7 @@ def sections(stats: Stats) -> tuple[Section, ...]:
     rows: dict[str, list[Row]] = {"tokens": [], "time": [], "cache": [], "requests": [], "steps": []}
     whole_s = sum(value for key, value in stats.items() if key.endswith("_s"))
     for key, value in stats.items():
-        section, name = _place(key)
+        section, name = _section_of(key)
         if section == "time":
             row = Row(name, duration(1000 * value), value / whole_s if whole_s else 0.0)
         elif key.endswith("_rate"):
@@ -81,7 +81,7 @@ def sections(stats: Stats) -> tuple[Section, ...]:
     return tuple(Section(name, tuple(found)) for name, found in rows.items() if found)
 
 
-def _place(key: str) -> tuple[str, str]:
+def _section_of(key: str) -> tuple[str, str]:
     """The section of a counter, and its name there."""
     words = _NAMES.get(key, key.replace("_", " "))
     if key.endswith("_tokens"):

@@ -72,11 +72,11 @@ class WhatIf:
 
 
 def name(policy: str) -> str:
-    return "the best there could be (Belady)" if policy == BEST else policy
+    return "optimum (Belady)" if policy == BEST else policy
 
 
 def heading(found: WhatIf) -> str:
-    return f"{clipped(found.run, 60)}: hit rate, had the cache another size or policy"
+    return f"{clipped(found.run, 60)}: hit rate under other cache sizes and policies"
 
 
 def alike(found: WhatIf) -> list[tuple[str, list[str]]]:
@@ -96,7 +96,7 @@ def called(group: Sequence[str], policies: Sequence[str]) -> str:
 def picture(found: WhatIf) -> Markup:
     lines = [(title, found.of(group[0])) for title, group in alike(found)]
     series = [chart.Series(title, tuple((found.size(one), one.hit_rate) for one in points)) for title, points in lines]
-    at, words = found.n_tokens, f"the cache it had: {found.n_tokens:,}" if found.n_tokens else ""
+    at, words = found.n_tokens, f"actual cache: {found.n_tokens:,}" if found.n_tokens else ""
     note = f"hit rate against the size of the cache in tokens, {clipped(found.run, 40)}"
     return chart.shares("What if", note, series, lambda x: f"{x:,.0f}", log=True, at=at, at_words=words)
 
@@ -123,7 +123,7 @@ def figure(found: WhatIf) -> dict[str, Any]:
             "<br>%{customdata[2]:,} evicted, %{customdata[3]:,} preempted",
         )
     if found.n_tokens:
-        words = f"the cache it had: {found.n_tokens:,}"
+        words = f"actual cache: {found.n_tokens:,}"
         drawn.add_vline(x=found.n_tokens, line_dash="dash", line_color=palette.LOCKED.both, annotation_text=words)
     sizes = {"tickvals": found.sizes, "ticktext": [f"{n:,}" for n in found.sizes]}
     grid = "rgba(127,127,127,0.25)"
@@ -151,7 +151,7 @@ def rows(found: WhatIf) -> list[tuple[str, ...]]:
     """Rows of the table. Policies with equal counts at a size share a row; columns without
     information are left out.
     """
-    head = ("cache", "policy", "hit rate", "from the cache", "through the model", "evicted", "preempted", "refused")
+    head = ("cache", "policy", "hit rate", "from the cache", "computed", "evicted", "preempted", "refused")
     body = []
     for size in found.sizes:
         groups: dict[tuple[str, ...], list[str]] = {}
@@ -159,9 +159,9 @@ def rows(found: WhatIf) -> list[tuple[str, ...]]:
             for one in found.outcomes:
                 if one.evict == policy and found.size(one) == size:
                     groups.setdefault(_counts(one), []).append(policy)
-        where = f"{size:,}" + (" ◂ as it was" if size == found.n_tokens else "")
+        where = f"{size:,}" + (" ◂ actual" if size == found.n_tokens else "")
         for counts, group in groups.items():
-            title = "best (Belady)" if group == [BEST] else called(group, found.policies)
+            title = "optimum (Belady)" if group == [BEST] else called(group, found.policies)
             body.append((where, title, *counts))
     kept = [n for n in range(len(head)) if n < _N_ALWAYS or any(row[n] not in ("", "0") for row in body)]
     return [tuple(row[n] for n in kept) for row in (head, *body)]
@@ -184,23 +184,23 @@ def _counts(one: Counts) -> tuple[str, ...]:
 
 def notes(found: WhatIf) -> list[str]:
     """Remarks: what the numbers show, and what they do not cover."""
-    said = []
+    remarks = []
     best = [one.hit_rate for one in found.of(BEST)]
     if best:
         top = max(best)
         enough = min(found.size(one) for one in found.of(BEST) if one.hit_rate >= top - 1e-9)
-        said.append(f"one after the other, no eviction could do better than {percent(top)}; {enough:,} tokens could be enough for it")
+        remarks.append(f"served one after the other, no policy could exceed {percent(top)}; a cache of {enough:,} tokens could reach it")
     by_size = [pair for policy in found.policies if policy != BEST for pair in pairwise(found.of(policy))]
     if any(larger.hit_rate < smaller.hit_rate - 1e-9 for smaller, larger in by_size):
-        said.append(
-            "where a larger cache finds less: in a small one requests wait for each other, and find what the others computed meanwhile"
+        remarks.append(
+            "a larger cache can have a lower hit rate: in a small one, requests wait for each other and find each other's results"
         )
     if len(found.policies) > 1 and len(alike(found)) == 1:
-        said.append(f"{called(found.policies, found.policies)} agree at every size: which node is evicted makes no difference to this run")
+        remarks.append(f"{called(found.policies, found.policies)} agree at every size: the order of eviction does not matter here")
     refused = max((one.n_refused for one in found.outcomes), default=0)
     if refused:
-        said.append(f"a size too small for {counted(refused, 'request')} has no hit rate")
-    return said
+        remarks.append(f"a size too small for {counted(refused, 'request')} has no hit rate")
+    return remarks
 
 
 def text(found: WhatIf) -> str:
@@ -218,5 +218,5 @@ def html(found: WhatIf) -> Markup:
         weight = css(font_weight="600") if "◂" in row[0] else ""
         lines.append(tag("tr", {"style": weight or False}, *(tag("td", {"style": cell}, word) for word in row)))
     table = css(border_collapse="collapse", font_size="13px", margin="4px 0", font_variant_numeric="tabular-nums")
-    said = [tag("div", {"style": css(font_size="13px")}, note) for note in notes(found)]
-    return tag("div", {}, tag("table", {"style": table}, *lines), *said)
+    remarks = [tag("div", {"style": css(font_size="13px")}, note) for note in notes(found)]
+    return tag("div", {}, tag("table", {"style": table}, *lines), *remarks)
