@@ -72,7 +72,7 @@ def test_every_control_is_reached_by_tab_and_has_a_name(browser: Browser) -> Non
     page.context.close()
 
 
-def test_what_is_walked_to_and_what_happened_is_said(browser: Browser) -> None:
+def test_the_focused_item_and_the_outcome_are_announced(browser: Browser) -> None:
     page = WidgetPage(browser, reduced_motion="reduce")
     page.open()
     page.receive(full(story()))
@@ -90,7 +90,7 @@ def test_what_is_walked_to_and_what_happened_is_said(browser: Browser) -> None:
     page.context.close()
 
 
-def test_nothing_moves_by_itself_for_those_who_asked_for_that(browser: Browser) -> None:
+def test_reduced_motion_stops_all_animation(browser: Browser) -> None:
     page = WidgetPage(browser, reduced_motion="reduce")
     page.open()
     page.receive(full(story()))

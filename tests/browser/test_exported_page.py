@@ -71,7 +71,7 @@ def file(request: pytest.FixtureRequest, browser: Browser, source: str, tmp_path
     assert file.requests == []
 
 
-def test_the_run_is_played_again_from_a_file(file: FilePage) -> None:
+def test_the_run_is_replayed_from_a_file(file: FilePage) -> None:
     file.time.focus()
     file.page.keyboard.press("Home")
     expect(file.page.get_by_role("tree")).to_be_visible()
@@ -118,7 +118,7 @@ def test_hostile_words_stay_words_in_the_pictures_and_in_the_player(payload: str
     file.context.close()
 
 
-def test_code_that_gets_into_the_file_all_the_same_does_not_run(browser: Browser, source: str, tmp_path: Path) -> None:
+def test_injected_code_does_not_run(browser: Browser, source: str, tmp_path: Path) -> None:
     file = FilePage(browser, tmp_path / "planted.html", source.replace("<main>", f"<main>{PLANTED}", 1))
     expect(file.page.get_by_role("tree")).to_be_visible()
     assert file.page.evaluate("() => window.planted") is None
@@ -140,7 +140,7 @@ def test_code_that_gets_into_the_file_all_the_same_does_not_run(browser: Browser
     file.context.close()
 
 
-def test_without_scripts_the_pictures_stand_and_there_is_no_dead_control(browser: Browser, source: str, tmp_path: Path) -> None:
+def test_without_scripts_the_pictures_remain_and_no_control_is_dead(browser: Browser, source: str, tmp_path: Path) -> None:
     file = FilePage(browser, tmp_path / "still.html", source, java_script_enabled=False)
     expect(file.page.get_by_text("Radix tree").first).to_be_visible()
     assert file.page.get_by_role("slider").count() + file.page.get_by_role("button").count() == 0

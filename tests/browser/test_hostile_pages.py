@@ -179,7 +179,7 @@ def test_live_in_every_panel_and_card(browser: Browser) -> None:
     live.context.close()
 
 
-def test_the_kernel_is_interrupted_at_home_whatever_address_the_page_is_told(browser: Browser) -> None:
+def test_an_interrupt_goes_to_the_own_server_whatever_address_the_page_has(browser: Browser) -> None:
     for address in ("//outside.test/", "https://outside.test/", "\\\\outside.test\\", "javascript:window.__pwned=1//"):
         live = WidgetPage(browser, config={"baseUrl": address, "token": "secret"})
         live.open(kernel_id="k1")
@@ -207,7 +207,7 @@ def a_run_of_everything() -> tuple[Record, Any]:
     return record_of(stage), lambda token: texts.get(token, "?")
 
 
-def test_played_again_in_a_saved_page(browser: Browser) -> None:
+def test_replayed_in_a_saved_page(browser: Browser) -> None:
     record, spell = a_run_of_everything()
     made = Folded(record, spell, {"vocab": 49_152, "evict": "lru"}).bundle(("tokens", "tree", "timeline"), TEXTS[0], "error", TEXTS[1])
     saved = SavedPage(browser, made["text/html"])

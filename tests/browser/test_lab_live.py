@@ -156,7 +156,7 @@ def press_until(notebook: Notebook, key: str, selector: str) -> None:
     pytest.fail(f"{key} does not reach {selector}")
 
 
-def test_the_keyboard_reaches_stop_and_the_tokens_which_tell_their_chances(notebook: Notebook, answer: str) -> None:
+def test_the_keyboard_reaches_stop_and_the_tokens_with_their_probabilities(notebook: Notebook, answer: str) -> None:
     cell = begin_long(notebook)
     press_until(notebook, "Tab", ".sgl-stop")
     press_until(notebook, "Tab", ".sgl-text")
@@ -172,7 +172,7 @@ def test_the_keyboard_reaches_stop_and_the_tokens_which_tell_their_chances(noteb
     assert_stopped(notebook, cell, words)
 
 
-def test_a_page_reloaded_in_mid_run_shows_the_whole_run_in_the_end(notebook: Notebook, answer: str, tmp_path: Path) -> None:
+def test_a_page_reloaded_during_a_run_shows_the_whole_run_at_its_end(notebook: Notebook, answer: str, tmp_path: Path) -> None:
     n = 900
     end = tmp_path / "end"
     notebook.start(LONG.format(n=n) + HELD.format(file=str(end)))
@@ -190,6 +190,6 @@ def test_a_page_reloaded_in_mid_run_shows_the_whole_run_in_the_end(notebook: Not
     assert notebook.result(notebook.run(ANSWER)) == answer
 
 
-def test_all_of_this_made_no_error_and_asked_nobody(notebook: Notebook) -> None:
+def test_no_step_caused_an_error_or_a_foreign_request(notebook: Notebook) -> None:
     assert notebook.errors == []
     assert notebook.outside == []

@@ -65,7 +65,7 @@ def test_moving_a_slider_runs_the_cell_again(notebook: Notebook) -> None:
     assert slider.input_value() == "3"
 
 
-def test_the_saved_file_holds_no_widget_and_reads_without_a_kernel(notebook: Notebook, browser: Browser) -> None:
+def test_the_saved_file_holds_no_widget_and_is_readable_without_a_kernel(notebook: Notebook, browser: Browser) -> None:
     saved = notebook.save()
     outputs = [output for cell in saved.cells for output in cell.outputs if "data" in output]
     assert len(outputs) >= 4
@@ -77,7 +77,7 @@ def test_the_saved_file_holds_no_widget_and_reads_without_a_kernel(notebook: Not
     page.close()
 
 
-def test_a_page_loaded_again_is_live_and_a_view_of_the_output_is_too(notebook: Notebook) -> None:
+def test_a_reloaded_page_and_a_new_view_of_the_output_are_live(notebook: Notebook) -> None:
     notebook.page.reload()
     notebook.wait_ready()
     notebook.wait("document.querySelectorAll('.sgl-dashboard').length === 1")
@@ -90,13 +90,13 @@ def test_a_page_loaded_again_is_live_and_a_view_of_the_output_is_too(notebook: N
     assert strip(notebook, 1) == counts
 
 
-def test_off_leaves_the_pictures(notebook: Notebook) -> None:
+def test_off_keeps_the_pictures(notebook: Notebook) -> None:
     notebook.run("%sgl dashboard off")
     notebook.wait("document.querySelectorAll('.sgl-dashboard').length === 0")
     assert notebook.page.locator("[data-sgl-place]", has_text="Dashboard").count() <= 2
     assert notebook.ask("import threading; print([t.name for t in threading.enumerate() if t.name == 'sgl-live'])") == "[]"
 
 
-def test_all_of_this_made_no_error_and_asked_nobody(notebook: Notebook) -> None:
+def test_no_step_caused_an_error_or_a_foreign_request(notebook: Notebook) -> None:
     assert notebook.errors == []
     assert notebook.outside == []

@@ -60,7 +60,7 @@ def told(seq: int, *numbers: int, gone: tuple[int, ...] = (), running: int = 1, 
     return {"seq": seq, "kind": "delta", "lanes": lanes, "metrics": metrics(running, len(queue))}
 
 
-def test_views_stand_in_every_output_of_the_name_also_in_those_that_come_later(page: WidgetPage) -> None:
+def test_every_output_of_the_name_shows_a_view_also_one_added_later(page: WidgetPage) -> None:
     page.page.evaluate(OUTPUT, "cell")
     begin(page, dashboard=True)
     expect(page.page.locator(".sgl-live")).to_have_count(1)
@@ -76,7 +76,7 @@ def test_views_stand_in_every_output_of_the_name_also_in_those_that_come_later(p
 
 
 @pytest.mark.parametrize(("options", "again"), [({"dashboard": True}, "%sgl dashboard"), ({}, "the cell")])
-def test_when_the_kernel_is_gone_the_pictures_are_back_and_say_how_to_go_on(page: WidgetPage, options: dict[str, Any], again: str) -> None:
+def test_without_the_kernel_the_pictures_are_back_and_say_how_to_continue(page: WidgetPage, options: dict[str, Any], again: str) -> None:
     for _ in range(2):
         page.page.evaluate(OUTPUT, "cell")
     begin(page, **options)
@@ -87,7 +87,7 @@ def test_when_the_kernel_is_gone_the_pictures_are_back_and_say_how_to_go_on(page
     assert [f"Run {again} again" in text for text in page.texts(".sgl-lost")] == [True, True]
 
 
-def test_an_output_drawn_anew_takes_over_its_view_with_the_focus(page: WidgetPage) -> None:
+def test_a_redrawn_output_takes_over_its_view_with_the_focus(page: WidgetPage) -> None:
     page.page.evaluate(OUTPUT, "cell")
     begin(page, controls=[control.described(0) for control in parse_cell("--interact x=1..5").interact])
     slider = page.page.get_by_role("slider", name="x", exact=True)
@@ -110,7 +110,7 @@ def test_lanes_that_are_gone_leave_the_page(page: WidgetPage) -> None:
     assert page.page.locator(".sgl-bars .sgl-span").count() <= 4
 
 
-def test_a_dashboard_says_which_requests_wait_and_rests_when_none_does(page: WidgetPage) -> None:
+def test_a_dashboard_lists_waiting_requests_and_is_idle_without_any(page: WidgetPage) -> None:
     page.page.evaluate(OUTPUT, "cell")
     begin(page, dashboard=True)
     page.receive(told(0, 1, queue=("<b>In[1]</b>", "two", "three", "four", "five", "six")))
@@ -122,7 +122,7 @@ def test_a_dashboard_says_which_requests_wait_and_rests_when_none_does(page: Wid
     assert page.texts(".sgl-phase") == ["idle"]
 
 
-def test_a_control_that_is_moved_is_told_once_the_hand_rests(page: WidgetPage) -> None:
+def test_a_moved_control_is_sent_once_after_a_pause(page: WidgetPage) -> None:
     page.page.evaluate(OUTPUT, "cell")
     line = """--interact x=1..5 style=["<b>", "long"] temperature=0..1:0.5"""
     begin(page, controls=[control.described(0) for control in parse_cell(line).interact])

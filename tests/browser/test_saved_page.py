@@ -45,7 +45,7 @@ def n_tokens(saved: SavedPage) -> int:
     return saved.page.locator(".sgl-text .t").count()
 
 
-def test_what_stands_where_no_script_runs_gives_way_to_the_live_view_of_about_the_same_height(browser: Browser, html: str) -> None:
+def test_the_live_view_replaces_the_still_picture_at_about_the_same_height(browser: Browser, html: str) -> None:
     for width in (700, 1280):
         heights = []
         for scripts in (False, True):
@@ -58,7 +58,7 @@ def test_what_stands_where_no_script_runs_gives_way_to_the_live_view_of_about_th
         assert abs(heights[1] - heights[0]) < 0.1 * heights[0]
 
 
-def test_in_a_narrow_window_the_time_and_the_counts_are_written_out(browser: Browser, html: str) -> None:
+def test_in_a_narrow_window_time_and_counts_are_complete(browser: Browser, html: str) -> None:
     saved = SavedPage(browser, html, viewport={"width": 330, "height": 900})
     expect(saved.page.get_by_role("tree")).to_be_visible()
     saved.painted()
@@ -92,7 +92,7 @@ def test_the_end_of_the_recording_is_what_the_pictures_show(saved: SavedPage) ->
     assert n_tokens(saved) == sum(len(op["toks"]) for op in folded.tokens.full()["ops"])
 
 
-def test_keys_walk_through_the_moments_and_back_to_the_same(saved: SavedPage) -> None:
+def test_keys_step_through_the_moments_and_back(saved: SavedPage) -> None:
     time(saved).focus()
     saved.page.keyboard.press("Home")
     expect(saved.page.get_by_role("tree")).to_be_visible()
@@ -107,7 +107,7 @@ def test_keys_walk_through_the_moments_and_back_to_the_same(saved: SavedPage) ->
         assert (n_tokens(saved), time(saved).get_attribute("aria-valuetext")) == moment
 
 
-def test_back_at_the_beginning_no_node_is_left_of_what_came_later(browser: Browser) -> None:
+def test_back_at_the_beginning_no_later_node_is_left(browser: Browser) -> None:
     stage = Stage(4_000)
     main = stage.open(label="main")
     stage.say(main, "some words")
@@ -133,7 +133,7 @@ def test_playing_goes_from_the_beginning_to_the_end_and_stops(saved: SavedPage) 
     assert before < n_tokens(saved)
 
 
-def test_a_saved_page_without_scripts_has_everything_to_read_and_no_dead_control(browser: Browser, html: str) -> None:
+def test_a_saved_page_without_scripts_is_complete_and_has_no_dead_control(browser: Browser, html: str) -> None:
     saved = SavedPage(browser, html, java_script_enabled=False)
     for words in ("Begin at the Gulbenkian", "Radix tree", "Timeline", "from earlier runs", "Trust Notebook"):
         expect(saved.page.get_by_text(words).first).to_be_visible()
@@ -141,7 +141,7 @@ def test_a_saved_page_without_scripts_has_everything_to_read_and_no_dead_control
     saved.context.close()
 
 
-def test_two_cells_of_a_page_play_alone(browser: Browser, html: str) -> None:
+def test_two_cells_of_a_page_play_independently(browser: Browser, html: str) -> None:
     saved = SavedPage(browser, html + html, viewport={"width": 1000, "height": 2000})
     expect(saved.page.get_by_role("tree")).to_have_count(2)
     sliders = time(saved)
@@ -153,7 +153,7 @@ def test_two_cells_of_a_page_play_alone(browser: Browser, html: str) -> None:
     saved.context.close()
 
 
-def test_where_moments_are_missing_the_slider_shows_those_that_are_there_and_stops_at_them(browser: Browser) -> None:
+def test_with_missing_moments_the_slider_shows_the_others_and_stops_at_them(browser: Browser) -> None:
     stage = Stage(40_000)
     fork = stage.open()
     for turn in range(4):

@@ -55,7 +55,7 @@ def tokens_message(*toks: list[Any]) -> dict[str, Any]:
 # ---------------------------------------------------------------- one cursor
 
 
-def test_a_token_marks_its_node_and_the_bar_that_brought_it(page: WidgetPage) -> None:
+def test_a_token_marks_its_node_and_the_bar_that_computed_it(page: WidgetPage) -> None:
     page.receive(full(story()))
     page.page.locator(".sgl-fork .t.generated", has_text="tasca").hover()
     marked = linked(page)
@@ -88,7 +88,7 @@ def test_a_node_marks_its_tokens_and_a_bar_its_nodes(page: WidgetPage) -> None:
     assert linked(page) == {"tokens": [], "nodes": [], "bars": []}
 
 
-def test_what_is_chosen_in_one_view_is_brought_into_sight_in_the_others(page: WidgetPage) -> None:
+def test_an_item_chosen_in_one_view_becomes_visible_in_the_others(page: WidgetPage) -> None:
     page.receive(full(story()))
     page.page.locator(".sgl-fork .t.generated", has_text="dusk").click()
     expect(page.page.locator(".sgl-node.sgl-linked")).to_be_in_viewport()
@@ -97,7 +97,7 @@ def test_what_is_chosen_in_one_view_is_brought_into_sight_in_the_others(page: Wi
     expect(page.page.locator(".t.sgl-linked", has_text="travel")).to_be_in_viewport()
 
 
-def test_marks_follow_a_run_that_goes_on(page: WidgetPage) -> None:
+def test_marks_follow_a_running_program(page: WidgetPage) -> None:
     messages = [message for _, message in deltas(story())]
     page.receive(*messages[: len(messages) // 2])
     page.page.locator(".sgl-text .t", has_text="travel").click()
@@ -109,7 +109,7 @@ def test_marks_follow_a_run_that_goes_on(page: WidgetPage) -> None:
 # ---------------------------------------------------------------- the tree
 
 
-def test_a_node_tells_its_text_its_requests_and_when_it_would_go(page: WidgetPage) -> None:
+def test_a_node_shows_its_text_its_requests_and_its_eviction(page: WidgetPage) -> None:
     page.receive(full(story()))
     page.page.locator(".sgl-node", has_text="Stay with").click()
     details = page.page.locator(".sgl-details")
@@ -137,7 +137,7 @@ def test_the_order_of_eviction_is_that_of_the_cache(page: WidgetPage) -> None:
     assert sorted(ranks, key=ranks.__getitem__) == gone
 
 
-def test_nodes_are_found_by_text_and_by_token_id_and_walked_through(page: WidgetPage) -> None:
+def test_nodes_are_found_by_text_and_by_token_id_one_after_the_other(page: WidgetPage) -> None:
     stage = story()
     page.receive(full(stage))
     find = page.page.get_by_label("Find nodes")
@@ -178,7 +178,7 @@ def test_a_character_of_several_tokens_is_shown_as_one_as_soon_as_it_is_whole(pa
     assert page.texts(".sgl-text .t") == ["\\xff", "x"]
 
 
-def test_two_channels_tell_two_things_and_the_legend_says_which(page: WidgetPage) -> None:
+def test_two_channels_show_two_properties_and_the_legend_names_them(page: WidgetPage) -> None:
     sure, unsure = -0.01, -3.0
     page.receive(
         tokens_message(
@@ -209,7 +209,7 @@ def test_two_channels_tell_two_things_and_the_legend_says_which(page: WidgetPage
     assert page.page.locator(".sgl-text .t").nth(1).evaluate("(t) => t.className") == "t forced bg-s4 ul-s4"
 
 
-def test_a_token_tells_what_the_constraint_left_and_how_it_came(page: WidgetPage) -> None:
+def test_a_token_shows_its_alternatives_under_the_constraint_and_its_origin(page: WidgetPage) -> None:
     page.receive(tokens_message(["a", "generated", -0.5, "", None, 9, {"t": 1240.0, "ms": 7.1, "allowed": 12, "drafted": True}]))
     page.page.locator(".sgl-text .t").hover()
     card = page.page.get_by_role("tooltip")
@@ -250,7 +250,7 @@ def test_forks_that_grow_stay_in_sight(page: WidgetPage, n_forks: int) -> None:
 # ---------------------------------------------------------------- the timeline
 
 
-def test_lanes_fold_and_say_how_many_are_below(page: WidgetPage) -> None:
+def test_lanes_fold_and_count_the_hidden_ones(page: WidgetPage) -> None:
     page.receive(full(story()))
     fold = page.page.get_by_role("button", name="main, 3 lanes below")
     fold.focus()
@@ -263,7 +263,7 @@ def test_lanes_fold_and_say_how_many_are_below(page: WidgetPage) -> None:
     expect(page.page.locator(".sgl-name")).to_have_count(5)
 
 
-def test_what_was_drafted_and_forced_is_told_apart_from_what_was_decoded(page: WidgetPage) -> None:
+def test_drafted_and_forced_tokens_differ_from_decoded_ones(page: WidgetPage) -> None:
     lanes = [{"lane": "f1", "parent": None, "label": "main", "kind": "fork"}]
     bar = {"id": 0, "lane": "f1", "kind": "decode", "t0": 0, "t1": 900, "n": 9, "name": "a", "request": 1, "at": 3, "wrong": 0}
     bars = [bar, {**bar, "id": 1, "kind": "drafted", "n": 3, "wrong": 1}, {**bar, "id": 2, "kind": "forced", "n": 2}]
@@ -317,7 +317,7 @@ def crowd(n_old: int, n_forks: int) -> tuple[Stage, int]:
     return stage, first
 
 
-def test_the_tree_opens_on_this_run_and_what_others_left_is_one_row_that_opens(page: WidgetPage) -> None:
+def test_the_tree_opens_on_this_run_and_other_nodes_are_one_row_that_opens(page: WidgetPage) -> None:
     stage, first = crowd(40, 3)
     page.receive(full_since(stage, first))
     n_old = len(stage.tree) - 1 - page.page.locator(".sgl-node:not(.root, .others)").count()
@@ -378,7 +378,7 @@ def test_eight_forks_fit_into_nine_hundred_pixels_and_nothing_moves_when_the_run
     page.context.close()
 
 
-def test_a_failed_fork_is_marked_and_what_it_says_stands_on_top(page: WidgetPage) -> None:
+def test_a_failed_fork_is_marked_and_its_message_is_on_top(page: WidgetPage) -> None:
     stage, first = crowd(2, 3)
     fork = max(stage.streams)
     stage.emit(ExprFinished(fork, ExprId(99), "error", "no room"))
@@ -407,7 +407,7 @@ def full_since(stage: Stage, first: int) -> Message:
     return found
 
 
-def test_the_names_of_forks_of_forks_stand_in_one_line_over_nothing(browser: Browser) -> None:
+def test_the_names_of_forks_of_forks_fit_on_one_line_without_overlap(browser: Browser) -> None:
     stage = Stage(20_000)
     main = stage.open(label="s")
     stage.say(main, "Some words to begin with")
@@ -428,7 +428,7 @@ def test_the_names_of_forks_of_forks_stand_in_one_line_over_nothing(browser: Bro
     page.context.close()
 
 
-def test_the_system_prompt_that_a_template_brings_is_no_part_of_the_users_turn(browser: Browser) -> None:
+def test_the_templates_own_system_prompt_is_not_part_of_the_users_turn(browser: Browser) -> None:
     stage = Stage(20_000)
     main = stage.open(label="s")
     stage.say(main, "<|im_start|>system\nBe kind<|im_end|>\n<|im_start|>user\n")

@@ -53,7 +53,7 @@ def node_labels(page: WidgetPage) -> set[str]:
     return {label or "" for label in page.page.locator(".sgl-node").evaluate_all("nodes => nodes.map((n) => n.getAttribute('aria-label'))")}
 
 
-def test_a_run_told_in_deltas_stands_on_the_page_as_the_views_have_it(page: WidgetPage) -> None:
+def test_deltas_bring_the_page_to_the_state_of_the_views(page: WidgetPage) -> None:
     stage = story()
     page.open()
     for _, message in deltas(stage):
@@ -208,7 +208,7 @@ def test_a_page_that_missed_a_message_asks_and_is_whole_again(browser: Browser) 
     assert n_tokens_shown(page) == sum(len(op["toks"]) for op in whole["tokens"]["ops"])
 
 
-def test_a_message_missed_right_after_a_hello_is_asked_for_though_nothing_more_comes(browser: Browser) -> None:
+def test_a_message_missed_right_after_a_hello_is_requested_although_no_other_follows(browser: Browser) -> None:
     page = WidgetPage(browser, **CALM)
     stop_the_clock(page)
     page.open()
@@ -224,7 +224,7 @@ def test_a_message_missed_right_after_a_hello_is_asked_for_though_nothing_more_c
     page.context.close()
 
 
-def test_a_page_that_loads_in_mid_run_shows_the_snapshot_before_the_kernel_answers(page: WidgetPage) -> None:
+def test_a_page_that_loads_during_a_run_shows_the_snapshot_before_the_kernel_answers(page: WidgetPage) -> None:
     stage = story()
     half = len(stage.entries) * 3 // 4
     sender = new_sender(stage)
@@ -295,7 +295,7 @@ def test_stop_interrupts_a_kernel_that_does_not_answer(browser: Browser, reply: 
 # ---------------------------------------------------------------- hands and keys
 
 
-def test_a_token_tells_its_chance_and_its_alternatives_to_pointer_and_keys(page: WidgetPage) -> None:
+def test_a_token_shows_its_probability_and_alternatives_to_pointer_and_keys(page: WidgetPage) -> None:
     page.open()
     page.receive(full(story()))
     card = page.page.get_by_role("tooltip")
@@ -315,7 +315,7 @@ def test_a_token_tells_its_chance_and_its_alternatives_to_pointer_and_keys(page:
     expect(card).to_be_hidden()
 
 
-def test_a_token_keeps_the_focus_when_everything_is_told_anew(page: WidgetPage) -> None:
+def test_a_token_keeps_the_focus_after_a_full_message(page: WidgetPage) -> None:
     stage = story()
     page.open()
     page.receive(full(stage))
@@ -329,7 +329,7 @@ def test_a_token_keeps_the_focus_when_everything_is_told_anew(page: WidgetPage) 
     assert streams(page) == before
 
 
-def test_the_tree_is_walked_with_arrow_keys_and_enter_tells_of_a_node(page: WidgetPage) -> None:
+def test_arrow_keys_move_through_the_tree_and_enter_describes_a_node(page: WidgetPage) -> None:
     stage = story()
     page.open()
     page.receive(full(stage))
@@ -364,7 +364,7 @@ def test_the_page_scrolls_under_a_plain_wheel_and_zooms_under_ctrl(page: WidgetP
     expect(world).not_to_have_attribute("transform", before or "")
 
 
-def test_a_bar_tells_what_it_was(page: WidgetPage) -> None:
+def test_a_bar_describes_itself(page: WidgetPage) -> None:
     page.open()
     page.receive(full(story()))
     page.page.locator(".sgl-plot").focus()
@@ -375,7 +375,7 @@ def test_a_bar_tells_what_it_was(page: WidgetPage) -> None:
     expect(page.page.get_by_role("tooltip")).to_contain_text("token")
 
 
-def test_views_are_opened_as_asked_and_toggled(page: WidgetPage) -> None:
+def test_views_open_as_requested_and_can_be_toggled(page: WidgetPage) -> None:
     page.open(views=["tree"])
     page.receive(full(story()))
     expect(page.page.locator(".sgl-panel:visible")).to_have_count(1)
@@ -384,7 +384,7 @@ def test_views_are_opened_as_asked_and_toggled(page: WidgetPage) -> None:
     expect(page.page.locator(".sgl-bars > g").first).to_be_visible()
 
 
-def test_text_that_grows_does_not_move_what_stands_below(page: WidgetPage) -> None:
+def test_growing_text_does_not_move_the_content_below(page: WidgetPage) -> None:
     page.open()
     tops = []
     for _, message in deltas(story()):

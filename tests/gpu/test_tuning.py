@@ -51,7 +51,7 @@ def test_a_table_is_read_once(table: Path) -> None:
     ["", "{", "[1]", '{"a": 1}', '[{"kernel": "decode"}]', '[{"kernel": "decode", "shape": [1], "config": {"BLOCK": 0}}]',
      '[{"kernel": "decode", "shape": ["a"], "config": {}}]', '[{"kernel": 1, "shape": [], "config": {}}]', "\xff"],
 )  # fmt: skip
-def test_a_damaged_table_is_told_and_ignored(table: Path, caplog: pytest.LogCaptureFixture, text: str) -> None:
+def test_a_damaged_table_is_reported_and_ignored(table: Path, caplog: pytest.LogCaptureFixture, text: str) -> None:
     table.write_text(text, encoding="latin-1")
     with caplog.at_level(logging.WARNING):
         assert read(table) == {}

@@ -65,7 +65,7 @@ def test_a_background_cell_returns_at_once_and_leaves_its_handle(kernel: Kernel,
     assert "Printed:\ninside" in again.shown[0]["text/plain"]
 
 
-def test_its_output_is_told_to_the_cell_that_started_it_when_it_is_over(kernel: Kernel) -> None:
+def test_the_cell_that_started_it_shows_its_output_at_its_end(kernel: Kernel) -> None:
     message = kernel.start("%%sgl --bg --temperature 0\n" + BODY.format(n=12))
     shown = kernel.wait_for("display_data", message)["content"]
     waiting = kernel.start("import time\ntime.sleep(3)")
@@ -216,7 +216,7 @@ def test_ipython_starts_with_the_default_where_its_config_file_is_wrong(tmp_path
     assert (rows["temperature"], rows["seed"]) == (["1.0", "default"], ["5", "%config SGL.seed"])
 
 
-def test_settings_hold_for_cells_that_say_nothing(kernel: Kernel, tmp_path: Path) -> None:
+def test_settings_apply_to_cells_without_options(kernel: Kernel, tmp_path: Path) -> None:
     kernel.run("%config SGL.max_tokens = 5\n%config SGL.view = 'none'")
     reply = kernel.run('%%sgl -o short\nuser("Count.")\nassistant(gen("n", ignore_eos=True))')
     assert (reply.status, reply.shown) == ("ok", []), reply.traceback

@@ -154,7 +154,7 @@ def test_seed_makes_a_cell_repeatable(kernel: Kernel) -> None:
     assert kernel.run(cell.replace("7", "8")).result != first
 
 
-def test_notebook_variables_are_read_and_a_hidden_one_is_told(kernel: Kernel) -> None:
+def test_notebook_variables_are_read_and_a_hidden_one_is_named(kernel: Kernel) -> None:
     kernel.run("city = 'Rome'; user = 'me'")
     reply = kernel.run('%%sgl -o st --view none\nuser(f"Hello {city}")\nresult = 1')
     assert "user means the language's user" in reply.printed
@@ -419,7 +419,7 @@ def test_where_the_native_step_is_not_built_one_line_says_how(tmp_path: Path, mo
         running.close()
 
 
-def test_a_model_that_another_took_the_place_of_is_parked_and_taken_up_again(fresh_kernel: Kernel, tmp_path: Path) -> None:
+def test_a_replaced_model_is_parked_and_resumed(fresh_kernel: Kernel, tmp_path: Path) -> None:
     from sgl_lab.engine.model.convert import convert
 
     other = tmp_path / "other"
@@ -482,7 +482,7 @@ def test_a_cell_that_asks_for_a_gpu_where_none_is_says_so_once_and_runs(fresh_ke
         assert wrong.evalue.endswith(": --device cannot be 'gpu' (cpu, cuda, or a numbered GPU such as cuda:1)")
 
 
-def test_what_is_here_is_listed_and_the_machine_looked_at(kernel: Kernel) -> None:
+def test_models_are_listed_and_the_machine_is_checked(kernel: Kernel) -> None:
     kernel.run("%sgl model")
     assert re.search(r"^smollm2 +in use +[\d,]+ +in memory", kernel.run("%sgl models --text").printed, re.MULTILINE)
     assert re.search(r"^ok +python ", kernel.run("%sgl doctor").printed, re.MULTILINE)
@@ -573,11 +573,11 @@ def test_a_semicolon_silences_a_command_that_has_a_value(kernel: Kernel, tmp_pat
         ("%%sgl --see", ["--seed"]),
     ],
 )
-def test_completion_offers_nothing_but_what_may_stand_there(kernel: Kernel, text: str, matches: list[str]) -> None:
+def test_completion_offers_only_what_is_valid_there(kernel: Kernel, text: str, matches: list[str]) -> None:
     assert kernel.client.complete(text, reply=True, timeout=60)["content"]["matches"] == matches
 
 
-def test_interrupts_at_any_moment_leave_everything_in_order(kernel: Kernel) -> None:
+def test_interrupts_at_any_moment_leave_a_consistent_state(kernel: Kernel) -> None:
     cell = (  # longer than any wait below: a kernel that is interrupted right after a cell may lose its reply, ours or not
         '%%sgl --temperature 1.5\nuser("A colour?")\nassistant(gen("a", max_tokens=60, ignore_eos=True))\n'
         "for f in fork(2):\n    f += gen(max_tokens=900, ignore_eos=True)"

@@ -88,7 +88,7 @@ def test_runs_and_the_names_in_them_are_completed(two_runs: Kernel) -> None:
     assert completed('%sgl tokens early "s[1') == {'"s[1] › tip"'}
 
 
-def test_whatif_shows_a_figure_a_picture_for_those_who_have_no_plotly_and_a_table(two_runs: Kernel) -> None:
+def test_whatif_shows_a_figure_a_picture_without_plotly_and_a_table(two_runs: Kernel) -> None:
     reply = two_runs.run("%sgl whatif late --tokens 200..800 --policy lru,belady")
     assert reply.status == "ok", reply.traceback
     figure, table = reply.shown
@@ -133,7 +133,7 @@ def test_files_are_written_read_back_and_never_over_others(two_runs: Kernel, tmp
 
 
 @pytest.mark.parametrize("command", ["save", "replay", "export", "trace", "diff a b c", "why 999", "whatif --policy mru", "save x y z"])
-def test_what_cannot_be_is_one_line(two_runs: Kernel, command: str) -> None:
+def test_an_impossible_command_is_one_line(two_runs: Kernel, command: str) -> None:
     reply = two_runs.run(f"%sgl {command}")
     assert (reply.status, reply.ename) == ("error", "UsageError"), reply.traceback
 

@@ -49,7 +49,7 @@ def test_the_same_run_twice_is_the_same_and_shows_what_the_cache_saved() -> None
     assert draw.heading(found) == "In[1] and In[2]: 2 of 2 prompts equal, 2 of 2 answers equal"
 
 
-def test_where_two_answers_part_both_tokens_and_their_logprobs_are_told() -> None:
+def test_where_two_answers_differ_both_tokens_and_their_logprobs_are_shown() -> None:
     session = Session()
     a, b = (session.run(f"In[{seed}]", ("a", "Tell me about Porto.", 12), seed=seed) for seed in (1, 2))
     (pair,) = diff(a, b).pairs
@@ -67,7 +67,7 @@ def test_where_two_answers_part_both_tokens_and_their_logprobs_are_told() -> Non
     assert "; runner-up" in text
 
 
-def test_other_names_and_forks_are_matched_by_name_and_what_is_missing_is_told() -> None:
+def test_names_and_forks_are_matched_by_name_and_missing_ones_are_reported() -> None:
     found = diff(record_of(story(250)), record_of(story(420)))
     names = [pair.name for pair in found.pairs]
     assert {"program 3 › food › tip", "program 3 › rain › tip", "program 3 › views › tip"} <= set(names)
@@ -80,7 +80,7 @@ def test_other_names_and_forks_are_matched_by_name_and_what_is_missing_is_told()
     assert told == {"a": "the same answer of 3 tokens", "program 2 › b": "only in In[2]", "program 2 › a": "only in In[1]"}
 
 
-def test_where_prompts_part_is_told_as_the_command_why_tells_it() -> None:
+def test_differing_prompts_are_described_as_by_the_command_why() -> None:
     session = Session()
     a = session.run("In[1]", ("a", "xxx and so", 3), ("b", "x", 3), ("c", "one", 3))
     b = session.run("In[2]", ("a", "xxxy and so", 3), ("b", "y", 3), ("c", "off", 3))

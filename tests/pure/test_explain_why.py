@@ -60,7 +60,7 @@ EDITS = [
 
 @pytest.mark.parametrize(("old", "new", "what"), EDITS)
 @pytest.mark.parametrize("rest", [RULES, "Be so."], ids=["much-after-it", "little-after-it"])
-def test_an_edit_is_always_told_in_three_lines_first_token_line_of_the_cell_and_cost(old: str, new: str, what: str, rest: str) -> None:
+def test_an_edit_always_has_three_lines_first_token_line_of_the_cell_and_cost(old: str, new: str, what: str, rest: str) -> None:
     miss, lines = rerun(old + rest, new + rest)
     at = shared(old + rest, new + rest)
     assert (miss.cause, miss.n_hit, miss.at) == ("changed", at, at)
@@ -128,7 +128,7 @@ def test_a_last_token_that_differs_is_a_difference_though_it_costs_nothing() -> 
     assert lines[draw.FIRST] == 'after 11 equal tokens: "b", where "a" of In[1] has "a"'
 
 
-def test_what_was_never_asked_before_lost_nothing() -> None:
+def test_a_first_request_lost_nothing() -> None:
     session = Session()
     record = session.run("In[1]", ("a", RULES, 4))
     assert (only(record, session).cause, only(record, session).n_lost) == ("first", 0)
@@ -170,7 +170,7 @@ def test_the_next_turn_of_a_chat_is_new_text_after_what_the_run_had() -> None:
     assert lines[draw.EDIT] == 'line 3 of In[1] contains it: user("And what of Faro?")'
 
 
-def test_a_template_that_writes_an_earlier_turn_anew_is_nobody_s_edit() -> None:
+def test_a_template_that_rewrites_an_earlier_turn_is_not_an_edit() -> None:
     session = Session()
     with session.recording("In[1]", '%%sgl\nassistant(gen("a"))\nuser("More.")') as record:
         fork = session.ask(record.run, [("a", RULES, 30)])
@@ -184,7 +184,7 @@ def test_a_template_that_writes_an_earlier_turn_anew_is_nobody_s_edit() -> None:
     assert draw.AVOID not in lines
 
 
-def test_the_same_text_in_other_tokens_is_told_as_that() -> None:
+def test_the_same_text_in_other_tokens_is_recognised() -> None:
     session = Session()
     for n, seam in ((1, "\xc8"), (2, "\xc9\xca")):
         with session.recording(f"In[{n}]", cell("Now")) as record:
@@ -214,7 +214,7 @@ def test_what_was_evicted_names_who_needed_the_room() -> None:
     assert "%sgl cache pin" in lines[draw.AVOID]
 
 
-def test_a_flush_is_told_from_an_eviction_and_what_nobody_recorded_from_both() -> None:
+def test_flush_eviction_and_unrecorded_loss_are_distinguished() -> None:
     session = Session()
     session.run("In[1]", ("a", RULES, 4))
     session.engine.flush()
@@ -252,7 +252,7 @@ def test_no_word_of_the_cache_s_own_trade_is_needed_to_read_it() -> None:
         assert not [text for text in words if re.search(rf"\b{jargon}\b", text)]
 
 
-def test_many_with_one_story_are_told_once_and_counted() -> None:
+def test_misses_with_one_cause_are_explained_once_and_counted() -> None:
     session = Session()
     session.run("In[1]", *((f"tip {n}", f"It is 12:01. {RULES} {n}", 2) for n in range(5)))
     record = session.run("In[2]", *(("tip", f"It is 12:59. {RULES} {n}", 2) for n in range(5)))
@@ -288,7 +288,7 @@ def test_what_came_from_the_cache_in_spite_of_a_change_is_not_lost() -> None:
     assert not [one for one in draw.rows(miss, record.spell) if one[0] == draw.AVOID]
 
 
-def test_of_those_that_share_as_much_the_one_of_the_same_name_is_told() -> None:
+def test_of_equally_close_requests_the_one_of_the_same_name_is_shown() -> None:
     session = Session()
     session.run("In[1]", ("a", "It is 12:01. " + RULES, 4), ("b", "It is 12:01. " + RULES, 4), ("c", "It is 12:01. " + RULES, 9))
     assert only(session.run("In[2]", ("b", "It is 12:59. " + RULES, 4)), session).earlier == '"b" of In[1]'

@@ -314,7 +314,7 @@ def test_colours_are_all_that_a_traceback_tells_the_terminal() -> None:
     assert error._render_traceback_() == ["\x1b[1;31mred\x1b[0m"]  # type: ignore[attr-defined]
 
 
-def test_values_of_controls_are_told_to_the_page_as_text() -> None:
+def test_values_of_controls_reach_the_page_as_text() -> None:
     for payload in FEW:
         assert Control("x", (payload, 1)).told(0)["values"][0]["text"] == legible(payload)
 

@@ -177,7 +177,7 @@ def test_what_does_not_fit_into_one_message_uses_up_the_turns_after_it() -> None
     assert 10 < sent["tree"] <= 2 * 10 + 3
 
 
-def test_nothing_is_sent_and_nobody_wakes_while_nothing_changes() -> None:
+def test_nothing_is_sent_and_no_thread_wakes_without_changes() -> None:
     stage = story()
     sender = Sender(views_of(stage))
     play(stage, sender)
@@ -237,7 +237,7 @@ def test_a_long_prompt_goes_in_messages_of_at_most_64_kib() -> None:
     assert [len(tokens) for tokens in page.tokens.values()] == [8101]
 
 
-def test_a_page_that_comes_late_to_a_long_run_is_told_all_of_it_in_messages_of_at_most_64_kib() -> None:
+def test_a_late_page_receives_a_long_run_in_messages_of_at_most_64_kib() -> None:
     stage = story()
     stage.say(stage.open(), "a sentence that is said again and again. " * 900)
     patient, late = PageState(), PageState()
@@ -259,7 +259,7 @@ def test_a_page_that_comes_late_to_a_long_run_is_told_all_of_it_in_messages_of_a
     assert late.known() == patient.known()
 
 
-def test_a_page_that_comes_late_to_five_thousand_nodes_sees_them_at_once_and_is_told_their_texts_by_and_by() -> None:
+def test_a_late_page_receives_five_thousand_nodes_at_once_and_their_texts_gradually() -> None:
     words = [f"«{n}» a longer sentence with some more words " for n in range(500)]
     nodes = [TreeNode(NodeId(n), NodeId(n // 3) if n else None, (*range(n % 400, n % 400 + 24),), ("m",), 0, 0, 0) for n in range(5_000)]
     sender = Sender(Views(TokensView(words.__getitem__), TreeView(words.__getitem__), LanesView(), MetricsView()))
@@ -411,7 +411,7 @@ def test_a_picture_that_fails_ends_quietly_and_says_why(capsys: pytest.CaptureFi
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_page_that_comes_after_the_end_is_told_everything() -> None:
+def test_a_page_that_opens_after_the_end_receives_everything() -> None:
     stage, told = story(), Told()
     pump = ended_pump(stage, told)
     known, n_messages = told.page.known(), len(told.messages)

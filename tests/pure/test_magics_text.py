@@ -66,7 +66,7 @@ def test_controls_are_ranges_and_lists(line: str, controls: dict[str, tuple[obje
     assert (parsed.seed is not None, parsed.out is not None) == ("--seed" in line, "-o" in line)
 
 
-def test_the_page_is_told_of_values_as_text_and_which_are_numbers() -> None:
+def test_the_page_receives_values_as_text_with_a_mark_for_numbers() -> None:
     (control,) = parse_cell("--interact x=[1, 'a', True]").interact
     told = [{"text": "1", "number": True}, {"text": "a", "number": False}, {"text": "True", "number": False}]
     assert control.described(2) == {"name": "x", "index": 2, "values": told}
@@ -215,7 +215,7 @@ def test_a_function_appends_to_its_own_s_or_to_the_program_that_calls_it() -> No
     assert said == [("its", "a"), ("caller", "b"), ("at", 1)]
 
 
-def test_a_string_that_documents_a_function_which_appends_is_told_of() -> None:
+def test_a_documenting_string_of_a_function_that_appends_is_reported() -> None:
     assert documenting('def f(q):\n    """Asks."""\n    user(q)\ndef g():\n    """Adds."""\n    print(1)', {"user"}) == [3]
     assert documenting('def f(q):\n    f"{q}"\n"x"', {"user"}) == []
 
@@ -266,7 +266,7 @@ def test_what_was_assigned_before_an_error_stays() -> None:
 
 
 @pytest.mark.parametrize("body", ["return 1", "yield 1", "nonlocal x", "x = 1\nglobal x", "def f():\n    nonlocal x", "break"])
-def test_what_a_cell_may_not_say_it_may_not_say_here(body: str) -> None:
+def test_what_python_forbids_in_a_cell_is_forbidden_here(body: str) -> None:
     with pytest.raises(SyntaxError) as here:
         compile_cell(body, "<cell>")
     with pytest.raises(SyntaxError) as there:
@@ -396,7 +396,7 @@ def test_def_appends_a_string_at_the_beginning_and_is_documented_by_it() -> None
 
 
 @pytest.mark.parametrize("signature", ["f(s)", "f(a", "f(): pass; x", "1f()", "f() -> int: return 1\nx("])
-def test_a_signature_that_is_none_is_refused(signature: str) -> None:
+def test_a_malformed_signature_is_refused(signature: str) -> None:
     with pytest.raises(OptionError):
         compile_function("1", "<cell>", signature, {})
 
@@ -465,7 +465,7 @@ def test_completion_stays_out_of_other_code(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["%%sgl --temperature ", "%%sgl --temperature=", "%%sgl --seed 1", "%sgl status "])
-def test_where_a_value_stands_nothing_else_is_offered(text: str) -> None:
+def test_where_a_value_is_expected_nothing_else_is_offered(text: str) -> None:
     _, words, alone = words_for(text, following, ("gen", "select"))
     assert (words, alone) == ((), True)
 
@@ -475,7 +475,7 @@ def words_of(line: str) -> Words:
     return Command(lambda *_: None, "", 2, {"--text": "", "--tokens": "SIZES"}).read(name, rest)
 
 
-def test_names_options_and_values_of_a_command_are_told_apart() -> None:
+def test_names_options_and_values_of_a_command_are_distinguished() -> None:
     assert words_of("diff -2 4 --text") == Words(("-2", "4"), {"--text": ""})
     assert words_of("whatif --tokens 64..128").options == words_of("whatif --tokens=64..128").options == {"--tokens": "64..128"}
     assert (words_of("why 3").name(), words_of("why 3").name(1)) == ("3", None)
@@ -541,7 +541,7 @@ def test_a_run_in_which_the_model_answered_nothing_is_not_the_last_one(monkeypat
     assert session.run() is session.run("-1") is slip
 
 
-def test_behind_some_words_of_a_command_only_their_own_are_offered() -> None:
+def test_after_some_words_of_a_command_only_their_own_are_offered() -> None:
     session = Session()
     session.names["trip"] = RunId(7)
     assert words(session, ["cache", "pin"]) == ("trip",)
@@ -565,7 +565,7 @@ def test_runs_are_found_by_the_names_that_they_have() -> None:
             session.run(word)
 
 
-def test_a_library_between_lines_of_ours_is_none_of_the_users() -> None:
+def test_library_frames_between_ours_are_hidden() -> None:
     ours = "from contextlib import ExitStack\nwith ExitStack() as stack:\n    stack.callback(fail)\n"
     with pytest.raises(ZeroDivisionError) as raised:
         exec(compile(ours, sgl_lab.__file__, "exec"), {"fail": partial(divmod, 1, 0)})

@@ -46,7 +46,7 @@ def lane(entry_seq: int, request: int, view: RecentView) -> None:
         view.fold(Entry(entry_seq + n, (entry_seq + n) * 1_000_000, event))
 
 
-def test_of_requests_that_are_over_the_last_are_kept_and_the_page_hears_which_are_not() -> None:
+def test_the_last_finished_requests_are_kept_and_dropped_ones_are_reported() -> None:
     view = RecentView(kept=10)
     lanes: set[str] = set()
     for n in range(300):
@@ -63,7 +63,7 @@ def test_of_requests_that_are_over_the_last_are_kept_and_the_page_hears_which_ar
     assert {bar["lane"] for bar in view.full()["bars"]} == lanes
 
 
-def test_who_waits_stands_in_the_queue_under_the_name_of_its_cell_and_fork() -> None:
+def test_a_waiting_request_is_queued_under_the_name_of_its_cell_and_fork() -> None:
     view = RecentView()
     ring = Ring()
     ring.listen(view.fold)
@@ -75,7 +75,7 @@ def test_who_waits_stands_in_the_queue_under_the_name_of_its_cell_and_fork() -> 
     assert (view.waiting, view.running) == (1, 0)
 
 
-def test_names_of_forks_are_forgotten_in_the_end() -> None:
+def test_names_of_forks_are_dropped_eventually() -> None:
     view = RecentView()
     for n in range(KEPT_NAMES + 500):
         view.fold(Entry(n, n, ForkOpened(RunId(n), ForkId(n), None, 0, "s")))
@@ -116,7 +116,7 @@ def test_the_strip_of_a_run_and_the_engine_agree_whatever_was_forced_chosen_or_p
     assert 0 < counts["hit_rate"] == counts["cached_prompt_tokens"] / counts["prompt_tokens"] < 1
 
 
-def test_no_hit_rate_is_above_all_there_was_though_forced_tokens_are_cached_too() -> None:
+def test_the_hit_rate_never_exceeds_one_although_forced_tokens_are_cached_too() -> None:
     b, views = bench(), []
     for _ in range(2):
         views.append(b.gen(tuple(b"a form: "), max_tokens=20, constraint=Constraint("regex", "so it begins: [a-z]{3}")))
@@ -143,7 +143,7 @@ def test_speed_is_of_the_last_two_seconds_and_zero_when_nothing_runs() -> None:
     assert view.full()["tok_s"] == 0.0
 
 
-def test_what_a_dashboard_holds_does_not_grow_with_what_has_been() -> None:
+def test_a_dashboards_memory_does_not_grow_with_time() -> None:
     def size(n_requests: int) -> int:
         views = dashboard_views(str, dict)
         ring = Ring()
@@ -164,7 +164,7 @@ def test_what_a_dashboard_holds_does_not_grow_with_what_has_been() -> None:
     assert size(1500) < 1.1 * size(300)
 
 
-def test_deltas_and_one_full_tell_the_same_lanes_and_no_text() -> None:
+def test_deltas_and_one_full_message_have_the_same_lanes_and_no_text() -> None:
     stage = story()
     sender = Sender(dashboard_views(stage.spell, dict))
     sent = []

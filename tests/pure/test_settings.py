@@ -23,12 +23,12 @@ def found(of: Settings) -> dict[str, tuple[object, str]]:
     return {setting.name: (setting.value, setting.origin) for setting in of.all()}
 
 
-def test_nothing_said_is_the_default_of_every_setting(tmp_path: Path) -> None:
+def test_without_settings_every_default_applies(tmp_path: Path) -> None:
     assert found(settings(tmp_path)) == dict.fromkeys(SETTINGS, (None, "default"))
     assert [setting.text for setting in settings(tmp_path).all()] == [option.default for option in SETTINGS.values()]
 
 
-def test_each_place_wins_over_those_after_it(tmp_path: Path) -> None:
+def test_each_source_takes_precedence_over_the_next_ones(tmp_path: Path) -> None:
     path = tmp_path / "pyproject.toml"
     path.write_text(GOOD)
     of = settings(tmp_path)
@@ -45,7 +45,7 @@ def test_each_place_wins_over_those_after_it(tmp_path: Path) -> None:
     assert of.over(CellOptions()).temperature == 0.5
 
 
-def test_a_project_says_which_model_a_session_begins_with_and_no_cell_goes_back_to_it(tmp_path: Path) -> None:
+def test_a_project_sets_the_model_of_a_new_session_only(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(GOOD)
     (tmp_path / "deep" / "er").mkdir(parents=True)
     of = settings(tmp_path / "deep" / "er")
@@ -74,7 +74,7 @@ def test_a_wrong_file_is_one_line_that_names_it(tmp_path: Path, text: str, messa
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_does_not_speak_of_us_may_be_anything(tmp_path: Path) -> None:
+def test_a_file_without_our_table_is_not_checked(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_bytes(b"\xff\x00 = [[[")
     assert project_section(tmp_path)[1] == {}
 
@@ -99,7 +99,7 @@ def test_a_wrong_variable_and_a_wrong_trait_name_themselves(tmp_path: Path) -> N
         ("SGL_LAB_DEVICE", "gpu", "cpu, cuda, or a numbered GPU such as cuda:1"),
     ],
 )
-def test_what_a_setting_takes_is_said_where_it_is_wrong(tmp_path: Path, variable: str, text: str, takes: str) -> None:
+def test_an_invalid_setting_lists_the_valid_values(tmp_path: Path, variable: str, text: str, takes: str) -> None:
     with pytest.raises(OptionError) as caught:
         settings(tmp_path, {variable: text}).all()
     assert str(caught.value) == f"{variable} cannot be {text!r} ({takes})"

@@ -40,7 +40,7 @@ class Printer:
         self.said += words
 
 
-def test_a_state_says_its_turns_values_and_counts() -> None:
+def test_a_state_shows_its_turns_values_and_counts() -> None:
     state = guided()
     found = state.summary()
     assert found.turns == (
@@ -65,7 +65,7 @@ def test_a_state_says_its_turns_values_and_counts() -> None:
         assert words in page
 
 
-def test_a_state_that_runs_failed_or_was_stopped_says_so_and_makes_nobody_wait() -> None:
+def test_a_running_failed_or_stopped_state_says_so_without_waiting() -> None:
     backend = ScriptedBackend("abc", held=True)
     state = guide.run("Rome", backend=backend, stream=True)
     assert "running" in str(within(5, lambda: repr(state)))
@@ -108,7 +108,7 @@ def test_numbers_in_rows_are_numbers() -> None:
     assert count.run(backend=ScriptedBackend("42")).rows()[0]["n"] == 42
 
 
-def test_a_frame_has_a_row_a_fork_or_says_what_it_needs() -> None:
+def test_a_frame_has_one_row_per_fork_or_names_the_missing_package() -> None:
     state = guided()
     if importlib.util.find_spec("pandas") is None:
         with pytest.raises(ProgramError, match=r"needs pandas.*rows\(\)"):
@@ -119,7 +119,7 @@ def test_a_frame_has_a_row_a_fork_or_says_what_it_needs() -> None:
     assert list(frame["tip"])[1:] == ["the Forum"] * 2
 
 
-def test_markdown_is_the_text_and_is_rendered_tamed() -> None:
+def test_markdown_is_the_text_and_is_rendered_safely() -> None:
     state = guided("**bold** <b onclick=x>")
     text = state.markdown("sight")
     assert text == "**bold** <b onclick=x>"
@@ -145,7 +145,7 @@ def test_markdown_is_the_text_and_is_rendered_tamed() -> None:
         r"$\href{javascript:alert(1)}{x}$",
     ],
 )
-def test_what_acts_in_markdown_is_taken_apart(text: str) -> None:
+def test_active_markdown_is_neutralised(text: str) -> None:
     shown = tame(text)
     assert shown.replace("\u2060", "") == text
     assert not re.search(r"<[A-Za-z/!?]|!\[|\]\(\s*<?\s*(java|data)|\]:|\\href", shown, re.IGNORECASE)

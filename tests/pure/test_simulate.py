@@ -152,7 +152,7 @@ def test_trying_every_eviction_never_finds_more_than_the_optimum_and_nearly_alwa
     assert n_exact > 140 * SOAK
 
 
-def test_what_is_too_large_for_a_size_is_counted_as_refused_and_holds_nobody_up() -> None:
+def test_a_request_too_large_for_a_size_counts_as_refused_and_blocks_no_other() -> None:
     jobs = (queued(0, (1,) * 4, 2), queued(1, (1,) * 9, 2), queued(2, (1,) * 4, 2))
     recording = Recording(jobs, tuple(job.queued.request for job in jobs))
     for outcome in what_if(recording, EngineConfig(), n_pages=(8,)):

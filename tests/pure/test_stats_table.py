@@ -39,7 +39,7 @@ def test_every_counter_of_the_engine_is_in_the_table_once_with_its_value() -> No
     assert abs(sum(share for share in time if share is not None) - 1) < 1e-9
 
 
-def test_a_counter_that_nobody_knew_of_is_shown_where_its_name_says() -> None:
+def test_an_unknown_counter_is_shown_in_the_section_of_its_name() -> None:
     counts = {"drafted_tokens": 8, "accepted_tokens": 6, "oracle_s": 0.25, "requests_paused": 3, "moons": 2, "luck_rate": 0.5}
     found = {section.name: [(row.name, row.value, row.share) for row in section.rows] for section in stats.sections(counts)}
     assert found == {
@@ -56,7 +56,7 @@ def test_an_engine_that_has_done_nothing_has_a_table_too() -> None:
     assert stats.text("idle", counts).startswith("idle\n")
 
 
-def test_page_and_text_say_the_same_and_hold_nothing_that_a_notebook_would_drop() -> None:
+def test_page_and_text_are_equal_and_hold_nothing_that_a_notebook_would_drop() -> None:
     counts = used()
     cells: list[str] = []
 
@@ -78,5 +78,5 @@ def test_page_and_text_say_the_same_and_hold_nothing_that_a_notebook_would_drop(
             assert {row.name, row.value} <= set(cells)
 
 
-def test_a_share_too_small_to_matter_says_no_more_than_that() -> None:
+def test_a_negligible_share_is_shown_as_such() -> None:
     assert [percent(share) for share in (0, 1e-5, 0.0006, 0.5, 0.9999)] == ["0 %", "<0.1 %", "0.06 %", "50 %", "100 %"]

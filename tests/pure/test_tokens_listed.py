@@ -68,7 +68,7 @@ def test_within_the_limit_all_text_is_there_once_and_details_where_an_answer_beg
         assert f"position {len(found[0].prompt)}" in page
 
 
-def test_of_many_every_text_is_a_line_and_the_work_is_linear() -> None:
+def test_of_many_gens_every_text_is_one_line_and_the_work_is_linear() -> None:
     n_spelled = []
     for n in (750, 1_500):
         calls = 0
@@ -88,7 +88,7 @@ def test_of_many_every_text_is_a_line_and_the_work_is_linear() -> None:
     assert n_spelled[1] < 2.5 * n_spelled[0]
 
 
-def test_what_no_output_should_hold_is_counted() -> None:
+def test_what_exceeds_every_limit_is_counted() -> None:
     _, plain = draw.listing(chat(2_000), lambda token: spell(token) * 16, LIMIT, is_text=True)
     shown = plain.count("⟶")
     assert 0 < shown < 2_000
@@ -97,7 +97,7 @@ def test_what_no_output_should_hold_is_counted() -> None:
 
 
 @pytest.mark.parametrize("n", [2, 40, 2_000])
-def test_however_many_there_are_a_healed_seam_is_named(n: int) -> None:
+def test_a_healed_seam_is_named_however_many_gens_there_are(n: int) -> None:
     found = [gen(k, tuple(range(20 * k, 20 * k + 20)), 5) for k in range(n)]
     found[0].seams.append(((7, 8), (9,)))
     _, page, plain = size(found)

@@ -76,7 +76,7 @@ def test_a_slow_reader_learns_how_many_events_it_missed() -> None:
     assert limited.cursor == 20
 
 
-def test_a_listener_hears_everything_until_it_stops() -> None:
+def test_a_listener_receives_every_event_until_it_stops() -> None:
     ring, heard = Ring(), list[events.Entry]()
     stop = ring.listen(heard.append)
     ring.emit(evicted(1))
@@ -137,7 +137,7 @@ def test_an_emit_that_is_interrupted_does_not_harm_the_ring() -> None:
         assert [entry.seq for entry in ring.read(0).entries] == list(range(max(0, n_before - 3), n_before + 1))
 
 
-def test_a_listener_that_raises_is_heard_no_more(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_listener_that_raises_is_removed(caplog: pytest.LogCaptureFixture) -> None:
     ring, heard = Ring(), list[events.Entry]()
 
     def bad(entry: events.Entry) -> None:
@@ -198,7 +198,7 @@ def test_a_record_in_which_a_prefix_is_found_is_read(tmp_path: Path) -> None:
     assert read_jsonl(tmp_path / "run.jsonl") == made
 
 
-def test_a_follower_that_cannot_keep_up_is_told_how_much_it_missed(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_follower_that_cannot_keep_up_logs_how_much_it_missed(caplog: pytest.LogCaptureFixture) -> None:
     ring, heard, let_go = Ring(capacity=8), list[events.Event](), threading.Event()
 
     def slow(event: events.Event) -> None:

@@ -149,7 +149,7 @@ def test_hostile_text_stays_text_on_every_surface(payload: str) -> None:
     assert "expression" not in styles
 
 
-def test_what_is_shown_is_what_was_said() -> None:
+def test_the_picture_shows_the_generated_text() -> None:
     stage = story()
     page = Reader(freeze(**views(stage))["text/html"])
     assert "Senhora do Monte at dusk, when the bridge lights up & the city hums." in page.text
@@ -301,7 +301,7 @@ def test_the_plain_text_of_a_small_run() -> None:
     assert "score" in lines[2]
 
 
-def test_what_the_model_saw_is_told_token_by_token_with_its_ids() -> None:
+def test_the_exact_prompt_is_shown_token_by_token_with_its_ids() -> None:
     stage = Stage()
     stage.emit(CellStarted(RunId(1), "", ""))
     main = stage.open()
@@ -370,7 +370,7 @@ def test_characters_made_of_several_tokens_are_shown_whole() -> None:
 # ---------------------------------------------------------------- pictures
 
 
-def test_forks_stand_beside_each_other_after_what_they_share() -> None:
+def test_forks_are_side_by_side_after_their_common_text() -> None:
     (root,) = streams(views(story())["tokens"].full())
     (own, forked), (rest, none) = root.sections()
     assert [child.name for child in forked] == ["food", "rain", "views"]
@@ -389,7 +389,7 @@ def test_every_node_and_lane_is_in_its_picture() -> None:
     assert all(any(title.startswith(said) for title in titles) for said in ("plan · generated", "when · scored"))
 
 
-def test_forced_tokens_stand_beside_what_was_decoded() -> None:
+def test_forced_tokens_are_counted_beside_decoded_ones() -> None:
     counts = {"prefill": 9, "decode": 7, "forced": 12, "drafted": 1}
     bars: list[BarRow] = [
         {"id": n, "lane": "s", "kind": kind, "t0": n, "t1": n + 1.0, "n": counts[kind], "name": "", "request": 1, "at": None, "wrong": 0}
@@ -400,7 +400,7 @@ def test_forced_tokens_stand_beside_what_was_decoded() -> None:
     assert "| prefill 9 in 1 ms, decode 7 in 1 ms, drafted and accepted 1, forced 12\n" in said.replace("1.00 ms", "1 ms")
 
 
-def test_lanes_stand_under_their_parents_whoever_forked_first() -> None:
+def test_lanes_are_below_their_parents_in_any_order_of_forks() -> None:
     opened = [("a", None), ("b", "a"), ("c", "a"), ("c1", "c"), ("b1", "b"), ("lost", "gone")]
     rows: list[LaneRow] = [{"lane": lane, "parent": parent, "label": lane, "kind": "fork"} for lane, parent in opened]
     ordered = [("a", 0), ("b", 1), ("b1", 2), ("c", 1), ("c1", 2), ("lost", 0)]
@@ -451,7 +451,7 @@ def test_forks_stand_in_equal_columns_two_or_four_a_row() -> None:
     assert [rows(n) for n in (2, 3, 4, 5, 8)] == [[2], [3], [4], [4, 4], [4, 4]]
 
 
-def test_a_failed_fork_is_marked_and_the_message_stands_on_top() -> None:
+def test_a_failed_fork_is_marked_and_the_message_is_on_top() -> None:
     stage = story()
     fork = max(stage.streams)
     stage.emit(ExprFinished(fork, ExprId(1), "error", "no room"))
@@ -535,7 +535,7 @@ def test_colours_are_legible_on_light_and_dark() -> None:
 
 @pytest.mark.parametrize("who", SEEN)
 @pytest.mark.parametrize("theme", ["light", "dark", "both"])
-def test_token_states_are_told_apart(theme: str, who: str) -> None:
+def test_token_states_can_be_distinguished(theme: str, who: str) -> None:
     inks = [getattr(palette.INKS[state], theme) for state in palette.TOKENS]
     nearest = min(math.dist(oklab(one, SEEN[who]), oklab(other, SEEN[who])) for one, other in itertools.combinations(inks, 2))
     assert nearest >= 0.06

@@ -116,7 +116,7 @@ def test_moments_are_in_order_and_begin_with_the_run() -> None:
     assert len(set(times)) > 10
 
 
-def test_a_long_run_is_told_in_as_many_moments_as_a_short_one() -> None:
+def test_a_long_run_has_as_many_moments_as_a_short_one() -> None:
     stage = Stage(40_000)
     fork = stage.open()
     stage.say(fork, "Once upon a time")
@@ -126,7 +126,7 @@ def test_a_long_run_is_told_in_as_many_moments_as_a_short_one() -> None:
     assert 100 < len(moments) < 700
 
 
-def test_a_page_of_its_own_tells_a_short_run_in_more_moments_than_a_cell() -> None:
+def test_a_standalone_page_has_more_moments_of_a_short_run_than_a_cell() -> None:
     stage = story()
     assert len(frames(record_of(stage), stage.spell, detail=IN_PAGE)) > 1.5 * len(told(stage))
 
@@ -195,7 +195,7 @@ def test_what_fits_nowhere_is_left_out_whole() -> None:
     assert Replay(record_of(stage), stage.spell, {}).script(10_000) is None
 
 
-def test_a_run_that_no_saved_cell_can_play_says_what_does() -> None:
+def test_a_run_that_no_saved_cell_can_replay_says_what_can() -> None:
     stage = story()
     nodes = [
         TreeNode(NodeId(n), NodeId(0) if n else None, (*range(8 * n, 8 * n + 8),), ("m",), 0, n * 7919 % 10_007, 0) for n in range(4_000)
@@ -258,7 +258,7 @@ def seen_again(path: Path) -> None:
     thinned(frames(record, record.spell), 12)
 
 
-def test_a_run_of_many_gens_is_read_and_told_in_linear_work(tmp_path: Path) -> None:
+def test_a_run_of_many_gens_is_read_and_shown_in_linear_work(tmp_path: Path) -> None:
     calls = []
     for n in (30, 120):
         stage, path = many(n), tmp_path / f"{n}.jsonl"
@@ -269,7 +269,7 @@ def test_a_run_of_many_gens_is_read_and_told_in_linear_work(tmp_path: Path) -> N
     assert calls[1] < 4.4 * calls[0], calls
 
 
-def test_all_that_many_forks_said_is_in_the_picture() -> None:
+def test_the_whole_text_of_many_forks_is_in_the_picture() -> None:
     bundle = Folded(record_of(stage := many(120)), stage.spell).bundle(("tokens", "tree", "timeline"), "many")
     assert sum(len(part.encode()) for part in bundle.values()) <= LIMIT
     plain = re.sub(r"<[^>]*>", "", bundle["text/html"])

@@ -184,7 +184,7 @@ def test_deltas_at_any_moment_add_up_to_the_full_picture(seed: int) -> None:
     assert n_checked > 50
 
 
-def test_nothing_new_is_told_as_none() -> None:
+def test_without_changes_the_delta_is_none() -> None:
     stage = story()
     for view in (TokensView(stage.spell), TreeView(stage.spell), LanesView(), MetricsView()):
         folded(view, [entry.event for entry in stage.entries])
@@ -256,7 +256,7 @@ def test_a_late_joiner_sees_what_the_others_see() -> None:
     assert any(row["fresh"] for row in late.full()["nodes"])
 
 
-def test_a_second_snapshot_takes_nodes_away_that_were_evicted_unheard() -> None:
+def test_a_second_snapshot_removes_nodes_whose_eviction_was_lost() -> None:
     stage = story()
     view, page = TreeView(stage.spell), Page()
     folded(view, [entry.event for entry in stage.entries])
@@ -295,7 +295,7 @@ def test_a_token_that_is_being_generated_stands_in_its_turn() -> None:
     assert view.full()["ops"][0]["toks"][3] == ("d", "generated", -0.5, "assistant", None, 4, {"t": 0.0, "ms": 0.0})
 
 
-def test_what_a_prompt_token_cost_is_told_by_the_first_request_that_covers_it() -> None:
+def test_the_first_request_that_covers_a_prompt_token_decides_its_origin() -> None:
     view = folded(TokensView(spell), [opened(), literal(1, 2, 3), queued(), matched(n_hit=1)])
     assert shown(view) == [("a", "cached"), ("b", "text"), ("c", "text")]
     folded(view, [step(((1, 2),)), finished(), queued(2), matched(2, n_hit=2), step(((2, 1),))])
@@ -309,7 +309,7 @@ def test_the_last_step_counts_although_it_is_reported_after_the_end() -> None:
     assert (strip["computed"], strip["steps"]) == (3, 1)
 
 
-def test_samples_stand_in_for_the_stream_until_it_speaks() -> None:
+def test_samples_are_shown_until_the_stream_is_extended() -> None:
     view = folded(
         TokensView(spell), [opened(), literal(1, 2, 3), queued(), matched(), step(((1, 3),)), sampled(4), sampled(5), sampled(26)]
     )
@@ -319,7 +319,7 @@ def test_samples_stand_in_for_the_stream_until_it_speaks() -> None:
     assert view.full()["ops"][0]["toks"][3] == ("d", "generated", -0.5, "assistant", None, 4, {"t": 0.0, "ms": 0.0})
 
 
-def test_a_stream_that_speaks_early_keeps_what_was_sampled_since() -> None:
+def test_a_stream_that_is_extended_early_keeps_later_samples() -> None:
     view = folded(TokensView(spell), [opened(), literal(1, 2, 3), queued(), matched(), sampled(4), sampled(5), generated(4)])
     assert [text for text, _ in shown(view)] == ["a", "b", "c", "d", "e"]
 
@@ -345,7 +345,7 @@ def test_a_childs_request_decides_its_parents_tokens_too() -> None:
     assert [cls for _, cls in shown(view, 2)] == ["computed"]
 
 
-def test_a_stream_cut_or_spelt_anew_keeps_what_is_known_of_the_rest() -> None:
+def test_a_stream_cut_or_encoded_again_keeps_the_details_of_the_rest() -> None:
     view = folded(TokensView(spell), [opened(), literal(1, 2, 3), queued(), matched(n_hit=3)])
     folded(view, [StreamExtended(F, 2, (), "trim", ""), literal(2, 9, start=1)])
     assert shown(view) == [("a", "cached"), ("b", "cached"), ("i", "text")]
@@ -358,7 +358,7 @@ def test_a_view_of_one_run_leaves_out_the_others() -> None:
     assert folded(MetricsView(RunId(2)), events).full()["running"] == 0
 
 
-def test_the_story_is_told_right() -> None:
+def test_the_story_is_folded_correctly() -> None:
     stage = story()
     view = folded(TokensView(stage.spell, RunId(2)), [entry.event for entry in stage.entries])
     main, *forks = view.full()["ops"]
@@ -373,7 +373,7 @@ def test_the_story_is_told_right() -> None:
     assert all(tok[2] is not None and tok[4] for op in forks for tok in op["toks"] if tok[1] == "generated")
 
 
-def test_numbers_without_end_and_text_without_sense_survive_json() -> None:
+def test_infinite_numbers_and_invalid_text_survive_json() -> None:
     sample = Sample(R, 4, -math.inf, ((5, math.nan), (4, -0.1)), None, False)
     view = folded(
         TokensView(lambda token: "\ud800\x00\u202e"), [opened(label="\udcff"), literal(1), queued(prompt=(1,)), TokensSampled(1, (sample,))]
@@ -434,7 +434,7 @@ def test_a_preempted_request_shows_the_gap() -> None:
     assert ("f1", "preempted", 7, 9, 3) in bars(folded(LanesView(RUN), events))
 
 
-def test_parallel_samples_and_strangers_have_lanes_of_their_own() -> None:
+def test_parallel_samples_and_requests_without_a_fork_have_lanes_of_their_own() -> None:
     view = folded(LanesView(), [opened(), queued(1), queued(2, group=1), queued(3, kind="score", group=3), queued(4, fork=None)])
     assert [(row["lane"], row["parent"], row["kind"]) for row in view.full()["lanes"]] == [
         ("f1", None, "fork"),
@@ -447,7 +447,7 @@ def over(view: LanesView, kind: str) -> list[tuple[float, float | None, int, int
     return [(bar["t0"], bar["t1"], bar["n"], bar["wrong"]) for bar in view.full()["bars"] if bar["kind"] == kind]
 
 
-def test_guesses_lie_on_the_steps_in_which_they_were_tried_and_count_as_decoded() -> None:
+def test_drafts_are_on_their_steps_and_count_as_decoded() -> None:
     events: list[Event | tuple[float, Event]] = [(0, opened()), (0, queued()), (1, matched()), (6, step(((1, 3),))), (6, sampled(4))]
     events += [(10, DraftVerified(R, "tree", 4, 4)), (10, sampled(5, 6, 7, 8, 9)), (11, step(decode=(1,)))]
     events += [(15, DraftVerified(R, "tree", 3, 1)), (15, sampled(1, 2)), (16, step(decode=(1,)))]
@@ -457,7 +457,7 @@ def test_guesses_lie_on_the_steps_in_which_they_were_tried_and_count_as_decoded(
     assert ("f1", "decode", 6, 26, 9) in bars(view)
 
 
-def test_what_was_forced_lies_on_the_step_that_brought_it() -> None:
+def test_forced_tokens_are_on_their_step() -> None:
     forced = TokensSampled(1, tuple(Sample(R, token, None, (), 1, True) for token in (5, 6)))
     events: list[Event | tuple[float, Event]] = [(0, opened()), (0, queued()), (1, matched()), (6, step(((1, 3),))), (6, sampled(4))]
     view = folded(LanesView(RUN), [*events, (10, forced), (11, step(decode=(1,)))])
@@ -465,7 +465,7 @@ def test_what_was_forced_lies_on_the_step_that_brought_it() -> None:
     assert [(bar["request"], bar["at"]) for bar in view.full()["bars"] if bar["kind"] == "forced"] == [(1, 4)]
 
 
-def test_bars_say_which_positions_of_the_sequence_they_brought() -> None:
+def test_bars_have_the_positions_of_their_tokens() -> None:
     events = [opened(), queued(), matched(n_hit=1), step(((1, 2),)), sampled(4), step(decode=(1,)), sampled(5)]
     view = folded(LanesView(RUN), events)
     assert [(bar["kind"], bar["at"], bar["n"]) for bar in view.full()["bars"]] == [
@@ -479,7 +479,7 @@ def test_bars_say_which_positions_of_the_sequence_they_brought() -> None:
 # ---------------------------------------------------------------- how it was drawn
 
 
-def test_a_token_says_when_it_was_drawn_and_how_long_that_took() -> None:
+def test_a_token_has_its_time_and_latency() -> None:
     drafted = TokensSampled(2, (Sample(R, 5, -0.5, (), 12, False), Sample(R, 6, -0.5, (), None, False, True)))
     events: list[Event | tuple[float, Event]] = [(0, opened()), (2, literal(1, 2, 3)), (3, queued()), (4, matched()), (8, step(((1, 3),)))]
     view = folded(TokensView(spell, RUN), [*events, (9, sampled(4)), (14, drafted)])
@@ -511,7 +511,7 @@ def test_a_node_remembers_who_computed_and_found_it_and_where_a_fork_ends() -> N
     assert shared["by"] == sorted(shared["by"])
 
 
-def test_the_text_of_a_node_is_told_once_and_again_when_it_is_split() -> None:
+def test_the_text_of_a_node_is_sent_once_and_again_after_a_split() -> None:
     events: list[Event] = [NodeInserted(NodeId(1), None, (), ()), NodeInserted(NodeId(2), NodeId(1), (1, 2, 3), ())]
     view = folded(TreeView(spell), events)
     assert (view.delta() or {})["texts"] == [{"id": 2, "text": "abc", "ids": [1, 2, 3]}]
@@ -523,7 +523,7 @@ def test_the_text_of_a_node_is_told_once_and_again_when_it_is_split() -> None:
 # ---------------------------------------------------------------- metrics
 
 
-def test_the_strip_counts_what_the_finished_requests_say() -> None:
+def test_the_counts_equal_those_of_the_finished_requests() -> None:
     stage = story()
     events = [entry.event for entry in stage.entries]
     strip = folded(MetricsView(), events).full()
@@ -580,12 +580,12 @@ def test_a_cold_run_finds_nothing_from_before_however_much_its_forks_reuse() -> 
     assert "cached" not in {tok[1] for op in views.tokens.full()["ops"] for tok in op["toks"]}
 
 
-def test_what_a_run_computed_without_sampling_is_its_own_though_its_step_is_told_of_after_its_end() -> None:
+def test_what_a_run_computed_without_sampling_is_its_own_although_its_step_is_reported_later() -> None:
     events = [opened(), queued(1), matched(1, 0, 3), finished(1), step(((1, 3),)), queued(2), matched(2, 3, 3)]
     assert found_and_reused(events) == (0, 3, {"prefill", "reused"})
 
 
-def test_what_a_constraint_forces_before_its_request_is_in_makes_nothing_the_runs_own() -> None:
+def test_tokens_forced_before_admission_do_not_extend_what_the_run_has() -> None:
     forced = TokensSampled(1, (Sample(RequestId(1), 9, None, (), 1, True),))
     assert found_and_reused([opened(), queued(1), forced, matched(1, 2, 4)]) == (2, 0, {"found", "forced"})
 
@@ -601,7 +601,7 @@ def found_and_reused(events: list[Event]) -> tuple[int, int, set[str]]:
     return strip["found"], strip["reused"], {bar["kind"] for bar in lanes.full()["bars"]} - {"wait"}
 
 
-def test_what_an_earlier_run_left_is_found_once_and_reused_from_then_on() -> None:
+def test_a_prefix_of_an_earlier_run_is_found_once_and_reused_from_then_on() -> None:
     stage = Stage(2_000)
     old = stage.open()
     stage.say(old, "one two three four five")
@@ -626,7 +626,7 @@ def test_what_an_earlier_run_left_is_found_once_and_reused_from_then_on() -> Non
     assert rows["one two three four five"]["reused"] == 2
 
 
-def test_an_entry_that_several_views_tell_of_counts_once() -> None:
+def test_an_entry_folded_by_several_views_counts_once() -> None:
     reuse = Reuse(RUN)
     for entry in [Entry(n, n, event) for n, event in enumerate([opened(), queued(), matched(), step(((1, 3),)), finished()])]:
         reuse.fold(entry)
@@ -658,7 +658,7 @@ def test_a_hit_rate_without_prompts_is_unknown() -> None:
     assert Stage().free_pages == 420
 
 
-def test_a_gap_between_two_requests_says_what_the_program_did() -> None:
+def test_a_gap_between_two_requests_has_the_programs_activity() -> None:
     stage = Stage()
     parent = stage.open()
     stage.say(parent, "Say")

@@ -94,7 +94,7 @@ def test_policies_that_agree_are_one_line_and_empty_columns_are_left_out() -> No
     assert "agree" not in whatif.text(best)
 
 
-def test_a_larger_cache_that_finds_less_is_explained() -> None:
+def test_a_lower_hit_rate_of_a_larger_cache_is_explained() -> None:
     def found(*cached: int) -> str:
         served = [Outcome("lru", size, 100, n, n, 120 - n, 0, 0, 0, 0) for size, n in zip((64, 128, 256), cached, strict=True)]
         return whatif.text(whatif.WhatIf("In[5]", (*served, Outcome("belady", 64, 100, 90, 90, 30, 0, 0, 0, 0)), 1, None))
@@ -176,7 +176,7 @@ def test_sizes_are_a_range_or_a_list(text: str, sizes: list[int]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "64..", "-1", "0", "9..3", "1,,2", "64...96", "1e3", "0..5", "9" * 30, ",".join(["7"] * 99)])
-def test_sizes_that_are_none_are_one_line(text: str) -> None:
+def test_invalid_sizes_are_one_line(text: str) -> None:
     with pytest.raises(OptionError) as caught:
         command._sizes("--tokens", text, 1)
     assert "\n" not in str(caught.value)
@@ -188,7 +188,7 @@ def test_sizes_are_whole_pages() -> None:
         command._sizes("--tokens", "8", 16)
 
 
-def test_unasked_the_sizes_reach_from_the_largest_request_to_where_nothing_is_evicted() -> None:
+def test_default_sizes_reach_from_the_largest_request_to_no_evictions() -> None:
     session = pressed()
     record = session.records[-1]
     sizes = command._usual(record, 1, 200)

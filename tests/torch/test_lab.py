@@ -83,7 +83,7 @@ def test_weights_larger_than_the_memory_are_refused_with_both_numbers_before_one
         sgl.Lab(str(folder))
 
 
-def test_a_listener_that_raises_is_heard_no_more_and_harms_nobody(tiny_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_listener_that_raises_is_removed_without_other_effects(tiny_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     heard: list[Event] = []
 
     def listen(event: Event) -> None:
