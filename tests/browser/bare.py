@@ -29,12 +29,12 @@ FLAGS = [
 
 MODEL = """
 window.model = {
-  traits: {}, heard: {}, sent: [],
+  traits: {}, listeners: {}, sent: [],
   get(name) { return this.traits[name]; },
-  set(name, value) { this.traits[name] = value; (this.heard['change:' + name] ?? []).forEach((tell) => tell()); },
-  on(name, tell) { (this.heard[name] ??= []).push(tell); },
+  set(name, value) { this.traits[name] = value; (this.listeners['change:' + name] ?? []).forEach((listen) => listen()); },
+  on(name, listen) { (this.listeners[name] ??= []).push(listen); },
   send(message) { this.sent.push(message); },
-  receive(message) { (this.heard['msg:custom'] ?? []).forEach((tell) => tell(message)); },
+  receive(message) { (this.listeners['msg:custom'] ?? []).forEach((listen) => listen(message)); },
 };
 window.open_view = async () => {
   window.widget ??= (await import('/live.js')).default();

@@ -62,7 +62,7 @@ def source() -> str:
 
 @pytest.fixture(params=["light", "dark"])
 def file(request: pytest.FixtureRequest, browser: Browser, source: str, tmp_path: Path) -> Iterator[FilePage]:
-    """It complains of nothing and asks nobody."""
+    """Loads without an error and without a request."""
     file = FilePage(browser, tmp_path / "run.html", source, color_scheme=request.param)
     expect(file.page.get_by_role("tree")).to_be_visible()
     yield file

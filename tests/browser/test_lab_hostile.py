@@ -103,7 +103,7 @@ print([name for name in ("sgl_lab", "torch", "plotly", "anywidget") if name in s
 
 
 def assert_opening_did_nothing(again: Notebook) -> None:
-    """The kernel was given nothing to do, nobody was asked for anything, and the outputs can be read."""
+    """The kernel stays idle, no request leaves the machine, and the outputs are readable."""
     assert again.ask(KERNEL) == "[] [] [] []"
     assert again.outside == []
     assert again.page.locator(OUTPUT, has_text="Radix tree").count() >= 3

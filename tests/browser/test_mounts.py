@@ -81,7 +81,7 @@ def test_without_the_kernel_the_pictures_are_back_and_say_how_to_continue(page: 
         page.page.evaluate(OUTPUT, "cell")
     begin(page, **options)
     expect(page.page.locator(".sgl-live")).to_have_count(2)
-    page.page.evaluate("() => model.heard['comm_live_update'].forEach((tell) => tell())")
+    page.page.evaluate("() => model.listeners['comm_live_update'].forEach((listen) => listen())")
     expect(page.page.locator(".sgl-live")).to_have_count(0)
     assert page.page.get_by_text("the pictures").count() == 2
     assert [f"Run {again} again" in text for text in page.texts(".sgl-lost")] == [True, True]

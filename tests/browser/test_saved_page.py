@@ -27,7 +27,7 @@ def html() -> str:
 
 @pytest.fixture
 def saved(browser: Browser, html: str) -> Iterator[SavedPage]:
-    """A page that asks nobody for anything and complains of nothing."""
+    """A page without requests and without errors."""
     saved = SavedPage(browser, html)
     expect(saved.page.get_by_role("tree")).to_be_visible()
     yield saved

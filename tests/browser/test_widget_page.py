@@ -18,7 +18,7 @@ JUPYTER = {"baseUrl": "/user/ada/", "token": "secret"}
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[WidgetPage]:
-    """A page that asks nobody for anything and complains of nothing."""
+    """A page without requests and without errors."""
     page = WidgetPage(browser, **CALM)
     yield page
     page.context.close()

@@ -130,13 +130,13 @@ def test_64_streams_at_200_tokens_a_second_leave_the_kernel_answering_and_lose_n
         time.sleep(0.05)
     message, printed = client.execute(FOLD, allow_stdin=False), ""
     while True:
-        heard = client.get_iopub_msg(timeout=60)
-        content, kind = heard["content"], heard["msg_type"]
+        message_in = client.get_iopub_msg(timeout=60)
+        content, kind = message_in["content"], message_in["msg_type"]
         if kind == "comm_msg" and content["data"].get("content", {}).get("kind") in ("delta", "full"):
-            page.take(content["data"]["content"], heard["header"]["date"].timestamp())
+            page.take(content["data"]["content"], message_in["header"]["date"].timestamp())
         elif kind == "stream":
             printed += content["text"]
-        elif kind == "execute_result" and heard["parent_header"]["msg_id"] == message:
+        elif kind == "execute_result" and message_in["parent_header"]["msg_id"] == message:
             error, took, n_before, n_after = literal_eval(content["data"]["text/plain"])
             break
     whole = json.loads(printed)

@@ -509,7 +509,7 @@ SEEN = HELLO.replace("--view none\n", "-o seen\nprint('said')\n")
 
 @pytest.fixture
 def tidy_kernel(kernel: Kernel) -> Kernel:
-    """Cells of other tests have nothing more to say: asyncio tells of an interrupted one when it is collected, whoever runs then."""
+    """No earlier cell prints here: asyncio reports an interrupted task when it is collected, in any later cell."""
     kernel.run("import gc; gc.collect()")
     return kernel
 

@@ -340,7 +340,7 @@ def pump_of(ring: Ring, stage: Stage, told: Told, snapshot: TreeSnapshot | None 
 
 
 def ended_pump(stage: Stage, told: Told) -> Pump:
-    """A pump that was closed after it had heard the whole story."""
+    """A pump that was closed after it had received the whole story."""
     ring = Ring()
     pump = pump_of(ring, stage, told)
     pump.start()
@@ -380,7 +380,7 @@ def test_after_a_loss_the_page_shows_the_tree_of_the_snapshot_and_what_came_sinc
     half = len(stage.entries) - 30
     ring = Ring(capacity=60)
     pump = pump_of(ring, stage, told, stage.snapshot())
-    for entry in stage.entries:  # nobody reads: the first are lost
+    for entry in stage.entries:  # no reader: the first events are lost
         ring.emit(entry.event)
     assert half > 60
     pump.start()

@@ -112,7 +112,7 @@ def test_the_strip_of_a_run_and_the_engine_agree_whatever_was_forced_chosen_or_p
     assert [strip[name] for name in ("cached", "generated", "forced", "evicted", "steps")] == [
         whole[name] for name in ("cached", "generated", "forced", "evicted", "steps")
     ]
-    assert strip["cached"] + strip["computed"] == counts["prompt_tokens"] - said, "what is forced as a whole asks nobody"
+    assert strip["cached"] + strip["computed"] == counts["prompt_tokens"] - said, "a completely forced text makes no request"
     assert 0 < counts["hit_rate"] == counts["cached_prompt_tokens"] / counts["prompt_tokens"] < 1
 
 

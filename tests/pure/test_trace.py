@@ -77,12 +77,12 @@ def test_a_slow_reader_learns_how_many_events_it_missed() -> None:
 
 
 def test_a_listener_receives_every_event_until_it_stops() -> None:
-    ring, heard = Ring(), list[events.Entry]()
-    stop = ring.listen(heard.append)
+    ring, received = Ring(), list[events.Entry]()
+    stop = ring.listen(received.append)
     ring.emit(evicted(1))
     stop()
     ring.emit(evicted(2))
-    assert [entry.event for entry in heard] == [evicted(1)]
+    assert [entry.event for entry in received] == [evicted(1)]
 
 
 def record() -> Record:
@@ -138,16 +138,16 @@ def test_an_emit_that_is_interrupted_does_not_harm_the_ring() -> None:
 
 
 def test_a_listener_that_raises_is_removed(caplog: pytest.LogCaptureFixture) -> None:
-    ring, heard = Ring(), list[events.Entry]()
+    ring, received = Ring(), list[events.Entry]()
 
     def bad(entry: events.Entry) -> None:
         raise ZeroDivisionError("mine")
 
     ring.listen(bad)
-    ring.listen(heard.append)
+    ring.listen(received.append)
     ring.emit(evicted(1))
     ring.emit(evicted(2))
-    assert [entry.event for entry in heard] == [evicted(1), evicted(2)]
+    assert [entry.event for entry in received] == [evicted(1), evicted(2)]
     assert len(caplog.records) == 1
 
 
@@ -199,18 +199,18 @@ def test_a_record_in_which_a_prefix_is_found_is_read(tmp_path: Path) -> None:
 
 
 def test_a_follower_that_cannot_keep_up_logs_how_much_it_missed(caplog: pytest.LogCaptureFixture) -> None:
-    ring, heard, let_go = Ring(capacity=8), list[events.Event](), threading.Event()
+    ring, received, let_go = Ring(capacity=8), list[events.Event](), threading.Event()
 
     def slow(event: events.Event) -> None:
         assert let_go.wait(20)
-        heard.append(event)
+        received.append(event)
 
     follower = Follower(ring, slow)
     for n in range(40):
         ring.emit(evicted(n))
     let_go.set()
     follower.close(20)
-    assert heard[-8:] == [evicted(n) for n in range(32, 40)]
-    assert sum(record.args[0] for record in caplog.records if isinstance(record.args, tuple)) == 40 - len(heard)  # type: ignore[misc]
+    assert received[-8:] == [evicted(n) for n in range(32, 40)]
+    assert sum(record.args[0] for record in caplog.records if isinstance(record.args, tuple)) == 40 - len(received)  # type: ignore[misc]
     ring.emit(evicted(99))
-    assert evicted(99) not in heard
+    assert evicted(99) not in received

@@ -142,7 +142,7 @@ def long_story(n_words: int) -> Stage:
 
 
 def saved(stage: Stage) -> tuple[dict[str, Any], list[Any]]:
-    """(what the player is told without unpacking, the frames) of a cell that is no larger than it may be."""
+    """(the player's metadata, the frames) of a cell within its size limit."""
     bundle = Folded(record_of(stage), stage.spell).bundle(("tokens", "tree", "timeline"), "long")
     assert sum(len(part.encode()) for part in bundle.values()) <= LIMIT
     return json.loads(re.findall(r"replay\(home, css, (\{.*?\})", bundle["text/html"])[0]), recording(bundle["text/html"])["frames"]

@@ -148,9 +148,9 @@ def way_out(miss: Miss) -> str:
                 return "--temperature 0 or a --seed makes the model repeat its text"
             if miss.change.what in ("template", "same text", "choice", "markup"):
                 return ""
-            return f"move what changes behind the {n} that stay the same"
+            return f"move what changes after the {n} that stay the same"
         case "inside" if miss.change is not None:
-            return f"move what differs behind the {n} that all of them share"
+            return f"move what differs after the {n} that all of them share"
         case "evicted":
             return "`%sgl cache pin NAME` keeps the tokens of NAME; `%sgl whatif` shows which cache size would keep all"
         case "flushed" | "gone":
