@@ -316,7 +316,7 @@ def test_colours_are_all_that_a_traceback_tells_the_terminal() -> None:
 
 def test_values_of_controls_reach_the_page_as_text() -> None:
     for payload in FEW:
-        assert Control("x", (payload, 1)).told(0)["values"][0]["text"] == legible(payload)
+        assert Control("x", (payload, 1)).described(0)["values"][0]["text"] == legible(payload)
 
 
 def test_graphviz_takes_a_label_for_nothing_but_text() -> None:

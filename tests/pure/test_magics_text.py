@@ -85,7 +85,7 @@ def test_the_page_receives_values_as_text_with_a_mark_for_numbers() -> None:
         ("-o 1a", "-o cannot be '1a'"),
         ("-o class", "-o cannot be 'class'"),
         ("-o __builtins__", "-o cannot be '__builtins__'"),
-        ("-o In", "neither Python nor IPython"),
+        ("-o In", "that Python and IPython do not use"),
         ("__name__ <<", "NAME << cannot be '__name__'"),
         ("--def __import__(a)", "--def cannot be '__import__'"),
         ("--interact __builtins__=1..2", "--interact cannot be '__builtins__'"),
