@@ -120,8 +120,7 @@ class Pattern:
 
         def after(takes: Kernel) -> Kernel:
             # Within a step two instructions never lead to the same one: each has its own successor.
-            # type: ignore[union-attr]
-            return {entry + 1: start for entry, start in takes.items() if program[entry].characters[character]}
+            return {entry + 1: start for entry, start in takes.items() if program[entry].characters[character]}  # type: ignore[union-attr]
 
         takes, found, n_steps = self._closed(entered, before, character, False)
         going = after(takes)

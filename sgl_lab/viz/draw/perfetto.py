@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from ...contracts.events import (
     EngineFault,
@@ -34,7 +35,7 @@ PROCESS = 1
 STEPS = 1
 """the thread of the steps"""
 
-Row = dict[str, object]
+Row = dict[str, Any]
 
 
 @dataclass(slots=True)
