@@ -1,4 +1,5 @@
 """The language: expressions, states, streams, chat templates, choices, batches.
 
-Knows backends only as the port in `contracts`. Imports nothing heavy, and nothing at all until asked.
+Knows backends only through the port in `contracts`. Imports nothing heavy, and nothing at all
+before it is used.
 """

@@ -1,4 +1,4 @@
-"""Names of the original that are not here yet: what each needs, and what to write instead."""
+"""Names of the original that are not available yet: what each one needs, and what to write instead."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOT_YET = dict.fromkeys(("RuntimeEndpoint", "OpenAI", "Anthropic", "VertexAI", "
     "ServerArgs": f"there is no server, so servers and their arguments are not here yet; {HERE}",
     "GenConfig": "settings that stand apart from a gen are not here yet; give them to gen(...), or to run(...) for all gens",
 }
-"""Of the package."""
+"""Missing names of the package."""
 
 NOT_YET_INSIDE = (
     NOT_YET
@@ -23,11 +23,11 @@ NOT_YET_INSIDE = (
     | {"SglImage": "images are not here yet", "SglVideo": "videos are not here yet"}
     | dict.fromkeys(("Runtime", "Engine"), "they start a model; import them from sgl_lab")
 )
-"""Of the modules below."""
+"""Missing names of the modules below."""
 
 
 def asked_of(module: str) -> Callable[[str], NoReturn]:
-    """A `__getattr__` for `module`, which says so. An import shows the message too."""
+    """A `__getattr__` for `module` that explains missing names. An import shows the message too."""
 
     def missing(name: str) -> NoReturn:
         if name in NOT_YET_INSIDE:

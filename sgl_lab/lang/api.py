@@ -1,4 +1,4 @@
-"""The surface again, under the name that programs written for the original import it from."""
+"""The surface under the name from which programs for the original import it."""
 
 from .absent import asked_of
 from .surface import *  # noqa: F403

@@ -1,6 +1,7 @@
-"""Many runs of one program: functions on a pool of threads, one for each body that is executing; coroutines as tasks of one loop.
+"""Runs one program many times: functions on a pool of threads, one for each executing body;
+coroutines as tasks of one loop.
 
-Common prefixes are the backend's to find, from the prompts themselves.
+The backend finds common prefixes, from the prompts themselves.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from .state import ProgramState
 
 AUTO_OPEN = 64
 LEAVE_S = 0.3
-"""how long a batch that is left waits for bodies that were cancelled"""
+"""seconds that an abandoned batch waits for cancelled bodies"""
 
 Begin = Callable[[], Execution]
-"""Makes the execution of one item."""
+"""Creates the execution of one item."""
 Outcome = ProgramState | Exception
 
 
 def checked_width(num_threads: object) -> int:
-    """How many bodies may be executing at once."""
+    """How many bodies may execute at once."""
     if num_threads == "auto":
         return AUTO_OPEN
     if type(num_threads) is not int or num_threads < 1:
@@ -42,10 +43,11 @@ def checked_width(num_threads: object) -> int:
 
 
 class _Bar:
-    """How many items are over, in a line of text that is drawn again and again, and stays as it was at the end.
+    """The number of finished items, as one line of text that is redrawn and remains at the end.
 
-    Plain text, and no error: a widget would be saved as "model not found" with the notebook, stderr as a red box. Whoever
-    gets the states one by one may print between them: the bar steps aside meanwhile.
+    It is plain text on stdout: a notebook would save a widget as "model not found", and stderr as a
+    red box. A caller that receives the states one by one may print between them: the bar is cleared
+    meanwhile.
     """
 
     def __init__(self, n_items: int, *, is_shown: bool, steps_aside: bool) -> None:
@@ -85,9 +87,10 @@ def _has_failed(future: Future[Outcome]) -> bool:
 def run_all(
     items: Sequence[Begin], is_async: bool, n_open: int, *, progress_bar: bool, generator_style: bool, return_exceptions: bool
 ) -> Iterator[Any]:
-    """Each item's state, in order, as soon as it and those before it are done. Left early, or interrupted, it cancels what still runs.
+    """Each item's state, in order, as soon as it and those before it are done. If it is abandoned
+    or interrupted, it cancels the running items.
 
-    Nothing begins before the first is asked for.
+    Nothing starts before the first state is requested.
     """
     batch = _Batch(items, is_async, n_open, _Bar(len(items), is_shown=progress_bar, steps_aside=generator_style))
     try:
@@ -100,7 +103,7 @@ def run_all(
         finally:
             batch.end()
     finally:
-        batch.end()  # where an interrupt ended the first
+        batch.end()  # where an interrupt ended the first call
     for index, result in enumerate(batch.results):
         if isinstance(result, Exception) and not return_exceptions:
             vars(result)["results"] = batch.results
@@ -109,7 +112,7 @@ def run_all(
 
 
 class _Batch:
-    """The runs of one batch. `end` ends whatever has begun, however far that came; a second time it does nothing."""
+    """The runs of one batch. `end` ends everything that has started; a second call does nothing."""
 
     def __init__(self, items: Sequence[Begin], is_async: bool, n_open: int, bar: _Bar) -> None:
         self.results: list[Outcome] = []
@@ -128,7 +131,7 @@ class _Batch:
         return execution
 
     def next(self, *, steps_aside: bool) -> Outcome:
-        """Wait for the next one, in slices, drawing the bar from the waiting thread alone."""
+        """Wait for the next item, in slices. Only the waiting thread draws the bar."""
         if not self._workers.futures:
             self._workers.start()
         future = self._workers.futures[len(self.results)]
@@ -155,7 +158,8 @@ class _Batch:
             else:
                 for state in list(self._states):
                     state.cancel()
-                # A body that sleeps must not hold up an interrupt; it ends at its next append or read.
+                # A body that sleeps must not delay an interrupt. It ends at its next append or
+                # read.
                 self._workers.leave()
                 wait([future for future in self._workers.futures if not future.cancelled()], timeout=LEAVE_S)
             self._bar.close()
@@ -163,9 +167,10 @@ class _Batch:
 
 
 def begin_all(items: Sequence[Begin], is_async: bool, n_open: int) -> list[ProgramState]:
-    """The states of all items at once; the bodies run meanwhile, and each can be read, streamed and cancelled by itself.
+    """The states of all items at once. The bodies run meanwhile, and each can be read, streamed and
+    cancelled separately.
 
-    If they cannot all begin, or an interrupt came meanwhile, none goes on.
+    If not all of them can start, or an interrupt arrives meanwhile, none continues.
     """
     executions: list[Execution] = []
     workers: _Threads | _Tasks | None = None
@@ -218,12 +223,12 @@ class _Threads:
         self._pool.shutdown()
 
     def leave(self) -> None:
-        """Begin nothing more."""
+        """Start nothing more."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 class _Tasks:
-    """One thread with a loop, until the last item is done; at most `n_open` of them have begun."""
+    """One thread with a loop, until the last item is done. At most `n_open` items run at once."""
 
     def __init__(self, items: Sequence[Begin], n_open: int) -> None:
         self.futures: list[Future[Outcome]] = []
@@ -248,7 +253,8 @@ class _Tasks:
 
     async def _all(self) -> None:
         leaving = asyncio.create_task(self._leaving.wait())
-        done = asyncio.gather(*map(self._one, self._items, self.futures), return_exceptions=True)  # which are in the futures
+        # errors are in the futures
+        done = asyncio.gather(*map(self._one, self._items, self.futures), return_exceptions=True)
         await asyncio.wait((leaving, done), return_when=asyncio.FIRST_COMPLETED)
 
     async def _one(self, begin: Begin, future: Future[Outcome]) -> None:
@@ -270,5 +276,5 @@ class _Tasks:
     def leave(self) -> None:
         """Cancel all tasks."""
         if self._loop is not None:
-            with suppress(RuntimeError):  # the loop has ended by itself
+            with suppress(RuntimeError):  # the loop has ended already
                 self._loop.call_soon_threadsafe(self._leaving.set)

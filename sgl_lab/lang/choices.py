@@ -1,6 +1,8 @@
-"""Which of several given texts the model prefers: three ways to compare their token log-probabilities.
+"""Selects the text that the model prefers among several: three ways to compare token
+log-probabilities.
 
-Knows no model: a method sees one row a choice, one `(logprob, token id, text)` a token.
+Knows no model: a method receives one row per choice, with one `(logprob, token id, text)` per
+token.
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ Row = Sequence[tuple[float | None, int, str]]
 class ChoicesDecision:
     decision: str
     meta_info: dict[str, Any] = field(default_factory=dict)
-    """what the method found on its way, beside what every select reports"""
+    """intermediate results of the method, beside what every select reports"""
 
 
 class ChoicesSamplingMethod(ABC):
-    """Subclass it for a method of your own; an instance is what `choices_method=` takes."""
+    """Base class for a custom method; `choices_method=` takes an instance."""
 
     requires_unconditional_logprobs = False
 
@@ -36,14 +38,16 @@ class ChoicesSamplingMethod(ABC):
         output_token_logprobs: Sequence[Row],
         unconditional_token_logprobs: Sequence[Row] | None = None,
     ) -> ChoicesDecision:
-        """Decide. `input_token_logprobs` are those of the choices' tokens after the prompt, `normalized_prompt_logprobs` their means."""
+        """Decide. `input_token_logprobs` are those of the choices' tokens after the prompt;
+        `normalized_prompt_logprobs` are their means.
+        """
 
     def __repr__(self) -> str:
         return type(self).__name__
 
 
 def logprobs(row: Row) -> list[float]:
-    """A first token with nothing before it has no log-probability; it counts as certain."""
+    """A first token without a predecessor has no log-probability; it counts as certain."""
     return [logprob or 0.0 for logprob, _, _ in row]
 
 
@@ -52,14 +56,16 @@ def _best(choices: Sequence[str], scores: Sequence[float]) -> str:
 
 
 class TokenLengthNormalized(ChoicesSamplingMethod):
-    """The highest mean log-probability a token."""
+    """The highest mean log-probability per token."""
 
     def __call__(self, *, choices: Sequence[str], normalized_prompt_logprobs: Sequence[float], **_: object) -> ChoicesDecision:
         return ChoicesDecision(_best(choices, normalized_prompt_logprobs))
 
 
 class GreedyTokenSelection(ChoicesSamplingMethod):
-    """Token by token, only the choices with the likeliest next token stay; a shorter choice goes on with its own mean."""
+    """Token by token, only the choices with the likeliest next token remain. A shorter choice
+    continues with its own mean.
+    """
 
     def __call__(self, *, choices: Sequence[str], input_token_logprobs: Sequence[Row], **_: object) -> ChoicesDecision:
         width = max(map(len, input_token_logprobs))

@@ -1,7 +1,7 @@
-"""One execution of a program: its state, and the ways in which its body can be run.
+"""One execution of a program: its state, and the ways to run its body.
 
-A body is a function, or a coroutine function with a loop to run on. Either can be run to its end here, or be
-begun and left to itself: then the run keeps what the body raises, and whoever reads meets it.
+A body is a function, or a coroutine function with a loop. Either can run to its end here, or be
+started in the background. In that case the run keeps an exception of the body, and reads raise it.
 """
 
 from __future__ import annotations
@@ -27,21 +27,23 @@ class Execution:
         self._is_async = is_async
 
     def run(self) -> ProgramState:
-        """To its end, on this thread."""
-        __tracebackhide__ = True  # a notebook shows the user's frames alone
+        """Run the body to its end, on this thread."""
+        __tracebackhide__ = True  # a notebook shows only the user's frames
         state = self.state
         with INTERRUPTS.watched():
             try:
                 with state.running():
                     self._execute()
                     state.wait()
-            except KeyboardInterrupt:  # `running` has cancelled it: nothing of it runs on
+            except KeyboardInterrupt:  # `running` has cancelled the program: none of it continues
                 state.wait()
                 raise
         return self._finished()
 
     async def run_async(self) -> ProgramState:
-        """To its end, a function on a thread of its own. If the task is cancelled, so is the run."""
+        """Run the body to its end; a function on a thread of its own. If the task is cancelled, so
+        is the run.
+        """
         __tracebackhide__ = True
         state = self.state
         if self._is_async:
@@ -60,7 +62,9 @@ class Execution:
         return self._finished()
 
     def begin(self) -> ProgramState:
-        """On a thread of its own. If that cannot begin, or an interrupt came meanwhile, nothing of it runs on."""
+        """Start the body on a thread of its own. If that fails, or an interrupt arrives meanwhile,
+        none of it continues.
+        """
         try:
             with INTERRUPTS.watched():
                 self._run.expect_body()
@@ -72,7 +76,7 @@ class Execution:
         return self.state
 
     def begin_async(self) -> ProgramState:
-        """As a task of the loop that runs here; a function on a thread of its own."""
+        """Start the body as a task of the current loop; a function on a thread of its own."""
         if not self._is_async:
             return self.begin()
         loop = asyncio.get_running_loop()

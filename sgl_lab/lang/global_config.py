@@ -1,4 +1,4 @@
-"""Settings of the whole process, under the names that programs written for the original set."""
+"""Settings of the whole process, under the names of the original."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ NOT_NEEDED = {
     "skip_special_tokens_in_output": "special tokens that a model generates are never part of a value",
     "spaces_between_special_tokens_in_out": "special tokens that a model generates are never part of a value",
 }
-"""What the original can switch and here is always so, and why."""
+"""Switches of the original that are always on here, with the reason."""
 
 
 class GlobalConfig:
-    """`default_backend`, and `verbosity`: with 2 each run prints its text when it is done."""
+    """`default_backend`, and `verbosity`: with 2, each run prints its text when it is done."""
 
     default_backend: Backend
 

@@ -1,4 +1,4 @@
-"""Where the language's ids come from. One counter a kind and process, so that no id is used twice."""
+"""Creates the language's ids. There is one counter per kind and process, so no id is used twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""States and what starts them, under the name that programs written for the original import them from."""
+"""States and the functions that create them, under the names from which programs for the original
+import them.
+"""
 
 from .executor import StreamExecutor
 from .state import ProgramState, ProgramStateGroup, start

@@ -1,10 +1,13 @@
-"""An interrupt while code of ours runs: raised at once in the user's code, at the next safe point in ours.
+"""Handles an interrupt while our code runs: it is raised at once in the user's code, and at the
+next safe point in ours.
 
-KeyboardInterrupt can be raised between any two bytecodes. In the user's own code that is what they expect; inside a lock, a
-queue or a thread that is being started it would leave work behind that nothing ends. So, while `watched` lasts, SIGINT raises
-only if the innermost code is the user's (or a library's that the user called). Otherwise it is noted: code of ours that waits
-asks `check` twenty times a second, and until something has raised, a thread knocks again, in case the user's code goes on
-without waiting. Programs and batches are watched wherever they run on the main thread; a notebook's cells are, too.
+KeyboardInterrupt can be raised between any two bytecodes. Users expect that in their own code.
+Inside a lock, a queue or a thread that is being started, it would leave work behind that nothing
+ends. While `watched` lasts, SIGINT therefore raises only if the innermost code is the user's (or a
+library's that the user called). Otherwise it is recorded. Our waiting code calls `check` twenty
+times a second. Until something raises, a thread sends the signal again, in case the user's code
+continues without waiting. Programs and batches are watched on the main thread, and so are a
+notebook's cells.
 """
 
 from __future__ import annotations
@@ -21,7 +24,9 @@ from types import FrameType
 
 KNOCK_S = 0.02
 PATIENCE_S = 5.0
-"""After this long without a safe point something of ours is stuck: then the interrupt is raised anywhere."""
+"""seconds without a safe point after which our code counts as stuck: the interrupt is then raised
+anywhere
+"""
 
 PACKAGE = str(Path(__file__).resolve().parent.parent) + os.sep
 LIBRARIES = ("<frozen ", *{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
@@ -37,13 +42,15 @@ def is_below_us(filename: str) -> bool:
 
 
 class Interrupts:
-    """Those of the process: signals arrive on its main thread. On another thread this does nothing."""
+    """The interrupts of the process. Signals arrive on its main thread; on another thread this does
+    nothing.
+    """
 
     def __init__(self) -> None:
         self._thread: int | None = None
-        """the main one, while it is watched"""
+        """the main thread, while it is watched"""
         self._since: float | None = None
-        """when an interrupt came that has not been raised yet"""
+        """when an interrupt arrived that has not been raised yet"""
         self._is_over = threading.Event()
         self._knocking: threading.Thread | None = None
         self._ending = threading.Lock()
@@ -54,9 +61,11 @@ class Interrupts:
 
     @contextmanager
     def watched(self, *, whatever_handler: bool = False) -> Iterator[None]:
-        """While this lasts, an interrupt is raised in the user's code or by `check`; one that came too late for either, on leaving.
+        """Within the block, an interrupt is raised in the user's code or by `check`, or else when
+        the block ends.
 
-        Inside another such block it adds nothing. A handler of SIGINT that is not Python's own is left alone, unless told otherwise.
+        A nested block adds nothing. A SIGINT handler other than Python's own is left alone, unless
+        `whatever_handler`.
         """
         if threading.current_thread() is not threading.main_thread() or self._thread is not None:
             yield
@@ -82,13 +91,17 @@ class Interrupts:
         self.check()
 
     def request(self) -> None:
-        """What an interrupt of the kernel would do, from any thread; nothing once the cell has ended."""
+        """Request an interrupt, as the kernel would, from any thread. It has no effect after the
+        end of the cell.
+        """
         with self._ending:
             if self._thread is not None:
                 signal.pthread_kill(self._thread, signal.SIGINT)
 
     def check(self) -> None:
-        """A safe point: raises KeyboardInterrupt here if one is due. Other threads than the main one pass."""
+        """A safe point: raises KeyboardInterrupt if one is due. Threads other than the main one
+        pass.
+        """
         if self._since is not None and threading.current_thread() is threading.main_thread():
             self._raise()
 
@@ -110,7 +123,9 @@ class Interrupts:
 
 
 def _is_the_users(frame: FrameType | None) -> bool:
-    """Whether code of the user is further in than code of ours; what lies further in still (a library's) belongs to its caller."""
+    """Whether the user's code is further in than ours. Code further in still (a library's) belongs
+    to its caller.
+    """
     while frame is not None:
         name = frame.f_code.co_filename
         if not is_below_us(name):

@@ -18,6 +18,6 @@ REGEX_INT = r"[-+]?[0-9]+[ \n]*"
 REGEX_FLOAT = r"[-+]?[0-9]*\.?[0-9]+[ \n]*"
 REGEX_BOOL = "(True|False)"
 REGEX_STR = REGEX_STRING = r'"[^"\\\x00-\x1f\x7f]*"'
-"""Numbers may go on with white space, at which a `stop` cuts; a string is one that JSON reads."""
+"""Numbers may be followed by white space, at which a `stop` cuts. A string is one that JSON reads."""
 
 __getattr__ = asked_of(__name__)

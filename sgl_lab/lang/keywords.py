@@ -1,6 +1,7 @@
-"""Keyword arguments that a function does not have: the error names the one that was probably meant.
+"""Unknown keyword arguments: the error names the argument that was probably meant.
 
-Lives here because its frames stand between the user's line and the language, and what looks for that line passes over the language.
+This module is part of the language because its frames are between the user's line and the language,
+and the search for the user's line skips frames of the language.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def unknown_argument(function: str, word: str, known: Iterable[str]) -> UnknownA
 
 
 def suggests(function: Callable[P, R]) -> Callable[P, R]:
-    """The same function, which says what was probably meant where a keyword argument is none of its own."""
+    """The same function with an error that suggests the right keyword argument."""
     parameters = inspect.signature(function).parameters.values()
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
         return function
@@ -45,7 +46,7 @@ def suggests(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def all_suggest(of: Class) -> Class:
-    """A class whose public methods, and its making, do that."""
+    """A class whose constructor and public methods do that."""
     for name, method in list(vars(of).items()):
         if inspect.isfunction(method) and (name == "__init__" or not name.startswith("_")) and not inspect.iscoroutinefunction(method):
             setattr(of, name, suggests(method))

@@ -1,7 +1,7 @@
 """Event loops: waiting on one without a thread, and driving a coroutine on one of its own.
 
-All who wait on a loop share one heartbeat. Whoever changes a run stirs the loop, once however often
-it changes until the loop has looked, and the loop then asks, on its own thread, who can go on.
+All waiters of a loop share one heartbeat. A change of a run notifies the loop, once until the loop
+has looked. The loop then checks, on its own thread, which waiters can continue.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 SLICE_S = 0.05
-"""how long one waits before asking whether the backend lives and whether to be interrupted"""
+"""seconds between checks for a dead backend and an interrupt"""
 
 Result = TypeVar("Result")
 Waiting = dict["asyncio.Future[None]", Callable[[], bool]]
@@ -32,14 +32,14 @@ class Awaited(Protocol):
 
     lock: threading.RLock
     loops: set[Loop]
-    """those on which somebody waits for it"""
+    """loops with waiters for this run"""
 
     def pulse(self) -> None:
-        """Raise where the waiting has to end: on an interrupt, or because its backend is dead."""
+        """Raise if the waiting must end: on an interrupt, or because the backend is dead."""
 
 
 class Loop:
-    """Who waits on one event loop, for which run."""
+    """The waiters of one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
@@ -50,13 +50,15 @@ class Loop:
 
     @classmethod
     def here(cls) -> Loop:
-        """The one that runs on this thread; RuntimeError if there is none."""
+        """The instance of the loop that runs on this thread. RuntimeError if there is none."""
         loop = asyncio.get_running_loop()
         with _known_lock:
             return _known.get(loop) or _known.setdefault(loop, cls(loop))
 
     async def until(self, run: Awaited, ready: Callable[[], bool]) -> None:
-        """Return when `ready()`, asked under the run's lock and in this context, is true. EngineStopped if it will never be."""
+        """Return when `ready()` is true. It is called under the run's lock and in this context.
+        EngineStopped if it can never become true.
+        """
         with run.lock:
             if ready():
                 return
@@ -76,13 +78,13 @@ class Loop:
                     run.loops.discard(self)
 
     def stir(self, run: Awaited) -> None:
-        """The run has changed. From any thread, under the run's lock."""
+        """Report a change of the run. Called from any thread, under the run's lock."""
         with self._lock:
             first = not self._stirred
             self._stirred.add(run)
         loop = self._loop()
         if first and loop is not None:
-            with suppress(RuntimeError):  # it is closed: nobody waits there any more
+            with suppress(RuntimeError):  # the loop is closed: it has no waiters
                 loop.call_soon_threadsafe(self._look_at_stirred, context=contextvars.Context())
 
     def _look_at_stirred(self) -> None:
@@ -92,7 +94,9 @@ class Loop:
             self._wake(run)
 
     def _wake(self, run: Awaited, error: Exception | None = None) -> None:
-        """Let those go on who can; the others go on waiting or, if there is an error, meet it."""
+        """Resume the waiters that can continue. The others keep waiting or, if there is an error,
+        receive it.
+        """
         with run.lock:
             for woken, ready in self._waiting.get(run, {}).items():
                 if woken.done():
@@ -123,16 +127,20 @@ _known_lock = threading.Lock()
 
 
 def drive(coroutine: Coroutine[Any, Any, Result], check: Callable[[], None]) -> Result:
-    """Run it to its end on a loop of its own, on this thread; meanwhile `check` is asked now and then, and may raise.
+    """Run the coroutine to its end on a new loop, on this thread. `check` is called from time to
+    time and may raise.
 
-    Where a loop runs already, that one stands still meanwhile, as in any call that blocks; what belongs to it cannot be awaited.
+    If a loop already runs here, it stands still meanwhile, as during any blocking call. Its tasks
+    cannot be awaited.
     """
     with _aside(), asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         return runner.run(_checked(coroutine, check))
 
 
 async def _checked(coroutine: Coroutine[Any, Any, Result], check: Callable[[], None]) -> Result:
-    """What it returns. If `check` raises that is raised, and the runner cancels the coroutine, whatever it awaits."""
+    """The coroutine's result. If `check` raises, that is raised, and the runner cancels the
+    coroutine, whatever it awaits.
+    """
     task = asyncio.create_task(coroutine)
     while not (await asyncio.wait((task,), timeout=SLICE_S))[0]:
         check()
@@ -141,7 +149,7 @@ async def _checked(coroutine: Coroutine[Any, Any, Result], check: Callable[[], N
 
 @contextmanager
 def _aside() -> Iterator[None]:
-    """While this lasts, no loop runs on this thread, as far as asyncio knows."""
+    """Within the block, asyncio sees no running loop on this thread."""
     loop = running_loop()
     if loop is None:
         yield

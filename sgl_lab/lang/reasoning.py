@@ -1,4 +1,4 @@
-"""What a model thinks aloud before it answers, told from the answer. Knows text only."""
+"""Separates a model's reasoning from its answer. Knows text only."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class Reasoning:
-    """How a family of models marks it. `is_open`: the prompt has begun it already, so the text starts inside.
+    """How a family of models marks its reasoning.
 
-    `gap`: the characters that may stand between the reasoning and the answer and belong to neither; None for white space.
+    is_open  the prompt has begun the reasoning, so the text starts inside it
+    gap      characters between the reasoning and the answer that belong to neither; None for white
+             space
     """
 
     begin: str
@@ -25,7 +27,7 @@ class Reasoning:
     gap: str | None = None
 
     def split(self, text: str, *, is_whole: bool = True) -> Split:
-        """Of a text that still grows, only what will stay: both parts of it begin those of the whole."""
+        """Both parts of a text. Of a growing text, only the stable beginning of each."""
         if self.is_open:
             before, rest = "", text.lstrip().removeprefix(self.begin)
             if not is_whole and self.begin.startswith(rest):
@@ -40,21 +42,24 @@ class Reasoning:
         return Split(thought.strip(), before + after.lstrip(self.gap))
 
     def is_spelled_in(self, source: str) -> bool:
-        """Whether a constraint says itself where the reasoning ends."""
+        """Whether a constraint describes the end of the reasoning itself."""
         return self.end in source or self.end in re.sub(r"\\(.)", r"\1", source)
 
     @property
     def lead(self) -> str:
-        """A regular expression of all that stands before an answer in one shape, as `split` cuts it with `gap` "\\n"."""
+        """A regular expression for everything before a constrained answer, as `split` cuts it with
+        `gap` "\\n".
+        """
         thought = f"{_up_to(self.end)}\\n*"
         return thought if self.is_open else f"(?:{re.escape(self.begin)}{thought})?"
 
 
 def _up_to(mark: str) -> str:
-    """A regular expression of a text that ends with `mark` and has no other one.
+    """A regular expression for a text that ends with `mark` and contains it nowhere else.
 
-    Wherever the mark's first character stands, more of the mark may follow, but something else, or that character anew, comes
-    before its end. Of a mark that has its first character twice, the part before the second one counts.
+    Wherever the mark's first character occurs, more of the mark may follow, but another character,
+    or that character again, comes before its end. If a mark contains its first character twice, the
+    part before the second one counts.
     """
     first = mark[0]
     n = len(mark) if (again := mark.find(first, 1)) < 0 else again
@@ -66,7 +71,7 @@ def _up_to(mark: str) -> str:
 
 
 def _without_half(text: str, mark: str) -> str:
-    """`text` without an end that `mark` may begin with."""
+    """`text` without a beginning of `mark` at its end."""
     for n in range(min(len(mark) - 1, len(text)), 0, -1):
         if mark.startswith(text[-n:]):
             return text[:-n]

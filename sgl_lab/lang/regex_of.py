@@ -1,7 +1,9 @@
-"""A regular expression of the JSON texts of a schema, for programs that give `regex=` what they could give `json_schema=`.
+"""A regular expression for the JSON texts of a schema, for programs that pass `regex=` instead of
+`json_schema=`.
 
-It spells what is regular: objects with their properties in order, arrays, choices, strings, numbers, references that do not come
-back to themselves. Limits of numbers and all else that it cannot spell are refused; `gen(json_schema=...)` knows them.
+It supports what is regular: objects with their properties in order, arrays, choices, strings,
+numbers, and references without recursion. Limits of numbers and everything else are refused;
+`gen(json_schema=...)` supports them.
 """
 
 from __future__ import annotations
@@ -37,9 +39,10 @@ _OF_KIND = {
 
 
 def build_regex_from_object(object: Any, whitespace_pattern: str | None = None) -> str:
-    """Of a pydantic model or another type, a schema as a dict or as JSON text. `whitespace_pattern`: between tokens, ` ?` by default.
+    """A regular expression for a pydantic model or another type, a dict, or JSON text.
+    `whitespace_pattern` is the text between tokens, ` ?` by default.
 
-    BadArgument for what a regular expression cannot say, with the keyword's path.
+    BadArgument, with the keyword's path, for what a regular expression cannot express.
     """
     schema = _schema(object)
     return _Speller(schema, r"[ ]?" if whitespace_pattern is None else f"(?:{whitespace_pattern})").spelled(schema, "", ())
@@ -64,7 +67,7 @@ class _Speller:
         self._gap = gap
 
     def spelled(self, schema: Any, path: str, inside: tuple[str, ...]) -> str:
-        """`inside`: the references that lead here."""
+        """`inside` is the set of references that lead here."""
         if not isinstance(schema, Mapping):
             raise self._refused(path, "a value of any kind")
         if (reference := schema.get("$ref")) is not None:

@@ -1,7 +1,7 @@
-"""From the language's sampling arguments to those of a request.
+"""Converts the language's sampling arguments to those of a request.
 
-The language's None means "not given". What is given is kept under the names of
-`SamplingParams` and laid over the run's defaults when the gen is appended.
+The language's None means "not given". Given arguments are kept under the names of `SamplingParams`
+and override the run's defaults when the gen is appended.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ..contracts.errors import BadArgument
 from ..contracts.params import SamplingParams
 
 GenDefaults = SamplingParams
-"""What a run's gens fall back to."""
+"""The defaults of a run's gens."""
 
 
 def _strings(name: str, value: object) -> tuple[str, ...]:
@@ -74,11 +74,13 @@ ARGUMENTS: dict[str, tuple[str, Callable[[str, object], object]]] = {
     "skip_special_tokens": ("skip_special_tokens", _plain),
     "logprob_start_len": ("prompt_logprobs_from", _no_position),
 }
-"""The language's name -> the name in SamplingParams and how the value is brought into its form."""
+"""The language's name -> the name in SamplingParams and the conversion of its value."""
 
 
 def given(arguments: Mapping[str, object]) -> dict[str, Any]:
-    """Those of the language's `arguments` that are not None, in SamplingParams' names and forms; BadArgument if one is not legal."""
+    """The `arguments` that are not None, with names and values of SamplingParams. BadArgument for
+    an invalid one.
+    """
     fields: dict[str, Any] = {}
     for name, value in arguments.items():
         if value is not None:
@@ -92,6 +94,6 @@ def given(arguments: Mapping[str, object]) -> dict[str, Any]:
 
 
 def _in_users_words(message: str, arguments: Iterable[str]) -> str:
-    """A message that begins with the name of a field, with the one that the user gave."""
+    """A message that begins with a field's name, with the name that the user gave."""
     field, _, rest = message.partition(" ")
     return f"{next((name for name in arguments if ARGUMENTS[name][0] == field), field)} {rest}"

@@ -1,6 +1,8 @@
-"""JSON schemas as users write them: wrappers taken off, older drafts translated, what is not followed named; and values checked.
+"""JSON schemas as users write them: wrappers are removed, older drafts translated, unsupported
+parts named, and values checked.
 
-jsonschema is loaded by the first schema that is not plainly one, or by the first value that is read.
+jsonschema is loaded by the first schema that is not plainly valid, or by the first value that is
+read.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ _REMARKS_OF_NUMBERS = frozenset(["int32", "int64", "float", "double", "decimal"]
 
 
 def unwrapped(schema: Any) -> Any:
-    """Out of the wrappers that OpenAI's interface has around a schema."""
+    """The schema inside the wrappers of OpenAI's interface."""
     for _ in range(3):
         if not isinstance(schema, dict):
             return schema
@@ -74,7 +76,9 @@ def unwrapped(schema: Any) -> Any:
 
 
 def translated(schema: Any) -> Any:
-    """As draft 2020-12 says it, from draft-06, draft-07 or 2019-09, and with OpenAPI's `nullable`. The same object if nothing differs."""
+    """The schema in draft 2020-12, translated from draft-06, draft-07 or 2019-09, and with
+    OpenAPI's `nullable`. Returns the same object if nothing changes.
+    """
     is_old = _is_old(schema)
     refs_alone = is_old and "2019" not in schema["$schema"]
     if not is_old and "nullable" not in json.dumps(schema):
@@ -90,7 +94,7 @@ def _is_old(schema: Any) -> bool:
 
 
 def _rewritten(schema: Any, rewrite: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
-    """Every schema in it, from the inside."""
+    """Every schema in it, innermost first."""
     if not isinstance(schema, dict):
         return schema
     found: dict[str, Any] = {}
@@ -124,7 +128,9 @@ def _today(schema: dict[str, Any], is_old: bool, refs_alone: bool) -> dict[str, 
 
 
 def named(document: Any) -> None:
-    """Warn of what in a schema is not followed. BadArgument or BackendUnsupported for a pattern that cannot be."""
+    """Warn of unsupported parts of a schema. BadArgument or BackendUnsupported for an invalid or
+    unsupported pattern.
+    """
     known = FOLLOWED | REMARKS | (_OLD if _is_old(document) else frozenset())
     for path, schema in _every(document, "$"):
         for keyword in schema:
@@ -153,7 +159,7 @@ def _warn(what: str) -> None:
 
 
 def _every(schema: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """All schemas in a schema, and where each stands."""
+    """All schemas in a schema, with their paths."""
     if not isinstance(schema, dict):
         return
     yield path, schema
@@ -175,10 +181,10 @@ def check_schema(text: str) -> None:
     schema = json.loads(text)
     try:
         made = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
-        made.check_schema(schema, format_checker=jsonschema.FormatChecker(()))  # a pattern is none of Python's
+        made.check_schema(schema, format_checker=jsonschema.FormatChecker(()))  # patterns are not Python's
     except jsonschema.SchemaError as error:
         words = (one for one in error.context or () if one.validator == "enum" and isinstance(one.instance, str))
-        near = next(words, error)  # of a word that is no type: which types there are
+        near = next(words, error)  # for an unknown type, list the valid types
         raise BadArgument(f"json_schema is wrong at {near.json_path}: {near.message:.200}") from None
 
 
@@ -186,7 +192,9 @@ def check_schema(text: str) -> None:
 
 
 def read_json(schema: str, text: str) -> Any:
-    """The value that `text` spells; ValueError if it is no JSON or not of the schema. Numbers are compared as they are written."""
+    """The value of `text`. ValueError if it is not JSON or does not match the schema. Numbers are
+    compared as they are written.
+    """
     import jsonschema
 
     value = json.loads(text, parse_float=_finite, parse_constant=_no_number)
@@ -221,13 +229,13 @@ def _validator(schema: str) -> Any:
     value = _rewritten(json.loads(schema, parse_float=Decimal), _for_python)
     made = jsonschema.validators.validator_for(value, jsonschema.Draft202012Validator)
     kinds = made.TYPE_CHECKER.redefine("integer", lambda _, one: _is_whole(one))
-    # A registry of its own: the default one fetches what a $ref names from the network.
+    # A registry of its own, because the default one downloads the target of a $ref.
     ours = {"multipleOf": _multiple_of, "format": _format, "pattern": _pattern}
     return jsonschema.validators.extend(made, ours, type_checker=kinds)(value, registry=REGISTRY)
 
 
 def _for_python(schema: dict[str, Any]) -> dict[str, Any]:
-    """With patterns of keys as Python's `re` has them."""
+    """With patterns of keys in the syntax of Python's `re`."""
     found = dict(schema)
     if isinstance(found.get("patternProperties"), dict):
         found["patternProperties"] = {ecma.in_python(pattern): value for pattern, value in found["patternProperties"].items()}

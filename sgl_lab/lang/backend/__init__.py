@@ -1,1 +1,1 @@
-"""Where programs and backends written for the original look for what a backend is."""
+"""The original's module names for backends."""

@@ -1,4 +1,4 @@
-"""Anthropic's API, for programs that import a backend from here: not here yet."""
+"""The original's module for Anthropic's API; not available yet."""
 
 from ..absent import asked_of
 

@@ -1,4 +1,4 @@
-"""What LiteLLM reaches, for programs that import a backend from here: not here yet."""
+"""The original's module for LiteLLM; not available yet."""
 
 from ..absent import asked_of
 

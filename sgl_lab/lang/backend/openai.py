@@ -1,4 +1,4 @@
-"""OpenAI's API, for programs that import a backend from here: not here yet."""
+"""The original's module for OpenAI's API; not available yet."""
 
 from ..absent import asked_of
 

@@ -1,4 +1,4 @@
-"""A server that speaks the original's protocol, for programs that import a backend from here: not here yet."""
+"""The original's module for a server with its protocol; not available yet."""
 
 from ..absent import asked_of
 
