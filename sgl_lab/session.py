@@ -23,6 +23,7 @@ from .contracts.errors import BadArgument, EngineStopped, ModelMissing, OutOfMem
 from .contracts.events import CellFinished, CellStarted, Emit, Entry, ModelLoaded
 from .contracts.ids import RequestId, RunId
 from .contracts.port import ModelCard, WarmJob
+from .contracts.spans import Block, shown_at
 from .contracts.tree import TreeSnapshot
 from .engine.asking import Heard, encoded
 from .engine.forked import begin_to_load, check_not_forked, is_forked
@@ -262,7 +263,12 @@ class Lab:
         return self._resident.snapshot()
 
     def spell(self, token: int) -> str:
-        """The text of one token. Bytes that are not a complete character are written as \\xNN."""
+        """The text of one token. Bytes that are not a complete character are written as \\xNN.
+
+        A block's first position gives its chip, its other positions give nothing.
+        """
+        if token < 0:
+            return shown_at(token)
         text = self._spelled.get(token)
         if text is None:
             text = self._tokenizer.token_bytes(token).decode("utf-8", "backslashreplace") or self._tokenizer.decode((token,))
@@ -351,10 +357,11 @@ class Lab:
         anything else is a sequence of token ids. CacheFull if the pin would leave too little room
         for itself or for running requests; BadArgument for any other `prefix`.
         """
+        blocks: tuple[Block, ...] = ()
         if isinstance(prefix, str):
             tokens = encoded(self.backend, prefix)
         elif isinstance(prefix, ProgramState):
-            tokens = prefix.token_ids()
+            tokens, blocks = prefix.token_ids(), prefix.blocks()
         else:
             try:
                 tokens = tuple(map(index, prefix))
@@ -362,7 +369,7 @@ class Lab:
                 hint = "give a text, a program's state or token ids"
                 raise BadArgument(f"a prefix cannot be {prefix!r:.80}", hint=hint) from None
         warmed = Heard(self.backend)
-        pin = self.backend.pin(WarmJob(tokens), warmed)
+        pin = self.backend.pin(WarmJob(tokens, blocks=blocks), warmed)
         try:
             warmed.answer()
         except KeyboardInterrupt:

@@ -33,6 +33,7 @@ from ..contracts.port import (
     WarmJob,
     WarmListener,
 )
+from ..contracts.spans import text_of
 from ..lang.ahead import first_stop
 from ..lang.backend.base_backend import BaseBackend
 from ..lang.chat_template import get_chat_template
@@ -71,6 +72,9 @@ class ToyTokenizer:
     def decode(self, ids: Sequence[int], *, special: bool = True) -> str:
         plain = bytearray()
         for id in ids:
+            if id < 0:
+                plain += text_of(id).encode()
+                continue
             is_special = 256 <= id < 256 + len(self.special)
             plain += self.special[id - 256].encode() * special if is_special else bytes((id % self.SAMPLED,))
         return plain.decode(errors="replace")

@@ -2,7 +2,8 @@
 
 An event is a frozen dataclass. Its fields are ints, floats, strings, None and (nested) tuples of
 these, so that it survives JSON unchanged: `from_json(to_json(e)) == e`. An event contains no time:
-the ring stamps each one on arrival (`Entry`).
+the ring stamps each one on arrival (`Entry`). Negative token ids are positions of embedded blocks
+(`contracts.spans`).
 
 Events by emitter:
 
@@ -98,8 +99,8 @@ class StreamExtended:
     """The stream's token ids from position `start` on are now `tokens`; earlier ones there are
     replaced.
 
-    kind: text (literal), generated, choice (the option that a select picked), trim (no new tokens,
-    the end is cut off).
+    kind: text (literal), block (`contracts.spans`), generated, choice (the option that a select
+    picked), trim (no new tokens, the end is cut off).
     """
 
     fork: ForkId

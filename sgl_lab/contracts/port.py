@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from .ids import ExprId, ForkId, Namespace, RequestId
 from .params import Constraint, SamplingParams
+from .spans import Block
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Segment(NamedTuple):
 class TokenLogprob:
     token: int
     logprob: float | None
-    """None for a first token without anything before it, and for one that no step computed"""
+    """None for a first token without anything before it, for one that no step computed, and for a position of a block"""
     top: tuple[tuple[int, float], ...] = ()
 
 
@@ -78,6 +79,7 @@ class Usage:
 @dataclass(frozen=True, slots=True)
 class GenJob:
     prompt: tuple[int, ...]
+    """token ids, and ids of positions of blocks"""
     params: SamplingParams
     fork: ForkId | None = None
     expr: ExprId | None = None
@@ -89,6 +91,8 @@ class GenJob:
     """what the first of them says before the answer"""
     whole: bool = False
     """a text that ends inside a character ends before the token that begins it, and its tokens are `held`; else it ends with U+FFFD"""
+    blocks: tuple[Block, ...] = ()
+    """those whose ids stand in the prompt (`contracts.spans`), in any order, and maybe others"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +131,8 @@ class ScoreJob:
     choices: tuple[tuple[int, ...], ...]
     fork: ForkId | None = None
     expr: ExprId | None = None
+    blocks: tuple[Block, ...] = ()
+    """as of a gen"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +148,8 @@ class WarmJob:
 
     prompt: tuple[int, ...]
     fork: ForkId | None = None
+    blocks: tuple[Block, ...] = ()
+    """as of a gen"""
 
 
 class GenListener(Protocol):
@@ -177,8 +185,8 @@ class WarmListener(Protocol):
 class Backend(Protocol):
     """The port. All methods may be called from any thread; a prompt has at least one token.
 
-    `submit`, `score` and `warm` raise BadArgument, PromptTooLong or CacheFull at once when the job can
-    never run; what goes wrong later reaches the listener. A cancelled gen ends with `on_done`, its partial
+    `submit`, `score` and `warm` raise BadArgument, BackendUnsupported, PromptTooLong or CacheFull at once
+    when the job can never run; what goes wrong later reaches the listener. A cancelled gen ends with `on_done`, its partial
     outputs having finish_reason "abort"; a cancelled score or warm ends with `on_error(Stopped)`.
     """
 
@@ -212,7 +220,10 @@ class Backend(Protocol):
         """Token ids of several pieces as one text, cut only at the special tokens that markup spells."""
 
     def decode(self, ids: Sequence[int], *, special: bool = True) -> str:
-        """Text of `ids`, special tokens spelled out or, with `special=False`, left out; bytes that are no UTF-8 become U+FFFD."""
+        """Text of `ids`, special tokens spelled out or, with `special=False`, left out.
+
+        Bytes that are no UTF-8 become U+FFFD; a block is U+FFFC, which its first position spells.
+        """
 
     def n_open(self, ids: Sequence[int]) -> int:
         """How many of the last of these tokens may have to be others once more text follows (`GenJob.heal`); 0 where it cannot heal."""

@@ -28,7 +28,7 @@ from .family import Answer, Family, PinFamily, Vocabulary
 from .grammar.grammars import Grammars
 from .intake import Intake
 from .plan.drafts import Drafts
-from .plan.plan import Following, Launching, Plan, Row, RowOutput, Runner, Timed
+from .plan.plan import Embedding, Following, Launching, Plan, Row, RowOutput, Runner, Timed
 from .plan.request import EXACT, Phase, Request
 from .plan.scheduler import Batch, Scheduler
 
@@ -110,7 +110,8 @@ class Engine:
         self._pins = Pins(self._tree)
         self.exact_namespace = namespace if runner.is_exact else (*namespace, EXACT)
         grammars = Grammars(vocabulary, jump=config.jump_forward)
-        self._intake = intake = Intake(config, vocabulary, context, namespace, self.exact_namespace, self._pins, grammars, clock)
+        embedding = runner if isinstance(runner, Embedding) else None
+        self._intake = intake = Intake(config, vocabulary, context, namespace, self.exact_namespace, self._pins, grammars, clock, embedding)
         self.spellings = intake.spellings
         self.gen, self.score, self.warm, self.pin, self.prepare = intake.gen, intake.score, intake.warm, intake.pin, intake.prepare
         self._drafts = Drafts(config.draft_tokens)
@@ -358,7 +359,7 @@ class Engine:
 
     def _hold(self, family: PinFamily, request: Request) -> CacheFull | None:
         """Pin what was just computed, unless somebody who was let in could then not run."""
-        self._pins.hold(family.handle, request.namespace, request.prompt)
+        self._pins.hold(family.handle, request.namespace, request.prompt, request.blocks)
         open_requests = (other for opened in self._families.values() for other in opened.requests if other.phase is not Phase.FINISHED)
         if not any(map(self._intake.refusal, open_requests)):
             return None
@@ -425,7 +426,8 @@ class Engine:
         lost = self._pins.forget()
         self._finish_ended()
         for pin in lost:
-            self.add(PinFamily(WarmJob(pin.tokens), _Repin(self._emit), pin.namespace, self.config.page_size, self._clock(), pin.handle))
+            job = WarmJob(pin.tokens, blocks=pin.blocks)
+            self.add(PinFamily(job, _Repin(self._emit), pin.namespace, self.config.page_size, self._clock(), pin.handle))
         self._n_recoveries += 1
         if self._n_recoveries > MAX_RECOVERIES:
             self.fail_all(RequestFailed(f"the engine cannot go on: {_said(error)}", hint="please report this"))

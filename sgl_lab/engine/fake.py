@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from ..contracts.errors import BackendUnsupported, ConstraintFailed, InvariantBroken
 from ..contracts.params import SamplingParams
 from ..contracts.port import Message, Segment
+from ..contracts.spans import Block, text_of
 from .plan.plan import Draw, Plan, Row, RowOutput, Sampling, Score, Top, output_of
 
 
@@ -88,6 +89,9 @@ class HashRunner:
     def close(self) -> None:
         self._slots = []
 
+    def check_block(self, block: Block) -> None:
+        """Any will do: what the next token is depends on its ids alone."""
+
     def _run(self, row: Row) -> RowOutput:
         n = self._size
         slots = [page * n + i for page in row.pages for i in range(n)]
@@ -147,10 +151,12 @@ class ByteTokenizer:
         return tuple(id for text, markup in segments for id in self.encode(text, markup=markup))
 
     def decode(self, ids: Sequence[int], *, special: bool = True) -> str:
-        spelled = (self.SPECIAL[i - 256].encode() * special if i >= 256 else bytes([i]) for i in ids)
+        spelled = (self.SPECIAL[i - 256].encode() * special if i >= 256 else self.token_bytes(i) for i in ids)
         return b"".join(spelled).decode("utf-8", "replace")
 
     def token_bytes(self, token: int) -> bytes:
+        if token < 0:
+            return text_of(token).encode()
         return bytes([token]) if token < 256 else b""
 
     def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> tuple[Segment, ...]:

@@ -212,6 +212,7 @@ class GenFamily(Family):
                 params=params,
                 seed=sample_seed(seed, index),
                 banned_early=tuple(sorted(self._ends)),
+                blocks=job.blocks,
                 respelled=end,
                 guide=guide or seam,
                 seam=seam,
@@ -228,7 +229,8 @@ class GenFamily(Family):
         self._index = {request: index for index, request in enumerate(ids)}
         first = params.prompt_logprobs_from
         scored = range(n_prompt if first is None else min(first, n_prompt), n_prompt)
-        self.requests[0].targets = {i - 1: (job.prompt[i],) for i in scored if i}  # the first sample computes them for all
+        # The first sample computes them for all; a position of a block has no logprob.
+        self.requests[0].targets = {i - 1: (job.prompt[i],) for i in scored if i and job.prompt[i] >= 0}
         self._prompt_logprobs = [TokenLogprob(job.prompt[i], None) for i in scored]
 
     @property
@@ -462,6 +464,7 @@ class ScoreFamily(Family):
                 job.prompt + branch.tokens,
                 submitted=now,
                 n_shared=0 if request == ids[0] else last + 1,
+                blocks=job.blocks,
                 targets={last + i: wanted for i, wanted in enumerate(branch.wanted) if wanted},
             )
             for request, branch in zip(ids, found, strict=True)
@@ -520,7 +523,7 @@ class WarmFamily(Family):
         self._listener = listener
         request = RequestId(_request_ids.next())
         kept = job.prompt[: self._n_prompt // page_size * page_size]
-        self.requests = (Request(request, request, "warm", namespace, kept, submitted=now),)
+        self.requests = (Request(request, request, "warm", namespace, kept, blocks=job.blocks, submitted=now),)
 
     def accept(self, request: Request, row: Row, output: RowOutput, now: float) -> Accepted:
         return _prompt_done(request, row)

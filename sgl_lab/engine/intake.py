@@ -10,14 +10,16 @@ import random
 from collections.abc import Callable
 from typing import TypeVar
 
-from ..contracts.errors import BadArgument, CacheFull, PromptTooLong
+from ..contracts.errors import BackendUnsupported, BadArgument, CacheFull, PromptTooLong
 from ..contracts.ids import Namespace
 from ..contracts.params import Constraint
 from ..contracts.port import GenJob, GenListener, ScoreJob, ScoreListener, WarmJob, WarmListener
+from ..contracts.spans import Block, blocks_in, has_blocks
 from .cache.pins import Pins
 from .config import EngineConfig
 from .family import Family, GenFamily, PinFamily, ScoreFamily, Vocabulary, WarmFamily
 from .grammar.grammars import Grammars
+from .plan.plan import Embedding
 from .plan.request import Request
 from .seam import Spellings
 
@@ -35,7 +37,9 @@ class Intake:
         pins: Pins,
         grammars: Grammars,
         clock: Callable[[], float],
+        embedding: Embedding | None = None,
     ) -> None:
+        """`embedding` is the runner, where it knows of blocks."""
         self._config = config
         self._vocabulary = vocabulary
         self._context = context
@@ -44,18 +48,22 @@ class Intake:
         self._grammars = grammars
         self.spellings = Spellings(vocabulary)
         self._clock = clock
+        self._embedding = embedding
         self._seeds = random.Random(config.seed)
 
     def gen(self, job: GenJob, listener: GenListener, *, exact: bool = False) -> GenFamily:
-        """The requests of a gen, to be given to `Engine.add`. BadArgument, PromptTooLong or CacheFull if they can never run.
+        """The requests of a gen, to be given to `Engine.add`. BadArgument, BackendUnsupported, PromptTooLong or CacheFull if
+        they can never run.
 
         A constraint that was not prepared is so now, and raises what `prepare` does.
         `exact`: the same tokens and bitwise the same logprobs, whatever is cached and whatever runs beside it.
         """
         params, n_prompt = job.params, len(job.prompt)
-        self._check_tokens("the prompt", job.prompt)
+        self._check_prompt("the prompt", job.prompt, job.blocks)
         if not 0 <= job.heal < n_prompt or not 0 <= job.begun < n_prompt or (job.heal and job.begun):
             raise BadArgument(f"of {n_prompt} tokens {job.heal} cannot be healed, nor {job.begun} begin the text", hint="fewer than all")
+        if n_text := job.heal or job.begun:
+            self._check_known("the end of the prompt", job.prompt[n_prompt - n_text :])
         self._check_known("logit_bias", [token for token, _ in params.logit_bias])
         self._check_known("stop_token_ids", params.stop_token_ids)
         self._check_context(n_prompt, max(1, params.min_tokens))
@@ -77,14 +85,15 @@ class Intake:
         """As `gen`, for a score."""
         if not job.choices:
             raise BadArgument("there are no choices to score", hint="give at least one")
-        for what, tokens in (("the prompt", job.prompt), *((f"choice {i}", choice) for i, choice in enumerate(job.choices))):
-            self._check_tokens(what, tokens)
+        self._check_prompt("the prompt", job.prompt, job.blocks)
+        for i, choice in enumerate(job.choices):
+            self._check_tokens(f"choice {i}", choice)
         self._check_context(len(job.prompt), max(map(len, job.choices)))
         return self._fitting(ScoreFamily(job, listener, self._namespaces[exact], self._clock()))
 
     def warm(self, job: WarmJob, listener: WarmListener, *, exact: bool = False) -> WarmFamily:
         """As `gen`, for a warm."""
-        self._check_tokens("the prompt", job.prompt)
+        self._check_prompt("the prompt", job.prompt, job.blocks)
         self._check_context(len(job.prompt), 0)
         return self._fitting(WarmFamily(job, listener, self._namespaces[exact], self._config.page_size, self._clock()))
 
@@ -93,7 +102,7 @@ class Intake:
 
         CacheFull reaches the listener if a request that was let in before would then have too little room.
         """
-        self._check_tokens("the prefix", job.prompt)
+        self._check_prompt("the prefix", job.prompt, job.blocks)
         self._check_context(len(job.prompt), 0)
         size = self._config.page_size
         if len(job.prompt) < size:
@@ -118,6 +127,21 @@ class Intake:
             if error := self.refusal(request):
                 raise error
         return family
+
+    def _check_prompt(self, what: str, tokens: tuple[int, ...], blocks: tuple[Block, ...]) -> None:
+        if not blocks or not has_blocks(tokens):
+            self._check_tokens(what, tokens)
+            return
+        self._check_known(what, [token for token in tokens if token >= 0])
+        given = {block.content: block for block in blocks}
+        try:
+            needed = {given[place.content] for _, _, place in blocks_in(tokens)}
+        except (KeyError, ValueError):
+            raise BadArgument(f"{what} has positions of a block that the job does not bring", hint="give the job its blocks") from None
+        if self._embedding is None:
+            raise BackendUnsupported("embedded blocks, such as images, are not computed here", hint="leave them out of the prompt")
+        for block in needed:
+            self._embedding.check_block(block)
 
     def _check_tokens(self, what: str, tokens: tuple[int, ...]) -> None:
         if not tokens:

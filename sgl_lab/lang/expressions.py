@@ -1,4 +1,4 @@
-"""What a program says, as frozen values: text, generations, selections and role marks.
+"""What a program says, as frozen values: text, embedded blocks, generations, selections and role marks.
 
 An expression does nothing. Appended to a state it becomes work of that state's stream.
 """
@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from ..contracts.errors import BadArgument
 from ..contracts.near import did_you_mean
 from ..contracts.params import SamplingParams
+from ..contracts.spans import Block
 from .choices import ChoicesSamplingMethod
 from .form import Form
 from .location import SourceLocation, user_location
@@ -121,6 +122,13 @@ class Select(Expr):
 
 
 @dataclass(frozen=True)
+class Embedded(Expr):
+    """Positions whose embeddings are given, such as an image's patches."""
+
+    block: Block
+
+
+@dataclass(frozen=True)
 class RoleBegin(Expr):
     role: str
 
@@ -195,7 +203,7 @@ class Appended(Expr):
     stream: object = field(compare=False)
 
 
-Leaf = Text | Gen | Select | RoleBegin | RoleEnd
+Leaf = Text | Embedded | Gen | Select | RoleBegin | RoleEnd
 
 
 def as_expr(value: object) -> Expr:

@@ -72,6 +72,7 @@ class Generation(Expression):
                 begun=len(transcript.held.ids),
                 lead=transcript.held.lead,
                 whole=True,
+                blocks=transcript.blocks,
             )
             self.request = self.run.backend.submit(self._job, self)
         except Exception as error:

@@ -15,6 +15,7 @@ from ..contracts.errors import BadArgument, EngineStopped, ProgramError, SglErro
 from ..contracts.events import Emit, silent
 from ..contracts.ids import RunId
 from ..contracts.port import Backend
+from ..contracts.spans import Block
 from ..contracts.summary import Summary
 from .access import Access
 from .executor import StreamExecutor
@@ -229,9 +230,14 @@ class ProgramState(Access):
         return self._run.backend.decode(prompt)
 
     def token_ids(self) -> tuple[int, ...]:
-        """The tokens that stand, as the model has seen them."""
+        """The tokens that stand, as the model has seen them. Positions of an embedded block, such as an image's, have negative ids."""
         self._drained()
         return tuple(self._stream.transcript.ids)
+
+    def blocks(self) -> tuple[Block, ...]:
+        """The embedded blocks that were appended."""
+        self._drained()
+        return self._stream.transcript.blocks
 
     async def sync_async(self) -> None:
         await self._run.wait_async(self._is_over)

@@ -18,7 +18,7 @@ from ..contracts.events import ForkOpened, StreamExtended
 from ..contracts.ids import ForkId
 from ..contracts.params import SamplingParams
 from .ahead import Ahead
-from .expressions import Gen, RoleBegin, RoleEnd, Select, Text, leaves, reasoning_name
+from .expressions import Embedded, Gen, RoleBegin, RoleEnd, Select, Text, leaves, reasoning_name
 from .generation import Generation
 from .ids import fork_ids
 from .run import Run, do_nothing
@@ -66,7 +66,7 @@ class Absorb:
     history: tuple[Said, ...]
 
 
-Queued = Text | RoleBegin | RoleEnd | GenStep | ToolTurn | SelectStep | ScopeMark | ForkPoint | Absorb
+Queued = Text | Embedded | RoleBegin | RoleEnd | GenStep | ToolTurn | SelectStep | ScopeMark | ForkPoint | Absorb
 
 
 class Stream:
@@ -245,6 +245,8 @@ class Stream:
         match queued:
             case Text(text):
                 self.transcript.say(text)
+            case Embedded(block):
+                self.transcript.embed(block)
             case RoleBegin(role):
                 self.transcript.begin(role)
             case RoleEnd():
@@ -356,7 +358,7 @@ class Stream:
         self.run.emit(StreamExtended(self.id, start, piece.ids or (), piece.kind, piece.role, healed.n, healed.before))
 
 
-def next_role(role: str | None, leaf: Text | RoleBegin | RoleEnd) -> str | None:
+def next_role(role: str | None, leaf: Text | Embedded | RoleBegin | RoleEnd) -> str | None:
     """The open role after `leaf`; roles do not nest."""
     match leaf:
         case RoleBegin(new):
@@ -367,5 +369,5 @@ def next_role(role: str | None, leaf: Text | RoleBegin | RoleEnd) -> str | None:
             if role != old:
                 raise ProgramError(f"role {old!r} ends, but {'no role' if role is None else repr(role)} is open")
             return None
-        case Text():
+        case Text() | Embedded():
             return role

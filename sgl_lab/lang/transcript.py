@@ -15,10 +15,11 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, takewhile
+from itertools import accumulate, groupby, takewhile
 
 from ..contracts.errors import ProgramError
 from ..contracts.port import Backend, Message, Segment
+from ..contracts.spans import OBJECT, Block
 from .chat_template import Chat, render_until
 from .expressions import RoleBegin, RoleEnd
 
@@ -30,7 +31,7 @@ class Piece:
     text: str
     ids: tuple[int, ...] | None = None
     kind: str = "text"
-    """text, generated, choice or trim, as in StreamExtended"""
+    """text, block, generated, choice or trim, as in StreamExtended"""
     role: str = ""
     markup: bool = False
     """the template's own: it may spell special tokens"""
@@ -40,6 +41,8 @@ class Piece:
     """its ids stand as they are, whatever is next to them"""
     special: bool = False
     """`text` spells the special tokens among them"""
+    block: Block | None = None
+    """what it embeds: `ids` are its positions"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,8 @@ class Transcript:
     def __init__(self, backend: Backend, chat: Chat, changed: Changed) -> None:
         self.ids: list[int] = []
         self.history: list[Said] = []
+        self.blocks: tuple[Block, ...] = ()
+        """those that were embedded, each once"""
         self.n_rewritten = 0
         """tokens that stood and were taken away because the template said something else later"""
         self.n_healed = 0
@@ -161,7 +166,7 @@ class Transcript:
         child = Transcript(self._backend, self._chat, changed)
         for name in ("ids", "history", "_placed", "_turns"):
             setattr(child, name, list(getattr(self, name)))
-        for name in ("n_rewritten", "n_healed", "_open", "_loose", "_frozen", "_n_lead", "_held"):
+        for name in ("blocks", "n_rewritten", "n_healed", "_open", "_loose", "_frozen", "_n_lead", "_held"):
             setattr(child, name, getattr(self, name))
         return child
 
@@ -177,6 +182,24 @@ class Transcript:
             self._leave_roles()
             self._loose += text
             self.history.append(Piece(text))
+
+    def embed(self, block: Block) -> None:
+        """A block, inside the open role or outside all. In text it is one character, so a template places it as it places text."""
+        self.let_go()
+        self.blocks = tuple(dict.fromkeys((*self.blocks, block)))
+        piece = Piece(OBJECT, block.ids, "block", self.role, fixed=True, block=block)
+        if self._open:
+            self._add(piece)
+            return
+        self._leave_roles()
+        if self._loose:
+            self._place_loose()
+        elif not self.ids:
+            self._extend_run([Piece(segment.text, markup=segment.markup) for segment in self._backend.render_text("")])
+            self._n_lead = len(self.seen())
+        self._place_said(piece)
+        self._frozen = replace(self._frozen, n_pieces=len(self._placed))
+        self.history.append(piece)
 
     def begin(self, role: str) -> None:
         self.let_go()
@@ -220,6 +243,8 @@ class Transcript:
                     self.end()
                 case Piece(text, None, "text"):
                     self.say(text)
+                case Piece(block=Block() as block):
+                    self.embed(block)
                 case Piece() as piece:
                     self.settle(to_generate=True)
                     self.take(piece)
@@ -345,20 +370,29 @@ class Transcript:
             raise ProgramError(
                 "the chat template rewrites turns that stand before text outside any role", hint="keep all text inside roles"
             )
-        return [*clip(attribute(segments, turns), len(self._frozen.rendering)), *tail]
+        pieces = list(attribute(segments, turns))
+        if self.blocks and _blocks(pieces) != _blocks(part for turn in turns for part in turn.parts):
+            raise ProgramError(
+                "the chat template leaves out an embedded block, such as an image, or rewrites what stands beside it",
+                hint="keep blocks outside roles, or use a template that shows every turn as it is",
+            )
+        return [*clip(pieces, len(self._frozen.rendering)), *tail]
 
     def _reconcile(self, pieces: Sequence[Piece]) -> None:
         """Make `pieces` stand after the frozen part, keeping the tokens up to the first difference."""
         text = "".join(piece.text for piece in pieces)
-        markup = "".join(("1" if piece.markup else "0") * len(piece.text) for piece in pieces)
+        sources = "".join(_source(piece) * len(piece.text) for piece in pieces)
+        starts = accumulate((len(piece.text) for piece in pieces), initial=0)
+        blocks = dict(zip(starts, (piece.block for piece in pieces), strict=False)) if self.blocks else {}
         n_kept, at = self._frozen.n_pieces, 0
         cut: Piece | None = None
         for piece in self._placed[n_kept:]:
             end = at + len(piece.text)
             # What was generated may be content or, a space say, the template's own text by now.
-            same_source = piece.kind != "text" or markup[at:end] == ("1" if piece.markup else "0") * (end - at)
-            if not (same_source and text.startswith(piece.text, at)):
-                cut = self._beginning(piece, text[at:]) if piece.fixed else None
+            is_free = piece.kind not in ("text", "block") and BLOCK not in sources[at:end]
+            same_source = is_free or sources[at:end] == _source(piece) * (end - at)
+            if not (same_source and text.startswith(piece.text, at) and (piece.block is None or piece.block == blocks.get(at))):
+                cut = self._beginning(piece, text[at:]) if piece.fixed and piece.block is None else None
                 break
             n_kept, at = n_kept + 1, end
         n_before = len(self.ids)
@@ -426,6 +460,8 @@ class Transcript:
     def _n_spelling(self, text: str) -> int:
         """How many of the last tokens spell `text`, which stands at the end; 0 where no number of them does."""
         for n in range(1, TAIL) if text else ():
+            if n > len(self.ids) or self.ids[-n] < 0:
+                break
             spelled = self._backend.decode(self.ids[-n:])
             if spelled == text:
                 return n
@@ -494,6 +530,8 @@ class Transcript:
 
     def _n_covering(self, ids: Sequence[int], n_chars: int) -> int:
         """How many of the first tokens hold the first `n_chars` characters."""
+        if not n_chars:
+            return 0
         return min(len(ids), bisect_left(range(len(ids) + 1), n_chars, key=lambda n: len(self._backend.decode(ids[:n]))))
 
     def _ends(self, ids: Sequence[int]) -> list[int]:
@@ -508,6 +546,18 @@ class Transcript:
         return ends
 
 
+MARKUP, LITERAL, BLOCK = "1", "0", "2"
+"""where a character of a rendering is from"""
+
+
+def _blocks(pieces: Iterable[Piece]) -> list[Block]:
+    return [piece.block for piece in pieces if piece.block is not None]
+
+
+def _source(piece: Piece) -> str:
+    return BLOCK if piece.block is not None else MARKUP if piece.markup else LITERAL
+
+
 _SAY_SOMETHING = 'append some text first: s += "..."'
 
 
@@ -515,7 +565,8 @@ def n_open(backend: Backend, text: str, ids: Sequence[int]) -> int:
     """How many of the last of `ids`, which end with literal `text`, a gen may say again."""
     if not text or not (text[-1].isspace() or text[-1].isalnum()):
         return 0
-    n = backend.n_open(ids)
+    last = next((n for n, token in enumerate(reversed(ids)) if token < 0), len(ids))  # a block is not healed
+    n = backend.n_open(ids[len(ids) - last :])
     while n and not text.endswith(backend.decode(ids[-n:])):
         n -= 1
     return n

@@ -153,7 +153,7 @@ class Selection(Expression):
         seam = transcript.with_choices(self.source.choices) if self.source.heal else None
         at, choices = seam or (len(prompt), tuple(encode(choice) for choice in self.source.choices))
         self.n_healed += len(prompt) - at
-        given = yield ScoreJob(prompt[:at], choices, self.stream.id, self.expr)
+        given = yield ScoreJob(prompt[:at], choices, self.stream.id, self.expr, transcript.blocks)
         rows = [self.spelled(entries) for entries in given.logprobs]
         means = [fmean(logprobs(row)) for row in rows]
         alone = None
@@ -211,7 +211,8 @@ class Warming(Work):
 
     def start(self) -> None:
         try:
-            job = WarmJob(tuple(self.stream.transcript.ids), self.stream.id)
+            transcript = self.stream.transcript
+            job = WarmJob(tuple(transcript.ids), self.stream.id, transcript.blocks)
             self.request = self.run.backend.warm(job, self)
         except Exception as error:
             self.on_error(error)

@@ -26,6 +26,7 @@ from ..contracts.events import (
     Touched,
 )
 from ..contracts.ids import ForkId, NodeId
+from ..contracts.spans import MAX_POSITIONS, Content, first_id
 from ..contracts.tree import TreeNode, TreeSnapshot
 
 LARGEST = 2**63
@@ -83,10 +84,38 @@ def _typed(found: object, kind: type) -> None:
             raise ValueError(f"{kind.__name__}.{name} cannot be {value!r:.80}")
 
 
-def snapshot_from(data: Mapping[str, Any]) -> TreeSnapshot:
+class Ids:
+    """The ids of a file's blocks in this process, whose numbers may differ. BadArgument for an
+    invalid content.
+    """
+
+    def __init__(self, blocks: Mapping[str, Any]) -> None:
+        self._contents = {int(first): Content(*fields) for first, fields in blocks.items()}
+
+    def known(self, data: dict[str, Any]) -> dict[str, Any]:
+        """A row or an event of the file. ValueError for a negative id of none of its blocks."""
+        for name in _ID_FIELDS:
+            tokens = data.get(name)
+            if tokens and min(tokens) < 0:
+                data[name] = [token if token >= 0 else self._known(token) for token in tokens]
+        return data
+
+    def _known(self, token: int) -> int:
+        offset = -token % MAX_POSITIONS
+        content = self._contents.get(token + offset)
+        if content is None or offset >= content.n:
+            raise ValueError(f"{token} is the id of no block of this file")
+        return first_id(content) - offset
+
+
+_ID_FIELDS = ("tokens", "prompt", "healed")
+
+
+def snapshot_from(data: Mapping[str, Any], ids: Ids) -> TreeSnapshot:
     """The tree in a header. ValueError unless parents come first and every node occurs once."""
     nodes: dict[NodeId, TreeNode] = {}
     for row in data["nodes"]:
+        row = ids.known(row)
         node = TreeNode(**{**row, "tokens": tuple(row["tokens"]), "namespace": tuple(row["namespace"])})
         _typed(node, TreeNode)
         _expect(node.node not in nodes, f"node {node.node} occurs twice")

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
-from ..contracts.errors import ModelDamaged
+from ..contracts.errors import BadArgument, ModelDamaged
 from ..contracts.events import (
     CellFinished,
     CellStarted,
@@ -30,11 +30,13 @@ from ..contracts.events import (
 )
 from ..contracts.ids import ForkId, Namespace, RequestId, RunId
 from ..contracts.legible import clipped
+from ..contracts.spans import Content, blocks_in, first_id, shown_at
 from ..contracts.tree import TreeSnapshot
-from .checked import Checker, snapshot_from, vocab_from
+from .checked import Checker, Ids, snapshot_from, vocab_from
 from .files import write_whole
 
-FORMAT = "sgl_lab.record/1"
+FORMATS = ("sgl_lab.record/1", "sgl_lab.record/2")
+"""The second has embedded blocks: their contents stand in the header, under the ids of their first positions."""
 MARK = '{"format":"sgl_lab.record/'
 """the beginning of our files, in every version of the format"""
 
@@ -126,8 +128,8 @@ class Record:
         return None
 
     def spell(self, token: int) -> str:
-        """The text of a token that occurs, once the run has ended; `<id>` before that."""
-        return self.vocab.get(token) or f"<{token}>"
+        """The text of a token that occurs, once the run has ended; `<id>` before that. A block's first position has its chip."""
+        return shown_at(token) if token < 0 else self.vocab.get(token) or f"<{token}>"
 
     def begin(self, snapshot: TreeSnapshot) -> None:
         """Set the tree to which the entries apply. Entries that it already includes are dropped."""
@@ -143,6 +145,16 @@ class Record:
         """Store the spelling of every token that occurs, so that the record is readable without a
         tokenizer.
         """
+        self.vocab = {token: spell(token) for token in sorted(self._ids()) if token >= 0}
+
+    @property
+    def contents(self) -> dict[int, Content]:
+        """The contents of the blocks that occur, by the ids of their first positions."""
+        ids = sorted(token for token in self._ids() if token < 0)
+        return {first_id(place.content): place.content for _, _, place in blocks_in(ids[::-1])}
+
+    def _ids(self) -> set[int]:
+        """The ids of all tokens and positions of blocks that occur."""
         tokens = {token for node in self.snapshot.nodes for token in node.tokens}
         for entry in self.entries:
             match entry.event:
@@ -154,7 +166,7 @@ class Record:
                         tokens.update(token for token, _ in sample.top)
                 case _:
                     pass
-        self.vocab = {token: spell(token) for token in sorted(tokens)}
+        return tokens
 
 
 def _n_bytes(entry: Entry) -> int:
@@ -177,7 +189,9 @@ def write_jsonl(record: Record, path: Path) -> None:
     """Write the record. The file is written completely or not at all."""
 
     def write(file: IO[str]) -> None:
-        header = {"format": FORMAT, "run": record.run, "n_entries": len(record.entries)}
+        contents = {first: [content.digest, content.n, content.kind] for first, content in record.contents.items()}
+        header = {"format": FORMATS[bool(contents)], "run": record.run, "n_entries": len(record.entries)}
+        header |= {"blocks": contents} if contents else {}
         file.write(json.dumps(header | {"snapshot": asdict(record.snapshot), "vocab": record.vocab}, separators=(",", ":")) + "\n")
         for seq, t_ns, event in record.entries:
             file.write(json.dumps({"seq": seq, "t_ns": t_ns} | to_dict(event), separators=(",", ":"), allow_nan=False) + "\n")
@@ -191,14 +205,15 @@ def read_jsonl(path: Path) -> Record:
     try:
         with path.open(encoding="utf-8-sig") as file:
             header = json.loads(file.readline() or "null")
-            if not isinstance(header, dict) or header.get("format") != FORMAT:
-                raise ValueError(f"not a {FORMAT} file")
-            record = Record(RunId(header["run"]), snapshot_from(header["snapshot"]), vocab_from(header["vocab"]))
+            if not isinstance(header, dict) or header.get("format") not in FORMATS:
+                raise ValueError(f"not a {' or '.join(FORMATS)} file")
+            ids = Ids(header.get("blocks", {}))
+            record = Record(RunId(header["run"]), snapshot_from(header["snapshot"], ids), vocab_from(header["vocab"]))
             check = Checker(record.snapshot)
             for line in file:
                 number += 1
                 data = json.loads(line)
-                entry = Entry(data.pop("seq"), data.pop("t_ns"), from_dict(data))
+                entry = Entry(data.pop("seq"), data.pop("t_ns"), from_dict(ids.known(data)))
                 check(entry)
                 record.append(entry)
             if len(record.entries) != header["n_entries"]:
@@ -207,6 +222,6 @@ def read_jsonl(path: Path) -> Record:
         raise RecordUnreadable(f"cannot read {path}: {error.strerror or error}") from None
     except KeyError as error:
         raise RecordUnreadable(f"{path} line {number}: {error.args[0]!r:.80} is missing", hint=_HINT) from None
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (BadArgument, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RecordUnreadable(f"{path} line {number}: {clipped(str(error), 200)}", hint=_HINT) from None
     return record

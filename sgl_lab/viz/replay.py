@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from ..contracts.events import Entry
 from ..contracts.ids import RunId
+from ..contracts.spans import is_inside
 from ..trace import Record
 from .bundle import packed, player
 from .draw.escape import Markup, data, script
@@ -284,7 +285,7 @@ class Abridged:
         if how and self._level >= 2:
             how = {name: value for name, value in how.items() if name not in ("t", "ms")} or None
         others = [(other, _round(value)) for other, value in top] if top and not self._level else None
-        return (text, cls, _round(logprob), role, others, number, how)
+        return (text, cls, _round(logprob), role, others, -1 if is_inside(number) else number, how)
 
     def _changed(self, kind: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
         before = self._rows.get((kind, row["id"]))

@@ -182,7 +182,7 @@ def test_a_saved_run_tells_the_same_as_the_live_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "damage", "message"),
     [
-        (1, {"format": "sgl_lab.record/9"}, "not a sgl_lab.record/1 file"),
+        (1, {"format": "sgl_lab.record/9"}, "not a sgl_lab.record/1 or sgl_lab.record/2 file"),
         (1, {"n_entries": 10_000}, "the file ends after"),
         (1, {"vocab": {"x": "y"}}, "invalid literal"),
         (1, {"vocab": {"7": 7}}, "a spelling is not text"),

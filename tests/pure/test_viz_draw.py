@@ -358,12 +358,12 @@ def test_ascii_drawing_uses_ascii_only() -> None:
 
 def test_characters_made_of_several_tokens_are_shown_whole() -> None:
     toks: Any = [
-        ("a ", "generated", None, "", None),
-        (" \\xf0\\x9f", "generated", -1.0, "", None),
-        ("\\x97\\xbc", "generated", -2.0, "", None),
+        ("a ", "generated", None, "", None, 7, None),
+        (" \\xf0\\x9f", "generated", -1.0, "", None, 7, None),
+        ("\\x97\\xbc", "generated", -2.0, "", None, 7, None),
     ]
     assert [tok[0] for tok in whole_characters(toks)] == ["a ", " 🗼"]
-    broken: Any = [("\\xf0\\x9f", "generated", None, "", None), ("x", "generated", None, "", None)]
+    broken: Any = [("\\xf0\\x9f", "generated", None, "", None, 7, None), ("x", "generated", None, "", None, 7, None)]
     assert [tok[0] for tok in whole_characters(broken)] == ["\\xf0\\x9f", "x"]
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from ...contracts.errors import InvariantBroken
 from ...contracts.ids import Namespace, RequestId
+from ...contracts.spans import Block
 from .tree import Lease, RadixTree, Tokens, common_length
 
 
@@ -15,6 +16,8 @@ class Pin(NamedTuple):
     namespace: Namespace
     tokens: Tokens
     lease: Lease
+    blocks: tuple[Block, ...]
+    """with which the tokens are computed again"""
 
 
 class Pins:
@@ -26,10 +29,10 @@ class Pins:
         self.n_pages = 0
         """pages that no eviction can free; those that pins share count once"""
 
-    def hold(self, handle: RequestId, namespace: Namespace, tokens: Tokens) -> None:
+    def hold(self, handle: RequestId, namespace: Namespace, tokens: Tokens, blocks: tuple[Block, ...] = ()) -> None:
         """Pin `tokens`, whole pages of them, which are in the tree."""
         lease = self._tree.acquire(namespace, tokens, is_hit=False)
-        self._keep((*self.pinned, Pin(handle, namespace, tokens, lease)))
+        self._keep((*self.pinned, Pin(handle, namespace, tokens, lease, blocks)))
         if lease.n_tokens < len(tokens):
             raise InvariantBroken(f"pin {handle} is of {len(tokens)} tokens, the tree has {lease.n_tokens}")
 

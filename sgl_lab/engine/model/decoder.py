@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as functional
@@ -22,6 +23,16 @@ from .weights import Read
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q [n, heads, dim], k [n, kv_heads, dim], v [n, kv_heads, dim]) -> [n, heads, dim]"""
+
+
+class Embedded(NamedTuple):
+    """Embeddings that are given, in the place of those of tokens."""
+
+    at: Tensor
+    """int64 [m]: where in the flat batch"""
+    rows: Tensor
+    """[m, hidden]"""
+
 
 MakeLinear = Callable[[Sequence[str], Tensor | None], Linear]
 """(names of the weights that are stacked, bias) -> their linear"""
@@ -133,12 +144,17 @@ class Decoder:
         vectors = sum(int(x.nbytes) for x in (*norms, self.norm, self.embedding))
         return sum(linear.n_bytes for linear in (*linears, self.head)) + vectors
 
-    def forward(self, ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """Hidden states [n, hidden] after the last layer, before the final norm. `ids` and `positions` are int64 [n]."""
+    def forward(self, ids: Tensor, positions: Tensor, attend: Attend, embedded: Embedded | None = None) -> Tensor:
+        """Hidden states [n, hidden] after the last layer, before the final norm. `ids` and `positions` are int64 [n].
+
+        Where embeddings are given (`embedded`), the ids are not looked at but have to be those of tokens.
+        """
         rotations = [self._rotation(positions, frequencies) for frequencies in self.frequencies]
         x = self.embedding[ids]
         if self.spec.embedding_scale != 1:
             x = x * torch.tensor(self.spec.embedding_scale, dtype=x.dtype)
+        if embedded is not None:
+            x = x.index_copy(0, embedded.at, embedded.rows.to(x.dtype))
 
         def normed(y: Tensor, norm: Norm) -> Tensor:
             weight = layer.norms.get(norm)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from ...contracts.errors import ModelError
+from ...contracts.errors import BackendUnsupported, BadArgument, ModelError
+from ...contracts.spans import Block
 from .spec import Layer, ModelSpec
 
 Kind = Literal[
@@ -24,6 +25,7 @@ class Executor:
     windows   whether layers may slide; else no sequence gets longer than the shortest window, within which nothing slides
     alike     whether all layers have to be alike
     multiple  of what the widths have to be
+    blocks    whether the embeddings of positions may be given, as those of an image's patches
     hint      what to do with a model that torch could compute
     """
 
@@ -32,10 +34,11 @@ class Executor:
     windows: bool = False
     alike: bool = True
     multiple: int = 1
+    blocks: bool = False
     hint: str = ""
 
 
-TORCH = Executor("torch", frozenset(KINDS) - {"experts"}, windows=True, alike=False)
+TORCH = Executor("torch", frozenset(KINDS) - {"experts"}, windows=True, alike=False, blocks=True)
 NATIVE = Executor("the native step", multiple=32, hint="use dtype float32")
 GPU = Executor("the GPU step", hint="use device cpu")
 PACKED_GPU = replace(GPU, multiple=32, hint="use dtype bfloat16")
@@ -103,6 +106,17 @@ def fitted(spec: ModelSpec, executor: Executor, name: str = "the model") -> Mode
     if reason := unfit(spec, executor):
         raise ModelError(f"{name} cannot be computed: {reason}", hint=executor.hint if unfit(spec, TORCH) is None else "")
     return spec if executor.windows else _without_windows(spec)
+
+
+def check_block(block: Block, spec: ModelSpec, executor: Executor) -> None:
+    """BackendUnsupported if the executor computes no blocks; BadArgument if this one does not fit the model."""
+    content, rows = block.content, block.embeddings
+    if not executor.blocks:
+        raise BackendUnsupported(f"{executor.name} does not compute embedded blocks, such as this {content.kind}", hint=executor.hint)
+    if rows is None or rows.format != "f" or rows.shape != (content.n, spec.hidden) or not rows.c_contiguous:
+        given = "missing" if rows is None else f"of type {rows.format!r} and shape {rows.shape}"
+        hint = f"give float32 in C order, [{content.n}, {spec.hidden}]"
+        raise BadArgument(f"the embeddings of {content.kind} {content.title} are {given}", hint=hint)
 
 
 def _without_windows(spec: ModelSpec) -> ModelSpec:

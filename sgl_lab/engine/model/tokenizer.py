@@ -19,6 +19,7 @@ import tokenizers
 
 from ...contracts.errors import BackendUnsupported, BadArgument, ModelDamaged, ModelError
 from ...contracts.port import Message, Segment
+from ...contracts.spans import text_of
 from .chat import ChatTemplate
 from .specials import Prefix, Special, Specials
 from .vocab import TURN_ENDS
@@ -120,9 +121,11 @@ class Tokenizer:
         return b"".join(map(self.token_bytes, said)).decode("utf-8", errors="replace")
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes that a token stands for; none for ids without a token."""
+        """The bytes that a token, or a position of a block, stands for; none for ids without a token."""
         known = self._bytes.get(token)
         if known is None:
+            if token < 0:
+                return text_of(token).encode()
             known = self._bytes[token] = self._spelled(token)
         return known
 

@@ -93,6 +93,7 @@ class Course:
         """From here on `line` is expected."""
         if source != self.source or not self.width:
             self.width = self.first_width[source]
+        line = drawable(line)
         end = next((i for i, token in enumerate(line) if token in self.ends), len(line))
         self.source, self.line, self.start = source, line[:end], n_generated
         return self.line
@@ -205,8 +206,12 @@ class Drafts:
         tail = own.tokens[-DEPTHS[0] :]
         corpora = (own, *reversed(self._said.get(request.namespace, ())))
         n_same, place, corpus = max(((*corpus.after(tail), corpus) for corpus in corpora), key=lambda found: found[0])
-        line = tuple(corpus.tokens[place : place + 4 * self._most]) if n_same else ()
-        return line[: line.index(BORDER)] if BORDER in line else line
+        return drawable(tuple(corpus.tokens[place : place + 4 * self._most])) if n_same else ()
+
+
+def drawable(line: Tokens) -> Tokens:
+    """The beginning of a line that a model can say: up to a border, or a position of a block."""
+    return line if not line or min(line) >= 0 else line[: next(i for i, token in enumerate(line) if token < 0)]
 
 
 def _price(n_rows: int) -> float:

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from ...contracts.errors import InvariantBroken, RequestFailed
 from ...contracts.ids import RequestId
 from ...contracts.params import SamplingParams
+from ...contracts.spans import Block
 
 Top = tuple[tuple[int, float], ...]
 """(token, logprob), best first"""
@@ -101,6 +102,8 @@ class Row:
     n_top: int = 0
     is_exact: bool = False
     """its results may depend on nothing but its tokens, to the bit"""
+    blocks: tuple[Block, ...] = ()
+    """those whose positions may be among `tokens`"""
     follows: bool = False
     """its one token is the one that the step before, still under way, draws for this request; what stands in `tokens` fills the place"""
 
@@ -222,6 +225,14 @@ class Following(Launching, Protocol):
 
     def follow(self, plan: Plan) -> Callable[[], tuple[RowOutput, ...]]:
         """As `start`, while the step before is under way: each row `follows` one of its rows, which had no drafts."""
+
+
+@runtime_checkable
+class Embedding(Protocol):
+    """A runner that knows of blocks, whether or not it computes them."""
+
+    def check_block(self, block: Block) -> None:
+        """BackendUnsupported if it computes no blocks, BadArgument if the embeddings do not fit the model."""
 
 
 @runtime_checkable

@@ -14,6 +14,7 @@ from typing import Protocol
 from ...contracts.errors import InvariantBroken
 from ...contracts.ids import Namespace, RequestId
 from ...contracts.params import SamplingParams
+from ...contracts.spans import Block
 from ..cache.tree import Lease
 
 EXACT = "exact"
@@ -80,6 +81,8 @@ class Request:
     seed: int = 0
     banned_early: tuple[int, ...] = ()
     """tokens that may not be drawn before `params.min_tokens`"""
+    blocks: tuple[Block, ...] = ()
+    """those whose positions are in the prompt"""
     respelled: tuple[int, ...] = ()
     """tokens that stood at the end of the prompt and may be said again: a first guess"""
     n_healed: int = 0

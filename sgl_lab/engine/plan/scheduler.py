@@ -363,6 +363,8 @@ class Scheduler:
             n_healed = request.n_healed
             prompt: Sequence[int] = request.prompt
             said = request.generated
+            if request.blocks and request.params.is_penalised:
+                prompt = tuple(token for token in prompt if token >= 0)
             if n_healed and request.params.is_penalised:
                 prompt, said = (*prompt, *said[:n_healed]), said[n_healed:]
             healing = 0 if request.seam is None else request.seam.n_inside(drafts)
@@ -374,4 +376,4 @@ class Scheduler:
             targets += ((),) * len(drafts)
         n_top = 0 if request.params is None else request.params.top_logprobs
         tokens = request.span(start, end) + drafts
-        return Row(request.id, tokens, start, pages, sample, targets, len(drafts), n_top, request.is_exact)
+        return Row(request.id, tokens, start, pages, sample, targets, len(drafts), n_top, request.is_exact, request.blocks)

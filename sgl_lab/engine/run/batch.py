@@ -6,7 +6,7 @@ alone. Layers that slide read the end of a context, as long as their window. Not
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ...contracts.spans import MAX_POSITIONS, Block, first_id
+from ..model.decoder import Embedded
 from ..model.spec import KvGroup
 from ..plan.plan import Plan, Row
 
@@ -55,6 +57,7 @@ class Batch:
     """int64: of each row that samples, in the plan's order, the tokens in the flat batch after which it may draw"""
     scored: Tensor
     """int64: of each row with targets, in the plan's order, the tokens after which they are scored"""
+    embedded: Embedded | None = None
 
     @classmethod
     def of(cls, plan: Plan, page_size: int, device: torch.device, groups: Sequence[KvGroup]) -> Batch:
@@ -65,6 +68,9 @@ class Batch:
         contexts = [context_slots(row, page_size) for row in rows]
         ends = np.cumsum([len(row.tokens) for row in rows]).tolist()
         end_of = [end for _, end in sorted(zip(order, ends, strict=True))]
+
+        tokens = _joined([np.asarray(row.tokens, dtype=np.int64) for row in rows])
+        embedded = taken_out(tokens, (block for row in rows for block in row.blocks), device)
 
         def tensor(array: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Tensor:
             return torch.from_numpy(array).to(device, non_blocking=True)
@@ -84,14 +90,31 @@ class Batch:
             )
 
         return cls(
-            ids=tensor(_joined([np.asarray(row.tokens, dtype=np.int64) for row in rows])),
+            ids=tensor(tokens),
             positions=tensor(_joined([np.arange(row.start, row.start + len(row.tokens)) for row in rows])),
             slots=tensor(_joined([context[row.start :] for row, context in zip(rows, contexts, strict=True)])),
             n_single=n_single,
             reach={group.window: reach(group.window) for group in groups},
             sampled=tensor(_joined([np.arange(end - row.n_draws, end) for row, end in zip(plan.rows, end_of, strict=True)])),
             scored=tensor(_joined([np.arange(end - len(row.targets), end) for row, end in zip(plan.rows, end_of, strict=True)])),
+            embedded=embedded,
         )
+
+
+def taken_out(tokens: npt.NDArray[np.int64], blocks: Iterable[Block], device: torch.device) -> Embedded | None:
+    """The embeddings of the positions of blocks among `tokens`, which become those of token 0; None where there are none."""
+    at = np.flatnonzero(tokens < 0)
+    if not len(at):
+        return None
+    numbers, offsets = np.divmod(-tokens[at], MAX_POSITIONS)
+    tokens[at] = 0
+    by_number = {-first_id(block.content) // MAX_POSITIONS: block.embeddings for block in blocks}
+    parts: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]] = []
+    for number in np.unique(numbers).tolist():
+        mine = numbers == number
+        parts.append((at[mine], np.asarray(by_number[number])[offsets[mine]]))
+    where, rows = (np.concatenate(found) for found in zip(*parts, strict=True))
+    return Embedded(torch.from_numpy(where).to(device), torch.from_numpy(rows).to(device))
 
 
 def context_slots(row: Row, page_size: int) -> npt.NDArray[np.int64]:

@@ -20,8 +20,10 @@ import torch
 from ...contracts.errors import DeviceUnfit, OutOfMemory
 from ...contracts.ids import RequestId
 from ...contracts.params import SamplingParams
+from ...contracts.spans import Block
 from ..model.decoder import Decoder
 from ..model.device_decoder import DeviceDecoder
+from ..model.executors import GPU, check_block
 from ..model.memory import mib
 from ..model.place import memory_of
 from ..plan.plan import Plan, Row, RowOutput, Sampling, Score, output_of
@@ -87,6 +89,7 @@ class DeviceRunner:
         self.kv = KvStore(model.spec, n_pages, page_size, device=model.device, dtype=model.dtype)
         self.seconds = {"sampler": 0.0}
         self._device = model.device
+        self._spec = model.spec
         with self._at_work():
             self._n_weights = model.n_bytes
             on_device = DeviceDecoder(model, min(model.spec.context, n_pages * page_size))
@@ -192,6 +195,9 @@ class DeviceRunner:
             return tuple(found[place] for place in range(len(plan.rows)))
 
         return outputs
+
+    def check_block(self, block: Block) -> None:
+        check_block(block, self._spec, GPU)
 
     def copy_page(self, source: int, target: int) -> None:
         with self._at_work():

@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ...contracts.errors import RequestFailed
+from ...contracts.spans import Block
 from ..model.decoder import Attend, Decoder
 from ..plan.plan import Draw, Row, Sampling, Score
 from .attention import attended
-from .batch import context_slots
+from .batch import context_slots, taken_out
 from .kv import KvStore
 from .sampler import scored
 
@@ -37,6 +39,7 @@ class _Span:
     tokens: tuple[int, ...]
     start: int
     slots: Tensor
+    blocks: tuple[Block, ...]
 
     @property
     def end(self) -> int:
@@ -83,7 +86,7 @@ class ExactRows:
             while done < len(row.tokens):
                 tokens = tuple(row.tokens[done : done + n_free])
                 start = row.start + done
-                spans.append(_Span(self.tile - n_free, tokens, start, slots[: start + len(tokens)]))
+                spans.append(_Span(self.tile - n_free, tokens, start, slots[: start + len(tokens)], row.blocks))
                 done += len(tokens)
                 n_free -= len(tokens)
                 if not n_free:
@@ -95,11 +98,12 @@ class ExactRows:
     def _forward(self, spans: Sequence[_Span]) -> Tensor:
         """Hidden states of a tile's tokens. What fills it up is computed and thrown away."""
         device, n_tokens = self._model.device, spans[-1].end
-        ids = torch.zeros(self.tile, dtype=torch.int64)
+        ids = np.zeros(self.tile, dtype=np.int64)
         positions = torch.zeros(self.tile, dtype=torch.int64)
-        ids[:n_tokens] = torch.tensor([token for span in spans for token in span.tokens])
+        ids[:n_tokens] = [token for span in spans for token in span.tokens]
+        embedded = taken_out(ids, (block for span in spans for block in span.blocks), device)
         positions[:n_tokens] = torch.cat([torch.arange(span.start, span.start + len(span.tokens)) for span in spans])
-        return self._model.forward(ids.to(device), positions.to(device), self._attend(spans))[:n_tokens]
+        return self._model.forward(torch.from_numpy(ids).to(device), positions.to(device), self._attend(spans), embedded)[:n_tokens]
 
     def _attend(self, spans: Sequence[_Span]) -> Attend:
         new = torch.cat([span.slots[span.start :] for span in spans])

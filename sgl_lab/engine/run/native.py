@@ -14,9 +14,11 @@ from weakref import ref
 import torch
 
 from ...contracts.errors import InvariantBroken
+from ...contracts.spans import Block
 from ..kernels.native import build
 from ..kernels.native.pack import Kind
 from ..model.decoder import inverse_frequencies
+from ..model.executors import NATIVE, check_block
 from ..model.packed import PackedDecoder
 from ..model.spec import Part
 from ..plan.plan import Plan, Row, RowOutput
@@ -153,6 +155,9 @@ class NativeRunner:
     def _finish(self) -> None:
         self._underway = None
         self._library.sgl_finish(self._step)
+
+    def check_block(self, block: Block) -> None:
+        check_block(block, self._model.spec, NATIVE)
 
     def copy_page(self, source: int, target: int) -> None:
         with torch.inference_mode():

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from ...contracts.errors import RequestFailed
+from ...contracts.spans import Block
 from ..model.decoder import Decoder
+from ..model.executors import TORCH, check_block
 from ..plan.plan import Draw, Plan, Row, RowOutput, Sampling, Score, Target, output_of
 from .attention import PagedAttention
 from .batch import Batch
@@ -52,12 +54,15 @@ class TorchRunner:
 
     def _run(self, plan: Plan) -> tuple[RowOutput, ...]:
         batch = Batch.of(plan, self.page_size, self._model.device, self._model.spec.kv_groups)
-        hidden = self._model.forward(batch.ids, batch.positions, PagedAttention(self._model.spec, batch, self.kv))
+        hidden = self._model.forward(batch.ids, batch.positions, PagedAttention(self._model.spec, batch, self.kv), batch.embedded)
         plan.before_draws()
         samplings = [sampling for row in plan.rows for sampling in row.samplings]
         draws = self._draws(self._model.logits(hidden[batch.sampled]), samplings) if samplings else []
         scores = self._scores(hidden, batch.scored, [target for row in plan.rows for target in row.scored])
         return row_outputs(plan.rows, draws, scores)
+
+    def check_block(self, block: Block) -> None:
+        check_block(block, self._model.spec, TORCH)
 
     def copy_page(self, source: int, target: int) -> None:
         with torch.inference_mode():

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ...contracts.legible import clipped, finite, legible
+from ...contracts.spans import is_inside, place_of
 from ..explain.history import shared
 from ..views.inspection import Inspection
 from . import palette
@@ -42,6 +43,12 @@ class Line:
     is_forced: bool = False
 
     @property
+    def name(self) -> str:
+        """The token's id; what the digest of a block begins with."""
+        place = place_of(self.id)
+        return str(self.id) if place is None else place.content.title
+
+    @property
     def note(self) -> str:
         """The details beside the token's origin."""
         parts = []
@@ -59,8 +66,10 @@ def prompt_lines(inspection: Inspection, spell: Spell, first: int | None = None)
     lines = (
         Line(position, token, legible(spell(token)), "cached" if position < (inspection.n_hit or 0) else "computed")
         for position, token in enumerate(inspection.prompt[first or 0 :], first or 0)
+        if not is_inside(token)
     )
-    return list(_cut(lines, len(inspection.prompt))) if first is None else list(lines)
+    n_lines = sum(not is_inside(token) for token in inspection.prompt)
+    return list(_cut(lines, n_lines)) if first is None else list(lines)
 
 
 def answer_lines(inspection: Inspection, spell: Spell, n: int | None = None) -> list[Line]:
@@ -130,7 +139,7 @@ def _chip(line: Line) -> Markup:
     if line.position is None:
         return tag("span", {"style": css(font_size="12px", opacity="0.65", padding="0 8px")}, f"… {counted(line.id, 'more token')} …")
     ink = palette.INKS[line.cls]
-    described = "\n".join(filter(None, (f"{ink.glyph} {line.cls}: {ink.meaning}", f"id {line.id}, position {line.position}", line.note)))
+    described = "\n".join(filter(None, (f"{ink.glyph} {line.cls}: {ink.meaning}", f"id {line.name}, position {line.position}", line.note)))
     box = css(
         display="inline-block",
         text_align="center",
@@ -140,7 +149,7 @@ def _chip(line: Line) -> Markup:
         padding="0 3px",
     )
     text = tag("span", {"style": css(display="block", font_family="monospace", font_size="13px", white_space="pre")}, _visible(line.text))
-    number = tag("span", {"style": css(display="block", font_size="10px", line_height="1.3", opacity="0.7")}, str(line.id))
+    number = tag("span", {"style": css(display="block", font_size="10px", line_height="1.3", opacity="0.7")}, line.name)
     return tag("span", {"title": described, "style": box}, text, number)
 
 
@@ -161,7 +170,7 @@ def text(inspection: Inspection, spell: Spell) -> str:
 def _row(line: Line) -> str:
     if line.position is None:
         return f"  … {counted(line.id, 'more token')} …"
-    return f"{line.position:>7}{line.id:>8}  {palette.INKS[line.cls].glyph} {line.cls:<10}{line.note:<24}{line.text!r:.60}".rstrip()
+    return f"{line.position:>7}{line.name:>8}  {palette.INKS[line.cls].glyph} {line.cls:<10}{line.note:<24}{line.text!r:.60}".rstrip()
 
 
 # ---------------------------------------------------------------- many, within a limit

@@ -34,10 +34,11 @@ class Node:
     children: list[Node] = field(default_factory=list)
     x: float = 0.0
     y: float = 0.0
+    title: str = ""
 
     @property
     def width(self) -> int:
-        cells = sum(1.8 if ord(letter) > 0x1100 and letter not in "…↵⇥●○▸◆■" else 1 for letter in self.label)
+        cells = sum(1.8 if ord(letter) > 0x1100 and letter not in "…↵⇥●○▸◆■▣" else 1 for letter in self.label)
         mark = 0 if self.tone in ("root", "others") else MARK
         return int(cells * LETTER + 2 * PAD + mark + (SPACE + SMALL * len(self.meta) if self.meta else 0) + 1)
 
@@ -99,7 +100,7 @@ def tone(row: NodeRow) -> str:
 def _node(row: NodeRow) -> Node:
     more = [f"↻{row['reused']:,}" if row["reused"] else "", "■" if row["state"] == "locked" else ""]
     meta = "" if row["state"] == "root" else " ".join(part for part in (f"{row['n']:,}", *more) if part)
-    return Node(_short(row["label"] or "root"), meta, tone(row), row["state"])
+    return Node(_short(row["label"] or "root"), meta, tone(row), row["state"], title=row["title"])
 
 
 def _hang(node: Node, parent: Node | None, roots: list[Node]) -> None:

@@ -31,6 +31,8 @@ SMALL = "font-size:11.5px;line-height:18px"
 MONO = "font-family:ui-monospace,Menlo,Consolas,monospace"
 SEAM = "border-left:2px solid currentColor;padding-left:2px"
 """style of healed tokens"""
+CHIP = css(border="1px solid", border_radius="4px", padding="0 4px")
+"""style of a block, such as an image"""
 LONG = 400
 """a turn with more tokens than this is folded"""
 TOKENS_HIGH, FORK_HIGH, TREE_HIGH, LANES_HIGH = 240, 96, 232, 206
@@ -260,10 +262,14 @@ def _turn(role: str, toks: list[Tok], is_plain: bool) -> Markup:
 
 def _runs(toks: list[Tok]) -> list[Child]:
     parts: list[Child] = []
-    for (state, is_mark, healed), run in groupby(toks, key=lambda tok: (tok[1], bool(SPECIAL.fullmatch(tok[0])), _healed(tok))):
+    for (state, is_mark, healed, block), run in groupby(
+        toks, key=lambda tok: (tok[1], bool(SPECIAL.fullmatch(tok[0])), _healed(tok), _block(tok))
+    ):
         words = "".join(tok[0] for tok in run)
         look = _look(state) + (";opacity:0.7;font-size:11px" if is_mark else "") + (f";{SEAM}" if healed else "")
         title = {"title": f'healed: "{healed}" was re-encoded together with the text after it'} if healed else {}
+        if block:
+            look, title = f"{look};{CHIP}", {"title": block}
         parts.append(tag("span", {"style": look} | title if look else title, words))
     return parts
 
@@ -271,6 +277,11 @@ def _runs(toks: list[Tok]) -> list[Child]:
 def _healed(tok: Tok) -> str:
     """The text that this token spells again, encoded differently before."""
     return (tok[6] or {}).get("healed", "")
+
+
+def _block(tok: Tok) -> str:
+    """What the digest of the block begins with that stands here."""
+    return (tok[6] or {}).get("block", "")
 
 
 def _look(state: str) -> str:
@@ -416,7 +427,7 @@ def _node(node: Node) -> Markup:
     parts.append(node.label)
     if node.meta:
         parts.append(tag("span", {"style": f"{css(font_size='10px')};{SOFT}"}, f"  {node.meta}"))
-    return tag("div", {"style": f"{style};{MONO}"}, *parts)
+    return tag("div", {"style": f"{style};{MONO}"} | ({"title": node.title} if node.title else {}), *parts)
 
 
 def _edges(node: Node) -> list[Markup]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from ...contracts.legible import clipped
+from ...contracts.spans import is_inside
 from ..views.tokens import ForkRow, Tok, TokensOp, TokensPicture
 from .numbers import counted
 
@@ -137,11 +138,13 @@ def _clipped(tok: Tok) -> Tok:
 
 
 def whole_characters(toks: list[Tok]) -> Iterator[Tok]:
-    """Joins tokens of one kind that only together form a character. Bytes that form no character
-    stay as `\\xNN`.
+    """Joins tokens of one kind that only together form a character, and the positions of a block.
+    Bytes that form no character stay as `\\xNN`.
     """
     held: Tok | None = None
     for tok in toks:
+        if is_inside(tok[5]):
+            continue
         if held is not None and held[1] == tok[1] and held[3] == tok[3] and _BYTES.match(tok[0]):
             tok = (held[0] + tok[0], *held[1:])
         elif held is not None:

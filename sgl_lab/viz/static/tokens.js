@@ -335,7 +335,7 @@ export class TokensPanel {
       ),
       line(TOKEN_MEANING[state] ?? state, role),
       ...(times ? [line(`reused ${count(times, "time")} by this run`)] : []),
-      line(`position ${position}`, id === null || id === undefined ? "" : `id ${id}`, joined > 1 ? `one character in ${joined} tokens` : ""),
+      line(`position ${position}`, how?.block ? `digest ${how.block}…` : id === null || id === undefined ? "" : `id ${id}`, joined > 1 ? `one character in ${joined} tokens` : ""),
     ];
     if (how?.t !== undefined) rows.push(line(`at ${seconds(how.t)}`, how.ms ? `${seconds(how.ms)} after the token before` : "in the same step as the token before"));
     if (how?.healed) rows.push(line(`healed: ${JSON.stringify(how.healed)} was re-encoded together with the text after it`));
@@ -475,6 +475,9 @@ function* spelled(tokens, from) {
 
 // ---------------------------------------------------------------- one fork
 
+/** The first position of a block, such as an image, is shown for all of its positions. */
+const isInside = ([text, , , , , id]) => id < 0 && !text;
+
 /** The spellings of special tokens: <|im_start|>, </s>, <bos>. */
 const MARK = /^<[|/]?[\w|｜▁ -]+[|｜]?>$/;
 
@@ -546,6 +549,7 @@ class Stream {
   truncate(length) {
     for (const span of this.spans.splice(Math.max(0, length)).reverse()) {
       const line = span.parentNode;
+      if (!line) continue; // it stood for several positions
       span.remove();
       if (line.childElementCount) continue;
       const text = line.parentNode;
@@ -574,6 +578,11 @@ class Stream {
     let i = Math.min(from, this.spans.length, tokens.length);
     while (i > 0 && ENDS_IN_BYTES.test(tokens[i - 1][0])) i--;
     for (const [shown, joined] of spelled(tokens, i)) {
+      if (i && isInside(tokens[i])) {
+        this.spans[i] = this.spans[i - 1];
+        i++;
+        continue;
+      }
       // A span is kept while its turn and line are right: only its style can have changed.
       const old = this.spans[i]?.token;
       if (old && (old[3] !== tokens[i][3] || old[0] !== tokens[i][0])) this.truncate(i);
@@ -622,7 +631,9 @@ class Stream {
   }
 
   dress(span, token) {
-    const name = `t ${token[1]}${this.look(token)}${token[6]?.healed ? " sgl-healed" : ""}${MARK.test(token[0]) ? " sgl-mark" : ""}`;
+    const block = token[6]?.block ?? "";
+    if (span.title !== block) span.title = block;
+    const name = `t ${token[1]}${this.look(token)}${token[6]?.healed ? " sgl-healed" : ""}${block ? " sgl-block" : ""}${MARK.test(token[0]) ? " sgl-mark" : ""}`;
     if (span.look !== name) span.className = span.look = name;
     span.token = token;
   }

@@ -737,6 +737,7 @@ class Box {
     this.glyph = svg("text", { class: "sgl-node-glyph", x: NODE.pad, y: 15.5 });
     this.label = svg("text", { class: "sgl-node-label", y: 16 });
     this.meta = svg("text", { class: "sgl-node-meta", y: 16, "text-anchor": "end" });
+    this.title = svg("title");
     this.root = svg(
       "g",
       { id, role: "treeitem", "aria-level": item.depth + 1 },
@@ -744,6 +745,7 @@ class Box {
       this.glyph,
       this.label,
       this.meta,
+      this.title,
     );
     this.inner = fresh ? "sgl-fresh" : "";
   }
@@ -766,6 +768,7 @@ class Box {
     setText(this.label, item.text);
     setText(this.meta, item.meta);
     setText(this.glyph, glyph);
+    setText(this.title, node.title ?? "");
     const facts = item.kind === "node" ? `${node.state === "root" ? "" : `${originOf(node)}, `}${NODE_MEANING[state]}` : item.kind === OTHERS ? "left by other cells" : "being generated";
     furnish(this.root, { "aria-label": `${node.label || "root"}, ${count(node.n, "token")}, ${facts}` });
   }
@@ -793,7 +796,7 @@ function shorten(label) {
 
 function widthOf({ text, meta, node, kind }) {
   let cells = 0;
-  for (const letter of text) cells += letter.codePointAt(0) > 0x1100 && !/[…↵⇥●○▸◆■]/.test(letter) ? 1.8 : 1;
+  for (const letter of text) cells += letter.codePointAt(0) > 0x1100 && !/[…↵⇥●○▸◆■▣]/.test(letter) ? 1.8 : 1;
   const mark = node.state === "root" || kind === OTHERS ? 0 : NODE.mark;
   return Math.ceil(cells * NODE.font + 2 * NODE.pad + mark + (meta ? NODE.space + NODE.small * meta.length : 0));
 }

@@ -29,6 +29,7 @@ from ...contracts.events import (
 )
 from ...contracts.ids import ForkId, RequestId, RunId
 from ...contracts.legible import finite, legible
+from ...contracts.spans import place_of
 from .clock import RunClock
 from .reuse import Reuse
 
@@ -45,6 +46,8 @@ class Drawing(TypedDict, total=False):
     allowed: int
     """tokens that a constraint allowed at this position"""
     drafted: bool
+    block: str
+    """what the digest of a block begins with, whose first position this is"""
     healed: str
     """text that was encoded in other tokens before, and that ends in this token or is spelled by it"""
 
@@ -311,6 +314,8 @@ class TokensView:
     def _tok(self, token: _Token) -> Tok:
         text, role = self._text(token.id), legible(token.role)
         how: Drawing = {}
+        if token.id < 0 and text and (place := place_of(token.id)) is not None:
+            how["block"] = place.content.title
         if token.healed:
             how["healed"] = "".join(map(self._text, token.healed))
         if (sample := token.sample) is None:

@@ -33,6 +33,7 @@ from ...contracts.events import (
 )
 from ...contracts.ids import ForkId, Namespace, NodeId, RequestId, RunId
 from ...contracts.legible import clipped, legible
+from ...contracts.spans import blocks_in, has_blocks, is_inside, spelled
 from ...contracts.tree import TreeNode, TreeSnapshot
 
 LABEL = 64
@@ -51,6 +52,8 @@ class NodeRow(TypedDict):
     id: int
     parent: int | None
     label: str
+    title: str
+    """what the digests of blocks in it begin with; mostly empty"""
     n: int
     refs: int
     hits: int
@@ -146,7 +149,8 @@ class TreeView:
         self._fresh: set[NodeId] = set()
         self._newest: NodeId | None = None
         """highest node id of the snapshots so far"""
-        self._labels: dict[NodeId, str] = {}
+        self._labels: dict[NodeId, tuple[str, str]] = {}
+        """and titles"""
         self._users: dict[NodeId, tuple[RequestId, ...]] = {}
         self._ends: dict[ForkId, NodeId] = {}
         self._new_ends: dict[ForkId, None] = {}
@@ -373,10 +377,12 @@ class TreeView:
 
     def _row(self, node: _Node, leased: bool) -> NodeRow:
         state = "root" if node.parent is None else "running" if leased else "locked" if node.refs else "cached"
+        label, title = self._label(node)
         return {
             "id": node.node,
             "parent": node.parent,
-            "label": self._label(node),
+            "label": label,
+            "title": title,
             "n": len(node.tokens),
             "refs": node.refs,
             "hits": node.hits,
@@ -396,17 +402,20 @@ class TreeView:
         return max(0, self._taken.get(node, 0) - (node not in self._fresh))
 
     def _words(self, node: _Node) -> TextRow:
-        text = "".join(map(self._spell, node.tokens[:TEXT]))
-        return {"id": node.node, "text": legible(text if len(text) <= TEXT else text[:TEXT] + "…"), "ids": [*node.tokens[: TEXT // 4]]}
+        text = spelled(node.tokens, self._spell, TEXT)
+        ids = [token for token in node.tokens[:TEXT] if not is_inside(token)][: TEXT // 4]
+        return {"id": node.node, "text": legible(text if len(text) <= TEXT else text[:TEXT] + "…"), "ids": ids}
 
-    def _label(self, node: _Node) -> str:
+    def _label(self, node: _Node) -> tuple[str, str]:
         if node.node not in self._labels:
             name = " · ".join(part.replace("\\", "/").rsplit("/", 1)[-1] for part in node.namespace if part)
-            self._labels[node.node] = clipped(name or "root", LABEL) if node.parent is None else self._text(node.tokens)
+            label = clipped(name or "root", LABEL) if node.parent is None else self._text(node.tokens)
+            blocks = blocks_in(node.tokens) if has_blocks(node.tokens) else ()
+            self._labels[node.node] = label, " ".join(dict.fromkeys(place.content.title for _, _, place in blocks))
         return self._labels[node.node]
 
     def _text(self, tokens: tuple[int, ...] | list[int], length: int = LABEL) -> str:
-        text = "".join(self._spell(token) for token in tokens[: 2 * length])
+        text = spelled(tokens, self._spell, 2 * length)
         return clipped(_MARKUP.sub("", text) or text, length)
 
 
