@@ -3,12 +3,15 @@
 
     python benchmarks/overhead.py [--rows 32] [--prefix 870] [--steps 300]
     python benchmarks/overhead.py --model smollm2 [--steps 60]
+    python benchmarks/overhead.py --turns 400
 
 Without a model, the runner is empty and answers at once: the output is our own time in milliseconds
 per step (medians over decode steps), and the time of admitting all rows. With a model, the same
 requests run on it, cold and each with a prefix of its own (a load without reuse), and the shares of
 the whole run's time are printed. Parts do not overlap; the timing itself costs about a tenth of
 them. Targets at 32 rows: 1.5 ms in total; the tree takes 0.3 % of a run without reuse.
+With `--turns`, a program talks in that many turns to the empty runner, eight tokens each, through a
+chat template as models have it. The program's thread is where the language works.
 """
 
 from __future__ import annotations
@@ -16,17 +19,21 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import sgl_lab as sgl
+from sgl_lab.backends.local import LocalBackend
 from sgl_lab.contracts.ids import ExprId, ForkId
 from sgl_lab.contracts.params import Constraint, SamplingParams
-from sgl_lab.contracts.port import GenJob
+from sgl_lab.contracts.port import GenJob, Message, ModelCard, Segment
 from sgl_lab.engine.config import EngineConfig
 from sgl_lab.engine.engine import Engine
 from sgl_lab.engine.fake import ByteTokenizer
 from sgl_lab.engine.grammar.guide import Guide
+from sgl_lab.engine.model.chat import ChatTemplate
 from sgl_lab.engine.plan.plan import Draw, Launching, Plan, RowOutput, Timed
+from sgl_lab.engine.resident import Resident
 from sgl_lab.engine.text import TextStream
 from sgl_lab.trace import Ring
 
@@ -133,6 +140,44 @@ def without_model(n_rows: int, n_prefix: int, n_steps: int, constraint: Constrai
     print(f"  {'all':<12}{statistics.median(total):27.3f}; untimed {statistics.median(unmetered[5:]):.3f}")
 
 
+class Chatting(ByteTokenizer):
+    """Bytes, in turns as a model's own template renders them."""
+
+    def __init__(self) -> None:
+        source = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}"
+        source += "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+        self._chat = ChatTemplate(source, {}, self.SPECIAL)
+
+    def encode_all(self, segments: Sequence[Segment]) -> tuple[int, ...]:
+        return tuple(b"".join(segment.text.encode() for segment in segments))
+
+    def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> tuple[Segment, ...]:
+        return self._chat.segments(messages, add_generation_prompt)
+
+
+def in_turns(n_turns: int) -> None:
+    tokenizer, n_pages = Chatting(), 100 * n_turns + 1000
+    engine = Engine(EngineConfig(n_pages=n_pages), Empty(), tokenizer, context=n_pages)
+    card = ModelCard("empty", (), n_pages, tokenizer.n_vocab, "none", "none", has_chat_template=True)
+    backend, spent = LocalBackend(Resident(engine), tokenizer, card), list[tuple[float, float]]()
+
+    @sgl.function
+    def chat(s: sgl.ProgramState) -> None:
+        for turn in range(n_turns):
+            of_program, of_all = time.thread_time(), time.process_time()
+            s += sgl.user(f"Question {turn}: what is the capital of France?")
+            s += sgl.assistant(sgl.gen(f"answer {turn}", max_tokens=8, ignore_eos=True))
+            s.sync()
+            spent.append((time.thread_time() - of_program, time.process_time() - of_all))
+
+    chat.run(backend=backend, temperature=0).sync()
+    backend.shutdown()
+    print("turns      ms of computing a turn, median of ten:   the program's thread   all threads")
+    for n in sorted({min(n, n_turns) for n in (10, 50, 100, 200, n_turns)}):
+        of_program, of_all = (statistics.median(column) * 1000 for column in zip(*spent[max(0, n - 10) : n], strict=True))
+        print(f"  {n:<48}{of_program:13.2f}{of_all:14.2f}")
+
+
 def with_model(name: str, n_rows: int, n_prefix: int, n_steps: int, constraint: Constraint | None) -> None:
     from sgl_lab import Lab
 
@@ -180,10 +225,13 @@ def main() -> None:
     parser.add_argument("--prefix", type=int, default=870)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--model", help="the profile of a real run on this model instead")
+    parser.add_argument("--turns", type=int, help="what a turn of a long chat costs instead")
     parser.add_argument("--regex", help="every row follows this constraint")
     given = parser.parse_args()
     constraint = Constraint("regex", given.regex) if given.regex else None
-    if given.model:
+    if given.turns:
+        in_turns(given.turns)
+    elif given.model:
         with_model(given.model, given.rows, given.prefix, given.steps or 60, constraint)
     else:
         without_model(given.rows, given.prefix, given.steps or 300, constraint)

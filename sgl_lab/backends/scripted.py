@@ -36,7 +36,7 @@ from ..contracts.port import (
 from ..contracts.spans import text_of
 from ..lang.ahead import first_stop
 from ..lang.backend.base_backend import BaseBackend
-from ..lang.chat_template import get_chat_template
+from ..lang.chat_template import Renderer, get_chat_template
 from .obedience import check_form, obeys
 
 Answer = str | Exception
@@ -133,7 +133,7 @@ class ScriptedBackend(BaseBackend):
         self.tokenizer = ToyTokenizer()
         self._answer = _chooser(answers)
         self._likes = likes
-        self._template = None if chat_template is None else get_chat_template(chat_template)
+        self._render = None if chat_template is None else Renderer(get_chat_template(chat_template))
         self._bos = bos
         self._card = ModelCard(
             name, (name,), context, ToyTokenizer.vocab, "none", "none", chat_template is not None, is_completion_api=is_completion_api
@@ -249,9 +249,9 @@ class ScriptedBackend(BaseBackend):
         return 0
 
     def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> tuple[Segment, ...]:
-        if self._template is None:
+        if self._render is None:
             raise BackendUnsupported("this scripted backend has no chat template")
-        return self._template.render(messages, add_generation_prompt)
+        return self._render(messages, add_generation_prompt)
 
     def render_text(self, text: str) -> tuple[Segment, ...]:
         return (Segment("<s>", True), Segment(text, False)) if self._bos else (Segment(text, False),)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -15,7 +16,11 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from ..contracts.errors import BackendUnsupported, BadArgument
 from ..contracts.near import did_you_mean
 from ..contracts.port import Backend, Message, Segment
+from ..contracts.prefixes import nearest
 from .keywords import suggests
+
+_MAX_RECENT = 32
+"""renderings that are kept, to go on from"""
 
 Render = Callable[[Sequence[Message], bool], tuple[Segment, ...]]
 """messages, whether to open the assistant's next turn -> the rendering"""
@@ -38,40 +43,76 @@ class ChatTemplate:
     model_pattern: str = field(default="", repr=False)
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> tuple[Segment, ...]:
-        if self.default_system_prompt is not None and not any(message.role == "system" for message in messages):
-            messages = (Message("system", self.default_system_prompt), *messages)
-        segments = [Segment(self.begin, True)]
-        pending: list[Segment] = []
-        for message in messages:
-            prefix, suffix = self._around(message.role)
-            turn = [Segment(message.content, False), Segment(suffix, True)]
-            if message.role == "system" and self.system_in_user:
-                pending = [Segment(prefix, True), *turn]
-                continue
-            segments += [Segment(prefix, True), *pending, *turn]
-            pending = []
-        segments += pending
-        if add_generation_prompt:
-            segments.append(Segment(self._around("assistant")[0], True))
-        return tuple(segment for segment in segments if segment.text)
+        return Renderer(self)(messages, add_generation_prompt)
 
     def get_prefix_and_suffix(self, role: str, hist_messages: Sequence[Message | Mapping[str, str]] = ()) -> tuple[str, str]:
         """What stands around the next turn, of `role`, after these messages."""
-        prefix, suffix = self._around(role)
+        prefix, suffix = self.around(role)
         roles = [message["role"] if isinstance(message, Mapping) else message.role for message in hist_messages]
         if self.system_in_user and role == "system":
-            return self.begin + self._around("user")[0] + prefix, suffix
+            return self.begin + self.around("user")[0] + prefix, suffix
         if self.system_in_user and role == "user" and roles == ["system"]:
             prefix = ""
         return prefix if roles else self.begin + prefix, suffix
 
-    def _around(self, role: str) -> tuple[str, str]:
+    def around(self, role: str) -> tuple[str, str]:
+        """Prefix and suffix of a turn of `role`, wherever it stands. BadArgument if there are none."""
         known = self.role_prefix_and_suffix
         if role == "tool" and role not in known:
             role = "user"  # as these models were shown what a tool said
         if role not in known:
             raise BadArgument(f"chat template {self.name!r} has no role {role!r}")
         return known[role]
+
+
+class _Rendered(NamedTuple):
+    messages: tuple[Message, ...]
+    segments: tuple[Segment, ...]
+    n_after: tuple[int, ...]
+    """segments up to the end of each message; 0 where some of it stands in the next one"""
+
+
+class Renderer:
+    """Renders conversations by a template. Of one that goes on from one rendered lately, only what is new is rendered."""
+
+    def __init__(self, template: ChatTemplate) -> None:
+        self._template = template
+        self._recent: deque[_Rendered] = deque(maxlen=_MAX_RECENT)
+
+    def __call__(self, messages: Sequence[Message], add_generation_prompt: bool) -> tuple[Segment, ...]:
+        template, prompt = self._template, self._template.default_system_prompt
+        if prompt is not None and not any(message.role == "system" for message in messages):
+            messages = (Message("system", prompt), *messages)
+        given = tuple(messages)
+        segments, n_after = self._begun(given)
+        pending: list[Segment] = []
+        for message in given[len(n_after) :]:
+            prefix, suffix = template.around(message.role)
+            turn = [Segment(message.content, False), Segment(suffix, True)]
+            if message.role == "system" and template.system_in_user:
+                pending = [Segment(prefix, True), *turn]
+                n_after.append(0)
+                continue
+            segments += filter(_has_text, [Segment(prefix, True), *pending, *turn])
+            n_after.append(len(segments))
+            pending = []
+        self._recent.append(_Rendered(given, tuple(segments), tuple(n_after)))
+        if add_generation_prompt:
+            pending.append(Segment(template.around("assistant")[0], True))
+        return (*segments, *filter(_has_text, pending))
+
+    def _begun(self, messages: tuple[Message, ...]) -> tuple[list[Segment], list[int]]:
+        """Of the messages that a recent rendering begins with as well: their segments, and how many up to the end of each."""
+        n, earlier = nearest(reversed(tuple(self._recent)), lambda one: one.messages, messages)
+        while earlier and n and not earlier.n_after[n - 1]:
+            n -= 1
+        if earlier is None or not n:
+            return [*filter(_has_text, [Segment(self._template.begin, True)])], []
+        return [*earlier.segments[: earlier.n_after[n - 1]]], [*earlier.n_after[:n]]
+
+
+def _has_text(segment: Segment) -> bool:
+    return bool(segment.text)
 
 
 _templates: dict[str, ChatTemplate] = {}
@@ -125,12 +166,12 @@ class Chat(NamedTuple):
 def chat_of(backend: Backend) -> Chat:
     """What was assigned to the backend; else the model's own template; without one, a registered one by the model's name."""
     if isinstance(backend, _Templated) and (own := backend.own_template) is not None:
-        return Chat(own.render, own.stop_str)
+        return Chat(Renderer(own), own.stop_str)
     card = backend.describe()
     if card.has_chat_template:
         return Chat(lambda messages, opening: backend.render_chat(messages, add_generation_prompt=opening), ())
     template = get_chat_template_by_model_path(card.name)
-    return Chat(template.render, template.stop_str)
+    return Chat(Renderer(template), template.stop_str)
 
 
 def render_until(render: Render, messages: Sequence[Message], role: str) -> tuple[Segment, ...]:

@@ -3,9 +3,9 @@
 Token ids are the state. Literal text is encoded when the model is about to see it, with all literal
 text and choices that stand before it: where that gives other tokens than those that stand, it is a seam, and
 they are replaced from the first difference on. What was generated keeps the ids it came with. They may begin with
-the end of the literal before (`Piece.lead`), which the model then said again. A chat template is not incremental:
-the whole conversation is rendered each time, and the tokens that stand are kept up to the
-first place where the rendering says something else.
+the end of the literal before (`Piece.lead`), which the model then said again. A chat template may rewrite
+any turn, so each time the whole conversation is compared with its last rendering. Work in Python begins at the first
+difference: the tokens before it are kept, and a turn costs what is new in it.
 
 Knows no queue, no thread and no event: `changed` is told what was placed where.
 """
@@ -19,6 +19,7 @@ from itertools import accumulate, groupby, takewhile
 
 from ..contracts.errors import ProgramError
 from ..contracts.port import Backend, Message, Segment
+from ..contracts.prefixes import n_common
 from ..contracts.spans import OBJECT, Block
 from .chat_template import Chat, render_until
 from .expressions import RoleBegin, RoleEnd
@@ -116,26 +117,116 @@ def clip(pieces: Iterable[Piece], start: int, end: int | None = None) -> Iterato
             yield Piece(text, role=piece.role, markup=piece.markup)
 
 
-def agree(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many of the first tokens are the same."""
-    return next((n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+class Pieces:
+    """Pieces in order, and how many characters and tokens stand before each."""
+
+    def __init__(self) -> None:
+        self._pieces: list[Piece] = []
+        self._chars, self._ids, self._runs = [0], [0], [0]
+
+    def copy(self) -> Pieces:
+        made = Pieces()
+        made._pieces, made._chars, made._ids, made._runs = self._pieces[:], self._chars[:], self._ids[:], self._runs[:]
+        return made
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def __iter__(self) -> Iterator[Piece]:
+        return iter(self._pieces)
+
+    def __reversed__(self) -> Iterator[Piece]:
+        return reversed(self._pieces)
+
+    def since(self, n: int) -> list[Piece]:
+        """All but the first `n`."""
+        return self._pieces[n:]
+
+    def append(self, piece: Piece) -> None:
+        self._pieces.append(piece)
+        self._chars.append(self._chars[-1] + len(piece.text))
+        self._ids.append(self._ids[-1] + len(piece.ids or ()))
+        self._runs.append(len(self._pieces) if piece.fixed else self._runs[-1])
+
+    def cut(self, n: int) -> list[Piece]:
+        """Keep the first `n`; the others are returned."""
+        taken = self._pieces[n:]
+        del self._pieces[n:], self._chars[n + 1 :], self._ids[n + 1 :], self._runs[n + 1 :]
+        return taken
+
+    @property
+    def run(self) -> int:
+        """Index of the first piece of the literal run at the end."""
+        return self._runs[-1]
+
+    def n_chars(self, n: int) -> int:
+        """Of the first `n` pieces."""
+        return self._chars[n]
+
+    def n_ids(self, n: int) -> int:
+        """Of the first `n` pieces."""
+        return self._ids[n]
+
+    def from_char(self, at: int) -> Iterator[Piece]:
+        """What stands after the first `at` characters."""
+        n = self.n_within_chars(at)
+        return clip(self._pieces[n:], at - self._chars[n])
+
+    def n_within_chars(self, n_chars: int) -> int:
+        """How many pieces end within the first `n_chars` characters."""
+        return max(0, bisect_right(self._chars, n_chars) - 1)
+
+    def n_within_ids(self, n_ids: int) -> int:
+        """How many pieces end within the first `n_ids` tokens."""
+        return max(0, bisect_right(self._ids, n_ids) - 1)
 
 
-def attribute(segments: Sequence[Segment], turns: Sequence[Turn]) -> Iterator[Piece]:
-    """The rendering as pieces: content that a turn holds comes back with its role and the ids it was generated with."""
-    turn, at = 0, 0
-    for segment in segments:
-        if not segment.markup:
-            for candidate in range(turn, len(turns)):
-                found = turns[candidate].content.find(segment.text, at if candidate == turn else 0)
-                if found >= 0:
-                    turn, at = candidate, found + len(segment.text)
-                    yield from clip(turns[turn].parts, found, at)
-                    break
-            else:
-                yield Piece(segment.text)
-        else:
-            yield Piece(segment.text, markup=True)
+class Rendering:
+    """A conversation as a template renders it, in pieces: content that a turn holds has its role and the ids it was generated with.
+
+    `follow` reads a rendering from the first segment on that differs from the last one's.
+    """
+
+    def __init__(self) -> None:
+        self.pieces = Pieces()
+        self._segments: Sequence[Segment] = ()
+        self._marks: list[tuple[int, int, int]] = [(0, 0, 0)]
+        """before each segment, and at the end: pieces so far, and the turn and the character of it up to which content was found"""
+        self._strange: list[int] = []
+        """segments of content that no turn holds"""
+        self._n_turns = 0
+
+    def copy(self) -> Rendering:
+        made = Rendering()
+        made.pieces, made._segments, made._n_turns = self.pieces.copy(), self._segments, self._n_turns
+        made._marks, made._strange = self._marks[:], self._strange[:]
+        return made
+
+    def follow(self, segments: Sequence[Segment], turns: Sequence[Turn]) -> int:
+        """Read `segments`, which render `turns`; these begin with those of the last call. How many characters are as they were."""
+        n, new = n_common(self._segments, segments), turns[self._n_turns :]
+        n = min((at for at in self._strange if at < n and any(segments[at].text in turn.content for turn in new)), default=n)
+        self._strange = [at for at in self._strange if at < n]
+        del self._marks[n + 1 :]
+        n_pieces, last, at = self._marks[n]
+        self.pieces.cut(n_pieces)
+        n_same = self.pieces.n_chars(n_pieces)
+        for index, segment in enumerate(segments[n:], n):
+            parts: Iterable[Piece] = (Piece(segment.text, markup=segment.markup),)
+            if not segment.markup:
+                for candidate in range(last, len(turns)):
+                    found = turns[candidate].content.find(segment.text, at if candidate == last else 0)
+                    if found >= 0:
+                        last, at = candidate, found + len(segment.text)
+                        parts = clip(turns[last].parts, found, at)
+                        break
+                else:
+                    self._strange.append(index)
+            for piece in parts:
+                self.pieces.append(piece)
+            self._marks.append((len(self.pieces), last, at))
+        self._segments, self._n_turns = segments, len(turns)
+        return n_same
 
 
 class Transcript:
@@ -153,8 +244,13 @@ class Transcript:
         self._backend = backend
         self._chat = chat
         self._changed = changed
-        self._placed: list[Piece] = []
+        self._placed = Pieces()
         self._turns: list[Turn] = []
+        self._messages: list[Message] = []
+        """of the turns that are closed"""
+        self._rendering = Rendering()
+        self._n_agreed = 0
+        """characters of the rendering that are known to be placed"""
         self._open = False
         self._loose = ""
         self._frozen = Frozen()
@@ -164,9 +260,9 @@ class Transcript:
     def fork(self, changed: Changed) -> Transcript:
         """A transcript of its own that starts with all that stands here."""
         child = Transcript(self._backend, self._chat, changed)
-        for name in ("ids", "history", "_placed", "_turns"):
-            setattr(child, name, list(getattr(self, name)))
-        for name in ("blocks", "n_rewritten", "n_healed", "_open", "_loose", "_frozen", "_n_lead", "_held"):
+        for name in ("ids", "history", "_placed", "_turns", "_messages", "_rendering"):
+            setattr(child, name, getattr(self, name).copy())
+        for name in ("n_rewritten", "n_healed", "_open", "_loose", "_frozen", "_n_lead", "_n_agreed", "_held", "blocks"):
             setattr(child, name, getattr(self, name))
         return child
 
@@ -212,6 +308,7 @@ class Transcript:
     def end(self) -> None:
         self.let_go()
         self._open = False
+        self._messages.append(self._turns[-1].message)
         self.history.append(RoleEnd(self._turns[-1].role))
 
     def take(self, said: Piece, held: tuple[int, ...] = ()) -> None:
@@ -286,8 +383,9 @@ class Transcript:
         """All text, the template's included, also what no model has seen yet."""
         if not self._in_roles:
             return self.seen() + self._loose
-        before = "".join(piece.text for piece in self._placed[: self._frozen.n_pieces])
-        return before[self._n_lead :] + "".join(piece.text for piece in self._layout())
+        tail, frozen = self._layout(), self._frozen
+        before = self.seen()[: self._placed.n_chars(frozen.n_pieces) - self._n_lead]
+        return before + "".join(piece.text for piece in (*self._rendering.pieces.from_char(len(frozen.rendering)), *tail))
 
     # ------------------------------------------------------------ what a gen and a select start from
 
@@ -312,12 +410,11 @@ class Transcript:
     def with_choices(self, choices: Sequence[str]) -> tuple[int, tuple[tuple[int, ...], ...]] | None:
         """Every choice encoded with the text before it: the position from which the first of them differs from what stands, and the
         tokens of each from there on. None where nothing stands before that."""
-        first = self._run()
-        start = self._n_ids(first)
-        run, old = self._placed[first:], self.ids[start:]
-        encoded = [self._encoded(run, [Piece(choice)], old) for choice in choices]
-        n_same = min(agree(ids, old) for ids in encoded)
-        return (start + n_same, tuple(ids[n_same:] for ids in encoded)) if start + n_same else None
+        encoded = [self._encoded([Piece(choice)]) for choice in choices]
+        n_same = min(at + n_common(ids, self.ids[at:]) for at, ids in encoded)
+        if not n_same:
+            return None
+        return n_same, tuple((*self.ids[n_same:at], *ids[max(0, n_same - at) :]) for at, ids in encoded)
 
     # ------------------------------------------------------------ from text to tokens
 
@@ -337,9 +434,8 @@ class Transcript:
 
     def _leave_roles(self) -> None:
         if self._in_roles:
-            pieces = self._layout()
-            self._reconcile(pieces)
-            rendering = self._frozen.rendering + "".join(piece.text for piece in pieces)
+            self._reconcile(self._layout())
+            rendering = "".join(piece.text for piece in self._rendering.pieces)
             self._frozen = Frozen(len(self._placed), len(self._turns), rendering)
 
     def _place_loose(self) -> None:
@@ -354,58 +450,60 @@ class Transcript:
             self._n_lead = len(self.seen()) - len(text)
         self._frozen = replace(self._frozen, n_pieces=len(self._placed))
 
-    def _layout(self) -> list[Piece]:
-        """All that is to stand after the frozen part: the turns as the template renders them."""
-        turns = self._turns[:-1] if self._open else self._turns
-        messages = [turn.message for turn in turns]
-        tail: tuple[Piece, ...] = ()
+    def _layout(self) -> tuple[Piece, ...]:
+        """Have the closed turns rendered, and the beginning of an open one. The tail that is returned is to stand after that."""
+        messages, tail = self._messages, ()
         if not self._open:
             segments = self._chat.render(messages, False)
         else:
             role, tail = self._turns[-1].role, self._turns[-1].parts
             opening = role == "assistant" and bool(messages)
             segments = self._chat.render(messages, True) if opening else render_until(self._chat.render, messages, role)
-        rendering = "".join(segment.text for segment in segments)
-        if not rendering.startswith(self._frozen.rendering):
+        self._n_agreed = min(self._n_agreed, self._rendering.follow(segments, self._turns[: len(messages)]))
+        frozen = self._frozen.rendering
+        if self._n_agreed < len(frozen) and not "".join(segment.text for segment in segments).startswith(frozen):
             raise ProgramError(
                 "the chat template rewrites turns that stand before text outside any role", hint="keep all text inside roles"
             )
-        pieces = list(attribute(segments, turns))
-        if self.blocks and _blocks(pieces) != _blocks(part for turn in turns for part in turn.parts):
+        if self.blocks and _blocks(self._rendering.pieces) != _blocks(part for turn in self._turns[: len(messages)] for part in turn.parts):
             raise ProgramError(
                 "the chat template leaves out an embedded block, such as an image, or rewrites what stands beside it",
                 hint="keep blocks outside roles, or use a template that shows every turn as it is",
             )
-        return [*clip(pieces, len(self._frozen.rendering)), *tail]
+        return tail
 
-    def _reconcile(self, pieces: Sequence[Piece]) -> None:
-        """Make `pieces` stand after the frozen part, keeping the tokens up to the first difference."""
+    def _reconcile(self, tail: tuple[Piece, ...]) -> None:
+        """Make the rendering and `tail` stand after the frozen part, keeping the tokens up to the first difference."""
+        frozen, placed = self._frozen, self._placed
+        before = len(frozen.rendering) - placed.n_chars(frozen.n_pieces)  # from characters that are placed to those of the rendering
+        n_kept = max(frozen.n_pieces, placed.n_within_chars(self._n_agreed - before))
+        start = at = placed.n_chars(n_kept) + before
+        self._n_agreed = 0
+        pieces = [*self._rendering.pieces.from_char(start), *tail]
         text = "".join(piece.text for piece in pieces)
         sources = "".join(_source(piece) * len(piece.text) for piece in pieces)
         starts = accumulate((len(piece.text) for piece in pieces), initial=0)
         blocks = dict(zip(starts, (piece.block for piece in pieces), strict=False)) if self.blocks else {}
-        n_kept, at = self._frozen.n_pieces, 0
         cut: Piece | None = None
-        for piece in self._placed[n_kept:]:
-            end = at + len(piece.text)
+        for piece in placed.since(n_kept):
+            here, end = at - start, at - start + len(piece.text)
             # What was generated may be content or, a space say, the template's own text by now.
-            is_free = piece.kind not in ("text", "block") and BLOCK not in sources[at:end]
-            same_source = is_free or sources[at:end] == _source(piece) * (end - at)
-            if not (same_source and text.startswith(piece.text, at) and (piece.block is None or piece.block == blocks.get(at))):
-                cut = self._beginning(piece, text[at:]) if piece.fixed and piece.block is None else None
+            is_free = piece.kind not in ("text", "block") and BLOCK not in sources[here:end]
+            same_source = is_free or sources[here:end] == _source(piece) * (end - here)
+            if not (same_source and text.startswith(piece.text, here) and (piece.block is None or piece.block == blocks.get(here))):
+                cut = self._beginning(piece, text[here:]) if piece.fixed and piece.block is None else None
                 break
-            n_kept, at = n_kept + 1, end
+            n_kept, at = n_kept + 1, start + end
         n_before = len(self.ids)
-        is_cut = n_kept < len(self._placed)
-        del self._placed[n_kept:]
-        del self.ids[self._n_ids(n_kept) :]
+        is_cut = bool(placed.cut(n_kept))
+        del self.ids[placed.n_ids(n_kept) :]
         if cut:
-            self._placed.append(cut)
+            placed.append(cut)
             self.ids += cut.ids or ()
             at += len(cut.text)
         n_stand = len(self.ids)
         self.n_rewritten += n_before - n_stand
-        groups = [(fixed, list(group)) for fixed, group in groupby(clip(pieces, at), key=lambda piece: piece.fixed)]
+        groups = [(fixed, list(group)) for fixed, group in groupby(clip(pieces, at - start), key=lambda piece: piece.fixed)]
         if is_cut and not (groups and not groups[0][0]):
             groups.insert(0, (False, []))  # what was taken away may have had a token in common with what stands
         for fixed, group in groups:
@@ -416,6 +514,7 @@ class Transcript:
                 self._extend_run(joined(group))
         if len(self.ids) == n_stand < n_before:
             self._changed(n_stand, Piece("", (), "trim"), NOT_HEALED)
+        self._n_agreed = self._rendering.pieces.n_chars(len(self._rendering.pieces))
 
     def _beginning(self, piece: Piece, text: str) -> Piece | None:
         """As many tokens of a generated piece as `text` still begins with."""
@@ -434,7 +533,7 @@ class Transcript:
         if lead and not n_back:  # it was generated after other tokens than those that stand here
             ids, lead = self._backend.encode(piece.text), ""
         before = tuple(self.ids[len(self.ids) - n_back :])
-        n_same = agree(ids, before)
+        n_same = n_common(ids, before)
         if n_same:
             ids, before = ids[n_same:], before[n_same:]
             lead = self._backend.decode(before)
@@ -450,12 +549,9 @@ class Transcript:
     def _drop(self, n: int) -> None:
         """Take the last `n` tokens away; the text stays, and so do the pieces."""
         del self.ids[len(self.ids) - n :]
-        for index in range(len(self._placed) - 1, -1, -1):
-            if not n:
-                break
-            ids = self._placed[index].ids or ()
-            self._placed[index] = replace(self._placed[index], ids=ids[: max(0, len(ids) - n)])
-            n -= min(n, len(ids))
+        for piece in self._placed.cut(self._placed.n_within_ids(len(self.ids))):
+            n_left = len(self.ids) - self._placed.n_ids(len(self._placed))
+            self._placed.append(replace(piece, ids=(piece.ids or ())[:n_left]))
 
     def _n_spelling(self, text: str) -> int:
         """How many of the last tokens spell `text`, which stands at the end; 0 where no number of them does."""
@@ -469,64 +565,47 @@ class Transcript:
                 break
         return 0
 
-    def _run(self) -> int:
-        """Index of the first piece of the literal run at the end."""
-        first = len(self._placed)
-        while first and not self._placed[first - 1].fixed:
-            first -= 1
-        return first
-
-    def _n_ids(self, n_pieces: int) -> int:
-        return sum(len(piece.ids or ()) for piece in self._placed[:n_pieces])
-
     def _extend_run(self, pieces: Iterable[Piece]) -> None:
         """Put literals at the end, encoded with those that they follow; what stands keeps its tokens up to the first difference."""
-        first, n_stood = self._run(), len(self._placed)
-        start = self._n_ids(first)
-        old = self.ids[start:]
         new = [piece for piece in pieces if piece.text]
-        ids = self._encoded(self._placed[first:], new, old)
-        n_same = agree(ids, old)
-        before = tuple(old[n_same:])
-        n_spelling = self._n_covering(ids[n_same:], len(self._backend.decode(before))) if before else 0
+        at, ids = self._encoded(new)
+        n_same = at + n_common(ids, self.ids[at:])
+        ids, before = ids[n_same - at :], tuple(self.ids[n_same:])
+        n_spelling = self._n_covering(ids, len(self._backend.decode(before))) if before else 0
         self.n_healed += len(before)
-        self.ids[start + n_same :] = ids[n_same:]
-        self._placed += [replace(piece, ids=()) for piece in new]
+        self.ids[n_same:] = ids
         # From the first piece that the difference reaches, tokens belong to the piece in which they end.
-        index, at = first, start
-        while index < n_stood and at + len(self._placed[index].ids or ()) <= start + n_same:
-            at += len(self._placed[index].ids or ())
-            index += 1
-        rest, n_chars, done = self.ids[at:], 0, at
-        ends = self._ends(rest) if index < len(self._placed) - 1 else []
-        n_more = max(0, sum(len(piece.text) for piece in self._placed[index:]) - ends[-1]) if ends else 0
-        for place in range(index, len(self._placed)):
-            n_chars += len(self._placed[place].text)
-            is_last = place == len(self._placed) - 1
-            end = at + len(rest) if is_last else max(done, at + bisect_right(ends, n_chars - n_more))
-            begin = done
-            placed = self._placed[place] = replace(self._placed[place], ids=tuple(self.ids[begin:end]))
-            done = end
-            changed = max(begin, start + n_same)
-            if changed < end:
-                n = min(n_spelling, end - changed)
+        first = self._placed.n_within_ids(n_same)
+        reached = [*self._placed.cut(first), *new]
+        start = done = self._placed.n_ids(first)
+        n_chars, rest = 0, self.ids[start:]
+        ends = self._ends(rest) if len(reached) > 1 else []
+        n_more = max(0, sum(len(piece.text) for piece in reached) - ends[-1]) if ends else 0
+        for index, piece in enumerate(reached, 1):
+            n_chars += len(piece.text)
+            begin, done = done, max(done, start + bisect_right(ends, n_chars - n_more)) if index < len(reached) else len(self.ids)
+            placed = replace(piece, ids=tuple(self.ids[begin:done]))
+            self._placed.append(placed)
+            changed = max(begin, n_same)
+            if changed < done:
+                n = min(n_spelling, done - changed)
                 healed = Healed(n, before) if n else NOT_HEALED
                 n_spelling, before = n_spelling - n, ()
-                self._changed(changed, replace(placed, ids=tuple(self.ids[changed:end])), healed)
+                self._changed(changed, replace(placed, ids=tuple(self.ids[changed:done])), healed)
 
-    def _encoded(self, stood: Sequence[Piece], new: Sequence[Piece], old: Sequence[int]) -> tuple[int, ...]:
-        """A literal run, of which `stood` is encoded as `old` already, or was once."""
-        text = "".join(piece.text for piece in stood)
-        segments = [Segment(piece.text, piece.markup) for piece in (*stood, *new)]
-        if len(text) > LONG and len(old) > WINDOW:
-            tail = old[-WINDOW:]
+    def _encoded(self, new: Sequence[Piece]) -> tuple[int, tuple[int, ...]]:
+        """The literal run at the end with `new` after it: where tokens may differ from those that stand, and the tokens from there on."""
+        placed, first = self._placed, self._placed.run
+        start, end = placed.n_ids(first), placed.n_chars(len(placed))
+        if end - placed.n_chars(first) > LONG and len(self.ids) - start > WINDOW:
+            tail = tuple(self.ids[-WINDOW:])
             seen = self._backend.decode(tail)
-            if text.endswith(seen):
-                pieces = (*clip(stood, len(text) - len(seen)), *new)
-                ids = self._backend.encode_all([Segment(piece.text, piece.markup) for piece in pieces])
-                if list(ids[: WINDOW // 2]) == list(tail[: WINDOW // 2]):
-                    return (*old[:-WINDOW], *ids)
-        return self._backend.encode_all(segments)
+            pieces = list(placed.from_char(max(placed.n_chars(first), end - len(seen))))
+            if "".join(piece.text for piece in pieces) == seen:
+                ids = self._backend.encode_all([Segment(piece.text, piece.markup) for piece in (*pieces, *new)])
+                if ids[: WINDOW // 2] == tail[: WINDOW // 2]:
+                    return len(self.ids) - WINDOW, ids
+        return start, self._backend.encode_all([Segment(piece.text, piece.markup) for piece in (*placed.since(first), *new)])
 
     def _n_covering(self, ids: Sequence[int], n_chars: int) -> int:
         """How many of the first tokens hold the first `n_chars` characters."""

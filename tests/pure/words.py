@@ -43,18 +43,27 @@ def trained(vocab: int = 640) -> str:
     return tokenizer.to_str()
 
 
-def words(folder: Path, *, bos: bool = False) -> Tokenizer:
+def words(folder: Path, *, bos: bool = False, chat_template: str = CHATML) -> Tokenizer:
     (folder / "tokenizer.json").write_text(trained())
-    config = {"eos_token": "<|im_end|>", "bos_token": "<|im_start|>", "add_bos_token": bos, "chat_template": CHATML}
+    config = {"eos_token": "<|im_end|>", "bos_token": "<|im_start|>", "add_bos_token": bos, "chat_template": chat_template}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return Tokenizer(folder, tokenizers.Tokenizer.from_str(trained()).get_vocab_size())
 
 
-def lab(folder: Path, emit: Emit = silent, model: type[HashModel] = HashModel, **config: object) -> LocalBackend:
+def lab(
+    folder: Path,
+    emit: Emit = silent,
+    model: type[HashModel] = HashModel,
+    *,
+    chat_template: str = CHATML,
+    context: int = 2048,
+    n_pages: int = 512,
+    **config: object,
+) -> LocalBackend:
     """An engine whose next token is a hash of all that came before; to be closed with `_resident.close()`."""
-    tokenizer = words(folder)
-    settings = EngineConfig(n_pages=512, page_size=4, step_tokens=96, **config)  # type: ignore[arg-type]  # a test's own
+    tokenizer = words(folder, chat_template=chat_template)
+    settings = EngineConfig(n_pages=n_pages, page_size=4, step_tokens=96, **config)  # type: ignore[arg-type]  # a test's own
     runner = HashRunner(settings.n_pages, settings.page_size, model(tokenizer.n_vocab))
-    engine = Engine(settings, runner, tokenizer, context=2048, namespace=("words",), emit=emit)
-    card = ModelCard("words", ("words",), 2048, tokenizer.n_vocab, "none", "none", has_chat_template=True)
+    engine = Engine(settings, runner, tokenizer, context=context, namespace=("words",), emit=emit)
+    card = ModelCard("words", ("words",), context, tokenizer.n_vocab, "none", "none", has_chat_template=True)
     return LocalBackend(Resident(engine), tokenizer, card, emit)

@@ -16,6 +16,7 @@ import jinja2
 
 from ...contracts.errors import BadArgument, ModelError
 from ...contracts.port import Message, Segment
+from ...contracts.prefixes import nearest
 from . import sandbox
 from .locality import Locality, locality_of
 
@@ -66,11 +67,11 @@ class ChatTemplate:
         template is one that allows it.
         """
         given = tuple(messages)
-        known = [one for one in tuple(self._recent) if one.opens == add_generation_prompt]
-        for earlier in reversed(known):
-            if (grown := self._grown(earlier, given)) is not None:
-                self._recent.append(grown)
-                return tuple(grown.segments)
+        known = [one for one in reversed(tuple(self._recent)) if one.opens == add_generation_prompt]
+        n_same, earlier = nearest(known, lambda one: one.messages, given)
+        if earlier is not None and (grown := self._grown(earlier, given, n_same)) is not None:
+            self._recent.append(grown)
+            return tuple(grown.segments)
         text = self.render(messages, add_generation_prompt)
         parts = self._around(messages, add_generation_prompt)
         for is_stripped in (False, True) if parts else ():
@@ -85,10 +86,9 @@ class ChatTemplate:
     def _locality(self) -> Locality | None:
         return locality_of(sandbox.environment().plain(self._source))
 
-    def _grown(self, earlier: Rendered, messages: tuple[Message, ...]) -> Rendered | None:
-        """What stands unchanged of an earlier rendering, and what follows; None if they have too little in common."""
+    def _grown(self, earlier: Rendered, messages: tuple[Message, ...], n_same: int) -> Rendered | None:
+        """What stands unchanged of an earlier rendering, and what follows; None if too few turns, `n_same`, are the same."""
         locality = self._locality
-        n_same = earlier.n_same(messages)
         last_kept = n_same - 2  # its content's beginning: what is before that no later turn can change
         if locality is None or last_kept - 2 - locality.n_head < locality.period:
             return None
@@ -159,14 +159,6 @@ class Rendered:
     @property
     def text(self) -> str:
         return "".join(segment.text for segment in self.segments)
-
-    def n_same(self, messages: tuple[Message, ...]) -> int:
-        """How many turns at the beginning are the same, if all but the last two of this one are; else 0."""
-        n = min(len(self.messages), len(messages))
-        for n_same in range(n, max(0, len(self.messages) - 3), -1):
-            if self.messages[n_same - 1] == messages[n_same - 1]:
-                return n_same if self.messages[: n_same - 1] == messages[: n_same - 1] else 0
-        return 0
 
     def followed_by(self, rendered: Rendered, messages: tuple[Message, ...], last_kept: int, n_left_out: int) -> Rendered:
         """This one up to the content of turn `last_kept`, and from there on what `rendered` says, which leaves out `n_left_out` turns."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import secrets
-import threading
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -19,13 +19,16 @@ import tokenizers
 
 from ...contracts.errors import BackendUnsupported, BadArgument, ModelDamaged, ModelError
 from ...contracts.port import Message, Segment
+from ...contracts.prefixes import nearest
 from ...contracts.spans import text_of
 from .chat import ChatTemplate
-from .specials import Prefix, Special, Specials
+from .specials import Prefix, Settled, Special, Specials
 from .vocab import TURN_ENDS
 from .weights import json_object, read_bytes, read_json
 
 _MAX_TOKENIZER = 64 << 20
+_MAX_SETTLED = 32
+"""renderings that are kept, to go on from"""
 
 
 class Tokenizer:
@@ -37,7 +40,6 @@ class Tokenizer:
         data = json_object(text, str(path))
         config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
         self.n_vocab = n_vocab
-        self._lock = threading.Lock()
         self._prefix = _take_prefix(data)
         added = data.get("added_tokens") or []
         try:
@@ -56,10 +58,11 @@ class Tokenizer:
                 raise ValueError(f"it has tokens beyond the model's vocabulary of {n_vocab}")
             self._tokenizer = _built(text)
             self._plain = _without_specials(data, specials) or self._tokenizer
-            """for text that may not spell a special token"""
+            """for text, which spells no special token; the setting stays, so that threads encode without a lock"""
+            leading = self._leading()
+            self._plain.encode_special_tokens = True
             self._added: dict[int, str] = {index: token.content for index, token in self._tokenizer.get_added_tokens_decoder().items()}
             self.special_ids = frozenset(index for index in specials.values() if index in self._added)
-            leading = self._leading()
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelDamaged(f"{path} is not a usable tokenizer: {error}", hint="fetch the model again") from None
         kinds = {step.get("type") for step in _steps(data.get("decoder"))}
@@ -84,6 +87,7 @@ class Tokenizer:
         )
         template = _template(folder, config)
         self._chat = None if template is None else ChatTemplate(template, variables, list(specials))
+        self._settled: deque[Settled] = deque(maxlen=_MAX_SETTLED)
         self._start = _start(specials, variables, self._bos, template or "")
 
     @property
@@ -92,10 +96,10 @@ class Tokenizer:
 
     def encode(self, text: str, *, markup: bool = False) -> tuple[int, ...]:
         """Token ids of `text` as a piece of a longer text: no BOS, no space before it. Special tokens only in markup."""
+        if markup:
+            return self.encode_all(self._specials.settled((Segment(text, True),), None).segments)
         try:
-            with self._lock:
-                self._tokenizer.encode_special_tokens = not markup
-                return tuple((self._tokenizer if markup else self._plain).encode(text, add_special_tokens=False).ids)
+            return tuple(self._plain.encode(text, add_special_tokens=False).ids)
         except (UnicodeEncodeError, TypeError):
             raise BadArgument("the text has characters that UTF-8 cannot hold (half a surrogate pair)") from None
 
@@ -155,7 +159,10 @@ class Tokenizer:
         if self._chat is None:
             raise BackendUnsupported("this model has no chat template", hint="use plain text without roles, or an instruct model")
         segments = self._chat.segments(messages, add_generation_prompt)
-        return self._specials.settled(segments, self._prefix)
+        _, earlier = nearest(reversed(tuple(self._settled)), lambda one: one.given, segments)
+        settled = self._specials.settled(segments, self._prefix, earlier)
+        self._settled.append(settled)
+        return settled.segments
 
 
 def _without_specials(data: dict[str, Any], specials: Mapping[str, int]) -> tokenizers.Tokenizer | None:
