@@ -31,6 +31,7 @@ from .plan.drafts import Drafts
 from .plan.plan import Embedding, Following, Launching, Plan, Row, RowOutput, Runner, Timed
 from .plan.request import EXACT, Phase, Request
 from .plan.scheduler import Batch, Scheduler
+from .processing import Filling, Process, Processing, process_here
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +62,21 @@ class _Flight:
 class Masks:
     """Of a step's constrained rows: what each may draw, worked out when it is called, once, while the model computes."""
 
-    def __init__(self, batch: Batch) -> None:
-        self._rows = [
-            (request.guide, row)
+    def __init__(self, batch: Batch, process: Process = process_here) -> None:
+        self._fillings = [
+            Filling(request.id, request.guide, tuple(row.drafts))
             for request, row in zip(batch.requests, batch.plan.rows, strict=True)
             if request.guide is not None and row.sample is not None
         ]
+        self._process = process
         self.errors: dict[RequestId, Exception] = {}
         """of rows that have none"""
 
     def __call__(self) -> None:
-        rows, self._rows = self._rows, []
-        for guide, row in rows:
-            try:
-                guide.fill(tuple(row.drafts))
-            except Exception as error:  # of this row alone
-                self.errors[row.request] = error
+        fillings, self._fillings = self._fillings, []
+        if fillings:
+            self._process(fillings, until_done=True)
+        self.errors |= {filling.request: filling.error for filling in fillings if filling.error is not None}
 
 
 MAX_RECOVERIES = 3
@@ -122,6 +122,11 @@ class Engine:
         self._ended: list[tuple[Request, str]] = []
         """requests that came to their end in this step, and why"""
         self._n_recoveries = 0
+        self.process: Process = process_here
+        """for rows that have to pass a user's pattern"""
+        self.wake: Callable[[], object] = lambda: None
+        """called from another thread when such a row is done late, so that `step` is called again"""
+        self._late: list[Processing] = []
         self._flights: list[_Flight] = []
         self._landed = 0.0
         """when the last step was taken in, by `clock`"""
@@ -137,23 +142,62 @@ class Engine:
             self._scheduler.add(request)
         if error := next(filter(None, map(self._intake.refusal, family.requests)), None):  # something was pinned since it was made
             self._drop(family, error)
-        for request in family.requests:
-            if request.phase is Phase.WAITING:
-                self._begin(family, request)
+        step, now = self._account.n_steps, self._clock()
+        begun = [
+            Processing(family, request, step, now, None, RowOutput()) for request in family.requests if request.phase is Phase.WAITING
+        ]
+        self._process(begun)
+        for processing in begun:
+            self._take_in((processing,))
         self._answer()
 
-    def _begin(self, family: Family, request: Request) -> None:
-        """What is forced from the start is said at once; some are over with that."""
-        try:
-            begun = family.begin(request, self._clock())
-        except Exception as error:
-            self._fail(family, request, error)
-            return
-        self._tell(self._account.n_steps, begun.samples)
-        if begun.reason is not None:
-            self._finish(family, request, begun.reason)
-        elif begun.samples and (answer := family.progress(request)) is not None:
-            self._answers.append(answer)
+    def _process(self, processings: Sequence[Processing]) -> None:
+        """Have them done, on another thread where a user's pattern is in the way."""
+        patterned = []
+        for processing in processings:
+            if processing.family.follows_pattern:
+                patterned.append(processing)
+            else:
+                processing()
+        if patterned:
+            self.process(patterned)
+
+    def _take_in(self, processings: Sequence[Processing]) -> None:
+        """Act upon what is processed. The requests of the others take no part in steps until they are."""
+        samples: list[Sample] = []
+        for processing in processings:
+            request = processing.request
+            if not processing.is_done:
+                request.is_processed = True
+                processing.notify = self.wake
+                if not processing.is_done:  # it may be by now, and then nobody was woken
+                    self._late.append(processing)
+                    continue
+            request.is_processed = False
+            if request.phase is Phase.FINISHED:
+                continue  # a sibling failed
+            if processing.error is not None:
+                self._fail(processing.family, request, processing.error)
+                continue
+            accepted, row = processing.accepted, processing.row
+            if row is not None and request.phase is Phase.RUNNING:
+                self._scheduler.advance(request, row, accepted.n_kept, is_over=accepted.reason is not None)
+                self._n_recoveries = 0
+            samples += accepted.samples
+            if accepted.reason is not None or processing.is_aborted:
+                self._ended.append((request, accepted.reason or "abort"))
+            elif processing.answer is not None:
+                self._answers.append(processing.answer)
+        if samples:
+            self._tell(processings[0].step, samples)
+        self._finish_ended()
+
+    def _take_in_late(self) -> bool:
+        """As `_take_in`, of what was not done in time; whether any of it is."""
+        late, self._late = self._late, []
+        for processing in late:
+            self._take_in((processing,))
+        return len(self._late) < len(late)
 
     def _tell(self, step: int, samples: Sequence[Sample]) -> None:
         if samples:
@@ -165,8 +209,11 @@ class Engine:
         family = self._families.get(request)
         if family is None:
             return
+        late = {processing.request: processing for processing in self._late}
         for member in family.requests:
-            if member.phase is not Phase.FINISHED:
+            if member.is_processed:
+                late[member].is_aborted = True
+            elif member.phase is not Phase.FINISHED:
                 self._finish(family, member, "abort")
         self._tree.report_locks()
         self._answer()
@@ -190,6 +237,7 @@ class Engine:
         account.start()
         went = bool(self._flights)
         try:
+            went |= self._take_in_late()
             self._follow()
             self._land()
             if not self._flights:
@@ -221,7 +269,7 @@ class Engine:
         if not plan.rows:
             return
         prefilling = frozenset(request.id for request in batch.requests if request.is_prefilling)
-        masks = Masks(batch)
+        masks = Masks(batch, self.process)
         plan = replace(plan, before_draws=self._account.timed("masks", masks))
         self._flights.append(_Flight(batch, prefilling, masks, now, self._started(plan)))
         self._account.lap("model")
@@ -294,29 +342,14 @@ class Engine:
 
     def _commit(self, batch: Batch, outputs: Sequence[RowOutput]) -> None:
         now = self._clock()
-        samples: list[Sample] = []
-        for request, row, output in zip(batch.requests, batch.plan.rows, outputs, strict=True):
-            if request.phase is not Phase.RUNNING:
-                continue  # a sibling failed in this very step, or it was cancelled meanwhile
-            family = self._families[request.id]
-            if output.error is not None:
-                self._fail(family, request, output.error)
-                continue
-            try:
-                accepted = family.accept(request, row, output, now)
-                answer = family.progress(request) if accepted.reason is None else None
-            except Exception as error:  # a pattern, a token's bytes or a constraint: nobody else is concerned
-                self._fail(family, request, error)
-                continue
-            self._scheduler.advance(request, row, accepted.n_kept, is_over=accepted.reason is not None)
-            self._n_recoveries = 0
-            samples += accepted.samples
-            if accepted.reason is not None:
-                self._ended.append((request, accepted.reason))
-            elif answer is not None:
-                self._answers.append(answer)
-        self._tell(batch.plan.step, samples)
-        self._finish_ended()
+        processings = [
+            Processing(self._families[request.id], request, batch.plan.step, now, row, output)
+            for request, row, output in zip(batch.requests, batch.plan.rows, outputs, strict=True)
+            # The others failed with a sibling, were cancelled, or are to draw this token once more: an earlier one is still processed.
+            if request.phase is Phase.RUNNING and not request.is_processed
+        ]
+        self._process(processings)
+        self._take_in(processings)
 
     def _finish_ended(self) -> None:
         while self._ended:

@@ -11,7 +11,8 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ..contracts.errors import Stopped
 from ..contracts.events import Sample
@@ -42,6 +43,19 @@ _request_ids = Counter()
 
 Answer = Callable[[], None]
 """A call of a listener, made when the step is over."""
+
+
+@runtime_checkable
+class Deferring(Protocol):
+    """In a listener's place: calls it on another thread, where what it is told is put together too."""
+
+    def deliver(self, call: Callable[[Any], None]) -> None:
+        """Have `call` called with the listener."""
+
+
+def to(listener: object, call: Callable[[Any], None]) -> Answer:
+    """`call` with the listener, on its own thread where it has one."""
+    return partial(listener.deliver, call) if isinstance(listener, Deferring) else partial(call, listener)
 
 
 class Vocabulary(Spelling, Protocol):
@@ -85,6 +99,8 @@ class Family(ABC):
     """`requests[0].id` names the family."""
 
     requests: tuple[Request, ...]
+    follows_pattern = False
+    """A user's pattern or constraint is followed when it begins and when it accepts, which may then be called from another thread."""
 
     @property
     def id(self) -> RequestId:
@@ -147,7 +163,8 @@ class _Sample:
         self.reason: str | None = None
         """of an end that came before the prompt was scored"""
         self.n_told = 0
-        self.output: GenOutput | None = None
+        self.output: Callable[[], GenOutput] | None = None
+        """puts it together, once the sample is over"""
 
     @property
     def is_complete(self) -> bool | None:
@@ -192,6 +209,7 @@ class GenFamily(Family):
             limit = max(min(limit + len(rest), most + len(end)), 1)
         self._listener = listener
         self._params = params
+        self.follows_pattern = bool(params.stop_regex) or params.constraint is not None
         self._vocabulary = vocabulary
         ignores_eos = params.ignore_eos and params.constraint is None
         self._ends = frozenset(params.stop_token_ids) | (frozenset() if ignores_eos else vocabulary.eos_ids)
@@ -386,19 +404,18 @@ class GenFamily(Family):
         text, n_ids = sample.text.delta()
         ids = self._ids(request, sample.n_told, n_ids)
         logprobs = tuple(sample.logprobs[sample.n_told : n_ids])
-        if sample.text.is_closed:
-            ids += self._anew(sample)
+        is_closed = sample.text.is_closed
         sample.n_told = max(sample.n_told, n_ids)
-        if not text and not ids:
+        if not (text or ids or (is_closed and sample.text.kept)):
             return None
-        listener, index = self._listener, self._index[request.id]
+        index = self._index[request.id]
 
-        def tell() -> None:
+        def tell(listener: GenListener) -> None:
             if logprobs and isinstance(listener, LogprobListener):
                 listener.on_logprobs(index, logprobs)
-            listener.on_progress(index, text, ids)
+            listener.on_progress(index, text, ids + self._anew(sample) if is_closed else ids)
 
-        return tell
+        return to(self._listener, tell)
 
     def close(self, request: Request, reason: str) -> str:
         text = self._samples[request.id].text
@@ -406,10 +423,25 @@ class GenFamily(Family):
         return "stop" if text.matched is not None and reason == "length" else reason
 
     def finished(self, request: Request, reason: str, now: float) -> Answer | None:
+        self._samples[request.id].output = partial(self._output, request, reason, _usage(request, now, len(request.prompt)))
+        outputs = [sample.output for sample in self._samples.values() if sample.output is not None]
+        if len(outputs) < len(self._samples):
+            return None
+
+        def tell(listener: GenListener) -> None:
+            try:
+                answer = tuple(output() for output in outputs)
+            except Exception as error:
+                listener.on_error(error)
+            else:
+                listener.on_done(answer)
+
+        return to(self._listener, tell)
+
+    def _output(self, request: Request, reason: str, usage: Usage) -> GenOutput:
         sample = self._samples[request.id]
         text = sample.text
         matched = sample.matched if sample.matched is not None else text.matched
-        usage = _usage(request, now, len(request.prompt))
         ids, anew = self._ids(request, 0, text.n_ids), self._anew(sample)
         unknown = [TokenLogprob(entry.token, None) for entry in sample.logprobs[sample.n_sure :]]
         logprobs = (*sample.logprobs[: sample.n_sure], *unknown)[: text.n_ids]
@@ -422,11 +454,7 @@ class GenFamily(Family):
         if (first := self._params.prompt_logprobs_from) is not None:
             healed_logprobs = sample.healed[max(0, first - len(request.prompt)) :] if output.healed is not None else ()
             output = replace(output, prompt_logprobs=(*self._prompt_logprobs, *healed_logprobs))
-        sample.output = output
-        outputs = tuple(sample.output for sample in self._samples.values() if sample.output is not None)
-        if len(outputs) < len(self._samples):
-            return None
-        return lambda: self._listener.on_done(outputs)
+        return output
 
     def _ids(self, request: Request, start: int, end: int) -> tuple[int, ...]:
         """Of the tokens that were said as part of the text, from the `start`-th on."""
@@ -442,7 +470,7 @@ class GenFamily(Family):
         return self._vocabulary.encode(("" if text.n_ids else sample.lead.decode()) + text.kept)
 
     def failed(self, error: Exception) -> Answer:
-        return lambda: self._listener.on_error(error)
+        return to(self._listener, lambda listener: listener.on_error(error))
 
 
 class ScoreFamily(Family):
@@ -495,7 +523,7 @@ class ScoreFamily(Family):
             tuple(TokenLogprob(token, self._logprobs[choice[:i], token]) for i, token in enumerate(choice)) for choice in self._job.choices
         )
         output = ScoreOutput(rows, self._total_usage(now))
-        return lambda: self._listener.on_done(output)
+        return to(self._listener, lambda listener: listener.on_done(output))
 
     def _total_usage(self, now: float) -> Usage:
         """Of all branches: the prompt counts once, whichever branches read it, and so does what they need of the choices."""
@@ -512,7 +540,7 @@ class ScoreFamily(Family):
         )
 
     def failed(self, error: Exception) -> Answer:
-        return lambda: self._listener.on_error(error)
+        return to(self._listener, lambda listener: listener.on_error(error))
 
 
 class WarmFamily(Family):
@@ -535,10 +563,10 @@ class WarmFamily(Family):
         if reason == "abort":
             return self.failed(Stopped(f"request {self.id} was cancelled"))
         usage = _usage(request, now, self._n_prompt)
-        return lambda: self._listener.on_done(usage)
+        return to(self._listener, lambda listener: listener.on_done(usage))
 
     def failed(self, error: Exception) -> Answer:
-        return lambda: self._listener.on_error(error)
+        return to(self._listener, lambda listener: listener.on_error(error))
 
 
 class PinFamily(WarmFamily):

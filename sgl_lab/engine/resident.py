@@ -17,6 +17,8 @@ from .engine import Engine
 from .family import Family
 from .forked import check_not_forked, is_forked
 from .gate import Gate, Reply
+from .pattern_threads import PatternThreads
+from .processing import process_here
 from .telling import Listener, Teller
 
 T = TypeVar("T")
@@ -29,6 +31,10 @@ TELL_S = 1.0
 """How long `close` waits for listeners to take what was answered."""
 
 
+def _do_nothing() -> None:
+    """There is something to look at."""
+
+
 class _Life:
     """What the thread holds: the engine and its inbox, and nothing of whoever owns it."""
 
@@ -38,7 +44,9 @@ class _Life:
         self.is_closing = False
         self.ended = Gate()
         self.teller = Teller(engine.say_raised)
+        self._patterns = PatternThreads()
         self._after_close = after_close
+        engine.process, engine.wake = self._patterns, partial(self.inbox.put, _do_nothing)
 
     def ask_to_close(self) -> None:
         self.inbox.put(self._begin_to_close)
@@ -59,6 +67,8 @@ class _Life:
             self.engine.close()
             self._after_close()
         finally:
+            self.engine.process = process_here
+            self._patterns.close()
             self.teller.close()
             self.ended.open()
 

@@ -28,7 +28,7 @@ SLICES = 5
 
 
 class Listener:
-    """In a listener's place: passes on, in order, what it is told. Of any job."""
+    """In a listener's place (`family.Deferring`): passes on, in order, what it is told. Of any job."""
 
     def __init__(self, listener: Any, teller: Teller) -> None:
         self.calls: deque[Callable[[], None]] = deque()
@@ -37,14 +37,9 @@ class Listener:
         self._listener = listener
         self._teller = teller
 
-    def on_progress(self, index: int, text: str, ids: tuple[int, ...]) -> None:
-        self._teller.tell(self, partial(self._listener.on_progress, index, text, ids))
-
-    def on_done(self, answer: Any) -> None:
-        self._teller.tell(self, partial(self._listener.on_done, answer))
-
-    def on_error(self, error: Exception) -> None:
-        self._teller.tell(self, partial(self._listener.on_error, error))
+    def deliver(self, call: Callable[[Any], None]) -> None:
+        """Have `call` called with the listener."""
+        self._teller.tell(self, partial(call, self._listener))
 
 
 class Teller:

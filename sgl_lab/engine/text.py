@@ -11,6 +11,7 @@ from __future__ import annotations
 import codecs
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import lru_cache
 
 from ..contracts.patterns.watching import Watch
 
@@ -25,6 +26,9 @@ class TextStream:
     def __init__(self, stop: Sequence[str] = (), stop_regex: Sequence[str] = (), *, whole: bool = False) -> None:
         self._stops = tuple(stop)
         self._longest = max((len(s) for s in stop), default=0)
+        self._begun = [_Begun(s) for s in stop if len(s) > 1]
+        self._n_read = 0
+        """characters in which beginnings of stops were looked for"""
         self._watches = [Watch(pattern) for pattern in stop_regex]
         self._decoder = _utf8("replace")
         self._decoded = ""
@@ -144,8 +148,40 @@ class TextStream:
 
     def _n_held(self) -> int:
         """Length of the longest end of the text that a stop may begin with."""
-        text = self._decoded
-        for n in range(min(self._longest - 1, len(text)), 0, -1):
-            if any(stop.startswith(text[-n:]) for stop in self._stops if len(stop) > n):
-                return n
-        return 0
+        for begun in self._begun if self._n_read < len(self._decoded) else ():
+            begun.read(self._decoded, self._n_read)
+        self._n_read = len(self._decoded)
+        return max((begun.n for begun in self._begun), default=0)
+
+
+class _Begun:
+    """How much of a stop, and less than all of it, stands at the end of a text. A character costs the same whatever the stop's length."""
+
+    def __init__(self, stop: str) -> None:
+        self.n = 0
+        self._stop = stop
+        self._shorter = _shorter(stop)
+
+    def read(self, text: str, start: int) -> None:
+        """The text has grown; it was read up to `start`."""
+        stop, shorter, n = self._stop, self._shorter, self.n
+        at = start if n else text.find(stop[0], start)
+        for character in text[at:] if at >= 0 else "":
+            while n and stop[n] != character:
+                n = shorter[n]
+            n += stop[n] == character
+            if n == len(stop):
+                n = shorter[n]
+        self.n = n
+
+
+@lru_cache(64)
+def _shorter(stop: str) -> tuple[int, ...]:
+    """Of each beginning of `stop`, by its length: how long the longest shorter one is that it ends with."""
+    found, n = [0, 0], 0
+    for character in stop[1:]:
+        while n and stop[n] != character:
+            n = found[n]
+        n += stop[n] == character
+        found.append(n)
+    return tuple(found)

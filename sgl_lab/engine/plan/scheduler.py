@@ -80,12 +80,12 @@ class Scheduler:
         if not self.waiting and not self.running:
             return None
         n_preempted = self.n_preempted
-        for request in tuple(self.running):
+        for request in self._going():
             if request.phase is Phase.RUNNING:
                 self._make_room_to_decode(request)
         budget = self._config.step_tokens
         work: list[tuple[Request, int]] = []
-        for request in sorted(self.running, key=lambda request: request.n_pending > 1):  # those that decode first
+        for request in sorted(self._going(), key=lambda request: request.n_pending > 1):  # those that decode first
             if n := min(request.n_pending, budget):
                 work.append((request, n))
                 budget -= n
@@ -98,12 +98,16 @@ class Scheduler:
         rows = self._rows(work)
         return Batch(Plan(self._step, rows), tuple(request for request, _ in work), tuple(complete))
 
+    def _going(self) -> list[Request]:
+        """Those of the running ones that take part in the next step."""
+        return [request for request in self.running if not request.is_processed]
+
     def prepare(self, plan: Plan) -> None:
         """While `plan` computes: let in the gens that would be let in after it. Nobody gives way, and who may find more then waits."""
         if not self.waiting:
             return
         n_computed = {row.request: len(row.tokens) - row.n_drafts for row in plan.rows}
-        n_next = sum(max(1, request.n_pending - n_computed.get(request.id, 0)) for request in self.running)
+        n_next = sum(max(1, request.n_pending - n_computed.get(request.id, 0)) for request in self._going())
         self._admit(max(0, self._config.step_tokens - n_next), is_ahead=True)
 
     def follow(self, batch: Batch) -> Batch | None:
@@ -113,9 +117,10 @@ class Scheduler:
         out; who turns out to have ended has one more token computed in vain, into a page that is free again by then.
         """
         rows = dict(zip(batch.requests, batch.plan.rows, strict=True))
-        if not all(request in rows and self._may_follow(request, rows[request]) for request in self.running):
+        going = self._going()
+        if not all(request in rows and self._may_follow(request, rows[request]) for request in going):
             return None
-        going = [request for request in self.running if len(request.generated) + 1 < request.limit]
+        going = [request for request in going if len(request.generated) + 1 < request.limit]
         if not going or (self.waiting and len(going) < self._config.max_rows):
             return None
         n_missing = {request: self._config.pages_for(rows[request].end + 1) - len(request.pages) for request in going}
@@ -190,7 +195,7 @@ class Scheduler:
         while n_missing > self._pool.n_free:
             if self._tree.evict(n_missing - self._pool.n_free):
                 continue
-            youngest = self.running[-1]
+            youngest = self._going()[-1]
             self._preempt(youngest)
             if youngest is request:
                 return
@@ -247,6 +252,9 @@ class Scheduler:
         for request in order:
             if not budget or len(self.running) == self._config.max_rows:
                 break
+            if request.is_processed:
+                held.add(request)
+                continue
             tokens = request.span(0, request.n_tokens)
             if is_ahead and (request.kind != "gen" or self._is_held(request, tokens, 1)):
                 break  # who has to wait is not overtaken for that

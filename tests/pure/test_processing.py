@@ -1,0 +1,344 @@
+"""What users write runs on no thread of the engine, and a pattern that computes for long holds up its own request alone."""
+
+from __future__ import annotations
+
+import random
+import re
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sgl_lab.lang.surface as sgl
+from sgl_lab.backends.local import LocalBackend
+from sgl_lab.contracts.errors import RequestFailed
+from sgl_lab.contracts.events import EngineFault
+from sgl_lab.contracts.params import Constraint, SamplingParams
+from sgl_lab.contracts.patterns import watching
+from sgl_lab.contracts.patterns.watching import Watch
+from sgl_lab.contracts.port import GenJob, TokenLogprob
+from sgl_lab.engine.fake import HashRunner
+from sgl_lab.engine.grammar.guide import Guide
+from sgl_lab.engine.model.chat import ChatTemplate
+from sgl_lab.engine.model.tokenizer import Tokenizer
+from sgl_lab.engine.plan.plan import Runner
+from sgl_lab.engine.processing import Filling, Process, Processing, process_here
+from sgl_lab.engine.resident import Resident
+from sgl_lab.lang.choices import ChoicesDecision, ChoicesSamplingMethod
+
+from .driving import SOAK, Bench, Heard, Late, Stream, bench, expect_idle, expect_lawful
+from .language import watchdog  # noqa: F401
+from .words import lab
+
+PROMPT = tuple(b"once upon a time")
+DEADLINE_S = 20.0
+
+# ------------------------------------------------------------ rows that are done late, by hand
+
+
+class Sometimes:
+    """Of the rows that it is given it does some now, the others after some steps."""
+
+    def __init__(self, seed: int) -> None:
+        self._draw = random.Random(seed)
+        self.left: list[Processing] = []
+        self.n_late = 0
+
+    def __call__(self, tasks: Sequence[Processing] | Sequence[Filling], *, until_done: bool = False) -> None:
+        if until_done:
+            process_here(tasks)
+            return
+        processings = [task for task in tasks if isinstance(task, Processing)]
+        self.left += processings
+        self.do(0.5)
+        self.n_late += sum(not processing.is_done for processing in processings)
+
+    def do(self, share: float) -> None:
+        for processing in self.left:
+            if self._draw.random() < share:
+                processing()
+        self.left = [processing for processing in self.left if not processing.is_done]
+
+
+def holding(held: list[Processing]) -> Process:
+    """Does nothing but keep them."""
+    return lambda tasks, *, until_done=False: held.extend(task for task in tasks if isinstance(task, Processing))
+
+
+ASKED: list[dict[str, Any]] = [
+    {},
+    {"stop": ("a", "bc")},
+    {"stop_regex": (r"[x-z]", r"\d\d")},
+    {"stop_regex": (r"(\w)\1",), "n": 2},
+    {"stop_regex": (r"nowhere",), "logprobs": True},
+    {"constraint": Constraint("regex", r"[a-c]{3}(one|two)[0-9]+x")},
+    {"constraint": Constraint("regex", r"abc"), "n": 2},
+    {"constraint": Constraint("regex", r"[a-f]+[0-3]{2}"), "stop_regex": ("ff",)},
+]
+
+
+def answered(b: Bench, jobs: Sequence[tuple[GenJob, Heard]], between: Callable[[], None], cancels: random.Random | None = None) -> None:
+    names = []
+    for job, heard in jobs:
+        family = b.engine.gen(job, heard)
+        b.engine.add(family)
+        names.append(family.id)
+        for _ in range(3):
+            b.step()
+            between()
+        if cancels and cancels.random() < 0.1:
+            b.engine.cancel(cancels.choice(names[-4:]))
+    for _ in range(10_000):
+        between()
+        if not b.step() and all(heard.answers for _, heard in jobs):
+            return
+    raise AssertionError("still busy")
+
+
+@pytest.mark.parametrize("make", [HashRunner, Late, Stream])
+@pytest.mark.parametrize("seed", range(2))
+def test_rows_that_are_done_late_say_what_they_would_have_said(make: Callable[[int, int], Runner], seed: int) -> None:
+    """On a pool that is too small: rows give way, pages are evicted, requests are cancelled, and no book is wrong after any step."""
+    draw = random.Random(seed)
+    config = {"n_pages": 40, "page_size": 4, "max_rows": 4, "step_tokens": 24, "draft_tokens": draw.choice((0, 16))}
+    sometimes, cancels = Sometimes(seed), random.Random(seed)
+    late, plain = bench(make(40, 4), **config), bench(make(40, 4), **config)
+    late.engine.process = sometimes
+    stems = [PROMPT, tuple(b"a time upon a once")]
+    jobs = []
+    for _ in range(60 * SOAK):
+        params = SamplingParams(max_tokens=draw.randrange(8, 30), seed=draw.randrange(2), **draw.choice(ASKED))
+        jobs.append(GenJob((*draw.choice(stems), *draw.choices(range(97, 100), k=2)), params))
+    heard = [(job, Heard()) for job in jobs]
+    expected = [(job, Heard()) for job in jobs]
+    answered(late, heard, lambda: sometimes.do(0.3), cancels)
+    answered(plain, expected, lambda: None)
+    n_cancelled = 0
+    for (_, one), (_, other) in zip(heard, expected, strict=True):
+        for output, twin in zip(one.answer, other.answer, strict=True):
+            if output.finish_reason == "abort":
+                n_cancelled += 1
+                assert twin.ids[: len(output.ids)] == output.ids
+            else:
+                assert (output.ids, output.text, output.finish_reason) == (twin.ids, twin.text, twin.finish_reason)
+        for index, output in enumerate(one.answer):
+            said = "".join(text for i, text, _ in one.progress if i == index)
+            assert said.startswith(output.text)  # what a pattern cuts may have been told
+    assert n_cancelled
+    assert sometimes.n_late > 100
+    assert not late.fold.of(EngineFault)
+    for b in (late, plain):
+        expect_lawful(b.fold.events)
+        expect_idle(b)
+
+
+def test_a_request_that_is_processed_keeps_its_pages_and_takes_part_in_no_step() -> None:
+    b = bench(n_pages=64, page_size=1)
+    held: list[Processing] = []
+    b.engine.process = holding(held)
+    slow, other = b.gen(PROMPT, max_tokens=9, ignore_eos=True, stop_regex=("q{9}",)), b.gen(PROMPT[:4], max_tokens=9, ignore_eos=True)
+    held.pop()()  # its beginning
+    while not other.answers:
+        assert b.step()
+    assert not slow.answers
+    assert len(held) == 1
+    assert b.engine.stats()["requests_running"] == 1
+    assert not b.step()  # nothing to do until it is done
+    while not slow.answers:
+        while held:
+            held.pop()()
+        b.step()
+    assert len(slow.output.ids) == 9
+    expect_lawful(b.fold.events)
+    expect_idle(b)
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_cancel_of_what_is_processed_is_answered_when_that_is_done(ends: bool) -> None:
+    b = bench()
+    held: list[Processing] = []
+    heard = b.gen(PROMPT, max_tokens=3 if ends else 30, ignore_eos=True, stop_regex=("q{9}",))
+    b.engine.process = holding(held)
+    for _ in range(3):
+        while held:
+            held.pop()()
+        b.step()
+    b.engine.cancel(next(iter(b.engine._families)))
+    assert not heard.answers
+    b.step()
+    assert not heard.answers
+    held.pop()()
+    b.drain()
+    assert len(heard.output.ids) == 3
+    assert heard.output.finish_reason == ("length" if ends else "abort")
+    expect_idle(b)
+
+
+def test_what_is_processed_when_a_sibling_fails_or_the_engine_closes_is_answered_once() -> None:
+    b = bench()
+    held: list[Processing] = []
+    b.engine.process = holding(held)
+    both = b.gen(PROMPT, max_tokens=30, n=2, ignore_eos=True, stop_regex=("q{9}",))
+    while not held or held[0].row is None:
+        while held:
+            held.pop()()
+        b.step()
+    held[0].error, held[0].is_done = ValueError("a pattern failed"), True
+    b.step()
+    with pytest.raises(RequestFailed, match="a pattern failed"):
+        _ = both.answer
+    held[-1]()
+    b.drain()
+    expect_idle(b)
+    again = b.gen(PROMPT, max_tokens=30, stop_regex=("q{9}",))
+    b.engine.close()
+    for processing in held:
+        processing()
+    assert len(again.answers) == 1
+
+
+# ------------------------------------------------------------ threads
+
+
+@pytest.fixture
+def backend(tmp_path: Path) -> Iterator[LocalBackend]:
+    made = lab(tmp_path)
+    yield made
+    made._resident.check()
+    made._resident.close()
+
+
+class Threads:
+    """On which threads functions were called, and with what of the engine's steps under way."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+        self.of: dict[str, set[str]] = defaultdict(set)
+
+    def watch(self, owner: Any, *names: str) -> None:
+        for name in names:
+            self._monkeypatch.setattr(owner, name, self._recorded(f"{owner.__name__}.{name}", getattr(owner, name)))
+
+    def _recorded(self, label: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def recorded(*args: Any, **named: Any) -> Any:
+            self.of[label].add(threading.current_thread().name)
+            return function(*args, **named)
+
+        return recorded
+
+
+class Longest(ChoicesSamplingMethod):
+    threads: Threads
+
+    def __call__(self, *, choices: Sequence[str], **_: object) -> Any:
+        self.threads.of["choices_method"].add(threading.current_thread().name)
+        return ChoicesDecision(max(choices, key=len))
+
+
+def whole(s: Any, n: int) -> None:
+    """Everything that a user may write."""
+    s += sgl.system("Be brief.") + sgl.user(f"Question {n}: what is hot? ")
+    s += sgl.assistant(sgl.gen("a", max_tokens=12, stop=["e", " t"], stop_regex=[r"[aeiou]\w", r"(\w)\1"]))
+    s += sgl.user("And ") + sgl.assistant(sgl.gen("b", regex=r"[a-z]{2,4} [0-9]{1,3}", stop=list("0123456789"), max_tokens=12))
+    s += sgl.user("Or ") + sgl.assistant(sgl.select("c", ["fire", "ice"], choices_method=Longest()))
+    forks = s.fork(3)
+    for index, fork in enumerate(forks):
+        fork += sgl.user(f"Style {index}") + sgl.assistant(sgl.gen("d", max_tokens=6, stop_regex=["z$"]))
+    forks.join()
+    s += sgl.user("Last") + sgl.assistant(sgl.gen("e", max_tokens=5, stop=["."], json_schema='{"enum": ["yes", "no"]}'))
+
+
+def test_nothing_that_a_user_writes_runs_on_the_engine_s_thread(backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = Longest.threads = Threads(monkeypatch)
+    threads.watch(Tokenizer, "encode", "encode_all", "render_chat")
+    threads.watch(ChatTemplate, "render")
+    threads.watch(Watch, "look", "pass_over")
+    threads.watch(Guide, "take", "forced", "keeps_a_way", "is_text", "fill")
+    threads.watch(watching.Pattern, "advance", "try_at")
+    program = sgl.function(whole)
+
+    async def awaiting(s: Any, n: int) -> None:
+        s += sgl.user(f"Awaited {n}") + sgl.assistant(sgl.gen("x", max_tokens=8, stop_regex=["[aeiou]{2}"], stop="o"))
+        await s.get("x")
+
+    states = program.run_batch([{"n": 1}, {"n": 2}], backend=backend, num_threads=2)
+    states.append(program.run(n=3, backend=backend, stream=True))
+    assert "".join(states[-1].text_iter())
+    states.append(sgl.function(awaiting).run(n=4, backend=backend))
+    for state in states:
+        state.sync()
+    assert {label: names for label, names in threads.of.items() if any("engine" in name for name in names)} == {}
+    assert {"Tokenizer.encode", "ChatTemplate.render", "Watch.look", "Guide.take", "Guide.is_text", "choices_method"} <= set(threads.of)
+    assert threads.of["Watch.look"] == threads.of["Guide.take"] == {"sgl_lab patterns"}
+
+
+def test_a_pattern_that_computes_on_and_on_leaves_the_steps_of_others_going(
+    backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, look = backend._resident.engine, Watch.look
+    n_gone: list[int] = []
+
+    def looked(watch: Watch, text: str, at: int) -> int | None:
+        before, deadline = engine._account.n_steps, time.monotonic() + DEADLINE_S
+        while watch.source.startswith("stuck") and not n_gone and engine._account.n_steps < before + 10 and time.monotonic() < deadline:
+            re.search("(a|aa)+$", "a" * 12 + "b")  # computing, as a pattern does
+        if watch.source.startswith("stuck"):
+            n_gone.append(engine._account.n_steps - before)
+        return look(watch, text, at)
+
+    monkeypatch.setattr(Watch, "look", looked)
+
+    @sgl.function
+    def slow(s: Any) -> None:
+        s += "once upon" + sgl.gen("x", max_tokens=4, stop_regex="stuck!", ignore_eos=True)
+
+    @sgl.function
+    def quick(s: Any) -> None:
+        s += "The capital" + sgl.gen("x", max_tokens=400, stop_regex="nowhere", ignore_eos=True)
+
+    other = quick.run(backend=backend, stream=True)
+    first = slow.run(backend=backend)
+    assert first.get_meta_info("x")["completion_tokens"] == 4
+    assert n_gone[0] >= 10
+    other.cancel()
+
+
+def test_a_row_that_passes_in_no_time_is_always_waited_for(backend: LocalBackend) -> None:
+    """However slow threads are to start: what is measured is what they compute."""
+    resident: Resident = backend._resident
+
+    class Idle(Processing):
+        def __call__(self) -> None:
+            time.sleep(0.05)
+            self.is_done = True
+
+    done = [Idle.__new__(Idle) for _ in range(3)]
+    for processing in done:
+        processing.is_done = False
+    resident._life._patterns(done)
+    assert all(processing.is_done for processing in done)
+
+
+def test_log_probabilities_are_told_while_tokens_come(backend: LocalBackend) -> None:
+    class Told(Heard):
+        def __init__(self) -> None:
+            super().__init__()
+            self.logprobs: list[TokenLogprob] = []
+            self.over = threading.Event()
+
+        def on_logprobs(self, index: int, logprobs: tuple[TokenLogprob, ...]) -> None:
+            self.logprobs += logprobs
+
+        def on_done(self, answer: Any) -> None:
+            super().on_done(answer)
+            self.over.set()
+
+    told = Told()
+    backend.submit(GenJob(backend.encode("The capital"), SamplingParams(max_tokens=9, logprobs=True, ignore_eos=True)), told)
+    assert told.over.wait(DEADLINE_S)
+    assert tuple(told.logprobs) == told.output.logprobs
+    assert len(told.logprobs) == 9
