@@ -39,9 +39,9 @@ THINKS = (
 )
 LAST = "{% for m in messages %}<|im_start|>{{ m.content }}{% if loop.last %}<|im_end|>{% endif %}{% endfor %}"
 COUNTS = "{{ messages | length }}:{% for m in messages %}{{ loop.index }}{{ m.content }}<|im_end|>{% endfor %}"
-SWALLOWS = "{% for m in messages %}{{ m.content if loop.index % 3 else '' }}<|im_end|>{% endfor %}"
+REPEATS = "{% for m in messages %}{{ m.content }}{{ m.content if loop.index % 3 == 0 else '' }}<|im_end|>{% endfor %}"
 BRIEF = "be brief{% for m in messages %}<|im_start|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|im_start|>{% endif %}"
-TEMPLATES = {"chatml": CHATML, "trims": TRIMS, "thinks": THINKS, "last": LAST, "counts": COUNTS, "swallows": SWALLOWS, "brief": BRIEF}
+TEMPLATES = {"chatml": CHATML, "trims": TRIMS, "thinks": THINKS, "last": LAST, "counts": COUNTS, "repeats": REPEATS, "brief": BRIEF}
 WORDS = ["hot", " cold ", "\n", "the", "<|im_end|>", "", "é", "e", "x y"]
 
 
