@@ -293,8 +293,8 @@ MUTANTS = (
     Mutant(
         "the oldest gives way",
         SCHEDULER,
-        "youngest = self.running[-1]",
-        "youngest = self.running[0]",
+        "youngest = self._going()[-1]",
+        "youngest = self._going()[0]",
         "pure/test_scheduler.py::test_the_youngest_gives_way",
     ),
     Mutant(
@@ -441,8 +441,8 @@ MUTANTS = (
     Mutant(
         "a step under way gives tokens to who was cancelled",
         "engine.py",
-        "            if request.phase is not Phase.RUNNING:\n                continue",
-        "            if False:\n                continue",
+        "            if request.phase is Phase.RUNNING and not request.is_processed",
+        "            if not request.is_processed",
         "pure/test_drafts.py::test_random_jobs_say_the_same_with_and_without_guesses_however_a_runner_computes",
     ),
     Mutant(
@@ -489,9 +489,9 @@ MUTANTS = (
     ),
     Mutant(
         "a text that cannot be had is everybody's fault",
-        "engine.py",
-        "            except Exception as error:  # a pattern",
-        "            except SystemError as error:  # a pattern",
+        "processing.py",
+        "        self.error = _error_of(self._work)\n",
+        "        self._work()\n",
         "pure/test_engine.py::test_a_token_whose_text_cannot_be_had_fails_its_request_alone",
     ),
     Mutant(
@@ -512,15 +512,15 @@ MUTANTS = (
     Mutant(
         "the siblings of a failed branch are still served",
         "engine.py",
-        "            if request.phase is not Phase.RUNNING:\n                continue",
+        "            if request.phase is Phase.FINISHED:\n                continue",
         "            if False:\n                continue",
         "pure/test_engine.py::test_one_failing_branch_fails_its_whole_family_once",
     ),
     Mutant(
         "a cancel ends one sample of a family alone",
         "engine.py",
-        "        for member in family.requests:\n            if member.phase",
-        "        for member in family.requests[:1]:\n            if member.phase",
+        "        for member in family.requests:\n            if member.is_processed",
+        "        for member in family.requests[:1]:\n            if member.is_processed",
         "pure/test_engine.py::test_cancelled_jobs_answer_once",
     ),
     Mutant(
@@ -547,8 +547,8 @@ MUTANTS = (
     Mutant(
         "the beginning of a stop string is shown before it is known to be one",
         "text.py",
-        "                return n\n        return 0\n",
-        "                return 0\n        return 0\n",
+        "max((begun.n for begun in self._begun), default=0)",
+        "0",
         "pure/test_engine_text.py::test_what_may_begin_a_stop_is_held_back_until_it_is_known",
     ),
     Mutant(
@@ -610,9 +610,9 @@ MUTANTS = (
     ),
     Mutant(
         "a mask that cannot be worked out fails the step",
-        "engine.py",
-        "            except Exception as error:  # of this row alone\n",
-        "            except SystemError as error:  # of this row alone\n",
+        "processing.py",
+        "        self.error = _error_of(lambda: self.guide.fill(self.drafts))\n",
+        "        self.guide.fill(self.drafts)\n",
         "pure/test_engine_constraints.py::test_a_constraint_without_a_way_on_fails_its_request_alone",
     ),
     Mutant(
