@@ -19,7 +19,7 @@ from .forked import check_not_forked, is_forked
 from .gate import Gate, Reply
 from .pattern_threads import PatternThreads
 from .processing import process_here
-from .telling import Listener, Teller
+from .telling import Teller
 
 T = TypeVar("T")
 
@@ -126,7 +126,7 @@ class Resident:
     def is_open(self) -> bool:
         return not (self._life.is_closing or self._life.ended.is_open)
 
-    def heard(self, listener: Any) -> Listener:
+    def heard(self, listener: Any) -> Any:
         """`listener`, to be given to the engine: it is called on a thread of its own, so that it may take its time."""
         return self._life.teller.listener(listener)
 

@@ -11,6 +11,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from ..contracts.errors import BackendUnsupported, BadArgument
@@ -103,7 +104,7 @@ class Renderer:
 
     def _begun(self, messages: tuple[Message, ...]) -> tuple[list[Segment], list[int]]:
         """Of the messages that a recent rendering begins with as well: their segments, and how many up to the end of each."""
-        n, earlier = nearest(reversed(tuple(self._recent)), lambda one: one.messages, messages)
+        n, earlier = nearest(reversed(tuple(self._recent)), attrgetter("messages"), messages)
         while earlier and n and not earlier.n_after[n - 1]:
             n -= 1
         if earlier is None or not n:

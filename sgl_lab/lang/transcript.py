@@ -452,7 +452,8 @@ class Transcript:
 
     def _layout(self) -> tuple[Piece, ...]:
         """Have the closed turns rendered, and the beginning of an open one. The tail that is returned is to stand after that."""
-        messages, tail = self._messages, ()
+        messages = self._messages
+        tail: tuple[Piece, ...] = ()
         if not self._open:
             segments = self._chat.render(messages, False)
         else:

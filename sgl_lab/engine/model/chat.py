@@ -11,6 +11,7 @@ import secrets
 from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from operator import attrgetter
 
 import jinja2
 
@@ -68,7 +69,7 @@ class ChatTemplate:
         """
         given = tuple(messages)
         known = [one for one in reversed(tuple(self._recent)) if one.opens == add_generation_prompt]
-        n_same, earlier = nearest(known, lambda one: one.messages, given)
+        n_same, earlier = nearest(known, attrgetter("messages"), given)
         if earlier is not None and (grown := self._grown(earlier, given, n_same)) is not None:
             self._recent.append(grown)
             return tuple(grown.segments)

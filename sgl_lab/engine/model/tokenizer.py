@@ -12,6 +12,7 @@ import json
 import secrets
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -159,7 +160,7 @@ class Tokenizer:
         if self._chat is None:
             raise BackendUnsupported("this model has no chat template", hint="use plain text without roles, or an instruct model")
         segments = self._chat.segments(messages, add_generation_prompt)
-        _, earlier = nearest(reversed(tuple(self._settled)), lambda one: one.given, segments)
+        _, earlier = nearest(reversed(tuple(self._settled)), attrgetter("given"), segments)
         settled = self._specials.settled(segments, self._prefix, earlier)
         self._settled.append(settled)
         return settled.segments
