@@ -36,7 +36,9 @@ from .checked import Checker, Ids, snapshot_from, vocab_from
 from .files import write_whole
 
 FORMATS = ("sgl_lab.record/1", "sgl_lab.record/2")
-"""The second has embedded blocks: their contents stand in the header, under the ids of their first positions."""
+"""The second version has embedded blocks: the header contains their contents, by the ids of their
+first positions.
+"""
 MARK = '{"format":"sgl_lab.record/'
 """the beginning of our files, in every version of the format"""
 
@@ -128,7 +130,9 @@ class Record:
         return None
 
     def spell(self, token: int) -> str:
-        """The text of a token that occurs, once the run has ended; `<id>` before that. A block's first position has its chip."""
+        """The text of a token that occurs, once the run has ended; `<id>` before that. For a block's
+        first position it is the chip.
+        """
         return shown_at(token) if token < 0 else self.vocab.get(token) or f"<{token}>"
 
     def begin(self, snapshot: TreeSnapshot) -> None:

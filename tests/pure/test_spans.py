@@ -24,11 +24,11 @@ from sgl_lab.contracts.spans import (
     OBJECT,
     Block,
     Content,
+    block_position,
     blocks_in,
     first_id,
     has_blocks,
     is_inside,
-    place_of,
     shown_at,
     spelled,
 )
@@ -61,13 +61,13 @@ CHIP = "▣ image 9 positions"
 
 
 def test_an_id_says_which_content_and_which_position() -> None:
-    assert [place_of(token) for token in CAT.ids] == [(CAT.content, offset) for offset in range(9)]
+    assert [block_position(token) for token in CAT.ids] == [(CAT.content, offset) for offset in range(9)]
     assert max(CAT.ids) < -1
     assert min(CAT.ids) > -(2**53)
     assert not {*CAT.ids} & {*DOG.ids}
     assert Block(Content(CAT.content.digest, 9)).ids == CAT.ids
     assert [is_inside(token) for token in (7, *CAT.ids[:3])] == [False, False, True, True]
-    assert (place_of(5), place_of(CAT.ids[-1] - 1), place_of(-1)) == (None, None, None)
+    assert (block_position(5), block_position(CAT.ids[-1] - 1), block_position(-1)) == (None, None, None)
     assert shown_at(CAT.ids[0]) == CHIP
     assert shown_at(CAT.ids[1]) == ""
     assert CAT.content.title == "c0ffee"
@@ -79,7 +79,7 @@ def test_contents_whose_digests_begin_alike_never_share_an_id() -> None:
     contents += [Content(contents[0].digest, 5), Content(contents[0].digest, 4, "audio")]
     ids = [token for content in contents for token in Block(content).ids]
     assert len({*ids}) == len(ids) == 20 * 4 + 5 + 4
-    assert [place_of(first_id(content)) for content in contents] == [(content, 0) for content in contents]
+    assert [block_position(first_id(content)) for content in contents] == [(content, 0) for content in contents]
 
 
 def test_the_last_number_is_followed_by_the_first() -> None:
@@ -113,7 +113,7 @@ def test_blocks_are_found_among_tokens_and_spelled_as_one() -> None:
             parts.append(part)
         tokens = tuple(token for part in parts for token in part)
         found = [(tokens[start:end], place.content.digest) for start, end, place in blocks_in(tokens)]
-        assert found == [(part, place_of(part[0]).content.digest) for part in parts if part[0] < 0]  # type: ignore[union-attr]
+        assert found == [(part, block_position(part[0]).content.digest) for part in parts if part[0] < 0]  # type: ignore[union-attr]
         assert has_blocks(tokens) == bool(found)
         names = {CAT.ids: CHIP, DOG.ids: CHIP, CAT.ids[2:7]: "▣ image 5 of 9 positions"}
         units = [unit for part in parts for unit in ([names[part]] if part[0] < 0 else map(chr, part))]

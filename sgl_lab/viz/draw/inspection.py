@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ...contracts.legible import clipped, finite, legible
-from ...contracts.spans import is_inside, place_of
+from ...contracts.spans import block_position, is_inside
 from ..explain.history import shared
 from ..views.inspection import Inspection
 from . import palette
@@ -45,7 +45,7 @@ class Line:
     @property
     def name(self) -> str:
         """The token's id; what the digest of a block begins with."""
-        place = place_of(self.id)
+        place = block_position(self.id)
         return str(self.id) if place is None else place.content.title
 
     @property

@@ -280,7 +280,7 @@ def _healed(tok: Tok) -> str:
 
 
 def _block(tok: Tok) -> str:
-    """What the digest of the block begins with that stands here."""
+    """The beginning of the digest of the block at this position."""
     return (tok[6] or {}).get("block", "")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from ...contracts.legible import clipped
-from ...contracts.spans import told_apart
+from ...contracts.spans import distinguishing
 from ..explain.change import Change
 from ..explain.edit import Line
 from ..explain.history import shared
@@ -189,7 +189,7 @@ def _both(miss: Miss, new: Line, old: Line | None) -> str:
 
 
 def text(why: Why, spell: Spell) -> str:
-    parts, spell = [headline(why)], told_apart(spell)
+    parts, spell = [headline(why)], distinguishing(spell)
     for miss in why.misses:
         found = rows(miss, spell)
         lines = [f"  {label + ':':<18}{sentence}" for label, sentence in found]
@@ -203,7 +203,7 @@ def text(why: Why, spell: Spell) -> str:
 def html(why: Why, spell: Spell) -> Markup:
     frame = css(border=RULE, border_radius="8px", padding="14px 18px", margin="4px 0", font_size="14px", line_height="1.6")
     head = tag("div", {"style": css(font_weight="600")}, clipped(headline(why), 300))
-    return tag("div", {"style": frame}, head, *(_miss(miss, told_apart(spell)) for miss in why.misses))
+    return tag("div", {"style": frame}, head, *(_miss(miss, distinguishing(spell)) for miss in why.misses))
 
 
 def _miss(miss: Miss, spell: Spell) -> Markup:

@@ -14,7 +14,7 @@ from heapq import nlargest
 
 from ...contracts.events import Entry
 from ...contracts.ids import Namespace, RunId
-from ...contracts.spans import told_apart
+from ...contracts.spans import distinguishing
 from ...trace import Record
 from ..views.hits import n_shared
 from ..views.metrics import MetricsView
@@ -367,7 +367,7 @@ class _Judge:
         """
         if self._strange is None:
             self._strange = [
-                (model, record.title, one, "".join(map(told_apart(record.spell), one.prompt)))
+                (model, record.title, one, "".join(map(distinguishing(record.spell), one.prompt)))
                 for model, record in self._strangers[-MAX_STRANGERS:]
                 for one in history_of([record]).requests
             ]
@@ -394,13 +394,13 @@ class _Judge:
         return replace(miss, cause="together" if running else "unkept")
 
     def _change(self, served: Served, candidate: _Candidate, at: int) -> Change:
-        prompt, other, spell = served.prompt, candidate.tokens, told_apart(self._record.spell)
+        prompt, other, spell = served.prompt, candidate.tokens, distinguishing(self._record.spell)
         n_new, n_old = stretch(prompt[at:], other[at:])
         new, old = prompt[at : at + n_new], other[at : at + n_old]
         after = prompt[at + n_new : at + n_new + CONTEXT] if n_new < len(prompt) - at and n_old < len(other) - at else ()
         before = prompt[max(0, at - CONTEXT) : at]
         record = self._known.get(candidate.served.run) if candidate.served and candidate.served.run is not None else None
-        spell_old = told_apart(record.spell) if record else spell
+        spell_old = distinguishing(record.spell) if record else spell
         was = candidate.served.origin(at) if candidate.served else TEXT
         texts = ["".join(map(spell, before)), "".join(map(spell_old, old)), "".join(map(spell, new)), "".join(map(spell, after))]
         what = kind_of(served.origin(at), was, *texts)
@@ -412,7 +412,7 @@ class _Judge:
         return replace(shown, edit=find_edit(record.source if record else None, self._record.source, *texts))
 
     def _text(self, tokens: Tokens) -> str:
-        return "".join(map(told_apart(self._record.spell), tokens))
+        return "".join(map(distinguishing(self._record.spell), tokens))
 
     def _line(self, number: int) -> str:
         lines = self._record.source.split("\n")

@@ -29,7 +29,7 @@ from ...contracts.events import (
 )
 from ...contracts.ids import ForkId, RequestId, RunId
 from ...contracts.legible import finite, legible
-from ...contracts.spans import place_of
+from ...contracts.spans import block_position
 from .clock import RunClock
 from .reuse import Reuse
 
@@ -47,7 +47,7 @@ class Drawing(TypedDict, total=False):
     """tokens that a constraint allowed at this position"""
     drafted: bool
     block: str
-    """what the digest of a block begins with, whose first position this is"""
+    """the beginning of a block's digest, at its first position"""
     healed: str
     """text that was encoded in other tokens before, and that ends in this token or is spelled by it"""
 
@@ -314,7 +314,7 @@ class TokensView:
     def _tok(self, token: _Token) -> Tok:
         text, role = self._text(token.id), legible(token.role)
         how: Drawing = {}
-        if token.id < 0 and text and (place := place_of(token.id)) is not None:
+        if token.id < 0 and text and (place := block_position(token.id)) is not None:
             how["block"] = place.content.title
         if token.healed:
             how["healed"] = "".join(map(self._text, token.healed))

@@ -53,7 +53,7 @@ class NodeRow(TypedDict):
     parent: int | None
     label: str
     title: str
-    """what the digests of blocks in it begin with; mostly empty"""
+    """the beginnings of the digests of its blocks; mostly empty"""
     n: int
     refs: int
     hits: int
