@@ -45,8 +45,8 @@ class Line:
     @property
     def name(self) -> str:
         """The token's id; what the digest of a block begins with."""
-        place = block_position(self.id)
-        return str(self.id) if place is None else place.content.title
+        position = block_position(self.id)
+        return str(self.id) if position is None else position.content.title
 
     @property
     def note(self) -> str:

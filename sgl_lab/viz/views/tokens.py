@@ -314,8 +314,8 @@ class TokensView:
     def _tok(self, token: _Token) -> Tok:
         text, role = self._text(token.id), legible(token.role)
         how: Drawing = {}
-        if token.id < 0 and text and (place := block_position(token.id)) is not None:
-            how["block"] = place.content.title
+        if token.id < 0 and text and (position := block_position(token.id)) is not None:
+            how["block"] = position.content.title
         if token.healed:
             how["healed"] = "".join(map(self._text, token.healed))
         if (sample := token.sample) is None:
