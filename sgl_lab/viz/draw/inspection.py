@@ -207,7 +207,7 @@ def _lines(found: Sequence[Inspection], bases: Sequence[tuple[int, str]], spell:
     rows: list[str] = []
     room = MAX_TEXT * limit
     for one, (n_same, whose) in zip(found, bases, strict=True):
-        same = f"[{n_same:,} tokens shared with {clipped(whose, 60)}]" if n_same else ""
+        same = f"[{n_same:,} tokens as in {clipped(whose, 60)}]" if n_same else ""
         prompt = legible("".join(map(spell, one.prompt[n_same:])))
         answer_text = legible(one.value if one.kind != "gen" else "".join(spell(sample.token) for sample in one.samples))
         healed = "".join(f" ({seam})" for seam in seams(one, spell))
@@ -269,11 +269,11 @@ def _one(inspection: Inspection, base: tuple[int, str], spell: Spell, share: int
     answer_text = "".join(spell(sample.token) for sample in inspection.samples[n_head:])
     hits = min(max(inspection.n_hit or 0, n_same), n_text)
     cached, computed = ("".join(map(spell, inspection.prompt[a:b])) for a, b in ((n_same, hits), (hits, n_text)))
-    same = f"… {n_same:,} tokens shared with {clipped(whose, 60)} …" if n_same else ""
+    same = f"… {n_same:,} tokens as in {clipped(whose, 60)} …" if n_same else ""
     tail = prompt_lines(inspection, spell, n_text)
     head = answer_lines(inspection, spell, n_head)
     title = f"{clipped(inspection.title, 100)}: {len(inspection.prompt):,} tokens, {inspection.n_hit or 0:,} from the cache"
-    ending = f"{len(inspection.samples):,} generated: {clipped(inspection.reason, 40) or 'none yet'}"
+    ending = f"{len(inspection.samples):,} tokens: {clipped(inspection.reason, 40) or 'none yet'}"
     if inspection.kind != "gen":
         answer_text, ending = inspection.value, "chosen"
 
