@@ -178,6 +178,33 @@ def test_a_character_of_several_tokens_is_shown_as_one_as_soon_as_it_is_whole(pa
     assert page.texts(".sgl-text .t") == ["\\xff", "x"]
 
 
+def test_a_block_is_one_chip_whatever_becomes_of_its_positions(page: WidgetPage) -> None:
+    def block(state: str, n: int, title: str = "c0ffee", first: int = -(1 << 40)) -> list[list[Any]]:
+        chip = [f"▣ image {n} positions", state, None, "user", None, first, {"block": title}]
+        return [chip, *(["", state, None, "user", None, first - offset, None] for offset in range(1, n))]
+
+    def later(seq: int, start: int, *toks: list[Any]) -> None:
+        page.receive({"seq": seq, "kind": "delta", "tokens": {"forks": [], "ops": [{"fork": 1, "start": start, "toks": list(toks)}]}})
+
+    before, after = ["see ", "text", None, "user", None, 5, None], [" now", "text", None, "user", None, 6, None]
+    page.receive(tokens_message(before, *block("text", 500), after))
+    chips = page.page.locator(".sgl-text .t.sgl-block")
+    assert page.texts(".sgl-text .t") == ["see ", "▣ image 500 positions", " now"]
+    assert chips.get_attribute("title") == "c0ffee"
+    assert page.page.locator(".sgl-long").count() == 0, "it is one thing to read, however many positions it has"
+    later(1, 3, *block("cached", 500)[2:], after)
+    later(2, 1, *block("computed", 500), after)
+    assert page.texts(".sgl-text .t") == ["see ", "▣ image 500 positions", " now"]
+    assert "computed" in (chips.get_attribute("class") or "")
+    chips.hover()
+    expect(page.page.get_by_role("tooltip")).to_contain_text("digest c0ffee")
+    later(3, 1, *block("computed", 4, "d0d0ca", -(1 << 41)), before)
+    assert page.texts(".sgl-text .t") == ["see ", "▣ image 4 positions", "see "]
+    assert chips.get_attribute("title") == "d0d0ca"
+    later(4, 0, after)
+    assert page.texts(".sgl-text .t") == [" now"]
+
+
 def test_two_channels_show_two_properties_and_the_legend_names_them(page: WidgetPage) -> None:
     sure, unsure = -0.01, -3.0
     page.receive(
