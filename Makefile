@@ -35,7 +35,7 @@ else
 	.venv/bin/pytest -m deadline || .venv/bin/pytest -m deadline --last-failed  # what a busy machine missed gets a second try
 endif
 
-quick: setup setup-test  ## lint, check types and run the tests that need neither a kernel nor a browser; ROOM=viz, ROOM=engine.cache: those of one part
+quick: setup setup-test  ## lint, check types and run the tests that need neither a kernel nor a browser; ROOM=viz, ROOM=engine.serving.cache: those of one part
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not deadline" tests/rooms tests/pure $(if $(ROOM),tests/torch --room $(ROOM))

@@ -34,7 +34,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sgl_lab.engine.kernels.gpu.launch import Launch, hearing
+from sgl_lab.engine.compute.kernels.gpu.launch import Launch, hearing
 
 BUDGETS = Path(__file__).with_suffix(".json")
 CACHE = Path(__file__).resolve().parents[1] / "build" / "triton"

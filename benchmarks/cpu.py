@@ -37,14 +37,14 @@ import torch
 from listening import generate
 
 from sgl_lab.contracts.ids import RequestId
-from sgl_lab.engine.config import EngineConfig
-from sgl_lab.engine.engine import Engine
-from sgl_lab.engine.kernels.native import build
-from sgl_lab.engine.model import store
-from sgl_lab.engine.model.load import LoadedModel, load_model
-from sgl_lab.engine.model.packed import PackedDecoder
-from sgl_lab.engine.plan.plan import Plan, Row, Runner
-from sgl_lab.engine.run.choose import make_runner
+from sgl_lab.engine.compute.kernels.native import build
+from sgl_lab.engine.compute.models.load import LoadedModel, load_model
+from sgl_lab.engine.compute.models.packed import PackedDecoder
+from sgl_lab.engine.compute.runners.choose import make_runner
+from sgl_lab.engine.files import store
+from sgl_lab.engine.plan import Plan, Row, Runner
+from sgl_lab.engine.serving.config import EngineConfig
+from sgl_lab.engine.serving.engine import Engine
 
 N_PAGES = 16_384
 

@@ -46,7 +46,7 @@ def main() -> int:
     import torch
 
     from sgl_lab.contracts.errors import SglError
-    from sgl_lab.engine.model.place import find_place
+    from sgl_lab.engine.compute.models.devices import find_place
 
     try:
         device = find_place(options.device).device

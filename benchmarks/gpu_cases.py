@@ -13,8 +13,8 @@ from types import ModuleType
 
 import torch
 
-from sgl_lab.engine.kernels import gpu
-from sgl_lab.engine.kernels.gpu.cases import Case, Shape, attention_cases, expert_cases, linear_cases, row_cases, sampling_case
+from sgl_lab.engine.compute.kernels import gpu
+from sgl_lab.engine.compute.kernels.gpu.cases import Case, Shape, attention_cases, expert_cases, linear_cases, row_cases, sampling_case
 
 SMOLLM2 = Shape(9, 3, 64, 576, 1536, 49152)
 LLAMA_7B = Shape(32, 32, 128, 4096, 11008, 32000)

@@ -13,12 +13,12 @@ import torch
 from gpu_loads import dtype_of
 from torch import Tensor
 
-from sgl_lab.engine.kernels.gpu import cascade, decode, experts, gate, linear, norm, prefill, rotary, sampling
-from sgl_lab.engine.kernels.gpu.contexts import Contexts, Shared
-from sgl_lab.engine.kernels.gpu.wants import Wants
-from sgl_lab.engine.kernels.native.pack import Kind, quantise
-from sgl_lab.engine.model.decoder import inverse_frequencies
-from sgl_lab.engine.model.spec import ModelSpec
+from sgl_lab.engine.compute.kernels.gpu import cascade, decode, experts, gate, linear, norm, prefill, rotary, sampling
+from sgl_lab.engine.compute.kernels.gpu.contexts import Contexts, Shared
+from sgl_lab.engine.compute.kernels.gpu.wants import Wants
+from sgl_lab.engine.compute.kernels.native.pack import Kind, quantise
+from sgl_lab.engine.compute.models.decoder import inverse_frequencies
+from sgl_lab.engine.compute.models.spec import ModelSpec
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
 """tolerance: norm of the difference between kernel and twin, over the norm of the twin's result"""

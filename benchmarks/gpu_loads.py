@@ -14,12 +14,12 @@ import torch
 from listening import generate
 from torch import Tensor
 
-from sgl_lab.engine.config import EngineConfig
-from sgl_lab.engine.engine import Engine
-from sgl_lab.engine.fake import ByteTokenizer
-from sgl_lab.engine.model.decoder import Decoder
-from sgl_lab.engine.model.spec import Attention, FeedForward, Layer, ModelSpec, Rotary
-from sgl_lab.engine.run.device import DeviceRunner
+from sgl_lab.engine.compute.models.decoder import Decoder
+from sgl_lab.engine.compute.models.spec import Attention, FeedForward, Layer, ModelSpec, Rotary
+from sgl_lab.engine.compute.runners.gpu.device import DeviceRunner
+from sgl_lab.engine.serving.config import EngineConfig
+from sgl_lab.engine.serving.engine import Engine
+from sgl_lab.engine.tools.fake import ByteTokenizer
 
 if TYPE_CHECKING:
     from gpu_kernels import Card

@@ -12,7 +12,7 @@ import torch
 import transformers
 from gpu_loads import dtype_of, prompts_of
 
-from sgl_lab.engine.model.spec import ModelSpec
+from sgl_lab.engine.compute.models.spec import ModelSpec
 
 BLOCK = 256
 """size of the cache of continuous batching in tokens: its default"""

@@ -8,7 +8,7 @@ import time
 
 from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.contracts.port import GenJob, GenOutput
-from sgl_lab.engine.engine import Engine
+from sgl_lab.engine.serving.engine import Engine
 
 
 class Listener:

@@ -27,14 +27,14 @@ from sgl_lab.backends.local import LocalBackend
 from sgl_lab.contracts.ids import ExprId, ForkId
 from sgl_lab.contracts.params import Constraint, SamplingParams
 from sgl_lab.contracts.port import GenJob, Message, ModelCard, Segment
-from sgl_lab.engine.config import EngineConfig
-from sgl_lab.engine.engine import Engine
-from sgl_lab.engine.fake import ByteTokenizer
-from sgl_lab.engine.grammar.guide import Guide
-from sgl_lab.engine.model.chat import ChatTemplate
-from sgl_lab.engine.plan.plan import Draw, Launching, Plan, RowOutput, Timed
-from sgl_lab.engine.resident import Resident
-from sgl_lab.engine.text import TextStream
+from sgl_lab.engine.plan import Draw, Launching, Plan, RowOutput, Timed
+from sgl_lab.engine.serving.config import EngineConfig
+from sgl_lab.engine.serving.engine import Engine
+from sgl_lab.engine.serving.resident import Resident
+from sgl_lab.engine.text.chat import ChatTemplate
+from sgl_lab.engine.text.stream import TextStream
+from sgl_lab.engine.tools.fake import ByteTokenizer
+from sgl_lab.grammar.matcher import Guide
 from sgl_lab.trace import Ring
 
 PARTS = ("model", "sampler", "masks", "tree", "scheduler", "drafts", "text", "events", "rest")

@@ -43,7 +43,7 @@ from engines.drive import Peer, PeerFailed, measure
 from engines.make import MAKERS, load
 from engines.roster import Contender, Models
 
-from sgl_lab.engine.model.tokenizer import Tokenizer
+from sgl_lab.engine.text.tokenizer import Tokenizer
 
 RESULTS = roster.ROOT / "build" / "peers.json"
 CHECKED = 8
@@ -52,9 +52,9 @@ CHECKED = 8
 
 def models_and_tokenizer() -> tuple[Models, Tokenizer]:
     """The built-in model in every engine's format, and its tokenizer."""
-    from sgl_lab.engine.model import store
-    from sgl_lab.engine.model.convert import convert
-    from sgl_lab.engine.model.fetch import unseen
+    from sgl_lab.engine.compute.models.convert import convert
+    from sgl_lab.engine.files import store
+    from sgl_lab.engine.files.fetch import unseen
     from sgl_lab.session import BUILT_IN
 
     gguf = store.resolve(BUILT_IN)

@@ -32,7 +32,7 @@ from engines.ours import Gen
 
 from sgl_lab.contracts.params import Constraint, SamplingParams
 from sgl_lab.contracts.port import GenJob, GenOutput
-from sgl_lab.engine.asking import encoded
+from sgl_lab.engine.serving.replies import encoded
 from sgl_lab.session import Lab
 
 SCHEMAS: list[dict[str, Any]] = json.loads((Path(__file__).parent / "schemas.json").read_text())
@@ -109,7 +109,7 @@ def forcing(lab: Lab, plain: Lab, reps: int) -> None:
 
 
 def masks(lab: Lab) -> None:
-    from sgl_lab.engine.grammar.grammars import Grammars
+    from sgl_lab.grammar.grammars import Grammars
 
     spelling = lab._tokenizer
     warm = Grammars(spelling)

@@ -43,10 +43,10 @@ from sgl_lab.contracts.events import CellStarted, ForkOpened, RequestQueued, Str
 from sgl_lab.contracts.ids import ExprId, ForkId, RunId
 from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.contracts.port import GenJob, GenOutput
-from sgl_lab.engine.config import EngineConfig
-from sgl_lab.engine.engine import Engine
-from sgl_lab.engine.fake import ByteTokenizer
-from sgl_lab.engine.plan.plan import Draw, Plan, RowOutput
+from sgl_lab.engine.plan import Draw, Plan, RowOutput
+from sgl_lab.engine.serving.config import EngineConfig
+from sgl_lab.engine.serving.engine import Engine
+from sgl_lab.engine.tools.fake import ByteTokenizer
 from sgl_lab.magics.commands.keep import exported
 from sgl_lab.magics.session import Session
 from sgl_lab.magics.show import Folded

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 from . import doctor, notebook
 from .contracts.errors import BadArgument, SglError
-from .engine.kernels.native import build
-from .engine.model import store
-from .engine.model.fetch import Progress
+from .engine.compute.kernels.native import build
+from .engine.files import store
+from .engine.files.fetch import Progress
 from .trace.files import check_ours, write_whole
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def _native(options: argparse.Namespace) -> int:
 
 
 def _tune(options: argparse.Namespace) -> int:
-    from .engine.model.place import find_place
+    from .engine.compute.models.devices import find_place
 
     device = find_place(options.device).device
     if device.type == "cpu":
@@ -196,9 +196,9 @@ def _tune(options: argparse.Namespace) -> int:
 
     import torch
 
-    from .engine.kernels.gpu import cases, tune, tuning
-    from .engine.model.executors import GPU, fitted
-    from .engine.model.load import read_spec
+    from .engine.compute.kernels.gpu import cases, tune, tuning
+    from .engine.compute.models.executors import GPU, fitted
+    from .engine.compute.models.load import read_spec
 
     with _Bar() as show:
         spec = read_spec(store.resolve(options.model, progress=show), name=options.model, cache_dir=store.cache_dir(), progress=show)

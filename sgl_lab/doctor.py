@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 
-from .engine.kernels.native import build
-from .engine.model import store
+from .engine.compute.kernels.native import build
+from .engine.files import store
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PACKAGES = {"jupyterlab": (4, 2), "ipykernel": (6, 29), "ipywidgets": (8, 1), "anywidget": (0, 9, 13), "jinja2": (3, 1, 6)}
@@ -77,7 +77,7 @@ def _torch(native: Finding) -> Iterator[Finding]:
         return
     yield Finding("ok", "torch", torch.__version__)
     yield Finding("ok", "cpu", f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} of {os.cpu_count()} cores")
-    from .engine.model.place import find_place, memory_of, unfit_gpu
+    from .engine.compute.models.devices import find_place, memory_of, unfit_gpu
 
     for index in range(torch.cuda.device_count()):
         if reason := unfit_gpu(index):

@@ -18,10 +18,10 @@ from contextlib import suppress
 from typing import Self
 
 from .contracts.errors import DeviceUnfit, EngineStopped, OutOfMemory, SglError
-from .engine.forked import check_not_forked
-from .engine.gate import Reply
-from .engine.model import store
-from .engine.model.memory import machine_bytes
+from .engine.compute.memory import machine_bytes
+from .engine.files import store
+from .engine.serving.forked import check_not_forked
+from .engine.serving.gate import Reply
 from .lang.loop import SLICE_S
 from .session import BUILT_IN, Lab, import_engine
 
@@ -61,7 +61,7 @@ class Loading:
 
     def _lab(self) -> Lab:
         """Load on the GPU if one is requested or available and large enough, otherwise on the CPU."""
-        from .engine.model.place import find_place, give_back
+        from .engine.compute.models.devices import find_place, give_back
 
         # nothing is closed for a name that resolves to nothing
         store.resolve(self.model, progress=self._progress)

@@ -25,19 +25,19 @@ from .contracts.ids import RequestId, RunId
 from .contracts.port import ModelCard, WarmJob
 from .contracts.spans import Block, shown_at
 from .contracts.tree import TreeSnapshot
-from .engine.asking import Heard, encoded
-from .engine.forked import begin_to_load, check_not_forked, is_forked
-from .engine.model.fetch import Progress, unseen
+from .engine.files.fetch import Progress, unseen
+from .engine.serving.forked import begin_to_load, check_not_forked, is_forked
+from .engine.serving.replies import Heard, encoded
 from .lang.ids import run_ids
 from .lang.keywords import all_suggest
 from .lang.state import ProgramState
 from .trace import Follower, Record, Ring
 
 if TYPE_CHECKING:
-    from .engine.drift import Drift
-    from .engine.model.place import Memory
-    from .engine.resident import Resident
-    from .engine.simulate import Outcome
+    from .engine.compute.models.devices import Memory
+    from .engine.serving.resident import Resident
+    from .engine.tools.drift import Drift
+    from .engine.tools.simulate import Outcome
 
 T = TypeVar("T")
 
@@ -115,15 +115,15 @@ class Lab:
         check_not_forked()
         import_engine()
         from .backends.local import LocalBackend
-        from .engine.config import EngineConfig
-        from .engine.engine import Engine
-        from .engine.kernels.native import build
-        from .engine.model import store
-        from .engine.model.load import load_model
-        from .engine.model.place import find_place
-        from .engine.resident import Resident
-        from .engine.run.choose import make_runner
-        from .engine.run.kv import pages_for
+        from .engine.compute.kernels.native import build
+        from .engine.compute.models.devices import find_place
+        from .engine.compute.models.load import load_model
+        from .engine.compute.runners.choose import make_runner
+        from .engine.compute.runners.kv import pages_for
+        from .engine.files import store
+        from .engine.serving.config import EngineConfig
+        from .engine.serving.engine import Engine
+        from .engine.serving.resident import Resident
 
         model = os.fspath(model) if isinstance(model, os.PathLike) else model
         _check_text(model=model, device=device, dtype=dtype)
@@ -226,7 +226,7 @@ class Lab:
     @property
     def is_current(self) -> bool:
         """Whether the model's name still refers to the files that this lab was loaded from."""
-        from .engine.model import store
+        from .engine.files import store
 
         try:
             path = store.here(self.model)
@@ -248,13 +248,13 @@ class Lab:
 
     def memory(self) -> Memory:
         """The current memory of the model's device. `n_bytes` is this lab's share of it."""
-        from .engine.model.place import memory_of
+        from .engine.compute.models.devices import memory_of
 
         return memory_of(self._device)
 
     def prometheus(self) -> str:
         """The same counts in the text format of Prometheus."""
-        from .engine.report import prometheus
+        from .engine.serving.prometheus import prometheus
 
         return prometheus(self.stats())
 
@@ -320,7 +320,7 @@ class Lab:
         BadArgument for an unknown policy, or for a size that is not a whole number of at least
         `page_size` tokens.
         """
-        from .engine.simulate import Recording, what_if
+        from .engine.tools.simulate import Recording, what_if
 
         if not isinstance(record, Record):
             raise BadArgument(f"what_if needs a record, not {record!r:.80}", hint="one of lab.records, or what `read_jsonl` gives")
@@ -339,7 +339,7 @@ class Lab:
         """Measure how far logprobs move with the way they are computed. Takes seconds, and drops
         every prefix that is not pinned.
         """
-        from .engine.drift import measure
+        from .engine.tools.drift import measure
 
         return measure(self.backend, self.flush)
 
@@ -431,8 +431,8 @@ def _collect_lost() -> None:
 def import_engine() -> None:
     """Import torch and the other heavy modules of a lab."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
-    from .engine.model import load as load
-    from .engine.run import choose as choose
+    from .engine.compute.models import load as load
+    from .engine.compute.runners import choose as choose
 
 
 def _several(given: object, name: str, kind: type[T]) -> tuple[T, ...]:

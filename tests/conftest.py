@@ -23,7 +23,7 @@ TABLE = "table"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--room", help="only the test files that import this part of sgl_lab, for example viz or engine.cache")
+    parser.addoption("--room", help="only the test files that import this part of sgl_lab, for example viz or engine.serving.cache")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

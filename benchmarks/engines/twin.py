@@ -13,14 +13,14 @@ from torch import Tensor
 
 from sgl_lab.contracts.ids import RequestId
 from sgl_lab.contracts.params import Constraint
-from sgl_lab.engine.grammar.grammars import Grammars
-from sgl_lab.engine.model import store
-from sgl_lab.engine.model.load import load_model
-from sgl_lab.engine.model.packed import PackedDecoder
-from sgl_lab.engine.plan.plan import Plan, Row
-from sgl_lab.engine.run.attention import PagedAttention
-from sgl_lab.engine.run.batch import Batch
-from sgl_lab.engine.run.kv import KvStore
+from sgl_lab.engine.compute.models.load import load_model
+from sgl_lab.engine.compute.models.packed import PackedDecoder
+from sgl_lab.engine.compute.runners.attention import PagedAttention
+from sgl_lab.engine.compute.runners.batch import Batch
+from sgl_lab.engine.compute.runners.kv import KvStore
+from sgl_lab.engine.files import store
+from sgl_lab.engine.plan import Plan, Row
+from sgl_lab.grammar.grammars import Grammars
 
 from .loads import Ids, Said, common_prefix
 

@@ -11,8 +11,8 @@ from ..contracts.events import Emit, RequestQueued, silent
 from ..contracts.ids import ExprId, ForkId, RequestId
 from ..contracts.params import Constraint
 from ..contracts.port import GenJob, GenListener, Message, ModelCard, ScoreJob, ScoreListener, Segment, WarmJob, WarmListener
-from ..engine.family import Family
-from ..engine.resident import Resident
+from ..engine.serving.groups import Family
+from ..engine.serving.resident import Resident
 from ..lang.backend.base_backend import BaseBackend
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page
 
 from sgl_lab.contracts.events import Entry, Event, NodeEvicted
-from sgl_lab.engine.cache.policy import POLICIES
-from sgl_lab.engine.cache.pool import PagePool
-from sgl_lab.engine.cache.tree import RadixTree
+from sgl_lab.engine.serving.cache.policy import POLICIES
+from sgl_lab.engine.serving.cache.pool import PagePool
+from sgl_lab.engine.serving.cache.tree import RadixTree
 from sgl_lab.viz.bundle import STATIC
 from sgl_lab.viz.views import TreeView
 

@@ -15,10 +15,10 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from sgl_lab.engine.kernels.linear import Linear
-from sgl_lab.engine.model.decoder import Decoder
-from sgl_lab.engine.model.families import spec_from_config
-from sgl_lab.engine.model.weights import Checkpoint
+from sgl_lab.engine.compute.kernels.linear import Linear
+from sgl_lab.engine.compute.models.decoder import Decoder
+from sgl_lab.engine.compute.models.families import spec_from_config
+from sgl_lab.engine.files.weights import Checkpoint
 
 from ..torch.tiny import CONFIG, write_tiny
 

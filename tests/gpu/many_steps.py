@@ -21,14 +21,14 @@ import gpu_loads
 
 from sgl_lab.contracts.ids import RequestId
 from sgl_lab.contracts.params import SamplingParams
-from sgl_lab.engine.kernels.gpu.launch import Launch, hearing
-from sgl_lab.engine.kernels.linear import Linear
-from sgl_lab.engine.model.decoder import Decoder
-from sgl_lab.engine.model.device_decoder import DeviceDecoder
-from sgl_lab.engine.plan.plan import Row, Sampling
-from sgl_lab.engine.run.forward import Forward
-from sgl_lab.engine.run.kv import KvStore
-from sgl_lab.engine.run.reading import Reading, Wanted
+from sgl_lab.engine.compute.kernels.gpu.launch import Launch, hearing
+from sgl_lab.engine.compute.kernels.linear import Linear
+from sgl_lab.engine.compute.models.decoder import Decoder
+from sgl_lab.engine.compute.models.device_decoder import DeviceDecoder
+from sgl_lab.engine.compute.runners.gpu.forward import Forward
+from sgl_lab.engine.compute.runners.gpu.reading import Reading, Wanted
+from sgl_lab.engine.compute.runners.kv import KvStore
+from sgl_lab.engine.plan import Row, Sampling
 
 CPU = torch.device("cpu")
 N_PAGES, PREFIX = 20_000, 300

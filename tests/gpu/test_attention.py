@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from sgl_lab.engine.kernels.gpu.cascade import attend_cascade, attend_cascade_twin
-from sgl_lab.engine.kernels.gpu.contexts import Contexts, Shared
-from sgl_lab.engine.kernels.gpu.decode import (
+from sgl_lab.engine.compute.kernels.gpu.cascade import attend_cascade, attend_cascade_twin
+from sgl_lab.engine.compute.kernels.gpu.contexts import Contexts, Shared
+from sgl_lab.engine.compute.kernels.gpu.decode import (
     attend_decode,
     attend_decode_twin,
     attend_invariant,
     attend_invariant_twin,
     splits_for,
 )
-from sgl_lab.engine.kernels.gpu.prefill import attend_prefill, attend_prefill_twin
+from sgl_lab.engine.compute.kernels.gpu.prefill import attend_prefill, attend_prefill_twin
 
 
 @dataclass(frozen=True)

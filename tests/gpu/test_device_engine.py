@@ -9,10 +9,10 @@ import pytest
 
 from sgl_lab.contracts.events import NodeEvicted, RequestPreempted
 from sgl_lab.contracts.params import Constraint
-from sgl_lab.engine.model.decoder import Decoder
-from sgl_lab.engine.plan.plan import Plan, RowOutput
-from sgl_lab.engine.run.device import DeviceRunner
-from sgl_lab.engine.run.runner import TorchRunner
+from sgl_lab.engine.compute.models.decoder import Decoder
+from sgl_lab.engine.compute.runners.gpu.device import DeviceRunner
+from sgl_lab.engine.compute.runners.runner import TorchRunner
+from sgl_lab.engine.plan import Plan, RowOutput
 
 from ..pure.driving import Heard, bench, expect_idle, expect_lawful
 from ..torch.tiny import tokens

@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from sgl_lab.engine.kernels.linear import Linear
-from sgl_lab.engine.kernels.native.pack import Kind
-from sgl_lab.engine.model.convert import convert
-from sgl_lab.engine.model.decoder import Decoder
-from sgl_lab.engine.model.device_packed import packed_on_device
-from sgl_lab.engine.model.families import spec_from_config
-from sgl_lab.engine.model.gguf_file import GgufFile
-from sgl_lab.engine.model.grouped import Groups
-from sgl_lab.engine.model.weights import Checkpoint, read_json
-from sgl_lab.engine.run.device import DeviceRunner
-from sgl_lab.engine.run.runner import TorchRunner
+from sgl_lab.engine.compute.kernels.linear import Linear
+from sgl_lab.engine.compute.kernels.native.pack import Kind
+from sgl_lab.engine.compute.models.convert import convert
+from sgl_lab.engine.compute.models.decoder import Decoder
+from sgl_lab.engine.compute.models.device_packed import packed_on_device
+from sgl_lab.engine.compute.models.families import spec_from_config
+from sgl_lab.engine.compute.models.grouped import Groups
+from sgl_lab.engine.compute.runners.gpu.device import DeviceRunner
+from sgl_lab.engine.compute.runners.runner import TorchRunner
+from sgl_lab.engine.files.gguf_file import GgufFile
+from sgl_lab.engine.files.weights import Checkpoint, read_json
 
 from ..torch.gguf_files import write_gguf
 from ..torch.test_stored import PROMPT, SHAPES, SMALL, WRITERS, in_transformers, write_exact

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from sgl_lab.contracts.errors import DeviceUnfit, OutOfMemory, RequestFailed
 from sgl_lab.contracts.params import SamplingParams
-from sgl_lab.engine.model import device_decoder
-from sgl_lab.engine.model.decoder import Decoder
-from sgl_lab.engine.plan.plan import Following, Plan, Row, RowOutput, Timed
-from sgl_lab.engine.run.device import DeviceRunner
-from sgl_lab.engine.run.kv import KvStore
-from sgl_lab.engine.run.runner import TorchRunner
+from sgl_lab.engine.compute.models import device_decoder
+from sgl_lab.engine.compute.models.decoder import Decoder
+from sgl_lab.engine.compute.runners.gpu.device import DeviceRunner
+from sgl_lab.engine.compute.runners.kv import KvStore
+from sgl_lab.engine.compute.runners.runner import TorchRunner
+from sgl_lab.engine.plan import Following, Plan, Row, RowOutput, Timed
 
 from ..torch.tiny import GREEDY, Sequences, scores, tokens
 

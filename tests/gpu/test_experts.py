@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sgl_lab.engine.kernels.gpu.experts import (
+from sgl_lab.engine.compute.kernels.gpu.experts import (
     Routing,
     combine,
     combine_twin,

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from sgl_lab.engine.kernels.gpu.linear import (
+from sgl_lab.engine.compute.kernels.gpu.linear import (
     Packed,
     invariant_matmul,
     invariant_matmul_twin,
     packed_matmul,
     packed_matmul_twin,
 )
-from sgl_lab.engine.kernels.native.pack import Grouped, Kind, quantise
+from sgl_lab.engine.compute.kernels.native.pack import Grouped, Kind, quantise
 
 BITS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 """relative to the largest result: the interpreter cuts bfloat16 off where a card rounds"""

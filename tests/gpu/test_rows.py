@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sgl_lab.engine.kernels.gpu.gate import silu_mul, silu_mul_twin
-from sgl_lab.engine.kernels.gpu.norm import add_rms_norm, add_rms_norm_twin, rms_norm, rms_norm_twin
-from sgl_lab.engine.kernels.gpu.rotary import rotate_and_write, rotate_and_write_twin
+from sgl_lab.engine.compute.kernels.gpu.gate import silu_mul, silu_mul_twin
+from sgl_lab.engine.compute.kernels.gpu.norm import add_rms_norm, add_rms_norm_twin, rms_norm, rms_norm_twin
+from sgl_lab.engine.compute.kernels.gpu.rotary import rotate_and_write, rotate_and_write_twin
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 ULP = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}

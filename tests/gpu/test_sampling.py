@@ -12,11 +12,11 @@ from torch import Tensor
 
 from sgl_lab.contracts.errors import RequestFailed
 from sgl_lab.contracts.params import SamplingParams
-from sgl_lab.engine.kernels.gpu.sampling import sample, sample_twin
-from sgl_lab.engine.kernels.gpu.wants import Drawn, Status, Wants
-from sgl_lab.engine.plan.plan import Sampling
-from sgl_lab.engine.run import sampler
-from sgl_lab.engine.run.wanted import edits_of, write
+from sgl_lab.engine.compute.kernels.gpu.sampling import sample, sample_twin
+from sgl_lab.engine.compute.kernels.gpu.wants import Drawn, Status, Wants
+from sgl_lab.engine.compute.runners import sampler
+from sgl_lab.engine.compute.runners.gpu.wanted import edits_of, write
+from sgl_lab.engine.plan import Sampling
 
 VOCAB = 9001
 """three tiles, the last one with a single token in its last word"""

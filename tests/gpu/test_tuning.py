@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from sgl_lab import cli
-from sgl_lab.engine.kernels.gpu import tuning
-from sgl_lab.engine.kernels.gpu.cases import Shape, cases
-from sgl_lab.engine.kernels.gpu.launch import hearing
-from sgl_lab.engine.kernels.gpu.tune import tune
-from sgl_lab.engine.kernels.gpu.tuning import Config, Key, choice, file_of, read, search, trial, use, write
+from sgl_lab.engine.compute.kernels.gpu import tuning
+from sgl_lab.engine.compute.kernels.gpu.cases import Shape, cases
+from sgl_lab.engine.compute.kernels.gpu.launch import hearing
+from sgl_lab.engine.compute.kernels.gpu.tune import tune
+from sgl_lab.engine.compute.kernels.gpu.tuning import Config, Key, choice, file_of, read, search, trial, use, write
 
 DEFAULT = {"BLOCK": 64, "STAGES": 3, "num_warps": 4}
 

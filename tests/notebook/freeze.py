@@ -10,8 +10,8 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 
-from sgl_lab.engine.kernels.native import build
-from sgl_lab.engine.model import store
+from sgl_lab.engine.compute.kernels.native import build
+from sgl_lab.engine.files import store
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 

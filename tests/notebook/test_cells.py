@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sgl_lab.engine.kernels.native import build
-from sgl_lab.engine.model import store
+from sgl_lab.engine.compute.kernels.native import build
+from sgl_lab.engine.files import store
 
 from .conftest import Kernel
 
@@ -420,7 +420,7 @@ def test_where_the_native_step_is_not_built_one_line_says_how(tmp_path: Path, mo
 
 
 def test_a_replaced_model_is_parked_and_resumed(fresh_kernel: Kernel, tmp_path: Path) -> None:
-    from sgl_lab.engine.model.convert import convert
+    from sgl_lab.engine.compute.models.convert import convert
 
     other = tmp_path / "other"
     other.symlink_to(convert(store.resolve("smollm2"), "smollm2", store.cache_dir(), lambda done, total, text: None))

@@ -25,11 +25,11 @@ from sgl_lab.contracts.ids import NodeId, RequestId
 from sgl_lab.contracts.params import Constraint, SamplingParams
 from sgl_lab.contracts.port import GenJob, GenOutput, ScoreJob, WarmJob
 from sgl_lab.contracts.tree import TreeNode, TreeSnapshot
-from sgl_lab.engine.config import EngineConfig
-from sgl_lab.engine.engine import Engine
-from sgl_lab.engine.fake import ByteTokenizer, HashModel, HashRunner
-from sgl_lab.engine.grammar.grammars import Grammars
-from sgl_lab.engine.plan.plan import Plan, RowOutput, Runner
+from sgl_lab.engine.plan import Plan, RowOutput, Runner
+from sgl_lab.engine.serving.config import EngineConfig
+from sgl_lab.engine.serving.engine import Engine
+from sgl_lab.engine.tools.fake import ByteTokenizer, HashModel, HashRunner
+from sgl_lab.grammar.grammars import Grammars
 
 SOAK = int(os.environ.get("SGL_LAB_SOAK", "1"))
 """How many times the CI size the random tests run."""

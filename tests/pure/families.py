@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from sgl_lab.engine.model.config import MAX_WIDTH, Config, rotary
-from sgl_lab.engine.model.families import FAMILIES, QKV, QKVO, Family, llama_like, window_of
-from sgl_lab.engine.model.spec import Experts, Layer, ModelSpec, Names
+from sgl_lab.engine.compute.models.config import MAX_WIDTH, Config, rotary
+from sgl_lab.engine.compute.models.families import FAMILIES, QKV, QKVO, Family, llama_like, window_of
+from sgl_lab.engine.compute.models.spec import Experts, Layer, ModelSpec, Names
 
 
 def each(spec: ModelSpec, change: Callable[[int, Layer], Layer]) -> ModelSpec:

@@ -10,9 +10,9 @@ from sgl_lab.contracts.events import CellFinished, CellStarted, ExprFinished, Ex
 from sgl_lab.contracts.ids import Counter, ExprId, ForkId, RunId
 from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.contracts.port import GenJob, ScoreJob
-from sgl_lab.engine.config import EngineConfig
-from sgl_lab.engine.engine import Engine
-from sgl_lab.engine.fake import ByteTokenizer, HashRunner
+from sgl_lab.engine.serving.config import EngineConfig
+from sgl_lab.engine.serving.engine import Engine
+from sgl_lab.engine.tools.fake import ByteTokenizer, HashRunner
 from sgl_lab.trace import Record, Ring
 
 from .driving import Heard

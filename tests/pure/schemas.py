@@ -9,8 +9,8 @@ from typing import Any
 
 from llguidance import LLMatcher
 
-from sgl_lab.engine.grammar.limits import LIMITS
-from sgl_lab.engine.grammar.search import byte_tokenizer
+from sgl_lab.grammar.limits import LIMITS
+from sgl_lab.grammar.search import byte_tokenizer
 
 MAX_ORDERS = 500
 

@@ -12,10 +12,10 @@ import pytest
 from sgl_lab.contracts.errors import InvariantBroken
 from sgl_lab.contracts.events import LocksChanged, NodeEvicted, NodeInserted, NodeSplit, Touched
 from sgl_lab.contracts.ids import RequestId
-from sgl_lab.engine.cache.audit import audit
-from sgl_lab.engine.cache.policy import POLICIES
-from sgl_lab.engine.cache.pool import PagePool
-from sgl_lab.engine.cache.tree import Lease, Node, RadixTree, Tokens, common_length
+from sgl_lab.engine.serving.cache.audit import audit
+from sgl_lab.engine.serving.cache.policy import POLICIES
+from sgl_lab.engine.serving.cache.pool import PagePool
+from sgl_lab.engine.serving.cache.tree import Lease, Node, RadixTree, Tokens, common_length
 
 from .driving import SOAK, Fold
 

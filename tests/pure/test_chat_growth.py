@@ -18,10 +18,10 @@ from sgl_lab.contracts.events import Event, StreamExtended
 from sgl_lab.contracts.ids import ForkId
 from sgl_lab.contracts.port import Message, Segment
 from sgl_lab.contracts.prefixes import n_common, nearest
-from sgl_lab.engine.model import sandbox
-from sgl_lab.engine.model.chat import ChatTemplate
-from sgl_lab.engine.model.specials import Prefix, Special, Specials
-from sgl_lab.engine.model.tokenizer import Tokenizer
+from sgl_lab.engine.text import sandbox
+from sgl_lab.engine.text.chat import ChatTemplate
+from sgl_lab.engine.text.specials import Prefix, Special, Specials
+from sgl_lab.engine.text.tokenizer import Tokenizer
 from sgl_lab.lang.chat_template import ChatTemplate as NamedTemplate
 from sgl_lab.lang.chat_template import Renderer, get_chat_template
 from sgl_lab.lang.transcript import Piece, Pieces, Rendering, Transcript, Turn
@@ -55,7 +55,7 @@ def forgetting(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Rendering, "follow", fresh)
     monkeypatch.setattr(ChatTemplate, "_grown", lambda *_: None)
-    monkeypatch.setattr("sgl_lab.engine.model.tokenizer.nearest", lambda *_: (0, None))
+    monkeypatch.setattr("sgl_lab.engine.text.tokenizer.nearest", lambda *_: (0, None))
     monkeypatch.setattr("sgl_lab.lang.chat_template.nearest", lambda *_: (0, None))
 
 

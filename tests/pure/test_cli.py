@@ -14,7 +14,7 @@ import pytest
 
 from sgl_lab import cli
 from sgl_lab import notebook as nb
-from sgl_lab.engine.kernels.native import build
+from sgl_lab.engine.compute.kernels.native import build
 from sgl_lab.trace.files import check_ours
 
 

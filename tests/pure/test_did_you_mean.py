@@ -12,7 +12,7 @@ import sgl_lab.lang.surface as sgl
 from sgl_lab.backends.scripted import ScriptedBackend
 from sgl_lab.contracts.errors import BadArgument, UnknownArgument
 from sgl_lab.contracts.near import nearest
-from sgl_lab.engine.config import EngineConfig
+from sgl_lab.engine.serving.config import EngineConfig
 from sgl_lab.lang.choices import ChoicesSamplingMethod
 from sgl_lab.session import Lab
 

@@ -11,11 +11,11 @@ from sgl_lab.contracts.errors import EngineStopped, RequestFailed
 from sgl_lab.contracts.events import DraftVerified, EngineFault, StepRan, TokensSampled
 from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.contracts.port import GenJob, ScoreJob
-from sgl_lab.engine.cache.pool import TREE, PagePool
-from sgl_lab.engine.cache.tree import RadixTree
-from sgl_lab.engine.fake import HashModel, HashRunner
-from sgl_lab.engine.plan.drafts import BORDER, Corpus
-from sgl_lab.engine.plan.plan import Plan, RowOutput, Sampling
+from sgl_lab.engine.plan import Plan, RowOutput, Sampling
+from sgl_lab.engine.serving.cache.pool import TREE, PagePool
+from sgl_lab.engine.serving.cache.tree import RadixTree
+from sgl_lab.engine.serving.scheduling.drafts import BORDER, Corpus
+from sgl_lab.engine.tools.fake import HashModel, HashRunner
 
 from .driving import Bench, Heard, Late, Stream, bench, expect_idle
 

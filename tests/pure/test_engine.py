@@ -19,10 +19,10 @@ from sgl_lab.contracts.events import (
 )
 from sgl_lab.contracts.params import Constraint, SamplingParams
 from sgl_lab.contracts.port import GenJob, ScoreJob, WarmJob
-from sgl_lab.engine.fake import ByteTokenizer, HashModel, HashRunner
-from sgl_lab.engine.family import sample_seed
-from sgl_lab.engine.plan.plan import Plan, RowOutput
-from sgl_lab.engine.text import TextStream
+from sgl_lab.engine.plan import Plan, RowOutput
+from sgl_lab.engine.serving.groups import sample_seed
+from sgl_lab.engine.text.stream import TextStream
+from sgl_lab.engine.tools.fake import ByteTokenizer, HashModel, HashRunner
 
 from .driving import SLOW, SOAK, Bench, Heard, bench, expect_idle, expect_lawful, mask_after
 

@@ -14,7 +14,7 @@ from sgl_lab.contracts.errors import BadArgument, ConstraintFailed
 from sgl_lab.contracts.events import EngineFault, RequestFinished, StepRan, TokensSampled
 from sgl_lab.contracts.params import Constraint, SamplingParams
 from sgl_lab.contracts.port import GenJob, GenOutput
-from sgl_lab.engine.fake import HashModel
+from sgl_lab.engine.tools.fake import HashModel
 
 from .driving import Bench, Heard, Late, bench, expect_idle, expect_lawful
 

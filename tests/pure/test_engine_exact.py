@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.contracts.port import GenJob
-from sgl_lab.engine.fake import HashModel, HashRunner
-from sgl_lab.engine.plan.plan import Row, RowOutput
+from sgl_lab.engine.plan import Row, RowOutput
+from sgl_lab.engine.tools.fake import HashModel, HashRunner
 
 from .driving import Heard, bench, expect_idle
 

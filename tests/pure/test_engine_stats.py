@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import pytest
 
 from sgl_lab.contracts.events import Event, StepRan
-from sgl_lab.engine.config import EngineConfig
-from sgl_lab.engine.engine import Engine
-from sgl_lab.engine.fake import ByteTokenizer, HashRunner
-from sgl_lab.engine.plan.plan import Plan, RowOutput
-from sgl_lab.engine.report import METRICS, prometheus
+from sgl_lab.engine.plan import Plan, RowOutput
+from sgl_lab.engine.serving.config import EngineConfig
+from sgl_lab.engine.serving.engine import Engine
+from sgl_lab.engine.serving.prometheus import METRICS, prometheus
+from sgl_lab.engine.tools.fake import ByteTokenizer, HashRunner
 
 from .driving import Bench, Fold, bench
 

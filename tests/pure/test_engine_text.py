@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Callable
 
-from sgl_lab.engine.text import TextStream
+from sgl_lab.engine.text.stream import TextStream
 
 from .driving import SOAK
 

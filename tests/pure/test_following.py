@@ -10,7 +10,7 @@ import pytest
 from sgl_lab.contracts.events import EngineFault, StepRan
 from sgl_lab.contracts.params import Constraint, SamplingParams
 from sgl_lab.contracts.port import GenJob
-from sgl_lab.engine.plan.plan import Following, Plan
+from sgl_lab.engine.plan import Following, Plan
 
 from .driving import Bench, Heard, Stream, bench, expect_idle, expect_lawful
 

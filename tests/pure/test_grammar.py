@@ -14,9 +14,9 @@ import pytest
 
 from sgl_lab.contracts.errors import BackendUnsupported, BadArgument
 from sgl_lab.contracts.params import Constraint
-from sgl_lab.engine.fake import ByteTokenizer
-from sgl_lab.engine.grammar.grammars import Grammars
-from sgl_lab.engine.grammar.guide import Guide
+from sgl_lab.engine.tools.fake import ByteTokenizer
+from sgl_lab.grammar.grammars import Grammars
+from sgl_lab.grammar.matcher import Guide
 
 GRAMMARS = Grammars(ByteTokenizer())
 

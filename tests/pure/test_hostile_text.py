@@ -17,7 +17,7 @@ from IPython.core.error import UsageError
 
 from sgl_lab.contracts.errors import SglError, UnfinishedValue
 from sgl_lab.contracts.legible import clipped, legible
-from sgl_lab.engine.model.store import resolve
+from sgl_lab.engine.files.store import resolve
 from sgl_lab.magics.commands.keep import exported
 from sgl_lab.magics.errors import readable, render_with
 from sgl_lab.magics.line import run_line

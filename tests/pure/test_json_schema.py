@@ -44,7 +44,7 @@ PROGRAM = """
 import sys
 from dataclasses import dataclass
 from typing import Literal
-from sgl_lab.engine.grammar.schema import lowered
+from sgl_lab.grammar.schema import lowered
 from sgl_lab.lang.form import of_schema
 
 @dataclass

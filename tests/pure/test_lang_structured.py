@@ -22,7 +22,7 @@ from sgl_lab.backends.scripted import ScriptedBackend
 from sgl_lab.contracts.errors import BackendUnsupported, BadArgument, InvalidValue, Stopped, UnfinishedValue
 from sgl_lab.contracts.params import Constraint
 from sgl_lab.contracts.port import GenJob
-from sgl_lab.engine.grammar.schema import lowered
+from sgl_lab.grammar.schema import lowered
 from sgl_lab.lang.form import of_schema
 
 from .language import line_with, watchdog, within  # noqa: F401

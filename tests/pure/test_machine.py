@@ -15,9 +15,9 @@ from sgl_lab.contracts.params import Constraint
 from sgl_lab.contracts.patterns import ecma, python
 from sgl_lab.contracts.patterns.machine import Machine
 from sgl_lab.contracts.patterns.tree import ALL, ANY, Chars, Choice, Many, Named, Node, Such, Text, chain, choice, for_python
-from sgl_lab.engine.fake import ByteTokenizer
-from sgl_lab.engine.grammar.grammars import Grammars
-from sgl_lab.engine.grammar.numbers import between
+from sgl_lab.engine.tools.fake import ByteTokenizer
+from sgl_lab.grammar.grammars import Grammars
+from sgl_lab.grammar.numbers import between
 from sgl_lab.lang.form import of_schema
 
 GRAMMARS = Grammars(ByteTokenizer())

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from sgl_lab.contracts.errors import InvariantBroken, ModelError
-from sgl_lab.engine.model.executors import GPU, NATIVE, TORCH, Executor, fitted, unfit
-from sgl_lab.engine.model.families import QKV, spec_from_config
-from sgl_lab.engine.model.spec import KvGroup, ModelSpec, RopeScaling, Rotary
+from sgl_lab.engine.compute.models.executors import GPU, NATIVE, TORCH, Executor, fitted, unfit
+from sgl_lab.engine.compute.models.families import QKV, spec_from_config
+from sgl_lab.engine.compute.models.spec import KvGroup, ModelSpec, RopeScaling, Rotary
 
 from .families import ALL
 

@@ -11,8 +11,8 @@ from sgl_lab.contracts.errors import BackendUnsupported, BadArgument
 from sgl_lab.contracts.params import Constraint
 from sgl_lab.contracts.patterns import ecma
 from sgl_lab.contracts.patterns.formats import FORMATS, fits
-from sgl_lab.engine.fake import ByteTokenizer
-from sgl_lab.engine.grammar.grammars import Grammars
+from sgl_lab.engine.tools.fake import ByteTokenizer
+from sgl_lab.grammar.grammars import Grammars
 from sgl_lab.lang.form import of_schema
 
 GRAMMARS = Grammars(ByteTokenizer())

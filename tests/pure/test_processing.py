@@ -21,13 +21,13 @@ from sgl_lab.contracts.params import Constraint, SamplingParams
 from sgl_lab.contracts.patterns import watching
 from sgl_lab.contracts.patterns.watching import Watch
 from sgl_lab.contracts.port import GenJob, TokenLogprob
-from sgl_lab.engine.fake import HashRunner
-from sgl_lab.engine.grammar.guide import Guide
-from sgl_lab.engine.model.chat import ChatTemplate
-from sgl_lab.engine.model.tokenizer import Tokenizer
-from sgl_lab.engine.plan.plan import Runner
-from sgl_lab.engine.processing import Filling, Process, Processing, process_here
-from sgl_lab.engine.resident import Resident
+from sgl_lab.engine.plan import Runner
+from sgl_lab.engine.serving.processing import Filling, Process, Processing, process_here
+from sgl_lab.engine.serving.resident import Resident
+from sgl_lab.engine.text.chat import ChatTemplate
+from sgl_lab.engine.text.tokenizer import Tokenizer
+from sgl_lab.engine.tools.fake import HashRunner
+from sgl_lab.grammar.matcher import Guide
 from sgl_lab.lang.choices import ChoicesDecision, ChoicesSamplingMethod
 
 from .driving import SOAK, Bench, Heard, Late, Stream, bench, expect_idle, expect_lawful

@@ -18,12 +18,12 @@ from sgl_lab.contracts.events import EngineFault, PrefixMatched, RequestQueued, 
 from sgl_lab.contracts.ids import ExprId, ForkId, RequestId
 from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.contracts.port import Backend, GenJob, GenListener, ModelCard, ScoreJob, WarmJob
-from sgl_lab.engine import forked, telling
-from sgl_lab.engine.config import EngineConfig
-from sgl_lab.engine.engine import Engine
-from sgl_lab.engine.fake import ByteTokenizer, HashRunner
-from sgl_lab.engine.plan.plan import Plan, RowOutput
-from sgl_lab.engine.resident import Resident
+from sgl_lab.engine.plan import Plan, RowOutput
+from sgl_lab.engine.serving import forked, telling
+from sgl_lab.engine.serving.config import EngineConfig
+from sgl_lab.engine.serving.engine import Engine
+from sgl_lab.engine.serving.resident import Resident
+from sgl_lab.engine.tools.fake import ByteTokenizer, HashRunner
 from sgl_lab.trace import Ring
 
 from .driving import Fold, Heard, forked_process

@@ -14,8 +14,8 @@ from jsonschema import Draft202012Validator
 from llguidance import LLMatcher
 
 from sgl_lab.contracts.errors import BackendUnsupported, BadArgument
-from sgl_lab.engine.grammar.schema import lowered
-from sgl_lab.engine.grammar.search import byte_tokenizer
+from sgl_lab.grammar.schema import lowered
+from sgl_lab.grammar.search import byte_tokenizer
 
 from .driving import SOAK
 from .schemas import accepts, takes

@@ -17,10 +17,10 @@ from sgl_lab.backends.scripted import ScriptedBackend
 from sgl_lab.contracts.errors import ProgramError
 from sgl_lab.contracts.events import Event, RequestQueued, StreamExtended
 from sgl_lab.contracts.port import Segment
-from sgl_lab.engine.fake import HashModel
-from sgl_lab.engine.plan.plan import Sampling
-from sgl_lab.engine.seam import Seam, Spellings
-from sgl_lab.engine.text import TextStream
+from sgl_lab.engine.plan import Sampling
+from sgl_lab.engine.text.seam import Seam, Spellings
+from sgl_lab.engine.text.stream import TextStream
+from sgl_lab.engine.tools.fake import HashModel
 from sgl_lab.lang.state import ProgramState
 
 from .language import watchdog  # noqa: F401

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from sgl_lab.contracts.ids import RequestId
-from sgl_lab.engine.plan.plan import Row
-from sgl_lab.engine.run.sharing import Group, Sharing, groups
+from sgl_lab.engine.compute.runners.gpu.sharing import Group, Sharing, groups
+from sgl_lab.engine.plan import Row
 
 
 def tables(*rows: Sequence[int]) -> list[np.ndarray]:

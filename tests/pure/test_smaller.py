@@ -10,9 +10,9 @@ import pytest
 from sgl_lab.contracts.errors import OutOfMemory
 from sgl_lab.contracts.ids import RequestId
 from sgl_lab.contracts.params import SamplingParams
-from sgl_lab.engine.fake import HashModel, HashRunner
-from sgl_lab.engine.plan.plan import Plan, Row, RowOutput, Sampling
-from sgl_lab.engine.run.smaller import in_pieces
+from sgl_lab.engine.compute.runners.gpu.smaller import in_pieces
+from sgl_lab.engine.plan import Plan, Row, RowOutput, Sampling
+from sgl_lab.engine.tools.fake import HashModel, HashRunner
 
 PROMPT = tuple(range(3, 24))
 

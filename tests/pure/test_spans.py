@@ -32,13 +32,13 @@ from sgl_lab.contracts.spans import (
     shown_at,
     spelled,
 )
-from sgl_lab.engine.cache.pool import PagePool
-from sgl_lab.engine.cache.tree import RadixTree
-from sgl_lab.engine.config import EngineConfig
-from sgl_lab.engine.engine import Engine
-from sgl_lab.engine.fake import ByteTokenizer, HashRunner
-from sgl_lab.engine.plan.plan import Plan, Row, RowOutput
-from sgl_lab.engine.resident import Resident
+from sgl_lab.engine.plan import Plan, Row, RowOutput
+from sgl_lab.engine.serving.cache.pool import PagePool
+from sgl_lab.engine.serving.cache.tree import RadixTree
+from sgl_lab.engine.serving.config import EngineConfig
+from sgl_lab.engine.serving.engine import Engine
+from sgl_lab.engine.serving.resident import Resident
+from sgl_lab.engine.tools.fake import ByteTokenizer, HashRunner
 from sgl_lab.lang.expressions import Embedded
 from sgl_lab.trace import Record, Ring, read_jsonl, write_jsonl
 from sgl_lab.trace.record import RecordUnreadable

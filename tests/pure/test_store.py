@@ -16,7 +16,7 @@ import pytest
 from sgl_lab import doctor
 from sgl_lab.contracts.errors import ModelDamaged, ModelError, ModelMissing
 from sgl_lab.doctor import Finding
-from sgl_lab.engine.model import store
+from sgl_lab.engine.files import store
 
 from . import package_index
 from .model_hub import ModelHub
@@ -133,7 +133,7 @@ def test_a_second_kernel_waits_says_so_and_does_not_fetch_again(index: PackageIn
     first.start()
     assert reached.wait(60)
     script = (
-        "import sys; from sgl_lab.engine.model.store import BuiltIn, fetch\n"
+        "import sys; from sgl_lab.engine.files.store import BuiltIn, fetch\n"
         f"print(fetch({TOY!r}, progress=lambda done, total, text: print(text, flush=True)))"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as second:
@@ -205,7 +205,7 @@ def test_a_cache_that_is_read_only_is_one_line_and_its_models_are_found(index: P
 
 def test_a_disk_that_is_full_is_one_line(index: PackageIndex, cache: Path) -> None:
     script = (
-        "import resource; from sgl_lab.engine.model.store import BuiltIn, fetch; from sgl_lab.contracts.errors import SglError\n"
+        "import resource; from sgl_lab.engine.files.store import BuiltIn, fetch; from sgl_lab.contracts.errors import SglError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
         f"try: fetch({TOY!r})\n"
         "except SglError as error: print(error)\n"

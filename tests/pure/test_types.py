@@ -19,8 +19,8 @@ from pydantic import Field
 
 from sgl_lab.contracts.errors import BackendUnsupported, BadArgument
 from sgl_lab.contracts.params import Constraint
-from sgl_lab.engine.fake import ByteTokenizer
-from sgl_lab.engine.grammar.grammars import Grammars
+from sgl_lab.engine.tools.fake import ByteTokenizer
+from sgl_lab.grammar.grammars import Grammars
 from sgl_lab.lang.form import of_schema, of_type
 
 GRAMMARS = Grammars(ByteTokenizer())

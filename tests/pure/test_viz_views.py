@@ -42,9 +42,9 @@ from sgl_lab.contracts.ids import ExprId, ForkId, NodeId, RequestId, RunId
 from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.contracts.port import GenJob, ScoreJob, WarmJob
 from sgl_lab.contracts.tree import TreeSnapshot
-from sgl_lab.engine.config import EngineConfig
-from sgl_lab.engine.engine import Engine
-from sgl_lab.engine.fake import ByteTokenizer, HashRunner
+from sgl_lab.engine.serving.config import EngineConfig
+from sgl_lab.engine.serving.engine import Engine
+from sgl_lab.engine.tools.fake import ByteTokenizer, HashRunner
 from sgl_lab.viz.draw import palette, still
 from sgl_lab.viz.views import LanesView, MetricsView, Reuse, TokensView, TreeView, views_of
 from sgl_lab.viz.views.inspection import inspections

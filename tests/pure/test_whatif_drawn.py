@@ -8,8 +8,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from sgl_lab.engine.config import EngineConfig
-from sgl_lab.engine.simulate import Outcome, Recording, what_if
+from sgl_lab.engine.serving.config import EngineConfig
+from sgl_lab.engine.tools.simulate import Outcome, Recording, what_if
 from sgl_lab.magics.commands import whatif as command
 from sgl_lab.magics.options import OptionError
 from sgl_lab.trace import Record

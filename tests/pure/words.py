@@ -12,11 +12,11 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from sgl_lab.backends.local import LocalBackend
 from sgl_lab.contracts.events import Emit, silent
 from sgl_lab.contracts.port import ModelCard
-from sgl_lab.engine.config import EngineConfig
-from sgl_lab.engine.engine import Engine
-from sgl_lab.engine.fake import HashModel, HashRunner
-from sgl_lab.engine.model.tokenizer import Tokenizer
-from sgl_lab.engine.resident import Resident
+from sgl_lab.engine.serving.config import EngineConfig
+from sgl_lab.engine.serving.engine import Engine
+from sgl_lab.engine.serving.resident import Resident
+from sgl_lab.engine.text.tokenizer import Tokenizer
+from sgl_lab.engine.tools.fake import HashModel, HashRunner
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEXTS = [

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from sgl_lab.contracts.errors import SglError
 from sgl_lab.contracts.params import Constraint
-from sgl_lab.engine.grammar.grammars import Grammars
+from sgl_lab.grammar.grammars import Grammars
 
 Kind = Literal["regex", "json_schema", "grammar"]
 N_VOCAB = 49_152

@@ -25,9 +25,9 @@ TIMEOUT_S = 120
 SMOKE = """
 from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.contracts.port import GenJob
-from sgl_lab.engine.config import EngineConfig
-from sgl_lab.engine.engine import Engine
-from sgl_lab.engine.fake import ByteTokenizer, HashModel, HashRunner
+from sgl_lab.engine.serving.config import EngineConfig
+from sgl_lab.engine.serving.engine import Engine
+from sgl_lab.engine.tools.fake import ByteTokenizer, HashModel, HashRunner
 
 class Listener:
     outputs = ()
@@ -59,7 +59,7 @@ sys.exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--tb=short", "--no-
 class Mutant:
     name: str
     path: str
-    """below sgl_lab/engine/"""
+    """below sgl_lab/"""
     old: str
     """occurs exactly once"""
     new: str
@@ -67,7 +67,7 @@ class Mutant:
     """of tests/pure/, tests/reliability/ or tests/torch/, as pytest names it"""
 
 
-TREE, POOL, SCHEDULER = "cache/tree.py", "cache/pool.py", "plan/scheduler.py"
+TREE, POOL, SCHEDULER = "engine/serving/cache/tree.py", "engine/serving/cache/pool.py", "engine/serving/scheduling/scheduler.py"
 CACHE_RANDOM = "pure/test_cache.py::test_random_operations_agree_with_the_model"
 EXACT_REQUESTS = "pure/test_engine_exact.py::test_what_was_computed_otherwise_never_serves_an_exact_request_nor_the_other_way_round"
 SEAMS = "pure/test_seams.py::test_the_tokens_that_a_gen_goes_on_from_spell_the_text"
@@ -227,14 +227,14 @@ MUTANTS = (
     ),
     Mutant(
         "an unpinned prefix stays locked",
-        "cache/pins.py",
+        "engine/serving/cache/pins.py",
         "            self._tree.release(pin.lease)\n",
         "            pass\n",
         "pure/test_engine_pins.py::test_a_pinned_prefix_is_never_evicted_and_then_it_is",
     ),
     Mutant(
         "pinned pages count as room for requests",
-        "intake.py",
+        "engine/serving/intake.py",
         "if need <= n_pages - n_pinned:",
         "if need <= n_pages:",
         "pure/test_engine_pins.py::test_a_request_beside_pins_is_refused_unless_it_begins_with_them",
@@ -334,14 +334,14 @@ MUTANTS = (
     ),
     Mutant(
         "a repeated prompt is taken whole from the tree and nothing is left to sample from",
-        "plan/request.py",
+        "engine/serving/scheduling/request.py",
         'self.n_tokens - (self.kind == "gen")',
         "self.n_tokens",
         "pure/test_engine.py::test_the_same_prompt_again_computes_one_token",
     ),
     Mutant(
         "what is computed again after a preemption counts as computed twice",
-        "plan/request.py",
+        "engine/serving/scheduling/request.py",
         "        n_new = max(0, end - max(start, self.n_counted))\n",
         "        n_new = end - start\n",
         "pure/test_scheduler.py::test_a_preempted_request_says_what_it_would_have_said",
@@ -363,14 +363,14 @@ MUTANTS = (
     ),
     Mutant(
         "what follows a wrong guess is drawn all the same",
-        "plan/plan.py",
+        "engine/plan.py",
         "        if found.token != guess:\n            break\n",
         "",
         "pure/test_drafts.py::test_the_guess_is_what_was_drawn_with_the_same_seed",
     ),
     Mutant(
         "all draws of a row use the first one's randomness",
-        "plan/plan.py",
+        "engine/plan.py",
         "            position=self.position + n,\n",
         "",
         "pure/test_drafts.py::test_the_guess_is_what_was_drawn_with_the_same_seed",
@@ -391,35 +391,35 @@ MUTANTS = (
     ),
     Mutant(
         "the digest of a block is no part of the key",
-        "../contracts/spans.py",
+        "contracts/spans.py",
         "        while _contents.setdefault(number, content) != content:\n",
         "        _contents.setdefault(number := content.n, content)\n        while False:\n",
         "pure/test_spans.py::test_the_cache_tells_blocks_apart_by_their_digests_alone",
     ),
     Mutant(
         "a number is given out without a look at the digest",
-        "../contracts/spans.py",
+        "contracts/spans.py",
         "        while _contents.setdefault(number, content) != content:\n",
         "        _contents.setdefault(number, content)\n        while False:\n",
         "pure/test_spans.py::test_contents_whose_digests_begin_alike_never_share_an_id",
     ),
     Mutant(
         "positions of a block are drafted",
-        "plan/drafts.py",
+        "engine/serving/scheduling/drafts.py",
         "        line = drawable(line)\n",
         "",
         "pure/test_spans.py::test_no_draft_says_positions_of_a_block",
     ),
     Mutant(
         "the embeddings of a block are those of its end",
-        "run/batch.py",
+        "engine/compute/runners/batch.py",
         "np.asarray(by_number[number])[offsets[mine]]",
         "np.asarray(by_number[number])[-1 - offsets[mine]]",
         "torch/test_blocks.py::test_a_block_with_the_embeddings_of_tokens_computes_what_they_compute",
     ),
     Mutant(
         "a flush leaves what was said to be guessed from",
-        "engine.py",
+        "engine/serving/engine.py",
         "        self._drafts.forget()\n",
         "",
         "pure/test_drafts.py::test_a_flush_forgets_what_was_said",
@@ -440,7 +440,7 @@ MUTANTS = (
     ),
     Mutant(
         "a step under way gives tokens to who was cancelled",
-        "engine.py",
+        "engine/serving/engine.py",
         "            if request.phase is Phase.RUNNING and not request.is_processed",
         "            if not request.is_processed",
         "pure/test_drafts.py::test_random_jobs_say_the_same_with_and_without_guesses_however_a_runner_computes",
@@ -461,7 +461,7 @@ MUTANTS = (
     ),
     Mutant(
         "what was started upon a step that failed is taken in",
-        "engine.py",
+        "engine/serving/engine.py",
         "            self._forget_followers()\n",
         "",
         "reliability/test_faults.py::test_a_fault_fails_its_own_request_and_nothing_else",
@@ -489,14 +489,14 @@ MUTANTS = (
     ),
     Mutant(
         "a text that cannot be had is everybody's fault",
-        "processing.py",
+        "engine/serving/processing.py",
         "        self.error = _error_of(self._work)\n",
         "        self._work()\n",
         "pure/test_engine.py::test_a_token_whose_text_cannot_be_had_fails_its_request_alone",
     ),
     Mutant(
         "what follows the end of a text is guessed",
-        "plan/drafts.py",
+        "engine/serving/scheduling/drafts.py",
         "if token in self.ends)",
         "if False)",
         "pure/test_drafts.py::test_nothing_is_guessed_beyond_the_end_of_a_text",
@@ -504,77 +504,77 @@ MUTANTS = (
     # ------------------------------------------------------------ engine, families, text
     Mutant(
         "the n samples of a prompt are all the same",
-        "family.py",
+        "engine/serving/groups.py",
         "    if index == 0:\n",
         "    if index >= 0:\n",
         "pure/test_engine.py::test_n_samples_come_from_one_prefill_and_differ",
     ),
     Mutant(
         "the siblings of a failed branch are still served",
-        "engine.py",
+        "engine/serving/engine.py",
         "            if request.phase is Phase.FINISHED:\n                continue",
         "            if False:\n                continue",
         "pure/test_engine.py::test_one_failing_branch_fails_its_whole_family_once",
     ),
     Mutant(
         "a cancel ends one sample of a family alone",
-        "engine.py",
+        "engine/serving/engine.py",
         "        for member in family.requests:\n            if member.is_processed",
         "        for member in family.requests[:1]:\n            if member.is_processed",
         "pure/test_engine.py::test_cancelled_jobs_answer_once",
     ),
     Mutant(
         "changes of locks are never said",
-        "engine.py",
+        "engine/serving/engine.py",
         "        self._tree.report_locks()\n        account.lap",
         "        account.lap",
         "pure/test_engine.py::test_the_next_turn_finds_the_generated_tokens",
     ),
     Mutant(
         "one row out of memory takes all others with it",
-        "engine.py",
+        "engine/serving/engine.py",
         "outputs += self._runner.run(Plan(plan.step, (row,)))",
         "outputs += self._runner.run(plan)",
         "pure/test_engine.py::test_a_failing_row_fails_alone_and_typed",
     ),
     Mutant(
         "a stop string across two tokens is missed",
-        "text.py",
+        "engine/text/stream.py",
         "self._decoded[max(0, n_before - self._longest + 1) :]",
         "self._decoded[n_before:]",
         "pure/test_engine_text.py::test_a_stop_across_token_borders_is_cut_with_the_tokens_it_touches",
     ),
     Mutant(
         "the beginning of a stop string is shown before it is known to be one",
-        "text.py",
+        "engine/text/stream.py",
         "max((begun.n for begun in self._begun), default=0)",
         "0",
         "pure/test_engine_text.py::test_what_may_begin_a_stop_is_held_back_until_it_is_known",
     ),
     Mutant(
         "a token whose character is not whole yet counts as shown",
-        "text.py",
+        "engine/text/stream.py",
         "        if not self._decoder.getstate()[0]:\n            self._borders",
         "        if True:\n            self._borders",
         "pure/test_engine_text.py::test_a_character_cut_into_tokens_appears_when_it_is_whole",
     ),
     Mutant(
         "of a token that a stop cut nothing is left",
-        "family.py",
+        "engine/serving/groups.py",
         "        if not text.kept:\n",
         "        if True:\n",
         SEAMS,
     ),
     Mutant(
         "a prompt's end is drawn anew without its bytes in mind",
-        "seam.py",
+        "engine/text/seam.py",
         "                mask[:], n_allowed = self._spellings.mask(left.rest, left.inside)\n",
         "                mask[:], n_allowed = array('I', [0xFFFFFFFF]) * len(mask), 1\n",
         SEAMS,
     ),
     Mutant(
         "what a token says of the prompt is text of the answer too",
-        "family.py",
+        "engine/serving/groups.py",
         "            data = data[len(sample.lead) :]\n",
         "            pass\n",
         SEAMS,
@@ -582,42 +582,42 @@ MUTANTS = (
     # ------------------------------------------------------------ constraints
     Mutant(
         "masks are one position late",
-        "grammar/guide.py",
+        "grammar/matcher.py",
         "        for n, mask in enumerate(self._masks[: len(guess) + 1]):\n",
         "        for n, mask in enumerate([*self._masks[1 : len(guess) + 1], self._masks[0]]):\n",
         GUESSED_MASKS,
     ),
     Mutant(
         "a forced run goes beyond the most that was asked for",
-        "family.py",
+        "engine/serving/groups.py",
         '        return "length" if len(request.generated) == request.limit else None\n\n    def _heals',
         '        return "length" if len(request.generated) == request.limit and draw is not None else None\n\n    def _heals',
         "pure/test_engine_constraints.py::test_a_forced_run_ends_where_the_text_must",
     ),
     Mutant(
         "working out what may follow a guess takes the guess as said",
-        "grammar/guide.py",
+        "grammar/matcher.py",
         "self._matcher.deep_copy() if guess else self._matcher",
         "self._matcher",
         GUESSED_MASKS,
     ),
     Mutant(
         "samples of a prompt share one guide",
-        "family.py",
+        "engine/serving/groups.py",
         "guides = [None if constraint is None else grammars.start(constraint, self._limit) for _ in ids]",
         "guides = [None if constraint is None else grammars.start(constraint, self._limit)] * len(ids)",
         "pure/test_engine_constraints.py::test_samples_of_one_prompt_each_follow_the_constraint",
     ),
     Mutant(
         "a mask that cannot be worked out fails the step",
-        "processing.py",
+        "engine/serving/processing.py",
         "        self.error = _error_of(lambda: self.guide.fill(self.drafts))\n",
         "        self.guide.fill(self.drafts)\n",
         "pure/test_engine_constraints.py::test_a_constraint_without_a_way_on_fails_its_request_alone",
     ),
     Mutant(
         "forced tokens with which a text ends count as computed",
-        "family.py",
+        "engine/serving/groups.py",
         "n_read - 1 if reason is None else min(n_read, n_sure) - 1",
         "n_read - 1",
         "pure/test_engine_constraints.py::test_a_constrained_text_that_comes_again_takes_few_steps_and_is_the_same_to_the_bit",
@@ -631,42 +631,42 @@ MUTANTS = (
     ),
     Mutant(
         "a cached prompt hides the logprobs that are asked for",
-        "plan/request.py",
+        "engine/serving/scheduling/request.py",
         'min(self.targets, default=self.n_tokens - (self.kind == "gen"))',
         'self.n_tokens - 1 if self.kind == "gen" else min(self.targets, default=self.n_tokens)',
         "pure/test_engine_constraints.py::test_logprobs_of_the_prompt_are_computed_from_the_position_asked_for",
     ),
     Mutant(
         "a text that a stop cut counts as whole if it was so before",
-        "family.py",
+        "engine/serving/groups.py",
         "        if self.text.matched is None and not self.text.n_begun:\n",
         "        if self.text is not None:\n",
         "pure/test_engine_constraints.py::test_a_text_that_a_stop_ended_is_complete_if_what_is_left_is",
     ),
     Mutant(
         "a text is led out one token too late",
-        "family.py",
+        "engine/serving/groups.py",
         "self._limit - n + is_inside) - 1)",
         "self._limit - n + is_inside))",
         "pure/test_engine_constraints.py::test_a_text_is_whole_before_its_tokens_run_out",
     ),
     Mutant(
         "a way is kept though what was said leads off it",
-        "grammar/guide.py",
+        "grammar/matcher.py",
         "elif len(way) > most or not self._exits.finishes(self._matcher, (token, *way)):",
         "elif len(way) > most:",
         "pure/test_engine_constraints.py::test_a_text_is_whole_before_its_tokens_run_out",
     ),
     Mutant(
         "what takes the place of a draw counts as forced",
-        "family.py",
+        "engine/serving/groups.py",
         "logprob=None, top=(), n_allowed=1)",
         "logprob=None, top=(), n_allowed=1, forced=True)",
         "pure/test_engine_constraints.py::test_the_way_out_is_told_as_what_it_is",
     ),
     Mutant(
         "a whole text is led on into what does not fit",
-        "family.py",
+        "engine/serving/groups.py",
         "guide.way or (min(self._vocabulary.eos_ids),)",
         "guide.way or (token.token,)",
         "pure/test_engine_constraints.py::test_a_text_that_is_whole_ends_before_a_token_that_leads_too_far",
@@ -674,7 +674,7 @@ MUTANTS = (
     # ------------------------------------------------------------ exactness
     Mutant(
         "what was computed fast serves an exact request",
-        "engine.py",
+        "engine/serving/engine.py",
         "namespace if runner.is_exact else (*namespace, EXACT)",
         "namespace",
         EXACT_REQUESTS,
@@ -682,41 +682,41 @@ MUTANTS = (
     Mutant(
         "an exact request is computed as the others are",
         SCHEDULER,
-        "len(drafts), n_top, request.is_exact)",
-        "len(drafts), n_top, False)",
+        "len(drafts), n_top, request.is_exact,",
+        "len(drafts), n_top, False,",
         EXACT_REQUESTS,
     ),
     Mutant(
         "an exact token attends to what comes after it in its tile",
-        "run/exact.py",
+        "engine/compute/runners/exact.py",
         "k[:, :, read], v[:, :, read]",
         "k, v",
         EXACT_CHUNKS,
     ),
     Mutant(
         "a token reads one that has left its window",
-        "run/batch.py",
+        "engine/compute/runners/batch.py",
         "keys > queries - window",
         "keys >= queries - window",
         "torch/test_families.py::test_what_left_the_window_is_not_read",
     ),
     Mutant(
         "a row that goes on in the next tile starts anew",
-        "run/exact.py",
+        "engine/compute/runners/exact.py",
         "start = row.start + done",
         "start = row.start",
         EXACT_CHUNKS,
     ),
     Mutant(
         "tiles are taken where their rows come out differently",
-        "run/exact.py",
+        "engine/compute/runners/exact.py",
         "TILE if is_uniform(self._model, TILE) else 1",
         "TILE",
         "torch/test_exact.py::test_where_the_rows_of_a_tile_differ_tokens_go_one_by_one",
     ),
     Mutant(
         "two tokens that are equally likely count as a flip",
-        "drift.py",
+        "engine/tools/drift.py",
         "if other.get(reference.token, -math.inf) < other",
         "if other.get(reference.token, -math.inf) <= other",
         "torch/test_drift.py::test_a_deterministic_lab_has_none",
@@ -734,7 +734,7 @@ class Verdict:
 
 
 def source(mutant: Mutant, root: Path = ROOT) -> Path:
-    return root / "sgl_lab" / "engine" / mutant.path
+    return root / "sgl_lab" / mutant.path
 
 
 def judge(mutant: Mutant) -> Verdict:

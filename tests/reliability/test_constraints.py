@@ -17,16 +17,16 @@ from sgl_lab.backends.local import LocalBackend
 from sgl_lab.contracts.errors import BackendUnsupported, BadArgument, RequestFailed
 from sgl_lab.contracts.params import Constraint, SamplingParams
 from sgl_lab.contracts.port import GenJob, GenOutput, ModelCard
-from sgl_lab.engine.asking import Heard
-from sgl_lab.engine.config import EngineConfig
-from sgl_lab.engine.engine import Engine
-from sgl_lab.engine.fake import ByteTokenizer, HashModel, HashRunner
-from sgl_lab.engine.grammar.grammars import Grammars
-from sgl_lab.engine.model import store
-from sgl_lab.engine.model.convert import convert
-from sgl_lab.engine.model.tokenizer import Tokenizer
-from sgl_lab.engine.plan.plan import Sampling
-from sgl_lab.engine.resident import Resident
+from sgl_lab.engine.compute.models.convert import convert
+from sgl_lab.engine.files import store
+from sgl_lab.engine.plan import Sampling
+from sgl_lab.engine.serving.config import EngineConfig
+from sgl_lab.engine.serving.engine import Engine
+from sgl_lab.engine.serving.replies import Heard
+from sgl_lab.engine.serving.resident import Resident
+from sgl_lab.engine.text.tokenizer import Tokenizer
+from sgl_lab.engine.tools.fake import ByteTokenizer, HashModel, HashRunner
+from sgl_lab.grammar.grammars import Grammars
 
 from ..pure.driving import SOAK, bench, expect_idle, expect_lawful
 

@@ -16,11 +16,11 @@ from sgl_lab.contracts.errors import RequestFailed
 from sgl_lab.contracts.events import EngineFault, Event, NodeEvicted, RequestPreempted, silent
 from sgl_lab.contracts.params import Constraint, SamplingParams
 from sgl_lab.contracts.port import GenJob, ModelCard, ScoreJob, WarmJob
-from sgl_lab.engine.config import EngineConfig
-from sgl_lab.engine.engine import Engine
-from sgl_lab.engine.fake import ByteTokenizer, HashModel, HashRunner
-from sgl_lab.engine.plan.plan import Plan, RowOutput
-from sgl_lab.engine.resident import Resident
+from sgl_lab.engine.plan import Plan, RowOutput
+from sgl_lab.engine.serving.config import EngineConfig
+from sgl_lab.engine.serving.engine import Engine
+from sgl_lab.engine.serving.resident import Resident
+from sgl_lab.engine.tools.fake import ByteTokenizer, HashModel, HashRunner
 
 from ..pure.driving import SOAK
 

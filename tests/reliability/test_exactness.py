@@ -15,13 +15,13 @@ import pytest
 from sgl_lab.backends.local import LocalBackend
 from sgl_lab.contracts.events import silent
 from sgl_lab.contracts.port import GenJob, ModelCard, ScoreJob
-from sgl_lab.engine.config import EngineConfig
-from sgl_lab.engine.engine import Engine
-from sgl_lab.engine.kernels.native import build
-from sgl_lab.engine.model import store
-from sgl_lab.engine.model.load import LoadedModel, load_model
-from sgl_lab.engine.resident import Resident
-from sgl_lab.engine.run.choose import make_runner
+from sgl_lab.engine.compute.kernels.native import build
+from sgl_lab.engine.compute.models.load import LoadedModel, load_model
+from sgl_lab.engine.compute.runners.choose import make_runner
+from sgl_lab.engine.files import store
+from sgl_lab.engine.serving.config import EngineConfig
+from sgl_lab.engine.serving.engine import Engine
+from sgl_lab.engine.serving.resident import Resident
 
 from ..pure.driving import SOAK, Heard
 from ..torch.tiny import write_tiny

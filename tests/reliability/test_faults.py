@@ -12,9 +12,9 @@ import pytest
 from sgl_lab.contracts.errors import RequestFailed
 from sgl_lab.contracts.params import Constraint, SamplingParams
 from sgl_lab.contracts.port import GenJob, ScoreJob, WarmJob
-from sgl_lab.engine.fake import HashRunner
-from sgl_lab.engine.family import Family
-from sgl_lab.engine.plan.plan import Plan, Row, RowOutput
+from sgl_lab.engine.plan import Plan, Row, RowOutput
+from sgl_lab.engine.serving.groups import Family
+from sgl_lab.engine.tools.fake import HashRunner
 
 from ..pure.driving import SOAK, Bench, Heard, Late, Stream, bench, expect_idle
 

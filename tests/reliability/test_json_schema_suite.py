@@ -12,7 +12,7 @@ import pytest
 from llguidance import LLMatcher
 
 from sgl_lab.contracts.errors import BackendUnsupported, BadArgument
-from sgl_lab.engine.grammar.schema import lowered
+from sgl_lab.grammar.schema import lowered
 
 from ..pure.schemas import accepts
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sgl_lab.engine.kernels.native import build
-from sgl_lab.engine.model import store
-from sgl_lab.engine.model.load import LoadedModel, load_model
+from sgl_lab.engine.compute.kernels.native import build
+from sgl_lab.engine.compute.models.load import LoadedModel, load_model
+from sgl_lab.engine.files import store
 
 from .tiny import load_tiny, write_tiny
 
@@ -38,7 +38,7 @@ def library() -> ctypes.CDLL:
 @pytest.fixture(scope="session")
 def smollm2_folder() -> Path:
     """The built-in model in the Hugging Face layout."""
-    from sgl_lab.engine.model.convert import convert
+    from sgl_lab.engine.compute.models.convert import convert
 
     return convert(store.resolve("smollm2"), "smollm2", store.cache_dir(), lambda done, total, text: None)
 

@@ -18,15 +18,15 @@ from sgl_lab.contracts.events import PrefixMatched
 from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.contracts.port import GenJob, GenOutput, WarmJob
 from sgl_lab.contracts.spans import Block, Content
-from sgl_lab.engine.config import EngineConfig
-from sgl_lab.engine.engine import Engine
-from sgl_lab.engine.fake import ByteTokenizer
-from sgl_lab.engine.model.decoder import Decoder
-from sgl_lab.engine.model.executors import GPU, NATIVE, check_block
-from sgl_lab.engine.model.load import LoadedModel, load_model
-from sgl_lab.engine.run.choose import make_runner
-from sgl_lab.engine.run.native import NativeRunner
-from sgl_lab.engine.run.runner import TorchRunner
+from sgl_lab.engine.compute.models.decoder import Decoder
+from sgl_lab.engine.compute.models.executors import GPU, NATIVE, check_block
+from sgl_lab.engine.compute.models.load import LoadedModel, load_model
+from sgl_lab.engine.compute.runners.choose import make_runner
+from sgl_lab.engine.compute.runners.native import NativeRunner
+from sgl_lab.engine.compute.runners.runner import TorchRunner
+from sgl_lab.engine.serving.config import EngineConfig
+from sgl_lab.engine.serving.engine import Engine
+from sgl_lab.engine.tools.fake import ByteTokenizer
 from sgl_lab.lang.expressions import Embedded, Text
 from sgl_lab.lang.state import start
 

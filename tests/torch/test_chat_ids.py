@@ -11,7 +11,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from sgl_lab.contracts.port import Message, Segment
-from sgl_lab.engine.model.tokenizer import Tokenizer
+from sgl_lab.engine.text.tokenizer import Tokenizer
 
 CONTENTS = [
     "What is the capital of France?",

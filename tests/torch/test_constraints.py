@@ -16,13 +16,13 @@ import pytest
 from sgl_lab.contracts.errors import ConstraintFailed
 from sgl_lab.contracts.params import Constraint, SamplingParams
 from sgl_lab.contracts.port import GenJob, GenOutput, ScoreJob
-from sgl_lab.engine.config import EngineConfig
-from sgl_lab.engine.engine import Engine
-from sgl_lab.engine.grammar.grammars import Grammars
-from sgl_lab.engine.model import store
-from sgl_lab.engine.model.load import LoadedModel, load_model
-from sgl_lab.engine.model.tokenizer import Tokenizer
-from sgl_lab.engine.run.choose import make_runner
+from sgl_lab.engine.compute.models.load import LoadedModel, load_model
+from sgl_lab.engine.compute.runners.choose import make_runner
+from sgl_lab.engine.files import store
+from sgl_lab.engine.serving.config import EngineConfig
+from sgl_lab.engine.serving.engine import Engine
+from sgl_lab.engine.text.tokenizer import Tokenizer
+from sgl_lab.grammar.grammars import Grammars
 
 from ..pure.driving import SOAK, Heard
 from .test_tokenizer import METASPACE, PREPEND, sentencepiece, write

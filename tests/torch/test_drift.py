@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import sgl_lab as sgl
-from sgl_lab.engine.drift import Drift, measure
-from sgl_lab.engine.kernels.native import build
-from sgl_lab.engine.model import store
+from sgl_lab.engine.compute.kernels.native import build
+from sgl_lab.engine.files import store
+from sgl_lab.engine.tools.drift import Drift, measure
 
 from .tiny import write_tiny
 

@@ -10,10 +10,10 @@ import torch
 
 from sgl_lab.contracts.errors import RequestFailed
 from sgl_lab.contracts.params import SamplingParams
-from sgl_lab.engine.model.load import LoadedModel
-from sgl_lab.engine.plan.plan import Row, RowOutput
-from sgl_lab.engine.run.exact import TILE
-from sgl_lab.engine.run.runner import TorchRunner
+from sgl_lab.engine.compute.models.load import LoadedModel
+from sgl_lab.engine.compute.runners.exact import TILE
+from sgl_lab.engine.compute.runners.runner import TorchRunner
+from sgl_lab.engine.plan import Row, RowOutput
 
 from .tiny import Sequences, load_tiny, scores, tokens, write_tiny
 

@@ -13,15 +13,15 @@ import torch
 from safetensors.torch import save_file
 
 from sgl_lab.contracts.errors import ModelError
-from sgl_lab.engine.kernels.linear import Linear
-from sgl_lab.engine.kernels.native.pack import Kind
-from sgl_lab.engine.model.decoder import Decoder
-from sgl_lab.engine.model.executors import NATIVE, TORCH, fitted
-from sgl_lab.engine.model.families import spec_from_config
-from sgl_lab.engine.model.load import load_model
-from sgl_lab.engine.model.packed import pack_decoder
-from sgl_lab.engine.model.weights import Checkpoint
-from sgl_lab.engine.run.runner import TorchRunner
+from sgl_lab.engine.compute.kernels.linear import Linear
+from sgl_lab.engine.compute.kernels.native.pack import Kind
+from sgl_lab.engine.compute.models.decoder import Decoder
+from sgl_lab.engine.compute.models.executors import NATIVE, TORCH, fitted
+from sgl_lab.engine.compute.models.families import spec_from_config
+from sgl_lab.engine.compute.models.load import load_model
+from sgl_lab.engine.compute.models.packed import pack_decoder
+from sgl_lab.engine.compute.runners.runner import TorchRunner
+from sgl_lab.engine.files.weights import Checkpoint
 
 from ..pure.families import ALL
 from .tiny import ALL as EVERY

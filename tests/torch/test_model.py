@@ -10,12 +10,12 @@ import torch
 
 from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.contracts.port import GenJob, GenOutput, Message
-from sgl_lab.engine.config import EngineConfig
-from sgl_lab.engine.engine import Engine
-from sgl_lab.engine.kernels.linear import Linear
-from sgl_lab.engine.model.load import LoadedModel
-from sgl_lab.engine.run.kv import pages_for
-from sgl_lab.engine.run.runner import TorchRunner
+from sgl_lab.engine.compute.kernels.linear import Linear
+from sgl_lab.engine.compute.models.load import LoadedModel
+from sgl_lab.engine.compute.runners.kv import pages_for
+from sgl_lab.engine.compute.runners.runner import TorchRunner
+from sgl_lab.engine.serving.config import EngineConfig
+from sgl_lab.engine.serving.engine import Engine
 
 from .tiny import Sequences, load_tiny, scores, tokens, write_tiny
 

@@ -23,16 +23,16 @@ from sgl_lab.contracts.errors import InvariantBroken, ModelError, OutOfMemory, R
 from sgl_lab.contracts.ids import RequestId
 from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.doctor import examine
-from sgl_lab.engine.kernels.linear import Linear
-from sgl_lab.engine.kernels.native import build
-from sgl_lab.engine.kernels.native.pack import GROUP, Kind, Packed, pack, pack_bf16, quantise
-from sgl_lab.engine.kernels.native.twin import Bf16Linear, RoundedLinear
-from sgl_lab.engine.model import store
-from sgl_lab.engine.model.load import LoadedModel, load_model
-from sgl_lab.engine.model.packed import PackedDecoder
-from sgl_lab.engine.plan.plan import Launching, Plan, Row, RowOutput, Timed
-from sgl_lab.engine.run.choose import make_runner
-from sgl_lab.engine.run.native import NativeRunner
+from sgl_lab.engine.compute.kernels.linear import Linear
+from sgl_lab.engine.compute.kernels.native import build
+from sgl_lab.engine.compute.kernels.native.pack import GROUP, Kind, Packed, pack, pack_bf16, quantise
+from sgl_lab.engine.compute.kernels.native.twin import Bf16Linear, RoundedLinear
+from sgl_lab.engine.compute.models.load import LoadedModel, load_model
+from sgl_lab.engine.compute.models.packed import PackedDecoder
+from sgl_lab.engine.compute.runners.choose import make_runner
+from sgl_lab.engine.compute.runners.native import NativeRunner
+from sgl_lab.engine.files import store
+from sgl_lab.engine.plan import Launching, Plan, Row, RowOutput, Timed
 
 from .gguf_files import write_gguf
 from .tiny import GREEDY, Sequences, scores, tokens, write_tiny
@@ -513,8 +513,8 @@ def test_a_gguf_keeps_its_own_bits(smollm2: LoadedModel) -> None:
 
 
 def stored_floats(loaded: LoadedModel, *names: str) -> torch.Tensor:
-    from sgl_lab.engine.model.convert import convert
-    from sgl_lab.engine.model.weights import Checkpoint
+    from sgl_lab.engine.compute.models.convert import convert
+    from sgl_lab.engine.files.weights import Checkpoint
 
     with Checkpoint(convert(store.resolve("smollm2"), "smollm2", store.cache_dir(), lambda done, total, text: None)) as checkpoint:
         return checkpoint.read(*names).clone()

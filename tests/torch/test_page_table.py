@@ -11,8 +11,8 @@ import torch
 
 from sgl_lab.contracts.errors import InvariantBroken
 from sgl_lab.contracts.ids import RequestId
-from sgl_lab.engine.plan.plan import Row
-from sgl_lab.engine.run.table import PageTable, Written
+from sgl_lab.engine.compute.runners.gpu.table import PageTable, Written
+from sgl_lab.engine.plan import Row
 
 CPU = torch.device("cpu")
 

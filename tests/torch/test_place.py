@@ -13,9 +13,9 @@ import torch
 import sgl_lab as sgl
 from sgl_lab import labs as labs_room
 from sgl_lab.contracts.errors import DeviceUnfit, ModelError, OutOfMemory
-from sgl_lab.engine.kernels.gpu import fit
-from sgl_lab.engine.model import place
-from sgl_lab.engine.model.place import find_place
+from sgl_lab.engine.compute.kernels.gpu import fit
+from sgl_lab.engine.compute.models import devices as place
+from sgl_lab.engine.compute.models.devices import find_place
 from sgl_lab.labs import Labs
 
 GPUS = {"NVIDIA A100": (8, 0), "Tesla T4": (7, 5), "NVIDIA H200": (9, 0)}
@@ -157,7 +157,7 @@ def test_a_gpu_that_cannot_run_our_kernels_leaves_the_model_to_the_cpu(
 
 
 def test_a_pool_that_nobody_sized_is_halved_until_it_fits(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sgl_lab.engine.run import choose
+    from sgl_lab.engine.compute.runners import choose
 
     made, refused = choose.make_runner, []
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sgl_lab.contracts.errors import RequestFailed
-from sgl_lab.engine.model.load import LoadedModel
+from sgl_lab.engine.compute.models.load import LoadedModel
 
 from .tiny import GREEDY, Sequences, load_tiny, scores, tokens
 

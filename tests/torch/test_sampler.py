@@ -17,9 +17,9 @@ import torch
 
 from sgl_lab.contracts.errors import InvariantBroken, RequestFailed
 from sgl_lab.contracts.params import SamplingParams
-from sgl_lab.engine.plan.plan import Draw, Sampling
-from sgl_lab.engine.run.lines import Lines
-from sgl_lab.engine.run.sampler import sample, uniform
+from sgl_lab.engine.compute.runners.lines import Lines
+from sgl_lab.engine.compute.runners.sampler import sample, uniform
+from sgl_lab.engine.plan import Draw, Sampling
 
 N_DRAWS = 6000
 

@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sgl_lab.engine.kernels.native import build
-from sgl_lab.engine.model import store
-from sgl_lab.engine.model.families import spec_from_config
-from sgl_lab.engine.model.load import LoadedModel, load_model
-from sgl_lab.engine.model.packed import PackedDecoder
-from sgl_lab.engine.run.choose import make_runner
+from sgl_lab.engine.compute.kernels.native import build
+from sgl_lab.engine.compute.models.families import spec_from_config
+from sgl_lab.engine.compute.models.load import LoadedModel, load_model
+from sgl_lab.engine.compute.models.packed import PackedDecoder
+from sgl_lab.engine.compute.runners.choose import make_runner
+from sgl_lab.engine.files import store
 
 from .gguf_files import values, write_gguf
 from .tiny import CONFIG, Sequences, scores, tokens, write_tiny

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sgl_lab.contracts.errors import BadArgument
-from sgl_lab.engine.kernels.native import build
+from sgl_lab.engine.compute.kernels.native import build
 from sgl_lab.session import Lab
 
 GXX = build.compiler()

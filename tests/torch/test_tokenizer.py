@@ -14,9 +14,9 @@ import pytest
 
 from sgl_lab.contracts.errors import BackendUnsupported, BadArgument, ModelDamaged, ModelError
 from sgl_lab.contracts.port import Message, Segment
-from sgl_lab.engine.model.chat import ChatTemplate
-from sgl_lab.engine.model.load import LoadedModel
-from sgl_lab.engine.model.tokenizer import Tokenizer
+from sgl_lab.engine.compute.models.load import LoadedModel
+from sgl_lab.engine.text.chat import ChatTemplate
+from sgl_lab.engine.text.tokenizer import Tokenizer
 
 from .tiny import TOKENIZER
 

@@ -20,12 +20,12 @@ from gguf.quants import dequantize
 from safetensors.torch import load_file, save_file
 
 from sgl_lab.contracts.errors import ModelDamaged, ModelError, ModelMissing
-from sgl_lab.engine.model.convert import config_from_gguf, convert
-from sgl_lab.engine.model.decoder import inverse_frequencies
-from sgl_lab.engine.model.families import spec_from_config
-from sgl_lab.engine.model.gguf_file import GgufFile
-from sgl_lab.engine.model.load import LoadedModel, load_model
-from sgl_lab.engine.model.weights import Checkpoint
+from sgl_lab.engine.compute.models.convert import config_from_gguf, convert
+from sgl_lab.engine.compute.models.decoder import inverse_frequencies
+from sgl_lab.engine.compute.models.families import spec_from_config
+from sgl_lab.engine.compute.models.load import LoadedModel, load_model
+from sgl_lab.engine.files.gguf_file import GgufFile
+from sgl_lab.engine.files.weights import Checkpoint
 
 from .gguf_files import write_gguf
 from .tiny import CONFIG, Sequences, load_tiny, scores, tokens, write_tiny

@@ -15,11 +15,11 @@ from safetensors.torch import save_file
 
 from sgl_lab.contracts.ids import RequestId
 from sgl_lab.contracts.params import SamplingParams
-from sgl_lab.engine.model.families import spec_from_config
-from sgl_lab.engine.model.load import LoadedModel, load_model
-from sgl_lab.engine.plan.plan import Plan, Row, RowOutput, Sampling
-from sgl_lab.engine.run.native import NativeRunner
-from sgl_lab.engine.run.runner import TorchRunner
+from sgl_lab.engine.compute.models.families import spec_from_config
+from sgl_lab.engine.compute.models.load import LoadedModel, load_model
+from sgl_lab.engine.compute.runners.native import NativeRunner
+from sgl_lab.engine.compute.runners.runner import TorchRunner
+from sgl_lab.engine.plan import Plan, Row, RowOutput, Sampling
 
 VOCAB = 97
 GREEDY = SamplingParams(temperature=0)

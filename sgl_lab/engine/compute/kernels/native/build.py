@@ -1,0 +1,305 @@
+"""Compiles the native step for this very machine, once, and loads it.
+
+The library lies in the model cache under a hash of sources and CPU flags, and one of the compiler, so that a new
+version or another machine builds its own; what was built is found again without a compiler. Building is a matter of
+set-up (`sgl-lab native`); whoever only wants to compute calls `load` and takes the torch twins where that gives None.
+Knows no torch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .....contracts.errors import BadArgument, InvariantBroken, OutOfMemory, SglError
+from .....contracts.params import MAX_TOP_LOGPROBS
+
+SOURCES = Path(__file__).parent
+NEEDED = ("avx2", "fma", "f16c")
+"""What the kernels are written in, at least. AVX-512, its BF16 and VNNI are used where they are (`simd.hpp`)."""
+
+FLAGS = ("-std=c++20", "-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC", "-pthread")
+
+
+class NativeUnavailable(SglError):
+    """This machine cannot run or build the native step."""
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """As Linux names them; empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
+
+
+def compiler() -> str | None:
+    """$CXX, g++ or clang++: the first that is there."""
+    return next((path for name in (os.environ.get("CXX"), "g++", "clang++") if name and (path := shutil.which(name))), None)
+
+
+def obstacle() -> str | None:
+    """Why the native step cannot be built here; None if it can."""
+    if sys.platform != "linux":
+        return "it is written for Linux"
+    if missing := [flag for flag in NEEDED if flag not in cpu_flags()]:
+        return f"this CPU has no {', '.join(missing)}"
+    if compiler() is None:
+        return "there is no C++ compiler"
+    return None
+
+
+def advice() -> str | None:
+    """What to do where the native step is not built, in one line; None where nothing can be done."""
+    if sys.platform != "linux" or not cpu_flags().issuperset(NEEDED):
+        return None
+    return f"models run several times faster with the native step: {'' if compiler() else 'install g++, then '}run `sgl-lab native` once"
+
+
+def library_path(cache_dir: Path) -> Path:
+    """Where the library of these sources, this compiler and this CPU would lie."""
+    return cache_dir / "native" / f"step-{_sources()}-{hashlib.sha256(_version(compiler() or '')).hexdigest()[:8]}.so"
+
+
+def built(cache_dir: Path) -> Path | None:
+    """The library of these sources and this CPU: of the compiler that is there, else of any other, the latest first."""
+    target = library_path(cache_dir)
+    if os.path.exists(target):  # pathlib raises where a folder must not be looked into
+        return target
+    others = [path for path in target.parent.glob(f"step-{_sources()}-*.so") if os.path.exists(path)]
+    return max(others, key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
+
+
+def _sources() -> str:
+    digest = hashlib.sha256()
+    for source in sorted((*SOURCES.glob("*.hpp"), *SOURCES.glob("*.cpp"))):
+        digest.update(source.name.encode() + source.read_bytes())
+    digest.update(" ".join((*FLAGS, *sorted(cpu_flags()))).encode())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def _version(path: str) -> bytes:
+    return subprocess.run([path, "--version"], capture_output=True, check=False).stdout if path else b""
+
+
+def build(cache_dir: Path) -> Path:
+    """The library, compiled now if it is not there yet (some ten seconds). NativeUnavailable says why not."""
+    found = built(cache_dir)
+    if found is not None and (compiler() is None or found == library_path(cache_dir)) and _opened(found) is not None:
+        return found
+    if reason := obstacle():
+        raise NativeUnavailable(f"the native step cannot be built: {reason}", hint="models run on torch instead")
+    target = library_path(cache_dir)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _compile(target)
+    except OSError as error:
+        raise NativeUnavailable(
+            f"the native step cannot be written to {target.parent}: {error.strerror}", hint="set SGL_LAB_CACHE to a folder of yours"
+        ) from None
+    return target
+
+
+def _compile(target: Path) -> None:
+    part = target.with_suffix(f".{os.getpid()}.part")
+    try:
+        command = [str(compiler()), *FLAGS, str(SOURCES / "step.cpp"), "-o", str(part)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            said = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
+            raise NativeUnavailable(f"the native step does not compile: {said}", hint="set CXX to g++ 12 or newer, or clang++ 15 or newer")
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load(cache_dir: Path) -> ctypes.CDLL | None:
+    """The library if it has been built for this machine and these sources, and can be opened; never builds.
+
+    InvariantBroken if its structures are not those below.
+    """
+    if sys.platform != "linux" or not cpu_flags().issuperset(NEEDED):
+        return None
+    found = built(cache_dir)
+    return None if found is None or (library := _opened(found)) is None else _declared(library)
+
+
+def _opened(path: Path) -> ctypes.CDLL | None:
+    """None where the file is no library, or not ours: `build` then makes it anew."""
+    try:
+        library = ctypes.CDLL(str(path))
+        return library if library.sgl_layout and library.sgl_instructions else None
+    except (OSError, AttributeError):
+        return None
+
+
+def instructions(path: Path) -> str | None:
+    """What the library computes with: AVX-512 BF16, AVX-512 or AVX2. Only the same instructions give the same bits."""
+    library = _opened(path)
+    if library is None:
+        return None
+    library.sgl_instructions.restype = ctypes.c_char_p
+    name: bytes = library.sgl_instructions()
+    return name.decode()
+
+
+# ------------------------------------------------------------ the structures of step.cpp
+
+
+class Weight(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("n_in", ctypes.c_int32),
+        ("n_out", ctypes.c_int32),
+        ("kind", ctypes.c_int32),
+        ("padding", ctypes.c_int32),
+    ]
+
+
+class Pages(ctypes.Structure):
+    _fields_ = [("keys", ctypes.c_void_p), ("values", ctypes.c_void_p)]
+
+
+class Layer(ctypes.Structure):
+    _fields_ = [
+        ("attention_norm", ctypes.c_void_p),
+        ("mlp_norm", ctypes.c_void_p),
+        ("qkv", Weight),
+        ("out", Weight),
+        ("gate_up", Weight),
+        ("down", Weight),
+        ("pages", Pages),
+    ]
+
+
+class Model(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in ("n_layers", "hidden", "ffn", "n_heads", "n_kv_heads", "head_dim", "vocab", "page_size")),
+        ("epsilon", ctypes.c_float),
+        ("is_bf16", ctypes.c_int32),
+        ("frequencies", ctypes.c_void_p),
+        ("norm", ctypes.c_void_p),
+        ("embedding", Weight),
+        ("head", Weight),
+        ("layers", ctypes.POINTER(Layer)),
+    ]
+
+
+class Shape(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int32) for name in ("n_heads", "n_kv_heads", "head_dim", "page_size")]
+
+
+class Rows(ctypes.Structure):
+    _fields_ = [
+        ("n_rows", ctypes.c_int32),
+        ("n_tokens", ctypes.c_int32),
+        ("tokens", ctypes.c_void_p),
+        ("offsets", ctypes.c_void_p),
+        ("starts", ctypes.c_void_p),
+        ("pages", ctypes.c_void_p),
+    ]
+
+
+class Wanted(ctypes.Structure):
+    _fields_ = [("n", ctypes.c_int32), ("lines", ctypes.c_void_p), ("choices", ctypes.c_void_p)]
+
+
+class Tokens(ctypes.Structure):
+    _fields_ = [("ids", ctypes.c_void_p), ("n", ctypes.c_int32), ("padding", ctypes.c_int32)]
+
+
+class Bias(ctypes.Structure):
+    _fields_ = [("token", ctypes.c_int32), ("add", ctypes.c_float)]
+
+
+class Line(ctypes.Structure):
+    _fields_ = [
+        ("token", ctypes.c_int32),
+        ("n_top", ctypes.c_int32),
+        ("candidates", Tokens),
+        ("scores", ctypes.c_void_p),
+        *((name, ctypes.c_double) for name in ("temperature", "uniform", "top_p", "min_p", "repetition", "frequency", "presence")),
+        *((name, Tokens) for name in ("prompt", "generated", "guessed")),
+        ("bias", ctypes.c_void_p),
+        ("mask", ctypes.c_void_p),
+        ("top_k", ctypes.c_int32),
+        ("n_bias", ctypes.c_int32),
+    ]
+
+
+class Choice(ctypes.Structure):
+    _fields_ = [
+        ("log_total", ctypes.c_float),
+        ("is_drawn", ctypes.c_int32),
+        ("token", ctypes.c_int32),
+        ("logprob", ctypes.c_float),
+        ("seconds", ctypes.c_float),
+        ("top_tokens", ctypes.c_int32 * MAX_TOP_LOGPROBS),
+        ("top_logprobs", ctypes.c_float * MAX_TOP_LOGPROBS),
+    ]
+
+
+STRUCTURES: tuple[type[ctypes.Structure], ...] = (Weight, Pages, Layer, Model, Shape, Rows, Wanted, Tokens, Bias, Line, Choice)
+
+
+def expect_layout(library: ctypes.CDLL) -> None:
+    """InvariantBroken unless the library has the size of each structure and the place of each field as they are here."""
+    n = ctypes.c_int32()
+    library.sgl_layout.restype = ctypes.POINTER(ctypes.c_int32)
+    found = library.sgl_layout(ctypes.byref(n))[: n.value]
+    ours: list[tuple[str, int]] = []
+    for structure in STRUCTURES:
+        ours.append((f"the size of {structure.__name__}", ctypes.sizeof(structure)))
+        ours += [(f"{structure.__name__}.{field[0]}", getattr(structure, field[0]).offset) for field in structure._fields_]
+    if len(found) != len(ours):
+        raise InvariantBroken(f"the structures of the native step have {len(ours)} sizes and places here and {len(found)} in the library")
+    for (name, here), there in zip(ours, found, strict=True):
+        if here != there:
+            raise InvariantBroken(f"{name} is {here} here and {there} in the native step's library")
+
+
+_NO_MEMORY, _NO_THREADS = 1, 2
+
+
+def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
+    """Calls release the GIL: that is what CDLL does. What goes wrong in one is raised: OutOfMemory, BadArgument, InvariantBroken."""
+    expect_layout(library)
+    pointer, number, address = ctypes.POINTER, ctypes.c_int32, ctypes.c_void_p
+    arguments: dict[str, list[Any]] = {
+        "sgl_new": [pointer(Model), number, pointer(address)],
+        "sgl_delete": [address],
+        "sgl_start": [address, pointer(Rows), pointer(Wanted)],
+        "sgl_release": [address],
+        "sgl_finish": [address],
+        "sgl_linear": [pointer(Weight), address, number, address, number],
+        "sgl_attention": [pointer(Shape), pointer(Rows), pointer(Pages), address, address, number],
+        "sgl_choose": [address, number, pointer(Wanted), number],
+        "sgl_weight_row": [pointer(Weight), number, address],
+    }
+    library.sgl_message.restype = ctypes.c_char_p
+
+    def checked(fault: int, function: object, values: object) -> int:
+        if fault == 0:
+            return fault
+        said = library.sgl_message().decode(errors="replace")
+        if fault == _NO_MEMORY:
+            raise OutOfMemory(f"the native step is out of memory: {said}", hint="ask for a smaller cache or fewer threads")
+        if fault == _NO_THREADS:
+            raise BadArgument(f"the machine gives the native step no more threads: {said}", hint="ask for fewer threads")
+        raise InvariantBroken(f"the native step failed: {said}")
+
+    for name, types in arguments.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes, function.errcheck = number, types, checked
+    return library

@@ -1,0 +1,117 @@
+"""Reading a `config.json` of unknown origin: typed values, and what families spell alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ....contracts.errors import ModelError
+from .spec import RopeScaling, Rotary
+
+# Far beyond any published model; a damaged file must not make us allocate by its numbers.
+MAX_LAYERS = 1024
+MAX_WIDTH = 1 << 20
+MAX_VOCAB = 1 << 21
+MAX_CONTEXT = 1 << 27
+
+_ORIGINAL = "original_max_position_embeddings"
+
+
+class Config:
+    """Typed access to a configuration of unknown origin; whatever is wrong becomes a ModelError that names the key."""
+
+    def __init__(self, data: Mapping[Any, Any], origin: str) -> None:
+        self._data = data
+        self._origin = origin
+        self._read = set[object]()
+
+    def fail(self, what: str) -> ModelError:
+        return ModelError(f"{self._origin}: {what}")
+
+    def get(self, key: str | int, default: object = None) -> Any:
+        self._read.add(key)
+        return self._data.get(key, default)
+
+    def has(self, key: str) -> bool:
+        return key in self._data
+
+    def was_read(self, key: str) -> bool:
+        return key in self._read
+
+    def integer(self, key: str, most: int, default: int | None = None) -> int:
+        value = self.get(key)
+        value = default if value is None else value
+        if type(value) is not int or not 1 <= value <= most:
+            raise self.fail(f"{key} must be a whole number from 1 to {most}, not {value!r:.60}")
+        return value
+
+    def number(self, key: str | int, default: float | None = None) -> float:
+        value = self.get(key)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
+            raise self.fail(f"{key} must be a number above 0, not {value!r:.60}")
+        return float(value)
+
+    def flag(self, key: str, default: bool = False) -> bool:
+        value = self.get(key)
+        value = default if value is None else value
+        if not isinstance(value, bool):
+            raise self.fail(f"{key} must be true or false, not {value!r:.60}")
+        return value
+
+    def numbers(self, key: str, n: int) -> tuple[float, ...]:
+        value = self.get(key)
+        if not isinstance(value, list) or len(value) != n:
+            raise self.fail(f"{key} must be a list of {n} numbers")
+        entries = Config(dict(enumerate(value)), f"{self._origin}, {key}")
+        return tuple(entries.number(index) for index in range(n))
+
+    def expect(self, key: str, *values: object) -> None:
+        """ModelError if the key has a value other than these, with which it changes nothing, and was not read."""
+        if key in self._data and key not in self._read and self._data[key] not in values:
+            raise self.fail(f"{key} {self._data[key]!r:.60} is not supported")
+
+    def table(self, key: str) -> Config | None:
+        """None where it is missing or empty."""
+        value = self.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise self.fail(f"{key} must be an object, not {value!r:.60}")
+        return Config(value, f"{self._origin}, {key}") if value else None
+
+    def tables(self) -> list[str]:
+        """The keys whose values are objects."""
+        return [str(key) for key, value in self._data.items() if isinstance(value, dict)]
+
+
+def rotary(config: Config, context: int, head_dim: int) -> Rotary:
+    """From either spelling: `rope_parameters` (transformers 5) or `rope_theta` with `rope_scaling`, which wins."""
+    scaling = next((found for key in ("rope_scaling", "rope_parameters") if (found := config.table(key))), None)
+    if scaling is None:
+        return Rotary(config.number("rope_theta", 10_000.0), head_dim)
+    if nested := scaling.tables():
+        raise scaling.fail(f"rotary positions that differ from layer to layer are not supported ({', '.join(nested):.80})")
+    scaling.expect("partial_rotary_factor", None, 1)
+    theta = (scaling if scaling.get("rope_theta") is not None else config).number("rope_theta", 10_000.0)
+    original = config if config.get(_ORIGINAL) is not None else scaling
+    match scaling.get("rope_type", scaling.get("type", "default")):
+        case "default":
+            return Rotary(theta, head_dim)
+        case "dynamic":  # stretches beyond the trained context only, and no sequence is longer
+            scaling.number("factor")
+            return Rotary(theta, head_dim)
+        case "linear":
+            return Rotary(theta, head_dim, RopeScaling("linear", scaling.number("factor")))
+        case "llama3":
+            low, high = scaling.number("low_freq_factor"), scaling.number("high_freq_factor")
+            if low >= high:
+                raise scaling.fail(f"low_freq_factor {low} must be below high_freq_factor {high}")
+            context = original.integer(_ORIGINAL, MAX_CONTEXT, context)
+            return Rotary(theta, head_dim, RopeScaling("llama3", scaling.number("factor"), low, high, context))
+        case "longrope" if scaling.get("short_factor") == scaling.get("long_factor") and scaling.get("attention_factor") == 1:
+            return Rotary(theta, head_dim, RopeScaling("longrope", divisors=scaling.numbers("long_factor", head_dim // 2)))
+        case other:
+            raise scaling.fail(
+                f"rotary scaling {other!r:.60} is not supported (linear, dynamic, llama3, and longrope with one list of factors are)"
+            )

@@ -1,0 +1,94 @@
+"""Where a model runs: on the GPU that was asked for, or on the one that is there; and if it cannot be, why not."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from ....contracts.errors import DeviceUnfit, ModelError
+from ..kernels.gpu.fit import unfit_triton
+from ..memory import free_bytes, machine_bytes
+
+OLDEST = (8, 0)
+"""compute capability (Ampere): bfloat16 in hardware, copies beside the arithmetic"""
+
+_HINT = "use device cpu"
+
+
+class Place(NamedTuple):
+    device: torch.device
+    remark: str | None = None
+    """of the CPU, where there is a GPU as well: why that is not taken"""
+
+
+def find_place(name: str | None) -> Place:
+    """The device of that name: cpu, cuda or cuda:N. None is the first GPU that can run our kernels, else the CPU.
+
+    ModelError for any other name, DeviceUnfit where what was asked for is not there or cannot run them.
+    """
+    if name is None:
+        if not torch.cuda.is_available():
+            return Place(torch.device("cpu"))
+        reasons = [unfit_gpu(index) for index in range(torch.cuda.device_count())]
+        if None in reasons:
+            return Place(torch.device("cuda", reasons.index(None)))
+        return Place(torch.device("cpu"), reasons[0])
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ModelError(f"device {name!r} is unknown", hint="cpu, cuda or cuda:1") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ModelError(f"device {name!r} is not supported", hint="cpu, cuda or cuda:1")
+    if device.type == "cpu":
+        return Place(torch.device("cpu"))
+    index = device.index or 0
+    if not torch.cuda.is_available():
+        raise DeviceUnfit(f"device {name} is not there: {_no_cuda()}", hint=_HINT)
+    if index >= (n := torch.cuda.device_count()):
+        raise DeviceUnfit(f"device {name} is not there: torch sees {n} GPU{'s'[: n != 1]}, cuda:0 the first", hint=_HINT)
+    if reason := unfit_gpu(index):
+        raise DeviceUnfit(reason, hint=_HINT)
+    return Place(torch.device("cuda", index))
+
+
+def unfit_gpu(index: int) -> str | None:
+    """Why our kernels cannot run on that GPU; None if they can."""
+    try:
+        name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
+    except (RuntimeError, AssertionError) as error:
+        return f"cuda:{index} does not answer: {str(error).splitlines()[0]}"
+    if capability < OLDEST:
+        had, needed = (".".join(map(str, version)) for version in (capability, OLDEST))
+        return f"{name} (cuda:{index}) is too old: it has compute capability {had}, and {needed} is needed"
+    if reason := unfit_triton():
+        return f"{name} (cuda:{index}) cannot be used: {reason}"
+    return None
+
+
+def _no_cuda() -> str:
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    return f"torch {torch.__version__} finds no GPU, or no driver for CUDA {torch.version.cuda}"
+
+
+def give_back() -> None:
+    """To the GPUs what torch keeps of their memory for later, now that it is not in use."""
+    torch.cuda.empty_cache()
+
+
+class Memory(NamedTuple):
+    """Of a device, in bytes."""
+
+    device: str
+    """its name as its maker gave it; empty for a CPU"""
+    free: int | None
+    """what could still be taken; None where the system does not say"""
+    total: int
+
+
+def memory_of(device: torch.device) -> Memory:
+    if device.type == "cpu":
+        return Memory("", free_bytes(), machine_bytes())
+    free, total = torch.cuda.mem_get_info(device)
+    return Memory(torch.cuda.get_device_name(device), free, total)

@@ -1,0 +1,170 @@
+"""From a path to a model that computes: convert if need be, check everything, then build or pack.
+
+Everything that can be wrong with the files is found before the first weight is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from ....contracts.errors import ModelError, ModelMissing, OutOfMemory
+from ....contracts.ids import Namespace
+from ....contracts.near import did_you_mean
+from ...files.fetch import Progress, unseen
+from ...files.gguf_file import GgufFile
+from ...files.weights import Checkpoint, fingerprint, read_json
+from ...text.tokenizer import Tokenizer
+from ..kernels.gpu import tuning
+from ..memory import demand, mib
+from .decoder import Decoder
+from .devices import find_place
+from .executors import GPU, NATIVE, PACKED_GPU, TORCH, fitted, unfit
+from .families import spec_from_config
+from .grouped import kept_dtype
+from .packed import KINDS, PackedDecoder, pack_decoder
+from .spec import ModelSpec
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_WEIGHT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 34 / 32, "int4": 20 / 32}
+"""of one weight, with its share of what a group of 32 has in common"""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    name: str
+    spec: ModelSpec
+    model: Decoder | PackedDecoder
+    tokenizer: Tokenizer
+    device: str
+    dtype: str
+    namespace: Namespace
+    """names the weights and their type: what KV may be shared under"""
+    n_bytes: int
+    """of the weights in memory, nearly"""
+
+
+def load_model(
+    path: Path,
+    *,
+    name: str,
+    device: str | None = None,
+    dtype: str | None = None,
+    native: bool = False,
+    cache_dir: Path,
+    progress: Progress = unseen,
+) -> LoadedModel:
+    """The model in a GGUF file or a folder of safetensors.
+
+    device     None is the GPU if there is one, else the CPU
+    dtype      float32, bfloat16, int8 or int4; None is bfloat16 on a GPU, on a CPU what keeps the file's weights as
+               they are (a GGUF's own 4 or 8 bits, else bfloat16) where the native step computes them, and float32 where torch does
+    native     whether the native step is there to compute it: bfloat16 on a CPU is then packed for it
+    cache_dir  where a GGUF's unpacked weights are kept
+
+    ModelMissing, ModelDamaged, ModelError, DeviceUnfit, OutOfMemory.
+    """
+    place = find_place(device).device
+    if dtype is not None and dtype not in _DTYPES | KINDS:
+        raise ModelError(f"dtype {dtype!r} is not supported", hint=did_you_mean(dtype, _DTYPES | KINDS))
+    with _folder(path, name, cache_dir, progress) as folder:
+        spec, checkpoint = _checked(folder)
+        tokenizer = Tokenizer(folder, spec.vocab)
+        gguf = None if path.is_dir() or dtype in _DTYPES else GgufFile(path)
+        packs = place.type == "cpu" and native and unfit(spec, NATIVE) is None
+        chosen = dtype or ("bfloat16" if place.type == "cuda" else kept_dtype(gguf) if packs else "float32")
+        is_packed = chosen not in _DTYPES or (packs and chosen == "bfloat16")
+        executor = (PACKED_GPU if is_packed else GPU) if place.type == "cuda" else NATIVE if is_packed else TORCH
+        spec = fitted(spec, executor, name)
+        n_bytes = _weight_bytes(spec, chosen, is_packed, place)
+        what, hint = f"{name} with {spec.n_params / 1e6:,.0f}M parameters in {chosen}", "choose a smaller dtype or a smaller model"
+        if place.type == "cpu":
+            demand(n_bytes, what, hint=hint)
+        if place.type == "cuda":
+            tuning.use(tuning.file_of(cache_dir, torch.cuda.get_device_name(place)))
+        total = len(spec.layers)
+
+        def loaded(n_layers: int) -> None:
+            progress(n_layers, total, "loading weights")
+
+        model: Decoder | PackedDecoder
+        try:
+            with checkpoint:
+                if is_packed and place.type == "cuda":
+                    from .device_packed import packed_on_device  # loads Triton
+
+                    model = packed_on_device(spec, KINDS[chosen], checkpoint.read, gguf, place, loaded=loaded)
+                elif is_packed:
+                    model = pack_decoder(spec, KINDS[chosen], checkpoint.read, gguf, loaded)
+                else:
+                    model = Decoder(spec, checkpoint.read, device=place, dtype=_DTYPES[chosen], loaded=loaded)
+        except (torch.OutOfMemoryError, MemoryError):
+            raise OutOfMemory(f"{what} needs {mib(n_bytes)}, more than {place} has left", hint=hint) from None
+        return LoadedModel(name, spec, model, tokenizer, str(place), chosen, (name, fingerprint(checkpoint.files), chosen), n_bytes)
+
+
+def _checked(folder: Path) -> tuple[ModelSpec, Checkpoint]:
+    """What the folder's configuration and its tensors say together.
+
+    As in transformers a head that is stored beside the embedding it should be tied to is one of its own where the two
+    differ, and serves as both where it is there alone.
+    """
+    spec = spec_from_config(read_json(folder / "config.json"), str(folder / "config.json"))
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(f"{folder} has an adapter_config.json: adapters are not supported", hint="merge the adapter into the weights")
+    checkpoint = Checkpoint(folder)
+    apart = replace(spec, tied=False)
+    embedding, head = apart.embedding_name, apart.head_name
+    if spec.tied and head in checkpoint and embedding not in checkpoint:
+        checkpoint.rename(head, embedding)
+    if not (spec.tied and head in checkpoint):
+        checkpoint.check(spec.tensors())
+        return spec, checkpoint
+    checkpoint.check(apart.tensors())
+    with checkpoint:
+        return (spec if checkpoint.equal(embedding, head) else apart), checkpoint
+
+
+def read_spec(path: Path, *, name: str, cache_dir: Path, progress: Progress = unseen) -> ModelSpec:
+    """What the model in a GGUF file or a folder is, without its weights."""
+    with _folder(path, name, cache_dir, progress) as folder:
+        return _checked(folder)[0]
+
+
+def _weight_bytes(spec: ModelSpec, dtype: str, is_packed: bool, place: torch.device) -> int:
+    """Packed on a CPU, an embedding that is the head as well is there once; on a GPU it is in bfloat16 beside a packed head."""
+    one_end = spec.vocab * spec.hidden
+    n_layers = spec.n_params - one_end * (1 if spec.tied else 2)
+    head = _WEIGHT_BYTES["int8" if dtype == "int4" else dtype]
+    if is_packed and place.type == "cuda":
+        ends = one_end * (head + _WEIGHT_BYTES["bfloat16"])
+    else:
+        ends = one_end * head * (1 if spec.tied and is_packed else 2)
+    return int(n_layers * _WEIGHT_BYTES[dtype] + ends)
+
+
+@contextmanager
+def _folder(path: Path, name: str, cache_dir: Path, progress: Progress) -> Iterator[Path]:
+    """The folder in the Hugging Face layout. Where the cache cannot keep one, it is made for this once."""
+    if path.is_dir():
+        yield path
+        return
+    if not path.exists():
+        raise ModelMissing(f"{path} does not exist")
+    from .convert import CacheUnwritable, convert
+
+    with ExitStack() as once:
+        try:
+            folder = convert(path, name, cache_dir, progress)
+        except CacheUnwritable as refused:
+            try:
+                place = Path(once.enter_context(TemporaryDirectory(prefix="sgl-lab-", ignore_cleanup_errors=True)))
+                folder = convert(path, name, place, progress)
+            except (CacheUnwritable, OSError):
+                raise refused from None
+        yield folder

@@ -1,0 +1,33 @@
+"""Which runner computes a model: kernels on a GPU, the native step where it is built and the model packed for it, else torch."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING
+
+from ..models.decoder import Decoder
+from ..models.packed import PackedDecoder
+from .native import NativeRunner
+from .runner import TorchRunner
+
+if TYPE_CHECKING:
+    from .gpu.device import DeviceRunner
+
+
+def make_runner(
+    model: Decoder | PackedDecoder, library: ctypes.CDLL | None, n_pages: int, page_size: int = 1, *, threads: int | None = None
+) -> TorchRunner | NativeRunner | DeviceRunner:
+    """A runner with a pool of `n_pages` pages of `page_size` tokens. OutOfMemory if they do not fit, DeviceUnfit."""
+    match model:
+        case PackedDecoder() if library is not None:
+            return NativeRunner(library, model, n_pages, page_size, threads=threads)
+        case PackedDecoder():
+            return TorchRunner(model.twin(), n_pages, page_size, threads=threads, kv_dtype=model.dtype)
+        case Decoder() if model.device.type == "cuda":
+            from .gpu.device import DeviceRunner  # loads Triton
+
+            runner = DeviceRunner(model, n_pages, page_size)
+            runner.try_out()
+            return runner
+        case Decoder():
+            return TorchRunner(model, n_pages, page_size, threads=threads)

@@ -1,0 +1,215 @@
+"""Passes over the model on the device: their numbers sent, their kernels started, their logits left there.
+
+A pass of rows of one token each, all of which are read, is filled up to one of a few sizes and runs on buffers that stay
+where they are. On a GPU its kernels are recorded once for each such size and started with one call from then on
+(`graphs`): that is what decoding with a small model takes its time for. Elsewhere the same buffers serve unrecorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ....plan import Row, Sampling
+from ...kernels.gpu.cascade import attend_cascade
+from ...kernels.gpu.contexts import Contexts, Shared
+from ...kernels.gpu.decode import attend_decode, attend_invariant, splits_for
+from ...kernels.gpu.prefill import attend_prefill
+from ...kernels.gpu.sampling import sample
+from ...kernels.gpu.wants import Wants
+from ...models.device_decoder import Attend, DeviceDecoder, fast, invariant
+from ..kv import KvStore
+from .graphs import Recorder
+from .numbers import Inputs, Pass, Shape, one_pass, padded
+from .sharing import LEAST, Sharing
+from .table import PageTable, Tables
+from .transfer import Array, gathered, sent, views
+from .wanted import edits_of, is_plain, write
+
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+"""rows of the passes that are recorded"""
+
+READ_AT_ONCE = 128
+"""tokens whose logits are held together"""
+
+PAGES = 1024
+"""of a context that the page table has room for at first; what is recorded is lost when it grows"""
+
+_QUERIES = 64
+"""heads of a tile that attends to a shared prefix"""
+_PROCESSORS = 1
+"""multiprocessors of a device that does not say"""
+
+
+class Part(NamedTuple):
+    """Valid until the next part is asked for or another pass is started."""
+
+    logits: Tensor
+    """float32 [n, vocab]"""
+    drawn: Tensor
+    """int64 [n]: see `Inputs.drawn`"""
+    packed: Tensor | None = None
+    """of tokens that were drawn with the pass: see `wants.Drawn`"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Fixed:
+    """The buffers of all passes of one shape."""
+
+    numbers: Tensor
+    drawn: Tensor
+    results: tuple[Tensor, ...]
+    """logits and, where tokens are drawn, what was drawn"""
+    run: Callable[[], object]
+
+
+class Forward:
+    """`shared_from` tokens of a common prefix or more are attended to once for all rows of one token that begin with them."""
+
+    def __init__(self, model: DeviceDecoder, kv: KvStore, *, sizes: Sequence[int] = SIZES, shared_from: int = LEAST) -> None:
+        self._model = model
+        self._kv = kv
+        self._sizes = sizes
+        self._table = PageTable(model.device, width=min(PAGES, len(kv.keys[0]) // kv.page_size))
+        self._sharing = Sharing(kv.page_size, shared_from)
+        self._attention = model.spec.only.attention
+        self._tile = max(4, _QUERIES * self._attention.n_kv_heads // self._attention.n_heads)
+        self._fixed: dict[Shape, _Fixed] = {}
+        self._fixed_to = self._table.tables
+        """what they read; a table that has grown is another one"""
+        self._recorder = Recorder(model.device)
+        is_cuda = model.device.type == "cuda"
+        self._processors = torch.cuda.get_device_properties(model.device).multi_processor_count if is_cuda else _PROCESSORS
+
+    def make_room(self, n_rows: int) -> None:
+        """For the rows of all passes of a step, so that none of them loses the token that a row of the next step follows."""
+        self._table.make_room(n_rows)
+
+    def start(self, rows: Sequence[Row], needed: Sequence[int], samplings: Sequence[Sampling]) -> Iterator[Part]:
+        """Compute `rows`, in `numbers.order`, all of them exact or none.
+
+        Gives the logits of the tokens `needed` of the flat batch, which ascend; `samplings` say how to draw after each.
+        """
+        try:
+            written = self._table.update(rows)
+            singles = [row for row in rows if len(row.tokens) == 1]
+            shared = () if rows[0].is_exact else self._sharing.of(singles, written.only_grew)
+            described = one_pass(rows, written, needed, shared, self._tile, self._kv.page_size)
+            size = next((size for size in self._sizes if size >= len(rows)), None)
+            if size is not None and len(singles) == len(rows) == len(needed):
+                return iter((self._on_fixed(described, size, samplings),))
+            inputs = Inputs(*sent(described.arrays, self._model.device))
+            return self._parts(self._hidden(self._table.tables, inputs, described.shape), inputs.drawn, described.shape)
+        except BaseException:
+            self.forget()  # what the table was told may not have come to the device
+            raise
+
+    def forget(self) -> None:
+        """All requests, and the tokens that they drew last."""
+        self._table.forget()
+
+    def keep(self, part: Part, tokens: Tensor) -> None:
+        """`tokens`, int32 [n], were drawn after those of the part, for rows that follow."""
+        self._table.tables.flat.index_copy_(0, part.drawn, tokens)
+
+    def _parts(self, hidden: Tensor, drawn: Tensor, shape: Shape) -> Iterator[Part]:
+        for start in range(0, len(hidden), READ_AT_ONCE):
+            some = slice(start, start + READ_AT_ONCE)
+            yield Part(self._logits(hidden[some], shape), drawn[some])
+
+    def _logits(self, hidden: Tensor, shape: Shape) -> Tensor:
+        return self._model.logits(hidden, invariant if shape.is_exact else fast)
+
+    def _hidden(self, tables: Tables, inputs: Inputs[Tensor], shape: Shape) -> Tensor:
+        """Everything of a pass but the head."""
+        tables.flat.index_copy_(0, inputs.where, inputs.what)
+        return self._model.forward(
+            inputs.ids if len(inputs.ids) else tables.drawn.index_select(0, inputs.lines),
+            inputs.positions,
+            inputs.slots,
+            None if shape.needs_all else inputs.needed,
+            self._kv.keys,
+            self._kv.values,
+            self._attend(tables.pages, inputs, shape),
+            invariant if shape.is_exact else fast,
+        )
+
+    def _attend(self, pages: Tensor, inputs: Inputs[Tensor], shape: Shape) -> Attend:
+        n, kind, size = shape.n_rows, self._attention, self._kv.page_size
+        single = Contexts(pages, inputs.lines, inputs.lengths, size)
+        longer = Contexts(pages, inputs.longer_lines, inputs.longer_lengths, size)
+        shared = Shared(*inputs[-6:], self._tile) if shape.is_shared else None
+        # By what the table has room for and not by lengths: of a recording nothing may change but what it reads.
+        n_splits = splits_for(n, kind.n_kv_heads, pages.shape[1] * size, self._processors) if n else 0
+        scale = kind.head_dim**-0.5
+
+        def attend(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            if shape.is_exact:
+                return attend_invariant(q, keys, values, single, scale)
+            out = torch.empty_like(q)
+            if shared is not None:
+                attend_cascade(q[:n], keys, values, single, shared, scale, n_splits=n_splits, out=out[:n])
+            elif n:
+                attend_decode(q[:n], keys, values, single, scale, n_splits=n_splits, out=out[:n])
+            if shape.longest:
+                attend_prefill(q[n:], keys, values, longer, inputs.offsets, shape.longest, scale, out=out[n:])
+            return out
+
+        return attend
+
+    # ------------------------------------------------------------ passes on buffers that stay
+
+    def _on_fixed(self, described: Pass, size: int, samplings: Sequence[Sampling]) -> Part:
+        """`samplings` are the rows'. What is plain is drawn with the pass: one call for all of a step's kernels."""
+        arrays, device, n = described.arrays, self._model.device, len(samplings)
+        if len(arrays.where) > 2 * size:  # a request came with more pages than the page it needs next
+            self._table.tables.flat.index_copy_(0, *sent((arrays.where, arrays.what), device))
+            described = Pass(arrays._replace(where=arrays.where[:0], what=arrays.what[:0]), described.shape)
+        described = padded(described, size)
+        shape = described.shape._replace(draws=all(map(is_plain, samplings)))
+        wants = [self._plain_wants(samplings, size)] if shape.draws else []
+        host = gathered((*described.arrays, *wants), device)
+        if self._fixed_to is not self._table.tables:
+            self.release()
+            self._fixed_to = self._table.tables
+        fixed = self._fixed.get(shape)
+        if fixed is None:
+            fixed = self._fixed[shape] = self._made(shape, host.to(device, copy=True), (*described.arrays, *wants))
+        else:
+            fixed.numbers.copy_(host, non_blocking=True)
+        fixed.run()
+        return Part(fixed.results[0][:n], fixed.drawn[:n], fixed.results[1][:n] if shape.draws else None)
+
+    def _plain_wants(self, samplings: Sequence[Sampling], size: int) -> Array:
+        n_vocab = self._model.spec.vocab
+        found = np.empty(Wants.n_bytes(n_rows=size, n_vocab=n_vocab, n_edits=0, n_masks=0), np.uint8)
+        write(plain_wants(torch.from_numpy(found), size, n_vocab), samplings, edits_of(samplings, n_vocab))
+        return found
+
+    def _made(self, shape: Shape, numbers: Tensor, arrays: Sequence[Array]) -> _Fixed:
+        found = views(numbers, arrays)
+        inputs = Inputs(*found[: len(Inputs._fields)])
+        wants = plain_wants(found[-1], shape.n_rows, self._model.spec.vocab) if shape.draws else None
+
+        tables = self._fixed_to
+
+        def compute() -> tuple[Tensor, ...]:
+            logits = self._logits(self._hidden(tables, inputs, shape), shape)
+            # What was drawn is kept by the caller: here it would be what the rows follow, should this be called twice.
+            return (logits,) if wants is None else (logits, sample(logits, wants).packed)
+
+        return _Fixed(numbers, inputs.drawn, *self._recorder.recorded(compute, f"decoding of {shape.n_rows} rows"))
+
+    def release(self) -> None:
+        """Give back what was recorded; it is recorded again when it is wanted."""
+        self._fixed.clear()
+        self._recorder.release()
+
+
+def plain_wants(buffer: Tensor, n_rows: int, n_vocab: int) -> Wants:
+    return Wants.over(buffer, n_rows=n_rows, n_vocab=n_vocab, n_edits=0, n_masks=0)

@@ -1,0 +1,162 @@
+"""A pass over the model in numbers: what its kernels read of the plan, first as arrays on the host, then on the device.
+
+Rows of one token come first; they attend together, and what they have in common is read once (`sharing`). Of a pass whose
+rows are exact every token is such a row, so that nothing but its own context can show in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, chain
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ....plan import Row
+from .sharing import Group
+from .table import Written
+
+A = TypeVar("A")
+
+
+class Inputs(NamedTuple, Generic[A]):
+    """All int32, but `where` and `drawn` int64."""
+
+    where: A
+    what: A
+    """what is written to the table first: pages and, where all rows have one token, those tokens, but of rows that follow"""
+    ids: A
+    """[tokens], or none: then they are in the table, a line each"""
+    positions: A
+    slots: A
+    """[tokens]"""
+    needed: A
+    """the tokens whose logits are read, in order"""
+    drawn: A
+    """where in the table what is drawn after each of these is kept"""
+    lines: A
+    lengths: A
+    """of each row of one token; of an exact pass, of each token"""
+    longer_lines: A
+    longer_lengths: A
+    """of each of the other rows"""
+    offsets: A
+    """where these begin, counted from the first of them on, and where the last ends"""
+    tiles: A
+    members: A
+    ends: A
+    group_lines: A
+    group_lengths: A
+    first: A
+    """see `contexts.Shared`; empty where nothing is shared"""
+
+
+Array = npt.NDArray[Any]
+
+
+class Shape(NamedTuple):
+    """What a pass is besides its numbers: two of one shape run the very same kernels on as many programs."""
+
+    n_rows: int
+    """of one token each, at the front; of an exact pass, tokens"""
+    longest: int
+    """tokens of the longest of the other rows; 0 if there are none"""
+    needs_all: bool
+    is_exact: bool
+    is_shared: bool
+    draws: bool = False
+    """whether tokens are drawn with it"""
+
+
+class Pass(NamedTuple):
+    arrays: Inputs[Array]
+    shape: Shape
+
+
+def order(rows: Sequence[Row]) -> list[int]:
+    """Rows of one token first."""
+    return sorted(range(len(rows)), key=lambda i: len(rows[i].tokens) > 1)
+
+
+def one_pass(rows: Sequence[Row], written: Written, needed: Sequence[int], shared: Sequence[Group], tile: int, page_size: int) -> Pass:
+    """`rows` are in order and all exact or none; `needed` are tokens of the flat batch, `shared` groups of its rows of one token."""
+    is_exact = rows[0].is_exact
+    counts = [len(row.tokens) for row in rows]
+    n_single = sum(count == 1 for count in counts)
+    where, what, ids = written.where, written.pages, [*chain.from_iterable(row.tokens for row in rows)]
+    if n_single == len(rows):
+        told = [i for i, row in enumerate(rows) if not row.follows]
+        where = np.concatenate((where, np.array([written.drawn + written.lines[i] for i in told], np.int64)))
+        what = np.concatenate((what, np.array([ids[i] for i in told], np.int32)))
+        ids = []
+    line_of = [*chain.from_iterable([line] * count for line, count in zip(written.lines, counts, strict=True))]
+    longer = rows[n_single:]
+    positions = [np.arange(row.start, row.start + len(row.tokens), dtype=np.int32) for row in longer]
+    places = [np.frombuffer(row.pages, np.int32)[at // page_size] for row, at in zip(longer, positions, strict=True)]
+    slots = [pages * page_size + at % page_size for pages, at in zip(places, positions, strict=True)]
+    singles = rows[:n_single]
+    starts = [row.start for row in singles]
+    ends = [start + 1 for start in starts]
+    if is_exact:
+        lines, lengths, longer = line_of, [*ends, *chain.from_iterable((at + 1).tolist() for at in positions)], []
+    else:
+        lines, lengths = written.lines[:n_single], ends
+    arrays: Inputs[Array] = Inputs(
+        where=where,
+        what=what,
+        ids=_ints(ids),
+        positions=np.concatenate((_ints(starts), *positions)),
+        slots=np.concatenate((_ints(row.pages[row.start // page_size] * page_size + row.start % page_size for row in singles), *slots)),
+        needed=_ints(needed),
+        drawn=np.array([written.drawn + line_of[token] for token in needed], np.int64),
+        lines=_ints(lines),
+        lengths=_ints(lengths),
+        longer_lines=_ints(written.lines[n_single:] if longer else ()),
+        longer_lengths=_ints(row.end for row in longer),
+        offsets=_ints((0, *accumulate(len(row.tokens) for row in longer))),
+        **_shared(shared, written.lines, n_single, tile, page_size),
+    )
+    longest = max((len(row.tokens) for row in longer), default=0)
+    return Pass(arrays, Shape(len(lines), longest, len(needed) == sum(counts), is_exact, bool(shared)))
+
+
+def _shared(groups: Sequence[Group], lines: Sequence[int], n_rows: int, tile: int, page_size: int) -> dict[str, Array]:
+    first = np.zeros(n_rows if groups else 0, np.int32)
+    tiles: list[tuple[int, int]] = []
+    members: list[int] = []
+    ends: list[int] = []
+    for index, group in enumerate(groups):
+        first[list(group.rows)] = group.n_pages * page_size
+        tiles += [(index, len(members) + start) for start in range(0, len(group.rows), tile)]
+        members += group.rows
+        ends.append(len(members))
+    return {
+        "tiles": _ints(tiles).reshape(-1, 2),
+        "members": _ints(members),
+        "ends": _ints(ends),
+        "group_lines": _ints(lines[group.rows[0]] for group in groups),
+        "group_lengths": _ints(group.n_pages * page_size for group in groups),
+        "first": first,
+    }
+
+
+def padded(a_pass: Pass, size: int) -> Pass:
+    """A pass of rows of one token whose logits are all read, filled up to `size` rows. What fills up writes and reads nothing."""
+    n_most = size // 2 if a_pass.shape.is_shared else 0
+    sizes = dict.fromkeys(("tiles", "ends", "group_lines", "group_lengths"), n_most) | {"members": 2 * n_most, "first": 2 * n_most}
+    sizes |= {"where": 2 * size, "what": 2 * size, "ids": 0, "longer_lines": 0, "longer_lengths": 0, "offsets": 1}
+    fill = {"slots": -1, "tiles": -1}
+    named = a_pass.arrays._asdict()
+    filled: Inputs[Array] = Inputs(*(_filled(array, sizes.get(name, size), fill.get(name, 0)) for name, array in named.items()))
+    return Pass(filled, a_pass.shape._replace(n_rows=size))
+
+
+def _filled(array: Array, size: int, value: int) -> Array:
+    filled = np.full((size, *array.shape[1:]), value, array.dtype)
+    filled[: len(array)] = array
+    return filled
+
+
+def _ints(values: Iterable[object]) -> Array:
+    return np.array(values if isinstance(values, list | tuple) else [*values], np.int32)

@@ -1,0 +1,117 @@
+"""What is wanted of a step's tokens, as the native side reads and writes it: a line for each draw, then one for each scored position.
+
+Contexts, biases and masks go down as addresses. `sampler`, the torch twin, says what the parameters mean.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from array import array
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
+
+import numpy as np
+
+from ....contracts.errors import InvariantBroken, RequestFailed
+from ...plan import Draw, Sampling, Score, Target, Top
+from ..kernels.native import build
+from .sampler import failure, uniform
+
+
+class Lines:
+    """`draws` and `scored` go by a token's place in the step. As long as `wanted` is in use, this object must be kept."""
+
+    def __init__(self, draws: Sequence[tuple[int, Sampling]], scored: Sequence[tuple[int, Target]], n_vocab: int) -> None:
+        self._n_vocab = n_vocab
+        self._samplings = [sampling for _, sampling in draws]
+        self._targets = [target for _, target in scored]
+        self._candidates = array("i", chain.from_iterable(candidates for candidates, _ in self._targets))
+        self._scores = array("f", bytes(4 * len(self._candidates)))
+        self._tokens: dict[int, array[int]] = {}
+        """contexts that penalties look at, by the identity of what they were copied from"""
+        self._biases: dict[tuple[int, tuple[int, ...]], ctypes.Array[build.Bias]] = {}
+        n = len(draws) + sum(1 for candidates, _ in self._targets if candidates)
+        self._lines = (build.Line * n)()
+        self._choices = (build.Choice * n)()
+        lines = iter(self._lines)
+        for (token, sampling), line in zip(draws, lines, strict=False):
+            line.token = token
+            self._describe(line, sampling)
+        ids, score = self._candidates.buffer_info()[0], self._scores.buffer_info()[0]
+        for (token, (candidates, n_top)), line in zip(((token, target) for token, target in scored if target[0]), lines, strict=True):
+            line.token = token
+            line.n_top = min(n_top, n_vocab)
+            line.candidates = build.Tokens(ids, len(candidates))
+            line.scores = score
+            ids += 4 * len(candidates)
+            score += 4 * len(candidates)
+        self.wanted = build.Wanted(n, ctypes.addressof(self._lines), ctypes.addressof(self._choices))
+
+    def _describe(self, line: build.Line, sampling: Sampling) -> None:
+        params = sampling.params
+        line.n_top = min(params.top_logprobs, self._n_vocab)
+        if params.temperature > 0:
+            line.temperature = params.temperature
+            line.uniform = uniform(sampling.seed, sampling.position)
+            line.top_k = min(params.top_k or self._n_vocab, self._n_vocab)
+            line.top_p = params.top_p
+            line.min_p = params.min_p
+        if params.is_penalised:
+            line.repetition = params.repetition_penalty
+            line.frequency = params.frequency_penalty
+            line.presence = params.presence_penalty
+            line.prompt = self._context(sampling.prompt if params.repetition_penalty != 1 else ())
+            line.generated = self._context(sampling.generated)
+            line.guessed = self._context(sampling.guessed)
+        if params.logit_bias or sampling.banned:
+            biases = self._biases_of(sampling)
+            line.bias = ctypes.addressof(biases)
+            line.n_bias = len(biases)
+        if sampling.mask is not None:
+            mask = np.frombuffer(sampling.mask, np.uint32)
+            if len(mask) * 32 < self._n_vocab:
+                raise InvariantBroken(f"a mask of {len(mask)} words for {self._n_vocab} tokens")
+            line.mask = mask.ctypes.data
+
+    def _biases_of(self, sampling: Sampling) -> ctypes.Array[build.Bias]:
+        key = id(sampling.params), sampling.banned
+        biases = self._biases.get(key)
+        if biases is None:
+            added = dict(sampling.params.logit_bias) | dict.fromkeys(sampling.banned, -math.inf)
+            known = [build.Bias(token, add) for token, add in added.items() if 0 <= token < self._n_vocab]
+            biases = self._biases[key] = (build.Bias * len(known))(*known)
+        return biases
+
+    def _context(self, tokens: Sequence[int]) -> build.Tokens:
+        copy = self._tokens.get(id(tokens))
+        if copy is None:
+            copy = self._tokens[id(tokens)] = array("i", tokens)
+        return build.Tokens(*copy.buffer_info())
+
+    def draws(self) -> list[Draw | RequestFailed]:
+        return [self._draw(*read) for read in zip(self._samplings, self._choices, strict=False)]
+
+    def _draw(self, sampling: Sampling, choice: build.Choice) -> Draw | RequestFailed:
+        if not choice.is_drawn:
+            return failure(sampling, is_finite=math.isfinite(choice.log_total))
+        return Draw(choice.token, choice.logprob, self._top(choice, sampling.params.top_logprobs))
+
+    def _top(self, choice: build.Choice, n: int) -> Top:
+        n = min(n, self._n_vocab)
+        return tuple(zip(choice.top_tokens[:n], choice.top_logprobs[:n], strict=True)) if n else ()
+
+    def scores(self) -> Iterator[Score]:
+        """What was wanted of each scored position; nothing is computed where that is nothing."""
+        left, choices = iter(self._scores), iter(self._choices[len(self._samplings) :])
+        for candidates, n_top in self._targets:
+            if candidates:
+                yield Score(tuple(islice(left, len(candidates))), self._top(next(choices), n_top))
+            else:
+                yield Score(())
+
+    def seconds(self, n_threads: int) -> float:
+        """How long so many threads drew."""
+        n = len(self._samplings)
+        spent: float = sum(choice.seconds for choice in self._choices[:n])
+        return spent / max(1, min(n_threads, n))

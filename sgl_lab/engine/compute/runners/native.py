@@ -1,0 +1,173 @@
+"""Computes a plan with the native step: one call that walks through the whole model, without the GIL.
+
+What is left to Python is a step's outline: a few numbers a row; contexts are passed as addresses.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from array import array
+from collections.abc import Callable, Sequence
+from itertools import accumulate, chain
+from weakref import ref
+
+import torch
+
+from ....contracts.errors import InvariantBroken
+from ....contracts.spans import Block
+from ...plan import Plan, Row, RowOutput
+from ..kernels.native import build
+from ..kernels.native.pack import Kind
+from ..models.decoder import inverse_frequencies
+from ..models.executors import NATIVE, check_block
+from ..models.packed import PackedDecoder
+from ..models.spec import Part
+from .kv import KvStore
+from .lines import Lines
+from .runner import row_outputs
+
+
+class _Underway:
+    """A step that was started. It keeps what the step reads and writes, and ends it should nobody ask for the outputs."""
+
+    def __init__(self, finish: Callable[[], None], outputs: Callable[[], tuple[RowOutput, ...]], kept: object) -> None:
+        self._finish: Callable[[], None] | None = finish
+        self._outputs = outputs
+        self._kept = kept
+
+    def __call__(self) -> tuple[RowOutput, ...]:
+        self.finish()
+        return self._outputs()
+
+    def finish(self) -> None:
+        finish, self._finish = self._finish, None
+        if finish is not None:
+            finish()
+
+    def __del__(self) -> None:
+        self.finish()
+
+
+class NativeRunner:
+    """`plan.Runner`, and `Launching`, over packed weights: `n_pages` pages of `page_size` tokens in bf16. OutOfMemory if they do not fit,
+    BadArgument if the machine does not give that many threads.
+
+    A row's logits depend on its own tokens alone, bit for bit: not on the batch, the chunks or the pages.
+    """
+
+    is_exact = True
+
+    def __init__(self, library: ctypes.CDLL, model: PackedDecoder, n_pages: int, page_size: int = 1, *, threads: int | None = None) -> None:
+        self.page_size = page_size
+        self.kv = KvStore(model.spec, n_pages, page_size, device=model.device, dtype=model.dtype)
+        self._library = library
+        self._model = model
+        rotary = model.spec.only.attention.rotary
+        if rotary is None:
+            raise InvariantBroken("the native step computes rotary positions alone")
+        self._frequencies = inverse_frequencies(rotary).contiguous()
+        self.seconds = {"sampler": 0.0}
+        self._n_threads = threads or torch.get_num_threads()
+        made = ctypes.c_void_p()
+        library.sgl_new(self._described(), self._n_threads, made)
+        self._step: int | None = made.value
+        self._underway: ref[_Underway] | None = None
+
+    def _described(self) -> build.Model:
+        """The model as addresses; all of them belong to tensors that this object keeps."""
+        spec, weights, vectors = self._model.spec, self._model.weights, self._model.vectors
+        kind = spec.only
+
+        def layer(index: int) -> build.Layer:
+            def name(part: Part) -> str:
+                return spec.names.of(index, part) + ".weight"
+
+            return build.Layer(
+                *(vectors[name(norm)].data_ptr() for norm in kind.norms),
+                *(weights[name(first)].pointer() for first in ("q", "o", "gate", "down")),
+                build.Pages(self.kv.keys[index].data_ptr(), self.kv.values[index].data_ptr()),
+            )
+
+        return build.Model(
+            len(spec.layers),
+            spec.hidden,
+            kind.feed_forward.width,
+            kind.attention.n_heads,
+            kind.attention.n_kv_heads,
+            kind.attention.head_dim,
+            spec.vocab,
+            self.page_size,
+            spec.norm_eps,
+            self._model.kind is Kind.BF16,
+            self._frequencies.data_ptr(),
+            vectors[spec.norm_name].data_ptr(),
+            weights[spec.embedding_name].pointer(),
+            weights[spec.head_name].pointer(),
+            (build.Layer * len(spec.layers))(*map(layer, range(len(spec.layers)))),
+        )
+
+    def run(self, plan: Plan) -> tuple[RowOutput, ...]:
+        return self.start(plan)()
+
+    def start(self, plan: Plan) -> Callable[[], tuple[RowOutput, ...]]:
+        """The other threads set to work; the call that comes back joins them. InvariantBroken while the last one is still to come."""
+        if self._underway is not None and self._underway() is not None:
+            raise InvariantBroken(f"step {plan.step} starts before the results of the one before are taken")
+        rows = plan.rows
+        ends = list(accumulate(len(row.tokens) for row in rows))
+        tokens = array("i", chain.from_iterable(row.tokens for row in rows))
+        offsets = array("i", (0, *ends))
+        starts = array("i", [row.start for row in rows])
+        pages = array("Q", [row.pages.buffer_info()[0] for row in rows])
+        described = build.Rows(len(rows), len(tokens), *(part.buffer_info()[0] for part in (tokens, offsets, starts, pages)))
+        lines = self._lines(rows, ends)
+
+        def outputs() -> tuple[RowOutput, ...]:
+            self.seconds["sampler"] += lines.seconds(self._n_threads)
+            return row_outputs(rows, lines.draws(), lines.scores())
+
+        underway = _Underway(self._finish, outputs, (tokens, offsets, starts, pages, lines))
+        self._underway = ref(underway)
+        try:
+            self._library.sgl_start(self._step, described, lines.wanted)
+            try:
+                plan.before_draws()
+            finally:
+                self._library.sgl_release(self._step)
+        except BaseException:
+            underway.finish()  # an error that is kept keeps this frame
+            raise
+        return underway
+
+    def _lines(self, rows: Sequence[Row], ends: Sequence[int]) -> Lines:
+        draws = [
+            (token, sampling)
+            for row, end in zip(rows, ends, strict=True)
+            for token, sampling in zip(range(end - row.n_draws, end), row.samplings, strict=True)
+        ]
+        scored = [
+            (token, target)
+            for row, end in zip(rows, ends, strict=True)
+            for token, target in zip(range(end - len(row.targets), end), row.scored, strict=True)
+        ]
+        return Lines(draws, scored, self._model.spec.vocab)
+
+    def _finish(self) -> None:
+        self._underway = None
+        self._library.sgl_finish(self._step)
+
+    def check_block(self, block: Block) -> None:
+        check_block(block, self._model.spec, NATIVE)
+
+    def copy_page(self, source: int, target: int) -> None:
+        with torch.inference_mode():
+            self.kv.copy_page(source, target)
+
+    def close(self) -> None:
+        if self._underway is not None and (underway := self._underway()) is not None:
+            underway.finish()
+        if self._step is not None:
+            self._library.sgl_delete(self._step)
+            self._step = None
+        self.kv.release()
+        del self._model

@@ -1,0 +1,96 @@
+"""Computes a plan with torch: batch, forward pass, sampling, scores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ....contracts.errors import RequestFailed
+from ....contracts.spans import Block
+from ...plan import Draw, Plan, Row, RowOutput, Sampling, Score, Target, output_of
+from ..models.decoder import Decoder
+from ..models.executors import TORCH, check_block
+from .attention import PagedAttention
+from .batch import Batch
+from .exact import ExactRows
+from .kv import KvStore
+from .sampler import sample, scored
+
+SCORED_AT_ONCE = 128
+"""positions whose logits are held together while scoring"""
+
+
+class TorchRunner:
+    """`plan.Runner` over a model: `n_pages` pages of `page_size` tokens, allocated at birth. OutOfMemory if they do not fit.
+
+    `threads` is how many of the CPU's cores torch may use, in this whole process; None leaves its own choice.
+    Keys and values are kept in `kv_dtype`, by default the model's.
+    """
+
+    is_exact = False
+
+    def __init__(
+        self, model: Decoder, n_pages: int, page_size: int = 1, *, threads: int | None = None, kv_dtype: torch.dtype | None = None
+    ) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.page_size = page_size
+        self.kv = KvStore(model.spec, n_pages, page_size, device=model.device, dtype=kv_dtype or model.dtype)
+        self.seconds = {"sampler": 0.0}  # on a GPU with the wait for the forward pass
+        self._model = model
+        self._exact = ExactRows(model, self.kv, self._draws)
+
+    def run(self, plan: Plan) -> tuple[RowOutput, ...]:
+        with torch.inference_mode():
+            exact = tuple(row for row in plan.rows if row.is_exact)
+            others = tuple(row for row in plan.rows if not row.is_exact)
+            exact_outputs = iter(row_outputs(exact, *self._exact.run(exact, plan.before_draws)) if exact else ())
+            outputs = iter(self._run(replace(plan, rows=others)) if others else ())
+            return tuple(next(exact_outputs if row.is_exact else outputs) for row in plan.rows)
+
+    def _run(self, plan: Plan) -> tuple[RowOutput, ...]:
+        batch = Batch.of(plan, self.page_size, self._model.device, self._model.spec.kv_groups)
+        hidden = self._model.forward(batch.ids, batch.positions, PagedAttention(self._model.spec, batch, self.kv), batch.embedded)
+        plan.before_draws()
+        samplings = [sampling for row in plan.rows for sampling in row.samplings]
+        draws = self._draws(self._model.logits(hidden[batch.sampled]), samplings) if samplings else []
+        scores = self._scores(hidden, batch.scored, [target for row in plan.rows for target in row.scored])
+        return row_outputs(plan.rows, draws, scores)
+
+    def check_block(self, block: Block) -> None:
+        check_block(block, self._model.spec, TORCH)
+
+    def copy_page(self, source: int, target: int) -> None:
+        with torch.inference_mode():
+            self.kv.copy_page(source, target)
+
+    def close(self) -> None:
+        self.kv.release()
+        del self._model, self._exact
+
+    def _draws(self, logits: Tensor, samplings: Sequence[Sampling]) -> list[Draw | RequestFailed]:
+        started = time.perf_counter()
+        draws = sample(logits, samplings)
+        self.seconds["sampler"] += time.perf_counter() - started
+        return draws
+
+    def _scores(self, hidden: Tensor, positions: Tensor, targets: Sequence[Target]) -> Iterator[Score]:
+        """What is wanted of each position, one after the other."""
+        for start in range(0, len(targets), SCORED_AT_ONCE):
+            some = targets[start : start + SCORED_AT_ONCE]
+            logits = self._model.logits(hidden[positions[start : start + len(some)]])
+            yield from scored(logits, some)
+
+
+def row_outputs(rows: Sequence[Row], draws: Sequence[Draw | RequestFailed], scores: Iterator[Score]) -> tuple[RowOutput, ...]:
+    """What was drawn and scored, row after row, in the order of `Row.samplings` and `Row.targets`."""
+    left = iter(draws)
+    outputs = []
+    for row in rows:
+        mine = [next(left) for _ in range(row.n_draws)]
+        outputs.append(output_of(row, mine.__getitem__, tuple(next(scores) for _ in row.targets)))
+    return tuple(outputs)

@@ -1,0 +1,357 @@
+"""The radix tree: which token prefixes have their KV in the pool, and in which pages.
+
+A node holds a run of tokens, whole pages of them, and the pages where their KV lies. A lease keeps
+a path from being evicted. Every change is said on the line that makes it (`emit`), so that a fold of
+the events equals the tree. Knows neither requests nor what a page contains.
+"""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ....contracts.errors import InvariantBroken
+from ....contracts.events import Emit, LocksChanged, NodeEvicted, NodeInserted, NodeSplit, Touched, silent
+from ....contracts.ids import Counter, Namespace, NodeId
+from ....contracts.tree import TreeNode, TreeSnapshot
+from .policy import Key, Lru, Policy
+from .pool import TREE, Owner, PagePool
+
+_node_ids = Counter()
+
+Tokens = tuple[int, ...]
+
+
+class Node:
+    """`children` are found by their first page of tokens. `refs` counts leases on the node or below it.
+
+    `born` is the clock at which its KV came into the tree; the upper part of a split is as old as the lower.
+    """
+
+    __slots__ = ("born", "children", "hits", "id", "last_used", "namespace", "pages", "parent", "refs", "tokens")
+
+    def __init__(self, namespace: Namespace, parent: Node | None, tokens: Tokens, pages: array[int], last_used: int) -> None:
+        self.id = NodeId(_node_ids.next())
+        self.namespace = namespace
+        self.parent = parent
+        self.children: dict[Tokens, Node] = {}
+        self.tokens = tokens
+        self.pages = pages
+        self.refs = 0
+        self.born = last_used
+        self.last_used = last_used
+        self.hits = 0
+
+
+class Match(NamedTuple):
+    n_tokens: int
+    n_idle_pages: int
+    """pages of the match that nobody leases: a lease would take them from those that can be evicted"""
+
+
+@dataclass(eq=False, slots=True)
+class Lease:
+    """The right to read `pages`, the KV of the first `n_tokens` of some sequence, until it is released."""
+
+    node: Node
+    n_tokens: int
+    pages: array[int]
+    is_open: bool = True
+
+
+def common_length(a: Tokens, b: Tokens) -> int:
+    """How many leading tokens are equal; compares slices, so the work is done in C."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _told(node: Node) -> TreeNode:
+    parent = node.parent.id if node.parent else None
+    return TreeNode(node.id, parent, node.tokens, node.namespace, node.refs, node.last_used, node.hits, node.born)
+
+
+class RadixTree:
+    """One root a namespace, made when it is first asked for and kept for ever."""
+
+    def __init__(self, pool: PagePool, policy: Policy | None = None, emit: Emit = silent) -> None:
+        self.pool = pool
+        self.policy: Policy = policy or Lru()
+        self.roots: dict[Namespace, Node] = {}
+        self.clock = 0
+        """counts acquisitions; the time in `last_used`"""
+        self.n_nodes = 0
+        self.n_idle_pages = 0
+        """pages that eviction can free"""
+        self.n_evicted = 0
+        self.n_evicted_tokens = 0
+        self.version = 0
+        """changes whenever a match may come out differently"""
+        self.idle: list[tuple[Key, NodeId, Node]] = []
+        """heap of idle leaves; an entry is stale when its node is no longer one or has another key"""
+        self._reported: dict[NodeId, tuple[Node, int]] = {}
+        """nodes whose refs changed since `report_locks`, with the refs reported last"""
+        self._emit = emit
+
+    # ------------------------------------------------------------ reading
+
+    def peek(self, namespace: Namespace, tokens: Tokens) -> Match:
+        """How much of `tokens` is here. Changes nothing."""
+        root = self.roots.get(namespace)
+        if root is None:
+            return Match(0, 0)
+        node, n_in, n_tokens = self._walk(root, tokens)
+        n_idle = 0
+        while node.refs == 0 and node.parent is not None:
+            n_idle += n_in // self.pool.page_size
+            node = node.parent
+            n_in = len(node.tokens)
+        return Match(n_tokens, n_idle)
+
+    def trail(self, namespace: Namespace, tokens: Tokens) -> tuple[NodeId, ...]:
+        """The nodes that `tokens` reach, root first. Changes nothing."""
+        root = self.roots.get(namespace)
+        return tuple(node.id for node in self._path(self._walk(root, tokens)[0])) if root else ()
+
+    def continuation(self, namespace: Namespace, tokens: Tokens, n_most: int) -> Tokens:
+        """What came after `tokens` where they were last here, at most `n_most` of it; empty if they are not. Changes nothing."""
+        root = self.roots.get(namespace)
+        if root is None:
+            return ()
+        node, n_in, n_tokens = self._walk(root, tokens)
+        rest = tokens[n_tokens:]
+        """less than a page: only whole ones are kept"""
+        if len(rest) >= self.pool.page_size:
+            return ()
+        found = node.tokens[n_in:]
+        while len(found) < len(rest) + n_most:
+            fitting = [child for child in node.children.values() if len(found) >= len(rest) or child.tokens[: len(rest)] == rest]
+            if not fitting:
+                break
+            node = max(fitting, key=lambda child: (child.last_used, child.id))
+            found += node.tokens
+        return found[len(rest) : len(rest) + n_most] if found[: len(rest)] == rest else ()
+
+    def snapshot(self, seq: int) -> TreeSnapshot:
+        nodes = tuple(_told(node) for node in self.nodes())
+        return TreeSnapshot(nodes, self.pool.n_pages, self.pool.n_free, seq)
+
+    def nodes(self) -> Iterator[Node]:
+        """All nodes, parents before children."""
+        stack = list(self.roots.values())
+        while stack:
+            node = stack.pop()
+            yield node
+            stack.extend(node.children.values())
+
+    # ------------------------------------------------------------ using
+
+    def acquire(self, namespace: Namespace, tokens: Tokens, *, is_hit: bool = True) -> Lease:
+        """Lease the longest prefix of `tokens` that is here; splits the node in which it ends.
+
+        `is_hit` False is for a holder who moves his lease on: it is not counted as a use.
+        """
+        node, n_in, n_tokens = self._walk(self._root(namespace), tokens)
+        if n_in < len(node.tokens):
+            node = self._split(node, n_in)
+        path = self._path(node)
+        pages = array("i")
+        for step in path:
+            pages.extend(step.pages)
+            self._note(step)
+            if step.refs == 0:
+                self.n_idle_pages -= len(step.pages)
+            step.refs += 1
+        if is_hit:
+            self.clock += 1
+            for step in path:
+                step.last_used = self.clock
+                step.hits += 1
+            self._emit(Touched(tuple(step.id for step in path), self.clock))
+        return Lease(node, n_tokens, pages)
+
+    def release(self, lease: Lease) -> None:
+        """Give a lease back; doing it twice changes nothing."""
+        if not lease.is_open:
+            return
+        lease.is_open = False
+        for node in self._path(lease.node):
+            if node.refs == 0:
+                raise InvariantBroken(f"node {node.id} is released and has no lease")
+            self._note(node)
+            node.refs -= 1
+            if node.refs == 0:
+                self.n_idle_pages += len(node.pages)
+                self._offer(node)
+
+    def insert(self, namespace: Namespace, tokens: Tokens, pages: array[int], owner: Owner) -> None:
+        """Keep the KV of `tokens`, which lies in `pages` of `owner`; only whole pages are kept.
+
+        What is new becomes a leaf and its pages the tree's. Pages of `owner` whose tokens were here
+        already are freed: he finds theirs by `acquire`.
+        """
+        size = self.pool.page_size
+        n_pages = len(tokens) // size
+        tokens = tokens[: n_pages * size]
+        node, n_in, n_tokens = self._walk(self._root(namespace), tokens)
+        n_here = n_tokens // size
+        self.pool.release(pages[:n_here], owner)
+        if n_here == n_pages:
+            return
+        if n_in < len(node.tokens):
+            node = self._split(node, n_in)
+        self.pool.give(pages[n_here:n_pages], owner, TREE)
+        self._offer(self._grow(node, tokens[n_tokens:], pages[n_here:n_pages]))
+
+    def evict(self, n_pages: int) -> int:
+        """Free at least `n_pages` by removing idle leaves, or all there are; returns how many were freed."""
+        n_freed = 0
+        while n_freed < n_pages and self.idle:
+            key, _, node = heapq.heappop(self.idle)
+            if self._is_idle_leaf(node) and key == self.policy.key(node):
+                n_freed += len(node.pages)
+                self.n_idle_pages -= len(node.pages)
+                self._remove(node)
+        return n_freed
+
+    def flush(self) -> int:
+        """Evict everything that is not leased."""
+        return self.evict(self.pool.n_pages)
+
+    def report_locks(self) -> None:
+        """Say which nodes have other refs than when this was last called."""
+        changed = tuple((node.id, node.refs) for node, refs in self._reported.values() if node.refs != refs)
+        self._reported.clear()
+        if changed:
+            self._emit(LocksChanged(changed))
+
+    def restore(self, nodes: Iterable[TreeNode]) -> None:
+        """Fill an empty tree with the nodes of a snapshot, parents first, leased by nobody; the pool has room for them."""
+        made: dict[NodeId, Node] = {}
+        for old in nodes:
+            if old.parent is None:
+                made[old.node] = self._root(old.namespace)
+                continue
+            parent = made[old.parent]
+            pages = self.pool.take(len(old.tokens) // self.pool.page_size, TREE)
+            made[old.node] = node = self._grow(parent, old.tokens, pages)
+            node.born, node.last_used, node.hits = old.born, old.last_used, old.hits
+            self.clock = max(self.clock, old.last_used)
+            self._offer(node)
+
+    def reset(self) -> None:
+        """Forget everything, leases too; for books that were found wrong. The pool is reset as well."""
+        for node in reversed(list(self.nodes())):
+            if node.parent is not None:
+                self._reported.pop(node.id, None)
+                self._emit(NodeEvicted(node.id, len(node.tokens)))
+        for root in self.roots.values():
+            self._note(root)
+            root.refs = 0
+            root.children.clear()
+        self.idle.clear()
+        self.n_nodes = len(self.roots)
+        self.n_idle_pages = 0
+        self.version += 1
+        self.pool.reset()
+        self.report_locks()
+
+    # ------------------------------------------------------------ inside
+
+    def _root(self, namespace: Namespace) -> Node:
+        root = self.roots.get(namespace)
+        if root is None:
+            root = self.roots[namespace] = Node(namespace, None, (), array("i"), self.clock)
+            self.n_nodes += 1
+            self._emit(NodeInserted(root.id, None, (), namespace))
+        return root
+
+    def _grow(self, parent: Node, tokens: Tokens, pages: array[int]) -> Node:
+        """A new leaf below `parent`, without leases, over `pages` of the tree."""
+        leaf = Node(parent.namespace, parent, tokens, pages, self.clock)
+        parent.children[tokens[: self.pool.page_size]] = leaf
+        self.n_nodes += 1
+        self.n_idle_pages += len(pages)
+        self.version += 1
+        self._emit(NodeInserted(leaf.id, parent.id, tokens, parent.namespace))
+        return leaf
+
+    def _walk(self, node: Node, tokens: Tokens) -> tuple[Node, int, int]:
+        """The deepest node that `tokens` reach, how many of its tokens they match, and how many in all."""
+        size = self.pool.page_size
+        n_tokens = 0
+        while (child := node.children.get(tokens[n_tokens : n_tokens + size])) is not None:
+            length = len(child.tokens)
+            rest = tokens[n_tokens : n_tokens + length]
+            if rest != child.tokens:
+                n_in = common_length(rest, child.tokens) // size * size
+                return child, n_in, n_tokens + n_in
+            n_tokens += length
+            node = child
+        return node, len(node.tokens), n_tokens
+
+    def _path(self, node: Node) -> list[Node]:
+        """From the root down to `node`."""
+        path = [node]
+        while (parent := node.parent) is not None:
+            path.append(parent)
+            node = parent
+        path.reverse()
+        return path
+
+    def _split(self, node: Node, n_upper: int) -> Node:
+        """Put a new node with the first `n_upper` tokens of `node` above it; leases on `node` stay on `node`."""
+        size, parent = self.pool.page_size, node.parent
+        if parent is None:
+            raise InvariantBroken(f"root {node.id} cannot be split")
+        upper = Node(node.namespace, parent, node.tokens[:n_upper], node.pages[: n_upper // size], node.last_used)
+        upper.refs, upper.hits, upper.born = node.refs, node.hits, node.born
+        parent.children[upper.tokens[:size]] = upper
+        node.parent = upper
+        node.tokens, node.pages = node.tokens[n_upper:], node.pages[n_upper // size :]
+        upper.children[node.tokens[:size]] = node
+        self.n_nodes += 1
+        if node.id in self._reported:
+            self._reported[upper.id] = (upper, self._reported[node.id][1])
+        self._emit(NodeSplit(node.id, upper.id, n_upper))
+        return upper
+
+    def _remove(self, node: Node) -> None:
+        parent = node.parent
+        if parent is None:
+            raise InvariantBroken(f"root {node.id} cannot be evicted")
+        del parent.children[node.tokens[: self.pool.page_size]]
+        node.parent = None
+        self.pool.release(node.pages, TREE)
+        self._reported.pop(node.id, None)
+        self.n_nodes -= 1
+        self.n_evicted += 1
+        self.n_evicted_tokens += len(node.tokens)
+        self.version += 1
+        self._emit(NodeEvicted(node.id, len(node.tokens)))
+        self._offer(parent)
+
+    def _is_idle_leaf(self, node: Node) -> bool:
+        return node.refs == 0 and not node.children and node.parent is not None
+
+    def _offer(self, node: Node) -> None:
+        """Put `node` where eviction finds it, if it can be evicted."""
+        if not self._is_idle_leaf(node):
+            return
+        heapq.heappush(self.idle, (self.policy.key(node), node.id, node))
+        if len(self.idle) > 2 * self.n_nodes + 1024:
+            leaves = [leaf for leaf in self.nodes() if self._is_idle_leaf(leaf)]
+            self.idle = [(self.policy.key(leaf), leaf.id, leaf) for leaf in leaves]
+            heapq.heapify(self.idle)
+
+    def _note(self, node: Node) -> None:
+        """Call before `node.refs` changes."""
+        self._reported.setdefault(node.id, (node, node.refs))

@@ -1,0 +1,164 @@
+"""Jobs become families of requests, or are refused at once when they can never run.
+
+Knows the vocabulary, the context and how much room there is, and nothing of what runs: everything
+here may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TypeVar
+
+from ...contracts.errors import BackendUnsupported, BadArgument, CacheFull, PromptTooLong
+from ...contracts.ids import Namespace
+from ...contracts.params import Constraint
+from ...contracts.port import GenJob, GenListener, ScoreJob, ScoreListener, WarmJob, WarmListener
+from ...contracts.spans import Block, blocks_in, has_blocks
+from ...grammar.grammars import Grammars
+from ..plan import Embedding
+from ..text.seam import Spellings
+from .cache.pins import Pins
+from .config import EngineConfig
+from .groups import Family, GenFamily, PinFamily, ScoreFamily, Vocabulary, WarmFamily
+from .scheduling.request import Request
+
+F = TypeVar("F", bound=Family)
+
+
+class Intake:
+    def __init__(
+        self,
+        config: EngineConfig,
+        vocabulary: Vocabulary,
+        context: int,
+        namespace: Namespace,
+        exact_namespace: Namespace,
+        pins: Pins,
+        grammars: Grammars,
+        clock: Callable[[], float],
+        embedding: Embedding | None = None,
+    ) -> None:
+        """`embedding` is the runner, where it knows of blocks."""
+        self._config = config
+        self._vocabulary = vocabulary
+        self._context = context
+        self._namespaces = {False: namespace, True: exact_namespace}
+        self._pins = pins
+        self._grammars = grammars
+        self.spellings = Spellings(vocabulary)
+        self._clock = clock
+        self._embedding = embedding
+        self._seeds = random.Random(config.seed)
+
+    def gen(self, job: GenJob, listener: GenListener, *, exact: bool = False) -> GenFamily:
+        """The requests of a gen, to be given to `Engine.add`. BadArgument, BackendUnsupported, PromptTooLong or CacheFull if
+        they can never run.
+
+        A constraint that was not prepared is so now, and raises what `prepare` does.
+        `exact`: the same tokens and bitwise the same logprobs, whatever is cached and whatever runs beside it.
+        """
+        params, n_prompt = job.params, len(job.prompt)
+        self._check_prompt("the prompt", job.prompt, job.blocks)
+        if not 0 <= job.heal < n_prompt or not 0 <= job.begun < n_prompt or (job.heal and job.begun):
+            raise BadArgument(f"of {n_prompt} tokens {job.heal} cannot be healed, nor {job.begun} begin the text", hint="fewer than all")
+        if n_text := job.heal or job.begun:
+            self._check_known("the end of the prompt", job.prompt[n_prompt - n_text :])
+        self._check_known("logit_bias", [token for token, _ in params.logit_bias])
+        self._check_known("stop_token_ids", params.stop_token_ids)
+        self._check_context(n_prompt, max(1, params.min_tokens))
+        room = self._context - n_prompt
+        n_pages = self._config.n_pages - self._pins.n_pages + self._pins.n_shared(self._namespaces[exact], job.prompt[:-1])
+        in_pages = n_pages * self._config.page_size + 1 - n_prompt
+        limit = max(1, params.min_tokens, min(room, in_pages)) if params.max_tokens is None else min(params.max_tokens, room)
+        most = max(limit, min(room, in_pages))
+        seed = params.seed if params.seed is not None else self._seeds.getrandbits(63)
+        namespace, now = self._namespaces[exact], self._clock()
+        spellings = self.spellings if job.heal else None
+        return self._fitting(GenFamily(job, listener, self._vocabulary, self._grammars, spellings, namespace, limit, most, seed, now))
+
+    def prepare(self, constraint: Constraint) -> None:
+        """BadArgument or BackendUnsupported if it cannot be obeyed; otherwise the first `gen` with it need not wait."""
+        self._grammars.prepare(constraint)
+
+    def score(self, job: ScoreJob, listener: ScoreListener, *, exact: bool = False) -> ScoreFamily:
+        """As `gen`, for a score."""
+        if not job.choices:
+            raise BadArgument("there are no choices to score", hint="give at least one")
+        self._check_prompt("the prompt", job.prompt, job.blocks)
+        for i, choice in enumerate(job.choices):
+            self._check_tokens(f"choice {i}", choice)
+        self._check_context(len(job.prompt), max(map(len, job.choices)))
+        return self._fitting(ScoreFamily(job, listener, self._namespaces[exact], self._clock()))
+
+    def warm(self, job: WarmJob, listener: WarmListener, *, exact: bool = False) -> WarmFamily:
+        """As `gen`, for a warm."""
+        self._check_prompt("the prompt", job.prompt, job.blocks)
+        self._check_context(len(job.prompt), 0)
+        return self._fitting(WarmFamily(job, listener, self._namespaces[exact], self._config.page_size, self._clock()))
+
+    def pin(self, job: WarmJob, listener: WarmListener, *, exact: bool = False) -> PinFamily:
+        """As `warm`; when it is computed, the whole pages of the prompt are pinned until `Engine.unpin(family.handle)`.
+
+        CacheFull reaches the listener if a request that was let in before would then have too little room.
+        """
+        self._check_prompt("the prefix", job.prompt, job.blocks)
+        self._check_context(len(job.prompt), 0)
+        size = self._config.page_size
+        if len(job.prompt) < size:
+            raise BadArgument(f"a prefix of {len(job.prompt)} tokens fills no page of {size}", hint="pin a longer one")
+        return self._fitting(PinFamily(job, listener, self._namespaces[exact], size, self._clock()))
+
+    def refusal(self, request: Request) -> CacheFull | None:
+        """The error if `request` could not run even alone. What is pinned serves it as far as it begins so, and is in its way beyond."""
+        size, n_pages, n_pinned = self._config.page_size, self._config.n_pages, self._pins.n_pages
+        n_shared = self._pins.n_shared(request.namespace, request.prompt[: request.first_needed])
+        need = self._config.pages_for(request.n_most) - n_shared
+        if need <= n_pages - n_pinned:
+            return None
+        pinned = f", of which {n_pinned} are pinned" if n_pinned else ""
+        return CacheFull(
+            f"the request needs {need} pages of {size} tokens, the pool has {n_pages}{pinned}",
+            hint=f"shorten the prompt, lower max_tokens, {'unpin something, ' if pinned else ''}or start the lab with a larger cache",
+        )
+
+    def _fitting(self, family: F) -> F:
+        for request in family.requests:
+            if error := self.refusal(request):
+                raise error
+        return family
+
+    def _check_prompt(self, what: str, tokens: tuple[int, ...], blocks: tuple[Block, ...]) -> None:
+        if not blocks or not has_blocks(tokens):
+            self._check_tokens(what, tokens)
+            return
+        self._check_known(what, [token for token in tokens if token >= 0])
+        given = {block.content: block for block in blocks}
+        try:
+            needed = {given[place.content] for _, _, place in blocks_in(tokens)}
+        except (KeyError, ValueError):
+            raise BadArgument(f"{what} has positions of a block that the job does not bring", hint="give the job its blocks") from None
+        if self._embedding is None:
+            raise BackendUnsupported("embedded blocks, such as images, are not computed here", hint="leave them out of the prompt")
+        for block in needed:
+            self._embedding.check_block(block)
+
+    def _check_tokens(self, what: str, tokens: tuple[int, ...]) -> None:
+        if not tokens:
+            raise BadArgument(f"{what} is empty", hint="give at least one token of text")
+        self._check_known(what, tokens)
+
+    def _check_known(self, what: str, tokens: tuple[int, ...] | list[int]) -> None:
+        n_vocab = self._vocabulary.n_vocab
+        if tokens and (min(tokens) < 0 or max(tokens) >= n_vocab):
+            raise BadArgument(f"{what} has a token outside the vocabulary of {n_vocab}", hint="encode it with this backend's own tokenizer")
+
+    def _check_context(self, n_prompt: int, n_more: int) -> None:
+        if n_prompt + n_more > self._context:
+            more = f" and {n_more} more" if n_more else ""
+            over = n_prompt + n_more - self._context
+            wish = f", or lower min_tokens to {n_more - over}" if n_more > over else ""
+            raise PromptTooLong(
+                f"a prompt of {n_prompt} tokens{more} does not fit the context of {self._context}",
+                hint=f"shorten the prompt by {over} tokens{wish}",
+            )

@@ -1,0 +1,97 @@
+"""What a row gave its request becomes text: tokens are taken, stops and constraints are followed.
+
+Stop patterns and constraints are the user's and may take their time, so rows that have to pass one are processed on a
+thread that is none of the engine's (`resident` has it). A request that is not through when the next step is planned takes
+no part in that step, and the others go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from ...contracts.errors import RequestFailed
+from ...contracts.ids import RequestId
+from ..plan import Row, RowOutput
+from .groups import Accepted, Answer, Family
+from .scheduling.request import Guide, Request
+
+
+class Processing:
+    """One row of a request, or its beginning where there is no row. To be called once, from any thread; it raises nothing."""
+
+    __slots__ = ("accepted", "answer", "error", "family", "is_aborted", "is_done", "notify", "now", "output", "request", "row", "step")
+
+    def __init__(self, family: Family, request: Request, step: int, now: float, row: Row | None, output: RowOutput) -> None:
+        self.family = family
+        self.request = request
+        self.step = step
+        self.now = now
+        self.row = row
+        self.output = output
+        self.accepted = Accepted()
+        self.answer: Answer | None = None
+        """progress to be told"""
+        self.error: Exception | None = None
+        self.is_done = False
+        self.is_aborted = False
+        """the request was cancelled meanwhile"""
+        self.notify: Callable[[], object] | None = None
+        """called when it is done, where the engine went on without it"""
+
+    def __call__(self) -> None:
+        self.error = _error_of(self._work)
+        self.is_done = True
+        if self.notify is not None:
+            self.notify()
+
+    def _work(self) -> None:
+        family, request = self.family, self.request
+        if self.output.error is not None:
+            raise self.output.error
+        if self.row is None:
+            self.accepted = family.begin(request, self.now)
+        else:
+            self.accepted = family.accept(request, self.row, self.output, self.now)
+        if self.accepted.reason is None and (self.row is not None or self.accepted.samples):
+            self.answer = family.progress(request)
+
+
+class Filling:
+    """The masks of a constrained row. As a `Processing`, but the step waits for it."""
+
+    __slots__ = ("drafts", "error", "guide", "is_done", "request")
+
+    def __init__(self, request: RequestId, guide: Guide, drafts: tuple[int, ...]) -> None:
+        self.request = request
+        self.guide = guide
+        self.drafts = drafts
+        self.error: Exception | None = None
+        self.is_done = False
+
+    def __call__(self) -> None:
+        self.error = _error_of(lambda: self.guide.fill(self.drafts))
+        self.is_done = True
+
+
+def _error_of(work: Callable[[], None]) -> Exception | None:
+    """What `work` raises: a pattern, a token's bytes or a constraint. No other request is concerned."""
+    try:
+        work()
+    except Exception as error:
+        return error
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        return RequestFailed(f"{type(error).__name__}: {error}")  # a library panicked
+    return None
+
+
+class Process(Protocol):
+    def __call__(self, tasks: Sequence[Processing] | Sequence[Filling], *, until_done: bool = False) -> None:
+        """Call them all. It comes back when they are done or, but for `until_done`, after a moment."""
+
+
+def process_here(tasks: Sequence[Processing] | Sequence[Filling], *, until_done: bool = False) -> None:
+    for task in tasks:
+        task()

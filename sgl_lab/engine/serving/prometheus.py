@@ -1,0 +1,65 @@
+"""An engine's own counts in the text format that Prometheus reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from .metrics import PARTS, REASONS
+
+
+class Metric(NamedTuple):
+    name: str
+    help: str
+    samples: Mapping[str, str]
+    """labels -> name in `Engine.stats`; one that is not there is left out"""
+
+    @property
+    def kind(self) -> str:
+        return "counter" if self.name.endswith("_total") else "gauge"
+
+
+METRICS = (
+    Metric("prompt_tokens_total", "Prompt tokens of requests that are over.", {"": "prompt_tokens"}),
+    Metric("cached_prompt_tokens_total", "Prompt tokens that were taken from the radix tree.", {"": "cached_prompt_tokens"}),
+    Metric("cached_tokens_total", "Tokens of those requests that were taken from the radix tree.", {"": "cached_tokens"}),
+    Metric("computed_tokens_total", "Tokens of those requests that went through the model.", {"": "computed_tokens"}),
+    Metric("recomputed_tokens_total", "Tokens computed once more after a preemption.", {"": "recomputed_tokens"}),
+    Metric("generated_tokens_total", "Tokens sampled.", {"": "generated_tokens"}),
+    Metric("drafted_tokens_total", "Draft tokens that were verified.", {"": "drafted_tokens"}),
+    Metric("accepted_tokens_total", "Draft tokens that were accepted.", {"": "accepted_tokens"}),
+    Metric("rejected_tokens_total", "Draft tokens that were rejected.", {"": "rejected_tokens"}),
+    Metric("overrun_tokens_total", "Tokens computed behind the end of a text, as the next step had begun.", {"": "overrun_tokens"}),
+    Metric("forced_tokens_total", "Tokens that a constraint left no choice about.", {"": "forced_tokens"}),
+    Metric("evicted_tokens_total", "Tokens evicted from the radix tree.", {"": "evicted_tokens"}),
+    Metric("evictions_total", "Nodes evicted from the radix tree.", {"": "evictions"}),
+    Metric("preemptions_total", "Running requests that gave way to others.", {"": "preemptions"}),
+    Metric("steps_total", "Steps of the engine.", {"": "steps"}),
+    Metric("requests_total", "Requests that are over, by reason.", {f'reason="{reason}"': f"requests_{reason}" for reason in REASONS}),
+    Metric(
+        "step_seconds_total",
+        "Time spent in steps, by part.",
+        {f'part="{part}"': f"{part}_s" for part in (*PARTS, "sampler")},
+    ),
+    Metric("hit_ratio", "Share of prompt tokens that came from the radix tree.", {"": "hit_rate"}),
+    Metric("requests", "Requests that are open.", {'state="running"': "requests_running", 'state="waiting"': "requests_waiting"}),
+    Metric("pages", "Pages of the KV cache.", {"": "pages_total"}),
+    Metric("pages_free", "Pages that hold nothing.", {"": "pages_free"}),
+    Metric("pages_pinned", "Pages that are never evicted.", {"": "pages_pinned"}),
+    Metric("pins", "Prefixes that are pinned.", {"": "pins"}),
+    Metric("step_ms", "Mean time of a step, in milliseconds.", {"": "step_ms"}),
+    Metric("step_rows", "Mean number of rows of a step.", {"": "step_rows"}),
+    Metric("tree_nodes", "Nodes of the radix tree.", {"": "nodes"}),
+)
+
+
+def prometheus(stats: Mapping[str, Any]) -> str:
+    """The text exposition, format 0.0.4, of what `Engine.stats` returned."""
+    lines = []
+    for metric in METRICS:
+        name = f"sgl_lab_{metric.name}"
+        lines += [f"# HELP {name} {metric.help}", f"# TYPE {name} {metric.kind}"]
+        for labels, key in metric.samples.items():
+            if key in stats:
+                lines.append(f"{name}{{{labels}}} {stats[key]}" if labels else f"{name} {stats[key]}")
+    return "\n".join(lines) + "\n"

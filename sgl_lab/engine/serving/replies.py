@@ -1,0 +1,42 @@
+"""A caller who waits for a backend's answer: what a pin and the measure of drift have in common.
+
+Knows a backend by its port alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...contracts.port import Backend
+from .gate import Reply
+
+WAIT_S = 0.05
+"""How long one wait lasts before the backend is asked whether it still lives; an interrupt is seen as soon."""
+
+
+class Heard(Reply[Any]):
+    """A listener of any job that can be waited for."""
+
+    def __init__(self, backend: Backend) -> None:
+        super().__init__()
+        self._backend = backend
+
+    def on_progress(self, index: int, text: str, ids: tuple[int, ...]) -> None:
+        pass
+
+    def on_done(self, answer: Any) -> None:
+        self.give(answer)
+
+    def on_error(self, error: Exception) -> None:
+        self.fail(error)
+
+    def answer(self) -> Any:
+        """What was answered; an error is raised."""
+        while not self.wait(WAIT_S):
+            self._backend.poll()
+        return self.result()
+
+
+def encoded(backend: Backend, text: str) -> tuple[int, ...]:
+    """The tokens that a program without roles begins with."""
+    return tuple(token for part, markup in backend.render_text(text) for token in backend.encode(part, markup=markup))

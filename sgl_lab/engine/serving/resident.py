@@ -1,0 +1,227 @@
+"""The one place with the thread: an engine that lives in this process and obeys messages between steps."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from ...contracts.errors import EngineStopped, InvariantBroken, SglError
+from ...contracts.ids import RequestId
+from ...contracts.tree import TreeSnapshot
+from .engine import Engine
+from .forked import check_not_forked, is_forked
+from .gate import Gate, Reply
+from .groups import Family
+from .pattern_threads import PatternThreads
+from .processing import process_here
+from .telling import Teller
+
+T = TypeVar("T")
+
+RECOUNT_AFTER_S = 2.0
+"""Idle seconds after which the books are recounted, once."""
+SLICE_S = 0.5
+"""How long a caller waits before it asks whether the thread still lives."""
+TELL_S = 1.0
+"""How long `close` waits for listeners to take what was answered."""
+
+
+def _do_nothing() -> None:
+    """There is something to look at."""
+
+
+class _Life:
+    """What the thread holds: the engine and its inbox, and nothing of whoever owns it."""
+
+    def __init__(self, engine: Engine, after_close: Callable[[], object]) -> None:
+        self.engine = engine
+        self.inbox: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        self.is_closing = False
+        self.ended = Gate()
+        self.teller = Teller(engine.say_raised)
+        self._patterns = PatternThreads()
+        self._after_close = after_close
+        engine.process, engine.wake = self._patterns, partial(self.inbox.put, _do_nothing)
+
+    def ask_to_close(self) -> None:
+        self.inbox.put(self._begin_to_close)
+
+    def _begin_to_close(self) -> None:
+        self.is_closing = True
+
+    def live(self) -> None:
+        is_busy = False
+        try:
+            while not self.is_closing:
+                if not is_busy:
+                    self._obey(self._awaited())
+                self._obey_queued()
+                is_busy = not self.is_closing and self.engine.step()
+                self.teller.settle()
+            self._obey_queued()
+            self.engine.close()
+            self._after_close()
+        finally:
+            self.engine.process = process_here
+            self._patterns.close()
+            self.teller.close()
+            self.ended.open()
+
+    def _obey_queued(self) -> None:
+        for _ in range(self.inbox.qsize()):
+            self._obey(self.inbox.get())
+
+    def obey_all(self, messages: Sequence[Callable[[], object]]) -> None:
+        for message in messages:
+            self._obey(message)
+
+    def _obey(self, message: Callable[[], object]) -> None:
+        try:
+            message()
+        except Exception as error:  # nothing that a caller can cause: our books are wrong
+            self.engine.recover(error)
+
+    def _awaited(self) -> Callable[[], object]:
+        """The next message; the books are recounted once if none comes for a while."""
+        try:
+            return self.inbox.get(timeout=RECOUNT_AFTER_S)
+        except Empty:
+            pass
+        try:
+            self.engine.check()
+        except InvariantBroken as error:
+            self.engine.recover(error)
+        return self.inbox.get()
+
+
+class _Together(threading.local):
+    """What a thread sends while it is inside `at_once`; None outside."""
+
+    messages: list[Callable[[], object]] | None = None
+
+
+class Resident:
+    """Owns the engine and its daemon thread. All methods may be called from any thread, listeners' included.
+
+    A caller may be interrupted anywhere: no lock is held between it and the thread. `cursor` gives the number
+    that the next event will get; a snapshot carries it. A resident to which nothing refers is closed; `after_close`
+    is then called on the thread, as after `close`.
+    """
+
+    def __init__(self, engine: Engine, cursor: Callable[[], int] = lambda: 0, after_close: Callable[[], object] = lambda: None) -> None:
+        self.engine = engine
+        self._cursor = cursor
+        self._together = _Together()
+        self._life = _Life(engine, after_close)
+        self._thread = threading.Thread(target=self._life.live, name="sgl_lab engine", daemon=True)
+        self._thread.start()
+        weakref.finalize(self, self._life.ask_to_close).atexit = False
+
+    @property
+    def is_open(self) -> bool:
+        return not (self._life.is_closing or self._life.ended.is_open)
+
+    def heard(self, listener: Any) -> Any:
+        """`listener`, to be given to the engine: it is called on a thread of its own, so that it may take its time."""
+        return self._life.teller.listener(listener)
+
+    def submit(self, family: Family) -> None:
+        """Let a family that `engine.gen`, `score`, `warm` or `pin` made wait for its turn."""
+        self._post(lambda: self.engine.add(family))
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """What this thread submits and cancels inside is obeyed together, with no step between, when the block ends."""
+        if self._together.messages is not None:
+            yield
+            return
+        messages: list[Callable[[], object]] = []
+        self._together.messages = messages
+        try:
+            yield
+        finally:
+            self._together.messages = None
+            if messages:
+                self._life.inbox.put(partial(self._life.obey_all, messages))
+
+    def cancel(self, request: RequestId) -> None:
+        """Obeyed before the next step; unknown requests, and any after `close`, are ignored."""
+        with suppress(EngineStopped):
+            self._post(lambda: self.engine.cancel(request))
+
+    def abort_all(self) -> int:
+        """Cancel everything that runs or waits; returns how many jobs there were."""
+        return self.call(self.engine.abort_all)
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Run `function` on the engine's thread between two steps and hand back what it returns or raises."""
+        if threading.current_thread() is self._thread:
+            return function()
+        self._life.teller.excuse()
+        reply: Reply[T] = Reply()
+        self._send(lambda: reply.of(function))
+        while not reply.wait(SLICE_S):
+            if self._life.ended.is_open and not reply.is_open:
+                self.poll()
+        return reply.result()
+
+    def flush(self) -> int:
+        """Evict everything that no running request reads; returns the number of pages freed."""
+        return self.call(self.engine.flush)
+
+    def unpin(self, handle: RequestId) -> None:
+        """Let a pin go; BadArgument if there is none of that number."""
+        self.call(lambda: self.engine.unpin(handle))
+
+    def snapshot(self) -> TreeSnapshot:
+        """The tree between two steps, with the number of the first event that is not in it."""
+        return self.call(lambda: self.engine.snapshot(self._cursor()))
+
+    def check(self) -> None:
+        """Recount tree and pool; InvariantBroken if they do not add up."""
+        self.call(self.engine.check)
+
+    def stats(self) -> dict[str, Any]:
+        return self.call(self.engine.stats)
+
+    def poll(self) -> None:
+        """EngineStopped when nothing that waits will ever be answered."""
+        check_not_forked()
+        if not self.is_open:
+            raise EngineStopped("the engine was closed", hint="make a new lab")
+        self._life.teller.look()
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Answer what is open with EngineStopped, free the memory, end the thread; a second time does nothing.
+
+        SglError if a step is still being computed after `timeout_s`: the engine closes when that step ends.
+        """
+        if is_forked():
+            return  # the engine is the parent's
+        self._life.ask_to_close()
+        if threading.current_thread() is self._thread:
+            return
+        if not self._life.ended.wait(timeout_s):
+            raise SglError(
+                f"the engine still computes a step {timeout_s:g} s after it was closed, and holds its memory until that ends",
+                hint="call close() again to wait for it",
+            )
+        self._life.teller.wait(TELL_S)
+
+    def _post(self, message: Callable[[], object]) -> None:
+        """As `_send`, and with what else is sent `at_once`."""
+        if (messages := self._together.messages) is None:
+            self._send(message)
+        else:
+            self.poll()
+            messages.append(message)
+
+    def _send(self, message: Callable[[], object]) -> None:
+        self.poll()
+        self._life.inbox.put(message)
+        self.poll()  # what was sent before closing began is obeyed; of what came later nobody may be sure

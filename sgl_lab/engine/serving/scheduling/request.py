@@ -1,0 +1,194 @@
+"""One request on its way through the engine: what is asked, where it stands, what was counted.
+
+Knows neither the tree's inside nor text: the scheduler moves it, the engine reads it.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from ....contracts.errors import InvariantBroken
+from ....contracts.ids import Namespace, RequestId
+from ....contracts.params import SamplingParams
+from ....contracts.spans import Block
+from ..cache.tree import Lease
+
+EXACT = "exact"
+"""Ends the namespace of what is computed to depend on nothing but its own tokens, to the bit."""
+
+
+class Phase(Enum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+MOVES: Mapping[Phase, frozenset[Phase]] = {
+    Phase.WAITING: frozenset({Phase.RUNNING, Phase.FINISHED}),
+    Phase.RUNNING: frozenset({Phase.WAITING, Phase.FINISHED}),  # back to waiting: preempted
+    Phase.FINISHED: frozenset(),
+}
+
+
+class Guide(Protocol):
+    """What a constraint lets a request say, as far as a step has to know."""
+
+    @property
+    def n_allowed(self) -> Sequence[int | None]:
+        """Tokens, by each of the masks that were filled last; None where it is any."""
+
+    def within(self, guess: tuple[int, ...]) -> tuple[int, ...]:
+        """As much of a guess as may be said."""
+
+    def masks(self, n: int) -> tuple[memoryview, ...]:
+        """Of the next draw, and of those after one more guess each (`Sampling.masks`); to be filled before anything is drawn."""
+
+    def fill(self, guess: tuple[int, ...]) -> None:
+        """Fill them, for this guess. ConstraintFailed if nothing may be said."""
+
+
+class Seam(Protocol):
+    """The end of the prompt that is still to be said again."""
+
+    def n_inside(self, guess: tuple[int, ...]) -> int:
+        """How many of these tokens would say nothing else."""
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """A prompt to compute and, for a gen, tokens to draw after it.
+
+    Counting: a position counts once, as cached or as computed, by how its KV was come by the first
+    time; what is computed again after a preemption is in `n_recomputed` alone. So a gen that ran to its
+    end has `n_cached + n_computed == len(prompt) + len(generated) - 1 + n_rejected`: the last token has no KV,
+    and guesses that were computed in vain have no position. Nor have the forced tokens with which a text
+    ends, after its last drawn one: they are taken off the right side. A text that is forced as a whole takes no step.
+    """
+
+    id: RequestId
+    group: RequestId
+    kind: str
+    """gen, score or warm"""
+    namespace: Namespace
+    prompt: tuple[int, ...]
+    limit: int = 0
+    """tokens to generate at most; 0 unless a gen"""
+    params: SamplingParams | None = None
+    seed: int = 0
+    banned_early: tuple[int, ...] = ()
+    """tokens that may not be drawn before `params.min_tokens`"""
+    blocks: tuple[Block, ...] = ()
+    """those whose positions are in the prompt"""
+    respelled: tuple[int, ...] = ()
+    """tokens that stood at the end of the prompt and may be said again: a first guess"""
+    n_healed: int = 0
+    """generated tokens that say nothing but what the prompt said before: no penalty counts them, and no limit"""
+    n_shared: int = 0
+    """leading tokens that another request of the family counts as its own"""
+    targets: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    """position -> tokens whose logprobs are wanted after it; a gen drops those it was told"""
+    guide: Guide | None = None
+    """of a gen with a constraint, or that still says the prompt's end again"""
+    seam: Seam | None = None
+    """of a gen that still says the prompt's end again"""
+    submitted: float = 0.0
+    """seconds of the engine's clock, as the next two"""
+    admitted: float | None = None
+    first_token: float | None = None
+
+    phase: Phase = Phase.WAITING
+    is_processed: bool = False
+    """What it was given last is still on its way through a user's pattern: it takes no part in steps, and gives no page away."""
+    generated: list[int] = field(default_factory=list)
+    arrival: int = 0
+    n_passed: int = 0
+    """how often younger requests were admitted while this one waited"""
+    n_hit: int = 0
+    """what the tree had of this request at its version `n_hit_version`"""
+    n_hit_version: int | None = None
+    lease: Lease | None = None
+    pages: array[int] = field(default_factory=lambda: array("i"))
+    """of all positions from 0; the first of them belong to the tree"""
+    n_kv: int = 0
+    """positions whose KV is there"""
+    n_prefill: int = 0
+    """tokens that had to be there at admission"""
+
+    n_cached: int = 0
+    n_computed: int = 0
+    n_recomputed: int = 0
+    n_drafted: int = 0
+    n_rejected: int = 0
+    n_forced: int = 0
+    """tokens that were said without being drawn, as the constraint left no choice"""
+    n_counted: int = 0
+    n_steps: int = 0
+    n_preemptions: int = 0
+
+    def __post_init__(self) -> None:
+        self.n_counted = self.n_shared
+
+    def move(self, phase: Phase) -> None:
+        if phase not in MOVES[self.phase]:
+            raise InvariantBroken(f"request {self.id} cannot go from {self.phase.value} to {phase.value}")
+        self.phase = phase
+
+    @property
+    def n_found(self) -> int:
+        """Prompt tokens that came from the tree. What a constraint forced at once after them is in `n_cached` as well."""
+        return min(self.n_cached, len(self.prompt) - self.n_shared)
+
+    @property
+    def is_exact(self) -> bool:
+        """As its namespace says, so that nothing is ever taken from the tree that was computed otherwise."""
+        return EXACT in self.namespace
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.prompt) + len(self.generated)
+
+    @property
+    def n_most(self) -> int:
+        """Tokens that will have KV at the very end; the last that is sampled has none."""
+        return len(self.prompt) + max(0, self.limit - 1)
+
+    @property
+    def n_pending(self) -> int:
+        """Tokens without KV; while decoding 1, and those that were forced after it."""
+        return self.n_tokens - self.n_kv
+
+    @property
+    def is_prefilling(self) -> bool:
+        return self.n_kv < self.n_prefill
+
+    @property
+    def first_needed(self) -> int:
+        """The first position whose logits are wanted: from there on nothing may be taken from the tree."""
+        return min(self.targets, default=self.n_tokens - (self.kind == "gen"))
+
+    def span(self, start: int, end: int) -> tuple[int, ...]:
+        """Tokens at positions start .. end - 1."""
+        n_prompt = len(self.prompt)
+        if end <= n_prompt:
+            return self.prompt[start:end]
+        if start >= n_prompt:
+            return tuple(self.generated[start - n_prompt : end - n_prompt])
+        return self.prompt[start:] + tuple(self.generated[: end - n_prompt])
+
+    def count_cached(self, end: int) -> None:
+        """Positions before `end` came from the tree."""
+        self.n_cached += max(0, end - self.n_counted)
+        self.n_counted = max(self.n_counted, end)
+
+    def count_computed(self, start: int, end: int, n_rejected: int) -> None:
+        """Positions start .. end - 1 went through the model, and `n_rejected` guesses in vain."""
+        n_new = max(0, end - max(start, self.n_counted))
+        self.n_computed += n_new + n_rejected
+        self.n_rejected += n_rejected
+        self.n_recomputed += end - start - n_new
+        self.n_counted = max(self.n_counted, end)
+        self.n_steps += 1

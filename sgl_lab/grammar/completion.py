@@ -1,0 +1,186 @@
+"""A short way from anywhere in a text to a whole one, for when tokens run out.
+
+Where the texts of a constraint are known as a tree, the machine says how the shortest one goes on, and it is spelled in the
+fewest tokens. Where only the library knows them, a way is found step by step: what is forced, else what closes something or ends the
+text, else a character that was not used yet, of the smallest kind that is allowed. Knows nothing of the model. May be used from any thread.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+from typing import TYPE_CHECKING, Protocol
+
+from ..contracts.patterns.machine import Machine, Place
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
+Tokens = tuple[int, ...]
+
+LONGEST = 1_024
+"""tokens of a way; where a whole text is farther off, none is known"""
+_LONGEST_WALK = 512
+_LONGEST_TOKEN = 24
+"""bytes of a token that is looked for on a way"""
+_MOST_WAYS = 6
+"""that are tried, the cheapest first"""
+
+
+class Spelling(Protocol):
+    @property
+    def eos_ids(self) -> frozenset[int]: ...
+
+    @property
+    def n_vocab(self) -> int: ...
+
+    @property
+    def special_ids(self) -> frozenset[int]: ...
+
+    def token_bytes(self, token: int) -> bytes: ...
+
+
+class Track:
+    """Where a text stands in a machine's tree. It follows when it is asked, so what it is not asked about costs nothing."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self._place: Place = machine.start
+        self._said = b""
+
+    def take(self, data: bytes) -> None:
+        self._said += data
+
+    def after(self, data: bytes) -> tuple[Place, bytes]:
+        """The place after `data` too, and the beginning of a character that came after it."""
+        self._place, self._said = self._stepped(self._place, self._said)
+        return self._stepped(self._place, self._said + data)
+
+    def _stepped(self, place: Place, data: bytes) -> tuple[Place, bytes]:
+        n = len(data) - next((i for i in range(1, min(4, len(data) + 1)) if _is_begun(data[-i:])), 0)
+        for character in data[:n].decode(errors="replace"):
+            place = self.machine.step(place, character)
+        return place, data[n:]
+
+
+def _is_begun(data: bytes) -> bool:
+    """Whether it is the beginning of a character of which more has to come."""
+    return data[0] >= 0xC0 and len(data) < (2 if data[0] < 0xE0 else 3 if data[0] < 0xF0 else 4)
+
+
+class Exits:
+    def __init__(self, spelling: Spelling) -> None:
+        self.end = min(spelling.eos_ids)
+        """what is said where a text is whole and the model would go on"""
+        self.bytes_of = spelling.token_bytes
+        self.special_ids = spelling.special_ids
+        self._ids: dict[bytes, int] = {}
+        for token in range(spelling.n_vocab):
+            if token not in self.special_ids and 0 < len(data := spelling.token_bytes(token)) <= _LONGEST_TOKEN:
+                self._ids.setdefault(data, token)
+        alone = sorted((data, token) for data, token in self._ids.items() if len(data) == 1)
+        self._quote = self._ids.get(b'"')
+        self._closing = [self._ids[data] for data in (b"]", b"}", b'"', b",") if data in self._ids]
+        self._letter = self._ids.get(b"a")
+        self._kinds = {token: _kind(data) for data, token in sorted(alone, key=lambda one: not one[0].isalnum())}
+
+    def _steps(self, data: bytes) -> list[tuple[int, int]]:
+        """From each place in `data` on: the fewest tokens that spell the rest (very many where none do), and the length of the first."""
+        never = 1 << 30
+        found = [(0, 0)] * (len(data) + 1)
+        for start in range(len(data) - 1, -1, -1):
+            best = never, 1
+            for end in range(min(len(data), start + _LONGEST_TOKEN), start, -1):
+                if found[end][0] + 1 < best[0] and data[start:end] in self._ids:
+                    best = found[end][0] + 1, end - start
+            found[start] = best
+        return found
+
+    def spelled(self, data: bytes) -> Tokens | None:
+        """In the fewest tokens; None where the vocabulary cannot."""
+        steps, start, tokens = self._steps(data), 0, []
+        if data and steps[0][0] > len(data):
+            return None
+        while start < len(data):
+            length = steps[start][1]
+            tokens.append(self._ids[data[start : start + length]])
+            start += length
+        return tuple(tokens)
+
+    def n_tokens(self, text: str) -> list[int]:
+        """The fewest tokens that spell `text`, and what is left of it after each character."""
+        steps = self._steps(text.encode())
+        ends = [0]
+        for character in text:
+            ends.append(ends[-1] + len(character.encode()))
+        return [steps[end][0] for end in ends]
+
+    def finishes(self, matcher: LLMatcher, tokens: Tokens) -> bool:
+        """Whether the text is whole after `tokens`."""
+        return matcher.validate_tokens([*tokens, self.end]) == len(tokens) + 1
+
+    def way(self, matcher: LLMatcher, at: tuple[Machine, Place, bytes] | None, most: int, known: Tokens = ()) -> Tokens | None:
+        """To a whole text, where one is found of at most `most` tokens; `at` says where the text stands.
+
+        `known` is a way from not far away.
+        Moves the matcher.
+        """
+        if at is not None:
+            machine, place, begun = at
+            for data in islice(machine.ways(place, begun), _MOST_WAYS):
+                way = self.spelled(data)
+                if way is not None and len(way) <= most and self.finishes(matcher, way):
+                    return way
+        return self._walked(matcher, min(most, _LONGEST_WALK), known)
+
+    def _walked(self, matcher: LLMatcher, most: int, known: Tokens) -> Tokens | None:
+        way: Tokens = ()
+        used: Counter[int] = Counter()
+        while not matcher.is_accepting():
+            step = forced(matcher) or self._tail(matcher, known) or self._choice(matcher, way, used)
+            if not step or len(way) + len(step) > most or not matcher.consume_tokens(list(step)):
+                return None
+            way += step
+        return way
+
+    def _tail(self, matcher: LLMatcher, way: Tokens) -> Tokens:
+        """The shortest end of `way` that is a way from here."""
+        tails = (way[i:] for i in range(len(way) - 1, -1, -1))
+        return next((tail for tail in tails if self.finishes(matcher, tail)), ())
+
+    def _choice(self, matcher: LLMatcher, way: Tokens, used: Counter[int]) -> Tokens:
+        try:
+            mask = matcher.compute_bitmask()
+        except ValueError:  # nothing may be said, or the grammar has grown too complex
+            return ()
+        is_text = self._letter is not None and _has(mask, self._letter)  # where only a quote closes anything
+        for token in self._closing:
+            if _has(mask, token) and (not is_text or (token == self._quote and way[-2:] != (token, token))):
+                return (token,)
+        allowed = [token for token in self._kinds if _has(mask, token)]
+        for token in allowed:
+            if self.finishes(matcher, (token,)):
+                return (token,)
+        n_of_kind = Counter(self._kinds[token] for token in allowed)
+        choice = sorted(allowed, key=lambda token: (self._kinds[token] == "byte", used[token], n_of_kind[self._kinds[token]]))[:1]
+        used.update(choice)
+        return tuple(choice)
+
+
+def _has(mask: bytes, token: int) -> bool:
+    return bool(mask[token // 8] >> token % 8 & 1)
+
+
+def forced(matcher: LLMatcher) -> Tokens:
+    """Only as far as the grammar takes it: a tokenizer that normalises may spell what is forced otherwise."""
+    tokens = matcher.compute_ff_tokens()
+    return tuple(tokens[: matcher.validate_tokens(tokens)]) if tokens else ()
+
+
+def _kind(data: bytes) -> str:
+    if data == b"-":
+        return "isdigit"  # a sign is no way into a number that a digit is not
+    for kind in ("isspace", "isdigit", "islower", "isupper", "isascii"):
+        if getattr(data, kind)():
+            return kind
+    return "byte"

@@ -1,0 +1,206 @@
+"""Constraints compiled: each once, on its caller's thread, and started as often as there are samples.
+
+Knows tokens and bytes; nothing of requests, steps or models. The parser underneath is llguidance's.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from weakref import WeakValueDictionary
+
+from ..contracts.errors import BackendUnsupported, BadArgument
+from ..contracts.params import MAX_SOURCE, Constraint
+from ..contracts.patterns import python
+from ..contracts.patterns.machine import Machine
+from ..contracts.patterns.tree import Chain, Node, Text, chain, for_library
+from . import completion
+from .completion import LONGEST, Exits, Tokens
+from .matcher import Guide
+from .schema import spelled
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+KEPT = 128
+"""compiled constraints; the one used longest ago is forgotten first"""
+
+
+class Spelling(completion.Spelling, Protocol):
+    """What grammars need of a tokenizer. `special_ids` are tokens that no text spells."""
+
+    def encode(self, text: str) -> tuple[int, ...]: ...
+
+
+class Compiled(NamedTuple):
+    matcher: LLMatcher
+    way: Tokens | None
+    """from the beginning to a whole text"""
+    machine: Machine | None
+    """of the texts, where they are known"""
+
+
+class Grammars:
+    """May be used from any thread. `jump`: tokens that a constraint leaves no choice about are said without being drawn."""
+
+    def __init__(self, spelling: Spelling, *, jump: bool = True) -> None:
+        self._spelling = spelling
+        self._jump = jump
+        self._lock = threading.Lock()
+        self._tokens: tuple[LLTokenizer, Exits] | None = None
+        self._compiled: OrderedDict[Constraint, Compiled] = OrderedDict()
+        self._compiling: WeakValueDictionary[Constraint, threading.Lock] = WeakValueDictionary()
+        """held by whoever compiles one; gone with the last who waits for it"""
+
+    def start(self, constraint: Constraint, most: int | None = None) -> Guide:
+        """A guide at the beginning of a text of at most `most` tokens, those of its seam not counted.
+
+        BadArgument or BackendUnsupported if there can be none.
+        """
+        prototype, way, machine = self.prepare(constraint)
+        if way is not None and most is not None and len(way) - self._n_inside(way, constraint.seam) > most:
+            way = None
+        tokenizer, leaving = self._tokenizer()
+        return Guide(prototype, tokenizer, self._spelling.n_vocab, self._jump, leaving, way, machine, constraint.seam)
+
+    def _n_inside(self, way: Tokens, seam: str) -> int:
+        """How many of a way's first tokens say nothing but `seam`."""
+        n_bytes, n = len(seam.encode()), 0
+        while n < len(way) and n_bytes:
+            n_bytes -= len(self._spelling.token_bytes(way[n]))
+            if n_bytes < 0:
+                break
+            n += 1
+        return n
+
+    def prepare(self, constraint: Constraint) -> Compiled:
+        """As `start`, for later."""
+        if (known := self._known(constraint)) is not None:
+            return known
+        with self._lock:
+            compiling = self._compiling.setdefault(constraint, threading.Lock())
+        with compiling:  # the forks of a program ask for the same all at once
+            if (known := self._known(constraint)) is not None:
+                return known
+            made = self._made(constraint)
+            with self._lock:
+                self._compiled[constraint] = made
+                while len(self._compiled) > KEPT:
+                    self._compiled.popitem(last=False)
+        return made
+
+    def _known(self, constraint: Constraint) -> Compiled | None:
+        with self._lock:
+            if (known := self._compiled.get(constraint)) is not None:
+                self._compiled.move_to_end(constraint)
+            return known
+
+    def _made(self, constraint: Constraint) -> Compiled:
+        kind, source = constraint.kind, constraint.source
+        if len(source) > MAX_SOURCE:
+            raise BadArgument(f"a {kind} of {len(source)} characters is too long", hint=f"at most {MAX_SOURCE} are taken")
+        tokenizer, leaving = self._tokenizer()
+        from llguidance import LLMatcher
+
+        from .limits import LIMITS
+
+        try:
+            grammar, tree, rules = _grammar(kind, source, constraint.lead)
+            if constraint.seam:
+                grammar = _after(constraint.seam, grammar)
+                tree = tree and chain((Text(constraint.seam), tree))
+        except RecursionError:
+            raise BadArgument(f"the {kind} is nested too deeply, or too large") from None
+        try:
+            made = LLMatcher(tokenizer, grammar, log_level=0, limits=LIMITS)
+            made.compute_bitmask()  # only now it knows whether there is anything to say
+            error = made.get_error()
+        except ValueError as refused:
+            error = str(refused)
+        if error.startswith("NoExtension"):
+            raise BadArgument(f"no text can satisfy the {kind}")
+        if error:
+            raise BadArgument(f"the {kind} cannot be kept: {readable(error)}")
+        machine = None if tree is None else Machine(tree, rules, leaving.n_tokens)
+        at = None if machine is None else (machine, machine.start, b"")
+        return Compiled(made, leaving.way(made.deep_copy(), at, LONGEST), machine)
+
+    def _tokenizer(self) -> tuple[LLTokenizer, Exits]:
+        with self._lock:
+            if self._tokens is None:
+                self._tokens = _tokenizer(self._spelling), Exits(self._spelling)
+            return self._tokens
+
+
+def _grammar(kind: str, source: str, lead: str) -> tuple[str, Node | None, Mapping[str, Node]]:
+    """As the library takes it; and the tree of its texts with the rules that it names, where it is known."""
+    from llguidance import LLMatcher
+
+    from .limits import check_lark
+
+    match kind:
+        case "regex":
+            tree = python.read(source)
+            if lead:
+                tree = Chain((python.read(lead), tree))
+            return LLMatcher.grammar_from_regex(for_library(tree)), tree, {}
+        case "grammar":
+            check_lark(source)
+            return LLMatcher.grammar_from_lark(_led(source, lead)), None, {}
+        case _:
+            grammar, tree, rules = spelled(source)
+            return _led(grammar, lead), Chain((python.read(lead), tree)) if lead else tree, rules
+
+
+def _led(grammar: str, lead: str) -> str:
+    """The Lark grammar of a text that `lead` matches, and then one of `grammar`."""
+    if not lead:
+        return grammar
+    inner = grammar.removeprefix("%llguidance {}")
+    return f"%llguidance {{}}\nstart: LEAD text\nLEAD: /{for_library(python.read(lead))}/\ntext: %lark {{\n{inner}\n}}\n"
+
+
+def _after(seam: str, grammar: str) -> str:
+    """The grammar of the same texts with `seam` before them."""
+    parts = json.loads(grammar)["grammars"] if grammar.startswith('{"grammars"') else [{"lark_grammar": grammar}]
+    first = {key: value for key, value in parts[0].items() if value is not None} | {"name": "text"}
+    return json.dumps({"grammars": [{"lark_grammar": f"start: {json.dumps(seam)} @text"}, first, *parts[1:]]})
+
+
+def readable(error: str) -> str:
+    """The library's words in one line: what is wrong, and where."""
+    lines = [line.strip() for line in error.splitlines()]
+    return "; ".join(line for line in lines if line and not set(line) <= set("^ |"))[:300]
+
+
+class _Adapter:
+    """A tokenizer as the library wants to see it."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(self, spelling: Spelling) -> None:
+        special = spelling.special_ids
+        self.eos_token_id = min(spelling.eos_ids)
+        self.tokens = [
+            spelling.token_bytes(token) or (f"<|{token}|>".encode() if token in special else b"") for token in range(spelling.n_vocab)
+        ]
+        self.special_token_ids = sorted(special)
+        self._encode = spelling.encode
+
+    def __call__(self, text: str) -> Sequence[int]:
+        return list(self._encode(text))
+
+
+def _tokenizer(spelling: Spelling) -> LLTokenizer:
+    try:
+        from llguidance import LLTokenizer
+    except ImportError:
+        raise BackendUnsupported("constraints need llguidance, which is not installed", hint="pip install llguidance") from None
+    if not spelling.eos_ids:
+        raise BackendUnsupported("this model has no token that ends a text, which a constraint needs")
+    adapter: Any = _Adapter(spelling)
+    return LLTokenizer(adapter, n_vocab=spelling.n_vocab, eos_token=sorted(spelling.eos_ids))
