@@ -1,7 +1,4 @@
-"""How the tests are chosen and shared out, and what the reliability tests count is printed.
-
-Torch's threads sleep between operators as they do in a lab (see `session.SPIN`).
-"""
+"""Selects and distributes the tests, and prints the counts of the reliability tests."""
 
 from __future__ import annotations
 
@@ -47,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def record_table(record_property: Callable[[str, object], None]) -> Callable[..., None]:
-    """`record_table("R6", programs=40, ...)` adds a line to what is printed."""
+    """`record_table("R6", programs=40, ...)` adds a line to the printed table."""
 
     def record(target: str, **figures: object) -> None:
         record_property(TABLE, f"{target:<4}" + "  ".join(f"{name} {value}" for name, value in figures.items()))

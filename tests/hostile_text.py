@@ -1,8 +1,4 @@
-"""Text that would like to be more than text: what models, files, names and paths may hold. Each payload can tell that it got its way.
-
-What is run sets `window.__pwned`, what is fetched comes from `outside.test`, and what is inserted is an element or attribute
-that no picture of ours has. `PAYLOADS` is the same in every run.
-"""
+"""Hostile texts of models, files, names and paths. Each payload reveals whether it was executed."""
 
 from __future__ import annotations
 
@@ -200,7 +196,7 @@ def styles() -> Iterator[str]:
 
 
 def mutations() -> Iterator[str]:
-    """What sanitizers and second parses have been known to turn into something else."""
+    """Texts that sanitizers and second parses have turned into markup."""
     shown = f"<img src=x onerror={RUN}>"
     yield f"<math><mtext><table><mglyph><style><!--</style><img title='--&gt;{shown}'>"
     yield f"<svg></p><style><a id='</style>{shown}'>"
@@ -419,7 +415,7 @@ def unseen_characters() -> Iterator[str]:
 
 
 def spellings() -> Iterator[str]:
-    """What looks like the spelling of special tokens and of single bytes."""
+    """Texts that look like the spelling of special tokens and of single bytes."""
     yield "<|im_start|>"
     yield "<<|im_start|><|im_end|>>"
     yield f"<|{RUN}|>"

@@ -90,7 +90,9 @@ class WidgetPage:
         self.painted()
 
     def comes_to_show(self, read: Callable[[WidgetPage], T], expected: T, seconds: float = 10) -> None:
-        """Cards of a run are painted a few a frame, later on a busy machine: read again until what is expected stands there."""
+        """Cards of a run are painted a few per frame, later on a busy machine: read again until the
+        expected value appears.
+        """
         end = time.monotonic() + seconds
         while (found := read(self)) != expected and time.monotonic() < end:
             self.page.wait_for_timeout(50)
@@ -159,7 +161,9 @@ class SavedPage:
         self.page.goto(HOME)
 
     def comes_to_show(self, read: Callable[[WidgetPage], T], expected: T, seconds: float = 10) -> None:
-        """Cards of a run are painted a few a frame, later on a busy machine: read again until what is expected stands there."""
+        """Cards of a run are painted a few per frame, later on a busy machine: read again until the
+        expected value appears.
+        """
         end = time.monotonic() + seconds
         while (found := read(self)) != expected and time.monotonic() < end:
             self.page.wait_for_timeout(50)

@@ -38,7 +38,7 @@ FLAGS += [
 
 START_S = 240
 RUN_S = 240
-"""what a cell may take on a machine that others use too"""
+"""seconds that a cell may take on a shared machine"""
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none", "kernelShutdown": True},
@@ -82,7 +82,7 @@ def free_port() -> int:
 
 
 def write_notebook(path: Path, *sources: str) -> Path:
-    """A notebook of these code cells, none of them run."""
+    """A notebook of these code cells; none of them has run."""
     cells = [nbformat.v4.new_code_cell(source) for source in sources]  # type: ignore[no-untyped-call]
     spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": spec}), path)  # type: ignore[no-untyped-call]
@@ -105,7 +105,7 @@ GUARD = Path(__file__).with_name("guard.py")
 @dataclass(frozen=True)
 class Server:
     root: Path
-    """where notebooks lie: the server's own root, or a folder in it"""
+    """the folder of notebooks: the server's own root, or a folder in it"""
     port: int
     token: str
     dark: bool
@@ -246,7 +246,7 @@ class Notebook:
     # -- running
 
     def command(self, name: str) -> None:
-        """Give JupyterLab a command and go on."""
+        """Run a command of JupyterLab without waiting for it."""
         self.js("lab.begin(arg)", name)
 
     def run_all(self) -> None:
@@ -265,7 +265,7 @@ class Notebook:
         return index
 
     def ask(self, code: str) -> str:
-        """What the kernel prints, outside of any cell."""
+        """The text that the kernel prints, outside of any cell."""
         answer: str = self.js(
             """const future = lab.kernel().requestExecute({ code: arg, store_history: false });
             let text = ''; future.onIOPub = ({ content }) => { text += content.text ?? content.evalue ?? ''; };
@@ -288,10 +288,10 @@ class Notebook:
         return None
 
     def output(self, index: int) -> Locator:
-        """What is shown under a cell."""
+        """The outputs below a cell."""
         return self.page.locator(".jp-Notebook-cell").nth(index).locator(".jp-Cell-outputWrapper")
 
     def save(self) -> Any:
-        """Save as a person would; what the file now holds."""
+        """Save with the keyboard shortcut. Returns the content of the file."""
         self.js("await lab.panel().context.save()")
         return nbformat.read(self.file, as_version=4)  # type: ignore[no-untyped-call]

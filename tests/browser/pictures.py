@@ -1,6 +1,5 @@
-"""The pictures of the README, taken anew: `python -m tests.browser.pictures [NAME ...]` writes docs/pictures/*.png.
-
-Each is a cell's output in a real JupyterLab with the built-in model, as a person sees it.
+"""Takes the pictures of the README: `python -m tests.browser.pictures [NAME ...]` writes
+docs/pictures/*.png.
 """
 
 from __future__ import annotations
@@ -89,7 +88,7 @@ def live(browser: Browser) -> None:
 
 
 def saved(browser: Browser) -> None:
-    """What stays of it, and a moment in the middle of the run."""
+    """The saved view, and a moment in the middle of the run."""
     with opened(browser, dark=True) as notebook:
         output = notebook.output(notebook.run(TOWN))
         slider = output.get_by_role("slider", name="Moment of the run")

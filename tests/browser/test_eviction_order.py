@@ -1,4 +1,4 @@
-"""What a node's card says of when it would go, held against the cache itself."""
+"""The eviction position on a node's card, compared with the cache itself."""
 
 from __future__ import annotations
 

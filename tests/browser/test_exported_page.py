@@ -1,4 +1,6 @@
-"""What `%sgl export` writes, opened as a file: the player, its policy, and that nothing is asked of anybody."""
+"""The page that `%sgl export` writes, opened as a file: the player, its policy, and the absence of
+requests.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ PLANTED = "<script>window.planted = 1</script><img src=data:, onerror='window.pl
 
 
 class FilePage:
-    """One HTML file in Chromium. `requests` are all that were made but for the file itself and pictures within it."""
+    """One HTML file in Chromium. `requests` are all requests except for the file itself and
+    pictures within it.
+    """
 
     def __init__(self, browser: Browser, path: Path, source: str, **options: Any) -> None:
         path.write_text(source, encoding="utf-8")

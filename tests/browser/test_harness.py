@@ -1,4 +1,4 @@
-"""The harness itself: what it starts ends, however the tests end."""
+"""The harness: everything that it starts ends, however the tests end."""
 
 from __future__ import annotations
 

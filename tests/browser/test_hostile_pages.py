@@ -124,7 +124,7 @@ WALK = """async () => {
 
 
 def told(texts: list[str]) -> dict[str, Any]:
-    """All that a kernel can say, with these words in every output, as raw as they are."""
+    """Messages of a kernel with these words in every output, unescaped."""
     lanes = [{"lane": f"f{n}", "parent": None, "label": text, "kind": "fork"} for n, text in enumerate(texts)]
     bar = {"kind": "decode", "t0": 0, "t1": 900, "n": 3, "request": 1, "at": 0, "wrong": 0}
     tokens = [[text, "generated", -1.0, text[:40], [[text, -1.0], ["x", -2.0]], n, {"t": 1.0, "ms": 1.0}] for n, text in enumerate(texts)]
@@ -195,7 +195,7 @@ def test_an_interrupt_goes_to_the_own_server_whatever_address_the_page_has(brows
 
 
 def a_run_of_everything() -> tuple[Record, Any]:
-    """One run whose tokens are the corpus, one each, with a fork named by the worst of it."""
+    """One run whose tokens are the corpus, one per payload, with a fork named by the worst payload."""
     stage = Stage(4_000)
     texts = dict(enumerate(TEXTS))
     stage.encode("".join(f"<|{n}|>" for n in texts))

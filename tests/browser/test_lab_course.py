@@ -20,14 +20,16 @@ NAMES = sorted(path.stem for path in COURSE.glob("*.ipynb"))
 PICTURES = "img[src^='data:image/svg+xml']"
 VIEW = "application/vnd.jupyter.widget-view+json"
 CHART = "application/vnd.plotly.v1+json"
-"""drawn by JupyterLab itself, in the place of the picture that stands beside it"""
+"""elements that JupyterLab draws instead of the picture beside them"""
 
 
 @pytest.fixture(scope="module", params=NAMES)
 def executed(
     request: pytest.FixtureRequest, dark_7: Server, light_6: Server, open_notebook: OpenNotebook
 ) -> Iterator[tuple[Notebook, Any]]:
-    """A notebook that was run from empty outputs, on one ipykernel or the other in turn, and what its file holds then."""
+    """A notebook that was run from empty outputs, on alternating versions of ipykernel, and the
+    content of its file.
+    """
     name = f"{request.param}.ipynb"
     server = (dark_7, light_6)[NAMES.index(request.param) % 2]
     content: Any = nbformat.read(COURSE / name, as_version=4)  # type: ignore[no-untyped-call]
@@ -58,7 +60,9 @@ def outputs(content: Any) -> list[Any]:
 
 
 def answers(content: Any) -> list[str]:
-    """What the model said in the cells that show it both among frozen tokens and as `Out`, bare of white space."""
+    """The model's text in the cells that show it both as frozen tokens and as `Out`, without white
+    space.
+    """
     found: list[str] = []
     for cell in code_cells(content):
         if "--view tree" not in cell.source and any("sgl_lab" in output.get("metadata", {}) for output in cell.outputs):
@@ -104,7 +108,9 @@ def test_every_cell_runs_and_nothing_leaves_the_machine(executed: tuple[Notebook
 
 
 def test_it_counts_what_its_saved_outputs_counted(executed: tuple[Notebook, Any]) -> None:
-    """To the same numbers on a CPU with the instructions of the one that froze them; `python -m tests.notebook.freeze` saves them anew."""
+    """The numbers must be equal on a CPU with the instructions of the one that froze them; `python
+    -m tests.notebook.freeze` saves them again.
+    """
     notebook, content = executed
     frozen: Any = nbformat.read(COURSE / notebook.file.name, as_version=4)  # type: ignore[no-untyped-call]
     saved, found = ([counts(cell) for cell in code_cells(run)] for run in (frozen, content))

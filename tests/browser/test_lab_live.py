@@ -1,4 +1,6 @@
-"""One cell in a real JupyterLab while it runs: what can be watched, stopped, reached by keyboard, and survives a reload."""
+"""One cell in a real JupyterLab during its run: it can be watched, stopped, reached by keyboard,
+and survives a reload.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ for name, topic in zip(["first", "second", "third"], ["food", "money", "safety"]
         child += assistant(gen("tip", max_tokens=12, ignore_eos=True))
         child["tip"]
     hold(name + " forks")"""
-"""Every stage ends where the test has seen it on the page: however slow the machine is, nothing is missed."""
+"""Every stage ends when the test has seen it on the page, so nothing is missed on a slow machine."""
 
 STAGES = [f"{name}{what}" for name in ("first", "second", "third") for what in ("", " forks")]
 
@@ -40,12 +42,12 @@ import os, time
 s["story"]
 while not os.path.exists({file!r}):
     time.sleep(0.02)"""
-"""The end of a cell that goes on until there is a file."""
+"""Ends a cell that runs until a file exists."""
 
 LOOKED_FOR = """(window.looked ||= [...document.querySelectorAll('.jp-OutputArea-output')]
   .some((output) => output.textContent === 'Loading widget...') && performance.now()) && performance.now() - looked > 3000"""
 """JupyterLab looks for a widget's model for two seconds, then waits for an idle kernel; one that falls idle in the last tenth
-of these seconds is heard by neither."""
+of these seconds is noticed by neither."""
 
 SHOWN = """({ n_tokens: document.querySelectorAll('.sgl-roots .t').length,
   tree: [...document.querySelectorAll('.sgl-node')].map((node) => node.textContent).sort().join('\\n') })"""
@@ -58,7 +60,9 @@ N_LIVE = "return document.querySelectorAll('.sgl-live').length"
 STOP = ".sgl-live .sgl-stop:not(.sgl-play)"
 
 STOP_MS = 5000
-"""A generous second: the machine may be busy. What is stopped would go on for minutes."""
+"""A generous second, because the machine may be busy. Without the stop, the work would last
+minutes.
+"""
 
 TIME_THE_STOP = """
 delete window.stopped_ms;
@@ -84,14 +88,14 @@ def notebook(server: Server, open_notebook: OpenNotebook) -> Notebook:
 
 @pytest.fixture(scope="module")
 def answer(notebook: Notebook) -> str:
-    """What ANSWER says when nothing went wrong before it."""
+    """The output of ANSWER after a correct run."""
     said = notebook.result(notebook.run(ANSWER))
     assert said
     return said
 
 
 def begin_long(notebook: Notebook, n: int = 3000) -> int:
-    """Start a cell that generates `n` tokens; back when a few of them are on the page."""
+    """Start a cell that generates `n` tokens. Returns when a few of them are on the page."""
     cell = notebook.start(LONG.format(n=n))
     notebook.wait("document.querySelectorAll('.sgl-roots .t.generated').length >= 4")
     return cell
@@ -108,7 +112,7 @@ def words_of(text: str) -> str:
 
 
 def assert_stopped(notebook: Notebook, cell: int, words: str) -> None:
-    """Soon after the click; what had been said is kept and marked, the live view is gone."""
+    """Soon after the click the text so far is kept and marked, and the live view is gone."""
     notebook.wait("window.stopped_ms !== undefined")
     assert notebook.js("return stopped_ms") < STOP_MS
     notebook.wait_idle()
@@ -148,7 +152,7 @@ def test_the_toolbar_interrupts_at_once_and_the_next_cell_is_right(notebook: Not
 
 
 def press_until(notebook: Notebook, key: str, selector: str) -> None:
-    """Press a key until what has the focus is what is meant."""
+    """Press a key until the intended element has the focus."""
     for _ in range(60):
         notebook.page.keyboard.press(key)
         if notebook.js("return document.activeElement.matches(arg)", selector):

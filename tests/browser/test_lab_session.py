@@ -1,4 +1,6 @@
-"""What outlasts a cell in a real JupyterLab: dashboard, background cells, controls; saved, loaded again, read without a kernel."""
+"""What outlasts a cell in a real JupyterLab: dashboard, background cells, controls; saved,
+reloaded, and read without a kernel.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A panel in a bare page: views in plain outputs, wherever and whenever they stand; the queue of a dashboard; controls."""
+"""A panel in a bare page: views in plain outputs, added at any time; the queue of a dashboard;
+controls.
+"""
 
 from __future__ import annotations
 

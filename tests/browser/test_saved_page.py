@@ -1,4 +1,4 @@
-"""A frozen cell in a bare page: the player over its pictures, and what stays where no script runs."""
+"""A frozen cell in a bare page: the player over its pictures, and the pictures without scripts."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ for branch in fork(2):
 
 @pytest.fixture(scope="module")
 def tour(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """What the command printed, and the file it wrote."""
+    """The command's output, and the file that it wrote."""
     folder = tmp_path_factory.mktemp("tour")
     cells = [nbformat.v4.new_code_cell("%load_ext sgl_lab"), nbformat.v4.new_code_cell(PROGRAM)]  # type: ignore[no-untyped-call]
     cells.append(nbformat.v4.new_markdown_cell("A formula $x^2$ and\n```mermaid\ngraph LR; a-->b\n```"))  # type: ignore[no-untyped-call]

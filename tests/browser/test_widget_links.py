@@ -1,4 +1,4 @@
-"""One cursor for tokens, nodes and bars; channels, temperature, search, folding; what stays in sight."""
+"""One cursor for tokens, nodes and bars; channels, temperature, search, folding; visibility."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def page(browser: Browser) -> Iterator[WidgetPage]:
 
 
 def linked(page: WidgetPage) -> dict[str, list[str]]:
-    """What is marked: tokens, the labels of nodes, the kinds of bars."""
+    """The marked items: tokens, labels of nodes, kinds of bars."""
     page.painted()
     page.painted()
     found: dict[str, list[str]] = page.page.evaluate(
@@ -419,7 +419,7 @@ def test_a_failed_fork_is_marked_and_its_message_is_on_top(page: WidgetPage) -> 
 
 
 def since(stage: Stage, first: int) -> Sender:
-    """What tells a page of a run that begins with event number `first`."""
+    """Messages for a page of a run that begins with event number `first`."""
     sender = Sender(Views(*views_of(stage.run, stage.spell)))
     sender.load(snapshot_at(stage, first))
     return sender

@@ -1,4 +1,6 @@
-"""The live widget in a bare page: what it shows of a run, and what it answers to hands and to a silent kernel."""
+"""The live widget in a bare page: its display of a run, and its reaction to input and to a silent
+kernel.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def page(browser: Browser) -> Iterator[WidgetPage]:
 
 
 def streams(page: WidgetPage) -> list[dict[str, Any]]:
-    """What can be read of every stream: its tokens with their states, and the roles of its turns."""
+    """The readable content of every stream: its tokens with their states, and the roles of its
+    turns.
+    """
     found: list[dict[str, Any]] = page.page.evaluate(
         """() => [...document.querySelectorAll('.sgl-stream')].map((stream) => {
           const turns = [...stream.querySelector('.sgl-flow').children].filter((part) => part.matches('.sgl-turn'));
@@ -185,7 +189,7 @@ def hellos(page: WidgetPage) -> int:
 
 
 def stop_the_clock(page: WidgetPage) -> None:
-    """From here on time passes in the page only where a test says so."""
+    """From here on, time in the page passes only by explicit steps of the test."""
     page.page.clock.install(time=0)
     page.page.clock.pause_at(1_000)
 

@@ -1,4 +1,4 @@
-"""A real kernel: what a cell sends back, as a front end would see it."""
+"""A real kernel: the messages of a cell, as a front end receives them."""
 
 from __future__ import annotations
 
@@ -81,7 +81,9 @@ class Kernel:
         return self.finish(self.start(code), timeout)
 
     def wait_for(self, kind: str, message: str, pattern: str = "", timeout: float = 60) -> dict[str, Any]:
-        """Read on until the cell sends a message of this kind that holds `pattern`; what is read is gone for `finish`."""
+        """Read until the cell sends a message of this kind that contains `pattern`. `finish` does
+        not see the messages read here.
+        """
         end = time.monotonic() + timeout
         while True:
             answer = self.client.get_iopub_msg(timeout=max(0.1, end - time.monotonic()))

@@ -1,4 +1,6 @@
-"""The course's outputs, saved anew: `python -m tests.notebook.freeze [NAME ...]` runs the notebooks and writes them back."""
+"""Saves the course's outputs: `python -m tests.notebook.freeze [NAME ...]` runs the notebooks and
+writes them back.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,18 @@ NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 
 
 def run_again(notebook: Any) -> None:
-    """Run it in a kernel of its own. Its metadata says with which instructions the model computed; None is torch."""
+    """Run it in a kernel of its own. Its metadata name the instructions that the model used; None
+    is torch.
+    """
     NotebookClient(notebook, timeout=900, kernel_name="python3", record_timing=False).execute()
     notebook.metadata.pop("widgets", None)
     notebook.metadata["sgl_lab"] = {"instructions": instructions()}
 
 
 def instructions() -> str | None:
-    """With which the model computes here. At temperature 0 it says the same on CPUs with the same instructions."""
+    """The instructions that the model uses here. At temperature 0, equal instructions give equal
+    texts.
+    """
     path = build.built(store.cache_dir())
     return path and build.instructions(path)
 

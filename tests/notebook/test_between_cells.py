@@ -1,4 +1,6 @@
-"""What goes on between cells in a real kernel: background cells, the dashboard, settings, snippets, the cache by hand."""
+"""What continues between cells in a real kernel: background cells, the dashboard, settings,
+snippets, cache commands.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""N4: 64 streams at 200 tokens a second. What a front end is sent, and how soon the kernel answers meanwhile."""
+"""N4: 64 streams at 200 tokens per second. The messages to a front end, and the response time of
+the kernel.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from .conftest import Kernel
 
 STREAMS, PER_SECOND, SECONDS = 64, 200, 4
 ANSWER_S = 0.2
-"""for which the kernel may work before it answers; what other processes of the machine take in between is not its doing"""
+"""milliseconds of its own work before the kernel must answer; time of other processes does not
+count
+"""
 
 OBJECTS_A_TOKEN = 3
 """that the collector looks through, of the record and of the views"""
@@ -90,7 +94,7 @@ live.error, round(took, 1), n_before, n_after
 
 
 class Page:
-    """What a page has of the run, and when it was told."""
+    """A page's knowledge of the run, with the times of its messages."""
 
     def __init__(self) -> None:
         self.seq: list[int] = []

@@ -17,7 +17,7 @@ from sgl_lab.engine.files import store
 from .conftest import Kernel
 
 STOP_S = 5
-"""A generous second for what would go on for a minute: other processes may have the machine."""
+"""A generous second for something that would last a minute: other processes may use the machine."""
 
 HELLO = '%%sgl --temperature 0 --view none\nuser("Say hello.")\nassistant(gen("hello", max_tokens=6))\ns["hello"]'
 

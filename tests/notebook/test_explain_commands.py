@@ -60,7 +60,7 @@ def test_runs_are_named_by_cell_by_o_and_counted_back(two_runs: Kernel) -> None:
 
 
 def told(kernel: Kernel, words: str) -> list[str]:
-    """The headings of `%sgl tokens`: whose tokens these are."""
+    """The headings of `%sgl tokens`."""
     reply = kernel.run(f"%sgl tokens {words} --text")
     assert reply.status == "ok", reply.traceback
     return [line.split(": a gen after")[0] for line in reply.printed.splitlines() if ": a gen after" in line]
@@ -147,7 +147,7 @@ assistant(gen("then", max_tokens=4))"""
 
 
 def test_why_on_one_small_edit_after_the_other(two_runs: Kernel) -> None:
-    """(cell, what the lines of its last gen say)"""
+    """(cell, the expected lines for its last gen)"""
 
     def asked(city: str = "Lisbon", word: str = "famous", options: str = "--temperature 0") -> str:
         return ASKED.format(city=city, word=word, options=options)

@@ -54,7 +54,9 @@ class Session:
         return record
 
     def ask(self, run: RunId, asks: Iterable[Ask], seed: int | None = None, encoding: str = "utf-8", fork: ForkId | None = None) -> ForkId:
-        """The last one's fork. A given `fork` goes on: its tokens are the prompt's from now on."""
+        """The fork of the last prompt. A given `fork` continues: its tokens are replaced by the
+        prompt's.
+        """
         begun = []
         for name, prompt, n in asks:
             expr, tokens = ExprId(self._exprs.next()), tuple(prompt.encode(encoding))

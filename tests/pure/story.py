@@ -250,7 +250,7 @@ class Stage:
         self.emit(PrefixMatched(job.request, job.n_hit, len(job.prompt), node))
 
     def commit(self, job: Job, tokens: tuple[int, ...]) -> None:
-        """What the job has computed becomes part of the tree, and the job leases it."""
+        """The computed part of the job becomes a node of the tree, which the job leases."""
         node, depth = self._walk(tokens)
         if depth < len(tokens):
             self.evict(len(tokens) - depth - self.free_pages)

@@ -1,4 +1,4 @@
-"""What a cell leaves when it has ended badly: a line, or the picture with what went wrong."""
+"""What remains of a failed cell: a line, or the picture with the error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two runs side by side: pairs, the token at which they part, and what each cost."""
+"""Two runs side by side: pairs, the first differing token, and the costs."""
 
 from __future__ import annotations
 

@@ -48,15 +48,15 @@ SVG_TAGS = {"svg", "title", "style", "rect", "text", "line", "circle", "path", "
 ATTRIBUTES = {"style", "title", "src", "alt", "open", "tabindex", "role", "aria-label"}
 BY_FAMILY = {family.__name__: [one.text for one in PAYLOADS if one.family == family.__name__] for family in FAMILIES}
 OTHER_SHAPES = ("spellings", "large")
-"""Special tokens have a look of their own, bytes become characters, and what is long is cut."""
+"""Special tokens have their own style, bytes become characters, and long texts are cut."""
 
 
 PLACED = re.compile(r"\b(left|top|width|height|zoom):-?[\d.]+(?:px|%)?")
-"""Where a node of the tree stands, and how wide it is, depends on how long its words are."""
+"""The position and width of a node depend on the length of its words."""
 
 
 class Shape(HTMLParser):
-    """The elements of a page with their attributes, the text inside, and what stands in attributes."""
+    """The elements of a page with their attributes, the text inside, and the values of attributes."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ def drawn_shape(source: str) -> list[tuple[str, tuple[str, ...], str]]:
 
 
 def harmless(payload: str) -> str:
-    """A few letters a line: elements stand around lines, however long they are."""
+    """A few letters per line: lines have elements around them, whatever their length."""
     return re.sub(r"[^\n]+", lambda line: "x" * min(len(line[0]), 9), legible(payload))
 
 
@@ -145,7 +145,7 @@ class Drawn:
 
 @cache
 def usual(words: str) -> dict[str, Any]:
-    """The shapes that harmless words give."""
+    """The structure for harmless words."""
     drawn = Drawn(*poisoned(words), words)
     return {"pages": {name: Shape(source).elements for name, source in drawn.pages.items()}} | {
         "drawings": {name: drawn_shape(source) for name, source in drawn.drawings.items()}
@@ -159,7 +159,9 @@ def test_the_corpus_is_large_and_no_payload_is_there_twice() -> None:
 
 @pytest.mark.parametrize("family", BY_FAMILY)
 def test_hostile_text_is_text_on_every_surface(family: str) -> None:
-    """Pages and drawings have the elements, attributes and styles that harmless words give; nothing speaks to a terminal."""
+    """Pages and drawings have the elements, attributes and styles of harmless words; nothing
+    controls a terminal.
+    """
     for payload in BY_FAMILY[family]:
         drawn = Drawn(*poisoned(payload), payload)
         expected = {} if family in OTHER_SHAPES else usual(harmless(payload))
@@ -195,7 +197,7 @@ def test_what_was_said_can_be_read_whole() -> None:
 
 
 class Shown:
-    """What a notebook would get."""
+    """The outputs that a notebook would receive."""
 
     def __init__(self) -> None:
         self.data: list[dict[str, Any]] = []
@@ -218,7 +220,7 @@ def told(shell: object, session: Session, line: str) -> str:
 
 
 FEW = [payload for family in BY_FAMILY for payload in BY_FAMILY[family][:: 1 + len(BY_FAMILY[family]) // 4]]
-"""some of each family, for what takes longer"""
+"""some payloads of each family, for slow surfaces"""
 COMMANDS = ("tokens", "timeline", "why", "diff run run", "why run run", "jobs", "config", "help", "snippet list", "replay run.jsonl")
 
 

@@ -1,4 +1,6 @@
-"""What is written to files: whole or not at all, never over somebody else's, and read back only if it fits together."""
+"""Files: written completely or not at all, never over foreign files, and validated when they are
+read.
+"""
 
 from __future__ import annotations
 
@@ -298,7 +300,7 @@ def test_a_trace_has_the_form_that_perfetto_reads_and_the_engines_numbers(tmp_pa
 
 
 def nested(spans: list[tuple[float, float]]) -> None:
-    """Slices of one thread lie beside or inside each other, else Perfetto drops them."""
+    """Slices of one thread are disjoint or nested; Perfetto would drop others."""
     open_ends: list[float] = []
     for start, end in sorted(spans, key=lambda span: (span[0], -span[1])):
         while open_ends and open_ends[-1] <= start:

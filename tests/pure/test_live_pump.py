@@ -1,4 +1,4 @@
-"""What the live view sends, and when: rates, sizes, losses, the last flush."""
+"""The messages of the live view, and their times: rates, sizes, losses, the last flush."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def views_of(stage: Stage) -> Views:
 
 
 class PageState:
-    """What a page knows after some messages: a second reading of the protocol, in Python."""
+    """A page's state after some messages: a second implementation of the protocol, in Python."""
 
     def __init__(self) -> None:
         self.seq = 0
@@ -285,7 +285,7 @@ def test_a_late_page_receives_five_thousand_nodes_at_once_and_their_texts_gradua
 
 
 class Counted(TokensView):
-    """How often all of it was asked for."""
+    """How often the complete state was requested."""
 
     n_full = 0
 
@@ -313,7 +313,7 @@ def test_tokens_that_were_too_many_for_a_snapshot_are_not_laid_out_for_the_next_
 
 
 class Told:
-    """Where a pump's messages go; `waiting(n)` returns once there are n of them."""
+    """Receives a pump's messages; `waiting(n)` returns once there are n of them."""
 
     def __init__(self) -> None:
         self.page = PageState()

@@ -1,4 +1,4 @@
-"""What can be said of the magics without IPython: options, bodies, completion."""
+"""The magics without IPython: options, bodies, completion."""
 
 from __future__ import annotations
 

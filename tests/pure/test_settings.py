@@ -1,4 +1,4 @@
-"""Settings: where each comes from, which place wins, and what a wrong one says."""
+"""Settings: their sources, the precedence among these, and the errors of invalid ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a state shows of itself: in a line, in words, as HTML, as rows, as Markdown."""
+"""How a state is shown: in a line, in words, as HTML, as rows, as Markdown."""
 
 from __future__ import annotations
 

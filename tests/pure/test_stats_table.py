@@ -1,4 +1,4 @@
-"""`%sgl stats`: every counter of the engine, once, as the engine gives it."""
+"""`%sgl stats`: every counter of the engine, once, in its order."""
 
 from __future__ import annotations
 

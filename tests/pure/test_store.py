@@ -170,7 +170,7 @@ def cache_finding() -> Finding:
 
 @pytest.mark.parametrize("place", ["", "models", "models/toy", "lock"])
 def test_a_cache_that_cannot_be_written_is_one_line_and_the_doctor_knows(index: PackageIndex, cache: Path, place: str) -> None:
-    """A file, or for the lock a folder, stands where the other should be."""
+    """A file, or for the lock a folder, is in the place of the other."""
     if place == "lock":
         (cache / place).mkdir(parents=True)
     else:
@@ -296,7 +296,9 @@ def test_a_hub_without_the_model_is_one_clear_message() -> None:
 
 
 def resolved(environment: dict[str, str], script: str = "") -> subprocess.CompletedProcess[str]:
-    """What `org/toy` stands for in a process of its own, after `script`: the hub's library reads its settings once."""
+    """The path of `org/toy` in a process of its own, after `script`: the hub's library reads its
+    settings once.
+    """
     code = f"{script}\nfrom sgl_lab.engine.model import store\nprint(store.resolve('org/toy'))"
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_"))}
     return subprocess.run([sys.executable, "-c", code], env=clean | environment, capture_output=True, text=True, check=False)

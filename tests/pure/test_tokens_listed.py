@@ -37,7 +37,7 @@ def chat(n_turns: int) -> list[Inspection]:
 
 
 def words(found: list[Inspection]) -> set[str]:
-    """All that was asked and said; the last prompts hold those before."""
+    """The words of all prompts and answers; the last prompts contain the earlier ones."""
     return {spell(token).strip() for one in found[-4:] for token in one.prompt} | {
         spell(sample.token).strip() for one in found for sample in one.samples
     }

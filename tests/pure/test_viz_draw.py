@@ -1,4 +1,6 @@
-"""What is drawn: safe for any text, of bounded size, readable in colour, without colour and as plain text."""
+"""Drawings: safe for any text, of bounded size, readable in colour, without colour and as plain
+text.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,9 @@ class Reader(HTMLParser):
 
 
 def views(stage: Stage, run: int = 2, spell: Any = None) -> dict[str, Any]:
-    """The four views of one run of a stage, the tree as a reader sees it who joins at the run's beginning."""
+    """The four views of one run of a stage, with the tree as seen by a reader who joins at the
+    beginning.
+    """
     spell = spell or stage.spell
     before = TreeView(spell)
     found = {

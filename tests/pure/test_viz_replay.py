@@ -1,4 +1,4 @@
-"""What a saved cell keeps of a run: its moments, in order, whole at the end, and small."""
+"""The recording in a saved cell: its moments, in order, complete at the end, and small."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def live_full(stage: Stage) -> dict[str, Any]:
 
 
 def plain(known: dict[str, Any]) -> dict[str, Any]:
-    """Without what a recording rounds or leaves out."""
+    """Without data that a recording rounds or leaves out."""
     tokens = {fork: [tok[:2] + tok[5:6] for tok in toks] for fork, toks in known["tokens"].items()}
     return {name: known[name] for name in ("forks", "nodes", "texts", "lanes", "bars")} | {
         "tokens": tokens,

@@ -121,7 +121,7 @@ def shown(view: TokensView, fork: int = 1) -> list[tuple[str, str]]:
 
 
 class Page:
-    """What a page does with the messages."""
+    """A page's processing of the messages."""
 
     def __init__(self) -> None:
         self.forks: dict[int, dict[str, Any]] = {}
@@ -591,7 +591,7 @@ def test_tokens_forced_before_admission_do_not_extend_what_the_run_has() -> None
 
 
 def found_and_reused(events: list[Event]) -> tuple[int, int, set[str]]:
-    """What the strip counts, and the kinds of bars on the lanes but for waiting."""
+    """The token counts, and the kinds of bars on the lanes except waiting."""
     reuse = Reuse(RUN)
     metrics, lanes = MetricsView(RUN, reuse), LanesView(RUN, reuse)
     for number, event in enumerate(events):

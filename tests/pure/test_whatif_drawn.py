@@ -1,4 +1,6 @@
-"""What-if and hit rate, drawn: the numbers of the engine on every surface, and nothing that a notebook would drop."""
+"""What-if and hit rate, drawn: the engine's numbers on every surface, and nothing that a notebook
+would drop.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Who imports whom in sgl_lab, read off the source: imports inside functions and under TYPE_CHECKING count."""
+"""The import graph of sgl_lab, read from the source. Imports inside functions and under
+TYPE_CHECKING count.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ class Import(NamedTuple):
     """the importing module, dotted"""
     line: int
     of: str
-    """the imported module, dotted; the name itself where that is no module"""
+    """the imported module, dotted; the name itself if it is not a module"""
 
     def __str__(self) -> str:
         return f"{self.by}, line {self.line}, imports {self.of}"

@@ -1,4 +1,4 @@
-"""The import law of ARCHITECTURE.md: what a room may import, and what must not even be loaded with it."""
+"""The import law of ARCHITECTURE.md: what a room may import, and what it must not load."""
 
 from __future__ import annotations
 

@@ -43,15 +43,15 @@ MAKES_MARKUP = {
     "sgl_lab/notebook.py",  # nbconvert's template
 }
 TRUSTS_MARKUP = {"sgl_lab/viz/draw/escape.py", "sgl_lab/magics/show.py"}
-"""Where source becomes `Markup`: where it is built, and where an output goes out that was."""
+"""Where source becomes `Markup`: where it is built, and where a built output is sent."""
 SAYS = "sgl_lab/magics/printing.py"
 
 USER_CELLS = "sgl_lab/magics/cell.py"
-"""The one place that runs code: what the user wrote into the cell."""
+"""The only place that runs code: the user's code in a cell."""
 
 
 def calls() -> Iterator[tuple[str, int, str, set[str]]]:
-    """(file, line, what is called, its keywords) of every call in the package."""
+    """(file, line, called function, its keywords) of every call in the package."""
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):

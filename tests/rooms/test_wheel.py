@@ -1,4 +1,4 @@
-"""What a person gets who installs the built wheel."""
+"""The content of the built and installed wheel."""
 
 from __future__ import annotations
 
