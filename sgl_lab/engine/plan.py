@@ -1,7 +1,8 @@
-"""One step of the engine as plain numbers: what the scheduler hands to a runner, and what comes back.
+"""One step of the engine as plain numbers: the scheduler's plan for a runner, and the runner's
+result.
 
 No torch here. A runner (the real one, the hash-chain one of the tests, the model-free one of
-what-if) turns a `Plan` into `StepOutput` and knows nothing of requests beyond it.
+what-if) turns a `Plan` into `StepOutput` and knows nothing else of requests.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ class Draw(NamedTuple):
 
 
 class Score(NamedTuple):
-    """What is read at one position with targets."""
+    """The results at one position with targets."""
 
     logprobs: tuple[float, ...]
     top: Top = ()
@@ -205,15 +206,17 @@ class Runner(Protocol):
         """Copy the KV of one page, before the next `run` (a partly shared last page becomes private)."""
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
 
 
 @runtime_checkable
 class Launching(Protocol):
-    """A runner that computes while its caller does something else."""
+    """A runner that computes in parallel to its caller."""
 
     def start(self, plan: Plan) -> Callable[[], tuple[RowOutput, ...]]:
-        """Begin; the result is had, or what went wrong raised, by the call that comes back, before anything else is run or started."""
+        """Start a step. The returned function collects the result, or raises the error. It is
+        called before anything else is run or started.
+        """
 
 
 @runtime_checkable
@@ -237,7 +240,7 @@ class Embedding(Protocol):
 
 @runtime_checkable
 class Timed(Protocol):
-    """A runner that says where its time goes."""
+    """A runner that reports where its time goes."""
 
     seconds: Mapping[str, float]
     """in all so far; `sampler` is drawing tokens, the forward pass not included"""

@@ -41,7 +41,9 @@ class Spelling(Protocol):
 
 
 class Track:
-    """Where a text stands in a machine's tree. It follows when it is asked, so what it is not asked about costs nothing."""
+    """The position of a text in a machine's tree. It is updated on demand, so positions that are
+    never requested cost nothing.
+    """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -97,7 +99,7 @@ class Exits:
         return found
 
     def spelled(self, data: bytes) -> Tokens | None:
-        """In the fewest tokens; None where the vocabulary cannot."""
+        """In the fewest tokens; None if the vocabulary cannot spell it."""
         steps, start, tokens = self._steps(data), 0, []
         if data and steps[0][0] > len(data):
             return None
@@ -108,7 +110,7 @@ class Exits:
         return tuple(tokens)
 
     def n_tokens(self, text: str) -> list[int]:
-        """The fewest tokens that spell `text`, and what is left of it after each character."""
+        """The fewest tokens that spell `text`, and the rest of it after each character."""
         steps = self._steps(text.encode())
         ends = [0]
         for character in text:
@@ -172,7 +174,7 @@ def _has(mask: bytes, token: int) -> bool:
 
 
 def forced(matcher: LLMatcher) -> Tokens:
-    """Only as far as the grammar takes it: a tokenizer that normalises may spell what is forced otherwise."""
+    """The accepted beginning only: a normalising tokenizer may spell forced text differently."""
     tokens = matcher.compute_ff_tokens()
     return tuple(tokens[: matcher.validate_tokens(tokens)]) if tokens else ()
 

@@ -30,7 +30,7 @@ KEPT = 128
 
 
 class Spelling(completion.Spelling, Protocol):
-    """What grammars need of a tokenizer. `special_ids` are tokens that no text spells."""
+    """The required interface of a tokenizer. `special_ids` are tokens that no text spells."""
 
     def encode(self, text: str) -> tuple[int, ...]: ...
 
@@ -40,7 +40,7 @@ class Compiled(NamedTuple):
     way: Tokens | None
     """from the beginning to a whole text"""
     machine: Machine | None
-    """of the texts, where they are known"""
+    """tree of the texts, if it is known"""
 
 
 class Grammars:
@@ -136,7 +136,9 @@ class Grammars:
 
 
 def _grammar(kind: str, source: str, lead: str) -> tuple[str, Node | None, Mapping[str, Node]]:
-    """As the library takes it; and the tree of its texts with the rules that it names, where it is known."""
+    """The constraint in the library's form; and the tree of its texts with the rules that it names,
+    if it is known.
+    """
     from llguidance import LLMatcher
 
     from .limits import check_lark
@@ -171,7 +173,7 @@ def _after(seam: str, grammar: str) -> str:
 
 
 def readable(error: str) -> str:
-    """The library's words in one line: what is wrong, and where."""
+    """The library's error message in one line: the problem and its position."""
     lines = [line.strip() for line in error.splitlines()]
     return "; ".join(line for line in lines if line and not set(line) <= set("^ |"))[:300]
 

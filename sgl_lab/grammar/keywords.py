@@ -1,7 +1,7 @@
-"""What each keyword of a JSON schema says, and what its failing says.
+"""The meaning of each keyword of a JSON schema, and of its negation.
 
-Unknown keywords say nothing, and neither do `format`s that the grammar library does not know, as the standard has it.
-The ones it knows hold. Knows of a reading only what `Claims` says.
+Unknown keywords have no meaning, and neither do `format`s that the grammar library does not know,
+as in the standard. The formats that it knows are enforced. Knows a reading only through `Claims`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MAX_COUNT = 1_000_000  # of characters, items and pairs
 
 @dataclass(frozen=True)
 class Schema:
-    """A schema of the document, and where it stands."""
+    """A schema of the document, with its path."""
 
     content: Any
     resolver: Any
@@ -49,13 +49,13 @@ class Schema:
 
 
 class Claims(Protocol):
-    """What a keyword needs of the reading of a document: formulas in exchange for schemas and shapes."""
+    """What a keyword needs of the reading of a document: formulas for schemas and shapes."""
 
     def schema(self, content: Any, above: Schema, *path: object) -> Formula:
-        """That the schema holds, which stands inside another."""
+        """The formula that the nested schema holds."""
 
     def located(self, content: Any, resolver: Any, path: str) -> Formula:
-        """That the schema holds, which stands anywhere in the document."""
+        """The formula that the schema at any path of the document holds."""
 
     def ground(self, holds: Iterable[Shape], fails: Iterable[Shape]) -> Formula:
         """A claim that is known outright: the shapes of its holding and of its failing."""
@@ -64,13 +64,13 @@ class Claims(Protocol):
         """A claim about values of one kind, which lets all others be."""
 
     def shapes(self, formula: Formula) -> tuple[Shape, ...]:
-        """Every value for which the formula holds is in one of them."""
+        """Shapes that cover every value for which the formula holds."""
 
     def is_empty(self, formula: Formula) -> bool:
         """Whether it is easy to see that nothing fits."""
 
     def spend(self, work: int) -> None:
-        """Count steps of work; BackendUnsupported where they are too many."""
+        """Count steps of work. BackendUnsupported if there are too many."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,8 @@ def _matching(reading: Claims, pattern: str, path: str) -> Formula:
 
 
 def _format(reading: Claims, here: Keyword) -> Formula:
-    # To the standard a format is a remark. Obeying it keeps within what is valid, so its failing must mean nothing at all.
+    # In the standard a format is only an annotation. Enforcing it keeps within the valid values, so
+    # its negation must have no effect.
     return reading.limit(String(formats=(here.value,))) if here.value in FORMATS else TRUE
 
 

@@ -1,4 +1,6 @@
-"""How much a grammar may ask for. What the library cannot bound by itself is bounded before it sees it: its recursion ends the process."""
+"""Limits of a grammar. They bound what the library does not bound itself: its recursion can end the
+process.
+"""
 
 from __future__ import annotations
 

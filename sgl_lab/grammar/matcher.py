@@ -84,7 +84,7 @@ class Guide:
         return True
 
     def _at(self, token: int) -> tuple[Machine, Place, bytes] | None:
-        """Where the text stands after `token`."""
+        """The position of the text after `token`."""
         return None if self._track is None else (self._track.machine, *self._track.after(self._bytes(token)))
 
     def _bytes(self, token: int) -> bytes:
@@ -99,7 +99,9 @@ class Guide:
         return guess[: self._matcher.validate_tokens(list(guess))]
 
     def masks(self, n: int) -> tuple[memoryview, ...]:
-        """Where `fill` puts the first `n` masks: uint32 words, bit t % 32 of word t // 32 for token t."""
+        """Where `fill` writes the first `n` masks: uint32 words, bit t % 32 of word t // 32 for
+        token t.
+        """
         while len(self._masks) < n:
             self._masks.append(array("I", bytes(4 * self._n_words)))
         return tuple(map(memoryview, self._masks[:n]))

@@ -1,6 +1,7 @@
-"""Numbers between limits as trees: what is compared is the decimal that is written, digit by digit.
+"""Numbers between limits as trees. The written decimals are compared digit by digit.
 
-Where limits hold, a number has at most 15 digits that count, so that reading it as a float moves it over none of them; it has no exponent.
+Under limits, a number has at most 15 significant digits, so that reading it as a float moves it
+across no limit; it has no exponent.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""JSON schemas to shapes: the schemas of one document, numbered, and the values for which a formula of them holds.
+"""JSON schemas to shapes: the numbered schemas of one document, and the values for which a formula
+of them holds.
 
-What has no exact shape carries the reason in `refused`, and is refused when it is to be spelled. Knows no grammars.
+A value without an exact shape carries the reason in `refused`, and is refused when it is to be
+spelled. Knows no grammars.
 """
 
 from __future__ import annotations
@@ -67,7 +69,9 @@ class Reading:
         self.root = self.schema(document, Schema(None, resolver, ""))
 
     def shapes(self, formula: Formula, tracked: bool = False) -> tuple[Shape, ...]:
-        """Every value for which the formula holds is in one of them; they may overlap. `tracked`: with what was `seen`."""
+        """Shapes that cover every value for which the formula holds; they may overlap. `tracked`:
+        with what was `seen`.
+        """
         key = formula, tracked
         if key not in self._known:
             found = self._found(formula, tracked)
@@ -75,7 +79,7 @@ class Reading:
         return self._known[key]
 
     def path(self, formula: Formula) -> str:
-        """Where the first schema of the formula stands."""
+        """The path of the formula's first schema."""
         if isinstance(formula, Claim):
             claim = self._claims[formula.number]
             return claim.path or "(root)" if isinstance(claim, Schema) else ""
@@ -118,7 +122,7 @@ class Reading:
             )
 
     def _listed(self, shape: String) -> String | None:
-        """The same without what the other limits leave out."""
+        """The same without the values that the other limits exclude."""
         only = tuple(text for text in shape.only or () if text not in shape.never and self._fits(text, shape))
         return String(only=only, refused=shape.refused) if only else None
 

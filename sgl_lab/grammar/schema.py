@@ -112,7 +112,7 @@ def _check(schema: Any) -> None:
 
 
 def _differs(value: Any) -> bool:
-    """Whether a schema of an older draft may mean something else today."""
+    """Whether a schema of an older draft may have another meaning today."""
     if isinstance(value, dict) and (("$ref" in value and not value.keys() <= _BESIDE_REF) or _CHANGED & value.keys()):
         return True
     return any(_differs(inner) for inner in _parts(value))

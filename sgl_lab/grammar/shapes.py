@@ -1,8 +1,9 @@
-"""What a JSON schema says, as unions of shapes: sets of JSON values that a grammar can spell.
+"""The meaning of a JSON schema as unions of shapes: sets of JSON values that a grammar can spell.
 
-A formula says how schemas are combined; its atoms are numbers that `reading.py` knows the meaning of. A shape is the
-set of values of one kind that meet some limits; two shapes meet in one shape or in nothing. What stands
-inside an array or an object stays a formula, so that a schema may contain itself. Knows neither keywords nor grammars.
+A formula combines schemas; its atoms are numbers that `reading.py` resolves. A shape is the set of
+values of one kind within some limits; the intersection of two shapes is one shape or empty. The
+content of an array or an object remains a formula, so that a schema may be recursive. Knows neither
+keywords nor grammars.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ def opposite(formula: Formula) -> Formula:
 
 @dataclass(frozen=True)
 class Seen:
-    """What keywords have looked at, for `unevaluatedProperties` and `unevaluatedItems`."""
+    """Properties and items that keywords have evaluated, for `unevaluatedProperties` and
+    `unevaluatedItems`.
+    """
 
     names: tuple[str, ...] = ()
     patterns: tuple[Formula, ...] = ()
@@ -156,7 +159,9 @@ UNIVERSE: tuple[Shape, ...] = (Fixed("null"), Fixed("false"), Fixed("true"), Num
 
 
 def meet(one: Shape, two: Shape) -> Shape | None:
-    """What is in both; None where that is seen to be nothing. Whether a string that is listed fits a pattern is asked elsewhere."""
+    """The intersection; None if it is visibly empty. Whether a listed string matches a pattern is
+    checked elsewhere.
+    """
     if one.kind != two.kind:
         return None
     refused = one.refused or two.refused

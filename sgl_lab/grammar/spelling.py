@@ -1,6 +1,7 @@
-"""Shapes to a Lark grammar: the texts that `json.dumps` writes of them, with keys in the order of the schema.
+"""Shapes to a Lark grammar: the texts that `json.dumps` writes for them, with keys in the order of
+the schema.
 
-Beside the grammar the same is given as trees, so that the shortest end of a text is known.
+The same is also returned as trees, so that the shortest completion of a text is known.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Speller:
         self._rules: dict[str, list[_Line]] = {}
         self._terminals: dict[str, str] = {}
         self._trees: dict[str, Node] = {}
-        """of terminals, by name, and of what the library spells, by its text"""
+        """of terminals, by name, and of the library's own spellings, by their text"""
         self._named: dict[Any, str] = {}
         self._n_leaves = 0
         self._path = ""  # of what is being spelled
@@ -127,7 +128,7 @@ class Speller:
         return self._named[key]
 
     def _leaf(self, schema: dict[str, Any], tree: Node) -> str:
-        """What the library spells by itself."""
+        """Spelled by the library itself."""
         text = "%json " + json.dumps({**schema, "x-guidance": _OPTIONS}, ensure_ascii=False)
         self._trees[text] = tree
         possible = text in self._named or self._is_possible(text)
@@ -296,7 +297,7 @@ class Speller:
         return item if index == 0 else (_quoted(", "), *item)
 
     def _counted(self, array: Array, index: int, counts: tuple[int, ...]) -> str:
-        """What may follow `index` items of which so many held each `contains`."""
+        """What may follow `index` items, of which so many satisfied each `contains`."""
         last = max(len(array.prefix), array.shortest, array.longest or 0, 1, *(h.start for h in array.holding))
 
         def lines() -> Iterable[_Line]:
@@ -312,7 +313,9 @@ class Speller:
         return self._rule(("counted", array, index, counts), lines)
 
     def _choices(self, holding: Any, index: int, count: int) -> list[tuple[Formula, int]]:
-        """An item that is held to be one, or not. One that is and is not counted does no harm where only the fewest matter."""
+        """An item that is counted, or not. An item that satisfies the schema and is not counted
+        does no harm if only the minimum matters.
+        """
         if index < holding.start:
             return [(TRUE, count)]
         if holding.most is None:
@@ -321,7 +324,7 @@ class Speller:
         return [(opposite(holding.what), count), *counted]
 
     def _distinct(self, array: Array, index: int, used: frozenset[str]) -> str:
-        """What may follow `index` items that are these: each is one of a few values, and none comes again."""
+        """What may follow these `index` items: each is one of a few values, and none repeats."""
 
         def lines() -> Iterable[_Line]:
             if index >= array.shortest:
@@ -361,7 +364,9 @@ class Speller:
         return [(_quoted("{"), _Use(self._pairs(shape, named, 0, 0, frozenset(range(len(shape.some))))))]
 
     def _pairs(self, shape: Object, named: _Named, index: int, count: int, missing: frozenset[int]) -> str:
-        """What may follow `count` pairs, with names from `index` on still to come and these `some` still to be met."""
+        """What may follow `count` pairs, with names from `index` on still to come and these `some`
+        still to be satisfied.
+        """
         cap = max(1, shape.fewest, 0 if shape.most is None else shape.most)
 
         def after(key: str | _Use, value: Formula, then: str) -> _Line:
@@ -390,7 +395,9 @@ class Speller:
 
 
 class _Named:
-    """The keys that an object may have: those with a name, in order, and kinds of others, with what their values are."""
+    """The possible keys of an object: the named ones, in order, and kinds of other keys, with the
+    shapes of their values.
+    """
 
     def __init__(self, reading: Reading, shape: Object) -> None:
         said = dict(shape.names)
@@ -398,7 +405,7 @@ class _Named:
         names = list(dict.fromkeys((*said, *shape.required)))
         kinds = self._kinds(reading, shape, (*shape.rules, *((key, TRUE) for key in shape.some)))
         names += [text for keys, _, _ in kinds for key in keys for text in key.only or () if text not in names]
-        # A name is the text of a key here, so what a key has to be is asked of that text.
+        # The text of a key is its name here, so requirements on a key apply to that text.
         self.names: list[tuple[str, Formula, frozenset[int]]] = []
         for name in dict.fromkeys(names):
             is_name = reading.is_text(name) if shape.rules or shape.some else TRUE

@@ -8,14 +8,16 @@ from pathlib import Path
 from ...contracts.errors import OutOfMemory
 
 GUESS = 4 << 30
-"""Memory of a machine that does not say."""
+"""The memory assumed for a machine that does not report it."""
 
 _CONTAINER = Path("/sys/fs/cgroup")
-"""Where Linux keeps the limits of a container; of the whole machine they have no file here."""
+"""Linux's files for the limits of a container; the whole machine has no such file."""
 
 
 def free_bytes() -> int | None:
-    """What this process could still take without being killed for it; None where the system does not say (it is no Linux)."""
+    """How much memory this process can still allocate without being killed; None if the system does
+    not report it (not Linux).
+    """
     try:
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
         machine = int(lines["MemAvailable"].split()[0]) << 10
@@ -42,7 +44,7 @@ def machine_bytes() -> int:
 
 
 def _limit() -> int:
-    """Of a container. OSError where there is none, ValueError if it has no limit."""
+    """The limit of a container. OSError without a container, ValueError without a limit."""
     return int((_CONTAINER / "memory.max").read_text())
 
 
@@ -51,7 +53,9 @@ def mib(n_bytes: int) -> str:
 
 
 def demand(n_bytes: int, what: str, *, hint: str) -> None:
-    """OutOfMemory unless the CPU's memory holds `n_bytes` more: Linux hands out more than there is, and kills who uses it."""
+    """OutOfMemory unless the CPU's memory has room for `n_bytes` more: Linux grants more than there
+    is, and kills the process that uses it.
+    """
     free = free_bytes()
     if free is not None and n_bytes > free:
         raise OutOfMemory(f"{what} needs {mib(n_bytes)}, {mib(free)} of memory are free", hint=hint)

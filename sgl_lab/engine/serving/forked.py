@@ -25,7 +25,7 @@ def is_forked() -> bool:
 
 
 def check_not_forked() -> None:
-    """EngineStopped where nothing can be computed."""
+    """EngineStopped in a process that cannot compute."""
     if is_forked():
         raise EngineStopped(
             "this process was forked from one with a model in it, so neither that model nor another can run here",

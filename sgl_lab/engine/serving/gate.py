@@ -51,14 +51,14 @@ class Reply(Gate, Generic[T]):
         self.open()
 
     def of(self, function: Callable[[], T]) -> None:
-        """Give what `function` returns or raises."""
+        """Open the gate with the result of `function`, or with its exception."""
         try:
             self.give(function())
         except BaseException as error:
             self.fail(error)
 
     def result(self) -> T:
-        """What was given; raises the error. To be called when the gate is open."""
+        """The result; raises the exception. Call it only when the gate is open."""
         if self._error is not None:
             raise self._error
         return cast(T, self._value)

@@ -59,11 +59,11 @@ def to(listener: object, call: Callable[[Any], None]) -> Answer:
 
 
 class Vocabulary(Spelling, Protocol):
-    """What the engine needs of a tokenizer. `eos_ids` end a gen unless it ignores them."""
+    """The engine's interface of a tokenizer. `eos_ids` end a gen unless it ignores them."""
 
 
 class Accepted(NamedTuple):
-    """What a row gave its request."""
+    """The effect of a row's result on its request."""
 
     reason: str | None = None
     """of its end"""
@@ -112,7 +112,7 @@ class Family(ABC):
 
     @abstractmethod
     def accept(self, request: Request, row: Row, output: RowOutput, now: float) -> Accepted:
-        """Take in what a row gave."""
+        """Process the result of a row."""
 
     @abstractmethod
     def progress(self, request: Request) -> Answer | None:
@@ -196,7 +196,9 @@ class GenFamily(Family):
         seed: int,
         now: float,
     ) -> None:
-        """`limit` tokens of text at most; `most` is what there is room for. `spellings` where the prompt's end is to be healed."""
+        """`limit` is the maximum number of tokens of text; `most` is the room for them. `spellings`
+        is given if the prompt's end is to be healed.
+        """
         params = job.params
         if limit == 0:
             job, spellings = replace(job, heal=0), None
@@ -463,7 +465,7 @@ class GenFamily(Family):
         return (*self._begun[start:end], *said)
 
     def _anew(self, sample: _Sample) -> tuple[int, ...]:
-        """Tokens for what a stop left of the one that it cut."""
+        """Tokens for the part of a token that a stop left."""
         text = sample.text
         if not text.kept:
             return ()
@@ -526,7 +528,9 @@ class ScoreFamily(Family):
         return to(self._listener, lambda listener: listener.on_done(output))
 
     def _total_usage(self, now: float) -> Usage:
-        """Of all branches: the prompt counts once, whichever branches read it, and so does what they need of the choices."""
+        """Usage of all branches: the prompt counts once, whichever branches read it, and so do the
+        required tokens of the choices.
+        """
         lead = self.requests[0]
         return Usage(
             prompt_tokens=sum(len(request.prompt) - request.n_shared for request in self.requests),

@@ -110,7 +110,9 @@ class Intake:
         return self._fitting(PinFamily(job, listener, self._namespaces[exact], size, self._clock()))
 
     def refusal(self, request: Request) -> CacheFull | None:
-        """The error if `request` could not run even alone. What is pinned serves it as far as it begins so, and is in its way beyond."""
+        """The error if `request` could not run even alone. Pinned pages help it as far as they are
+        its own prefix, and otherwise reduce its room.
+        """
         size, n_pages, n_pinned = self._config.page_size, self._config.n_pages, self._pins.n_pages
         n_shared = self._pins.n_shared(request.namespace, request.prompt[: request.first_needed])
         need = self._config.pages_for(request.n_most) - n_shared

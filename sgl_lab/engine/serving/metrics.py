@@ -58,13 +58,13 @@ class Account:
         self._since, self._apart = self._clock(), 0.0
 
     def lap(self, part: str) -> None:
-        """What was spent since the last lap was spent in `part`."""
+        """Attribute the time since the last lap to `part`."""
         now = self._clock()
         self.seconds[part] += now - self._since - self._apart
         self._since, self._apart = now, 0.0
 
     def timed(self, part: str, function: Callable[P, None]) -> Callable[P, None]:
-        """`function`, with the time that it takes put down as spent in `part`, whatever goes on around it."""
+        """`function` with its time attributed to `part`, whichever part contains the call."""
 
         def run(*args: P.args, **named: P.kwargs) -> None:
             started = self._clock()

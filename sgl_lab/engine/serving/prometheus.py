@@ -54,7 +54,7 @@ METRICS = (
 
 
 def prometheus(stats: Mapping[str, Any]) -> str:
-    """The text exposition, format 0.0.4, of what `Engine.stats` returned."""
+    """The text exposition, format 0.0.4, of the result of `Engine.stats`."""
     lines = []
     for metric in METRICS:
         name = f"sgl_lab_{metric.name}"

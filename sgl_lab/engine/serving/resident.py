@@ -28,7 +28,7 @@ RECOUNT_AFTER_S = 2.0
 SLICE_S = 0.5
 """How long a caller waits before it asks whether the thread still lives."""
 TELL_S = 1.0
-"""How long `close` waits for listeners to take what was answered."""
+"""Seconds that `close` waits for listeners to receive their answers."""
 
 
 def _do_nothing() -> None:
@@ -100,17 +100,18 @@ class _Life:
 
 
 class _Together(threading.local):
-    """What a thread sends while it is inside `at_once`; None outside."""
+    """Messages that a thread sends while it is inside `at_once`; None outside."""
 
     messages: list[Callable[[], object]] | None = None
 
 
 class Resident:
-    """Owns the engine and its daemon thread. All methods may be called from any thread, listeners' included.
+    """Owns the engine and its daemon thread. All methods may be called from any thread, including a
+    listener's.
 
-    A caller may be interrupted anywhere: no lock is held between it and the thread. `cursor` gives the number
-    that the next event will get; a snapshot carries it. A resident to which nothing refers is closed; `after_close`
-    is then called on the thread, as after `close`.
+    A caller may be interrupted anywhere: it never shares a lock with the thread. `cursor` returns
+    the number of the next event, which a snapshot contains. A resident without references is
+    closed; `after_close` is then called on the thread, as after `close`.
     """
 
     def __init__(self, engine: Engine, cursor: Callable[[], int] = lambda: 0, after_close: Callable[[], object] = lambda: None) -> None:
@@ -127,7 +128,9 @@ class Resident:
         return not (self._life.is_closing or self._life.ended.is_open)
 
     def heard(self, listener: Any) -> Any:
-        """`listener`, to be given to the engine: it is called on a thread of its own, so that it may take its time."""
+        """A version of `listener` for the engine, which calls it on a thread of its own, so that it
+        may be slow.
+        """
         return self._life.teller.listener(listener)
 
     def submit(self, family: Family) -> None:
@@ -159,7 +162,9 @@ class Resident:
         return self.call(self.engine.abort_all)
 
     def call(self, function: Callable[[], T]) -> T:
-        """Run `function` on the engine's thread between two steps and hand back what it returns or raises."""
+        """Run `function` on the engine's thread between two steps. Returns its result or raises its
+        exception.
+        """
         if threading.current_thread() is self._thread:
             return function()
         self._life.teller.excuse()
@@ -175,7 +180,7 @@ class Resident:
         return self.call(self.engine.flush)
 
     def unpin(self, handle: RequestId) -> None:
-        """Let a pin go; BadArgument if there is none of that number."""
+        """Release a pin. BadArgument if there is none of that number."""
         self.call(lambda: self.engine.unpin(handle))
 
     def snapshot(self) -> TreeSnapshot:
@@ -197,9 +202,11 @@ class Resident:
         self._life.teller.look()
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Answer what is open with EngineStopped, free the memory, end the thread; a second time does nothing.
+        """Answer open requests with EngineStopped, free the memory, end the thread. A second call
+        does nothing.
 
-        SglError if a step is still being computed after `timeout_s`: the engine closes when that step ends.
+        SglError if a step is still being computed after `timeout_s`: the engine closes when that
+        step ends.
         """
         if is_forked():
             return  # the engine is the parent's
@@ -214,7 +221,7 @@ class Resident:
         self._life.teller.wait(TELL_S)
 
     def _post(self, message: Callable[[], object]) -> None:
-        """As `_send`, and with what else is sent `at_once`."""
+        """Like `_send`, together with other messages inside `at_once`."""
         if (messages := self._together.messages) is None:
             self._send(message)
         else:

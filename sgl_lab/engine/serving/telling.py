@@ -1,11 +1,11 @@
-"""Listeners are called on threads that are none of the engine's.
+"""Calls listeners on threads that are not the engine's.
 
-What a listener does is a program that goes on: chat templates are rendered, a choice is made by a
-user's method, locks are waited for. None of it may hold up a step. One thread calls all listeners, each
-of them in the order in which it was told; where one takes long, another thread goes on with the others.
+A listener continues a program: it renders chat templates, runs a user's choices method, waits for
+locks. None of this may hold up a step. One thread calls all listeners, each in the order of its
+notifications. If one takes long, another thread continues with the others.
 
-The engine waits a moment for those that it told (`Teller.settle`), so that what they ask for next is there before the next
-step and no count depends on which thread was faster.
+The engine waits briefly for the listeners that it notified (`Teller.settle`), so that their next
+requests arrive before the next step and counts do not depend on the speed of threads.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Listener:
     def __init__(self, listener: Any, teller: Teller) -> None:
         self.calls: deque[Callable[[], None]] = deque()
         self.is_queued = False
-        """or busy: a thread will find what is in `calls`"""
+        """or busy: a thread will process `calls`"""
         self._listener = listener
         self._teller = teller
 
@@ -43,7 +43,7 @@ class Listener:
 
 
 class Teller:
-    """`failed` is called with what a listener raises."""
+    """`failed` is called with exceptions of listeners."""
 
     def __init__(self, failed: Callable[[Exception], None]) -> None:
         self._failed = failed
@@ -75,7 +75,9 @@ class Teller:
         self.look()
 
     def settle(self) -> None:
-        """Wait until listeners have taken what they were told. One that takes long is not waited for again until it is done."""
+        """Wait until listeners have processed their notifications. A slow listener is not waited
+        for again until it is done.
+        """
         for _ in range(SLICES):
             with self._lock:
                 if self._settled.wait_for(lambda: not self._due, LATE_S):
@@ -91,7 +93,9 @@ class Teller:
                 self._forget(listener)
 
     def look(self) -> None:
-        """Start a thread where listeners wait and those there are do not come to them. Called now and then by whoever waits."""
+        """Start a thread if listeners wait and the existing threads do not reach them. Called from
+        time to time by waiting threads.
+        """
         if self._queue.empty() or (self._n_threads and time.monotonic() - self._taken < LATE_S):
             return
         with self._lock:

@@ -10,9 +10,9 @@ Path = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """Tokens to compute after the prompt, and which logprobs to read there.
+    """Tokens to compute after the prompt, and the logprobs to read there.
 
-    `wanted[i]` are the candidates for what follows `tokens[:i]`; empty where another branch reads them.
+    `wanted[i]` are the candidates after `tokens[:i]`; empty if another branch reads them.
     """
 
     tokens: Path
@@ -20,9 +20,11 @@ class Branch:
 
 
 def branches(choices: Sequence[Path]) -> tuple[Branch, ...]:
-    """The fewest branches whose rows see every choice's tokens but the last, each place read once.
+    """The fewest branches whose rows cover every choice's tokens except the last, with each
+    position read once.
 
-    Choices that differ in their last token alone share a branch; single-token choices share the empty one.
+    Choices that differ only in their last token share a branch; single-token choices share the
+    empty one.
     """
     following: dict[Path, dict[int, None]] = {}
     for choice in choices:

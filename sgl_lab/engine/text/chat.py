@@ -1,7 +1,7 @@
 """A model's chat template, rendered as untrusted code over untrusted text.
 
-What a template renders is returned in segments, so that the tokenizer can tell the template's own
-markup from message content that merely spells it. Knows no token ids.
+A rendering is returned in segments, so that the tokenizer can distinguish the template's own markup
+from message content that spells the same. Knows no token ids.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ from .locality import Locality, locality_of
 _MAX_SOURCE = 1 << 17
 """characters of a template"""
 _MAX_RECENT = 32
-"""renderings that are kept, to go on from"""
+"""renderings that are kept for continuation"""
 _MAX_WORK = 50_000
 """loop iterations and calls of one rendering, and a hundredth of it more for each message"""
 
 
 class ChatTemplate:
-    """`variables` are what a template may name beside the messages (bos_token, ...); `specials` spell the special tokens."""
+    """`variables` are names that a template may use beside the messages (bos_token, ...);
+    `specials` spell the special tokens.
+    """
 
     def __init__(self, source: str, variables: Mapping[str, str], specials: Sequence[str]) -> None:
         self._source = source
@@ -48,7 +50,9 @@ class ChatTemplate:
             raise ModelError(f"the model's chat template is not usable: {error}") from None
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        """The text as transformers' apply_chat_template gives it. BadArgument with the template's own words if it refuses."""
+        """The text that transformers' apply_chat_template returns. BadArgument, with the template's
+        own message, if it refuses.
+        """
         chat = [{"role": message.role, "content": message.content} for message in messages]
         given = {"messages": chat, "add_generation_prompt": add_generation_prompt, "tools": None, "documents": None}
         template = self._template
@@ -62,10 +66,11 @@ class ChatTemplate:
             raise ModelError(f"the model's chat template failed: {type(error).__name__}: {error}") from None
 
     def segments(self, messages: Sequence[Message], add_generation_prompt: bool) -> tuple[Segment, ...]:
-        """What `render` gives, cut where contents begin and end; contents are not markup.
+        """The result of `render`, split at the beginning and end of contents. Contents are not
+        markup.
 
-        Of a conversation that goes on from one that was rendered lately only the beginning and the end are rendered, where the
-        template is one that allows it.
+        If a conversation continues one that was rendered recently, and the template allows it, only
+        its beginning and end are rendered.
         """
         given = tuple(messages)
         known = [one for one in reversed(tuple(self._recent)) if one.opens == add_generation_prompt]
@@ -139,7 +144,7 @@ class Rendered:
         """contents are without the white space around them"""
         self.segments: list[Segment] = []
         self.begins: list[int] = []
-        """how many segments stand before each content"""
+        """number of segments before each content"""
         self.is_in_order = list(map(int, parts[1::2])) == list(range(len(messages)))
         """every content is there, once, in its turn"""
         for index, part in enumerate(parts):
@@ -162,7 +167,9 @@ class Rendered:
         return "".join(segment.text for segment in self.segments)
 
     def followed_by(self, rendered: Rendered, messages: tuple[Message, ...], last_kept: int, n_left_out: int) -> Rendered:
-        """This one up to the content of turn `last_kept`, and from there on what `rendered` says, which leaves out `n_left_out` turns."""
+        """This rendering up to the content of turn `last_kept`, followed by that of `rendered`,
+        which leaves out `n_left_out` turns.
+        """
         whole = Rendered(messages, self.opens, self.is_stripped, [])
         at, begin = self.begins[last_kept], rendered.begins[last_kept - n_left_out]
         whole.segments = self.segments[:at] + rendered.segments[begin:]

@@ -1,8 +1,10 @@
-"""Whether a chat template says of a turn only what that turn, its neighbours and the first turns have in them.
+"""Determines whether a chat template renders a turn only from that turn, its neighbours and the
+first turns.
 
-Of such a template a conversation that has grown need not be rendered again: its first turns and its last ones tell what
-the new ones look like. What is looked for is where a template names positions, keeps a state from turn to turn,
-or looks at the end of the conversation; whatever is not known to be harmless counts as that.
+With such a template, a conversation that has grown need not be rendered again: its first and last
+turns determine the rendering of the new ones. The search is for templates that use positions, keep
+a state from turn to turn, or read the end of the conversation. Everything that is not known to be
+harmless counts as that.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ class Locality:
     n_head: int
     """turns at the beginning that may look otherwise, or be named anywhere"""
     period: int
-    """turns alike but for their content look alike if they are so many apart, or a multiple of it"""
+    """equal turns with different content have equal renderings at this distance, or a multiple of
+    it
+    """
 
 
 class _NotLocal(Exception):

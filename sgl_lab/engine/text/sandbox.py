@@ -1,8 +1,8 @@
-"""jinja2 for templates that nobody has vouched for: the immutable sandbox, and bounds on work and on size.
+"""jinja2 for untrusted templates: the immutable sandbox, with limits on work and size.
 
-jinja2's own sandbox keeps a template from Python's internals but lets it loop for ever and fill
-the memory. Here every loop and call is counted, and whatever a template builds is measured as it
-is built. The dialect is that of transformers' chat templates.
+jinja2's own sandbox protects Python's internals, but lets a template loop for ever and fill the
+memory. Here every loop and call is counted, and every value is measured while it is built. The
+dialect is that of transformers' chat templates.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from jinja2.visitor import NodeTransformer
 MAX_SIZE = 4 << 20
 """characters of the output and of any value that a template builds, nested ones included, whatever it is given; and ..."""
 BASE_SIZE, GIVEN_TIMES = 1 << 18, 8
-"""... this much, and so many times what it is given"""
+"""... this much, plus a multiple of the template's input"""
 MAX_BITS = 4096
 """of any number that a template computes"""
 MAX_PLACES = 100
 """to which a number may be rounded"""
 _ITEM_SIZE = 64
-"""what an item that is no string counts for"""
+"""weight of an item that is not a string"""
 _STEP_SIZE = 1024
 """how much of a value is read or measured in one step"""
 _MAX_INDENT, _MAX_DEPTH = 16, 32
@@ -43,7 +43,7 @@ _MAX_LAYOUT = 256
 """characters of a date's layout"""
 
 _GROWING = frozenset({"replace", "center", "ljust", "rjust", "zfill", "expandtabs"})
-"""methods of a string whose result is not bounded by the sum of what they are given"""
+"""methods of a string whose result can exceed the sum of their arguments"""
 _SPLITTING = frozenset({"split", "rsplit", "splitlines", "partition", "rpartition"})
 _REFUSED = frozenset({"encode", "translate", "maketrans"})
 """methods of a string that no chat template needs and that are hard to bound"""
@@ -52,7 +52,7 @@ _CHEAP_TESTS |= {"number", "odd", "sameas", "sequence", "string", "true", "undef
 
 
 class Work:
-    """What the rendering at hand may still do, and how large a value may be."""
+    """The remaining work of the current rendering, and the maximum size of a value."""
 
     def __init__(self, steps: int, size: int) -> None:
         self.steps = steps
@@ -77,9 +77,9 @@ class Refused(Exception):
 
 
 def render(template: jinja2.Template, variables: Mapping[str, Any], *, max_work: int) -> str:
-    """The rendered text; `max_work` bounds loop iterations, calls and how much of large values is read.
+    """The rendered text. `max_work` limits loop iterations, calls and the reading of large values.
 
-    Refused, TooMuch, or whatever else a template can raise.
+    Raises Refused, TooMuch, or any exception of a template.
     """
     size = min(MAX_SIZE, BASE_SIZE + GIVEN_TIMES * _size_of(variables))
     token = _work.set(Work(max_work, size))
@@ -96,7 +96,7 @@ def render(template: jinja2.Template, variables: Mapping[str, Any], *, max_work:
 
 
 def _size_of(value: Any) -> int:
-    """Characters of the texts in what a template is given."""
+    """Number of characters in the template's input."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, Mapping):
@@ -116,7 +116,7 @@ def _counted(items: Iterable[Any]) -> Iterator[Any]:
 
 
 def _collected(items: Iterator[Any]) -> Iterator[Any]:
-    """Items that come one by one, and that whoever takes them may keep all."""
+    """Items that arrive one by one, all of which a consumer may keep."""
     work = _work.get()
     left = work.size
     for item in items:
@@ -140,7 +140,7 @@ def _read(value: Any) -> Any:
 
 
 def _bounded(value: Any) -> Any:
-    """The value, if it is not too large to be written out; what is large costs steps too."""
+    """The value, if it is small enough to be written out. Large values also cost steps."""
     if isinstance(value, str) and len(value) < _STEP_SIZE:
         return value
     work = _work.get()
@@ -170,7 +170,9 @@ def _check_growth(*arguments: Any) -> None:
 
 
 def _joined(items: Iterable[Any], between: Any) -> str:
-    """`between.join(items)`, measured as it grows: the items may come one by one, the same large one again and again."""
+    """`between.join(items)`, measured as it grows: the items may arrive one by one, even the same
+    large one repeatedly.
+    """
     between = str(_bounded(between))
     parts: list[str] = []
     left = _work.get().size
@@ -210,7 +212,9 @@ def _growing(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _pieces_of(owner: str, name: str, *args: Any, **kwargs: Any) -> Any:
-    """`owner.split(...)` and the like, as long as that gives no more items than a value may have."""
+    """`owner.split(...)` and similar methods, if the result has no more items than a value may
+    have.
+    """
     most = _work.get().size // _ITEM_SIZE
     if name == "splitlines" and sum(1 for _ in islice(_LINE_ENDS.finditer(owner), most + 1)) > most:
         raise TooMuch("it builds too large a value")
@@ -288,7 +292,7 @@ class Environment(ImmutableSandboxedEnvironment):
         return template
 
     def plain(self, source: str) -> nodes.Template:
-        """The template as it was written, without what `_parse` puts into it."""
+        """The original template, without the additions of `_parse`."""
         return super()._parse(source, None, None)
 
     def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -336,7 +340,7 @@ class _Generation(Extension):
 
 
 class _Namespace(Namespace):
-    """Writes nothing of what it holds: that may be too large."""
+    """A repr without content, which may be too large."""
 
     def __repr__(self) -> str:
         return "<Namespace>"
@@ -357,7 +361,7 @@ def _to_json(
 
 
 def _depth(value: Any) -> int:
-    """How deep lists and objects stand in one another, as far as it matters."""
+    """The nesting depth of lists and objects, as far as it matters."""
     depth, layer = 0, [value]
     while layer and depth <= _MAX_DEPTH:
         depth += 1
@@ -385,7 +389,7 @@ def _title(value: Any) -> str:
 
 
 def _list(value: Iterable[Any]) -> list[Any]:
-    """Of a text, its characters, which take more room than it."""
+    """For a text, its characters, which need more memory than the text."""
     if isinstance(value, str) and len(value) * _ITEM_SIZE > _work.get().size:
         raise TooMuch("it builds too large a value")
     return list(value)

@@ -1,9 +1,10 @@
-"""Where a prompt ends inside what would be one token: its last tokens are said again, with what follows.
+"""Heals a prompt that ends inside a token: its last tokens are generated again, with what follows.
 
-The model was trained on texts that were encoded whole. After `name: ` it has seen ` John`, one token, and hardly ever a
-lone space; after `Fra`, ` France`. So the prompt's last tokens are taken off and the model draws among those tokens that spell
-the same bytes to their end or beyond, and those of the same bytes as texts are encoded: `And` is no `A` with `nd` after it, which
-the model has never seen. Knows bytes and masks; nothing of requests or models.
+The model was trained on texts that were encoded as a whole. After `name: ` it has seen ` John`, one
+token, and hardly ever a lone space; after `Fra`, ` France`. The prompt's last tokens are therefore
+removed. The model then samples only tokens that spell the same bytes, to their end or beyond, in
+the way in which texts are encoded: `And` is never `A` followed by `nd`. Knows bytes and masks, but
+no requests or models.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Tokens = tuple[int, ...]
 
 
 class Spelling(Protocol):
-    """What is needed of a tokenizer."""
+    """The required interface of a tokenizer."""
 
     @property
     def n_vocab(self) -> int: ...
@@ -51,9 +52,11 @@ class Spellings:
         return b"".join(map(self._spelling.token_bytes, tokens))
 
     def n_open(self, tokens: Sequence[int]) -> int:
-        """How many of the last tokens may have to be others once more text follows, so that at least one token stays before them.
+        """How many of the last tokens may have to be replaced once more text follows, so that at
+        least one token remains before them.
 
-        Those after which some token of the vocabulary goes on; of the very last one, also where only its end does.
+        These are tokens that some token of the vocabulary continues; for the very last one, also
+        tokens that continue only its end.
         """
         n, found = min(MOST, len(tokens) - 1), 0
         if n <= 0 or tokens[-1] in self._spelling.special_ids:
@@ -69,7 +72,9 @@ class Spellings:
         return found
 
     def ways(self, end: Tokens) -> tuple[Tokens, ...]:
-        """How the end of a prompt is encoded in texts: as it is, and where it ends in white space, as it is before a word."""
+        """The encoding of a prompt's end in texts: as it is; after white space, as it is before a
+        word.
+        """
         text = self.bytes_of(end).decode()
         return (end, self._spelling.encode(text + "a")) if text[-1:].isspace() else (end,)
 
@@ -91,7 +96,7 @@ class Spellings:
         return known
 
     def rest_after(self, rest: bytes, token: int) -> bytes | None:
-        """What is left of `rest` after `token`; None if the token says something else."""
+        """The rest of `rest` after `token`; None if the token spells something else."""
         data = self._spelling.token_bytes(token)
         if not data or token in self._spelling.special_ids:
             return None
@@ -124,11 +129,11 @@ class Spellings:
 
 
 class _Left(NamedTuple):
-    """What of a prompt's end has not been said again."""
+    """The part of a prompt's end that has not been generated again."""
 
     rest: bytes
     ways: tuple[Tokens, ...]
-    """the tokens that may follow, one after the other, before it is all said"""
+    """the tokens that may follow, one after the other, until all of it is generated"""
 
     @property
     def inside(self) -> frozenset[int]:
@@ -141,7 +146,7 @@ class Seam:
 
     def __init__(self, spellings: Spellings, end: Tokens, n_vocab: int) -> None:
         self.n_allowed: list[int | None] = []
-        """of the masks that were filled last; None where anything may be said"""
+        """allowed tokens of the masks that were filled last; None where all are allowed"""
         self._spellings = spellings
         self._left = _Left(spellings.bytes_of(end), spellings.ways(end))
         self._n_vocab = n_vocab
@@ -149,14 +154,14 @@ class Seam:
 
     @property
     def rest(self) -> bytes:
-        """What the prompt said and no token has said again."""
+        """The text of the prompt that no token has generated again."""
         return self._left.rest
 
     def take(self, token: int) -> None:
         self._left = self._after(self._left, token) or _Left(b"", ())
 
     def _after(self, left: _Left, token: int) -> _Left | None:
-        """None if the token says something else."""
+        """None if the token spells something else."""
         rest = self._spellings.rest_after(left.rest, token)
         return None if rest is None else _Left(rest, tuple(way[1:] for way in left.ways if way[:1] == (token,)))
 

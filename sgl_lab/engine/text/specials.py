@@ -1,7 +1,8 @@
-"""Special tokens in a rendered chat, and what stands between them.
+"""Special tokens in a rendered chat, and the text between them.
 
-A tokenizer cuts a text at its special tokens and encodes what is between them, each stretch as a whole. Here only
-the template's markup can spell a special token; markup and content that no special token parts are one stretch.
+A tokenizer splits a text at its special tokens and encodes each stretch in between as a whole. Here
+only the template's markup can spell a special token. Markup and content without a special token in
+between are one stretch.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ class Prefix:
     every: bool
     """after each special token too, not only at the very start"""
     doubled: bool
-    """also where the text begins with a space"""
+    """also if the text begins with a space"""
 
     def before(self, text: str) -> str:
         return " " + text if text and (self.doubled or not text.startswith((" ", "▁"))) else text
 
 
 class Special(NamedTuple):
-    """A special token. It may take the white space on a side of it, which is then in no token."""
+    """A special token. It may absorb the white space on one side, which then belongs to no token."""
 
     id: int
     takes_left: bool = False
@@ -54,7 +55,7 @@ class Specials:
         return self._specials[text]
 
     def runs(self, segments: Iterable[Segment]) -> Iterator[Run]:
-        """What is encoded by itself."""
+        """A stretch that is encoded by itself."""
         stretch = ""
         for text, markup in joined(segments):
             at = 0
@@ -140,7 +141,7 @@ class _Reader:
             self._is_due, self._takes, at = prefix is not None and prefix.every, special.takes_right, found.end()
 
     def _strip_end(self) -> None:
-        """Take white space away from the end, as far as the last special token."""
+        """Remove white space from the end, back to the last special token."""
         apart, pattern = self._apart, self._specials.pattern
         while apart and not (apart[-1].markup and pattern.fullmatch(apart[-1].text)):
             text, markup = apart[-1]

@@ -1,9 +1,9 @@
-"""Tokens to text as they come: whole characters only, stops found wherever they fall.
+"""Tokens to text as they arrive: complete characters only, with stops found at any position.
 
-Generation ends at the first character that completes a stop, whichever way the text was cut into
-tokens; of stops completed by the same character the longest counts. A text that no stop ended ends
-with U+FFFD where a character is half there, or before the token that begins it. Special tokens may be hidden: they are
-tokens of the text and no characters of it, and a stop may spell them.
+Generation ends at the first character that completes a stop, however the text is split into tokens.
+Of stops completed by the same character the longest counts. A text without a stop ends with U+FFFD
+for an incomplete character, or before the token that begins it. Special tokens may be hidden: they
+are tokens of the text but not part of its characters, and a stop may spell them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class TextStream:
         self._borders: list[tuple[int, int]] = [(0, 0)]
         """(characters, tokens) wherever a token ends and no character is half there"""
         self._hidden: list[tuple[int, int]] = []
-        """where in `_decoded` special tokens stand that are no characters of the text"""
+        """positions in `_decoded` of special tokens that are not characters of the text"""
         self._cut: int | None = None
         self.is_closed = False
         self._n_told = 0
@@ -64,18 +64,21 @@ class TextStream:
 
     @property
     def kept(self) -> str:
-        """The end of `text` that no whole token spells: what the stop left of the token that it cut."""
+        """The end of `text` that no complete token spells: the part of a token before the stop."""
         return "" if self._cut is None else self._seen(self._border(self._cut)[0], self._cut)
 
     @property
     def n_begun(self) -> int:
-        """How many tokens at the end hold nothing but a character that is not whole yet, and what stands in one token with it."""
+        """How many tokens at the end contain only an incomplete character, and the text in the same
+        token before it.
+        """
         return 0 if self._cut is not None else self.n_tokens - self._borders[-1][1]
 
     def push(self, data: bytes, *, may_stop: bool = True, is_hidden: bool = False) -> bool:
-        """Append a token's bytes; True when a stop is complete, and nothing may be pushed after that.
+        """Append a token's bytes. Returns True when a stop is complete; nothing may be pushed after
+        that.
 
-        RequestFailed where a pattern takes too many steps.
+        RequestFailed if a pattern takes too many steps.
         """
         n_before = len(self._decoded)
         begun = self._decoder.getstate()[0]
@@ -98,7 +101,7 @@ class TextStream:
         self.is_closed = True
 
     def delta(self) -> tuple[str, int]:
-        """What may be shown now and was not before, and how many tokens may be shown in all."""
+        """The text that can newly be shown, and the total number of tokens that can be shown."""
         end = self._end
         safe = end if self.is_closed else min(end, len(self._decoded) - self._n_held())
         new = self._seen(self._n_told, safe)

@@ -1,9 +1,9 @@
 """Text to token ids and back, from a folder's `tokenizer.json`.
 
-Differs from a plain tokenizer in two ways. Special tokens are recognised in markup only, so that
-text which spells one stays text. And a space that a sentencepiece tokenizer would put before
-every text is spelled out once, at the start of a prompt, so that pieces can be encoded one by one.
-Imports neither torch nor transformers.
+It differs from a plain tokenizer in two ways. Special tokens are recognised in markup only, so text
+that spells one stays text. A space that a sentencepiece tokenizer would put before every text is
+added once, at the start of a prompt, so pieces can be encoded separately. Imports neither torch nor
+transformers.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ from .vocab import TURN_ENDS
 
 _MAX_TOKENIZER = 64 << 20
 _MAX_SETTLED = 32
-"""renderings that are kept, to go on from"""
+"""renderings that are kept for continuation"""
 
 
 class Tokenizer:
-    """The tokenizer of the model in `folder`, whose embedding has `n_vocab` rows. ModelMissing, ModelDamaged, ModelError."""
+    """The tokenizer of the model in `folder`, whose embedding has `n_vocab` rows. ModelMissing,
+    ModelDamaged, ModelError.
+    """
 
     def __init__(self, folder: Path, n_vocab: int) -> None:
         path = folder / "tokenizer.json"
@@ -105,14 +107,14 @@ class Tokenizer:
             raise BadArgument("the text has characters that UTF-8 cannot hold (half a surrogate pair)") from None
 
     def encode_all(self, segments: Sequence[Segment]) -> tuple[int, ...]:
-        """Token ids of several pieces as one text, cut only at the special tokens that markup spells."""
+        """Token ids of several pieces as one text, split only at the special tokens of markup."""
         ids: list[int] = []
         for text, special in self._specials.runs(segments):
             ids += self.encode(text) if special is None else (special,)
         return tuple(ids)
 
     def _leading(self) -> list[int]:
-        """What stands before every text that is encoded for the model."""
+        """The text before every text that is encoded for the model."""
         for text in ("a", "0", " ", "."):
             bare, whole = self._tokenizer.encode(text, add_special_tokens=False).ids, self._tokenizer.encode(text).ids
             starts = range(len(whole) - len(bare) + 1) if bare else ()
@@ -147,12 +149,14 @@ class Tokenizer:
         return piece.replace("▁", " ").encode()
 
     def render_text(self, text: str) -> tuple[Segment, ...]:
-        """What stands before a prompt without roles (a BOS where the model wants one), then the text."""
+        """The text before a prompt without roles (a BOS if the model uses one), then the text."""
         segments = (Segment(self._bos, True), Segment(self._prefix.before(text) if self._prefix else text, False))
         return tuple(segment for segment in segments if segment.text)
 
     def render_start(self) -> tuple[Segment, ...]:
-        """What a text stands after that the model begins itself: BOS, or what stood between texts in its training."""
+        """The text before a text that the model begins itself: BOS, or the separator of texts in
+        its training.
+        """
         return (Segment(self._start, True),) if self._start else ()
 
     def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> tuple[Segment, ...]:
@@ -167,7 +171,9 @@ class Tokenizer:
 
 
 def _without_specials(data: dict[str, Any], specials: Mapping[str, int]) -> tokenizers.Tokenizer | None:
-    """One that cannot say them, where the other one would without being told to: a unigram has them among its pieces."""
+    """A tokenizer that cannot produce special tokens from text; a unigram has them among its
+    pieces.
+    """
     model = data["model"]
     if model.get("type") != "Unigram":
         return None
@@ -181,7 +187,7 @@ def _without_specials(data: dict[str, Any], specials: Mapping[str, int]) -> toke
 
 
 def _start(specials: Mapping[str, int], named: Mapping[str, str], bos: str, template: str) -> str:
-    """The token that stands before a text: BOS, unless turns begin with it; else the one that ends a text."""
+    """The token before a text: BOS, unless turns begin with it; otherwise the one that ends a text."""
     bos = bos or named.get("bos_token", "")
     end = named.get("eos_token", "")
     marks_turns = bos in template and "bos_token" not in template if bos else False
@@ -213,7 +219,7 @@ def _steps(component: Any) -> list[dict[str, Any]]:
 
 
 def _take_prefix(data: dict[str, Any]) -> Prefix | None:
-    """Take the rule "a space before text" out of a `tokenizer.json`, wherever it is spelled, and return it."""
+    """Remove the rule "a space before text" from a `tokenizer.json`, in any spelling. Returns it."""
     prefix = None
     steps = _steps(data.get("normalizer"))
     if any(step.get("type") == "Prepend" for step in steps):

@@ -1,7 +1,7 @@
-"""The tokenizer that a GGUF file describes, in the form of Hugging Face's `tokenizer.json`.
+"""Converts the tokenizer of a GGUF file to the form of Hugging Face's `tokenizer.json`.
 
-GGUF names the way text is cut before merging (`tokenizer.ggml.pre`) without saying it; what each
-name means is written here. Sentencepiece vocabularies carry scores in place of merges.
+GGUF names the splitting of text before merging (`tokenizer.ggml.pre`) without defining it; the
+definitions are here. Sentencepiece vocabularies have scores instead of merges.
 """
 
 from __future__ import annotations
@@ -117,7 +117,8 @@ def _sentencepiece(metadata: dict[str, Any], tokens: list[str], kinds: list[int]
     scores = _numbers(metadata, "tokenizer.ggml.scores", len(tokens), 0.0, origin)
     vocab = {token: i for i, token in enumerate(tokens)}
     ordinary = {token for token, kind in zip(tokens, kinds, strict=True) if kind not in (_CONTROL, _UNKNOWN, _BYTE)}
-    # Sentencepiece joins the pair whose union scores best; of equal scores the pair with the longer left side.
+    # Sentencepiece joins the pair whose union has the best score; of equal scores the pair with the
+    # longer left side.
     ranked: list[tuple[float, int, int, tuple[str, str]]] = []
     for token in ordinary:
         for cut in range(1, min(len(token), 128)):

@@ -31,13 +31,13 @@ PARAMS = SamplingParams(max_tokens=N_TOKENS, temperature=0, ignore_eos=True, log
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """What was compared, always of one token after the same tokens."""
+    """The result of a comparison, always of one token after the same tokens."""
 
     n_compared: int
     largest: float
-    """difference between two logprobs of one token; 0.0 where all are equal to the bit"""
+    """difference between two logprobs of one token; 0.0 if all are bitwise equal"""
     n_flips: int
-    """where another token came out likeliest"""
+    """positions at which another token was the likeliest"""
     widest_flip: float
     """of these the largest gap between the two likeliest; it cannot reach twice the drift"""
 
@@ -97,7 +97,7 @@ def _gen(backend: Backend, prompt: tuple[int, ...]) -> Heard:
 
 
 def _compare_generated(tally: _Tally, reference: GenOutput, other: GenOutput) -> None:
-    """Up to where they part."""
+    """Up to the position where they differ."""
     for mine, its in zip(reference.logprobs, other.logprobs, strict=True):
         tally.compare(mine, dict(its.top))
         if mine.token != its.token:

@@ -1,8 +1,8 @@
-"""A model without weights whose next token is a hash of all the KV it reads.
+"""A model without weights, whose next token is a hash of all the KV that it reads.
 
-One wrong page, one stale slot, one token too many or too few in the context, and it says something
-else. `HashRunner` reads through pages as a real runner does; `HashModel.reply` is its slow twin that
-never heard of pages.
+One wrong page, one stale slot, one token too many or too few in the context, and it generates
+another token. `HashRunner` reads through pages as a real runner does; `HashModel.reply` is its slow
+twin without pages.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _kv(token: int, position: int, before: int) -> int:
 
 
 class HashModel:
-    """What the next token is, given the KV of everything before it."""
+    """The next token, given the KV of everything before it."""
 
     def __init__(self, n_vocab: int = 260) -> None:
         self.n_vocab = n_vocab

@@ -1,8 +1,8 @@
-"""What if: a recording is served again by the real tree, pool and scheduler, under other policies and sizes.
+"""What if: serves a recording again with the real tree, pool and scheduler, under other policies
+and sizes.
 
-The place of the model takes what the recording says was generated, so a run costs no arithmetic.
-`belady` is what no policy can know: the optimum, worked out with the future in hand. Knows no
-model, no text and no time.
+The recorded tokens replace the model, so a simulation needs no arithmetic. `belady` is the optimum,
+computed with knowledge of the future. Knows no model, no text and no time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..serving.scheduling.scheduler import DECODE_AHEAD, Scheduler
 
 BELADY = "belady"
 NEVER = 1 << 60
-"""the next use of what is not used again"""
+"""the next use of a token that is not used again"""
 
 
 class Job(NamedTuple):
@@ -44,7 +44,9 @@ class Job(NamedTuple):
 
     @property
     def sequence(self) -> tuple[int, ...]:
-        """All tokens that get KV: the last one that was drawn does not, nor what was forced after it; none if all was forced."""
+        """All tokens that get KV. The last sampled token and the forced ones after it do not; empty
+        if all were forced.
+        """
         return () if self.is_said else self.queued.prompt + self.generated[: self.n_drawn - 1]
 
     @property
@@ -54,7 +56,7 @@ class Job(NamedTuple):
 
     @property
     def n_drawn(self) -> int:
-        """Generated tokens up to the last that was drawn; 1 where nothing was generated."""
+        """Generated tokens up to the last sampled one; 1 if nothing was generated."""
         return max((i for i, is_forced in enumerate(self.forced, 1) if not is_forced), default=1)
 
     def run_from(self, n: int) -> int:
@@ -93,7 +95,9 @@ class Job(NamedTuple):
 
 @dataclass(frozen=True)
 class Recording:
-    """What a sequence of events asks for, of one model. Pins and flushes are not in it, nor gens of no tokens."""
+    """The requests of a sequence of events, for one model. Pins, flushes and gens of no tokens are
+    left out.
+    """
 
     jobs: tuple[Job, ...]
     """in order of arrival"""
@@ -158,9 +162,10 @@ class Outcome:
 def what_if(
     recording: Recording, config: EngineConfig, *, evict: Sequence[str] = (*EVICTIONS, BELADY), n_pages: Sequence[int] = ()
 ) -> tuple[Outcome, ...]:
-    """One outcome for each policy and size, `config` giving the rest (and the size where `n_pages` is empty).
+    """One outcome for each policy and size. `config` provides the rest (and the size, if `n_pages`
+    is empty).
 
-    What is simulated is no larger than the recording could ever fill: beyond that all sizes come out alike.
+    The simulated size is at most what the recording could fill: beyond that, all sizes are equal.
     """
     for name in evict:
         if name != BELADY and name not in EVICTIONS:
@@ -186,8 +191,9 @@ def _most_pages(recording: Recording, config: EngineConfig) -> int:
 def simulate(recording: Recording, config: EngineConfig) -> Outcome:
     """Serve the recording as an engine of `config` would.
 
-    A request is queued when all that were over before it in the recording are over. So of a program that
-    waits for its answers the counts come out exactly; where requests ran side by side, steps may fall otherwise.
+    A request is queued when all requests that were finished before it in the recording are
+    finished. The counts of a program that waits for its answers are therefore exact; for parallel
+    requests, steps may differ.
     """
     pool = PagePool(config.n_pages, config.page_size)
     tree = RadixTree(pool, POLICIES[config.evict]())
@@ -263,14 +269,16 @@ def _latest(nodes: tuple[TreeNode, ...], capacity: int) -> list[TreeNode]:
 
 
 def optimum(recording: Recording, config: EngineConfig) -> Outcome:
-    """The most cached tokens that any eviction could reach, were the requests served one at a time in order of arrival.
+    """The most cached tokens that any eviction policy could reach if requests were served one at a
+    time in order of arrival.
 
-    Belady's rule on single tokens: what is used again last goes first. It is optimal because tokens are of one size,
-    a request must hold all of its own while it runs (so only others can go), and a prefix is used whenever what
-    follows it is. A token that a request computes in any case costs the same whether it was kept or not: that use does
-    not count, and the token comes anew. Real policies evict whole nodes, keep whole pages and no token without its
-    prefix, so they stay at or below; a schedule that lets requests overtake each other may rise above.
-    L. A. Belady, IBM Systems Journal 5(2), 1966.
+    Belady's rule on single tokens: the token whose next use is farthest is evicted first. It is
+    optimal because tokens have one size, a request must hold all of its own while it runs (so only
+    others can be evicted), and a prefix is used whenever its continuation is. A token that a
+    request computes in any case costs the same whether it was kept or not: that use does not count,
+    and the token is inserted again. Real policies evict whole nodes, keep whole pages and no token
+    without its prefix, so they do not exceed it; a schedule that lets requests overtake each other
+    may. L. A. Belady, IBM Systems Journal 5(2), 1966.
     """
     capacity = config.cache_tokens
     jobs = [job for job in recording.jobs if config.pages_for(len(job.sequence)) <= config.n_pages]

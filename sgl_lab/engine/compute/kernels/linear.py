@@ -1,8 +1,8 @@
-"""A linear layer with its weight laid out for the machine it runs on.
+"""A linear layer whose weight has a layout for its machine.
 
-On the CPU oneDNN's blocked layout is 2 to 3 times as fast as the plain one (135M Llama, fp32, two
-EPYC cores: 15 against 41 ms for one row through all linears, 260 against 690 ms for 512). The twin is
-`torch.nn.functional.linear`; both take [rows, n_in] and give [rows, n_out].
+On the CPU, oneDNN's blocked layout is 2 to 3 times as fast as the plain one (135M Llama, fp32, two
+EPYC cores: 15 instead of 41 ms for one row through all linears, 260 instead of 690 ms for 512). The
+twin is `torch.nn.functional.linear`; both take [rows, n_in] and return [rows, n_out].
 """
 
 from __future__ import annotations

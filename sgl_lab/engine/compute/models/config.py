@@ -1,4 +1,4 @@
-"""Reading a `config.json` of unknown origin: typed values, and what families spell alike."""
+"""Reads a `config.json` of unknown origin: typed values, and keys that families share."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Config:
             raise self.fail(f"{key} {self._data[key]!r:.60} is not supported")
 
     def table(self, key: str) -> Config | None:
-        """None where it is missing or empty."""
+        """None if it is missing or empty."""
         value = self.get(key)
         if value is None:
             return None

@@ -1,8 +1,8 @@
-"""A GGUF file becomes a folder in the Hugging Face layout, once.
+"""Converts a GGUF file to a folder in the Hugging Face layout, once.
 
-The weights are dequantised exactly as ggml defines it (`gguf.quants`), the row order that GGUF
-gives to q and k is undone, and configuration, tokenizer and chat template come from the file's
-own metadata. The folder appears whole or not at all; two processes take turns.
+The weights are dequantised exactly as ggml defines it (`gguf.quants`), GGUF's row order of q and k
+is undone, and configuration, tokenizer and chat template come from the file's own metadata. The
+folder is written completely or not at all; two processes take turns.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _MAX_LIST = 1024
 
 
 class CacheUnwritable(ModelError):
-    """The converted folder cannot be written where it should be."""
+    """The converted folder cannot be written to its place."""
 
 
 def convert(path: Path, name: str, cache_dir: Path, progress: Progress) -> Path:
@@ -87,7 +87,9 @@ _SAYS_NOTHING = {"vocab_size", "tensor_data_layout", "rope.scaling.original_cont
 
 
 class _Metadata:
-    """The entries of a GGUF that are about its model, numbers of arrays as lists; it knows which of them were asked for."""
+    """The entries of a GGUF on its model, with arrays of numbers as lists. It records which of them
+    were read.
+    """
 
     def __init__(self, gguf: GgufFile) -> None:
         self._left = {key: _listed(value) for key, value in gguf.metadata.items() if not key.startswith("tokenizer.")}
@@ -113,7 +115,9 @@ def _listed(value: Any) -> Any:
 
 
 def config_from_gguf(gguf: GgufFile) -> dict[str, Any]:
-    """The `config.json` that says what this file's metadata say. ModelError names the entry that is not understood."""
+    """The `config.json` that is equivalent to this file's metadata. ModelError names an entry that
+    is not supported.
+    """
     metadata = _Metadata(gguf)
     architecture, kind = metadata.general("general.architecture"), metadata.general("general.type", "model")
     if architecture != "llama" or kind != "model":
@@ -211,7 +215,7 @@ def _renamed(gguf: GgufFile, spec: ModelSpec) -> dict[str, GgufTensor]:
 
 
 def hugging_face_name(name: str) -> str | None:
-    """What a tensor of a GGUF is called in the Hugging Face layout; None for those that it does not have."""
+    """The name of a GGUF tensor in the Hugging Face layout; None if it has none."""
     match = re.fullmatch(r"(?:blk\.(\d{1,4})\.)?(\w+)\.(weight|bias)", name, re.ASCII)
     if match is None or match[2] not in (_AROUND if match[1] is None else _PARTS):
         return None
@@ -220,7 +224,7 @@ def hugging_face_name(name: str) -> str | None:
 
 
 def interleaved(spec: ModelSpec) -> dict[str, int]:
-    """The tensors whose rows GGUF has in another order, each with its number of heads."""
+    """The tensors whose rows GGUF reorders, each with its number of heads."""
     heads: dict[str, int] = {}
     for index, layer in enumerate(spec.layers):
         rotated: dict[Part, int] = {"q": layer.attention.n_heads, "k": layer.attention.n_kv_heads}

@@ -1,8 +1,8 @@
 """A decoder's forward pass over a flat batch of tokens, layer by layer as its spec lists them.
 
-Rows of different requests lie one after the other; only attention has to tell them apart, and
-that is the caller's: `attend` writes keys and values where they belong and reads the context.
-Knows nothing of pages, requests or sampling. Numerics follow transformers.
+Rows of different requests follow one another. Only attention distinguishes them, and that is the
+caller's part: `attend` writes keys and values and reads the context. Knows nothing of pages,
+requests or sampling. Numerics follow transformers.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A layer's weights. `up` is gate and up in one where there is a gate."""
+    """A layer's weights. `up` combines gate and up if there is a gate."""
 
     rotary: int | None
     """which of the model's rotations turns q and k"""
@@ -60,7 +60,9 @@ class Layer:
 
 
 def stacked(spec: ModelSpec, index: int, parts: Sequence[Part], read: Callable[..., Tensor]) -> tuple[list[str], Tensor | None]:
-    """Of a layer's linears that are multiplied as one, the names of their weights and, where one has a bias, the bias of all."""
+    """For a layer's linears that are multiplied as one: the names of their weights and, if one has
+    a bias, the combined bias.
+    """
     linears = {tensor.part: tensor for tensor in spec.layers[index].tensors(spec.hidden)}
     names = list(dict.fromkeys(spec.names.of(index, part) for part in parts))
     biases = [linears[part].has_bias for part in parts]
@@ -78,8 +80,9 @@ def stacked(spec: ModelSpec, index: int, parts: Sequence[Part], read: Callable[.
 
 
 class Decoder:
-    """Weights on one device in one type, of a model that `executors.TORCH` computes. `read` supplies the tensors under their stored
-    names; `linear`, where it is given, makes linears of some of these in its own way."""
+    """Weights on one device in one type, of a model that `executors.TORCH` computes. `read` returns
+    tensors by their stored names. `linear`, if given, creates linears from some of them.
+    """
 
     def __init__(
         self,
@@ -129,7 +132,8 @@ class Decoder:
 
         rotaries = list(dict.fromkeys(kind.attention.rotary for kind in spec.layers if kind.attention.rotary is not None))
         with torch.inference_mode():
-            # The largest first: what making it takes besides is given back before the rest needs the room.
+            # The largest weights first: temporary memory for them is freed before the others need
+            # the room.
             self.head = make([spec.head_name], None)
             self.embedding = own(spec.embedding_name)
             self.layers = [layer(index) for index in range(len(spec.layers))]
@@ -183,7 +187,7 @@ class Decoder:
     def _split(
         self, heads: Tensor, kind: Attention, norms: tuple[Tensor, Tensor] | None, rotation: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values [n, heads of each, dim] of what a layer's linear gave."""
+        """Queries, keys and values [n, heads of each, dim] from the output of a layer's linear."""
         n_q, n_kv, dim = kind.n_heads, kind.n_kv_heads, kind.head_dim
         if norms is not None:
             q, k, v = torch.split(heads, [n_q * dim, n_kv * dim, n_kv * dim], dim=-1)
@@ -199,7 +203,9 @@ class Decoder:
         return functional.rms_norm(x, (x.shape[-1],), weight, self.spec.norm_eps)
 
     def _rotation(self, positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines, and sines with the sign that the first half of the turning dimensions takes, [n, 1, dims] each."""
+        """Cosines, and sines with the sign for the first half of the rotating dimensions, [n, 1,
+        dims] each.
+        """
         angles = torch.outer(positions.float(), frequencies)
         sin = angles.sin()
         cos = torch.cat((angles, angles), dim=-1).cos()

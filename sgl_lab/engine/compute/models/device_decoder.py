@@ -1,7 +1,7 @@
 """A decoder's forward pass in kernels that write and read pages themselves.
 
-The same weights and the same meaning as `Decoder.forward`, which is its twin; sums are ordered otherwise. Knows nothing of
-requests: which slots are written, and how attention reads them, the caller says.
+It has the weights and the meaning of `Decoder.forward`, its twin, with another order of sums. Knows
+nothing of requests: the caller determines which slots are written and how attention reads them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def invariant(linear: Linear, x: Tensor) -> Tensor:
 
 
 class DeviceDecoder:
-    """`model`, one that `executors.GPU` computes, whose linears must not be laid out for a CPU, up to position `n_positions`."""
+    """`model`, which `executors.GPU` computes and whose linears must not have a CPU layout, up to
+    position `n_positions`.
+    """
 
     def __init__(self, model: Decoder, n_positions: int) -> None:
         self.spec = model.spec
@@ -58,9 +60,10 @@ class DeviceDecoder:
         attend: Attend,
         multiply: Multiply,
     ) -> Tensor:
-        """Write the tokens' keys and values to their slots; what the head reads of the `needed` of them [n, hidden].
+        """Write the tokens' keys and values to their slots. Returns the head's input for the
+        `needed` tokens [n, hidden].
 
-        All indices are int32 [n]. A slot below 0 is none, `needed` of None is all of them.
+        All indices are int32 [n]. A slot below 0 is not written; `needed` None means all tokens.
         """
         model, spec = self._model, self.spec
         x = functional.embedding(ids, model.embedding)
@@ -80,5 +83,5 @@ class DeviceDecoder:
         return y
 
     def logits(self, y: Tensor, multiply: Multiply) -> Tensor:
-        """[n, vocab] in float32 of what `forward` gives."""
+        """[n, vocab] in float32, from the result of `forward`."""
         return multiply(self._model.head, y).float()

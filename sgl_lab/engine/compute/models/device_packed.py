@@ -47,12 +47,15 @@ def packed_on_device(
     dtype: torch.dtype = torch.bfloat16,
     loaded: Callable[[int], None] = lambda n_layers: None,
 ) -> Decoder:
-    """What a GGUF stores in groups of 32 is kept to the bit. `dtype` is that of the embedding, of all activations and of
-    keys and values. The model is one that `executors.PACKED_GPU` computes."""
+    """Numbers that a GGUF stores in groups of 32 are kept exactly. `dtype` is the type of the
+    embedding, of all activations and of keys and values. The model is one that
+    `executors.PACKED_GPU` computes.
+    """
     groups = Groups(spec, read, gguf)
 
     def linear(names: Sequence[str], bias: Tensor | None) -> Linear:
-        # Every token passes through the head, and rounding shows there most: 8 bits even where the layers have 4.
+        # Every token passes through the head, where rounding matters most: 8 bits even if the
+        # layers have 4.
         wanted = Kind.Q8 if names[0] == spec.head_name else kind
         return PackedLinear(Packed(groups.of(names, wanted), device), bias)
 

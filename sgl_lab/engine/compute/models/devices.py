@@ -1,4 +1,4 @@
-"""Where a model runs: on the GPU that was asked for, or on the one that is there; and if it cannot be, why not."""
+"""Selects the device of a model: the requested GPU, or an available one; otherwise reports why not."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ _HINT = "use device cpu"
 class Place(NamedTuple):
     device: torch.device
     remark: str | None = None
-    """of the CPU, where there is a GPU as well: why that is not taken"""
+    """for the CPU, if there is a GPU: why the GPU is not used"""
 
 
 def find_place(name: str | None) -> Place:
-    """The device of that name: cpu, cuda or cuda:N. None is the first GPU that can run our kernels, else the CPU.
+    """The device of that name: cpu, cuda or cuda:N. None is the first GPU that supports our
+    kernels, otherwise the CPU.
 
-    ModelError for any other name, DeviceUnfit where what was asked for is not there or cannot run them.
+    ModelError for any other name; DeviceUnfit if the requested device does not exist or does not
+    support them.
     """
     if name is None:
         if not torch.cuda.is_available():
@@ -73,7 +75,7 @@ def _no_cuda() -> str:
 
 
 def give_back() -> None:
-    """To the GPUs what torch keeps of their memory for later, now that it is not in use."""
+    """Return the memory that torch keeps for later use to the GPUs."""
     torch.cuda.empty_cache()
 
 
@@ -83,7 +85,7 @@ class Memory(NamedTuple):
     device: str
     """its name as its maker gave it; empty for a CPU"""
     free: int | None
-    """what could still be taken; None where the system does not say"""
+    """memory that can still be allocated; None if the system does not report it"""
     total: int
 
 

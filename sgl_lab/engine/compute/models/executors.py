@@ -14,7 +14,7 @@ Kind = Literal[
     "softcap", "qk_norm", "scale", "no_rotary", "partial_rotary", "norms", "experts", "gelu", "gelu_tanh", "relu", "ungated",
     "norm_offset", "embedding_scale", "residual_scale", "logit_scale", "logit_softcap",
 ]  # fmt: skip
-"""what a model may have that a Llama has not; the first line is of a layer"""
+"""kinds that a Llama does not have; the first line applies to a layer"""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -45,7 +45,7 @@ PACKED_GPU = replace(GPU, multiple=32, hint="use dtype bfloat16")
 
 
 def _kinds(layer: Layer) -> Iterator[tuple[Kind, str]]:
-    """What a layer has that a Llama's has not, each as a kind and in words."""
+    """The features of a layer beyond a Llama's, each as a kind and in words."""
     attention, feed_forward = layer.attention, layer.feed_forward
     if attention.softcap is not None:
         yield "softcap", f"attention scores capped at {attention.softcap:g}"
@@ -68,7 +68,7 @@ def _kinds(layer: Layer) -> Iterator[tuple[Kind, str]]:
 
 
 def _around(spec: ModelSpec) -> Iterator[tuple[Kind, str]]:
-    """The same of what stands around the layers."""
+    """The same for what surrounds the layers."""
     if spec.norm_offset:
         yield "norm_offset", f"norms with weights beside {spec.norm_offset:g}"
     if spec.embedding_scale != 1:

@@ -49,8 +49,9 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
     "use_parallel_residual": (None, False),
     "use_qk_norm": (None, False),
 }
-"""What models are configured by besides what `llama_like` reads, with the values that change nothing. A family that gives such a key a
-meaning reads it; where it has another value and was not read, the model is refused."""
+"""Keys beyond those of `llama_like`, with the values that change nothing. A family that supports
+such a key reads it. A model with another value of a key that was not read is refused.
+"""
 
 _QUANTISED = ("quantization_config", "quantization", "compression_config")
 

@@ -1,6 +1,7 @@
-"""Weights in groups of 32 with 4 or 8 bits: as a GGUF stores them, to the bit, else rounded on the way.
+"""Weights in groups of 32 with 4 or 8 bits: exactly as a GGUF stores them, otherwise rounded.
 
-Weights are named as in the Hugging Face layout. Knows no layout of a kernel: `kernels` lay a `Grouped` weight out.
+Weights are named as in the Hugging Face layout. Knows no layout of a kernel: `kernels` arrange a
+`Grouped` weight.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Groups:
         self._heads = {} if gguf is None else _heads(spec)
 
     def of(self, names: Sequence[str], wanted: Kind, join: Join = torch.cat) -> Grouped:
-        """Those weights as one, in `wanted` bits, or in 8 where one of them is stored in 8."""
+        """Those weights as one, in `wanted` bits, or in 8 if one of them is stored in 8."""
         parts = [self._one(name, wanted) for name in names]
         most = max(part.kind for part in parts) if wanted is Kind.Q4 else Kind.Q8
         parts = [part if part.kind is most else quantise(part.floats(), most) for part in parts]
@@ -41,7 +42,7 @@ class Groups:
         return Grouped(most, quants, scales, join(minimums) if minimums else None)
 
     def _one(self, name: str, wanted: Kind) -> Grouped:
-        """As the file stores it, if it does so in groups of 32; else rounded to `wanted`."""
+        """As the file stores it, if it does so in groups of 32; otherwise rounded to `wanted`."""
         tensor = self._stored.get(name)
         if self._gguf is not None and tensor is not None and tensor.kind in _GROUPED:
             return _GROUPED[tensor.kind](gguf_rows(self._gguf, tensor, self._heads.get(name)))
@@ -49,7 +50,9 @@ class Groups:
 
 
 def kept_dtype(gguf: GgufFile | None) -> str:
-    """What a file's layers are kept in: its own blocks of 4 or 8 bits, 8 bits for those quantised otherwise, else bfloat16."""
+    """The type of a file's layers: its own blocks of 4 or 8 bits, 8 bits for other quantisations,
+    otherwise bfloat16.
+    """
     tensors = {} if gguf is None else _stored(gguf)
     kinds = {tensor.kind for name, tensor in tensors.items() if name.endswith("_proj.weight")} - _FLOATS
     if not kinds:

@@ -32,7 +32,7 @@ from .spec import ModelSpec
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _WEIGHT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 34 / 32, "int4": 20 / 32}
-"""of one weight, with its share of what a group of 32 has in common"""
+"""bytes per weight, including its share of the data of a group of 32"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class LoadedModel:
     device: str
     dtype: str
     namespace: Namespace
-    """names the weights and their type: what KV may be shared under"""
+    """identifies the weights and their type: KV may be shared only within it"""
     n_bytes: int
     """of the weights in memory, nearly"""
 
@@ -59,12 +59,13 @@ def load_model(
     cache_dir: Path,
     progress: Progress = unseen,
 ) -> LoadedModel:
-    """The model in a GGUF file or a folder of safetensors.
+    """Loads the model in a GGUF file or a folder of safetensors.
 
-    device     None is the GPU if there is one, else the CPU
-    dtype      float32, bfloat16, int8 or int4; None is bfloat16 on a GPU, on a CPU what keeps the file's weights as
-               they are (a GGUF's own 4 or 8 bits, else bfloat16) where the native step computes them, and float32 where torch does
-    native     whether the native step is there to compute it: bfloat16 on a CPU is then packed for it
+    device     None is the GPU if there is one, otherwise the CPU
+    dtype      float32, bfloat16, int8 or int4. None is bfloat16 on a GPU. On a CPU, None keeps the
+               type of the file's weights (a GGUF's own 4 or 8 bits, otherwise bfloat16) if the
+               native step computes them, and is float32 on torch
+    native     whether the native step is available: bfloat16 on a CPU is then packed for it
     cache_dir  where a GGUF's unpacked weights are kept
 
     ModelMissing, ModelDamaged, ModelError, DeviceUnfit, OutOfMemory.
@@ -109,10 +110,10 @@ def load_model(
 
 
 def _checked(folder: Path) -> tuple[ModelSpec, Checkpoint]:
-    """What the folder's configuration and its tensors say together.
+    """The model that the folder's configuration and its tensors describe together.
 
-    As in transformers a head that is stored beside the embedding it should be tied to is one of its own where the two
-    differ, and serves as both where it is there alone.
+    As in transformers, a stored head beside the embedding that it should be tied to is a separate
+    one if the two differ, and serves as both if it is stored alone.
     """
     spec = spec_from_config(read_json(folder / "config.json"), str(folder / "config.json"))
     if (folder / "adapter_config.json").exists():
@@ -131,7 +132,7 @@ def _checked(folder: Path) -> tuple[ModelSpec, Checkpoint]:
 
 
 def read_spec(path: Path, *, name: str, cache_dir: Path, progress: Progress = unseen) -> ModelSpec:
-    """What the model in a GGUF file or a folder is, without its weights."""
+    """The description of the model in a GGUF file or a folder, without its weights."""
     with _folder(path, name, cache_dir, progress) as folder:
         return _checked(folder)[0]
 
@@ -150,7 +151,9 @@ def _weight_bytes(spec: ModelSpec, dtype: str, is_packed: bool, place: torch.dev
 
 @contextmanager
 def _folder(path: Path, name: str, cache_dir: Path, progress: Progress) -> Iterator[Path]:
-    """The folder in the Hugging Face layout. Where the cache cannot keep one, it is made for this once."""
+    """The folder in the Hugging Face layout. If the cache cannot store it, it is created
+    temporarily.
+    """
     if path.is_dir():
         yield path
         return

@@ -1,8 +1,8 @@
 """A decoder whose weights are packed for the native step: from a GGUF's own blocks, or from floats.
 
-What a GGUF stores in 4 or 8 bits with 32 to a group is kept to the bit. Anything else is rounded on
-the way. Weights are named as in the Hugging Face layout; those that are multiplied together are one,
-under the first one's name, gate and up by turns.
+Numbers that a GGUF stores in 4 or 8 bits with 32 to a group are kept exactly. Others are rounded.
+Weights are named as in the Hugging Face layout. Weights that are multiplied together are one, under
+the first one's name, with gate and up alternating.
 """
 
 from __future__ import annotations
@@ -88,8 +88,9 @@ def pack_decoder(
         else:
             weights[names[0]] = pack(groups.of(names, wanted, lambda parts: order(torch.cat(parts))), bias)
 
-    # The largest first: what packing it takes besides is given back before the rest needs the room. Every token passes
-    # through them once, and rounding shows there most: 8 bits even where the layers have 4.
+    # The largest weights first: temporary memory for packing is freed before the others need the
+    # room. Every token passes through these once, where rounding matters most: 8 bits even if the
+    # layers have 4.
     for name in dict.fromkeys((spec.embedding_name, spec.head_name)):
         add([name], wanted=Kind.Q8)
     floats = partial(read, dtype=torch.float32)

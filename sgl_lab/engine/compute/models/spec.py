@@ -1,7 +1,9 @@
-"""What a model is: a list of layers, each with its attention and its feed-forward kind, and what stands around them.
+"""The specification of a model: a list of layers, each with its kinds of attention and
+feed-forward, and what surrounds them.
 
-Everything that computes a model reads this and nothing of its configuration file: the executors (`executors` says which
-kinds each of them computes), the loaders, and the KV store. `families` makes it. Knows no torch and no weights.
+Everything that computes a model reads this and not its configuration file: the executors
+(`executors` declares the kinds of each), the loaders, and the KV store. `families` creates it.
+Knows no torch and no weights.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Literal, NamedTuple
 from ....contracts.errors import InvariantBroken
 
 Norm = Literal["attention_norm", "attention_out_norm", "mlp_norm", "mlp_out_norm"]
-"""by what it is applied to: what the attention or the feed-forward reads, or what it adds"""
+"""position of a norm: on the input of the attention or feed-forward, or on its output"""
 Part = Literal[Norm, "q", "k", "v", "o", "q_norm", "k_norm", "gate", "up", "down", "router", "shared_gate", "shared_up", "shared_down"]
 """a tensor of a layer"""
 Projection = Literal["q", "k", "v", "o"]
@@ -23,8 +25,9 @@ Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 
 @dataclass(frozen=True, slots=True)
 class RopeScaling:
-    """How rotary frequencies are stretched to a longer context: `linear` divides all of them, `llama3` the slow ones, and
-    `longrope` each by a divisor of its own."""
+    """How rotary frequencies are stretched to a longer context: `linear` divides all of them,
+    `llama3` the slow ones, and `longrope` each by a divisor of its own.
+    """
 
     kind: str
     factor: float = 1.0
@@ -65,22 +68,24 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """Of `count` feed-forwards each token goes through the `top_k` that its router scores highest, and through a shared one."""
+    """Of `count` feed-forwards, each token passes through the `top_k` that its router scores
+    highest, and through a shared one.
+    """
 
     count: int
     top_k: int
     shared: int = 0
-    """width of the shared expert; 0 is none"""
+    """width of the shared expert; 0 without one"""
     is_normalised: bool = True
     """the weights of the chosen experts sum to 1"""
 
 
 @dataclass(frozen=True, slots=True)
 class FeedForward:
-    """down(activation(gate x) * up x), or down(activation(up x)) where it is not gated."""
+    """down(activation(gate x) * up x), or down(activation(up x)) if it is not gated."""
 
     width: int
-    """of each expert where there are any"""
+    """width; of each expert if there are any"""
     activation: Activation = "silu"
     is_gated: bool = True
     has_bias: bool = False
@@ -129,7 +134,9 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What the tensors are called in safetensors, by default as in a Llama. Parts that are stored as one have one name."""
+    """The names of the tensors in safetensors, by default those of a Llama. Parts that are stored
+    as one have one name.
+    """
 
     embedding: str = "model.embed_tokens"
     norm: str = "model.norm"
@@ -162,7 +169,7 @@ class Names:
 
 
 class KvGroup(NamedTuple):
-    """Layers whose keys and values live equally long."""
+    """Layers whose keys and values have the same lifetime."""
 
     window: int | None
     """how many of a request's last positions the next token still reads, itself among them; None is all"""
@@ -182,10 +189,10 @@ class ModelSpec:
     tied: bool
     """the output head is the embedding"""
     norm_offset: float = 0.0
-    """what is added to the stored weights of all RMS norms"""
+    """added to the stored weights of all RMS norms"""
     embedding_scale: float = 1.0
     residual_scale: float = 1.0
-    """of what each attention and feed-forward adds"""
+    """factor of the outputs of each attention and feed-forward"""
     logit_scale: float = 1.0
     logit_softcap: float | None = None
     """logits become softcap * tanh(logit / softcap)"""
@@ -228,7 +235,7 @@ class ModelSpec:
 
     @property
     def only(self) -> Layer:
-        """The one kind of layer, for an executor that computes models whose layers are all alike."""
+        """The only kind of layer, for an executor that computes models with equal layers."""
         if len(set(self.layers)) != 1:
             raise InvariantBroken("the layers of this model are not all alike")
         return self.layers[0]

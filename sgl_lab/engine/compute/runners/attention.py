@@ -13,7 +13,9 @@ from .kv import KvStore
 
 
 class PagedAttention:
-    """The `attend` of one step: writes the step's keys and values, then reads what each row's layers still reach."""
+    """The `attend` of one step: writes the step's keys and values, then reads the context of each
+    row's layers.
+    """
 
     def __init__(self, spec: ModelSpec, batch: Batch, kv: KvStore) -> None:
         self._kinds = [layer.attention for layer in spec.layers]
@@ -55,11 +57,12 @@ def _prefill(kind: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | No
 def attended(
     kind: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, is_causal: bool = False, is_grouped: bool = False
 ) -> Tensor:
-    """[..., heads, n, dim] of queries [..., heads, n, dim] over keys and values [..., kv_heads, m, dim].
+    """[..., heads, n, dim] of queries [..., heads, n, dim] over keys and values [..., kv_heads, m,
+    dim].
 
     mask        bool, True where a query reads a key
     is_causal   query i reads the keys 0 to i
-    is_grouped  there are more heads than KV heads
+    is_grouped  whether there are more heads than KV heads
     """
     if kind.softcap is None:
         return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, scale=kind.scale, enable_gqa=is_grouped)

@@ -34,7 +34,7 @@ class Prefill:
 
 
 class Reach(NamedTuple):
-    """What the layers of one KV group read of the rows' contexts."""
+    """The part of the rows' contexts that the layers of one KV group read."""
 
     single_slots: Tensor
     """int64 [n_single * longest]: the contexts of rows of one token, padded with a slot of their own"""
@@ -48,7 +48,7 @@ class Batch:
     ids: Tensor
     positions: Tensor
     slots: Tensor
-    """int64 [n]: where each token's key and value go"""
+    """int64 [n]: the slot of each token's key and value"""
     n_single: int
     """rows of one token; they are the first of the flat batch"""
     reach: Mapping[int | None, Reach]
@@ -118,7 +118,9 @@ def taken_out(tokens: npt.NDArray[np.int64], blocks: Iterable[Block], device: to
 
 
 def context_slots(row: Row, page_size: int) -> npt.NDArray[np.int64]:
-    """The slot of every position of a row, [start + len(tokens)]. Copies: `row.pages` goes on growing."""
+    """The slot of every position of a row, [start + len(tokens)]. A copy, because `row.pages`
+    continues to grow.
+    """
     n_context = row.start + len(row.tokens)
     pages = np.array(row.pages, dtype=np.int64)
     if page_size > 1:
@@ -127,7 +129,9 @@ def context_slots(row: Row, page_size: int) -> npt.NDArray[np.int64]:
 
 
 def _padded(contexts: Sequence[npt.NDArray[np.int64]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_] | None]:
-    """Contexts as one rectangle, and where it is real. Padding repeats a row's first slot: what is masked must still be finite."""
+    """Contexts as one rectangle, and a mask of its real part. Padding repeats a row's first slot,
+    because masked values must still be finite.
+    """
     lengths = np.array([len(context) for context in contexts], dtype=np.int64)
     longest = int(lengths.max(initial=0))
     slots = np.empty((len(contexts), longest), dtype=np.int64)

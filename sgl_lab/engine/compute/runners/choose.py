@@ -1,4 +1,6 @@
-"""Which runner computes a model: kernels on a GPU, the native step where it is built and the model packed for it, else torch."""
+"""Selects the runner of a model: kernels on a GPU; the native step if it is built and the model is
+packed for it; otherwise torch.
+"""
 
 from __future__ import annotations
 

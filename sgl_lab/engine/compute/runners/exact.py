@@ -1,8 +1,10 @@
-"""Rows computed so that nothing around them shows: the same bits whatever the batch, the chunks, the pages and the cache.
+"""Computes rows independently of their surroundings: the same bits for every batch, chunking, page
+size and cache.
 
-A kernel orders its sums by the shape of what it is given. So here every shape is always the same, or a
-function of one token alone: tokens go through the model in tiles of a fixed number, attention takes each
-token by itself over exactly its own context, and each row of logits is drawn from by itself.
+A kernel chooses the order of its sums by the shape of its input. Here every shape is therefore
+constant, or a function of one token alone: tokens pass through the model in tiles of a fixed
+number, attention processes each token separately over exactly its own context, and each row of
+logits is sampled separately.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ PROBES = (1, 7, 40)
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """One row's tokens in a tile, from `begin` on; `slots` is the context of the last of them."""
+    """One row's tokens in a tile, from `begin` on. `slots` is the context of the last of them."""
 
     begin: int
     tokens: tuple[int, ...]
@@ -57,13 +59,17 @@ class ExactRows:
 
     @property
     def tile(self) -> int:
-        """Tokens of a tile: one where this machine's kernels do not treat all rows of a larger one alike."""
+        """Tokens of a tile; one if this machine's kernels do not treat all rows of a larger tile
+        equally.
+        """
         if self._n is None:
             self._n = TILE if is_uniform(self._model, TILE) else 1
         return self._n
 
     def run(self, rows: Sequence[Row], before_draws: Callable[[], None]) -> tuple[list[Draw | RequestFailed], Iterator[Score]]:
-        """What is drawn and, when they are asked for, the scores: in the order of `Row.samplings` and `Row.targets`."""
+        """The sampled tokens and, if requested, the scores, in the order of `Row.samplings` and
+        `Row.targets`.
+        """
         hidden = torch.cat([self._forward(spans) for spans in self._tiles(rows)])
         before_draws()
         ends = torch.tensor([len(row.tokens) for row in rows]).cumsum(0).tolist()
@@ -96,7 +102,7 @@ class ExactRows:
             yield spans
 
     def _forward(self, spans: Sequence[_Span]) -> Tensor:
-        """Hidden states of a tile's tokens. What fills it up is computed and thrown away."""
+        """Hidden states of a tile's tokens. Padding is computed and dropped."""
         device, n_tokens = self._model.device, spans[-1].end
         ids = np.zeros(self.tile, dtype=np.int64)
         positions = torch.zeros(self.tile, dtype=torch.int64)

@@ -1,6 +1,6 @@
-"""Keys and values of every page, one pair of tensors a layer.
+"""Keys and values of every page, one pair of tensors per layer.
 
-Knows where a slot is, not who owns it: pages are handed out elsewhere. Position p of a request is
+Knows where a slot is, but not its owner: pages are allocated elsewhere. Position p of a request is
 in slot `pages[p // page_size] * page_size + p % page_size`.
 """
 

@@ -29,7 +29,7 @@ class Lines:
         self._candidates = array("i", chain.from_iterable(candidates for candidates, _ in self._targets))
         self._scores = array("f", bytes(4 * len(self._candidates)))
         self._tokens: dict[int, array[int]] = {}
-        """contexts that penalties look at, by the identity of what they were copied from"""
+        """contexts for penalties, by the identity of the object that they were copied from"""
         self._biases: dict[tuple[int, tuple[int, ...]], ctypes.Array[build.Bias]] = {}
         n = len(draws) + sum(1 for candidates, _ in self._targets if candidates)
         self._lines = (build.Line * n)()
@@ -102,7 +102,7 @@ class Lines:
         return tuple(zip(choice.top_tokens[:n], choice.top_logprobs[:n], strict=True)) if n else ()
 
     def scores(self) -> Iterator[Score]:
-        """What was wanted of each scored position; nothing is computed where that is nothing."""
+        """The requested results of each scored position; nothing is computed where there are none."""
         left, choices = iter(self._scores), iter(self._choices[len(self._samplings) :])
         for candidates, n_top in self._targets:
             if candidates:

@@ -1,6 +1,7 @@
-"""Computes a plan with the native step: one call that walks through the whole model, without the GIL.
+"""Computes a plan with the native step: one call that passes through the whole model, without the
+GIL.
 
-What is left to Python is a step's outline: a few numbers a row; contexts are passed as addresses.
+Python only prepares the outline of a step: a few numbers per row. Contexts are passed as addresses.
 """
 
 from __future__ import annotations
@@ -49,10 +50,12 @@ class _Underway:
 
 
 class NativeRunner:
-    """`plan.Runner`, and `Launching`, over packed weights: `n_pages` pages of `page_size` tokens in bf16. OutOfMemory if they do not fit,
-    BadArgument if the machine does not give that many threads.
+    """`plan.Runner`, and `Launching`, over packed weights: `n_pages` pages of `page_size` tokens in
+    bf16. OutOfMemory if they do not fit, BadArgument if the system does not provide that many
+    threads.
 
-    A row's logits depend on its own tokens alone, bit for bit: not on the batch, the chunks or the pages.
+    A row's logits depend only on its own tokens, bit for bit: not on the batch, the chunks or the
+    pages.
     """
 
     is_exact = True
@@ -74,7 +77,7 @@ class NativeRunner:
         self._underway: ref[_Underway] | None = None
 
     def _described(self) -> build.Model:
-        """The model as addresses; all of them belong to tensors that this object keeps."""
+        """The model as addresses, all of tensors that this object keeps."""
         spec, weights, vectors = self._model.spec, self._model.weights, self._model.vectors
         kind = spec.only
 

@@ -21,7 +21,7 @@ from .kv import KvStore
 from .sampler import sample, scored
 
 SCORED_AT_ONCE = 128
-"""positions whose logits are held together while scoring"""
+"""positions whose logits are in memory together while scoring"""
 
 
 class TorchRunner:
@@ -79,7 +79,7 @@ class TorchRunner:
         return draws
 
     def _scores(self, hidden: Tensor, positions: Tensor, targets: Sequence[Target]) -> Iterator[Score]:
-        """What is wanted of each position, one after the other."""
+        """The requested results of each position, one after the other."""
         for start in range(0, len(targets), SCORED_AT_ONCE):
             some = targets[start : start + SCORED_AT_ONCE]
             logits = self._model.logits(hidden[positions[start : start + len(some)]])
@@ -87,7 +87,9 @@ class TorchRunner:
 
 
 def row_outputs(rows: Sequence[Row], draws: Sequence[Draw | RequestFailed], scores: Iterator[Score]) -> tuple[RowOutput, ...]:
-    """What was drawn and scored, row after row, in the order of `Row.samplings` and `Row.targets`."""
+    """The sampled tokens and scores, row after row, in the order of `Row.samplings` and
+    `Row.targets`.
+    """
     left = iter(draws)
     outputs = []
     for row in rows:

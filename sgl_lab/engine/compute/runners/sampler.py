@@ -1,7 +1,8 @@
-"""From logits to tokens, all rows of a step at once, doing only what some row asks for.
+"""Turns logits into tokens, for all rows of a step at once, with only the operations that some row
+requests.
 
-A draw is a function of the row's logits, its parameters, its seed and its position: neither the
-batch around it nor earlier draws matter. Knows nothing of stop conditions.
+A sampled token is a function of the row's logits, its parameters, its seed and its position:
+neither the batch nor earlier tokens matter. Knows nothing of stop conditions.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def sample(logits: Tensor, samplings: Sequence[Sampling]) -> list[Draw | Request
 
 
 def scored(logits: Tensor, targets: Sequence[Target]) -> list[Score]:
-    """What is wanted of each row of `logits` [rows, vocab] float32."""
+    """The results that each row of `logits` [rows, vocab] float32 requests."""
     total = logits.logsumexp(-1)
     rows = torch.tensor([i for i, (tokens, _) in enumerate(targets) for _ in tokens], dtype=torch.int64, device=logits.device)
     every = torch.tensor([token for tokens, _ in targets for token in tokens], dtype=torch.int64, device=logits.device)
@@ -52,7 +53,7 @@ def scored(logits: Tensor, targets: Sequence[Target]) -> list[Score]:
 
 
 def failure(sampling: Sampling, *, is_finite: bool) -> RequestFailed:
-    """Why no token can be drawn, where the model's logits are finite or are not."""
+    """Why no token can be sampled, with finite or with infinite logits."""
     if not is_finite:
         return RequestFailed("the model's logits are not finite", hint="float32 has a wider range than float16; are the weights right?")
     kind = ConstraintFailed if sampling.masks else RequestFailed
@@ -104,7 +105,9 @@ def _allowed(mask: memoryview, row: Tensor) -> Tensor:
 
 
 def _drawn(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
-    """One token a row by inverse CDF over what truncation leaves, in the order of the vocabulary."""
+    """One token per row by inverse CDF over the remaining tokens after truncation, in the order of
+    the vocabulary.
+    """
 
     # Taken from the best logit and kept off zero, so that no temperature however low makes an infinity.
     temperature = _column([max(sampling.params.temperature, 1e-30) for sampling in samplings], logits)
@@ -153,7 +156,7 @@ def _floor(probabilities: Tensor, samplings: Sequence[Sampling]) -> Tensor | Non
 
 
 def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1) that depends on both arguments and nothing else (two rounds of splitmix64)."""
+    """A number in [0, 1) that depends only on both arguments (two rounds of splitmix64)."""
     return (_mix(_mix(seed & _MASK) + position * 0x9E3779B97F4A7C15) >> 11) * 2.0**-53
 
 

@@ -30,7 +30,7 @@ class Pins:
         """pages that no eviction can free; those that pins share count once"""
 
     def hold(self, handle: RequestId, namespace: Namespace, tokens: Tokens, blocks: tuple[Block, ...] = ()) -> None:
-        """Pin `tokens`, whole pages of them, which are in the tree."""
+        """Pin whole pages of `tokens`, which are in the tree."""
         lease = self._tree.acquire(namespace, tokens, is_hit=False)
         self._keep((*self.pinned, Pin(handle, namespace, tokens, lease, blocks)))
         if lease.n_tokens < len(tokens):
@@ -45,7 +45,7 @@ class Pins:
         return bool(gone)
 
     def forget(self) -> tuple[Pin, ...]:
-        """All pins, whose leases died with the tree's contents; they are pinned no longer."""
+        """Drop all pins, whose leases were lost with the tree's content. Returns them."""
         lost = self.pinned
         self._keep(())
         return lost

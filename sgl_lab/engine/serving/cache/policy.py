@@ -1,4 +1,4 @@
-"""Which idle leaf of the tree goes first when room is needed."""
+"""Eviction policies: which idle leaf of the tree is evicted first when room is needed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Key = tuple[int, ...]
 
 
 class Used(Protocol):
-    """What a policy may look at."""
+    """The data that a policy may use."""
 
     @property
     def born(self) -> int: ...

@@ -1,6 +1,6 @@
-"""Which KV pages are free, and who holds each of the others.
+"""The allocator of KV pages: which are free, and which owner holds each of the others.
 
-Knows page numbers only: neither what is written in a page nor why it is held.
+Knows page numbers only: neither the content of a page nor why it is held.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Owner = RequestId | str
 
 
 class PagePool:
-    """One allocator, one release. `owners[page]` is None for a free page."""
+    """One allocation function, one release function. `owners[page]` is None for a free page."""
 
     def __init__(self, n_pages: int, page_size: int) -> None:
         self.n_pages = n_pages

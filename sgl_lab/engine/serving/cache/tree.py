@@ -80,7 +80,7 @@ def _told(node: Node) -> TreeNode:
 
 
 class RadixTree:
-    """One root a namespace, made when it is first asked for and kept for ever."""
+    """One root per namespace, created on first use and kept for ever."""
 
     def __init__(self, pool: PagePool, policy: Policy | None = None, emit: Emit = silent) -> None:
         self.pool = pool
@@ -98,7 +98,7 @@ class RadixTree:
         self.idle: list[tuple[Key, NodeId, Node]] = []
         """heap of idle leaves; an entry is stale when its node is no longer one or has another key"""
         self._reported: dict[NodeId, tuple[Node, int]] = {}
-        """nodes whose refs changed since `report_locks`, with the refs reported last"""
+        """nodes whose refs changed since `report_locks`, with the last reported refs"""
         self._emit = emit
 
     # ------------------------------------------------------------ reading
@@ -122,7 +122,9 @@ class RadixTree:
         return tuple(node.id for node in self._path(self._walk(root, tokens)[0])) if root else ()
 
     def continuation(self, namespace: Namespace, tokens: Tokens, n_most: int) -> Tokens:
-        """What came after `tokens` where they were last here, at most `n_most` of it; empty if they are not. Changes nothing."""
+        """The tokens that followed `tokens` in the tree most recently, at most `n_most`; empty if
+        `tokens` are not there. Changes nothing.
+        """
         root = self.roots.get(namespace)
         if root is None:
             return ()
@@ -155,9 +157,9 @@ class RadixTree:
     # ------------------------------------------------------------ using
 
     def acquire(self, namespace: Namespace, tokens: Tokens, *, is_hit: bool = True) -> Lease:
-        """Lease the longest prefix of `tokens` that is here; splits the node in which it ends.
+        """Lease the longest cached prefix of `tokens`. Splits the node in which it ends.
 
-        `is_hit` False is for a holder who moves his lease on: it is not counted as a use.
+        `is_hit` False is for moving an existing lease: it does not count as a use.
         """
         node, n_in, n_tokens = self._walk(self._root(namespace), tokens)
         if n_in < len(node.tokens):
@@ -179,7 +181,7 @@ class RadixTree:
         return Lease(node, n_tokens, pages)
 
     def release(self, lease: Lease) -> None:
-        """Give a lease back; doing it twice changes nothing."""
+        """Release a lease; releasing it twice changes nothing."""
         if not lease.is_open:
             return
         lease.is_open = False
@@ -193,10 +195,10 @@ class RadixTree:
                 self._offer(node)
 
     def insert(self, namespace: Namespace, tokens: Tokens, pages: array[int], owner: Owner) -> None:
-        """Keep the KV of `tokens`, which lies in `pages` of `owner`; only whole pages are kept.
+        """Keep the KV of `tokens`, in `pages` of `owner`; only whole pages are kept.
 
-        What is new becomes a leaf and its pages the tree's. Pages of `owner` whose tokens were here
-        already are freed: he finds theirs by `acquire`.
+        New tokens become a leaf, and their pages the tree's. Pages of `owner` whose tokens were in
+        the tree already are freed: `acquire` returns the tree's pages for them.
         """
         size = self.pool.page_size
         n_pages = len(tokens) // size
@@ -227,7 +229,7 @@ class RadixTree:
         return self.evict(self.pool.n_pages)
 
     def report_locks(self) -> None:
-        """Say which nodes have other refs than when this was last called."""
+        """Report the nodes whose refs changed since the last call."""
         changed = tuple((node.id, node.refs) for node, refs in self._reported.values() if node.refs != refs)
         self._reported.clear()
         if changed:
@@ -343,7 +345,7 @@ class RadixTree:
         return node.refs == 0 and not node.children and node.parent is not None
 
     def _offer(self, node: Node) -> None:
-        """Put `node` where eviction finds it, if it can be evicted."""
+        """Make `node` available to eviction, if it can be evicted."""
         if not self._is_idle_leaf(node):
             return
         heapq.heappush(self.idle, (self.policy.key(node), node.id, node))

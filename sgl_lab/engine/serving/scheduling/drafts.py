@@ -23,7 +23,9 @@ DEPTHS = (32, 16, 8, 5)
 PLACES = 8
 """the latest places of a key that are looked at"""
 REMEMBERED = 1 << 13
-"""tokens of requests that are over before older ones are forgotten; of each what it generated and, of its prompt, the last"""
+"""tokens of finished requests that are kept; for each request its generated tokens and the last
+ones of its prompt
+"""
 TAIL = 64
 OWN = 2048
 """of a prompt, the last so many tokens are looked through"""
@@ -39,7 +41,7 @@ QUIET = 8
 
 
 class Corpus:
-    """Tokens, and where in them each `KEY` of tokens is followed by something."""
+    """Tokens, with the positions after each sequence of `KEY` tokens."""
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
@@ -72,7 +74,7 @@ class Course:
     ends: frozenset[int]
     """tokens that end the text: whatever follows them is not worth a guess"""
     line: Tokens = ()
-    """what is expected from the `start`-th generated token on"""
+    """expected tokens from the `start`-th generated one on"""
     start: int = 0
     n_checked: int = 0
     """generated tokens that are known to agree with the line"""
@@ -136,7 +138,9 @@ class Drafts:
         return guess
 
     def _at_the_seam(self, tree: RadixTree, request: Request, course: Course, price: float) -> Tokens:
-        """A draft of the respelled end of the prompt: with what followed it in the tree, else what followed the same few tokens before."""
+        """A draft of the prompt's end that is generated again: its successors in the tree,
+        otherwise the successors of the same few tokens.
+        """
         again = request.respelled
         line = tree.continuation(request.namespace, request.span(0, request.n_tokens), 4 * self._most)
         if line[: len(again)] == again and course.trust[TREE] == 1:

@@ -1,4 +1,4 @@
-"""In which order those who wait are looked at.
+"""The order in which waiting requests are considered.
 
 Ranks are compared among the requests of one pass: the smallest goes first, equal ones in order of
 arrival. How often a request may be overtaken is not decided here.
@@ -41,7 +41,7 @@ def dfs_weight(tree: RadixTree, waiting: Sequence[Request], draw: random.Random)
 
 
 def shuffled(tree: RadixTree, waiting: Sequence[Request], draw: random.Random) -> list[Rank]:
-    """At random: what the others are measured against."""
+    """Random order, the baseline for the others."""
     return [(draw.random(),) for _ in waiting]
 
 

@@ -1,6 +1,6 @@
-"""One request on its way through the engine: what is asked, where it stands, what was counted.
+"""One request in the engine: its job, its state, its counts.
 
-Knows neither the tree's inside nor text: the scheduler moves it, the engine reads it.
+Knows neither the inside of the tree nor text. The scheduler changes it; the engine reads it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ....contracts.spans import Block
 from ..cache.tree import Lease
 
 EXACT = "exact"
-"""Ends the namespace of what is computed to depend on nothing but its own tokens, to the bit."""
+"""The end of a namespace whose KV depends only on its own tokens, bit for bit."""
 
 
 class Phase(Enum):
@@ -35,11 +35,11 @@ MOVES: Mapping[Phase, frozenset[Phase]] = {
 
 
 class Guide(Protocol):
-    """What a constraint lets a request say, as far as a step has to know."""
+    """The part of a constraint that a step needs."""
 
     @property
     def n_allowed(self) -> Sequence[int | None]:
-        """Tokens, by each of the masks that were filled last; None where it is any."""
+        """The allowed tokens of each mask that was filled last; None where all are allowed."""
 
     def within(self, guess: tuple[int, ...]) -> tuple[int, ...]:
         """As much of a guess as may be said."""
@@ -55,7 +55,7 @@ class Seam(Protocol):
     """The end of the prompt that is still to be said again."""
 
     def n_inside(self, guess: tuple[int, ...]) -> int:
-        """How many of these tokens would say nothing else."""
+        """How many of these tokens spell only the end of the prompt."""
 
 
 @dataclass(eq=False, slots=True)
@@ -92,9 +92,9 @@ class Request:
     targets: dict[int, tuple[int, ...]] = field(default_factory=dict)
     """position -> tokens whose logprobs are wanted after it; a gen drops those it was told"""
     guide: Guide | None = None
-    """of a gen with a constraint, or that still says the prompt's end again"""
+    """for a gen with a constraint, or while it generates the prompt's end again"""
     seam: Seam | None = None
-    """of a gen that still says the prompt's end again"""
+    """for a gen that still generates the prompt's end again"""
     submitted: float = 0.0
     """seconds of the engine's clock, as the next two"""
     admitted: float | None = None
@@ -108,13 +108,13 @@ class Request:
     n_passed: int = 0
     """how often younger requests were admitted while this one waited"""
     n_hit: int = 0
-    """what the tree had of this request at its version `n_hit_version`"""
+    """the part of this request that the tree had at its version `n_hit_version`"""
     n_hit_version: int | None = None
     lease: Lease | None = None
     pages: array[int] = field(default_factory=lambda: array("i"))
     """of all positions from 0; the first of them belong to the tree"""
     n_kv: int = 0
-    """positions whose KV is there"""
+    """positions whose KV is present"""
     n_prefill: int = 0
     """tokens that had to be there at admission"""
 
@@ -139,12 +139,16 @@ class Request:
 
     @property
     def n_found(self) -> int:
-        """Prompt tokens that came from the tree. What a constraint forced at once after them is in `n_cached` as well."""
+        """Prompt tokens that came from the tree. `n_cached` also includes tokens that a constraint
+        forced right after them.
+        """
         return min(self.n_cached, len(self.prompt) - self.n_shared)
 
     @property
     def is_exact(self) -> bool:
-        """As its namespace says, so that nothing is ever taken from the tree that was computed otherwise."""
+        """Whether its namespace requires exact computation, so that no other KV is ever taken from
+        the tree.
+        """
         return EXACT in self.namespace
 
     @property
@@ -167,7 +171,9 @@ class Request:
 
     @property
     def first_needed(self) -> int:
-        """The first position whose logits are wanted: from there on nothing may be taken from the tree."""
+        """The first position whose logits are needed: from there on nothing may be taken from the
+        tree.
+        """
         return min(self.targets, default=self.n_tokens - (self.kind == "gen"))
 
     def span(self, start: int, end: int) -> tuple[int, ...]:

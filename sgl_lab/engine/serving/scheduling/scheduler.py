@@ -168,15 +168,17 @@ class Scheduler:
             request.pages = request.pages[:n_wanted]
 
     def finish(self, request: Request) -> None:
-        """The request is over, wherever it stood; what it computed stays in the tree."""
+        """The request has ended, in whatever phase. Its KV stays in the tree."""
         self._leave(request, Phase.FINISHED, keep=True)
 
     def fail(self, request: Request) -> None:
-        """As `finish`, for a request whose last row may have written nonsense."""
+        """Like `finish`, for a request whose last row may have written wrong values."""
         self._leave(request, Phase.FINISHED, keep=False)
 
     def restart(self) -> None:
-        """Begin again with an empty tree and pool: those that ran wait, and keep what they generated."""
+        """Start over with an empty tree and pool: running requests wait, and keep their generated
+        tokens.
+        """
         for request in tuple(self.running):
             request.lease = None
             self._leave(request, Phase.WAITING, keep=False)
@@ -226,7 +228,9 @@ class Scheduler:
             self._drafts.close(request)
 
     def _share(self, request: Request) -> None:
-        """Put what is computed of the prompt into the tree, and lease it there instead of holding it."""
+        """Move the computed part of the prompt into the tree, and lease it there instead of holding
+        it.
+        """
         n = min(request.n_kv, request.n_prefill) // self._config.page_size * self._config.page_size
         lease = request.lease
         if lease is None or n < lease.n_tokens:
@@ -238,7 +242,9 @@ class Scheduler:
         request.pages[: len(request.lease.pages)] = request.lease.pages
 
     def _own_pages(self, request: Request) -> list[int]:
-        """The pages that are not the tree's, by where they stand and not by who the pool says holds them."""
+        """The pages that are not the tree's, determined by their position and not by the pool's
+        owners.
+        """
         leased = set(request.lease.pages) if request.lease else set()
         return [page for page in request.pages if page not in leased]
 
@@ -274,7 +280,9 @@ class Scheduler:
         return admitted
 
     def _order(self) -> list[Request]:
-        """Those who were overtaken too often in order of arrival, then the others as the policy ranks them."""
+        """Requests that were overtaken too often, in order of arrival, then the others as the
+        policy ranks them.
+        """
         window = self.waiting[:WINDOW]
         most = self._config.max_passes
         overdue = [request for request in window if request.n_passed >= most]
@@ -330,7 +338,7 @@ class Scheduler:
         insort(self.running, request, key=_arrival)
 
     def _reserve(self) -> int:
-        """Pages that those who run will want soon."""
+        """Pages that running requests will need soon."""
         size = self._config.page_size
         return sum(-(-min(DECODE_AHEAD, request.limit - len(request.generated)) // size) for request in self.running if request.limit)
 

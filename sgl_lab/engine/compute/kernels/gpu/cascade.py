@@ -1,9 +1,12 @@
-"""Attention of rows of one token each that share prefixes: a prefix is read once for all that share it.
+"""Attention of rows of one token each that share prefixes. A shared prefix is read once for all of
+its rows.
 
-The queries of a group's members are the rows of a tile that attends to the prefix, and each member attends to what is
-left of its own context as in `decode`. Both leave parts, and one merge by their log-sum-exps makes them whole.
+The queries of a group's members are the rows of a tile that attends to the prefix. Each member
+attends to the rest of its own context as in `decode`. Both produce partial results, which one merge
+combines by their log-sum-exps.
 
-Ye et al. 2024, "Cascade Inference" (FlashInfer); Juravsky et al. 2024, "Hydragen", arXiv:2402.05099.
+Ye et al. 2024, "Cascade Inference" (FlashInfer); Juravsky et al. 2024, "Hydragen",
+arXiv:2402.05099.
 """
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
 

@@ -1,6 +1,7 @@
-"""Every wrapper called at the shapes of a model: what is compiled ahead of time without a card, and what is measured on one.
+"""Calls every wrapper at the shapes of a model, to compile kernels ahead of time without a card and
+to measure them on one.
 
-On the device `meta` nothing has storage, and only what would be launched can be listened to.
+On the device `meta` nothing has storage: kernels are recorded instead of launched.
 """
 
 from __future__ import annotations
@@ -52,13 +53,13 @@ class Shape:
 class Case:
     wrapper: Callable[..., object]
     call: Callable[[], Tensor]
-    """gives what the wrapper gives, or a part of it"""
+    """extracts the result of the wrapper, or a part of it"""
     of: str = ""
-    """what tells it from other cases of the same wrapper"""
+    """distinguishes it from other cases of the same wrapper"""
 
 
 def cases(shape: Shape, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Iterator[Case]:
-    """All of them; what one needs is made when it is taken."""
+    """All cases. The inputs of a case are created when it is taken."""
     yield from row_cases(shape, device, dtype)
     yield from attention_cases(shape, device, dtype)
     yield sampling_case(shape.vocab, device)
@@ -67,7 +68,7 @@ def cases(shape: Shape, device: torch.device, dtype: torch.dtype = torch.bfloat1
 
 
 def row_cases(shape: Shape, device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
-    """Of what is done to a token on its own."""
+    """Cases of operations on single tokens."""
 
     def random(*size: int) -> Tensor:
         return torch.randn(size, dtype=dtype, device=device)

@@ -1,7 +1,9 @@
-"""Where the keys and values of a step's rows lie, as kernels read it: page tables, lengths, shared prefixes.
+"""The keys and values of a step's rows, as kernels read them: page tables, lengths, shared
+prefixes.
 
-Everything is int32 and on the device. Position p of a row is in slot `page * page_size + p % page_size`, where
-`page = table[line, p // page_size]`; keys and values of a layer are [slots, kv_heads, head_dim].
+Everything is int32 and on the device. Position p of a row is in slot `page * page_size + p %
+page_size`, where `page = table[line, p // page_size]`. Keys and values of a layer are [slots,
+kv_heads, head_dim].
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Contexts:
-    """One line of `table` a row; rows that fill up a batch have length 0 and give zeros."""
+    """One line of `table` per row. Rows that fill up a batch have length 0 and produce zeros."""
 
     table: Tensor
     """[lines, width]: page ids"""
@@ -26,10 +28,10 @@ class Contexts:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """Prefixes that several rows of one token have in common: read once for all of them.
+    """Prefixes that several rows of one token share; each is read once for all of them.
 
-    A tile is up to `tile` members of one group, which attend to the group's prefix together; tiles that
-    fill up the list have the group -1. What is left of a member's context begins at `first`.
+    A tile is up to `tile` members of one group, which attend to the group's prefix together. Tiles
+    that fill up the list have the group -1. The rest of a member's context begins at `first`.
     """
 
     tiles: Tensor
@@ -37,7 +39,7 @@ class Shared:
     members: Tensor
     """[members]: rows, those of a group one after the other"""
     ends: Tensor
-    """[groups]: where in `members` a group ends"""
+    """[groups]: the end of a group in `members`"""
     lines: Tensor
     """[groups]: a line of the table that begins with the prefix"""
     lengths: Tensor

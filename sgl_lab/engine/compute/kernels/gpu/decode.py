@@ -1,14 +1,16 @@
 """Attention of rows of one token each, over paged keys and values.
 
-A row's context is cut into splits that different programs attend to; what each found is a part, an output with the
-log-sum-exp of its scores, and `merge` adds the parts up. With one token a row there is nothing to do but to read keys
-and values, and a lone row has too few heads to fill a card: splits keep all of it reading.
+A row's context is cut into splits, to which different programs attend. Each produces a partial
+output with the log-sum-exp of its scores, and `merge` combines them. With one token per row, the
+time goes into reading keys and values, and a single row has too few heads to fill a card: splits
+keep the whole card reading.
 
-The query heads of one KV head share a tile, so keys and values are read once for all of them. Tiles that tensor cores
-multiply have 16 rows or more; where every query head has a KV head of its own 15 of them would be padding, and plain
-sums are cheaper than that.
+The query heads of one KV head share a tile, so keys and values are read once for all of them. Tiles
+for tensor cores have 16 rows or more. If every query head has a KV head of its own, 15 of them
+would be padding, and plain sums are cheaper.
 
-Online softmax: Milakov & Gimelshein 2018, arXiv:1805.02867. Splits: Dao et al. 2023, "Flash-Decoding".
+Online softmax: Milakov & Gimelshein 2018, arXiv:1805.02867. Splits: Dao et al. 2023,
+"Flash-Decoding".
 """
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
 
@@ -29,17 +31,21 @@ from .tuning import choice
 GRAIN = 64
 """Splits are multiples of this many tokens."""
 INVARIANT_GRAIN = 256
-"""All splits have this many tokens where a token's bits may depend on nothing but its own context."""
+"""Tokens of a split where a token's bits may depend only on its own context."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What splits found: written by `attend_splits` and by others that attend to some of a row's context."""
+    """Partial results of splits, written by `attend_splits` and by other kernels that attend to a
+    part of a row's context.
+    """
 
     outputs: Tensor
     """[rows, heads, parts, dim]"""
     sums: Tensor
-    """[rows, heads, parts], float32: log2 of the sum of 2**score; where a row has no such part nothing is written"""
+    """[rows, heads, parts], float32: log2 of the sum of 2**score; not written for a part that a row
+    does not have
+    """
 
     @classmethod
     def empty(cls, q: Tensor, n_parts: int) -> Parts:
@@ -175,9 +181,11 @@ def attend_splits(
 
 
 def default_blocks(rows: int, block_d: int, itemsize: int) -> dict[str, int]:
-    """For tiles of `rows` queries: two blocks of keys, of up to 16 KiB, are read ahead of use, and page ids ahead of them.
+    """For tiles of `rows` queries: two blocks of keys, of up to 16 KiB, are read ahead of use, and
+    page ids ahead of them.
 
-    Beside queries of more than 16 KiB one block is, so that it all fits the 99 KiB of a card that is not a data centre's.
+    With queries of more than 16 KiB it is one block, so that everything fits into the 99 KiB of a
+    consumer card.
     """
     block_n, queries = max(16, min(64, 8192 // block_d, 16384 // block_d // itemsize)), rows * block_d * itemsize
     return {"BLOCK_N": block_n, "STAGES": 3 if rows == 1 or queries > 16384 else 5, "num_warps": 8 if queries > 4096 else 4}
@@ -227,11 +235,13 @@ def attend_decode_twin(
 
 
 def attend_invariant(q: Tensor, keys: Tensor, values: Tensor, contexts: Contexts, scale: float, *, parts_at_once: int = 1 << 24) -> Tensor:
-    """`attend_decode` with splits of 256 tokens: a token's bits depend on its query and its own context alone.
+    """`attend_decode` with splits of 256 tokens: a token's bits depend only on its query and its
+    own context.
 
-    So every token of a step is a row here, those of a prompt too, whose lengths count up. Neither the other rows nor
-    the pages nor the width of the table change a bit. A prompt's parts may be many: at most `parts_at_once` numbers (or
-    those of 16 rows, which keeps tensors aligned) are kept at a time.
+    Every token of a step is a row here, also those of a prompt, whose lengths count up. Neither the
+    other rows nor the pages nor the width of the table change a bit. A prompt may have many partial
+    results: at most `parts_at_once` numbers (or those of 16 rows, which keeps tensors aligned) are
+    kept at a time.
     """
     rows, heads, dim = q.shape
     n_splits = triton.cdiv(contexts.table.shape[1] * contexts.page_size, INVARIANT_GRAIN)
@@ -253,10 +263,11 @@ def attend_invariant_twin(
 
 
 def splits_for(rows: int, kv_heads: int, longest: int, processors: int) -> int:
-    """How many splits keep a card's `processors` busy with `rows` contexts of up to `longest` tokens.
+    """How many splits keep a card's `processors` busy with `rows` contexts of up to `longest`
+    tokens.
 
-    Three programs fit a processor. Where that takes four splits or more all run at once; else there are so many
-    programs, short ones, that it matters little that some finish last.
+    Three programs fit a multiprocessor. If that takes four splits or more, all run at once.
+    Otherwise there are so many short programs that the last ones matter little.
     """
     lone = rows * kv_heads
     wanted = 3 * processors // lone if 4 * lone <= 3 * processors else -(-16 * processors // lone)

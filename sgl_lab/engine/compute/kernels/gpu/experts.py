@@ -1,9 +1,11 @@
-"""A mixture of experts: which of them a token goes to, products with each one's weight, and their sum.
+"""A mixture of experts: the selection of experts, the products with each one's weight, and their
+weighted sum.
 
-Pairs of a token and one of its experts are numbered token by token. A product takes the pairs expert by
-expert, so that each weight is read once for all its tokens (Gale et al. 2022, "MegaBlocks", arXiv:2211.15841),
-reads its input where the token left it and writes its output where the pair belongs: nothing is moved
-between. Grids depend on sizes alone, and a token's bits on that token alone.
+Pairs of a token and one of its experts are numbered token by token. A product processes the pairs
+expert by expert, so each weight is read once for all its tokens (Gale et al. 2022, "MegaBlocks",
+arXiv:2211.15841). It reads its input at the token's position and writes its output at the pair's
+position: nothing is moved in between. Grids depend on sizes alone, and a token's bits on that token
+alone.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
@@ -23,7 +25,7 @@ from .tuning import choice
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """Where n tokens go, k experts each."""
+    """The assignment of n tokens to k experts each."""
 
     weights: Tensor
     """[n, k], float32: of each expert in the token's sum"""
@@ -32,7 +34,7 @@ class Routing:
     order: Tensor
     """[n * k], int32: pairs `token * k + choice`, those of an expert side by side"""
     first: Tensor
-    """[experts + 1], int32: where in `order` an expert's pairs begin"""
+    """[experts + 1], int32: the beginning of an expert's pairs in `order`"""
 
 
 @triton.jit
@@ -137,7 +139,7 @@ def combine_kernel(pairs_ptr, weights_ptr, y_ptr, WIDTH: tl.constexpr, TAKE: tl.
 
 
 def combine(pairs: Tensor, routing: Routing) -> Tensor:
-    """The weighted sum of what each token's experts gave, in float32, the best expert first.
+    """The weighted sum of the experts' results for each token, in float32, the best expert first.
 
     pairs    [n * k, h]  bf16, fp16 or fp32
     returns  [n, h]      as pairs

@@ -1,7 +1,7 @@
-"""How a kernel is started: all wrappers start theirs here and nowhere else.
+"""Launches kernels. All wrappers launch theirs here and nowhere else.
 
-So there is one place that sees kernel, grid, arguments and constants together: the check that compiles
-every kernel ahead of time for cards that are not there listens to it.
+One place therefore sees kernel, grid, arguments and constants together. The check that compiles
+every kernel ahead of time for other cards records them here.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> 
 
 @contextmanager
 def hearing(hear: Callable[[Launch], None]) -> Iterator[None]:
-    """What would be launched in this block is told instead."""
+    """Launches inside this block are reported instead of executed."""
     token = _heard.set(hear)
     try:
         yield

@@ -1,9 +1,11 @@
-"""Matrix products with a weight [n_out, n_in]: packed in 4 or 8 bits, and a dense one in one order of sums.
+"""Matrix products with a weight [n_out, n_in]: packed in 4 or 8 bits, and a dense one with a fixed
+order of sums.
 
-A packed weight stays in the file's own numbers (`Grouped`), only laid out anew: 16 words of 32 bits hold
-512 / bits inputs of an output, and the numbers of those words at one place of 4 or 8 bits, a plane, are 16
-inputs in a row. So threads read 16 bytes each, words go to where the tensor cores want their operand, and
-one shift and two logical operations there make a plane of floats: nothing is taken apart in shared memory.
+A packed weight contains the file's own numbers (`Grouped`) in another layout: 16 words of 32 bits
+hold 512 / bits inputs of an output. The numbers at one position of 4 or 8 bits in those words, a
+plane, are 16 consecutive inputs. Threads therefore read 16 bytes each, words arrive where the
+tensor cores expect their operand, and one shift and two logical operations turn them into a plane
+of floats: nothing is unpacked in shared memory.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
@@ -23,7 +25,9 @@ WORDS = 16
 """to a block: of inputs that one output's row has side by side"""
 
 PROGRAMS = 512
-"""what a product of few rows is split into at least: some four for each multiprocessor of a large card"""
+"""minimum number of programs that a product of few rows is split into: about four for each
+multiprocessor of a large card
+"""
 
 
 class Packed:
@@ -69,7 +73,9 @@ class Packed:
 
 
 def operand_type(dtype: torch.dtype) -> tl.dtype:
-    """What `tl.dot` is given for tensors of `dtype`: that type, but the interpreter cannot multiply bfloat16."""
+    """The type of `tl.dot` operands for tensors of `dtype`: the same type, except in the
+    interpreter, which cannot multiply bfloat16.
+    """
     if dtype is torch.float32 or (dtype is torch.bfloat16 and triton.knobs.runtime.interpret):
         return tl.float32
     return tl.float16 if dtype is torch.float16 else tl.bfloat16
@@ -90,7 +96,7 @@ def _plane(words, scale, offset, PLANE: tl.constexpr, BITS: tl.constexpr):
 
 @triton.jit
 def _steps(step, BITS: tl.constexpr):
-    """Scale and offset for `_plane`: exact in float32 but where minimum and scale are very far apart."""
+    """Scale and offset for `_plane`: exact in float32 unless minimum and scale are very far apart."""
     if BITS == 4:
         scale = step.to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32) * 16
         minimum = (step >> 16).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
@@ -150,16 +156,17 @@ def packed_kernel(
 
 
 def packed_matmul(x: Tensor, packed: Packed, bias: Tensor | None = None, *, invariant: bool = False) -> Tensor:
-    """x @ weight.T + bias, weights rounded to x's type, sums in float32. The same bits every time; a row's do not
-    depend on how many rows there are where `invariant`.
+    """x @ weight.T + bias, with weights rounded to x's type and sums in float32. The bits are the
+    same every time. With `invariant`, a row's bits do not depend on the number of rows.
 
     x        [m, n_in]   bf16, fp16 or fp32
     bias     [n_out]     any of these
     returns  [m, n_out]  as x
 
-    Traffic, m <= 16: the weight once, `n_out * n_in` times 0.625 bytes in 4 bits and 1.0625 in 8 (n_in rounded up to whole
-    blocks of 128 and 64), and x and y; split sums, `splits * m * n_out * 8` bytes, and x again for each 128 outputs stay in L2.
-    More rows: the weight once for each 128 of them, and again 2 * m * n_in * n_out operations on the tensor cores.
+    Traffic, m <= 16: the weight once, `n_out * n_in` times 0.625 bytes in 4 bits and 1.0625 in 8
+    (n_in rounded up to whole blocks of 128 and 64), and x and y; split sums, `splits * m * n_out *
+    8` bytes, and x again for each 128 outputs stay in L2. More rows: the weight once for each 128
+    of them, and again 2 * m * n_in * n_out operations on the tensor cores.
     """
     rows, n_out, n_in = len(x), packed.n_out, packed.n_in
     y = x.new_empty(rows, n_out)
@@ -218,7 +225,7 @@ def invariant_kernel(
 
 
 def tile(x: Tensor) -> dict[str, int]:
-    """Of a product whose bits must not depend on how many rows there are; 128 bytes of a row at a time."""
+    """For a product whose bits must not depend on the number of rows; 128 bytes of a row at a time."""
     side = 128 // x.element_size()
     return {"BLOCK_M": 64, "BLOCK_N": side, "BLOCK_K": side, "num_warps": 4, "num_stages": 4}
 

@@ -54,13 +54,14 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """residual += x in place, then the norm of the sum as it was rounded.
+    """residual += x in place, then the norm of the rounded sum.
 
     x, residual  [n, h]  bf16, fp16 or fp32
     weight       [h]     the same or float32
     returns      [n, h]  as x
 
-    Traffic: x and the residual in, the residual and y out; `4 * n * h` numbers, where two kernels move 5.
+    Traffic: x and the residual in, the residual and y out; `4 * n * h` numbers, where two kernels
+    move 5.
     """
     return _norm(x, residual, weight, eps, add=True)
 

@@ -1,6 +1,7 @@
-"""Reading keys and values through page tables: in a kernel, and in the plain torch that kernels are held to.
+"""Reads keys and values through page tables: in a kernel, and in the plain torch that kernels are
+compared with.
 
-Where things lie is said in `contexts`. A KV head is shared by `group` query heads that follow one another.
+`contexts` describes the layout. `group` consecutive query heads share a KV head.
 """
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
 
@@ -16,12 +17,16 @@ from torch import Tensor
 from .contexts import Contexts
 
 LOG2_E = math.log2(math.e)
-"""Kernels take powers of two, which cards have an instruction for: scores are scaled by this first."""
+"""Kernels use powers of two, for which cards have an instruction: scores are multiplied by this
+first.
+"""
 
 
 @triton.jit
 def slots_at(table, line, width, positions, inside, PAGE_SIZE: tl.constexpr):
-    """Slots (int64: a pool has more than 2**31 numbers) of the positions of a context; pages are looked up where `inside`."""
+    """Slots of the positions of a context (int64: a pool has more than 2**31 numbers). Pages are
+    looked up where `inside`.
+    """
     pages = tl.load(table + line.to(tl.int64) * width + positions // PAGE_SIZE, mask=inside, other=0)
     return pages.to(tl.int64) * PAGE_SIZE + positions % PAGE_SIZE
 
@@ -41,9 +46,11 @@ def attend(
     KV_HEADS: tl.constexpr, DIM: tl.constexpr, PAGE_SIZE: tl.constexpr, MASKED: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """The running output, maximum and sum of a tile of queries after the keys from `start` to `stop`.
+    """The running output, maximum and sum of a tile of queries after the keys from `start` to
+    `stop`.
 
-    If not MASKED all queries see all of them, and they are whole blocks; else each sees those up to its `last_seen`.
+    If not MASKED, all queries see all of the keys, which are whole blocks. Otherwise each query
+    sees keys up to its `last_seen`.
     """
     for block in tl.range(start, stop, BLOCK_N, num_stages=STAGES):
         positions = block + tl.arange(0, BLOCK_N)
@@ -68,18 +75,22 @@ def padded(size: int) -> int:
 
 
 def gather(pool: Tensor, contexts: Contexts, line: int, start: int, stop: int) -> Tensor:
-    """[stop - start, kv_heads, dim]: positions `start` to `stop` of what a line of the table stands for."""
+    """[stop - start, kv_heads, dim]: positions `start` to `stop` of the context in a line of the
+    table.
+    """
     positions = torch.arange(start, stop, device=pool.device)
     pages = contexts.table[line].long()[positions // contexts.page_size]
     return pool[pages * contexts.page_size + positions % contexts.page_size]
 
 
 def attention_twin(q: Tensor, keys: Tensor, values: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Attention of the last tokens of one context, in float32, with what merging needs.
+    """Attention of the last tokens of one context, in float32, with the values that merging needs.
 
-    q             [n, heads, dim]            the last n tokens, each of which sees itself and what is before it
+    q             [n, heads, dim]            the last n tokens, each of which sees itself and what
+                  is before it
     keys, values  [length, kv_heads, dim]
-    returns       [n, heads, dim] and [n, heads]: the logarithm of the sum of the exponentials of the scores
+    returns       [n, heads, dim] and [n, heads]: the logarithm of the sum of the exponentials of
+                  the scores
     """
     n, heads, dim = q.shape
     length, kv_heads, _ = keys.shape

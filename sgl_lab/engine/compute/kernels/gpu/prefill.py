@@ -1,10 +1,12 @@
 """Attention of rows of many tokens each, whose prefix may be cached, over paged keys and values.
 
-A program has a tile of queries and passes over the keys before them: in blocks that all of its queries see, without
-masks, then over the few in which the causal border lies. Queries of one KV head share a tile, token by token, so
-that a short row of a model with grouped heads still fills one.
+A program has a tile of queries and passes over the keys before them: first in blocks that all of
+its queries see, without masks, then over the few blocks that contain the causal border. Queries of
+one KV head share a tile, token by token, so that a short row of a model with grouped heads still
+fills one.
 
-FlashAttention-2: Dao 2023, arXiv:2307.08691. Online softmax: Milakov & Gimelshein 2018, arXiv:1805.02867.
+FlashAttention-2: Dao 2023, arXiv:2307.08691. Online softmax: Milakov & Gimelshein 2018,
+arXiv:1805.02867.
 """
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
 
@@ -69,17 +71,17 @@ def attend_prefill(
     scale: float,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Every row's tokens, the last of its context, attend to all that is before them and to themselves.
+    """Every row's tokens, the last of its context, attend to all earlier tokens and to themselves.
 
     q             [n, heads, dim]: row r has the tokens offsets[r] to offsets[r + 1]
-    keys, values  [slots, kv_heads, dim], those of the new tokens written
+    keys, values  [slots, kv_heads, dim], with those of the new tokens written
     offsets       [rows + 1] int32, on the device
     longest       tokens of the longest row, or more
-    returns       [n, heads, dim]; what belongs to no row is not written
+    returns       [n, heads, dim]; tokens of no row are not written
 
-    Work: 4 * dim operations a head and pair of tokens that see each other. Traffic: q and out once; a row's keys and
-    values once for each tile of 128 queries (dim <= 128), all but the first time out of the second-level cache where
-    they fit.
+    Work: 4 * dim operations per head and pair of tokens that see each other. Traffic: q and out
+    once; a row's keys and values once for each tile of 128 queries (dim <= 128), all but the first
+    time out of the second-level cache if they fit.
     """
     out = torch.empty_like(q) if out is None else out
     _, heads, dim = q.shape
@@ -95,9 +97,11 @@ def attend_prefill(
 
 
 def _default(block_d: int, itemsize: int) -> dict[str, int]:
-    """Blocks whose sums stay in registers; page ids are read two blocks ahead of keys and values, and those two ahead of their use.
+    """Blocks whose sums stay in registers. Page ids are read two blocks ahead of keys and values,
+    which are read two blocks ahead of their use.
 
-    Of heads of more than 128 it is one block each, so that it all fits the 99 KiB of a card that is not a data centre's.
+    For heads of more than 128 dimensions it is one block each, so that everything fits into the 99
+    KiB of a consumer card.
     """
     if itemsize == 4:
         return {"BLOCK_M": 32, "BLOCK_N": 16, "STAGES": 5, "num_warps": 8}

@@ -1,13 +1,16 @@
-"""One token a row from its logits: mask, penalties, temperature, truncation and the draw, without a sort.
+"""Samples one token per row from its logits: mask, penalties, temperature, truncation and the draw,
+without sorting.
 
-A row is split into tiles of the vocabulary, so that one long row is not the work of one multiprocessor; what its
-tiles found is put together by the next kernel. A token's weight is exp((logit - best) / temperature), 1 for the
-best, and sums of weights are sums of integers (weight * 2^43): they are exact and have no order, so a draw depends
-on neither the tiles nor the batch, and the point of the draw always falls on a token.
+A row is split into tiles of the vocabulary, so that one long row is not the work of one
+multiprocessor. The next kernel combines the results of its tiles. A token's weight is exp((logit -
+best) / temperature), 1 for the best. Sums of weights are sums of integers (weight * 2^43): they are
+exact and independent of order. A draw therefore depends on neither the tiles nor the batch, and the
+point of the draw always falls on a token.
 
-Every truncation is a floor under the weights, as in `engine/compute/runners/sampler.py`. It is found by bisection on the bits
-of the weights, over few candidates: the k-th largest of the peaks of groups of 64 tokens is no larger than the
-k-th largest of all, and tokens of weight below (1 - p) / vocab are, all together, not part of the top p.
+Every truncation is a floor under the weights, as in `engine/compute/runners/sampler.py`. It is
+found by bisection on the bits of the weights, over few candidates: the k-th largest of the peaks of
+groups of 64 tokens is no larger than the k-th largest of all, and tokens with a weight below (1 -
+p) / vocab are, all together, not part of the top p.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
@@ -27,7 +30,7 @@ NOT_FINITE = tl.constexpr(int(Status.NOT_FINITE))
 NOTHING_ALLOWED = tl.constexpr(int(Status.NOTHING_ALLOWED))
 MINUS_INFINITY = tl.constexpr(float("-inf"))
 QUANTA = tl.constexpr(2.0**43)
-"""of a weight of 1: the sums of a million of them fit 64 bits"""
+"""of a weight of 1: the sum of a million of them fits into 64 bits"""
 ONE = tl.constexpr(0x3F800000)
 """the bits of the largest weight"""
 
@@ -67,7 +70,7 @@ def survey_kernel(
     mask_of_ptr, masks_ptr, edit_ends_ptr, tokens_ptr, factors_ptr, penalties_ptr, biases_ptr,
     n_vocab, n_tiles, n_words, TILE: tl.constexpr, GROUP: tl.constexpr, EDITS: tl.constexpr,
 ):  # fmt: skip
-    """A tile's own log-sum-exp, its mask and edits, and what is largest after them."""
+    """A tile's own log-sum-exp, its mask and edits, and its largest values after them."""
     row, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     ids = tile * TILE + tl.arange(0, TILE)
     inside = ids < n_vocab
@@ -144,7 +147,9 @@ def gather_kernel(
 
 @triton.jit
 def _above(candidates_ptr, n, bits, BLOCK: tl.constexpr):
-    """(how many candidates are not below the weight of these bits, the sum of them), int64"""
+    """(number of candidates that are not below the weight of these bits, the sum of their weights),
+    int64
+    """
     count, total = tl.zeros((), tl.int64), tl.zeros((), tl.int64)
     start = tl.zeros((), tl.int32)
     while start < n:
@@ -202,7 +207,7 @@ def weigh_kernel(
     logits_ptr, shaped_ptr, peaks_ptr, floors_ptr, weighed_ptr, temperature_ptr, mask_of_ptr, edit_ends_ptr,
     n_vocab, n_tiles, TILE: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """What a tile weighs after truncation."""
+    """The weight of a tile after truncation."""
     row, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     temperature, best = tl.load(temperature_ptr + row), _best(peaks_ptr, row, n_tiles, TILES)
     if (temperature > 0) & (tl.abs(best) < float("inf")):

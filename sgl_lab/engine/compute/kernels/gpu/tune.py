@@ -17,9 +17,11 @@ Cost = Callable[[Config], float | None]
 
 
 def tune(cases: Iterable[Case], cost_of: Callable[[Key, Sequence[Call]], Cost], tell: Callable[[str], None]) -> Mapping[Key, Config]:
-    """What is better than the default, for every kernel and shape that the cases ask for; `tell` gets a line before and after each.
+    """Configurations better than the default, for every kernel and shape of the cases. `tell`
+    receives a line before and after each.
 
-    cost_of  of a key and all calls that ask for it: what a configuration costs, 1 what the default does; see `search`
+    cost_of  the cost of a configuration for a key and all its calls, relative to the default; see
+             `search`
     """
     calls: dict[Key, list[Call]] = {}
     defaults: dict[Key, Config] = {}

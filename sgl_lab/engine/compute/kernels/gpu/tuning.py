@@ -1,7 +1,9 @@
-"""Which block sizes a kernel is started with: what was found best on this card, else what is good on most.
+"""Selects the block sizes of a kernel: the best ones measured on this card, otherwise defaults that
+are good on most.
 
-What was found lies in one file a card, version of Triton and state of our kernels, and is read once. Nothing is
-measured here: `search` is told what to measure with, and only a command asks for it, never a user's cell.
+Results are in one file per card, version of Triton and version of our kernels, which is read once.
+Nothing is measured here: `search` receives the measurement as an argument, and only a command calls
+it, never a user's cell.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ Config = Mapping[str, int]
 """constants of a kernel: blocks, stages, num_warps"""
 
 GAIN = 0.97
-"""A candidate is better if it needs less of the time than this; what is nearer is noise."""
+"""A candidate must need less than this share of the time to count as better; smaller differences
+are noise.
+"""
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +43,9 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Configurations to use whatever was found before, and the defaults of all that was asked for meanwhile."""
+    """Configurations that override the file, and the defaults of all keys that were requested
+    meanwhile.
+    """
 
     configs: Mapping[Key, Config] = field(default_factory=dict)
     asked: dict[Key, Config] = field(default_factory=dict)
@@ -60,14 +66,14 @@ def choice(kernel: str, shape: tuple[int, ...], default: Config) -> Config:
 
 
 def use(file: Path) -> None:
-    """From now on `choice` knows what was found on the card whose `file_of` this is."""
+    """From now on `choice` uses the results for the card of this `file_of`."""
     global _file
     _file = file
 
 
 @contextmanager
 def trial(configs: Mapping[Key, Config] | None = None) -> Iterator[Trial]:
-    """`choice` gives these `configs` in this block, and else the defaults."""
+    """In this block `choice` returns these `configs`, and defaults for other keys."""
     tried = Trial(configs or {})
     token = _trial.set(tried)
     try:
@@ -92,7 +98,7 @@ def file_of(cache_dir: Path, device: str) -> Path:
 
 
 def read(path: Path) -> Mapping[Key, Config]:
-    """Nothing, and a remark in the log, where the file is there and is no table."""
+    """Returns nothing, and logs a remark, if the file exists but is not a table."""
     try:
         return dict(map(_entry, json.loads(path.read_text(encoding="utf-8"))))
     except FileNotFoundError:
@@ -124,9 +130,9 @@ def write(path: Path, table: Mapping[Key, Config]) -> None:
 
 
 def search(default: Config, cost: Callable[[Config], float | None]) -> tuple[Config, float]:
-    """The best configuration on the way down from `default`, one constant at a time, and its cost.
+    """The best configuration found by descent from `default`, one constant at a time, and its cost.
 
-    cost  of a configuration; None where it cannot run or gives something else
+    cost  of a configuration; None if it cannot run or gives a different result
     """
     best, least = default, cost(default)
     least = math.inf if least is None else least

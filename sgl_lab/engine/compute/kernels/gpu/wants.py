@@ -18,15 +18,17 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Wants:
-    """Sections in this order, each begins at a multiple of 16 bytes; the masks come last, so that a copy can end after those in use.
+    """Sections in this order, each beginning at a multiple of 16 bytes. The masks are last, so that
+    a copy can end after those in use.
 
-    Row r's edits are those from `edit_ends[r - 1]` (0 for the first row) up to `edit_ends[r]`, in any order, a token at most
-    once. An edit makes `x / factor` of a positive logit and `x * factor` of any other, takes the penalty off and adds the
-    bias, each rounded to float32; what a mask forbids stays forbidden.
+    Row r's edits are those from `edit_ends[r - 1]` (0 for the first row) up to `edit_ends[r]`, in
+    any order, each token at most once. An edit turns a positive logit into `x / factor` and any
+    other into `x * factor`, subtracts the penalty and adds the bias, each rounded to float32.
+    Tokens that a mask forbids stay forbidden.
     """
 
     points: Tensor
-    """float64 [rows]: where in [0, 1) of the cumulative probabilities to draw"""
+    """float64 [rows]: the point in [0, 1) of the cumulative probabilities at which to draw"""
     top_p: Tensor
     """float64 [rows]: in (0, 1]; like all that truncates, not read of a row of temperature 0"""
     temperature: Tensor
@@ -88,7 +90,7 @@ class Status(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """One small tensor, whose columns are read here."""
+    """One small tensor whose columns are read here."""
 
     packed: Tensor
     """int32 [rows, 4]: token, status, and the bits of the floats logprob and total"""

@@ -23,7 +23,9 @@ from .....contracts.params import MAX_TOP_LOGPROBS
 
 SOURCES = Path(__file__).parent
 NEEDED = ("avx2", "fma", "f16c")
-"""What the kernels are written in, at least. AVX-512, its BF16 and VNNI are used where they are (`simd.hpp`)."""
+"""The minimum instructions of the kernels. AVX-512, its BF16 and VNNI are used if available
+(`simd.hpp`).
+"""
 
 FLAGS = ("-std=c++20", "-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC", "-pthread")
 
@@ -59,19 +61,21 @@ def obstacle() -> str | None:
 
 
 def advice() -> str | None:
-    """What to do where the native step is not built, in one line; None where nothing can be done."""
+    """How to get the native step if it is not built, in one line; None if there is no way."""
     if sys.platform != "linux" or not cpu_flags().issuperset(NEEDED):
         return None
     return f"models run several times faster with the native step: {'' if compiler() else 'install g++, then '}run `sgl-lab native` once"
 
 
 def library_path(cache_dir: Path) -> Path:
-    """Where the library of these sources, this compiler and this CPU would lie."""
+    """The path of the library for these sources, this compiler and this CPU."""
     return cache_dir / "native" / f"step-{_sources()}-{hashlib.sha256(_version(compiler() or '')).hexdigest()[:8]}.so"
 
 
 def built(cache_dir: Path) -> Path | None:
-    """The library of these sources and this CPU: of the compiler that is there, else of any other, the latest first."""
+    """The library of these sources and this CPU: of the present compiler, otherwise of any other,
+    the latest first.
+    """
     target = library_path(cache_dir)
     if os.path.exists(target):  # pathlib raises where a folder must not be looked into
         return target
@@ -93,7 +97,9 @@ def _version(path: str) -> bytes:
 
 
 def build(cache_dir: Path) -> Path:
-    """The library, compiled now if it is not there yet (some ten seconds). NativeUnavailable says why not."""
+    """The library; compiled now if it is missing (about ten seconds). NativeUnavailable gives the
+    reason of a failure.
+    """
     found = built(cache_dir)
     if found is not None and (compiler() is None or found == library_path(cache_dir)) and _opened(found) is not None:
         return found
@@ -135,7 +141,7 @@ def load(cache_dir: Path) -> ctypes.CDLL | None:
 
 
 def _opened(path: Path) -> ctypes.CDLL | None:
-    """None where the file is no library, or not ours: `build` then makes it anew."""
+    """None if the file is not a library, or not ours: `build` then compiles it again."""
     try:
         library = ctypes.CDLL(str(path))
         return library if library.sgl_layout and library.sgl_instructions else None
@@ -144,7 +150,9 @@ def _opened(path: Path) -> ctypes.CDLL | None:
 
 
 def instructions(path: Path) -> str | None:
-    """What the library computes with: AVX-512 BF16, AVX-512 or AVX2. Only the same instructions give the same bits."""
+    """The instructions that the library uses: AVX-512 BF16, AVX-512 or AVX2. Only equal
+    instructions give equal bits.
+    """
     library = _opened(path)
     if library is None:
         return None
@@ -273,7 +281,9 @@ _NO_MEMORY, _NO_THREADS = 1, 2
 
 
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
-    """Calls release the GIL: that is what CDLL does. What goes wrong in one is raised: OutOfMemory, BadArgument, InvariantBroken."""
+    """Calls release the GIL, as CDLL does. Errors are raised: OutOfMemory, BadArgument,
+    InvariantBroken.
+    """
     expect_layout(library)
     pointer, number, address = ctypes.POINTER, ctypes.c_int32, ctypes.c_void_p
     arguments: dict[str, list[Any]] = {

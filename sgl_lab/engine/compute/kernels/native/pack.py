@@ -1,8 +1,9 @@
-"""Weights as numbers in groups, and as the native linears read them.
+"""Weights as numbers in groups, and in the layout of the native linears.
 
-A `Grouped` weight is what quantisation means: small integers with a scale (and a minimum) for each 32
-inputs of a row. A `Packed` one is the same numbers in the order of `linear.hpp`: blocks of 32 (bf16: 64)
-outputs that lie side by side, with the scales before what they scale. Knows no file format and no model.
+A `Grouped` weight is the meaning of a quantised one: small integers with a scale (and a minimum)
+for each 32 inputs of a row. A `Packed` one has the same numbers in the order of `linear.hpp`:
+blocks of 32 (bf16: 64) adjacent outputs, with the scales before the numbers that they scale. Knows
+no file format and no model.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def in_turn(rows: Tensor) -> Tensor:
 
 
 def apart(rows: Tensor) -> Tensor:
-    """What `in_turn` was given."""
+    """The inverse of `in_turn`."""
     return rows.view(-1, 2, GROUP, *rows.shape[1:]).transpose(0, 1).reshape(rows.shape)
 
 

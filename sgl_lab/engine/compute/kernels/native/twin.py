@@ -1,7 +1,8 @@
-"""The same arithmetic as the native linears in plain torch: what tests compare with, and what serves where there is no compiler.
+"""The arithmetic of the native linears in plain torch: the reference of tests, and the fallback
+without a compiler.
 
-Activations are rounded as the kernels round them (8 bits with a scale for each 32, or bf16); the rest
-is float32, so that only the order of sums differs.
+Activations are rounded as in the kernels (8 bits with a scale for each 32, or bf16). The rest is
+float32, so that only the order of sums differs.
 """
 
 from __future__ import annotations

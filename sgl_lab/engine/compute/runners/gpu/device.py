@@ -1,8 +1,9 @@
-"""Computes a plan with kernels on a GPU, beside its caller: start a step, draw, and read what came of it when it is asked for.
+"""Computes a plan with kernels on a GPU, in parallel to its caller: starts a step, samples, and
+reads the results when they are needed.
 
-The host waits for the device in one place, where results are read. Everything else is put on one stream, in order: what the
-next step writes and reads, a copied page included, comes after what this one does. On a CPU, under Triton's interpreter,
-the very same code runs, only at once.
+The host waits for the device in one place, where results are read. Everything else is queued on one
+stream, in order: reads and writes of the next step, including copied pages, follow those of this
+step. On a CPU, under Triton's interpreter, the same code runs synchronously.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ Outputs = tuple[RowOutput, ...]
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Rows that are computed in one pass, in its order, and what is wanted of them, by tokens of the flat batch."""
+    """Rows that are computed in one pass, in its order, and their requested results, by tokens of
+    the flat batch.
+    """
 
     rows: tuple[Row, ...]
     places: tuple[int, ...]
@@ -62,7 +65,7 @@ class _Rows:
         return cls(rows, tuple(ordered), dict(sorted(wanted.items())))
 
     def outputs(self, reads: Iterator[Read]) -> Iterator[tuple[int, RowOutput]]:
-        """Each row's place in the plan and what it gives; `reads` are those of `wanted`."""
+        """Each row's position in the plan and its results; `reads` are those of `wanted`."""
         of_token = dict(zip(self.wanted, reads, strict=True))
         for row, place, end in zip(self.rows, self.places, _ends(self.rows), strict=True):
             draws = [of_token[token].draw for token in range(end - row.n_draws, end)]
@@ -182,7 +185,8 @@ class DeviceRunner:
                 mine.append(reading)
             readings.append(mine)
             spent.append(ended())
-            # Before the other pass: recordings share their memory, and it may write to what this one drew.
+            # Before the other pass: recordings share their memory, and it may overwrite the tokens
+            # sampled by this one.
             arrivals.append(fetched([tensor for reading in mine for tensor in reading.tensors], self._device))
 
         def outputs() -> Outputs:
@@ -210,7 +214,7 @@ class DeviceRunner:
         self._empty_cache()
 
     def _give_back(self) -> None:
-        """What is recorded, and what torch keeps for later."""
+        """Free the recordings and the memory that torch keeps for later use."""
         self._forward.release()
         self._empty_cache()
 
@@ -235,7 +239,9 @@ class DeviceRunner:
 
 
 def _lap(device: torch.device) -> Callable[[], Callable[[], float]]:
-    """Starts to measure. To be called at the end; what comes back says, when that is past, how many seconds the device took."""
+    """Start a measurement. Called at the end of the queue; the result returns the seconds that the
+    device took, once they have passed.
+    """
     if device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]  # torch's own
         start.record()

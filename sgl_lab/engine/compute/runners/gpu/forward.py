@@ -1,8 +1,10 @@
-"""Passes over the model on the device: their numbers sent, their kernels started, their logits left there.
+"""Passes over the model on the device: their numbers are sent, their kernels launched, their logits
+left there.
 
-A pass of rows of one token each, all of which are read, is filled up to one of a few sizes and runs on buffers that stay
-where they are. On a GPU its kernels are recorded once for each such size and started with one call from then on
-(`graphs`): that is what decoding with a small model takes its time for. Elsewhere the same buffers serve unrecorded.
+A pass of rows of one token each, all of which are read, is padded to one of a few sizes and uses
+fixed buffers. On a GPU its kernels are recorded once for each such size and then launched with one
+call (`graphs`): launches take most of the time of decoding with a small model. Elsewhere the same
+buffers are used without recordings.
 """
 
 from __future__ import annotations
@@ -35,19 +37,19 @@ SIZES = (1, 2, 4, 8, 16, 32, 64)
 """rows of the passes that are recorded"""
 
 READ_AT_ONCE = 128
-"""tokens whose logits are held together"""
+"""tokens whose logits are in memory together"""
 
 PAGES = 1024
-"""of a context that the page table has room for at first; what is recorded is lost when it grows"""
+"""initial capacity of the page table per context; recordings are lost when it grows"""
 
 _QUERIES = 64
 """heads of a tile that attends to a shared prefix"""
 _PROCESSORS = 1
-"""multiprocessors of a device that does not say"""
+"""multiprocessors of a device that does not report them"""
 
 
 class Part(NamedTuple):
-    """Valid until the next part is asked for or another pass is started."""
+    """Valid until the next part is requested or another pass starts."""
 
     logits: Tensor
     """float32 [n, vocab]"""
@@ -64,7 +66,7 @@ class _Fixed:
     numbers: Tensor
     drawn: Tensor
     results: tuple[Tensor, ...]
-    """logits and, where tokens are drawn, what was drawn"""
+    """logits and, if tokens are sampled, the sampled tokens"""
     run: Callable[[], object]
 
 
@@ -81,7 +83,7 @@ class Forward:
         self._tile = max(4, _QUERIES * self._attention.n_kv_heads // self._attention.n_heads)
         self._fixed: dict[Shape, _Fixed] = {}
         self._fixed_to = self._table.tables
-        """what they read; a table that has grown is another one"""
+        """the tables that they read; a table that has grown is a different one"""
         self._recorder = Recorder(model.device)
         is_cuda = model.device.type == "cuda"
         self._processors = torch.cuda.get_device_properties(model.device).multi_processor_count if is_cuda else _PROCESSORS
@@ -91,9 +93,10 @@ class Forward:
         self._table.make_room(n_rows)
 
     def start(self, rows: Sequence[Row], needed: Sequence[int], samplings: Sequence[Sampling]) -> Iterator[Part]:
-        """Compute `rows`, in `numbers.order`, all of them exact or none.
+        """Compute `rows`, in `numbers.order`; either all of them are exact or none.
 
-        Gives the logits of the tokens `needed` of the flat batch, which ascend; `samplings` say how to draw after each.
+        Returns the logits of the tokens `needed` of the flat batch, in ascending order. `samplings`
+        are the sampling requests after each.
         """
         try:
             written = self._table.update(rows)
@@ -144,7 +147,8 @@ class Forward:
         single = Contexts(pages, inputs.lines, inputs.lengths, size)
         longer = Contexts(pages, inputs.longer_lines, inputs.longer_lengths, size)
         shared = Shared(*inputs[-6:], self._tile) if shape.is_shared else None
-        # By what the table has room for and not by lengths: of a recording nothing may change but what it reads.
+        # Sized by the capacity of the table and not by lengths: in a recording only the contents
+        # that it reads may change.
         n_splits = splits_for(n, kind.n_kv_heads, pages.shape[1] * size, self._processors) if n else 0
         scale = kind.head_dim**-0.5
 
@@ -165,7 +169,9 @@ class Forward:
     # ------------------------------------------------------------ passes on buffers that stay
 
     def _on_fixed(self, described: Pass, size: int, samplings: Sequence[Sampling]) -> Part:
-        """`samplings` are the rows'. What is plain is drawn with the pass: one call for all of a step's kernels."""
+        """`samplings` are those of the rows. Plain sampling is part of the pass: one call launches
+        all kernels of a step.
+        """
         arrays, device, n = described.arrays, self._model.device, len(samplings)
         if len(arrays.where) > 2 * size:  # a request came with more pages than the page it needs next
             self._table.tables.flat.index_copy_(0, *sent((arrays.where, arrays.what), device))
@@ -206,7 +212,7 @@ class Forward:
         return _Fixed(numbers, inputs.drawn, *self._recorder.recorded(compute, f"decoding of {shape.n_rows} rows"))
 
     def release(self) -> None:
-        """Give back what was recorded; it is recorded again when it is wanted."""
+        """Free the recordings; they are recorded again when they are needed."""
         self._fixed.clear()
         self._recorder.release()
 

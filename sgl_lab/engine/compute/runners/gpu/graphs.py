@@ -28,7 +28,9 @@ class Recorder:
         self._beside = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]  # torch's own
 
     def recorded(self, compute: Callable[[], tuple[Tensor, ...]], what: str) -> Recorded:
-        """`compute` reads memory that stays and always starts the same kernels; a second call changes nothing. Takes a second."""
+        """`compute` reads fixed memory and always launches the same kernels; calling it twice
+        changes nothing. Recording takes a second.
+        """
         if self._beside is None:
             return _unrecorded(compute)
         _log.info("recording %s", what)

@@ -1,7 +1,9 @@
-"""A pass over the model in numbers: what its kernels read of the plan, first as arrays on the host, then on the device.
+"""The numbers of a pass over the model: what its kernels read of the plan, first as arrays on the
+host, then on the device.
 
-Rows of one token come first; they attend together, and what they have in common is read once (`sharing`). Of a pass whose
-rows are exact every token is such a row, so that nothing but its own context can show in it.
+Rows of one token come first. They attend together, and their common prefixes are read once
+(`sharing`). In a pass of exact rows every token is such a row, so that its result depends only on
+its own context.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ A = TypeVar("A")
 
 
 class Inputs(NamedTuple, Generic[A]):
-    """All int32, but `where` and `drawn` int64."""
+    """All int32, except `where` and `drawn`, which are int64."""
 
     where: A
     what: A
@@ -34,7 +36,7 @@ class Inputs(NamedTuple, Generic[A]):
     needed: A
     """the tokens whose logits are read, in order"""
     drawn: A
-    """where in the table what is drawn after each of these is kept"""
+    """position in the table that stores the token sampled after each of these"""
     lines: A
     lengths: A
     """of each row of one token; of an exact pass, of each token"""
@@ -42,26 +44,28 @@ class Inputs(NamedTuple, Generic[A]):
     longer_lengths: A
     """of each of the other rows"""
     offsets: A
-    """where these begin, counted from the first of them on, and where the last ends"""
+    """where these begin, counted from the first of them, and where the last one ends"""
     tiles: A
     members: A
     ends: A
     group_lines: A
     group_lengths: A
     first: A
-    """see `contexts.Shared`; empty where nothing is shared"""
+    """see `contexts.Shared`; empty if nothing is shared"""
 
 
 Array = npt.NDArray[Any]
 
 
 class Shape(NamedTuple):
-    """What a pass is besides its numbers: two of one shape run the very same kernels on as many programs."""
+    """The shape of a pass: two passes of equal shape run the same kernels on the same number of
+    programs.
+    """
 
     n_rows: int
     """of one token each, at the front; of an exact pass, tokens"""
     longest: int
-    """tokens of the longest of the other rows; 0 if there are none"""
+    """tokens of the longest of the other rows; 0 without any"""
     needs_all: bool
     is_exact: bool
     is_shared: bool
@@ -142,7 +146,9 @@ def _shared(groups: Sequence[Group], lines: Sequence[int], n_rows: int, tile: in
 
 
 def padded(a_pass: Pass, size: int) -> Pass:
-    """A pass of rows of one token whose logits are all read, filled up to `size` rows. What fills up writes and reads nothing."""
+    """A pass of rows of one token whose logits are all read, padded to `size` rows. The padding
+    writes and reads nothing.
+    """
     n_most = size // 2 if a_pass.shape.is_shared else 0
     sizes = dict.fromkeys(("tiles", "ends", "group_lines", "group_lengths"), n_most) | {"members": 2 * n_most, "first": 2 * n_most}
     sizes |= {"where": 2 * size, "what": 2 * size, "ids": 0, "longer_lines": 0, "longer_lengths": 0, "offsets": 1}

@@ -1,4 +1,6 @@
-"""Which rows of one token begin with the same pages, so that these are read once for all of them. Pure numbers."""
+"""Finds rows of one token that begin with the same pages, so that these are read once for all of
+them. Numbers only.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ LEAST = 256
 class Group(NamedTuple):
     rows: tuple[int, ...]
     n_pages: int
-    """that all of them begin with"""
+    """pages that all of them begin with"""
 
 
 def groups(tables: Sequence[Pages], least: int) -> tuple[Group, ...]:
@@ -53,7 +55,7 @@ def _best(rows: Sequence[int], at: int, tables: Sequence[Pages], least: int) -> 
 
 
 class Sharing:
-    """The groups of one pass after the other; they stay what they are as long as the same rows do nothing but grow."""
+    """The groups of consecutive passes. They remain as long as the same rows only grow."""
 
     def __init__(self, page_size: int, least: int = LEAST) -> None:
         self._page_size = page_size
@@ -62,7 +64,9 @@ class Sharing:
         self._groups: tuple[Group, ...] = ()
 
     def of(self, rows: Sequence[Row], only_grew: bool) -> tuple[Group, ...]:
-        """`rows` have one token each, which is in no group's pages; `only_grew` is what the page table says of the pass."""
+        """`rows` have one token each, which is not in any group's pages. `only_grew` is the page
+        table's report on the pass.
+        """
         requests = tuple(row.request for row in rows)
         if not only_grew or requests != self._requests:
             self._requests = requests

@@ -1,4 +1,4 @@
-"""A plan that takes more memory than there is, in pieces that take less. Knows no device."""
+"""Splits a plan that needs more memory than there is into smaller pieces. Knows no device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ Run = Callable[[Sequence[Row]], tuple[RowOutput, ...]]
 
 
 def in_pieces(rows: Sequence[Row], run: Run) -> tuple[RowOutput, ...]:
-    """What `rows` give, which were too many at once: each by itself, then in halves; only a row that has none fails."""
+    """The results of `rows` that were too many at once: computed one by one, then in halves. Only a
+    row that has no halves fails.
+    """
     return tuple(_alone(row, run) for row in rows)
 
 
@@ -33,7 +35,9 @@ def _alone(row: Row, run: Run) -> RowOutput:
 
 
 def _halves(row: Row) -> tuple[Row, Row] | None:
-    """Two rows that together are `row`, the second with all its draws; None if one of them would be empty."""
+    """Two rows that together are `row`, the second with all its sampling requests; None if one of
+    them would be empty.
+    """
     n_tokens = len(row.tokens)
     n = min(n_tokens // 2, n_tokens - row.n_draws)
     if n < 1:

@@ -1,7 +1,8 @@
-"""Page tables on the device, and the token that each request drew last: a line a request, kept from step to step.
+"""Page tables on the device, and the last sampled token of each request: one line per request, kept
+from step to step.
 
-What a line holds there is known here to the byte, so that only what differs is sent: of a row that decodes the page
-it just took, if it took one. Nothing is assumed of what became of a request's pages since its last step.
+The host knows the exact content of each line, so it sends only differences: for a decoding row at
+most its new page. Nothing is assumed about a request's pages since its last step.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ class _Line:
 
 
 class Written(NamedTuple):
-    """What has to be done to the table before rows are computed, and where they then are."""
+    """The updates of the table before rows are computed, and the rows' lines after them."""
 
     lines: list[int]
     """of each row"""
     where: Longs
     """places of `Tables.flat`"""
     pages: Ints
-    """what goes there"""
+    """the values to write there"""
     drawn: int
     """the place of the first line's token"""
     only_grew: bool
@@ -114,7 +115,7 @@ class PageTable:
         return Written(lines, np.array(where, np.int64), np.array(pages, np.int32), self.tables.pages.numel(), only_grew)
 
     def forget(self) -> None:
-        """Begin anew: what is on the device is not known."""
+        """Start over: the content on the device is unknown."""
         self._lines.clear()
 
     def _take(self, request: RequestId) -> _Line:

@@ -1,7 +1,9 @@
-"""A step's numbers on their way: all of them in one copy to the device, what comes of them in one copy back.
+"""Transfers a step's numbers: all of them in one copy to the device, and its results in one copy
+back.
 
-The host waits for nothing but results. Pinned memory comes from torch's cache of it, which gives a piece out again only
-when the copies that read it are over; so a step may be written while the one before still reads its own.
+The host waits only for results. Pinned memory comes from torch's cache, which reuses a piece only
+after the copies that read it. A step may therefore be written while the previous one still reads
+its own numbers.
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ from torch import Tensor
 Array = npt.NDArray[Any]
 
 _ALIGNED = 16
-"""bytes; Triton compiles a kernel anew for pointers that are aligned otherwise"""
+"""bytes; Triton compiles a kernel again for pointers with another alignment"""
 
 
 def gathered(arrays: Sequence[Array], device: torch.device) -> Tensor:
-    """All arrays in one piece of the host's memory, uint8, that can be copied to `device` while the host goes on."""
+    """All arrays in one piece of the host's memory, uint8, which is copied to `device` while the
+    host continues.
+    """
     starts = _starts(arrays)
     host = torch.empty(starts[-1], dtype=torch.uint8, pin_memory=device.type == "cuda")
     bytes_of = host.numpy()
@@ -45,7 +49,7 @@ def sent(arrays: Sequence[Array], device: torch.device) -> tuple[Tensor, ...]:
 
 
 def _starts(arrays: Sequence[Array]) -> list[int]:
-    """Where each begins, and where the last ends."""
+    """Where each array begins, and where the last one ends."""
     return [0, *accumulate(-(-array.nbytes // _ALIGNED) * _ALIGNED for array in arrays)]
 
 
@@ -53,7 +57,9 @@ _TYPES = {"|u1": torch.uint8, "<i4": torch.int32, "<i8": torch.int64}
 
 
 def fetched(tensors: Sequence[Tensor], device: torch.device) -> Callable[[], list[Array]]:
-    """Copies of the tensors, of 4-byte types, under way to the host; who calls for them waits."""
+    """Copies of the tensors, of 4-byte types, in flight to the host. Calling the result waits for
+    them.
+    """
     parts = [tensor.contiguous().view(-1).view(torch.int32) for tensor in tensors]
     if not parts:
         return list

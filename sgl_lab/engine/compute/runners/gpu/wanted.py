@@ -25,7 +25,7 @@ MANY = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Edits:
-    """Of all rows: what penalties, biases and bans do to single tokens."""
+    """For all rows: the effect of penalties, biases and bans on single tokens."""
 
     ends: npt.NDArray[np.int32]
     tokens: npt.NDArray[np.int32]
