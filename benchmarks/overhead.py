@@ -20,10 +20,12 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import sgl_lab as sgl
 from sgl_lab.backends.local import LocalBackend
+from sgl_lab.contracts.capabilities import TOKEN_LEVEL
 from sgl_lab.contracts.ids import ExprId, ForkId
 from sgl_lab.contracts.params import Constraint, SamplingParams
 from sgl_lab.contracts.port import GenJob, Message, ModelCard, Segment
@@ -158,7 +160,7 @@ class Chatting(ByteTokenizer):
 def in_turns(n_turns: int) -> None:
     tokenizer, n_pages = Chatting(), 100 * n_turns + 1000
     engine = Engine(EngineConfig(n_pages=n_pages), Empty(), tokenizer, context=n_pages)
-    card = ModelCard("empty", (), n_pages, tokenizer.n_vocab, "none", "none", has_chat_template=True)
+    card = ModelCard("empty", (), n_pages, tokenizer.n_vocab, "none", "none", replace(TOKEN_LEVEL, chat_template=True))
     backend, spent = LocalBackend(Resident(engine), tokenizer, card), list[tuple[float, float]]()
 
     @sgl.function

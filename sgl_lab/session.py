@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 from weakref import WeakSet
 
+from .contracts.capabilities import TOKEN_LEVEL
 from .contracts.errors import BadArgument, EngineStopped, ModelMissing, OutOfMemory, ProgramError, SglError, Stopped
 from .contracts.events import CellFinished, CellStarted, Emit, Entry, ModelLoaded
 from .contracts.ids import RequestId, RunId
@@ -191,11 +192,10 @@ class Lab:
         with _known:
             _labs.add(self)
             _residents.add(self._resident)
-        card = ModelCard(
-            model, namespace, context, tokenizer.n_vocab, loaded.device, loaded.dtype, tokenizer.has_chat_template, runner.is_exact
-        )
+        can = replace(TOKEN_LEVEL, chat_template=tokenizer.has_chat_template, deterministic=runner.is_exact)
+        card = ModelCard(model, namespace, context, tokenizer.n_vocab, loaded.device, loaded.dtype, can)
         fast = LocalBackend(self._resident, tokenizer, card, self.emit)
-        exact_card = replace(card, namespace=engine.exact_namespace, is_deterministic=True)
+        exact_card = replace(card, namespace=engine.exact_namespace, capabilities=replace(can, deterministic=True))
         self.deterministic_backend = fast if runner.is_exact else LocalBackend(self._resident, tokenizer, exact_card, self.emit)
         """the backend with the same tokens and bitwise the same logprobs on one kind of CPU or GPU,
         whatever is cached and whatever else runs

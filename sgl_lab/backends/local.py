@@ -57,20 +57,20 @@ class LocalBackend(BaseBackend):
         self._resident.engine.prepare(constraint)
 
     def submit(self, job: GenJob, listener: GenListener) -> RequestId:
-        family = self._resident.engine.gen(job, self._resident.heard(listener), exact=self._card.is_deterministic)
+        family = self._resident.engine.gen(job, self._resident.heard(listener), exact=self._card.capabilities.deterministic)
         return self._queue(family, job.fork, job.expr)
 
     def score(self, job: ScoreJob, listener: ScoreListener) -> RequestId:
-        family = self._resident.engine.score(job, self._resident.heard(listener), exact=self._card.is_deterministic)
+        family = self._resident.engine.score(job, self._resident.heard(listener), exact=self._card.capabilities.deterministic)
         return self._queue(family, job.fork, job.expr)
 
     def warm(self, job: WarmJob, listener: WarmListener) -> RequestId:
-        family = self._resident.engine.warm(job, self._resident.heard(listener), exact=self._card.is_deterministic)
+        family = self._resident.engine.warm(job, self._resident.heard(listener), exact=self._card.capabilities.deterministic)
         return self._queue(family, job.fork, None)
 
     def pin(self, job: WarmJob, listener: WarmListener) -> RequestId:
         """As `warm`, and what was computed is never evicted until `unpin` with the number that is returned."""
-        family = self._resident.engine.pin(job, self._resident.heard(listener), exact=self._card.is_deterministic)
+        family = self._resident.engine.pin(job, self._resident.heard(listener), exact=self._card.capabilities.deterministic)
         return self._queue(family, job.fork, None)
 
     def unpin(self, handle: RequestId) -> None:

@@ -1,8 +1,8 @@
-"""What the language needs of a backend; the language owns this, backends supply it.
+"""What the language needs of a backend that takes token ids; the language owns this, backends supply it.
 
-A backend works on its own thread. It answers a job by calling the job's listener: progress
-any number of times, then exactly one of `on_done` and `on_error`, also after a cancel.
-Listeners are called on the backend's thread and must be quick; they may submit again.
+`conversation.py` is the same for backends that take messages. A backend works on its own thread. It answers a job by
+calling the job's listener: progress any number of times, then exactly one of `on_done` and `on_error`, also after a
+cancel. Listeners are called on the backend's thread and must be quick; they may submit again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from .capabilities import Capabilities
 from .ids import ExprId, ForkId, Namespace, RequestId
 from .params import Constraint, SamplingParams
 from .spans import Block
@@ -28,11 +29,7 @@ class ModelCard:
     vocab: int
     device: str
     dtype: str
-    has_chat_template: bool
-    is_deterministic: bool = False
-    """the same request gets the same tokens and bitwise the same logprobs, whatever is cached and whatever runs beside it"""
-    is_completion_api: bool = False
-    """a call costs more than the tokens that a program's `num_api_spec_tokens` lets it ask for past the end of a gen"""
+    capabilities: Capabilities
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,22 +178,32 @@ class WarmListener(Protocol):
     def on_error(self, error: Exception) -> None: ...
 
 
+class Port(Protocol):
+    """What both ports have. All methods may be called from any thread."""
+
+    def describe(self) -> ModelCard: ...
+
+    def prepare(self, constraint: Constraint) -> None:
+        """Compile the constraint. BadArgument if it is malformed, BackendUnsupported if it cannot be followed.
+
+        The first call may take seconds of the caller's thread. A job prepares a constraint that was not prepared before.
+        """
+
+    def cancel(self, request: RequestId) -> None:
+        """The request ends as soon as possible. An unknown or finished request is ignored."""
+
+    def poll(self) -> None:
+        """Raise EngineStopped if nothing submitted will ever be answered; otherwise do nothing."""
+
+
 @runtime_checkable
-class Backend(Protocol):
-    """The port. All methods may be called from any thread; a prompt has at least one token.
+class Backend(Port, Protocol):
+    """The port at the level of tokens. A prompt has at least one.
 
     `submit`, `score` and `warm` raise BadArgument, BackendUnsupported, PromptTooLong or CacheFull at once
     when the job can never run; what goes wrong later reaches the listener. A cancelled gen ends with `on_done`, its partial
     outputs having finish_reason "abort"; a cancelled score or warm ends with `on_error(Stopped)`.
     """
-
-    def describe(self) -> ModelCard: ...
-
-    def prepare(self, constraint: Constraint) -> None:
-        """Raise BadArgument or BackendUnsupported if it is malformed or cannot be obeyed; otherwise be ready for it.
-
-        May take seconds of the caller's thread the first time; `submit` does the same for a constraint that was not prepared.
-        """
 
     def submit(self, job: GenJob, listener: GenListener) -> RequestId: ...
 
@@ -206,12 +213,6 @@ class Backend(Protocol):
 
     def at_once(self) -> AbstractContextManager[object]:
         """Jobs that this thread gives inside start together: none of them before the block ends. Do not wait for one inside."""
-
-    def cancel(self, request: RequestId) -> None:
-        """Obeyed at the next step boundary; unknown or finished requests are ignored."""
-
-    def poll(self) -> None:
-        """Raise EngineStopped if nothing submitted will ever be answered; otherwise do nothing."""
 
     def encode(self, text: str, *, markup: bool = False) -> tuple[int, ...]:
         """Token ids of `text`; special tokens are recognised only in markup. No BOS is added."""

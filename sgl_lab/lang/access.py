@@ -12,10 +12,11 @@ from operator import index
 from typing import Any, SupportsIndex
 
 from ..contracts.errors import BadArgument, ProgramError, SglError, Stopped, UnknownVariable
+from .expressions import Fork, Name, as_expr
 from .keywords import all_suggest
 from .location import user_location
 from .run import Strand
-from .variable import Name, Variable
+from .variable import Variable
 
 MAX_FORK = 1024
 
@@ -28,16 +29,15 @@ class Access:
 
     def append_expression(self, value: object) -> None:
         """The same as `s += value`, for a place where no assignment can stand."""
-        self._stream.append(value)
+        self._stream.submit(as_expr(value))
         if self._run.eager:
             self.sync()
 
-    def _forked(self, size: int, position_ids_offset: Sequence[int] | None) -> Sequence[Strand]:
+    def _forked(self, size: int, position_ids_offset: Sequence[int] | None, *, is_copy: bool = False) -> Sequence[Strand]:
         n = index(size) if isinstance(size, SupportsIndex) and not isinstance(size, bool) else 0
         if not 1 <= n <= MAX_FORK:
             raise BadArgument(f"fork takes a whole number from 1 to {MAX_FORK}, not {size!r}")
-        _check_offset(position_ids_offset, n)
-        return self._stream.fork(n)
+        return self._stream.submit(Fork(n, _checked_offset(position_ids_offset, n), is_copy))
 
     # ------------------------------------------------------------ reading
 
@@ -153,12 +153,14 @@ class Access:
         return UnknownVariable(f"no variable {name!r}", hint=hint)
 
 
-def _check_offset(offset: object, n_forks: int) -> None:
+def _checked_offset(offset: object, n_forks: int) -> tuple[int, ...] | None:
     if offset is None:
-        return
-    numbers = list(offset) if isinstance(offset, Iterable) else []
-    if len(numbers) != n_forks or not all(isinstance(number, SupportsIndex) for number in numbers):
+        return None
+    given = list(offset) if isinstance(offset, Iterable) else []
+    if len(given) != n_forks or not all(isinstance(number, SupportsIndex) for number in given):
         raise BadArgument(f"position_ids_offset needs a whole number for each of {n_forks} forks, not {offset!r:.60}", hint="leave it out")
-    if any(map(index, numbers)):
+    numbers = tuple(map(index, given))
+    if any(numbers):
         said = "position_ids_offset has no effect: a fork's positions go on where its parent's end"
         warnings.warn_explicit(said, UserWarning, *user_location())
+    return numbers

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from ..contracts.conversation import AnyBackend, takes_tokens
 from ..contracts.errors import BackendUnsupported, BadArgument
 from ..contracts.near import did_you_mean
-from ..contracts.port import Backend, Message, Segment
+from ..contracts.port import Message, ModelCard, Segment
 from ..contracts.prefixes import nearest
 from .keywords import suggests
 
@@ -164,12 +165,11 @@ class Chat(NamedTuple):
     stop: tuple[str, ...]
 
 
-def chat_of(backend: Backend) -> Chat:
+def chat_of(backend: AnyBackend, card: ModelCard) -> Chat:
     """What was assigned to the backend; else the model's own template; without one, a registered one by the model's name."""
     if isinstance(backend, _Templated) and (own := backend.own_template) is not None:
         return Chat(Renderer(own), own.stop_str)
-    card = backend.describe()
-    if card.has_chat_template:
+    if card.capabilities.chat_template and takes_tokens(backend):
         return Chat(lambda messages, opening: backend.render_chat(messages, add_generation_prompt=opening), ())
     template = get_chat_template_by_model_path(card.name)
     return Chat(Renderer(template), template.stop_str)

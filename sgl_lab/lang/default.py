@@ -11,13 +11,14 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Protocol, runtime_checkable
 
+from ..contracts.conversation import AnyBackend, ConversationBackend, takes_tokens
 from ..contracts.errors import BackendUnsupported, BadArgument, ProgramError
 from ..contracts.events import Emit, silent
 from ..contracts.port import Backend
 from .keywords import suggests
 
-backend_slot: Callable[[], Backend] | None = None
-_chosen: Backend | None = None
+backend_slot: Callable[[], AnyBackend] | None = None
+_chosen: AnyBackend | None = None
 
 
 @runtime_checkable
@@ -30,7 +31,7 @@ class Reached(Protocol):
     """What stands in front of a backend, as `sgl.Runtime` does."""
 
     @property
-    def endpoint(self) -> Backend: ...
+    def endpoint(self) -> AnyBackend: ...
 
 
 @runtime_checkable
@@ -39,22 +40,24 @@ class _Flushable(Protocol):
 
 
 @suggests
-def set_default_backend(backend: Backend | Reached | None) -> None:
+def set_default_backend(backend: AnyBackend | Reached | None) -> None:
     """Programs run on `backend` from now on unless they name another; None goes back to the built-in one."""
     global _chosen
     _chosen = None if backend is None else checked(backend)
 
 
-def checked(backend: object) -> Backend:
+def checked(backend: object) -> AnyBackend:
     """The backend itself, also of what stands in front of one and has it as its `endpoint`; BadArgument for what is none."""
-    if not isinstance(backend, Backend) and isinstance(backend, Reached):
+    if takes_tokens(backend):
+        return backend
+    if not isinstance(backend, ConversationBackend) and isinstance(backend, Reached):
         backend = backend.endpoint
-    if not isinstance(backend, Backend):
+    if not isinstance(backend, Backend | ConversationBackend):
         raise BadArgument(f"a backend is needed, not {type(backend).__name__} {backend!r:.60}", hint="that of a lab is lab.backend")
     return backend
 
 
-def default_backend() -> Backend:
+def default_backend() -> AnyBackend:
     if _chosen is not None:
         return _chosen
     if backend_slot is None:
@@ -62,12 +65,12 @@ def default_backend() -> Backend:
     return backend_slot()
 
 
-def emit_of(backend: Backend) -> Emit:
+def emit_of(backend: AnyBackend) -> Emit:
     return backend.emit if isinstance(backend, _Observed) else silent
 
 
 @suggests
-def flush_cache(backend: Backend | Reached | None = None) -> None:
+def flush_cache(backend: AnyBackend | Reached | None = None) -> None:
     """Forget all cached prefixes that no request uses."""
     backend = default_backend() if backend is None else checked(backend)
     if not isinstance(backend, _Flushable):
@@ -76,6 +79,6 @@ def flush_cache(backend: Backend | Reached | None = None) -> None:
 
 
 @suggests
-def get_server_info(backend: Backend | Reached | None = None) -> dict[str, Any]:
+def get_server_info(backend: AnyBackend | Reached | None = None) -> dict[str, Any]:
     """What the backend says of itself."""
     return asdict((default_backend() if backend is None else checked(backend)).describe())

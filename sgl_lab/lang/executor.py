@@ -9,13 +9,14 @@ import time
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
+from ..contracts.conversation import AnyBackend
 from ..contracts.params import SamplingParams
-from ..contracts.port import Backend
 from .access import Access
+from .expressions import Name
 from .run import Strand
 from .shown import in_a_line, summary
 from .tail import Tail
-from .variable import Name, Variable
+from .variable import Variable
 
 
 class VariableEvent:
@@ -90,7 +91,7 @@ class StreamExecutor(Access):
         return str(self._stream.id)
 
     @property
-    def backend(self) -> Backend:
+    def backend(self) -> AnyBackend:
         return self._run.backend
 
     @property

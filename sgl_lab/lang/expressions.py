@@ -1,6 +1,8 @@
-"""What a program says, as frozen values: text, embedded blocks, generations, selections and role marks.
+"""The intermediate representation: all that a program can say, as frozen values.
 
-An expression does nothing. Appended to a state it becomes work of that state's stream.
+Expressions (`Expr`) are appended to a state: text, embedded blocks, generations, selections, role marks. The other values say what
+becomes of a strand: forks, joins, scopes of variables, the turn of a tool. None of them does anything. An executor
+(`run.Strand`) is given them one after the other; a stream executes them, a tracer records them.
 """
 
 from __future__ import annotations
@@ -8,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from ..contracts.errors import BadArgument
+from ..contracts.ids import ForkId
 from ..contracts.near import did_you_mean
 from ..contracts.params import SamplingParams
 from ..contracts.spans import Block
@@ -190,7 +193,7 @@ def _reasoning(expr: Expr, reasoning: Reasoning) -> Expr:
     if expr.form is None:
         return replace(expr, reasoning=reasoning)
     if reasoning.is_spelled_in(expr.form.constraint.source):
-        return replace(expr, reasoning=reasoning, form=replace(expr.form, meaning=str))  # it shapes the reasoning too
+        return replace(expr, reasoning=reasoning, form=replace(expr.form, meaning=str, stated=None))  # it shapes the reasoning too
     reasoning = replace(reasoning, gap="\n")
     return replace(expr, reasoning=reasoning, form=expr.form.after(reasoning.lead))
 
@@ -203,7 +206,79 @@ class Appended(Expr):
     stream: object = field(compare=False)
 
 
+# ---------------------------------------------------------------- what becomes of a strand
+
+Name = str | int
+"""What a value is kept under: its name, or its position among the unnamed gens and selects."""
+Mode = Literal["gather_variable", "concate_and_append"]
+
+
+@dataclass(frozen=True)
+class Fork:
+    """`number` strands begin here with all that has been appended. A copy is a fork into one."""
+
+    number: int
+    position_ids_offset: tuple[int, ...] | None = None
+    """has no effect: positions go on where the parent's end"""
+    is_copy: bool = False
+
+
+@dataclass(frozen=True)
+class Join:
+    """Forks that have nothing left to do come together: their parent takes over what they made, as `mode` says."""
+
+    mode: Mode
+    forks: tuple[ForkId, ...]
+
+
+@dataclass(frozen=True)
+class ScopeBegin:
+    """All text from here to the end of the scope becomes the value of the variable."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class ScopeEnd:
+    """Of the scope with this name that began last."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class ToolTurn:
+    """What the tool said whose call stands in the variable: a turn of its own, or a line of plain text."""
+
+    call: Name
+    in_roles: bool
+
+
+@dataclass(frozen=True)
+class Warm:
+    """Compute the KV of all that has been appended, so that it is found cached."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """Text that the program is given when it runs. Only a traced program says it."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Text that a step with this number gives, under a name if it has one. Only a traced program says it."""
+
+    step: int
+    name: str | None
+    sample: int = 0
+
+
 Leaf = Text | Embedded | Gen | Select | RoleBegin | RoleEnd
+Instruction = Expr | Fork | Join | ScopeBegin | ScopeEnd | Warm
+"""What an executor is given."""
+Primitive = Leaf | Fork | Join | ScopeBegin | ScopeEnd | ToolTurn | Warm | Argument | Reference
+"""What this comes down to, one at a time."""
 
 
 def as_expr(value: object) -> Expr:

@@ -7,7 +7,7 @@ from typing import Any
 
 
 class FinishReason(str):
-    """`"stop"`, `"length"` or `"abort"`; programs that read `reason["type"]` find the same word there.
+    """`"stop"`, `"length"`, `"abort"`, or a word of a server's own; programs that read `reason["type"]` find the same word there.
 
     The mapping holds `type`, and of a stop `matched` (the string, pattern or token id that ended the text, or None), of a length
     `length` (tokens), of an abort `message`. As JSON it is the word.
@@ -28,8 +28,10 @@ class FinishReason(str):
                 return cls(word, matched=matched)
             case "length":
                 return cls(word, length=n_tokens)
-            case _:
+            case "abort":
                 return cls(word, message="the request was stopped")
+            case _:
+                return cls(word)
 
     def __getitem__(self, key: Any) -> Any:
         return self.details[key] if isinstance(key, str) else super().__getitem__(key)

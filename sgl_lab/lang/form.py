@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from ..contracts.conversation import ToolSpec
 from ..contracts.errors import BackendUnsupported, BadArgument, InvalidValue, UnfinishedValue
 from ..contracts.json_schema import plainly_valid
 from ..contracts.near import did_you_mean
@@ -29,13 +30,17 @@ class Form:
     """`stop_regex` ends a text that has to end where something else begins, as a number does; `exact` constrains it without that rest."""
 
     constraint: Constraint
-    meaning: Meaning
+    meaning: Meaning = field(compare=False)
     stop_regex: tuple[str, ...] = ()
     exact: Constraint | None = None
+    tools: tuple[ToolSpec, ...] = ()
+    """of which the text is a call"""
+    stated: tuple[str, str] | None = None
+    """the argument of `gen` and its text that make the same form again; None where Python objects are part of it"""
 
     def after(self, lead: str) -> Form:
         """Of a text before which stands what `lead` matches."""
-        return Form(replace(self.exact or self.constraint, lead=lead), self.meaning)
+        return Form(replace(self.exact or self.constraint, lead=lead), self.meaning, tools=self.tools, stated=self.stated)
 
 
 def _limited(kind: str, source: str) -> str:
@@ -92,6 +97,7 @@ def _in_a_line(error: Exception) -> str:
 
 # ---------------------------------------------------------------- regular expressions
 
+
 def of_regex(pattern: object) -> Form:
     if not isinstance(pattern, str):
         raise BadArgument(f"regex must be a string, not {pattern!r}")
@@ -106,7 +112,7 @@ def of_regex(pattern: object) -> Form:
             raise ValueError(f"it does not match {pattern!r:.80}")
         return text
 
-    return Form(Constraint("regex", pattern), meaning)
+    return Form(Constraint("regex", pattern), meaning, stated=("regex", pattern))
 
 
 # ---------------------------------------------------------------- JSON schemas
@@ -139,7 +145,7 @@ def of_schema(source: object) -> Form:
             text = json.dumps(today)
     except RecursionError:
         raise BadArgument("json_schema is nested too deeply") from None
-    return Form(Constraint("json_schema", text), partial(schemas.read_json, text))
+    return Form(Constraint("json_schema", text), partial(schemas.read_json, text), stated=("json_schema", text))
 
 
 def of_type(type_: Any) -> Form:
@@ -150,7 +156,7 @@ def of_type(type_: Any) -> Form:
 # ---------------------------------------------------------------- dtype, grammars
 
 
-def _number(pattern: str, other: str, read_number: Meaning) -> Form:
+def _number(pattern: str, other: str, read_number: type[int] | type[float]) -> Form:
     """A number, and then anything that cannot belong to it: there the text is cut.
 
     Without the rest, a model that wants to go on with words would have to go on with digits.
@@ -161,7 +167,8 @@ def _number(pattern: str, other: str, read_number: Meaning) -> Form:
             raise ValueError("it is no number")
         return read_number(text)
 
-    return Form(Constraint("regex", f"({pattern})({other}(?s:.)*)?"), meaning, (other,), Constraint("regex", pattern))
+    exact, stated = Constraint("regex", pattern), ("dtype", read_number.__name__)
+    return Form(Constraint("regex", f"({pattern})({other}(?s:.)*)?"), meaning, (other,), exact, stated=stated)
 
 
 def _boolean(text: str) -> bool:
@@ -170,11 +177,12 @@ def _boolean(text: str) -> bool:
     return text == "True"
 
 
+_STRING = '{"type": "string"}'
 _PLAIN: dict[type, Form] = {
     int: _number(r"[-+]?[0-9]+", r"[^-+0-9]", int),
     float: _number(r"[-+]?[0-9]*\.?[0-9]+", r"[^-+.0-9]", float),
-    bool: Form(Constraint("regex", "True|False"), _boolean),
-    str: Form(Constraint("json_schema", '{"type": "string"}'), partial(schemas.read_json, '{"type": "string"}')),
+    bool: Form(Constraint("regex", "True|False"), _boolean, stated=("dtype", "bool")),
+    str: Form(Constraint("json_schema", _STRING), partial(schemas.read_json, _STRING), stated=("dtype", "str")),
 }
 _NAMED = {type_.__name__: type_ for type_ in _PLAIN}
 
@@ -192,4 +200,8 @@ def of_grammar(grammar: object) -> Form:
     """A Lark grammar. Whether it is one, the backend says when the gen is appended."""
     if not isinstance(grammar, str) or not grammar.strip():
         raise BadArgument(f"grammar must be the text of a Lark grammar, not {grammar!r:.80}")
-    return Form(Constraint("grammar", _limited("grammar", grammar)), str)
+    return Form(Constraint("grammar", _limited("grammar", grammar)), str, stated=("grammar", grammar))
+
+
+FORMS: dict[str, Callable[[Any], Form]] = {"dtype": of_dtype, "regex": of_regex, "json_schema": of_schema, "grammar": of_grammar}
+"""by the argument of `gen` that states them"""

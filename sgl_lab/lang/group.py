@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import Any, Generic, Literal, NoReturn, Self, TypeVar, get_args
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, NoReturn, Self, TypeVar, get_args
 
 from ..contracts.errors import BadArgument, ProgramError
 from ..contracts.events import ForkJoined
 from ..contracts.near import did_you_mean
 from ..contracts.summary import Summary
 from .access import Access
-from .expressions import Expr
+from .expressions import Expr, Join, Mode
 from .keywords import all_suggest
-from .run import Strand
 from .shown import frame, rows, summary
-from .variable import Variable
 
 S = TypeVar("S", bound=Access)
-Mode = Literal["gather_variable", "concate_and_append"]
 
 
 @all_suggest
@@ -89,7 +85,7 @@ class Forks(Generic[S]):
     def _is_done(self) -> bool:
         return all(state._stream.idle for state in self._states)
 
-    def _come_together(self, mode: str) -> None:
+    def _come_together(self, mode: Mode) -> None:
         for index, state in enumerate(self._states):
             try:
                 state.sync()
@@ -97,27 +93,7 @@ class Forks(Generic[S]):
                 error.add_note(f"in fork {index} of {len(self)}")
                 raise
         parent = self._parent._stream
-        streams = tuple(state._stream for state in self._states)
+        forks = tuple(state._stream.id for state in self._states)
         with parent.run.lock:
-            if mode == "gather_variable":
-                _gather(parent, streams)
-            else:
-                parent.absorb([said for stream in streams for said in stream.own_history])
-            for stream in streams:
-                stream.joined = True
-            parent.run.emit(ForkJoined(parent.id, tuple(stream.id for stream in streams), mode))
-
-
-def _gather(parent: Strand, children: Sequence[Strand]) -> None:
-    """Each value that a child made itself, under its name in the parent, one a child; None where a child made none."""
-    own = [{name: v for name, v in child.variables.items() if child.inherited.get(name) is not v} for child in children]
-    for name in dict.fromkeys(name for variables in own for name in variables):
-        found = [variables.get(name) for variables in own]
-        gathered = parent.variables[name] = Variable(parent)
-        gathered.set([v.value if v else None for v in found], [v.meta if v else None for v in found])
-        gathered.means = partial(_read_all, found)
-    parent.n_unnamed = max(parent.n_unnamed, *(child.n_unnamed for child in children))
-
-
-def _read_all(variables: list[Variable | None]) -> list[Any]:
-    return [variable.read() if variable else None for variable in variables]
+            parent.submit(Join(mode, forks))
+            parent.run.emit(ForkJoined(parent.id, forks, mode))

@@ -6,8 +6,8 @@ import os
 import sys
 from typing import NamedTuple
 
-LANGUAGE = "sgl_lab.lang."
-"""the package whose frames stand between the user's line and an expression"""
+LANGUAGE = ("sgl_lab.lang.", "contextlib")
+"""modules whose frames stand between the user's line and an expression"""
 
 
 class SourceLocation(NamedTuple):

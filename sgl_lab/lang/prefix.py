@@ -1,63 +1,34 @@
-"""The text that all runs of a program begin with: found by running its body until it depends on something, and computed.
+"""Computes the text that all runs of a program begin with. The program's body is traced until it depends on something.
 
-Arguments that nobody gave are texts that nobody could have written; what is appended before the first of
-them, the first gen and the first read is the prefix.
+Text and roles are recorded. The first of anything else ends the trace: a gen, a fork, an argument without a value.
 """
 
 from __future__ import annotations
 
 import inspect
-import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from .expressions import Gen, Leaf, Select, Text, leaves
+from .expressions import Argument, Concat, RoleBegin, RoleEnd, ScopeBegin, ScopeEnd, Text, Warm
 from .loop import drive
-from .run import Strand
-from .state import ProgramState, ProgramStateGroup
-
-
-class _PrefixEnds(Exception):
-    """What comes now is not the same in every run."""
-
-
-class _Prefix(ProgramState):
-    """Takes text and roles up to an unknown argument, and refuses all else."""
-
-    def __init__(self, stream: Strand, unknown: str) -> None:
-        super().__init__(stream)
-        self._mark = unknown
-
-    def append_expression(self, value: object) -> None:
-        for leaf in leaves(value, self._stream):
-            self._take(leaf)
-
-    def _take(self, leaf: Leaf) -> None:
-        if isinstance(leaf, Gen | Select):
-            raise _PrefixEnds
-        if not isinstance(leaf, Text):
-            self._stream.append(leaf)
-            return
-        before, unknown, _ = leaf.text.partition(self._mark)
-        self._stream.append(before)
-        if unknown:
-            raise _PrefixEnds
-
-    def fork(self, size: int = 1, position_ids_offset: Sequence[int] | None = None) -> ProgramStateGroup:
-        raise _PrefixEnds
+from .state import ProgramState
+from .tracer import Trace, Tracer
 
 
 def cache_prefix(body: Callable[..., Any], bound: Mapping[str, Any], state: ProgramState) -> int:
     """Compute the prefix of a program's body on the state's backend; how many tokens it has. `bound` are arguments that are given."""
-    stream = state._stream
-    unknown = f"\ue000{secrets.token_hex(16)}\ue001"
-    # Whatever a body does with an argument that it was not given, a failure too, ends the prefix.
+    if not state._run.card.capabilities.warms:
+        raise state._run.missing("warms")
+    stream, trace = state._stream, Trace(only=(Text, RoleBegin, RoleEnd, ScopeBegin, ScopeEnd))
+    unknown = {name: trace.placeholder(Argument(name)) for name in _missing(body, bound)}
+    # An error in the body, such as one about an argument without a value, ends the prefix too.
     with suppress(Exception):
-        done = body(_Prefix(stream, unknown), **bound, **dict.fromkeys(_missing(body, bound), unknown))
+        done = body(ProgramState(Tracer(stream.run, trace)), **bound, **unknown)
         if inspect.iscoroutinefunction(body):
             drive(done, stream.run.check)
-    stream.warm()
+    stream.submit(Concat(tuple(step.value for step in trace.steps if isinstance(step.value, Text | RoleBegin | RoleEnd))))
+    stream.submit(Warm())
     return len(state.token_ids())
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NoReturn, overload
 
+from ..contracts.conversation import AnyBackend
 from ..contracts.errors import BadArgument, UnknownArgument
-from ..contracts.port import Backend
 from .batch import begin_all, checked_width, run_all
 from .default import checked, default_backend, emit_of
 from .execution import Execution
@@ -88,7 +88,7 @@ class SglFunction:
         execution = self._execution(args, kwargs, settings)
         return execution.begin_async() if settings.get("stream") else await execution.run_async()
 
-    def cache(self, backend: Backend | None = None) -> int:
+    def cache(self, backend: AnyBackend | None = None) -> int:
         """Compute the prefix that all runs of the program begin with, so that they find it cached; returns its length in tokens.
 
         The body runs up to its first gen, read, or use of an argument that is not bound or defaulted.
@@ -183,7 +183,7 @@ def _state_for(label: str, settings: Mapping[str, Any], num_api_spec_tokens: int
         eager=settings.get("use_thread") is False,
     )
     state._run.spells_logprobs = settings.get("return_text_in_logprobs") is not False
-    if num_api_spec_tokens and backend.describe().is_completion_api:
+    if num_api_spec_tokens and backend.describe().capabilities.costly_calls:
         state._run.n_ahead = num_api_spec_tokens
     return state
 

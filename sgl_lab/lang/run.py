@@ -17,16 +17,17 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-from ..contracts.errors import EngineStopped, ProgramError, Stopped
+from ..contracts.conversation import AnyBackend
+from ..contracts.errors import BackendUnsupported, EngineStopped, ProgramError, Stopped
 from ..contracts.events import Emit, Event, silent
 from ..contracts.ids import ForkId, RunId
 from ..contracts.params import SamplingParams
-from ..contracts.port import Backend
 from .chat_template import chat_of
+from .expressions import Instruction, Name
+from .history import History
 from .interrupts import INTERRUPTS
 from .loop import SLICE_S, Loop, running_loop
-from .transcript import Said, Transcript
-from .variable import Name, Variable
+from .variable import Variable
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +47,8 @@ def do_nothing() -> None:
 class Strand(Protocol):
     """What an executor offers of one strand of a program: the root, or a child of a fork. The run's lock guards it.
 
-    A run, a state and what they show know an executor by this alone. `Stream` is one.
+    One method takes what a program says; all else is there to be read. A run, a state and what they show know an
+    executor by this alone. `Stream` and `Tracer` are executors.
     """
 
     id: ForkId
@@ -57,16 +59,16 @@ class Strand(Protocol):
     """those of the parent, as they were at the fork"""
     defaults: SamplingParams
     """of sampling"""
-    transcript: Transcript
     role: str | None
     """the role that is open once everything appended so far is done"""
-    n_unnamed: int
-    """gens and selects without a name so far"""
     error: Exception | None
     joined: bool
 
     @property
     def parent(self) -> Strand | None: ...
+
+    @property
+    def transcript(self) -> History: ...
 
     @property
     def idle(self) -> bool:
@@ -76,26 +78,8 @@ class Strand(Protocol):
     def partial(self) -> str:
         """Text of the generation that is under way."""
 
-    @property
-    def own_history(self) -> tuple[Said, ...]:
-        """What it said itself, after the fork that it began with."""
-
-    def append(self, value: object) -> None:
-        """Queue `value`; it is refused whole if any part of it cannot be."""
-
-    def begin_scope(self, name: str) -> Variable:
-        """All text from here to `end_scope` becomes the value of the variable."""
-
-    def end_scope(self, variable: Variable) -> None: ...
-
-    def fork(self, size: int) -> Sequence[Strand]:
-        """Children that start with all that is appended here by now."""
-
-    def absorb(self, history: Sequence[Said]) -> None:
-        """Append what children said after a fork, with the tokens they said it in."""
-
-    def warm(self) -> None:
-        """Compute the KV of all that is appended here, so that it is found cached."""
+    def submit(self, instruction: Instruction) -> Sequence[Strand]:
+        """Take what comes next; the strands that it opens. It is refused whole if any part of it cannot be."""
 
     def stop(self, stopped: Stopped) -> None:
         """Cancel what runs, whose partial result will still arrive, and drop the rest."""
@@ -107,14 +91,15 @@ class Strand(Protocol):
 class Run:
     """One execution of a program or a cell."""
 
-    def __init__(self, backend: Backend, emit: Emit, run_id: RunId, defaults: SamplingParams, eager: bool = False) -> None:
+    def __init__(self, backend: AnyBackend, emit: Emit, run_id: RunId, defaults: SamplingParams, eager: bool = False) -> None:
         self.backend = backend
         self.check: Callable[[], None] = INTERRUPTS.check
         """asked between slices of waiting, with no lock held: raises where whoever drives the run wants it interrupted"""
         self.id = run_id
         self.defaults = defaults
         self.eager = eager
-        self.chat = chat_of(backend)
+        self.card = backend.describe()
+        self.chat = chat_of(backend, self.card)
         self.spells_logprobs = True
         """whether log-probabilities come with the text of their tokens, where a gen does not say"""
         self.arguments: dict[str, Any] = {}
@@ -148,6 +133,10 @@ class Run:
             with outer.lock:
                 outer._nested.add(self)
                 self.stopped = outer.stopped
+
+    def missing(self, capability: str) -> BackendUnsupported:
+        """The refusal of what the backend does not offer."""
+        return self.card.capabilities.missing(capability, self.card.name)
 
     def renew(self) -> None:
         """A lock that is free: in a forked process whoever held the old one is not there."""

@@ -14,9 +14,9 @@ from typing import Any
 from ..contracts.errors import ProgramError, SglError, Stopped
 from ..contracts.legible import clipped, legible
 from ..contracts.summary import Counts, Summary, Value
-from .expressions import RoleBegin, RoleEnd
+from .expressions import Name, RoleBegin, RoleEnd
 from .run import Strand
-from .variable import Name, Variable
+from .variable import Variable
 
 MAX_TEXT = 2_000
 """characters of one turn in a summary in words"""

@@ -11,15 +11,15 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Literal, NoReturn, TypeVar, overload
 
+from ..contracts.conversation import AnyBackend
 from ..contracts.errors import BadArgument, EngineStopped, ProgramError, SglError
 from ..contracts.events import Emit, silent
 from ..contracts.ids import RunId
-from ..contracts.port import Backend
 from ..contracts.spans import Block
 from ..contracts.summary import Summary
 from .access import Access
 from .executor import StreamExecutor
-from .expressions import Appended, Concat, Expr, RoleBegin, RoleEnd, as_expr
+from .expressions import Appended, Concat, Expr, Name, RoleBegin, RoleEnd, ScopeBegin, ScopeEnd, as_expr
 from .form import read_as
 from .group import Forks
 from .ids import run_ids
@@ -27,9 +27,9 @@ from .keywords import all_suggest
 from .run import Run, Strand, current_run
 from .sampling import GenDefaults
 from .shown import Markdown, family, frame, in_a_line, in_words, markdown_of, markdown_of_turns, rows, summary
-from .stream import Stream
+from .streams import stream_of
 from .tail import Tail
-from .variable import Name
+from .transcript import Transcript
 
 T = TypeVar("T")
 
@@ -128,20 +128,20 @@ class ProgramState(Access):
 
     @contextmanager
     def _turn(self, role: str) -> Iterator[None]:
-        self._stream.append(RoleBegin(role))
+        self._stream.submit(RoleBegin(role))
         try:
             yield
         finally:
-            self._stream.append(RoleEnd(role))
+            self._stream.submit(RoleEnd(role))
 
     @contextmanager
     def var_scope(self, name: str) -> Iterator[None]:
         """All text that is appended inside becomes the value of `name`."""
-        scope = self._stream.begin_scope(name)
+        self._stream.submit(ScopeBegin(name))
         try:
             yield
         finally:
-            self._stream.end_scope(scope)
+            self._stream.submit(ScopeEnd(name))
 
     # ------------------------------------------------------------ forking
 
@@ -155,7 +155,7 @@ class ProgramState(Access):
 
     def copy(self, position_ids_offset: Sequence[int] | None = None) -> ProgramState:
         """One state that goes on from here; in a `with` it is joined at the end."""
-        group = self.fork(1, position_ids_offset)
+        group = ProgramStateGroup(self, tuple(map(ProgramState, self._forked(1, position_ids_offset, is_copy=True))))
         group[0]._copied = group
         return group[0]
 
@@ -223,21 +223,27 @@ class ProgramState(Access):
         if name is None:
             self._drained()
             with self._run.lock:
-                return self._run.backend.decode(self._stream.transcript.ids)
-        prompt = self._finished(name).prompt
+                transcript = self._tokens()
+                return transcript.spelled(transcript.ids)
+        transcript, prompt = self._tokens(), self._finished(name).prompt
         if prompt is None:
             raise ProgramError(f"{name!r} has no prompt: no gen or select made it")
-        return self._run.backend.decode(prompt)
+        return transcript.spelled(prompt)
 
     def token_ids(self) -> tuple[int, ...]:
         """The tokens that stand, as the model has seen them. Positions of an embedded block, such as an image's, have negative ids."""
         self._drained()
-        return tuple(self._stream.transcript.ids)
+        return tuple(self._tokens().ids)
 
     def blocks(self) -> tuple[Block, ...]:
         """The embedded blocks that were appended."""
         self._drained()
-        return self._stream.transcript.blocks
+        return self._tokens().blocks
+
+    def _tokens(self) -> Transcript:
+        if isinstance(transcript := self._stream.transcript, Transcript):
+            return transcript
+        raise self._run.missing("token_ids")
 
     async def sync_async(self) -> None:
         await self._run.wait_async(self._is_over)
@@ -304,14 +310,13 @@ class ProgramState(Access):
         self._run.stop(why)
 
 
-
 @all_suggest
 class ProgramStateGroup(Forks[ProgramState]):
     """The states of one fork."""
 
 
 def start(
-    backend: Backend,
+    backend: AnyBackend,
     emit: Emit = silent,
     run_id: RunId | None = None,
     defaults: GenDefaults | None = None,
@@ -331,7 +336,7 @@ def start(
     run = Run(backend, emit, RunId(run_ids.next()) if run_id is None else run_id, defaults or GenDefaults(), eager)
     if check is not None:
         run.check = check
-    return ProgramState(Stream(run, label))
+    return ProgramState(stream_of(run, label))
 
 
 def state_here(given: ProgramState | None) -> ProgramState | None:

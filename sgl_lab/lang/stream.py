@@ -6,99 +6,39 @@ or the backend's thread that finishes a request. All of it happens under the run
 
 from __future__ import annotations
 
-import hashlib
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextvars import Context, copy_context
-from dataclasses import dataclass, replace
-from typing import assert_never
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import Context
+from typing import Any, Self
 
-from ..contracts.errors import ProgramError, Stopped
-from ..contracts.events import ForkOpened, StreamExtended
+from ..contracts.errors import Stopped
+from ..contracts.events import ForkOpened
 from ..contracts.ids import ForkId
 from ..contracts.params import SamplingParams
 from .ahead import Ahead
-from .expressions import Embedded, Gen, RoleBegin, RoleEnd, Select, Text, leaves, reasoning_name
-from .generation import Generation
+from .expressions import Embedded, Fork, Gen, Join, RoleBegin, RoleEnd, ScopeBegin, ScopeEnd, Select, Text, ToolTurn, Warm
 from .ids import fork_ids
 from .run import Run, do_nothing
-from .transcript import Healed, Piece, Said, Transcript, likely_seam
-from .variable import Name, Variable
-from .work import Expression, Selection, Warming, Work
+from .strand import Step, StrandBase
+from .variable import Variable
+from .work import Evaluation, Work
+
+_KEEP_AHEAD = (Gen, Join, ScopeBegin, ScopeEnd, Warm)
+"""where these begin, what came ahead may still be what comes next"""
 
 
-@dataclass(frozen=True, slots=True)
-class GenStep:
-    gen: Gen
-    variable: Variable
-    params: SamplingParams
-    context: Context | None
-    """to call a tool in; None where none is to be called"""
+class Stream(StrandBase):
+    """A `Strand` whose expressions are executed one after the other. What its requests are is a port's (`streams.py`)."""
 
-
-@dataclass(frozen=True, slots=True)
-class ToolTurn:
-    """What the tool said whose call stands in `variable`: a turn of its own, or a line of plain text."""
-
-    variable: Variable
-    in_roles: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SelectStep:
-    select: Select
-    variable: Variable
-
-
-@dataclass(frozen=True, slots=True)
-class ScopeMark:
-    variable: Variable
-    begins: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ForkPoint:
-    children: tuple[Stream, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Absorb:
-    history: tuple[Said, ...]
-
-
-Queued = Text | Embedded | RoleBegin | RoleEnd | GenStep | ToolTurn | SelectStep | ScopeMark | ForkPoint | Absorb
-
-
-class Stream:
-    """A `Strand` whose expressions are executed one after the other."""
-
-    def __init__(self, run: Run, label: str, parent: Stream | None = None, index: int = 0) -> None:
-        self.run = run
-        self.id = ForkId(fork_ids.next())
-        self.label = label
-        self.parent = parent
-        self.index = index
-        self.variables: dict[Name, Variable] = dict(parent.variables) if parent else {}
-        self.inherited = dict(self.variables)
-        self.role: str | None = parent.role if parent else None
-        """the role that is open once everything appended so far is done"""
-        self.defaults = replace(run.defaults, seed=parent.child_seed()) if parent else run.defaults
-        """of sampling: a fork has a seed of its own, or forks that begin alike would all say the same"""
-        self._n_children = 0
-        self._text: str = parent._text if parent else ""
-        """literal text that was appended last"""
-        self.transcript = Transcript(run.backend, run.chat, self._extended)
-        self.n_inherited = 0
-        """how much of the transcript's history is the parent's"""
+    def __init__(self, run: Run, label: str, parent: Self | None = None, index: int = 0) -> None:
+        super().__init__(run, ForkId(fork_ids.next()), label, parent, index)
         self.error: Exception | None = None
-        self.joined = False
-        self.work: Work | None = None
+        self.work: Work[Any] | None = None
         """the request that is under way"""
-        self.n_unnamed: int = parent.n_unnamed if parent else 0
         self.ahead = Ahead()
-        self._calls: list[Variable] = list(parent._calls) if parent else []
-        """of tools, in the turn that is open: what they say stands after it"""
-        self._queue: deque[Queued] = deque()
+        self._queue: deque[Step[Self]] = deque()
         self._blocked = parent is not None
         self._advancing = False
         run.streams.append(self)
@@ -111,110 +51,35 @@ class Stream:
 
     @property
     def partial(self) -> str:
-        return self.work.variable.text if isinstance(self.work, Expression) else ""
+        return self.work.variable.text if isinstance(self.work, Evaluation) else ""
 
-    # ------------------------------------------------------------ appending
+    # ------------------------------------------------------------ what a port does in its own way
 
-    def append(self, value: object) -> None:
-        parts = tuple(leaves(value, self))
-        text = self._text
-        for leaf in parts:
-            if isinstance(leaf, Gen) and leaf.form is not None:
-                self._prepare(leaf, text)  # without the lock: the backend's thread may not wait for it
-            text = (text + leaf.text)[-512:] if isinstance(leaf, Text) else ""
-        self._text = text
-        with self.run.lock:
-            self._check_open()
-            role, n_unnamed, calls = self.role, self.n_unnamed, list(self._calls)
-            steps: list[Queued] = []
-            named: dict[Name, Variable] = {}
-            for leaf in parts:
-                if isinstance(leaf, Gen | Select):
-                    variable = named[n_unnamed if leaf.name is None else leaf.name] = Variable(self)
-                    n_unnamed += leaf.name is None
-                    if leaf.reasoning:
-                        variable.reasoning = Variable(self)
-                        if leaf.name is not None:
-                            named[reasoning_name(leaf.name)] = variable.reasoning
-                if isinstance(leaf, Select):
-                    steps.append(SelectStep(leaf, variable))
-                elif isinstance(leaf, Gen):
-                    steps.append(self._gen_step(leaf, variable))
-                    if leaf.execute:
-                        calls.append(variable)
-                else:
-                    role = next_role(role, leaf)
-                    steps.append(leaf)
-                if role is None:
-                    steps += [ToolTurn(call, in_roles=isinstance(leaf, RoleEnd)) for call in calls]
-                    calls.clear()
-            self.role, self.n_unnamed, self._calls = role, n_unnamed, calls
-            self.variables |= named
-            self._enqueue(*steps)
+    @abstractmethod
+    def _generate(self, gen: Gen, variable: Variable, params: SamplingParams, context: Context | None) -> None: ...
 
-    def _gen_step(self, gen: Gen, variable: Variable) -> GenStep:
-        return GenStep(gen, variable, gen.params(self.defaults), copy_context() if gen.execute else None)
+    @abstractmethod
+    def _select(self, select: Select, variable: Variable) -> None: ...
 
-    def _prepare(self, gen: Gen, text: str) -> None:
-        """Have its constraint ready, also behind the end of the `text` before it, which the model may say again."""
-        backend = self.run.backend
-        if gen.form is not None:
-            backend.prepare(gen.form.constraint)
-            if gen.heal and (seam := likely_seam(backend, text)):
-                backend.prepare(replace(gen.form.constraint, seam=seam))
+    @abstractmethod
+    def _begin_at(self, parent: Self) -> None:
+        """Start with all that stands in the parent."""
 
-    def child_seed(self) -> int | None:
-        """The seed of the next fork: another one each, the same ones whenever the program runs with the same seed."""
-        self._n_children += 1
-        if self.defaults.seed is None:
-            return None
-        digest = hashlib.blake2b(f"{self.defaults.seed}:{self._n_children}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "big") >> 1
+    def _warm(self, warmed: Callable[[], None], failed: Callable[[Exception], None]) -> None:
+        """Compute what stands here, so that it is found cached, where the port can; then call `warmed`."""
+        warmed()
 
-    def begin_scope(self, name: str) -> Variable:
-        with self.run.lock:
-            self._check_open()
-            variable = self.variables[name] = Variable(self)
-            self._enqueue(ScopeMark(variable, begins=True))
-        return variable
+    def _at_once(self) -> AbstractContextManager[object]:
+        """Requests that are made inside start together, where the port can."""
+        return nullcontext()
 
-    def end_scope(self, variable: Variable) -> None:
-        with self.run.lock:
-            self._enqueue(ScopeMark(variable, begins=False))
+    # ------------------------------------------------------------ advancing
 
-    def fork(self, size: int) -> tuple[Stream, ...]:
-        with self.run.lock:
-            self._check_open()
-            children = tuple(Stream(self.run, f"{self.label}[{i}]", self, i) for i in range(size))
-            self._enqueue(ForkPoint(children))
-        return children
-
-    @property
-    def own_history(self) -> tuple[Said, ...]:
-        return tuple(self.transcript.history[self.n_inherited :])
-
-    def absorb(self, history: Sequence[Said]) -> None:
-        with self.run.lock:
-            self._check_open()
-            role = self.role
-            for said in history:
-                role = role if isinstance(said, Piece) else next_role(role, said)
-            self.role = role
-            self._enqueue(Absorb(tuple(history)))
-
-    def _check_open(self) -> None:
-        if self.run.stopped and self.run.body_active:
-            raise self.run.stopped
-        if self.joined:
-            raise ProgramError(f"fork {self.label} has been joined", hint="append to its parent")
-
-    def _enqueue(self, *queued: Queued) -> None:
-        self._queue.extend(queued)
+    def _take(self, *steps: Step[Self]) -> None:
+        self._queue.extend(steps)
         if self.error:
             self._drop(self.error)
         self.advance()
-
-    # ------------------------------------------------------------ advancing
 
     def advance(self) -> None:
         """Do what can be done now. A backend may answer before its `submit` returns: then the loop below goes on."""
@@ -223,94 +88,76 @@ class Stream:
         self._advancing = True
         try:
             while self._queue and self.work is None and not self._blocked:
-                queued = self._queue.popleft()
+                step = self._queue.popleft()
                 try:
-                    self._do(queued)
+                    self._do(step)
                 except Exception as error:
-                    self._queue.appendleft(queued)
+                    self._queue.appendleft(step)
                     self.fail(error)
                 except BaseException:
-                    self._queue.appendleft(queued)
+                    self._queue.appendleft(step)
                     self.fail(Stopped("interrupted"))
                     raise
         finally:
             self._advancing = False
             self.run.notify()
 
-    def _do(self, queued: Queued) -> None:
-        if isinstance(queued, Text):
-            self.ahead.pass_over(queued.text)
-        elif not isinstance(queued, GenStep | ScopeMark):
+    def _do(self, step: Step[Self]) -> None:
+        if isinstance(step.value, Text):
+            self.ahead.pass_over(step.value.text)
+        elif not isinstance(step.value, _KEEP_AHEAD):
             self.ahead.forget()
-        match queued:
-            case Text(text):
+        match step:
+            case Step(Text(text)):
                 self.transcript.say(text)
-            case Embedded(block):
+            case Step(Embedded(block)):
                 self.transcript.embed(block)
-            case RoleBegin(role):
+            case Step(RoleBegin(role)):
                 self.transcript.begin(role)
-            case RoleEnd():
+            case Step(RoleEnd()):
                 self.transcript.end()
-            case GenStep(gen, variable, params, context):
-                Generation(self, gen, variable, context).start(params)
-            case ToolTurn(variable, in_roles):
-                self._observe(variable.observed, in_roles)
-            case SelectStep(select, variable):
-                Selection(self, select, variable).start()
-            case ScopeMark(variable, begins):
-                if begins:
-                    variable.mark = len(self.transcript.history)
-                else:
-                    variable.set(self.transcript.said_since(variable.mark))
-            case ForkPoint(children):
+            case Step(Gen() as gen, Variable() as variable, SamplingParams() as params, context):
+                self._generate(gen, variable, params, context)
+            case Step(Select() as select, Variable() as variable):
+                self._select(select, variable)
+            case Step(ToolTurn(_, in_roles), Variable() as call):
+                if call.observed is not None:  # else it was not whole, and was not made
+                    self.transcript.observe(call.observed, in_roles)
+            case Step(ScopeBegin(), Variable() as variable):
+                variable.mark = len(self.transcript.history)
+            case Step(ScopeEnd(), Variable() as variable):
+                variable.set(self.transcript.said_since(variable.mark))
+            case Step(Fork(), strands=children):
                 self._open(children)
-            case Absorb(history):
-                self.transcript.replay(history)
+            case Step(Join("concate_and_append"), strands=children):
+                self.ahead.forget()
+                self.transcript.replay(said for child in children for said in child.own_history)
                 self.transcript.settle()
-            case _:
-                assert_never(queued)
+            case Step(Warm()):
+                self.transcript.settle()
+                self._warm(do_nothing, self.fail)
 
-    def _observe(self, said: str | None, in_roles: bool) -> None:
-        if said is None:
-            return  # the call was not whole, and was not made
-        if in_roles:
-            self.transcript.begin("tool")
-            self.transcript.say(said)
-            self.transcript.end()
-        else:
-            self.transcript.say(f"\n{said}")
-
-    def _open(self, children: tuple[Stream, ...]) -> None:
+    def _open(self, children: Sequence[Self]) -> None:
         """Give the children what stands here, once its KV is computed: else each would compute it again."""
         self.transcript.settle()
         for child in children:
-            child.transcript = self.transcript.fork(child._extended)
+            child._begin_at(self)
             child.n_inherited = len(child.transcript.history)
             child._say_opened()
         self._warm(lambda: self.release(children), lambda error: self._give_up(children, error))
 
-    def _warm(self, warmed: Callable[[], None], failed: Callable[[Exception], None]) -> None:
-        if self.transcript.ids:
-            Warming(self, warmed, failed).start()
-        else:
-            warmed()
-
-    def release(self, children: tuple[Stream, ...]) -> None:
+    def release(self, children: Sequence[Self]) -> None:
         """The parent is warm: the children may go, together, so that what one finds of another in the cache is no matter of time."""
-        with self.run.backend.at_once():
+        with self._at_once():
             for child in children:
                 child._blocked = False
                 child.advance()
 
-    def _give_up(self, children: tuple[Stream, ...], error: Exception) -> None:
+    def _give_up(self, children: Sequence[Self], error: Exception) -> None:
         """The parent cannot be warmed: neither it nor the children go on."""
         for child in children:
             child.fail(error)
         self.fail(error)
-
-    def warm(self) -> None:
-        self.transcript.settle()
-        self._warm(do_nothing, self.fail)
 
     # ------------------------------------------------------------ ending
 
@@ -338,36 +185,14 @@ class Stream:
 
     def _drop(self, error: Exception) -> None:
         dropped, self._queue = self._queue, deque()
-        for queued in dropped:
-            match queued:
-                case GenStep(variable=variable) | SelectStep(variable=variable) | ScopeMark(variable):
-                    variable.fail(error)
-                case ForkPoint(children):
-                    for child in children:
-                        child.fail(error)
-                case _:
-                    pass
+        for step in dropped:
+            if step.variable is not None and not isinstance(step.value, ToolTurn):
+                step.variable.fail(error)
+            for strand in step.strands if isinstance(step.value, Fork) else ():
+                strand.fail(error)
 
     # ------------------------------------------------------------ saying so
 
     def _say_opened(self) -> None:
         parent = self.parent.id if self.parent else None
         self.run.emit(ForkOpened(self.run.id, self.id, parent, self.index, self.label))
-
-    def _extended(self, start: int, piece: Piece, healed: Healed) -> None:
-        self.run.emit(StreamExtended(self.id, start, piece.ids or (), piece.kind, piece.role, healed.n, healed.before))
-
-
-def next_role(role: str | None, leaf: Text | Embedded | RoleBegin | RoleEnd) -> str | None:
-    """The open role after `leaf`; roles do not nest."""
-    match leaf:
-        case RoleBegin(new):
-            if role is not None:
-                raise ProgramError(f"role {new!r} begins inside role {role!r}", hint=f"end {role!r} first")
-            return new
-        case RoleEnd(old):
-            if role != old:
-                raise ProgramError(f"role {old!r} ends, but {'no role' if role is None else repr(role)} is open")
-            return None
-        case Text() | Embedded():
-            return role

@@ -17,7 +17,7 @@ from .choices import (
 )
 from .default import flush_cache, get_server_info, set_default_backend
 from .expressions import Concat, Expr, Gen, RoleBegin, RoleEnd, Select, SeparateReasoning, as_expr, asked
-from .form import of_dtype, of_grammar, of_regex, of_schema
+from .form import FORMS
 from .global_config import global_config
 from .keywords import suggests
 from .program import SglFunction, function
@@ -168,7 +168,7 @@ def gen(
     return Gen(_checked(name), tuple(given(arguments).items()), form, execute, return_text_in_logprobs, heal=heal)
 
 
-_FORMS = {"dtype": of_dtype, "regex": of_regex, "json_schema": of_schema, "grammar": of_grammar, "tools": of_tools}
+_FORMS = FORMS | {"tools": of_tools}
 
 
 _IDLE_WITH_CHOICES = {"max_tokens", "temperature", "seed"}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from .expressions import Name
 from .run import Strand
-from .variable import Name, Variable
+from .variable import Variable
 
 _OUTPUT_LOGPROBS = ("output_token_logprobs", "output_top_logprobs")
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..contracts.conversation import ToolSpec
 from ..contracts.errors import BadArgument, ProgramError
 from ..contracts.params import Constraint
 from .form import Form
@@ -155,7 +156,8 @@ def _of_tools(functions: tuple[Any, ...]) -> Form:
                 return ToolCall(name, arguments, text, by_name[name])
         raise ValueError("it is no call of these tools")
 
-    return Form(Constraint("json_schema", json.dumps(fitted({"anyOf": calls} | shared))), meaning)
+    specs = [ToolSpec(tool.name, tool.description, json.dumps(fitted(schemas[tool.name, "validation"] | shared))) for tool in tools]
+    return Form(Constraint("json_schema", json.dumps(fitted({"anyOf": calls} | shared))), meaning, tools=tuple(specs))
 
 
 @suggests

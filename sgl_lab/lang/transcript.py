@@ -18,32 +18,11 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, groupby, takewhile
 
 from ..contracts.errors import ProgramError
-from ..contracts.port import Backend, Message, Segment
+from ..contracts.port import Backend, Segment
 from ..contracts.prefixes import n_common
 from ..contracts.spans import OBJECT, Block
-from .chat_template import Chat, render_until
-from .expressions import RoleBegin, RoleEnd
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Some text. `ids` are None for a literal that has not been placed."""
-
-    text: str
-    ids: tuple[int, ...] | None = None
-    kind: str = "text"
-    """text, block, generated, choice or trim, as in StreamExtended"""
-    role: str = ""
-    markup: bool = False
-    """the template's own: it may spell special tokens"""
-    lead: str = ""
-    """the end of the literal before it, which its tokens spell too"""
-    fixed: bool = False
-    """its ids stand as they are, whatever is next to them"""
-    special: bool = False
-    """`text` spells the special tokens among them"""
-    block: Block | None = None
-    """what it embeds: `ids` are its positions"""
+from .chat_template import Chat
+from .history import History, Piece, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +46,6 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    role: str
-    parts: tuple[Piece, ...] = ()
-
-    @property
-    def content(self) -> str:
-        return "".join(part.text for part in self.parts)
-
-    @property
-    def message(self) -> Message:
-        return Message(self.role, self.content)
-
-
-@dataclass(frozen=True, slots=True)
 class Frozen:
     """Text outside roles ends here, so what stands before it is never rendered again."""
 
@@ -89,9 +54,6 @@ class Frozen:
     rendering: str = ""
     """what the template said of those turns"""
 
-
-Said = Piece | RoleBegin | RoleEnd
-"""One thing that a stream's program or model said."""
 
 Changed = Callable[[int, Piece, Healed], None]
 """first position, the piece whose ids stand there now, everything that stood after it being gone, and the seam at its beginning"""
@@ -229,12 +191,12 @@ class Rendering:
         return n_same
 
 
-class Transcript:
-    """One stream's text and tokens. Not thread-safe: the run's lock guards it."""
+class Transcript(History):
+    """A history with its tokens. Not thread-safe: the run's lock guards it."""
 
     def __init__(self, backend: Backend, chat: Chat, changed: Changed) -> None:
+        super().__init__(chat)
         self.ids: list[int] = []
-        self.history: list[Said] = []
         self.blocks: tuple[Block, ...] = ()
         """those that were embedded, each once"""
         self.n_rewritten = 0
@@ -242,16 +204,11 @@ class Transcript:
         self.n_healed = 0
         """tokens that stood and were replaced by others of the same text, at seams"""
         self._backend = backend
-        self._chat = chat
         self._changed = changed
         self._placed = Pieces()
-        self._turns: list[Turn] = []
-        self._messages: list[Message] = []
-        """of the turns that are closed"""
         self._rendering = Rendering()
         self._n_agreed = 0
         """characters of the rendering that are known to be placed"""
-        self._open = False
         self._loose = ""
         self._frozen = Frozen()
         self._n_lead = 0
@@ -260,32 +217,28 @@ class Transcript:
     def fork(self, changed: Changed) -> Transcript:
         """A transcript of its own that starts with all that stands here."""
         child = Transcript(self._backend, self._chat, changed)
-        for name in ("ids", "history", "_placed", "_turns", "_messages", "_rendering"):
+        child.go_on_from(self)
+        for name in ("ids", "_placed", "_rendering"):
             setattr(child, name, getattr(self, name).copy())
-        for name in ("n_rewritten", "n_healed", "_open", "_loose", "_frozen", "_n_lead", "_n_agreed", "_held", "blocks"):
+        for name in ("n_rewritten", "n_healed", "_loose", "_frozen", "_n_lead", "_n_agreed", "_held", "blocks"):
             setattr(child, name, getattr(self, name))
         return child
 
     # ------------------------------------------------------------ what a program says
 
     def say(self, text: str) -> None:
-        """Literal text, inside the open role or outside all."""
         if text:
             self.let_go()
-        if self._open:
-            self._add(Piece(text, role=self._turns[-1].role))
-        else:
+        if not self._open:
             self._leave_roles()
             self._loose += text
-            self.history.append(Piece(text))
+        super().say(text)
 
     def embed(self, block: Block) -> None:
-        """A block, inside the open role or outside all. In text it is one character, so a template places it as it places text."""
         self.let_go()
         self.blocks = tuple(dict.fromkeys((*self.blocks, block)))
-        piece = Piece(OBJECT, block.ids, "block", self.role, fixed=True, block=block)
         if self._open:
-            self._add(piece)
+            super().embed(block)
             return
         self._leave_roles()
         if self._loose:
@@ -293,23 +246,19 @@ class Transcript:
         elif not self.ids:
             self._extend_run([Piece(segment.text, markup=segment.markup) for segment in self._backend.render_text("")])
             self._n_lead = len(self.seen())
-        self._place_said(piece)
+        self._place_said(Piece(OBJECT, block.ids, "block", fixed=True, block=block))
         self._frozen = replace(self._frozen, n_pieces=len(self._placed))
-        self.history.append(piece)
+        super().embed(block)
 
     def begin(self, role: str) -> None:
         self.let_go()
         if self._loose:
             self._place_loose()
-        self._turns.append(Turn(role))
-        self._open = True
-        self.history.append(RoleBegin(role))
+        super().begin(role)
 
     def end(self) -> None:
         self.let_go()
-        self._open = False
-        self._messages.append(self._turns[-1].message)
-        self.history.append(RoleEnd(self._turns[-1].role))
+        super().end()
 
     def take(self, said: Piece, held: tuple[int, ...] = ()) -> None:
         """What the model wrote or chose after `settle`. `held` are tokens after it that end inside a character, `said.lead` is theirs if
@@ -320,56 +269,15 @@ class Transcript:
             self._extend_run([piece])
         elif piece.ids:
             piece = self._place_said(piece)
-        if self._open:
-            self._add(piece)
-        else:
+        if not self._open:
             self._frozen = replace(self._frozen, n_pieces=len(self._placed))
-            self.history.append(piece)
+        self._add(piece)
 
     def let_go(self) -> None:
         """What comes next does not go on with a character that was begun."""
         self._held = Held()
 
-    def replay(self, history: Iterable[Said]) -> None:
-        """Say here what was said elsewhere, generated tokens included."""
-        for said in history:
-            match said:
-                case RoleBegin(role):
-                    self.begin(role)
-                case RoleEnd():
-                    self.end()
-                case Piece(text, None, "text"):
-                    self.say(text)
-                case Piece(block=Block() as block):
-                    self.embed(block)
-                case Piece() as piece:
-                    self.settle(to_generate=True)
-                    self.take(piece)
-
-    def _add(self, piece: Piece) -> None:
-        turn = self._turns[-1]
-        self._turns[-1] = replace(turn, parts=(*turn.parts, piece))
-        self.history.append(piece)
-
     # ------------------------------------------------------------ what a program reads
-
-    @property
-    def in_turn(self) -> bool:
-        """Whether what comes next is a turn's content."""
-        return self._open
-
-    @property
-    def role(self) -> str:
-        """Of the turn that is open; empty outside of turns."""
-        return self._turns[-1].role if self._open else ""
-
-    @property
-    def messages(self) -> tuple[Message, ...]:
-        return tuple(turn.message for turn in self._turns)
-
-    def said_since(self, mark: int) -> str:
-        """Text since `len(history)` was `mark`, without the template's."""
-        return "".join(said.text for said in self.history[mark:] if isinstance(said, Piece))
 
     def seen(self) -> str:
         """The text that the tokens stand for so far, without a leading BOS."""
@@ -386,6 +294,10 @@ class Transcript:
         tail, frozen = self._layout(), self._frozen
         before = self.seen()[: self._placed.n_chars(frozen.n_pieces) - self._n_lead]
         return before + "".join(piece.text for piece in (*self._rendering.pieces.from_char(len(frozen.rendering)), *tail))
+
+    def spelled(self, ids: Sequence[int]) -> str:
+        """The text of tokens, special ones too."""
+        return self._backend.decode(ids)
 
     # ------------------------------------------------------------ what a gen and a select start from
 
@@ -452,21 +364,15 @@ class Transcript:
 
     def _layout(self) -> tuple[Piece, ...]:
         """Have the closed turns rendered, and the beginning of an open one. The tail that is returned is to stand after that."""
-        messages = self._messages
-        tail: tuple[Piece, ...] = ()
-        if not self._open:
-            segments = self._chat.render(messages, False)
-        else:
-            role, tail = self._turns[-1].role, self._turns[-1].parts
-            opening = role == "assistant" and bool(messages)
-            segments = self._chat.render(messages, True) if opening else render_until(self._chat.render, messages, role)
-        self._n_agreed = min(self._n_agreed, self._rendering.follow(segments, self._turns[: len(messages)]))
+        segments, tail = self._rendered()
+        turns = self._turns[: len(self._messages)]
+        self._n_agreed = min(self._n_agreed, self._rendering.follow(segments, turns))
         frozen = self._frozen.rendering
         if self._n_agreed < len(frozen) and not "".join(segment.text for segment in segments).startswith(frozen):
             raise ProgramError(
                 "the chat template rewrites turns that stand before text outside any role", hint="keep all text inside roles"
             )
-        if self.blocks and _blocks(self._rendering.pieces) != _blocks(part for turn in self._turns[: len(messages)] for part in turn.parts):
+        if self.blocks and _blocks(self._rendering.pieces) != _blocks(part for turn in turns for part in turn.parts):
             raise ProgramError(
                 "the chat template leaves out an embedded block, such as an image, or rewrites what stands beside it",
                 hint="keep blocks outside roles, or use a template that shows every turn as it is",

@@ -287,5 +287,3 @@ def _between(first: datetime.date, last: datetime.date) -> Iterable[str]:
 
 def _day(bound: Any) -> datetime.date:
     return bound.date() if isinstance(bound, datetime.datetime) else bound
-
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from weakref import WeakKeyDictionary
 
-from ..contracts.port import Backend, Usage
+from ..contracts.port import Usage
 
 
 class TokenUsage:
@@ -29,11 +29,11 @@ class TokenUsage:
             self.completion_tokens += sum(sample.completion_tokens for sample in samples)
 
 
-_usages: WeakKeyDictionary[Backend, TokenUsage] = WeakKeyDictionary()
+_usages: WeakKeyDictionary[object, TokenUsage] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
-def usage_of(backend: Backend) -> TokenUsage:
+def usage_of(backend: object) -> TokenUsage:
     try:
         with _lock:
             return _usages.setdefault(backend, TokenUsage())

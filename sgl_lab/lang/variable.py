@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-Name = str | int
-"""What a value is kept under: its name, or its position among the unnamed gens and selects."""
-
 
 class Source(Protocol):
     """What fills a variable."""

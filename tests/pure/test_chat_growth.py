@@ -24,7 +24,8 @@ from sgl_lab.engine.text.specials import Prefix, Special, Specials
 from sgl_lab.engine.text.tokenizer import Tokenizer
 from sgl_lab.lang.chat_template import ChatTemplate as NamedTemplate
 from sgl_lab.lang.chat_template import Renderer, get_chat_template
-from sgl_lab.lang.transcript import Piece, Pieces, Rendering, Transcript, Turn
+from sgl_lab.lang.history import Piece, Turn
+from sgl_lab.lang.transcript import Pieces, Rendering, Transcript
 
 from .driving import SOAK
 from .language import watchdog  # noqa: F401

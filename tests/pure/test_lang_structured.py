@@ -17,8 +17,8 @@ import pydantic
 import pytest
 
 import sgl_lab.lang.surface as sgl
-from sgl_lab.backends.obedience import obeys
 from sgl_lab.backends.scripted import ScriptedBackend
+from sgl_lab.backends.scripted.obedience import obeys
 from sgl_lab.contracts.errors import BackendUnsupported, BadArgument, InvalidValue, Stopped, UnfinishedValue
 from sgl_lab.contracts.params import Constraint
 from sgl_lab.contracts.port import GenJob
@@ -407,7 +407,7 @@ WHOLE = " Ada\nBorn: 1815\nJob: poet\nEnd"
 
 
 def test_one_call_to_a_completion_api_serves_the_gens_that_follow() -> None:
-    backend = ScriptedBackend(WHOLE, is_completion_api=True)
+    backend = ScriptedBackend(WHOLE, costly_calls=True)
     state = character.run(backend=backend, max_new_tokens=16)
     assert [state[name] for name in ("name", "born", "job")] == list(LINES.values())
     (job,) = backend.jobs_of(GenJob)
@@ -424,7 +424,7 @@ def test_what_came_ahead_and_does_not_fit_costs_one_call_a_gen_and_no_value(firs
         line = LINES[prompt.rsplit("\n", 1)[-1]]
         return first if line == " Ada" else f"{line}\n"
 
-    backend = ScriptedBackend(answer, is_completion_api=True)
+    backend = ScriptedBackend(answer, costly_calls=True)
     state = character.run(backend=backend, max_new_tokens=16)
     assert [state["born"], state["job"]] == [" 1815", " poet"]
     assert state["name"] == (" " + "A" * 80)[:16] if "A" * 80 in first else " Ada"
@@ -446,7 +446,7 @@ def test_a_fork_and_a_gen_with_a_constraint_start_afresh() -> None:
         f += "\nJob:" + gen("job", stop="\n")
         f.join()
 
-    backend = ScriptedBackend([WHOLE, "1815", " poet\n"], is_completion_api=True)
+    backend = ScriptedBackend([WHOLE, "1815", " poet\n"], costly_calls=True)
     state = program.run(backend=backend)
     assert (state["name"], state.value("born"), state["job"]) == (" Ada", 1815, [" poet"])
     assert len(backend.jobs_of(GenJob)) == 3

@@ -7,12 +7,14 @@ import random
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 import sgl_lab.lang.surface as sgl
 from sgl_lab.backends.local import LocalBackend
+from sgl_lab.contracts.capabilities import TOKEN_LEVEL
 from sgl_lab.contracts.errors import BadArgument, EngineStopped, PromptTooLong, SglError, Stopped
 from sgl_lab.contracts.events import EngineFault, PrefixMatched, RequestQueued, StepRan, from_json, to_json
 from sgl_lab.contracts.ids import ExprId, ForkId, RequestId
@@ -85,7 +87,7 @@ class Lab:
         engine = Engine(config, runner or HashRunner(2048, 1), tokenizer, context=2048, namespace=("m",), emit=self.ring.emit)
         ring = self.ring
         self.resident = Resident(engine, lambda: ring.cursor)
-        card = ModelCard("hash", ("m",), 2048, tokenizer.n_vocab, "none", "none", True)
+        card = ModelCard("hash", ("m",), 2048, tokenizer.n_vocab, "none", "none", replace(TOKEN_LEVEL, chat_template=True))
         self.backend: Backend = LocalBackend(self.resident, tokenizer, card, self.ring.emit)
 
     def events(self, *kinds: type) -> list[Any]:

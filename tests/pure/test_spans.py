@@ -14,6 +14,7 @@ import pytest
 import sgl_lab.lang.surface as sgl
 from sgl_lab.backends.local import LocalBackend
 from sgl_lab.backends.scripted import ScriptedBackend
+from sgl_lab.contracts.capabilities import TOKEN_LEVEL
 from sgl_lab.contracts.errors import BackendUnsupported, BadArgument, ProgramError
 from sgl_lab.contracts.events import CellFinished, CellStarted, PrefixMatched, StreamExtended
 from sgl_lab.contracts.ids import RequestId, RunId
@@ -416,7 +417,7 @@ class Stand:
         config, runner = EngineConfig(n_pages=2048), HashRunner(2048, 1)
         engine = Engine(config, runner, ByteTokenizer(), context=2048, namespace=("m",), emit=self.ring.emit)
         self.resident = Resident(engine, lambda: self.ring.cursor)
-        card = ModelCard("hash", ("m",), 2048, ByteTokenizer.n_vocab, "none", "none", True)
+        card = ModelCard("hash", ("m",), 2048, ByteTokenizer.n_vocab, "none", "none", replace(TOKEN_LEVEL, chat_template=True))
         self.backend = LocalBackend(self.resident, ByteTokenizer(), card, self.ring.emit)
 
     def record(self, content: Any) -> Record:

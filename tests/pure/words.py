@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from sgl_lab.backends.local import LocalBackend
+from sgl_lab.contracts.capabilities import TOKEN_LEVEL
 from sgl_lab.contracts.events import Emit, silent
 from sgl_lab.contracts.port import ModelCard
 from sgl_lab.engine.serving.config import EngineConfig
@@ -65,5 +67,5 @@ def lab(
     settings = EngineConfig(n_pages=n_pages, page_size=4, step_tokens=96, **config)  # type: ignore[arg-type]  # a test's own
     runner = HashRunner(settings.n_pages, settings.page_size, model(tokenizer.n_vocab))
     engine = Engine(settings, runner, tokenizer, context=context, namespace=("words",), emit=emit)
-    card = ModelCard("words", ("words",), context, tokenizer.n_vocab, "none", "none", has_chat_template=True)
+    card = ModelCard("words", ("words",), context, tokenizer.n_vocab, "none", "none", replace(TOKEN_LEVEL, chat_template=True))
     return LocalBackend(Resident(engine), tokenizer, card, emit)

@@ -9,11 +9,13 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from sgl_lab.backends.local import LocalBackend
+from sgl_lab.contracts.capabilities import TOKEN_LEVEL
 from sgl_lab.contracts.errors import BackendUnsupported, BadArgument, RequestFailed
 from sgl_lab.contracts.params import Constraint, SamplingParams
 from sgl_lab.contracts.port import GenJob, GenOutput, ModelCard
@@ -251,7 +253,8 @@ DEADLINE_S = 10.0
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_grammar_is_answered_or_refused_in_time_and_holds_nobody_up(name: str) -> None:
     resident = Resident(Engine(EngineConfig(n_pages=512), HashRunner(512, 1), ByteTokenizer(), context=512))
-    backend = LocalBackend(resident, ByteTokenizer(), ModelCard("hash", (), 512, N_VOCAB, "none", "none", True))
+    card = ModelCard("hash", (), 512, N_VOCAB, "none", "none", replace(TOKEN_LEVEL, chat_template=True))
+    backend = LocalBackend(resident, ByteTokenizer(), card)
     over = threading.Event()
     longest: list[float] = []
 

@@ -6,12 +6,14 @@ import os
 import random
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sgl_lab.backends.local import LocalBackend
+from sgl_lab.contracts.capabilities import TOKEN_LEVEL
 from sgl_lab.contracts.errors import RequestFailed
 from sgl_lab.contracts.events import EngineFault, Event, NodeEvicted, RequestPreempted, silent
 from sgl_lab.contracts.params import Constraint, SamplingParams
@@ -31,7 +33,7 @@ POISON, RAISING = 250, 251
 """tokens that the model itself never says"""
 
 DEADLINE_S = 60.0
-CARD = ModelCard("hash", (), 4096, ByteTokenizer.n_vocab, "none", "none", True)
+CARD = ModelCard("hash", (), 4096, ByteTokenizer.n_vocab, "none", "none", replace(TOKEN_LEVEL, chat_template=True))
 
 
 class Brittle(HashRunner):

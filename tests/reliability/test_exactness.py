@@ -7,12 +7,13 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
 from sgl_lab.backends.local import LocalBackend
+from sgl_lab.contracts.capabilities import TOKEN_LEVEL
 from sgl_lab.contracts.events import silent
 from sgl_lab.contracts.port import GenJob, ModelCard, ScoreJob
 from sgl_lab.engine.compute.kernels.native import build
@@ -76,7 +77,8 @@ def standing(loaded: LoadedModel, library: ctypes.CDLL | None, **config: int) ->
     resident = Resident(made(loaded, library, **config))
 
     def backend(is_deterministic: bool) -> LocalBackend:
-        card = ModelCard("test", (), loaded.spec.context, loaded.tokenizer.n_vocab, "cpu", "test", False, is_deterministic)
+        can = replace(TOKEN_LEVEL, deterministic=is_deterministic)
+        card = ModelCard("test", (), loaded.spec.context, loaded.tokenizer.n_vocab, "cpu", "test", can)
         return LocalBackend(resident, loaded.tokenizer, card, silent)
 
     try:

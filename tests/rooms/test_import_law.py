@@ -47,11 +47,11 @@ INSIDE_ENGINE = {
 
 INSIDE_LANG = (
     "absent default finish global_config ids interrupts keywords location usage chat_template",
-    "choices reasoning sampling schemas types form regex_of tools expressions",
-    "variable transcript ahead",
-    "loop run",
-    "work generation",
-    "stream",
+    "choices reasoning sampling schemas types form regex_of tools expressions serial",
+    "variable history transcript ahead",
+    "loop run strand",
+    "work generation tokens conversation",
+    "stream streams tracer",
     "access shown tail group executor",
     "state",
     "execution batch prefix program",

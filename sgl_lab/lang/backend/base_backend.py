@@ -11,6 +11,22 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import Any, NoReturn, Self
 
+from ...contracts.capabilities import TOKEN_LEVEL, Capabilities
+from ...contracts.conversation import (
+    ChatJob,
+    ChatListener,
+    ChatMessage,
+    ChatOutput,
+    ConversationBackend,
+    DecisionJob,
+    DecisionListener,
+    DecisionOutput,
+    ImagePart,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+    ToolSpec,
+)
 from ...contracts.errors import BackendUnsupported
 from ...contracts.ids import RequestId
 from ...contracts.params import Constraint, SamplingParams
@@ -34,11 +50,22 @@ from ..chat_template import ChatTemplate, get_chat_template_by_model_path
 from ..usage import TokenUsage, usage_of
 
 __all__ = [
+    "TOKEN_LEVEL",
     "BaseBackend",
+    "BaseConversation",
+    "Capabilities",
+    "ChatJob",
+    "ChatListener",
+    "ChatMessage",
+    "ChatOutput",
     "Constraint",
+    "DecisionJob",
+    "DecisionListener",
+    "DecisionOutput",
     "GenJob",
     "GenListener",
     "GenOutput",
+    "ImagePart",
     "Message",
     "ModelCard",
     "SamplingParams",
@@ -46,22 +73,25 @@ __all__ = [
     "ScoreListener",
     "ScoreOutput",
     "Segment",
+    "TextPart",
     "TokenLogprob",
+    "ToolCallPart",
+    "ToolResultPart",
+    "ToolSpec",
     "Usage",
     "WarmJob",
     "WarmListener",
 ]
 
 
-class BaseBackend:
-    """The port without a model behind it, and what programs written for the original ask a backend for.
+class Front:
+    """What all backends have in common: what programs written for the original ask for, and what is in both ports."""
 
-    A subclass writes the methods of the port; those that it leaves out say so when they are called.
-    """
-
-    support_concate_and_append = True
     own_template: ChatTemplate | None = None
     """what was assigned to `chat_template`: programs then speak in it, whatever the model brings"""
+    _capabilities = Capabilities()
+    _port: str
+    """the file that describes its methods"""
 
     # ------------------------------------------------------------ what programs ask for
 
@@ -101,25 +131,47 @@ class BaseBackend:
         """Forget all cached prefixes that no request uses."""
         self.flush()
 
-    def cache_prefix(self, prefix_str: str) -> None:
-        """Compute a text, so that programs that begin with it find it cached."""
-        tokens = tuple(token for text, markup in self.render_text(prefix_str) for token in self.encode(text, markup=markup))
-        if tokens:
-            self.warm(WarmJob(tokens), _Unheard())
-
     def flush(self) -> None:
         """There is no cache."""
 
     def shutdown(self) -> None:
         """There is nothing to shut down."""
 
-    # ------------------------------------------------------------ the port
+    # ------------------------------------------------------------ what both ports have
 
     def describe(self) -> ModelCard:
-        return ModelCard(type(self).__name__, (type(self).__name__,), 1 << 20, 1 << 20, "none", "none", has_chat_template=False)
+        return ModelCard(type(self).__name__, (type(self).__name__,), 1 << 20, 1 << 20, "none", "none", self._capabilities)
 
     def prepare(self, constraint: Constraint) -> None:
         self._missing("prepare")
+
+    def cancel(self, request: RequestId) -> None:
+        """Nothing runs."""
+
+    def poll(self) -> None:
+        """All is well."""
+
+    def _missing(self, method: str) -> NoReturn:
+        raise BackendUnsupported(
+            f"{type(self).__name__} has no model: it does not say how to {method}",
+            hint=f"write {method}() as sgl_lab/contracts/{self._port} describes it, or take the backend of sgl.Lab()",
+        )
+
+
+class BaseBackend(Front):
+    """The port at the level of tokens without a model behind it. A subclass writes its methods; those that it leaves out say so when they
+    are called."""
+
+    _capabilities, _port = TOKEN_LEVEL, "port.py"
+    support_concate_and_append = True
+
+    def cache_prefix(self, prefix_str: str) -> None:
+        """Compute a text, so that programs that begin with it find it cached."""
+        tokens = tuple(token for text, markup in self.render_text(prefix_str) for token in self.encode(text, markup=markup))
+        if tokens:
+            self.warm(WarmJob(tokens), _Unheard())
+
+    # ------------------------------------------------------------ the port
 
     def submit(self, job: GenJob, listener: GenListener) -> RequestId:
         self._missing("submit")
@@ -133,12 +185,6 @@ class BaseBackend:
     def at_once(self) -> AbstractContextManager[object]:
         """Each job starts when it is given."""
         return nullcontext()
-
-    def cancel(self, request: RequestId) -> None:
-        """Nothing runs."""
-
-    def poll(self) -> None:
-        """All is well."""
 
     def encode(self, text: str, *, markup: bool = False) -> tuple[int, ...]:
         self._missing("encode")
@@ -165,11 +211,17 @@ class BaseBackend:
         """It knows of no token that begins a text."""
         return ()
 
-    def _missing(self, method: str) -> NoReturn:
-        raise BackendUnsupported(
-            f"{type(self).__name__} has no model: it does not say how to {method}",
-            hint=f"write {method}() as sgl_lab/contracts/port.py describes it, or take the backend of sgl.Lab()",
-        )
+
+class BaseConversation(Front):
+    """The port at the level of a conversation without a model behind it; a subclass writes its methods."""
+
+    _port = "conversation.py"
+
+    def converse(self, job: ChatJob, listener: ChatListener) -> RequestId:
+        self._missing("converse")
+
+    def decide(self, job: DecisionJob, listener: DecisionListener) -> RequestId:
+        self._missing("decide")
 
 
 class _Unheard:
@@ -182,4 +234,4 @@ class _Unheard:
         pass
 
 
-_: type[Backend] = BaseBackend
+_: tuple[type[Backend], type[ConversationBackend]] = BaseBackend, BaseConversation

@@ -8,9 +8,9 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from ..contracts.errors import BadArgument
-from ..contracts.params import Constraint
-from ..lang.schemas import read_json
+from ...contracts.errors import BadArgument
+from ...contracts.params import Constraint
+from ...lang.schemas import read_json
 
 
 def obeys(constraint: Constraint, text: str) -> bool:

@@ -1,0 +1,235 @@
+"""The requests of a stream whose backend takes messages: the prompt as messages, a gen, and the two ways to select."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from abc import abstractmethod
+from collections.abc import Sequence
+from contextvars import Context
+from dataclasses import replace
+from typing import Any, Protocol
+
+from ..contracts.conversation import (
+    ChatJob,
+    ChatMessage,
+    ChatOutput,
+    ConversationBackend,
+    DecisionJob,
+    DecisionOutput,
+    Part,
+    Prompt,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+)
+from ..contracts.errors import ProgramError, RequestFailed, Stopped
+from ..contracts.ids import RequestId
+from ..contracts.params import Constraint, SamplingParams
+from ..contracts.port import Usage
+from .ahead import first_stop
+from .expressions import Gen, Select
+from .generation import Generation
+from .history import History, Piece
+from .run import Run
+from .usage import usage_of
+from .variable import Variable
+from .work import Evaluation, Worked
+
+
+class Conversation(History):
+    """A history that becomes a prompt of messages."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run.chat)
+        self._run = run
+        self._seen = ""
+
+    def go_on_from(self, other: History) -> None:
+        super().go_on_from(other)
+        self._seen = other.certain()
+
+    def settle(self, *, to_generate: bool = False) -> None:
+        self._seen = self.text()
+
+    def take(self, said: Piece, held: tuple[int, ...] = ()) -> None:
+        super().take(said, held)
+        self._seen += said.text
+
+    def certain(self) -> str:
+        return self._seen if self._turns else self.text()
+
+    def prompt(self) -> Prompt:
+        """The prompt of the next request. ProgramError or BackendUnsupported where messages cannot express it."""
+        loose = "".join(said.text for said in self.history if isinstance(said, Piece) and not said.role)
+        if not self._turns:
+            if not self._run.card.capabilities.plain_text:
+                raise self._run.missing("plain_text")
+            return loose
+        if loose:
+            raise ProgramError("a backend that takes messages has no place for text outside roles", hint="keep all text inside roles")
+        if self.role != "assistant":
+            where = f"inside role {self.role!r}" if self.role else "after the last turn"
+            raise ProgramError(f"a backend that takes messages answers as the assistant, not {where}", hint="write assistant(gen(...))")
+        if self._turns[-1].content and not self._run.card.capabilities.continues:
+            raise self._run.missing("continues")
+        return tuple(self._as_messages())
+
+    def _as_messages(self) -> Sequence[ChatMessage]:
+        messages: list[ChatMessage] = []
+        calls: list[ToolCallPart] = []
+        """those whose results have not come"""
+        for turn in self._turns:
+            parts = tuple(_part(piece) for piece in turn.parts if piece.text)
+            calls += [part for part in parts if isinstance(part, ToolCallPart)]
+            if turn.role == "tool" and calls:
+                messages.append(ChatMessage("tool", (ToolResultPart(calls.pop(0).id, turn.content),)))
+            elif parts:
+                messages.append(ChatMessage("user" if turn.role == "tool" else turn.role, _joined(parts)))
+        return messages
+
+
+def _part(piece: Piece) -> Part:
+    return piece.call or TextPart(piece.text)
+
+
+def _joined(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """Texts that are neighbours as one."""
+    joined: list[Part] = []
+    for part in parts:
+        if isinstance(part, TextPart) and joined and isinstance(joined[-1], TextPart):
+            joined[-1] = TextPart(joined[-1].text + part.text)
+        else:
+            joined.append(part)
+    return tuple(joined)
+
+
+class ChatWorked(Worked, Protocol):
+    backend: ConversationBackend
+
+    @property
+    def transcript(self) -> Conversation: ...
+
+
+class ChatGeneration(Generation[ChatWorked, ChatOutput]):
+    def __init__(self, stream: ChatWorked, source: Gen, variable: Variable, context: Context | None) -> None:
+        super().__init__(stream, source, variable, context)
+        can = self.run.card.capabilities
+        self._tools = source.form.tools if source.form is not None and can.tools else ()
+
+    def _adapted(self, params: SamplingParams) -> SamplingParams:
+        self.stream.transcript.settle(to_generate=True)
+        return replace(params, constraint=None) if self._tools else params
+
+    def _may_go_ahead(self, params: SamplingParams) -> bool:
+        """Tokens cannot be counted here, so only a stop can cut the text."""
+        return super()._may_go_ahead(params) and bool(params.stop or params.stop_regex)
+
+    def _submit(self, params: SamplingParams) -> RequestId:
+        job = ChatJob(self.stream.transcript.prompt(), params, self._tools, self.stream.id, self.expr)
+        return self.stream.backend.converse(job, self)
+
+    def on_delta(self, index: int, text: str) -> None:
+        with self.run.lock:
+            self._grew(index, text)
+
+    def _take(self, outputs: tuple[ChatOutput, ...]) -> None:
+        super()._take(tuple(map(self._spelled, outputs)) if self._tools else outputs)
+
+    def _spelled(self, output: ChatOutput) -> ChatOutput:
+        """A call in the server's own form as the language spells it."""
+        if not output.tool_calls:
+            return replace(output, is_complete=False)
+        call = output.tool_calls[0]
+        text = json.dumps({"name": call.name, "arguments": json.loads(call.arguments)}, ensure_ascii=False)
+        return replace(output, text=text, is_complete=output.finish_reason != "abort")
+
+    def _said(self, output: ChatOutput, text: str) -> tuple[Piece, tuple[int, ...]]:
+        return Piece(text, kind="generated", call=output.tool_calls[0] if output.tool_calls else None), ()
+
+    def _meta(self, output: ChatOutput) -> dict[str, Any]:
+        meta = super()._meta(output)
+        if output.reasoning:
+            meta["reasoning_content"] = output.reasoning
+        if self._params.logprobs:
+            meta["output_token_logprobs"] = [(each.logprob, None, each.text) for each in output.logprobs]
+            meta["output_top_logprobs"] = [[(logprob, None, text) for text, logprob in each.top] for each in output.logprobs]
+        return meta
+
+    def _served(self) -> ChatOutput:
+        ahead = self.stream.ahead
+        return self._own(ChatOutput(ahead.text, "stop" if ahead.ended else "length", Usage()))
+
+    def _own(self, output: ChatOutput) -> ChatOutput:
+        end = first_stop(output.text, self._params)
+        text = output.text if end is None else output.text[: end.at]
+        self.stream.ahead.hold(output.text[len(text) :], ended=output.finish_reason == "stop")
+        return output if end is None else replace(output, text=text, finish_reason="stop", matched_stop=end.stop)
+
+
+class _ChatSelection(Evaluation[ChatWorked]):
+    source: Select
+
+    @abstractmethod
+    def _ask(self) -> RequestId: ...
+
+    def start(self) -> None:
+        try:
+            self.stream.transcript.settle(to_generate=True)
+            self.request = self._ask()
+        except Exception as error:
+            self.on_error(error)
+
+    def _chosen(self, choice: str, usage: Usage, meta: dict[str, Any]) -> None:
+        usage_of(self.run.backend).add(usage)
+        if self.variable.reasoning:
+            self.variable.reasoning.set("")  # a choice is all answer
+        self.settle(Piece(choice, kind="choice"), (), choice, self.meta(usage, "stop") | meta)
+
+
+class Decision(_ChatSelection):
+    """The server decides which of the choices it is."""
+
+    def _ask(self) -> RequestId:
+        job = DecisionJob(self.stream.transcript.prompt(), self.source.choices, self.stream.id, self.expr)
+        return self.stream.backend.decide(job, self)
+
+    def on_done(self, output: DecisionOutput) -> None:
+        with self.run.lock:
+            if self.current:
+                best = max(range(len(output.probabilities)), key=output.probabilities.__getitem__)
+                logprobs = [math.log(p) if p > 0 else -math.inf for p in output.probabilities]
+                self._chosen(self.source.choices[best], output.usage, {"normalized_prompt_logprobs": logprobs})
+
+
+class GeneratedChoice(_ChatSelection):
+    """The choices are a constraint, and what is generated under it is the choice."""
+
+    def _ask(self) -> RequestId:
+        can = self.run.card.capabilities
+        self._is_json = "regex" not in can.constraints
+        if self._is_json:
+            constraint = Constraint("json_schema", json.dumps({"enum": self.source.choices}))
+        else:
+            constraint = Constraint("regex", "|".join(map(re.escape, self.source.choices)))
+        temperature = 0.0 if "temperature" in can.sampling else 1.0
+        params = SamplingParams(max_tokens=None, temperature=temperature, constraint=constraint)
+        self.stream.backend.prepare(constraint)
+        return self.stream.backend.converse(ChatJob(self.stream.transcript.prompt(), params, (), self.stream.id, self.expr), self)
+
+    def on_delta(self, index: int, text: str) -> None:
+        """A choice is shown whole."""
+
+    def on_done(self, outputs: tuple[ChatOutput, ...]) -> None:
+        with self.run.lock:
+            if not self.current:
+                return
+            (output,) = outputs
+            spelled = {json.dumps(choice) if self._is_json else choice: choice for choice in self.source.choices}
+            if output.text in spelled:
+                self._chosen(spelled[output.text], output.usage, {})
+            elif output.finish_reason == "abort":
+                self.give_up(self.run.stopped or Stopped("the selection was stopped"))
+            else:
+                self.give_up(RequestFailed(f"{self.run.card.name} answered {output.text!r:.80}, which is none of the choices"))

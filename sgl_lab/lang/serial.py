@@ -1,0 +1,87 @@
+"""Values of the intermediate representation as JSON, and back.
+
+What holds Python objects that no JSON can name is refused: a form made of a Python type or of tools, a choices method
+of the user's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from ..contracts.errors import ProgramError
+from .choices import greedy_token_selection, token_length_normalized, unconditional_likelihood_normalized
+from .expressions import (
+    Argument,
+    Concat,
+    Fork,
+    Gen,
+    Join,
+    Reference,
+    RoleBegin,
+    RoleEnd,
+    ScopeBegin,
+    ScopeEnd,
+    Select,
+    SeparateReasoning,
+    Text,
+    ToolTurn,
+    Warm,
+)
+from .form import FORMS, Form
+from .location import SourceLocation
+from .reasoning import Reasoning
+
+_VALUES = (
+    *(Argument, Concat, Fork, Gen, Join, Reference, RoleBegin, RoleEnd, ScopeBegin, ScopeEnd, Select, SeparateReasoning, Text),
+    *(ToolTurn, Warm, Reasoning),
+)
+_KINDS = {kind.__name__: kind for kind in _VALUES}
+_METHODS = {repr(method): method for method in (greedy_token_selection, token_length_normalized, unconditional_likelihood_normalized)}
+
+
+def to_json(value: object) -> Any:
+    """A value of the representation as JSON values. ProgramError where it holds what has no JSON form."""
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case SourceLocation(file, line):
+            return {"is": "SourceLocation", "file": file, "line": line}
+        case tuple():
+            return [to_json(each) for each in value]
+        case Form(stated=(argument, text)):
+            return {"is": "Form", "argument": argument, "text": text, "lead": value.constraint.lead}
+        case _ if is_dataclass(value) and type(value) in _VALUES:
+            return {"is": type(value).__name__} | {each.name: to_json(getattr(value, each.name)) for each in fields(value)}
+        case _ if value in _METHODS.values():
+            return {"is": "ChoicesSamplingMethod", "name": repr(value)}
+    raise ProgramError(
+        f"{type(value).__name__} {value!r:.60} has no JSON form",
+        hint="state a form as dtype=, regex=, json_schema= or grammar=, and take one of the choices methods that are there",
+    )
+
+
+def from_json(data: Any) -> Any:
+    """What `to_json` wrote. ValueError for what it did not write."""
+    match data:
+        case None | bool() | int() | float() | str():
+            return data
+        case list():
+            return tuple(map(from_json, data))
+        case {"is": "SourceLocation", "file": str(file), "line": int(line)}:
+            return SourceLocation(file, line)
+        case {"is": "Form", "argument": str(argument), "text": str(text), "lead": str(lead)} if argument in FORMS:
+            form = FORMS[argument](text)
+            return form.after(lead) if lead else form
+        case {"is": "ChoicesSamplingMethod", "name": str(name)} if name in _METHODS:
+            return _METHODS[name]
+        case {"is": str(kind), **given} if kind in _KINDS:
+            return _made(_KINDS[kind], given)
+    raise ValueError(f"{data!r:.60} is no value of a program")
+
+
+def _made(kind: type[Any], given: Mapping[Any, Any]) -> Any:
+    if given.keys() != {each.name for each in fields(kind)}:
+        raise ValueError(f"{kind.__name__} has not the fields {', '.join(sorted(given))}")
+    return kind(**{name: from_json(value) for name, value in given.items()})

@@ -1,0 +1,238 @@
+"""The half that all executors have in common: what a program says of one strand, checked, named and put into steps.
+
+`submit` takes what it is given whole or refuses it whole. A step is one value of the intermediate representation with
+the variable that it fills or the strands that it opens. What becomes of a step is the executor's: a stream executes
+it, a tracer records it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextvars import Context, copy_context
+from dataclasses import replace
+from functools import partial
+from typing import Any, Generic, NamedTuple, Self, TypeVar
+
+from ..contracts.errors import ProgramError
+from ..contracts.ids import ForkId
+from ..contracts.params import SamplingParams
+from .choices import token_length_normalized
+from .expressions import (
+    Embedded,
+    Expr,
+    Fork,
+    Gen,
+    Instruction,
+    Join,
+    Leaf,
+    Name,
+    Primitive,
+    RoleBegin,
+    RoleEnd,
+    ScopeBegin,
+    ScopeEnd,
+    Select,
+    Text,
+    ToolTurn,
+    leaves,
+    reasoning_name,
+)
+from .history import History, Piece, Said
+from .run import Run
+from .variable import Variable
+
+S = TypeVar("S", covariant=True)
+
+
+class Step(NamedTuple, Generic[S]):
+    value: Primitive
+    variable: Variable | None = None
+    """what it fills; of the turn of a tool, what holds the call"""
+    params: SamplingParams | None = None
+    """of a gen"""
+    context: Context | None = None
+    """to call the tool of a gen in; None where none is to be called"""
+    strands: tuple[S, ...] = ()
+    """what a fork opens, or a join brings together"""
+
+
+class StrandBase(ABC):
+    transcript: History
+
+    def __init__(self, run: Run, id: ForkId, label: str, parent: Self | None = None, index: int = 0) -> None:
+        self.run = run
+        self.id = id
+        self.label = label
+        self.parent = parent
+        self.index = index
+        self.variables: dict[Name, Variable] = dict(parent.variables) if parent else {}
+        self.inherited = dict(self.variables)
+        self.role: str | None = parent.role if parent else None
+        """the role that is open once everything appended so far is done"""
+        self.defaults = replace(run.defaults, seed=parent._child_seed()) if parent else run.defaults
+        """of sampling: a fork has a seed of its own, or forks that begin alike would all say the same"""
+        self.n_unnamed: int = parent.n_unnamed if parent else 0
+        """gens and selects without a name so far"""
+        self.n_inherited = 0
+        """how much of the transcript's history is the parent's"""
+        self.children: list[Self] = []
+        self.joined = False
+        self._scopes: list[tuple[str, Variable]] = []
+        """those that are open"""
+        self._calls: list[tuple[Name, Variable]] = list(parent._calls) if parent else []
+        """of tools, in the turn that is open: what they say stands after it"""
+
+    @property
+    @abstractmethod
+    def idle(self) -> bool:
+        """Nothing is under way and nothing will be until more is appended."""
+
+    @abstractmethod
+    def _child(self, label: str, index: int) -> Self:
+        """A strand that begins here."""
+
+    @abstractmethod
+    def _take(self, *steps: Step[Self]) -> None:
+        """Steps that come next. The run's lock is held."""
+
+    def _prepare(self, parts: Sequence[Leaf]) -> None:  # noqa: B027 - an executor may have nothing to prepare
+        """Do what can fail or take long, before any of `parts` is accepted. The run's lock is not held."""
+
+    def _check_open(self) -> None:
+        """Raise if nothing more can be appended."""
+        if self.run.stopped and self.run.body_active:
+            raise self.run.stopped
+        if self.joined:
+            raise ProgramError(f"fork {self.label} has been joined", hint="append to its parent")
+
+    def submit(self, instruction: Instruction) -> tuple[Self, ...]:
+        """Take what comes next; the strands that it opens. It is refused whole if any part of it cannot be."""
+        if isinstance(instruction, Expr):
+            self._append(instruction)
+            return ()
+        with self.run.lock:
+            if not isinstance(instruction, Join | ScopeEnd):
+                self._check_open()
+            match instruction:
+                case Fork(number):
+                    for index in range(number):
+                        self.children.append(self._child(f"{self.label}[{index}]", index))
+                    opened = tuple(self.children[-number:])
+                    self._take(Step(instruction, strands=opened))
+                    return opened
+                case Join():
+                    self._join(instruction)
+                case ScopeBegin(name):
+                    variable = self.variables[name] = Variable(self)
+                    self._scopes.append((name, variable))
+                    self._take(Step(instruction, variable))
+                case ScopeEnd(name):
+                    self._take(Step(instruction, self._end_scope(name)))
+                case _:
+                    self._take(Step(instruction))
+        return ()
+
+    def _append(self, expr: Expr) -> None:
+        parts = tuple(leaves(expr, self))
+        self._prepare(parts)
+        with self.run.lock:
+            self._check_open()
+            role, n_unnamed, calls = self.role, self.n_unnamed, list(self._calls)
+            card = self.run.card
+            steps: list[Step[Self]] = []
+            named: dict[Name, Variable] = {}
+            for leaf in parts:
+                if isinstance(leaf, Gen | Select):
+                    name: Name = n_unnamed if leaf.name is None else leaf.name
+                    n_unnamed += leaf.name is None
+                    variable = named[name] = Variable(self)
+                    if leaf.reasoning:
+                        variable.reasoning = Variable(self)
+                        if leaf.name is not None:
+                            named[reasoning_name(leaf.name)] = variable.reasoning
+                if isinstance(leaf, Select):
+                    card.capabilities.check_choices(card.name, is_default=leaf.method is token_length_normalized)
+                    steps.append(Step(leaf, variable))
+                elif isinstance(leaf, Gen):
+                    params, context = leaf.params(self.defaults), copy_context() if leaf.execute else None
+                    card.capabilities.check(params, card.name, is_tool_call=leaf.form is not None and bool(leaf.form.tools))
+                    steps.append(Step(leaf, variable, params, context))
+                    if leaf.execute:
+                        calls.append((name, variable))
+                else:
+                    if isinstance(leaf, Embedded) and not card.capabilities.blocks:
+                        raise self.run.missing("blocks")
+                    role = next_role(role, leaf)
+                    steps.append(Step(leaf))
+                if role is None:
+                    steps += [Step(ToolTurn(name, in_roles=isinstance(leaf, RoleEnd)), call) for name, call in calls]
+                    calls.clear()
+            self.role, self.n_unnamed, self._calls = role, n_unnamed, calls
+            self.variables |= named
+            self._take(*steps)
+
+    def _child_seed(self) -> int | None:
+        """The seed of the next fork: another one each, the same ones whenever the program runs with the same seed."""
+        if self.defaults.seed is None:
+            return None
+        digest = hashlib.blake2b(f"{self.defaults.seed}:{len(self.children) + 1}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") >> 1
+
+    def _end_scope(self, name: str) -> Variable:
+        for at in range(len(self._scopes) - 1, -1, -1):
+            if self._scopes[at][0] == name:
+                return self._scopes.pop(at)[1]
+        raise ProgramError(f"no scope {name!r} is open")
+
+    # ------------------------------------------------------------ joining
+
+    @property
+    def own_history(self) -> tuple[Said, ...]:
+        """What it said itself, after the fork that it began with."""
+        return tuple(self.transcript.history[self.n_inherited :])
+
+    def _join(self, join: Join) -> None:
+        children = tuple(child for child in self.children if child.id in join.forks)
+        if join.mode == "gather_variable":
+            self._gather(children)
+        else:
+            self._check_open()
+            role = self.role
+            for child in children:
+                for said in child.own_history:
+                    role = role if isinstance(said, Piece) else next_role(role, said)
+            self.role = role
+        self._take(Step(join, strands=children))
+        for child in children:
+            child.joined = True
+
+    def _gather(self, children: Sequence[Self]) -> None:
+        """Each value that a child made itself, under its name, one a child; None where a child made none."""
+        own = [{name: v for name, v in child.variables.items() if child.inherited.get(name) is not v} for child in children]
+        for name in dict.fromkeys(name for variables in own for name in variables):
+            found = [variables.get(name) for variables in own]
+            gathered = self.variables[name] = Variable(self)
+            gathered.set([v.value if v else None for v in found], [v.meta if v else None for v in found])
+            gathered.means = partial(_read_all, found)
+        self.n_unnamed = max(self.n_unnamed, *(child.n_unnamed for child in children))
+
+
+def _read_all(variables: list[Variable | None]) -> list[Any]:
+    return [variable.read() if variable else None for variable in variables]
+
+
+def next_role(role: str | None, leaf: Text | Embedded | RoleBegin | RoleEnd) -> str | None:
+    """The open role after `leaf`; roles do not nest."""
+    match leaf:
+        case RoleBegin(new):
+            if role is not None:
+                raise ProgramError(f"role {new!r} begins inside role {role!r}", hint=f"end {role!r} first")
+            return new
+        case RoleEnd(old):
+            if role != old:
+                raise ProgramError(f"role {old!r} ends, but {'no role' if role is None else repr(role)} is open")
+            return None
+        case Text() | Embedded():
+            return role

@@ -1,0 +1,104 @@
+"""The two kinds of stream: of a backend that takes token ids, and of one that takes messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from contextvars import Context
+from dataclasses import replace
+from typing import Self, cast
+
+from ..contracts.conversation import ConversationBackend, takes_tokens
+from ..contracts.events import StreamExtended
+from ..contracts.params import SamplingParams
+from ..contracts.port import Backend
+from .conversation import ChatGeneration, Conversation, Decision, GeneratedChoice
+from .expressions import Gen, Leaf, Select, Text
+from .history import Piece
+from .run import Run
+from .stream import Stream
+from .tokens import Scoring, TokenGeneration, Warming
+from .transcript import Healed, Transcript, likely_seam
+from .variable import Variable
+
+
+def stream_of(run: Run, label: str) -> Stream:
+    """The root of a run."""
+    if takes_tokens(run.backend):
+        return TokenStream(run, run.backend, label)
+    return ChatStream(run, cast(ConversationBackend, run.backend), label)
+
+
+class TokenStream(Stream):
+    transcript: Transcript
+
+    def __init__(self, run: Run, backend: Backend, label: str, parent: Self | None = None, index: int = 0) -> None:
+        super().__init__(run, label, parent, index)
+        self.backend = backend
+        self.transcript = Transcript(backend, run.chat, self._extended)
+        self._text: str = parent._text if parent else ""
+        """literal text that was appended last"""
+
+    def _child(self, label: str, index: int) -> Self:
+        return type(self)(self.run, self.backend, label, self, index)
+
+    def _begin_at(self, parent: Self) -> None:
+        self.transcript = parent.transcript.fork(self._extended)
+
+    def _prepare(self, parts: Sequence[Leaf]) -> None:
+        """Have each constraint ready, also behind the end of the text before it, which the model may say again."""
+        text = self._text
+        for leaf in parts:
+            if isinstance(leaf, Gen) and leaf.form is not None:
+                self.backend.prepare(leaf.form.constraint)
+                if leaf.heal and (seam := likely_seam(self.backend, text)):
+                    self.backend.prepare(replace(leaf.form.constraint, seam=seam))
+            text = (text + leaf.text)[-512:] if isinstance(leaf, Text) else ""
+        self._text = text
+
+    def _generate(self, gen: Gen, variable: Variable, params: SamplingParams, context: Context | None) -> None:
+        TokenGeneration(self, gen, variable, context).start(params)
+
+    def _select(self, select: Select, variable: Variable) -> None:
+        Scoring(self, select, variable).start()
+
+    def _warm(self, warmed: Callable[[], None], failed: Callable[[Exception], None]) -> None:
+        if self.transcript.ids:
+            Warming(self, warmed, failed).start()
+        else:
+            warmed()
+
+    def _at_once(self) -> AbstractContextManager[object]:
+        return self.backend.at_once()
+
+    def _extended(self, start: int, piece: Piece, healed: Healed) -> None:
+        self.run.emit(StreamExtended(self.id, start, piece.ids or (), piece.kind, piece.role, healed.n, healed.before))
+
+
+class ChatStream(Stream):
+    transcript: Conversation
+
+    def __init__(self, run: Run, backend: ConversationBackend, label: str, parent: Self | None = None, index: int = 0) -> None:
+        super().__init__(run, label, parent, index)
+        self.backend = backend
+        self.transcript = Conversation(run)
+
+    def _child(self, label: str, index: int) -> Self:
+        return type(self)(self.run, self.backend, label, self, index)
+
+    def _begin_at(self, parent: Self) -> None:
+        self.transcript.go_on_from(parent.transcript)
+
+    def _prepare(self, parts: Sequence[Leaf]) -> None:
+        for leaf in parts:
+            if isinstance(leaf, Gen) and leaf.form is not None and not (leaf.form.tools and self.run.card.capabilities.tools):
+                self.backend.prepare(leaf.form.constraint)
+
+    def _generate(self, gen: Gen, variable: Variable, params: SamplingParams, context: Context | None) -> None:
+        ChatGeneration(self, gen, variable, context).start(params)
+
+    def _select(self, select: Select, variable: Variable) -> None:
+        if self.run.card.capabilities.choices == "decided":
+            Decision(self, select, variable).start()
+        else:
+            GeneratedChoice(self, select, variable).start()
