@@ -20,7 +20,7 @@ from sgl_lab.contracts.port import GenJob, GenOutput, WarmJob
 from sgl_lab.contracts.spans import Block, Content
 from sgl_lab.engine.compute.models.decoder import Decoder
 from sgl_lab.engine.compute.models.executors import GPU, NATIVE, check_block
-from sgl_lab.engine.compute.models.load import LoadedModel, load_model
+from sgl_lab.engine.compute.models.load import LoadedModel
 from sgl_lab.engine.compute.runners.choose import make_runner
 from sgl_lab.engine.compute.runners.native import NativeRunner
 from sgl_lab.engine.compute.runners.runner import TorchRunner
@@ -31,7 +31,7 @@ from sgl_lab.lang.expressions import Embedded, Text
 from sgl_lab.lang.state import start
 
 from ..pure.driving import Fold, Heard
-from .tiny import VOCAB, Sequences, load_tiny, scores, tokens
+from .tiny import VOCAB, Sequences, load_tiny, scores, tokens, write_tiny
 
 N = 9
 DIGEST = "c0ffee0123456789"
@@ -225,8 +225,8 @@ def test_a_program_on_a_lab_says_after_a_block_what_it_says_after_its_tokens(tin
         lab.check()
 
 
-def test_the_native_step_refuses_a_block(tiny_folder: Path, library: ctypes.CDLL) -> None:
-    runner = make_runner(load_model(tiny_folder, name="tiny", device="cpu", dtype="int8", cache_dir=tiny_folder).model, library, 16)
+def test_the_native_step_refuses_a_block(tmp_path: Path, library: ctypes.CDLL) -> None:
+    runner = make_runner(load_tiny(write_tiny(tmp_path / "tiny", head_dim=32), "int8").model, library, 16)
     assert isinstance(runner, NativeRunner)
     with pytest.raises(BackendUnsupported, match="the native step does not compute embedded blocks"):
         runner.check_block(Block(Content(DIGEST, 4)))
