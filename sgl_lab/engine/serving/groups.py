@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol
 
 from ...contracts.errors import Stopped
 from ...contracts.events import Sample
@@ -45,7 +45,6 @@ Answer = Callable[[], None]
 """A call of a listener, made when the step is over."""
 
 
-@runtime_checkable
 class Deferring(Protocol):
     """In a listener's place: calls it on another thread, where what it is told is put together too."""
 
@@ -55,7 +54,8 @@ class Deferring(Protocol):
 
 def to(listener: object, call: Callable[[Any], None]) -> Answer:
     """`call` with the listener, on its own thread where it has one."""
-    return partial(listener.deliver, call) if isinstance(listener, Deferring) else partial(call, listener)
+    deliver: Callable[[Callable[[Any], None]], None] | None = getattr(listener, "deliver", None)  # a tenth of the time of isinstance
+    return partial(call, listener) if deliver is None else partial(deliver, call)
 
 
 class Vocabulary(Spelling, Protocol):
