@@ -511,7 +511,7 @@ def test_schemas_become_text_and_nothing_is_fetched(tmp_path: Path) -> None:
     with pytest.raises(BadArgument):
         utils.convert_json_schema_to_str(3)
     kept = tmp_path / "data.jsonl"
-    with pytest.raises(BackendUnsupported, match="nothing is fetched"):
+    with pytest.raises(BackendUnsupported, match="nothing is downloaded"):
         utils.download_and_cache_file("http://localhost/data.jsonl", str(kept))
     kept.write_text("1")
     assert utils.download_and_cache_file("http://localhost/data.jsonl", str(kept)) == str(kept)

@@ -206,6 +206,7 @@ STATE_OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
     "__str__": lambda s, f: str(s),
     "__repr__": lambda s, f: repr(s),
     "append_expression": lambda s, f: s.append_expression(gen("last")),
+    "blocks": lambda s, f: s.blocks(),
     "assistant": turned("assistant"),
     "user": turned("user"),
     "system": turned("system"),
