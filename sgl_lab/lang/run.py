@@ -205,6 +205,8 @@ class Run:
 
         with self.lock:
             self._end_body = end_soon
+            if self.stopped:  # since the body began, while its loop was made
+                end_soon()
         try:
             yield
         except asyncio.CancelledError:

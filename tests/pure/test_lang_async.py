@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import asyncio
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from sgl_lab.backends.scripted import ScriptedBackend
 from sgl_lab.contracts.errors import BadArgument, EngineStopped, ProgramError, RequestFailed, Stopped, UnknownVariable
 from sgl_lab.contracts.events import Event, ForkOpened
 from sgl_lab.contracts.port import GenJob
-from sgl_lab.lang.loop import Loop
+from sgl_lab.lang import execution
+from sgl_lab.lang.loop import Loop, drive
 
 from .language import line_with, watchdog, within  # noqa: F401
 
@@ -247,6 +249,23 @@ def test_a_stopped_run_ends_its_coroutine_whatever_it_awaits(program: Any) -> No
             error = within(5, state.error)
             assert (type(error), str(error)) == (Stopped, "enough")
             assert state.ret_value is None
+
+
+def test_a_stop_while_the_loop_of_a_coroutine_is_made_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    began, goes_on = threading.Event(), threading.Event()
+
+    def late(coroutine: Any, check: Callable[[], None]) -> Any:
+        began.set()
+        goes_on.wait()
+        return drive(coroutine, check)
+
+    monkeypatch.setattr(execution, "drive", late)
+    state = waits_for_another.run(backend=ScriptedBackend(), stream=True)
+    began.wait()
+    state.cancel("enough")
+    goes_on.set()
+    error = within(5, state.error)
+    assert (type(error), str(error)) == (Stopped, "enough")
 
 
 @pytest.mark.parametrize("program", [waits_for_another, waits_inside_another])

@@ -186,7 +186,7 @@ ROWS = {
     ),
 }
 
-PLANTED = {n: Mutant(f"row {n}: {row.bug}", f"../lang/{row.path}", row.old, row.new, f"pure/{row.tests[0]}") for n, row in ROWS.items()}
+PLANTED = {n: Mutant(f"row {n}: {row.bug}", f"lang/{row.path}", row.old, row.new, f"pure/{row.tests[0]}") for n, row in ROWS.items()}
 
 
 def test_every_row_names_tests_that_are_there() -> None:

@@ -299,7 +299,7 @@ def resolved(environment: dict[str, str], script: str = "") -> subprocess.Comple
     """The path of `org/toy` in a process of its own, after `script`: the hub's library reads its
     settings once.
     """
-    code = f"{script}\nfrom sgl_lab.engine.model import store\nprint(store.resolve('org/toy'))"
+    code = f"{script}\nfrom sgl_lab.engine.files import store\nprint(store.resolve('org/toy'))"
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_"))}
     return subprocess.run([sys.executable, "-c", code], env=clean | environment, capture_output=True, text=True, check=False)
 

@@ -456,7 +456,7 @@ def test_a_structure_that_is_not_the_librarys_own_is_found_out(library: ctypes.C
 def test_threads_that_the_machine_does_not_give_are_one_error(folder: Path, library: ctypes.CDLL) -> None:
     script = (
         "import resource, sys; from pathlib import Path\n"
-        "from sgl_lab.contracts.errors import BadArgument; from sgl_lab.engine.kernels.native import build\n"
+        "from sgl_lab.contracts.errors import BadArgument; from sgl_lab.engine.compute.kernels.native import build\n"
         "library = build.load(Path(sys.argv[1])); resource.setrlimit(resource.RLIMIT_AS, (1 << 32, 1 << 32))\n"
         "try: library.sgl_choose(None, 0, build.Wanted(0, None, None), 20_000)\n"
         "except BadArgument as error: print(error)\n"
