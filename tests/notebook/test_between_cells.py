@@ -267,7 +267,7 @@ def test_a_prefix_is_pinned_by_the_name_of_its_variable(kernel: Kernel) -> None:
     assert "by 1 pin: trip" in kernel.run("%sgl cache stats").shown[0]["text/plain"]
     assert kernel.run("%sgl cache unpin trp").ename == "UsageError"
     assert kernel.run("%sgl cache unpin").printed == "unpinned trip\n"
-    assert "forgot" in kernel.run("%sgl cache flush").printed
+    assert "flushed" in kernel.run("%sgl cache flush").printed
 
 
 def test_a_run_is_saved_beside_running_and_never_over_somebody_elses_file(kernel: Kernel, tmp_path: Path) -> None:

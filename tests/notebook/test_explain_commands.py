@@ -94,7 +94,7 @@ def test_whatif_shows_a_figure_a_picture_without_plotly_and_a_table(two_runs: Ke
     figure, table = reply.shown
     assert set(figure) == {"application/vnd.plotly.v1+json", "text/html", "text/plain"}
     assert "<img src=" in figure["text/html"]
-    assert re.search(r"best \(Belady\)|both policies", table["text/plain"])
+    assert re.search(r"optimum \(Belady\)|both policies", table["text/plain"])
     assert counts(reply)["belady_800"] >= counts(reply)["lru_800"] > 0
 
 

@@ -750,6 +750,8 @@ def judge(mutant: Mutant) -> Verdict:
             shutil.copy(ROOT / "tests" / file, copy / "tests")
         for room in ("pure", "reliability", "torch"):
             shutil.copytree(ROOT / "tests" / room, copy / "tests" / room, ignore=ignored)
+        (copy / "benchmarks").mkdir()
+        shutil.copy(ROOT / "benchmarks" / "schemas.json", copy / "benchmarks")
         path = source(mutant, copy)
         path.write_text(path.read_text(encoding="utf-8").replace(mutant.old, mutant.new), encoding="utf-8")
         environment = os.environ | {"PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1", "SGL_LAB_SOAK": "1"}
