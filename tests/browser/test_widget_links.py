@@ -299,6 +299,7 @@ def test_drafted_and_forced_tokens_differ_from_decoded_ones(page: WidgetPage) ->
         "generated · decode",
         "forced",
         "drafted",
+        "rejected drafts",
     ]
     widths = page.page.locator(".sgl-span.drafted rect").evaluate_all("all => all.map((rect) => Number(rect.getAttribute('width')))")
     assert widths[-1] == pytest.approx(widths[-2] / 4, abs=0.2)
