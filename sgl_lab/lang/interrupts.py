@@ -75,7 +75,7 @@ class Interrupts:
             yield
             return
         self._since = None
-        self._is_over.clear()
+        self._is_over = threading.Event()  # a new one: an interrupt inside `clear` would keep its lock
         try:
             self._thread = threading.get_ident()
             signal.signal(signal.SIGINT, self._on_signal)
@@ -108,7 +108,7 @@ class Interrupts:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._since is None:
             self._since = time.monotonic()
-            self._knocking = threading.Thread(target=self._knock, args=(self._since,), name="sgl-interrupt", daemon=True)
+            self._knocking = threading.Thread(target=self._knock, args=(self._since, self._is_over), name="sgl-interrupt", daemon=True)
             self._knocking.start()
         if _is_the_users(frame) or time.monotonic() - self._since > PATIENCE_S:
             self._raise()
@@ -117,8 +117,8 @@ class Interrupts:
         self._since = None
         raise KeyboardInterrupt
 
-    def _knock(self, since: float) -> None:
-        while not self._is_over.wait(KNOCK_S) and self._since == since:
+    def _knock(self, since: float, is_over: threading.Event) -> None:
+        while not is_over.wait(KNOCK_S) and self._since == since:
             self.request()
 
 
