@@ -23,6 +23,7 @@ from .contracts.capabilities import TOKEN_LEVEL
 from .contracts.errors import BadArgument, EngineStopped, ModelMissing, OutOfMemory, ProgramError, SglError, Stopped
 from .contracts.events import CellFinished, CellStarted, Emit, Entry, ModelLoaded
 from .contracts.ids import RequestId, RunId
+from .contracts.policies import BELADY, EVICTIONS
 from .contracts.port import ModelCard, WarmJob
 from .contracts.spans import Block, shown_at
 from .contracts.tree import TreeSnapshot
@@ -311,7 +312,7 @@ class Lab:
         self,
         record: Record,
         *,
-        evict: str | Sequence[str] = ("lru", "lfu", "fifo", "belady"),
+        evict: str | Sequence[str] = (*EVICTIONS, BELADY),
         cache_tokens: int | Sequence[int] | None = None,
     ) -> tuple[Outcome, ...]:
         """The counts of `record` under other eviction policies or cache sizes. `belady` is the

@@ -317,7 +317,7 @@ class Model:
         return freed
 
 
-@pytest.mark.parametrize(("page_size", "evict"), [(1, "lru"), (4, "lru"), (16, "lru"), (1, "lfu"), (4, "fifo")])
+@pytest.mark.parametrize(("page_size", "evict"), [(1, "lru"), (16, "lru"), *((4, name) for name in POLICIES)])
 def test_random_operations_agree_with_the_model(page_size: int, evict: str, record_table: Callable[..., None]) -> None:
     draw = random.Random(page_size)
     n_pages = 48

@@ -9,8 +9,9 @@ import pytest
 from sgl_lab.contracts.errors import BadArgument, InvariantBroken
 from sgl_lab.contracts.events import NodeSplit, PrefixMatched, RequestFinished, RequestPreempted, StepRan
 from sgl_lab.contracts.ids import RequestId
+from sgl_lab.contracts.policies import EVICTIONS, SCHEDULES
 from sgl_lab.engine.serving.cache.policy import POLICIES
-from sgl_lab.engine.serving.config import EVICTIONS, SCHEDULES, EngineConfig
+from sgl_lab.engine.serving.config import EngineConfig
 from sgl_lab.engine.serving.scheduling.order import ORDERS
 from sgl_lab.engine.serving.scheduling.request import Phase, Request
 from sgl_lab.engine.serving.trie import branches

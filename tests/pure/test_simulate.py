@@ -12,8 +12,9 @@ from sgl_lab.contracts.errors import BadArgument
 from sgl_lab.contracts.events import RequestQueued, from_json, to_json
 from sgl_lab.contracts.ids import RequestId
 from sgl_lab.contracts.params import Constraint, SamplingParams
+from sgl_lab.contracts.policies import EVICTIONS, SCHEDULES
 from sgl_lab.contracts.port import GenJob, ScoreJob, WarmJob
-from sgl_lab.engine.serving.config import EVICTIONS, SCHEDULES, EngineConfig
+from sgl_lab.engine.serving.config import EngineConfig
 from sgl_lab.engine.tools.simulate import Job, Outcome, Recording, optimum, simulate, what_if
 
 from .driving import SOAK, Bench, Heard, bench

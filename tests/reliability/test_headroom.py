@@ -10,7 +10,7 @@ import pytest
 
 from sgl_lab.contracts.errors import CacheFull
 from sgl_lab.contracts.events import EngineFault, NodeEvicted, RequestPreempted
-from sgl_lab.engine.serving.config import SCHEDULES
+from sgl_lab.contracts.policies import SCHEDULES
 
 from ..pure.driving import SOAK, Bench, Heard, bench, expect_idle
 

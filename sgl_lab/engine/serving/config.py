@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 from ...contracts.errors import BadArgument
 from ...contracts.near import did_you_mean
-
-SCHEDULES = ("lpm", "fcfs", "dfs-weight", "random")
-EVICTIONS = ("lru", "lfu", "fifo")
+from ...contracts.policies import EVICTIONS, SCHEDULES
 
 
 @dataclass(frozen=True, slots=True)

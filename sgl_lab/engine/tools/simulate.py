@@ -17,15 +17,15 @@ from ...contracts.events import Event, RequestFinished, RequestQueued, TokensSam
 from ...contracts.ids import Namespace, NodeId, RequestId
 from ...contracts.near import did_you_mean
 from ...contracts.params import SamplingParams
+from ...contracts.policies import BELADY, EVICTIONS
 from ...contracts.tree import TreeNode, TreeSnapshot
 from ..serving.cache.policy import POLICIES
 from ..serving.cache.pool import PagePool
 from ..serving.cache.tree import RadixTree
-from ..serving.config import EVICTIONS, EngineConfig
+from ..serving.config import EngineConfig
 from ..serving.scheduling.request import Request
 from ..serving.scheduling.scheduler import DECODE_AHEAD, Scheduler
 
-BELADY = "belady"
 NEVER = 1 << 60
 """the next use of a token that is not used again"""
 

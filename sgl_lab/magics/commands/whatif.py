@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...contracts.policies import BELADY, EVICTIONS
 from ...viz.draw import html, whatif
 from ..options import OptionError, nearest
 from ..printing import say
@@ -16,7 +17,7 @@ from .command import Command, Words, ready_lab
 if TYPE_CHECKING:
     from ...trace import Record
 
-POLICIES = ("lru", "lfu", "fifo", whatif.BEST)
+POLICIES = (*EVICTIONS, BELADY)
 SIZES = {"--tokens": "SIZES", "--pages": "SIZES"}
 N_SIZES = 8
 MAX_SIZES = 32

@@ -11,11 +11,11 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 from ...contracts.legible import clipped
+from ...contracts.policies import BELADY
 from . import chart, palette
 from .escape import Markup, css, tag
 from .numbers import counted, percent
 
-BEST = "belady"
 COLORS = (palette.CACHED, palette.COMPUTED, palette.GENERATED, palette.CHOICE, palette.FORCED, palette.LOCKED)
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "square", "triangle-up", "diamond", "x", "cross")
@@ -58,7 +58,7 @@ class WhatIf:
     @property
     def policies(self) -> list[str]:
         """The policies, with the optimum last so that it is drawn over the others."""
-        return sorted(dict.fromkeys(outcome.evict for outcome in self.outcomes), key=lambda name: name == BEST)
+        return sorted(dict.fromkeys(outcome.evict for outcome in self.outcomes), key=lambda name: name == BELADY)
 
     @property
     def sizes(self) -> list[int]:
@@ -72,7 +72,7 @@ class WhatIf:
 
 
 def name(policy: str) -> str:
-    return "optimum (Belady)" if policy == BEST else policy
+    return "optimum (Belady)" if policy == BELADY else policy
 
 
 def heading(found: WhatIf) -> str:
@@ -90,7 +90,7 @@ def alike(found: WhatIf) -> list[tuple[str, list[str]]]:
 def called(group: Sequence[str], policies: Sequence[str]) -> str:
     if len(group) == len(policies) > 1:
         return "both policies" if len(group) == 2 else f"all {len(group)} policies"
-    return name(group[0]) if len(group) == 1 else ", ".join(policy if policy != BEST else "Belady" for policy in group)
+    return name(group[0]) if len(group) == 1 else ", ".join(policy if policy != BELADY else "Belady" for policy in group)
 
 
 def picture(found: WhatIf) -> Markup:
@@ -117,7 +117,7 @@ def figure(found: WhatIf) -> dict[str, Any]:
             customdata=[[one.cached_prompt_tokens, one.prompt_tokens, one.evicted_tokens, one.preemptions] for one in points],
             name=title,
             mode="lines+markers",
-            line={"color": COLORS[style].both, "dash": DASHES[style], "width": 3 if BEST in group else 2},
+            line={"color": COLORS[style].both, "dash": DASHES[style], "width": 3 if BELADY in group else 2},
             marker={"symbol": SYMBOLS[style], "size": 9},
             hovertemplate="%{x:,} tokens of cache: %{y:.1%}<br>%{customdata[0]:,} of %{customdata[1]:,} from the cache"
             "<br>%{customdata[2]:,} evicted, %{customdata[3]:,} preempted",
@@ -161,7 +161,7 @@ def rows(found: WhatIf) -> list[tuple[str, ...]]:
                     groups.setdefault(_counts(one), []).append(policy)
         where = f"{size:,}" + (" ◂ actual" if size == found.n_tokens else "")
         for counts, group in groups.items():
-            title = "optimum (Belady)" if group == [BEST] else called(group, found.policies)
+            title = "optimum (Belady)" if group == [BELADY] else called(group, found.policies)
             body.append((where, title, *counts))
     kept = [n for n in range(len(head)) if n < _N_ALWAYS or any(row[n] not in ("", "0") for row in body)]
     return [tuple(row[n] for n in kept) for row in (head, *body)]
@@ -185,12 +185,12 @@ def _counts(one: Counts) -> tuple[str, ...]:
 def notes(found: WhatIf) -> list[str]:
     """Remarks: what the numbers show, and what they do not cover."""
     remarks = []
-    best = [one.hit_rate for one in found.of(BEST)]
+    best = [one.hit_rate for one in found.of(BELADY)]
     if best:
         top = max(best)
-        enough = min(found.size(one) for one in found.of(BEST) if one.hit_rate >= top - 1e-9)
+        enough = min(found.size(one) for one in found.of(BELADY) if one.hit_rate >= top - 1e-9)
         remarks.append(f"served one after the other, no policy could exceed {percent(top)}; a cache of {enough:,} tokens could reach it")
-    by_size = [pair for policy in found.policies if policy != BEST for pair in pairwise(found.of(policy))]
+    by_size = [pair for policy in found.policies if policy != BELADY for pair in pairwise(found.of(policy))]
     if any(larger.hit_rate < smaller.hit_rate - 1e-9 for smaller, larger in by_size):
         remarks.append(
             "a larger cache can have a lower hit rate: in a small one, requests wait for each other and find each other's results"

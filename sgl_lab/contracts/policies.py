@@ -1,0 +1,10 @@
+"""The names of the policies, which the engine, a lab and the magics share. `engine/serving` has what they do."""
+
+from __future__ import annotations
+
+SCHEDULES = ("lpm", "fcfs", "dfs-weight", "random")
+"""which waiting request goes first"""
+EVICTIONS = ("lru", "lfu", "fifo")
+"""which idle leaf of the tree goes first"""
+BELADY = "belady"
+"""the optimum of all evictions, for recordings: it needs the future"""
