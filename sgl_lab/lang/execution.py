@@ -2,6 +2,15 @@
 
 A body is a function, or a coroutine function with a loop. Either can run to its end here, or be
 started in the background. In that case the run keeps an exception of the body, and reads raise it.
+
+The body runs on the cell's own thread and waits in slices of 50 ms, so print, pdb, tracebacks and
+Ctrl-C stay normal. Only the bodies of a batch, of `stream=True` and of background cells need a
+thread pool. "Am I in the body?" is asked of the context, never of the thread.
+
+A coroutine that waits has neither a thread nor a timer: a change of a run wakes the loops that wait
+for it (`loop`). `run` drives a coroutine on a loop of its own on the calling thread, also where one
+runs already (a notebook's), which stands still meanwhile. So a cell that awaits prints, reads and
+is interrupted like any other. An async batch is one thread.
 """
 
 from __future__ import annotations
