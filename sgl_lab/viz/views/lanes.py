@@ -93,7 +93,7 @@ class _Request:
     n_done: int = 0
     """tokens of its sequence in KV, cached or computed"""
     n_drawn: int = 0
-    n_guessed: int = 0
+    n_accepted: int = 0
     """accepted draft tokens of a step that is not reported yet"""
     over: dict[str, BarRow] = field(default_factory=dict)
     """the newest bar of each kind on top of another"""
@@ -152,13 +152,13 @@ class LanesView:
                         self._work(mine, mine.work, now, ms, n_tokens)
                 for request in decode:
                     if mine := self._requests.get(request):
-                        self._work(mine, "decode", now, ms, 1 + mine.n_guessed)
-                        mine.n_guessed = 0
+                        self._work(mine, "decode", now, ms, 1 + mine.n_accepted)
+                        mine.n_accepted = 0
             case RequestPreempted(request=request, n_released=n_released) if mine := self._requests.get(request):
                 mine.bar = self._bar(mine.lane, "preempted", now, None, n_released, mine.name, request)
             case DraftVerified(request=request, n_drafted=n_drafted, n_accepted=n_accepted) if mine := self._requests.get(request):
                 self._lay_over(mine, "drafted", now, n_accepted, n_drafted - n_accepted)
-                mine.n_guessed += n_accepted
+                mine.n_accepted += n_accepted
             case TokensSampled(samples=samples):
                 for sample in samples:
                     if mine := self._requests.get(sample.request):

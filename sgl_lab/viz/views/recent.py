@@ -57,7 +57,7 @@ class _Request:
     name: str
     waits: bool = True
     over: bool = False
-    n_guessed: int = 0
+    n_accepted: int = 0
     """accepted draft tokens of a step that is not reported yet"""
     busy_until: float = 0.0
     is_sent: bool = False
@@ -104,11 +104,11 @@ class RecentView:
                         self._work(mine, mine.work, now, ms, n_tokens, request)
                 for request in decode:
                     if mine := self._requests.get(request):
-                        self._work(mine, "decode", now, ms, 1 + mine.n_guessed, request)
-                        mine.n_guessed = 0
+                        self._work(mine, "decode", now, ms, 1 + mine.n_accepted, request)
+                        mine.n_accepted = 0
                 self._forget()
             case DraftVerified(request=request, n_accepted=n_accepted) if mine := self._requests.get(request):
-                mine.n_guessed += n_accepted
+                mine.n_accepted += n_accepted
             case RequestPreempted(request=request, n_released=n_released) if mine := self._requests.get(request):
                 mine.waits = True
                 self._bar(mine, "preempted", now, None, n_released, request)
