@@ -262,9 +262,12 @@ def _pieces(parts: Message) -> Iterator[tuple[str, str, Any]]:
                     yield channel, key, {**item, "start": item["start"] + start, "toks": item["toks"][start : start + RUN]}
 
 
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
 def _size(value: object) -> int:
     """Upper estimate of the bytes as JSON: non-ASCII characters count as escaped."""
-    return len(json.dumps(value, separators=(",", ":")))
+    return len(_encode(value))
 
 
 def _fits(parts: Iterable[object], room: int) -> bool:
