@@ -46,10 +46,10 @@ def main() -> int:
     import torch
 
     from sgl_lab.contracts.errors import SglError
-    from sgl_lab.engine.compute.models.devices import find_place
+    from sgl_lab.engine.compute.models.devices import find_device
 
     try:
-        device = find_place(options.device).device
+        device = find_device(options.device).device
     except SglError as error:
         print(f"no figures: {error}")
         return 2

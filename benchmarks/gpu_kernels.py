@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sgl_lab.engine.compute.kernels.gpu import cascade, decode, experts, gate, linear, norm, prefill, rotary, sampling
 from sgl_lab.engine.compute.kernels.gpu.contexts import Contexts, Shared
-from sgl_lab.engine.compute.kernels.gpu.wants import Wants
+from sgl_lab.engine.compute.kernels.gpu.sampling_requests import SamplingRequests
 from sgl_lab.engine.compute.kernels.native.pack import Kind, quantise
 from sgl_lab.engine.compute.models.decoder import inverse_frequencies
 from sgl_lab.engine.compute.models.spec import ModelSpec
@@ -235,9 +235,9 @@ def attention(
     yield Try(f"attend_prefill{label}", prefill.attend_prefill, prefill.attend_prefill_twin, prompted, flops=4 * pairs * heads * dim)
 
 
-def wants(n: int, n_vocab: int, device: torch.device) -> Wants:
+def wants(n: int, n_vocab: int, device: torch.device) -> SamplingRequests:
     sizes = {"n_rows": n, "n_vocab": n_vocab, "n_edits": 0, "n_masks": 0}
-    made = Wants.over(torch.zeros(Wants.n_bytes(**sizes), dtype=torch.uint8, device=device), **sizes)
+    made = SamplingRequests.over(torch.zeros(SamplingRequests.n_bytes(**sizes), dtype=torch.uint8, device=device), **sizes)
     made.points.uniform_()
     made.temperature.fill_(0.8)
     made.top_p.fill_(0.9)

@@ -36,7 +36,7 @@ from sgl_lab.engine.serving.resident import Resident
 from sgl_lab.engine.text.chat import ChatTemplate
 from sgl_lab.engine.text.stream import TextStream
 from sgl_lab.engine.tools.fake import ByteTokenizer
-from sgl_lab.grammar.matcher import Guide
+from sgl_lab.grammar.matcher import Matcher
 from sgl_lab.trace import Ring
 
 PARTS = ("model", "sampler", "masks", "tree", "scheduler", "drafts", "text", "events", "rest")
@@ -94,16 +94,17 @@ class Meter:
 
 def metered(engine: Engine, meter: Meter) -> None:
     meter.wrap("model", engine._runner, ["run", "copy_page", *(["start"] if isinstance(engine._runner, Launching) else [])])
-    meter.wrap("model", engine, ["_outputs"])
+    meter.wrap("model", engine._in_flight, ["_outputs"])
     meter.wrap("tree", engine._tree, ["peek", "trail", "acquire", "release", "insert", "evict", "report_locks"])
-    meter.wrap("scheduler", engine._scheduler, ["schedule", "prepare", "advance", "finish"])
-    meter.wrap("drafts", engine._drafts, ["guess", "learn", "close"])
+    meter.wrap("scheduler", engine._scheduler, ["schedule", "admit_ahead", "advance", "finish"])
+    meter.wrap("drafts", engine._drafts, ["draft", "learn", "close"])
     meter.wrap("events", engine._scheduler, ["_emit"])
     meter.wrap("events", engine._tree, ["_emit"])
-    meter.wrap("events", engine, ["_emit"])
+    for part in (engine, engine._groups, engine._in_flight):
+        meter.wrap("events", part, ["_emit"])
     meter.wrap("text", TextStream, ["push", "delta", "close"])
-    meter.wrap("masks", Guide, ["fill"])
-    meter.wrap("text", Guide, ["take", "forced"])
+    meter.wrap("masks", Matcher, ["fill"])
+    meter.wrap("text", Matcher, ["take", "forced"])
     meter.wrap("rest", engine, ["step"])
 
 

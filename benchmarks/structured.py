@@ -118,19 +118,19 @@ def masks(lab: Lab) -> None:
     for entry in SCHEMAS:
         constraint = schema(entry["schema"])
         began = time.perf_counter()
-        guide = warm.start(constraint)
-        guide.masks(1)
-        guide.fill(())
+        matcher = warm.start(constraint)
+        matcher.masks(1)
+        matcher.fill(())
         first.append(time.perf_counter() - began)
         (output,), _ = say(lab, [entry["prompt"]], [SamplingParams(temperature=0, max_tokens=200, constraint=constraint)])
-        guide = warm.start(constraint)
-        guide.masks(1)
+        matcher = warm.start(constraint)
+        matcher.masks(1)
         for token in output.ids:
             began = time.perf_counter()
-            guide.fill(())
+            matcher.fill(())
             each.append(time.perf_counter() - began)
-            guide.take(token)
-            if guide.is_over:
+            matcher.take(token)
+            if matcher.is_over:
                 break
         n_text += len(output.ids)
     print(f"vocabulary of {spelling.n_vocab:,} tokens, {len(first)} schemas, {n_text:,} tokens of text")

@@ -48,8 +48,8 @@ from sgl_lab.engine.serving.config import EngineConfig
 from sgl_lab.engine.serving.engine import Engine
 from sgl_lab.engine.tools.fake import ByteTokenizer
 from sgl_lab.magics.commands.keep import exported
+from sgl_lab.magics.folded import Folded
 from sgl_lab.magics.session import Session
-from sgl_lab.magics.show import Folded
 from sgl_lab.trace import Record, Ring
 from sgl_lab.viz import bundle
 from sgl_lab.viz.draw import page as page_of
@@ -145,10 +145,10 @@ class Crowd:
         self.ring.emit(StreamExtended(fork, len(stream), said, "text", ""))
         self._streams[fork] = prompt = stream + said
         job = GenJob(prompt, SamplingParams(max_tokens=24, ignore_eos=True, top_logprobs=5), fork, ExprId(next(self._exprs)))
-        family = self.engine.gen(job, Listener())
-        for request in family.requests:
-            self.ring.emit(RequestQueued(request.id, fork, job.expr, "gen", prompt, 24, family.id))
-        self.engine.add(family)
+        group = self.engine.gen(job, Listener())
+        for request in group.requests:
+            self.ring.emit(RequestQueued(request.id, fork, job.expr, "gen", prompt, 24, group.id))
+        self.engine.add(group)
 
     def grow(self, n_nodes: int) -> None:
         while len(self.engine.snapshot(0).nodes) < n_nodes:

@@ -188,9 +188,9 @@ def _native(options: argparse.Namespace) -> int:
 
 
 def _tune(options: argparse.Namespace) -> int:
-    from .engine.compute.models.devices import find_place
+    from .engine.compute.models.devices import find_device
 
-    device = find_place(options.device).device
+    device = find_device(options.device).device
     if device.type == "cpu":
         raise BadArgument("only GPU kernels are tuned, and they do not run on device cpu")
 

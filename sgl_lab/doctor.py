@@ -77,7 +77,7 @@ def _torch(native: Finding) -> Iterator[Finding]:
         return
     yield Finding("ok", "torch", torch.__version__)
     yield Finding("ok", "cpu", f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} of {os.cpu_count()} cores")
-    from .engine.compute.models.devices import find_place, memory_of, unfit_gpu
+    from .engine.compute.models.devices import find_device, memory_of, unfit_gpu
 
     for index in range(torch.cuda.device_count()):
         if reason := unfit_gpu(index):
@@ -85,9 +85,9 @@ def _torch(native: Finding) -> Iterator[Finding]:
         else:
             memory = memory_of(torch.device("cuda", index))
             yield Finding("ok", f"gpu {index}", f"{memory.device}, {(memory.free or 0) / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free")
-    place = find_place(None)
-    if place.device.type == "cuda":
-        yield Finding("ok", "models run", f"on {place.device} in bfloat16")
+    found = find_device(None)
+    if found.device.type == "cuda":
+        yield Finding("ok", "models run", f"on {found.device} in bfloat16")
         yield TORCH_DETERMINISM
         return
     if not torch.cuda.device_count():
@@ -121,15 +121,15 @@ def _program(subject: str, names: tuple[str, ...], hint: str) -> Finding:
 
 
 def _models() -> Iterator[Finding]:
-    place = store.cache_dir()
-    existing = next(folder for folder in (place, *place.parents) if os.path.exists(folder))
+    cache = store.cache_dir()
+    existing = next(folder for folder in (cache, *cache.parents) if os.path.exists(folder))
     if (reason := store.unwritable()) is not None:
         hint = "existing models run; for others set SGL_LAB_CACHE to a writable folder"
         yield Finding("problem", "model cache", reason, hint)
     elif (free := shutil.disk_usage(existing).free) < 2**30:
-        yield Finding("problem", "model cache", f"{place} has {free / 2**20:.0f} MiB left", "free some space, or set SGL_LAB_CACHE")
+        yield Finding("problem", "model cache", f"{cache} has {free / 2**20:.0f} MiB left", "free some space, or set SGL_LAB_CACHE")
     else:
-        yield Finding("ok", "model cache", f"{place}, {free / 2**30:.0f} GiB free")
+        yield Finding("ok", "model cache", f"{cache}, {free / 2**30:.0f} GiB free")
     for name, model in store.BUILT_IN.items():
         if model.is_here():
             yield Finding("ok", name, str(model.path))

@@ -61,18 +61,18 @@ class Loading:
 
     def _lab(self) -> Lab:
         """Load on the GPU if one is requested or available and large enough, otherwise on the CPU."""
-        from .engine.compute.models.devices import find_place, give_back
+        from .engine.compute.models.devices import find_device, give_back
 
         # nothing is closed for a name that resolves to nothing
         store.resolve(self.model, progress=self._progress)
         try:
-            place, self.remark = find_place(self.device)
+            target, self.remark = find_device(self.device)
         except DeviceUnfit as error:
             self._serve_on_cpu(error)
         else:
-            if place.type == "cuda":
+            if target.type == "cuda":
                 try:
-                    return self._on(str(place))
+                    return self._on(str(target))
                 except (OutOfMemory, DeviceUnfit) as error:
                     self._serve_on_cpu(error)
                 give_back()  # only here are the error, and everything loaded, released

@@ -28,15 +28,21 @@ from .contracts.port import ModelCard, WarmJob
 from .contracts.spans import Block, shown_at
 from .contracts.tree import TreeSnapshot
 from .engine.files.fetch import Progress, unseen
+from .engine.serving.config import EngineConfig
 from .engine.serving.forked import begin_to_load, check_not_forked, is_forked
-from .engine.serving.replies import Heard, encoded
+from .engine.serving.replies import ReplyListener, encoded
 from .lang.ids import run_ids
 from .lang.keywords import all_suggest
 from .lang.state import ProgramState
 from .trace import Follower, Record, Ring
 
 if TYPE_CHECKING:
+    from ctypes import CDLL
+
+    from .backends.local import LocalBackend
     from .engine.compute.models.devices import Memory
+    from .engine.compute.models.load import LoadedModel
+    from .engine.compute.runners.choose import AnyRunner
     from .engine.serving.resident import Resident
     from .engine.tools.drift import Drift
     from .engine.tools.simulate import Outcome
@@ -116,68 +122,51 @@ class Lab:
     ) -> None:
         check_not_forked()
         import_engine()
-        from .backends.local import LocalBackend
-        from .engine.compute.kernels.native import build
-        from .engine.compute.models.devices import find_place
-        from .engine.compute.models.load import load_model
-        from .engine.compute.runners.choose import make_runner
-        from .engine.compute.runners.kv import pages_for
-        from .engine.files import store
-        from .engine.serving.config import EngineConfig
-        from .engine.serving.engine import Engine
-        from .engine.serving.resident import Resident
-
-        model = os.fspath(model) if isinstance(model, os.PathLike) else model
+        self.model = model = os.fspath(model) if isinstance(model, os.PathLike) else model
+        self.evict = evict
         _check_text(model=model, device=device, dtype=dtype)
         _check_sizes(page_size=page_size, threads=threads, cache_tokens=cache_tokens, cache_mib=cache_mib)
-        if cache_tokens is not None and cache_mib is not None:
-            raise BadArgument("cache_tokens and cache_mib both set the size of the cache", hint="give one of them")
-        if cache_tokens is not None and cache_tokens < page_size:
-            raise BadArgument(f"cache_tokens must be page_size ({page_size}) or more, not {cache_tokens}")
-        self.evict = evict
         config = EngineConfig(
             page_size=page_size, schedule=schedule, evict=evict, draft_tokens=draft_tokens, jump_forward=jump_forward, seed=seed
         )
-        if type(deterministic) is not bool:
-            raise BadArgument(f"deterministic must be True or False, not {deterministic!r}")
-        if emit is not None and not callable(emit):
-            raise BadArgument(f"emit must be a function of an event, not {emit!r}")
-        path = store.resolve(model, progress=progress)
-        self._generation = store.generation(path)
-        library = build.load(store.cache_dir())
-        self._device, remark = find_place(device)
-        begin_to_load()
-        _collect_lost()
-        loaded = load_model(
-            path,
-            name=model,
-            device=str(self._device),
-            dtype=dtype,
-            native=library is not None,
-            cache_dir=store.cache_dir(),
-            progress=progress,
-        )
-        if cache_tokens is not None:
-            n_pages = cache_tokens // page_size
-        else:
-            budget = None if cache_mib is None else cache_mib << 20
-            n_pages = pages_for(loaded.spec, loaded.model.dtype, loaded.model.device, page_size, budget_bytes=budget)
+        _check_calls(deterministic, emit)
+        loaded, library = self._load(device, dtype, progress)
         if self._device.type == "cuda":
             progress(0, 1, "preparing kernels")
-        while True:
-            try:
-                runner = make_runner(loaded.model, library, n_pages, page_size, threads=threads)
-                break
-            except OutOfMemory:
-                if cache_tokens is not None or cache_mib is not None or n_pages * page_size <= loaded.spec.context:
-                    raise
-            n_pages //= 2
-        step_tokens = config.step_tokens if self._device.type == "cpu" else GPU_STEP_TOKENS
-        config = replace(config, n_pages=n_pages, step_tokens=step_tokens)
-        namespace, context, tokenizer = loaded.namespace, loaded.spec.context, loaded.tokenizer
-        self.model = model
-        self.notice = remark or (build.advice() if loaded.device == "cpu" and library is None else None)
+            config = replace(config, step_tokens=GPU_STEP_TOKENS)
+        runner, n_pages = _runner(loaded, library, page_size, cache_tokens, cache_mib, threads)
+        config = replace(config, n_pages=n_pages)
+        self.n_bytes = loaded.n_bytes + runner.kv.n_bytes
+        """of weights and cache"""
+        self._begin_log(emit)
+        fast, self.deterministic_backend = self._start(config, loaded, runner)
+        self.backend = self.deterministic_backend if deterministic else fast
+        self.card = self.backend.describe()
+        self.emit(ModelLoaded(model, loaded.namespace, loaded.device, loaded.dtype, n_pages, page_size, loaded.spec.context))
+
+    def _load(self, device: str | None, dtype: str | None, progress: Progress) -> tuple[LoadedModel, CDLL | None]:
+        """Find the model's files and load them onto its device; also returns the native step, where that is built."""
+        from .engine.compute.kernels.native import build
+        from .engine.compute.models.devices import find_device
+        from .engine.compute.models.load import load_model
+        from .engine.files import store
+
+        path, cache_dir = store.resolve(self.model, progress=progress), store.cache_dir()
+        self._generation = store.generation(path)
+        library = build.load(cache_dir)
+        self._device, remark = find_device(device)
+        begin_to_load()
+        _collect_lost()
+        has_native = library is not None
+        loaded = load_model(
+            path, name=self.model, device=str(self._device), dtype=dtype, native=has_native, cache_dir=cache_dir, progress=progress
+        )
+        self._tokenizer = loaded.tokenizer
+        self.notice = remark or (build.advice() if loaded.device == "cpu" and not has_native else None)
         """a notice on what would make this lab faster, in one line; None if there is nothing to say"""
+        return loaded, library
+
+    def _begin_log(self, emit: Emit | None) -> None:
         self.ring = Ring()
         self.emit: Emit = self.ring.emit
         self._follower = None if emit is None else Follower(self.ring, emit)
@@ -185,25 +174,30 @@ class Lab:
         """records of the last runs, oldest first"""
         self._recording = threading.Lock()
         self._spelled: dict[int, str] = {}
-        self._tokenizer = tokenizer
-        self.n_bytes = loaded.n_bytes + runner.kv.n_bytes
-        """of weights and cache"""
+
+    def _start(self, config: EngineConfig, loaded: LoadedModel, runner: AnyRunner) -> tuple[LocalBackend, LocalBackend]:
+        """Start the engine's thread; returns the fast backend and the deterministic one.
+
+        The latter gives the same tokens and bitwise the same logprobs on one kind of CPU or GPU, whatever is cached and whatever
+        runs beside a program. Both are one where the runner computes so anyway.
+        """
+        from .backends.local import LocalBackend
+        from .engine.serving.engine import Engine
+        from .engine.serving.resident import Resident
+
+        namespace, context, tokenizer = loaded.namespace, loaded.spec.context, loaded.tokenizer
         engine = Engine(config, runner, tokenizer, context=context, namespace=namespace, emit=self.emit)
         self._resident = Resident(engine, cursor=partial(getattr, self.ring, "cursor"), after_close=_trim)
         with _known:
             _labs.add(self)
             _residents.add(self._resident)
         can = replace(TOKEN_LEVEL, chat_template=tokenizer.has_chat_template, deterministic=runner.is_exact)
-        card = ModelCard(model, namespace, context, tokenizer.n_vocab, loaded.device, loaded.dtype, can)
+        card = ModelCard(self.model, namespace, context, tokenizer.n_vocab, loaded.device, loaded.dtype, can)
         fast = LocalBackend(self._resident, tokenizer, card, self.emit)
+        if runner.is_exact:
+            return fast, fast
         exact_card = replace(card, namespace=engine.exact_namespace, capabilities=replace(can, deterministic=True))
-        self.deterministic_backend = fast if runner.is_exact else LocalBackend(self._resident, tokenizer, exact_card, self.emit)
-        """the backend with the same tokens and bitwise the same logprobs on one kind of CPU or GPU,
-        whatever is cached and whatever else runs
-        """
-        self.backend = self.deterministic_backend if deterministic else fast
-        self.card = self.backend.describe()
-        self.emit(ModelLoaded(model, namespace, loaded.device, loaded.dtype, n_pages, page_size, context))
+        return fast, LocalBackend(self._resident, tokenizer, exact_card, self.emit)
 
     @property
     def page_size(self) -> int:
@@ -369,7 +363,7 @@ class Lab:
             except TypeError:
                 hint = "give a text, a program's state or token ids"
                 raise BadArgument(f"a prefix cannot be {prefix!r:.80}", hint=hint) from None
-        warmed = Heard(self.backend)
+        warmed = ReplyListener(self.backend)
         pin = self.backend.pin(WarmJob(tokens, blocks=blocks), warmed)
         try:
             warmed.answer()
@@ -436,6 +430,27 @@ def import_engine() -> None:
     from .engine.compute.runners import choose as choose
 
 
+def _runner(
+    loaded: LoadedModel, library: CDLL | None, page_size: int, cache_tokens: int | None, cache_mib: int | None, threads: int | None
+) -> tuple[AnyRunner, int]:
+    """The runner and the pages of its cache. A size that was not asked for is halved until it fits; OutOfMemory if none does."""
+    from .engine.compute.runners.choose import make_runner
+    from .engine.compute.runners.kv import pages_for
+
+    if cache_tokens is not None:
+        n_pages = cache_tokens // page_size
+    else:
+        budget = None if cache_mib is None else cache_mib << 20
+        n_pages = pages_for(loaded.spec, loaded.model.dtype, loaded.model.device, page_size, budget_bytes=budget)
+    while True:
+        try:
+            return make_runner(loaded.model, library, n_pages, page_size, threads=threads), n_pages
+        except OutOfMemory:
+            if cache_tokens is not None or cache_mib is not None or n_pages * page_size <= loaded.spec.context:
+                raise
+        n_pages //= 2
+
+
 def _several(given: object, name: str, kind: type[T]) -> tuple[T, ...]:
     """One value, or a sequence of them, as a tuple. BadArgument for anything else."""
     values = (given,) if isinstance(given, str | bytes) or not isinstance(given, Iterable) else tuple(given)
@@ -461,6 +476,18 @@ def _check_sizes(*, page_size: object, **others: object) -> None:
     # where the system has no more threads, torch's own creation of them ends the process
     if isinstance(threads, int) and threads > most:
         raise BadArgument(f"threads must be at most {most} on this machine of {os.cpu_count()} cores, not {threads}")
+    tokens, mib = others.get("cache_tokens"), others.get("cache_mib")
+    if tokens is not None and mib is not None:
+        raise BadArgument("cache_tokens and cache_mib both set the size of the cache", hint="give one of them")
+    if isinstance(tokens, int) and isinstance(page_size, int) and tokens < page_size:
+        raise BadArgument(f"cache_tokens must be page_size ({page_size}) or more, not {tokens}")
+
+
+def _check_calls(deterministic: object, emit: object) -> None:
+    if type(deterministic) is not bool:
+        raise BadArgument(f"deterministic must be True or False, not {deterministic!r}")
+    if emit is not None and not callable(emit):
+        raise BadArgument(f"emit must be a function of an event, not {emit!r}")
 
 
 def _trim() -> None:

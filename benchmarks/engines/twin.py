@@ -71,16 +71,16 @@ class Twin:
         """The allowed tokens at each position of a text of that form, bool [tokens, vocab]; only
         the forced one where it is forced.
         """
-        guide = self._grammars.start(Constraint("regex", regex))
-        (mask,) = guide.masks(1)
+        matcher = self._grammars.start(Constraint("regex", regex))
+        (mask,) = matcher.masks(1)
         allowed = torch.zeros(len(tokens), self._model.spec.vocab, dtype=torch.bool)
         for row, token in zip(allowed, tokens, strict=True):
-            if forced := guide.forced():
+            if forced := matcher.forced():
                 row[forced[0]] = True
             else:
-                guide.fill(())
+                matcher.fill(())
                 row |= torch.from_numpy(np.unpackbits(np.frombuffer(mask, np.uint8), count=len(row), bitorder="little")).bool()
-            guide.take(token)
+            matcher.take(token)
         return allowed
 
     def _logprobs(self, ids: Ids, n_known: int, n_last: int, kv: KvStore) -> Tensor:

@@ -11,7 +11,7 @@ from ..contracts.events import Emit, RequestQueued, silent
 from ..contracts.ids import ExprId, ForkId, RequestId
 from ..contracts.params import Constraint
 from ..contracts.port import GenJob, GenListener, Message, ModelCard, ScoreJob, ScoreListener, Segment, WarmJob, WarmListener
-from ..engine.serving.groups import Family
+from ..engine.serving.group import RequestGroup
 from ..engine.serving.resident import Resident
 from ..lang.backend.base_backend import BaseBackend
 
@@ -57,34 +57,34 @@ class LocalBackend(BaseBackend):
         self._resident.engine.prepare(constraint)
 
     def submit(self, job: GenJob, listener: GenListener) -> RequestId:
-        family = self._resident.engine.gen(job, self._resident.heard(listener), exact=self._card.capabilities.deterministic)
-        return self._queue(family, job.fork, job.expr)
+        group = self._resident.engine.gen(job, self._resident.heard(listener), exact=self._card.capabilities.deterministic)
+        return self._queue(group, job.fork, job.expr)
 
     def score(self, job: ScoreJob, listener: ScoreListener) -> RequestId:
-        family = self._resident.engine.score(job, self._resident.heard(listener), exact=self._card.capabilities.deterministic)
-        return self._queue(family, job.fork, job.expr)
+        group = self._resident.engine.score(job, self._resident.heard(listener), exact=self._card.capabilities.deterministic)
+        return self._queue(group, job.fork, job.expr)
 
     def warm(self, job: WarmJob, listener: WarmListener) -> RequestId:
-        family = self._resident.engine.warm(job, self._resident.heard(listener), exact=self._card.capabilities.deterministic)
-        return self._queue(family, job.fork, None)
+        group = self._resident.engine.warm(job, self._resident.heard(listener), exact=self._card.capabilities.deterministic)
+        return self._queue(group, job.fork, None)
 
     def pin(self, job: WarmJob, listener: WarmListener) -> RequestId:
         """As `warm`, and what was computed is never evicted until `unpin` with the number that is returned."""
-        family = self._resident.engine.pin(job, self._resident.heard(listener), exact=self._card.capabilities.deterministic)
-        return self._queue(family, job.fork, None)
+        group = self._resident.engine.pin(job, self._resident.heard(listener), exact=self._card.capabilities.deterministic)
+        return self._queue(group, job.fork, None)
 
     def unpin(self, handle: RequestId) -> None:
         """BadArgument if nothing is pinned under that number."""
         self._resident.unpin(handle)
 
-    def _queue(self, family: Family, fork: ForkId | None, expr: ExprId | None) -> RequestId:
+    def _queue(self, group: RequestGroup, fork: ForkId | None, expr: ExprId | None) -> RequestId:
         self._resident.poll()
-        for request in family.requests:
+        for request in group.requests:
             self.emit(
-                RequestQueued(request.id, fork, expr, request.kind, request.prompt, request.limit, family.id, request.first_needed)
+                RequestQueued(request.id, fork, expr, request.kind, request.prompt, request.limit, group.id, request.first_needed)
             )
-        self._resident.submit(family)
-        return family.id
+        self._resident.submit(group)
+        return group.id
 
     def at_once(self) -> AbstractContextManager[object]:
         return self._resident.at_once()

@@ -21,7 +21,7 @@ Top = tuple[tuple[int, float], ...]
 """(token, logprob), best first"""
 
 Target = tuple[tuple[int, ...], int]
-"""What is wanted at a position: tokens whose logprobs, and how many of the likeliest ones."""
+"""What to read at a position: the logprobs of these tokens, and how many of the likeliest ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Sampling:
     """How to draw the next token of one row.
 
     Randomness is a function of (`seed`, `position`) alone, so that a preempted or re-batched request
-    draws the same tokens. `prompt`, `generated` and `guessed` are read for penalties, never kept.
+    draws the same tokens. `prompt`, `generated` and `drafted` are read for penalties, never kept.
     """
 
     params: SamplingParams
@@ -40,15 +40,15 @@ class Sampling:
     generated: Sequence[int]
     banned_early: tuple[int, ...] = ()
     """tokens that may not be drawn before min_tokens (end-of-sequence)"""
-    guessed: tuple[int, ...] = ()
+    drafted: tuple[int, ...] = ()
     """tokens that are taken to follow `generated`"""
     masks: tuple[memoryview, ...] = ()
     """uint32 [ceil(vocab / 32)]: token t may be drawn if bit t % 32 of word t // 32 is set. The first mask holds here, the next
-    after one more guess and so on; without any, all tokens may be drawn."""
+    after one more draft and so on; without any, all tokens may be drawn."""
     n_healed: int = 0
-    """of the tokens before this one, those that say the prompt's end again: `generated` and `guessed` are without them"""
+    """of the tokens before this one, those that say the prompt's end again: `generated` and `drafted` are without them"""
     n_healing: int = 0
-    """of the guesses that follow, how many do so too"""
+    """of the drafts that follow, how many do so too"""
 
     @property
     def mask(self) -> memoryview | None:
@@ -65,12 +65,12 @@ class Sampling:
         if not n:
             return self
         if 0 < len(self.masks) <= n:
-            raise InvariantBroken(f"{len(self.masks)} masks for a draw and {n} guesses before it")
+            raise InvariantBroken(f"{len(self.masks)} masks for a draw and {n} drafts before it")
         again = min(n, self.n_healing)
         return replace(
             self,
             position=self.position + n,
-            guessed=(*self.guessed, *tokens[again:]),
+            drafted=(*self.drafted, *tokens[again:]),
             masks=self.masks[n:],
             prompt=(*self.prompt, *tokens[:again]) if again and self.params.repetition_penalty != 1 else self.prompt,
             n_healed=self.n_healed + again,
@@ -85,9 +85,9 @@ class Row:
     tokens   ids to compute now, at positions start, start + 1, ...
     pages    page ids of all positions from 0 up to the last of `tokens` (position p lives in
              pages[p // page_size], slot p % page_size); positions before `start` are already written
-    sample   draw a token after the last of `tokens` that is no guess; None in a prefill chunk that is not the last
-    n_drafts how many of the last `tokens` are a guess at what will be drawn: a token is also drawn after each guess
-             that came true, until one does not
+    sample   draw a token after the last of `tokens` that is no draft; None in a prefill chunk that is not the last
+    n_drafts how many of the last `tokens` are drafts of what will be drawn: a token is also drawn after each draft
+             that is accepted, until one is rejected
     targets  for scoring: targets[i] are the candidate tokens whose logprobs are wanted after position
              start + len(tokens) - len(targets) + i
     n_top    how many of the likeliest tokens are wanted there too
@@ -105,8 +105,8 @@ class Row:
     """its results may depend on nothing but its tokens, to the bit"""
     blocks: tuple[Block, ...] = ()
     """those whose positions may be among `tokens`"""
-    follows: bool = False
-    """its one token is the one that the step before, still under way, draws for this request; what stands in `tokens` fills the place"""
+    is_overlapped: bool = False
+    """its one token is the one that the step before, still in flight, draws for this request; `tokens` holds a placeholder"""
 
     @property
     def end(self) -> int:
@@ -165,7 +165,7 @@ class Score(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class RowOutput:
     draws: tuple[Draw, ...] = ()
-    """none where none was asked for; all but the last are guesses that came true"""
+    """none where none was asked for; all but the last are accepted drafts"""
     scores: tuple[Score, ...] = ()
     """of each of the row's targets"""
     error: Exception | None = None
@@ -177,19 +177,19 @@ class RowOutput:
 
 
 def output_of(row: Row, draw: Callable[[int], Draw | Exception], scores: tuple[Score, ...] = ()) -> RowOutput:
-    """What `row` gives: `draw(n)`, after `n` of its guesses, is asked for as long as the guesses come true.
+    """What `row` gives: `draw(n)`, after `n` of its drafts, is asked for as long as the drafts are accepted.
 
-    Where a draw fails after one that did not, the step counts: the next one fails by itself, if it must.
+    Where a draw fails after an accepted one, the step counts: the next step fails by itself, if it must.
     """
     if any(value != value for score in scores for value in score.logprobs):
         return RowOutput(error=RequestFailed("the model's logits are not finite"))
     draws: list[Draw] = []
-    for guess in (*row.drafts, None) if row.sample is not None else ():
+    for draft in (*row.drafts, None) if row.sample is not None else ():
         found = draw(len(draws))
         if isinstance(found, Exception):
             return RowOutput(tuple(draws), scores, None if draws else found)
         draws.append(found)
-        if found.token != guess:
+        if found.token != draft:
             break
     return RowOutput(tuple(draws), scores)
 
@@ -220,14 +220,14 @@ class Launching(Protocol):
 
 
 @runtime_checkable
-class Following(Launching, Protocol):
-    """A runner that does what it is asked for in order, `copy_page` included, and keeps what it drew at hand.
+class Overlapping(Launching, Protocol):
+    """A runner that works in order, `copy_page` included, and keeps the tokens that it drew at hand.
 
-    So a step may be started before the results of the one before it are taken.
+    So a step may be started before the results of the one before it are collected: overlap scheduling.
     """
 
-    def follow(self, plan: Plan) -> Callable[[], tuple[RowOutput, ...]]:
-        """As `start`, while the step before is under way: each row `follows` one of its rows, which had no drafts."""
+    def overlap(self, plan: Plan) -> Callable[[], tuple[RowOutput, ...]]:
+        """As `start`, while the step before is in flight: each row goes on from one of its rows, which had no drafts."""
 
 
 @runtime_checkable

@@ -1,7 +1,7 @@
-"""A short way from anywhere in a text to a whole one, for when tokens run out.
+"""Completion paths: few tokens from anywhere in a text to a whole one, for when tokens run out.
 
 Where the texts of a constraint are known as a tree, the machine says how the shortest one goes on, and it is spelled in the
-fewest tokens. Where only the library knows them, a way is found step by step: what is forced, else what closes something or ends the
+fewest tokens. Where only the library knows them, a path is found step by step: what is forced, else what closes something or ends the
 text, else a character that was not used yet, of the smallest kind that is allowed. Knows nothing of the model. May be used from any thread.
 """
 
@@ -11,7 +11,7 @@ from collections import Counter
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
-from ..contracts.patterns.machine import Machine, Place
+from ..contracts.patterns.machine import Machine, StateSet
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 Tokens = tuple[int, ...]
 
 LONGEST = 1_024
-"""tokens of a way; where a whole text is farther off, none is known"""
+"""tokens of a path; where a whole text is farther off, none is known"""
 _LONGEST_WALK = 512
 _LONGEST_TOKEN = 24
-"""bytes of a token that is looked for on a way"""
-_MOST_WAYS = 6
+"""bytes of a token that is looked for on a path"""
+_MOST_PATHS = 6
 """that are tried, the cheapest first"""
 
 
@@ -47,22 +47,22 @@ class Track:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self._place: Place = machine.start
-        self._said = b""
+        self._states: StateSet = machine.start
+        self._pending = b""
 
     def take(self, data: bytes) -> None:
-        self._said += data
+        self._pending += data
 
-    def after(self, data: bytes) -> tuple[Place, bytes]:
-        """The place after `data` too, and the beginning of a character that came after it."""
-        self._place, self._said = self._stepped(self._place, self._said)
-        return self._stepped(self._place, self._said + data)
+    def after(self, data: bytes) -> tuple[StateSet, bytes]:
+        """The states after `data` too, and the beginning of a character that came after it."""
+        self._states, self._pending = self._stepped(self._states, self._pending)
+        return self._stepped(self._states, self._pending + data)
 
-    def _stepped(self, place: Place, data: bytes) -> tuple[Place, bytes]:
+    def _stepped(self, states: StateSet, data: bytes) -> tuple[StateSet, bytes]:
         n = len(data) - next((i for i in range(1, min(4, len(data) + 1)) if _is_begun(data[-i:])), 0)
         for character in data[:n].decode(errors="replace"):
-            place = self.machine.step(place, character)
-        return place, data[n:]
+            states = self.machine.step(states, character)
+        return states, data[n:]
 
 
 def _is_begun(data: bytes) -> bool:
@@ -70,10 +70,10 @@ def _is_begun(data: bytes) -> bool:
     return data[0] >= 0xC0 and len(data) < (2 if data[0] < 0xE0 else 3 if data[0] < 0xF0 else 4)
 
 
-class Exits:
+class Completions:
     def __init__(self, spelling: Spelling) -> None:
         self.end = min(spelling.eos_ids)
-        """what is said where a text is whole and the model would go on"""
+        """the token that ends a whole text where the model would go on"""
         self.bytes_of = spelling.token_bytes
         self.special_ids = spelling.special_ids
         self._ids: dict[bytes, int] = {}
@@ -87,7 +87,7 @@ class Exits:
         self._kinds = {token: _kind(data) for data, token in sorted(alone, key=lambda one: not one[0].isalnum())}
 
     def _steps(self, data: bytes) -> list[tuple[int, int]]:
-        """From each place in `data` on: the fewest tokens that spell the rest (very many where none do), and the length of the first."""
+        """From each position in `data` on: the fewest tokens that spell the rest (very many where none do), and the length of the first."""
         never = 1 << 30
         found = [(0, 0)] * (len(data) + 1)
         for start in range(len(data) - 1, -1, -1):
@@ -117,51 +117,51 @@ class Exits:
             ends.append(ends[-1] + len(character.encode()))
         return [steps[end][0] for end in ends]
 
-    def finishes(self, matcher: LLMatcher, tokens: Tokens) -> bool:
+    def finishes(self, ll_matcher: LLMatcher, tokens: Tokens) -> bool:
         """Whether the text is whole after `tokens`."""
-        return matcher.validate_tokens([*tokens, self.end]) == len(tokens) + 1
+        return ll_matcher.validate_tokens([*tokens, self.end]) == len(tokens) + 1
 
-    def way(self, matcher: LLMatcher, at: tuple[Machine, Place, bytes] | None, most: int, known: Tokens = ()) -> Tokens | None:
+    def path(self, ll_matcher: LLMatcher, at: tuple[Machine, StateSet, bytes] | None, most: int, known: Tokens = ()) -> Tokens | None:
         """To a whole text, where one is found of at most `most` tokens; `at` says where the text stands.
 
-        `known` is a way from not far away.
-        Moves the matcher.
+        `known` is a path from not far away.
+        Moves `ll_matcher`.
         """
         if at is not None:
-            machine, place, begun = at
-            for data in islice(machine.ways(place, begun), _MOST_WAYS):
-                way = self.spelled(data)
-                if way is not None and len(way) <= most and self.finishes(matcher, way):
-                    return way
-        return self._walked(matcher, min(most, _LONGEST_WALK), known)
+            machine, states, begun = at
+            for data in islice(machine.completions(states, begun), _MOST_PATHS):
+                path = self.spelled(data)
+                if path is not None and len(path) <= most and self.finishes(ll_matcher, path):
+                    return path
+        return self._walked(ll_matcher, min(most, _LONGEST_WALK), known)
 
-    def _walked(self, matcher: LLMatcher, most: int, known: Tokens) -> Tokens | None:
-        way: Tokens = ()
+    def _walked(self, ll_matcher: LLMatcher, most: int, known: Tokens) -> Tokens | None:
+        path: Tokens = ()
         used: Counter[int] = Counter()
-        while not matcher.is_accepting():
-            step = forced(matcher) or self._tail(matcher, known) or self._choice(matcher, way, used)
-            if not step or len(way) + len(step) > most or not matcher.consume_tokens(list(step)):
+        while not ll_matcher.is_accepting():
+            step = forced(ll_matcher) or self._tail(ll_matcher, known) or self._choice(ll_matcher, path, used)
+            if not step or len(path) + len(step) > most or not ll_matcher.consume_tokens(list(step)):
                 return None
-            way += step
-        return way
+            path += step
+        return path
 
-    def _tail(self, matcher: LLMatcher, way: Tokens) -> Tokens:
-        """The shortest end of `way` that is a way from here."""
-        tails = (way[i:] for i in range(len(way) - 1, -1, -1))
-        return next((tail for tail in tails if self.finishes(matcher, tail)), ())
+    def _tail(self, ll_matcher: LLMatcher, path: Tokens) -> Tokens:
+        """The shortest end of `path` that is a path from here."""
+        tails = (path[i:] for i in range(len(path) - 1, -1, -1))
+        return next((tail for tail in tails if self.finishes(ll_matcher, tail)), ())
 
-    def _choice(self, matcher: LLMatcher, way: Tokens, used: Counter[int]) -> Tokens:
+    def _choice(self, ll_matcher: LLMatcher, path: Tokens, used: Counter[int]) -> Tokens:
         try:
-            mask = matcher.compute_bitmask()
-        except ValueError:  # nothing may be said, or the grammar has grown too complex
+            mask = ll_matcher.compute_bitmask()
+        except ValueError:  # no token may come next, or the grammar has grown too complex
             return ()
         is_text = self._letter is not None and _has(mask, self._letter)  # where only a quote closes anything
         for token in self._closing:
-            if _has(mask, token) and (not is_text or (token == self._quote and way[-2:] != (token, token))):
+            if _has(mask, token) and (not is_text or (token == self._quote and path[-2:] != (token, token))):
                 return (token,)
         allowed = [token for token in self._kinds if _has(mask, token)]
         for token in allowed:
-            if self.finishes(matcher, (token,)):
+            if self.finishes(ll_matcher, (token,)):
                 return (token,)
         n_of_kind = Counter(self._kinds[token] for token in allowed)
         choice = sorted(allowed, key=lambda token: (self._kinds[token] == "byte", used[token], n_of_kind[self._kinds[token]]))[:1]
@@ -173,10 +173,10 @@ def _has(mask: bytes, token: int) -> bool:
     return bool(mask[token // 8] >> token % 8 & 1)
 
 
-def forced(matcher: LLMatcher) -> Tokens:
-    """The accepted beginning only: a normalising tokenizer may spell forced text differently."""
-    tokens = matcher.compute_ff_tokens()
-    return tuple(tokens[: matcher.validate_tokens(tokens)]) if tokens else ()
+def forced(ll_matcher: LLMatcher) -> Tokens:
+    """Only as far as the grammar takes it: a tokenizer that normalises may spell what is forced otherwise."""
+    tokens = ll_matcher.compute_ff_tokens()
+    return tuple(tokens[: ll_matcher.validate_tokens(tokens)]) if tokens else ()
 
 
 def _kind(data: bytes) -> str:

@@ -18,8 +18,8 @@ from ..contracts.patterns import python
 from ..contracts.patterns.machine import Machine
 from ..contracts.patterns.tree import Chain, Node, Text, chain, for_library
 from . import completion
-from .completion import LONGEST, Exits, Tokens
-from .matcher import Guide
+from .completion import LONGEST, Completions, Tokens
+from .matcher import Matcher
 from .schema import spelled
 
 if TYPE_CHECKING:
@@ -36,41 +36,41 @@ class Spelling(completion.Spelling, Protocol):
 
 
 class Compiled(NamedTuple):
-    matcher: LLMatcher
-    way: Tokens | None
-    """from the beginning to a whole text"""
+    prototype: LLMatcher
+    completion: Tokens | None
+    """path from the beginning to a whole text"""
     machine: Machine | None
     """tree of the texts, if it is known"""
 
 
 class Grammars:
-    """May be used from any thread. `jump`: tokens that a constraint leaves no choice about are said without being drawn."""
+    """May be used from any thread. `jump`: tokens that a constraint leaves no choice about come without being drawn."""
 
     def __init__(self, spelling: Spelling, *, jump: bool = True) -> None:
         self._spelling = spelling
         self._jump = jump
         self._lock = threading.Lock()
-        self._tokens: tuple[LLTokenizer, Exits] | None = None
+        self._tokens: tuple[LLTokenizer, Completions] | None = None
         self._compiled: OrderedDict[Constraint, Compiled] = OrderedDict()
         self._compiling: WeakValueDictionary[Constraint, threading.Lock] = WeakValueDictionary()
-        """held by whoever compiles one; gone with the last who waits for it"""
+        """held by the thread that compiles one; gone with the last thread that waits for it"""
 
-    def start(self, constraint: Constraint, most: int | None = None) -> Guide:
-        """A guide at the beginning of a text of at most `most` tokens, those of its seam not counted.
+    def start(self, constraint: Constraint, most: int | None = None) -> Matcher:
+        """A matcher at the beginning of a text of at most `most` tokens, those of its seam not counted.
 
         BadArgument or BackendUnsupported if there can be none.
         """
-        prototype, way, machine = self.prepare(constraint)
-        if way is not None and most is not None and len(way) - self._n_inside(way, constraint.seam) > most:
-            way = None
-        tokenizer, leaving = self._tokenizer()
-        return Guide(prototype, tokenizer, self._spelling.n_vocab, self._jump, leaving, way, machine, constraint.seam)
+        prototype, path, machine = self.prepare(constraint)
+        if path is not None and most is not None and len(path) - self._n_inside(path, constraint.seam) > most:
+            path = None
+        tokenizer, completions = self._tokenizer()
+        return Matcher(prototype, tokenizer, self._spelling.n_vocab, self._jump, completions, path, machine, constraint.seam)
 
-    def _n_inside(self, way: Tokens, seam: str) -> int:
-        """How many of a way's first tokens say nothing but `seam`."""
+    def _n_inside(self, path: Tokens, seam: str) -> int:
+        """How many of a path's first tokens say nothing but `seam`."""
         n_bytes, n = len(seam.encode()), 0
-        while n < len(way) and n_bytes:
-            n_bytes -= len(self._spelling.token_bytes(way[n]))
+        while n < len(path) and n_bytes:
+            n_bytes -= len(self._spelling.token_bytes(path[n]))
             if n_bytes < 0:
                 break
             n += 1
@@ -102,7 +102,7 @@ class Grammars:
         kind, source = constraint.kind, constraint.source
         if len(source) > MAX_SOURCE:
             raise BadArgument(f"a {kind} of {len(source)} characters is too long", hint=f"at most {MAX_SOURCE} are taken")
-        tokenizer, leaving = self._tokenizer()
+        tokenizer, completions = self._tokenizer()
         from llguidance import LLMatcher
 
         from .limits import LIMITS
@@ -124,14 +124,14 @@ class Grammars:
             raise BadArgument(f"no text can satisfy the {kind}")
         if error:
             raise BadArgument(f"the {kind} cannot be kept: {readable(error)}")
-        machine = None if tree is None else Machine(tree, rules, leaving.n_tokens)
+        machine = None if tree is None else Machine(tree, rules, completions.n_tokens)
         at = None if machine is None else (machine, machine.start, b"")
-        return Compiled(made, leaving.way(made.deep_copy(), at, LONGEST), machine)
+        return Compiled(made, completions.path(made.deep_copy(), at, LONGEST), machine)
 
-    def _tokenizer(self) -> tuple[LLTokenizer, Exits]:
+    def _tokenizer(self) -> tuple[LLTokenizer, Completions]:
         with self._lock:
             if self._tokens is None:
-                self._tokens = _tokenizer(self._spelling), Exits(self._spelling)
+                self._tokens = _tokenizer(self._spelling), Completions(self._spelling)
             return self._tokens
 
 

@@ -12,10 +12,10 @@ from .limits import LIMITS
 
 def is_possible(terminal: str, path: str) -> bool:
     """Whether it matches anything at all. BackendUnsupported if the library cannot follow it."""
-    matcher = _compiled(f"start: {terminal}" if terminal.startswith("%json") else f"start: T\nT: {terminal}")
-    if not matcher.is_error():
-        return any(matcher.compute_bitmask()) and not matcher.is_error()
-    error = matcher.get_error().splitlines()[0].rpartition("JSON schema: ")[2]
+    ll_matcher = _compiled(f"start: {terminal}" if terminal.startswith("%json") else f"start: T\nT: {terminal}")
+    if not ll_matcher.is_error():
+        return any(ll_matcher.compute_bitmask()) and not ll_matcher.is_error()
+    error = ll_matcher.get_error().splitlines()[0].rpartition("JSON schema: ")[2]
     if "nsatisfiable" in error:
         return False
     raise BackendUnsupported(f"`type` at {path} is limited in a way that is not supported: {error}", hint="say less of it")

@@ -48,7 +48,7 @@ def load(shell: Any) -> None:
     @no_var_expand  # type: ignore[untyped-decorator, unused-ignore]
     def cell(line: str, body: str) -> Any:
         from .cell import run_cell
-        from .show import is_captured
+        from .output import is_captured
 
         is_captured(shell)
         with readable(shell, "%%sgl"):
@@ -56,7 +56,7 @@ def load(shell: Any) -> None:
 
     @no_var_expand  # type: ignore[untyped-decorator, unused-ignore]
     def command(line: str) -> Any:
-        from .show import is_captured
+        from .output import is_captured
 
         is_captured(shell)
         with readable(shell, "%sgl"):

@@ -19,14 +19,15 @@ from ..lang.state import state_here
 from ..trace.files import check_ours, check_place
 from ..trace.record import MARK
 from . import body as bodies
+from .cell_view import CellView
 from .errors import as_cell_syntax_error, outer_filename, show_source
 from .interact import Interact
 from .jobs import Job
 from .options import HELP_FLAGS, OptionError, cell_help, parse_cell
+from .output import Output, loading
 from .prepared import Cell, append, noted_lines
 from .printing import say
 from .session import Session
-from .show import CellView, Output, loading
 
 WORDS = "__sgl_words__"
 STATE_WORDS = {"fork": "s.fork", "var_scope": "s.var_scope"}

@@ -17,7 +17,9 @@ from ..viz.dashboard import dashboard_views
 from ..viz.freeze import freeze
 from ..viz.views.counts import CountsView
 from ..viz.views.recent import RecentView
-from .show import Bundle, Output, live_panel, title_of, tree_of
+from .cell_view import live_panel, title_of
+from .folded import tree_of
+from .output import Bundle, Output
 
 if TYPE_CHECKING:
     from ..session import Lab

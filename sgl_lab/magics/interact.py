@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from .cell_view import live_panel, run_views, title_of
 from .jobs import Job
 from .options import SETTINGS, Control
+from .output import Output, in_kernel
 from .printing import say
-from .show import Output, in_kernel, live_panel, run_views, title_of
 
 if TYPE_CHECKING:
     from ..session import Lab

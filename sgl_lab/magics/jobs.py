@@ -25,10 +25,12 @@ from ..lang.interrupts import is_below_us
 from ..viz.draw import html
 from ..viz.draw.numbers import counted
 from ..viz.views import MetricsView
+from .cell_view import live_panel, run_views, title_of
 from .errors import user_frames
+from .folded import Folded
 from .options import OptionError
+from .output import Bundle, Output, in_kernel
 from .printing import Printed, captured, route, say, unroute
-from .show import Bundle, Folded, Output, in_kernel, live_panel, run_views, title_of
 
 if TYPE_CHECKING:
     from ..lang.state import ProgramState

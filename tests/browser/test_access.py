@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from sgl_lab.magics.show import Folded
+from sgl_lab.magics.folded import Folded
 from tests.browser.bare import SavedPage, WidgetPage, full
 from tests.pure.story import record_of, story
 

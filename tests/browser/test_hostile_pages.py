@@ -12,8 +12,9 @@ from playwright.sync_api import Browser, Page
 
 from sgl_lab.contracts.legible import legible
 from sgl_lab.magics.commands.keep import exported as parts_to_export
+from sgl_lab.magics.folded import Folded
+from sgl_lab.magics.output import Output
 from sgl_lab.magics.session import Session
-from sgl_lab.magics.show import Folded, Output
 from sgl_lab.trace import Record
 from sgl_lab.viz import bundle
 from sgl_lab.viz.draw import html, page, still

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Locator, expect
 
-from sgl_lab.magics.show import Folded
+from sgl_lab.magics.folded import Folded
 from tests.browser.bare import SavedPage
 from tests.pure.story import Stage, record_of, story
 

@@ -26,7 +26,7 @@ from sgl_lab.engine.compute.kernels.linear import Linear
 from sgl_lab.engine.compute.models.decoder import Decoder
 from sgl_lab.engine.compute.models.device_decoder import DeviceDecoder
 from sgl_lab.engine.compute.runners.gpu.forward import Forward
-from sgl_lab.engine.compute.runners.gpu.reading import Reading, Wanted
+from sgl_lab.engine.compute.runners.gpu.reading import Reading, RowRequest
 from sgl_lab.engine.compute.runners.kv import KvStore
 from sgl_lab.engine.plan import Row, Sampling
 
@@ -82,7 +82,7 @@ def main() -> None:
             wanted.append(ends - 1)
         samplings = [row.sample for row in rows if row.sample is not None]
         for part in forward.start(rows, wanted, samplings):
-            Reading([Wanted(sampling) for sampling in samplings][: len(part.logits)], part.logits, part.packed)
+            Reading([RowRequest(sampling) for sampling in samplings][: len(part.logits)], part.logits, part.packed)
 
     with torch.inference_mode(), hearing(hear):
         for n_steps in 24, 120:

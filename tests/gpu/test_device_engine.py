@@ -1,4 +1,4 @@
-"""An engine on the device's runner says what one on torch says: in company, cached, forked, evicted, preempted, constrained, guessed."""
+"""An engine on the device's runner says what one on torch says: in company, cached, forked, evicted, preempted, constrained, drafted."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ CONFIG: dict[str, Any] = {"n_pages": 13, "page_size": 4, "step_tokens": 16, "max
 
 
 class Counting(DeviceRunner):
-    n_followed = 0
+    n_overlapped = 0
 
-    def follow(self, plan: Plan) -> Callable[[], tuple[RowOutput, ...]]:
-        self.n_followed += 1
-        return super().follow(plan)
+    def overlap(self, plan: Plan) -> Callable[[], tuple[RowOutput, ...]]:
+        self.n_overlapped += 1
+        return super().overlap(plan)
 
 
 def same(found: list[Heard], wanted: list[Heard]) -> None:
@@ -63,7 +63,7 @@ def test_a_crowded_engine_says_what_it_says_on_torch(model: Decoder, draft_token
     wanted, others = crowded(TorchRunner(model, CONFIG["n_pages"], CONFIG["page_size"]), draft_tokens)
     same(found, wanted)
     assert scores == pytest.approx(others, abs=2e-5)
-    assert (runner.n_followed > 0) == (not draft_tokens), "guesses are verified, which nothing may follow"
+    assert (runner.n_overlapped > 0) == (not draft_tokens), "drafts are verified, which nothing may follow"
 
 
 def test_who_is_preempted_goes_on_from_other_pages(model: Decoder) -> None:

@@ -20,7 +20,8 @@ from sgl_lab.engine.compute.models.grouped import Groups
 from sgl_lab.engine.compute.runners.gpu.device import DeviceRunner
 from sgl_lab.engine.compute.runners.runner import TorchRunner
 from sgl_lab.engine.files.gguf_file import GgufFile
-from sgl_lab.engine.files.weights import Checkpoint, read_json
+from sgl_lab.engine.files.small import read_json
+from sgl_lab.engine.files.weights import Checkpoint
 
 from ..torch.gguf_files import write_gguf
 from ..torch.test_stored import PROMPT, SHAPES, SMALL, WRITERS, in_transformers, write_exact

@@ -1,4 +1,4 @@
-"""The whole tiny model through the kernels: what torch says, however a request is cut, shared, guessed and batched."""
+"""The whole tiny model through the kernels: what torch says, however a request is cut, shared, drafted and batched."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sgl_lab.engine.compute.models.decoder import Decoder
 from sgl_lab.engine.compute.runners.gpu.device import DeviceRunner
 from sgl_lab.engine.compute.runners.kv import KvStore
 from sgl_lab.engine.compute.runners.runner import TorchRunner
-from sgl_lab.engine.plan import Following, Plan, Row, RowOutput, Timed
+from sgl_lab.engine.plan import Overlapping, Plan, Row, RowOutput, Timed
 
 from ..torch.tiny import GREEDY, Sequences, scores, tokens
 
@@ -149,27 +149,27 @@ def test_masks_are_read_once_they_are_filled(model: Decoder) -> None:
     assert (output.draws[0].token, len(calls)) == (41, 1)
 
 
-def test_guesses_that_come_true_are_drawn_in_one_step(model: Decoder) -> None:
+def test_drafts_that_come_true_are_drawn_in_one_step(model: Decoder) -> None:
     both, prompt = Both(model, 4), tokens(10)
     said = [both.run(lambda rows: [rows.row(1, prompt, sample=GREEDY)])[0].draws[0].token]
     for _ in range(3):
         said.append(both.run(lambda rows: [rows.row(1, said[-1:], sample=GREEDY)])[0].draws[0].token)
     both.run(lambda rows: [rows.row(2, prompt)])
-    guess = [*said[:3], 0]
-    wrong = both.run(lambda rows: [replace(rows.row(2, [*guess, 1], sample=GREEDY), n_drafts=4), rows.row(1, [0], sample=GREEDY)])
+    draft = [*said[:3], 0]
+    wrong = both.run(lambda rows: [replace(rows.row(2, [*draft, 1], sample=GREEDY), n_drafts=4), rows.row(1, [0], sample=GREEDY)])
     assert [draw.token for draw in wrong[0].draws] == said[1:]
 
 
 def test_a_row_that_follows_takes_the_token_that_is_being_drawn(model: Decoder) -> None:
     rows, torchs = on_kernels(model), on_torch(model)
     runner: Any = rows.runner
-    assert isinstance(runner, Following)
+    assert isinstance(runner, Overlapping)
     assert isinstance(runner, Timed)
     prompt = tokens(6)
     first = runner.start(Plan(0, (rows.row(1, prompt, sample=GREEDY), rows.row(2, prompt[:4], sample=GREEDY))))
     steps = [first]
     for n in range(2):
-        steps.append(runner.follow(Plan(n, tuple(replace(rows.row(i, [0], sample=GREEDY), follows=True) for i in (1, 2)))))
+        steps.append(runner.overlap(Plan(n, tuple(replace(rows.row(i, [0], sample=GREEDY), is_overlapped=True) for i in (1, 2)))))
     said = [[output.draws[0].token for output in step()] for step in steps]
     for i, start in ((1, prompt), (2, prompt[:4])):
         for n, token in enumerate(step[i - 1] for step in said):

@@ -13,9 +13,9 @@ from torch import Tensor
 from sgl_lab.contracts.errors import RequestFailed
 from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.engine.compute.kernels.gpu.sampling import sample, sample_twin
-from sgl_lab.engine.compute.kernels.gpu.wants import Drawn, Status, Wants
+from sgl_lab.engine.compute.kernels.gpu.sampling_requests import Drawn, SamplingRequests, Status
 from sgl_lab.engine.compute.runners import sampler
-from sgl_lab.engine.compute.runners.gpu.wanted import edits_of, write
+from sgl_lab.engine.compute.runners.gpu.edits import edits_of, write
 from sgl_lab.engine.plan import Sampling
 
 VOCAB = 9001
@@ -38,7 +38,7 @@ def asked(
     return Sampling(SamplingParams(**{"max_tokens": None, **params}), 7, position, prompt, generated, tuple(banned), masks=masks)
 
 
-def wanted(samplings: Sequence[Sampling], n_vocab: int, device: torch.device, n_rows: int | None = None) -> Wants:
+def wanted(samplings: Sequence[Sampling], n_vocab: int, device: torch.device, n_rows: int | None = None) -> SamplingRequests:
     """As a runner hands it over: filled on the host, its bytes copied to the device."""
     edits = edits_of(samplings, n_vocab)
     sizes = {
@@ -47,9 +47,9 @@ def wanted(samplings: Sequence[Sampling], n_vocab: int, device: torch.device, n_
         "n_edits": len(edits),
         "n_masks": sum(bool(s.masks) for s in samplings),
     }
-    host = torch.empty(Wants.n_bytes(**sizes), dtype=torch.uint8)
-    write(Wants.over(host, **sizes), samplings, edits)
-    return Wants.over(host.to(device), **sizes)
+    host = torch.empty(SamplingRequests.n_bytes(**sizes), dtype=torch.uint8)
+    write(SamplingRequests.over(host, **sizes), samplings, edits)
+    return SamplingRequests.over(host.to(device), **sizes)
 
 
 def rows(n: int, n_vocab: int = VOCAB, *, seed: int = 0, spread: float = 3.0) -> Tensor:
@@ -58,9 +58,9 @@ def rows(n: int, n_vocab: int = VOCAB, *, seed: int = 0, spread: float = 3.0) ->
 
 def drawn(logits: Tensor, samplings: Sequence[Sampling], device: torch.device) -> Drawn:
     """Of the kernels, which were seen to agree with their twin and with the sampler."""
-    wants = wanted(samplings, logits.shape[-1], device)
+    requests = wanted(samplings, logits.shape[-1], device)
     on_device = logits.to(device)
-    ours, twin = sample(on_device, wants), sample_twin(on_device, wants)
+    ours, twin = sample(on_device, requests), sample_twin(on_device, requests)
     assert torch.equal(on_device.cpu(), logits) or logits.isnan().any(), "the logits are left as they are"
     assert ours.statuses.tolist() == twin.statuses.tolist()
     finite = ours.statuses != Status.NOT_FINITE
@@ -173,8 +173,8 @@ def test_rows_that_fill_up_a_batch_are_greedy_and_harmless(device) -> None:
 
 def test_a_copy_can_end_after_the_masks_in_use() -> None:
     sizes = {"n_rows": 3, "n_vocab": 100, "n_edits": 5}
-    buffer = torch.zeros(Wants.n_bytes(**sizes, n_masks=3), dtype=torch.uint8)
-    wants = Wants.over(buffer, **sizes, n_masks=3)
-    wants.masks[0] = -1
-    assert buffer[: Wants.n_bytes(**sizes, n_masks=1)].bool().sum() == 16
-    assert buffer[Wants.n_bytes(**sizes, n_masks=0) :].bool().sum() == 16
+    buffer = torch.zeros(SamplingRequests.n_bytes(**sizes, n_masks=3), dtype=torch.uint8)
+    requests = SamplingRequests.over(buffer, **sizes, n_masks=3)
+    requests.masks[0] = -1
+    assert buffer[: SamplingRequests.n_bytes(**sizes, n_masks=1)].bool().sum() == 16
+    assert buffer[SamplingRequests.n_bytes(**sizes, n_masks=0) :].bool().sum() == 16

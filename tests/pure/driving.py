@@ -46,13 +46,13 @@ def mask_after(constraint: Constraint | None) -> Callable[[Sequence[int]], tuple
             return ()
         if generated and generated[-1] in ByteTokenizer.eos_ids:
             return None
-        guide = SLOW.start(constraint)
+        matcher = SLOW.start(constraint)
         for token in generated:
-            guide.take(token)
-        if guide.is_over:
+            matcher.take(token)
+        if matcher.is_over:
             return None
-        masks = guide.masks(1)
-        guide.fill(())
+        masks = matcher.masks(1)
+        matcher.fill(())
         return masks
 
     return mask
@@ -87,7 +87,7 @@ class Stream(HashRunner):
 
     def __init__(self, n_pages: int, page_size: int, model: HashModel | None = None) -> None:
         super().__init__(n_pages, page_size, model)
-        self.n_followed = 0
+        self.n_overlapped = 0
         self._asked: list[Callable[[], None]] = []
         self._drawn: dict[RequestId, int] = {}
 
@@ -99,7 +99,7 @@ class Stream(HashRunner):
 
         def work() -> None:
             drawn, self._drawn = self._drawn, {}
-            rows = tuple(replace(row, tokens=(drawn[row.request],)) if row.follows else row for row in plan.rows)
+            rows = tuple(replace(row, tokens=(drawn[row.request],)) if row.is_overlapped else row for row in plan.rows)
             outputs.extend(super(Stream, self).run(replace(plan, rows=rows)))
             self._drawn = {row.request: output.draws[-1].token for row, output in zip(rows, outputs, strict=True) if output.draws}
 
@@ -111,10 +111,10 @@ class Stream(HashRunner):
         self._asked.append(work)
         return result
 
-    def follow(self, plan: Plan) -> Callable[[], tuple[RowOutput, ...]]:
-        assert all(row.follows for row in plan.rows)
+    def overlap(self, plan: Plan) -> Callable[[], tuple[RowOutput, ...]]:
+        assert all(row.is_overlapped for row in plan.rows)
         assert self._asked, "the step that it follows was taken in already"
-        self.n_followed += 1
+        self.n_overlapped += 1
         return self.start(plan)
 
     def copy_page(self, source: int, target: int) -> None:
@@ -238,9 +238,9 @@ class Bench:
 
     def pin(self, prefix: tuple[int, ...]) -> tuple[RequestId, Heard]:
         heard = Heard()
-        family = self.engine.pin(WarmJob(prefix), heard)
-        self.engine.add(family)
-        return family.handle, heard
+        group = self.engine.pin(WarmJob(prefix), heard)
+        self.engine.add(group)
+        return group.handle, heard
 
 
 def bench(runner: Runner | None = None, context: int = 4096, **config: Any) -> Bench:

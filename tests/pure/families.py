@@ -27,38 +27,38 @@ def sliding(spec: ModelSpec, window: int | None, slides: Callable[[int], bool]) 
     return each(spec, change)
 
 
-def number(config: Config, key: str, default: float | None) -> float | None:
+def number(config: Config, key: str) -> float | None:
     """Null is None."""
-    return None if config.has(key) and config.get(key) is None else default if not config.has(key) else config.number(key)
+    return None if config.has(key) and config.get(key) is None else config.number(key, has_default=True)
 
 
-def qwen2(config: Config, **defaults: Any) -> ModelSpec:
-    spec = llama_like(config, context=32_768, **({"biases": QKV} | defaults))
-    window = window_of(config, 4096) if config.flag("use_sliding_window") else None
-    first = config.integer("max_window_layers", MAX_WIDTH, 28)
+def qwen2(config: Config, **options: Any) -> ModelSpec:
+    spec = llama_like(config, **({"biases": QKV} | options))
+    slides = config.flag("use_sliding_window")
+    window, first = (window_of(config), config.integer("max_window_layers", MAX_WIDTH, has_default=True)) if slides else (None, 0)
     return sliding(spec, window, lambda index: index >= first)
 
 
 def qwen3(config: Config) -> ModelSpec:
-    return attending(qwen2(config, head_dim=128, biases=QKVO if config.flag("attention_bias") else frozenset()), qk_norm="head")
+    return attending(qwen2(config, splits_hidden=False, biases=QKVO if config.flag("attention_bias") else frozenset()), qk_norm="head")
 
 
 def gemma2(config: Config) -> ModelSpec:
-    spec = llama_like(config, context=8192, head_dim=256, tied=True, activation=("hidden_activation", "gelu_pytorch_tanh"))
-    cap, scalar = number(config, "attn_logit_softcapping", 50.0), config.number("query_pre_attn_scalar", 256)
-    spec = sliding(attending(spec, softcap=cap, scale=scalar**-0.5), window_of(config, 4096), lambda index: index % 2 == 0)
+    spec = llama_like(config, splits_hidden=False, activation="hidden_activation")
+    cap, scalar = number(config, "attn_logit_softcapping"), config.number("query_pre_attn_scalar", has_default=True)
+    spec = sliding(attending(spec, softcap=cap, scale=scalar**-0.5), window_of(config), lambda index: index % 2 == 0)
     return replace(
         each(spec, lambda _, layer: replace(layer, norms=("attention_norm", "attention_out_norm", "mlp_norm", "mlp_out_norm"))),
         norm_offset=1.0,
         embedding_scale=spec.hidden**0.5,
-        logit_softcap=number(config, "final_logit_softcapping", 30.0),
+        logit_softcap=number(config, "final_logit_softcapping"),
         names=Names(mlp_norm="pre_feedforward_layernorm"),
     )
 
 
 def mixtral(config: Config) -> ModelSpec:
-    experts = Experts(config.integer("num_local_experts", MAX_WIDTH, 8), config.integer("num_experts_per_tok", MAX_WIDTH, 2))
-    spec = llama_like(config, kv_heads=8, context=4096 * 32, window=window_of(config))
+    count, top_k = (config.integer(key, MAX_WIDTH, has_default=True) for key in ("num_local_experts", "num_experts_per_tok"))
+    spec, experts = llama_like(config, window=window_of(config)), Experts(count, top_k)
     moe = "block_sparse_moe"
     return replace(
         each(spec, lambda _, layer: replace(layer, feed_forward=replace(layer.feed_forward, experts=experts))),
@@ -68,7 +68,7 @@ def mixtral(config: Config) -> ModelSpec:
 
 def phi3(config: Config) -> ModelSpec:
     """Its q, k and v are stored as one tensor, and so are gate and up."""
-    spec = llama_like(config, context=4096, window=window_of(config))
+    spec = llama_like(config, window=window_of(config))
     fused, both = "self_attn.qkv_proj", "mlp.gate_up_proj"
     spec = replace(spec, names=Names(q=fused, k=fused, v=fused, gate=both, up=both))
     head_dim = spec.only.attention.head_dim
@@ -92,8 +92,8 @@ def granite(config: Config) -> ModelSpec:
 
 
 def smollm3(config: Config) -> ModelSpec:
-    spec = llama_like(config, kv_heads=4, context=32_768, tied=True)
-    turns = config.get("no_rope_layers")
+    spec = llama_like(config)
+    turns = config.get("no_rope_layers") or config.default("no_rope_layers")
     return each(spec, lambda index, layer: layer if turns[index] else replace(layer, attention=replace(layer.attention, rotary=None)))
 
 

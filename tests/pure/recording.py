@@ -68,11 +68,11 @@ class Session:
             temperature = 0.0 if seed is None else 1.0
             params = SamplingParams(n, temperature=temperature, seed=seed, ignore_eos=True, logprobs=True, top_logprobs=2)
             heard = Heard()
-            family = self.engine.gen(GenJob(tokens, params), heard)
-            for request in family.requests:
-                queued = RequestQueued(request.id, fork, expr, request.kind, request.prompt, request.limit, family.id, request.first_needed)
+            group = self.engine.gen(GenJob(tokens, params), heard)
+            for request in group.requests:
+                queued = RequestQueued(request.id, fork, expr, request.kind, request.prompt, request.limit, group.id, request.first_needed)
                 self.ring.emit(queued)
-            self.engine.add(family)
+            self.engine.add(group)
             begun.append((fork, expr, tokens, heard))
         while self.engine.step():
             pass
@@ -87,11 +87,11 @@ class Session:
         fork, expr = ForkId(self._forks.next()), ExprId(self._exprs.next())
         self.ring.emit(ForkOpened(run, fork, None, 0, "s"))
         self.ring.emit(ExprStarted(fork, expr, "select", name, 6, "assistant"))
-        family = self.engine.score(ScoreJob(tuple(prompt.encode()), tuple(tuple(choice.encode()) for choice in choices)), Heard())
-        for request in family.requests:
-            queued = RequestQueued(request.id, fork, expr, request.kind, request.prompt, request.limit, family.id, request.first_needed)
+        group = self.engine.score(ScoreJob(tuple(prompt.encode()), tuple(tuple(choice.encode()) for choice in choices)), Heard())
+        for request in group.requests:
+            queued = RequestQueued(request.id, fork, expr, request.kind, request.prompt, request.limit, group.id, request.first_needed)
             self.ring.emit(queued)
-        self.engine.add(family)
+        self.engine.add(group)
         while self.engine.step():
             pass
         self.ring.emit(ExprFinished(fork, expr, "ok", choices[0]))

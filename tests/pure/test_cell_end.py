@@ -7,7 +7,8 @@ from typing import Any
 
 from sgl_lab.contracts.events import CellStarted, Entry, ExprFinished
 from sgl_lab.contracts.ids import ExprId
-from sgl_lab.magics.show import CellView, Output
+from sgl_lab.magics.cell_view import CellView
+from sgl_lab.magics.output import Output
 from sgl_lab.trace import Record
 
 from .story import Stage, record_of

@@ -1,4 +1,4 @@
-"""Guesses at the next tokens change how many steps a text takes, never what it says; what they cost is counted."""
+"""Drafts at the next tokens change how many steps a text takes, never what it says; what they cost is counted."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ LAWFUL: dict[str, Any] = {"max_tokens": 64, "ignore_eos": True}
 
 
 class Periodic(HashModel):
-    """Says what stands `period` tokens before: whoever looks back guesses right."""
+    """Says what stands `period` tokens before: whoever looks back drafts right."""
 
     def __init__(self, period: int) -> None:
         super().__init__()
         self._period = period
 
     def draw(self, context: tuple[int, ...], sampling: Sampling) -> int:
-        said = [*sampling.prompt, *sampling.generated, *sampling.guessed]
+        said = [*sampling.prompt, *sampling.generated, *sampling.drafted]
         return int(said[-self._period])
 
 
@@ -57,7 +57,7 @@ def test_a_repeated_generation_is_verified_in_a_few_steps_and_says_the_same(page
     assert usage.cached_tokens + usage.computed_tokens == len(PROMPT) + 63
 
 
-def test_the_guess_is_what_was_drawn_with_the_same_seed() -> None:
+def test_the_draft_is_what_was_drawn_with_the_same_seed() -> None:
     b = bench()
     params = {"temperature": 1.0, "seed": 7, **LAWFUL}
     first = replies(b, PROMPT, **params).output
@@ -69,7 +69,7 @@ def test_the_guess_is_what_was_drawn_with_the_same_seed() -> None:
     assert other.usage.rejected_tokens == other.usage.drafted_tokens - other.usage.accepted_tokens > 0
 
 
-def test_a_stop_inside_a_guess_ends_the_text_where_it_ended_before() -> None:
+def test_a_stop_inside_a_draft_ends_the_text_where_it_ended_before() -> None:
     b = bench()
     long = replies(b, PROMPT, **LAWFUL).output
     stop = long.ids[20]
@@ -81,7 +81,7 @@ def test_a_stop_inside_a_guess_ends_the_text_where_it_ended_before() -> None:
     assert usage.cached_tokens + usage.computed_tokens == usage.prompt_tokens + usage.completion_tokens - 1 + usage.rejected_tokens
 
 
-def test_what_is_guessed_in_vain_is_not_in_the_tree() -> None:
+def test_what_is_drafted_in_vain_is_not_in_the_tree() -> None:
     b = bench()
     replies(b, PROMPT, **LAWFUL)
     other = replies(b, PROMPT, **LAWFUL | {"temperature": 1.0, "seed": 3}).output
@@ -132,7 +132,7 @@ def test_a_text_that_repeats_itself_is_drawn_many_tokens_a_step() -> None:
     assert usage.accepted_tokens > 180
 
 
-def test_an_edited_prompt_guesses_from_what_was_said_before() -> None:
+def test_an_edited_prompt_drafts_from_what_was_said_before() -> None:
     runner = HashRunner(4096, 1, Periodic(53))
     b = bench(runner, n_pages=4096)
     replies(b, PROMPT, **LAWFUL)
@@ -148,7 +148,7 @@ def test_a_flush_forgets_what_was_said() -> None:
     assert replies(b, PROMPT, **LAWFUL).output.usage.accepted_tokens == 0
 
 
-def test_guesses_that_never_come_true_become_rare() -> None:
+def test_drafts_that_never_come_true_become_rare() -> None:
     b = bench()
     usage = replies(b, (1, 2, 3) * 30, max_tokens=400, ignore_eos=True).output.usage
     assert usage.rejected_tokens <= 0.1 * usage.completion_tokens
@@ -176,7 +176,7 @@ class Watched(HashRunner):
         return super().run(plan)
 
 
-def test_guesses_stay_inside_the_step() -> None:
+def test_drafts_stay_inside_the_step() -> None:
     runner = Watched(1024)
     b = bench(runner, step_tokens=24, max_rows=8)
     for _ in range(2):
@@ -187,7 +187,7 @@ def test_guesses_stay_inside_the_step() -> None:
     assert {len(h.output.ids) for h in heard} == {64}
 
 
-def test_a_guess_ends_where_the_text_must() -> None:
+def test_a_draft_ends_where_the_text_must() -> None:
     runner = Watched(1024)
     b = bench(runner)
     first = replies(b, PROMPT, **LAWFUL).output
@@ -197,7 +197,7 @@ def test_a_guess_ends_where_the_text_must() -> None:
     assert runner.sizes == [10]
 
 
-def test_guesses_leave_no_trace_in_the_tree() -> None:
+def test_drafts_leave_no_trace_in_the_tree() -> None:
     def shape(draft_tokens: int) -> list[tuple[int, ...]]:
         b = bench(draft_tokens=draft_tokens)
         for n in (40, 64, 20, 64):
@@ -209,14 +209,14 @@ def test_guesses_leave_no_trace_in_the_tree() -> None:
 
 
 @pytest.mark.parametrize("most", [1, 8])
-def test_no_more_is_guessed_at_a_time_than_the_config_says(most: int) -> None:
+def test_no_more_is_drafted_at_a_time_than_the_config_says(most: int) -> None:
     b = bench(draft_tokens=most)
     first, again = (replies(b, PROMPT, **LAWFUL).output for _ in range(2))
     assert again.ids == first.ids
     assert max(event.n_drafted for event in b.fold.of(DraftVerified)) == most
 
 
-def test_a_guess_drives_nobody_out() -> None:
+def test_a_draft_drives_nobody_out() -> None:
     b = bench(n_pages=200, max_rows=4)
     for _ in range(3):
         heard = [b.gen((*PROMPT, i), **LAWFUL) for i in range(2)]
@@ -225,7 +225,7 @@ def test_a_guess_drives_nobody_out() -> None:
     assert all(len(h.output.ids) == 64 for h in heard)
 
 
-def test_events_and_counts_tell_of_every_guess() -> None:
+def test_events_and_counts_tell_of_every_draft() -> None:
     b = bench()
     replies(b, PROMPT, **LAWFUL)
     heard = replies(b, PROMPT, **LAWFUL)
@@ -245,24 +245,24 @@ def test_events_and_counts_tell_of_every_guess() -> None:
 
 @pytest.mark.parametrize("kind", [HashRunner, Late, Stream])
 @pytest.mark.parametrize("draft_tokens", [0, 64])
-def test_random_jobs_say_the_same_with_and_without_guesses_however_a_runner_computes(kind: type[HashRunner], draft_tokens: int) -> None:
-    """Every reply is compared with the slow twin that knows neither pages nor guesses; jobs repeat and are cancelled at random."""
+def test_random_jobs_say_the_same_with_and_without_drafts_however_a_runner_computes(kind: type[HashRunner], draft_tokens: int) -> None:
+    """Every reply is compared with the slow twin that knows neither pages nor drafts; jobs repeat and are cancelled at random."""
     draw = random.Random(5)
     b = bench(kind(160, 1), n_pages=160, max_rows=6, step_tokens=40, draft_tokens=draft_tokens)
     stems = [tuple(draw.choices(range(256), k=20)) for _ in range(4)]
-    asked, families = [], []
+    asked, groups = [], []
     for _ in range(300):
         prompt = draw.choice(stems) + tuple(draw.choices(range(3), k=draw.randrange(3)))
         params = SamplingParams(max_tokens=draw.randrange(1, 30), temperature=draw.randrange(2), seed=draw.randrange(2), ignore_eos=True)
         heard = Heard()
-        family = b.engine.gen(GenJob(prompt, params), heard)
-        b.engine.add(family)
+        group = b.engine.gen(GenJob(prompt, params), heard)
+        b.engine.add(group)
         asked.append((prompt, params, heard))
-        families.append(family.id)
+        groups.append(group.id)
         for _ in range(draw.randrange(4)):
             b.step()
         if draw.random() < 0.1:
-            b.engine.cancel(draw.choice(families[-12:]))
+            b.engine.cancel(draw.choice(groups[-12:]))
     b.drain()
     n_accepted = 0
     for prompt, params, heard in asked:
@@ -354,7 +354,7 @@ def test_an_error_of_ours_while_a_step_computes_is_given_up_in_the_end(monkeypat
     def broken(plan: Plan) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr(b.engine._scheduler, "prepare", broken)
+    monkeypatch.setattr(b.engine._scheduler, "admit_ahead", broken)
     b.drain(40)
     assert isinstance(heard.answers[0], RequestFailed)
 
@@ -371,7 +371,7 @@ def test_an_unseeded_draw_is_not_taken_for_the_same_again() -> None:
     assert sum(h.output.usage.rejected_tokens for h in heard) <= 16
 
 
-def test_nothing_is_guessed_beyond_the_end_of_a_text() -> None:
+def test_nothing_is_drafted_beyond_the_end_of_a_text() -> None:
     b = bench()
     first = replies(b, PROMPT, **LAWFUL).output
     stop = first.ids[9]
@@ -379,7 +379,7 @@ def test_nothing_is_guessed_beyond_the_end_of_a_text() -> None:
     assert usage.rejected_tokens == 0
 
 
-def test_pages_of_wrong_guesses_are_given_back_at_once() -> None:
+def test_pages_of_wrong_drafts_are_given_back_at_once() -> None:
     b = bench()
     replies(b, PROMPT, **LAWFUL)
     other = b.gen(PROMPT, **LAWFUL | {"logit_bias": ((1, 1.0),), "temperature": 1.0, "seed": 5})

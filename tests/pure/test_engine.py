@@ -20,7 +20,7 @@ from sgl_lab.contracts.events import (
 from sgl_lab.contracts.params import Constraint, SamplingParams
 from sgl_lab.contracts.port import GenJob, ScoreJob, WarmJob
 from sgl_lab.engine.plan import Plan, RowOutput
-from sgl_lab.engine.serving.groups import sample_seed
+from sgl_lab.engine.serving.gen_group import sample_seed
 from sgl_lab.engine.text.stream import TextStream
 from sgl_lab.engine.tools.fake import ByteTokenizer, HashModel, HashRunner
 
@@ -57,14 +57,14 @@ def expected(prompt: tuple[int, ...], params: SamplingParams, index: int = 0) ->
 def led_out(tokens: list[int], params: SamplingParams, ends: set[int]) -> tuple[list[int], bool]:
     """What is said of `tokens`, and the way out instead of the rest if that comes too late; and whether it does."""
     assert params.max_tokens is not None
-    guide = SLOW.start(params.constraint, params.max_tokens) if params.constraint else None
-    for n, token in enumerate(tokens if guide else ()):
-        if guide is None or (token in ends and n >= params.min_tokens):
+    matcher = SLOW.start(params.constraint, params.max_tokens) if params.constraint else None
+    for n, token in enumerate(tokens if matcher else ()):
+        if matcher is None or (token in ends and n >= params.min_tokens):
             break
-        if not guide.keeps_a_way(token, params.max_tokens - n - 1):
-            way = guide.way or ()
+        if not matcher.keeps_completion(token, params.max_tokens - n - 1):
+            way = matcher.completion or ()
             return (tokens, False) if n + len(way) < params.min_tokens else ([*tokens[:n], *way], True)
-        guide.take(token)
+        matcher.take(token)
     return tokens, False
 
 
@@ -361,7 +361,7 @@ def test_a_failing_row_fails_alone_and_typed(raises: bool) -> None:
     expect_idle(b)
 
 
-def test_one_failing_branch_fails_its_whole_family_once() -> None:
+def test_one_failing_branch_fails_its_whole_group_once() -> None:
     b = bench(Faulty(1024, raises=False))
     scored = b.score(PROMPT, tuple(b"good one"), (7, 13, 7), tuple(b"nice one"))
     b.drain()
@@ -456,7 +456,7 @@ def work(b: Bench, draw: random.Random, n_jobs: int) -> tuple[list[tuple[Heard, 
             heard = Heard()
             kind = draw.random()
             job: Any
-            family: Any
+            group: Any
             if kind < 0.7:
                 params = SamplingParams(
                     max_tokens=draw.randrange(1, 60),
@@ -468,16 +468,16 @@ def work(b: Bench, draw: random.Random, n_jobs: int) -> tuple[list[tuple[Heard, 
                     constraint=draw.choice((None, *CONSTRAINTS)),
                 )
                 job = GenJob(prompt, params)
-                family = b.engine.gen(job, heard)
+                group = b.engine.gen(job, heard)
             elif kind < 0.85:
                 job = ScoreJob(prompt, tuple(tuple(draw.choices((3, 4, 5), k=draw.randrange(1, 5))) for _ in range(draw.randrange(1, 5))))
-                family = b.engine.score(job, heard)
+                group = b.engine.score(job, heard)
             else:
                 job = WarmJob(prompt)
-                family = b.engine.warm(job, heard)
-            b.engine.add(family)
+                group = b.engine.warm(job, heard)
+            b.engine.add(group)
             jobs.append((heard, job))
-            names.append(family.id)
+            names.append(group.id)
         for _ in range(draw.randrange(6)):
             b.step()
         if draw.random() < 0.3 and names:

@@ -1,4 +1,4 @@
-"""Gens with a constraint: what is forced takes no step, guesses change nothing, failures are of one request, and all is counted."""
+"""Gens with a constraint: what is forced takes no step, drafts change nothing, failures are of one request, and all is counted."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_constrained_text_that_comes_again_takes_few_steps_and_is_the_same_to_
         assert content(other) == content(reply(bench(draft_tokens=0), **params | {"seed": 5}))
 
 
-def test_guesses_that_the_constraint_forbids_are_not_computed() -> None:
+def test_drafts_that_the_constraint_forbids_are_not_computed() -> None:
     b = bench()
     free = reply(b, max_tokens=30, ignore_eos=True)
     assert reply(b, max_tokens=30, ignore_eos=True).usage.accepted_tokens > 20
@@ -293,9 +293,9 @@ def test_a_constraint_without_a_way_on_fails_its_request_alone() -> None:
     b = bench()
     bad = b.gen(PROMPT, **regex("[0-9]x"), logit_bias=())
     good = b.gen(PROMPT, **SAMPLED)
-    guide = b.engine._scheduler.waiting[0].guide
-    assert guide is not None
-    guide.fill = lambda guess: raising()  # type: ignore[method-assign]
+    matcher = b.engine._scheduler.waiting[0].matcher
+    assert matcher is not None
+    matcher.fill = lambda draft: raising()  # type: ignore[method-assign]
     b.drain()
     assert [type(answer) for answer in bad.answers] == [ConstraintFailed]
     assert len(b.fold.of(EngineFault)) == 1
@@ -350,10 +350,10 @@ def logprobs(entries: Sequence[Any]) -> list[float | None]:
 def test_a_cancel_before_the_prompt_was_scored_leaves_what_is_known() -> None:
     b = bench(step_tokens=65, max_rows=64)
     heard = Heard()
-    family = b.engine.gen(GenJob(PROMPT * 20, SamplingParams(prompt_logprobs_from=0)), heard)
-    b.engine.add(family)
+    group = b.engine.gen(GenJob(PROMPT * 20, SamplingParams(prompt_logprobs_from=0)), heard)
+    b.engine.add(group)
     b.step()
-    b.engine.cancel(family.id)
+    b.engine.cancel(group.id)
     assert len(heard.output.prompt_logprobs) == len(PROMPT) * 20
     assert b.fold.of(RequestFinished)[0].reason == "abort"
     expect_idle(b)

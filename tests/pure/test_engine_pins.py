@@ -102,10 +102,10 @@ def test_a_request_beside_pins_is_refused_unless_it_begins_with_them() -> None:
 def test_a_request_that_was_let_in_before_a_pin_is_answered_when_it_no_longer_fits() -> None:
     b = bench(n_pages=60)
     late = Heard()
-    family = b.engine.gen(GenJob((2,) * 20, SamplingParams(max_tokens=30)), late)
+    group = b.engine.gen(GenJob((2,) * 20, SamplingParams(max_tokens=30)), late)
     b.pin((1,) * 40)
     b.drain()
-    b.engine.add(family)
+    b.engine.add(group)
     with pytest.raises(CacheFull, match="of which 40 are pinned"):
         _ = late.answer
     b.expect_books()

@@ -85,7 +85,7 @@ def busy() -> Bench:
     b.warm((1, 2, 3))
     b.pin((7,) * 5)
     b.step()
-    b.engine.cancel(next(iter(b.engine._families)))
+    b.engine.cancel(b.engine._groups.all[0].id)
     b.drain()
     return b
 

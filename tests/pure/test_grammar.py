@@ -16,57 +16,57 @@ from sgl_lab.contracts.errors import BackendUnsupported, BadArgument
 from sgl_lab.contracts.params import Constraint
 from sgl_lab.engine.tools.fake import ByteTokenizer
 from sgl_lab.grammar.grammars import Grammars
-from sgl_lab.grammar.matcher import Guide
+from sgl_lab.grammar.matcher import Matcher
 
 GRAMMARS = Grammars(ByteTokenizer())
 
 
-def started(kind: str, source: str, said: str = "") -> Guide:
-    guide = GRAMMARS.start(Constraint(kind, source))
+def started(kind: str, source: str, said: str = "") -> Matcher:
+    matcher = GRAMMARS.start(Constraint(kind, source))
     for token in said.encode():
-        guide.take(token)
-    return guide
+        matcher.take(token)
+    return matcher
 
 
-def allowed(guide: Guide, guess: bytes = b"") -> list[set[int]]:
-    """Tokens that may be drawn next, and after each of `guess`."""
-    masks = guide.masks(len(guess) + 1)
-    guide.fill(tuple(guess))
+def allowed(matcher: Matcher, draft: bytes = b"") -> list[set[int]]:
+    """Tokens that may be drawn next, and after each of `draft`."""
+    masks = matcher.masks(len(draft) + 1)
+    matcher.fill(tuple(draft))
     found = [{token for token in range(ByteTokenizer.n_vocab) if mask[token // 32] >> token % 32 & 1} for mask in masks]
-    assert guide.n_allowed == [len(tokens) for tokens in found[: len(guide.n_allowed)]]
-    return found[: len(guide.n_allowed)]
+    assert matcher.n_allowed == [len(tokens) for tokens in found[: len(matcher.n_allowed)]]
+    return found[: len(matcher.n_allowed)]
 
 
 def test_what_may_be_said_is_what_the_pattern_goes_on_with() -> None:
-    guide = started("regex", "a[bc]*d?", "ab")
-    assert allowed(guide) == [{*b"bcd", 256}]
-    assert guide.is_whole
-    assert not guide.is_over
-    guide.take(ord("d"))
-    assert guide.is_over
+    matcher = started("regex", "a[bc]*d?", "ab")
+    assert allowed(matcher) == [{*b"bcd", 256}]
+    assert matcher.is_whole
+    assert not matcher.is_over
+    matcher.take(ord("d"))
+    assert matcher.is_over
 
 
-def test_masks_after_a_guess_are_those_of_the_text_with_it() -> None:
-    guide = started("regex", "a(bcd|xyz)[0-9]")
-    assert guide.forced() == tuple(b"a")
-    guide.take(ord("a"))
-    assert allowed(guide, b"xyz") == [set(b"bx"), set(b"y"), set(b"z"), set(b"0123456789")]
-    assert allowed(guide, b"xq") == [set(b"bx"), set(b"y")]
-    assert allowed(guide, b"q") == [set(b"bx")]
-    assert allowed(guide) == [set(b"bx")]
+def test_masks_after_a_draft_are_those_of_the_text_with_it() -> None:
+    matcher = started("regex", "a(bcd|xyz)[0-9]")
+    assert matcher.forced() == tuple(b"a")
+    matcher.take(ord("a"))
+    assert allowed(matcher, b"xyz") == [set(b"bx"), set(b"y"), set(b"z"), set(b"0123456789")]
+    assert allowed(matcher, b"xq") == [set(b"bx"), set(b"y")]
+    assert allowed(matcher, b"q") == [set(b"bx")]
+    assert allowed(matcher) == [set(b"bx")]
 
 
-def test_a_guess_is_cut_where_the_grammar_ends_it() -> None:
-    guide = started("regex", "[ab]{3}")
-    assert guide.within(tuple(b"abx")) == tuple(b"ab")
-    assert guide.within(tuple(b"ababab")) == tuple(b"aba")
-    assert guide.within(()) == ()
+def test_a_draft_is_cut_where_the_grammar_ends_it() -> None:
+    matcher = started("regex", "[ab]{3}")
+    assert matcher.within(tuple(b"abx")) == tuple(b"ab")
+    assert matcher.within(tuple(b"ababab")) == tuple(b"aba")
+    assert matcher.within(()) == ()
 
 
 def test_without_jumping_what_is_forced_is_the_only_token_allowed() -> None:
-    guide = Grammars(ByteTokenizer(), jump=False).start(Constraint("regex", "abc"))
-    assert guide.forced() == ()
-    assert allowed(guide, b"ab") == [set(b"a"), set(b"b"), set(b"c")]
+    matcher = Grammars(ByteTokenizer(), jump=False).start(Constraint("regex", "abc"))
+    assert matcher.forced() == ()
+    assert allowed(matcher, b"ab") == [set(b"a"), set(b"b"), set(b"c")]
 
 
 @pytest.mark.parametrize(
@@ -112,9 +112,9 @@ def test_a_bad_constraint_is_refused_in_one_line_with_the_place(kind: str, sourc
     ],
 )
 def test_a_pattern_means_what_it_means_to_python(pattern: str, taken: list[str], refused: list[str]) -> None:
-    guide = started("regex", pattern)
+    matcher = started("regex", pattern)
     for text in taken + refused:
-        assert guide.is_text(text) == bool(re.fullmatch(pattern, text)) == (text in taken)
+        assert matcher.is_text(text) == bool(re.fullmatch(pattern, text)) == (text in taken)
 
 
 SCHEMAS = json.loads((Path(__file__).parents[2] / "benchmarks/schemas.json").read_text())
@@ -138,24 +138,24 @@ WAYS = {
 def test_from_every_state_there_is_a_way_to_a_whole_text_which_is_the_same_every_time(name: str) -> None:
     draw = random.Random(name)
     said: list[int] = []
-    guides = [started(*WAYS[name]) for _ in range(2)]
-    guide = guides[0]
-    assert guide.way is not None
-    most = len(guide.way) + 40
-    while not guide.is_over and len(said) < most:
-        token = draw.choice(sorted(allowed(guide)[0]))
+    matchers = [started(*WAYS[name]) for _ in range(2)]
+    matcher = matchers[0]
+    assert matcher.completion is not None
+    most = len(matcher.completion) + 40
+    while not matcher.is_over and len(said) < most:
+        token = draw.choice(sorted(allowed(matcher)[0]))
         if token == 256:
             break
-        keeps = [one.keeps_a_way(token, most - len(said) - 1) for one in guides]
-        assert guides[1].way == guide.way
+        keeps = [one.keeps_completion(token, most - len(said) - 1) for one in matchers]
+        assert matchers[1].completion == matcher.completion
         assert keeps[0] == keeps[1]
         if not keeps[0]:
             break
-        for one in guides:
+        for one in matchers:
             one.take(token)
         said.append(token)
-        assert len(said) + len(guide.way) <= most
-    assert guide.is_text(bytes([*said, *guide.way]).decode())
+        assert len(said) + len(matcher.completion) <= most
+    assert matcher.is_text(bytes([*said, *matcher.completion]).decode())
 
 
 @pytest.mark.parametrize(
@@ -175,16 +175,16 @@ def test_from_every_state_there_is_a_way_to_a_whole_text_which_is_the_same_every
 )
 def test_a_text_may_go_on_until_its_shortest_end_just_fits(pattern: str, said: str, way: str) -> None:
     def n_said(most: int) -> int:
-        guide = GRAMMARS.start(Constraint("regex", pattern), most)
-        if guide.way is None:
+        matcher = GRAMMARS.start(Constraint("regex", pattern), most)
+        if matcher.completion is None:
             return 0
         for n, token in enumerate(said.encode()):
-            if not guide.keeps_a_way(token, most - n - 1):
+            if not matcher.keeps_completion(token, most - n - 1):
                 return n
-            guide.take(token)
-        assert guide.way is not None
-        assert re.fullmatch(pattern, said + bytes(guide.way).decode())
-        assert len(guide.way) == most - len(said.encode())
+            matcher.take(token)
+        assert matcher.completion is not None
+        assert re.fullmatch(pattern, said + bytes(matcher.completion).decode())
+        assert len(matcher.completion) == most - len(said.encode())
         return len(said.encode())
 
     most = len(said.encode()) + len(way)
@@ -193,32 +193,32 @@ def test_a_text_may_go_on_until_its_shortest_end_just_fits(pattern: str, said: s
 
 
 def test_within_a_character_the_way_finishes_it() -> None:
-    guide = GRAMMARS.start(Constraint("regex", "[é-ü]+€"), 20)
+    matcher = GRAMMARS.start(Constraint("regex", "[é-ü]+€"), 20)
     for token in "é".encode()[:1]:
-        assert guide.keeps_a_way(token, 6)
-        guide.take(token)
-    assert guide.way is not None
-    assert re.fullmatch("[é-ü]+€", ("é".encode()[:1] + bytes(guide.way)).decode())
+        assert matcher.keeps_completion(token, 6)
+        matcher.take(token)
+    assert matcher.completion is not None
+    assert re.fullmatch("[é-ü]+€", ("é".encode()[:1] + bytes(matcher.completion)).decode())
 
 
 def test_a_way_that_is_longer_than_what_is_left_is_none() -> None:
     constraint = Constraint("regex", "[a-z]{5}")
-    assert GRAMMARS.start(constraint, 4).way is None
-    guide = GRAMMARS.start(constraint, 5)
-    assert guide.way is not None
-    assert len(guide.way) == 5
-    assert started("regex", "a{100000}").way is None
+    assert GRAMMARS.start(constraint, 4).completion is None
+    matcher = GRAMMARS.start(constraint, 5)
+    assert matcher.completion is not None
+    assert len(matcher.completion) == 5
+    assert started("regex", "a{100000}").completion is None
 
 
 def test_what_is_said_on_the_way_shortens_it_and_what_leads_off_it_is_told() -> None:
-    guide = GRAMMARS.start(Constraint("regex", "a(b{9}|c)?d"), 3)
-    assert guide.way == tuple(b"ad")
-    assert guide.keeps_a_way(ord("a"), 2)
-    guide.take(ord("a"))
-    assert guide.way == tuple(b"d")
-    assert not guide.keeps_a_way(ord("b"), 1)
-    assert guide.way == tuple(b"d")
-    assert guide.keeps_a_way(ord("c"), 1)
+    matcher = GRAMMARS.start(Constraint("regex", "a(b{9}|c)?d"), 3)
+    assert matcher.completion == tuple(b"ad")
+    assert matcher.keeps_completion(ord("a"), 2)
+    matcher.take(ord("a"))
+    assert matcher.completion == tuple(b"d")
+    assert not matcher.keeps_completion(ord("b"), 1)
+    assert matcher.completion == tuple(b"d")
+    assert matcher.keeps_completion(ord("c"), 1)
 
 
 def test_json_is_written_on_one_line_with_fixed_keys_forced() -> None:
@@ -228,10 +228,10 @@ def test_json_is_written_on_one_line_with_fixed_keys_forced() -> None:
         "required": ["name", "ok"],
         "additionalProperties": False,
     }
-    guide = started("json_schema", json.dumps(schema))
-    assert bytes(guide.forced()) == b'{"name": "'
-    assert guide.is_text('{"name": "x", "ok": true}')
-    assert not guide.is_text('{"name": "x"}')
+    matcher = started("json_schema", json.dumps(schema))
+    assert bytes(matcher.forced()) == b'{"name": "'
+    assert matcher.is_text('{"name": "x", "ok": true}')
+    assert not matcher.is_text('{"name": "x"}')
 
 
 def test_a_constraint_that_many_ask_for_at_once_is_compiled_once() -> None:

@@ -20,10 +20,10 @@ from sgl_lab.contracts.legible import clipped, legible
 from sgl_lab.engine.files.store import resolve
 from sgl_lab.magics.commands.keep import exported
 from sgl_lab.magics.errors import readable, render_with
+from sgl_lab.magics.folded import Folded
 from sgl_lab.magics.line import run_line
 from sgl_lab.magics.options import Control, OptionError, nearest, parse_cell
 from sgl_lab.magics.session import Session
-from sgl_lab.magics.show import Folded
 from sgl_lab.trace import Record, read_jsonl, write_jsonl
 from sgl_lab.trace.files import check_ours, write_whole
 from sgl_lab.trace.record import MARK

@@ -1,4 +1,4 @@
-"""The shortest way to a whole text, from wherever a text of a tree stands."""
+"""The shortest completion to a whole text, from wherever a text of a tree stands."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ways(made: Machine, said: str, begun: bytes = b"") -> list[str]:
     place = made.start
     for character in said:
         place = made.step(place, character)
-    return [way.decode() for way in made.ways(place, begun)]
+    return [way.decode() for way in made.completions(place, begun)]
 
 
 PATTERNS = ["a*b|ba", "(a|b)*ab", "(ab?){2,3}", "a?(b|ab)+a", "(a*b*){2}a", "((a|bb)*a){2}", "(a{2,4}|b){2}", "|b+", "(a?){3}b"]
@@ -83,17 +83,17 @@ def test_within_a_character_the_way_begins_with_its_rest() -> None:
     for pattern, said, character in ("[é-ü]+€", "é", "é"), ("x😀y", "x", "😀"), ("[^a]*!", "", "中"):
         for n in range(1, len(character.encode())):
             begun = character.encode()[:n]
-            found = [(said.encode() + begun + way).decode() for way in machine_ways(pattern, said, begun)]
+            found = [(said.encode() + begun + way).decode() for way in machine_completions(pattern, said, begun)]
             assert found
             assert all(re.fullmatch(pattern, text) for text in found)
 
 
-def machine_ways(pattern: str, said: str, begun: bytes) -> list[bytes]:
+def machine_completions(pattern: str, said: str, begun: bytes) -> list[bytes]:
     made = machine(python.read(pattern))
     place = made.start
     for character in said:
         place = made.step(place, character)
-    return list(made.ways(place, begun))
+    return list(made.completions(place, begun))
 
 
 def test_what_is_too_far_off_has_no_way_and_takes_no_time() -> None:
@@ -126,9 +126,9 @@ def test_a_number_is_between_limits_exactly_if_the_decimal_is() -> None:
 
 def test_a_number_under_limits_is_the_same_when_it_is_read_as_a_float() -> None:
     form = of_schema({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1})
-    guide = GRAMMARS.start(form.constraint)
-    assert guide.is_text("0." + "9" * 15)
-    assert not guide.is_text("0." + "9" * 58)
+    matcher = GRAMMARS.start(form.constraint)
+    assert matcher.is_text("0." + "9" * 15)
+    assert not matcher.is_text("0." + "9" * 58)
     assert 0 < form.meaning("0." + "9" * 15) < 1
     assert not GRAMMARS.start(Constraint("json_schema", '{"type": "number"}')).is_text("1e999")
 
@@ -163,5 +163,5 @@ def test_json_is_brought_to_its_shortest_end(schema: Any, said: str, way: str) -
     place = machine_of.start
     for character in said:
         place = machine_of.step(place, character)
-    assert next(machine_of.ways(place)).decode() == way
+    assert next(machine_of.completions(place)).decode() == way
     assert GRAMMARS.start(Constraint("json_schema", text)).is_text(said + way)

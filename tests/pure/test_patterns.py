@@ -39,10 +39,10 @@ GRAMMARS = Grammars(ByteTokenizer())
 )
 def test_a_pattern_means_the_same_to_the_mask_and_to_the_check(pattern: str, taken: list[str], refused: list[str]) -> None:
     form = of_schema({"type": "string", "pattern": pattern})
-    guide = GRAMMARS.start(form.constraint)
+    matcher = GRAMMARS.start(form.constraint)
     for text in taken + refused:
         written = json.dumps(text, ensure_ascii=False)
-        assert guide.is_text(written) == (text in taken), text
+        assert matcher.is_text(written) == (text in taken), text
         assert ecma.matches(pattern, text) == (text in taken), text
         if text in taken:
             assert form.meaning(written) == text
@@ -95,10 +95,10 @@ def test_what_is_no_pattern_or_cannot_be_followed_is_refused_at_the_call(pattern
 )
 def test_a_format_holds_and_has_a_short_text(name: str, taken: list[str], refused: list[str]) -> None:
     assert [text for text in taken + refused if fits(name, text)] == taken
-    guide = GRAMMARS.start(Constraint("json_schema", json.dumps({"type": "string", "format": name})), 60)
-    assert guide.way is not None
-    assert bytes(guide.way).decode() == json.dumps(FORMATS[name][1])
-    assert [text for text in taken + refused if guide.is_text(json.dumps(text))] == taken
+    matcher = GRAMMARS.start(Constraint("json_schema", json.dumps({"type": "string", "format": name})), 60)
+    assert matcher.completion is not None
+    assert bytes(matcher.completion).decode() == json.dumps(FORMATS[name][1])
+    assert [text for text in taken + refused if matcher.is_text(json.dumps(text))] == taken
 
 
 def test_every_format_has_an_example_of_its_own() -> None:

@@ -27,7 +27,7 @@ from sgl_lab.engine.serving.resident import Resident
 from sgl_lab.engine.text.chat import ChatTemplate
 from sgl_lab.engine.text.tokenizer import Tokenizer
 from sgl_lab.engine.tools.fake import HashRunner
-from sgl_lab.grammar.matcher import Guide
+from sgl_lab.grammar.matcher import Matcher
 from sgl_lab.lang.choices import ChoicesDecision, ChoicesSamplingMethod
 
 from .driving import SOAK, Bench, Heard, Late, Stream, bench, expect_idle, expect_lawful
@@ -167,7 +167,7 @@ def test_a_cancel_of_what_is_processed_is_answered_when_that_is_done(ends: bool)
         while held:
             held.pop()()
         b.step()
-    b.engine.cancel(next(iter(b.engine._families)))
+    b.engine.cancel(b.engine._groups.all[0].id)
     assert not heard.answers
     b.step()
     assert not heard.answers
@@ -257,7 +257,7 @@ def test_nothing_that_a_user_writes_runs_on_the_engine_s_thread(backend: LocalBa
     threads.watch(Tokenizer, "encode", "encode_all", "render_chat")
     threads.watch(ChatTemplate, "render")
     threads.watch(Watch, "look", "pass_over")
-    threads.watch(Guide, "take", "forced", "keeps_a_way", "is_text", "fill")
+    threads.watch(Matcher, "take", "forced", "keeps_completion", "is_text", "fill")
     threads.watch(watching.Pattern, "advance", "try_at")
     program = sgl.function(whole)
 
@@ -272,8 +272,8 @@ def test_nothing_that_a_user_writes_runs_on_the_engine_s_thread(backend: LocalBa
     for state in states:
         state.sync()
     assert {label: names for label, names in threads.of.items() if any("engine" in name for name in names)} == {}
-    assert {"Tokenizer.encode", "ChatTemplate.render", "Watch.look", "Guide.take", "Guide.is_text", "choices_method"} <= set(threads.of)
-    assert threads.of["Watch.look"] == threads.of["Guide.take"] == {"sgl_lab patterns"}
+    assert {"Tokenizer.encode", "ChatTemplate.render", "Watch.look", "Matcher.take", "Matcher.is_text", "choices_method"} <= set(threads.of)
+    assert threads.of["Watch.look"] == threads.of["Matcher.take"] == {"sgl_lab patterns"}
 
 
 def test_a_pattern_that_computes_on_and_on_leaves_the_steps_of_others_going(
@@ -283,11 +283,11 @@ def test_a_pattern_that_computes_on_and_on_leaves_the_steps_of_others_going(
     n_gone: list[int] = []
 
     def looked(watch: Watch, text: str, at: int) -> int | None:
-        before, deadline = engine._account.n_steps, time.monotonic() + DEADLINE_S
-        while watch.source.startswith("stuck") and not n_gone and engine._account.n_steps < before + 10 and time.monotonic() < deadline:
+        before, deadline = engine._metrics.n_steps, time.monotonic() + DEADLINE_S
+        while watch.source.startswith("stuck") and not n_gone and engine._metrics.n_steps < before + 10 and time.monotonic() < deadline:
             re.search("(a|aa)+$", "a" * 12 + "b")  # computing, as a pattern does
         if watch.source.startswith("stuck"):
-            n_gone.append(engine._account.n_steps - before)
+            n_gone.append(engine._metrics.n_steps - before)
         return look(watch, text, at)
 
     monkeypatch.setattr(Watch, "look", looked)

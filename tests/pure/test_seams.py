@@ -166,7 +166,7 @@ def test_a_child_replaces_the_end_of_what_was_computed_and_shares_the_rest(tmp_p
 
 
 @pytest.mark.parametrize("more", [{}, {"frequency_penalty": 1.5}, {"regex": "[A-Z][a-z]+[.]"}, {"min_tokens": 5}])
-def test_a_healed_gen_says_the_same_whatever_is_guessed_and_spells_its_prompt(tmp_path: Path, more: dict[str, Any]) -> None:
+def test_a_healed_gen_says_the_same_whatever_is_drafted_and_spells_its_prompt(tmp_path: Path, more: dict[str, Any]) -> None:
     said = []
     for name, config in (("a", {}), ("b", {"draft_tokens": 0}), ("c", {"jump_forward": False})):
         (tmp_path / name).mkdir()
@@ -221,11 +221,11 @@ class Forgetful(HashModel):
     """What comes next depends on the last token alone, so the same is said after whatever prompt."""
 
     def draw(self, context: tuple[int, ...], sampling: Sampling) -> int:
-        said = [*sampling.prompt, *sampling.generated, *sampling.guessed]
+        said = [*sampling.prompt, *sampling.generated, *sampling.drafted]
         return super().draw((said[-1], 7), sampling)
 
 
-def test_a_seam_is_guessed_with_what_followed_it_in_another_text(tmp_path: Path) -> None:
+def test_a_seam_is_drafted_with_what_followed_it_in_another_text(tmp_path: Path) -> None:
     def steps(heal: bool) -> list[int]:
         made = lab(tmp_path, model=Forgetful)
         metas = []

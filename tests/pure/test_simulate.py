@@ -29,19 +29,19 @@ def ask(b: Bench, draw: random.Random, together: int, said: list[str]) -> None:
         shared = draw.choices((3, 4), k=4 * draw.randrange(1, 7))
         prompt = (*shared, *draw.choices(range(256), k=draw.randrange(4)))
         kind = draw.choices(("gen", "score", "warm"), (6, 2, 1))[0]
-        family: Any
+        group: Any
         if kind == "gen":
             form, n = draw.choice((None, None, *FORMS)), draw.choice((1, 1, 3))
             params = SamplingParams(max_tokens=draw.randrange(1, 20), n=n, temperature=0.0, ignore_eos=True, constraint=form)
-            family = b.engine.gen(GenJob(prompt, params), Heard())
+            group = b.engine.gen(GenJob(prompt, params), Heard())
         elif kind == "score":
             choices = tuple(tuple(draw.choices((3, 4, 5), k=draw.randrange(1, 4))) for _ in range(3))
-            family = b.engine.score(ScoreJob(prompt, choices), Heard())
+            group = b.engine.score(ScoreJob(prompt, choices), Heard())
         else:
-            family = b.engine.warm(WarmJob(prompt), Heard())
-        for request in family.requests:
-            b.fold(RequestQueued(request.id, None, None, request.kind, request.prompt, request.limit, family.id, request.first_needed))
-        b.engine.add(family)
+            group = b.engine.warm(WarmJob(prompt), Heard())
+        for request in group.requests:
+            b.fold(RequestQueued(request.id, None, None, request.kind, request.prompt, request.limit, group.id, request.first_needed))
+        b.engine.add(group)
         said.append(kind)
     while b.engine.step():
         pass

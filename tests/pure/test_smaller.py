@@ -36,11 +36,11 @@ class Narrow:
 def plan(n_drafts: int = 0) -> tuple[Row, ...]:
     model = HashModel()
     said = model.reply(PROMPT[:-1], SamplingParams(temperature=0), 0, 6)
-    guess = (*said[:n_drafts],)
+    draft = (*said[:n_drafts],)
     drawn = Sampling(SamplingParams(temperature=0), 0, 0, PROMPT, ())
     targets = ((5,), (), (7, 8), *((),) * n_drafts)
     return (
-        Row(RequestId(1), PROMPT[:-1] + guess, 0, array("i", range(8)), drawn, targets, n_drafts),
+        Row(RequestId(1), PROMPT[:-1] + draft, 0, array("i", range(8)), drawn, targets, n_drafts),
         Row(RequestId(2), PROMPT, 0, array("i", range(8, 16)), None, tuple((token,) for token in PROMPT)),
         Row(RequestId(3), (5,), 0, array("i", [16]), drawn),
     )

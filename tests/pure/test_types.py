@@ -30,17 +30,17 @@ MOST = 90
 
 def drawn(constraint: Constraint, seed: int) -> str:
     """A text as a model that knows nothing would write it, brought to its end in time."""
-    draw, guide, said = random.Random(seed), GRAMMARS.start(constraint, MOST), list[int]()
-    while not guide.is_over and not (guide.is_whole and draw.random() < 0.1):
-        (mask,) = guide.masks(1)
-        guide.fill(())
+    draw, matcher, said = random.Random(seed), GRAMMARS.start(constraint, MOST), list[int]()
+    while not matcher.is_over and not (matcher.is_whole and draw.random() < 0.1):
+        (mask,) = matcher.masks(1)
+        matcher.fill(())
         allowed = [token for token in range(256) if mask[token // 32] >> token % 32 & 1]
         plain = [token for token in allowed if 32 <= token < 127]
         token = draw.choice(plain if plain and draw.random() < 0.9 else allowed)
-        if not guide.keeps_a_way(token, MOST - len(said) - 1):
-            assert guide.way is not None
-            return bytes([*said, *guide.way]).decode()
-        guide.take(token)
+        if not matcher.keeps_completion(token, MOST - len(said) - 1):
+            assert matcher.completion is not None
+            return bytes([*said, *matcher.completion]).decode()
+        matcher.take(token)
         said.append(token)
     return bytes(said).decode()
 

@@ -20,7 +20,7 @@ import pytest
 from sgl_lab.contracts.events import CellStarted, Entry, RequestFinished
 from sgl_lab.contracts.ids import NodeId, RunId
 from sgl_lab.contracts.tree import TreeNode, TreeSnapshot
-from sgl_lab.magics.show import Folded
+from sgl_lab.magics.folded import Folded
 from sgl_lab.trace import Record, read_jsonl, write_jsonl
 from sgl_lab.viz.freeze import LIMIT, TOO_LONG
 from sgl_lab.viz.replay import IN_PAGE, Abridged, Replay, frames, thinned

@@ -225,16 +225,16 @@ def test_the_folded_tree_equals_the_engines_after_every_step_of_a_random_workloa
     chance = random.Random(5)
     for _ in range(150):
         prompt = tuple(chance.choices(range(97, 100), k=chance.randrange(2, 40)))
-        family = chance.choice(
+        group = chance.choice(
             [
                 lambda prompt=prompt: engine.gen(GenJob(prompt, SamplingParams(max_tokens=chance.randrange(1, 20))), Heard()),
                 lambda prompt=prompt: engine.score(ScoreJob(prompt, ((97, 98), (98,))), Heard()),
                 lambda prompt=prompt: engine.warm(WarmJob(prompt), Heard()),
             ]
         )()
-        for request in family.requests:
-            tell(RequestQueued(request.id, None, None, request.kind, tuple(request.prompt), 0, family.id))
-        engine.add(family)
+        for request in group.requests:
+            tell(RequestQueued(request.id, None, None, request.kind, tuple(request.prompt), 0, group.id))
+        engine.add(group)
         for _ in range(chance.randrange(4)):
             engine.step()
             picture = view.full()
@@ -325,9 +325,9 @@ def test_a_stream_that_is_extended_early_keeps_later_samples() -> None:
 
 
 def test_of_several_samples_only_the_first_is_in_the_stream() -> None:
-    family = [queued(1), queued(2, group=1), matched(1), matched(2, 3)]
+    group = [queued(1), queued(2, group=1), matched(1), matched(2, 3)]
     both = TokensSampled(1, (Sample(RequestId(1), 4, None, (), None, False), Sample(RequestId(2), 5, None, (), None, False)))
-    view = folded(TokensView(spell), [opened(), literal(1, 2, 3), *family, both])
+    view = folded(TokensView(spell), [opened(), literal(1, 2, 3), *group, both])
     assert [text for text, cls in shown(view) if cls == "generated"] == ["d"]
 
 

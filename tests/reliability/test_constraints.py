@@ -24,7 +24,7 @@ from sgl_lab.engine.files import store
 from sgl_lab.engine.plan import Sampling
 from sgl_lab.engine.serving.config import EngineConfig
 from sgl_lab.engine.serving.engine import Engine
-from sgl_lab.engine.serving.replies import Heard
+from sgl_lab.engine.serving.replies import ReplyListener
 from sgl_lab.engine.serving.resident import Resident
 from sgl_lab.engine.text.tokenizer import Tokenizer
 from sgl_lab.engine.tools.fake import ByteTokenizer, HashModel, HashRunner
@@ -199,25 +199,25 @@ def test_masks_are_what_brute_force_finds(record_table: Callable[..., None]) -> 
         for _ in range(N_STATES):
             text = draw.choice(sorted(texts))
             n_said = draw.randrange(len(text) + 1)
-            guess = tuple(text[n_said : n_said + draw.randrange(6)])
-            guide = grammars.start(constraint)
+            draft = tuple(text[n_said : n_said + draw.randrange(6)])
+            matcher = grammars.start(constraint)
             for token in text[:n_said]:
-                guide.take(token)
-            assert guide.is_whole == (text[:n_said] in texts)
-            wanted = [allowed_by_brute_force(texts, text[: n_said + n]) for n in range(len(guess) + 1)]
-            if guide.is_over:
+                matcher.take(token)
+            assert matcher.is_whole == (text[:n_said] in texts)
+            wanted = [allowed_by_brute_force(texts, text[: n_said + n]) for n in range(len(draft) + 1)]
+            if matcher.is_over:
                 assert wanted[0] == {EOS}
                 continue
-            forced = bytes(guide.forced())
+            forced = bytes(matcher.forced())
             assert all(allowed_by_brute_force(texts, text[:n_said] + forced[:n]) == {forced[n]} for n in range(len(forced)))
             n_forced += len(forced)
-            assert guide.within(guess) == guess
-            masks = guide.masks(len(guess) + 1)
-            guide.fill(guess)
-            found = [{token for token in range(N_VOCAB) if mask[token // 32] >> token % 32 & 1} for mask in masks[: len(guide.n_allowed)]]
-            assert found == wanted[: len(found)], (constraint, text[:n_said], guess)
-            assert guide.n_allowed == [len(tokens) for tokens in found]
-            assert len(found) == len(guess) + 1 or wanted[len(found)] == {EOS}
+            assert matcher.within(draft) == draft
+            masks = matcher.masks(len(draft) + 1)
+            matcher.fill(draft)
+            found = [{token for token in range(N_VOCAB) if mask[token // 32] >> token % 32 & 1} for mask in masks[: len(matcher.n_allowed)]]
+            assert found == wanted[: len(found)], (constraint, text[:n_said], draft)
+            assert matcher.n_allowed == [len(tokens) for tokens in found]
+            assert len(found) == len(draft) + 1 or wanted[len(found)] == {EOS}
             n_masks += len(found)
     assert n_forced
     record_table("C3", grammars=N_GRAMMARS, states=N_GRAMMARS * N_STATES, masks=n_masks)
@@ -285,7 +285,7 @@ def test_a_hostile_grammar_is_answered_or_refused_in_time_and_holds_nobody_up(na
 
 
 def answer(backend: LocalBackend, params: SamplingParams) -> GenOutput:
-    heard = Heard(backend)
+    heard = ReplyListener(backend)
     backend.submit(GenJob(tuple(b"hello"), params), heard)
     output: GenOutput = heard.answer()[0]
     return output
@@ -310,18 +310,18 @@ def test_masks_of_a_large_vocabulary_take_microseconds(record_table: Callable[..
         schema = {"type": "object", "properties": {"name": {"type": "string"}, f"n{number}": some_schema(draw), "ok": {"type": "boolean"}}}
         constraint = Constraint("json_schema", json.dumps(schema | {"required": ["name", "ok"], "additionalProperties": False}))
         started = time.perf_counter()
-        guide = grammars.start(constraint)
-        guide.masks(1)
-        guide.fill(())
+        matcher = grammars.start(constraint)
+        matcher.masks(1)
+        matcher.fill(())
         first.append(time.perf_counter() - started)
         for token in tokenizer.encode('{"name": "Once upon a time, there was'):
-            if guide.forced():
-                guide.take(token)
+            if matcher.forced():
+                matcher.take(token)
                 continue
             started = time.perf_counter()
-            guide.fill(())
+            matcher.fill(())
             masks.append(time.perf_counter() - started)
-            guide.take(token)
+            matcher.take(token)
     p50, first_p50 = statistics.median(masks), statistics.median(first)
     record_table("C5", vocabulary=tokenizer.n_vocab, mask=f"{p50 * 1e6:.0f} us", first_mask=f"{first_p50 * 1e3:.1f} ms")
     assert p50 < MARGIN * MASK_S

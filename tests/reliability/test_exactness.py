@@ -47,7 +47,7 @@ class Way:
 REFERENCE = Way("reference", 8, {"draft_tokens": 0})
 WARM = Way("warm", 8)
 WAYS = (
-    Way("guessed", 8, n_rounds=2),
+    Way("drafted", 8, n_rounds=2),
     Way("after eviction", 4, n_rounds=2, room=1),
     Way("8 rows", 8, {"max_rows": 8}),
     Way("64 rows", 64, {"max_rows": 64, "step_tokens": 4096}),
@@ -209,7 +209,7 @@ def test_every_way_of_running_a_program_gives_the_same_bits(
             found = run(way, stand, n_programs)
             assert found.got == wanted.got, way.name
             tell_run(way, found, stand)
-            assert way.name != "guessed" or stand.resident.stats()["accepted_tokens"] > n_programs
+            assert way.name != "drafted" or stand.resident.stats()["accepted_tokens"] > n_programs
             assert way.room is None or stand.resident.stats()["evictions"] > n_programs
     engine = made(loaded, library, n_pages=3 * largest, max_rows=8)
     found_pressed, n_preempted = pressed(engine, wanted)

@@ -13,7 +13,7 @@ from sgl_lab.contracts.errors import RequestFailed
 from sgl_lab.contracts.params import Constraint, SamplingParams
 from sgl_lab.contracts.port import GenJob, ScoreJob, WarmJob
 from sgl_lab.engine.plan import Plan, Row, RowOutput
-from sgl_lab.engine.serving.groups import Family
+from sgl_lab.engine.serving.group import RequestGroup
 from sgl_lab.engine.tools.fake import HashRunner
 
 from ..pure.driving import SOAK, Bench, Heard, Late, Stream, bench, expect_idle
@@ -35,27 +35,27 @@ HOW: Mapping[str, Exception] = {
     "bug": ZeroDivisionError("division by zero"),
 }
 
-Predicate = Callable[[Row, Family], bool]
+Predicate = Callable[[Row, RequestGroup], bool]
 
 
 def draws(position: int) -> Predicate:
-    return lambda row, family: any(sampling.position == position for sampling in row.samplings)
+    return lambda row, group: any(sampling.position == position for sampling in row.samplings)
 
 
-def in_no_row(row: Row, family: Family) -> bool:
+def in_no_row(row: Row, group: RequestGroup) -> bool:
     """The fault is not in the model, but where a constraint works out what may be drawn."""
     return False
 
 
 WHERE: Mapping[str, tuple[str, Predicate]] = {
-    "the first chunk": ("gen", lambda row, family: row.start == 0),
+    "the first chunk": ("gen", lambda row, group: row.start == 0),
     "the last chunk": ("gen", draws(0)),
     "the second token": ("gen", draws(1)),
     "the ninth token": ("gen", draws(8)),
-    "one sample of three": ("samples", lambda row, family: row.request == family.requests[1].id and draws(3)(row, family)),
+    "one sample of three": ("samples", lambda row, group: row.request == group.requests[1].id and draws(3)(row, group)),
     "a mask": ("constrained", in_no_row),
-    "a score": ("score", lambda row, family: bool(row.targets)),
-    "a warm": ("warm", lambda row, family: row.start > 0),
+    "a score": ("score", lambda row, group: bool(row.targets)),
+    "a warm": ("warm", lambda row, group: row.start > 0),
 }
 LISTENERS = ("on_progress", "on_done")
 POINTS = [(where, how) for where in WHERE for how in HOW] + [("a listener", method) for method in LISTENERS]
@@ -64,7 +64,7 @@ POINTS = [(where, how) for where in WHERE for how in HOW] + [("a listener", meth
 class Faulty(HashRunner):
     """Fails on the culprit's rows that `is_hit` says: alone where that is the kind of fault, else with the whole step."""
 
-    family: Family
+    group: RequestGroup
     is_hit: Predicate = staticmethod(in_no_row)
     error: Exception
     n_faults = 0
@@ -73,7 +73,7 @@ class Faulty(HashRunner):
         plan.before_draws()
         outputs = [self._run(row) for row in plan.rows]  # written first, as by a kernel that fails late
         for i, row in enumerate(plan.rows):
-            if any(row.request == request.id for request in self.family.requests) and self.is_hit(row, self.family):
+            if any(row.request == request.id for request in self.group.requests) and self.is_hit(row, self.group):
                 self.n_faults += 1
                 if not isinstance(self.error, RequestFailed):
                     raise self.error
@@ -90,21 +90,21 @@ class StreamFaulty(Stream, Faulty):
 
 
 class FaultyGuide:
-    """A guide that fails at its second mask."""
+    """A matcher that fails at its second mask."""
 
     def __init__(self, runner: Faulty) -> None:
-        (request,) = runner.family.requests
-        self._runner, self._guide, request.guide, self._n_filled = runner, request.guide, self, 0
+        (request,) = runner.group.requests
+        self._runner, self._matcher, request.matcher, self._n_filled = runner, request.matcher, self, 0
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._guide, name)
+        return getattr(self._matcher, name)
 
-    def fill(self, guess: tuple[int, ...]) -> None:
+    def fill(self, draft: tuple[int, ...]) -> None:
         self._n_filled += 1
         if self._n_filled == 2:
             self._runner.n_faults += 1
             raise self._runner.error
-        self._guide.fill(guess)  # type: ignore[union-attr]
+        self._matcher.fill(draft)  # type: ignore[union-attr]
 
 
 class Raising(Heard):
@@ -146,17 +146,17 @@ def serve(seed: int, kind: str, heard: Heard, arm: Callable[[Faulty], None]) -> 
     ask(draw.randrange(6))
     match kind:
         case "score":
-            runner.family = engine.score(ScoreJob(prompt, ((1, 2), (3,))), heard)
+            runner.group = engine.score(ScoreJob(prompt, ((1, 2), (3,))), heard)
         case "warm":
-            runner.family = engine.warm(WarmJob(prompt), heard)
+            runner.group = engine.warm(WarmJob(prompt), heard)
         case _:
             constraint = FORM if kind == "constrained" else None
             params = SamplingParams(max_tokens=20, n=3 if kind == "samples" else 1, seed=1, ignore_eos=True, constraint=constraint)
-            runner.family = engine.gen(GenJob(prompt, params), heard)
+            runner.group = engine.gen(GenJob(prompt, params), heard)
     arm(runner)
     for _ in range(draw.randrange(4)):
         b.step()
-    engine.add(runner.family)
+    engine.add(runner.group)
     ask(draw.randrange(1, 6))
     b.drain()
     return b, runner, [answer_of(other) for other in others]

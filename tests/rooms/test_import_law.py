@@ -69,6 +69,7 @@ MUST_NOT_LOAD = {
     "grammar": {"torch", "transformers", "sgl_lab.engine"} | NOTEBOOK,
     "engine.plan": HEAVY,
     "engine.serving": HEAVY | {"llguidance"},
+    "engine.text": {"torch", "transformers"},
     "engine.tools.simulate": HEAVY,
     "engine.files.store": HEAVY | {"huggingface_hub"},
     "lang": {"torch", "transformers", "sgl_lab.engine"} | NOTEBOOK,

@@ -42,8 +42,8 @@ MAKES_MARKUP = {
     "sgl_lab/viz/draw/whatif.py",  # plotly's line breaks in a text of ours
     "sgl_lab/notebook.py",  # nbconvert's template
 }
-TRUSTS_MARKUP = {"sgl_lab/viz/draw/escape.py", "sgl_lab/magics/show.py"}
-"""Where source becomes `Markup`: where it is built, and where a built output is sent."""
+TRUSTS_MARKUP = {"sgl_lab/viz/draw/escape.py", "sgl_lab/magics/output.py"}
+"""Where source becomes `Markup`: where it is built, and where an output goes out that was."""
 SAYS = "sgl_lab/magics/printing.py"
 
 USER_CELLS = "sgl_lab/magics/cell.py"

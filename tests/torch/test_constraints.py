@@ -1,4 +1,4 @@
-"""Constraints on real models, torch and native: the same text whatever is cached or guessed, forced or drawn, and valid every time."""
+"""Constraints on real models, torch and native: the same text whatever is cached or drafted, forced or drawn, and valid every time."""
 
 from __future__ import annotations
 
@@ -80,16 +80,16 @@ def content(output: GenOutput) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("constraint", [RECORD, Constraint("regex", PATTERN)])
-def test_a_constrained_text_is_the_same_cold_cached_guessed_chunked_and_without_jumps(stand: Stand, constraint: Constraint) -> None:
+def test_a_constrained_text_is_the_same_cold_cached_drafted_chunked_and_without_jumps(stand: Stand, constraint: Constraint) -> None:
     params: dict[str, Any] = {"constraint": constraint, "logprobs": True, "top_logprobs": 3, "temperature": 0.8, "seed": 4}
     plain = stand.engine(draft_tokens=0)
     wanted = stand.ask(plain, **params)
     assert wanted.is_complete
     assert wanted.usage.forced_tokens > 5
     assert content(stand.ask(plain, **params)) == content(wanted)
-    guessing = stand.engine()
-    assert content(stand.ask(guessing, **params)) == content(wanted)
-    again = stand.ask(guessing, **params)
+    drafting = stand.engine()
+    assert content(stand.ask(drafting, **params)) == content(wanted)
+    again = stand.ask(drafting, **params)
     assert content(again) == content(wanted)
     assert again.usage.accepted_tokens > 5
     assert again.usage.model_steps < wanted.usage.model_steps / 2
@@ -143,20 +143,20 @@ def test_a_step_whose_masks_fail_still_ends(stand: Stand) -> None:
     engine = stand.engine()
     bad, good = Heard(), Heard()
     params = SamplingParams(max_tokens=300, temperature=0, constraint=RECORD)
-    family = engine.gen(GenJob(stand.prompt, params), bad)
+    group = engine.gen(GenJob(stand.prompt, params), bad)
 
     class Failing:
-        def __init__(self, guide: Any) -> None:
-            self._guide = guide
+        def __init__(self, matcher: Any) -> None:
+            self._matcher = matcher
 
         def __getattr__(self, name: str) -> Any:
-            return getattr(self._guide, name)
+            return getattr(self._matcher, name)
 
-        def fill(self, guess: tuple[int, ...]) -> None:
+        def fill(self, draft: tuple[int, ...]) -> None:
             raise ConstraintFailed("too many states")
 
-    family.requests[0].guide = Failing(family.requests[0].guide)
-    engine.add(family)
+    group.requests[0].matcher = Failing(group.requests[0].matcher)
+    engine.add(group)
     engine.add(engine.gen(GenJob(stand.prompt, params), good))
     while engine.step():
         pass
@@ -167,7 +167,7 @@ def test_a_step_whose_masks_fail_still_ends(stand: Stand) -> None:
 @pytest.mark.parametrize("data", [sentencepiece(PREPEND), sentencepiece(None, METASPACE)], ids=["prepend", "metaspace"])
 def test_a_sentencepiece_tokenizer_spells_what_is_forced(tmp_path: Path, data: dict[str, Any]) -> None:
     tokenizer = Tokenizer(write(tmp_path, data, {"eos_token": "</s>"}), 270)
-    guide = Grammars(tokenizer).start(Constraint("regex", "hello world, hello[!?]"))
-    forced = guide.forced()
+    matcher = Grammars(tokenizer).start(Constraint("regex", "hello world, hello[!?]"))
+    forced = matcher.forced()
     assert forced == tokenizer.encode("hello world, hello")[: len(forced)]
     assert len(tokenizer.decode(forced)) > 10

@@ -85,7 +85,7 @@ def test_company_changes_no_bit_wherever_a_row_stands_in_it(
         assert bits(found[-1])[0][0] == alone[-1][0]  # type: ignore[index]
 
 
-def test_the_lines_of_a_row_with_guesses_are_those_of_rows_without(loaded: LoadedModel, prompt: list[int]) -> None:
+def test_the_lines_of_a_row_with_drafts_are_those_of_rows_without(loaded: LoadedModel, prompt: list[int]) -> None:
     rows = Exact(loaded, 1)
     rows.run(rows.row(1, prompt[:-1]), rows.row(2, prompt[:-1]))
     sequence, drawn = prompt[-1:], []
@@ -97,8 +97,8 @@ def test_the_lines_of_a_row_with_guesses_are_those_of_rows_without(loaded: Loade
         sequence.append(drawn[-1].token)
     row = rows.row(2, [*sequence[:-1], 0], sample=DRAWN)
     assert row.sample is not None
-    guessed = rows.run(replace(row, n_drafts=6, sample=replace(row.sample, position=0, prompt=prompt, generated=())))[0]
-    assert list(guessed.draws[:6]) == drawn
+    drafted = rows.run(replace(row, n_drafts=6, sample=replace(row.sample, position=0, prompt=prompt, generated=())))[0]
+    assert list(drafted.draws[:6]) == drawn
 
 
 def test_exact_rows_compute_what_the_others_compute_but_for_rounding(loaded: LoadedModel, prompt: list[int]) -> None:

@@ -312,7 +312,7 @@ SHAPED = SamplingParams(temperature=0.7, top_p=0.9, frequency_penalty=1.0, repet
 
 
 @pytest.mark.parametrize("n_true", [0, 2, 4])
-def test_guesses_that_come_true_give_the_draws_that_single_steps_give(library: ctypes.CDLL, loaded: LoadedModel, n_true: int) -> None:
+def test_drafts_that_come_true_give_the_draws_that_single_steps_give(library: ctypes.CDLL, loaded: LoadedModel, n_true: int) -> None:
     prompt, wanted = tokens(20), []
     single = Native(loaded, library, 1)
     row = single.row(1, prompt, sample=SHAPED)
@@ -321,10 +321,10 @@ def test_guesses_that_come_true_give_the_draws_that_single_steps_give(library: c
         wanted.append(draw)
         assert row.sample is not None
         row = replace(single.row(1, [draw.token], sample=SHAPED), sample=row.sample.after([draw.token]))
-    guesses = [draw.token for draw in wanted[:4]]
-    guesses[n_true:] = [(token + 1) % 97 for token in guesses[n_true:]]
+    drafts = [draw.token for draw in wanted[:4]]
+    drafts[n_true:] = [(token + 1) % 97 for token in drafts[n_true:]]
     rows = Native(loaded, library, 4)
-    row = rows.row(1, [*prompt, *guesses], sample=SHAPED)
+    row = rows.row(1, [*prompt, *drafts], sample=SHAPED)
     assert row.sample is not None
     row = replace(row, n_drafts=4, sample=replace(row.sample, prompt=prompt))
     assert list(rows.run(row)[0].draws) == wanted[: n_true + 1]
@@ -458,7 +458,7 @@ def test_threads_that_the_machine_does_not_give_are_one_error(folder: Path, libr
         "import resource, sys; from pathlib import Path\n"
         "from sgl_lab.contracts.errors import BadArgument; from sgl_lab.engine.compute.kernels.native import build\n"
         "library = build.load(Path(sys.argv[1])); resource.setrlimit(resource.RLIMIT_AS, (1 << 32, 1 << 32))\n"
-        "try: library.sgl_choose(None, 0, build.Wanted(0, None, None), 20_000)\n"
+        "try: library.sgl_choose(None, 0, build.SamplingRequests(0, None, None), 20_000)\n"
         "except BadArgument as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", script, str(store.cache_dir())], capture_output=True, text=True, check=False)

@@ -95,7 +95,7 @@ def test_a_row_that_follows_a_request_without_a_line_is_refused() -> None:
     """It would read a token that was drawn for somebody else."""
     table = PageTable(CPU, width=2, n_lines=2)
     write(table, [row(1, [5])])
-    follower = replace(row(1, [5, 6]), follows=True)
+    follower = replace(row(1, [5, 6]), is_overlapped=True)
     write(table, [follower])
     write(table, [row(2, [7])])
     with pytest.raises(InvariantBroken, match="request 1 has no line"):

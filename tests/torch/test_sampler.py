@@ -17,8 +17,8 @@ import torch
 
 from sgl_lab.contracts.errors import InvariantBroken, RequestFailed
 from sgl_lab.contracts.params import SamplingParams
-from sgl_lab.engine.compute.runners.lines import Lines
 from sgl_lab.engine.compute.runners.sampler import sample, uniform
+from sgl_lab.engine.compute.runners.sampling_requests import SamplingRequests
 from sgl_lab.engine.plan import Draw, Sampling
 
 N_DRAWS = 6000
@@ -29,10 +29,10 @@ Sampler = Callable[[torch.Tensor, Sequence[Sampling]], list[Draw | RequestFailed
 
 def native(library: ctypes.CDLL, n_threads: int) -> Sampler:
     def draw(logits: torch.Tensor, samplings: Sequence[Sampling]) -> list[Draw | RequestFailed]:
-        lines = Lines(list(enumerate(samplings)), [], logits.shape[-1])
+        requests = SamplingRequests(list(enumerate(samplings)), [], logits.shape[-1])
         rows = logits.contiguous()
-        library.sgl_choose(rows.data_ptr(), logits.shape[-1], lines.wanted, n_threads)
-        return lines.draws()
+        library.sgl_choose(rows.data_ptr(), logits.shape[-1], requests.native, n_threads)
+        return requests.draws()
 
     return draw
 
@@ -280,11 +280,11 @@ def test_native_draws_are_torchs_but_where_rounding_decides(library: ctypes.CDLL
     assert all(abs(uniform(asked.seed, i) - border) < 1e-6 for i, low, high in different for border in cumulative[low:high])
 
 
-def test_a_draw_after_guesses_is_the_draw_that_follows_those_tokens(sampler: Sampler) -> None:
+def test_a_draw_after_drafts_is_the_draw_that_follows_those_tokens(sampler: Sampler) -> None:
     row, masks = logits(700), tuple(bitmask(range(first, 700, 3)) for first in range(3))
     start = replace(sampling(generated=(1, 2), position=2, frequency_penalty=1.0, repetition_penalty=1.5, temperature=2.0), masks=masks)
-    guessed = start.after((7,)).after((2,))
+    drafted = start.after((7,)).after((2,))
     told = replace(start, generated=(1, 2, 7, 2), position=4, masks=masks[2:])
-    assert drawn(sampler, row[None], [guessed]) == drawn(sampler, row[None], [told])
+    assert drawn(sampler, row[None], [drafted]) == drawn(sampler, row[None], [told])
     with pytest.raises(InvariantBroken, match="3 masks"):
         start.after((1, 2, 3))

@@ -40,7 +40,7 @@ _MOST_OPENED = 20_000  # states expanded to find the possible next characters
 _MOST_TRIED = 2_000  # positions expanded to complete a text under several limits
 _MOST_KEPT = 20_000  # states and steps in the caches
 
-_Sets: TypeAlias = "tuple[Place, ...]"
+_Sets: TypeAlias = "tuple[StateSet, ...]"
 
 
 class State:
@@ -61,8 +61,8 @@ class State:
         """whether the text may end here, once it was computed"""
 
 
-Place: TypeAlias = frozenset[State]
-NOWHERE: Place = frozenset()
+StateSet: TypeAlias = frozenset[State]
+NOWHERE: StateSet = frozenset()
 
 
 class Machine:
@@ -80,10 +80,10 @@ class Machine:
         self._costs: dict[Node, list[float]] = {}
         self._of_rule: dict[str, tuple[float, str]] = {}
         self._states: dict[tuple[Node, int | _Sets, State | None], State] = {}
-        self._steps: dict[tuple[Place, str], Place] = {}
+        self._steps: dict[tuple[StateSet, str], StateSet] = {}
         self._found: dict[tuple[Node, _Sets], tuple[float, str]] = {}
         self._measure()
-        self.start: Place = frozenset({self._state(start, 0, None)})
+        self.start: StateSet = frozenset({self._state(start, 0, None)})
 
     # -- the shortest text of a node
 
@@ -244,18 +244,18 @@ class Machine:
         n = len(node.all_of)
         return all(map(self.may_end, sets[:n])) and not any(map(self.may_end, sets[n:]))
 
-    def may_end(self, place: Place) -> bool:
+    def may_end(self, states: StateSet) -> bool:
         """Whether the text may end here."""
-        for state in place:
+        for state in states:
             self._open(state)
-        return any(state.ends for state in place)
+        return any(state.ends for state in states)
 
-    def step(self, place: Place, character: str) -> Place:
+    def step(self, states: StateSet, character: str) -> StateSet:
         """The position after one more character; NOWHERE if the character is not allowed."""
-        key = place, character
+        key = states, character
         known = self._steps.get(key)
         if known is None:
-            found = {after for state in place for one in self._open(state) if (after := self._after(one, character)) is not None}
+            found = {after for state in states for one in self._open(state) if (after := self._after(one, character)) is not None}
             known = frozenset(found if len(found) <= self._most_states else sorted(found, key=_cost)[: self._most_states])
             if len(self._steps) > _MOST_KEPT:
                 self._steps.clear()
@@ -275,29 +275,29 @@ class Machine:
                 return (then or _END) if at + 1 == len(text) else self._state(node, at + 1, then)
             case Such(all_of, _):
                 assert isinstance(at, tuple)
-                sets = tuple(self.step(place, character) for place in at)
+                sets = tuple(self.step(states, character) for states in at)
                 return self._state(node, sets, then) if all(sets[: len(all_of)]) else None
         raise AssertionError(node)
 
     # -- completions
 
-    def ways(self, place: Place, begun: bytes = b"") -> Iterator[bytes]:
+    def completions(self, states: StateSet, begun: bytes = b"") -> Iterator[bytes]:
         """Completions of the text, cheapest first. `begun` is the beginning of a character that
         must come first, as bytes.
         """
         if not begun:
-            for state in sorted(place, key=_cost):
+            for state in sorted(states, key=_cost):
                 if state.cost <= FARTHEST:
                     yield self._text(state).encode()
             return
         found = [
             (after, character)
-            for state in place
+            for state in states
             for one in self._open(state)
             for character in self._characters(one, begun)
             if (after := self._after(one, character)) is not None
         ]
-        for after, character in sorted(found, key=lambda way: way[0].cost):
+        for after, character in sorted(found, key=lambda pair: pair[0].cost):
             yield (character + self._text(after)).encode()[len(begun) :]
 
     def _characters(self, state: State, begun: bytes) -> Iterable[str]:
@@ -329,7 +329,7 @@ class Machine:
         n = len(node.all_of)
 
         def at_least(sets: _Sets) -> float:
-            return sum(min((state.cost for state in place), default=inf) for place in sets[:n])
+            return sum(min((state.cost for state in states), default=inf) for states in sets[:n])
 
         came_from: dict[_Sets, tuple[_Sets, str] | None] = {start: None}
         waiting = [(at_least(start), 0, 0, start)]
@@ -344,7 +344,7 @@ class Machine:
                 goal = sets
                 break
             for character in self._candidates(sets, n):
-                after = tuple(self.step(place, character) for place in sets)
+                after = tuple(self.step(states, character) for states in sets)
                 if all(after[:n]) and after not in came_from:
                     n_made += 1
                     came_from[after] = sets, character
@@ -364,7 +364,7 @@ class Machine:
         """Characters to try: a plain one that each tree allows, one that two of them allow, and one
         that the forbidden trees do not allow.
         """
-        allowed = [[common(_ranges(one), within) for state in place for one in self._open(state)][:24] for place in sets]
+        allowed = [[common(_ranges(one), within) for state in states for one in self._open(state)][:24] for states in sets]
         found: list[Ranges] = [ranges for every in allowed[:n] for ranges in every]
         for other in allowed[1:n]:
             found += [common(one, two) for one in allowed[0] for two in other]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ...contracts.errors import OutOfMemory
 
-GUESS = 4 << 30
-"""The memory assumed for a machine that does not report it."""
+ASSUMED = 4 << 30
+"""Memory of a machine that does not say."""
 
 _CONTAINER = Path("/sys/fs/cgroup")
 """Linux's files for the limits of a container; the whole machine has no such file."""
@@ -32,11 +32,11 @@ def free_bytes() -> int | None:
 
 
 def machine_bytes() -> int:
-    """What the machine has in all; a guess that fits small ones where the system does not say."""
+    """What the machine has in all; 4 GiB are assumed where the system does not say."""
     try:
         machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
-        return GUESS
+        return ASSUMED
     try:
         return min(machine, _limit())
     except (OSError, ValueError):

@@ -8,7 +8,6 @@ module.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import re
@@ -21,9 +20,9 @@ import torch
 from torch import Tensor
 
 from ...contracts.errors import ModelDamaged, ModelError, ModelMissing
+from .small import MAX_JSON, json_object, read_json
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_MAX_JSON = 8 << 20
 _CHUNK_BYTES = 8 << 20
 _DERIVED = re.compile(r"(model\.layers\.\d+\.self_attn|model)\.rotary_emb\.inv_freq")
 """Tensors of old checkpoints that repeat the configuration; transformers does not read them either."""
@@ -34,34 +33,6 @@ class Read(Protocol):
 
     def __call__(self, *names: str, dtype: torch.dtype | None = None) -> Tensor:
         """Those tensors stacked along their rows. None is the type in which they are stored, float32 if they are of several."""
-
-
-def read_bytes(path: Path, *, most: int = _MAX_JSON) -> bytes:
-    """A file of at most `most` bytes. ModelMissing, ModelDamaged, ModelError."""
-    try:
-        size = path.stat().st_size
-        if size > most:
-            raise ModelDamaged(f"{path} has {size} bytes, at most {most} are read")
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise ModelMissing(f"{path} does not exist") from None
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}") from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a small JSON file. ModelMissing, ModelDamaged, ModelError."""
-    return json_object(read_bytes(path), str(path))
-
-
-def json_object(text: bytes, origin: str) -> dict[str, Any]:
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ModelDamaged(f"{origin} is not JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise ModelDamaged(f"{origin} is not a JSON object")
-    return data
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +174,7 @@ def _header(path: Path) -> dict[str, _Stored]:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             n_header = int.from_bytes(file.read(8), "little")
-            if n_header > min(size - 8, _MAX_JSON):
+            if n_header > min(size - 8, MAX_JSON):
                 raise ModelDamaged(f"{path}: a header of {n_header} bytes does not fit", hint="fetch the file again")
             text = file.read(n_header)
     except FileNotFoundError:

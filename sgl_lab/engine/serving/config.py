@@ -34,7 +34,7 @@ class EngineConfig:
     draft_tokens: int = 64
     """draft tokens that one request may have verified in a step; 0: none"""
     jump_forward: bool = True
-    """tokens that a constraint leaves no choice about are said without being drawn"""
+    """tokens that a constraint leaves no choice about come without being drawn"""
     seed: int = 0
     """source of seeds for requests without one, and of a random schedule"""
 

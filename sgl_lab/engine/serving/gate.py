@@ -1,7 +1,7 @@
 """Waiting that an interrupt cannot break.
 
 `Event`, `Condition` and `Future` are Python code: a KeyboardInterrupt at the wrong moment leaves their
-lock taken for ever, and whoever opens them then hangs. A `SimpleQueue` is not.
+lock taken for ever, and a thread that opens them then hangs. A `SimpleQueue` is not.
 """
 
 from __future__ import annotations

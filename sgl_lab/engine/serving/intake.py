@@ -1,4 +1,4 @@
-"""Jobs become families of requests, or are refused at once when they can never run.
+"""Jobs become request groups, or are refused at once when they can never run.
 
 Knows the vocabulary, the context and how much room there is, and nothing of what runs: everything
 here may be called from any thread.
@@ -20,10 +20,13 @@ from ..plan import Embedding
 from ..text.seam import Spellings
 from .cache.pins import Pins
 from .config import EngineConfig
-from .groups import Family, GenFamily, PinFamily, ScoreFamily, Vocabulary, WarmFamily
+from .gen_group import GenGroup
+from .group import RequestGroup, Vocabulary
 from .scheduling.request import Request
+from .score_group import ScoreGroup
+from .warm_group import PinGroup, WarmGroup
 
-F = TypeVar("F", bound=Family)
+F = TypeVar("F", bound=RequestGroup)
 
 
 class Intake:
@@ -51,7 +54,7 @@ class Intake:
         self._embedding = embedding
         self._seeds = random.Random(config.seed)
 
-    def gen(self, job: GenJob, listener: GenListener, *, exact: bool = False) -> GenFamily:
+    def gen(self, job: GenJob, listener: GenListener, *, exact: bool = False) -> GenGroup:
         """The requests of a gen, to be given to `Engine.add`. BadArgument, BackendUnsupported, PromptTooLong or CacheFull if
         they can never run.
 
@@ -75,13 +78,13 @@ class Intake:
         seed = params.seed if params.seed is not None else self._seeds.getrandbits(63)
         namespace, now = self._namespaces[exact], self._clock()
         spellings = self.spellings if job.heal else None
-        return self._fitting(GenFamily(job, listener, self._vocabulary, self._grammars, spellings, namespace, limit, most, seed, now))
+        return self._fitting(GenGroup(job, listener, self._vocabulary, self._grammars, spellings, namespace, limit, most, seed, now))
 
     def prepare(self, constraint: Constraint) -> None:
-        """BadArgument or BackendUnsupported if it cannot be obeyed; otherwise the first `gen` with it need not wait."""
+        """BadArgument or BackendUnsupported if it cannot be followed; otherwise the first `gen` with it need not wait."""
         self._grammars.prepare(constraint)
 
-    def score(self, job: ScoreJob, listener: ScoreListener, *, exact: bool = False) -> ScoreFamily:
+    def score(self, job: ScoreJob, listener: ScoreListener, *, exact: bool = False) -> ScoreGroup:
         """As `gen`, for a score."""
         if not job.choices:
             raise BadArgument("there are no choices to score", hint="give at least one")
@@ -89,25 +92,25 @@ class Intake:
         for i, choice in enumerate(job.choices):
             self._check_tokens(f"choice {i}", choice)
         self._check_context(len(job.prompt), max(map(len, job.choices)))
-        return self._fitting(ScoreFamily(job, listener, self._namespaces[exact], self._clock()))
+        return self._fitting(ScoreGroup(job, listener, self._namespaces[exact], self._clock()))
 
-    def warm(self, job: WarmJob, listener: WarmListener, *, exact: bool = False) -> WarmFamily:
+    def warm(self, job: WarmJob, listener: WarmListener, *, exact: bool = False) -> WarmGroup:
         """As `gen`, for a warm."""
         self._check_prompt("the prompt", job.prompt, job.blocks)
         self._check_context(len(job.prompt), 0)
-        return self._fitting(WarmFamily(job, listener, self._namespaces[exact], self._config.page_size, self._clock()))
+        return self._fitting(WarmGroup(job, listener, self._namespaces[exact], self._config.page_size, self._clock()))
 
-    def pin(self, job: WarmJob, listener: WarmListener, *, exact: bool = False) -> PinFamily:
-        """As `warm`; when it is computed, the whole pages of the prompt are pinned until `Engine.unpin(family.handle)`.
+    def pin(self, job: WarmJob, listener: WarmListener, *, exact: bool = False) -> PinGroup:
+        """As `warm`; when it is computed, the whole pages of the prompt are pinned until `Engine.unpin(group.handle)`.
 
-        CacheFull reaches the listener if a request that was let in before would then have too little room.
+        CacheFull reaches the listener if a request that was accepted before would then have too little room.
         """
         self._check_prompt("the prefix", job.prompt, job.blocks)
         self._check_context(len(job.prompt), 0)
         size = self._config.page_size
         if len(job.prompt) < size:
             raise BadArgument(f"a prefix of {len(job.prompt)} tokens fills no page of {size}", hint="pin a longer one")
-        return self._fitting(PinFamily(job, listener, self._namespaces[exact], size, self._clock()))
+        return self._fitting(PinGroup(job, listener, self._namespaces[exact], size, self._clock()))
 
     def refusal(self, request: Request) -> CacheFull | None:
         """The error if `request` could not run even alone. Pinned pages help it as far as they are
@@ -124,11 +127,11 @@ class Intake:
             hint=f"shorten the prompt, lower max_tokens, {'unpin something, ' if pinned else ''}or start the lab with a larger cache",
         )
 
-    def _fitting(self, family: F) -> F:
-        for request in family.requests:
+    def _fitting(self, group: F) -> F:
+        for request in group.requests:
             if error := self.refusal(request):
                 raise error
-        return family
+        return group
 
     def _check_prompt(self, what: str, tokens: tuple[int, ...], blocks: tuple[Block, ...]) -> None:
         if not blocks or not has_blocks(tokens):

@@ -1,12 +1,16 @@
-"""What an engine counts of itself: tokens and requests that are over, steps, and where the time went."""
+"""Metrics of an engine: tokens, requests that are over, steps, and where the time went."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
+from ..plan import Runner, Timed
+from .cache.pins import Pins
+from .cache.tree import RadixTree
 from .scheduling.request import Request
+from .scheduling.scheduler import Scheduler
 
 P = ParamSpec("P")
 
@@ -27,8 +31,8 @@ TOKENS = (
 PARTS = ("scheduler", "model", "masks", "commit", "listeners", "events")
 
 
-class Account:
-    """Seconds are of `clock` and do not overlap: those of saying events and of filling masks are not in the part in which that happens."""
+class Metrics:
+    """Seconds are of `clock` and do not overlap: events and masks have parts of their own, whatever goes on around them."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.tokens = Counter(dict.fromkeys(TOKENS, 0))
@@ -74,3 +78,34 @@ class Account:
             self._apart += spent
 
         return run
+
+    def stats(self, runner: Runner, tree: RadixTree, scheduler: Scheduler, pins: Pins) -> dict[str, Any]:
+        """Counts since the engine was made; tokens, but those generated, are of requests that are over.
+
+        `*_s` are seconds spent in the parts of steps, none of them counted twice: `model` is waiting for the runner, less the
+        `sampler` where the runner says what that took; `commit` is taking in what it gave; `listeners` is calling listeners.
+        """
+        tokens, n_steps = self.tokens, max(1, self.n_steps)
+        seconds = dict(self.seconds)
+        if isinstance(runner, Timed):
+            seconds["sampler"] = runner.seconds["sampler"]
+            seconds["model"] -= seconds["sampler"]
+        return {
+            **{f"{name}_tokens": n for name, n in tokens.items()},
+            "evicted_tokens": tree.n_evicted_tokens,
+            "evictions": tree.n_evicted,
+            "hit_rate": tokens["cached_prompt"] / max(1, tokens["prompt"]),
+            "preemptions": scheduler.n_preempted,
+            "steps": self.n_steps,
+            "step_ms": sum(seconds.values()) * 1000 / n_steps,
+            "step_rows": self.n_rows / n_steps,
+            **{f"{part}_s": spent for part, spent in seconds.items()},
+            "nodes": tree.n_nodes,
+            "pages_total": tree.pool.n_pages,
+            "pages_free": tree.pool.n_free,
+            "pages_pinned": pins.n_pages,
+            "pins": len(pins.pinned),
+            **{f"requests_{reason}": n for reason, n in self.requests.items()},
+            "requests_running": len(scheduler.running),
+            "requests_waiting": len(scheduler.waiting),
+        }

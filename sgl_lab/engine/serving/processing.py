@@ -13,17 +13,17 @@ from typing import Protocol
 from ...contracts.errors import RequestFailed
 from ...contracts.ids import RequestId
 from ..plan import Row, RowOutput
-from .groups import Accepted, Answer, Family
-from .scheduling.request import Guide, Request
+from .group import Accepted, Answer, RequestGroup
+from .scheduling.request import Matcher, Request
 
 
 class Processing:
     """One row of a request, or its beginning where there is no row. To be called once, from any thread; it raises nothing."""
 
-    __slots__ = ("accepted", "answer", "error", "family", "is_aborted", "is_done", "notify", "now", "output", "request", "row", "step")
+    __slots__ = ("accepted", "answer", "error", "group", "is_aborted", "is_done", "notify", "now", "output", "request", "row", "step")
 
-    def __init__(self, family: Family, request: Request, step: int, now: float, row: Row | None, output: RowOutput) -> None:
-        self.family = family
+    def __init__(self, group: RequestGroup, request: Request, step: int, now: float, row: Row | None, output: RowOutput) -> None:
+        self.group = group
         self.request = request
         self.step = step
         self.now = now
@@ -31,7 +31,7 @@ class Processing:
         self.output = output
         self.accepted = Accepted()
         self.answer: Answer | None = None
-        """progress to be told"""
+        """progress to notify the listener of"""
         self.error: Exception | None = None
         self.is_done = False
         self.is_aborted = False
@@ -46,31 +46,31 @@ class Processing:
             self.notify()
 
     def _work(self) -> None:
-        family, request = self.family, self.request
+        group, request = self.group, self.request
         if self.output.error is not None:
             raise self.output.error
         if self.row is None:
-            self.accepted = family.begin(request, self.now)
+            self.accepted = group.begin(request, self.now)
         else:
-            self.accepted = family.accept(request, self.row, self.output, self.now)
+            self.accepted = group.accept(request, self.row, self.output, self.now)
         if self.accepted.reason is None and (self.row is not None or self.accepted.samples):
-            self.answer = family.progress(request)
+            self.answer = group.progress(request)
 
 
 class Filling:
     """The masks of a constrained row. As a `Processing`, but the step waits for it."""
 
-    __slots__ = ("drafts", "error", "guide", "is_done", "request")
+    __slots__ = ("drafts", "error", "is_done", "matcher", "request")
 
-    def __init__(self, request: RequestId, guide: Guide, drafts: tuple[int, ...]) -> None:
+    def __init__(self, request: RequestId, matcher: Matcher, drafts: tuple[int, ...]) -> None:
         self.request = request
-        self.guide = guide
+        self.matcher = matcher
         self.drafts = drafts
         self.error: Exception | None = None
         self.is_done = False
 
     def __call__(self) -> None:
-        self.error = _error_of(lambda: self.guide.fill(self.drafts))
+        self.error = _error_of(lambda: self.matcher.fill(self.drafts))
         self.is_done = True
 
 

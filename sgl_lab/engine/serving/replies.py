@@ -1,4 +1,4 @@
-"""A caller who waits for a backend's answer: what a pin and the measure of drift have in common.
+"""A caller that waits for a backend's answer, as a pin and the measure of drift do.
 
 Knows a backend by its port alone.
 """
@@ -14,8 +14,8 @@ WAIT_S = 0.05
 """How long one wait lasts before the backend is asked whether it still lives; an interrupt is seen as soon."""
 
 
-class Heard(Reply[Any]):
-    """A listener of any job that can be waited for."""
+class ReplyListener(Reply[Any]):
+    """A listener of any job, whose answer can be waited for."""
 
     def __init__(self, backend: Backend) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Heard(Reply[Any]):
         self.fail(error)
 
     def answer(self) -> Any:
-        """What was answered; an error is raised."""
+        """The answer. Raises the error that came instead."""
         while not self.wait(WAIT_S):
             self._backend.poll()
         return self.result()

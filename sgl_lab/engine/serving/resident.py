@@ -1,4 +1,4 @@
-"""The one place with the thread: an engine that lives in this process and obeys messages between steps."""
+"""The one place with the thread: an engine in this process that takes messages between steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...contracts.tree import TreeSnapshot
 from .engine import Engine
 from .forked import check_not_forked, is_forked
 from .gate import Gate, Reply
-from .groups import Family
+from .group import RequestGroup
 from .pattern_threads import PatternThreads
 from .processing import process_here
 from .telling import Teller
@@ -36,17 +36,18 @@ def _do_nothing() -> None:
 
 
 class _Life:
-    """What the thread holds: the engine and its inbox, and nothing of whoever owns it."""
+    """What the thread holds: the engine and its inbox, and nothing of the owner."""
 
     def __init__(self, engine: Engine, after_close: Callable[[], object]) -> None:
         self.engine = engine
         self.inbox: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self.is_closing = False
         self.ended = Gate()
-        self.teller = Teller(engine.say_raised)
+        self.teller = Teller(engine.report_raised)
         self._patterns = PatternThreads()
         self._after_close = after_close
-        engine.process, engine.wake = self._patterns, partial(self.inbox.put, _do_nothing)
+        engine.process = self._patterns
+        engine.wake_with(partial(self.inbox.put, _do_nothing))
 
     def ask_to_close(self) -> None:
         self.inbox.put(self._begin_to_close)
@@ -59,11 +60,11 @@ class _Life:
         try:
             while not self.is_closing:
                 if not is_busy:
-                    self._obey(self._awaited())
-                self._obey_queued()
+                    self._run(self._awaited())
+                self._run_queued()
                 is_busy = not self.is_closing and self.engine.step()
                 self.teller.settle()
-            self._obey_queued()
+            self._run_queued()
             self.engine.close()
             self._after_close()
         finally:
@@ -72,18 +73,18 @@ class _Life:
             self.teller.close()
             self.ended.open()
 
-    def _obey_queued(self) -> None:
+    def _run_queued(self) -> None:
         for _ in range(self.inbox.qsize()):
-            self._obey(self.inbox.get())
+            self._run(self.inbox.get())
 
-    def obey_all(self, messages: Sequence[Callable[[], object]]) -> None:
+    def run_all(self, messages: Sequence[Callable[[], object]]) -> None:
         for message in messages:
-            self._obey(message)
+            self._run(message)
 
-    def _obey(self, message: Callable[[], object]) -> None:
+    def _run(self, message: Callable[[], object]) -> None:
         try:
             message()
-        except Exception as error:  # nothing that a caller can cause: our books are wrong
+        except Exception as error:  # no caller can cause it: our books are wrong
             self.engine.recover(error)
 
     def _awaited(self) -> Callable[[], object]:
@@ -133,13 +134,13 @@ class Resident:
         """
         return self._life.teller.listener(listener)
 
-    def submit(self, family: Family) -> None:
-        """Let a family that `engine.gen`, `score`, `warm` or `pin` made wait for its turn."""
-        self._post(lambda: self.engine.add(family))
+    def submit(self, group: RequestGroup) -> None:
+        """Let a group that `engine.gen`, `score`, `warm` or `pin` made wait for its turn."""
+        self._post(lambda: self.engine.add(group))
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """What this thread submits and cancels inside is obeyed together, with no step between, when the block ends."""
+        """What this thread submits and cancels inside takes effect together, with no step between, when the block ends."""
         if self._together.messages is not None:
             yield
             return
@@ -150,10 +151,10 @@ class Resident:
         finally:
             self._together.messages = None
             if messages:
-                self._life.inbox.put(partial(self._life.obey_all, messages))
+                self._life.inbox.put(partial(self._life.run_all, messages))
 
     def cancel(self, request: RequestId) -> None:
-        """Obeyed before the next step; unknown requests, and any after `close`, are ignored."""
+        """Takes effect before the next step; unknown requests, and any after `close`, are ignored."""
         with suppress(EngineStopped):
             self._post(lambda: self.engine.cancel(request))
 
@@ -231,4 +232,4 @@ class Resident:
     def _send(self, message: Callable[[], object]) -> None:
         self.poll()
         self._life.inbox.put(message)
-        self.poll()  # what was sent before closing began is obeyed; of what came later nobody may be sure
+        self.poll()  # a message from before the closing is taken; a later one may be lost

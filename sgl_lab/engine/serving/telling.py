@@ -28,7 +28,7 @@ SLICES = 5
 
 
 class Listener:
-    """In a listener's place (`groups.Deferring`): passes on, in order, what it is told. Of any job."""
+    """In a listener's place (`group.Deferring`): passes on, in order, what it is told. Of any job."""
 
     def __init__(self, listener: Any, teller: Teller) -> None:
         self.calls: deque[Callable[[], None]] = deque()

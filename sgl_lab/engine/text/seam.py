@@ -142,7 +142,7 @@ class _Left(NamedTuple):
 
 
 class Seam:
-    """What one sample may say until it has said the `end` of the prompt again, then anything. A `plan.request.Guide`."""
+    """What one sample may say until it has said the `end` of the prompt again, then anything. A `request.Matcher`."""
 
     def __init__(self, spellings: Spellings, end: Tokens, n_vocab: int) -> None:
         self.n_allowed: list[int | None] = []

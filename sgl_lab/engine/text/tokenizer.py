@@ -22,7 +22,7 @@ from ...contracts.errors import BackendUnsupported, BadArgument, ModelDamaged, M
 from ...contracts.port import Message, Segment
 from ...contracts.prefixes import nearest
 from ...contracts.spans import text_of
-from ..files.weights import json_object, read_bytes, read_json
+from ..files.small import json_object, read_bytes, read_json
 from .chat import ChatTemplate
 from .specials import Prefix, Settled, Special, Specials
 from .vocab import TURN_ENDS

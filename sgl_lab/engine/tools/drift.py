@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ...contracts.params import SamplingParams
 from ...contracts.port import Backend, GenJob, GenOutput, ScoreJob, TokenLogprob, WarmJob
-from ..serving.replies import Heard, encoded
+from ..serving.replies import ReplyListener, encoded
 
 TEXTS = (
     "The tide came in over the flats and the birds rose.",
@@ -76,10 +76,10 @@ def measure(backend: Backend, flush: Callable[[], object], texts: Sequence[str] 
         references.append(_gen(backend, prompt).answer()[0])
     again = [_gen(backend, prompt).answer()[0] for prompt in prompts]
     flush()
-    together = [heard.answer()[0] for heard in [_gen(backend, prompt) for prompt in prompts]]
+    together = [reply.answer()[0] for reply in [_gen(backend, prompt) for prompt in prompts]]
     for prompt, reference, *others in zip(prompts, references, again, together, strict=True):
         flush()
-        warmed = Heard(backend)
+        warmed = ReplyListener(backend)
         backend.warm(WarmJob(prompt[: len(prompt) // 2]), warmed)
         warmed.answer()
         others.append(_gen(backend, prompt).answer()[0])
@@ -90,10 +90,10 @@ def measure(backend: Backend, flush: Callable[[], object], texts: Sequence[str] 
     return tally.total()
 
 
-def _gen(backend: Backend, prompt: tuple[int, ...]) -> Heard:
-    heard = Heard(backend)
-    backend.submit(GenJob(prompt, PARAMS), heard)
-    return heard
+def _gen(backend: Backend, prompt: tuple[int, ...]) -> ReplyListener:
+    reply = ReplyListener(backend)
+    backend.submit(GenJob(prompt, PARAMS), reply)
+    return reply
 
 
 def _compare_generated(tally: _Tally, reference: GenOutput, other: GenOutput) -> None:
@@ -105,10 +105,10 @@ def _compare_generated(tally: _Tally, reference: GenOutput, other: GenOutput) ->
 
 
 def _compare_scored(tally: _Tally, reference: GenOutput, backend: Backend, prompt: tuple[int, ...]) -> None:
-    """The two likeliest tokens of every place, all computed at once."""
+    """The two likeliest tokens of every position, all computed at once."""
     pairs = [[token for token, _ in entry.top[:2]] for entry in reference.logprobs]
-    heard = Heard(backend)
-    backend.score(ScoreJob(prompt, tuple((*reference.ids[:i], token) for i, pair in enumerate(pairs) for token in pair)), heard)
-    last = iter([row[-1].logprob for row in heard.answer().logprobs])
+    reply = ReplyListener(backend)
+    backend.score(ScoreJob(prompt, tuple((*reference.ids[:i], token) for i, pair in enumerate(pairs) for token in pair)), reply)
+    last = iter([row[-1].logprob for row in reply.answer().logprobs])
     for entry, pair in zip(reference.logprobs, pairs, strict=True):
         tally.compare(entry, {token: next(last) for token in pair})

@@ -36,11 +36,11 @@ class Job(NamedTuple):
     queued: RequestQueued
     generated: tuple[int, ...]
     forced: tuple[bool, ...]
-    """which of them were said without being drawn"""
+    """which of them came without being drawn"""
     n_ends: int
     """how many requests of the recording were over when this one was queued: it waits for the same"""
     n_shared: int = 0
-    """leading tokens that the first request of its family counts as its own"""
+    """leading tokens that the first request of its group counts as its own"""
 
     @property
     def sequence(self) -> tuple[int, ...]:
@@ -60,7 +60,7 @@ class Job(NamedTuple):
         return max((i for i, is_forced in enumerate(self.forced, 1) if not is_forced), default=1)
 
     def run_from(self, n: int) -> int:
-        """How many of the generated tokens are there when `n` are and what is forced after them is said."""
+        """How many of the generated tokens are there when `n` are and what is forced after them has come."""
         while n < len(self.forced) and self.forced[n]:
             n += 1
         return n
@@ -111,7 +111,7 @@ class Recording:
     def of(cls, events: Iterable[Event], before: TreeSnapshot | None = None, namespace: Namespace = ()) -> Recording:
         queued: list[tuple[RequestQueued, int, int]] = []
         prompts: dict[RequestId, int] = {}
-        """of families that score: tokens before the choices"""
+        """of groups that score: tokens before the choices"""
         generated: dict[RequestId, list[tuple[int, bool]]] = {}
         ends: list[RequestId] = []
         for event in events:
@@ -130,15 +130,15 @@ class Recording:
                     pass
         jobs = []
         for event, n_ends, n_shared in queued:
-            said = generated[event.request]
-            tokens, forced = tuple(token for token, _ in said), tuple(is_forced for _, is_forced in said)
+            known = generated[event.request]
+            tokens, forced = tuple(token for token, _ in known), tuple(is_forced for _, is_forced in known)
             jobs.append(Job(event, tokens, forced, n_ends, n_shared))
         return cls(tuple(jobs), tuple(ends), before.nodes if before else (), namespace)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Counts in tokens, as `Engine.stats` counts them but for rejected drafts, which nobody guesses here.
+    """Counts in tokens, as `Engine.stats` counts them but for rejected drafts, as there are none here.
 
     `n_refused` requests were too large for the cache and are in no other count.
     """

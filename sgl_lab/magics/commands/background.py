@@ -6,9 +6,9 @@ from typing import Any
 
 from ...viz.draw import html
 from ..options import OptionError, nearest
+from ..output import in_kernel
 from ..printing import say
 from ..session import Session
-from ..show import in_kernel
 from .command import Command, Words, aligned, ready_lab, show
 
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from ...contracts.legible import clipped
 from ...viz.draw.escape import Markup
 from ..options import OptionError, nearest
+from ..output import Output, in_kernel, loading
 from ..printing import say
 from ..session import Session
-from ..show import Output, in_kernel, loading
 
 if TYPE_CHECKING:
     from ...session import Lab

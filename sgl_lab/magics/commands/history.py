@@ -11,9 +11,10 @@ from ...viz.draw import inspection as draw_inspection
 from ...viz.draw import still, text
 from ...viz.freeze import LIMIT
 from ...viz.views.inspection import STEP, Inspection, inspections
+from ..folded import Folded
 from ..options import OptionError, nearest
+from ..output import in_kernel
 from ..session import Session
-from ..show import Folded, in_kernel
 from .command import Command, Words, show
 
 if TYPE_CHECKING:

@@ -15,10 +15,11 @@ from ...viz.draw import inspection as draw_inspection
 from ...viz.draw import why as draw_why
 from ...viz.draw.escape import Markup, joined
 from ...viz.views.inspection import inspections
+from ..folded import Folded
 from ..options import VIEWS, OptionError
+from ..output import Output, in_kernel
 from ..printing import say
 from ..session import Session
-from ..show import Folded, Output, in_kernel
 from .command import Command, Words
 from .explain import explained
 from .files import FORCE, report_written, target, write

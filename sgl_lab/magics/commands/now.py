@@ -10,10 +10,10 @@ from ...viz.draw import dot, html, stats, still, text
 from ...viz.draw.escape import joined
 from ...viz.draw.numbers import counted, percent
 from ...viz.views.hits import hits
+from ..folded import Folded, tree_counts, tree_of
 from ..options import OptionError
 from ..printing import say
 from ..session import Session
-from ..show import Folded, tree_counts, tree_of
 from .command import Command, Words, memory_text, ready_lab, show
 from .files import FORCE, target, write
 

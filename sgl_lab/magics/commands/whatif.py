@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from ...contracts.policies import BELADY, EVICTIONS
 from ...viz.draw import html, whatif
 from ..options import OptionError, nearest
+from ..output import Output, in_kernel
 from ..printing import say
 from ..session import Session
-from ..show import Output, in_kernel
 from .command import Command, Words, ready_lab
 
 if TYPE_CHECKING:

@@ -18,19 +18,38 @@ _ORIGINAL = "original_max_position_embeddings"
 
 
 class Config:
-    """Typed access to a configuration of unknown origin; whatever is wrong becomes a ModelError that names the key."""
+    """Typed access to a configuration of unknown origin; whatever is wrong becomes a ModelError that names the key.
 
-    def __init__(self, data: Mapping[Any, Any], origin: str) -> None:
+    What a `config.json` leaves out is what transformers has for a model of this type. No default is copied from there.
+    """
+
+    def __init__(self, data: Mapping[Any, Any], origin: str, model_type: str = "") -> None:
         self._data = data
         self._origin = origin
+        self._model_type = model_type
         self._read = set[object]()
 
     def fail(self, what: str) -> ModelError:
         return ModelError(f"{self._origin}: {what}")
 
-    def get(self, key: str | int, default: object = None) -> Any:
+    def get(self, key: str | int) -> Any:
         self._read.add(key)
-        return self._data.get(key, default)
+        return self._data.get(key)
+
+    def default(self, key: str | int) -> Any:
+        """What transformers has where `key` is missing, given the keys that were read so far; None if it has no such key.
+
+        ModelError if it has no such model. Importing transformers takes a second, and most files leave nothing out.
+        """
+        try:
+            from transformers import CONFIG_MAPPING
+
+            kind = CONFIG_MAPPING[self._model_type]
+            given = {name: self._data[name] for name in kind.__annotations__.keys() & self._read if self._data.get(name) is not None}
+            return getattr(kind(**given), str(key), None)
+        except Exception as error:  # it refuses a configuration with errors of many kinds
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise self.fail(f"{key} is missing, and transformers has no default for it ({reason:.300})") from error
 
     def has(self, key: str) -> bool:
         return key in self._data
@@ -38,23 +57,28 @@ class Config:
     def was_read(self, key: str) -> bool:
         return key in self._read
 
-    def integer(self, key: str, most: int, default: int | None = None) -> int:
+    def _value(self, key: str | int, default: object, has_default: bool) -> Any:
         value = self.get(key)
-        value = default if value is None else value
+        if value is None and default is None and has_default:
+            return self.default(key)
+        return default if value is None else value
+
+    def integer(self, key: str, most: int, default: int | None = None, *, has_default: bool = False) -> int:
+        """`default` where it is missing or null, or transformers' where it `has_default`."""
+        value = self._value(key, default, has_default)
         if type(value) is not int or not 1 <= value <= most:
             raise self.fail(f"{key} must be a whole number from 1 to {most}, not {value!r:.60}")
         return value
 
-    def number(self, key: str | int, default: float | None = None) -> float:
-        value = self.get(key)
-        value = default if value is None else value
+    def number(self, key: str | int, default: float | None = None, *, has_default: bool = False) -> float:
+        value = self._value(key, default, has_default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
             raise self.fail(f"{key} must be a number above 0, not {value!r:.60}")
         return float(value)
 
-    def flag(self, key: str, default: bool = False) -> bool:
-        value = self.get(key)
-        value = default if value is None else value
+    def flag(self, key: str, default: bool | None = False) -> bool:
+        """None for transformers' default."""
+        value = self._value(key, default, default is None)
         if not isinstance(value, bool):
             raise self.fail(f"{key} must be true or false, not {value!r:.60}")
         return value
@@ -85,17 +109,24 @@ class Config:
         return [str(key) for key, value in self._data.items() if isinstance(value, dict)]
 
 
+def _theta(config: Config) -> float:
+    if config.get("rope_theta") is not None:
+        return config.number("rope_theta")
+    return Config(config.default("rope_parameters") or {}, "transformers").number("rope_theta")
+
+
 def rotary(config: Config, context: int, head_dim: int) -> Rotary:
     """From either spelling: `rope_parameters` (transformers 5) or `rope_theta` with `rope_scaling`, which wins."""
     scaling = next((found for key in ("rope_scaling", "rope_parameters") if (found := config.table(key))), None)
     if scaling is None:
-        return Rotary(config.number("rope_theta", 10_000.0), head_dim)
+        return Rotary(_theta(config), head_dim)
     if nested := scaling.tables():
         raise scaling.fail(f"rotary positions that differ from layer to layer are not supported ({', '.join(nested):.80})")
     scaling.expect("partial_rotary_factor", None, 1)
-    theta = (scaling if scaling.get("rope_theta") is not None else config).number("rope_theta", 10_000.0)
+    theta = scaling.number("rope_theta") if scaling.get("rope_theta") is not None else _theta(config)
     original = config if config.get(_ORIGINAL) is not None else scaling
-    match scaling.get("rope_type", scaling.get("type", "default")):
+    kind = next((scaling.get(key) for key in ("rope_type", "type") if scaling.has(key)), "default")
+    match kind:
         case "default":
             return Rotary(theta, head_dim)
         case "dynamic":  # stretches beyond the trained context only, and no sequence is longer

@@ -102,7 +102,7 @@ class _Metadata:
         return self._left.pop(f"llama.{key}", default)
 
     def expect_nothing_left(self) -> None:
-        """ModelError for an entry that nobody took and that is set: it would change what is computed."""
+        """ModelError for an entry that was not taken and that is set: it would change what is computed."""
         for key, value in self._left.items():
             family, _, name = key.partition(".")
             is_scale = name.endswith(("scale", "factor")) and value == 1
@@ -152,7 +152,7 @@ def config_from_gguf(gguf: GgufFile) -> dict[str, Any]:
         "max_position_embeddings": metadata.take("context_length"),
         "sliding_window": metadata.take("attention.sliding_window"),
         "rms_norm_eps": metadata.take("attention.layer_norm_rms_epsilon"),
-        "rope_theta": metadata.take("rope.freq_base"),
+        "rope_theta": metadata.take("rope.freq_base", 10_000.0),
         "tie_word_embeddings": "output.weight" not in gguf.tensors,
         "attention_bias": "blk.0.attn_q.bias" in gguf.tensors,
         "mlp_bias": "blk.0.ffn_gate.bias" in gguf.tensors,
@@ -180,7 +180,7 @@ def _rope_scaling(gguf: GgufFile, metadata: _Metadata, context: object) -> dict[
         return None if factor == 1 else {"rope_type": "linear", "factor": factor}
     if stored.kind != 0 or len(stored.shape) != 1 or not isinstance(factor, float):
         raise ModelDamaged(f"{gguf.path}: {_DIVISORS} must be a row of F32, and a factor a number")
-    # What llama3 scaling comes to: one divisor for each frequency, said in the way transformers knows.
+    # What llama3 scaling comes to: one divisor for each frequency, as transformers spells them.
     divisors = (gguf.raw(stored).view("<f4").astype(np.float64) * factor).tolist()
     return {
         "rope_type": "longrope",

@@ -16,26 +16,25 @@ OLDEST = (8, 0)
 _HINT = "use device cpu"
 
 
-class Place(NamedTuple):
+class FoundDevice(NamedTuple):
     device: torch.device
     remark: str | None = None
     """for the CPU, if there is a GPU: why the GPU is not used"""
 
 
-def find_place(name: str | None) -> Place:
-    """The device of that name: cpu, cuda or cuda:N. None is the first GPU that supports our
-    kernels, otherwise the CPU.
+def find_device(name: str | None) -> FoundDevice:
+    """The device of that name: cpu, cuda or cuda:N. None is the first GPU that can run our kernels, else the CPU.
 
     ModelError for any other name; DeviceUnfit if the requested device does not exist or does not
     support them.
     """
     if name is None:
         if not torch.cuda.is_available():
-            return Place(torch.device("cpu"))
+            return FoundDevice(torch.device("cpu"))
         reasons = [unfit_gpu(index) for index in range(torch.cuda.device_count())]
         if None in reasons:
-            return Place(torch.device("cuda", reasons.index(None)))
-        return Place(torch.device("cpu"), reasons[0])
+            return FoundDevice(torch.device("cuda", reasons.index(None)))
+        return FoundDevice(torch.device("cpu"), reasons[0])
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -43,7 +42,7 @@ def find_place(name: str | None) -> Place:
     if device.type not in ("cpu", "cuda"):
         raise ModelError(f"device {name!r} is not supported", hint="cpu, cuda or cuda:1")
     if device.type == "cpu":
-        return Place(torch.device("cpu"))
+        return FoundDevice(torch.device("cpu"))
     index = device.index or 0
     if not torch.cuda.is_available():
         raise DeviceUnfit(f"device {name} is not there: {_no_cuda()}", hint=_HINT)
@@ -51,7 +50,7 @@ def find_place(name: str | None) -> Place:
         raise DeviceUnfit(f"device {name} is not there: torch sees {n} GPU{'s'[: n != 1]}, cuda:0 the first", hint=_HINT)
     if reason := unfit_gpu(index):
         raise DeviceUnfit(reason, hint=_HINT)
-    return Place(torch.device("cuda", index))
+    return FoundDevice(torch.device("cuda", index))
 
 
 def unfit_gpu(index: int) -> str | None:

@@ -59,35 +59,29 @@ _QUANTISED = ("quantization_config", "quantization", "compression_config")
 def llama_like(
     config: Config,
     *,
-    kv_heads: int | None = None,
-    context: int = 2048,
-    head_dim: int | None = None,
-    tied: bool = False,
-    activation: tuple[str, str] = ("hidden_act", "silu"),
+    splits_hidden: bool = True,
+    activation: str = "hidden_act",
     biases: frozenset[Projection] = frozenset(),
     mlp_bias: bool = False,
     window: int | None = None,
 ) -> ModelSpec:
     """What most families have in common: RMS norms before the blocks, rotary positions, grouped-query attention, a gated feed-forward.
 
-    `kv_heads`, `context`, `head_dim` and `tied` are what the family has where its configuration says nothing, `activation` is
-    the key that names it and the family's own.
+    `splits_hidden`: without a `head_dim`, heads share the hidden size. `activation` is the key that names it.
     """
-    key, default = activation
-    named = config.get(key) or default
+    named = config.get(activation) or config.default(activation)
     if not isinstance(named, str) or named not in _ACTIVATIONS:
         raise config.fail(f"activation {named!r:.60} is not supported ({', '.join(map(str, _ACTIVATIONS))} are)")
     hidden = config.integer("hidden_size", MAX_WIDTH)
     n_heads = config.integer("num_attention_heads", MAX_WIDTH)
-    n_kv_heads = config.integer(
-        "num_key_value_heads", n_heads, n_heads if kv_heads is None or config.has("num_key_value_heads") else kv_heads
-    )
-    head_dim = config.integer("head_dim", MAX_WIDTH, head_dim or max(1, hidden // n_heads))
+    each_its_own = n_heads if config.has("num_key_value_heads") else None  # null
+    n_kv_heads = config.integer("num_key_value_heads", n_heads, each_its_own, has_default=True)
+    head_dim = config.integer("head_dim", MAX_WIDTH, max(1, hidden // n_heads) if splits_hidden else None, has_default=True)
     if n_heads % n_kv_heads:
         raise config.fail(f"num_attention_heads {n_heads} is not a multiple of num_key_value_heads {n_kv_heads}")
     if head_dim % 2:
         raise config.fail(f"head_dim must be even for rotary positions, not {head_dim}")
-    trained = config.integer("max_position_embeddings", MAX_CONTEXT, context)
+    trained = config.integer("max_position_embeddings", MAX_CONTEXT, has_default=True)
     attention = Attention(n_heads, n_kv_heads, head_dim, rotary(config, trained, head_dim), window=window, biases=biases)
     feed_forward = FeedForward(config.integer("intermediate_size", MAX_WIDTH), _ACTIVATIONS[named], has_bias=mlp_bias)
     return ModelSpec(
@@ -95,14 +89,14 @@ def llama_like(
         hidden=hidden,
         vocab=config.integer("vocab_size", MAX_VOCAB),
         context=trained,
-        norm_eps=config.number("rms_norm_eps", 1e-6),
-        tied=config.flag("tie_word_embeddings", tied),
+        norm_eps=config.number("rms_norm_eps", has_default=True),
+        tied=config.flag("tie_word_embeddings", None),
     )
 
 
-def window_of(config: Config, default: int | None = None) -> int | None:
-    """`sliding_window`; null is none, `default` is what the family has where the key is missing."""
-    window = config.get("sliding_window", default)
+def window_of(config: Config) -> int | None:
+    """`sliding_window`; null is none."""
+    window = config.get("sliding_window") if config.has("sliding_window") else config.default("sliding_window")
     if window is not None and (type(window) is not int or not 1 <= window <= MAX_CONTEXT):
         raise config.fail(f"sliding_window must be a whole number from 1 to {MAX_CONTEXT}, not {window!r:.60}")
     return window
@@ -111,12 +105,13 @@ def window_of(config: Config, default: int | None = None) -> int | None:
 def _llama(config: Config) -> ModelSpec:
     """No Llama slides; a window in the configuration of one comes from a converter, and no sequence gets longer than that."""
     spec = llama_like(config, biases=QKVO if config.flag("attention_bias") else frozenset(), mlp_bias=config.flag("mlp_bias"))
-    return replace(spec, context=min(spec.context, window_of(config) or spec.context))
+    window = window_of(config) if config.has("sliding_window") else None
+    return replace(spec, context=min(spec.context, window or spec.context))
 
 
 def _mistral(config: Config) -> ModelSpec:
-    """As transformers, without biases whatever the configuration says; and its defaults are others."""
-    return llama_like(config, kv_heads=8, context=4096 * 32, window=window_of(config, 4096))
+    """As transformers, without biases whatever the configuration says."""
+    return llama_like(config, window=window_of(config))
 
 
 class Family(NamedTuple):
@@ -140,7 +135,7 @@ def spec_from_config(data: Mapping[str, Any], origin: str = "config.json", famil
     family = next((family for family in families if family.model_type == kind), None)  # it decides in transformers
     if family is None:
         raise ModelError(f"{origin}: architecture {name} with model_type {kind!r:.60} is not supported")
-    config = Config(data, origin)
+    config = Config(data, origin, family.model_type)
     for key in _QUANTISED:
         if config.get(key) is not None:
             raise config.fail(f"quantised safetensors ({key}) are not supported; use the original weights or a GGUF file")

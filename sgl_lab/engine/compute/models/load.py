@@ -18,12 +18,13 @@ from ....contracts.ids import Namespace
 from ....contracts.near import did_you_mean
 from ...files.fetch import Progress, unseen
 from ...files.gguf_file import GgufFile
-from ...files.weights import Checkpoint, fingerprint, read_json
+from ...files.small import read_json
+from ...files.weights import Checkpoint, fingerprint
 from ...text.tokenizer import Tokenizer
 from ..kernels.gpu import tuning
 from ..memory import demand, mib
 from .decoder import Decoder
-from .devices import find_place
+from .devices import find_device
 from .executors import GPU, NATIVE, PACKED_GPU, TORCH, fitted, unfit
 from .families import spec_from_config
 from .grouped import kept_dtype
@@ -70,24 +71,24 @@ def load_model(
 
     ModelMissing, ModelDamaged, ModelError, DeviceUnfit, OutOfMemory.
     """
-    place = find_place(device).device
+    target = find_device(device).device
     if dtype is not None and dtype not in _DTYPES | KINDS:
         raise ModelError(f"dtype {dtype!r} is not supported", hint=did_you_mean(dtype, _DTYPES | KINDS))
     with _folder(path, name, cache_dir, progress) as folder:
         spec, checkpoint = _checked(folder)
         tokenizer = Tokenizer(folder, spec.vocab)
         gguf = None if path.is_dir() or dtype in _DTYPES else GgufFile(path)
-        packs = place.type == "cpu" and native and unfit(spec, NATIVE) is None
-        chosen = dtype or ("bfloat16" if place.type == "cuda" else kept_dtype(gguf) if packs else "float32")
+        packs = target.type == "cpu" and native and unfit(spec, NATIVE) is None
+        chosen = dtype or ("bfloat16" if target.type == "cuda" else kept_dtype(gguf) if packs else "float32")
         is_packed = chosen not in _DTYPES or (packs and chosen == "bfloat16")
-        executor = (PACKED_GPU if is_packed else GPU) if place.type == "cuda" else NATIVE if is_packed else TORCH
+        executor = (PACKED_GPU if is_packed else GPU) if target.type == "cuda" else NATIVE if is_packed else TORCH
         spec = fitted(spec, executor, name)
-        n_bytes = _weight_bytes(spec, chosen, is_packed, place)
+        n_bytes = _weight_bytes(spec, chosen, is_packed, target)
         what, hint = f"{name} with {spec.n_params / 1e6:,.0f}M parameters in {chosen}", "choose a smaller dtype or a smaller model"
-        if place.type == "cpu":
+        if target.type == "cpu":
             demand(n_bytes, what, hint=hint)
-        if place.type == "cuda":
-            tuning.use(tuning.file_of(cache_dir, torch.cuda.get_device_name(place)))
+        if target.type == "cuda":
+            tuning.use(tuning.file_of(cache_dir, torch.cuda.get_device_name(target)))
         total = len(spec.layers)
 
         def loaded(n_layers: int) -> None:
@@ -96,17 +97,17 @@ def load_model(
         model: Decoder | PackedDecoder
         try:
             with checkpoint:
-                if is_packed and place.type == "cuda":
+                if is_packed and target.type == "cuda":
                     from .device_packed import packed_on_device  # loads Triton
 
-                    model = packed_on_device(spec, KINDS[chosen], checkpoint.read, gguf, place, loaded=loaded)
+                    model = packed_on_device(spec, KINDS[chosen], checkpoint.read, gguf, target, loaded=loaded)
                 elif is_packed:
                     model = pack_decoder(spec, KINDS[chosen], checkpoint.read, gguf, loaded)
                 else:
-                    model = Decoder(spec, checkpoint.read, device=place, dtype=_DTYPES[chosen], loaded=loaded)
+                    model = Decoder(spec, checkpoint.read, device=target, dtype=_DTYPES[chosen], loaded=loaded)
         except (torch.OutOfMemoryError, MemoryError):
-            raise OutOfMemory(f"{what} needs {mib(n_bytes)}, more than {place} has left", hint=hint) from None
-        return LoadedModel(name, spec, model, tokenizer, str(place), chosen, (name, fingerprint(checkpoint.files), chosen), n_bytes)
+            raise OutOfMemory(f"{what} needs {mib(n_bytes)}, more than {target} has left", hint=hint) from None
+        return LoadedModel(name, spec, model, tokenizer, str(target), chosen, (name, fingerprint(checkpoint.files), chosen), n_bytes)
 
 
 def _checked(folder: Path) -> tuple[ModelSpec, Checkpoint]:
@@ -137,12 +138,12 @@ def read_spec(path: Path, *, name: str, cache_dir: Path, progress: Progress = un
         return _checked(folder)[0]
 
 
-def _weight_bytes(spec: ModelSpec, dtype: str, is_packed: bool, place: torch.device) -> int:
+def _weight_bytes(spec: ModelSpec, dtype: str, is_packed: bool, target: torch.device) -> int:
     """Packed on a CPU, an embedding that is the head as well is there once; on a GPU it is in bfloat16 beside a packed head."""
     one_end = spec.vocab * spec.hidden
     n_layers = spec.n_params - one_end * (1 if spec.tied else 2)
     head = _WEIGHT_BYTES["int8" if dtype == "int4" else dtype]
-    if is_packed and place.type == "cuda":
+    if is_packed and target.type == "cuda":
         ends = one_end * (head + _WEIGHT_BYTES["bfloat16"])
     else:
         ends = one_end * head * (1 if spec.tied and is_packed else 2)
@@ -166,8 +167,8 @@ def _folder(path: Path, name: str, cache_dir: Path, progress: Progress) -> Itera
             folder = convert(path, name, cache_dir, progress)
         except CacheUnwritable as refused:
             try:
-                place = Path(once.enter_context(TemporaryDirectory(prefix="sgl-lab-", ignore_cleanup_errors=True)))
-                folder = convert(path, name, place, progress)
+                folder = Path(once.enter_context(TemporaryDirectory(prefix="sgl-lab-", ignore_cleanup_errors=True)))
+                folder = convert(path, name, folder, progress)
             except (CacheUnwritable, OSError):
                 raise refused from None
         yield folder

@@ -15,10 +15,12 @@ from .runner import TorchRunner
 if TYPE_CHECKING:
     from .gpu.device import DeviceRunner
 
+    AnyRunner = TorchRunner | NativeRunner | DeviceRunner
+
 
 def make_runner(
     model: Decoder | PackedDecoder, library: ctypes.CDLL | None, n_pages: int, page_size: int = 1, *, threads: int | None = None
-) -> TorchRunner | NativeRunner | DeviceRunner:
+) -> AnyRunner:
     """A runner with a pool of `n_pages` pages of `page_size` tokens. OutOfMemory if they do not fit, DeviceUnfit."""
     match model:
         case PackedDecoder() if library is not None:

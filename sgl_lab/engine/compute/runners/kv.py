@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from ....contracts.errors import OutOfMemory
-from ..memory import GUESS, demand, free_bytes, mib
+from ..memory import ASSUMED, demand, free_bytes, mib
 from ..models.spec import ModelSpec
 
 
@@ -51,7 +51,7 @@ class KvStore:
 
 
 GPU_CONTEXTS = 64
-"""that a pool on a GPU has room for, unless it is told otherwise"""
+"""that a pool on a GPU has room for by default"""
 
 
 def pages_for(spec: ModelSpec, dtype: torch.dtype, device: torch.device, page_size: int, *, budget_bytes: int | None = None) -> int:
@@ -62,7 +62,7 @@ def pages_for(spec: ModelSpec, dtype: torch.dtype, device: torch.device, page_si
     """
     n_bytes = spec.kv_bytes_per_token(dtype.itemsize)
     if budget_bytes is None and device.type == "cpu":
-        budget_bytes = min(1 << 30, (free_bytes() or GUESS) // 8)
+        budget_bytes = min(1 << 30, (free_bytes() or ASSUMED) // 8)
     elif budget_bytes is None:
         budget_bytes = min(torch.cuda.mem_get_info(device)[0] * 4 // 5, GPU_CONTEXTS * spec.context * n_bytes)
     return max(1, budget_bytes // (n_bytes * page_size))

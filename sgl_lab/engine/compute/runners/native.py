@@ -24,12 +24,12 @@ from ..models.executors import NATIVE, check_block
 from ..models.packed import PackedDecoder
 from ..models.spec import Part
 from .kv import KvStore
-from .lines import Lines
 from .runner import row_outputs
+from .sampling_requests import SamplingRequests
 
 
 class _Underway:
-    """A step that was started. It keeps what the step reads and writes, and ends it should nobody ask for the outputs."""
+    """A step that was started. It keeps what the step reads and writes, and ends it should its outputs not be asked for."""
 
     def __init__(self, finish: Callable[[], None], outputs: Callable[[], tuple[RowOutput, ...]], kept: object) -> None:
         self._finish: Callable[[], None] | None = finish
@@ -123,16 +123,16 @@ class NativeRunner:
         starts = array("i", [row.start for row in rows])
         pages = array("Q", [row.pages.buffer_info()[0] for row in rows])
         described = build.Rows(len(rows), len(tokens), *(part.buffer_info()[0] for part in (tokens, offsets, starts, pages)))
-        lines = self._lines(rows, ends)
+        requests = self._sampling_requests(rows, ends)
 
         def outputs() -> tuple[RowOutput, ...]:
-            self.seconds["sampler"] += lines.seconds(self._n_threads)
-            return row_outputs(rows, lines.draws(), lines.scores())
+            self.seconds["sampler"] += requests.seconds(self._n_threads)
+            return row_outputs(rows, requests.draws(), requests.scores())
 
-        underway = _Underway(self._finish, outputs, (tokens, offsets, starts, pages, lines))
+        underway = _Underway(self._finish, outputs, (tokens, offsets, starts, pages, requests))
         self._underway = ref(underway)
         try:
-            self._library.sgl_start(self._step, described, lines.wanted)
+            self._library.sgl_start(self._step, described, requests.native)
             try:
                 plan.before_draws()
             finally:
@@ -142,7 +142,7 @@ class NativeRunner:
             raise
         return underway
 
-    def _lines(self, rows: Sequence[Row], ends: Sequence[int]) -> Lines:
+    def _sampling_requests(self, rows: Sequence[Row], ends: Sequence[int]) -> SamplingRequests:
         draws = [
             (token, sampling)
             for row, end in zip(rows, ends, strict=True)
@@ -153,7 +153,7 @@ class NativeRunner:
             for row, end in zip(rows, ends, strict=True)
             for token, target in zip(range(end - len(row.targets), end), row.scored, strict=True)
         ]
-        return Lines(draws, scored, self._model.spec.vocab)
+        return SamplingRequests(draws, scored, self._model.spec.vocab)
 
     def _finish(self) -> None:
         self._underway = None

@@ -62,7 +62,7 @@ def failure(sampling: Sampling, *, is_finite: bool) -> RequestFailed:
 
 
 def _shaped(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
-    """Logits after penalties, bias, bans and mask; `logits` itself where nobody asks for any."""
+    """Logits after penalties, bias, bans and mask; `logits` itself where there are none."""
     touched = [i for i, sampling in enumerate(samplings) if _shapes(sampling)]
     if not touched:
         return logits
@@ -72,11 +72,11 @@ def _shaped(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
         row, sampling = shaped[i], samplings[i]
         params = sampling.params
         if params.repetition_penalty != 1:
-            seen = _indices({*sampling.prompt, *sampling.generated, *sampling.guessed}, row)
+            seen = _indices({*sampling.prompt, *sampling.generated, *sampling.drafted}, row)
             values = row[seen]
             row[seen] = torch.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
         if params.frequency_penalty or params.presence_penalty:
-            counts = Counter(chain(sampling.generated, sampling.guessed))
+            counts = Counter(chain(sampling.generated, sampling.drafted))
             penalties = [params.frequency_penalty * count + params.presence_penalty for count in counts.values()]
             row[_indices(counts, row)] -= torch.tensor(penalties, device=row.device)
         bias = {token: value for token, value in params.logit_bias if 0 <= token < n_vocab}
@@ -127,7 +127,7 @@ def _column(values: Sequence[float], like: Tensor) -> Tensor:
 
 
 def _floor(probabilities: Tensor, samplings: Sequence[Sampling]) -> Tensor | None:
-    """The least probability that may still be drawn, [rows, 1]; None where nobody truncates.
+    """The least probability that may still be drawn, [rows, 1]; None where no row truncates.
 
     Every truncation is such a floor: top-k the k-th largest probability, top-p the last one needed to
     reach p of what top-k left, min-p a share of the largest. Tokens that tie with the floor stay.

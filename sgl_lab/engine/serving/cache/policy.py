@@ -23,7 +23,7 @@ class Used(Protocol):
 
 class Policy(Protocol):
     def key(self, node: Used) -> Key:
-        """The smallest key goes first; ties go to the older node. Constant while nobody uses the node."""
+        """The smallest key goes first; ties go to the older node. Constant while the node is not used."""
 
 
 class Lru:

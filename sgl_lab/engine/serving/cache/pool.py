@@ -26,7 +26,7 @@ class PagePool:
         self.reset()
 
     def reset(self) -> None:
-        """Every page is free again, whoever held it."""
+        """Every page is free again, whatever held it."""
         self.owners: list[Owner | None] = [None] * self.n_pages
         self.free = list(range(self.n_pages - 1, -1, -1))
 
@@ -35,7 +35,7 @@ class PagePool:
         return len(self.free)
 
     def take(self, n: int, owner: Owner) -> array[int]:
-        """`n` free pages, from now on `owner`'s. Whoever asks has made room before."""
+        """`n` free pages, from now on `owner`'s. The caller has made room before."""
         if n > len(self.free):
             raise InvariantBroken(f"{n} pages taken for {owner}, {len(self.free)} are free")
         first = len(self.free) - n

@@ -1,7 +1,7 @@
 """The radix tree: which token prefixes have their KV in the pool, and in which pages.
 
 A node holds a run of tokens, whole pages of them, and the pages where their KV lies. A lease keeps
-a path from being evicted. Every change is said on the line that makes it (`emit`), so that a fold of
+a path from being evicted. Every change is emitted on the line that makes it, so that a fold of
 the events equals the tree. Knows neither requests nor what a page contains.
 """
 
@@ -49,7 +49,7 @@ class Node:
 class Match(NamedTuple):
     n_tokens: int
     n_idle_pages: int
-    """pages of the match that nobody leases: a lease would take them from those that can be evicted"""
+    """pages of the match without a lease: a lease would take them from those that can be evicted"""
 
 
 @dataclass(eq=False, slots=True)
@@ -236,7 +236,7 @@ class RadixTree:
             self._emit(LocksChanged(changed))
 
     def restore(self, nodes: Iterable[TreeNode]) -> None:
-        """Fill an empty tree with the nodes of a snapshot, parents first, leased by nobody; the pool has room for them."""
+        """Fill an empty tree with the nodes of a snapshot, parents first, without leases; the pool has room for them."""
         made: dict[NodeId, Node] = {}
         for old in nodes:
             if old.parent is None:

@@ -34,28 +34,28 @@ MOVES: Mapping[Phase, frozenset[Phase]] = {
 }
 
 
-class Guide(Protocol):
-    """The part of a constraint that a step needs."""
+class Matcher(Protocol):
+    """What a constraint lets a request say, as far as a step has to know."""
 
     @property
     def n_allowed(self) -> Sequence[int | None]:
         """The allowed tokens of each mask that was filled last; None where all are allowed."""
 
-    def within(self, guess: tuple[int, ...]) -> tuple[int, ...]:
-        """As much of a guess as may be said."""
+    def within(self, draft: tuple[int, ...]) -> tuple[int, ...]:
+        """As much of a draft as may come next."""
 
     def masks(self, n: int) -> tuple[memoryview, ...]:
-        """Of the next draw, and of those after one more guess each (`Sampling.masks`); to be filled before anything is drawn."""
+        """Of the next draw, and of those after one more draft each (`Sampling.masks`); to be filled before anything is drawn."""
 
-    def fill(self, guess: tuple[int, ...]) -> None:
-        """Fill them, for this guess. ConstraintFailed if nothing may be said."""
+    def fill(self, draft: tuple[int, ...]) -> None:
+        """Fill them, for this draft. ConstraintFailed if no token may come next."""
 
 
 class Seam(Protocol):
-    """The end of the prompt that is still to be said again."""
+    """The end of the prompt that is still to be drawn again."""
 
-    def n_inside(self, guess: tuple[int, ...]) -> int:
-        """How many of these tokens spell only the end of the prompt."""
+    def n_inside(self, draft: tuple[int, ...]) -> int:
+        """How many of these tokens would say nothing else."""
 
 
 @dataclass(eq=False, slots=True)
@@ -65,7 +65,7 @@ class Request:
     Counting: a position counts once, as cached or as computed, by how its KV was come by the first
     time; what is computed again after a preemption is in `n_recomputed` alone. So a gen that ran to its
     end has `n_cached + n_computed == len(prompt) + len(generated) - 1 + n_rejected`: the last token has no KV,
-    and guesses that were computed in vain have no position. Nor have the forced tokens with which a text
+    and rejected drafts have no position. Nor have the forced tokens with which a text
     ends, after its last drawn one: they are taken off the right side. A text that is forced as a whole takes no step.
     """
 
@@ -84,15 +84,15 @@ class Request:
     blocks: tuple[Block, ...] = ()
     """those whose positions are in the prompt"""
     respelled: tuple[int, ...] = ()
-    """tokens that stood at the end of the prompt and may be said again: a first guess"""
+    """tokens that stood at the end of the prompt and may be drawn again: a first draft"""
     n_healed: int = 0
-    """generated tokens that say nothing but what the prompt said before: no penalty counts them, and no limit"""
+    """generated tokens that spell the prompt's end again and nothing else: no penalty counts them, and no limit"""
     n_shared: int = 0
-    """leading tokens that another request of the family counts as its own"""
+    """leading tokens that another request of the group counts as its own"""
     targets: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    """position -> tokens whose logprobs are wanted after it; a gen drops those it was told"""
-    guide: Guide | None = None
-    """for a gen with a constraint, or while it generates the prompt's end again"""
+    """position -> tokens whose logprobs are wanted after it; a gen drops those that were read"""
+    matcher: Matcher | None = None
+    """of a gen with a constraint, or that still says the prompt's end again"""
     seam: Seam | None = None
     """for a gen that still generates the prompt's end again"""
     submitted: float = 0.0
@@ -124,7 +124,7 @@ class Request:
     n_drafted: int = 0
     n_rejected: int = 0
     n_forced: int = 0
-    """tokens that were said without being drawn, as the constraint left no choice"""
+    """tokens that came without being drawn, as the constraint left no choice"""
     n_counted: int = 0
     n_steps: int = 0
     n_preemptions: int = 0
@@ -191,7 +191,7 @@ class Request:
         self.n_counted = max(self.n_counted, end)
 
     def count_computed(self, start: int, end: int, n_rejected: int) -> None:
-        """Positions start .. end - 1 went through the model, and `n_rejected` guesses in vain."""
+        """Positions start .. end - 1 went through the model, and `n_rejected` drafts that were rejected."""
         n_new = max(0, end - max(start, self.n_counted))
         self.n_computed += n_new + n_rejected
         self.n_rejected += n_rejected

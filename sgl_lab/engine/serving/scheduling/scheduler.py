@@ -1,4 +1,4 @@
-"""What runs next: who is admitted, how much of each prompt is computed, who gives way.
+"""What runs next: which requests are admitted, how much of each prompt is computed, which are preempted.
 
 Decides with numbers alone: no tensors, no text, no thread. The engine calls `schedule`, runs the
 plan, then tells `advance`, `finish` or `fail` what became of each row.
@@ -35,7 +35,7 @@ def _arrival(request: Request) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class ScheduledStep:
     """`requests[i]` is that of `plan.rows[i]`; `complete` were found whole in the tree and need no row."""
 
     plan: Plan
@@ -75,7 +75,7 @@ class Scheduler:
         request.arrival = self._n_arrived
         self.waiting.append(request)
 
-    def schedule(self) -> Batch | None:
+    def schedule(self) -> ScheduledStep | None:
         """The next step, or None when nothing can be done."""
         if not self.waiting and not self.running:
             return None
@@ -96,29 +96,32 @@ class Scheduler:
             return None
         self._step += 1
         rows = self._rows(work)
-        return Batch(Plan(self._step, rows), tuple(request for request, _ in work), tuple(complete))
+        return ScheduledStep(Plan(self._step, rows), tuple(request for request, _ in work), tuple(complete))
 
     def _going(self) -> list[Request]:
         """Those of the running ones that take part in the next step."""
         return [request for request in self.running if not request.is_processed]
 
-    def prepare(self, plan: Plan) -> None:
-        """While `plan` computes: let in the gens that would be let in after it. Nobody gives way, and who may find more then waits."""
+    def admit_ahead(self, plan: Plan) -> None:
+        """While `plan` computes, admit the gens that would be admitted after it.
+
+        No request is preempted for them, and a gen that may find more in the tree by then waits.
+        """
         if not self.waiting:
             return
         n_computed = {row.request: len(row.tokens) - row.n_drafts for row in plan.rows}
         n_next = sum(max(1, request.n_pending - n_computed.get(request.id, 0)) for request in self._going())
         self._admit(max(0, self._config.step_tokens - n_next), is_ahead=True)
 
-    def follow(self, batch: Batch) -> Batch | None:
-        """The step after `batch`, which is still under way: all who run go on by the token that they are about to draw.
+    def overlap(self, step: ScheduledStep) -> ScheduledStep | None:
+        """The step after `step`, which is still in flight: each running request goes on from the token that `step` draws for it.
 
-        None where the next step has to know that token, or may let in somebody who waits. Who ends with `batch` for sure is left
-        out; who turns out to have ended has one more token computed in vain, into a page that is free again by then.
+        None where the next step has to know that token, or may admit a waiting request. A request that ends with `step` for sure
+        is left out. A request that ends there unexpectedly has computed one extra token, into a page that is free again by then.
         """
-        rows = dict(zip(batch.requests, batch.plan.rows, strict=True))
+        rows = dict(zip(step.requests, step.plan.rows, strict=True))
         going = self._going()
-        if not all(request in rows and self._may_follow(request, rows[request]) for request in going):
+        if not all(request in rows and self._may_overlap(request, rows[request]) for request in going):
             return None
         going = [request for request in going if len(request.generated) + 1 < request.limit]
         if not going or (self.waiting and len(going) < self._config.max_rows):
@@ -132,25 +135,25 @@ class Scheduler:
             if n > 0:
                 request.pages.extend(self._pool.take(n, request.id))
         self._step += 1
-        return Batch(Plan(self._step, tuple(self._next_row(request, rows[request]) for request in going)), tuple(going), ())
+        return ScheduledStep(Plan(self._step, tuple(self._next_row(request, rows[request]) for request in going)), tuple(going), ())
 
-    def _may_follow(self, request: Request, row: Row) -> bool:
-        """Whether one token is drawn for `request` in `row`, and the one after it needs no more than that from the step's outside."""
-        if row.sample is None or row.n_drafts or request.targets or request.guide is not None or row.sample.params.is_penalised:
+    def _may_overlap(self, request: Request, row: Row) -> bool:
+        """Whether `row` draws one token for `request`, and that is all that the next draw needs of it."""
+        if row.sample is None or row.n_drafts or request.targets or request.matcher is not None or row.sample.params.is_penalised:
             return False
         return self._drafts is None or self._drafts.is_quiet(request)
 
     def _next_row(self, request: Request, row: Row) -> Row:
         sample = row.sample
         if sample is None:
-            raise InvariantBroken(f"request {request.id} draws nothing that could be followed")
+            raise InvariantBroken(f"request {request.id} draws nothing that a next step could go on from")
         pages = request.pages[: self._config.pages_for(row.end + 1)]
         return Row(
-            request.id, (0,), row.end, pages, replace(sample, position=sample.position + 1), is_exact=request.is_exact, follows=True
+            request.id, (0,), row.end, pages, replace(sample, position=sample.position + 1), is_exact=request.is_exact, is_overlapped=True
         )
 
     def advance(self, request: Request, row: Row, n_accepted: int = 0, *, is_over: bool = False) -> None:
-        """The positions of `row` have their KV; of its guesses the first `n_accepted`, the others were computed in vain."""
+        """The positions of `row` have their KV; of its drafts the first `n_accepted` are accepted, the others rejected."""
         was_prefilling = request.is_prefilling
         n_rejected = row.n_drafts - n_accepted
         n = len(row.tokens) - n_rejected
@@ -263,12 +266,12 @@ class Scheduler:
                 continue
             tokens = request.span(0, request.n_tokens)
             if is_ahead and (request.kind != "gen" or self._is_held(request, tokens, 1)):
-                break  # who has to wait is not overtaken for that
+                break  # a request that has to wait is not overtaken for that
             if self._is_held(request, tokens, self._config.min_share):
                 held.add(request)
                 continue
             if not self._start(request, tokens):
-                break  # nobody overtakes a request that only waits for pages
+                break  # a request that only waits for pages is not overtaken
             n = min(request.n_pending, budget)
             admitted.append((request, n))
             budget -= n
@@ -292,7 +295,7 @@ class Scheduler:
         return overdue + [request for _, request in ranked]
 
     def _is_held(self, request: Request, tokens: tuple[int, ...], min_share: int) -> bool:
-        """Is somebody computing `min_share` more tokens of `request` right now that will soon be found in the tree?"""
+        """Whether a running request computes `min_share` more tokens of `request`, which will soon be in the tree."""
         prefilling = [other for other in self.running if other.is_prefilling and other.namespace == request.namespace]
         if not prefilling:
             return False
@@ -345,23 +348,23 @@ class Scheduler:
     # ------------------------------------------------------------ rows
 
     def _rows(self, work: list[tuple[Request, int]]) -> tuple[Row, ...]:
-        """Those who draw also guess, as far as the step has room."""
+        """Rows that draw also carry drafts, as far as the step has room."""
         budget = self._config.step_tokens - sum(n for _, n in work)
         rows = []
         for request, n in work:
-            drafts = self._guess(request, budget, len(work)) if n == request.n_pending else ()
+            drafts = self._drafts_for(request, budget, len(work)) if n == request.n_pending else ()
             budget -= len(drafts)
             rows.append(self._row(request, n, drafts))
         return tuple(rows)
 
-    def _guess(self, request: Request, n_most: int, n_rows: int) -> Tokens:
-        """A guess at what comes next, with pages for it; nobody gives way for it, and what is idle in the tree only if nobody waits."""
+    def _drafts_for(self, request: Request, n_most: int, n_rows: int) -> Tokens:
+        """Drafts of what comes next, with pages for them. They preempt no request, and evict only if none waits."""
         n_most = min(n_most, request.limit - len(request.generated) - 1)
         if self._drafts is None or n_most <= 0:
             return ()
-        drafts = self._drafts.guess(self._tree, request, n_most, n_rows)
-        if request.guide is not None:
-            drafts = request.guide.within(drafts)
+        drafts = self._drafts.draft(self._tree, request, n_most, n_rows)
+        if request.matcher is not None:
+            drafts = request.matcher.within(drafts)
         n_missing = self._config.pages_for(request.n_tokens + len(drafts)) - len(request.pages)
         if drafts and n_missing > 0:
             if n_missing > self._pool.n_free and not self.waiting:
@@ -375,17 +378,17 @@ class Scheduler:
         sample = None
         position = len(request.generated)
         if request.params is not None and end == request.n_tokens and position < request.limit:
-            masks = request.guide.masks(len(drafts) + 1) if request.guide is not None else ()
+            masks = request.matcher.masks(len(drafts) + 1) if request.matcher is not None else ()
             n_healed = request.n_healed
             prompt: Sequence[int] = request.prompt
-            said = request.generated
+            generated: Sequence[int] = request.generated
             if request.blocks and request.params.is_penalised:
                 prompt = tuple(token for token in prompt if token >= 0)
             if n_healed and request.params.is_penalised:
-                prompt, said = (*prompt, *said[:n_healed]), said[n_healed:]
+                prompt, generated = (*prompt, *generated[:n_healed]), generated[n_healed:]
             healing = 0 if request.seam is None else request.seam.n_inside(drafts)
             early = request.banned_early
-            sample = Sampling(request.params, request.seed, position, prompt, said, early, (), masks, n_healed, healing)
+            sample = Sampling(request.params, request.seed, position, prompt, generated, early, (), masks, n_healed, healing)
         first = min((position for position in request.targets if start <= position < end), default=end)
         targets = tuple(request.targets.get(position, ()) for position in range(first, end))
         if targets:

@@ -24,7 +24,7 @@ from .norm import add_rms_norm, rms_norm
 from .prefill import attend_prefill
 from .rotary import rotate_and_write
 from .sampling import sample
-from .wants import Wants
+from .sampling_requests import SamplingRequests
 
 ROWS, CONTEXT, PREFIX, GROUPS = 64, 1024, 512, 4
 """one-token rows, their tokens of context, and how many of these the rows of each of a few groups have in common"""
@@ -131,12 +131,12 @@ def _shared(device: torch.device) -> Shared:
 
 def sampling_case(n_vocab: int, device: torch.device) -> Case:
     sizes = {"n_rows": ROWS, "n_vocab": n_vocab, "n_edits": 1024, "n_masks": 1}
-    wants = Wants.over(torch.zeros(Wants.n_bytes(**sizes), dtype=torch.uint8, device=device), **sizes)
-    wants.temperature.fill_(1)
-    wants.top_p.fill_(0.9)
-    wants.points.fill_(0.5)
+    requests = SamplingRequests.over(torch.zeros(SamplingRequests.n_bytes(**sizes), dtype=torch.uint8, device=device), **sizes)
+    requests.temperature.fill_(1)
+    requests.top_p.fill_(0.9)
+    requests.points.fill_(0.5)
     logits = 4 * torch.randn(ROWS, n_vocab, device=device)
-    return Case(sample, lambda: sample(logits, wants).tokens)
+    return Case(sample, lambda: sample(logits, requests).tokens)
 
 
 def _ints(values: Iterable[int], device: torch.device) -> Tensor:

@@ -22,8 +22,8 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import launch
+from .sampling_requests import Drawn, SamplingRequests, Status
 from .tuning import choice
-from .wants import Drawn, Status, Wants
 
 GROUP = 64
 NOT_FINITE = tl.constexpr(int(Status.NOT_FINITE))
@@ -257,7 +257,7 @@ def pick_kernel(
     tl.store(drawn_ptr + row * 4 + 3, total.to(tl.int32, bitcast=True))
 
 
-def sample(logits: Tensor, wants: Wants) -> Drawn:
+def sample(logits: Tensor, requests: SamplingRequests) -> Drawn:
     """One token a row, and its logprob under `logits`, which stay as they are.
 
     logits  [rows, vocab]  fp32; a vocabulary of up to 2^20
@@ -280,16 +280,16 @@ def sample(logits: Tensor, wants: Wants) -> Drawn:
     peak_ids, group_peaks = new(torch.int32, n_rows, n_tiles), new(torch.float32, n_rows, n_tiles * tile // GROUP)
     counts, totals, weighed = new(torch.int32, n_rows), new(torch.int64, n_rows), new(torch.int64, n_rows, n_tiles)
     bounds, floors, drawn = new(torch.float32, n_rows), new(torch.float32, n_rows), new(torch.int32, n_rows, 4)
-    truncation = wants.top_p, wants.temperature, wants.min_p, wants.top_k
-    edits = wants.tokens, wants.factors, wants.penalties, wants.biases
+    truncation = requests.top_p, requests.temperature, requests.min_p, requests.top_k
+    edits = requests.tokens, requests.factors, requests.penalties, requests.biases
     launch(
         survey_kernel, (n_rows, n_tiles), logits, shaped, tops, sums, peaks, peak_ids, group_peaks, counts, totals,
-        wants.mask_of, wants.masks, wants.edit_ends, *edits, n_vocab, n_tiles, wants.masks.shape[-1],
+        requests.mask_of, requests.masks, requests.edit_ends, *edits, n_vocab, n_tiles, requests.masks.shape[-1],
         TILE=tile, GROUP=GROUP, EDITS=1024, num_warps=warps,
     )  # fmt: skip
     launch(
         gather_kernel, (n_rows, n_tiles), logits, shaped, peaks, group_peaks, candidates, counts, totals, bounds,
-        *truncation, wants.mask_of, wants.edit_ends, n_vocab, n_tiles, TILE=tile, TILES=tiles, GROUP=GROUP, num_warps=warps,
+        *truncation, requests.mask_of, requests.edit_ends, n_vocab, n_tiles, TILE=tile, TILES=tiles, GROUP=GROUP, num_warps=warps,
     )  # fmt: skip
     launch(
         floor_kernel, (n_rows,), peaks, candidates, counts, totals, bounds, floors,
@@ -297,49 +297,50 @@ def sample(logits: Tensor, wants: Wants) -> Drawn:
     )  # fmt: skip
     launch(
         weigh_kernel, (n_rows, n_tiles), logits, shaped, peaks, floors, weighed,
-        wants.temperature, wants.mask_of, wants.edit_ends, n_vocab, n_tiles, TILE=tile, TILES=tiles, num_warps=warps,
+        requests.temperature, requests.mask_of, requests.edit_ends, n_vocab, n_tiles, TILE=tile, TILES=tiles, num_warps=warps,
     )  # fmt: skip
     launch(
         pick_kernel, (n_rows,), logits, shaped, tops, sums, peaks, peak_ids, floors, weighed, drawn,
-        wants.points, wants.temperature, wants.mask_of, wants.edit_ends, n_vocab, n_tiles, TILE=tile, TILES=tiles, num_warps=warps,
+        requests.points, requests.temperature, requests.mask_of, requests.edit_ends, n_vocab, n_tiles,
+        TILE=tile, TILES=tiles, num_warps=warps,
     )  # fmt: skip
     return Drawn(drawn)
 
 
-def sample_twin(logits: Tensor, wants: Wants) -> Drawn:
+def sample_twin(logits: Tensor, requests: SamplingRequests) -> Drawn:
     drawn = torch.empty(len(logits), 4, dtype=torch.int32, device=logits.device)
     totals, first = logits.logsumexp(-1), 0
-    for row, end in enumerate(wants.edit_ends.tolist()):
-        shaped = _shaped_twin(logits[row], wants, row, slice(first, end))
+    for row, end in enumerate(requests.edit_ends.tolist()):
+        shaped = _shaped_twin(logits[row], requests, row, slice(first, end))
         token, first = int(shaped.argmax()), end
         status = Status.DRAWN if shaped[token].isfinite() else Status.NOTHING_ALLOWED
         status = status if totals[row].isfinite() else Status.NOT_FINITE
-        if status == Status.DRAWN and wants.temperature[row] > 0:
-            token = _drawn_twin(shaped, wants, row)
+        if status == Status.DRAWN and requests.temperature[row] > 0:
+            token = _drawn_twin(shaped, requests, row)
         token = token if status == Status.DRAWN else 0
         drawn[row, 0], drawn[row, 1] = token, int(status)
         drawn[row, 2:] = torch.stack([logits[row, token] - totals[row], totals[row]]).view(torch.int32)
     return Drawn(drawn)
 
 
-def _shaped_twin(logits: Tensor, wants: Wants, row: int, edits: slice) -> Tensor:
+def _shaped_twin(logits: Tensor, requests: SamplingRequests, row: int, edits: slice) -> Tensor:
     shaped = logits.clone()
-    tokens = wants.tokens[edits].long()
-    x, factors = shaped[tokens], wants.factors[edits]
-    shaped[tokens] = torch.where(x > 0, x / factors, x * factors) - wants.penalties[edits] + wants.biases[edits]
-    if mask := int(wants.mask_of[row]):
+    tokens = requests.tokens[edits].long()
+    x, factors = shaped[tokens], requests.factors[edits]
+    shaped[tokens] = torch.where(x > 0, x / factors, x * factors) - requests.penalties[edits] + requests.biases[edits]
+    if mask := int(requests.mask_of[row]):
         ids = torch.arange(len(logits), device=logits.device)
-        shaped[(wants.masks[mask - 1][ids // 32] >> (ids % 32)) & 1 == 0] = -torch.inf
+        shaped[(requests.masks[mask - 1][ids // 32] >> (ids % 32)) & 1 == 0] = -torch.inf
     return shaped
 
 
-def _drawn_twin(shaped: Tensor, wants: Wants, row: int) -> int:
-    weights = ((shaped - shaped.max()) / wants.temperature[row].clamp(min=1e-30)).exp()
+def _drawn_twin(shaped: Tensor, requests: SamplingRequests, row: int) -> int:
+    weights = ((shaped - shaped.max()) / requests.temperature[row].clamp(min=1e-30)).exp()
     ordered = weights.sort(descending=True)[0].double()
-    kept = ordered[: int(wants.top_k[row]) or None]
-    if wants.top_p[row] < 1:
+    kept = ordered[: int(requests.top_k[row]) or None]
+    if requests.top_p[row] < 1:
         before = kept.cumsum(0) - kept
-        kept = kept[before < wants.top_p[row] * kept.sum()]
-    floor = torch.maximum(kept[-1].float(), wants.min_p[row])
+        kept = kept[before < requests.top_p[row] * kept.sum()]
+    floor = torch.maximum(kept[-1].float(), requests.min_p[row])
     cumulative = weights.double().where(weights >= floor, 0).cumsum(0)
-    return min(int((cumulative <= wants.points[row] * cumulative[-1]).sum()), int((cumulative < cumulative[-1]).sum()))
+    return min(int((cumulative <= requests.points[row] * cumulative[-1]).sum()), int((cumulative < cumulative[-1]).sum()))

@@ -2,7 +2,7 @@
 
 The library lies in the model cache under a hash of sources and CPU flags, and one of the compiler, so that a new
 version or another machine builds its own; what was built is found again without a compiler. Building is a matter of
-set-up (`sgl-lab native`); whoever only wants to compute calls `load` and takes the torch twins where that gives None.
+set-up (`sgl-lab native`); a caller that computes calls `load`, and takes the torch twins where that gives None.
 Knows no torch.
 """
 
@@ -219,8 +219,8 @@ class Rows(ctypes.Structure):
     ]
 
 
-class Wanted(ctypes.Structure):
-    _fields_ = [("n", ctypes.c_int32), ("lines", ctypes.c_void_p), ("choices", ctypes.c_void_p)]
+class SamplingRequests(ctypes.Structure):
+    _fields_ = [("n", ctypes.c_int32), ("requests", ctypes.c_void_p), ("choices", ctypes.c_void_p)]
 
 
 class Tokens(ctypes.Structure):
@@ -231,14 +231,14 @@ class Bias(ctypes.Structure):
     _fields_ = [("token", ctypes.c_int32), ("add", ctypes.c_float)]
 
 
-class Line(ctypes.Structure):
+class SamplingRequest(ctypes.Structure):
     _fields_ = [
         ("token", ctypes.c_int32),
         ("n_top", ctypes.c_int32),
         ("candidates", Tokens),
         ("scores", ctypes.c_void_p),
         *((name, ctypes.c_double) for name in ("temperature", "uniform", "top_p", "min_p", "repetition", "frequency", "presence")),
-        *((name, Tokens) for name in ("prompt", "generated", "guessed")),
+        *((name, Tokens) for name in ("prompt", "generated", "drafted")),
         ("bias", ctypes.c_void_p),
         ("mask", ctypes.c_void_p),
         ("top_k", ctypes.c_int32),
@@ -258,7 +258,9 @@ class Choice(ctypes.Structure):
     ]
 
 
-STRUCTURES: tuple[type[ctypes.Structure], ...] = (Weight, Pages, Layer, Model, Shape, Rows, Wanted, Tokens, Bias, Line, Choice)
+STRUCTURES: tuple[type[ctypes.Structure], ...] = (
+    Weight, Pages, Layer, Model, Shape, Rows, SamplingRequests, Tokens, Bias, SamplingRequest, Choice,
+)  # fmt: skip
 
 
 def expect_layout(library: ctypes.CDLL) -> None:
@@ -289,12 +291,12 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     arguments: dict[str, list[Any]] = {
         "sgl_new": [pointer(Model), number, pointer(address)],
         "sgl_delete": [address],
-        "sgl_start": [address, pointer(Rows), pointer(Wanted)],
+        "sgl_start": [address, pointer(Rows), pointer(SamplingRequests)],
         "sgl_release": [address],
         "sgl_finish": [address],
         "sgl_linear": [pointer(Weight), address, number, address, number],
         "sgl_attention": [pointer(Shape), pointer(Rows), pointer(Pages), address, address, number],
-        "sgl_choose": [address, number, pointer(Wanted), number],
+        "sgl_choose": [address, number, pointer(SamplingRequests), number],
         "sgl_weight_row": [pointer(Weight), number, address],
     }
     library.sgl_message.restype = ctypes.c_char_p

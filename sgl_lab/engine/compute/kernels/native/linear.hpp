@@ -129,7 +129,7 @@ struct Target {
 };
 
 // While a tile passes over a block of weights it asks for its part of the next block, so that memory is read as evenly as the
-// multipliers work. A lone row is no match for the hardware's own guess.
+// multipliers work. A lone row is no match for the hardware's own prefetching.
 struct Ahead {
   int part, n_parts;
 

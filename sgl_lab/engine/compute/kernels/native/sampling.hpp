@@ -1,4 +1,4 @@
-// From the logits of one token to the next token, all on one thread: the sums of a line are always taken in the same order.
+// From the logits of one token to the next token, all on one thread: the sums of a row of logits are always taken in the same order.
 //
 // `sampler.py` does the same with torch and says what the parameters mean.
 #pragma once
@@ -29,8 +29,8 @@ struct Bias {
   float add;  // minus infinity bans
 };
 
-// What is wanted after one token of the step: the next token, and logprobs.
-struct Line {
+// After one token of the step: how to draw the next one, and which logprobs to read.
+struct SamplingRequest {
   int32_t token;      // flat index
   int32_t n_top;      // of the likeliest tokens, at most kMostTop
   Tokens candidates;  // tokens whose logprobs are wanted
@@ -39,7 +39,7 @@ struct Line {
   double uniform;         // in [0, 1): where in the distribution to draw
   double top_p, min_p;
   double repetition, frequency, presence;
-  Tokens prompt, generated, guessed;  // none where no penalty asks for them
+  Tokens prompt, generated, drafted;  // none where no penalty asks for them
   const Bias* bias;
   const uint32_t* mask;   // bit t % 32 of word t / 32: may token t be drawn; null: all may
   int32_t top_k, n_bias;
@@ -47,7 +47,7 @@ struct Line {
 
 // All logprobs are the model's own.
 struct Choice {
-  float log_total;   // logsumexp of the line; not finite where a logit is NaN or infinite
+  float log_total;   // logsumexp of the logits; not finite where a logit is NaN or infinite
   int32_t is_drawn;  // 0: no token may be drawn, or the logits are not finite
   int32_t token;
   float logprob;
@@ -90,24 +90,24 @@ inline Doubles add_heavy(Doubles sum, Floats weights, Lanes lanes) {
   return add_floats(sum, keep(lanes, weights));
 }
 
-// Draws lines, one after the other; each thread has its own.
+// Serves requests, one after the other; each thread has its own.
 class Sampler {
  public:
   // `logits` [n] are the same afterwards.
-  Choice choose(float* logits, int n, const Line& line) {
+  Choice choose(float* logits, int n, const SamplingRequest& request) {
     const auto started = std::chrono::steady_clock::now();
     logits_ = logits;
     n_ = n;
     mask_ = nullptr;
     Choice choice{};
-    const Largest top = largest(std::max(1, line.n_top));
+    const Largest top = largest(std::max(1, request.n_top));
     choice.log_total = top.value(0) + std::log(total(top.value(0)));
-    for (int i = 0; i < std::min(line.n_top, top.n()); ++i) {
+    for (int i = 0; i < std::min(request.n_top, top.n()); ++i) {
       choice.top_tokens[i] = top.token(i);
       choice.top_logprobs[i] = top.value(i) - choice.log_total;
     }
-    for (int i = 0; i < line.candidates.n; ++i) line.scores[i] = logits[line.candidates.ids[i]] - choice.log_total;
-    if (std::isfinite(choice.log_total)) draw(line, top, choice);
+    for (int i = 0; i < request.candidates.n; ++i) request.scores[i] = logits[request.candidates.ids[i]] - choice.log_total;
+    if (std::isfinite(choice.log_total)) draw(request, top, choice);
     choice.seconds = std::chrono::duration<float>(std::chrono::steady_clock::now() - started).count();
     return choice;
   }
@@ -146,18 +146,18 @@ class Sampler {
     return exp2_of(mul(sub(load(lanes, logits_ + i), splat(best)), splat(scale)));
   }
 
-  void draw(const Line& line, const Largest& top, Choice& choice) {
+  void draw(const SamplingRequest& request, const Largest& top, Choice& choice) {
     float best = top.value(0);
     choice.token = top.token(0);
     choice.is_drawn = true;
-    mask_ = line.mask;
-    shape(line);
+    mask_ = request.mask;
+    shape(request);
     if (mask_ || !changed_.empty()) {
       const Largest left = largest(1);
       choice.is_drawn = left.n() && std::isfinite(left.value(0));
       if (choice.is_drawn) best = left.value(0), choice.token = left.token(0);
     }
-    if (choice.is_drawn && line.temperature > 0) choice.token = drawn(line, best);
+    if (choice.is_drawn && request.temperature > 0) choice.token = drawn(request, best);
     while (!changed_.empty()) {
       logits_[changed_.back().token] = changed_.back().logit;
       changed_.pop_back();
@@ -166,7 +166,7 @@ class Sampler {
   }
 
   // Penalties and bias, until `changed_` is undone.
-  void shape(const Line& line) {
+  void shape(const SamplingRequest& request) {
     counts_.resize(n_);
     const auto change = [&](int token, float logit) {
       changed_.push_back({token, logits_[token]});
@@ -177,25 +177,25 @@ class Sampler {
       for (int token : tokens)
         if (const int n = std::exchange(counts_[token], 0)) change(token, changed(logits_[token], n));
     };
-    const auto repeated = [by = static_cast<float>(line.repetition)](float logit, int) { return logit > 0 ? logit / by : logit * by; };
-    const auto frequent = [&](float logit, int n) { return logit - static_cast<float>(line.frequency * n + line.presence); };
-    for (const Tokens* seen : {&line.prompt, &line.generated, &line.guessed}) count(*seen);
-    for (const Tokens* seen : {&line.prompt, &line.generated, &line.guessed}) change_counted(*seen, repeated);
-    for (const Tokens* seen : {&line.generated, &line.guessed}) count(*seen);
-    for (const Tokens* seen : {&line.generated, &line.guessed}) change_counted(*seen, frequent);
-    for (int i = 0; i < line.n_bias; ++i) change(line.bias[i].token, logits_[line.bias[i].token] + line.bias[i].add);
+    const auto repeated = [by = static_cast<float>(request.repetition)](float logit, int) { return logit > 0 ? logit / by : logit * by; };
+    const auto frequent = [&](float logit, int n) { return logit - static_cast<float>(request.frequency * n + request.presence); };
+    for (const Tokens* seen : {&request.prompt, &request.generated, &request.drafted}) count(*seen);
+    for (const Tokens* seen : {&request.prompt, &request.generated, &request.drafted}) change_counted(*seen, repeated);
+    for (const Tokens* seen : {&request.generated, &request.drafted}) count(*seen);
+    for (const Tokens* seen : {&request.generated, &request.drafted}) change_counted(*seen, frequent);
+    for (int i = 0; i < request.n_bias; ++i) change(request.bias[i].token, logits_[request.bias[i].token] + request.bias[i].add);
   }
 
   // By inverse CDF over what truncation leaves, in the order of the vocabulary.
-  int drawn(const Line& line, float best) {
+  int drawn(const SamplingRequest& request, float best) {
     weights_.resize(round_up(n_, kBlock));
-    const float scale = kLog2e / static_cast<float>(std::max(line.temperature, 1e-30));
+    const float scale = kLog2e / static_cast<float>(std::max(request.temperature, 1e-30));
     for (int i = 0; i < n_; i += kLanes) {
       const Lanes lanes = allowed(i);
       store(&weights_[i], lanes ? keep(lanes, weight(lanes, i, best, scale)) : zeros());
     }
     std::fill(weights_.begin() + round_up(n_, kLanes), weights_.end(), 0.0f);
-    const float floor = std::max(least_weight(line), std::numeric_limits<float>::denorm_min());
+    const float floor = std::max(least_weight(request), std::numeric_limits<float>::denorm_min());
     sums_.clear();
     double total = 0;
     for (size_t block = 0; block < weights_.size(); block += kBlock) {
@@ -207,7 +207,7 @@ class Sampler {
       sums_.push_back(sum_of(sum));
       total += sums_.back();
     }
-    const double point = line.uniform * total;
+    const double point = request.uniform * total;
     double before = 0;
     size_t block = 0;
     for (; block + 1 < sums_.size() && before + sums_[block] <= point; ++block) before += sums_[block];
@@ -222,19 +222,19 @@ class Sampler {
   }
 
   // The least weight that may still be drawn; the best token's is 1. Tokens that tie with it stay.
-  float least_weight(const Line& line) {
-    float least = static_cast<float>(line.min_p);
+  float least_weight(const SamplingRequest& request) {
+    float least = static_cast<float>(request.min_p);
     double mass = 0;
-    if (line.top_k < n_) {
-      const Cut cut = lightest([&](int n, double) { return n >= line.top_k; });
+    if (request.top_k < n_) {
+      const Cut cut = lightest([&](int n, double) { return n >= request.top_k; });
       least = std::max(least, cut.weight);
-      mass = cut.mass_above + static_cast<double>(cut.weight) * (line.top_k - cut.n_above);
-    } else if (line.top_p < 1) {
+      mass = cut.mass_above + static_cast<double>(cut.weight) * (request.top_k - cut.n_above);
+    } else if (request.top_p < 1) {
       Doubles sum = zero_doubles();
       for (size_t i = 0; i < weights_.size(); i += kLanes) sum = add_heavy(sum, load(&weights_[i]), 0xffff);
       mass = sum_of(sum);
     }
-    if (line.top_p < 1) least = std::max(least, lightest([&](int, double above) { return above >= line.top_p * mass; }).weight);
+    if (request.top_p < 1) least = std::max(least, lightest([&](int, double above) { return above >= request.top_p * mass; }).weight);
     return least;
   }
 

@@ -55,11 +55,11 @@ inline std::vector<Tile> tiles_of(const Rows& rows) {
   return tiles;
 }
 
-// What is wanted of the step's tokens.
-struct Wanted {
+// The sampling requests of a step.
+struct SamplingRequests {
   int32_t n;
-  const Line* lines;
-  Choice* choices;  // of each line, written
+  const SamplingRequest* requests;
+  Choice* choices;  // of each request, written
 };
 
 class Step {
@@ -76,11 +76,11 @@ class Step {
   }
 
   // The team's other threads set to work, and draw after `release`; the rest is done by `finish`, which comes before anything else.
-  void start(const Rows& rows, const Wanted& wanted) {
+  void start(const Rows& rows, const SamplingRequests& requests) {
     prepare(rows);
-    wanted_ = wanted;
+    requests_ = requests;
     or_want_nothing([&] {
-      Team::Job job = [this, rows, some = some_wanted()](Member& me) {
+      Team::Job job = [this, rows, some = some_requests()](Member& me) {
         begin(me, rows);
         for (const Layer& layer : layers_) {
           attention(me, layer);
@@ -93,7 +93,7 @@ class Step {
     });
   }
 
-  // The masks of the lines are there.
+  // The masks of the requests are there.
   void release() {
     is_held_.store(false, std::memory_order_release);
     is_held_.notify_all();
@@ -102,12 +102,12 @@ class Step {
   void finish() {
     or_want_nothing([&] {
       team_.finish();
-      while (wanted_.n > 0) team_.run([this, some = some_wanted()](Member& me) { choose(me, some); });
+      while (requests_.n > 0) team_.run([this, some = some_requests()](Member& me) { choose(me, some); });
     });
   }
 
  private:
-  static constexpr int kLinesAtOnce = 128;
+  static constexpr int kRequestsAtOnce = 128;
 
   // f(); a step that fails is over.
   template <class F>
@@ -115,7 +115,7 @@ class Step {
     try {
       f();
     } catch (...) {
-      wanted_ = {};
+      requests_ = {};
       throw;
     }
   }
@@ -192,20 +192,20 @@ class Step {
     linear(me, layer.down, active_, n_, Target{x_.data(), size_t(m_.hidden), Store::add});
   }
 
-  // The next of the wanted lines, as many as are computed together, and room for them.
-  Wanted some_wanted() {
-    const Wanted some{std::min(wanted_.n, kLinesAtOnce), wanted_.lines, wanted_.choices};
-    wanted_ = {wanted_.n - some.n, wanted_.lines + some.n, wanted_.choices + some.n};
+  // The next sampling requests, as many as are computed together, and room for them.
+  SamplingRequests some_requests() {
+    const SamplingRequests some{std::min(requests_.n, kRequestsAtOnce), requests_.requests, requests_.choices};
+    requests_ = {requests_.n - some.n, requests_.requests + some.n, requests_.choices + some.n};
     last_.resize(some.n, m_.hidden, m_.is_bf16);
     grow(logits_, size_t(some.n) * m_.vocab);
     return some;
   }
 
-  void choose(Member& me, const Wanted& some) {
-    me.share(some.n, 4, [&](int i) { rms_norm(&x_[size_t(some.lines[i].token) * m_.hidden], m_.norm, m_.hidden, m_.epsilon, last_, i); });
+  void choose(Member& me, const SamplingRequests& some) {
+    me.share(some.n, 4, [&](int i) { rms_norm(&x_[size_t(some.requests[i].token) * m_.hidden], m_.norm, m_.hidden, m_.epsilon, last_, i); });
     linear(me, m_.head, last_, some.n, Target{logits_.data(), size_t(m_.vocab), Store::overwrite});
     Team::wait_while(is_held_, true);
-    me.share(some.n, 1, [&](int i) { some.choices[i] = samplers_[me.number].choose(&logits_[size_t(i) * m_.vocab], m_.vocab, some.lines[i]); });
+    me.share(some.n, 1, [&](int i) { some.choices[i] = samplers_[me.number].choose(&logits_[size_t(i) * m_.vocab], m_.vocab, some.requests[i]); });
   }
 
   const Model m_;
@@ -222,8 +222,8 @@ class Step {
   std::vector<bf16> queries_;
   Activations normed_, attended_, active_;
   std::atomic<bool> is_held_{false};  // nothing may be drawn yet
-  Wanted wanted_{};           // what the step has not begun with
-  Activations last_;          // of the lines that are computed together, and their logits [lines][vocab]
+  SamplingRequests requests_{};  // what the step has not begun with
+  Activations last_;          // of the requests that are computed together, and their logits [requests][vocab]
   std::vector<float> logits_;
 };
 
@@ -275,12 +275,15 @@ constexpr int32_t kLayout[] = {
     AT(Model, page_size), AT(Model, epsilon), AT(Model, is_bf16), AT(Model, frequencies), AT(Model, norm), AT(Model, embedding), AT(Model, head), AT(Model, layers),
     SIZE(Shape), AT(Shape, n_heads), AT(Shape, n_kv_heads), AT(Shape, head_dim), AT(Shape, page_size),
     SIZE(Rows), AT(Rows, n_rows), AT(Rows, n_tokens), AT(Rows, tokens), AT(Rows, offsets), AT(Rows, starts), AT(Rows, pages),
-    SIZE(Wanted), AT(Wanted, n), AT(Wanted, lines), AT(Wanted, choices),
+    SIZE(SamplingRequests), AT(SamplingRequests, n), AT(SamplingRequests, requests), AT(SamplingRequests, choices),
     SIZE(Tokens), AT(Tokens, ids), AT(Tokens, n), AT(Tokens, padding),
     SIZE(Bias), AT(Bias, token), AT(Bias, add),
-    SIZE(Line), AT(Line, token), AT(Line, n_top), AT(Line, candidates), AT(Line, scores), AT(Line, temperature), AT(Line, uniform), AT(Line, top_p), AT(Line, min_p),
-    AT(Line, repetition), AT(Line, frequency), AT(Line, presence), AT(Line, prompt), AT(Line, generated), AT(Line, guessed), AT(Line, bias), AT(Line, mask),
-    AT(Line, top_k), AT(Line, n_bias),
+    SIZE(SamplingRequest), AT(SamplingRequest, token), AT(SamplingRequest, n_top), AT(SamplingRequest, candidates),
+    AT(SamplingRequest, scores), AT(SamplingRequest, temperature), AT(SamplingRequest, uniform), AT(SamplingRequest, top_p),
+    AT(SamplingRequest, min_p),
+    AT(SamplingRequest, repetition), AT(SamplingRequest, frequency), AT(SamplingRequest, presence), AT(SamplingRequest, prompt),
+    AT(SamplingRequest, generated), AT(SamplingRequest, drafted), AT(SamplingRequest, bias), AT(SamplingRequest, mask),
+    AT(SamplingRequest, top_k), AT(SamplingRequest, n_bias),
     SIZE(Choice), AT(Choice, log_total), AT(Choice, is_drawn), AT(Choice, token), AT(Choice, logprob), AT(Choice, seconds), AT(Choice, top_tokens),
     AT(Choice, top_logprobs),
 };
@@ -311,8 +314,8 @@ int32_t sgl_new(const sgl::Model* model, int32_t n_threads, sgl::Step** made) no
 int32_t sgl_delete(sgl::Step* step) noexcept {
   return guarded([=] { delete step; });
 }
-int32_t sgl_start(sgl::Step* step, const sgl::Rows* rows, const sgl::Wanted* wanted) noexcept {
-  return guarded([=] { step->start(*rows, *wanted); });
+int32_t sgl_start(sgl::Step* step, const sgl::Rows* rows, const sgl::SamplingRequests* requests) noexcept {
+  return guarded([=] { step->start(*rows, *requests); });
 }
 int32_t sgl_release(sgl::Step* step) noexcept {
   return guarded([=] { step->release(); });
@@ -355,13 +358,13 @@ int32_t sgl_attention(
   });
 }
 
-// lines of logits [n][vocab]
-int32_t sgl_choose(float* logits, int32_t vocab, const sgl::Wanted* wanted, int32_t n_threads) noexcept {
+// rows of logits [n][vocab]
+int32_t sgl_choose(float* logits, int32_t vocab, const sgl::SamplingRequests* requests, int32_t n_threads) noexcept {
   return guarded([=] {
     sgl::Team team(n_threads);
     std::vector<sgl::Sampler> samplers(team.size());
     team.run([&](sgl::Member& me) {
-      me.share(wanted->n, 1, [&](int i) { wanted->choices[i] = samplers[me.number].choose(logits + size_t(i) * vocab, vocab, wanted->lines[i]); });
+      me.share(requests->n, 1, [&](int i) { requests->choices[i] = samplers[me.number].choose(logits + size_t(i) * vocab, vocab, requests->requests[i]); });
     });
   });
 }

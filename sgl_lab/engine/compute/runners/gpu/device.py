@@ -31,7 +31,7 @@ from ...models.executors import GPU, check_block
 from ..kv import KvStore
 from .forward import SIZES, Forward
 from .numbers import order
-from .reading import Read, Reading, Wanted
+from .reading import Read, Reading, RowRequest
 from .sharing import LEAST
 from .smaller import in_pieces
 from .transfer import Array, fetched
@@ -48,20 +48,20 @@ class _Rows:
     rows: tuple[Row, ...]
     places: tuple[int, ...]
     """of the rows in the plan"""
-    wanted: Mapping[int, Wanted]
+    wanted: Mapping[int, RowRequest]
     """ascending"""
 
     @classmethod
     def of(cls, plan: Plan, places: Sequence[int]) -> _Rows:
         ordered = [places[i] for i in order([plan.rows[place] for place in places])]
         rows = tuple(plan.rows[place] for place in ordered)
-        wanted: dict[int, Wanted] = {}
+        wanted: dict[int, RowRequest] = {}
         for row, end in zip(rows, _ends(rows), strict=True):
             for token, sampling in zip(range(end - row.n_draws, end), row.samplings, strict=True):
-                wanted[token] = Wanted(sampling)
+                wanted[token] = RowRequest(sampling)
             for token, target in zip(range(end - len(row.targets), end), row.scored, strict=True):
                 if target[0]:
-                    wanted[token] = wanted.get(token, Wanted())._replace(target=target)
+                    wanted[token] = wanted.get(token, RowRequest())._replace(target=target)
         return cls(rows, tuple(ordered), dict(sorted(wanted.items())))
 
     def outputs(self, reads: Iterator[Read]) -> Iterator[tuple[int, RowOutput]]:
@@ -79,7 +79,7 @@ def _ends(rows: Sequence[Row]) -> list[int]:
 
 
 class DeviceRunner:
-    """`plan.Runner`, and `Following`: `n_pages` pages of `page_size` tokens on the model's device, allocated at birth.
+    """`plan.Runner`, and `plan.Overlapping`: `n_pages` pages of `page_size` tokens on the model's device, allocated at birth.
 
     The model's linears must not be laid out for a CPU. OutOfMemory if the pages do not fit. `sizes` and `shared_from` are those
     of `Forward`.
@@ -99,7 +99,7 @@ class DeviceRunner:
             self._forward = Forward(on_device, self.kv, sizes=sizes, shared_from=shared_from)
 
     def try_out(self) -> None:
-        """Run a prompt and a step that decodes, before anybody waits for them: what they need is compiled, and is seen to work.
+        """Run a prompt and a step that decodes, before a user waits for them: what they need is compiled, and is seen to work.
 
         DeviceUnfit if it does not (no C compiler for Triton, a driver that is too old), OutOfMemory; the memory is then given back.
         """
@@ -143,7 +143,7 @@ class DeviceRunner:
             outputs = in_pieces(plan.rows, self._alone)
             return lambda: outputs
 
-    def follow(self, plan: Plan) -> Callable[[], Outputs]:
+    def overlap(self, plan: Plan) -> Callable[[], Outputs]:
         with self._at_work():
             started = self._tried(plan)
             if isinstance(started, OutOfMemory):
@@ -210,7 +210,7 @@ class DeviceRunner:
     def close(self) -> None:
         self.kv.release()
         self._forward.release()
-        del self._forward  # and with it the weights, if nobody else has them
+        del self._forward  # and with it the weights, if nothing else has them
         self._empty_cache()
 
     def _give_back(self) -> None:

@@ -23,15 +23,15 @@ from ...kernels.gpu.contexts import Contexts, Shared
 from ...kernels.gpu.decode import attend_decode, attend_invariant, splits_for
 from ...kernels.gpu.prefill import attend_prefill
 from ...kernels.gpu.sampling import sample
-from ...kernels.gpu.wants import Wants
+from ...kernels.gpu.sampling_requests import SamplingRequests
 from ...models.device_decoder import Attend, DeviceDecoder, fast, invariant
 from ..kv import KvStore
+from .edits import edits_of, is_plain, write
 from .graphs import Recorder
 from .numbers import Inputs, Pass, Shape, one_pass, padded
 from .sharing import LEAST, Sharing
 from .table import PageTable, Tables
 from .transfer import Array, gathered, sent, views
-from .wanted import edits_of, is_plain, write
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 """rows of the passes that are recorded"""
@@ -56,7 +56,7 @@ class Part(NamedTuple):
     drawn: Tensor
     """int64 [n]: see `Inputs.drawn`"""
     packed: Tensor | None = None
-    """of tokens that were drawn with the pass: see `wants.Drawn`"""
+    """of tokens that were drawn with the pass: see `sampling_requests.Drawn`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Forward:
         self._processors = torch.cuda.get_device_properties(model.device).multi_processor_count if is_cuda else _PROCESSORS
 
     def make_room(self, n_rows: int) -> None:
-        """For the rows of all passes of a step, so that none of them loses the token that a row of the next step follows."""
+        """For the rows of all passes of a step, so that none of them loses the token that a row of the next step goes on from."""
         self._table.make_room(n_rows)
 
     def start(self, rows: Sequence[Row], needed: Sequence[int], samplings: Sequence[Sampling]) -> Iterator[Part]:
@@ -109,7 +109,7 @@ class Forward:
             inputs = Inputs(*sent(described.arrays, self._model.device))
             return self._parts(self._hidden(self._table.tables, inputs, described.shape), inputs.drawn, described.shape)
         except BaseException:
-            self.forget()  # what the table was told may not have come to the device
+            self.forget()  # what was written to the table may not have come to the device
             raise
 
     def forget(self) -> None:
@@ -117,7 +117,7 @@ class Forward:
         self._table.forget()
 
     def keep(self, part: Part, tokens: Tensor) -> None:
-        """`tokens`, int32 [n], were drawn after those of the part, for rows that follow."""
+        """`tokens`, int32 [n], were drawn after those of the part, for rows of the next step."""
         self._table.tables.flat.index_copy_(0, part.drawn, tokens)
 
     def _parts(self, hidden: Tensor, drawn: Tensor, shape: Shape) -> Iterator[Part]:
@@ -178,36 +178,36 @@ class Forward:
             described = Pass(arrays._replace(where=arrays.where[:0], what=arrays.what[:0]), described.shape)
         described = padded(described, size)
         shape = described.shape._replace(draws=all(map(is_plain, samplings)))
-        wants = [self._plain_wants(samplings, size)] if shape.draws else []
-        host = gathered((*described.arrays, *wants), device)
+        requests = [self._plain_requests(samplings, size)] if shape.draws else []
+        host = gathered((*described.arrays, *requests), device)
         if self._fixed_to is not self._table.tables:
             self.release()
             self._fixed_to = self._table.tables
         fixed = self._fixed.get(shape)
         if fixed is None:
-            fixed = self._fixed[shape] = self._made(shape, host.to(device, copy=True), (*described.arrays, *wants))
+            fixed = self._fixed[shape] = self._made(shape, host.to(device, copy=True), (*described.arrays, *requests))
         else:
             fixed.numbers.copy_(host, non_blocking=True)
         fixed.run()
         return Part(fixed.results[0][:n], fixed.drawn[:n], fixed.results[1][:n] if shape.draws else None)
 
-    def _plain_wants(self, samplings: Sequence[Sampling], size: int) -> Array:
+    def _plain_requests(self, samplings: Sequence[Sampling], size: int) -> Array:
         n_vocab = self._model.spec.vocab
-        found = np.empty(Wants.n_bytes(n_rows=size, n_vocab=n_vocab, n_edits=0, n_masks=0), np.uint8)
-        write(plain_wants(torch.from_numpy(found), size, n_vocab), samplings, edits_of(samplings, n_vocab))
+        found = np.empty(SamplingRequests.n_bytes(n_rows=size, n_vocab=n_vocab, n_edits=0, n_masks=0), np.uint8)
+        write(plain_requests(torch.from_numpy(found), size, n_vocab), samplings, edits_of(samplings, n_vocab))
         return found
 
     def _made(self, shape: Shape, numbers: Tensor, arrays: Sequence[Array]) -> _Fixed:
         found = views(numbers, arrays)
         inputs = Inputs(*found[: len(Inputs._fields)])
-        wants = plain_wants(found[-1], shape.n_rows, self._model.spec.vocab) if shape.draws else None
+        requests = plain_requests(found[-1], shape.n_rows, self._model.spec.vocab) if shape.draws else None
 
         tables = self._fixed_to
 
         def compute() -> tuple[Tensor, ...]:
             logits = self._logits(self._hidden(tables, inputs, shape), shape)
-            # What was drawn is kept by the caller: here it would be what the rows follow, should this be called twice.
-            return (logits,) if wants is None else (logits, sample(logits, wants).packed)
+            # What was drawn is kept by the caller: here the rows would go on from it, should this be called twice.
+            return (logits,) if requests is None else (logits, sample(logits, requests).packed)
 
         return _Fixed(numbers, inputs.drawn, *self._recorder.recorded(compute, f"decoding of {shape.n_rows} rows"))
 
@@ -217,5 +217,5 @@ class Forward:
         self._recorder.release()
 
 
-def plain_wants(buffer: Tensor, n_rows: int, n_vocab: int) -> Wants:
-    return Wants.over(buffer, n_rows=n_rows, n_vocab=n_vocab, n_edits=0, n_masks=0)
+def plain_requests(buffer: Tensor, n_rows: int, n_vocab: int) -> SamplingRequests:
+    return SamplingRequests.over(buffer, n_rows=n_rows, n_vocab=n_vocab, n_edits=0, n_masks=0)

@@ -27,7 +27,7 @@ class Inputs(NamedTuple, Generic[A]):
 
     where: A
     what: A
-    """what is written to the table first: pages and, where all rows have one token, those tokens, but of rows that follow"""
+    """what is written to the table first: pages and, where all rows have one token, those tokens, but of overlapped rows"""
     ids: A
     """[tokens], or none: then they are in the table, a line each"""
     positions: A
@@ -90,9 +90,9 @@ def one_pass(rows: Sequence[Row], written: Written, needed: Sequence[int], share
     n_single = sum(count == 1 for count in counts)
     where, what, ids = written.where, written.pages, [*chain.from_iterable(row.tokens for row in rows)]
     if n_single == len(rows):
-        told = [i for i, row in enumerate(rows) if not row.follows]
-        where = np.concatenate((where, np.array([written.drawn + written.lines[i] for i in told], np.int64)))
-        what = np.concatenate((what, np.array([ids[i] for i in told], np.int32)))
+        known = [i for i, row in enumerate(rows) if not row.is_overlapped]
+        where = np.concatenate((where, np.array([written.drawn + written.lines[i] for i in known], np.int64)))
+        what = np.concatenate((what, np.array([ids[i] for i in known], np.int32)))
         ids = []
     line_of = [*chain.from_iterable([line] * count for line, count in zip(written.lines, counts, strict=True))]
     longer = rows[n_single:]

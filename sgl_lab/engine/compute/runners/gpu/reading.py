@@ -1,7 +1,7 @@
 """What is read of a step's logits on the device, and what that means: draws, scores and the likeliest tokens.
 
 Every row goes through the sampling kernels, those that are only scored too: the sum over the vocabulary, which all logprobs
-need, comes out of them, and to the same bits whoever is computed with the row.
+need, comes out of them, and to the same bits whatever is computed with the row.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from .....contracts.errors import RequestFailed
 from .....contracts.params import SamplingParams
 from ....plan import Draw, Sampling, Score, Target, Top
 from ...kernels.gpu.sampling import sample
-from ...kernels.gpu.wants import Status, Wants
+from ...kernels.gpu.sampling_requests import SamplingRequests, Status
 from ..sampler import failure
+from .edits import edits_of, write
 from .transfer import Array, sent
-from .wanted import edits_of, write
 
 ANYTHING = Sampling(SamplingParams(temperature=0), 0, 0, (), ())
-"""of a row whose draw nobody reads"""
+"""of a row whose draw is not read"""
 
 
-class Wanted(NamedTuple):
+class RowRequest(NamedTuple):
     """Of one row of logits."""
 
     sampling: Sampling = ANYTHING
@@ -46,14 +46,14 @@ class Read(NamedTuple):
 class Reading:
     """Starts to read `logits` [rows, vocab] float32; `tensors` are what has to come to the host.
 
-    `packed` is what was drawn from them already (see `wants.Drawn`), if it was.
+    `packed` is what was drawn from them already (see `sampling_requests.Drawn`), if it was.
     """
 
-    def __init__(self, wanted: Sequence[Wanted], logits: Tensor, packed: Tensor | None) -> None:
+    def __init__(self, wanted: Sequence[RowRequest], logits: Tensor, packed: Tensor | None) -> None:
         self._wanted = wanted
         n_vocab = logits.shape[1]
         if packed is None:
-            packed = sample(logits, _wants([row.sampling for row in wanted], n_vocab, logits.device)).packed
+            packed = sample(logits, _requests([row.sampling for row in wanted], n_vocab, logits.device)).packed
         self.tokens = packed[:, 0]
         """that were drawn, int32 [rows]"""
         self.tensors = [packed]
@@ -85,11 +85,11 @@ class Reading:
             )
 
 
-def _wants(samplings: Sequence[Sampling], n_vocab: int, device: torch.device) -> Wants:
+def _requests(samplings: Sequence[Sampling], n_vocab: int, device: torch.device) -> SamplingRequests:
     """Filled on the host, copied to the device at once."""
     edits = edits_of(samplings, n_vocab)
     sizes = {"n_rows": len(samplings), "n_vocab": n_vocab, "n_edits": len(edits)}
     sizes["n_masks"] = sum(sampling.mask is not None for sampling in samplings)
-    buffer = torch.empty(Wants.n_bytes(**sizes), dtype=torch.uint8, pin_memory=device.type == "cuda")
-    write(Wants.over(buffer, **sizes), samplings, edits)
-    return Wants.over(buffer.to(device, non_blocking=True), **sizes)
+    buffer = torch.empty(SamplingRequests.n_bytes(**sizes), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    write(SamplingRequests.over(buffer, **sizes), samplings, edits)
+    return SamplingRequests.over(buffer.to(device, non_blocking=True), **sizes)

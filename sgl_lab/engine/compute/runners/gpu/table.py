@@ -51,7 +51,7 @@ class Written(NamedTuple):
 class Tables(NamedTuple):
     """On the device, int32.
 
-    Line 0 is nobody's: rows that fill up a batch are there, and writes that fill up a list go to its first place.
+    Line 0 belongs to no request: rows that fill up a batch are there, and writes that fill up a list go to its first place.
     """
 
     flat: Tensor
@@ -76,20 +76,20 @@ class PageTable:
         """by when they were last seen"""
 
     def make_room(self, n_rows: int) -> None:
-        """A line for each of so many requests, beside the one that is nobody's."""
+        """A line for each of so many requests, beside the one of no request."""
         self._grow(n_rows + 1, 0)
 
     def update(self, rows: Sequence[Row]) -> Written:
         """A line for each row, that of a request which was not seen for longest if there is no other.
 
-        InvariantBroken if a row follows a request that has lost its line, and with it the token.
+        InvariantBroken if an overlapped row's request has lost its line, and with it the token.
         """
         self._grow(len(rows) + 1, max(len(row.pages) for row in rows))
         for row in rows:
             if row.request in self._lines:
                 self._lines.move_to_end(row.request)
-            elif row.follows:
-                raise InvariantBroken(f"request {row.request} has no line in the page table, so no token that could be followed")
+            elif row.is_overlapped:
+                raise InvariantBroken(f"request {row.request} has no line in the page table, so no token to go on from")
         lines, where, pages, only_grew = [], array("q"), array("i"), True
         for row in rows:
             line = self._lines.get(row.request) or self._take(row.request)

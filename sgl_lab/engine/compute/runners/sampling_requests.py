@@ -1,4 +1,4 @@
-"""What is wanted of a step's tokens, as the native side reads and writes it: a line for each draw, then one for each scored position.
+"""The sampling requests of a step, as the native side reads and writes them: one for each draw, then one for each scored position.
 
 Contexts, biases and masks go down as addresses. `sampler`, the torch twin, says what the parameters mean.
 """
@@ -19,8 +19,8 @@ from ..kernels.native import build
 from .sampler import failure, uniform
 
 
-class Lines:
-    """`draws` and `scored` go by a token's place in the step. As long as `wanted` is in use, this object must be kept."""
+class SamplingRequests:
+    """`draws` and `scored` go by a token's index in the step. As long as `native` is in use, this object must be kept."""
 
     def __init__(self, draws: Sequence[tuple[int, Sampling]], scored: Sequence[tuple[int, Target]], n_vocab: int) -> None:
         self._n_vocab = n_vocab
@@ -32,47 +32,47 @@ class Lines:
         """contexts for penalties, by the identity of the object that they were copied from"""
         self._biases: dict[tuple[int, tuple[int, ...]], ctypes.Array[build.Bias]] = {}
         n = len(draws) + sum(1 for candidates, _ in self._targets if candidates)
-        self._lines = (build.Line * n)()
+        self._requests = (build.SamplingRequest * n)()
         self._choices = (build.Choice * n)()
-        lines = iter(self._lines)
-        for (token, sampling), line in zip(draws, lines, strict=False):
-            line.token = token
-            self._describe(line, sampling)
+        requests = iter(self._requests)
+        for (token, sampling), request in zip(draws, requests, strict=False):
+            request.token = token
+            self._describe(request, sampling)
         ids, score = self._candidates.buffer_info()[0], self._scores.buffer_info()[0]
-        for (token, (candidates, n_top)), line in zip(((token, target) for token, target in scored if target[0]), lines, strict=True):
-            line.token = token
-            line.n_top = min(n_top, n_vocab)
-            line.candidates = build.Tokens(ids, len(candidates))
-            line.scores = score
+        for (token, (candidates, n_top)), request in zip(((token, target) for token, target in scored if target[0]), requests, strict=True):
+            request.token = token
+            request.n_top = min(n_top, n_vocab)
+            request.candidates = build.Tokens(ids, len(candidates))
+            request.scores = score
             ids += 4 * len(candidates)
             score += 4 * len(candidates)
-        self.wanted = build.Wanted(n, ctypes.addressof(self._lines), ctypes.addressof(self._choices))
+        self.native = build.SamplingRequests(n, ctypes.addressof(self._requests), ctypes.addressof(self._choices))
 
-    def _describe(self, line: build.Line, sampling: Sampling) -> None:
+    def _describe(self, request: build.SamplingRequest, sampling: Sampling) -> None:
         params = sampling.params
-        line.n_top = min(params.top_logprobs, self._n_vocab)
+        request.n_top = min(params.top_logprobs, self._n_vocab)
         if params.temperature > 0:
-            line.temperature = params.temperature
-            line.uniform = uniform(sampling.seed, sampling.position)
-            line.top_k = min(params.top_k or self._n_vocab, self._n_vocab)
-            line.top_p = params.top_p
-            line.min_p = params.min_p
+            request.temperature = params.temperature
+            request.uniform = uniform(sampling.seed, sampling.position)
+            request.top_k = min(params.top_k or self._n_vocab, self._n_vocab)
+            request.top_p = params.top_p
+            request.min_p = params.min_p
         if params.is_penalised:
-            line.repetition = params.repetition_penalty
-            line.frequency = params.frequency_penalty
-            line.presence = params.presence_penalty
-            line.prompt = self._context(sampling.prompt if params.repetition_penalty != 1 else ())
-            line.generated = self._context(sampling.generated)
-            line.guessed = self._context(sampling.guessed)
+            request.repetition = params.repetition_penalty
+            request.frequency = params.frequency_penalty
+            request.presence = params.presence_penalty
+            request.prompt = self._context(sampling.prompt if params.repetition_penalty != 1 else ())
+            request.generated = self._context(sampling.generated)
+            request.drafted = self._context(sampling.drafted)
         if params.logit_bias or sampling.banned:
             biases = self._biases_of(sampling)
-            line.bias = ctypes.addressof(biases)
-            line.n_bias = len(biases)
+            request.bias = ctypes.addressof(biases)
+            request.n_bias = len(biases)
         if sampling.mask is not None:
             mask = np.frombuffer(sampling.mask, np.uint32)
             if len(mask) * 32 < self._n_vocab:
                 raise InvariantBroken(f"a mask of {len(mask)} words for {self._n_vocab} tokens")
-            line.mask = mask.ctypes.data
+            request.mask = mask.ctypes.data
 
     def _biases_of(self, sampling: Sampling) -> ctypes.Array[build.Bias]:
         key = id(sampling.params), sampling.banned

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
 from sgl_lab.contracts.errors import InvariantBroken, ModelError
 from sgl_lab.engine.compute.models.executors import GPU, NATIVE, TORCH, Executor, fitted, unfit
-from sgl_lab.engine.compute.models.families import QKV, spec_from_config
+from sgl_lab.engine.compute.models.families import QKV, Family, spec_from_config
 from sgl_lab.engine.compute.models.spec import KvGroup, ModelSpec, RopeScaling, Rotary
 
-from .families import ALL
+from ..pure.families import ALL
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     name: json.loads(text)
@@ -83,6 +85,37 @@ def spec(name: str, **changes: Any) -> ModelSpec:
 def test_a_published_configuration_describes_every_weight(name: str) -> None:
     assert spec(name).n_params == PARAMETERS[name]
     assert len(spec(name).layers) == PUBLISHED[name]["num_hidden_layers"]
+
+
+SIZES = {"hidden_size": 128, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 32, "vocab_size": 1000}
+
+
+@pytest.mark.parametrize("family", ALL, ids=lambda family: family.model_type)
+def test_what_a_configuration_leaves_out_is_what_transformers_has(family: Family) -> None:
+    from transformers import CONFIG_MAPPING
+
+    named = {"architectures": [family.architecture], "model_type": family.model_type}
+    given = SIZES | ({"hidden_act": "relu"} if family.model_type == "arcee" else {})  # its own is none of ours
+    whole = CONFIG_MAPPING[family.model_type](**given).to_dict() | named
+    whole.pop("layer_types", None)
+    assert spec_from_config(given | named, families=ALL) == spec_from_config(whole, families=ALL)
+
+
+def test_a_default_that_transformers_does_not_have_is_an_error_that_names_the_key() -> None:
+    config = PUBLISHED["Llama-3.1-8B"] | {"rms_norm_eps": None, "num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 128}
+    with pytest.raises(ModelError, match=r"rms_norm_eps is missing, and transformers has no default for it .* not a multiple"):
+        spec_from_config(config)
+
+
+def test_a_configuration_that_leaves_nothing_out_does_not_load_transformers() -> None:
+    config = PUBLISHED["Llama-3.1-8B"]
+    script = f"""
+import sys
+from sgl_lab.engine.compute.models.families import spec_from_config
+spec_from_config({config!r})
+assert "transformers" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_llama_3_stretches_its_positions() -> None:

@@ -1,6 +1,6 @@
-"""What the rows of a step want of their draws, as the device's sampling kernels read it (see `kernels.gpu.wants`).
+"""The sampling requests of a step's rows, as the sampling kernels read them: edits of logits, and draws.
 
-`sampler`, the torch twin of those kernels, says what the parameters mean.
+`kernels.gpu.sampling_requests` is their layout; `sampler`, the torch twin of those kernels, says what the parameters mean.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from .....contracts.errors import InvariantBroken
 from ....plan import Sampling
-from ...kernels.gpu.wants import Wants
+from ...kernels.gpu.sampling_requests import SamplingRequests
 from ..sampler import uniform
 
 MANY = 1 << 30
@@ -54,8 +54,8 @@ def _edits(sampling: Sampling, n_vocab: int) -> tuple[Sequence[int], Sequence[fl
     """(tokens, factors, penalties, biases)"""
     params = sampling.params
     biases = {token: bias for token, bias in params.logit_bias if 0 <= token < n_vocab} | dict.fromkeys(sampling.banned, -math.inf)
-    counts = Counter(chain(sampling.generated, sampling.guessed)) if params.frequency_penalty or params.presence_penalty else {}
-    seen = {*sampling.prompt, *sampling.generated, *sampling.guessed} if params.repetition_penalty != 1 else set()
+    counts = Counter(chain(sampling.generated, sampling.drafted)) if params.frequency_penalty or params.presence_penalty else {}
+    seen = {*sampling.prompt, *sampling.generated, *sampling.drafted} if params.repetition_penalty != 1 else set()
     tokens = list(seen.union(counts, biases))
     return (
         tokens,
@@ -65,13 +65,13 @@ def _edits(sampling: Sampling, n_vocab: int) -> tuple[Sequence[int], Sequence[fl
     )
 
 
-def write(wants: Wants, samplings: Sequence[Sampling], edits: Edits) -> int:
-    """Write all that is wanted to `wants`, on the host and with room for it; rows that are left over want nothing.
+def write(requests: SamplingRequests, samplings: Sequence[Sampling], edits: Edits) -> int:
+    """Write the requests of `samplings` into `requests`, on the host and with room for them; rows that are left over ask for nothing.
 
     There is at least one of `samplings`. Returns how many of the masks are in use.
     """
     rows: list[tuple[float, float, float, float, int, int]] = []
-    masks = wants.masks.numpy()
+    masks = requests.masks.numpy()
     n_words, n_masks = masks.shape[-1], 0
     for sampling in samplings:
         params, mask_of = sampling.params, 0
@@ -84,16 +84,17 @@ def write(wants: Wants, samplings: Sequence[Sampling], edits: Edits) -> int:
             mask_of = n_masks
         point = uniform(sampling.seed, sampling.position) if params.temperature > 0 else 0.0
         rows.append((point, params.top_p, params.temperature, params.min_p, min(params.top_k or 0, MANY), mask_of))
-    sections = wants.points, wants.top_p, wants.temperature, wants.min_p, wants.top_k, wants.mask_of
+    sections = requests.points, requests.top_p, requests.temperature, requests.min_p, requests.top_k, requests.mask_of
     for section, values in zip(sections, zip(*rows, strict=True), strict=True):
         numbers = section.numpy()
         numbers[: len(rows)] = values
         numbers[len(rows) :] = 0
-    ends = wants.edit_ends.numpy()
+    ends = requests.edit_ends.numpy()
     ends[: len(rows)] = edits.ends
     ends[len(rows) :] = len(edits)
     for section, listed in (
-        (wants.tokens, edits.tokens), (wants.factors, edits.factors), (wants.penalties, edits.penalties), (wants.biases, edits.biases)
+        (requests.tokens, edits.tokens), (requests.factors, edits.factors),
+        (requests.penalties, edits.penalties), (requests.biases, edits.biases),
     ):  # fmt: skip
         section.numpy()[: len(edits)] = listed
     return n_masks

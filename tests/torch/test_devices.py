@@ -15,7 +15,7 @@ from sgl_lab import labs as labs_room
 from sgl_lab.contracts.errors import DeviceUnfit, ModelError, OutOfMemory
 from sgl_lab.engine.compute.kernels.gpu import fit
 from sgl_lab.engine.compute.models import devices as place
-from sgl_lab.engine.compute.models.devices import find_place
+from sgl_lab.engine.compute.models.devices import find_device
 from sgl_lab.labs import Labs
 
 GPUS = {"NVIDIA A100": (8, 0), "Tesla T4": (7, 5), "NVIDIA H200": (9, 0)}
@@ -43,13 +43,13 @@ def labs() -> Iterator[Labs]:
 
 def test_the_first_gpu_that_is_new_enough_is_taken_and_the_cpu_where_none_is(gpus: Any) -> None:
     gpus()
-    assert find_place(None) == (torch.device("cpu"), None)
+    assert find_device(None) == (torch.device("cpu"), None)
     gpus("Tesla T4", "NVIDIA H200")
-    assert find_place(None) == (torch.device("cuda:1"), None)
-    assert find_place("cuda:1").device == torch.device("cuda:1")
-    assert find_place("cpu") == (torch.device("cpu"), None)
+    assert find_device(None) == (torch.device("cuda:1"), None)
+    assert find_device("cuda:1").device == torch.device("cuda:1")
+    assert find_device("cpu") == (torch.device("cpu"), None)
     gpus("Tesla T4")
-    device, remark = find_place(None)
+    device, remark = find_device(None)
     assert device.type == "cpu"
     assert remark == "Tesla T4 (cuda:0) is too old: it has compute capability 7.5, and 8.0 is needed"
 
@@ -57,16 +57,16 @@ def test_the_first_gpu_that_is_new_enough_is_taken_and_the_cpu_where_none_is(gpu
 def test_what_was_asked_for_and_is_not_there_is_one_line_with_a_way_out(gpus: Any) -> None:
     gpus()
     with pytest.raises(DeviceUnfit, match=r"device cuda is not there: torch .*\(use device cpu\)"):
-        find_place("cuda")
+        find_device("cuda")
     gpus("NVIDIA A100")
     with pytest.raises(DeviceUnfit, match=r"device cuda:1 is not there: torch sees 1 GPU, cuda:0 the first"):
-        find_place("cuda:1")
+        find_device("cuda:1")
     gpus("Tesla T4")
     with pytest.raises(DeviceUnfit, match="too old"):
-        find_place("cuda:0")
+        find_device("cuda:0")
     for wrong in ("gpu", "cuda:x", "meta"):
         with pytest.raises(ModelError, match=f"device '{wrong}' is"):
-            find_place(wrong)
+            find_device(wrong)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_triton_that_does_not_fit_leaves_the_cpu(gpus: Any, monkeypatch: pytes
 
     monkeypatch.setattr(fit.metadata, "version", found)
     gpus("NVIDIA H200")
-    device, remark = find_place(None)
+    device, remark = find_device(None)
     assert device.type == "cpu"
     assert remark is not None
     assert remark.startswith(f"NVIDIA H200 (cuda:0) cannot be used: {said}")

@@ -1,8 +1,8 @@
-"""What is wanted of every row's draw, as the sampling kernels read it, and what they give back: one copy each way a step.
+"""The sampling requests of a step's rows, as the sampling kernels read them, and what these give back: one copy each way a step.
 
-`Wants` is a view of one buffer of bytes whose layout depends on the sizes of the batch alone: the host fills its own
+`SamplingRequests` is a view of one buffer of bytes whose layout depends on the sizes of the batch alone: the host fills its own
 buffer through the same views, copies the bytes to the device's, and a captured graph finds everything where it was.
-A buffer of zeros wants the most probable token of each row. `engine/compute/runners/sampler.py` says what the numbers mean.
+A buffer of zeros asks for the most probable token of each row. `engine/compute/runners/sampler.py` says what the numbers mean.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Wants:
-    """Sections in this order, each beginning at a multiple of 16 bytes. The masks are last, so that
-    a copy can end after those in use.
+class SamplingRequests:
+    """Sections in this order, each begins at a multiple of 16 bytes; the masks come last, so that a copy can end after those in use.
 
     Row r's edits are those from `edit_ends[r - 1]` (0 for the first row) up to `edit_ends[r]`, in
     any order, each token at most once. An edit turns a positive logit into `x / factor` and any
@@ -53,7 +52,7 @@ class Wants:
     """int32 [masks, ceil(vocab / 32)]: token t may be drawn if bit t % 32 of word t // 32 is set"""
 
     @classmethod
-    def over(cls, buffer: Tensor, *, n_rows: int, n_vocab: int, n_edits: int, n_masks: int) -> Wants:
+    def over(cls, buffer: Tensor, *, n_rows: int, n_vocab: int, n_edits: int, n_masks: int) -> SamplingRequests:
         """Views of `buffer`, uint8 [at least `n_bytes`] on any device; for so many rows, and room for so many edits and masks."""
         views, start = [], 0
         for dtype, shape in _sections(n_rows, n_vocab, n_edits, n_masks):
