@@ -21,7 +21,7 @@ Top = tuple[tuple[int, float], ...]
 """(token, logprob), best first"""
 
 Target = tuple[tuple[int, ...], int]
-"""What to read at a position: the logprobs of these tokens, and how many of the likeliest ones."""
+"""What to read at a position: the logprobs of these tokens, and the number of likeliest ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,9 @@ class Sampling:
     """uint32 [ceil(vocab / 32)]: token t may be drawn if bit t % 32 of word t // 32 is set. The first mask holds here, the next
     after one more draft and so on; without any, all tokens may be drawn."""
     n_healed: int = 0
-    """of the tokens before this one, those that say the prompt's end again: `generated` and `drafted` are without them"""
+    """earlier tokens that spell the prompt's end again; `generated` and `drafted` do not include
+    them
+    """
     n_healing: int = 0
     """of the drafts that follow, how many do so too"""
 
@@ -83,14 +85,15 @@ class Row:
     """One request's share of a step.
 
     tokens   ids to compute now, at positions start, start + 1, ...
-    pages    page ids of all positions from 0 up to the last of `tokens` (position p lives in
-             pages[p // page_size], slot p % page_size); positions before `start` are already written
-    sample   draw a token after the last of `tokens` that is no draft; None in a prefill chunk that is not the last
-    n_drafts how many of the last `tokens` are drafts of what will be drawn: a token is also drawn after each draft
-             that is accepted, until one is rejected
-    targets  for scoring: targets[i] are the candidate tokens whose logprobs are wanted after position
+    pages    page ids of all positions from 0 up to the last of `tokens` (position p is in pages[p
+             // page_size], slot p % page_size); positions before `start` are already written
+    sample   draw a token after the last of `tokens` that is not a draft; None in a prefill chunk
+             that is not the last
+    n_drafts number of last `tokens` that are drafts of the next samples: a token is also drawn
+    after each accepted draft, until one is rejected
+    targets  for scoring: targets[i] are the candidate tokens whose logprobs are read after position
              start + len(tokens) - len(targets) + i
-    n_top    how many of the likeliest tokens are wanted there too
+    n_top    number of likeliest tokens to read there too
     """
 
     request: RequestId
@@ -165,7 +168,7 @@ class Score(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class RowOutput:
     draws: tuple[Draw, ...] = ()
-    """none where none was asked for; all but the last are accepted drafts"""
+    """empty if none was requested; all but the last are accepted drafts"""
     scores: tuple[Score, ...] = ()
     """of each of the row's targets"""
     error: Exception | None = None
@@ -177,9 +180,11 @@ class RowOutput:
 
 
 def output_of(row: Row, draw: Callable[[int], Draw | Exception], scores: tuple[Score, ...] = ()) -> RowOutput:
-    """What `row` gives: `draw(n)`, after `n` of its drafts, is asked for as long as the drafts are accepted.
+    """The result of `row`: `draw(n)`, after `n` of its drafts, is called as long as the drafts are
+    accepted.
 
-    Where a draw fails after an accepted one, the step counts: the next step fails by itself, if it must.
+    If a draw fails after an accepted one, the step counts: the next step fails by itself, if it
+    must.
     """
     if any(value != value for score in scores for value in score.logprobs):
         return RowOutput(error=RequestFailed("the model's logits are not finite"))
@@ -221,13 +226,16 @@ class Launching(Protocol):
 
 @runtime_checkable
 class Overlapping(Launching, Protocol):
-    """A runner that works in order, `copy_page` included, and keeps the tokens that it drew at hand.
+    """A runner that works in order, including `copy_page`, and keeps its sampled tokens.
 
-    So a step may be started before the results of the one before it are collected: overlap scheduling.
+    A step may therefore start before the results of the previous one are collected: overlap
+    scheduling.
     """
 
     def overlap(self, plan: Plan) -> Callable[[], tuple[RowOutput, ...]]:
-        """As `start`, while the step before is in flight: each row goes on from one of its rows, which had no drafts."""
+        """Like `start`, while the previous step is in flight. Each row continues one of its rows,
+        which had no drafts.
+        """
 
 
 @runtime_checkable

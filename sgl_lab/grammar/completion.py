@@ -1,8 +1,10 @@
-"""Completion paths: few tokens from anywhere in a text to a whole one, for when tokens run out.
+"""Completion paths: few tokens from any position in a text to a complete one, for when tokens run
+out.
 
-Where the texts of a constraint are known as a tree, the machine says how the shortest one goes on, and it is spelled in the
-fewest tokens. Where only the library knows them, a path is found step by step: what is forced, else what closes something or ends the
-text, else a character that was not used yet, of the smallest kind that is allowed. Knows nothing of the model. May be used from any thread.
+If the texts of a constraint are known as a tree, the machine provides the shortest completion,
+which is spelled in the fewest tokens. If only the library knows them, a path is found step by step:
+forced tokens; otherwise a token that closes something or ends the text; otherwise an unused
+character of the smallest allowed kind. Knows nothing of the model. May be used from any thread.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 Tokens = tuple[int, ...]
 
 LONGEST = 1_024
-"""tokens of a path; where a whole text is farther off, none is known"""
+"""maximum tokens of a path; longer ones are not found"""
 _LONGEST_WALK = 512
 _LONGEST_TOKEN = 24
 """bytes of a token that is looked for on a path"""
@@ -73,7 +75,7 @@ def _is_begun(data: bytes) -> bool:
 class Completions:
     def __init__(self, spelling: Spelling) -> None:
         self.end = min(spelling.eos_ids)
-        """the token that ends a whole text where the model would go on"""
+        """the token that ends a complete text if the model would continue"""
         self.bytes_of = spelling.token_bytes
         self.special_ids = spelling.special_ids
         self._ids: dict[bytes, int] = {}
@@ -87,7 +89,9 @@ class Completions:
         self._kinds = {token: _kind(data) for data, token in sorted(alone, key=lambda one: not one[0].isalnum())}
 
     def _steps(self, data: bytes) -> list[tuple[int, int]]:
-        """From each position in `data` on: the fewest tokens that spell the rest (very many where none do), and the length of the first."""
+        """From each position in `data` on: the fewest tokens that spell the rest (very many if none
+        do), and the length of the first.
+        """
         never = 1 << 30
         found = [(0, 0)] * (len(data) + 1)
         for start in range(len(data) - 1, -1, -1):
@@ -122,9 +126,9 @@ class Completions:
         return ll_matcher.validate_tokens([*tokens, self.end]) == len(tokens) + 1
 
     def path(self, ll_matcher: LLMatcher, at: tuple[Machine, StateSet, bytes] | None, most: int, known: Tokens = ()) -> Tokens | None:
-        """To a whole text, where one is found of at most `most` tokens; `at` says where the text stands.
+        """A path of at most `most` tokens to a complete text, if one is found; `at` is the position
+        of the text. `known` is a path from a nearby position.
 
-        `known` is a path from not far away.
         Moves `ll_matcher`.
         """
         if at is not None:
@@ -174,7 +178,7 @@ def _has(mask: bytes, token: int) -> bool:
 
 
 def forced(ll_matcher: LLMatcher) -> Tokens:
-    """Only as far as the grammar takes it: a tokenizer that normalises may spell what is forced otherwise."""
+    """The accepted beginning only: a normalising tokenizer may spell forced text differently."""
     tokens = ll_matcher.compute_ff_tokens()
     return tuple(tokens[: ll_matcher.validate_tokens(tokens)]) if tokens else ()
 

@@ -67,7 +67,7 @@ class Grammars:
         return Matcher(prototype, tokenizer, self._spelling.n_vocab, self._jump, completions, path, machine, constraint.seam)
 
     def _n_inside(self, path: Tokens, seam: str) -> int:
-        """How many of a path's first tokens say nothing but `seam`."""
+        """How many of a path's first tokens spell only `seam`."""
         n_bytes, n = len(seam.encode()), 0
         while n < len(path) and n_bytes:
             n_bytes -= len(self._spelling.token_bytes(path[n]))

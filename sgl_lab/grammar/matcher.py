@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 class Matcher:
-    """`take` every token of the text; `fill` the masks of the draws that come next, each after one more draft."""
+    """Call `take` with every token of the text, and `fill` for the masks of the next draws, each
+    after one more draft.
+    """
 
     def __init__(
         self,
@@ -85,7 +87,7 @@ class Matcher:
         return True
 
     def _at(self, token: int) -> tuple[Machine, StateSet, bytes] | None:
-        """Where the text stands after `token`."""
+        """The position of the text after `token`."""
         return None if self._track is None else (self._track.machine, *self._track.after(self._bytes(token)))
 
     def _bytes(self, token: int) -> bytes:
@@ -108,9 +110,11 @@ class Matcher:
         return tuple(map(memoryview, self._masks[:n]))
 
     def fill(self, draft: Tokens) -> None:
-        """Masks of the next draw and of that after each token of `draft`, as far as the draft may come next.
+        """Masks of the next draw and of that after each token of `draft`, as far as the draft is
+        allowed.
 
-        What is forced after a draft is the only token allowed there, since without drafts it would not be drawn.
+        A token that is forced after a draft is the only one allowed there, because without drafts
+        it would not be sampled.
         """
         self.n_allowed.clear()
         ll_matcher = self._ll_matcher.deep_copy() if draft else self._ll_matcher

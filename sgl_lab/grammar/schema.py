@@ -1,10 +1,11 @@
-"""JSON schemas to grammars: `lowered(text)` is what goes into `LLMatcher`.
+"""JSON schemas to grammars: `lowered(text)` is the input of `LLMatcher`.
 
-The grammar accepts exactly what the schema allows, as `json.dumps(value, ensure_ascii=False)` writes it: one space after `,` and `:`,
-the properties in the order in which the schema names them (`required` after `properties`, other keys last).
-Draft 2020-12; nothing is ever fetched. What cannot be followed is refused before anything is generated, with
-the path of its keyword. What nothing limits stays without limit: give strings a `maxLength` and arrays a `maxItems`,
-so that a weak model must come to an end.
+The grammar accepts exactly what the schema allows, as `json.dumps(value, ensure_ascii=False)`
+writes it: one space after `,` and `:`, the properties in the order in which the schema names them
+(`required` after `properties`, other keys last). Draft 2020-12; nothing is ever downloaded.
+Unsupported keywords are refused before anything is generated, with their path. Values without
+limits remain unlimited: give strings a `maxLength` and arrays a `maxItems`, so that a weak model
+must come to an end.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ _BESIDE_REF = {"$ref", "$comment", "$schema", "title", "description", "default",
 
 
 def lowered(schema_text: str) -> str:
-    """The Lark grammar of a JSON schema. BadArgument if it is none, BackendUnsupported for what cannot be followed."""
+    """The Lark grammar of a JSON schema. BadArgument if it is invalid, BackendUnsupported for an
+    unsupported keyword.
+    """
     return spelled(schema_text).grammar
 
 

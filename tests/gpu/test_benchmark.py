@@ -48,5 +48,5 @@ def test_every_part_runs_on_a_tiny_model_without_what_a_bare_machine_lacks() -> 
 def test_without_a_gpu_one_line_says_so() -> None:
     ran = run()
     assert ran.returncode == 2
-    assert ran.stdout.startswith("no figures: device cuda is not there: torch ")
+    assert ran.stdout.startswith("no figures: device cuda is not available: torch ")
     assert ran.stdout.count("\n") == 1

@@ -115,4 +115,4 @@ def test_tuning_without_a_gpu_is_refused_in_a_line(capsys: pytest.CaptureFixture
     assert cli.main(["tune"]) == 1
     said = capsys.readouterr()
     assert (said.out, said.err.count("\n")) == ("", 1)
-    assert "device cuda is not there" in said.err
+    assert "device cuda is not available" in said.err

@@ -470,7 +470,7 @@ def test_a_cell_that_asks_for_a_gpu_where_none_is_says_so_once_and_runs(fresh_ke
     asked = HELLO.replace("%%sgl", "%%sgl --device cuda")
     reply = fresh_kernel.run(asked)
     assert reply.status == "ok", reply.traceback
-    assert re.fullmatch(r"sgl: device cuda is not there: torch \S+ .*; the CPU serves instead\n", reply.printed)
+    assert re.fullmatch(r"sgl: device cuda is not available: torch \S+ .*; the CPU serves instead\n", reply.printed)
     assert fresh_kernel.run(asked).printed == ""
     assert fresh_kernel.run(HELLO.replace("%%sgl", "%%sgl --device cpu")).status == "ok"
     shown = fresh_kernel.run("%sgl model --device cpu").printed

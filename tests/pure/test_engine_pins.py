@@ -70,13 +70,13 @@ def test_a_pin_that_does_not_fit_is_refused_with_need_and_capacity() -> None:
     b = bench(n_pages=60)
     with pytest.raises(CacheFull, match="needs 61 pages of 1 tokens, the pool has 60"):
         b.pin((1,) * 61)
-    with pytest.raises(BadArgument, match="fills no page of 16"):
+    with pytest.raises(BadArgument, match="is shorter than a page of 16"):
         bench(page_size=16).pin((1,) * 15)
     waiting = b.gen((9,) * 20, max_tokens=21, ignore_eos=True)  # needs 40
     _, refused = b.pin((1,) * 21)
     _, held = b.pin((1,) * 20)
     b.drain()
-    with pytest.raises(CacheFull, match="pinning 21 pages leaves too few of 60"):
+    with pytest.raises(CacheFull, match="pinning 21 pages would leave too few of 60"):
         _ = refused.answer
     assert held.answer
     assert len(waiting.output.ids) == 21

@@ -364,7 +364,7 @@ def test_close_says_that_a_step_still_runs_and_ends_with_it() -> None:
     lab = Lab(gate)
     lab.backend.submit(long(), Waiting())
     assert gate.entered.wait(DEADLINE_S)
-    with pytest.raises(SglError, match="still computes a step"):
+    with pytest.raises(SglError, match="is still computing a step"):
         lab.resident.close(timeout_s=0.01)
     assert not gate.is_closed
     gate.opened.set()

@@ -56,10 +56,10 @@ def test_the_first_gpu_that_is_new_enough_is_taken_and_the_cpu_where_none_is(gpu
 
 def test_what_was_asked_for_and_is_not_there_is_one_line_with_a_way_out(gpus: Any) -> None:
     gpus()
-    with pytest.raises(DeviceUnfit, match=r"device cuda is not there: torch .*\(use device cpu\)"):
+    with pytest.raises(DeviceUnfit, match=r"device cuda is not available: torch .*\(use device cpu\)"):
         find_device("cuda")
     gpus("NVIDIA A100")
-    with pytest.raises(DeviceUnfit, match=r"device cuda:1 is not there: torch sees 1 GPU, cuda:0 the first"):
+    with pytest.raises(DeviceUnfit, match=r"device cuda:1 is not available: torch sees 1 GPU, cuda:0 the first"):
         find_device("cuda:1")
     gpus("Tesla T4")
     with pytest.raises(DeviceUnfit, match="too old"):
@@ -89,7 +89,7 @@ def test_a_triton_that_does_not_fit_leaves_the_cpu(gpus: Any, monkeypatch: pytes
 
 def test_a_script_that_asks_for_a_gpu_is_told_that_there_is_none(tiny_folder: Path, gpus: Any) -> None:
     gpus()
-    with pytest.raises(DeviceUnfit, match="not there"):
+    with pytest.raises(DeviceUnfit, match="not available"):
         sgl.Lab(str(tiny_folder), device="cuda")
 
 

@@ -72,14 +72,14 @@ def test_a_closed_lab_holds_no_weights_and_no_cache(tiny_folder: Path, dtype: st
 
 
 def test_a_cache_larger_than_the_memory_is_refused_with_both_numbers_before_it_is_taken(tiny_folder: Path) -> None:
-    with pytest.raises(OutOfMemory, match=r"a cache of [\d,]+ tokens needs [\d,]+ MiB, [\d,]+ MiB of memory are free") as caught:
+    with pytest.raises(OutOfMemory, match=r"a cache of [\d,]+ tokens needs [\d,]+ MiB, but only [\d,]+ MiB of memory are free") as caught:
         sgl.Lab(str(tiny_folder), cache_mib=1 << 30)
     assert "cache_mib" in caught.value.hint
 
 
 def test_weights_larger_than_the_memory_are_refused_with_both_numbers_before_one_is_read(tmp_path: Path) -> None:
     folder = write_huge(tmp_path / "huge")
-    with pytest.raises(OutOfMemory, match=r"huge with [\d,]+M parameters in \w+ needs [\d,]+ MiB, [\d,]+ MiB of memory are free"):
+    with pytest.raises(OutOfMemory, match=r"huge with [\d,]+M parameters in \w+ needs [\d,]+ MiB, but only [\d,]+ MiB of memory are free"):
         sgl.Lab(str(folder))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from ...contracts.errors import OutOfMemory
 
 ASSUMED = 4 << 30
-"""Memory of a machine that does not say."""
+"""The memory assumed for a machine that does not report it."""
 
 _CONTAINER = Path("/sys/fs/cgroup")
 """Linux's files for the limits of a container; the whole machine has no such file."""
@@ -32,7 +32,7 @@ def free_bytes() -> int | None:
 
 
 def machine_bytes() -> int:
-    """What the machine has in all; 4 GiB are assumed where the system does not say."""
+    """The total memory of the machine; 4 GiB are assumed if the system does not report it."""
     try:
         machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
@@ -58,4 +58,4 @@ def demand(n_bytes: int, what: str, *, hint: str) -> None:
     """
     free = free_bytes()
     if free is not None and n_bytes > free:
-        raise OutOfMemory(f"{what} needs {mib(n_bytes)}, {mib(free)} of memory are free", hint=hint)
+        raise OutOfMemory(f"{what} needs {mib(n_bytes)}, but only {mib(free)} of memory are free", hint=hint)

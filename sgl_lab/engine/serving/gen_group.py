@@ -36,7 +36,9 @@ class GenGroup(RequestGroup):
         seed: int,
         now: float,
     ) -> None:
-        """`limit` tokens of text at most; `most` is what there is room for. `spellings` where the prompt's end is to be healed."""
+        """`limit` is the maximum number of tokens of text; `most` is the room for them. `spellings`
+        is given if the prompt's end is to be healed.
+        """
         params = job.params
         if limit == 0:
             job, spellings = replace(job, heal=0), None

@@ -1,4 +1,4 @@
-"""One sample of a gen: its tokens, their text, and where it ends."""
+"""One sample of a gen: its tokens, its text, and its end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .scheduling.request import Request
 
 @dataclass(frozen=True, slots=True)
 class GenTerms:
-    """What the samples of one gen have in common."""
+    """The common data of the samples of one gen."""
 
     job: GenJob
     limit: int
@@ -44,7 +44,7 @@ class GenTerms:
 
 
 class GenSample:
-    """Takes in what the rows of its request gave."""
+    """Processes the results of its request's rows."""
 
     def __init__(self, terms: GenTerms, request: Request, matcher: Matcher | None, seam: Seam | None) -> None:
         params = terms.params
@@ -54,9 +54,9 @@ class GenSample:
         self._seam = seam
         """None as soon as the prompt's end is drawn again"""
         self._healed: list[TokenLogprob] = []
-        """the tokens that spell it again and nothing else"""
+        """tokens that spell only the prompt's end again"""
         self._lead = terms.job.lead.encode()
-        """of it, what the first token of the text spells too"""
+        """the part of it that the first token of the text spells too"""
         self._is_completing = False
         """it is brought to its end along the completion path, since tokens run out"""
         self.text = TextStream(params.stop, params.stop_regex, whole=terms.job.whole)
@@ -115,10 +115,10 @@ class GenSample:
                     self._logprobs[i - len(self._healed) + self.terms.job.begun] = scored
 
     def _extend(self, draws: Sequence[Draw], now: float) -> Accepted:
-        """Take the draws one after the other, and after each the tokens that it forces.
+        """Process the sampled tokens one after the other, and after each the tokens that it forces.
 
-        A forced token takes the place of the draft that was accepted there. The first token after which the text could not be
-        complete in time is replaced by the completion path, which ends the text.
+        A forced token replaces the accepted draft at its position. The first token after which the
+        text could not be completed in time is replaced by the completion path, which ends the text.
         """
         request, matcher, masks = self.request, self.matcher, self.request.matcher
         left, forced = deque(draws), deque[int]()
@@ -199,7 +199,9 @@ class GenSample:
         return "length" if len(request.generated) == request.limit else None
 
     def _heals(self, seam: Seam, token: int, draw: Draw | None) -> bool:
-        """Take what `token` spells of the prompt's end; returns whether that is all it spells."""
+        """Remove the part of the prompt's end that `token` spells. Returns whether the token spells
+        nothing more.
+        """
         request, params = self.request, self.terms.params
         self._lead, is_inside = seam.rest, seam.n_inside((token,)) == 1
         seam.take(token)
@@ -216,7 +218,7 @@ class GenSample:
         return is_inside
 
     def _push(self, token: int, *, may_stop: bool) -> bool:
-        """Append what `token` spells to the text; returns whether a stop is complete."""
+        """Append the text of `token`. Returns whether a stop is complete."""
         data = self.terms.vocabulary.token_bytes(token)
         if not self.text.n_tokens:
             data = data[len(self._lead) :]
@@ -268,7 +270,7 @@ class GenSample:
         return (*self.terms.begun[start:end], *generated)
 
     def cut_ids(self) -> tuple[int, ...]:
-        """Tokens for what a stop left of the one that it cut."""
+        """Tokens for the part of a token that a stop left."""
         text = self.text
         if not text.kept:
             return ()

@@ -1,7 +1,7 @@
-"""A request group: the requests of one job, and what becomes of them.
+"""A request group: the requests of one job, and their progress.
 
-A group takes in what its rows gave, and says when to answer its listener and with what. It knows nothing
-of pages, plans or threads.
+A group processes the results of its rows and determines when and how to answer its listener. It
+knows nothing of pages, plans or threads.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def to(listener: object, call: Callable[[Any], None]) -> Answer:
 
 
 class Vocabulary(Spelling, Protocol):
-    """What the engine needs of a tokenizer. `eos_ids` end a gen unless it ignores them."""
+    """The engine's interface of a tokenizer. `eos_ids` end a gen unless it ignores them."""
 
 
 class Accepted(NamedTuple):
-    """What a row gave its request."""
+    """The effect of a row's result on its request."""
 
     reason: str | None = None
     """of its end"""
@@ -69,11 +69,11 @@ class RequestGroup(ABC):
 
     @abstractmethod
     def accept(self, request: Request, row: Row, output: RowOutput, now: float) -> Accepted:
-        """Take in what a row gave."""
+        """Process the result of a row."""
 
     @abstractmethod
     def progress(self, request: Request) -> Answer | None:
-        """The answer with what is new of a running request; None if nothing is."""
+        """The call of the listener with the progress of a running request; None without progress."""
 
     def close(self, request: Request, reason: str) -> str:
         """No more rows will come for `request`; returns the reason of its end as it turns out to be."""

@@ -1,4 +1,4 @@
-"""Steps in flight: what the runner was asked to compute and was not yet collected from it."""
+"""Steps in flight: steps that the runner computes and that have not been collected."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ class InFlightStep:
         return frozenset(request.id for request, row in rows if row.is_overlapped and request.phase is not Phase.RUNNING)
 
     def known_rows(self) -> Iterator[Row | None]:
-        """The rows with their tokens, now that all steps before are collected; None where nothing is wanted any more."""
+        """The rows with their tokens, now that all earlier steps are collected; None if no result
+        is needed any more.
+        """
         for request, row in zip(self.step.requests, self.step.plan.rows, strict=True):
             if request.phase is not Phase.RUNNING:
                 yield None
@@ -80,7 +82,7 @@ class InFlight:
 
     @property
     def can_compute_meanwhile(self) -> bool:
-        """Whether the runner computes while the engine does something else."""
+        """Whether the runner computes in parallel to the engine."""
         return self._launcher is not None
 
     @property
@@ -103,7 +105,9 @@ class InFlight:
         return partial(self._runner.run, plan)
 
     def overlap(self, step: ScheduledStep) -> None:
-        """Start a step whose tokens the latest step draws. If that fails, the step is scheduled again when they are known."""
+        """Start a step whose tokens the latest step samples. If that fails, the step is scheduled
+        again when they are known.
+        """
         if self._overlapper is None:
             return
         try:
@@ -115,7 +119,7 @@ class InFlight:
         self._metrics.lap("model")
 
     def collect(self) -> tuple[InFlightStep, Sequence[RowOutput]]:
-        """The oldest step and what its rows gave."""
+        """The oldest step and the results of its rows."""
         oldest = self._steps.pop(0)
         errors = oldest.masks.errors
         outputs = [
@@ -125,7 +129,9 @@ class InFlight:
         return oldest, outputs
 
     def _outputs(self, oldest: InFlightStep) -> tuple[RowOutput, ...]:
-        """What the rows gave. If all fail at once, each is run by itself, so that only those fail that must."""
+        """The results of the rows. If all fail at once, each is run by itself, so that only the
+        faulty ones fail.
+        """
         plan = oldest.step.plan
         try:
             return oldest.result()

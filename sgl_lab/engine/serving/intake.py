@@ -1,7 +1,7 @@
-"""Jobs become request groups, or are refused at once when they can never run.
+"""Turns jobs into request groups, or refuses them at once if they can never run.
 
-Knows the vocabulary, the context and how much room there is, and nothing of what runs: everything
-here may be called from any thread.
+Knows the vocabulary, the context and the total room, but not what runs: everything here may be
+called from any thread.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Intake:
         self._check_context(len(job.prompt), 0)
         size = self._config.page_size
         if len(job.prompt) < size:
-            raise BadArgument(f"a prefix of {len(job.prompt)} tokens fills no page of {size}", hint="pin a longer one")
+            raise BadArgument(f"a prefix of {len(job.prompt)} tokens is shorter than a page of {size}", hint="pin a longer one")
         return self._fitting(PinGroup(job, listener, self._namespaces[exact], size, self._clock()))
 
     def refusal(self, request: Request) -> CacheFull | None:

@@ -1,4 +1,4 @@
-"""Metrics of an engine: tokens, requests that are over, steps, and where the time went."""
+"""Metrics of an engine: tokens, finished requests, steps, and time by part."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ PARTS = ("scheduler", "model", "masks", "commit", "listeners", "events")
 
 
 class Metrics:
-    """Seconds are of `clock` and do not overlap: events and masks have parts of their own, whatever goes on around them."""
+    """Seconds are those of `clock` and do not overlap: events and masks have parts of their own,
+    whichever part contains them.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.tokens = Counter(dict.fromkeys(TOKENS, 0))
@@ -80,10 +82,12 @@ class Metrics:
         return run
 
     def stats(self, runner: Runner, tree: RadixTree, scheduler: Scheduler, pins: Pins) -> dict[str, Any]:
-        """Counts since the engine was made; tokens, but those generated, are of requests that are over.
+        """Counts since the engine was created. Tokens, except generated ones, are those of finished
+        requests.
 
-        `*_s` are seconds spent in the parts of steps, none of them counted twice: `model` is waiting for the runner, less the
-        `sampler` where the runner says what that took; `commit` is taking in what it gave; `listeners` is calling listeners.
+        `*_s` are seconds in the parts of steps, none of them counted twice: `model` is waiting for
+        the runner, without `sampler` if the runner reports it; `commit` is processing its results;
+        `listeners` is calling listeners.
         """
         tokens, n_steps = self.tokens, max(1, self.n_steps)
         seconds = dict(self.seconds)

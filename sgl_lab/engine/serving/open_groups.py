@@ -20,7 +20,9 @@ from .warm_group import PinGroup
 
 
 class OpenGroups:
-    """`refusal` says why a request could not run even alone. `report_raised` takes what a listener raises."""
+    """`refusal` returns why a request could not run even alone. `report_raised` receives exceptions
+    of listeners.
+    """
 
     def __init__(
         self,
@@ -146,7 +148,7 @@ class OpenGroups:
                 self.finish(self.of(request), request, reason)
 
     def finish(self, group: RequestGroup, request: Request, reason: str) -> None:
-        """A request came to its end, of itself or cancelled; what it computed stays in the tree."""
+        """End a request, completed or cancelled. Its KV stays in the tree."""
         try:
             self._scheduler.finish(request)
         finally:
@@ -160,7 +162,7 @@ class OpenGroups:
                 self.answer_later(group.finished(request, reason, self._clock()))
 
     def _hold(self, group: PinGroup, request: Request) -> CacheFull | None:
-        """Pin what was just computed, unless a request that was accepted before could then not run."""
+        """Pin the computed prefix, unless a previously accepted request could then not run."""
         self._pins.hold(group.handle, request.namespace, request.prompt, request.blocks)
         open_requests = (other for opened in self._groups.values() for other in opened.requests if other.phase is not Phase.FINISHED)
         if not any(map(self._refusal, open_requests)):
@@ -168,8 +170,8 @@ class OpenGroups:
         self._pins.let_go(group.handle)
         n_pages = len(request.prompt) // self._config.page_size
         return CacheFull(
-            f"pinning {n_pages} pages leaves too few of {self._config.n_pages} to requests that wait or run",
-            hint="pin less, or when they are done",
+            f"pinning {n_pages} pages would leave too few of {self._config.n_pages} for waiting or running requests",
+            hint="pin less, or wait until they are done",
         )
 
     def cancel(self, group: RequestGroup) -> None:
@@ -194,7 +196,7 @@ class OpenGroups:
             self._drop(group, error)
 
     def _drop(self, group: RequestGroup, error: Exception) -> None:
-        """Answer a group with `error` and forget what is left of it."""
+        """Answer a group with `error` and drop the rest of it."""
         self.answer_later(group.failed(error))
         for request in group.requests:
             if request.phase is not Phase.FINISHED:

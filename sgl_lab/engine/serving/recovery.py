@@ -1,4 +1,4 @@
-"""What the engine does when its own books are wrong: it forgets all KV and computes again."""
+"""Recovery from an internal inconsistency: the engine drops all KV and computes again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .scheduling.scheduler import Scheduler
 from .warm_group import PinGroup
 
 MAX_RECOVERIES = 3
-"""Steps in a row that may end in a flush before the requests at hand are given up."""
+"""Consecutive steps that may end in a flush before the open requests are failed."""
 
 
 class Recovery:
@@ -39,7 +39,7 @@ class Recovery:
             self._groups.add(PinGroup(job, _Repin(self._emit), pin.namespace, self._page_size, self._clock(), pin.handle))
         self._groups.n_recoveries += 1
         if self._groups.n_recoveries > MAX_RECOVERIES:
-            self._groups.fail_all(RequestFailed(f"the engine cannot go on: {described(error)}", hint="please report this"))
+            self._groups.fail_all(RequestFailed(f"the engine cannot continue: {described(error)}", hint="please report this"))
 
 
 class _Repin:

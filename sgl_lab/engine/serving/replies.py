@@ -15,7 +15,7 @@ WAIT_S = 0.05
 
 
 class ReplyListener(Reply[Any]):
-    """A listener of any job, whose answer can be waited for."""
+    """A listener of any job that can be waited for."""
 
     def __init__(self, backend: Backend) -> None:
         super().__init__()

@@ -1,4 +1,6 @@
-"""The one place with the thread: an engine in this process that takes messages between steps."""
+"""The engine's thread, and the only module with it: an engine in this process that receives
+messages between steps.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ def _do_nothing() -> None:
 
 
 class _Life:
-    """What the thread holds: the engine and its inbox, and nothing of the owner."""
+    """The thread's data: the engine and its inbox, and nothing of the owner."""
 
     def __init__(self, engine: Engine, after_close: Callable[[], object]) -> None:
         self.engine = engine
@@ -140,7 +142,9 @@ class Resident:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """What this thread submits and cancels inside takes effect together, with no step between, when the block ends."""
+        """Messages that this thread sends inside the block take effect together at its end, without
+        a step in between.
+        """
         if self._together.messages is not None:
             yield
             return
@@ -154,7 +158,9 @@ class Resident:
                 self._life.inbox.put(partial(self._life.run_all, messages))
 
     def cancel(self, request: RequestId) -> None:
-        """Takes effect before the next step; unknown requests, and any after `close`, are ignored."""
+        """Cancel a request before the next step. Unknown requests are ignored, and so are all after
+        `close`.
+        """
         with suppress(EngineStopped):
             self._post(lambda: self.engine.cancel(request))
 
@@ -216,7 +222,7 @@ class Resident:
             return
         if not self._life.ended.wait(timeout_s):
             raise SglError(
-                f"the engine still computes a step {timeout_s:g} s after it was closed, and holds its memory until that ends",
+                f"the engine is still computing a step {timeout_s:g} s after it was closed, and holds its memory until the step ends",
                 hint="call close() again to wait for it",
             )
         self._life.teller.wait(TELL_S)

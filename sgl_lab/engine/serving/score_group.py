@@ -64,7 +64,9 @@ class ScoreGroup(RequestGroup):
         return to(self._listener, lambda listener: listener.on_done(output))
 
     def _total_usage(self, now: float) -> Usage:
-        """Of all branches: the prompt counts once, whichever branches read it, and so does what they need of the choices."""
+        """Usage of all branches: the prompt counts once, whichever branches read it, and so do the
+        required tokens of the choices.
+        """
         lead = self.requests[0]
         return Usage(
             prompt_tokens=sum(len(request.prompt) - request.n_shared for request in self.requests),

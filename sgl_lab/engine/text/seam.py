@@ -142,7 +142,9 @@ class _Left(NamedTuple):
 
 
 class Seam:
-    """What one sample may say until it has said the `end` of the prompt again, then anything. A `request.Matcher`."""
+    """The tokens that one sample may generate until it has generated the `end` of the prompt again;
+    then any. A `request.Matcher`.
+    """
 
     def __init__(self, spellings: Spellings, end: Tokens, n_vocab: int) -> None:
         self.n_allowed: list[int | None] = []

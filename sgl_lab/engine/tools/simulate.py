@@ -36,7 +36,7 @@ class Job(NamedTuple):
     queued: RequestQueued
     generated: tuple[int, ...]
     forced: tuple[bool, ...]
-    """which of them came without being drawn"""
+    """which of them were not sampled"""
     n_ends: int
     """how many requests of the recording were over when this one was queued: it waits for the same"""
     n_shared: int = 0
@@ -60,7 +60,7 @@ class Job(NamedTuple):
         return max((i for i, is_forced in enumerate(self.forced, 1) if not is_forced), default=1)
 
     def run_from(self, n: int) -> int:
-        """How many of the generated tokens are there when `n` are and what is forced after them has come."""
+        """How many of the generated tokens exist after `n`, including those forced after them."""
         while n < len(self.forced) and self.forced[n]:
             n += 1
         return n
@@ -138,7 +138,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Counts in tokens, as `Engine.stats` counts them but for rejected drafts, as there are none here.
+    """Counts in tokens, as in `Engine.stats` except for rejected drafts, which do not occur here.
 
     `n_refused` requests were too large for the cache and are in no other count.
     """

@@ -18,9 +18,11 @@ _ORIGINAL = "original_max_position_embeddings"
 
 
 class Config:
-    """Typed access to a configuration of unknown origin; whatever is wrong becomes a ModelError that names the key.
+    """Typed access to a configuration of unknown origin. Every error becomes a ModelError that
+    names the key.
 
-    What a `config.json` leaves out is what transformers has for a model of this type. No default is copied from there.
+    A missing key has the default of transformers for this type of model. No default is copied from
+    there.
     """
 
     def __init__(self, data: Mapping[Any, Any], origin: str, model_type: str = "") -> None:
@@ -37,9 +39,11 @@ class Config:
         return self._data.get(key)
 
     def default(self, key: str | int) -> Any:
-        """What transformers has where `key` is missing, given the keys that were read so far; None if it has no such key.
+        """The default of transformers for a missing `key`, given the keys that were read so far;
+        None if it has no such key.
 
-        ModelError if it has no such model. Importing transformers takes a second, and most files leave nothing out.
+        ModelError if it has no such model. Importing transformers takes a second, and most files
+        contain every key.
         """
         try:
             from transformers import CONFIG_MAPPING
@@ -64,7 +68,7 @@ class Config:
         return default if value is None else value
 
     def integer(self, key: str, most: int, default: int | None = None, *, has_default: bool = False) -> int:
-        """`default` where it is missing or null, or transformers' where it `has_default`."""
+        """`default` if it is missing or null; with `has_default`, that of transformers."""
         value = self._value(key, default, has_default)
         if type(value) is not int or not 1 <= value <= most:
             raise self.fail(f"{key} must be a whole number from 1 to {most}, not {value!r:.60}")

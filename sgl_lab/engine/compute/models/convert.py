@@ -77,7 +77,7 @@ def convert(path: Path, name: str, cache_dir: Path, progress: Progress) -> Path:
             if not target.is_dir():
                 _write_folder(target, gguf, spec, tensors, files, progress)
     except (OSError, NotImplementedError) as error:  # the second from filelock, where a file system has no locks
-        hint = "make room, or set SGL_LAB_CACHE to a folder of yours"
+        hint = "free some space, or set SGL_LAB_CACHE to a writable folder"
         raise CacheUnwritable(f"cannot write {target}: {getattr(error, 'strerror', None) or error}", hint=hint) from None
     return target
 
@@ -102,7 +102,7 @@ class _Metadata:
         return self._left.pop(f"llama.{key}", default)
 
     def expect_nothing_left(self) -> None:
-        """ModelError for an entry that was not taken and that is set: it would change what is computed."""
+        """ModelError for an entry that is set but was not read: it would change the result."""
         for key, value in self._left.items():
             family, _, name = key.partition(".")
             is_scale = name.endswith(("scale", "factor")) and value == 1
@@ -180,7 +180,7 @@ def _rope_scaling(gguf: GgufFile, metadata: _Metadata, context: object) -> dict[
         return None if factor == 1 else {"rope_type": "linear", "factor": factor}
     if stored.kind != 0 or len(stored.shape) != 1 or not isinstance(factor, float):
         raise ModelDamaged(f"{gguf.path}: {_DIVISORS} must be a row of F32, and a factor a number")
-    # What llama3 scaling comes to: one divisor for each frequency, as transformers spells them.
+    # The effect of llama3 scaling: one divisor for each frequency, as transformers writes them.
     divisors = (gguf.raw(stored).view("<f4").astype(np.float64) * factor).tolist()
     return {
         "rope_type": "longrope",

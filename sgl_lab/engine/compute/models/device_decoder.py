@@ -74,7 +74,7 @@ class DeviceDecoder:
             if needed is not None and layer is model.layers[-1]:
                 if not len(needed):
                     return x[:0]
-                # Only these go on: what else the last layer makes is not read.
+                # Only these continue: other results of the last layer are not read.
                 mixed, x = attend(q, k, v).index_select(0, needed), x.index_select(0, needed)
             else:
                 mixed = attend(q, k, v)

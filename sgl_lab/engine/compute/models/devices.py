@@ -45,9 +45,9 @@ def find_device(name: str | None) -> FoundDevice:
         return FoundDevice(torch.device("cpu"))
     index = device.index or 0
     if not torch.cuda.is_available():
-        raise DeviceUnfit(f"device {name} is not there: {_no_cuda()}", hint=_HINT)
+        raise DeviceUnfit(f"device {name} is not available: {_no_cuda()}", hint=_HINT)
     if index >= (n := torch.cuda.device_count()):
-        raise DeviceUnfit(f"device {name} is not there: torch sees {n} GPU{'s'[: n != 1]}, cuda:0 the first", hint=_HINT)
+        raise DeviceUnfit(f"device {name} is not available: torch sees {n} GPU{'s'[: n != 1]}, cuda:0 the first", hint=_HINT)
     if reason := unfit_gpu(index):
         raise DeviceUnfit(reason, hint=_HINT)
     return FoundDevice(torch.device("cuda", index))

@@ -65,9 +65,11 @@ def llama_like(
     mlp_bias: bool = False,
     window: int | None = None,
 ) -> ModelSpec:
-    """What most families have in common: RMS norms before the blocks, rotary positions, grouped-query attention, a gated feed-forward.
+    """The common part of most families: RMS norms before the blocks, rotary positions,
+    grouped-query attention, a gated feed-forward.
 
-    `splits_hidden`: without a `head_dim`, heads share the hidden size. `activation` is the key that names it.
+    `splits_hidden`: without a `head_dim`, heads share the hidden size. `activation` is the key of
+    the activation.
     """
     named = config.get(activation) or config.default(activation)
     if not isinstance(named, str) or named not in _ACTIVATIONS:
@@ -95,7 +97,7 @@ def llama_like(
 
 
 def window_of(config: Config) -> int | None:
-    """`sliding_window`; null is none."""
+    """`sliding_window`; null means none."""
     window = config.get("sliding_window") if config.has("sliding_window") else config.default("sliding_window")
     if window is not None and (type(window) is not int or not 1 <= window <= MAX_CONTEXT):
         raise config.fail(f"sliding_window must be a whole number from 1 to {MAX_CONTEXT}, not {window!r:.60}")
@@ -110,7 +112,7 @@ def _llama(config: Config) -> ModelSpec:
 
 
 def _mistral(config: Config) -> ModelSpec:
-    """As transformers, without biases whatever the configuration says."""
+    """As in transformers, without biases whatever the configuration contains."""
     return llama_like(config, window=window_of(config))
 
 

@@ -23,7 +23,7 @@ class KvStore:
         shapes = [(n_pages * page_size, kind.n_kv_heads, kind.head_dim) for kind in kinds]
         self.page_size = page_size
         self.n_bytes = n_pages * page_size * spec.kv_bytes_per_token(dtype.itemsize)
-        what, hint = f"a cache of {n_pages * page_size:,} tokens", "ask for less with cache_tokens or cache_mib"
+        what, hint = f"a cache of {n_pages * page_size:,} tokens", "use a smaller cache_tokens or cache_mib"
         if device.type == "cpu":
             demand(self.n_bytes, what, hint=hint)
         self.release()

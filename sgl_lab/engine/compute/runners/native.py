@@ -29,7 +29,9 @@ from .sampling_requests import SamplingRequests
 
 
 class _Underway:
-    """A step that was started. It keeps what the step reads and writes, and ends it should its outputs not be asked for."""
+    """A step in flight. It keeps the memory that the step reads and writes, and ends the step if
+    its outputs are never collected.
+    """
 
     def __init__(self, finish: Callable[[], None], outputs: Callable[[], tuple[RowOutput, ...]], kept: object) -> None:
         self._finish: Callable[[], None] | None = finish

@@ -62,7 +62,7 @@ def failure(sampling: Sampling, *, is_finite: bool) -> RequestFailed:
 
 
 def _shaped(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
-    """Logits after penalties, bias, bans and mask; `logits` itself where there are none."""
+    """Logits after penalties, bias, bans and mask; `logits` itself without any of these."""
     touched = [i for i, sampling in enumerate(samplings) if _shapes(sampling)]
     if not touched:
         return logits
@@ -127,10 +127,11 @@ def _column(values: Sequence[float], like: Tensor) -> Tensor:
 
 
 def _floor(probabilities: Tensor, samplings: Sequence[Sampling]) -> Tensor | None:
-    """The least probability that may still be drawn, [rows, 1]; None where no row truncates.
+    """The least probability that may still be sampled, [rows, 1]; None if no row truncates.
 
-    Every truncation is such a floor: top-k the k-th largest probability, top-p the last one needed to
-    reach p of what top-k left, min-p a share of the largest. Tokens that tie with the floor stay.
+    Every truncation is such a floor: top-k the k-th largest probability, top-p the last one needed
+    to reach p of the rest after top-k, min-p a share of the largest. Tokens that tie with the floor
+    remain.
     """
     n_vocab = probabilities.shape[-1]
     top_k = [min(sampling.params.top_k or n_vocab, n_vocab) for sampling in samplings]

@@ -1,6 +1,8 @@
-"""The sampling requests of a step, as the native side reads and writes them: one for each draw, then one for each scored position.
+"""The sampling requests of a step, as the native side reads and writes them: one for each draw,
+then one for each scored position.
 
-Contexts, biases and masks go down as addresses. `sampler`, the torch twin, says what the parameters mean.
+Contexts, biases and masks are passed as addresses. `sampler`, the torch twin, defines the
+parameters.
 """
 
 from __future__ import annotations

@@ -23,7 +23,9 @@ class Used(Protocol):
 
 class Policy(Protocol):
     def key(self, node: Used) -> Key:
-        """The smallest key goes first; ties go to the older node. Constant while the node is not used."""
+        """The smallest key is evicted first; ties go to the older node. Constant while the node is
+        not used.
+        """
 
 
 class Lru:

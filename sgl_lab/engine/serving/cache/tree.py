@@ -1,8 +1,8 @@
-"""The radix tree: which token prefixes have their KV in the pool, and in which pages.
+"""The radix tree: the token prefixes whose KV is in the pool, and their pages.
 
-A node holds a run of tokens, whole pages of them, and the pages where their KV lies. A lease keeps
-a path from being evicted. Every change is emitted on the line that makes it, so that a fold of
-the events equals the tree. Knows neither requests nor what a page contains.
+A node holds a run of tokens in whole pages, and the pages with their KV. A lease protects a path
+from eviction. Every change is emitted on the line that makes it, so a fold of the events equals the
+tree. Knows neither requests nor the content of a page.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Node:
 class Match(NamedTuple):
     n_tokens: int
     n_idle_pages: int
-    """pages of the match without a lease: a lease would take them from those that can be evicted"""
+    """pages of the match without a lease: a lease would make them unavailable for eviction"""
 
 
 @dataclass(eq=False, slots=True)

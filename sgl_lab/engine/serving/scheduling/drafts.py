@@ -1,9 +1,10 @@
-"""Drafts of the next tokens: what followed in the tree after the same sequence, and what followed the same few tokens.
+"""Drafts of the next tokens: those that followed the same sequence in the tree, and those that
+followed the same few tokens.
 
-A draft is part of its request's row in a step and is drawn anew there. So it changes how many steps a text takes and
-never the text. This module decides what is drafted, and when that pays: rejected drafts are computed for nothing.
-Prompts repeat themselves (J. Saxena, "prompt lookup decoding", 2023), and so does a person who runs a cell again with
-a small edit. Knows neither pages nor rows.
+A draft is part of its request's row in a step and is verified there. It changes the number of steps
+of a text, never the text. This module decides what is drafted, and when it pays: rejected drafts
+cost computation. Prompts repeat themselves (J. Saxena, "prompt lookup decoding", 2023), and so do
+users who run a cell again with a small edit. Knows neither pages nor rows.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ..cache.tree import RadixTree, Tokens
 from .request import Request
 
 KEY = 3
-"""tokens that must be the same before what follows them is drafted"""
+"""number of equal tokens that are required before their successors are drafted"""
 DEPTHS = (32, 16, 8, 5)
 """of the positions with the same key, that one is taken before which most tokens are the same, counted in these steps"""
 POSITIONS = 8
@@ -55,7 +56,9 @@ class Corpus:
             all_tokens.append(token)
 
     def after(self, tail: list[int]) -> tuple[int, int]:
-        """(how many tokens agree with `tail`, the position after them) where most agree; the latest of equals, (0, 0) if there is none."""
+        """(number of tokens that agree with `tail`, the position after them) for the longest
+        agreement; the latest of equals, (0, 0) without any.
+        """
         tokens = self.tokens
         best = (0, 0)
         for position in self._positions.get(tuple(tail[-KEY:]), ())[-POSITIONS:]:
@@ -66,7 +69,7 @@ class Corpus:
 
 @dataclass(slots=True)
 class DraftState:
-    """What is drafted for one request, and how that went."""
+    """The drafts of one request, and their success."""
 
     trust: dict[str, float]
     """by source: share of recent draft tokens that were accepted"""
@@ -74,7 +77,7 @@ class DraftState:
     ends: frozenset[int]
     """tokens that end the text: nothing is drafted beyond them"""
     continuation: Tokens = ()
-    """what is expected from the `start`-th generated token on"""
+    """expected tokens from the `start`-th generated one on"""
     start: int = 0
     n_checked: int = 0
     """generated tokens that are known to agree with it"""
@@ -101,7 +104,7 @@ class DraftState:
         return self.continuation
 
     def expected(self, generated: Sequence[int]) -> Tokens:
-        """What is left of the continuation, if the text agrees with it so far."""
+        """The rest of the continuation, if the text agrees with it so far."""
         n = len(generated)
         if self.continuation[max(0, self.n_checked - self.start) : n - self.start] != tuple(generated[max(self.start, self.n_checked) :]):
             self.continuation = ()
@@ -121,7 +124,7 @@ class Drafts:
         """share of recent n-gram draft tokens that were accepted, of all requests"""
 
     def draft(self, tree: RadixTree, request: Request, n_most: int, n_rows: int) -> Tokens:
-        """What may be drawn next, as far as it is worth its price in a step of `n_rows` rows; often nothing."""
+        """Draft tokens that are worth their cost in a step of `n_rows` rows; often none."""
         state = self._states.get(request.id) or self._begin(request)
         price = _price(n_rows)
         expected = state.expected(request.generated)
@@ -138,7 +141,9 @@ class Drafts:
         return draft
 
     def _at_the_seam(self, tree: RadixTree, request: Request, state: DraftState, price: float) -> Tokens:
-        """A draft of the respelled end of the prompt: with what followed it in the tree, else what followed the same few tokens before."""
+        """A draft of the prompt's end that is generated again: its successors in the tree,
+        otherwise the successors of the same few tokens.
+        """
         again = request.respelled
         continuation = tree.continuation(request.namespace, request.span(0, request.n_tokens), 4 * self._most)
         if continuation[: len(again)] == again and state.trust[TREE] == 1:
@@ -191,7 +196,9 @@ class Drafts:
         self._texts.clear()
 
     def _begin(self, request: Request) -> DraftState:
-        """A greedy text comes again, and most likely one drawn with a seed of its own; what others do is found out."""
+        """A greedy text usually repeats, and so does one with its own seed. For others this is
+        learned.
+        """
         params = request.params
         is_greedy = params is not None and params.temperature == 0
         is_same = is_greedy or (params is not None and params.seed is not None)
@@ -201,7 +208,9 @@ class Drafts:
         return state
 
     def _like_before(self, request: Request, state: DraftState) -> Tokens:
-        """What followed where most of the last tokens were the same, in the request itself or in earlier texts."""
+        """The successors of the longest repetition of the last tokens, in the request itself or in
+        earlier texts.
+        """
         own, start = state.own, max(state.n_indexed, len(request.prompt) - OWN)
         own.extend(request.span(start, request.n_tokens))
         state.n_indexed = request.n_tokens
@@ -217,8 +226,9 @@ def drawable(tokens: Tokens) -> Tokens:
 
 
 def _price(n_rows: int) -> float:
-    """Share of draft tokens that must be accepted: a further token of a step costs so much of what a row of its own costs.
+    """Share of draft tokens that must be accepted: the cost of an additional token of a step
+    relative to a row of its own.
 
-    Measured on the native step: one row is bound by memory, eight and more by arithmetic.
+    Measured on the native step: one row is limited by memory, eight and more by arithmetic.
     """
     return min(0.75, 0.12 + 0.08 * (n_rows - 1))

@@ -28,10 +28,11 @@ def fcfs(tree: RadixTree, waiting: Sequence[Request], draw: random.Random) -> li
 
 
 def dfs_weight(tree: RadixTree, waiting: Sequence[Request], draw: random.Random) -> list[Rank]:
-    """Depth first through the tree, at every node the child below which most requests wait first.
+    """Depth first through the tree, at every node first the child with the most waiting requests
+    below it.
 
-    A node that a request reaches in part counts as that request's too: of requests that end in one node, the one that reaches
-    farther goes first.
+    A node that a request reaches in part counts for that request too. Of requests that end in one
+    node, the one that reaches farther goes first.
     """
     trails = [tree.trail(request.namespace, request.span(0, request.n_tokens)) for request in waiting]
     weights = Counter(node for trail in trails for node in trail)

@@ -35,7 +35,7 @@ MOVES: Mapping[Phase, frozenset[Phase]] = {
 
 
 class Matcher(Protocol):
-    """What a constraint lets a request say, as far as a step has to know."""
+    """The part of a constraint that a step needs."""
 
     @property
     def n_allowed(self) -> Sequence[int | None]:
@@ -55,18 +55,19 @@ class Seam(Protocol):
     """The end of the prompt that is still to be drawn again."""
 
     def n_inside(self, draft: tuple[int, ...]) -> int:
-        """How many of these tokens would say nothing else."""
+        """How many of these tokens spell only the end of the prompt."""
 
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """A prompt to compute and, for a gen, tokens to draw after it.
+    """A prompt to compute and, for a gen, tokens to sample after it.
 
-    Counting: a position counts once, as cached or as computed, by how its KV was come by the first
-    time; what is computed again after a preemption is in `n_recomputed` alone. So a gen that ran to its
-    end has `n_cached + n_computed == len(prompt) + len(generated) - 1 + n_rejected`: the last token has no KV,
-    and rejected drafts have no position. Nor have the forced tokens with which a text
-    ends, after its last drawn one: they are taken off the right side. A text that is forced as a whole takes no step.
+    Counting: a position counts once, as cached or as computed, by the first origin of its KV.
+    Recomputation after a preemption is counted only in `n_recomputed`. A gen that ran to its end
+    therefore has `n_cached + n_computed == len(prompt) + len(generated) - 1 + n_rejected`: the last
+    token has no KV, and rejected drafts have no position. Forced tokens after the last sampled one
+    have no KV either: they are subtracted from the right side. A text that is forced completely
+    takes no step.
     """
 
     id: RequestId
@@ -86,13 +87,13 @@ class Request:
     respelled: tuple[int, ...] = ()
     """tokens that stood at the end of the prompt and may be drawn again: a first draft"""
     n_healed: int = 0
-    """generated tokens that spell the prompt's end again and nothing else: no penalty counts them, and no limit"""
+    """generated tokens that spell only the prompt's end again: no penalty and no limit counts them"""
     n_shared: int = 0
     """leading tokens that another request of the group counts as its own"""
     targets: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    """position -> tokens whose logprobs are wanted after it; a gen drops those that were read"""
+    """position -> tokens whose logprobs are read after it; a gen drops those that were read"""
     matcher: Matcher | None = None
-    """of a gen with a constraint, or that still says the prompt's end again"""
+    """for a gen with a constraint, or while it generates the prompt's end again"""
     seam: Seam | None = None
     """for a gen that still generates the prompt's end again"""
     submitted: float = 0.0

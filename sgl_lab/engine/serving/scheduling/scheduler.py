@@ -1,7 +1,8 @@
-"""What runs next: which requests are admitted, how much of each prompt is computed, which are preempted.
+"""Decides what runs next: which requests are admitted, how much of each prompt is computed, which
+requests are preempted.
 
 Decides with numbers alone: no tensors, no text, no thread. The engine calls `schedule`, runs the
-plan, then tells `advance`, `finish` or `fail` what became of each row.
+plan, then reports the outcome of each row with `advance`, `finish` or `fail`.
 """
 
 from __future__ import annotations
@@ -114,10 +115,12 @@ class Scheduler:
         self._admit(max(0, self._config.step_tokens - n_next), is_ahead=True)
 
     def overlap(self, step: ScheduledStep) -> ScheduledStep | None:
-        """The step after `step`, which is still in flight: each running request goes on from the token that `step` draws for it.
+        """The step after `step`, which is still in flight: each running request continues from the
+        token that `step` samples for it.
 
-        None where the next step has to know that token, or may admit a waiting request. A request that ends with `step` for sure
-        is left out. A request that ends there unexpectedly has computed one extra token, into a page that is free again by then.
+        None if the next step must know that token, or may admit a waiting request. A request that
+        certainly ends with `step` is left out. A request that ends there unexpectedly has computed
+        one extra token, into a page that is free again by then.
         """
         rows = dict(zip(step.requests, step.plan.rows, strict=True))
         going = self._going()
@@ -358,7 +361,9 @@ class Scheduler:
         return tuple(rows)
 
     def _drafts_for(self, request: Request, n_most: int, n_rows: int) -> Tokens:
-        """Drafts of what comes next, with pages for them. They preempt no request, and evict only if none waits."""
+        """Drafts of the next tokens, with pages for them. They preempt no request, and evict only
+        if none waits.
+        """
         n_most = min(n_most, request.limit - len(request.generated) - 1)
         if self._drafts is None or n_most <= 0:
             return ()

@@ -1,8 +1,10 @@
-"""The sampling requests of a step's rows, as the sampling kernels read them, and what these give back: one copy each way a step.
+"""The sampling requests of a step's rows, as the sampling kernels read them, and their results: one
+copy each way per step.
 
-`SamplingRequests` is a view of one buffer of bytes whose layout depends on the sizes of the batch alone: the host fills its own
-buffer through the same views, copies the bytes to the device's, and a captured graph finds everything where it was.
-A buffer of zeros asks for the most probable token of each row. `engine/compute/runners/sampler.py` says what the numbers mean.
+`SamplingRequests` is a view of one buffer of bytes whose layout depends only on the sizes of the
+batch. The host fills its own buffer through the same views and copies the bytes to the device's, so
+a captured graph finds everything at fixed addresses. A buffer of zeros requests the most probable
+token of each row. `engine/compute/runners/sampler.py` defines the numbers.
 """
 
 from __future__ import annotations

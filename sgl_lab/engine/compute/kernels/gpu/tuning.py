@@ -104,7 +104,7 @@ def read(path: Path) -> Mapping[Key, Config]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError) as error:
-        _log.warning("%s is no table of block sizes, so the defaults are used: %s", path, error)
+        _log.warning("%s is not a table of block sizes; the defaults are used: %s", path, error)
         return {}
 
 

@@ -1,9 +1,9 @@
-"""Compiles the native step for this very machine, once, and loads it.
+"""Compiles the native step for this machine, once, and loads it.
 
-The library lies in the model cache under a hash of sources and CPU flags, and one of the compiler, so that a new
-version or another machine builds its own; what was built is found again without a compiler. Building is a matter of
-set-up (`sgl-lab native`); a caller that computes calls `load`, and takes the torch twins where that gives None.
-Knows no torch.
+The library is in the model cache, under a hash of sources and CPU flags and a hash of the compiler.
+A new version or another machine therefore builds its own, and an existing library is found without
+a compiler. Building is a part of the set-up (`sgl-lab native`). A caller that computes uses `load`,
+and the torch twins if that returns None. Knows no torch.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def build(cache_dir: Path) -> Path:
         _compile(target)
     except OSError as error:
         raise NativeUnavailable(
-            f"the native step cannot be written to {target.parent}: {error.strerror}", hint="set SGL_LAB_CACHE to a folder of yours"
+            f"the native step cannot be written to {target.parent}: {error.strerror}", hint="set SGL_LAB_CACHE to a writable folder"
         ) from None
     return target
 
@@ -306,9 +306,9 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
             return fault
         said = library.sgl_message().decode(errors="replace")
         if fault == _NO_MEMORY:
-            raise OutOfMemory(f"the native step is out of memory: {said}", hint="ask for a smaller cache or fewer threads")
+            raise OutOfMemory(f"the native step is out of memory: {said}", hint="use a smaller cache or fewer threads")
         if fault == _NO_THREADS:
-            raise BadArgument(f"the machine gives the native step no more threads: {said}", hint="ask for fewer threads")
+            raise BadArgument(f"the system gives the native step no more threads: {said}", hint="use fewer threads")
         raise InvariantBroken(f"the native step failed: {said}")
 
     for name, types in arguments.items():

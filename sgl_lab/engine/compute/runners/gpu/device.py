@@ -99,9 +99,11 @@ class DeviceRunner:
             self._forward = Forward(on_device, self.kv, sizes=sizes, shared_from=shared_from)
 
     def try_out(self) -> None:
-        """Run a prompt and a step that decodes, before a user waits for them: what they need is compiled, and is seen to work.
+        """Run a prompt and a decode step before a user waits for them: this compiles the kernels
+        and checks that they work.
 
-        DeviceUnfit if it does not (no C compiler for Triton, a driver that is too old), OutOfMemory; the memory is then given back.
+        DeviceUnfit if they do not (no C compiler for Triton, a driver that is too old),
+        OutOfMemory; the memory is then freed.
         """
         error = self._tried_out()
         self.seconds["sampler"] = 0.0
@@ -228,7 +230,7 @@ class DeviceRunner:
         return OutOfMemory(
             f"a step needs {'more memory' if asked is None else f'{asked[1]} more'}: {self._device} has "
             f"{'none' if free is None else mib(free)} free beside {mib(self._n_weights)} of weights and a cache of {mib(self.kv.n_bytes)}",
-            hint="ask for a smaller cache with cache_tokens or cache_mib",
+            hint="use a smaller cache_tokens or cache_mib",
         )
 
     @contextmanager

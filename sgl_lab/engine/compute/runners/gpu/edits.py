@@ -1,6 +1,8 @@
-"""The sampling requests of a step's rows, as the sampling kernels read them: edits of logits, and draws.
+"""The sampling requests of a step's rows, as the sampling kernels read them: edits of logits, and
+draws.
 
-`kernels.gpu.sampling_requests` is their layout; `sampler`, the torch twin of those kernels, says what the parameters mean.
+`kernels.gpu.sampling_requests` defines their layout; `sampler`, the torch twin of those kernels,
+defines the parameters.
 """
 
 from __future__ import annotations

@@ -89,7 +89,9 @@ class Forward:
         self._processors = torch.cuda.get_device_properties(model.device).multi_processor_count if is_cuda else _PROCESSORS
 
     def make_room(self, n_rows: int) -> None:
-        """For the rows of all passes of a step, so that none of them loses the token that a row of the next step goes on from."""
+        """Prepare the rows of all passes of a step, so that none of them loses the token that a row
+        of the next step continues from.
+        """
         self._table.make_room(n_rows)
 
     def start(self, rows: Sequence[Row], needed: Sequence[int], samplings: Sequence[Sampling]) -> Iterator[Part]:
@@ -206,7 +208,8 @@ class Forward:
 
         def compute() -> tuple[Tensor, ...]:
             logits = self._logits(self._hidden(tables, inputs, shape), shape)
-            # What was drawn is kept by the caller: here the rows would go on from it, should this be called twice.
+            # The caller keeps the sampled tokens: stored here, they would be continued from if this
+            # were called twice.
             return (logits,) if requests is None else (logits, sample(logits, requests).packed)
 
         return _Fixed(numbers, inputs.drawn, *self._recorder.recorded(compute, f"decoding of {shape.n_rows} rows"))

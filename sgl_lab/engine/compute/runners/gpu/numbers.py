@@ -27,7 +27,9 @@ class Inputs(NamedTuple, Generic[A]):
 
     where: A
     what: A
-    """what is written to the table first: pages and, where all rows have one token, those tokens, but of overlapped rows"""
+    """first updates of the table: pages and, if all rows have one token, those tokens, except those
+    of overlapped rows
+    """
     ids: A
     """[tokens], or none: then they are in the table, a line each"""
     positions: A

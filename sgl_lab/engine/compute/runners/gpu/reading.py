@@ -1,7 +1,8 @@
-"""What is read of a step's logits on the device, and what that means: draws, scores and the likeliest tokens.
+"""Reads the results of a step's logits on the device: sampled tokens, scores and the likeliest
+tokens.
 
-Every row goes through the sampling kernels, those that are only scored too: the sum over the vocabulary, which all logprobs
-need, comes out of them, and to the same bits whatever is computed with the row.
+Every row passes through the sampling kernels, also if it is only scored: they produce the sum over
+the vocabulary that all logprobs need, with the same bits whatever else is computed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from .edits import edits_of, write
 from .transfer import Array, sent
 
 ANYTHING = Sampling(SamplingParams(temperature=0), 0, 0, (), ())
-"""of a row whose draw is not read"""
+"""of a row whose sampled token is not read"""
 
 
 class RowRequest(NamedTuple):
@@ -44,9 +45,9 @@ class Read(NamedTuple):
 
 
 class Reading:
-    """Starts to read `logits` [rows, vocab] float32; `tensors` are what has to come to the host.
+    """Start to read `logits` [rows, vocab] float32; `tensors` are those to copy to the host.
 
-    `packed` is what was drawn from them already (see `sampling_requests.Drawn`), if it was.
+    `packed` is the result of sampling (see `sampling_requests.Drawn`), if it was part of the pass.
     """
 
     def __init__(self, wanted: Sequence[RowRequest], logits: Tensor, packed: Tensor | None) -> None:
