@@ -32,7 +32,7 @@ def test_use_above_the_budget_says_which_and_by_how_much() -> None:
     ]
 
 
-def test_more_shared_memory_than_the_smallest_card_has_is_told_whatever_the_budget() -> None:
+def test_more_shared_memory_than_the_smallest_card_has_is_reported_for_any_budget() -> None:
     found = {"a": {"sm_80": Use(64, 101_377, 0), "sm_90": Use(64, 101_377, 0)}}
     assert complaints(found, {"a": {"sm_80": [64, 200_000, 0], "sm_90": [64, 200_000, 0]}}) == [
         "a, sm_80: 101377 of shared, more than a card has: 101376"
@@ -49,7 +49,7 @@ def test_a_run_of_many_steps_compiles_each_kernel_once() -> None:
     assert (early > 15, late - early, anew) == (True, 0, 0), ran.stdout
 
 
-def test_a_wrapper_that_no_case_calls_is_told() -> None:
+def test_a_wrapper_that_no_case_calls_is_reported() -> None:
     module = ModuleType("kernels")
     module.attend_twin = module.add_twin = module.add = lambda: None  # a twin that others share has no wrapper of its own
     module.add.__name__ = "add"

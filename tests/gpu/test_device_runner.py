@@ -70,7 +70,7 @@ def test_requests_cut_and_batched_in_many_ways_compute_what_torch_computes(model
         both.run(lambda rows, token=token: [rows.row(request, [token], sample=GREEDY) for request in (3, 1, 2)])
 
 
-def test_a_step_that_nobody_reads_only_writes(model: Decoder) -> None:
+def test_a_step_without_readers_only_writes(model: Decoder) -> None:
     both, prompt = Both(model, 4), tokens(9)
     both.run(lambda rows: [rows.row(1, prompt[:8])])
     both.run(lambda rows: [rows.row(1, prompt[8:], n_targets=1)])

@@ -81,7 +81,7 @@ def test_a_stop_inside_a_draft_ends_the_text_where_it_ended_before() -> None:
     assert usage.cached_tokens + usage.computed_tokens == usage.prompt_tokens + usage.completion_tokens - 1 + usage.rejected_tokens
 
 
-def test_what_is_drafted_in_vain_is_not_in_the_tree() -> None:
+def test_rejected_draft_tokens_are_not_in_the_tree() -> None:
     b = bench()
     replies(b, PROMPT, **LAWFUL)
     other = replies(b, PROMPT, **LAWFUL | {"temperature": 1.0, "seed": 3}).output
@@ -216,7 +216,7 @@ def test_no_more_is_drafted_at_a_time_than_the_config_says(most: int) -> None:
     assert max(event.n_drafted for event in b.fold.of(DraftVerified)) == most
 
 
-def test_a_draft_drives_nobody_out() -> None:
+def test_a_draft_evicts_no_request() -> None:
     b = bench(n_pages=200, max_rows=4)
     for _ in range(3):
         heard = [b.gen((*PROMPT, i), **LAWFUL) for i in range(2)]
@@ -297,7 +297,7 @@ def test_a_step_under_way_ends_before_the_runner_does() -> None:
     assert isinstance(heard.answers[0], EngineStopped)
 
 
-def test_who_is_let_in_ahead_waits_for_what_is_being_computed() -> None:
+def test_a_request_admitted_early_waits_for_the_prefix_in_computation() -> None:
     """Two prompts of which a step of this size can only begin the first: the second may not compute what they share."""
     b = bench(Late(1024, 1), step_tokens=16, max_rows=4)
     heard = [b.gen((*PROMPT[:14], *tail), max_tokens=2, ignore_eos=True) for tail in ((1,) * 9, (2,) * 9)]

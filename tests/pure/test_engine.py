@@ -370,7 +370,7 @@ def test_one_failing_branch_fails_its_whole_group_once() -> None:
     expect_idle(b)
 
 
-def test_a_listener_that_raises_harms_nobody() -> None:
+def test_a_listener_that_raises_has_no_effect_on_requests() -> None:
     class Bad(Heard):
         def on_progress(self, index: int, text: str, ids: tuple[int, ...]) -> None:
             raise ZeroDivisionError("in the listener")

@@ -199,7 +199,7 @@ def test_a_text_is_whole_before_its_tokens_run_out() -> None:
     expect_idle(b)
 
 
-def test_the_way_out_is_told_as_what_it_is() -> None:
+def test_tokens_of_the_forced_ending_are_marked_as_forced() -> None:
     b = bench()
     output = reply(b, **regex("[a-z]+[{]!!") | {"max_tokens": 20, "seed": 3, "temperature": 1.0}, logprobs=True)
     assert re.fullmatch("[a-z]{17}[{]!!", output.text)
@@ -268,7 +268,7 @@ def test_no_way_out_ends_a_text_before_min_tokens() -> None:
         assert output.is_complete == bool(re.fullmatch("a+", output.text))
 
 
-def test_streamed_text_goes_out_as_it_was_told() -> None:
+def test_streamed_text_is_sent_unchanged() -> None:
     b = bench()
     heard = b.gen(PROMPT, **BABBLING, max_tokens=50, seed=2)
     b.drain()

@@ -99,7 +99,7 @@ def test_a_request_beside_pins_is_refused_unless_it_begins_with_them() -> None:
     assert beside.answers
 
 
-def test_a_request_that_was_let_in_before_a_pin_is_answered_when_it_no_longer_fits() -> None:
+def test_a_request_accepted_before_a_pin_is_answered_when_it_no_longer_fits() -> None:
     b = bench(n_pages=60)
     late = Heard()
     group = b.engine.gen(GenJob((2,) * 20, SamplingParams(max_tokens=30)), late)

@@ -210,7 +210,7 @@ def test_a_way_that_is_longer_than_what_is_left_is_none() -> None:
     assert started("regex", "a{100000}").completion is None
 
 
-def test_what_is_said_on_the_way_shortens_it_and_what_leads_off_it_is_told() -> None:
+def test_a_completion_shortens_with_the_text_and_tokens_that_leave_it_are_recognized() -> None:
     matcher = GRAMMARS.start(Constraint("regex", "a(b{9}|c)?d"), 3)
     assert matcher.completion == tuple(b"ad")
     assert matcher.keeps_completion(ord("a"), 2)

@@ -37,7 +37,7 @@ def test_a_text_goes_on_without_waiting_for_what_was_drawn() -> None:
     expect_idle(b)
 
 
-def test_a_text_that_turns_out_to_have_ended_costs_one_token_more_and_is_told_no_later() -> None:
+def test_a_text_that_had_ended_costs_one_extra_token_and_is_reported_no_later() -> None:
     b, _ = overlapping()
     end = b.model.reply(PROMPT, SamplingParams(temperature=0), 0, 6)[-1]
     heard = b.gen(PROMPT, max_tokens=30, ignore_eos=True, stop_token_ids=(end,))
@@ -65,7 +65,7 @@ def test_a_draw_that_must_know_the_token_before_it_waits_for_it(asked: dict[str,
     expect_idle(b)
 
 
-def test_who_arrives_is_let_in_with_the_step_after_the_one_that_was_started() -> None:
+def test_a_new_request_is_admitted_with_the_step_after_the_started_one() -> None:
     b, runner = overlapping()
     b.gen(PROMPT, max_tokens=30, ignore_eos=True)
     for _ in range(5):
@@ -81,7 +81,7 @@ def test_who_arrives_is_let_in_with_the_step_after_the_one_that_was_started() ->
     assert runner.n_overlapped > n_overlapped
 
 
-def test_those_who_wait_for_a_row_are_let_in_when_one_is_free_and_hinder_nobody_before() -> None:
+def test_requests_that_wait_for_a_row_are_admitted_when_one_is_free_and_block_none_before() -> None:
     b, runner = overlapping(max_rows=2)
     heard = [b.gen((i, *PROMPT), max_tokens=n, ignore_eos=True) for i, n in enumerate((12, 20, 6, 6))]
     for _ in range(8):

@@ -323,7 +323,7 @@ def test_a_row_that_passes_in_no_time_is_always_waited_for(backend: LocalBackend
     assert all(processing.is_done for processing in done)
 
 
-def test_log_probabilities_are_told_while_tokens_come(backend: LocalBackend) -> None:
+def test_log_probabilities_are_emitted_as_tokens_are_generated(backend: LocalBackend) -> None:
     class Told(Heard):
         def __init__(self) -> None:
             super().__init__()

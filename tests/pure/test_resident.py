@@ -243,7 +243,7 @@ def test_a_listener_that_asks_the_engine_is_not_waited_for(lab: Lab, monkeypatch
     assert len(listener.answer[0].ids) == 3
 
 
-def test_what_is_sent_at_once_is_obeyed_in_order_and_calls_do_not_wait_for_it(lab: Lab) -> None:
+def test_messages_sent_at_once_are_applied_in_order_and_calls_do_not_wait_for_them(lab: Lab) -> None:
     first, second, cancelled = Waiting(), Waiting(), Waiting()
     with lab.backend.at_once(), lab.backend.at_once():
         lab.backend.submit(long(max_tokens=3), first)

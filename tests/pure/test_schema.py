@@ -119,7 +119,7 @@ def test_a_grammar_takes_a_value_exactly_if_it_is_valid(schema: Any, named: Any,
         ('{"$schema": "http://json-schema.org/draft-07/schema#", "dependencies": {"a": ["b"]}}', BackendUnsupported, "`$schema` at (root)"),
     ],
 )
-def test_a_schema_that_is_wrong_or_cannot_be_obeyed_is_refused_with_the_path(schema: str, error: type[Exception], said: str) -> None:
+def test_an_invalid_or_unsupported_schema_is_refused_with_the_path(schema: str, error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=re.escape(said)) as caught:
         lowered(schema)
     assert "\n" not in str(caught.value)
@@ -171,7 +171,7 @@ EXAMPLES: dict[str, Any] = {
 }
 
 
-def test_the_schemas_of_the_benchmark_are_obeyed() -> None:
+def test_the_schemas_of_the_benchmark_are_enforced() -> None:
     entries = {entry["name"]: entry for entry in json.loads(BENCHMARK.read_text())}
     assert len(entries) >= 50
     for entry in entries.values():

@@ -30,7 +30,7 @@ def test_a_row_that_ends_inside_the_others_beginning_shortens_it() -> None:
     assert groups(tables([1, 2, 3], [1, 2, 3, 4], [1, 2, 3, 4, 5]), 1) == (Group((0, 1, 2), 3),)
 
 
-def test_two_trunks_on_one_root_are_told_apart_where_that_saves_more() -> None:
+def test_two_trunks_on_one_root_are_separate_where_that_saves_more() -> None:
     long, other = [1, 2, *range(10, 30)], [1, 2, *range(40, 60)]
     assert set(groups(tables([*long, 5], [*other, 6], [*long, 7], [*other, 8]), 2)) == {Group((0, 2), 22), Group((1, 3), 22)}
     assert groups(tables([1, 2, 3, 4], [1, 2, 3, 5, 6], [1, 2, 3, 5, 7]), 2) == (Group((0, 1, 2), 3),)

@@ -359,7 +359,7 @@ MUTANTS = (
         SCHEDULER,
         "        n = len(row.tokens) - n_rejected\n",
         "        n = len(row.tokens)\n",
-        "pure/test_drafts.py::test_what_is_drafted_in_vain_is_not_in_the_tree",
+        "pure/test_drafts.py::test_rejected_draft_tokens_are_not_in_the_tree",
     ),
     Mutant(
         "what follows a wrong draft is drawn all the same",
@@ -471,7 +471,7 @@ MUTANTS = (
         SCHEDULER,
         " or self._is_held(request, tokens, 1)",
         "",
-        "pure/test_drafts.py::test_who_is_let_in_ahead_waits_for_what_is_being_computed",
+        "pure/test_drafts.py::test_a_request_admitted_early_waits_for_the_prefix_in_computation",
     ),
     Mutant(
         "a warm is let in ahead, and nobody sees that it is whole",
@@ -662,7 +662,7 @@ MUTANTS = (
         "engine/serving/gen_sample.py",
         "logprob=None, top=(), n_allowed=1)",
         "logprob=None, top=(), n_allowed=1, forced=True)",
-        "pure/test_engine_constraints.py::test_the_way_out_is_told_as_what_it_is",
+        "pure/test_engine_constraints.py::test_tokens_of_the_forced_ending_are_marked_as_forced",
     ),
     Mutant(
         "a whole text goes on into what does not fit",

@@ -251,7 +251,7 @@ DEADLINE_S = 10.0
 
 @pytest.mark.deadline
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_grammar_is_answered_or_refused_in_time_and_holds_nobody_up(name: str) -> None:
+def test_a_hostile_grammar_is_answered_or_refused_in_time_and_delays_no_request(name: str) -> None:
     resident = Resident(Engine(EngineConfig(n_pages=512), HashRunner(512, 1), ByteTokenizer(), context=512))
     card = ModelCard("hash", (), 512, N_VOCAB, "none", "none", replace(TOKEN_LEVEL, chat_template=True))
     backend = LocalBackend(resident, ByteTokenizer(), card)

@@ -56,7 +56,7 @@ def outcomes(grammar_of: Callable[[Any], str]) -> tuple[Counter[str], list[str]]
     return counts, wrong
 
 
-def test_nothing_invalid_is_taken_and_more_is_obeyed_than_by_the_library_alone(
+def test_no_invalid_value_is_accepted_and_more_keywords_are_enforced_than_by_the_library_alone(
     record_table: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_network(*_: object) -> NoReturn:

@@ -187,7 +187,7 @@ def test_embeddings_that_do_not_fit_are_refused(tiny: LoadedModel) -> None:
             stand.gen((1, 2, *block.ids), block)
 
 
-def test_embeddings_that_nobody_may_write_are_read(tiny: LoadedModel) -> None:
+def test_read_only_embeddings_are_read(tiny: LoadedModel) -> None:
     ids = tokens(12)
     block = block_of(tiny, ids[2:7])
     frozen = Block(block.content, memoryview(bytes(block.embeddings or b"")).cast("f", (5, tiny.model.spec.hidden)))

@@ -87,7 +87,7 @@ def test_a_triton_that_does_not_fit_leaves_the_cpu(gpus: Any, monkeypatch: pytes
     assert "\n" not in remark
 
 
-def test_a_script_that_asks_for_a_gpu_is_told_that_there_is_none(tiny_folder: Path, gpus: Any) -> None:
+def test_a_script_that_asks_for_a_gpu_learns_that_there_is_none(tiny_folder: Path, gpus: Any) -> None:
     gpus()
     with pytest.raises(DeviceUnfit, match="not available"):
         sgl.Lab(str(tiny_folder), device="cuda")
@@ -156,7 +156,7 @@ def test_a_gpu_that_cannot_run_our_kernels_leaves_the_model_to_the_cpu(
     assert attempt.remark == "cuda:0 cannot run our kernels: Failed to find C compiler; the CPU serves instead"
 
 
-def test_a_pool_that_nobody_sized_is_halved_until_it_fits(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pool_without_a_given_size_is_halved_until_it_fits(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sgl_lab.engine.compute.runners import choose
 
     made, refused = choose.make_runner, []

@@ -404,7 +404,7 @@ def room(n_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-def test_a_runner_closes_over_a_step_that_nobody_took(library: ctypes.CDLL, loaded: LoadedModel) -> None:
+def test_a_runner_closes_with_an_untaken_step(library: ctypes.CDLL, loaded: LoadedModel) -> None:
     for threads in (1, 2):
         rows = Native(loaded, library, 4, threads=threads)
         outputs = rows.start(pair(rows))

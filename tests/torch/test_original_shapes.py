@@ -350,7 +350,7 @@ def test_a_runtime_completes_plain_prompts_as_json_and_in_pieces(runtime: sgl.Ru
 @pytest.mark.parametrize(
     ("wrong", "named"), [({"model_pth": "smollm2"}, "did you mean 'model_path'"), ({"cache_tokens": 0}, "cache_tokens must be")]
 )
-def test_what_a_runtime_is_told_wrong_is_refused(wrong: dict[str, Any], named: str) -> None:
+def test_wrong_arguments_of_a_runtime_are_refused(wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(BadArgument, match=named):
         sgl.Engine(**wrong)
 
