@@ -122,7 +122,9 @@ class Row:
 
     @property
     def samplings(self) -> tuple[Sampling, ...]:
-        """Of every draw that may be wanted: after the last of the last `n_drafts + 1` tokens, in order."""
+        """One entry per possible draw, in order: a draw follows each of the last `n_drafts + 1`
+        tokens.
+        """
         if self.sample is None:
             return ()
         return tuple(self.sample.after(self.drafts[:n]) for n in range(self.n_draws))

@@ -1,4 +1,4 @@
-"""Constraints compiled: each once, on its caller's thread, and started as often as there are samples.
+"""Compiled constraints. Each is compiled once, on its caller's thread, and started once per sample.
 
 Knows tokens and bytes; nothing of requests, steps or models. The parser underneath is llguidance's.
 """
@@ -44,7 +44,9 @@ class Compiled(NamedTuple):
 
 
 class Grammars:
-    """May be used from any thread. `jump`: tokens that a constraint leaves no choice about come without being drawn."""
+    """May be used from any thread. With `jump`, tokens forced by a constraint are appended without
+    a draw.
+    """
 
     def __init__(self, spelling: Spelling, *, jump: bool = True) -> None:
         self._spelling = spelling

@@ -71,7 +71,9 @@ class Matcher:
             self._track.take(self._bytes(token))
 
     def keeps_completion(self, token: int, most: int) -> bool:
-        """Whether the text can still be whole, at most `most` tokens after `token`, which comes next; `completion` then begins after it."""
+        """Whether the text can still be complete within `most` tokens after `token`, the next one.
+        If so, `completion` begins after it.
+        """
         path = self.completion
         if path is None:
             return True

@@ -117,7 +117,9 @@ class Speller:
         return made
 
     def _rule(self, key: Any, lines: Callable[[], Iterable[_Line]]) -> str:
-        """The rule of that meaning. It is named here and written later, since it may contain itself."""
+        """The rule of that meaning. It is named here and written later, because it may be
+        recursive.
+        """
         if key not in self._named:
             if len(self._named) >= MAX_RULES:
                 raise BackendUnsupported(

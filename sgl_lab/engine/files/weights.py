@@ -32,7 +32,9 @@ class Read(Protocol):
     """A source of a model's weights, by their Hugging Face names."""
 
     def __call__(self, *names: str, dtype: torch.dtype | None = None) -> Tensor:
-        """Those tensors stacked along their rows. None is the type in which they are stored, float32 if they are of several."""
+        """These tensors stacked along their rows. With dtype None they keep their stored type;
+        tensors of different types become float32.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +212,9 @@ def _stored(path: Path, data: int, size: int, entry: Any, origin: str) -> _Store
 
 
 def fingerprint(files: list[Path], *, times: bool = False) -> str:
-    """Tells one model from another in milliseconds: sizes, the first 8 MiB and 64 samples of each file; `times`: when it was written."""
+    """A fingerprint of a model, computed in milliseconds from the size, the first 8 MiB and 64
+    samples of each file; with `times`, also from the modification time.
+    """
     digest = hashlib.sha256()
     try:
         for path in files:

@@ -152,7 +152,8 @@ class Engine:
         processings = [
             Processing(groups.of(request), request, step.plan.step, now, row, output)
             for request, row, output in zip(step.requests, step.plan.rows, outputs, strict=True)
-            # The others failed with a sibling, were cancelled, or draw this token once more: an earlier one is still processed.
+            # The others failed with a sibling, were cancelled, or draw this token again because an
+            # earlier one is still processed.
             if request.phase is Phase.RUNNING and not request.is_processed
         ]
         groups.take_in(processings)
@@ -186,7 +187,9 @@ class Engine:
         self._groups.process = process
 
     def wake_with(self, wake: Callable[[], object]) -> None:
-        """`wake` is called from another thread when such a row is done late, so that `step` is called again."""
+        """`wake` is called from another thread when such a row completes late, so that `step` is
+        called again.
+        """
         self._groups.wake = wake
 
     def cancel(self, request: RequestId) -> None:

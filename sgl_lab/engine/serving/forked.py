@@ -1,4 +1,5 @@
-"""A process that was forked after a model was loaded has the model's memory and none of its threads: nothing can be computed there.
+"""A process that is forked after a model was loaded has the model's memory but not its threads. It
+cannot compute.
 
 Neither can a model of its own be: the libraries underneath hang in such a process.
 """

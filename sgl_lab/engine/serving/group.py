@@ -25,7 +25,7 @@ Answer = Callable[[], None]
 
 
 class Deferring(Protocol):
-    """In a listener's place: calls it on another thread, on which its answer is put together too."""
+    """A listener that calls another one on another thread, where the answer is also built."""
 
     def deliver(self, call: Callable[[Any], None]) -> None:
         """Have `call` called with the listener."""

@@ -17,7 +17,7 @@ from .scheduling.scheduler import ScheduledStep
 
 
 class Masks:
-    """The masks of a step's constrained rows. A call works them out, once, while the model computes."""
+    """The masks of a step's constrained rows. One call computes them, while the model computes."""
 
     def __init__(self, step: ScheduledStep, process: Process = process_here) -> None:
         self._fillings = [

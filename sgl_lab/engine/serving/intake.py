@@ -81,7 +81,9 @@ class Intake:
         return self._fitting(GenGroup(job, listener, self._vocabulary, self._grammars, spellings, namespace, limit, most, seed, now))
 
     def prepare(self, constraint: Constraint) -> None:
-        """BadArgument or BackendUnsupported if it cannot be followed; otherwise the first `gen` with it need not wait."""
+        """Compile it ahead, so that the first `gen` with it does not wait. BadArgument or
+        BackendUnsupported if it is not supported.
+        """
         self._grammars.prepare(constraint)
 
     def score(self, job: ScoreJob, listener: ScoreListener, *, exact: bool = False) -> ScoreGroup:

@@ -1,4 +1,4 @@
-"""Request groups that wait or run: how each of their requests begins and ends, and the answers that are due."""
+"""Waiting and running request groups: how their requests begin and end, and which answers are due."""
 
 from __future__ import annotations
 
@@ -83,7 +83,9 @@ class OpenGroups:
     # ------------------------------------------------------------ what their rows gave
 
     def take_in(self, processings: Sequence[Processing]) -> None:
-        """Process rows, on other threads where a user's pattern is in the way, and act upon what is done."""
+        """Process rows, on other threads if they have a user's pattern, and apply the results of
+        completed ones.
+        """
         self._process(processings)
         self._take_in(processings)
 
@@ -183,7 +185,7 @@ class OpenGroups:
                 self.finish(group, request, "abort")
 
     def fail(self, group: RequestGroup, culprit: Request, error: Exception) -> None:
-        """One request failed: its group is answered with the error, and no other group is concerned."""
+        """Answer the group of a failed request with the error. Other groups are not affected."""
         self._emit(EngineFault(culprit.id, described(error)))
         if not isinstance(error, RequestFailed):
             failure = RequestFailed(f"request {culprit.id} failed: {described(error)}")
@@ -227,7 +229,9 @@ class OpenGroups:
             self._answers.append(answer)
 
     def answer(self) -> None:
-        """Call the listeners, when the step's books are closed. A listener that raises harms no other."""
+        """Call the listeners after the step's state is complete. An error of one listener does not
+        affect others.
+        """
         answers, self._answers = self._answers, []
         for answer in answers:
             try:

@@ -1,4 +1,5 @@
-"""Threads on which rows pass the patterns of users (`processing`), so that the engine's thread does not run them.
+"""Threads that match rows against users' patterns (`processing`), so that the engine's thread does
+not.
 
 The engine waits until all rows of a step are through, but for a pattern that computes for long: of that one it goes on without the
 request. How long is measured in the time that its thread computes, so that no count depends on how busy the machine is.
@@ -33,7 +34,9 @@ class PatternThreads:
         """the last one takes what comes next; the others are not done with what they took"""
 
     def __call__(self, tasks: Sequence[Task], *, until_done: bool = False) -> None:
-        """Comes back when all are done or, but for `until_done`, those that are not compute for longer than `PATIENCE_S` each."""
+        """Returns when all are done. Without `until_done` it also returns when each unfinished one
+        has computed for longer than `PATIENCE_S`.
+        """
         if not self._workers:
             self._workers.append(_Worker(self._queue, self._through))
         for task in tasks:
@@ -83,7 +86,7 @@ class _Worker:
             return 0.0
 
     def _now_s(self) -> float:
-        """Seconds that this thread has computed; where the system does not tell, seconds that have passed."""
+        """CPU seconds of this thread; elapsed seconds if the system does not report them."""
         return time.monotonic() if self._clock is None else time.clock_gettime(self._clock)
 
     def _work(self) -> None:

@@ -18,7 +18,9 @@ from .scheduling.request import Matcher, Request
 
 
 class Processing:
-    """One row of a request, or its beginning where there is no row. To be called once, from any thread; it raises nothing."""
+    """One row of a request, or the request's start if there is no row. Call it once, from any
+    thread. It does not raise.
+    """
 
     __slots__ = ("accepted", "answer", "error", "group", "is_aborted", "is_done", "notify", "now", "output", "request", "row", "step")
 
@@ -75,7 +77,9 @@ class Filling:
 
 
 def _error_of(work: Callable[[], None]) -> Exception | None:
-    """What `work` raises: a pattern, a token's bytes or a constraint. No other request is concerned."""
+    """The error that `work` raised: in a pattern, a token's bytes or a constraint. Other requests
+    are not affected.
+    """
     try:
         work()
     except Exception as error:
@@ -89,7 +93,7 @@ def _error_of(work: Callable[[], None]) -> Exception | None:
 
 class Process(Protocol):
     def __call__(self, tasks: Sequence[Processing] | Sequence[Filling], *, until_done: bool = False) -> None:
-        """Call them all. It comes back when they are done or, but for `until_done`, after a moment."""
+        """Call them all. Returns when they are done, or without `until_done` after a moment."""
 
 
 def process_here(tasks: Sequence[Processing] | Sequence[Filling], *, until_done: bool = False) -> None:

@@ -29,7 +29,9 @@ class Recovery:
         self._clock = clock
 
     def recover(self, error: Exception) -> None:
-        """Flush the cache, let all requests wait and pin again. If that was tried too often, all groups fail."""
+        """Flush the cache, return all requests to the queue and pin again. After too many attempts
+        all groups fail.
+        """
         self._emit(EngineFault(None, f"{described(error)}; the cache was flushed"))
         self._scheduler.restart()
         lost = self._pins.forget()

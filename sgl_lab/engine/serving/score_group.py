@@ -12,7 +12,9 @@ from .trie import branches
 
 
 class ScoreGroup(RequestGroup):
-    """The branches of a trie of choices. The first carries the prompt; the others find it in the tree."""
+    """The branches of a trie of choices. The first one includes the prompt; the others reuse it
+    from the tree.
+    """
 
     def __init__(self, job: ScoreJob, listener: ScoreListener, namespace: Namespace, now: float) -> None:
         self._job = job

@@ -1,4 +1,6 @@
-"""Choices as a trie: which rows score them all, each shared beginning computed as seldom as possible."""
+"""Choices as a trie: the rows that score all of them while computing each shared prefix as rarely
+as possible.
+"""
 
 from __future__ import annotations
 

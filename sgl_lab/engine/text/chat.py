@@ -93,7 +93,9 @@ class ChatTemplate:
         return locality_of(sandbox.environment().plain(self._source))
 
     def _grown(self, earlier: Rendered, messages: tuple[Message, ...], n_same: int) -> Rendered | None:
-        """What stands unchanged of an earlier rendering, and what follows; None if too few turns, `n_same`, are the same."""
+        """The unchanged part of an earlier rendering, and the rest; None if `n_same` equal turns
+        are too few.
+        """
         locality = self._locality
         last_kept = n_same - 2  # its content's beginning: what is before that no later turn can change
         if locality is None or last_kept - 2 - locality.n_head < locality.period:

@@ -230,7 +230,9 @@ def _pieces_of(owner: str, name: str, *args: Any, **kwargs: Any) -> Any:
 
 
 class _Measured(NodeTransformer):
-    """Puts a measure around whatever makes a value of others or reads a whole one, and a count into every loop."""
+    """Wraps each operation that builds or fully reads a value with a size check, and adds a counter
+    to every loop.
+    """
 
     def _around(self, node: nodes.Expr) -> nodes.Expr:
         self.generic_visit(node)

@@ -79,7 +79,9 @@ class Spellings:
         return (end, self._spelling.encode(text + "a")) if text[-1:].isspace() else (end,)
 
     def mask(self, rest: bytes, inside: frozenset[int]) -> tuple[array[int], int]:
-        """Tokens that spell `rest` to its end or beyond, and those `inside`, as `Sampling.masks` has them; and how many they are."""
+        """A mask in the format of `Sampling.masks`, and its number of tokens: those that spell
+        `rest` to its end or beyond, and those in `inside`.
+        """
         key = rest, inside
         with self._lock:
             known = self._masks.get(key)

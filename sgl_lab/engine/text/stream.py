@@ -59,7 +59,9 @@ class TextStream:
 
     @property
     def n_ids(self) -> int:
-        """How many tokens belong to `text` whole. One that the stop cuts does not, nor one that ends inside a character."""
+        """The number of tokens that belong to `text` completely. A token cut by the stop does not,
+        nor does one that ends inside a character.
+        """
         return self._n_before(self._end)
 
     @property
@@ -94,7 +96,9 @@ class TextStream:
         return self._cut is not None
 
     def close(self) -> None:
-        """No more tokens; bytes that never became a character become U+FFFD, or are left out. The text is then final."""
+        """End the stream. Bytes of an incomplete character become U+FFFD or are dropped. The text
+        is then final.
+        """
         if self._cut is None and not self._is_whole and self._decoder.getstate()[0]:
             self._append(self._decoder.decode(b"", final=True), may_stop=True)
             self._borders.append((len(self._decoded), self.n_tokens))
@@ -158,7 +162,9 @@ class TextStream:
 
 
 class _Begun:
-    """How much of a stop, and less than all of it, stands at the end of a text. A character costs the same whatever the stop's length."""
+    """The length of the longest proper prefix of a stop that ends a text. The cost per character
+    does not depend on the stop's length.
+    """
 
     def __init__(self, stop: str) -> None:
         self.n = 0
@@ -180,7 +186,9 @@ class _Begun:
 
 @lru_cache(64)
 def _shorter(stop: str) -> tuple[int, ...]:
-    """Of each beginning of `stop`, by its length: how long the longest shorter one is that it ends with."""
+    """For each prefix of `stop`, by length: the length of its longest proper suffix that is also a
+    prefix of `stop`.
+    """
     found, n = [0, 0], 0
     for character in stop[1:]:
         while n and stop[n] != character:

@@ -123,7 +123,7 @@ class Tokenizer:
         return []
 
     def decode(self, ids: Iterable[int], *, special: bool = True) -> str:
-        """Text of `ids`, special tokens spelled out or left out; bytes that are no UTF-8 become U+FFFD."""
+        """Text of `ids`, with or without special tokens. Bytes that are not UTF-8 become U+FFFD."""
         said = ids if special else (token for token in ids if token not in self.special_ids and token not in self.eos_ids)
         return b"".join(map(self.token_bytes, said)).decode("utf-8", errors="replace")
 

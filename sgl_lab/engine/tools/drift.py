@@ -1,4 +1,5 @@
-"""How far logprobs move with the way they are computed: in company, from the cache, in chunks, all at once.
+"""How much logprobs depend on the way they are computed: in a batch, from the cache, in chunks, or
+all at once.
 
 Knows a backend, by its port, and texts; nothing of how a backend computes.
 """
@@ -54,7 +55,7 @@ class _Tally:
         self.flips = [0.0]
 
     def compare(self, reference: TokenLogprob, other: dict[int, float]) -> None:
-        """Logprobs of one place: the likeliest as the reference has them, and some as `other` has them."""
+        """Logprobs at one position: the highest of the reference, and some of `other`."""
         known = dict(reference.top)
         shared = known.keys() & other.keys()
         self.differences += [abs(known[token] - other[token]) for token in shared]
@@ -67,7 +68,9 @@ class _Tally:
 
 
 def measure(backend: Backend, flush: Callable[[], object], texts: Sequence[str] = TEXTS) -> Drift:
-    """Each text alone and from nothing, then in other ways. `flush` empties the cache, and is called often."""
+    """Compute each text alone with an empty cache, then in other ways. `flush` empties the cache
+    and is called often.
+    """
     prompts = [encoded(backend, text) for text in texts]
     tally = _Tally()
     references = []

@@ -75,7 +75,9 @@ class Job(NamedTuple):
         return reusable + self.run_from(0)
 
     def request(self, config: EngineConfig, namespace: Namespace) -> Request:
-        """To be served again. A gen that was cancelled before its first token is a prompt to compute, as a score is."""
+        """A request to serve again. A gen that was cancelled before its first token counts as a
+        prompt to compute, like a score.
+        """
         queued, n_generated = self.queued, len(self.generated)
         room = config.cache_tokens + 1 - len(queued.prompt)
         kind = "score" if queued.kind == "gen" and not n_generated else queued.kind

@@ -13,7 +13,9 @@ from torch import Tensor
 
 
 def _has_layout(dtype: torch.dtype) -> bool:
-    """Whether oneDNN has a layout of its own for such weights on this CPU; without AVX-512 it has none for bfloat16."""
+    """Whether oneDNN has its own layout for such weights on this CPU. Without AVX-512 it has none
+    for bfloat16.
+    """
     return torch._C._has_mkldnn and (dtype is torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 

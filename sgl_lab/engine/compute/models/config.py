@@ -95,7 +95,9 @@ class Config:
         return tuple(entries.number(index) for index in range(n))
 
     def expect(self, key: str, *values: object) -> None:
-        """ModelError if the key has a value other than these, with which it changes nothing, and was not read."""
+        """ModelError if an unread key has a value other than `values`. With one of these values the
+        key has no effect.
+        """
         if key in self._data and key not in self._read and self._data[key] not in values:
             raise self.fail(f"{key} {self._data[key]!r:.60} is not supported")
 

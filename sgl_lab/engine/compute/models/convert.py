@@ -59,7 +59,9 @@ class CacheUnwritable(ModelError):
 
 
 def convert(path: Path, name: str, cache_dir: Path, progress: Progress) -> Path:
-    """The converted folder of a GGUF file, made now if it is not there yet. ModelError, ModelDamaged, CacheUnwritable."""
+    """The converted folder of a GGUF file, created if necessary. ModelError, ModelDamaged,
+    CacheUnwritable.
+    """
     from filelock import FileLock
 
     label = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:80] or "model"
@@ -169,7 +171,9 @@ def config_from_gguf(gguf: GgufFile) -> dict[str, Any]:
 
 
 def _rope_scaling(gguf: GgufFile, metadata: _Metadata, context: object) -> dict[str, Any] | None:
-    """As llama.cpp reads it: a factor alone is a linear one, and a divisor for each frequency comes on top."""
+    """The scaling as llama.cpp reads it: a factor alone is linear, and a divisor per frequency
+    applies in addition.
+    """
     kind = metadata.take("rope.scaling.type", "linear")
     factor, older = metadata.take("rope.scaling.factor"), metadata.take("rope.scale_linear")
     factor = 1.0 if kind == "none" else factor or older or 1.0  # 0 is none
@@ -235,7 +239,9 @@ def interleaved(spec: ModelSpec) -> dict[str, int]:
 
 
 def row_order(n_rows: int, heads: int) -> npt.NDArray[np.int64]:
-    """Rows of a rotated projection: GGUF stores the two halves of each head interleaved, the Hugging Face layout one after the other."""
+    """Reorder the rows of a rotated projection. GGUF interleaves the two halves of each head; the
+    Hugging Face layout stores one half after the other.
+    """
     return np.arange(n_rows).reshape(heads, -1, 2).swapaxes(1, 2).ravel()
 
 

@@ -1,4 +1,6 @@
-"""Which kinds of layers each executor computes: the one place that refuses a model, before any of its weights is read."""
+"""Which kinds of layers each executor computes. Only this module rejects a model, before any weight
+is read.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,9 @@ def _around(spec: ModelSpec) -> Iterator[tuple[Kind, str]]:
 
 
 def unfit(spec: ModelSpec, executor: Executor) -> str | None:
-    """Why the executor cannot compute the model, with the first layer and the kind; None if it can."""
+    """Why the executor cannot compute the model: the first unsupported layer and its kind. None if
+    it can.
+    """
     for index, layer in enumerate(spec.layers):
         for kind, words in _kinds(layer):
             if kind not in executor.computes:
@@ -102,7 +106,7 @@ def unfit(spec: ModelSpec, executor: Executor) -> str | None:
 
 
 def fitted(spec: ModelSpec, executor: Executor, name: str = "the model") -> ModelSpec:
-    """The model as the executor computes it. ModelError names the layer and the kind that it does not compute."""
+    """The model as the executor computes it. ModelError names an unsupported layer and its kind."""
     if reason := unfit(spec, executor):
         raise ModelError(f"{name} cannot be computed: {reason}", hint=executor.hint if unfit(spec, TORCH) is None else "")
     return spec if executor.windows else _without_windows(spec)

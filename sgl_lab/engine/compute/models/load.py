@@ -139,7 +139,9 @@ def read_spec(path: Path, *, name: str, cache_dir: Path, progress: Progress = un
 
 
 def _weight_bytes(spec: ModelSpec, dtype: str, is_packed: bool, target: torch.device) -> int:
-    """Packed on a CPU, an embedding that is the head as well is there once; on a GPU it is in bfloat16 beside a packed head."""
+    """On a CPU, a packed embedding that is also the head is stored once. On a GPU it is stored in
+    bfloat16, beside a packed head.
+    """
     one_end = spec.vocab * spec.hidden
     n_layers = spec.n_params - one_end * (1 if spec.tied else 2)
     head = _WEIGHT_BYTES["int8" if dtype == "int4" else dtype]

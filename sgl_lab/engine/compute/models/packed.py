@@ -29,7 +29,7 @@ KINDS = {"int4": Kind.Q4, "int8": Kind.Q8, "bfloat16": Kind.BF16}
 
 @dataclass(frozen=True, slots=True)
 class PackedDecoder:
-    """Everything that the native step reads. `dtype` is that of keys and values, `device` the CPU."""
+    """All inputs of the native step. `dtype` is the type of keys and values; `device` is the CPU."""
 
     spec: ModelSpec
     kind: Kind

@@ -23,7 +23,9 @@ from ..models.spec import KvGroup
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
-    """One row of several tokens: they are [begin, end) of the flat batch and attend to `slots`, the context as far as it is read."""
+    """One row of several tokens, [begin, end) of the flat batch. They attend to `slots`, the part
+    of the context that is read.
+    """
 
     begin: int
     end: int
@@ -102,7 +104,9 @@ class Batch:
 
 
 def taken_out(tokens: npt.NDArray[np.int64], blocks: Iterable[Block], device: torch.device) -> Embedded | None:
-    """The embeddings of the positions of blocks among `tokens`, which become those of token 0; None where there are none."""
+    """The embeddings of block positions among `tokens`; None without such positions. The ids at
+    these positions become 0.
+    """
     at = np.flatnonzero(tokens < 0)
     if not len(at):
         return None
@@ -142,7 +146,9 @@ def _padded(contexts: Sequence[npt.NDArray[np.int64]]) -> tuple[npt.NDArray[np.i
 
 
 def _mask(row: Row, window: int | None) -> npt.NDArray[np.bool_] | None:
-    """Which of the positions that a row reaches each of its tokens reads; None is all up to its own."""
+    """Which positions of a row's context each of its tokens reads. None means all up to the token's
+    own position.
+    """
     if row.start == 0 and (window is None or row.end <= window):
         return None
     queries = np.arange(row.start, row.end)[:, None]

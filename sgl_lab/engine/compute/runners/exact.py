@@ -83,7 +83,7 @@ class ExactRows:
         return draws, scores
 
     def _tiles(self, rows: Sequence[Row]) -> Iterator[list[_Span]]:
-        """The rows' tokens one after the other, cut into tiles; a row's later tokens never come before its earlier ones."""
+        """The tokens of the rows in sequence, split into tiles. Tokens of one row stay in order."""
         spans: list[_Span] = []
         n_free = self.tile
         for row in rows:
@@ -148,7 +148,7 @@ def grouped(q: Tensor, n_kv: int) -> Tensor:
 
 
 def is_uniform(model: Decoder, n: int) -> bool:
-    """Whether a tile filled with one token, again and again, comes out the same to the bit in every row."""
+    """Whether a tile that repeats one token has bitwise equal results in every row."""
     kinds, device = [layer.attention for layer in model.spec.layers], model.device
     generator = torch.Generator().manual_seed(0)
     for n_context in PROBES:

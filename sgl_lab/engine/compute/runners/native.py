@@ -115,7 +115,9 @@ class NativeRunner:
         return self.start(plan)()
 
     def start(self, plan: Plan) -> Callable[[], tuple[RowOutput, ...]]:
-        """The other threads set to work; the call that comes back joins them. InvariantBroken while the last one is still to come."""
+        """Start the other threads. The returned call joins them. InvariantBroken if the previous
+        step is not joined yet.
+        """
         if self._underway is not None and self._underway() is not None:
             raise InvariantBroken(f"step {plan.step} starts before the results of the one before are taken")
         rows = plan.rows

@@ -23,7 +23,9 @@ _FEW = 256
 
 
 def sample(logits: Tensor, samplings: Sequence[Sampling]) -> list[Draw | RequestFailed]:
-    """Draw one token a row from `logits` [rows, vocab] float32, which are left as they are. A row without a possible token fails alone."""
+    """Draw one token per row from `logits` [rows, vocab] float32, which are not modified. Only a
+    row without a possible token fails.
+    """
     total = logits.logsumexp(-1)
     shaped = _shaped(logits, samplings)
     tokens = shaped.argmax(-1)  # the lowest id of equally good ones
@@ -109,7 +111,7 @@ def _drawn(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
     the vocabulary.
     """
 
-    # Taken from the best logit and kept off zero, so that no temperature however low makes an infinity.
+    # Relative to the best logit and kept above zero, so that no temperature produces an infinity.
     temperature = _column([max(sampling.params.temperature, 1e-30) for sampling in samplings], logits)
     probabilities = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)
     floor = _floor(probabilities, samplings)
@@ -117,7 +119,8 @@ def _drawn(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
         probabilities = probabilities.where(probabilities >= floor, 0)
     cumulative = probabilities.cumsum(-1, dtype=torch.float64)
     points = _column([uniform(sampling.seed, sampling.position) for sampling in samplings], cumulative) * cumulative[:, -1:]
-    # A point that rounding put on the very end belongs to the last token with any probability: there the sum stops growing.
+    # If rounding moves a point to the very end, it belongs to the last token with a nonzero
+    # probability, where the sum stops growing.
     last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())
     return torch.minimum(torch.searchsorted(cumulative, points, right=True), last)[:, 0]
 

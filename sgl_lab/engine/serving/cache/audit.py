@@ -15,7 +15,9 @@ from .tree import Lease, Node, RadixTree
 
 
 def audit(tree: RadixTree, leases: Iterable[Lease], held: Mapping[RequestId, Iterable[int]]) -> None:
-    """InvariantBroken unless tree, pool, the `leases` that are out and the pages `held` by requests agree."""
+    """InvariantBroken unless the tree, the pool, the open `leases` and the pages `held` by requests
+    agree.
+    """
     wrong: list[str] = []
     size = tree.pool.page_size
     everything: list[Node] = []

@@ -21,7 +21,7 @@ class Pin(NamedTuple):
 
 
 class Pins:
-    """`n_pages` and `n_shared` may be read from any thread; the rest belongs to the thread of the tree."""
+    """`n_pages` and `n_shared` may be read from any thread, all else only from the tree's thread."""
 
     def __init__(self, tree: RadixTree) -> None:
         self._tree = tree

@@ -250,7 +250,9 @@ class RadixTree:
             self._offer(node)
 
     def reset(self) -> None:
-        """Forget everything, leases too; for books that were found wrong. The pool is reset as well."""
+        """Discard all nodes and leases, after an inconsistency was found. The pool is reset as
+        well.
+        """
         for node in reversed(list(self.nodes())):
             if node.parent is not None:
                 self._reported.pop(node.id, None)

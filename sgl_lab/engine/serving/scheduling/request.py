@@ -45,7 +45,9 @@ class Matcher(Protocol):
         """As much of a draft as may come next."""
 
     def masks(self, n: int) -> tuple[memoryview, ...]:
-        """Of the next draw, and of those after one more draft each (`Sampling.masks`); to be filled before anything is drawn."""
+        """Masks of the next draw and of the draws after one more draft each (`Sampling.masks`).
+        They must be filled before the draw.
+        """
 
     def fill(self, draft: tuple[int, ...]) -> None:
         """Fill them, for this draft. ConstraintFailed if no token may come next."""

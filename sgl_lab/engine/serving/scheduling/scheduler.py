@@ -141,7 +141,9 @@ class Scheduler:
         return ScheduledStep(Plan(self._step, tuple(self._next_row(request, rows[request]) for request in going)), tuple(going), ())
 
     def _may_overlap(self, request: Request, row: Row) -> bool:
-        """Whether `row` draws one token for `request`, and that is all that the next draw needs of it."""
+        """Whether `row` draws exactly one token for `request`, and the next draw needs nothing else
+        from it.
+        """
         if row.sample is None or row.n_drafts or request.targets or request.matcher is not None or row.sample.params.is_penalised:
             return False
         return self._drafts is None or self._drafts.is_quiet(request)
@@ -156,7 +158,9 @@ class Scheduler:
         )
 
     def advance(self, request: Request, row: Row, n_accepted: int = 0, *, is_over: bool = False) -> None:
-        """The positions of `row` have their KV; of its drafts the first `n_accepted` are accepted, the others rejected."""
+        """Record that the KV of `row` is computed. The first `n_accepted` of its drafts are
+        accepted, the others rejected.
+        """
         was_prefilling = request.is_prefilling
         n_rejected = row.n_drafts - n_accepted
         n = len(row.tokens) - n_rejected
@@ -257,7 +261,9 @@ class Scheduler:
     # ------------------------------------------------------------ admission
 
     def _admit(self, budget: int, *, is_ahead: bool = False) -> list[tuple[Request, int]]:
-        """Move waiting requests to running while rows, tokens and pages last; how much of each is computed now, 0 if it is here already."""
+        """Move waiting requests to running while rows, tokens and pages are available. Returns how
+        many tokens of each are computed now; 0 if all are cached.
+        """
         admitted: list[tuple[Request, int]] = []
         held: set[Request] = set()
         order = self._order() if budget and len(self.running) < self._config.max_rows else []
@@ -323,7 +329,8 @@ class Scheduler:
         if n_own + match.n_idle_pages + self._reserve() > self._pool.n_free + self._tree.n_idle_pages:
             if self.running:
                 return False
-            # Alone and still no room: lease no page that is recomputed anyway. Submission saw to it that this fits.
+            # There is no other request and still no space: lease no page that is recomputed anyway.
+            # Submission ensured that this fits.
             n_lease = start = start // size * size
         self._retire(request)
         lease = request.lease = self._tree.acquire(request.namespace, tokens[:n_lease])

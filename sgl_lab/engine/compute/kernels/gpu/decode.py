@@ -137,7 +137,9 @@ def _merge(
     outputs, sums, lengths, first, out, n_splits, n_parts,
     HEADS: tl.constexpr, DIM: tl.constexpr, AFTER: tl.constexpr, GRAIN: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """The parts of one head of one row, of which the first `n_splits` are its own and the rest those of its group's prefix."""
+    """The parts of one head of one row. The first `n_splits` are its own; the others belong to its
+    group's prefix.
+    """
     head, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     n_before = tl.load(first + row) if AFTER else 0
     n_after = tl.load(lengths + row) - n_before
@@ -192,7 +194,9 @@ def default_blocks(rows: int, block_d: int, itemsize: int) -> dict[str, int]:
 
 
 def merge(parts: Parts, contexts: Contexts, first: Tensor | None, n_splits: int, grain: int, out: Tensor) -> None:
-    """Add up the parts of every row: its own, and after them those of its prefix, `first[row]` tokens in as many splits."""
+    """Sum the parts of every row: its own, then those of its prefix of `first[row]` tokens in the
+    same number of splits.
+    """
     rows, heads, dim = out.shape
     tensors = (parts.outputs, parts.sums, contexts.lengths, contexts.lengths if first is None else first, out)
     constants = {"HEADS": heads, "DIM": dim, "AFTER": first is not None, "GRAIN": grain, "BLOCK_P": 16, "BLOCK_D": padded(dim)}

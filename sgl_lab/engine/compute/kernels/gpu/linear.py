@@ -31,7 +31,8 @@ multiprocessor of a large card
 
 
 class Packed:
-    """A weight on a device. Products with one are for one stream at a time: they count in `arrived`.
+    """A weight on a device. Only one stream at a time may compute products with it, because they
+    count in `arrived`.
 
     words    int32 [blocks, n_out, 16]: input `plane * 16 + word` of a block is bits `plane * bits` and up of that word
     steps    of each group of 32 inputs, [groups, n_out]: float16 scales, or in 4 bits int32, the scale below the minimum
@@ -86,7 +87,9 @@ def operand_type(dtype: torch.dtype) -> tl.dtype:
 
 @triton.jit
 def _plane(words, scale, offset, PLANE: tl.constexpr, BITS: tl.constexpr):
-    """scale * number + offset, of the numbers in one plane: put into the upper bits of a mantissa, a number q reads 1 + q / 2^bits."""
+    """scale * number + offset for the numbers of one plane. In the upper bits of a mantissa, a
+    number q represents 1 + q / 2^bits.
+    """
     place: tl.constexpr = 23 - BITS
     up: tl.constexpr = place - PLANE * BITS
     moved = words << up if up >= 0 else words >> -up
@@ -225,13 +228,16 @@ def invariant_kernel(
 
 
 def tile(x: Tensor) -> dict[str, int]:
-    """For a product whose bits must not depend on the number of rows; 128 bytes of a row at a time."""
+    """For a product whose bits must not depend on the number of rows. Reads 128 bytes of a row at a
+    time.
+    """
     side = 128 // x.element_size()
     return {"BLOCK_M": 64, "BLOCK_N": side, "BLOCK_K": side, "num_warps": 4, "num_stages": 4}
 
 
 def invariant_matmul(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x @ weight.T + bias in one tile size and one order of sums: a row's bits depend on the row alone.
+    """x @ weight.T + bias with one tile size and one order of sums: the bits of a row depend only
+    on the row.
 
     x        [m, n_in]      bf16, fp16 or fp32
     weight   [n_out, n_in]  as x

@@ -70,7 +70,7 @@ def attend(
 
 
 def padded(size: int) -> int:
-    """`size` as a side of a tile: tiles have powers of two, and those that are multiplied at least 16."""
+    """`size` rounded up to a side of a tile: a power of two, and at least 16 in products."""
     return max(16, 1 << (size - 1).bit_length())
 
 

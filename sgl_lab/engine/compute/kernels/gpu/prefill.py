@@ -29,7 +29,9 @@ def _prefill(
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, PAGE_SIZE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK_M queries of one KV head of one row; tiles that see most start first, so that none is waited for at the end."""
+    """BLOCK_M queries of one KV head of one row. Tiles with the longest context start first, so
+    that no long tile remains at the end.
+    """
     tile, head, row = tl.num_programs(0) - 1 - tl.program_id(0), tl.program_id(1), tl.program_id(2)
     first = tl.load(offsets + row)
     n_queries = (tl.load(offsets + row + 1) - first) * GROUP

@@ -48,7 +48,7 @@ def _quanta(weights):
 
 @triton.jit
 def _source(logits_ptr, shaped_ptr, mask_of_ptr, edit_ends_ptr, row, n_vocab):
-    """(the row's logits after its mask and edits, its mask, its first edit, the end of its edits)"""
+    """(logits of the row after its mask and edits, its mask, its first edit, the end of its edits)"""
     mask = tl.load(mask_of_ptr + row)
     first = tl.load(edit_ends_ptr + row - 1, mask=row > 0, other=0)
     end = tl.load(edit_ends_ptr + row)
@@ -114,7 +114,9 @@ def gather_kernel(
     top_p_ptr, temperature_ptr, min_p_ptr, top_k_ptr, mask_of_ptr, edit_ends_ptr,
     n_vocab, n_tiles, TILE: tl.constexpr, TILES: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """The weights that may be the floor of top-k or top-p or above it, in any order, and the sum of all."""
+    """The weights that can be at or above the floor of top-k or top-p, in any order, and the sum of
+    all weights.
+    """
     row, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     temperature, top_p, top_k = tl.load(temperature_ptr + row), tl.load(top_p_ptr + row), tl.load(top_k_ptr + row)
     best = _best(peaks_ptr, row, n_tiles, TILES)
@@ -164,7 +166,9 @@ def _above(candidates_ptr, n, bits, BLOCK: tl.constexpr):
 
 @triton.jit
 def _floor(candidates_ptr, n, low, enough, OF_COUNTS: tl.constexpr, BLOCK: tl.constexpr):
-    """The bits of a floor, the highest that leaves `enough` (of number or of weight); `low` if none above it does."""
+    """The bits of the highest floor that leaves `enough` (a count or a weight); `low` if no higher
+    floor does.
+    """
     high = tl.full((), ONE + 1, tl.int32)
     n_low, _ = _above(candidates_ptr, n, low, BLOCK)
     n_high = tl.zeros((), tl.int64)
@@ -224,7 +228,9 @@ def pick_kernel(
     points_ptr, temperature_ptr, mask_of_ptr, edit_ends_ptr,
     n_vocab, n_tiles, TILE: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """The row's token: the best, or the one on which its point falls, in the tile on which it falls."""
+    """The row's token: the best one, or the one at its random point, in the tile that contains the
+    point.
+    """
     row = tl.program_id(0).to(tl.int64)
     tiles = tl.arange(0, TILES)
     at, in_row = row * n_tiles + tiles, tiles < n_tiles

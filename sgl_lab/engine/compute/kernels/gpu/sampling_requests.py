@@ -20,7 +20,8 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class SamplingRequests:
-    """Sections in this order, each begins at a multiple of 16 bytes; the masks come last, so that a copy can end after those in use.
+    """Sections in this order, each at a multiple of 16 bytes. The masks come last, so that a copy
+    can stop after the masks in use.
 
     Row r's edits are those from `edit_ends[r - 1]` (0 for the first row) up to `edit_ends[r]`, in
     any order, each token at most once. An edit turns a positive logit into `x / factor` and any
@@ -55,7 +56,9 @@ class SamplingRequests:
 
     @classmethod
     def over(cls, buffer: Tensor, *, n_rows: int, n_vocab: int, n_edits: int, n_masks: int) -> SamplingRequests:
-        """Views of `buffer`, uint8 [at least `n_bytes`] on any device; for so many rows, and room for so many edits and masks."""
+        """Views of `buffer`, uint8 [at least `n_bytes`] on any device, for this number of rows and
+        with capacity for these numbers of edits and masks.
+        """
         views, start = [], 0
         for dtype, shape in _sections(n_rows, n_vocab, n_edits, n_masks):
             end = start + prod(shape) * dtype.itemsize

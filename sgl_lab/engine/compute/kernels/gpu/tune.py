@@ -1,4 +1,4 @@
-"""The search for the best block sizes of every kernel at the shapes of a model, on a GPU that is there."""
+"""Searches the best block sizes of every kernel for the shapes of a model, on an available GPU."""
 
 from __future__ import annotations
 

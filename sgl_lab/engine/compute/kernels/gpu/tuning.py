@@ -56,7 +56,9 @@ _file: Path | None = None
 
 
 def choice(kernel: str, shape: tuple[int, ...], default: Config) -> Config:
-    """The constants of `kernel` (blocks, num_warps, num_stages) for a `shape` that stays the same from step to step."""
+    """The constants of `kernel` (blocks, num_warps, num_stages) for a `shape` that is the same in
+    all steps.
+    """
     key = Key(kernel, shape)
     if (trial := _trial.get()) is not None:
         trial.asked[key] = default

@@ -1,1 +1,3 @@
-"""The native CPU step: C++ sources, how they are built, how weights are packed for them, and their torch twins."""
+"""The native CPU step: its C++ sources, their build, the packing of weights, and reference versions
+in torch.
+"""

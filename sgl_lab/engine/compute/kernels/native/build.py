@@ -130,7 +130,8 @@ def _compile(target: Path) -> None:
 
 
 def load(cache_dir: Path) -> ctypes.CDLL | None:
-    """The library if it has been built for this machine and these sources, and can be opened; never builds.
+    """The library if it is built for this machine and these sources and can be opened. Never builds
+    it.
 
     InvariantBroken if its structures are not those below.
     """
@@ -264,7 +265,9 @@ STRUCTURES: tuple[type[ctypes.Structure], ...] = (
 
 
 def expect_layout(library: ctypes.CDLL) -> None:
-    """InvariantBroken unless the library has the size of each structure and the place of each field as they are here."""
+    """InvariantBroken unless sizes of structures and offsets of fields in the library equal those
+    declared here.
+    """
     n = ctypes.c_int32()
     library.sgl_layout.restype = ctypes.POINTER(ctypes.c_int32)
     found = library.sgl_layout(ctypes.byref(n))[: n.value]

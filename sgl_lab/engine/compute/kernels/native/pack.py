@@ -51,7 +51,9 @@ class Grouped:
 
 
 def in_turn(rows: Tensor) -> Tensor:
-    """Of [2 * n, ...] the two halves by turns, `GROUP` rows of each: as `gated_linear` wants gate and up."""
+    """Interleave the two halves of [2 * n, ...] in groups of `GROUP` rows. `gated_linear` expects
+    gate and up in this order.
+    """
     return rows.view(2, -1, GROUP, *rows.shape[1:]).transpose(0, 1).reshape(rows.shape)
 
 
@@ -61,7 +63,9 @@ def apart(rows: Tensor) -> Tensor:
 
 
 def quantise(weight: Tensor, kind: Kind) -> Grouped:
-    """Round-to-nearest of a float weight [n_out, n_in]; n_in is a multiple of 32. A few rows at a time, whatever memory there is."""
+    """Quantize a float weight [n_out, n_in] by rounding to nearest. n_in is a multiple of 32. A few
+    rows are processed at a time, to bound the memory in use.
+    """
     step = max(1, _AT_ONCE // weight.shape[1])
     parts = [_quantise(weight[start : start + step], kind) for start in range(0, len(weight), step)]
     minimums = [part.minimums for part in parts if part.minimums is not None]

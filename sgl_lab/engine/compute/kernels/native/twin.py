@@ -15,7 +15,9 @@ from .pack import GROUP
 
 
 def round_to_8_bits(x: Tensor) -> Tensor:
-    """x [..., n], each 32 of a row rounded to 255 steps between plus and minus their largest magnitude."""
+    """x [..., n] with each group of 32 values of a row rounded to 255 steps between plus and minus
+    the group's largest magnitude.
+    """
     groups = x.view(*x.shape[:-1], -1, GROUP)
     peak = groups.abs().amax(-1, keepdim=True)
     quants = (groups * (127 / peak).where(peak > 0, 0)).round()

@@ -71,7 +71,9 @@ class _Fixed:
 
 
 class Forward:
-    """`shared_from` tokens of a common prefix or more are attended to once for all rows of one token that begin with them."""
+    """A common prefix of at least `shared_from` tokens is attended to once for all one-token rows
+    that share it.
+    """
 
     def __init__(self, model: DeviceDecoder, kv: KvStore, *, sizes: Sequence[int] = SIZES, shared_from: int = LEAST) -> None:
         self._model = model

@@ -1,4 +1,6 @@
-"""The same computation again and again on the same memory: on a GPU recorded as a CUDA graph and started with one call."""
+"""Repeats one computation on the same memory. On a GPU it is recorded as a CUDA graph and started
+with one call.
+"""
 
 from __future__ import annotations
 
