@@ -1,4 +1,4 @@
-"""The backend that lives in this process: jobs of the language become requests of the resident engine."""
+"""The backend in this process: jobs of the language become requests of the resident engine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..lang.backend.base_backend import BaseBackend
 
 
 class Tokenizer(Protocol):
-    """What the port asks of a tokenizer; see `contracts.port.Backend` for each method."""
+    """The tokenizer's part of the port; see `contracts.port.Backend` for each method."""
 
     def encode(self, text: str, *, markup: bool = False) -> tuple[int, ...]: ...
 
@@ -33,11 +33,11 @@ class Tokenizer(Protocol):
 
 
 class LocalBackend(BaseBackend):
-    """`contracts.port.Backend` over a resident engine. It says RequestQueued, where a request meets its fork.
+    """`contracts.port.Backend` over a resident engine. It emits RequestQueued, which links a
+    request to its fork.
 
-    Listeners are called on threads of their own, in order: none of them holds up the engine.
-
-    Of one engine there may be two: one as fast as can be, and one whose card says that it is deterministic.
+    Listeners are called on threads of their own, in order: none of them holds up the engine. An
+    engine may have two backends: a fast one, and one whose card declares it deterministic.
     """
 
     def __init__(self, resident: Resident, tokenizer: Tokenizer, card: ModelCard, emit: Emit = silent) -> None:
@@ -45,7 +45,7 @@ class LocalBackend(BaseBackend):
         self._tokenizer = tokenizer
         self._card = card
         self.emit = emit
-        """where programs that run on this backend say their events too"""
+        """where programs on this backend emit their events"""
 
     def __reduce__(self) -> NoReturn:
         raise ProgramError("a backend belongs to the engine of this process and cannot be pickled", hint="make a lab in each process")
@@ -69,12 +69,12 @@ class LocalBackend(BaseBackend):
         return self._queue(group, job.fork, None)
 
     def pin(self, job: WarmJob, listener: WarmListener) -> RequestId:
-        """As `warm`, and what was computed is never evicted until `unpin` with the number that is returned."""
+        """Like `warm`, and the result is not evicted until `unpin` with the returned number."""
         group = self._resident.engine.pin(job, self._resident.heard(listener), exact=self._card.capabilities.deterministic)
         return self._queue(group, job.fork, None)
 
     def unpin(self, handle: RequestId) -> None:
-        """BadArgument if nothing is pinned under that number."""
+        """BadArgument if there is no pin of that number."""
         self._resident.unpin(handle)
 
     def _queue(self, group: RequestGroup, fork: ForkId | None, expr: ExprId | None) -> RequestId:
@@ -93,11 +93,13 @@ class LocalBackend(BaseBackend):
         self._resident.cancel(request)
 
     def flush(self) -> None:
-        """Forget every prefix that no request uses."""
+        """Drop every prefix that no request uses."""
         self._resident.flush()
 
     def shutdown(self) -> None:
-        """End the engine's thread and give its memory back; requests that still run fail with EngineStopped."""
+        """Stop the engine's thread and free its memory. Requests that still run fail with
+        EngineStopped.
+        """
         self._resident.close()
 
     def poll(self) -> None:

@@ -1,6 +1,6 @@
-"""What a backend can do, as data: one declaration, which refusals, the documentation and views read.
+"""The capabilities of a backend as data: one declaration for refusals, documentation and views.
 
-What a backend does not declare is refused, in words that come from here, on the line of the program that asks for it.
+An undeclared feature is refused, with a message from here, at the line of the program that uses it.
 """
 
 from __future__ import annotations
@@ -13,30 +13,32 @@ from .errors import BackendUnsupported
 from .params import CONSTRAINTS, MAX_N, MAX_STOPS, MAX_TOP_LOGPROBS, SamplingParams
 
 Choices = Literal["", "scored", "decided", "generated"]
-"""How a backend selects: by the log-probabilities of each choice's tokens, by a call of the server's own, or by a gen under a constraint"""
+"""How a backend selects: by the log-probabilities of each choice's tokens, by a call of the
+server's own, or by a constrained gen.
+"""
 
 SAMPLING = (
     *("max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "stop_token_ids", "stop_regex", "ignore_eos"),
     *("frequency_penalty", "presence_penalty", "repetition_penalty", "logit_bias", "skip_special_tokens"),
 )
-"""The parameters of a request that a backend follows or does not."""
+"""The parameters of a request that a backend supports or not."""
 _DEFAULTS = SamplingParams()
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Of a million tokens each, in one currency."""
+    """Prices per million tokens, in one currency."""
 
     prompt: float
     completion: float
     cached: float | None = None
-    """None where a cached token costs as much as any"""
+    """None if a cached token costs the same as any other"""
     currency: str = "USD"
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """Of one backend with its model. What is not named is not there."""
+    """The capabilities of one backend with its model. Everything that is not listed is missing."""
 
     token_ids: bool = False
     plain_text: bool = False
@@ -60,7 +62,7 @@ class Capabilities:
     prices: Prices | None = None
 
     def missing(self, name: str, by: str, asked_by: str = "", what: str = "") -> BackendUnsupported:
-        """The refusal of what a program asks of the backend called `by`."""
+        """The error for a feature that the backend called `by` does not support."""
         about, most = ABOUT[name], getattr(self, name)
         asked_by = asked_by or about.asked_by
         if type(most) is int and most:
@@ -70,7 +72,9 @@ class Capabilities:
         return BackendUnsupported(message, hint=about.instead or f"leave out {asked_by}")
 
     def check(self, params: SamplingParams, by: str, *, is_tool_call: bool = False) -> None:
-        """BackendUnsupported for the first thing in `params` that the backend called `by` does not do."""
+        """BackendUnsupported for the first parameter in `params` that the backend called `by` does
+        not support.
+        """
         for name in SAMPLING if len(self.sampling) < len(SAMPLING) else ():
             value = getattr(params, name)
             if name not in self.sampling and value != getattr(_DEFAULTS, name):
@@ -91,13 +95,17 @@ class Capabilities:
             raise self.missing("constraints", by, f"{constraint.kind}=", f"constraint of kind {constraint.kind}")
 
     def check_choices(self, by: str, *, is_default: bool) -> None:
-        """BackendUnsupported for a select that the backend called `by` cannot make; `is_default`: by the method that needs no tokens."""
+        """BackendUnsupported for a select that the backend called `by` cannot make. `is_default`:
+        with the method that needs no tokens.
+        """
         if not self.choices or not (is_default or self.choices == "scored"):
             raise self.missing("choices" if is_default else "logprobs", by, "" if is_default else "choices_method=")
 
 
 class About(NamedTuple):
-    """Of a capability: what a backend then has, what of a program asks for it, and what to do without it."""
+    """A capability: what a backend with it has, what in a program requires it, and what to do
+    without it.
+    """
 
     what: str
     asked_by: str = ""
@@ -144,11 +152,11 @@ TOKEN_LEVEL = Capabilities(
     warms=True,
     cached_counts=True,
 )
-"""What every backend does that takes token ids; its model decides the rest."""
+"""Capabilities of every backend that takes token ids; its model determines the rest."""
 
 
 def table(backends: Mapping[str, Capabilities]) -> str:
-    """In Markdown: a row a capability, a column a backend."""
+    """A Markdown table with a row per capability and a column per backend."""
     rows = [("what", "asked for by", *backends), ("---",) * (2 + len(backends))]
     for name, about in ABOUT.items():
         rows.append((about.what, about.asked_by, *(_cell(getattr(each, name)) for each in backends.values())))

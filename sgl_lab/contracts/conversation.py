@@ -1,8 +1,9 @@
-"""The port at the level of a conversation: messages in, text and tool calls out. For engines that stand behind an API.
+"""The port at the level of a conversation: messages in, text and tool calls out. For engines behind
+an API.
 
-As `port.py` is for engines that take token ids. A backend works on its own thread. It answers a job by calling the job's
-listener: deltas any number of times, then exactly one of `on_done` and `on_error`, also after a cancel. A job asks for
-nothing that the backend's capabilities do not name.
+It corresponds to `port.py` for engines that take token ids. A backend works on its own thread. It
+answers a job by calling the job's listener: any number of deltas, then exactly one of `on_done` and
+`on_error`, also after a cancel. A job requires nothing beyond the backend's capabilities.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class ImagePart:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallPart:
-    """A call that the model asks for. The server's `id` ties its result to it."""
+    """A call that the model requests. The server's `id` links its result to it."""
 
     id: str
     name: str
@@ -48,7 +49,9 @@ Part = TextPart | ImagePart | ToolCallPart | ToolResultPart
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One turn. `role` is system, user, assistant or tool; a tool's turn holds results, calls stand in an assistant's."""
+    """One turn. `role` is system, user, assistant or tool. A tool's turn holds results; an
+    assistant's turn may hold calls.
+    """
 
     role: str
     parts: tuple[Part, ...]
@@ -67,7 +70,7 @@ class ToolSpec:
 
 
 Prompt = str | tuple[ChatMessage, ...]
-"""Messages, of which the last is an assistant's where its answer is begun already; or plain text that is to be gone on with"""
+"""Messages, the last of which is an assistant's if its answer has begun; or plain text to continue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +78,14 @@ class ChatJob:
     prompt: Prompt
     params: SamplingParams
     tools: tuple[ToolSpec, ...] = ()
-    """one of them is to be called: then the params hold no constraint"""
+    """one of them must be called; the params then hold no constraint"""
     fork: ForkId | None = None
     expr: ExprId | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TextLogprob:
-    """Of one token of an answer, which is known by its text."""
+    """One token of an answer, identified by its text."""
 
     text: str
     logprob: float
@@ -91,9 +94,11 @@ class TextLogprob:
 
 @dataclass(frozen=True, slots=True)
 class ChatOutput:
-    """One sample: `text` without what a stop cut off, and without what the model thought aloud where the server tells it apart.
+    """One sample. `text` excludes what a stop cut off, and the model's reasoning if the server
+    separates it.
 
-    Of `usage`, what the server does not report is 0; `cached_tokens` mean something where the capabilities name them.
+    In `usage`, values that the server does not report are 0. `cached_tokens` is meaningful if the
+    capabilities include it.
     """
 
     text: str
@@ -101,12 +106,12 @@ class ChatOutput:
     """stop, length, abort, or a word of the server's own, such as content_filter"""
     usage: Usage
     matched_stop: str | int | None = None
-    """None also where the server does not tell"""
+    """also None if the server does not report it"""
     tool_calls: tuple[ToolCallPart, ...] = ()
     reasoning: str = ""
     logprobs: tuple[TextLogprob, ...] = ()
     is_complete: bool | None = None
-    """whether the text is all that the constraint wants; None without a constraint"""
+    """whether the text is complete under the constraint; None without a constraint"""
 
 
 class ChatListener(Protocol):
@@ -120,7 +125,7 @@ class ChatListener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DecisionJob:
-    """Which of the choices comes next, as the server decides it."""
+    """Which of the choices comes next, decided by the server."""
 
     prompt: Prompt
     choices: tuple[str, ...]
@@ -131,7 +136,7 @@ class DecisionJob:
 @dataclass(frozen=True, slots=True)
 class DecisionOutput:
     probabilities: tuple[float, ...]
-    """of each choice; they sum up to 1"""
+    """of each choice; their sum is 1"""
     usage: Usage
 
 
@@ -143,10 +148,12 @@ class DecisionListener(Protocol):
 
 @runtime_checkable
 class ConversationBackend(Port, Protocol):
-    """The port. `converse` and `decide` raise what a job can never run for at once; what goes wrong later reaches the listener.
+    """The port. `converse` and `decide` raise at once if the job can never run; later errors reach
+    the listener.
 
-    A cancelled gen ends with `on_done`, its partial outputs having finish_reason "abort"; a cancelled decision ends with
-    `on_error(Stopped)`. `decide` is called only where the capabilities say that choices are decided.
+    A cancelled gen ends with `on_done`; its partial outputs have finish_reason "abort". A cancelled
+    decision ends with `on_error(Stopped)`. `decide` is called only if the capabilities say that
+    choices are decided.
     """
 
     def converse(self, job: ChatJob, listener: ChatListener) -> RequestId: ...
@@ -158,5 +165,7 @@ AnyBackend = Backend | ConversationBackend
 
 
 def takes_tokens(backend: object) -> TypeGuard[Backend]:
-    """Whether it has the port at the level of tokens. Its class is asked first: to look for each method takes 0.1 ms."""
+    """Whether it implements the port at the level of tokens. Its class is checked first, because
+    looking up each method takes 0.1 ms.
+    """
     return issubclass(type(backend), Backend) or isinstance(backend, Backend)

@@ -1,8 +1,10 @@
-"""What the language needs of a backend that takes token ids; the language owns this, backends supply it.
+"""What the language needs of a backend that takes token ids. The language owns this interface;
+backends implement it.
 
-`conversation.py` is the same for backends that take messages. A backend works on its own thread. It answers a job by
-calling the job's listener: progress any number of times, then exactly one of `on_done` and `on_error`, also after a
-cancel. Listeners are called on the backend's thread and must be quick; they may submit again.
+`conversation.py` is the same for backends that take messages. A backend works on its own thread. It
+answers a job by calling the job's listener: any number of progress calls, then exactly one of
+`on_done` and `on_error`, also after a cancel. Listeners are called on the backend's thread and must
+be quick; they may submit again.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from .spans import Block
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What a backend says of itself."""
+    """A backend's description of itself."""
 
     name: str
     namespace: Namespace
@@ -39,7 +41,9 @@ class Message:
 
 
 class Segment(NamedTuple):
-    """A piece of a rendered chat. Only `markup` may spell special tokens; content is plain text, whatever it spells."""
+    """A piece of a rendered chat. Only `markup` may spell special tokens; content is always plain
+    text.
+    """
 
     text: str
     markup: bool
@@ -49,13 +53,15 @@ class Segment(NamedTuple):
 class TokenLogprob:
     token: int
     logprob: float | None
-    """None for a first token without anything before it, for one that no step computed, and for a position of a block"""
+    """None for a first token without a predecessor, for a token that no step computed, and for a
+    position of a block
+    """
     top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Counts in tokens; times in seconds. README.md, "What the counts mean", says what each counts."""
+    """Counts in tokens, times in seconds. README.md, "What the counts mean", defines each count."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -81,48 +87,60 @@ class GenJob:
     fork: ForkId | None = None
     expr: ExprId | None = None
     heal: int = 0
-    """the last so many tokens of the prompt may be others, which spell the same and go on: what follows may merge with them"""
+    """number of last prompt tokens that may be replaced by others with the same text, which may
+    merge with what follows
+    """
     begun: int = 0
-    """the last so many tokens of the prompt are the answer's already: they begin its first character"""
+    """number of last prompt tokens that belong to the answer: they begin its first character"""
     lead: str = ""
-    """what the first of them says before the answer"""
+    """text of the first of them before the answer"""
     whole: bool = False
-    """a text that ends inside a character ends before the token that begins it, and its tokens are `held`; else it ends with U+FFFD"""
+    """True: a text that ends inside a character ends before the token that begins it, and its
+    tokens are `held`. False: it ends with U+FFFD
+    """
     blocks: tuple[Block, ...] = ()
-    """those whose ids stand in the prompt (`contracts.spans`), in any order, and maybe others"""
+    """the blocks whose ids are in the prompt (`contracts.spans`), in any order, and possibly others"""
 
 
 @dataclass(frozen=True, slots=True)
 class GenOutput:
-    """One sample. `ids` and `logprobs` are aligned and belong to `text`: what a stop cut off is in none of them.
+    """One sample. `ids` and `logprobs` are aligned and belong to `text`: text cut off by a stop is
+    in none of them.
 
-    Of a token that a stop cut in the middle, what is left is encoded anew: tokens at the end of `ids` that were never drawn and
-    have no entry in `logprobs`. `ids` begin with the `begun` ones of the job.
+    If a stop cuts a token, the rest before the stop is encoded again: these tokens at the end of
+    `ids` were never sampled and have no entry in `logprobs`. `ids` begin with the `begun` ones of
+    the job.
     """
 
     text: str
     ids: tuple[int, ...]
     finish_reason: str
-    """stop, length or abort; length too where a constraint brought the text to its end since tokens ran out"""
+    """stop, length or abort; length also if a constraint completed the text because tokens ran out"""
     matched_stop: str | int | None
     logprobs: tuple[TokenLogprob, ...]
-    """asked for with `params.logprobs`; tokens with which a constraint forced or brought it to its end have none: no step computed them"""
+    """requested with `params.logprobs`; tokens that a constraint forced or that complete the text
+    have none, because no step computed them
+    """
     usage: Usage
     is_complete: bool | None = None
-    """whether the text is all that the constraint wants; None without a constraint"""
+    """whether the text is complete under the constraint; None without a constraint"""
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     """of the prompt's tokens from `params.prompt_logprobs_from` on"""
     healed: tuple[int, ...] | None = None
-    """what stands in the place of the prompt's last `heal` tokens, before `ids`; None where the prompt stays as it was"""
+    """tokens that replace the prompt's last `heal` tokens, before `ids`; None if the prompt is
+    unchanged
+    """
     lead: str = ""
-    """the end of the prompt's text, where the first token of `ids` (or of `held`) begins with it"""
+    """the end of the prompt's text, if the first token of `ids` (or of `held`) begins with it"""
     held: tuple[int, ...] = ()
-    """tokens after `ids` that end inside a character: they are in no text until more tokens make it whole"""
+    """tokens after `ids` that end inside a character; they are in no text until more tokens
+    complete it
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreJob:
-    """Log-probabilities of each choice's tokens after the prompt; choices share the prompt's KV."""
+    """Log-probabilities of each choice's tokens after the prompt. Choices share the prompt's KV."""
 
     prompt: tuple[int, ...]
     choices: tuple[tuple[int, ...], ...]
@@ -135,7 +153,7 @@ class ScoreJob:
 @dataclass(frozen=True, slots=True)
 class ScoreOutput:
     logprobs: tuple[tuple[TokenLogprob, ...], ...]
-    """one row a choice, one entry a token of that choice"""
+    """one row per choice, one entry per token of that choice"""
     usage: Usage
 
 
@@ -151,7 +169,9 @@ class WarmJob:
 
 class GenListener(Protocol):
     def on_progress(self, index: int, text: str, ids: tuple[int, ...]) -> None:
-        """Sample `index` grew by `text` and `ids` (deltas; text never ends inside a character or a possible stop)."""
+        """Sample `index` grew by `text` and `ids` (deltas). Text never ends inside a character or a
+        possible stop.
+        """
 
     def on_done(self, outputs: tuple[GenOutput, ...]) -> None: ...
 
@@ -160,10 +180,14 @@ class GenListener(Protocol):
 
 @runtime_checkable
 class LogprobListener(Protocol):
-    """A listener of gens that is also told of log-probabilities while tokens come, where the job asks for them."""
+    """A listener of gens that also receives log-probabilities while tokens arrive, if the job
+    requests them.
+    """
 
     def on_logprobs(self, index: int, logprobs: tuple[TokenLogprob, ...]) -> None:
-        """Those of the `ids` of the `on_progress` that follows. What was forced has none yet, and may have one in `on_done`."""
+        """Log-probabilities of the `ids` of the next `on_progress`. Forced tokens have none yet,
+        but may have one in `on_done`.
+        """
 
 
 class ScoreListener(Protocol):
@@ -179,18 +203,20 @@ class WarmListener(Protocol):
 
 
 class Port(Protocol):
-    """What both ports have. All methods may be called from any thread."""
+    """The common part of both ports. All methods may be called from any thread."""
 
     def describe(self) -> ModelCard: ...
 
     def prepare(self, constraint: Constraint) -> None:
-        """Compile the constraint. BadArgument if it is malformed, BackendUnsupported if it cannot be followed.
+        """Compile the constraint. BadArgument if it is malformed, BackendUnsupported if the backend
+        cannot enforce it.
 
-        The first call may take seconds of the caller's thread. A job prepares a constraint that was not prepared before.
+        The first call may take seconds on the caller's thread. A job prepares a constraint that was
+        not prepared before.
         """
 
     def cancel(self, request: RequestId) -> None:
-        """The request ends as soon as possible. An unknown or finished request is ignored."""
+        """End the request as soon as possible. An unknown or finished request is ignored."""
 
     def poll(self) -> None:
         """Raise EngineStopped if nothing submitted will ever be answered; otherwise do nothing."""
@@ -200,9 +226,10 @@ class Port(Protocol):
 class Backend(Port, Protocol):
     """The port at the level of tokens. A prompt has at least one.
 
-    `submit`, `score` and `warm` raise BadArgument, BackendUnsupported, PromptTooLong or CacheFull at once
-    when the job can never run; what goes wrong later reaches the listener. A cancelled gen ends with `on_done`, its partial
-    outputs having finish_reason "abort"; a cancelled score or warm ends with `on_error(Stopped)`.
+    `submit`, `score` and `warm` raise BadArgument, BackendUnsupported, PromptTooLong or CacheFull
+    at once if the job can never run. Later errors reach the listener. A cancelled gen ends with
+    `on_done`; its partial outputs have finish_reason "abort". A cancelled score or warm ends with
+    `on_error(Stopped)`.
     """
 
     def submit(self, job: GenJob, listener: GenListener) -> RequestId: ...
@@ -212,28 +239,34 @@ class Backend(Port, Protocol):
     def warm(self, job: WarmJob, listener: WarmListener) -> RequestId: ...
 
     def at_once(self) -> AbstractContextManager[object]:
-        """Jobs that this thread gives inside start together: none of them before the block ends. Do not wait for one inside."""
+        """Jobs that this thread submits inside the block start together, at its end. Do not wait
+        for one inside.
+        """
 
     def encode(self, text: str, *, markup: bool = False) -> tuple[int, ...]:
-        """Token ids of `text`; special tokens are recognised only in markup. No BOS is added."""
+        """Token ids of `text`. Special tokens are recognised only in markup. No BOS is added."""
 
     def encode_all(self, segments: Sequence[Segment]) -> tuple[int, ...]:
-        """Token ids of several pieces as one text, cut only at the special tokens that markup spells."""
+        """Token ids of several pieces as one text, split only at the special tokens of markup."""
 
     def decode(self, ids: Sequence[int], *, special: bool = True) -> str:
-        """Text of `ids`, special tokens spelled out or, with `special=False`, left out.
+        """Text of `ids`, with special tokens spelled out or, with `special=False`, left out.
 
-        Bytes that are no UTF-8 become U+FFFD; a block is U+FFFC, which its first position spells.
+        Invalid UTF-8 becomes U+FFFD. A block is U+FFFC, at its first position.
         """
 
     def n_open(self, ids: Sequence[int]) -> int:
-        """How many of the last of these tokens may have to be others once more text follows (`GenJob.heal`); 0 where it cannot heal."""
+        """How many of the last of these tokens may have to be replaced once more text follows
+        (`GenJob.heal`); 0 if the backend cannot heal.
+        """
 
     def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> tuple[Segment, ...]:
         """The model's own chat template over all messages. BackendUnsupported if it has none."""
 
     def render_text(self, text: str) -> tuple[Segment, ...]:
-        """What stands before a prompt without roles (a BOS where the model wants one), then the text."""
+        """The text before a prompt without roles (a BOS if the model uses one), then the text."""
 
     def render_start(self) -> tuple[Segment, ...]:
-        """What a text stands after that the model begins itself: BOS, or what stood between texts in its training; empty without either."""
+        """The text before a text that the model begins itself: BOS, or the separator of texts in
+        its training; empty without either.
+        """

@@ -6,21 +6,21 @@ from collections.abc import Callable
 from typing import NoReturn
 
 HERE = 'sgl.Runtime(model_path="smollm2") runs a model in this process'
-_REMOTE = f"remote backends are not here yet; {HERE}"
-_GRAPHS = "graphs of programs are not here yet; run(...) executes a program"
+_REMOTE = f"remote backends are not available yet; {HERE}"
+_GRAPHS = "graphs of programs are not available yet; run(...) executes a program"
 
 NOT_YET = dict.fromkeys(("RuntimeEndpoint", "OpenAI", "Anthropic", "VertexAI", "Gemini", "LiteLLM"), _REMOTE) | {
-    "image": "images are not here yet",
-    "video": "videos are not here yet",
-    "ServerArgs": f"there is no server, so servers and their arguments are not here yet; {HERE}",
-    "GenConfig": "settings that stand apart from a gen are not here yet; give them to gen(...), or to run(...) for all gens",
+    "image": "images are not available yet",
+    "video": "videos are not available yet",
+    "ServerArgs": f"there is no server, so servers and their arguments are not available yet; {HERE}",
+    "GenConfig": "settings outside a gen are not available yet; pass them to gen(...), or to run(...) for all gens",
 }
 """Missing names of the package."""
 
 NOT_YET_INSIDE = (
     NOT_YET
     | dict.fromkeys(("SglArgument", "SglVariable", "SglFork", "SglGetForkItem", "TracingScope", "trace_program", "compile_func"), _GRAPHS)
-    | {"SglImage": "images are not here yet", "SglVideo": "videos are not here yet"}
+    | {"SglImage": "images are not available yet", "SglVideo": "videos are not available yet"}
     | dict.fromkeys(("Runtime", "Engine"), "they start a model; import them from sgl_lab")
 )
 """Missing names of the modules below."""

@@ -1,6 +1,6 @@
-"""What a program does with one strand: append to it, fork it, and read it.
+"""The operations on one strand: append to it, fork it, and read it.
 
-Appending queues; reading waits for what it reads and raises what went wrong.
+Appending queues. Reading waits for the value and raises if it failed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Access:
         self._run = strand.run
 
     def append_expression(self, value: object) -> None:
-        """The same as `s += value`, for a place where no assignment can stand."""
+        """Like `s += value`, where an assignment is not possible."""
         self._stream.submit(as_expr(value))
         if self._run.eager:
             self.sync()
@@ -42,11 +42,13 @@ class Access:
     # ------------------------------------------------------------ reading
 
     def get_var(self, name: Name) -> Any:
-        """The value under `name`, or the n-th unnamed one; waits for it. Of a gen or a select it is the text."""
+        """The value of `name`, or the n-th unnamed one; waits for it. For a gen or a select it is
+        the text.
+        """
         return self._variable(name).value
 
     def get_meta_info(self, name: Name) -> Any:
-        """Counts, finish reason, log-probabilities; a list of such for several samples."""
+        """Counts, finish reason, log-probabilities; a list of these for several samples."""
         return self._finished(name).meta
 
     def set_var(self, name: Name, value: object) -> None:
@@ -55,7 +57,7 @@ class Access:
             variable.set(value)
 
     def text(self) -> str:
-        """All text so far, the chat template's included."""
+        """All text so far, including the chat template's."""
         self._drained()
         with self._run.lock:
             return self._stream.transcript.text()
@@ -67,14 +69,15 @@ class Access:
             return [{"role": message.role, "content": message.content} for message in self._stream.transcript.messages]
 
     def sync(self) -> None:
-        """Wait until everything appended is done; raise what went wrong. The state of a program that has ended answers for its forks too:
-        of those, what nobody has seen."""
+        """Wait until everything appended is done, and raise the error if it failed. The state of a
+        program that has ended also raises errors of its forks that no read has raised.
+        """
         self._run.wait(self._is_over)
         if (error := self._outcome()) is not None:
             raise error
 
     def error(self) -> Exception | None:
-        """As `sync`, and tell what went wrong instead of raising it."""
+        """Like `sync`, but returns the error instead of raising it."""
         self._run.wait(self._is_over)
         return self._outcome()
 
@@ -91,7 +94,7 @@ class Access:
         return self._is_idle() and (not self._answers_for_forks or self._run.idle)
 
     def _is_there(self, name: Name) -> Callable[[], bool]:
-        """Whether there is a value, or will never be one."""
+        """Whether there is a value, or never will be."""
 
         def settled() -> bool:
             variable = self._stream.variables.get(name)
@@ -122,7 +125,7 @@ class Access:
             self._finished(name)
 
     def _drained(self) -> None:
-        """As `sync`, but what a stopped run has said by then can be read."""
+        """Like `sync`, but the partial results of a stopped run can be read."""
         self._run.wait(self._is_idle)
         if self._run.body_active or not isinstance(self._stream.error, Stopped | None):
             self._raise()
@@ -149,7 +152,7 @@ class Access:
         if close := difflib.get_close_matches(str(name), known, n=1):
             hint = f"did you mean {close[0]!r}?"
         else:
-            hint = f"there is {', '.join(known)}" if known else "nothing has been generated under a name"
+            hint = f"there is {', '.join(known)}" if known else "no named value has been generated"
         return UnknownVariable(f"no variable {name!r}", hint=hint)
 
 
@@ -161,6 +164,6 @@ def _checked_offset(offset: object, n_forks: int) -> tuple[int, ...] | None:
         raise BadArgument(f"position_ids_offset needs a whole number for each of {n_forks} forks, not {offset!r:.60}", hint="leave it out")
     numbers = tuple(map(index, given))
     if any(numbers):
-        said = "position_ids_offset has no effect: a fork's positions go on where its parent's end"
+        said = "position_ids_offset has no effect: a fork's positions continue where its parent ends"
         warnings.warn_explicit(said, UserWarning, *user_location())
     return numbers

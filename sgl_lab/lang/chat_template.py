@@ -1,7 +1,7 @@
-"""Chat templates by name, for backends whose model brings none of its own.
+"""Chat templates by name, for backends whose model has none.
 
-A template here is plain text around each role; the model's own template, where there is one,
-is the backend's to render.
+A template here is plain text around each role. The backend renders the model's own template, if
+there is one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..contracts.prefixes import nearest
 from .keywords import suggests
 
 _MAX_RECENT = 32
-"""renderings that are kept, to go on from"""
+"""renderings that are kept for continuation"""
 
 Render = Callable[[Sequence[Message], bool], tuple[Segment, ...]]
 """messages, whether to open the assistant's next turn -> the rendering"""
@@ -33,7 +33,7 @@ class ChatTemplate:
     """Text before and after each role's content.
 
     `system_in_user` puts the system prompt, with its prefix and suffix, inside the first user turn.
-    `stop_str` ends every gen; `model_pattern` is looked for in a model's name, ignoring case.
+    `stop_str` ends every gen. `model_pattern` is searched in a model's name, ignoring case.
     """
 
     name: str
@@ -48,7 +48,7 @@ class ChatTemplate:
         return Renderer(self)(messages, add_generation_prompt)
 
     def get_prefix_and_suffix(self, role: str, hist_messages: Sequence[Message | Mapping[str, str]] = ()) -> tuple[str, str]:
-        """What stands around the next turn, of `role`, after these messages."""
+        """The text around the next turn, of `role`, after these messages."""
         prefix, suffix = self.around(role)
         roles = [message["role"] if isinstance(message, Mapping) else message.role for message in hist_messages]
         if self.system_in_user and role == "system":
@@ -61,7 +61,7 @@ class ChatTemplate:
         """Prefix and suffix of a turn of `role`, wherever it stands. BadArgument if there are none."""
         known = self.role_prefix_and_suffix
         if role == "tool" and role not in known:
-            role = "user"  # as these models were shown what a tool said
+            role = "user"  # these models were trained to read results of tools as user turns
         if role not in known:
             raise BadArgument(f"chat template {self.name!r} has no role {role!r}")
         return known[role]
@@ -123,7 +123,7 @@ _matchers: list[Callable[[str], str | None]] = []
 
 @suggests
 def register_chat_template(template: ChatTemplate) -> ChatTemplate:
-    """Make `template` known under its name; later ones are asked first when a model's name is matched."""
+    """Register `template` under its name. Later templates are tried first for a model's name."""
     _templates[template.name] = template
     return template
 
@@ -137,13 +137,17 @@ def get_chat_template(name: str) -> ChatTemplate:
 
 
 def register_chat_template_matching_function(matcher: Callable[[str], str | None]) -> Callable[[str], str | None]:
-    """Decorator: `matcher` gets a model's name and returns that of its template, or None. The last one that knows it has the say."""
+    """Decorator: `matcher` takes a model's name and returns the name of its template, or None. The
+    last matcher with an answer counts.
+    """
     _matchers.append(matcher)
     return matcher
 
 
 def get_chat_template_by_model_path(model: str) -> ChatTemplate:
-    """What a registered function says; else the template registered last whose pattern is in the model's name; else `default`."""
+    """The answer of a registered function; otherwise the template registered last whose pattern is
+    in the model's name; otherwise `default`.
+    """
     for matcher in reversed(_matchers):
         if (name := matcher(model)) is not None:
             return get_chat_template(name)
@@ -159,14 +163,16 @@ class _Templated(Protocol):
 
 
 class Chat(NamedTuple):
-    """How a run speaks in roles: the rendering and what else ends a turn."""
+    """How a run renders roles, and what else ends a turn."""
 
     render: Render
     stop: tuple[str, ...]
 
 
 def chat_of(backend: AnyBackend, card: ModelCard) -> Chat:
-    """What was assigned to the backend; else the model's own template; without one, a registered one by the model's name."""
+    """The template assigned to the backend; otherwise the model's own; otherwise a registered one
+    for the model's name.
+    """
     if isinstance(backend, _Templated) and (own := backend.own_template) is not None:
         return Chat(Renderer(own), own.stop_str)
     if card.capabilities.chat_template and takes_tokens(backend):
@@ -176,8 +182,11 @@ def chat_of(backend: AnyBackend, card: ModelCard) -> Chat:
 
 
 def render_until(render: Render, messages: Sequence[Message], role: str) -> tuple[Segment, ...]:
-    """The rendering of `messages` and the opening of one more turn of `role`, cut where its content begins."""
-    mark = f"\ue000{secrets.token_hex(16)}\ue001"  # a secret: a content that spelled it would cut the prompt there
+    """The rendering of `messages` and the opening of one more turn of `role`, up to the beginning
+    of its content.
+    """
+    # a secret: content that spelled it would cut the prompt there
+    mark = f"\ue000{secrets.token_hex(16)}\ue001"
     found: list[Segment] = []
     for segment in render((*messages, Message(role, mark)), False):
         before, mark_here, _ = segment.text.partition(mark)

@@ -1,4 +1,6 @@
-"""The requests of a stream whose backend takes messages: the prompt as messages, a gen, and the two ways to select."""
+"""The requests of a stream whose backend takes messages: the prompt as messages, a gen, and the two
+ways to select.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ class Conversation(History):
         return self._seen if self._turns else self.text()
 
     def prompt(self) -> Prompt:
-        """The prompt of the next request. ProgramError or BackendUnsupported where messages cannot express it."""
+        """The prompt of the next request. ProgramError or BackendUnsupported if messages cannot
+        express it.
+        """
         loose = "".join(said.text for said in self.history if isinstance(said, Piece) and not said.role)
         if not self._turns:
             if not self._run.card.capabilities.plain_text:
@@ -79,7 +83,7 @@ class Conversation(History):
     def _as_messages(self) -> Sequence[ChatMessage]:
         messages: list[ChatMessage] = []
         calls: list[ToolCallPart] = []
-        """those whose results have not come"""
+        """calls without a result yet"""
         for turn in self._turns:
             parts = tuple(_part(piece) for piece in turn.parts if piece.text)
             calls += [part for part in parts if isinstance(part, ToolCallPart)]
@@ -95,7 +99,7 @@ def _part(piece: Piece) -> Part:
 
 
 def _joined(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """Texts that are neighbours as one."""
+    """Joins neighbouring texts."""
     joined: list[Part] = []
     for part in parts:
         if isinstance(part, TextPart) and joined and isinstance(joined[-1], TextPart):
@@ -138,7 +142,7 @@ class ChatGeneration(Generation[ChatWorked, ChatOutput]):
         super()._take(tuple(map(self._spelled, outputs)) if self._tools else outputs)
 
     def _spelled(self, output: ChatOutput) -> ChatOutput:
-        """A call in the server's own form as the language spells it."""
+        """A call in the server's own form, in the language's spelling."""
         if not output.tool_calls:
             return replace(output, is_complete=False)
         call = output.tool_calls[0]
@@ -184,7 +188,7 @@ class _ChatSelection(Evaluation[ChatWorked]):
     def _chosen(self, choice: str, usage: Usage, meta: dict[str, Any]) -> None:
         usage_of(self.run.backend).add(usage)
         if self.variable.reasoning:
-            self.variable.reasoning.set("")  # a choice is all answer
+            self.variable.reasoning.set("")  # a choice has no reasoning
         self.settle(Piece(choice, kind="choice"), (), choice, self.meta(usage, "stop") | meta)
 
 
@@ -204,7 +208,7 @@ class Decision(_ChatSelection):
 
 
 class GeneratedChoice(_ChatSelection):
-    """The choices are a constraint, and what is generated under it is the choice."""
+    """The choices are a constraint, and the text generated under it is the choice."""
 
     def _ask(self) -> RequestId:
         can = self.run.card.capabilities
@@ -219,7 +223,7 @@ class GeneratedChoice(_ChatSelection):
         return self.stream.backend.converse(ChatJob(self.stream.transcript.prompt(), params, (), self.stream.id, self.expr), self)
 
     def on_delta(self, index: int, text: str) -> None:
-        """A choice is shown whole."""
+        """A choice is shown as a whole."""
 
     def on_done(self, outputs: tuple[ChatOutput, ...]) -> None:
         with self.run.lock:

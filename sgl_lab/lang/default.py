@@ -1,8 +1,8 @@
-"""Which backend runs a program that names none.
+"""The backend of programs that name none.
 
-The package fills `backend_slot` on first use with a function that builds one; the language
-itself knows no backend. A backend may carry `emit`, the place where its events go: the
-language then says its own there too.
+On first use, the package fills `backend_slot` with a function that creates one; the language itself
+knows no backend. A backend may have `emit`, which receives its events: the language then sends its
+own events there too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class _Observed(Protocol):
 
 @runtime_checkable
 class Reached(Protocol):
-    """What stands in front of a backend, as `sgl.Runtime` does."""
+    """An object in front of a backend, such as `sgl.Runtime`."""
 
     @property
     def endpoint(self) -> AnyBackend: ...
@@ -41,19 +41,23 @@ class _Flushable(Protocol):
 
 @suggests
 def set_default_backend(backend: AnyBackend | Reached | None) -> None:
-    """Programs run on `backend` from now on unless they name another; None goes back to the built-in one."""
+    """Programs run on `backend` from now on unless they name another. None restores the built-in
+    one.
+    """
     global _chosen
     _chosen = None if backend is None else checked(backend)
 
 
 def checked(backend: object) -> AnyBackend:
-    """The backend itself, also of what stands in front of one and has it as its `endpoint`; BadArgument for what is none."""
+    """The backend itself, or the `endpoint` of an object in front of one. BadArgument for anything
+    else.
+    """
     if takes_tokens(backend):
         return backend
     if not isinstance(backend, ConversationBackend) and isinstance(backend, Reached):
         backend = backend.endpoint
     if not isinstance(backend, Backend | ConversationBackend):
-        raise BadArgument(f"a backend is needed, not {type(backend).__name__} {backend!r:.60}", hint="that of a lab is lab.backend")
+        raise BadArgument(f"expected a backend, not {type(backend).__name__} {backend!r:.60}", hint="a lab's backend is lab.backend")
     return backend
 
 
@@ -71,7 +75,7 @@ def emit_of(backend: AnyBackend) -> Emit:
 
 @suggests
 def flush_cache(backend: AnyBackend | Reached | None = None) -> None:
-    """Forget all cached prefixes that no request uses."""
+    """Drop all cached prefixes that no request uses."""
     backend = default_backend() if backend is None else checked(backend)
     if not isinstance(backend, _Flushable):
         raise BackendUnsupported(f"{type(backend).__name__} has no cache to flush")
@@ -80,5 +84,5 @@ def flush_cache(backend: AnyBackend | Reached | None = None) -> None:
 
 @suggests
 def get_server_info(backend: AnyBackend | Reached | None = None) -> dict[str, Any]:
-    """What the backend says of itself."""
+    """The backend's description of itself."""
     return asdict((default_backend() if backend is None else checked(backend)).describe())

@@ -1,6 +1,7 @@
-"""A state seen as the original's `s.stream_executor`: what has come by now, under the names that programs read there.
+"""A state as the original's `s.stream_executor`: its current values, under the names that programs
+read there.
 
-Reads of attributes never wait; the methods do, as the state's own.
+Attributes never wait; methods do, like the state's own.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .variable import Variable
 
 
 class VariableEvent:
-    """Whether a variable has its value, as `threading.Event` says it."""
+    """Whether a variable has its value, in the interface of `threading.Event`."""
 
     def __init__(self, state: Access, name: Name) -> None:
         self._state, self._name = state, name
@@ -30,7 +31,9 @@ class VariableEvent:
         return variable is not None and variable.done
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Whether there is a value, after at most `timeout` seconds; False too where there will never be one."""
+        """Whether there is a value, after at most `timeout` seconds; also False if there never will
+        be one.
+        """
         there = self._state._is_there(self._name)
         give_up = None if timeout is None else time.monotonic() + timeout
 
@@ -42,7 +45,7 @@ class VariableEvent:
 
 
 class _Variables(MutableMapping[Name, Any]):
-    """The values that there are by now; of one that still grows its text so far."""
+    """The current values. A growing value is its text so far."""
 
     def __init__(self, state: Access) -> None:
         self._state = state
@@ -84,7 +87,7 @@ class StreamExecutor(Access):
     def __repr__(self) -> str:
         return f"<StreamExecutor of {in_a_line(summary(self._stream), 'ProgramState')}>"
 
-    # ------------------------------------------------------------ what has come by now
+    # ------------------------------------------------------------ current values
 
     @property
     def sid(self) -> str:
@@ -113,7 +116,7 @@ class StreamExecutor(Access):
 
     @property
     def stream(self) -> bool:
-        """Whether the program's body runs beside whoever reads."""
+        """Whether the program's body runs in parallel to the reader."""
         return self._run.body_elsewhere
 
     @property
@@ -149,19 +152,19 @@ class StreamExecutor(Access):
         with self._run.lock:
             return {name: VariableEvent(self, name) for name in self._stream.variables}
 
-    # ------------------------------------------------------------ what waits
+    # ------------------------------------------------------------ methods that wait
 
     def submit(self, expr: object) -> None:
         self.append_expression(expr)
 
     def get_meta_info(self, name: Name, timeout: float | None = None) -> Any:
-        """TimeoutError if it is not there after `timeout` seconds."""
+        """TimeoutError if there is no value after `timeout` seconds."""
         if timeout is not None and not VariableEvent(self, name).wait(timeout):
-            raise TimeoutError(f"{name!r} is not there after {timeout} s")
+            raise TimeoutError(f"{name!r} has no value after {timeout} s")
         return super().get_meta_info(name)
 
     def fork(self, size: int = 1, position_ids_offset: Sequence[int] | None = None) -> list[StreamExecutor]:
         return list(map(StreamExecutor, self._forked(size, position_ids_offset)))
 
     def end(self) -> None:
-        """A stream ends by itself when nothing more is appended."""
+        """Does nothing: a stream ends when nothing more is appended."""

@@ -1,8 +1,9 @@
-"""The intermediate representation: all that a program can say, as frozen values.
+"""The intermediate representation: everything that a program can express, as frozen values.
 
-Expressions (`Expr`) are appended to a state: text, embedded blocks, generations, selections, role marks. The other values say what
-becomes of a strand: forks, joins, scopes of variables, the turn of a tool. None of them does anything. An executor
-(`run.Strand`) is given them one after the other; a stream executes them, a tracer records them.
+Expressions (`Expr`) are appended to a state: text, embedded blocks, generations, selections, role
+marks. The other values change a strand: forks, joins, scopes of variables, the turn of a tool. None
+of them does anything by itself. An executor (`run.Strand`) receives them one after the other: a
+stream executes them, a tracer records them.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from .location import SourceLocation, user_location
 from .reasoning import MODEL_TYPES, Reasoning
 
 _SHOWN = 40
-"""characters of an argument that the repr of an expression has"""
+"""characters of an argument in the repr of an expression"""
 
 
 class Expr:
-    """Anything that can be appended to a state. `a + b` is both, in this order; either may be a string."""
+    """Anything that can be appended to a state. `a + b` is both, in order; either may be a string."""
 
     def __add__(self, other: object) -> Concat:
         return Concat((*_parts(self), *_parts(as_expr(other)))) if isinstance(other, Expr | str) else NotImplemented
@@ -68,9 +69,11 @@ def _short(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Gen(Expr):
-    """Text from the model. `given` holds the sampling that the program states; the rest is the run's.
+    """Text from the model. `given` holds the sampling arguments of the program; the others are the
+    run's.
 
-    `execute`: the text is a call of a tool, which is made. `spells_logprobs`: log-probabilities come with the text of their tokens.
+    execute          the text is a call of a tool, which is made
+    spells_logprobs  log-probabilities include the text of their tokens
     """
 
     name: str | None
@@ -80,29 +83,33 @@ class Gen(Expr):
     spells_logprobs: bool | None = None
     reasoning: Reasoning | None = None
     heal: bool = True
-    """the model may say the end of the text before it again, where what it says would be one token with it"""
+    """the model may generate the end of the preceding text again, if it would be one token with
+    what follows
+    """
     location: SourceLocation = field(default_factory=user_location, compare=False)
 
     kind = "gen"
 
     def __repr__(self) -> str:
-        """As a program writes it; a form by what it constrains the text to."""
+        """As a program writes it; a form by its constraint."""
         form = [] if self.form is None else [f"{self.form.constraint.kind}={_short(self.form.constraint.source)}"]
         given = [f"{name}={_short(value)}" for name, value in self.given]
         return f"gen({', '.join([*([repr(self.name)] if self.name is not None else []), *given, *form])})"
 
     @property
     def sampling_params(self) -> SamplingParams:
-        """What the program states, over the defaults of `run`."""
+        """The program's own arguments over the defaults of `run`."""
         return self.params(SamplingParams())
 
     def params(self, defaults: SamplingParams) -> SamplingParams:
-        """The sampling of this gen in a run with these defaults."""
+        """The sampling parameters of this gen in a run with these defaults."""
         params = replace(defaults, **dict(self.given))
         if self.form is None:
             return params
         if self.execute and params.n > 1:
-            raise BadArgument(f"a call is executed once, n is {params.n}", hint="leave out execute= and .run() the call you choose")
+            raise BadArgument(
+                f"execute= makes one call, but n is {params.n}", hint="leave execute= out, and .run() the call that you choose"
+            )
         return replace(params, constraint=self.form.constraint, stop_regex=(*params.stop_regex, *self.form.stop_regex))
 
 
@@ -115,7 +122,7 @@ class Select(Expr):
     method: ChoicesSamplingMethod
     reasoning: Reasoning | None = None
     heal: bool = True
-    """choices are encoded with the text before them"""
+    """whether choices are encoded together with the text before them"""
     location: SourceLocation = field(default_factory=user_location, compare=False)
 
     kind = "select"
@@ -126,7 +133,7 @@ class Select(Expr):
 
 @dataclass(frozen=True)
 class Embedded(Expr):
-    """Positions whose embeddings are given, such as an image's patches."""
+    """Positions with given embeddings, such as an image's patches."""
 
     block: Block
 
@@ -143,7 +150,7 @@ class RoleEnd(Expr):
 
 @dataclass(frozen=True)
 class SeparateReasoning(Expr):
-    """Says of `expr`, the part that stands before it, that what its gens think aloud is told from what they answer."""
+    """Marks `expr`: its gens separate reasoning and answer."""
 
     model_type: str | None
     expr: Expr = field(repr=False)
@@ -153,7 +160,7 @@ class SeparateReasoning(Expr):
 
     @property
     def name(self) -> str | None:
-        """What the reasoning of the last gen with a name is kept under."""
+        """The name under which the reasoning of the last named gen is kept."""
         names = [leaf.name for leaf in asked(self.expr) if leaf.name is not None]
         return reasoning_name(names[-1]) if names else None
 
@@ -163,7 +170,7 @@ class SeparateReasoning(Expr):
         return reasoning_name(name)
 
     def applied(self, expr: Expr) -> Expr:
-        """`expr` with gens that separate their reasoning. BadArgument for a type of model that is not known."""
+        """`expr` with gens that separate their reasoning. BadArgument for an unknown type of model."""
         reasoning = MODEL_TYPES.get(self.model_type.lower()) if isinstance(self.model_type, str) else None
         if reasoning is None:
             raise BadArgument(f"model_type {self.model_type!r} is unknown", hint=did_you_mean(self.model_type, MODEL_TYPES))
@@ -193,14 +200,17 @@ def _reasoning(expr: Expr, reasoning: Reasoning) -> Expr:
     if expr.form is None:
         return replace(expr, reasoning=reasoning)
     if reasoning.is_spelled_in(expr.form.constraint.source):
-        return replace(expr, reasoning=reasoning, form=replace(expr.form, meaning=str, stated=None))  # it shapes the reasoning too
+        # its form includes the reasoning
+        return replace(expr, reasoning=reasoning, form=replace(expr.form, meaning=str, stated=None))
     reasoning = replace(reasoning, gap="\n")
     return replace(expr, reasoning=reasoning, form=expr.form.after(reasoning.lead))
 
 
 @dataclass(frozen=True)
 class Appended(Expr):
-    """What `s.user(...)` returns: `expr` is in `stream` already, and appending it there again does nothing."""
+    """The result of `s.user(...)`: `expr` is already in `stream`, and appending it there again does
+    nothing.
+    """
 
     expr: Expr
     stream: object = field(compare=False)
@@ -209,23 +219,23 @@ class Appended(Expr):
 # ---------------------------------------------------------------- what becomes of a strand
 
 Name = str | int
-"""What a value is kept under: its name, or its position among the unnamed gens and selects."""
+"""The key of a value: its name, or its position among the unnamed gens and selects."""
 Mode = Literal["gather_variable", "concate_and_append"]
 
 
 @dataclass(frozen=True)
 class Fork:
-    """`number` strands begin here with all that has been appended. A copy is a fork into one."""
+    """`number` strands begin here with everything appended so far. A copy is a fork into one."""
 
     number: int
     position_ids_offset: tuple[int, ...] | None = None
-    """has no effect: positions go on where the parent's end"""
+    """has no effect: positions continue where the parent ends"""
     is_copy: bool = False
 
 
 @dataclass(frozen=True)
 class Join:
-    """Forks that have nothing left to do come together: their parent takes over what they made, as `mode` says."""
+    """Finished forks are joined: their parent takes over their results, as `mode` defines."""
 
     mode: Mode
     forks: tuple[ForkId, ...]
@@ -240,14 +250,16 @@ class ScopeBegin:
 
 @dataclass(frozen=True)
 class ScopeEnd:
-    """Of the scope with this name that began last."""
+    """The end of the latest scope with this name."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class ToolTurn:
-    """What the tool said whose call stands in the variable: a turn of its own, or a line of plain text."""
+    """The result of the tool whose call is in the variable: a turn of its own, or a line of plain
+    text.
+    """
 
     call: Name
     in_roles: bool
@@ -255,19 +267,21 @@ class ToolTurn:
 
 @dataclass(frozen=True)
 class Warm:
-    """Compute the KV of all that has been appended, so that it is found cached."""
+    """Compute the KV of everything appended so far, so that it is found cached."""
 
 
 @dataclass(frozen=True)
 class Argument:
-    """Text that the program is given when it runs. Only a traced program says it."""
+    """Text that the program receives when it runs. Only a traced program contains it."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Text that a step with this number gives, under a name if it has one. Only a traced program says it."""
+    """Text that the step with this number produces, under a name if it has one. Only a traced
+    program contains it.
+    """
 
     step: int
     name: str | None
@@ -276,9 +290,9 @@ class Reference:
 
 Leaf = Text | Embedded | Gen | Select | RoleBegin | RoleEnd
 Instruction = Expr | Fork | Join | ScopeBegin | ScopeEnd | Warm
-"""What an executor is given."""
+"""The values that an executor receives."""
 Primitive = Leaf | Fork | Join | ScopeBegin | ScopeEnd | ToolTurn | Warm | Argument | Reference
-"""What this comes down to, one at a time."""
+"""The values that this is composed of, one at a time."""
 
 
 def as_expr(value: object) -> Expr:
@@ -293,7 +307,7 @@ def as_expr(value: object) -> Expr:
 
 
 def leaves(value: object, stream: object) -> Iterator[Leaf]:
-    """What appending `value` to `stream` comes down to, in order."""
+    """The expressions that appending `value` to `stream` adds, in order."""
     expr = as_expr(value)
     if isinstance(expr, Concat):
         for part, after in zip_longest(expr.parts, expr.parts[1:]):

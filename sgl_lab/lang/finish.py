@@ -1,4 +1,4 @@
-"""Why a gen ended: a word, and a mapping with what belongs to it."""
+"""Why a gen ended: a word, and a mapping with details."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 
 
 class FinishReason(str):
-    """`"stop"`, `"length"`, `"abort"`, or a word of a server's own; programs that read `reason["type"]` find the same word there.
+    """`"stop"`, `"length"`, `"abort"`, or a word of a server's own. Programs that read
+    `reason["type"]` find the same word there.
 
-    The mapping holds `type`, and of a stop `matched` (the string, pattern or token id that ended the text, or None), of a length
-    `length` (tokens), of an abort `message`. As JSON it is the word.
+    The mapping contains `type`; for a stop `matched` (the string, pattern or token id that ended
+    the text, or None); for a length `length` (tokens); for an abort `message`. As JSON it is the
+    word.
     """
 
     details: Mapping[str, Any]
@@ -22,7 +24,7 @@ class FinishReason(str):
 
     @classmethod
     def of(cls, word: str, n_tokens: int, matched: str | int | None = None) -> FinishReason:
-        """Of a text of `n_tokens` tokens."""
+        """The reason of a text of `n_tokens` tokens."""
         match word:
             case "stop":
                 return cls(word, matched=matched)

@@ -1,7 +1,8 @@
-"""What a gen's text has to be, and what it means once it is whole.
+"""The form of a gen's text: its constraint, and the meaning of a complete text.
 
-A form is made, and refused, when `gen(...)` is called. pydantic is loaded by the first form that needs it,
-jsonschema by the first schema that is not plainly one, or the first value that is read of one.
+A form is created, and refused, when `gen(...)` is called. The first form that needs pydantic loads
+it. jsonschema is loaded by the first schema that is not plainly valid, or by the first value that
+is read.
 """
 
 from __future__ import annotations
@@ -22,24 +23,28 @@ from ..contracts.patterns import python
 from . import schemas, types
 
 Meaning = Callable[[str], Any]
-"""the value of a whole text; ValueError where it is none"""
+"""the value of a complete text; ValueError if it is invalid"""
 
 
 @dataclass(frozen=True)
 class Form:
-    """`stop_regex` ends a text that has to end where something else begins, as a number does; `exact` constrains it without that rest."""
+    """`stop_regex` ends a text that ends where something else begins, such as a number. `exact` is
+    the constraint without that remainder.
+    """
 
     constraint: Constraint
     meaning: Meaning = field(compare=False)
     stop_regex: tuple[str, ...] = ()
     exact: Constraint | None = None
     tools: tuple[ToolSpec, ...] = ()
-    """of which the text is a call"""
+    """tools of which the text is a call"""
     stated: tuple[str, str] | None = None
-    """the argument of `gen` and its text that make the same form again; None where Python objects are part of it"""
+    """the argument of `gen` and its text that create an equal form; None if Python objects are part
+    of it
+    """
 
     def after(self, lead: str) -> Form:
-        """Of a text before which stands what `lead` matches."""
+        """The form of a text that follows a match of `lead`."""
         return Form(replace(self.exact or self.constraint, lead=lead), self.meaning, tools=self.tools, stated=self.stated)
 
 
@@ -50,23 +55,23 @@ def _limited(kind: str, source: str) -> str:
 
 
 def read(name: object, form: Form, text: str, meta: Mapping[str, Any]) -> Any:
-    """The value of one sample, checked; UnfinishedValue where the text ended before it was whole."""
+    """The checked value of one sample. UnfinishedValue if the text ended before it was complete."""
     stop = meta["matched_stop"]
     if meta["is_complete"]:
         try:
             return form.meaning(text)
         except (ValueError, RecursionError) as error:
             if not isinstance(stop, str):
-                obeyed = f"{name!r} is {text!r:.80}, which keeps to its {form.constraint.kind}"
-                raise InvalidValue(f"{obeyed} and is refused: {_in_a_line(error)}") from error
+                obeyed = f"{name!r} is {text!r:.80}, which satisfies its {form.constraint.kind}"
+                raise InvalidValue(f"{obeyed}, but the type rejects it: {_in_a_line(error)}") from error
     n_tokens = f"after {meta['completion_tokens']} tokens"
     if meta["finish_reason"] == "length":
         why, hint = f"it ran out of tokens {n_tokens}", "raise max_tokens; the partial text is the error's .text"
     elif stop is not None:
-        why, hint = f"the stop {stop!r} ended it {n_tokens}", "leave out the stop; the partial text is the error's .text"
+        why, hint = f"it was ended by the stop {stop!r} {n_tokens}", "leave the stop out; the partial text is the error's .text"
     else:
         why, hint = f"it was stopped {n_tokens}", "the partial text is the error's .text"
-    raise UnfinishedValue(f"{name!r} is not whole: {why}", text=text, hint=hint)
+    raise UnfinishedValue(f"{name!r} is incomplete: {why}", text=text, hint=hint)
 
 
 def read_as(value: Any, type_: Any, name: object) -> Any:
@@ -82,11 +87,13 @@ def read_as(value: Any, type_: Any, name: object) -> Any:
     try:
         return adapter.validate_python(value)
     except ValueError as error:
-        raise InvalidValue(f"{name!r} is {value!r:.80}, which is no {getattr(type_, '__name__', type_)}: {_in_a_line(error)}") from error
+        raise InvalidValue(
+            f"{name!r} is {value!r:.80}, which is not a valid {getattr(type_, '__name__', type_)}: {_in_a_line(error)}"
+        ) from error
 
 
 def _in_a_line(error: Exception) -> str:
-    """What it says; pydantic takes several lines, and an address, to say it."""
+    """The error's message on one line; pydantic uses several lines and a URL."""
     from pydantic import ValidationError
 
     if not isinstance(error, ValidationError):
@@ -119,14 +126,14 @@ def of_regex(pattern: object) -> Form:
 
 
 def of_schema(source: object) -> Form:
-    """From a JSON text, a dict, or a type as pydantic understands types."""
+    """The form of a JSON text, a dict, or a type as pydantic understands types."""
     if isinstance(source, str):
         try:
             schema = json.loads(_limited("json_schema", source))
         except RecursionError:
             raise BadArgument("json_schema is nested too deeply") from None
         except json.JSONDecodeError as error:
-            raise BadArgument(f"json_schema is no JSON: {error}") from None
+            raise BadArgument(f"json_schema is not JSON: {error}") from None
     elif isinstance(source, Mapping | bool):
         schema = source
     else:
@@ -157,14 +164,15 @@ def of_type(type_: Any) -> Form:
 
 
 def _number(pattern: str, other: str, read_number: type[int] | type[float]) -> Form:
-    """A number, and then anything that cannot belong to it: there the text is cut.
+    """A number, followed by anything that cannot belong to it; the text is cut there.
 
-    Without the rest, a model that wants to go on with words would have to go on with digits.
+    Without the remainder, a model that wants to continue with words would have to continue with
+    digits.
     """
 
     def meaning(text: str) -> Any:
         if not re.fullmatch(pattern, text):
-            raise ValueError("it is no number")
+            raise ValueError("it is not a number")
         return read_number(text)
 
     exact, stated = Constraint("regex", pattern), ("dtype", read_number.__name__)
@@ -188,7 +196,9 @@ _NAMED = {type_.__name__: type_ for type_ in _PLAIN}
 
 
 def of_dtype(dtype: Any) -> Form:
-    """int, float, bool (True or False) or str (in double quotes), or their names; or any type that a schema can be had of."""
+    """int, float, bool (True or False) or str (in double quotes), or their names; or any type with
+    a schema.
+    """
     if isinstance(dtype, str):
         if dtype not in _NAMED:
             raise BadArgument(f"dtype {dtype!r} is unknown", hint=did_you_mean(dtype, _NAMED))
@@ -197,7 +207,7 @@ def of_dtype(dtype: Any) -> Form:
 
 
 def of_grammar(grammar: object) -> Form:
-    """A Lark grammar. Whether it is one, the backend says when the gen is appended."""
+    """A Lark grammar. The backend checks it when the gen is appended."""
     if not isinstance(grammar, str) or not grammar.strip():
         raise BadArgument(f"grammar must be the text of a Lark grammar, not {grammar!r:.80}")
     return Form(Constraint("grammar", _limited("grammar", grammar)), str, stated=("grammar", grammar))

@@ -1,7 +1,7 @@
-"""One gen under way, whatever port it goes through.
+"""One gen in flight, through either port.
 
-It is a request to the backend, or it is served from text that came with an earlier one. Its text is split, read, and, where
-it is the call of a tool, the tool is called.
+It is a request to the backend, or it is served from the text of an earlier one. Its text is split
+and read, and if it is the call of a tool, the tool is called.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .work import Evaluation, W
 
 
 class Output(Protocol):
-    """What a sample of either port has."""
+    """The common part of a sample of either port."""
 
     @property
     def text(self) -> str: ...
@@ -51,34 +51,36 @@ class Generation(Evaluation[W], Generic[W, O]):
     def __init__(self, stream: W, source: Gen, variable: Variable, context: Context | None) -> None:
         super().__init__(stream, source, variable)
         self._context = context
-        """what the program's own code saw when it said so; None where no tool is to be called"""
+        """the context of the program's own code at the gen; None if no tool is to be called"""
         self._settle: Callable[[bool], None] | None = None
-        """what to do, told whether it was stopped, when the tool that is busy has come to its end"""
+        """called when the busy tool has ended, with whether it was stopped"""
         self._is_served = False
-        """from what came with an earlier call"""
+        """tokens from an earlier call"""
         self._hides = False
-        """text is shown at the end only: until then it is not known which part of it is this gen's"""
+        """text is shown only at the end: until then it is unknown which part of it belongs to this
+        gen
+        """
 
     # ------------------------------------------------------------ what a port does in its own way
 
     @abstractmethod
     def _adapted(self, params: SamplingParams) -> SamplingParams:
-        """The parameters as this port takes them. The prompt is brought up to date."""
+        """The parameters in this port's form. The prompt is brought up to date."""
 
     @abstractmethod
     def _submit(self, params: SamplingParams) -> RequestId: ...
 
     @abstractmethod
     def _said(self, output: O, text: str) -> tuple[Piece, tuple[int, ...]]:
-        """What of an output the program goes on with, and what is held after it."""
+        """The part of an output with which the program continues, and the held part after it."""
 
     @abstractmethod
     def _served(self) -> O:
-        """This gen's part of what came with an earlier call."""
+        """This gen's part of an earlier call's result."""
 
     @abstractmethod
     def _own(self, output: O) -> O:
-        """This gen's part of a text that goes on past it; the rest is kept for those that follow."""
+        """This gen's part of a text that continues past it. The rest is kept for later gens."""
 
     def _may_go_ahead(self, params: SamplingParams) -> bool:
         return bool(self.run.n_ahead) and self.source.reasoning is None and may_share(params)
@@ -103,7 +105,7 @@ class Generation(Evaluation[W], Generic[W, O]):
         except Exception as error:
             self.on_error(error)
 
-    # ------------------------------------------------------------ what comes
+    # ------------------------------------------------------------ results
 
     def _grew(self, index: int, text: str) -> None:
         self._raw[index] += text
@@ -161,7 +163,7 @@ class Generation(Evaluation[W], Generic[W, O]):
     # ------------------------------------------------------------ a tool
 
     def _call(self) -> None:
-        """On a thread of its own: a tool may take its time, and may run programs."""
+        """Call the tool on a thread of its own: it may be slow, and may run programs."""
         self.run.adopt_thread()
         try:
             call: ToolCall = self.variable.read().executed()
@@ -176,7 +178,7 @@ class Generation(Evaluation[W], Generic[W, O]):
                 self._settle(False)
 
     def cancel(self) -> None:
-        """A tool that is busy cannot be stopped: what it says will come too late."""
+        """A busy tool cannot be stopped; its result will come too late."""
         if self._settle is None:
             super().cancel()
         else:

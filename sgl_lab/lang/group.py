@@ -1,4 +1,4 @@
-"""The states that a fork gives, and how they come together again."""
+"""The states of a fork, and how they are joined."""
 
 from __future__ import annotations
 
@@ -29,15 +29,17 @@ class Forks(Generic[S]):
         return f"<{type(self).__name__} of {len(self)}: {', '.join(map(repr, self._states))}>"
 
     def summaries(self) -> list[Summary]:
-        """Of each fork, as it is now."""
+        """The current state of each fork."""
         return [summary(state._stream) for state in self._states]
 
     def rows(self) -> list[dict[str, Any]]:
-        """A dict a fork: its own values, its counts, and its error if it has one. Waits for them."""
+        """A dict per fork: its own values, its counts, and its error if it has one. Waits for them."""
         return rows([state._stream for state in self._states])
 
     def to_frame(self) -> Any:
-        """`rows` as a pandas DataFrame, a row a fork. ProgramError where pandas is not installed."""
+        """`rows` as a pandas DataFrame, with a row per fork. ProgramError if pandas is not
+        installed.
+        """
         return frame(self.rows(), [state._stream.label for state in self._states])
 
     def __reduce__(self) -> NoReturn:
@@ -58,15 +60,19 @@ class Forks(Generic[S]):
         return iter(self._states)
 
     def __iadd__(self, value: Expr | str | Callable[[int], Expr | str] | list[Expr | str]) -> Self:
-        """The same for each state, or a function of its index, or a list with one for each."""
+        """Append the same to each state, or a function of its index, or a list with one item for
+        each.
+        """
         if isinstance(value, list) and len(value) != len(self):
-            raise BadArgument(f"{len(value)} expressions for {len(self)} forks", hint="give one for each")
+            raise BadArgument(f"{len(value)} expressions for {len(self)} forks", hint="give one for each fork")
         for index, state in enumerate(self._states):
             state.append_expression(value[index] if isinstance(value, list) else value(index) if callable(value) else value)
         return self
 
     def join(self, mode: Mode = "gather_variable") -> None:
-        """Wait for all; then give the parent each new variable as a list, or append what each said."""
+        """Wait for all. Then give the parent each new variable as a list, or append the children's
+        text.
+        """
         self._check(mode)
         self._parent._run.wait(self._is_done)
         self._come_together(mode)
@@ -78,7 +84,7 @@ class Forks(Generic[S]):
 
     def _check(self, mode: str) -> None:
         if mode not in get_args(Mode):
-            raise BadArgument(f"no join mode {mode!r}", hint=did_you_mean(mode, get_args(Mode)))
+            raise BadArgument(f"unknown join mode {mode!r}", hint=did_you_mean(mode, get_args(Mode)))
         if any(state._stream.joined for state in self._states):
             raise ProgramError("these forks have been joined already")
 

@@ -1,6 +1,6 @@
-"""What was said in one strand: text, turns, and what the model wrote. It can be read as messages.
+"""The history of one strand: text, turns, and generations. It can be read as messages.
 
-`transcript.py` adds the token ids. A backend that takes messages needs no more than this.
+`transcript.py` adds the token ids. A backend that takes messages needs only this.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .expressions import RoleBegin, RoleEnd
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some text. `ids` are None for a literal that has not been placed."""
+    """A piece of text. `ids` is None for a literal that has not been placed."""
 
     text: str
     ids: tuple[int, ...] | None = None
@@ -25,17 +25,17 @@ class Piece:
     """text, block, generated, choice or trim, as in StreamExtended"""
     role: str = ""
     markup: bool = False
-    """the template's own: it may spell special tokens"""
+    """text of the template, which may spell special tokens"""
     lead: str = ""
-    """the end of the literal before it, which its tokens spell too"""
+    """the end of the preceding literal, which its tokens spell too"""
     fixed: bool = False
-    """its ids stand as they are, whatever is next to them"""
+    """whether its ids are fixed, whatever is next to them"""
     special: bool = False
-    """`text` spells the special tokens among them"""
+    """whether `text` spells the special tokens among them"""
     block: Block | None = None
-    """what it embeds: `ids` are its positions"""
+    """the embedded block: `ids` are its positions"""
     call: ToolCallPart | None = None
-    """of a tool, in the server's own form; `text` spells it"""
+    """a tool's call in the server's own form; `text` spells it"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Turn:
 
 
 Said = Piece | RoleBegin | RoleEnd
-"""One thing that a stream's program or model said."""
+"""One contribution of a stream's program or model."""
 
 
 class History:
@@ -68,18 +68,20 @@ class History:
         self._open = False
 
     def go_on_from(self, other: History) -> None:
-        """Start with all that stands there."""
+        """Start with everything in that history."""
         self.history, self._turns, self._messages = list(other.history), list(other._turns), list(other._messages)
         self._open = other._open
 
-    # ------------------------------------------------------------ what a program says
+    # ------------------------------------------------------------ appending
 
     def say(self, text: str) -> None:
-        """Literal text, inside the open role or outside all."""
+        """Literal text, inside the open role or outside all roles."""
         self._add(Piece(text, role=self.role))
 
     def embed(self, block: Block) -> None:
-        """A block, inside the open role or outside all. In text it is one character, so a template places it as it places text."""
+        """A block, inside the open role or outside all roles. In text it is one character, so a
+        template treats it as text.
+        """
         self._add(Piece(OBJECT, block.ids, "block", self.role, fixed=True, block=block))
 
     def begin(self, role: str) -> None:
@@ -93,7 +95,7 @@ class History:
         self.history.append(RoleEnd(self._turns[-1].role))
 
     def observe(self, text: str, in_roles: bool) -> None:
-        """What a tool said: a turn of its own, or a line of plain text."""
+        """The result of a tool: a turn of its own, or a line of plain text."""
         if in_roles:
             self.begin("tool")
             self.say(text)
@@ -102,14 +104,14 @@ class History:
             self.say(f"\n{text}")
 
     def take(self, said: Piece, held: tuple[int, ...] = ()) -> None:
-        """What the model wrote or chose. `held` are tokens that are in no text yet."""
+        """The text that the model generated or chose. `held` are tokens that are in no text yet."""
         self._add(replace(said, role=self.role))
 
     def settle(self, *, to_generate: bool = False) -> None:
-        """Bring what a backend is sent up to date."""
+        """Update the data that is sent to a backend."""
 
     def replay(self, history: Iterable[Said]) -> None:
-        """Say here what was said elsewhere."""
+        """Append text of another history."""
         for said in history:
             match said:
                 case RoleBegin(role):
@@ -130,16 +132,16 @@ class History:
             self._turns[-1] = replace(turn, parts=(*turn.parts, said))
         self.history.append(said)
 
-    # ------------------------------------------------------------ what a program reads
+    # ------------------------------------------------------------ reading
 
     @property
     def in_turn(self) -> bool:
-        """Whether what comes next is a turn's content."""
+        """Whether the following text is content of a turn."""
         return self._open
 
     @property
     def role(self) -> str:
-        """Of the turn that is open; empty outside of turns."""
+        """Role of the open turn; empty outside of turns."""
         return self._turns[-1].role if self._open else ""
 
     @property
@@ -151,11 +153,11 @@ class History:
         return "".join(said.text for said in self.history[mark:] if isinstance(said, Piece))
 
     def certain(self) -> str:
-        """The beginning of `text` that nothing which comes later changes."""
+        """The beginning of `text` that no later text can change."""
         return ""
 
     def text(self) -> str:
-        """All text, turns as the chat template renders them."""
+        """All text, with turns as the chat template renders them."""
         text, rendered, n_turns = "", "", 0
         for said in self.history:
             if isinstance(said, RoleBegin):
@@ -171,7 +173,9 @@ class History:
         return text + "".join([*(segment.text for segment in segments), *(piece.text for piece in tail)])[len(rendered) :]
 
     def _rendered(self) -> tuple[tuple[Segment, ...], tuple[Piece, ...]]:
-        """The turns as the template renders them, up to where the content of an open one begins, and that content."""
+        """The turns as the template renders them, up to the beginning of the content of an open
+        one, and that content.
+        """
         if not self._open:
             return self._chat.render(self._messages, False), ()
         before, turn = self._messages, self._turns[-1]

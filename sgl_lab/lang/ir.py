@@ -1,4 +1,4 @@
-"""The expressions, under the names that programs written for the original import from here."""
+"""The expressions, under the names from which programs for the original import them."""
 
 from __future__ import annotations
 

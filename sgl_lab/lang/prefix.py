@@ -1,6 +1,8 @@
-"""Computes the text that all runs of a program begin with. The program's body is traced until it depends on something.
+"""Computes the common prefix of all runs of a program. The program's body is traced until the text
+depends on something.
 
-Text and roles are recorded. The first of anything else ends the trace: a gen, a fork, an argument without a value.
+Text and roles are recorded. Anything else ends the trace: a gen, a fork, an argument without a
+value.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ from .tracer import Trace, Tracer
 
 
 def cache_prefix(body: Callable[..., Any], bound: Mapping[str, Any], state: ProgramState) -> int:
-    """Compute the prefix of a program's body on the state's backend; how many tokens it has. `bound` are arguments that are given."""
+    """Compute the prefix of a program's body on the state's backend. Returns its number of tokens.
+    `bound` are the given arguments.
+    """
     if not state._run.card.capabilities.warms:
         raise state._run.missing("warms")
     stream, trace = state._stream, Trace(only=(Text, RoleBegin, RoleEnd, ScopeBegin, ScopeEnd))
     unknown = {name: trace.placeholder(Argument(name)) for name in _missing(body, bound)}
-    # An error in the body, such as one about an argument without a value, ends the prefix too.
+    # An error in the body, for example about an argument without a value, ends the prefix too.
     with suppress(Exception):
         done = body(ProgramState(Tracer(stream.run, trace)), **bound, **unknown)
         if inspect.iscoroutinefunction(body):

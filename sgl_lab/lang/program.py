@@ -22,12 +22,12 @@ from .shown import States
 from .state import ProgramState, start
 
 SETTINGS = ARGUMENTS.keys() | {"backend", "stream", "use_thread", "return_text_in_logprobs"}
-"""What `run` takes beside the program's own arguments."""
+"""Arguments of `run` beside the program's own."""
 
 
 @all_suggest
 class SglFunction:
-    """A program. `run` executes it once, `run_batch` once an item."""
+    """A program. `run` executes it once; `run_batch` executes it once per item."""
 
     def __init__(self, func: Callable[..., Any], num_api_spec_tokens: int | None = None, bound: Mapping[str, Any] | None = None) -> None:
         if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
@@ -35,7 +35,9 @@ class SglFunction:
         self.func = func
         self.is_async = inspect.iscoroutinefunction(func)
         self.num_api_spec_tokens = num_api_spec_tokens
-        """how many tokens one call to a completion API may ask for in all, so that the gens after it are served from what came"""
+        """number of tokens that one call to a completion API may request, so that later gens are
+        served from the result
+        """
         self.bind_arguments = dict(bound or {})
         self._signature = inspect.signature(func)
         self.arg_names = tuple(self._signature.parameters)[1:]
@@ -45,7 +47,7 @@ class SglFunction:
 
     def __getattr__(self, name: str) -> NoReturn:
         if name in ("trace", "compile"):
-            raise AttributeError(f"a program has no {name!r}: graphs of programs are not here yet; run(...) executes it")
+            raise AttributeError(f"a program has no {name!r}: graphs of programs are not available yet; run(...) executes it")
         raise AttributeError(f"a program has no {name!r}")
 
     def __repr__(self) -> str:
@@ -63,25 +65,32 @@ class SglFunction:
         return self.run(*args, **kwargs)
 
     def run(self, *args: Any, **kwargs: Any) -> ProgramState:
-        """Execute the program, also an `async def`: that one runs to its end on a loop of its own, on this thread, also where another
-        loop runs (a notebook's cell), which stands still meanwhile.
+        """Execute the program. An `async def` runs to its end on a loop of its own, on this thread.
+        If another loop runs here (in a notebook's cell), it stands still meanwhile.
 
-        Beside the program's own arguments: backend; stream (return at once, the body runs on a thread of its
-        own); use_thread (False waits for each expression); max_new_tokens 128, n 1, temperature 1.0, top_p 1.0, top_k -1, min_p 0,
-        frequency_penalty 0, presence_penalty 0, min_tokens, stop, stop_token_ids, stop_regex, ignore_eos, seed, return_logprob,
-        logprob_start_len, top_logprobs_num and return_text_in_logprobs, which gens fall back to. A parameter of the program that has
-        such a name wins. What is not given, a program started inside another inherits.
+        Settings beside the program's own arguments:
+
+        backend     the backend; a program inside another one inherits it
+        stream      return at once; the body runs on a thread of its own
+        use_thread  False waits for each expression
+
+        and the defaults of gens: max_new_tokens 128, n 1, temperature 1.0, top_p 1.0, top_k -1,
+        min_p 0, frequency_penalty 0, presence_penalty 0, min_tokens, stop, stop_token_ids,
+        stop_regex, ignore_eos, seed, return_logprob, logprob_start_len, top_logprobs_num and
+        return_text_in_logprobs. A parameter of the program with such a name takes precedence. A
+        program that is started inside another inherits the settings that it is not given.
         """
-        __tracebackhide__ = True  # a notebook shows the user's frames alone
+        __tracebackhide__ = True  # a notebook shows only the user's frames
         settings = self._take_settings(kwargs)
         execution = self._execution(args, kwargs, settings)
         return execution.begin() if settings.get("stream") else execution.run()
 
     async def run_async(self, *args: Any, **kwargs: Any) -> ProgramState:
-        """As `run`, for coroutines: other tasks go on meanwhile.
+        """Like `run`, for coroutines: other tasks continue meanwhile.
 
-        An `async def` runs in the task that awaits this (with `stream=True` in one of its own), a plain program on a thread.
-        Cancelling the task, a timeout too, cancels the run and its requests.
+        An `async def` runs in the awaiting task (with `stream=True` in a task of its own), a plain
+        program on a thread. Cancelling the task, also by a timeout, cancels the run and its
+        requests.
         """
         __tracebackhide__ = True
         settings = self._take_settings(kwargs)
@@ -89,9 +98,10 @@ class SglFunction:
         return execution.begin_async() if settings.get("stream") else await execution.run_async()
 
     def cache(self, backend: AnyBackend | None = None) -> int:
-        """Compute the prefix that all runs of the program begin with, so that they find it cached; returns its length in tokens.
+        """Compute the prefix that all runs of the program begin with, so that they find it cached.
+        Returns its length in tokens.
 
-        The body runs up to its first gen, read, or use of an argument that is not bound or defaulted.
+        The body runs up to its first gen, read, or use of an argument without a value.
         """
         return cache_prefix(self.func, self.bind_arguments, _state_for(self.func.__name__, {"backend": backend}))
 
@@ -109,13 +119,16 @@ class SglFunction:
         return_exceptions: bool = False,
         **settings: Any,
     ) -> States | Iterator[Any]:
-        """Execute the program once an item: a dict of arguments or a tuple of them. The states, in order: a list with `to_frame()`.
+        """Execute the program once per item: a dict of arguments or a tuple of them. Returns the
+        states, in order: a list with `to_frame()`.
 
-        At most `num_threads` bodies are executing at once: functions on as many threads, coroutines as tasks of one.
-        An item that fails fails alone. With `return_exceptions` its exception stands in its place; otherwise the first is raised
-        when the rest is done, with all states and exceptions in its `results`. `generator_style` gives each state when it and those before
-        it are done. `stream=True` gives all states at once, while they run: each can be read, followed and cancelled by itself, and
-        keeps what went wrong. `settings` are those of `run`.
+        At most `num_threads` bodies execute at once: functions on as many threads, coroutines as
+        tasks of one thread. A failing item does not affect the others. With `return_exceptions` its
+        exception is in its place; otherwise the first one is raised when the rest is done, with all
+        states and exceptions in its `results`. `generator_style` yields each state when it and
+        those before it are done. `stream=True` returns all states at once, while they run: each can
+        be read, followed and cancelled separately, and keeps its error. `settings` are those of
+        `run`.
         """
         if unknown := settings.keys() - SETTINGS:
             taken = ("num_threads", "progress_bar", "generator_style", "return_exceptions")
@@ -125,7 +138,9 @@ class SglFunction:
         items = [functools.partial(self._execution, args, kwargs, settings) for args, kwargs in calls]
         if settings.get("stream"):
             if progress_bar or generator_style or return_exceptions:
-                raise BadArgument("stream=True gives all states at once", hint="leave out progress_bar, generator_style, return_exceptions")
+                raise BadArgument(
+                    "stream=True returns all states at once", hint="leave progress_bar, generator_style and return_exceptions out"
+                )
             return States(begin_all(items, self.is_async, n_open))
         shown = {"progress_bar": progress_bar, "generator_style": generator_style, "return_exceptions": return_exceptions}
         results = run_all(items, self.is_async, n_open, **shown)
@@ -158,7 +173,7 @@ class SglFunction:
             raise TypeError(f"{self.func.__name__}(): {error}") from None
 
     def _take_settings(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """What `kwargs` says to the run and not to the program, taken out."""
+        """The entries of `kwargs` that are settings of the run, removed from it."""
         return {name: kwargs.pop(name) for name in SETTINGS - set(self.arg_names) if name in kwargs}
 
     def _execution(self, args: tuple[Any, ...], kwargs: dict[str, Any], settings: Mapping[str, Any]) -> Execution:
@@ -169,7 +184,9 @@ class SglFunction:
 
 
 def _state_for(label: str, settings: Mapping[str, Any], num_api_spec_tokens: int | None = None) -> ProgramState:
-    """The state of a new run; inside another run's body it inherits that run's backend, sampling, events and id."""
+    """The state of a new run. Inside another run's body it inherits that run's backend, sampling,
+    events and id.
+    """
     outer = current_run()
     named = settings.get("backend")
     backend = checked(named) if named is not None else outer.backend if outer else default_backend()
@@ -196,7 +213,9 @@ def function(func: None = None, num_api_spec_tokens: int | None = None) -> Calla
 def function(
     func: Callable[..., Any] | None = None, num_api_spec_tokens: int | None = None
 ) -> SglFunction | Callable[[Callable[..., Any]], SglFunction]:
-    """Decorator, with or without a call: the function becomes a program; its first parameter is the state."""
+    """Decorator, with or without a call: the function becomes a program. Its first parameter is the
+    state.
+    """
     if func is None:
         return lambda func: SglFunction(func, num_api_spec_tokens)
     return SglFunction(func, num_api_spec_tokens)

@@ -53,7 +53,7 @@ def _schema(source: Any) -> Any:
         try:
             return json.loads(source)
         except ValueError as error:
-            raise BadArgument(f"the schema is no JSON: {error}") from None
+            raise BadArgument(f"the schema is not JSON: {error}") from None
     if isinstance(source, Mapping | bool):
         return source
     from .form import of_type
@@ -129,7 +129,7 @@ class _Speller:
         if isinstance(schema.get("additionalProperties"), Mapping) or not properties:
             raise self._refused(path, "an object with properties of any name")
         if unknown := [name for name in required if name not in properties]:
-            raise self._refused(f"{path}/required", f"{unknown[0]!r}, which is no property,")
+            raise self._refused(f"{path}/required", f"{unknown[0]!r}, which is not a property,")
         gap, comma = self._gap, f"{self._gap},{self._gap}"
         pairs = {
             name: f"{re.escape(json.dumps(name, ensure_ascii=False))}{gap}:{gap}{self.spelled(value, f'{path}/properties/{name}', inside)}"
@@ -155,17 +155,17 @@ class _Speller:
         for part in str(reference).removeprefix("#").strip("/").split("/"):
             name = part.replace("~1", "/").replace("~0", "~")
             if not isinstance(found, Mapping) or (name and name not in found):
-                raise self._refused(f"{path}/$ref", f"{reference}, which is not there,")
+                raise self._refused(f"{path}/$ref", f"{reference}, which does not exist,")
             found = found[name] if name else found
         return found
 
     @staticmethod
     def _refused(path: str, what: str) -> BadArgument:
-        hint = "give the schema to gen(json_schema=...)"
-        return BadArgument(f"no regular expression is made of {what} at {path or '(root)'}", hint=hint)
+        hint = "pass the schema to gen(json_schema=...)"
+        return BadArgument(f"a regular expression cannot express {what} at {path or '(root)'}", hint=hint)
 
 
 def _either(options: list[str]) -> str:
     if not options:
-        raise BadArgument("no regular expression is made of a choice without options")
+        raise BadArgument("a regular expression cannot express a choice without options")
     return options[0] if len(options) == 1 else f"(?:{'|'.join(options)})"

@@ -1,8 +1,8 @@
-"""What the streams of one program run share: a backend, a lock, and the two ways to wait.
+"""The shared parts of one program run: a backend, a lock, and the two ways to wait.
 
-Appending never waits; reading does: a thread in short slices, a coroutine on its loop (`loop.py`), so
-that an interrupt is felt and a dead backend is noticed. The lock is held while a stream advances, also on
-the backend's thread.
+Appending never waits; reading does. A thread waits in short slices, a coroutine on its loop
+(`loop.py`), so that an interrupt is handled and a dead backend is noticed. The lock is held while a
+stream advances, also on the backend's thread.
 """
 
 from __future__ import annotations
@@ -32,23 +32,24 @@ from .variable import Variable
 _log = logging.getLogger(__name__)
 
 _here: ContextVar[tuple[Run, ...]] = ContextVar("sgl_runs_here", default=())
-"""The runs whose bodies are executing here, the innermost last."""
+"""The runs whose bodies execute here, the innermost last."""
 
 
 def current_run() -> Run | None:
-    """The run whose body is executing here; programs started inside inherit from it."""
+    """The run whose body executes here; programs started inside inherit from it."""
     return _here.get()[-1] if _here.get() else None
 
 
 def do_nothing() -> None:
-    """There is nothing to end."""
+    """Does nothing: there is nothing to end."""
 
 
 class Strand(Protocol):
-    """What an executor offers of one strand of a program: the root, or a child of a fork. The run's lock guards it.
+    """The interface of one strand of a program: the root, or a child of a fork. The run's lock
+    guards it.
 
-    One method takes what a program says; all else is there to be read. A run, a state and what they show know an
-    executor by this alone. `Stream` and `Tracer` are executors.
+    One method receives the program's values; everything else is for reading. A run, a state and its
+    views use only this interface of an executor. `Stream` and `Tracer` are executors.
     """
 
     id: ForkId
@@ -56,11 +57,11 @@ class Strand(Protocol):
     label: str
     variables: dict[Name, Variable]
     inherited: dict[Name, Variable]
-    """those of the parent, as they were at the fork"""
+    """the parent's variables at the fork"""
     defaults: SamplingParams
     """of sampling"""
     role: str | None
-    """the role that is open once everything appended so far is done"""
+    """the open role once everything appended so far is done"""
     error: Exception | None
     joined: bool
 
@@ -72,20 +73,22 @@ class Strand(Protocol):
 
     @property
     def idle(self) -> bool:
-        """Nothing is under way and nothing will be until more is appended."""
+        """Whether nothing is in flight and nothing will be until more is appended."""
 
     @property
     def partial(self) -> str:
-        """Text of the generation that is under way."""
+        """Text of the generation in flight."""
 
     def submit(self, instruction: Instruction) -> Sequence[Strand]:
-        """Take what comes next; the strands that it opens. It is refused whole if any part of it cannot be."""
+        """Accept the next value. Returns the strands that it opens. It is refused completely if any
+        part of it is invalid.
+        """
 
     def stop(self, stopped: Stopped) -> None:
         """Cancel what runs, whose partial result will still arrive, and drop the rest."""
 
     def abandon(self, error: Exception) -> None:
-        """Nothing that was asked for will ever be answered."""
+        """Fail everything in flight: it will never be answered."""
 
 
 class Run:
@@ -94,40 +97,42 @@ class Run:
     def __init__(self, backend: AnyBackend, emit: Emit, run_id: RunId, defaults: SamplingParams, eager: bool = False) -> None:
         self.backend = backend
         self.check: Callable[[], None] = INTERRUPTS.check
-        """asked between slices of waiting, with no lock held: raises where whoever drives the run wants it interrupted"""
+        """called between slices of waiting, without a lock; raises to interrupt the run"""
         self.id = run_id
         self.defaults = defaults
         self.eager = eager
         self.card = backend.describe()
         self.chat = chat_of(backend, self.card)
         self.spells_logprobs = True
-        """whether log-probabilities come with the text of their tokens, where a gen does not say"""
+        """default for whether log-probabilities include the text of their tokens"""
         self.arguments: dict[str, Any] = {}
         """the program's own"""
         self.n_ahead = 0
-        """tokens that one call may ask for in all, past the end of its gen; 0 where that does not pay"""
+        """tokens that one call may request in total, past the end of its gen; 0 if that does not
+        pay
+        """
         self.renew()
         _runs.add(self)
         self.streams: list[Strand] = []
         self.stopped: Stopped | None = None
         self.body_error: Exception | None = None
         self.fork_error: Exception | None = None
-        """of a stream that nothing had read when the program's state was asked how it ended"""
+        """errors of streams that no read had raised when the program's state was asked how it ended"""
         self.body_ended = False
         self.body_task: asyncio.Task[None] | None = None
-        """the one that executes a body that was left to itself; a loop alone would not keep it"""
+        """the task of a background body; a loop alone would not keep a reference to it"""
         self.loops: set[Loop] = set()
-        """those on which somebody waits for this run"""
+        """loops with waiters for this run"""
         self._listen = emit
         self._seen: list[Exception] = []
         self._has_body = False
         self._body_thread: int | None = None
         self._body_loop: asyncio.AbstractEventLoop | None = None
         self._end_body = do_nothing
-        """of one that awaits what is not ours"""
+        """tasks of bodies that await something else"""
         self._nested: weakref.WeakSet[Run] = weakref.WeakSet()
         self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
-        """those of the batches that its body started"""
+        """threads of batches that its body started"""
         if outer := current_run():
             self.check = outer.check
             with outer.lock:
@@ -135,39 +140,47 @@ class Run:
                 self.stopped = outer.stopped
 
     def missing(self, capability: str) -> BackendUnsupported:
-        """The refusal of what the backend does not offer."""
+        """The error for a feature that the backend does not offer."""
         return self.card.capabilities.missing(capability, self.card.name)
 
     def renew(self) -> None:
-        """A lock that is free: in a forked process whoever held the old one is not there."""
+        """Replace the lock by a free one: in a forked process, the thread that held the old one
+        does not exist.
+        """
         self.lock = threading.RLock()
         self._changed = threading.Condition(self.lock)
 
     def emit(self, event: Event) -> None:
-        """Say it. A listener that raises is heard no more: what happens to a picture must not happen to the program."""
+        """Emit an event. A listener that raises is removed: a failure in a picture must not fail
+        the program.
+        """
         try:
             self._listen(event)
         except RecursionError:
-            raise  # the program's own, which has no room left to tell of
+            raise  # the program's own error: there is no memory left to report it
         except Exception:
             self._listen = silent
-            _log.exception("a listener of events failed and is not told of any more")
+            _log.exception("a listener of events failed and receives no more events")
 
     # ------------------------------------------------------------ the body
 
     def body_will_not_come(self) -> None:
-        """The body that was expected will not execute: readers wait for it no longer."""
+        """The expected body will not execute: readers stop waiting for it."""
         self._has_body, self.body_ended = False, True
         self.notify()
 
     def expect_body(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        """A body will execute soon, elsewhere or, if `loop` is given, as a task of that one: until it has ended, readers wait for it."""
+        """A body will execute soon, elsewhere or, with `loop`, as a task of that loop. Readers wait
+        for its end.
+        """
         self._has_body = True
         self._body_loop, self._body_thread = loop, threading.get_ident() if loop else None
 
     @contextmanager
     def body(self) -> Iterator[None]:
-        """The program's own code runs inside. If it raises, what it started is cancelled."""
+        """The program's own code runs inside. If it raises, everything that it started is
+        cancelled.
+        """
         outer = _here.get()
         try:
             _here.set((*outer, self))
@@ -187,7 +200,9 @@ class Run:
 
     @contextmanager
     def awaited(self) -> Iterator[None]:
-        """The body awaits inside, on the loop that runs here: a stop of the run is met there too by one that awaits something else."""
+        """The body awaits inside, on the current loop. A stop of the run also ends an await of
+        something else.
+        """
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None  # a loop runs here
         n_cancelled, inside, ended = task.cancelling(), True, False
@@ -195,7 +210,7 @@ class Run:
         def end() -> None:
             nonlocal ended
             if inside and not self._drained():
-                loop.call_later(SLICE_S, end)  # what waits for a partial text meets the stop by itself
+                loop.call_later(SLICE_S, end)  # a wait for a partial text ends by itself
             elif inside:
                 ended = task.cancel()
 
@@ -225,12 +240,14 @@ class Run:
 
     @property
     def body_elsewhere(self) -> bool:
-        """Whether a body may still append that is not the one that asks."""
+        """Whether a body other than the caller's may still append."""
         return self._has_body and not any(run is self for run in _here.get())
 
     def seen(self, error: Exception) -> Exception:
-        """What to raise for `error`, which the user has seen then. A run that was stopped because its body raised failed of that, and where
-        it was raised is told; of others' errors the way inside us is not."""
+        """The exception to raise for `error`, which then counts as seen. A run that was stopped
+        because its body raised fails with that error. The traceback of the body is kept; our own
+        frames of other errors are removed.
+        """
         if not self.has_seen(error):
             self._seen.append(error)
         return self.body_error if self.body_error and error is self.stopped else error.with_traceback(None)
@@ -239,11 +256,11 @@ class Run:
         return any(error is seen for seen in self._seen)
 
     def unseen_error(self) -> Exception | None:
-        """The first that nobody has seen, on any stream."""
+        """The first error on any stream that no read has raised."""
         return next((stream.error for stream in self.streams if stream.error is not None and not self.has_seen(stream.error)), None)
 
     def adopt_thread(self) -> None:
-        """The thread that calls this works for the run, and so do the programs that it starts."""
+        """The calling thread works for the run, and so do the programs that it starts."""
         if self not in _here.get():
             _here.set((*_here.get(), self))
         with self.lock:
@@ -257,16 +274,16 @@ class Run:
         return all(stream.idle for stream in self.streams)
 
     def _drained(self) -> bool:
-        """As `idle`, with all that was started inside it."""
+        """Like `idle`, including everything started inside it."""
         with self.lock:
             return self.idle and all(run._drained() for run in self._nested)
 
     def settled(self) -> bool:
-        """Whether its streams have nothing to do and nobody elsewhere may give them more."""
+        """Whether its streams have nothing to do and no other body may add more."""
         return not self.body_elsewhere and self.idle
 
     def quiet(self) -> bool:
-        """Whether it and all that was started inside it are settled, and its threads have ended."""
+        """Whether it and everything started inside it are settled, and its threads have ended."""
         with self.lock:
             return self.settled() and not any(thread.is_alive() for thread in self._threads) and all(run.quiet() for run in self._nested)
 
@@ -277,7 +294,9 @@ class Run:
                 loop.stir(self)
 
     def wait(self, ready: Callable[[], bool]) -> None:
-        """Return when `ready()`, asked under the lock, is true. EngineStopped if it will never be."""
+        """Return when `ready()`, called under the lock, is true. EngineStopped if it can never
+        become true.
+        """
         stands = self._body_loop is not None and self._stands_still()
         while True:
             with self.lock:
@@ -296,18 +315,22 @@ class Run:
                 raise
 
     async def wait_async(self, ready: Callable[[], bool]) -> None:
-        """As `wait`, while other tasks of the loop that runs here go on."""
+        """Like `wait`, while other tasks of the current loop continue."""
         stands = self._body_loop is not running_loop() and self._stands_still()
         await Loop.here().until(self, (lambda: ready() or self.idle) if stands else ready)
         if stands and not ready():
             raise _stuck()
 
     def _stands_still(self) -> bool:
-        """Whether a body elsewhere is one of this very thread, which cannot go on while something else here waits."""
+        """Whether a body elsewhere belongs to this very thread, and therefore cannot continue while
+        this thread waits.
+        """
         return self.body_elsewhere and self._body_thread == threading.get_ident()
 
     def pulse(self) -> None:
-        """What whoever waits asks now and then: raises if this run is to be interrupted, or fails it if its backend is dead."""
+        """Called from time to time while waiting: raises if this run is to be interrupted, and
+        fails it if its backend is dead.
+        """
         self.check()
         try:
             self.backend.poll()
@@ -319,10 +342,11 @@ class Run:
             raise
 
     def stop(self, why: str) -> None:
-        """Drop what is queued and cancel what runs, in nested runs too; does not wait for it."""
+        """Drop what is queued and cancel what runs, including nested runs. Does not wait."""
         with self.lock:
             self.stopped = self.stopped or Stopped(why)
-            self.check = INTERRUPTS.check  # what `check` asked for is done: it must not end the wait for partial results
+            # the request of `check` is fulfilled: it must not end the wait for partial results
+            self.check = INTERRUPTS.check
             for stream in self.streams:
                 stream.stop(self.stopped)
             nested = tuple(self._nested)
@@ -344,7 +368,7 @@ os.register_at_fork(after_in_child=_renew_all)
 
 
 def _reason(error: BaseException) -> str:
-    """Why a run was stopped whose body raised this."""
+    """The reason why a run was stopped whose body raised this."""
     if isinstance(error, KeyboardInterrupt):
         return "the run was interrupted"
     if isinstance(error, asyncio.CancelledError):
@@ -354,6 +378,6 @@ def _reason(error: BaseException) -> str:
 
 def _stuck() -> ProgramError:
     return ProgramError(
-        "this waits for a program whose body stands still meanwhile, being a task of this very thread",
+        "this would wait for a program whose body is a task of this same thread, and therefore cannot continue",
         hint="await it: `await s.get(name)`, `await prog.run_async(...)`",
     )

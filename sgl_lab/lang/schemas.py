@@ -136,19 +136,19 @@ def named(document: Any) -> None:
         for keyword in schema:
             if keyword not in known and not keyword.startswith(("x-", "x_", "$")):
                 close = [f"did you mean {one!r}?" for one in get_close_matches(keyword, known, n=1, cutoff=0.7)]
-                _warn("; ".join([f"json_schema: the keyword {keyword!r} at {path} is unknown and is not followed", *close]))
+                _warn("; ".join([f"json_schema: the keyword {keyword!r} at {path} is unknown and is ignored", *close]))
         kind, form = schema.get("type"), schema.get("format")
         is_remark = form in _REMARKS_OF_NUMBERS and kind in ("integer", "number")
         if isinstance(form, str) and form not in FORMATS and not is_remark:
-            _warn(f"json_schema: the format {form!r} at {path} is unknown and is not followed; say it with a pattern")
+            _warn(f"json_schema: the format {form!r} at {path} is unknown and is ignored; use a pattern instead")
         patterns = [("pattern", schema["pattern"])] if isinstance(schema.get("pattern"), str) else []
         for keyword, pattern in [*patterns, *(("patternProperties", each) for each in schema.get("patternProperties", ()))]:
             try:
                 ecma.read(pattern)
             except Unsupported as error:
-                raise BackendUnsupported(f"json_schema: the pattern at {path}.{keyword} cannot be followed: {error}") from None
+                raise BackendUnsupported(f"json_schema: the pattern at {path}.{keyword} is not supported: {error}") from None
             except ValueError as error:
-                raise BadArgument(f"json_schema is wrong at {path}.{keyword}: {error}") from None
+                raise BadArgument(f"json_schema is invalid at {path}.{keyword}: {error}") from None
 
 
 def _warn(what: str) -> None:
@@ -185,7 +185,7 @@ def check_schema(text: str) -> None:
     except jsonschema.SchemaError as error:
         words = (one for one in error.context or () if one.validator == "enum" and isinstance(one.instance, str))
         near = next(words, error)  # for an unknown type, list the valid types
-        raise BadArgument(f"json_schema is wrong at {near.json_path}: {near.message:.200}") from None
+        raise BadArgument(f"json_schema is invalid at {near.json_path}: {near.message:.200}") from None
 
 
 # ---------------------------------------------------------------- values
@@ -213,7 +213,7 @@ def _finite(digits: str) -> float:
     if value == 0 and digits.strip("-0.eE+"):
         digits = re.split("[eE]", digits)[0]
         if digits.strip("-0."):
-            raise ValueError("a number too small to be told from 0")
+            raise ValueError("a number too small to distinguish from 0")
     return value
 
 

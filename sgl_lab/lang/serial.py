@@ -1,7 +1,7 @@
 """Values of the intermediate representation as JSON, and back.
 
-What holds Python objects that no JSON can name is refused: a form made of a Python type or of tools, a choices method
-of the user's own.
+A value with Python objects that JSON cannot name is refused: a form of a Python type or of tools,
+or a user's own choices method.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _METHODS = {repr(method): method for method in (greedy_token_selection, token_le
 
 
 def to_json(value: object) -> Any:
-    """A value of the representation as JSON values. ProgramError where it holds what has no JSON form."""
+    """A value of the representation as JSON values. ProgramError if a part of it has no JSON form."""
     match value:
         case None | bool() | int() | float() | str():
             return value
@@ -63,7 +63,7 @@ def to_json(value: object) -> Any:
 
 
 def from_json(data: Any) -> Any:
-    """What `to_json` wrote. ValueError for what it did not write."""
+    """The value that `to_json` wrote. ValueError for anything else."""
     match data:
         case None | bool() | int() | float() | str():
             return data

@@ -1,6 +1,6 @@
-"""What states show of themselves: a summary in words, rows of a table, Markdown. Only the rows wait.
+"""How states are shown: a summary in words, rows of a table, Markdown. Only rows wait.
 
-How it looks on a page is not known here: `contracts/summary.py` says what there is to draw.
+The layout on a page is not known here; `contracts/summary.py` defines the data.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_TEXT = 2_000
 
 
 def summary(stream: Strand) -> Summary:
-    """The stream as it is now; waits for nothing."""
+    """The current state of the stream, without waiting."""
     run = stream.run
     with run.lock:
         values = tuple(_value(name, variable) for name, variable in _own(stream))
@@ -36,12 +36,12 @@ def summary(stream: Strand) -> Summary:
 
 
 def _own(stream: Strand) -> list[tuple[Name, Variable]]:
-    """Its variables but those that it has from the stream it was forked from."""
+    """Its variables, without those inherited from the stream that it was forked from."""
     return [(name, variable) for name, variable in stream.variables.items() if stream.inherited.get(name) is not variable]
 
 
 def family(stream: Strand) -> list[Strand]:
-    """The stream and those that were forked from it, and from these, in the order in which that was done."""
+    """The stream and its descendants, in the order of the forks."""
     found = [stream]
     for each in stream.run.streams:
         if each.parent is not None and each.parent in found and each is not stream:
@@ -74,7 +74,7 @@ def _value(name: Name, variable: Variable) -> Value:
 
 
 def _flat(meta: Any) -> Iterator[dict[str, Any]]:
-    """The meta infos of several samples, and of forks that were joined."""
+    """The meta infos of several samples, and of joined forks."""
     if isinstance(meta, list):
         for each in meta:
             yield from _flat(each)
@@ -100,7 +100,7 @@ def _told(found: Summary) -> str:
 
 
 def in_words(found: Summary, kind: str) -> str:
-    """Some lines: turns, values, counts."""
+    """A few lines: turns, values, counts."""
     lines = [f"{kind} {found.label}: {_told(found)}"]
     if found.error:
         lines.append(found.error)
@@ -127,7 +127,9 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def row(stream: Strand) -> dict[str, Any]:
-    """What the stream has under its own names, parsed where it has a type, and its counts. Of a stream that is over."""
+    """The values of the stream under its own names, parsed if they have a type, and its counts. The
+    stream must have ended.
+    """
     found = summary(stream)
     values: dict[str, Any] = {}
     for name, variable in _own(stream):
@@ -146,14 +148,16 @@ def row(stream: Strand) -> dict[str, Any]:
 
 
 def rows(streams: Sequence[Strand]) -> list[dict[str, Any]]:
-    """One a stream, the columns in an order that suits them all: values, then counts, then `error`. Waits until they are over."""
+    """One row per stream with a common order of columns: values, then counts, then `error`. Waits
+    until the streams have ended.
+    """
     for stream in streams:
         stream.run.wait(lambda stream=stream: stream.idle and not stream.run.body_elsewhere)  # type: ignore[misc]
     return _even([row(stream) for stream in streams])
 
 
 def _even(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """With the same columns in all."""
+    """The rows with the same columns in all."""
     columns = dict.fromkeys(name for each in found for name in each if name not in _LAST)
     columns |= dict.fromkeys(name for name in _LAST if any(name in each for each in found))
     return [{name: each.get(name) for name in columns} for each in found]
@@ -163,7 +167,7 @@ _LAST = ("prompt_tokens", "cached_tokens", "computed_tokens", "completion_tokens
 
 
 def frame(found: list[dict[str, Any]], labels: Sequence[Any]) -> Any:
-    """The rows as a pandas DataFrame. ProgramError where pandas is not installed."""
+    """The rows as a pandas DataFrame. ProgramError if pandas is not installed."""
     try:
         pandas = import_module("pandas")
     except ImportError:
@@ -172,19 +176,19 @@ def frame(found: list[dict[str, Any]], labels: Sequence[Any]) -> Any:
 
 
 class States(list[Any]):
-    """The states of a batch, in order; an exception stands in the place of an item that failed, where that was asked for."""
+    """The states of a batch, in order. With `return_exceptions`, a failed item is its exception."""
 
     def summaries(self) -> list[Summary]:
-        """Of each, as it is now."""
+        """The current state of each."""
         return [_failed(index, each) if isinstance(each, Exception) else each.summary() for index, each in enumerate(self)]
 
     def rows(self) -> list[dict[str, Any]]:
-        """A dict an item: its values, its counts, and its error if it has one. Waits for them."""
+        """A dict per item: its values, its counts, and its error if it has one. Waits for them."""
         found = ({"error": f"{type(each).__name__}: {each}"} if isinstance(each, Exception) else rows([each._stream])[0] for each in self)
         return _even(list(found))
 
     def to_frame(self) -> Any:
-        """`rows` as a pandas DataFrame, a row an item."""
+        """`rows` as a pandas DataFrame, with a row per item."""
         return frame(self.rows(), range(len(self)))
 
 
@@ -196,7 +200,9 @@ def _failed(index: int, error: Exception) -> Summary:
 
 
 class Markdown(str):
-    """Text that a notebook renders. It is itself as it was; what is rendered runs nothing, fetches nothing and leads only to the web."""
+    """Text that a notebook renders. As a string it is unchanged. The rendering runs nothing, loads
+    nothing, and links only to the web.
+    """
 
     __slots__ = ()
 
@@ -205,7 +211,7 @@ class Markdown(str):
 
 
 _APART = "\u2060"
-"""a word joiner: it is not seen, and what it stands in is no markup"""
+"""a word joiner: it is invisible, and interrupts markup"""
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 _IMAGE = re.compile(r"!(?=\[)")
 _DEFINITION = re.compile(r"^([ \t>*+-]*\[(?:[^\]\\\n]|\\.)*\])(?=:)", re.MULTILINE)
@@ -214,7 +220,9 @@ _COMMAND = re.compile(r"\\(?=href|url|style|class|cssId|require|html|data|includ
 
 
 def tame(text: str) -> str:
-    """Markdown in which no HTML, image, reference or address but http(s) works, nor a formula's command that acts on the page."""
+    """Markdown without working HTML, images, references, addresses other than http(s), or formula
+    commands that affect the page.
+    """
     text = _TAG.sub(f"<{_APART}", legible(text))
     text = _IMAGE.sub(f"!{_APART}", text)
     text = _DEFINITION.sub(rf"\1{_APART}", text)
@@ -223,7 +231,7 @@ def tame(text: str) -> str:
 
 
 def markdown_of(value: Any) -> Markdown:
-    """Of a list, which the values of several samples are, each."""
+    """For a list, which the values of several samples are, one after the other."""
     return Markdown("\n\n---\n\n".join(map(str, value if isinstance(value, list) else [value])))
 
 

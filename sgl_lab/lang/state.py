@@ -1,7 +1,7 @@
-"""What a program holds in its hands: the state `s`.
+"""The state `s` of a program.
 
-Appending queues; reading waits and raises what went wrong. In a coroutine, `await s.get(name)` and the methods whose names
-end in `_async` wait without holding up the loop; after them the plain reads have nothing left to wait for.
+Appending queues. Reading waits and raises if the value failed. In a coroutine, `await s.get(name)`
+and the `_async` methods wait without blocking the loop; after them, plain reads return at once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .transcript import Transcript
 T = TypeVar("T")
 
 PATIENCE_S = 5.0
-"""with programs inside a stopped one whose bodies neither append nor read"""
+"""seconds to wait for programs inside a stopped one whose bodies neither append nor read"""
 
 
 @all_suggest
@@ -45,32 +45,38 @@ class ProgramState(Access):
         super().__init__(strand)
         self._copied: ProgramStateGroup | None = None
         self.ret_value: Any = None
-        """what the program's body returned"""
+        """the return value of the program's body"""
 
     def __repr__(self) -> str:
         return in_a_line(self.summary(), "ProgramState")
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """For IPython: turns, values and counts, but one line inside of something else."""
+        """For IPython: turns, values and counts; one line inside another object."""
         printer.text(repr(self) if len(getattr(printer, "stack", ())) > 1 else in_words(self.summary(), "ProgramState"))
 
     def _ipython_key_completions_(self) -> list[str]:
         return list(map(str, self._stream.variables))
 
     def summary(self) -> Summary:
-        """Turns, values and counts as they are now, as plain values. Waits for nothing."""
+        """The current turns, values and counts, as plain values, without waiting."""
         return summary(self._stream)
 
     def rows(self) -> list[dict[str, Any]]:
-        """A dict for the state and one for each of its forks: values, counts, and the error if there is one. Waits for them."""
+        """A dict for the state and one for each of its forks: values, counts, and the error if
+        there is one. Waits for them.
+        """
         return rows(family(self._stream))
 
     def to_frame(self) -> Any:
-        """`rows` as a pandas DataFrame, labelled as the forks are. ProgramError where pandas is not installed."""
+        """`rows` as a pandas DataFrame, labelled like the forks. ProgramError if pandas is not
+        installed.
+        """
         return frame(self.rows(), [stream.label for stream in family(self._stream)])
 
     def markdown(self, name: Name | None = None) -> Markdown:
-        """The value of `name`, or all turns, for a notebook to render. What a model wrote runs and fetches nothing there."""
+        """The value of `name`, or all turns, for a notebook to render. Text of a model runs and
+        loads nothing there.
+        """
         if name is not None:
             return markdown_of(self.get_var(name))
         self._drained()
@@ -82,7 +88,7 @@ class ProgramState(Access):
         )
 
     def __str__(self) -> str:
-        """All text, as programs print it; of what failed, what there is."""
+        """All text, as programs print it; after a failure, the text so far."""
         with suppress(SglError):
             self._run.wait(self._is_idle)
         return f"ProgramState({Tail(self._stream, None).text()})"
@@ -146,22 +152,22 @@ class ProgramState(Access):
     # ------------------------------------------------------------ forking
 
     def fork(self, size: int = 1, position_ids_offset: Sequence[int] | None = None) -> ProgramStateGroup:
-        """`size` states that go on from here, each on its own.
+        """`size` states that continue from here independently.
 
-        `position_ids_offset`, a number for each fork, has no effect, as in the original: a fork's positions go on where its
-        parent's end.
+        `position_ids_offset`, a number per fork, has no effect, as in the original: a fork's
+        positions continue where its parent ends.
         """
         return ProgramStateGroup(self, tuple(map(ProgramState, self._forked(size, position_ids_offset))))
 
     def copy(self, position_ids_offset: Sequence[int] | None = None) -> ProgramState:
-        """One state that goes on from here; in a `with` it is joined at the end."""
+        """One state that continues from here; used with `with`, it is joined at the end."""
         group = ProgramStateGroup(self, tuple(map(ProgramState, self._forked(1, position_ids_offset, is_copy=True))))
         group[0]._copied = group
         return group[0]
 
     def __enter__(self) -> ProgramState:
         if self._copied is None:
-            raise ProgramError("only a copy can stand in a `with`", hint="write `with s.copy() as t:`")
+            raise ProgramError("only a copy can be used in a `with`", hint="write `with s.copy() as t:`")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
@@ -181,7 +187,9 @@ class ProgramState(Access):
         return self.get_var(name)
 
     async def get(self, name: Name) -> Any:
-        """As `s[name]`, in a coroutine. If the task is cancelled meanwhile, only the reading ends: the value can be read later."""
+        """Like `s[name]`, in a coroutine. If the task is cancelled meanwhile, only the read ends:
+        the value can be read later.
+        """
         await self._run.wait_async(self._is_there(name))
         return self._variable(name).value
 
@@ -190,11 +198,13 @@ class ProgramState(Access):
     @overload
     def value(self, name: Name, type: type[T]) -> T: ...
     def value(self, name: Name, type: Any = None) -> Any:
-        """What the text under `name` means: of dtype a number, a truth or a string; of a schema its JSON value, or the instance of
-        the type that was given as one; of tools a ToolCall; of anything else the text. A list for several samples.
+        """The meaning of the text of `name`: a number, a truth value or a string for dtype; the
+        JSON value for a schema, or an instance of the given type; a ToolCall for tools; otherwise
+        the text. A list for several samples.
 
-        Checked at the first reading: UnfinishedValue where the text ended before it was whole, InvalidValue where the type refuses
-        it. With `type`, which may be any that pydantic knows, text is read as that, each of several samples by itself.
+        It is checked when it is first read: UnfinishedValue if the text ended before it was
+        complete, InvalidValue if the type rejects it. With `type`, any type that pydantic supports,
+        the text is parsed as that type, each of several samples separately.
         """
         variable = self._variable(name)
         value = variable.read()
@@ -219,7 +229,9 @@ class ProgramState(Access):
         return self.text()
 
     def prompt(self, name: Name | None = None) -> str:
-        """The exact text that the model saw before it answered `name`; without a name, all it has seen so far."""
+        """The exact text that the model saw before it answered `name`; without a name, everything
+        it has seen so far.
+        """
         if name is None:
             self._drained()
             with self._run.lock:
@@ -227,11 +239,13 @@ class ProgramState(Access):
                 return transcript.spelled(transcript.ids)
         transcript, prompt = self._tokens(), self._finished(name).prompt
         if prompt is None:
-            raise ProgramError(f"{name!r} has no prompt: no gen or select made it")
+            raise ProgramError(f"{name!r} has no prompt: it is not from a gen or select")
         return transcript.spelled(prompt)
 
     def token_ids(self) -> tuple[int, ...]:
-        """The tokens that stand, as the model has seen them. Positions of an embedded block, such as an image's, have negative ids."""
+        """The current tokens, as the model has seen them. Positions of an embedded block, such as
+        an image's, have negative ids.
+        """
         self._drained()
         return tuple(self._tokens().ids)
 
@@ -250,7 +264,9 @@ class ProgramState(Access):
         self.sync()
 
     def text_iter(self, var_name: Name | None = None) -> Iterator[str]:
-        """The text as it comes, the chat template's included; of one variable if named. Raises at its end what went wrong."""
+        """The text as it arrives, including the chat template's; that of one variable if `name` is
+        given. Raises at its end if it failed.
+        """
         tail = Tail(self._stream, var_name)
         while not tail.ended:
             self._run.wait(tail.grew)
@@ -263,8 +279,10 @@ class ProgramState(Access):
     @overload
     def text_async_iter(self, var_name: Name, return_meta_data: Literal[True]) -> AsyncIterator[tuple[str, Any]]: ...
     async def text_async_iter(self, var_name: Name | None = None, return_meta_data: bool = False) -> AsyncIterator[Any]:
-        """As `text_iter`, for `async for`. With `return_meta_data`, which needs a name, pairs of the piece and what is known by then of
-        the variable: all of its meta info with the last pair, whose piece may be empty."""
+        """Like `text_iter`, for `async for`. With `return_meta_data`, which needs a name, yields
+        pairs of a piece and the current details of the variable. The last pair has its complete
+        meta info; its piece may be empty.
+        """
         if return_meta_data and var_name is None:
             raise BadArgument("return_meta_data needs the name of a variable", hint='text_async_iter("answer", return_meta_data=True)')
         tail = Tail(self._stream, var_name)
@@ -280,13 +298,15 @@ class ProgramState(Access):
     # ------------------------------------------------------------ the whole run
 
     def running(self) -> AbstractContextManager[None]:
-        """The program's body runs inside: programs it starts inherit its backend and sampling; if it raises, the run is cancelled."""
+        """The program's body runs inside: programs that it starts inherit its backend and sampling.
+        If it raises, the run is cancelled.
+        """
         return self._run.body()
 
     def wait(self) -> None:
-        """Wait for all streams of the run; raise nothing of theirs.
+        """Wait for all streams of the run, without raising their errors.
 
-        A stopped run is waited for, for a while, with all that was started inside it.
+        A stopped run, with everything started inside it, is waited for only for a while.
         """
         with suppress(EngineStopped):
             self._run.wait(self._run.settled)
@@ -300,13 +320,15 @@ class ProgramState(Access):
                 await self._run.wait_async(_patiently(self._run.quiet))
 
     def finish(self) -> None:
-        """Wait for all streams of the run; raise the first error that nobody has seen."""
+        """Wait for all streams of the run. Raises the first error that no read has raised."""
         self.wait()
         if (error := self._run.unseen_error()) is not None:
             raise self._run.seen(error)
 
     def cancel(self, why: str = "the run was stopped") -> None:
-        """Cancel what runs and drop what is queued, on all streams; partial text is kept. Does not wait."""
+        """Cancel what runs and drop what is queued, on all streams. Partial text is kept. Does not
+        wait.
+        """
         self._run.stop(why)
 
 
@@ -325,12 +347,12 @@ def start(
     eager: bool = False,
     check: Callable[[], None] | None = None,
 ) -> ProgramState:
-    """The root state of a new run; an `eager` one waits for each expression that is appended.
+    """The root state of a new run. An `eager` one waits for each appended expression.
 
-    `check` is called between slices of waiting, of this run and of those that start inside its body; it may raise. A run
-    that starts inside another's body has that one's.
+    `check` is called between slices of waiting, of this run and of those that start inside its
+    body; it may raise. A run that starts inside another's body uses that run's `check`.
 
-    Run the program's body inside `with state.running():`, then call `state.finish()`;
+    Run the program's body inside `with state.running():`, then call `state.finish()`.
     `state.cancel()` stops it from any thread.
     """
     run = Run(backend, emit, RunId(run_ids.next()) if run_id is None else run_id, defaults or GenDefaults(), eager)
@@ -340,7 +362,9 @@ def start(
 
 
 def state_here(given: ProgramState | None) -> ProgramState | None:
-    """`given`, or where the body of another run executes the state of that one; None where nothing runs any more."""
+    """`given`; or, if the body of another run executes here, the state of that run; None if nothing
+    runs.
+    """
     run = current_run()
     if run is None:
         return None if given is None or given._run.body_ended else given
@@ -348,7 +372,7 @@ def state_here(given: ProgramState | None) -> ProgramState | None:
 
 
 def _read_each(value: Any, meta: Any, type: Any, name: Name) -> Any:
-    """Of several samples, of which a fork that made none has None, each as `type`."""
+    """Several samples, each as `type`; None for a fork without the value."""
     if isinstance(meta, list):
         return [_read_each(one, its, type, name) for one, its in zip(value, meta, strict=True)]
     return None if meta is None else read_as(value, type, name)

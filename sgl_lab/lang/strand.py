@@ -1,8 +1,9 @@
-"""The half that all executors have in common: what a program says of one strand, checked, named and put into steps.
+"""The common half of all executors: the values of one strand are checked, named and turned into
+steps.
 
-`submit` takes what it is given whole or refuses it whole. A step is one value of the intermediate representation with
-the variable that it fills or the strands that it opens. What becomes of a step is the executor's: a stream executes
-it, a tracer records it.
+`submit` accepts a value completely or refuses it completely. A step is one value of the
+intermediate representation, with the variable that it fills or the strands that it opens. The
+executor decides what to do with a step: a stream executes it, a tracer records it.
 """
 
 from __future__ import annotations
@@ -49,13 +50,13 @@ S = TypeVar("S", covariant=True)
 class Step(NamedTuple, Generic[S]):
     value: Primitive
     variable: Variable | None = None
-    """what it fills; of the turn of a tool, what holds the call"""
+    """the variable that it fills; for the turn of a tool, the one that holds the call"""
     params: SamplingParams | None = None
     """of a gen"""
     context: Context | None = None
-    """to call the tool of a gen in; None where none is to be called"""
+    """the context to call a gen's tool in; None if no tool is to be called"""
     strands: tuple[S, ...] = ()
-    """what a fork opens, or a join brings together"""
+    """the strands that a fork opens, or a join joins"""
 
 
 class StrandBase(ABC):
@@ -70,24 +71,26 @@ class StrandBase(ABC):
         self.variables: dict[Name, Variable] = dict(parent.variables) if parent else {}
         self.inherited = dict(self.variables)
         self.role: str | None = parent.role if parent else None
-        """the role that is open once everything appended so far is done"""
+        """the open role once everything appended so far is done"""
         self.defaults = replace(run.defaults, seed=parent._child_seed()) if parent else run.defaults
-        """of sampling: a fork has a seed of its own, or forks that begin alike would all say the same"""
+        """of sampling: a fork has a seed of its own, because forks with equal beginnings would
+        otherwise generate the same text
+        """
         self.n_unnamed: int = parent.n_unnamed if parent else 0
         """gens and selects without a name so far"""
         self.n_inherited = 0
-        """how much of the transcript's history is the parent's"""
+        """length of the transcript's history that belongs to the parent"""
         self.children: list[Self] = []
         self.joined = False
         self._scopes: list[tuple[str, Variable]] = []
-        """those that are open"""
+        """open scopes"""
         self._calls: list[tuple[Name, Variable]] = list(parent._calls) if parent else []
-        """of tools, in the turn that is open: what they say stands after it"""
+        """results of tools in the open turn; they follow it"""
 
     @property
     @abstractmethod
     def idle(self) -> bool:
-        """Nothing is under way and nothing will be until more is appended."""
+        """Whether nothing is in flight and nothing will be until more is appended."""
 
     @abstractmethod
     def _child(self, label: str, index: int) -> Self:
@@ -95,10 +98,12 @@ class StrandBase(ABC):
 
     @abstractmethod
     def _take(self, *steps: Step[Self]) -> None:
-        """Steps that come next. The run's lock is held."""
+        """The next steps. The run's lock is held."""
 
     def _prepare(self, parts: Sequence[Leaf]) -> None:  # noqa: B027 - an executor may have nothing to prepare
-        """Do what can fail or take long, before any of `parts` is accepted. The run's lock is not held."""
+        """Do everything that can fail or take long, before any of `parts` is accepted. The run's
+        lock is not held.
+        """
 
     def _check_open(self) -> None:
         """Raise if nothing more can be appended."""
@@ -108,7 +113,9 @@ class StrandBase(ABC):
             raise ProgramError(f"fork {self.label} has been joined", hint="append to its parent")
 
     def submit(self, instruction: Instruction) -> tuple[Self, ...]:
-        """Take what comes next; the strands that it opens. It is refused whole if any part of it cannot be."""
+        """Accept the next value. Returns the strands that it opens. It is refused completely if any
+        part of it is invalid.
+        """
         if isinstance(instruction, Expr):
             self._append(instruction)
             return ()
@@ -174,7 +181,9 @@ class StrandBase(ABC):
             self._take(*steps)
 
     def _child_seed(self) -> int | None:
-        """The seed of the next fork: another one each, the same ones whenever the program runs with the same seed."""
+        """The seed of the next fork: different for each fork, and equal in every run with the same
+        seed.
+        """
         if self.defaults.seed is None:
             return None
         digest = hashlib.blake2b(f"{self.defaults.seed}:{len(self.children) + 1}".encode(), digest_size=8).digest()
@@ -190,7 +199,7 @@ class StrandBase(ABC):
 
     @property
     def own_history(self) -> tuple[Said, ...]:
-        """What it said itself, after the fork that it began with."""
+        """The text of this strand itself, after its fork."""
         return tuple(self.transcript.history[self.n_inherited :])
 
     def _join(self, join: Join) -> None:
@@ -209,7 +218,9 @@ class StrandBase(ABC):
             child.joined = True
 
     def _gather(self, children: Sequence[Self]) -> None:
-        """Each value that a child made itself, under its name, one a child; None where a child made none."""
+        """Each value that a child created, by its name, with one entry per child; None for a child
+        without it.
+        """
         own = [{name: v for name, v in child.variables.items() if child.inherited.get(name) is not v} for child in children]
         for name in dict.fromkeys(name for variables in own for name in variables):
             found = [variables.get(name) for variables in own]

@@ -1,7 +1,7 @@
-"""A stream: a queue of what was appended, advanced by the completion of its generations.
+"""A stream: a queue of appended expressions, advanced by the completion of its generations.
 
-A stream has no thread. Whoever makes something possible advances it: the program that appends,
-or the backend's thread that finishes a request. All of it happens under the run's lock.
+A stream has no thread. It is advanced by the program that appends, or by the backend's thread that
+finishes a request. All of this happens under the run's lock.
 """
 
 from __future__ import annotations
@@ -26,17 +26,19 @@ from .variable import Variable
 from .work import Evaluation, Work
 
 _KEEP_AHEAD = (Gen, Join, ScopeBegin, ScopeEnd, Warm)
-"""where these begin, what came ahead may still be what comes next"""
+"""whether text that came ahead may still follow after one of these"""
 
 
 class Stream(StrandBase):
-    """A `Strand` whose expressions are executed one after the other. What its requests are is a port's (`streams.py`)."""
+    """A `Strand` whose expressions are executed one after the other. The port determines its
+    requests (`streams.py`).
+    """
 
     def __init__(self, run: Run, label: str, parent: Self | None = None, index: int = 0) -> None:
         super().__init__(run, ForkId(fork_ids.next()), label, parent, index)
         self.error: Exception | None = None
         self.work: Work[Any] | None = None
-        """the request that is under way"""
+        """the request in flight"""
         self.ahead = Ahead()
         self._queue: deque[Step[Self]] = deque()
         self._blocked = parent is not None
@@ -63,14 +65,16 @@ class Stream(StrandBase):
 
     @abstractmethod
     def _begin_at(self, parent: Self) -> None:
-        """Start with all that stands in the parent."""
+        """Start with everything in the parent."""
 
     def _warm(self, warmed: Callable[[], None], failed: Callable[[Exception], None]) -> None:
-        """Compute what stands here, so that it is found cached, where the port can; then call `warmed`."""
+        """Compute the current content, so that it is found cached, if the port supports it; then
+        call `warmed`.
+        """
         warmed()
 
     def _at_once(self) -> AbstractContextManager[object]:
-        """Requests that are made inside start together, where the port can."""
+        """Requests made inside start together, if the port supports it."""
         return nullcontext()
 
     # ------------------------------------------------------------ advancing
@@ -82,7 +86,9 @@ class Stream(StrandBase):
         self.advance()
 
     def advance(self) -> None:
-        """Do what can be done now. A backend may answer before its `submit` returns: then the loop below goes on."""
+        """Do what can be done now. A backend may answer before its `submit` returns: the loop below
+        then continues.
+        """
         if self._advancing:
             return
         self._advancing = True
@@ -121,7 +127,7 @@ class Stream(StrandBase):
             case Step(Select() as select, Variable() as variable):
                 self._select(select, variable)
             case Step(ToolTurn(_, in_roles), Variable() as call):
-                if call.observed is not None:  # else it was not whole, and was not made
+                if call.observed is not None:  # otherwise the call was incomplete and was not made
                     self.transcript.observe(call.observed, in_roles)
             case Step(ScopeBegin(), Variable() as variable):
                 variable.mark = len(self.transcript.history)
@@ -138,7 +144,9 @@ class Stream(StrandBase):
                 self._warm(do_nothing, self.fail)
 
     def _open(self, children: Sequence[Self]) -> None:
-        """Give the children what stands here, once its KV is computed: else each would compute it again."""
+        """Give the children the current tokens once their KV is computed; otherwise each would
+        compute it again.
+        """
         self.transcript.settle()
         for child in children:
             child._begin_at(self)
@@ -147,14 +155,16 @@ class Stream(StrandBase):
         self._warm(lambda: self.release(children), lambda error: self._give_up(children, error))
 
     def release(self, children: Sequence[Self]) -> None:
-        """The parent is warm: the children may go, together, so that what one finds of another in the cache is no matter of time."""
+        """The parent's KV is computed: start the children together, so that cache hits among them
+        do not depend on timing.
+        """
         with self._at_once():
             for child in children:
                 child._blocked = False
                 child.advance()
 
     def _give_up(self, children: Sequence[Self], error: Exception) -> None:
-        """The parent cannot be warmed: neither it nor the children go on."""
+        """The parent's KV cannot be computed: neither it nor the children continue."""
         for child in children:
             child.fail(error)
         self.fail(error)
@@ -162,7 +172,7 @@ class Stream(StrandBase):
     # ------------------------------------------------------------ ending
 
     def fail(self, error: Exception) -> None:
-        """Nothing more happens on this stream; what is queued will never have a value."""
+        """End this stream. Queued expressions will never have a value."""
         self.error = self.error or error
         self.work = None
         self._blocked = False
@@ -191,7 +201,7 @@ class Stream(StrandBase):
             for strand in step.strands if isinstance(step.value, Fork) else ():
                 strand.fail(error)
 
-    # ------------------------------------------------------------ saying so
+    # ------------------------------------------------------------ events
 
     def _say_opened(self) -> None:
         parent = self.parent.id if self.parent else None

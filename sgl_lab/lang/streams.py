@@ -1,4 +1,4 @@
-"""The two kinds of stream: of a backend that takes token ids, and of one that takes messages."""
+"""The two kinds of stream: for a backend that takes token ids, and for one that takes messages."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TokenStream(Stream):
         self.backend = backend
         self.transcript = Transcript(backend, run.chat, self._extended)
         self._text: str = parent._text if parent else ""
-        """literal text that was appended last"""
+        """the literal text that was appended last"""
 
     def _child(self, label: str, index: int) -> Self:
         return type(self)(self.run, self.backend, label, self, index)
@@ -46,7 +46,9 @@ class TokenStream(Stream):
         self.transcript = parent.transcript.fork(self._extended)
 
     def _prepare(self, parts: Sequence[Leaf]) -> None:
-        """Have each constraint ready, also behind the end of the text before it, which the model may say again."""
+        """Prepare each constraint, also with the end of the preceding text in front, which the
+        model may generate again.
+        """
         text = self._text
         for leaf in parts:
             if isinstance(leaf, Gen) and leaf.form is not None:

@@ -1,4 +1,4 @@
-"""The names that a program is written with."""
+"""The public names of the language."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ SURFACE = (
     "user_begin",
     "user_end",
 )
-"""What the body of a cell can say without importing anything."""
+"""The names that a cell's body has without an import."""
 
 
 @suggests
@@ -119,22 +119,32 @@ def gen(
     skip_special_tokens: bool | None = None,
     heal: bool = True,
 ) -> Gen | Select:
-    """Text from the model, kept under `name`; what is not given is the run's.
+    """Text from the model, kept under `name`. Arguments that are not given are those of the run.
 
-    Where the text before it ends in white space or within a word, the model may say its last tokens again, so that `"name: " + gen()`
-    gets ` John` as one token; with `heal=False` it goes on from them as they are. Special tokens are in no value, unless
-    `skip_special_tokens` is False.
+    If the preceding text ends in white space or inside a word, the model may generate its last
+    tokens again, so that `"name: " + gen()` produces ` John` as one token. `heal=False` continues
+    from the tokens as they are. Values contain no special tokens, unless `skip_special_tokens` is
+    False.
 
-    With `n` samples the value is a list and the program goes on with the first. With `choices` it is a `select`.
+    With `n` samples, the value is a list and the program continues with the first. With `choices`
+    it is a `select`.
 
-    At most one of these says what the text has to be, and `s.value(name)` what it means: `dtype` (int, float, bool, str, or a type as
-    for json_schema), `regex`, `json_schema` (a dict, JSON text, a pydantic model, a dataclass, list[int], ...), `grammar` (Lark),
-    `choices`, `tools`: typed functions, of which it is a call, that `execute` makes, its result a turn of role `tool` after this one.
+    At most one of these constrains the text and defines the meaning `s.value(name)`:
+
+    dtype        int, float, bool, str, or a type as for json_schema
+    regex        a pattern of Python's `re` that matches the whole text
+    json_schema  a dict, JSON text, a pydantic model, a dataclass, list[int], ...
+    grammar      a Lark grammar
+    choices      a list of texts
+    tools        typed functions; the text is a call of one of them. `execute` makes the call, and
+                 its result is a turn of role `tool` after this one
+
+    BadArgument for an invalid argument; errors of the run are raised by reads.
     """
     constraints = {"choices": choices, "dtype": dtype, "regex": regex, "json_schema": json_schema, "grammar": grammar, "tools": tools}
     stated = [constraint for constraint, value in constraints.items() if value is not None]
     if len(stated) > 1:
-        raise BadArgument(f"{' and '.join(f'{constraint}=' for constraint in stated)} cannot stand together", hint="give one of them")
+        raise BadArgument(f"{' and '.join(f'{constraint}=' for constraint in stated)} cannot be combined", hint="give one of them")
     if execute and tools is None:
         raise BadArgument("execute= needs tools=")
     if choices is None and choices_method is not None:
@@ -172,37 +182,41 @@ _FORMS = FORMS | {"tools": of_tools}
 
 
 _IDLE_WITH_CHOICES = {"max_tokens", "temperature", "seed"}
-"""what programs give with choices, and what is true of a choice anyway: it is as long as it is, and nothing is drawn"""
+"""arguments that programs pass with choices and that hold for every choice anyway: its length is
+fixed, and nothing is sampled
+"""
 _SELECTS = GenDefaults()
 
 
 def _check_select(arguments: Mapping[str, Any]) -> None:
-    """BadArgument for what would ask for another text than one of the choices, or for more to be told of it."""
+    """BadArgument for arguments that would require a text other than one of the choices, or further
+    details of it.
+    """
     for name, value in arguments.items():
         if value is None or name in _IDLE_WITH_CHOICES:
             continue
         if any(getattr(_SELECTS, field) != asked for field, asked in given({name: value}).items()):
-            raise BadArgument(f"{name}= means nothing with choices=: they are scored, nothing is drawn", hint=f"leave out {name}")
+            raise BadArgument(f"{name}= has no meaning with choices=: choices are scored, not sampled", hint=f"leave out {name}")
 
 
 def gen_int(name: str | None = None, max_tokens: int | None = None, n: int | None = None, **arguments: Any) -> Gen | Select:
-    """As `gen`, for a whole number: `s.value(name)` is an int."""
+    """Like `gen`, for a whole number: `s.value(name)` is an int."""
     return gen(name, max_tokens, n=n, dtype=int, **arguments)
 
 
 def gen_string(name: str | None = None, max_tokens: int | None = None, n: int | None = None, **arguments: Any) -> Gen | Select:
-    """As `gen`, for a string in double quotes: `s.value(name)` is what they enclose."""
+    """Like `gen`, for a string in double quotes: `s.value(name)` is the quoted text."""
     return gen(name, max_tokens, n=n, dtype=str, **arguments)
 
 
 @suggests
 def separate_reasoning(expr: Expr | str | None = None, model_type: str | None = None) -> Concat:
-    """`expr` whose gens think aloud first: `name` holds the answer, which is all that the model sees next, and
-    `name_reasoning_content` the reasoning. `model_type` says how the model marks it: deepseek-r1, qwen3, ...; whether it is
-    known is asked when the expression is appended.
+    """`expr` whose gens reason first: `name` holds the answer, which is all that the model sees
+    next, and `name_reasoning_content` the reasoning. `model_type` names the model's marks:
+    deepseek-r1, qwen3, ...; it is checked when the expression is appended.
 
-    A `regex` or another shape of a gen is that of its answer: what stands before is free, up to the mark that ends it. A regex or a
-    grammar that spells this mark itself is that of the whole text.
+    A constraint of a gen applies to its answer: the text before it is free, up to the mark that
+    ends the reasoning. A regex or grammar that spells this mark itself constrains the whole text.
     """
     marked = SeparateReasoning(model_type, as_expr("" if expr is None else expr))
     if not any(asked(marked.expr)):
@@ -221,7 +235,8 @@ def select(
 ) -> Select:
     """The one of `choices` that the model finds likeliest, kept under `name`.
 
-    Each is encoded with the text before it, and the scores start where that gives other tokens; with `heal=False`, alone.
+    Each choice is encoded together with the text before it, and scores begin at the first token
+    that differs. With `heal=False` choices are encoded alone.
     """
     _check_heal(heal)
     options = () if choices is None or isinstance(choices, str) else tuple(choices)
@@ -293,7 +308,9 @@ def assistant_end() -> Expr:
 
 
 def bound(state: ProgramState) -> dict[str, Any]:
-    """The names of a cell: those of SURFACE, `s`, and those that need a state bound to `state`, or to that of a program that calls them."""
+    """The names of a cell: those of SURFACE, `s`, and those that need a state, bound to `state` or
+    to that of a program that calls them.
+    """
 
     def role(name: str) -> Callable[..., Any]:
         def turn(expr: Expr | str | None = None) -> Expr | AbstractContextManager[None]:

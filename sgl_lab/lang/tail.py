@@ -1,4 +1,4 @@
-"""Following a text while it grows: a stream's, or that of one variable. Guarded by the run's lock."""
+"""Follows a growing text: that of a stream or of one variable. Guarded by the run's lock."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _OUTPUT_LOGPROBS = ("output_token_logprobs", "output_top_logprobs")
 
 
 class Tail:
-    """What of a text has not been taken yet."""
+    """The part of a text that has not been taken yet."""
 
     def __init__(self, stream: Strand, name: Name | None) -> None:
         self.ended = False
-        """nothing will come any more"""
+        """whether nothing more will come"""
         self.meta: Any = {}
-        """what was known of the variable when the last piece was taken"""
+        """the details of the variable when the last piece was taken"""
         self._stream = stream
         self._name = name
         self._n_taken = 0
@@ -28,7 +28,7 @@ class Tail:
         return len(self.text()) > self._n_taken or self._has_ended()
 
     def take(self) -> str:
-        """What has come since the last time."""
+        """The new text since the last call."""
         with self._stream.run.lock:
             piece = self.text()[self._n_taken :]
             self.ended = self._has_ended()
@@ -38,7 +38,7 @@ class Tail:
         return piece
 
     def _meta(self, variable: Variable) -> Any:
-        """What is known by now; of log-probabilities, what has come since the last time and how many there are."""
+        """The current details; of log-probabilities, the new ones and their total number."""
         meta = variable.meta if variable.done else {"finish_reason": None, "completion_tokens": variable.n_partial}
         if variable.logprobs_from is None or not isinstance(meta, dict):
             return meta

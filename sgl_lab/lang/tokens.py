@@ -1,4 +1,6 @@
-"""The requests of a stream whose backend takes token ids: a gen, the scoring of choices, the warming before a fork."""
+"""The requests of a stream whose backend takes token ids: a gen, the scoring of choices, and the
+computation of a prefix before a fork.
+"""
 
 from __future__ import annotations
 
@@ -60,11 +62,11 @@ class TokenGeneration(TokenEvaluation, Generation[TokenWorked, GenOutput]):
         if transcript.in_turn:
             params = replace(params, stop=(*params.stop, *self.run.chat.stop))
         if self.source.reasoning is not None:
-            params = replace(params, skip_special_tokens=False)  # which may mark it
+            params = replace(params, skip_special_tokens=False)  # which may mark the reasoning
         self._only_looks = self._hides = params.max_tokens == 0 and params.logprobs
         self.variable.logprobs_from = self._logprobs_from if params.logprobs else None
         if params.constraint is not None:
-            transcript.let_go()  # which speaks of whole characters
+            transcript.let_go()  # a transcript contains only complete characters
         self.prompt()
         return params
 
@@ -84,7 +86,7 @@ class TokenGeneration(TokenEvaluation, Generation[TokenWorked, GenOutput]):
         )
         return self.backend.submit(self._job, self)
 
-    # ------------------------------------------------------------ what comes
+    # ------------------------------------------------------------ results
 
     def on_logprobs(self, index: int, logprobs: tuple[TokenLogprob, ...]) -> None:
         with self.run.lock:
@@ -159,7 +161,9 @@ class TokenGeneration(TokenEvaluation, Generation[TokenWorked, GenOutput]):
 
 
 class Scoring(TokenEvaluation):
-    """Scores every choice after the prompt and, where the method asks for it, again without the prompt."""
+    """Scores every choice after the prompt and, if the method requires it, again without the
+    prompt.
+    """
 
     source: Select
 
@@ -181,7 +185,7 @@ class Scoring(TokenEvaluation):
             self.on_error(error)
 
     def _ask(self) -> Generator[ScoreJob, ScoreOutput, None]:
-        """What has to be scored, one job after the other, and then the decision."""
+        """The jobs to score, one after the other, and then the decision."""
         transcript, encode = self.stream.transcript, self.backend.encode
         transcript.let_go()
         prompt = self.prompt()
@@ -211,13 +215,15 @@ class Scoring(TokenEvaluation):
             "output_token_logprobs": output_rows,
         }
         if self.variable.reasoning:
-            self.variable.reasoning.set("")  # a choice is all answer
+            self.variable.reasoning.set("")  # a choice has no reasoning
         chosen = decision.decision
         said = Piece(chosen, None if seam else choices[self.source.choices.index(chosen)], "choice", fixed=seam is None)
         self.settle(said, (), chosen, meta | decision.meta_info)
 
     def _ask_alone(self, choices: Sequence[tuple[int, ...]]) -> Generator[ScoreJob, ScoreOutput, list[list[TokenLogprob]]]:
-        """The choices after what stands before any text. Where that is nothing, a first token has no log-probability."""
+        """The choices after the beginning of a text. If the model has none, a first token has no
+        log-probability.
+        """
         backend = self.backend
         lead = tuple(id for text, markup in backend.render_text("") for id in backend.encode(text, markup=markup))
         n_before = 0 if lead else 1
@@ -235,9 +241,9 @@ class Scoring(TokenEvaluation):
 
 
 class Warming(Work[TokenWorked]):
-    """Computes the KV of all that stands in a stream, so that it is found cached.
+    """Computes the KV of everything in a stream, so that it is found cached.
 
-    Then it calls `warmed` or, if that cannot be done, `failed` with the error, each under the run's lock.
+    Then it calls `warmed` or, on failure, `failed` with the error, under the run's lock.
     """
 
     def __init__(self, stream: TokenWorked, warmed: Callable[[], None], failed: Callable[[Exception], None]) -> None:
@@ -263,7 +269,9 @@ class Warming(Work[TokenWorked]):
 
 
 def ids_of_beginning(backend: Backend, output: GenOutput, text: str, special: bool) -> tuple[int, ...]:
-    """The tokens that spell the first part of an output; of one that it ends in, the part is encoded anew."""
+    """The tokens of the first part of an output. If the part ends inside a token, the beginning of
+    that token is encoded again.
+    """
     if text == output.text:
         return output.ids
     n = bisect_right(range(len(output.ids) + 1), len(text), key=lambda n: len(backend.decode(output.ids[:n], special=special))) - 1
@@ -273,7 +281,9 @@ def ids_of_beginning(backend: Backend, output: GenOutput, text: str, special: bo
 
 
 def ids_of_end(backend: Backend, output: GenOutput, text: str, special: bool) -> tuple[int, ...]:
-    """The tokens that spell the last part of an output; of one that it begins in, the part is encoded anew."""
+    """The tokens of the last part of an output. If the part begins inside a token, the rest of that
+    token is encoded again.
+    """
     if text == output.text:
         return output.ids
     n = bisect_left(range(len(output.ids) + 1), -len(text), key=lambda n: -len(backend.decode(output.ids[n:], special=special)))

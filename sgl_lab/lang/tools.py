@@ -1,7 +1,8 @@
-"""Plain Python functions that a model may call: their schemas, the call it wrote, the call made.
+"""Plain Python functions that a model may call: their schemas, the generated call, and making the
+call.
 
-The language of a call is `{"name": ..., "arguments": {...}}`. pydantic, loaded with the first tool, reads
-signatures and validates arguments.
+The language of a call is `{"name": ..., "arguments": {...}}`. pydantic, which is loaded with the
+first tool, reads signatures and validates arguments.
 """
 
 from __future__ import annotations
@@ -30,38 +31,42 @@ class Tool:
     description: str
     function: Callable[..., Any]
     adapter: Any = field(repr=False, compare=False)
-    """from arguments as JSON values to (args, kwargs) of the function, validated"""
+    """from arguments as JSON values to the validated (args, kwargs) of the function"""
 
     def bound(self, arguments: dict[str, Any]) -> Callable[[], Any]:
-        """The call, its arguments validated; ValueError where they are not legal."""
+        """The call with validated arguments. ValueError if they are invalid."""
         args, kwargs = self.adapter.validate_python(arguments)
         return functools.partial(self.function, *args, **kwargs)
 
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A call that the model wrote: `arguments` are JSON values, `text` is what it wrote."""
+    """A call that the model generated: `arguments` are JSON values, `text` is its text."""
 
     name: str
     arguments: dict[str, Any]
     text: str
     tool: Tool = field(repr=False)
     results: tuple[Any, ...] = ()
-    """what it returned, if it was executed"""
+    """its result, if it was executed"""
 
     def run(self) -> Any:
-        """Call the function with validated arguments; what it returns (of an `async` one, something to await)."""
+        """Call the function with validated arguments. Returns its result; for an `async` function,
+        an awaitable.
+        """
         return self.tool.bound(self.arguments)()
 
     @property
     def result(self) -> Any:
-        """What the call returned when the program executed it."""
+        """The result of the call, if the program executed it."""
         if not self.results:
             raise ProgramError(f"the call of {self.name} was not executed", hint="write gen(tools=..., execute=True), or .run() it")
         return self.results[0]
 
     def executed(self) -> ToolCall:
-        """The same with its result. What the tool raises names it. Not for a thread that runs an event loop."""
+        """The same call with its result. An exception of the tool names it. Not for a thread that
+        runs an event loop.
+        """
         try:
             result = self.run()
             if inspect.iscoroutine(result):
@@ -74,13 +79,15 @@ class ToolCall:
         return replace(self, results=(result,))
 
     def _line(self, error: Exception) -> str:
-        """Where in the function it was raised: its frames are another thread's, and are not shown."""
+        """Where in the function it was raised: its frames belong to another thread and are not
+        shown.
+        """
         code = getattr(inspect.unwrap(self.tool.function), "__code__", None)
         lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code is code]
         return f", {SourceLocation(code.co_filename, lines[-1])}" if code and lines else ""
 
     def spelled(self) -> str:
-        """The result as the model reads it: text as it is, anything else as JSON."""
+        """The result as the model reads it: text unchanged, anything else as JSON."""
         if isinstance(self.result, str):
             return self.result
         from pydantic_core import to_json
@@ -89,7 +96,7 @@ class ToolCall:
 
 
 def _tool(function: Any) -> Tool:
-    """BadArgument, naming the parameter, for a function that no schema can be had of."""
+    """BadArgument, with the parameter, for a function without a schema."""
     from pydantic import TypeAdapter
     from pydantic.errors import PydanticUserError
 
@@ -97,10 +104,10 @@ def _tool(function: Any) -> Tool:
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:
-        raise BadArgument(f"tool {name}: its parameters are not known", hint="wrap it in a function of yours") from None
+        raise BadArgument(f"tool {name}: its parameters are unknown", hint="wrap it in a function of yours") from None
     for parameter in parameters:
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            raise BadArgument(f"tool {name}: parameter {parameter} has no name to be given by", hint="write it as a plain parameter")
+            raise BadArgument(f"tool {name}: parameter {parameter} cannot be passed by name", hint="write it as a plain parameter")
         if parameter.annotation is parameter.empty:
             raise BadArgument(f"tool {name}: parameter {parameter.name!r} has no type", hint=f"write `{parameter.name}: str`, for example")
 
@@ -112,7 +119,7 @@ def _tool(function: Any) -> Tool:
         adapter: Any = TypeAdapter(signed)
         adapter.json_schema()
     except (PydanticUserError, NameError) as error:
-        raise BadArgument(f"tool {name}: {str(error).splitlines()[0]}", hint="give its parameters types that JSON can spell") from None
+        raise BadArgument(f"tool {name}: {str(error).splitlines()[0]}", hint="give its parameters types that JSON can represent") from None
     return Tool(name, inspect.getdoc(function) or "", function, adapter)
 
 
@@ -124,7 +131,7 @@ def _named(functions: object) -> tuple[Any, ...]:
         if not name.isidentifier():
             raise BadArgument(f"a tool is a function with a name, not {function!r:.80}")
         if names.count(name) > 1:
-            raise BadArgument(f"two tools are named {name}", hint="give one another name")
+            raise BadArgument(f"two tools are named {name}", hint="rename one of them")
     return tuple(functions)
 
 
@@ -154,7 +161,7 @@ def _of_tools(functions: tuple[Any, ...]) -> Form:
             case {"name": str(name), "arguments": dict(arguments), **rest} if name in by_name and not rest:
                 by_name[name].bound(arguments)
                 return ToolCall(name, arguments, text, by_name[name])
-        raise ValueError("it is no call of these tools")
+        raise ValueError("it is not a call of these tools")
 
     specs = [ToolSpec(tool.name, tool.description, json.dumps(fitted(schemas[tool.name, "validation"] | shared))) for tool in tools]
     return Form(Constraint("json_schema", json.dumps(fitted({"anyOf": calls} | shared))), meaning, tools=tuple(specs))
@@ -162,7 +169,7 @@ def _of_tools(functions: tuple[Any, ...]) -> Form:
 
 @suggests
 def describe_tools(functions: Sequence[Any]) -> str:
-    """The tools for a prompt: a line of JSON for each, and how a call is written."""
+    """The tools for a prompt: a line of JSON for each, and the format of a call."""
     lines = [
         json.dumps({"name": tool.name, "description": tool.description, "parameters": tool.adapter.json_schema()})
         for tool in map(_tool, _named(functions))

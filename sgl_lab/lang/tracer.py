@@ -1,8 +1,9 @@
-"""An executor that executes nothing: it records what a program says, and hands out placeholders for what it would give.
+"""An executor that executes nothing: it records the program's values, and returns placeholders for
+results.
 
-A placeholder is a string that occurs nowhere else, so it may stand in an f-string or be joined with other text. Where it is
-appended, the trace has an `Argument` or a `Reference`. A program that asks for its characters is refused: with the real
-text it might take another branch.
+A placeholder is a string that occurs nowhere else, so it may be part of an f-string or be joined
+with other text. When it is appended, the trace contains an `Argument` or a `Reference`. A program
+that reads its characters is refused, because with the real text it might take another branch.
 """
 
 from __future__ import annotations
@@ -39,11 +40,13 @@ from .strand import Step, StrandBase
 
 
 class TraceEnds(Exception):
-    """The program says something that this trace does not record."""
+    """The program uses something that this trace does not record."""
 
 
 class Placeholder(str):
-    """Text that does not exist yet. It can be joined with other text and appended; all else is refused."""
+    """Text that does not exist yet. It can be joined with other text and appended; everything else
+    is refused.
+    """
 
     __slots__ = ()
 
@@ -77,10 +80,10 @@ class Recorded:
 
 @dataclass
 class Trace:
-    """The steps of a program in the order in which it says them, whatever their strand. A step's number is its index."""
+    """The steps of a program in its order, across all strands. A step's number is its index."""
 
     only: tuple[type, ...] = (object,)
-    """kinds of values that are recorded; the first of another kind ends the trace"""
+    """kinds of values that are recorded; the first value of another kind ends the trace"""
     steps: list[Recorded] = field(default_factory=list)
     n_strands: int = 0
     _key: str = field(default_factory=lambda: secrets.token_hex(16))
@@ -91,7 +94,7 @@ class Trace:
         return Placeholder(f"\ue000{self._key}:{len(self._promised) - 1}\ue001")
 
     def parts(self, text: str) -> Iterator[Text | Argument | Reference]:
-        """Text that was appended, and what its placeholders stand for."""
+        """Appended text, with its placeholders resolved."""
         for index, part in enumerate(re.split(f"\ue000{self._key}:([0-9]+)\ue001", str(text))):
             if index % 2:
                 yield self._promised[int(part)]
@@ -100,13 +103,13 @@ class Trace:
 
     def record(self, strand: ForkId, value: Primitive, opened: tuple[ForkId, ...]) -> None:
         if not isinstance(value, self.only):
-            self.only = ()  # a program that goes on all the same is not recorded
+            self.only = ()  # a program that continues nevertheless is not recorded
             raise TraceEnds
         self.steps.append(Recorded(strand, value, user_location(), opened))
 
 
 class Tracer(StrandBase):
-    """A `Strand` of a trace. Its transcript has placeholders where an argument or the model gives text."""
+    """A `Strand` of a trace. Its transcript has placeholders for text of an argument or the model."""
 
     error: Exception | None = None
     idle = True
@@ -122,10 +125,10 @@ class Tracer(StrandBase):
         self.n_inherited = len(self.transcript.history)
 
     def stop(self, stopped: Stopped) -> None:
-        """Nothing runs."""
+        """Nothing is running."""
 
     def abandon(self, error: Exception) -> None:
-        """Nothing was asked for."""
+        """There are no requests."""
 
     def _child(self, label: str, index: int) -> Self:
         return type(self)(self.run, self.trace, label, self, index)
@@ -138,7 +141,7 @@ class Tracer(StrandBase):
             self._follow(step)
 
     def _follow(self, step: Step[Self]) -> None:
-        """Bring the transcript and the variable to where they are after the step."""
+        """Update the transcript and the variable to the state after the step."""
         transcript, variable = self.transcript, step.variable
         match step.value:
             case Text(text):

@@ -27,7 +27,9 @@ from .history import History, Piece, Turn
 
 @dataclass(frozen=True, slots=True)
 class Healed:
-    """Of tokens that were placed, the first `n` spell again what `before` spelled, which stood there."""
+    """A seam: the first `n` of the placed tokens spell again the text of the replaced tokens
+    `before`.
+    """
 
     n: int
     before: tuple[int, ...]
@@ -38,28 +40,34 @@ NOT_HEALED = Healed(0, ())
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Tokens at the end of what was generated that begin a character: in no text yet, and what a gen goes on from."""
+    """Tokens at the end of a generation that begin a character. They are in no text yet, and a gen
+    continues from them.
+    """
 
     ids: tuple[int, ...] = ()
     lead: str = ""
-    """as of a piece"""
+    """as in a piece"""
 
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
-    """Text outside roles ends here, so what stands before it is never rendered again."""
+    """The end of text outside roles: everything before it is never rendered again."""
 
     n_pieces: int = 0
     n_turns: int = 0
     rendering: str = ""
-    """what the template said of those turns"""
+    """the template's rendering of those turns"""
 
 
 Changed = Callable[[int, Piece, Healed], None]
-"""first position, the piece whose ids stand there now, everything that stood after it being gone, and the seam at its beginning"""
+"""first position, the piece whose ids are there now (everything after it is removed), and the seam
+at its beginning
+"""
 
 WINDOW = 64
-"""tokens at the end of a long run that are encoded again with what follows; the first half of them has to come out as it was"""
+"""tokens at the end of a long run that are encoded again with the following text; the first half of
+them must not change
+"""
 LONG = 2048
 """characters of a run that is encoded as a whole"""
 TAIL = 17
@@ -67,7 +75,7 @@ TAIL = 17
 
 
 def clip(pieces: Iterable[Piece], start: int, end: int | None = None) -> Iterator[Piece]:
-    """Characters `start` to `end` of the pieces; a piece that is cut is literal text from then on."""
+    """Characters `start` to `end` of the pieces. A piece that is cut becomes literal text."""
     at = 0
     for piece in pieces:
         here = slice(max(start - at, 0), len(piece.text) if end is None else max(end - at, 0))
@@ -200,9 +208,9 @@ class Transcript(History):
         self.blocks: tuple[Block, ...] = ()
         """those that were embedded, each once"""
         self.n_rewritten = 0
-        """tokens that stood and were taken away because the template said something else later"""
+        """tokens that were removed because the template rendered something else later"""
         self.n_healed = 0
-        """tokens that stood and were replaced by others of the same text, at seams"""
+        """tokens that were replaced by others with the same text, at seams"""
         self._backend = backend
         self._changed = changed
         self._placed = Pieces()
@@ -215,7 +223,7 @@ class Transcript(History):
         self._held = Held()
 
     def fork(self, changed: Changed) -> Transcript:
-        """A transcript of its own that starts with all that stands here."""
+        """A separate transcript that starts with the current content."""
         child = Transcript(self._backend, self._chat, changed)
         child.go_on_from(self)
         for name in ("ids", "_placed", "_rendering"):
@@ -224,7 +232,7 @@ class Transcript(History):
             setattr(child, name, getattr(self, name))
         return child
 
-    # ------------------------------------------------------------ what a program says
+    # ------------------------------------------------------------ appending
 
     def say(self, text: str) -> None:
         if text:
@@ -261,8 +269,9 @@ class Transcript(History):
         super().end()
 
     def take(self, said: Piece, held: tuple[int, ...] = ()) -> None:
-        """What the model wrote or chose after `settle`. `held` are tokens after it that end inside a character, `said.lead` is theirs if
-        it has none of its own."""
+        """The text that the model generated or chose after `settle`. `held` are tokens after it
+        that end inside a character; if it has no lead of its own, `said.lead` is theirs.
+        """
         piece = replace(said, role=self.role)
         self._held = Held(held, "" if piece.ids else piece.lead) if held else Held()
         if not piece.fixed:
@@ -274,21 +283,23 @@ class Transcript(History):
         self._add(piece)
 
     def let_go(self) -> None:
-        """What comes next does not go on with a character that was begun."""
+        """The following text does not continue an incomplete character."""
         self._held = Held()
 
-    # ------------------------------------------------------------ what a program reads
+    # ------------------------------------------------------------ reading
 
     def seen(self) -> str:
-        """The text that the tokens stand for so far, without a leading BOS."""
+        """The text of the current tokens, without a leading BOS."""
         return "".join(piece.text for piece in self._placed)[self._n_lead :]
 
     def certain(self) -> str:
-        """As `seen`, with literal text after it that has no tokens yet. Text inside roles is missing: a template may still change it."""
+        """Like `seen`, including literal text without tokens. Text inside roles is missing, because
+        a template may still change it.
+        """
         return self.seen() + ("" if self._in_roles else self._loose)
 
     def text(self) -> str:
-        """All text, the template's included, also what no model has seen yet."""
+        """All text, including the template's and text that no model has seen yet."""
         if not self._in_roles:
             return self.seen() + self._loose
         tail, frozen = self._layout(), self._frozen
@@ -296,22 +307,24 @@ class Transcript(History):
         return before + "".join(piece.text for piece in (*self._rendering.pieces.from_char(len(frozen.rendering)), *tail))
 
     def spelled(self, ids: Sequence[int]) -> str:
-        """The text of tokens, special ones too."""
+        """The text of tokens, including special ones."""
         return self._backend.decode(ids)
 
-    # ------------------------------------------------------------ what a gen and a select start from
+    # ------------------------------------------------------------ where a gen or a select starts
 
     @property
     def held(self) -> Held:
-        """What stands at the end of `prompt` and begins a character."""
+        """The incomplete character at the end of `prompt`."""
         return self._held
 
     def prompt(self) -> tuple[int, ...]:
-        """What a gen goes on from, once it is settled: `ids`, and what is held after them."""
+        """Where a gen starts, after `settle`: `ids`, and the held tokens after them."""
         return (*self.ids[: len(self.ids) - self._n_spelling(self._held.lead)], *self._held.ids)
 
     def n_open(self) -> int:
-        """How many of the last tokens a gen may say again: of the program's own text, where that ends in white space or in a word."""
+        """How many of the last tokens a gen may generate again: tokens of the program's own text,
+        if it ends in white space or inside a word.
+        """
         text = ""
         for piece in reversed(self._placed):
             if piece.kind != "text" or piece.markup or len(text) > TAIL * 16:
@@ -320,8 +333,10 @@ class Transcript(History):
         return 0 if self._held.ids else n_open(self._backend, text, self.ids[-TAIL:])
 
     def with_choices(self, choices: Sequence[str]) -> tuple[int, tuple[tuple[int, ...], ...]] | None:
-        """Every choice encoded with the text before it: the position from which the first of them differs from what stands, and the
-        tokens of each from there on. None where nothing stands before that."""
+        """Every choice encoded together with the text before it: the position of the first
+        difference from the current tokens, and the tokens of each choice from there on. None if
+        there is no text before it.
+        """
         encoded = [self._encoded([Piece(choice)]) for choice in choices]
         n_same = min(at + n_common(ids, self.ids[at:]) for at, ids in encoded)
         if not n_same:
@@ -331,7 +346,7 @@ class Transcript(History):
     # ------------------------------------------------------------ from text to tokens
 
     def settle(self, *, to_generate: bool = False) -> None:
-        """Bring `ids` up to date, so that they are the prompt of what comes next."""
+        """Update `ids`, so that they are the prompt of what follows."""
         if self._in_roles and not (to_generate and not self._open):
             self._reconcile(self._layout())
             return
@@ -341,7 +356,7 @@ class Transcript(History):
 
     @property
     def _in_roles(self) -> bool:
-        """Whether turns stand, or are to stand, after the last text outside roles."""
+        """Whether there are turns, placed or pending, after the last text outside roles."""
         return len(self._turns) > self._frozen.n_turns
 
     def _leave_roles(self) -> None:
@@ -357,7 +372,7 @@ class Transcript(History):
         else:
             segments = self._backend.render_text(text) if text else self._backend.render_start()
             if not segments:
-                raise ProgramError("there is nothing to go on from, and this model has no token that begins a text", hint=_SAY_SOMETHING)
+                raise ProgramError("there is no text to continue, and this model has no token that begins a text", hint=_SAY_SOMETHING)
             self._extend_run([Piece(segment.text, markup=segment.markup) for segment in segments])
             self._n_lead = len(self.seen()) - len(text)
         self._frozen = replace(self._frozen, n_pieces=len(self._placed))
@@ -369,9 +384,7 @@ class Transcript(History):
         self._n_agreed = min(self._n_agreed, self._rendering.follow(segments, turns))
         frozen = self._frozen.rendering
         if self._n_agreed < len(frozen) and not "".join(segment.text for segment in segments).startswith(frozen):
-            raise ProgramError(
-                "the chat template rewrites turns that stand before text outside any role", hint="keep all text inside roles"
-            )
+            raise ProgramError("the chat template rewrites turns in front of text outside all roles", hint="keep all text inside roles")
         if self.blocks and _blocks(self._rendering.pieces) != _blocks(part for turn in turns for part in turn.parts):
             raise ProgramError(
                 "the chat template leaves out an embedded block, such as an image, or rewrites what stands beside it",
@@ -394,7 +407,7 @@ class Transcript(History):
         cut: Piece | None = None
         for piece in placed.since(n_kept):
             here, end = at - start, at - start + len(piece.text)
-            # What was generated may be content or, a space say, the template's own text by now.
+            # Generated text may by now be content or text of the template, for example a space.
             is_free = piece.kind not in ("text", "block") and BLOCK not in sources[here:end]
             same_source = is_free or sources[here:end] == _source(piece) * (end - here)
             if not (same_source and text.startswith(piece.text, here) and (piece.block is None or piece.block == blocks.get(here))):
@@ -412,7 +425,7 @@ class Transcript(History):
         self.n_rewritten += n_before - n_stand
         groups = [(fixed, list(group)) for fixed, group in groupby(clip(pieces, at - start), key=lambda piece: piece.fixed)]
         if is_cut and not (groups and not groups[0][0]):
-            groups.insert(0, (False, []))  # what was taken away may have had a token in common with what stands
+            groups.insert(0, (False, []))  # a removed token may have shared text with the remaining ones
         for fixed, group in groups:
             if fixed:
                 for piece in group:
@@ -434,10 +447,12 @@ class Transcript(History):
         return None
 
     def _place_said(self, piece: Piece) -> Piece:
-        """Put what was generated at the end, in the place of the tokens whose text it says again; as it then stands."""
+        """Put a generation at the end, replacing the tokens whose text it generates again. Returns
+        it as placed.
+        """
         ids, lead = piece.ids or (), piece.lead
         n_back = self._n_spelling(lead)
-        if lead and not n_back:  # it was generated after other tokens than those that stand here
+        if lead and not n_back:  # it was generated after other tokens than the current ones
             ids, lead = self._backend.encode(piece.text), ""
         before = tuple(self.ids[len(self.ids) - n_back :])
         n_same = n_common(ids, before)
@@ -454,14 +469,16 @@ class Transcript(History):
         return placed
 
     def _drop(self, n: int) -> None:
-        """Take the last `n` tokens away; the text stays, and so do the pieces."""
+        """Remove the last `n` tokens. The text and the pieces remain."""
         del self.ids[len(self.ids) - n :]
         for piece in self._placed.cut(self._placed.n_within_ids(len(self.ids))):
             n_left = len(self.ids) - self._placed.n_ids(len(self._placed))
             self._placed.append(replace(piece, ids=(piece.ids or ())[:n_left]))
 
     def _n_spelling(self, text: str) -> int:
-        """How many of the last tokens spell `text`, which stands at the end; 0 where no number of them does."""
+        """How many of the last tokens spell `text`, with which the tokens end; 0 if no number of
+        them does.
+        """
         for n in range(1, TAIL) if text else ():
             if n > len(self.ids) or self.ids[-n] < 0:
                 break
@@ -473,7 +490,9 @@ class Transcript(History):
         return 0
 
     def _extend_run(self, pieces: Iterable[Piece]) -> None:
-        """Put literals at the end, encoded with those that they follow; what stands keeps its tokens up to the first difference."""
+        """Put literals at the end, encoded together with the preceding ones. Existing tokens are
+        kept up to the first difference.
+        """
         new = [piece for piece in pieces if piece.text]
         at, ids = self._encoded(new)
         n_same = at + n_common(ids, self.ids[at:])
@@ -481,7 +500,7 @@ class Transcript(History):
         n_spelling = self._n_covering(ids, len(self._backend.decode(before))) if before else 0
         self.n_healed += len(before)
         self.ids[n_same:] = ids
-        # From the first piece that the difference reaches, tokens belong to the piece in which they end.
+        # From the first changed piece on, a token belongs to the piece in which it ends.
         first = self._placed.n_within_ids(n_same)
         reached = [*self._placed.cut(first), *new]
         start = done = self._placed.n_ids(first)
@@ -515,13 +534,13 @@ class Transcript(History):
         return start, self._backend.encode_all([Segment(piece.text, piece.markup) for piece in (*placed.since(first), *new)])
 
     def _n_covering(self, ids: Sequence[int], n_chars: int) -> int:
-        """How many of the first tokens hold the first `n_chars` characters."""
+        """How many of the first tokens contain the first `n_chars` characters."""
         if not n_chars:
             return 0
         return min(len(ids), bisect_left(range(len(ids) + 1), n_chars, key=lambda n: len(self._backend.decode(ids[:n]))))
 
     def _ends(self, ids: Sequence[int]) -> list[int]:
-        """After each token, how many characters it and those before it hold; one that is not whole counts."""
+        """After each token, the number of characters so far; an incomplete one counts."""
         ends: list[int] = []
         n_whole, first = 0, 0
         for n in range(1, len(ids) + 1):
@@ -533,7 +552,7 @@ class Transcript(History):
 
 
 MARKUP, LITERAL, BLOCK = "1", "0", "2"
-"""where a character of a rendering is from"""
+"""the origin of a character of a rendering"""
 
 
 def _blocks(pieces: Iterable[Piece]) -> list[Block]:
@@ -548,7 +567,7 @@ _SAY_SOMETHING = 'append some text first: s += "..."'
 
 
 def n_open(backend: Backend, text: str, ids: Sequence[int]) -> int:
-    """How many of the last of `ids`, which end with literal `text`, a gen may say again."""
+    """How many of the last of `ids`, which end with literal `text`, a gen may generate again."""
     if not text or not (text[-1].isspace() or text[-1].isalnum()):
         return 0
     last = next((n for n, token in enumerate(reversed(ids)) if token < 0), len(ids))  # a block is not healed
@@ -559,14 +578,16 @@ def n_open(backend: Backend, text: str, ids: Sequence[int]) -> int:
 
 
 def likely_seam(backend: Backend, text: str) -> str:
-    """What a gen after literal `text` may say again, told before anybody knows what stands before it."""
+    """The text that a gen after literal `text` may generate again, determined without the preceding
+    text.
+    """
     ids = backend.encode(text[-TAIL * 16 :])[-TAIL:]
     n = n_open(backend, text, ids)
     return backend.decode(ids[-n:]) if n else ""
 
 
 def joined(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """Neighbouring literals of one source as one piece."""
+    """Joins neighbouring literals of one source."""
     for _, group in groupby(pieces, key=lambda piece: (piece.kind, piece.markup, piece.role)):
         members = list(group)
         yield replace(members[0], text="".join(member.text for member in members))

@@ -1,7 +1,8 @@
-"""Types to JSON schemas that say all that the type asks of a text, so that what is generated is a value of it.
+"""JSON schemas for types, complete enough that every generated text is a value of the type.
 
-pydantic says most of it. What its schemas leave open (how a URL begins, that a date is past, which keys an int may be read from)
-is said here; what no text alone can satisfy (a file that exists) is refused. pydantic is loaded by the first type.
+pydantic provides most of a schema. The rest (the scheme of a URL, a date in the past, keys that an
+int may be read from) is added here. Types that no text alone can satisfy (a file that exists) are
+refused. pydantic is loaded by the first type.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ..contracts.patterns.formats import BASE64, BASE64_TEXT, CLOCK, DATE, DAYS,
 _TEXT: dict[str, Any] = {"type": "string"}
 _IPV4, _IPV6 = ({"type": "string", "format": form} for form in ("ipv4", "ipv6"))
 _NEAR = 150
-"""years after or before a limit that a date with one limit may have"""
+"""years before or after a limit that a date with one limit may have"""
 _MOST_SECONDS = 10**9
 _FORMS: dict[str, dict[str, Any]] = {
     "ipvanyaddress": {"anyOf": [_IPV4, _IPV6]},
@@ -38,12 +39,12 @@ _FORMS: dict[str, dict[str, Any]] = {
     "password": _TEXT,
     "binary": _TEXT,
 }
-"""formats of pydantic's in words that hold"""
+"""pydantic's formats that are enforced"""
 _MUST_EXIST = {"file-path": "a file that exists", "directory-path": "a folder that exists"}
 
 
 def adapter(type_: Any) -> Any:
-    """pydantic's, that can say its schema; BadArgument for what is no type to it. Of equal types the same."""
+    """The pydantic adapter of a type; BadArgument if it has none. Equal types share one."""
     try:
         hash(type_)
     except TypeError:
@@ -61,19 +62,20 @@ def _new(type_: Any) -> Any:
         made.json_schema()
     except (PydanticUserError, NameError, ImportError) as error:
         hint = "give a JSON schema, or a type that pydantic knows: a model, a dataclass, list[int], Literal[...]"
-        raise BadArgument(f"{type_!r:.80} is no type with a JSON schema: {str(error).splitlines()[0]}", hint=hint) from None
+        raise BadArgument(f"{type_!r:.80} is not a type with a JSON schema: {str(error).splitlines()[0]}", hint=hint) from None
     return made
 
 
 def schema(of: Any) -> Any:
-    """The schema of an adapter, as a model is held to it. BackendUnsupported for what no text alone can satisfy."""
+    """The schema of an adapter, as enforced. BackendUnsupported for what no text alone can satisfy."""
     return fitted(of.json_schema(schema_generator=generator()))
 
 
 def fitted(schema: Any) -> Any:
-    """A schema that was had from types, as a model is held to it.
+    """A schema of types, as enforced.
 
-    Without properties that the types do not know, with which it could go on for ever. Items need not differ, unless several are needed.
+    Properties that the types do not know are forbidden, because a model could add them for ever.
+    Items need not be different, unless several are required.
     """
     if isinstance(schema, list):
         return [fitted(item) for item in schema]
@@ -89,10 +91,10 @@ def fitted(schema: Any) -> Any:
 
 
 def _told(schema: dict[str, Any]) -> dict[str, Any]:
-    """A string, with what it has to be in words that hold, and with a pattern that says the same in every dialect."""
+    """A string with its enforced keywords, and with a pattern that is equivalent in every dialect."""
     form = schema.get("format")
     if form in _MUST_EXIST:
-        raise BackendUnsupported(f"a type asks for {_MUST_EXIST[form]}, which no text alone can be", hint="use str or pathlib.Path")
+        raise BackendUnsupported(f"a type requires {_MUST_EXIST[form]}, which text alone cannot guarantee", hint="use str or pathlib.Path")
     if form in _FORMS:
         kept = {key: value for key, value in schema.items() if key not in ("format", "type")}
         schema = _FORMS[form] | kept
@@ -104,13 +106,13 @@ def _told(schema: dict[str, Any]) -> dict[str, Any]:
         try:
             schema["pattern"] = ecma.in_every_dialect(pattern)
         except ValueError as error:
-            raise BackendUnsupported(f"the pattern of a type cannot be followed: {error}") from None
+            raise BackendUnsupported(f"the pattern of a type is not supported: {error}") from None
     return schema
 
 
 @lru_cache(1)
 def generator() -> Any:
-    """pydantic's, that says more."""
+    """pydantic's own, with more details."""
     from pydantic.json_schema import GenerateJsonSchema
 
     class Generator(GenerateJsonSchema):
@@ -147,7 +149,7 @@ def generator() -> Any:
 
         def time_schema(self, schema: Any) -> Any:
             if any(schema.get(key) is not None for key in ("ge", "gt", "le", "lt")):
-                raise BackendUnsupported("a time between limits cannot be followed", hint="use a time without limits, or a datetime")
+                raise BackendUnsupported("a time between limits is not supported", hint="use a time without limits, or a datetime")
             return super().time_schema(schema)
 
         def timedelta_schema(self, schema: Any) -> Any:
@@ -192,12 +194,12 @@ def _check(schema: Any) -> str:
     """The name of its function."""
     name = getattr(schema["function"]["function"], "__qualname__", "")
     if name in _REFUSED:
-        raise BackendUnsupported(f"a type asks for {_REFUSED[name]}, which no text alone can be", hint="use str")
+        raise BackendUnsupported(f"a type requires {_REFUSED[name]}, which text alone cannot guarantee", hint="use str")
     return str(name)
 
 
 def _decimal(schema: Any) -> dict[str, Any]:
-    """A number in digits, as the type counts them."""
+    """A number in digits, counted as the type does."""
     found: dict[str, Any] = {"type": "number"}
     for key, keyword in ("ge", "minimum"), ("gt", "exclusiveMinimum"), ("le", "maximum"), ("lt", "exclusiveMaximum"):
         if schema.get(key) is not None:
@@ -230,7 +232,9 @@ def _url(schema: Any, *, needs_host: bool) -> str:
 
 
 def _dates(schema: Any, clock: str, zone: str) -> dict[str, Any]:
-    """Dates and times between limits: whole days between them, of whole years where there are some."""
+    """Dates and times between limits: complete days between them, and complete years if there are
+    any.
+    """
     today = datetime.datetime.now(datetime.UTC).date()
     low = [_day(schema[key]) for key in ("ge", "gt") if schema.get(key) is not None]
     high = [_day(schema[key]) for key in ("le", "lt") if schema.get(key) is not None]
@@ -260,7 +264,7 @@ def _matched(pattern: str) -> dict[str, Any]:
 
 
 def _between(first: datetime.date, last: datetime.date) -> Iterable[str]:
-    """Patterns of the days from one to the other: years, months or days as they are whole."""
+    """Patterns for the days from one to the other, grouped into complete years, months or days."""
     day, after = first, datetime.timedelta(1)
     years: list[int] = []
     while day <= last:

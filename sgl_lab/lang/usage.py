@@ -1,4 +1,4 @@
-"""How many tokens the programs on a backend have asked for and got."""
+"""Counts the tokens of the programs on a backend."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from ..contracts.port import Usage
 
 
 class TokenUsage:
-    """`prompt_tokens` and `completion_tokens` of the gens and selects that ended since the last `reset`."""
+    """`prompt_tokens` and `completion_tokens` of the gens and selects that ended since the last
+    `reset`.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -37,5 +39,5 @@ def usage_of(backend: object) -> TokenUsage:
     try:
         with _lock:
             return _usages.setdefault(backend, TokenUsage())
-    except TypeError:  # a backend that cannot be hashed, or referred to weakly, keeps no count
+    except TypeError:  # a backend that cannot be hashed or weakly referenced has no count
         return TokenUsage()

@@ -1,4 +1,4 @@
-"""A value of a program: there now, or there later. Guarded by the run's lock."""
+"""A value of a program, present or future. Guarded by the run's lock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 
 class Source(Protocol):
-    """What fills a variable."""
+    """Something that fills a variable."""
 
     @property
     def idle(self) -> bool:
@@ -24,21 +24,23 @@ class Variable:
         self.meta: Any = {}
         self.error: Exception | None = None
         self.aborted = False
-        """stopped midway: the value is what there was by then"""
+        """whether it was stopped midway: the value is the text so far"""
         self.partial: list[str] = []
-        """text so far, one a sample"""
+        """text so far, one per sample"""
         self.logprobs_from: Callable[[int], dict[str, Any]] | None = None
-        """log-probabilities of the first sample's tokens so far, but of so many; None where they were not asked for"""
+        """log-probabilities of the first sample's tokens so far, with the number of tokens; None if
+        they were not requested
+        """
         self.ids: tuple[tuple[int, ...], ...] = ()
-        """the tokens of a gen, one tuple a sample"""
+        """the tokens of a gen, one tuple per sample"""
         self.n_partial = 0
-        """tokens so far, of the first"""
+        """tokens so far, of the first sample"""
         self.means: Callable[[], Any] | None = None
-        """what to ask for the parsed value; None where the value is all there is"""
+        """computes the parsed value; None if the value has no other meaning"""
         self.reasoning: Variable | None = None
-        """what was thought aloud before it"""
+        """the reasoning before it"""
         self.observed: str | None = None
-        """what a tool said when the call that stands here was made"""
+        """the result of the tool whose call is here"""
         self.prompt: tuple[int, ...] | None = None
         self.mark = 0
         """where a var_scope begins in the stream's history"""
@@ -53,7 +55,9 @@ class Variable:
             self.reasoning.fail(error)
 
     def read(self) -> Any:
-        """What the value means, checked; the value itself where it means nothing else. Of a variable that is done, without the lock."""
+        """The meaning of the value, checked; the value itself if it has no other meaning. The
+        variable must be done. Called without the lock.
+        """
         if self.means is None:
             return self.value
         meant = self.means()
@@ -62,6 +66,6 @@ class Variable:
 
     @property
     def text(self) -> str:
-        """What there is by now; of several samples, the first."""
+        """The current text; of several samples, the first."""
         value = self.value[0] if isinstance(self.value, list) and self.value else self.value
         return str(value) if self.done and self.error is None else self.partial[0] if self.partial else ""

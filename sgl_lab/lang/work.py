@@ -1,7 +1,7 @@
-"""The requests of a stream: what is common to them, whatever port they go through.
+"""The requests of a stream: their common part for both ports.
 
-Each is the listener of its own request. The backend calls it on its own thread; it takes the
-run's lock, puts the result where it belongs and lets the stream advance.
+Each is the listener of its own request. The backend calls it on its own thread. It takes the run's
+lock, stores the result and advances the stream.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .variable import Variable
 
 
 class Worked(Protocol):
-    """What a request needs of the stream that it works for."""
+    """What a request needs of its stream."""
 
     id: ForkId
     run: Run
@@ -34,17 +34,17 @@ class Worked(Protocol):
     def transcript(self) -> History: ...
 
     def advance(self) -> None:
-        """Go on with what is queued."""
+        """Continue with the queue."""
 
     def fail(self, error: Exception) -> None:
-        """Nothing more happens on this stream."""
+        """End this stream."""
 
 
 W = TypeVar("W", bound=Worked)
 
 
 class Work(Generic[W]):
-    """One request under way. At most one a stream."""
+    """One request in flight; at most one per stream."""
 
     def __init__(self, stream: W) -> None:
         self.stream = stream
@@ -54,7 +54,7 @@ class Work(Generic[W]):
 
     @property
     def current(self) -> bool:
-        """False once the stream has given up on it: its answer then comes too late."""
+        """False after the stream has abandoned it: its answer then comes too late"""
         return self.stream.work is self
 
     def cancel(self) -> None:
@@ -75,7 +75,7 @@ class Work(Generic[W]):
 
 
 class Evaluation(Work[W]):
-    """Work that an expression of the program asked for: it has a value, a line and events."""
+    """Work for an expression of the program: it has a value, a line and events."""
 
     def __init__(self, stream: W, source: Gen | Select, variable: Variable) -> None:
         super().__init__(stream)
@@ -87,7 +87,7 @@ class Evaluation(Work[W]):
         self.run.emit(ExprStarted(stream.id, self.expr, source.kind, source.name or "", source.location.line, role))
 
     def meta(self, usage: Usage, finish_reason: str, matched: str | int | None = None) -> dict[str, Any]:
-        """What every expression tells of itself."""
+        """The meta info that every expression has."""
         reason = FinishReason.of(finish_reason, usage.completion_tokens, matched)
         counts = {"rewritten_tokens": self.n_rewritten, "healed_tokens": self.n_healed}
         return asdict(usage) | {"finish_reason": reason} | counts

@@ -108,7 +108,7 @@ def test_the_base_itself_can_be_made_and_says_what_it_lacks() -> None:
     try:
         s = sgl.start(bare)
         s += "Q" + gen("a")
-        with pytest.raises(BackendUnsupported, match="no model: it does not say how to encode"):
+        with pytest.raises(BackendUnsupported, match="no model: it does not implement encode"):
             _ = s["a"]
     finally:
         sgl.set_default_backend(None)
@@ -305,7 +305,7 @@ def test_a_state_shows_its_executor() -> None:
     ],
 )
 def test_a_name_that_a_module_lacks_says_so_to_an_import(module: str, name: str) -> None:
-    with pytest.raises(ImportError, match=f"sgl_lab.{module} has no '{name}': .*(not here yet|import them from sgl_lab)"):
+    with pytest.raises(ImportError, match=f"sgl_lab.{module} has no '{name}': .*(not available yet|import them from sgl_lab)"):
         exec(f"from sgl_lab.{module} import {name}")
     with pytest.raises(ImportError, match="NoSuchName"):
         exec(f"from sgl_lab.{module} import NoSuchName")
@@ -314,7 +314,7 @@ def test_a_name_that_a_module_lacks_says_so_to_an_import(module: str, name: str)
 @pytest.mark.parametrize("name", ["trace", "compile"])
 def test_what_a_program_cannot_do_yet_says_so(name: str) -> None:
     program = sgl.function(lambda s: None)
-    with pytest.raises(AttributeError, match=f"{name!r}: .* not here yet"):
+    with pytest.raises(AttributeError, match=f"{name!r}: .* not available yet"):
         getattr(program, name)
     with pytest.raises(AttributeError, match="no 'runn'"):
         _ = program.runn
@@ -445,9 +445,9 @@ def test_a_name_that_is_not_here_yet_says_so(name: str) -> None:
     import sgl_lab
 
     assert not hasattr(sgl_lab, name)
-    with pytest.raises(AttributeError, match=f"'{name}': .* are not here yet"):
+    with pytest.raises(AttributeError, match=f"'{name}': .* are not available yet"):
         getattr(sgl_lab, name)
-    with pytest.raises(ImportError, match=f"'{name}': .* are not here yet"):
+    with pytest.raises(ImportError, match=f"'{name}': .* are not available yet"):
         exec(f"from sgl_lab import {name}")
 
 
@@ -596,9 +596,9 @@ def test_white_space_is_as_it_was_asked_for() -> None:
         ({"type": "array"}, "an array of anything"),
         ({}, "a value of any kind"),
         ({"$ref": "#/$defs/a", "$defs": {"a": {"type": "array", "items": {"$ref": "#/$defs/a"}}}}, "contains itself"),
-        ({"$ref": "#/$defs/b"}, "is not there"),
+        ({"$ref": "#/$defs/b"}, "does not exist"),
         ({"type": "object", "properties": {"a": {"not": {}}}}, "a value of any kind at /properties/a"),
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
     ],
 )
 def test_what_no_regular_expression_says_is_refused_by_its_path(schema: Any, named: str) -> None:

@@ -257,7 +257,7 @@ def test_a_constraint_too_long_for_the_engine_is_refused_at_the_call(kind: str) 
 )
 def test_what_means_nothing_with_choices_fails_at_the_call(name: str, value: Any) -> None:
     arguments: dict[str, Any] = {name: value}
-    with pytest.raises(BadArgument, match=f"{name}= means nothing with choices="):
+    with pytest.raises(BadArgument, match=f"{name}= has no meaning with choices="):
         gen("x", choices=["a", "b"], **arguments)
 
 

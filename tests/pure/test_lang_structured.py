@@ -106,7 +106,7 @@ def test_a_value_can_be_read_as_a_type_that_the_gen_did_not_state() -> None:
     assert s.value("n", int) == 42
     assert s.value("n", str) == "42"
     assert s.value("colour", Colour) is Colour.RED
-    with pytest.raises(InvalidValue, match="'colour' is 'red', which is no int"):
+    with pytest.raises(InvalidValue, match="'colour' is 'red', which is not a valid int"):
         s.value("colour", int)
 
 
@@ -221,7 +221,7 @@ def test_what_the_request_carries() -> None:
     ("arguments", "answer", "partial", "why"),
     [
         ({"json_schema": PERSON, "max_tokens": 8}, '{"name": "Li"}', '{"name":', "out of tokens after 8 tokens.*raise max_tokens"),
-        ({"regex": "a+b", "stop": "b"}, "aab", "aa", "the stop 'b' ended it after 2 tokens"),
+        ({"regex": "a+b", "stop": "b"}, "aab", "aa", "ended by the stop 'b' after 2 tokens"),
         ({"json_schema": Trip, "stop": ","}, '{"city": "Rome", "days": 3}', '{"city": "Rome"', "the stop ','"),
         ({"grammar": 'start: "a" "b"', "max_tokens": 1}, "ab", "a", "out of tokens"),
         ({"dtype": str, "max_tokens": 2}, '"ok"', '"o', "out of tokens"),
@@ -303,19 +303,19 @@ for _ in range(100_000):
         ({"regex": "(" * 5000 + "a" + ")" * 5000}, "too large|limit"),
         ({"regex": "a{99999999999}"}, "too large"),
         ({"regex": "a" * 300_000}, "the limit is"),
-        ({"json_schema": "{"}, "no JSON.*line 1 column 2"),
-        ({"json_schema": {"type": "strin"}}, r"wrong at \$\.type"),
-        ({"json_schema": {"properties": {"a": {"minimum": "x"}}}}, r"wrong at \$\.properties\.a\.minimum"),
+        ({"json_schema": "{"}, "not JSON.*line 1 column 2"),
+        ({"json_schema": {"type": "strin"}}, r"invalid at \$\.type"),
+        ({"json_schema": {"properties": {"a": {"minimum": "x"}}}}, r"invalid at \$\.properties\.a\.minimum"),
         ({"json_schema": {"enum": [float("nan")]}}, "as JSON"),
         ({"json_schema": {"enum": {1, 2}}}, "as JSON"),
         ({"json_schema": DEEP}, "as JSON|deep"),
-        ({"json_schema": 5}, "no type with a JSON schema"),
-        ({"json_schema": ScriptedBackend}, "no type with a JSON schema"),
+        ({"json_schema": 5}, "not a type with a JSON schema"),
+        ({"json_schema": ScriptedBackend}, "not a type with a JSON schema"),
         ({"dtype": "integer"}, "unknown.*did you mean 'int'"),
-        ({"dtype": object()}, "no type with a JSON schema"),
+        ({"dtype": object()}, "not a type with a JSON schema"),
         ({"grammar": ""}, "Lark"),
         ({"grammar": 7}, "Lark"),
-        ({"regex": "a", "dtype": int}, "dtype= and regex= cannot stand together"),
+        ({"regex": "a", "dtype": int}, "dtype= and regex= cannot be combined"),
         ({"choices": ["a"], "json_schema": {}}, "choices= and json_schema="),
         ({"choices": []}, "choices must be a list of one or more"),
         ({"choices": ["a"], "temperature": 0.5}, "temperature must be 0"),
@@ -469,7 +469,7 @@ def test_of_joined_forks_each_value_is_read_as_the_type_and_one_that_said_nothin
 def test_what_pydantic_says_of_a_value_takes_one_line() -> None:
     with pytest.raises(InvalidValue) as refused:
         said('{"city": "Oslo", "days": 0}', json_schema=Trip).value("x")
-    assert str(refused.value).endswith("is refused: days: Value error, a trip has days")
+    assert str(refused.value).endswith("the type rejects it: days: Value error, a trip has days")
     with pytest.raises(InvalidValue) as refused:
         said("many").value("x", int)
     assert "\n" not in str(refused.value)
@@ -509,11 +509,11 @@ def test_a_schema_is_taken_out_of_the_wrapper_of_openai(wrapped: dict[str, Any])
 @pytest.mark.parametrize(
     ("schema", "said"),
     [
-        ({"type": "string", "maxLenght": 3}, "the keyword 'maxLenght' at $ is unknown and is not followed; did you mean 'maxLength'?"),
-        ({"not": {"requried": ["b"]}}, "the keyword 'requried' at $.not is unknown and is not followed; did you mean 'required'?"),
-        ({"flavour": 1}, "the keyword 'flavour' at $ is unknown and is not followed"),
+        ({"type": "string", "maxLenght": 3}, "the keyword 'maxLenght' at $ is unknown and is ignored; did you mean 'maxLength'?"),
+        ({"not": {"requried": ["b"]}}, "the keyword 'requried' at $.not is unknown and is ignored; did you mean 'required'?"),
+        ({"flavour": 1}, "the keyword 'flavour' at $ is unknown and is ignored"),
         ({"dependencies": {"a": ["b"]}}, "the keyword 'dependencies' at $ is unknown"),
-        ({"items": {"type": "string", "format": "decimal"}}, "the format 'decimal' at $.items is unknown and is not followed"),
+        ({"items": {"type": "string", "format": "decimal"}}, "the format 'decimal' at $.items is unknown and is ignored"),
     ],
 )
 def test_what_is_not_followed_is_named(schema: dict[str, Any], said: str) -> None:
@@ -526,10 +526,10 @@ def test_what_is_not_followed_is_named(schema: dict[str, Any], said: str) -> Non
 @pytest.mark.parametrize(
     ("schema", "said"),
     [
-        ({"type": "strng"}, "json_schema is wrong at $.type: 'strng' is not one of ['array', 'boolean', 'integer'"),
-        ({"properties": {"a": {"type": "intger"}}}, "json_schema is wrong at $.properties.a.type: 'intger' is not one of ['array'"),
-        ({"type": ["string", "nul"]}, "json_schema is wrong at $.type[1]: 'nul' is not one of ['array'"),
-        ({"required": "a"}, "json_schema is wrong at $.required: 'a' is not of type 'array'"),
+        ({"type": "strng"}, "json_schema is invalid at $.type: 'strng' is not one of ['array', 'boolean', 'integer'"),
+        ({"properties": {"a": {"type": "intger"}}}, "json_schema is invalid at $.properties.a.type: 'intger' is not one of ['array'"),
+        ({"type": ["string", "nul"]}, "json_schema is invalid at $.type[1]: 'nul' is not one of ['array'"),
+        ({"required": "a"}, "json_schema is invalid at $.required: 'a' is not of type 'array'"),
     ],
 )
 def test_a_wrong_schema_says_what_may_stand_there(schema: dict[str, Any], said: str) -> None:

@@ -327,7 +327,7 @@ def many(*cities: str) -> None: ...
         ([lambda: 1], "a function with a name"),
         (["add"], "a function with a name"),
         ([{}], "a function with a name"),
-        ([min], "tool min: its parameters are not known"),
+        ([min], "tool min: its parameters are unknown"),
         ([add, add], "two tools are named add"),
         ([], "one or more functions"),
         ("add", "one or more functions"),
@@ -340,7 +340,7 @@ def test_tools_that_no_schema_can_be_had_of_are_refused_at_the_call(tools: Any, 
 
 def test_a_call_that_is_to_be_made_is_one() -> None:
     s = sgl.start(ScriptedBackend(), defaults=sgl.GenDefaults(n=2))
-    with pytest.raises(BadArgument, match="a call is executed once, n is 2"):
+    with pytest.raises(BadArgument, match="execute= makes one call, but n is 2"):
         s += "Q" + gen("call", tools=[add], execute=True)
     s += "Q" + gen("call", tools=[add], n=1)
 

@@ -1,6 +1,8 @@
-"""Backends that answer from a script: for tests, for teaching, and for pictures of programs without a model.
+"""Backends that answer from a script: for tests, for teaching, and for pictures of programs without
+a model.
 
-`ScriptedBackend` takes token ids, `ScriptedConversation` messages. Each speaks the whole of its port, on a thread of its own.
+`ScriptedBackend` takes token ids, `ScriptedConversation` takes messages. Each implements its whole
+port, on a thread of its own.
 """
 
 from .conversation import ScriptedConversation

@@ -1,4 +1,6 @@
-"""A scripted backend that takes messages, as an API does: what it does not declare, it refuses."""
+"""A scripted backend that takes messages, as an API does. It refuses everything that it does not
+declare.
+"""
 
 from __future__ import annotations
 
@@ -44,14 +46,15 @@ CHAT = Capabilities(
     tools=True,
     cached_counts=True,
 )
-"""About what a chat API does; a test may declare more, or less."""
+"""About the capabilities of a chat API; a test may declare more or fewer."""
 
 
 class ScriptedConversation(Served[Job], BaseConversation):
-    """Answers as `ScriptedBackend` does; the prompt's text is what `written` makes of it. An answer to a job with tools is a call as the
-    language spells it, and comes as a call of the server's own form. `likes(prompt, choice)` gives a choice's log-probability.
+    """Answers as `ScriptedBackend` does; the prompt's text is the result of `written`. An answer to
+    a job with tools is a call in the language's spelling, and is returned as a call in the server's
+    own form. `likes(prompt, choice)` returns a choice's log-probability.
 
-    A token is a byte. What a job asks for beyond the capabilities is refused, as a server refuses it.
+    A token is a byte. A job that exceeds the capabilities is refused, as by a server.
     """
 
     def __init__(
@@ -163,7 +166,9 @@ class ScriptedConversation(Served[Job], BaseConversation):
 
 
 def written(prompt: Prompt) -> str:
-    """A prompt as text: a line a message, `role: text`, the last without an end where it is begun."""
+    """A prompt as text: a line per message, `role: text`. The last line has no end if the message
+    has only begun.
+    """
     if isinstance(prompt, str):
         return prompt
     lines = [f"{message.role}: {_text(message)}" for message in prompt]

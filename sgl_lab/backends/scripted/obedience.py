@@ -1,4 +1,6 @@
-"""Whether a text is what a constraint wants, told without an engine: by `re`, by jsonschema, byte by byte for a grammar."""
+"""Checks a text against a constraint without an engine: with `re`, with jsonschema, byte by byte
+for a grammar.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ def obeys(constraint: Constraint, text: str) -> bool:
 
 
 def check_form(constraint: Constraint) -> None:
-    """BadArgument for a constraint that is malformed."""
+    """BadArgument for a malformed constraint."""
     try:
         if constraint.kind == "regex":
             re.compile(constraint.source)

@@ -1,4 +1,6 @@
-"""What scripted backends have in common: a script, a thread that answers step by step, and a test's hand on it."""
+"""The common part of scripted backends: a script, a thread that answers step by step, and controls
+for tests.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ J = TypeVar("J")
 
 @dataclass
 class Sample:
-    """One answer, decided when the request starts, and how much of it has been given."""
+    """One answer, decided when the request starts, and its progress."""
 
     text: str
     reason: str
@@ -55,12 +57,14 @@ class Running(Generic[J]):
 
 
 class Served(ABC, Generic[J]):
-    """A step gives each running request a character more; a test may hold the steps, let single ones through, or let the backend die."""
+    """A step adds one character to each running request. A test may hold steps, release single
+    ones, or let the backend die.
+    """
 
     def __init__(self, answers: Answers, emit: Emit, held: bool) -> None:
         self.emit = emit
         self.jobs: list[J] = []
-        """every job that was accepted, in order"""
+        """every accepted job, in order"""
         self.n_cancelled = 0
         self._answer = _chooser(answers)
         self._seen: dict[int, Any] = {}
@@ -74,17 +78,17 @@ class Served(ABC, Generic[J]):
 
     @abstractmethod
     def _advance(self, running: Running[J]) -> bool:
-        """One step of one request; whether that was its last."""
+        """One step of one request. Returns whether it was its last."""
 
     # ------------------------------------------------------------ a test's hand
 
     def hold(self) -> None:
-        """No step until `step` or `resume`."""
+        """Hold all steps until `step` or `resume`."""
         with self._changed:
             self._n_allowed = 0
 
     def step(self, n: int = 1) -> None:
-        """Allow `n` steps more."""
+        """Allow `n` more steps."""
         with self._changed:
             self._n_allowed = (self._n_allowed or 0) + n
             self._changed.notify_all()
@@ -95,11 +99,11 @@ class Served(ABC, Generic[J]):
             self._changed.notify_all()
 
     def close(self) -> None:
-        """End the thread; what was not answered is failed with EngineStopped."""
+        """End the thread. Open requests fail with EngineStopped."""
         self._end(answer=True)
 
     def die(self) -> None:
-        """End the thread without a word, as an engine does that crashed: only `poll` tells."""
+        """End the thread silently, like an engine that crashed: only `poll` reports it."""
         self._end(answer=False)
 
     def _end(self, answer: bool) -> None:
@@ -135,7 +139,7 @@ class Served(ABC, Generic[J]):
             self._seen.clear()
 
     def _accept(self, job: J, listener: object, queued: Callable[[RequestId], None]) -> RequestId:
-        """`queued` says so."""
+        """Emit that the job was `queued`."""
         request = RequestId(request_ids.next())
         with self._changed:
             if self._stopped:
@@ -170,7 +174,9 @@ class Served(ABC, Generic[J]):
         return self._stopped is not None or any(running.cancelled for running in work) or (bool(work) and self._n_allowed != 0)
 
     def _begin(self, running: Running[J], prompt: str, params: SamplingParams) -> bool:
-        """Decide the answers; False where the script has none that is legal, and the request has failed."""
+        """Decide the answers. Returns False if the script has no valid one; the request has then
+        failed.
+        """
         for _ in range(params.n):
             answer = self._answer(prompt)
             constraint = params.constraint
@@ -183,7 +189,7 @@ class Served(ABC, Generic[J]):
         return True
 
     def _remember(self, ids: Sequence[int]) -> int:
-        """Keep the prefix; how many of its tokens were known."""
+        """Keep the prefix. Returns how many of its tokens were known."""
         node, n_known = self._seen, 0
         for n, id in enumerate(ids, 1):
             if id in node:
@@ -193,7 +199,9 @@ class Served(ABC, Generic[J]):
 
 
 def _sample(text: str, params: SamplingParams) -> Sample:
-    """What of `text` is given under these parameters: up to the first stop, at most `max_tokens` characters."""
+    """The part of `text` that is returned under these parameters: up to the first stop, at most
+    `max_tokens` characters.
+    """
     end, matched = first_stop(text, params) or (len(text), None)
     reason = "stop"
     if params.max_tokens is not None and end > params.max_tokens:

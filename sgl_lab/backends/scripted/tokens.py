@@ -40,9 +40,8 @@ Job = GenJob | ScoreJob | WarmJob
 
 
 class ToyTokenizer:
-    """Bytes are ids 0 to 255; then the special tokens; what was *sampled* has ids of its own, from 512 on.
-
-    So a test sees at a glance whether generated text was encoded again.
+    """Ids 0 to 255 are bytes, followed by the special tokens. *Sampled* tokens have ids of their
+    own, from 512 on, so a test sees whether generated text was encoded again.
     """
 
     SAMPLED = 512
@@ -74,10 +73,12 @@ class ToyTokenizer:
 
 
 class ScriptedBackend(Served[Job], BaseBackend):
-    """Answers gens from `answers`: one text for all, a function of the prompt's text, texts in the order of the
-    requests, or a dict from a piece of the prompt (the one that stands last in it wins) to a text. An exception in a
-    text's place fails that request, and so does a text that its constraint forbids: a script must not say what no model could.
-    `likes(prompt, choice)` gives a choice's log-probability a token, one for all or one each.
+    """Answers gens from `answers`: one text for all, a function of the prompt's text, texts in the
+    order of the requests, or a dict from a piece of the prompt (the last one in it wins) to a text.
+    An exception instead of a text fails that request; so does a text that its constraint forbids,
+    because no model could generate it.
+
+    `likes(prompt, choice)` returns a choice's log-probability per token, one for all or a list.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class ScriptedBackend(Served[Job], BaseBackend):
         return self._card
 
     def prepare(self, constraint: Constraint) -> None:
-        """Anything well-formed will do."""
+        """Every well-formed constraint is accepted."""
         check_form(constraint)
 
     def submit(self, job: GenJob, listener: GenListener) -> RequestId:
@@ -141,7 +142,7 @@ class ScriptedBackend(Served[Job], BaseBackend):
         return self.tokenizer.decode(ids, special=special)
 
     def n_open(self, ids: Sequence[int]) -> int:
-        """No two of its tokens are one."""
+        """No two of its tokens merge into one."""
         return 0
 
     def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> tuple[Segment, ...]:
@@ -158,7 +159,7 @@ class ScriptedBackend(Served[Job], BaseBackend):
     # ------------------------------------------------------------ the thread
 
     def _advance(self, running: Running[Job]) -> bool:
-        """One step of one request; whether that was its last."""
+        """One step of one request. Returns whether it was its last."""
         match running.job:
             case GenJob() as job:
                 return self._generate(running, job)

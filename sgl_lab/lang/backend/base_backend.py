@@ -1,6 +1,6 @@
-"""What a backend author needs: a class to begin with, and the nouns of the port.
+"""For authors of backends: a base class, and the types of the port.
 
-The interface is this project's own: `contracts/port.py` says what a backend has to do.
+The interface is this project's own: `contracts/port.py` defines what a backend does.
 """
 
 from __future__ import annotations
@@ -85,19 +85,21 @@ __all__ = [
 
 
 class Front:
-    """What all backends have in common: what programs written for the original ask for, and what is in both ports."""
+    """The common part of all backends: the attributes that programs for the original use, and the
+    members of both ports.
+    """
 
     own_template: ChatTemplate | None = None
-    """what was assigned to `chat_template`: programs then speak in it, whatever the model brings"""
+    """the value assigned to `chat_template`: programs then use it, whatever the model provides"""
     _capabilities = Capabilities()
     _port: str
     """the file that describes its methods"""
 
-    # ------------------------------------------------------------ what programs ask for
+    # ------------------------------------------------------------ used by programs
 
     @property
     def chat_template(self) -> ChatTemplate:
-        """What was assigned to it, else the registered one that fits the model's name."""
+        """The assigned template, otherwise the registered one that fits the model's name."""
         return self.own_template or get_chat_template_by_model_path(self.describe().name)
 
     @chat_template.setter
@@ -109,7 +111,7 @@ class Front:
 
     @property
     def endpoint(self) -> Self:
-        """Itself: there is no server between a program and its model."""
+        """The backend itself: there is no server between a program and its model."""
         return self
 
     @property
@@ -128,14 +130,14 @@ class Front:
         return asdict(self.describe())
 
     def flush_cache(self) -> None:
-        """Forget all cached prefixes that no request uses."""
+        """Drop all cached prefixes that no request uses."""
         self.flush()
 
     def flush(self) -> None:
-        """There is no cache."""
+        """Does nothing: there is no cache."""
 
     def shutdown(self) -> None:
-        """There is nothing to shut down."""
+        """Does nothing: there is nothing to shut down."""
 
     # ------------------------------------------------------------ what both ports have
 
@@ -146,21 +148,22 @@ class Front:
         self._missing("prepare")
 
     def cancel(self, request: RequestId) -> None:
-        """Nothing runs."""
+        """Nothing is running."""
 
     def poll(self) -> None:
-        """All is well."""
+        """The backend is available."""
 
     def _missing(self, method: str) -> NoReturn:
         raise BackendUnsupported(
-            f"{type(self).__name__} has no model: it does not say how to {method}",
+            f"{type(self).__name__} has no model: it does not implement {method}()",
             hint=f"write {method}() as sgl_lab/contracts/{self._port} describes it, or take the backend of sgl.Lab()",
         )
 
 
 class BaseBackend(Front):
-    """The port at the level of tokens without a model behind it. A subclass writes its methods; those that it leaves out say so when they
-    are called."""
+    """The port at the level of tokens, without a model. A subclass implements its methods; a
+    missing method raises when it is called.
+    """
 
     _capabilities, _port = TOKEN_LEVEL, "port.py"
     support_concate_and_append = True
@@ -183,14 +186,16 @@ class BaseBackend(Front):
         self._missing("warm")
 
     def at_once(self) -> AbstractContextManager[object]:
-        """Each job starts when it is given."""
+        """Each job starts when it is submitted."""
         return nullcontext()
 
     def encode(self, text: str, *, markup: bool = False) -> tuple[int, ...]:
         self._missing("encode")
 
     def encode_all(self, segments: Sequence[Segment]) -> tuple[int, ...]:
-        """Neighbours of one kind as one text; a backend that knows its special tokens can do better."""
+        """Joins neighbours of one kind into one text. A backend that knows its special tokens can
+        do better.
+        """
         groups = groupby(segments, key=lambda segment: segment.markup)
         return tuple(token for markup, group in groups for token in self.encode("".join(text for text, _ in group), markup=markup))
 
@@ -198,22 +203,22 @@ class BaseBackend(Front):
         self._missing("decode")
 
     def n_open(self, ids: Sequence[int]) -> int:
-        """It does not heal."""
+        """The backend does not heal."""
         return 0
 
     def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> tuple[Segment, ...]:
-        raise BackendUnsupported(f"{type(self).__name__} brings no chat template", hint="assign one to its chat_template")
+        raise BackendUnsupported(f"{type(self).__name__} has no chat template", hint="assign one to its chat_template")
 
     def render_text(self, text: str) -> tuple[Segment, ...]:
         return (Segment(text, False),)
 
     def render_start(self) -> tuple[Segment, ...]:
-        """It knows of no token that begins a text."""
+        """The backend has no token that begins a text."""
         return ()
 
 
 class BaseConversation(Front):
-    """The port at the level of a conversation without a model behind it; a subclass writes its methods."""
+    """The port at the level of a conversation, without a model. A subclass implements its methods."""
 
     _port = "conversation.py"
 
