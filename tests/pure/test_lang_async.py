@@ -141,7 +141,7 @@ def test_a_program_inside_another_inherits_backend_sampling_and_run() -> None:
     assert len({event.run for event in events if isinstance(event, ForkOpened)}) == 1
 
 
-def test_whoever_waits_on_a_loop_shares_one_heartbeat_and_has_no_thread() -> None:
+def test_all_waiters_on_a_loop_share_one_heartbeat_without_threads() -> None:
     backend = ScriptedBackend("x", held=True)
 
     @sgl.function
@@ -521,7 +521,7 @@ def test_a_body_that_exits_ends_its_batch() -> None:
         program.run_batch([(), ()], backend=ScriptedBackend())
 
 
-def test_the_users_line_is_told_from_a_coroutine_too() -> None:
+def test_the_users_line_is_also_found_from_a_coroutine() -> None:
     failure = RequestFailed("boom")
 
     @sgl.function

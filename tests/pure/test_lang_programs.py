@@ -251,7 +251,7 @@ def test_the_names_of_a_cell_are_bound_to_its_state() -> None:
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_whoever_may_interrupt_a_run_may_interrupt_those_inside_it(is_async: bool) -> None:
+def test_the_right_to_interrupt_a_run_includes_the_runs_inside_it(is_async: bool) -> None:
     backend = ScriptedBackend("x", held=True)
 
     def plain(s: Any) -> None:

@@ -40,7 +40,7 @@ HARMONY = "<|channel|>analysis<|message|>2 and 2<|end|><|start|>assistant<|chann
         ("gpt-oss", HARMONY, "2 and 2", "Four."),
     ],
 )
-def test_reasoning_and_answer_are_told_apart(model_type: str, text: str, reasoning: str, answer: str) -> None:
+def test_reasoning_and_answer_are_separated(model_type: str, text: str, reasoning: str, answer: str) -> None:
     s = sgl.start(ScriptedBackend(text))
     s += sgl.user("2 + 2?") + sgl.assistant(sgl.separate_reasoning(gen("a"), model_type=model_type))
     assert (s["a"], s["a_reasoning_content"]) == (answer, reasoning)

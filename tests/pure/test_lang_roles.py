@@ -185,7 +185,7 @@ def test_content_that_repeats_what_the_template_was_shown_cuts_no_prompt() -> No
     assert s.prompt("a") == rendered(backend, ("user", content), opening=True)
 
 
-def test_a_turn_that_the_template_takes_back_is_cut_off_and_told() -> None:
+def test_a_turn_that_the_template_removes_is_cut_off_and_reported() -> None:
     class Skipping(ScriptedBackend):
         def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> tuple[Segment, ...]:
             return super().render_chat([m for m in messages if m.content], add_generation_prompt=add_generation_prompt)

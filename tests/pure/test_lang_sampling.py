@@ -207,7 +207,7 @@ def test_the_chosen_tokens_stand_as_they_were_scored() -> None:
     assert backend.jobs_of(GenJob)[0].prompt == backend.encode("Qb")
 
 
-def test_a_method_of_ones_own_may_be_wrong_and_is_told_so() -> None:
+def test_an_error_of_a_users_own_method_is_reported() -> None:
     class Stubborn(ChoicesSamplingMethod):
         def __call__(self, **scores: Any) -> ChoicesDecision:
             return ChoicesDecision("maybe")

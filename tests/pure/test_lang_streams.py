@@ -327,7 +327,7 @@ def test_an_answer_that_comes_after_the_stream_was_given_up_changes_nothing() ->
     assert s._stream.transcript.seen() == "Q"
 
 
-def test_finish_raises_only_what_nobody_has_seen() -> None:
+def test_finish_raises_only_unseen_errors() -> None:
     s = sgl.start(ScriptedBackend(RequestFailed("boom")))
     s += "x" + gen("a")
     with pytest.raises(RequestFailed):
@@ -496,7 +496,7 @@ def test_events_tell_streams_and_expressions_with_the_users_line() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_error_in_a_fork_that_nobody_joined_is_told_by_the_programs_state(stream: bool) -> None:
+def test_the_programs_state_reports_an_error_of_a_fork_without_join(stream: bool) -> None:
     failure = RequestFailed("boom")
 
     @sgl.function

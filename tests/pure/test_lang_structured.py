@@ -165,7 +165,7 @@ TYPES: list[tuple[Any, str, Any]] = [
 
 
 @pytest.mark.parametrize(("type_", "text", "value"), TYPES)
-def test_types_that_pydantic_knows_are_schemas_that_the_engine_obeys(type_: Any, text: str, value: object) -> None:
+def test_types_known_to_pydantic_are_schemas_that_the_engine_enforces(type_: Any, text: str, value: object) -> None:
     s = said(text, json_schema=type_)
     assert s.value("x") == value
     constraint = s._stream.run.backend.jobs_of(GenJob)[0].params.constraint  # type: ignore[attr-defined]
@@ -255,7 +255,7 @@ def test_a_text_that_was_cancelled_has_no_value() -> None:
         s.sync()
 
 
-def test_one_sample_that_is_not_whole_is_told_by_its_meta() -> None:
+def test_the_meta_of_an_incomplete_sample_says_so() -> None:
     s = said(["1", "[1"], json_schema={"type": "integer"}, n=2)
     assert isinstance(within(5, s.error), BadArgument)
     s = said(["12", "[1]"], json_schema={}, n=2, max_tokens=2)
