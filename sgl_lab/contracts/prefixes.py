@@ -1,4 +1,6 @@
-"""How far sequences agree. They are compared slice by slice, so what two share costs next to nothing."""
+"""The length of common prefixes. Sequences are compared slice by slice, which makes equal parts
+cheap.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ _SLICE = 64
 
 
 def n_common(left: Sequence[object], right: Sequence[object]) -> int:
-    """How many of the first items are equal."""
+    """The length of the common prefix."""
     n = min(len(left), len(right))
     for start in range(0, n, _SLICE):
         end = min(start + _SLICE, n)
@@ -21,7 +23,9 @@ def n_common(left: Sequence[object], right: Sequence[object]) -> int:
 
 
 def nearest(items: Iterable[T], sequence_of: Callable[[T], Sequence[object]], wanted: Sequence[object]) -> tuple[int, T | None]:
-    """The item whose sequence shares most with `wanted`, and how much; the first one that `wanted` goes on from, if there is one."""
+    """The length of the longest prefix that `wanted` shares with a sequence, and the item of that
+    sequence. The first item whose whole sequence is a prefix of `wanted` wins.
+    """
     n_most, found = 0, None
     for item in items:
         sequence = sequence_of(item)

@@ -71,11 +71,13 @@ class _Rendered(NamedTuple):
     messages: tuple[Message, ...]
     segments: tuple[Segment, ...]
     n_after: tuple[int, ...]
-    """segments up to the end of each message; 0 where some of it stands in the next one"""
+    """segments up to the end of each message; 0 if part of it is in the next message"""
 
 
 class Renderer:
-    """Renders conversations by a template. Of one that goes on from one rendered lately, only what is new is rendered."""
+    """Renders conversations with a template. If a conversation continues a recently rendered one,
+    only its new messages are rendered.
+    """
 
     def __init__(self, template: ChatTemplate) -> None:
         self._template = template
@@ -104,7 +106,9 @@ class Renderer:
         return (*segments, *filter(_has_text, pending))
 
     def _begun(self, messages: tuple[Message, ...]) -> tuple[list[Segment], list[int]]:
-        """Of the messages that a recent rendering begins with as well: their segments, and how many up to the end of each."""
+        """The part of a recent rendering that `messages` share: its segments, and for each shared
+        message the number of segments up to its end.
+        """
         n, earlier = nearest(reversed(tuple(self._recent)), attrgetter("messages"), messages)
         while earlier and n and not earlier.n_after[n - 1]:
             n -= 1

@@ -1,13 +1,15 @@
 """The tokens of one stream, and the text, turns and generations that they stand for.
 
-Token ids are the state. Literal text is encoded when the model is about to see it, with all literal
-text and choices that stand before it: where that gives other tokens than those that stand, it is a seam, and
-they are replaced from the first difference on. What was generated keeps the ids it came with. They may begin with
-the end of the literal before (`Piece.lead`), which the model then said again. A chat template may rewrite
-any turn, so each time the whole conversation is compared with its last rendering. Work in Python begins at the first
-difference: the tokens before it are kept, and a turn costs what is new in it.
+Token ids are the state. Literal text is encoded when the model is about to see it, together with
+all literal text and choices before it. If the result differs from the current tokens, there is a
+seam, and the tokens from the first difference on are replaced. Generated text keeps its ids. These
+may begin with the end of the preceding literal (`Piece.lead`), which the model generated again.
 
-Knows no queue, no thread and no event: `changed` is told what was placed where.
+A chat template may rewrite any turn, so each time the whole conversation is compared with its last
+rendering. Work in Python begins at the first difference: the tokens before it are kept, and the
+cost of a turn is proportional to its new text.
+
+This module knows no queue, thread or event. `changed` receives each placement.
 """
 
 from __future__ import annotations
@@ -152,7 +154,8 @@ class Pieces:
 
 
 class Rendering:
-    """A conversation as a template renders it, in pieces: content that a turn holds has its role and the ids it was generated with.
+    """A conversation as a template renders it, in pieces. Content of a turn keeps its role and its
+    generated ids.
 
     `follow` reads a rendering from the first segment on that differs from the last one's.
     """
@@ -173,7 +176,9 @@ class Rendering:
         return made
 
     def follow(self, segments: Sequence[Segment], turns: Sequence[Turn]) -> int:
-        """Read `segments`, which render `turns`; these begin with those of the last call. How many characters are as they were."""
+        """Read `segments`, the rendering of `turns`. `turns` begin with the turns of the last call.
+        Returns the number of unchanged characters.
+        """
         n, new = n_common(self._segments, segments), turns[self._n_turns :]
         n = min((at for at in self._strange if at < n and any(segments[at].text in turn.content for turn in new)), default=n)
         self._strange = [at for at in self._strange if at < n]
@@ -378,7 +383,9 @@ class Transcript(History):
         self._frozen = replace(self._frozen, n_pieces=len(self._placed))
 
     def _layout(self) -> tuple[Piece, ...]:
-        """Have the closed turns rendered, and the beginning of an open one. The tail that is returned is to stand after that."""
+        """Render the closed turns and the beginning of an open one. Returns the tail that follows
+        them.
+        """
         segments, tail = self._rendered()
         turns = self._turns[: len(self._messages)]
         self._n_agreed = min(self._n_agreed, self._rendering.follow(segments, turns))
@@ -393,7 +400,9 @@ class Transcript(History):
         return tail
 
     def _reconcile(self, tail: tuple[Piece, ...]) -> None:
-        """Make the rendering and `tail` stand after the frozen part, keeping the tokens up to the first difference."""
+        """Place the rendering and `tail` after the frozen part. Tokens before the first difference
+        are kept.
+        """
         frozen, placed = self._frozen, self._placed
         before = len(frozen.rendering) - placed.n_chars(frozen.n_pieces)  # from characters that are placed to those of the rendering
         n_kept = max(frozen.n_pieces, placed.n_within_chars(self._n_agreed - before))
@@ -520,7 +529,9 @@ class Transcript(History):
                 self._changed(changed, replace(placed, ids=tuple(self.ids[changed:done])), healed)
 
     def _encoded(self, new: Sequence[Piece]) -> tuple[int, tuple[int, ...]]:
-        """The literal run at the end with `new` after it: where tokens may differ from those that stand, and the tokens from there on."""
+        """Encode the literal run at the end, followed by `new`. Returns the first position at which
+        tokens may differ from the current ones, and the tokens from there on.
+        """
         placed, first = self._placed, self._placed.run
         start, end = placed.n_ids(first), placed.n_chars(len(placed))
         if end - placed.n_chars(first) > LONG and len(self.ids) - start > WINDOW:
