@@ -210,7 +210,6 @@ STATE_OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
     "assistant": turned("assistant"),
     "user": turned("user"),
     "system": turned("system"),
-    "blocks": lambda s, f: s.blocks(),
     "cancel": lambda s, f: (s.cancel(), s.wait()),
     "copy": lambda s, f: s.copy().text(),
     "error": lambda s, f: s.error(),
