@@ -10,9 +10,12 @@ from __future__ import annotations
 from .legible import legible
 
 __all__ = [
+    "AuthenticationFailed",
     "BackendUnsupported",
     "BadArgument",
+    "BudgetExceeded",
     "CacheFull",
+    "ConnectionFailed",
     "ConstraintFailed",
     "DeviceUnfit",
     "EngineStopped",
@@ -24,7 +27,9 @@ __all__ = [
     "OutOfMemory",
     "ProgramError",
     "PromptTooLong",
+    "RateLimited",
     "RequestFailed",
+    "RequestTimedOut",
     "SglError",
     "Stopped",
     "UnfinishedValue",
@@ -88,6 +93,21 @@ class Stopped(SglError):
 class RequestFailed(SglError):
     """One request failed inside a backend; no other request is affected."""
 
+    partial: tuple[str, ...] = ()
+    """the text of each sample that came before it failed, where a backend knows it"""
+
+
+class ConnectionFailed(RequestFailed, ConnectionError):
+    """A server could not be reached, or the connection ended before the answer did."""
+
+
+class RequestTimedOut(RequestFailed, TimeoutError):
+    """A server did not answer, or did not go on, before a deadline."""
+
+
+class RateLimited(RequestFailed):
+    """A server takes no more requests now: a rate limit, or an account without credit."""
+
 
 class ConstraintFailed(RequestFailed):
     """A constraint allows no token, or became too complex to follow."""
@@ -123,6 +143,14 @@ class OutOfMemory(SglError):
 
 class BackendUnsupported(SglError):
     """The backend does not support what the program needs."""
+
+
+class AuthenticationFailed(SglError):
+    """There is no key for a server, or the server refuses it."""
+
+
+class BudgetExceeded(SglError):
+    """The next call could cost more than is left of a budget. It was not made."""
 
 
 class EngineStopped(SglError):

@@ -77,6 +77,10 @@ class Usage:
     first_token_s: float = 0.0
     """from submission to the first token"""
     total_s: float = 0.0
+    written_tokens: int = 0
+    """of the prompt, those that a server put into its cache at a price of their own"""
+    cost: float | None = None
+    """in the currency of the model's prices; None where it is unknown, and for an engine in this process"""
 
 
 @dataclass(frozen=True, slots=True)
