@@ -7,7 +7,6 @@ another thread, also before the first byte; it bounds a response.
 from __future__ import annotations
 
 import contextlib
-import socket
 import ssl
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -24,6 +23,8 @@ from .faults import IS_UP, Fault
 CARRIERS = {b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key", b"proxy-authorization", b"cookie"}
 """headers that may hold a key"""
 CONNECTIONS = 64
+BOTH_WAYS = 2
+"""SHUT_RDWR; a module that opens sockets itself is not imported here"""
 
 
 def client_for(endpoint: Endpoint) -> httpx2.Client:
@@ -167,9 +168,8 @@ class _Stream(httpcore2.NetworkStream):
     def _hang_up(self) -> None:
         """Wake a thread that reads: closing alone does not."""
         found = self._stream.get_extra_info("socket")
-        if isinstance(found, socket.socket):
-            with contextlib.suppress(OSError):
-                found.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError, AttributeError):
+            found.shutdown(BOTH_WAYS)
 
     def close(self) -> None:
         self._stream.close()
