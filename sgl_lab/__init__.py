@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .contracts.errors import *  # noqa: F403
+    from .elsewhere import BackendLab as BackendLab
     from .labs import default_lab as default_lab
     from .lang.surface import *  # noqa: F403
     from .runtime import Engine as Engine
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from .session import Lab as Lab
 
 
-_HEAVY = {"Lab": "session", "default_lab": "labs", "Runtime": "runtime", "Engine": "runtime"}
-"""Names that import torch when they are used, and their modules."""
+_HEAVY = {"Lab": "session", "default_lab": "labs", "Runtime": "runtime", "Engine": "runtime", "BackendLab": "elsewhere"}
+"""Names outside the language, and the modules that are imported when they are used."""
 
 
 def __getattr__(name: str) -> Any:
@@ -66,7 +67,7 @@ def __dir__() -> list[str]:
 
 
 def _fill_backend_slot() -> None:
-    """Programs that name no backend run on the backend of the cells."""
+    """Programs that name no backend run on the backend of the cells, and a backend may be named."""
     from .lang import default
 
     def backend() -> Any:
@@ -74,8 +75,15 @@ def _fill_backend_slot() -> None:
 
         return default_lab().backend
 
+    def named(text: str) -> Any:
+        from .labs import lab_named
+
+        return lab_named(text).backend_for()
+
     if default.backend_slot is None:
         default.backend_slot = backend
+    if default.named_slot is None:
+        default.named_slot = named
 
 
 def load_ipython_extension(shell: Any) -> None:

@@ -17,12 +17,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Self
 
+from .backends.names import LOCAL, make, parsed
+from .contracts.conversation import AnyBackend
 from .contracts.errors import DeviceUnfit, EngineStopped, OutOfMemory, SglError
+from .elsewhere import BackendLab, lab_over, opened
 from .engine.compute.memory import machine_bytes
 from .engine.files import store
 from .engine.serving.forked import check_not_forked
 from .engine.serving.gate import Reply
+from .lang import default
 from .lang.loop import SLICE_S
+from .recorded import RecordedLab
 from .session import BUILT_IN, Lab, import_engine
 
 _log = logging.getLogger(__name__)
@@ -302,5 +307,50 @@ os.register_at_fork(after_in_child=LABS.renew)
 
 
 def default_lab() -> Lab:
-    """The lab of all cells and of programs without `backend=`. It is loaded on first use."""
+    """The lab with an engine in this process. It is loaded on first use."""
     return LABS.loading().lab()
+
+
+# ---------------------------------------------------------------- labs of any backend
+
+_named: dict[str, BackendLab] = {}
+_naming = threading.Lock()
+
+
+def lab_of(backend: AnyBackend) -> RecordedLab:
+    """The lab of a backend, also of one that has no engine in this process."""
+    ours = (lab for lab in (LABS.current, *LABS.parked) if lab is not None)
+    return next((lab for lab in ours if backend in (lab.backend, lab.deterministic_backend)), None) or lab_over(backend)
+
+
+def lab_named(text: str) -> RecordedLab:
+    """The lab of the backend with this name. The same name gives the same lab, until it is closed.
+
+    BadArgument for a name that is not known, and what the backend's constructor raises.
+    """
+    named = parsed(text)
+    if named.name == LOCAL:
+        return LABS.loading(named.model or None).lab()
+    with _naming:
+        lab = _named.get(str(named))
+        if lab is None or lab not in opened() or not lab.is_open:
+            lab = _named[str(named)] = lab_over(make(named), named.name)
+        return lab
+
+
+def current_lab() -> RecordedLab:
+    """The lab of cells, and of programs without `backend=`: that of the backend that was set as the
+    default, else the one with an engine in this process.
+    """
+    chosen = default.chosen()
+    return default_lab() if chosen is None else lab_of(chosen)
+
+
+def close_all() -> None:
+    """Close every lab of this process that was not made by the user."""
+    for lab in opened():
+        if lab.backend is default.chosen():
+            default.set_default_backend(None)
+        lab.close()
+    _named.clear()
+    LABS.close()

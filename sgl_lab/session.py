@@ -10,19 +10,18 @@ import ctypes
 import gc
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from operator import index
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
 from .contracts.capabilities import TOKEN_LEVEL
-from .contracts.errors import BadArgument, EngineStopped, ModelMissing, OutOfMemory, ProgramError, SglError, Stopped
-from .contracts.events import CellFinished, CellStarted, Emit, Entry, ModelLoaded
-from .contracts.ids import RequestId, RunId
+from .contracts.errors import BadArgument, EngineStopped, ModelMissing, OutOfMemory, SglError
+from .contracts.events import Emit, ModelLoaded
+from .contracts.ids import RequestId
 from .contracts.policies import BELADY, EVICTIONS
 from .contracts.port import ModelCard, WarmJob
 from .contracts.spans import Block, shown_at
@@ -31,10 +30,10 @@ from .engine.files.fetch import Progress, unseen
 from .engine.serving.config import EngineConfig
 from .engine.serving.forked import begin_to_load, check_not_forked, is_forked
 from .engine.serving.replies import ReplyListener, encoded
-from .lang.ids import run_ids
 from .lang.keywords import all_suggest
 from .lang.state import ProgramState
-from .trace import Follower, Record, Ring
+from .recorded import RecordedLab
+from .trace import Record
 
 if TYPE_CHECKING:
     from ctypes import CDLL
@@ -50,8 +49,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BUILT_IN = "smollm2"
-MAX_RECORDS = 50
-MAX_RECORD_BYTES = 256 * 2**20
 
 GPU_STEP_TOKENS = 4096
 """tokens of one step; fewer would leave a large GPU waiting"""
@@ -67,7 +64,7 @@ On two cores with a second busy process (for example a browser that renders), li
 
 
 @all_suggest
-class Lab:
+class Lab(RecordedLab):
     """A model in this process, its cache, and the log of its events.
 
     model          a built-in name (`smollm2`), a hub id, a folder or a .gguf file; also a
@@ -138,7 +135,8 @@ class Lab:
         config = replace(config, n_pages=n_pages)
         self.n_bytes = loaded.n_bytes + runner.kv.n_bytes
         """of weights and cache"""
-        self._begin_log(emit)
+        super().__init__(emit)
+        self._spelled: dict[int, str] = {}
         fast, self.deterministic_backend = self._start(config, loaded, runner)
         self.backend = self.deterministic_backend if deterministic else fast
         self.card = self.backend.describe()
@@ -163,17 +161,7 @@ class Lab:
         )
         self._tokenizer = loaded.tokenizer
         self.notice = remark or (build.advice() if loaded.device == "cpu" and not has_native else None)
-        """a notice on what would make this lab faster, in one line; None if there is nothing to say"""
         return loaded, library
-
-    def _begin_log(self, emit: Emit | None) -> None:
-        self.ring = Ring()
-        self.emit: Emit = self.ring.emit
-        self._follower = None if emit is None else Follower(self.ring, emit)
-        self.records: tuple[Record, ...] = ()
-        """records of the last runs, oldest first"""
-        self._recording = threading.Lock()
-        self._spelled: dict[int, str] = {}
 
     def _start(self, config: EngineConfig, loaded: LoadedModel, runner: AnyRunner) -> tuple[LocalBackend, LocalBackend]:
         """Start the engine's thread; returns the fast backend and the deterministic one.
@@ -198,6 +186,9 @@ class Lab:
             return fast, fast
         exact_card = replace(card, namespace=engine.exact_namespace, capabilities=replace(can, deterministic=True))
         return fast, LocalBackend(self._resident, tokenizer, exact_card, self.emit)
+
+    def backend_for(self, *, deterministic: bool = False) -> LocalBackend:
+        return self.deterministic_backend if deterministic else self.backend
 
     @property
     def page_size(self) -> int:
@@ -230,10 +221,6 @@ class Lab:
             return False
 
     # ------------------------------------------------------------ what happened
-
-    def events(self) -> tuple[Entry, ...]:
-        """The last events, oldest first, as many as the ring holds."""
-        return self.ring.read(0).entries
 
     def stats(self) -> dict[str, Any]:
         """Counts since the lab was created: tokens, hits, evictions, pages, requests, and seconds
@@ -269,38 +256,6 @@ class Lab:
             text = self._tokenizer.token_bytes(token).decode("utf-8", "backslashreplace") or self._tokenizer.decode((token,))
             self._spelled[token] = text
         return text
-
-    @contextmanager
-    def record(self, title: str, source: str = "") -> Iterator[Record]:
-        """Record everything from here to the end of the block as one run, without loss. The last
-        runs remain in `records`.
-        """
-        run = RunId(run_ids.next())
-        record = Record(run)
-        stop = self.ring.listen(record.append)
-        try:
-            record.begin(self.snapshot())
-            self.emit(CellStarted(run, title, source))
-            try:
-                yield record
-            except (KeyboardInterrupt, Stopped):
-                self.emit(CellFinished(run, "stopped", ""))
-                raise
-            except BaseException as error:
-                self.emit(CellFinished(run, "error", f"{type(error).__name__}: {error}"))
-                raise
-            self.emit(CellFinished(run, "ok", ""))
-        finally:
-            stop()
-            record.end(self.spell)
-            self._keep(record)
-
-    def _keep(self, record: Record) -> None:
-        with self._recording:
-            kept = (*self.records, record)[-MAX_RECORDS:]
-            while len(kept) > 1 and sum(one.n_bytes for one in kept) > MAX_RECORD_BYTES:
-                kept = kept[1:]
-            self.records = kept
 
     def what_if(
         self,
@@ -396,15 +351,6 @@ class Lab:
         self._resident.close()
         if self._follower is not None and not is_forked():
             self._follower.close()
-
-    def __reduce__(self) -> NoReturn:
-        raise ProgramError("a lab belongs to this process and cannot be pickled", hint="make a lab in each process")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self.close()
 
 
 _labs: WeakSet[Lab] = WeakSet()

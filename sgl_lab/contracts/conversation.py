@@ -81,6 +81,8 @@ class ChatJob:
     """one of them must be called; the params then hold no constraint"""
     fork: ForkId | None = None
     expr: ExprId | None = None
+    shown: tuple[int, ...] = ()
+    """the prompt as views show it, in pieces (`contracts.pieces`); a backend passes it on as `RequestQueued.prompt`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,8 @@ class DecisionJob:
     choices: tuple[str, ...]
     fork: ForkId | None = None
     expr: ExprId | None = None
+    shown: tuple[int, ...] = ()
+    """as of a gen"""
 
 
 @dataclass(frozen=True, slots=True)

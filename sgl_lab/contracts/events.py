@@ -3,12 +3,13 @@
 An event is a frozen dataclass. Its fields are ints, floats, strings, None and (nested) tuples of
 these, so that it survives JSON unchanged: `from_json(to_json(e)) == e`. An event contains no time:
 the ring stamps each one on arrival (`Entry`). Negative token ids are positions of embedded blocks
-(`contracts.spans`).
+(`contracts.spans`); of an engine behind an API, ids are pieces of text (`contracts.pieces`).
 
 Events by emitter:
 
     session       CellStarted, CellFinished, ModelLoaded
     lang          ForkOpened, ExprStarted, ExprFinished, StreamExtended, ForkJoined
+                  TextArrived, RequestAnswered  (of an engine behind an API)
     backend       RequestQueued                 (the only event that links a request to its fork)
     scheduler     PrefixMatched, RequestPreempted, DraftVerified, StepRan
     radix tree    NodeInserted, NodeSplit, NodeEvicted, Touched, LocksChanged
@@ -304,6 +305,38 @@ class EngineFault:
     message: str
 
 
+# ---------------------------------------------------------------- of an engine behind an API
+
+
+@dataclass(frozen=True, slots=True)
+class TextArrived:
+    """A part of an answer came. Its text is in pieces (`contracts.pieces`), which are no tokens."""
+
+    request: RequestId
+    index: int
+    """which of several samples"""
+    samples: tuple[Sample, ...]
+    is_whole: bool = False
+    """whether these are all of the answer, in place of what came before"""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestAnswered:
+    """The end of a request, and what the engine reports of it. What it does not report is None."""
+
+    request: RequestId
+    reason: str
+    """stop, length, abort, error, or a word of the server's own"""
+    n_prompt: int
+    """tokens, as the server counts them"""
+    n_completion: int
+    """of all samples"""
+    n_cached: int | None
+    cost: float | None
+    """None if a price is unknown"""
+    currency: str
+
+
 Event = (
     CellStarted
     | CellFinished
@@ -326,6 +359,8 @@ Event = (
     | TokensSampled
     | RequestFinished
     | EngineFault
+    | TextArrived
+    | RequestAnswered
 )
 
 Emit = Callable[[Event], None]
@@ -372,7 +407,7 @@ def from_dict(data: dict[str, Any]) -> Event:
     if kind is None:
         raise ValueError(f"unknown event {data.get('event')!r}")
     given: dict[str, Any] = {name: _frozen(value) for name, value in data.items() if name != "event"}
-    if kind is TokensSampled and isinstance(samples := given.get("samples"), tuple):
+    if kind in (TokensSampled, TextArrived) and isinstance(samples := given.get("samples"), tuple):
         given["samples"] = tuple(Sample(*sample) for sample in samples)
     try:
         event: Event = kind(**given)

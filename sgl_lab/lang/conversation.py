@@ -8,9 +8,10 @@ import json
 import math
 import re
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import Context
 from dataclasses import replace
+from itertools import groupby
 from typing import Any, Protocol
 
 from ..contracts.conversation import (
@@ -27,37 +28,76 @@ from ..contracts.conversation import (
     ToolResultPart,
 )
 from ..contracts.errors import ProgramError, RequestFailed, Stopped
+from ..contracts.events import RequestAnswered, Sample, TextArrived
 from ..contracts.ids import RequestId
 from ..contracts.params import Constraint, SamplingParams
+from ..contracts.pieces import mark, piece, pieces
 from ..contracts.port import Usage
+from ..contracts.prefixes import n_common
 from .ahead import first_stop
 from .expressions import Gen, Select
 from .generation import Generation
-from .history import History, Piece
+from .history import History, Piece, Turn
 from .run import Run
 from .usage import usage_of
 from .variable import Variable
 from .work import Evaluation, Worked
 
+Changed = Callable[[int, tuple[int, ...], str, str], None]
+"""first position, the pieces that stand there now, everything that stood after it being gone, their kind and their role"""
+
 
 class Conversation(History):
-    """A history that becomes a prompt of messages."""
+    """A history that becomes a prompt of messages. `shown` is it as views show it, in pieces of text."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, changed: Changed) -> None:
         super().__init__(run.chat)
         self._run = run
+        self._changed = changed
         self._seen = ""
+        self.shown: list[int] = []
+        self._n_closed = 0
+        """turns that are closed and shown; the pieces of all of them are the first `_n_fixed`"""
+        self._n_fixed = 0
 
     def go_on_from(self, other: History) -> None:
         super().go_on_from(other)
         self._seen = other.certain()
+        if isinstance(other, Conversation):
+            self.shown, self._n_closed, self._n_fixed = other.shown[:], other._n_closed, other._n_fixed
 
     def settle(self, *, to_generate: bool = False) -> None:
         self._seen = self.text()
+        self._show()
 
     def take(self, said: Piece, held: tuple[int, ...] = ()) -> None:
         super().take(said, held)
         self._seen += said.text
+        self._show()
+
+    def _show(self) -> None:
+        """Bring `shown` up to date, and say what changed."""
+        at = self._n_fixed
+        for ids, kind, role in self._layout():
+            n_same = n_common(self.shown[at : at + len(ids)], ids)
+            if n_same < len(ids):
+                self.shown[at + n_same :] = ids[n_same:]
+                self._changed(at + n_same, ids[n_same:], kind, role)
+            at += len(ids)
+        n_closed = len(self._turns) - self._open
+        if n_closed > self._n_closed:
+            self._n_closed, self._n_fixed = n_closed, at - (self._n_shown_of(self._turns[-1]) if self._open else 0)
+
+    def _layout(self) -> Iterator[tuple[tuple[int, ...], str, str]]:
+        """The pieces after those of the turns that are fixed: (ids, kind, role)."""
+        if not self._turns:
+            yield from _laid_out([said for said in self.history if isinstance(said, Piece)])
+        for turn in self._turns[self._n_closed :]:
+            yield (mark(turn.role),), "text", ""
+            yield from _laid_out(turn.parts)
+
+    def _n_shown_of(self, turn: Turn) -> int:
+        return 1 + sum(len(ids) for ids, _, _ in _laid_out(turn.parts))
 
     def certain(self) -> str:
         return self._seen if self._turns else self.text()
@@ -94,8 +134,18 @@ class Conversation(History):
         return messages
 
 
+def _laid_out(parts: Sequence[Piece]) -> Iterator[tuple[tuple[int, ...], str, str]]:
+    """Neighbouring literal texts as one."""
+    for (kind, role), group in groupby(parts, key=lambda part: (part.kind, part.role)):
+        if kind == "text":
+            yield pieces("".join(part.text for part in group)), kind, role
+        else:
+            for part in group:
+                yield pieces(part.text) if part.ids is None else part.ids, kind, role
+
+
 def _part(piece: Piece) -> Part:
-    return piece.call or TextPart(piece.text)
+    return piece.call or piece.image or TextPart(piece.text)
 
 
 def _joined(parts: Sequence[Part]) -> tuple[Part, ...]:
@@ -116,9 +166,61 @@ class ChatWorked(Worked, Protocol):
     def transcript(self) -> Conversation: ...
 
 
+class Told:
+    """Says what comes of one request, as events. A backend says that it is queued."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self.request: RequestId | None = None
+        """None until the backend has returned its number: what comes before that is told at the end"""
+
+    def grew(self, index: int, text: str) -> None:
+        if self.request is not None and text:
+            self._run.emit(TextArrived(self.request, index, tuple(_sample(self.request, id) for id in pieces(text))))
+
+    def answered(self, outputs: Sequence[ChatOutput]) -> None:
+        if self.request is None:
+            return
+        for index, output in enumerate(outputs):
+            ids, logprobs = _ids_of(output), output.logprobs
+            if logprobs and len(ids) == len(logprobs):
+                samples = tuple(
+                    _sample(self.request, id, each.logprob, tuple((piece(text), logprob) for text, logprob in each.top))
+                    for id, each in zip(ids, logprobs, strict=True)
+                )
+            else:
+                samples = tuple(_sample(self.request, id) for id in ids)
+            self._run.emit(TextArrived(self.request, index, samples, is_whole=True))
+        self.ended(outputs[0].finish_reason, *(output.usage for output in outputs))
+
+    def ended(self, reason: str, *usages: Usage) -> None:
+        """`usages` are those of the samples of one prompt, which counts once. A cost counts once too: of the whole request."""
+        if self.request is None:
+            return
+        first, can = usages[0] if usages else Usage(), self._run.card.capabilities
+        n_cached = first.cached_tokens if usages and can.cached_counts else None
+        costs = [usage.cost for usage in usages if usage.cost is not None]
+        n_completion = sum(usage.completion_tokens for usage in usages)
+        cost = sum(costs) if costs else None
+        currency = "" if cost is None else can.prices.currency if can.prices else "USD"
+        self._run.emit(RequestAnswered(self.request, reason, first.prompt_tokens, n_completion, n_cached, cost, currency))
+        self.request = None
+
+
+def _sample(request: RequestId, id: int, logprob: float | None = None, top: tuple[tuple[int, float], ...] = ()) -> Sample:
+    return Sample(request, id, logprob, top, None, False)
+
+
+def _ids_of(output: ChatOutput) -> tuple[int, ...]:
+    """Its pieces: the server's tokens, where their texts are known and are all of it."""
+    texts = [each.text for each in output.logprobs]
+    return tuple(map(piece, texts)) if texts and "".join(texts) == output.text else pieces(output.text)
+
+
 class ChatGeneration(Generation[ChatWorked, ChatOutput]):
     def __init__(self, stream: ChatWorked, source: Gen, variable: Variable, context: Context | None) -> None:
         super().__init__(stream, source, variable, context)
+        self._told = Told(self.run)
         can = self.run.card.capabilities
         self._tools = source.form.tools if source.form is not None and can.tools else ()
 
@@ -131,12 +233,26 @@ class ChatGeneration(Generation[ChatWorked, ChatOutput]):
         return super()._may_go_ahead(params) and bool(params.stop or params.stop_regex)
 
     def _submit(self, params: SamplingParams) -> RequestId:
-        job = ChatJob(self.stream.transcript.prompt(), params, self._tools, self.stream.id, self.expr)
-        return self.stream.backend.converse(job, self)
+        transcript = self.stream.transcript
+        job = ChatJob(transcript.prompt(), params, self._tools, self.stream.id, self.expr, tuple(transcript.shown))
+        self._told.request = request = self.stream.backend.converse(job, self)
+        return request
 
     def on_delta(self, index: int, text: str) -> None:
         with self.run.lock:
             self._grew(index, text)
+            if not self._hides:
+                self._told.grew(index, text)
+
+    def on_done(self, outputs: tuple[ChatOutput, ...]) -> None:
+        with self.run.lock:
+            self._told.answered(outputs)
+            super().on_done(outputs)
+
+    def on_error(self, error: Exception) -> None:
+        with self.run.lock:
+            self._told.ended("abort" if isinstance(error, Stopped) else "error")
+            super().on_error(error)
 
     def _take(self, outputs: tuple[ChatOutput, ...]) -> None:
         super()._take(tuple(map(self._spelled, outputs)) if self._tools else outputs)
@@ -150,7 +266,8 @@ class ChatGeneration(Generation[ChatWorked, ChatOutput]):
         return replace(output, text=text, is_complete=output.finish_reason != "abort")
 
     def _said(self, output: ChatOutput, text: str) -> tuple[Piece, tuple[int, ...]]:
-        return Piece(text, kind="generated", call=output.tool_calls[0] if output.tool_calls else None), ()
+        ids = _ids_of(output) if text == output.text else None
+        return Piece(text, ids, "generated", call=output.tool_calls[0] if output.tool_calls else None), ()
 
     def _meta(self, output: ChatOutput) -> dict[str, Any]:
         meta = super()._meta(output)
@@ -175,15 +292,24 @@ class ChatGeneration(Generation[ChatWorked, ChatOutput]):
 class _ChatSelection(Evaluation[ChatWorked]):
     source: Select
 
+    def __init__(self, stream: ChatWorked, source: Select, variable: Variable) -> None:
+        super().__init__(stream, source, variable)
+        self._told = Told(self.run)
+
     @abstractmethod
     def _ask(self) -> RequestId: ...
 
     def start(self) -> None:
         try:
             self.stream.transcript.settle(to_generate=True)
-            self.request = self._ask()
+            self.request = self._told.request = self._ask()
         except Exception as error:
             self.on_error(error)
+
+    def on_error(self, error: Exception) -> None:
+        with self.run.lock:
+            self._told.ended("abort" if isinstance(error, Stopped) else "error")
+            super().on_error(error)
 
     def _chosen(self, choice: str, usage: Usage, meta: dict[str, Any]) -> None:
         usage_of(self.run.backend).add(usage)
@@ -196,11 +322,13 @@ class Decision(_ChatSelection):
     """The server decides which of the choices it is."""
 
     def _ask(self) -> RequestId:
-        job = DecisionJob(self.stream.transcript.prompt(), self.source.choices, self.stream.id, self.expr)
+        transcript = self.stream.transcript
+        job = DecisionJob(transcript.prompt(), self.source.choices, self.stream.id, self.expr, tuple(transcript.shown))
         return self.stream.backend.decide(job, self)
 
     def on_done(self, output: DecisionOutput) -> None:
         with self.run.lock:
+            self._told.ended("stop", output.usage)
             if self.current:
                 best = max(range(len(output.probabilities)), key=output.probabilities.__getitem__)
                 logprobs = [math.log(p) if p > 0 else -math.inf for p in output.probabilities]
@@ -220,13 +348,16 @@ class GeneratedChoice(_ChatSelection):
         temperature = 0.0 if "temperature" in can.sampling else 1.0
         params = SamplingParams(max_tokens=None, temperature=temperature, constraint=constraint)
         self.stream.backend.prepare(constraint)
-        return self.stream.backend.converse(ChatJob(self.stream.transcript.prompt(), params, (), self.stream.id, self.expr), self)
+        transcript = self.stream.transcript
+        job = ChatJob(transcript.prompt(), params, (), self.stream.id, self.expr, tuple(transcript.shown))
+        return self.stream.backend.converse(job, self)
 
     def on_delta(self, index: int, text: str) -> None:
         """A choice is shown as a whole."""
 
     def on_done(self, outputs: tuple[ChatOutput, ...]) -> None:
         with self.run.lock:
+            self._told.answered(outputs)
             if not self.current:
                 return
             (output,) = outputs

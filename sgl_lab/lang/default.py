@@ -1,8 +1,8 @@
 """The backend of programs that name none.
 
-On first use, the package fills `backend_slot` with a function that creates one; the language itself
-knows no backend. A backend may have `emit`, which receives its events: the language then sends its
-own events there too.
+On first use, the package fills `backend_slot` with a function that creates one, and `named_slot` with
+one that finds it by name; the language itself knows no backend. A backend may have `emit`, which
+receives its events: the language then sends its own events there too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from ..contracts.port import Backend
 from .keywords import suggests
 
 backend_slot: Callable[[], AnyBackend] | None = None
+named_slot: Callable[[str], AnyBackend] | None = None
+"""the backend that a name such as `openai:gpt-5-mini` stands for; the package fills it too"""
 _chosen: AnyBackend | None = None
 
 
@@ -40,25 +42,32 @@ class _Flushable(Protocol):
 
 
 @suggests
-def set_default_backend(backend: AnyBackend | Reached | None) -> None:
-    """Programs run on `backend` from now on unless they name another. None restores the built-in
-    one.
+def set_default_backend(backend: AnyBackend | Reached | str | None) -> None:
+    """Programs and cells run on `backend` from now on unless they name another. None restores the
+    built-in one.
     """
     global _chosen
     _chosen = None if backend is None else checked(backend)
 
 
 def checked(backend: object) -> AnyBackend:
-    """The backend itself, or the `endpoint` of an object in front of one. BadArgument for anything
-    else.
+    """The backend itself, the `endpoint` of an object in front of one, or the backend with a name.
+    BadArgument for anything else.
     """
     if takes_tokens(backend):
         return backend
+    if isinstance(backend, str) and named_slot is not None:
+        return named_slot(backend)
     if not isinstance(backend, ConversationBackend) and isinstance(backend, Reached):
         backend = backend.endpoint
     if not isinstance(backend, Backend | ConversationBackend):
         raise BadArgument(f"expected a backend, not {type(backend).__name__} {backend!r:.60}", hint="a lab's backend is lab.backend")
     return backend
+
+
+def chosen() -> AnyBackend | None:
+    """What `set_default_backend` was given; None for the built-in one."""
+    return _chosen
 
 
 def default_backend() -> AnyBackend:
@@ -74,7 +83,7 @@ def emit_of(backend: AnyBackend) -> Emit:
 
 
 @suggests
-def flush_cache(backend: AnyBackend | Reached | None = None) -> None:
+def flush_cache(backend: AnyBackend | Reached | str | None = None) -> None:
     """Drop all cached prefixes that no request uses."""
     backend = default_backend() if backend is None else checked(backend)
     if not isinstance(backend, _Flushable):
@@ -83,6 +92,6 @@ def flush_cache(backend: AnyBackend | Reached | None = None) -> None:
 
 
 @suggests
-def get_server_info(backend: AnyBackend | Reached | None = None) -> dict[str, Any]:
+def get_server_info(backend: AnyBackend | Reached | str | None = None) -> dict[str, Any]:
     """The backend's description of itself."""
     return asdict((default_backend() if backend is None else checked(backend)).describe())

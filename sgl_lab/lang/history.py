@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from ..contracts.conversation import ToolCallPart
+from ..contracts.conversation import ImagePart, ToolCallPart
 from ..contracts.port import Message, Segment
 from ..contracts.spans import OBJECT, Block
 from .chat_template import Chat, render_until
@@ -36,6 +36,8 @@ class Piece:
     """the embedded block: `ids` are its positions"""
     call: ToolCallPart | None = None
     """a tool's call in the server's own form; `text` spells it"""
+    image: ImagePart | None = None
+    """the image here, whose `text` is one character"""
 
 
 @dataclass(frozen=True, slots=True)

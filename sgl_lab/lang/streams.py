@@ -83,7 +83,7 @@ class ChatStream(Stream):
     def __init__(self, run: Run, backend: ConversationBackend, label: str, parent: Self | None = None, index: int = 0) -> None:
         super().__init__(run, label, parent, index)
         self.backend = backend
-        self.transcript = Conversation(run)
+        self.transcript = Conversation(run, self._shown)
 
     def _child(self, label: str, index: int) -> Self:
         return type(self)(self.run, self.backend, label, self, index)
@@ -104,3 +104,6 @@ class ChatStream(Stream):
             Decision(self, select, variable).start()
         else:
             GeneratedChoice(self, select, variable).start()
+
+    def _shown(self, start: int, ids: tuple[int, ...], kind: str, role: str) -> None:
+        self.run.emit(StreamExtended(self.id, start, ids, kind, role))

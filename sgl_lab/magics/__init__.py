@@ -93,7 +93,7 @@ def unload(shell: Any) -> None:
     shell.configurables.remove(loaded.session.settings.config)
     setattr(shell, _LOADED, None)
     if "sgl_lab.labs" in sys.modules:
-        sys.modules["sgl_lab.labs"].LABS.close()
+        sys.modules["sgl_lab.labs"].close_all()
 
 
 def _state_html(state: Any) -> str:

@@ -81,7 +81,7 @@ def _run(session: Session, cell: Cell) -> Any:
     shell, options = cell.shell, cell.options
     output = Output(shell)
     with loading(output) as report:
-        lab = session.ready_lab(report, options.model, options.device)
+        lab = session.lab_for(report, options)
     if not options.views:
         output.clear()
     with cell.recorded(lab) as record, CellView(shell, output, lab, record, options.views, session.interrupts.request):

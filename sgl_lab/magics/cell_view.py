@@ -20,7 +20,7 @@ from .output import Output, html_line, in_kernel, is_captured
 from .printing import say
 
 if TYPE_CHECKING:
-    from ..session import Lab
+    from ..recorded import RecordedLab
     from ..trace import Record
     from ..viz.panel import Panel
     from ..viz.sender import Views
@@ -33,8 +33,11 @@ class CellView:
     nothing.
     """
 
-    def __init__(self, shell: Any, output: Output, lab: Lab, record: Record, views: Sequence[str], on_stop: Callable[[], None]) -> None:
-        self._shell, self._output, self._lab, self._record, self._views, self._on_stop = shell, output, lab, record, views, on_stop
+    def __init__(
+        self, shell: Any, output: Output, lab: RecordedLab, record: Record, views: Sequence[str], on_stop: Callable[[], None]
+    ) -> None:
+        self._shell, self._output, self._lab, self._record, self._on_stop = shell, output, lab, record, on_stop
+        self._views = views_for(lab, views)
         self._live: Any = None
 
     def __enter__(self) -> CellView:
@@ -78,11 +81,16 @@ class CellView:
             say(bundle["text/plain"])
 
 
-def title_of(lab: Lab) -> str:
-    return f"{lab.model} · {lab.card.device} · {lab.card.dtype}"
+def views_for(lab: RecordedLab, views: Sequence[str]) -> tuple[str, ...]:
+    """Those of the views for which there is something to see."""
+    return tuple(view for view in views if view != "tree" or lab.has_tree)
 
 
-def run_views(lab: Lab, run: RunId) -> Views:
+def title_of(lab: RecordedLab) -> str:
+    return lab.title
+
+
+def run_views(lab: RecordedLab, run: RunId) -> Views:
     """The folds of a live view of one run."""
     from ..viz.sender import Views
 

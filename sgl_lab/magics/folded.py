@@ -20,7 +20,7 @@ from .options import VIEWS
 from .output import Bundle
 
 if TYPE_CHECKING:
-    from ..session import Lab
+    from ..recorded import RecordedLab
     from ..trace import Record
 
 
@@ -38,7 +38,7 @@ class Folded:
                 view.fold(entry)
 
     @classmethod
-    def of(cls, lab: Lab, record: Record) -> Folded:
+    def of(cls, lab: RecordedLab, record: Record) -> Folded:
         return cls(record, lab.spell, about(lab))
 
     def bundle(
@@ -100,6 +100,6 @@ def tree_of(snapshot: TreeSnapshot, spell: Callable[[int], str]) -> TreeView:
     return view
 
 
-def about(lab: Lab) -> dict[str, Any]:
+def about(lab: RecordedLab) -> dict[str, Any]:
     """Data on a lab for a player."""
     return {"vocab": lab.card.vocab, "evict": lab.evict}

@@ -18,7 +18,7 @@ from .output import Output, in_kernel
 from .printing import say
 
 if TYPE_CHECKING:
-    from ..session import Lab
+    from ..recorded import RecordedLab
     from ..trace import Record
     from .prepared import Cell
     from .session import Session
@@ -95,7 +95,7 @@ class Interact:
             self._job = cell.in_background(self._session, variables, title=title, begun=self._begun, ended=self._ended)
             return self._job
 
-    def _begun(self, job: Job, lab: Lab, record: Record) -> None:
+    def _begun(self, job: Job, lab: RecordedLab, record: Record) -> None:
         with self._lock:
             if self._panel is not None and job is self._job:
                 self._panel.status("running")

@@ -34,7 +34,7 @@ from .printing import Printed, captured, route, say, unroute
 
 if TYPE_CHECKING:
     from ..lang.state import ProgramState
-    from ..session import Lab
+    from ..recorded import RecordedLab
     from ..trace import Record
 
 MAX_RUNNING = 64
@@ -78,7 +78,7 @@ class Job:
         self._value: Any = None
         self._trace: Any = None
         self._stop: str | None = None
-        self._lab: Lab | None = None
+        self._lab: RecordedLab | None = None
         self._lock = threading.RLock()
         self._outputs: list[Output] = []
         self._panel: Any = None
@@ -182,7 +182,7 @@ class Job:
         if self._panel is not None:
             self._panel.status("loading", text, share)
 
-    def begun(self, lab: Lab, record: Record, state: ProgramState) -> None:
+    def begun(self, lab: RecordedLab, record: Record, state: ProgramState) -> None:
         with self._lock:
             self._lab, self.record, self.state = lab, record, state
             self.status = "running"

@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ..backends.names import KNOWN, parsed
 from ..contracts.errors import BadArgument
 from ..contracts.legible import clipped, legible
 
@@ -66,6 +67,7 @@ class CellOptions:
 
     out: str | None = None
     capture: str | None = None
+    backend: str | None = None
     model: str | None = None
     device: str | None = None
     temperature: float | None = None
@@ -118,6 +120,14 @@ def _device(text: str) -> str:
     return text
 
 
+def _backend(text: str) -> str:
+    try:
+        parsed(text)
+    except BadArgument as error:
+        raise OptionError(error.message, hint=error.hint) from None
+    return text
+
+
 def _views(text: str) -> tuple[str, ...]:
     if text == "none":
         return ()
@@ -155,6 +165,7 @@ class Option:
 
 CELL_OPTIONS = (
     Option(("-o", "--out"), "out", _name, "NAME", "keep the program's state under NAME"),
+    Option(("-b", "--backend"), "backend", _backend, "NAME", "run on another engine: NAME[:MODEL][@URL]", tuple(KNOWN), default="local"),
     Option(("-m", "--model"), "model", str, "MODEL", "run on MODEL, as `%sgl model MODEL` would load it", default="smollm2"),
     Option(("--device",), "device", _device, "DEVICE", "run on cpu, cuda or cuda:1", ("cpu", "cuda"), default="a GPU if there is one"),
     Option(("--temperature",), "temperature", _number(float, 0), "T", "sampling temperature; 0 takes the likeliest token", default="1.0"),

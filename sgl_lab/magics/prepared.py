@@ -30,7 +30,7 @@ from .printing import say
 from .session import Session
 
 if TYPE_CHECKING:
-    from ..session import Lab
+    from ..recorded import RecordedLab
     from ..trace import Record
 
 ALTERNATIVES = 5
@@ -51,7 +51,7 @@ class Cell:
     title: str
 
     @contextmanager
-    def recorded(self, lab: Lab) -> Iterator[Record]:
+    def recorded(self, lab: RecordedLab) -> Iterator[Record]:
         """Record the run. With --save the file is written at the end of the block, even after an
         error.
         """
@@ -63,7 +63,7 @@ class Cell:
             if record is not None and self.options.save is not None:
                 write_jsonl(record, Path(self.options.save).expanduser())
 
-    def begin(self, lab: Lab, record: Record, check: Callable[[], None]) -> ProgramState:
+    def begin(self, lab: RecordedLab, record: Record, check: Callable[[], None]) -> ProgramState:
         """The state of a new run."""
         options = self.options
         defaults = SamplingParams(
@@ -72,11 +72,12 @@ class Cell:
                     "temperature": options.temperature,
                     "max_new_tokens": options.max_tokens,
                     "seed": options.seed,
-                    "top_logprobs_num": ALTERNATIVES if "tokens" in options.views else None,
+                    # an API may charge for them, or refuse them for a model
+                    "top_logprobs_num": ALTERNATIVES if "tokens" in options.views and lab.card.capabilities.token_ids else None,
                 }
             )
         )
-        backend = lab.deterministic_backend if options.deterministic else lab.backend
+        backend = lab.backend_for(deterministic=bool(options.deterministic))
         return start(backend, lab.emit, record.run, defaults, check=check)
 
     def finish(self, state: ProgramState, check: Callable[[], None], names: dict[str, Any] | None = None) -> Any:
@@ -103,7 +104,7 @@ class Cell:
         variables: Mapping[str, Any] = MappingProxyType({}),
         *,
         title: str = "",
-        begun: Callable[[Job, Lab, Record], None] = lambda *_: None,
+        begun: Callable[[Job, RecordedLab, Record], None] = lambda *_: None,
         ended: Callable[[Job], bool] = lambda _: True,
     ) -> Job:
         """Run the cell on a thread of its own. The name given with -o is set when the job is over,
@@ -119,7 +120,7 @@ class Cell:
         left: dict[str, Any] = {}
 
         def work(job: Job) -> Any:
-            lab = session.ready_lab(job.report, options.model, options.device, check=job.check)
+            lab = session.lab_for(job.report, options, check=job.check)
             names.setdefault("print", job.print)
             with self.recorded(lab) as record:
                 state = self.begin(lab, record, job.check)

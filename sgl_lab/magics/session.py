@@ -10,15 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from ..contracts.errors import Stopped
+from ..backends.names import LOCAL, Named, parsed
+from ..contracts.errors import BadArgument, Stopped
+from ..elsewhere import opened
 from ..lang.interrupts import INTERRUPTS
 from .jobs import Jobs
-from .options import OptionError, nearest
+from .options import CellOptions, OptionError, nearest
 from .printing import say
 from .settings import Settings
 
 if TYPE_CHECKING:
     from ..contracts.ids import RequestId, RunId
+    from ..recorded import RecordedLab
     from ..session import Lab
     from ..trace import Record
     from .dashboard import Dashboard
@@ -44,6 +47,8 @@ class Session:
         """the run that was shown last"""
         self.interrupts = INTERRUPTS
         self.jobs = Jobs()
+        self.is_local = False
+        """whether `%sgl backend local` or `%sgl model NAME` was said last: the setting does not apply"""
         self.dashboard: Dashboard | None = None
         self._interacts: list[Open] = []
         self.names: dict[str, RunId] = {}
@@ -69,7 +74,7 @@ class Session:
         runs = self.runs()
         return [record for record in runs if record.has_answers] or runs
 
-    def lab_of(self, record: Record) -> Lab | None:
+    def lab_of(self, record: Record) -> RecordedLab | None:
         """The lab that produced the record; None if the record was read from a file or its lab is
         closed.
         """
@@ -110,11 +115,56 @@ class Session:
         numbers = [record.title.removeprefix("In[").removesuffix("]") for record in runs]
         return tuple(dict.fromkeys([*numbers, *(name for name, run in self.names.items() if run in kept), *self.replayed]))
 
+    def lab_for(self, report: Report, options: CellOptions, *, check: Callable[[], None] | None = None) -> RecordedLab:
+        """The lab that a cell with these options runs on, loaded if necessary."""
+        name = options.backend
+        if name is None and options.model is None and options.device is None:
+            return self.current_lab(report, check=check)
+        named = None if name is None else named_with(name, options.model)
+        if named is None or named.name == LOCAL:
+            return self.ready_lab(report, (named.model if named else "") or options.model, options.device, check=check)
+        if options.device is not None:
+            raise OptionError(f"--device is of the engine in this kernel, and -b {name} is elsewhere", hint="leave one of them out")
+        from ..labs import lab_named
+
+        return lab_named(str(named))
+
+    def current_lab(self, report: Report, *, check: Callable[[], None] | None = None) -> RecordedLab:
+        """The lab of cells without options: that of the default backend, of `%sgl backend` or of the
+        setting; the engine in this kernel if none is set.
+        """
+        from ..lang import default
+
+        if (chosen := default.chosen()) is not None:
+            from ..labs import lab_of
+
+            return lab_of(chosen)
+        name = None if self.is_local else self.settings.backend
+        if name is None or (named := named_with(name)).name == LOCAL:
+            return self.ready_lab(report, check=check)
+        from ..labs import lab_named
+
+        return lab_named(str(named))
+
+    def go_local(self) -> None:
+        """Cells run on the engine in this kernel from now on."""
+        from ..lang import default
+
+        default.set_default_backend(None)
+        self.is_local = True
+
+    def go_to(self, lab: RecordedLab) -> None:
+        """Cells, and programs without `backend=`, run on this lab from now on."""
+        from ..lang import default
+
+        default.set_default_backend(lab.backend_for())
+        self.is_local = False
+
     def ready_lab(
         self, report: Report, model: str | None = None, device: str | None = None, *, check: Callable[[], None] | None = None
     ) -> Lab:
-        """The default lab, loaded if necessary. With `model` or `device`, a lab with these replaces
-        it. ModelError; Stopped if the waiting is interrupted.
+        """The lab with an engine in this kernel, loaded if necessary. With `model` or `device`, one
+        with these replaces it. ModelError; Stopped if the waiting is interrupted.
 
         `check` raises if the waiting must end; by default it is that of the cell.
         """
@@ -160,10 +210,21 @@ class Session:
         """Abort everything. Returns the numbers of jobs and requests."""
         from ..labs import LABS
 
-        return self.jobs.stop(), LABS.stop()
+        return self.jobs.stop(), LABS.stop() + sum(lab.stop() for lab in opened())
 
 
-def _labs() -> list[Lab]:
+def named_with(text: str, model: str | None = None) -> Named:
+    """The backend that a name stands for; `model` is that of `-m`. OptionError if it is wrong."""
+    try:
+        named = parsed(text)
+    except BadArgument as error:
+        raise OptionError(error.message, hint=error.hint) from None
+    if model is not None and named.model:
+        raise OptionError(f"the model is given twice: {named.model} and {model}", hint="leave one of them out")
+    return named if model is None else named._replace(model=model)
+
+
+def _labs() -> list[RecordedLab]:
     from ..labs import LABS
 
-    return [lab for lab in (LABS.current, *LABS.parked) if lab is not None]
+    return [lab for lab in (LABS.current, *LABS.parked, *opened()) if lab is not None]

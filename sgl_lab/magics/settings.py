@@ -22,6 +22,8 @@ from traitlets.config import Config, Configurable
 
 from .options import SETTINGS, CellOptions, Option, OptionError, nearest
 
+STARTS = ("backend", "model", "device")
+"""settings that only start a session: a cell without them runs on what the session has by then"""
 ENV = "SGL_LAB_"
 SECTION = "[tool.sgl_lab]"
 
@@ -115,9 +117,14 @@ class Settings:
 
     def over(self, options: CellOptions) -> CellOptions:
         """The options of a cell, completed by the settings, except those that only start a session."""
-        found = {setting.name: setting.value for setting in self.all() if setting.name not in ("model", "device")}
+        found = {setting.name: setting.value for setting in self.all() if setting.name not in STARTS}
         missing = {field.name for field in fields(options) if getattr(options, field.name) is None}
         return replace(options, **{name: value for name, value in found.items() if name in missing})  # type: ignore[arg-type]
+
+    @property
+    def backend(self) -> str | None:
+        """The backend of a session that has chosen none; None if it is not set."""
+        return self._text("backend")
 
     @property
     def model(self) -> str | None:

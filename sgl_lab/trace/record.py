@@ -24,6 +24,7 @@ from ..contracts.events import (
     PrefixMatched,
     RequestQueued,
     StreamExtended,
+    TextArrived,
     TokensSampled,
     from_dict,
     to_dict,
@@ -164,7 +165,7 @@ class Record:
             match entry.event:
                 case RequestQueued(prompt=ids) | StreamExtended(tokens=ids) | NodeInserted(tokens=ids):
                     tokens.update(ids)
-                case TokensSampled(samples=samples):
+                case TokensSampled(samples=samples) | TextArrived(samples=samples):
                     for sample in samples:
                         tokens.add(sample.token)
                         tokens.update(token for token, _ in sample.top)
@@ -177,7 +178,7 @@ def _n_bytes(entry: Entry) -> int:
     event = entry.event
     n_bytes = 300 + sum(16 * len(getattr(event, name, ())) for name in ("tokens", "prompt", "decode", "source"))
     n_bytes += sum(100 * len(getattr(event, name, ())) for name in ("prefill", "refs"))
-    if isinstance(event, TokensSampled):
+    if isinstance(event, TokensSampled | TextArrived):
         n_bytes += sum(150 + 120 * len(sample.top) for sample in event.samples)
     return n_bytes
 

@@ -16,9 +16,11 @@ MAY_IMPORT = {
     "engine": {"contracts", "grammar"},
     "lang": {"contracts"},
     "backends": {"contracts", "lang", "engine"},
-    "session": {"contracts", "trace", "lang", "engine", "backends"},
+    "recorded": {"contracts", "trace", "lang"},
+    "elsewhere": {"contracts", "trace", "lang", "recorded"},
+    "session": {"contracts", "trace", "lang", "engine", "backends", "recorded"},
     "viz": {"contracts", "trace"},
-    "labs": {"contracts", "lang", "engine", "session"},
+    "labs": {"contracts", "lang", "engine", "backends", "recorded", "elsewhere", "session"},
     "runtime": {"contracts", "lang", "session"},
     "utils": {"contracts", "lang", "viz"},
     "global_config": {"lang"},
@@ -26,7 +28,7 @@ MAY_IMPORT = {
     "notebook": {"contracts", "trace"},
     "cli": {"contracts", "trace", "notebook", "lang", "engine", "backends", "session", "doctor"},
     "doctor": {"contracts", "engine"},
-    "magics": {"contracts", "trace", "lang", "session", "labs", "viz", "doctor"},
+    "magics": {"contracts", "trace", "lang", "backends", "recorded", "elsewhere", "session", "labs", "viz", "doctor"},
 }
 
 INSIDE_ENGINE = {
@@ -74,6 +76,8 @@ MUST_NOT_LOAD = {
     "engine.files.store": HEAVY | {"huggingface_hub"},
     "lang": {"torch", "transformers", "sgl_lab.engine"} | NOTEBOOK,
     "backends": NOTEBOOK,
+    "recorded": {"torch", "transformers", "sgl_lab.engine", "sgl_lab.viz"} | NOTEBOOK,
+    "elsewhere": {"torch", "transformers", "sgl_lab.engine", "sgl_lab.viz"} | NOTEBOOK,
     "session": NOTEBOOK | {"sgl_lab.viz"},
     "labs": NOTEBOOK | {"sgl_lab.viz"},
     "runtime": NOTEBOOK | {"sgl_lab.viz"},

@@ -32,7 +32,7 @@ from ...contracts.conversation import (
     ToolResultPart,
 )
 from ...contracts.errors import BadArgument, EngineStopped, RequestFailed, SglError, Stopped
-from ...contracts.events import Emit, RequestFinished, RequestQueued, silent
+from ...contracts.events import Emit, RequestQueued, silent
 from ...contracts.ids import Counter, RequestId
 from ...contracts.params import Constraint
 from ...contracts.port import ModelCard, Usage
@@ -240,7 +240,7 @@ class RemoteBackend(BaseConversation, ABC):
             task.call.hears(lambda index, text: self._deliver(task, index, text))
         with self._lock:
             self.poll()
-            self.emit(RequestQueued(request, job.fork, job.expr, kind, (), max_tokens, request))
+            self.emit(RequestQueued(request, job.fork, job.expr, kind, job.shown, max_tokens, request))
             self._tasks[request] = task
             self._queue.append(task)
             if self._n_idle < len(self._queue) and self._n_workers < self.limits.concurrency:
@@ -375,26 +375,12 @@ class RemoteBackend(BaseConversation, ABC):
                 texts = [*partial, *[""] * (job.params.n - len(partial))]
                 is_complete = None if job.params.constraint is None else False
                 outcome = tuple(ChatOutput(text, "abort", self._estimated(task, text), is_complete=is_complete) for text in texts)
-        self._finished(task, outcome)
         if isinstance(outcome, SglError):
             listener.on_error(outcome)
         elif isinstance(outcome, DecisionOutput):
             cast(DecisionListener, listener).on_done(outcome)
         else:
             cast(ChatListener, listener).on_done(outcome)
-
-    def _finished(self, task: _Task, outcome: Outcome | SglError) -> None:
-        reason = "error"
-        usages: tuple[Usage, ...] = (Usage(),)
-        if isinstance(outcome, DecisionOutput):
-            reason, usages = "stop", (outcome.usage,)
-        elif not isinstance(outcome, SglError):
-            reason, usages = outcome[0].finish_reason, tuple(output.usage for output in outcome)
-        n_prompt, n_cached = usages[0].prompt_tokens, usages[0].cached_tokens
-        n_completion = sum(usage.completion_tokens for usage in usages)
-        n_computed = max(0, n_prompt - n_cached + max(0, n_completion - 1))
-        reason = reason if reason in ("stop", "length", "abort", "error") else "stop"
-        self.emit(RequestFinished(task.call.request, reason, n_prompt, n_completion, n_cached, n_computed, 0))
 
     # ------------------------------------------------------------ counts and cost
 

@@ -98,7 +98,7 @@ class ScriptedConversation(Served[Job], BaseConversation):
         if (n_tokens := len(written(job.prompt).encode())) >= self._card.context:
             raise PromptTooLong(f"the prompt has {n_tokens} tokens, the context {self._card.context}", hint="shorten the prompt")
         return self._accept(
-            job, listener, lambda request: self.emit(RequestQueued(request, job.fork, job.expr, kind, (), max_tokens, request))
+            job, listener, lambda request: self.emit(RequestQueued(request, job.fork, job.expr, kind, job.shown, max_tokens, request))
         )
 
     def _check(self, prompt: Prompt) -> None:

@@ -10,7 +10,7 @@ from ..jobs import Job
 from ..options import OptionError, nearest
 from ..printing import say
 from ..session import Session
-from .command import Command, Words, ready_lab, show
+from .command import Command, Words, current_lab, engine_of, show
 
 if TYPE_CHECKING:
     from ...session import Lab
@@ -25,7 +25,12 @@ def _cache(shell: Any, session: Session, words: Words) -> None:
     if verb == "unpin":
         _unpin(session, name)
         return
-    lab = ready_lab(shell, session)
+    current = current_lab(shell, session)
+    if verb == "flush" and not hasattr(current, "pin"):
+        current.flush()
+        say(f"flushed: {current.title}")
+        return
+    lab = engine_of(current, f"%sgl cache {verb}")
     if verb == "pin":
         _pin(shell, session, lab, name)
     elif verb == "flush":

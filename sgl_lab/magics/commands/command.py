@@ -17,6 +17,7 @@ from ..printing import say
 from ..session import Session
 
 if TYPE_CHECKING:
+    from ...recorded import RecordedLab
     from ...session import Lab
 
 _RELATIVE = re.compile(r"-\d+")
@@ -89,6 +90,21 @@ def is_option(word: str) -> bool:
 def ready_lab(shell: Any, session: Session, model: str | None = None, device: str | None = None) -> Lab:
     with loading(Output(shell)) as report:
         return session.ready_lab(report, model, device)
+
+
+def current_lab(shell: Any, session: Session) -> RecordedLab:
+    """The lab of cells without options, loaded if necessary."""
+    with loading(Output(shell)) as report:
+        return session.current_lab(report)
+
+
+def engine_of(lab: RecordedLab, what: str) -> Lab:
+    """The lab, if its engine is in this kernel. OptionError if it is elsewhere."""
+    from ...session import Lab
+
+    if not isinstance(lab, Lab):
+        raise OptionError(f"{what} needs the engine in this kernel, and this is {lab.title}", hint="%sgl backend local")
+    return lab
 
 
 def memory_text(lab: Lab) -> str:

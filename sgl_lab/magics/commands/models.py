@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ...elsewhere import BackendLab
 from ...viz.draw import html
 from ...viz.draw.numbers import counted
 from ..options import SETTINGS
 from ..printing import say
 from ..session import Session
-from .command import Command, Words, aligned, memory_text, ready_lab, show
+from .backends import tell
+from .command import Command, Words, aligned, current_lab, memory_text, ready_lab, show
 
 if TYPE_CHECKING:
     from ...session import Lab
@@ -22,6 +24,11 @@ def _model(shell: Any, session: Session, words: Words) -> None:
     from ...labs import LABS
 
     device = words.options.get("--device")
+    if words.name() is None and device is None and isinstance(current := current_lab(shell, session), BackendLab):
+        tell(current)
+        return
+    if words.name() is not None:
+        session.go_local()
     lab = ready_lab(shell, session, words.name(), None if device is None else str(DEVICE.read(device, "--device")))
     say(f"{_name(lab)}, context {lab.card.context:,} tokens, vocabulary {lab.card.vocab:,}")
     say(memory_text(lab))

@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...contracts.legible import clipped
+from ...elsewhere import BackendLab, opened
+from ...recorded import RecordedLab
 from ...viz.draw import dot, html, stats, still, text
 from ...viz.draw.escape import joined
-from ...viz.draw.numbers import counted, percent
+from ...viz.draw.numbers import counted, money, percent
 from ...viz.views.hits import hits
 from ..folded import Folded, tree_counts, tree_of
 from ..options import OptionError
 from ..printing import say
 from ..session import Session
-from .command import Command, Words, memory_text, ready_lab, show
+from .command import Command, Words, aligned, current_lab, engine_of, memory_text, show
 from .files import FORCE, target, write
 
 TREE_NODES, TREE_HIGH = 300, 640
@@ -22,7 +24,11 @@ TREE_NODES, TREE_HIGH = 300, 640
 
 
 def _status(shell: Any, session: Session, words: Words) -> None:
-    lab = ready_lab(shell, session)
+    current = current_lab(shell, session)
+    if isinstance(current, BackendLab):
+        _status_elsewhere(shell, words, current)
+        return
+    lab = engine_of(current, "%sgl status")
     found, card = lab.stats(), lab.card
     used = found["pages_total"] - found["pages_free"]
     nodes = lab.snapshot().nodes
@@ -42,14 +48,54 @@ def _status(shell: Any, session: Session, words: Words) -> None:
     show(shell, words, html.table(rows), "\n".join(f"{name:<12}{value}" for name, value in rows), counts)
 
 
+def _status_elsewhere(shell: Any, words: Words, lab: BackendLab) -> None:
+    found, card = lab.stats(), lab.card
+    cached = f"{found['cached_prompt_tokens']:,} of {found['prompt_tokens']:,} prompt tokens, as the server reports"
+    rows = [
+        ("backend", lab.title),
+        ("context", f"{card.context:,} tokens"),
+        ("cached", cached if card.capabilities.cached_counts else "the server does not say"),
+        ("generated", f"{found['generated_tokens']:,} tokens"),
+        ("cost", _cost(found)),
+        ("requests", f"{found['answered']:,} answered, {found['requests_running']} running"),
+    ]
+    counts = {name: found[name] for name in ("prompt_tokens", "cached_prompt_tokens", "generated_tokens", "answered")}
+    show(shell, words, html.table(rows), "\n".join(f"{name:<12}{value}" for name, value in rows), counts)
+
+
+def _cost(found: Mapping[str, Any]) -> str:
+    if not found["currency"]:
+        return "unknown: no price is known for this model" if found["answered"] else "none yet"
+    others = f", and {counted(found['unpriced'], 'request')} of unknown cost" if found["unpriced"] else ""
+    return money(found["cost"], found["currency"]) + others
+
+
 def _stats(shell: Any, session: Session, words: Words) -> None:
-    lab = ready_lab(shell, session)
+    """The counters of the lab in use, and a line for every other backend that was used."""
+    lab = current_lab(shell, session)
     entries = lab.events()
-    found, title = lab.stats(), f"{lab.card.name} · {lab.card.device} · {lab.card.dtype}"
+    found, title = lab.stats(), lab.title
+    others = backends_table(lab)
     points = hits(entries, found["prompt_tokens"], found["cached_prompt_tokens"])
     last = _last_run(session)
-    page = joined([stats.html(title, found, points), *([html.note(last)] if last else [])])
-    show(shell, words, page, "\n".join(filter(None, (stats.text(title, found), last))), _token_counts(found))
+    below = [*([html.grid(others)] if others else []), *([html.note(last)] if last else [])]
+    page = joined([stats.html(title, found, points), *below])
+    plain = "\n".join(filter(None, (stats.text(title, found), aligned(others) if others else "", last)))
+    show(shell, words, page, plain, _token_counts(found))
+
+
+def backends_table(current: RecordedLab) -> list[tuple[str, ...]]:
+    """Usage and cost of each backend that answered, in rows below a heading; empty if none but
+    the engine in this kernel did.
+    """
+    rows = []
+    for lab in opened():
+        found = lab.stats()
+        if found["answered"]:
+            cached = f"{found['cached_prompt_tokens']:,}" if lab.card.capabilities.cached_counts else "not told"
+            numbers = (f"{found['answered']:,}", f"{found['prompt_tokens']:,}", cached, f"{found['generated_tokens']:,}")
+            rows.append((f"{lab.title}{' (in use)' if lab is current else ''}", *numbers, _cost(found)))
+    return [("backend", "requests", "prompt tokens", "cached", "generated", "cost"), *rows] if rows else []
 
 
 def _last_run(session: Session) -> str:
@@ -66,12 +112,16 @@ def _token_counts(found: Mapping[str, int]) -> dict[str, int]:
     """Counts that are equal whenever a program is run again. The number of rejected draft tokens
     depends on what else runs.
     """
-    counts = {name: found[name] for name in ("prompt_tokens", "cached_tokens", "generated_tokens", "evicted_tokens")}
+    counts = {name: found.get(name, 0) for name in ("prompt_tokens", "cached_tokens", "generated_tokens", "evicted_tokens")}
+    if "answered" in found:
+        return counts | {"cached_tokens": found["cached_prompt_tokens"], "answered": found["answered"]}
     return counts | {"computed_tokens": found["computed_tokens"] - found["rejected_tokens"]}
 
 
 def _tree(shell: Any, session: Session, words: Words) -> None:
-    lab = ready_lab(shell, session)
+    lab = current_lab(shell, session)
+    if not lab.has_tree:
+        raise OptionError(f"{lab.title} shows no tree, and none is inferred", hint="%sgl backend local has one")
     nodes = tree_of(lab.snapshot(), lab.spell).full()
     files = {flag: target(words.options[flag], words, dot.NAME, "%sgl tree --dot tree.dot") for flag in FILES if flag in words.options}
     for flag, path in files.items():

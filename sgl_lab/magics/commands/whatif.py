@@ -12,7 +12,7 @@ from ..options import OptionError, nearest
 from ..output import Output, in_kernel
 from ..printing import say
 from ..session import Session
-from .command import Command, Words, ready_lab
+from .command import Command, Words, engine_of, ready_lab
 
 if TYPE_CHECKING:
     from ...trace import Record
@@ -27,7 +27,7 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 def _whatif(shell: Any, session: Session, words: Words) -> None:
     record = session.run(words.name())
     policies = _policies(words.options.get("--policy"))
-    lab = session.lab_of(record) or ready_lab(shell, session)
+    lab = engine_of(session.lab_of(record) or ready_lab(shell, session), "%sgl whatif")
     page = lab.page_size
     actual = record.snapshot.n_pages * page
     given = [(flag, words.options[flag]) for flag in SIZES if flag in words.options]

@@ -5,6 +5,12 @@ from __future__ import annotations
 from ..views.metrics import MetricsPicture
 
 
+def money(cost: float, currency: str, unpriced: int = 0) -> str:
+    """A cost, as 0.0012 USD; with a plus if there are requests of an unknown cost beside it."""
+    digits = 2 if cost >= 10 or not cost else 4 if cost >= 0.01 else 6
+    return f"{cost:,.{digits}f} {currency}" + (" +" if unpriced else "")
+
+
 def counted(n: int, what: str) -> str:
     """A number with its unit: `counted(2, "token")` returns "2 tokens"."""
     return f"{n:,} {what}" + ("" if n == 1 else "s")
@@ -38,6 +44,8 @@ def duration(ms: float) -> str:
 def metric_items(picture: MetricsPicture) -> list[tuple[str, str]]:
     """(value, name) of each number beside the token counts. Numbers that do not apply are left out."""
     items: list[tuple[str, str]] = []
+    if picture["currency"]:
+        items.append((money(picture["cost"], picture["currency"], picture["unpriced"]), "cost"))
     if picture["forced"]:
         items.append((f"{picture['forced']:,}", "of them forced"))
     if picture["tok_s"]:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ...contracts.legible import legible
 from ..views.hits import Hits
 from . import chart, palette
 from .escape import Markup, css, tag
 from .html import picture
-from .numbers import counted, duration, percent
+from .numbers import counted, duration, money, percent
 
-Stats = Mapping[str, int | float]
+Stats = Mapping[str, Any]
 
 _PART_OF = {
     "cached_prompt_tokens": "prompt_tokens",
@@ -43,6 +44,8 @@ _NAMES = {
     "requests_length": "ended by length",
     "requests_abort": "aborted",
     "requests_error": "failed",
+    "answered": "answered",
+    "unpriced": "of unknown cost",
     "step_ms": "time of a step",
     "step_rows": "rows in a step",
 }
@@ -67,10 +70,14 @@ class Section:
 def sections(stats: Stats) -> tuple[Section, ...]:
     """Every counter once, in the order of the engine."""
     rows: dict[str, list[Row]] = {"tokens": [], "time": [], "cache": [], "requests": [], "steps": []}
-    whole_s = sum(value for key, value in stats.items() if key.endswith("_s"))
+    whole_s = sum(float(value) for key, value in stats.items() if key.endswith("_s"))
     for key, value in stats.items():
+        if isinstance(value, str):  # the currency of the cost
+            continue
         section, name = _section_of(key)
-        if section == "time":
+        if key == "cost":
+            row = Row(name, money(value, str(stats.get("currency", ""))))
+        elif section == "time":
             row = Row(name, duration(1000 * value), value / whole_s if whole_s else 0.0)
         elif key.endswith("_rate"):
             row = Row(name, percent(value))

@@ -19,7 +19,7 @@ from ..views.tokens import Tok, TokensPicture
 from ..views.tree import TreePicture
 from . import palette
 from .escape import Child, Markup, css, joined, tag
-from .numbers import brief, counted, seconds
+from .numbers import brief, counted, money, seconds
 from .outline import lane_order
 from .plan import HEIGHT, Node, plan
 from .streams import SPECIAL, Stream, streams, whole_characters
@@ -126,12 +126,16 @@ def counts(picture: MetricsPicture, is_engine: bool = False) -> Markup:
         (picture["computed"], "computed", palette.COMPUTED),
         (picture["generated"], f"generated, {picture['forced']:,} forced" if picture["forced"] else "generated", palette.GENERATED),
     ]
-    if is_engine:
+    if picture["answered"]:
+        origins = [(picture["cached"], "cached, as the server reports", palette.CACHED), *origins[2:]]
+    elif is_engine:
         origins = [(picture["reused"], "reused from the cache", palette.REUSED), *origins[2:]]
     cells = [_count(brief(n), words, ink) for n, words, ink in origins]
     facts = [(f"{picture['tok_s']:,.1f}" if picture["tok_s"] < 100 else f"{picture['tok_s']:,.0f}", "tokens/s")]
     if picture["n_pages"]:
         facts.append((f"{brief(picture['n_pages'] - picture['free_pages'])}\u2009/\u2009{brief(picture['n_pages'])}", "cache pages"))
+    if picture["currency"]:
+        facts.append((money(picture["cost"], picture["currency"], picture["unpriced"]), "cost"))
     facts.append((f"{picture['running']} · {picture['waiting']}", "running · waiting") if is_engine else (f"{picture['forks']:,}", "forks"))
     row = tag(
         "div",

@@ -42,6 +42,8 @@ _LAST = ("found", "reused", "forced")
 def metrics(picture: MetricsPicture) -> str:
     """The counts, in one line."""
     found = [f"{picture['found']:,} from earlier runs", f"{picture['reused']:,} reused"]
+    if picture["answered"]:
+        found = [f"{picture['cached']:,} cached, as the server reports"]
     counts = [*found, f"{picture['computed']:,} computed", f"{picture['generated']:,} generated"]
     return " · ".join(counts + [f"{value} {name}" for value, name in metric_items(picture)])
 

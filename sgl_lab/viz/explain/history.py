@@ -18,6 +18,7 @@ from ...contracts.events import (
     NodeInserted,
     NodeSplit,
     PrefixMatched,
+    RequestAnswered,
     RequestFinished,
     RequestQueued,
     StepRan,
@@ -244,7 +245,9 @@ class _Fold:
                 for sample in samples:
                     if sample.request in self._active:
                         self._active[sample.request].generated.append(sample.token)
-            case RequestFinished(request=request, reason=reason) if request in self._active:
+            case RequestFinished(request=request, reason=reason) | RequestAnswered(request=request, reason=reason) if (
+                request in self._active
+            ):
                 self._active.pop(request).reason = reason
             case NodeInserted(node=node, parent=parent, tokens=tokens, namespace=namespace):
                 above = self._nodes.get(parent) if parent is not None else None

@@ -306,6 +306,9 @@ const COUNTS = {
   generated: ["generated", "generated", "Tokens that the model generated"],
 };
 
+/** A cost, as 0.0012 USD. Draws as draw/numbers.py does. */
+const money = (m) => `${(m.cost ?? 0).toFixed(m.cost >= 10 || !m.cost ? 2 : m.cost >= 0.01 ? 4 : 6)} ${m.currency ?? ""}${m.unpriced ? " +" : ""}`;
+
 class Counts {
   /* Token counts by origin, then speed, pages and forks. Each token count is a filter for all
    * panels.
@@ -332,6 +335,7 @@ class Counts {
     this.facts = [
       fact("speed", "tokens/s", isDashboard ? "Tokens generated per second, over the last two seconds" : "Generated tokens over the time from the first request to the last token"),
       fact("pages", "cache pages", "Pages of the cache in use, of all pages"),
+      fact("cost", "cost", "Of requests whose price is known; with a plus if there are others"),
       isDashboard ? fact("requests", "running · waiting", "Requests") : fact("forks", "forks", "Branches of the program"),
     ];
     this.bar = el("div", { class: "sgl-shares", "aria-hidden": "true" });
@@ -367,6 +371,15 @@ class Counts {
     put("speed", m.tok_s >= 100 ? brief(Math.round(m.tok_s)) : m.tok_s.toFixed(1));
     put("forks", brief(m.forks));
     put("pages", `${brief(m.n_pages - m.free_pages)}\u2009/\u2009${brief(m.n_pages)}`);
+    put("cost", money(m));
+    const [, pages, cost] = this.facts;
+    pages.hidden = !m.n_pages;
+    cost.hidden = !m.currency;
+    if (m.answered) {
+      // an engine elsewhere: what it found cached may be of this run or of an earlier one
+      this.filters.reused.hidden = true;
+      setText(this.filters.found.lastChild, "cached, as the server reports");
+    }
     put("requests", `${m.running} · ${m.waiting}`);
   }
 }

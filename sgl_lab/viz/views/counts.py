@@ -74,6 +74,10 @@ class CountsView:
             "running": self._recent.running,
             "waiting": self._recent.waiting,
             "steps": count["steps"],
+            "answered": count["answered"],
+            "cost": float(found.get("cost", 0.0)),
+            "currency": str(found.get("currency", "")),
+            "unpriced": count["unpriced"],
         }
 
     def _speed(self) -> float:
@@ -97,4 +101,6 @@ _COUNTED = (
     "pages_total",
     "pages_free",
     "steps",
+    "answered",
+    "unpriced",
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ...contracts.events import Entry, RequestFinished, RequestQueued
+from ...contracts.events import Entry, RequestAnswered, RequestFinished, RequestQueued
 from ...contracts.ids import RequestId
 
 
@@ -38,6 +38,8 @@ def hits(entries: Iterable[Entry], prompt_tokens: int, cached_prompt_tokens: int
                 n_own = n_prompt - n_shared(queued[request], queued)
                 # tokens that a constraint forced right after the prompt may be cached too
                 found.append((n_own, min(n_cached, n_own)))
+            case RequestAnswered(request=request, n_prompt=n_prompt, n_cached=n_cached) if request in queued:
+                found.append((n_prompt, min(n_cached or 0, n_prompt)))
             case _:
                 pass
     all_prompt = max(0, prompt_tokens - sum(n for n, _ in found))

@@ -14,10 +14,12 @@ from ...contracts.events import (
     ExprStarted,
     ForkOpened,
     PrefixMatched,
+    RequestAnswered,
     RequestFinished,
     RequestQueued,
     Sample,
     StreamExtended,
+    TextArrived,
     TokensSampled,
 )
 from ...contracts.ids import ExprId, ForkId, RequestId
@@ -45,6 +47,8 @@ class Inspection:
     samples: list[Sample] = field(default_factory=list)
     value: str = ""
     reason: str = ""
+    answered: RequestAnswered | None = None
+    """what an engine behind an API reports; prompt and samples are then pieces of text, no tokens"""
     seams: list[tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
     """pairs: the tokens before healing, and the tokens that spell the same text instead, alone or
     with what follows
@@ -95,6 +99,11 @@ def inspections(entries: Iterable[Entry]) -> tuple[Inspection, ...]:
                 for sample in samples:
                     if sample.request in by_request:
                         by_request[sample.request].samples.append(sample)
+            case TextArrived(request=request, index=0, samples=samples) as arrived if request in by_request:
+                mine = by_request[request].samples
+                mine[:] = samples if arrived.is_whole else (*mine, *samples)
+            case RequestAnswered(request=request) as answered if request in by_request:
+                by_request[request].reason, by_request[request].answered = answered.reason, answered
             case RequestFinished(request=request, reason=reason) if request in by_request:
                 by_request[request].reason = reason
             case ExprFinished(expr=expr, value=value) if expr in by_expr:

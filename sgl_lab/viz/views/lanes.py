@@ -21,11 +21,13 @@ from ...contracts.events import (
     ExprStarted,
     ForkOpened,
     PrefixMatched,
+    RequestAnswered,
     RequestFinished,
     RequestPreempted,
     RequestQueued,
     StepRan,
     StreamExtended,
+    TextArrived,
     TokensSampled,
 )
 from ...contracts.ids import ExprId, ForkId, RequestId, RunId
@@ -165,11 +167,13 @@ class LanesView:
                         if sample.forced:
                             self._lay_over(mine, "forced", now, 1, 0)
                         mine.n_drawn += 1
+            case TextArrived(request=request, samples=samples, is_whole=False) if mine := self._requests.get(request):
+                self._arrived(mine, now, len(samples))
+            case RequestAnswered(request=request) as answered if mine := self._requests.get(request):
+                self._answered(mine, now, answered)
+                self._end(mine, now)
             case RequestFinished(request=request) if mine := self._requests.get(request):
-                self._close(mine, now)
-                self._idle[mine.lane] = now
-                if (above := self._lanes[mine.lane]["parent"]) is not None:
-                    self._forks_until[above] = now
+                self._end(mine, now)
             case _:
                 pass
 
@@ -222,6 +226,28 @@ class LanesView:
             mine.bar = self._bar(mine.lane, kind, began, now, n_tokens, mine.name, mine.id, mine.n_done)
         mine.n_done += n_tokens
         mine.began, mine.busy_until = mine.busy_until, now
+
+    def _arrived(self, mine: _Request, now: float, n_pieces: int) -> None:
+        """Text of an engine that shows no steps. Its tokens are counted when it reports them."""
+        if mine.bar["kind"] != "decode":
+            self._close(mine, now)
+            mine.bar = self._bar(mine.lane, "decode", now, now, 0, mine.name, mine.id, mine.n_prompt)
+        mine.bar["t1"] = now
+        mine.bar["n"] += n_pieces
+        self._changed[mine.bar["id"]] = None
+
+    def _answered(self, mine: _Request, now: float, answered: RequestAnswered) -> None:
+        if answered.n_completion:
+            self._arrived(mine, now, 0)
+            mine.bar["n"] = answered.n_completion
+        if answered.n_cached:
+            self._bar(mine.lane, "found", mine.bar["t0"], mine.bar["t0"], answered.n_cached, mine.name, mine.id, 0)
+
+    def _end(self, mine: _Request, now: float) -> None:
+        self._close(mine, now)
+        self._idle[mine.lane] = now
+        if (above := self._lanes[mine.lane]["parent"]) is not None:
+            self._forks_until[above] = now
 
     def _lay_over(self, mine: _Request, kind: str, now: float, n_tokens: int, n_wrong: int) -> None:
         """Tokens of the newest step that were forced or drafted. The bar grows if the step before

@@ -18,10 +18,12 @@ from ...contracts.events import (
     ModelLoaded,
     NodeEvicted,
     PrefixMatched,
+    RequestAnswered,
     RequestFinished,
     RequestPreempted,
     RequestQueued,
     StepRan,
+    TextArrived,
     TokensSampled,
 )
 from ...contracts.ids import ForkId, RequestId, RunId
@@ -55,6 +57,15 @@ class MetricsPicture(TypedDict):
     running: int
     waiting: int
     steps: int
+    answered: int
+    """requests that an engine behind an API answered: its own counts are in those above, all that it
+    found cached as found
+    """
+    cost: float
+    """of these requests, as far as prices are known"""
+    currency: str
+    unpriced: int
+    """the part of these requests whose cost is unknown"""
 
 
 @dataclass(slots=True)
@@ -97,6 +108,8 @@ class MetricsView:
         """when the last token arrived"""
         self._cached = self._reused = self._computed = self._generated = self._forced = self._evicted = 0
         self._n_pages = self._free_pages = self._forks = self._steps = 0
+        self._answered = self._unpriced = 0
+        self._cost, self._currency = 0.0, ""
         self._sent: MetricsPicture | None = None
 
     def load(self, snapshot: TreeSnapshot) -> None:
@@ -128,6 +141,16 @@ class MetricsView:
             case RequestFinished(request=request):
                 self._waiting.discard(request)
                 self._running.discard(request)
+            case TextArrived(request=request) if request in self._requests:
+                if request in self._waiting:
+                    self._waiting.remove(request)
+                    self._running.add(request)
+                self._last_ns = entry.t_ns
+            case RequestAnswered(request=request) as answered if request in self._requests:
+                self._waiting.discard(request)
+                self._running.discard(request)
+                self._last_ns = entry.t_ns
+                self._report(answered)
             case StepRan() as step:
                 self._step(step)
             case TokensSampled(samples=samples):
@@ -164,7 +187,23 @@ class MetricsView:
             "running": len(self._running),
             "waiting": len(self._waiting),
             "steps": self._steps,
+            "answered": self._answered,
+            "cost": self._cost,
+            "currency": self._currency,
+            "unpriced": self._unpriced,
         }
+
+    def _report(self, answered: RequestAnswered) -> None:
+        n_cached = min(answered.n_cached or 0, answered.n_prompt)
+        self._answered += 1
+        self._cached += n_cached
+        self._computed += answered.n_prompt - n_cached
+        self._generated += answered.n_completion
+        if answered.cost is None:
+            self._unpriced += 1
+        else:
+            self._cost += answered.cost
+            self._currency = answered.currency
 
     def _shared(self, queued: RequestQueued) -> int:
         """Leading tokens that are counted for the first request of the group."""

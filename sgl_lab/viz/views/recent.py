@@ -21,10 +21,12 @@ from ...contracts.events import (
     ExprStarted,
     ForkOpened,
     PrefixMatched,
+    RequestAnswered,
     RequestFinished,
     RequestPreempted,
     RequestQueued,
     StepRan,
+    TextArrived,
 )
 from ...contracts.ids import ExprId, ForkId, RequestId, RunId
 from ...contracts.legible import clipped
@@ -112,11 +114,19 @@ class RecentView:
             case RequestPreempted(request=request, n_released=n_released) if mine := self._requests.get(request):
                 mine.waits = True
                 self._bar(mine, "preempted", now, None, n_released, request)
+            case TextArrived(request=request, samples=samples, is_whole=False) if mine := self._requests.get(request):
+                self._arrived(mine, now, len(samples), request)
+            case RequestAnswered(request=request, n_completion=n_completion, n_cached=n_cached) if mine := self._requests.get(request):
+                if n_completion:
+                    self._arrived(mine, now, 0, request)
+                    bar = mine.bars[-1]
+                    bar["n"] = n_completion
+                    if n_cached:
+                        self._bar(mine, "reused", bar["t0"], bar["t0"], n_cached, request, 0)
+                self._end(mine, now, request)
+                self._forget()
             case RequestFinished(request=request) if mine := self._requests.get(request):
-                self._close(mine, now)
-                mine.waits, mine.over = False, True
-                self._over[request] = None
-                self._stale = True
+                self._end(mine, now, request)
             case _:
                 pass
 
@@ -172,6 +182,24 @@ class RecentView:
             self._close(mine, now)
             self._bar(mine, kind, max(round(now - ms, 3), mine.busy_until), now, n_tokens, request)
         mine.busy_until = now
+
+    def _arrived(self, mine: _Request, now: float, n_pieces: int, request: RequestId) -> None:
+        """Text of an engine that shows no steps."""
+        if mine.bars[-1]["kind"] != "decode":
+            self._close(mine, now)
+            mine.waits = False
+            self._bar(mine, "decode", now, now, 0, request)
+        bar = mine.bars[-1]
+        bar["t1"] = now
+        bar["n"] += n_pieces
+        mine.changed[bar["id"]] = None
+        self._stale = True
+
+    def _end(self, mine: _Request, now: float, request: RequestId) -> None:
+        self._close(mine, now)
+        mine.waits, mine.over = False, True
+        self._over[request] = None
+        self._stale = True
 
     def _close(self, mine: _Request, now: float) -> None:
         bar = mine.bars[-1]

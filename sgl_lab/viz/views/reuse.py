@@ -16,6 +16,7 @@ from ...contracts.events import (
     Entry,
     ForkOpened,
     PrefixMatched,
+    RequestAnswered,
     RequestFinished,
     RequestQueued,
     TokensSampled,
@@ -69,7 +70,7 @@ class Reuse:
                         walk.tokens.append(sample.token)
                         if walk.is_in:
                             self._advance(walk, len(walk.tokens))
-            case RequestFinished(request=request):
+            case RequestFinished(request=request) | RequestAnswered(request=request):
                 self._walks.pop(request, None)
 
     def n_reused(self, request: RequestId) -> int:

@@ -20,11 +20,13 @@ from ...contracts.events import (
     ExprStarted,
     ForkOpened,
     PrefixMatched,
+    RequestAnswered,
     RequestFinished,
     RequestQueued,
     Sample,
     StepRan,
     StreamExtended,
+    TextArrived,
     TokensSampled,
 )
 from ...contracts.ids import ForkId, RequestId, RunId
@@ -183,6 +185,14 @@ class TokensView:
                 for sample in samples:
                     if mine := self._requests.get(sample.request):
                         self._sampled(mine, sample)
+            case TextArrived(request=request, index=0, samples=samples) as arrived if mine := self._requests.get(request):
+                if arrived.is_whole:
+                    self._whole(mine, samples)
+                else:
+                    for sample in samples:
+                        self._sampled(mine, sample)
+            case RequestAnswered(request=request) if request in self._requests:
+                self._requests[request].running = False
             case RequestFinished(request=request) if request in self._requests:
                 self._requests[request].running = False
 
@@ -282,6 +292,15 @@ class TokensView:
         elif request.n_open + len(request.prompt) + len(request.drawn) - request.n_again == fork.end + 1:
             fork.own.append(token)
             self._change(fork, len(fork.own) - 1)
+
+    def _whole(self, request: _Request, samples: tuple[Sample, ...]) -> None:
+        """The answer is these: the stream lends it their logprobs when it is extended by them."""
+        before, fork = request.drawn, request.fork
+        request.drawn = []
+        for index, sample in enumerate(samples):
+            same = before[index] if index < len(before) and before[index].id == sample.token else None
+            t, ms = (same.t, same.ms) if same else (self._now, 0.0)
+            request.drawn.append(_Token(sample.token, "generated", fork.role, sample, t, ms))
 
     def _forget(self) -> None:
         """Drop finished requests. Each stays until the next step report, which may arrive after its

@@ -24,6 +24,7 @@ from ...contracts.events import (
     NodeInserted,
     NodeSplit,
     PrefixMatched,
+    RequestAnswered,
     RequestFinished,
     RequestPreempted,
     RequestQueued,
@@ -222,7 +223,7 @@ class TreeView:
                         self._stale = True
             case RequestPreempted(request=request) if request in self._requests:
                 self._lease(self._requests[request], None)
-            case RequestFinished(request=request) if request in self._requests:
+            case RequestFinished(request=request) | RequestAnswered(request=request) if request in self._requests:
                 self._lease(self._requests.pop(request), None)
 
     def delta(self, n_texts: int | None = None) -> TreePicture | None:

@@ -1,0 +1,83 @@
+"""Commands for backends: show the one in use, choose another, list the names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ...backends.names import KNOWN, LOCAL, Known
+from ...contracts.capabilities import ABOUT
+from ...elsewhere import BackendLab, opened
+from ...recorded import RecordedLab
+from ...viz.draw import html
+from ..printing import say
+from ..session import Session, named_with
+from .command import Command, Words, aligned, current_lab, ready_lab, show
+
+
+def _backend(shell: Any, session: Session, words: Words) -> None:
+    """`backend`, `backend NAME[:MODEL][@URL]`, `backend NAME MODEL`, and `backend list`."""
+    name = words.name()
+    if name == "list":
+        _list(shell, session, words)
+        return
+    if name is None:
+        tell(current_lab(shell, session))
+        return
+    named = named_with(name, words.name(1))
+    if named.name == LOCAL:
+        session.go_local()
+        tell(ready_lab(shell, session, named.model or None))
+        return
+    from ...labs import lab_named
+
+    lab = lab_named(str(named))
+    session.go_to(lab)
+    tell(lab)
+
+
+def tell(lab: RecordedLab) -> None:
+    """Print where programs run, and what of the language is refused there."""
+    say(f"backend: {lab.title}, context {lab.card.context:,} tokens")
+    if isinstance(lab, BackendLab):
+        can = lab.card.capabilities
+        lacking = [about.what for name, about in ABOUT.items() if about.asked_by and not getattr(can, name)]
+        if lacking:
+            say(f"refused there: {', '.join(lacking)}")
+        say("cells and programs without backend= run there; %sgl backend local comes back")
+
+
+def _list(shell: Any, session: Session, words: Words) -> None:
+    used = {lab.name: lab for lab in opened()}
+    table = [("name", "what", "model", "state")]
+    table += [(name, known.about, known.model, _state(name, known, used.get(name))) for name, known in KNOWN.items()]
+    show(shell, words, html.grid(table), aligned(table), {"backends": len(KNOWN)})
+
+
+def _state(name: str, known: Known, lab: BackendLab | None) -> str:
+    if lab is not None:
+        return f"in use: {lab.title}"
+    if not known.is_installed:
+        return f"needs {known.install}"
+    if known.keys and not (found := known.keys_set()):
+        return f"set {' or '.join(known.keys)}"
+    if known.keys:
+        return f"{found[0]} is set"
+    if known.url == "":
+        return f"{name}@http://HOST:PORT"
+    return "ready" if not known.url else f"{known.url}, or {name}@http://HOST:PORT"
+
+
+def _words(session: Session, before: Sequence[str]) -> tuple[str, ...]:
+    return () if before else (*KNOWN, "list")
+
+
+COMMANDS = {
+    "backend": Command(
+        _backend,
+        "[NAME[:MODEL][@URL] | list] [MODEL] [--text]   show where programs run, go to another backend, list the backends",
+        2,
+        {"--text": ""},
+        names_in=_words,
+    ),
+}
