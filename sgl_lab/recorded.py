@@ -24,6 +24,8 @@ from .trace import Follower, Record, Ring
 
 MAX_RECORDS = 50
 MAX_RECORD_BYTES = 256 * 2**20
+MAX_GUESTS = 20
+MAX_GUEST_BYTES = 128 * 2**20
 
 
 class RecordedLab(ABC):
@@ -46,6 +48,8 @@ class RecordedLab(ABC):
         self._follower = None if emit is None else Follower(self.ring, emit)
         self.records: tuple[Record, ...] = ()
         """records of the last runs, oldest first"""
+        self.guests: tuple[Record, ...] = ()
+        """records of runs that clients of a door began, oldest first, also those that go on"""
         self._recording = threading.Lock()
 
     # ------------------------------------------------------------ what a lab is over
@@ -95,12 +99,15 @@ class RecordedLab(ABC):
         return self.ring.read(0).entries
 
     @contextmanager
-    def record(self, title: str, source: str = "") -> Iterator[Record]:
+    def record(self, title: str, source: str = "", *, is_guest: bool = False) -> Iterator[Record]:
         """Record everything from here to the end of the block as one run, without loss. The last
-        runs remain in `records`.
+        runs remain in `records`; those of guests, from their beginning, in `guests`.
         """
         run = RunId(run_ids.next())
         record = Record(run)
+        if is_guest:
+            with self._recording:
+                self.guests = (*_last(self.guests, MAX_GUESTS - 1, MAX_GUEST_BYTES), record)
         stop = self.ring.listen(record.append)
         try:
             record.begin(self.snapshot())
@@ -117,14 +124,9 @@ class RecordedLab(ABC):
         finally:
             stop()
             record.end(self.spell)
-            self._keep(record)
-
-    def _keep(self, record: Record) -> None:
-        with self._recording:
-            kept = (*self.records, record)[-MAX_RECORDS:]
-            while len(kept) > 1 and sum(one.n_bytes for one in kept) > MAX_RECORD_BYTES:
-                kept = kept[1:]
-            self.records = kept
+            if not is_guest:
+                with self._recording:
+                    self.records = _last((*self.records, record), MAX_RECORDS, MAX_RECORD_BYTES)
 
     def __reduce__(self) -> NoReturn:
         raise ProgramError("a lab belongs to this process and cannot be pickled", hint="make a lab in each process")
@@ -134,3 +136,11 @@ class RecordedLab(ABC):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
+
+
+def _last(records: tuple[Record, ...], n_most: int, n_bytes: int) -> tuple[Record, ...]:
+    """The last of them, as many as are allowed, and at least one."""
+    kept = records[-n_most:]
+    while len(kept) > 1 and sum(one.n_bytes for one in kept) > n_bytes:
+        kept = kept[1:]
+    return kept

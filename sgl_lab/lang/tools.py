@@ -147,14 +147,7 @@ def _of_tools(functions: tuple[Any, ...]) -> Form:
     tools = tuple(map(_tool, functions))
     by_name = {tool.name: tool for tool in tools}
     schemas, shared = TypeAdapter.json_schemas([(tool.name, "validation", tool.adapter) for tool in tools], schema_generator=generator())
-    calls = [
-        {
-            "type": "object",
-            "properties": {"name": {"const": tool.name}, "arguments": schemas[tool.name, "validation"]},
-            "required": ["name", "arguments"],
-        }
-        for tool in tools
-    ]
+    calls = _calls([(tool.name, schemas[tool.name, "validation"]) for tool in tools])
 
     def meaning(text: str) -> ToolCall:
         match json.loads(text):
@@ -164,14 +157,52 @@ def _of_tools(functions: tuple[Any, ...]) -> Form:
         raise ValueError("it is not a call of these tools")
 
     specs = [ToolSpec(tool.name, tool.description, json.dumps(fitted(schemas[tool.name, "validation"] | shared))) for tool in tools]
-    return Form(Constraint("json_schema", json.dumps(fitted({"anyOf": calls} | shared))), meaning, tools=tuple(specs))
+    return Form(Constraint("json_schema", json.dumps(fitted(calls | shared))), meaning, tools=tuple(specs))
 
 
 @suggests
 def describe_tools(functions: Sequence[Any]) -> str:
     """The tools for a prompt: a line of JSON for each, and the format of a call."""
-    lines = [
-        json.dumps({"name": tool.name, "description": tool.description, "parameters": tool.adapter.json_schema()})
-        for tool in map(_tool, _named(functions))
-    ]
+    return describe_specs([(tool.name, tool.description, tool.adapter.json_schema()) for tool in map(_tool, _named(functions))])
+
+
+def describe_specs(specs: Sequence[tuple[str, str, dict[str, Any]]]) -> str:
+    """As `describe_tools`, of tools that are no functions: name, description and the schema of the arguments."""
+    lines = [json.dumps({"name": name, "description": description, "parameters": schema}) for name, description, schema in specs]
     return "\n".join(("You can call these tools:", *lines, 'A call is written as {"name": <tool>, "arguments": {<parameter>: <value>}}.'))
+
+
+def _calls(tools: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The schema of one call of one of the tools: (name, schema of the arguments)."""
+    calls = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": name}, "arguments": schema},
+            "required": ["name", "arguments"],
+        }
+        for name, schema in tools
+    ]
+    return {"anyOf": calls}
+
+
+def call_schema(tools: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    """The same of tools whose schemas are documents of their own: their references are made to point into this one."""
+    shared: dict[str, Any] = {}
+    schemas = []
+    for number, (name, schema) in enumerate(tools):
+        root = f"tool{number}"
+        schemas.append((name, {"$ref": f"#/$defs/{root}"}))
+        shared[root] = _moved(schema, f"#/$defs/{root}")
+    return {**fitted(_calls(schemas)), "$defs": shared}
+
+
+def _moved(schema: Any, to: str) -> Any:
+    """A schema's references to itself, for one that stands at `to`."""
+    if isinstance(schema, list):
+        return [_moved(item, to) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: f"{to}{value[1:]}" if key == "$ref" and isinstance(value, str) and value.startswith("#") else _moved(value, to)
+        for key, value in schema.items()
+    }

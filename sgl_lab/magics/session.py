@@ -61,8 +61,10 @@ class Session:
         """notices of labs that were printed already"""
 
     def runs(self) -> list[Record]:
-        """The kept runs of this session, oldest first. Runs read from files are not included."""
-        kept = {record.run: record for lab in _labs() for record in tuple(lab.records)}
+        """The kept runs of this session and of clients, oldest first. Runs read from files are not
+        included.
+        """
+        kept = {record.run: record for lab in _labs() for record in (*lab.records, *lab.guests)}
         return [kept[run] for run in sorted(kept)]
 
     def answered(self) -> list[Record]:
@@ -81,7 +83,7 @@ class Session:
         labs = _labs()
         # a lab keeps a record after its end
         runs_now = not record.vocab and not any(read is record for read in self.replayed.values())
-        return next((lab for lab in labs if runs_now or any(kept is record for kept in tuple(lab.records))), None)
+        return next((lab for lab in labs if runs_now or any(kept is record for kept in (*lab.records, *lab.guests))), None)
 
     def run(self, word: str | None = None) -> Record:
         """The run that was shown last, or the one that `word` names.

@@ -26,9 +26,10 @@ MAY_IMPORT = {
     "global_config": {"lang"},
     "srt": {"lang"},
     "notebook": {"contracts", "trace"},
-    "cli": {"contracts", "trace", "notebook", "lang", "engine", "backends", "session", "doctor"},
+    "serve": {"contracts", "trace", "lang", "recorded", "session"},
+    "cli": {"contracts", "trace", "notebook", "lang", "engine", "backends", "session", "doctor", "serve"},
     "doctor": {"contracts", "engine"},
-    "magics": {"contracts", "trace", "lang", "backends", "recorded", "elsewhere", "session", "labs", "viz", "doctor"},
+    "magics": {"contracts", "trace", "lang", "backends", "recorded", "elsewhere", "session", "labs", "viz", "doctor", "serve"},
 }
 
 INSIDE_ENGINE = {
@@ -86,6 +87,7 @@ MUST_NOT_LOAD = {
     "srt": {"torch", "sgl_lab.engine"} | NOTEBOOK,
     "viz": {"torch", "transformers", "sgl_lab.engine", "sgl_lab.lang"},
     "notebook": HEAVY | NOTEBOOK,
+    "serve": NOTEBOOK | {"sgl_lab.viz"},
     "cli": {"IPython", "torch"},
     "doctor": HEAVY | NOTEBOOK,
     "magics": {"torch", "transformers"},

@@ -23,6 +23,8 @@ TRACKED = [
 
 RUNS_WHAT_IT_READS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "torch.load", "torch.hub"}
 LISTENS = {"http.server", "socketserver", "socket", "asyncio.start_server", "aiohttp.web", "flask", "fastapi", "uvicorn"}
+MAY_LISTEN = {"sgl_lab.serve.door": "uvicorn"}
+"""The one door: on loopback, off until asked for, with a token."""
 
 MARKUP_FROM_TEXT = re.compile(
     r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|DOMParser|srcdoc|setHTML|\.html\("
@@ -60,7 +62,8 @@ def calls() -> Iterator[tuple[str, int, str, set[str]]]:
 
 
 def test_nothing_is_imported_that_runs_what_it_reads_or_listens() -> None:
-    assert not [str(found) for found in all_imports() for module in RUNS_WHAT_IT_READS | LISTENS if inside(found.of, module)]
+    bad = [found for found in all_imports() for module in RUNS_WHAT_IT_READS | LISTENS if inside(found.of, module)]
+    assert not [str(found) for found in bad if MAY_LISTEN.get(found.by) != found.of]
 
 
 def test_nothing_is_called_that_runs_what_it_reads() -> None:

@@ -1,0 +1,246 @@
+"""The ASGI application: the guard, the body, the slot, the flight, the answer; the same for every path.
+
+An API is a function that reads a body (`Read`) and says what it asks; everything here is common to
+all. A handler runs on the door's loop; what may take long (encoding, constraints, a snapshot of the
+tree) runs on the pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from . import guard
+from .asked import Asked, Model, dumps
+from .clients import Clients
+from .errors import Failure, Refused, failure_of
+from .fields import Fields, parse
+from .flight import Flight, Wakes
+from .limits import Limits, Slots
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Read = Callable[[Model, Fields], Asked]
+
+PING_S = 10.0
+"""seconds of silence in a stream after which a comment is sent, so that nobody takes the line for dead"""
+PING = b": still working\n\n"
+POOL = 4
+"""threads that encode prompts and compile constraints"""
+JSON = (b"content-type", b"application/json")
+EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+
+
+def headers_of(scope: Scope) -> dict[str, str]:
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+class Hall:
+    """What all paths share. Made on the loop."""
+
+    def __init__(self, model: Model, clients: Clients, limits: Limits) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.model = model
+        self.clients = clients
+        self.slots = Slots(limits)
+        self.wakes = Wakes(self.loop)
+        self.pool = ThreadPoolExecutor(POOL, thread_name_prefix="sgl_lab door")
+        self.flights: dict[Flight, str | None] = {}
+        """in flight, and the name that their client gave them"""
+        self.n_answered = 0
+
+    async def aside(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call it on a thread of the pool."""
+        return await self.loop.run_in_executor(self.pool, function, *arguments)
+
+    def abort(self, rid: str | None) -> int:
+        """Cancel the requests of that name; all of clients with None. How many there were."""
+        found = [flight for flight, name in self.flights.items() if rid is None or name == rid]
+        for flight in found:
+            flight.cancel()
+        return len(found)
+
+    def close(self) -> None:
+        self.abort(None)
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+
+async def body_of(receive: Receive, headers: Mapping[str, str], slots: Slots) -> bytes:
+    """The body. Refused if it is too large or too slow. It counts as held until `release_bytes`."""
+    limits = slots.limits
+    stated = headers.get("content-length", "0")
+    if stated.isdigit() and int(stated) > limits.body_bytes:
+        raise _too_large(limits)
+    parts: list[bytes] = []
+    n = 0
+    try:
+        async with asyncio.timeout(limits.body_s):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ConnectionAbortedError
+                part = message.get("body", b"")
+                slots.take_bytes(len(part))
+                n += len(part)
+                parts.append(part)
+                if n > limits.body_bytes:
+                    raise _too_large(limits)
+                if not message.get("more_body"):
+                    return b"".join(parts)
+    except TimeoutError:
+        slots.release_bytes(n)
+        raise Refused(408, f"the body did not arrive within {limits.body_s:g} s", headers={"Connection": "close"}) from None
+    except BaseException:
+        slots.release_bytes(n)
+        raise
+
+
+def _too_large(limits: Limits) -> Refused:
+    return Refused(413, f"the body is larger than {limits.body_bytes:,} bytes", headers={"Connection": "close"})
+
+
+async def answer(send: Send, status: int, data: Any, headers: Mapping[str, str] | None = None) -> None:
+    """A JSON answer; text where `data` is bytes."""
+    content = data if isinstance(data, bytes) else dumps(data).encode()
+    kind = (b"content-type", b"text/plain; charset=utf-8") if isinstance(data, bytes) else JSON
+    given = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()]
+    length = (b"content-length", str(len(content)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [kind, length, *given]})
+    await send({"type": "http.response.body", "body": content})
+
+
+Spell = Callable[[Failure], Mapping[str, object]]
+
+
+class Guarded:
+    """Lets in what `guard.check` lets in, and answers errors of all paths."""
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], token: str, origins: frozenset[str]) -> None:
+        self._app = app
+        self._token = token
+        self._origins = origins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            guard.check(scope["path"], headers_of(scope), self._token, self._origins)
+            await self._app(scope, receive, send)
+        except ConnectionError:
+            return  # the client is gone: nobody waits for an answer
+        except Exception as error:
+            failure = failure_of(error)
+            spell: Spell = Failure.anthropic if scope["path"].startswith("/v1/messages") else Failure.openai
+            await answer(send, failure.status, spell(failure), failure.headers)
+
+
+class Posted:
+    """A path whose requests run jobs in the engine."""
+
+    def __init__(self, hall: Hall, label: str, read: Read, spell: Spell = Failure.openai) -> None:
+        self._hall = hall
+        self._label = label
+        self._read = read
+        self._spell = spell
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != "POST":
+            raise Refused(405, f"{scope['path']} takes POST, not {scope['method']}", headers={"Allow": "POST"})
+        hall, slots = self._hall, self._hall.slots
+        headers = headers_of(scope)
+        body = await body_of(receive, headers, slots)
+        n = len(body)
+        client, held = "", 0
+        flight: Flight | None = None
+        gone = asyncio.create_task(_gone(receive))
+        try:
+            given = parse(body)
+            client = guard.client_name(headers, given.get("user"))
+            slots.take(client, 1)
+            held = 1
+            asked: Asked = await hall.aside(self._asked, given)
+            del given, body
+            slots.take(client, asked.n_sequences - 1)
+            held = asked.n_sequences
+            flight = Flight(hall.model.backend, hall.wakes, asked.jobs, streams=asked.streams, over=lambda: self._over(client, held))
+            hall.flights[flight] = asked.rid
+            gone.add_done_callback(lambda task: None if task.cancelled() or flight is None else flight.cancel())
+            await hall.aside(self._start, flight, client)
+            slots.release_bytes(n)
+            n = 0
+            if asked.streams:
+                await self._stream(flight, asked, send)
+            else:
+                await answer(send, 200, asked.reply.whole(await flight.wait()))
+            hall.n_answered += 1
+        finally:
+            gone.cancel()
+            slots.release_bytes(n)
+            if flight is None:
+                slots.release(client, held)
+            elif not flight.is_over:
+                flight.cancel()
+
+    def _asked(self, given: Mapping[str, Any]) -> Asked:
+        fields = Fields(given)
+        model = self._hall.model
+        model.check_name(fields.text("model"))
+        fields.ignore("user")
+        asked = self._read(model, fields)
+        fields.done()
+        return asked
+
+    def _start(self, flight: Flight, client: str) -> None:
+        flight.start(lambda: self._hall.clients.of(client), self._label)
+
+    def _over(self, client: str, held: int) -> None:
+        hall = self._hall
+        hall.slots.release(client, held)
+        for flight in [flight for flight in hall.flights if flight.is_over]:
+            del hall.flights[flight]
+
+    async def _stream(self, flight: Flight, asked: Asked, send: Send) -> None:
+        """Server-sent events. An error before the first of them is an answer of its own; later, the last event."""
+        reply, stall_s, is_open = asked.reply, self._hall.slots.limits.stall_s, False
+
+        async def write(data: bytes) -> None:
+            nonlocal is_open
+            if not is_open:
+                is_open = True
+                await send({"type": "http.response.start", "status": 200, "headers": EVENTS})
+                data = reply.opening() + data
+            if data:
+                async with asyncio.timeout(stall_s):
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+
+        try:
+            async for pieces in flight.pieces(PING_S):
+                await write(b"".join(map(reply.piece, pieces)) if pieces else PING)
+            await write(reply.closing(flight.result()))
+        except TimeoutError:
+            flight.cancel()
+            raise ConnectionAbortedError("the client does not read") from None
+        except Exception as error:
+            if not is_open:
+                raise
+            failure = failure_of(error)
+            is_anthropic = self._spell is Failure.anthropic
+            head = "event: error\n" if is_anthropic else ""
+            await write(f"{head}data: {dumps(self._spell(failure))}\n\n".encode())
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _gone(receive: Receive) -> None:
+    """Returns when the client has closed the connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+

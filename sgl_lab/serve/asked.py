@@ -1,0 +1,108 @@
+"""What a request asks of the engine, and how its answer is spelled: the seam between the APIs and the door."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePath
+from typing import Any, NamedTuple, Protocol
+
+from ..contracts.errors import ModelMissing
+from ..contracts.port import Backend, GenJob, GenOutput, Message, ModelCard, ScoreJob, ScoreOutput, Segment, TokenLogprob
+from ..lang.chat_template import Chat, chat_of
+
+Job = GenJob | ScoreJob
+Answer = tuple[GenOutput, ...] | ScoreOutput
+"""of one job"""
+CHOICES = 16
+"""choices that count as one sequence"""
+
+
+class Piece(NamedTuple):
+    """Sample number `sample` of job number `job` grew."""
+
+    job: int
+    sample: int
+    text: str
+    ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...]
+
+
+class Reply(Protocol):
+    """Spells an answer: whole, or as the frames of a stream of server-sent events."""
+
+    def whole(self, answers: Sequence[Answer]) -> Any:
+        """The JSON value of the answer."""
+
+    def opening(self) -> bytes: ...
+
+    def piece(self, piece: Piece) -> bytes: ...
+
+    def closing(self, answers: Sequence[Answer]) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    jobs: tuple[Job, ...]
+    reply: Reply
+    streams: bool = False
+    rid: str | None = None
+    """the client's name for it, by which it can be aborted"""
+
+    @property
+    def n_sequences(self) -> int:
+        """How much it holds; a choice is little, since it shares its prompt and decodes nothing."""
+        return sum(job.params.n if isinstance(job, GenJob) else -(-len(job.choices) // CHOICES) for job in self.jobs)
+
+
+def frame(data: Any, event: str | None = None) -> bytes:
+    """One server-sent event."""
+    head = f"event: {event}\n" if event else ""
+    return f"{head}data: {dumps(data)}\n\n".encode()
+
+
+def dumps(data: Any) -> str:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+class Model:
+    """The served model, as the APIs need it: rendering, encoding, spelling. Used on several threads."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.card: ModelCard = backend.describe()
+        self.names = tuple(dict.fromkeys((self.card.name, PurePath(self.card.name).name, "default")))
+
+    @property
+    def name(self) -> str:
+        return self.card.name
+
+    @cached_property
+    def chat(self) -> Chat:
+        return chat_of(self.backend, self.card)
+
+    def check_name(self, name: str | None) -> None:
+        """ModelMissing unless it is the served model's."""
+        if name is not None and name not in self.names:
+            raise ModelMissing(f"there is no model {name!r:.80} here", hint=f"the door serves {self.card.name!r}")
+
+    def encode(self, segments: Iterable[Segment]) -> tuple[int, ...]:
+        return self.backend.encode_all(tuple(segments))
+
+    def encode_text(self, text: str) -> tuple[int, ...]:
+        """Of a prompt without roles."""
+        return self.encode(self.backend.render_text(text))
+
+    def encode_chat(self, messages: Sequence[Message], *, continues: bool = False) -> tuple[int, ...]:
+        """The prompt of the assistant's next turn; `continues`: the last message is its beginning."""
+        begun = messages[-1].content if continues else ""
+        segments = self.chat.render(messages[:-1] if continues else messages, True)
+        return self.encode((*segments, Segment(begun, False)) if begun else segments)
+
+    def spell(self, token: int) -> str:
+        return self.backend.decode((token,))

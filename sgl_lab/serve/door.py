@@ -1,0 +1,204 @@
+"""A door: the server's thread, its address and token, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+
+from ..contracts.errors import BackendUnsupported, BadArgument, EngineStopped, ProgramError, SglError
+from .limits import Limits
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from ..session import Lab
+
+_log = logging.getLogger(__name__)
+
+MIN_TOKEN = 16
+START_S = 10.0
+STOP_S = 5.0
+LOOK_S = 1.0
+"""seconds between looks at whether the lab still lives"""
+
+
+def serve(
+    lab: Lab,
+    *,
+    port: int = 0,
+    token: str | None = None,
+    origins: Iterable[str] = (),
+    limits: Limits | None = None,
+) -> Door:
+    """Open a door to `lab` on loopback. It is closed with the lab, and by `close`.
+
+    port     0 takes a free one
+    token    what clients send as their key; None makes a random one
+    origins  pages that may use it too, such as `http://localhost:3000`
+
+    BadArgument if the port is taken or an argument is invalid; BackendUnsupported without starlette and
+    uvicorn.
+    """
+    if type(port) is not int or not 0 <= port < 65_536:
+        raise BadArgument(f"port must be a number from 0 to 65535, not {port!r}")
+    if token is not None and (not isinstance(token, str) or len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable()):
+        raise BadArgument(f"a token has at least {MIN_TOKEN} printable ASCII characters", hint="leave it out for a random one")
+    return Door(lab, port, token or secrets.token_urlsafe(32), frozenset(origins), limits or Limits())
+
+
+class Door:
+    """An open door. Use it as a context manager or call `close`.
+
+    url    the address, without a path
+    token  what clients send as their key
+    """
+
+    def __init__(self, lab: Lab, port: int, token: str, origins: frozenset[str], limits: Limits) -> None:
+        try:
+            import starlette  # noqa: F401
+            import uvicorn
+        except ImportError:
+            raise BackendUnsupported("the door needs starlette and uvicorn", hint='pip install "sgl_lab[serve]"') from None
+        lab.backend.poll()
+        self.lab = lab
+        self.token = token
+        self.limits = limits
+        self.url = ""
+        self._origins = origins
+        self._started = threading.Event()
+        self._failed: BaseException | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._paths: Any = None
+        self._clients: Any = None
+        config = uvicorn.Config(
+            self._app,
+            host="127.0.0.1",
+            port=port,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            loop="asyncio",
+            http="h11",
+            ws="none",
+            interface="asgi3",
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            limit_concurrency=limits.connections,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=1,
+            h11_max_incomplete_event_size=64 << 10,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._run, name="sgl_lab door", daemon=True)
+        self._thread.start()
+        if not self._started.wait(START_S) or self._failed is not None:
+            self._server.should_exit = True
+            if isinstance(self._failed, SglError):
+                raise self._failed
+            raise BadArgument(f"port {port} cannot be opened", hint="it may be taken: leave it out for a free one")
+        os.register_at_fork(after_in_child=self._forget)
+
+    # ------------------------------------------------------------ for users
+
+    @property
+    def is_open(self) -> bool:
+        return self._thread.is_alive() and not self._server.should_exit
+
+    @property
+    def client(self) -> dict[str, str]:
+        """Arguments for `openai.OpenAI(**door.client)`."""
+        return {"base_url": f"{self.url}/v1", "api_key": self.token}
+
+    def counts(self) -> dict[str, Any]:
+        """What is held now, by client; what was answered and refused so far."""
+        found: dict[str, Any] = self._paths.counts()
+        return found
+
+    def clients(self) -> list[tuple[str, int, int]]:
+        """(name, requests, of which in flight) of each client whose run goes on."""
+        found: list[tuple[str, int, int]] = self._clients.counts()
+        return found
+
+    def close(self) -> None:
+        """Close it: requests in flight are cancelled, connections end."""
+        self._server.should_exit = True
+        if threading.current_thread() is not self._thread:
+            self._thread.join(STOP_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<door {self.url} to {self.lab.card.name}, {'open' if self.is_open else 'closed'}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise ProgramError("a door belongs to this process and cannot be pickled")
+
+    def _forget(self) -> None:
+        """In a forked process the thread is not there."""
+        self._server.should_exit = True
+
+    # ------------------------------------------------------------ its thread
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner() as runner:
+                runner.run(self._live())
+        except BaseException as error:
+            if not self._started.is_set():
+                self._failed = error
+            elif not isinstance(error, SystemExit):
+                _log.exception("the door failed")
+        finally:
+            self._server.should_exit = True
+            self._started.set()
+
+    async def _live(self) -> None:
+        from .app import Hall
+        from .asked import Model
+        from .clients import Clients
+        from .paths import Paths
+        from .routes import application
+
+        hall = Hall(Model(self.lab.backend), Clients(self.lab), self.limits)
+        self._clients = hall.clients
+        self._paths = Paths(self.lab, hall, {})
+        self._inner = application(hall, self._paths, self.token, self._origins)
+        watch = asyncio.create_task(self._watch(hall.clients, self._server))
+        try:
+            await self._server.serve()
+        finally:
+            watch.cancel()
+            hall.close()
+            await asyncio.to_thread(hall.clients.close)
+
+    async def _app(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._inner(scope, receive, send)
+
+    async def _watch(self, clients: Any, server: uvicorn.Server) -> None:
+        """Tell of the start; end with the lab."""
+        while not server.started:
+            await asyncio.sleep(0.005)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self._started.set()
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                self.lab.backend.poll()
+            except EngineStopped:
+                server.should_exit = True
+                return
+            with suppress(SglError):
+                await asyncio.to_thread(clients.sweep)

@@ -1,0 +1,67 @@
+"""Messages of requests as the chat template takes them: a role and a text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ..contracts.errors import BackendUnsupported, BadArgument
+from ..contracts.port import Message
+from .fields import Fields
+from .tools import spelled_call
+
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool", "function": "tool"}
+TEXTS = frozenset({"text", "input_text", "output_text", "refusal", "reasoning_text", "summary_text"})
+
+
+def text_of(content: Any, where: str) -> str:
+    """The text of a content: a string, or a list of parts."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list):
+        raise BadArgument(f"{where} must be a string or a list of parts, not {content!r:.60}")
+    parts = []
+    for i, part in enumerate(content):
+        if isinstance(part, str):
+            parts.append(part)
+            continue
+        fields = Fields(part, f"{where}[{i}].")
+        kind = fields.text("type") or "text"
+        if kind not in TEXTS:
+            raise BackendUnsupported(f"{where}[{i}] is of type {kind!r:.40}, which this model does not take", hint="send text parts")
+        parts.append(fields.text("text") or fields.text("refusal") or "")
+    return "".join(parts)
+
+
+def read(given: Sequence[Any], where: str = "messages") -> list[Message]:
+    """Messages of a chat completion."""
+    if not given:
+        raise BadArgument(f"{where} is empty", hint="give at least one message")
+    found = []
+    for i, one in enumerate(given):
+        fields = Fields(one, f"{where}[{i}].")
+        role = ROLES.get(name := fields.needed("role"))
+        if role is None:
+            raise BadArgument(f"{where}[{i}].role cannot be {name!r:.40}", hint=f"it is one of {', '.join(ROLES)}")
+        text = text_of(fields.any("content"), f"{where}[{i}].content")
+        if calls := fields.items("tool_calls"):
+            text = "\n".join(filter(None, (text, *(_call(call, f"{where}[{i}].tool_calls[{k}].") for k, call in enumerate(calls)))))
+        found.append(Message(role, text))
+    return found
+
+
+def _call(given: Any, where: str) -> str:
+    function = Fields(given, where).inner("function")
+    if function is None:
+        raise BadArgument(f"{where}function is missing")
+    return spelled_call(function.needed("name"), function.text("arguments") or "{}")
+
+
+def with_system(messages: Iterable[Message], text: str) -> list[Message]:
+    """The messages, `text` at the end of the system prompt."""
+    found = list(messages)
+    if not text:
+        return found
+    if found and found[0].role == "system":
+        return [Message("system", f"{found[0].content}\n\n{text}"), *found[1:]]
+    return [Message("system", text), *found]

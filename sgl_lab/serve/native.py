@@ -1,0 +1,207 @@
+"""SGLang's own paths: /generate and what belongs to it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from ..contracts.errors import BadArgument
+from ..contracts.params import SamplingParams
+from ..contracts.port import GenJob, GenOutput, TokenLogprob
+from ..lang.finish import FinishReason
+from . import sampling
+from .asked import DONE, Answer, Asked, Model, Piece, frame
+from .fields import Fields
+
+ABSENT = (
+    *("image_data", "video_data", "audio_data", "input_embeds", "session_params", "lora_path", "lora_id", "custom_logit_processor"),
+    *("token_ids_logprob", "return_hidden_states", "bootstrap_host", "bootstrap_port", "bootstrap_room"),
+)
+HARMLESS = ("log_metrics", "no_logs", "priority", "modalities", "conversation_id", "data_parallel_rank", "background", "extra_key")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Of the logprobs of one prompt."""
+
+    returns: bool
+    start: int
+    """first position of the prompt that is reported; beyond it for none"""
+    top: int
+    with_text: bool
+
+
+def read(model: Model, fields: Fields) -> Asked:
+    prompts, is_batch = _prompts(model, fields)
+    n = len(prompts)
+    given = _each(fields.any("sampling_params") or {}, n, Mapping, "sampling_params")
+    returns = _each(fields.any("return_logprob") or False, n, bool, "return_logprob")
+    starts = _each(-1 if (value := fields.any("logprob_start_len")) is None else value, n, int, "logprob_start_len")
+    tops = _each(fields.any("top_logprobs_num") or 0, n, int, "top_logprobs_num")
+    with_text = fields.flag("return_text_in_logprobs")
+    streams, rid = fields.flag("stream"), fields.any("rid")
+    for name in ABSENT:
+        fields.only(name, False, [], "")
+    fields.ignore(*HARMLESS)
+    jobs, wishes = [], []
+    for number, prompt in enumerate(prompts):
+        params = _params(Fields(given[number], "sampling_params."))
+        start = starts[number]
+        if start < 0:
+            # a request without new tokens asks for its prompt, as clients of earlier servers expect
+            start = 0 if params.max_tokens == 0 else len(prompt) - 1
+        wish = Wish(returns[number], start, tops[number], with_text)
+        if wish.returns:
+            if start >= len(prompt) and params.max_tokens:
+                raise BadArgument(f"logprob_start_len must be less than the prompt's {len(prompt)} tokens, not {start}")
+            params = replace(params, logprobs=True, top_logprobs=wish.top, prompt_logprobs_from=min(start, len(prompt)))
+        jobs.append(GenJob(prompt, params))
+        wishes.append(wish)
+    if streams and n > 1 and any(job.params.n > 1 for job in jobs):
+        raise BadArgument("a stream of several prompts has one sample of each", hint="leave out n, or send a request for each prompt")
+    return Asked(tuple(jobs), GenerateReply(model, jobs, wishes, is_batch, _rids(rid, n)), streams, rid if isinstance(rid, str) else None)
+
+
+def _prompts(model: Model, fields: Fields) -> tuple[list[tuple[int, ...]], bool]:
+    text, ids = fields.any("text"), fields.any("input_ids")
+    if (text is None) == (ids is None):
+        raise BadArgument("a request has either text or input_ids", hint='such as {"text": "The capital of France is"}')
+    if isinstance(text, str):
+        return [model.encode_text(text)], False
+    if text is not None:
+        if not isinstance(text, list) or not text or not all(isinstance(one, str) for one in text):
+            raise BadArgument(f"text must be a string or a list of strings, not {text!r:.60}")
+        return [model.encode_text(one) for one in text], True
+    if isinstance(ids, list) and ids and all(type(one) is int for one in ids):
+        return [tuple(ids)], False
+    if isinstance(ids, list) and ids and all(isinstance(one, list) and one and all(type(id) is int for id in one) for one in ids):
+        return [tuple(one) for one in ids], True
+    raise BadArgument(f"input_ids must be a list of token ids, or a list of such lists, not {ids!r:.60}")
+
+
+def _each(value: Any, n: int, kind: type, name: str) -> list[Any]:
+    """One value for each prompt, from one for all or a list."""
+    values = value if isinstance(value, list) else [value] * n
+    if len(values) != n:
+        raise BadArgument(f"{len(values)} {name} for {n} prompts", hint="give one, or one for each prompt")
+    for one in values:
+        if not isinstance(one, kind) or (kind is int and isinstance(one, bool)):
+            raise BadArgument(f"{name} cannot be {one!r:.60}")
+    return values
+
+
+def _rids(given: Any, n: int) -> list[str]:
+    names = given if isinstance(given, list) else [given] * n
+    return [name if isinstance(name, str) and name else secrets.token_hex(16) for name in names]
+
+
+def _params(fields: Fields) -> SamplingParams:
+    most, seed = fields.whole("max_new_tokens"), fields.whole("sampling_seed")
+    least = fields.whole("min_new_tokens")
+    fields.only("spaces_between_special_tokens", True)
+    fields.only("no_stop_trim", False)
+    fields.only("structural_tag")
+    fields.ignore("custom_params", "stream_interval")
+    given: dict[str, Any] = {"max_tokens": 128 if most is None else most}
+    if seed is not None:
+        given["seed"] = seed
+    if least is not None:
+        given["min_tokens"] = min(least, given["max_tokens"])
+    params = sampling.read(fields, **given)
+    fields.done()
+    return params
+
+
+class GenerateReply:
+    def __init__(self, model: Model, jobs: Sequence[GenJob], wishes: Sequence[Wish], is_batch: bool, rids: Sequence[str]) -> None:
+        self._model = model
+        self._jobs = jobs
+        self._wishes = wishes
+        self._is_batch = is_batch
+        self._rids = rids
+        self._so_far: dict[tuple[int, int], tuple[list[str], list[int]]] = {}
+
+    def whole(self, answers: Sequence[Answer]) -> Any:
+        outputs = [
+            self._output(number, output) for number, answer in enumerate(answers) for output in cast(tuple[GenOutput, ...], answer)
+        ]
+        return outputs if self._is_batch or len(outputs) > 1 else outputs[0]
+
+    def _output(self, number: int, output: GenOutput) -> dict[str, Any]:
+        usage, wish = output.usage, self._wishes[number]
+        reason = FinishReason.of(output.finish_reason, usage.completion_tokens, output.matched_stop)
+        meta: dict[str, Any] = {
+            "id": self._rids[number],
+            "finish_reason": dict(reason.details),
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "cached_tokens": usage.cached_tokens,
+            "computed_tokens": usage.computed_tokens,
+            "e2e_latency": usage.total_s,
+            "queue_time": usage.queue_s,
+        }
+        if wish.returns:
+            said = self._told(output.logprobs, wish)
+            # as SGLang tells it: the first position of the prompt has no logprob
+            asked = self._told([replace(one, logprob=None, top=()) if not i else one for i, one in enumerate(output.prompt_logprobs)], wish)
+            meta |= {"input_token_logprobs": asked[0], "output_token_logprobs": said[0], "output_token_logprobs_length": len(said[0])}
+            if wish.top:
+                meta |= {"input_top_logprobs": asked[1], "output_top_logprobs": said[1]}
+        return {"text": output.text, "output_ids": list(output.ids), "meta_info": meta}
+
+    def _told(self, entries: Sequence[TokenLogprob], wish: Wish) -> tuple[list[Any], list[Any]]:
+        def spelled(token: int, logprob: float | None) -> tuple[float | None, int, str | None]:
+            return logprob, token, self._model.spell(token) if wish.with_text else None
+
+        tokens = [spelled(entry.token, entry.logprob) for entry in entries]
+        return tokens, [[spelled(token, logprob) for token, logprob in entry.top] or None for entry in entries]
+
+    # ------------------------------------------------------------ a stream
+
+    def opening(self) -> bytes:
+        return b""
+
+    def piece(self, piece: Piece) -> bytes:
+        texts, ids = self._so_far.setdefault((piece.job, piece.sample), ([], []))
+        texts.append(piece.text)
+        ids += piece.ids
+        meta = {
+            "id": self._rids[piece.job],
+            "finish_reason": None,
+            "prompt_tokens": len(self._jobs[piece.job].prompt),
+            "completion_tokens": len(ids),
+        }
+        return frame({"text": "".join(texts), "output_ids": ids, "meta_info": meta} | self._place(piece.job, piece.sample))
+
+    def closing(self, answers: Sequence[Answer]) -> bytes:
+        frames = [
+            frame(self._output(number, output) | self._place(number, index))
+            for number, answer in enumerate(answers)
+            for index, output in enumerate(cast(tuple[GenOutput, ...], answer))
+        ]
+        return b"".join((*frames, DONE))
+
+    def _place(self, number: int, index: int) -> dict[str, int]:
+        if self._is_batch:
+            return {"index": number}
+        return {"index": index} if self._jobs[number].params.n > 1 else {}
+
+
+def model_info(model: Model) -> dict[str, Any]:
+    return {
+        "model_path": model.name,
+        "tokenizer_path": model.name,
+        "is_generation": True,
+        "preferred_sampling_params": None,
+        "weight_version": "default",
+        "has_image_understanding": False,
+        "has_audio_understanding": False,
+        "model_type": None,
+        "max_context_length": model.card.context,
+        "dtype": model.card.dtype,
+        "device": model.card.device,
+    }
+
+

@@ -1,0 +1,202 @@
+"""POST /v1/chat/completions, as OpenAI and the servers that follow it take it."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any, cast
+
+from ..contracts.errors import BackendUnsupported, BadArgument
+from ..contracts.port import GenJob, GenOutput, TokenLogprob
+from . import messages, sampling, tools
+from .asked import DONE, Answer, Asked, Model, Piece, dumps, frame
+from .fields import Fields
+
+HARMLESS = (
+    *("store", "metadata", "service_tier", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "safety_identifier"),
+    *("parallel_tool_calls", "verbosity", "reasoning_effort", "rid", "priority", "prediction", "stream_reasoning", "separate_reasoning"),
+)
+"""Parameters that change nothing here."""
+
+
+def most_tokens(fields: Fields) -> int | None:
+    """`max_completion_tokens`, or its older name."""
+    older, newer = fields.whole("max_tokens"), fields.whole("max_completion_tokens")
+    return older if newer is None else newer
+
+
+def read(model: Model, fields: Fields) -> Asked:
+    said = messages.read(fields.items("messages"))
+    chosen = _tools(fields)
+    continues = fields.flag("continue_final_message")
+    if continues and said[-1].role != "assistant":
+        raise BadArgument("continue_final_message needs a last message of the assistant")
+    constraint = sampling.of_format(fields.inner("response_format"))
+    if chosen.must and constraint is not None:
+        raise BadArgument("a tool call has no response_format", hint="leave out response_format, or tool_choice")
+    top = fields.whole("top_logprobs") or 0
+    params = sampling.read(
+        fields,
+        max_tokens=most_tokens(fields),
+        constraint=chosen.constraint() or constraint,
+        return_logprob=fields.flag("logprobs"),
+        top_logprobs_num=top,
+        stop=_stops(model, fields),
+    )
+    rid = fields.text("rid")
+    streams, with_usage = _streaming(fields)
+    fields.ignore(*HARMLESS)
+    fields.only("modalities", ["text"])
+    fields.only("audio")
+    fields.only("add_generation_prompt", True)
+    fields.only("chat_template_kwargs", {})
+    prompt = model.encode_chat(messages.with_system(said, chosen.prompt), continues=continues)
+    return Asked((GenJob(prompt, params),), ChatReply(model, params.logprobs, chosen, with_usage), streams, rid)
+
+
+def _stops(model: Model, fields: Fields) -> Any:
+    """The request's stops, and the chat template's own."""
+    given, own = fields.any("stop"), model.chat.stop
+    if not own:
+        return given
+    return [*([given] if isinstance(given, str) else given or ()), *own]
+
+
+def _streaming(fields: Fields) -> tuple[bool, bool]:
+    """Whether it streams, and whether the stream ends with the usage."""
+    streams, options = fields.flag("stream"), fields.inner("stream_options")
+    if options is None:
+        return streams, False
+    if not streams:
+        raise BadArgument("stream_options needs stream")
+    with_usage = options.flag("include_usage")
+    options.ignore("include_obfuscation", "continuous_usage_stats")
+    options.done()
+    return streams, with_usage
+
+
+def _tools(fields: Fields) -> tools.Tools:
+    found = []
+    for i, given in enumerate(fields.items("tools")):
+        tool = Fields(given, f"tools[{i}].")
+        if (kind := tool.needed("type")) != "function" or (function := tool.inner("function")) is None:
+            raise BackendUnsupported(f"tools[{i}] of type {kind!r:.40} is not supported here", hint="give functions")
+        found.append(tools.read(function))
+    choice = fields.any("tool_choice")
+    if isinstance(choice, dict):
+        match choice:
+            case {"type": "function", "function": {"name": str(name)}}:
+                choice = (name,)
+            case _:
+                raise BackendUnsupported(f"tool_choice {choice!r:.60} is not supported here", hint="name a function")
+    return tools.of(found, choice)
+
+
+# ---------------------------------------------------------------- answers
+
+
+def usage_of(answers: Sequence[Answer]) -> dict[str, Any]:
+    """Samples of one prompt share it: it counts once."""
+    outputs = [cast(tuple[GenOutput, ...], answer) for answer in answers]
+    n_prompt = sum(each[0].usage.prompt_tokens for each in outputs)
+    n_said = sum(output.usage.completion_tokens for each in outputs for output in each)
+    return {
+        "prompt_tokens": n_prompt,
+        "completion_tokens": n_said,
+        "total_tokens": n_prompt + n_said,
+        "prompt_tokens_details": {"cached_tokens": sum(each[0].usage.cached_tokens for each in outputs)},
+    }
+
+
+class ChatReply:
+    def __init__(self, model: Model, logprobs: bool, chosen: tools.Tools, with_usage: bool) -> None:
+        self._model = model
+        self._logprobs = logprobs
+        self._tools = chosen
+        self._with_usage = with_usage
+        self._head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model.name}
+        self._chunk = dumps(self._head | {"object": "chat.completion.chunk"})[:-1] + ',"choices":['
+        self._held: dict[int, str] = {}
+        """text that may become a tool call, by sample"""
+        self._spoke: set[int] = set()
+        """samples that are words"""
+        self._pending: dict[int, list[TokenLogprob]] = {}
+
+    # ------------------------------------------------------------ whole
+
+    def whole(self, answers: Sequence[Answer]) -> Any:
+        (outputs,) = cast(Sequence[tuple[GenOutput, ...]], answers)
+        choices = [self._choice(index, output) for index, output in enumerate(outputs)]
+        return self._head | {"object": "chat.completion", "choices": choices, "usage": usage_of(answers)}
+
+    def _choice(self, index: int, output: GenOutput) -> dict[str, Any]:
+        call = self._tools.call_in(output.text)
+        message: dict[str, Any] = {"role": "assistant", "content": None if call else output.text, "refusal": None}
+        if call:
+            message["tool_calls"] = [_spelled(call)]
+        return {
+            "index": index,
+            "message": message,
+            "logprobs": {"content": self._told(output.logprobs), "refusal": None} if self._logprobs else None,
+            "finish_reason": "tool_calls" if call else output.finish_reason,
+            "matched_stop": output.matched_stop,
+        }
+
+    def _told(self, logprobs: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+        def entry(token: int, logprob: float | None) -> dict[str, Any]:
+            text = self._model.spell(token)
+            return {"token": text, "logprob": -9999.0 if logprob is None else logprob, "bytes": list(text.encode())}
+
+        return [
+            entry(one.token, one.logprob) | {"top_logprobs": [entry(token, logprob) for token, logprob in one.top]} for one in logprobs
+        ]
+
+    # ------------------------------------------------------------ a stream
+
+    def opening(self) -> bytes:
+        return b""
+
+    def piece(self, piece: Piece) -> bytes:
+        index, text = piece.sample, piece.text
+        if self._logprobs and piece.logprobs:
+            self._pending.setdefault(index, []).extend(piece.logprobs)
+        if self._tools.tools and index not in self._spoke:
+            text = self._held[index] = self._held.get(index, "") + text
+            if self._tools.must or self._tools.may_be_call(text):
+                return b""
+            del self._held[index]
+        return self._said(index, text) if text or self._pending.get(index) else b""
+
+    def _said(self, index: int, text: str) -> bytes:
+        delta = f'{{"content":{dumps(text)}}}'
+        if index not in self._spoke:
+            self._spoke.add(index)
+            delta = f'{{"role":"assistant","content":{dumps(text)}}}'
+        told = "null"
+        if self._logprobs:
+            told = dumps({"content": self._told(self._pending.pop(index, ())), "refusal": None})
+        return f'data: {self._chunk}{{"index":{index},"delta":{delta},"logprobs":{told},"finish_reason":null}}]}}\n\n'.encode()
+
+    def closing(self, answers: Sequence[Answer]) -> bytes:
+        (outputs,) = cast(Sequence[tuple[GenOutput, ...]], answers)
+        frames = []
+        for index, output in enumerate(outputs):
+            call = None if index in self._spoke else self._tools.call_in(output.text)
+            if call:
+                delta: dict[str, Any] = {"role": "assistant", "content": None, "tool_calls": [_spelled(call) | {"index": 0}]}
+                frames.append(self._closed(index, delta, None))
+            elif index not in self._spoke:
+                frames.append(self._said(index, self._held.get(index, "")))
+            frames.append(self._closed(index, {}, "tool_calls" if call else output.finish_reason, output.matched_stop))
+        if self._with_usage:
+            frames.append(frame(self._head | {"object": "chat.completion.chunk", "choices": [], "usage": usage_of(answers)}))
+        return b"".join((*frames, DONE))
+
+    def _closed(self, index: int, delta: dict[str, Any], reason: str | None, matched: str | int | None = None) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason, "matched_stop": matched}
+        return frame(self._head | {"object": "chat.completion.chunk", "choices": [choice]})
+
+
+def _spelled(call: tools.Call) -> dict[str, Any]:
+    return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": {"name": call.name, "arguments": call.arguments}}

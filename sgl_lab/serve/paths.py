@@ -1,0 +1,139 @@
+"""The paths of the door that are no jobs: what it is, its counts, its cache, tokens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..contracts.errors import BadArgument
+from ..contracts.params import SamplingParams
+from ..contracts.port import GenJob
+from . import messages, native
+from .app import Hall, Receive, Scope, Send, answer, body_of, headers_of
+from .errors import Refused
+from .fields import Fields, parse
+from .flight import Flight
+
+if TYPE_CHECKING:
+    from ..session import Lab
+
+Tell = Callable[[Fields], Awaitable[Any]]
+CREATED = int(time.time())
+
+
+class Told:
+    """A path that answers at once. `tell` gets the body, empty for a GET."""
+
+    def __init__(self, hall: Hall, methods: tuple[str, ...], tell: Tell) -> None:
+        self._hall = hall
+        self._methods = methods
+        self._tell = tell
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        if method not in self._methods:
+            allowed = {"Allow": ", ".join(self._methods)}
+            raise Refused(405, f"{scope['path']} takes {' or '.join(self._methods)}, not {method}", headers=allowed)
+        fields = Fields({})
+        if method == "POST":
+            body = await body_of(receive, headers_of(scope), self._hall.slots)
+            self._hall.slots.release_bytes(len(body))
+            fields = Fields(parse(body) if body.strip() else {})
+        found = await self._tell(fields)
+        await answer(send, 200, found)
+
+
+class Paths:
+    def __init__(self, lab: Lab, hall: Hall, info: Mapping[str, Any]) -> None:
+        self._lab = lab
+        self._hall = hall
+        self._info = info
+        """of the door, for /server_info"""
+
+    async def health(self, fields: Fields) -> bytes:
+        self._lab.backend.poll()
+        return b""
+
+    async def health_generate(self, fields: Fields) -> bytes:
+        """One token through the engine."""
+        hall = self._hall
+        prompt = hall.model.encode_text("a")
+        over = hall.loop.create_future()
+        job = GenJob(prompt, SamplingParams(max_tokens=1, temperature=0))
+        flight = Flight(hall.model.backend, hall.wakes, (job,), streams=False, over=lambda: over.set_result(None))
+        await hall.aside(flight.start, lambda: hall.clients.of("health"), "health")
+        await flight.wait()
+        return b""
+
+    async def models(self, fields: Fields) -> Any:
+        model = self._hall.model
+        one = {"id": model.name, "object": "model", "created": CREATED, "owned_by": "sgl_lab", "root": model.name, "parent": None}
+        return {"object": "list", "data": [one | {"max_model_len": model.card.context}]}
+
+    async def model_info(self, fields: Fields) -> Any:
+        return native.model_info(self._hall.model)
+
+    async def server_info(self, fields: Fields) -> Any:
+        stats = await self._hall.aside(self._lab.stats)
+        state = {"stats": stats, "memory_usage": {"token_capacity": stats["pages_total"] * self._lab.page_size}}
+        return native.model_info(self._hall.model) | {
+            "served_model_name": self._hall.model.name,
+            "page_size": self._lab.page_size,
+            "status": "ready",
+            "version": "sgl_lab",
+            "internal_states": [state],
+            "door": self.counts(),
+            **self._info,
+        }
+
+    def counts(self) -> dict[str, Any]:
+        slots = self._hall.slots
+        return {"held": slots.n_held, "clients": dict(slots.held), "answered": self._hall.n_answered, "refused": slots.n_refused}
+
+    async def metrics(self, fields: Fields) -> bytes:
+        counts = self.counts()
+        own = "".join(
+            f"# TYPE sgl_lab_door_{name} {kind}\nsgl_lab_door_{name} {counts[name]}\n"
+            for name, kind in (("held", "gauge"), ("answered", "counter"), ("refused", "counter"))
+        )
+        text: str = await self._hall.aside(self._lab.prometheus)
+        return (text + own).encode()
+
+    async def flush(self, fields: Fields) -> bytes:
+        await self._hall.aside(self._lab.flush)
+        return b"Cache flushed.\n"
+
+    async def abort(self, fields: Fields) -> Any:
+        rid = fields.text("rid")
+        if not fields.flag("abort_all") and not rid:
+            raise BadArgument("abort_request needs rid, or abort_all")
+        return {"aborted": self._hall.abort(rid or None)}
+
+    async def tokenize(self, fields: Fields) -> Any:
+        fields.ignore("model", "add_special_tokens", "return_token_strs", "add_generation_prompt")
+        tokens = await self._hall.aside(self._tokens, fields)
+        return {"tokens": tokens, "count": len(tokens), "max_model_len": self._hall.model.card.context}
+
+    def _tokens(self, fields: Fields) -> list[Any]:
+        model = self._hall.model
+        if said := fields.items("messages"):
+            return list(model.encode_chat(messages.read(said)))
+        prompt = fields.any("prompt")
+        if isinstance(prompt, str):
+            return list(model.encode_text(prompt))
+        if isinstance(prompt, list) and all(isinstance(one, str) for one in prompt):
+            return [list(model.encode_text(one)) for one in prompt]
+        raise BadArgument("prompt must be a string or a list of strings")
+
+    async def detokenize(self, fields: Fields) -> Any:
+        fields.ignore("model", "skip_special_tokens")
+        return {"text": await self._hall.aside(self._text, fields.any("tokens"))}
+
+    def _text(self, tokens: Any) -> Any:
+        n_vocab = self._hall.model.card.vocab
+        if isinstance(tokens, list) and all(isinstance(one, list) for one in tokens) and tokens:
+            return [self._text(one) for one in tokens]
+        if not isinstance(tokens, list) or not all(type(one) is int and 0 <= one < n_vocab for one in tokens):
+            raise BadArgument(f"tokens must be a list of token ids below {n_vocab}, or a list of such lists")
+        return self._hall.model.backend.decode(tokens)

@@ -1,0 +1,46 @@
+"""Which path is answered by what."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+
+from starlette.routing import Route, Router
+
+from . import native, openai_chat
+from .app import Guarded, Hall, Posted, Receive, Scope, Send
+from .errors import Refused
+from .paths import Paths, Told
+
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def application(hall: Hall, paths: Paths, token: str, origins: frozenset[str]) -> Guarded:
+    router = Router(routes=list(_routes(hall, paths)), default=_nowhere, redirect_slashes=False)
+    return Guarded(router, token, origins)
+
+
+def _routes(hall: Hall, paths: Paths) -> Iterator[Route]:
+    for path, label, read in (
+        ("/v1/chat/completions", "chat", openai_chat.read),
+        ("/generate", "generate", native.read),
+    ):
+        yield Route(path, Posted(hall, label, read))
+    either, get, post = ("GET", "POST"), ("GET",), ("POST",)
+    for names, methods, tell in (
+        (("/health",), get, paths.health),
+        (("/health_generate",), get, paths.health_generate),
+        (("/v1/models",), get, paths.models),
+        (("/get_model_info", "/model_info"), get, paths.model_info),
+        (("/get_server_info", "/server_info"), get, paths.server_info),
+        (("/metrics",), get, paths.metrics),
+        (("/flush_cache",), either, paths.flush),
+        (("/abort_request",), post, paths.abort),
+        (("/tokenize", "/v1/tokenize"), post, paths.tokenize),
+        (("/detokenize", "/v1/detokenize"), post, paths.detokenize),
+    ):
+        for name in names:
+            yield Route(name, Told(hall, methods, tell))
+
+
+async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
+    raise Refused(404, f"there is no path {scope['path']!r:.80} here", hint="GET /v1/models says what is served")

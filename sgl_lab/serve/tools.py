@@ -1,0 +1,113 @@
+"""Tools of requests: what the prompt says of them, the constraint of a call, and reading a call.
+
+As in the language, a call is written as `{"name": ..., "arguments": {...}}`. An answer that must be a
+call is held to the tools' schemas. One that may be words is free, and is a call if it reads as one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ..contracts.errors import BadArgument
+from ..contracts.params import Constraint
+from ..lang.form import of_schema
+from ..lang.tools import call_schema, describe_specs
+from .fields import Fields
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    name: str
+    description: str
+    parameters: dict[str, Any]
+
+
+class Call(NamedTuple):
+    name: str
+    arguments: str
+    """JSON text"""
+
+
+class Tools(NamedTuple):
+    """`must`: the answer is a call, and no words."""
+
+    tools: tuple[Tool, ...] = ()
+    must: bool = False
+
+    @property
+    def prompt(self) -> str:
+        return describe_specs([(tool.name, tool.description, tool.parameters) for tool in self.tools]) if self.tools else ""
+
+    def constraint(self) -> Constraint | None:
+        return of_schema(call_schema([(tool.name, tool.parameters) for tool in self.tools])).constraint if self.must else None
+
+    def call_in(self, text: str) -> Call | None:
+        """The call that a whole answer is; None if it is words."""
+        if not self.tools:
+            return None
+        return read_call(text, frozenset(tool.name for tool in self.tools))
+
+    def may_be_call(self, text: str) -> bool:
+        """Whether a text that begins so may become a call: it is not streamed as words."""
+        return bool(self.tools) and text.lstrip()[:1] in ("", "{", "<", "`", "[")
+
+
+def of(tools: Sequence[Tool], choice: object) -> Tools:
+    """`choice`: auto, none, required or the name of a tool in a tuple."""
+    match choice:
+        case None | "auto":
+            return Tools(tuple(tools))
+        case "none":
+            return Tools()
+        case "required":
+            if not tools:
+                raise BadArgument("tool_choice needs tools")
+            return Tools(tuple(tools), True)
+        case (str(name),):
+            found = tuple(tool for tool in tools if tool.name == name)
+            if not found:
+                raise BadArgument(f"tool_choice names {name!r:.60}, which is none of the tools")
+            return Tools(found, True)
+        case _:
+            raise BadArgument(f"tool_choice cannot be {choice!r:.60}", hint="it is none, auto, required, or names a tool")
+
+
+def read(fields: Fields, schema: str = "parameters") -> Tool:
+    """One tool: name, description and the schema of its arguments."""
+    name = fields.needed("name")
+    if not name or len(name) > 128 or not name.replace("-", "_").replace(".", "_").isidentifier():
+        raise BadArgument(f"a tool cannot be named {name!r:.60}")
+    given = fields.any(schema)
+    if given is None:
+        given = {"type": "object", "properties": {}}
+    if not isinstance(given, dict):
+        raise BadArgument(f"the {schema} of tool {name} must be a JSON schema, not {given!r:.60}")
+    closed = {"additionalProperties": False} if "properties" in given else {}
+    return Tool(name, fields.text("description") or "", closed | given)
+
+
+def spelled_call(name: str, arguments: str) -> str:
+    """A call as the model writes it."""
+    try:
+        value = json.loads(arguments)
+    except (ValueError, RecursionError):
+        value = arguments
+    return json.dumps({"name": name, "arguments": value}, ensure_ascii=False)
+
+
+def read_call(text: str, names: frozenset[str]) -> Call | None:
+    """The call that `text` is, in the form that the prompt asks for, or in the marks of Hermes and Qwen."""
+    inner = text.strip().removeprefix("<tool_call>").removesuffix("</tool_call>").strip()
+    inner = inner.removeprefix("```json").removeprefix("```").removesuffix("```").strip()
+    try:
+        found = json.loads(inner)
+    except (ValueError, RecursionError):
+        return None
+    match found:
+        case {"name": str(name), "arguments": dict(arguments)} if name in names:
+            return Call(name, json.dumps(arguments, ensure_ascii=False))
+        case _:
+            return None
