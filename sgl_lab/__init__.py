@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .backends.sglang import RuntimeEndpoint as RuntimeEndpoint
     from .contracts.errors import *  # noqa: F403
     from .elsewhere import BackendLab as BackendLab
     from .labs import default_lab as default_lab
@@ -23,7 +24,14 @@ if TYPE_CHECKING:
     from .session import Lab as Lab
 
 
-_HEAVY = {"Lab": "session", "default_lab": "labs", "Runtime": "runtime", "Engine": "runtime", "BackendLab": "elsewhere"}
+_HEAVY = {
+    "Lab": "session",
+    "default_lab": "labs",
+    "Runtime": "runtime",
+    "Engine": "runtime",
+    "BackendLab": "elsewhere",
+    "RuntimeEndpoint": "backends.sglang",
+}
 """Names outside the language, and the modules that are imported when they are used."""
 
 

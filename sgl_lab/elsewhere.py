@@ -153,8 +153,10 @@ class _Counts:
             match entry.event:
                 case RequestQueued(request=request):
                     self._running.add(request)
-                case RequestFinished(request=request):
+                case RequestFinished(request=request) as ended if request in self._running:
                     self._running.discard(request)
+                    free = RequestAnswered(request, ended.reason, ended.n_prompt, ended.n_completion, ended.n_cached, 0.0, "")
+                    self._answer(free)
                 case RequestAnswered(request=request) as answered:
                     self._running.discard(request)
                     self._answer(answered)

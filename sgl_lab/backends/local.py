@@ -80,9 +80,7 @@ class LocalBackend(BaseBackend):
     def _queue(self, group: RequestGroup, fork: ForkId | None, expr: ExprId | None) -> RequestId:
         self._resident.poll()
         for request in group.requests:
-            self.emit(
-                RequestQueued(request.id, fork, expr, request.kind, request.prompt, request.limit, group.id, request.first_needed)
-            )
+            self.emit(RequestQueued(request.id, fork, expr, request.kind, request.prompt, request.limit, group.id, request.first_needed))
         self._resident.submit(group)
         return group.id
 

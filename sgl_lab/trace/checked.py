@@ -27,7 +27,7 @@ from ..contracts.events import (
 )
 from ..contracts.ids import ForkId, NodeId
 from ..contracts.spans import MAX_POSITIONS, Content, first_id
-from ..contracts.tree import TreeNode, TreeSnapshot
+from ..contracts.tree import CacheRules, TreeNode, TreeSnapshot
 
 LARGEST = 2**63
 MAX_SPELLING = 4_096
@@ -121,7 +121,11 @@ def snapshot_from(data: Mapping[str, Any], ids: Ids) -> TreeSnapshot:
         _expect(node.node not in nodes, f"node {node.node} occurs twice")
         _expect(node.parent is None or node.parent in nodes, f"node {node.node} comes before its parent")
         nodes[node.node] = node
-    snapshot = TreeSnapshot(tuple(nodes.values()), data["n_pages"], data["free_pages"], data["seq"])
+    rules = None if data.get("rules") is None else CacheRules(**data["rules"])
+    if rules is not None:
+        _typed(rules, CacheRules)
+        _expect(rules.step > 0 <= rules.minimum, "the rules of the cache have a step below 1, or a minimum below 0")
+    snapshot = TreeSnapshot(tuple(nodes.values()), data["n_pages"], data["free_pages"], data["seq"], rules)
     _typed(snapshot, TreeSnapshot)
     return snapshot
 

@@ -139,9 +139,12 @@ def test_a_cycle_is_found_through_functions_type_checking_and_packages() -> None
     assert cycles(source, [*found, Import("sgl_lab.d", 1, "sgl_lab.d.e")]) == [three, two]
 
 
-def test_only_the_local_backend_knows_the_engine() -> None:
-    knowing = {found.by for found in all_imports() if room_of(found.by) == "backends" and room_of(found.of) == "engine"}
-    assert knowing == {"sgl_lab.backends.local"}
+def test_only_the_local_backend_knows_the_engine_and_sglangs_its_texts() -> None:
+    knowing = {(found.by, found.of) for found in all_imports() if room_of(found.by) == "backends" and room_of(found.of) == "engine"}
+    others = {(by, of) for by, of in knowing if by != "sgl_lab.backends.local"}
+    assert others < knowing
+    may = ("sgl_lab.engine.text", "sgl_lab.engine.files")
+    assert not [pair for pair in others if not (inside(pair[0], "sgl_lab.backends.sglang") and any(inside(pair[1], room) for room in may))]
 
 
 def test_every_module_of_the_engine_is_in_a_room_of_its_law() -> None:

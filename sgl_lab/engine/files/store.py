@@ -62,6 +62,7 @@ BUILT_IN = {model.name: model for model in (SMOLLM2,)}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 Generation = tuple[tuple[str, int, int, int, int], ...]
 """of each file that a model is read from: name, size, inode, and when it was written and changed"""
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "config.json", "generation_config.json")
 HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model", "*.txt")
 
 
@@ -174,6 +175,33 @@ def pull(name: str, *, progress: Progress = unseen) -> Path:
     if HUB_ID.fullmatch(name):
         return _fetch_snapshot(name, progress)
     raise _missing(name)
+
+
+def tokenizer_files(name: str, *, progress: Progress = unseen) -> Path:
+    """Where the tokenizer of a model is: its .gguf file or folder, which needs no weights. A hub model's few files are fetched
+    if they are not here. ModelMissing.
+    """
+    path = Path(os.path.expanduser(name))
+    if os.path.exists(path / "tokenizer.json"):
+        return path
+    if not HUB_ID.fullmatch(name) or os.path.exists(path):
+        return resolve(name, progress=progress)
+    if (known := here(name)) is not None:
+        return known
+    from huggingface_hub import snapshot_download
+
+    progress(0, 0, f"fetching the tokenizer of {name} from the hub")
+    for offline in (True, False):
+        try:
+            bars = _bars_for(progress)
+            found = snapshot_download(name, allow_patterns=list(TOKENIZER_FILES), local_files_only=offline, tqdm_class=bars)
+        except Exception as error:  # as in `_fetch_snapshot`
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            continue
+        if os.path.exists(os.path.join(found, "tokenizer.json")):
+            return Path(found)
+        reason = "it has no tokenizer.json"
+    raise ModelMissing(f"the tokenizer of {name} cannot be fetched from the hub: {reason}", hint=_available())
 
 
 def stored() -> tuple[StoredModel, ...]:

@@ -27,7 +27,7 @@ from .chat import ChatTemplate
 from .specials import Prefix, Settled, Special, Specials
 from .vocab import TURN_ENDS
 
-_MAX_TOKENIZER = 64 << 20
+MAX_TOKENIZER = 64 << 20
 _MAX_SETTLED = 32
 """renderings that are kept for continuation"""
 
@@ -39,7 +39,7 @@ class Tokenizer:
 
     def __init__(self, folder: Path, n_vocab: int) -> None:
         path = folder / "tokenizer.json"
-        text = read_bytes(path, most=_MAX_TOKENIZER)
+        text = read_bytes(path, most=MAX_TOKENIZER)
         data = json_object(text, str(path))
         config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
         self.n_vocab = n_vocab

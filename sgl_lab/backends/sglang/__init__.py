@@ -1,0 +1,5 @@
+"""An SGLang server as a backend, by its own API."""
+
+from .endpoint import RuntimeEndpoint
+
+__all__ = ["RuntimeEndpoint"]

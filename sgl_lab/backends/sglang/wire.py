@@ -1,0 +1,104 @@
+"""Jobs of the language as requests of SGLang's own API. Pure: nothing here opens a socket.
+
+The fields are those of SGLang 0.5.4 (`io_struct.GenerateReqInput`, `SamplingParams`). Prompts are
+sent as token ids, so the server computes what the program's views show, and encodes nothing again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...contracts.errors import BackendUnsupported
+from ...contracts.params import Constraint, SamplingParams
+from ...contracts.port import GenJob, ScoreJob, WarmJob
+
+Body = dict[str, Any]
+
+KINDS = {"regex": "regex", "json_schema": "json_schema"}
+"""Kinds of constraint, and the sampling parameter that takes each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """A turn of a session of the server: it goes on after request `rid`, of which it has everything."""
+
+    session: str
+    rid: str | None = None
+
+    @property
+    def fields(self) -> Body:
+        return {"id": self.session, "rid": self.rid}
+
+
+def gen_body(job: GenJob, rid: str, room: int) -> Body:
+    """The streamed request of a gen. `room` is the number of tokens that the context leaves for the answer."""
+    params = job.params
+    body: Body = {"input_ids": list(job.prompt), "rid": rid, "stream": True, "sampling_params": sampling(params, room)}
+    if params.logprobs or params.prompt_logprobs_from is not None:
+        body["return_logprob"] = True
+        body["top_logprobs_num"] = params.top_logprobs
+        body["logprob_start_len"] = -1 if params.prompt_logprobs_from is None else params.prompt_logprobs_from
+    return body
+
+
+def sampling(params: SamplingParams, room: int) -> Body:
+    """What differs from the server's defaults, which are its own to choose, is said; so is what has another default here."""
+    most = room if params.max_tokens is None else min(params.max_tokens, room)
+    body: Body = {
+        "max_new_tokens": most,
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        "top_k": -1 if params.top_k is None else params.top_k,
+        "skip_special_tokens": params.skip_special_tokens,
+    }
+    given = {
+        "min_new_tokens": min(params.min_tokens, most),
+        "min_p": params.min_p,
+        "frequency_penalty": params.frequency_penalty,
+        "presence_penalty": params.presence_penalty,
+        "stop": list(params.stop),
+        "stop_token_ids": list(params.stop_token_ids),
+        "stop_regex": list(params.stop_regex),
+        "ignore_eos": params.ignore_eos,
+        "logit_bias": {str(token): bias for token, bias in params.logit_bias},
+    }
+    body |= {name: value for name, value in given.items() if value}
+    if params.repetition_penalty != 1:
+        body["repetition_penalty"] = params.repetition_penalty
+    if params.seed is not None:
+        body["sampling_seed"] = params.seed
+    if params.n > 1:
+        body["n"] = params.n
+    if params.constraint is not None:
+        body |= constrained(params.constraint)
+    return body
+
+
+def constrained(constraint: Constraint) -> Body:
+    """BackendUnsupported for what the server's grammars cannot say."""
+    name = KINDS.get(constraint.kind)
+    if name is None:
+        raise BackendUnsupported(f"an SGLang server follows no constraint of kind {constraint.kind}", hint="use regex= or json_schema=")
+    if not constraint.lead:
+        return {name: constraint.source}
+    if name != "regex":
+        hint = "let the model think in a gen of its own, before the one with the schema"
+        raise BackendUnsupported("an SGLang server constrains a whole answer by a schema, not what follows its first part", hint=hint)
+    return {name: f"(?:{constraint.lead})(?:{constraint.source})"}
+
+
+def score_body(job: ScoreJob, rids: Sequence[str]) -> Body:
+    """One request a choice, in one call. What comes back begins with the prompt's last token, which has no log-probability."""
+    return {
+        "input_ids": [[*job.prompt, *choice] for choice in job.choices],
+        "rid": list(rids),
+        "sampling_params": {"max_new_tokens": 0, "temperature": 0.0},
+        "return_logprob": True,
+        "logprob_start_len": len(job.prompt) - 1,
+    }
+
+
+def warm_body(job: WarmJob | ScoreJob, rid: str) -> Body:
+    return {"input_ids": list(job.prompt), "rid": rid, "sampling_params": {"max_new_tokens": 0, "temperature": 0.0}}

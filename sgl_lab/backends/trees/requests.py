@@ -1,0 +1,159 @@
+"""The requests that are sent to an engine elsewhere, as the events that the engine of this process would emit."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...contracts.events import Emit, PrefixMatched, RequestFinished, Sample, StepRan, TokensSampled
+from ...contracts.ids import Namespace, RequestId
+from ...contracts.port import TokenLogprob, Usage
+from ...contracts.tree import CacheRules, TreeSnapshot
+from .growing import GrowingTree, Tokens
+
+
+@dataclass(slots=True)
+class Sent:
+    prompt: Tokens
+    at_s: float
+    """when it was sent"""
+    n_cacheable: int
+    """of its tokens, as many as the engine may keep"""
+    n_prompt: int | None = None
+    """tokens of the prompt as the engine counts them; None until an answer says so"""
+    is_admitted: bool = False
+    is_computed: bool = False
+    n_hit: int = 0
+    n_steps: int = 0
+
+
+class RemoteTree:
+    """A tree, and the requests that meet it. What a request changes in the tree is a subclass's business.
+
+    All methods may be called from any thread; events are emitted under its lock, in order.
+    """
+
+    def __init__(self, namespace: Namespace, rules: CacheRules, emit: Emit, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._tree = GrowingTree(namespace, rules, emit)
+        self._emit, self._clock = emit, clock
+        self._sent: dict[RequestId, Sent] = {}
+        self._lock = threading.RLock()
+        self._n_steps = 0
+        self._n_hit_tokens = self._n_prompt_tokens = self._n_generated = self._n_requests = 0
+
+    @property
+    def rules(self) -> CacheRules:
+        return self._tree.rules
+
+    def snapshot(self, cursor: Callable[[], int] = lambda: 0) -> TreeSnapshot:
+        """`cursor` gives the number of the next event."""
+        with self._lock:
+            return self._tree.snapshot(cursor())
+
+    def stats(self) -> dict[str, Any]:
+        """Counts since it was made, under the names of `Lab.stats` where they mean the same."""
+        with self._lock:
+            return {
+                "origin": self.rules.origin,
+                "tree_nodes": sum(1 for _ in self._tree) - 1,
+                "tree_tokens": self._tree.n_tokens,
+                "prompt_tokens": self._n_prompt_tokens,
+                "hit_tokens": self._n_hit_tokens,
+                "generated_tokens": self._n_generated,
+                "evicted_nodes": self._tree.n_evicted,
+                "evicted_tokens": self._tree.n_evicted_tokens,
+                "requests_finished": self._n_requests,
+                "requests_running": len(self._sent),
+            }
+
+    def expected(self, prompt: Tokens) -> int:
+        """How many of the prompt's tokens are cached, as far as this tree knows."""
+        with self._lock:
+            return self.rules.cacheable(min(self._tree.walk(prompt)[2], max(len(prompt) - 1, 0)))
+
+    # ------------------------------------------------------------ what happens
+
+    def queued(self, request: RequestId, prompt: Tokens, *, n_cacheable: int | None = None) -> None:
+        """It is being sent. `n_cacheable`: tokens up to its last mark, where the engine caches up to marks only."""
+        with self._lock:
+            most = len(prompt) if n_cacheable is None else n_cacheable
+            self._sent[request] = Sent(prompt, self._clock(), 0 if self.rules.marked and n_cacheable is None else most)
+
+    def admitted(self, request: RequestId, n_cached: int, n_prompt: int | None = None) -> None:
+        """The engine found `n_cached` of its `n_prompt` tokens in its cache. Only the first call counts."""
+        with self._lock:
+            sent = self._sent.get(request)
+            if sent is not None and not sent.is_admitted:
+                sent.is_admitted, sent.n_prompt = True, n_prompt
+                self._tree.tell_root()
+                self._admit(request, sent, n_cached)
+
+    def sampled(self, request: RequestId, tokens: Sequence[int], logprobs: Sequence[TokenLogprob] = ()) -> None:
+        """Tokens of its answer came, so its prompt is computed."""
+        with self._lock:
+            if (sent := self._sent.get(request)) is None:
+                return
+            self._step(request, sent)
+            self._n_steps, sent.n_steps = self._n_steps + 1, sent.n_steps + 1
+            known = [*logprobs, *[None] * (len(tokens) - len(logprobs))]
+            samples = tuple(
+                Sample(request, token, one.logprob if one else None, one.top if one else (), None, False)
+                for token, one in zip(tokens, known, strict=False)
+            )
+            self._emit(TokensSampled(self._n_steps, samples))
+
+    def finished(self, request: RequestId, answer: Tokens, reason: str, usage: Usage) -> None:
+        """It is over, with this answer and these counts."""
+        if reason != "error":
+            self.admitted(request, usage.cached_tokens, usage.prompt_tokens or None)
+        with self._lock:
+            sent = self._sent.pop(request, None)
+            if sent is None:
+                return
+            if reason != "error" and sent.is_admitted:
+                self._step(request, sent)
+                self._answered(sent, answer)
+            self._n_requests += 1
+            self._n_prompt_tokens += usage.prompt_tokens
+            self._n_hit_tokens += usage.cached_tokens
+            self._n_generated += usage.completion_tokens
+            n_computed = max(0, len(sent.prompt) - sent.n_hit) + max(0, len(answer) - 1)
+            self._emit(RequestFinished(request, reason, len(sent.prompt), len(answer), sent.n_hit, n_computed, sent.n_steps))
+
+    def flushed(self) -> None:
+        """The engine was told to forget everything."""
+        with self._lock:
+            self._clear()
+
+    def _step(self, request: RequestId, sent: Sent) -> None:
+        """Its prompt is computed, in as much time as passed since it was sent."""
+        if sent.is_computed:
+            return
+        sent.is_computed = True
+        if n := len(sent.prompt) - sent.n_hit:
+            self._n_steps, sent.n_steps = self._n_steps + 1, sent.n_steps + 1
+            waiting = sum(not other.is_admitted for other in self._sent.values())
+            self._emit(StepRan(self._n_steps, ((request, n),), (), waiting, 0, (self._clock() - sent.at_s) * 1000))
+        self._compute(sent)
+
+    # ------------------------------------------------------------ what it means for the tree
+
+    def _admit(self, request: RequestId, sent: Sent, n_cached: int) -> None:
+        """The hit, as far as the tree has it."""
+        node, _, n_known = self._tree.walk(sent.prompt[:n_cached])
+        sent.n_hit = min(n_cached, len(sent.prompt))
+        self._emit(PrefixMatched(request, sent.n_hit, len(sent.prompt), node.id))
+        if n_known:
+            self._tree.touch(node, self._clock())
+
+    def _compute(self, sent: Sent) -> None:
+        """Its prompt is computed."""
+
+    def _answered(self, sent: Sent, answer: Tokens) -> None:
+        """Its answer is complete."""
+
+    def _clear(self) -> None:
+        """What a flush means for the tree."""
