@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .backends.anthropic import Anthropic as Anthropic
+    from .backends.gemini import Gemini as Gemini
+    from .backends.gemini import VertexAI as VertexAI
     from .backends.sglang import RuntimeEndpoint as RuntimeEndpoint
     from .contracts.errors import *  # noqa: F403
     from .elsewhere import BackendLab as BackendLab
@@ -31,6 +34,9 @@ _HEAVY = {
     "Engine": "runtime",
     "BackendLab": "elsewhere",
     "RuntimeEndpoint": "backends.sglang",
+    "Anthropic": "backends.anthropic",
+    "Gemini": "backends.gemini",
+    "VertexAI": "backends.gemini",
 }
 """Names outside the language, and the modules that are imported when they are used."""
 

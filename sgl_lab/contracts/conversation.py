@@ -36,6 +36,8 @@ class ToolCallPart:
     name: str
     arguments: str
     """a JSON object"""
+    signature: str = ""
+    """what the server wants to have back with the call, as it came"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,9 @@ class ChatJob:
     expr: ExprId | None = None
     shown: tuple[int, ...] = ()
     """the prompt as views show it, in pieces (`contracts.pieces`); a backend passes it on as `RequestQueued.prompt`"""
+    shared: tuple[int, ...] = ()
+    """after how many parts, counted over all messages, the prompt may end that other requests of the program begin with: where a
+    server that wants to be told has a prefix to cache"""
 
 
 @dataclass(frozen=True, slots=True)

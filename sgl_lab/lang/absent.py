@@ -9,7 +9,7 @@ HERE = 'sgl.Runtime(model_path="smollm2") runs a model in this process'
 _REMOTE = f"remote backends are not available yet; {HERE}"
 _GRAPHS = "graphs of programs are not available yet; run(...) executes a program"
 
-NOT_YET = dict.fromkeys(("OpenAI", "Anthropic", "VertexAI", "Gemini", "LiteLLM"), _REMOTE) | {
+NOT_YET = dict.fromkeys(("OpenAI", "LiteLLM"), _REMOTE) | {
     "image": "images are not available yet",
     "video": "videos are not available yet",
     "ServerArgs": f"there is no server, so servers and their arguments are not available yet; {HERE}",
@@ -23,6 +23,7 @@ NOT_YET_INSIDE = (
     | {"SglImage": "images are not available yet", "SglVideo": "videos are not available yet"}
     | dict.fromkeys(("Runtime", "Engine"), "they start a model; import them from sgl_lab")
     | {"RuntimeEndpoint": "it is outside the language; import it from sgl_lab"}
+    | dict.fromkeys(("Anthropic", "Gemini", "VertexAI"), "backends are outside the language; import them from sgl_lab")
 )
 """Missing names of the modules below."""
 

@@ -361,10 +361,19 @@ class GeneratedChoice(_ChatSelection):
             if not self.current:
                 return
             (output,) = outputs
-            spelled = {json.dumps(choice) if self._is_json else choice: choice for choice in self.source.choices}
-            if output.text in spelled:
-                self._chosen(spelled[output.text], output.usage, {})
+            choice = _json_text(output.text) if self._is_json else output.text
+            if choice is not None and choice in self.source.choices:
+                self._chosen(choice, output.usage, {})
             elif output.finish_reason == "abort":
                 self.give_up(self.run.stopped or Stopped("the selection was stopped"))
             else:
                 self.give_up(RequestFailed(f"{self.run.card.name} answered {output.text!r:.80}, which is none of the choices"))
+
+
+def _json_text(text: str) -> str | None:
+    """The text that a JSON string spells, however it spells it; None for what is no such string."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, str) else None

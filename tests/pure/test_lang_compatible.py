@@ -437,7 +437,7 @@ def test_a_program_that_begins_with_its_argument_has_nothing_to_cache() -> None:
     assert backend.jobs == []
 
 
-NOT_YET = ["RuntimeEndpoint", "OpenAI", "Anthropic", "VertexAI", "Gemini", "LiteLLM", "ServerArgs", "GenConfig", "image", "video"]
+NOT_YET = ["OpenAI", "LiteLLM", "ServerArgs", "GenConfig", "image", "video"]
 
 
 @pytest.mark.parametrize("name", NOT_YET)
