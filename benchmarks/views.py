@@ -16,7 +16,8 @@ sent to the page as the pump would send them.
     late        a page that opens when all of that exists: what it receives at once, before the
                 texts of nodes
 
-Needs the browser of the tests. Targets: 50 frames per second at 2,000 nodes, at most 10 messages
+The messages are built by the pump, which `benchmarks/pump.py` measures alone. Needs the browser of
+the tests. Targets: 50 frames per second at 2,000 nodes, at most 10 messages
 per second with the tree, none over 64 KiB, a saved cell under 256 KB.
 """
 
@@ -57,6 +58,7 @@ from sgl_lab.viz.sender import Message, Sender, Views
 from sgl_lab.viz.views import views_of
 from tests.browser.bare import WidgetPage
 from tests.browser.harness import chromium
+from tests.pure.story import poll, told
 
 RUN = RunId(1)
 FORKS = 64
@@ -164,8 +166,8 @@ def measure(crowd: Crowd, browser: Browser, seconds: float, how: str) -> dict[st
     cursor = crowd.ring.cursor
     sender.status("running", "", None)
     sender.hello()
-    late = sender.poll(0)
-    tell(page, late + sender.poll(0, flush=True))
+    late = poll(sender, 0)
+    tell(page, late + poll(sender, 0, flush=True))
     page.painted()
     if how == "whole":
         page.page.get_by_role("button", name="Show the whole tree").click()
@@ -176,7 +178,7 @@ def measure(crowd: Crowd, browser: Browser, seconds: float, how: str) -> dict[st
     meter.send("Performance.enable", {"timeDomain": "threadTicks"})
     busy = busy_s(meter)
     page.page.evaluate(FRAMES)
-    began, told, spent = time.perf_counter(), [], 0.0
+    began, sent, spent = time.perf_counter(), list[Message](), 0.0
     n_before = crowd.n_tokens
     while (now := time.perf_counter() - began) < seconds:
         while crowd.n_tokens - n_before < TOKENS_A_SECOND * now:
@@ -185,23 +187,24 @@ def measure(crowd: Crowd, browser: Browser, seconds: float, how: str) -> dict[st
         batch = crowd.ring.read(cursor)
         cursor = batch.cursor
         sender.fold(batch.entries)
-        messages = sender.poll(int(1e9 * (10 + now)))
+        packets = sender.poll(int(1e9 * (10 + now)))
         spent += time.perf_counter() - started
-        told += messages
+        messages = [told(packet) for packet in packets]
+        sent += messages
         tell(page, messages)
         time.sleep(max(0.0, TICK_S - (time.perf_counter() - began - now)))
     gaps: list[float] = page.page.evaluate("() => gaps")
     busy = busy_s(meter) - busy
     page.context.close()
-    trees = [size(message["tree"]) for message in told if "tree" in message]
+    trees = [size(message["tree"]) for message in sent if "tree" in message]
     return {
         "late": [size(message) for message in late],
         "busy": 1000 * busy / len(gaps),
-        "largest": max(map(size, late + told)),
+        "largest": max(map(size, late + sent)),
         "fps": 1000 * len(gaps) / sum(gaps),
         "slow": sorted(gaps)[int(0.95 * len(gaps))],
         "trees": trees,
-        "tokens": [size(message["tokens"]) for message in told if "tokens" in message],
+        "tokens": [size(message["tokens"]) for message in sent if "tokens" in message],
         "share": spent / seconds,
         "errors": page.errors,
     }

@@ -32,3 +32,9 @@ class NoTokens:
 
     def full(self) -> Mapping[str, Any]:
         return {"forks": [], "ops": []}
+
+    def written(self, *, whole: bool) -> None:
+        return None
+
+    def least_bytes(self) -> int:
+        return 0

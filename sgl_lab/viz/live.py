@@ -24,7 +24,7 @@ from ..contracts.events import Entry
 from ..contracts.tree import TreeSnapshot
 from ..trace import Ring
 from . import bundle
-from .sender import Message, Sender, Views
+from .sender import Packet, Sender, Views
 
 BATCH = 4096
 """entries read from the ring at a time"""
@@ -34,8 +34,9 @@ KEPT = 8
 
 
 class Live(anywidget.AnyWidget):
-    """The widget of the page. Its state travels as custom messages; `snapshot` is for pages that
-    load during a run.
+    """The widget of the page. Its state travels as custom messages, each with its body as JSON in a
+    buffer, which the comm sends as it is; `snapshot`, JSON too, is for pages that load during a
+    run.
     """
 
     _esm = bundle.esm()
@@ -44,7 +45,7 @@ class Live(anywidget.AnyWidget):
     """None, because a page applies a layout some time after it has shown the view, and a short run
     may have closed it by then
     """
-    snapshot = traitlets.Dict().tag(sync=True)
+    snapshot = traitlets.Unicode("").tag(sync=True)
     options = traitlets.Dict().tag(sync=True)
     """views      which of tokens, tree, timeline are open at first
     title      the heading
@@ -53,6 +54,12 @@ class Live(anywidget.AnyWidget):
     evict      the cache's eviction policy
     place      the name of the elements that show a `Panel`
     """
+
+    def tell(self, packet: Packet) -> None:
+        self.send({"seq": packet.seq, "kind": packet.kind}, [packet.body.encode("ascii")])
+
+    def keep(self, snapshot: str) -> None:
+        self.set_trait("snapshot", snapshot)
 
 
 class Pump:
@@ -72,8 +79,8 @@ class Pump:
         views: Views,
         *,
         snapshot: Callable[[], TreeSnapshot | None],
-        send: Callable[[Message], None],
-        store: Callable[[Message], None],
+        send: Callable[[Packet], None],
+        store: Callable[[str], None],
         since: int | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
@@ -82,7 +89,7 @@ class Pump:
         self._closing = threading.Event()
         self._hello = threading.Event()
         self._statuses: deque[tuple[str, str, float | None]] = deque(maxlen=1)
-        self._last: list[Message] = []
+        self._last: list[Packet] = []
         """the complete final picture"""
         self.error: Exception | None = None
         """the error that ended the picture early"""
@@ -102,9 +109,9 @@ class Pump:
         self.renew()
         if self._closing.is_set():
             self._thread.join(timeout=5)
-            for message in self._last:
-                self._send(message)
-            self._last = [message | {"seq": message["seq"] + len(self._last)} for message in self._last]
+            for packet in self._last:
+                self._send(packet)
+            self._last = [packet._replace(seq=packet.seq + len(self._last)) for packet in self._last]
 
     def renew(self) -> None:
         """Make the next message the complete picture."""
@@ -154,8 +161,8 @@ class Pump:
             sender.hello()
         while self._statuses:
             sender.status(*self._statuses.popleft())
-        for message in sender.poll(self._clock(), flush=closing):
-            self._send(message)
+        for packet in sender.poll(self._clock(), flush=closing):
+            self._send(packet)
         if not closing and (state := sender.snapshot(self._clock())) is not None:
             self._store(state)
 
@@ -238,7 +245,7 @@ def open_live(
     """
     widget = Live(options=dict(options))
     receive_while_busy(widget)
-    pump = Pump(ring, views, snapshot=snapshot, send=widget.send, store=lambda state: widget.set_trait("snapshot", state))
+    pump = Pump(ring, views, snapshot=snapshot, send=widget.tell, store=widget.keep)
 
     def on_message(_: object, content: Mapping[str, Any], buffers: object) -> None:
         if content.get("kind") == "hello":

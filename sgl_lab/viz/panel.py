@@ -20,7 +20,7 @@ from typing import Any
 from ..contracts.tree import TreeSnapshot
 from ..trace import Ring
 from .live import Live, Pump, receive_while_busy
-from .sender import Message, Views
+from .sender import Views
 
 
 class Panel:
@@ -51,7 +51,7 @@ class Panel:
             self._end()
             if title is not None:
                 self.set_options(title=title)
-            pump = Pump(ring, views, snapshot=snapshot, send=self._widget.send, store=self._store, since=since)
+            pump = Pump(ring, views, snapshot=snapshot, send=self._widget.tell, store=self._widget.keep, since=since)
             pump.status(*self._status)
             pump.renew()
             self._pump = pump
@@ -86,9 +86,6 @@ class Panel:
         with self._lock:
             self._end()
             self._widget.close()
-
-    def _store(self, state: Message) -> None:
-        self._widget.set_trait("snapshot", state)
 
     def _end(self) -> None:
         if self._pump is not None:

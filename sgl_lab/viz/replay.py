@@ -151,22 +151,26 @@ def frames(record: Record, spell: Callable[[int], str], detail: Detail = IN_CELL
     entries = _of_run(record.entries, run)
     length = entries[-1][0] if entries else 0.0
     pace = max(detail.least_pace, length * 1e6 / (detail.n_moments * TOKENS_EVERY_NS))
-    sender = Sender(Views(*views_of(run, spell)), pace=pace, limit=1 << 40, n_texts=None)
+    sender = Sender(Views(*views_of(run, spell)), pace=pace, n_texts=None)
     sender.load(record.snapshot)
     moments: list[Frame] = []
     now = 0.0
     for ms, entry in entries:
         if ms > 0:
             if not moments:
-                moments += [(0.0, message) for message in sender.poll(0)]
+                moments += _moment(0.0, sender.due(0))
             for due in (TOKENS_EVERY_NS, REST_EVERY_NS):  # events before a pause are shown before it
                 if (then := now + sender.pace * due / 1e6) < ms:
-                    moments += [(round(then, 1), message) for message in sender.poll(_ns(then))]
+                    moments += _moment(then, sender.due(_ns(then)))
         sender.fold([entry])
         if ms > 0:
-            moments += [(round(ms, 1), message) for message in sender.poll(_ns(ms))]
+            moments += _moment(ms, sender.due(_ns(ms)))
         now = max(0.0, ms)
-    return moments + [(round(now, 1), message) for message in sender.poll(_ns(now), flush=True)]
+    return moments + _moment(now, sender.due(_ns(now), flush=True))
+
+
+def _moment(ms: float, message: Message) -> list[Frame]:
+    return [(round(ms, 1), message)] if message else []
 
 
 def _of_run(entries: list[Entry], run: RunId | None) -> list[tuple[float, Entry]]:
@@ -270,7 +274,7 @@ class Abridged:
                 yield ms, kept
 
     def message(self, message: Message) -> Message:
-        kept = {name: part for name, part in message.items() if name not in ("seq", "kind")}
+        kept = dict(message)
         if tokens := kept.get("tokens"):
             kept["tokens"] = {**tokens, "ops": [{**op, "toks": [self._tok(*tok) for tok in op["toks"]]} for op in tokens["ops"]]}
         if lanes := kept.get("lanes"):

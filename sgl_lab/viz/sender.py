@@ -4,17 +4,21 @@ A page never receives more than it can paint: tokens at most 30 times a second, 
 most 10 times, 64 KiB per message. Between two messages, changes are merged in the views, whose
 deltas hold the last state of each item. Time is an argument.
 
+Every item is encoded once, and its text is measured: a message is joined from such texts until it
+is full. Encoding a whole picture at once would block all threads of the kernel.
+
 Knows no thread and no widget.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from itertools import islice
+from typing import Any, NamedTuple, Protocol
 
 from ..contracts.events import Entry, ForkOpened
 from ..contracts.tree import TreeSnapshot
+from .views.tok import encode
 
 MAX_BYTES = 64 * 1024
 TOKENS_EVERY_NS = 33_000_000
@@ -22,10 +26,19 @@ REST_EVERY_NS = 100_000_000
 SNAPSHOT_EVERY_NS = 1_000_000_000
 TEXTS = 100
 """texts of nodes per turn: a large tree appears at once, and its nodes' texts follow"""
-RUN = 16
-"""tokens of an op that stay together when a message is split"""
 
 Message = dict[str, Any]
+"""what a page learns at once: a part for each channel that changed"""
+
+
+class Packet(NamedTuple):
+    """A numbered message. Pages apply `body` as `static/store.js` documents."""
+
+    seq: int
+    kind: str
+    """full or delta"""
+    body: str
+    """a `Message` as JSON in ASCII"""
 
 
 class View(Protocol):
@@ -36,6 +49,16 @@ class View(Protocol):
     def delta(self) -> Mapping[str, Any] | None: ...
 
     def full(self) -> Mapping[str, Any]: ...
+
+    def least_bytes(self) -> int:
+        """A lower bound of the size of `full` as JSON, found without building it."""
+        ...
+
+
+class Written(View, Protocol):
+    """A view that writes its items itself, as JSON text."""
+
+    def written(self, *, whole: bool) -> Mapping[str, Any] | None: ...
 
 
 class Loadable(View, Protocol):
@@ -58,7 +81,7 @@ class Leisurely(Loadable, Protocol):
 class Views:
     """The four folds of one live run."""
 
-    def __init__(self, tokens: View, tree: Leisurely, lanes: View, metrics: Loadable) -> None:
+    def __init__(self, tokens: Written, tree: Leisurely, lanes: View, metrics: Loadable) -> None:
         self.tokens, self.tree, self.lanes, self.metrics = tokens, tree, lanes, metrics
         self._tree_from = 0
 
@@ -83,18 +106,14 @@ class Views:
 
 
 class Sender:
-    """Turns changes into messages `{"seq", "kind": "delta" | "full", ...}`. `static/store.js`
-    documents how a page applies them.
-    """
+    """Turns changes into numbered messages."""
 
-    def __init__(self, views: Views, *, pace: float = 1.0, limit: int = MAX_BYTES, n_texts: int | None = TEXTS) -> None:
+    def __init__(self, views: Views, *, pace: float = 1.0, n_texts: int | None = TEXTS) -> None:
         """pace     2 sends half as often
-        limit    maximum size of a message in bytes
         n_texts  texts of nodes per turn; None for all
         """
         self._views = views
         self.pace = pace
-        self._limit = limit
         self._n_texts = n_texts
         self._seq = 0
         self._status: Message | None = None
@@ -126,10 +145,28 @@ class Sender:
 
     # ------------------------------------------------------------ out
 
-    def poll(self, now_ns: int, *, flush: bool = False) -> list[Message]:
+    def poll(self, now_ns: int, *, flush: bool = False) -> list[Packet]:
         """The messages that are due. With `flush`, all pending messages."""
+        kind, parts = self._due(now_ns, flush=flush, written=True)
+        packets, n_tokens, n_trees = [], 0, 0
+        for channels, body in split(parts):
+            packets.append(Packet(self._seq, kind, body))
+            kind = "delta"
+            self._seq += 1
+            n_tokens += "tokens" in channels
+            n_trees += "tree" in channels
+        # A message that had to be split uses up the turns after it.
+        self._tokens_due += TOKENS_EVERY_NS * max(0, n_tokens - 1)
+        self._rest_due += REST_EVERY_NS * max(0, n_trees - 1)
+        return packets
+
+    def due(self, now_ns: int, *, flush: bool = False) -> Message:
+        """What `poll` would send, as values, unencoded and in one piece. Empty if nothing is due."""
+        return self._due(now_ns, flush=flush, written=False)[1]
+
+    def _due(self, now_ns: int, *, flush: bool, written: bool) -> tuple[str, Message]:
         views = self._views.named()
-        tree = self._views.tree
+        tokens, tree = self._views.tokens, self._views.tree
         n_texts = None if flush else self._n_texts
         parts: Message = {}
         kind = "delta"
@@ -142,13 +179,13 @@ class Sender:
                     parts[name] = tree.outline()
                 else:
                     view.delta()  # the full picture includes these changes
-                    parts[name] = view.full()
+                    parts[name] = tokens.written(whole=True) if written and view is tokens else view.full()
             self._full_wanted = self._tokens_stale = self._rest_stale = False
             self._status_stale = self._status is not None
             self._tokens_due = now_ns + int(self.pace * TOKENS_EVERY_NS)
-        tokens = views.pop("tokens")
+        del views["tokens"]
         if self._tokens_stale and (flush or now_ns >= self._tokens_due):
-            parts["tokens"] = tokens.delta()
+            parts["tokens"] = tokens.written(whole=False) if written else tokens.delta()
             self._tokens_stale = False
             self._tokens_due = now_ns + int(self.pace * TOKENS_EVERY_NS)
         if rest_due:
@@ -159,15 +196,7 @@ class Sender:
             if kind == "full" or self._rest_stale or self._status_stale:
                 self._rest_due = now_ns + int(self.pace * REST_EVERY_NS)
             self._rest_stale, self._status_stale = tree.is_behind, False
-        messages = []
-        for body in split({name: part for name, part in parts.items() if part}, self._limit):
-            messages.append({"seq": self._seq, "kind": kind} | body)
-            kind = "delta"
-            self._seq += 1
-        # A message that had to be split uses up the turns after it.
-        self._tokens_due += TOKENS_EVERY_NS * max(0, sum("tokens" in message for message in messages) - 1)
-        self._rest_due += REST_EVERY_NS * max(0, sum("tree" in message for message in messages) - 1)
-        return messages
+        return kind, {name: part for name, part in parts.items() if part}
 
     def pause_ns(self, now_ns: int) -> int | None:
         """Nanoseconds until `poll` or `snapshot` returns something; None while nothing is pending."""
@@ -180,69 +209,66 @@ class Sender:
             due.append(self._snapshot_due)
         return max(0, min(due) - now_ns) if due else None
 
-    def snapshot(self, now_ns: int) -> Message | None:
-        """The state for pages that load later, at most once a second and only after a change. It
-        contains as much as fits in one message.
+    def snapshot(self, now_ns: int) -> str | None:
+        """The state for pages that load later, as JSON in ASCII, at most once a second and only
+        after a change. It contains as much as fits in one message.
 
         `seq` is the number of the first message that it does not include. `partial` means that
         something is left out. A view that was once too large is left out from then on, because
-        measuring it again every second would take longer than everything else.
+        laying it out again every second would take longer than everything else.
         """
         if not self._snapshot_stale or now_ns < self._snapshot_due:
             return None
         self._snapshot_due = now_ns + SNAPSHOT_EVERY_NS
         self._snapshot_stale = False
-        room = MAX_BYTES - _size(self._status)
-        found: Message = {"seq": self._seq, "status": self._status}
+        found = encode({"seq": self._seq, "status": self._status})[:-1]
         views = self._views.named()
         for name in ("metrics", "tokens", "lanes", "tree"):
-            if name in self._too_large:
-                continue
-            part = views[name].full()
-            size = _size_within(part, room)
-            if size is None:
-                self._too_large.add(name)
-            else:
-                found[name] = part
-                room -= size
-        return found | {"partial": bool(self._too_large)}
+            if name not in self._too_large and (part := self._small(name, views[name], MAX_BYTES - len(found))):
+                found += f',"{name}":{part}'
+        return found + f',"partial":{encode(bool(self._too_large))}}}'
+
+    def _small(self, name: str, view: View, room: int) -> str:
+        """The whole view as JSON, or nothing if that is more than `room` bytes."""
+        if view.least_bytes() <= room:
+            whole = self._views.tokens.written(whole=True) if view is self._views.tokens else view.full()
+            bodies = [body for _, body in islice(split({name: whole} if whole else {}, room), 2)]
+            if not bodies:
+                return ""
+            if len(bodies) == 1 and len(bodies[0]) <= room:
+                return bodies[0][len(name) + 4 : -1]
+        self._too_large.add(name)
+        return ""
 
 
-# ---------------------------------------------------------------- size
+# ---------------------------------------------------------------- messages
 
 
 CUT = {"tokens": ("forks", "ops"), "tree": ("nodes", "texts", "ends", "gone"), "lanes": ("lanes", "bars")}
 """lists of a channel that may arrive in pieces; everything else arrives whole"""
+ENVELOPE = 128
+"""bytes of a message around its body"""
+AROUND = 32
+"""bytes of names and punctuation around an item, at most"""
 
 
-def split(parts: Message, limit: int = MAX_BYTES) -> Iterator[Message]:
-    """`parts` as messages of at most `limit` bytes, in order. Long lists are split, a token op
-    between two tokens.
+def split(parts: Message, limit: int = MAX_BYTES) -> Iterator[tuple[Iterable[str], str]]:
+    """`parts` as JSON texts of at most `limit` bytes with their envelopes, in order, each with the
+    names of its channels. Long lists are split, a token op between two tokens. A single item that
+    is larger is sent as it is.
     """
-    if not parts:
-        return
-    limit -= 128  # for the envelope
-    if _fits(parts.values(), limit - sum(len(channel) + 6 for channel in parts)):
-        yield parts
-        return
-    body: Message = {}
-    used = 0
-    for channel, key, item in _pieces(parts):
-        size = _size(item) + len(channel) + len(key) + 16
-        if body and used + size > limit:
-            yield body
-            body, used = {}, 0
-        if not key:
-            body[channel] = item
-        elif key in CUT[channel]:
-            body.setdefault(channel, {}).setdefault(key, []).append(item)
-        else:
-            body.setdefault(channel, {})[key] = item
-        used += size
-    yield body
+    body = _Body(limit - ENVELOPE)
+    for channel, key, value in _items(parts):
+        for item in body.cut(value) if key == "ops" else (encode(value),):
+            if not body.has_room_for(item):
+                yield body.parts, body.joined()
+                body = _Body(limit - ENVELOPE)
+            body.add(channel, key, item)
+    if body.parts:
+        yield body.parts, body.joined()
 
 
-def _pieces(parts: Message) -> Iterator[tuple[str, str, Any]]:
+def _items(parts: Message) -> Iterator[tuple[str, str, Any]]:
     """(channel, key, one item of the list or the whole value). Without a key, the channel is sent
     whole.
     """
@@ -253,44 +279,48 @@ def _pieces(parts: Message) -> Iterator[tuple[str, str, Any]]:
         for key, value in part.items():
             if key not in CUT[channel]:
                 yield channel, key, value
-                continue
-            for item in value:
-                if key != "ops":
-                    yield channel, key, item
-                    continue
-                for start in range(0, max(1, len(item["toks"])), RUN):
-                    yield channel, key, {**item, "start": item["start"] + start, "toks": item["toks"][start : start + RUN]}
+            else:
+                yield from ((channel, key, item) for item in value)
 
 
-_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+class _Body:
+    """The texts of one message."""
+
+    def __init__(self, limit: int) -> None:
+        self.parts: dict[str, dict[str, list[str]]] = {}
+        self._limit = self._room = limit
+
+    def has_room_for(self, item: str) -> bool:
+        return not self.parts or len(item) + AROUND <= self._room
+
+    def add(self, channel: str, key: str, item: str) -> None:
+        self.parts.setdefault(channel, {}).setdefault(key, []).append(item)
+        self._room -= len(item) + AROUND
+
+    def cut(self, op: Mapping[str, Any]) -> Iterator[str]:
+        """A written op in pieces: as many tokens as this message has room for, then as many as fit
+        into an empty one.
+        """
+        toks: list[str] = op["toks"]
+        room = self._room
+        first = 0
+        while first < max(1, len(toks)):
+            left = room - 2 * AROUND - 32
+            end = first
+            while end < len(toks) and (left := left - len(toks[end]) - 1) >= 0:
+                end += 1
+            if end > first or room == self._limit:
+                end = max(end, first + 1)
+                yield f'{{"fork":{op["fork"]},"start":{op["start"] + first},"toks":[{",".join(toks[first:end])}]}}'
+                first = end
+            room = self._limit
+
+    def joined(self) -> str:
+        return "{" + ",".join([f'"{channel}":{_channel(channel, keys)}' for channel, keys in self.parts.items()]) + "}"
 
 
-def _size(value: object) -> int:
-    """Upper estimate of the bytes as JSON: non-ASCII characters count as escaped."""
-    return len(_encode(value))
-
-
-def _fits(parts: Iterable[object], room: int) -> bool:
-    for part in parts:
-        if (size := _size_within(part, room)) is None:
-            return False
-        room -= size
-    return True
-
-
-def _size_within(part: object, room: int) -> int | None:
-    """Size in bytes, or None if it exceeds `room`.
-
-    It is measured piece by piece, because encoding megabytes of JSON at once would block all
-    threads.
-    """
-    if not isinstance(part, Mapping):
-        return size if (size := _size(part)) <= room else None
-    total = 2
-    for key, value in part.items():
-        total += len(key) + 6
-        for item in value if isinstance(value, list) else (value,):
-            total += _size(item) + 1
-            if total > room:
-                return None
-    return total
+def _channel(channel: str, keys: dict[str, list[str]]) -> str:
+    if channel not in CUT:
+        return keys[""][0]
+    parts = [f'"{key}":[{",".join(items)}]' if key in CUT[channel] else f'"{key}":{items[0]}' for key, items in keys.items()]
+    return "{" + ",".join(parts) + "}"

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, Route
 
 from sgl_lab.viz import bundle, sender
 from sgl_lab.viz.views import views_of
-from tests.pure.story import Stage
+from tests.pure.story import Stage, poll
 
 T = TypeVar("T")
 HOME = "http://lab.test/lab"
@@ -34,7 +34,10 @@ window.model = {
   set(name, value) { this.traits[name] = value; (this.listeners['change:' + name] ?? []).forEach((listen) => listen()); },
   on(name, listen) { (this.listeners[name] ??= []).push(listen); },
   send(message) { this.sent.push(message); },
-  receive(message) { (this.listeners['msg:custom'] ?? []).forEach((listen) => listen(message)); },
+  receive({ seq, kind, ...body }) {
+    const buffers = Object.keys(body).length ? [new DataView(new TextEncoder().encode(JSON.stringify(body)).buffer)] : [];
+    (this.listeners['msg:custom'] ?? []).forEach((listen) => listen({ seq, kind }, buffers));
+  },
 };
 window.open_view = async () => {
   window.widget ??= (await import('/live.js')).default();
@@ -119,10 +122,10 @@ def deltas(stage: Stage) -> Iterator[tuple[int, sender.Message]]:
     out.status("running", "", None)
     for entry in stage.entries:
         out.fold([entry])
-        for message in out.poll(entry.t_ns):
-            yield entry.t_ns, json.loads(json.dumps(message))
-    for message in out.poll(stage.entries[-1].t_ns, flush=True):
-        yield stage.entries[-1].t_ns, json.loads(json.dumps(message))
+        for message in poll(out, entry.t_ns):
+            yield entry.t_ns, message
+    for message in poll(out, stage.entries[-1].t_ns, flush=True):
+        yield stage.entries[-1].t_ns, message
 
 
 def full(stage: Stage) -> sender.Message:
@@ -131,9 +134,8 @@ def full(stage: Stage) -> sender.Message:
     out.status("running", "", None)
     out.fold(stage.entries)
     out.hello()
-    (message,) = out.poll(0, flush=True)
-    found: sender.Message = json.loads(json.dumps(message))
-    return found
+    (message,) = poll(out, 0, flush=True)
+    return message
 
 
 class SavedPage:

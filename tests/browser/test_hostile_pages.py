@@ -22,7 +22,7 @@ from sgl_lab.viz.draw import inspection as draw_inspection
 from sgl_lab.viz.draw import why as draw_why
 from sgl_lab.viz.explain.why import why
 from sgl_lab.viz.views.inspection import inspections
-from sgl_lab.viz.views.tokens import MAX_TEXT
+from sgl_lab.viz.views.tok import MAX_TEXT
 from tests.hostile_text import PAYLOADS
 from tests.pure.poisoned import poisoned
 from tests.pure.story import Stage, record_of

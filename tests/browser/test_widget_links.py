@@ -17,7 +17,7 @@ from sgl_lab.viz.draw import still
 from sgl_lab.viz.sender import Message, Sender, Views
 from sgl_lab.viz.views import views_of
 from tests.browser.bare import WidgetPage, deltas, full
-from tests.pure.story import Stage, story
+from tests.pure.story import Stage, poll, story
 from tests.pure.test_viz_views import snapshot_at
 
 HEAD = {"id": 1, "parent": None, "label": "root", "n": 0, "refs": 0, "hits": 0, "used": 0, "state": "root", "fresh": False, "by": []}
@@ -368,8 +368,8 @@ def test_every_leaf_that_grows_is_in_sight_also_of_eight_and_on_an_old_sessions_
     seen = 0
     for entry in stage.entries[first:]:
         sender.fold([entry])
-        for message in sender.poll(entry.t_ns):
-            page.receive(json.loads(json.dumps(message)))
+        for message in poll(sender, entry.t_ns):
+            page.receive(message)
         n_in, n_all = page.page.evaluate(
             """() => {
               const home = document.querySelector('.sgl-stage').getBoundingClientRect();
@@ -392,14 +392,14 @@ def test_eight_forks_fit_into_nine_hundred_pixels_and_nothing_moves_when_the_run
     sender = since(stage, first)
     sender.status("running", "", None)
     sender.fold(stage.entries[first : (first + 9 * len(stage.entries)) // 10])
-    page.receive(*[json.loads(json.dumps(message)) for message in sender.poll(0, flush=True)])
+    page.receive(*poll(sender, 0, flush=True))
     page.painted()
     live = page.page.locator(".sgl-live").bounding_box() or {}
     columns = page.page.locator(".sgl-forks").evaluate("(grid) => getComputedStyle(grid).gridTemplateColumns.split(' ').length")
     assert (live["height"] <= 900, columns) == (True, 4)
     sender.fold(stage.entries[(first + 9 * len(stage.entries)) // 10 :])
     sender.status("done", "", None)
-    page.receive(*[json.loads(json.dumps(message)) for message in sender.poll(1, flush=True)])
+    page.receive(*poll(sender, 1, flush=True))
     page.painted()
     ended = page.page.locator(".sgl-live").bounding_box() or {}
     assert abs(ended["height"] - live["height"]) <= 0.1 * live["height"]
@@ -413,7 +413,7 @@ def test_a_failed_fork_is_marked_and_its_message_is_on_top(page: WidgetPage) -> 
     sender = since(stage, first)
     sender.fold(stage.entries[first:])
     sender.status("error", "CacheFull: no room", None)
-    page.receive(*[json.loads(json.dumps(message)) for message in sender.poll(0, flush=True)])
+    page.receive(*poll(sender, 0, flush=True))
     expect(page.page.locator(".sgl-alarm")).to_contain_text("CacheFull: no room")
     expect(page.page.locator(".sgl-fork.sgl-failed")).to_have_count(1)
     expect(page.page.locator(".sgl-fork.sgl-failed .sgl-broken")).to_have_text("✕ failed here")
@@ -430,7 +430,7 @@ def full_since(stage: Stage, first: int) -> Message:
     sender = since(stage, first)
     sender.fold(stage.entries[first:])
     sender.hello()
-    (message,) = sender.poll(0, flush=True)
+    (message,) = poll(sender, 0, flush=True)
     found: Message = json.loads(json.dumps(message))
     return found
 

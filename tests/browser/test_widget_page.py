@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, expect
 
 from sgl_lab.viz.sender import Message
 from tests.browser.bare import WidgetPage, deltas, full, new_sender
-from tests.pure.story import story
+from tests.pure.story import poll, story
 
 CALM: dict[str, Any] = {"reduced_motion": "reduce"}
 JUPYTER = {"baseUrl": "/user/ada/", "token": "secret"}
@@ -233,14 +233,14 @@ def test_a_page_that_loads_during_a_run_shows_the_snapshot_before_the_kernel_ans
     half = len(stage.entries) * 3 // 4
     sender = new_sender(stage)
     sender.fold(stage.entries[:half])
-    sender.poll(0, flush=True)
+    poll(sender, 0, flush=True)
     page.page.evaluate("(snapshot) => model.set('snapshot', snapshot)", sender.snapshot(0))
     page.open()
     page.painted()
     n_tokens = n_tokens_shown(page)
     assert n_tokens > 50
     sender.fold(stage.entries[half:])
-    page.receive(*sender.poll(10**9, flush=True))
+    page.receive(*poll(sender, 10**9, flush=True))
     page.comes_to_show(n_tokens_shown, sum(len(op["toks"]) for op in full(stage)["tokens"]["ops"]))
     assert hellos(page) == 1
 

@@ -197,7 +197,7 @@ def test_the_dashboard_is_html_in_its_cell_and_outlives_others_flush_and_model_s
     )
     kernel.run("%sgl cache flush")
     settle(kernel, "widget.snapshot['metrics']['generated'] == sgl.default_lab().stats()['generated_tokens']", "True")
-    assert kernel.run("len([lane for lane in widget.snapshot['lanes']['lanes'] if lane['label'].endswith('· a')]) >= 4").result == "True"
+    assert kernel.run("len([lane for lane in json.loads(widget.snapshot)['lanes']['lanes'] if lane['label'].endswith('· a')]) >= 4").result == "True"
     settle(kernel, "[node['state'] for node in widget.snapshot['tree']['nodes']]", "['root']")
     assert "program" in kernel.run("%sgl dashboard --text").printed
     off = kernel.run("%sgl dashboard off")

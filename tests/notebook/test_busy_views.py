@@ -137,7 +137,8 @@ def test_64_streams_at_200_tokens_a_second_leave_the_kernel_answering_and_lose_n
         message_in = client.get_iopub_msg(timeout=60)
         content, kind = message_in["content"], message_in["msg_type"]
         if kind == "comm_msg" and content["data"].get("content", {}).get("kind") in ("delta", "full"):
-            page.take(content["data"]["content"], message_in["header"]["date"].timestamp())
+            (body,) = message_in["buffers"]
+            page.take(content["data"]["content"] | json.loads(bytes(body)), message_in["header"]["date"].timestamp())
         elif kind == "stream":
             printed += content["text"]
         elif kind == "execute_result" and message_in["parent_header"]["msg_id"] == message:
@@ -149,8 +150,7 @@ def test_64_streams_at_200_tokens_a_second_leave_the_kernel_answering_and_lose_n
     print(f"{len(waited)} answers: median {median * 1e3:.0f} ms, worst {waited[-1] * 1e3:.0f} ms, {worked[-1] * 1e3:.0f} ms of work")
     assert len(waited) > 10
     assert median <= ANSWER_S, waited
-    assert worked[int(0.9 * len(worked))] <= ANSWER_S, worked
-    assert worked[-1] <= 1.5 * ANSWER_S, worked
+    assert worked[-1] <= ANSWER_S, worked
     assert n_before < OBJECTS_BEFORE
     assert n_after - n_before < OBJECTS_A_TOKEN * STREAMS * PER_SECOND * SECONDS
     assert error is None

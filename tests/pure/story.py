@@ -7,6 +7,7 @@ in one batch, evictions.
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import re
@@ -38,6 +39,7 @@ from sgl_lab.contracts.events import (
 from sgl_lab.contracts.ids import Counter, ExprId, ForkId, NodeId, RequestId, RunId
 from sgl_lab.contracts.tree import TreeNode, TreeSnapshot
 from sgl_lab.trace import Record
+from sgl_lab.viz.sender import Message, Packet, Sender
 
 NAMESPACE = ("smollm2",)
 
@@ -376,3 +378,12 @@ def record_of(stage: Stage) -> Record:
     for entry in stage.entries:
         record.append(entry)
     return record
+
+
+def told(packet: Packet) -> Message:
+    """A message as a page reads it."""
+    return {"seq": packet.seq, "kind": packet.kind} | json.loads(packet.body)
+
+
+def poll(sender: Sender, now_ns: int, *, flush: bool = False) -> list[Message]:
+    return [told(packet) for packet in sender.poll(now_ns, flush=flush)]

@@ -38,7 +38,8 @@ from sgl_lab.viz.freeze import freeze
 from sgl_lab.viz.replay import frames
 from sgl_lab.viz.views.inspection import inspections
 from sgl_lab.viz.views.recent import RecentView
-from sgl_lab.viz.views.tokens import MAX_TEXT, TokensView
+from sgl_lab.viz.views.tok import MAX_TEXT
+from sgl_lab.viz.views.tokens import TokensView
 from tests.hostile_text import FAMILIES, PAYLOADS
 
 from .poisoned import poisoned

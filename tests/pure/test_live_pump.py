@@ -20,10 +20,22 @@ from sgl_lab.contracts.ids import NodeId, RunId
 from sgl_lab.contracts.tree import TreeNode, TreeSnapshot
 from sgl_lab.trace import Ring
 from sgl_lab.viz.live import KEPT, LiveHandle, Pump, open_live
-from sgl_lab.viz.sender import MAX_BYTES, REST_EVERY_NS, SNAPSHOT_EVERY_NS, TEXTS, TOKENS_EVERY_NS, Message, Sender, Views, split
+from sgl_lab.viz.sender import (
+    ENVELOPE,
+    MAX_BYTES,
+    REST_EVERY_NS,
+    SNAPSHOT_EVERY_NS,
+    TEXTS,
+    TOKENS_EVERY_NS,
+    Message,
+    Packet,
+    Sender,
+    Views,
+    split,
+)
 from sgl_lab.viz.views import LanesView, MetricsView, TokensView, TreeView
-from sgl_lab.viz.views.tokens import TokensPicture
-from tests.pure.story import Stage, story
+from sgl_lab.viz.views.tokens import WrittenTokens
+from tests.pure.story import Stage, poll, story, told
 
 MS = 1_000_000
 
@@ -47,7 +59,6 @@ class PageState:
         self.latest: dict[str, Any] = {}
 
     def take(self, message: Message) -> None:
-        message = json.loads(json.dumps(message, allow_nan=False))
         assert message["seq"] == self.seq
         self.seq += 1
         if message["kind"] == "full":
@@ -89,8 +100,8 @@ def play(stage: Stage, sender: Sender) -> list[tuple[int, Message]]:
     sent = []
     for entry in stage.entries:
         sender.fold([entry])
-        sent += [(entry.t_ns, message) for message in sender.poll(entry.t_ns)]
-    return sent + [(stage.entries[-1].t_ns, message) for message in sender.poll(stage.entries[-1].t_ns, flush=True)]
+        sent += [(entry.t_ns, message) for message in poll(sender, entry.t_ns)]
+    return sent + [(stage.entries[-1].t_ns, message) for message in poll(sender, stage.entries[-1].t_ns, flush=True)]
 
 
 def test_deltas_and_one_full_tell_the_same() -> None:
@@ -104,7 +115,7 @@ def test_deltas_and_one_full_tell_the_same() -> None:
     late.status("running", "", None)
     late.fold(stage.entries)
     late.hello()
-    for message in late.poll(0, flush=True):
+    for message in poll(late, 0, flush=True):
         by_full.take(message)
     assert by_deltas.nodes
     assert by_deltas.bars
@@ -120,16 +131,16 @@ def test_a_page_that_says_hello_in_mid_run_ends_up_with_the_same() -> None:
         sender.fold([entry])
         if number == len(stage.entries) // 2:
             sender.hello()
-            messages = sender.poll(entry.t_ns, flush=True)
+            messages = poll(sender, entry.t_ns, flush=True)
             assert messages[0]["kind"] == "full"
             late.seq = messages[0]["seq"]
         else:
-            messages = sender.poll(entry.t_ns)
+            messages = poll(sender, entry.t_ns)
         for message in messages:
             patient.take(message)
             if number >= len(stage.entries) // 2:
                 late.take(message)
-    for message in sender.poll(0, flush=True):
+    for message in poll(sender, 0, flush=True):
         patient.take(message)
         late.take(message)
     assert patient.known() == late.known()
@@ -163,13 +174,19 @@ def test_what_does_not_fit_into_one_message_uses_up_the_turns_after_it() -> None
         full = outline = delta
         is_behind = False
 
+        def written(self, *, whole: bool) -> Mapping[str, Any]:
+            return self._lists
+
+        def least_bytes(self) -> int:
+            return 0
+
     words = "x" * 1000
     tree = Loud(nodes=[{"id": n, "label": words} for n in range(150)])
-    sender = Sender(Views(Loud(ops=[{"fork": 1, "start": 0, "toks": [[words]] * 150}]), tree, Loud(), Loud()))
+    sender = Sender(Views(Loud(ops=[{"fork": 1, "start": 0, "toks": [json.dumps([words])] * 150}]), tree, Loud(), Loud()))
     sent: dict[str, int] = {"tokens": 0, "tree": 0}
     for ms in range(0, 2000, 5):
         sender.fold([])
-        for message in sender.poll(ms * MS):
+        for message in poll(sender, ms * MS):
             assert len(json.dumps(message)) <= MAX_BYTES
             for channel in sent:
                 sent[channel] += channel in message
@@ -184,7 +201,7 @@ def test_nothing_is_sent_and_no_thread_wakes_without_changes() -> None:
     now = stage.entries[-1].t_ns + SNAPSHOT_EVERY_NS
     assert sender.snapshot(now) is not None
     assert sender.pause_ns(now) is None
-    assert sender.poll(now + SNAPSHOT_EVERY_NS) == []
+    assert poll(sender, now + SNAPSHOT_EVERY_NS) == []
     assert sender.snapshot(now + SNAPSHOT_EVERY_NS) is None
 
 
@@ -192,9 +209,8 @@ def test_the_snapshot_comes_once_a_second_and_holds_what_was_sent() -> None:
     stage = story()
     sender = Sender(views_of(stage))
     sender.fold(stage.entries[:-1])
-    n_messages = len(sender.poll(0, flush=True))
-    first = sender.snapshot(0)
-    assert first is not None
+    n_messages = len(poll(sender, 0, flush=True))
+    first = json.loads(sender.snapshot(0) or "")
     assert first["seq"] == n_messages
     assert not first["partial"]
     sender.fold(stage.entries[-1:])
@@ -211,15 +227,18 @@ def test_the_snapshot_comes_once_a_second_and_holds_what_was_sent() -> None:
 )
 def test_what_is_split_fits_and_says_the_same(lengths: list[int], n_nodes: int, text: str, limit: int) -> None:
     forks = [{"fork": n, "parent": None, "index": 0, "label": text, "run": 1, "base": 10 * n} for n in range(len(lengths))]
-    ops = [{"fork": n, "start": 10 * n, "toks": [[text, "text", None, "", None]] * length} for n, length in enumerate(lengths)]
+    ops = [{"fork": n, "start": 10 * n, "toks": [json.dumps([text, "text", None, "", None])] * length} for n, length in enumerate(lengths)]
     nodes = [{"id": n, "parent": None, "label": text, "n": n} for n in range(n_nodes)]
     tree = {"nodes": nodes, "gone": [7, 8], "clock": 3, "tails": [{"request": 1}]}
     parts = {"tokens": {"forks": forks, "ops": ops}, "tree": tree, "metrics": {"running": 1, "forks": 2}}
     whole, pieces = PageState(), PageState()
-    whole.take({"seq": 0, "kind": "delta"} | parts)
-    for seq, body in enumerate(split(parts, limit)):
-        assert len(json.dumps(body, separators=(",", ":")).encode()) <= limit
-        pieces.take({"seq": seq, "kind": "delta"} | body)
+    (body,) = (body for _, body in split(parts, 1 << 40))
+    whole.take({"seq": 0, "kind": "delta"} | json.loads(body))
+    for seq, (channels, body) in enumerate(split(parts, limit)):
+        assert len(body) <= limit - ENVELOPE
+        assert json.loads(body).keys() == set(channels)
+        pieces.take({"seq": seq, "kind": "delta"} | json.loads(body))
+    assert [whole.tokens[n] for n in range(len(lengths))] == [[[text, "text", None, "", None]] * length for length in lengths]
     assert pieces.known() == whole.known()
 
 
@@ -245,12 +264,11 @@ def test_a_late_page_receives_a_long_run_in_messages_of_at_most_64_kib() -> None
     sender.status("running", "", None)
     for _, message in play(stage, sender):
         patient.take(message)
-    snapshot = sender.snapshot(0)
-    assert snapshot is not None
+    snapshot = json.loads(sender.snapshot(0) or "")
     assert snapshot["partial"]
     sender.hello()
     late.seq = snapshot["seq"]
-    messages = sender.poll(0, flush=True)
+    messages = poll(sender, 0, flush=True)
     for message in messages:
         assert len(json.dumps(message, separators=(",", ":")).encode()) <= MAX_BYTES
         late.take(message)
@@ -268,7 +286,7 @@ def test_a_late_page_receives_five_thousand_nodes_at_once_and_their_texts_gradua
     sizes, now, turn = [], 0, 0
     while (pause := sender.pause_ns(now)) is not None:
         sender.snapshot(now := now + pause)
-        messages = sender.poll(now)
+        messages = poll(sender, now)
         for message in messages:
             sizes.append(len(json.dumps(message, separators=(",", ":")).encode()))
             page.take(message)
@@ -289,12 +307,12 @@ class Counted(TokensView):
 
     n_full = 0
 
-    def full(self) -> TokensPicture:
-        self.n_full += 1
-        return super().full()
+    def written(self, *, whole: bool) -> WrittenTokens | None:
+        self.n_full += whole
+        return super().written(whole=whole)
 
 
-def test_tokens_that_were_too_many_for_a_snapshot_are_not_laid_out_for_the_next_ones() -> None:
+def test_tokens_that_are_too_many_for_a_snapshot_are_never_laid_out_for_one() -> None:
     stage = story()
     stage.say(stage.open(), "a sentence that is said again and again. " * 900)
     views = views_of(stage)
@@ -304,9 +322,9 @@ def test_tokens_that_were_too_many_for_a_snapshot_are_not_laid_out_for_the_next_
     found = []
     for second in range(3):
         sender.status("running", "", second / 3)
-        found.append(sender.snapshot(second * SNAPSHOT_EVERY_NS))
-    assert [("tokens" in state, "lanes" in state, state["partial"]) for state in found if state] == [(False, True, True)] * 3
-    assert tokens.n_full == 1
+        found.append(json.loads(sender.snapshot(second * SNAPSHOT_EVERY_NS) or ""))
+    assert [("tokens" in state, "lanes" in state, state["partial"]) for state in found] == [(False, True, True)] * 3
+    assert tokens.n_full == 0
 
 
 # ---------------------------------------------------------------- the thread
@@ -318,16 +336,17 @@ class Told:
     def __init__(self) -> None:
         self.page = PageState()
         self.messages: list[Message] = []
-        self.snapshots: list[Message] = []
+        self.snapshots: list[str] = []
         self._arrived = threading.Condition()
 
-    def send(self, message: Message) -> None:
+    def send(self, packet: Packet) -> None:
+        message = told(packet)
         with self._arrived:
             self.page.take(message)
             self.messages.append(message)
             self._arrived.notify_all()
 
-    def store(self, snapshot: Message) -> None:
+    def store(self, snapshot: str) -> None:
         self.snapshots.append(snapshot)
 
     def waiting(self, n_messages: int) -> bool:
@@ -399,6 +418,12 @@ def test_a_picture_that_fails_ends_quietly_and_says_why(capsys: pytest.CaptureFi
 
         def full(self) -> Mapping[str, Any]:
             return {}
+
+        def written(self, *, whole: bool) -> Mapping[str, Any] | None:
+            return None
+
+        def least_bytes(self) -> int:
+            return 0
 
     stage, ring, told = story(), Ring(), Told()
     views = views_of(stage)

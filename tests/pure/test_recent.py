@@ -29,7 +29,7 @@ from sgl_lab.viz.views.metrics import MetricsView
 from sgl_lab.viz.views.recent import KEPT_NAMES, RecentView
 
 from .driving import bench
-from .story import story
+from .story import poll, story
 from .test_simulate import ask
 
 
@@ -170,8 +170,8 @@ def test_deltas_and_one_full_message_have_the_same_lanes_and_no_text() -> None:
     sent = []
     for entry in stage.entries:
         sender.fold([entry])
-        sent += sender.poll(entry.t_ns)
-    sent += sender.poll(stage.entries[-1].t_ns, flush=True)
+        sent += poll(sender, entry.t_ns)
+    sent += poll(sender, stage.entries[-1].t_ns, flush=True)
     lanes: dict[str, object] = {}
     bars: dict[int, object] = {}
     for message in sent:

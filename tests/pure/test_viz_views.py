@@ -11,6 +11,8 @@ from html import unescape
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sgl_lab.contracts.events import (
     CellFinished,
@@ -48,6 +50,7 @@ from sgl_lab.engine.tools.fake import ByteTokenizer, HashRunner
 from sgl_lab.viz.draw import palette, still
 from sgl_lab.viz.views import LanesView, MetricsView, Reuse, TokensView, TreeView, views_of
 from sgl_lab.viz.views.inspection import inspections
+from sgl_lab.viz.views.tok import LEAST_BYTES, Layout, Token
 
 from .driving import Heard
 from .story import NAMESPACE, Stage, story
@@ -679,3 +682,32 @@ def test_a_gap_between_two_requests_has_the_programs_activity() -> None:
     drawn = re.sub(r"<[^>]*>", " ", still.lanes(view.full()).source)
     words = [word for _, word in palette.BARS.values() if word in unescape(drawn)]
     assert words == ["waiting", "program's own code", "waits for forks", "reused", "computed · prefill", "generated · decode"]
+
+
+@given(
+    texts=st.lists(st.text(max_size=6), min_size=8, max_size=8),
+    logprob=st.none() | st.floats(),
+    others=st.lists(st.tuples(st.integers(0, 7), st.floats()), max_size=5),
+    n_allowed=st.none() | st.just(3),
+    flags=st.tuples(st.booleans(), st.booleans()),
+    healed=st.sampled_from([(), (2, 3)]),
+    role=st.text(max_size=4),
+    sampled=st.booleans(),
+)
+def test_a_written_token_has_the_same_content_as_a_plain_one(
+    texts: list[str],
+    logprob: float | None,
+    others: list[tuple[int, float]],
+    n_allowed: int | None,
+    flags: tuple[bool, bool],
+    healed: tuple[int, ...],
+    role: str,
+    sampled: bool,
+) -> None:
+    sample = Sample(RequestId(1), 5, logprob, tuple(others), n_allowed, *flags)
+    token = Token(5, "generated", role, sample if sampled else None, 1234.567, 7.12345, healed)
+    layout = Layout(texts.__getitem__)
+    (plain,), (written,) = layout.plain([token]), layout.written([token])
+    assert json.loads(written) == json.loads(json.dumps(plain, allow_nan=False))
+    assert written.isascii()
+    assert len(written) + 1 >= LEAST_BYTES

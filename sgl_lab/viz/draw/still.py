@@ -15,7 +15,8 @@ from itertools import groupby
 from ...contracts.legible import clipped
 from ..views.lanes import BarRow, LaneRow, LanesPicture
 from ..views.metrics import MetricsPicture
-from ..views.tokens import Tok, TokensPicture
+from ..views.tok import Tok
+from ..views.tokens import TokensPicture
 from ..views.tree import TreePicture
 from . import palette
 from .escape import Child, Markup, css, joined, tag

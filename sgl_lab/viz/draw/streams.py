@@ -13,7 +13,8 @@ from itertools import groupby
 
 from ...contracts.legible import clipped
 from ...contracts.spans import is_inside
-from ..views.tokens import ForkRow, Tok, TokensOp, TokensPicture
+from ..views.tok import Tok
+from ..views.tokens import ForkRow, TokensOp, TokensPicture
 from .numbers import counted
 
 SPECIAL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?s>")

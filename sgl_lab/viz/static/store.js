@@ -25,7 +25,7 @@ export class Store {
     this.missed = false;
     this.stopping = false;
     this.clear();
-    model.on("msg:custom", (message) => this.receive(message));
+    model.on("msg:custom", (message, buffers) => this.receive(message, buffers));
     model.on("change:snapshot", () => this.recover(model.get("snapshot")));
     this.recover(model.get("snapshot"));
     this.ask();
@@ -78,7 +78,9 @@ export class Store {
     }, HELLO_EVERY_MS);
   }
 
-  receive(message) {
+  /** A message of the kernel. Its content is in a buffer, as JSON. */
+  receive(header, buffers) {
+    const message = buffers?.length ? { ...header, ...JSON.parse(new TextDecoder().decode(buffers[0])) } : header;
     if (message.kind === "stopping") {
       this.stopping = true;
       this.notify({ status: true });
@@ -100,8 +102,9 @@ export class Store {
    * A page that missed messages uses the snapshot, as far as it is complete, until the kernel
    * can answer.
    */
-  recover(snapshot) {
-    if (!this.behind || !snapshot || snapshot.seq === undefined) return;
+  recover(text) {
+    if (!this.behind || !text) return;
+    const snapshot = JSON.parse(text);
     if (snapshot.tokens) this.forks.clear();
     if (snapshot.tree) for (const known of [this.nodes, this.texts, this.ends]) known.clear();
     if (snapshot.lanes) {

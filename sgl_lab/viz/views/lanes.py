@@ -71,6 +71,10 @@ MIN_GAP_MS = 5.0
 """milliseconds between two requests of a fork from which on the gap is a bar"""
 
 
+LEAST_BYTES = 100
+"""of a bar as JSON"""
+
+
 class LanesPicture(TypedDict):
     lanes: list[LaneRow]
     bars: list[BarRow]
@@ -195,6 +199,10 @@ class LanesView:
         """Everything, in the shape of a delta."""
         lanes, bars = [row.copy() for row in self._lanes.values()], [bar.copy() for bar in self._bars]
         return {"lanes": lanes, "bars": bars, "now": self._now, "since": 0.0}
+
+    def least_bytes(self) -> int:
+        """A lower bound of the size of `full` as JSON."""
+        return LEAST_BYTES * len(self._bars)
 
     # ------------------------------------------------------------ events
 

@@ -205,6 +205,10 @@ class MetricsView:
             self._cost += answered.cost
             self._currency = answered.currency
 
+    def least_bytes(self) -> int:
+        """A lower bound of the size of `full` as JSON: it is always small."""
+        return 0
+
     def _shared(self, queued: RequestQueued) -> int:
         """Leading tokens that are counted for the first request of the group."""
         if queued.kind != "score":

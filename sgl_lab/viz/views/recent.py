@@ -30,7 +30,7 @@ from ...contracts.events import (
 )
 from ...contracts.ids import ExprId, ForkId, RequestId, RunId
 from ...contracts.legible import clipped
-from .lanes import BarRow, LaneRow, LanesPicture
+from .lanes import LEAST_BYTES, BarRow, LaneRow, LanesPicture
 from .names import unnamed
 
 KEPT = 60
@@ -145,6 +145,10 @@ class RecentView:
     def full(self) -> RecentPicture:
         """Everything, in the shape of a delta."""
         return self._picture(whole=True)
+
+    def least_bytes(self) -> int:
+        """A lower bound of the size of `full` as JSON."""
+        return LEAST_BYTES * sum(len(mine.bars) for mine in self._requests.values())
 
     @property
     def running(self) -> int:

@@ -65,11 +65,14 @@ class Reuse:
                 walk.n_reused, walk.is_in = self._advance(walk, n_hit), True
                 self._advance(walk, len(walk.tokens))
             case TokensSampled(samples=samples):
+                walks, known = self._walks, self._known
                 for sample in samples:
-                    if walk := self._walks.get(sample.request):
+                    if walk := walks.get(sample.request):
                         walk.tokens.append(sample.token)
-                        if walk.is_in:
-                            self._advance(walk, len(walk.tokens))
+                        if walk.is_in:  # then all tokens before this one are reached
+                            walk.at += 1
+                            walk.prefix = prefix = hash((walk.prefix, sample.token))
+                            known.add(prefix)
             case RequestFinished(request=request) | RequestAnswered(request=request):
                 self._walks.pop(request, None)
 

@@ -30,40 +30,10 @@ from ...contracts.events import (
     TokensSampled,
 )
 from ...contracts.ids import ForkId, RequestId, RunId
-from ...contracts.legible import finite, legible
-from ...contracts.spans import block_position
+from ...contracts.legible import legible
 from .clock import RunClock
 from .reuse import Reuse
-
-
-class Drawing(TypedDict, total=False):
-    """How a token was drawn. Fields that do not apply are left out."""
-
-    t: float
-    """when, in milliseconds since the run began"""
-    ms: float
-    """milliseconds since the request's previous token, or since it was queued; 0 for tokens that
-    arrived in the same step as the first
-    """
-    allowed: int
-    """tokens that a constraint allowed at this position"""
-    drafted: bool
-    block: str
-    """the beginning of a block's digest, at its first position"""
-    healed: str
-    """text that was encoded in other tokens before, and that ends in this token or is spelled by it"""
-
-
-Tok = tuple[str, str, float | None, str, tuple[tuple[str, float], ...] | None, int, Drawing | None]
-"""text; state; logprob; role; alternatives, best first; id; how it was drawn
-
-The state is text, cached (from before the run), reused (within it), computed, generated, forced or
-choice.
-"""
-
-
-MAX_TEXT = 400
-"""characters of one token"""
+from .tok import LEAST_BYTES, Layout, Tok, Token
 
 
 class ForkRow(TypedDict):
@@ -90,26 +60,25 @@ class TokensPicture(TypedDict):
     ops: list[TokensOp]
 
 
-@dataclass(slots=True)
-class _Token:
-    """One object per token: the garbage collector scans all of them while every thread waits."""
+class WrittenOp(TypedDict):
+    fork: int
+    start: int
+    toks: list[str]
+    """each as JSON text"""
 
-    id: int
-    cls: str
-    role: str
-    sample: Sample | None = None
-    """how it was drawn: at `t`, `ms` after the previous token"""
-    t: float = 0.0
-    ms: float = 0.0
-    healed: tuple[int, ...] = ()
-    """tokens that were here before and whose text it spells again, possibly with others"""
+
+class WrittenTokens(TypedDict):
+    """A `TokensPicture` of which the tokens, its largest part, are JSON text."""
+
+    forks: list[ForkRow]
+    ops: list[WrittenOp]
 
 
 @dataclass(slots=True)
 class _Fork:
     opened: ForkOpened
     base: int
-    own: list[_Token] = field(default_factory=list)
+    own: list[Token] = field(default_factory=list)
     live: _Request | None = None
     """the last generation: its samples are shown as the end of the stream, and later lend it their
     logprobs
@@ -131,7 +100,7 @@ class _Request:
     """when it was queued, then when its last token was drawn"""
     done: int = 0
     """tokens in KV"""
-    drawn: list[_Token] = field(default_factory=list)
+    drawn: list[Token] = field(default_factory=list)
     running: bool = True
     n_open: int = 0
     """tokens at the end of the stream that are not in the prompt, because they may be generated
@@ -145,9 +114,8 @@ class TokensView:
     """Streams of one run, or of all runs with `run=None`. `spell` returns the text of one token id."""
 
     def __init__(self, spell: Callable[[int], str], run: RunId | None = None, reuse: Reuse | None = None) -> None:
-        self._spell = spell
+        self._layout = Layout(spell)
         self._reuse = reuse or Reuse(run)
-        self._texts: dict[int, str] = {}
         self._run = run
         self._clock = RunClock(run)
         self._now = 0.0
@@ -182,8 +150,9 @@ class TokensView:
                         self._computed(mine, mine.done, mine.done + n_tokens, "computed")
                 self._forget()
             case TokensSampled(samples=samples):
+                requests = self._requests
                 for sample in samples:
-                    if mine := self._requests.get(sample.request):
+                    if mine := requests.get(sample.request):
                         self._sampled(mine, sample)
             case TextArrived(request=request, index=0, samples=samples) as arrived if mine := self._requests.get(request):
                 if arrived.is_whole:
@@ -197,17 +166,23 @@ class TokensView:
                 self._requests[request].running = False
 
     def delta(self) -> TokensPicture | None:
-        """The changes since the last call, or None."""
-        forks = [self._row(self._forks[fork]) for fork in self._new_rows]
-        ops = [self._op(self._forks[fork], index) for fork, index in self._changed.items()]
-        self._new_rows.clear()
-        self._changed.clear()
-        return {"forks": forks, "ops": ops} if forks or ops else None
+        """The changes since the last call of `delta` or `written`, or None."""
+        forks, changed = self._news()
+        return {"forks": forks, "ops": [self._op(fork, index) for fork, index in changed]} if forks or changed else None
 
     def full(self) -> TokensPicture:
         """Everything, in the shape of a delta."""
-        forks = list(self._forks.values())
-        return {"forks": [self._row(fork) for fork in forks], "ops": [self._op(fork, 0) for fork in forks if fork.own]}
+        forks, own = self._all()
+        return {"forks": forks, "ops": [self._op(fork, index) for fork, index in own]}
+
+    def written(self, *, whole: bool) -> WrittenTokens | None:
+        """The same as `delta`, or as `full` if `whole`, with JSON text of the tokens."""
+        forks, changed = self._all() if whole else self._news()
+        return {"forks": forks, "ops": [self._written(fork, index) for fork, index in changed]} if whole or forks or changed else None
+
+    def least_bytes(self) -> int:
+        """A lower bound of the size of `full` as JSON."""
+        return LEAST_BYTES * sum(len(fork.own) for fork in self._forks.values())
 
     # ------------------------------------------------------------ events
 
@@ -232,7 +207,7 @@ class TokensView:
             self._new_rows[event.fork] = None
             self._change(fork, 0)
         cls = event.kind if event.kind in ("generated", "choice") else "text"
-        tokens = [_Token(token, cls, event.role) for token in event.tokens]
+        tokens = [Token(token, cls, event.role) for token in event.tokens]
         for token in tokens[: event.n_healed]:
             token.healed = event.healed
         live = fork.live
@@ -249,7 +224,7 @@ class TokensView:
                 tokens += [replace(drawn, cls=cls, role=event.role) for drawn in live.drawn[covered:]]
         self._replace(fork, event.start - fork.base, tokens)
 
-    def _replace(self, fork: _Fork, start: int, tokens: list[_Token]) -> None:
+    def _replace(self, fork: _Fork, start: int, tokens: list[Token]) -> None:
         """Put `tokens` at `start`. Known details of the tokens at these positions are kept."""
         old = fork.own[start:]
         for before, after in zip(old, tokens, strict=False):
@@ -280,18 +255,18 @@ class TokensView:
             fork = self._forks.get(fork.opened.parent) if fork.opened.parent is not None else None
 
     def _sampled(self, request: _Request, sample: Sample) -> None:
-        fork = request.fork
-        token = _Token(sample.token, "generated", fork.role, sample, self._now, round(self._now - request.t, 3))
-        request.t = self._now
-        request.drawn.append(token)
+        fork, now, drawn = request.fork, self._now, request.drawn
+        token = Token(sample.token, "generated", fork.role, sample, now, now - request.t)
+        request.t = now
+        drawn.append(token)
         if fork.live is not request:
             return
-        at = len(request.prompt) + request.n_again - fork.base
-        if request.n_again == len(request.drawn) - 1 and 0 <= at < len(fork.own) and fork.own[at].id == sample.token:
+        own, n_prompt, n_again = fork.own, len(request.prompt), request.n_again
+        if n_again == len(drawn) - 1 and 0 <= (at := n_prompt + n_again - fork.base) < len(own) and own[at].id == sample.token:
             request.n_again += 1
-        elif request.n_open + len(request.prompt) + len(request.drawn) - request.n_again == fork.end + 1:
-            fork.own.append(token)
-            self._change(fork, len(fork.own) - 1)
+        elif request.n_open + n_prompt + len(drawn) - n_again == fork.base + len(own) + 1:
+            self._changed.setdefault(fork.opened.fork, len(own))
+            own.append(token)
 
     def _whole(self, request: _Request, samples: tuple[Sample, ...]) -> None:
         """The answer is these: the stream lends it their logprobs when it is extended by them."""
@@ -327,28 +302,20 @@ class TokensView:
             "state": legible(fork.state),
         }
 
+    def _news(self) -> tuple[list[ForkRow], list[tuple[_Fork, int]]]:
+        """New rows, and forks with the index of their first new token."""
+        forks = [self._row(self._forks[fork]) for fork in self._new_rows]
+        changed = [(self._forks[fork], index) for fork, index in self._changed.items()]
+        self._new_rows.clear()
+        self._changed.clear()
+        return forks, changed
+
+    def _all(self) -> tuple[list[ForkRow], list[tuple[_Fork, int]]]:
+        forks = self._forks.values()
+        return [self._row(fork) for fork in forks], [(fork, 0) for fork in forks if fork.own]
+
     def _op(self, fork: _Fork, index: int) -> TokensOp:
-        return {"fork": fork.opened.fork, "start": fork.base + index, "toks": [self._tok(token) for token in fork.own[index:]]}
+        return {"fork": fork.opened.fork, "start": fork.base + index, "toks": self._layout.plain(fork.own[index:])}
 
-    def _tok(self, token: _Token) -> Tok:
-        text, role = self._text(token.id), legible(token.role)
-        how: Drawing = {}
-        if token.id < 0 and text and (position := block_position(token.id)) is not None:
-            how["block"] = position.content.title
-        if token.healed:
-            how["healed"] = "".join(map(self._text, token.healed))
-        if (sample := token.sample) is None:
-            return (text, token.cls, None, role, None, token.id, how or None)
-        how |= {"t": token.t, "ms": token.ms}
-        if sample.n_allowed is not None:
-            how["allowed"] = sample.n_allowed
-        if sample.drafted:
-            how["drafted"] = True
-        top = tuple((self._text(other), logprob) for other, logprob in sample.top if finite(logprob) is not None)
-        return (text, "forced" if sample.forced else token.cls, finite(sample.logprob), role, top or None, token.id, how)
-
-    def _text(self, token: int) -> str:
-        if token not in self._texts:
-            text = self._spell(token)
-            self._texts[token] = legible(text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "…")
-        return self._texts[token]
+    def _written(self, fork: _Fork, index: int) -> WrittenOp:
+        return {"fork": fork.opened.fork, "start": fork.base + index, "toks": self._layout.written(fork.own[index:])}

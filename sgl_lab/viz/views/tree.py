@@ -75,6 +75,10 @@ class NodeRow(TypedDict):
     """how often the run reused it from the cache; without a run, how often any request did"""
 
 
+LEAST_BYTES = 140
+"""of a node's row as JSON"""
+
+
 class TailRow(TypedDict):
     request: int
     node: int
@@ -245,6 +249,10 @@ class TreeView:
     def full(self) -> TreePicture:
         """Everything, in the shape of a delta."""
         return self._picture(self._nodes, self._nodes, self._ends, [])
+
+    def least_bytes(self) -> int:
+        """A lower bound of the size of `full` as JSON."""
+        return LEAST_BYTES * len(self._nodes)
 
     def outline(self) -> TreePicture:
         """Everything except the texts, which the next deltas include."""
