@@ -188,7 +188,7 @@ def test_a_page_reloaded_during_a_run_shows_the_whole_run_at_its_end(notebook: N
     notebook.wait_ready()
     notebook.wait("document.querySelector('.sgl-live')?.dataset.phase === 'done'")
     notebook.wait("document.querySelectorAll('.sgl-roots .t.generated').length === arg", n)
-    held = "from sgl_lab.viz.live import LiveHandle; print(LiveHandle._ended[-1].widget.snapshot['partial'])"
+    held = "import json; from sgl_lab.viz.live import LiveHandle; print(json.loads(LiveHandle._ended[-1].widget.snapshot)['partial'])"
     assert notebook.ask(held) == "True", "the run is too short: all of it was in the snapshot"
     assert notebook.page.locator(STOP).is_disabled()
     assert notebook.result(notebook.run(ANSWER)) == answer
