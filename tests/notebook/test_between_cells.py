@@ -188,7 +188,8 @@ def test_the_dashboard_is_html_in_its_cell_and_outlives_others_flush_and_model_s
     opened = kernel.run("%sgl dashboard")
     assert set(opened.shown[-1]) == {"text/html", "text/plain"}
     assert "data-sgl-place" in opened.shown[-1]["text/html"]
-    kernel.run("import json; from IPython import get_ipython; board = get_ipython()._sgl_lab.session.dashboard; widget = board._panel._widget")
+    kernel.run("import json; from IPython import get_ipython; widget = get_ipython()._sgl_lab.session.dashboard._panel._widget")
+    kernel.run("kept = lambda: json.loads(widget.snapshot)")
     kernel.run(
         "import threading, sgl_lab as sgl\n@sgl.function\ndef ask(s, n):\n"
         "    s += sgl.user(f'Hi {n}') + sgl.assistant(sgl.gen('a', max_tokens=8))\n"
@@ -196,9 +197,9 @@ def test_the_dashboard_is_html_in_its_cell_and_outlives_others_flush_and_model_s
         "[t.start() for t in threads]; [t.join() for t in threads];"
     )
     kernel.run("%sgl cache flush")
-    settle(kernel, "json.loads(widget.snapshot)['metrics']['generated'] == sgl.default_lab().stats()['generated_tokens']", "True")
-    assert kernel.run("len([lane for lane in json.loads(widget.snapshot)['lanes']['lanes'] if lane['label'].endswith('· a')]) >= 4").result == "True"
-    settle(kernel, "[node['state'] for node in json.loads(widget.snapshot)['tree']['nodes']]", "['root']")
+    settle(kernel, "kept()['metrics']['generated'] == sgl.default_lab().stats()['generated_tokens']", "True")
+    assert kernel.run("len([lane for lane in kept()['lanes']['lanes'] if lane['label'].endswith('· a')]) >= 4").result == "True"
+    settle(kernel, "[node['state'] for node in kept()['tree']['nodes']]", "['root']")
     assert "program" in kernel.run("%sgl dashboard --text").printed
     off = kernel.run("%sgl dashboard off")
     assert "data-sgl-place" not in off.shown[-1]["text/html"]

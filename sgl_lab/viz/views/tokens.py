@@ -275,7 +275,7 @@ class TokensView:
         for index, sample in enumerate(samples):
             same = before[index] if index < len(before) and before[index].id == sample.token else None
             t, ms = (same.t, same.ms) if same else (self._now, 0.0)
-            request.drawn.append(_Token(sample.token, "generated", fork.role, sample, t, ms))
+            request.drawn.append(Token(sample.token, "generated", fork.role, sample, t, ms))
 
     def _forget(self) -> None:
         """Drop finished requests. Each stays until the next step report, which may arrive after its
