@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 
+from .backends.names import KNOWN
 from .engine.compute.kernels.native import build
 from .engine.files import store
 
@@ -48,6 +49,20 @@ def examine() -> Iterator[Finding]:
     yield _program("browser", BROWSERS, "only the project's own browser tests need one: install chromium")
     yield _program("graphviz", ("dot",), "only exports to SVG need dot: install graphviz")
     yield from _models()
+    yield from _backends()
+
+
+def _backends() -> Iterator[Finding]:
+    """Of each backend elsewhere: its SDK, and whether a key is set. No key is shown."""
+    for name, known in KNOWN.items():
+        if not known.sdk and not known.keys:
+            continue
+        if not known.is_installed:
+            yield Finding("-", name, f"{known.sdk} is not installed", known.install)
+        elif known.keys and not (found := known.keys_set()):
+            yield Finding("-", name, "no key in the environment", f"set {' or '.join(known.keys)}, or enter it: %sgl key {name}")
+        else:
+            yield Finding("ok", name, f"{found[0]} is set" if known.keys else f"{known.sdk} is installed")
 
 
 def _python() -> Finding:

@@ -7,11 +7,11 @@ from typing import NoReturn
 
 HERE = 'sgl.Runtime(model_path="smollm2") runs a model in this process'
 _REMOTE = f"remote backends are not available yet; {HERE}"
+_VIDEO = "videos are not available yet: no backend here takes them; show their frames with image(...)"
 _GRAPHS = "graphs of programs are not available yet; run(...) executes a program"
 
 NOT_YET = dict.fromkeys(("OpenAI", "LiteLLM"), _REMOTE) | {
-    "image": "images are not available yet",
-    "video": "videos are not available yet",
+    "video": _VIDEO,
     "ServerArgs": f"there is no server, so servers and their arguments are not available yet; {HERE}",
     "GenConfig": "settings outside a gen are not available yet; pass them to gen(...), or to run(...) for all gens",
 }
@@ -20,7 +20,7 @@ NOT_YET = dict.fromkeys(("OpenAI", "LiteLLM"), _REMOTE) | {
 NOT_YET_INSIDE = (
     NOT_YET
     | dict.fromkeys(("SglArgument", "SglVariable", "SglFork", "SglGetForkItem", "TracingScope", "trace_program", "compile_func"), _GRAPHS)
-    | {"SglImage": "images are not available yet", "SglVideo": "videos are not available yet"}
+    | {"SglVideo": _VIDEO}
     | dict.fromkeys(("Runtime", "Engine"), "they start a model; import them from sgl_lab")
     | {"RuntimeEndpoint": "it is outside the language; import it from sgl_lab"}
     | dict.fromkeys(("Anthropic", "Gemini", "VertexAI"), "backends are outside the language; import them from sgl_lab")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any, Literal, NoReturn
 
+from ..contracts.conversation import ImagePart
 from ..contracts.errors import BadArgument
 from ..contracts.ids import ForkId
 from ..contracts.near import did_you_mean
@@ -136,6 +137,22 @@ class Embedded(Expr):
     """Positions with given embeddings, such as an image's patches."""
 
     block: Block
+
+
+@dataclass(frozen=True)
+class Image(Expr):
+    """A picture, as a backend of messages takes it."""
+
+    media_type: str
+    """such as image/png"""
+    data: bytes = field(repr=False)
+
+    def __repr__(self) -> str:
+        return f"image({self.media_type}, {len(self.data):,} bytes)"
+
+    @property
+    def part(self) -> ImagePart:
+        return ImagePart(self.media_type, self.data)
 
 
 @dataclass(frozen=True)
@@ -288,7 +305,7 @@ class Reference:
     sample: int = 0
 
 
-Leaf = Text | Embedded | Gen | Select | RoleBegin | RoleEnd
+Leaf = Text | Embedded | Image | Gen | Select | RoleBegin | RoleEnd
 Instruction = Expr | Fork | Join | ScopeBegin | ScopeEnd | Warm
 """The values that an executor receives."""
 Primitive = Leaf | Fork | Join | ScopeBegin | ScopeEnd | ToolTurn | Warm | Argument | Reference

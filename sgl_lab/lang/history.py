@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ..contracts.conversation import ImagePart, ToolCallPart
 from ..contracts.port import Message, Segment
-from ..contracts.spans import OBJECT, Block
+from ..contracts.spans import OBJECT, Block, Content, first_id
 from .chat_template import Chat, render_until
 from .expressions import RoleBegin, RoleEnd
 
@@ -86,6 +87,11 @@ class History:
         """
         self._add(Piece(OBJECT, block.ids, "block", self.role, fixed=True, block=block))
 
+    def show(self, image: ImagePart) -> None:
+        """An image inside the open role. In text it is one character."""
+        content = Content(hashlib.sha256(image.data).hexdigest(), 1, "image")
+        self._add(Piece(OBJECT, (first_id(content),), "block", self.role, fixed=True, image=image))
+
     def begin(self, role: str) -> None:
         self._turns.append(Turn(role))
         self._open = True
@@ -122,6 +128,8 @@ class History:
                     self.end()
                 case Piece(text, None, "text"):
                     self.say(text)
+                case Piece(image=ImagePart() as image):
+                    self.show(image)
                 case Piece(block=Block() as block):
                     self.embed(block)
                 case Piece() as piece:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from .absent import asked_of
-from .expressions import Concat, Expr, Gen, RoleBegin, RoleEnd, Select, SeparateReasoning, Text
+from .expressions import Concat, Expr, Gen, Image, RoleBegin, RoleEnd, Select, SeparateReasoning, Text
 from .program import SglFunction
 
 __all__ = [
     "REGEX_BOOL", "REGEX_FLOAT", "REGEX_INT", "REGEX_STR", "REGEX_STRING", "SglConstantText", "SglExpr", "SglExprList", "SglFunction",
-    "SglGen", "SglRoleBegin", "SglRoleEnd", "SglSelect", "SglSeparateReasoning",
+    "SglGen", "SglImage", "SglRoleBegin", "SglRoleEnd", "SglSelect", "SglSeparateReasoning",
 ]  # fmt: skip
 
 SglExpr, SglExprList, SglConstantText = Expr, Concat, Text
+SglImage = Image
 SglGen, SglSelect, SglRoleBegin, SglRoleEnd, SglSeparateReasoning = Gen, Select, RoleBegin, RoleEnd, SeparateReasoning
 
 REGEX_INT = r"[-+]?[0-9]+[ \n]*"

@@ -6,6 +6,7 @@ or a user's own choices method.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from .expressions import (
     Concat,
     Fork,
     Gen,
+    Image,
     Join,
     Reference,
     RoleBegin,
@@ -34,7 +36,7 @@ from .location import SourceLocation
 from .reasoning import Reasoning
 
 _VALUES = (
-    *(Argument, Concat, Fork, Gen, Join, Reference, RoleBegin, RoleEnd, ScopeBegin, ScopeEnd, Select, SeparateReasoning, Text),
+    *(Argument, Concat, Fork, Gen, Image, Join, Reference, RoleBegin, RoleEnd, ScopeBegin, ScopeEnd, Select, SeparateReasoning, Text),
     *(ToolTurn, Warm, Reasoning),
 )
 _KINDS = {kind.__name__: kind for kind in _VALUES}
@@ -48,6 +50,8 @@ def to_json(value: object) -> Any:
             return value
         case SourceLocation(file, line):
             return {"is": "SourceLocation", "file": file, "line": line}
+        case bytes():
+            return {"is": "bytes", "base64": base64.b64encode(value).decode("ascii")}
         case tuple():
             return [to_json(each) for each in value]
         case Form(stated=(argument, text)):
@@ -71,6 +75,8 @@ def from_json(data: Any) -> Any:
             return tuple(map(from_json, data))
         case {"is": "SourceLocation", "file": str(file), "line": int(line)}:
             return SourceLocation(file, line)
+        case {"is": "bytes", "base64": str(text)}:
+            return base64.b64decode(text, validate=True)
         case {"is": "Form", "argument": str(argument), "text": str(text), "lead": str(lead)} if argument in FORMS:
             form = FORMS[argument](text)
             return form.after(lead) if lead else form

@@ -25,6 +25,7 @@ from .expressions import (
     Expr,
     Fork,
     Gen,
+    Image,
     Instruction,
     Join,
     Leaf,
@@ -171,6 +172,8 @@ class StrandBase(ABC):
                 else:
                     if isinstance(leaf, Embedded) and not card.capabilities.blocks:
                         raise self.run.missing("blocks")
+                    if isinstance(leaf, Image):
+                        _check_image(self.run, role)
                     role = next_role(role, leaf)
                     steps.append(Step(leaf))
                 if role is None:
@@ -234,7 +237,15 @@ def _read_all(variables: list[Variable | None]) -> list[Any]:
     return [variable.read() if variable else None for variable in variables]
 
 
-def next_role(role: str | None, leaf: Text | Embedded | RoleBegin | RoleEnd) -> str | None:
+def _check_image(run: Run, role: str | None) -> None:
+    """Refuse an image that the backend does not take, or that is outside a turn."""
+    if not run.card.capabilities.images:
+        raise run.missing("images")
+    if role is None:
+        raise ProgramError("an image is part of a turn", hint="write user(image(...) + 'What is this?')")
+
+
+def next_role(role: str | None, leaf: Text | Embedded | Image | RoleBegin | RoleEnd) -> str | None:
     """The open role after `leaf`; roles do not nest."""
     match leaf:
         case RoleBegin(new):
@@ -245,5 +256,5 @@ def next_role(role: str | None, leaf: Text | Embedded | RoleBegin | RoleEnd) -> 
             if role != old:
                 raise ProgramError(f"role {old!r} ends, but {'no role' if role is None else repr(role)} is open")
             return None
-        case Text() | Embedded():
+        case Text() | Embedded() | Image():
             return role

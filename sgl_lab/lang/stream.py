@@ -18,7 +18,7 @@ from ..contracts.events import ForkOpened
 from ..contracts.ids import ForkId
 from ..contracts.params import SamplingParams
 from .ahead import Ahead
-from .expressions import Embedded, Fork, Gen, Join, RoleBegin, RoleEnd, ScopeBegin, ScopeEnd, Select, Text, ToolTurn, Warm
+from .expressions import Embedded, Fork, Gen, Image, Join, RoleBegin, RoleEnd, ScopeBegin, ScopeEnd, Select, Text, ToolTurn, Warm
 from .ids import fork_ids
 from .run import Run, do_nothing
 from .strand import Step, StrandBase
@@ -118,6 +118,8 @@ class Stream(StrandBase):
                 self.transcript.say(text)
             case Step(Embedded(block)):
                 self.transcript.embed(block)
+            case Step(Image() as image):
+                self.transcript.show(image.part)
             case Step(RoleBegin(role)):
                 self.transcript.begin(role)
             case Step(RoleEnd()):

@@ -16,9 +16,10 @@ from .choices import (
     unconditional_likelihood_normalized,
 )
 from .default import flush_cache, get_server_info, set_default_backend
-from .expressions import Concat, Expr, Gen, RoleBegin, RoleEnd, Select, SeparateReasoning, as_expr, asked
+from .expressions import Concat, Expr, Gen, Image, RoleBegin, RoleEnd, Select, SeparateReasoning, as_expr, asked
 from .form import FORMS
 from .global_config import global_config
+from .images import picture_of
 from .keywords import suggests
 from .program import SglFunction, function
 from .sampling import GenDefaults, given
@@ -47,6 +48,7 @@ __all__ = [
     "get_server_info",
     "global_config",
     "greedy_token_selection",
+    "image",
     "register_chat_template",
     "select",
     "separate_reasoning",
@@ -71,6 +73,7 @@ SURFACE = (
     "gen_int",
     "gen_string",
     "greedy_token_selection",
+    "image",
     "select",
     "separate_reasoning",
     "system",
@@ -248,6 +251,18 @@ def select(
         known = [f"sgl.{name}" for name in SURFACE if isinstance(globals()[name], ChoicesSamplingMethod)]
         raise BadArgument(f"choices_method cannot be {choices_method!r:.80}", hint=did_you_mean(f"sgl.{choices_method}", known))
     return Select(_checked(name), options, choices_method, heal=heal)
+
+
+@suggests
+def image(source: object, *, fetch: bool = False) -> Image:
+    """A picture, inside a turn, for a backend that takes images: `user(image("cat.png") + "What is this?")`.
+
+    `source` is a PNG, JPEG, GIF or WebP file, its bytes, a data URL or an image of Pillow. It is read now. A web address is fetched
+    with `fetch=True` only. BadArgument for what is no image or has more than 20 MiB.
+    """
+    if type(fetch) is not bool:
+        raise BadArgument(f"fetch must be True or False, not {fetch!r:.80}")
+    return Image(*picture_of(source, fetch=fetch))
 
 
 def _check_heal(heal: object) -> None:

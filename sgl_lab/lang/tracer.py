@@ -21,6 +21,7 @@ from .expressions import (
     Embedded,
     Fork,
     Gen,
+    Image,
     Join,
     Primitive,
     Reference,
@@ -148,6 +149,8 @@ class Tracer(StrandBase):
                 transcript.say(str(text))
             case Embedded(block):
                 transcript.embed(block)
+            case Image() as image:
+                transcript.show(image.part)
             case RoleBegin(role):
                 transcript.begin(role)
             case RoleEnd():

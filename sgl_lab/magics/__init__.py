@@ -34,6 +34,7 @@ def load(shell: Any) -> None:
     from .line import line_help, run_line, words
     from .options import cell_help
     from .printing import say
+    from .secrets import before_cell
     from .session import Session
     from .settings import SGL, Settings, take_wrong
 
@@ -68,6 +69,7 @@ def load(shell: Any) -> None:
     matcher = make_matcher(partial(words, session), _names, _inside)
     shell.Completer.custom_matchers.append(matcher)
     shell.configurables.append(config)
+    shell.events.register("pre_run_cell", before_cell)
     shell.events.register("post_run_cell", session.after_cell)
     for home, name, draw in _DRAWN:
         shell.display_formatter.formatters["text/html"].for_type_by_name(home, name, draw)
@@ -76,9 +78,12 @@ def load(shell: Any) -> None:
 
 def unload(shell: Any) -> None:
     """Undo `load`: remove the magics and completion, end the engine's thread and free its memory."""
+    from .secrets import before_cell
+
     loaded: _Loaded | None = getattr(shell, _LOADED, None)
     if loaded is None:
         return
+    shell.events.unregister("pre_run_cell", before_cell)
     shell.events.unregister("post_run_cell", loaded.session.after_cell)
     loaded.session.close()
     for undo in loaded.undo:

@@ -22,7 +22,7 @@ from .folded import tree_of
 from .output import Bundle, Output
 
 if TYPE_CHECKING:
-    from ..session import Lab
+    from ..recorded import RecordedLab
 
 VIEWS = ("tree", "timeline")
 REDRAW_S = 10.0
@@ -32,14 +32,14 @@ MAX_OUTPUTS = 4
 class Dashboard:
     """The dashboard. It is open from its construction until `close`, and follows the default lab."""
 
-    def __init__(self, shell: Any, lab: Lab, on_stop: Callable[[], object]) -> None:
+    def __init__(self, shell: Any, lab: RecordedLab, on_stop: Callable[[], object]) -> None:
         self._shell, self._lab, self._on_stop = shell, lab, on_stop
         self._lock = threading.Lock()
         self._outputs: deque[Output] = deque(maxlen=MAX_OUTPUTS)
         self._drawn_at, self._drawn_s = 0, 0.0
         self._panel = live_panel(title_of(lab), VIEWS, self._on_message, dashboard=True)
         self._bind(lab)
-        self._stop_listening = LABS.listen(self._follow)
+        self._stop_listening = LABS.listen(self.follow)
 
     def show(self) -> None:
         """Show it in the running cell. It can be in several outputs."""
@@ -54,13 +54,13 @@ class Dashboard:
         self._redraw(is_open=False)
         self._panel.close()
 
-    def _follow(self, lab: Lab) -> None:
-        """The default lab has changed. An error in the picture must not fail the caller."""
+    def follow(self, lab: RecordedLab) -> None:
+        """Cells run on this lab from now on. An error in the picture must not fail the caller."""
         with self._lock, suppress(SglError):
             if lab is not self._lab:
                 self._bind(lab)
 
-    def _bind(self, lab: Lab) -> None:
+    def _bind(self, lab: RecordedLab) -> None:
         self._panel.bind(lab.ring, dashboard_views(lab.spell, lab.stats), lab.snapshot, since=0, title=title_of(lab))
         self._lab = lab
 
@@ -87,13 +87,13 @@ class Dashboard:
         return picture(lab, f" · as it was at {time.strftime('%H:%M:%S')} (%sgl dashboard for a live one)")
 
 
-def picture(lab: Lab, when: str = "") -> Bundle:
+def picture(lab: RecordedLab, when: str = "") -> Bundle:
     """The current content of a dashboard as a picture."""
     recent = RecentView()
     for entry in lab.events():
         recent.fold(entry)
     return freeze(
-        tree=tree_of(lab.snapshot(), lab.spell),
+        tree=tree_of(lab.snapshot(), lab.spell) if lab.has_tree else None,
         lanes=recent,
         metrics=CountsView(lab.stats, recent),
         title=f"Dashboard · {title_of(lab)}{when}",

@@ -46,7 +46,7 @@ class Folded:
     ) -> Bundle:
         return freeze(
             tokens=self.tokens if "tokens" in views else None,
-            tree=self.tree if "tree" in views else None,
+            tree=self.tree if "tree" in views and self.has_tree else None,
             lanes=self.lanes,
             has_lanes="timeline" in views,
             metrics=self.metrics,
@@ -62,6 +62,11 @@ class Folded:
         """All views without a size limit, and the recording for a page with players."""
         replay = self._replay(title, VIEWS, status, message)
         return drawn(self.tokens, self.tree, self.lanes, self.metrics, title, status, message, self._ms, replay)
+
+    @property
+    def has_tree(self) -> bool:
+        """Whether a tree was seen; not of an engine behind an API, unless one was inferred."""
+        return not self.metrics.full()["answered"] or bool(self.tree.full()["nodes"])
 
     @property
     def has_run(self) -> bool:

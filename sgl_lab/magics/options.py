@@ -74,6 +74,7 @@ class CellOptions:
     max_tokens: int | None = None
     seed: int | None = None
     deterministic: bool | None = None
+    budget: float | None = None
     view: tuple[str, ...] | None = None
     bg: bool = False
     interact: tuple[Control, ...] = ()
@@ -172,6 +173,7 @@ CELL_OPTIONS = (
     Option(("--max-tokens",), "max_tokens", _number(int, 1), "N", "token limit of gens that set none", default="128"),
     Option(("--seed",), "seed", _number(int, 0), "N", "makes sampling repeatable on one kind of CPU", default="none"),
     Option(("--deterministic",), "deterministic", _switch, "", "bitwise equal results on one kind of CPU, under any load", default="no"),
+    Option(("--budget",), "budget", _number(float, 0), "USD", "stop before a call to an API that may pass it", default="none"),
     Option(("--view",), "view", _views, "VIEWS", "views to show, or none", (*VIEWS, "none"), default=",".join(VIEWS)),
     Option(("--bg",), "bg", _switch, "", "run in the background; the value is a job: status, result(), cancel(), await"),
     Option(("--interact",), "interact", str, "x=1..5", "sliders (a..b, a..b:step) and lists ([...]) that rerun the cell"),

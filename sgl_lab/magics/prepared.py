@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +27,7 @@ from . import body as bodies
 from .jobs import Job
 from .options import CellOptions
 from .printing import say
+from .secrets import without_keys
 from .session import Session
 
 if TYPE_CHECKING:
@@ -57,11 +58,19 @@ class Cell:
         """
         record = None
         try:
-            with lab.record(self.title, f"{self.head}\n{self.source}") as record:
+            with self._spending(), lab.record(self.title, without_keys(f"{self.head}\n{self.source}")) as record:
                 yield record
         finally:
             if record is not None and self.options.save is not None:
                 write_jsonl(record, Path(self.options.save).expanduser())
+
+    def _spending(self) -> AbstractContextManager[object]:
+        """Hold the remote calls of the run against the budget of --budget."""
+        if self.options.budget is None:
+            return nullcontext()
+        from ..backends.remote.budget import spending
+
+        return spending(self.options.budget, "this cell")
 
     def begin(self, lab: RecordedLab, record: Record, check: Callable[[], None]) -> ProgramState:
         """The state of a new run."""

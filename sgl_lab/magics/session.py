@@ -148,6 +148,16 @@ class Session:
 
         return lab_named(str(named))
 
+    def unloaded_model(self) -> str | None:
+        """The model that the next cell loads into this kernel; None if it loads none."""
+        from ..labs import LABS
+        from ..lang import default
+        from ..session import BUILT_IN
+
+        name = None if self.is_local else self.settings.backend
+        is_here = default.chosen() is None and (name is None or named_with(name).name == LOCAL)
+        return (self.settings.model or BUILT_IN) if is_here and LABS.current is None else None
+
     def go_local(self) -> None:
         """Cells run on the engine in this kernel from now on."""
         from ..lang import default
@@ -161,6 +171,8 @@ class Session:
 
         default.set_default_backend(lab.backend_for())
         self.is_local = False
+        if self.dashboard is not None:
+            self.dashboard.follow(lab)
 
     def ready_lab(
         self, report: Report, model: str | None = None, device: str | None = None, *, check: Callable[[], None] | None = None

@@ -296,7 +296,6 @@ def test_a_state_shows_its_executor() -> None:
         ("lang.api", "RuntimeEndpoint"),
         ("lang.api", "Runtime"),
         ("lang.ir", "SglVariable"),
-        ("lang.ir", "SglImage"),
         ("lang.backend.runtime_endpoint", "RuntimeEndpoint"),
         ("lang.backend.openai", "OpenAI"),
         ("lang.backend.anthropic", "Anthropic"),
@@ -437,7 +436,7 @@ def test_a_program_that_begins_with_its_argument_has_nothing_to_cache() -> None:
     assert backend.jobs == []
 
 
-NOT_YET = ["OpenAI", "LiteLLM", "ServerArgs", "GenConfig", "image", "video"]
+NOT_YET = ["OpenAI", "LiteLLM", "ServerArgs", "GenConfig", "video"]
 
 
 @pytest.mark.parametrize("name", NOT_YET)

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "notebook": {"contracts", "trace"},
     "serve": {"contracts", "trace", "lang", "recorded", "session"},
     "cli": {"contracts", "trace", "notebook", "lang", "engine", "backends", "session", "doctor", "serve"},
-    "doctor": {"contracts", "engine"},
+    "doctor": {"contracts", "engine", "backends"},
     "magics": {"contracts", "trace", "lang", "backends", "recorded", "elsewhere", "session", "labs", "viz", "doctor", "serve"},
 }
 
@@ -50,7 +50,7 @@ INSIDE_ENGINE = {
 
 INSIDE_LANG = (
     "absent default finish global_config ids interrupts keywords location usage chat_template",
-    "choices reasoning sampling schemas types form regex_of tools expressions serial",
+    "choices images reasoning sampling schemas types form regex_of tools expressions serial",
     "variable history transcript ahead",
     "loop run strand",
     "work generation tokens conversation",

@@ -10,6 +10,7 @@ from ...contracts.capabilities import ABOUT
 from ...elsewhere import BackendLab, opened
 from ...recorded import RecordedLab
 from ...viz.draw import html
+from ..options import OptionError
 from ..printing import say
 from ..session import Session, named_with
 from .command import Command, Words, aligned, current_lab, ready_lab, show
@@ -22,7 +23,10 @@ def _backend(shell: Any, session: Session, words: Words) -> None:
         _list(shell, session, words)
         return
     if name is None:
-        tell(current_lab(shell, session))
+        if (model := session.unloaded_model()) is not None:
+            say(f"backend: {LOCAL}, {model}, which the first cell loads")
+        else:
+            tell(current_lab(shell, session))
         return
     named = named_with(name, words.name(1))
     if named.name == LOCAL:
@@ -34,6 +38,21 @@ def _backend(shell: Any, session: Session, words: Words) -> None:
     lab = lab_named(str(named))
     session.go_to(lab)
     tell(lab)
+
+
+def _key(shell: Any, session: Session, words: Words) -> None:
+    """`key NAME`: NAME is a provider, or the `host:port` of a server."""
+    name = words.name()
+    if name is None:
+        raise OptionError("whose key?", hint=f"such as %sgl key openai; {', '.join(_keyed())}, or HOST:PORT of a server")
+    from ...backends.remote.keys import ask
+
+    ask(name)
+    say(f"the key for {name} is kept until the kernel ends; it is in no cell and no output")
+
+
+def _keyed() -> list[str]:
+    return [name for name, known in KNOWN.items() if known.keys]
 
 
 def tell(lab: RecordedLab) -> None:
@@ -79,5 +98,8 @@ COMMANDS = {
         2,
         {"--text": ""},
         names_in=_words,
+    ),
+    "key": Command(
+        _key, "NAME   enter the key of a provider or a server, without showing it", 1, names_in=lambda session, before: tuple(_keyed())
     ),
 }

@@ -9,7 +9,7 @@ from ..options import OptionError, nearest
 from ..output import in_kernel
 from ..printing import say
 from ..session import Session
-from .command import Command, Words, aligned, ready_lab, show
+from .command import Command, Words, aligned, current_lab, show
 
 
 def _jobs(shell: Any, session: Session, words: Words) -> None:
@@ -56,7 +56,7 @@ def _dashboard(shell: Any, session: Session, words: Words) -> None:
         raise nearest(verb, ("off",), "word after `%sgl dashboard`")
     from ..dashboard import Dashboard, picture
 
-    lab = ready_lab(shell, session)
+    lab = current_lab(shell, session)
     if not in_kernel(shell) or "--text" in words.options:
         say(picture(lab)["text/plain"])
         return

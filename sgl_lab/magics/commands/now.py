@@ -78,10 +78,21 @@ def _stats(shell: Any, session: Session, words: Words) -> None:
     others = backends_table(lab)
     points = hits(entries, found["prompt_tokens"], found["cached_prompt_tokens"])
     last = _last_run(session)
-    below = [*([html.grid(others)] if others else []), *([html.note(last)] if last else [])]
-    page = joined([stats.html(title, found, points), *below])
-    plain = "\n".join(filter(None, (stats.text(title, found), aligned(others) if others else "", last)))
+    notes = [note for note in (_spent() if others else "", last) if note]
+    page = joined([stats.html(title, found, points), *([html.grid(others)] if others else []), *map(html.note, notes)])
+    plain = "\n".join(filter(None, (stats.text(title, found), aligned(others) if others else "", *notes)))
     show(shell, words, page, plain, _token_counts(found))
+
+
+def _spent() -> str:
+    """What the session spent, also on backends without a lab."""
+    from ...backends.remote.budget import SESSION, amount
+
+    if not SESSION.by_model:
+        return ""
+    limit = "" if SESSION.limit is None else f" of a budget of {amount(SESSION.limit)}"
+    unknown = f", and {counted(SESSION.n_unknown, 'call')} of unknown price" if SESSION.n_unknown else ""
+    return f"this session: {amount(SESSION.spent)} {SESSION.currency} spent{limit}{unknown}"
 
 
 def backends_table(current: RecordedLab) -> list[tuple[str, ...]]:

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ...contracts.legible import clipped, finite, legible
+from ...contracts.pieces import is_piece
 from ...contracts.spans import block_position, is_inside
 from ..explain.history import shared
 from ..views.inspection import Inspection
 from . import palette
 from .escape import Child, Markup, css, joined, tag
-from .numbers import counted, percent
+from .numbers import counted, money, percent
 from .streams import fair_share
 
 MAX_TOKENS = 1200
@@ -44,7 +45,9 @@ class Line:
 
     @property
     def name(self) -> str:
-        """The token's id; what the digest of a block begins with."""
+        """The token's id; what the digest of a block begins with; nothing for a piece of text."""
+        if is_piece(self.id):
+            return ""
         position = block_position(self.id)
         return str(self.id) if position is None else position.content.title
 
@@ -64,12 +67,19 @@ def prompt_lines(inspection: Inspection, spell: Spell, first: int | None = None)
     prompt.
     """
     lines = (
-        Line(position, token, legible(spell(token)), "cached" if position < (inspection.n_hit or 0) else "computed")
+        Line(position, token, legible(spell(token)), _origin(inspection, position))
         for position, token in enumerate(inspection.prompt[first or 0 :], first or 0)
         if not is_inside(token)
     )
     n_lines = sum(not is_inside(token) for token in inspection.prompt)
     return list(_cut(lines, n_lines)) if first is None else list(lines)
+
+
+def _origin(inspection: Inspection, position: int) -> str:
+    """Of a prompt's token; of a piece of text it is not known, because the server counts tokens."""
+    if is_piece(inspection.prompt[0]):
+        return "text"
+    return "cached" if position < (inspection.n_hit or 0) else "computed"
 
 
 def answer_lines(inspection: Inspection, spell: Spell, n: int | None = None) -> list[Line]:
@@ -101,12 +111,21 @@ def _cut(lines: Iterable[Line], n: int) -> Iterator[Line]:
 
 def heading(inspection: Inspection) -> str:
     title, kind, n = clipped(inspection.title, 100), clipped(inspection.kind, 20), len(inspection.prompt)
+    if inspection.prompt and is_piece(inspection.prompt[0]):
+        told = inspection.answered
+        if told is None or not told.n_prompt:
+            return f"{title}: a {kind} after a prompt in {counted(n, 'piece')} of text"
+        cached = "" if told.n_cached is None else f", {told.n_cached:,} of them cached"
+        return f"{title}: a {kind} after a prompt of {counted(told.n_prompt, 'token')}, as the server counts{cached}"
     return f"{title}: a {kind} after a prompt of {counted(n, 'token')}, {inspection.n_hit or 0:,} from the cache"
 
 
 def outcome(inspection: Inspection) -> str:
     n_forced = sum(sample.forced for sample in inspection.samples)
     forced = f", {n_forced:,} of them forced" if n_forced else ""
+    if (told := inspection.answered) is not None:
+        cost = "" if told.cost is None else f", {money(told.cost, told.currency)}"
+        return f"{counted(told.n_completion, 'token')} generated, as the server counts{cost}; finish reason: {clipped(told.reason, 40)}"
     return f"{counted(len(inspection.samples), 'token')} generated{forced}; finish reason: {clipped(inspection.reason, 40) or 'none yet'}"
 
 
@@ -138,8 +157,9 @@ def _chips(lines: Iterable[Line]) -> Markup:
 def _chip(line: Line) -> Markup:
     if line.position is None:
         return tag("span", {"style": css(font_size="12px", opacity="0.65", padding="0 8px")}, f"… {counted(line.id, 'more token')} …")
-    ink = palette.INKS[line.cls]
-    described = "\n".join(filter(None, (f"{ink.glyph} {line.cls}: {ink.meaning}", f"id {line.name}, position {line.position}", line.note)))
+    ink = palette.INKS.get(line.cls, palette.SENT)
+    where = f"id {line.name}, position {line.position}" if line.name else f"a piece of text, number {line.position}"
+    described = "\n".join(filter(None, (f"{ink.glyph} {line.cls}: {ink.meaning}", where, line.note)))
     box = css(
         display="inline-block",
         text_align="center",
@@ -170,7 +190,8 @@ def text(inspection: Inspection, spell: Spell) -> str:
 def _row(line: Line) -> str:
     if line.position is None:
         return f"  … {counted(line.id, 'more token')} …"
-    return f"{line.position:>7}{line.name:>8}  {palette.INKS[line.cls].glyph} {line.cls:<10}{line.note:<24}{line.text!r:.60}".rstrip()
+    ink = palette.INKS.get(line.cls, palette.SENT)
+    return f"{line.position:>7}{line.name:>8}  {ink.glyph} {line.cls:<10}{line.note:<24}{line.text!r:.60}".rstrip()
 
 
 # ---------------------------------------------------------------- many, within a limit

@@ -43,6 +43,8 @@ INKS = {
     "evicted": EVICTED,
 }
 
+SENT = Ink("#4a5568", "#c3cad9", "#6e7b91", "dotted", "·", "text", "text of a prompt to an engine that does not show its tokens")
+"""of pieces of text; no state of a token"""
 HEALED = ("⌇", "healed", "healed: the end of a text, encoded again together with the text after it")
 """mark, word and meaning of tokens at a seam of texts, in any state"""
 TOKENS = ("cached", "reused", "computed", "generated", "forced", "choice")

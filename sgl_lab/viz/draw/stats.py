@@ -76,7 +76,7 @@ def sections(stats: Stats) -> tuple[Section, ...]:
             continue
         section, name = _section_of(key)
         if key == "cost":
-            row = Row(name, money(value, str(stats.get("currency", ""))))
+            row = Row(name, money(value, currency) if (currency := str(stats.get("currency", ""))) else "unknown")
         elif section == "time":
             row = Row(name, duration(1000 * value), value / whole_s if whole_s else 0.0)
         elif key.endswith("_rate"):
@@ -88,6 +88,9 @@ def sections(stats: Stats) -> tuple[Section, ...]:
     return tuple(Section(name, tuple(found)) for name, found in rows.items() if found)
 
 
+_OF_REQUESTS = ("answered", "unpriced", "cost")
+
+
 def _section_of(key: str) -> tuple[str, str]:
     """The section of a counter, and its name there."""
     words = _NAMES.get(key, key.replace("_", " "))
@@ -97,6 +100,8 @@ def _section_of(key: str) -> tuple[str, str]:
         return "tokens", words
     if key.endswith("_s"):
         return "time", words.removesuffix(" s")
+    if key in _OF_REQUESTS:
+        return "requests", words
     if key.startswith("requests_"):
         return "requests", words.removeprefix("requests ")
     if key.startswith("step"):
