@@ -120,17 +120,23 @@ class RemoteBackend(BaseConversation, ABC):
         self.emit: Emit = options.get("emit", silent)
         self.limits = limits_of(server.origin)
         self.limits.set(options.get("concurrency"), options.get("requests_per_minute"))
-        self.listed = find_prices(server.provider.name, card.name) if server.is_own else None
-        """its line in the table of prices; other servers have the prices that their user gives"""
-        if "prices" in options or self.listed is not None:
-            prices = options["prices"] if "prices" in options else cast(Listed, self.listed).prices
-            card = replace(card, capabilities=replace(card.capabilities, prices=prices))
-        self._card = card
+        self._be(card, options)
         self._lock = threading.Condition()
         self._queue: deque[_Task] = deque()
         self._tasks: dict[RequestId, _Task] = {}
         self._n_idle = self._n_workers = 0
         self._closed: EngineStopped | None = None
+
+    def _be(self, card: ModelCard, options: Options) -> None:
+        """Have this card, with what the table of prices knows. Other servers than the provider's have the prices that their user gives."""
+        self.listed = find_prices(self.server.provider.name, card.name) if self.server.is_own else None
+        """its line in the table"""
+        if "prices" in options:
+            listed = self.listed or Listed(options["prices"])
+            self.listed = Listed(options["prices"], listed.context, listed.max_output, can=listed.can)
+        if self.listed is not None:
+            card = replace(card, capabilities=replace(card.capabilities, prices=self.listed.prices))
+        self._card = card
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._card.name} at {self.server.place}>"
@@ -386,8 +392,8 @@ class RemoteBackend(BaseConversation, ABC):
 
     def _most(self, job: Job) -> float | None:
         """The most that a call may cost; None where that is not known."""
-        prices = self._card.capabilities.prices
         n_bytes, n_images = _size(job)
+        prices = self._prices(n_bytes)
         n_tokens = 0
         if isinstance(job, ChatJob):
             most = job.params.max_tokens or (self.listed.max_output if self.listed else None)
@@ -396,6 +402,9 @@ class RemoteBackend(BaseConversation, ABC):
             n_tokens = most * job.params.n
         return most_of(n_bytes, n_images, n_tokens, prices)
 
+    def _prices(self, n_prompt: int) -> Prices | None:
+        return self._card.capabilities.prices if self.listed is None else self.listed.prices_of(n_prompt)
+
     def _counted(self, task: _Task, outcome: Outcome) -> Outcome:
         """With times and cost; the budget's books are settled."""
         call, now = task.call, time.monotonic()
@@ -403,7 +412,7 @@ class RemoteBackend(BaseConversation, ABC):
         def counted(usage: Usage, *, with_prompt: bool) -> Usage:
             return replace(
                 usage,
-                cost=cost_of(usage, self._card.capabilities.prices, with_prompt=with_prompt) if usage.cost is None else usage.cost,
+                cost=cost_of(usage, self._prices(usage.prompt_tokens), with_prompt=with_prompt) if usage.cost is None else usage.cost,
                 queue_s=task.started_at - task.queued_at,
                 first_token_s=(call.first_at or now) - task.queued_at,
                 total_s=now - task.queued_at,
@@ -440,7 +449,7 @@ class RemoteBackend(BaseConversation, ABC):
         if task.reservation is None:
             return
         usages = tuple(self._estimated(task, text) for text in task.call.partial or ("",)) if task.call.has_begun else ()
-        costs = [cost_of(usage, self._card.capabilities.prices, with_prompt=not i) for i, usage in enumerate(usages)]
+        costs = [cost_of(usage, self._prices(usage.prompt_tokens), with_prompt=not i) for i, usage in enumerate(usages)]
         task.reservation.settle(usages, None if None in costs else sum(cost for cost in costs if cost is not None))
 
 

@@ -22,7 +22,8 @@ from ...contracts.capabilities import Prices
 from ...contracts.errors import BadArgument
 from ...contracts.port import Usage
 
-FIELDS = ("prompt", "completion", "cached", "written", "context", "max_output")
+FIELDS = ("prompt", "completion", "cached", "written", "context", "max_output", "cache_min", "long", "can")
+CAN = ("images", "tools", "schema", "thinks", "none_effort", "responses_only")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,17 @@ class Listed:
     max_output: int | None = None
     as_of: str = ""
     """the date of the table, or the user's file"""
+    long_from: int | None = None
+    """a prompt of more tokens costs `long_prices`"""
+    long_prices: Prices | None = None
+    cache_min: int | None = None
+    """tokens of the shortest prefix that the server caches"""
+    can: frozenset[str] = frozenset()
+    """of CAN, what the table knows of the model"""
+
+    def prices_of(self, n_prompt: int) -> Prices:
+        is_long = self.long_from is not None and self.long_prices is not None and n_prompt > self.long_from
+        return self.long_prices if is_long and self.long_prices else self.prices
 
 
 def find_prices(provider: str, model: str) -> Listed | None:
@@ -44,6 +56,11 @@ def find_prices(provider: str, model: str) -> Listed | None:
             if name in table:
                 return _listed(table[name], as_of, name)
     return None
+
+
+def listed_names(provider: str) -> list[str]:
+    """The models of a provider that the tables know."""
+    return sorted({name.partition("/")[2] for table, _ in (_users(), _ours()) for name in table if name.startswith(f"{provider}/")})
 
 
 def as_of() -> str:
@@ -127,10 +144,33 @@ def _listed(entry: dict[str, Any], as_of: str, name: str) -> Listed:
     """ValueError for what is no line of the table."""
     if not isinstance(entry, dict) or not {"prompt", "completion"} <= entry.keys() <= {*FIELDS}:
         raise ValueError(f"{name} must have prompt and completion, and may have {', '.join(FIELDS[2:])}")
+    can, long = entry.get("can", []), entry.get("long")
+    if not isinstance(can, list) or not {*can} <= {*CAN}:
+        raise ValueError(f"can of {name} must be a list of {', '.join(CAN)}")
+    _check_numbers({field: value for field, value in entry.items() if field not in ("can", "long")}, name)
+    if long is not None:
+        if not isinstance(long, dict) or not {"above", "prompt", "completion"} <= long.keys() <= {"above", *FIELDS[:4]}:
+            raise ValueError(f"long of {name} must have above, prompt and completion")
+        _check_numbers(long, f"long of {name}")
+    return Listed(
+        _prices(entry),
+        entry.get("context"),
+        entry.get("max_output"),
+        as_of,
+        long["above"] if long else None,
+        _prices(long) if long else None,
+        entry.get("cache_min"),
+        frozenset(can),
+    )
+
+
+def _prices(entry: dict[str, Any]) -> Prices:
+    return Prices(entry["prompt"], entry["completion"], entry.get("cached"), written=entry.get("written"))
+
+
+def _check_numbers(entry: dict[str, Any], name: str) -> None:
     for field, value in entry.items():
         if value is None and field not in ("prompt", "completion"):
             continue
         if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or value < 0:
             raise ValueError(f"{field} of {name} must be a number, 0 or more")
-    prices = Prices(entry["prompt"], entry["completion"], entry.get("cached"), written=entry.get("written"))
-    return Listed(prices, entry.get("context"), entry.get("max_output"), as_of)

@@ -1,0 +1,268 @@
+"""`OpenAI`: a backend on OpenAI's API, or on a server that speaks it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Unpack
+
+from ...contracts.capabilities import Capabilities
+from ...contracts.conversation import ChatJob, ChatOutput, DecisionJob, DecisionOutput, ImagePart
+from ...contracts.errors import BackendUnsupported, BadArgument, ModelMissing
+from ...contracts.near import nearest
+from ...contracts.params import Constraint
+from ...contracts.port import ModelCard
+from ...lang.chat_template import ChatTemplate
+from ..remote import PLACEHOLDER, Call, Deadlines, Fault, Key, Options, Provider, RemoteBackend, find_endpoint, need
+from ..remote.prices import Listed, find_prices, listed_names
+from . import chat, completions, decisions, responses
+from .servers import APIS, CHAT, COMPLETIONS, RESPONSES, SERVERS, Server, capabilities, openai_model
+from .strict import strict
+
+PROVIDER = Provider("openai", ("api.openai.com", ".api.openai.com"), ("OPENAI_API_KEY",), page="https://platform.openai.com/api-keys")
+AZURE = Provider(
+    "azure",
+    (".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com"),
+    ("AZURE_OPENAI_API_KEY",),
+    header="api-key",
+    prefix="",
+)
+OWN_URL = "https://api.openai.com/v1"
+DECIDE = frozenset({"gpt-6-luna"})
+"""models that OpenAI's /v1/decisions takes"""
+_OWNERS = {"vllm": "vllm", "sglang": "sglang", "llamacpp": "llama.cpp", "library": "ollama", "sgl_lab": "sgl_lab"}
+_NAMES_MODELS = {"vllm", "sgl_lab", "ollama"}
+"""servers that refuse a model which they do not list"""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a server says of itself."""
+
+    kind: str
+    model: str
+    context: int | None = None
+    decides: str = ""
+
+
+class OpenAI(RemoteBackend):
+    """A model behind OpenAI's API, or behind a server that speaks it.
+
+    model_name        such as "gpt-4o"; on a server of your own "default" is the model that it serves
+    api               chat, responses or completions (which take plain text). None: chat, or responses for a model that has only these
+    base_url          of a server: vLLM, SGLang, llama.cpp, TGI, Ollama, transformers, this project's own ("http://127.0.0.1:8000/v1"). It
+                      is asked for its models at once. None is OpenAI's, or OPENAI_BASE_URL
+    api_key           None takes OPENAI_API_KEY, what was entered, or a keyring entry; for another server the key that is named for it
+    server            which kind of server it is (`SERVERS`); None asks it
+    capabilities      what the server can do, instead of what is known of its kind
+    reasoning_effort  none, minimal, low, medium, high, xhigh: how long a model thinks that can
+    extra_body        more fields of each request
+    is_azure          an Azure deployment: azure_endpoint (or AZURE_OPENAI_ENDPOINT) is its server
+    options           of all remote backends: deadlines, retries, concurrency, requests_per_minute, budget, prices, cache, emit
+
+    AuthenticationFailed without a key, ConnectionFailed for a server that is not up, ModelMissing for a model that it does not serve.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        chat_template: ChatTemplate | None = None,
+        is_azure: bool = False,
+        *,
+        api: str | None = None,
+        base_url: str | None = None,
+        api_key: str | Key | None = None,
+        server: str | None = None,
+        capabilities: Capabilities | None = None,
+        is_chat_model: bool | None = None,
+        reasoning_effort: str | None = None,
+        extra_body: Mapping[str, object] | None = None,
+        organization: str | None = None,
+        project: str | None = None,
+        default_headers: Mapping[str, str] | None = None,
+        azure_endpoint: str | None = None,
+        api_version: str | None = None,
+        timeout: float | None = None,
+        max_retries: int | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        provider, url = _where(base_url, azure_endpoint, is_azure)
+        endpoint = find_endpoint(provider, url, api_key=api_key)
+        api_key = None  # a traceback shows what is here
+        if not isinstance(model_name, str) or not model_name.strip():
+            raise BadArgument(f"model_name must be the name of a model, not {model_name!r}", hint='such as "gpt-4o-mini"')
+        if api is None and is_chat_model is not None:
+            api = CHAT if is_chat_model else COMPLETIONS
+        if api is not None and api not in APIS:
+            raise BadArgument(f"api must be {', '.join(APIS)}, not {api!r}")
+        if server is not None and server not in SERVERS and server != "openai":
+            raise BadArgument(f"server must be one of {', '.join(SERVERS)}, not {server!r}")
+        if timeout is not None:
+            options.setdefault("deadlines", Deadlines(total=timeout))
+        if max_retries is not None:
+            options.setdefault("retries", min(max_retries, 2))
+        self._sdk_module = need("openai", "openai", "OpenAI")
+        self._identity = {"organization": organization, "project": project}
+        self._headers = dict(default_headers or {})
+        self._query = {"api-version": api_version} if api_version else {}
+        self._effort = reasoning_effort
+        self._extra = dict(extra_body or {})
+        is_own = endpoint.is_own and provider in (PROVIDER, AZURE) and server in (None, "openai")
+        found = _Found("openai", model_name)
+        # What is asked before the card is there needs the client, and the client the server alone.
+        bare = ModelCard(model_name, (endpoint.place, model_name), 1 << 20, 0, endpoint.place, "unknown", Capabilities())
+        super().__init__(endpoint, bare, options)
+        if not is_own:
+            found = self._ask_who(model_name, server)
+        listed = find_prices("openai", found.model) if is_own else None
+        kind = self._kind(found, listed, is_own=is_own)
+        self.mode = api or (RESPONSES if listed and "responses_only" in listed.can else CHAT)
+        if self.mode == COMPLETIONS and kind.name == "openai" and api is None:
+            self.mode = CHAT
+        can = capabilities or _capabilities(kind, self.mode)
+        self._server = kind if capabilities is None else replace(kind, can=can)
+        context = found.context or (listed.context if listed else None) or 1 << 20
+        self._be(replace(bare, name=found.model, namespace=(endpoint.place, found.model), context=context, capabilities=can), options)
+        self.own_template = chat_template
+
+    def _kind(self, found: _Found, listed: Listed | None, *, is_own: bool) -> Server:
+        if not is_own:
+            return replace(SERVERS[found.kind], decides=found.decides)
+        # A model that the table does not know is taken for one of the newest kind, which thinks.
+        known = listed.can if listed else frozenset({"images", "tools", "schema", "thinks"})
+        server = openai_model(known, found.model, self._effort)
+        return replace(server, decides="decisions" if found.model in DECIDE else "")
+
+    # ------------------------------------------------------------ asking the server who it is
+
+    def _ask_who(self, model: str, server: str | None) -> _Found:
+        """ConnectionFailed, AuthenticationFailed or ModelMissing; costs no token."""
+        base = self.server.base_url
+        with self.asking() as call:
+            response = self.client.get(f"{base}/models", headers=self._headers)
+            if response.status_code in (401, 403) or response.status_code >= 500:
+                response.raise_for_status()
+            listed = _listed(response) if response.status_code == 200 else []
+            kind = server or next((_OWNERS[owner] for each in listed if (owner := str(each.get("owned_by"))) in _OWNERS), "")
+            decides = next((path for path in ("decisions", "systemone") if self._has(path, call)), "")
+            if not kind:
+                kind = "transformers" if decides == "systemone" and response.headers.get("server") == "uvicorn" else "other"
+        names = [str(each.get("id")) for each in listed]
+        model = names[0] if model == "default" and names else model
+        if kind in _NAMES_MODELS and names and not any(name == model or name.startswith(f"{model}:") for name in names):
+            close = nearest(model, names)
+            hint = f"did you mean {close!r}?" if close else f"it serves {', '.join(names[:5])}"
+            raise ModelMissing(f"{self.server.place} does not serve {model!r}", hint=hint)
+        context = next((_context(each) for each in listed if each.get("id") == model), None)
+        return _Found(kind, model, context, decides)
+
+    def _has(self, path: str, call: Call) -> bool:
+        """Whether there is such an endpoint: an empty question is malformed there, and unknown elsewhere. No token is spent."""
+        response = self.client.post(f"{self.server.base_url}/{path}", json={}, headers=self._headers)
+        return response.status_code in (400, 422)
+
+    # ------------------------------------------------------------ jobs
+
+    @cached_property
+    def _sdk(self) -> Any:
+        return self._sdk_module.OpenAI(
+            api_key=PLACEHOLDER,
+            base_url=self.server.base_url,
+            http_client=self.client,
+            max_retries=0,
+            default_headers=self._headers,
+            default_query=self._query,
+            **self._identity,
+        )
+
+    def _converse(self, job: ChatJob, call: Call) -> tuple[ChatOutput, ...]:
+        model, server = self._card.name, self._server
+        if self.mode == RESPONSES:
+            body = self._with_extras(responses.request(job, model, server))
+            with call.closing(self._sdk.responses.create(**body)) as stream:
+                return responses.read(stream, job, call, server)
+        if self.mode == COMPLETIONS:
+            body = self._with_extras(completions.request(job, model, server))
+            with call.closing(self._sdk.completions.create(**body)) as stream:
+                return completions.read(stream, job, call)
+        body = self._with_extras(chat.request(job, model, server))
+        with call.closing(self._sdk.chat.completions.create(**body)) as stream:
+            return chat.read(stream, job, call, server)
+
+    def _with_extras(self, body: dict[str, Any]) -> dict[str, Any]:
+        if self._effort is not None:
+            body |= {"reasoning": {"effort": self._effort}} if self.mode == RESPONSES else {"reasoning_effort": self._effort}
+        extra = {**body.get("extra_body", {}), **self._extra}
+        if not self._server.counts_streams:
+            body.pop("stream_options", None)
+        return body | ({"extra_body": extra} if extra else {})
+
+    def _decide(self, job: DecisionJob, call: Call) -> DecisionOutput:
+        model, by = self._card.name, self._card.name
+        if self._server.decides == "decisions":
+            return decisions.read(self._sdk.decisions.create(**decisions.request(job, model)), job, by)
+        response = self.client.post(
+            f"{self.server.base_url}/systemone", json=decisions.systemone_request(job, model), headers=self._headers
+        )
+        response.raise_for_status()
+        return decisions.systemone_read(response.json(), job, by)
+
+    def _refuse(self, job: ChatJob | DecisionJob) -> None:
+        if isinstance(job, DecisionJob):
+            decisions.check(job)
+            has_images = not isinstance(job.prompt, str) and any(isinstance(part, ImagePart) for said in job.prompt for part in said.parts)
+            if has_images and self._server.decides == "systemone":
+                raise BackendUnsupported(f"{self._card.name} decides about text only", hint="let a gen answer, with regex= or a stop")
+        elif self.mode == COMPLETIONS and not isinstance(job.prompt, str):
+            raise BackendUnsupported(f"{self._card.name} has no roles through completions", hint="leave the roles out, or take api='chat'")
+        elif self.mode != COMPLETIONS and isinstance(job.prompt, str):
+            raise self._card.capabilities.missing("plain_text", self._card.name)
+
+    def _prepare(self, constraint: Constraint) -> None:
+        if constraint.lead or constraint.seam:
+            raise BackendUnsupported(
+                f"{self._card.name} follows a constraint from the first character only", hint="leave out separate_reasoning around this gen"
+            )
+        if constraint.kind == "json_schema" and self._server.is_strict:
+            strict(chat.wrapped(json.loads(constraint.source))[0], self._card.name)
+
+    def _about(self) -> dict[str, object]:
+        return super()._about() | {"effort": self._effort, "extra": self._extra, "server": self._server.name}
+
+    def _fault(self, error: Exception, call: Call) -> Fault:
+        fault = super()._fault(error, call)
+        if isinstance(fault.error, ModelMissing) and self._server.name == "openai":
+            close = nearest(self._card.name, listed_names("openai"))
+            if close and close != self._card.name:
+                return Fault(ModelMissing(fault.error.message, hint=f"did you mean {close!r}?"))
+        return fault
+
+
+_capabilities = capabilities
+
+
+def _where(base_url: str | None, azure_endpoint: str | None, is_azure: bool) -> tuple[Provider, str]:
+    if is_azure:
+        url = base_url or azure_endpoint or os.environ.get("AZURE_OPENAI_ENDPOINT", "")
+        if not url:
+            raise BadArgument("an Azure deployment needs its server", hint="give azure_endpoint=, or set AZURE_OPENAI_ENDPOINT")
+        url = url.rstrip("/")
+        return AZURE, url if "/openai" in url else f"{url}/openai/v1"
+    return PROVIDER, base_url or os.environ.get("OPENAI_BASE_URL", "").strip() or OWN_URL
+
+
+def _listed(response: Any) -> list[dict[str, Any]]:
+    try:
+        data = response.json().get("data")
+    except (ValueError, AttributeError):
+        return []
+    return [each for each in data if isinstance(each, dict)] if isinstance(data, list) else []
+
+
+def _context(model: Mapping[str, Any]) -> int | None:
+    meta = model.get("meta")
+    found = model.get("max_model_len") or (meta.get("n_ctx") or meta.get("n_ctx_train") if isinstance(meta, dict) else None)
+    return found if type(found) is int and found > 0 else None
