@@ -174,6 +174,7 @@ def test_how_far_sequences_agree() -> None:
 
 # ------------------------------------------------------------ what a turn costs
 
+
 class Costs:
     """Counts, by turn, what is gone through again."""
 

@@ -288,11 +288,9 @@ PROGRAM_OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
 def operations_of(kind: type) -> set[str]:
     inherited = set(dir(object)) - {"__repr__", "__str__"}
     ends = {"__exit__", "__aexit__"}  # come with the beginning
-    return {
-        name
-        for name, _ in inspect.getmembers(kind, inspect.isfunction)
-        if not name.startswith("_" * (name[:2] != "__"))
-    } - (inherited | ends | {"__init__"})
+    return {name for name, _ in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_" * (name[:2] != "__"))} - (
+        inherited | ends | {"__init__"}
+    )
 
 
 def test_the_tables_are_whole() -> None:

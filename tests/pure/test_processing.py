@@ -276,9 +276,7 @@ def test_nothing_that_a_user_writes_runs_on_the_engine_s_thread(backend: LocalBa
     assert threads.of["Watch.look"] == threads.of["Matcher.take"] == {"sgl_lab patterns"}
 
 
-def test_a_pattern_that_computes_on_and_on_leaves_the_steps_of_others_going(
-    backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pattern_that_computes_on_and_on_leaves_the_steps_of_others_going(backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, look = backend._resident.engine, Watch.look
     n_gone: list[int] = []
 

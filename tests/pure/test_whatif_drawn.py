@@ -86,7 +86,9 @@ def test_policies_that_agree_are_one_line_and_empty_columns_are_left_out() -> No
     policies = ("lru", "lfu", "fifo", "belady")
     same = found(*((policy, size, n) for policy in policies for size, n in ((64, 50), (128, 70))))
     assert [row[:3] for row in whatif.rows(same)] == [
-        ("cache", "policy", "hit rate"), ("64", "all 4 policies", "50 %"), ("128", "all 4 policies", "70 %"),
+        ("cache", "policy", "hit rate"),
+        ("64", "all 4 policies", "50 %"),
+        ("128", "all 4 policies", "70 %"),
     ]
     assert whatif.rows(same)[0][-1] == "computed"
     assert "all 4 policies agree at every size" in whatif.text(same)

@@ -56,7 +56,7 @@ class OpenAI(RemoteBackend):
     base_url          of a server: vLLM, SGLang, llama.cpp, TGI, Ollama, transformers, this project's own ("http://127.0.0.1:8000/v1"). It
                       is asked for its models at once. None is OpenAI's, or OPENAI_BASE_URL
     api_key           None takes OPENAI_API_KEY, what was entered, or a keyring entry; for another server the key that is named for it
-    server            which kind of server it is (`SERVERS`); None asks it
+    server            which kind of server it is (`SERVERS`, or "openai" for a gateway to OpenAI's models); None asks it
     capabilities      what the server can do, instead of what is known of its kind
     reasoning_effort  none, minimal, low, medium, high, xhigh: how long a model thinks that can
     extra_body        more fields of each request
@@ -110,7 +110,7 @@ class OpenAI(RemoteBackend):
         self._query = {"api-version": api_version} if api_version else {}
         self._effort = reasoning_effort
         self._extra = dict(extra_body or {})
-        is_own = endpoint.is_own and provider in (PROVIDER, AZURE) and server in (None, "openai")
+        is_own = server == "openai" or (server is None and endpoint.is_own)
         found = _Found("openai", model_name)
         # What is asked before the card is there needs the client, and the client the server alone.
         bare = ModelCard(model_name, (endpoint.place, model_name), 1 << 20, 0, endpoint.place, "unknown", Capabilities())

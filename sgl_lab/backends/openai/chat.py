@@ -20,7 +20,7 @@ from ...contracts.conversation import (
 )
 from ...contracts.params import Constraint, SamplingParams
 from ...contracts.port import Usage
-from ..remote import Call, Refused, Unended
+from ..remote import Call, Refused, Unended, with_answered_calls
 from .servers import Server
 from .strict import strict
 
@@ -122,7 +122,7 @@ def tool(spec: ToolSpec) -> Json:
 def messages(prompt: Sequence[ChatMessage]) -> list[Json]:
     """A turn with several results as one message for each."""
     said: list[Json] = []
-    for message in prompt:
+    for message in with_answered_calls(prompt):
         if message.role == "tool":
             said += [_message(ChatMessage("tool", (part,))) for part in message.parts]
         else:

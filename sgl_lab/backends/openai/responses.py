@@ -8,7 +8,7 @@ from typing import Any
 
 from ...contracts.conversation import ChatJob, ChatMessage, ChatOutput, ImagePart, Part, TextLogprob, TextPart, ToolCallPart, ToolResultPart
 from ...contracts.port import Usage
-from ..remote import Call, Unended
+from ..remote import Call, Unended, with_answered_calls
 from .chat import Json, data_url, is_wrapped, refused, sampling, schema_form, unwrapped
 from .servers import Server
 
@@ -41,7 +41,7 @@ def request(job: ChatJob, model: str, server: Server) -> Json:
 def items(prompt: Sequence[ChatMessage]) -> list[Json]:
     """Messages, calls and their results stand beside each other."""
     said: list[Json] = []
-    for message in prompt:
+    for message in with_answered_calls(prompt):
         plain = [part for part in message.parts if isinstance(part, TextPart | ImagePart)]
         if plain and any(isinstance(part, ImagePart) for part in plain):
             said.append({"type": "message", "role": message.role, "content": [_content(part) for part in plain]})

@@ -10,6 +10,7 @@ one server, so that the SDK is given `PLACEHOLDER` for it, and keeps all deadlin
 from .backend import Options, RemoteBackend
 from .budget import SESSION, Account, spending
 from .call import Call
+from .calls import with_answered_calls
 from .deadlines import Deadlines
 from .endpoint import Endpoint, find_endpoint
 from .faults import Asked, Fault, Refused, Unended, fault_of
@@ -37,4 +38,5 @@ __all__ = [
     "find_endpoint",
     "need",
     "spending",
+    "with_answered_calls",
 ]

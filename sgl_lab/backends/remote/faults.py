@@ -71,7 +71,8 @@ def fault_of(error: BaseException, asked: Asked) -> Fault:
     status, headers = _status(chain)
     words = _words(chain)
     if status is not None:
-        return _of_status(status, headers, words, asked)
+        codes = " ".join(code for each in chain if isinstance(code := getattr(each, "code", None), str))
+        return _of_status(status, headers, words, f"{words} {codes}".lower(), asked)
     names = {name for each in chain for name in _names_of(type(each))}
     if isinstance(error, Unended):
         return Fault(ConnectionFailed(f"{asked.place} ended its answer before it was complete", hint="run it again"))
@@ -84,8 +85,8 @@ def fault_of(error: BaseException, asked: Asked) -> Fault:
     return Fault(RequestFailed(f"{asked.place} answered what cannot be read: {type(error).__name__}: {words}"))
 
 
-def _of_status(status: int, headers: Mapping[str, str], words: str, asked: Asked) -> Fault:
-    said, lower = f"{asked.place} says {status}: {words}", words.lower()
+def _of_status(status: int, headers: Mapping[str, str], words: str, lower: str, asked: Asked) -> Fault:
+    said = f"{asked.place} says {status}: {words}"
     if status in (401, 403):
         what = f"the key from {asked.key}" if asked.key else "a request without a key"
         hint = f"set a valid key ({asked.key})" if asked.key else f"name a key for it: api_key=, or `%sgl key {asked.place}`"
