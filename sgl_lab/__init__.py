@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .backends.anthropic import Anthropic as Anthropic
     from .backends.gemini import Gemini as Gemini
     from .backends.gemini import VertexAI as VertexAI
+    from .backends.openai import OpenAI as OpenAI
     from .backends.sglang import RuntimeEndpoint as RuntimeEndpoint
     from .contracts.errors import *  # noqa: F403
     from .elsewhere import BackendLab as BackendLab
@@ -33,6 +34,7 @@ _HEAVY = {
     "Runtime": "runtime",
     "Engine": "runtime",
     "BackendLab": "elsewhere",
+    "OpenAI": "backends.openai",
     "RuntimeEndpoint": "backends.sglang",
     "Anthropic": "backends.anthropic",
     "Gemini": "backends.gemini",

@@ -10,7 +10,7 @@ _REMOTE = f"remote backends are not available yet; {HERE}"
 _VIDEO = "videos are not available yet: no backend here takes them; show their frames with image(...)"
 _GRAPHS = "graphs of programs are not available yet; run(...) executes a program"
 
-NOT_YET = dict.fromkeys(("OpenAI", "LiteLLM"), _REMOTE) | {
+NOT_YET = dict.fromkeys(("LiteLLM",), _REMOTE) | {
     "video": _VIDEO,
     "ServerArgs": f"there is no server, so servers and their arguments are not available yet; {HERE}",
     "GenConfig": "settings outside a gen are not available yet; pass them to gen(...), or to run(...) for all gens",
@@ -22,8 +22,9 @@ NOT_YET_INSIDE = (
     | dict.fromkeys(("SglArgument", "SglVariable", "SglFork", "SglGetForkItem", "TracingScope", "trace_program", "compile_func"), _GRAPHS)
     | {"SglVideo": _VIDEO}
     | dict.fromkeys(("Runtime", "Engine"), "they start a model; import them from sgl_lab")
-    | {"RuntimeEndpoint": "it is outside the language; import it from sgl_lab"}
-    | dict.fromkeys(("Anthropic", "Gemini", "VertexAI"), "backends are outside the language; import them from sgl_lab")
+    | dict.fromkeys(
+        ("OpenAI", "RuntimeEndpoint", "Anthropic", "Gemini", "VertexAI"), "backends are outside the language; import them from sgl_lab"
+    )
 )
 """Missing names of the modules below."""
 

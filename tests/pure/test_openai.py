@@ -335,7 +335,7 @@ def serves(kind: str, decides: str = "", **more: Any) -> Any:
 
 def test_a_server_says_who_it_is_and_gets_what_it_knows() -> None:
     with Api(serves("vllm", max_model_len=4096), "/v1") as api:
-        backend = OpenAI("default", base_url=api.url)
+        backend = OpenAI(base_url=api.url.removesuffix("/v1"))
         card = backend.describe()
         assert (card.name, card.context, card.capabilities.choices, card.capabilities.continues) == ("tiny", 4096, "generated", True)
         s = sgl.start(backend)
@@ -349,7 +349,7 @@ def test_a_server_says_who_it_is_and_gets_what_it_knows() -> None:
         with pytest.raises(ModelMissing, match=r"does not serve 'tinny' \(did you mean 'tiny'\?\)"):
             OpenAI("tinny", base_url=api.url)
     with Api(serves("sglang", "decisions"), "/v1") as api:
-        assert OpenAI("default", base_url=api.url).describe().capabilities.choices == "decided"
+        assert OpenAI(base_url=api.url.removesuffix("/v1")).describe().capabilities.choices == "decided"
 
 
 def test_a_server_with_systemone_decides_through_it() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Unpack
+from urllib.parse import urlsplit
 
 from ...contracts.capabilities import Capabilities
 from ...contracts.conversation import ChatJob, ChatOutput, DecisionJob, DecisionOutput, ImagePart
@@ -51,7 +52,7 @@ class _Found:
 class OpenAI(RemoteBackend):
     """A model behind OpenAI's API, or behind a server that speaks it.
 
-    model_name        such as "gpt-4o"; on a server of your own "default" is the model that it serves
+    model_name        such as "gpt-4o"; "default" is the model that a server of your own serves
     api               chat, responses or completions (which take plain text). None: chat, or responses for a model that has only these
     base_url          of a server: vLLM, SGLang, llama.cpp, TGI, Ollama, transformers, this project's own ("http://127.0.0.1:8000/v1"). It
                       is asked for its models at once. None is OpenAI's, or OPENAI_BASE_URL
@@ -68,7 +69,7 @@ class OpenAI(RemoteBackend):
 
     def __init__(
         self,
-        model_name: str,
+        model_name: str = "default",
         chat_template: ChatTemplate | None = None,
         is_azure: bool = False,
         *,
@@ -251,7 +252,10 @@ def _where(base_url: str | None, azure_endpoint: str | None, is_azure: bool) -> 
             raise BadArgument("an Azure deployment needs its server", hint="give azure_endpoint=, or set AZURE_OPENAI_ENDPOINT")
         url = url.rstrip("/")
         return AZURE, url if "/openai" in url else f"{url}/openai/v1"
-    return PROVIDER, base_url or os.environ.get("OPENAI_BASE_URL", "").strip() or OWN_URL
+    url = base_url or os.environ.get("OPENAI_BASE_URL", "").strip() or OWN_URL
+    if isinstance(url, str) and "://" in url and urlsplit(url).path in ("", "/"):
+        url = url.rstrip("/") + "/v1"  # an address alone
+    return PROVIDER, url
 
 
 def _listed(response: Any) -> list[dict[str, Any]]:

@@ -25,6 +25,8 @@ from ...contracts.errors import BadArgument
 from ...contracts.port import Usage
 
 VERSION = 1
+NOT_DECISIVE = ("fork", "expr", "shown", "shared")
+"""fields of a job that its answer does not depend on"""
 _all: weakref.WeakSet[Answers] = weakref.WeakSet()
 
 
@@ -53,7 +55,7 @@ class Answers:
     def key(self, job: ChatJob | DecisionJob, about: Mapping[str, object]) -> str:
         """Of this job's next answer; `about` is all that decides it and is not in the job."""
         plain = {"version": VERSION, "kind": type(job).__name__, **about} | {
-            field.name: _plain(getattr(job, field.name)) for field in fields(job) if field.name not in ("fork", "expr")
+            field.name: _plain(getattr(job, field.name)) for field in fields(job) if field.name not in NOT_DECISIVE
         }
         digest = hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode("utf-8", "surrogatepass")).hexdigest()
         with self._lock:
