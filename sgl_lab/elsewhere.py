@@ -37,6 +37,13 @@ class SeesTree(Protocol):
 
 
 @runtime_checkable
+class _Shadowed(Protocol):
+    """A backend whose tree is inferred from its requests."""
+
+    def shadowed(self, emit: Emit) -> Emit: ...
+
+
+@runtime_checkable
 class _Spells(Protocol):
     def spell(self, token: int) -> str: ...
 
@@ -67,7 +74,8 @@ class BackendLab(RecordedLab):
         self._counts = _Counts()
         self.ring.listen(self._counts.fold)
         before = getattr(self.backend, "emit", silent)
-        self.backend.emit = self.emit if before is silent else _both(before, self.emit)  # type: ignore[union-attr]  # backends that say events have it
+        out = self.emit if before is silent else _both(before, self.emit)
+        self.backend.emit = self.backend.shadowed(out) if isinstance(self.backend, _Shadowed) else out  # type: ignore[union-attr]  # backends that say events have it
 
     def __repr__(self) -> str:
         return f"<BackendLab {self.title}>"
@@ -84,7 +92,7 @@ class BackendLab(RecordedLab):
 
     @property
     def has_tree(self) -> bool:  # type: ignore[override]  # it follows from the backend
-        return isinstance(self.backend, SeesTree)
+        return isinstance(self.backend, SeesTree) and bool(getattr(self.backend, "has_tree", True))
 
     @property
     def is_open(self) -> bool:
@@ -95,7 +103,7 @@ class BackendLab(RecordedLab):
         return True
 
     def snapshot(self) -> TreeSnapshot:
-        if isinstance(self.backend, SeesTree):
+        if self.has_tree and isinstance(self.backend, SeesTree):
             return self.backend.snapshot(lambda: self.ring.cursor)
         return replace(EMPTY, seq=self.ring.cursor)
 

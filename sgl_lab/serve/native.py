@@ -17,9 +17,19 @@ from .fields import Fields
 
 ABSENT = (
     *("image_data", "video_data", "audio_data", "input_embeds", "session_params", "lora_path", "lora_id", "custom_logit_processor"),
-    *("token_ids_logprob", "return_hidden_states", "bootstrap_host", "bootstrap_port", "bootstrap_room"),
+    *("token_ids_logprob", "return_hidden_states", "return_bytes", "return_entropy", "bootstrap_host", "bootstrap_port", "bootstrap_room"),
 )
-HARMLESS = ("log_metrics", "no_logs", "priority", "modalities", "conversation_id", "data_parallel_rank", "background", "extra_key")
+HARMLESS = (
+    "log_metrics",
+    "no_logs",
+    "priority",
+    "modalities",
+    "conversation_id",
+    "data_parallel_rank",
+    "background",
+    "extra_key",
+    "custom_labels",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +67,8 @@ def read(model: Model, fields: Fields) -> Asked:
             if start >= len(prompt) and params.max_tokens:
                 raise BadArgument(f"logprob_start_len must be less than the prompt's {len(prompt)} tokens, not {start}")
             params = replace(params, logprobs=True, top_logprobs=wish.top, prompt_logprobs_from=min(start, len(prompt)))
+        if params.max_tokens == 0 and not wish.returns:
+            params = replace(params, prompt_logprobs_from=len(prompt) - 1)  # so that the prompt is computed, and cached
         jobs.append(GenJob(prompt, params))
         wishes.append(wish)
     if streams and n > 1 and any(job.params.n > 1 for job in jobs):
@@ -124,9 +136,7 @@ class GenerateReply:
         self._so_far: dict[tuple[int, int], tuple[list[str], list[int]]] = {}
 
     def whole(self, answers: Sequence[Answer]) -> Any:
-        outputs = [
-            self._output(number, output) for number, answer in enumerate(answers) for output in cast(tuple[GenOutput, ...], answer)
-        ]
+        outputs = [self._output(number, output) for number, answer in enumerate(answers) for output in cast(tuple[GenOutput, ...], answer)]
         return outputs if self._is_batch or len(outputs) > 1 else outputs[0]
 
     def _output(self, number: int, output: GenOutput) -> dict[str, Any]:
@@ -203,5 +213,3 @@ def model_info(model: Model) -> dict[str, Any]:
         "dtype": model.card.dtype,
         "device": model.card.device,
     }
-
-

@@ -94,8 +94,12 @@ class Paths:
     async def metrics(self, fields: Fields) -> bytes:
         counts = self.counts()
         own = "".join(
-            f"# TYPE sgl_lab_door_{name} {kind}\nsgl_lab_door_{name} {counts[name]}\n"
-            for name, kind in (("held", "gauge"), ("answered", "counter"), ("refused", "counter"))
+            f"# TYPE sgl_lab_door_{name} {kind}\nsgl_lab_door_{name} {counts[key]}\n"
+            for key, name, kind in (
+                ("held", "held", "gauge"),
+                ("answered", "answered_total", "counter"),
+                ("refused", "refused_total", "counter"),
+            )
         )
         text: str = await self._hall.aside(self._lab.prometheus)
         return (text + own).encode()

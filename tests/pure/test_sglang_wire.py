@@ -173,3 +173,22 @@ def test_scores_are_those_of_the_choices_tokens_or_an_error() -> None:
     for other in (told((None, 2), (-1.0, 9)), told((None, 3)), told()):
         with pytest.raises(RequestFailed, match="tokenizer="):
             scored(ScoreJob((1, 2), ((3,),)), [other])
+
+
+def test_an_answer_that_was_cut_off_goes_on_after_its_tokens() -> None:
+    asked = job(max_tokens=6, stop=("z",))
+    body = wire.gen_body(asked, "r", 100)
+    sample = Sampled(asked, Bytes())
+    sample.take(answer(list(b"ab")))
+    body = wire.gen_on(body, asked, sample.resumed(), "r-1")
+    assert (body["input_ids"], body["sampling_params"]["max_new_tokens"], body["rid"]) == (list(b"Hiab"), 4, "r-1")
+    sample.take(answer(list(b"ab")))
+    body = wire.gen_on(body, asked, sample.resumed(), "r-2")
+    assert (body["input_ids"], body["sampling_params"]["max_new_tokens"]) == (list(b"Hiabab"), 2)
+    sample.take(answer(list(b"cz"), 2, {"type": "stop", "matched": "z"}))
+    output = sample.output(sample.usage(2, 0.0, 0.0))
+    assert (output.text, output.finish_reason) == ("ababc", "stop")
+    assert (output.usage.prompt_tokens, output.usage.completion_tokens, output.usage.cached_tokens) == (2, 6, 1)
+    assert wire.may_go_on(asked)
+    assert not wire.may_go_on(job(constraint=Constraint("regex", "a")))
+    assert not wire.may_go_on(job(n=2))

@@ -11,7 +11,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -36,7 +36,11 @@ from ...contracts.events import Emit, RequestQueued, silent
 from ...contracts.ids import Counter, RequestId
 from ...contracts.params import Constraint
 from ...contracts.port import ModelCard, Usage
+from ...contracts.tree import TreeSnapshot
 from ...lang.backend.base_backend import BaseConversation
+from ..trees.inferred import InferredTree
+from ..trees.rules import rules_of
+from ..trees.shadow import Shadow
 from .answers import Answers
 from .budget import Account, Reservation
 from .call import Call
@@ -186,6 +190,27 @@ class RemoteBackend(BaseConversation, ABC):
                 yield call
         except Exception as error:
             raise _clean(self._meant(error, call).error) from None
+
+    # ------------------------------------------------------------ the tree of its cache
+
+    tree: InferredTree | None = None
+
+    @property
+    def has_tree(self) -> bool:
+        """Whether a tree of the server's cache is inferred: somebody listens, and the server counts cached tokens."""
+        return self.tree is not None
+
+    def shadowed(self, emit: Emit) -> Emit:
+        """For a lab: `emit`, which is also told the events of the inferred tree."""
+        if not self._card.capabilities.cached_counts:
+            return emit
+        rules = rules_of(self.server.provider.name, self.server.place, is_own=self.server.is_own)
+        self.tree = InferredTree((self._card.name, self.server.place, "inferred"), rules, emit, tells_requests=False)
+        return Shadow(self.tree, emit)
+
+    def snapshot(self, cursor: Callable[[], int] = lambda: 0) -> TreeSnapshot:
+        """The inferred tree; empty without one."""
+        return TreeSnapshot((), 0, 0, cursor()) if self.tree is None else self.tree.snapshot(cursor)
 
     # ------------------------------------------------------------ the port
 

@@ -45,6 +45,10 @@ class Sampled:
         """those that the text is made of, the begun ones of the prompt included"""
         self._logprobs: list[TokenLogprob] = []
         self._n_told = 0
+        self._before: list[int] = []
+        """tokens of requests that were cut off"""
+        self._n_cached: int | None = None
+        """of the first of them"""
         self._sent: list[int] = []
         self._n_logprobs = 0
         self._ended_by: int | None = None
@@ -112,6 +116,23 @@ class Sampled:
     @property
     def text(self) -> str:
         return self._text.text
+
+    @property
+    def n_received(self) -> int:
+        return len(self._before) + len(self._sent)
+
+    def resumed(self) -> tuple[int, ...]:
+        """All tokens that came. What comes next goes on after them, as the answer to another request."""
+        self._before += self._sent
+        self._n_cached = self._n_cached if self._n_cached is not None else int(self.meta.get("cached_tokens") or 0)
+        self._sent, self._n_logprobs = [], 0
+        return tuple(self._before)
+
+    def usage(self, n_prompt: int, first_token_s: float, total_s: float) -> Usage:
+        if not self._before:
+            return usage_of({"meta_info": self.meta}, n_prompt, first_token_s, total_s)
+        counts = {"prompt_tokens": n_prompt, "completion_tokens": self.n_received, "cached_tokens": self._n_cached}
+        return usage_of({"meta_info": {**self.meta, **counts}}, n_prompt, first_token_s, total_s)
 
     def newest_logprobs(self, n: int) -> Sequence[TokenLogprob]:
         """Of the last `n` tokens that came; empty where none were asked for."""

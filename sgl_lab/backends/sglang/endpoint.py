@@ -26,6 +26,7 @@ from ...contracts.capabilities import TOKEN_LEVEL
 from ...contracts.errors import (
     BackendUnsupported,
     BadArgument,
+    ConnectionFailed,
     EngineStopped,
     ModelMissing,
     PromptTooLong,
@@ -64,6 +65,7 @@ from ..trees.listen import KvListener, address_of
 from ..trees.requests import RemoteTree
 from . import wire
 from .answers import Answer, Sampled, scored, usage_of
+from .router import Worker, workers_of
 from .texts import tokenizer_of
 
 if TYPE_CHECKING:
@@ -133,6 +135,7 @@ class RuntimeEndpoint(BaseBackend):
         self._name = self.server.place
         self._info = self._model_info()
         self._server_info = self._ask_or_none("GET", "/get_server_info") or self._ask_or_none("GET", "/server_info") or {}
+        self._is_router = "workers_count" in self._server_info or "router_manager" in self._server_info
         name = str(self._info["model_path"])
         self._tokenizer = tokenizer_of((tokenizer,) if tokenizer else (str(self._info.get("tokenizer_path") or ""), name))
         self._name = name
@@ -142,7 +145,7 @@ class RuntimeEndpoint(BaseBackend):
         version = str(self._info.get("weight_version") or "")
         page_size = self._server_info.get("page_size")
         step = page_size if type(page_size) is int and page_size > 0 else 1
-        engine = f"the SGLang server at {self.server.place}"
+        engine = f"the {'router' if self._is_router else 'SGLang server'} at {self.server.place}"
         self._listener = self._listening(kv_events, (name, self.server.place), engine)
         origin = "inferred" if self._listener is None else "seen"
         namespace = (name, *((version,) if version not in ("", "default") else ()), self.server.place, origin)
@@ -176,8 +179,9 @@ class RuntimeEndpoint(BaseBackend):
 
     def _context(self) -> int:
         """Tokens of the longest sequence; without a word of the server's, no limit is known here, and it refuses by itself."""
-        for name in ("context_length", "max_model_len"):
-            if type(most := self._server_info.get(name)) is int and most > 0:
+        said = self._info | self._server_info
+        for name in ("context_length", "max_model_len", "max_context_length"):
+            if type(most := said.get(name)) is int and most > 0:
                 return most
         models = self._ask_or_none("GET", "/v1/models")
         cards = models.get("data") if isinstance(models, dict) else None
@@ -236,6 +240,22 @@ class RuntimeEndpoint(BaseBackend):
 
     def close_session(self, session: str) -> None:
         self._ask("POST", "/close_session", {"session_id": session})
+
+    def workers(self) -> tuple[Worker, ...]:
+        """The servers behind an sglang-router, with their health and hits; empty if this is a server itself."""
+        found = self._ask_or_none("GET", "/workers")
+        if found is None:
+            return ()
+        try:
+            metrics = self._ask("GET", "/engine_metrics")
+        except SglError:
+            metrics = ""
+        return workers_of(found, metrics if isinstance(metrics, str) else "")
+
+    def metrics(self) -> str:
+        """What the server publishes for Prometheus; of a router, that of all its workers."""
+        path = "/engine_metrics" if self._is_router else "/metrics"
+        return str(self._ask("GET", path))
 
     def health(self) -> bool:
         """Whether the server answers and can generate."""
@@ -399,8 +419,26 @@ class RuntimeEndpoint(BaseBackend):
     # ------------------------------------------------------------ a gen
 
     def _generate(self, task: _Task, job: GenJob) -> tuple[GenOutput, ...]:
-        call, request = task.call, task.call.request
+        call = task.call
         body = wire.gen_body(job, task.rid, self._card.context - len(job.prompt))
+        for n_broken in range(self.retries.n + 1):
+            try:
+                self._follow(task, job, body)
+                break
+            except Exception as error:
+                sample = task.samples[0]
+                fault = self._meant(error, call)
+                is_cut = isinstance(fault.error, ConnectionFailed) and sample.n_received
+                if call.ended is not None or not is_cut or not wire.may_go_on(job) or n_broken == self.retries.n:
+                    raise
+            # The server, or the worker behind a router, is gone. What came of the answer is kept, and another goes on from there.
+            body = wire.gen_on(body, job, sample.resumed(), f"{task.rid}-{n_broken + 1}")
+            call.fault = None
+            call.sleep(self.retries.wait_s(n_broken + 1, None))
+        return self._outputs(task)
+
+    def _follow(self, task: _Task, job: GenJob, body: wire.Body) -> None:
+        call, request = task.call, task.call.request
         for answer in self._stream(body):
             call.check()
             index = int(answer.get("index") or 0)
@@ -419,7 +457,6 @@ class RuntimeEndpoint(BaseBackend):
             self._progress(task, index, text, ids, logprobs)
         if not all(sample.is_over for sample in task.samples):
             raise Unended
-        return self._outputs(task)
 
     def _progress(self, task: _Task, index: int, text: str, ids: tuple[int, ...], logprobs: Any) -> None:
         if not (text or ids):
@@ -434,7 +471,7 @@ class RuntimeEndpoint(BaseBackend):
     def _outputs(self, task: _Task, *, aborted: bool = False) -> tuple[GenOutput, ...]:
         times = self._times(task)
         n_prompt = len(task.job.prompt)
-        return tuple(sample.output(usage_of({"meta_info": sample.meta}, n_prompt, *times), aborted=aborted) for sample in task.samples)
+        return tuple(sample.output(sample.usage(n_prompt, *times), aborted=aborted) for sample in task.samples)
 
     def _times(self, task: _Task) -> tuple[float, float]:
         now = time.monotonic()
@@ -551,8 +588,9 @@ class RuntimeEndpoint(BaseBackend):
         try:
             with call.works():
                 response = self._send(method, path, body)
-                kind = response.headers.get("content-type", "")
-                return response.json() if "json" in kind else response.text
+                text = response.text
+                # A router calls the JSON of its own paths plain text.
+                return json.loads(text) if "json" in response.headers.get("content-type", "") or text[:1] in ("{", "[") else text
         except json.JSONDecodeError:
             raise
         except Exception as error:

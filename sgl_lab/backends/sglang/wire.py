@@ -43,6 +43,22 @@ def gen_body(job: GenJob, rid: str, room: int) -> Body:
     return body
 
 
+def may_go_on(job: GenJob) -> bool:
+    """Whether an answer that was cut off can be gone on with by another server: nothing but its tokens decides the rest."""
+    params = job.params
+    counts = params.is_penalised or params.prompt_logprobs_from is not None or params.seed is not None
+    return params.n == 1 and params.constraint is None and not counts
+
+
+def gen_on(body: Body, job: GenJob, received: Sequence[int], rid: str) -> Body:
+    """The request that goes on after the tokens of an answer that was cut off."""
+    before: Body = body["sampling_params"]
+    most = before["max_new_tokens"] - (len(job.prompt) + len(received) - len(body["input_ids"]))
+    least = max(0, job.params.min_tokens - len(received))
+    params = before | {"max_new_tokens": max(most, 1)} | ({"min_new_tokens": least} if "min_new_tokens" in before else {})
+    return body | {"input_ids": [*job.prompt, *received], "rid": rid, "sampling_params": params}
+
+
 def sampling(params: SamplingParams, room: int) -> Body:
     """What differs from the server's defaults, which are its own to choose, is said; so is what has another default here."""
     most = room if params.max_tokens is None else min(params.max_tokens, room)

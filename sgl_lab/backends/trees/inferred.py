@@ -34,7 +34,7 @@ class InferredTree(RemoteTree):
     def _n_hit(self, sent: Sent, n_cached: int) -> int:
         """The engine's count in ids of the tree: the same where ids are its tokens, else by the share of the prompt."""
         n_ids = len(sent.prompt)
-        if not sent.n_prompt or sent.n_prompt == n_ids:
+        if self.rules.unit == "tokens" or not sent.n_prompt:
             return min(n_cached, n_ids)
         known = self._tree.walk(sent.prompt)[2]
         share = sent.n_prompt / n_ids if n_ids else 1.0
@@ -67,9 +67,9 @@ class InferredTree(RemoteTree):
     def _compute(self, sent: Sent) -> None:
         n_ids = len(sent.prompt)
         n = min(sent.n_cacheable, n_ids)
-        if sent.n_prompt in (None, n_ids):
+        if self.rules.unit == "tokens" or not sent.n_prompt:
             self._insert(sent.prompt[: self.rules.cacheable(n)])
-        elif self.rules.cacheable(int(n * (sent.n_prompt or 1) / max(1, n_ids))):
+        elif self.rules.cacheable(int(n * sent.n_prompt / max(1, n_ids))):
             self._insert(sent.prompt[:n])
 
     def _answered(self, sent: Sent, answer: Tokens) -> None:

@@ -36,7 +36,17 @@ class RemoteTree:
     All methods may be called from any thread; events are emitted under its lock, in order.
     """
 
-    def __init__(self, namespace: Namespace, rules: CacheRules, emit: Emit, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        namespace: Namespace,
+        rules: CacheRules,
+        emit: Emit,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        tells_requests: bool = True,
+    ) -> None:
+        """`tells_requests`: whether its events say what becomes of requests, too; else only what they hit."""
+        self._tells_requests = tells_requests
         self._tree = GrowingTree(namespace, rules, emit)
         self._emit, self._clock = emit, clock
         self._sent: dict[RequestId, Sent] = {}
@@ -121,7 +131,8 @@ class RemoteTree:
             self._n_hit_tokens += usage.cached_tokens
             self._n_generated += usage.completion_tokens
             n_computed = max(0, len(sent.prompt) - sent.n_hit) + max(0, len(answer) - 1)
-            self._emit(RequestFinished(request, reason, len(sent.prompt), len(answer), sent.n_hit, n_computed, sent.n_steps))
+            if self._tells_requests:
+                self._emit(RequestFinished(request, reason, len(sent.prompt), len(answer), sent.n_hit, n_computed, sent.n_steps))
 
     def flushed(self) -> None:
         """The engine was told to forget everything."""
@@ -133,7 +144,7 @@ class RemoteTree:
         if sent.is_computed:
             return
         sent.is_computed = True
-        if n := len(sent.prompt) - sent.n_hit:
+        if (n := len(sent.prompt) - sent.n_hit) and self._tells_requests:
             self._n_steps, sent.n_steps = self._n_steps + 1, sent.n_steps + 1
             waiting = sum(not other.is_admitted for other in self._sent.values())
             self._emit(StepRan(self._n_steps, ((request, n),), (), waiting, 0, (self._clock() - sent.at_s) * 1000))

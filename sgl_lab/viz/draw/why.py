@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 from ...contracts.legible import clipped
 from ...contracts.spans import distinguishing
+from ...contracts.tree import CacheRules
 from ..explain.change import Change
 from ..explain.edit import Line
 from ..explain.history import shared
@@ -23,7 +24,7 @@ MIN_ADVICE = 24
 """tokens that must be lost before advice is given"""
 FIRST, EDIT, COST, AVOID = "first difference", "edit", "cost", "to avoid it"
 
-_SAME = ("whole", "evicted", "flushed", "gone", "together", "namespace", "model", "unkept")
+_SAME = ("whole", "short", "expired", "unmarked", "evicted", "flushed", "gone", "together", "namespace", "model", "unkept")
 """causes without a differing token"""
 
 
@@ -31,7 +32,17 @@ def headline(why: Why) -> str:
     against = f" against {clipped(why.against, 80)}" if why.against else ""
     before, computed = why.n_cached - why.n_inside, why.n_prompt - why.n_cached
     counts = f"{before:,} from earlier runs, {why.n_inside:,} reused within this run, {computed:,} computed"
-    return f"{clipped(why.run, 60)}{against}: {counted(why.n_prompt, 'prompt token')}: {counts}"
+    return f"{clipped(why.run, 60)}{against}: {counted(why.n_prompt, 'prompt token')}: {counts}{known_by(why.rules)}"
+
+
+def known_by(rules: CacheRules | None) -> str:
+    """How the hits of a cache elsewhere are known; empty for the cache of this process."""
+    if rules is None:
+        return ""
+    whose = clipped(rules.engine, 80) or "the server"
+    words = ", in pieces of text of about a token" if rules.unit == "words" else ""
+    how = f"seen in the events of {whose}" if rules.origin == "seen" else f"inferred from the counts of {whose}"
+    return f" ({how}{words})"
 
 
 def name(miss: Miss) -> str:
@@ -40,10 +51,11 @@ def name(miss: Miss) -> str:
     return f"{clipped(miss.name, 60)}{line}{more}"
 
 
-def rows(miss: Miss, spell: Spell) -> list[tuple[str, str]]:
+def rows(miss: Miss, spell: Spell, rules: CacheRules | None = None) -> list[tuple[str, str]]:
     """(label, sentence): three rows, and a fourth if there is something to do."""
-    found = [(FIRST, first_difference(miss, spell)), (EDIT, edit(miss)), (COST, cost(miss))]
-    return [*found, (AVOID, way)] if (way := way_out(miss)) else found
+    found = [(FIRST, first_difference(miss, spell)), (EDIT, edit(miss, rules)), (COST, cost(miss))]
+    is_ours = rules is None or miss.cause not in ("evicted", "flushed", "gone")
+    return [*found, (AVOID, way)] if is_ours and (way := way_out(miss)) else found
 
 
 def first_difference(miss: Miss, spell: Spell) -> str:
@@ -68,7 +80,7 @@ def first_difference(miss: Miss, spell: Spell) -> str:
     return f'after {known}: "{new}" is new'
 
 
-def edit(miss: Miss) -> str:
+def edit(miss: Miss, rules: CacheRules | None = None) -> str:
     """The line of the cell that caused the difference."""
     run, found = clipped(miss.run, 40) or "this run", miss.edit
     what = miss.change.what if miss.change else ""
@@ -77,6 +89,17 @@ def edit(miss: Miss) -> str:
             return f"line 1 of {run}, which changes no prompt: {_both(miss, found.new, found.old)}"
         case "whole":
             return "none in the prompt"
+        case "short" if rules is not None:
+            return f"none: {miss.by or 'the server'} caches no prefix below {counted(rules.minimum, 'token')}"
+        case "expired" if rules is not None and rules.ttl_s is not None and miss.gone_ms is not None:
+            kept, idle = duration(rules.ttl_s * 1000), duration(miss.gone_ms)
+            return f"none: {miss.by} keeps an unused prefix for {kept}, and this one was last used {idle} before"
+        case "unmarked":
+            return f"none: {miss.by} caches only up to a mark, and found nothing: the marks of both requests stand in other places"
+        case "unkept" if rules is not None:
+            return f"none: {miss.by or 'the server'} caches whole steps of {counted(rules.step, 'token')}, and nothing of a stopped request"
+        case "evicted" if rules is not None and rules.origin == "inferred":
+            return f"none: {clipped(rules.engine, 80) or 'the server'} did not have them any more (inferred from its count)"
         case "evicted":
             by = f" for {clipped(miss.by, 80)}" if miss.by else ""
             return f"none: the full cache evicted them to make room{by}{_ago(miss)}"
@@ -154,6 +177,12 @@ def way_out(miss: Miss) -> str:
             return f"move what differs after the {n} that all of them share"
         case "evicted":
             return "`%sgl cache pin NAME` keeps the tokens of NAME; `%sgl whatif` shows which cache size would keep all"
+        case "short":
+            return "put more of what the prompts share before what differs"
+        case "expired":
+            return "run them closer together, or buy a longer time if the vendor sells one"
+        case "unmarked":
+            return "fork, or run as a batch, what shares the prefix: the marks are placed where the program's own prompts part"
         case "flushed" | "gone":
             return "`%sgl cache pin NAME` keeps the tokens of NAME"
         case "together":
@@ -191,7 +220,7 @@ def _both(miss: Miss, new: Line, old: Line | None) -> str:
 def text(why: Why, spell: Spell) -> str:
     parts, spell = [headline(why)], distinguishing(spell)
     for miss in why.misses:
-        found = rows(miss, spell)
+        found = rows(miss, spell, why.rules)
         lines = [f"  {label + ':':<18}{sentence}" for label, sentence in found]
         parts.append("\n".join([name(miss), *lines]))
     return "\n\n".join(parts)
@@ -203,12 +232,12 @@ def text(why: Why, spell: Spell) -> str:
 def html(why: Why, spell: Spell) -> Markup:
     frame = css(border=RULE, border_radius="8px", padding="14px 18px", margin="4px 0", font_size="14px", line_height="1.6")
     head = tag("div", {"style": css(font_weight="600")}, clipped(headline(why), 300))
-    return tag("div", {"style": frame}, head, *(_miss(miss, distinguishing(spell)) for miss in why.misses))
+    return tag("div", {"style": frame}, head, *(_miss(miss, distinguishing(spell), why.rules) for miss in why.misses))
 
 
-def _miss(miss: Miss, spell: Spell) -> Markup:
+def _miss(miss: Miss, spell: Spell, rules: CacheRules | None) -> Markup:
     parts: list[Child] = [tag("div", {"style": css(font_weight="600")}, name(miss)), _bar(miss)]
-    for label, sentence in rows(miss, spell):
+    for label, sentence in rows(miss, spell, rules):
         shown = [_row(label, sentence)]
         if label == FIRST and miss.change is not None:
             shown.append(_row("", _context(miss.change, miss.change.new, palette.COMPUTED, spell, "now")))

@@ -15,6 +15,7 @@ from heapq import nlargest
 from ...contracts.events import Entry
 from ...contracts.ids import Namespace, RunId
 from ...contracts.spans import distinguishing
+from ...contracts.tree import CacheRules
 from ...trace import Record
 from ..views.hits import n_shared
 from ..views.metrics import MetricsView
@@ -62,7 +63,7 @@ class Miss:
     """
     cause: str
     """whole, first, ended, changed, inside, evicted, flushed, gone, together, namespace, model or
-    unkept
+    unkept; of a cache elsewhere also short (below its minimum), expired or unmarked
     """
     at: int
     """leading tokens that are equal to those of `earlier`"""
@@ -104,6 +105,9 @@ class Why:
     n_requests: int
     misses: tuple[Miss, ...]
     """misses that lost many tokens first, then the others in order"""
+
+    rules: CacheRules | None = None
+    """of a cache that is elsewhere; None for the one of this process"""
 
     @property
     def n_lost(self) -> int:
@@ -234,6 +238,7 @@ class _Judge:
             counts.full()["reused"],
             len(heads),
             _grouped(misses),
+            self._record.snapshot.rules,
         )
 
     # ------------------------------------------------------------ who shares most
@@ -383,6 +388,8 @@ class _Judge:
         """Finds out what happened to the token after the hit, when, and which request needed the
         room.
         """
+        if (rules := self._record.snapshot.rules) is not None and (known := _by_rules(rules, miss, served, candidate)) is not None:
+            return known
         for eviction in reversed(self._history.evictions):
             if eviction.seq <= (served.matched or 0) and eviction.path.holds(served.prompt, served.n_hit or 0):
                 cause = {"room": "evicted", "flush": "flushed", "gone": "gone"}[eviction.how]
@@ -427,6 +434,19 @@ class _Judge:
         if run is None or run not in self._known:
             return "a run that was not recorded"
         return "this run" if run == self._record.run else self._known[run].title
+
+
+def _by_rules(rules: CacheRules, miss: Miss, served: Served, candidate: _Candidate) -> Miss | None:
+    """What the rules of a cache elsewhere say of the miss. None if they would have kept the tokens."""
+    n_same = min(miss.at, served.n_reusable)
+    if rules.cacheable(n_same) <= (served.n_hit or 0):
+        return replace(miss, cause="short" if n_same < rules.minimum else "unkept", by=rules.engine)
+    if candidate.served is None:
+        return None
+    idle_ms = (served.t_ns - candidate.served.t_ns) / 1e6
+    if rules.ttl_s is not None and idle_ms > rules.ttl_s * 1000:
+        return replace(miss, cause="expired", by=rules.engine, gone_ms=idle_ms)
+    return replace(miss, cause="unmarked", by=rules.engine) if rules.marked and not served.n_hit else None
 
 
 def _n_common(mine: Tokens, others: Tokens) -> int:

@@ -27,6 +27,7 @@ from ...contracts.events import (
     TokensSampled,
 )
 from ...contracts.ids import ForkId, RequestId, RunId
+from ...contracts.pieces import is_piece
 from ...contracts.tree import TreeSnapshot
 from .reuse import Reuse
 
@@ -79,6 +80,8 @@ class _Prompt:
     """
     n_there: int = 0
     """leading tokens in the cache or computed, since its last admission"""
+    is_reported: bool = False
+    """whether its prompt is pieces of text, so that only the server's own counts are tokens"""
 
     def reach(self, n: int) -> int:
         """Record that the first `n` tokens are in KV. Returns by how many prompt tokens this
@@ -125,13 +128,15 @@ class MetricsView:
                 self._streams.add(fork)
                 self._forks += parent is not None
             case RequestQueued(request=request, fork=fork, prompt=prompt) as event if self._run is None or fork in self._streams:
-                self._requests[request] = _Prompt(len(prompt), self._shared(event))
+                self._requests[request] = _Prompt(len(prompt), self._shared(event), is_reported=bool(prompt) and is_piece(prompt[0]))
                 self._waiting.add(request)
                 self._first_ns = entry.t_ns if self._first_ns is None else self._first_ns
             case PrefixMatched(request=request, n_hit=n_hit) if request in self._waiting:
                 self._waiting.remove(request)
                 self._running.add(request)
                 mine = self._requests[request]
+                if mine.is_reported:
+                    return
                 n_reused = mine.reach(min(n_hit, self._reuse.n_reused(request)))
                 self._reused += n_reused
                 self._cached += n_reused + mine.reach(n_hit)

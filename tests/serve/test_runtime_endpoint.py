@@ -1,0 +1,135 @@
+"""RuntimeEndpoint against a real server of SGLang's API: the door of a lab."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+import sgl_lab as sgl
+from sgl_lab.backends.sglang import RuntimeEndpoint
+from sgl_lab.contracts.errors import AuthenticationFailed, BackendUnsupported, ConnectionFailed, ModelMissing, PromptTooLong, Stopped
+from sgl_lab.contracts.port import WarmJob
+from sgl_lab.elsewhere import lab_over
+from sgl_lab.serve import Door
+from sgl_lab.viz.draw.why import text
+from sgl_lab.viz.explain.why import why
+from sgl_lab.viz.views.tree import TreeView
+
+from .calls import is_idle, until
+
+
+@pytest.fixture(scope="module")
+def endpoint(door: Door) -> RuntimeEndpoint:
+    return RuntimeEndpoint(door.url, api_key=door.token)
+
+
+@sgl.function
+def surface(s: sgl.ProgramState) -> None:
+    s += "The capital of France is" + sgl.gen("city", max_tokens=4, temperature=0, stop="\n")
+    s += " Is it? " + sgl.select("sure", ["yes", "no", "perhaps"])
+    s += "\nThe year is " + sgl.gen("year", regex=r"(19|20)\d\d", max_tokens=8)
+    s += "\nIt is " + sgl.gen("several", n=2, max_tokens=3, return_logprob=True, top_logprobs_num=2)
+    forks = s.fork(2)
+    for index, fork in enumerate(forks):
+        fork += f"\nNo. {index}:" + sgl.gen("each", max_tokens=3, temperature=0)
+    forks.join()
+
+
+def test_the_whole_surface_gives_what_the_engine_itself_gives(door: Door, endpoint: RuntimeEndpoint) -> None:
+    there = surface.run(backend=endpoint)
+    here = surface.run(backend=door.lab.backend)
+    assert there["city"] == here["city"]
+    assert there["sure"] == here["sure"]
+    assert there["year"].isdigit()
+    there_scores, here_scores = (s.get_meta_info("sure")["normalized_prompt_logprobs"] for s in (there, here))
+    assert there_scores == pytest.approx(here_scores, abs=1e-2)
+    assert len(there["several"]) == 2
+    (logprob, token, spelled), *_ = there.get_meta_info("several")[0]["output_token_logprobs"]
+    assert logprob <= 0
+    assert endpoint.decode((token,)) == spelled
+    assert there.token_ids()[:5] == here.token_ids()[:5]
+
+
+def test_text_streams_and_a_stop_closes_the_request_on_the_server(door: Door, endpoint: RuntimeEndpoint) -> None:
+    @sgl.function
+    def long(s: sgl.ProgramState) -> None:
+        s += "Once upon a time" + sgl.gen("tale", max_tokens=200, ignore_eos=True)
+
+    lab = lab_over(endpoint, "sglang")
+    state = long.run(backend=endpoint, stream=True)
+    assert next(state.text_iter("tale"))
+    assert lab.stop() == 1
+    with pytest.raises(Stopped):
+        state.sync()
+    assert state["tale"], "what had come is kept"
+    assert until(lambda: is_idle(door)), "a cancelled request ends on the server, too"
+
+
+def test_the_tree_is_inferred_and_views_work_on_it(endpoint: RuntimeEndpoint) -> None:
+    @sgl.function
+    def asked(s: sgl.ProgramState, question: str) -> None:
+        s += (
+            "A list of the seas of the world, from the largest to the smallest, with remarks. "
+            + question
+            + sgl.gen("a", max_tokens=3, temperature=0)
+        )
+
+    lab = lab_over(endpoint, "sglang")
+    lab.flush()
+    with lab.record("first") as first:
+        asked.run("Which is first?", backend=endpoint)
+    with lab.record("second") as second:
+        asked.run("And the last?", backend=endpoint)
+    snapshot = lab.snapshot()
+    assert snapshot.rules is not None
+    assert snapshot.rules.origin == "inferred"
+    view = TreeView(lab.spell)
+    view.load(second.snapshot)
+    for entry in second.entries:
+        view.fold(entry)
+    assert {node.node: node for node in snapshot.nodes} == dict(view.nodes)
+    found = why(second, [first])
+    assert found.n_cached >= 15
+    assert "inferred from the counts of the SGLang server" in text(found, lab.spell)
+    assert lab.stats()["cached_prompt_tokens"] >= 15
+
+
+def test_a_warmed_prefix_is_found_cached(endpoint: RuntimeEndpoint) -> None:
+    endpoint.flush_cache()
+    endpoint.cache_prefix("Seven lakes, eight rivers and nine seas were on the old map.")
+    done = threading.Event()
+
+    class Listener:
+        usage = None
+
+        def on_done(self, usage: object) -> None:
+            self.usage = usage
+            done.set()
+
+        def on_error(self, error: Exception) -> None:
+            done.set()
+
+    listener = Listener()
+    ids = endpoint.encode("Seven lakes, eight rivers and nine seas were on the old map.")
+    endpoint.warm(WarmJob(ids), listener)
+    assert done.wait(30)
+    assert listener.usage is not None
+
+
+def test_bad_servers_and_keys_cost_one_line(door: Door) -> None:
+    with pytest.raises(AuthenticationFailed):
+        RuntimeEndpoint(door.url, api_key="not-the-token-of-it")
+    with pytest.raises(ConnectionFailed, match="cannot be reached"):
+        RuntimeEndpoint("http://127.0.0.1:9", tokenizer="smollm2", retries=0)
+    with pytest.raises(BackendUnsupported, match="no SGLang server"):
+        RuntimeEndpoint(door.url + "/v1", api_key=door.token)
+    with pytest.raises(ModelMissing, match="tokenizer="):
+        RuntimeEndpoint(door.url, api_key=door.token, tokenizer="/no/such/folder")
+
+
+def test_a_prompt_beyond_the_context_is_refused_before_it_is_sent(endpoint: RuntimeEndpoint) -> None:
+    state = sgl.start(endpoint)
+    state += "x " * endpoint.describe().context + sgl.gen("a")
+    with pytest.raises(PromptTooLong, match="context"):
+        state["a"]
