@@ -131,6 +131,7 @@ class Guarded:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        send = _named(send, scope)
         try:
             guard.check(scope["path"], headers_of(scope), self._token, self._origins)
             await self._app(scope, receive, send)
@@ -140,6 +141,18 @@ class Guarded:
             failure = failure_of(error)
             spell: Spell = Failure.anthropic if scope["path"].startswith("/v1/messages") else Failure.openai
             await answer(send, failure.status, spell(failure), failure.headers)
+
+
+def _named(send: Send, scope: Scope) -> Send:
+    """Every answer names this door, so that a client behind a router can tell which worker it had."""
+    host, port = scope.get("server") or ("", None)
+
+    async def named(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"x-served-by", f"{host}:{port}".encode("latin-1"))]
+        await send(message)
+
+    return named
 
 
 class Posted:
@@ -242,5 +255,3 @@ async def _gone(receive: Receive) -> None:
     """Returns when the client has closed the connection."""
     while (await receive())["type"] != "http.disconnect":
         pass
-
-

@@ -49,6 +49,9 @@ def test_the_whole_surface_gives_what_the_engine_itself_gives(door: Door, endpoi
     assert logprob <= 0
     assert endpoint.decode((token,)) == spelled
     assert there.token_ids()[:5] == here.token_ids()[:5]
+    served = endpoint.served()
+    assert len(served) == 3, "the program and its two forks"
+    assert {worker for counts in served.values() for worker in counts} == {door.url.removeprefix("http://")}
 
 
 def test_text_streams_and_a_stop_closes_the_request_on_the_server(door: Door, endpoint: RuntimeEndpoint) -> None:

@@ -35,7 +35,7 @@ from ...contracts.errors import (
     Stopped,
 )
 from ...contracts.events import Emit, Event, RequestQueued, silent
-from ...contracts.ids import ExprId, RequestId
+from ...contracts.ids import ExprId, ForkId, RequestId
 from ...contracts.params import Constraint
 from ...contracts.port import (
     GenJob,
@@ -75,6 +75,8 @@ PROVIDER = Provider("sglang")
 CONCURRENCY = 64
 """calls at once to one server, by default: its scheduler is the better place to wait"""
 GRACE_S = 0.5
+MAX_FORKS = 10_000
+"""forks whose workers are remembered"""
 WARM_FROM = 64
 """tokens of a prompt from which on it is computed before several choices are scored after it"""
 
@@ -131,6 +133,7 @@ class RuntimeEndpoint(BaseBackend):
         self.emit: Emit = options.get("emit", silent)
         self._lock = threading.Lock()
         self._tasks: dict[RequestId, _Task] = {}
+        self._served: dict[ForkId, dict[str, int]] = {}
         self._closed: EngineStopped | None = None
         self._name = self.server.place
         self._info = self._model_info()
@@ -251,6 +254,11 @@ class RuntimeEndpoint(BaseBackend):
         except SglError:
             metrics = ""
         return workers_of(found, metrics if isinstance(metrics, str) else "")
+
+    def served(self) -> dict[ForkId, dict[str, int]]:
+        """Of each fork of the last programs: how many of its requests each worker answered, as far as workers name themselves."""
+        with self._lock:
+            return {fork: dict(counts) for fork, counts in self._served.items()}
 
     def metrics(self) -> str:
         """What the server publishes for Prometheus; of a router, that of all its workers."""
@@ -413,7 +421,7 @@ class RuntimeEndpoint(BaseBackend):
             case ScoreJob() as job:
                 return self._scored(task, job)
             case WarmJob() as job:
-                answer = self._post(wire.warm_body(job, task.rid))
+                answer = self._post(job, wire.warm_body(job, task.rid))
                 return usage_of(answer, len(job.prompt), *self._times(task))
 
     # ------------------------------------------------------------ a gen
@@ -439,7 +447,7 @@ class RuntimeEndpoint(BaseBackend):
 
     def _follow(self, task: _Task, job: GenJob, body: wire.Body) -> None:
         call, request = task.call, task.call.request
-        for answer in self._stream(body):
+        for answer in self._stream(task, body):
             call.check()
             index = int(answer.get("index") or 0)
             if not 0 <= index < len(task.samples):
@@ -483,9 +491,9 @@ class RuntimeEndpoint(BaseBackend):
         """The prompt first, if it is long: the choices then find it in the cache, as the original's frontend has it."""
         usages = []
         if len(job.choices) > 1 and len(job.prompt) >= WARM_FROM:
-            usages.append(usage_of(self._post(wire.warm_body(job, task.rid)), len(job.prompt)))
+            usages.append(usage_of(self._post(job, wire.warm_body(job, task.rid)), len(job.prompt)))
             self.tree.admitted(task.call.request, usages[0].cached_tokens, usages[0].prompt_tokens)
-        answers = self._post(wire.score_body(job, [f"{task.rid}-{index}" for index in range(len(job.choices))]))
+        answers = self._post(job, wire.score_body(job, [f"{task.rid}-{index}" for index in range(len(job.choices))]))
         if not isinstance(answers, list) or len(answers) != len(job.choices):
             raise RequestFailed(f"{self.server.place} does not answer for each choice")
         rows = scored(job, answers)
@@ -561,13 +569,25 @@ class RuntimeEndpoint(BaseBackend):
         _check(response, response.text if response.status_code >= 300 else "")
         return response
 
-    def _post(self, body: wire.Body) -> Any:
-        answer = self._send("POST", "/generate", body).json()
+    def _served_by(self, job: Job, response: httpx2.Response) -> None:
+        worker = response.headers.get("x-served-by", "")
+        if worker and job.fork is not None:
+            with self._lock:
+                mine = self._served.setdefault(job.fork, {})
+                mine[worker] = mine.get(worker, 0) + 1
+                while len(self._served) > MAX_FORKS:
+                    del self._served[next(iter(self._served))]
+
+    def _post(self, job: Job, body: wire.Body) -> Any:
+        response = self._send("POST", "/generate", body)
+        self._served_by(job, response)
+        answer = response.json()
         _refused(answer)
         return answer
 
-    def _stream(self, body: wire.Body) -> Iterator[Answer]:
+    def _stream(self, task: _Task, body: wire.Body) -> Iterator[Answer]:
         with self._client.stream("POST", self.server.base_url + "/generate", json=body) as response:
+            self._served_by(task.job, response)
             if response.status_code >= 300:
                 response.read()
                 _check(response, response.text)
