@@ -87,7 +87,7 @@ class BackendLab(RecordedLab):
 
     @property
     def title(self) -> str:
-        where = (self.model, self.name, *(word for word in (self.card.device,) if word not in ("none", "", self.name)))
+        where = (self.model, self.name, *(word for word in (self.card.device,) if word not in ("none", "remote", "", self.name)))
         return " · ".join(dict.fromkeys(where))
 
     @property

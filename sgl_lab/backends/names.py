@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from ..contracts.conversation import AnyBackend
 from ..contracts.errors import BadArgument
@@ -66,11 +67,11 @@ class Known:
 KNOWN: dict[str, Known] = {
     LOCAL: Known("", "the engine in this kernel"),
     "openai": Known("openai:OpenAI", "OpenAI, or a server with its protocol", "gpt-5-mini", ("OPENAI_API_KEY",), "openai", "openai"),
-    "anthropic": Known("anthropic:Anthropic", "Anthropic", "claude-sonnet-4-5", ("ANTHROPIC_API_KEY",), "anthropic", "anthropic"),
+    "anthropic": Known("anthropic:Anthropic", "Anthropic", "claude-sonnet-5", ("ANTHROPIC_API_KEY",), "anthropic", "anthropic"),
     "gemini": Known(
-        "gemini:Gemini", "Google AI Studio", "gemini-2.5-flash", ("GEMINI_API_KEY", "GOOGLE_API_KEY"), "google.genai", "gemini"
+        "gemini:Gemini", "Google AI Studio", "gemini-3.5-flash", ("GEMINI_API_KEY", "GOOGLE_API_KEY"), "google.genai", "gemini"
     ),
-    "vertexai": Known("gemini:VertexAI", "Google Vertex AI", "gemini-2.5-flash", ("GOOGLE_CLOUD_PROJECT",), "google.genai", "gemini"),
+    "vertexai": Known("gemini:VertexAI", "Google Vertex AI", "gemini-3.5-flash", ("GOOGLE_CLOUD_PROJECT",), "google.genai", "gemini"),
     "litellm": Known("litellm:LiteLLM", "what LiteLLM reaches", needs_model=True, sdk="litellm", extra="litellm"),
     "sglang": Known("sglang:RuntimeEndpoint", "an SGLang server, by its own protocol", url="http://127.0.0.1:30000"),
     "vllm": Known("openai:OpenAI", "a vLLM server", sdk="openai", extra="openai", url="http://127.0.0.1:8000"),
@@ -144,5 +145,5 @@ def make(named: Named, options: Mapping[str, Any] | None = None) -> AnyBackend:
     if module == "sglang":
         return maker(url, **given)  # type: ignore[no-any-return]
     if url:
-        given["base_url"] = url
+        given["base_url"] = url if urlsplit(url).path else f"{url}/v1" if module == "openai" else url
     return maker(model, **given) if model else maker(**given)  # type: ignore[no-any-return]
