@@ -66,7 +66,7 @@ class Known:
 
 KNOWN: dict[str, Known] = {
     LOCAL: Known("", "the engine in this kernel"),
-    "openai": Known("openai:OpenAI", "OpenAI, or a server with its protocol", "gpt-5-mini", ("OPENAI_API_KEY",), "openai", "openai"),
+    "openai": Known("openai:OpenAI", "OpenAI, or a server with its protocol", "gpt-4.1-mini", ("OPENAI_API_KEY",), "openai", "openai"),
     "anthropic": Known("anthropic:Anthropic", "Anthropic", "claude-sonnet-5", ("ANTHROPIC_API_KEY",), "anthropic", "anthropic"),
     "gemini": Known(
         "gemini:Gemini", "Google AI Studio", "gemini-3.5-flash", ("GEMINI_API_KEY", "GOOGLE_API_KEY"), "google.genai", "gemini"
