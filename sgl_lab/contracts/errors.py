@@ -58,6 +58,10 @@ class UnknownArgument(BadArgument, TypeError):
     """A keyword argument that the function does not have."""
 
 
+class UnknownAttribute(BadArgument, AttributeError):
+    """An attribute that an object of the language does not have."""
+
+
 class ProgramError(SglError):
     """A program used the language incorrectly: a missing variable, a join of unrelated states, a
     read inside an unfinished role.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, NoReturn, Self, TypeVar, get_args
 
-from ..contracts.errors import BadArgument, ProgramError
+from ..contracts.errors import BadArgument, ProgramError, UnknownAttribute
 from ..contracts.events import ForkJoined
 from ..contracts.near import did_you_mean
 from ..contracts.summary import Summary
@@ -27,6 +27,17 @@ class Forks(Generic[S]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self)}: {', '.join(map(repr, self._states))}>"
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("_"):  # protocols ask for these
+            raise AttributeError(name)
+        if hasattr(type(self._states[0]), name):
+            hint = f"each fork has it: forks[0].{name}"
+        elif (near := did_you_mean(name, [known for known in dir(type(self)) if not known.startswith("_")])).startswith("did"):
+            hint = near
+        else:
+            hint = "forks += ... appends the same to each fork, and forks[0] += ... to one"
+        raise UnknownAttribute(f"the forks together have no {name!r}", hint=hint)
 
     def summaries(self) -> list[Summary]:
         """The current state of each fork."""

@@ -59,7 +59,7 @@ def _how_it_ended(error: BaseException) -> str:
 class Job:
     """One background cell. Displaying it shows its progress, and its result when it is over.
 
-    status    loading, running, done, stopped or error
+    status    running, loading while its model loads, done, stopped or error
     state     the program's state, once it exists; it keeps what was generated, whatever happens
     error     the exception that ended it, with the cell's own line
     printed   what its body printed and displayed, as text
@@ -67,7 +67,7 @@ class Job:
 
     def __init__(self, number: int, title: str, shell: Any, views: tuple[str, ...], on_end: Callable[[Job], None]) -> None:
         self.number, self.title = number, title
-        self.status = "loading"
+        self.status = "running"
         self.state: ProgramState | None = None
         self.record: Record | None = None
         self.error: Exception | None = None
@@ -178,7 +178,8 @@ class Job:
         return partial(print, file=self._printed)
 
     def report(self, text: str, share: float | None) -> None:
-        """Report the progress of loading the model."""
+        """Report the progress of loading the model, which is called only if something is loaded."""
+        self.status = "loading"
         if self._panel is not None:
             self._panel.status("loading", text, share)
 

@@ -161,7 +161,7 @@ class Option:
         except OptionError as error:
             raise OptionError(f"{where}: {error.message}", hint=error.hint) from None
         except ValueError as error:
-            raise OptionError(f"{where} cannot be {text!r}", hint=str(error)) from None
+            raise OptionError(f"{where} cannot be {text!r}", hint=f"it takes {error}") from None
 
 
 CELL_OPTIONS = (

@@ -101,7 +101,10 @@ class Session:
         found: Record | None
         if word.startswith("-"):
             runs = self.answered()
-            found = runs[int(word)] if 0 < -int(word) <= len(runs) else None
+            if not 0 < -int(word) <= len(runs):
+                hint = f"-1 is the last of {len(runs)}, -{len(runs)} the first" if runs else "run a %%sgl cell first"
+                raise OptionError(f"there is no run {word!r}", hint=hint)
+            found = runs[int(word)]
         else:
             wanted = (self.names.get(word), word, f"In[{word}]")
             found = self.replayed.get(word) or next((record for record in reversed(runs) if {record.run, record.title} & {*wanted}), None)

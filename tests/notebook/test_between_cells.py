@@ -67,6 +67,16 @@ def test_a_background_cell_returns_at_once_and_leaves_its_handle(kernel: Kernel,
     assert "Printed:\ninside" in again.shown[0]["text/plain"]
 
 
+def test_a_job_whose_model_is_there_already_does_not_load(kernel: Kernel, tmp_path: Path) -> None:
+    go_on = tmp_path / "go on"
+    held = f"import os, time\nwhile not os.path.exists({str(go_on)!r}):\n    time.sleep(0.01)\n"
+    shown = kernel.run("%%sgl ready << --bg --view none --temperature 0\n" + held + BODY.format(n=2)).shown[0]
+    assert "running" in shown["text/plain"]
+    assert "loading" not in shown["text/html"]
+    go_on.touch()
+    assert kernel.run("ready.wait(60), ready.status").result == "(True, 'done')"
+
+
 def test_the_cell_that_started_it_shows_its_output_at_its_end(kernel: Kernel) -> None:
     message = kernel.start("%%sgl --bg --temperature 0\n" + BODY.format(n=12))
     shown = kernel.wait_for("display_data", message)["content"]

@@ -10,7 +10,16 @@ import pytest
 
 import sgl_lab.lang.surface as sgl
 from sgl_lab.backends.scripted import ScriptedBackend
-from sgl_lab.contracts.errors import BadArgument, EngineStopped, ProgramError, PromptTooLong, RequestFailed, Stopped, UnknownVariable
+from sgl_lab.contracts.errors import (
+    BadArgument,
+    EngineStopped,
+    ProgramError,
+    PromptTooLong,
+    RequestFailed,
+    Stopped,
+    UnknownAttribute,
+    UnknownVariable,
+)
 from sgl_lab.contracts.events import Event, ExprFinished, ExprStarted, ForkJoined, ForkOpened
 from sgl_lab.contracts.port import GenJob, WarmJob
 
@@ -212,6 +221,25 @@ def test_joined_chats_go_on_as_one_chat() -> None:
     ids = s.token_ids()
     assert sum(id >= backend.tokenizer.SAMPLED for id in ids) == len("zeroone" + "end"), "no generated token was encoded again"
     assert s.prompt() + "<|im_end|>\n" == s.text()
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("gen", "forks += ... appends the same to each fork"),
+        ("select", "forks += ..."),
+        ("text", "forks[0].text"),
+        ("messages", "forks[0].messages"),
+        ("jion", "did you mean 'join'?"),
+    ],
+)
+def test_an_attribute_that_forks_lack_says_what_to_write(name: str, hint: str) -> None:
+    forks = sgl.start(ScriptedBackend("v")).fork(2)
+    with pytest.raises(UnknownAttribute, match=f"no '{name}'") as caught:
+        getattr(forks, name)
+    assert hint in (caught.value.hint or "")
+    assert isinstance(caught.value, AttributeError)
+    assert not hasattr(forks, "_repr_png_")
 
 
 def test_one_fork_is_appended_to_by_its_index_and_cannot_be_replaced() -> None:

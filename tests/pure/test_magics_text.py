@@ -550,12 +550,22 @@ def test_after_some_words_of_a_command_only_their_own_are_offered() -> None:
     assert "pin" in words(session, ["cache"])
 
 
+def test_a_run_further_back_than_the_first_is_answered_with_the_runs_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session()
+    monkeypatch.setattr(session, "answered", lambda: [Record(RunId(n)) for n in range(3)])
+    assert session.run("-3").run == 0
+    with pytest.raises(OptionError, match=re.escape("there is no run '-50' (-1 is the last of 3, -3 the first)")):
+        session.run("-50")
+
+
 def test_runs_are_found_by_the_names_that_they_have() -> None:
     session = Session()
     with pytest.raises(OptionError, match="nothing has run yet"):
         session.run()
     with pytest.raises(OptionError, match="there is no run '3'"):
         session.run("3")
+    with pytest.raises(OptionError, match=re.escape("there is no run '-1' (run a %%sgl cell first)")):
+        session.run("-1")
     session.replayed["old run"] = session.last = Record(RunId(7))
     assert session.run("old run") is session.run() is session.last
     assert session.run_names() == ("old run",)

@@ -102,7 +102,7 @@ def test_a_wrong_variable_and_a_wrong_trait_name_themselves(tmp_path: Path) -> N
 def test_an_invalid_setting_lists_the_valid_values(tmp_path: Path, variable: str, text: str, takes: str) -> None:
     with pytest.raises(OptionError) as caught:
         settings(tmp_path, {variable: text}).all()
-    assert str(caught.value) == f"{variable} cannot be {text!r} ({takes})"
+    assert str(caught.value) == f"{variable} cannot be {text!r} (it takes {takes})"
 
 
 def test_a_wrong_line_of_ipython_config_is_left_out_and_named_with_its_file(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_wrong_line_of_ipython_config_is_left_out_and_named_with_its_file(tmp_
     config = PyFileConfigLoader(file.name, str(tmp_path)).load_config()
     wrong = take_wrong(config, [tmp_path / "gone.py", file])
     assert [str(error).replace(str(file), "FILE") for error in wrong[:2]] == [
-        "FILE: c.SGL.temperature cannot be 'hot' (a number, 0 or more)",
+        "FILE: c.SGL.temperature cannot be 'hot' (it takes a number, 0 or more)",
         "FILE: c.SGL.temprature: unknown setting 'temprature' (did you mean 'temperature'?)",
     ]
     assert (len(wrong), str(wrong[2]).startswith(f"{file}: c.SGL.view: unknown view")) == (3, True)

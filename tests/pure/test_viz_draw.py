@@ -404,6 +404,28 @@ def test_forced_tokens_are_counted_beside_decoded_ones() -> None:
     assert "| prefill 9 in 1 ms, decode 7 in 1 ms, drafted and accepted 1, forced 12\n" in said.replace("1.00 ms", "1 ms")
 
 
+def test_a_run_that_generates_nothing_has_no_speed() -> None:
+    stage = Stage(40_000)
+    stage.emit(CellStarted(stage.run, "choose", ""))
+    picture = views(stage, stage.run)["metrics"].full()
+    assert picture["generated"] == 0
+    assert "–</div>" in still.counts(picture).source
+    assert "0.0</div>" not in still.counts(picture).source
+    assert "12.0</div>" in still.counts({**picture, "generated": 3, "tok_s": 12.0}).source
+
+
+@pytest.mark.parametrize("kind", ["wait", "host", "forks"])
+def test_the_words_of_a_gap_end_where_it_ends(kind: str) -> None:
+    lane: LaneRow = {"lane": "f1", "parent": None, "label": "main", "kind": "fork", "state": ""}
+    bar: BarRow = {"id": 0, "lane": "f1", "kind": kind, "t0": 0.0, "t1": 20.0, "n": 4, "name": "", "request": 1, "at": None, "wrong": 0}
+    after: BarRow = {**bar, "id": 1, "kind": "decode", "t0": 20.0, "t1": 100.0}
+    drawn = still.lanes({"lanes": [lane], "bars": [bar, after], "now": 100.0, "since": 0.0}).source
+    (words,) = re.findall(rf'<div style="([^"]*)">{re.escape(escaped(palette.BARS[kind][1]))}</div>', drawn)
+    assert f"width:{20 / 1.02:.2f}%" in words
+    assert "overflow:hidden" in words
+    assert "text-overflow:ellipsis" in words
+
+
 def test_lanes_are_below_their_parents_in_any_order_of_forks() -> None:
     opened = [("a", None), ("b", "a"), ("c", "a"), ("c1", "c"), ("b1", "b"), ("lost", "gone")]
     rows: list[LaneRow] = [{"lane": lane, "parent": parent, "label": lane, "kind": "fork"} for lane, parent in opened]

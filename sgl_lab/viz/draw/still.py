@@ -132,7 +132,8 @@ def counts(picture: MetricsPicture, is_engine: bool = False) -> Markup:
     elif is_engine:
         origins = [(picture["reused"], "reused from the cache", palette.REUSED), *origins[2:]]
     cells = [_count(brief(n), words, ink) for n, words, ink in origins]
-    facts = [(f"{picture['tok_s']:,.1f}" if picture["tok_s"] < 100 else f"{picture['tok_s']:,.0f}", "tokens/s")]
+    speed = f"{picture['tok_s']:,.1f}" if picture["tok_s"] < 100 else f"{picture['tok_s']:,.0f}"
+    facts = [(speed if picture["generated"] else "–", "tokens/s")]
     if picture["n_pages"]:
         facts.append((f"{brief(picture['n_pages'] - picture['free_pages'])}\u2009/\u2009{brief(picture['n_pages'])}", "cache pages"))
     if picture["currency"]:
@@ -578,8 +579,21 @@ def _bar(bar: BarRow, top: int, left: float, width: float) -> Markup:
     )
     label = f"\u2009{clipped(bar['name'], 24)} {bar['n']:,}" if height == 12 and width > 6 else ""
     if (kind == "wait" or kind in GAPS) and width > 18:
-        words = css(position="absolute", left=f"{left:.2f}%", top=f"{top}px", padding_left="5px", font_size="10px", line_height=f"{LANE}px")
-        name = tag("div", {"style": f"{words};{SOFT};white-space:nowrap"}, palette.BARS[kind][1])
+        # cut at the bar's end, where the next bar begins
+        words = css(
+            position="absolute",
+            left=f"{left:.2f}%",
+            top=f"{top}px",
+            box_sizing="border-box",
+            width=f"{width:.2f}%",
+            padding_left="5px",
+            font_size="10px",
+            line_height=f"{LANE}px",
+            white_space="nowrap",
+            overflow="hidden",
+            text_overflow="ellipsis",
+        )
+        name = tag("div", {"style": f"{words};{SOFT}"}, palette.BARS[kind][1])
         # The label is above the line.
         style = style.replace(f"top:{top + shift}px", f"top:{top + LANE - 3}px")
         return joined([tag("div", {"style": f"{style};{_bar_look(kind)}", "title": said}), name])

@@ -368,7 +368,7 @@ class Counts {
       this.shares[name].style.flexGrow = m[name] ?? 0;
     }
     setText(this.generated, m.forced ? `generated, ${brief(m.forced)} forced` : "generated");
-    put("speed", m.tok_s >= 100 ? brief(Math.round(m.tok_s)) : m.tok_s.toFixed(1));
+    put("speed", !m.generated ? "–" : m.tok_s >= 100 ? brief(Math.round(m.tok_s)) : m.tok_s.toFixed(1));
     put("forks", brief(m.forks));
     put("pages", `${brief(m.n_pages - m.free_pages)}\u2009/\u2009${brief(m.n_pages)}`);
     put("cost", money(m));
