@@ -85,9 +85,9 @@ class ChatJob:
     expr: ExprId | None = None
     shown: tuple[int, ...] = ()
     """the prompt as views show it, in pieces (`contracts.pieces`); a backend passes it on as `RequestQueued.prompt`"""
-    shared: tuple[int, ...] = ()
-    """after how many parts, counted over all messages, the prompt may end that other requests of the program begin with: where a
-    server that wants to be told has a prefix to cache"""
+    shared: tuple[tuple[int, int], ...] = ()
+    """where the prompt may end that other requests of the program begin with: after so many parts, counted over all messages, and so
+    many characters of the next. A server that caches only what it is told to cache can be told by these"""
 
 
 @dataclass(frozen=True, slots=True)

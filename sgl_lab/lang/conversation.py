@@ -39,6 +39,7 @@ from .expressions import Gen, Select
 from .generation import Generation
 from .history import History, Piece, Turn
 from .run import Run
+from .shared import Place, place_of
 from .usage import usage_of
 from .variable import Variable
 from .work import Evaluation, Worked
@@ -56,6 +57,11 @@ class Conversation(History):
         self._changed = changed
         self._seen = ""
         self.shown: list[int] = []
+        self.shared: tuple[tuple[int, int], ...] = ()
+        """of the prompt that was made last: what `ChatJob` has by this name"""
+        self._places: list[Place] = []
+        """beginnings that other strands go on from"""
+        self._n_prompts = 0
         self._n_closed = 0
         """turns that are closed and shown; the pieces of all of them are the first `_n_fixed`"""
         self._n_fixed = 0
@@ -65,6 +71,12 @@ class Conversation(History):
         self._seen = other.certain()
         if isinstance(other, Conversation):
             self.shown, self._n_closed, self._n_fixed = other.shown[:], other._n_closed, other._n_fixed
+            self._places = other._places[:]
+
+    def share(self) -> None:
+        """Others go on from here."""
+        if (place := place_of(self._turns)) not in self._places:
+            self._places.append(place)
 
     def settle(self, *, to_generate: bool = False) -> None:
         self._seen = self.text()
@@ -118,20 +130,49 @@ class Conversation(History):
             raise ProgramError(f"a backend that takes messages answers as the assistant, not {where}", hint="write assistant(gen(...))")
         if self._turns[-1].content and not self._run.card.capabilities.continues:
             raise self._run.missing("continues")
-        return tuple(self._as_messages())
+        return tuple(self._as_messages(self._begun_alike()))
 
-    def _as_messages(self) -> Sequence[ChatMessage]:
+    def _begun_alike(self) -> set[Place]:
+        """A strand that has asked before is expected to ask again: its whole prompt is then the beginning of the next."""
+        places = set(self._places)
+        if self._run.siblings is not None and not self._n_prompts and (place := self._run.siblings.place(self._turns)) is not None:
+            self._places.append(place)
+            places.add(place)
+        if self._n_prompts:
+            places.add(place_of(self._turns))
+        self._n_prompts += 1
+        return places
+
+    def _as_messages(self, places: set[Place]) -> Sequence[ChatMessage]:
         messages: list[ChatMessage] = []
+        shared: set[tuple[int, int]] = set()
+        n_before = 0
         calls: list[ToolCallPart] = []
         """calls without a result yet"""
-        for turn in self._turns:
+        for number, turn in enumerate(self._turns, 1):
             parts = tuple(_part(piece) for piece in turn.parts if piece.text)
             calls += [part for part in parts if isinstance(part, ToolCallPart)]
             if turn.role == "tool" and calls:
-                messages.append(ChatMessage("tool", (ToolResultPart(calls.pop(0).id, turn.content),)))
-            elif parts:
-                messages.append(ChatMessage("user" if turn.role == "tool" else turn.role, _joined(parts)))
+                message = ChatMessage("tool", (ToolResultPart(calls.pop(0).id, turn.content),))
+            else:
+                message = ChatMessage("user" if turn.role == "tool" else turn.role, _joined(parts))
+            for _, n_pieces in (place for place in places if place[0] == number):
+                shared.add(_position(n_before, turn, n_pieces, message))
+            if message.parts:
+                messages.append(message)
+                n_before += len(message.parts)
+        self.shared = tuple(sorted(shared - {(0, 0)}))
         return messages
+
+
+def _position(n_before: int, turn: Turn, n_pieces: int, message: ChatMessage) -> tuple[int, int]:
+    """Where the first pieces of a turn end: after so many parts of the prompt, and so many characters of the next."""
+    if n_pieces == len(turn.parts):
+        return n_before + len(message.parts), 0
+    begun = _joined(tuple(_part(piece) for piece in turn.parts[:n_pieces] if piece.text))
+    if begun and isinstance(begun[-1], TextPart) and begun[-1] != message.parts[len(begun) - 1]:
+        return n_before + len(begun) - 1, len(begun[-1].text)
+    return n_before + len(begun), 0
 
 
 def _laid_out(parts: Sequence[Piece]) -> Iterator[tuple[tuple[int, ...], str, str]]:
@@ -234,7 +275,8 @@ class ChatGeneration(Generation[ChatWorked, ChatOutput]):
 
     def _submit(self, params: SamplingParams) -> RequestId:
         transcript = self.stream.transcript
-        job = ChatJob(transcript.prompt(), params, self._tools, self.stream.id, self.expr, tuple(transcript.shown))
+        prompt = transcript.prompt()
+        job = ChatJob(prompt, params, self._tools, self.stream.id, self.expr, tuple(transcript.shown), transcript.shared)
         self._told.request = request = self.stream.backend.converse(job, self)
         return request
 
@@ -349,7 +391,8 @@ class GeneratedChoice(_ChatSelection):
         params = SamplingParams(max_tokens=None, temperature=temperature, constraint=constraint)
         self.stream.backend.prepare(constraint)
         transcript = self.stream.transcript
-        job = ChatJob(transcript.prompt(), params, (), self.stream.id, self.expr, tuple(transcript.shown))
+        prompt = transcript.prompt()
+        job = ChatJob(prompt, params, (), self.stream.id, self.expr, tuple(transcript.shown), transcript.shared)
         return self.stream.backend.converse(job, self)
 
     def on_delta(self, index: int, text: str) -> None:

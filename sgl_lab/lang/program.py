@@ -18,6 +18,7 @@ from .keywords import all_suggest, suggests, unknown_argument
 from .prefix import cache_prefix
 from .run import current_run
 from .sampling import ARGUMENTS, GenDefaults, given
+from .shared import Siblings
 from .shown import States
 from .state import ProgramState, start
 
@@ -135,7 +136,8 @@ class SglFunction:
             raise unknown_argument("run_batch", min(unknown), (*taken, *sorted(SETTINGS)))
         n_open = checked_width(num_threads)
         calls = [self._call_of(item, index) for index, item in enumerate(batch_arguments)]
-        items = [functools.partial(self._execution, args, kwargs, settings) for args, kwargs in calls]
+        siblings = Siblings() if len(calls) > 1 else None
+        items = [functools.partial(self._execution, args, kwargs, settings, siblings) for args, kwargs in calls]
         if settings.get("stream"):
             if progress_bar or generator_style or return_exceptions:
                 raise BadArgument(
@@ -176,9 +178,12 @@ class SglFunction:
         """The entries of `kwargs` that are settings of the run, removed from it."""
         return {name: kwargs.pop(name) for name in SETTINGS - set(self.arg_names) if name in kwargs}
 
-    def _execution(self, args: tuple[Any, ...], kwargs: dict[str, Any], settings: Mapping[str, Any]) -> Execution:
+    def _execution(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], settings: Mapping[str, Any], siblings: Siblings | None = None
+    ) -> Execution:
         bound = self._bind(args, kwargs)
         state = _state_for(self.func.__name__, settings, self.num_api_spec_tokens)
+        state._run.siblings = siblings
         state._run.arguments = dict(list(bound.arguments.items())[1:])
         return Execution(state, functools.partial(self.func, state, *args, **self.bind_arguments | kwargs), self.is_async)
 

@@ -27,6 +27,7 @@ from .expressions import Instruction, Name
 from .history import History
 from .interrupts import INTERRUPTS
 from .loop import SLICE_S, Loop, running_loop
+from .shared import Siblings
 from .variable import Variable
 
 _log = logging.getLogger(__name__)
@@ -105,6 +106,8 @@ class Run:
         self.chat = chat_of(backend, self.card)
         self.spells_logprobs = True
         """default for whether log-probabilities include the text of their tokens"""
+        self.siblings: Siblings | None = None
+        """the other items, of a batch"""
         self.arguments: dict[str, Any] = {}
         """the program's own"""
         self.n_ahead = 0

@@ -89,6 +89,7 @@ class ChatStream(Stream):
         return type(self)(self.run, self.backend, label, self, index)
 
     def _begin_at(self, parent: Self) -> None:
+        parent.transcript.share()
         self.transcript.go_on_from(parent.transcript)
 
     def _prepare(self, parts: Sequence[Leaf]) -> None:

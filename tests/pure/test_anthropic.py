@@ -237,9 +237,9 @@ def test_what_the_api_does_not_take_is_refused_at_once(prompt: Any, error: type[
 def test_a_sampling_parameter_that_the_api_refuses_is_refused_on_the_users_line(name: str) -> None:
     with claude(says("no")) as (backend, server):
         state = sgl.start(backend)
-        state += sgl.user("Q") + sgl.assistant(gen("a", **{name: 1 if name == "top_k" else 0.5}))
+        said = sgl.user("Q") + sgl.assistant(gen("a", **{name: 1 if name == "top_k" else 0.5}))
         with pytest.raises(BackendUnsupported, match=f"sampling parameter {name}"):
-            _ = state["a"]
+            state += said
         assert not server.seen
 
 
@@ -348,16 +348,67 @@ LONG = "word " * 2_000
 
 
 def test_marks_stand_where_the_program_shares_a_prefix_if_it_is_long_enough() -> None:
-    prompt = messages(("system", "short"), ("user", [TextPart(LONG), TextPart("one")]))
-    assert marked(request(job(prompt, shared=(1, 2)))) == [LONG]
+    prompt = messages(("system", "short"), ("user", LONG + "one"))
+    sent = request(job(prompt, shared=((1, 0), (1, len(LONG)))))
+    assert [block["text"] for block in sent["messages"][0]["content"]] == [LONG, "one"]
+    assert marked(sent) == [LONG]
     assert marked(request(job(prompt, shared=()))) == []
-    assert marked(request(job(messages(("system", "short"), ("user", "one")), shared=(1,)))) == []
+    assert marked(request(job(messages(("system", "short"), ("user", "one")), shared=((1, 0),)))) == []
 
 
 def test_of_many_marks_the_first_and_the_last_three_stay() -> None:
     turns = [(role, f"{role} {turn}") for turn in range(4) for role in ("user", "assistant")]
     prompt = messages(("system", LONG), *turns, ("user", "last"))
-    assert marked(request(job(prompt, shared=tuple(range(1, 11))))) == [LONG, "user 3", "assistant 3", "last"]
+    assert marked(request(job(prompt, shared=tuple((n, 0) for n in range(1, 11))))) == [LONG, "user 3", "assistant 3", "last"]
+
+
+def test_a_programs_own_forks_batch_and_turns_tell_where_the_marks_go() -> None:
+    """What is sent, not what is cached: each fork's children, each item of a batch and each further turn begin with a mark that stands
+    where it stood before."""
+    with claude(says("ok")) as (backend, server):
+        state = sgl.start(backend)
+        state += sgl.system("short")
+        with state.user():
+            state += LONG
+        children = state.fork(2)
+        for n, child in enumerate(children):
+            child += sgl.user(f"question {n}") + sgl.assistant(gen("a"))
+        assert [child["a"] for child in children] == ["ok", "ok"]
+        assert [marked(sent) for _, sent in server.seen] == [[LONG], [LONG]]
+
+        server.seen.clear()
+
+        @sgl.function
+        def program(s: Any, q: str) -> None:
+            s += sgl.system(LONG)
+            with s.user():
+                s += "an example of many words"
+                s += q
+            s += sgl.assistant(gen("a"))
+
+        program.run_batch([{"q": "one"}, {"q": "two"}, {"q": "two"}], backend=backend, num_threads=1)
+        marks = [marked(sent) for _, sent in server.seen]
+        assert marks == [[LONG], ["an example of many words"], ["an example of many words"]]
+
+        server.seen.clear()
+        state = sgl.start(backend)
+        for turn in range(3):
+            state += sgl.user(f"{turn} {LONG}") + sgl.assistant(gen(f"a{turn}"))
+        assert state["a2"] == "ok"
+        assert [marked(sent) for _, sent in server.seen] == [[], [f"1 {LONG}"], [f"2 {LONG}"]]
+
+
+def test_a_fork_inside_a_turn_marks_what_stands_before_it() -> None:
+    with claude(says("ok")) as (backend, server):
+        state = sgl.start(backend)
+        state += sgl.user_begin() + LONG
+        children = state.fork(2)
+        for n, child in enumerate(children):
+            child += f"question {n}" + sgl.user_end() + sgl.assistant(gen("a"))
+        assert [child["a"] for child in children] == ["ok", "ok"]
+        for _, sent in server.seen:
+            assert marked(sent) == [LONG]
+            assert sent["messages"][0]["content"][1]["text"].startswith("question")
 
 
 def test_white_space_between_parts_joins_its_neighbour() -> None:

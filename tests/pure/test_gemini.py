@@ -128,6 +128,7 @@ def test_a_conversation_as_the_api_has_it() -> None:
             "thinkingConfig": {"thinkingBudget": 0},
         }
         assert server.headers[0]["x-goog-api-key"] == "AIzaCanary0123456789012345678901234567"
+        assert server.headers[0]["authorization"] == "Bearer AIzaCanary0123456789012345678901234567"  # as other servers may read it
         assert "key=" not in path
 
 
@@ -149,7 +150,9 @@ def test_images_calls_and_results_have_the_form_of_the_api() -> None:
     assert sent["contents"][1]["parts"][0]["thought_signature"] == b"\x01\x02\x03"
     assert sent["contents"][2]["parts"][0]["function_response"] == {"id": "c1", "name": "weather", "response": {"result": "rain"}}
     assert sent["config"]["tool_config"]["function_calling_config"] == {"mode": "ANY", "allowed_function_names": ["weather"]}
-    unsigned = request(job(messages(("user", "Q"), ("assistant", ToolCallPart("c1", "weather", "{}")))))
+    unsigned = request(
+        job(messages(("user", "Q"), ("assistant", ToolCallPart("c1", "weather", "{}")), ("tool", ToolResultPart("c1", "rain"))))
+    )
     assert unsigned["contents"][1]["parts"][0]["thought_signature"] == b"skip_thought_signature_validator"
 
 

@@ -105,7 +105,7 @@ def messages(*turns: tuple[str, str | Part | Iterable[Part]]) -> tuple[ChatMessa
 HELLO = messages(("user", "Hello"))
 
 
-def job(prompt: tuple[ChatMessage, ...] = HELLO, *, tools: Any = (), shared: tuple[int, ...] = (), **params: Any) -> ChatJob:
+def job(prompt: tuple[ChatMessage, ...] = HELLO, *, tools: Any = (), shared: tuple[tuple[int, int], ...] = (), **params: Any) -> ChatJob:
     return ChatJob(prompt, SamplingParams(**params), tools, shared=shared)
 
 

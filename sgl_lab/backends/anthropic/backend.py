@@ -8,10 +8,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ...contracts.conversation import ChatJob, ChatOutput, DecisionJob
-from ...contracts.errors import BadArgument
+from ...contracts.errors import BackendUnsupported, BadArgument
 from ...contracts.params import Constraint
 from ...contracts.port import ModelCard
-from ..remote import PLACEHOLDER, Call, Fault, Key, Options, Provider, Refused, RemoteBackend, find_endpoint, need
+from ..remote import PLACEHOLDER, Call, Fault, Key, KeyOfOthers, Options, Provider, Refused, RemoteBackend, find_endpoint, need
 from . import schemas
 from .answer import Answer
 from .models import capabilities_of, claude_of
@@ -73,7 +73,7 @@ class Anthropic(RemoteBackend):
         need("anthropic", "anthropic", "Anthropic")
         endpoint = find_endpoint(PROVIDER, base_url or os.environ.get("ANTHROPIC_BASE_URL") or BASE_URL, api_key=api_key)
         if endpoint.key is not None and not endpoint.is_own:
-            endpoint = replace(endpoint, key=_Both(endpoint.key))
+            endpoint = replace(endpoint, key=KeyOfOthers(endpoint.key, "x-api-key"))
         card = ModelCard(model_name, (model_name,), claude.context, 0, "remote", "", capabilities_of(claude, thinks=thinks))
         super().__init__(endpoint, card, options)
 
@@ -85,6 +85,9 @@ class Anthropic(RemoteBackend):
         return sdk
 
     def _prepare(self, constraint: Constraint) -> None:
+        if constraint.lead or constraint.seam:
+            what = f"{self._card.name} follows a constraint from the first character only"
+            raise BackendUnsupported(what, hint="leave out separate_reasoning around this gen")
         schemas.enforced(constraint.source)
 
     def _refuse(self, job: ChatJob | DecisionJob) -> None:
@@ -111,16 +114,3 @@ class Anthropic(RemoteBackend):
         if getattr(error, "status_code", 0) == 200 and named in _STATUS:
             error = Refused(str(getattr(error, "api_message", None) or error), _STATUS[named])
         return super()._fault(error, call)
-
-
-class _Both(Key):
-    """A key as other servers with this API read it: some by one header, some by the other."""
-
-    __slots__ = ()
-
-    def __init__(self, key: Key) -> None:
-        super().__init__(lambda: key.headers()["authorization"], "authorization", key.source)
-
-    def headers(self) -> dict[str, str]:
-        headers = super().headers()
-        return headers | {"x-api-key": headers["authorization"].removeprefix("Bearer ")}

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...contracts.conversation import ChatJob, ChatMessage, ImagePart, Part, TextPart, ToolCallPart, ToolResultPart, ToolSpec
 from ...contracts.errors import BackendUnsupported, ProgramError
+from ..remote import with_answered_calls
 from . import schemas
 from .models import Claude
 
@@ -18,6 +19,8 @@ MAX_MARKS = 4
 _IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 _IMAGE_TOKENS = 1_500
 Block = dict[str, Any]
+Mark = tuple[int, int]
+"""after so many parts, and so many characters of the next"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,8 @@ def asked(job: ChatJob, settings: Settings) -> Asked:
     if isinstance(job.prompt, str):
         raise BackendUnsupported(f"{settings.model} takes no text without roles", hint="write user(...) and assistant(gen(...))")
     params, claude = job.params, settings.claude
-    system, messages, lead = _spoken(job.prompt, _marks(job.prompt, job, claude.cacheable), claude)
+    prompt = with_answered_calls(job.prompt)
+    system, messages, lead = _spoken(prompt, _marks(prompt, job, claude.cacheable), claude)
     request: dict[str, Any] = {"model": settings.model, "messages": messages}
     if system:
         request["system"] = system
@@ -73,7 +77,7 @@ def asked(job: ChatJob, settings: Settings) -> Asked:
     if job.tools:
         request["tools"] = [_tool(tool) for tool in job.tools]
         request["tool_choice"] = {"type": "any", "disable_parallel_tool_use": True}
-    elif called := {part.name for message in job.prompt for part in message.parts if isinstance(part, ToolCallPart)}:
+    elif called := {part.name for message in prompt for part in message.parts if isinstance(part, ToolCallPart)}:
         # Calls in the history need tools, though none is to be called now.
         request["tools"] = [{"name": name, "input_schema": {"type": "object"}} for name in sorted(called)]
         request["tool_choice"] = {"type": "none"}
@@ -108,7 +112,7 @@ def _tool(tool: ToolSpec) -> Block:
 # ---------------------------------------------------------------- messages
 
 
-def _spoken(prompt: Sequence[ChatMessage], marks: Sequence[int], claude: Claude) -> tuple[list[Block], list[Block], str]:
+def _spoken(prompt: Sequence[ChatMessage], marks: Sequence[Mark], claude: Claude) -> tuple[list[Block], list[Block], str]:
     """The system's blocks, the messages, and the white space that the last of them may not end with."""
     system: list[Block] = []
     messages: list[Block] = []
@@ -140,11 +144,20 @@ def _role(role: str, claude: Claude) -> str:
     raise BackendUnsupported(f"Claude has no role {role!r}", hint="its roles are system, user, assistant and tool")
 
 
-def _blocks(message: ChatMessage, n_before: int, marks: Sequence[int]) -> list[Block]:
+def _blocks(message: ChatMessage, n_before: int, marks: Sequence[Mark]) -> list[Block]:
+    """A mark inside a text makes it two blocks: the API caches whole ones."""
+    pieces: list[tuple[Part, bool]] = []
+    for number, part in enumerate(message.parts, n_before):
+        start = 0
+        for _, at in (mark for mark in marks if mark[0] == number and mark[1]):
+            if isinstance(part, TextPart):
+                pieces.append((TextPart(part.text[start:at]), True))
+                start = at
+        pieces.append((TextPart(part.text[start:]) if isinstance(part, TextPart) else part, (number + 1, 0) in marks))
     blocks: list[Block] = []
     space = ""
-    for number, part in enumerate(message.parts, n_before + 1):
-        if isinstance(part, TextPart) and not part.text.strip() and len(message.parts) > 1:
+    for part, is_marked in pieces:
+        if isinstance(part, TextPart) and not part.text.strip() and len(pieces) > 1:
             # The API takes no block of white space alone.
             if blocks and blocks[-1]["type"] == "text":
                 blocks[-1]["text"] += part.text
@@ -155,7 +168,7 @@ def _blocks(message: ChatMessage, n_before: int, marks: Sequence[int]) -> list[B
             if block["type"] == "text":
                 block["text"], space = space + block["text"], ""
             blocks.append(block)
-        if number in marks and blocks:
+        if is_marked and blocks:
             blocks[-1]["cache_control"] = {"type": "ephemeral"}
     return blocks
 
@@ -177,16 +190,20 @@ def _block(part: Part) -> Block:
 # ---------------------------------------------------------------- cache marks
 
 
-def _marks(prompt: Sequence[ChatMessage], job: ChatJob, least: int) -> tuple[int, ...]:
-    """After which parts to mark a prefix: where the program shares one, if it is long enough to be cached; the first and the last three.
+def _marks(prompt: Sequence[ChatMessage], job: ChatJob, least: int) -> tuple[Mark, ...]:
+    """Where to mark a prefix: where the program shares one, if it is long enough to be cached; the first and the last three.
 
     A token has two bytes at least, so a prefix is left out only where it is surely too short.
     """
-    tokens, wanted = sum(len(tool.parameters) + len(tool.description) for tool in job.tools) / 2, []
-    for number, part in enumerate((part for message in prompt for part in message.parts), 1):
-        tokens += _IMAGE_TOKENS if isinstance(part, ImagePart) else len(_spelled(part).encode()) / 2
-        if number in job.shared and tokens >= least:
-            wanted.append(number)
+    tokens = [sum(len(tool.parameters) + len(tool.description) for tool in job.tools) / 2]
+    parts = [part for message in prompt for part in message.parts]
+    for part in parts:
+        tokens.append(tokens[-1] + (_IMAGE_TOKENS if isinstance(part, ImagePart) else len(_spelled(part).encode()) / 2))
+    wanted = [
+        (n_parts, n_characters)
+        for n_parts, n_characters in sorted(set(job.shared))
+        if tokens[n_parts] + (len(_spelled(parts[n_parts])[:n_characters].encode()) / 2 if n_characters else 0) >= least
+    ]
     return tuple(wanted) if len(wanted) <= MAX_MARKS else (wanted[0], *wanted[1 - MAX_MARKS :])
 
 

@@ -9,10 +9,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ...contracts.conversation import ChatJob, ChatOutput, DecisionJob, DecisionOutput
-from ...contracts.errors import AuthenticationFailed, BadArgument
+from ...contracts.errors import AuthenticationFailed, BackendUnsupported, BadArgument
 from ...contracts.params import Constraint
 from ...contracts.port import ModelCard
-from ..remote import PLACEHOLDER, Call, Endpoint, Fault, Key, Options, Provider, Refused, RemoteBackend, find_endpoint, need
+from ..remote import PLACEHOLDER, Call, Endpoint, Fault, Key, KeyOfOthers, Options, Provider, Refused, RemoteBackend, find_endpoint, need
 from . import schemas
 from .answer import Answer, decided
 from .models import DECISION_MODEL, capabilities_of, model_of
@@ -72,6 +72,9 @@ class _Google(RemoteBackend):
         return {"base_url": self.server.base_url, "httpx_client": self.client}
 
     def _prepare(self, constraint: Constraint) -> None:
+        if constraint.lead or constraint.seam:
+            what = f"{self._card.name} follows a constraint from the first character only"
+            raise BackendUnsupported(what, hint="leave out separate_reasoning around this gen")
         schemas.enforced(constraint.source)
 
     def _refuse(self, job: ChatJob | DecisionJob) -> None:
@@ -146,6 +149,8 @@ class Gemini(_Google):
         need("google.genai", "gemini", "Gemini")
         base_url = base_url or os.environ.get("GOOGLE_GEMINI_BASE_URL") or f"https://{STUDIO.hosts[0]}"
         endpoint = find_endpoint(STUDIO, base_url, api_key=api_key)
+        if endpoint.key is not None and not endpoint.is_own:
+            endpoint = replace(endpoint, key=KeyOfOthers(endpoint.key, STUDIO.header))
         if decision_model == "":
             decision_model = DECISION_MODEL if endpoint.is_own else None
         super().__init__(model_name, endpoint, thinking, thinking_tokens, decision_model, safety_settings, options)

@@ -22,6 +22,7 @@ from ...contracts.conversation import (
 )
 from ...contracts.errors import BackendUnsupported, ProgramError
 from ...contracts.params import SamplingParams
+from ..remote import with_answered_calls
 from . import schemas
 from .models import Model
 
@@ -109,7 +110,7 @@ def _tool(tool: ToolSpec) -> Block:
 def _messages(prompt: Prompt, name: str) -> Sequence[ChatMessage]:
     if isinstance(prompt, str):
         raise BackendUnsupported(f"{name} takes no text without roles", hint="write user(...) and assistant(gen(...))")
-    return prompt
+    return with_answered_calls(prompt)
 
 
 def _spoken(messages: Sequence[ChatMessage]) -> tuple[list[Block], list[Block]]:

@@ -14,7 +14,7 @@ from .calls import with_answered_calls
 from .deadlines import Deadlines
 from .endpoint import Endpoint, find_endpoint
 from .faults import Asked, Fault, Refused, Unended, fault_of
-from .keys import Key, Provider
+from .keys import Key, KeyOfOthers, Provider
 from .needs import PLACEHOLDER, need
 from .retries import Retries
 
@@ -28,6 +28,7 @@ __all__ = [
     "Endpoint",
     "Fault",
     "Key",
+    "KeyOfOthers",
     "Options",
     "Provider",
     "Refused",

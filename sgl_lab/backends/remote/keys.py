@@ -58,6 +58,20 @@ class Key:
         return {self._header: self._make()}
 
 
+class KeyOfOthers(Key):
+    """A key for a server that speaks a provider's API and is not its own: such servers read it as a bearer token, or from `header`."""
+
+    __slots__ = ("_also",)
+
+    def __init__(self, key: Key, header: str) -> None:
+        super().__init__(lambda: next(iter(key.headers().values())).removeprefix("Bearer "), "authorization", key.source)
+        self._also = header
+
+    def headers(self) -> dict[str, str]:
+        secret = super().headers()["authorization"]
+        return {"authorization": f"Bearer {secret}", self._also: secret}
+
+
 def key_of(secret: str, provider: Provider, source: str) -> Key:
     """A key of text. BadArgument for text that no header can carry."""
     secret = secret.strip()
