@@ -41,14 +41,18 @@ MODELS: dict[str, Model] = {
     "gemini-3.8-flash": Model(least_thinking="low"),
 }
 """By how the name begins; the longest beginning counts."""
-UNKNOWN = Model(logprobs=(False, False), samples=(1, 1))
-"""A model that is newer than this table, or another server's: nothing is taken for granted."""
+UNKNOWN = Model(thinks=False, logprobs=(False, False), samples=(1, 1))
+"""Another server's model: nothing is taken for granted."""
+NEWER = replace(UNKNOWN, thinks=True)
+"""a Gemini that is newer than this table"""
 
 
 def model_of(name: str) -> Model:
     name = name.rpartition("/")[2]
     fitting = [beginning for beginning in MODELS if name == beginning or name.startswith(f"{beginning}-")]
-    return MODELS[max(fitting, key=len)] if fitting else UNKNOWN
+    if fitting:
+        return MODELS[max(fitting, key=len)]
+    return NEWER if name.startswith("gemini-") else UNKNOWN
 
 
 def capabilities_of(model: Model, *, on_vertex: bool, decides: bool) -> Capabilities:
