@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab tour test quick soak setup setup-test chromium clean
+.PHONY: help lab tour test quick soak setup setup-test chromium litellm clean
 
 # Set PYTHON to name an interpreter; ARGS goes to `jupyter lab`, `sgl-lab tour` or `pytest`.
 PYTHON ?=
@@ -52,6 +52,11 @@ setup:  ## make .venv from the exact pins, build the native CPU step and fetch t
 
 setup-test: chromium  ## what only the tests need
 	@$(one_at_a_time) $(ready_for_tests) build/ipykernel6 build/json-schema-suite
+
+litellm:  ## run LiteLLM's tests in an environment of their own: it needs an older huggingface_hub than ours
+	[ -x build/litellm/bin/python ] || python3 -m venv build/litellm
+	build/litellm/bin/python -m pip install -q "litellm==1.108.7" httpx2 pydantic tqdm filelock jsonschema referencing pytest
+	PYTHONPATH=. build/litellm/bin/python -m pytest -o addopts= tests/pure/test_litellm.py $(ARGS)
 
 clean:  ## remove what was built; the model stays until `sgl-lab model rm smollm2`
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .backends.anthropic import Anthropic as Anthropic
     from .backends.gemini import Gemini as Gemini
     from .backends.gemini import VertexAI as VertexAI
+    from .backends.litellm import LiteLLM as LiteLLM
     from .backends.openai import OpenAI as OpenAI
     from .backends.sglang import RuntimeEndpoint as RuntimeEndpoint
     from .contracts.errors import *  # noqa: F403
@@ -39,6 +40,7 @@ _HEAVY = {
     "Anthropic": "backends.anthropic",
     "Gemini": "backends.gemini",
     "VertexAI": "backends.gemini",
+    "LiteLLM": "backends.litellm",
 }
 """Names outside the language, and the modules that are imported when they are used."""
 

@@ -1,7 +1,8 @@
 """What LiteLLM reaches, through `litellm.completion`: a request and its answer have the form of OpenAI's chat completions.
 
 LiteLLM knows what its models can do and what they cost, and sends a request by itself: its keys come from the environment, by the
-names that it has for them. It cannot be installed beside this package's other SDKs; docs/backends.md has the command.
+names that it has for them. It cannot be installed beside this package's own requirements as they are pinned: `make litellm`
+sets an environment up for it.
 """
 
 from __future__ import annotations

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import NoReturn
 
 HERE = 'sgl.Runtime(model_path="smollm2") runs a model in this process'
-_REMOTE = f"remote backends are not available yet; {HERE}"
 _VIDEO = "videos are not available yet: no backend here takes them; show their frames with image(...)"
 _GRAPHS = "graphs of programs are not available yet; run(...) executes a program"
 
-NOT_YET = dict.fromkeys(("LiteLLM",), _REMOTE) | {
+NOT_YET = {
     "video": _VIDEO,
     "ServerArgs": f"there is no server, so servers and their arguments are not available yet; {HERE}",
     "GenConfig": "settings outside a gen are not available yet; pass them to gen(...), or to run(...) for all gens",
@@ -23,7 +22,8 @@ NOT_YET_INSIDE = (
     | {"SglVideo": _VIDEO}
     | dict.fromkeys(("Runtime", "Engine"), "they start a model; import them from sgl_lab")
     | dict.fromkeys(
-        ("OpenAI", "RuntimeEndpoint", "Anthropic", "Gemini", "VertexAI"), "backends are outside the language; import them from sgl_lab"
+        ("OpenAI", "RuntimeEndpoint", "Anthropic", "Gemini", "VertexAI", "LiteLLM"),
+        "backends are outside the language; import them from sgl_lab",
     )
 )
 """Missing names of the modules below."""

@@ -125,7 +125,7 @@ def test_a_conversation_as_the_api_has_it() -> None:
             "temperature": 0.5,
             "topK": 5,
             "seed": 3,
-            "thinkingConfig": {"thinkingBudget": 0},
+            "thinkingConfig": {"thinking_budget": 0},  # the SDK leaves its name as it is, and the API takes both
         }
         assert server.headers[0]["x-goog-api-key"] == "AIzaCanary0123456789012345678901234567"
         assert server.headers[0]["authorization"] == "Bearer AIzaCanary0123456789012345678901234567"  # as other servers may read it

@@ -436,7 +436,7 @@ def test_a_program_that_begins_with_its_argument_has_nothing_to_cache() -> None:
     assert backend.jobs == []
 
 
-NOT_YET = ["LiteLLM", "ServerArgs", "GenConfig", "video"]
+NOT_YET = ["ServerArgs", "GenConfig", "video"]
 
 
 @pytest.mark.parametrize("name", NOT_YET)

@@ -100,9 +100,6 @@ class _Google(RemoteBackend):
 
     def _converse(self, job: ChatJob, call: Call) -> tuple[ChatOutput, ...]:
         request, answer = asked(job, self._settings), Answer(job, call.delta)
-        # The SDK renames what is in its own objects, not all that is in a dict.
-        types = need("google.genai.types", "gemini", type(self).__name__)
-        request["config"] = types.GenerateContentConfig.model_validate(request["config"])
         if job.params.n > 1:  # a stream has one candidate
             return answer.read([self._sdk.models.generate_content(**request)])
         return answer.read(self._sdk.models.generate_content_stream(**request))
