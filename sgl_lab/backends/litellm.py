@@ -53,7 +53,7 @@ class LiteLLM(RemoteBackend):
         **options: Unpack[Options],
     ) -> None:
         os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # it would fetch its table when it is imported
-        self._litellm = need("litellm", "litellm", "LiteLLM")
+        self._litellm: Any = need("litellm", "litellm", "LiteLLM")
         self._litellm.suppress_debug_info = True
         if timeout is not None:
             options.setdefault("deadlines", Deadlines(total=timeout))
