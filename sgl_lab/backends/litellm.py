@@ -54,7 +54,7 @@ class LiteLLM(RemoteBackend):
     ) -> None:
         os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # it would fetch its table when it is imported
         self._litellm: Any = need("litellm", "litellm", "LiteLLM")
-        self._litellm.suppress_debug_info = True
+        vars(self._litellm)["suppress_debug_info"] = True
         if timeout is not None:
             options.setdefault("deadlines", Deadlines(total=timeout))
         if max_retries is not None:
