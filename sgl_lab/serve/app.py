@@ -51,10 +51,16 @@ class Hall:
         self.flights: dict[Flight, str | None] = {}
         """in flight, and the name that their client gave them"""
         self.n_answered = 0
+        self.is_closing = False
 
     async def aside(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call it on a thread of the pool."""
         return await self.loop.run_in_executor(self.pool, function, *arguments)
+
+    def refuse(self) -> None:
+        """From now on requests are refused, and those in flight end."""
+        self.is_closing = True
+        self.abort(None)
 
     def abort(self, rid: str | None) -> int:
         """Cancel the requests of that name; all of clients with None. How many there were."""
@@ -135,8 +141,8 @@ class Guarded:
         try:
             guard.check(scope["path"], headers_of(scope), self._token, self._origins)
             await self._app(scope, receive, send)
-        except ConnectionError:
-            return  # the client is gone: nobody waits for an answer
+        except (ConnectionError, asyncio.CancelledError):
+            return  # the client is gone, or the door closes: nobody waits for an answer
         except Exception as error:
             failure = failure_of(error)
             spell: Spell = Failure.anthropic if scope["path"].startswith("/v1/messages") else Failure.openai
@@ -168,6 +174,8 @@ class Posted:
         if scope["method"] != "POST":
             raise Refused(405, f"{scope['path']} takes POST, not {scope['method']}", headers={"Allow": "POST"})
         hall, slots = self._hall, self._hall.slots
+        if hall.is_closing:
+            raise Refused(503, "the door is closing")
         headers = headers_of(scope)
         body = await body_of(receive, headers, slots)
         n = len(body)
@@ -176,11 +184,12 @@ class Posted:
         gone = asyncio.create_task(_gone(receive))
         try:
             given = parse(body)
-            client = guard.client_name(headers, given.get("user"))
+            client = guard.client_name(headers, _user(given))
             slots.take(client, 1)
             held = 1
             asked: Asked = await hall.aside(self._asked, given)
             del given, body
+            slots.check(asked.n_sequences)
             slots.take(client, asked.n_sequences - 1)
             held = asked.n_sequences
             flight = Flight(hall.model.backend, hall.wakes, asked.jobs, streams=asked.streams, over=lambda: self._over(client, held))
@@ -249,6 +258,12 @@ class Posted:
             head = "event: error\n" if is_anthropic else ""
             await write(f"{head}data: {dumps(self._spell(failure))}\n\n".encode())
         await send({"type": "http.response.body", "body": b""})
+
+
+def _user(given: Mapping[str, Any]) -> object:
+    """The end user that a request names, as OpenAI's and as Anthropic's do."""
+    metadata = given.get("metadata")
+    return given.get("user") or (metadata.get("user_id") if isinstance(metadata, dict) else None)
 
 
 async def _gone(receive: Receive) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -76,11 +77,10 @@ class Model:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.card: ModelCard = backend.describe()
-        self.names = tuple(dict.fromkeys((self.card.name, PurePath(self.card.name).name, "default")))
-
-    @property
-    def name(self) -> str:
-        return self.card.name
+        path = PurePath(self.card.name)
+        self.name = path.name if path.is_absolute() else self.card.name
+        """as clients see it: of a folder, its last part"""
+        self.names = tuple(dict.fromkeys((self.name, self.card.name, path.name, "default")))
 
     @cached_property
     def chat(self) -> Chat:
@@ -89,7 +89,7 @@ class Model:
     def check_name(self, name: str | None) -> None:
         """ModelMissing unless it is the served model's."""
         if name is not None and name not in self.names:
-            raise ModelMissing(f"there is no model {name!r:.80} here", hint=f"the door serves {self.card.name!r}")
+            raise ModelMissing(f"there is no model {name!r:.80} here", hint=f"the door serves {self.name!r}")
 
     def encode(self, segments: Iterable[Segment]) -> tuple[int, ...]:
         return self.backend.encode_all(tuple(segments))
@@ -103,6 +103,14 @@ class Model:
         begun = messages[-1].content if continues else ""
         segments = self.chat.render(messages[:-1] if continues else messages, True)
         return self.encode((*segments, Segment(begun, False)) if begun else segments)
+
+    @cached_property
+    def turn_end(self) -> tuple[int, ...]:
+        """The first token after an assistant's turn; nothing if the template shows none."""
+        mark = secrets.token_hex(8)
+        segments = self.chat.render((Message("user", "a"), Message("assistant", mark)), False)
+        after = "".join(segment.text for segment in segments).partition(mark)[2]
+        return self.backend.encode(after, markup=True)[:1]
 
     def spell(self, token: int) -> str:
         return self.backend.decode((token,))

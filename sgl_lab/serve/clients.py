@@ -33,7 +33,7 @@ OTHERS = "other-clients"
 class Lane:
     """One request as a fork of its client's run."""
 
-    def __init__(self, client: Client, label: str, index: int, prompt: tuple[int, ...]) -> None:
+    def __init__(self, client: Client, label: str, index: int, prompt: tuple[int, ...], kind: str) -> None:
         self.fork = ForkId(fork_ids.next())
         self.expr = ExprId(expr_ids.next())
         self._client = client
@@ -41,7 +41,7 @@ class Lane:
         self._n_prompt = len(prompt)
         self._emit(ForkOpened(client.record.run, self.fork, client.root, index, f"{label} {index + 1}"))
         self._emit(StreamExtended(self.fork, 0, prompt, "text", "user"))
-        self._emit(ExprStarted(self.fork, self.expr, "gen", label, 0, "assistant"))
+        self._emit(ExprStarted(self.fork, self.expr, kind, label, 0, "assistant"))
 
     def generated(self, outputs: Sequence[GenOutput]) -> None:
         first = outputs[0]
@@ -76,12 +76,12 @@ class Client:
         self._lock = threading.Lock()
         self.emit(ForkOpened(self.record.run, self.root, None, 0, name))
 
-    def lane(self, label: str, prompt: tuple[int, ...]) -> Lane:
+    def lane(self, label: str, prompt: tuple[int, ...], kind: str = "gen") -> Lane:
         with self._lock:
             index = self.n_requests
             self.n_requests += 1
             self.n_open += 1
-        return Lane(self, label, index, prompt)
+        return Lane(self, label, index, prompt, kind)
 
     def left(self) -> None:
         with self._lock:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import uvicorn
 
     from ..session import Lab
+    from .app import Hall
+    from .clients import Clients
+    from .paths import Paths
 
 _log = logging.getLogger(__name__)
 
@@ -74,9 +77,8 @@ class Door:
         self._origins = origins
         self._started = threading.Event()
         self._failed: BaseException | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._paths: Any = None
-        self._clients: Any = None
+        self._hall: Hall | None = None
+        self._paths: Paths | None = None
         config = uvicorn.Config(
             self._app,
             host="127.0.0.1",
@@ -119,16 +121,17 @@ class Door:
 
     def counts(self) -> dict[str, Any]:
         """What is held now, by client; what was answered and refused so far."""
-        found: dict[str, Any] = self._paths.counts()
-        return found
+        return self._paths.counts() if self._paths is not None else {}
 
     def clients(self) -> list[tuple[str, int, int]]:
         """(name, requests, of which in flight) of each client whose run goes on."""
-        found: list[tuple[str, int, int]] = self._clients.counts()
-        return found
+        return self._hall.clients.counts() if self._hall is not None else []
 
     def close(self) -> None:
         """Close it: requests in flight are cancelled, connections end."""
+        if self._hall is not None:
+            with suppress(RuntimeError):  # its loop has ended
+                self._hall.loop.call_soon_threadsafe(self._hall.refuse)
         self._server.should_exit = True
         if threading.current_thread() is not self._thread:
             self._thread.join(STOP_S)
@@ -172,7 +175,7 @@ class Door:
         from .routes import application
 
         hall = Hall(Model(self.lab.backend), Clients(self.lab), self.limits)
-        self._clients = hall.clients
+        self._hall = hall
         self._paths = Paths(self.lab, hall, {})
         self._inner = application(hall, self._paths, self.token, self._origins)
         watch = asyncio.create_task(self._watch(hall.clients, self._server))
@@ -186,7 +189,7 @@ class Door:
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
         await self._inner(scope, receive, send)
 
-    async def _watch(self, clients: Any, server: uvicorn.Server) -> None:
+    async def _watch(self, clients: Clients, server: uvicorn.Server) -> None:
         """Tell of the start; end with the lab."""
         while not server.started:
             await asyncio.sleep(0.005)

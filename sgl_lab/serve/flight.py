@@ -71,7 +71,7 @@ class Flight:
                 for number, job in enumerate(self._jobs):
                     if self.is_cancelled:
                         raise Stopped("the client is gone")
-                    self._submit(number, job, client.lane(label, job.prompt))
+                    self._submit(number, job, client.lane(label, job.prompt, "gen" if isinstance(job, GenJob) else "select"))
                     submitted += 1
         except BaseException as error:
             self._wakes.put(self.cancel)

@@ -46,11 +46,14 @@ class Slots:
     def n_held(self) -> int:
         return self.held.total()
 
+    def check(self, n: int) -> None:
+        """BadArgument if one request of `n` sequences never fits."""
+        if n > self.limits.per_client:
+            raise BadArgument(f"one request may have at most {self.limits.per_client} sequences, not {n}", hint="send several requests")
+
     def take(self, client: str, n: int) -> None:
         """Hold `n` more sequences for `client`; Refused with 429 or 503 if they are too many now."""
         limits = self.limits
-        if n > limits.per_client:
-            raise BadArgument(f"one request may have at most {limits.per_client} sequences, not {n}", hint="send several requests")
         if self.held[client] + n > limits.per_client:
             self.n_refused += 1
             raise Refused(429, f"{client} has {self.held[client]} sequences in flight, the limit is {limits.per_client}", headers=RETRY)

@@ -42,10 +42,10 @@ def read(model: Model, fields: Fields) -> Asked:
         constraint=chosen.constraint() or constraint,
         return_logprob=fields.flag("logprobs"),
         top_logprobs_num=top,
-        stop=_stops(model, fields),
+        stop=stops(model, fields),
     )
     rid = fields.text("rid")
-    streams, with_usage = _streaming(fields)
+    streams, with_usage = streaming(fields)
     fields.ignore(*HARMLESS)
     fields.only("modalities", ["text"])
     fields.only("audio")
@@ -55,15 +55,15 @@ def read(model: Model, fields: Fields) -> Asked:
     return Asked((GenJob(prompt, params),), ChatReply(model, params.logprobs, chosen, with_usage), streams, rid)
 
 
-def _stops(model: Model, fields: Fields) -> Any:
-    """The request's stops, and the chat template's own."""
-    given, own = fields.any("stop"), model.chat.stop
+def stops(model: Model, fields: Fields, given: Any = None) -> Any:
+    """The request's stops, and the chat template's own, which end a turn."""
+    given, own = given or fields.any("stop"), model.chat.stop
     if not own:
         return given
     return [*([given] if isinstance(given, str) else given or ()), *own]
 
 
-def _streaming(fields: Fields) -> tuple[bool, bool]:
+def streaming(fields: Fields) -> tuple[bool, bool]:
     """Whether it streams, and whether the stream ends with the usage."""
     streams, options = fields.flag("stream"), fields.inner("stream_options")
     if options is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..contracts.errors import BadArgument
 from ..contracts.params import SamplingParams
 from ..contracts.port import GenJob
-from . import messages, native
+from . import anthropic, messages, native
 from .app import Hall, Receive, Scope, Send, answer, body_of, headers_of
 from .errors import Refused
 from .fields import Fields, parse
@@ -129,6 +129,11 @@ class Paths:
         if isinstance(prompt, list) and all(isinstance(one, str) for one in prompt):
             return [list(model.encode_text(one)) for one in prompt]
         raise BadArgument("prompt must be a string or a list of strings")
+
+    async def count_tokens(self, fields: Fields) -> Any:
+        model = self._hall.model
+        model.check_name(fields.text("model"))
+        return await self._hall.aside(anthropic.count, model, fields)
 
     async def detokenize(self, fields: Fields) -> Any:
         fields.ignore("model", "skip_special_tokens")

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from starlette.routing import Route, Router
 
-from . import native, openai_chat
+from . import anthropic, completions, decisions, native, openai_chat, responses
 from .app import Guarded, Hall, Posted, Receive, Scope, Send
-from .errors import Refused
+from .errors import Failure, Refused
 from .paths import Paths, Told
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -22,9 +22,14 @@ def application(hall: Hall, paths: Paths, token: str, origins: frozenset[str]) -
 def _routes(hall: Hall, paths: Paths) -> Iterator[Route]:
     for path, label, read in (
         ("/v1/chat/completions", "chat", openai_chat.read),
+        ("/v1/completions", "completion", completions.read),
+        ("/v1/responses", "response", responses.read),
+        ("/v1/decisions", "decision", decisions.read),
+        ("/v1/systemone", "decision", decisions.read_systemone),
         ("/generate", "generate", native.read),
     ):
         yield Route(path, Posted(hall, label, read))
+    yield Route("/v1/messages", Posted(hall, "message", anthropic.read, Failure.anthropic))
     either, get, post = ("GET", "POST"), ("GET",), ("POST",)
     for names, methods, tell in (
         (("/health",), get, paths.health),
@@ -36,6 +41,7 @@ def _routes(hall: Hall, paths: Paths) -> Iterator[Route]:
         (("/flush_cache",), either, paths.flush),
         (("/abort_request",), post, paths.abort),
         (("/tokenize", "/v1/tokenize"), post, paths.tokenize),
+        (("/v1/messages/count_tokens",), post, paths.count_tokens),
         (("/detokenize", "/v1/detokenize"), post, paths.detokenize),
     ):
         for name in names:

@@ -67,9 +67,9 @@ def test_the_door_asks_for_its_token(door: Door) -> None:
     assert door.token not in repr(door)
 
 
-CHAT = {"model": "smollm2", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
 BAD: list[tuple[str, Any, int, str]] = [
-    ("/v1/chat/completions", CHAT | {"model": "gpt-4o"}, 404, "the door serves 'smollm2'"),
+    ("/v1/chat/completions", CHAT | {"model": "gpt-4o"}, 404, "the door serves"),
     ("/v1/chat/completions", CHAT | {"messages": []}, 400, "messages is empty"),
     ("/v1/chat/completions", CHAT | {"messages": [{"role": "x", "content": ""}]}, 400, "messages[0].role"),
     ("/v1/chat/completions", CHAT | {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "image_url"),

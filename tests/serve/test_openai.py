@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import openai
 import pytest
@@ -20,13 +21,14 @@ def client(door: Door) -> openai.OpenAI:
 
 
 def test_a_chat_whole_and_in_pieces(door: Door, client: openai.OpenAI) -> None:
-    asked = {"model": "smollm2", "messages": HELLO, "max_tokens": 8, "temperature": 0, "logprobs": True, "top_logprobs": 2}
-    whole = client.chat.completions.create(**asked)  # type: ignore[call-overload]  # a dict of arguments
+    asked: dict[str, Any] = {"model": "tiny", "messages": HELLO, "max_tokens": 8, "temperature": 0, "logprobs": True, "top_logprobs": 2}
+    asked["extra_body"] = {"regex": "[a-z ]{8}"}  # a random model says half characters
+    whole = client.chat.completions.create(**asked)
     choice = whole.choices[0]
     assert whole.usage.prompt_tokens > 20
     assert whole.usage.completion_tokens >= len(choice.logprobs.content) > 0
     assert "".join(bytes(one.bytes).decode() for one in choice.logprobs.content) == choice.message.content
-    chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))  # type: ignore[call-overload]
+    chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == choice.message.content
     assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == choice.finish_reason
     told = [one.token for chunk in chunks if chunk.choices and chunk.choices[0].logprobs for one in chunk.choices[0].logprobs.content]
@@ -37,16 +39,16 @@ def test_a_chat_whole_and_in_pieces(door: Door, client: openai.OpenAI) -> None:
 
 
 def test_samples_stops_and_schemas(client: openai.OpenAI) -> None:
-    several = client.chat.completions.create(model="smollm2", messages=HELLO, max_tokens=3, n=3, seed=7)  # type: ignore[arg-type]
+    several = client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=3, n=3, seed=7)  # type: ignore[arg-type]
     assert [choice.index for choice in several.choices] == [0, 1, 2]
     numbers = "Count: 1, 2, 3, 4, 5, 6,"
     stopped = client.chat.completions.create(
-        model="smollm2", messages=[{"role": "user", "content": numbers}], max_tokens=8, stop=[" ", "e"], temperature=0, seed=1
+        model="tiny", messages=[{"role": "user", "content": numbers}], max_tokens=8, stop=[" ", "e"], temperature=0, seed=1
     )
     assert not {" ", "e"} & set(stopped.choices[0].message.content or "")
     schema = {"type": "object", "properties": {"colour": {"enum": ["red", "blue"]}}, "required": ["colour"], "additionalProperties": False}
     made = client.chat.completions.create(
-        model="smollm2",
+        model="tiny",
         messages=HELLO,  # type: ignore[arg-type]
         response_format={"type": "json_schema", "json_schema": {"name": "c", "schema": schema, "strict": True}},
     )
@@ -70,7 +72,7 @@ TOOL = {
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_tool_is_called_and_its_result_is_read(client: openai.OpenAI, stream: bool) -> None:
-    asked = {"model": "smollm2", "messages": HELLO, "tools": [TOOL], "tool_choice": "required", "max_tokens": 60}
+    asked = {"model": "tiny", "messages": HELLO, "tools": [TOOL], "tool_choice": "required", "max_tokens": 60}
     if stream:
         with client.chat.completions.stream(**asked) as given:  # type: ignore[arg-type]
             found = given.get_final_completion()
@@ -82,7 +84,7 @@ def test_a_tool_is_called_and_its_result_is_read(client: openai.OpenAI, stream: 
     assert json.loads(made.function.arguments)["town"] in ("Oslo", "Rome")
     turn = {"role": "assistant", "tool_calls": [made.model_dump(include={"id", "type", "function"})]}
     after = [*HELLO, turn, {"role": "tool", "tool_call_id": made.id, "content": "rain"}]
-    again = client.chat.completions.create(model="smollm2", messages=after, tools=[TOOL], max_tokens=4)  # type: ignore[list-item]
+    again = client.chat.completions.create(model="tiny", messages=after, tools=[TOOL], max_tokens=4)  # type: ignore[list-item]
     assert again.usage is not None
     assert again.usage.prompt_tokens_details is not None
     assert (again.usage.prompt_tokens_details.cached_tokens or 0) > 100  # the tools' part of the prompt
@@ -94,23 +96,23 @@ def test_errors_are_the_sdks_own(door: Door, client: openai.OpenAI) -> None:
     with pytest.raises(openai.AuthenticationError):
         client.with_options(api_key="wrong").models.list()
     with pytest.raises(openai.BadRequestError, match="temperature"):
-        client.chat.completions.create(model="smollm2", messages=[{"role": "user", "content": "hi"}], temperature=-1)
-    assert [model.id for model in client.models.list()] == ["smollm2"]
+        client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "hi"}], temperature=-1)
+    assert [model.id for model in client.models.list()] == ["tiny"]
 
 
 def test_generate_as_sglang_has_it(door: Door) -> None:
-    asked = {"text": "The capital of France is", "sampling_params": {"max_new_tokens": 3, "temperature": 0}}
-    status, one = call(door, "/generate", asked | {"return_logprob": True, "logprob_start_len": 2, "top_logprobs_num": 1})
+    asked: dict[str, Any] = {"text": "The capital of France is", "sampling_params": {"max_new_tokens": 3, "temperature": 0}}
+    status, one = call(door, "/generate", asked | {"return_logprob": True, "logprob_start_len": 20, "top_logprobs_num": 1})
     assert status == 200
     meta = one["meta_info"]
     assert meta["finish_reason"] == {"type": "length", "length": 3}
-    assert meta["prompt_tokens"] == 5
-    assert [entry[0] is None for entry in meta["input_token_logprobs"]] == [True, False, False]
+    assert meta["prompt_tokens"] == len(asked["text"])
+    assert [entry[0] is None for entry in meta["input_token_logprobs"]] == [True, False, False, False]
     assert [entry[1] for entry in meta["output_token_logprobs"]] == one["output_ids"]
     ids = call(door, "/tokenize", {"prompt": asked["text"]})[1]["tokens"]
     again = call(door, "/generate", {"input_ids": [ids, ids], "sampling_params": {"max_new_tokens": 3, "temperature": 0}})[1]
     assert [each["text"] for each in again] == [one["text"]] * 2
-    assert again[0]["meta_info"]["cached_tokens"] == 4
+    assert again[0]["meta_info"]["cached_tokens"] == 23
     streamed = events(call(door, "/generate", asked | {"stream": True})[1])
     assert streamed[-1]["text"] == one["text"]
     assert streamed[-1]["meta_info"]["finish_reason"]["type"] == "length"
@@ -122,7 +124,7 @@ def test_generate_as_sglang_has_it(door: Door) -> None:
 
 def test_what_a_server_tells_of_itself(door: Door) -> None:
     assert call(door, "/get_model_info")[1] == call(door, "/model_info")[1]
-    assert call(door, "/get_model_info")[1]["model_path"] == "smollm2"
+    assert call(door, "/get_model_info")[1]["model_path"] == "tiny"
     info = call(door, "/server_info")[1]
     assert info["internal_states"][0]["stats"]["pages_total"] > 0
     assert "sgl_lab_door_held 0" in call(door, "/metrics")[1]
