@@ -1,4 +1,4 @@
-"""The `sgl-lab` command: tour, run, doctor, native, tune, model.
+"""The `sgl-lab` command: tour, run, serve, doctor, native, tune, model.
 
 Prints results on stdout and one-line errors on stderr. The exit code is 0, 1 (failure) or 2 (wrong
 usage); 130 or 143 after a signal. IPython is loaded only when a notebook is run.
@@ -77,6 +77,15 @@ def _parser() -> argparse.ArgumentParser:
     examine = commands.add_parser("doctor", help="check this machine and report what is missing")
     examine.add_argument("--drift", action="store_true", help="also measure how far logprobs drift with the way they are computed")
     examine.set_defaults(command=_doctor)
+
+    serve = commands.add_parser("serve", help="load a model and serve it on loopback: the APIs of OpenAI, Anthropic and SGLang")
+    serve.add_argument("model", nargs="?", default=store.SMOLLM2.name, help="default: %(default)s")
+    serve.add_argument("--port", type=int, default=0, help="default: a free one")
+    serve.add_argument("--device", help="cpu, cuda, cuda:N (default: the best)")
+    serve.add_argument("--cache-tokens", type=int, help="size of the cache")
+    serve.add_argument("--token-file", type=Path, help="a file that holds the token (default: a random token)")
+    serve.add_argument("--kv-events", action="store_true", help="also publish the radix tree over ZMQ, without a token")
+    serve.set_defaults(command=_serve)
 
     native = commands.add_parser("native", help="build the native CPU step for this machine")
     native.set_defaults(command=_native)
@@ -177,6 +186,31 @@ def _doctor(options: argparse.Namespace) -> int:
         with Lab() as lab:
             print(doctor.Finding("ok", "drift", str(lab.drift())))
     return 1 if problems else 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    import signal
+    import threading
+
+    from .serve import serve
+    from .session import Lab
+
+    token = None
+    if options.token_file is not None:
+        try:
+            token = options.token_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadArgument(f"cannot read the token: {error}") from None
+    stopped = threading.Event()
+    with _Bar() as show:
+        lab = Lab(options.model, device=options.device, cache_tokens=options.cache_tokens, progress=show)
+    with lab, serve(lab, port=options.port, token=token, kv_events=options.kv_events) as door:
+        print(f"{door.help()}\nCtrl-C closes it", flush=True)
+        signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+        with suppress(KeyboardInterrupt):
+            while door.is_open and not stopped.wait(0.5):
+                pass
+    return 0
 
 
 def _native(options: argparse.Namespace) -> int:

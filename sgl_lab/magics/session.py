@@ -22,6 +22,7 @@ from .settings import Settings
 if TYPE_CHECKING:
     from ..contracts.ids import RequestId, RunId
     from ..recorded import RecordedLab
+    from ..serve import Door
     from ..session import Lab
     from ..trace import Record
     from .dashboard import Dashboard
@@ -50,6 +51,7 @@ class Session:
         self.is_local = False
         """whether `%sgl backend local` or `%sgl model NAME` was said last: the setting does not apply"""
         self.dashboard: Dashboard | None = None
+        self.door: Door | None = None
         self._interacts: list[Open] = []
         self.names: dict[str, RunId] = {}
         """runs by the name that -o gave their state"""
@@ -81,9 +83,11 @@ class Session:
         closed.
         """
         labs = _labs()
+        if (host := next((lab for lab in labs if any(guest is record for guest in lab.guests)), None)) is not None:
+            return host
         # a lab keeps a record after its end
         runs_now = not record.vocab and not any(read is record for read in self.replayed.values())
-        return next((lab for lab in labs if runs_now or any(kept is record for kept in (*lab.records, *lab.guests))), None)
+        return next((lab for lab in labs if runs_now or any(kept is record for kept in tuple(lab.records))), None)
 
     def run(self, word: str | None = None) -> Record:
         """The run that was shown last, or the one that `word` names.
@@ -215,6 +219,8 @@ class Session:
             interact.close()
         if self.dashboard is not None:
             self.dashboard.close()
+        if self.door is not None:
+            self.door.close()
         self.jobs.close()
 
     def after_cell(self, *_: object) -> None:

@@ -6,13 +6,16 @@ import asyncio
 import logging
 import os
 import secrets
+import tempfile
 import threading
+import weakref
 from collections.abc import Iterable
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from ..contracts.errors import BackendUnsupported, BadArgument, EngineStopped, ProgramError, SglError
+from .kv_events import Publisher
 from .limits import Limits
 
 if TYPE_CHECKING:
@@ -39,12 +42,15 @@ def serve(
     token: str | None = None,
     origins: Iterable[str] = (),
     limits: Limits | None = None,
+    kv_events: bool = False,
 ) -> Door:
     """Open a door to `lab` on loopback. It is closed with the lab, and by `close`.
 
     port     0 takes a free one
     token    what clients send as their key; None makes a random one
     origins  pages that may use it too, such as `http://localhost:3000`
+    kv_events  also publish the radix tree over ZMQ, on a port that /server_info names. Viewers of it
+               have no token: whoever may open a connection on this machine reads the tokens
 
     BadArgument if the port is taken or an argument is invalid; BackendUnsupported without starlette and
     uvicorn.
@@ -53,7 +59,7 @@ def serve(
         raise BadArgument(f"port must be a number from 0 to 65535, not {port!r}")
     if token is not None and (not isinstance(token, str) or len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable()):
         raise BadArgument(f"a token has at least {MIN_TOKEN} printable ASCII characters", hint="leave it out for a random one")
-    return Door(lab, port, token or secrets.token_urlsafe(32), frozenset(origins), limits or Limits())
+    return Door(lab, port, token or secrets.token_urlsafe(32), frozenset(origins), limits or Limits(), kv_events)
 
 
 class Door:
@@ -63,13 +69,14 @@ class Door:
     token  what clients send as their key
     """
 
-    def __init__(self, lab: Lab, port: int, token: str, origins: frozenset[str], limits: Limits) -> None:
+    def __init__(self, lab: Lab, port: int, token: str, origins: frozenset[str], limits: Limits, kv_events: bool) -> None:
         try:
             import starlette  # noqa: F401
             import uvicorn
         except ImportError:
             raise BackendUnsupported("the door needs starlette and uvicorn", hint='pip install "sgl_lab[serve]"') from None
         lab.backend.poll()
+        self._publisher = Publisher(lab) if kv_events else None
         self.lab = lab
         self.token = token
         self.limits = limits
@@ -106,7 +113,12 @@ class Door:
             if isinstance(self._failed, SglError):
                 raise self._failed
             raise BadArgument(f"port {port} cannot be opened", hint="it may be taken: leave it out for a free one")
-        os.register_at_fork(after_in_child=self._forget)
+        file, self.token_file = tempfile.mkstemp(prefix="sgl_lab-door-", suffix=".token")
+        """the latter is a file for this user alone that holds the token; it goes with the door"""
+        os.write(file, token.encode())
+        os.close(file)
+        self._finalizer = weakref.finalize(self, _remove, self.token_file, os.getpid())
+        _doors.add(self)
 
     # ------------------------------------------------------------ for users
 
@@ -127,12 +139,25 @@ class Door:
         """(name, requests, of which in flight) of each client whose run goes on."""
         return self._hall.clients.counts() if self._hall is not None else []
 
+    def help(self) -> str:
+        """How other programs come in. It names the file with the token, not the token."""
+        key = f"$(cat {self.token_file})"
+        return "\n".join(
+            (
+                f"the door to {self.lab.card.name} is open at {self.url}",
+                f"  export OPENAI_BASE_URL={self.url}/v1 OPENAI_API_KEY={key}",
+                f"  export ANTHROPIC_BASE_URL={self.url} ANTHROPIC_API_KEY={key}",
+                f"  SGLang: RuntimeEndpoint({self.url!r}, api_key=...)",
+            )
+        )
+
     def close(self) -> None:
         """Close it: requests in flight are cancelled, connections end."""
         if self._hall is not None:
             with suppress(RuntimeError):  # its loop has ended
                 self._hall.loop.call_soon_threadsafe(self._hall.refuse)
         self._server.should_exit = True
+        self._finalizer()
         if threading.current_thread() is not self._thread:
             self._thread.join(STOP_S)
 
@@ -147,10 +172,6 @@ class Door:
 
     def __reduce__(self) -> NoReturn:
         raise ProgramError("a door belongs to this process and cannot be pickled")
-
-    def _forget(self) -> None:
-        """In a forked process the thread is not there."""
-        self._server.should_exit = True
 
     # ------------------------------------------------------------ its thread
 
@@ -176,7 +197,7 @@ class Door:
 
         hall = Hall(Model(self.lab.backend), Clients(self.lab), self.limits)
         self._hall = hall
-        self._paths = Paths(self.lab, hall, {})
+        self._paths = Paths(self.lab, hall, {} if self._publisher is None else self._publisher.info)
         self._inner = application(hall, self._paths, self.token, self._origins)
         watch = asyncio.create_task(self._watch(hall.clients, self._server))
         try:
@@ -184,6 +205,8 @@ class Door:
         finally:
             watch.cancel()
             hall.close()
+            if self._publisher is not None:
+                await asyncio.to_thread(self._publisher.close)
             await asyncio.to_thread(hall.clients.close)
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
@@ -205,3 +228,22 @@ class Door:
                 return
             with suppress(SglError):
                 await asyncio.to_thread(clients.sweep)
+
+
+_doors: weakref.WeakSet[Door] = weakref.WeakSet()
+
+
+def _forget_doors() -> None:
+    """In a forked process the threads are not there."""
+    for door in tuple(_doors):
+        door._server.should_exit = True
+
+
+os.register_at_fork(after_in_child=_forget_doors)
+
+
+def _remove(path: str, process: int) -> None:
+    """Remove the file; a forked process leaves it."""
+    if os.getpid() == process:
+        with suppress(OSError):
+            os.unlink(path)

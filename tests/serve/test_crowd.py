@@ -82,7 +82,7 @@ def test_500_clients_that_stall_and_are_killed_leave_nothing(lab: Lab) -> None:
 
 def test_a_client_that_does_not_read_holds_nobody_up(lab: Lab) -> None:
     with serve(lab) as door:
-        wide = LONG | {"return_logprob": True, "top_logprobs_num": 20, "sampling_params": {"max_new_tokens": 400, "ignore_eos": True}}
+        wide = LONG | {"return_logprob": True, "top_logprobs_num": 20, "sampling_params": {"max_new_tokens": 150, "ignore_eos": True}}
         slow = opened(door, wide)
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         assert until(lambda: door.counts()["held"] == 1)

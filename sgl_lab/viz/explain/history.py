@@ -172,6 +172,10 @@ class _Fold:
         self.history = History([], [], [])
         self._streams: dict[ForkId, list[Origin]] = {}
         self._paths: dict[ForkId, str] = {}
+        self._runs: dict[ForkId, RunId] = {}
+        """of forks: several runs may go on at the same time"""
+        self._recorded = {record.run for record in records}
+        self._scoped = {record.run for record in records if record.scope is not None}
         self._running: dict[ForkId, ExprStarted] = {}
         self._exprs: dict[ExprId, ExprStarted] = {}
         self._nodes: dict[NodeId, Path] = {}
@@ -208,9 +212,17 @@ class _Fold:
             gone = (path for node, path in before.items() if node not in self._nodes)
             self.history.evictions += [Eviction(snapshot.seq, t_ns, path, None, how="gone") for path in gone]
 
+    def _run_of(self, fork: ForkId | None) -> RunId | None:
+        """The recorded run of a fork's request; None if it belongs to a run of its own that was not recorded."""
+        own = self._runs.get(fork) if fork is not None else None
+        if own in self._recorded:
+            return own
+        return self._run if own is None or self._run not in self._scoped else None
+
     def _fold(self, entry: Entry) -> None:
         match entry.event:
-            case ForkOpened(fork=fork, parent=parent, index=index, label=label):
+            case ForkOpened(run=run, fork=fork, parent=parent, index=index, label=label):
+                self._runs[fork] = run
                 self._streams[fork] = list(self._streams.get(parent, ())) if parent is not None else []
                 steps = self._paths.get(parent, "") if parent is not None else ""
                 self._paths[fork] = f"{steps}{label or f'fork {index + 1}'}{STEP}" if parent is not None else ""
@@ -223,7 +235,7 @@ class _Fold:
                     stream[start:] = [said] * len(tokens)
             case RequestQueued(request=request, fork=fork, expr=expr) as queued:
                 origins = list(self._streams.get(fork, ())) if fork is not None else []
-                served = Served(self._run, queued, self._exprs.get(expr) if expr is not None else None, origins)
+                served = Served(self._run_of(fork), queued, self._exprs.get(expr) if expr is not None else None, origins)
                 served.path = self._paths.get(fork, "") if fork is not None else ""
                 self._active[request] = served
                 self.history.requests.append(served)
