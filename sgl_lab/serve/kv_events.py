@@ -44,7 +44,7 @@ class Blocks:
     def begin(self, snapshot: TreeSnapshot) -> Iterator[Wire]:
         """The whole tree."""
         for table in (self._of, self._last, self._parent, self._seeds):
-            table.clear()  # type: ignore[attr-defined]  # four dicts by node
+            table.clear()
         yield {"type": "AllBlocksCleared"}
         for node in snapshot.nodes:
             yield from self._stored(node.node, node.parent, node.tokens, node.namespace)
@@ -62,7 +62,7 @@ class Blocks:
             case NodeEvicted(node=node) if node in self._of:
                 blocks = self._of.pop(node)
                 for table in (self._last, self._parent, self._seeds):
-                    table.pop(node, None)  # type: ignore[attr-defined]  # three dicts by node
+                    table.pop(node, None)
                 if blocks:
                     yield {"type": "BlockRemoved", "block_hashes": blocks[::-1], "medium": "GPU"}
             case _:
