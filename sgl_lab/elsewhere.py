@@ -75,7 +75,9 @@ class BackendLab(RecordedLab):
         self.ring.listen(self._counts.fold)
         before = getattr(self.backend, "emit", silent)
         out = self.emit if before is silent else _both(before, self.emit)
-        self.backend.emit = self.backend.shadowed(out) if isinstance(self.backend, _Shadowed) else out  # type: ignore[union-attr]  # backends that say events have it
+        # what a cell's program says goes the same way: an inferred tree learns of answers by it
+        self.emit = self.backend.shadowed(out) if isinstance(self.backend, _Shadowed) else out
+        self.backend.emit = self.emit  # type: ignore[union-attr]  # backends that say events have it
 
     def __repr__(self) -> str:
         return f"<BackendLab {self.title}>"

@@ -242,3 +242,25 @@ def test_a_name_whose_package_is_missing_says_what_to_install(monkeypatch: pytes
     monkeypatch.setitem(KNOWN, "openai", replace(KNOWN["openai"], sdk="no_such_package_here.inside"))
     with pytest.raises(BadArgument, match=r"pip install 'sgl-lab\[openai\]'"):
         make(parsed("openai"))
+
+
+def test_an_inferred_tree_grows_in_a_cell_and_changes_no_count() -> None:
+    from .test_remote_room import PRICES, Toy
+
+    def program(s: Any) -> None:
+        s += sgl.user("Q " * 200) + sgl.assistant(gen("a", max_tokens=5)) + sgl.user("R") + sgl.assistant(sgl.select("b", ["x", "y"]))
+
+    lab, record, _ = recorded(Toy("yes", prices=PRICES), program)
+    assert lab.has_tree
+    assert any(node.tokens for node in lab.snapshot().nodes)
+    views = views_of(record.scope, lab.spell)
+    views.tree.load(record.snapshot)
+    for entry in record.entries:
+        for view in views:
+            view.fold(entry)
+    strip, stats = views.metrics.full(), lab.stats()
+    assert (strip["cached"], strip["generated"]) == (stats["cached_prompt_tokens"], stats["generated_tokens"])
+    bars = views.lanes.full()["bars"]
+    assert sum(bar["n"] for bar in bars if bar["kind"] == "decode") == stats["generated_tokens"]
+    assert sum(bar["n"] for bar in bars if bar["kind"] == "found") == stats["cached_prompt_tokens"]
+    assert len(views.tree.full()["nodes"]) == len(lab.snapshot().nodes)

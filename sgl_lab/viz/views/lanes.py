@@ -32,6 +32,7 @@ from ...contracts.events import (
 )
 from ...contracts.ids import ExprId, ForkId, RequestId, RunId
 from ...contracts.legible import legible
+from ...contracts.pieces import is_piece
 from .clock import RunClock
 from .names import unnamed
 from .reuse import Reuse
@@ -101,6 +102,8 @@ class _Request:
     n_drawn: int = 0
     n_accepted: int = 0
     """accepted draft tokens of a step that is not reported yet"""
+    is_text: bool = False
+    """whether its prompt is in pieces of text: the server reports its counts, and a match is of an inferred tree"""
     over: dict[str, BarRow] = field(default_factory=dict)
     """the newest bar of each kind on top of another"""
 
@@ -144,7 +147,7 @@ class LanesView:
                 self._bar(_lane(fork), "text", now, now, len(tokens), legible(role), at=start)
             case RequestQueued() as queued:
                 self._queue(queued, now)
-            case PrefixMatched(request=request, n_hit=n_hit) if mine := self._requests.get(request):
+            case PrefixMatched(request=request, n_hit=n_hit) if (mine := self._requests.get(request)) and not mine.is_text:
                 self._close(mine, now)
                 mine.busy_until = now
                 mine.n_done = n_hit
@@ -220,7 +223,8 @@ class LanesView:
         name = legible(unnamed(event.kind) if event.expr is None else self._names.get(event.expr, event.kind))
         bar = self._bar(lane, "wait", now, None, len(event.prompt), name, event.request)
         work = "score" if event.kind == "score" else "prefill"
-        self._requests[event.request] = _Request(lane, name, work, event.request, len(event.prompt), bar, busy_until=now, began=now)
+        is_text = bool(event.prompt) and is_piece(event.prompt[0])
+        self._requests[event.request] = _Request(lane, name, work, event.request, len(event.prompt), bar, now, now, is_text=is_text)
 
     def _work(self, mine: _Request, kind: str, now: float, ms: float, n_tokens: int) -> None:
         """A step processed `n_tokens` for this request: extend its newest bar, or begin another."""

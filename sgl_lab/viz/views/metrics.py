@@ -105,6 +105,8 @@ class MetricsView:
         """of request groups that score: tokens before the choices"""
         self._waiting: set[RequestId] = set()
         self._running: set[RequestId] = set()
+        self._texts: set[RequestId] = set()
+        """requests in pieces of text: the server reports their counts, and a match is of an inferred tree"""
         self._first_ns: int | None = None
         """when the first request was queued"""
         self._last_ns = 0
@@ -130,8 +132,10 @@ class MetricsView:
             case RequestQueued(request=request, fork=fork, prompt=prompt) as event if self._run is None or fork in self._streams:
                 self._requests[request] = _Prompt(len(prompt), self._shared(event), is_reported=bool(prompt) and is_piece(prompt[0]))
                 self._waiting.add(request)
+                if prompt and is_piece(prompt[0]):
+                    self._texts.add(request)
                 self._first_ns = entry.t_ns if self._first_ns is None else self._first_ns
-            case PrefixMatched(request=request, n_hit=n_hit) if request in self._waiting:
+            case PrefixMatched(request=request, n_hit=n_hit) if request in self._waiting and request not in self._texts:
                 self._waiting.remove(request)
                 self._running.add(request)
                 mine = self._requests[request]

@@ -30,6 +30,7 @@ from ...contracts.events import (
 )
 from ...contracts.ids import ExprId, ForkId, RequestId, RunId
 from ...contracts.legible import clipped
+from ...contracts.pieces import is_piece
 from .lanes import LEAST_BYTES, BarRow, LaneRow, LanesPicture
 from .names import unnamed
 
@@ -57,6 +58,8 @@ class _Request:
     work: str
     bars: list[BarRow]
     name: str
+    is_text: bool = False
+    """whether its prompt is in pieces of text: a match is then of an inferred tree"""
     waits: bool = True
     over: bool = False
     n_accepted: int = 0
@@ -95,7 +98,7 @@ class RecentView:
                 self._exprs.pop(expr, None)
             case RequestQueued() as queued:
                 self._queue(queued, now)
-            case PrefixMatched(request=request, n_hit=n_hit) if mine := self._requests.get(request):
+            case PrefixMatched(request=request, n_hit=n_hit) if (mine := self._requests.get(request)) and not mine.is_text:
                 self._close(mine, now)
                 mine.waits, mine.busy_until = False, now
                 if n_hit:
@@ -170,7 +173,8 @@ class RecentView:
             "kind": "request",
             "state": "",
         }
-        mine = _Request(lane, "score" if event.kind == "score" else "prefill", [], clipped(name, LABEL))
+        is_text = bool(event.prompt) and is_piece(event.prompt[0])
+        mine = _Request(lane, "score" if event.kind == "score" else "prefill", [], clipped(name, LABEL), is_text)
         self._requests[event.request] = mine
         self._bar(mine, "wait", now, None, len(event.prompt), event.request)
 
