@@ -93,9 +93,9 @@ def schemas() -> Iterator[tuple[str, Any]]:
 
 def larks() -> Iterator[tuple[str, str]]:
     yield "lark: left recursion without end", "start: a\na: a a | a"
-    yield "lark: ambiguity", "start: a\na: a a | \"x\" | \"\""
-    yield "lark: repeats of repeats", "start: a{1000}\na: b{1000}\nb: c{1000}\nc: \"x\""
-    yield "lark: a terminal of doublings", "start: T30\nT0: \"ab\" | \"ba\"\n" + "\n".join(f"T{i + 1}: T{i} T{i}" for i in range(30))
+    yield "lark: ambiguity", 'start: a\na: a a | "x" | ""'
+    yield "lark: repeats of repeats", 'start: a{1000}\na: b{1000}\nb: c{1000}\nc: "x"'
+    yield "lark: a terminal of doublings", 'start: T30\nT0: "ab" | "ba"\n' + "\n".join(f"T{i + 1}: T{i} T{i}" for i in range(30))
     yield "lark: intersection of remembering terminals", "start: A\nA: /(?s:.*)a.{60}/ & /(?s:.*)b.{61}/ & ~/(?s:.*)c.{62}/"
     yield "lark: 5,000 rules in a chain", "start: r0\n" + "\n".join(f'r{i}: "x" r{i + 1} | "y"' for i in range(5_000)) + '\nr5000: "z"'
     chain = {f"d{i}": {"properties": {"a": {"$ref": f"#/$defs/d{i + 1}"}}} for i in range(1_000)} | {"d1000": {}}

@@ -92,7 +92,6 @@ class OpenAI(RemoteBackend):
     ) -> None:
         provider, url = _where(base_url, azure_endpoint, is_azure)
         endpoint = find_endpoint(provider, url, api_key=api_key)
-        api_key = None  # a traceback shows what is here
         if not isinstance(model_name, str) or not model_name.strip():
             raise BadArgument(f"model_name must be the name of a model, not {model_name!r}", hint='such as "gpt-4o-mini"')
         if api is None and is_chat_model is not None:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, wraps
 from os import PathLike
 from typing import TYPE_CHECKING, NoReturn, TypedDict, cast
 
@@ -47,6 +47,7 @@ from .call import Call
 from .deadlines import ALARMS, Deadlines
 from .endpoint import Endpoint
 from .faults import Asked, Fault, fault_of
+from .keys import Secret
 from .limits import limits_of
 from .prices import Listed, cost_of, find_prices, most_of
 from .redaction import redacted
@@ -108,12 +109,18 @@ class RemoteBackend(BaseConversation, ABC):
     mode = ""
     """of a class with several APIs, the one that it uses; answers on disk differ by it"""
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "__init__" in vars(cls):
+            setattr(cls, "__init__", _with_secrets(vars(cls)["__init__"]))  # noqa: B010
+
     def __init__(self, server: Endpoint, card: ModelCard, options: Options) -> None:
+        self.server = server
+        self._card = card
         if unknown := sorted(options.keys() - Options.__annotations__.keys()):
             raise BadArgument(
                 f"{type(self).__name__} has no argument {', '.join(unknown)}", hint=f"it takes {', '.join(Options.__annotations__)}"
             )
-        self.server = server
         self.deadlines = options.get("deadlines", Deadlines())
         retries = options.get("retries", Retries())
         self.retries = retries if isinstance(retries, Retries) else Retries(retries)
@@ -143,6 +150,8 @@ class RemoteBackend(BaseConversation, ABC):
         self._card = card
 
     def __repr__(self) -> str:
+        if "_card" not in vars(self):
+            return f"<{type(self).__name__} that is being made>"
         return f"<{type(self).__name__} {self._card.name} at {self.server.place}>"
 
     def __reduce__(self) -> NoReturn:
@@ -476,6 +485,18 @@ class RemoteBackend(BaseConversation, ABC):
         usages = tuple(self._estimated(task, text) for text in task.call.partial or ("",)) if task.call.has_begun else ()
         costs = [cost_of(usage, self._prices(usage.prompt_tokens), with_prompt=not i) for i, usage in enumerate(usages)]
         task.reservation.settle(usages, None if None in costs else sum(cost for cost in costs if cost is not None))
+
+
+def _with_secrets(init: Callable[..., None]) -> Callable[..., None]:
+    """A constructor that sees its key as a `Secret`: it may raise, and a traceback may show its variables."""
+
+    @wraps(init)
+    def constructor(self: RemoteBackend, *args: object, **given: object) -> None:
+        if isinstance(given.get("api_key"), str):
+            given["api_key"] = Secret(given["api_key"])
+        init(self, *args, **given)
+
+    return constructor
 
 
 def _size(job: Job) -> tuple[int, int]:

@@ -15,7 +15,9 @@ from .deadlines import ALARMS, Deadlines
 from .faults import Fault
 
 MAX_TEXT = 16 << 20
-"""characters of one answer, and bytes of one response"""
+"""characters of one answer"""
+MAX_LINE = 8 << 20
+"""bytes of a response without an end of line: of one event, or of an answer that is no stream"""
 
 
 class Closable(Protocol):
@@ -141,7 +143,7 @@ class Call:
         )
 
     def too_long(self) -> SglError:
-        return RequestFailed(f"{self._place} answered more than {MAX_TEXT >> 20} MiB")
+        return RequestFailed(f"{self._place} answered more than {MAX_TEXT >> 20} MiB of text, or {MAX_LINE >> 20} MiB in one line")
 
     @contextmanager
     def works(self) -> Iterator[None]:

@@ -39,6 +39,15 @@ class Provider:
         return any(host == own or (own.startswith(".") and host.endswith(own)) for own in self.hosts)
 
 
+class Secret(str):
+    """The text of a key, as an argument or a local: a traceback that shows variables shows no more than this."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<key>"
+
+
 class Key:
     """A key that shows itself to nothing but `headers`."""
 
@@ -74,7 +83,7 @@ class KeyOfOthers(Key):
 
 def key_of(secret: str, provider: Provider, source: str) -> Key:
     """A key of text. BadArgument for text that no header can carry."""
-    secret = secret.strip()
+    secret = Secret(secret.strip())
     if not re.fullmatch(r"[\x21-\x7e]+", secret):
         raise BadArgument(f"the key from {source} has characters that no key has", hint="copy it again, as it is")
     conceal(secret)
@@ -107,13 +116,13 @@ def find_key(provider: Provider, place: str, *, is_own: bool) -> Key | None:
     """The key for the server at `place` (`host:port`, or a host). A server that is not the provider's own has a key of its own name."""
     name = provider.name if is_own else place
     with _lock:
-        asked = _asked.get(name)
-    if asked is not None:
+        asked = Secret(_asked.get(name, ""))
+    if asked:
         return key_of(asked, provider, "what was entered")
     for variable in provider.variables if is_own else (variable_of(place),):
-        if secret := os.environ.get(variable, "").strip():
+        if secret := Secret(os.environ.get(variable, "").strip()):
             return key_of(secret, provider, variable)
-    kept = _from_keyring(name)
+    kept = Secret(_from_keyring(name) or "")
     return key_of(kept, provider, f"keyring entry {SERVICE} {name}") if kept else None
 
 

@@ -16,7 +16,7 @@ import httpcore2
 import httpx2
 
 from ...contracts.errors import ConnectionFailed, RequestFailed, RequestTimedOut
-from .call import MAX_TEXT, Call, current
+from .call import MAX_LINE, Call, current
 from .endpoint import Endpoint, is_loopback
 from .faults import IS_UP, Fault
 
@@ -68,22 +68,22 @@ class Wire(httpx2.HTTPTransport):
 
 
 class _Body(httpx2.SyncByteStream):
-    """The bytes of one response, as many as an answer may have."""
+    """The bytes of one response, whose lines are bounded."""
 
     def __init__(self, stream: httpx2.SyncByteStream, call: Call | None, *, is_answer: bool) -> None:
         self._stream, self._call, self._is_answer = stream, call, is_answer
 
     def __iter__(self) -> Iterator[bytes]:
-        n_left = MAX_TEXT if self._is_answer else 1 << 20
+        call, most, n_line = self._call, MAX_LINE if self._is_answer else 1 << 20, 0
         for piece in self._stream:
-            n_left -= len(piece)
-            if self._call is not None:
-                if self._is_answer:
-                    self._call.begin()
-                if n_left < 0:
-                    self._call.fault = Fault(self._call.too_long())
-            if n_left < 0:
-                raise httpx2.ReadError("the response is too long")
+            end = piece.rfind(b"\n")
+            n_line = n_line + len(piece) if end < 0 else len(piece) - end - 1
+            if call is not None and self._is_answer:
+                call.begin()
+            if n_line > most:
+                if call is not None:
+                    call.fault = Fault(call.too_long())
+                raise httpx2.ReadError("a line of the response is too long")
             yield piece
 
     def close(self) -> None:
