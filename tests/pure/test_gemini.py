@@ -309,6 +309,7 @@ def test_select_is_decided_with_probabilities() -> None:
         assert [part["type"] for part in sent["input"]] == ["text", "image", "text"]
         assert sent["questions"]["next"]["criteria"] == {"0": " yes", "1": "no"}
         assert (decision.probabilities, decision.usage.prompt_tokens, decision.usage.cached_tokens) == ((0.25, 0.75), 9, 4)
+        assert decision.usage.cost == pytest.approx(9 * 0.10 / 1e6)  # at the price of the model that decides
         state = sgl.start(backend)
         state += sgl.user("Sure?") + sgl.assistant(sgl.select("answer", ["yes", "no"]))
         assert state["answer"] == "no"
@@ -372,6 +373,18 @@ def test_what_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(BadArgument, match="thinking"):
             Gemini(MODEL, api_key="AIzaCanary0123456789012345678901234567", **given)  # type: ignore[arg-type]
     assert Gemini(MODEL, api_key="AIzaCanary0123456789012345678901234567").describe().capabilities.choices == "decided"
+
+
+def test_vertex_costs_what_studio_costs_where_no_region_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from google.oauth2.credentials import Credentials
+
+    monkeypatch.delenv("GOOGLE_CLOUD_LOCATION", raising=False)
+    monkeypatch.delenv("GCP_LOCATION", raising=False)
+    credentials = Credentials(token="ya29.canary0123456789abc")  # type: ignore[no-untyped-call]
+    studio = Gemini(MODEL, api_key="AIzaCanary0123456789012345678901234567").describe().capabilities.prices
+    assert studio is not None
+    assert VertexAI(MODEL, project="p", credentials=credentials).describe().capabilities.prices == studio
+    assert VertexAI(MODEL, project="p", location="europe-west4", credentials=credentials).describe().capabilities.prices is None
 
 
 def test_the_longest_beginning_of_a_name_tells_the_model() -> None:

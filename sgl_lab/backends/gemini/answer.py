@@ -124,8 +124,8 @@ def _logprobs(result: Any) -> list[TextLogprob]:
     return found
 
 
-def decided(job: DecisionJob, response: Any) -> DecisionOutput:
-    """RequestFailed where the input is blocked, or an answer has no probabilities of the choices."""
+def decided(job: DecisionJob, response: Any, price: float | None = None) -> DecisionOutput:
+    """`price` is of a million prompt tokens; None for the price of the backend's own model. RequestFailed where the input is blocked, or an answer has no probabilities of the choices."""
     answer = (response.answers or {}).get(QUESTION)
     if answer is None:
         feedback = response.prompt_feedback
@@ -138,5 +138,6 @@ def decided(job: DecisionJob, response: Any) -> DecisionOutput:
     counts = response.usage
     n_prompt = (getattr(counts, "total_input_tokens", None) or 0) if counts is not None else 0
     n_cached = (getattr(counts, "total_cached_tokens", None) or 0) if counts is not None else 0
-    usage = Usage(prompt_tokens=n_prompt, cached_tokens=n_cached, computed_tokens=n_prompt - n_cached)
+    cost = None if price is None else n_prompt * price / 1e6
+    usage = Usage(prompt_tokens=n_prompt, cached_tokens=n_cached, computed_tokens=n_prompt - n_cached, cost=cost)
     return DecisionOutput(tuple(each / total for each in found), usage)

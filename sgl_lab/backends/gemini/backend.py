@@ -13,9 +13,10 @@ from ...contracts.errors import AuthenticationFailed, BackendUnsupported, BadArg
 from ...contracts.params import Constraint
 from ...contracts.port import ModelCard
 from ..remote import PLACEHOLDER, Call, Endpoint, Fault, Key, KeyOfOthers, Options, Provider, Refused, RemoteBackend, find_endpoint, need
+from ..remote.prices import find_prices
 from . import schemas
 from .answer import Answer, decided
-from .models import DECISION_MODEL, capabilities_of, model_of
+from .models import DECISION_MODEL, DECISION_PRICE, capabilities_of, model_of
 from .request import Settings, asked, question
 
 if TYPE_CHECKING:
@@ -106,7 +107,8 @@ class _Google(RemoteBackend):
 
     def _decide(self, job: DecisionJob, call: Call) -> DecisionOutput:
         request = question(job, self._decision_model or "")
-        return decided(job, self._sdk.decisions.create(**request))
+        price = DECISION_PRICE if self._decision_model == DECISION_MODEL else None
+        return decided(job, self._sdk.decisions.create(**request), price)
 
     def _fault(self, error: Exception, call: Call) -> Fault:
         """A key that is not valid is a bad request here, by the API's own words."""
@@ -191,6 +193,8 @@ class VertexAI(_Google):
             raise BadArgument("VertexAI needs a project of Google Cloud", hint="give project=, or set GOOGLE_CLOUD_PROJECT")
         host = "aiplatform.googleapis.com" if self._location == "global" else f"{self._location}-aiplatform.googleapis.com"
         endpoint = find_endpoint(VERTEX, base_url or f"https://{host}", api_key=_token_of(credentials))
+        if self._location == "global" and endpoint.is_own and (listed := find_prices(STUDIO.name, model_name)) is not None:
+            options.setdefault("prices", listed.prices)  # a region may cost more
         super().__init__(model_name, endpoint, thinking, thinking_tokens, None, safety_settings, options)
 
     def _client(self) -> genai.Client:

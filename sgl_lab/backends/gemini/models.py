@@ -11,6 +11,8 @@ MAX_STOPS = 5
 MAX_SAMPLES = 8
 DECISION_MODEL = "gemini-decision-1"
 """answers questions with a closed set of answers, and nothing else"""
+DECISION_PRICE = 0.10
+"""of a million tokens of its prompts, in USD (November 2026); its answers cost nothing"""
 
 
 @dataclass(frozen=True, slots=True)
