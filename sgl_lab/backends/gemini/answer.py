@@ -125,7 +125,10 @@ def _logprobs(result: Any) -> list[TextLogprob]:
 
 
 def decided(job: DecisionJob, response: Any, price: float | None = None) -> DecisionOutput:
-    """`price` is of a million prompt tokens; None for the price of the backend's own model. RequestFailed where the input is blocked, or an answer has no probabilities of the choices."""
+    """`price` is of a million prompt tokens; None for that of the backend's own model.
+
+    RequestFailed where the input is blocked, or an answer has no probabilities of the choices.
+    """
     answer = (response.answers or {}).get(QUESTION)
     if answer is None:
         feedback = response.prompt_feedback
