@@ -306,8 +306,8 @@ const COUNTS = {
   generated: ["generated", "generated", "Tokens that the model generated"],
 };
 
-/** A cost, as 0.0012 USD. Draws as draw/numbers.py does. */
-const money = (m) => `${(m.cost ?? 0).toFixed(m.cost >= 10 || !m.cost ? 2 : m.cost >= 0.01 ? 4 : 6)} ${m.currency ?? ""}${m.unpriced ? " +" : ""}`;
+/** A cost without its currency, with the digits of draw/numbers.py. */
+const money = (m) => `${(m.cost ?? 0).toFixed(m.cost >= 10 || !m.cost ? 2 : m.cost >= 0.01 ? 4 : 6)}${m.unpriced ? " +" : ""}`;
 
 class Counts {
   /* Token counts by origin, then speed, pages and forks. Each token count is a filter for all
@@ -375,6 +375,7 @@ class Counts {
     const [, pages, cost] = this.facts;
     pages.hidden = !m.n_pages;
     cost.hidden = !m.currency;
+    setText(cost.lastChild, `${m.currency}, cost`);
     if (m.answered) {
       // an engine elsewhere: what it found cached may be of this run or of an earlier one
       this.filters.reused.hidden = true;
