@@ -34,7 +34,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sgl_lab.engine.compute.kernels.gpu.launch import Launch, hearing
+from sgl_lab.engine.compute.kernels.gpu.launch import Launch, listening
 
 BUDGETS = Path(__file__).with_suffix(".json")
 CACHE = Path(__file__).resolve().parents[1] / "build" / "triton"
@@ -107,10 +107,10 @@ def variants() -> dict[str, Variant]:
     """The launches of all cases without duplicates, named by the first case and the kernel."""
     found: dict[Variant, str] = {}
     for case_name, case in gpu_cases.cases():
-        heard: list[Launch] = []
-        with hearing(heard.append):
+        launches: list[Launch] = []
+        with listening(launches.append):
             case.call()
-        for launch in heard:
+        for launch in launches:
             found.setdefault(variant(launch), f"{case_name}: {launch.kernel.fn.__name__}")
     assert len(set(found.values())) == len(found), "a case launches two variants of one kernel"
     return {name: it for it, name in found.items()}
@@ -130,8 +130,8 @@ def use(name: str, card: str) -> Use:
     with NamedTemporaryFile(suffix=".cubin") as binary:
         binary.write(compiled.asm["cubin"])
         binary.flush()
-        told = subprocess.run([TOOL, "--dump-resource-usage", binary.name], check=True, capture_output=True, text=True).stdout
-    registers, stack = (int(re.search(rf"{what}:(\d+)", told)[1]) for what in ("REG", "STACK"))  # type: ignore[index]
+        reported = subprocess.run([TOOL, "--dump-resource-usage", binary.name], check=True, capture_output=True, text=True).stdout
+    registers, stack = (int(re.search(rf"{what}:(\d+)", reported)[1]) for what in ("REG", "STACK"))  # type: ignore[index]
     return Use(registers, compiled.metadata.shared, stack)
 
 

@@ -58,7 +58,7 @@ from sgl_lab.viz.sender import Message, Sender, Views
 from sgl_lab.viz.views import views_of
 from tests.browser.bare import WidgetPage
 from tests.browser.harness import chromium
-from tests.pure.story import poll, told
+from tests.pure.story import decoded, poll
 
 RUN = RunId(1)
 FORKS = 64
@@ -189,7 +189,7 @@ def measure(crowd: Crowd, browser: Browser, seconds: float, how: str) -> dict[st
         sender.fold(batch.entries)
         packets = sender.poll(int(1e9 * (10 + now)))
         spent += time.perf_counter() - started
-        messages = [told(packet) for packet in packets]
+        messages = [decoded(packet) for packet in packets]
         sent += messages
         tell(page, messages)
         time.sleep(max(0.0, TICK_S - (time.perf_counter() - began - now)))

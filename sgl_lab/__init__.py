@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .backends.litellm import LiteLLM as LiteLLM
     from .backends.openai import OpenAI as OpenAI
     from .backends.sglang import RuntimeEndpoint as RuntimeEndpoint
+    from .contracts.conversation import AnyBackend
     from .contracts.errors import *  # noqa: F403
     from .elsewhere import BackendLab as BackendLab
     from .labs import default_lab as default_lab
@@ -45,7 +46,7 @@ _HEAVY = {
 """Names outside the language, and the modules that are imported when they are used."""
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name.startswith("__"):
         raise AttributeError(name)
     if name in _HEAVY:
@@ -88,12 +89,12 @@ def _fill_backend_slot() -> None:
     """Programs that name no backend run on the backend of the cells, and a backend may be named."""
     from .lang import default
 
-    def backend() -> Any:
+    def backend() -> AnyBackend:
         from .labs import default_lab
 
         return default_lab().backend
 
-    def named(text: str) -> Any:
+    def named(text: str) -> AnyBackend:
         from .labs import lab_named
 
         return lab_named(text).backend_for()

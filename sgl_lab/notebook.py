@@ -15,14 +15,19 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from .contracts.errors import BadArgument, SglError
 from .contracts.legible import clipped
 from .trace.files import beginning, not_ours
+
+if TYPE_CHECKING:
+    from nbclient import NotebookClient
+    from nbformat import NotebookNode
 
 CELL_TIMEOUT_S = 1800
 SLICE_S = 0.1
@@ -60,7 +65,7 @@ class NotebookStopped(NotebookFailed):
         self.exit_code, self.is_stuck = 128 + number, is_stuck
 
 
-def sources_of(cells: Sequence[Any]) -> str:
+def sources_of(cells: Sequence[NotebookNode]) -> str:
     """A fingerprint of the sources of all cells."""
     return hashlib.sha256(json.dumps([cell["source"] for cell in cells]).encode()).hexdigest()[:16]
 
@@ -78,18 +83,19 @@ def check_output(path: Path) -> None:
         raise not_ours(path)
 
 
-def read(path: Path) -> Any:
+def read(path: Path) -> NotebookNode:
     if path.suffix != ".ipynb":
         raise BadArgument(f"{path} is neither a notebook (.ipynb) nor a script (.py)")
     try:
-        return _nbformat().reads(_decoded(path.read_bytes()), as_version=4)
+        notebook: NotebookNode = _nbformat().reads(_decoded(path.read_bytes()), as_version=4)
     except OSError as error:
         raise BadArgument(f"no notebook at {path}: {error.strerror}", hint="run this in the project's folder, or name a notebook") from None
     except Exception as error:  # the file is not JSON or not a notebook: the reader raises various types
         raise BadArgument(f"{path} cannot be read as a notebook: {error}") from None
+    return notebook
 
 
-def execute(notebook: Any, path: Path, closing: Sequence[str] = ()) -> NotebookFailed | None:
+def execute(notebook: NotebookNode, path: Path, closing: Sequence[str] = ()) -> NotebookFailed | None:
     """Run all cells, then `closing` as additional cells at the end. Returns the error, or None.
 
     In either case the outputs are in the notebook.
@@ -102,7 +108,7 @@ def execute(notebook: Any, path: Path, closing: Sequence[str] = ()) -> NotebookF
     n_code = sum(cell.cell_type == "code" for cell in notebook.cells)
     at = 0
 
-    def started(cell: Any, cell_index: int) -> None:
+    def started(cell: NotebookNode, cell_index: int) -> None:
         nonlocal at
         if cell.cell_type != "code":
             return
@@ -165,7 +171,7 @@ def _signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _until_over(client: Any) -> None:
+def _until_over(client: NotebookClient) -> None:
     """Run the client's notebook on a thread of its own, so that this thread receives signals. A
     signal ends the kernel.
     """
@@ -196,7 +202,7 @@ def _until_over(client: Any) -> None:
         raise failed[0]
 
 
-async def _kill(client: Any, task: asyncio.Task[Any]) -> None:
+async def _kill(client: Any, task: asyncio.Task[NotebookNode]) -> None:
     """Kill the kernel and its children. The client then ends as after any death of its kernel."""
     if client.km is not None and client.km.has_kernel:
         await client.km.signal_kernel(signal.SIGKILL)
@@ -204,12 +210,12 @@ async def _kill(client: Any, task: asyncio.Task[Any]) -> None:
         task.cancel()
 
 
-def joined_streams(outputs: Sequence[Any]) -> list[Any]:
+def joined_streams(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
     """The outputs with everything printed on stdout as one output and on stderr as another, without
     text that a carriage return overwrites.
     """
     parts: dict[str, list[str]] = {}
-    joined: list[Any] = []
+    joined: list[NotebookNode] = []
     for output in outputs:
         if output.output_type != "stream":
             joined.append(output)
@@ -237,26 +243,26 @@ def _decoded(text: bytes) -> str:
     return text.decode("utf-8-sig")
 
 
-def _nbformat() -> Any:
+def _nbformat() -> ModuleType:
     import nbformat
 
-    return nbformat  # untyped
+    return nbformat
 
 
-def written(notebook: Any) -> str:
+def written(notebook: NotebookNode) -> str:
     """The text of the file."""
     return str(_nbformat().writes(notebook))
 
 
-def as_html(notebook: Any, title: str) -> str:
+def as_html(notebook: NotebookNode, title: str) -> str:
     """One HTML file without external resources."""
     from nbconvert import HTMLExporter
 
-    exporter: Any = HTMLExporter  # untyped
+    exporter: Callable[..., HTMLExporter] = HTMLExporter  # untyped
     page, _ = exporter(raw_template=PAGE, embed_images=True).from_notebook_node(notebook, {"metadata": {"name": title}})
     return str(page)
 
 
-def text_of(cell: Any) -> str:
+def text_of(cell: NotebookNode) -> str:
     """The plain-text version of a cell's outputs."""
     return "".join(output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.outputs).rstrip()

@@ -8,14 +8,15 @@ from __future__ import annotations
 import inspect
 import json
 import warnings
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import Any, NoReturn, Self
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn, Self, TypeAlias
 
 from .contracts.errors import BackendUnsupported, BadArgument, UnknownArgument
 from .contracts.near import did_you_mean
 from .contracts.port import Backend
 from .lang.backend.base_backend import BaseBackend
 from .lang.chat_template import get_chat_template
+from .lang.expressions import Gen, Select
 from .lang.state import ProgramState, start
 from .lang.surface import gen
 from .lang.usage import TokenUsage
@@ -56,10 +57,10 @@ _WITHOUT_MEANING = frozenset(
 """Arguments for a server and its processes, which a lab does not have."""
 
 
-def _lab_of(arguments: dict[str, Any]) -> Lab:
-    lab: dict[str, Any] = {}
+def _lab_of(arguments: Mapping[str, object]) -> Lab:
+    lab: dict[str, object] = {}
     for name, value in arguments.items():
-        if name == "dtype" and value in _DTYPES:
+        if name == "dtype" and isinstance(value, str) and value in _DTYPES:
             value = _DTYPES[value]
         if name not in _WITHOUT_MEANING:
             lab[_AS_LAB.get(name, name)] = value
@@ -68,7 +69,12 @@ def _lab_of(arguments: dict[str, Any]) -> Lab:
     known = inspect.signature(Lab).parameters
     if unknown := [name for name in lab if name not in known]:
         raise UnknownArgument(f"there is no argument {unknown[0]!r}", hint=did_you_mean(unknown[0], {**_AS_LAB, **known}))
-    return Lab(**lab)
+    make: Callable[..., Lab] = Lab
+    return make(**lab)
+
+
+Sampling: TypeAlias = Mapping[str, object] | Sequence[Mapping[str, object]] | None
+"""sampling parameters of all prompts, or of each"""
 
 
 class Engine:
@@ -80,7 +86,7 @@ class Engine:
     programs.
     """
 
-    def __init__(self, model_path: str = BUILT_IN, *, chat_template: str | None = None, **arguments: Any) -> None:
+    def __init__(self, model_path: str = BUILT_IN, *, chat_template: str | None = None, **arguments: object) -> None:
         template = None if chat_template is None else get_chat_template(chat_template)
         self.lab = _lab_of({"model_path": model_path, **arguments})
         self.endpoint: BaseBackend = self.lab.backend
@@ -100,7 +106,7 @@ class Engine:
         return self.endpoint.token_usage
 
     @property
-    def model_info(self) -> dict[str, Any]:
+    def model_info(self) -> dict[str, object]:
         return self.endpoint.model_info
 
     def get_model_name(self) -> str:
@@ -116,10 +122,10 @@ class Engine:
     def flush_cache(self) -> None:
         self.lab.flush()
 
-    def get_server_info(self) -> dict[str, Any]:
+    def get_server_info(self) -> dict[str, object]:
         return self.endpoint.get_server_info() | {"stats": self.lab.stats()}
 
-    def encode(self, prompt: object) -> Any:
+    def encode(self, prompt: object) -> NoReturn:
         raise BackendUnsupported("this engine has no embeddings", hint="use generate() for a model that generates")
 
     def shutdown(self) -> None:
@@ -131,7 +137,7 @@ class Engine:
     def generate(
         self,
         prompt: str | Sequence[str],
-        sampling_params: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        sampling_params: Sampling = None,
         *,
         return_logprob: bool | None = None,
         logprob_start_len: int | None = None,
@@ -156,7 +162,7 @@ class Engine:
     async def async_generate(
         self,
         prompt: str | Sequence[str],
-        sampling_params: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        sampling_params: Sampling = None,
         *,
         return_logprob: bool | None = None,
         logprob_start_len: int | None = None,
@@ -173,7 +179,7 @@ class Engine:
         outputs = [output for state in states for output in _outputs(state)]
         return outputs[0] if isinstance(prompt, str) and len(outputs) == 1 else outputs
 
-    def _begin(self, prompt: str | Sequence[str], sampling: Any, logprobs: Mapping[str, Any]) -> list[ProgramState]:
+    def _begin(self, prompt: str | Sequence[str], sampling: Sampling, logprobs: Mapping[str, object]) -> list[ProgramState]:
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not prompts or not all(isinstance(one, str) for one in prompts):
             raise BadArgument(f"a prompt is a text or a list of texts, not {prompt!r:.60}")
@@ -181,9 +187,10 @@ class Engine:
         if len(given) != len(prompts):
             raise BadArgument(f"{len(given)} sampling_params for {len(prompts)} prompts", hint="give one, or one per prompt")
         states = []
+        make: Callable[..., Gen | Select] = gen
         for one, params in zip(prompts, map(_as_gen, given), strict=True):
             state = start(self.endpoint, self.lab.emit)
-            state += one + gen(_NAME, **params, **logprobs)
+            state += one + make(_NAME, **params, **logprobs)
             states.append(state)
         return states
 
@@ -196,9 +203,9 @@ it changes nothing.
 """
 
 
-def _as_gen(params: Mapping[str, Any]) -> dict[str, Any]:
+def _as_gen(params: Mapping[str, object]) -> dict[str, object]:
     """The sampling parameters of a request as arguments of a gen."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for name, value in params.items():
         if name in _HARMLESS:
             if value is not None and value != _HARMLESS[name]:
@@ -251,13 +258,13 @@ class Runtime(Engine):
     backend.
     """
 
-    def generate(self, prompt: str | Sequence[str], sampling_params: Any = None, **logprobs: Any) -> str:
+    def generate(self, prompt: str | Sequence[str], sampling_params: Sampling = None, **logprobs: Any) -> str:
         outputs = super().generate(prompt, sampling_params, **logprobs)
         for output in outputs if isinstance(outputs, list) else [outputs]:
             output["meta_info"]["finish_reason"] = dict(output["meta_info"]["finish_reason"])
         return json.dumps(outputs)
 
-    async def async_generate(self, prompt: str, sampling_params: Any = None, **logprobs: Any) -> AsyncIterator[str]:  # type: ignore[override]  # as the original's
+    async def async_generate(self, prompt: str, sampling_params: Sampling = None, **logprobs: Any) -> AsyncIterator[str]:  # type: ignore[override]  # as the original's
         """The text in pieces."""
         (state,) = self._begin(prompt, sampling_params, logprobs)
         async for piece in state.text_async_iter(_NAME):

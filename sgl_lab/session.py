@@ -23,7 +23,7 @@ from .contracts.errors import BadArgument, EngineStopped, ModelMissing, OutOfMem
 from .contracts.events import Emit, ModelLoaded
 from .contracts.ids import RequestId
 from .contracts.policies import BELADY, EVICTIONS
-from .contracts.port import ModelCard, WarmJob
+from .contracts.port import ModelCard, Usage, WarmJob
 from .contracts.spans import Block, shown_at
 from .contracts.tree import TreeSnapshot
 from .engine.files.fetch import Progress, unseen
@@ -318,7 +318,7 @@ class Lab(RecordedLab):
             except TypeError:
                 hint = "give a text, a program's state or token ids"
                 raise BadArgument(f"a prefix cannot be {prefix!r:.80}", hint=hint) from None
-        warmed = ReplyListener(self.backend)
+        warmed = ReplyListener[Usage](self.backend)
         pin = self.backend.pin(WarmJob(tokens, blocks=blocks), warmed)
         try:
             warmed.answer()

@@ -7,9 +7,10 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 from .contracts.errors import BackendUnsupported, BadArgument
+from .contracts.json_values import Json
 from .lang.regex_of import build_regex_from_object
 from .lang.state import ProgramState
 
@@ -35,14 +36,14 @@ _OF_SERVERS = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> NoReturn:
     if name in _OF_SERVERS:
         hint = 'sgl.Runtime(model_path="smollm2") runs a model in this process'
         raise ImportError(f"sgl_lab.utils has no {name!r}: there is no server to start, wait for or ask; {hint}")
     raise AttributeError(f"sgl_lab.utils has no {name!r}: it has {', '.join(__all__)}")
 
 
-def read_jsonl(filename: str | os.PathLike[str]) -> Iterator[Any]:
+def read_jsonl(filename: str | os.PathLike[str]) -> Iterator[Json]:
     """Yield the JSON value of each line, without empty lines and lines that begin with `#`.
     BadArgument names a line that is not JSON.
     """

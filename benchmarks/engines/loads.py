@@ -77,7 +77,7 @@ class Decode:
         if engine.has_cache:
             short = timed(engine.gen, self.prompts, 1)
         whole = timed(engine.gen, self.prompts, 1 + self.n_new)
-        return Sample(whole.seconds - short.seconds, heard(self.prompts, whole.result))
+        return Sample(whole.seconds - short.seconds, answered(self.prompts, whole.result))
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Prefill:
 
     def run(self, engine: Engine) -> Sample:
         done = timed(engine.gen, [self.prompt], 1)
-        return Sample(done.seconds, heard([self.prompt], done.result))
+        return Sample(done.seconds, answered([self.prompt], done.result))
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class FirstToken:
         engine.gen([self.prefix], 1)
         prompt = self.prefix + self.tail
         done = timed(engine.gen, [prompt], 1)
-        return Sample(done.seconds, heard([prompt], done.result))
+        return Sample(done.seconds, answered([prompt], done.result))
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Forks:
         plans = timed(engine.gen, prompts, self.n_plan)
         judged = [prompt + plan + self.judge for prompt, plan in zip(prompts, plans.result, strict=True)]
         verdicts = timed(engine.gen, judged, self.n_verdict)
-        return Sample(plans.seconds + verdicts.seconds, heard(prompts, plans.result) + heard(judged, verdicts.result))
+        return Sample(plans.seconds + verdicts.seconds, answered(prompts, plans.result) + answered(judged, verdicts.result))
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class Chats:
             replies = timed(engine.gen, prompts, self.n_reply)
             histories = [prompt + reply + self.end for prompt, reply in zip(prompts, replies.result, strict=True)]
             seconds += replies.seconds
-            said += heard(prompts, replies.result)
+            said += answered(prompts, replies.result)
         return Sample(seconds, said)
 
 
@@ -204,7 +204,7 @@ def timed(function: Callable[..., Any], *arguments: Any) -> Timed:
     return Timed(time.perf_counter() - started, result)
 
 
-def heard(prompts: list[Ids], outputs: list[Ids]) -> list[Said]:
+def answered(prompts: list[Ids], outputs: list[Ids]) -> list[Said]:
     return [Said(prompt, tokens) for prompt, tokens in zip(prompts, outputs, strict=True)]
 
 

@@ -57,20 +57,20 @@ class LocalBackend(BaseBackend):
         self._resident.engine.prepare(constraint)
 
     def submit(self, job: GenJob, listener: GenListener) -> RequestId:
-        group = self._resident.engine.gen(job, self._resident.heard(listener), exact=self._card.capabilities.deterministic)
+        group = self._resident.engine.gen(job, self._resident.on_own_thread(listener), exact=self._card.capabilities.deterministic)
         return self._queue(group, job.fork, job.expr)
 
     def score(self, job: ScoreJob, listener: ScoreListener) -> RequestId:
-        group = self._resident.engine.score(job, self._resident.heard(listener), exact=self._card.capabilities.deterministic)
+        group = self._resident.engine.score(job, self._resident.on_own_thread(listener), exact=self._card.capabilities.deterministic)
         return self._queue(group, job.fork, job.expr)
 
     def warm(self, job: WarmJob, listener: WarmListener) -> RequestId:
-        group = self._resident.engine.warm(job, self._resident.heard(listener), exact=self._card.capabilities.deterministic)
+        group = self._resident.engine.warm(job, self._resident.on_own_thread(listener), exact=self._card.capabilities.deterministic)
         return self._queue(group, job.fork, None)
 
     def pin(self, job: WarmJob, listener: WarmListener) -> RequestId:
         """Like `warm`, and the result is not evicted until `unpin` with the returned number."""
-        group = self._resident.engine.pin(job, self._resident.heard(listener), exact=self._card.capabilities.deterministic)
+        group = self._resident.engine.pin(job, self._resident.on_own_thread(listener), exact=self._card.capabilities.deterministic)
         return self._queue(group, job.fork, None)
 
     def unpin(self, handle: RequestId) -> None:

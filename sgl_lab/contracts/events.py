@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .ids import ExprId, ForkId, Namespace, NodeId, RequestId, RunId
 
@@ -381,7 +381,7 @@ class Entry(NamedTuple):
 
 # ---------------------------------------------------------------- JSON
 
-KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in Event.__args__}
+KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in Event.__args__}
 
 
 def _plain(value: object) -> object:
@@ -396,21 +396,22 @@ def _frozen(value: object) -> object:
     return tuple([_frozen(item) if isinstance(item, list) else item for item in value]) if isinstance(value, list) else value
 
 
-def to_dict(event: Event) -> dict[str, Any]:
+def to_dict(event: Event) -> dict[str, object]:
     """Plain JSON values: `event` is the kind, the others are the fields."""
     return {"event": type(event).__name__} | {f.name: _plain(getattr(event, f.name)) for f in fields(event)}
 
 
-def from_dict(data: dict[str, Any]) -> Event:
+def from_dict(data: Mapping[str, object]) -> Event:
     """The event that `to_dict` wrote. ValueError on an unknown kind or on missing or extra fields."""
     kind = KINDS.get(str(data.get("event")))
     if kind is None:
         raise ValueError(f"unknown event {data.get('event')!r}")
-    given: dict[str, Any] = {name: _frozen(value) for name, value in data.items() if name != "event"}
+    given: dict[str, object] = {name: _frozen(value) for name, value in data.items() if name != "event"}
     if kind in (TokensSampled, TextArrived) and isinstance(samples := given.get("samples"), tuple):
         given["samples"] = tuple(Sample(*sample) for sample in samples)
     try:
-        event: Event = kind(**given)
+        make: Callable[..., Event] = kind
+        event = make(**given)
     except TypeError as error:
         raise ValueError(f"malformed {kind.__name__}: {error}") from None
     return event

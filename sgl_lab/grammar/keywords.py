@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from referencing.exceptions import Unresolvable
 
 from ..contracts.errors import BackendUnsupported
+from ..contracts.json_values import Json
 from ..contracts.patterns import ecma
 from ..contracts.patterns.formats import FORMATS
 from .shapes import (
@@ -36,6 +37,11 @@ from .shapes import (
     opposite,
 )
 
+if TYPE_CHECKING:
+    from referencing._core import Resolver
+
+SchemaResolver: TypeAlias = "Resolver[bool | Mapping[str, Any]]"
+"""finds what a `$ref` names"""
 MAX_COUNT = 1_000_000  # of characters, items and pairs
 
 
@@ -44,7 +50,7 @@ class Schema:
     """A schema of the document, with its path."""
 
     content: Any
-    resolver: Any
+    resolver: SchemaResolver
     path: str
 
 
@@ -54,7 +60,7 @@ class Claims(Protocol):
     def schema(self, content: Any, above: Schema, *path: object) -> Formula:
         """The formula that the nested schema holds."""
 
-    def located(self, content: Any, resolver: Any, path: str) -> Formula:
+    def located(self, content: Any, resolver: SchemaResolver, path: str) -> Formula:
         """The formula that the schema at any path of the document holds."""
 
     def ground(self, holds: Iterable[Shape], fails: Iterable[Shape]) -> Formula:
@@ -124,7 +130,7 @@ def _const(reading: Claims, here: Keyword) -> Formula:
     return _one_of_values(reading, [here.value], here.schema)
 
 
-def _one_of_values(reading: Claims, values: list[Any], schema: Schema) -> Formula:
+def _one_of_values(reading: Claims, values: list[Json], schema: Schema) -> Formula:
     texts = tuple(dict.fromkeys(value for value in values if isinstance(value, str)))
     numbers = sorted({value for value in values if isinstance(value, int | float) and not isinstance(value, bool)})
     words = {json.dumps(value) for value in values if value is None or isinstance(value, bool)}
@@ -138,7 +144,7 @@ def _one_of_values(reading: Claims, values: list[Any], schema: Schema) -> Formul
     return either([reading.ground(holds, fails), *(_value(reading, value, schema) for value in values if isinstance(value, list | dict))])
 
 
-def _value(reading: Claims, value: Any, schema: Schema) -> Formula:
+def _value(reading: Claims, value: list[Json] | dict[str, Json], schema: Schema) -> Formula:
     """An array or an object as a schema of its own."""
     parts = value if isinstance(value, list) else value.values()
     reading.spend(len(value) ** 2)

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from referencing import Registry
-from referencing.jsonschema import DRAFT202012
+from referencing.jsonschema import DRAFT202012, SchemaRegistry
 
 from ..contracts.errors import BackendUnsupported
+from ..contracts.json_values import Json
 from ..contracts.patterns import ecma
-from .keywords import KEYWORDS, Keyword, Schema, other_keys, refusal
+from .keywords import KEYWORDS, Keyword, Schema, SchemaResolver, other_keys, refusal
 from .shapes import (
     FALSE,
     TRUE,
@@ -57,9 +57,9 @@ class Endless(BackendUnsupported):
 class Reading:
     """One document."""
 
-    def __init__(self, document: Any) -> None:
+    def __init__(self, document: Json) -> None:
         self._claims: list[Schema | _Ground] = []
-        self._numbers: dict[Any, int] = {}
+        self._numbers: dict[object, int] = {}
         self._known: dict[tuple[Formula, bool], tuple[Shape, ...]] = {}
         self._open: list[Claim] = []
         self._work = 0
@@ -223,7 +223,7 @@ class Reading:
         resolver = above.resolver.in_subresource(DRAFT202012.create_resource(content))
         return self.located(content, resolver, ".".join(filter(None, [above.path, *map(str, path)])))
 
-    def located(self, content: Any, resolver: Any, path: str) -> Formula:
+    def located(self, content: Any, resolver: SchemaResolver, path: str) -> Formula:
         if content is True or content == {}:
             return TRUE
         if content is False:
@@ -232,7 +232,7 @@ class Reading:
         key = id(content), resolver._base_uri, tuple(dict.fromkeys(reversed(list(scope))))
         return self._claim(key, Schema(content, resolver, path))
 
-    def _claim(self, key: Any, claim: Schema | _Ground) -> Claim:
+    def _claim(self, key: object, claim: Schema | _Ground) -> Claim:
         if key not in self._numbers:
             self._numbers[key] = len(self._claims)
             self._claims.append(claim)
@@ -246,7 +246,7 @@ class Reading:
         return self.ground([shape for shape in UNIVERSE if shape.kind != holds.kind] + [holds], fails)
 
 
-def _metaschemas() -> Registry[Any]:
+def _metaschemas() -> SchemaRegistry:
     from jsonschema_specifications import REGISTRY
 
-    return cast("Registry[Any]", REGISTRY)
+    return cast("SchemaRegistry", REGISTRY)

@@ -13,10 +13,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..contracts.errors import BackendUnsupported, BadArgument
 from ..contracts.json_schema import plainly_valid
+from ..contracts.json_values import Json
 from ..contracts.params import MAX_SOURCE
 
 if TYPE_CHECKING:
@@ -52,12 +53,12 @@ def spelled(schema_text: str) -> Spelled:
         raise BackendUnsupported(error.message, hint=error.hint) from None
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str) -> Json:
     size = len(text.encode(errors="surrogatepass"))
     if size > MAX_SOURCE:
         raise BadArgument(f"the schema has {size} bytes, more than {MAX_SOURCE}")
     try:
-        schema = json.loads(text, parse_constant=_no_number)
+        schema: Json = json.loads(text, parse_constant=_no_number)
     except RecursionError:
         raise BadArgument(f"the schema is nested deeper than {MAX_DEPTH} levels") from None
     except ValueError as error:
@@ -70,7 +71,7 @@ def _no_number(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _measure(schema: Any) -> None:
+def _measure(schema: object) -> None:
     n_values, n_objects, level = 0, 0, [schema]
     for _ in range(MAX_DEPTH):
         n_values += len(level)
@@ -85,7 +86,7 @@ def _measure(schema: Any) -> None:
     raise BadArgument(f"the schema is nested deeper than {MAX_DEPTH} levels")
 
 
-def _check_scalar(value: Any) -> None:
+def _check_scalar(value: object) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise BadArgument("the schema has a number too large to be one")
     for text in value if isinstance(value, dict) else [value] if isinstance(value, str) else ():
@@ -95,11 +96,11 @@ def _check_scalar(value: Any) -> None:
             raise BadArgument("the schema has half a character (a lone surrogate) in a string")
 
 
-def _parts(value: Any) -> Iterable[Any]:
+def _parts(value: object) -> Iterable[object]:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
-def _check(schema: Any) -> None:
+def _check(schema: object) -> None:
     if plainly_valid(schema):
         return
     from jsonschema import Draft202012Validator
@@ -114,7 +115,7 @@ def _check(schema: Any) -> None:
         raise BadArgument(f"not a JSON schema at {path}: {error.message}")
 
 
-def _differs(value: Any) -> bool:
+def _differs(value: object) -> bool:
     """Whether a schema of an older draft may have another meaning today."""
     if isinstance(value, dict) and (("$ref" in value and not value.keys() <= _BESIDE_REF) or _CHANGED & value.keys()):
         return True

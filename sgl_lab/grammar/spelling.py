@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..contracts.errors import BackendUnsupported, BadArgument
 from ..contracts.patterns import ecma
@@ -22,12 +22,12 @@ from .limits import MAX_RULES
 from .numbers import ANY_INTEGER, ANY_NUMBER, between
 from .reading import Reading
 from .search import is_possible
-from .shapes import FALSE, TRUE, UNIVERSE, Array, Fixed, Formula, Number, Object, Shape, String, both, opposite
+from .shapes import FALSE, TRUE, UNIVERSE, Array, Fixed, Formula, Holding, Number, Object, Shape, String, both, opposite
 from .strings import CHARACTER, QUOTE, quoted, string
 
 MAX_LEAVES = 500  # kinds of numbers and strings
 MAX_MULTIPLE = 10**6
-_EXACT = 1 << 53  # beyond it, whole numbers are no longer told apart
+_EXACT = 1 << 53  # beyond it, neighbouring whole numbers are the same float
 _MAX_DISTINCT = 8  # values that items may have under `uniqueItems`
 _OPTIONS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _BROKEN = chain([ANY_INTEGER, Text("."), Many(Chars(((48, 57),))), Chars(((49, 57),)), Many(Chars(((48, 57),)))])
@@ -66,7 +66,7 @@ class Speller:
         self._terminals: dict[str, str] = {}
         self._trees: dict[str, Node] = {}
         """of terminals, by name, and of the library's own spellings, by their text"""
-        self._named: dict[Any, str] = {}
+        self._named: dict[object, str] = {}
         self._n_leaves = 0
         self._path = ""  # of what is being spelled
         self._unwritten: list[tuple[str, Callable[[], Iterable[_Line]]]] = []
@@ -116,7 +116,7 @@ class Speller:
                 made[name] = [line for line in dict.fromkeys(lines) if all(isinstance(s, str) or s.rule in ends for s in line)]
         return made
 
-    def _rule(self, key: Any, lines: Callable[[], Iterable[_Line]]) -> str:
+    def _rule(self, key: object, lines: Callable[[], Iterable[_Line]]) -> str:
         """The rule of that meaning. It is named here and written later, because it may be
         recursive.
         """
@@ -129,7 +129,7 @@ class Speller:
             self._unwritten.append((name, lines))
         return self._named[key]
 
-    def _leaf(self, schema: dict[str, Any], tree: Node) -> str:
+    def _leaf(self, schema: dict[str, object], tree: Node) -> str:
         """Spelled by the library itself."""
         text = "%json " + json.dumps({**schema, "x-guidance": _OPTIONS}, ensure_ascii=False)
         self._trees[text] = tree
@@ -206,7 +206,7 @@ class Speller:
             bounds = [None if bound is None else Decimal(str(bound)) for bound in (low, high)]
             is_wide = bool(number.whole) or low is None or high is None or high - low > 1e-6 * max(abs(low), abs(high))
             return self._limited(between(bounds[0], number.above, bounds[1], number.below, bool(number.whole)), is_wide)
-        schema: dict[str, Any] = {"type": "integer" if number.whole else "number"}
+        schema: dict[str, object] = {"type": "integer" if number.whole else "number"}
         if low is not None:
             schema["exclusiveMinimum" if number.above else "minimum"] = low
         if high is not None:
@@ -223,7 +223,7 @@ class Speller:
             limits += map(quoted, inner.all_of if isinstance(inner, Such) else [inner])
         never = [quoted(ecma.read(pattern)) for pattern in text.not_patterns]
         if not (limits or never or text.never):
-            schema: dict[str, Any] = {"type": "string"}
+            schema: dict[str, object] = {"type": "string"}
             if text.shortest:
                 schema["minLength"] = text.shortest
             if text.longest is not None:
@@ -314,7 +314,7 @@ class Speller:
 
         return self._rule(("counted", array, index, counts), lines)
 
-    def _choices(self, holding: Any, index: int, count: int) -> list[tuple[Formula, int]]:
+    def _choices(self, holding: Holding, index: int, count: int) -> list[tuple[Formula, int]]:
         """An item that is counted, or not. An item that satisfies the schema and is not counted
         does no harm if only the minimum matters.
         """

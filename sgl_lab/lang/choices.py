@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
 
 Row = Sequence[tuple[float | None, int, str]]
 
@@ -19,7 +18,7 @@ Row = Sequence[tuple[float | None, int, str]]
 @dataclass(frozen=True)
 class ChoicesDecision:
     decision: str
-    meta_info: dict[str, Any] = field(default_factory=dict)
+    meta_info: dict[str, object] = field(default_factory=dict)
     """intermediate results of the method, beside what every select reports"""
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import Context
 from dataclasses import replace
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Protocol
 
 from ..contracts.conversation import (
     ChatJob,
@@ -207,13 +207,13 @@ class ChatWorked(Worked, Protocol):
     def transcript(self) -> Conversation: ...
 
 
-class Told:
-    """Says what comes of one request, as events. A backend says that it is queued."""
+class RequestEvents:
+    """Emits the events of one request, from its first text on. The backend emits `RequestQueued`."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self.request: RequestId | None = None
-        """None until the backend has returned its number: what comes before that is told at the end"""
+        """None until the backend has returned its number: text that arrives before that is emitted at the end"""
 
     def grew(self, index: int, text: str) -> None:
         if self.request is not None and text:
@@ -261,7 +261,7 @@ def _ids_of(output: ChatOutput) -> tuple[int, ...]:
 class ChatGeneration(Generation[ChatWorked, ChatOutput]):
     def __init__(self, stream: ChatWorked, source: Gen, variable: Variable, context: Context | None) -> None:
         super().__init__(stream, source, variable, context)
-        self._told = Told(self.run)
+        self._events = RequestEvents(self.run)
         can = self.run.card.capabilities
         self._tools = source.form.tools if source.form is not None and can.tools else ()
 
@@ -277,23 +277,23 @@ class ChatGeneration(Generation[ChatWorked, ChatOutput]):
         transcript = self.stream.transcript
         prompt = transcript.prompt()
         job = ChatJob(prompt, params, self._tools, self.stream.id, self.expr, tuple(transcript.shown), transcript.shared)
-        self._told.request = request = self.stream.backend.converse(job, self)
+        self._events.request = request = self.stream.backend.converse(job, self)
         return request
 
     def on_delta(self, index: int, text: str) -> None:
         with self.run.lock:
             self._grew(index, text)
             if not self._hides:
-                self._told.grew(index, text)
+                self._events.grew(index, text)
 
     def on_done(self, outputs: tuple[ChatOutput, ...]) -> None:
         with self.run.lock:
-            self._told.answered(outputs)
+            self._events.answered(outputs)
             super().on_done(outputs)
 
     def on_error(self, error: Exception) -> None:
         with self.run.lock:
-            self._told.ended("abort" if isinstance(error, Stopped) else "error")
+            self._events.ended("abort" if isinstance(error, Stopped) else "error")
             super().on_error(error)
 
     def _take(self, outputs: tuple[ChatOutput, ...]) -> None:
@@ -311,7 +311,7 @@ class ChatGeneration(Generation[ChatWorked, ChatOutput]):
         ids = _ids_of(output) if text == output.text else None
         return Piece(text, ids, "generated", call=output.tool_calls[0] if output.tool_calls else None), ()
 
-    def _meta(self, output: ChatOutput) -> dict[str, Any]:
+    def _meta(self, output: ChatOutput) -> dict[str, object]:
         meta = super()._meta(output)
         if output.reasoning:
             meta["reasoning_content"] = output.reasoning
@@ -336,7 +336,7 @@ class _ChatSelection(Evaluation[ChatWorked]):
 
     def __init__(self, stream: ChatWorked, source: Select, variable: Variable) -> None:
         super().__init__(stream, source, variable)
-        self._told = Told(self.run)
+        self._events = RequestEvents(self.run)
 
     @abstractmethod
     def _ask(self) -> RequestId: ...
@@ -344,16 +344,16 @@ class _ChatSelection(Evaluation[ChatWorked]):
     def start(self) -> None:
         try:
             self.stream.transcript.settle(to_generate=True)
-            self.request = self._told.request = self._ask()
+            self.request = self._events.request = self._ask()
         except Exception as error:
             self.on_error(error)
 
     def on_error(self, error: Exception) -> None:
         with self.run.lock:
-            self._told.ended("abort" if isinstance(error, Stopped) else "error")
+            self._events.ended("abort" if isinstance(error, Stopped) else "error")
             super().on_error(error)
 
-    def _chosen(self, choice: str, usage: Usage, meta: dict[str, Any]) -> None:
+    def _chosen(self, choice: str, usage: Usage, meta: dict[str, object]) -> None:
         usage_of(self.run.backend).add(usage)
         if self.variable.reasoning:
             self.variable.reasoning.set("")  # a choice has no reasoning
@@ -370,7 +370,7 @@ class Decision(_ChatSelection):
 
     def on_done(self, output: DecisionOutput) -> None:
         with self.run.lock:
-            self._told.ended("stop", output.usage)
+            self._events.ended("stop", output.usage)
             if self.current:
                 best = max(range(len(output.probabilities)), key=output.probabilities.__getitem__)
                 logprobs = [math.log(p) if p > 0 else -math.inf for p in output.probabilities]
@@ -400,7 +400,7 @@ class GeneratedChoice(_ChatSelection):
 
     def on_done(self, outputs: tuple[ChatOutput, ...]) -> None:
         with self.run.lock:
-            self._told.answered(outputs)
+            self._events.answered(outputs)
             if not self.current:
                 return
             (output,) = outputs

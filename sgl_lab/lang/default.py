@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from ..contracts.conversation import AnyBackend, ConversationBackend, takes_tokens
 from ..contracts.errors import BackendUnsupported, BadArgument, ProgramError
@@ -92,6 +92,6 @@ def flush_cache(backend: AnyBackend | Reached | str | None = None) -> None:
 
 
 @suggests
-def get_server_info(backend: AnyBackend | Reached | str | None = None) -> dict[str, Any]:
+def get_server_info(backend: AnyBackend | Reached | str | None = None) -> dict[str, object]:
     """The backend's description of itself."""
     return asdict((default_backend() if backend is None else checked(backend)).describe())

@@ -98,7 +98,7 @@ class StreamExecutor(Access):
         return self._run.backend
 
     @property
-    def arguments(self) -> Mapping[str, Any]:
+    def arguments(self) -> Mapping[str, object]:
         """Of the program."""
         return self._run.arguments
 

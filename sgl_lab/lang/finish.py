@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import ItemsView, KeysView, Mapping, ValuesView
-from typing import Any
+from typing import Any, SupportsIndex
 
 
 class FinishReason(str):
@@ -15,9 +15,9 @@ class FinishReason(str):
     word.
     """
 
-    details: Mapping[str, Any]
+    details: Mapping[str, object]
 
-    def __new__(cls, word: str, **details: Any) -> FinishReason:
+    def __new__(cls, word: str, **details: object) -> FinishReason:
         reason = super().__new__(cls, word)
         reason.details = {"type": word, **details}
         return reason
@@ -35,27 +35,27 @@ class FinishReason(str):
             case _:
                 return cls(word)
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: str | SupportsIndex | slice) -> Any:
         return self.details[key] if isinstance(key, str) else super().__getitem__(key)
 
     def __contains__(self, key: object) -> bool:
         return key in self.details or (isinstance(key, str) and super().__contains__(key))
 
-    def get(self, key: str, default: Any = None) -> Any:
+    def get(self, key: str, default: object = None) -> object:
         return self.details.get(key, default)
 
     def keys(self) -> KeysView[str]:
         return self.details.keys()
 
-    def values(self) -> ValuesView[Any]:
+    def values(self) -> ValuesView[object]:
         return self.details.values()
 
-    def items(self) -> ItemsView[str, Any]:
+    def items(self) -> ItemsView[str, object]:
         return self.details.items()
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return _made, (str(self), dict(self.details))
 
 
-def _made(word: str, details: dict[str, Any]) -> FinishReason:
+def _made(word: str, details: dict[str, object]) -> FinishReason:
     return FinishReason(word, **{key: value for key, value in details.items() if key != "type"})

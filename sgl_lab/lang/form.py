@@ -22,7 +22,7 @@ from ..contracts.params import MAX_SOURCE, Constraint
 from ..contracts.patterns import python
 from . import schemas, types
 
-Meaning = Callable[[str], Any]
+Meaning = Callable[[str], object]
 """the value of a complete text; ValueError if it is invalid"""
 
 
@@ -54,7 +54,7 @@ def _limited(kind: str, source: str) -> str:
     return source
 
 
-def read(name: object, form: Form, text: str, meta: Mapping[str, Any]) -> Any:
+def read(name: object, form: Form, text: str, meta: Mapping[str, object]) -> object:
     """The checked value of one sample. UnfinishedValue if the text ended before it was complete."""
     stop = meta["matched_stop"]
     if meta["is_complete"]:
@@ -62,8 +62,8 @@ def read(name: object, form: Form, text: str, meta: Mapping[str, Any]) -> Any:
             return form.meaning(text)
         except (ValueError, RecursionError) as error:
             if not isinstance(stop, str):
-                obeyed = f"{name!r} is {text!r:.80}, which satisfies its {form.constraint.kind}"
-                raise InvalidValue(f"{obeyed}, but the type rejects it: {_in_a_line(error)}") from error
+                satisfied = f"{name!r} is {text!r:.80}, which satisfies its {form.constraint.kind}"
+                raise InvalidValue(f"{satisfied}, but the type rejects it: {_in_a_line(error)}") from error
     n_tokens = f"after {meta['completion_tokens']} tokens"
     if meta["finish_reason"] == "length":
         why, hint = f"it ran out of tokens {n_tokens}", "raise max_tokens; the partial text is the error's .text"
@@ -74,7 +74,7 @@ def read(name: object, form: Form, text: str, meta: Mapping[str, Any]) -> Any:
     raise UnfinishedValue(f"{name!r} is incomplete: {why}", text=text, hint=hint)
 
 
-def read_as(value: Any, type_: Any, name: object) -> Any:
+def read_as(value: object, type_: object, name: object) -> object:
     """`value`, which may be text, as an instance of `type_`."""
     if isinstance(type_, type) and isinstance(value, type_):
         return value
@@ -155,7 +155,7 @@ def of_schema(source: object) -> Form:
     return Form(Constraint("json_schema", text), partial(schemas.read_json, text), stated=("json_schema", text))
 
 
-def of_type(type_: Any) -> Form:
+def of_type(type_: object) -> Form:
     adapter = types.adapter(type_)
     return Form(Constraint("json_schema", json.dumps(types.schema(adapter))), adapter.validate_json)
 
@@ -170,7 +170,7 @@ def _number(pattern: str, other: str, read_number: type[int] | type[float]) -> F
     digits.
     """
 
-    def meaning(text: str) -> Any:
+    def meaning(text: str) -> int | float:
         if not re.fullmatch(pattern, text):
             raise ValueError("it is not a number")
         return read_number(text)
@@ -195,7 +195,7 @@ _PLAIN: dict[type, Form] = {
 _NAMED = {type_.__name__: type_ for type_ in _PLAIN}
 
 
-def of_dtype(dtype: Any) -> Form:
+def of_dtype(dtype: object) -> Form:
     """int, float, bool (True or False) or str (in double quotes), or their names; or any type with
     a schema.
     """

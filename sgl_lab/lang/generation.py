@@ -151,7 +151,7 @@ class Generation(Evaluation[W], Generic[W, O]):
         else:
             settle(aborted)
 
-    def _meta(self, output: O) -> dict[str, Any]:
+    def _meta(self, output: O) -> dict[str, object]:
         form, matched = self.source.form, output.matched_stop
         if form is not None and matched in form.stop_regex:
             matched = None

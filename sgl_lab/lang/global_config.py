@@ -21,11 +21,12 @@ class GlobalConfig:
     """`default_backend`, and `verbosity`: with 2, each run prints its text when it is done."""
 
     default_backend: Backend
+    verbosity: int
 
     def __init__(self) -> None:
         vars(self)["verbosity"] = 0
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name == "default_backend":
             return default_backend()
         if name in NOT_NEEDED:

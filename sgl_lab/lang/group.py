@@ -43,7 +43,7 @@ class Forks(Generic[S]):
         """The current state of each fork."""
         return [summary(state._stream) for state in self._states]
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, object]]:
         """A dict per fork: its own values, its counts, and its error if it has one. Waits for them."""
         return rows([state._stream for state in self._states])
 

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 SLICE_S = 0.05
 """seconds between checks for a dead backend and an interrupt"""
@@ -126,7 +126,7 @@ _known: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Loop] = weakref.Wea
 _known_lock = threading.Lock()
 
 
-def drive(coroutine: Coroutine[Any, Any, Result], check: Callable[[], None]) -> Result:
+def drive(coroutine: Coroutine[object, None, Result], check: Callable[[], None]) -> Result:
     """Run the coroutine to its end on a new loop, on this thread. `check` is called from time to
     time and may raise.
 
@@ -137,7 +137,7 @@ def drive(coroutine: Coroutine[Any, Any, Result], check: Callable[[], None]) -> 
         return runner.run(_checked(coroutine, check))
 
 
-async def _checked(coroutine: Coroutine[Any, Any, Result], check: Callable[[], None]) -> Result:
+async def _checked(coroutine: Coroutine[object, None, Result], check: Callable[[], None]) -> Result:
     """The coroutine's result. If `check` raises, that is raised, and the runner cancels the
     coroutine, whatever it awaits.
     """

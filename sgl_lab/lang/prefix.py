@@ -18,7 +18,7 @@ from .state import ProgramState
 from .tracer import Trace, Tracer
 
 
-def cache_prefix(body: Callable[..., Any], bound: Mapping[str, Any], state: ProgramState) -> int:
+def cache_prefix(body: Callable[..., Any], bound: Mapping[str, object], state: ProgramState) -> int:
     """Compute the prefix of a program's body on the state's backend. Returns its number of tokens.
     `bound` are the given arguments.
     """
@@ -36,7 +36,7 @@ def cache_prefix(body: Callable[..., Any], bound: Mapping[str, Any], state: Prog
     return len(state.token_ids())
 
 
-def _missing(body: Callable[..., Any], bound: Mapping[str, Any]) -> list[str]:
+def _missing(body: Callable[..., object], bound: Mapping[str, object]) -> list[str]:
     """Parameters without a default that are not bound."""
     parameters = list(inspect.signature(body).parameters.values())[1:]
     needed = [each.name for each in parameters if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]

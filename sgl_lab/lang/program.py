@@ -30,7 +30,9 @@ SETTINGS = ARGUMENTS.keys() | {"backend", "stream", "use_thread", "return_text_i
 class SglFunction:
     """A program. `run` executes it once; `run_batch` executes it once per item."""
 
-    def __init__(self, func: Callable[..., Any], num_api_spec_tokens: int | None = None, bound: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, func: Callable[..., object], num_api_spec_tokens: int | None = None, bound: Mapping[str, object] | None = None
+    ) -> None:
         if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
             raise BadArgument(f"program {func.__name__} yields", hint="a program returns; `text_iter` follows its text while it runs")
         self.func = func
@@ -54,18 +56,18 @@ class SglFunction:
     def __repr__(self) -> str:
         return f"<program {self.func.__name__}({', '.join(self.arg_names)})>"
 
-    def bind(self, **arguments: Any) -> SglFunction:
+    def bind(self, **arguments: object) -> SglFunction:
         """The same program with some of its arguments given."""
         for name in arguments:
             if name not in self.arg_names:
                 raise unknown_argument(self.func.__name__, name, self.arg_names)
         return SglFunction(self.func, self.num_api_spec_tokens, self.bind_arguments | arguments)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> ProgramState:
+    def __call__(self, *args: object, **kwargs: object) -> ProgramState:
         __tracebackhide__ = True
         return self.run(*args, **kwargs)
 
-    def run(self, *args: Any, **kwargs: Any) -> ProgramState:
+    def run(self, *args: object, **kwargs: object) -> ProgramState:
         """Execute the program. An `async def` runs to its end on a loop of its own, on this thread.
         If another loop runs here (in a notebook's cell), it stands still meanwhile.
 
@@ -86,7 +88,7 @@ class SglFunction:
         execution = self._execution(args, kwargs, settings)
         return execution.begin() if settings.get("stream") else execution.run()
 
-    async def run_async(self, *args: Any, **kwargs: Any) -> ProgramState:
+    async def run_async(self, *args: object, **kwargs: object) -> ProgramState:
         """Like `run`, for coroutines: other tasks continue meanwhile.
 
         An `async def` runs in the awaiting task (with `stream=True` in a task of its own), a plain
@@ -107,18 +109,18 @@ class SglFunction:
         return cache_prefix(self.func, self.bind_arguments, _state_for(self.func.__name__, {"backend": backend}))
 
     @overload
-    def run_batch(self, batch_arguments: Sequence[Any], *, generator_style: Literal[False] = False, **settings: Any) -> States: ...
+    def run_batch(self, batch_arguments: Sequence[object], *, generator_style: Literal[False] = False, **settings: Any) -> States: ...
     @overload
-    def run_batch(self, batch_arguments: Sequence[Any], *, generator_style: Literal[True], **settings: Any) -> Iterator[Any]: ...
+    def run_batch(self, batch_arguments: Sequence[object], *, generator_style: Literal[True], **settings: Any) -> Iterator[Any]: ...
     def run_batch(
         self,
-        batch_arguments: Sequence[Any],
+        batch_arguments: Sequence[object],
         *,
         num_threads: int | Literal["auto"] = "auto",
         progress_bar: bool = False,
         generator_style: bool = False,
         return_exceptions: bool = False,
-        **settings: Any,
+        **settings: object,
     ) -> States | Iterator[Any]:
         """Execute the program once per item: a dict of arguments or a tuple of them. Returns the
         states, in order: a list with `to_frame()`.
@@ -151,7 +153,7 @@ class SglFunction:
         with INTERRUPTS.watched():
             return States(results)
 
-    def _call_of(self, item: Any, index: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _call_of(self, item: object, index: int) -> tuple[tuple[object, ...], dict[str, object]]:
         if not isinstance(item, Mapping | tuple):
             raise BadArgument(f"item {index} of the batch is {type(item).__name__} {item!r:.40}", hint="give dicts or tuples of arguments")
         args, kwargs = ((), dict(item)) if isinstance(item, Mapping) else (item, {})
@@ -163,7 +165,7 @@ class SglFunction:
             raise TypeError(f"item {index} of the batch: {error}") from None
         return args, kwargs
 
-    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments:
+    def _bind(self, args: tuple[object, ...], kwargs: dict[str, object]) -> inspect.BoundArguments:
         parameters = self._signature.parameters.values()
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             for name in kwargs:
@@ -174,12 +176,12 @@ class SglFunction:
         except TypeError as error:
             raise TypeError(f"{self.func.__name__}(): {error}") from None
 
-    def _take_settings(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _take_settings(self, kwargs: dict[str, object]) -> dict[str, object]:
         """The entries of `kwargs` that are settings of the run, removed from it."""
         return {name: kwargs.pop(name) for name in SETTINGS - set(self.arg_names) if name in kwargs}
 
     def _execution(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], settings: Mapping[str, Any], siblings: Siblings | None = None
+        self, args: tuple[object, ...], kwargs: dict[str, object], settings: Mapping[str, object], siblings: Siblings | None = None
     ) -> Execution:
         bound = self._bind(args, kwargs)
         state = _state_for(self.func.__name__, settings, self.num_api_spec_tokens)
@@ -188,7 +190,7 @@ class SglFunction:
         return Execution(state, functools.partial(self.func, state, *args, **self.bind_arguments | kwargs), self.is_async)
 
 
-def _state_for(label: str, settings: Mapping[str, Any], num_api_spec_tokens: int | None = None) -> ProgramState:
+def _state_for(label: str, settings: Mapping[str, object], num_api_spec_tokens: int | None = None) -> ProgramState:
     """The state of a new run. Inside another run's body it inherits that run's backend, sampling,
     events and id.
     """
@@ -211,13 +213,13 @@ def _state_for(label: str, settings: Mapping[str, Any], num_api_spec_tokens: int
 
 
 @overload
-def function(func: Callable[..., Any], num_api_spec_tokens: int | None = None) -> SglFunction: ...
+def function(func: Callable[..., object], num_api_spec_tokens: int | None = None) -> SglFunction: ...
 @overload
-def function(func: None = None, num_api_spec_tokens: int | None = None) -> Callable[[Callable[..., Any]], SglFunction]: ...
+def function(func: None = None, num_api_spec_tokens: int | None = None) -> Callable[[Callable[..., object]], SglFunction]: ...
 @suggests
 def function(
-    func: Callable[..., Any] | None = None, num_api_spec_tokens: int | None = None
-) -> SglFunction | Callable[[Callable[..., Any]], SglFunction]:
+    func: Callable[..., object] | None = None, num_api_spec_tokens: int | None = None
+) -> SglFunction | Callable[[Callable[..., object]], SglFunction]:
     """Decorator, with or without a call: the function becomes a program. Its first parameter is the
     state.
     """

@@ -11,9 +11,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..contracts.errors import BadArgument
+
+Schema: TypeAlias = Mapping[str, Any]
+"""its values have the types that the keywords demand"""
 
 _CHARACTER = r'(?:[^"\\\x00-\x1f\x7f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})'
 _INTEGER = r"-?(?:0|[1-9][0-9]{0,18})"
@@ -38,7 +41,7 @@ _OF_KIND = {
 }
 
 
-def build_regex_from_object(object: Any, whitespace_pattern: str | None = None) -> str:
+def build_regex_from_object(object: object, whitespace_pattern: str | None = None) -> str:
     """A regular expression for a pydantic model or another type, a dict, or JSON text.
     `whitespace_pattern` is the text between tokens, ` ?` by default.
 
@@ -48,7 +51,7 @@ def build_regex_from_object(object: Any, whitespace_pattern: str | None = None) 
     return _Speller(schema, r"[ ]?" if whitespace_pattern is None else f"(?:{whitespace_pattern})").spelled(schema, "", ())
 
 
-def _schema(source: Any) -> Any:
+def _schema(source: object) -> object:
     if isinstance(source, str):
         try:
             return json.loads(source)
@@ -62,11 +65,11 @@ def _schema(source: Any) -> Any:
 
 
 class _Speller:
-    def __init__(self, root: Any, gap: str) -> None:
+    def __init__(self, root: object, gap: str) -> None:
         self._root = root
         self._gap = gap
 
-    def spelled(self, schema: Any, path: str, inside: tuple[str, ...]) -> str:
+    def spelled(self, schema: object, path: str, inside: tuple[str, ...]) -> str:
         """`inside` is the set of references that lead here."""
         if not isinstance(schema, Mapping):
             raise self._refused(path, "a value of any kind")
@@ -100,7 +103,7 @@ class _Speller:
             case _:
                 return _PLAIN[kinds]
 
-    def _string(self, schema: Mapping[str, Any], path: str) -> str:
+    def _string(self, schema: Schema, path: str) -> str:
         if "pattern" in schema:
             pattern = schema["pattern"]
             if "minLength" in schema or "maxLength" in schema:
@@ -110,7 +113,7 @@ class _Speller:
             return f'"{_CHARACTER}{{{schema.get("minLength", 0)},{schema.get("maxLength", "")}}}"'
         return _FORMATS.get(schema.get("format", ""), _PLAIN["string"])
 
-    def _array(self, schema: Mapping[str, Any], path: str, inside: tuple[str, ...]) -> str:
+    def _array(self, schema: Schema, path: str, inside: tuple[str, ...]) -> str:
         gap, comma = self._gap, f"{self._gap},{self._gap}"
         if "prefixItems" in schema:
             items = [self.spelled(item, f"{path}/prefixItems/{i}", inside) for i, item in enumerate(schema["prefixItems"])]
@@ -124,7 +127,7 @@ class _Speller:
         some = f"{item}(?:{comma}{item}){{{max(fewest, 1) - 1},{'' if most is None else most - 1}}}"
         return rf"\[{gap}{some}{gap}\]" if fewest else rf"\[{gap}(?:{some}{gap})?\]"
 
-    def _object(self, schema: Mapping[str, Any], path: str, inside: tuple[str, ...]) -> str:
+    def _object(self, schema: Schema, path: str, inside: tuple[str, ...]) -> str:
         properties, required = schema.get("properties", {}), schema.get("required", ())
         if isinstance(schema.get("additionalProperties"), Mapping) or not properties:
             raise self._refused(path, "an object with properties of any name")
@@ -146,11 +149,11 @@ class _Speller:
         heads = [pairs[name] + "".join(f"(?:{comma}{pairs[rest]})?" for rest in names[i + 1 :]) for i, name in enumerate(names)]
         return rf"\{{{gap}(?:{_either(heads)}{gap})?\}}"
 
-    def _know(self, schema: Mapping[str, Any], path: str, known: set[str]) -> None:
+    def _know(self, schema: Schema, path: str, known: set[str]) -> None:
         if unknown := sorted(schema.keys() - known - _REMARKS):
             raise self._refused(f"{path}/{unknown[0]}", unknown[0])
 
-    def _found(self, reference: Any, path: str) -> Any:
+    def _found(self, reference: object, path: str) -> object:
         found = self._root
         for part in str(reference).removeprefix("#").strip("/").split("/"):
             name = part.replace("~1", "/").replace("~0", "~")

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Protocol
 
 from ..contracts.conversation import AnyBackend
 from ..contracts.errors import BackendUnsupported, EngineStopped, ProgramError, Stopped
@@ -108,7 +108,7 @@ class Run:
         """default for whether log-probabilities include the text of their tokens"""
         self.siblings: Siblings | None = None
         """the other items, of a batch"""
-        self.arguments: dict[str, Any] = {}
+        self.arguments: dict[str, object] = {}
         """the program's own"""
         self.n_ahead = 0
         """tokens that one call may request in total, past the end of its gen; 0 if that does not

@@ -15,13 +15,16 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..contracts.errors import BackendUnsupported, BadArgument
 from ..contracts.json_schema import is_multiple
 from ..contracts.patterns import ecma
 from ..contracts.patterns.formats import FORMATS, fits
 from ..contracts.patterns.tree import Unsupported
+
+Schema: TypeAlias = dict[str, Any]
+"""its values have the types that the keywords demand"""
 
 ONE = frozenset(
     [
@@ -61,7 +64,7 @@ _OLDER = re.compile(r"https?://json-schema\.org/(draft-0[67]|draft/2019-09)/sche
 _REMARKS_OF_NUMBERS = frozenset(["int32", "int64", "float", "double", "decimal"])
 
 
-def unwrapped(schema: Any) -> Any:
+def unwrapped(schema: object) -> object:
     """The schema inside the wrappers of OpenAI's interface."""
     for _ in range(3):
         if not isinstance(schema, dict):
@@ -89,15 +92,15 @@ def translated(schema: Any) -> Any:
     return found
 
 
-def _is_old(schema: Any) -> bool:
+def _is_old(schema: object) -> bool:
     return isinstance(schema, dict) and isinstance(schema.get("$schema"), str) and _OLDER.match(schema["$schema"]) is not None
 
 
-def _rewritten(schema: Any, rewrite: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+def _rewritten(schema: Any, rewrite: Callable[[Schema], Schema]) -> Any:
     """Every schema in it, innermost first."""
     if not isinstance(schema, dict):
         return schema
-    found: dict[str, Any] = {}
+    found: Schema = {}
     for keyword, value in schema.items():
         if keyword in NAMED | {"dependencies"} and isinstance(value, dict):
             found[keyword] = {name: _rewritten(inner, rewrite) for name, inner in value.items()}
@@ -108,7 +111,7 @@ def _rewritten(schema: Any, rewrite: Callable[[dict[str, Any]], dict[str, Any]])
     return rewrite(found)
 
 
-def _today(schema: dict[str, Any], is_old: bool, refs_alone: bool) -> dict[str, Any]:
+def _today(schema: Schema, is_old: bool, refs_alone: bool) -> Schema:
     if is_old:
         if refs_alone and "$ref" in schema:
             schema = {key: value for key, value in schema.items() if key in ("$ref", "$defs", "definitions", "$schema", "$id")}
@@ -121,13 +124,13 @@ def _today(schema: dict[str, Any], is_old: bool, refs_alone: bool) -> dict[str, 
         schema |= ({"dependentRequired": lists} if lists else {}) | ({"dependentSchemas": schemas} if schemas else {})
     if schema.get("nullable") is True:
         schema = {key: value for key, value in schema.items() if key != "nullable"}
-        outer: dict[str, Any] = {key: schema.pop(key) for key in ("$schema", "$defs", "definitions", "$id") if key in schema}
+        outer: dict[str, object] = {key: schema.pop(key) for key in ("$schema", "$defs", "definitions", "$id") if key in schema}
         return {**outer, "anyOf": [schema, {"type": "null"}]}
     schema.pop("nullable", None)
     return schema
 
 
-def named(document: Any) -> None:
+def named(document: object) -> None:
     """Warn of unsupported parts of a schema. BadArgument or BackendUnsupported for an invalid or
     unsupported pattern.
     """
@@ -158,7 +161,7 @@ def _warn(what: str) -> None:
     warnings.warn(what, stacklevel=level)  # at the user's gen(...)
 
 
-def _every(schema: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _every(schema: object, path: str) -> Iterator[tuple[str, Schema]]:
     """All schemas in a schema, with their paths."""
     if not isinstance(schema, dict):
         return
@@ -234,7 +237,7 @@ def _validator(schema: str) -> Any:
     return jsonschema.validators.extend(made, ours, type_checker=kinds)(value, registry=REGISTRY)
 
 
-def _for_python(schema: dict[str, Any]) -> dict[str, Any]:
+def _for_python(schema: Schema) -> Schema:
     """With patterns of keys in the syntax of Python's `re`."""
     found = dict(schema)
     if isinstance(found.get("patternProperties"), dict):
@@ -242,25 +245,25 @@ def _for_python(schema: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _is_whole(value: Any) -> bool:
+def _is_whole(value: object) -> bool:
     return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, Decimal | float) and value == value // 1)
 
 
-def _multiple_of(validator: Any, of: Any, value: Any, schema: Any) -> Iterator[Any]:
+def _multiple_of(validator: Any, of: float, value: float, schema: object) -> Iterator[Exception]:
     import jsonschema
 
     if validator.is_type(value, "number") and not is_multiple(value, of):
         yield jsonschema.ValidationError(f"{value} is not a multiple of {of}")
 
 
-def _pattern(validator: Any, pattern: Any, value: Any, schema: Any) -> Iterator[Any]:
+def _pattern(validator: Any, pattern: str, value: object, schema: object) -> Iterator[Exception]:
     import jsonschema
 
     if isinstance(value, str) and not ecma.matches(pattern, value):
         yield jsonschema.ValidationError(f"{value!r} does not match {pattern!r}")
 
 
-def _format(validator: Any, form: Any, value: Any, schema: Any) -> Iterator[Any]:
+def _format(validator: Any, form: object, value: object, schema: object) -> Iterator[Exception]:
     import jsonschema
 
     if form in ("date", "time", "date-time") and isinstance(value, str) and not fits(form, value):

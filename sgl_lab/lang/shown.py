@@ -30,9 +30,9 @@ def summary(stream: Strand) -> Summary:
         error = stream.error or (run.body_error if stream.parent is None else None)
         is_running = not stream.idle or run.body_active
         status = "running" if is_running else "done" if error is None else "stopped" if isinstance(error, Stopped) else "error"
-        told = f"{type(error).__name__}: {error}" if error is not None and status == "error" else ""
+        message = f"{type(error).__name__}: {error}" if error is not None and status == "error" else ""
         counts = sum((value.counts for value in values), Counts())
-        return Summary(stream.label, status, told, tuple(_turns(stream)), values, counts, len(family(stream)) - 1)
+        return Summary(stream.label, status, message, tuple(_turns(stream)), values, counts, len(subtree(stream)) - 1)
 
 
 def _own(stream: Strand) -> list[tuple[Name, Variable]]:
@@ -40,7 +40,7 @@ def _own(stream: Strand) -> list[tuple[Name, Variable]]:
     return [(name, variable) for name, variable in stream.variables.items() if stream.inherited.get(name) is not variable]
 
 
-def family(stream: Strand) -> list[Strand]:
+def subtree(stream: Strand) -> list[Strand]:
     """The stream and its descendants, in the order of the forks."""
     found = [stream]
     for each in stream.run.streams:
@@ -73,7 +73,7 @@ def _value(name: Name, variable: Variable) -> Value:
     return Value(str(name), value if isinstance(value, str) else repr(value), counts, ", ".join(reasons) if variable.done else "running")
 
 
-def _flat(meta: Any) -> Iterator[dict[str, Any]]:
+def _flat(meta: object) -> Iterator[dict[str, Any]]:
     """The meta infos of several samples, and of joined forks."""
     if isinstance(meta, list):
         for each in meta:
@@ -126,12 +126,12 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
 # ---------------------------------------------------------------- rows
 
 
-def row(stream: Strand) -> dict[str, Any]:
+def row(stream: Strand) -> dict[str, object]:
     """The values of the stream under its own names, parsed if they have a type, and its counts. The
     stream must have ended.
     """
     found = summary(stream)
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for name, variable in _own(stream):
         if variable.error is None:
             values[str(name)] = variable.value
@@ -147,7 +147,7 @@ def row(stream: Strand) -> dict[str, Any]:
     return {**values, **numbers, "error": found.error or ("stopped" if found.status == "stopped" else None)}
 
 
-def rows(streams: Sequence[Strand]) -> list[dict[str, Any]]:
+def rows(streams: Sequence[Strand]) -> list[dict[str, object]]:
     """One row per stream with a common order of columns: values, then counts, then `error`. Waits
     until the streams have ended.
     """
@@ -156,7 +156,7 @@ def rows(streams: Sequence[Strand]) -> list[dict[str, Any]]:
     return _even([row(stream) for stream in streams])
 
 
-def _even(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _even(found: list[dict[str, object]]) -> list[dict[str, object]]:
     """The rows with the same columns in all."""
     columns = dict.fromkeys(name for each in found for name in each if name not in _LAST)
     columns |= dict.fromkeys(name for name in _LAST if any(name in each for each in found))
@@ -166,7 +166,7 @@ def _even(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 _LAST = ("prompt_tokens", "cached_tokens", "computed_tokens", "completion_tokens", "error")
 
 
-def frame(found: list[dict[str, Any]], labels: Sequence[Any]) -> Any:
+def frame(found: list[dict[str, object]], labels: Sequence[object]) -> Any:
     """The rows as a pandas DataFrame. ProgramError if pandas is not installed."""
     try:
         pandas = import_module("pandas")
@@ -182,10 +182,12 @@ class States(list[Any]):
         """The current state of each."""
         return [_failed(index, each) if isinstance(each, Exception) else each.summary() for index, each in enumerate(self)]
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, object]]:
         """A dict per item: its values, its counts, and its error if it has one. Waits for them."""
-        found = ({"error": f"{type(each).__name__}: {each}"} if isinstance(each, Exception) else rows([each._stream])[0] for each in self)
-        return _even(list(found))
+        found: list[dict[str, object]] = [
+            {"error": f"{type(each).__name__}: {each}"} if isinstance(each, Exception) else rows([each._stream])[0] for each in self
+        ]
+        return _even(found)
 
     def to_frame(self) -> Any:
         """`rows` as a pandas DataFrame, with a row per item."""
@@ -230,7 +232,7 @@ def tame(text: str) -> str:
     return _COMMAND.sub(lambda match: f"\\{_APART}", text)
 
 
-def markdown_of(value: Any) -> Markdown:
+def markdown_of(value: object) -> Markdown:
     """For a list, which the values of several samples are, one after the other."""
     return Markdown("\n\n---\n\n".join(map(str, value if isinstance(value, list) else [value])))
 

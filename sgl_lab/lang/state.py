@@ -26,7 +26,7 @@ from .ids import run_ids
 from .keywords import all_suggest
 from .run import Run, Strand, current_run
 from .sampling import GenDefaults
-from .shown import Markdown, family, frame, in_a_line, in_words, markdown_of, markdown_of_turns, rows, summary
+from .shown import Markdown, frame, in_a_line, in_words, markdown_of, markdown_of_turns, rows, subtree, summary
 from .streams import stream_of
 from .tail import Tail
 from .transcript import Transcript
@@ -61,17 +61,17 @@ class ProgramState(Access):
         """The current turns, values and counts, as plain values, without waiting."""
         return summary(self._stream)
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, object]]:
         """A dict for the state and one for each of its forks: values, counts, and the error if
         there is one. Waits for them.
         """
-        return rows(family(self._stream))
+        return rows(subtree(self._stream))
 
     def to_frame(self) -> Any:
         """`rows` as a pandas DataFrame, labelled like the forks. ProgramError if pandas is not
         installed.
         """
-        return frame(self.rows(), [stream.label for stream in family(self._stream)])
+        return frame(self.rows(), [stream.label for stream in subtree(self._stream)])
 
     def markdown(self, name: Name | None = None) -> Markdown:
         """The value of `name`, or all turns, for a notebook to render. Text of a model runs and

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextvars import Context
 from dataclasses import replace
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Protocol
 
 from ..contracts.errors import ProgramError
 from ..contracts.ids import RequestId
@@ -114,18 +114,18 @@ class TokenGeneration(TokenEvaluation, Generation[TokenWorked, GenOutput]):
             lead, ids = backend.decode(self._job.prompt[len(self._job.prompt) - self._job.heal :]), output.healed + ids
         return Piece(text, ids, "generated", lead=lead, fixed=True, special=special), output.held
 
-    def _meta(self, output: GenOutput) -> dict[str, Any]:
+    def _meta(self, output: GenOutput) -> dict[str, object]:
         meta = super()._meta(output)
         if output.prompt_logprobs:
-            meta |= self._told("input", output.prompt_logprobs)
+            meta |= self._listed("input", output.prompt_logprobs)
         if self._params.logprobs:
-            meta |= self._told("output", output.logprobs) | {"output_token_logprobs_length": len(output.logprobs)}
+            meta |= self._listed("output", output.logprobs) | {"output_token_logprobs_length": len(output.logprobs)}
         return meta
 
-    def _logprobs_from(self, first: int) -> dict[str, Any]:
-        return self._told("output", self._logprobs[first:]) | {"output_token_logprobs_length": len(self._logprobs)}
+    def _logprobs_from(self, first: int) -> dict[str, object]:
+        return self._listed("output", self._logprobs[first:]) | {"output_token_logprobs_length": len(self._logprobs)}
 
-    def _told(self, side: str, entries: Sequence[TokenLogprob]) -> dict[str, Any]:
+    def _listed(self, side: str, entries: Sequence[TokenLogprob]) -> dict[str, object]:
         return {
             f"{side}_token_logprobs": self._spelled([(entry.token, entry.logprob) for entry in entries]),
             f"{side}_top_logprobs": [self._spelled(entry.top) for entry in entries],

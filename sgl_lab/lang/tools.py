@@ -14,26 +14,32 @@ import json
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..contracts.conversation import ToolSpec
 from ..contracts.errors import BadArgument, ProgramError
+from ..contracts.json_values import Json
 from ..contracts.params import Constraint
 from .form import Form
 from .keywords import suggests
 from .location import SourceLocation
 from .types import fitted, generator
 
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+    Adapter = TypeAdapter[tuple[tuple[object, ...], dict[str, object]]]
+
 
 @dataclass(frozen=True)
 class Tool:
     name: str
     description: str
-    function: Callable[..., Any]
-    adapter: Any = field(repr=False, compare=False)
+    function: Callable[..., object]
+    adapter: Adapter = field(repr=False, compare=False)
     """from arguments as JSON values to the validated (args, kwargs) of the function"""
 
-    def bound(self, arguments: dict[str, Any]) -> Callable[[], Any]:
+    def bound(self, arguments: dict[str, Json]) -> Callable[[], object]:
         """The call with validated arguments. ValueError if they are invalid."""
         args, kwargs = self.adapter.validate_python(arguments)
         return functools.partial(self.function, *args, **kwargs)
@@ -44,10 +50,10 @@ class ToolCall:
     """A call that the model generated: `arguments` are JSON values, `text` is its text."""
 
     name: str
-    arguments: dict[str, Any]
+    arguments: dict[str, Json]
     text: str
     tool: Tool = field(repr=False)
-    results: tuple[Any, ...] = ()
+    results: tuple[object, ...] = ()
     """its result, if it was executed"""
 
     def run(self) -> Any:
@@ -95,7 +101,7 @@ class ToolCall:
         return to_json(self.result, fallback=str).decode()
 
 
-def _tool(function: Any) -> Tool:
+def _tool(function: Callable[..., object]) -> Tool:
     """BadArgument, with the parameter, for a function without a schema."""
     from pydantic import TypeAdapter
     from pydantic.errors import PydanticUserError
@@ -111,19 +117,19 @@ def _tool(function: Any) -> Tool:
         if parameter.annotation is parameter.empty:
             raise BadArgument(f"tool {name}: parameter {parameter.name!r} has no type", hint=f"write `{parameter.name}: str`, for example")
 
-    def given(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def given(*args: object, **kwargs: object) -> tuple[tuple[object, ...], dict[str, object]]:
         return args, kwargs
 
     signed: Any = functools.wraps(function)(given)
     try:
-        adapter: Any = TypeAdapter(signed)
+        adapter: Adapter = TypeAdapter(signed)
         adapter.json_schema()
     except (PydanticUserError, NameError) as error:
         raise BadArgument(f"tool {name}: {str(error).splitlines()[0]}", hint="give its parameters types that JSON can represent") from None
     return Tool(name, inspect.getdoc(function) or "", function, adapter)
 
 
-def _named(functions: object) -> tuple[Any, ...]:
+def _named(functions: object) -> tuple[Callable[..., object], ...]:
     if not isinstance(functions, Sequence) or isinstance(functions, str) or not functions:
         raise BadArgument(f"tools must be a list of one or more functions, not {functions!r:.80}")
     names = [getattr(function, "__name__", "") if callable(function) else "" for function in functions]
@@ -141,7 +147,7 @@ def of_tools(functions: object) -> Form:
 
 
 @functools.lru_cache(64)
-def _of_tools(functions: tuple[Any, ...]) -> Form:
+def _of_tools(functions: tuple[Callable[..., object], ...]) -> Form:
     from pydantic import TypeAdapter
 
     tools = tuple(map(_tool, functions))
@@ -161,20 +167,20 @@ def _of_tools(functions: tuple[Any, ...]) -> Form:
 
 
 @suggests
-def describe_tools(functions: Sequence[Any]) -> str:
+def describe_tools(functions: Sequence[Callable[..., object]]) -> str:
     """The tools for a prompt: a line of JSON for each, and the format of a call."""
     return describe_specs([(tool.name, tool.description, tool.adapter.json_schema()) for tool in map(_tool, _named(functions))])
 
 
-def describe_specs(specs: Sequence[tuple[str, str, dict[str, Any]]]) -> str:
+def describe_specs(specs: Sequence[tuple[str, str, dict[str, Json]]]) -> str:
     """As `describe_tools`, of tools that are no functions: name, description and the schema of the arguments."""
     lines = [json.dumps({"name": name, "description": description, "parameters": schema}) for name, description, schema in specs]
     return "\n".join(("You can call these tools:", *lines, 'A call is written as {"name": <tool>, "arguments": {<parameter>: <value>}}.'))
 
 
-def _calls(tools: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def _calls(tools: Sequence[tuple[str, dict[str, Json]]]) -> dict[str, Json]:
     """The schema of one call of one of the tools: (name, schema of the arguments)."""
-    calls = [
+    calls: list[Json] = [
         {
             "type": "object",
             "properties": {"name": {"const": name}, "arguments": schema},
@@ -185,18 +191,18 @@ def _calls(tools: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return {"anyOf": calls}
 
 
-def call_schema(tools: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+def call_schema(tools: Sequence[tuple[str, dict[str, Json]]]) -> dict[str, Json]:
     """The same of tools whose schemas are documents of their own: their references are made to point into this one."""
-    shared: dict[str, Any] = {}
-    schemas = []
+    shared: dict[str, Json] = {}
+    schemas: list[tuple[str, dict[str, Json]]] = []
     for number, (name, schema) in enumerate(tools):
         root = f"tool{number}"
         schemas.append((name, {"$ref": f"#/$defs/{root}"}))
         shared[root] = _moved(schema, f"#/$defs/{root}")
-    return {**fitted(_calls(schemas)), "$defs": shared}
+    return fitted(_calls(schemas)) | {"$defs": shared}
 
 
-def _moved(schema: Any, to: str) -> Any:
+def _moved(schema: Json, to: str) -> Json:
     """A schema's references to itself, for one that stands at `to`."""
     if isinstance(schema, list):
         return [_moved(item, to) for item in schema]

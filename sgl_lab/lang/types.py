@@ -10,21 +10,29 @@ from __future__ import annotations
 import calendar
 import datetime
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from ..contracts.errors import BackendUnsupported, BadArgument
+from ..contracts.json_values import Json
 from ..contracts.patterns import ecma
 from ..contracts.patterns.formats import BASE64, BASE64_TEXT, CLOCK, DATE, DAYS, HOST, TAIL, ZONE
 
-_TEXT: dict[str, Any] = {"type": "string"}
-_IPV4, _IPV6 = ({"type": "string", "format": form} for form in ("ipv4", "ipv6"))
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+    from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+    from pydantic_core import core_schema
+
+Core: TypeAlias = Mapping[str, Any]
+"""a schema of pydantic's core: the values of its keywords have many types"""
+_TEXT: dict[str, Json] = {"type": "string"}
+_IPV4, _IPV6 = _TEXT | {"format": "ipv4"}, _TEXT | {"format": "ipv6"}
 _NEAR = 150
 """years before or after a limit that a date with one limit may have"""
 _MOST_SECONDS = 10**9
-_FORMS: dict[str, dict[str, Any]] = {
+_FORMS: dict[str, dict[str, Json]] = {
     "ipvanyaddress": {"anyOf": [_IPV4, _IPV6]},
     "ipvanynetwork": {"anyOf": [_IPV4, _IPV6]},
     "ipvanyinterface": {"anyOf": [_IPV4, _IPV6]},
@@ -43,7 +51,7 @@ _FORMS: dict[str, dict[str, Any]] = {
 _MUST_EXIST = {"file-path": "a file that exists", "directory-path": "a folder that exists"}
 
 
-def adapter(type_: Any) -> Any:
+def adapter(type_: object) -> TypeAdapter[object]:
     """The pydantic adapter of a type; BadArgument if it has none. Equal types share one."""
     try:
         hash(type_)
@@ -53,12 +61,12 @@ def adapter(type_: Any) -> Any:
 
 
 @lru_cache(256)
-def _new(type_: Any) -> Any:
+def _new(type_: Any) -> TypeAdapter[object]:
     from pydantic import TypeAdapter
     from pydantic.errors import PydanticUserError
 
     try:
-        made: Any = TypeAdapter(type_)
+        made: TypeAdapter[object] = TypeAdapter(type_)
         made.json_schema()
     except (PydanticUserError, NameError, ImportError) as error:
         hint = "give a JSON schema, or a type that pydantic knows: a model, a dataclass, list[int], Literal[...]"
@@ -66,12 +74,17 @@ def _new(type_: Any) -> Any:
     return made
 
 
-def schema(of: Any) -> Any:
+def schema(of: TypeAdapter[object]) -> Json:
     """The schema of an adapter, as enforced. BackendUnsupported for what no text alone can satisfy."""
-    return fitted(of.json_schema(schema_generator=generator()))
+    given: dict[str, Json] = of.json_schema(schema_generator=generator())
+    return fitted(given)
 
 
-def fitted(schema: Any) -> Any:
+@overload
+def fitted(schema: dict[str, Json]) -> dict[str, Json]: ...
+@overload
+def fitted(schema: Json) -> Json: ...
+def fitted(schema: Json) -> Json:
     """A schema of types, as enforced.
 
     Properties that the types do not know are forbidden, because a model could add them for ever.
@@ -81,25 +94,25 @@ def fitted(schema: Any) -> Any:
         return [fitted(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    ends = {"additionalProperties": False} if "properties" in schema and schema.get("type") == "object" else {}
+    ends: dict[str, Json] = {"additionalProperties": False} if "properties" in schema and schema.get("type") == "object" else {}
     found = ends | {key: fitted(value) if key not in ("const", "default", "enum", "examples") else value for key, value in schema.items()}
-    if found.get("uniqueItems") is True and found.get("minItems", 0) < 2:
+    if found.get("uniqueItems") is True and not (isinstance(least := found.get("minItems"), int) and least > 1):
         del found["uniqueItems"]
     if found.get("type") == "string":
-        found = _told(found)
+        found = _enforced(found)
     return found
 
 
-def _told(schema: dict[str, Any]) -> dict[str, Any]:
+def _enforced(schema: dict[str, Json]) -> dict[str, Json]:
     """A string with its enforced keywords, and with a pattern that is equivalent in every dialect."""
-    form = schema.get("format")
+    form = str(schema.get("format", ""))
     if form in _MUST_EXIST:
         raise BackendUnsupported(f"a type requires {_MUST_EXIST[form]}, which text alone cannot guarantee", hint="use str or pathlib.Path")
     if form in _FORMS:
         kept = {key: value for key, value in schema.items() if key not in ("format", "type")}
         schema = _FORMS[form] | kept
-        if form == "base64url" and "pattern" in kept:
-            schema["pattern"] = kept["pattern"].replace("+/", "_-").replace("+", "-")
+        if form == "base64url" and isinstance(pattern := kept.get("pattern"), str):
+            schema["pattern"] = pattern.replace("+/", "_-").replace("+", "-")
         if form == "binary" and schema.keys() & {"minLength", "maxLength"}:
             schema["pattern"] = "^[ -~]*$"  # where a character is a byte
     if isinstance(pattern := schema.get("pattern"), str):
@@ -111,15 +124,15 @@ def _told(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 @lru_cache(1)
-def generator() -> Any:
+def generator() -> type[GenerateJsonSchema]:
     """pydantic's own, with more details."""
     from pydantic.json_schema import GenerateJsonSchema
 
     class Generator(GenerateJsonSchema):
-        def decimal_schema(self, schema: Any) -> Any:
+        def decimal_schema(self, schema: Core) -> JsonSchemaValue:
             return _decimal(schema)
 
-        def dict_schema(self, schema: Any) -> Any:
+        def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
             found = super().dict_schema(schema)
             if "propertyNames" not in found and (keys := schema.get("keys_schema")):
                 names = self.generate_inner(keys)
@@ -127,33 +140,35 @@ def generator() -> Any:
                     found["propertyNames"] = {"type": "string", "x-json": names}
             return found
 
-        def json_schema(self, schema: Any) -> Any:
+        def json_schema(self, schema: Core) -> JsonSchemaValue:
             inner = schema.get("schema")
             return {"type": "string", "x-json": {} if inner is None else self.generate_inner(inner)}
 
-        def url_schema(self, schema: Any) -> Any:
+        def url_schema(self, schema: Core) -> JsonSchemaValue:
             return {"type": "string", "pattern": _url(schema, needs_host=True)}
 
-        def multi_host_url_schema(self, schema: Any) -> Any:
+        def multi_host_url_schema(self, schema: Core) -> JsonSchemaValue:
             return {"type": "string", "pattern": _url(schema, needs_host=True)}
 
-        def date_schema(self, schema: Any) -> Any:
+        def date_schema(self, schema: Core) -> JsonSchemaValue:
             return _dates(schema, "", "")
 
-        def datetime_schema(self, schema: Any) -> Any:
+        def datetime_schema(self, schema: Core) -> JsonSchemaValue:
             bounds = [schema[key] for key in ("ge", "gt", "le", "lt") if schema.get(key) is not None]
             zone = schema.get("tz_constraint")
             is_naive = zone == "naive" or (zone is None and any(bound.tzinfo is None for bound in bounds))
             is_free = zone is None and not bounds and not schema.get("now_op")
             return _dates(schema, f"T{CLOCK}", "" if is_naive else ZONE if is_free or (zone == "aware" and not bounds) else "Z")
 
-        def time_schema(self, schema: Any) -> Any:
-            if any(schema.get(key) is not None for key in ("ge", "gt", "le", "lt")):
+        def time_schema(self, schema: core_schema.TimeSchema) -> JsonSchemaValue:
+            given: Core = schema
+            if any(given.get(key) is not None for key in ("ge", "gt", "le", "lt")):
                 raise BackendUnsupported("a time between limits is not supported", hint="use a time without limits, or a datetime")
             return super().time_schema(schema)
 
-        def timedelta_schema(self, schema: Any) -> Any:
-            limits = {key: schema[key].total_seconds() for key in ("ge", "gt", "le", "lt") if schema.get(key) is not None}
+        def timedelta_schema(self, schema: core_schema.TimedeltaSchema) -> JsonSchemaValue:
+            given: Core = schema
+            limits = {key: given[key].total_seconds() for key in ("ge", "gt", "le", "lt") if given.get(key) is not None}
             if not limits:
                 return super().timedelta_schema(schema)
             low = max([limits[key] for key in ("ge", "gt") if key in limits], default=-_MOST_SECONDS)
@@ -162,16 +177,16 @@ def generator() -> Any:
             most = math.ceil(high) - 1 if high == limits.get("lt") else math.floor(high)
             return {"type": "integer", "minimum": least, "maximum": most}  # seconds
 
-        def str_schema(self, schema: Any) -> Any:
+        def str_schema(self, schema: core_schema.StringSchema) -> JsonSchemaValue:
             found = super().str_schema(schema)
             if schema.get("strip_whitespace") and (schema.get("min_length") or "pattern" in found):
                 found = {"allOf": [found, {"type": "string", "pattern": r"^\S([\s\S]*\S)?$"}]}
             return found
 
-        def complex_schema(self, schema: Any) -> Any:
+        def complex_schema(self, schema: Core) -> JsonSchemaValue:
             return {"type": "string", "pattern": "^-?[0-9]{1,9}(\\.[0-9]{1,9})?([+-][0-9]{1,9}(\\.[0-9]{1,9})?j)?$"}
 
-        def function_after_schema(self, schema: Any) -> Any:
+        def function_after_schema(self, schema: core_schema.AfterValidatorFunctionSchema) -> JsonSchemaValue:
             name = _check(schema)
             if name.startswith("EncodedStr."):
                 return {"type": "string", "pattern": f"^{BASE64_TEXT}$"}
@@ -179,7 +194,7 @@ def generator() -> Any:
                 return {"type": "integer", "minimum": 0, "maximum": 10**15}
             return super().function_after_schema(schema)
 
-        def function_plain_schema(self, schema: Any) -> Any:
+        def function_plain_schema(self, schema: core_schema.PlainValidatorFunctionSchema) -> JsonSchemaValue:
             _check(schema)
             return super().function_plain_schema(schema)
 
@@ -190,7 +205,7 @@ _REFUSED = {"PathType.validate_file": "a file that exists", "PathType.validate_d
 _REFUSED |= {"PathType.validate_new": "a file that does not exist yet"}
 
 
-def _check(schema: Any) -> str:
+def _check(schema: Core) -> str:
     """The name of its function."""
     name = getattr(schema["function"]["function"], "__qualname__", "")
     if name in _REFUSED:
@@ -198,9 +213,9 @@ def _check(schema: Any) -> str:
     return str(name)
 
 
-def _decimal(schema: Any) -> dict[str, Any]:
+def _decimal(schema: Core) -> dict[str, Json]:
     """A number in digits, counted as the type does."""
-    found: dict[str, Any] = {"type": "number"}
+    found: dict[str, Json] = {"type": "number"}
     for key, keyword in ("ge", "minimum"), ("gt", "exclusiveMinimum"), ("le", "maximum"), ("lt", "exclusiveMaximum"):
         if schema.get(key) is not None:
             found[keyword] = _number(schema[key])
@@ -210,18 +225,18 @@ def _decimal(schema: Any) -> dict[str, Any]:
         places = min(2, most - 1)
     if places is not None:
         every.append(_number(Decimal(1).scaleb(-places)))
-    limits = [{"multipleOf": each} for each in every]
+    limits: list[Json] = [{"multipleOf": each} for each in every]
     if most is not None:
         size = _number(Decimal(10) ** (most - (places or 0)))
         limits.append({"exclusiveMinimum": -size, "exclusiveMaximum": size})
     return found | ({"allOf": limits} if limits else {})
 
 
-def _number(value: Any) -> int | float:
+def _number(value: Decimal) -> int | float:
     return int(value) if value == int(value) else float(value)
 
 
-def _url(schema: Any, *, needs_host: bool) -> str:
+def _url(schema: Core, *, needs_host: bool) -> str:
     names = schema.get("allowed_schemes") or ["http", "https"]
     scheme = "|".join(name.replace("+", "\\+").replace(".", "\\.") for name in names)
     if set(names) == {"file"}:
@@ -231,7 +246,7 @@ def _url(schema: Any, *, needs_host: bool) -> str:
     return rf"^({scheme})://([a-z][a-z0-9_]{{0,20}}@)?{HOST}\.[A-Za-z]{{2,8}}(:[1-9][0-9]{{0,3}})?/[a-z0-9]{{1,30}}$"
 
 
-def _dates(schema: Any, clock: str, zone: str) -> dict[str, Any]:
+def _dates(schema: Core, clock: str, zone: str) -> dict[str, Json]:
     """Dates and times between limits: complete days between them, and complete years if there are
     any.
     """
@@ -259,7 +274,7 @@ def _dates(schema: Any, clock: str, zone: str) -> dict[str, Any]:
     return _matched("|".join(_between(first, last)))
 
 
-def _matched(pattern: str) -> dict[str, Any]:
+def _matched(pattern: str) -> dict[str, Json]:
     return {"type": "string", "pattern": f"^({pattern})$"}
 
 
@@ -289,5 +304,5 @@ def _between(first: datetime.date, last: datetime.date) -> Iterable[str]:
         yield f"({'|'.join(leap)})-02-29"
 
 
-def _day(bound: Any) -> datetime.date:
+def _day(bound: datetime.date) -> datetime.date:
     return bound.date() if isinstance(bound, datetime.datetime) else bound

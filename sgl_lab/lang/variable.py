@@ -27,7 +27,7 @@ class Variable:
         """whether it was stopped midway: the value is the text so far"""
         self.partial: list[str] = []
         """text so far, one per sample"""
-        self.logprobs_from: Callable[[int], dict[str, Any]] | None = None
+        self.logprobs_from: Callable[[int], dict[str, object]] | None = None
         """log-probabilities of the first sample's tokens so far, with the number of tokens; None if
         they were not requested
         """
@@ -35,7 +35,7 @@ class Variable:
         """the tokens of a gen, one tuple per sample"""
         self.n_partial = 0
         """tokens so far, of the first sample"""
-        self.means: Callable[[], Any] | None = None
+        self.means: Callable[[], object] | None = None
         """computes the parsed value; None if the value has no other meaning"""
         self.reasoning: Variable | None = None
         """the reasoning before it"""
@@ -45,7 +45,7 @@ class Variable:
         self.mark = 0
         """where a var_scope begins in the stream's history"""
 
-    def set(self, value: Any, meta: Any = None) -> None:
+    def set(self, value: object, meta: object = None) -> None:
         self.value, self.meta, self.done = value, {} if meta is None else meta, True
 
     def fail(self, error: Exception) -> None:

@@ -86,7 +86,7 @@ class Evaluation(Work[W]):
         role = stream.transcript.role
         self.run.emit(ExprStarted(stream.id, self.expr, source.kind, source.name or "", source.location.line, role))
 
-    def meta(self, usage: Usage, finish_reason: str, matched: str | int | None = None) -> dict[str, Any]:
+    def meta(self, usage: Usage, finish_reason: str, matched: str | int | None = None) -> dict[str, object]:
         """The meta info that every expression has."""
         reason = FinishReason.of(finish_reason, usage.completion_tokens, matched)
         counts = {"rewritten_tokens": self.n_rewritten, "healed_tokens": self.n_healed}

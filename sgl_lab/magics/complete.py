@@ -17,7 +17,7 @@ _LINE_MAGIC = re.compile(r"(?:\A|\n)[ \t]*(?:\w+[ \t]*=[ \t]*)?%sgl[ \t]+(?P<res
 _WORD = re.compile(r"\"[^\"]*\"?|[^\s\"]+")
 
 
-Following = Callable[[Sequence[str]], tuple[str, ...]]
+NextWords = Callable[[Sequence[str]], tuple[str, ...]]
 """words that may follow these words of a `%sgl` line"""
 
 
@@ -35,7 +35,7 @@ Inside = Callable[[str], tuple[str, ...]]
 
 
 def words_for(
-    text: str, following: Following, names: tuple[str, ...], inside: Inside = lambda opened: ()
+    text: str, next_words: NextWords, names: tuple[str, ...], inside: Inside = lambda opened: ()
 ) -> tuple[str, tuple[str, ...], bool]:
     """Completions for the text up to the cursor: (fragment before the cursor, candidates, whether
     to suppress all others).
@@ -54,7 +54,7 @@ def words_for(
         fragment = before.pop() if before and found["rest"].endswith(before[-1]) else ""
         if before and before[-1].startswith("-"):
             fragment = fragment.rpartition(",")[2]  # the value of an option may be a list
-        words = following([word.strip('"') for word in before])
+        words = next_words([word.strip('"') for word in before])
         return fragment, tuple(_quoted(word) for word in words if word.isprintable() and '"' not in word), True
     if text.lstrip().startswith("%%sgl") and "\n" in text:
         fragment = re.split(r"[^\w]", text)[-1]
@@ -72,7 +72,7 @@ def _quoted(word: str) -> str:
     return f'"{word}"' if " " in word else word
 
 
-def make_matcher(following: Following, names: Callable[[], tuple[str, ...]], inside: Inside) -> Any:
+def make_matcher(next_words: NextWords, names: Callable[[], tuple[str, ...]], inside: Inside) -> Any:
     """The matcher to register as one of IPython's custom matchers. It calls all three functions for
     each completion.
     """
@@ -84,7 +84,7 @@ def make_matcher(following: Following, names: Callable[[], tuple[str, ...]], ins
         text = "\n".join([*lines[: context.cursor_line], lines[context.cursor_line][: context.cursor_position]])
         if "%sgl" not in text:
             return {"completions": []}
-        fragment, words, alone = words_for(text, following, names(), inside)
+        fragment, words, alone = words_for(text, next_words, names(), inside)
         found = [word for word in words if word.startswith((fragment, f'"{fragment}'))]
         if alone and not found:
             # IPython suppresses other matchers only for a non-empty result: the existing text

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -35,17 +35,17 @@ MAX_SPELLING = 4_096
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: type) -> dict[str, object]:
     return typing.get_type_hints(kind)
 
 
-def fits(value: object, hint: Any) -> bool:
+def fits(value: object, hint: object) -> bool:
     """Whether a JSON value has a field's type. An unknown float is null."""
     return _fitting(hint)(value)
 
 
 @cache
-def _fitting(hint: Any) -> Callable[[object], bool]:
+def _fitting(hint: object) -> Callable[[object], bool]:
     """The check for one type. A type is analysed once and applied to every value."""
     hint = getattr(hint, "__supertype__", hint)
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
@@ -69,6 +69,7 @@ def _fitting(hint: Any) -> Callable[[object], bool]:
         return lambda value: (
             isinstance(value, tuple) and len(value) == len(parts) and all(fitting(item) for fitting, item in zip(parts, value, strict=True))
         )
+    assert isinstance(hint, type)
     return lambda value: isinstance(value, hint)
 
 
@@ -89,14 +90,15 @@ class Ids:
     invalid content.
     """
 
-    def __init__(self, blocks: Mapping[str, Any]) -> None:
-        self._contents = {int(first): Content(*fields) for first, fields in blocks.items()}
+    def __init__(self, blocks: Mapping[str, Iterable[object]]) -> None:
+        content: Callable[..., Content] = Content
+        self._contents = {int(first): content(*fields) for first, fields in blocks.items()}
 
     def known(self, data: dict[str, Any]) -> dict[str, Any]:
         """A row or an event of the file. ValueError for a negative id of none of its blocks."""
         for name in _ID_FIELDS:
             tokens = data.get(name)
-            if tokens and min(tokens) < 0:
+            if isinstance(tokens, list) and tokens and min(tokens) < 0:
                 data[name] = [token if token >= 0 else self._known(token) for token in tokens]
         return data
 
@@ -130,11 +132,14 @@ def snapshot_from(data: Mapping[str, Any], ids: Ids) -> TreeSnapshot:
     return snapshot
 
 
-def vocab_from(data: Mapping[str, Any]) -> dict[int, str]:
+def vocab_from(data: Mapping[str, object]) -> dict[int, str]:
     """The spelling of tokens in a header."""
-    vocab = {int(token): text for token, text in data.items()}
-    _expect(all(isinstance(text, str) for text in vocab.values()), "a spelling is not text")
-    _expect(all(len(text) <= MAX_SPELLING for text in vocab.values()), "a spelling is too long for one token")
+    vocab: dict[int, str] = {}
+    for token, text in data.items():
+        if not isinstance(text, str):
+            raise ValueError("a spelling is not text")
+        _expect(len(text) <= MAX_SPELLING, "a spelling is too long for one token")
+        vocab[int(token)] = text
     return vocab
 
 

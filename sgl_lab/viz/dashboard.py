@@ -7,7 +7,6 @@ and the numbers are read when they are shown.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from ..contracts.events import Entry
 from .sender import Views
@@ -30,7 +29,7 @@ class NoTokens:
     def delta(self) -> None:
         return None
 
-    def full(self) -> Mapping[str, Any]:
+    def full(self) -> Mapping[str, object]:
         return {"forks": [], "ops": []}
 
     def written(self, *, whole: bool) -> None:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import anywidget
 import traitlets
@@ -247,7 +247,7 @@ def open_live(
     receive_while_busy(widget)
     pump = Pump(ring, views, snapshot=snapshot, send=widget.tell, store=widget.keep)
 
-    def on_message(_: object, content: Mapping[str, Any], buffers: object) -> None:
+    def on_message(_: object, content: Mapping[str, object], buffers: object) -> None:
         if content.get("kind") == "hello":
             live.hello()
         elif content.get("kind") == "stop":

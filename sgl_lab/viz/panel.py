@@ -15,7 +15,6 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from ..contracts.tree import TreeSnapshot
 from ..trace import Ring
@@ -30,7 +29,7 @@ class Panel:
     It must be quick. All methods may be called from any thread.
     """
 
-    def __init__(self, options: Mapping[str, object], on_message: Callable[[Mapping[str, Any]], None]) -> None:
+    def __init__(self, options: Mapping[str, object], on_message: Callable[[Mapping[str, object]], None]) -> None:
         self.mount = secrets.token_hex(8)
         """the name that its outputs carry"""
         self._on_page_message = on_message
@@ -96,7 +95,7 @@ class Panel:
         phase, text, progress = self._status
         self._widget.send({"seq": 0, "kind": "delta", "status": {"phase": phase, "text": text, "progress": progress}})
 
-    def _on_message(self, _: object, content: Mapping[str, Any], buffers: object) -> None:
+    def _on_message(self, _: object, content: Mapping[str, object], buffers: object) -> None:
         if content.get("kind") != "hello":
             self._on_page_message(content)
         elif (pump := self._pump) is not None:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..contracts.events import Entry
 from ..contracts.ids import RunId
@@ -20,7 +20,7 @@ from ..contracts.spans import is_inside
 from ..trace import Record
 from .bundle import packed, player
 from .draw.escape import Markup, data, script
-from .sender import REST_EVERY_NS, TOKENS_EVERY_NS, Message, Sender, Views
+from .sender import REST_EVERY_NS, TOKENS_EVERY_NS, Message, Part, Sender, Views
 from .views import views_of
 from .views.clock import RunClock
 
@@ -79,7 +79,7 @@ class Replay:
 
     record: Record
     spell: Callable[[int], str]
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
     _frames: dict[Detail, list[Frame]] = field(default_factory=dict, repr=False, compare=False)
     _made: dict[tuple[Detail, int], Packed] = field(default_factory=dict, repr=False, compare=False)
     _fewest: dict[Detail, int] = field(default_factory=dict, repr=False, compare=False)
@@ -211,7 +211,7 @@ _KEYS = {"tokens": {"forks": "fork"}, "tree": {"nodes": "id", "texts": "id"}, "l
 """lists whose rows replace those with the same key"""
 
 
-def _merged(channel: str, parts: list[Mapping[str, Any]]) -> Message:
+def _merged(channel: str, parts: list[Part]) -> Message:
     found: Message = {}
     for part in parts:
         found |= part
@@ -262,8 +262,8 @@ class Abridged:
 
     def __init__(self, level: int) -> None:
         self._level = level
-        self._rows: dict[tuple[str, object], Mapping[str, Any]] = {}
-        self._texts: dict[int, Mapping[str, Any]] = {}
+        self._rows: dict[tuple[str, object], Mapping[str, object]] = {}
+        self._texts: dict[int, Mapping[str, object]] = {}
         """texts of nodes that are left out"""
         self._others: dict[int, int] = {}
         """nodes that are left out, with their numbers of tokens"""
@@ -291,12 +291,12 @@ class Abridged:
         others = [(other, _round(value)) for other, value in top] if top and not self._level else None
         return (text, cls, _round(logprob), role, others, -1 if is_inside(number) else number, how)
 
-    def _changed(self, kind: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _changed(self, kind: str, row: Mapping[str, object]) -> Mapping[str, object]:
         before = self._rows.get((kind, row["id"]))
         self._rows[kind, row["id"]] = row
         return row if before is None else {name: value for name, value in row.items() if name == "id" or before.get(name) != value}
 
-    def _of_run(self, tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _of_run(self, tree: Part) -> Part:
         """The tree without the nodes of other runs, which are only counted. A node is included when
         the run begins to use it.
         """

@@ -124,7 +124,7 @@ WALK = """async () => {
 }""".replace("CHUNK", str(CHUNK))
 
 
-def told(texts: list[str]) -> dict[str, Any]:
+def message_of(texts: list[str]) -> dict[str, Any]:
     """Messages of a kernel with these words in every output, unescaped."""
     lanes = [{"lane": f"f{n}", "parent": None, "label": text, "kind": "fork"} for n, text in enumerate(texts)]
     bar = {"kind": "decode", "t0": 0, "t1": 900, "n": 3, "request": 1, "at": 0, "wrong": 0}
@@ -164,7 +164,7 @@ def test_live_in_every_panel_and_card(browser: Browser) -> None:
     for start in range(0, len(TEXTS), CHUNK):
         texts = TEXTS[start : start + CHUNK]
         live.page.evaluate("(title) => (model.traits.options.title = title)", texts[0])
-        live.receive(told(texts))
+        live.receive(message_of(texts))
         said = live.page.evaluate(WALK)
         shown = [legible(text.replace("\t", "⇥").replace(" ", "\u00a0").replace("\n", "↵")) for text in texts]
         if not any("\\x" in text for text in texts):

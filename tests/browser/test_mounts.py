@@ -56,7 +56,7 @@ def bar(n: int) -> dict[str, Any]:
     return {"id": n, "lane": f"r{n}", "kind": "decode", "t0": 1000.0 * n, "t1": 1000.0 * n + 500, **rest}
 
 
-def told(seq: int, *numbers: int, gone: tuple[int, ...] = (), running: int = 1, queue: tuple[str, ...] = ()) -> dict[str, Any]:
+def tree_message(seq: int, *numbers: int, gone: tuple[int, ...] = (), running: int = 1, queue: tuple[str, ...] = ()) -> dict[str, Any]:
     lanes = {"lanes": [lane(n) for n in numbers], "bars": [bar(n) for n in numbers], "gone": [f"r{n}" for n in gone]}
     lanes |= {"now": 1000.0 * max(numbers) + 500, "since": 1000.0 * min(numbers), "queue": list(queue)}
     return {"seq": seq, "kind": "delta", "lanes": lanes, "metrics": metrics(running, len(queue))}
@@ -69,7 +69,7 @@ def test_every_output_of_the_name_shows_a_view_also_one_added_later(page: Widget
     assert page.page.get_by_text("the pictures").count() == 0
     page.page.evaluate(OUTPUT, "cell")
     expect(page.page.locator(".sgl-live")).to_have_count(2)
-    page.receive(told(0, 1, 2))
+    page.receive(tree_message(0, 1, 2))
     assert page.texts(".sgl-name span") == ["In[2]", "In[1]"] * 2
     page.page.evaluate("() => document.querySelector('[data-sgl-place]').remove()")
     expect(page.page.locator(".sgl-live")).to_have_count(1)
@@ -106,8 +106,8 @@ def test_a_redrawn_output_takes_over_its_view_with_the_focus(page: WidgetPage) -
 def test_lanes_that_are_gone_leave_the_page(page: WidgetPage) -> None:
     page.page.evaluate(OUTPUT, "cell")
     begin(page, dashboard=True)
-    page.receive(told(0, *range(1, 9)))
-    page.receive(told(1, 9, gone=tuple(range(1, 6))))
+    page.receive(tree_message(0, *range(1, 9)))
+    page.receive(tree_message(1, 9, gone=tuple(range(1, 6))))
     assert page.texts(".sgl-name span") == [f"In[{n}]" for n in (9, 8, 7, 6)]
     assert page.page.locator(".sgl-bars .sgl-span").count() <= 4
 
@@ -115,11 +115,11 @@ def test_lanes_that_are_gone_leave_the_page(page: WidgetPage) -> None:
 def test_a_dashboard_lists_waiting_requests_and_is_idle_without_any(page: WidgetPage) -> None:
     page.page.evaluate(OUTPUT, "cell")
     begin(page, dashboard=True)
-    page.receive(told(0, 1, queue=("<b>In[1]</b>", "two", "three", "four", "five", "six")))
+    page.receive(tree_message(0, 1, queue=("<b>In[1]</b>", "two", "three", "four", "five", "six")))
     assert page.texts(".sgl-queue span") == ["<b>In[1]</b>, two, three, four, and 2 others"]
     assert page.texts(".sgl-phase") == ["running · 1 request, 6 waiting"]
     assert page.page.get_by_role("button", name="Tokens").count() == 0
-    page.receive(told(1, 1, running=0))
+    page.receive(tree_message(1, 1, running=0))
     assert page.texts(".sgl-queue span") == ["no requests"]
     assert page.texts(".sgl-phase") == ["idle"]
 

@@ -1,6 +1,6 @@
 """How many binaries the steps of a long run need: a program of its own, as kernels must not be those of Triton's interpreter.
 
-Nothing is computed: kernels are only heard. Prints how many there are after some steps, how many after many more, and how
+Nothing is computed: kernels are only listener. Prints how many there are after some steps, how many after many more, and how
 many of these differ from another one in nothing but what is divisible by 16.
 """
 
@@ -21,7 +21,7 @@ import gpu_loads
 
 from sgl_lab.contracts.ids import RequestId
 from sgl_lab.contracts.params import SamplingParams
-from sgl_lab.engine.compute.kernels.gpu.launch import Launch, hearing
+from sgl_lab.engine.compute.kernels.gpu.launch import Launch, listening
 from sgl_lab.engine.compute.kernels.linear import Linear
 from sgl_lab.engine.compute.models.decoder import Decoder
 from sgl_lab.engine.compute.models.device_decoder import DeviceDecoder
@@ -84,7 +84,7 @@ def main() -> None:
         for part in forward.start(rows, wanted, samplings):
             Reading([RowRequest(sampling) for sampling in samplings][: len(part.logits)], part.logits, part.packed)
 
-    with torch.inference_mode(), hearing(hear):
+    with torch.inference_mode(), listening(hear):
         for n_steps in 24, 120:
             deal = random.Random(n_steps)
             for i in range(n_steps):

@@ -14,7 +14,7 @@ from sgl_lab.engine.compute.runners.gpu.device import DeviceRunner
 from sgl_lab.engine.compute.runners.runner import TorchRunner
 from sgl_lab.engine.plan import Plan, RowOutput
 
-from ..pure.driving import Heard, bench, expect_idle, expect_lawful
+from ..pure.driving import Listener, bench, expect_idle, expect_lawful
 from ..torch.tiny import tokens
 
 CONFIG: dict[str, Any] = {"n_pages": 13, "page_size": 4, "step_tokens": 16, "max_rows": 4, "min_share": 4}
@@ -28,18 +28,18 @@ class Counting(DeviceRunner):
         return super().overlap(plan)
 
 
-def same(found: list[Heard], wanted: list[Heard]) -> None:
+def same(found: list[Listener], wanted: list[Listener]) -> None:
     """Tokens and texts, and nearly the logprobs."""
-    assert [heard.output.ids for heard in found] == [heard.output.ids for heard in wanted]
-    assert [(heard.output.text, heard.output.finish_reason) for heard in found] == [
-        (heard.output.text, heard.output.finish_reason) for heard in wanted
+    assert [listener.output.ids for listener in found] == [listener.output.ids for listener in wanted]
+    assert [(listener.output.text, listener.output.finish_reason) for listener in found] == [
+        (listener.output.text, listener.output.finish_reason) for listener in wanted
     ]
-    ours, theirs = ([entry.logprob for heard in some for entry in heard.output.logprobs] for some in (found, wanted))
+    ours, theirs = ([entry.logprob for listener in some for entry in listener.output.logprobs] for some in (found, wanted))
     assert len(ours) > 10
     assert ours == pytest.approx(theirs, abs=2e-5)
 
 
-def crowded(runner: DeviceRunner | TorchRunner, draft_tokens: int) -> tuple[list[Heard], list[float | None]]:
+def crowded(runner: DeviceRunner | TorchRunner, draft_tokens: int) -> tuple[list[Listener], list[float | None]]:
     """What a small engine answers, whose pool does not hold all of it."""
     b = bench(runner, draft_tokens=draft_tokens, **CONFIG)
     trunk = tuple(tokens(14))
@@ -67,7 +67,7 @@ def test_a_crowded_engine_says_what_it_says_on_torch(model: Decoder, draft_token
 
 
 def test_who_is_preempted_goes_on_from_other_pages(model: Decoder) -> None:
-    def preempted(runner: DeviceRunner | TorchRunner) -> list[Heard]:
+    def preempted(runner: DeviceRunner | TorchRunner) -> list[Listener]:
         b = bench(runner, n_pages=6, page_size=4, draft_tokens=0)
         gens = [b.gen(tuple(tokens(4, i)), max_tokens=18, logprobs=True, ignore_eos=True) for i in range(2)]
         b.drain()

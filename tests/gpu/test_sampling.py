@@ -65,14 +65,14 @@ def drawn(logits: Tensor, samplings: Sequence[Sampling], device: torch.device) -
     assert ours.statuses.tolist() == twin.statuses.tolist()
     finite = ours.statuses != Status.NOT_FINITE
     torch.testing.assert_close(ours.totals[finite], twin.totals[finite])
-    for i, (told, sampling) in enumerate(zip(sampler.sample(logits, samplings), samplings, strict=True)):
-        if isinstance(told, RequestFailed):
+    for i, (draw, sampling) in enumerate(zip(sampler.sample(logits, samplings), samplings, strict=True)):
+        if isinstance(draw, RequestFailed):
             assert (int(ours.tokens[i]), ours.statuses[i] != Status.DRAWN) == (0, True)
             continue
         assert ours.statuses[i] == Status.DRAWN
         token = int(ours.tokens[i])
         assert float(ours.logprobs[i]) == pytest.approx(float(logits[i].double().log_softmax(-1)[token]), abs=1e-5)
-        for other in {told.token, int(twin.tokens[i])} - {token}:
+        for other in {draw.token, int(twin.tokens[i])} - {token}:
             assert on_the_border(logits[i], sampling, token, other), (i, token, other)
     return ours
 
@@ -135,7 +135,7 @@ def test_tokens_that_tie_with_the_floor_stay(device, truncation) -> None:
 
 
 def test_truncation_keeps_what_it_says_of_a_flat_row(device) -> None:
-    """The whole row is near the floor: nothing is told apart early."""
+    """The whole row is near the floor: no two tokens can be ordered early."""
     logits = torch.linspace(0, 1e-3, VOCAB).expand(4, -1).contiguous()
     halves: list[dict[str, Any]] = [{"top_p": 0.5}, {"top_k": VOCAB // 2}] * 2
     found = drawn(logits, [asked(position=i, **half) for i, half in enumerate(halves)], device)

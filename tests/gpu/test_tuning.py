@@ -12,7 +12,7 @@ import torch
 from sgl_lab import cli
 from sgl_lab.engine.compute.kernels.gpu import tuning
 from sgl_lab.engine.compute.kernels.gpu.cases import Shape, cases
-from sgl_lab.engine.compute.kernels.gpu.launch import hearing
+from sgl_lab.engine.compute.kernels.gpu.launch import listening
 from sgl_lab.engine.compute.kernels.gpu.tune import tune
 from sgl_lab.engine.compute.kernels.gpu.tuning import Config, Key, choice, file_of, read, search, trial, use, write
 
@@ -84,7 +84,7 @@ def test_a_gain_within_the_noise_changes_nothing() -> None:
 
 
 def test_every_kernel_of_a_model_is_tuned_over_all_calls_that_share_its_choice() -> None:
-    told: list[str] = []
+    reports: list[str] = []
     asked: dict[Key, int] = {}
 
     def cost_of(key: Key, calls: list[object]):
@@ -92,13 +92,13 @@ def test_every_kernel_of_a_model_is_tuned_over_all_calls_that_share_its_choice()
         return lambda config: 0.5 if config.get("num_warps") == 2 else 1.0
 
     meta = cases(Shape(4, 2, 16, 64, 128, 500), torch.device("meta"))
-    with hearing(lambda launch: None):
-        table: Mapping[Key, Config] = tune(meta, cost_of, told.append)
+    with listening(lambda launch: None):
+        table: Mapping[Key, Config] = tune(meta, cost_of, reports.append)
     kernels = {key.kernel for key in asked}
     assert kernels >= {"rms_norm", "silu_mul", "rotate_and_write", "prefill", "decode", "cascade", "sample", "packed_matmul"}
     assert asked[Key("rms_norm", (64,))] == 2
     assert all(config["num_warps"] == 2 for config in table.values())
-    assert len(told) == 2 * len(asked)
+    assert len(reports) == 2 * len(asked)
 
 
 def test_a_trial_is_used_whatever_was_found_and_notes_the_defaults(table: Path) -> None:

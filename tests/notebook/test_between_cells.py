@@ -222,9 +222,9 @@ def test_ipython_starts_with_the_default_where_its_config_file_is_wrong(tmp_path
     config.write_text("c = get_config()\nc.SGL.temperature = -1\nc.SGL.seed = 5\nc.InteractiveShellApp.extensions = ['sgl_lab']\n")
     command = [sys.executable, "-m", "IPython", "--colors=NoColor", "-c", "%sgl config --text"]
     ran = subprocess.run(command, env={**os.environ, "IPYTHONDIR": str(tmp_path)}, cwd=tmp_path, capture_output=True, text=True)
-    told, *listed = ran.stdout.splitlines()
+    message, *listed = ran.stdout.splitlines()
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert told == f"sgl: {config}: c.SGL.temperature cannot be '-1' (a number, 0 or more); it is ignored"
+    assert message == f"sgl: {config}: c.SGL.temperature cannot be '-1' (a number, 0 or more); it is ignored"
     rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in listed}
     assert (rows["temperature"], rows["seed"]) == (["1.0", "default"], ["5", "%config SGL.seed"])
 

@@ -533,7 +533,7 @@ def test_what_is_captured_is_the_whole_output_and_can_be_shown_again(tidy_kernel
 
 @pytest.mark.parametrize("cell", ["%%sgl\n{}", "%%time\n%%sgl --view none\n{}", "%sgl jobs --text\n{}", "%%sgl --bg\n1\n"])
 def test_messages_of_the_page_are_answered_while_a_cell_is_captured(kernel: Kernel, cell: str) -> None:
-    """A kernel tells its publisher of each message that it answers; `%%capture` puts one there that cannot be told."""
+    """A kernel reports each message that it answers to its publisher; the one of `%%capture` does not accept that."""
     asked = "ip = get_ipython(); ip.set_parent(ip.get_parent())"
     reply = kernel.run("%%capture inner\n" + cell.format(asked))
     assert (reply.status, reply.shown, reply.printed) == ("ok", [], ""), reply.traceback

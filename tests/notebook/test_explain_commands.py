@@ -37,9 +37,9 @@ def two_runs(kernel: Kernel) -> Kernel:
 
 def test_why_finds_the_changed_value_and_its_sums_are_the_engines_own(two_runs: Kernel) -> None:
     reply = two_runs.run("%sgl why late")
-    told = counts(reply)
+    shown_names = counts(reply)
     counted = two_runs.run("[after[name] - before[name] for name in ('cached_tokens', 'prompt_tokens')]").result
-    assert str([told["cached_tokens"], told["prompt_tokens"]]) == counted
+    assert str([shown_names["cached_tokens"], shown_names["prompt_tokens"]]) == counted
     text = reply.shown[0]["text/plain"]
     assert re.search(r'first difference: after \d+ equal tokens: "5", where "sight" of In\[\d+\] has "0"', text)
     assert re.search(r'edit: +line 2 of In\[\d+\]: system\("It is 12:59.*  \(in In\[\d+\]: system\("It is 12:01', text)
@@ -59,7 +59,7 @@ def test_runs_are_named_by_cell_by_o_and_counted_back(two_runs: Kernel) -> None:
     assert (wrong.ename, "did you mean 'late'?" in wrong.evalue) == ("UsageError", True)
 
 
-def told(kernel: Kernel, words: str) -> list[str]:
+def shown_names(kernel: Kernel, words: str) -> list[str]:
     """The headings of `%sgl tokens`."""
     reply = kernel.run(f"%sgl tokens {words} --text")
     assert reply.status == "ok", reply.traceback
@@ -68,10 +68,10 @@ def told(kernel: Kernel, words: str) -> list[str]:
 
 def test_tokens_are_those_of_any_run_and_of_a_name_in_it(two_runs: Kernel) -> None:
     tips = ["s[0] › tip", "s[1] › tip"]
-    assert told(two_runs, "") == told(two_runs, "late") == ["sight", *tips]
-    assert told(two_runs, "sight") == told(two_runs, "late sight") == told(two_runs, "-1 sight") == ["sight"]
-    assert told(two_runs, "tip") == told(two_runs, "early tip") == tips
-    assert told(two_runs, "s[1]") == told(two_runs, 'early "s[1] > tip"') == tips[1:]
+    assert shown_names(two_runs, "") == shown_names(two_runs, "late") == ["sight", *tips]
+    assert shown_names(two_runs, "sight") == shown_names(two_runs, "late sight") == shown_names(two_runs, "-1 sight") == ["sight"]
+    assert shown_names(two_runs, "tip") == shown_names(two_runs, "early tip") == tips
+    assert shown_names(two_runs, "s[1]") == shown_names(two_runs, 'early "s[1] > tip"') == tips[1:]
     assert two_runs.run("%sgl tokens early --text").printed != two_runs.run("%sgl tokens late --text").printed
     for words, meant in (("sigt", "sight"), ("lat", "late"), ("early tipp", "tip"), ("earl tip", "early"), ("early s[2]", "s[1]")):
         wrong = two_runs.run(f"%sgl tokens {words}")

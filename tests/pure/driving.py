@@ -121,7 +121,7 @@ class Stream(HashRunner):
         self._asked.append(lambda: super(Stream, self).copy_page(source, target))
 
 
-class Heard:
+class Listener:
     """A listener of any job."""
 
     def __init__(self) -> None:
@@ -221,26 +221,26 @@ class Bench:
                 return n
         raise AssertionError(f"still busy after {limit} steps")
 
-    def gen(self, prompt: tuple[int, ...], **params: Any) -> Heard:
-        heard = Heard()
-        self.engine.add(self.engine.gen(GenJob(prompt, SamplingParams(**({"max_tokens": 8, "temperature": 0.0} | params))), heard))
-        return heard
+    def gen(self, prompt: tuple[int, ...], **params: Any) -> Listener:
+        listener = Listener()
+        self.engine.add(self.engine.gen(GenJob(prompt, SamplingParams(**({"max_tokens": 8, "temperature": 0.0} | params))), listener))
+        return listener
 
-    def score(self, prompt: tuple[int, ...], *choices: tuple[int, ...]) -> Heard:
-        heard = Heard()
-        self.engine.add(self.engine.score(ScoreJob(prompt, choices), heard))
-        return heard
+    def score(self, prompt: tuple[int, ...], *choices: tuple[int, ...]) -> Listener:
+        listener = Listener()
+        self.engine.add(self.engine.score(ScoreJob(prompt, choices), listener))
+        return listener
 
-    def warm(self, prompt: tuple[int, ...]) -> Heard:
-        heard = Heard()
-        self.engine.add(self.engine.warm(WarmJob(prompt), heard))
-        return heard
+    def warm(self, prompt: tuple[int, ...]) -> Listener:
+        listener = Listener()
+        self.engine.add(self.engine.warm(WarmJob(prompt), listener))
+        return listener
 
-    def pin(self, prefix: tuple[int, ...]) -> tuple[RequestId, Heard]:
-        heard = Heard()
-        group = self.engine.pin(WarmJob(prefix), heard)
+    def pin(self, prefix: tuple[int, ...]) -> tuple[RequestId, Listener]:
+        listener = Listener()
+        group = self.engine.pin(WarmJob(prefix), listener)
         self.engine.add(group)
-        return group.handle, heard
+        return group.handle, listener
 
 
 def bench(runner: Runner | None = None, context: int = 4096, **config: Any) -> Bench:

@@ -15,7 +15,7 @@ from sgl_lab.engine.serving.engine import Engine
 from sgl_lab.engine.tools.fake import ByteTokenizer, HashRunner
 from sgl_lab.trace import Record, Ring
 
-from .driving import Heard
+from .driving import Listener
 
 Ask = tuple[str, str, int]
 """name, prompt, tokens to generate"""
@@ -67,17 +67,17 @@ class Session:
             self.ring.emit(ExprStarted(fork, expr, "gen", name, 4, "assistant"))
             temperature = 0.0 if seed is None else 1.0
             params = SamplingParams(n, temperature=temperature, seed=seed, ignore_eos=True, logprobs=True, top_logprobs=2)
-            heard = Heard()
-            group = self.engine.gen(GenJob(tokens, params), heard)
+            listener = Listener()
+            group = self.engine.gen(GenJob(tokens, params), listener)
             for request in group.requests:
                 queued = RequestQueued(request.id, fork, expr, request.kind, request.prompt, request.limit, group.id, request.first_needed)
                 self.ring.emit(queued)
             self.engine.add(group)
-            begun.append((fork, expr, tokens, heard))
+            begun.append((fork, expr, tokens, listener))
         while self.engine.step():
             pass
-        for fork, expr, tokens, heard in begun:
-            said = self.last_answer = tuple(heard.output.ids)
+        for fork, expr, tokens, listener in begun:
+            said = self.last_answer = tuple(listener.output.ids)
             self.ring.emit(StreamExtended(fork, len(tokens), said, "generated", "assistant"))
             self.ring.emit(ExprFinished(fork, expr, "ok", ""))
         assert fork is not None
@@ -87,7 +87,7 @@ class Session:
         fork, expr = ForkId(self._forks.next()), ExprId(self._exprs.next())
         self.ring.emit(ForkOpened(run, fork, None, 0, "s"))
         self.ring.emit(ExprStarted(fork, expr, "select", name, 6, "assistant"))
-        group = self.engine.score(ScoreJob(tuple(prompt.encode()), tuple(tuple(choice.encode()) for choice in choices)), Heard())
+        group = self.engine.score(ScoreJob(tuple(prompt.encode()), tuple(tuple(choice.encode()) for choice in choices)), Listener())
         for request in group.requests:
             queued = RequestQueued(request.id, fork, expr, request.kind, request.prompt, request.limit, group.id, request.first_needed)
             self.ring.emit(queued)

@@ -1,4 +1,4 @@
-"""A believable run, told as events, with the true tree kept beside it by other code than the views.
+"""A believable run as events, with the true tree kept beside it by other code than the views.
 
 `Stage` plays the parts of language, backend, scheduler, tree and engine with a fake clock and a
 script instead of a model; `story()` is one whole run on it: roles, a gen, a select, a fork of three
@@ -106,7 +106,7 @@ class Stage:
     def spell(self, token: int) -> str:
         return self._texts[token]
 
-    # -- time and telling
+    # -- time, and the emission of events
 
     def emit(self, event: Event) -> None:
         self.entries.append(Entry(len(self.entries), self._t_ns, event))
@@ -380,10 +380,10 @@ def record_of(stage: Stage) -> Record:
     return record
 
 
-def told(packet: Packet) -> Message:
+def decoded(packet: Packet) -> Message:
     """A message as a page reads it."""
     return {"seq": packet.seq, "kind": packet.kind} | json.loads(packet.body)
 
 
 def poll(sender: Sender, now_ns: int, *, flush: bool = False) -> list[Message]:
-    return [told(packet) for packet in sender.poll(now_ns, flush=flush)]
+    return [decoded(packet) for packet in sender.poll(now_ns, flush=flush)]

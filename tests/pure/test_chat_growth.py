@@ -60,8 +60,8 @@ def forgetting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sgl_lab.lang.chat_template.nearest", lambda *_: (0, None))
 
 
-def told(folder: Path, template: str, seed: int) -> tuple[list[list[Event]], list[Any]]:
-    """A random program of turns, gens, choices, forks and joins: what was told of each strand's tokens, its tokens and its text."""
+def run_program(folder: Path, template: str, seed: int) -> tuple[list[list[Event]], list[Any]]:
+    """A random program of turns, gens, choices, forks and joins: the events about each strand's tokens, its tokens and its text."""
     folder.mkdir(exist_ok=True)
     draw, events = random.Random(seed), list[Event]()
     backend = lab(folder, events.append, chat_template=template)
@@ -104,9 +104,9 @@ def told(folder: Path, template: str, seed: int) -> tuple[list[list[Event]], lis
 def test_tokens_are_those_of_the_whole_rendering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     for seed in range(4 * SOAK):
         monkeypatch.undo()
-        growing = told(tmp_path / "words", TEMPLATES[name], seed)
+        growing = run_program(tmp_path / "words", TEMPLATES[name], seed)
         forgetting(monkeypatch)
-        assert growing == told(tmp_path / "words", TEMPLATES[name], seed), seed
+        assert growing == run_program(tmp_path / "words", TEMPLATES[name], seed), seed
 
 
 def test_pieces_come_back_as_they_are_found_in_all_turns() -> None:

@@ -284,9 +284,9 @@ def character(s: Any) -> None:
         s += "Name:" + gen("name", stop="\n") + "\nBorn:" + gen("born", stop="\n") + "\nJob:" + gen("job", stop="\n")
 
 
-@pytest.mark.parametrize(("told", "n_calls"), [(" Ada\nBorn: 1815\nJob: poet\nEnd", 1), (" Ada\nJob: poet\n", 3), (" Ada", 3)])
-def test_one_costly_call_serves_the_gens_that_follow_where_they_fit(told: str, n_calls: int) -> None:
-    answers = {"Name:": told, "Born:": " 1815\n", "Job:": " poet\n"}
+@pytest.mark.parametrize(("answer", "n_calls"), [(" Ada\nBorn: 1815\nJob: poet\nEnd", 1), (" Ada\nJob: poet\n", 3), (" Ada", 3)])
+def test_one_costly_call_serves_the_gens_that_follow_where_they_fit(answer: str, n_calls: int) -> None:
+    answers = {"Name:": answer, "Born:": " 1815\n", "Job:": " poet\n"}
     backend = ScriptedConversation(answers, capabilities=replace(CHAT, continues=True, costly_calls=True))
     state = character.run(backend=backend, max_new_tokens=16)
     assert [state[name] for name in ("name", "born", "job")] == [" Ada", " 1815", " poet"]
@@ -297,7 +297,7 @@ def test_one_costly_call_serves_the_gens_that_follow_where_they_fit(told: str, n
 # ---------------------------------------------------------------- the port itself
 
 
-class Heard:
+class Listener:
     def __init__(self) -> None:
         self.deltas: list[tuple[int, str]] = []
         self.ended: list[Any] = []
@@ -317,20 +317,20 @@ class Heard:
 
 def test_a_job_can_hold_images_and_one_that_asks_for_more_than_is_offered_is_refused() -> None:
     image = ChatMessage("user", (TextPart("What is it?"), ImagePart("image/png", b"1234")))
-    backend, heard = ScriptedConversation(lambda prompt: prompt.partition("<")[2][:18]), Heard()
-    backend.converse(ChatJob((image,), SamplingParams()), heard)
-    assert heard.has_ended.wait(5)
-    (output,) = heard.ended[0]
-    assert output.text == "".join(text for _, text in heard.deltas) == "image/png, 4 bytes"
+    backend, listener = ScriptedConversation(lambda prompt: prompt.partition("<")[2][:18]), Listener()
+    backend.converse(ChatJob((image,), SamplingParams()), listener)
+    assert listener.has_ended.wait(5)
+    (output,) = listener.ended[0]
+    assert output.text == "".join(text for _, text in listener.deltas) == "image/png, 4 bytes"
     assert output.usage.completion_tokens == 18
     blind = ScriptedConversation(capabilities=replace(CHAT, images=False))
     with pytest.raises(BackendUnsupported, match="offers no images"):
-        blind.converse(ChatJob((image,), SamplingParams()), heard)
+        blind.converse(ChatJob((image,), SamplingParams()), listener)
     for job in (ChatJob("text", SamplingParams()), ChatJob((ChatMessage("assistant", (TextPart("a"),)),), SamplingParams())):
         with pytest.raises(BackendUnsupported):
-            backend.converse(job, heard)
+            backend.converse(job, listener)
     with pytest.raises(BackendUnsupported, match="top_k"):
-        backend.converse(ChatJob((image,), SamplingParams(top_k=4)), heard)
+        backend.converse(ChatJob((image,), SamplingParams(top_k=4)), listener)
 
 
 def test_the_base_says_what_it_lacks_and_offers_nothing() -> None:

@@ -17,7 +17,7 @@ from sgl_lab.engine.serving.cache.tree import RadixTree
 from sgl_lab.engine.serving.scheduling.drafts import BORDER, Corpus
 from sgl_lab.engine.tools.fake import HashModel, HashRunner
 
-from .driving import Bench, Heard, Late, Stream, bench, expect_idle
+from .driving import Bench, Late, Listener, Stream, bench, expect_idle
 
 PROMPT = tuple(b"Once upon a time there was a kernel that never slept.")
 LAWFUL: dict[str, Any] = {"max_tokens": 64, "ignore_eos": True}
@@ -35,10 +35,10 @@ class Periodic(HashModel):
         return int(said[-self._period])
 
 
-def replies(b: Bench, prompt: tuple[int, ...], **params: Any) -> Heard:
-    heard = b.gen(prompt, **params)
+def replies(b: Bench, prompt: tuple[int, ...], **params: Any) -> Listener:
+    listener = b.gen(prompt, **params)
     b.drain()
-    return heard
+    return listener
 
 
 # ------------------------------------------------------------ the tree
@@ -180,11 +180,11 @@ def test_drafts_stay_inside_the_step() -> None:
     runner = Watched(1024)
     b = bench(runner, step_tokens=24, max_rows=8)
     for _ in range(2):
-        heard = [b.gen((*PROMPT, i), **LAWFUL) for i in range(4)]
+        listener = [b.gen((*PROMPT, i), **LAWFUL) for i in range(4)]
         b.drain()
     assert max(runner.sizes) == 24
     assert b.engine.stats()["accepted_tokens"] > 100
-    assert {len(h.output.ids) for h in heard} == {64}
+    assert {len(h.output.ids) for h in listener} == {64}
 
 
 def test_a_draft_ends_where_the_text_must() -> None:
@@ -219,21 +219,21 @@ def test_no_more_is_drafted_at_a_time_than_the_config_says(most: int) -> None:
 def test_a_draft_evicts_no_request() -> None:
     b = bench(n_pages=200, max_rows=4)
     for _ in range(3):
-        heard = [b.gen((*PROMPT, i), **LAWFUL) for i in range(2)]
+        listener = [b.gen((*PROMPT, i), **LAWFUL) for i in range(2)]
         b.drain()
     assert b.engine.stats()["preemptions"] == 0
-    assert all(len(h.output.ids) == 64 for h in heard)
+    assert all(len(h.output.ids) == 64 for h in listener)
 
 
 def test_events_and_counts_tell_of_every_draft() -> None:
     b = bench()
     replies(b, PROMPT, **LAWFUL)
-    heard = replies(b, PROMPT, **LAWFUL)
-    told = b.fold.of(DraftVerified)
-    assert told[-1].source == "tree"
-    usage, stats = heard.output.usage, b.engine.stats()
-    assert sum(event.n_drafted for event in told) == stats["drafted_tokens"]
-    assert sum(event.n_accepted for event in told) == stats["accepted_tokens"] == stats["drafted_tokens"] - stats["rejected_tokens"]
+    listener = replies(b, PROMPT, **LAWFUL)
+    verified = b.fold.of(DraftVerified)
+    assert verified[-1].source == "tree"
+    usage, stats = listener.output.usage, b.engine.stats()
+    assert sum(event.n_drafted for event in verified) == stats["drafted_tokens"]
+    assert sum(event.n_accepted for event in verified) == stats["accepted_tokens"] == stats["drafted_tokens"] - stats["rejected_tokens"]
     samples = [sample for event in b.fold.of(TokensSampled) for sample in event.samples]
     assert sum(sample.drafted for sample in samples) == stats["accepted_tokens"]
     assert [sample.drafted for sample in samples[-64:]].count(True) == usage.accepted_tokens
@@ -254,10 +254,10 @@ def test_random_jobs_say_the_same_with_and_without_drafts_however_a_runner_compu
     for _ in range(300):
         prompt = draw.choice(stems) + tuple(draw.choices(range(3), k=draw.randrange(3)))
         params = SamplingParams(max_tokens=draw.randrange(1, 30), temperature=draw.randrange(2), seed=draw.randrange(2), ignore_eos=True)
-        heard = Heard()
-        group = b.engine.gen(GenJob(prompt, params), heard)
+        listener = Listener()
+        group = b.engine.gen(GenJob(prompt, params), listener)
         b.engine.add(group)
-        asked.append((prompt, params, heard))
+        asked.append((prompt, params, listener))
         groups.append(group.id)
         for _ in range(draw.randrange(4)):
             b.step()
@@ -265,44 +265,44 @@ def test_random_jobs_say_the_same_with_and_without_drafts_however_a_runner_compu
             b.engine.cancel(draw.choice(groups[-12:]))
     b.drain()
     n_accepted = 0
-    for prompt, params, heard in asked:
+    for prompt, params, listener in asked:
         twin = b.model.reply(prompt, params, params.seed or 0, params.max_tokens or 0)
-        assert heard.output.ids == tuple(twin[: len(heard.output.ids)])
-        assert heard.output.finish_reason in ("length", "abort")
-        n_accepted += heard.output.usage.accepted_tokens
+        assert listener.output.ids == tuple(twin[: len(listener.output.ids)])
+        assert listener.output.finish_reason in ("length", "abort")
+        n_accepted += listener.output.usage.accepted_tokens
     assert (n_accepted > 300) == (draft_tokens > 0)
     assert b.engine.stats()["evictions"] > 20
     assert not b.fold.of(EngineFault)
     expect_idle(b)
 
 
-# ------------------------------------------------------------ a step computes while others are told of
+# ------------------------------------------------------------ a step computes while the results of others are delivered
 
 
 def test_a_step_that_computes_is_taken_in_by_the_next() -> None:
     b = bench(Late(1024, 1))
-    heard = b.gen(PROMPT, max_tokens=3, ignore_eos=True)
-    told = []
+    listener = b.gen(PROMPT, max_tokens=3, ignore_eos=True)
+    verified = []
     while b.step():
-        told.append(sum(len(ids) for _, _, ids in heard.progress))
-    assert told == [0, 1, 2, 3]
-    assert heard.output.ids == tuple(b.model.reply(PROMPT, SamplingParams(temperature=0), 0, 3))
+        verified.append(sum(len(ids) for _, _, ids in listener.progress))
+    assert verified == [0, 1, 2, 3]
+    assert listener.output.ids == tuple(b.model.reply(PROMPT, SamplingParams(temperature=0), 0, 3))
 
 
 def test_a_step_under_way_ends_before_the_runner_does() -> None:
     b = bench(Late(1024, 1))
-    heard = b.gen(PROMPT, **LAWFUL)
+    listener = b.gen(PROMPT, **LAWFUL)
     b.step()
     b.engine.close()
-    assert isinstance(heard.answers[0], EngineStopped)
+    assert isinstance(listener.answers[0], EngineStopped)
 
 
 def test_a_request_admitted_early_waits_for_the_prefix_in_computation() -> None:
     """Two prompts of which a step of this size can only begin the first: the second may not compute what they share."""
     b = bench(Late(1024, 1), step_tokens=16, max_rows=4)
-    heard = [b.gen((*PROMPT[:14], *tail), max_tokens=2, ignore_eos=True) for tail in ((1,) * 9, (2,) * 9)]
+    listener = [b.gen((*PROMPT[:14], *tail), max_tokens=2, ignore_eos=True) for tail in ((1,) * 9, (2,) * 9)]
     b.drain()
-    assert [h.output.usage.computed_tokens - h.output.usage.rejected_tokens for h in heard] == [24, 10]
+    assert [h.output.usage.computed_tokens - h.output.usage.rejected_tokens for h in listener] == [24, 10]
 
 
 def test_who_is_found_whole_while_a_step_computes_is_answered() -> None:
@@ -324,7 +324,7 @@ def test_who_waits_for_pages_is_not_overtaken_while_a_step_computes() -> None:
         b = bench(runner, n_pages=100, max_rows=4, schedule="fcfs")
         order: list[str] = []
 
-        class Named(Heard):
+        class Named(Listener):
             def __init__(self, name: str) -> None:
                 super().__init__()
                 self.name = name
@@ -349,14 +349,14 @@ def test_who_waits_for_pages_is_not_overtaken_while_a_step_computes() -> None:
 
 def test_an_error_of_ours_while_a_step_computes_is_given_up_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     b = bench(Late(1024, 1))
-    heard = b.gen(PROMPT, **LAWFUL)
+    listener = b.gen(PROMPT, **LAWFUL)
 
     def broken(plan: Plan) -> None:
         raise ValueError("a bug")
 
     monkeypatch.setattr(b.engine._scheduler, "admit_ahead", broken)
     b.drain(40)
-    assert isinstance(heard.answers[0], RequestFailed)
+    assert isinstance(listener.answers[0], RequestFailed)
 
 
 # ------------------------------------------------------------ what does not come true is not dear
@@ -366,9 +366,9 @@ def test_an_unseeded_draw_is_not_taken_for_the_same_again() -> None:
     b = bench()
     params = LAWFUL | {"temperature": 1.0}
     for _ in range(2):
-        heard = [b.gen(PROMPT, **params) for _ in range(8)]
+        listener = [b.gen(PROMPT, **params) for _ in range(8)]
         b.drain()
-    assert sum(h.output.usage.rejected_tokens for h in heard) <= 16
+    assert sum(h.output.usage.rejected_tokens for h in listener) <= 16
 
 
 def test_nothing_is_drafted_beyond_the_end_of_a_text() -> None:

@@ -24,7 +24,7 @@ from sgl_lab.engine.serving.gen_group import sample_seed
 from sgl_lab.engine.text.stream import TextStream
 from sgl_lab.engine.tools.fake import ByteTokenizer, HashModel, HashRunner
 
-from .driving import SLOW, SOAK, Bench, Heard, bench, expect_idle, expect_lawful, mask_after
+from .driving import SLOW, SOAK, Bench, Listener, bench, expect_idle, expect_lawful, mask_after
 
 MODEL = HashModel()
 EOS = 256
@@ -110,9 +110,9 @@ def test_a_warm_that_is_cached_computes_nothing_and_takes_no_step() -> None:
 
 def test_n_samples_come_from_one_prefill_and_differ() -> None:
     b = bench()
-    heard = b.gen(PROMPT, n=5, max_tokens=6, ignore_eos=True, temperature=1.0, seed=3)
+    listener = b.gen(PROMPT, n=5, max_tokens=6, ignore_eos=True, temperature=1.0, seed=3)
     b.drain()
-    outputs = heard.answer
+    outputs = listener.answer
     assert [o.usage.computed_tokens for o in outputs] == [len(PROMPT) + 5, 6, 6, 6, 6]
     assert len({o.ids for o in outputs}) == 5
     params = SamplingParams(n=5, max_tokens=6, ignore_eos=True, temperature=1.0, seed=3)
@@ -170,24 +170,24 @@ def test_every_end_is_as_the_whole_text_says() -> None:
             {"stop_regex": ("[0-9].",), "min_tokens": 5},
         ]
         params |= more[seed % 4]
-        heard = b.gen(prompt, **params)
+        listener = b.gen(prompt, **params)
         b.drain()
-        output = heard.output
+        output = listener.output
         text, ids, reason = expected(prompt, SamplingParams(**params))
         assert (output.text, output.ids, output.finish_reason) == (text, ids, reason)
         assert output.usage.cached_tokens + output.usage.computed_tokens == len(prompt) + output.usage.completion_tokens - 1
         if not params.get("stop_regex"):
-            assert "".join(new for _, new, _ in heard.progress) == text
-            assert sum((ids for _, _, ids in heard.progress), ()) == ids
+            assert "".join(new for _, new, _ in listener.progress) == text
+            assert sum((ids for _, _, ids in listener.progress), ()) == ids
         reasons.add((reason, type(output.matched_stop).__name__))
     assert reasons == {("length", "NoneType"), ("stop", "int"), ("stop", "str")}
 
 
 def test_logprobs_are_those_of_the_ids_with_the_best_first() -> None:
     b = bench()
-    heard = b.gen(PROMPT, max_tokens=5, ignore_eos=True, logprobs=True, top_logprobs=3)
+    listener = b.gen(PROMPT, max_tokens=5, ignore_eos=True, logprobs=True, top_logprobs=3)
     b.drain()
-    output = heard.output
+    output = listener.output
     assert [entry.token for entry in output.logprobs] == list(output.ids)
     for i, entry in enumerate(output.logprobs):
         context = MODEL.context(PROMPT + output.ids[:i])
@@ -207,22 +207,22 @@ def test_eos_is_not_drawn_before_min_tokens_nor_shown() -> None:
 
 def test_max_tokens_is_clipped_at_the_context() -> None:
     b = bench(context=len(PROMPT) + 3)
-    heard = [b.gen(PROMPT, max_tokens=n, ignore_eos=True) for n in (100, None)]
+    listener = [b.gen(PROMPT, max_tokens=n, ignore_eos=True) for n in (100, None)]
     b.drain()
-    assert [(len(h.output.ids), h.output.finish_reason) for h in heard] == [(3, "length")] * 2
+    assert [(len(h.output.ids), h.output.finish_reason) for h in listener] == [(3, "length")] * 2
 
 
 def test_max_tokens_none_is_clipped_at_the_pool() -> None:
     b = bench(n_pages=len(PROMPT) + 9)
-    heard = b.gen(PROMPT, max_tokens=None, ignore_eos=True)
+    listener = b.gen(PROMPT, max_tokens=None, ignore_eos=True)
     b.drain()
-    assert len(heard.output.ids) == 10
+    assert len(listener.output.ids) == 10
 
 
 def test_no_tokens_asked_for_are_no_tokens_computed() -> None:
     b = bench()
-    heard = b.gen(PROMPT, max_tokens=0)
-    assert (heard.output.text, heard.output.finish_reason, heard.output.usage.computed_tokens) == ("", "length", 0)
+    listener = b.gen(PROMPT, max_tokens=0)
+    assert (listener.output.text, listener.output.finish_reason, listener.output.usage.computed_tokens) == ("", "length", 0)
     expect_idle(b)
 
 
@@ -237,14 +237,14 @@ def test_scores_are_those_of_each_choice_alone(page_size: int, warm: bool) -> No
     if warm:
         b.warm(PROMPT)
         b.drain()
-    heard = b.score(PROMPT, *choices)
+    listener = b.score(PROMPT, *choices)
     b.drain()
-    for choice, row in zip(choices, heard.answer.logprobs, strict=True):
+    for choice, row in zip(choices, listener.answer.logprobs, strict=True):
         assert [entry.token for entry in row] == list(choice)
         alone = [MODEL.logprob(MODEL.context(PROMPT + choice[:i]), token) for i, token in enumerate(choice)]
         assert [entry.logprob for entry in row] == alone
     if page_size == 1:
-        usage = heard.answer.usage
+        usage = listener.answer.usage
         n_inner = len("ye") + len("n") - 1 + len("none of the") + len("m")
         assert usage.prompt_tokens == usage.cached_tokens + usage.computed_tokens
         assert len(PROMPT) <= usage.cached_tokens + usage.computed_tokens <= len(PROMPT) + n_inner + 3
@@ -253,9 +253,9 @@ def test_scores_are_those_of_each_choice_alone(page_size: int, warm: bool) -> No
 
 def test_single_token_choices_take_one_row_and_no_token_more_than_the_prompt() -> None:
     b = bench()
-    heard = b.score(PROMPT, *((token,) for token in b"abcd"))
+    listener = b.score(PROMPT, *((token,) for token in b"abcd"))
     b.drain()
-    assert heard.answer.usage.computed_tokens == len(PROMPT)
+    assert listener.answer.usage.computed_tokens == len(PROMPT)
     assert len(b.fold.of(PrefixMatched)) == 1
     again = b.score(PROMPT, *((token,) for token in b"wxyz"))
     b.drain()
@@ -279,7 +279,7 @@ def test_what_can_never_run_is_refused_at_once_with_need_and_capacity() -> None:
     engine = b.engine
 
     def gen(prompt: tuple[int, ...], **params: Any) -> Any:
-        return engine.gen(GenJob(prompt, SamplingParams(**params)), Heard())
+        return engine.gen(GenJob(prompt, SamplingParams(**params)), Listener())
 
     with pytest.raises(CacheFull, match="needs 59 pages of 1 tokens, the pool has 50"):
         gen((1,) * 40, max_tokens=20)
@@ -297,13 +297,13 @@ def test_what_can_never_run_is_refused_at_once_with_need_and_capacity() -> None:
         gen((1,), logit_bias=((260, 1.0),))
     for job in (ScoreJob((1,), ()), ScoreJob((1,), ((),)), ScoreJob((), ((1,),)), ScoreJob((1,), ((999,),))):
         with pytest.raises(BadArgument):
-            engine.score(job, Heard())
+            engine.score(job, Listener())
     with pytest.raises(PromptTooLong):
-        engine.score(ScoreJob((1,) * 99, ((1, 2),)), Heard())
+        engine.score(ScoreJob((1,) * 99, ((1, 2),)), Listener())
     with pytest.raises(CacheFull):
-        engine.score(ScoreJob((1,) * 49, ((1, 2, 3),)), Heard())
+        engine.score(ScoreJob((1,) * 49, ((1, 2, 3),)), Listener())
     with pytest.raises(CacheFull):
-        engine.warm(WarmJob((1,) * 51), Heard())
+        engine.warm(WarmJob((1,) * 51), Listener())
     assert not b.engine.step()
 
 
@@ -350,12 +350,12 @@ def test_a_failing_row_fails_alone_and_typed(raises: bool) -> None:
     b = bench(Faulty(1024, raises=raises))
     params: dict[str, Any] = {"max_tokens": 6, "stop_token_ids": (13,), "seed": 1}
     prompts = [tuple(b"healthy one"), (1, 13, 2), tuple(b"healthy two"), tuple(b"healthy three")]
-    heard = [b.gen(prompt, **params) for prompt in prompts]
+    listener = [b.gen(prompt, **params) for prompt in prompts]
     b.drain()
     with pytest.raises(RequestFailed, match=r"NaN logits|out of memory"):
-        _ = heard[1].answer
+        _ = listener[1].answer
     for i in (0, 2, 3):
-        assert heard[i].output.ids == expected(prompts[i], SamplingParams(temperature=0.0, **params))[1]
+        assert listener[i].output.ids == expected(prompts[i], SamplingParams(temperature=0.0, **params))[1]
     assert b.fold.of(EngineFault)
     assert [event.reason for event in b.fold.of(RequestFinished)].count("error") == 1
     expect_idle(b)
@@ -371,7 +371,7 @@ def test_one_failing_branch_fails_its_whole_group_once() -> None:
 
 
 def test_a_listener_that_raises_has_no_effect_on_requests() -> None:
-    class Bad(Heard):
+    class Bad(Listener):
         def on_progress(self, index: int, text: str, ids: tuple[int, ...]) -> None:
             raise ZeroDivisionError("in the listener")
 
@@ -386,9 +386,9 @@ def test_a_listener_that_raises_has_no_effect_on_requests() -> None:
 
 def test_a_listener_may_submit_again() -> None:
     b = bench()
-    second = Heard()
+    second = Listener()
 
-    class Chain(Heard):
+    class Chain(Listener):
         def on_done(self, answer: Any) -> None:
             b.engine.add(b.engine.gen(GenJob(PROMPT, SamplingParams(max_tokens=2)), second))
 
@@ -400,7 +400,7 @@ def test_a_listener_may_submit_again() -> None:
 def test_wrong_books_flush_the_cache_and_the_answers_stay_right() -> None:
     b = bench()
     params: dict[str, Any] = {"max_tokens": 12, "ignore_eos": True, "seed": 1}
-    heard = [b.gen((*PROMPT, i), **params) for i in range(3)]
+    listener = [b.gen((*PROMPT, i), **params) for i in range(3)]
     for _ in range(4):
         b.step()
     pool = b.engine._pool
@@ -409,17 +409,17 @@ def test_wrong_books_flush_the_cache_and_the_answers_stay_right() -> None:
     while b.engine.step():
         pass
     assert any("the cache was flushed" in fault.message for fault in b.fold.of(EngineFault))
-    for i, h in enumerate(heard):
+    for i, h in enumerate(listener):
         assert h.output.ids == expected((*PROMPT, i), SamplingParams(temperature=0.0, **params))[1]
     expect_idle(b)
 
 
 def test_closing_answers_everybody() -> None:
     b = bench()
-    heard = [b.gen(PROMPT, n=3), b.score(PROMPT, (1,), (2,)), b.warm(PROMPT)]
+    listener = [b.gen(PROMPT, n=3), b.score(PROMPT, (1,), (2,)), b.warm(PROMPT)]
     b.step()
     b.engine.close()
-    assert [len(h.answers) for h in heard] == [1, 1, 1]
+    assert [len(h.answers) for h in listener] == [1, 1, 1]
 
 
 def test_cancelled_jobs_answer_once() -> None:
@@ -444,16 +444,16 @@ CONSTRAINTS = (
 )
 
 
-def work(b: Bench, draw: random.Random, n_jobs: int) -> tuple[list[tuple[Heard, Any]], int]:
-    """Random jobs over few prefixes, steps and cancels in between; returns what was heard and how many were cancelled."""
-    jobs: list[tuple[Heard, Any]] = []
+def work(b: Bench, draw: random.Random, n_jobs: int) -> tuple[list[tuple[Listener, Any]], int]:
+    """Random jobs over few prefixes, steps and cancels in between; returns what was listener and how many were cancelled."""
+    jobs: list[tuple[Listener, Any]] = []
     names: list[Any] = []
     n_cancelled = 0
     while len(jobs) < n_jobs:
         for _ in range(draw.randrange(5)):
             shared = draw.choices((3, 4), k=5 * draw.randrange(1, 6))
             prompt = (*shared, *draw.choices(range(256), k=draw.randrange(4)))
-            heard = Heard()
+            listener = Listener()
             kind = draw.random()
             job: Any
             group: Any
@@ -468,15 +468,15 @@ def work(b: Bench, draw: random.Random, n_jobs: int) -> tuple[list[tuple[Heard, 
                     constraint=draw.choice((None, *CONSTRAINTS)),
                 )
                 job = GenJob(prompt, params)
-                group = b.engine.gen(job, heard)
+                group = b.engine.gen(job, listener)
             elif kind < 0.85:
                 job = ScoreJob(prompt, tuple(tuple(draw.choices((3, 4, 5), k=draw.randrange(1, 5))) for _ in range(draw.randrange(1, 5))))
-                group = b.engine.score(job, heard)
+                group = b.engine.score(job, listener)
             else:
                 job = WarmJob(prompt)
-                group = b.engine.warm(job, heard)
+                group = b.engine.warm(job, listener)
             b.engine.add(group)
-            jobs.append((heard, job))
+            jobs.append((listener, job))
             names.append(group.id)
         for _ in range(draw.randrange(6)):
             b.step()
@@ -495,8 +495,8 @@ def test_a_random_workload_with_evictions_folds_to_the_tree_and_says_the_right_t
     b = bench(n_pages=128 // page_size, page_size=page_size, max_rows=8, step_tokens=24, schedule=schedule)
     jobs, n_cancelled = work(b, draw, 250 * SOAK)
     n_checked = 0
-    for heard, job in jobs:
-        (answer,) = heard.answers
+    for listener, job in jobs:
+        (answer,) = listener.answers
         if isinstance(job, GenJob) and not isinstance(answer, Exception):
             for index, output in enumerate(answer):
                 text, ids, reason = expected(job.prompt, job.params, index)

@@ -16,7 +16,7 @@ from sgl_lab.contracts.params import Constraint, SamplingParams
 from sgl_lab.contracts.port import GenJob, GenOutput
 from sgl_lab.engine.tools.fake import HashModel
 
-from .driving import Bench, Heard, Late, bench, expect_idle, expect_lawful
+from .driving import Bench, Late, Listener, bench, expect_idle, expect_lawful
 
 PROMPT = tuple(b"Fill in the form: ")
 FORM = Constraint(
@@ -38,10 +38,10 @@ def regex(pattern: str) -> dict[str, Any]:
 
 
 def reply(b: Bench, prompt: tuple[int, ...] = PROMPT, **params: Any) -> GenOutput:
-    heard = b.gen(prompt, **params)
+    listener = b.gen(prompt, **params)
     b.drain()
     expect_lawful(b.fold.events)
-    return heard.output
+    return listener.output
 
 
 def content(output: GenOutput) -> tuple[Any, ...]:
@@ -156,9 +156,9 @@ def test_no_end_is_drawn_before_min_tokens() -> None:
 
 def test_samples_of_one_prompt_each_follow_the_constraint() -> None:
     b = bench()
-    heard = b.gen(PROMPT, **SAMPLED | {"n": 4})
+    listener = b.gen(PROMPT, **SAMPLED | {"n": 4})
     b.drain()
-    texts = [output.text for output in heard.answer]
+    texts = [output.text for output in listener.answer]
     assert len(set(texts)) > 1
     assert all(json.loads(text).keys() == {"name", "age", "is_member"} for text in texts)
     expect_lawful(b.fold.events)
@@ -166,13 +166,13 @@ def test_samples_of_one_prompt_each_follow_the_constraint() -> None:
 
 def test_a_cancelled_text_is_kept_and_says_that_it_is_not_whole() -> None:
     b = bench(draft_tokens=0)
-    heard = b.gen(PROMPT, **SAMPLED)
+    listener = b.gen(PROMPT, **SAMPLED)
     for _ in range(4):
         b.step()
     b.engine.abort_all()
-    assert heard.output.finish_reason == "abort"
-    assert heard.output.text.startswith('{"name": "')
-    assert heard.output.is_complete is False
+    assert listener.output.finish_reason == "abort"
+    assert listener.output.text.startswith('{"name": "')
+    assert listener.output.is_complete is False
     expect_idle(b)
 
 
@@ -232,9 +232,9 @@ def test_the_way_out_changes_by_nothing_that_runs_beside_or_ran_before() -> None
     for config in ({}, {"page_size": 8}, {"n_pages": 90}, {"n_pages": 12, "page_size": 8}, {"step_tokens": 5, "max_rows": 4}):
         b = bench(**config)
         for _ in range(2):
-            heard = {seed: b.gen(PROMPT, **BABBLING, max_tokens=60, seed=seed, top_logprobs=2) for seed in wanted}
+            listener = {seed: b.gen(PROMPT, **BABBLING, max_tokens=60, seed=seed, top_logprobs=2) for seed in wanted}
             b.drain()
-            assert {seed: content(one.output) for seed, one in heard.items()} == wanted
+            assert {seed: content(one.output) for seed, one in listener.items()} == wanted
         expect_lawful(b.fold.events)
         assert b.engine.stats()["accepted_tokens"] or config
         assert b.engine.stats()["preemptions"] or "n_pages" not in config
@@ -244,10 +244,10 @@ def test_the_way_out_changes_by_nothing_that_runs_beside_or_ran_before() -> None
 
 def test_each_sample_finds_its_own_way_out() -> None:
     b = bench()
-    heard = b.gen(PROMPT, **BABBLING, max_tokens=50, seed=1, n=3)
+    listener = b.gen(PROMPT, **BABBLING, max_tokens=50, seed=1, n=3)
     b.drain()
-    assert len({output.text for output in heard.answer}) == 3
-    assert all(output.is_complete for output in heard.answer)
+    assert len({output.text for output in listener.answer}) == 3
+    assert all(output.is_complete for output in listener.answer)
     expect_lawful(b.fold.events)
 
 
@@ -270,10 +270,10 @@ def test_no_way_out_ends_a_text_before_min_tokens() -> None:
 
 def test_streamed_text_is_sent_unchanged() -> None:
     b = bench()
-    heard = b.gen(PROMPT, **BABBLING, max_tokens=50, seed=2)
+    listener = b.gen(PROMPT, **BABBLING, max_tokens=50, seed=2)
     b.drain()
-    assert "".join(text for _, text, _ in heard.progress) == heard.output.text
-    assert tuple(token for _, _, ids in heard.progress for token in ids) == heard.output.ids
+    assert "".join(text for _, text, _ in listener.progress) == listener.output.text
+    assert tuple(token for _, _, ids in listener.progress for token in ids) == listener.output.ids
 
 
 # ------------------------------------------------------------ failures
@@ -332,13 +332,13 @@ def test_logprobs_of_the_prompt_are_computed_from_the_position_asked_for(first: 
     b = bench(**config)
     reply(b, max_tokens=3)
     for params in ({"max_tokens": 4}, {"max_tokens": 0}, {"max_tokens": 4, "n": 3}, regex("abc"), regex("ab[cd]")):
-        heard = b.gen(PROMPT, **params, prompt_logprobs_from=first, top_logprobs=1)
+        listener = b.gen(PROMPT, **params, prompt_logprobs_from=first, top_logprobs=1)
         b.drain()
-        for output in heard.answer:
+        for output in listener.answer:
             assert logprobs(output.prompt_logprobs) == scored(first)
             assert [entry.token for entry in output.prompt_logprobs] == list(PROMPT[first:])
             assert all(len(entry.top) == (entry.logprob is not None) for entry in output.prompt_logprobs)
-        usages = [output.usage for output in heard.answer]
+        usages = [output.usage for output in listener.answer]
         assert usages[0].cached_tokens <= max(first - 1, 0) or first >= len(PROMPT)
     assert reply(b, max_tokens=1).prompt_logprobs == ()
 
@@ -349,11 +349,11 @@ def logprobs(entries: Sequence[Any]) -> list[float | None]:
 
 def test_a_cancel_before_the_prompt_was_scored_leaves_what_is_known() -> None:
     b = bench(step_tokens=65, max_rows=64)
-    heard = Heard()
-    group = b.engine.gen(GenJob(PROMPT * 20, SamplingParams(prompt_logprobs_from=0)), heard)
+    listener = Listener()
+    group = b.engine.gen(GenJob(PROMPT * 20, SamplingParams(prompt_logprobs_from=0)), listener)
     b.engine.add(group)
     b.step()
     b.engine.cancel(group.id)
-    assert len(heard.output.prompt_logprobs) == len(PROMPT) * 20
+    assert len(listener.output.prompt_logprobs) == len(PROMPT) * 20
     assert b.fold.of(RequestFinished)[0].reason == "abort"
     expect_idle(b)

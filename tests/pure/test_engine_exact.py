@@ -9,7 +9,7 @@ from sgl_lab.contracts.port import GenJob
 from sgl_lab.engine.plan import Row, RowOutput
 from sgl_lab.engine.tools.fake import HashModel, HashRunner
 
-from .driving import Heard, bench, expect_idle
+from .driving import Listener, bench, expect_idle
 
 MODEL = HashModel()
 PROMPT = tuple(b"The quick brown fox jumps over the lazy dog, and then it does it again. ")
@@ -30,11 +30,11 @@ def test_what_was_computed_otherwise_never_serves_an_exact_request_nor_the_other
     n_cached: dict[bool, list[int]] = {False: [], True: []}
     answers: dict[bool, set[tuple[int, ...]]] = {False: set(), True: set()}
     for exact in (False, True, False, True):
-        heard = Heard()
-        b.engine.add(b.engine.gen(GenJob(PROMPT, params), heard, exact=exact))
+        listener = Listener()
+        b.engine.add(b.engine.gen(GenJob(PROMPT, params), listener, exact=exact))
         b.drain()
-        n_cached[exact].append(heard.output.usage.cached_tokens)
-        answers[exact].add(heard.output.ids)
+        n_cached[exact].append(listener.output.usage.cached_tokens)
+        answers[exact].add(listener.output.ids)
     assert n_cached[False] == n_cached[True] == [0, len(PROMPT) - 1]
     assert answers[True] == {tuple(MODEL.reply(PROMPT, params, 0, 6))}
     assert answers[False] != answers[True]
@@ -45,7 +45,7 @@ def test_what_was_computed_otherwise_never_serves_an_exact_request_nor_the_other
 def test_a_runner_that_is_always_exact_shares_its_cache() -> None:
     b = bench()
     for exact, n_cached in ((False, 0), (True, len(PROMPT) - 1)):
-        heard = Heard()
-        b.engine.add(b.engine.gen(GenJob(PROMPT, SamplingParams(max_tokens=2)), heard, exact=exact))
+        listener = Listener()
+        b.engine.add(b.engine.gen(GenJob(PROMPT, SamplingParams(max_tokens=2)), listener, exact=exact))
         b.drain()
-        assert heard.output.usage.cached_tokens == n_cached
+        assert listener.output.usage.cached_tokens == n_cached

@@ -11,7 +11,7 @@ from sgl_lab.contracts.events import EngineFault, NodeEvicted, PrefixMatched, Re
 from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.contracts.port import GenJob
 
-from .driving import SOAK, Bench, Heard, bench, expect_idle
+from .driving import SOAK, Bench, Listener, bench, expect_idle
 
 PREFIX = tuple(b"the system prompt that all of them begin with; ")
 N = len(PREFIX)
@@ -91,17 +91,17 @@ def test_a_request_beside_pins_is_refused_unless_it_begins_with_them() -> None:
         b.gen((2,) * 20, max_tokens=2)
     assert "unpin" in refusal.value.hint
     beside = b.gen((2,) * 20, max_tokens=1)
-    heard = [b.gen((1,) * n, max_tokens=20, ignore_eos=True) for n in (40, 41)]
+    listener = [b.gen((1,) * n, max_tokens=20, ignore_eos=True) for n in (40, 41)]
     to_the_brim = b.gen((1,) * 41, max_tokens=None, ignore_eos=True)
     b.drain()
-    assert [len(h.output.ids) for h in heard] == [20, 20]
+    assert [len(h.output.ids) for h in listener] == [20, 20]
     assert len(to_the_brim.output.ids) == 20
     assert beside.answers
 
 
 def test_a_request_accepted_before_a_pin_is_answered_when_it_no_longer_fits() -> None:
     b = bench(n_pages=60)
-    late = Heard()
+    late = Listener()
     group = b.engine.gen(GenJob((2,) * 20, SamplingParams(max_tokens=30)), late)
     b.pin((1,) * 40)
     b.drain()
@@ -114,10 +114,10 @@ def test_a_request_accepted_before_a_pin_is_answered_when_it_no_longer_fits() ->
 
 def test_a_cancelled_pin_pins_nothing() -> None:
     b = bench()
-    pin, heard = b.pin(PREFIX)
+    pin, listener = b.pin(PREFIX)
     b.engine.cancel(pin)
     with pytest.raises(Stopped):
-        _ = heard.answer
+        _ = listener.answer
     with pytest.raises(BadArgument, match="nothing is pinned at all"):
         b.engine.unpin(pin)
     expect_idle(b)
@@ -144,14 +144,14 @@ def test_with_all_but_the_least_room_pinned_requests_still_run_to_their_end(page
     pinned = tuple(draw.choices((3, 4), k=60))
     pins = [b.pin(pinned)[0], b.pin(pinned[:20] + (5,) * 16)[0]]
     b.drain()
-    heard: list[Heard] = []
+    listener: list[Listener] = []
     for _ in range(60 * SOAK):
         prompt = (*pinned[: draw.randrange(61)], *draw.choices((3, 4), k=draw.randrange(1, 6)))
-        heard.append(b.gen(prompt, max_tokens=draw.randrange(1, 30), ignore_eos=True, n=draw.choice((1, 1, 2))))
+        listener.append(b.gen(prompt, max_tokens=draw.randrange(1, 30), ignore_eos=True, n=draw.choice((1, 1, 2))))
         for _ in range(draw.randrange(8)):
             b.step()
     b.drain()
-    assert all(output.finish_reason == "length" for h in heard for output in h.answer)
+    assert all(output.finish_reason == "length" for h in listener for output in h.answer)
     assert b.fold.of(NodeEvicted)
     assert b.fold.of(RequestPreempted)
     for pin in pins:

@@ -19,7 +19,7 @@ PARTS = ("scheduler_s", "model_s", "sampler_s", "commit_s", "listeners_s", "even
 
 
 class Clock:
-    """Moves only when it is told to."""
+    """Moves only when a test moves it."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -12,19 +12,19 @@ from .driving import SOAK
 
 
 def stream(pieces: list[bytes], stop: tuple[str, ...] = (), regex: tuple[str, ...] = ()) -> tuple[TextStream, list[str], list[int]]:
-    """Push until a stop; what was told after each token, and how many ids."""
+    """Push until a stop; the delta after each token, and how many ids."""
     text = TextStream(stop, regex)
-    told, ids = [], []
+    deltas, ids = [], []
     for piece in pieces:
         stopped = text.push(piece)
         if stopped:
             break
         new, n = text.delta()
-        told.append(new)
+        deltas.append(new)
         ids.append(n)
     text.close()
     new, n = text.delta()
-    return text, [*told, new], [*ids, n]
+    return text, [*deltas, new], [*ids, n]
 
 
 def offline(pieces: list[bytes], stop: tuple[str, ...], regex: tuple[str, ...]) -> tuple[str, int, str | None]:
@@ -44,22 +44,22 @@ def offline(pieces: list[bytes], stop: tuple[str, ...], regex: tuple[str, ...]) 
 
 
 def test_a_character_cut_into_tokens_appears_when_it_is_whole() -> None:
-    text, told, ids = stream([b"a\xf0\x9f", b"\x98", b"\x80b"])
-    assert (told, ids) == (["a", "", "😀b", ""], [0, 0, 3, 3])
+    text, deltas, ids = stream([b"a\xf0\x9f", b"\x98", b"\x80b"])
+    assert (deltas, ids) == (["a", "", "😀b", ""], [0, 0, 3, 3])
     assert text.text == "a😀b"
 
 
 def test_bytes_that_never_become_a_character_end_as_u_fffd() -> None:
-    text, told, _ = stream([b"ok\xe2\x82"])
+    text, deltas, _ = stream([b"ok\xe2\x82"])
     assert text.text == "ok\ufffd"
-    assert told == ["ok", "\ufffd"]
+    assert deltas == ["ok", "\ufffd"]
 
 
 def test_what_may_begin_a_stop_is_held_back_until_it_is_known() -> None:
-    _, told, _ = stream([b"one\n", b"two\n", b"\nthree"], ("\n\n",))
-    assert told == ["one", "\ntwo", ""]
-    _, told, _ = stream([b"<", b"/", b"b>"], ("</a>",))
-    assert told == ["", "", "</b>", ""]
+    _, deltas, _ = stream([b"one\n", b"two\n", b"\nthree"], ("\n\n",))
+    assert deltas == ["one", "\ntwo", ""]
+    _, deltas, _ = stream([b"<", b"/", b"b>"], ("</a>",))
+    assert deltas == ["", "", "</b>", ""]
 
 
 def test_a_stop_across_token_borders_is_cut_with_the_tokens_it_touches() -> None:
@@ -101,12 +101,12 @@ def test_random_splits_and_stops_equal_the_text_looked_at_afterwards(record_tabl
         pieces = [data[i:j] for i, j in zip([0, *borders], [*borders, len(data)], strict=True)]
         stop = tuple("".join(draw.choices(alphabet, k=draw.randrange(1, 4))) for _ in range(draw.randrange(4)))
         regex = draw.choice(((), (), (r"b\s",), (r"(aa)+b", r"é$")))
-        text, told, ids = stream(pieces, stop, regex)
+        text, deltas, ids = stream(pieces, stop, regex)
         expected = offline(pieces, stop, regex)
         n_stopped += expected[2] is not None
         assert (text.text, text.n_ids, text.matched) == expected
         if not regex:
-            assert "".join(told) == text.text
+            assert "".join(deltas) == text.text
             assert ids == sorted(ids)
             assert ids[-1] == text.n_ids
     record_table("R9", texts=6_000 * SOAK, stopped=n_stopped, broken=n_broken)

@@ -76,8 +76,8 @@ def test_names_and_forks_are_matched_by_name_and_missing_ones_are_reported() -> 
     a = session.run("In[1]", ("a", "x" * 20, 3), ("a", "y" * 20, 3))
     b = session.run("In[2]", ("a", "x" * 20, 3), ("b", "z" * 20, 3))
     both = diff(a, b)
-    told = {pair.name: draw.verdict(both, pair) for pair in both.pairs}
-    assert told == {"a": "the same answer of 3 tokens", "program 2 › b": "only in In[2]", "program 2 › a": "only in In[1]"}
+    verdicts = {pair.name: draw.verdict(both, pair) for pair in both.pairs}
+    assert verdicts == {"a": "the same answer of 3 tokens", "program 2 › b": "only in In[2]", "program 2 › a": "only in In[1]"}
 
 
 def test_differing_prompts_are_described_as_by_the_command_why() -> None:
@@ -85,8 +85,8 @@ def test_differing_prompts_are_described_as_by_the_command_why() -> None:
     a = session.run("In[1]", ("a", "xxx and so", 3), ("b", "x", 3), ("c", "one", 3))
     b = session.run("In[2]", ("a", "xxxy and so", 3), ("b", "y", 3), ("c", "off", 3))
     found = diff(a, b)
-    told = [draw.verdict(found, pair).split("; ")[0].split(" differ ")[1] for pair in found.pairs if not pair.has_equal_prompts]
-    assert told == ["after 3 equal tokens", "from their first token on", "after 1 equal token"]
+    verdicts = [draw.verdict(found, pair).split("; ")[0].split(" differ ")[1] for pair in found.pairs if not pair.has_equal_prompts]
+    assert verdicts == ["after 3 equal tokens", "from their first token on", "after 1 equal token"]
 
 
 def test_edited_lines_are_shown_and_options_are_among_them() -> None:

@@ -1,4 +1,4 @@
-"""Why a prefix missed: told from records alone, with the engine's own numbers."""
+"""Why a prefix missed: from records alone, with the engine's own numbers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def cell(text: str) -> str:
     return f'%%sgl\nuser("{text}")\nassistant(gen("a"))'
 
 
-def told(record: Record, session: Session, **options: object) -> dict[str, str]:
+def lines_of(record: Record, session: Session, **options: object) -> dict[str, str]:
     """The lines of the one story."""
     return dict(draw.rows(only(record, session, **options), record.spell))
 
@@ -40,7 +40,7 @@ def rerun(first: str, second: str) -> tuple[Miss, dict[str, str]]:
     session = Session()
     session.run("In[1]", ("a", first, 4), source=cell(first))
     record = session.run("In[2]", ("a", second, 4), source=cell(second))
-    return only(record, session), told(record, session)
+    return only(record, session), lines_of(record, session)
 
 
 EDITS = [
@@ -105,7 +105,7 @@ def test_a_run_again_has_all_that_can_come_from_a_cache() -> None:
         record = session.run(f"In[{n}]", ("a", RULES, 4))
     miss = only(record, session)
     assert (miss.cause, miss.n_hit, miss.n_lost) == ("whole", len(RULES) - 1, 0)
-    lines = told(record, session)
+    lines = lines_of(record, session)
     assert lines[draw.FIRST] == f'none: "a" of In[1] had the same {len(RULES)} tokens'
     assert lines[draw.EDIT] == "none in the prompt"
     assert lines[draw.COST].startswith(f"1 of {len(RULES)} tokens computed in ")
@@ -115,7 +115,7 @@ def test_other_sampling_of_the_same_prompt_is_no_miss_and_the_edited_options_are
     session = Session()
     session.run("In[1]", ("a", RULES, 4), source="%%sgl --temperature 0\nuser(rules)")
     record = session.run("In[2]", ("a", RULES, 4), source="%%sgl --temperature 1 --seed 7\nuser(rules)", seed=7)
-    lines = told(record, session)
+    lines = lines_of(record, session)
     assert lines[draw.FIRST].startswith("none: ")
     assert lines[draw.EDIT] == (
         "line 1 of In[2], which changes no prompt: %%sgl --temperature 1 --seed 7  (in In[1]: %%sgl --temperature 0)"
@@ -132,14 +132,14 @@ def test_a_first_request_lost_nothing() -> None:
     session = Session()
     record = session.run("In[1]", ("a", RULES, 4))
     assert (only(record, session).cause, only(record, session).n_lost) == ("first", 0)
-    assert told(record, session)[draw.FIRST] == 'at the very beginning: "Y". No earlier prompt begins with it'
-    assert told(record, session)[draw.EDIT] == "none: there is no earlier prompt to compare it with"
+    assert lines_of(record, session)[draw.FIRST] == 'at the very beginning: "Y". No earlier prompt begins with it'
+    assert lines_of(record, session)[draw.EDIT] == "none: there is no earlier prompt to compare it with"
     more = " And now for something else entirely."
     longer = session.run("In[2]", ("a", RULES + more, 4), source=cell(RULES + more))
     miss = only(longer, session)
     assert (miss.change and miss.change.what, miss.n_hit, miss.n_lost) == ("answer", len(RULES), 0)
-    assert f'after {len(RULES)} equal tokens: " ", where the model\'s answer in "a" of In[1] has ' in told(longer, session)[draw.FIRST]
-    assert told(longer, session)[draw.EDIT].startswith("line 2 of In[2]")
+    assert f'after {len(RULES)} equal tokens: " ", where the model\'s answer in "a" of In[1] has ' in lines_of(longer, session)[draw.FIRST]
+    assert lines_of(longer, session)[draw.EDIT].startswith("line 2 of In[2]")
 
 
 def test_what_one_run_computed_for_one_fork_and_another_reuses_is_no_edit() -> None:
@@ -190,7 +190,7 @@ def test_the_same_text_in_other_tokens_is_recognised() -> None:
         with session.recording(f"In[{n}]", cell("Now")) as record:
             session.ask(record.run, [("a", RULES + seam + " and on it goes", 4)], encoding="latin-1")
         record.vocab |= {0xC8: "\n\n", 0xC9: "\n", 0xCA: "\n"}
-    miss, lines = only(record, session), told(record, session)
+    miss, lines = only(record, session), lines_of(record, session)
     assert miss.change is not None
     assert miss.change.what == "same text"
     assert lines[draw.FIRST] == f'after {len(RULES)} equal tokens: "↵", where "a" of In[1] has "↵↵"'
@@ -220,7 +220,7 @@ def test_flush_eviction_and_unrecorded_loss_are_distinguished() -> None:
     session.engine.flush()
     record = session.run("In[2]", ("a", RULES, 4))
     assert only(record, session, others=session.ring.read(0).entries).cause == "flushed"
-    assert told(record, session, others=session.ring.read(0).entries)[draw.EDIT].startswith("none: the cache was flushed")
+    assert lines_of(record, session, others=session.ring.read(0).entries)[draw.EDIT].startswith("none: the cache was flushed")
     assert only(record, session).cause == "gone"
     with session.recording("In[3]"):
         session.engine.flush()
@@ -232,12 +232,12 @@ def test_a_run_of_another_model_that_was_asked_the_same_is_no_edit_but_another_m
     session, other = Session(), Session()
     theirs = other.run("In[1]", ("a", RULES, 4))
     record = session.run("In[2]", ("a", RULES, 4))
-    lines = told(record, session, strangers=[("tiny", theirs)])
+    lines = lines_of(record, session, strangers=[("tiny", theirs)])
     assert lines[draw.FIRST] == "none: In[1] had the same text"
     assert lines[draw.EDIT] == "none in the prompt: In[1] ran on another model, tiny"
     assert lines[draw.COST].endswith(f"{len(RULES) - 1} of them for the second time")
     unlike = session.run("In[3]", ("a", "Something else altogether, my friend.", 4))
-    assert "another model" not in told(unlike, session, strangers=[("tiny", theirs)])[draw.EDIT]
+    assert "another model" not in lines_of(unlike, session, strangers=[("tiny", theirs)])[draw.EDIT]
 
 
 def test_no_word_of_the_cache_s_own_trade_is_needed_to_read_it() -> None:

@@ -44,6 +44,9 @@ from tests.hostile_text import FAMILIES, PAYLOADS
 
 from .poisoned import poisoned
 
+DRAW = "sgl_lab.viz.draw"
+NO_DRAWINGS = {"escape", "numbers", "outline", "palette", "plan", "state", "streams"}
+"""modules of `draw` that others draw with"""
 TAGS = {"div", "span", "details", "summary", "img", "pre", "table", "tr", "td", "th"}
 SVG_TAGS = {"svg", "title", "style", "rect", "text", "line", "circle", "path", "g"}
 ATTRIBUTES = {"style", "title", "src", "alt", "open", "tabindex", "role", "aria-label"}
@@ -153,6 +156,11 @@ def usual(words: str) -> dict[str, Any]:
     }
 
 
+def test_every_drawing_is_here() -> None:
+    drawings = {path.stem for path in Path(stats.__file__).parent.glob("*.py")} - {"__init__", *NO_DRAWINGS}
+    assert drawings == {each.__name__.rpartition(".")[2] for each in globals().values() if getattr(each, "__package__", "") == DRAW}
+
+
 def test_the_corpus_is_large_and_no_payload_is_there_twice() -> None:
     assert len(PAYLOADS) >= 500
     assert len({payload.text for payload in PAYLOADS}) == len(PAYLOADS)
@@ -208,7 +216,7 @@ class Shown:
         self.data.append(data)
 
 
-def told(shell: object, session: Session, line: str) -> str:
+def message_of(shell: object, session: Session, line: str) -> str:
     """The error that a command ends with, as it is shown; empty if it does not fail."""
     try:
         with readable(shell, "%sgl"):
@@ -235,7 +243,7 @@ def test_a_hostile_file_is_refused_in_a_line_or_every_command_shows_it_as_text(
         shown, session = Shown(), Session()
         shell = shown.shell if in_notebook else SimpleNamespace(user_ns={})
         write_jsonl(poisoned(payload, throughout=throughout)[1], Path("run.jsonl"))
-        if message := told(shell, session, "replay run.jsonl"):
+        if message := message_of(shell, session, "replay run.jsonl"):
             assert throughout
             assert "run.jsonl line" in message
             assert message == legible(message)
@@ -243,7 +251,7 @@ def test_a_hostile_file_is_refused_in_a_line_or_every_command_shows_it_as_text(
             continue
         n_read += 1
         for line in COMMANDS:
-            assert told(shell, session, line) == "", (line, payload)
+            assert message_of(shell, session, line) == "", (line, payload)
         for data in shown.data:
             found = Shape(data["text/html"]).elements
             assert found[0] == ("div", ("class",), ""), "the whole output is kept from being taken for formulas"

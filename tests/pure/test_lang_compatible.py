@@ -233,17 +233,17 @@ def test_a_stream_tells_log_probabilities_a_piece_at_a_time() -> None:
             pairs.append(pair)
             backend.step(2)
         whole = state.get_meta_info("a")
-        for told in ("output_token_logprobs", "output_top_logprobs"):
-            assert [entry for _, meta in pairs for entry in meta[told]] == whole[told]
+        for key in ("output_token_logprobs", "output_top_logprobs"):
+            assert [entry for _, meta in pairs for entry in meta[key]] == whole[key]
         assert whole["output_token_logprobs_length"] == len(whole["output_token_logprobs"]) == 4
         return pairs
 
     pairs = asyncio.run(followed())
     assert "".join(piece for piece, _ in pairs) == "abcd"
-    n_told = 0
+    n_streamed = 0
     for piece, meta in pairs:
-        n_told += len(meta["output_token_logprobs"])
-        assert meta["output_token_logprobs_length"] == n_told
+        n_streamed += len(meta["output_token_logprobs"])
+        assert meta["output_token_logprobs_length"] == n_streamed
         assert "".join(text for _, _, text in meta["output_token_logprobs"]) == piece
     assert [meta["finish_reason"] for _, meta in pairs][-1] == "stop"
 

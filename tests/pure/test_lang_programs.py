@@ -319,8 +319,8 @@ def test_what_is_no_backend_is_refused_at_the_call(backend: Any) -> None:
 
 
 def test_a_program_that_runs_itself_for_ever_fails_as_such_and_its_events_go_on(caplog: pytest.LogCaptureFixture) -> None:
-    backend, heard = ScriptedBackend("a"), []
-    backend.emit = heard.append
+    backend, listener = ScriptedBackend("a"), []
+    backend.emit = listener.append
 
     @sgl.function
     def program(s: Any) -> None:
@@ -329,5 +329,5 @@ def test_a_program_that_runs_itself_for_ever_fails_as_such_and_its_events_go_on(
 
     with pytest.raises(RecursionError):
         program.run(backend=backend)
-    assert heard
+    assert listener
     assert not [record for record in caplog.records if record.name.startswith("sgl_lab")]

@@ -1,4 +1,4 @@
-"""Thinking aloud, told from the answer."""
+"""Reasoning is separated from the answer."""
 
 from __future__ import annotations
 

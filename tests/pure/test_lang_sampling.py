@@ -1,4 +1,4 @@
-"""What a gen or a select is sampled with, and what is told of it."""
+"""The sampling parameters of gens and selects, and what their meta info reports."""
 
 from __future__ import annotations
 

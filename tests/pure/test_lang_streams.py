@@ -283,13 +283,13 @@ def test_a_failed_gen_raises_the_original_exception_at_the_first_read_with_the_u
     failure = RequestFailed("the sampler broke")
     s = sgl.start(ScriptedBackend({"bad": failure, "good": "fine"}))
     s += "good" + gen("a")
-    s += "bad" + gen("b")  # the line that is told
+    s += "bad" + gen("b")  # the line in the note
     s += "never" + gen("c")
     for read in (lambda: s["b"], lambda: s["c"], s.sync, s.text, s.messages):
         with pytest.raises(RequestFailed) as caught:
             read()
         assert caught.value is failure
-    assert failure.__notes__ == [f"in gen('b'), line {line_with('# the line that ' + 'is told', __file__)} of test_lang_streams.py"]
+    assert failure.__notes__ == [f"in gen('b'), line {line_with('# the line ' + 'in the note', __file__)} of test_lang_streams.py"]
     assert s["a"] == "fine"
     assert s.error() is failure
     s += "more" + gen("d")
@@ -502,7 +502,7 @@ def test_events_tell_streams_and_expressions_with_the_users_line() -> None:
     events: list[Event] = []
     backend = ScriptedBackend("yes")
     s = sgl.start(backend, events.append, label="cell")
-    s += sgl.user("Is it?") + sgl.assistant(gen("a"))  # told
+    s += sgl.user("Is it?") + sgl.assistant(gen("a"))  # the expression in the note
     f = s.fork(2)
     f += sgl.user("Sure?") + sgl.assistant(sgl.select("b", ["no", "yes"]))
     f.join()
@@ -517,7 +517,7 @@ def test_events_tell_streams_and_expressions_with_the_users_line() -> None:
     ]
     started = [event for event in events if isinstance(event, ExprStarted)]
     assert [(event.kind, event.name) for event in started] == [("gen", "a"), ("select", "b"), ("select", "b")]
-    assert started[0].line == line_with("# to" + "ld", __file__)
+    assert started[0].line == line_with("# the expression in the " + "note", __file__)
     finished = [event for event in events if isinstance(event, ExprFinished)]
     assert [(event.status, event.value) for event in finished] == [("ok", "yes"), ("ok", "no"), ("ok", "no")]
     assert [event.children for event in events if isinstance(event, ForkJoined)] == [tuple(event.fork for event in opened[1:])]

@@ -18,7 +18,7 @@ import pytest
 
 import sgl_lab.lang.surface as sgl
 from sgl_lab.backends.scripted import ScriptedBackend
-from sgl_lab.backends.scripted.obedience import obeys
+from sgl_lab.backends.scripted.constraints import satisfies
 from sgl_lab.contracts.errors import BackendUnsupported, BadArgument, InvalidValue, Stopped, UnfinishedValue
 from sgl_lab.contracts.params import Constraint
 from sgl_lab.contracts.port import GenJob
@@ -169,7 +169,7 @@ def test_types_known_to_pydantic_are_schemas_that_the_engine_enforces(type_: Any
     s = said(text, json_schema=type_)
     assert s.value("x") == value
     constraint = s._stream.run.backend.jobs_of(GenJob)[0].params.constraint  # type: ignore[attr-defined]
-    assert obeys(Constraint("grammar", lowered(constraint.source)), text)
+    assert satisfies(Constraint("grammar", lowered(constraint.source)), text)
 
 
 def test_each_sample_has_its_value() -> None:

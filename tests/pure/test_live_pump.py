@@ -35,7 +35,7 @@ from sgl_lab.viz.sender import (
 )
 from sgl_lab.viz.views import LanesView, MetricsView, TokensView, TreeView
 from sgl_lab.viz.views.tokens import WrittenTokens
-from tests.pure.story import Stage, poll, story, told
+from tests.pure.story import Stage, decoded, poll, story
 
 MS = 1_000_000
 
@@ -330,7 +330,7 @@ def test_tokens_that_are_too_many_for_a_snapshot_are_never_laid_out_for_one() ->
 # ---------------------------------------------------------------- the thread
 
 
-class Told:
+class Sent:
     """Receives a pump's messages; `waiting(n)` returns once there are n of them."""
 
     def __init__(self) -> None:
@@ -340,7 +340,7 @@ class Told:
         self._arrived = threading.Condition()
 
     def send(self, packet: Packet) -> None:
-        message = told(packet)
+        message = decoded(packet)
         with self._arrived:
             self.page.take(message)
             self.messages.append(message)
@@ -354,14 +354,14 @@ class Told:
             return self._arrived.wait_for(lambda: len(self.messages) >= n_messages, timeout=20)
 
 
-def pump_of(ring: Ring, stage: Stage, told: Told, snapshot: TreeSnapshot | None = None) -> Pump:
-    return Pump(ring, views_of(stage), snapshot=lambda: snapshot, send=told.send, store=told.store)
+def pump_of(ring: Ring, stage: Stage, sent: Sent, snapshot: TreeSnapshot | None = None) -> Pump:
+    return Pump(ring, views_of(stage), snapshot=lambda: snapshot, send=sent.send, store=sent.store)
 
 
-def ended_pump(stage: Stage, told: Told) -> Pump:
+def ended_pump(stage: Stage, sent: Sent) -> Pump:
     """A pump that was closed after it had received the whole story."""
     ring = Ring()
-    pump = pump_of(ring, stage, told)
+    pump = pump_of(ring, stage, sent)
     pump.start()
     for entry in stage.entries:
         ring.emit(entry.event)
@@ -371,41 +371,41 @@ def ended_pump(stage: Stage, told: Told) -> Pump:
 
 
 def test_what_was_said_before_close_is_sent_by_close() -> None:
-    stage, told = story(), Told()
-    pump = ended_pump(stage, told)
+    stage, sent = story(), Sent()
+    pump = ended_pump(stage, sent)
     assert pump.error is None
-    assert {leaf.node for leaf in stage.tree.values()} == set(told.page.nodes)
-    assert told.page.latest["status"]["phase"] == "done"
+    assert {leaf.node for leaf in stage.tree.values()} == set(sent.page.nodes)
+    assert sent.page.latest["status"]["phase"] == "done"
 
 
 def test_a_sleeping_pump_wakes_for_an_event_and_for_a_hello() -> None:
-    stage, ring, told = story(), Ring(), Told()
-    pump = pump_of(ring, stage, told)
+    stage, ring, sent = story(), Ring(), Sent()
+    pump = pump_of(ring, stage, sent)
     pump.start()
     for entry in stage.entries[:40]:
         ring.emit(entry.event)
-    assert told.waiting(1)
+    assert sent.waiting(1)
     pump.status("running", "", None)
-    assert told.waiting(2)
-    n_messages = len(told.messages)
+    assert sent.waiting(2)
+    n_messages = len(sent.messages)
     pump.hello()
-    assert told.waiting(n_messages + 1)
+    assert sent.waiting(n_messages + 1)
     pump.close()
-    assert "full" in [message["kind"] for message in told.messages]
+    assert "full" in [message["kind"] for message in sent.messages]
 
 
 def test_after_a_loss_the_page_shows_the_tree_of_the_snapshot_and_what_came_since() -> None:
-    stage, told = story(), Told()
+    stage, sent = story(), Sent()
     half = len(stage.entries) - 30
     ring = Ring(capacity=60)
-    pump = pump_of(ring, stage, told, stage.snapshot())
+    pump = pump_of(ring, stage, sent, stage.snapshot())
     for entry in stage.entries:  # no reader: the first events are lost
         ring.emit(entry.event)
     assert half > 60
     pump.start()
     pump.close()
     assert pump.error is None
-    assert {leaf.node for leaf in stage.tree.values()} == set(told.page.nodes)
+    assert {leaf.node for leaf in stage.tree.values()} == set(sent.page.nodes)
 
 
 def test_a_picture_that_fails_ends_quietly_and_says_why(capsys: pytest.CaptureFixture[str]) -> None:
@@ -425,10 +425,10 @@ def test_a_picture_that_fails_ends_quietly_and_says_why(capsys: pytest.CaptureFi
         def least_bytes(self) -> int:
             return 0
 
-    stage, ring, told = story(), Ring(), Told()
+    stage, ring, sent = story(), Ring(), Sent()
     views = views_of(stage)
     views.tokens = Broken()
-    pump = Pump(ring, views, snapshot=lambda: None, send=told.send, store=told.store)
+    pump = Pump(ring, views, snapshot=lambda: None, send=sent.send, store=sent.store)
     pump.start()
     ring.emit(CellStarted(RunId(1), "", ""))
     pump.close()
@@ -437,14 +437,14 @@ def test_a_picture_that_fails_ends_quietly_and_says_why(capsys: pytest.CaptureFi
 
 
 def test_a_page_that_opens_after_the_end_receives_everything() -> None:
-    stage, told = story(), Told()
-    pump = ended_pump(stage, told)
-    known, n_messages = told.page.known(), len(told.messages)
+    stage, sent = story(), Sent()
+    pump = ended_pump(stage, sent)
+    known, n_messages = sent.page.known(), len(sent.messages)
     pump.hello()
-    assert told.messages[n_messages]["kind"] == "full"
+    assert sent.messages[n_messages]["kind"] == "full"
     pump.hello()
-    assert told.page.known() == known
-    assert told.page.latest["status"]["phase"] == "done"
+    assert sent.page.known() == known
+    assert sent.page.latest["status"]["phase"] == "done"
 
 
 def test_stop_reaches_the_run_that_lasts_and_never_the_next_one() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from sgl_lab.contracts.policies import EVICTIONS
 from sgl_lab.viz import bundle
 from sgl_lab.viz.draw import plan, still
 from sgl_lab.viz.draw.palette import BARS, HEALED, INKS, NODES, TOKENS
@@ -36,19 +37,24 @@ def test_the_glyphs_are_those_of_the_palette() -> None:
     assert {name: said[name] for name in names} == dict(zip(names, (ink.glyph for ink in INKS.values()), strict=True))
 
 
-def told(name: str) -> dict[str, str]:
+def exported(name: str) -> dict[str, str]:
     """A table of words of the page."""
     table = re.findall(rf"const {name} = \{{(.*?)\}};", ESM, re.DOTALL)[0]
     return dict(re.findall(r"(\w+): \"([^\"]+)\"", table))
 
 
 def test_the_page_and_the_still_picture_speak_with_the_same_words() -> None:
-    assert told("TOKEN_WORDS") == {state: INKS[state].word for state in TOKENS}
-    assert {state: told("TOKEN_MEANING")[state] for state in TOKENS} == {state: INKS[state].meaning for state in TOKENS}
+    assert exported("TOKEN_WORDS") == {state: INKS[state].word for state in TOKENS}
+    assert {state: exported("TOKEN_MEANING")[state] for state in TOKENS} == {state: INKS[state].meaning for state in TOKENS}
     healed = re.findall(r'const HEALED = \{ mark: "(.)", word: "(\w+)", meaning: "([^"]+)" \};', ESM)
     assert healed == [HEALED]
-    assert told("BAR_WORDS") == {kind: word for kind, (_, word) in BARS.items()}
-    assert list(told("NODE_WORDS").values()) == [word for _, word in NODES.values()]
+    assert exported("BAR_WORDS") == {kind: word for kind, (_, word) in BARS.items()}
+    assert list(exported("NODE_WORDS").values()) == [word for _, word in NODES.values()]
+
+
+def test_the_page_ranks_nodes_by_every_eviction_policy() -> None:
+    (keys,) = re.findall(r"const key = \{(.*)\}\[evict\]", ESM)
+    assert re.findall(r"(\w+): \(node\)", keys) == list(EVICTIONS)
 
 
 def test_the_page_and_the_still_picture_have_the_same_measures() -> None:

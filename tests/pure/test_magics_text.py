@@ -8,6 +8,7 @@ import re
 import traceback
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -68,8 +69,8 @@ def test_controls_are_ranges_and_lists(line: str, controls: dict[str, tuple[obje
 
 def test_the_page_receives_values_as_text_with_a_mark_for_numbers() -> None:
     (control,) = parse_cell("--interact x=[1, 'a', True]").interact
-    told = [{"text": "1", "number": True}, {"text": "a", "number": False}, {"text": "True", "number": False}]
-    assert control.described(2) == {"name": "x", "index": 2, "values": told}
+    values = [{"text": "1", "number": True}, {"text": "a", "number": False}, {"text": "True", "number": False}]
+    assert control.described(2) == {"name": "x", "index": 2, "values": values}
 
 
 @pytest.mark.parametrize(
@@ -588,3 +589,11 @@ def test_library_frames_between_ours_are_hidden() -> None:
     assert shown is not None
     assert shown.tb_frame.f_code.co_filename == __file__
     assert shown.tb_next is None
+
+
+def test_the_readme_lists_every_option_and_every_command() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    options = re.findall(r"^\| `(-[-\w]+)", readme, re.MULTILINE)
+    commands = re.findall(r"^\| `%sgl (\w+)", readme, re.MULTILINE)
+    assert sorted(options) == sorted(option.flags[0] for option in CELL_OPTIONS)
+    assert sorted(commands) == sorted(COMMANDS_OF_LINE)

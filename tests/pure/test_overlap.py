@@ -12,7 +12,7 @@ from sgl_lab.contracts.params import Constraint, SamplingParams
 from sgl_lab.contracts.port import GenJob
 from sgl_lab.engine.plan import Overlapping, Plan
 
-from .driving import Bench, Heard, Stream, bench, expect_idle, expect_lawful
+from .driving import Bench, Listener, Stream, bench, expect_idle, expect_lawful
 
 PROMPT = tuple(range(40))
 
@@ -27,9 +27,9 @@ def test_a_text_goes_on_without_waiting_for_what_was_drawn() -> None:
     """The prompt's step is scheduled, the nine after it follow; the last is known to end the text."""
     b, runner = overlapping()
     assert isinstance(runner, Overlapping)
-    heard = b.gen(PROMPT, max_tokens=10, ignore_eos=True)
+    listener = b.gen(PROMPT, max_tokens=10, ignore_eos=True)
     b.drain()
-    assert heard.output.ids == tuple(b.model.reply(PROMPT, SamplingParams(temperature=0), 0, 10))
+    assert listener.output.ids == tuple(b.model.reply(PROMPT, SamplingParams(temperature=0), 0, 10))
     assert runner.n_overlapped == 9
     assert [len(step.decode) for step in b.fold.of(StepRan)] == [0] + [1] * 9
     assert b.engine.stats()["overrun_tokens"] == 0
@@ -40,14 +40,14 @@ def test_a_text_goes_on_without_waiting_for_what_was_drawn() -> None:
 def test_a_text_that_had_ended_costs_one_extra_token_and_is_reported_no_later() -> None:
     b, _ = overlapping()
     end = b.model.reply(PROMPT, SamplingParams(temperature=0), 0, 6)[-1]
-    heard = b.gen(PROMPT, max_tokens=30, ignore_eos=True, stop_token_ids=(end,))
+    listener = b.gen(PROMPT, max_tokens=30, ignore_eos=True, stop_token_ids=(end,))
     b.drain()
-    assert heard.output.finish_reason == "stop"
-    n_steps = len(heard.output.ids) + 1
+    assert listener.output.finish_reason == "stop"
+    n_steps = len(listener.output.ids) + 1
     assert b.engine.stats()["steps"] == n_steps + 1
     assert b.engine.stats()["overrun_tokens"] == 1
     assert b.fold.of(StepRan)[-1].decode == ()
-    assert heard.output.usage.model_steps == n_steps
+    assert listener.output.usage.model_steps == n_steps
     expect_lawful(b.fold.events)
     expect_idle(b)
 
@@ -83,13 +83,13 @@ def test_a_new_request_is_admitted_with_the_step_after_the_started_one() -> None
 
 def test_requests_that_wait_for_a_row_are_admitted_when_one_is_free_and_block_none_before() -> None:
     b, runner = overlapping(max_rows=2)
-    heard = [b.gen((i, *PROMPT), max_tokens=n, ignore_eos=True) for i, n in enumerate((12, 20, 6, 6))]
+    listener = [b.gen((i, *PROMPT), max_tokens=n, ignore_eos=True) for i, n in enumerate((12, 20, 6, 6))]
     for _ in range(8):
         b.step()
     assert b.engine.stats()["requests_waiting"] == 2
     assert runner.n_overlapped >= 6
     b.drain()
-    for i, h in enumerate(heard):
+    for i, h in enumerate(listener):
         assert h.output.ids == tuple(b.model.reply((i, *PROMPT), SamplingParams(temperature=0), 0, len(h.output.ids)))
     expect_idle(b)
 
@@ -113,9 +113,9 @@ def test_a_step_that_cannot_be_started_early_is_started_later() -> None:
             raise MemoryError("not now")
 
     b = bench(Reluctant(1024, 1), draft_tokens=0)
-    heard = b.gen(PROMPT, max_tokens=6, ignore_eos=True)
+    listener = b.gen(PROMPT, max_tokens=6, ignore_eos=True)
     b.drain()
-    assert heard.output.ids == tuple(b.model.reply(PROMPT, SamplingParams(temperature=0), 0, 6))
+    assert listener.output.ids == tuple(b.model.reply(PROMPT, SamplingParams(temperature=0), 0, 6))
     assert {event.message.partition(": ")[2] for event in b.fold.of(EngineFault)} == {"MemoryError: not now"}
     expect_idle(b)
 
@@ -127,7 +127,7 @@ def test_random_jobs_say_the_same_on_a_pool_that_is_too_small(page_size: int, se
     draw = random.Random(seed)
     b, runner = overlapping(n_pages=200 // page_size, page_size=page_size, max_rows=5, step_tokens=32, draft_tokens=draw.choice((0, 16)))
     stems = [tuple(draw.choices(range(256), k=20)) for _ in range(3)]
-    asked: list[tuple[tuple[int, ...], SamplingParams, Heard]] = []
+    asked: list[tuple[tuple[int, ...], SamplingParams, Listener]] = []
     groups = []
     for _ in range(120):
         prompt = draw.choice(stems) + tuple(draw.choices(range(3), k=draw.randrange(4)))
@@ -140,18 +140,18 @@ def test_random_jobs_say_the_same_on_a_pool_that_is_too_small(page_size: int, se
             stop_token_ids=ends,
             min_tokens=draw.choice((0, 1)),
         )
-        heard = Heard()
-        group = b.engine.gen(GenJob(prompt, params), heard)
+        listener = Listener()
+        group = b.engine.gen(GenJob(prompt, params), listener)
         b.engine.add(group)
-        asked.append((prompt, params, heard))
+        asked.append((prompt, params, listener))
         groups.append(group.id)
         for _ in range(draw.randrange(12)):
             b.step()
         if draw.random() < 0.1:
             b.engine.cancel(draw.choice(groups[-6:]))
     b.drain()
-    for prompt, params, heard in asked:
-        output = heard.output
+    for prompt, params, listener in asked:
+        output = listener.output
         twin = b.model.reply(prompt, params, params.seed or 0, len(output.ids), banned=sorted(params.stop_token_ids))
         assert output.ids == tuple(twin)
         assert len(output.ids) == params.max_tokens or output.finish_reason in ("stop", "abort")

@@ -30,7 +30,7 @@ from sgl_lab.engine.tools.fake import HashRunner
 from sgl_lab.grammar.matcher import Matcher
 from sgl_lab.lang.choices import ChoicesDecision, ChoicesSamplingMethod
 
-from .driving import SOAK, Bench, Heard, Late, Stream, bench, expect_idle, expect_lawful
+from .driving import SOAK, Bench, Late, Listener, Stream, bench, expect_idle, expect_lawful
 from .language import watchdog  # noqa: F401
 from .words import lab
 
@@ -81,12 +81,12 @@ ASKED: list[dict[str, Any]] = [
 ]
 
 
-def answered(b: Bench, jobs: Sequence[tuple[GenJob, Heard]], between: Callable[[], None], cancels: random.Random | None = None) -> None:
+def answered(b: Bench, jobs: Sequence[tuple[GenJob, Listener]], between: Callable[[], None], cancels: random.Random | None = None) -> None:
     names = []
-    for job, heard in jobs:
-        family = b.engine.gen(job, heard)
-        b.engine.add(family)
-        names.append(family.id)
+    for job, listener in jobs:
+        group = b.engine.gen(job, listener)
+        b.engine.add(group)
+        names.append(group.id)
         for _ in range(3):
             b.step()
             between()
@@ -94,7 +94,7 @@ def answered(b: Bench, jobs: Sequence[tuple[GenJob, Heard]], between: Callable[[
             b.engine.cancel(cancels.choice(names[-4:]))
     for _ in range(10_000):
         between()
-        if not b.step() and all(heard.answers for _, heard in jobs):
+        if not b.step() and all(listener.answers for _, listener in jobs):
             return
     raise AssertionError("still busy")
 
@@ -113,12 +113,12 @@ def test_rows_that_are_done_late_say_what_they_would_have_said(make: Callable[[i
     for _ in range(60 * SOAK):
         params = SamplingParams(max_tokens=draw.randrange(8, 30), seed=draw.randrange(2), **draw.choice(ASKED))
         jobs.append(GenJob((*draw.choice(stems), *draw.choices(range(97, 100), k=2)), params))
-    heard = [(job, Heard()) for job in jobs]
-    expected = [(job, Heard()) for job in jobs]
-    answered(late, heard, lambda: sometimes.do(0.3), cancels)
+    listener = [(job, Listener()) for job in jobs]
+    expected = [(job, Listener()) for job in jobs]
+    answered(late, listener, lambda: sometimes.do(0.3), cancels)
     answered(plain, expected, lambda: None)
     n_cancelled = 0
-    for (_, one), (_, other) in zip(heard, expected, strict=True):
+    for (_, one), (_, other) in zip(listener, expected, strict=True):
         for output, twin in zip(one.answer, other.answer, strict=True):
             if output.finish_reason == "abort":
                 n_cancelled += 1
@@ -127,7 +127,7 @@ def test_rows_that_are_done_late_say_what_they_would_have_said(make: Callable[[i
                 assert (output.ids, output.text, output.finish_reason) == (twin.ids, twin.text, twin.finish_reason)
         for index, output in enumerate(one.answer):
             said = "".join(text for i, text, _ in one.progress if i == index)
-            assert said.startswith(output.text)  # what a pattern cuts may have been told
+            assert said.startswith(output.text)  # a pattern may cut text that was delivered
     assert n_cancelled
     assert sometimes.n_late > 100
     assert not late.fold.of(EngineFault)
@@ -161,20 +161,20 @@ def test_a_request_that_is_processed_keeps_its_pages_and_takes_part_in_no_step()
 def test_a_cancel_of_what_is_processed_is_answered_when_that_is_done(ends: bool) -> None:
     b = bench()
     held: list[Processing] = []
-    heard = b.gen(PROMPT, max_tokens=3 if ends else 30, ignore_eos=True, stop_regex=("q{9}",))
+    listener = b.gen(PROMPT, max_tokens=3 if ends else 30, ignore_eos=True, stop_regex=("q{9}",))
     b.engine.process = holding(held)
     for _ in range(3):
         while held:
             held.pop()()
         b.step()
     b.engine.cancel(b.engine._groups.all[0].id)
-    assert not heard.answers
+    assert not listener.answers
     b.step()
-    assert not heard.answers
+    assert not listener.answers
     held.pop()()
     b.drain()
-    assert len(heard.output.ids) == 3
-    assert heard.output.finish_reason == ("length" if ends else "abort")
+    assert len(listener.output.ids) == 3
+    assert listener.output.finish_reason == ("length" if ends else "abort")
     expect_idle(b)
 
 
@@ -322,7 +322,7 @@ def test_a_row_that_passes_in_no_time_is_always_waited_for(backend: LocalBackend
 
 
 def test_log_probabilities_are_emitted_as_tokens_are_generated(backend: LocalBackend) -> None:
-    class Told(Heard):
+    class UpdateListener(Listener):
         def __init__(self) -> None:
             super().__init__()
             self.logprobs: list[TokenLogprob] = []
@@ -335,8 +335,8 @@ def test_log_probabilities_are_emitted_as_tokens_are_generated(backend: LocalBac
             super().on_done(answer)
             self.over.set()
 
-    told = Told()
-    backend.submit(GenJob(backend.encode("The capital"), SamplingParams(max_tokens=9, logprobs=True, ignore_eos=True)), told)
-    assert told.over.wait(DEADLINE_S)
-    assert tuple(told.logprobs) == told.output.logprobs
-    assert len(told.logprobs) == 9
+    updates = UpdateListener()
+    backend.submit(GenJob(backend.encode("The capital"), SamplingParams(max_tokens=9, logprobs=True, ignore_eos=True)), updates)
+    assert updates.over.wait(DEADLINE_S)
+    assert tuple(updates.logprobs) == updates.output.logprobs
+    assert len(updates.logprobs) == 9

@@ -177,9 +177,9 @@ def test_deltas_and_one_full_message_have_the_same_lanes_and_no_text() -> None:
     for message in sent:
         assert len(json.dumps(message)) <= MAX_BYTES
         assert "tokens" not in message
-        told = message.get("lanes", {})
-        lanes |= {row["lane"]: row for row in told.get("lanes", [])}
-        bars |= {bar["id"]: bar for bar in told.get("bars", [])}
+        changes = message.get("lanes", {})
+        lanes |= {row["lane"]: row for row in changes.get("lanes", [])}
+        bars |= {bar["id"]: bar for bar in changes.get("bars", [])}
     view = RecentView()
     for entry in stage.entries:
         view.fold(entry)

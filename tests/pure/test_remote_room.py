@@ -63,8 +63,8 @@ def job(text: str = "Q", **params: Any) -> ChatJob:
     return ChatJob((ChatMessage("user", (TextPart(text),)),), SamplingParams(**{"max_tokens": 10, **params}))
 
 
-class Heard:
-    """A listener that keeps all that it is told."""
+class Listener:
+    """A listener that keeps all its notifications."""
 
     def __init__(self) -> None:
         self.text, self.ends = "", list[Any]()
@@ -95,11 +95,11 @@ def _no_limit() -> Iterator[None]:
     SESSION.limit = None
 
 
-def ask(backend: RemoteBackend, asked: ChatJob | None = None) -> Heard:
-    heard = Heard()
-    backend.converse(asked or job(), heard)
-    heard.over.wait(10)
-    return heard
+def ask(backend: RemoteBackend, asked: ChatJob | None = None) -> Listener:
+    listener = Listener()
+    backend.converse(asked or job(), listener)
+    listener.over.wait(10)
+    return listener
 
 
 def test_a_program_runs_and_tells_counts_cost_and_events() -> None:
@@ -123,11 +123,11 @@ def test_a_cancelled_call_ends_with_what_came_even_if_its_thread_is_stuck() -> N
         go_on.wait(20)
         return "too late"
 
-    backend, heard = Toy(answer), Heard()
-    request = backend.converse(job(), heard)
+    backend, listener = Toy(answer), Listener()
+    request = backend.converse(job(), listener)
     assert stuck.wait(5)
     backend.cancel(request)
-    (output,) = heard.end()
+    (output,) = listener.end()
     assert (output.text, output.finish_reason) == ("par", "abort")
     go_on.set()
     backend.cancel(request)
@@ -200,13 +200,13 @@ def test_a_closed_backend_says_so_and_answers_what_was_under_way() -> None:
         call.sleep(20)
         return ""
 
-    backend, heard = Toy(answer), Heard()
-    backend.converse(job(), heard)
+    backend, listener = Toy(answer), Listener()
+    backend.converse(job(), listener)
     assert begun.wait(5)
     backend.close()
-    assert isinstance(heard.end(), EngineStopped)
+    assert isinstance(listener.end(), EngineStopped)
     with pytest.raises(EngineStopped):
-        backend.converse(job(), Heard())
+        backend.converse(job(), Listener())
     with pytest.raises(EngineStopped):
         backend.poll()
 
@@ -225,10 +225,10 @@ def test_no_more_calls_at_once_than_the_server_may_get() -> None:
         return "ok"
 
     backends = [Toy(answer, concurrency=3), Toy(answer)]
-    heard = [Heard() for _ in range(21)]
-    for i, one in enumerate(heard):
+    listener = [Listener() for _ in range(21)]
+    for i, one in enumerate(listener):
         backends[i % 2].converse(job(), one)
-    assert [one.end()[0].text for one in heard] == ["ok"] * 21
+    assert [one.end()[0].text for one in listener] == ["ok"] * 21
     assert most == 3
     Toy(concurrency=16)
 
@@ -237,18 +237,18 @@ def test_a_decision_that_is_cancelled_is_an_error_and_what_is_not_offered_is_ref
     backend = Toy()
     for params, what in (({"top_k": 5}, "top_k"), ({"n": 5}, "at most 4 samples"), ({"stop": ("x",)}, "stop")):
         with pytest.raises(BackendUnsupported, match=what):
-            backend.converse(job(**params), Heard())
+            backend.converse(job(**params), Listener())
     with pytest.raises(TypeError, match="pickled"):
         pickle.dumps(backend)
     held = Toy(lambda job, call: "", concurrency=1)
-    heard, waiting = Heard(), Heard()
+    listener, waiting = Listener(), Listener()
     held.answer = lambda job, call: (call.sleep(20), "")[1]  # type: ignore[func-returns-value]
-    held.converse(job(), heard)
+    held.converse(job(), listener)
     request = held.decide(DecisionJob(job().prompt, ("a", "b")), waiting)
     held.cancel(request)
     assert isinstance(waiting.end(), Stopped)
     held.close()
-    assert isinstance(heard.end(), EngineStopped)
+    assert isinstance(listener.end(), EngineStopped)
     Toy(concurrency=16)
 
 

@@ -21,20 +21,20 @@ from sgl_lab.contracts.ids import ExprId, ForkId, RequestId
 from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.contracts.port import Backend, GenJob, GenListener, ModelCard, ScoreJob, WarmJob
 from sgl_lab.engine.plan import Plan, RowOutput
-from sgl_lab.engine.serving import forked, telling
+from sgl_lab.engine.serving import forked, notifying
 from sgl_lab.engine.serving.config import EngineConfig
 from sgl_lab.engine.serving.engine import Engine
 from sgl_lab.engine.serving.resident import Resident
 from sgl_lab.engine.tools.fake import ByteTokenizer, HashRunner
 from sgl_lab.trace import Ring
 
-from .driving import Fold, Heard, forked_process
+from .driving import Fold, Listener, forked_process
 
 DEADLINE_S = 20.0
 PROMPT = tuple(b"once upon a time there was a resident engine")
 
 
-class Waiting(Heard):
+class Waiting(Listener):
     """A listener that can be waited for."""
 
     def __init__(self, on_first_progress: Callable[[], object] = lambda: None) -> None:
@@ -176,7 +176,7 @@ def test_a_listener_is_called_on_no_thread_of_the_engine(lab: Lab) -> None:
     listener = Waiting(lambda: names.append(threading.current_thread().name))
     lab.backend.submit(long(max_tokens=3), listener)
     assert listener.answer
-    assert names == ["sgl_lab telling"]
+    assert names == ["sgl_lab listener"]
 
 
 class Hesitant(LocalBackend):
@@ -237,7 +237,7 @@ def test_what_programs_ask_for_next_is_there_before_the_next_step(lab: Lab) -> N
 
 
 def test_a_listener_that_asks_the_engine_is_not_waited_for(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(telling, "SLICES", 10**9)  # for ever, if it were
+    monkeypatch.setattr(notifying, "SLICES", 10**9)  # for ever, if it were
     listener = Waiting(lambda: lab.resident.stats())
     lab.backend.submit(long(max_tokens=3), listener)
     assert len(listener.answer[0].ids) == 3

@@ -16,7 +16,7 @@ from sgl_lab.engine.serving.scheduling.order import ORDERS
 from sgl_lab.engine.serving.scheduling.request import Phase, Request
 from sgl_lab.engine.serving.trie import branches
 
-from .driving import Heard, bench, expect_idle
+from .driving import Listener, bench, expect_idle
 
 
 def tokens(text: str) -> tuple[int, ...]:
@@ -25,9 +25,9 @@ def tokens(text: str) -> tuple[int, ...]:
 
 def run_alone(prompt: tuple[int, ...], **params: object) -> tuple[int, ...]:
     b = bench()
-    heard = b.gen(prompt, **params)
+    listener = b.gen(prompt, **params)
     b.drain()
-    return heard.output.ids
+    return listener.output.ids
 
 
 def test_a_request_moves_only_as_the_table_allows() -> None:
@@ -64,22 +64,22 @@ def test_a_long_prompt_is_computed_in_chunks_and_others_decode_meanwhile() -> No
 
 def test_no_step_computes_more_tokens_or_rows_than_the_config_allows() -> None:
     b = bench(step_tokens=32, max_rows=4)
-    heard = [b.gen(tokens(f"{i} " * 30), max_tokens=6) for i in range(12)]
+    listener = [b.gen(tokens(f"{i} " * 30), max_tokens=6) for i in range(12)]
     b.drain()
     steps = b.fold.of(StepRan)
     assert max(sum(n for _, n in step.prefill) + len(step.decode) for step in steps) == 32
     assert max(len(step.prefill) + len(step.decode) for step in steps) <= 4
-    assert all(h.output.finish_reason in ("stop", "length") for h in heard)
+    assert all(h.output.finish_reason in ("stop", "length") for h in listener)
 
 
 def test_of_waiting_requests_with_a_common_prefix_one_goes_first() -> None:
     b = bench()
     prefix = tokens("a long shared beginning " * 8)
-    heard = [b.gen(prefix + tokens(f"question {i}"), max_tokens=4, ignore_eos=True) for i in range(6)]
+    listener = [b.gen(prefix + tokens(f"question {i}"), max_tokens=4, ignore_eos=True) for i in range(6)]
     b.step()
     assert len(b.fold.of(PrefixMatched)) == 1
     b.drain()
-    computed = [h.output.usage.computed_tokens for h in heard]
+    computed = [h.output.usage.computed_tokens for h in listener]
     assert sum(computed) < len(prefix) + 6 * (len("question 0") + 4)
 
 
@@ -190,15 +190,15 @@ def test_a_cold_request_is_admitted_within_32_passes_of_a_hot_flood(schedule: st
 def test_a_preempted_request_says_what_it_would_have_said(page_size: int) -> None:
     b = bench(n_pages=96 // page_size, page_size=page_size, max_rows=8)
     prompts = [tokens(f"prompt number {i}") for i in range(5)]
-    heard = [b.gen(prompt, max_tokens=40, ignore_eos=True, temperature=0.7, seed=i) for i, prompt in enumerate(prompts)]
+    listener = [b.gen(prompt, max_tokens=40, ignore_eos=True, temperature=0.7, seed=i) for i, prompt in enumerate(prompts)]
     b.drain()
     preempted = b.fold.of(RequestPreempted)
     assert len(preempted) >= 2
-    for i, (prompt, h) in enumerate(zip(prompts, heard, strict=True)):
+    for i, (prompt, h) in enumerate(zip(prompts, listener, strict=True)):
         assert h.output.ids == run_alone(prompt, max_tokens=40, ignore_eos=True, temperature=0.7, seed=i)
         usage = h.output.usage
         assert usage.cached_tokens + usage.computed_tokens == usage.prompt_tokens + usage.completion_tokens - 1 + usage.rejected_tokens
-    assert sum(h.output.usage.preemptions for h in heard) == len(preempted)
+    assert sum(h.output.usage.preemptions for h in listener) == len(preempted)
     if page_size == 4:  # with single pages the whole leaf that was generated makes room for one
         assert max(event.n_hit for event in b.fold.of(PrefixMatched)) > len(prompts[0])
     expect_idle(b)
@@ -206,7 +206,7 @@ def test_a_preempted_request_says_what_it_would_have_said(page_size: int) -> Non
 
 def test_the_youngest_gives_way() -> None:
     b = bench(n_pages=64, max_rows=8)
-    heard = [b.gen(tokens(f"request {i}"), max_tokens=50, ignore_eos=True) for i in range(4)]
+    listener = [b.gen(tokens(f"request {i}"), max_tokens=50, ignore_eos=True) for i in range(4)]
     b.drain()
     running: set[RequestId] = set()
     n_preempted = 0
@@ -219,7 +219,7 @@ def test_the_youngest_gives_way() -> None:
             assert event.request == max(running)
         running.remove(event.request)
     assert n_preempted >= 2
-    assert all(len(h.output.ids) == 50 for h in heard)
+    assert all(len(h.output.ids) == 50 for h in listener)
 
 
 @pytest.mark.parametrize("page_size", [1, 4])
@@ -229,9 +229,9 @@ def test_a_request_that_fills_the_whole_pool_runs_cold_and_again(page_size: int)
     prompt = tokens("p" * (size // 2))
     outputs = []
     for _ in range(3):
-        heard = b.gen(prompt, max_tokens=size // 2 + 1, ignore_eos=True)
+        listener = b.gen(prompt, max_tokens=size // 2 + 1, ignore_eos=True)
         b.drain()
-        outputs.append(heard.output.ids)
+        outputs.append(listener.output.ids)
     full = b.gen(tokens("p" * size), max_tokens=1, ignore_eos=True)
     b.drain()
     full_again = b.gen(tokens("p" * size), max_tokens=1, ignore_eos=True)
@@ -243,9 +243,9 @@ def test_a_request_that_fills_the_whole_pool_runs_cold_and_again(page_size: int)
 
 def test_a_pool_with_one_page_of_headroom_makes_progress() -> None:
     b = bench(n_pages=25, max_rows=6)
-    heard: list[Heard] = []
+    listener: list[Listener] = []
     for i in range(60):
-        heard.append(b.gen(tokens(f"{i % 7} headroom"), max_tokens=15, ignore_eos=True))
+        listener.append(b.gen(tokens(f"{i % 7} headroom"), max_tokens=15, ignore_eos=True))
     n_generated = 0
     for _ in range(5000):
         before = n_generated
@@ -255,7 +255,7 @@ def test_a_pool_with_one_page_of_headroom_makes_progress() -> None:
         if not busy:
             break
         assert n_generated > before
-    assert all(len(h.output.ids) == 15 for h in heard)
+    assert all(len(h.output.ids) == 15 for h in listener)
     expect_idle(b)
 
 

@@ -17,7 +17,7 @@ from sgl_lab.contracts.port import GenJob, ScoreJob, WarmJob
 from sgl_lab.engine.serving.config import EngineConfig
 from sgl_lab.engine.tools.simulate import Job, Outcome, Recording, optimum, simulate, what_if
 
-from .driving import SOAK, Bench, Heard, bench
+from .driving import SOAK, Bench, Listener, bench
 
 FORMS = [Constraint("regex", pattern) for pattern in ("(one|two) [a-z]{2} for me", "it is [0-9]!", "just this")]
 COUNTS = ("prompt_tokens", "cached_prompt_tokens", "cached_tokens", "computed_tokens", "recomputed_tokens", "evicted_tokens", "preemptions")
@@ -33,12 +33,12 @@ def ask(b: Bench, draw: random.Random, together: int, said: list[str]) -> None:
         if kind == "gen":
             form, n = draw.choice((None, None, *FORMS)), draw.choice((1, 1, 3))
             params = SamplingParams(max_tokens=draw.randrange(1, 20), n=n, temperature=0.0, ignore_eos=True, constraint=form)
-            group = b.engine.gen(GenJob(prompt, params), Heard())
+            group = b.engine.gen(GenJob(prompt, params), Listener())
         elif kind == "score":
             choices = tuple(tuple(draw.choices((3, 4, 5), k=draw.randrange(1, 4))) for _ in range(3))
-            group = b.engine.score(ScoreJob(prompt, choices), Heard())
+            group = b.engine.score(ScoreJob(prompt, choices), Listener())
         else:
-            group = b.engine.warm(WarmJob(prompt), Heard())
+            group = b.engine.warm(WarmJob(prompt), Listener())
         for request in group.requests:
             b.fold(RequestQueued(request.id, None, None, request.kind, request.prompt, request.limit, group.id, request.first_needed))
         b.engine.add(group)

@@ -49,7 +49,7 @@ from sgl_lab.viz.replay import Abridged, frames
 from sgl_lab.viz.views import views_of
 from sgl_lab.viz.views.inspection import inspections
 
-from .driving import Bench, Heard, bench, expect_idle
+from .driving import Bench, Listener, bench, expect_idle
 from .language import streams_of, watchdog  # noqa: F401
 
 CAT, DOG = (Block(Content(digest * 4, 9)) for digest in ("c0ffee0123456789", "d0d0cafe98765432"))
@@ -159,10 +159,10 @@ class Watched(HashRunner):
         return super().run(plan)
 
 
-def ask(b: Bench, *prompt: int, params: SamplingParams = GREEDY, blocks: Sequence[Block] = (CAT, DOG), **job: Any) -> Heard:
-    heard = Heard()
-    b.engine.add(b.engine.gen(GenJob(prompt, params, blocks=tuple(blocks), **job), heard))
-    return heard
+def ask(b: Bench, *prompt: int, params: SamplingParams = GREEDY, blocks: Sequence[Block] = (CAT, DOG), **job: Any) -> Listener:
+    listener = Listener()
+    b.engine.add(b.engine.gen(GenJob(prompt, params, blocks=tuple(blocks), **job), listener))
+    return listener
 
 
 def hits(b: Bench) -> list[int]:
@@ -190,9 +190,9 @@ def test_a_block_is_computed_once_and_found_again_by_its_digest() -> None:
 def test_a_block_is_split_over_steps_and_pages_as_text_is(page_size: int, step_tokens: int) -> None:
     runner = Watched(256, page_size)
     b = bench(runner, n_pages=256, page_size=page_size, step_tokens=step_tokens, max_rows=2)
-    heard = ask(b, *BEFORE, *CAT.ids, *AFTER)
+    listener = ask(b, *BEFORE, *CAT.ids, *AFTER)
     b.drain()
-    assert heard.output.ids == tuple(b.model.reply((*BEFORE, *CAT.ids, *AFTER), GREEDY, 0, 8))
+    assert listener.output.ids == tuple(b.model.reply((*BEFORE, *CAT.ids, *AFTER), GREEDY, 0, 8))
     assert [len(row.tokens) for row in runner.rows if row.sample is None]
     assert all(row.blocks for row in runner.rows)
     expect_idle(b)
@@ -201,11 +201,11 @@ def test_a_block_is_split_over_steps_and_pages_as_text_is(page_size: int, step_t
 def test_samples_choices_and_what_goes_on_after_a_block_share_it() -> None:
     b = bench()
     prompt = (*BEFORE, *CAT.ids)
-    warm = Heard()
+    warm = Listener()
     b.engine.add(b.engine.warm(WarmJob(prompt, blocks=(CAT,)), warm))
     b.drain()
     forks = [ask(b, *prompt, *end) for end in (b" a", b" b")]
-    score = Heard()
+    score = Listener()
     b.engine.add(b.engine.score(ScoreJob(prompt, ((65, 66), (67,)), blocks=(CAT,)), score))
     samples = ask(b, *prompt, 32, params=replace(GREEDY, n=3))
     b.drain()
@@ -218,7 +218,7 @@ def test_samples_choices_and_what_goes_on_after_a_block_share_it() -> None:
 def test_a_pinned_block_is_computed_again_with_its_embeddings() -> None:
     runner = Watched()
     b = bench(runner)
-    pin = Heard()
+    pin = Listener()
     b.engine.add(b.engine.pin(WarmJob((*BEFORE, *CAT.ids), blocks=(CAT,)), pin))
     b.drain()
     runner.rows.clear()
@@ -240,9 +240,9 @@ def test_penalties_count_text_and_no_position_of_a_block() -> None:
 
 def test_logprobs_of_a_prompt_leave_a_block_out() -> None:
     b = bench()
-    heard = ask(b, *BEFORE, *CAT.ids, *AFTER, params=replace(GREEDY, prompt_logprobs_from=0))
+    listener = ask(b, *BEFORE, *CAT.ids, *AFTER, params=replace(GREEDY, prompt_logprobs_from=0))
     b.drain()
-    scored = heard.output.prompt_logprobs
+    scored = listener.output.prompt_logprobs
     assert tuple(entry.token for entry in scored) == (*BEFORE, *CAT.ids, *AFTER)
     assert [entry.logprob is None for entry in scored] == [True] + [False] * (len(BEFORE) - 1) + [True] * 9 + [False] * len(AFTER)
 
@@ -253,15 +253,15 @@ def test_no_draft_says_positions_of_a_block(source: str) -> None:
     runner = Watched()
     b = bench(runner, draft_tokens=16)
     if source == "tree":
-        warm = Heard()
+        warm = Listener()
         b.engine.add(b.engine.warm(WarmJob((*BEFORE, 33, *CAT.ids), blocks=(CAT,)), warm))
         b.drain()
         prompt: tuple[int, ...] = (*BEFORE, 33)
     else:
         prompt = (*BEFORE, *CAT.ids, 32, *BEFORE)
-    heard = ask(b, *prompt)
+    listener = ask(b, *prompt)
     b.drain()
-    assert heard.output.ids == tuple(b.model.reply(prompt, GREEDY, 0, 8))
+    assert listener.output.ids == tuple(b.model.reply(prompt, GREEDY, 0, 8))
     drafted = [token for row in runner.rows for token in row.drafts]
     assert not has_blocks(drafted)
 
@@ -269,10 +269,10 @@ def test_no_draft_says_positions_of_a_block(source: str) -> None:
 def test_a_text_after_a_block_is_drafted_from_what_followed_it_before() -> None:
     b = bench(draft_tokens=16)
     for _ in range(2):
-        heard = ask(b, *BEFORE, *CAT.ids, *AFTER)
+        listener = ask(b, *BEFORE, *CAT.ids, *AFTER)
         b.drain()
-    assert heard.output.usage.accepted_tokens >= 6
-    assert heard.output.usage.model_steps == 1
+    assert listener.output.usage.accepted_tokens >= 6
+    assert listener.output.usage.model_steps == 1
 
 
 class Plain:
@@ -293,7 +293,7 @@ def test_jobs_with_blocks_that_cannot_be_are_refused_at_once() -> None:
     whole = (*BEFORE, *CAT.ids)
 
     def gen(*prompt: int, blocks: tuple[Block, ...] = (CAT,), **job: Any) -> object:
-        return engine.gen(GenJob(prompt, GREEDY, blocks=blocks, **job), Heard())
+        return engine.gen(GenJob(prompt, GREEDY, blocks=blocks, **job), Listener())
 
     with pytest.raises(BadArgument, match="positions of a block that the job does not bring"):
         gen(*whole, blocks=(DOG,))
@@ -306,11 +306,11 @@ def test_jobs_with_blocks_that_cannot_be_are_refused_at_once() -> None:
     with pytest.raises(BadArgument, match="the end of the prompt has a token outside the vocabulary"):
         gen(*whole, begun=1)
     with pytest.raises(BadArgument, match="choice 1 has a token outside the vocabulary"):
-        engine.score(ScoreJob(BEFORE, ((1,), CAT.ids), blocks=(CAT,)), Heard())
+        engine.score(ScoreJob(BEFORE, ((1,), CAT.ids), blocks=(CAT,)), Listener())
     plain = bench(Plain()).engine
     with pytest.raises(BackendUnsupported, match="embedded blocks"):
-        plain.warm(WarmJob(whole, blocks=(CAT,)), Heard())
-    assert plain.warm(WarmJob(BEFORE, blocks=(CAT,)), Heard()), "blocks that the prompt does not have are no matter"
+        plain.warm(WarmJob(whole, blocks=(CAT,)), Listener())
+    assert plain.warm(WarmJob(BEFORE, blocks=(CAT,)), Listener()), "blocks that the prompt does not have are no matter"
 
 
 # ---------------------------------------------------------------- programs
@@ -560,7 +560,7 @@ def test_the_part_of_a_block_in_a_node_says_so(stand: Stand) -> None:
 
 
 def test_a_recording_tells_the_chip_once_and_little_else(record: Record) -> None:
-    told = list(Abridged(0).frames(frames(record, record.spell)))
-    toks = [tok for _, message in told for op in (message.get("tokens") or {"ops": []})["ops"] for tok in op["toks"] if tok[5] < 0]
+    moments = list(Abridged(0).frames(frames(record, record.spell)))
+    toks = [tok for _, message in moments for op in (message.get("tokens") or {"ops": []})["ops"] for tok in op["toks"] if tok[5] < 0]
     assert {tok[5] for tok in toks if not tok[0]} == {-1}
     assert {tok[0] for tok in toks if tok[0]} == {CHIP}

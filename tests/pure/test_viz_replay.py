@@ -30,7 +30,7 @@ from tests.pure.test_live_pump import PageState
 from tests.pure.test_live_pump import views_of as live_views
 
 
-def told(stage: Stage, level: int = 0, n_moments: int | None = None) -> list[tuple[float, dict[str, Any]]]:
+def moments_of(stage: Stage, level: int = 0, n_moments: int | None = None) -> list[tuple[float, dict[str, Any]]]:
     found = frames(record_of(stage), stage.spell)
     found = found if n_moments is None else thinned(found, n_moments)
     return [(ms, json.loads(json.dumps(message))) for ms, message in Abridged(level).frames(found)]
@@ -68,14 +68,14 @@ def recording(html: str) -> dict[str, Any]:
 def test_the_last_moment_is_the_whole_run_however_few_moments_there_are(n_moments: int | None, level: int) -> None:
     stage = story()
     whole = live_full(stage)
-    kept = told(stage, level, n_moments)
+    kept = moments_of(stage, level, n_moments)
     assert n_moments is None or len(kept) <= n_moments
     assert plain(page_after([message for _, message in kept])) == plain(page_after([json.loads(json.dumps(whole))]))
 
 
 def test_thinned_moments_are_spread_evenly_and_each_is_one_that_was() -> None:
     stage = story()
-    every, few = told(stage), told(stage, 0, 12)
+    every, few = moments_of(stage), moments_of(stage, 0, 12)
     places = [[ms for ms, _ in every].index(ms) for ms, _ in few]
     assert (few[0][0], few[-1][0]) == (every[0][0], every[-1][0])
     gaps = [after - before for before, after in pairwise(places[1:])]
@@ -87,8 +87,9 @@ def test_thinned_moments_are_spread_evenly_and_each_is_one_that_was() -> None:
 
 def test_without_other_nodes_the_run_has_its_own_and_the_count_of_the_others() -> None:
     stage = story()
-    page = page_after([message for _, message in told(stage, 3)])
-    rows = {node: row for node, row in page_after([message for _, message in told(stage)])["nodes"].items() if row["parent"] is not None}
+    page = page_after([message for _, message in moments_of(stage, 3)])
+    whole = page_after([message for _, message in moments_of(stage)])
+    rows = {node: row for node, row in whole["nodes"].items() if row["parent"] is not None}
     mine = {node for node, row in rows.items() if row["mine"]}
     assert {node for node, row in page["nodes"].items() if row["parent"] is not None} == mine
     assert page["latest"]["others"] == [len(rows) - len(mine), sum(row["n"] for node, row in rows.items() if node not in mine)]
@@ -110,7 +111,7 @@ def test_a_recording_around_programs_shows_them_all() -> None:
 
 
 def test_moments_are_in_order_and_begin_with_the_run() -> None:
-    times = [ms for ms, _ in told(story())]
+    times = [ms for ms, _ in moments_of(story())]
     assert times == sorted(times)
     assert times[0] == 0.0
     assert len(set(times)) > 10
@@ -121,14 +122,14 @@ def test_a_long_run_has_as_many_moments_as_a_short_one() -> None:
     fork = stage.open()
     stage.say(fork, "Once upon a time")
     stage.gen((fork, "tale", "and on it went " * 1500))
-    moments = told(stage)
+    moments = moments_of(stage)
     assert moments[-1][0] > 30_000
     assert 100 < len(moments) < 700
 
 
 def test_a_standalone_page_has_more_moments_of_a_short_run_than_a_cell() -> None:
     stage = story()
-    assert len(frames(record_of(stage), stage.spell, detail=IN_PAGE)) > 1.5 * len(told(stage))
+    assert len(frames(record_of(stage), stage.spell, detail=IN_PAGE)) > 1.5 * len(moments_of(stage))
 
 
 def long_story(n_words: int) -> Stage:

@@ -52,7 +52,7 @@ from sgl_lab.viz.views import LanesView, MetricsView, Reuse, TokensView, TreeVie
 from sgl_lab.viz.views.inspection import inspections
 from sgl_lab.viz.views.tok import LEAST_BYTES, Layout, Token
 
-from .driving import Heard
+from .driving import Listener
 from .story import NAMESPACE, Stage, story
 
 RUN, F, R = RunId(1), ForkId(1), RequestId(1)
@@ -230,9 +230,9 @@ def test_the_folded_tree_equals_the_engines_after_every_step_of_a_random_workloa
         prompt = tuple(chance.choices(range(97, 100), k=chance.randrange(2, 40)))
         group = chance.choice(
             [
-                lambda prompt=prompt: engine.gen(GenJob(prompt, SamplingParams(max_tokens=chance.randrange(1, 20))), Heard()),
-                lambda prompt=prompt: engine.score(ScoreJob(prompt, ((97, 98), (98,))), Heard()),
-                lambda prompt=prompt: engine.warm(WarmJob(prompt), Heard()),
+                lambda prompt=prompt: engine.gen(GenJob(prompt, SamplingParams(max_tokens=chance.randrange(1, 20))), Listener()),
+                lambda prompt=prompt: engine.score(ScoreJob(prompt, ((97, 98), (98,))), Listener()),
+                lambda prompt=prompt: engine.warm(WarmJob(prompt), Listener()),
             ]
         )()
         for request in group.requests:

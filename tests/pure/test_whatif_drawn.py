@@ -70,10 +70,10 @@ def test_figure_picture_and_table_hold_the_simulations_own_numbers() -> None:
 def test_the_size_that_the_run_had_gives_the_hit_rate_that_it_had() -> None:
     session = pressed()
     record = session.records[-1]
-    told = why(record, session.records)
+    reason = why(record, session.records)
     found = whatif.WhatIf("In[5]", outcomes(session, record), 1, 200)
     (mine,) = (one for one in found.of("lru") if one.n_pages == 200)
-    assert (mine.cached_prompt_tokens, mine.prompt_tokens) == (told.n_cached, told.n_prompt)
+    assert (mine.cached_prompt_tokens, mine.prompt_tokens) == (reason.n_cached, reason.n_prompt)
     for one in found.outcomes:
         (best,) = (other for other in found.outcomes if other.evict == "belady" and other.n_pages == one.n_pages)
         assert one.cached_tokens <= best.cached_tokens
@@ -162,8 +162,8 @@ def test_untrusted_notebooks_keep_every_style_of_these_too() -> None:
     found = whatif.WhatIf("In[5]", outcomes(session, b), 1, 200)
     counts = session.engine.stats()
     points = hits(session.ring.read(0).entries, counts["prompt_tokens"], counts["cached_prompt_tokens"])
-    told = why(b, session.records)
-    parts = [whatif.html(found), stats.html("t", counts, points), draw_why.html(told, b.spell)]
+    reason = why(b, session.records)
+    parts = [whatif.html(found), stats.html("t", counts, points), draw_why.html(reason, b.spell)]
     parts.append(draw_diff.html(diff(a, b), a.spell, b.spell))
     value = r"[\w#.%, -]+|rgba\(\d+,\d+,\d+,[\d.]+\)|1px solid (#\w+|rgba\(\d+,\d+,\d+,[\d.]+\))"
     for part in parts:

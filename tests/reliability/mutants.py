@@ -353,7 +353,7 @@ MUTANTS = (
         "position = len(request.generated) + request.n_preemptions\n",
         "pure/test_scheduler.py::test_a_preempted_request_says_what_it_would_have_said",
     ),
-    # ------------------------------------------------------------ drafts, and steps that compute while others are told of
+    # ------------------------------------------------------------ drafts, and steps that compute while the results of others are delivered
     Mutant(
         "drafts that did not come true count as computed prompt",
         SCHEDULER,

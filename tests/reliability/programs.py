@@ -95,7 +95,7 @@ class Recorder:
         self._lock = threading.Lock()
         self.jobs: dict[Key, GenJob | ScoreJob] = {}
         self.got: dict[Key, bytes] = {}
-        self.told: dict[Key, GenOutput] = {}
+        self.outputs: dict[Key, GenOutput] = {}
         """of gens of one sample"""
         self.unlike: list[Key] = []
 
@@ -115,7 +115,7 @@ class Recorder:
                 self.unlike.append(key)
             self.jobs[key] = job
             if isinstance(answer, tuple) and len(answer) == 1:
-                self.told[key] = answer[0]
+                self.outputs[key] = answer[0]
 
 
 class _Tap:

@@ -127,8 +127,8 @@ def test_every_whole_text_is_valid_and_every_other_says_that_it_is_not(record_ta
                 pass
     b.drain()
     n_whole = 0
-    for constraint, heard in asked:
-        output = heard.output
+    for constraint, listener in asked:
+        output = listener.output
         assert isinstance(output.is_complete, bool)
         assert is_valid(constraint, output.text) or not output.is_complete, (constraint, output.text)
         if output.finish_reason == "stop":
@@ -285,9 +285,9 @@ def test_a_hostile_grammar_is_answered_or_refused_in_time_and_delays_no_request(
 
 
 def answer(backend: LocalBackend, params: SamplingParams) -> GenOutput:
-    heard = ReplyListener(backend)
-    backend.submit(GenJob(tuple(b"hello"), params), heard)
-    output: GenOutput = heard.answer()[0]
+    listener = ReplyListener(backend)
+    backend.submit(GenJob(tuple(b"hello"), params), listener)
+    output: GenOutput = listener.answer()[0]
     return output
 
 

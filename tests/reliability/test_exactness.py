@@ -24,7 +24,7 @@ from sgl_lab.engine.serving.config import EngineConfig
 from sgl_lab.engine.serving.engine import Engine
 from sgl_lab.engine.serving.resident import Resident
 
-from ..pure.driving import SOAK, Heard
+from ..pure.driving import SOAK, Listener
 from ..torch.tiny import write_tiny
 from .programs import Key, Recorder, answer_bits, program
 
@@ -106,16 +106,16 @@ def run(way: Way, stand: Stand, n_programs: int) -> Recorder:
 def pressed(engine: Engine, known: Recorder) -> tuple[dict[Key, bytes], int]:
     """All requests of `known` at once, of whom some give way again and again; and how often one did."""
     draw = random.Random(0)
-    heard: dict[Key, Heard] = {}
+    listener: dict[Key, Listener] = {}
     for key, job in known.jobs.items():
-        heard[key] = Heard()
-        engine.add(engine.gen(job, heard[key], exact=True) if isinstance(job, GenJob) else engine.score(job, heard[key], exact=True))
+        listener[key] = Listener()
+        engine.add(engine.gen(job, listener[key], exact=True) if isinstance(job, GenJob) else engine.score(job, listener[key], exact=True))
     scheduler = engine._scheduler
     while engine.step():
         if scheduler.running and draw.random() < 0.5:
             scheduler._preempt(draw.choice(scheduler.running))
     engine.check()
-    return {key: answer_bits(h.answer) for key, h in heard.items()}, engine.stats()["preemptions"]
+    return {key: answer_bits(h.answer) for key, h in listener.items()}, engine.stats()["preemptions"]
 
 
 class Alone:
@@ -187,7 +187,7 @@ def test_every_way_of_running_a_program_gives_the_same_bits(
         record_table("R6", model=f"{kind:<7}", programs=n_programs, requests=n_requests, way=f"{way:<16}", **figures)
 
     def tell_run(way: Way, found: Recorder, stand: Stand) -> None:
-        usages = [output.usage for output in found.told.values()]
+        usages = [output.usage for output in found.outputs.values()]
         cached, prompts = (sum(getattr(usage, f"{name}_tokens") for usage in usages) for name in ("cached", "prompt"))
         tell(way.name, len(found.got), cached / prompts, stand.resident.stats())
 
@@ -196,7 +196,7 @@ def test_every_way_of_running_a_program_gives_the_same_bits(
         wanted = run(REFERENCE, stand, n_programs)
         warm = run(WARM, stand, n_programs)
         assert warm.got == wanted.got
-        computed = [output for output in warm.told.values() if output.usage.model_steps]  # none where all is forced
+        computed = [output for output in warm.outputs.values() if output.usage.model_steps]  # none where all is forced
         assert all(output.usage.cached_tokens == output.usage.prompt_tokens - 1 - len(output.healed or ()) for output in computed)
         assert cold(stand, wanted) == wanted.got
         tell_run(REFERENCE, wanted, stand)

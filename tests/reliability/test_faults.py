@@ -16,7 +16,7 @@ from sgl_lab.engine.plan import Plan, Row, RowOutput
 from sgl_lab.engine.serving.group import RequestGroup
 from sgl_lab.engine.tools.fake import HashRunner
 
-from ..pure.driving import SOAK, Bench, Heard, Late, Stream, bench, expect_idle
+from ..pure.driving import SOAK, Bench, Late, Listener, Stream, bench, expect_idle
 
 N_SEEDS = 3 if SOAK == 1 else 20
 FORM = Constraint("json_schema", '{"type": "array", "items": {"enum": ["one thing", "another", 3]}, "minItems": 4}')
@@ -82,7 +82,7 @@ class Faulty(HashRunner):
 
 
 class LateFaulty(Late, Faulty):
-    """The same while others are told of: a fault shows when the results are asked for."""
+    """The same while the results of others are delivered: a fault shows when the results are asked for."""
 
 
 class StreamFaulty(Stream, Faulty):
@@ -107,7 +107,7 @@ class FaultyGuide:
         self._matcher.fill(draft)  # type: ignore[union-attr]
 
 
-class Raising(Heard):
+class Raising(Listener):
     def __init__(self, method: str) -> None:
         super().__init__()
         self._method = method
@@ -122,7 +122,7 @@ class Raising(Heard):
             raise ZeroDivisionError("mine")
 
 
-def serve(seed: int, kind: str, heard: Heard, arm: Callable[[Faulty], None]) -> tuple[Bench, Faulty, list[Any]]:
+def serve(seed: int, kind: str, listener: Listener, arm: Callable[[Faulty], None]) -> tuple[Bench, Faulty, list[Any]]:
     """A culprit among others; what the others were answered."""
     draw = random.Random(seed)
     runner = (Faulty, LateFaulty, StreamFaulty)[seed % 3](512, 1)
@@ -146,13 +146,13 @@ def serve(seed: int, kind: str, heard: Heard, arm: Callable[[Faulty], None]) -> 
     ask(draw.randrange(6))
     match kind:
         case "score":
-            runner.group = engine.score(ScoreJob(prompt, ((1, 2), (3,))), heard)
+            runner.group = engine.score(ScoreJob(prompt, ((1, 2), (3,))), listener)
         case "warm":
-            runner.group = engine.warm(WarmJob(prompt), heard)
+            runner.group = engine.warm(WarmJob(prompt), listener)
         case _:
             constraint = FORM if kind == "constrained" else None
             params = SamplingParams(max_tokens=20, n=3 if kind == "samples" else 1, seed=1, ignore_eos=True, constraint=constraint)
-            runner.group = engine.gen(GenJob(prompt, params), heard)
+            runner.group = engine.gen(GenJob(prompt, params), listener)
     arm(runner)
     for _ in range(draw.randrange(4)):
         b.step()
@@ -162,11 +162,11 @@ def serve(seed: int, kind: str, heard: Heard, arm: Callable[[Faulty], None]) -> 
     return b, runner, [answer_of(other) for other in others]
 
 
-def answer_of(heard: Heard) -> Any:
+def answer_of(listener: Listener) -> Any:
     """What was answered, without what it cost."""
-    if isinstance(heard.answer, tuple):
-        return [(output.text, output.ids, output.finish_reason, output.logprobs) for output in heard.answer]
-    return heard.answer.logprobs
+    if isinstance(listener.answer, tuple):
+        return [(output.text, output.ids, output.finish_reason, output.logprobs) for output in listener.answer]
+    return listener.answer.logprobs
 
 
 @pytest.mark.parametrize("seed", range(N_SEEDS))
@@ -174,7 +174,7 @@ def answer_of(heard: Heard) -> Any:
 def test_a_fault_fails_its_own_request_and_nothing_else(where: str, how: str, seed: int) -> None:
     threads = threading.enumerate()
     kind, is_hit = WHERE.get(where, ("gen", None))
-    healthy = Heard()
+    healthy = Listener()
     _, _, wanted = serve(seed, kind, healthy, lambda runner: None)
     assert not isinstance(healthy.answers[0], Exception)
 
@@ -184,7 +184,7 @@ def test_a_fault_fails_its_own_request_and_nothing_else(where: str, how: str, se
         if is_hit is in_no_row:
             FaultyGuide(runner)
 
-    culprit = Heard() if is_hit else Raising(how)
+    culprit = Listener() if is_hit else Raising(how)
     b, runner, found = serve(seed, kind, culprit, arm)
     assert found == wanted
     assert len(wanted) >= 1

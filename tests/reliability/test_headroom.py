@@ -12,13 +12,13 @@ from sgl_lab.contracts.errors import CacheFull
 from sgl_lab.contracts.events import EngineFault, NodeEvicted, RequestPreempted
 from sgl_lab.contracts.policies import SCHEDULES
 
-from ..pure.driving import SOAK, Bench, Heard, bench, expect_idle
+from ..pure.driving import SOAK, Bench, Listener, bench, expect_idle
 
 LARGEST = 48
 """tokens with KV of the largest request"""
 
 
-def ask(b: Bench, draw: random.Random) -> Heard:
+def ask(b: Bench, draw: random.Random) -> Listener:
     n_prompt = draw.randrange(1, LARGEST - 2)
     prompt = (*draw.choices((3, 4), k=n_prompt // 2), *draw.choices(range(256), k=n_prompt - n_prompt // 2))
     kind = draw.random()
@@ -35,13 +35,13 @@ def test_with_one_page_of_headroom_there_is_progress_every_four_steps(
 ) -> None:
     draw = random.Random(page_size)
     b = bench(n_pages=LARGEST // page_size + 1, page_size=page_size, max_rows=6, schedule=schedule)
-    heard: list[Heard] = []
+    listener: list[Listener] = []
     done: list[int] = []
     """after each step: tokens generated and jobs answered"""
     n_steps = 5_000 * SOAK // 8
     for _ in range(n_steps):
-        while sum(not h.answers for h in heard[-8:]) < 6:
-            heard.append(ask(b, draw))
+        while sum(not h.answers for h in listener[-8:]) < 6:
+            listener.append(ask(b, draw))
         assert b.step()
         done.append(b.engine.stats()["generated_tokens"] + sum(b.engine.stats()[f"requests_{reason}"] for reason in ("length", "stop")))
         if len(done) % 100 == 0:
@@ -51,9 +51,9 @@ def test_with_one_page_of_headroom_there_is_progress_every_four_steps(
             assert time.thread_time() - started < 0.1
     assert min(later - now for now, later in zip(done, done[4:], strict=False)) > 0
     b.drain()
-    record_table("R4", page_size=page_size, schedule=schedule, steps=n_steps, requests=len(heard))
-    assert [h for h in heard if len(h.answers) != 1 or isinstance(h.answers[0], Exception)] == []
-    assert len(heard) > n_steps // 40
+    record_table("R4", page_size=page_size, schedule=schedule, steps=n_steps, requests=len(listener))
+    assert [h for h in listener if len(h.answers) != 1 or isinstance(h.answers[0], Exception)] == []
+    assert len(listener) > n_steps // 40
     assert not b.fold.of(EngineFault)
     assert b.fold.of(NodeEvicted)
     assert b.fold.of(RequestPreempted)

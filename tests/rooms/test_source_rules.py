@@ -123,3 +123,14 @@ def test_a_saved_notebook_carries_no_widget_state_and_no_error() -> None:
         outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
         assert not [output for output in outputs if output["output_type"] == "error"], path.name
         assert not [output for output in outputs if "application/vnd.jupyter.widget-view+json" in output.get("data", {})], path.name
+
+
+def test_a_file_that_a_page_names_exists() -> None:
+    named = [
+        (page.name, name)
+        for page in TRACKED
+        if page.suffix == ".md" and page.name != "CHANGELOG.md"
+        for name in re.findall(r"`((?:[\w-]+/)+[\w-]+\.(?:py|js|css|md))`", page.read_text(encoding="utf-8"))
+    ]
+    assert len(named) > 30
+    assert not [(page, name) for page, name in named if not any(path.as_posix().endswith(f"/{name}") for path in TRACKED)]

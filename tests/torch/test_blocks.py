@@ -30,7 +30,7 @@ from sgl_lab.engine.tools.fake import ByteTokenizer
 from sgl_lab.lang.expressions import Embedded, Text
 from sgl_lab.lang.state import start
 
-from ..pure.driving import Fold, Heard
+from ..pure.driving import Fold, Listener
 from .tiny import VOCAB, Sequences, load_tiny, scores, tokens, write_tiny
 
 N = 9
@@ -109,16 +109,16 @@ class Stand:
         self.engine = Engine(chosen, runner, Tokens(), context=256, namespace=("tiny",), emit=self.fold)
 
     def gen(self, prompt: tuple[int, ...], *blocks: Block, exact: bool = False) -> GenOutput:
-        heard = Heard()
+        listener = Listener()
         params = SamplingParams(max_tokens=6, temperature=0, ignore_eos=True, logprobs=True)
-        self.engine.add(self.engine.gen(GenJob(prompt, params, blocks=blocks), heard, exact=exact))
-        return self.drained(heard)
+        self.engine.add(self.engine.gen(GenJob(prompt, params, blocks=blocks), listener, exact=exact))
+        return self.drained(listener)
 
-    def drained(self, heard: Heard) -> GenOutput:
+    def drained(self, listener: Listener) -> GenOutput:
         while self.engine.step():
             pass
         self.engine.check()
-        return heard.output
+        return listener.output
 
     @property
     def hits(self) -> list[int]:
@@ -149,7 +149,7 @@ def test_forks_after_a_block_share_it(tiny: LoadedModel) -> None:
     ids = tokens(20)
     block = block_of(tiny, ids[8 : 8 + N])
     stand = Stand(tiny)
-    warm = Heard()
+    warm = Listener()
     stem = (*ids[:8], *block.ids)
     stand.engine.add(stand.engine.warm(WarmJob(stem, blocks=(block,)), warm))
     while stand.engine.step():

@@ -24,7 +24,7 @@ from sgl_lab.engine.serving.engine import Engine
 from sgl_lab.engine.text.tokenizer import Tokenizer
 from sgl_lab.grammar.grammars import Grammars
 
-from ..pure.driving import SOAK, Heard
+from ..pure.driving import SOAK, Listener
 from .test_tokenizer import METASPACE, PREPEND, sentencepiece, write
 from .tiny import load_tiny, write_tiny
 
@@ -57,12 +57,12 @@ class Stand:
         return Engine(chosen, runner, self._loaded.tokenizer, context=self._loaded.spec.context, namespace=self._loaded.namespace)
 
     def ask(self, engine: Engine, **params: Any) -> GenOutput:
-        heard = Heard()
+        listener = Listener()
         job = GenJob(self.prompt, SamplingParams(**{"max_tokens": 300, "temperature": 0.0, "seed": 0} | params))
-        engine.add(engine.gen(job, heard, exact=True))
+        engine.add(engine.gen(job, listener, exact=True))
         while engine.step():
             pass
-        return heard.output
+        return listener.output
 
 
 @pytest.fixture(scope="module", params=["torch", "native"])
@@ -103,11 +103,11 @@ def test_a_constrained_text_is_the_same_cold_cached_drafted_chunked_and_without_
 def test_logprobs_of_the_prompt_and_of_forced_tokens_are_those_of_a_score(stand: Stand) -> None:
     engine = stand.engine()
     output = stand.ask(engine, constraint=RECORD, logprobs=True, top_logprobs=2, prompt_logprobs_from=2)
-    heard = Heard()
-    engine.add(engine.score(ScoreJob(stand.prompt[:2], ((*stand.prompt[2:], *output.ids),)), heard, exact=True))
+    listener = Listener()
+    engine.add(engine.score(ScoreJob(stand.prompt[:2], ((*stand.prompt[2:], *output.ids),)), listener, exact=True))
     while engine.step():
         pass
-    (row,) = heard.answer.logprobs
+    (row,) = listener.answer.logprobs
     entries = (*output.prompt_logprobs, *output.logprobs)
     known = [(entry.token, entry.logprob) for entry in entries if entry.logprob is not None]
     assert known == [(entry.token, entry.logprob) for entry, found in zip(row, entries, strict=True) if found.logprob is not None]
@@ -119,17 +119,17 @@ def test_logprobs_of_the_prompt_and_of_forced_tokens_are_those_of_a_score(stand:
 def test_whole_texts_are_valid_at_high_temperature(stand: Stand, record_table: Callable[..., None]) -> None:
     draw = random.Random(0)
     engine = stand.engine()
-    heards = []
+    listeners = []
     for number in range(N_TEXTS):
         constraint = RECORD if number % 2 else Constraint("regex", PATTERN)
         params = SamplingParams(max_tokens=300, temperature=draw.choice((0.7, 1.5)), seed=number, constraint=constraint)
-        heards.append((constraint, Heard()))
-        engine.add(engine.gen(GenJob(stand.prompt, params), heards[-1][1]))
+        listeners.append((constraint, Listener()))
+        engine.add(engine.gen(GenJob(stand.prompt, params), listeners[-1][1]))
     while engine.step():
         pass
-    for constraint, heard in heards:
-        text = heard.output.text
-        assert heard.output.is_complete
+    for constraint, listener in listeners:
+        text = listener.output.text
+        assert listener.output.is_complete
         if constraint is RECORD:
             jsonschema.validate(json.loads(text), CITY)
         else:
@@ -141,7 +141,7 @@ def test_whole_texts_are_valid_at_high_temperature(stand: Stand, record_table: C
 
 def test_a_step_whose_masks_fail_still_ends(stand: Stand) -> None:
     engine = stand.engine()
-    bad, good = Heard(), Heard()
+    bad, good = Listener(), Listener()
     params = SamplingParams(max_tokens=300, temperature=0, constraint=RECORD)
     group = engine.gen(GenJob(stand.prompt, params), bad)
 

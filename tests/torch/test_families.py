@@ -17,7 +17,7 @@ from sgl_lab.engine.compute.kernels.linear import Linear
 from sgl_lab.engine.compute.kernels.native.pack import Kind
 from sgl_lab.engine.compute.models.decoder import Decoder
 from sgl_lab.engine.compute.models.executors import NATIVE, TORCH, fitted
-from sgl_lab.engine.compute.models.families import spec_from_config
+from sgl_lab.engine.compute.models.families import FAMILIES, spec_from_config
 from sgl_lab.engine.compute.models.load import load_model
 from sgl_lab.engine.compute.models.packed import pack_decoder
 from sgl_lab.engine.compute.runners.runner import TorchRunner
@@ -77,6 +77,10 @@ def made(folder: Path, changes: dict[str, Any]) -> tuple[Decoder, torch.Tensor]:
 
 def rows_of(model: Decoder, page_size: int = 4) -> Sequences:
     return Sequences(None, page_size, 256, runner=TorchRunner(model, 256, page_size))  # type: ignore[arg-type]
+
+
+def test_every_family_is_compared() -> None:
+    assert {family.model_type for family in FAMILIES} <= {changes["model_type"] for changes in CONFIGS.values()}
 
 
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS.keys())

@@ -84,10 +84,10 @@ def test_weights_larger_than_the_memory_are_refused_with_both_numbers_before_one
 
 
 def test_a_listener_that_raises_is_removed_without_other_effects(tiny_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    heard: list[Event] = []
+    listener: list[Event] = []
 
     def listen(event: Event) -> None:
-        heard.append(event)
+        listener.append(event)
         raise ZeroDivisionError("mine")
 
     with sgl.Lab(str(tiny_folder), cache_tokens=64, emit=listen) as lab:
@@ -95,18 +95,18 @@ def test_a_listener_that_raises_is_removed_without_other_effects(tiny_folder: Pa
         lab.pin([1, 2, 3])
         lab.check()
         assert len(lab.events()) > 3
-    assert len(heard) == 1
+    assert len(listener) == 1
     assert [record.exc_info is not None for record in caplog.records] == [True]
 
 
 def test_a_listener_may_call_the_lab_and_take_its_time_and_hears_everything_in_order(tiny_folder: Path) -> None:
-    heard: list[Event] = []
+    listener: list[Event] = []
     let_go = threading.Event()
 
     def listen(event: Event) -> None:
         assert let_go.wait(DEADLINE_S)
-        heard.append(event)
-        if len(heard) == 3:
+        listener.append(event)
+        if len(listener) == 3:
             assert lab.events()
             assert lab.snapshot().nodes
             lab.flush()
@@ -116,10 +116,10 @@ def test_a_listener_may_call_the_lab_and_take_its_time_and_hears_everything_in_o
     lab.pin([1, 2, 3])
     lab.pin([4, 5, 6])
     let_go.set()
-    while len(heard) < 5:
+    while len(listener) < 5:
         lab.check()
     lab.close()
-    assert heard == [entry.event for entry in lab.events()]
+    assert listener == [entry.event for entry in lab.events()]
 
 
 def test_a_lab_to_which_nothing_refers_is_closed_but_not_while_a_program_runs_on_it(tiny_folder: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from sgl_lab.contracts.errors import InvariantBroken, ModelError
 from sgl_lab.engine.compute.models.executors import GPU, NATIVE, TORCH, Executor, fitted, unfit
-from sgl_lab.engine.compute.models.families import QKV, Family, spec_from_config
+from sgl_lab.engine.compute.models.families import FAMILIES, QKV, Family, spec_from_config
 from sgl_lab.engine.compute.models.spec import KvGroup, ModelSpec, RopeScaling, Rotary
 
 from ..pure.families import ALL
@@ -79,6 +79,10 @@ PARAMETERS = {
 
 def spec(name: str, **changes: Any) -> ModelSpec:
     return spec_from_config(PUBLISHED[name] | changes, name, ALL)
+
+
+def test_every_family_has_a_published_configuration() -> None:
+    assert {family.model_type for family in FAMILIES} <= {config["model_type"] for config in PUBLISHED.values()}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -378,19 +378,19 @@ def test_an_answer_with_a_shape_may_come_after_reasoning(model_type: str, most: 
 
 def test_log_probabilities_come_with_the_pieces() -> None:
     @function
-    def told(s: Any) -> None:
+    def streamed(s: Any) -> None:
         s += "Once upon a time" + gen("tale", max_tokens=12, return_logprob=True, top_logprobs_num=2, stop=",")
 
     async def followed() -> None:
-        state = told.run(stream=True, temperature=0)
+        state = streamed.run(stream=True, temperature=0)
         pairs = [pair async for pair in state.text_async_iter("tale", return_meta_data=True)]
         whole = state.get_meta_info("tale")
         assert [entry for _, meta in pairs for entry in meta["output_token_logprobs"]] == whole["output_token_logprobs"]
-        n_told = 0
+        n_read = 0
         for _, meta in pairs:
-            n_told += len(meta["output_token_logprobs"])
-            assert (meta["output_token_logprobs_length"], len(meta["output_top_logprobs"])) == (n_told, len(meta["output_token_logprobs"]))
-        assert n_told == whole["output_token_logprobs_length"] == len(whole["output_token_logprobs"])
+            n_read += len(meta["output_token_logprobs"])
+            assert (meta["output_token_logprobs_length"], len(meta["output_top_logprobs"])) == (n_read, len(meta["output_token_logprobs"]))
+        assert n_read == whole["output_token_logprobs_length"] == len(whole["output_token_logprobs"])
 
     asyncio.run(followed())
 

@@ -10,9 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from sgl_lab.magics.line import COMMANDS
-from sgl_lab.magics.options import CELL_OPTIONS
-
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
@@ -27,10 +24,3 @@ def test_a_script_in_the_readme_runs(script: str, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) >= 3
-
-
-def test_the_readme_lists_every_option_and_every_command() -> None:
-    options = re.findall(r"^\| `(-[-\w]+)", README, re.MULTILINE)
-    commands = re.findall(r"^\| `%sgl (\w+)", README, re.MULTILINE)
-    assert sorted(options) == sorted(option.flags[0] for option in CELL_OPTIONS)
-    assert sorted(commands) == sorted(COMMANDS)

@@ -284,7 +284,7 @@ def test_a_draw_after_drafts_is_the_draw_that_follows_those_tokens(sampler: Samp
     row, masks = logits(700), tuple(bitmask(range(first, 700, 3)) for first in range(3))
     start = replace(sampling(generated=(1, 2), position=2, frequency_penalty=1.0, repetition_penalty=1.5, temperature=2.0), masks=masks)
     drafted = start.after((7,)).after((2,))
-    told = replace(start, generated=(1, 2, 7, 2), position=4, masks=masks[2:])
-    assert drawn(sampler, row[None], [drafted]) == drawn(sampler, row[None], [told])
+    extended = replace(start, generated=(1, 2, 7, 2), position=4, masks=masks[2:])
+    assert drawn(sampler, row[None], [drafted]) == drawn(sampler, row[None], [extended])
     with pytest.raises(InvariantBroken, match="3 masks"):
         start.after((1, 2, 3))

@@ -1,4 +1,4 @@
-"""GGUF and safetensors become the same weights, and a file that is not what it should be is told so, quickly and cheaply."""
+"""GGUF and safetensors become the same weights, and a damaged file is refused quickly and cheaply."""
 
 from __future__ import annotations
 
@@ -89,13 +89,13 @@ def test_a_gguf_is_the_model_that_transformers_makes_of_it(tmp_path: Path) -> No
 
 def test_a_gguf_is_unpacked_once_and_says_how_far_it_is(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "toy.gguf", write_tiny(tmp_path / "hf"), "Q8_0")
-    told: list[tuple[int, int, str]] = []
-    first = convert(path, "a/toy model", tmp_path / "cache", lambda done, total, text: told.append((done, total, text)))
-    assert told == sorted(told)
-    assert told[-1][0] == told[-1][1] == (first / "model.safetensors").stat().st_size
-    n_told, written = len(told), (first / "model.safetensors").stat().st_mtime_ns
-    second = convert(path, "a/toy model", tmp_path / "cache", lambda done, total, text: told.append((done, total, text)))
-    assert (second, len(told), (second / "model.safetensors").stat().st_mtime_ns) == (first, n_told, written)
+    reports: list[tuple[int, int, str]] = []
+    first = convert(path, "a/toy model", tmp_path / "cache", lambda done, total, text: reports.append((done, total, text)))
+    assert reports == sorted(reports)
+    assert reports[-1][0] == reports[-1][1] == (first / "model.safetensors").stat().st_size
+    n_streamed, written = len(reports), (first / "model.safetensors").stat().st_mtime_ns
+    second = convert(path, "a/toy model", tmp_path / "cache", lambda done, total, text: reports.append((done, total, text)))
+    assert (second, len(reports), (second / "model.safetensors").stat().st_mtime_ns) == (first, n_streamed, written)
 
 
 def test_what_fails_on_the_way_leaves_no_folder(tmp_path: Path) -> None:

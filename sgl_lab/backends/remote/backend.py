@@ -382,7 +382,7 @@ class RemoteBackend(BaseConversation, ABC):
         call.sleep(seconds)
 
     def _meant(self, error: Exception, call: Call) -> Fault:
-        """Why a call failed: we ended it, the network told us more than the SDK tells, or what the SDK says."""
+        """Why a call failed: we ended it, or the error of the network if it says more than the SDK, or the error of the SDK."""
         if call.ended is not None:
             return Fault(call.ended)
         if call.fault is not None:

@@ -29,7 +29,7 @@ from ...contracts.ids import RequestId
 from ...contracts.params import MAX_TOP_LOGPROBS, Constraint
 from ...contracts.port import ModelCard, Usage
 from ...lang.backend.base_backend import BaseConversation
-from .obedience import check_form
+from .constraints import check_form
 from .served import Answers, Likes, Running, Sample, Served
 
 Job = ChatJob | DecisionJob

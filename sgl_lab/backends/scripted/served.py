@@ -15,7 +15,7 @@ from ...contracts.events import Emit
 from ...contracts.ids import Counter, RequestId
 from ...contracts.params import SamplingParams
 from ...lang.ahead import first_stop
-from .obedience import obeys
+from .constraints import satisfies
 
 Answer = str | Exception
 Answers = Answer | Callable[[str], Answer] | Iterable[Answer] | Mapping[str, Answer]
@@ -180,7 +180,7 @@ class Served(ABC, Generic[J]):
         for _ in range(params.n):
             answer = self._answer(prompt)
             constraint = params.constraint
-            if constraint is not None and isinstance(answer, str) and not obeys(constraint, answer):
+            if constraint is not None and isinstance(answer, str) and not satisfies(constraint, answer):
                 answer = BadArgument(f"the script says {answer!r:.80}, which the {constraint.kind} forbids: {constraint.source:.200}")
             if isinstance(answer, Exception):
                 running.listener.on_error(answer)
@@ -207,7 +207,7 @@ def _sample(text: str, params: SamplingParams) -> Sample:
     if params.max_tokens is not None and end > params.max_tokens:
         end, matched, reason = params.max_tokens, None, "length"
     constraint = params.constraint
-    return Sample(text[:end], reason, matched, None if constraint is None else obeys(constraint, text[:end]))
+    return Sample(text[:end], reason, matched, None if constraint is None else satisfies(constraint, text[:end]))
 
 
 def _chooser(answers: Answers) -> Callable[[str], Answer]:

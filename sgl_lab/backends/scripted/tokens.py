@@ -33,7 +33,7 @@ from ...contracts.port import (
 from ...contracts.spans import text_of
 from ...lang.backend.base_backend import BaseBackend
 from ...lang.chat_template import Renderer, get_chat_template
-from .obedience import check_form
+from .constraints import check_form
 from .served import Answers, Likes, Running, Sample, Served
 
 Job = GenJob | ScoreJob | WarmJob
@@ -204,9 +204,9 @@ class ScriptedBackend(Served[Job], BaseBackend):
         logprobs = _logprobs(ids, top) if job.params.logprobs else ()
         first = job.params.prompt_logprobs_from
         asked = [] if first is None else list(enumerate(job.prompt))[first:]
-        told = tuple(TokenLogprob(id, -0.25, ((id, -0.25),) * top) if at else TokenLogprob(id, None) for at, id in asked)
+        prompt_logprobs = tuple(TokenLogprob(id, -0.25, ((id, -0.25),) * top) if at else TokenLogprob(id, None) for at, id in asked)
         complete = None if sample.is_complete is None else sample.is_complete and reason != "abort"
-        return GenOutput(text, ids, reason, matched, logprobs, self._usage(running, len(ids), running.n_cached), complete, told)
+        return GenOutput(text, ids, reason, matched, logprobs, self._usage(running, len(ids), running.n_cached), complete, prompt_logprobs)
 
     def _scored(self, running: Running[Job], job: ScoreJob) -> ScoreOutput:
         n_cached = self._remember(job.prompt)

@@ -9,7 +9,7 @@ import re._compiler as compiler
 import re._constants as sre
 import re._parser as parser
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import BadArgument
 
@@ -19,13 +19,18 @@ MAX_INSTRUCTIONS = 20_000
 MAX_KNOWN = 10_000
 """characters of one class whose membership is cached"""
 
+Parsed: TypeAlias = Any
+"""a part of the tree of Python's own parser, which has no types"""
+Part: TypeAlias = tuple[object, Parsed]
+"""an opcode and its arguments"""
+
 _TYPES = sre.SRE_FLAG_ASCII | sre.SRE_FLAG_LOCALE | sre.SRE_FLAG_UNICODE
 
 
 class Characters(dict[str, bool]):
     """The characters that a part of the pattern accepts. `re` is called once for each."""
 
-    def __init__(self, part: tuple[Any, Any], flags: int) -> None:
+    def __init__(self, part: Part, flags: int) -> None:
         state = parser.State()
         state.flags = flags
         self._takes = compiler.compile(parser.SubPattern(state, [part]), flags).fullmatch
@@ -127,7 +132,7 @@ def _border(is_word: Callable[[str], bool]) -> Callable[[str, str], bool]:
     return lambda before, after: is_word(before) != is_word(after)
 
 
-_HOLDS: dict[Any, Callable[[str, str], bool]] = {
+_HOLDS: dict[object, Callable[[str, str], bool]] = {
     sre.AT_BEGINNING: lambda before, after: not before,
     sre.AT_BEGINNING_STRING: lambda before, after: not before,
     sre.AT_BEGINNING_LINE: lambda before, after: before in ("", "\n"),
@@ -152,7 +157,7 @@ class _Compiler:
         self.is_regular = True
         self._classes: dict[tuple[str, int], Characters] = {}
 
-    def program(self, tree: Any, flags: int) -> tuple[Instruction, ...]:
+    def program(self, tree: Parsed, flags: int) -> tuple[Instruction, ...]:
         made: list[Instruction] = []
         self._sequence(made, tree, flags)
         self._add(made, Match())
@@ -169,11 +174,11 @@ class _Compiler:
         self.n_registers += n
         return self.n_registers - n
 
-    def _sequence(self, made: list[Instruction], parts: Iterable[tuple[Any, Any]], flags: int) -> None:
+    def _sequence(self, made: list[Instruction], parts: Iterable[Part], flags: int) -> None:
         for op, value in parts:
             self._part(made, op, value, flags)
 
-    def _part(self, made: list[Instruction], op: Any, value: Any, flags: int) -> None:
+    def _part(self, made: list[Instruction], op: object, value: Parsed, flags: int) -> None:
         match op:
             case sre.LITERAL | sre.NOT_LITERAL | sre.ANY | sre.IN:
                 key = f"{op} {value}", flags
@@ -229,7 +234,7 @@ class _Compiler:
         self.is_regular = False
         return self._add(made, instruction)
 
-    def _branch(self, made: list[Instruction], branches: Sequence[Any], flags: int) -> None:
+    def _branch(self, made: list[Instruction], branches: Sequence[Parsed], flags: int) -> None:
         outs = []
         for branch in branches[:-1]:
             split = self._add(made, Fail())
@@ -240,7 +245,7 @@ class _Compiler:
         for out in outs:
             made[out] = Jump(len(made))
 
-    def _repeat(self, made: list[Instruction], least: int, most: Any, inner: Any, flags: int, *, is_greedy: bool) -> None:
+    def _repeat(self, made: list[Instruction], least: int, most: Parsed, inner: Parsed, flags: int, *, is_greedy: bool) -> None:
         for _ in range(least):
             n_before = len(made)
             self._sequence(made, inner, flags)
@@ -266,7 +271,7 @@ def _split(inside: int, outside: int, is_greedy: bool) -> Split:
     return Split(inside, outside) if is_greedy else Split(outside, inside)
 
 
-def _referred(parts: Any) -> set[int]:
+def _referred(parts: Parsed) -> set[int]:
     """Groups that are referred to anywhere in a tree."""
     found: set[int] = set()
     stack = [parts]

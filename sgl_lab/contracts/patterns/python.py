@@ -15,9 +15,9 @@ from array import array
 from collections.abc import Iterable
 from functools import lru_cache
 from re._casefix import _EXTRA_CASES
-from typing import Any
 
 from ..errors import BackendUnsupported, BadArgument
+from .programs import Parsed, Part
 from .tree import (
     ALL,
     END,
@@ -96,11 +96,11 @@ The parser does not report their positions
 """
 
 
-def _sequence(items: Iterable[tuple[Any, Any]], flags: int) -> Pattern:
+def _sequence(items: Iterable[Part], flags: int) -> Pattern:
     return in_turn(_pieces(items, flags))
 
 
-def _pieces(items: Iterable[tuple[Any, Any]], flags: int) -> Iterable[Pattern]:
+def _pieces(items: Iterable[Part], flags: int) -> Iterable[Pattern]:
     is_exact = not flags & re.IGNORECASE
     letters: list[str] = []
     for op, value in items:
@@ -115,7 +115,7 @@ def _pieces(items: Iterable[tuple[Any, Any]], flags: int) -> Iterable[Pattern]:
         yield Text("".join(letters))
 
 
-def _piece(op: Any, value: Any, flags: int) -> Pattern:
+def _piece(op: object, value: Parsed, flags: int) -> Pattern:
     match op:
         case sre.LITERAL if 0xD800 <= value < 0xE000:
             raise Unsupported("half a surrogate pair")
@@ -144,7 +144,7 @@ def _piece(op: Any, value: Any, flags: int) -> Pattern:
     raise Unsupported(f"{op}")
 
 
-def _class(items: list[tuple[Any, Any]], flags: int) -> Node:
+def _class(items: list[Part], flags: int) -> Node:
     is_negated = items[0][0] is sre.NEGATE
     pairs, kinds = [], []
     for op, value in items[is_negated:]:

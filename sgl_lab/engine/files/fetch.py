@@ -141,7 +141,7 @@ def _append(url: str, part: Path, progress: Progress) -> None:
 
 
 def _tls() -> ssl.SSLContext:
-    """The system's certificates, and the bundle that pip was told to trust."""
+    """The system's certificates, and the bundle that pip is configured to trust."""
     context = ssl.create_default_context()
     extra = os.environ.get("PIP_CERT") or _pip("config", "get", "global.cert").stdout.strip()
     if extra:

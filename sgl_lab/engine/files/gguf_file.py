@@ -12,7 +12,6 @@ import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +51,7 @@ class GgufFile:
         self.path = path
         self._at = 0
         self._n_strings = 0
-        self.metadata: dict[str, Any] = {}
+        self.metadata: dict[str, object] = {}
         self.tensors: dict[str, GgufTensor] = {}
         try:
             self._read_header()
@@ -74,11 +73,11 @@ class GgufFile:
         self._at = start + n_bytes
         return start
 
-    def _number(self, layout: str) -> Any:
-        return struct.unpack_from(layout, self._bytes, self._take(struct.calcsize(layout)))[0]
+    def _number(self, layout: str) -> int:
+        return int(struct.unpack_from(layout, self._bytes, self._take(struct.calcsize(layout)))[0])
 
     def _count(self, layout: str, most: int, what: str) -> int:
-        count: int = self._number(layout)
+        count = self._number(layout)
         if count > most:
             raise self._damaged(f"{count} {what}, at most {most} are possible")
         return count
@@ -91,7 +90,7 @@ class GgufFile:
         start = self._take(n_bytes)
         return self._bytes[start : start + n_bytes].decode("utf-8")
 
-    def _value(self, kind: int) -> Any:
+    def _value(self, kind: int) -> object:
         if kind == _STRING:
             return self._string()
         if kind == _ARRAY:

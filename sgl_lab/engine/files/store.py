@@ -303,10 +303,10 @@ def _in_hub_cache(name: str) -> Path | None:
 
 
 def _bars_for(progress: Progress) -> Any:
-    """The hub library's progress bars, told to `progress` instead of drawn."""
+    """The hub library's progress bars, reported to `progress` instead of drawn."""
     from tqdm import tqdm
 
-    class Told(tqdm):  # type: ignore[type-arg]  # generic for mypy only
+    class Reported(tqdm):  # type: ignore[type-arg]  # generic for mypy only
         def __init__(self, *args: Any, **options: Any) -> None:
             options.pop("name", None)
             super().__init__(*args, **options | {"file": io.StringIO()})
@@ -318,7 +318,7 @@ def _bars_for(progress: Progress) -> Any:
         def close(self) -> None:
             """Nothing was drawn that would have to go."""
 
-    return Told
+    return Reported
 
 
 def _complete_snapshot(folder: Path) -> Path | None:

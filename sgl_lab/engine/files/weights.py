@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, Self
+from typing import BinaryIO, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -196,12 +196,13 @@ def _header(path: Path) -> dict[str, _Stored]:
     return found
 
 
-def _stored(path: Path, data: int, size: int, entry: Any, origin: str) -> _Stored:
-    try:
-        dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-    except (KeyError, TypeError, ValueError):
-        raise ModelDamaged(f"{origin}: malformed entry") from None
-    if not isinstance(shape, list) or len(shape) > 8 or any(type(n) is not int or n < 0 for n in [*shape, begin, end]):
+def _stored(path: Path, data: int, size: int, entry: object, origin: str) -> _Stored:
+    match entry:
+        case {"dtype": dtype, "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
+            pass
+        case _:
+            raise ModelDamaged(f"{origin}: malformed entry")
+    if len(shape) > 8 or any(type(n) is not int or n < 0 for n in [*shape, begin, end]):
         raise ModelDamaged(f"{origin}: malformed shape or offsets")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ModelError(f"{origin}: stored as {dtype!r:.20}, not supported", hint="supported: " + ", ".join(DTYPES))

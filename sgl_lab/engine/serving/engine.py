@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from ...contracts.errors import BadArgument, EngineStopped
 from ...contracts.events import Emit, EngineFault, StepRan, silent
@@ -242,7 +241,7 @@ class Engine:
         """Recount tree and pool from scratch; InvariantBroken if they do not add up."""
         self._scheduler.check(pin.lease for pin in self._pins.pinned)
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> dict[str, float]:
         return self._metrics.stats(self._runner, self._tree, self._scheduler, self._pins)
 
     def close(self) -> None:

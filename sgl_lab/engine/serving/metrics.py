@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, ParamSpec
+from typing import ParamSpec
 
 from ..plan import Runner, Timed
 from .cache.pins import Pins
@@ -81,7 +81,7 @@ class Metrics:
 
         return run
 
-    def stats(self, runner: Runner, tree: RadixTree, scheduler: Scheduler, pins: Pins) -> dict[str, Any]:
+    def stats(self, runner: Runner, tree: RadixTree, scheduler: Scheduler, pins: Pins) -> dict[str, float]:
         """Counts since the engine was created. Tokens, except generated ones, are those of finished
         requests.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .metrics import PARTS, REASONS
 
@@ -53,7 +53,7 @@ METRICS = (
 )
 
 
-def prometheus(stats: Mapping[str, Any]) -> str:
+def prometheus(stats: Mapping[str, float]) -> str:
     """The text exposition, format 0.0.4, of the result of `Engine.stats`."""
     lines = []
     for metric in METRICS:

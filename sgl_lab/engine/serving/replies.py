@@ -5,17 +5,18 @@ Knows a backend by its port alone.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeVar
 
 from ...contracts.port import Backend
 from .gate import Reply
 
+T = TypeVar("T")
 WAIT_S = 0.05
 """How long one wait lasts before the backend is asked whether it still lives; an interrupt is seen as soon."""
 
 
-class ReplyListener(Reply[Any]):
-    """A listener of any job that can be waited for."""
+class ReplyListener(Reply[T]):
+    """A listener of a job that can be waited for. `T` is the job's answer."""
 
     def __init__(self, backend: Backend) -> None:
         super().__init__()
@@ -24,13 +25,13 @@ class ReplyListener(Reply[Any]):
     def on_progress(self, index: int, text: str, ids: tuple[int, ...]) -> None:
         pass
 
-    def on_done(self, answer: Any) -> None:
+    def on_done(self, answer: T) -> None:
         self.give(answer)
 
     def on_error(self, error: Exception) -> None:
         self.fail(error)
 
-    def answer(self) -> Any:
+    def answer(self) -> T:
         """The answer. Raises the error that came instead."""
         while not self.wait(WAIT_S):
             self._backend.poll()

@@ -19,9 +19,9 @@ from .engine import Engine
 from .forked import check_not_forked, is_forked
 from .gate import Gate, Reply
 from .group import RequestGroup
+from .notifying import Notifier
 from .pattern_threads import PatternThreads
 from .processing import process_here
-from .telling import Teller
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class _Life:
         self.inbox: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self.is_closing = False
         self.ended = Gate()
-        self.teller = Teller(engine.report_raised)
+        self.notifier = Notifier(engine.report_raised)
         self._patterns = PatternThreads()
         self._after_close = after_close
         engine.process = self._patterns
@@ -65,14 +65,14 @@ class _Life:
                     self._run(self._awaited())
                 self._run_queued()
                 is_busy = not self.is_closing and self.engine.step()
-                self.teller.settle()
+                self.notifier.settle()
             self._run_queued()
             self.engine.close()
             self._after_close()
         finally:
             self.engine.process = process_here
             self._patterns.close()
-            self.teller.close()
+            self.notifier.close()
             self.ended.open()
 
     def _run_queued(self) -> None:
@@ -130,11 +130,11 @@ class Resident:
     def is_open(self) -> bool:
         return not (self._life.is_closing or self._life.ended.is_open)
 
-    def heard(self, listener: Any) -> Any:
+    def on_own_thread(self, listener: Any) -> Any:
         """A version of `listener` for the engine, which calls it on a thread of its own, so that it
         may be slow.
         """
-        return self._life.teller.listener(listener)
+        return self._life.notifier.listener(listener)
 
     def submit(self, group: RequestGroup) -> None:
         """Let a group that `engine.gen`, `score`, `warm` or `pin` made wait for its turn."""
@@ -174,7 +174,7 @@ class Resident:
         """
         if threading.current_thread() is self._thread:
             return function()
-        self._life.teller.excuse()
+        self._life.notifier.excuse()
         reply: Reply[T] = Reply()
         self._send(lambda: reply.of(function))
         while not reply.wait(SLICE_S):
@@ -198,7 +198,7 @@ class Resident:
         """Recount tree and pool; InvariantBroken if they do not add up."""
         self.call(self.engine.check)
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> dict[str, float]:
         return self.call(self.engine.stats)
 
     def poll(self) -> None:
@@ -206,7 +206,7 @@ class Resident:
         check_not_forked()
         if not self.is_open:
             raise EngineStopped("the engine was closed", hint="make a new lab")
-        self._life.teller.look()
+        self._life.notifier.look()
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Answer open requests with EngineStopped, free the memory, end the thread. A second call
@@ -225,7 +225,7 @@ class Resident:
                 f"the engine is still computing a step {timeout_s:g} s after it was closed, and holds its memory until the step ends",
                 hint="call close() again to wait for it",
             )
-        self._life.teller.wait(TELL_S)
+        self._life.notifier.wait(TELL_S)
 
     def _post(self, message: Callable[[], object]) -> None:
         """Like `_send`, together with other messages inside `at_once`."""

@@ -19,7 +19,8 @@ def tokenizer_at(path: Path) -> Tokenizer:
         return Tokenizer(path, _n_vocab(path))
     gguf = GgufFile(path)
     embedding = gguf.tensors.get("token_embd.weight")
-    n_vocab = embedding.shape[0] if embedding and embedding.shape else len(gguf.metadata.get("tokenizer.ggml.tokens") or ())
+    tokens = gguf.metadata.get("tokenizer.ggml.tokens")
+    n_vocab = embedding.shape[0] if embedding and embedding.shape else len(tokens) if isinstance(tokens, list) else 0
     with TemporaryDirectory(prefix="sgl-lab-") as place:
         folder = Path(place)
         for name, content in tokenizer_files(gguf.metadata, n_vocab, str(path)).items():

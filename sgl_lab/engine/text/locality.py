@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import lcm
-from typing import Any
 
 from jinja2 import nodes
 
@@ -128,7 +127,7 @@ class _Reader:
         self.read(node, True)
         return True
 
-    def _seen(self, value: Any) -> None:
+    def _seen(self, value: object) -> None:
         if type(value) is not int or not 0 <= value <= _MOST:
             raise _NotLocal
         self.n_head = max(self.n_head, value + 1)

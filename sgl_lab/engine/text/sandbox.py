@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextvars import ContextVar
 from datetime import datetime
 from functools import wraps
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal, ParamSpec, TypeVar
 
 import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension
 from jinja2.filters import do_round, do_title, make_attrgetter
 from jinja2.parser import Parser
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
@@ -72,11 +73,15 @@ class TooMuch(Exception):
     """The template passed a bound."""
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
 class Refused(Exception):
     """The template called `raise_exception`."""
 
 
-def render(template: jinja2.Template, variables: Mapping[str, Any], *, max_work: int) -> str:
+def render(template: jinja2.Template, variables: Mapping[str, object], *, max_work: int) -> str:
     """The rendered text. `max_work` limits loop iterations, calls and the reading of large values.
 
     Raises Refused, TooMuch, or any exception of a template.
@@ -95,7 +100,7 @@ def render(template: jinja2.Template, variables: Mapping[str, Any], *, max_work:
     return "".join(pieces)
 
 
-def _size_of(value: Any) -> int:
+def _size_of(value: object) -> int:
     """Number of characters in the template's input."""
     if isinstance(value, str):
         return len(value)
@@ -108,14 +113,14 @@ def _spend(steps: int = 1) -> None:
     _work.get().spend(steps)
 
 
-def _counted(items: Iterable[Any]) -> Iterator[Any]:
+def _counted(items: Iterable[T]) -> Iterator[T]:
     work = _work.get()
     for item in items:
         work.spend()
         yield item
 
 
-def _collected(items: Iterator[Any]) -> Iterator[Any]:
+def _collected(items: Iterator[object]) -> Iterator[object]:
     """Items that arrive one by one, all of which a consumer may keep."""
     work = _work.get()
     left = work.size
@@ -127,7 +132,7 @@ def _collected(items: Iterator[Any]) -> Iterator[Any]:
         yield _bounded(item)
 
 
-def _read(value: Any) -> Any:
+def _read(value: object) -> object:
     """The value that a filter or a test is to read, which costs steps."""
     if isinstance(value, str):
         if len(value) >= _STEP_SIZE:
@@ -139,7 +144,7 @@ def _read(value: Any) -> Any:
     return value
 
 
-def _bounded(value: Any) -> Any:
+def _bounded(value: object) -> object:
     """The value, if it is small enough to be written out. Large values also cost steps."""
     if isinstance(value, str) and len(value) < _STEP_SIZE:
         return value
@@ -162,14 +167,14 @@ def _bounded(value: Any) -> Any:
     return value
 
 
-def _check_growth(*arguments: Any) -> None:
+def _check_growth(*arguments: object) -> None:
     """Sizes and numbers that a function may multiply with one another."""
-    sizes = sorted(len(a) if hasattr(a, "__len__") else a for a in arguments if hasattr(a, "__len__") or isinstance(a, int))
+    sizes = sorted(len(a) if isinstance(a, Sized) else a for a in arguments if isinstance(a, Sized | int))
     if len(sizes) > 1 and sizes[-1] * max(1, sizes[-2]) > _work.get().size:
         raise TooMuch("it builds too large a value")
 
 
-def _joined(items: Iterable[Any], between: Any) -> str:
+def _joined(items: Iterable[object], between: object) -> str:
     """`between.join(items)`, measured as it grows: the items may arrive one by one, even the same
     large one repeatedly.
     """
@@ -185,12 +190,12 @@ def _joined(items: Iterable[Any], between: Any) -> str:
 
 
 @jinja2.pass_environment
-def _join(environment: jinja2.Environment, value: Iterable[Any], d: Any = "", attribute: str | int | None = None) -> str:
+def _join(environment: jinja2.Environment, value: Iterable[object], d: object = "", attribute: str | int | None = None) -> str:
     return _joined(value if attribute is None else map(make_attrgetter(environment, attribute), value), d)
 
 
 @jinja2.pass_environment
-def _sum(environment: jinja2.Environment, iterable: Iterable[Any], attribute: str | int | None = None, start: Any = 0) -> Any:
+def _sum(environment: jinja2.Environment, iterable: Iterable[float], attribute: str | int | None = None, start: object = 0) -> float:
     if not isinstance(start, int | float):
         raise TooMuch("it adds up what are no numbers")
     return sum(_counted(iterable if attribute is None else map(make_attrgetter(environment, attribute), iterable)), start)
@@ -202,16 +207,16 @@ def _round(value: float, precision: int = 0, method: Literal["common", "ceil", "
     return do_round(value, precision, method)
 
 
-def _growing(function: Callable[..., Any]) -> Callable[..., Any]:
+def _growing(function: Callable[P, T]) -> Callable[P, T]:
     @wraps(function)
-    def checked(*args: Any, **kwargs: Any) -> Any:
+    def checked(*args: P.args, **kwargs: P.kwargs) -> T:
         _check_growth(*args, *kwargs.values())
         return function(*args, **kwargs)
 
     return checked
 
 
-def _pieces_of(owner: str, name: str, *args: Any, **kwargs: Any) -> Any:
+def _pieces_of(owner: str, name: str, *args: object, **kwargs: object) -> object:
     """`owner.split(...)` and similar methods, if the result has no more items than a value may
     have.
     """
@@ -280,7 +285,7 @@ class _Measured(NodeTransformer):
         return node
 
 
-def _filter(node: Any, name: str) -> nodes.Filter:
+def _filter(node: nodes.Node | None, name: str) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno if node else 1)
 
 
@@ -297,7 +302,7 @@ class Environment(ImmutableSandboxedEnvironment):
         """The original template, without the additions of `_parse`."""
         return super()._parse(source, None, None)
 
-    def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self, context: Context, function: object, *args: object, **kwargs: object) -> object:
         _spend()
         method = getattr(function, "__wrapped__", function)  # jinja2 wraps str.format
         owner, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
@@ -307,7 +312,7 @@ class Environment(ImmutableSandboxedEnvironment):
                 _read(value)
             if name in _REFUSED:
                 raise TooMuch(f"it calls {name}")
-            if name == "join" and len(args) == 1 and not kwargs:
+            if name == "join" and len(args) == 1 and not kwargs and isinstance(args[0], Iterable):
                 return _joined(args[0], owner)
             if name in _SPLITTING:
                 return _bounded(_pieces_of(owner, name, *args, **kwargs))
@@ -323,7 +328,7 @@ class Environment(ImmutableSandboxedEnvironment):
             _read(owner)
         return _bounded(super().call(context, function, *args, **kwargs))
 
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+    def call_binop(self, context: Context, operator: str, left: object, right: object) -> object:
         if operator == "**" or (isinstance(left, str) and operator == "%"):
             raise TooMuch(f"it uses the operator {operator}")
         if not isinstance(left, int | float) or not isinstance(right, int | float):
@@ -348,12 +353,12 @@ class _Namespace(Namespace):
         return "<Namespace>"
 
 
-def _raise_exception(message: Any) -> None:
+def _raise_exception(message: object) -> None:
     raise Refused(str(message))
 
 
 def _to_json(
-    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: tuple[str, str] | None = None, sort_keys: bool = False
+    value: object, ensure_ascii: bool = False, indent: int | None = None, separators: tuple[str, str] | None = None, sort_keys: bool = False
 ) -> str:
     if indent and (indent > _MAX_INDENT or _depth(value) > _MAX_DEPTH):
         raise TooMuch("it indents JSON too far")
@@ -362,7 +367,7 @@ def _to_json(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def _depth(value: Any) -> int:
+def _depth(value: object) -> int:
     """The nesting depth of lists and objects, as far as it matters."""
     depth, layer = 0, [value]
     while layer and depth <= _MAX_DEPTH:
@@ -378,19 +383,19 @@ def _strftime_now(layout: str) -> str:
     return datetime.now().strftime(layout)
 
 
-def _wordcount(value: Any) -> int:
+def _wordcount(value: object) -> int:
     _spend(len(str(value)) // _ITEM_SIZE)
     return sum(1 for _ in re.finditer(r"\w+", str(value)))
 
 
-def _title(value: Any) -> str:
+def _title(value: Sized) -> str:
     if len(value) * _ITEM_SIZE > MAX_SIZE:
         raise TooMuch("it reads too large a value")
     _spend(len(value) // _ITEM_SIZE)
     return do_title(str(value))
 
 
-def _list(value: Iterable[Any]) -> list[Any]:
+def _list(value: Iterable[T]) -> list[T]:
     """For a text, its characters, which need more memory than the text."""
     if isinstance(value, str) and len(value) * _ITEM_SIZE > _work.get().size:
         raise TooMuch("it builds too large a value")

@@ -42,7 +42,7 @@ class TextStream:
         """positions in `_decoded` of special tokens that are not characters of the text"""
         self._cut: int | None = None
         self.is_closed = False
-        self._n_told = 0
+        self._n_delivered = 0
         self.matched: str | None = None
         """the stop string or pattern that ended the text"""
 
@@ -108,9 +108,9 @@ class TextStream:
         """The text that can newly be shown, and the total number of tokens that can be shown."""
         end = self._end
         safe = end if self.is_closed else min(end, len(self._decoded) - self._n_held())
-        new = self._seen(self._n_told, safe)
-        self._n_told = max(self._n_told, safe)
-        return new, min(self._n_before(self._n_told), self.n_ids)
+        new = self._seen(self._n_delivered, safe)
+        self._n_delivered = max(self._n_delivered, safe)
+        return new, min(self._n_before(self._n_delivered), self.n_ids)
 
     def _border(self, n_chars: int) -> tuple[int, int]:
         """The last one of no more characters."""

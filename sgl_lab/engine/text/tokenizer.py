@@ -208,7 +208,7 @@ def _built(text: bytes) -> tokenizers.Tokenizer:
     return built
 
 
-def _steps(component: Any) -> list[dict[str, Any]]:
+def _steps(component: object) -> list[dict[str, object]]:
     """The parts of a normalizer, pre-tokenizer or decoder, a sequence opened."""
     if not isinstance(component, dict):
         return []
@@ -218,7 +218,7 @@ def _steps(component: Any) -> list[dict[str, Any]]:
     return [component]
 
 
-def _take_prefix(data: dict[str, Any]) -> Prefix | None:
+def _take_prefix(data: dict[str, object]) -> Prefix | None:
     """Remove the rule "a space before text" from a `tokenizer.json`, in any spelling. Returns it."""
     prefix = None
     steps = _steps(data.get("normalizer"))
@@ -235,11 +235,11 @@ def _take_prefix(data: dict[str, Any]) -> Prefix | None:
     return prefix
 
 
-def _below(index: Any, n_vocab: int) -> bool:
+def _below(index: object, n_vocab: int) -> bool:
     return type(index) is int and 0 <= index < n_vocab
 
 
-def _content(token: Any) -> str | None:
+def _content(token: object) -> str | None:
     """A special token in a configuration is a string, or an object with its content."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None
@@ -251,7 +251,7 @@ def _ids(path: Path) -> list[int]:
     return cast(list[int], value) if isinstance(value, list) else [] if value is None else [value]
 
 
-def _template(folder: Path, config: dict[str, Any]) -> str | None:
+def _template(folder: Path, config: Mapping[str, object]) -> str | None:
     path = folder / "chat_template.jinja"
     try:
         if path.exists() and path.stat().st_size <= 1 << 20:

@@ -6,7 +6,7 @@ definitions are here. Sentencepiece vocabularies have scores instead of merges.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -25,13 +25,13 @@ _LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 
 
-def _split(pattern: str) -> dict[str, Any]:
+def _split(pattern: str) -> dict[str, object]:
     cut = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     return {"type": "Sequence", "pretokenizers": [cut, _BYTE_LEVEL]}
 
 
 _DIGITS = {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, _GPT2]}
-_PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
+_PRE_TOKENIZERS: Mapping[str, Mapping[str, object]] = {
     **dict.fromkeys(("default", "gpt-2", "phi-2", "olmo", "mpt", "jais"), _GPT2),
     **dict.fromkeys(("smollm", "starcoder", "refact", "codeshell", "command-r"), _DIGITS),
     **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "falcon3", "smaug-bpe", "dbrx"), _split(_LLAMA3)),
@@ -41,7 +41,7 @@ _WHOLE_WORDS = frozenset({"llama-bpe", "llama3", "llama-v3", "falcon3"})
 """Vocabularies in which a word that is a token is taken whole, whatever its merges."""
 
 
-def tokenizer_files(metadata: dict[str, Any], n_vocab: int, origin: str) -> dict[str, dict[str, Any]]:
+def tokenizer_files(metadata: Mapping[str, object], n_vocab: int, origin: str) -> dict[str, dict[str, object]]:
     """`tokenizer.json`, `tokenizer_config.json` and `generation_config.json`. ModelError on an unknown tokenizer."""
     tokens = metadata.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, list) or not 0 < len(tokens) <= n_vocab or len(set(tokens)) < len(tokens):
@@ -77,7 +77,7 @@ def tokenizer_files(metadata: dict[str, Any], n_vocab: int, origin: str) -> dict
     return {"tokenizer.json": tokenizer, "tokenizer_config.json": config, "generation_config.json": generation}
 
 
-def _numbers(metadata: dict[str, Any], key: str, n: int, default: float, origin: str) -> list[Any]:
+def _numbers(metadata: Mapping[str, object], key: str, n: int, default: float, origin: str) -> list[float]:
     values = metadata.get(key)
     if values is None:
         return [default] * n
@@ -86,13 +86,13 @@ def _numbers(metadata: dict[str, Any], key: str, n: int, default: float, origin:
     return list(values.tolist())
 
 
-def _tokenizer(model: dict[str, Any], **parts: dict[str, Any] | None) -> dict[str, Any]:
-    whole: dict[str, Any] = {"version": "1.0", "truncation": None, "padding": None, "normalizer": None, "pre_tokenizer": None}
+def _tokenizer(model: Mapping[str, object], **parts: Mapping[str, object] | None) -> dict[str, object]:
+    whole: dict[str, object] = {"version": "1.0", "truncation": None, "padding": None, "normalizer": None, "pre_tokenizer": None}
     base = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None}
-    return whole | {"post_processor": None, "decoder": None} | parts | {"model": base | model}
+    return whole | {"post_processor": None, "decoder": None} | parts | {"model": {**base, **model}}
 
 
-def _byte_level(metadata: dict[str, Any], tokens: list[str], origin: str) -> dict[str, Any]:
+def _byte_level(metadata: Mapping[str, object], tokens: list[str], origin: str) -> dict[str, object]:
     pre = metadata.get("tokenizer.ggml.pre", "default")
     if not isinstance(pre, str) or pre not in _PRE_TOKENIZERS:
         raise ModelError(f"{origin}: pre-tokenizer {pre!r:.40} is not supported", hint="supported: " + ", ".join(_PRE_TOKENIZERS))
@@ -113,7 +113,7 @@ def _byte_level(metadata: dict[str, Any], tokens: list[str], origin: str) -> dic
     return _tokenizer(model, normalizer=normalizer, pre_tokenizer=_PRE_TOKENIZERS[pre], decoder=_GPT2)
 
 
-def _sentencepiece(metadata: dict[str, Any], tokens: list[str], kinds: list[int], origin: str) -> dict[str, Any]:
+def _sentencepiece(metadata: Mapping[str, object], tokens: list[str], kinds: list[float], origin: str) -> dict[str, object]:
     scores = _numbers(metadata, "tokenizer.ggml.scores", len(tokens), 0.0, origin)
     vocab = {token: i for i, token in enumerate(tokens)}
     ordinary = {token for token, kind in zip(tokens, kinds, strict=True) if kind not in (_CONTROL, _UNKNOWN, _BYTE)}
@@ -141,7 +141,7 @@ def _sentencepiece(metadata: dict[str, Any], tokens: list[str], kinds: list[int]
     return _tokenizer(model, normalizer={"type": "Sequence", "normalizers": steps}, decoder={"type": "Sequence", "decoders": decoder})
 
 
-def _leading(bos: str, index: int) -> dict[str, Any]:
+def _leading(bos: str, index: int) -> dict[str, object]:
     """The post-processor that puts `bos` before a text."""
     first, text = {"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
     return {

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ...contracts.params import SamplingParams
-from ...contracts.port import Backend, GenJob, GenOutput, ScoreJob, TokenLogprob, WarmJob
+from ...contracts.port import Backend, GenJob, GenOutput, ScoreJob, ScoreOutput, TokenLogprob, Usage, WarmJob
 from ..serving.replies import ReplyListener, encoded
 
 TEXTS = (
@@ -60,7 +60,7 @@ class _Tally:
         shared = known.keys() & other.keys()
         self.differences += [abs(known[token] - other[token]) for token in shared]
         likeliest = max(shared, key=other.__getitem__, default=reference.token)
-        if other.get(reference.token, -math.inf) < other.get(likeliest, -math.inf):  # equals are told apart by their number alone
+        if other.get(reference.token, -math.inf) < other.get(likeliest, -math.inf):  # equal logprobs are ordered by token id alone
             self.flips.append(known[reference.token] - known[likeliest])
 
     def total(self) -> Drift:
@@ -82,7 +82,7 @@ def measure(backend: Backend, flush: Callable[[], object], texts: Sequence[str] 
     together = [reply.answer()[0] for reply in [_gen(backend, prompt) for prompt in prompts]]
     for prompt, reference, *others in zip(prompts, references, again, together, strict=True):
         flush()
-        warmed = ReplyListener(backend)
+        warmed = ReplyListener[Usage](backend)
         backend.warm(WarmJob(prompt[: len(prompt) // 2]), warmed)
         warmed.answer()
         others.append(_gen(backend, prompt).answer()[0])
@@ -93,8 +93,8 @@ def measure(backend: Backend, flush: Callable[[], object], texts: Sequence[str] 
     return tally.total()
 
 
-def _gen(backend: Backend, prompt: tuple[int, ...]) -> ReplyListener:
-    reply = ReplyListener(backend)
+def _gen(backend: Backend, prompt: tuple[int, ...]) -> ReplyListener[tuple[GenOutput, ...]]:
+    reply = ReplyListener[tuple[GenOutput, ...]](backend)
     backend.submit(GenJob(prompt, PARAMS), reply)
     return reply
 
@@ -110,8 +110,8 @@ def _compare_generated(tally: _Tally, reference: GenOutput, other: GenOutput) ->
 def _compare_scored(tally: _Tally, reference: GenOutput, backend: Backend, prompt: tuple[int, ...]) -> None:
     """The two likeliest tokens of every position, all computed at once."""
     pairs = [[token for token, _ in entry.top[:2]] for entry in reference.logprobs]
-    reply = ReplyListener(backend)
+    reply = ReplyListener[ScoreOutput](backend)
     backend.score(ScoreJob(prompt, tuple((*reference.ids[:i], token) for i, pair in enumerate(pairs) for token in pair)), reply)
-    last = iter([row[-1].logprob for row in reply.answer().logprobs])
+    last = iter([logprob for row in reply.answer().logprobs if (logprob := row[-1].logprob) is not None])
     for entry, pair in zip(reference.logprobs, pairs, strict=True):
         tally.compare(entry, {token: next(last) for token in pair})

@@ -172,7 +172,7 @@ class BaseBackend(Front):
         """Compute a text, so that programs that begin with it find it cached."""
         tokens = tuple(token for text, markup in self.render_text(prefix_str) for token in self.encode(text, markup=markup))
         if tokens:
-            self.warm(WarmJob(tokens), _Unheard())
+            self.warm(WarmJob(tokens), _NoListener())
 
     # ------------------------------------------------------------ the port
 
@@ -229,7 +229,7 @@ class BaseConversation(Front):
         self._missing("decide")
 
 
-class _Unheard:
+class _NoListener:
     """A listener that nothing waits for."""
 
     def on_done(self, usage: Usage) -> None:

@@ -103,7 +103,7 @@ def backends_table(current: RecordedLab) -> list[tuple[str, ...]]:
     for lab in opened():
         found = lab.stats()
         if found["answered"]:
-            cached = f"{found['cached_prompt_tokens']:,}" if lab.card.capabilities.cached_counts else "not told"
+            cached = f"{found['cached_prompt_tokens']:,}" if lab.card.capabilities.cached_counts else "not reported"
             numbers = (f"{found['answered']:,}", f"{found['prompt_tokens']:,}", cached, f"{found['generated_tokens']:,}")
             rows.append((f"{lab.title}{' (in use)' if lab is current else ''}", *numbers, _cost(found)))
     return [("backend", "requests", "prompt tokens", "cached", "generated", "cost"), *rows] if rows else []

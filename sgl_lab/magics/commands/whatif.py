@@ -107,7 +107,7 @@ def _steps(low: int, high: int, factor: float) -> Sequence[int]:
 COMMANDS = {
     "whatif": Command(
         _whatif,
-        "[RUN] [--policy lru,lfu,fifo,belady] [--tokens 64..4096 | --pages ...] [--text]   the run under other policies and cache sizes",
+        f"[RUN] [--policy {','.join(POLICIES)}] [--tokens 64..4096 | --pages ...] [--text]   the run under other policies and cache sizes",
         1,
         {"--policy": "POLICIES", **SIZES, "--text": ""},
         takes_runs=True,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ...contracts.legible import legible
 from ..views.hits import Hits
@@ -17,7 +16,7 @@ from .escape import Markup, css, tag
 from .html import picture
 from .numbers import counted, duration, money, percent
 
-Stats = Mapping[str, Any]
+Stats = Mapping[str, float | str]
 
 _PART_OF = {
     "cached_prompt_tokens": "prompt_tokens",
@@ -82,7 +81,7 @@ def sections(stats: Stats) -> tuple[Section, ...]:
         elif key.endswith("_rate"):
             row = Row(name, percent(value))
         else:
-            whole = stats.get(_PART_OF.get(key, ""), 0)
+            whole = float(stats.get(_PART_OF.get(key, ""), 0))
             row = Row(name, _number(key, value), value / whole if whole else None, _INKS.get(key, palette.LOCKED))
         rows[section].append(row)
     return tuple(Section(name, tuple(found)) for name, found in rows.items() if found)

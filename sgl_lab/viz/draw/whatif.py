@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Protocol
 
 from ...contracts.legible import clipped
 from ...contracts.policies import BELADY
@@ -101,7 +101,7 @@ def picture(found: WhatIf) -> Markup:
     return chart.shares("What if", note, series, lambda x: f"{x:,.0f}", log=True, at=at, at_words=words)
 
 
-def figure(found: WhatIf) -> dict[str, Any]:
+def figure(found: WhatIf) -> dict[str, object]:
     """The same picture as plotly's own JSON. All names are ours, because plotly interprets markup
     in texts.
     """
@@ -140,7 +140,7 @@ def figure(found: WhatIf) -> dict[str, Any]:
         hovermode="x unified",
         hoverlabel={"namelength": -1},
     )
-    whole: dict[str, Any] = json.loads(drawn.to_json())
+    whole: dict[str, object] = json.loads(drawn.to_json())
     return whole
 
 

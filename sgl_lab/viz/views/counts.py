@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from ...contracts.errors import SglError
 from ...contracts.events import Entry, TokensSampled
@@ -19,7 +18,7 @@ from .recent import RecentView
 
 WINDOW_S = 2.0
 
-Counts = Callable[[], Mapping[str, Any]]
+Counts = Callable[[], Mapping[str, float | str]]
 """the engine's counters, as returned by `Lab.stats`"""
 
 
@@ -30,7 +29,7 @@ class CountsView:
 
     def __init__(self, counts: Counts, recent: RecentView, clock: Callable[[], float] = time.monotonic) -> None:
         self._ask, self._recent, self._clock = counts, recent, clock
-        self._counts: Mapping[str, Any] = {}
+        self._counts: Mapping[str, float | str] = {}
         self._grown: deque[tuple[float, int]] = deque()
         self._sent: MetricsPicture | None = None
 
@@ -60,7 +59,7 @@ class CountsView:
         asked = count["prompt_tokens"]
         return {
             "tok_s": self._speed(),
-            "hit_rate": found["hit_rate"] if asked else None,
+            "hit_rate": float(found["hit_rate"]) if asked else None,
             "cached": count["cached_prompt_tokens"],
             "found": 0,
             "reused": count["cached_prompt_tokens"],

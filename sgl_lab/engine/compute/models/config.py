@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from ....contracts.errors import ModelError
 from .spec import RopeScaling, Rotary
@@ -25,7 +24,7 @@ class Config:
     there.
     """
 
-    def __init__(self, data: Mapping[Any, Any], origin: str, model_type: str = "") -> None:
+    def __init__(self, data: Mapping[str, object], origin: str, model_type: str = "") -> None:
         self._data = data
         self._origin = origin
         self._model_type = model_type
@@ -34,11 +33,11 @@ class Config:
     def fail(self, what: str) -> ModelError:
         return ModelError(f"{self._origin}: {what}")
 
-    def get(self, key: str | int) -> Any:
+    def get(self, key: str) -> object:
         self._read.add(key)
         return self._data.get(key)
 
-    def default(self, key: str | int) -> Any:
+    def default(self, key: str) -> object:
         """The default of transformers for a missing `key`, given the keys that were read so far;
         None if it has no such key.
 
@@ -49,8 +48,9 @@ class Config:
             from transformers import CONFIG_MAPPING
 
             kind = CONFIG_MAPPING[self._model_type]
+            make: Callable[..., object] = kind
             given = {name: self._data[name] for name in kind.__annotations__.keys() & self._read if self._data.get(name) is not None}
-            return getattr(kind(**given), str(key), None)
+            return getattr(make(**given), key, None)
         except Exception as error:  # it refuses a configuration with errors of many kinds
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise self.fail(f"{key} is missing, and transformers has no default for it ({reason:.300})") from error
@@ -61,7 +61,7 @@ class Config:
     def was_read(self, key: str) -> bool:
         return key in self._read
 
-    def _value(self, key: str | int, default: object, has_default: bool) -> Any:
+    def _value(self, key: str, default: object, has_default: bool) -> object:
         value = self.get(key)
         if value is None and default is None and has_default:
             return self.default(key)
@@ -74,7 +74,7 @@ class Config:
             raise self.fail(f"{key} must be a whole number from 1 to {most}, not {value!r:.60}")
         return value
 
-    def number(self, key: str | int, default: float | None = None, *, has_default: bool = False) -> float:
+    def number(self, key: str, default: float | None = None, *, has_default: bool = False) -> float:
         value = self._value(key, default, has_default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
             raise self.fail(f"{key} must be a number above 0, not {value!r:.60}")
@@ -91,8 +91,8 @@ class Config:
         value = self.get(key)
         if not isinstance(value, list) or len(value) != n:
             raise self.fail(f"{key} must be a list of {n} numbers")
-        entries = Config(dict(enumerate(value)), f"{self._origin}, {key}")
-        return tuple(entries.number(index) for index in range(n))
+        entries = Config({str(index): entry for index, entry in enumerate(value)}, f"{self._origin}, {key}")
+        return tuple(entries.number(str(index)) for index in range(n))
 
     def expect(self, key: str, *values: object) -> None:
         """ModelError if an unread key has a value other than `values`. With one of these values the
@@ -118,7 +118,8 @@ class Config:
 def _theta(config: Config) -> float:
     if config.get("rope_theta") is not None:
         return config.number("rope_theta")
-    return Config(config.default("rope_parameters") or {}, "transformers").number("rope_theta")
+    parameters = config.default("rope_parameters")
+    return Config(parameters if isinstance(parameters, dict) else {}, "transformers").number("rope_theta")
 
 
 def rotary(config: Config, context: int, head_dim: int) -> Rotary:

@@ -14,7 +14,7 @@ import shutil
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -97,10 +97,10 @@ class _Metadata:
         self._left = {key: _listed(value) for key, value in gguf.metadata.items() if not key.startswith("tokenizer.")}
         self._path = gguf.path
 
-    def general(self, key: str, default: Any = None) -> Any:
+    def general(self, key: str, default: object = None) -> object:
         return self._left.get(key, default)
 
-    def take(self, key: str, default: Any = None) -> Any:
+    def take(self, key: str, default: object = None) -> object:
         return self._left.pop(f"llama.{key}", default)
 
     def expect_nothing_left(self) -> None:
@@ -112,11 +112,11 @@ class _Metadata:
                 raise ModelError(f"{self._path}: {key:.80} {value!r:.40} is not supported")
 
 
-def _listed(value: Any) -> Any:
+def _listed(value: object) -> object:
     return value[:_MAX_LIST].tolist() if isinstance(value, np.ndarray) else value
 
 
-def config_from_gguf(gguf: GgufFile) -> dict[str, Any]:
+def config_from_gguf(gguf: GgufFile) -> dict[str, object]:
     """The `config.json` that is equivalent to this file's metadata. ModelError names an entry that
     is not supported.
     """
@@ -170,7 +170,7 @@ def config_from_gguf(gguf: GgufFile) -> dict[str, Any]:
     return {key: value for key, value in config.items() if value is not None}
 
 
-def _rope_scaling(gguf: GgufFile, metadata: _Metadata, context: object) -> dict[str, Any] | None:
+def _rope_scaling(gguf: GgufFile, metadata: _Metadata, context: object) -> dict[str, object] | None:
     """The scaling as llama.cpp reads it: a factor alone is linear, and a divisor per frequency
     applies in addition.
     """
@@ -246,7 +246,7 @@ def row_order(n_rows: int, heads: int) -> npt.NDArray[np.int64]:
 
 
 def _write_folder(
-    target: Path, gguf: GgufFile, spec: ModelSpec, tensors: dict[str, GgufTensor], files: dict[str, dict[str, Any]], progress: Progress
+    target: Path, gguf: GgufFile, spec: ModelSpec, tensors: dict[str, GgufTensor], files: dict[str, dict[str, object]], progress: Progress
 ) -> None:
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
@@ -262,7 +262,7 @@ def _write_folder(
 
 
 def _write_tensors(out: BinaryIO, gguf: GgufFile, spec: ModelSpec, tensors: dict[str, GgufTensor], progress: Progress) -> None:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, tensor in tensors.items():
         dtype, width = _KEPT.get(tensor.kind, ("F32", 4))
@@ -287,7 +287,7 @@ def _write_tensors(out: BinaryIO, gguf: GgufFile, spec: ModelSpec, tensors: dict
         progress(out.tell(), n_total, "unpacking weights")
 
 
-def _values(gguf: GgufFile, tensor: GgufTensor, heads: int | None) -> Iterator[npt.NDArray[Any]]:
+def _values(gguf: GgufFile, tensor: GgufTensor, heads: int | None) -> Iterator[npt.NDArray[np.generic]]:
     """The tensor's values in chunks of rows, as they go into the safetensors file."""
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import dequantize

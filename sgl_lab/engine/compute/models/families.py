@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ....contracts.errors import ModelError
 from .config import MAX_CONTEXT, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, Config, rotary
@@ -125,7 +125,7 @@ class Family(NamedTuple):
 FAMILIES = (Family("LlamaForCausalLM", "llama", _llama), Family("MistralForCausalLM", "mistral", _mistral))
 
 
-def spec_from_config(data: Mapping[str, Any], origin: str = "config.json", families: tuple[Family, ...] = FAMILIES) -> ModelSpec:
+def spec_from_config(data: Mapping[str, object], origin: str = "config.json", families: tuple[Family, ...] = FAMILIES) -> ModelSpec:
     """The spec that a `config.json` describes. ModelError names the architecture or the key that is not supported."""
     names = data.get("architectures")
     name = names[0] if isinstance(names, list) and names else None

@@ -7,7 +7,6 @@ Weights are named as in the Hugging Face layout. Knows no layout of a kernel: `k
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -105,7 +104,7 @@ def _q8_0(blocks: npt.NDArray[np.uint8]) -> Grouped:
     return Grouped(Kind.Q8, torch.from_numpy(np.ascontiguousarray(blocks[..., 2:])).view(torch.int8).flatten(1), _halves(blocks, 0))
 
 
-_GROUPED: dict[int, Callable[[npt.NDArray[Any]], Grouped]] = {2: _q4_0, 3: _q4_1, 8: _q8_0}
+_GROUPED: dict[int, Callable[[npt.NDArray[np.uint8]], Grouped]] = {2: _q4_0, 3: _q4_1, 8: _q8_0}
 """by the number of ggml's storage type"""
 _FOUR_BITS = {2, 3}
 _FLOATS = {0, 1, 30}

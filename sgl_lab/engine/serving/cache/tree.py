@@ -74,7 +74,7 @@ def common_length(a: Tokens, b: Tokens) -> int:
     return low
 
 
-def _told(node: Node) -> TreeNode:
+def _tree_node(node: Node) -> TreeNode:
     parent = node.parent.id if node.parent else None
     return TreeNode(node.id, parent, node.tokens, node.namespace, node.refs, node.last_used, node.hits, node.born)
 
@@ -143,7 +143,7 @@ class RadixTree:
         return found[len(rest) : len(rest) + n_most] if found[: len(rest)] == rest else ()
 
     def snapshot(self, seq: int) -> TreeSnapshot:
-        nodes = tuple(_told(node) for node in self.nodes())
+        nodes = tuple(_tree_node(node) for node in self.nodes())
         return TreeSnapshot(nodes, self.pool.n_pages, self.pool.n_free, seq)
 
     def nodes(self) -> Iterator[Node]:

@@ -9,37 +9,43 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
+
+
+class Kernel(Protocol):
+    """A function under `triton.jit`."""
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., object]: ...
 
 
 class Launch(NamedTuple):
-    kernel: Any
+    kernel: Kernel
     """a `triton.jit` function"""
     grid: tuple[int, ...]
-    args: tuple[Any, ...]
+    args: tuple[object, ...]
     """tensors and numbers, in the order of the kernel's parameters"""
-    constants: dict[str, Any]
+    constants: dict[str, object]
     """its `tl.constexpr` parameters, and `num_warps` and `num_stages`"""
 
 
-_heard: ContextVar[Callable[[Launch], None] | None] = ContextVar("heard", default=None)
+_listener: ContextVar[Callable[[Launch], None] | None] = ContextVar("listener", default=None)
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
+def launch(kernel: Kernel, grid: tuple[int, ...], *args: object, **constants: object) -> None:
     """Run `kernel[grid](*args, **constants)` on the current stream; nothing is done for an empty grid."""
     if 0 in grid:
         return
-    if (hear := _heard.get()) is not None:
-        hear(Launch(kernel, grid, args, constants))
+    if (listener := _listener.get()) is not None:
+        listener(Launch(kernel, grid, args, constants))
     else:
         kernel[grid](*args, **constants)
 
 
 @contextmanager
-def hearing(hear: Callable[[Launch], None]) -> Iterator[None]:
+def listening(listener: Callable[[Launch], None]) -> Iterator[None]:
     """Launches inside this block are reported instead of executed."""
-    token = _heard.set(hear)
+    token = _listener.set(listener)
     try:
         yield
     finally:
-        _heard.reset(token)
+        _listener.reset(token)

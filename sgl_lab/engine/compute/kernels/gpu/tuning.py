@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 Config = Mapping[str, int]
 """constants of a kernel: blocks, stages, num_warps"""
@@ -110,10 +110,12 @@ def read(path: Path) -> Mapping[Key, Config]:
         return {}
 
 
-def _entry(entry: Any) -> tuple[Key, Config]:
-    kernel, shape, config = entry["kernel"], entry["shape"], entry["config"]
-    if not (isinstance(kernel, str) and isinstance(shape, list) and isinstance(config, dict)):
-        raise TypeError(f"an entry is {entry!r}")
+def _entry(entry: object) -> tuple[Key, Config]:
+    match entry:
+        case {"kernel": str(kernel), "shape": list(shape), "config": dict(config)}:
+            pass
+        case _:
+            raise TypeError(f"an entry is {entry!r}")
     if not all(type(number) is int for number in shape) or not all(type(number) is int and number > 0 for number in config.values()):
         raise ValueError(f"an entry is {entry!r}")
     return Key(kernel, tuple(shape)), config

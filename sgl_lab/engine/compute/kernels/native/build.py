@@ -16,7 +16,6 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from .....contracts.errors import BadArgument, InvariantBroken, OutOfMemory, SglError
 from .....contracts.params import MAX_TOP_LOGPROBS
@@ -291,7 +290,7 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     """
     expect_layout(library)
     pointer, number, address = ctypes.POINTER, ctypes.c_int32, ctypes.c_void_p
-    arguments: dict[str, list[Any]] = {
+    arguments: dict[str, list[type]] = {
         "sgl_new": [pointer(Model), number, pointer(address)],
         "sgl_delete": [address],
         "sgl_start": [address, pointer(Rows), pointer(SamplingRequests)],

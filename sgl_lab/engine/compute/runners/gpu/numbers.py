@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, chain
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +56,7 @@ class Inputs(NamedTuple, Generic[A]):
     """see `contexts.Shared`; empty if nothing is shared"""
 
 
-Array = npt.NDArray[Any]
+Array = npt.NDArray[np.generic]
 
 
 class Shape(NamedTuple):

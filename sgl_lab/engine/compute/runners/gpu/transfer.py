@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Array = npt.NDArray[Any]
+Array = npt.NDArray[np.generic]
 
 _ALIGNED = 16
 """bytes; Triton compiles a kernel again for pointers with another alignment"""

@@ -4,7 +4,7 @@ A listener continues a program: it renders chat templates, runs a user's choices
 locks. None of this may hold up a step. One thread calls all listeners, each in the order of its
 notifications. If one takes long, another thread continues with the others.
 
-The engine waits briefly for the listeners that it notified (`Teller.settle`), so that their next
+The engine waits briefly for the listeners that it notified (`Notifier.settle`), so that their next
 requests arrive before the next step and counts do not depend on the speed of threads.
 """
 
@@ -28,21 +28,21 @@ SLICES = 5
 
 
 class Listener:
-    """In a listener's place (`group.Deferring`): passes on, in order, what it is told. Of any job."""
+    """In a listener's place (`group.Deferring`): passes the notifications on, in order. Of any job."""
 
-    def __init__(self, listener: Any, teller: Teller) -> None:
+    def __init__(self, listener: Any, notifier: Notifier) -> None:
         self.calls: deque[Callable[[], None]] = deque()
         self.is_queued = False
         """or busy: a thread will process `calls`"""
         self._listener = listener
-        self._teller = teller
+        self._notifier = notifier
 
     def deliver(self, call: Callable[[Any], None]) -> None:
         """Have `call` called with the listener."""
-        self._teller.tell(self, partial(call, self._listener))
+        self._notifier.notify(self, partial(call, self._listener))
 
 
-class Teller:
+class Notifier:
     """`failed` is called with exceptions of listeners."""
 
     def __init__(self, failed: Callable[[Exception], None]) -> None:
@@ -62,7 +62,7 @@ class Teller:
     def listener(self, listener: Any) -> Listener:
         return Listener(listener, self)
 
-    def tell(self, listener: Listener, call: Callable[[], None]) -> None:
+    def notify(self, listener: Listener, call: Callable[[], None]) -> None:
         with self._lock:
             listener.calls.append(call)
             if listener.is_queued:
@@ -103,10 +103,10 @@ class Teller:
                 return
             self._n_threads += 1
             self._taken = time.monotonic()
-        threading.Thread(target=self._work, name="sgl_lab telling", daemon=True).start()
+        threading.Thread(target=self._work, name="sgl_lab listener", daemon=True).start()
 
     def close(self) -> None:
-        """End the threads when all that was told has been passed on."""
+        """End the threads when all notifications have been passed on."""
         with self._lock:
             self._is_closed = True
             for _ in range(self._n_threads):
@@ -116,7 +116,7 @@ class Teller:
 
     def wait(self, seconds: float) -> bool:
         """Whether the threads have ended, after waiting at most `seconds`; True on one of them."""
-        return threading.current_thread().name == "sgl_lab telling" or self._over.wait(seconds)
+        return threading.current_thread().name == "sgl_lab listener" or self._over.wait(seconds)
 
     def _work(self) -> None:
         while True:

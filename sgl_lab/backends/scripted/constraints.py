@@ -15,10 +15,10 @@ from ...contracts.params import Constraint
 from ...lang.schemas import read_json
 
 
-def obeys(constraint: Constraint, text: str) -> bool:
+def satisfies(constraint: Constraint, text: str) -> bool:
     if constraint.lead:
         led = re.match(constraint.lead, text)
-        return led is not None and obeys(replace(constraint, lead=""), text[led.end() :])
+        return led is not None and satisfies(replace(constraint, lead=""), text[led.end() :])
     if constraint.kind == "regex":
         return re.fullmatch(constraint.source, text) is not None
     if constraint.kind == "json_schema":

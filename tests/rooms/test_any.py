@@ -1,0 +1,124 @@
+"""`Any` stands where no type can be said: each file that has it is listed with its reason and its number."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from .imports import PACKAGE, SOURCES
+
+ALLOWED: dict[str, dict[str, int]] = {
+    "the tree of Python's own regex parser, which has no types": {
+        "contracts/patterns/programs.py": 1,
+    },
+    "a JSON schema that was checked against its metaschema: a value has the type that its keyword demands": {
+        "grammar/keywords.py": 5,
+        "grammar/reading.py": 2,
+    },
+    "a class or an object of a library without types, or one that is not always installed": {
+        "engine/files/store.py": 5,
+        "grammar/grammars.py": 1,
+        "lang/shown.py": 5,
+        "notebook.py": 1,
+    },
+    "JSON in the course of being read or put together, checked where it is used": {
+        "engine/files/small.py": 2,
+        "engine/text/tokenizer.py": 1,
+        "lang/regex_of.py": 1,
+        "lang/schemas.py": 10,
+        "lang/types.py": 2,
+        "trace/checked.py": 3,
+        "viz/draw/perfetto.py": 1,
+        "viz/freeze.py": 1,
+        "viz/sender.py": 5,
+    },
+    "a listener of any job": {
+        "engine/serving/group.py": 3,
+        "engine/serving/notifying.py": 3,
+        "engine/serving/resident.py": 2,
+    },
+    "the counts of an engine: numbers, and the currency of a cost": {
+        "elsewhere.py": 3,
+        "recorded.py": 1,
+        "session.py": 1,
+    },
+    "values, arguments and functions of a user's program": {
+        "__init__.py": 2,
+        "lang/access.py": 2,
+        "lang/batch.py": 1,
+        "lang/execution.py": 2,
+        "lang/executor.py": 6,
+        "lang/expressions.py": 2,
+        "lang/finish.py": 1,
+        "lang/form.py": 1,
+        "lang/generation.py": 2,
+        "lang/global_config.py": 1,
+        "lang/prefix.py": 1,
+        "lang/program.py": 4,
+        "lang/sampling.py": 2,
+        "lang/state.py": 17,
+        "lang/strand.py": 1,
+        "lang/surface.py": 6,
+        "lang/tail.py": 2,
+        "lang/tools.py": 3,
+        "lang/variable.py": 3,
+        "runtime.py": 7,
+    },
+    "IPython's door: its shell, the user's names, widgets and messages": {
+        "magics/__init__.py": 8,
+        "magics/body.py": 6,
+        "magics/cell.py": 5,
+        "magics/cell_view.py": 6,
+        "magics/commands/backends.py": 3,
+        "magics/commands/background.py": 2,
+        "magics/commands/cache.py": 4,
+        "magics/commands/command.py": 5,
+        "magics/commands/config.py": 1,
+        "magics/commands/explain.py": 2,
+        "magics/commands/history.py": 2,
+        "magics/commands/keep.py": 4,
+        "magics/commands/models.py": 4,
+        "magics/commands/now.py": 6,
+        "magics/commands/snippets.py": 3,
+        "magics/commands/whatif.py": 1,
+        "magics/complete.py": 3,
+        "magics/dashboard.py": 2,
+        "magics/errors.py": 9,
+        "magics/folded.py": 2,
+        "magics/inspecting.py": 11,
+        "magics/interact.py": 3,
+        "magics/jobs.py": 12,
+        "magics/line.py": 3,
+        "magics/options.py": 3,
+        "magics/output.py": 6,
+        "magics/prepared.py": 9,
+        "magics/printing.py": 7,
+        "magics/secrets.py": 1,
+        "magics/settings.py": 4,
+    },
+}
+"""By reason, with the most that a file may have. A number may only fall."""
+
+NOT_YET = ("backends/", "serve/")
+"""rooms whose files are not listed yet"""
+LEFT = {
+    "lang/backend/base_backend.py": 2,
+    "lang/group.py": 1,
+    "lang/serial.py": 7,
+    "lang/stream.py": 1,
+    "lang/tracer.py": 2,
+    "lang/work.py": 1,
+}
+"""files to be typed"""
+
+
+def test_any_stands_only_where_its_reason_is_given() -> None:
+    found = {path.relative_to(PACKAGE).as_posix(): n_any(path) for path in SOURCES}
+    allowed = {file: number for files in (*ALLOWED.values(), LEFT) for file, number in files.items()}
+    assert sum(map(len, ALLOWED.values())) + len(LEFT) == len(allowed), "a file has two reasons"
+    assert {file: n for file, n in found.items() if n > allowed.get(file, 0) and not file.startswith(NOT_YET)} == {}
+    assert [file for file in allowed if not found.get(file)] == [], "these files have none: take them out"
+
+
+def n_any(path: Path) -> int:
+    return sum(isinstance(node, ast.Name) and node.id == "Any" for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
