@@ -182,7 +182,6 @@ class GenListener(Protocol):
     def on_error(self, error: Exception) -> None: ...
 
 
-@runtime_checkable
 class LogprobListener(Protocol):
     """A listener of gens that also receives log-probabilities while tokens arrive, if the job
     requests them.

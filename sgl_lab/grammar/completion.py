@@ -13,6 +13,7 @@ from collections import Counter
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
+from ..contracts.patterns.bounded import is_bounded, spend
 from ..contracts.patterns.machine import Machine, StateSet
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Completions:
         """From each position in `data` on: the fewest tokens that spell the rest (very many if none
         do), and the length of the first.
         """
+        spend(4 * len(data))
         never = 1 << 30
         found = [(0, 0)] * (len(data) + 1)
         for start in range(len(data) - 1, -1, -1):
@@ -143,6 +145,7 @@ class Completions:
         path: Tokens = ()
         used: Counter[int] = Counter()
         while not ll_matcher.is_accepting():
+            spend(500)
             step = forced(ll_matcher) or self._tail(ll_matcher, known) or self._choice(ll_matcher, path, used)
             if not step or len(path) + len(step) > most or not ll_matcher.consume_tokens(list(step)):
                 return None
@@ -179,6 +182,8 @@ def _has(mask: bytes, token: int) -> bool:
 
 def forced(ll_matcher: LLMatcher) -> Tokens:
     """The accepted beginning only: a normalising tokenizer may spell forced text differently."""
+    if is_bounded():
+        spend(10 * len(ll_matcher.compute_ff_bytes()))  # they are encoded
     tokens = ll_matcher.compute_ff_tokens()
     return tuple(tokens[: ll_matcher.validate_tokens(tokens)]) if tokens else ()
 

@@ -19,11 +19,11 @@ from ..contracts.patterns.machine import Machine
 from ..contracts.patterns.tree import Chain, Node, Text, chain, for_library
 from . import completion
 from .completion import LONGEST, Completions, Tokens
-from .matcher import Matcher
+from .matcher import Matcher, Prototypes
 from .schema import spelled
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLTokenizer
+    from llguidance import LLTokenizer
 
 KEPT = 128
 """compiled constraints; the one used longest ago is forgotten first"""
@@ -36,7 +36,7 @@ class Spelling(completion.Spelling, Protocol):
 
 
 class Compiled(NamedTuple):
-    prototype: LLMatcher
+    prototypes: Prototypes
     completion: Tokens | None
     """path from the beginning to a whole text"""
     machine: Machine | None
@@ -62,11 +62,11 @@ class Grammars:
 
         BadArgument or BackendUnsupported if there can be none.
         """
-        prototype, path, machine = self.prepare(constraint)
+        prototypes, path, machine = self.prepare(constraint)
         if path is not None and most is not None and len(path) - self._n_inside(path, constraint.seam) > most:
             path = None
         tokenizer, completions = self._tokenizer()
-        return Matcher(prototype, tokenizer, self._spelling.n_vocab, self._jump, completions, path, machine, constraint.seam)
+        return Matcher(prototypes, tokenizer, self._spelling.n_vocab, self._jump, completions, path, machine, constraint.seam)
 
     def _n_inside(self, path: Tokens, seam: str) -> int:
         """How many of a path's first tokens spell only `seam`."""
@@ -105,10 +105,6 @@ class Grammars:
         if len(source) > MAX_SOURCE:
             raise BadArgument(f"a {kind} of {len(source)} characters is too long", hint=f"at most {MAX_SOURCE} are taken")
         tokenizer, completions = self._tokenizer()
-        from llguidance import LLMatcher
-
-        from .limits import LIMITS
-
         try:
             grammar, tree, rules = _grammar(kind, source, constraint.lead)
             if constraint.seam:
@@ -116,19 +112,17 @@ class Grammars:
                 tree = tree and chain((Text(constraint.seam), tree))
         except RecursionError:
             raise BadArgument(f"the {kind} is nested too deeply, or too large") from None
-        try:
-            made = LLMatcher(tokenizer, grammar, log_level=0, limits=LIMITS)
-            made.compute_bitmask()  # only now it knows whether there is anything to say
-            error = made.get_error()
-        except ValueError as refused:
-            error = str(refused)
+        prototypes, error = Prototypes.of(tokenizer, grammar)
         if error.startswith("NoExtension"):
             raise BadArgument(f"no text can satisfy the {kind}")
         if error:
             raise BadArgument(f"the {kind} cannot be kept: {readable(error)}")
         machine = None if tree is None else Machine(tree, rules, completions.n_tokens)
         at = None if machine is None else (machine, machine.start, b"")
-        return Compiled(made, completions.path(made.deep_copy(), at, LONGEST), machine)
+        path = completions.path(prototypes.first.deep_copy(), at, LONGEST)
+        if path is None and prototypes.is_light:
+            path = completions.path(prototypes.full().deep_copy(), at, LONGEST)
+        return Compiled(prototypes, path, machine)
 
     def _tokenizer(self) -> tuple[LLTokenizer, Completions]:
         with self._lock:

@@ -1,4 +1,6 @@
-"""What users write runs on no thread of the engine, and a pattern that computes for long holds up its own request alone."""
+"""Of what users write only what has a bound runs on the engine's thread. A pattern that computes for long holds up its own request
+alone.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,19 @@ from sgl_lab.contracts.errors import RequestFailed
 from sgl_lab.contracts.events import EngineFault
 from sgl_lab.contracts.params import Constraint, SamplingParams
 from sgl_lab.contracts.patterns import watching
+from sgl_lab.contracts.patterns.bounded import is_bounded
 from sgl_lab.contracts.patterns.watching import Watch
 from sgl_lab.contracts.port import GenJob, TokenLogprob
 from sgl_lab.engine.plan import Runner
+from sgl_lab.engine.serving import open_groups
+from sgl_lab.engine.serving import processing as serving_processing
+from sgl_lab.engine.serving.gen_group import GenGroup
 from sgl_lab.engine.serving.processing import Filling, Process, Processing, process_here
 from sgl_lab.engine.serving.resident import Resident
 from sgl_lab.engine.text.chat import ChatTemplate
 from sgl_lab.engine.text.tokenizer import Tokenizer
 from sgl_lab.engine.tools.fake import HashRunner
+from sgl_lab.grammar import limits
 from sgl_lab.grammar.matcher import Matcher
 from sgl_lab.lang.choices import ChoicesDecision, ChoicesSamplingMethod
 
@@ -212,6 +219,20 @@ def backend(tmp_path: Path) -> Iterator[LocalBackend]:
     made._resident.close()
 
 
+class Done(Heard):
+    def __init__(self) -> None:
+        super().__init__()
+        self.over = threading.Event()
+
+    def on_done(self, answer: Any) -> None:
+        super().on_done(answer)
+        self.over.set()
+
+    def on_error(self, error: Exception) -> None:
+        super().on_error(error)
+        self.over.set()
+
+
 class Threads:
     """On which threads functions were called, and with what of the engine's steps under way."""
 
@@ -225,10 +246,22 @@ class Threads:
 
     def _recorded(self, label: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def recorded(*args: Any, **named: Any) -> Any:
-            self.of[label].add(threading.current_thread().name)
-            return function(*args, **named)
+            where = threading.current_thread().name + (", bounded" if is_bounded() else "")
+            given = function(*args, **named)
+            is_full = isinstance(args[0], Matcher) and not args[0].is_light
+            self.of[label].add(where + (", full limits" if is_full else ""))
+            return given
 
         return recorded
+
+
+FOLLOWED = ("take", "forced", "keeps_completion", "reach", "fill")
+CONSTRAINTS = [
+    ("regex", r"[A-Z][a-z]{2,9}, [0-9]{1,2} (March|April|May) (19|20)[0-9]{2}"),
+    ("json_schema", '{"type": "object", "properties": {"name": {"type": "string", "maxLength": 9}, "ok": {"type": "boolean"}},'
+     ' "required": ["name", "ok"], "additionalProperties": false}'),
+    ("grammar", 'start: item ("," item)*\nitem: /[a-z]{1,4}/ | "(" item ")"'),
+]  # fmt: skip
 
 
 class Longest(ChoicesSamplingMethod):
@@ -252,12 +285,14 @@ def whole(s: Any, n: int) -> None:
     s += sgl.user("Last") + sgl.assistant(sgl.gen("e", max_tokens=5, stop=["."], json_schema='{"enum": ["yes", "no"]}'))
 
 
-def test_nothing_that_a_user_writes_runs_on_the_engine_s_thread(backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_without_a_bound_that_a_user_writes_runs_on_the_engine_s_thread(
+    backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     threads = Longest.threads = Threads(monkeypatch)
     threads.watch(Tokenizer, "encode", "encode_all", "render_chat")
     threads.watch(ChatTemplate, "render")
     threads.watch(Watch, "look", "pass_over")
-    threads.watch(Matcher, "take", "forced", "keeps_completion", "is_text", "fill")
+    threads.watch(Matcher, *FOLLOWED, "is_text")
     threads.watch(watching.Pattern, "advance", "try_at")
     program = sgl.function(whole)
 
@@ -271,9 +306,135 @@ def test_nothing_that_a_user_writes_runs_on_the_engine_s_thread(backend: LocalBa
     states.append(sgl.function(awaiting).run(n=4, backend=backend))
     for state in states:
         state.sync()
-    assert {label: names for label, names in threads.of.items() if any("engine" in name for name in names)} == {}
-    assert {"Tokenizer.encode", "ChatTemplate.render", "Watch.look", "Matcher.take", "Matcher.is_text", "choices_method"} <= set(threads.of)
-    assert threads.of["Watch.look"] == threads.of["Matcher.take"] == {"sgl_lab patterns"}
+    assert {label for label, names in threads.of.items() if "sgl_lab engine" in names} == set()
+    bounded = {"Tokenizer.encode", *(f"Matcher.{name}" for name in FOLLOWED)}  # of a text that a constraint forces
+    assert {label for label, names in threads.of.items() if "sgl_lab engine, bounded" in names} == bounded
+    assert {"ChatTemplate.render", "Watch.look", "Matcher.is_text", "choices_method"} <= set(threads.of)
+    assert threads.of["Watch.look"] == {"sgl_lab patterns"}
+    assert not any("full limits" in name for names in threads.of.values() for name in names)
+
+
+def test_a_constraint_beyond_the_light_limits_is_followed_on_other_threads_and_gives_the_same_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the light limits end: at the first mask, in the middle of a text, or while a completion is looked for."""
+    asked = [
+        SamplingParams(max_tokens=24, seed=seed, temperature=1.0, constraint=Constraint(*constraint))
+        for seed, constraint in enumerate(CONSTRAINTS)
+    ]
+
+    def told(jobs: list[SamplingParams]) -> list[tuple[Any, ...]]:
+        made = lab(tmp_path)
+        heard = [Done() for _ in jobs]
+        for params, one in zip(jobs, heard, strict=True):
+            made.submit(GenJob(made.encode("The capital"), params), one)
+        assert all(one.over.wait(DEADLINE_S) for one in heard)
+        made._resident.check()
+        made._resident.close()
+        return [(one.output.ids, one.output.text, one.output.finish_reason, one.output.is_complete) for one in heard]
+
+    expected = told(asked)
+    n_full = 0
+    for fuel in (20, 100, 300, 1_000):
+        with monkeypatch.context() as patch:
+            patch.setattr(limits, "LIGHT", limits._limits(fuel, 5_000))
+            threads = Threads(patch)
+            threads.watch(Matcher, *FOLLOWED, "_follow_again")
+            assert told(asked) == expected
+        for label, names in threads.of.items():
+            assert not any(name.startswith("sgl_lab engine") and "full" in name for name in names), label
+        assert "sgl_lab engine" not in {name for names in threads.of.values() for name in names}
+        n_full += "Matcher._follow_again" in threads.of
+    assert n_full
+
+
+# ------------------------------------------------------------ what it costs
+
+
+class Counted:
+    """How many objects are made for rows, and how many rows and masks are handed to another thread."""
+
+    def __init__(self, b: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.n_objects = 0
+        self.handed: list[type] = []
+
+        def made(*args: Any) -> Processing:
+            self.n_objects += 1
+            return Processing(*args)
+
+        def process(tasks: Sequence[Processing] | Sequence[Filling], *, until_done: bool = False) -> None:
+            self.handed += map(type, tasks)
+            process_here(tasks)
+
+        monkeypatch.setattr(open_groups, "Processing", made)
+        b.engine.process = process
+
+
+def test_rows_without_a_pattern_take_no_object_and_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    b = bench()
+    counted = Counted(b, monkeypatch)
+    heard = [b.gen((*PROMPT, n), max_tokens=20, ignore_eos=True, logprobs=True, stop=("never",)) for n in range(3)]
+    assert counted.n_objects == 3  # their beginnings
+    b.drain()
+    assert [len(one.output.ids) for one in heard] == [20, 20, 20]
+    assert counted.n_objects == 3
+    assert counted.handed == []
+
+
+def test_a_row_that_fails_fails_alone_without_an_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    b = bench()
+    good, bad = b.gen(PROMPT, max_tokens=9, ignore_eos=True), b.gen(PROMPT[:5], max_tokens=9, ignore_eos=True)
+    accept, culprit = GenGroup.accept, b.engine._groups.all[1]
+
+    def accepted(group: GenGroup, *args: Any) -> Any:
+        if group is culprit:
+            raise ValueError("a token without bytes")
+        return accept(group, *args)
+
+    monkeypatch.setattr(GenGroup, "accept", accepted)
+    b.drain()
+    with pytest.raises(RequestFailed, match="a token without bytes"):
+        _ = bad.answer
+    assert len(good.output.ids) == 9
+    expect_idle(b)
+
+
+@pytest.mark.parametrize("constraint", CONSTRAINTS, ids=lambda one: one[0])
+def test_constraints_with_a_bound_are_followed_without_another_thread(
+    constraint: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = bench()
+    counted = Counted(b, monkeypatch)
+    heard = b.gen(PROMPT, max_tokens=60, constraint=Constraint(*constraint))
+    b.drain()
+    assert heard.output.is_complete
+    assert counted.handed == []
+
+
+def test_each_row_along_a_stop_pattern_is_handed_over_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    b = bench()
+    counted = Counted(b, monkeypatch)
+    heard = b.gen(PROMPT, max_tokens=12, ignore_eos=True, stop_regex=("q{9}",))
+    b.drain()
+    assert len(heard.output.ids) == 12
+    assert counted.handed == [Processing] * (1 + heard.output.usage.model_steps)
+
+
+def test_a_search_for_a_completion_that_takes_too_many_steps_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving_processing, "MOST_STEPS", 3)
+    b, plain = bench(), bench()
+    counted = Counted(b, monkeypatch)
+    constraint = Constraint("regex", r"[a-f]{3,9}(one|two|three)[0-9]+x[g-k]{3}")
+    heard = b.gen(PROMPT, max_tokens=18, constraint=constraint)
+    b.drain()
+    assert Processing in counted.handed
+    monkeypatch.undo()
+    expected = plain.gen(PROMPT, max_tokens=18, constraint=constraint)
+    plain.drain()
+    assert (heard.output.ids, heard.output.text) == (expected.output.ids, expected.output.text)
+
+
+# ------------------------------------------------------------ others
 
 
 def test_a_pattern_that_computes_on_and_on_leaves_the_steps_of_others_going(backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,18 +483,13 @@ def test_a_row_that_passes_in_no_time_is_always_waited_for(backend: LocalBackend
 
 
 def test_log_probabilities_are_emitted_as_tokens_are_generated(backend: LocalBackend) -> None:
-    class UpdateListener(Listener):
+    class UpdateListener(Done):
         def __init__(self) -> None:
             super().__init__()
             self.logprobs: list[TokenLogprob] = []
-            self.over = threading.Event()
 
         def on_logprobs(self, index: int, logprobs: tuple[TokenLogprob, ...]) -> None:
             self.logprobs += logprobs
-
-        def on_done(self, answer: Any) -> None:
-            super().on_done(answer)
-            self.over.set()
 
     updates = UpdateListener()
     backend.submit(GenJob(backend.encode("The capital"), SamplingParams(max_tokens=9, logprobs=True, ignore_eos=True)), updates)

@@ -440,9 +440,9 @@ MUTANTS = (
     ),
     Mutant(
         "a step under way gives tokens to who was cancelled",
-        "engine/serving/engine.py",
-        "            if request.phase is Phase.RUNNING and not request.is_processed",
-        "            if not request.is_processed",
+        "engine/serving/open_groups.py",
+        "            if request.phase is not Phase.RUNNING or request.is_processed:\n",
+        "            if request.is_processed:\n",
         "pure/test_drafts.py::test_random_jobs_say_the_same_with_and_without_drafts_however_a_runner_computes",
     ),
     Mutant(
@@ -489,9 +489,9 @@ MUTANTS = (
     ),
     Mutant(
         "a text that cannot be had is everybody's fault",
-        "engine/serving/processing.py",
-        "        self.error = _error_of(self._work)\n",
-        "        self._work()\n",
+        "engine/serving/open_groups.py",
+        "            except BaseException as error:\n                self.fail(group, request, as_failure(error))\n",
+        "            except ArithmeticError as error:\n                self.fail(group, request, as_failure(error))\n",
         "pure/test_engine.py::test_a_token_whose_text_cannot_be_had_fails_its_request_alone",
     ),
     Mutant(
@@ -512,8 +512,8 @@ MUTANTS = (
     Mutant(
         "the siblings of a failed branch are still served",
         "engine/serving/open_groups.py",
-        "            if request.phase is Phase.FINISHED:\n                continue",
-        "            if False:\n                continue",
+        "            if request.phase is not Phase.RUNNING or request.is_processed:\n",
+        "            if request.phase is Phase.WAITING or request.is_processed:\n",
         "pure/test_engine.py::test_one_failing_branch_fails_its_whole_group_once",
     ),
     Mutant(
@@ -611,8 +611,8 @@ MUTANTS = (
     Mutant(
         "a mask that cannot be worked out fails the step",
         "engine/serving/processing.py",
-        "        self.error = _error_of(lambda: self.matcher.fill(self.drafts))\n",
-        "        self.matcher.fill(self.drafts)\n",
+        "        except BaseException as error:\n            self.error = as_failure(error)\n        self.is_done = True\n",
+        "        except ArithmeticError as error:\n            self.error = as_failure(error)\n        self.is_done = True\n",
         "pure/test_engine_constraints.py::test_a_constraint_without_a_way_on_fails_its_request_alone",
     ),
     Mutant(

@@ -18,7 +18,6 @@ from ...contracts.port import (
     GenJob,
     GenListener,
     GenOutput,
-    LogprobListener,
     Message,
     ModelCard,
     ScoreJob,
@@ -187,8 +186,9 @@ class ScriptedBackend(Served[Job], BaseBackend):
                 if not sample.done:
                     token = sample.take()
                     ids = self.tokenizer.sampled(token)
-                    if job.params.logprobs and isinstance(running.listener, LogprobListener):
-                        running.listener.on_logprobs(index, _logprobs(ids, job.params.top_logprobs))
+                    on_logprobs = getattr(running.listener, "on_logprobs", None) if job.params.logprobs else None
+                    if on_logprobs is not None:
+                        on_logprobs(index, _logprobs(ids, job.params.top_logprobs))
                     running.listener.on_progress(index, token, ids)
             if not all(sample.done for sample in running.samples):
                 return False

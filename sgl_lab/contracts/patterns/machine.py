@@ -15,6 +15,7 @@ from itertools import accumulate
 from math import inf
 from typing import TypeAlias
 
+from .bounded import spend
 from .tree import (
     ALL,
     Chain,
@@ -201,6 +202,7 @@ class Machine:
             if one in seen:
                 continue
             seen.add(one)
+            spend(1)
             node, at, then = one.node, one.at, one.then
             if isinstance(node, Many) and node.most != 1:
                 if (node, then) in repeats:
@@ -255,6 +257,7 @@ class Machine:
         key = states, character
         known = self._steps.get(key)
         if known is None:
+            spend(len(states))
             found = {after for state in states for one in self._open(state) if (after := self._after(one, character)) is not None}
             known = frozenset(found if len(found) <= self._most_states else sorted(found, key=_cost)[: self._most_states])
             if len(self._steps) > _MOST_KEPT:
@@ -340,6 +343,7 @@ class Machine:
             if sets in done:
                 continue
             done.add(sets)
+            spend(20)
             if self._may_end_in(node, sets):
                 goal = sets
                 break

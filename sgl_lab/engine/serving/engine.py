@@ -7,7 +7,7 @@ no program and no picture.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 from ...contracts.errors import BadArgument, EngineStopped
@@ -15,7 +15,7 @@ from ...contracts.events import Emit, EngineFault, StepRan, silent
 from ...contracts.ids import Namespace, RequestId
 from ...contracts.tree import TreeSnapshot
 from ...grammar.grammars import Grammars
-from ..plan import Embedding, RowOutput, Runner
+from ..plan import Embedding, Runner
 from .cache.pins import Pins
 from .cache.policy import POLICIES
 from .cache.pool import PagePool
@@ -26,10 +26,10 @@ from .in_flight import InFlight, InFlightStep, described
 from .intake import Intake
 from .metrics import Metrics
 from .open_groups import OpenGroups
-from .processing import Process, Processing
+from .processing import Process
 from .recovery import Recovery
 from .scheduling.drafts import Drafts
-from .scheduling.request import EXACT, Phase
+from .scheduling.request import EXACT
 from .scheduling.scheduler import ScheduledStep, Scheduler
 
 
@@ -142,20 +142,9 @@ class Engine:
         done, outputs = self._in_flight.collect()
         self._metrics.lap("model")
         overrun = done.overrun
-        self._commit(done.step, outputs)
+        self._groups.take_in(done.step, outputs)
         self._report(done, overrun)
         self._metrics.lap("commit")
-
-    def _commit(self, step: ScheduledStep, outputs: Sequence[RowOutput]) -> None:
-        groups, now = self._groups, self._clock()
-        processings = [
-            Processing(groups.of(request), request, step.plan.step, now, row, output)
-            for request, row, output in zip(step.requests, step.plan.rows, outputs, strict=True)
-            # The others failed with a sibling, were cancelled, or draw this token again because an
-            # earlier one is still processed.
-            if request.phase is Phase.RUNNING and not request.is_processed
-        ]
-        groups.take_in(processings)
 
     def _report(self, done: InFlightStep, overrun: frozenset[RequestId]) -> None:
         plan, now = done.step.plan, self._clock()
@@ -178,7 +167,7 @@ class Engine:
 
     @property
     def process(self) -> Process:
-        """For rows that have to pass a user's pattern."""
+        """For rows along a user's pattern that would cost more than the engine's thread spends on one."""
         return self._groups.process
 
     @process.setter

@@ -6,12 +6,12 @@ import hashlib
 from dataclasses import replace
 
 from ...contracts.ids import Namespace
-from ...contracts.port import GenJob, GenListener, LogprobListener, TokenLogprob
+from ...contracts.port import GenJob, GenListener, TokenLogprob
 from ...grammar.grammars import Grammars
 from ..plan import Row, RowOutput
 from ..text.seam import Seam, Spellings
 from .gen_sample import GenSample, GenTerms
-from .group import Accepted, Answer, RequestGroup, Vocabulary, new_request_id, to
+from .group import Accepted, Answer, Following, RequestGroup, Vocabulary, new_request_id, to
 from .scheduling.request import Request
 
 
@@ -44,6 +44,7 @@ class GenGroup(RequestGroup):
             job, spellings = replace(job, heal=0), None
         self._listener = listener
         self.follows_pattern = bool(params.stop_regex) or params.constraint is not None
+        self.is_bounded = not params.stop_regex
         n_prompt = len(job.prompt) - job.heal
         prompt, end = job.prompt[:n_prompt], job.prompt[n_prompt:]
         rest = spellings.bytes_of(end) if spellings else b""
@@ -83,11 +84,14 @@ class GenGroup(RequestGroup):
         self.requests[0].targets = {i - 1: (job.prompt[i],) for i in scored if i and job.prompt[i] >= 0}
         terms.prompt_logprobs.extend(TokenLogprob(job.prompt[i], None) for i in scored)
 
-    def begin(self, request: Request, now: float) -> Accepted:
+    def begin(self, request: Request, now: float) -> Following:
         return self._samples[request.id].begin(now)
 
     def accept(self, request: Request, row: Row, output: RowOutput, now: float) -> Accepted:
         return self._samples[request.id].accept(row, output, now)
+
+    def follow(self, request: Request, row: Row, output: RowOutput, now: float) -> Following:
+        return self._samples[request.id].follow(row, output, now)
 
     def progress(self, request: Request) -> Answer | None:
         sample, index = self._samples[request.id], self._index[request.id]
@@ -97,8 +101,8 @@ class GenGroup(RequestGroup):
             return None
 
         def notify(listener: GenListener) -> None:
-            if logprobs and isinstance(listener, LogprobListener):
-                listener.on_logprobs(index, logprobs)
+            if logprobs and (on_logprobs := getattr(listener, "on_logprobs", None)) is not None:
+                on_logprobs(index, logprobs)
             listener.on_progress(index, text, ids + sample.cut_ids() if is_closed else ids)
 
         return to(self._listener, notify)

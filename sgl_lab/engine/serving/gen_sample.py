@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TypeVar
 
 from ...contracts.events import Sample
 from ...contracts.params import SamplingParams
+from ...contracts.patterns.bounded import OverBound
 from ...contracts.port import GenJob, GenOutput, TokenLogprob, Usage
 from ...grammar.matcher import Matcher
 from ..plan import Draw, Row, RowOutput
 from ..text.seam import Seam
 from ..text.stream import TextStream
-from .group import Accepted, Vocabulary, usage_of
+from .group import Accepted, Following, Vocabulary, usage_of
 from .scheduling.request import Request
 
+T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class GenTerms:
@@ -41,6 +44,21 @@ class GenTerms:
     def begun(self) -> tuple[int, ...]:
         """The prompt's last tokens, if the text begins with them."""
         return self.job.prompt[len(self.job.prompt) - self.job.begun :]
+
+
+def _bounded(work: Callable[[], T]) -> Generator[None, None, T]:
+    while True:
+        try:
+            return work()
+        except OverBound:
+            yield
+
+
+def _accepted(reason: str | None, samples: list[Sample], n_kept: int) -> Accepted:
+    if n_kept <= 0:
+        return Accepted(reason, tuple(samples))
+    samples[:n_kept] = [token._replace(drafted=True) for token in samples[:n_kept]]
+    return Accepted(reason, tuple(samples), n_kept)
 
 
 class GenSample:
@@ -76,13 +94,13 @@ class GenSample:
 
     # ------------------------------------------------------------ tokens
 
-    def begin(self, now: float) -> Accepted:
+    def begin(self, now: float) -> Following:
         """The tokens that are forced before anything is drawn."""
         request = self.request
         if request.limit == 0 or (self.matcher is not None and self.matcher.is_over):
             begun = Accepted("stop" if request.limit else "length")
         else:
-            begun = self._extend((), now)
+            begun = yield from self._follow((), now)
         if begun.reason is None:
             return begun
         request.targets = {position: token for position, token in request.targets.items() if position < len(request.prompt) - 1}
@@ -93,10 +111,18 @@ class GenSample:
         return begun._replace(reason=None)
 
     def accept(self, row: Row, output: RowOutput, now: float) -> Accepted:
-        self._score(row, output)
+        if row.targets:
+            self._score(row, output)
         if self._reason is not None:
             return Accepted(None if self.request.targets else self._reason)
         return self._extend(output.draws, now)
+
+    def follow(self, row: Row, output: RowOutput, now: float) -> Following:
+        """As `accept`, along the constraint."""
+        if self.matcher is None or self._reason is not None:
+            return self.accept(row, output, now)
+        self._score(row, output)
+        return (yield from self._follow(output.draws, now))
 
     def _score(self, row: Row, output: RowOutput) -> None:
         """Logprobs of tokens that were not drawn: of the prompt, and forced."""
@@ -115,6 +141,19 @@ class GenSample:
                     self._logprobs[i - len(self._healed) + self.terms.job.begun] = scored
 
     def _extend(self, draws: Sequence[Draw], now: float) -> Accepted:
+        """Process the sampled tokens of a text without a constraint."""
+        request, masks = self.request, self.request.matcher
+        samples: list[Sample] = []
+        reason = None
+        for n_read, (token, logprob, top) in enumerate(draws):
+            samples.append(Sample(request.id, token, logprob, top, None if masks is None else masks.n_allowed[n_read], False))
+            self._n_sure = len(request.generated) + 1 - request.n_healed + self.terms.job.begun
+            reason = self._take(token, draws[n_read], now)
+            if reason is not None:
+                break
+        return _accepted(reason, samples, len(samples) - 1)
+
+    def _follow(self, draws: Sequence[Draw], now: float) -> Following:
         """Process the sampled tokens one after the other, and after each the tokens that it forces.
 
         A forced token replaces the accepted draft at its position. The first token after which the
@@ -127,7 +166,7 @@ class GenSample:
         reason = None
         while reason is None:
             if matcher is not None and not forced:
-                forced.extend(matcher.forced())
+                forced.extend((yield from _bounded(matcher.forced)))
             if not forced and not left:
                 break
             draw = left.popleft() if left else None
@@ -137,10 +176,12 @@ class GenSample:
             elif draw is not None:
                 n_allowed = None if masks is None else masks.n_allowed[n_read - 1]
                 token = Sample(request.id, draw.token, draw.logprob, draw.top, n_allowed, False)
-            if matcher is not None and self._leaves_no_time(token.token):
+            if matcher is not None and (yield from _bounded(partial(self._leaves_no_time, token.token))):
                 path = deque(matcher.completion or (min(self.terms.vocabulary.eos_ids),))
                 token = token._replace(token=path.popleft(), logprob=None, top=(), n_allowed=1)
                 draw, left, forced = None, deque(), path
+            if matcher is not None and token.token not in self.terms.ends:
+                yield from _bounded(partial(matcher.reach, token.token))
             samples.append(token)
             if token.forced:
                 request.n_forced += 1
@@ -148,9 +189,7 @@ class GenSample:
                 n_sure = len(samples)
                 self._n_sure = len(request.generated) + 1 - request.n_healed + self.terms.job.begun
             reason = self._take(token.token, draw, now)
-        n_kept = max(0, n_read - 1 if reason is None else min(n_read, n_sure) - 1)
-        samples[:n_kept] = [token._replace(drafted=True) for token in samples[:n_kept]]
-        return Accepted(reason, tuple(samples), n_kept)
+        return _accepted(reason, samples, n_read - 1 if reason is None else min(n_read, n_sure) - 1)
 
     def _leaves_no_time(self, token: int) -> bool:
         """Whether the text can be complete in time without `token` and cannot with it. From then on it is completing."""

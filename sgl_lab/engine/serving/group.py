@@ -7,7 +7,7 @@ knows nothing of pages, plans or threads.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -52,24 +52,38 @@ class Accepted(NamedTuple):
     """the first of them whose KV the row computed, as accepted drafts"""
 
 
+Following = Generator[None, None, Accepted]
+"""Work on a row along a user's pattern. It yields before what could cost more than its thread's
+bound, and may be continued on another thread.
+"""
+
+
 class RequestGroup(ABC):
     """`requests[0].id` names the group."""
 
     requests: tuple[Request, ...]
     follows_pattern = False
-    """A user's pattern or constraint is followed in `begin` and `accept`, which may then be called from another thread."""
+    """A user's pattern or constraint is followed: by `begin`, and by `follow` in place of `accept`."""
+    is_bounded = True
+    """`begin` and `follow` keep to their thread's bound, so that they may be begun on the engine's thread."""
 
     @property
     def id(self) -> RequestId:
         return self.requests[0].id
 
-    def begin(self, request: Request, now: float) -> Accepted:
+    def begin(self, request: Request, now: float) -> Following:
         """The tokens that `request` has before it has run."""
         return Accepted()
+        yield
 
     @abstractmethod
     def accept(self, request: Request, row: Row, output: RowOutput, now: float) -> Accepted:
         """Process the result of a row."""
+
+    def follow(self, request: Request, row: Row, output: RowOutput, now: float) -> Following:
+        """As `accept`, along the pattern."""
+        return self.accept(request, row, output, now)
+        yield
 
     @abstractmethod
     def progress(self, request: Request) -> Answer | None:

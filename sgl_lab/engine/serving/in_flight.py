@@ -17,7 +17,9 @@ from .scheduling.scheduler import ScheduledStep
 
 
 class Masks:
-    """The masks of a step's constrained rows. One call computes them, while the model computes."""
+    """The masks of a step's constrained rows. One call computes them, while the model computes: on other
+    threads what has no bound.
+    """
 
     def __init__(self, step: ScheduledStep, process: Process = process_here) -> None:
         self._fillings = [
@@ -31,8 +33,8 @@ class Masks:
 
     def __call__(self) -> None:
         fillings, self._fillings = self._fillings, []
-        if fillings:
-            self._process(fillings, until_done=True)
+        if unbounded := [filling for filling in fillings if not filling.attempt()]:
+            self._process(unbounded, until_done=True)
         self.errors |= {filling.request: filling.error for filling in fillings if filling.error is not None}
 
 

@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterable, Sequence
 from ...contracts.errors import CacheFull, RequestFailed
 from ...contracts.events import Emit, EngineFault, RequestFinished, Sample, TokensSampled
 from ...contracts.ids import RequestId
-from ..plan import RowOutput
+from ..plan import Row, RowOutput
 from .cache.pins import Pins
 from .config import EngineConfig
-from .group import Answer, RequestGroup
+from .group import Accepted, Answer, RequestGroup
 from .in_flight import described
 from .metrics import Metrics
-from .processing import Process, Processing, process_here
+from .processing import Process, Processing, as_failure, process_here
 from .scheduling.request import Phase, Request
-from .scheduling.scheduler import Scheduler
+from .scheduling.scheduler import ScheduledStep, Scheduler
 from .warm_group import PinGroup
 
 
@@ -49,7 +49,7 @@ class OpenGroups:
         """requests that came to their end in this step, and why"""
         self._late: list[Processing] = []
         self.process: Process = process_here
-        """for rows that have to pass a user's pattern"""
+        """for rows along a user's pattern that would cost more than the engine's thread spends on one"""
         self.wake: Callable[[], object] = lambda: None
         """called from another thread when such a row is done late, so that `Engine.step` is called again"""
         self.n_recoveries = 0
@@ -77,64 +77,92 @@ class OpenGroups:
         begun = [Processing(group, request, step, now, None, RowOutput()) for request in group.requests if request.phase is Phase.WAITING]
         self._process(begun)
         for processing in begun:
-            self._take_in((processing,))
+            self._take_in(processing)
         self.answer()
 
     # ------------------------------------------------------------ what their rows gave
 
-    def take_in(self, processings: Sequence[Processing]) -> None:
-        """Process rows, on other threads if they have a user's pattern, and apply the results of
-        completed ones.
+    def take_in(self, step: ScheduledStep, outputs: Sequence[RowOutput]) -> None:
+        """Apply the results of a step's rows. Where a pattern of the user's takes long, the result is
+        applied later.
         """
-        self._process(processings)
-        self._take_in(processings)
+        groups, now, samples = self._groups, self._clock(), list[Sample]()
+        patterned: list[Processing] = []
+        for request, row, output in zip(step.requests, step.plan.rows, outputs, strict=True):
+            if request.phase is not Phase.RUNNING or request.is_processed:
+                # It failed with a sibling, was cancelled, or draws this token again because an earlier
+                # one is still processed.
+                continue
+            group = groups[request.id]
+            if group.follows_pattern:
+                patterned.append(Processing(group, request, step.plan.step, now, row, output))
+                continue
+            answer = None
+            try:
+                if output.error is not None:
+                    raise output.error
+                accepted = group.accept(request, row, output, now)
+                if accepted.reason is None:
+                    answer = group.progress(request)
+            except BaseException as error:
+                self.fail(group, request, as_failure(error))
+            else:
+                self._apply(request, row, accepted, answer, samples)
+        if patterned:
+            self._process(patterned)
+            for processing in patterned:
+                self._take(processing, samples)
+        self._sampled(step.plan.step, samples)
 
     def take_in_late(self) -> bool:
         """Act upon what was not done in time; whether any of it is done now."""
         late, self._late = self._late, []
         for processing in late:
-            self._take_in((processing,))
+            self._take_in(processing)
         return len(self._late) < len(late)
 
     def _process(self, processings: Sequence[Processing]) -> None:
-        patterned = []
-        for processing in processings:
-            if processing.group.follows_pattern:
-                patterned.append(processing)
-            else:
-                processing()
-        if patterned:
-            self.process(patterned)
+        if unbounded := [processing for processing in processings if not processing.attempt()]:
+            self.process(unbounded)
 
-    def _take_in(self, processings: Sequence[Processing]) -> None:
-        """Requests whose processing is not done take no part in steps until it is."""
+    def _take_in(self, processing: Processing) -> None:
         samples: list[Sample] = []
-        for processing in processings:
-            request = processing.request
-            if not processing.is_done:
-                request.is_processed = True
-                processing.notify = self.wake
-                if not processing.is_done:  # it may be by now, and then nothing was woken
-                    self._late.append(processing)
-                    continue
-            request.is_processed = False
-            if request.phase is Phase.FINISHED:
-                continue  # a sibling failed
-            if processing.error is not None:
-                self.fail(processing.group, request, processing.error)
-                continue
-            accepted, row = processing.accepted, processing.row
-            if row is not None and request.phase is Phase.RUNNING:
-                self._scheduler.advance(request, row, accepted.n_kept, is_over=accepted.reason is not None)
-                self.n_recoveries = 0
-            samples += accepted.samples
-            if accepted.reason is not None or processing.is_aborted:
-                self._ended.append((request, accepted.reason or "abort"))
-            else:
-                self.answer_later(processing.answer)
+        self._take(processing, samples)
+        self._sampled(processing.step, samples)
+
+    def _take(self, processing: Processing, samples: list[Sample]) -> None:
+        """A request whose processing is not done takes no part in steps until it is."""
+        request = processing.request
+        if not processing.is_done:
+            request.is_processed = True
+            processing.notify = self.wake
+            if not processing.is_done:  # it may be by now, and then nothing was woken
+                self._late.append(processing)
+                return
+        request.is_processed = False
+        if request.phase is Phase.FINISHED:
+            return  # a sibling failed
+        if processing.error is not None:
+            self.fail(processing.group, request, processing.error)
+            return
+        self._apply(request, processing.row, processing.accepted, processing.answer, samples, processing.is_aborted)
+
+    def _apply(
+        self, request: Request, row: Row | None, accepted: Accepted, answer: Answer | None, samples: list[Sample], is_aborted: bool = False
+    ) -> None:
+        if row is not None and request.phase is Phase.RUNNING:
+            self._scheduler.advance(request, row, accepted.n_kept, is_over=accepted.reason is not None)
+            self.n_recoveries = 0
+        samples += accepted.samples
+        if accepted.reason is not None or is_aborted:
+            self._ended.append((request, accepted.reason or "abort"))
+        elif answer is not None:
+            self._answers.append(answer)
+
+    def _sampled(self, step: int, samples: Sequence[Sample]) -> None:
         if samples:
             self._metrics.tokens["generated"] += len(samples)
-            self._emit(TokensSampled(processings[0].step, tuple(samples)))
+            self._emit(TokensSampled(step, tuple(samples)))
         self.finish_ended()
 
     # ------------------------------------------------------------ how they end

@@ -1,8 +1,9 @@
-"""What a row gave its request becomes text: tokens are taken, stops and constraints are followed.
+"""What a row along a user's pattern gave its request becomes text: tokens are taken, stops and
+constraints are followed.
 
-Stop patterns and constraints are the user's and may take their time, so rows that have to pass one are processed on a
-thread that is none of the engine's (`resident` has it). A request that is not through when the next step is planned takes
-no part in that step, and the others go on.
+What has a bound is done on the engine's thread (`attempt`). What would cost more is left to threads
+that are none of the engine's (`resident` has them). A request that is not through when the next step
+is planned takes no part in that step, and the others go on.
 """
 
 from __future__ import annotations
@@ -12,17 +13,23 @@ from typing import Protocol
 
 from ...contracts.errors import RequestFailed
 from ...contracts.ids import RequestId
+from ...contracts.patterns.bounded import OverBound, bounded
 from ..plan import Row, RowOutput
-from .group import Accepted, Answer, RequestGroup
+from .group import Accepted, Answer, Following, RequestGroup
 from .scheduling.request import Matcher, Request
+
+MOST_STEPS = 4_000
+"""of about a microsecond, that the engine's thread spends on the pattern of one row"""
 
 
 class Processing:
-    """One row of a request, or the request's start if there is no row. Call it once, from any
-    thread. It does not raise.
+    """One row of a request, or the request's start if there is no row. Call `attempt` on the engine's
+    thread, and if it is not done then, call it once from any thread. Neither raises.
     """
 
-    __slots__ = ("accepted", "answer", "error", "group", "is_aborted", "is_done", "notify", "now", "output", "request", "row", "step")
+    __slots__ = (
+        "_following", "accepted", "answer", "error", "group", "is_aborted", "is_done", "notify", "now", "output", "request", "row", "step"
+    )  # fmt: skip
 
     def __init__(self, group: RequestGroup, request: Request, step: int, now: float, row: Row | None, output: RowOutput) -> None:
         self.group = group
@@ -31,6 +38,7 @@ class Processing:
         self.now = now
         self.row = row
         self.output = output
+        self._following: Following | None = None
         self.accepted = Accepted()
         self.answer: Answer | None = None
         """progress to notify the listener of"""
@@ -41,22 +49,42 @@ class Processing:
         self.notify: Callable[[], object] | None = None
         """called when it is done, where the engine went on without it"""
 
+    def attempt(self) -> bool:
+        """Do what is bounded; whether it is done."""
+        if self.group.is_bounded:
+            with bounded(MOST_STEPS):
+                self.is_done = self._advance()
+        return self.is_done
+
     def __call__(self) -> None:
-        self.error = _error_of(self._work)
+        while not self._advance():
+            pass
         self.is_done = True
         if self.notify is not None:
             self.notify()
 
-    def _work(self) -> None:
-        group, request = self.group, self.request
-        if self.output.error is not None:
-            raise self.output.error
+    def _advance(self) -> bool:
+        try:
+            if self.output.error is not None:
+                raise self.output.error
+            if self._following is None:
+                self._following = self._begun()
+            try:
+                next(self._following)
+            except StopIteration as end:
+                self.accepted = end.value
+            else:
+                return False
+            if self.accepted.reason is None and (self.row is not None or self.accepted.samples):
+                self.answer = self.group.progress(self.request)
+        except BaseException as error:
+            self.error = as_failure(error)
+        return True
+
+    def _begun(self) -> Following:
         if self.row is None:
-            self.accepted = group.begin(request, self.now)
-        else:
-            self.accepted = group.accept(request, self.row, self.output, self.now)
-        if self.accepted.reason is None and (self.row is not None or self.accepted.samples):
-            self.answer = group.progress(request)
+            return self.group.begin(self.request, self.now)
+        return self.group.follow(self.request, self.row, self.output, self.now)
 
 
 class Filling:
@@ -71,24 +99,31 @@ class Filling:
         self.error: Exception | None = None
         self.is_done = False
 
+    def attempt(self) -> bool:
+        try:
+            with bounded(MOST_STEPS):
+                self()
+        except OverBound:
+            return False
+        return True
+
     def __call__(self) -> None:
-        self.error = _error_of(lambda: self.matcher.fill(self.drafts))
+        try:
+            self.matcher.fill(self.drafts)
+        except OverBound:
+            raise
+        except BaseException as error:
+            self.error = as_failure(error)
         self.is_done = True
 
 
-def _error_of(work: Callable[[], None]) -> Exception | None:
-    """The error that `work` raised: in a pattern, a token's bytes or a constraint. Other requests
-    are not affected.
+def as_failure(error: BaseException) -> Exception:
+    """The error of one request: in a pattern, a token's bytes or a constraint. Other requests are
+    not affected.
     """
-    try:
-        work()
-    except Exception as error:
-        return error
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            raise
-        return RequestFailed(f"{type(error).__name__}: {error}")  # a library panicked
-    return None
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        raise error
+    return error if isinstance(error, Exception) else RequestFailed(f"{type(error).__name__}: {error}")  # a library panicked
 
 
 class Process(Protocol):
