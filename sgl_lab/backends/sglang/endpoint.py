@@ -41,7 +41,6 @@ from ...contracts.port import (
     GenJob,
     GenListener,
     GenOutput,
-    LogprobListener,
     Message,
     ModelCard,
     ScoreJob,
@@ -472,8 +471,8 @@ class RuntimeEndpoint(BaseBackend):
         with self._lock:
             if task.is_answered:
                 return
-        if logprobs and isinstance(task.listener, LogprobListener):
-            task.listener.on_logprobs(index, logprobs)
+        if logprobs and (on_logprobs := getattr(task.listener, "on_logprobs", None)) is not None:
+            on_logprobs(index, logprobs)
         task.listener.on_progress(index, text, ids)
 
     def _outputs(self, task: _Task, *, aborted: bool = False) -> tuple[GenOutput, ...]:
