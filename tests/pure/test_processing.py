@@ -219,7 +219,7 @@ def backend(tmp_path: Path) -> Iterator[LocalBackend]:
     made._resident.close()
 
 
-class Done(Heard):
+class Done(Listener):
     def __init__(self) -> None:
         super().__init__()
         self.over = threading.Event()
