@@ -201,8 +201,8 @@ class GenerateReply:
 
 def model_info(model: Model) -> dict[str, Any]:
     return {
-        "model_path": model.name,
-        "tokenizer_path": model.name,
+        "model_path": model.card.name,
+        "tokenizer_path": model.card.name,
         "is_generation": True,
         "preferred_sampling_params": None,
         "weight_version": "default",

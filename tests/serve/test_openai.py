@@ -124,7 +124,7 @@ def test_generate_as_sglang_has_it(door: Door) -> None:
 
 def test_what_a_server_tells_of_itself(door: Door) -> None:
     assert call(door, "/get_model_info")[1] == call(door, "/model_info")[1]
-    assert call(door, "/get_model_info")[1]["model_path"] == "tiny"
+    assert call(door, "/get_model_info")[1]["model_path"] == door.lab.card.name
     info = call(door, "/server_info")[1]
     assert info["internal_states"][0]["stats"]["pages_total"] > 0
     assert "sgl_lab_door_held 0" in call(door, "/metrics")[1]
