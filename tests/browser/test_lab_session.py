@@ -27,9 +27,9 @@ DASHBOARD, JOB, MOVED = 2, 4, 6
 
 
 @pytest.fixture(scope="module")
-def notebook(server: Server, open_notebook: OpenNotebook) -> Notebook:
-    write_notebook(server.root / "session.ipynb", "%load_ext sgl_lab", ASK, "%sgl dashboard", CROWD)
-    notebook = open_notebook(server, "session.ipynb")
+def notebook(dark_7: Server, open_notebook: OpenNotebook) -> Notebook:
+    write_notebook(dark_7.root / "session.ipynb", "%load_ext sgl_lab", ASK, "%sgl dashboard", CROWD)
+    notebook = open_notebook(dark_7, "session.ipynb")
     notebook.run_all()
     return notebook
 

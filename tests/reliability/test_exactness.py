@@ -28,7 +28,7 @@ from ..pure.driving import SOAK, Listener
 from ..torch.tiny import write_tiny
 from .programs import Key, Recorder, answer_bits, program
 
-N_PROGRAMS = {"torch": 20 if SOAK == 1 else 500, "native": 24 if SOAK == 1 else 500, "smollm2": 4 if SOAK == 1 else 60}
+N_PROGRAMS = {"torch": 12 if SOAK == 1 else 500, "native": 16 if SOAK == 1 else 500, "smollm2": 4 if SOAK == 1 else 60}
 DEADLINE_S = 300.0 * SOAK
 
 

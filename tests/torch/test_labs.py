@@ -19,6 +19,7 @@ import sgl_lab as sgl
 from sgl_lab.contracts.errors import EngineStopped, OutOfMemory
 from sgl_lab.labs import Labs, Loading
 
+from ..pure.driving import SOAK
 from .tiny import write_huge, write_tiny
 
 DEADLINE_S = 60.0
@@ -136,13 +137,13 @@ def test_a_model_that_was_changed_on_disk_is_another_one(labs: Labs, models: lis
     assert not old.is_open
 
 
-def test_in_200_swaps_every_hit_is_of_the_model_as_it_is_on_disk(tmp_path: Path, models: list[str]) -> None:
+def test_in_many_swaps_every_hit_is_of_the_model_as_it_is_on_disk(tmp_path: Path, models: list[str]) -> None:
     chance = random.Random(4)
     written, answers = dict.fromkeys(models, 0), dict[tuple[int, str], str]()
     seen: weakref.WeakKeyDictionary[sgl.Lab, set[str]] = weakref.WeakKeyDictionary()
     counts = {"rewritten": 0, "kept": 0, "made": 0, "hits": 0}
     labs = Labs(parked_bytes=int(1.5 * size_of(models[0])))
-    for _ in range(200):
+    for _ in range(200 if SOAK > 1 else 90):
         name, prompt = chance.choice(models), chance.choice(["a tide", "the birds", "salt", "oysters"])
         if chance.random() < 0.1:
             times = os.stat(Path(name, "model.safetensors"))
@@ -160,7 +161,7 @@ def test_in_200_swaps_every_hit_is_of_the_model_as_it_is_on_disk(tmp_path: Path,
         assert answers.setdefault((written[name], prompt), got["text"]) == got["text"]
         assert len(labs.parked) <= 1
     labs.close()
-    assert min(counts.values()) >= 10, counts
+    assert min(counts.values()) >= (10 if SOAK > 1 else 5), counts
     assert len(set(answers.values())) > len(answers) / 2
 
 

@@ -17,6 +17,7 @@ from sgl_lab.engine.compute.runners.runner import TorchRunner
 from sgl_lab.engine.serving.config import EngineConfig
 from sgl_lab.engine.serving.engine import Engine
 
+from ..pure.driving import SOAK
 from .tiny import Sequences, load_tiny, scores, tokens, write_tiny
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
@@ -90,7 +91,7 @@ def test_a_budget_is_a_number_of_pages(tiny: LoadedModel) -> None:
 
 # ---------------------------------------------------------------- the built-in model
 
-N_TOKENS = 64
+N_TOKENS = 64 if SOAK > 1 else 32
 PROMPTS = [
     "The capital of France is",
     "Write a short poem about the sea.",
