@@ -48,6 +48,7 @@ from sgl_lab.engine.serving.config import EngineConfig
 from sgl_lab.engine.serving.engine import Engine
 from sgl_lab.engine.tools.fake import ByteTokenizer, HashRunner
 from sgl_lab.viz.draw import palette, still
+from sgl_lab.viz.draw.text import transcript
 from sgl_lab.viz.views import LanesView, MetricsView, Reuse, TokensView, TreeView, views_of
 from sgl_lab.viz.views.inspection import inspections
 from sgl_lab.viz.views.tok import LEAST_BYTES, Layout, Token
@@ -332,6 +333,13 @@ def test_of_several_samples_only_the_first_is_in_the_stream() -> None:
     both = TokensSampled(1, (Sample(RequestId(1), 4, None, (), None, False), Sample(RequestId(2), 5, None, (), None, False)))
     view = folded(TokensView(spell), [opened(), literal(1, 2, 3), *group, both])
     assert [text for text, cls in shown(view) if cls == "generated"] == ["d"]
+    (row,) = view.full()["forks"][1:]
+    assert (row["fork"], row["parent"], row["base"], row["label"]) == (-2, 1, 3, "sample 2")
+    assert shown(view, -2) == [("e", "generated")]
+    folded(view, [finished(), generated(4), finished(2), opened(3, 1), literal(6, start=4, fork=3)])
+    assert shown(view, -2) == [("e", "generated")]
+    assert "e" in transcript(view.full(), ascii=True)
+    assert "sample 2" in still.tokens(view.full()).source
 
 
 def test_a_fork_shows_only_what_lies_beyond_its_parent() -> None:

@@ -224,8 +224,10 @@ export class Store {
     return nodes.map((node) => ({ node, from, to: (from += node.n) }));
   }
 
-  /** The fork whose stream a bar worked on. */
+  /** The fork, or the further sample of a gen, whose stream a bar worked on. */
   forkOf({ lane }) {
+    const sample = lane?.startsWith("r") ? -Number(lane.slice(1)) : null;
+    if (this.forks.has(sample)) return sample;
     while (lane && !lane.startsWith("f")) lane = this.lanes.get(lane)?.parent;
     return lane ? Number(lane.slice(1)) : null;
   }

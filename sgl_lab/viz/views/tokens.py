@@ -38,6 +38,7 @@ from .tok import LEAST_BYTES, Layout, Tok, Token
 
 class ForkRow(TypedDict):
     fork: int
+    """negative for a further sample of a gen with `n` of them: then its request's number"""
     parent: int | None
     index: int
     label: str
@@ -195,10 +196,22 @@ class TokensView:
     def _queue(self, event: RequestQueued) -> None:
         fork = self._forks.get(event.fork) if event.fork is not None else None
         if fork is not None:
+            is_further = event.kind == "gen" and event.group != event.request
+            fork = self._sample(fork, event) if is_further else fork
             self._requests[event.request] = request = _Request(fork, event.prompt, self._now)
             request.n_open = max(0, fork.end - len(event.prompt)) if event.kind == "gen" else 0
-            if event.kind == "gen" and event.group == event.request:
+            if event.kind == "gen":
                 fork.live = request
+
+    def _sample(self, fork: _Fork, event: RequestQueued) -> _Fork:
+        """A stream for a further sample of a gen: the stream of its fork has only the first. Its
+        number is that of its request, negated.
+        """
+        number = event.request - event.group
+        opened = ForkOpened(fork.opened.run, ForkId(-event.request), fork.opened.fork, number, f"sample {number + 1}")
+        self._forks[opened.fork] = sample = _Fork(opened, len(event.prompt), role=fork.role)
+        self._new_rows[opened.fork] = None
+        return sample
 
     def _extend(self, fork: _Fork, event: StreamExtended) -> None:
         if event.start < fork.base or (event.start > fork.base and not fork.own):
