@@ -20,7 +20,7 @@ CARD = SimpleNamespace(device="cpu", dtype="int4", vocab=49_152)
 def left(stage: Stage, record: Record, error: BaseException) -> dict[str, Any]:
     """The last output of a cell that ended with `error`."""
     shown = Shown()
-    lab: Any = SimpleNamespace(model="smollm2", card=CARD, evict="lru", spell=stage.spell)
+    lab: Any = SimpleNamespace(model="smollm2", title="smollm2", card=CARD, evict="lru", spell=stage.spell, has_tree=True)
     view = CellView(shown.shell, Output(shown.shell), lab, record, ("tokens", "tree", "timeline"), lambda: None)
     view.__exit__(type(error), error, None)
     return shown.data[-1]
