@@ -10,29 +10,29 @@ from typing import Any, cast
 from ..contracts.errors import BackendUnsupported, BadArgument
 from ..contracts.port import GenJob, GenOutput, Message
 from . import sampling, tools
-from .asked import Answer, Asked, Model, Piece, frame
 from .fields import Fields
 from .openai_chat import stops
+from .parsed import Answer, Model, ParsedRequest, Piece, frame
 
 IGNORED = ("metadata", "service_tier", "thinking", "cache_control", "inference_geo", "container", "context_management", "betas")
 
 
 def prompt_of(model: Model, fields: Fields) -> tuple[tuple[int, ...], tools.Tools]:
     """The tokens of the prompt: of a last turn of the assistant's, the answer is the rest."""
-    said: list[Message] = []
+    turns: list[Message] = []
     for i, one in enumerate(given := fields.items("messages")):
-        said += _read(one, f"messages[{i}].")
+        turns += _read(one, f"messages[{i}].")
     if not given:
         raise BadArgument("messages is empty", hint="give at least one message")
     chosen = _tools(fields)
     system = _text(fields.any("system"), "system")
     blocks = [text for text in (system, chosen.prompt) if text]
     if blocks:
-        said = [Message("system", "\n\n".join(blocks)), *said]
-    return model.encode_chat(said, continues=said[-1].role == "assistant"), chosen
+        turns = [Message("system", "\n\n".join(blocks)), *turns]
+    return model.encode_chat(turns, continues=turns[-1].role == "assistant"), chosen
 
 
-def read(model: Model, fields: Fields) -> Asked:
+def read(model: Model, fields: Fields) -> ParsedRequest:
     most = fields.whole("max_tokens")
     if most is None:
         raise BadArgument("max_tokens is missing", hint="it is a whole number")
@@ -52,7 +52,7 @@ def read(model: Model, fields: Fields) -> Asked:
         raise BackendUnsupported("a message has one sample", hint="leave out n")
     streams = fields.flag("stream")
     fields.ignore(*IGNORED)
-    return Asked((GenJob(prompt, params),), MessageReply(model, chosen, frozenset(map(str, sequences)), len(prompt)), streams)
+    return ParsedRequest((GenJob(prompt, params),), MessageReply(model, chosen, frozenset(map(str, sequences)), len(prompt)), streams)
 
 
 def count(model: Model, fields: Fields) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The ASGI application: the guard, the body, the slot, the flight, the answer; the same for every path.
+"""The ASGI application: the guard, the body, the slot, the request, the answer; the same for every path.
 
 An API is a function that reads a body (`Read`) and says what it asks; everything here is common to
 all. A handler runs on the door's loop; what may take long (encoding, constraints, a snapshot of the
@@ -13,17 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from . import guard
-from .asked import Asked, Model, dumps
 from .clients import Clients
 from .errors import Failure, Refused, failure_of
 from .fields import Fields, parse
-from .flight import Flight, Wakes
 from .limits import Limits, Slots
+from .parsed import Model, ParsedRequest, dumps
+from .running import RunningRequest, Wakes
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Read = Callable[[Model, Fields], Asked]
+Read = Callable[[Model, Fields], ParsedRequest]
 
 PING_S = 10.0
 """seconds of silence in a stream after which a comment is sent, so that nobody takes the line for dead"""
@@ -38,7 +38,7 @@ def headers_of(scope: Scope) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
 
-class Hall:
+class DoorState:
     """What all paths share. Made on the loop."""
 
     def __init__(self, model: Model, clients: Clients, limits: Limits) -> None:
@@ -48,7 +48,7 @@ class Hall:
         self.slots = Slots(limits)
         self.wakes = Wakes(self.loop)
         self.pool = ThreadPoolExecutor(POOL, thread_name_prefix="sgl_lab door")
-        self.flights: dict[Flight, str | None] = {}
+        self.requests: dict[RunningRequest, str | None] = {}
         """in flight, and the name that their client gave them"""
         self.n_answered = 0
         self.is_closing = False
@@ -64,9 +64,9 @@ class Hall:
 
     def abort(self, rid: str | None) -> int:
         """Cancel the requests of that name; all of clients with None. How many there were."""
-        found = [flight for flight, name in self.flights.items() if rid is None or name == rid]
-        for flight in found:
-            flight.cancel()
+        found = [running for running, name in self.requests.items() if rid is None or name == rid]
+        for running in found:
+            running.cancel()
         return len(found)
 
     def close(self) -> None:
@@ -164,8 +164,8 @@ def _named(send: Send, scope: Scope) -> Send:
 class Posted:
     """A path whose requests run jobs in the engine."""
 
-    def __init__(self, hall: Hall, label: str, read: Read, spell: Spell = Failure.openai) -> None:
-        self._hall = hall
+    def __init__(self, state: DoorState, label: str, read: Read, spell: Spell = Failure.openai) -> None:
+        self._state = state
         self._label = label
         self._read = read
         self._spell = spell
@@ -173,65 +173,67 @@ class Posted:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":
             raise Refused(405, f"{scope['path']} takes POST, not {scope['method']}", headers={"Allow": "POST"})
-        hall, slots = self._hall, self._hall.slots
-        if hall.is_closing:
+        state, slots = self._state, self._state.slots
+        if state.is_closing:
             raise Refused(503, "the door is closing")
         headers = headers_of(scope)
         body = await body_of(receive, headers, slots)
         n = len(body)
         client, held = "", 0
-        flight: Flight | None = None
+        running: RunningRequest | None = None
         gone = asyncio.create_task(_gone(receive))
         try:
             given = parse(body)
             client = guard.client_name(headers, _user(given))
             slots.take(client, 1)
             held = 1
-            asked: Asked = await hall.aside(self._asked, given)
+            parsed: ParsedRequest = await state.aside(self._parse, given)
             del given, body
-            slots.check(asked.n_sequences)
-            slots.take(client, asked.n_sequences - 1)
-            held = asked.n_sequences
-            flight = Flight(hall.model.backend, hall.wakes, asked.jobs, streams=asked.streams, over=lambda: self._over(client, held))
-            hall.flights[flight] = asked.rid
-            gone.add_done_callback(lambda task: None if task.cancelled() or flight is None else flight.cancel())
-            await hall.aside(self._start, flight, client)
+            slots.check(parsed.n_sequences)
+            slots.take(client, parsed.n_sequences - 1)
+            held = parsed.n_sequences
+            running = RunningRequest(
+                state.model.backend, state.wakes, parsed.jobs, streams=parsed.streams, over=lambda: self._over(client, held)
+            )
+            state.requests[running] = parsed.rid
+            gone.add_done_callback(lambda task: None if task.cancelled() or running is None else running.cancel())
+            await state.aside(self._start, running, client)
             slots.release_bytes(n)
             n = 0
-            if asked.streams:
-                await self._stream(flight, asked, send)
+            if parsed.streams:
+                await self._stream(running, parsed, send)
             else:
-                await answer(send, 200, asked.reply.whole(await flight.wait()))
-            hall.n_answered += 1
+                await answer(send, 200, parsed.reply.whole(await running.wait()))
+            state.n_answered += 1
         finally:
             gone.cancel()
             slots.release_bytes(n)
-            if flight is None:
+            if running is None:
                 slots.release(client, held)
-            elif not flight.is_over:
-                flight.cancel()
+            elif not running.is_over:
+                running.cancel()
 
-    def _asked(self, given: Mapping[str, Any]) -> Asked:
+    def _parse(self, given: Mapping[str, Any]) -> ParsedRequest:
         fields = Fields(given)
-        model = self._hall.model
+        model = self._state.model
         model.check_name(fields.text("model"))
         fields.ignore("user")
-        asked = self._read(model, fields)
+        parsed = self._read(model, fields)
         fields.done()
-        return asked
+        return parsed
 
-    def _start(self, flight: Flight, client: str) -> None:
-        flight.start(lambda: self._hall.clients.of(client), self._label)
+    def _start(self, running: RunningRequest, client: str) -> None:
+        running.start(lambda: self._state.clients.of(client), self._label)
 
     def _over(self, client: str, held: int) -> None:
-        hall = self._hall
-        hall.slots.release(client, held)
-        for flight in [flight for flight in hall.flights if flight.is_over]:
-            del hall.flights[flight]
+        state = self._state
+        state.slots.release(client, held)
+        for running in [running for running in state.requests if running.is_over]:
+            del state.requests[running]
 
-    async def _stream(self, flight: Flight, asked: Asked, send: Send) -> None:
+    async def _stream(self, running: RunningRequest, parsed: ParsedRequest, send: Send) -> None:
         """Server-sent events. An error before the first of them is an answer of its own; later, the last event."""
-        reply, stall_s, is_open = asked.reply, self._hall.slots.limits.stall_s, False
+        reply, stall_s, is_open = parsed.reply, self._state.slots.limits.stall_s, False
 
         async def write(data: bytes) -> None:
             nonlocal is_open
@@ -244,11 +246,11 @@ class Posted:
                     await send({"type": "http.response.body", "body": data, "more_body": True})
 
         try:
-            async for pieces in flight.pieces(PING_S):
+            async for pieces in running.pieces(PING_S):
                 await write(b"".join(map(reply.piece, pieces)) if pieces else PING)
-            await write(reply.closing(flight.result()))
+            await write(reply.closing(running.result()))
         except TimeoutError:
-            flight.cancel()
+            running.cancel()
             raise ConnectionAbortedError("the client does not read") from None
         except Exception as error:
             if not is_open:

@@ -11,12 +11,12 @@ from typing import Any, cast
 from ..contracts.errors import BadArgument
 from ..contracts.port import GenJob, GenOutput, TokenLogprob
 from . import sampling
-from .asked import DONE, Answer, Asked, Model, Piece, frame
 from .fields import Fields
 from .openai_chat import HARMLESS, streaming, usage_of
+from .parsed import DONE, Answer, Model, ParsedRequest, Piece, frame
 
 
-def read(model: Model, fields: Fields) -> Asked:
+def read(model: Model, fields: Fields) -> ParsedRequest:
     prompts = _prompts(model, fields.any("prompt"))
     top, echoes, most = fields.whole("logprobs"), fields.flag("echo"), fields.whole("max_tokens")
     params = sampling.read(
@@ -34,7 +34,7 @@ def read(model: Model, fields: Fields) -> Asked:
     fields.only("suffix", "")
     fields.ignore(*HARMLESS)
     jobs = tuple(GenJob(prompt, params) for prompt in prompts)
-    return Asked(jobs, CompletionReply(model, jobs, echoes, with_usage), streams, fields.text("rid"))
+    return ParsedRequest(jobs, CompletionReply(model, jobs, echoes, with_usage), streams, fields.text("rid"))
 
 
 def _prompts(model: Model, given: Any) -> list[tuple[int, ...]]:
@@ -70,13 +70,13 @@ class CompletionReply:
         return self._head | {"choices": choices, "usage": usage_of(answers)}
 
     def _choice(self, job: int, sample: int, output: GenOutput) -> dict[str, Any]:
-        asked = self._jobs[job]
-        before = self._model.backend.decode(asked.prompt) if self._echoes else ""
+        gen_job = self._jobs[job]
+        before = self._model.backend.decode(gen_job.prompt) if self._echoes else ""
         entries = (*(output.prompt_logprobs if self._echoes else ()), *output.logprobs)
         return {
             "index": self._index(job, sample),
             "text": before + output.text,
-            "logprobs": self._told(entries, 0) if asked.params.logprobs else None,
+            "logprobs": self._logprobs_of(entries, 0) if gen_job.params.logprobs else None,
             "finish_reason": output.finish_reason,
             "matched_stop": output.matched_stop,
         }
@@ -84,7 +84,7 @@ class CompletionReply:
     def _index(self, job: int, sample: int) -> int:
         return job * self._jobs[job].params.n + sample
 
-    def _told(self, entries: Sequence[TokenLogprob], at: int) -> dict[str, Any]:
+    def _logprobs_of(self, entries: Sequence[TokenLogprob], at: int) -> dict[str, Any]:
         spell, offsets = self._model.spell, []
         tokens = [spell(entry.token) for entry in entries]
         for token in tokens:
@@ -103,9 +103,9 @@ class CompletionReply:
     def piece(self, piece: Piece) -> bytes:
         index = self._index(piece.job, piece.sample)
         at = self._n_chars.get(index, 0)
-        told = self._told(piece.logprobs, at) if self._jobs[piece.job].params.logprobs else None
+        logprobs = self._logprobs_of(piece.logprobs, at) if self._jobs[piece.job].params.logprobs else None
         self._n_chars[index] = at + len(piece.text)
-        return frame(self._head | {"choices": [{"index": index, "text": piece.text, "logprobs": told, "finish_reason": None}]})
+        return frame(self._head | {"choices": [{"index": index, "text": piece.text, "logprobs": logprobs, "finish_reason": None}]})
 
     def closing(self, answers: Sequence[Answer]) -> bytes:
         frames = [

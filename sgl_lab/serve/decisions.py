@@ -20,9 +20,9 @@ from ..contracts.errors import BackendUnsupported, BadArgument
 from ..contracts.port import Message, ScoreJob, ScoreOutput, Usage
 from ..contracts.prefixes import n_common
 from . import messages, tools
-from .asked import Answer, Asked, Model
 from .fields import Fields
 from .openai_chat import HARMLESS
+from .parsed import Answer, Model, ParsedRequest
 
 MAX_QUESTIONS = 400
 MAX_CHOICES = 255
@@ -63,11 +63,11 @@ class Question:
         return "\n".join(filter(None, (self.instructions, *lines, closing)))
 
 
-def job_of(model: Model, said: Sequence[Message], questions: Sequence[Question]) -> tuple[ScoreJob, list[list[int]]]:
+def job_of(model: Model, turns: Sequence[Message], questions: Sequence[Question]) -> tuple[ScoreJob, list[list[int]]]:
     """One job for all questions, and for each the number of tokens of each label."""
     if sum(len(question.labels) for question in questions) > MAX_LABELS:
         raise BadArgument(f"the questions have more than {MAX_LABELS} options together", hint="send several requests")
-    prompts = [model.encode_chat(_asking(said, question.text)) for question in questions]
+    prompts = [model.encode_chat(_asking(turns, question.text)) for question in questions]
     n_shared = len(prompts[0])
     for prompt in prompts[1:]:
         n_shared = min(n_shared, n_common(prompts[0], prompt))
@@ -80,12 +80,12 @@ def job_of(model: Model, said: Sequence[Message], questions: Sequence[Question])
     return ScoreJob(prompts[0][:n_shared], tuple(choices)), sizes
 
 
-def _asking(said: Sequence[Message], question: str) -> list[Message]:
+def _asking(turns: Sequence[Message], question: str) -> list[Message]:
     """The conversation with the question at its end: after the state, which stays the same."""
-    *before, last = said
+    *before, last = turns
     if last.role == "user":
         return [*before, Message("user", f"{last.content}\n\n{question}")]
-    return [*said, Message("user", question)]
+    return [*turns, Message("user", question)]
 
 
 class Decided:
@@ -147,27 +147,27 @@ def _score(probabilities: Sequence[float]) -> tuple[float, float]:
 # ---------------------------------------------------------------- OpenAI
 
 
-def read(model: Model, fields: Fields) -> Asked:
+def read(model: Model, fields: Fields) -> ParsedRequest:
     """`POST /v1/decisions`."""
     given = fields.items("questions")
     if not 1 <= len(given) <= MAX_QUESTIONS:
         raise BadArgument(f"there are {len(given)} questions", hint=f"ask 1 to {MAX_QUESTIONS}")
     questions = [_question(Fields(one, f"questions[{i}].")) for i, one in enumerate(given)]
-    said = _input(fields.any("input"))
+    turns = _input(fields.any("input"))
     fields.ignore(*HARMLESS)
-    job, sizes = job_of(model, said, questions)
+    job, sizes = job_of(model, turns, questions)
 
     def spell(answers: list[dict[str, Any]], usage: Usage) -> Any:
-        told = {
+        counts = {
             "input_tokens": usage.prompt_tokens,
             "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
             "output_tokens": 0,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": usage.prompt_tokens,
         }
-        return {"answers": answers, "model": model.name, "usage": told}
+        return {"answers": answers, "model": model.name, "usage": counts}
 
-    return Asked((job,), Decided(questions, sizes, spell))
+    return ParsedRequest((job,), Decided(questions, sizes, spell))
 
 
 def _parts(given: Any, where: str) -> str:
@@ -227,8 +227,8 @@ def _question(fields: Fields) -> Question:
 
             def chosen(p: Sequence[float]) -> dict[str, Any]:
                 best, confidence = _choice(p)
-                told = [{"value": value, "probability": each} for value, each in zip(values, p, strict=True)]
-                return {"type": "choice", "name": name, "choice": values[best], "confidence": confidence, "probabilities": told}
+                listed = [{"value": value, "probability": each} for value, each in zip(values, p, strict=True)]
+                return {"type": "choice", "name": name, "choice": values[best], "confidence": confidence, "probabilities": listed}
 
             fields.done()
             return Question(instructions, options, "option", chosen)
@@ -240,8 +240,8 @@ def _question(fields: Fields) -> Question:
 
             def rated(p: Sequence[float]) -> dict[str, Any]:
                 score, confidence = _score(p)
-                told = [{"label": options[i][0], "value": i, "probability": each} for i, each in enumerate(p)]
-                return {"type": "score", "name": name, "score": score, "confidence": confidence, "probabilities": told}
+                listed = [{"label": options[i][0], "value": i, "probability": each} for i, each in enumerate(p)]
+                return {"type": "score", "name": name, "score": score, "confidence": confidence, "probabilities": listed}
 
             fields.done()
             return Question(instructions, options, "level", rated)
@@ -252,7 +252,7 @@ def _question(fields: Fields) -> Question:
 # ---------------------------------------------------------------- System One
 
 
-def read_systemone(model: Model, fields: Fields) -> Asked:
+def read_systemone(model: Model, fields: Fields) -> ParsedRequest:
     """`POST /v1/systemone`."""
     given = fields.any("questions")
     if not isinstance(given, dict) or not 1 <= len(given) <= MAX_QUESTIONS:
@@ -266,10 +266,10 @@ def read_systemone(model: Model, fields: Fields) -> Asked:
     job, sizes = job_of(model, [Message("user", _spelled(state))], questions)
 
     def spell(answers: list[dict[str, Any]], usage: Usage) -> Any:
-        told = {"input_tokens": usage.prompt_tokens, "output_tokens": 0, "cached_tokens": usage.cached_tokens}
-        return {"model": model.name, "answers": dict(zip(names, answers, strict=True)), "usage": told}
+        counts = {"input_tokens": usage.prompt_tokens, "output_tokens": 0, "cached_tokens": usage.cached_tokens}
+        return {"model": model.name, "answers": dict(zip(names, answers, strict=True)), "usage": counts}
 
-    return Asked((job,), Decided(questions, sizes, spell))
+    return ParsedRequest((job,), Decided(questions, sizes, spell))
 
 
 def _spelled(value: Any) -> str:
@@ -293,8 +293,8 @@ def _typed(fields: Fields) -> Question:
 
             def chosen(p: Sequence[float]) -> dict[str, Any]:
                 best, confidence = _choice(p)
-                told = {name: each for (name, _), each in zip(options, p, strict=True)}
-                return {"type": "choice", "choice": options[best][0], "confidence": confidence, "probabilities": told}
+                listed = {name: each for (name, _), each in zip(options, p, strict=True)}
+                return {"type": "choice", "choice": options[best][0], "confidence": confidence, "probabilities": listed}
 
             return Question(instructions, options, "option", chosen)
         case "score":
@@ -305,8 +305,8 @@ def _typed(fields: Fields) -> Question:
             def rated(p: Sequence[float]) -> dict[str, Any]:
                 score, confidence = _score(p)
                 legend = {str(i): level for i, level in enumerate(criteria)}
-                told = {str(i): each for i, each in enumerate(p)}
-                return {"type": "score", "score": score, "legend": legend, "confidence": confidence, "probabilities": told}
+                listed = {str(i): each for i, each in enumerate(p)}
+                return {"type": "score", "score": score, "legend": legend, "confidence": confidence, "probabilities": listed}
 
             return Question(instructions, levels, "level", rated)
         case _:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import uvicorn
 
     from ..session import Lab
-    from .app import Hall
+    from .app import DoorState
     from .clients import Clients
     from .paths import Paths
 
@@ -84,7 +84,7 @@ class Door:
         self._origins = origins
         self._started = threading.Event()
         self._failed: BaseException | None = None
-        self._hall: Hall | None = None
+        self._state: DoorState | None = None
         self._paths: Paths | None = None
         config = uvicorn.Config(
             self._app,
@@ -137,7 +137,7 @@ class Door:
 
     def clients(self) -> list[tuple[str, int, int]]:
         """(name, requests, of which in flight) of each client whose run goes on."""
-        return self._hall.clients.counts() if self._hall is not None else []
+        return self._state.clients.counts() if self._state is not None else []
 
     def help(self) -> str:
         """How other programs come in. It names the file with the token, not the token."""
@@ -153,9 +153,9 @@ class Door:
 
     def close(self) -> None:
         """Close it: requests in flight are cancelled, connections end."""
-        if self._hall is not None:
+        if self._state is not None:
             with suppress(RuntimeError):  # its loop has ended
-                self._hall.loop.call_soon_threadsafe(self._hall.refuse)
+                self._state.loop.call_soon_threadsafe(self._state.refuse)
         self._server.should_exit = True
         self._finalizer()
         if threading.current_thread() is not self._thread:
@@ -189,25 +189,25 @@ class Door:
             self._started.set()
 
     async def _live(self) -> None:
-        from .app import Hall
-        from .asked import Model
+        from .app import DoorState
         from .clients import Clients
+        from .parsed import Model
         from .paths import Paths
         from .routes import application
 
-        hall = Hall(Model(self.lab.backend), Clients(self.lab), self.limits)
-        self._hall = hall
-        self._paths = Paths(self.lab, hall, {} if self._publisher is None else self._publisher.info)
-        self._inner = application(hall, self._paths, self.token, self._origins)
-        watch = asyncio.create_task(self._watch(hall.clients, self._server))
+        state = DoorState(Model(self.lab.backend), Clients(self.lab), self.limits)
+        self._state = state
+        self._paths = Paths(self.lab, state, {} if self._publisher is None else self._publisher.info)
+        self._inner = application(state, self._paths, self.token, self._origins)
+        watch = asyncio.create_task(self._watch(state.clients, self._server))
         try:
             await self._server.serve()
         finally:
             watch.cancel()
-            hall.close()
+            state.close()
             if self._publisher is not None:
                 await asyncio.to_thread(self._publisher.close)
-            await asyncio.to_thread(hall.clients.close)
+            await asyncio.to_thread(state.clients.close)
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
         await self._inner(scope, receive, send)

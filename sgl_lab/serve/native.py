@@ -12,8 +12,8 @@ from ..contracts.params import SamplingParams
 from ..contracts.port import GenJob, GenOutput, TokenLogprob
 from ..lang.finish import FinishReason
 from . import sampling
-from .asked import DONE, Answer, Asked, Model, Piece, frame
 from .fields import Fields
+from .parsed import DONE, Answer, Model, ParsedRequest, Piece, frame
 
 ABSENT = (
     *("image_data", "video_data", "audio_data", "input_embeds", "session_params", "lora_path", "lora_id", "custom_logit_processor"),
@@ -33,7 +33,7 @@ HARMLESS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class LogprobOptions:
     """Of the logprobs of one prompt."""
 
     returns: bool
@@ -43,7 +43,7 @@ class Wish:
     with_text: bool
 
 
-def read(model: Model, fields: Fields) -> Asked:
+def read(model: Model, fields: Fields) -> ParsedRequest:
     prompts, is_batch = _prompts(model, fields)
     n = len(prompts)
     given = _each(fields.any("sampling_params") or {}, n, Mapping, "sampling_params")
@@ -55,25 +55,26 @@ def read(model: Model, fields: Fields) -> Asked:
     for name in ABSENT:
         fields.only(name, False, [], "")
     fields.ignore(*HARMLESS)
-    jobs, wishes = [], []
+    jobs, options = [], []
     for number, prompt in enumerate(prompts):
         params = _params(Fields(given[number], "sampling_params."))
         start = starts[number]
         if start < 0:
             # a request without new tokens asks for its prompt, as clients of earlier servers expect
             start = 0 if params.max_tokens == 0 else len(prompt) - 1
-        wish = Wish(returns[number], start, tops[number], with_text)
-        if wish.returns:
+        option = LogprobOptions(returns[number], start, tops[number], with_text)
+        if option.returns:
             if start >= len(prompt) and params.max_tokens:
                 raise BadArgument(f"logprob_start_len must be less than the prompt's {len(prompt)} tokens, not {start}")
-            params = replace(params, logprobs=True, top_logprobs=wish.top, prompt_logprobs_from=min(start, len(prompt)))
-        if params.max_tokens == 0 and not wish.returns:
+            params = replace(params, logprobs=True, top_logprobs=option.top, prompt_logprobs_from=min(start, len(prompt)))
+        if params.max_tokens == 0 and not option.returns:
             params = replace(params, prompt_logprobs_from=len(prompt) - 1)  # so that the prompt is computed, and cached
         jobs.append(GenJob(prompt, params))
-        wishes.append(wish)
+        options.append(option)
     if streams and n > 1 and any(job.params.n > 1 for job in jobs):
         raise BadArgument("a stream of several prompts has one sample of each", hint="leave out n, or send a request for each prompt")
-    return Asked(tuple(jobs), GenerateReply(model, jobs, wishes, is_batch, _rids(rid, n)), streams, rid if isinstance(rid, str) else None)
+    reply = GenerateReply(model, jobs, options, is_batch, _rids(rid, n))
+    return ParsedRequest(tuple(jobs), reply, streams, rid if isinstance(rid, str) else None)
 
 
 def _prompts(model: Model, fields: Fields) -> tuple[list[tuple[int, ...]], bool]:
@@ -127,10 +128,12 @@ def _params(fields: Fields) -> SamplingParams:
 
 
 class GenerateReply:
-    def __init__(self, model: Model, jobs: Sequence[GenJob], wishes: Sequence[Wish], is_batch: bool, rids: Sequence[str]) -> None:
+    def __init__(
+        self, model: Model, jobs: Sequence[GenJob], options: Sequence[LogprobOptions], is_batch: bool, rids: Sequence[str]
+    ) -> None:
         self._model = model
         self._jobs = jobs
-        self._wishes = wishes
+        self._options = options
         self._is_batch = is_batch
         self._rids = rids
         self._so_far: dict[tuple[int, int], tuple[list[str], list[int]]] = {}
@@ -140,7 +143,7 @@ class GenerateReply:
         return outputs if self._is_batch or len(outputs) > 1 else outputs[0]
 
     def _output(self, number: int, output: GenOutput) -> dict[str, Any]:
-        usage, wish = output.usage, self._wishes[number]
+        usage, option = output.usage, self._options[number]
         reason = FinishReason.of(output.finish_reason, usage.completion_tokens, output.matched_stop)
         meta: dict[str, Any] = {
             "id": self._rids[number],
@@ -152,18 +155,20 @@ class GenerateReply:
             "e2e_latency": usage.total_s,
             "queue_time": usage.queue_s,
         }
-        if wish.returns:
-            said = self._told(output.logprobs, wish)
+        if option.returns:
+            output_rows = self._logprobs_of(output.logprobs, option)
             # as SGLang tells it: the first position of the prompt has no logprob
-            asked = self._told([replace(one, logprob=None, top=()) if not i else one for i, one in enumerate(output.prompt_logprobs)], wish)
-            meta |= {"input_token_logprobs": asked[0], "output_token_logprobs": said[0], "output_token_logprobs_length": len(said[0])}
-            if wish.top:
-                meta |= {"input_top_logprobs": asked[1], "output_top_logprobs": said[1]}
+            of_prompt = [one if i else replace(one, logprob=None, top=()) for i, one in enumerate(output.prompt_logprobs)]
+            prompt_rows = self._logprobs_of(of_prompt, option)
+            meta |= {"input_token_logprobs": prompt_rows[0], "output_token_logprobs": output_rows[0]}
+            meta["output_token_logprobs_length"] = len(output_rows[0])
+            if option.top:
+                meta |= {"input_top_logprobs": prompt_rows[1], "output_top_logprobs": output_rows[1]}
         return {"text": output.text, "output_ids": list(output.ids), "meta_info": meta}
 
-    def _told(self, entries: Sequence[TokenLogprob], wish: Wish) -> tuple[list[Any], list[Any]]:
+    def _logprobs_of(self, entries: Sequence[TokenLogprob], option: LogprobOptions) -> tuple[list[Any], list[Any]]:
         def spelled(token: int, logprob: float | None) -> tuple[float | None, int, str | None]:
-            return logprob, token, self._model.spell(token) if wish.with_text else None
+            return logprob, token, self._model.spell(token) if option.with_text else None
 
         tokens = [spelled(entry.token, entry.logprob) for entry in entries]
         return tokens, [[spelled(token, logprob) for token, logprob in entry.top] or None for entry in entries]

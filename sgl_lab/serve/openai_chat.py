@@ -10,8 +10,8 @@ from typing import Any, cast
 from ..contracts.errors import BackendUnsupported, BadArgument
 from ..contracts.port import GenJob, GenOutput, TokenLogprob
 from . import messages, sampling, tools
-from .asked import DONE, Answer, Asked, Model, Piece, dumps, frame
 from .fields import Fields
+from .parsed import DONE, Answer, Model, ParsedRequest, Piece, dumps, frame
 
 HARMLESS = (
     *("store", "metadata", "service_tier", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "safety_identifier"),
@@ -26,11 +26,11 @@ def most_tokens(fields: Fields) -> int | None:
     return older if newer is None else newer
 
 
-def read(model: Model, fields: Fields) -> Asked:
-    said = messages.read(fields.items("messages"))
+def read(model: Model, fields: Fields) -> ParsedRequest:
+    turns = messages.read(fields.items("messages"))
     chosen = _tools(fields)
     continues = fields.flag("continue_final_message")
-    if continues and said[-1].role != "assistant":
+    if continues and turns[-1].role != "assistant":
         raise BadArgument("continue_final_message needs a last message of the assistant")
     constraint = sampling.of_format(fields.inner("response_format"))
     if chosen.must and constraint is not None:
@@ -51,8 +51,8 @@ def read(model: Model, fields: Fields) -> Asked:
     fields.only("audio")
     fields.only("add_generation_prompt", True)
     fields.only("chat_template_kwargs", {})
-    prompt = model.encode_chat(messages.with_system(said, chosen.prompt), continues=continues)
-    return Asked((GenJob(prompt, params),), ChatReply(model, params.logprobs, chosen, with_usage), streams, rid)
+    prompt = model.encode_chat(messages.with_system(turns, chosen.prompt), continues=continues)
+    return ParsedRequest((GenJob(prompt, params),), ChatReply(model, params.logprobs, chosen, with_usage), streams, rid)
 
 
 def stops(model: Model, fields: Fields, given: Any = None) -> Any:
@@ -100,11 +100,11 @@ def usage_of(answers: Sequence[Answer]) -> dict[str, Any]:
     """Samples of one prompt share it: it counts once."""
     outputs = [cast(tuple[GenOutput, ...], answer) for answer in answers]
     n_prompt = sum(each[0].usage.prompt_tokens for each in outputs)
-    n_said = sum(output.usage.completion_tokens for each in outputs for output in each)
+    n_completion = sum(output.usage.completion_tokens for each in outputs for output in each)
     return {
         "prompt_tokens": n_prompt,
-        "completion_tokens": n_said,
-        "total_tokens": n_prompt + n_said,
+        "completion_tokens": n_completion,
+        "total_tokens": n_prompt + n_completion,
         "prompt_tokens_details": {"cached_tokens": sum(each[0].usage.cached_tokens for each in outputs)},
     }
 
@@ -138,12 +138,12 @@ class ChatReply:
         return {
             "index": index,
             "message": message,
-            "logprobs": {"content": self._told(output.logprobs), "refusal": None} if self._logprobs else None,
+            "logprobs": {"content": self._logprobs_of(output.logprobs), "refusal": None} if self._logprobs else None,
             "finish_reason": "tool_calls" if call else output.finish_reason,
             "matched_stop": output.matched_stop,
         }
 
-    def _told(self, logprobs: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+    def _logprobs_of(self, logprobs: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
         def entry(token: int, logprob: float | None) -> dict[str, Any]:
             text = self._model.spell(token)
             return {"token": text, "logprob": -9999.0 if logprob is None else logprob, "bytes": list(text.encode())}
@@ -173,10 +173,10 @@ class ChatReply:
         if index not in self._spoke:
             self._spoke.add(index)
             delta = f'{{"role":"assistant","content":{dumps(text)}}}'
-        told = "null"
+        logprobs = "null"
         if self._logprobs:
-            told = dumps({"content": self._told(self._pending.pop(index, ())), "refusal": None})
-        return f'data: {self._chunk}{{"index":{index},"delta":{delta},"logprobs":{told},"finish_reason":null}}]}}\n\n'.encode()
+            logprobs = dumps({"content": self._logprobs_of(self._pending.pop(index, ())), "refusal": None})
+        return f'data: {self._chunk}{{"index":{index},"delta":{delta},"logprobs":{logprobs},"finish_reason":null}}]}}\n\n'.encode()
 
     def closing(self, answers: Sequence[Answer]) -> bytes:
         (outputs,) = cast(Sequence[tuple[GenOutput, ...]], answers)

@@ -10,25 +10,25 @@ from ..contracts.errors import BadArgument
 from ..contracts.params import SamplingParams
 from ..contracts.port import GenJob
 from . import anthropic, messages, native
-from .app import Hall, Receive, Scope, Send, answer, body_of, headers_of
+from .app import DoorState, Receive, Scope, Send, answer, body_of, headers_of
 from .errors import Refused
 from .fields import Fields, parse
-from .flight import Flight
+from .running import RunningRequest
 
 if TYPE_CHECKING:
     from ..session import Lab
 
-Tell = Callable[[Fields], Awaitable[Any]]
+Describe = Callable[[Fields], Awaitable[Any]]
 CREATED = int(time.time())
 
 
-class Told:
-    """A path that answers at once. `tell` gets the body, empty for a GET."""
+class InfoPath:
+    """A path that answers at once. `describe` gets the body, empty for a GET."""
 
-    def __init__(self, hall: Hall, methods: tuple[str, ...], tell: Tell) -> None:
-        self._hall = hall
+    def __init__(self, state: DoorState, methods: tuple[str, ...], describe: Describe) -> None:
+        self._state = state
         self._methods = methods
-        self._tell = tell
+        self._describe = describe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
@@ -37,17 +37,17 @@ class Told:
             raise Refused(405, f"{scope['path']} takes {' or '.join(self._methods)}, not {method}", headers=allowed)
         fields = Fields({})
         if method == "POST":
-            body = await body_of(receive, headers_of(scope), self._hall.slots)
-            self._hall.slots.release_bytes(len(body))
+            body = await body_of(receive, headers_of(scope), self._state.slots)
+            self._state.slots.release_bytes(len(body))
             fields = Fields(parse(body) if body.strip() else {})
-        found = await self._tell(fields)
+        found = await self._describe(fields)
         await answer(send, 200, found)
 
 
 class Paths:
-    def __init__(self, lab: Lab, hall: Hall, info: Mapping[str, Any]) -> None:
+    def __init__(self, lab: Lab, state: DoorState, info: Mapping[str, Any]) -> None:
         self._lab = lab
-        self._hall = hall
+        self._state = state
         self._info = info
         """of the door, for /server_info"""
 
@@ -57,28 +57,28 @@ class Paths:
 
     async def health_generate(self, fields: Fields) -> bytes:
         """One token through the engine."""
-        hall = self._hall
-        prompt = hall.model.encode_text("a")
-        over = hall.loop.create_future()
+        state = self._state
+        prompt = state.model.encode_text("a")
+        over = state.loop.create_future()
         job = GenJob(prompt, SamplingParams(max_tokens=1, temperature=0))
-        flight = Flight(hall.model.backend, hall.wakes, (job,), streams=False, over=lambda: over.set_result(None))
-        await hall.aside(flight.start, lambda: hall.clients.of("health"), "health")
-        await flight.wait()
+        running = RunningRequest(state.model.backend, state.wakes, (job,), streams=False, over=lambda: over.set_result(None))
+        await state.aside(running.start, lambda: state.clients.of("health"), "health")
+        await running.wait()
         return b""
 
     async def models(self, fields: Fields) -> Any:
-        model = self._hall.model
+        model = self._state.model
         one = {"id": model.name, "object": "model", "created": CREATED, "owned_by": "sgl_lab", "root": model.name, "parent": None}
         return {"object": "list", "data": [one | {"max_model_len": model.card.context}]}
 
     async def model_info(self, fields: Fields) -> Any:
-        return native.model_info(self._hall.model)
+        return native.model_info(self._state.model)
 
     async def server_info(self, fields: Fields) -> Any:
-        stats = await self._hall.aside(self._lab.stats)
+        stats = await self._state.aside(self._lab.stats)
         state = {"stats": stats, "memory_usage": {"token_capacity": stats["pages_total"] * self._lab.page_size}}
-        return native.model_info(self._hall.model) | {
-            "served_model_name": self._hall.model.name,
+        return native.model_info(self._state.model) | {
+            "served_model_name": self._state.model.name,
             "page_size": self._lab.page_size,
             "status": "ready",
             "version": "sgl_lab",
@@ -88,8 +88,8 @@ class Paths:
         }
 
     def counts(self) -> dict[str, Any]:
-        slots = self._hall.slots
-        return {"held": slots.n_held, "clients": dict(slots.held), "answered": self._hall.n_answered, "refused": slots.n_refused}
+        slots = self._state.slots
+        return {"held": slots.n_held, "clients": dict(slots.held), "answered": self._state.n_answered, "refused": slots.n_refused}
 
     async def metrics(self, fields: Fields) -> bytes:
         counts = self.counts()
@@ -101,28 +101,28 @@ class Paths:
                 ("refused", "refused_total", "counter"),
             )
         )
-        text: str = await self._hall.aside(self._lab.prometheus)
+        text: str = await self._state.aside(self._lab.prometheus)
         return (text + own).encode()
 
     async def flush(self, fields: Fields) -> bytes:
-        await self._hall.aside(self._lab.flush)
+        await self._state.aside(self._lab.flush)
         return b"Cache flushed.\n"
 
     async def abort(self, fields: Fields) -> Any:
         rid = fields.text("rid")
         if not fields.flag("abort_all") and not rid:
             raise BadArgument("abort_request needs rid, or abort_all")
-        return {"aborted": self._hall.abort(rid or None)}
+        return {"aborted": self._state.abort(rid or None)}
 
     async def tokenize(self, fields: Fields) -> Any:
         fields.ignore("model", "add_special_tokens", "return_token_strs", "add_generation_prompt")
-        tokens = await self._hall.aside(self._tokens, fields)
-        return {"tokens": tokens, "count": len(tokens), "max_model_len": self._hall.model.card.context}
+        tokens = await self._state.aside(self._tokens, fields)
+        return {"tokens": tokens, "count": len(tokens), "max_model_len": self._state.model.card.context}
 
     def _tokens(self, fields: Fields) -> list[Any]:
-        model = self._hall.model
-        if said := fields.items("messages"):
-            return list(model.encode_chat(messages.read(said)))
+        model = self._state.model
+        if turns := fields.items("messages"):
+            return list(model.encode_chat(messages.read(turns)))
         prompt = fields.any("prompt")
         if isinstance(prompt, str):
             return list(model.encode_text(prompt))
@@ -131,18 +131,18 @@ class Paths:
         raise BadArgument("prompt must be a string or a list of strings")
 
     async def count_tokens(self, fields: Fields) -> Any:
-        model = self._hall.model
+        model = self._state.model
         model.check_name(fields.text("model"))
-        return await self._hall.aside(anthropic.count, model, fields)
+        return await self._state.aside(anthropic.count, model, fields)
 
     async def detokenize(self, fields: Fields) -> Any:
         fields.ignore("model", "skip_special_tokens")
-        return {"text": await self._hall.aside(self._text, fields.any("tokens"))}
+        return {"text": await self._state.aside(self._text, fields.any("tokens"))}
 
     def _text(self, tokens: Any) -> Any:
-        n_vocab = self._hall.model.card.vocab
+        n_vocab = self._state.model.card.vocab
         if isinstance(tokens, list) and all(isinstance(one, list) for one in tokens) and tokens:
             return [self._text(one) for one in tokens]
         if not isinstance(tokens, list) or not all(type(one) is int and 0 <= one < n_vocab for one in tokens):
             raise BadArgument(f"tokens must be a list of token ids below {n_vocab}, or a list of such lists")
-        return self._hall.model.backend.decode(tokens)
+        return self._state.model.backend.decode(tokens)

@@ -10,18 +10,18 @@ from typing import Any, cast
 from ..contracts.errors import BackendUnsupported, BadArgument
 from ..contracts.port import GenJob, GenOutput, Message, TokenLogprob
 from . import messages, sampling, tools
-from .asked import Answer, Asked, Model, Piece, frame
 from .fields import Fields
 from .openai_chat import HARMLESS, stops
+from .parsed import Answer, Model, ParsedRequest, Piece, frame
 
 IGNORED = (*HARMLESS, "include", "reasoning", "max_tool_calls", "truncation", "context_management")
 
 
-def read(model: Model, fields: Fields) -> Asked:
-    said = _input(fields.any("input"))
+def read(model: Model, fields: Fields) -> ParsedRequest:
+    turns = _input(fields.any("input"))
     instructions = fields.text("instructions")
     if instructions:
-        said = [Message("system", instructions), *said]
+        turns = [Message("system", instructions), *turns]
     chosen = _tools(fields)
     about = fields.inner("text")
     constraint = None if about is None else sampling.of_format(about.inner("format"))
@@ -47,7 +47,7 @@ def read(model: Model, fields: Fields) -> Asked:
         fields.only(name)
     fields.only("background", False)
     fields.ignore(*IGNORED, "stream_options")
-    prompt = model.encode_chat(messages.with_system(said, chosen.prompt))
+    prompt = model.encode_chat(messages.with_system(turns, chosen.prompt))
     echo = {
         "instructions": instructions,
         "max_output_tokens": params.max_tokens,
@@ -59,7 +59,7 @@ def read(model: Model, fields: Fields) -> Asked:
             for tool in chosen.tools
         ],
     }
-    return Asked((GenJob(prompt, params),), ResponseReply(model, params.logprobs, chosen, echo), streams, rid)
+    return ParsedRequest((GenJob(prompt, params),), ResponseReply(model, params.logprobs, chosen, echo), streams, rid)
 
 
 def _input(given: Any) -> list[Message]:
@@ -152,7 +152,7 @@ class ResponseReply:
         return {"id": self._item, "type": "message", "status": status, "role": "assistant", "content": content}
 
     def _part(self, text: str, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": self._told(logprobs)}
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": self._logprobs_of(logprobs)}
 
     def _call_item(self, call: tools.Call) -> dict[str, Any]:
         own = self._item.removeprefix("msg_")
@@ -171,7 +171,7 @@ class ResponseReply:
         status = "incomplete" if is_cut else "completed"
         return self._head | {"status": status, "incomplete_details": reason, "output": [item], "usage": usage_of(output)}
 
-    def _told(self, logprobs: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+    def _logprobs_of(self, logprobs: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
         def entry(token: int, logprob: float | None) -> dict[str, Any]:
             text = self._model.spell(token)
             return {"token": text, "logprob": -9999.0 if logprob is None else logprob, "bytes": list(text.encode())}
@@ -202,7 +202,7 @@ class ResponseReply:
             self._speaks = True
             begin = self._event("response.output_item.added", output_index=0, item=self._message("in_progress", []))
             begin += self._event("response.content_part.added", **self._where, part=self._part("", ()))
-        return begin + self._event("response.output_text.delta", **self._where, delta=text, logprobs=self._told(logprobs))
+        return begin + self._event("response.output_text.delta", **self._where, delta=text, logprobs=self._logprobs_of(logprobs))
 
     @property
     def _where(self) -> dict[str, Any]:

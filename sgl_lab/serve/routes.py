@@ -7,19 +7,19 @@ from collections.abc import Awaitable, Callable, Iterator
 from starlette.routing import Route, Router
 
 from . import anthropic, completions, decisions, native, openai_chat, responses
-from .app import Guarded, Hall, Posted, Receive, Scope, Send
+from .app import DoorState, Guarded, Posted, Receive, Scope, Send
 from .errors import Failure, Refused
-from .paths import Paths, Told
+from .paths import InfoPath, Paths
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-def application(hall: Hall, paths: Paths, token: str, origins: frozenset[str]) -> Guarded:
-    router = Router(routes=list(_routes(hall, paths)), default=_nowhere, redirect_slashes=False)
+def application(state: DoorState, paths: Paths, token: str, origins: frozenset[str]) -> Guarded:
+    router = Router(routes=list(_routes(state, paths)), default=_nowhere, redirect_slashes=False)
     return Guarded(router, token, origins)
 
 
-def _routes(hall: Hall, paths: Paths) -> Iterator[Route]:
+def _routes(state: DoorState, paths: Paths) -> Iterator[Route]:
     for path, label, read in (
         ("/v1/chat/completions", "chat", openai_chat.read),
         ("/v1/completions", "completion", completions.read),
@@ -28,10 +28,10 @@ def _routes(hall: Hall, paths: Paths) -> Iterator[Route]:
         ("/v1/systemone", "decision", decisions.read_systemone),
         ("/generate", "generate", native.read),
     ):
-        yield Route(path, Posted(hall, label, read))
-    yield Route("/v1/messages", Posted(hall, "message", anthropic.read, Failure.anthropic))
+        yield Route(path, Posted(state, label, read))
+    yield Route("/v1/messages", Posted(state, "message", anthropic.read, Failure.anthropic))
     either, get, post = ("GET", "POST"), ("GET",), ("POST",)
-    for names, methods, tell in (
+    for names, methods, describe in (
         (("/health",), get, paths.health),
         (("/health_generate",), get, paths.health_generate),
         (("/v1/models",), get, paths.models),
@@ -45,7 +45,7 @@ def _routes(hall: Hall, paths: Paths) -> Iterator[Route]:
         (("/detokenize", "/v1/detokenize"), post, paths.detokenize),
     ):
         for name in names:
-            yield Route(name, Told(hall, methods, tell))
+            yield Route(name, InfoPath(state, methods, describe))
 
 
 async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:

@@ -186,23 +186,26 @@ def test_a_block_is_one_chip_whatever_becomes_of_its_positions(page: WidgetPage)
     def later(seq: int, start: int, *toks: list[Any]) -> None:
         page.receive({"seq": seq, "kind": "delta", "tokens": {"forks": [], "ops": [{"fork": 1, "start": start, "toks": list(toks)}]}})
 
+    def words(page: WidgetPage) -> list[str]:
+        return page.texts(".sgl-text .t")
+
     before, after = ["see ", "text", None, "user", None, 5, None], [" now", "text", None, "user", None, 6, None]
     page.receive(tokens_message(before, *block("text", 500), after))
     chips = page.page.locator(".sgl-text .t.sgl-block")
-    assert page.texts(".sgl-text .t") == ["see ", "▣ image 500 positions", " now"]
+    page.comes_to_show(words, ["see ", "▣ image 500 positions", " now"])
     assert chips.get_attribute("title") == "c0ffee"
     assert page.page.locator(".sgl-long").count() == 0, "it is one thing to read, however many positions it has"
     later(1, 3, *block("cached", 500)[2:], after)
     later(2, 1, *block("computed", 500), after)
-    assert page.texts(".sgl-text .t") == ["see ", "▣ image 500 positions", " now"]
-    assert "computed" in (chips.get_attribute("class") or "")
+    page.comes_to_show(words, ["see ", "▣ image 500 positions", " now"])
+    page.comes_to_show(lambda page: "computed" in (page.page.locator(".sgl-text .t.sgl-block").get_attribute("class") or ""), True)
     chips.hover()
     expect(page.page.get_by_role("tooltip")).to_contain_text("digest c0ffee")
     later(3, 1, *block("computed", 4, "d0d0ca", -(1 << 41)), before)
-    assert page.texts(".sgl-text .t") == ["see ", "▣ image 4 positions", "see "]
+    page.comes_to_show(words, ["see ", "▣ image 4 positions", "see "])
     assert chips.get_attribute("title") == "d0d0ca"
     later(4, 0, after)
-    assert page.texts(".sgl-text .t") == [" now"]
+    page.comes_to_show(words, [" now"])
 
 
 def test_two_channels_show_two_properties_and_the_legend_names_them(page: WidgetPage) -> None:

@@ -11,7 +11,7 @@ from .loopback import Handler, Loopback
 
 
 @dataclass
-class Asked:
+class ApiCall:
     method: str
     path: str
     headers: Mapping[str, str]
@@ -28,14 +28,14 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Answer = Callable[[Asked], Reply]
+Answer = Callable[[ApiCall], Reply]
 
 
 class Api(Loopback):
     """`with Api(answer, "/v1") as api`: what it is asked is in `api.asked`."""
 
     def __init__(self, answer: Answer, path: str = "") -> None:
-        asked: list[Asked] = []
+        asked: list[ApiCall] = []
         self.asked = asked
 
         class Answering(Handler):
@@ -46,7 +46,7 @@ class Api(Loopback):
                 self._answer(json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"null"))
 
             def _answer(self, body: Any) -> None:
-                one = Asked(self.command, self.path, {name.lower(): value for name, value in self.headers.items()}, body)
+                one = ApiCall(self.command, self.path, {name.lower(): value for name, value in self.headers.items()}, body)
                 asked.append(one)
                 reply = answer(one)
                 self.send_response(reply.status)

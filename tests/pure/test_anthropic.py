@@ -13,7 +13,7 @@ import pytest
 import sgl_lab.lang.surface as sgl
 from sgl_lab.backends.anthropic import Anthropic
 from sgl_lab.backends.anthropic.models import MODELS, UNKNOWN, claude_of
-from sgl_lab.backends.anthropic.request import Settings, asked
+from sgl_lab.backends.anthropic.request import Settings, request_of
 from sgl_lab.backends.anthropic.schemas import enforced
 from sgl_lab.contracts.conversation import ChatJob, ImagePart, TextPart, ToolCallPart, ToolResultPart, ToolSpec
 from sgl_lab.contracts.errors import (
@@ -108,7 +108,7 @@ def legal(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def request(chat: ChatJob, model: str = "claude-haiku-4-5", **settings: Any) -> dict[str, Any]:
-    return legal(asked(chat, Settings(model, claude_of(model), **settings)).request)
+    return legal(request_of(chat, Settings(model, claude_of(model), **settings)).request)
 
 
 # ---------------------------------------------------------------- requests

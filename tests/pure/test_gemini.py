@@ -12,7 +12,7 @@ import pytest
 import sgl_lab.lang.surface as sgl
 from sgl_lab.backends.gemini import Gemini, VertexAI
 from sgl_lab.backends.gemini.models import MODELS, UNKNOWN, model_of
-from sgl_lab.backends.gemini.request import Settings, asked
+from sgl_lab.backends.gemini.request import Settings, request_of
 from sgl_lab.backends.gemini.schemas import enforced
 from sgl_lab.contracts.conversation import ChatJob, ImagePart, TextPart, ToolCallPart, ToolResultPart, ToolSpec
 from sgl_lab.contracts.errors import (
@@ -90,7 +90,7 @@ def request(chat: ChatJob, model: str = MODEL, **settings: Any) -> dict[str, Any
     """The request, once the SDK's own types take it; they have no room for other names."""
     from google.genai import types
 
-    sent = asked(chat, Settings(model, model_of(model), **settings))
+    sent = request_of(chat, Settings(model, model_of(model), **settings))
     types.GenerateContentConfig.model_validate(sent["config"])
     for content in sent["contents"]:
         types.Content.model_validate(content)

@@ -25,7 +25,7 @@ from sgl_lab.contracts.errors import (
 from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.lang.surface import gen
 
-from .api import Api, Asked, Reply
+from .api import Api, ApiCall, Reply
 from .language import watchdog
 
 __all__ = ["watchdog"]
@@ -105,7 +105,7 @@ def test_a_program_is_sent_as_a_chat_and_its_counts_and_cost_come_back() -> None
 
 
 def test_several_samples_with_their_log_probabilities() -> None:
-    def answer(asked: Asked) -> Reply:
+    def answer(asked: ApiCall) -> Reply:
         token = {"token": "x", "bytes": [120], "logprob": -0.5, "top_logprobs": [{"token": "x", "bytes": None, "logprob": -0.5}]}
         pieces = [chunk({"content": "x"}, i, "length", logprobs={"content": [token], "refusal": None}) for i in (1, 0)]
         return Reply(events=[*pieces, chunk(None) | {"usage": USAGE}, "[DONE]"])
@@ -318,7 +318,7 @@ def test_a_select_is_decided_where_the_server_decides() -> None:
 def serves(kind: str, decides: str = "", **more: Any) -> Any:
     """What a server of this kind answers."""
 
-    def answer(asked: Asked) -> Reply:
+    def answer(asked: ApiCall) -> Reply:
         if asked.path == "/v1/models":
             return Reply({"data": [{"id": "tiny", "object": "model", "owned_by": kind, **more}], "object": "list"})
         if asked.path in ("/v1/decisions", "/v1/systemone"):
@@ -362,7 +362,7 @@ def test_a_server_with_systemone_decides_through_it() -> None:
         assert asked["state"] == [{"role": "user", "content": "Q"}]
 
 
-def test_where_a_server_cannot_choose_the_reason_is_told_before_anything_is_sent() -> None:
+def test_a_server_that_cannot_select_is_refused_before_anything_is_sent() -> None:
     with Api(serves("someone"), "/v1") as api:
         s = sgl.start(OpenAI("tiny", base_url=api.url))
         n = len(api.asked)

@@ -114,7 +114,7 @@ def test_a_stop_ends_the_text_although_its_tokens_came() -> None:
     assert bytes(output.ids) == b"the e"
 
 
-def test_a_stop_that_the_server_took_away_is_told_by_its_reason() -> None:
+def test_a_stop_that_the_server_removed_is_known_by_its_reason() -> None:
     sample = Sampled(job(stop=("nd",)), Bytes())
     sample.take(answer(list(b"the e"), 7, {"type": "stop", "matched": "nd"}))
     assert sample.output(usage_of({}, 2)).matched_stop == "nd"

@@ -62,7 +62,7 @@ def failure(status: int, body: dict[str, Any], **headers: str) -> Reply:
     return status, json.dumps(body).encode(), {"Content-Type": "application/json", **headers}
 
 
-class Heard:
+class KeptAnswer:
     """A listener that keeps what it is told."""
 
     def __init__(self) -> None:
@@ -109,14 +109,14 @@ def job(prompt: tuple[ChatMessage, ...] = HELLO, *, tools: Any = (), shared: tup
     return ChatJob(prompt, SamplingParams(**params), tools, shared=shared)
 
 
-def ask(backend: Any, prompt: tuple[ChatMessage, ...] = HELLO, **given: Any) -> tuple[tuple[ChatOutput, ...], Heard]:
-    heard = Heard()
+def ask(backend: Any, prompt: tuple[ChatMessage, ...] = HELLO, **given: Any) -> tuple[tuple[ChatOutput, ...], KeptAnswer]:
+    heard = KeptAnswer()
     backend.converse(job(prompt, **given), heard)
     return heard.wait(), heard
 
 
 def decide(backend: Any, prompt: tuple[ChatMessage, ...], *choices: str) -> DecisionOutput:
-    heard = Heard()
+    heard = KeptAnswer()
     backend.decide(DecisionJob(prompt, choices), heard)
     decided: DecisionOutput = heard.wait()
     return decided

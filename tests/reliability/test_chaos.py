@@ -69,7 +69,7 @@ def backend(protocol: str, url: str, deadlines: Deadlines) -> RemoteBackend:
     return OpenAI("gpt-4o", api=protocol, base_url=f"{url}/v1", server="openai", **given)
 
 
-class Heard:
+class KeptAnswer:
     """A listener that holds exactly one end."""
 
     def __init__(self) -> None:
@@ -87,9 +87,9 @@ class Heard:
         self.over.set()
 
 
-def asked(backend: RemoteBackend, seeds: range = SEEDS) -> list[Heard]:
+def asked(backend: RemoteBackend, seeds: range = SEEDS) -> list[KeptAnswer]:
     """What calls with all seeds at once hear."""
-    heard = [Heard() for _ in seeds]
+    heard = [KeptAnswer() for _ in seeds]
     for seed, one in zip(seeds, heard, strict=True):
         prompt = (ChatMessage("user", (TextPart(f"seed {seed} end"),)),)
         backend.converse(ChatJob(prompt, SamplingParams(max_tokens=50)), one)
@@ -150,7 +150,7 @@ def test_a_dead_port_is_one_line() -> None:
 def test_a_cancel_ends_a_stalled_call_at_once(name: str) -> None:
     with Chaos(PROTOCOLS["chat"], BEHAVIOURS[name]) as server:
         stalled = backend("chat", server.url, Deadlines())
-        one = Heard()
+        one = KeptAnswer()
         request = stalled.converse(ChatJob((ChatMessage("user", (TextPart("seed 1 end"),)),), SamplingParams()), one)
         while not server.requests or (name.endswith("mid-stream") and not one.text):
             threading.Event().wait(0.01)

@@ -16,7 +16,7 @@ from sgl_lab.serve import Door
 from .calls import until
 
 
-def test_the_command_serves_until_it_is_told_to_end(folder: Path) -> None:
+def test_the_command_serves_until_sigterm(folder: Path) -> None:
     words = [sys.executable, "-m", "sgl_lab.cli", "serve", str(folder), "--cache-tokens", "2000"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

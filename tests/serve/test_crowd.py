@@ -80,7 +80,7 @@ def test_500_clients_that_stall_and_are_killed_leave_nothing(lab: Lab) -> None:
         assert door.counts()["clients"] == {}
 
 
-def test_a_client_that_does_not_read_holds_nobody_up(lab: Lab) -> None:
+def test_a_client_that_does_not_read_delays_no_other(lab: Lab) -> None:
     with serve(lab) as door:
         wide = LONG | {"return_logprob": True, "top_logprobs_num": 20, "sampling_params": {"max_new_tokens": 150, "ignore_eos": True}}
         slow = opened(door, wide)
@@ -93,7 +93,7 @@ def test_a_client_that_does_not_read_holds_nobody_up(lab: Lab) -> None:
         assert until(lambda: is_idle(door))
 
 
-def test_too_many_requests_are_told_when_to_come_back(lab: Lab) -> None:
+def test_too_many_requests_are_refused_with_retry_after(lab: Lab) -> None:
     with serve(lab, limits=Limits(requests=6, per_client=4)) as door:
         lines = [opened(door, LONG) for _ in range(4)]
         assert until(lambda: door.counts()["held"] == 4)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...contracts.conversation import ChatJob, ChatOutput, ToolCallPart
 from ...contracts.port import Usage
 from ..remote.faults import Unended
-from .request import Asked
+from .request import ApiRequest
 from .schemas import VALUE
 
 if TYPE_CHECKING:
@@ -30,10 +30,10 @@ _BYTES = 4
 class Answer:
     """What has come so far. `read` takes the events; `output` can be asked for at any time."""
 
-    def __init__(self, job: ChatJob, asked: Asked, delta: Callable[[int, str], None]) -> None:
-        self._job, self._asked, self._delta = job, asked, delta
+    def __init__(self, job: ChatJob, sent: ApiRequest, delta: Callable[[int, str], None]) -> None:
+        self._job, self._sent, self._delta = job, sent, delta
         self._text = ""
-        self._n_told = 0
+        self._n_emitted = 0
         self._reasoning: list[str] = []
         self._calls: dict[int, tuple[str, str, list[str]]] = {}
         self._input = self._cached = self._written = self._n_output = 0
@@ -87,28 +87,28 @@ class Answer:
                 self._calls[index][2].append(delta.partial_json)
 
     def _grow(self, text: str) -> None:
-        if not self._text and self._asked.lead:
+        if not self._text and self._sent.lead:
             # The API was sent the prompt without this white space; a model that says it anyway says it twice.
-            text = text.lstrip(self._asked.lead)
+            text = text.lstrip(self._sent.lead)
         self._text += text
 
     # ------------------------------------------------------------ what is told meanwhile
 
     def _cut(self) -> bool:
         """Tell what is certain; whether a stop was found that the API does not look for."""
-        found = [(at, stop) for stop in self._asked.stops if (at := self._text.find(stop)) >= 0]
+        found = [(at, stop) for stop in self._sent.stops if (at := self._text.find(stop)) >= 0]
         if found:
             at, stop = min(found)
             self._text, self._reason, self._matched, self.is_whole = self._text[:at], "stop_sequence", stop, True
             self._n_output = max(self._n_output, -(-len(self._text.encode()) // _BYTES))
-        held = max((_overlap(self._text, stop) for stop in self._asked.stops), default=0)
+        held = max((_overlap(self._text, stop) for stop in self._sent.stops), default=0)
         self._tell(len(self._text) if found else len(self._text) - held)
         return bool(found)
 
     def _tell(self, end: int) -> None:
-        if end > self._n_told and not self._asked.is_wrapped and not self._job.tools:
-            self._delta(0, self._text[self._n_told : end])
-            self._n_told = end
+        if end > self._n_emitted and not self._sent.is_wrapped and not self._job.tools:
+            self._delta(0, self._text[self._n_emitted : end])
+            self._n_emitted = end
 
     # ------------------------------------------------------------ what it is
 
@@ -139,7 +139,7 @@ class Answer:
         )
 
     def _unwrapped(self) -> str:
-        if self._asked.is_wrapped and self.is_whole:
+        if self._sent.is_wrapped and self.is_whole:
             try:
                 return json.dumps(json.loads(self._text)[VALUE])
             except (ValueError, KeyError, TypeError):

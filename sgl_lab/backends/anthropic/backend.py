@@ -15,7 +15,7 @@ from ..remote import PLACEHOLDER, Call, Fault, Key, KeyOfOthers, Options, Provid
 from . import schemas
 from .answer import Answer
 from .models import capabilities_of, claude_of
-from .request import Settings, asked
+from .request import Settings, request_of
 
 if TYPE_CHECKING:
     import anthropic
@@ -92,7 +92,7 @@ class Anthropic(RemoteBackend):
 
     def _refuse(self, job: ChatJob | DecisionJob) -> None:
         if isinstance(job, ChatJob):
-            asked(job, self._settings)
+            request_of(job, self._settings)
 
     def _about(self) -> dict[str, object]:
         settings = self._settings
@@ -100,11 +100,11 @@ class Anthropic(RemoteBackend):
 
     def _most(self, job: ChatJob | DecisionJob) -> float | None:
         if isinstance(job, ChatJob):
-            job = replace(job, params=replace(job.params, max_tokens=asked(job, self._settings).request["max_tokens"]))
+            job = replace(job, params=replace(job.params, max_tokens=request_of(job, self._settings).request["max_tokens"]))
         return super()._most(job)
 
     def _converse(self, job: ChatJob, call: Call) -> tuple[ChatOutput, ...]:
-        question = asked(job, self._settings)
+        question = request_of(job, self._settings)
         with call.closing(self._sdk.messages.create(**question.request, stream=True)) as stream:
             return (Answer(job, question, call.delta).read(stream),)
 

@@ -34,7 +34,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ApiRequest:
     """A request, and what its answer is to be read with."""
 
     request: dict[str, Any]
@@ -47,7 +47,7 @@ class Asked:
     """of white space alone: the API refuses them, so they are looked for here"""
 
 
-def asked(job: ChatJob, settings: Settings) -> Asked:
+def request_of(job: ChatJob, settings: Settings) -> ApiRequest:
     """BackendUnsupported or ProgramError for what the API does not take."""
     if isinstance(job.prompt, str):
         raise BackendUnsupported(f"{settings.model} takes no text without roles", hint="write user(...) and assistant(gen(...))")
@@ -81,7 +81,7 @@ def asked(job: ChatJob, settings: Settings) -> Asked:
         # Calls in the history need tools, though none is to be called now.
         request["tools"] = [{"name": name, "input_schema": {"type": "object"}} for name in sorted(called)]
         request["tool_choice"] = {"type": "none"}
-    return Asked(request, is_wrapped, lead, tuple(stop for stop in params.stop if not stop.strip()))
+    return ApiRequest(request, is_wrapped, lead, tuple(stop for stop in params.stop if not stop.strip()))
 
 
 def _most(asked_for: int | None, settings: Settings) -> int:

@@ -17,7 +17,7 @@ from ..remote.prices import find_prices
 from . import schemas
 from .answer import Answer, decided
 from .models import DECISION_MODEL, DECISION_PRICE, capabilities_of, model_of
-from .request import Settings, asked, question
+from .request import Settings, question, request_of
 
 if TYPE_CHECKING:
     from google import genai
@@ -80,7 +80,7 @@ class _Google(RemoteBackend):
 
     def _refuse(self, job: ChatJob | DecisionJob) -> None:
         if isinstance(job, ChatJob):
-            asked(job, self._settings)
+            request_of(job, self._settings)
         else:
             question(job, self._decision_model or "")
 
@@ -95,12 +95,12 @@ class _Google(RemoteBackend):
 
     def _most(self, job: ChatJob | DecisionJob) -> float | None:
         if isinstance(job, ChatJob):
-            most = asked(job, self._settings)["config"].get("max_output_tokens", self._settings.model.max_tokens)
+            most = request_of(job, self._settings)["config"].get("max_output_tokens", self._settings.model.max_tokens)
             job = replace(job, params=replace(job.params, max_tokens=most))
         return super()._most(job)
 
     def _converse(self, job: ChatJob, call: Call) -> tuple[ChatOutput, ...]:
-        request, answer = asked(job, self._settings), Answer(job, call.delta)
+        request, answer = request_of(job, self._settings), Answer(job, call.delta)
         if job.params.n > 1:  # a stream has one candidate
             return answer.read([self._sdk.models.generate_content(**request)])
         return answer.read(self._sdk.models.generate_content_stream(**request))

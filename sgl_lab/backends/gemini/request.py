@@ -47,7 +47,7 @@ class Settings:
     """(category, threshold)"""
 
 
-def asked(job: ChatJob, settings: Settings) -> dict[str, Any]:
+def request_of(job: ChatJob, settings: Settings) -> dict[str, Any]:
     """Arguments of `models.generate_content_stream`. BackendUnsupported or ProgramError for what the API does not take."""
     params = job.params
     system, contents = _spoken(_messages(job.prompt, settings.name))

@@ -121,29 +121,29 @@ def tool(spec: ToolSpec) -> Json:
 
 def messages(prompt: Sequence[ChatMessage]) -> list[Json]:
     """A turn with several results as one message for each."""
-    said: list[Json] = []
+    sent: list[Json] = []
     for message in with_answered_calls(prompt):
         if message.role == "tool":
-            said += [_message(ChatMessage("tool", (part,))) for part in message.parts]
+            sent += [_message(ChatMessage("tool", (part,))) for part in message.parts]
         else:
-            said.append(_message(message))
-    return said
+            sent.append(_message(message))
+    return sent
 
 
 def _message(message: ChatMessage) -> Json:
     if message.role == "tool" and isinstance(result := message.parts[0], ToolResultPart):
         return {"role": "tool", "tool_call_id": result.id, "content": result.text}
-    said: Json = {"role": message.role}
+    sent: Json = {"role": message.role}
     if any(isinstance(part, ImagePart) for part in message.parts):
-        said["content"] = [_content(part) for part in message.parts if isinstance(part, ImagePart | TextPart)]
+        sent["content"] = [_content(part) for part in message.parts if isinstance(part, ImagePart | TextPart)]
     else:
-        said["content"] = message.text
+        sent["content"] = message.text
     if calls := [part for part in message.parts if isinstance(part, ToolCallPart)]:
-        said["content"] = said["content"] or None
-        said["tool_calls"] = [
+        sent["content"] = sent["content"] or None
+        sent["tool_calls"] = [
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}} for call in calls
         ]
-    return said
+    return sent
 
 
 def _content(part: ImagePart | TextPart) -> Json:

@@ -40,19 +40,19 @@ def request(job: ChatJob, model: str, server: Server) -> Json:
 
 def items(prompt: Sequence[ChatMessage]) -> list[Json]:
     """Messages, calls and their results stand beside each other."""
-    said: list[Json] = []
+    sent: list[Json] = []
     for message in with_answered_calls(prompt):
         plain = [part for part in message.parts if isinstance(part, TextPart | ImagePart)]
         if plain and any(isinstance(part, ImagePart) for part in plain):
-            said.append({"type": "message", "role": message.role, "content": [_content(part) for part in plain]})
+            sent.append({"type": "message", "role": message.role, "content": [_content(part) for part in plain]})
         elif plain:
-            said.append({"type": "message", "role": message.role, "content": message.text})
+            sent.append({"type": "message", "role": message.role, "content": message.text})
         for part in message.parts:
             if isinstance(part, ToolCallPart):
-                said.append({"type": "function_call", "call_id": part.id, "name": part.name, "arguments": part.arguments})
+                sent.append({"type": "function_call", "call_id": part.id, "name": part.name, "arguments": part.arguments})
             elif isinstance(part, ToolResultPart):
-                said.append({"type": "function_call_output", "call_id": part.id, "output": part.text})
-    return said
+                sent.append({"type": "function_call_output", "call_id": part.id, "output": part.text})
+    return sent
 
 
 def _content(part: Part) -> Json:

@@ -13,7 +13,7 @@ from .call import Call
 from .calls import with_answered_calls
 from .deadlines import Deadlines
 from .endpoint import Endpoint, find_endpoint
-from .faults import Asked, Fault, Refused, Unended, fault_of
+from .faults import Fault, Refused, Target, Unended, fault_of
 from .keys import Key, KeyOfOthers, Provider
 from .needs import PLACEHOLDER, need
 from .retries import Retries
@@ -22,7 +22,6 @@ __all__ = [
     "PLACEHOLDER",
     "SESSION",
     "Account",
-    "Asked",
     "Call",
     "Deadlines",
     "Endpoint",
@@ -34,6 +33,7 @@ __all__ = [
     "Refused",
     "RemoteBackend",
     "Retries",
+    "Target",
     "Unended",
     "fault_of",
     "find_endpoint",

@@ -37,7 +37,7 @@ class Answers:
         self.folder = Path(folder).expanduser()
         self.n_found = self.n_missed = 0
         self._lock = threading.Lock()
-        self._asked: Counter[str] = Counter()
+        self._n_calls: Counter[str] = Counter()
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
@@ -50,7 +50,7 @@ class Answers:
     def rewind(self) -> None:
         """Equal calls count from one again."""
         with self._lock:
-            self._asked.clear()
+            self._n_calls.clear()
 
     def key(self, job: ChatJob | DecisionJob, about: Mapping[str, object]) -> str:
         """Of this job's next answer; `about` is all that decides it and is not in the job."""
@@ -59,8 +59,8 @@ class Answers:
         }
         digest = hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode("utf-8", "surrogatepass")).hexdigest()
         with self._lock:
-            self._asked[digest] += 1
-            return f"{digest}-{self._asked[digest]}"
+            self._n_calls[digest] += 1
+            return f"{digest}-{self._n_calls[digest]}"
 
     def find(self, key: str) -> tuple[ChatOutput, ...] | DecisionOutput | None:
         """What was kept; None where there is nothing, or nothing that can be read."""

@@ -46,7 +46,7 @@ from .budget import Account, Reservation
 from .call import Call
 from .deadlines import ALARMS, Deadlines
 from .endpoint import Endpoint
-from .faults import Asked, Fault, fault_of
+from .faults import Fault, Target, fault_of
 from .keys import Secret
 from .limits import limits_of
 from .prices import Listed, cost_of, find_prices, most_of
@@ -177,7 +177,7 @@ class RemoteBackend(BaseConversation, ABC):
 
     def _fault(self, error: Exception, call: Call) -> Fault:
         """What an exception of the SDK means."""
-        return fault_of(error, Asked(self.server.place, self._card.name, self.server.key.source if self.server.key else ""))
+        return fault_of(error, Target(self.server.place, self._card.name, self.server.key.source if self.server.key else ""))
 
     def _about(self) -> dict[str, object]:
         """What decides an answer beside the job."""
@@ -193,7 +193,7 @@ class RemoteBackend(BaseConversation, ABC):
     @contextmanager
     def asking(self, deadlines: Deadlines | None = None) -> Iterator[Call]:
         """A call for what is no job, such as a list of models: on the caller's thread, with deadlines, raising our errors."""
-        call = Call(RequestId(0), self.server.place, deadlines or replace(self.deadlines, total=min(30.0, self.deadlines.total)), _unheard)
+        call = Call(RequestId(0), self.server.place, deadlines or replace(self.deadlines, total=min(30.0, self.deadlines.total)), _ignored)
         try:
             with call.works():
                 yield call
@@ -275,7 +275,7 @@ class RemoteBackend(BaseConversation, ABC):
         self._check_prompt(job.prompt)
         self._refuse(job)
         request = RequestId(request_ids.next())
-        task = _Task(job, listener, Call(request, self.server.place, self.deadlines, _unheard), time.monotonic())
+        task = _Task(job, listener, Call(request, self.server.place, self.deadlines, _ignored), time.monotonic())
         if isinstance(job, ChatJob) and not job.tools:
             task.call.hears(lambda index, text: self._deliver(task, index, text))
         with self._lock:
@@ -347,7 +347,7 @@ class RemoteBackend(BaseConversation, ABC):
         call.restart()
         off = ALARMS.at(time.monotonic() + call.remaining_s, lambda: self._end(task, call.too_late()))
         try:
-            outcome = self._asked(job, call)
+            outcome = self._attempted(job, call)
         finally:
             off()
         outcome = self._counted(task, outcome)
@@ -355,7 +355,7 @@ class RemoteBackend(BaseConversation, ABC):
             self.answers.keep(key, outcome)
         return outcome
 
-    def _asked(self, job: Job, call: Call) -> Outcome:
+    def _attempted(self, job: Job, call: Call) -> Outcome:
         """The server's answer, after at most so many attempts."""
         n_failed = 0
         while True:
@@ -523,7 +523,7 @@ def _size(job: Job) -> tuple[int, int]:
     return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts), n_images
 
 
-def _unheard(index: int, text: str) -> None:
+def _ignored(index: int, text: str) -> None:
     """No one follows it."""
 
 

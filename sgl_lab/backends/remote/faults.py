@@ -19,7 +19,7 @@ from ...contracts.errors import (
     SglError,
 )
 from .redaction import redacted
-from .retries import asked_wait
+from .retries import retry_after
 
 IS_UP = "is the server up, and base_url right?"
 MAX_WORDS = 300
@@ -45,7 +45,7 @@ class Unended(Exception):
 
 
 class Refused(Exception):
-    """For a vendor's reader: the server said in its stream what went wrong. `status` is the HTTP status that it stands for, if any."""
+    """For a vendor's reader: the server says in its stream what went wrong. `status` is the HTTP status that it stands for, if any."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -53,8 +53,8 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Who was asked for what, for messages."""
+class Target:
+    """Which server and model were called, and with which key, for messages."""
 
     place: str
     model: str
@@ -62,7 +62,7 @@ class Asked:
     """where its key comes from; empty without one"""
 
 
-def fault_of(error: BaseException, asked: Asked) -> Fault:
+def fault_of(error: BaseException, target: Target) -> Fault:
     """Our error of what an SDK, the network or a vendor's module raised."""
     chain = list(_chain(error))
     for each in chain:
@@ -72,40 +72,40 @@ def fault_of(error: BaseException, asked: Asked) -> Fault:
     words = _words(chain)
     if status is not None:
         codes = " ".join(code for each in chain if isinstance(code := getattr(each, "code", None), str))
-        return _of_status(status, headers, words, f"{words} {codes}".lower(), asked)
+        return _of_status(status, headers, words, f"{words} {codes}".lower(), target)
     names = {name for each in chain for name in _names_of(type(each))}
     if isinstance(error, Unended):
-        return Fault(ConnectionFailed(f"{asked.place} ended its answer before it was complete", hint="run it again"))
+        return Fault(ConnectionFailed(f"{target.place} ended its answer before it was complete", hint="run it again"))
     if names & _TIMEOUTS:
-        return Fault(RequestTimedOut(f"{asked.place} did not answer in time"), may_retry="ConnectTimeout" in names)
+        return Fault(RequestTimedOut(f"{target.place} did not answer in time"), may_retry="ConnectTimeout" in names)
     if names & _CONNECTION or any(isinstance(each, OSError) for each in chain):
-        return Fault(ConnectionFailed(f"the connection to {asked.place} failed: {words}", hint=IS_UP), True)
+        return Fault(ConnectionFailed(f"the connection to {target.place} failed: {words}", hint=IS_UP), True)
     if isinstance(error, Refused):
-        return Fault(RequestFailed(f"{asked.place} failed: {words}"))
-    return Fault(RequestFailed(f"{asked.place} answered what cannot be read: {type(error).__name__}: {words}"))
+        return Fault(RequestFailed(f"{target.place} failed: {words}"))
+    return Fault(RequestFailed(f"{target.place} answered what cannot be read: {type(error).__name__}: {words}"))
 
 
-def _of_status(status: int, headers: Mapping[str, str], words: str, lower: str, asked: Asked) -> Fault:
-    said = f"{asked.place} says {status}: {words}"
+def _of_status(status: int, headers: Mapping[str, str], words: str, lower: str, target: Target) -> Fault:
+    message = f"{target.place} says {status}: {words}"
     if status in (401, 403):
-        what = f"the key from {asked.key}" if asked.key else "a request without a key"
-        hint = f"set a valid key ({asked.key})" if asked.key else f"name a key for it: api_key=, or `%sgl key {asked.place}`"
-        return Fault(AuthenticationFailed(f"{asked.place} refuses {what} ({status}): {words}", hint=hint))
+        what = f"the key from {target.key}" if target.key else "a request without a key"
+        hint = f"set a valid key ({target.key})" if target.key else f"name a key for it: api_key=, or `%sgl key {target.place}`"
+        return Fault(AuthenticationFailed(f"{target.place} refuses {what} ({status}): {words}", hint=hint))
     if status == 404:
-        return Fault(ModelMissing(f"{asked.place} does not have {asked.model!r}, or not under this base_url ({words})"))
+        return Fault(ModelMissing(f"{target.place} does not have {target.model!r}, or not under this base_url ({words})"))
     if status == 413 or (status in (400, 422) and any(mark in lower for mark in _TOO_LONG)):
-        return Fault(PromptTooLong(said, hint="shorten the prompt, or lower max_tokens"))
+        return Fault(PromptTooLong(message, hint="shorten the prompt, or lower max_tokens"))
     if status == 402 or (status == 429 and any(mark in lower for mark in _NO_CREDIT)):
-        return Fault(RateLimited(said, hint="the account has no credit left"))
+        return Fault(RateLimited(message, hint="the account has no credit left"))
     if status == 429:
-        return Fault(RateLimited(said, hint="lower concurrency= or requests_per_minute="), True, asked_wait(headers))
+        return Fault(RateLimited(message, hint="lower concurrency= or requests_per_minute="), True, retry_after(headers))
     if status in (408, 409, 425) or status >= 500:
-        return Fault(RequestFailed(said), True, asked_wait(headers))
+        return Fault(RequestFailed(message), True, retry_after(headers))
     if status in (400, 422):
-        return Fault(BadArgument(f"{asked.place} refuses the request: {words}"))
+        return Fault(BadArgument(f"{target.place} refuses the request: {words}"))
     if 300 <= status < 400:
-        return Fault(RequestFailed(said, hint="give the base_url that it redirects to"))
-    return Fault(RequestFailed(said))
+        return Fault(RequestFailed(message, hint="give the base_url that it redirects to"))
+    return Fault(RequestFailed(message))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -137,6 +137,6 @@ def _words(chain: list[BaseException]) -> str:
         if not isinstance(body, dict):
             break
         body = body.get("error") or body.get("message") or body.get("detail") or ""
-    said = body if isinstance(body, str) and body else str(chain[-1]) or str(chain[0]) or type(chain[0]).__name__
-    line = " ".join(redacted(said[:4000]).split())
+    text = body if isinstance(body, str) and body else str(chain[-1]) or str(chain[0]) or type(chain[0]).__name__
+    line = " ".join(redacted(text[:4000]).split())
     return line if len(line) <= MAX_WORDS else line[: MAX_WORDS - 1] + "…"

@@ -96,7 +96,7 @@ def variable_of(place: str) -> str:
     return "SGL_LAB_KEY_" + re.sub(r"[^A-Z0-9]+", "_", place.upper()).strip("_")
 
 
-_asked: dict[str, str] = {}
+_entered: dict[str, str] = {}
 _lock = threading.Lock()
 
 
@@ -109,16 +109,16 @@ def ask(name: str) -> None:
         raise BadArgument(f"no key for {name} was entered")
     conceal(secret)
     with _lock:
-        _asked[name] = secret
+        _entered[name] = secret
 
 
 def find_key(provider: Provider, place: str, *, is_own: bool) -> Key | None:
     """The key for the server at `place` (`host:port`, or a host). A server that is not the provider's own has a key of its own name."""
     name = provider.name if is_own else place
     with _lock:
-        asked = Secret(_asked.get(name, ""))
-    if asked:
-        return key_of(asked, provider, "what was entered")
+        entered = Secret(_entered.get(name, ""))
+    if entered:
+        return key_of(entered, provider, "what was entered")
     for variable in provider.variables if is_own else (variable_of(place),):
         if secret := Secret(os.environ.get(variable, "").strip()):
             return key_of(secret, provider, variable)

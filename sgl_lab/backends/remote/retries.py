@@ -33,7 +33,7 @@ class Retries:
         return random.uniform(most / 2, most)
 
 
-def asked_wait(headers: Mapping[str, str]) -> float | None:
+def retry_after(headers: Mapping[str, str]) -> float | None:
     """The seconds of Retry-After (a number or a date) or of retry-after-ms; None without one that can be read."""
     try:
         if "retry-after-ms" in headers:

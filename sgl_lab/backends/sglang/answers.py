@@ -44,7 +44,7 @@ class Sampled:
         self._ids: list[int] = []
         """those that the text is made of, the begun ones of the prompt included"""
         self._logprobs: list[TokenLogprob] = []
-        self._n_told = 0
+        self._n_emitted = 0
         self._before: list[int] = []
         """tokens of requests that were cut off"""
         self._n_cached: int | None = None
@@ -83,10 +83,10 @@ class Sampled:
                 self._push(token, may_stop=len(self._ids) - self._job.begun >= self._job.params.min_tokens)
         reason = meta.get("finish_reason")
         if reason is not None:
-            said = reason if isinstance(reason, dict) else {"type": str(reason)}
-            self.reason, self._server_matched = said.get("type") or "stop", said.get("matched")
-            if self.reason == "abort" and (message := said.get("message")):
-                status = said.get("status_code")
+            given = reason if isinstance(reason, dict) else {"type": str(reason)}
+            self.reason, self._server_matched = given.get("type") or "stop", given.get("matched")
+            if self.reason == "abort" and (message := given.get("message")):
+                status = given.get("status_code")
                 raise Refused(str(message), status if isinstance(status, int) else None)
             self._text.close()
         return tuple(new)
@@ -141,8 +141,8 @@ class Sampled:
     def delta(self) -> tuple[str, tuple[int, ...], tuple[TokenLogprob, ...]]:
         """Text, tokens and their log-probabilities that can newly be shown."""
         text, n_ids = self._text.delta()
-        ids, logprobs = tuple(self._ids[self._n_told : n_ids]), tuple(self._logprobs[self._n_told : n_ids])
-        self._n_told = max(self._n_told, n_ids)
+        ids, logprobs = tuple(self._ids[self._n_emitted : n_ids]), tuple(self._logprobs[self._n_emitted : n_ids])
+        self._n_emitted = max(self._n_emitted, n_ids)
         return text, ids + (self._kept() if self._text.is_closed else ()), logprobs
 
     def _kept(self) -> tuple[int, ...]:

@@ -57,7 +57,7 @@ from ...lang.chat_template import get_chat_template
 from ..remote import Call, Deadlines, Fault, Options, Provider, Refused, Retries, find_endpoint
 from ..remote.backend import request_ids
 from ..remote.deadlines import ALARMS
-from ..remote.faults import Asked, Unended, fault_of
+from ..remote.faults import Target, Unended, fault_of
 from ..remote.limits import limits_of
 from ..trees.inferred import InferredTree
 from ..trees.listen import KvListener, address_of
@@ -181,9 +181,9 @@ class RuntimeEndpoint(BaseBackend):
 
     def _context(self) -> int:
         """Tokens of the longest sequence; without a word of the server's, no limit is known here, and it refuses by itself."""
-        said = self._info | self._server_info
+        given = self._info | self._server_info
         for name in ("context_length", "max_model_len", "max_context_length"):
-            if type(most := said.get(name)) is int and most > 0:
+            if type(most := given.get(name)) is int and most > 0:
                 return most
         models = self._ask_or_none("GET", "/v1/models")
         cards = models.get("data") if isinstance(models, dict) else None
@@ -357,7 +357,7 @@ class RuntimeEndpoint(BaseBackend):
                 f"the prompt has {n:,} tokens, the context of {self._name} {self._card.context:,}", hint="shorten the prompt"
             )
         request = RequestId(request_ids.next())
-        call = Call(request, self.server.place, self.deadlines, _unheard)
+        call = Call(request, self.server.place, self.deadlines, _ignored)
         task = _Task(job, listener, call, uuid.uuid4().hex, time.monotonic())
         if isinstance(job, GenJob):
             task.samples = tuple(Sampled(job, self._tokenizer) for _ in range(job.params.n))
@@ -374,7 +374,7 @@ class RuntimeEndpoint(BaseBackend):
         off = ALARMS.at(time.monotonic() + call.remaining_s, lambda: self._end(task, call.too_late()))
         try:
             call.check()
-            answer = self._asked(task)
+            answer = self._attempted(task)
         except Exception as error:
             self._answer(task, self._meant(error, call).error)
         else:
@@ -382,7 +382,7 @@ class RuntimeEndpoint(BaseBackend):
         finally:
             off()
 
-    def _asked(self, task: _Task) -> Any:
+    def _attempted(self, task: _Task) -> Any:
         """The server's answer, after at most so many attempts: none after its first byte."""
         call, n_failed = task.call, 0
         while True:
@@ -411,7 +411,7 @@ class RuntimeEndpoint(BaseBackend):
             return call.fault
         if isinstance(error, SglError):
             return Fault(error)
-        return fault_of(error, Asked(self.server.place, self._name, self.server.key.source if self.server.key else ""))
+        return fault_of(error, Target(self.server.place, self._name, self.server.key.source if self.server.key else ""))
 
     def _outcome(self, task: _Task) -> Any:
         match task.job:
@@ -603,7 +603,7 @@ class RuntimeEndpoint(BaseBackend):
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None, deadlines: Deadlines | None = None) -> Any:
         """What is no job, on the caller's thread: our errors."""
         deadlines = deadlines or replace(self.deadlines, total=min(30.0, self.deadlines.total))
-        call = Call(RequestId(0), self.server.place, deadlines, _unheard)
+        call = Call(RequestId(0), self.server.place, deadlines, _ignored)
         try:
             with call.works():
                 response = self._send(method, path, body)
@@ -648,5 +648,5 @@ def _refused(answer: Any) -> None:
         raise Refused(str(message), code if type(code) is int else None)
 
 
-def _unheard(index: int, text: str) -> None:
+def _ignored(index: int, text: str) -> None:
     """Nothing listens."""

@@ -67,7 +67,7 @@ class GrowingTree:
         self.clock = 0
         self.root = Node(node_id(), None, (), 0, 0)
         self.n_evicted = self.n_evicted_tokens = 0
-        self._is_told = False
+        self._is_emitted = False
         """A root is told with the first change: before that nothing has happened."""
 
     # ------------------------------------------------------------ reading
@@ -86,7 +86,7 @@ class GrowingTree:
 
     def snapshot(self, seq: int) -> TreeSnapshot:
         """`seq` is the number of the first event that is not in it. The root is told by it, if no event has."""
-        self._is_told = True
+        self._is_emitted = True
         nodes = tuple(
             TreeNode(node.id, node.parent.id if node.parent else None, node.tokens, self.namespace, 0, node.last_used, node.hits, node.born)
             for node in self
@@ -115,8 +115,8 @@ class GrowingTree:
     # ------------------------------------------------------------ changes
 
     def tell_root(self) -> None:
-        if not self._is_told:
-            self._is_told = True
+        if not self._is_emitted:
+            self._is_emitted = True
             self.emit(NodeInserted(self.root.id, None, (), self.namespace))
 
     def end_at(self, tokens: Tokens, n: int) -> Node:

@@ -1,6 +1,6 @@
 """The jobs of one request in the engine, and what comes of them, carried to the door's loop.
 
-The engine's listeners never wait: what they are told goes into a list, and the loop is woken once for
+The engine's listeners never wait: what they get goes into a list, and the loop is woken once for
 all lists. A client that reads slowly has its text wait here, at most as much as its answer is long.
 """
 
@@ -17,8 +17,8 @@ from dataclasses import replace
 from ..contracts.errors import Stopped
 from ..contracts.ids import RequestId
 from ..contracts.port import Backend, GenJob, GenOutput, ScoreOutput, TokenLogprob
-from .asked import Answer, Job, Piece
 from .clients import Client, Lane
+from .parsed import Answer, Job, Piece
 
 
 class Wakes:
@@ -34,7 +34,7 @@ class Wakes:
         self._due.append(call)
         if not self._is_due:
             self._is_due = True
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with suppress(RuntimeError):  # the loop is closed: nothing waits any more
                 self._loop.call_soon_threadsafe(self._run)
 
     def _run(self) -> None:
@@ -43,7 +43,7 @@ class Wakes:
             self._due.popleft()()
 
 
-class Flight:
+class RunningRequest:
     """Call `start` on a pool's thread, everything else on the loop. `over` is called once, on the loop."""
 
     def __init__(self, backend: Backend, wakes: Wakes, jobs: Sequence[Job], *, streams: bool, over: Callable[[], None]) -> None:
@@ -86,7 +86,7 @@ class Flight:
                 listener = Listener(self, number, lane, self._streams, job.params.logprobs)
                 self._requests.append(self._backend.submit(job, listener))
             else:
-                self._requests.append(self._backend.score(job, ScoreHeard(self, number, lane)))
+                self._requests.append(self._backend.score(job, ScoreListener(self, number, lane)))
         except Exception as error:
             lane.failed(error)
             raise
@@ -161,8 +161,8 @@ class Flight:
 class Listener:
     """Of a gen."""
 
-    def __init__(self, flight: Flight, number: int, lane: Lane, streams: bool, logprobs: bool) -> None:
-        self._flight = flight
+    def __init__(self, running: RunningRequest, number: int, lane: Lane, streams: bool, logprobs: bool) -> None:
+        self._running = running
         self._number = number
         self._lane = lane
         self._streams = streams
@@ -174,39 +174,39 @@ class Listener:
 
     def on_progress(self, index: int, text: str, ids: tuple[int, ...]) -> None:
         if self._streams:
-            self._flight.put(Piece(self._number, index, text, ids, tuple(self._logprobs.pop(index, ()))))
+            self._running.put(Piece(self._number, index, text, ids, tuple(self._logprobs.pop(index, ()))))
 
     def on_done(self, outputs: tuple[GenOutput, ...]) -> None:
-        self._flight.answers[self._number] = outputs
+        self._running.answers[self._number] = outputs
         try:
             self._lane.generated(outputs)
         finally:
-            self._flight.end()
+            self._running.end()
 
     def on_error(self, error: Exception) -> None:
         try:
             self._lane.failed(error)
         finally:
-            self._flight.end(error)
+            self._running.end(error)
 
 
-class ScoreHeard:
+class ScoreListener:
     """A listener of a score."""
 
-    def __init__(self, flight: Flight, number: int, lane: Lane) -> None:
-        self._flight = flight
+    def __init__(self, running: RunningRequest, number: int, lane: Lane) -> None:
+        self._running = running
         self._number = number
         self._lane = lane
 
     def on_done(self, output: ScoreOutput) -> None:
-        self._flight.answers[self._number] = output
+        self._running.answers[self._number] = output
         try:
             self._lane.scored()
         finally:
-            self._flight.end()
+            self._running.end()
 
     def on_error(self, error: Exception) -> None:
         try:
             self._lane.failed(error)
         finally:
-            self._flight.end(error)
+            self._running.end(error)

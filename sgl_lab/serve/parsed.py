@@ -45,7 +45,7 @@ class Reply(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ParsedRequest:
     jobs: tuple[Job, ...]
     reply: Reply
     streams: bool = False
