@@ -114,7 +114,7 @@ def tell(s, topic):
     [
         ("tell.run(topik=1)", "UnknownArgument"),
         ("tell.run('tea', temperature='hot')", "BadArgument"),
-        ("tell.run('tea', backend='openai')", "BadArgument"),
+        ("tell.run('tea', backend=3)", "BadArgument"),
         ("tell.run_batch([{'topik': 1}])", "UnknownArgument"),
         ("tell.run_batch([('tea',), ('milk',)])", "ValueError"),
         ("sgl.gen('x', stop=3)", "BadArgument"),
@@ -224,7 +224,7 @@ def test_ipython_starts_with_the_default_where_its_config_file_is_wrong(tmp_path
     ran = subprocess.run(command, env={**os.environ, "IPYTHONDIR": str(tmp_path)}, cwd=tmp_path, capture_output=True, text=True)
     message, *listed = ran.stdout.splitlines()
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert message == f"sgl: {config}: c.SGL.temperature cannot be '-1' (a number, 0 or more); it is ignored"
+    assert message == f"sgl: {config}: c.SGL.temperature cannot be '-1' (it takes a number, 0 or more); it is ignored"
     rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in listed}
     assert (rows["temperature"], rows["seed"]) == (["1.0", "default"], ["5", "%config SGL.seed"])
 

@@ -112,7 +112,7 @@ def test_a_state_alone_is_shown_with_turns_values_and_counts(kernel: Kernel) -> 
 
 def test_help_and_completion_know_the_names_of_a_body(kernel: Kernel) -> None:
     ask = "code = {!r}; r = get_ipython().kernel.do_inspect(code, len(code)); r['found'], {!r} in r['data'].get('text/plain', '')"
-    cases = (("%%sgl\ngen(", "max_tokens", True), ("%%time\n%%sgl\ns.fork", "go on from here", True), ("gen(", "", False))
+    cases = (("%%sgl\ngen(", "max_tokens", True), ("%%time\n%%sgl\ns.fork", "continue from here", True), ("gen(", "", False))
     for code, words, known in cases:
         assert kernel.run(ask.format(code, words)).result == f"({known}, {known or not words})"
     complete = "code = {!r}; get_ipython().kernel.do_complete(code, len(code))['matches']"
@@ -125,7 +125,7 @@ def test_a_question_mark_shows_a_word_of_the_body_wherever_it_stands(kernel: Ker
     plain = kernel.run("gen?")
     assert plain.printed.strip() == "gen is a word of %%sgl cells; elsewhere: from sgl_lab import gen"
     assert kernel.run("%%sgl --view none\ngen?\ns.fork?").printed == ""
-    wanted = "('max_tokens', 'max_tokens', 'go on from here')"
+    wanted = "('max_tokens', 'max_tokens', 'continue from here')"
     assert kernel.run(f"[words in data for words, data in zip({wanted}, shown)]").result == "[True, True, True]"
     assert "not found" in kernel.run("genn?").printed
     kernel.run("gen = 3")
