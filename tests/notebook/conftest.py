@@ -88,7 +88,8 @@ class Kernel:
         while True:
             answer = self.client.get_iopub_msg(timeout=max(0.1, end - time.monotonic()))
             ours = answer["parent_header"].get("msg_id") == message and answer["msg_type"] == kind
-            if ours and re.search(pattern, json.dumps(answer["content"])):
+            body = b"".join(map(bytes, answer["buffers"])).decode()  # of a widget's message
+            if ours and re.search(pattern, json.dumps(answer["content"]) + body):
                 return answer
 
     def interrupt(self) -> None:
