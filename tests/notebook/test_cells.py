@@ -479,7 +479,7 @@ def test_a_cell_that_asks_for_a_gpu_where_none_is_says_so_once_and_runs(fresh_ke
     for line in ("%%sgl --device gpu\n1", "%sgl model --device gpu"):
         wrong = fresh_kernel.run(line)
         assert wrong.ename == "UsageError"
-        assert wrong.evalue.endswith(": --device cannot be 'gpu' (cpu, cuda, or a numbered GPU such as cuda:1)")
+        assert wrong.evalue.endswith(": --device cannot be 'gpu' (it takes cpu, cuda, or a numbered GPU such as cuda:1)")
 
 
 def test_models_are_listed_and_the_machine_is_checked(kernel: Kernel) -> None:

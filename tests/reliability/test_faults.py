@@ -195,7 +195,7 @@ def test_a_fault_fails_its_own_request_and_nothing_else(where: str, how: str, se
         assert isinstance(error, RequestFailed)
         assert HOW[how] in (error, error.__cause__)
     expect_idle(b)
-    assert threading.enumerate() == threads
+    assert set(threading.enumerate()) <= set(threads)  # idle workers of other tests may end meanwhile
 
 
 def test_the_table_of_faults_is_as_long_as_it_promises(record_table: Callable[..., None]) -> None:

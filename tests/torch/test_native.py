@@ -462,7 +462,7 @@ def test_threads_that_the_machine_does_not_give_are_one_error(folder: Path, libr
         "except BadArgument as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", script, str(store.cache_dir())], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout[:56]) == (0, "the system gives the native step no more threads: Resou")
+    assert (done.returncode, done.stdout[:56]) == (0, "the system gives the native step no more threads: Resour")
 
 
 def test_the_doctor_and_the_command_agree_on_the_native_step(library: ctypes.CDLL, capsys: pytest.CaptureFixture[str]) -> None:
