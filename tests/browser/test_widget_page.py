@@ -112,6 +112,7 @@ def test_evicted_nodes_fade_out_and_are_gone(browser: Browser) -> None:
     root = {"id": 1, "parent": None, "label": "root", "n": 0, "refs": 0, "hits": 0, "used": 0, "state": "root", "fresh": False, "by": []}
     leaf = {**root, "id": 2, "parent": 1, "label": "a leaf", "n": 3, "state": "cached"}
     page.receive({"seq": 0, "kind": "delta", "tree": {"nodes": [root, leaf], "gone": [], "clock": 1, "tails": []}})
+    expect(page.page.locator(".sgl-node")).to_have_count(2)  # a node that was never painted does not fade
     page.receive({"seq": 1, "kind": "delta", "tree": {"nodes": [], "gone": [2], "clock": 2, "tails": []}})
     expect(page.page.locator(".sgl-node.gone")).to_have_count(1)
     expect(page.page.locator(".sgl-node")).to_have_count(1)
