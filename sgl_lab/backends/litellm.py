@@ -15,7 +15,7 @@ from typing import Any, Unpack
 
 from ..contracts.capabilities import Capabilities, Prices
 from ..contracts.conversation import ChatJob, ChatOutput
-from ..contracts.errors import AuthenticationFailed, BackendUnsupported, BadArgument, ConnectionFailed
+from ..contracts.errors import AuthenticationFailed, BadArgument, ConnectionFailed
 from ..contracts.params import MAX_TOP_LOGPROBS, Constraint
 from ..contracts.port import ModelCard
 from ..lang.chat_template import ChatTemplate
@@ -96,9 +96,6 @@ class LiteLLM(RemoteBackend):
         return Endpoint(PROVIDER, url)
 
     def _prepare(self, constraint: Constraint) -> None:
-        if constraint.lead or constraint.seam:
-            what = f"{self._card.name} follows a constraint from the first character only"
-            raise BackendUnsupported(what, hint="leave out separate_reasoning around this gen")
         strict(chat.wrapped(json.loads(constraint.source))[0], self._card.name)
 
     def _converse(self, job: ChatJob, call: Call) -> tuple[ChatOutput, ...]:

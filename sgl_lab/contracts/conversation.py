@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, TypeGuard, runtime_checkable
 
+from .capabilities import Capabilities
+from .errors import BadArgument
 from .ids import ExprId, ForkId, RequestId
 from .params import SamplingParams
 from .port import Backend, Port, Usage
@@ -171,6 +173,20 @@ class ConversationBackend(Port, Protocol):
 
 
 AnyBackend = Backend | ConversationBackend
+
+
+def check_prompt(prompt: Prompt, can: Capabilities, by: str) -> None:
+    """BackendUnsupported for a form of prompt that the backend called `by` does not take; BadArgument for an empty one."""
+    if isinstance(prompt, str):
+        if not can.plain_text:
+            raise can.missing("plain_text", by)
+        return
+    if not prompt or not all(message.parts for message in prompt):
+        raise BadArgument("a conversation has a message, and each message something in it")
+    if prompt[-1].role == "assistant" and not can.continues:
+        raise can.missing("continues", by)
+    if not can.images and any(isinstance(part, ImagePart) for message in prompt for part in message.parts):
+        raise can.missing("images", by)
 
 
 def takes_tokens(backend: object) -> TypeGuard[Backend]:

@@ -92,7 +92,7 @@ class Answer:
             text = text.lstrip(self._sent.lead)
         self._text += text
 
-    # ------------------------------------------------------------ what is told meanwhile
+    # ------------------------------------------------------------ events meanwhile
 
     def _cut(self) -> bool:
         """Tell what is certain; whether a stop was found that the API does not look for."""

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ...contracts.conversation import ChatJob, ChatOutput, DecisionJob
-from ...contracts.errors import BackendUnsupported, BadArgument
+from ...contracts.errors import BadArgument
 from ...contracts.params import Constraint
 from ...contracts.port import ModelCard
 from ..remote import PLACEHOLDER, Call, Fault, Key, KeyOfOthers, Options, Provider, Refused, RemoteBackend, find_endpoint, need
@@ -85,9 +85,6 @@ class Anthropic(RemoteBackend):
         return sdk
 
     def _prepare(self, constraint: Constraint) -> None:
-        if constraint.lead or constraint.seam:
-            what = f"{self._card.name} follows a constraint from the first character only"
-            raise BackendUnsupported(what, hint="leave out separate_reasoning around this gen")
         schemas.enforced(constraint.source)
 
     def _refuse(self, job: ChatJob | DecisionJob) -> None:

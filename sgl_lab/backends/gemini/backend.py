@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ...contracts.conversation import ChatJob, ChatOutput, DecisionJob, DecisionOutput
-from ...contracts.errors import AuthenticationFailed, BackendUnsupported, BadArgument
+from ...contracts.errors import AuthenticationFailed, BadArgument
 from ...contracts.params import Constraint
 from ...contracts.port import ModelCard
 from ..remote import PLACEHOLDER, Call, Endpoint, Fault, Key, KeyOfOthers, Options, Provider, Refused, RemoteBackend, find_endpoint, need
@@ -62,8 +63,8 @@ class _Google(RemoteBackend):
         can = capabilities_of(model, on_vertex=self._on_vertex, decides=decision_model is not None)
         super().__init__(endpoint, ModelCard(model_name, (model_name,), model.context, 0, "remote", "", can), options)
 
-    def _client(self) -> genai.Client:
-        raise NotImplementedError
+    @abstractmethod
+    def _client(self) -> genai.Client: ...
 
     @cached_property
     def _sdk(self) -> genai.Client:
@@ -73,9 +74,6 @@ class _Google(RemoteBackend):
         return {"base_url": self.server.base_url, "httpx_client": self.client}
 
     def _prepare(self, constraint: Constraint) -> None:
-        if constraint.lead or constraint.seam:
-            what = f"{self._card.name} follows a constraint from the first character only"
-            raise BackendUnsupported(what, hint="leave out separate_reasoning around this gen")
         schemas.enforced(constraint.source)
 
     def _refuse(self, job: ChatJob | DecisionJob) -> None:

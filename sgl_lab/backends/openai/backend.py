@@ -222,10 +222,6 @@ class OpenAI(RemoteBackend):
             raise self._card.capabilities.missing("plain_text", self._card.name)
 
     def _prepare(self, constraint: Constraint) -> None:
-        if constraint.lead or constraint.seam:
-            raise BackendUnsupported(
-                f"{self._card.name} follows a constraint from the first character only", hint="leave out separate_reasoning around this gen"
-            )
         if constraint.kind == "json_schema" and self._server.is_strict:
             strict(chat.wrapped(json.loads(constraint.source))[0], self._card.name)
 

@@ -27,11 +27,11 @@ from ...contracts.conversation import (
     DecisionListener,
     DecisionOutput,
     ImagePart,
-    Prompt,
     ToolCallPart,
     ToolResultPart,
+    check_prompt,
 )
-from ...contracts.errors import BadArgument, EngineStopped, RequestFailed, SglError, Stopped
+from ...contracts.errors import BackendUnsupported, BadArgument, EngineStopped, RequestFailed, SglError, Stopped
 from ...contracts.events import Emit, RequestQueued, silent
 from ...contracts.ids import Counter, RequestId
 from ...contracts.params import Constraint
@@ -42,6 +42,7 @@ from ..trees.inferred import InferredTree
 from ..trees.rules import rules_of
 from ..trees.shadow import Shadow
 from .answers import Answers
+from .attempts import attempted, cleaned, why_failed
 from .budget import Account, Reservation
 from .call import Call
 from .deadlines import ALARMS, Deadlines
@@ -50,7 +51,6 @@ from .faults import Fault, Target, fault_of
 from .keys import Secret
 from .limits import limits_of
 from .prices import Listed, cost_of, find_prices, most_of
-from .redaction import redacted
 from .retries import Retries
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ class RemoteBackend(BaseConversation, ABC):
             with call.works():
                 yield call
         except Exception as error:
-            raise _clean(self._meant(error, call).error) from None
+            raise cleaned(self._meant(error, call).error) from None
 
     # ------------------------------------------------------------ the tree of its cache
 
@@ -231,6 +231,12 @@ class RemoteBackend(BaseConversation, ABC):
             raise self._card.capabilities.missing(
                 "constraints", self._card.name, f"{constraint.kind}=", f"constraint of kind {constraint.kind}"
             )
+        self._check_constraint(constraint)
+
+    def _check_constraint(self, constraint: Constraint) -> None:
+        if constraint.lead or constraint.seam:
+            what = f"{self._card.name} follows a constraint from the first character only"
+            raise BackendUnsupported(what, hint="leave out separate_reasoning around this gen")
         self._prepare(constraint)
 
     def converse(self, job: ChatJob, listener: ChatListener) -> RequestId:
@@ -239,7 +245,7 @@ class RemoteBackend(BaseConversation, ABC):
         if job.tools and not can.tools:
             raise can.missing("tools", name)
         if job.params.constraint is not None:
-            self._prepare(job.params.constraint)
+            self._check_constraint(job.params.constraint)
         return self._accept(job, listener, "gen", job.params.max_tokens or 0)
 
     def decide(self, job: DecisionJob, listener: DecisionListener) -> RequestId:
@@ -258,7 +264,7 @@ class RemoteBackend(BaseConversation, ABC):
             raise self._closed
 
     def close(self) -> None:
-        """Cancel what runs and take no more. What is under way fails with EngineStopped."""
+        """Cancel what runs and take no more. Requests in flight fail with EngineStopped."""
         with self._lock:
             self._closed = EngineStopped(f"the backend of {self._card.name} was closed")
             tasks = list(self._tasks.values())
@@ -272,7 +278,7 @@ class RemoteBackend(BaseConversation, ABC):
     # ------------------------------------------------------------ a job
 
     def _accept(self, job: Job, listener: ChatListener | DecisionListener, kind: str, max_tokens: int) -> RequestId:
-        self._check_prompt(job.prompt)
+        check_prompt(job.prompt, self._card.capabilities, self._card.name)
         self._refuse(job)
         request = RequestId(request_ids.next())
         task = _Task(job, listener, Call(request, self.server.place, self.deadlines, _ignored), time.monotonic())
@@ -288,19 +294,6 @@ class RemoteBackend(BaseConversation, ABC):
                 threading.Thread(target=self._work, name="sgl-remote", daemon=True).start()
             self._lock.notify()
         return request
-
-    def _check_prompt(self, prompt: Prompt) -> None:
-        can, name = self._card.capabilities, self._card.name
-        if isinstance(prompt, str):
-            if not can.plain_text:
-                raise can.missing("plain_text", name)
-            return
-        if not prompt or not all(message.parts for message in prompt):
-            raise BadArgument("a conversation has a message, and each message something in it")
-        if prompt[-1].role == "assistant" and not can.continues:
-            raise can.missing("continues", name)
-        if not can.images and any(isinstance(part, ImagePart) for message in prompt for part in message.parts):
-            raise can.missing("images", name)
 
     def _deliver(self, task: _Task, index: int, text: str) -> None:
         with self._lock:
@@ -332,7 +325,7 @@ class RemoteBackend(BaseConversation, ABC):
             outcome = self._outcome(task)
         except Exception as error:
             fault = self._meant(error, call)
-            self._answer(task, _clean(fault.error))
+            self._answer(task, cleaned(fault.error))
         else:
             self._answer(task, outcome)
 
@@ -347,7 +340,7 @@ class RemoteBackend(BaseConversation, ABC):
         call.restart()
         off = ALARMS.at(time.monotonic() + call.remaining_s, lambda: self._end(task, call.too_late()))
         try:
-            outcome = self._attempted(job, call)
+            outcome = attempted(lambda: self._ask(job, call), call, self.limits, self.retries, self._meant)
         finally:
             off()
         outcome = self._counted(task, outcome)
@@ -355,41 +348,11 @@ class RemoteBackend(BaseConversation, ABC):
             self.answers.keep(key, outcome)
         return outcome
 
-    def _attempted(self, job: Job, call: Call) -> Outcome:
-        """The server's answer, after at most so many attempts."""
-        n_failed = 0
-        while True:
-            self.limits.enter(call.check)
-            try:
-                with call.works():
-                    return self._converse(job, call) if isinstance(job, ChatJob) else self._decide(job, call)
-            except Exception as error:
-                fault = self._meant(error, call)
-                n_failed += 1
-                if call.ended is not None or call.has_begun or not fault.may_retry or n_failed > self.retries.n:
-                    raise
-            finally:
-                self.limits.leave()
-            self._pause(fault, n_failed, call)
-
-    def _pause(self, fault: Fault, n_failed: int, call: Call) -> None:
-        """Wait before the next attempt; the server's own wish holds for all calls to it."""
-        seconds = self.retries.wait_s(n_failed, fault.wait_s)
-        if seconds >= call.remaining_s:
-            raise fault.error
-        if fault.wait_s is not None:
-            self.limits.pause(seconds)
-        call.sleep(seconds)
+    def _ask(self, job: Job, call: Call) -> Outcome:
+        return self._converse(job, call) if isinstance(job, ChatJob) else self._decide(job, call)
 
     def _meant(self, error: Exception, call: Call) -> Fault:
-        """Why a call failed: we ended it, or the error of the network if it says more than the SDK, or the error of the SDK."""
-        if call.ended is not None:
-            return Fault(call.ended)
-        if call.fault is not None:
-            return call.fault
-        if isinstance(error, SglError):
-            return Fault(error)
-        return self._fault(error, call)
+        return why_failed(error, call, self._fault)
 
     # ------------------------------------------------------------ the answer
 
@@ -400,7 +363,7 @@ class RemoteBackend(BaseConversation, ABC):
         ALARMS.at(time.monotonic() + delay, lambda: self._answer(task, task.call.ended or reason))
 
     def _answer(self, task: _Task, outcome: Outcome | SglError) -> None:
-        """Exactly once, whoever is first."""
+        """Answer exactly once; a second call does nothing."""
         with self._lock:
             if task.is_answered:
                 return
@@ -525,12 +488,3 @@ def _size(job: Job) -> tuple[int, int]:
 
 def _ignored(index: int, text: str) -> None:
     """No one follows it."""
-
-
-def _clean(error: SglError) -> SglError:
-    """Without a trace of where it comes from: a traceback shows the locals of the frames that it leads through."""
-    error.__cause__ = error.__context__ = error.__traceback__ = None
-    error.__suppress_context__ = True
-    error.message, error.hint = redacted(error.message), redacted(error.hint)
-    error.args = (error.message,)
-    return error

@@ -22,8 +22,9 @@ from ...contracts.conversation import (
     Prompt,
     TextLogprob,
     ToolCallPart,
+    check_prompt,
 )
-from ...contracts.errors import BadArgument, PromptTooLong, Stopped
+from ...contracts.errors import PromptTooLong, Stopped
 from ...contracts.events import Emit, RequestQueued, silent
 from ...contracts.ids import RequestId
 from ...contracts.params import MAX_TOP_LOGPROBS, Constraint
@@ -94,25 +95,12 @@ class ScriptedConversation(Served[Job], BaseConversation):
         return self._queue(job, listener, "score", 0)
 
     def _queue(self, job: Job, listener: object, kind: str, max_tokens: int) -> RequestId:
-        self._check(job.prompt)
+        check_prompt(job.prompt, self._capabilities, self._card.name)
         if (n_tokens := len(written(job.prompt).encode())) >= self._card.context:
             raise PromptTooLong(f"the prompt has {n_tokens} tokens, the context {self._card.context}", hint="shorten the prompt")
         return self._accept(
             job, listener, lambda request: self.emit(RequestQueued(request, job.fork, job.expr, kind, job.shown, max_tokens, request))
         )
-
-    def _check(self, prompt: Prompt) -> None:
-        can, name = self._capabilities, self._card.name
-        if isinstance(prompt, str):
-            if not can.plain_text:
-                raise can.missing("plain_text", name)
-            return
-        if not prompt or not all(message.parts for message in prompt):
-            raise BadArgument("a conversation has a message, and each message something in it")
-        if prompt[-1].role == "assistant" and not can.continues:
-            raise can.missing("continues", name)
-        if not can.images and any(isinstance(part, ImagePart) for message in prompt for part in message.parts):
-            raise can.missing("images", name)
 
     # ------------------------------------------------------------ the thread
 

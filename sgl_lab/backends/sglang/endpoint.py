@@ -55,6 +55,7 @@ from ...contracts.tree import CacheRules, TreeSnapshot
 from ...lang.backend.base_backend import BaseBackend
 from ...lang.chat_template import get_chat_template
 from ..remote import Call, Deadlines, Fault, Options, Provider, Refused, Retries, find_endpoint
+from ..remote.attempts import attempted, cleaned, why_failed
 from ..remote.backend import request_ids
 from ..remote.deadlines import ALARMS
 from ..remote.faults import Target, Unended, fault_of
@@ -276,7 +277,7 @@ class RuntimeEndpoint(BaseBackend):
         self.close()
 
     def close(self) -> None:
-        """Cancel what runs and take no more. The server goes on. What is under way fails with EngineStopped."""
+        """Cancel what runs and take no more. The server goes on. Requests in flight fail with EngineStopped."""
         with self._lock:
             self._closed = EngineStopped(f"the endpoint of {self._name} was closed")
             tasks = list(self._tasks.values())
@@ -374,43 +375,18 @@ class RuntimeEndpoint(BaseBackend):
         off = ALARMS.at(time.monotonic() + call.remaining_s, lambda: self._end(task, call.too_late()))
         try:
             call.check()
-            answer = self._attempted(task)
+            answer = attempted(lambda: self._outcome(task), call, self.limits, self.retries, self._meant)
         except Exception as error:
-            self._answer(task, self._meant(error, call).error)
+            self._answer(task, cleaned(self._meant(error, call).error))
         else:
             self._answer(task, answer)
         finally:
             off()
 
-    def _attempted(self, task: _Task) -> Any:
-        """The server's answer, after at most so many attempts: none after its first byte."""
-        call, n_failed = task.call, 0
-        while True:
-            self.limits.enter(call.check)
-            try:
-                with call.works():
-                    return self._outcome(task)
-            except Exception as error:
-                fault = self._meant(error, call)
-                n_failed += 1
-                if call.ended is not None or call.has_begun or not fault.may_retry or n_failed > self.retries.n:
-                    raise
-            finally:
-                self.limits.leave()
-            seconds = self.retries.wait_s(n_failed, fault.wait_s)
-            if seconds >= call.remaining_s:
-                raise fault.error
-            if fault.wait_s is not None:
-                self.limits.pause(seconds)
-            call.sleep(seconds)
-
     def _meant(self, error: Exception, call: Call) -> Fault:
-        if call.ended is not None:
-            return Fault(call.ended)
-        if call.fault is not None:
-            return call.fault
-        if isinstance(error, SglError):
-            return Fault(error)
+        return why_failed(error, call, self._fault)
+
+    def _fault(self, error: Exception, call: Call) -> Fault:
         return fault_of(error, Target(self.server.place, self._name, self.server.key.source if self.server.key else ""))
 
     def _outcome(self, task: _Task) -> Any:
@@ -613,7 +589,7 @@ class RuntimeEndpoint(BaseBackend):
         except json.JSONDecodeError:
             raise
         except Exception as error:
-            raise self._meant(error, call).error from None
+            raise cleaned(self._meant(error, call).error) from None
 
     def _ask_or_none(self, method: str, path: str) -> Any:
         try:

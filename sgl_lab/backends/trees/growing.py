@@ -1,4 +1,4 @@
-"""A radix tree of a cache that is elsewhere, told as the events and the snapshot of the tree that is here.
+"""A radix tree of a cache that is elsewhere, as the events and the snapshot of the tree that is here.
 
 It holds tokens and no KV. Every change is one event, emitted on the line that makes it, so a view
 folds them as those of the engine of this process.
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from ...contracts.events import Emit, NodeEvicted, NodeInserted, NodeSplit, Touched
 from ...contracts.ids import Counter, Namespace, NodeId
+from ...contracts.prefixes import n_common
 from ...contracts.tree import CacheRules, TreeNode, TreeSnapshot
 
 Tokens = tuple[int, ...]
@@ -22,18 +23,6 @@ _node_ids = Counter()
 
 def node_id() -> NodeId:
     return NodeId(_FIRST + _node_ids.next())
-
-
-def n_common(a: Tokens, b: Tokens) -> int:
-    """How many leading tokens are equal; compares slices, so the work is done in C."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 @dataclass(eq=False, slots=True)
