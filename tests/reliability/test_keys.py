@@ -22,6 +22,7 @@ from sgl_lab.backends.openai import OpenAI
 from sgl_lab.backends.remote import RemoteBackend
 from sgl_lab.backends.remote.keys import variable_of
 from sgl_lab.backends.remote.redaction import HIDDEN, finds_key, redacted
+from sgl_lab.backends.sglang import RuntimeEndpoint
 from sgl_lab.contracts.errors import AuthenticationFailed, BadArgument, SglError
 from sgl_lab.contracts.events import to_json
 
@@ -145,6 +146,25 @@ def test_no_key_in_the_traceback_of_a_constructor() -> None:
                 n += 1
                 assert [frame.name for frame in inside if key in str(frame.locals)] == []
     assert n == 4 * len(CANARIES)
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+@pytest.mark.parametrize("given", [{"bugdet": 1}, {"concurrency": 0}, {}], ids=str)
+def test_no_key_in_the_traceback_of_a_runtime_endpoint(given: dict[str, Any], is_named: bool) -> None:
+    key = CANARIES["chat"]
+    args, named = ((), {"api_key": key}) if is_named else ((key,), {})
+    with pytest.raises(SglError) as failed:
+        RuntimeEndpoint("http://127.0.0.1:1", *args, **named, retries=0, **given)
+    shown = with_locals(failed.value)
+    assert "endpoint.py" in shown
+    assert key not in shown
+
+
+def test_no_key_in_the_traceback_of_a_server_that_is_not_up() -> None:
+    key = CANARIES["chat"]
+    with pytest.raises(SglError) as failed:
+        OpenAI("m", base_url="http://127.0.0.1:1/v1", api_key=key, retries=0)
+    assert key not in with_locals(failed.value)
 
 
 def test_a_key_goes_only_where_it_belongs(monkeypatch: pytest.MonkeyPatch) -> None:

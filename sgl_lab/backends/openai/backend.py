@@ -140,9 +140,9 @@ class OpenAI(RemoteBackend):
 
     def _ask_who(self, model: str, server: str | None) -> _Found:
         """ConnectionFailed, AuthenticationFailed or ModelMissing; costs no token."""
-        base = self.server.base_url
-        with self.asking() as call:
-            response = self.client.get(f"{base}/models", headers=self._headers)
+
+        def ask(call: Call) -> tuple[list[dict[str, Any]], str, str]:
+            response = self.client.get(f"{self.server.base_url}/models", headers=self._headers)
             if response.status_code in (401, 403) or response.status_code >= 500:
                 response.raise_for_status()
             listed = _listed(response) if response.status_code == 200 else []
@@ -150,6 +150,9 @@ class OpenAI(RemoteBackend):
             decides = next((path for path in ("decisions", "systemone") if self._has(path, call)), "")
             if not kind:
                 kind = "transformers" if decides == "systemone" and response.headers.get("server") == "uvicorn" else "other"
+            return listed, kind, decides
+
+        listed, kind, decides = self.answer_of(ask)
         names = [str(each.get("id")) for each in listed]
         model = names[0] if model == "default" and names else model
         if kind in _NAMES_MODELS and names and not any(name == model or name.startswith(f"{model}:") for name in names):

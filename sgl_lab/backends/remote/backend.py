@@ -11,12 +11,11 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, wraps
+from functools import cached_property
 from os import PathLike
-from typing import TYPE_CHECKING, NoReturn, TypedDict, cast
+from typing import TYPE_CHECKING, NoReturn, TypedDict, TypeVar, cast
 
 from ...contracts.capabilities import Prices
 from ...contracts.conversation import (
@@ -48,7 +47,7 @@ from .call import Call
 from .deadlines import ALARMS, Deadlines
 from .endpoint import Endpoint
 from .faults import Fault, Target, fault_of
-from .keys import Secret
+from .keys import with_secrets
 from .limits import limits_of
 from .prices import Listed, cost_of, find_prices, most_of
 from .retries import Retries
@@ -56,6 +55,7 @@ from .retries import Retries
 if TYPE_CHECKING:
     import httpx2
 
+T = TypeVar("T")
 Job = ChatJob | DecisionJob
 Outcome = tuple[ChatOutput, ...] | DecisionOutput
 
@@ -112,7 +112,7 @@ class RemoteBackend(BaseConversation, ABC):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if "__init__" in vars(cls):
-            setattr(cls, "__init__", _with_secrets(vars(cls)["__init__"]))  # noqa: B010
+            setattr(cls, "__init__", with_secrets(vars(cls)["__init__"]))  # noqa: B010
 
     def __init__(self, server: Endpoint, card: ModelCard, options: Options) -> None:
         self.server = server
@@ -190,15 +190,15 @@ class RemoteBackend(BaseConversation, ABC):
 
         return client_for(self.server)
 
-    @contextmanager
-    def asking(self, deadlines: Deadlines | None = None) -> Iterator[Call]:
-        """A call for what is no job, such as a list of models: on the caller's thread, with deadlines, raising our errors."""
-        call = Call(RequestId(0), self.server.place, deadlines or replace(self.deadlines, total=min(30.0, self.deadlines.total)), _ignored)
+    def answer_of(self, ask: Callable[[Call], T]) -> T:
+        """What `ask` returns of what is no job, such as a list of models: on this thread, with deadlines, raising our errors."""
+        call = Call(RequestId(0), self.server.place, replace(self.deadlines, total=min(30.0, self.deadlines.total)), _ignored)
         try:
             with call.works():
-                yield call
+                return ask(call)
         except Exception as error:
-            raise cleaned(self._meant(error, call).error) from None
+            failure = cleaned(self._meant(error, call).error)
+        raise failure  # not inside the handler, which would attach the SDK's error and its variables
 
     # ------------------------------------------------------------ the tree of its cache
 
@@ -448,18 +448,6 @@ class RemoteBackend(BaseConversation, ABC):
         usages = tuple(self._estimated(task, text) for text in task.call.partial or ("",)) if task.call.has_begun else ()
         costs = [cost_of(usage, self._prices(usage.prompt_tokens), with_prompt=not i) for i, usage in enumerate(usages)]
         task.reservation.settle(usages, None if None in costs else sum(cost for cost in costs if cost is not None))
-
-
-def _with_secrets(init: Callable[..., None]) -> Callable[..., None]:
-    """A constructor that sees its key as a `Secret`: it may raise, and a traceback may show its variables."""
-
-    @wraps(init)
-    def constructor(self: RemoteBackend, *args: object, **given: object) -> None:
-        if isinstance(given.get("api_key"), str):
-            given["api_key"] = Secret(given["api_key"])
-        init(self, *args, **given)
-
-    return constructor
 
 
 def _size(job: Job) -> tuple[int, int]:

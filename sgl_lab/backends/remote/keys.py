@@ -11,10 +11,14 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
+from functools import wraps
+from inspect import signature
+from typing import NoReturn, ParamSpec
 
 from ...contracts.errors import AuthenticationFailed, BadArgument
 from .redaction import conceal
+
+P = ParamSpec("P")
 
 SERVICE = "sgl_lab"
 """the name of our entries in a keyring"""
@@ -46,6 +50,22 @@ class Secret(str):
 
     def __repr__(self) -> str:
         return "<key>"
+
+
+def with_secrets(init: Callable[P, None]) -> Callable[P, None]:
+    """A constructor that sees its `api_key` as a `Secret`: it may raise, and a traceback may show its variables."""
+    names = tuple(signature(init).parameters)
+    at = names.index("api_key") if "api_key" in names else len(names)
+
+    @wraps(init)
+    def constructor(*args: P.args, **given: P.kwargs) -> None:
+        secret = [Secret(arg) if i == at and isinstance(arg, str) else arg for i, arg in enumerate(args)]
+        if isinstance(key := given.get("api_key"), str):
+            given["api_key"] = Secret(key)
+        del key, args
+        init(*secret, **given)  # type: ignore[arg-type]  # the same arguments, one of them as a subclass
+
+    return constructor
 
 
 class Key:

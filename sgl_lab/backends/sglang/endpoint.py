@@ -59,6 +59,7 @@ from ..remote.attempts import attempted, cleaned, why_failed
 from ..remote.backend import request_ids
 from ..remote.deadlines import ALARMS
 from ..remote.faults import Target, Unended, fault_of
+from ..remote.keys import with_secrets
 from ..remote.limits import limits_of
 from ..trees.inferred import InferredTree
 from ..trees.listen import KvListener, address_of
@@ -108,6 +109,9 @@ class RuntimeEndpoint(BaseBackend):
     the errors of a connection, before a token is spent.
     """
 
+    _name = ""
+
+    @with_secrets
     def __init__(
         self,
         base_url: str,
@@ -160,7 +164,8 @@ class RuntimeEndpoint(BaseBackend):
             """the server's tree, as far as it is known"""
 
     def __repr__(self) -> str:
-        return f"<RuntimeEndpoint {self._name} at {self.server.place}>"
+        server = vars(self).get("server")  # none while the constructor's arguments are checked
+        return f"<RuntimeEndpoint {self._name} at {server.place}>" if server else "<RuntimeEndpoint>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a remote backend cannot be pickled; make it again where it is used")
@@ -589,7 +594,8 @@ class RuntimeEndpoint(BaseBackend):
         except json.JSONDecodeError:
             raise
         except Exception as error:
-            raise cleaned(self._meant(error, call).error) from None
+            failure = cleaned(self._meant(error, call).error)
+        raise failure  # not inside the handler, which would attach the SDK's error and its variables
 
     def _ask_or_none(self, method: str, path: str) -> Any:
         try:
