@@ -101,6 +101,10 @@ class WidgetPage:
             self.page.wait_for_timeout(50)
         assert found == expected
 
+    def shows(self, selector: str, texts: list[str]) -> None:
+        """The texts of these elements, now or as soon as they are painted."""
+        self.comes_to_show(lambda page: page.texts(selector), texts)
+
     def painted(self) -> None:
         self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 

@@ -169,11 +169,11 @@ def test_live_in_every_panel_and_card(browser: Browser) -> None:
         said = live.page.evaluate(WALK)
         shown = [legible(text.replace("\t", "⇥").replace(" ", "\u00a0").replace("\n", "↵")) for text in texts]
         if not any("\\x" in text for text in texts):
-            assert live.texts(".sgl-text .t") == [legible(text) for text in texts]
+            live.shows(".sgl-text .t", [legible(text) for text in texts])
             assert all(words in card for words, card in zip(shown, said["cards"], strict=True))
         for panel in ("details", "bars"):
             assert [text for text in texts if not any(legible(text) in words for words in said[panel])] == [], panel
-        assert live.texts(".sgl-title") == [legible(texts[0])]
+        live.shows(".sgl-title", [legible(texts[0])])
         live.page.get_by_role("searchbox").fill(texts[0].replace("\n", " "))
         live.painted()
         assert_only_text(live.page)

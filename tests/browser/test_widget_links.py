@@ -167,15 +167,15 @@ def test_a_character_of_several_tokens_is_shown_as_one_as_soon_as_it_is_whole(pa
         return [text, "generated", -0.5, "", None, 7, {"t": 1.0, "ms": 1.0}]
 
     page.receive(tokens_message(tok("Hi "), tok("\\xf0\\x9f")))
-    assert page.texts(".sgl-text .t") == ["Hi ", "\\xf0\\x9f"]
+    page.shows(".sgl-text .t", ["Hi ", "\\xf0\\x9f"])
     page.receive(
         {"seq": 1, "kind": "delta", "tokens": {"forks": [], "ops": [{"fork": 1, "start": 2, "toks": [tok("\\x8c\\x88"), tok("!")]}]}}
     )
-    assert page.texts(".sgl-text .t") == ["Hi ", "🌈", "", "!"]
+    page.shows(".sgl-text .t", ["Hi ", "🌈", "", "!"])
     page.page.locator(".sgl-text .t", has_text="🌈").hover()
     expect(page.page.get_by_role("tooltip")).to_contain_text("one character in 2 tokens")
     page.receive(tokens_message(tok("\\xff"), tok("x")))
-    assert page.texts(".sgl-text .t") == ["\\xff", "x"]
+    page.shows(".sgl-text .t", ["\\xff", "x"])
 
 
 def test_a_block_is_one_chip_whatever_becomes_of_its_positions(page: WidgetPage) -> None:
@@ -298,12 +298,12 @@ def test_drafted_and_forced_tokens_differ_from_decoded_ones(page: WidgetPage) ->
     bar = {"id": 0, "lane": "f1", "kind": "decode", "t0": 0, "t1": 900, "n": 9, "name": "a", "request": 1, "at": 3, "wrong": 0}
     bars = [bar, {**bar, "id": 1, "kind": "drafted", "n": 3, "wrong": 1}, {**bar, "id": 2, "kind": "forced", "n": 2}]
     page.receive({"seq": 0, "kind": "full", "lanes": {"lanes": lanes, "bars": bars, "now": 900}})
-    assert page.texts(".sgl-timeline .sgl-key:not([hidden])") == [
+    page.shows(".sgl-timeline .sgl-key:not([hidden])", [
         "generated · decode",
         "forced",
         "drafted",
         "rejected drafts",
-    ]
+    ])
     widths = page.page.locator(".sgl-span.drafted rect").evaluate_all("all => all.map((rect) => Number(rect.getAttribute('width')))")
     assert widths[-1] == pytest.approx(widths[-2] / 4, abs=0.2)
     page.page.locator(".sgl-bars .sgl-span.drafted").hover()

@@ -69,12 +69,12 @@ def test_deltas_bring_the_page_to_the_state_of_the_views(page: WidgetPage) -> No
     shown = streams(page)
     assert [stream["head"] for stream in shown] == [None, *labels]
     assert {"system", "user", "assistant"} <= set(shown[0]["roles"])
-    assert page.texts(".sgl-name span") == [lane["label"] for lane in end["lanes"]["lanes"]]
+    page.shows(".sgl-name span", [lane["label"] for lane in end["lanes"]["lanes"]])
     assert page.page.locator(".sgl-bars > g").count() == len(end["lanes"]["bars"])
     for name in ("found", "reused", "computed", "generated"):
-        assert page.texts(f".sgl-metric.sgl-m-{name} .sgl-value") == [str(end["metrics"][name])]
+        page.shows(f".sgl-metric.sgl-m-{name} .sgl-value", [str(end["metrics"][name])])
     mine = [node for node in end["tree"]["nodes"] if node["mine"]]
-    assert page.texts(".sgl-tally") == [f"{len(mine)} nodes of this run"]
+    page.shows(".sgl-tally", [f"{len(mine)} nodes of this run"])
     assert len(mine) < len(end["tree"]["nodes"]) == len(stage.tree)
 
 
@@ -179,7 +179,7 @@ def test_text_of_a_model_is_text_and_nothing_else(page: WidgetPage) -> None:
     page.page.locator(".sgl-node").first.click()
     page.painted()
     assert page.page.locator(".sgl-live :is(img, b:not(.sgl-fact b), script)").count() == 0
-    assert page.texts(".sgl-text .t") == [evil]
+    page.shows(".sgl-text .t", [evil])
 
 
 # ---------------------------------------------------------------- losses
