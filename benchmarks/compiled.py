@@ -72,7 +72,8 @@ class Variant:
 
 def variant(launch: Launch) -> Variant:
     """Specialised as in Triton: by types, numbers equal to 1, and divisibility by 16."""
-    parameters = {parameter.name: parameter for parameter in launch.kernel.params}
+    kernel: Any = launch.kernel
+    parameters = {parameter.name: parameter for parameter in kernel.params}
     passed = dict(zip(parameters, launch.args, strict=False)) | {name: it for name, it in launch.constants.items() if name in parameters}
     special = {name for name, parameter in parameters.items() if not parameter.do_not_specialize}
     constants = {
@@ -80,8 +81,8 @@ def variant(launch: Launch) -> Variant:
     }
     types = {name: "constexpr" if name in constants else _type(passed[name]) for name in parameters}
     aligned = tuple(name for name, it in passed.items() if name in special and name not in constants and _is_aligned(it))
-    options = tuple((name, launch.constants[name]) for name in OPTIONS if name in launch.constants)
-    return Variant(launch.kernel, tuple(types.items()), tuple(constants.items()), aligned, options)
+    options = tuple((name, it) for name in OPTIONS if type(it := launch.constants.get(name)) is int)
+    return Variant(kernel, tuple(types.items()), tuple(constants.items()), aligned, options)
 
 
 def _type(value: Any) -> str:
@@ -111,7 +112,8 @@ def variants() -> dict[str, Variant]:
         with listening(launches.append):
             case.call()
         for launch in launches:
-            found.setdefault(variant(launch), f"{case_name}: {launch.kernel.fn.__name__}")
+            binary = variant(launch)
+            found.setdefault(binary, f"{case_name}: {binary.kernel.fn.__name__}")
     assert len(set(found.values())) == len(found), "a case launches two variants of one kernel"
     return {name: it for it, name in found.items()}
 

@@ -20,12 +20,11 @@ import time
 from statistics import median
 from typing import Any
 
-from sgl_lab.serve.asked import Model
-
 from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.contracts.port import GenJob, GenOutput
 from sgl_lab.serve import Door, serve
 from sgl_lab.serve.messages import read
+from sgl_lab.serve.parsed import Model
 from sgl_lab.session import Lab
 
 SYSTEM = "You are a helpful assistant that answers shortly. " * 8

@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,7 +61,7 @@ def seconds(call: Callable[[], object], device: torch.device, reps: int = 10) ->
         started = time.perf_counter()
         call()
         return time.perf_counter() - started
-    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(reps)]
+    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(reps)]  # type: ignore[no-untyped-call]
     torch.cuda._sleep(SLEEP)  # type: ignore[no-untyped-call]  # torch's own
     for start, end in events:
         start.record()
@@ -98,7 +99,7 @@ def check(spec: ModelSpec, device: torch.device, card: Card, *, is_tiny: bool) -
         tolerance = TOLERANCE[dtype_of(device)]
         n_wrong += not wrong <= tolerance
         arguments, named = attempt.arguments()
-        spent = seconds(lambda call=attempt.kernel, a=arguments, n=named: call(*a, **n), device)
+        spent = seconds(partial(attempt.kernel, *arguments, **named), device)
         limit, work = ("copy", attempt.n_bytes / card.copied) if attempt.n_bytes else ("product", attempt.flops / card.multiplied)
         verdict = "" if wrong <= tolerance else "   NOT ITS TWIN"
         print(f"{attempt.name:<44} error {wrong:.1e}  {spent * 1e6:9.1f} us  {work / spent:5.0%} of the {limit}{verdict}", flush=True)
@@ -148,16 +149,15 @@ def tries(spec: ModelSpec, device: torch.device, is_tiny: bool) -> Iterator[Try]
     for page_size in (1, 16):
         yield from attention(spec, n, context, page_size, floats, ints)
 
-    for kind in (Kind.Q4, Kind.Q8):
-        packed = linear.Packed(quantise(torch.randn(2 * ffn, hidden), kind), device)
+    for bits, stored, format in ((4, 5.0, Kind.Q4), (8, 8.5, Kind.Q8)):
+        packed = linear.Packed(quantise(torch.randn(2 * ffn, hidden), format), device)
         for m in (1, n):
-            bits = 5 if kind is Kind.Q4 else 8.5
             yield Try(
-                f"packed_matmul, {4 if kind is Kind.Q4 else 8} bits, {m} rows",
+                f"packed_matmul, {bits} bits, {m} rows",
                 linear.packed_matmul,
                 linear.packed_matmul_twin,
-                lambda m=m, packed=packed: ((floats(m, hidden), packed), {}),
-                2 * ffn * hidden * bits / 8,
+                partial(lambda m, packed: ((floats(m, hidden), packed), {}), m, packed),
+                2 * ffn * hidden * stored / 8,
             )
     yield Try(
         f"invariant_matmul, {n} rows",

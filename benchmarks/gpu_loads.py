@@ -7,6 +7,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from sgl_lab.engine.compute.models.decoder import Decoder
 from sgl_lab.engine.compute.models.spec import Attention, FeedForward, Layer, ModelSpec, Rotary
 from sgl_lab.engine.compute.runners.gpu.device import DeviceRunner
+from sgl_lab.engine.compute.runners.gpu.sharing import LEAST
 from sgl_lab.engine.serving.config import EngineConfig
 from sgl_lab.engine.serving.engine import Engine
 from sgl_lab.engine.tools.fake import ByteTokenizer
@@ -80,7 +82,8 @@ class Bench:
 
     def __init__(self, spec: ModelSpec, device: torch.device, card: Card, *, is_tiny: bool) -> None:
         self._spec, self._device, self._card = spec, device, card
-        self._batches, self._long, self._new = ((1, 3), 24, 3) if is_tiny else ((1, 8, 64), 4096, 128)
+        self._batches: tuple[int, ...] = (1, 3) if is_tiny else (1, 8, 64)
+        self._long, self._new = (24, 3) if is_tiny else (4096, 128)
         self._reps = 1 if is_tiny else REPS
         self._short = 16 if is_tiny else 512
         self._model = random_llama(spec, device)
@@ -99,10 +102,10 @@ class Bench:
             self._runner.close()
             self._runner = None
 
-    def _engine(self, **how: int) -> Engine:
-        """A new engine with an empty cache; `how` is passed to its runner."""
+    def _engine(self, shared_from: int = LEAST) -> Engine:
+        """A new engine with an empty cache."""
         self._close()
-        self._runner = DeviceRunner(self._model, self._n_pages, **how)
+        self._runner = DeviceRunner(self._model, self._n_pages, shared_from=shared_from)
         config = EngineConfig(n_pages=self._n_pages, step_tokens=max(64 + 1, self._long), draft_tokens=0)
         return Engine(config, self._runner, Ids(self._spec.vocab), context=self._spec.context)
 
@@ -114,7 +117,7 @@ class Bench:
         """
         engine = self._engine()
         for n in self._batches:
-            warm_up, step = self._best(lambda rep, n=n: self._step_seconds(engine, n, rep))
+            warm_up, step = self._best(partial(self._step_seconds, engine, n))
             context = self._short + self._new / 2
             n_bytes = self._weight_bytes() + n * context * self._kv_bytes()
             share = n_bytes / step / self._card.copied

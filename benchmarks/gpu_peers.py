@@ -21,7 +21,8 @@ BLOCK = 256
 class Bench:
     def __init__(self, spec: ModelSpec, device: torch.device, *, is_tiny: bool) -> None:
         self._spec, self._device = spec, device
-        self._batches, self._short, self._new = ((1, 3), 16, 3) if is_tiny else ((1, 8, 64), 512, 128)
+        self._batches: tuple[int, ...] = (1, 3) if is_tiny else (1, 8, 64)
+        self._short, self._new = (16, 3) if is_tiny else (512, 128)
         kind = spec.only.attention
         config = transformers.LlamaConfig(
             num_hidden_layers=len(spec.layers),
@@ -40,8 +41,8 @@ class Bench:
         )
         torch.manual_seed(0)
         with torch.device(device):
-            self._model: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype_of(device)).eval()
-        self._config = transformers.GenerationConfig(max_new_tokens=self._new, do_sample=False, eos_token_id=-1, pad_token_id=0)
+            self._model: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype_of(device)).eval()  # type: ignore[no-untyped-call]
+        self._config = transformers.GenerationConfig(max_new_tokens=self._new, do_sample=False, eos_token_id=-1, pad_token_id=0)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Self:
         return self
@@ -57,7 +58,7 @@ class Bench:
             prompts = torch.tensor(prompts_of(self._spec, n, self._short, n), device=self._device)
 
             def run(n_new: int, prompts: torch.Tensor = prompts) -> float:
-                config = transformers.GenerationConfig(
+                config = transformers.GenerationConfig(  # type: ignore[no-untyped-call]
                     max_new_tokens=n_new, min_new_tokens=n_new, do_sample=False, eos_token_id=None, pad_token_id=0
                 )
                 started = time.perf_counter()

@@ -14,18 +14,20 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from typing import Any
 
+from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import start_new_kernel
 
 LOAD = "import time; t0 = time.perf_counter(); get_ipython().run_line_magic('load_ext', 'sgl_lab'); print(time.perf_counter() - t0)"
 FIRST = '%%sgl --temperature 0\nuser("Say hello.")\nassistant(gen("hello", max_tokens=8))'
 
 
-def run(client: object, code: str) -> str:
+def run(client: BlockingKernelClient, code: str) -> str:
     """Execute code and return its printed text; raises on an error."""
     printed: list[str] = []
 
-    def hook(message: dict) -> None:
+    def hook(message: dict[str, Any]) -> None:
         if message["msg_type"] == "stream":
             printed.append(message["content"]["text"])
         elif message["msg_type"] == "error":

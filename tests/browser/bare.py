@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from playwright.sync_api import Browser, Page, Route
 
@@ -49,7 +49,32 @@ window.open_view = async () => {
 """
 
 
-class WidgetPage:
+class Shown:
+    """What both kinds of page have."""
+
+    page: Page
+
+    def comes_to_show(self, read: Callable[[Self], T], expected: T, seconds: float = 10) -> None:
+        """Cards of a run are painted a few per frame, later on a busy machine: read again until the
+        expected value appears.
+        """
+        end = time.monotonic() + seconds
+        while (found := read(self)) != expected and time.monotonic() < end:
+            self.page.wait_for_timeout(50)
+        assert found == expected
+
+    def shows(self, selector: str, texts: list[str]) -> None:
+        """The texts of these elements, now or as soon as they are painted."""
+        self.comes_to_show(lambda page: page.texts(selector), texts)
+
+    def painted(self) -> None:
+        self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def texts(self, selector: str) -> list[str]:
+        return self.page.locator(selector).all_text_contents()
+
+
+class WidgetPage(Shown):
     """One page with the widget's door on it. `requests` are those that were not for the page itself; `reply` is the status they get."""
 
     def __init__(self, browser: Browser, *, config: dict[str, Any] | None = None, reply: int = 204, **options: Any) -> None:
@@ -92,25 +117,6 @@ class WidgetPage:
         self.page.evaluate("(messages) => messages.forEach((message) => model.receive(message))", list(messages))
         self.painted()
 
-    def comes_to_show(self, read: Callable[[WidgetPage], T], expected: T, seconds: float = 10) -> None:
-        """Cards of a run are painted a few per frame, later on a busy machine: read again until the
-        expected value appears.
-        """
-        end = time.monotonic() + seconds
-        while (found := read(self)) != expected and time.monotonic() < end:
-            self.page.wait_for_timeout(50)
-        assert found == expected
-
-    def shows(self, selector: str, texts: list[str]) -> None:
-        """The texts of these elements, now or as soon as they are painted."""
-        self.comes_to_show(lambda page: page.texts(selector), texts)
-
-    def painted(self) -> None:
-        self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-
-    def texts(self, selector: str) -> list[str]:
-        return self.page.locator(selector).all_text_contents()
-
     def sent(self) -> list[sender.Message]:
         found: list[sender.Message] = self.page.evaluate("() => model.sent")
         return found
@@ -142,7 +148,7 @@ def full(stage: Stage) -> sender.Message:
     return message
 
 
-class SavedPage:
+class SavedPage(Shown):
     """A frozen cell in a page of its own; every request is refused and noted."""
 
     def __init__(self, browser: Browser, html: str, **options: Any) -> None:
@@ -165,15 +171,3 @@ class SavedPage:
 
         self.page.route("**/*", answer)
         self.page.goto(HOME)
-
-    def comes_to_show(self, read: Callable[[WidgetPage], T], expected: T, seconds: float = 10) -> None:
-        """Cards of a run are painted a few per frame, later on a busy machine: read again until the
-        expected value appears.
-        """
-        end = time.monotonic() + seconds
-        while (found := read(self)) != expected and time.monotonic() < end:
-            self.page.wait_for_timeout(50)
-        assert found == expected
-
-    def painted(self) -> None:
-        self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")

@@ -382,7 +382,8 @@ def record_of(stage: Stage) -> Record:
 
 def decoded(packet: Packet) -> Message:
     """A message as a page reads it."""
-    return {"seq": packet.seq, "kind": packet.kind} | json.loads(packet.body)
+    body: Message = json.loads(packet.body)
+    return {"seq": packet.seq, "kind": packet.kind} | body
 
 
 def poll(sender: Sender, now_ns: int, *, flush: bool = False) -> list[Message]:
