@@ -155,7 +155,7 @@ class _Counts:
         self._running: set[RequestId] = set()
         self._found: dict[str, int] = dict.fromkeys(("prompt_tokens", "cached_prompt_tokens", "generated_tokens"), 0)
         self._ends = dict.fromkeys((f"requests_{reason}" for reason in REASONS), 0)
-        self._answered = self._unpriced = 0
+        self._answered = self._unpriced = self._uncounted = 0
         self._cost, self._currency = 0.0, ""
 
     def fold(self, entry: Entry) -> None:
@@ -178,6 +178,7 @@ class _Counts:
         self._found["prompt_tokens"] += answered.n_prompt
         self._found["cached_prompt_tokens"] += min(answered.n_cached or 0, answered.n_prompt)
         self._found["generated_tokens"] += answered.n_completion
+        self._uncounted += answered.n_cached is None and answered.n_prompt > 0
         self._ends[f"requests_{answered.reason if answered.reason in REASONS else 'stop'}"] += 1
         if answered.cost is None:
             self._unpriced += 1
@@ -189,6 +190,7 @@ class _Counts:
             found = dict(self._found)
             rate = found["cached_prompt_tokens"] / max(1, found["prompt_tokens"])
             requests = {"requests_running": len(self._running), "requests_waiting": 0, "answered": self._answered, **self._ends}
+            requests["uncounted"] = self._uncounted
             return found | {"hit_rate": rate} | requests | {"cost": self._cost, "currency": self._currency, "unpriced": self._unpriced}
 
     def running(self) -> tuple[RequestId, ...]:

@@ -9,7 +9,8 @@ Events by emitter:
 
     session       CellStarted, CellFinished, ModelLoaded
     lang          ForkOpened, ExprStarted, ExprFinished, StreamExtended, ForkJoined
-                  TextArrived, RequestAnswered  (of an engine behind an API)
+    lang, backend TextArrived, RequestAnswered  (of an engine behind an API: of one that is sent
+                  messages the language emits them, of one that is sent tokens the backend)
     backend       RequestQueued                 (the only event that links a request to its fork)
     scheduler     PrefixMatched, RequestPreempted, DraftVerified, StepRan
     radix tree    NodeInserted, NodeSplit, NodeEvicted, Touched, LocksChanged
@@ -144,6 +145,10 @@ class RequestQueued:
     reusable: int | None = None
     """leading tokens of the prompt that may come from a cache; the others are computed in any case.
     None if it is not specified
+    """
+    is_elsewhere: bool = False
+    """whether its engine is behind an API, which reports counts (RequestAnswered) and no steps; a
+    prompt in pieces of text always goes to one
     """
 
 
@@ -310,7 +315,9 @@ class EngineFault:
 
 @dataclass(frozen=True, slots=True)
 class TextArrived:
-    """A part of an answer came. Its text is in pieces (`contracts.pieces`), which are no tokens."""
+    """A part of an answer came: pieces of text (`contracts.pieces`), or tokens where the prompt is
+    in tokens.
+    """
 
     request: RequestId
     index: int

@@ -9,7 +9,7 @@ no token of any model: counts of tokens come from what the engine reports.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 FIRST = 1 << 52
@@ -19,6 +19,11 @@ MAX_PIECE = 400
 
 _CUT = re.compile(r" ?[^\W\d_]{1,16}| ?\d{1,3}|[^\S\n]+(?=[^\s\w])|\n+|[^\S\n]+|[^\w\s]{1,4}|.", re.DOTALL)
 _texts: dict[int, str] = {}
+
+
+def is_text(prompt: Sequence[int]) -> bool:
+    """Whether a prompt is in pieces of text, which are no tokens."""
+    return bool(prompt) and is_piece(prompt[0])
 
 
 def is_piece(id: int) -> bool:

@@ -106,7 +106,7 @@ class Record:
                     forks.add(fork)
                 case RequestQueued(request=request, fork=fork) if own is None or fork in forks:
                     requests.add(request)
-                case TokensSampled(samples=samples) if any(sample.request in requests for sample in samples):
+                case TokensSampled(samples=samples) | TextArrived(samples=samples) if any(sample.request in requests for sample in samples):
                     return True
                 case ExprFinished(fork=fork, status="ok") if own is None or fork in forks:
                     return True

@@ -82,6 +82,11 @@ class Pictures:
     """whether the timeline is shown; the token view reads the lanes in any case"""
     _made: dict[tuple[str, int | None], Any] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether an engine behind an API served the run."""
+        return self.metrics is not None and self.metrics["elsewhere"]
+
     def _once(self, name: str, size: int | None, make: Callable[[], Made]) -> Made:
         """Draws each part once per size, however many rooms are tried."""
         if (name, size) not in self._made:
@@ -91,6 +96,7 @@ class Pictures:
 
     def drawn(self, room: Room, moment: str) -> Markup:
         is_failure = self.status == "error" and self.message
+        elsewhere = self.is_elsewhere
         parts = (
             [still.head(self.title, self.status, self.ms, "" if is_failure else self.message)] if self.title or self.status != "ok" else []
         )
@@ -101,11 +107,12 @@ class Pictures:
         if self.tokens is not None:
             tokens = self.tokens
             n = room.n_tokens
-            parts.append(self._once("tokens", n, lambda: still.tokens(tokens if n is None else cut(tokens, n), self.lanes)))
+            shown = lambda: still.tokens(tokens if n is None else cut(tokens, n), self.lanes, elsewhere=elsewhere)  # noqa: E731
+            parts.append(self._once("tokens", n, shown))
         if (tree := self.tree) is not None:
-            parts.append(self._once("tree", room.n_nodes, lambda: still.tree(tree, room.n_nodes)))
+            parts.append(self._once("tree", room.n_nodes, lambda: still.tree(tree, room.n_nodes, elsewhere=elsewhere)))
         if (lanes := self.lanes) is not None and self.has_lanes:
-            parts.append(self._once("lanes", room.n_bars, lambda: still.lanes(lanes, room.n_bars)))
+            parts.append(self._once("lanes", room.n_bars, lambda: still.lanes(lanes, room.n_bars, elsewhere=elsewhere)))
         return still.frame(parts)
 
     def words(self, room: Room) -> str:
@@ -115,7 +122,7 @@ class Pictures:
         if (tokens := self.tokens) is not None:
             plain.insert(0, self._once("plain", room.n_plain, lambda: text.transcript(tokens, n_tokens=room.n_plain)))
         if (tree := self.tree) is not None:
-            plain.append(self._once("plain tree", None, lambda: text.tree(tree)))
+            plain.append(self._once("plain tree", None, lambda: text.tree(tree, elsewhere=self.is_elsewhere)))
         if (lanes := self.lanes) is not None and self.has_lanes:
             plain.append(self._once("plain lanes", None, lambda: text.lanes(lanes)))
         return "\n\n".join(part for part in plain if part)

@@ -7,7 +7,7 @@ import re
 from sgl_lab.contracts.policies import EVICTIONS
 from sgl_lab.viz import bundle
 from sgl_lab.viz.draw import plan, still
-from sgl_lab.viz.draw.palette import BARS, HEALED, INKS, NODES, TOKENS
+from sgl_lab.viz.draw.palette import BARS, ELSEWHERE, HEALED, HERE, INKS, NODES, TOKENS
 
 ESM = bundle.esm()
 CSS = bundle.css()
@@ -50,6 +50,8 @@ def test_the_page_and_the_still_picture_speak_with_the_same_words() -> None:
     assert healed == [HEALED]
     assert exported("BAR_WORDS") == {kind: word for kind, (_, word) in BARS.items()}
     assert list(exported("NODE_WORDS").values()) == [word for _, word in NODES.values()]
+    assert exported("ELSEWHERE") == ELSEWHERE._asdict()
+    assert exported("HERE") | HERE._asdict() == HERE._asdict()
 
 
 def test_the_page_ranks_nodes_by_every_eviction_policy() -> None:

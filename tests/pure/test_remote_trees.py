@@ -56,7 +56,7 @@ class Remote:
     def answer(self, request: RequestId, n_cached: int, n_prompt: int, answer: tuple[int, ...] = ()) -> None:
         self.tree.admitted(request, n_cached, n_prompt)
         if answer:
-            self.tree.sampled(request, answer)
+            self.tree.begun(request)
         self.tree.finished(request, answer, "stop", Usage(prompt_tokens=n_prompt, completion_tokens=len(answer), cached_tokens=n_cached))
         self.now += 1
 

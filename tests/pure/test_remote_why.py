@@ -40,7 +40,7 @@ class Api:
     def __init__(self, rules: CacheRules) -> None:
         self.entries: list[Entry] = []
         self.now_s = 0.0
-        self.tree = InferredTree(("m", "api", "inferred"), rules, self._emit, clock=lambda: self.now_s, tells_requests=False)
+        self.tree = InferredTree(("m", "api", "inferred"), rules, self._emit, clock=lambda: self.now_s)
         self.emit = Shadow(self.tree, self._emit)
         self.n = 0
 

@@ -14,7 +14,7 @@ from sgl_lab.elsewhere import lab_over
 from sgl_lab.serve import Door
 from sgl_lab.viz.draw.why import text
 from sgl_lab.viz.explain.why import why
-from sgl_lab.viz.views.tree import TreeView
+from sgl_lab.viz.views import views_of
 
 from .calls import is_idle, until
 
@@ -87,15 +87,21 @@ def test_the_tree_is_inferred_and_views_work_on_it(endpoint: RuntimeEndpoint) ->
     snapshot = lab.snapshot()
     assert snapshot.rules is not None
     assert snapshot.rules.origin == "inferred"
-    view = TreeView(lab.spell)
-    view.load(second.snapshot)
+    views = views_of(second.scope, lab.spell)
+    views.tree.load(second.snapshot)
     for entry in second.entries:
-        view.fold(entry)
-    assert {node.node: node for node in snapshot.nodes} == dict(view.nodes)
+        for view in views:
+            view.fold(entry)
+    assert {node.node: node for node in snapshot.nodes} == dict(views.tree.nodes)
     found = why(second, [first])
     assert found.n_cached >= 15
     assert "inferred from the counts of the SGLang server" in text(found, lab.spell)
     assert lab.stats()["cached_prompt_tokens"] >= 15
+    strip = views.metrics.full()
+    assert (strip["cached"], strip["cached"] + strip["computed"], strip["generated"]) == (found.n_cached, found.n_prompt, 3)
+    kinds = [bar["kind"] for bar in views.lanes.full()["bars"] if bar["kind"] in ("sent", "found", "prefill", "decode")]
+    assert sorted(kinds) == ["decode", "found", "sent"]
+    assert lab.stats()["unpriced"] == lab.stats()["answered"], "what it costs is not known"
 
 
 def test_a_warmed_prefix_is_found_cached(endpoint: RuntimeEndpoint) -> None:

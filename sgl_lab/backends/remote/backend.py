@@ -214,7 +214,7 @@ class RemoteBackend(BaseConversation, ABC):
         if not self._card.capabilities.cached_counts:
             return emit
         rules = rules_of(self.server.provider.name, self.server.place, is_own=self.server.is_own)
-        self.tree = InferredTree((self._card.name, self.server.place, "inferred"), rules, emit, tells_requests=False)
+        self.tree = InferredTree((self._card.name, self.server.place, "inferred"), rules, emit)
         return Shadow(self.tree, emit)
 
     def snapshot(self, cursor: Callable[[], int] = lambda: 0) -> TreeSnapshot:

@@ -34,7 +34,7 @@ from ...contracts.errors import (
     SglError,
     Stopped,
 )
-from ...contracts.events import Emit, Event, RequestQueued, silent
+from ...contracts.events import Emit, Event, RequestAnswered, RequestQueued, Sample, TextArrived, silent
 from ...contracts.ids import ExprId, ForkId, RequestId
 from ...contracts.params import Constraint
 from ...contracts.port import (
@@ -47,6 +47,7 @@ from ...contracts.port import (
     ScoreListener,
     ScoreOutput,
     Segment,
+    TokenLogprob,
     Usage,
     WarmJob,
     WarmListener,
@@ -64,6 +65,7 @@ from ..remote.limits import limits_of
 from ..trees.inferred import InferredTree
 from ..trees.listen import KvListener, address_of
 from ..trees.requests import RemoteTree
+from ..trees.shadow import Shadow
 from . import wire
 from .answers import Answer, Sampled, scored, usage_of
 from .router import Worker, workers_of
@@ -93,6 +95,10 @@ class _Task:
     queued_at: float
     samples: tuple[Sampled, ...] = ()
     is_answered: bool = False
+    is_begun: bool = False
+    """whether the server answered"""
+    counts_cached: bool = False
+    """whether the server said how many tokens of the prompt it had cached"""
 
 
 class RuntimeEndpoint(BaseBackend):
@@ -162,6 +168,7 @@ class RuntimeEndpoint(BaseBackend):
         else:
             self.tree = self._listener.tree
             """the server's tree, as far as it is known"""
+        self._shadow = Shadow(self.tree, self._tell)
 
     def __repr__(self) -> str:
         server = vars(self).get("server")  # none while the constructor's arguments are checked
@@ -370,8 +377,7 @@ class RuntimeEndpoint(BaseBackend):
         with self._lock:
             self.poll()
             self._tasks[request] = task
-        self.emit(RequestQueued(request, job.fork, expr, kind, job.prompt, most, request))
-        self.tree.queued(request, job.prompt)
+        self._shadow(RequestQueued(request, job.fork, expr, kind, job.prompt, most, request, is_elsewhere=True))
         threading.Thread(target=self._run, args=(task,), name="sgl-endpoint", daemon=True).start()
         return request
 
@@ -401,7 +407,7 @@ class RuntimeEndpoint(BaseBackend):
             case ScoreJob() as job:
                 return self._scored(task, job)
             case WarmJob() as job:
-                answer = self._post(job, wire.warm_body(job, task.rid))
+                answer = self._post(task, wire.warm_body(job, task.rid))
                 return usage_of(answer, len(job.prompt), *self._times(task))
 
     # ------------------------------------------------------------ a gen
@@ -434,14 +440,16 @@ class RuntimeEndpoint(BaseBackend):
                 raise RequestFailed(f"{self.server.place} answers for sample {index}, which was not asked for")
             sample = task.samples[index]
             new = sample.take(answer)
+            task.is_begun = True
             if call.first_at is None:
                 call.first_at = time.monotonic()
             meta = sample.meta
             if not index and (cached := meta.get("cached_tokens")) is not None:
+                task.counts_cached = True
                 self.tree.admitted(request, int(cached), int(meta.get("prompt_tokens") or len(job.prompt)))
             text, ids, logprobs = sample.delta()
-            if new and not index:
-                self.tree.sampled(request, new, sample.newest_logprobs(len(new)))
+            if new:
+                self._shadow(TextArrived(request, index, _samples(request, new, sample.newest_logprobs(len(new)))))
             self._progress(task, index, text, ids, logprobs)
         if not all(sample.is_over for sample in task.samples):
             raise Unended
@@ -471,9 +479,9 @@ class RuntimeEndpoint(BaseBackend):
         """The prompt first, if it is long: the choices then find it in the cache, as the original's frontend has it."""
         usages = []
         if len(job.choices) > 1 and len(job.prompt) >= WARM_FROM:
-            usages.append(usage_of(self._post(job, wire.warm_body(job, task.rid)), len(job.prompt)))
+            usages.append(usage_of(self._post(task, wire.warm_body(job, task.rid)), len(job.prompt)))
             self.tree.admitted(task.call.request, usages[0].cached_tokens, usages[0].prompt_tokens)
-        answers = self._post(job, wire.score_body(job, [f"{task.rid}-{index}" for index in range(len(job.choices))]))
+        answers = self._post(task, wire.score_body(job, [f"{task.rid}-{index}" for index in range(len(job.choices))]))
         if not isinstance(answers, list) or len(answers) != len(job.choices):
             raise RequestFailed(f"{self.server.place} does not answer for each choice")
         rows = scored(job, answers)
@@ -510,31 +518,31 @@ class RuntimeEndpoint(BaseBackend):
                 return
             task.is_answered = True
             self._tasks.pop(task.call.request, None)
-        request, job = task.call.request, task.job
         if isinstance(outcome, SglError):
-            if isinstance(outcome, Stopped) and isinstance(job, GenJob):
+            if isinstance(outcome, Stopped) and isinstance(task.job, GenJob):
                 outcome = self._outputs(task, aborted=True)
             elif isinstance(outcome, RequestFailed) and any(sample.text for sample in task.samples):
                 outcome.partial = tuple(sample.text for sample in task.samples)
         match outcome:
             case SglError():
-                self._finished(request, (), "error" if not isinstance(outcome, Stopped) else "abort", Usage())
+                self._tell_end(task, "error" if not isinstance(outcome, Stopped) else "abort")
                 task.listener.on_error(outcome)
             case tuple():
-                usage = outcome[0].usage
-                n_completion = sum(output.usage.completion_tokens for output in outcome)
-                self._finished(request, outcome[0].ids, outcome[0].finish_reason, usage, n_completion)
+                self._tell_end(task, outcome[0].finish_reason, *(output.usage for output in outcome))
                 task.listener.on_done(outcome)
             case ScoreOutput(usage=usage):
-                self._finished(request, (), "stop", usage)
+                self._tell_end(task, "stop", usage)
                 task.listener.on_done(outcome)
             case Usage():
-                self._finished(request, (), "stop", outcome)
+                self._tell_end(task, "stop", outcome)
                 task.listener.on_done(outcome)
 
-    def _finished(self, request: RequestId, answer: tuple[int, ...], reason: str, usage: Usage, n_completion: int = 0) -> None:
-        counted = replace(usage, completion_tokens=n_completion)
-        self.tree.finished(request, answer, reason, counted)
+    def _tell_end(self, task: _Task, reason: str, *usages: Usage) -> None:
+        """`usages` are those of the samples of one prompt, which counts once."""
+        n_prompt = usages[0].prompt_tokens if usages and task.is_begun else 0
+        n_completion = sum(usage.completion_tokens for usage in usages)
+        n_cached = usages[0].cached_tokens if usages and task.counts_cached else None
+        self._shadow(RequestAnswered(task.call.request, reason, n_prompt, n_completion, n_cached, None, ""))
 
     # ------------------------------------------------------------ http
 
@@ -558,11 +566,13 @@ class RuntimeEndpoint(BaseBackend):
                 while len(self._served) > MAX_FORKS:
                     del self._served[next(iter(self._served))]
 
-    def _post(self, job: Job, body: wire.Body) -> Any:
+    def _post(self, task: _Task, body: wire.Body) -> Any:
         response = self._send("POST", "/generate", body)
-        self._served_by(job, response)
+        self._served_by(task.job, response)
         answer = response.json()
         _refused(answer)
+        for each in answer if isinstance(answer, list) else [answer]:
+            task.is_begun, task.counts_cached = True, (each.get("meta_info") or {}).get("cached_tokens") is not None
         return answer
 
     def _stream(self, task: _Task, body: wire.Body) -> Iterator[Answer]:
@@ -628,6 +638,13 @@ def _refused(answer: Any) -> None:
         message = error.get("message") if isinstance(error, dict) else error
         code = error.get("code") if isinstance(error, dict) else None
         raise Refused(str(message), code if type(code) is int else None)
+
+
+def _samples(request: RequestId, tokens: Sequence[int], logprobs: Sequence[TokenLogprob]) -> tuple[Sample, ...]:
+    """Tokens that came, with their log-probabilities if these were asked for."""
+    if len(logprobs) != len(tokens):
+        return tuple(Sample(request, token, None, (), None, False) for token in tokens)
+    return tuple(Sample(request, token, one.logprob, one.top, None, False) for token, one in zip(tokens, logprobs, strict=True))
 
 
 def _ignored(index: int, text: str) -> None:

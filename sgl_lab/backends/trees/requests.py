@@ -1,16 +1,15 @@
-"""The requests that are sent to an engine elsewhere, as the events that the engine of this process would emit."""
+"""The requests that are sent to an engine elsewhere, and what they say of its cache."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from ...contracts.events import Emit, PrefixMatched, RequestFinished, Sample, StepRan, TokensSampled
+from ...contracts.events import Emit, PrefixMatched
 from ...contracts.ids import Namespace, RequestId
-from ...contracts.port import TokenLogprob, Usage
+from ...contracts.port import Usage
 from ...contracts.tree import CacheRules, TreeSnapshot
 from .growing import GrowingTree, Tokens
 
@@ -27,31 +26,21 @@ class Sent:
     is_admitted: bool = False
     is_computed: bool = False
     n_hit: int = 0
-    n_steps: int = 0
 
 
 class RemoteTree:
     """A tree, and the requests that meet it. What a request changes in the tree is a subclass's business.
 
+    Of a request it emits one event, PrefixMatched, when its count of cached tokens is known.
+
     All methods may be called from any thread; events are emitted under its lock, in order.
     """
 
-    def __init__(
-        self,
-        namespace: Namespace,
-        rules: CacheRules,
-        emit: Emit,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        tells_requests: bool = True,
-    ) -> None:
-        """`tells_requests`: whether its events say what becomes of requests, too; else only what they hit."""
-        self._tells_requests = tells_requests
+    def __init__(self, namespace: Namespace, rules: CacheRules, emit: Emit, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._tree = GrowingTree(namespace, rules, emit)
         self._emit, self._clock = emit, clock
         self._sent: dict[RequestId, Sent] = {}
         self._lock = threading.RLock()
-        self._n_steps = 0
         self._n_hit_tokens = self._n_prompt_tokens = self._n_generated = self._n_requests = 0
 
     @property
@@ -63,7 +52,7 @@ class RemoteTree:
         with self._lock:
             return self._tree.snapshot(cursor())
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> dict[str, int | str]:
         """Counts since it was made, under the names of `Lab.stats` where they mean the same."""
         with self._lock:
             return {
@@ -101,19 +90,11 @@ class RemoteTree:
                 self._tree.tell_root()
                 self._admit(request, sent, n_cached)
 
-    def sampled(self, request: RequestId, tokens: Sequence[int], logprobs: Sequence[TokenLogprob] = ()) -> None:
-        """Tokens of its answer came, so its prompt is computed."""
+    def begun(self, request: RequestId) -> None:
+        """A part of its answer came, so its prompt is computed. Before its count is known this changes nothing."""
         with self._lock:
-            if (sent := self._sent.get(request)) is None:
-                return
-            self._step(request, sent)
-            self._n_steps, sent.n_steps = self._n_steps + 1, sent.n_steps + 1
-            known = [*logprobs, *[None] * (len(tokens) - len(logprobs))]
-            samples = tuple(
-                Sample(request, token, one.logprob if one else None, one.top if one else (), None, False)
-                for token, one in zip(tokens, known, strict=False)
-            )
-            self._emit(TokensSampled(self._n_steps, samples))
+            if (sent := self._sent.get(request)) is not None and sent.is_admitted:
+                self._computed(sent)
 
     def finished(self, request: RequestId, answer: Tokens, reason: str, usage: Usage) -> None:
         """It is over, with this answer and these counts."""
@@ -124,31 +105,22 @@ class RemoteTree:
             if sent is None:
                 return
             if reason != "error" and sent.is_admitted:
-                self._step(request, sent)
+                self._computed(sent)
                 self._answered(sent, answer)
             self._n_requests += 1
             self._n_prompt_tokens += usage.prompt_tokens
             self._n_hit_tokens += usage.cached_tokens
             self._n_generated += usage.completion_tokens
-            n_computed = max(0, len(sent.prompt) - sent.n_hit) + max(0, len(answer) - 1)
-            if self._tells_requests:
-                self._emit(RequestFinished(request, reason, len(sent.prompt), len(answer), sent.n_hit, n_computed, sent.n_steps))
 
     def flushed(self) -> None:
         """The engine was told to forget everything."""
         with self._lock:
             self._clear()
 
-    def _step(self, request: RequestId, sent: Sent) -> None:
-        """Its prompt is computed, in as much time as passed since it was sent."""
-        if sent.is_computed:
-            return
-        sent.is_computed = True
-        if (n := len(sent.prompt) - sent.n_hit) and self._tells_requests:
-            self._n_steps, sent.n_steps = self._n_steps + 1, sent.n_steps + 1
-            waiting = sum(not other.is_admitted for other in self._sent.values())
-            self._emit(StepRan(self._n_steps, ((request, n),), (), waiting, 0, (self._clock() - sent.at_s) * 1000))
-        self._compute(sent)
+    def _computed(self, sent: Sent) -> None:
+        if not sent.is_computed:
+            sent.is_computed = True
+            self._compute(sent)
 
     # ------------------------------------------------------------ what it means for the tree
 

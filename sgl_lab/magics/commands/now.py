@@ -142,7 +142,9 @@ def _tree(shell: Any, session: Session, words: Words) -> None:
         write(path, source)
     if files:
         return
-    show(shell, words, still.frame([still.tree(nodes, TREE_NODES, TREE_HIGH)]), text.tree(nodes), tree_counts(nodes))
+    elsewhere = isinstance(lab, BackendLab)
+    drawn = still.tree(nodes, TREE_NODES, TREE_HIGH, elsewhere=elsewhere)
+    show(shell, words, still.frame([drawn]), text.tree(nodes, elsewhere=elsewhere), tree_counts(nodes))
 
 
 def _stop(shell: Any, session: Session, words: Words) -> None:

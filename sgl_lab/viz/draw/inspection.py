@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ...contracts.legible import clipped, finite, legible
-from ...contracts.pieces import is_piece
+from ...contracts.pieces import is_piece, is_text
 from ...contracts.spans import block_position, is_inside
 from ..explain.history import shared
 from ..views.inspection import Inspection
@@ -77,7 +77,7 @@ def prompt_lines(inspection: Inspection, spell: Spell, first: int | None = None)
 
 def _origin(inspection: Inspection, position: int) -> str:
     """Of a prompt's token; of a piece of text it is not known, because the server counts tokens."""
-    if is_piece(inspection.prompt[0]):
+    if is_text(inspection.prompt):
         return "text"
     return "cached" if position < (inspection.n_hit or 0) else "computed"
 
@@ -111,7 +111,7 @@ def _cut(lines: Iterable[Line], n: int) -> Iterator[Line]:
 
 def heading(inspection: Inspection) -> str:
     title, kind, n = clipped(inspection.title, 100), clipped(inspection.kind, 20), len(inspection.prompt)
-    if inspection.prompt and is_piece(inspection.prompt[0]):
+    if is_text(inspection.prompt):
         told = inspection.answered
         if told is None or not told.n_prompt:
             return f"{title}: a {kind} after a prompt in {counted(n, 'piece')} of text"

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from ..views.metrics import MetricsPicture
 
+UNCOUNTED = "cached: not reported"
+
+
+def is_uncounted(picture: MetricsPicture) -> bool:
+    """Whether an engine elsewhere answered without a word of what it had cached."""
+    return picture["answered"] > 0 and picture["uncounted"] == picture["answered"]
+
 
 def money(cost: float, currency: str, unpriced: int = 0) -> str:
     """A cost, as 0.0012 USD; with a plus if there are requests of an unknown cost beside it."""

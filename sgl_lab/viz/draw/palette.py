@@ -8,6 +8,7 @@ protanopia, deuteranopia and tritanopia. The live widget names `light` and `dark
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ TOKENS = ("cached", "reused", "computed", "generated", "forced", "choice")
 """states of tokens, in the order of the legend"""
 BARS = {
     "wait": ("evicted", "waiting"),
+    "sent": ("evicted", "sent, no answer yet"),
     "host": ("evicted", "program's own code"),
     "forks": ("evicted", "waits for forks"),
     "found": ("cached", "from earlier runs"),
@@ -72,6 +74,47 @@ NODES = {
     "evicted": ("×", "evicted"),
 }
 """tones of nodes: glyph and word"""
+
+
+class Words(NamedTuple):
+    """The words for states whose origin depends on where the engine is."""
+
+    cached: str
+    cached_meaning: str
+    reused_meaning: str
+    computed_meaning: str
+    strip: str
+    """of cached tokens, in the strip of counts"""
+    strip_meaning: str
+    before: str
+    """of nodes that were in the tree before the run"""
+    new: str
+
+
+HERE = Words(
+    CACHED.word,
+    CACHED.meaning,
+    REUSED.meaning,
+    COMPUTED.meaning,
+    "from earlier runs",
+    "Prompt tokens found in the cache: earlier cells had computed them",
+    *(NODES[tone][1] for tone in ("cached", "computed")),
+)
+ELSEWHERE = Words(
+    "cached by the server",
+    "found in the server's cache; for whom it was computed is not reported",
+    "found in the server's cache, where this run had sent it before",
+    "computed for this run, as the server's count tells",
+    "cached, as the server reports",
+    "Prompt tokens that the server found in its cache, from this run, from earlier ones or from other clients",
+    "known before",
+    "new in this run",
+)
+"""A server reports how many tokens it found cached, and not who had sent them."""
+
+
+def words_of(*, elsewhere: bool) -> Words:
+    return ELSEWHERE if elsewhere else HERE
 
 
 def tint(ink: str, alpha: float) -> str:

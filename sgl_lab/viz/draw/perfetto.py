@@ -18,17 +18,19 @@ from ...contracts.events import (
     ForkOpened,
     NodeEvicted,
     PrefixMatched,
+    RequestAnswered,
     RequestFinished,
     RequestPreempted,
     RequestQueued,
     StepRan,
+    TextArrived,
     TokensSampled,
 )
 from ...contracts.ids import ForkId, RequestId
 from ...contracts.legible import clipped, finite
 from ...trace import Record
 from ..views.hits import n_shared
-from ..views.names import unnamed
+from ..views.names import is_elsewhere, unnamed
 
 MARK = '"generator":"sgl_lab"'
 PROCESS = 1
@@ -119,8 +121,9 @@ class _Fold:
                 self._queued[request] = queued
                 self._lives[request] = _Life(queued, clipped((asked.name if asked else "") or unnamed(kind), 80), now)
             case PrefixMatched(request=request, n_hit=n_hit, n_prompt=n_prompt) if life := self._lives.get(request):
-                waited = life.pieces[-1][2] if life.pieces else life.start
-                life.pieces.append(("wait", waited, now, 0))
+                if not is_elsewhere(life.queued):
+                    waited = life.pieces[-1][2] if life.pieces else life.start
+                    life.pieces.append(("wait", waited, now, 0))
                 life.marks.append(("prefix matched", now, {"hit tokens": n_hit, "prompt tokens": n_prompt}))
             case StepRan() as step:
                 self._step(step)
@@ -133,6 +136,14 @@ class _Fold:
             case NodeEvicted(n_tokens=n_tokens):
                 self._n_evicted += n_tokens
                 self._count("evicted", {"tokens": self._n_evicted})
+            case TextArrived(request=request, samples=samples, is_whole=False) if life := self._lives.get(request):
+                self._arrived(life, len(samples))
+            case RequestAnswered(request=request) as answered if life := self._lives.get(request):
+                life.end, life.reason, life.n_cached = now, answered.reason, answered.n_cached or 0
+                life.n_generated = answered.n_completion
+                self._n_cached += answered.n_cached or 0
+                self._n_prompt += answered.n_prompt
+                self._count("hit rate", {"percent": round(100 * self._n_cached / max(1, self._n_prompt), 2)})
             case RequestFinished(request=request) as ended if life := self._lives.get(request):
                 life.end, life.reason, life.n_cached = now, ended.reason, ended.n_cached
                 self._n_cached += ended.n_cached
@@ -143,6 +154,15 @@ class _Fold:
                 self._faults.append({"ph": "i", "s": "p", "name": "fault", "pid": PROCESS, "tid": STEPS, "ts": now, "args": args})
             case _:
                 pass
+
+    def _arrived(self, life: _Life, n: int) -> None:
+        """A part of an answer of an engine behind an API."""
+        life.n_generated += n
+        if life.pieces and life.pieces[-1][0] == "decode":
+            kind, first, _, before = life.pieces[-1]
+            life.pieces[-1] = (kind, first, self._now, before + n)
+        else:
+            life.pieces += [("sent", life.start, self._now, 0), ("decode", self._now, self._now, n)]
 
     def _step(self, step: StepRan) -> None:
         before = self._steps[-1]["ts"] + self._steps[-1]["dur"] if self._steps else 0.0

@@ -20,7 +20,7 @@ from ..views.tokens import TokensPicture
 from ..views.tree import TreePicture
 from . import palette
 from .escape import Child, Markup, css, joined, tag
-from .numbers import brief, counted, money, seconds
+from .numbers import UNCOUNTED, brief, counted, is_uncounted, money, seconds
 from .outline import lane_order
 from .plan import HEIGHT, Node, plan
 from .streams import SPECIAL, Stream, streams, whole_characters
@@ -42,6 +42,8 @@ MANY = 32
 LANE, AXIS = 18, 20
 GAPS = ("host", "forks")
 """kinds of bars for stretches in which a fork has no request"""
+WAITS = ("wait", "sent")
+"""kinds of bars of a request that nothing is known to be computed for"""
 MAX_LANES = 100
 MAX_BARS = 400
 MAX_NODES = 60
@@ -121,17 +123,21 @@ def counts(picture: MetricsPicture, is_engine: bool = False) -> Markup:
     """Token counts by origin, then the other numbers. For a whole engine all cached tokens are one
     count.
     """
+    is_untold = is_uncounted(picture)
     origins = [
-        (picture["found"], "from earlier runs", palette.CACHED),
+        (picture["found"], palette.words_of(elsewhere=picture["elsewhere"]).strip, palette.CACHED),
         (picture["reused"], "reused in this run", palette.REUSED),
-        (picture["computed"], "computed", palette.COMPUTED),
+        (picture["computed"], "prompt tokens" if is_untold else "computed", palette.COMPUTED),
         (picture["generated"], f"generated, {picture['forced']:,} forced" if picture["forced"] else "generated", palette.GENERATED),
     ]
-    if picture["answered"]:
-        origins = [(picture["cached"], "cached, as the server reports", palette.CACHED), *origins[2:]]
-    elif is_engine:
-        origins = [(picture["reused"], "reused from the cache", palette.REUSED), *origins[2:]]
+    if is_engine:
+        whole = palette.ELSEWHERE.strip if picture["elsewhere"] else "reused from the cache"
+        origins = [(picture["cached"], whole, palette.CACHED if picture["elsewhere"] else palette.REUSED), *origins[2:]]
+    elif picture["elsewhere"] and not picture["reused"]:
+        del origins[1]
     cells = [_count(brief(n), words, ink) for n, words, ink in origins]
+    if is_untold:
+        cells[0] = _count("–", UNCOUNTED, palette.CACHED)
     speed = f"{picture['tok_s']:,.1f}" if picture["tok_s"] < 100 else f"{picture['tok_s']:,.0f}"
     facts = [(speed if picture["generated"] else "–", "tokens/s")]
     if picture["n_pages"]:
@@ -178,7 +184,7 @@ def _scroll(high: int, *children: Markup, style: str = "", label: str, at_end: b
 # ---------------------------------------------------------------- tokens
 
 
-def tokens(picture: TokensPicture, lanes: LanesPicture | None = None) -> Markup:
+def tokens(picture: TokensPicture, lanes: LanesPicture | None = None, *, elsewhere: bool = False) -> Markup:
     """All streams: a parent's text, then its forks side by side, then the parent's text after them."""
     reused: dict[str, int] = {}
     for bar in lanes["bars"] if lanes else ():
@@ -187,7 +193,8 @@ def tokens(picture: TokensPicture, lanes: LanesPicture | None = None) -> Markup:
     roots = streams(picture)
     seen = {tok[1] for op in picture["ops"] for tok in op["toks"]}
     always = ("cached", "computed", "generated")
-    keys = [_token_key(state) for state in palette.TOKENS if state in always or state in seen]
+    words = palette.words_of(elsewhere=elsewhere)
+    keys = [_token_key(state, words) for state in palette.TOKENS if state in always or state in seen]
     if any(_healed(tok) for op in picture["ops"] for tok in op["toks"]):
         mark, word, meaning = palette.HEALED
         style = f"{SMALL};{css(white_space='nowrap', padding='0 3px')};{SEAM}"
@@ -202,12 +209,13 @@ def tokens(picture: TokensPicture, lanes: LanesPicture | None = None) -> Markup:
     return _panel("Tokens", keys, _scroll(TOKENS_HIGH - 14, *body, style=css(padding="2px 14px 12px"), label="Tokens", at_end=has_forks))
 
 
-def _token_key(state: str) -> Markup:
+def _token_key(state: str, words: palette.Words) -> Markup:
     ink = palette.INKS[state]
+    meaning = {"cached": words.cached_meaning, "reused": words.reused_meaning, "computed": words.computed_meaning}.get(state, ink.meaning)
     return tag(
         "span",
-        {"style": f"{SMALL};{css(white_space='nowrap', padding='0 3px')};{_look(state)}", "title": ink.meaning},
-        f"{ink.glyph} {ink.word}",
+        {"style": f"{SMALL};{css(white_space='nowrap', padding='0 3px')};{_look(state)}", "title": meaning},
+        f"{ink.glyph} {words.cached if state == 'cached' else ink.word}",
     )
 
 
@@ -376,10 +384,15 @@ def _columns(cards: list[Markup]) -> list[Markup]:
 # ---------------------------------------------------------------- radix tree
 
 
-def tree(picture: TreePicture, max_nodes: int = MAX_NODES, high: int = TREE_HIGH) -> Markup:
+def tree(picture: TreePicture, max_nodes: int = MAX_NODES, high: int = TREE_HIGH, *, elsewhere: bool = False) -> Markup:
     planned = plan(picture, max_nodes)
+    words = palette.words_of(elsewhere=elsewhere)
+    of_tone = {"cached": words.before, "computed": words.new}
     inks = {tone: palette.INKS[tone].both for tone in palette.NODES}
-    keys = [_key(tag("span", {"style": css(color=inks[tone])}, glyph), word) for tone, (glyph, word) in palette.NODES.items()]
+    keys = [
+        _key(tag("span", {"style": css(color=inks[tone])}, glyph), of_tone.get(tone, word))
+        for tone, (glyph, word) in palette.NODES.items()
+    ]
     growing = f" · {len(picture['tails'])} growing" if picture["tails"] else ""
     note = f"{counted(planned.n_shown, 'node')}{' of this run' if planned.n_others else ''}{growing}"
     if not planned.nodes:
@@ -466,7 +479,7 @@ def _stroke(left: float, top: float, width: float, height: float, **border: str)
 # ---------------------------------------------------------------- timeline
 
 
-def lanes(picture: LanesPicture, max_bars: int = MAX_BARS) -> Markup:
+def lanes(picture: LanesPicture, max_bars: int = MAX_BARS, *, elsewhere: bool = False) -> Markup:
     """One lane per fork, with bars for the phases of its requests over time. If there are too many
     bars, the longest are drawn.
     """
@@ -480,11 +493,12 @@ def lanes(picture: LanesPicture, max_bars: int = MAX_BARS) -> Markup:
     start = picture["since"]
     span = 1.02 * max([(now if bar["t1"] is None else bar["t1"]) - start for bar in every] + [1e-3])
     kinds = {bar["kind"] for bar in every} | {"rejected" for bar in every if bar["wrong"]}
-    keys = [_bar_key(kind) for kind in palette.BARS if kind in kinds]
+    words = {kind: word for kind, (_, word) in palette.BARS.items()} | {"found": palette.words_of(elsewhere=elsewhere).cached}
+    keys = [_bar_key(kind, words[kind]) for kind in palette.BARS if kind in kinds]
     high = AXIS + LANE * max(2, len(shown)) + 6
     plot: list[Markup] = []
     for tick, x in ticks(span):
-        words = f"{tick / 1000:g} s" if span >= 1000 else f"{tick:g} ms"
+        time = f"{tick / 1000:g} s" if span >= 1000 else f"{tick:g} ms"
         style = css(
             position="absolute",
             left=f"{x:.2f}%",
@@ -495,12 +509,13 @@ def lanes(picture: LanesPicture, max_bars: int = MAX_BARS) -> Markup:
             font_size="10px",
             line_height="14px",
         )
-        plot.append(tag("div", {"style": style}, tag("span", {"style": SOFT}, words if tick else "0")))
+        plot.append(tag("div", {"style": style}, tag("span", {"style": SOFT}, time if tick else "0")))
     for bar in drawn:
         end = now if bar["t1"] is None else bar["t1"]
-        plot.append(_bar(bar, AXIS + LANE * rows[bar["lane"]], 100 * (bar["t0"] - start) / span, 100 * (end - bar["t0"]) / span))
+        left, width = 100 * (bar["t0"] - start) / span, 100 * (end - bar["t0"]) / span
+        plot.append(_bar(bar, words[bar["kind"]], AXIS + LANE * rows[bar["lane"]], left, width))
     names = [_lane(lane, depth) for lane, depth in shown]
-    left = tag(
+    labels = tag(
         "div", {"style": css(flex="none", width="14%", min_width="72px", padding_top=f"{AXIS}px", border_right=f"1px solid {LINE}")}, *names
     )
     right = tag(
@@ -513,7 +528,7 @@ def lanes(picture: LanesPicture, max_bars: int = MAX_BARS) -> Markup:
     return _panel(
         "Timeline",
         keys,
-        _scroll(LANES_HIGH, left, right, style=css(display="flex"), label="Timeline"),
+        _scroll(LANES_HIGH, labels, right, style=css(display="flex"), label="Timeline"),
         " · ".join(filter(None, (less, more))),
     )
 
@@ -534,9 +549,9 @@ def _lane(lane: LaneRow, depth: int) -> Markup:
     )
 
 
-def _bar_key(kind: str) -> Markup:
+def _bar_key(kind: str, word: str) -> Markup:
     swatch = f"display:inline-block;width:13px;height:8px;{_bar_look(kind)}"
-    return _key(_hit(kind) if kind in ("found", "reused") else tag("span", {"style": swatch}), palette.BARS[kind][1])
+    return _key(_hit(kind) if kind in ("found", "reused") else tag("span", {"style": swatch}), word)
 
 
 def _key(mark: Markup, word: str) -> Markup:
@@ -551,20 +566,21 @@ def _bar_look(kind: str) -> str:
     ink = palette.INKS[palette.BARS[kind][0]]
     if kind in GAPS:
         return f"background-color:{LINE}"
-    line = {"wait": "dotted", "prefill": "dashed", "score": "dotted", "preempted": "double", "forced": "dashed"}.get(kind, "solid")
+    line = "dotted" if kind in (*WAITS, "score") else {"prefill": "dashed", "preempted": "double", "forced": "dashed"}.get(kind, "solid")
     shade = {"decode": 0.45, "prefill": 0.28, "score": 0.28}.get(kind, 0.12)
     return f"box-sizing:border-box;border:1px {line} {ink.both};border-radius:2.5px;background-color:{palette.tint(ink.both, shade)}"
 
 
-def _bar(bar: BarRow, top: int, left: float, width: float) -> Markup:
+def _bar(bar: BarRow, word: str, top: int, left: float, width: float) -> Markup:
     kind = bar["kind"]
     lasted = seconds((bar["t0"] if bar["t1"] is None else bar["t1"]) - bar["t0"])
-    said = f"{clipped(bar['name'], 60)} · {palette.BARS[kind][1]} · {counted(bar['n'], 'token')}"
-    said = f"{palette.BARS[kind][1]} · {lasted}" if kind in GAPS else f"{said} · {lasted}" if kind == "wait" else said
+    said = f"{clipped(bar['name'], 60)} · {word} · {counted(bar['n'], 'token')}"
+    said = f"{word} · {lasted}" if kind in GAPS else f"{said} · {lasted}" if kind in WAITS else said
     if kind in ("found", "reused"):
         style = css(position="absolute", left=f"{left:.2f}%", top=f"{top}px", margin_left="-5px", font_size="12px", line_height=f"{LANE}px")
         return tag("span", {"style": style, "title": said}, _hit(kind))
-    height, shift = {"wait": (4, 7), "host": (2, 8), "forks": (2, 8), "forced": (3, 0), "drafted": (3, 15)}.get(kind, (12, 3))
+    thin = dict.fromkeys(WAITS, (4, 7)) | dict.fromkeys(GAPS, (2, 8)) | {"forced": (3, 0), "drafted": (3, 15)}
+    height, shift = thin.get(kind, (12, 3))
     style = css(
         position="absolute",
         left=f"{left:.2f}%",
@@ -578,7 +594,7 @@ def _bar(bar: BarRow, top: int, left: float, width: float) -> Markup:
         white_space="nowrap",
     )
     label = f"\u2009{clipped(bar['name'], 24)} {bar['n']:,}" if height == 12 and width > 6 else ""
-    if (kind == "wait" or kind in GAPS) and width > 18:
+    if (kind in WAITS or kind in GAPS) and width > 18:
         # cut at the bar's end, where the next bar begins
         words = css(
             position="absolute",
@@ -593,7 +609,7 @@ def _bar(bar: BarRow, top: int, left: float, width: float) -> Markup:
             overflow="hidden",
             text_overflow="ellipsis",
         )
-        name = tag("div", {"style": f"{words};{SOFT}"}, palette.BARS[kind][1])
+        name = tag("div", {"style": f"{words};{SOFT}"}, word)
         # The label is above the line.
         style = style.replace(f"top:{top + shift}px", f"top:{top + LANE - 3}px")
         return joined([tag("div", {"style": f"{style};{_bar_look(kind)}", "title": said}), name])

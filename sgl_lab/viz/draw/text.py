@@ -10,7 +10,8 @@ from ..views.lanes import BarRow, LanesPicture
 from ..views.metrics import MetricsPicture
 from ..views.tokens import TokensPicture
 from ..views.tree import TreePicture
-from .numbers import counted, duration, metric_items
+from . import palette
+from .numbers import UNCOUNTED, counted, duration, is_uncounted, metric_items
 from .outline import Line, lane_order, outline
 from .streams import Run, Stream, blocks, fair_share, streams
 
@@ -25,6 +26,7 @@ _QUOTES = {
 }
 _BARS = {
     "wait": ".",
+    "sent": ".",
     "host": ":",
     "forks": ",",
     "found": "o",
@@ -41,21 +43,25 @@ _LAST = ("found", "reused", "forced")
 
 def metrics(picture: MetricsPicture) -> str:
     """The counts, in one line."""
-    found = [f"{picture['found']:,} from earlier runs", f"{picture['reused']:,} reused"]
-    if picture["answered"]:
-        found = [f"{picture['cached']:,} cached, as the server reports"]
-    counts = [*found, f"{picture['computed']:,} computed", f"{picture['generated']:,} generated"]
+    found = [f"{picture['found']:,} {palette.words_of(elsewhere=picture['elsewhere']).count}", f"{picture['reused']:,} reused"]
+    computed = f"{picture['computed']:,} computed"
+    if is_uncounted(picture):
+        found, computed = [UNCOUNTED], f"{picture['computed']:,} prompt tokens"
+    elif picture["elsewhere"] and not picture["reused"]:
+        del found[1]
+    counts = [*found, computed, f"{picture['generated']:,} generated"]
     return " · ".join(counts + [f"{value} {name}" for value, name in metric_items(picture)])
 
 
-def tree(picture: TreePicture, *, ascii: bool = False, max_nodes: int = MAX_NODES) -> str:
+def tree(picture: TreePicture, *, ascii: bool = False, max_nodes: int = MAX_NODES, elsewhere: bool = False) -> str:
     """One line per node of the run: label, tokens, hits, state. The nodes of other cells are one
     line.
     """
     n_tokens = sum(row["n"] for row in picture["nodes"])
     lines = [f"radix tree: {counted(len(picture['nodes']), 'node')}, {counted(n_tokens, 'token')}"]
     mine: TreePicture = {**picture, "nodes": [row for row in picture["nodes"] if row["mine"]]}
-    lines += [_tree_line(line, ascii) for line in outline(mine, max_nodes, straight_chains=False)]
+    words = palette.words_of(elsewhere=elsewhere)
+    lines += [_tree_line(line, ascii, words) for line in outline(mine, max_nodes, straight_chains=False)]
     if others := [row for row in picture["nodes"] if not row["mine"] and row["parent"] is not None]:
         lines.append(f"+ {counted(len(others), 'other node')} ({counted(sum(row['n'] for row in others), 'token')}, left by other cells)")
     return "\n".join(lines)
@@ -96,7 +102,7 @@ def transcript(picture: TokensPicture, *, ascii: bool = False, n_tokens: int = 4
 # ---------------------------------------------------------------- parts
 
 
-def _tree_line(line: Line, ascii: bool) -> str:
+def _tree_line(line: Line, ascii: bool, words: palette.Words) -> str:
     rail, branch, last = _RAILS[ascii]
     prefix = "".join(rail if passes else "  " for passes in line.rails)
     prefix += (last if line.is_last else branch) if line.is_branch else ""
@@ -106,7 +112,7 @@ def _tree_line(line: Line, ascii: bool) -> str:
         return f"{prefix}+ {counted(line.n_nodes, 'more node')} ({counted(line.n_tokens, 'token')})"
     node = line.node
     facts = [counted(node["n"], "token"), counted(node["hits"], "hit")]
-    origin = "from this run" if node["fresh"] else "from earlier runs"
+    origin = words.new if node["fresh"] else words.before
     facts += {"running": ["growing"], "locked": ["in use"]}.get(node["state"], [origin])
     return f"{prefix}{node['label']}" + (f"  ({', '.join(facts)})" if node["state"] != "root" else "")
 
@@ -126,7 +132,7 @@ def _story(bars: list[BarRow]) -> str:
     tokens: dict[str, int] = {}
     times: dict[str, float] = {}
     for bar in bars:
-        if bar["kind"] not in ("text", "wait", "host", "forks"):
+        if bar["kind"] not in ("text", "wait", "sent", "host", "forks"):
             tokens[bar["kind"]] = tokens.get(bar["kind"], 0) + bar["n"]
             times[bar["kind"]] = times.get(bar["kind"], 0.0) + ((bar["t1"] or bar["t0"]) - bar["t0"])
     # counted beside the decoded tokens, not among them

@@ -31,7 +31,8 @@ _SAME = ("whole", "short", "expired", "unmarked", "evicted", "flushed", "gone", 
 def headline(why: Why) -> str:
     against = f" against {clipped(why.against, 80)}" if why.against else ""
     before, computed = why.n_cached - why.n_inside, why.n_prompt - why.n_cached
-    counts = f"{before:,} from earlier runs, {why.n_inside:,} reused within this run, {computed:,} computed"
+    origin = palette.HERE.strip if why.rules is None else "cached for earlier runs or others"
+    counts = f"{before:,} {origin}, {why.n_inside:,} reused within this run, {computed:,} computed"
     return f"{clipped(why.run, 60)}{against}: {counted(why.n_prompt, 'prompt token')}: {counts}{known_by(why.rules)}"
 
 

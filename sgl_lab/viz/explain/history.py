@@ -23,6 +23,7 @@ from ...contracts.events import (
     RequestQueued,
     StepRan,
     StreamExtended,
+    TextArrived,
     TokensSampled,
 )
 from ...contracts.ids import ExprId, ForkId, Namespace, NodeId, RequestId, RunId
@@ -257,6 +258,9 @@ class _Fold:
                 for sample in samples:
                     if sample.request in self._active:
                         self._active[sample.request].generated.append(sample.token)
+            case TextArrived(request=request, index=0, samples=samples) as arrived if request in self._active:
+                before = [] if arrived.is_whole else self._active[request].generated
+                self._active[request].generated = [*before, *(sample.token for sample in samples)]
             case RequestFinished(request=request, reason=reason) | RequestAnswered(request=request, reason=reason) if (
                 request in self._active
             ):

@@ -2,14 +2,14 @@
  * and panned, and lanes can be folded.
  */
 
-import { BAR_MEANING, BAR_WORDS, clamp, count, el, panel, seconds, setText, svg, tool } from "./page.js";
+import { BAR_MEANING, BAR_WORDS, clamp, count, el, panel, seconds, setText, svg, tool, wordsOf } from "./page.js";
 
 const LANE = { height: 18, bar: 12, axis: 20, indent: 12, pad: 9, word: 48, most: 10 };
 const HATCHED = ["prefill", "score", "preempted", "forced"];
 const EVERY_MS = 50;
 const OVER = new Set(["forced", "drafted", "rejected"]);
 const HITS = new Set(["found", "reused"]);
-const THIN = { wait: 4, text: 4, host: 2, forks: 2 };
+const THIN = { wait: 4, sent: 4, text: 4, host: 2, forks: 2 };
 
 export class TimelinePanel {
   title = "Timeline";
@@ -91,7 +91,22 @@ export class TimelinePanel {
     return HATCHED.includes(kind) ? `url(#${this.view.id}-${kind})` : null;
   }
 
+  /** What a kind of bar means where the engine is. */
+  meaning(kind) {
+    return { found: wordsOf(this.view.store).meanings.cached, reused: wordsOf(this.view.store).meanings.reused }[kind] ?? BAR_MEANING[kind] ?? kind;
+  }
+
+  /** The words of the legend that depend on where the engine is. */
+  explain() {
+    const told = wordsOf(this.view.store);
+    if (told === this.told) return;
+    this.told = told;
+    this.keys.get("found").lastChild.data = told.cached;
+    for (const kind of HITS) this.keys.get(kind).title = this.meaning(kind);
+  }
+
   changed(change) {
+    this.explain();
     const { bars } = this.view.store;
     if (change.reset) {
       this.bars.replaceChildren();
@@ -375,9 +390,9 @@ export class TimelinePanel {
   describe(bar) {
     const lasted = (bar.t1 ?? this.view.store.now()) - bar.t0;
     const line = (...words) => el("div", { class: "sgl-card-line" }, words.filter(Boolean).join(" · "));
-    const head = el("div", { class: "sgl-card-head" }, el("b", {}, BAR_MEANING[bar.kind] ?? bar.kind), el("span", {}, lasted ? seconds(lasted) : ""));
+    const head = el("div", { class: "sgl-card-head" }, el("b", {}, this.meaning(bar.kind)), el("span", {}, lasted ? seconds(lasted) : ""));
     const rows = [head, line(bar.name, bar.n ? count(bar.n, "token") : "", `from ${seconds(bar.t0)}`)];
-    if (bar.request !== null && bar.request !== undefined) rows.push(line(`request ${bar.request}`, bar.at !== null && bar.kind !== "wait" ? `position ${bar.at} on` : ""));
+    if (bar.request !== null && bar.request !== undefined) rows.push(line(`request ${bar.request}`, bar.at !== null && bar.kind !== "wait" && bar.kind !== "sent" ? `position ${bar.at} on` : ""));
     if (bar.kind === "decode" && lasted > 0 && bar.n > 1) rows.push(line(`${((1000 * bar.n) / lasted).toFixed(1)} tokens/s`));
     if (bar.kind === "drafted") rows.push(line(`${bar.n} of ${count(bar.n + bar.wrong, "draft token")} accepted`));
     return rows;

@@ -26,6 +26,7 @@ export const NODE_MEANING = {
 };
 export const BAR_WORDS = {
   wait: "waiting",
+  sent: "sent, no answer yet",
   host: "program's own code",
   forks: "waits for forks",
   found: "from earlier runs",
@@ -40,6 +41,7 @@ export const BAR_WORDS = {
 };
 export const BAR_MEANING = {
   wait: "waiting: other requests come first, or the cache has too few free pages",
+  sent: "sent: the server queues the request and computes its prompt, and does not report how long each takes",
   host: "no request: the program runs its own code, or a grammar is compiled",
   forks: "no request: the program waits for its forks",
   found: "found in the cache, computed by an earlier run",
@@ -53,6 +55,34 @@ export const BAR_MEANING = {
   preempted: "preempted: the cache had too few pages, so it is computed again",
   text: "text",
 };
+
+/** Words for states whose origin depends on where the engine is, here and behind an API (draw/palette.py). */
+const HERE = {
+  cached: TOKEN_WORDS.cached,
+  strip: "from earlier runs",
+  strip_meaning: "Prompt tokens found in the cache: earlier cells had computed them",
+  before: NODE_WORDS.cached,
+  new: NODE_WORDS.computed,
+  meanings: TOKEN_MEANING,
+};
+const ELSEWHERE = {
+  cached: "cached by the server",
+  cached_meaning: "found in the server's cache; for whom it was computed is not reported",
+  reused_meaning: "found in the server's cache, where this run had sent it before",
+  computed_meaning: "computed for this run, as the server's count tells",
+  strip: "cached, as the server reports",
+  strip_meaning: "Prompt tokens that the server found in its cache, from this run, from earlier ones or from other clients",
+  before: "known before",
+  new: "new in this run",
+};
+ELSEWHERE.meanings = {
+  ...TOKEN_MEANING,
+  text: "sent; whether it was cached is not reported yet",
+  cached: ELSEWHERE.cached_meaning,
+  reused: ELSEWHERE.reused_meaning,
+  computed: ELSEWHERE.computed_meaning,
+};
+export const wordsOf = ({ metrics }) => (metrics?.elsewhere ? ELSEWHERE : HERE);
 
 export const still = matchMedia("(prefers-reduced-motion: reduce)");
 

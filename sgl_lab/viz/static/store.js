@@ -237,7 +237,7 @@ export class Store {
    * no KV yet.
    */
   spanOf({ kind, at, n }) {
-    return at === null || at === undefined || kind === "wait" || kind === "preempted" ? null : [at, at + n + (kind === "decode")];
+    return at === null || at === undefined || kind === "wait" || kind === "sent" || kind === "preempted" ? null : [at, at + n + (kind === "decode")];
   }
 
   /** The part of [from, to) that a fork and its ancestors own, as a list of [fork, from, to]. */

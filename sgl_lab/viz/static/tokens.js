@@ -2,7 +2,7 @@
  * each token.
  */
 
-import { HEALED, TOKEN_MEANING, TOKEN_STATES, TOKEN_WORDS, choice, clamp, count, el, figure, furnish, keyed, panel, percent, seconds, setText, visible } from "./page.js";
+import { HEALED, TOKEN_MEANING, TOKEN_STATES, TOKEN_WORDS, choice, clamp, count, el, figure, furnish, keyed, panel, percent, seconds, setText, visible, wordsOf } from "./page.js";
 import { tempered } from "./temper.js";
 
 const CARET_MS = 700;
@@ -144,6 +144,8 @@ export class TokensPanel {
   /** The legend of both channels, or of one if both show the same. */
   explain() {
     const { ink, line } = this.channel;
+    this.told = wordsOf(this.view.store);
+    const worded = ([key, label, meaning]) => [key, key === "cached" ? this.told.cached : label, TOKEN_WORDS[key] ? this.told.meanings[key] : meaning];
     const sample = (names, [key, label, meaning]) =>
       el(
         "span",
@@ -151,7 +153,7 @@ export class TokensPanel {
         el("span", { class: `t ${names.map((name) => `${name}-${key}`).join(" ")}` }, TOKEN_STATES[key] ? `${TOKEN_STATES[key]} ${label}` : label),
       );
     const known = ([key]) => !ONLY_IF_SEEN.has(key) || this.seen.has(key);
-    const group = (names, channel) => CHANNELS[channel].keys.filter(known).map((key) => sample(names, key));
+    const group = (names, channel) => CHANNELS[channel].keys.filter(known).map((key) => sample(names, worded(key)));
     this.explained = true;
     const seam = el("span", { class: "sgl-key", title: HEALED.meaning }, el("span", { class: "t sgl-healed" }, `${HEALED.mark} ${HEALED.word}`));
     this.legend.replaceChildren(
@@ -196,6 +198,7 @@ export class TokensPanel {
       if (bar?.kind === "reused") this.streams.get(this.view.store.forkOf(bar))?.head();
     }
     for (const [fork, index] of change.tokens ?? []) this.dirty.set(fork, Math.min(index, this.dirty.get(fork) ?? Infinity));
+    if (this.told !== wordsOf(this.view.store)) this.explained = false;
     this.idle = !this.view.store.active && !this.view.store.playing;
     this.body.classList.toggle("sgl-busy", !this.idle);
   }
@@ -333,7 +336,7 @@ export class TokensPanel {
         el("code", { class: `t bg-${state} ul-${state}` }, visible(shown || token[0])),
         el("span", {}, own === null ? "" : percent(own)),
       ),
-      line(TOKEN_MEANING[state] ?? state, role),
+      line(wordsOf(this.view.store).meanings[state] ?? state, role),
       ...(times ? [line(`reused ${count(times, "time")} by this run`)] : []),
       line(`position ${position}`, how?.block ? `digest ${how.block}…` : id === null || id === undefined ? "" : `id ${id}`, joined > 1 ? `one character in ${joined} tokens` : ""),
     ];

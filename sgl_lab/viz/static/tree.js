@@ -3,7 +3,7 @@
  * lays out the still picture the same way.
  */
 
-import { NODE_GLYPH, NODE_MEANING, NODE_WORDS, clamp, count, el, figure, furnish, ordinal, panel, setText, still, svg, tool, visible } from "./page.js";
+import { NODE_GLYPH, NODE_MEANING, NODE_WORDS, clamp, count, el, figure, furnish, ordinal, panel, setText, still, svg, tool, visible, wordsOf } from "./page.js";
 
 const GHOST_MS = 700;
 const RECENT_MS = 1500;
@@ -64,9 +64,13 @@ export class TreePanel {
       tool("Zoom out (Ctrl + wheel; drag to move)", "−", () => this.zoom(1 / 1.3)),
       tool("Zoom in (Ctrl + wheel; drag to move)", "+", () => this.zoom(1.3)),
     );
-    const legend = Object.entries(NODE_WORDS).map(([state, word]) =>
-      el("span", { class: `sgl-key sgl-node-key ${state}`, title: NODE_MEANING[state] ?? word }, el("i", { "aria-hidden": "true" }, NODE_GLYPH[state]), word),
+    this.keys = Object.fromEntries(
+      Object.entries(NODE_WORDS).map(([state, word]) => [
+        state,
+        el("span", { class: `sgl-key sgl-node-key ${state}`, title: NODE_MEANING[state] ?? word }, el("i", { "aria-hidden": "true" }, NODE_GLYPH[state]), word),
+      ]),
     );
+    const legend = Object.values(this.keys);
     this.edges = Object.fromEntries(["plain", "used", "tail"].map((kind) => [kind, svg("path", { class: `sgl-edge ${kind}` })]));
     this.masses = Object.fromEntries(
       ["cached", "locked", "running", "gone"].map((state) => [state, svg("path", { class: `sgl-mass ${state}` })]),
@@ -91,8 +95,17 @@ export class TreePanel {
 
   // ------------------------------------------------ state
 
+  /** The words of the legend that depend on where the engine is. */
+  explain(words) {
+    if (words === this.told) return;
+    this.told = words;
+    for (const [state, word] of Object.entries({ cached: words.before, computed: words.new })) this.keys[state].lastChild.data = word;
+    this.redraw = true;
+  }
+
   changed(change) {
     const { store } = this.view;
+    this.explain(wordsOf(store));
     this.redraw ||= change.reset || change.tails || change.nodes?.size > 0 || change.gone?.length > 0;
     if (change.reset) {
       const old = this.items;
@@ -403,7 +416,7 @@ export class TreePanel {
       item.stale = true;
     }
     box.move(item);
-    if (item.stale) box.dress(item, now);
+    if (item.stale) box.dress(item, now, wordsOf(this.view.store));
     item.stale = false;
     box.root.classList.toggle("sgl-selected", item.key === this.selected);
     box.root.classList.toggle("sgl-cursor", item.key === this.cursor);
@@ -658,7 +671,7 @@ export class TreePanel {
     const text = (kind === "node" && this.view.store.texts.get(item.id)?.text) || node.label || "root";
     return [
       el("div", { class: "sgl-card-text" }, text.slice(0, 160)),
-      line(count(node.n, "token"), kind === "node" && node.state !== "root" ? originOf(node) : ""),
+      line(count(node.n, "token"), kind === "node" && node.state !== "root" ? originOf(node, wordsOf(this.view.store)) : ""),
       line(kind === "tail" ? "being generated, not in the tree yet" : NODE_MEANING[state]),
     ];
   }
@@ -676,7 +689,7 @@ export class TreePanel {
     const facts = [["tokens", kind === "node" && node.n ? `${node.n}, positions ${path.at(-1).from} to ${path.at(-1).to - 1}` : node.n]];
     if (kind === "node") {
       const ago = Math.max(0, store.clock - node.used);
-      if (node.state !== "root") facts.push(["origin", originOf(node)]);
+      if (node.state !== "root") facts.push(["origin", originOf(node, wordsOf(store))]);
       facts.push(["hits", `${node.hits} in all`], ["last used", ago ? `${count(ago, "cache lookup")} ago` : "most recently"]);
       const fate = this.fate(node);
       if (fate) facts.push(["eviction", fate]);
@@ -755,7 +768,7 @@ class Box {
     if (place !== this.place) this.root.setAttribute("transform", (this.place = place));
   }
 
-  dress(item, now) {
+  dress(item, now, words) {
     const { node } = item;
     const state = item.goneAt !== null ? "gone" : node.state;
     const hit = item.hitAt && now - item.hitAt < 300;
@@ -769,7 +782,7 @@ class Box {
     setText(this.meta, item.meta);
     setText(this.glyph, glyph);
     setText(this.title, node.title ?? "");
-    const facts = item.kind === "node" ? `${node.state === "root" ? "" : `${originOf(node)}, `}${NODE_MEANING[state]}` : item.kind === OTHERS ? "left by other cells" : "being generated";
+    const facts = item.kind === "node" ? `${node.state === "root" ? "" : `${originOf(node, words)}, `}${NODE_MEANING[state]}` : item.kind === OTHERS ? "left by other cells" : "being generated";
     furnish(this.root, { "aria-label": `${node.label || "root"}, ${count(node.n, "token")}, ${facts}` });
   }
 }
@@ -783,8 +796,8 @@ function toneOf({ goneAt, kind, node }) {
 }
 
 /** The origin of a node, and how often the run reused it. */
-const originOf = ({ fresh, mine, reused }) =>
-  [mine === false ? "of other cells" : fresh ? "from this run" : "from an earlier run", reused ? `reused ${count(reused, "time")}` : ""].filter(Boolean).join(", ");
+const originOf = ({ fresh, mine, reused }, words) =>
+  [mine === false ? "of other cells" : fresh ? words.new : words.before, reused ? `reused ${count(reused, "time")}` : ""].filter(Boolean).join(", ");
 
 function shorten(label) {
   const text = visible(label);

@@ -4,7 +4,7 @@
 
 import { extras } from "./session.js";
 import { TimelinePanel } from "./lanes.js";
-import { TOKEN_STATES, brief, clamp, count, el, figure, furnish, seconds, setText } from "./page.js";
+import { TOKEN_STATES, brief, clamp, count, el, figure, furnish, seconds, setText, wordsOf } from "./page.js";
 import { TokensPanel } from "./tokens.js";
 import { TreePanel } from "./tree.js";
 
@@ -146,7 +146,7 @@ export class View {
     const ended = this.phase && this.phase !== status.phase && !active;
     this.phase = status.phase;
     if (!m || !(ended || (active && performance.now() - this.saidAt > SAY_EVERY_MS))) return;
-    const reused = `${figure(m.found)} from earlier runs, ${figure(m.reused)} reused, ${figure(m.computed)} computed`;
+    const reused = `${figure(m.found)} ${wordsOf(this.store).strip}, ${figure(m.reused)} reused, ${figure(m.computed)} computed`;
     this.announce(`${status.phase}: ${count(m.generated, "token")} generated, ${reused}; ${count(this.store.nodes.size, "node")} in the tree`);
   }
 
@@ -306,6 +306,8 @@ const COUNTS = {
   generated: ["generated", "generated", "Tokens that the model generated"],
 };
 
+const UNCOUNTED = "cached: not reported";
+
 /** A cost without its currency, with the digits of draw/numbers.py. */
 const money = (m) => `${(m.cost ?? 0).toFixed(m.cost >= 10 || !m.cost ? 2 : m.cost >= 0.01 ? 4 : 6)}${m.unpriced ? " +" : ""}`;
 
@@ -358,6 +360,22 @@ class Counts {
       if (filter.localName === "button") filter.setAttribute("aria-pressed", chosen?.kind === "count" && chosen.id === name);
   }
 
+  /** What is said of cached tokens. An engine elsewhere reports how many there were, or nothing. */
+  origins(m) {
+    const { strip, strip_meaning: hint } = wordsOf(this.view.store);
+    const isUntold = m.answered > 0 && m.uncounted === m.answered;
+    const { found, reused, computed } = this.filters;
+    if (this.view.store.options.dashboard) {
+      if (m.elsewhere) setText(reused.lastChild, isUntold ? UNCOUNTED : strip);
+    } else {
+      reused.hidden = Boolean(m.elsewhere) && !m.reused;
+      found.title = `${hint}. Click to see which.`;
+      setText(found.lastChild, isUntold ? UNCOUNTED : strip);
+    }
+    if (isUntold) setText(this.fields[this.view.store.options.dashboard ? "reused" : "found"], "–");
+    setText(computed.lastChild, isUntold ? "prompt tokens" : "computed");
+  }
+
   paint() {
     const m = this.view.store.metrics;
     if (m === this.painted || !m) return;
@@ -376,11 +394,7 @@ class Counts {
     pages.hidden = !m.n_pages;
     cost.hidden = !m.currency;
     setText(cost.lastChild, `${m.currency}, cost`);
-    if (m.answered) {
-      // an engine elsewhere: what it found cached may be of this run or of an earlier one
-      this.filters.reused.hidden = true;
-      setText(this.filters.found.lastChild, "cached, as the server reports");
-    }
+    this.origins(m);
     put("requests", `${m.running} · ${m.waiting}`);
   }
 }

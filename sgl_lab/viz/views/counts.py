@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from ...contracts.errors import SglError
-from ...contracts.events import Entry, TokensSampled
+from ...contracts.events import Entry, TextArrived, TokensSampled
 from ...contracts.tree import TreeSnapshot
 from .metrics import MetricsPicture
 from .recent import RecentView
@@ -37,7 +37,7 @@ class CountsView:
         pass
 
     def fold(self, entry: Entry) -> None:
-        if isinstance(event := entry.event, TokensSampled):
+        if isinstance(event := entry.event, TokensSampled) or (isinstance(event, TextArrived) and not event.is_whole):
             now = self._clock()
             self._grown.append((now, len(event.samples)))
             self._forget(now)
@@ -73,7 +73,9 @@ class CountsView:
             "running": self._recent.running,
             "waiting": self._recent.waiting,
             "steps": count["steps"],
+            "elsewhere": "answered" in found,
             "answered": count["answered"],
+            "uncounted": count["uncounted"],
             "cost": float(found.get("cost", 0.0)),
             "currency": str(found.get("currency", "")),
             "unpriced": count["unpriced"],
@@ -105,5 +107,6 @@ _COUNTED = (
     "pages_free",
     "steps",
     "answered",
+    "uncounted",
     "unpriced",
 )

@@ -48,7 +48,7 @@ class Inspection:
     value: str = ""
     reason: str = ""
     answered: RequestAnswered | None = None
-    """what an engine behind an API reports; prompt and samples are then pieces of text, no tokens"""
+    """what an engine behind an API reports; prompt and samples may then be pieces of text, no tokens"""
     seams: list[tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
     """pairs: the tokens before healing, and the tokens that spell the same text instead, alone or
     with what follows

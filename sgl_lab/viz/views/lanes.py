@@ -6,6 +6,9 @@ top of the decode bar of the same steps. Between two requests of a fork the prog
 code, which includes compiling grammars, or waits for the fork's forks. A long stretch of either is
 a bar of its own.
 
+An engine behind an API shows no steps: of a request to it there is the time until the first part of
+its answer came, and the time from then on.
+
 Knows no token's text and no tree.
 """
 
@@ -32,9 +35,9 @@ from ...contracts.events import (
 )
 from ...contracts.ids import ExprId, ForkId, RequestId, RunId
 from ...contracts.legible import legible
-from ...contracts.pieces import is_piece
+from ...contracts.pieces import is_text
 from .clock import RunClock
-from .names import unnamed
+from .names import is_elsewhere, unnamed
 from .reuse import Reuse
 
 
@@ -52,9 +55,9 @@ class BarRow(TypedDict):
     id: int
     lane: str
     kind: str
-    """wait, host (no request: the program's own code), forks (no request: it waits for them), found
-    (in the cache, from before the run), reused (within the run), prefill, decode, score, preempted,
-    text; on top of a decode bar: forced, drafted
+    """wait, sent (to an engine behind an API, no answer yet), host (no request: the program's own
+    code), forks (no request: it waits for them), found (in the cache, from before the run), reused
+    (within the run), prefill, decode, score, preempted, text; on top of a decode bar: forced, drafted
     """
     t0: float
     t1: float | None
@@ -102,8 +105,10 @@ class _Request:
     n_drawn: int = 0
     n_accepted: int = 0
     """accepted draft tokens of a step that is not reported yet"""
+    is_elsewhere: bool = False
     is_text: bool = False
-    """whether its prompt is in pieces of text: the server reports its counts, and a match is of an inferred tree"""
+    """whether its prompt is in pieces of text: only the server's own counts are tokens"""
+    is_matched: bool = False
     over: dict[str, BarRow] = field(default_factory=dict)
     """the newest bar of each kind on top of another"""
 
@@ -147,14 +152,8 @@ class LanesView:
                 self._bar(_lane(fork), "text", now, now, len(tokens), legible(role), at=start)
             case RequestQueued() as queued:
                 self._queue(queued, now)
-            case PrefixMatched(request=request, n_hit=n_hit) if (mine := self._requests.get(request)) and not mine.is_text:
-                self._close(mine, now)
-                mine.busy_until = now
-                mine.n_done = n_hit
-                n_reused = min(n_hit, self._reuse.n_reused(request))
-                for kind, first, end in (("reused", 0, n_reused), ("found", n_reused, n_hit)):
-                    if first < end:
-                        mine.bar = self._bar(mine.lane, kind, now, now, end - first, mine.name, request, first)
+            case PrefixMatched(request=request, n_hit=n_hit) if mine := self._requests.get(request):
+                self._matched(mine, now, n_hit, min(n_hit, self._reuse.n_reused(request)))
             case StepRan(prefill=prefill, decode=decode, ms=ms):
                 for request, n_tokens in prefill:
                     if mine := self._requests.get(request):
@@ -221,10 +220,31 @@ class LanesView:
             kind = "forks" if self._forks_until.get(lane, 0.0) > since else "host"
             self._bar(lane, kind, since, now, 0, "")
         name = legible(unnamed(event.kind) if event.expr is None else self._names.get(event.expr, event.kind))
-        bar = self._bar(lane, "wait", now, None, len(event.prompt), name, event.request)
+        elsewhere = is_elsewhere(event)
+        bar = self._bar(lane, "sent" if elsewhere else "wait", now, None, len(event.prompt), name, event.request)
         work = "score" if event.kind == "score" else "prefill"
-        is_text = bool(event.prompt) and is_piece(event.prompt[0])
-        self._requests[event.request] = _Request(lane, name, work, event.request, len(event.prompt), bar, now, now, is_text=is_text)
+        mine = _Request(lane, name, work, event.request, len(event.prompt), bar, now, now, is_elsewhere=elsewhere)
+        mine.is_text = is_text(event.prompt)
+        self._requests[event.request] = mine
+
+    def _matched(self, mine: _Request, now: float, n_hit: int, n_reused: int) -> None:
+        """A diamond for each origin of its cached tokens: where an engine here has looked them up, and where the
+        answer of one elsewhere began, however late their number comes.
+        """
+        if mine.is_text:
+            return
+        hits = [(kind, first, end) for kind, first, end in (("reused", 0, n_reused), ("found", n_reused, n_hit)) if first < end]
+        if mine.is_elsewhere:
+            mine.is_matched = True
+            at = mine.bar["t0"] if mine.bar["kind"] == "decode" else now
+            for kind, first, end in hits:
+                self._bar(mine.lane, kind, at, at, end - first, mine.name, mine.id, first)
+            return
+        self._close(mine, now)
+        mine.busy_until = now
+        mine.n_done = n_hit
+        for kind, first, end in hits:
+            mine.bar = self._bar(mine.lane, kind, now, now, end - first, mine.name, mine.id, first)
 
     def _work(self, mine: _Request, kind: str, now: float, ms: float, n_tokens: int) -> None:
         """A step processed `n_tokens` for this request: extend its newest bar, or begin another."""
@@ -240,7 +260,7 @@ class LanesView:
         mine.began, mine.busy_until = mine.busy_until, now
 
     def _arrived(self, mine: _Request, now: float, n_pieces: int) -> None:
-        """Text of an engine that shows no steps. Its tokens are counted when it reports them."""
+        """A part of an answer of an engine behind an API. Its tokens are counted when it reports them."""
         if mine.bar["kind"] != "decode":
             self._close(mine, now)
             mine.bar = self._bar(mine.lane, "decode", now, now, 0, mine.name, mine.id, mine.n_prompt)
@@ -252,7 +272,10 @@ class LanesView:
         if answered.n_completion:
             self._arrived(mine, now, 0)
             mine.bar["n"] = answered.n_completion
-        if answered.n_cached:
+        elif mine.work == "score" and answered.n_prompt:
+            mine.bar |= {"kind": "score", "n": answered.n_prompt - (answered.n_cached or 0), "at": answered.n_cached or 0}
+            self._changed[mine.bar["id"]] = None
+        if answered.n_cached and not mine.is_matched:
             self._bar(mine.lane, "found", mine.bar["t0"], mine.bar["t0"], answered.n_cached, mine.name, mine.id, 0)
 
     def _end(self, mine: _Request, now: float) -> None:

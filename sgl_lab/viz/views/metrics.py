@@ -5,11 +5,14 @@ during the run. A prompt token counts once, as cached or as computed, by its fir
 recomputation after a preemption does not change it. The prompt of a select counts once, however
 many choices use it. Tokens that a constraint forces right after a prompt count as generated, cached
 or not. Cached tokens are either found from before the run or reused within it (`Reuse`).
+
+An engine behind an API reports its counts with the answer. What its texts and matches tell before
+that is shown meanwhile, and replaced.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 from ...contracts.events import (
@@ -27,8 +30,9 @@ from ...contracts.events import (
     TokensSampled,
 )
 from ...contracts.ids import ForkId, RequestId, RunId
-from ...contracts.pieces import is_piece
+from ...contracts.pieces import is_text
 from ...contracts.tree import TreeSnapshot
+from .names import is_elsewhere
 from .reuse import Reuse
 
 
@@ -58,10 +62,12 @@ class MetricsPicture(TypedDict):
     running: int
     waiting: int
     steps: int
+    elsewhere: bool
+    """whether an engine behind an API serves requests: its own counts are those above"""
     answered: int
-    """requests that an engine behind an API answered: its own counts are in those above, all that it
-    found cached as found
-    """
+    """requests that it answered"""
+    uncounted: int
+    """the part of these for which it does not report how much was cached"""
     cost: float
     """of these requests, as far as prices are known"""
     currency: str
@@ -80,8 +86,6 @@ class _Prompt:
     """
     n_there: int = 0
     """leading tokens in the cache or computed, since its last admission"""
-    is_reported: bool = False
-    """whether its prompt is pieces of text, so that only the server's own counts are tokens"""
 
     def reach(self, n: int) -> int:
         """Record that the first `n` tokens are in KV. Returns by how many prompt tokens this
@@ -91,6 +95,18 @@ class _Prompt:
         n_new = max(0, min(n, self.n_tokens) - self.n_counted)
         self.n_counted += n_new
         return n_new
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A request to an engine behind an API: what is counted of it until its counts come."""
+
+    is_text: bool
+    """whether its prompt is in pieces of text, so that only the server's own counts are tokens"""
+    cached: int = 0
+    reused: int = 0
+    computed: int = 0
+    generated: int = 0
 
 
 class MetricsView:
@@ -105,15 +121,15 @@ class MetricsView:
         """of request groups that score: tokens before the choices"""
         self._waiting: set[RequestId] = set()
         self._running: set[RequestId] = set()
-        self._texts: set[RequestId] = set()
-        """requests in pieces of text: the server reports their counts, and a match is of an inferred tree"""
+        self._sent_away: dict[RequestId, _Sent] = {}
+        self._is_elsewhere = False
         self._first_ns: int | None = None
         """when the first request was queued"""
         self._last_ns = 0
         """when the last token arrived"""
         self._cached = self._reused = self._computed = self._generated = self._forced = self._evicted = 0
         self._n_pages = self._free_pages = self._forks = self._steps = 0
-        self._answered = self._unpriced = 0
+        self._answered = self._unpriced = self._uncounted = 0
         self._cost, self._currency = 0.0, ""
         self._sent: MetricsPicture | None = None
 
@@ -130,17 +146,21 @@ class MetricsView:
                 self._streams.add(fork)
                 self._forks += parent is not None
             case RequestQueued(request=request, fork=fork, prompt=prompt) as event if self._run is None or fork in self._streams:
-                self._requests[request] = _Prompt(len(prompt), self._shared(event), is_reported=bool(prompt) and is_piece(prompt[0]))
+                if is_elsewhere(event):
+                    self._sent_away[request] = _Sent(is_text(prompt))
+                    self._is_elsewhere = True
+                else:
+                    self._requests[request] = _Prompt(len(prompt), self._shared(event))
                 self._waiting.add(request)
-                if prompt and is_piece(prompt[0]):
-                    self._texts.add(request)
                 self._first_ns = entry.t_ns if self._first_ns is None else self._first_ns
-            case PrefixMatched(request=request, n_hit=n_hit) if request in self._waiting and request not in self._texts:
+            case PrefixMatched(request=request) as match if sent := self._sent_away.get(request):
+                if not sent.is_text:
+                    n_reused = min(match.n_hit, self._reuse.n_reused(request))
+                    self._report(sent, _Sent(False, match.n_hit, n_reused, match.n_prompt - match.n_hit, sent.generated))
+            case PrefixMatched(request=request, n_hit=n_hit) if request in self._waiting:
                 self._waiting.remove(request)
                 self._running.add(request)
                 mine = self._requests[request]
-                if mine.is_reported:
-                    return
                 n_reused = mine.reach(min(n_hit, self._reuse.n_reused(request)))
                 self._reused += n_reused
                 self._cached += n_reused + mine.reach(n_hit)
@@ -150,16 +170,18 @@ class MetricsView:
             case RequestFinished(request=request):
                 self._waiting.discard(request)
                 self._running.discard(request)
-            case TextArrived(request=request) if request in self._requests:
+            case TextArrived(request=request) as arrived if sent := self._sent_away.get(request):
                 if request in self._waiting:
                     self._waiting.remove(request)
                     self._running.add(request)
+                if not (sent.is_text or arrived.is_whole):
+                    self._report(sent, replace(sent, generated=sent.generated + len(arrived.samples)))
                 self._last_ns = entry.t_ns
-            case RequestAnswered(request=request) as answered if request in self._requests:
+            case RequestAnswered(request=request) as answered if request in self._sent_away:
                 self._waiting.discard(request)
                 self._running.discard(request)
                 self._last_ns = entry.t_ns
-                self._report(answered)
+                self._answer(self._sent_away.pop(request), answered)
             case StepRan() as step:
                 self._step(step)
             case TokensSampled(samples=samples):
@@ -196,18 +218,29 @@ class MetricsView:
             "running": len(self._running),
             "waiting": len(self._waiting),
             "steps": self._steps,
+            "elsewhere": self._is_elsewhere,
             "answered": self._answered,
+            "uncounted": self._uncounted,
             "cost": self._cost,
             "currency": self._currency,
             "unpriced": self._unpriced,
         }
 
-    def _report(self, answered: RequestAnswered) -> None:
-        n_cached = min(answered.n_cached or 0, answered.n_prompt)
+    def _report(self, before: _Sent, now: _Sent) -> None:
+        """What is known of a request now takes the place of what was."""
+        self._cached += now.cached - before.cached
+        self._reused += now.reused - before.reused
+        self._computed += now.computed - before.computed
+        self._generated += now.generated - before.generated
+        before.cached, before.reused, before.computed, before.generated = now.cached, now.reused, now.computed, now.generated
+
+    def _answer(self, sent: _Sent, answered: RequestAnswered) -> None:
         self._answered += 1
-        self._cached += n_cached
-        self._computed += answered.n_prompt - n_cached
-        self._generated += answered.n_completion
+        if answered.n_prompt:  # otherwise it failed before its counts came
+            n_cached = min(answered.n_cached or 0, answered.n_prompt)
+            n_computed = answered.n_prompt - n_cached
+            self._report(sent, _Sent(sent.is_text, n_cached, min(sent.reused, n_cached), n_computed, answered.n_completion))
+            self._uncounted += answered.n_cached is None
         if answered.cost is None:
             self._unpriced += 1
         else:

@@ -1,8 +1,16 @@
-"""Default names for items that a program left unnamed. Knows no view."""
+"""What several views say of a request in the same way. Knows no view."""
 
 from __future__ import annotations
+
+from ...contracts.events import RequestQueued
+from ...contracts.pieces import is_text
 
 
 def unnamed(kind: str) -> str:
     """The name of a request by its kind."""
     return "computed ahead" if kind == "warm" else kind
+
+
+def is_elsewhere(queued: RequestQueued) -> bool:
+    """Whether its engine is behind an API, which shows no steps and reports its counts with the answer."""
+    return queued.is_elsewhere or is_text(queued.prompt)

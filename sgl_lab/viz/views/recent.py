@@ -30,9 +30,8 @@ from ...contracts.events import (
 )
 from ...contracts.ids import ExprId, ForkId, RequestId, RunId
 from ...contracts.legible import clipped
-from ...contracts.pieces import is_piece
 from .lanes import LEAST_BYTES, BarRow, LaneRow, LanesPicture
-from .names import unnamed
+from .names import is_elsewhere, unnamed
 
 KEPT = 60
 """finished requests"""
@@ -58,8 +57,8 @@ class _Request:
     work: str
     bars: list[BarRow]
     name: str
-    is_text: bool = False
-    """whether its prompt is in pieces of text: a match is then of an inferred tree"""
+    is_elsewhere: bool = False
+    """whether its engine is behind an API, which reports its counts with the answer"""
     waits: bool = True
     over: bool = False
     n_accepted: int = 0
@@ -98,7 +97,7 @@ class RecentView:
                 self._exprs.pop(expr, None)
             case RequestQueued() as queued:
                 self._queue(queued, now)
-            case PrefixMatched(request=request, n_hit=n_hit) if (mine := self._requests.get(request)) and not mine.is_text:
+            case PrefixMatched(request=request, n_hit=n_hit) if (mine := self._requests.get(request)) and not mine.is_elsewhere:
                 self._close(mine, now)
                 mine.waits, mine.busy_until = False, now
                 if n_hit:
@@ -122,10 +121,11 @@ class RecentView:
             case RequestAnswered(request=request, n_completion=n_completion, n_cached=n_cached) if mine := self._requests.get(request):
                 if n_completion:
                     self._arrived(mine, now, 0, request)
-                    bar = mine.bars[-1]
-                    bar["n"] = n_completion
-                    if n_cached:
-                        self._bar(mine, "reused", bar["t0"], bar["t0"], n_cached, request, 0)
+                    mine.bars[-1]["n"] = n_completion
+                if n_cached:
+                    at = mine.bars[-1]["t0"]
+                    self._close(mine, now)
+                    self._bar(mine, "found", at, at, n_cached, request, 0)
                 self._end(mine, now, request)
                 self._forget()
             case RequestFinished(request=request) if mine := self._requests.get(request):
@@ -173,10 +173,10 @@ class RecentView:
             "kind": "request",
             "state": "",
         }
-        is_text = bool(event.prompt) and is_piece(event.prompt[0])
-        mine = _Request(lane, "score" if event.kind == "score" else "prefill", [], clipped(name, LABEL), is_text)
+        elsewhere = is_elsewhere(event)
+        mine = _Request(lane, "score" if event.kind == "score" else "prefill", [], clipped(name, LABEL), elsewhere)
         self._requests[event.request] = mine
-        self._bar(mine, "wait", now, None, len(event.prompt), event.request)
+        self._bar(mine, "sent" if elsewhere else "wait", now, None, len(event.prompt), event.request)
 
     def _work(self, mine: _Request, kind: str, now: float, ms: float, n_tokens: int, request: RequestId) -> None:
         """A step processed `n_tokens` for this request: extend its newest bar, or begin another."""
@@ -192,7 +192,7 @@ class RecentView:
         mine.busy_until = now
 
     def _arrived(self, mine: _Request, now: float, n_pieces: int, request: RequestId) -> None:
-        """Text of an engine that shows no steps."""
+        """A part of an answer of an engine behind an API."""
         if mine.bars[-1]["kind"] != "decode":
             self._close(mine, now)
             mine.waits = False

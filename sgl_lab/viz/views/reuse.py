@@ -19,6 +19,7 @@ from ...contracts.events import (
     RequestAnswered,
     RequestFinished,
     RequestQueued,
+    TextArrived,
     TokensSampled,
 )
 from ...contracts.ids import ForkId, RequestId, RunId
@@ -64,7 +65,7 @@ class Reuse:
                 walk.at = walk.prefix = 0
                 walk.n_reused, walk.is_in = self._advance(walk, n_hit), True
                 self._advance(walk, len(walk.tokens))
-            case TokensSampled(samples=samples):
+            case TokensSampled(samples=samples) | TextArrived(index=0, samples=samples, is_whole=False):
                 walks, known = self._walks, self._known
                 for sample in samples:
                     if walk := walks.get(sample.request):

@@ -107,6 +107,8 @@ class _Request:
     """tokens at the end of the stream that are not in the prompt, because they may be generated
     again
     """
+    is_matched: bool = False
+    """whether it is known how many of its prompt's tokens were cached"""
     n_again: int = 0
     """drawn tokens that were at the end of the stream already: the prompt's end, generated again"""
 
@@ -145,6 +147,7 @@ class TokensView:
                 n_reused = min(n_hit, self._reuse.n_reused(request))
                 self._computed(self._requests[request], 0, n_reused, "reused")
                 self._computed(self._requests[request], n_reused, n_hit, "cached")
+                self._requests[request].is_matched = True
             case StepRan(prefill=prefill):
                 for request, n_tokens in prefill:
                     if mine := self._requests.get(request):
@@ -156,13 +159,15 @@ class TokensView:
                     if mine := requests.get(sample.request):
                         self._sampled(mine, sample)
             case TextArrived(request=request, index=0, samples=samples) as arrived if mine := self._requests.get(request):
+                self._begun(mine)
                 if arrived.is_whole:
                     self._whole(mine, samples)
                 else:
                     for sample in samples:
                         self._sampled(mine, sample)
             case RequestAnswered(request=request) if request in self._requests:
-                self._requests[request].running = False
+                self._begun(self._requests[request])
+                self._requests.pop(request).running = False
             case RequestFinished(request=request) if request in self._requests:
                 self._requests[request].running = False
 
@@ -266,6 +271,11 @@ class TokensView:
                     self._change(fork, index)
             end = min(end, fork.base)
             fork = self._forks.get(fork.opened.parent) if fork.opened.parent is not None else None
+
+    def _begun(self, request: _Request) -> None:
+        """An engine behind an API has computed the prompt: all of it that was not cached, if that is known."""
+        if request.is_matched:
+            self._computed(request, request.done, max(request.done, len(request.prompt)), "computed")
 
     def _sampled(self, request: _Request, sample: Sample) -> None:
         fork, now, drawn = request.fork, self._now, request.drawn

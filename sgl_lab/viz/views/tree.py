@@ -29,6 +29,7 @@ from ...contracts.events import (
     RequestPreempted,
     RequestQueued,
     StepRan,
+    TextArrived,
     TokensSampled,
     Touched,
 )
@@ -219,7 +220,7 @@ class TreeView:
                     if mine := self._requests.get(request):
                         mine.done = min(mine.done + n_tokens, len(mine.tokens))
                         self._stale = True
-            case TokensSampled(samples=samples):
+            case TokensSampled(samples=samples) | TextArrived(index=0, samples=samples, is_whole=False):
                 for sample in samples:
                     if mine := self._requests.get(sample.request):
                         mine.tokens.append(sample.token)
