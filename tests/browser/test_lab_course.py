@@ -128,15 +128,8 @@ def test_what_is_shown_and_saved_in_the_end_is_no_widget(executed: tuple[Noteboo
     assert len([output for output in outputs(content) if "sgl_lab" in output.get("metadata", {})]) >= 2
 
 
-def test_elsewhere_it_is_readable(executed: tuple[Notebook, Any], request: pytest.FixtureRequest) -> None:
-    """Each notebook is either opened on the other server or exported, in turn."""
-    if NAMES.index(executed[0].file.stem) % 2:
-        exported_by_nbconvert_it_is_readable_offline(executed, request.getfixturevalue("browser"))
-    else:
-        opened_elsewhere_it_is_readable_and_runs_nothing(executed, request.getfixturevalue("reopened"))
-
-
-def opened_elsewhere_it_is_readable_and_runs_nothing(executed: tuple[Notebook, Any], reopened: Notebook) -> None:
+@pytest.mark.parametrize("executed", ["05_why_did_it_miss"], indirect=True)
+def test_opened_elsewhere_it_is_readable_and_runs_nothing(executed: tuple[Notebook, Any], reopened: Notebook) -> None:
     _, content = executed
     assert reopened.js("return lab.panel().content.widgets.some((cell) => cell.model.trusted && cell.model.type === 'code')") is False
     shown = frozen_text(reopened.page.locator(".jp-RenderedHTMLCommon.jp-OutputArea-output"))
@@ -157,7 +150,8 @@ def opened_elsewhere_it_is_readable_and_runs_nothing(executed: tuple[Notebook, A
     assert [cell.get("execution_count") for cell in reopened.cells()] == [cell.get("execution_count") for cell in content.cells]
 
 
-def exported_by_nbconvert_it_is_readable_offline(executed: tuple[Notebook, Any], browser: Browser) -> None:
+@pytest.mark.parametrize("executed", ["02_fork_and_watch_the_tree"], indirect=True)
+def test_exported_by_nbconvert_it_is_readable_offline(executed: tuple[Notebook, Any], browser: Browser) -> None:
     notebook, content = executed
     page = browser.new_page(offline=True)
     requests: list[str] = []

@@ -76,6 +76,10 @@ addEventListener('click', ({ timeStamp }) => {
 """
 
 
+ONCE = pytest.mark.parametrize("server", ["ipykernel7-dark"], indirect=True)
+"""what the page alone decides is the same on both versions of ipykernel"""
+
+
 @pytest.fixture(scope="module")
 def notebook(server: Server, open_notebook: OpenNotebook) -> Notebook:
     """With the extension and the model loaded."""
@@ -160,6 +164,7 @@ def press_until(notebook: Notebook, key: str, selector: str) -> None:
     pytest.fail(f"{key} does not reach {selector}")
 
 
+@ONCE
 def test_the_keyboard_reaches_stop_and_the_tokens_with_their_probabilities(notebook: Notebook, answer: str) -> None:
     cell = begin_long(notebook)
     press_until(notebook, "Tab", ".sgl-stop")
@@ -176,6 +181,7 @@ def test_the_keyboard_reaches_stop_and_the_tokens_with_their_probabilities(noteb
     assert_stopped(notebook, cell, words)
 
 
+@ONCE
 def test_a_page_reloaded_during_a_run_shows_the_whole_run_at_its_end(notebook: Notebook, answer: str, tmp_path: Path) -> None:
     n = 900
     end = tmp_path / "end"

@@ -17,9 +17,18 @@ MAX_ORDERS = 500
 
 def accepts(grammar: str, value: Any) -> bool:
     """ValueError if the library does not take the grammar."""
+    return takes_value(matcher_of(grammar), value)
+
+
+def matcher_of(grammar: str) -> LLMatcher:
     matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0, limits=LIMITS)
     if matcher.is_error():
         raise ValueError(matcher.get_error())
+    return matcher
+
+
+def takes_value(matcher: LLMatcher, value: Any) -> bool:
+    """In one order of keys at least; the matcher stays at the beginning."""
     return any(takes(matcher.deep_copy(), json.dumps(order, ensure_ascii=False)) for order in itertools.islice(orders(value), MAX_ORDERS))
 
 

@@ -16,8 +16,8 @@ from ..pure.driving import SOAK
 from ..torch.tiny import write_tiny
 from .test_crowd import rss_bytes
 
-N_LOADS = 50 if SOAK > 1 else 20
-N_WARM_UP = 10
+N_LOADS = 50 if SOAK > 1 else 10
+N_WARM_UP = 5
 MOST_GROWTH = 16 * 2**20
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="counts resident memory in /proc")
