@@ -43,7 +43,7 @@ _LAST = ("found", "reused", "forced")
 
 def metrics(picture: MetricsPicture) -> str:
     """The counts, in one line."""
-    found = [f"{picture['found']:,} {palette.words_of(elsewhere=picture['elsewhere']).count}", f"{picture['reused']:,} reused"]
+    found = [f"{picture['found']:,} {palette.words_of(elsewhere=picture['elsewhere']).strip}", f"{picture['reused']:,} reused"]
     computed = f"{picture['computed']:,} computed"
     if is_uncounted(picture):
         found, computed = [UNCOUNTED], f"{picture['computed']:,} prompt tokens"
