@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,9 +14,11 @@ import pytest
 
 import sgl_lab.lang.surface as sgl
 from sgl_lab.backends.anthropic import Anthropic
+from sgl_lab.backends.anthropic.leading import KEPT_S, Leaders
 from sgl_lab.backends.anthropic.models import MODELS, UNKNOWN, claude_of
 from sgl_lab.backends.anthropic.request import Settings, request_of
 from sgl_lab.backends.anthropic.schemas import enforced
+from sgl_lab.backends.remote import Call, Deadlines
 from sgl_lab.contracts.conversation import ChatJob, ImagePart, TextPart, ToolCallPart, ToolResultPart, ToolSpec
 from sgl_lab.contracts.errors import (
     AuthenticationFailed,
@@ -26,7 +30,9 @@ from sgl_lab.contracts.errors import (
     RateLimited,
     RequestFailed,
     SglError,
+    Stopped,
 )
+from sgl_lab.contracts.ids import RequestId
 from sgl_lab.contracts.params import Constraint, SamplingParams
 from sgl_lab.lang.surface import gen
 
@@ -396,6 +402,70 @@ def test_a_programs_own_forks_batch_and_turns_tell_where_the_marks_go() -> None:
             state += sgl.user(f"{turn} {LONG}") + sgl.assistant(gen(f"a{turn}"))
         assert state["a2"] == "ok"
         assert [marked(sent) for _, sent in server.seen] == [[], [f"1 {LONG}"], [f"2 {LONG}"]]
+
+
+def test_of_children_that_start_together_the_first_goes_ahead_until_its_answer_begins() -> None:
+    """A prefix can be read from the cache once the answer that wrote it has begun. A failed first is followed by another first."""
+    arrived: list[str] = []
+    lock, both, may_answer = threading.Lock(), threading.Event(), threading.Event()
+
+    def reply(path: str, sent: Any) -> Reply:
+        last = sent["messages"][-1]["content"][-1]["text"]
+        with lock:
+            arrived.append(last)
+            n = len(arrived)
+        if n == 2:
+            both.set()
+        if n <= 2:
+            assert may_answer.wait(20)
+        return refusal(400, "invalid_request_error", "no") if n <= 2 and last.startswith("question") else says("ok")
+
+    with Server(reply) as server:
+        backend = Anthropic("claude-haiku-4-5", base_url=server.url, api_key="sk-ant-canary-0123456789", retries=0)
+        state = sgl.start(backend)
+        with state.user():
+            state += LONG
+        children = state.fork(6)
+        for n, child in enumerate(children):
+            child += sgl.user(f"question {n}") + sgl.assistant(gen("a"))
+        alone = sgl.start(backend)
+        alone += sgl.user("another beginning") + sgl.assistant(gen("a"))
+        assert both.wait(20)
+        time.sleep(0.2)
+        assert sorted(text.split()[0] for text in arrived) == ["another", "question"]
+        may_answer.set()
+        failed = [child for child in children if child.error() is not None]
+        assert len(failed) == 1
+        assert [child["a"] for child in children if child not in failed] == ["ok"] * 5
+        assert alone["a"] == "ok"
+        assert len(arrived) == 7
+        backend.close()
+
+
+def test_who_waits_for_another_is_cancelled_at_once() -> None:
+    leaders = Leaders()
+    first, second = (Call(RequestId(n), "here", Deadlines(), lambda index, text: None) for n in (1, 2))
+    with leaders.turn((b"child", b"parent"), first) as began:
+        threading.Timer(0.1, second.end, (Stopped("cancelled"),)).start()
+        with pytest.raises(Stopped), leaders.turn((b"other", b"parent"), second):
+            pytest.fail("it did not wait")
+        began()
+        with leaders.turn((b"third", b"parent"), Call(RequestId(3), "here", Deadlines(), lambda index, text: None)):
+            """No request waits for a prefix that is cached."""
+
+
+def test_a_prefix_counts_as_cached_for_as_long_as_the_api_keeps_it() -> None:
+    now = [0.0]
+    leaders = Leaders(lambda: now[0])
+    call = Call(RequestId(1), "here", Deadlines(), lambda index, text: None)
+    with leaders.turn((b"p",), call) as began:
+        began()
+        now[0] = KEPT_S - 1
+        with leaders.turn((b"p",), call):
+            now[0] = KEPT_S + 1
+            with leaders.turn((b"p",), call):
+                assert leaders._leading, "it is written anew"
+    assert not leaders._leading
 
 
 def test_a_fork_inside_a_turn_marks_what_stands_before_it() -> None:

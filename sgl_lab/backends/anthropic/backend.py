@@ -14,6 +14,7 @@ from ...contracts.port import ModelCard
 from ..remote import PLACEHOLDER, Call, Fault, Key, KeyOfOthers, Options, Provider, Refused, RemoteBackend, find_endpoint, need
 from . import schemas
 from .answer import Answer
+from .leading import Leaders, noticed, prefixes_of
 from .models import capabilities_of, claude_of
 from .request import Settings, request_of
 
@@ -47,7 +48,8 @@ class Anthropic(RemoteBackend):
     options          those of every remote backend (`Options`)
 
     The API takes no temperature, top_p and top_k. Its models' calls of tools are JSON schemas where a model refuses to be forced to a
-    call. Prefixes that the program's forks and batches share are marked for the API's cache. BadArgument, AuthenticationFailed.
+    call. Prefixes that the program's forks and batches share are marked for the API's cache; of requests that start together with
+    one, the first goes ahead until its answer begins. BadArgument, AuthenticationFailed.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Anthropic(RemoteBackend):
             raise BadArgument(f"whether {model_name} can think is not known", hint="leave out thinking=")
         thinks = thinking or claude.thinking == "always"
         self._settings = Settings(model_name, claude, thinks, effort, thinking_tokens)
+        self._leaders = Leaders()
         need("anthropic", "anthropic", "Anthropic")
         endpoint = find_endpoint(PROVIDER, base_url or os.environ.get("ANTHROPIC_BASE_URL") or BASE_URL, api_key=api_key)
         if endpoint.key is not None and not endpoint.is_own:
@@ -102,8 +105,11 @@ class Anthropic(RemoteBackend):
 
     def _converse(self, job: ChatJob, call: Call) -> tuple[ChatOutput, ...]:
         question = request_of(job, self._settings)
-        with call.closing(self._sdk.messages.create(**question.request, stream=True)) as stream:
-            return (Answer(job, question, call.delta).read(stream),)
+        with (
+            self._leaders.turn(prefixes_of(question.request), call) as began,
+            call.closing(self._sdk.messages.create(**question.request, stream=True)) as stream,
+        ):
+            return (Answer(job, question, call.delta).read(noticed(stream, began)),)
 
     def _fault(self, error: Exception, call: Call) -> Fault:
         """An error inside a stream has the status of its response, 200, and says what it is by its type."""
