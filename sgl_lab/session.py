@@ -180,7 +180,7 @@ class Lab(RecordedLab):
             _labs.add(self)
             _residents.add(self._resident)
         can = replace(TOKEN_LEVEL, chat_template=tokenizer.has_chat_template, deterministic=runner.is_exact)
-        card = ModelCard(self.model, namespace, context, tokenizer.n_vocab, loaded.device, loaded.dtype, can)
+        card = ModelCard(self.model, namespace, context, tokenizer.n_vocab, loaded.device, loaded.dtype, can, tokenizer.tool_style)
         fast = LocalBackend(self._resident, tokenizer, card, self.emit)
         if runner.is_exact:
             return fast, fast

@@ -16,6 +16,7 @@ from .errors import BadArgument
 from .ids import ExprId, ForkId, RequestId
 from .params import SamplingParams
 from .port import Backend, Port, Usage
+from .tools import ToolSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +64,6 @@ class ChatMessage:
     @property
     def text(self) -> str:
         return "".join(part.text for part in self.parts if isinstance(part, TextPart | ToolResultPart))
-
-
-@dataclass(frozen=True, slots=True)
-class ToolSpec:
-    name: str
-    description: str
-    parameters: str
-    """the JSON schema of the arguments"""
 
 
 Prompt = str | tuple[ChatMessage, ...]

@@ -18,6 +18,7 @@ from .capabilities import Capabilities
 from .ids import ExprId, ForkId, Namespace, RequestId
 from .params import Constraint, SamplingParams
 from .spans import Block
+from .tools import ToolStyle
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class ModelCard:
     device: str
     dtype: str
     capabilities: Capabilities
+    tool_style: ToolStyle | None = None
+    """how the model is told of tools in a prompt; None if it has no way of its own, or the API has"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from ..contracts.conversation import ImagePart
 from ..contracts.errors import BadArgument
@@ -19,6 +19,7 @@ from ..contracts.ids import ForkId
 from ..contracts.near import did_you_mean
 from ..contracts.params import SamplingParams
 from ..contracts.spans import Block
+from ..contracts.tools import ToolSpec
 from .choices import ChoicesSamplingMethod
 from .form import Form
 from .location import SourceLocation, user_location
@@ -37,7 +38,7 @@ class Expr:
     def __radd__(self, other: object) -> Concat:
         return Concat((as_expr(other), *_parts(self))) if isinstance(other, str) else NotImplemented
 
-    def __format__(self, spec: str) -> NoReturn:
+    def __format__(self, spec: str) -> str:
         raise BadArgument(f"a {type(self).__name__.lower()} in an f-string has no text yet", hint="join them with +: f'...' + gen(...)")
 
 
@@ -153,6 +154,20 @@ class Image(Expr):
     @property
     def part(self) -> ImagePart:
         return ImagePart(self.media_type, self.data)
+
+
+@dataclass(frozen=True)
+class Tools(Expr):
+    """Tells the model of tools: as its own chat template does if it can, otherwise in `words`."""
+
+    specs: tuple[ToolSpec, ...]
+    words: str = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.words
+
+    def __format__(self, spec: str) -> str:
+        return format(self.words, spec)
 
 
 @dataclass(frozen=True)
@@ -305,7 +320,7 @@ class Reference:
     sample: int = 0
 
 
-Leaf = Text | Embedded | Image | Gen | Select | RoleBegin | RoleEnd
+Leaf = Text | Embedded | Image | Tools | Gen | Select | RoleBegin | RoleEnd
 Instruction = Expr | Fork | Join | ScopeBegin | ScopeEnd | Warm
 """The values that an executor receives."""
 Primitive = Leaf | Fork | Join | ScopeBegin | ScopeEnd | ToolTurn | Warm | Argument | Reference

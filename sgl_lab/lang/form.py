@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from ..contracts.conversation import ToolSpec
 from ..contracts.errors import BackendUnsupported, BadArgument, InvalidValue, UnfinishedValue
 from ..contracts.json_schema import plainly_valid
 from ..contracts.near import did_you_mean
 from ..contracts.params import MAX_SOURCE, Constraint
 from ..contracts.patterns import python
+from ..contracts.tools import ToolSpec
 from . import schemas, types
 
 Meaning = Callable[[str], object]

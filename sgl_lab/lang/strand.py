@@ -19,6 +19,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 from ..contracts.errors import ProgramError
 from ..contracts.ids import ForkId
 from ..contracts.params import SamplingParams
+from ..contracts.tools import ToolStyle
 from .choices import token_length_normalized
 from .expressions import (
     Embedded,
@@ -37,6 +38,7 @@ from .expressions import (
     ScopeEnd,
     Select,
     Text,
+    Tools,
     ToolTurn,
     leaves,
     reasoning_name,
@@ -87,6 +89,8 @@ class StrandBase(ABC):
         """open scopes"""
         self._calls: list[tuple[Name, Variable]] = list(parent._calls) if parent else []
         """results of tools in the open turn; they follow it"""
+        self._tool_style: ToolStyle | None = parent._tool_style if parent else None
+        """how the model was told of tools and writes a call, if as its chat template has it"""
 
     @property
     @abstractmethod
@@ -147,7 +151,7 @@ class StrandBase(ABC):
         self._prepare(parts)
         with self.run.lock:
             self._check_open()
-            role, n_unnamed, calls = self.role, self.n_unnamed, list(self._calls)
+            role, n_unnamed, calls, style = self.role, self.n_unnamed, list(self._calls), self._tool_style
             card = self.run.card
             steps: list[Step[Self]] = []
             named: dict[Name, Variable] = {}
@@ -165,10 +169,17 @@ class StrandBase(ABC):
                     steps.append(Step(leaf, variable))
                 elif isinstance(leaf, Gen):
                     params, context = leaf.params(self.defaults), copy_context() if leaf.execute else None
-                    card.capabilities.check(params, card.name, is_tool_call=leaf.form is not None and bool(leaf.form.tools))
+                    is_call = leaf.form is not None and bool(leaf.form.tools)
+                    card.capabilities.check(params, card.name, is_tool_call=is_call)
+                    before, after = (style.before, style.after) if style and is_call and leaf.reasoning is None else ("", "")
+                    steps += [Step(Text(before))] if before else []
                     steps.append(Step(leaf, variable, params, context))
+                    steps += [Step(Text(after))] if after else []
                     if leaf.execute:
                         calls.append((name, variable))
+                elif isinstance(leaf, Tools):
+                    style = card.tool_style
+                    steps.append(Step(Text(leaf.words if style is None else style.description(leaf.specs))))
                 else:
                     if isinstance(leaf, Embedded) and not card.capabilities.blocks:
                         raise self.run.missing("blocks")
@@ -179,7 +190,7 @@ class StrandBase(ABC):
                 if role is None:
                     steps += [Step(ToolTurn(name, in_roles=isinstance(leaf, RoleEnd)), call) for name, call in calls]
                     calls.clear()
-            self.role, self.n_unnamed, self._calls = role, n_unnamed, calls
+            self.role, self.n_unnamed, self._calls, self._tool_style = role, n_unnamed, calls, style
             self.variables |= named
             self._take(*steps)
 

@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ..contracts.conversation import ToolSpec
 from ..contracts.errors import BadArgument, ProgramError
 from ..contracts.json_values import Json
 from ..contracts.params import Constraint
+from ..contracts.tools import ToolSpec
+from .expressions import Tools
 from .form import Form
 from .keywords import suggests
 from .location import SourceLocation
@@ -167,9 +168,15 @@ def _of_tools(functions: tuple[Callable[..., object], ...]) -> Form:
 
 
 @suggests
-def describe_tools(functions: Sequence[Callable[..., object]]) -> str:
-    """The tools for a prompt: a line of JSON for each, and the format of a call."""
-    return describe_specs([(tool.name, tool.description, tool.adapter.json_schema()) for tool in map(_tool, _named(functions))])
+def describe_tools(functions: Sequence[Callable[..., object]]) -> Tools:
+    """The tools for a system turn, in the words of the model's own chat template if it has any there. The
+    gens with `tools=` after it then write a call as the template does.
+
+    Otherwise, and as `str(...)`: a line of JSON for each tool, and the format of a call.
+    """
+    tools = list(map(_tool, _named(functions)))
+    words = describe_specs([(tool.name, tool.description, tool.adapter.json_schema()) for tool in tools])
+    return Tools(tuple(ToolSpec(tool.name, tool.description, json.dumps(tool.adapter.json_schema())) for tool in tools), words)
 
 
 def describe_specs(specs: Sequence[tuple[str, str, dict[str, Json]]]) -> str:

@@ -19,7 +19,7 @@ from sgl_lab.backends.anthropic.models import MODELS, UNKNOWN, claude_of
 from sgl_lab.backends.anthropic.request import Settings, request_of
 from sgl_lab.backends.anthropic.schemas import enforced
 from sgl_lab.backends.remote import Call, Deadlines
-from sgl_lab.contracts.conversation import ChatJob, ImagePart, TextPart, ToolCallPart, ToolResultPart, ToolSpec
+from sgl_lab.contracts.conversation import ChatJob, ImagePart, TextPart, ToolCallPart, ToolResultPart
 from sgl_lab.contracts.errors import (
     AuthenticationFailed,
     BackendUnsupported,
@@ -34,6 +34,7 @@ from sgl_lab.contracts.errors import (
 )
 from sgl_lab.contracts.ids import RequestId
 from sgl_lab.contracts.params import Constraint, SamplingParams
+from sgl_lab.contracts.tools import ToolSpec
 from sgl_lab.lang.surface import gen
 
 from .language import watchdog

@@ -14,7 +14,7 @@ from sgl_lab.backends.gemini import Gemini, VertexAI
 from sgl_lab.backends.gemini.models import MODELS, UNKNOWN, model_of
 from sgl_lab.backends.gemini.request import Settings, request_of
 from sgl_lab.backends.gemini.schemas import enforced
-from sgl_lab.contracts.conversation import ChatJob, ImagePart, TextPart, ToolCallPart, ToolResultPart, ToolSpec
+from sgl_lab.contracts.conversation import ChatJob, ImagePart, TextPart, ToolCallPart, ToolResultPart
 from sgl_lab.contracts.errors import (
     AuthenticationFailed,
     BackendUnsupported,
@@ -27,6 +27,7 @@ from sgl_lab.contracts.errors import (
     SglError,
 )
 from sgl_lab.contracts.params import Constraint
+from sgl_lab.contracts.tools import ToolSpec
 from sgl_lab.lang.surface import gen
 
 from .language import watchdog

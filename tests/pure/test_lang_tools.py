@@ -161,7 +161,7 @@ def test_a_loop_of_thought_and_action_reads_well() -> None:
 
 
 def test_tools_are_described_for_a_prompt() -> None:
-    first, weather_line, add_line, last = sgl.describe_tools([weather, add]).splitlines()
+    first, weather_line, add_line, last = str(sgl.describe_tools([weather, add])).splitlines()
     described = json.loads(add_line)
     assert (described["name"], described["description"]) == ("add", "Add two whole numbers.")
     assert described["parameters"]["properties"]["b"]["description"] == "the other one"

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...contracts.conversation import ChatJob, ChatMessage, ImagePart, Part, TextPart, ToolCallPart, ToolResultPart, ToolSpec
+from ...contracts.conversation import ChatJob, ChatMessage, ImagePart, Part, TextPart, ToolCallPart, ToolResultPart
 from ...contracts.errors import BackendUnsupported, ProgramError
+from ...contracts.tools import ToolSpec
 from ..remote import with_answered_calls
 from . import schemas
 from .models import Claude

@@ -8,20 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...contracts.conversation import (
-    ChatJob,
-    ChatMessage,
-    DecisionJob,
-    ImagePart,
-    Part,
-    Prompt,
-    TextPart,
-    ToolCallPart,
-    ToolResultPart,
-    ToolSpec,
-)
+from ...contracts.conversation import ChatJob, ChatMessage, DecisionJob, ImagePart, Part, Prompt, TextPart, ToolCallPart, ToolResultPart
 from ...contracts.errors import BackendUnsupported, ProgramError
 from ...contracts.params import SamplingParams
+from ...contracts.tools import ToolSpec
 from ..remote import with_answered_calls
 from . import schemas
 from .models import Model

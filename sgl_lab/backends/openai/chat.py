@@ -7,19 +7,10 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ...contracts.conversation import (
-    ChatJob,
-    ChatMessage,
-    ChatOutput,
-    ImagePart,
-    TextLogprob,
-    TextPart,
-    ToolCallPart,
-    ToolResultPart,
-    ToolSpec,
-)
+from ...contracts.conversation import ChatJob, ChatMessage, ChatOutput, ImagePart, TextLogprob, TextPart, ToolCallPart, ToolResultPart
 from ...contracts.params import Constraint, SamplingParams
 from ...contracts.port import Usage
+from ...contracts.tools import ToolSpec
 from ..remote import Call, Refused, Unended, with_answered_calls
 from .servers import Server
 from .strict import strict

@@ -162,7 +162,8 @@ class RuntimeEndpoint(BaseBackend):
         self._listener = self._listening(kv_events, (name, self.server.place), engine)
         origin = "inferred" if self._listener is None else "seen"
         namespace = (name, *((version,) if version not in ("", "default") else ()), self.server.place, origin)
-        self._card = ModelCard(name, namespace, self._context(), self._tokenizer.n_vocab, self.server.place, "none", can)
+        style = self._tokenizer.tool_style
+        self._card = ModelCard(name, namespace, self._context(), self._tokenizer.n_vocab, self.server.place, "none", can, style)
         if self._listener is None:
             self.tree: RemoteTree = InferredTree(namespace, CacheRules("inferred", engine, step=step), self._tell)
         else:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from operator import attrgetter
+from typing import TypeAlias
 
 import jinja2
 
@@ -20,6 +21,8 @@ from ...contracts.port import Message, Segment
 from ...contracts.prefixes import nearest
 from . import sandbox
 from .locality import Locality, locality_of
+
+Turn: TypeAlias = "dict[str, object]"
 
 _MAX_SOURCE = 1 << 17
 """characters of a template"""
@@ -35,17 +38,17 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, variables: Mapping[str, str], specials: Sequence[str]) -> None:
-        self._source = source
+        self.source = source
         self._variables = dict(variables)
         self._recent: deque[Rendered] = deque(maxlen=_MAX_RECENT)
         self._special = re.compile("|".join(re.escape(text) for text in sorted(specials, key=len, reverse=True)) or r"(?!)")
 
     @cached_property
     def _template(self) -> jinja2.Template:
-        if len(self._source) > _MAX_SOURCE:
-            raise ModelError(f"the model's chat template has {len(self._source)} characters, the limit is {_MAX_SOURCE}")
+        if len(self.source) > _MAX_SOURCE:
+            raise ModelError(f"the model's chat template has {len(self.source)} characters, the limit is {_MAX_SOURCE}")
         try:
-            return sandbox.environment().from_string(self._source)
+            return sandbox.environment().from_string(self.source)
         except Exception as error:  # a parser of untrusted text
             raise ModelError(f"the model's chat template is not usable: {error}") from None
 
@@ -53,8 +56,13 @@ class ChatTemplate:
         """The text that transformers' apply_chat_template returns. BadArgument, with the template's
         own message, if it refuses.
         """
-        chat = [{"role": message.role, "content": message.content} for message in messages]
-        given = {"messages": chat, "add_generation_prompt": add_generation_prompt, "tools": None, "documents": None}
+        return self.rendered([{"role": message.role, "content": message.content} for message in messages], add_generation_prompt)
+
+    def rendered(self, chat: Sequence[Turn], add_generation_prompt: bool, tools: Sequence[Turn] | None = None) -> str:
+        """The same of turns as a template takes them, which may have more than a role and a content, and
+        with tools.
+        """
+        given = {"messages": list(chat), "add_generation_prompt": add_generation_prompt, "tools": tools, "documents": None}
         template = self._template
         try:
             return sandbox.render(template, self._variables | given, max_work=_MAX_WORK + len(chat) * _MAX_WORK // 100)
@@ -90,7 +98,7 @@ class ChatTemplate:
 
     @cached_property
     def _locality(self) -> Locality | None:
-        return locality_of(sandbox.environment().plain(self._source))
+        return locality_of(sandbox.environment().plain(self.source))
 
     def _grown(self, earlier: Rendered, messages: tuple[Message, ...], n_same: int) -> Rendered | None:
         """The unchanged part of an earlier rendering, and the rest; None if `n_same` equal turns

@@ -12,6 +12,7 @@ import json
 import secrets
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
@@ -22,9 +23,11 @@ from ...contracts.errors import BackendUnsupported, BadArgument, ModelDamaged, M
 from ...contracts.port import Message, Segment
 from ...contracts.prefixes import nearest
 from ...contracts.spans import text_of
+from ...contracts.tools import ToolStyle
 from ..files.small import json_object, read_bytes, read_json
 from .chat import ChatTemplate
 from .specials import Prefix, Settled, Special, Specials
+from .tool_style import tool_style_of
 from .vocab import TURN_ENDS
 
 MAX_TOKENIZER = 64 << 20
@@ -96,6 +99,11 @@ class Tokenizer:
     @property
     def has_chat_template(self) -> bool:
         return self._chat is not None
+
+    @cached_property
+    def tool_style(self) -> ToolStyle | None:
+        """How the model is told of tools, if its template has it at the end of the system turn."""
+        return None if self._chat is None else tool_style_of(self._chat)
 
     def encode(self, text: str, *, markup: bool = False) -> tuple[int, ...]:
         """Token ids of `text` as a piece of a longer text: no BOS, no space before it. Special tokens only in markup."""

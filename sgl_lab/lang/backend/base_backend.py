@@ -25,7 +25,6 @@ from ...contracts.conversation import (
     TextPart,
     ToolCallPart,
     ToolResultPart,
-    ToolSpec,
 )
 from ...contracts.errors import BackendUnsupported
 from ...contracts.ids import RequestId
@@ -46,6 +45,7 @@ from ...contracts.port import (
     WarmJob,
     WarmListener,
 )
+from ...contracts.tools import ToolSpec
 from ..chat_template import ChatTemplate, get_chat_template_by_model_path
 from ..usage import TokenUsage, usage_of
 
