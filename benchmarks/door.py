@@ -20,6 +20,7 @@ import time
 from statistics import median
 from typing import Any
 
+from sgl_lab.contracts.json_values import Json
 from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.contracts.port import GenJob, GenOutput
 from sgl_lab.serve import Door, serve
@@ -30,7 +31,7 @@ from sgl_lab.session import Lab
 SYSTEM = "You are a helpful assistant that answers shortly. " * 8
 
 
-def messages(number: int, salt: int) -> list[dict[str, str]]:
+def messages(number: int, salt: int) -> list[Json]:
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": f"Round {salt}: tell me about the number {number}."}]
 
 
@@ -54,7 +55,7 @@ class Timed:
         raise error
 
 
-def directly(lab: Lab, model: Model, jobs: list[list[dict[str, str]]], n_tokens: int) -> list[Timed]:
+def directly(lab: Lab, model: Model, jobs: list[list[Json]], n_tokens: int) -> list[Timed]:
     params = SamplingParams(max_tokens=n_tokens, temperature=0, ignore_eos=True)
     listeners = []
     for job in jobs:
@@ -94,7 +95,7 @@ asyncio.run(main(*json.loads(sys.stdin.readline())))
 """
 
 
-def through(door: Door, jobs: list[list[dict[str, str]]], n_tokens: int) -> list[tuple[float, float, float, int]]:
+def through(door: Door, jobs: list[list[Json]], n_tokens: int) -> list[tuple[float, float, float, int]]:
     with subprocess.Popen([sys.executable, "-c", CLIENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as clients:
         assert clients.stdin is not None
         assert clients.stdout is not None
@@ -107,7 +108,7 @@ def through(door: Door, jobs: list[list[dict[str, str]]], n_tokens: int) -> list
         return found
 
 
-def first_token_through(door: Door, job: list[dict[str, str]], n: int) -> list[float]:
+def first_token_through(door: Door, job: list[Json], n: int) -> list[float]:
     """Seconds to the first token, one request after the other on one connection."""
     import httpx2
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 from ..contracts.errors import BackendUnsupported, BadArgument
+from ..contracts.json_values import Json
 from ..contracts.port import GenJob, GenOutput, Message
 from . import sampling, tools
 from .fields import Fields
@@ -60,7 +61,7 @@ def count(model: Model, fields: Fields) -> dict[str, int]:
     return {"input_tokens": len(prompt)}
 
 
-def _text(given: Any, where: str) -> str:
+def _text(given: Json, where: str) -> str:
     if given is None or isinstance(given, str):
         return given or ""
     if not isinstance(given, list):
@@ -74,7 +75,7 @@ def _text(given: Any, where: str) -> str:
     return "".join(parts)
 
 
-def _read(given: Any, where: str) -> list[Message]:
+def _read(given: Json, where: str) -> list[Message]:
     """One turn: results of tools are turns of their own."""
     fields = Fields(given, where)
     role, content = fields.needed("role"), fields.any("content")
@@ -134,18 +135,18 @@ class MessageReply:
         self._text = ""
         self._speaks = False
 
-    def whole(self, answers: Sequence[Answer]) -> Any:
+    def whole(self, answers: Sequence[Answer]) -> object:
         ((output,),) = cast(Sequence[tuple[GenOutput, ...]], answers)
         call = self._tools.call_in(output.text)
         content = _use(call, json.loads(call.arguments)) if call else {"type": "text", "text": output.text, "citations": None}
         return self._head | {"content": [content], **self._reason(output, bool(call)), "usage": self._usage(output)}
 
-    def _reason(self, output: GenOutput, is_call: bool) -> dict[str, Any]:
+    def _reason(self, output: GenOutput, is_call: bool) -> dict[str, object]:
         matched = output.matched_stop if output.matched_stop in self._sequences else None
         reason = "tool_use" if is_call else "stop_sequence" if matched else _REASONS.get(output.finish_reason)
         return {"stop_reason": reason, "stop_sequence": None if is_call else matched}
 
-    def _usage(self, output: GenOutput | None) -> dict[str, Any]:
+    def _usage(self, output: GenOutput | None) -> dict[str, object]:
         n_cached = 0 if output is None else output.usage.cached_tokens
         return {
             "input_tokens": self._n_prompt - n_cached,
@@ -157,7 +158,7 @@ class MessageReply:
     # ------------------------------------------------------------ a stream
 
     def opening(self) -> bytes:
-        begun: dict[str, Any] = self._head | {"content": [], "stop_reason": None, "stop_sequence": None, "usage": self._usage(None)}
+        begun: dict[str, object] = self._head | {"content": [], "stop_reason": None, "stop_sequence": None, "usage": self._usage(None)}
         return _event("message_start", message=begun)
 
     def piece(self, piece: Piece) -> bytes:
@@ -190,9 +191,9 @@ class MessageReply:
 _REASONS = {"stop": "end_turn", "length": "max_tokens"}
 
 
-def _use(call: tools.Call, given: Any) -> dict[str, Any]:
+def _use(call: tools.Call, given: Json) -> dict[str, object]:
     return {"type": "tool_use", "id": f"toolu_{secrets.token_hex(12)}", "name": call.name, "input": given}
 
 
-def _event(kind: str, **fields: Any) -> bytes:
+def _event(kind: str, **fields: object) -> bytes:
     return frame({"type": kind, **fields}, kind)

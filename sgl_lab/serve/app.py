@@ -8,10 +8,14 @@ tree) runs on the pool.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from typing import ParamSpec, TypeVar
 
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..contracts.json_values import Json
 from . import guard
 from .clients import Clients
 from .errors import Failure, Refused, failure_of
@@ -20,10 +24,9 @@ from .limits import Limits, Slots
 from .parsed import Model, ParsedRequest, dumps
 from .running import RunningRequest, Wakes
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Read = Callable[[Model, Fields], ParsedRequest]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 PING_S = 10.0
 """seconds of silence in a stream after which a comment is sent, so that nobody takes the line for dead"""
@@ -53,9 +56,9 @@ class DoorState:
         self.n_answered = 0
         self.is_closing = False
 
-    async def aside(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    async def aside(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """Call it on a thread of the pool."""
-        return await self.loop.run_in_executor(self.pool, function, *arguments)
+        return await self.loop.run_in_executor(self.pool, partial(function, *arguments, **named))
 
     def refuse(self) -> None:
         """From now on requests are refused, and those in flight end."""
@@ -108,7 +111,7 @@ def _too_large(limits: Limits) -> Refused:
     return Refused(413, f"the body is larger than {limits.body_bytes:,} bytes", headers={"Connection": "close"})
 
 
-async def answer(send: Send, status: int, data: Any, headers: Mapping[str, str] | None = None) -> None:
+async def answer(send: Send, status: int, data: object, headers: Mapping[str, str] | None = None) -> None:
     """A JSON answer; text where `data` is bytes."""
     content = data if isinstance(data, bytes) else dumps(data).encode()
     kind = (b"content-type", b"text/plain; charset=utf-8") if isinstance(data, bytes) else JSON
@@ -124,7 +127,7 @@ Spell = Callable[[Failure], Mapping[str, object]]
 class Guarded:
     """Lets in what `guard.check` lets in, and answers errors of all paths."""
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], token: str, origins: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, token: str, origins: frozenset[str]) -> None:
         self._app = app
         self._token = token
         self._origins = origins
@@ -153,7 +156,7 @@ def _named(send: Send, scope: Scope) -> Send:
     """Every answer names this door, so that a client behind a router can tell which worker it had."""
     host, port = scope.get("server") or ("", None)
 
-    async def named(message: MutableMapping[str, Any]) -> None:
+    async def named(message: Message) -> None:
         if message["type"] == "http.response.start":
             message["headers"] = [*message["headers"], (b"x-served-by", f"{host}:{port}".encode("latin-1"))]
         await send(message)
@@ -187,7 +190,7 @@ class Posted:
             client = guard.client_name(headers, _user(given))
             slots.take(client, 1)
             held = 1
-            parsed: ParsedRequest = await state.aside(self._parse, given)
+            parsed = await state.aside(self._parse, given)
             del given, body
             slots.check(parsed.n_sequences)
             slots.take(client, parsed.n_sequences - 1)
@@ -213,7 +216,7 @@ class Posted:
             elif not running.is_over:
                 running.cancel()
 
-    def _parse(self, given: Mapping[str, Any]) -> ParsedRequest:
+    def _parse(self, given: dict[str, Json]) -> ParsedRequest:
         fields = Fields(given)
         model = self._state.model
         model.check_name(fields.text("model"))
@@ -262,7 +265,7 @@ class Posted:
         await send({"type": "http.response.body", "body": b""})
 
 
-def _user(given: Mapping[str, Any]) -> object:
+def _user(given: dict[str, Json]) -> object:
     """The end user that a request names, as OpenAI's and as Anthropic's do."""
     metadata = given.get("metadata")
     return given.get("user") or (metadata.get("user_id") if isinstance(metadata, dict) else None)

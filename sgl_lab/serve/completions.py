@@ -6,12 +6,13 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 from ..contracts.errors import BadArgument
+from ..contracts.json_values import Json
 from ..contracts.port import GenJob, GenOutput, TokenLogprob
 from . import sampling
-from .fields import Fields
+from .fields import Fields, is_ids
 from .openai_chat import HARMLESS, streaming, usage_of
 from .parsed import DONE, Answer, Model, ParsedRequest, Piece, frame
 
@@ -37,14 +38,12 @@ def read(model: Model, fields: Fields) -> ParsedRequest:
     return ParsedRequest(jobs, CompletionReply(model, jobs, echoes, with_usage), streams, fields.text("rid"))
 
 
-def _prompts(model: Model, given: Any) -> list[tuple[int, ...]]:
-    def is_ids(value: Any) -> bool:
-        return isinstance(value, list) and bool(value) and all(type(one) is int for one in value)
-
-    several = [given] if isinstance(given, str) or is_ids(given) else given
-    if not isinstance(several, list) or not several or not all(isinstance(one, str) or is_ids(one) for one in several):
+def _prompts(model: Model, given: Json) -> list[tuple[int, ...]]:
+    several = given if isinstance(given, list) and not is_ids(given) else [given]
+    found = [model.encode_text(one) if isinstance(one, str) else tuple(one) for one in several if isinstance(one, str) or is_ids(one)]
+    if not several or len(found) < len(several):
         raise BadArgument(f"prompt must be a string, token ids, or a list of such, not {given!r:.60}")
-    return [model.encode_text(one) if isinstance(one, str) else tuple(one) for one in several]
+    return found
 
 
 class CompletionReply:
@@ -61,7 +60,7 @@ class CompletionReply:
         }
         self._n_chars: dict[int, int] = {}
 
-    def whole(self, answers: Sequence[Answer]) -> Any:
+    def whole(self, answers: Sequence[Answer]) -> object:
         choices = [
             self._choice(job, sample, output)
             for job, answer in enumerate(answers)
@@ -69,7 +68,7 @@ class CompletionReply:
         ]
         return self._head | {"choices": choices, "usage": usage_of(answers)}
 
-    def _choice(self, job: int, sample: int, output: GenOutput) -> dict[str, Any]:
+    def _choice(self, job: int, sample: int, output: GenOutput) -> dict[str, object]:
         gen_job = self._jobs[job]
         before = self._model.backend.decode(gen_job.prompt) if self._echoes else ""
         entries = (*(output.prompt_logprobs if self._echoes else ()), *output.logprobs)
@@ -84,7 +83,7 @@ class CompletionReply:
     def _index(self, job: int, sample: int) -> int:
         return job * self._jobs[job].params.n + sample
 
-    def _logprobs_of(self, entries: Sequence[TokenLogprob], at: int) -> dict[str, Any]:
+    def _logprobs_of(self, entries: Sequence[TokenLogprob], at: int) -> dict[str, object]:
         spell, offsets = self._model.spell, []
         tokens = [spell(entry.token) for entry in entries]
         for token in tokens:

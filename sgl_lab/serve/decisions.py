@@ -14,9 +14,10 @@ import math
 import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 from ..contracts.errors import BackendUnsupported, BadArgument
+from ..contracts.json_values import Json
 from ..contracts.port import Message, ScoreJob, ScoreOutput, Usage
 from ..contracts.prefixes import n_common
 from . import messages, tools
@@ -37,7 +38,7 @@ class Question:
     instructions: str
     options: tuple[tuple[str, str], ...]
     noun: str
-    answer: Callable[[Sequence[float]], dict[str, Any]]
+    answer: Callable[[Sequence[float]], dict[str, object]]
     """from the probabilities of its labels, in order"""
     meanings: tuple[str, str] = ("", "")
     """of true and false"""
@@ -91,12 +92,14 @@ def _asking(turns: Sequence[Message], question: str) -> list[Message]:
 class Decided:
     """The probabilities, question by question."""
 
-    def __init__(self, questions: Sequence[Question], sizes: Sequence[Sequence[int]], spell: Callable[[list[dict[str, Any]], Usage], Any]):
+    def __init__(
+        self, questions: Sequence[Question], sizes: Sequence[Sequence[int]], spell: Callable[[list[dict[str, object]], Usage], object]
+    ) -> None:
         self._questions = questions
         self._sizes = sizes
         self._spell = spell
 
-    def whole(self, answers: Sequence[Answer]) -> Any:
+    def whole(self, answers: Sequence[Answer]) -> object:
         output = cast(ScoreOutput, answers[0])
         rows = iter(output.logprobs)
         found = []
@@ -157,7 +160,7 @@ def read(model: Model, fields: Fields) -> ParsedRequest:
     fields.ignore(*HARMLESS)
     job, sizes = job_of(model, turns, questions)
 
-    def spell(answers: list[dict[str, Any]], usage: Usage) -> Any:
+    def spell(answers: list[dict[str, object]], usage: Usage) -> object:
         counts = {
             "input_tokens": usage.prompt_tokens,
             "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
@@ -170,7 +173,7 @@ def read(model: Model, fields: Fields) -> ParsedRequest:
     return ParsedRequest((job,), Decided(questions, sizes, spell))
 
 
-def _parts(given: Any, where: str) -> str:
+def _parts(given: Json, where: str) -> str:
     """Text and JSON parts."""
     if isinstance(given, list):
         given = [
@@ -182,7 +185,7 @@ def _parts(given: Any, where: str) -> str:
     return messages.text_of(given, where)
 
 
-def _input(given: Any) -> list[Message]:
+def _input(given: Json) -> list[Message]:
     if isinstance(given, str):
         return [Message("user", given)]
     if not isinstance(given, list) or not given:
@@ -225,7 +228,7 @@ def _question(fields: Fields) -> Question:
                 raise BadArgument("the values of a choice must differ")
             options = tuple((str(value), each.text("description") or "") for value, each in zip(values, choices, strict=True))
 
-            def chosen(p: Sequence[float]) -> dict[str, Any]:
+            def chosen(p: Sequence[float]) -> dict[str, object]:
                 best, confidence = _choice(p)
                 listed = [{"value": value, "probability": each} for value, each in zip(values, p, strict=True)]
                 return {"type": "choice", "name": name, "choice": values[best], "confidence": confidence, "probabilities": listed}
@@ -238,7 +241,7 @@ def _question(fields: Fields) -> Question:
                 raise BadArgument(f"a score has 2 to {MAX_CHOICES} levels, not {len(levels)}")
             options = tuple((each.needed("label"), each.text("description") or "") for each in levels)
 
-            def rated(p: Sequence[float]) -> dict[str, Any]:
+            def rated(p: Sequence[float]) -> dict[str, object]:
                 score, confidence = _score(p)
                 listed = [{"label": options[i][0], "value": i, "probability": each} for i, each in enumerate(p)]
                 return {"type": "score", "name": name, "score": score, "confidence": confidence, "probabilities": listed}
@@ -265,14 +268,14 @@ def read_systemone(model: Model, fields: Fields) -> ParsedRequest:
     questions = [_typed(Fields(one, f"questions.{name}.")) for name, one in given.items()]
     job, sizes = job_of(model, [Message("user", _spelled(state))], questions)
 
-    def spell(answers: list[dict[str, Any]], usage: Usage) -> Any:
+    def spell(answers: list[dict[str, object]], usage: Usage) -> object:
         counts = {"input_tokens": usage.prompt_tokens, "output_tokens": 0, "cached_tokens": usage.cached_tokens}
         return {"model": model.name, "answers": dict(zip(names, answers, strict=True)), "usage": counts}
 
     return ParsedRequest((job,), Decided(questions, sizes, spell))
 
 
-def _spelled(value: Any) -> str:
+def _spelled(value: Json) -> str:
     return value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
@@ -291,7 +294,7 @@ def _typed(fields: Fields) -> Question:
                 raise BadArgument(f"the criteria of a choice map 1 to {MAX_CHOICES} names to what they mean")
             options = tuple((name, _spelled(about)) for name, about in criteria.items())
 
-            def chosen(p: Sequence[float]) -> dict[str, Any]:
+            def chosen(p: Sequence[float]) -> dict[str, object]:
                 best, confidence = _choice(p)
                 listed = {name: each for (name, _), each in zip(options, p, strict=True)}
                 return {"type": "choice", "choice": options[best][0], "confidence": confidence, "probabilities": listed}
@@ -302,7 +305,7 @@ def _typed(fields: Fields) -> Question:
                 raise BadArgument(f"the criteria of a score are a list of 1 to {MAX_CHOICES} levels")
             levels = tuple((_spelled(level), "") for level in criteria)
 
-            def rated(p: Sequence[float]) -> dict[str, Any]:
+            def rated(p: Sequence[float]) -> dict[str, object]:
                 score, confidence = _score(p)
                 legend = {str(i): level for i, level in enumerate(criteria)}
                 listed = {str(i): each for i, each in enumerate(p)}

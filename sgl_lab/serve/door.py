@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Iterable
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from ..contracts.errors import BackendUnsupported, BadArgument, EngineStopped, ProgramError, SglError
 from .kv_events import Publisher
@@ -20,11 +20,12 @@ from .limits import Limits
 
 if TYPE_CHECKING:
     import uvicorn
+    from starlette.types import Receive, Scope, Send
 
     from ..session import Lab
     from .app import DoorState
     from .clients import Clients
-    from .paths import Paths
+    from .paths import Counts, Paths
 
 _log = logging.getLogger(__name__)
 
@@ -131,9 +132,10 @@ class Door:
         """Arguments for `openai.OpenAI(**door.client)`."""
         return {"base_url": f"{self.url}/v1", "api_key": self.token}
 
-    def counts(self) -> dict[str, Any]:
+    def counts(self) -> Counts:
         """What is held now, by client; what was answered and refused so far."""
-        return self._paths.counts() if self._paths is not None else {}
+        assert self._paths is not None, "the door has opened"
+        return self._paths.counts()
 
     def clients(self) -> list[tuple[str, int, int]]:
         """(name, requests, of which in flight) of each client whose run goes on."""
@@ -209,7 +211,7 @@ class Door:
                 await asyncio.to_thread(self._publisher.close)
             await asyncio.to_thread(state.clients.close)
 
-    async def _app(self, scope: Any, receive: Any, send: Any) -> None:
+    async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._inner(scope, receive, send)
 
     async def _watch(self, clients: Clients, server: uvicorn.Server) -> None:

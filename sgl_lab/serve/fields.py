@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TypeGuard, TypeVar
 
 from ..contracts.errors import BackendUnsupported, BadArgument
+from ..contracts.json_values import Json
 from ..contracts.near import nearest
 
+T = TypeVar("T")
 
-def parse(body: bytes) -> dict[str, Any]:
+
+def parse(body: bytes) -> dict[str, Json]:
     """The JSON object in `body`. BadArgument for anything else."""
     try:
-        found = json.loads(body or b"null")
+        found: Json = json.loads(body or b"null")
     except RecursionError:
         raise BadArgument("the body is nested too deeply") from None
     except ValueError as error:
@@ -23,11 +26,20 @@ def parse(body: bytes) -> dict[str, Any]:
     return found
 
 
+def is_ids(value: object) -> TypeGuard[list[int]]:
+    """Whether it is a list of token ids, and not empty."""
+    return isinstance(value, list) and bool(value) and all(type(one) is int for one in value)
+
+
+def are_texts(value: object) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
 class Fields:
     """`where` precedes the names of fields in messages, such as `tools[0].`"""
 
-    def __init__(self, given: Any, where: str = "") -> None:
-        if not isinstance(given, Mapping):
+    def __init__(self, given: Json, where: str = "") -> None:
+        if not isinstance(given, dict):
             raise BadArgument(f"{where.rstrip('.') or 'the body'} must be an object, not {given!r:.60}")
         self._given = given
         self._where = where
@@ -37,22 +49,22 @@ class Fields:
     def __contains__(self, name: str) -> bool:
         return self._given.get(name) is not None
 
-    def any(self, name: str) -> Any:
+    def any(self, name: str) -> Json:
         """The value, whatever it is; None if it is null or missing."""
         self._known[name] = None
         self._unread.pop(name, None)
         return self._given.get(name)
 
-    def _of(self, name: str, kinds: type | tuple[type, ...], what: str) -> Any:
+    def _of(self, name: str, kind: type[T] | tuple[type[T], ...], what: str) -> T | None:
         value = self.any(name)
-        is_number = isinstance(value, bool) and bool not in (kinds if isinstance(kinds, tuple) else (kinds,))
-        if value is not None and (is_number or not isinstance(value, kinds)):
+        if value is None:
+            return None
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise BadArgument(f"{self._where}{name} must be {what}, not {value!r:.60}")
         return value
 
     def text(self, name: str) -> str | None:
-        value: str | None = self._of(name, str, "a string")
-        return value
+        return self._of(name, str, "a string")
 
     def needed(self, name: str) -> str:
         value = self.text(name)
@@ -61,19 +73,16 @@ class Fields:
         return value
 
     def whole(self, name: str) -> int | None:
-        value: int | None = self._of(name, int, "a whole number")
-        return value
+        return self._of(name, int, "a whole number")
 
     def number(self, name: str) -> float | None:
-        value: float | None = self._of(name, (int, float), "a number")
-        return value
+        return self._of(name, (int, float), "a number")
 
     def flag(self, name: str) -> bool:
         return bool(self._of(name, bool, "true or false"))
 
-    def items(self, name: str) -> Sequence[Any]:
-        value: Sequence[Any] | None = self._of(name, list, "a list")
-        return value or ()
+    def items(self, name: str) -> Sequence[Json]:
+        return self._of(name, list, "a list") or ()
 
     def inner(self, name: str) -> Fields | None:
         value = self._of(name, dict, "an object")

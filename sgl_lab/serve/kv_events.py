@@ -13,7 +13,7 @@ import threading
 import time
 from array import array
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..contracts.errors import BackendUnsupported, SglError
 from ..contracts.events import Event, NodeEvicted, NodeInserted, NodeSplit
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LOOK_S = 0.05
 """seconds between two looks at the ring"""
 Hash = int
-Wire = dict[str, Any]
+Wire = dict[str, object]
 
 
 class Blocks:
@@ -121,7 +121,7 @@ class Publisher:
         self._thread.start()
 
     @property
-    def info(self) -> dict[str, Any]:
+    def info(self) -> dict[str, object]:
         """What /server_info says of it. Viewers dial the host of the server and this port; they insist on the wildcard."""
         about = {"publisher": "zmq", "endpoint_host": "*", "endpoint_port_base": self.port, "topic": "", "dp_size": 1}
         return {"kv_events": about | {"block_size": self._lab.page_size}}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from ..contracts.errors import BackendUnsupported, BadArgument
+from ..contracts.json_values import Json
 from ..contracts.port import Message
 from .fields import Fields
 from .tools import spelled_call
@@ -14,7 +14,7 @@ ROLES = {"system": "system", "developer": "system", "user": "user", "assistant":
 TEXTS = frozenset({"text", "input_text", "output_text", "refusal", "reasoning_text", "summary_text"})
 
 
-def text_of(content: Any, where: str) -> str:
+def text_of(content: Json, where: str) -> str:
     """The text of a content: a string, or a list of parts."""
     if content is None or isinstance(content, str):
         return content or ""
@@ -33,7 +33,7 @@ def text_of(content: Any, where: str) -> str:
     return "".join(parts)
 
 
-def read(given: Sequence[Any], where: str = "messages") -> list[Message]:
+def read(given: Sequence[Json], where: str = "messages") -> list[Message]:
     """Messages of a chat completion."""
     if not given:
         raise BadArgument(f"{where} is empty", hint="give at least one message")
@@ -50,7 +50,7 @@ def read(given: Sequence[Any], where: str = "messages") -> list[Message]:
     return found
 
 
-def _call(given: Any, where: str) -> str:
+def _call(given: Json, where: str) -> str:
     function = Fields(given, where).inner("function")
     if function is None:
         raise BadArgument(f"{where}function is missing")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import TypeVar, cast
 
 from ..contracts.errors import BadArgument
+from ..contracts.json_values import Json
 from ..contracts.params import SamplingParams
 from ..contracts.port import GenJob, GenOutput, TokenLogprob
 from ..lang.finish import FinishReason
 from . import sampling
-from .fields import Fields
+from .fields import Fields, are_texts, is_ids
 from .parsed import DONE, Answer, Model, ParsedRequest, Piece, frame
 
 ABSENT = (
@@ -31,6 +32,10 @@ HARMLESS = (
     "custom_labels",
 )
 
+Row = tuple[float | None, int, str | None]
+"""logprob, token, its text"""
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class LogprobOptions:
@@ -46,7 +51,7 @@ class LogprobOptions:
 def read(model: Model, fields: Fields) -> ParsedRequest:
     prompts, is_batch = _prompts(model, fields)
     n = len(prompts)
-    given = _each(fields.any("sampling_params") or {}, n, Mapping, "sampling_params")
+    given = _each(fields.any("sampling_params") or {}, n, dict, "sampling_params")
     returns = _each(fields.any("return_logprob") or False, n, bool, "return_logprob")
     starts = _each(-1 if (value := fields.any("logprob_start_len")) is None else value, n, int, "logprob_start_len")
     tops = _each(fields.any("top_logprobs_num") or 0, n, int, "top_logprobs_num")
@@ -84,28 +89,32 @@ def _prompts(model: Model, fields: Fields) -> tuple[list[tuple[int, ...]], bool]
     if isinstance(text, str):
         return [model.encode_text(text)], False
     if text is not None:
-        if not isinstance(text, list) or not text or not all(isinstance(one, str) for one in text):
+        if not text or not are_texts(text):
             raise BadArgument(f"text must be a string or a list of strings, not {text!r:.60}")
         return [model.encode_text(one) for one in text], True
-    if isinstance(ids, list) and ids and all(type(one) is int for one in ids):
+    if is_ids(ids):
         return [tuple(ids)], False
-    if isinstance(ids, list) and ids and all(isinstance(one, list) and one and all(type(id) is int for id in one) for one in ids):
-        return [tuple(one) for one in ids], True
+    if isinstance(ids, list) and ids:
+        found = [tuple(one) for one in ids if is_ids(one)]
+        if len(found) == len(ids):
+            return found, True
     raise BadArgument(f"input_ids must be a list of token ids, or a list of such lists, not {ids!r:.60}")
 
 
-def _each(value: Any, n: int, kind: type, name: str) -> list[Any]:
+def _each(value: Json, n: int, kind: type[T], name: str) -> list[T]:
     """One value for each prompt, from one for all or a list."""
     values = value if isinstance(value, list) else [value] * n
     if len(values) != n:
         raise BadArgument(f"{len(values)} {name} for {n} prompts", hint="give one, or one for each prompt")
+    found = []
     for one in values:
         if not isinstance(one, kind) or (kind is int and isinstance(one, bool)):
             raise BadArgument(f"{name} cannot be {one!r:.60}")
-    return values
+        found.append(one)
+    return found
 
 
-def _rids(given: Any, n: int) -> list[str]:
+def _rids(given: Json, n: int) -> list[str]:
     names = given if isinstance(given, list) else [given] * n
     return [name if isinstance(name, str) and name else secrets.token_hex(16) for name in names]
 
@@ -117,12 +126,12 @@ def _params(fields: Fields) -> SamplingParams:
     fields.only("no_stop_trim", False)
     fields.only("structural_tag")
     fields.ignore("custom_params", "stream_interval")
-    given: dict[str, Any] = {"max_tokens": 128 if most is None else most}
+    given = {"max_tokens": 128 if most is None else most}
     if seed is not None:
         given["seed"] = seed
     if least is not None:
         given["min_tokens"] = min(least, given["max_tokens"])
-    params = sampling.read(fields, **given)
+    params = sampling.read(fields, None, **given)
     fields.done()
     return params
 
@@ -138,14 +147,14 @@ class GenerateReply:
         self._rids = rids
         self._so_far: dict[tuple[int, int], tuple[list[str], list[int]]] = {}
 
-    def whole(self, answers: Sequence[Answer]) -> Any:
+    def whole(self, answers: Sequence[Answer]) -> object:
         outputs = [self._output(number, output) for number, answer in enumerate(answers) for output in cast(tuple[GenOutput, ...], answer)]
         return outputs if self._is_batch or len(outputs) > 1 else outputs[0]
 
-    def _output(self, number: int, output: GenOutput) -> dict[str, Any]:
+    def _output(self, number: int, output: GenOutput) -> dict[str, object]:
         usage, option = output.usage, self._options[number]
         reason = FinishReason.of(output.finish_reason, usage.completion_tokens, output.matched_stop)
-        meta: dict[str, Any] = {
+        meta: dict[str, object] = {
             "id": self._rids[number],
             "finish_reason": dict(reason.details),
             "prompt_tokens": usage.prompt_tokens,
@@ -166,8 +175,8 @@ class GenerateReply:
                 meta |= {"input_top_logprobs": prompt_rows[1], "output_top_logprobs": output_rows[1]}
         return {"text": output.text, "output_ids": list(output.ids), "meta_info": meta}
 
-    def _logprobs_of(self, entries: Sequence[TokenLogprob], option: LogprobOptions) -> tuple[list[Any], list[Any]]:
-        def spelled(token: int, logprob: float | None) -> tuple[float | None, int, str | None]:
+    def _logprobs_of(self, entries: Sequence[TokenLogprob], option: LogprobOptions) -> tuple[list[Row], list[list[Row] | None]]:
+        def spelled(token: int, logprob: float | None) -> Row:
             return logprob, token, self._model.spell(token) if option.with_text else None
 
         tokens = [spelled(entry.token, entry.logprob) for entry in entries]
@@ -204,7 +213,7 @@ class GenerateReply:
         return {"index": index} if self._jobs[number].params.n > 1 else {}
 
 
-def model_info(model: Model) -> dict[str, Any]:
+def model_info(model: Model) -> dict[str, object]:
     return {
         "model_path": model.card.name,
         "tokenizer_path": model.card.name,

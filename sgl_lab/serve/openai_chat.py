@@ -5,9 +5,10 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 from ..contracts.errors import BackendUnsupported, BadArgument
+from ..contracts.json_values import Json
 from ..contracts.port import GenJob, GenOutput, TokenLogprob
 from . import messages, sampling, tools
 from .fields import Fields
@@ -55,12 +56,12 @@ def read(model: Model, fields: Fields) -> ParsedRequest:
     return ParsedRequest((GenJob(prompt, params),), ChatReply(model, params.logprobs, chosen, with_usage), streams, rid)
 
 
-def stops(model: Model, fields: Fields, given: Any = None) -> Any:
+def stops(model: Model, fields: Fields, given: Json = None) -> Json:
     """The request's stops, and the chat template's own, which end a turn."""
     given, own = given or fields.any("stop"), model.chat.stop
-    if not own:
-        return given
-    return [*([given] if isinstance(given, str) else given or ()), *own]
+    if isinstance(given, str) and own:
+        given = [given]
+    return [*given, *own] if isinstance(given, list) else given or list(own)
 
 
 def streaming(fields: Fields) -> tuple[bool, bool]:
@@ -83,7 +84,7 @@ def _tools(fields: Fields) -> tools.Tools:
         if (kind := tool.needed("type")) != "function" or (function := tool.inner("function")) is None:
             raise BackendUnsupported(f"tools[{i}] of type {kind!r:.40} is not supported here", hint="give functions")
         found.append(tools.read(function))
-    choice = fields.any("tool_choice")
+    choice: object = fields.any("tool_choice")
     if isinstance(choice, dict):
         match choice:
             case {"type": "function", "function": {"name": str(name)}}:
@@ -96,7 +97,7 @@ def _tools(fields: Fields) -> tools.Tools:
 # ---------------------------------------------------------------- answers
 
 
-def usage_of(answers: Sequence[Answer]) -> dict[str, Any]:
+def usage_of(answers: Sequence[Answer]) -> dict[str, object]:
     """Samples of one prompt share it: it counts once."""
     outputs = [cast(tuple[GenOutput, ...], answer) for answer in answers]
     n_prompt = sum(each[0].usage.prompt_tokens for each in outputs)
@@ -125,14 +126,14 @@ class ChatReply:
 
     # ------------------------------------------------------------ whole
 
-    def whole(self, answers: Sequence[Answer]) -> Any:
+    def whole(self, answers: Sequence[Answer]) -> object:
         (outputs,) = cast(Sequence[tuple[GenOutput, ...]], answers)
         choices = [self._choice(index, output) for index, output in enumerate(outputs)]
         return self._head | {"object": "chat.completion", "choices": choices, "usage": usage_of(answers)}
 
-    def _choice(self, index: int, output: GenOutput) -> dict[str, Any]:
+    def _choice(self, index: int, output: GenOutput) -> dict[str, object]:
         call = self._tools.call_in(output.text)
-        message: dict[str, Any] = {"role": "assistant", "content": None if call else output.text, "refusal": None}
+        message: dict[str, object] = {"role": "assistant", "content": None if call else output.text, "refusal": None}
         if call:
             message["tool_calls"] = [_spelled(call)]
         return {
@@ -143,14 +144,12 @@ class ChatReply:
             "matched_stop": output.matched_stop,
         }
 
-    def _logprobs_of(self, logprobs: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
-        def entry(token: int, logprob: float | None) -> dict[str, Any]:
+    def _logprobs_of(self, logprobs: Sequence[TokenLogprob]) -> list[dict[str, object]]:
+        def entry(token: int, logprob: float | None) -> dict[str, object]:
             text = self._model.spell(token)
             return {"token": text, "logprob": -9999.0 if logprob is None else logprob, "bytes": list(text.encode())}
 
-        return [
-            entry(one.token, one.logprob) | {"top_logprobs": [entry(token, logprob) for token, logprob in one.top]} for one in logprobs
-        ]
+        return [entry(one.token, one.logprob) | {"top_logprobs": [entry(token, logprob) for token, logprob in one.top]} for one in logprobs]
 
     # ------------------------------------------------------------ a stream
 
@@ -184,7 +183,7 @@ class ChatReply:
         for index, output in enumerate(outputs):
             call = None if index in self._spoke else self._tools.call_in(output.text)
             if call:
-                delta: dict[str, Any] = {"role": "assistant", "content": None, "tool_calls": [_spelled(call) | {"index": 0}]}
+                delta: dict[str, object] = {"role": "assistant", "content": None, "tool_calls": [_spelled(call) | {"index": 0}]}
                 frames.append(self._closed(index, delta, None))
             elif index not in self._spoke:
                 frames.append(self._said(index, self._held.get(index, "")))
@@ -193,10 +192,10 @@ class ChatReply:
             frames.append(frame(self._head | {"object": "chat.completion.chunk", "choices": [], "usage": usage_of(answers)}))
         return b"".join((*frames, DONE))
 
-    def _closed(self, index: int, delta: dict[str, Any], reason: str | None, matched: str | int | None = None) -> bytes:
+    def _closed(self, index: int, delta: dict[str, object], reason: str | None, matched: str | int | None = None) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason, "matched_stop": matched}
         return frame(self._head | {"object": "chat.completion.chunk", "choices": [choice]})
 
 
-def _spelled(call: tools.Call) -> dict[str, Any]:
+def _spelled(call: tools.Call) -> dict[str, object]:
     return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": {"name": call.name, "arguments": call.arguments}}

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePath
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from ..contracts.errors import ModelMissing
 from ..contracts.port import Backend, GenJob, GenOutput, Message, ModelCard, ScoreJob, ScoreOutput, Segment, TokenLogprob
@@ -34,7 +34,7 @@ class Piece(NamedTuple):
 class Reply(Protocol):
     """Spells an answer: whole, or as the frames of a stream of server-sent events."""
 
-    def whole(self, answers: Sequence[Answer]) -> Any:
+    def whole(self, answers: Sequence[Answer]) -> object:
         """The JSON value of the answer."""
 
     def opening(self) -> bytes: ...
@@ -58,13 +58,13 @@ class ParsedRequest:
         return sum(job.params.n if isinstance(job, GenJob) else -(-len(job.choices) // CHOICES) for job in self.jobs)
 
 
-def frame(data: Any, event: str | None = None) -> bytes:
+def frame(data: object, event: str | None = None) -> bytes:
     """One server-sent event."""
     head = f"event: {event}\n" if event else ""
     return f"{head}data: {dumps(data)}\n\n".encode()
 
 
-def dumps(data: Any) -> str:
+def dumps(data: object) -> str:
     return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
 
 

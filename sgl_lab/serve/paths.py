@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
+
+from starlette.types import Receive, Scope, Send
 
 from ..contracts.errors import BadArgument
+from ..contracts.json_values import Json
 from ..contracts.params import SamplingParams
 from ..contracts.port import GenJob
 from . import anthropic, messages, native
-from .app import DoorState, Receive, Scope, Send, answer, body_of, headers_of
+from .app import DoorState, answer, body_of, headers_of
 from .errors import Refused
-from .fields import Fields, parse
+from .fields import Fields, are_texts, is_ids, parse
 from .running import RunningRequest
 
 if TYPE_CHECKING:
     from ..session import Lab
 
-Describe = Callable[[Fields], Awaitable[Any]]
+Describe = Callable[[Fields], Awaitable[object]]
 CREATED = int(time.time())
+
+
+class Counts(TypedDict):
+    held: int
+    """sequences in flight"""
+    clients: dict[str, int]
+    """the same by client"""
+    answered: int
+    refused: int
 
 
 class InfoPath:
@@ -45,7 +57,7 @@ class InfoPath:
 
 
 class Paths:
-    def __init__(self, lab: Lab, state: DoorState, info: Mapping[str, Any]) -> None:
+    def __init__(self, lab: Lab, state: DoorState, info: Mapping[str, object]) -> None:
         self._lab = lab
         self._state = state
         self._info = info
@@ -66,15 +78,15 @@ class Paths:
         await running.wait()
         return b""
 
-    async def models(self, fields: Fields) -> Any:
+    async def models(self, fields: Fields) -> object:
         model = self._state.model
         one = {"id": model.name, "object": "model", "created": CREATED, "owned_by": "sgl_lab", "root": model.name, "parent": None}
         return {"object": "list", "data": [one | {"max_model_len": model.card.context}]}
 
-    async def model_info(self, fields: Fields) -> Any:
+    async def model_info(self, fields: Fields) -> object:
         return native.model_info(self._state.model)
 
-    async def server_info(self, fields: Fields) -> Any:
+    async def server_info(self, fields: Fields) -> object:
         stats = await self._state.aside(self._lab.stats)
         state = {"stats": stats, "memory_usage": {"token_capacity": stats["pages_total"] * self._lab.page_size}}
         return native.model_info(self._state.model) | {
@@ -87,62 +99,67 @@ class Paths:
             **self._info,
         }
 
-    def counts(self) -> dict[str, Any]:
+    def counts(self) -> Counts:
         slots = self._state.slots
         return {"held": slots.n_held, "clients": dict(slots.held), "answered": self._state.n_answered, "refused": slots.n_refused}
 
     async def metrics(self, fields: Fields) -> bytes:
         counts = self.counts()
         own = "".join(
-            f"# TYPE sgl_lab_door_{name} {kind}\nsgl_lab_door_{name} {counts[key]}\n"
-            for key, name, kind in (
-                ("held", "held", "gauge"),
-                ("answered", "answered_total", "counter"),
-                ("refused", "refused_total", "counter"),
+            f"# TYPE sgl_lab_door_{name} {kind}\nsgl_lab_door_{name} {count}\n"
+            for count, name, kind in (
+                (counts["held"], "held", "gauge"),
+                (counts["answered"], "answered_total", "counter"),
+                (counts["refused"], "refused_total", "counter"),
             )
         )
-        text: str = await self._state.aside(self._lab.prometheus)
+        text = await self._state.aside(self._lab.prometheus)
         return (text + own).encode()
 
     async def flush(self, fields: Fields) -> bytes:
         await self._state.aside(self._lab.flush)
         return b"Cache flushed.\n"
 
-    async def abort(self, fields: Fields) -> Any:
+    async def abort(self, fields: Fields) -> object:
         rid = fields.text("rid")
         if not fields.flag("abort_all") and not rid:
             raise BadArgument("abort_request needs rid, or abort_all")
         return {"aborted": self._state.abort(rid or None)}
 
-    async def tokenize(self, fields: Fields) -> Any:
+    async def tokenize(self, fields: Fields) -> object:
         fields.ignore("model", "add_special_tokens", "return_token_strs", "add_generation_prompt")
         tokens = await self._state.aside(self._tokens, fields)
         return {"tokens": tokens, "count": len(tokens), "max_model_len": self._state.model.card.context}
 
-    def _tokens(self, fields: Fields) -> list[Any]:
+    def _tokens(self, fields: Fields) -> list[int] | list[list[int]]:
         model = self._state.model
         if turns := fields.items("messages"):
             return list(model.encode_chat(messages.read(turns)))
         prompt = fields.any("prompt")
         if isinstance(prompt, str):
             return list(model.encode_text(prompt))
-        if isinstance(prompt, list) and all(isinstance(one, str) for one in prompt):
+        if are_texts(prompt):
             return [list(model.encode_text(one)) for one in prompt]
         raise BadArgument("prompt must be a string or a list of strings")
 
-    async def count_tokens(self, fields: Fields) -> Any:
+    async def count_tokens(self, fields: Fields) -> object:
         model = self._state.model
         model.check_name(fields.text("model"))
         return await self._state.aside(anthropic.count, model, fields)
 
-    async def detokenize(self, fields: Fields) -> Any:
+    async def detokenize(self, fields: Fields) -> object:
         fields.ignore("model", "skip_special_tokens")
-        return {"text": await self._state.aside(self._text, fields.any("tokens"))}
+        return {"text": await self._state.aside(self._texts, fields.any("tokens"))}
 
-    def _text(self, tokens: Any) -> Any:
-        n_vocab = self._state.model.card.vocab
+    def _texts(self, tokens: Json) -> str | list[str]:
         if isinstance(tokens, list) and all(isinstance(one, list) for one in tokens) and tokens:
             return [self._text(one) for one in tokens]
-        if not isinstance(tokens, list) or not all(type(one) is int and 0 <= one < n_vocab for one in tokens):
+        return self._text(tokens)
+
+    def _text(self, tokens: Json) -> str:
+        n_vocab = self._state.model.card.vocab
+        if tokens == []:
+            return ""
+        if not is_ids(tokens) or not all(0 <= one < n_vocab for one in tokens):
             raise BadArgument(f"tokens must be a list of token ids below {n_vocab}, or a list of such lists")
         return self._state.model.backend.decode(tokens)

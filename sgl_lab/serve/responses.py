@@ -5,9 +5,10 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 from ..contracts.errors import BackendUnsupported, BadArgument
+from ..contracts.json_values import Json
 from ..contracts.port import GenJob, GenOutput, Message, TokenLogprob
 from . import messages, sampling, tools
 from .fields import Fields
@@ -48,7 +49,7 @@ def read(model: Model, fields: Fields) -> ParsedRequest:
     fields.only("background", False)
     fields.ignore(*IGNORED, "stream_options")
     prompt = model.encode_chat(messages.with_system(turns, chosen.prompt))
-    echo = {
+    echo: dict[str, object] = {
         "instructions": instructions,
         "max_output_tokens": params.max_tokens,
         "temperature": params.temperature,
@@ -62,7 +63,7 @@ def read(model: Model, fields: Fields) -> ParsedRequest:
     return ParsedRequest((GenJob(prompt, params),), ResponseReply(model, params.logprobs, chosen, echo), streams, rid)
 
 
-def _input(given: Any) -> list[Message]:
+def _input(given: Json) -> list[Message]:
     if isinstance(given, str):
         return [Message("user", given)]
     if not isinstance(given, list) or not given:
@@ -92,7 +93,7 @@ def _tools(fields: Fields) -> tools.Tools:
         if (kind := tool.needed("type")) != "function":
             raise BackendUnsupported(f"tools[{i}] of type {kind!r:.40} is not supported here", hint="give functions")
         found.append(tools.read(tool))
-    choice = fields.any("tool_choice")
+    choice: object = fields.any("tool_choice")
     match choice:
         case {"type": "function", "name": str(name)}:
             choice = (name,)
@@ -101,7 +102,7 @@ def _tools(fields: Fields) -> tools.Tools:
     return tools.of(found, choice)
 
 
-def usage_of(output: GenOutput) -> dict[str, Any]:
+def usage_of(output: GenOutput) -> dict[str, object]:
     usage = output.usage
     return {
         "input_tokens": usage.prompt_tokens,
@@ -113,12 +114,12 @@ def usage_of(output: GenOutput) -> dict[str, Any]:
 
 
 class ResponseReply:
-    def __init__(self, model: Model, logprobs: bool, chosen: tools.Tools, echo: dict[str, Any]) -> None:
+    def __init__(self, model: Model, logprobs: bool, chosen: tools.Tools, echo: dict[str, object]) -> None:
         self._model = model
         self._logprobs = logprobs
         self._tools = chosen
         self._item = f"msg_{secrets.token_hex(16)}"
-        self._head: dict[str, Any] = {
+        self._head: dict[str, object] = {
             "id": f"resp_{secrets.token_hex(16)}",
             "object": "response",
             "created_at": int(time.time()),
@@ -137,24 +138,25 @@ class ResponseReply:
 
     # ------------------------------------------------------------ whole
 
-    def whole(self, answers: Sequence[Answer]) -> Any:
+    def whole(self, answers: Sequence[Answer]) -> object:
         ((output,),) = cast(Sequence[tuple[GenOutput, ...]], answers)
         return self._ended(output, self._output_item(output))
 
-    def _output_item(self, output: GenOutput) -> dict[str, Any]:
+    def _output_item(self, output: GenOutput) -> dict[str, object]:
         status = "completed" if output.finish_reason == "stop" else "incomplete"
-        call = None if self._speaks else self._tools.call_in(output.text)
-        if call:
-            return self._call_item(call)
-        return self._message(status, [self._part(output.text, output.logprobs)])
+        call = self._call(output)
+        return self._call_item(call) if call else self._message(status, [self._part(output.text, output.logprobs)])
 
-    def _message(self, status: str, content: list[Any]) -> dict[str, Any]:
+    def _call(self, output: GenOutput) -> tools.Call | None:
+        return None if self._speaks else self._tools.call_in(output.text)
+
+    def _message(self, status: str, content: list[dict[str, object]]) -> dict[str, object]:
         return {"id": self._item, "type": "message", "status": status, "role": "assistant", "content": content}
 
-    def _part(self, text: str, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+    def _part(self, text: str, logprobs: Sequence[TokenLogprob]) -> dict[str, object]:
         return {"type": "output_text", "text": text, "annotations": [], "logprobs": self._logprobs_of(logprobs)}
 
-    def _call_item(self, call: tools.Call) -> dict[str, Any]:
+    def _call_item(self, call: tools.Call) -> dict[str, object]:
         own = self._item.removeprefix("msg_")
         return {
             "id": f"fc_{own}",
@@ -165,14 +167,14 @@ class ResponseReply:
             "status": "completed",
         }
 
-    def _ended(self, output: GenOutput, item: dict[str, Any]) -> dict[str, Any]:
+    def _ended(self, output: GenOutput, item: dict[str, object]) -> dict[str, object]:
         is_cut = output.finish_reason != "stop"
         reason = {"reason": "max_output_tokens" if output.finish_reason == "length" else output.finish_reason} if is_cut else None
         status = "incomplete" if is_cut else "completed"
         return self._head | {"status": status, "incomplete_details": reason, "output": [item], "usage": usage_of(output)}
 
-    def _logprobs_of(self, logprobs: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
-        def entry(token: int, logprob: float | None) -> dict[str, Any]:
+    def _logprobs_of(self, logprobs: Sequence[TokenLogprob]) -> list[dict[str, object]]:
+        def entry(token: int, logprob: float | None) -> dict[str, object]:
             text = self._model.spell(token)
             return {"token": text, "logprob": -9999.0 if logprob is None else logprob, "bytes": list(text.encode())}
 
@@ -182,7 +184,7 @@ class ResponseReply:
 
     # ------------------------------------------------------------ a stream
 
-    def _event(self, kind: str, **fields: Any) -> bytes:
+    def _event(self, kind: str, **fields: object) -> bytes:
         number, self._n_events = self._n_events, self._n_events + 1
         return frame({"type": kind, "sequence_number": number, **fields}, kind)
 
@@ -205,25 +207,25 @@ class ResponseReply:
         return begin + self._event("response.output_text.delta", **self._where, delta=text, logprobs=self._logprobs_of(logprobs))
 
     @property
-    def _where(self) -> dict[str, Any]:
+    def _where(self) -> dict[str, object]:
         return {"item_id": self._item, "output_index": 0, "content_index": 0}
 
     def closing(self, answers: Sequence[Answer]) -> bytes:
         ((output,),) = cast(Sequence[tuple[GenOutput, ...]], answers)
         item = self._output_item(output)
         frames = []
-        if item["type"] == "function_call":
+        if call := self._call(output):
             begun = item | {"arguments": "", "status": "in_progress"}
             place = {"item_id": item["id"], "output_index": 0}
             frames += [
                 self._event("response.output_item.added", output_index=0, item=begun),
-                self._event("response.function_call_arguments.delta", **place, delta=item["arguments"]),
-                self._event("response.function_call_arguments.done", **place, name=item["name"], arguments=item["arguments"]),
+                self._event("response.function_call_arguments.delta", **place, delta=call.arguments),
+                self._event("response.function_call_arguments.done", **place, name=call.name, arguments=call.arguments),
             ]
         else:
             if not self._speaks:
                 frames.append(self._words(output.text, output.logprobs))
-            part = item["content"][0]
+            part = self._part(output.text, output.logprobs)
             frames += [
                 self._event("response.output_text.done", **self._where, text=output.text, logprobs=part["logprobs"]),
                 self._event("response.content_part.done", **self._where, part=part),

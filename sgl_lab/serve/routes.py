@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 
 from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
 
 from . import anthropic, completions, decisions, native, openai_chat, responses
-from .app import DoorState, Guarded, Posted, Receive, Scope, Send
+from .app import DoorState, Guarded, Posted
 from .errors import Failure, Refused
 from .paths import InfoPath, Paths
-
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def application(state: DoorState, paths: Paths, token: str, origins: frozenset[str]) -> Guarded:

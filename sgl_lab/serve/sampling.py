@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
 
 from ..contracts.errors import BackendUnsupported, BadArgument
+from ..contracts.json_values import Json
 from ..contracts.params import Constraint, SamplingParams
 from ..lang import sampling
 from ..lang.form import of_grammar, of_regex, of_schema
@@ -21,16 +20,16 @@ EXACT_STATE = 1 << 30
 """SGLang's top_k for all tokens"""
 
 
-def read(fields: Fields, **given: Any) -> SamplingParams:
+def read(fields: Fields, constraint: Constraint | None = None, **given: object) -> SamplingParams:
     """The parameters named as the language names them; `given` were read already, and override."""
-    arguments = {name: fields.any(name) for name in COMMON} | given
+    arguments: dict[str, object] = {name: fields.any(name) for name in COMMON} | given
     if arguments["top_k"] in (0, EXACT_STATE):
         arguments["top_k"] = -1
     if isinstance(stop := arguments["stop"], list):
         arguments["stop"] = [text for text in stop if text != ""]
     elif stop == "":
         arguments["stop"] = None
-    constraint = arguments.pop("constraint", None) or constraint_in(fields)
+    constraint = constraint or constraint_in(fields)
     penalty = fields.number("repetition_penalty")
     found = sampling.given(arguments)
     if penalty is not None:
@@ -74,7 +73,7 @@ def of_format(given: Fields | None) -> Constraint | None:
     return constraint
 
 
-def _schema(value: object) -> Mapping[str, Any] | bool:
+def _schema(value: Json) -> dict[str, Json] | bool:
     if isinstance(value, dict | bool):
         return value
     raise BadArgument(f"a schema must be an object, not {json.dumps(value):.60}")

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..contracts.errors import BadArgument
+from ..contracts.json_values import Json
 from ..contracts.params import Constraint
 from ..lang.form import of_schema
 from ..lang.tools import call_schema, describe_specs
@@ -22,7 +23,7 @@ from .fields import Fields
 class Tool:
     name: str
     description: str
-    parameters: dict[str, Any]
+    parameters: dict[str, Json]
 
 
 class Call(NamedTuple):
@@ -92,7 +93,7 @@ def read(fields: Fields, schema: str = "parameters") -> Tool:
 def spelled_call(name: str, arguments: str) -> str:
     """A call as the model writes it."""
     try:
-        value = json.loads(arguments)
+        value: Json = json.loads(arguments)
     except (ValueError, RecursionError):
         value = arguments
     return json.dumps({"name": name, "arguments": value}, ensure_ascii=False)
@@ -103,7 +104,7 @@ def read_call(text: str, names: frozenset[str]) -> Call | None:
     inner = text.strip().removeprefix("<tool_call>").removesuffix("</tool_call>").strip()
     inner = inner.removeprefix("```json").removeprefix("```").removesuffix("```").strip()
     try:
-        found = json.loads(inner)
+        found: Json = json.loads(inner)
     except (ValueError, RecursionError):
         return None
     match found:
