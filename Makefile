@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab tour test quick soak setup setup-test chromium litellm clean
+.PHONY: help lab tour test quick soak setup setup-test chromium litellm partners clean
 
 # Set PYTHON to name an interpreter; ARGS goes to `jupyter lab`, `sgl-lab tour` or `pytest`.
 PYTHON ?=
@@ -57,6 +57,13 @@ litellm:  ## run LiteLLM's tests in an environment of their own: it needs an old
 	[ -x build/litellm/bin/python ] || python3 -m venv build/litellm
 	build/litellm/bin/python -m pip install -q "litellm==1.108.7" httpx2 pydantic tqdm filelock jsonschema referencing pytest
 	PYTHONPATH=. build/litellm/bin/python -m pytest -o addopts= tests/pure/test_litellm.py $(ARGS)
+
+# Names of tests/partners/environments.py; without any, the light ones.
+PARTNERS ?=
+
+partners: setup setup-test  ## set up programs that other people wrote (llama.cpp, DSPy, the original's frontend, ...) and test with them
+	.venv/bin/python -m tests.partners.environments $(PARTNERS)
+	.venv/bin/pytest -rs tests/partners $(ARGS)
 
 clean:  ## remove what was built; the model stays until `sgl-lab model rm smollm2`
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -209,6 +209,15 @@ def call_schema(tools: Sequence[tuple[str, dict[str, Json]]]) -> dict[str, Json]
     return fitted(_calls(schemas)) | {"$defs": shared}
 
 
+def call_or_schema(tools: Sequence[tuple[str, dict[str, Json]]], schema: Json) -> dict[str, Json]:
+    """Of a text that is a call of one of the tools, or else of `schema`."""
+    calls = call_schema(tools)
+    shared = calls.pop("$defs")
+    assert isinstance(shared, dict)
+    answer = "#/$defs/answer"
+    return {"anyOf": [calls, {"$ref": answer}], "$defs": shared | {"answer": _moved(schema, answer)}}
+
+
 def _moved(schema: Json, to: str) -> Json:
     """A schema's references to itself, for one that stands at `to`."""
     if isinstance(schema, list):

@@ -12,6 +12,7 @@ from ..contracts.json_values import Json
 from ..contracts.port import GenJob, GenOutput, Message
 from . import sampling, tools
 from .fields import Fields
+from .messages import not_read
 from .openai_chat import stops
 from .parsed import Answer, Model, ParsedRequest, Piece, frame
 
@@ -44,11 +45,8 @@ def read(model: Model, fields: Fields) -> ParsedRequest:
         config.ignore("effort")
         config.done()
     prompt, chosen = prompt_of(model, fields)
-    if chosen.must and constraint is not None:
-        raise BadArgument("a tool call has no output_config.format", hint="leave out one of them")
-    params = sampling.read(
-        fields, max_tokens=most, constraint=chosen.constraint() or constraint, stop=stops(model, fields, list(sequences))
-    )
+    constraint = chosen.constraint(constraint, "output_config.format")
+    params = sampling.read(fields, max_tokens=most, constraint=constraint, stop=stops(model, fields, list(sequences)))
     if params.n != 1:
         raise BackendUnsupported("a message has one sample", hint="leave out n")
     streams = fields.flag("stream")
@@ -70,7 +68,7 @@ def _text(given: Json, where: str) -> str:
     for i, one in enumerate(given):
         block = Fields(one, f"{where}[{i}].")
         if (kind := block.needed("type")) != "text":
-            raise BackendUnsupported(f"{where}[{i}] is of type {kind!r:.40}, which this model does not take", hint="send text blocks")
+            raise not_read(f"{where}[{i}]", kind)
         parts.append(block.needed("text"))
     return "".join(parts)
 
@@ -99,7 +97,7 @@ def _read(given: Json, where: str) -> list[Message]:
             case "thinking" | "redacted_thinking":
                 pass
             case _:
-                raise BackendUnsupported(f"{where}content[{i}] is of type {kind!r:.40}, which this model does not take")
+                raise not_read(f"{where}content[{i}]", kind)
     if texts or not found:
         found.append(Message(role, ("\n" if role == "assistant" else "").join(texts)))
     return found

@@ -8,7 +8,7 @@ tree) runs on the pool.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -21,7 +21,7 @@ from .clients import Clients
 from .errors import Failure, Refused, failure_of
 from .fields import Fields, parse
 from .limits import Limits, Slots
-from .parsed import Model, ParsedRequest, dumps
+from .parsed import Answer, Model, ParsedRequest, dumps
 from .running import RunningRequest, Wakes
 
 Read = Callable[[Model, Fields], ParsedRequest]
@@ -204,9 +204,10 @@ class Posted:
             slots.release_bytes(n)
             n = 0
             if parsed.streams:
-                await self._stream(running, parsed, send)
+                await self._stream(running, parsed, client, send)
             else:
-                await answer(send, 200, parsed.reply.whole(await running.wait()))
+                await running.wait()
+                await answer(send, 200, parsed.reply.whole(_answers(running, parsed, client)))
             state.n_answered += 1
         finally:
             gone.cancel()
@@ -234,7 +235,7 @@ class Posted:
         for running in [running for running in state.requests if running.is_over]:
             del state.requests[running]
 
-    async def _stream(self, running: RunningRequest, parsed: ParsedRequest, send: Send) -> None:
+    async def _stream(self, running: RunningRequest, parsed: ParsedRequest, client: str, send: Send) -> None:
         """Server-sent events. An error before the first of them is an answer of its own; later, the last event."""
         reply, stall_s, is_open = parsed.reply, self._state.slots.limits.stall_s, False
 
@@ -251,7 +252,7 @@ class Posted:
         try:
             async for pieces in running.pieces(PING_S):
                 await write(b"".join(map(reply.piece, pieces)) if pieces else PING)
-            await write(reply.closing(running.result()))
+            await write(reply.closing(_answers(running, parsed, client)))
         except TimeoutError:
             running.cancel()
             raise ConnectionAbortedError("the client does not read") from None
@@ -263,6 +264,13 @@ class Posted:
             head = "event: error\n" if is_anthropic else ""
             await write(f"{head}data: {dumps(self._spell(failure))}\n\n".encode())
         await send({"type": "http.response.body", "body": b""})
+
+
+def _answers(running: RunningRequest, parsed: ParsedRequest, client: str) -> Sequence[Answer]:
+    answers = running.result()
+    if parsed.keep is not None:
+        parsed.keep(client, answers)
+    return answers
 
 
 def _user(given: dict[str, Json]) -> object:

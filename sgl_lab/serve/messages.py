@@ -11,6 +11,7 @@ from .fields import Fields
 from .tools import spelled_call
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool", "function": "tool"}
+IMAGES = frozenset({"image", "image_url", "input_image"})
 TEXTS = frozenset({"text", "input_text", "output_text", "refusal", "reasoning_text", "summary_text"})
 
 
@@ -28,9 +29,16 @@ def text_of(content: Json, where: str) -> str:
         fields = Fields(part, f"{where}[{i}].")
         kind = fields.text("type") or "text"
         if kind not in TEXTS:
-            raise BackendUnsupported(f"{where}[{i}] is of type {kind!r:.40}, which this model does not take", hint="send text parts")
+            raise not_read(f"{where}[{i}]", kind)
         parts.append(fields.text("text") or fields.text("refusal") or "")
     return "".join(parts)
+
+
+def not_read(where: str, kind: str) -> BackendUnsupported:
+    """The error for a part that is no text."""
+    if kind in IMAGES:
+        return BackendUnsupported(f"{where} is an image, and the model here reads text only", hint="say in words what it shows")
+    return BackendUnsupported(f"{where} is of type {kind!r:.40}, and the model here reads text only", hint="send text")
 
 
 def read(given: Sequence[Json], where: str = "messages") -> list[Message]:

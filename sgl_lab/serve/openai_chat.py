@@ -34,13 +34,11 @@ def read(model: Model, fields: Fields) -> ParsedRequest:
     if continues and turns[-1].role != "assistant":
         raise BadArgument("continue_final_message needs a last message of the assistant")
     constraint = sampling.of_format(fields.inner("response_format"))
-    if chosen.must and constraint is not None:
-        raise BadArgument("a tool call has no response_format", hint="leave out response_format, or tool_choice")
     top = fields.whole("top_logprobs") or 0
     params = sampling.read(
         fields,
         max_tokens=most_tokens(fields),
-        constraint=chosen.constraint() or constraint,
+        constraint=chosen.constraint(constraint, "response_format"),
         return_logprob=fields.flag("logprobs"),
         top_logprobs_num=top,
         stop=stops(model, fields),
@@ -50,7 +48,7 @@ def read(model: Model, fields: Fields) -> ParsedRequest:
     fields.ignore(*HARMLESS)
     fields.only("modalities", ["text"])
     fields.only("audio")
-    fields.only("add_generation_prompt", True)
+    fields.only("add_generation_prompt", True, not continues)
     fields.only("chat_template_kwargs", {})
     prompt = model.encode_chat(messages.with_system(turns, chosen.prompt), continues=continues)
     return ParsedRequest((GenJob(prompt, params),), ChatReply(model, params.logprobs, chosen, with_usage), streams, rid)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePath
@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from ..contracts.errors import ModelMissing
 from ..contracts.port import Backend, GenJob, GenOutput, Message, ModelCard, ScoreJob, ScoreOutput, Segment, TokenLogprob
 from ..lang.chat_template import Chat, chat_of
+from .conversations import Conversations
 
 Job = GenJob | ScoreJob
 Answer = tuple[GenOutput, ...] | ScoreOutput
@@ -51,6 +52,8 @@ class ParsedRequest:
     streams: bool = False
     rid: str | None = None
     """the client's name for it, by which it can be aborted"""
+    keep: Callable[[str, Sequence[Answer]], None] | None = None
+    """called with the client and the answers before they are sent"""
 
     @property
     def n_sequences(self) -> int:
@@ -76,6 +79,7 @@ class Model:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
+        self.conversations = Conversations()
         self.card: ModelCard = backend.describe()
         path = PurePath(self.card.name)
         self.name = path.name if path.is_absolute() else self.card.name

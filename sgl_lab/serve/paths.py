@@ -76,6 +76,7 @@ class Paths:
         running = RunningRequest(state.model.backend, state.wakes, (job,), streams=False, over=lambda: over.set_result(None))
         await state.aside(running.start, lambda: state.clients.of("health"), "health")
         await running.wait()
+        running.result()
         return b""
 
     async def models(self, fields: Fields) -> object:

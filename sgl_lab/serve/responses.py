@@ -1,4 +1,4 @@
-"""POST /v1/responses: OpenAI's newer form. Nothing is stored: each request brings its conversation."""
+"""POST /v1/responses: OpenAI's newer form. A request brings its conversation, or goes on from one of the client's last responses."""
 
 from __future__ import annotations
 
@@ -19,24 +19,21 @@ IGNORED = (*HARMLESS, "include", "reasoning", "max_tool_calls", "truncation", "c
 
 
 def read(model: Model, fields: Fields) -> ParsedRequest:
-    turns = _input(fields.any("input"))
-    instructions = fields.text("instructions")
-    if instructions:
-        turns = [Message("system", instructions), *turns]
+    before, instructions = fields.text("previous_response_id"), fields.text("instructions")
+    turns = [*(model.conversations.turns(before) if before else ()), *_input(fields.any("input"))]
+    stores = fields.flag("store") if "store" in fields else True
     chosen = _tools(fields)
     about = fields.inner("text")
     constraint = None if about is None else sampling.of_format(about.inner("format"))
     if about is not None:
         about.ignore("verbosity")
         about.done()
-    if chosen.must and constraint is not None:
-        raise BadArgument("a tool call has no text.format", hint="leave out text.format, or tool_choice")
     top, include = fields.whole("top_logprobs"), fields.any("include")
     tells = top is not None or (isinstance(include, list) and "message.output_text.logprobs" in include)
     params = sampling.read(
         fields,
         max_tokens=fields.whole("max_output_tokens"),
-        constraint=chosen.constraint() or constraint,
+        constraint=chosen.constraint(constraint, "text.format"),
         return_logprob=tells or None,
         top_logprobs_num=top,
         stop=stops(model, fields),
@@ -44,12 +41,15 @@ def read(model: Model, fields: Fields) -> ParsedRequest:
     if params.n != 1:
         raise BackendUnsupported("a response has one sample", hint="leave out n")
     streams, rid = fields.flag("stream"), fields.text("rid")
-    for name in ("previous_response_id", "conversation", "prompt"):
+    for name in ("conversation", "prompt"):
         fields.only(name)
     fields.only("background", False)
     fields.ignore(*IGNORED, "stream_options")
-    prompt = model.encode_chat(messages.with_system(turns, chosen.prompt))
+    told = [Message("system", instructions), *turns] if instructions else turns
+    prompt = model.encode_chat(messages.with_system(told, chosen.prompt))
     echo: dict[str, object] = {
+        "previous_response_id": before,
+        "store": stores,
         "instructions": instructions,
         "max_output_tokens": params.max_tokens,
         "temperature": params.temperature,
@@ -60,7 +60,12 @@ def read(model: Model, fields: Fields) -> ParsedRequest:
             for tool in chosen.tools
         ],
     }
-    return ParsedRequest((GenJob(prompt, params),), ResponseReply(model, params.logprobs, chosen, echo), streams, rid)
+    reply = ResponseReply(model, params.logprobs, chosen, echo)
+
+    def keep(client: str, answers: Sequence[Answer]) -> None:
+        model.conversations.keep(client, reply.id, [*turns, reply.turn(answers)])
+
+    return ParsedRequest((GenJob(prompt, params),), reply, streams, rid, keep if stores else None)
 
 
 def _input(given: Json) -> list[Message]:
@@ -118,23 +123,28 @@ class ResponseReply:
         self._model = model
         self._logprobs = logprobs
         self._tools = chosen
+        self.id = f"resp_{secrets.token_hex(16)}"
         self._item = f"msg_{secrets.token_hex(16)}"
         self._head: dict[str, object] = {
-            "id": f"resp_{secrets.token_hex(16)}",
+            "id": self.id,
             "object": "response",
             "created_at": int(time.time()),
             "model": model.name,
             "error": None,
             "metadata": {},
             "parallel_tool_calls": False,
-            "previous_response_id": None,
-            "store": False,
             "truncation": "disabled",
             **echo,
         }
         self._n_events = 0
         self._text = ""
         self._speaks = False
+
+    def turn(self, answers: Sequence[Answer]) -> Message:
+        """The answer as a turn of the conversation."""
+        ((output,),) = cast(Sequence[tuple[GenOutput, ...]], answers)
+        call = self._call(output)
+        return Message("assistant", tools.spelled_call(call.name, call.arguments) if call else output.text)
 
     # ------------------------------------------------------------ whole
 

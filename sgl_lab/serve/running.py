@@ -142,12 +142,11 @@ class RunningRequest:
             if is_over and not self._pieces:
                 return
 
-    async def wait(self) -> Sequence[Answer]:
-        """The answers, when all is over."""
+    async def wait(self) -> None:
+        """Until all is over."""
         while not self.is_over:
             await self._changed.wait()
             self._changed.clear()
-        return self.result()
 
     def result(self) -> Sequence[Answer]:
         if self.error is not None:

@@ -15,7 +15,7 @@ from ..contracts.errors import BadArgument
 from ..contracts.json_values import Json
 from ..contracts.params import Constraint
 from ..lang.form import of_schema
-from ..lang.tools import call_schema, describe_specs
+from ..lang.tools import call_or_schema, call_schema, describe_specs
 from .fields import Fields
 
 
@@ -24,6 +24,10 @@ class Tool:
     name: str
     description: str
     parameters: dict[str, Json]
+
+
+CALL = '{"name":'
+"""how a call begins, without white space"""
 
 
 class Call(NamedTuple):
@@ -42,8 +46,16 @@ class Tools(NamedTuple):
     def prompt(self) -> str:
         return describe_specs([(tool.name, tool.description, tool.parameters) for tool in self.tools]) if self.tools else ""
 
-    def constraint(self) -> Constraint | None:
-        return of_schema(call_schema([(tool.name, tool.parameters) for tool in self.tools])).constraint if self.must else None
+    def constraint(self, answer: Constraint | None, named: str) -> Constraint | None:
+        """Of the whole answer. `answer`: of its words, which the request gives as `named`."""
+        tools = [(tool.name, tool.parameters) for tool in self.tools]
+        if self.must:
+            if answer is not None:
+                raise BadArgument(f"a tool call has no {named}", hint=f"leave out {named}, or tool_choice")
+            return of_schema(call_schema(tools)).constraint
+        if not tools or answer is None:
+            return answer
+        return of_schema(call_or_schema(tools, json.loads(answer.source))).constraint
 
     def call_in(self, text: str) -> Call | None:
         """The call that a whole answer is; None if it is words."""
@@ -53,7 +65,8 @@ class Tools(NamedTuple):
 
     def may_be_call(self, text: str) -> bool:
         """Whether a text that begins so may become a call: it is not streamed as words."""
-        return bool(self.tools) and text.lstrip()[:1] in ("", "{", "<", "`", "[")
+        begun = "".join(text.split())
+        return bool(self.tools) and (begun[:1] in ("", "<", "`", "[") or begun.startswith(CALL[: len(begun)]))
 
 
 def of(tools: Sequence[Tool], choice: object) -> Tools:

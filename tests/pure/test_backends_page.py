@@ -13,6 +13,7 @@ import pytest
 import sgl_lab.lang.surface as sgl
 from sgl_lab.backends.names import KNOWN, make, parsed
 from sgl_lab.backends.scripted import ScriptedBackend, ScriptedConversation
+from sgl_lab.backends.sglang import wire
 from sgl_lab.contracts.capabilities import ABOUT, SAMPLING, TOKEN_LEVEL, Capabilities, table
 from sgl_lab.contracts.errors import BackendUnsupported, ProgramError
 from sgl_lab.contracts.params import CONSTRAINTS
@@ -39,7 +40,7 @@ def columns() -> Mapping[str, Capabilities]:
             if name in KNOWN and _is_here(name)
         }
     here = replace(TOKEN_LEVEL, chat_template=True, deterministic=True)
-    sglang = replace(TOKEN_LEVEL, chat_template=True, blocks=False)
+    sglang = replace(TOKEN_LEVEL, chat_template=True, constraints=tuple(wire.KINDS), blocks=False)
     return {"local": here, "sglang": sglang, **{name: replace(can, prices=None) for name, can in found.items()}}
 
 

@@ -10,7 +10,10 @@ import anthropic
 import openai
 import pytest
 
+from sgl_lab.contracts.errors import BadArgument
+from sgl_lab.contracts.port import Message
 from sgl_lab.serve import Door
+from sgl_lab.serve.conversations import MAX_RESPONSES, Conversations
 
 from .calls import call, is_idle, until
 
@@ -88,8 +91,42 @@ def test_a_response_of_a_schema_and_of_a_tool(client: openai.OpenAI) -> None:
     result = {"type": "function_call_output", "call_id": called.call_id, "output": "rain"}
     turns = [{"role": "user", "content": ASK}, called.model_dump(), result]
     assert client.responses.create(model="tiny", input=turns, max_output_tokens=3).output_text  # type: ignore[arg-type]
-    with pytest.raises(openai.BadRequestError, match="previous_response_id"):
-        client.responses.create(model="tiny", input=ASK, previous_response_id="resp_1")
+    again = client.responses.create(model="tiny", input="And in Rome?", previous_response_id=made.id, max_output_tokens=3)
+    assert again.previous_response_id == made.id
+    assert again.usage.input_tokens_details.cached_tokens > made.usage.input_tokens
+
+
+def test_a_response_goes_on_from_one_that_is_kept(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "tiny", "temperature": 0, "extra_body": {"regex": "[a-z]{4}"}}
+    first = client.responses.create(**asked, input=ASK, instructions="Be short.")
+    with client.responses.stream(**asked, input="Another.", previous_response_id=first.id) as stream:
+        second = stream.until_done().get_final_response()
+    third = client.responses.create(**asked, input="A last one.", previous_response_id=second.id)
+    said = [{"role": "user", "content": ASK}, *first.output, {"role": "user", "content": "Another."}, *second.output]
+    turns = [turn if isinstance(turn, dict) else turn.model_dump() for turn in said]
+    whole = client.responses.create(**asked, input=[*turns, {"role": "user", "content": "A last one."}])
+    assert whole.output_text == third.output_text
+    assert whole.usage.input_tokens == third.usage.input_tokens  # instructions are of one response
+    gone = client.responses.create(**asked, input=ASK, store=False)
+    with pytest.raises(openai.BadRequestError, match="there is no response"):
+        client.responses.create(**asked, input="And?", previous_response_id=gone.id)
+
+
+def test_the_oldest_responses_of_a_client_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Conversations()
+    turn = [Message("user", "a" * 10)]
+    for number in range(MAX_RESPONSES + 2):
+        kept.keep("busy", f"r{number}", turn)
+    kept.keep("other", "mine", turn)
+    for gone in ("r0", "r1"):
+        with pytest.raises(BadArgument):
+            kept.turns(gone)
+    assert kept.turns("r2") == kept.turns("mine") == tuple(turn)
+    monkeypatch.setattr("sgl_lab.serve.conversations.MAX_CHARS", 25)
+    kept.keep("other", "last", turn)
+    assert kept.turns("last") == tuple(turn)
+    with pytest.raises(BadArgument):
+        kept.turns("r9")
 
 
 # ---------------------------------------------------------------- Anthropic

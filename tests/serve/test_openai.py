@@ -8,7 +8,10 @@ from typing import Any
 import openai
 import pytest
 
-from sgl_lab.serve import Door
+from sgl_lab.contracts.errors import BadArgument
+from sgl_lab.lang.form import of_schema
+from sgl_lab.lang.schemas import read_json
+from sgl_lab.serve import Door, tools
 
 from .calls import call, events, is_idle, until
 
@@ -88,6 +91,41 @@ def test_a_tool_is_called_and_its_result_is_read(client: openai.OpenAI, stream: 
     assert again.usage is not None
     assert again.usage.prompt_tokens_details is not None
     assert (again.usage.prompt_tokens_details.cached_tokens or 0) > 100  # the tools' part of the prompt
+
+
+def test_an_answer_under_a_schema_may_be_a_call_of_a_tool() -> None:
+    schema = {"type": "object", "properties": {"colour": {"$ref": "#/$defs/C"}}, "required": ["colour"], "$defs": {"C": {"enum": ["red"]}}}
+    tool = tools.Tool("weather", "", TOOL["function"]["parameters"])  # type: ignore[index,arg-type]
+    chosen = tools.of([tool], "auto")
+    constraint = chosen.constraint(of_schema(schema).constraint, "response_format")
+    assert constraint is not None
+    for text, fits in {'{"colour": "red"}': 1, '{"name": "weather", "arguments": {"town": "Oslo"}}': 1, '{"name": "weather"}': 0}.items():
+        try:
+            read_json(constraint.source, text)
+        except ValueError:
+            assert not fits, text
+        else:
+            assert fits, text
+    held = {"": 1, ' {"na': 1, '{ "name": "weather"': 1, '{"colour"': 0, "```": 1, "A fine day": 0}
+    assert {text: chosen.may_be_call(text) for text in held} == held
+    with pytest.raises(BadArgument, match="has no response_format"):
+        tools.of([tool], "required").constraint(of_schema(schema).constraint, "response_format")
+    assert tools.of([tool], "auto").constraint(None, "response_format") is None
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_tools_and_a_schema_in_one_request(client: openai.OpenAI, stream: bool) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "c", "schema": {"enum": ["red", "blue"]}, "strict": True}}
+    asked = {"model": "tiny", "messages": HELLO, "tools": [TOOL], "response_format": form, "max_tokens": 60}
+    if stream:
+        with client.chat.completions.stream(**asked) as given:  # type: ignore[arg-type]
+            (choice,) = given.get_final_completion().choices
+    else:
+        (choice,) = client.chat.completions.create(**asked).choices  # type: ignore[call-overload]
+    if choice.message.tool_calls:
+        assert json.loads(choice.message.tool_calls[0].function.arguments)["town"] in ("Oslo", "Rome")
+    else:
+        assert json.loads(choice.message.content) in ("red", "blue")
 
 
 def test_errors_are_the_sdks_own(door: Door, client: openai.OpenAI) -> None:

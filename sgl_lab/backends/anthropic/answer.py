@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...contracts.conversation import ChatJob, ChatOutput, ToolCallPart
 from ...contracts.port import Usage
 from ..remote.faults import Unended
+from ..remote.whole import is_whole
 from .request import ApiRequest
 from .schemas import VALUE
 
@@ -127,15 +128,15 @@ class Answer:
         """Of what has come; finish_reason is "abort" before the end."""
         reason = _REASONS.get(self._reason or "", self._reason or "abort")
         calls = tuple(ToolCallPart(id, name, "".join(pieces) or "{}") for id, name, pieces in self._calls.values()) if self.is_whole else ()
-        constraint = self._job.params.constraint
+        text = self._unwrapped()
         return ChatOutput(
-            self._unwrapped(),
+            text,
             reason,
             self.usage,
             self._matched,
             calls,
             "".join(self._reasoning),
-            is_complete=None if constraint is None else reason == "stop" and self._matched is None,
+            is_complete=is_whole(self._job.params.constraint, text, reason, self._matched),
         )
 
     def _unwrapped(self) -> str:

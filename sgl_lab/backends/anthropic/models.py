@@ -5,7 +5,7 @@ Sampling parameters are in no model: API version 2026-10-21 refuses temperature,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ...contracts.capabilities import Capabilities
@@ -32,12 +32,15 @@ class Claude:
     """whether it goes on with an answer that is begun"""
     later_system: bool = True
     """whether a system turn may stand among the others"""
+    images: bool = True
 
 
 _5_ALWAYS = Claude(1_000_000, 128_000, cacheable=512, thinking="always", forced_tools=False)
 _4 = Claude(200_000, 64_000, prefill=True, later_system=False)
-UNKNOWN = Claude(thinking="", forced_tools=False)
-"""A model that is newer than this table, or another server's: nothing is taken for granted."""
+UNKNOWN = Claude(thinking="", forced_tools=False, images=False)
+"""Another server's model: nothing is taken for granted."""
+NEWER = replace(UNKNOWN, images=True)
+"""A Claude that is newer than this table."""
 
 MODELS: dict[str, Claude] = {
     "claude-fable-5": _5_ALWAYS,
@@ -63,7 +66,9 @@ MODELS: dict[str, Claude] = {
 
 def claude_of(name: str) -> Claude:
     fitting = [beginning for beginning in MODELS if name == beginning or name.startswith((f"{beginning}-", f"{beginning}@"))]
-    return MODELS[max(fitting, key=len)] if fitting else UNKNOWN
+    if fitting:
+        return MODELS[max(fitting, key=len)]
+    return NEWER if name.startswith("claude-") else UNKNOWN
 
 
 def capabilities_of(model: Claude, *, thinks: bool) -> Capabilities:
@@ -74,7 +79,7 @@ def capabilities_of(model: Claude, *, thinks: bool) -> Capabilities:
         stops=MAX_STOPS,
         constraints=("json_schema",),
         choices="generated",
-        images=True,
+        images=model.images,
         tools=model.forced_tools and not thinks,
         cached_counts=True,
         costly_calls=True,

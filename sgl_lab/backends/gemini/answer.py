@@ -11,6 +11,7 @@ from ...contracts.conversation import ChatJob, ChatOutput, DecisionJob, Decision
 from ...contracts.errors import RequestFailed
 from ...contracts.port import Usage
 from ..remote.faults import Unended
+from ..remote.whole import is_whole
 from .request import QUESTION
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _REASONS = {"STOP": "stop", "MAX_TOKENS": "length", "CONTINUATION": "length", "FINISH_REASON_UNSPECIFIED": ""}
 """other reasons keep the API's word, in lower case: safety, recitation, prohibited_content ..."""
+UNTOLD = ""
+"""A stop may have ended a text, which the API does not tell."""
 
 
 class Answer:
@@ -79,7 +82,7 @@ class Answer:
 
     def outputs(self) -> tuple[ChatOutput, ...]:
         """Of what has come; finish_reason is "abort" before the end. The first has the usage of all."""
-        constrained = self._job.params.constraint is not None
+        constraint = self._job.params.constraint
         return tuple(
             ChatOutput(
                 sample.text,
@@ -88,7 +91,7 @@ class Answer:
                 tool_calls=tuple(sample.calls) if sample.reason else (),
                 reasoning=sample.reasoning,
                 logprobs=tuple(sample.logprobs),
-                is_complete=sample.reason == "stop" and _is_json(sample.text) if constrained else None,
+                is_complete=is_whole(constraint, sample.text, sample.reason, UNTOLD),
             )
             for index, sample in enumerate(self._samples)
         )
@@ -103,15 +106,6 @@ class _Sample:
 
 def _word(reason: Any) -> str:
     return str(getattr(reason, "value", reason)).lower()
-
-
-def _is_json(text: str) -> bool:
-    """A stop may have cut it, which the API does not tell."""
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _logprobs(result: Any) -> list[TextLogprob]:

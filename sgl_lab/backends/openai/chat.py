@@ -12,6 +12,7 @@ from ...contracts.params import Constraint, SamplingParams
 from ...contracts.port import Usage
 from ...contracts.tools import ToolSpec
 from ..remote import Call, Refused, Unended, with_answered_calls
+from ..remote.whole import is_whole
 from .servers import Server
 from .strict import strict
 
@@ -221,9 +222,9 @@ def _output(sample: _Sample, job: ChatJob, usage: Usage, hidden: bool) -> ChatOu
     if sample.refusal and not text:
         text, reason = sample.refusal, "refusal"
     calls = tuple(ToolCallPart(id or f"call_{n}", name, arguments or "{}") for n, (id, name, arguments) in sorted(sample.calls.items()))
-    is_complete = None if job.params.constraint is None else reason == "stop"
     if hidden and reason != "refusal":
         text = unwrapped(text)
+    is_complete = is_whole(job.params.constraint, text, reason, sample.matched)
     return ChatOutput(text, reason, usage, sample.matched, calls, "".join(sample.reasoning), tuple(sample.logprobs), is_complete)
 
 

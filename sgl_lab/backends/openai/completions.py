@@ -10,6 +10,7 @@ from ...contracts.conversation import ChatJob, ChatOutput, TextLogprob
 from ...contracts.errors import BackendUnsupported
 from ...contracts.port import Usage
 from ..remote import Call, Unended
+from ..remote.whole import is_whole
 from .chat import Json, constraint, counted, refused, sampling
 from .servers import Server
 
@@ -65,7 +66,7 @@ def read(chunks: Iterable[Any], job: ChatJob, call: Call) -> tuple[ChatOutput, .
     for i in range(n):
         text, reason = "".join(texts[i]), reasons[i] or "stop"
         share = counts.completion_tokens * (i + 1) // n - counts.completion_tokens * i // n
-        is_complete = None if job.params.constraint is None else reason == "stop"
+        is_complete = is_whole(job.params.constraint, text, reason, matched[i])
         of_sample = Usage(counts.prompt_tokens, share, counts.cached_tokens)
         outputs.append(ChatOutput(text, reason, of_sample, matched[i], logprobs=tuple(logprobs[i]), is_complete=is_complete))
     return tuple(outputs)

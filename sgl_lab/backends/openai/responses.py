@@ -9,6 +9,7 @@ from typing import Any
 from ...contracts.conversation import ChatJob, ChatMessage, ChatOutput, ImagePart, Part, TextLogprob, TextPart, ToolCallPart, ToolResultPart
 from ...contracts.port import Usage
 from ..remote import Call, Unended, with_answered_calls
+from ..remote.whole import is_whole
 from .chat import Json, data_url, is_wrapped, refused, sampling, schema_form, unwrapped
 from .servers import Server
 
@@ -102,7 +103,7 @@ def read(events: Iterable[Any], job: ChatJob, call: Call, server: Server) -> tup
         text = unwrapped(text)
     if calls and reason == "stop":
         reason = "tool_calls"
-    is_complete = None if job.params.constraint is None else reason == "stop"
+    is_complete = is_whole(job.params.constraint, text, reason)
     return (ChatOutput(text, reason, counted(response.usage), None, calls, "".join(thoughts), tuple(logprobs), is_complete),)
 
 

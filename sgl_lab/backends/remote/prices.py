@@ -13,6 +13,7 @@ import json
 import math
 import os
 from dataclasses import dataclass
+from datetime import date
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -129,15 +130,36 @@ def _users() -> tuple[dict[str, Any], str]:
     except (OSError, UnicodeDecodeError) as error:
         raise BadArgument(f"the prices in {path} cannot be read: {error}") from None
     try:
-        models = json.loads(text)["models"]
-        if not isinstance(models, dict):
-            raise ValueError("models is no object")
-        for name, entry in models.items():
-            _listed(entry, str(path), name)
+        models = check_models(json.loads(text))
     except (ValueError, KeyError, TypeError) as error:
         form = '{"models": {"openai/NAME": {"prompt": 1.0, "completion": 2.0}}}'
         raise BadArgument(f"the prices in {path} are malformed: {error}", hint=f"the form is {form}, of a million tokens") from None
     return models, str(path)
+
+
+def check_models(table: dict[str, Any]) -> dict[str, Any]:
+    """The lines of a table. ValueError, KeyError or TypeError if they are malformed."""
+    models: dict[str, Any] = table["models"]
+    if not isinstance(models, dict):
+        raise ValueError("models is no object")
+    for name, entry in models.items():
+        _listed(entry, "", name)
+    return models
+
+
+def check_table(table: dict[str, Any]) -> None:
+    """ValueError if it is no table as the one that ships: with a date, a source, and models by provider, in order."""
+    try:
+        date.fromisoformat(table["as_of"])
+        models = check_models(table)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"the table has no {error}") from None
+    if not isinstance(table.get("source"), str) or not models:
+        raise ValueError("the table must have a source and models")
+    if bad := [name for name in models if name.count("/") != 1]:
+        raise ValueError(f"{bad[0]!r} must be PROVIDER/MODEL")
+    if list(models) != sorted(models):
+        raise ValueError("its models must be in order")
 
 
 def _listed(entry: dict[str, Any], as_of: str, name: str) -> Listed:

@@ -11,12 +11,10 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from ...contracts.errors import RequestFailed
-from ...contracts.params import Constraint
-from ...contracts.patterns.watching import pattern
 from ...contracts.port import GenJob, GenOutput, ScoreJob, TokenLogprob, Usage
 from ...engine.text.stream import TextStream
-from ...lang.schemas import read_json
 from ..remote import Refused
+from ..remote.whole import is_whole
 
 Answer = Mapping[str, Any]
 
@@ -163,9 +161,7 @@ class Sampled:
         output = GenOutput(text.text, ids, reason, matched, tuple(self._logprobs[: text.n_ids]), usage)
         if text.n_begun:
             output = replace(output, held=tuple(self._ids[text.n_ids :]))
-        constraint = self._job.params.constraint
-        if constraint is not None:
-            output = replace(output, is_complete=reason != "abort" and _is_whole(constraint, output))
+        output = replace(output, is_complete=is_whole(self._job.params.constraint, output.text, reason, output.matched_stop))
         first = self._job.params.prompt_logprobs_from
         return output if first is None else replace(output, prompt_logprobs=self._prompt_logprobs(first))
 
@@ -217,16 +213,3 @@ def usage_of(answer: Answer, n_prompt: int, first_token_s: float = 0.0, total_s:
         first_token_s=first_token_s,
         total_s=total_s,
     )
-
-
-def _is_whole(constraint: Constraint, output: GenOutput) -> bool:
-    """Whether a text is all that a constraint wants. A server that ends it by itself has followed the constraint to its end."""
-    if output.finish_reason == "stop" and not isinstance(output.matched_stop, str):
-        return True
-    if constraint.kind == "regex":
-        return pattern(f"(?:{constraint.lead})(?:{constraint.source})" if constraint.lead else constraint.source).fullmatch(output.text)
-    try:
-        read_json(constraint.source, output.text)
-    except ValueError:
-        return False
-    return True
