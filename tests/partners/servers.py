@@ -20,6 +20,8 @@ from .environments import PLACE, missing, python, version
 ROOT = Path(__file__).parents[2]
 START_S = 400.0
 NAME = "smollm2"
+THREADS = int(os.environ.get("PARTNERS_THREADS", "1"))
+"""of a foreign server; more of them wait for each other on a busy machine"""
 KEY = "sk-partners-0123456789abcdef"
 
 LLAMA_CPP = """
@@ -29,7 +31,7 @@ params = llama.CommonParams()
 params.model.path, params.port = sys.argv[1], int(sys.argv[2])
 params.hostnames = ["127.0.0.1"]
 params.n_ctx, params.n_parallel = 8192, 4
-params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 2
+params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(sys.argv[3])
 params.model_alias = {"smollm2"}
 server = llama.Server(params)
 while True:
@@ -119,7 +121,7 @@ def door(model: str = NAME, *options: str, tokens: Path | None = None) -> Iterat
 def llama_cpp() -> Iterator[Running]:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    with process("llama.cpp", [python("llama.cpp"), "-c", LLAMA_CPP, models().gguf, str(port)], url):
+    with process("llama.cpp", [python("llama.cpp"), "-c", LLAMA_CPP, models().gguf, str(port), str(THREADS)], url):
         build = json.load(urllib.request.urlopen(f"{url}/props")).get("build_info", "")
         yield Running(url, "", f"llama.cpp's server {build} (xllamacpp {version('llama.cpp', 'xllamacpp')})")
 
