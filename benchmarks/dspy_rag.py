@@ -108,7 +108,8 @@ def main() -> None:
     parser.add_argument("--client", nargs=2, metavar=("URL", "TOKEN"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.client:
-        print(json.dumps(client(*options.client, options.model, options.questions, options.fresh)))
+        url, token = options.client
+        print(json.dumps(client(url, token, options.model, options.questions, options.fresh)))
         return
     from sgl_lab.contracts.events import RequestFinished
     from sgl_lab.serve import serve
