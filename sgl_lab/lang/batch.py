@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 from ..contracts.errors import BadArgument
 from .execution import Execution
@@ -86,7 +85,7 @@ def _has_failed(future: Future[Outcome]) -> bool:
 
 def run_all(
     items: Sequence[Begin], is_async: bool, n_open: int, *, progress_bar: bool, generator_style: bool, return_exceptions: bool
-) -> Iterator[Any]:
+) -> Iterator[Outcome]:
     """Each item's state, in order, as soon as it and those before it are done. If it is abandoned
     or interrupted, it cancels the running items.
 

@@ -102,7 +102,7 @@ class Execution:
         __tracebackhide__ = True
         self.state.ret_value = drive(self._awaited(), self._run.check) if self._is_async else self._body()
 
-    async def _awaited(self) -> Any:
+    async def _awaited(self) -> object:
         __tracebackhide__ = True
         with self._run.awaited():
             return await self._body()

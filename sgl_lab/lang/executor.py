@@ -58,7 +58,7 @@ class _Variables(MutableMapping[Name, Any]):
         variable = self._there()[name]
         return variable.value if variable.done else variable.text
 
-    def __setitem__(self, name: Name, value: Any) -> None:
+    def __setitem__(self, name: Name, value: object) -> None:
         self._state.set_var(name, value)
 
     def __delitem__(self, name: Name) -> None:

@@ -64,7 +64,7 @@ def _parts(expr: Expr) -> tuple[Expr, ...]:
     return expr.parts if isinstance(expr, Concat) else (expr,)
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 

@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 from ..contracts.errors import BackendUnsupported, BadArgument, InvalidValue, UnfinishedValue
 from ..contracts.json_schema import plainly_valid
@@ -213,5 +212,5 @@ def of_grammar(grammar: object) -> Form:
     return Form(Constraint("grammar", _limited("grammar", grammar)), str, stated=("grammar", grammar))
 
 
-FORMS: dict[str, Callable[[Any], Form]] = {"dtype": of_dtype, "regex": of_regex, "json_schema": of_schema, "grammar": of_grammar}
+FORMS: dict[str, Callable[[object], Form]] = {"dtype": of_dtype, "regex": of_regex, "json_schema": of_schema, "grammar": of_grammar}
 """by the argument of `gen` that states them"""

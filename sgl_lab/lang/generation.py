@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextvars import Context
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from ..contracts.ids import RequestId
 from ..contracts.params import SamplingParams
@@ -43,6 +43,7 @@ class Output(Protocol):
 
 
 O = TypeVar("O", bound=Output)  # noqa: E741
+Item = TypeVar("Item")
 
 
 class Generation(Evaluation[W], Generic[W, O]):
@@ -128,7 +129,7 @@ class Generation(Evaluation[W], Generic[W, O]):
                 self.on_error(error)
 
     def _take(self, outputs: tuple[O, ...]) -> None:
-        def one_or_all(items: Sequence[Any]) -> Any:
+        def one_or_all(items: Sequence[Item]) -> Item | Sequence[Item]:
             return items[0] if len(outputs) == 1 else items
 
         if not self._is_served:

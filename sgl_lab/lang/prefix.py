@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
 
 from .expressions import Argument, Concat, RoleBegin, RoleEnd, ScopeBegin, ScopeEnd, Text, Warm
 from .loop import drive
@@ -18,7 +17,7 @@ from .state import ProgramState
 from .tracer import Trace, Tracer
 
 
-def cache_prefix(body: Callable[..., Any], bound: Mapping[str, object], state: ProgramState) -> int:
+def cache_prefix(body: Callable[..., object], bound: Mapping[str, object], state: ProgramState) -> int:
     """Compute the prefix of a program's body on the state's backend. Returns its number of tokens.
     `bound` are the given arguments.
     """
@@ -29,7 +28,7 @@ def cache_prefix(body: Callable[..., Any], bound: Mapping[str, object], state: P
     # An error in the body, for example about an argument without a value, ends the prefix too.
     with suppress(Exception):
         done = body(ProgramState(Tracer(stream.run, trace)), **bound, **unknown)
-        if inspect.iscoroutinefunction(body):
+        if inspect.iscoroutine(done):
             drive(done, stream.run.check)
     stream.submit(Concat(tuple(step.value for step in trace.steps if isinstance(step.value, Text | RoleBegin | RoleEnd))))
     stream.submit(Warm())

@@ -109,9 +109,27 @@ class SglFunction:
         return cache_prefix(self.func, self.bind_arguments, _state_for(self.func.__name__, {"backend": backend}))
 
     @overload
-    def run_batch(self, batch_arguments: Sequence[object], *, generator_style: Literal[False] = False, **settings: Any) -> States: ...
+    def run_batch(
+        self,
+        batch_arguments: Sequence[object],
+        *,
+        num_threads: int | Literal["auto"] = "auto",
+        progress_bar: bool = False,
+        generator_style: Literal[False] = False,
+        return_exceptions: bool = False,
+        **settings: object,
+    ) -> States: ...
     @overload
-    def run_batch(self, batch_arguments: Sequence[object], *, generator_style: Literal[True], **settings: Any) -> Iterator[Any]: ...
+    def run_batch(
+        self,
+        batch_arguments: Sequence[object],
+        *,
+        num_threads: int | Literal["auto"] = "auto",
+        progress_bar: bool = False,
+        generator_style: Literal[True],
+        return_exceptions: bool = False,
+        **settings: object,
+    ) -> Iterator[Any]: ...
     def run_batch(
         self,
         batch_arguments: Sequence[object],

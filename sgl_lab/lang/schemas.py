@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from ..contracts.errors import BackendUnsupported, BadArgument
 from ..contracts.json_schema import is_multiple
+from ..contracts.json_values import Json
 from ..contracts.patterns import ecma
 from ..contracts.patterns.formats import FORMATS, fits
 from ..contracts.patterns.tree import Unsupported
@@ -78,25 +79,27 @@ def unwrapped(schema: object) -> object:
     return schema
 
 
-def translated(schema: Any) -> Any:
+def translated(schema: Json) -> Json:
     """The schema in draft 2020-12, translated from draft-06, draft-07 or 2019-09, and with
     OpenAPI's `nullable`. Returns the same object if nothing changes.
     """
-    is_old = _is_old(schema)
-    refs_alone = is_old and "2019" not in schema["$schema"]
-    if not is_old and "nullable" not in json.dumps(schema):
+    old = _old_draft(schema)
+    refs_alone = bool(old) and "2019" not in old
+    if not old and "nullable" not in json.dumps(schema):
         return schema
-    found = _rewritten(schema, lambda one: _today(one, is_old, refs_alone))
-    if is_old:
+    found = _rewritten(schema, lambda one: _today(one, bool(old), refs_alone))
+    if old and isinstance(found, dict):
         found.pop("$schema")
     return found
 
 
-def _is_old(schema: object) -> bool:
-    return isinstance(schema, dict) and isinstance(schema.get("$schema"), str) and _OLDER.match(schema["$schema"]) is not None
+def _old_draft(schema: object) -> str:
+    """The URL of the draft that it is written in, if that is an older one."""
+    draft = schema.get("$schema") if isinstance(schema, dict) else None
+    return draft if isinstance(draft, str) and _OLDER.match(draft) else ""
 
 
-def _rewritten(schema: Any, rewrite: Callable[[Schema], Schema]) -> Any:
+def _rewritten(schema: Json, rewrite: Callable[[Schema], Schema]) -> Json:
     """Every schema in it, innermost first."""
     if not isinstance(schema, dict):
         return schema
@@ -134,7 +137,7 @@ def named(document: object) -> None:
     """Warn of unsupported parts of a schema. BadArgument or BackendUnsupported for an invalid or
     unsupported pattern.
     """
-    known = FOLLOWED | REMARKS | (_OLD if _is_old(document) else frozenset())
+    known = FOLLOWED | REMARKS | (_OLD if _old_draft(document) else frozenset())
     for path, schema in _every(document, "$"):
         for keyword in schema:
             if keyword not in known and not keyword.startswith(("x-", "x_", "$")):
@@ -194,13 +197,21 @@ def check_schema(text: str) -> None:
 # ---------------------------------------------------------------- values
 
 
-def read_json(schema: str, text: str) -> Any:
+class _Validator(Protocol):
+    """jsonschema's, which has no types."""
+
+    def validate(self, value: object) -> None: ...
+
+    def is_type(self, value: object, name: str) -> bool: ...
+
+
+def read_json(schema: str, text: str) -> Json:
     """The value of `text`. ValueError if it is not JSON or does not match the schema. Numbers are
     compared as they are written.
     """
     import jsonschema
 
-    value = json.loads(text, parse_float=_finite, parse_constant=_no_number)
+    value: Json = json.loads(text, parse_float=_finite, parse_constant=_no_number)
     try:
         _validator(schema).validate(json.loads(text, parse_float=Decimal))
     except jsonschema.ValidationError as error:
@@ -225,7 +236,7 @@ def _no_number(name: str) -> float:
 
 
 @lru_cache(64)
-def _validator(schema: str) -> Any:
+def _validator(schema: str) -> _Validator:
     import jsonschema
     from jsonschema_specifications import REGISTRY
 
@@ -234,7 +245,8 @@ def _validator(schema: str) -> Any:
     kinds = made.TYPE_CHECKER.redefine("integer", lambda _, one: _is_whole(one))
     # A registry of its own, because the default one downloads the target of a $ref.
     ours = {"multipleOf": _multiple_of, "format": _format, "pattern": _pattern}
-    return jsonschema.validators.extend(made, ours, type_checker=kinds)(value, registry=REGISTRY)
+    validator: _Validator = jsonschema.validators.extend(made, ours, type_checker=kinds)(value, registry=REGISTRY)
+    return validator
 
 
 def _for_python(schema: Schema) -> Schema:
@@ -249,21 +261,21 @@ def _is_whole(value: object) -> bool:
     return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, Decimal | float) and value == value // 1)
 
 
-def _multiple_of(validator: Any, of: float, value: float, schema: object) -> Iterator[Exception]:
+def _multiple_of(validator: _Validator, of: float, value: float, schema: object) -> Iterator[Exception]:
     import jsonschema
 
     if validator.is_type(value, "number") and not is_multiple(value, of):
         yield jsonschema.ValidationError(f"{value} is not a multiple of {of}")
 
 
-def _pattern(validator: Any, pattern: str, value: object, schema: object) -> Iterator[Exception]:
+def _pattern(validator: _Validator, pattern: str, value: object, schema: object) -> Iterator[Exception]:
     import jsonschema
 
     if isinstance(value, str) and not ecma.matches(pattern, value):
         yield jsonschema.ValidationError(f"{value!r} does not match {pattern!r}")
 
 
-def _format(validator: Any, form: object, value: object, schema: object) -> Iterator[Exception]:
+def _format(validator: _Validator, form: object, value: object, schema: object) -> Iterator[Exception]:
     import jsonschema
 
     if form in ("date", "time", "date-time") and isinstance(value, str) and not fits(form, value):

@@ -9,9 +9,10 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..contracts.errors import ProgramError
+from ..contracts.json_values import Json
 from .choices import greedy_token_selection, token_length_normalized, unconditional_likelihood_normalized
 from .expressions import (
     Argument,
@@ -35,15 +36,18 @@ from .form import FORMS, Form
 from .location import SourceLocation
 from .reasoning import Reasoning
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 _VALUES = (
     *(Argument, Concat, Fork, Gen, Image, Join, Reference, RoleBegin, RoleEnd, ScopeBegin, ScopeEnd, Select, SeparateReasoning, Text),
     *(ToolTurn, Warm, Reasoning),
 )
-_KINDS = {kind.__name__: kind for kind in _VALUES}
+_KINDS: dict[str, type[DataclassInstance]] = {kind.__name__: kind for kind in _VALUES}
 _METHODS = {repr(method): method for method in (greedy_token_selection, token_length_normalized, unconditional_likelihood_normalized)}
 
 
-def to_json(value: object) -> Any:
+def to_json(value: object) -> Json:
     """A value of the representation as JSON values. ProgramError if a part of it has no JSON form."""
     match value:
         case None | bool() | int() | float() | str():
@@ -66,7 +70,7 @@ def to_json(value: object) -> Any:
     )
 
 
-def from_json(data: Any) -> Any:
+def from_json(data: Json) -> object:
     """The value that `to_json` wrote. ValueError for anything else."""
     match data:
         case None | bool() | int() | float() | str():
@@ -82,12 +86,12 @@ def from_json(data: Any) -> Any:
             return form.after(lead) if lead else form
         case {"is": "ChoicesSamplingMethod", "name": str(name)} if name in _METHODS:
             return _METHODS[name]
-        case {"is": str(kind), **given} if kind in _KINDS:
-            return _made(_KINDS[kind], given)
+        case {"is": str(kind)} if kind in _KINDS:
+            return _made(_KINDS[kind], {name: value for name, value in data.items() if name != "is"})
     raise ValueError(f"{data!r:.60} is no value of a program")
 
 
-def _made(kind: type[Any], given: Mapping[Any, Any]) -> Any:
+def _made(kind: type[DataclassInstance], given: Mapping[str, Json]) -> object:
     if given.keys() != {each.name for each in fields(kind)}:
         raise ValueError(f"{kind.__name__} has not the fields {', '.join(sorted(given))}")
     return kind(**{name: from_json(value) for name, value in given.items()})

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol
 
 from ..contracts.errors import ProgramError, SglError, Stopped
 from ..contracts.legible import clipped, legible
@@ -73,7 +73,7 @@ def _value(name: Name, variable: Variable) -> Value:
     return Value(str(name), value if isinstance(value, str) else repr(value), counts, ", ".join(reasons) if variable.done else "running")
 
 
-def _flat(meta: object) -> Iterator[dict[str, Any]]:
+def _flat(meta: object) -> Iterator[dict[str, object]]:
     """The meta infos of several samples, and of joined forks."""
     if isinstance(meta, list):
         for each in meta:
@@ -82,8 +82,10 @@ def _flat(meta: object) -> Iterator[dict[str, Any]]:
         yield meta
 
 
-def _counts(meta: dict[str, Any]) -> Counts:
-    return Counts(*(int(meta.get(f"{name}_tokens") or 0) for name in ("prompt", "cached", "computed", "completion")))
+def _counts(meta: dict[str, object]) -> Counts:
+    return Counts(
+        *(n if isinstance(n := meta.get(f"{name}_tokens"), int) else 0 for name in ("prompt", "cached", "computed", "completion"))
+    )
 
 
 # ---------------------------------------------------------------- words
@@ -173,6 +175,12 @@ def frame(found: list[dict[str, object]], labels: Sequence[object]) -> Any:
     except ImportError:
         raise ProgramError("to_frame() needs pandas, which is not installed", hint="pip install pandas, or use rows(): dicts") from None
     return pandas.DataFrame(found, index=list(labels))
+
+
+class Printer(Protocol):
+    """IPython's, of representations."""
+
+    def text(self, text: str) -> None: ...
 
 
 class States(list[Any]):

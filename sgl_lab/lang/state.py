@@ -26,7 +26,7 @@ from .ids import run_ids
 from .keywords import all_suggest
 from .run import Run, Strand, current_run
 from .sampling import GenDefaults
-from .shown import Markdown, frame, in_a_line, in_words, markdown_of, markdown_of_turns, rows, subtree, summary
+from .shown import Markdown, Printer, frame, in_a_line, in_words, markdown_of, markdown_of_turns, rows, subtree, summary
 from .streams import stream_of
 from .tail import Tail
 from .transcript import Transcript
@@ -50,7 +50,7 @@ class ProgramState(Access):
     def __repr__(self) -> str:
         return in_a_line(self.summary(), "ProgramState")
 
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+    def _repr_pretty_(self, printer: Printer, cycle: bool) -> None:
         """For IPython: turns, values and counts; one line inside another object."""
         printer.text(repr(self) if len(getattr(printer, "stack", ())) > 1 else in_words(self.summary(), "ProgramState"))
 
@@ -277,8 +277,10 @@ class ProgramState(Access):
     @overload
     def text_async_iter(self, var_name: Name | None = None, return_meta_data: Literal[False] = False) -> AsyncIterator[str]: ...
     @overload
-    def text_async_iter(self, var_name: Name, return_meta_data: Literal[True]) -> AsyncIterator[tuple[str, Any]]: ...
-    async def text_async_iter(self, var_name: Name | None = None, return_meta_data: bool = False) -> AsyncIterator[Any]:
+    def text_async_iter(self, var_name: Name, return_meta_data: Literal[True]) -> AsyncIterator[tuple[str, object]]: ...
+    async def text_async_iter(
+        self, var_name: Name | None = None, return_meta_data: bool = False
+    ) -> AsyncIterator[str | tuple[str, object]]:
         """Like `text_iter`, for `async for`. With `return_meta_data`, which needs a name, yields
         pairs of a piece and the current details of the variable. The last pair has its complete
         meta info; its piece may be empty.
@@ -371,7 +373,7 @@ def state_here(given: ProgramState | None) -> ProgramState | None:
     return given if given is not None and given._run is run else ProgramState(run.streams[0])
 
 
-def _read_each(value: Any, meta: Any, type: Any, name: Name) -> Any:
+def _read_each(value: Any, meta: object, type: object, name: Name) -> object:
     """Several samples, each as `type`; None for a fork without the value."""
     if isinstance(meta, list):
         return [_read_each(one, its, type, name) for one, its in zip(value, meta, strict=True)]

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextvars import Context, copy_context
 from dataclasses import replace
 from functools import partial
-from typing import Any, Generic, NamedTuple, Self, TypeVar
+from typing import Generic, NamedTuple, Self, TypeVar
 
 from ..contracts.errors import ProgramError
 from ..contracts.ids import ForkId
@@ -244,7 +244,7 @@ class StrandBase(ABC):
         self.n_unnamed = max(self.n_unnamed, *(child.n_unnamed for child in children))
 
 
-def _read_all(variables: list[Variable | None]) -> list[Any]:
+def _read_all(variables: list[Variable | None]) -> list[object]:
     return [variable.read() if variable else None for variable in variables]
 
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context
-from typing import Any, Self
+from typing import Self
 
 from ..contracts.errors import Stopped
 from ..contracts.events import ForkOpened
@@ -23,7 +23,7 @@ from .ids import fork_ids
 from .run import Run, do_nothing
 from .strand import Step, StrandBase
 from .variable import Variable
-from .work import Evaluation, Work
+from .work import Evaluation, Work, Worked
 
 _KEEP_AHEAD = (Gen, Join, ScopeBegin, ScopeEnd, Warm)
 """whether text that came ahead may still follow after one of these"""
@@ -37,7 +37,7 @@ class Stream(StrandBase):
     def __init__(self, run: Run, label: str, parent: Self | None = None, index: int = 0) -> None:
         super().__init__(run, ForkId(fork_ids.next()), label, parent, index)
         self.error: Exception | None = None
-        self.work: Work[Any] | None = None
+        self.work: Work[Worked] | None = None
         """the request in flight"""
         self.ahead = Ahead()
         self._queue: deque[Step[Self]] = deque()

@@ -116,7 +116,7 @@ def gen(
     *,
     grammar: str | None = None,
     seed: int | None = None,
-    tools: Sequence[Any] | None = None,
+    tools: Sequence[Callable[..., object]] | None = None,
     execute: bool = False,
     logit_bias: Mapping[int, float] | None = None,
     skip_special_tokens: bool | None = None,
@@ -191,7 +191,7 @@ fixed, and nothing is sampled
 _SELECTS = GenDefaults()
 
 
-def _check_select(arguments: Mapping[str, Any]) -> None:
+def _check_select(arguments: Mapping[str, object]) -> None:
     """BadArgument for arguments that would require a text other than one of the choices, or further
     details of it.
     """
@@ -322,12 +322,12 @@ def assistant_end() -> Expr:
     return RoleEnd("assistant")
 
 
-def bound(state: ProgramState) -> dict[str, Any]:
+def bound(state: ProgramState) -> dict[str, object]:
     """The names of a cell: those of SURFACE, `s`, and those that need a state, bound to `state` or
     to that of a program that calls them.
     """
 
-    def role(name: str) -> Callable[..., Any]:
+    def role(name: str) -> Callable[..., object]:
         def turn(expr: Expr | str | None = None) -> Expr | AbstractContextManager[None]:
             return (state_here(state) or state)._turn(name) if expr is None else _turn(name, expr)
 

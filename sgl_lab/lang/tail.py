@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from .expressions import Name
 from .run import Strand
 from .variable import Variable
@@ -17,7 +15,7 @@ class Tail:
     def __init__(self, stream: Strand, name: Name | None) -> None:
         self.ended = False
         """whether nothing more will come"""
-        self.meta: Any = {}
+        self.meta: object = {}
         """the details of the variable when the last piece was taken"""
         self._stream = stream
         self._name = name
@@ -37,7 +35,7 @@ class Tail:
         self._n_taken += len(piece)
         return piece
 
-    def _meta(self, variable: Variable) -> Any:
+    def _meta(self, variable: Variable) -> object:
         """The current details; of log-probabilities, the new ones and their total number."""
         meta = variable.meta if variable.done else {"finish_reason": None, "completion_tokens": variable.n_partial}
         if variable.logprobs_from is None or not isinstance(meta, dict):

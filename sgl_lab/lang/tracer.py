@@ -12,7 +12,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, Self
+from typing import NoReturn, Self
 
 from ..contracts.errors import ProgramError, Stopped
 from ..contracts.ids import ForkId
@@ -51,7 +51,7 @@ class Placeholder(str):
 
     __slots__ = ()
 
-    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise ProgramError(
             f"{user_location()} depends on text that is not there while the program is traced",
             hint="append the text as it is, or let the model choose with select(...)",

@@ -7,7 +7,7 @@ lock, stores the result and advances the stream.
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from ..contracts.errors import Stopped
 from ..contracts.events import ExprFinished, ExprStarted
@@ -28,7 +28,7 @@ class Worked(Protocol):
     id: ForkId
     run: Run
     ahead: Ahead
-    work: Work[Any] | None
+    work: Work[Worked] | None
 
     @property
     def transcript(self) -> History: ...
@@ -40,7 +40,7 @@ class Worked(Protocol):
         """End this stream."""
 
 
-W = TypeVar("W", bound=Worked)
+W = TypeVar("W", bound=Worked, covariant=True)
 
 
 class Work(Generic[W]):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from itertools import groupby
-from typing import Any, NoReturn, Self
+from typing import NoReturn, Self
 
 from ...contracts.capabilities import TOKEN_LEVEL, Capabilities
 from ...contracts.conversation import (
@@ -119,14 +119,14 @@ class Front:
         return usage_of(self)
 
     @property
-    def model_info(self) -> dict[str, Any]:
+    def model_info(self) -> dict[str, object]:
         card = self.describe()
         return {"model_path": card.name, "tokenizer_path": card.name, "is_generation": True, "context_length": card.context}
 
     def get_model_name(self) -> str:
         return self.describe().name
 
-    def get_server_info(self) -> dict[str, Any]:
+    def get_server_info(self) -> dict[str, object]:
         return asdict(self.describe())
 
     def flush_cache(self) -> None:
