@@ -4,35 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 from ..contracts.errors import ProgramError
 from ..contracts.events import Emit, RequestQueued, silent
 from ..contracts.ids import ExprId, ForkId, RequestId
 from ..contracts.params import Constraint
-from ..contracts.port import GenJob, GenListener, Message, ModelCard, ScoreJob, ScoreListener, Segment, WarmJob, WarmListener
+from ..contracts.port import GenJob, GenListener, ModelCard, ScoreJob, ScoreListener, WarmJob, WarmListener
 from ..engine.serving.group import RequestGroup
 from ..engine.serving.resident import Resident
-from ..lang.backend.base_backend import BaseBackend
+from .tokenized import TokenizedBackend, Tokenizes
 
 
-class Tokenizer(Protocol):
-    """The tokenizer's part of the port; see `contracts.port.Backend` for each method."""
-
-    def encode(self, text: str, *, markup: bool = False) -> tuple[int, ...]: ...
-
-    def encode_all(self, segments: Sequence[Segment]) -> tuple[int, ...]: ...
-
-    def decode(self, ids: Sequence[int], *, special: bool = True) -> str: ...
-
-    def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> tuple[Segment, ...]: ...
-
-    def render_text(self, text: str) -> tuple[Segment, ...]: ...
-
-    def render_start(self) -> tuple[Segment, ...]: ...
-
-
-class LocalBackend(BaseBackend):
+class LocalBackend(TokenizedBackend):
     """`contracts.port.Backend` over a resident engine. It emits RequestQueued, which links a
     request to its fork.
 
@@ -40,7 +24,7 @@ class LocalBackend(BaseBackend):
     engine may have two backends: a fast one, and one whose card declares it deterministic.
     """
 
-    def __init__(self, resident: Resident, tokenizer: Tokenizer, card: ModelCard, emit: Emit = silent) -> None:
+    def __init__(self, resident: Resident, tokenizer: Tokenizes, card: ModelCard, emit: Emit = silent) -> None:
         self._resident = resident
         self._tokenizer = tokenizer
         self._card = card
@@ -103,23 +87,5 @@ class LocalBackend(BaseBackend):
     def poll(self) -> None:
         self._resident.poll()
 
-    def encode(self, text: str, *, markup: bool = False) -> tuple[int, ...]:
-        return self._tokenizer.encode(text, markup=markup)
-
-    def encode_all(self, segments: Sequence[Segment]) -> tuple[int, ...]:
-        return self._tokenizer.encode_all(segments)
-
-    def decode(self, ids: Sequence[int], *, special: bool = True) -> str:
-        return self._tokenizer.decode(ids, special=special)
-
     def n_open(self, ids: Sequence[int]) -> int:
         return self._resident.engine.spellings.n_open(ids)
-
-    def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> tuple[Segment, ...]:
-        return self._tokenizer.render_chat(messages, add_generation_prompt=add_generation_prompt)
-
-    def render_text(self, text: str) -> tuple[Segment, ...]:
-        return self._tokenizer.render_text(text)
-
-    def render_start(self) -> tuple[Segment, ...]:
-        return self._tokenizer.render_start()

@@ -12,6 +12,7 @@ import pytest
 
 import sgl_lab.lang.surface as sgl
 from sgl_lab.backends.remote import SESSION, Call, Deadlines, Provider, RemoteBackend, Retries, find_endpoint, spending
+from sgl_lab.backends.remote.limits import Limits
 from sgl_lab.contracts.capabilities import Capabilities, Prices
 from sgl_lab.contracts.conversation import ChatJob, ChatMessage, ChatOutput, DecisionJob, DecisionOutput, TextPart
 from sgl_lab.contracts.errors import (
@@ -261,3 +262,13 @@ def test_what_cannot_be_read_is_a_failure_of_its_request() -> None:
     assert "cannot be read: KeyError" in str(error)
     assert (error.__traceback__, error.__context__) == (None, None)
     within(1, lambda: None)
+
+
+def test_a_backend_that_asks_for_no_number_of_calls_leaves_that_of_another() -> None:
+    limits = Limits()
+    limits.set(None, None, default=64)
+    assert limits.concurrency == 64
+    limits.set(3, None)
+    limits.set(None, None, default=64)
+    limits.set(None, 10)
+    assert (limits.concurrency, limits.per_minute) == (3, 10)

@@ -186,7 +186,7 @@ def test_an_answer_that_was_cut_off_goes_on_after_its_tokens() -> None:
     body = wire.gen_on(body, asked, sample.resumed(), "r-2")
     assert (body["input_ids"], body["sampling_params"]["max_new_tokens"]) == (list(b"Hiabab"), 2)
     sample.take(answer(list(b"cz"), 2, {"type": "stop", "matched": "z"}))
-    output = sample.output(sample.usage(2, 0.0, 0.0))
+    output = sample.output(sample.usage(2))
     assert (output.text, output.finish_reason) == ("ababc", "stop")
     assert (output.usage.prompt_tokens, output.usage.completion_tokens, output.usage.cached_tokens) == (2, 6, 1)
     assert wire.may_go_on(asked)

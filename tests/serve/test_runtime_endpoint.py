@@ -7,8 +7,18 @@ import threading
 import pytest
 
 import sgl_lab as sgl
+from sgl_lab.backends.remote import spending
 from sgl_lab.backends.sglang import RuntimeEndpoint
-from sgl_lab.contracts.errors import AuthenticationFailed, BackendUnsupported, ConnectionFailed, ModelMissing, PromptTooLong, Stopped
+from sgl_lab.contracts.capabilities import Prices
+from sgl_lab.contracts.errors import (
+    AuthenticationFailed,
+    BackendUnsupported,
+    BudgetExceeded,
+    ConnectionFailed,
+    ModelMissing,
+    PromptTooLong,
+    Stopped,
+)
 from sgl_lab.contracts.port import Usage, WarmJob
 from sgl_lab.elsewhere import lab_over
 from sgl_lab.serve import Door
@@ -52,6 +62,34 @@ def test_the_whole_surface_gives_what_the_engine_itself_gives(door: Door, endpoi
     served = endpoint.served()
     assert len(served) == 3, "the program and its two forks"
     assert {worker for counts in served.values() for worker in counts} == {door.url.removeprefix("http://")}
+
+
+def test_each_call_is_in_the_accounts_and_costs_what_the_user_says(door: Door, endpoint: RuntimeEndpoint) -> None:
+    with spending(None) as account:
+        surface.run(backend=endpoint)
+    (counted,) = account.by_model.values()
+    assert (counted.calls, counted.n_unknown, counted.cost) == (7, 7, 0.0), "four answers, the prompt of the forks, and theirs"
+    priced = RuntimeEndpoint(door.url, api_key=door.token, prices=Prices(1e6, 2e6), concurrency=2)
+    state = sgl.start(priced)
+    with spending(None) as account:
+        state += "The capital of France is" + sgl.gen("city", max_tokens=4, temperature=0, ignore_eos=True)
+        n_prompt = state.get_meta_info("city")["prompt_tokens"]
+    assert state.get_meta_info("city")["cost"] == account.spent == n_prompt + 2 * 4
+    with spending(n_prompt + 7) as account:
+        state = sgl.start(priced)
+        state += "The capital of France is" + sgl.gen("city", max_tokens=4, temperature=0)
+        with pytest.raises(BudgetExceeded, match="may cost"):
+            state["city"]
+    assert endpoint.limits is priced.limits
+    assert RuntimeEndpoint(door.url, api_key=door.token).limits.concurrency == 2, "what another backend asked for is left"
+    endpoint.limits.set(64, None)
+
+
+def test_sessions_of_a_server_without_them_are_refused_with_the_reason(endpoint: RuntimeEndpoint) -> None:
+    with pytest.raises(BackendUnsupported, match="has no sessions"):
+        endpoint.open_session()
+    with pytest.raises(BackendUnsupported, match="has no sessions"):
+        endpoint.close_session("s")
 
 
 def test_text_streams_and_a_stop_closes_the_request_on_the_server(door: Door, endpoint: RuntimeEndpoint) -> None:

@@ -18,17 +18,23 @@ class Limits:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self.concurrency = CONCURRENCY
+        self._is_set = False
+        """whether the number of calls at once was asked for"""
         self.per_minute: int | None = None
         self.n_running = 0
         self._starts: deque[float] = deque()
         self._paused_until = 0.0
 
-    def set(self, concurrency: int | None, per_minute: int | None) -> None:
-        """None leaves what is."""
+    def set(self, concurrency: int | None, per_minute: int | None, *, default: int | None = None) -> None:
+        """None leaves what is. `default` is for a server whose calls at once no backend has asked for."""
         for name, value in (("concurrency", concurrency), ("requests_per_minute", per_minute)):
             if value is not None and (type(value) is not int or value < 1):
                 raise BadArgument(f"{name} must be a whole number, 1 or more, not {value!r}")
         with self._changed:
+            if concurrency is None and not self._is_set:
+                concurrency = max(default or 0, self.concurrency)
+            else:
+                self._is_set = True
             self.concurrency = concurrency or self.concurrency
             self.per_minute = per_minute or self.per_minute
             self._changed.notify_all()

@@ -66,7 +66,7 @@ class Sampled:
 
     def take(self, answer: Answer) -> tuple[int, ...]:
         """The tokens that are new, those that end the text included."""
-        self.meta = meta = answer.get("meta_info") or {}
+        self.meta = meta = meta_of(answer)
         n_completion = meta.get("completion_tokens")
         new = self._new(answer.get("output_ids") or ())
         self._sent += new
@@ -93,7 +93,7 @@ class Sampled:
         """What is new of tokens that come whole each time (as from our own door), or only as far as they are new (as from SGLang)."""
         n = len(self._sent)
         comes_whole = n > 0 and len(ids) >= n and list(ids[:n]) == self._sent
-        n_completion = (self.meta or {}).get("completion_tokens")
+        n_completion = self.meta.get("completion_tokens")
         if comes_whole and n_completion == n + len(ids):
             comes_whole = False  # it repeats itself
         return list(ids[n:] if comes_whole else ids)
@@ -126,11 +126,11 @@ class Sampled:
         self._sent, self._n_logprobs = [], 0
         return tuple(self._before)
 
-    def usage(self, n_prompt: int, first_token_s: float, total_s: float) -> Usage:
+    def usage(self, n_prompt: int) -> Usage:
         if not self._before:
-            return usage_of({"meta_info": self.meta}, n_prompt, first_token_s, total_s)
+            return usage_of({"meta_info": self.meta}, n_prompt)
         counts = {"prompt_tokens": n_prompt, "completion_tokens": self.n_received, "cached_tokens": self._n_cached}
-        return usage_of({"meta_info": {**self.meta, **counts}}, n_prompt, first_token_s, total_s)
+        return usage_of({"meta_info": {**self.meta, **counts}}, n_prompt)
 
     def newest_logprobs(self, n: int) -> Sequence[TokenLogprob]:
         """Of the last `n` tokens that came; empty where none were asked for."""
@@ -188,7 +188,7 @@ def scored(job: ScoreJob, answers: Sequence[Answer]) -> tuple[tuple[TokenLogprob
     """RequestFailed where the server answers something else than it was asked."""
     rows = []
     for choice, answer in zip(job.choices, answers, strict=True):
-        given = (answer.get("meta_info") or {}).get("input_token_logprobs") or []
+        given = meta_of(answer).get("input_token_logprobs") or []
         row = tuple(map(token_logprob, given[len(given) - len(choice) :]))
         if tuple(entry.token for entry in row) != choice or any(entry.logprob is None for entry in row):
             raise RequestFailed(
@@ -199,8 +199,14 @@ def scored(job: ScoreJob, answers: Sequence[Answer]) -> tuple[tuple[TokenLogprob
     return tuple(rows)
 
 
-def usage_of(answer: Answer, n_prompt: int, first_token_s: float = 0.0, total_s: float = 0.0) -> Usage:
-    meta = answer.get("meta_info") or {}
+def meta_of(answer: Answer) -> Mapping[str, Any]:
+    """What the server says of an answer; nothing where it says nothing."""
+    meta = answer.get("meta_info")
+    return meta if isinstance(meta, Mapping) else {}
+
+
+def usage_of(answer: Answer, n_prompt: int) -> Usage:
+    meta = meta_of(answer)
     n_completion, n_cached = int(meta.get("completion_tokens") or 0), int(meta.get("cached_tokens") or 0)
     n_prompt = int(meta.get("prompt_tokens") or n_prompt)
     return Usage(
@@ -210,6 +216,4 @@ def usage_of(answer: Answer, n_prompt: int, first_token_s: float = 0.0, total_s:
         computed_tokens=max(0, n_prompt - n_cached) + max(n_completion - 1, 0),
         preemptions=int(meta.get("total_retractions") or 0),
         queue_s=float(meta.get("queue_time") or 0.0),
-        first_token_s=first_token_s,
-        total_s=total_s,
     )

@@ -7,7 +7,6 @@ sent as token ids, so the server computes what the program's views show, and enc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ...contracts.errors import BackendUnsupported
@@ -18,18 +17,6 @@ Body = dict[str, Any]
 
 KINDS = {"regex": "regex", "json_schema": "json_schema"}
 """Kinds of constraint, and the sampling parameter that takes each."""
-
-
-@dataclass(frozen=True, slots=True)
-class Continued:
-    """A turn of a session of the server: it goes on after request `rid`, of which it has everything."""
-
-    session: str
-    rid: str | None = None
-
-    @property
-    def fields(self) -> Body:
-        return {"id": self.session, "rid": self.rid}
 
 
 def gen_body(job: GenJob, rid: str, room: int) -> Body:

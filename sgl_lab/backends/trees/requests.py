@@ -44,6 +44,10 @@ class RemoteTree:
         self._n_hit_tokens = self._n_prompt_tokens = self._n_generated = self._n_requests = 0
 
     @property
+    def namespace(self) -> Namespace:
+        return self._tree.namespace
+
+    @property
     def rules(self) -> CacheRules:
         return self._tree.rules
 
