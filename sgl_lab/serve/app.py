@@ -121,6 +121,8 @@ async def answer(send: Send, status: int, data: object, headers: Mapping[str, st
     await send({"type": "http.response.body", "body": content})
 
 
+Begun = tuple[ParsedRequest, RunningRequest, Exception | None]
+"""with the error of its start"""
 Spell = Callable[[Failure], Mapping[str, object]]
 
 
@@ -190,17 +192,19 @@ class Posted:
             client = guard.client_name(headers, _user(given))
             slots.take(client, 1)
             held = 1
-            parsed = await state.aside(self._parse, given)
+            parsed, running, error = await self._begun(given, client)
             del given, body
-            slots.check(parsed.n_sequences)
-            slots.take(client, parsed.n_sequences - 1)
-            held = parsed.n_sequences
-            running = RunningRequest(
-                state.model.backend, state.wakes, parsed.jobs, streams=parsed.streams, over=lambda: self._over(client, held)
-            )
             state.requests[running] = parsed.rid
             gone.add_done_callback(lambda task: None if task.cancelled() or running is None else running.cancel())
-            await state.aside(self._start, running, client)
+            if parsed.n_sequences > 1:
+                slots.check(parsed.n_sequences)
+                slots.take(client, parsed.n_sequences - 1)
+                running.is_started = True
+                await state.aside(self._start, running, client)
+            elif error is not None:
+                raise error
+            if state.is_closing:
+                running.cancel()
             slots.release_bytes(n)
             n = 0
             if parsed.streams:
@@ -212,10 +216,37 @@ class Posted:
         finally:
             gone.cancel()
             slots.release_bytes(n)
-            if running is None:
+            if running is None or not running.is_started:
                 slots.release(client, held)
-            elif not running.is_over:
+                self._forget(running)
+            elif running.is_over:
+                self._forget(running)
+            else:
                 running.cancel()
+
+    async def _begun(self, given: dict[str, Json], client: str) -> Begun:
+        """The request; begun already if it is one sequence, which has its slot: so it takes one way to a thread of the pool."""
+        begun = asyncio.ensure_future(self._state.aside(self._begin, given, client))
+        try:
+            return await asyncio.shield(begun)
+        except asyncio.CancelledError:
+            begun.add_done_callback(_cancel)
+            raise
+
+    def _begin(self, given: dict[str, Json], client: str) -> Begun:
+        parsed, state = self._parse(given), self._state
+        n = parsed.n_sequences
+        running = RunningRequest(
+            state.model.backend, state.wakes, parsed.jobs, streams=parsed.streams, over=lambda: self._over(running, client, n)
+        )
+        error = None
+        if n == 1:
+            running.is_started = True
+            try:
+                self._start(running, client)
+            except Exception as failed:
+                error = failed
+        return parsed, running, error
 
     def _parse(self, given: dict[str, Json]) -> ParsedRequest:
         fields = Fields(given)
@@ -229,11 +260,13 @@ class Posted:
     def _start(self, running: RunningRequest, client: str) -> None:
         running.start(lambda: self._state.clients.of(client), self._label)
 
-    def _over(self, client: str, held: int) -> None:
-        state = self._state
-        state.slots.release(client, held)
-        for running in [running for running in state.requests if running.is_over]:
-            del state.requests[running]
+    def _over(self, running: RunningRequest, client: str, held: int) -> None:
+        self._state.slots.release(client, held)
+        self._forget(running)
+
+    def _forget(self, running: RunningRequest | None) -> None:
+        if running is not None:
+            self._state.requests.pop(running, None)
 
     async def _stream(self, running: RunningRequest, parsed: ParsedRequest, client: str, send: Send) -> None:
         """Server-sent events. An error before the first of them is an answer of its own; later, the last event."""
@@ -264,6 +297,12 @@ class Posted:
             head = "event: error\n" if is_anthropic else ""
             await write(f"{head}data: {dumps(self._spell(failure))}\n\n".encode())
         await send({"type": "http.response.body", "body": b""})
+
+
+def _cancel(begun: asyncio.Future[Begun]) -> None:
+    """Of a request that was begun after its answer was given up."""
+    if not begun.cancelled() and begun.exception() is None:
+        begun.result()[1].cancel()
 
 
 def _answers(running: RunningRequest, parsed: ParsedRequest, client: str) -> Sequence[Answer]:

@@ -44,12 +44,14 @@ class Wakes:
 
 
 class RunningRequest:
-    """Call `start` on a pool's thread, everything else on the loop. `over` is called once, on the loop."""
+    """Call `start` on a pool's thread, everything else on the loop. `over` is called once, on the loop, if it was started."""
 
     def __init__(self, backend: Backend, wakes: Wakes, jobs: Sequence[Job], *, streams: bool, over: Callable[[], None]) -> None:
         self.answers: list[Answer | None] = [None] * len(jobs)
         self.error: Exception | None = None
         self.is_cancelled = False
+        self.is_started = False
+        """whether `start` was or will be called"""
         self.began = time.monotonic()
         self._backend = backend
         self._wakes = wakes
