@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from .backends.gemini import VertexAI as VertexAI
     from .backends.litellm import LiteLLM as LiteLLM
     from .backends.openai import OpenAI as OpenAI
+    from .backends.remote import Deadlines as Deadlines
     from .backends.sglang import RuntimeEndpoint as RuntimeEndpoint
+    from .contracts.capabilities import Prices as Prices
     from .contracts.conversation import AnyBackend
     from .contracts.errors import *  # noqa: F403
     from .elsewhere import BackendLab as BackendLab
@@ -42,6 +44,8 @@ _HEAVY = {
     "Gemini": "backends.gemini",
     "VertexAI": "backends.gemini",
     "LiteLLM": "backends.litellm",
+    "Deadlines": "backends.remote",
+    "Prices": "contracts.capabilities",
 }
 """Names outside the language, and the modules that are imported when they are used."""
 
