@@ -1,37 +1,55 @@
 """What each backend makes of each feature of the language, run for real.
 
-    python -m tests.partners [COLUMN ...] [--list]
+    python -m tests.partners [COLUMN ...] [--list] [--table]
 
 A column is `local` (the engine of this process), `SERVER` or `SERVER:API` of the list, or a name that
 `%sgl backend` takes, such as `server@http://127.0.0.1:8080`. Without columns, all that can run here.
+What came is also kept in build/partners/columns; `--table` prints all that is kept there as one table.
 The exit status is 1 if a backend did something else than it declares.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from datetime import date
 from itertools import groupby
 
 from sgl_lab.backends.names import make, parsed
+from sgl_lab.backends.remote.prices import find_prices
+from sgl_lab.contracts.capabilities import Prices
 from sgl_lab.contracts.conversation import AnyBackend
 
 from . import forms, servers
+from .environments import PLACE
 from .servers import KEY, NAME, SERVERS, Running
 from .surface import Verdict, table, tried_all
 
 Made = Callable[[Running], AnyBackend]
+KEPT = PLACE / "columns"
+
+
+@dataclass(frozen=True)
+class Column:
+    """`verdicts` by feature; `about` is the server and its version."""
+
+    name: str
+    about: str
+    day: str
+    verdicts: dict[str, Verdict]
 
 
 def _openai(api: str = "chat") -> Made:
     def made(at: Running) -> AnyBackend:
         from sgl_lab.backends.openai import OpenAI
 
-        return OpenAI(base_url=f"{at.url}/v1", api_key=at.key or None, api=api)
+        return OpenAI(at.model, base_url=f"{at.url}/v1", api_key=at.key or None, api=api)
 
     return made
 
@@ -48,22 +66,32 @@ def _sglang(at: Running) -> AnyBackend:
     return RuntimeEndpoint(at.url, api_key=at.key, tokenizer=NAME)
 
 
+def listed(provider: str, model: str) -> Prices:
+    """What the vendor asks for a model of that name."""
+    found = find_prices(provider, model)
+    assert found is not None
+    return found.prices
+
+
 def _as_openai(at: Running) -> AnyBackend:
     from sgl_lab.backends.openai import OpenAI
 
-    return OpenAI(forms.OPENAI, base_url=f"{at.url}/v1", api_key=forms.KEYS["openai"], server="openai")
+    prices = listed("openai", forms.OPENAI)
+    return OpenAI(forms.OPENAI, base_url=f"{at.url}/v1", api_key=forms.KEYS["openai"], server="openai", prices=prices)
 
 
 def _as_anthropic(at: Running) -> AnyBackend:
     from sgl_lab.backends.anthropic import Anthropic
 
-    return Anthropic(forms.ANTHROPIC, base_url=at.url, api_key=forms.KEYS["anthropic"])
+    prices = listed("anthropic", forms.ANTHROPIC)
+    return Anthropic(forms.ANTHROPIC, base_url=at.url, api_key=forms.KEYS["anthropic"], prices=prices)
 
 
 def _as_gemini(at: Running) -> AnyBackend:
     from sgl_lab.backends.gemini import Gemini
 
-    return Gemini(forms.GEMINI, base_url=at.url, api_key=forms.KEYS["gemini"], decision_model=None)
+    prices = listed("gemini", forms.GEMINI)
+    return Gemini(forms.GEMINI, base_url=at.url, api_key=forms.KEYS["gemini"], decision_model=None, prices=prices)
 
 
 def _vertexai(at: Running) -> AnyBackend:
@@ -101,19 +129,39 @@ def local() -> Iterator[AnyBackend]:
         yield lab.backend
 
 
-def run(name: str, backend: AnyBackend, about: str) -> dict[str, Verdict]:
+def run(name: str, backend: AnyBackend, about: str) -> Column:
     began = time.monotonic()
     found = tried_all(backend)
-    differs = [feature for feature, verdict in found.items() if not verdict.agrees]
-    print(f"{name}: {about}: {len(found) - len(differs)} of {len(found)} as declared, {time.monotonic() - began:.0f} s", file=sys.stderr)
-    return found
+    n_agree = sum(verdict.agrees for verdict in found.values())
+    print(f"{name}: {about}: {n_agree} of {len(found)} as declared, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    column = Column(name, about, date.today().isoformat(), found)
+    KEPT.mkdir(parents=True, exist_ok=True)
+    (KEPT / f"{re.sub('[^a-z0-9.-]+', '-', name)}.json").write_text(json.dumps(asdict(column)))
+    return column
+
+
+def kept() -> list[Column]:
+    """In the order of the list."""
+    found = [json.loads(path.read_text()) for path in KEPT.glob("*.json")]
+    columns = [Column(**each | {"verdicts": {name: Verdict(**one) for name, one in each["verdicts"].items()}}) for each in found]
+    order = ["local", *COLUMNS]
+    return sorted(columns, key=lambda column: order.index(column.name) if column.name in order else len(order))
+
+
+def printed(columns: Sequence[Column]) -> str:
+    abouts = "; ".join(f"`{column.name}`: {column.about}, {column.day}" for column in columns)
+    return f"{abouts}\n\n{table({f'`{column.name}`': column.verdicts for column in columns})}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.partners", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("columns", nargs="*", metavar="COLUMN")
     parser.add_argument("--list", action="store_true", help="the columns, and what those that cannot run here need")
+    parser.add_argument("--table", action="store_true", help="print what is kept of the last run of each column")
     options = parser.parse_args()
+    if options.table:
+        print(printed(kept()))
+        return 0
     started = SERVERS | {"forms": forms.forms}
     obstacles = {name: "" if name.startswith("forms") else servers.obstacle(name.partition(":")[0]) for name in COLUMNS}
     if options.list:
@@ -124,22 +172,19 @@ def main() -> int:
     wanted = options.columns or ["local", *(name for name, obstacle in obstacles.items() if not obstacle)]
     if refused := [obstacles[name] for name in wanted if obstacles.get(name)]:
         raise SystemExit("\n".join(refused))
-    found: dict[str, dict[str, Verdict]] = {}
-    abouts: dict[str, str] = {}
+    found: list[Column] = []
     for server, names in groupby(wanted, lambda name: name.partition(":")[0] if name in COLUMNS else name):
         if server == "local":
             with local() as backend:
-                found["local"], abouts["local"] = run("local", backend, "the engine of this process"), "the engine of this process"
+                found.append(run("local", backend, "the engine of this process"))
         elif server not in started:
-            found[server], abouts[server] = run(server, make(parsed(server)), server), "as named"
+            found.append(run(server, make(parsed(server)), "as named"))
         else:
             with started[server]() as at:
                 for name in names:
-                    backend = COLUMNS[name](at)
-                    found[name], abouts[name] = run(name, backend, at.about), at.about
-    print(f"{date.today()}, {NAME}: " + "; ".join(f"`{name}`: {about}" for name, about in abouts.items()) + "\n")
-    print(table({f"`{name}`": column for name, column in found.items()}))
-    return int(any(not verdict.agrees for column in found.values() for verdict in column.values()))
+                    found.append(run(name, COLUMNS[name](at), at.about))
+    print(printed(found))
+    return int(any(not verdict.agrees for column in found for verdict in column.verdicts.values()))
 
 
 if __name__ == "__main__":

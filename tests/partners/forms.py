@@ -23,6 +23,8 @@ from .servers import NAME, Running, door
 OPENAI, ANTHROPIC, GEMINI = "gpt-4.1-mini", "claude-haiku-4-5", "gemini-2.5-flash"
 """names that the SDKs are given: what such a model does is declared, and priced, by its name"""
 KEYS = {"openai": "sk-forms-0123456789abcdef", "anthropic": "sk-ant-forms-0123456789", "gemini": "AIza" + "k" * 35}
+GREEDY = {"temperature": 0}
+"""what these servers do where a request does not say it, as Anthropic's cannot"""
 _PATH = re.compile(r"/models/[^:/]+:(streamGenerateContent|generateContent)\b")
 _SAMPLING = {
     "temperature": "temperature",
@@ -53,7 +55,7 @@ class VendorForms(Loopback):
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 google = _PATH.search(self.path)
                 try:
-                    asked = _asked(body) | {"stream": google[1] != "generateContent"} if google else body | {"model": NAME}
+                    asked = _asked(body) | {"stream": google[1] != "generateContent"} if google else GREEDY | body | {"model": NAME}
                     if google and asked["stream"]:
                         asked["stream_options"] = {"include_usage": True}
                     answer = _post(engine, "/v1/chat/completions" if google else self.path, asked)
@@ -106,7 +108,7 @@ def _asked(body: dict[str, Any]) -> dict[str, Any]:
     messages = [{"role": "system", "content": _text(body["systemInstruction"])}] if body.get("systemInstruction") else []
     for content in body["contents"]:
         messages += _messages(content)
-    asked: dict[str, Any] = {"model": NAME, "messages": messages, "user": "google-genai"}
+    asked: dict[str, Any] = GREEDY | {"model": NAME, "messages": messages, "user": "google-genai"}
     asked |= {ours: config[name] for name, ours in _SAMPLING.items() if name in config}
     if schema := config.get("responseJsonSchema"):
         asked["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}

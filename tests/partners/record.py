@@ -36,13 +36,13 @@ def main() -> None:
     PLACE.mkdir(exist_ok=True)
     code, names = source(), dict[str, Any]()
     exec(compile(code, "guide", "exec"), names)
-    with forms() as at:
-        for vendor, made in VENDORS.items():
+    for vendor, made in VENDORS.items():
+        with forms() as at:  # a new server, whose cache is empty
             lab = lab_over(made(at), vendor)
             with lab.record(f"guide('Paris') · in the form of {vendor}'s API", code) as record:
                 names["guide"].run(city="Paris", backend=lab.backend).sync()
-            write_jsonl(record, PLACE / f"{vendor}.jsonl")
-            print(f"{vendor}: {len(record.entries)} events, {lab.stats()}")
+        write_jsonl(record, PLACE / f"{vendor}.jsonl")
+        print(f"{vendor}: {len(record.entries)} events, {lab.stats()}", flush=True)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ class Running(NamedTuple):
     key: str
     about: str
     """its name and version"""
+    model: str = "default"
 
 
 class Models(NamedTuple):
@@ -133,7 +134,7 @@ def transformers() -> Iterator[Running]:
     words = ["serve", models().folder, "--port", str(port), "--host", "127.0.0.1", "--device", "cpu"]
     command = [python("transformers"), "-c", "from transformers.cli.transformers import main; main()", *words]
     with process("transformers", command, url, env={"HF_HUB_OFFLINE": "1"}):
-        yield Running(url, "", f"transformers serve {version('transformers', 'transformers')}")
+        yield Running(url, "", f"transformers serve {version('transformers', 'transformers')}", str(models().folder))
 
 
 @contextmanager
