@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ def executed(
     for cell in code_cells(content):
         cell.outputs, cell.execution_count = [], None
     nbformat.write(content, server.root / name)  # type: ignore[no-untyped-call]
+    shutil.copytree(COURSE / "recorded", server.root / "recorded", dirs_exist_ok=True)
     notebook = open_notebook(server, name)
     notebook.run_all()
     yield notebook, notebook.save()

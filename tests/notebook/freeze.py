@@ -15,14 +15,16 @@ from nbclient import NotebookClient
 from sgl_lab.engine.compute.kernels.native import build
 from sgl_lab.engine.files import store
 
-NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+COURSE = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS = sorted(COURSE.glob("*.ipynb"))
 
 
 def run_again(notebook: Any) -> None:
-    """Run it in a kernel of its own. Its metadata name the instructions that the model used; None
+    """Run it in a kernel of its own, in the folder of the course. Its metadata name the instructions that the model used; None
     is torch.
     """
-    NotebookClient(notebook, timeout=900, kernel_name="python3", record_timing=False).execute()
+    where = {"metadata": {"path": str(COURSE)}}
+    NotebookClient(notebook, timeout=900, kernel_name="python3", record_timing=False, resources=where).execute()
     notebook.metadata.pop("widgets", None)
     notebook.metadata["sgl_lab"] = {"instructions": instructions()}
 
@@ -36,7 +38,14 @@ def instructions() -> str | None:
 
 
 def counts(cell: Any) -> list[Any]:
-    """Every count in a cell's outputs: of the frozen views (in their metadata) and of plain dictionaries."""
+    """Every count in a cell's outputs: of the frozen views (in their metadata) and of plain dictionaries. Those of a cell with the tag
+    `elsewhere` are 0 here: another process made them, in its own time.
+    """
+    found = _counts(cell)
+    return [dict.fromkeys(each, 0) for each in found] if "elsewhere" in cell.metadata.get("tags", ()) else found
+
+
+def _counts(cell: Any) -> list[Any]:
     found: list[Any] = []
     for output in cell.outputs:
         if "sgl_lab" in output.get("metadata", {}):

@@ -7,6 +7,8 @@ from typing import Any
 import nbformat
 import pytest
 
+from sgl_lab.trace import read_jsonl
+
 from .freeze import NOTEBOOKS
 
 
@@ -25,3 +27,16 @@ def test_saved_outputs_are_readable_without_a_kernel_and_small(notebook: Any) ->
         assert len("".join(data.get("text/html", ""))) < 256 * 1024
         assert data["text/plain"].strip()
     assert "widgets" not in notebook.metadata
+
+
+def test_recordings_are_of_the_program_that_the_notebook_has() -> None:
+    """`python -m tests.partners.record` makes them again."""
+    (path,) = [path for path in NOTEBOOKS if path.stem.startswith("09")]
+    cells = [str(cell.source) for cell in nbformat.read(path, as_version=4).cells]  # type: ignore[no-untyped-call]
+    recorded = sorted((path.parent / "recorded").glob("*.jsonl"))
+    assert [file.stem for file in recorded] == ["anthropic", "gemini", "openai"]
+    for file in recorded:
+        record = read_jsonl(file)
+        assert record.source in cells
+        assert record.has_answers
+        assert any(f"recorded/{file.name}" in cell for cell in cells)
