@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from ..contracts.legible import clipped
 from . import commands
 from .commands.command import Command, Words, is_option
 from .options import HELP_FLAGS, OptionError, cell_help, nearest, wrapped
@@ -24,6 +25,9 @@ def run_line(shell: Any, session: Session, line: str) -> Any:
         raise OptionError(f"cannot read the command: {error}") from None
     name, rest = (words[0], words[1:]) if words else ("help", [])
     command = COMMANDS.get(name)
+    if command is None and not name[:1].isalpha():
+        hint = f"a program and its options are a cell that begins with %%sgl, such as %%sgl {clipped(bare.strip(), 60)}"
+        raise OptionError(f"%sgl takes a command, and {name!r} is none", hint=hint)
     if command is None:
         raise nearest(name, COMMANDS, "command")
     if not set(HELP_FLAGS).isdisjoint(rest):

@@ -53,6 +53,8 @@ class Room(NamedTuple):
     """tokens in the plain text, which repeats those of the picture"""
     n_tokens: int | None = None
     """tokens in the picture; None for all"""
+    is_bare: bool = False
+    """whether its text has brackets in place of colours, so that all of it fits"""
 
 
 ROOMS = (
@@ -60,6 +62,7 @@ ROOMS = (
     Room(still.MAX_NODES, still.MAX_BARS, 4_000),
     Room(40, 150, 1_000),
     Room(24, 60, 300),
+    Room(24, 60, 300, is_bare=True),
     *(Room(24, 60, 300, n) for n in (20_000, 12_000, 8_000, 5_000, 3_000, 1_500, 700, 300, 100, 30, 8)),
 )
 PAGE_ROOM = Room(400, 4_000, 1_000_000)
@@ -107,8 +110,11 @@ class Pictures:
         if self.tokens is not None:
             tokens = self.tokens
             n = room.n_tokens
-            shown = lambda: still.tokens(tokens if n is None else cut(tokens, n), self.lanes, elsewhere=elsewhere)  # noqa: E731
-            parts.append(self._once("tokens", n, shown))
+            if room.is_bare:
+                parts.append(self._once("bare", None, lambda: still.bare_tokens(tokens)))
+            else:
+                shown = lambda: still.tokens(tokens if n is None else cut(tokens, n), self.lanes, elsewhere=elsewhere)  # noqa: E731
+                parts.append(self._once("tokens", n, shown))
         if (tree := self.tree) is not None:
             parts.append(self._once("tree", room.n_nodes, lambda: still.tree(tree, room.n_nodes, elsewhere=elsewhere)))
         if (lanes := self.lanes) is not None and self.has_lanes:
@@ -161,10 +167,14 @@ def freeze(
         return {"text/html": joined([shown, *below]).source, "text/plain": pictures.words(room) + also}
 
     best: dict[str, str] | None = None
+    has_colours = False
     for room in ROOMS:
+        if room.is_bare and has_colours:
+            break  # text in colours is worth more than a replay
         found = bundle(room, "" if replay is None or replay.is_empty else TRUST)
         if (size := _size(found)) > LIMIT:
             continue
+        has_colours = True
         if replay is None or replay.is_empty:
             return found
         if recorded := replay.script(LIMIT - size - 100):

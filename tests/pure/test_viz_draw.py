@@ -205,6 +205,29 @@ def test_a_frozen_cell_stays_small_and_says_what_it_left_out(n_tokens: int, n_fo
     assert len(word) > 100 or shown.count("word ") >= n_tokens
 
 
+def test_the_text_of_hundreds_of_forks_is_readable_without_colours_where_these_do_not_fit() -> None:
+    forks = range(2, 422)
+    same = {"label": "", "run": 1, "base": 0, "state": ""}
+    rows = [{"fork": fork, "parent": None if fork == 1 else 1, "index": fork, **same} for fork in (1, *forks)]
+    toks = [
+        (text, cls, None, role, None, 1, None)
+        for number in range(6)
+        for text, cls, role in ((f" question {number}", "computed", "user"), (f" answer {number}", "generated", "assistant"))
+    ]
+    picture: Any = {"forks": rows, "ops": [{"fork": fork, "start": 0, "toks": toks} for fork in forks]}
+
+    class Told:
+        def full(self) -> Any:
+            return picture
+
+    bundle = freeze(tokens=Told(), title="forks")
+    assert sum(len(part.encode()) for part in bundle.values()) <= LIMIT
+    shown = Reader(bundle["text/html"]).text
+    assert (shown.count("⟦answer 5⟧") + shown.count("⟦ answer 5⟧"), shown.count("question 3")) == (420, 420)
+    assert "text has brackets" in shown
+    assert "more token" not in shown
+
+
 def test_a_cell_of_many_short_answers_stays_small_too_and_says_which_bars_it_shows() -> None:
     stage = Stage(60_000)
     main = stage.open()

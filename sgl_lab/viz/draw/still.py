@@ -24,6 +24,7 @@ from .numbers import UNCOUNTED, brief, counted, is_uncounted, money, seconds
 from .outline import lane_order
 from .plan import HEIGHT, Node, plan
 from .streams import SPECIAL, Stream, streams, whole_characters
+from .text import transcript
 
 LINE = "rgba(127,127,127,0.28)"
 BELOW = f"border-bottom:1px solid {LINE}"
@@ -37,6 +38,7 @@ CHIP = css(border="1px solid", border_radius="4px", padding="0 4px")
 LONG = 400
 """a turn with more tokens than this is folded"""
 TOKENS_HIGH, FORK_HIGH, TREE_HIGH, LANES_HIGH = 240, 96, 232, 206
+ALL = 10**9
 MANY = 32
 """forks side by side that have boxes of their own"""
 LANE, AXIS = 18, 20
@@ -207,6 +209,14 @@ def tokens(picture: TokensPicture, lanes: LanesPicture | None = None, *, elsewhe
         body = [part for root in roots for part in _stream(root, reused)]
     has_forks = any(stream.children for stream in roots)
     return _panel("Tokens", keys, _scroll(TOKENS_HIGH - 14, *body, style=css(padding="2px 14px 12px"), label="Tokens", at_end=has_forks))
+
+
+def bare_tokens(picture: TokensPicture) -> Markup:
+    """The text of all streams, with brackets in place of colours, so that all text of very many forks fits."""
+    box = css(white_space="pre-wrap", overflow_wrap="anywhere", font_size="12.5px", line_height="22px")
+    words = tag("div", {"style": f"{box};{MONO}"}, transcript(picture, n_tokens=ALL))
+    note = "too long for colours: ⟦generated⟧, ⟨forced⟩ and ⟪chosen⟫ text has brackets"
+    return _panel("Tokens", [], _scroll(TOKENS_HIGH - 14, words, style=css(padding="2px 14px 12px"), label="Tokens", at_end=True), note)
 
 
 def _token_key(state: str, words: palette.Words) -> Markup:
