@@ -526,6 +526,12 @@ def test_help_is_given_of_one_command(line: str, capsys: pytest.CaptureFixture[s
         run_line(None, Session(), "help whi")
 
 
+@pytest.mark.parametrize("line", ["-o x", "-b openai", "--budget 0.5 -o y"])
+def test_a_line_with_the_options_of_a_cell_points_to_the_cell(line: str) -> None:
+    with pytest.raises(OptionError, match=re.escape(f"%%sgl {line}")):
+        run_line(None, Session(), line)
+
+
 def test_a_run_in_which_the_model_answered_nothing_is_not_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
     session = Session()
     first, second, slip = (Record(RunId(number)) for number in (1, 2, 3))

@@ -15,6 +15,10 @@ import sgl_lab as sgl
 from sgl_lab.backends.sglang import RuntimeEndpoint
 from sgl_lab.backends.sglang.router import Worker, workers_of
 from sgl_lab.contracts.errors import ConnectionFailed
+from sgl_lab.contracts.events import CellStarted, Entry, ForkOpened
+from sgl_lab.contracts.ids import ForkId, RunId
+from sgl_lab.magics.commands.backends import worker_rows
+from sgl_lab.viz.draw import workers
 
 WORKERS = {
     "workers": [
@@ -44,6 +48,24 @@ def test_counts_of_sglang_servers_have_other_names() -> None:
     told = 'sglang:prompt_tokens_total{model_name="m",worker_addr="http://127.0.0.1:31601"} 1.0e2\n'
     told += 'sglang:cached_tokens_total{model_name="m",worker_addr="http://127.0.0.1:31601"} 50.0\n'
     assert workers_of(WORKERS, told)[0].hit_rate == 0.5
+
+
+def test_a_routers_workers_are_a_table_with_the_forks_that_each_served() -> None:
+    run, main = RunId(1), ForkId(1)
+    events = [CellStarted(run, "In[3]", ""), *(ForkOpened(run, ForkId(n), None if n == 1 else main, n - 2, "") for n in range(1, 10))]
+    names = workers.fork_names(Entry(n, n, event) for n, event in enumerate(events))
+    served = {ForkId(n): {"127.0.0.1:31601": n} for n in range(1, 10)} | {ForkId(77): {"127.0.0.1:31602": 1}}
+    rows = worker_rows(workers_of(WORKERS, METRICS), served, names)
+    assert rows[0].forks[0] == ("In[3] fork 8", 9)
+    assert rows[1].forks == (("fork 77", 1),)
+    (_, first, second) = workers.table(rows)
+    assert first[:5] == ("127.0.0.1:31601", "● healthy", "2", "5", "75 %  (300 of 400)")
+    assert first[5].startswith("In[3] fork 8 × 9, In[3] fork 7 × 8")
+    assert first[5].endswith("and 3 more forks")
+    assert second == ("127.0.0.1:31602", "✕ not healthy", "0", "–", "not published", "fork 77")
+    page = workers.html(rows).source
+    assert all(cell in page for row in (first, second) for cell in row)
+    assert "width:75%" in page
 
 
 class Cutting(BaseHTTPRequestHandler):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ...backends.names import KNOWN, LOCAL, Known
 from ...contracts.capabilities import ABOUT
+from ...contracts.ids import ForkId
 from ...elsewhere import BackendLab, opened
 from ...recorded import RecordedLab
-from ...viz.draw import html
+from ...viz.draw import html, workers
 from ..options import OptionError
 from ..printing import say
 from ..session import Session, named_with
 from .command import Command, Words, aligned, current_lab, ready_lab, show
+
+if TYPE_CHECKING:
+    from ...backends.sglang.router import Worker
 
 
 def _backend(shell: Any, session: Session, words: Words) -> None:
@@ -26,7 +30,9 @@ def _backend(shell: Any, session: Session, words: Words) -> None:
         if (model := session.unloaded_model()) is not None:
             say(f"backend: {LOCAL}, {model}, which the first cell loads")
         else:
-            tell(current_lab(shell, session))
+            lab = current_lab(shell, session)
+            tell(lab)
+            _show_workers(shell, words, lab)
         return
     named = named_with(name, words.name(1))
     if named.name == LOCAL:
@@ -38,6 +44,7 @@ def _backend(shell: Any, session: Session, words: Words) -> None:
     lab = lab_named(str(named))
     session.go_to(lab)
     tell(lab)
+    _show_workers(shell, words, lab)
 
 
 def _key(shell: Any, session: Session, words: Words) -> None:
@@ -64,6 +71,36 @@ def tell(lab: RecordedLab) -> None:
         if lacking:
             say(f"refused there: {', '.join(lacking)}")
         say("cells and programs without backend= run there; %sgl backend local comes back")
+
+
+@runtime_checkable
+class _Routes(Protocol):
+    """A backend that may be a router in front of several servers."""
+
+    def workers(self) -> Sequence[Worker]: ...
+
+    def served(self) -> Mapping[ForkId, Mapping[str, int]]: ...
+
+
+def _show_workers(shell: Any, words: Words, lab: RecordedLab) -> None:
+    """The servers behind a router, if the lab's backend is one."""
+    backend = lab.backend_for()
+    if isinstance(backend, _Routes) and (found := backend.workers()):
+        rows = worker_rows(found, backend.served(), workers.fork_names(lab.events()))
+        show(shell, words, workers.html(rows), aligned(workers.table(rows)), {"workers": len(rows)})
+
+
+def worker_rows(
+    found: Iterable[Worker], served: Mapping[ForkId, Mapping[str, int]], names: Mapping[ForkId, str]
+) -> list[workers.WorkerRow]:
+    """With the forks that each worker served, by the names of these forks."""
+    rows = []
+    for each in found:
+        place = each.url.rstrip("/").partition("://")[2]
+        forks = [(names.get(fork, f"fork {fork}"), n) for fork, counts in served.items() if (n := counts.get(place))]
+        ordered = tuple(sorted(forks, key=lambda pair: -pair[1]))
+        rows.append(workers.WorkerRow(place, each.is_healthy, each.load, each.n_requests, each.n_prompt, each.n_cached, ordered))
+    return rows
 
 
 def _list(shell: Any, session: Session, words: Words) -> None:
