@@ -12,9 +12,9 @@ from typing import Literal, NamedTuple
 from .errors import BackendUnsupported
 from .params import CONSTRAINTS, MAX_N, MAX_STOPS, MAX_TOP_LOGPROBS, SamplingParams
 
-Choices = Literal["", "scored", "decided", "generated"]
+Choices = Literal["", "scored", "decided", "first token", "generated"]
 """How a backend selects: by the log-probabilities of each choice's tokens, by a call of the
-server's own, or by a constrained gen.
+server's own, by the log-probabilities of an answer's first token, or by a constrained gen.
 """
 
 SAMPLING = (

@@ -101,7 +101,7 @@ class ChatStream(Stream):
         ChatGeneration(self, gen, variable, context).start(params)
 
     def _select(self, select: Select, variable: Variable) -> None:
-        if self.run.card.capabilities.choices == "decided":
+        if self.run.card.capabilities.choices in ("decided", "first token"):
             Decision(self, select, variable).start()
         else:
             GeneratedChoice(self, select, variable).start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -310,6 +311,39 @@ def test_a_select_is_decided_where_the_server_decides() -> None:
         with pytest.raises(BadArgument, match="two of the choices are the same"):
             _ = same["x"]
     checked(api.bodies("/v1/decisions")[0], DecisionCreateParams)
+
+
+def test_a_select_without_decisions_and_constraints_is_by_the_first_token() -> None:
+    first, second, third = (("No", -0.1), ("Yes", -3.0), ("Hm", -5.0)), (("Maybe", -0.01), ("No", -5.0)), (("N", -0.2), ("Yes", -2.0))
+    tops = iter([first, second, third])
+
+    def answer(asked: ApiCall) -> Reply:
+        top = next(tops)
+        each = {"token": top[0][0], "logprob": top[0][1], "bytes": None}
+        told = [{"token": token, "logprob": logprob, "bytes": None} for token, logprob in top]
+        return said(top[0][0], reason="length", logprobs={"content": [each | {"top_logprobs": told}], "refusal": None})
+
+    def chosen(*choices: str) -> Any:
+        s = sgl.start(openai(api, "gpt-3.5-turbo"))
+        s += sgl.user("Ice is hot?") + sgl.assistant(sgl.select("x", list(choices)))
+        return s
+
+    with Api(answer, "/v1") as api:
+        s = chosen("Yes", "No")
+        assert s["x"] == "No"
+        no, yes = math.exp(-0.1), math.exp(-3.0)
+        expected = [math.log(yes / (yes + no)), math.log(no / (yes + no))]
+        assert s.get_meta_info("x")["normalized_prompt_logprobs"] == pytest.approx(expected)
+        with pytest.raises(RequestFailed, match="none of the choices, but with 'Maybe'"):
+            _ = chosen("Yes", "No")["x"]
+        with pytest.raises(RequestFailed, match="several choices begin"):
+            _ = chosen("No", "Never")["x"]
+        with pytest.raises(BackendUnsupported, match="begins with 'No'"):
+            _ = chosen("No", "Nobody")["x"]
+    bodies = api.bodies("/v1/chat/completions")
+    assert len(bodies) == 3, "choices that begin alike are refused before a token is spent"
+    assert (bodies[0]["max_completion_tokens"], bodies[0]["top_logprobs"]) == (1, 20)
+    checked(bodies[0], chat_params())
 
 
 # ---------------------------------------------------------------- servers

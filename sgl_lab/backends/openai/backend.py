@@ -19,7 +19,7 @@ from ...contracts.port import ModelCard
 from ...lang.chat_template import ChatTemplate
 from ..remote import PLACEHOLDER, Call, Deadlines, Fault, Key, Options, Provider, RemoteBackend, find_endpoint, need
 from ..remote.prices import Listed, find_prices, listed_names
-from . import chat, completions, decisions, responses
+from . import chat, completions, decisions, first_token, responses
 from .servers import APIS, CHAT, COMPLETIONS, RESPONSES, SERVERS, Server, capabilities, openai_model
 from .strict import strict
 
@@ -205,6 +205,8 @@ class OpenAI(RemoteBackend):
 
     def _decide(self, job: DecisionJob, call: Call) -> DecisionOutput:
         model, by = self._card.name, self._card.name
+        if self._card.capabilities.choices == "first token":
+            return first_token.read(self._converse(first_token.asked(job, self._card.capabilities.top_logprobs), call)[0], job, by)
         if self._server.decides == "decisions":
             return decisions.read(self._sdk.decisions.create(**decisions.request(job, model)), job, by)
         response = self.client.post(
@@ -216,6 +218,8 @@ class OpenAI(RemoteBackend):
     def _refuse(self, job: ChatJob | DecisionJob) -> None:
         if isinstance(job, DecisionJob):
             decisions.check(job)
+            if self._card.capabilities.choices == "first token":
+                first_token.check(job, self._card.name)
             has_images = not isinstance(job.prompt, str) and any(isinstance(part, ImagePart) for said in job.prompt for part in said.parts)
             if has_images and self._server.decides == "systemone":
                 raise BackendUnsupported(f"{self._card.name} decides about text only", hint="let a gen answer, with regex= or a stop")

@@ -145,7 +145,9 @@ def openai_model(can: frozenset[str], model: str, effort: str | None) -> Server:
 
 
 def capabilities(server: Server, api: str) -> Capabilities:
-    """Of a server through one of its APIs. Choices follow from the rest: decided, else generated under a constraint, else not at all."""
+    """Of a server through one of its APIs. Choices follow from the rest: decided, else generated under a constraint, else by the
+    likeliest first tokens, else not at all.
+    """
     can = server.can
     if api == RESPONSES:
         sampling = tuple(name for name in can.sampling if name in ("max_tokens", "temperature", "top_p"))
@@ -163,4 +165,6 @@ def capabilities(server: Server, api: str) -> Capabilities:
             can = replace(can, constraints=(), top_logprobs=min(can.top_logprobs, 5))
     if server.decides and api != COMPLETIONS:
         return replace(can, choices="decided")
-    return replace(can, choices="generated" if can.constraints else "")
+    if can.constraints:
+        return replace(can, choices="generated")
+    return replace(can, choices="first token" if can.top_logprobs > 1 and api != RESPONSES else "")

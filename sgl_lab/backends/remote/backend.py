@@ -67,8 +67,9 @@ class RemoteBackend(RemoteJobs[_Task, Outcome], BaseConversation, ABC):
     card       its model and what it offers; prices and context are filled in from the table where the card has none
     options    see `Options`
 
-    A subclass writes `_converse`, `_decide` if its capabilities say that choices are "decided", and `_prepare` if it cannot follow
-    every constraint of the kinds that it names. It sends through `client`, which keeps the deadlines and carries the key.
+    A subclass writes `_converse`, `_decide` if its capabilities say that choices are "decided" or by the "first token", and `_prepare`
+    if it cannot follow every constraint of the kinds that it names. It sends through `client`, which keeps the deadlines and carries
+    the key.
     """
 
     takes = Options
@@ -162,7 +163,7 @@ class RemoteBackend(RemoteJobs[_Task, Outcome], BaseConversation, ABC):
         return self._accept(job, listener, "gen", job.params.max_tokens or 0)
 
     def decide(self, job: DecisionJob, listener: DecisionListener) -> RequestId:
-        if self._card.capabilities.choices != "decided":
+        if self._card.capabilities.choices not in ("decided", "first token"):
             raise self._card.capabilities.missing("choices", self._card.name)
         return self._accept(job, listener, "score", 0)
 
