@@ -33,6 +33,20 @@ ALLOWED: dict[str, dict[str, int]] = {
         "viz/freeze.py": 1,
         "viz/sender.py": 5,
     },
+    "what a server sends or a file holds, in the course of being read": {
+        "backends/remote/answers.py": 4,
+        "backends/remote/faults.py": 2,
+        "backends/remote/prices.py": 9,
+        "backends/sglang/answers.py": 8,
+        "backends/trees/blocks.py": 3,
+        "backends/trees/listen.py": 1,
+    },
+    "the network's door: httpcore's options and socket": {
+        "backends/remote/wire.py": 3,
+    },
+    "arguments of any backend's constructor": {
+        "backends/names.py": 2,
+    },
     "a listener of any job": {
         "engine/serving/group.py": 3,
         "engine/serving/notifying.py": 3,
@@ -95,7 +109,7 @@ ALLOWED: dict[str, dict[str, int]] = {
 }
 """By reason, with the most that a file may have. A number may only fall."""
 
-NOT_YET = ("backends/",)
+NOT_YET = tuple(f"backends/{name}" for name in ("anthropic/", "gemini/", "openai/", "litellm.py", "scripted/"))
 """rooms whose files are not listed yet"""
 
 

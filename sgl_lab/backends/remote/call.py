@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from ...contracts.errors import RequestFailed, RequestTimedOut, SglError
 from ...contracts.ids import RequestId
@@ -185,6 +185,6 @@ class Call:
             off()
 
 
-def _close(stream: Any) -> None:
+def _close(stream: Closable) -> None:
     with contextlib.suppress(Exception):
         stream.close()

@@ -232,7 +232,8 @@ class RuntimeEndpoint(SglangServer[_Task, Outcome], TokenizedBackend):
 
     def _generate(self, task: _Task, job: GenJob) -> tuple[GenOutput, ...]:
         call = task.call
-        body = wire.gen_body(job, task.rid, self._card.context - len(job.prompt))
+        room = self._card.context - len(job.prompt)
+        body = wire.gen_body(job, task.rid, room)
         for n_broken in range(self.retries.n + 1):
             try:
                 self._follow(task, body)
@@ -244,7 +245,7 @@ class RuntimeEndpoint(SglangServer[_Task, Outcome], TokenizedBackend):
                 if call.ended is not None or not is_cut or not wire.may_go_on(job) or n_broken == self.retries.n:
                     raise
             # The server, or the worker behind a router, is gone. What came of the answer is kept, and another goes on from there.
-            body = wire.gen_on(body, job, sample.resumed(), f"{task.rid}-{n_broken + 1}")
+            body = wire.gen_on(job, sample.resumed(), f"{task.rid}-{n_broken + 1}", room)
             call.fault = None
             call.sleep(self.retries.wait_s(n_broken + 1, None))
         return self._outputs(task)

@@ -9,7 +9,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 _SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)\{(?P<labels>[^}]*)\}\s+(?P<value>\S+)", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -38,11 +37,12 @@ class Worker:
         return None if not self.n_prompt or self.n_cached is None else self.n_cached / self.n_prompt
 
 
-def workers_of(found: Mapping[str, Any], metrics: str) -> tuple[Worker, ...]:
+def workers_of(found: Mapping[str, object], metrics: str) -> tuple[Worker, ...]:
     """Of the router's answers to /workers and /engine_metrics."""
     counts = counts_of(metrics)
     workers = []
-    for each in found.get("workers") or ():
+    told = found.get("workers")
+    for each in told if isinstance(told, list) else ():
         if not isinstance(each, Mapping) or not isinstance(url := each.get("url"), str):
             continue
         mine = counts.get(url.rstrip("/"), {})

@@ -7,13 +7,13 @@ sent as token ids, so the server computes what the program's views show, and enc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 from ...contracts.errors import BackendUnsupported
 from ...contracts.params import Constraint, SamplingParams
 from ...contracts.port import GenJob, ScoreJob, WarmJob
 
-Body = dict[str, Any]
+Body = dict[str, object]
 
 KINDS = {"regex": "regex", "json_schema": "json_schema"}
 """Kinds of constraint, and the sampling parameter that takes each."""
@@ -37,13 +37,12 @@ def may_go_on(job: GenJob) -> bool:
     return params.n == 1 and params.constraint is None and not counts
 
 
-def gen_on(body: Body, job: GenJob, received: Sequence[int], rid: str) -> Body:
-    """The request that goes on after the tokens of an answer that was cut off."""
-    before: Body = body["sampling_params"]
-    most = before["max_new_tokens"] - (len(job.prompt) + len(received) - len(body["input_ids"]))
-    least = max(0, job.params.min_tokens - len(received))
-    params = before | {"max_new_tokens": max(most, 1)} | ({"min_new_tokens": least} if "min_new_tokens" in before else {})
-    return body | {"input_ids": [*job.prompt, *received], "rid": rid, "sampling_params": params}
+def gen_on(job: GenJob, received: Sequence[int], rid: str, room: int) -> Body:
+    """The request that goes on after the tokens of an answer that was cut off. `room` is that of the whole answer."""
+    params = job.params
+    most = room if params.max_tokens is None else min(params.max_tokens, room)
+    rest = replace(params, max_tokens=max(most - len(received), 1), min_tokens=max(0, params.min_tokens - len(received)))
+    return gen_body(replace(job, prompt=(*job.prompt, *received), params=rest), rid, room)
 
 
 def sampling(params: SamplingParams, room: int) -> Body:
@@ -56,7 +55,7 @@ def sampling(params: SamplingParams, room: int) -> Body:
         "top_k": -1 if params.top_k is None else params.top_k,
         "skip_special_tokens": params.skip_special_tokens,
     }
-    given = {
+    given: Body = {
         "min_new_tokens": min(params.min_tokens, most),
         "min_p": params.min_p,
         "frequency_penalty": params.frequency_penalty,

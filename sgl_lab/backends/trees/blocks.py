@@ -37,7 +37,7 @@ class SeenTree(RemoteTree):
         self.n_orphans = 0
         """blocks whose predecessor was never told: they cannot be placed"""
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> dict[str, int | str]:
         with self._lock:
             return super().stats() | {"blocks": len(self._places), "kv_events": self.n_events, "orphan_blocks": self.n_orphans}
 

@@ -132,7 +132,7 @@ class KvListener:
             dealer.close(linger=0)
 
 
-def address_of(info: Mapping[str, Any], base_url: str) -> tuple[str, str, str] | None:
+def address_of(info: Mapping[str, object], base_url: str) -> tuple[str, str, str] | None:
     """Where a server publishes, as its /get_server_info or /server_info says: (endpoint, replay endpoint, topic). None if it does not.
 
     A server that binds every address is reached where it answers http.

@@ -32,7 +32,8 @@ def _backend(shell: Any, session: Session, words: Words) -> None:
         else:
             lab = current_lab(shell, session)
             tell(lab)
-            _show_workers(shell, words, lab)
+            if rows := _workers(lab):
+                show(shell, words, workers.html(rows), aligned(workers.table(rows)), {"workers": len(rows)})
         return
     named = named_with(name, words.name(1))
     if named.name == LOCAL:
@@ -44,7 +45,8 @@ def _backend(shell: Any, session: Session, words: Words) -> None:
     lab = lab_named(str(named))
     session.go_to(lab)
     tell(lab)
-    _show_workers(shell, words, lab)
+    if rows := _workers(lab):
+        show(shell, words, workers.html(rows), aligned(workers.table(rows)), {"workers": len(rows)})
 
 
 def _key(shell: Any, session: Session, words: Words) -> None:
@@ -82,12 +84,12 @@ class _Routes(Protocol):
     def served(self) -> Mapping[ForkId, Mapping[str, int]]: ...
 
 
-def _show_workers(shell: Any, words: Words, lab: RecordedLab) -> None:
+def _workers(lab: RecordedLab) -> list[workers.WorkerRow]:
     """The servers behind a router, if the lab's backend is one."""
-    backend = lab.backend_for()
-    if isinstance(backend, _Routes) and (found := backend.workers()):
-        rows = worker_rows(found, backend.served(), workers.fork_names(lab.events()))
-        show(shell, words, workers.html(rows), aligned(workers.table(rows)), {"workers": len(rows)})
+    backend = lab.backend_for() if isinstance(lab, BackendLab) else None
+    if not isinstance(backend, _Routes):
+        return []
+    return worker_rows(backend.workers(), backend.served(), workers.fork_names(lab.events()))
 
 
 def worker_rows(
