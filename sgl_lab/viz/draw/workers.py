@@ -9,7 +9,7 @@ from ...contracts.events import CellStarted, Entry, ForkOpened
 from ...contracts.ids import ForkId, RunId
 from ...contracts.legible import clipped
 from . import palette
-from .escape import Markup, css, tag
+from .escape import Child, Markup, css, tag
 from .html import RULE
 from .numbers import counted, percent
 
@@ -67,7 +67,8 @@ def html(rows: Sequence[WorkerRow]) -> Markup:
     for row in rows:
         place, state, *numbers = _facts(row)
         ink = palette.GENERATED if row.is_healthy else palette.CHOICE
-        cells = [place, tag("span", {"style": css(color=ink.both, white_space="nowrap")}, state), *numbers, _bar(row), _forks(row)]
+        health = tag("span", {"style": css(color=ink.both, white_space="nowrap")}, state)
+        cells: list[Child] = [place, health, *numbers, _bar(row), _forks(row)]
         body.append(tag("tr", {"style": css(border_top=RULE)}, *(tag("td", {"style": cell}, each) for each in cells)))
     whole = tag("table", {"style": css(border_collapse="collapse", font_size="13px", line_height="1.5", margin="4px 0")}, head, *body)
     return tag("div", {"style": css(overflow_x="auto")}, whole)
