@@ -18,7 +18,7 @@ from sgl_lab.engine.compute.kernels.gpu import cascade, decode, experts, gate, l
 from sgl_lab.engine.compute.kernels.gpu.contexts import Contexts, Shared
 from sgl_lab.engine.compute.kernels.gpu.sampling_requests import SamplingRequests
 from sgl_lab.engine.compute.kernels.native.pack import Kind, quantise
-from sgl_lab.engine.compute.models.decoder import inverse_frequencies
+from sgl_lab.engine.compute.models.rotation import inverse_frequencies
 from sgl_lab.engine.compute.models.spec import ModelSpec
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2}

@@ -235,8 +235,8 @@ def _tune(options: argparse.Namespace) -> int:
     from .engine.compute.models.load import read_spec
 
     with _Bar() as show:
-        spec = read_spec(store.resolve(options.model, progress=show), name=options.model, cache_dir=store.cache_dir(), progress=show)
-    layer = fitted(spec, GPU, options.model).only
+        spec = read_spec(store.resolve(options.model, progress=show))
+    layer = fitted(spec, GPU, options.model).layers[0]
     kind = layer.attention
     shape = cases.Shape(kind.n_heads, kind.n_kv_heads, kind.head_dim, spec.hidden, layer.feed_forward.width, spec.vocab)
     file = tuning.file_of(store.cache_dir(), torch.cuda.get_device_name(device))
@@ -251,7 +251,7 @@ def _model_list(options: argparse.Namespace) -> int:
     here = store.stored()
     for model in here:
         print(f"{model.name:<24}{_mib(model.n_bytes):>10}  {model.paths[0]}")
-    for name in store.BUILT_IN.keys() - {model.name for model in here}:
+    for name in sorted(store.BUILT_IN.keys() - {model.name for model in here}):
         print(f"{name:<24}{'-':>10}  not fetched yet: sgl-lab model pull {name}")
     return 0
 

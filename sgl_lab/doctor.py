@@ -149,4 +149,5 @@ def _models() -> Iterator[Finding]:
         if model.is_here():
             yield Finding("ok", name, str(model.path))
         else:
-            yield Finding("-", name, "not fetched yet", f"the first cell fetches it, or: sgl-lab model pull {name}")
+            how = "the first cell fetches it, or: " if model is store.SMOLLM2 else ""
+            yield Finding("-", name, "not fetched yet", f"{how}sgl-lab model pull {name}")

@@ -160,7 +160,7 @@ class Lab(RecordedLab):
             path, name=self.model, device=str(self._device), dtype=dtype, native=has_native, cache_dir=cache_dir, progress=progress
         )
         self._tokenizer = loaded.tokenizer
-        self.notice = remark or (build.advice() if loaded.device == "cpu" and not has_native else None)
+        self.notice = remark or (build.advice() if loaded.device == "cpu" and not has_native else loaded.remark)
         return loaded, library
 
     def _start(self, config: EngineConfig, loaded: LoadedModel, runner: AnyRunner) -> tuple[LocalBackend, LocalBackend]:

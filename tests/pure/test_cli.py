@@ -182,7 +182,9 @@ def test_models_are_listed_and_removed_by_name(tmp_path: Path, monkeypatch: pyte
     (fetched / "model.gguf").write_bytes(bytes(2**20))
     assert [exit_code("model", word, *rest) for word, *rest in (["list"], ["rm", "smollm2"], ["list"], ["rm", "smollm2"])] == [0, 0, 0, 1]
     said = capsys.readouterr()
-    here, removed, gone = said.out.splitlines()
+    here, other, removed, same, gone = said.out.splitlines()
+    assert other == same
+    assert other.split()[0] == "qwen2.5-coder-0.5b"
     assert here.split()[:3] == ["smollm2", "1.0", "MiB"]
     assert removed == "removed smollm2: 1.0 MiB freed"
     assert gone.endswith("not fetched yet: sgl-lab model pull smollm2")

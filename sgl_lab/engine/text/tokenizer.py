@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import tokenizers
 
@@ -35,16 +35,41 @@ _MAX_SETTLED = 32
 """renderings that are kept for continuation"""
 
 
-class Tokenizer:
-    """The tokenizer of the model in `folder`, whose embedding has `n_vocab` rows. ModelMissing,
-    ModelDamaged, ModelError.
-    """
+class Files(NamedTuple):
+    """What describes a tokenizer."""
 
-    def __init__(self, folder: Path, n_vocab: int) -> None:
-        path = folder / "tokenizer.json"
-        text = read_bytes(path, most=MAX_TOKENIZER)
-        data = json_object(text, str(path))
-        config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+    origin: str
+    """where it is, for errors"""
+    text: bytes
+    """`tokenizer.json`"""
+    config: Mapping[str, object]
+    """`tokenizer_config.json`"""
+    ends: Sequence[int]
+    """end-of-sequence ids that other files name"""
+    template: str | None
+
+    @classmethod
+    def read(cls, folder: Path) -> Files:
+        """ModelMissing, ModelDamaged."""
+        path, settings = folder / "tokenizer.json", folder / "tokenizer_config.json"
+        text, config = read_bytes(path, most=MAX_TOKENIZER), read_json(settings) if settings.exists() else {}
+        named = [read_json(other) for name in ("config.json", "generation_config.json") if (other := folder / name).exists()]
+        return cls(str(path), text, config, [index for one in named for index in _ids(one)], _template(folder, config))
+
+    @classmethod
+    def made(cls, files: Mapping[str, Mapping[str, object]], origin: str) -> Files:
+        """Of files that were never written."""
+        text, config = json.dumps(files["tokenizer.json"], ensure_ascii=False).encode(), files["tokenizer_config.json"]
+        return cls(origin, text, config, [index for one in files.values() for index in _ids(one)], _template(None, config))
+
+
+class Tokenizer:
+    """The tokenizer of a model whose embedding has `n_vocab` rows, in a folder or already read. ModelMissing, ModelDamaged, ModelError."""
+
+    def __init__(self, source: Path | Files, n_vocab: int) -> None:
+        files = source if isinstance(source, Files) else Files.read(source)
+        path, text, config, ends, template = files
+        data = json_object(text, path)
         self.n_vocab = n_vocab
         self._prefix = _take_prefix(data)
         added = data.get("added_tokens") or []
@@ -84,14 +109,12 @@ class Tokenizer:
         self.eos_ids = frozenset(
             index
             for index in (
-                *_ids(folder / "config.json"),
-                *_ids(folder / "generation_config.json"),
+                *ends,
                 self._tokenizer.token_to_id(variables.get("eos_token", "")),
                 *(index for text, index in specials.items() if text in TURN_ENDS),
             )
             if _below(index, n_vocab)
         )
-        template = _template(folder, config)
         self._chat = None if template is None else ChatTemplate(template, variables, list(specials))
         self._settled: deque[Settled] = deque(maxlen=_MAX_SETTLED)
         self._start = _start(specials, variables, self._bos, template or "")
@@ -253,16 +276,16 @@ def _content(token: object) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def _ids(path: Path) -> list[int]:
+def _ids(config: Mapping[str, object]) -> list[int]:
     """The end-of-sequence ids that a configuration names."""
-    value = read_json(path).get("eos_token_id") if path.exists() else None
-    return cast(list[int], value) if isinstance(value, list) else [] if value is None else [value]
+    value = config.get("eos_token_id")
+    return cast(list[int], value if isinstance(value, list) else [] if value is None else [value])
 
 
-def _template(folder: Path, config: Mapping[str, object]) -> str | None:
-    path = folder / "chat_template.jinja"
+def _template(folder: Path | None, config: Mapping[str, object]) -> str | None:
+    path = None if folder is None else folder / "chat_template.jinja"
     try:
-        if path.exists() and path.stat().st_size <= 1 << 20:
+        if path is not None and path.exists() and path.stat().st_size <= 1 << 20:
             return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelDamaged(f"cannot read {path}: {error}") from None

@@ -7,7 +7,6 @@ requests or sampling. Numerics follow transformers.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,9 @@ from torch import Tensor
 
 from ...files.weights import Read
 from ..kernels.linear import Linear
-from .spec import Activation, Attention, FeedForward, ModelSpec, Norm, Part, RopeScaling, Rotary
+from .mixture import Dense, Mixture
+from .rotation import inverse_frequencies
+from .spec import Activation, Attention, ModelSpec, Norm, Part
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q [n, heads, dim], k [n, kv_heads, dim], v [n, kv_heads, dim]) -> [n, heads, dim]"""
@@ -42,12 +43,13 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "gelu_tanh": partial(functional.gelu, approximate="tanh"),
     "relu": functional.relu,
+    "relu2": lambda x: functional.relu(x).square(),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A layer's weights. `up` combines gate and up if there is a gate."""
+    """A layer's weights."""
 
     rotary: int | None
     """which of the model's rotations turns q and k"""
@@ -55,16 +57,23 @@ class Layer:
     qk_norms: tuple[Tensor, Tensor] | None
     qkv: Linear
     out: Linear
-    up: Linear
-    down: Linear
+    feed_forward: Dense | Mixture
+
+    @property
+    def dense(self) -> list[Dense]:
+        """Its feed-forwards, one or many."""
+        one = self.feed_forward
+        return [one] if isinstance(one, Dense) else one.experts + ([] if one.shared is None else [one.shared])
 
 
-def stacked(spec: ModelSpec, index: int, parts: Sequence[Part], read: Callable[..., Tensor]) -> tuple[list[str], Tensor | None]:
+def stacked(
+    spec: ModelSpec, index: int, parts: Sequence[Part], read: Callable[..., Tensor], expert: int | None = None
+) -> tuple[list[str], Tensor | None]:
     """For a layer's linears that are multiplied as one: the names of their weights and, if one has
     a bias, the combined bias.
     """
     linears = {tensor.part: tensor for tensor in spec.layers[index].tensors(spec.hidden)}
-    names = list(dict.fromkeys(spec.names.of(index, part) for part in parts))
+    names = list(dict.fromkeys(spec.names.of(index, part, expert) for part in parts))
     biases = [linears[part].has_bias for part in parts]
     if all(biases):
         bias = read(*(f"{name}.bias" for name in names))
@@ -108,6 +117,26 @@ class Decoder:
 
         make = linear or (lambda names, bias: Linear(own(*names), bias))
 
+        def feed_forward(index: int) -> Dense | Mixture:
+            kind = spec.layers[index].feed_forward
+            active = _gated(kind.activation) if kind.is_gated else ACTIVATIONS[kind.activation]
+
+            def dense(*parts: Part, down: Part, expert: int | None = None) -> Dense:
+                up, last = (make(*stacked(spec, index, of, own, expert)) for of in (parts, (down,)))
+                return Dense(up, last, active)
+
+            ups: tuple[Part, ...] = ("gate", "up") if kind.is_gated else ("up",)
+            if kind.experts is None:
+                return dense(*ups, down="down")
+            has_shared = kind.experts.shared > 0
+            return Mixture(
+                kind.experts,
+                own(spec.names.of(index, "router") + ".weight"),
+                [dense(*ups, down="down", expert=expert) for expert in range(kind.experts.count)],
+                own(spec.names.of(index, "shared_router") + ".weight") if has_shared else None,
+                dense("shared_gate", "shared_up", down="shared_down") if has_shared else None,
+            )
+
         def layer(index: int) -> Layer:
             kind = spec.layers[index]
 
@@ -124,8 +153,7 @@ class Decoder:
                 qk_norms=(norm(name("q_norm")), norm(name("k_norm"))) if kind.attention.qk_norm else None,
                 qkv=joined("q", "k", "v"),
                 out=joined("o"),
-                up=joined("gate", "up") if kind.feed_forward.is_gated else joined("up"),
-                down=joined("down"),
+                feed_forward=feed_forward(index),
             )
             loaded(index + 1)
             return made
@@ -139,11 +167,13 @@ class Decoder:
             self.layers = [layer(index) for index in range(len(spec.layers))]
             self.norm = norm(spec.norm_name)
             self.frequencies = [inverse_frequencies(rotary).to(device) for rotary in rotaries]
+            self.amplitudes = [rotary.amplitude for rotary in rotaries]
 
     @property
     def n_bytes(self) -> int:
         """Of the weights."""
-        linears = [linear for layer in self.layers for linear in (layer.qkv, layer.out, layer.up, layer.down)]
+        dense = [one for layer in self.layers for one in layer.dense]
+        linears = [linear for layer in self.layers for linear in (layer.qkv, layer.out)] + [x for one in dense for x in (one.up, one.down)]
         norms = [norm for layer in self.layers for norm in (*layer.norms.values(), *(layer.qk_norms or ()))]
         vectors = sum(int(x.nbytes) for x in (*norms, self.norm, self.embedding))
         return sum(linear.n_bytes for linear in (*linears, self.head)) + vectors
@@ -153,7 +183,7 @@ class Decoder:
 
         Where embeddings are given (`embedded`), the ids are not looked at but have to be those of tokens.
         """
-        rotations = [self._rotation(positions, frequencies) for frequencies in self.frequencies]
+        rotations = [self._rotation(positions, *turning) for turning in zip(self.frequencies, self.amplitudes, strict=True)]
         x = self.embedding[ids]
         if self.spec.embedding_scale != 1:
             x = x * torch.tensor(self.spec.embedding_scale, dtype=x.dtype)
@@ -173,8 +203,7 @@ class Decoder:
             rotation = None if layer.rotary is None else rotations[layer.rotary]
             mixed = attend(index, *self._split(heads, kind.attention, layer.qk_norms, rotation))
             x = added(layer.out(mixed.reshape(len(ids), -1)), "attention_out_norm")
-            active = _activated(layer.up(normed(x, "mlp_norm")), kind.feed_forward)
-            x = added(layer.down(active), "mlp_out_norm")
+            x = added(layer.feed_forward(normed(x, "mlp_norm")), "mlp_out_norm")
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -202,13 +231,13 @@ class Decoder:
     def _rms(self, x: Tensor, weight: Tensor) -> Tensor:
         return functional.rms_norm(x, (x.shape[-1],), weight, self.spec.norm_eps)
 
-    def _rotation(self, positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
+    def _rotation(self, positions: Tensor, frequencies: Tensor, amplitude: float) -> tuple[Tensor, Tensor]:
         """Cosines, and sines with the sign for the first half of the rotating dimensions, [n, 1,
         dims] each.
         """
         angles = torch.outer(positions.float(), frequencies)
-        sin = angles.sin()
-        cos = torch.cat((angles, angles), dim=-1).cos()
+        sin = angles.sin() * amplitude
+        cos = torch.cat((angles, angles), dim=-1).cos() * amplitude
         return cos.to(self.dtype)[:, None], torch.cat((-sin, sin), dim=-1).to(self.dtype)[:, None]
 
 
@@ -217,11 +246,14 @@ def capped(x: Tensor, cap: float) -> Tensor:
     return torch.tanh(x / cap) * cap
 
 
-def _activated(x: Tensor, kind: FeedForward) -> Tensor:
-    if not kind.is_gated:
-        return ACTIVATIONS[kind.activation](x)
-    gate, up = x.chunk(2, dim=-1)
-    return ACTIVATIONS[kind.activation](gate) * up
+def _gated(activation: Activation) -> Callable[[Tensor], Tensor]:
+    activate = ACTIVATIONS[activation]
+
+    def active(x: Tensor) -> Tensor:
+        gate, up = x.chunk(2, dim=-1)
+        return activate(gate) * up
+
+    return active
 
 
 def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -230,25 +262,3 @@ def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     if dims < heads.shape[-1]:
         return torch.cat((_rotate(heads[..., :dims], cos, sin), heads[..., dims:]), dim=-1)
     return torch.addcmul(heads * cos, heads.roll(dims // 2, dims=-1), sin)
-
-
-def inverse_frequencies(rotary: Rotary) -> Tensor:
-    """Angle per position of each pair of dimensions, float32 [dims / 2]."""
-    exponents = torch.arange(0, rotary.dims, 2, dtype=torch.int64).float() / rotary.dims
-    frequencies = 1.0 / rotary.theta**exponents
-    match rotary.scaling:
-        case None:
-            return frequencies
-        case RopeScaling(kind="linear", factor=factor):
-            return frequencies / factor
-        case RopeScaling(kind="longrope", divisors=divisors):
-            return frequencies / torch.tensor(divisors)
-        case scaling:
-            return _llama3(frequencies, scaling)
-
-
-def _llama3(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
-    """Slow frequencies divided by the factor, fast ones kept, a ramp between (Llama 3.1)."""
-    turns = scaling.original_context * frequencies / (2 * math.pi)
-    ramp = ((turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)).clamp(0, 1)
-    return frequencies * (ramp + (1 - ramp) / scaling.factor)

@@ -79,7 +79,8 @@ class DeviceDecoder:
             else:
                 mixed = attend(q, k, v)
             y = add_rms_norm(multiply(layer.out, mixed.flatten(1)), x, layer.norms["mlp_norm"], spec.norm_eps)
-            y = add_rms_norm(multiply(layer.down, silu_mul(multiply(layer.up, y))), x, next_norm, spec.norm_eps)
+            (dense,) = layer.dense
+            y = add_rms_norm(multiply(dense.down, silu_mul(multiply(dense.up, y))), x, next_norm, spec.norm_eps)
         return y
 
     def logits(self, y: Tensor, multiply: Multiply) -> Tensor:

@@ -13,7 +13,7 @@ from ....contracts.spans import Block
 from .spec import Layer, ModelSpec
 
 Kind = Literal[
-    "softcap", "qk_norm", "scale", "no_rotary", "partial_rotary", "norms", "experts", "gelu", "gelu_tanh", "relu", "ungated",
+    "softcap", "qk_norm", "scale", "no_rotary", "partial_rotary", "norms", "experts", "gelu", "gelu_tanh", "relu", "relu2", "ungated",
     "norm_offset", "embedding_scale", "residual_scale", "logit_scale", "logit_softcap",
 ]  # fmt: skip
 """kinds that a Llama does not have; the first line applies to a layer"""
@@ -25,7 +25,7 @@ class Executor:
     """What it computes besides the layers of a Llama, with biases anywhere and any rotary frequencies.
 
     windows   whether layers may slide; else no sequence gets longer than the shortest window, within which nothing slides
-    alike     whether all layers have to be alike
+    alike     whether all layers have to be alike; else only their heads, or nothing
     multiple  of what the widths have to be
     blocks    whether the embeddings of positions may be given, as those of an image's patches
     hint      what to do with a model that torch could compute
@@ -34,14 +34,14 @@ class Executor:
     name: str
     computes: frozenset[Kind] = frozenset()
     windows: bool = False
-    alike: bool = True
+    alike: Literal["layers", "heads"] | None = "layers"
     multiple: int = 1
     blocks: bool = False
     hint: str = ""
 
 
-TORCH = Executor("torch", frozenset(KINDS) - {"experts"}, windows=True, alike=False, blocks=True)
-NATIVE = Executor("the native step", multiple=32, hint="use dtype float32")
+TORCH = Executor("torch", frozenset(KINDS), windows=True, alike=None, blocks=True)
+NATIVE = Executor("the native step", frozenset(KINDS), windows=True, alike="heads", multiple=32, hint="use dtype float32")
 GPU = Executor("the GPU step", hint="use device cpu")
 PACKED_GPU = replace(GPU, multiple=32, hint="use dtype bfloat16")
 
@@ -96,13 +96,21 @@ def unfit(spec: ModelSpec, executor: Executor) -> str | None:
             return f"it has {words}, which {executor.name} does not compute"
     layers = spec.layers if executor.windows else _without_windows(spec).layers
     for index, layer in enumerate(layers):
-        if executor.alike and layer != layers[0]:
+        if executor.alike == "layers" and layer != layers[0]:
             return f"layer {index} is not like layer 0, and {executor.name} computes layers that are all alike"
+        if executor.alike == "heads" and _heads(layer) != _heads(layers[0]):
+            return f"layer {index} has other heads than layer 0, which {executor.name} does not compute"
         widths = {"hidden_size": spec.hidden, "intermediate_size": layer.feed_forward.width, "head_dim": layer.attention.head_dim}
+        if layer.feed_forward.experts is not None:
+            widths |= {"shared_expert_intermediate_size": layer.feed_forward.experts.shared}
         for name, value in widths.items():
             if value % executor.multiple:
                 return f"{name} {value} is not a multiple of {executor.multiple}, which {executor.name} needs"
     return None
+
+
+def _heads(layer: Layer) -> tuple[int, int, int]:
+    return layer.attention.n_heads, layer.attention.n_kv_heads, layer.attention.head_dim
 
 
 def fitted(spec: ModelSpec, executor: Executor, name: str = "the model") -> ModelSpec:

@@ -1,4 +1,4 @@
-"""From a path to a model that computes: convert if need be, check everything, then build or pack.
+"""From a path to a model that computes: check everything, then build or pack.
 
 Everything that can be wrong with the files is found before the first weight is copied.
 """
@@ -6,10 +6,9 @@ Everything that can be wrong with the files is found before the first weight is 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
@@ -19,14 +18,17 @@ from ....contracts.near import did_you_mean
 from ...files.fetch import Progress, unseen
 from ...files.gguf_file import GgufFile
 from ...files.small import read_json
-from ...files.weights import Checkpoint, fingerprint
-from ...text.tokenizer import Tokenizer
+from ...files.weights import Checkpoint, Read, fingerprint
+from ...text.tokenizer import Files, Tokenizer
+from ...text.vocab import tokenizer_files
 from ..kernels.gpu import tuning
 from ..memory import demand, mib
+from .architectures import config_from_gguf
 from .decoder import Decoder
 from .devices import find_device
 from .executors import GPU, NATIVE, PACKED_GPU, TORCH, fitted, unfit
 from .families import spec_from_config
+from .gguf_weights import GgufWeights
 from .grouped import kept_dtype
 from .packed import KINDS, PackedDecoder, pack_decoder
 from .spec import ModelSpec
@@ -48,6 +50,8 @@ class LoadedModel:
     """identifies the weights and their type: KV may be shared only within it"""
     n_bytes: int
     """of the weights in memory, nearly"""
+    remark: str | None = None
+    """why torch computes it although the native step is there"""
 
 
 def load_model(
@@ -67,19 +71,19 @@ def load_model(
                type of the file's weights (a GGUF's own 4 or 8 bits, otherwise bfloat16) if the
                native step computes them, and is float32 on torch
     native     whether the native step is available: bfloat16 on a CPU is then packed for it
-    cache_dir  where a GGUF's unpacked weights are kept
+    cache_dir  where measured block sizes of GPU kernels are kept
 
     ModelMissing, ModelDamaged, ModelError, DeviceUnfit, OutOfMemory.
     """
     target = find_device(device).device
     if dtype is not None and dtype not in _DTYPES | KINDS:
         raise ModelError(f"dtype {dtype!r} is not supported", hint=did_you_mean(dtype, _DTYPES | KINDS))
-    with _folder(path, name, cache_dir, progress) as folder:
-        spec, checkpoint = _checked(folder)
-        tokenizer = Tokenizer(folder, spec.vocab)
-        gguf = None if path.is_dir() or dtype in _DTYPES else GgufFile(path)
-        packs = target.type == "cpu" and native and unfit(spec, NATIVE) is None
-        chosen = dtype or ("bfloat16" if target.type == "cuda" else kept_dtype(gguf) if packs else "float32")
+    with _source(path) as source:
+        spec, read = source.spec, source.read
+        gguf = None if dtype in _DTYPES else source.gguf
+        obstacle = unfit(spec, NATIVE) if target.type == "cpu" and native else None
+        packs = target.type == "cpu" and native and obstacle is None
+        chosen = dtype or ("bfloat16" if target.type == "cuda" else kept_dtype(gguf, spec) if packs else "float32")
         is_packed = chosen not in _DTYPES or (packs and chosen == "bfloat16")
         executor = (PACKED_GPU if is_packed else GPU) if target.type == "cuda" else NATIVE if is_packed else TORCH
         spec = fitted(spec, executor, name)
@@ -96,18 +100,19 @@ def load_model(
 
         model: Decoder | PackedDecoder
         try:
-            with checkpoint:
-                if is_packed and target.type == "cuda":
-                    from .device_packed import packed_on_device  # loads Triton
+            if is_packed and target.type == "cuda":
+                from .device_packed import packed_on_device  # loads Triton
 
-                    model = packed_on_device(spec, KINDS[chosen], checkpoint.read, gguf, target, loaded=loaded)
-                elif is_packed:
-                    model = pack_decoder(spec, KINDS[chosen], checkpoint.read, gguf, loaded)
-                else:
-                    model = Decoder(spec, checkpoint.read, device=target, dtype=_DTYPES[chosen], loaded=loaded)
+                model = packed_on_device(spec, KINDS[chosen], read, gguf, target, loaded=loaded)
+            elif is_packed:
+                model = pack_decoder(spec, KINDS[chosen], read, gguf, loaded)
+            else:
+                model = Decoder(spec, read, device=target, dtype=_DTYPES[chosen], loaded=loaded)
         except (torch.OutOfMemoryError, MemoryError):
             raise OutOfMemory(f"{what} needs {mib(n_bytes)}, more than {target} has left", hint=hint) from None
-        return LoadedModel(name, spec, model, tokenizer, str(target), chosen, (name, fingerprint(checkpoint.files), chosen), n_bytes)
+        remark = f"torch computes {name}, several times slower: {obstacle}" if obstacle and dtype is None else None
+        namespace = (name, fingerprint(source.files), chosen)
+        return LoadedModel(name, spec, model, source.tokenizer, str(target), chosen, namespace, n_bytes, remark)
 
 
 def _checked(folder: Path) -> tuple[ModelSpec, Checkpoint]:
@@ -132,10 +137,9 @@ def _checked(folder: Path) -> tuple[ModelSpec, Checkpoint]:
         return (spec if checkpoint.equal(embedding, head) else apart), checkpoint
 
 
-def read_spec(path: Path, *, name: str, cache_dir: Path, progress: Progress = unseen) -> ModelSpec:
+def read_spec(path: Path) -> ModelSpec:
     """The description of the model in a GGUF file or a folder, without its weights."""
-    with _folder(path, name, cache_dir, progress) as folder:
-        return _checked(folder)[0]
+    return _checked(path)[0] if path.is_dir() else spec_from_config(config_from_gguf(GgufFile(path)), str(path))
 
 
 def _weight_bytes(spec: ModelSpec, dtype: str, is_packed: bool, target: torch.device) -> int:
@@ -152,25 +156,29 @@ def _weight_bytes(spec: ModelSpec, dtype: str, is_packed: bool, target: torch.de
     return int(n_layers * _WEIGHT_BYTES[dtype] + ends)
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    spec: ModelSpec
+    tokenizer: Tokenizer
+    read: Read
+    files: list[Path]
+    gguf: GgufFile | None = None
+
+
 @contextmanager
-def _folder(path: Path, name: str, cache_dir: Path, progress: Progress) -> Iterator[Path]:
-    """The folder in the Hugging Face layout. If the cache cannot store it, it is created
-    temporarily.
-    """
+def _source(path: Path) -> Iterator[_Source]:
+    """The model at `path`, checked, its files open."""
     if path.is_dir():
-        yield path
+        spec, checkpoint = _checked(path)
+        tokenizer = Tokenizer(path, spec.vocab)
+        with checkpoint:
+            yield _Source(spec, tokenizer, checkpoint.read, checkpoint.files)
         return
     if not path.exists():
         raise ModelMissing(f"{path} does not exist")
-    from .convert import CacheUnwritable, convert
-
-    with ExitStack() as once:
-        try:
-            folder = convert(path, name, cache_dir, progress)
-        except CacheUnwritable as refused:
-            try:
-                folder = Path(once.enter_context(TemporaryDirectory(prefix="sgl-lab-", ignore_cleanup_errors=True)))
-                folder = convert(path, name, folder, progress)
-            except (CacheUnwritable, OSError):
-                raise refused from None
-        yield folder
+    gguf = GgufFile(path)
+    config = config_from_gguf(gguf)
+    spec = spec_from_config(config, str(path))
+    weights = GgufWeights(gguf, spec)
+    described = Files.made({"config.json": config} | tokenizer_files(gguf.metadata, spec.vocab, str(path)), str(path))
+    yield _Source(spec, Tokenizer(described, spec.vocab), weights.read, [path], gguf)

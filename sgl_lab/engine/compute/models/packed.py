@@ -7,7 +7,7 @@ the first one's name, with gate and up alternating.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,7 +21,7 @@ from ..kernels.native.pack import Kind, Packed, apart, in_turn, pack, pack_bf16
 from ..kernels.native.twin import Bf16Linear, RoundedLinear
 from .decoder import Decoder, stacked
 from .grouped import Groups
-from .spec import ModelSpec
+from .spec import Layer, ModelSpec, Part
 
 KINDS = {"int4": Kind.Q4, "int8": Kind.Q8, "bfloat16": Kind.BF16}
 """dtype -> how the linears inside the layers are stored"""
@@ -35,7 +35,7 @@ class PackedDecoder:
     kind: Kind
     weights: Mapping[str, Packed]
     vectors: Mapping[str, Tensor]
-    """norms, float32"""
+    """norms and routers as they are stored, float32"""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -45,6 +45,16 @@ class PackedDecoder:
     def device(self) -> torch.device:
         return torch.device("cpu")
 
+    @property
+    def in_turn(self) -> frozenset[str]:
+        """The weights whose gate and up alternate."""
+        return frozenset(
+            self.spec.names.of(index, parts[0], expert) + ".weight"
+            for index, layer in enumerate(self.spec.layers)
+            for parts, _, expert in feed_forwards(layer)
+            if len(parts) == 2
+        )
+
     def twin(self) -> Decoder:
         """The same model in plain torch, float32 with inputs rounded as the native linears round them."""
 
@@ -53,16 +63,26 @@ class PackedDecoder:
                 return self.vectors[names[0]]
             return torch.empty(0) if names[0].endswith(".bias") else self.weights[names[0]].floats()
 
-        gates = {self.spec.names.of(index, "gate") + ".weight" for index in range(len(self.spec.layers))}
-
         def linear(names: Sequence[str], _: Tensor | None) -> Linear:
             """Biases are packed with the weights."""
             weight, bias = self.weights[names[0]].floats(), self.weights[names[0]].bias
-            if names[0] in gates:
+            if names[0] in self.in_turn:
                 weight, bias = apart(weight), None if bias is None else apart(bias)
             return (Bf16Linear if self.kind is Kind.BF16 else RoundedLinear)(weight, bias)
 
         return Decoder(self.spec, read, device=self.device, dtype=torch.float32, linear=linear)
+
+
+def feed_forwards(layer: Layer) -> Iterator[tuple[tuple[Part, ...], Part, int | None]]:
+    """The linears of a layer's feed-forwards: what is multiplied first, what comes last, and which expert it is of, if not all
+    tokens pass through it. The shared expert is the last.
+    """
+    kind = layer.feed_forward
+    ups: tuple[Part, ...] = ("gate", "up") if kind.is_gated else ("up",)
+    for expert in (None,) if kind.experts is None else range(kind.experts.count):
+        yield ups, "down", expert
+    if kind.experts is not None and kind.experts.shared:
+        yield ("shared_gate", "shared_up"), "shared_down", None
 
 
 def pack_decoder(
@@ -95,12 +115,13 @@ def pack_decoder(
         add([name], wanted=Kind.Q8)
     floats = partial(read, dtype=torch.float32)
     for index, layer in enumerate(spec.layers):
-        for norm in layer.norms:
-            vector(spec.names.of(index, norm) + ".weight")
+        for part in (*layer.norms, *layer.vectors):
+            vector(spec.names.of(index, part) + ".weight")
         add(*stacked(spec, index, ("q", "k", "v"), floats))
         add(*stacked(spec, index, ("o",), floats))
-        add(*stacked(spec, index, ("gate", "up"), floats), order=in_turn)
-        add(*stacked(spec, index, ("down",), floats))
+        for ups, down, expert in feed_forwards(layer):
+            add(*stacked(spec, index, ups, floats, expert), order=in_turn if len(ups) == 2 else as_is)
+            add(*stacked(spec, index, (down,), floats, expert))
         loaded(index + 1)
     vector(spec.norm_name)
     return PackedDecoder(spec, kind, weights, vectors)

@@ -17,16 +17,18 @@ from ....contracts.errors import InvariantBroken
 
 Norm = Literal["attention_norm", "attention_out_norm", "mlp_norm", "mlp_out_norm"]
 """position of a norm: on the input of the attention or feed-forward, or on its output"""
-Part = Literal[Norm, "q", "k", "v", "o", "q_norm", "k_norm", "gate", "up", "down", "router", "shared_gate", "shared_up", "shared_down"]
+Part = Literal[
+    Norm, "q", "k", "v", "o", "q_norm", "k_norm", "gate", "up", "down", "router", "shared_router", "shared_gate", "shared_up", "shared_down"
+]
 """a tensor of a layer"""
 Projection = Literal["q", "k", "v", "o"]
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 
 
 @dataclass(frozen=True, slots=True)
 class RopeScaling:
     """How rotary frequencies are stretched to a longer context: `linear` divides all of them,
-    `llama3` the slow ones, and `longrope` each by a divisor of its own.
+    `llama3` and `yarn` the slow ones, and `longrope` each by a divisor of its own.
     """
 
     kind: str
@@ -35,6 +37,9 @@ class RopeScaling:
     high_freq_factor: float = 4.0
     original_context: int = 8192
     divisors: tuple[float, ...] = ()
+    amplitude: float = 1.0
+    is_truncated: bool = True
+    """yarn: its ramp begins and ends at whole dimensions"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,11 @@ class Rotary:
     theta: float
     dims: int
     scaling: RopeScaling | None = None
+
+    @property
+    def amplitude(self) -> float:
+        """Factor of all cosines and sines."""
+        return 1.0 if self.scaling is None else self.scaling.amplitude
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +79,8 @@ class Attention:
 @dataclass(frozen=True, slots=True)
 class Experts:
     """Of `count` feed-forwards, each token passes through the `top_k` that its router scores
-    highest, and through a shared one.
+    highest, weighted by their probabilities, and through a shared one, weighted by the sigmoid of a
+    score of its own.
     """
 
     count: int
@@ -105,6 +116,15 @@ class Layer:
     feed_forward: FeedForward
     norms: tuple[Norm, ...] = ("attention_norm", "mlp_norm")
 
+    @property
+    def vectors(self) -> tuple[Part, ...]:
+        """What is no linear besides the norms: norms of q and k, routers."""
+        experts = self.feed_forward.experts
+        found: tuple[Part, ...] = ("q_norm", "k_norm") if self.attention.qk_norm else ()
+        if experts is not None:
+            found += ("router", "shared_router") if experts.shared else ("router",)
+        return found
+
     def tensors(self, hidden: int) -> Iterator[Tensor]:
         attention, feed_forward = self.attention, self.feed_forward
         q, kv = attention.n_heads * attention.head_dim, attention.n_kv_heads * attention.head_dim
@@ -127,6 +147,7 @@ class Layer:
             yield Tensor("up", (width, hidden), feed_forward.has_bias, expert)
             yield Tensor("down", (hidden, width), feed_forward.has_bias, expert)
         if experts is not None and experts.shared:
+            yield Tensor("shared_router", (1, hidden))
             yield Tensor("shared_gate", (experts.shared, hidden))
             yield Tensor("shared_up", (experts.shared, hidden))
             yield Tensor("shared_down", (hidden, experts.shared))
@@ -157,15 +178,18 @@ class Names:
     down: str = "mlp.down_proj"
     router: str = "mlp.gate"
     expert: str = "mlp.experts.{}"
-    """before gate, up and down of an expert"""
+    expert_gate: str = "gate_proj"
+    expert_up: str = "up_proj"
+    expert_down: str = "down_proj"
+    shared_router: str = "mlp.shared_expert_gate"
     shared_gate: str = "mlp.shared_expert.gate_proj"
     shared_up: str = "mlp.shared_expert.up_proj"
     shared_down: str = "mlp.shared_expert.down_proj"
 
     def of(self, layer: int, part: Part, expert: int | None = None) -> str:
         """Without `.weight` or `.bias`."""
-        inside = "" if expert is None else self.expert.format(expert) + "."
-        return f"{self.layer.format(layer)}.{inside}{getattr(self, part)}"
+        inside = getattr(self, part) if expert is None else f"{self.expert.format(expert)}.{getattr(self, f'expert_{part}')}"
+        return f"{self.layer.format(layer)}.{inside}"
 
 
 class KvGroup(NamedTuple):

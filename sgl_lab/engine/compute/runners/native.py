@@ -18,12 +18,10 @@ from ....contracts.errors import InvariantBroken
 from ....contracts.spans import Block
 from ...plan import Plan, Row, RowOutput
 from ..kernels.native import build
-from ..kernels.native.pack import Kind
-from ..models.decoder import inverse_frequencies
 from ..models.executors import NATIVE, check_block
 from ..models.packed import PackedDecoder
-from ..models.spec import Part
 from .kv import KvStore
+from .native_model import Described
 from .runner import row_outputs
 from .sampling_requests import SamplingRequests
 
@@ -67,49 +65,13 @@ class NativeRunner:
         self.kv = KvStore(model.spec, n_pages, page_size, device=model.device, dtype=model.dtype)
         self._library = library
         self._model = model
-        rotary = model.spec.only.attention.rotary
-        if rotary is None:
-            raise InvariantBroken("the native step computes rotary positions alone")
-        self._frequencies = inverse_frequencies(rotary).contiguous()
         self.seconds = {"sampler": 0.0}
         self._n_threads = threads or torch.get_num_threads()
         made = ctypes.c_void_p()
-        library.sgl_new(self._described(), self._n_threads, made)
+        self._described = Described(model, self.kv)
+        library.sgl_new(self._described.model, self._n_threads, made)
         self._step: int | None = made.value
         self._underway: ref[_Underway] | None = None
-
-    def _described(self) -> build.Model:
-        """The model as addresses, all of tensors that this object keeps."""
-        spec, weights, vectors = self._model.spec, self._model.weights, self._model.vectors
-        kind = spec.only
-
-        def layer(index: int) -> build.Layer:
-            def name(part: Part) -> str:
-                return spec.names.of(index, part) + ".weight"
-
-            return build.Layer(
-                *(vectors[name(norm)].data_ptr() for norm in kind.norms),
-                *(weights[name(first)].pointer() for first in ("q", "o", "gate", "down")),
-                build.Pages(self.kv.keys[index].data_ptr(), self.kv.values[index].data_ptr()),
-            )
-
-        return build.Model(
-            len(spec.layers),
-            spec.hidden,
-            kind.feed_forward.width,
-            kind.attention.n_heads,
-            kind.attention.n_kv_heads,
-            kind.attention.head_dim,
-            spec.vocab,
-            self.page_size,
-            spec.norm_eps,
-            self._model.kind is Kind.BF16,
-            self._frequencies.data_ptr(),
-            vectors[spec.norm_name].data_ptr(),
-            weights[spec.embedding_name].pointer(),
-            weights[spec.head_name].pointer(),
-            (build.Layer * len(spec.layers))(*map(layer, range(len(spec.layers)))),
-        )
 
     def run(self, plan: Plan) -> tuple[RowOutput, ...]:
         return self.start(plan)()
@@ -177,4 +139,4 @@ class NativeRunner:
             self._library.sgl_delete(self._step)
             self._step = None
         self.kv.release()
-        del self._model
+        del self._model, self._described

@@ -30,8 +30,14 @@ struct Pages {
   bf16* values;
 };
 
+// A layer's heads, and how their queries read keys.
 struct Shape {
   int32_t n_heads, n_kv_heads, head_dim, page_size;
+  int32_t window;  // a token reads itself and the window - 1 tokens before it; 0: all of them
+  float scale;     // of query times key
+  float softcap;   // scores become softcap * tanh(score / softcap); 0: they stay
+
+  int first_read(int position) const { return window ? std::max(0, position + 1 - window) : 0; }
 
   int group() const { return n_heads / n_kv_heads; }
   int width() const { return round_up(head_dim, 64); }
@@ -45,9 +51,12 @@ struct Tile {
   int token, n, start;
   int n_shared;  // leading blocks whose pages are those of the tile before, complete in both
   int partial;   // its chunks are items of their own, whose states begin here; or kWhole
+  int first = 0; // the first key that one of its tokens reads
 
   int end() const { return start + n; }
-  int n_chunks() const { return (end() + kChunk - 1) / kChunk; }
+  int first_chunk() const { return first / kChunk; }
+  int end_chunk() const { return (end() + kChunk - 1) / kChunk; }
+  int n_chunks() const { return end_chunk() - first_chunk(); }
   bool is_split() const { return partial != kWhole; }
 };
 
@@ -80,7 +89,7 @@ struct AttentionPlan {
     for (const Tile& row : rows)
       for (int done = 0, left = n_tiles(row); left > 0; --left) {
         const int n = (row.n - done + left - 1) / left;
-        Tile tile{row.pages, row.token + done, n, row.start + done, 0, kWhole};
+        Tile tile{row.pages, row.token + done, n, row.start + done, 0, kWhole, shape.first_read(row.start + done)};
         done += n;
         const int t = static_cast<int>(tiles.size());
         if (t > 0) tile.n_shared = n_shared(tiles.back(), tile, shape.page_size);
@@ -96,14 +105,14 @@ struct AttentionPlan {
     for (int t = static_cast<int>(tiles.size()) - 1; t >= 0; --t) {
       if (tiles[t].n == 1) continue;
       const int step = tiles[t].is_split() ? 1 : tiles[t].n_chunks();
-      for (int chunk = 0; chunk < tiles[t].n_chunks(); chunk += step) items.push_back({t, t + 1, chunk, chunk + step});
+      for (int chunk = tiles[t].first_chunk(); chunk < tiles[t].end_chunk(); chunk += step) items.push_back({t, t + 1, chunk, chunk + step});
     }
     int longest = 0;
-    for (int t : singles) longest = std::max(longest, tiles[t].n_chunks());
+    for (int t : singles) longest = std::max(longest, tiles[t].end_chunk());
     for (int chunk = 0; chunk < longest; ++chunk) {
       Item* open = nullptr;
       for (int t : singles) {
-        if (tiles[t].n_chunks() <= chunk) continue;
+        if (tiles[t].end_chunk() <= chunk || tiles[t].first_chunk() > chunk) continue;
         const bool joins = open && open->end == t && tiles[t].n_shared > chunk * kChunkBlocks && (t - open->begin) * shape.group() < kMostQueries - shape.group();
         if (joins) {
           open->end = t + 1;
@@ -149,10 +158,10 @@ inline void transpose_16x16(Ints (&rows)[16]) {
   for (int i = 0; i < 16; ++i) rows[i] = t[i];
 }
 
-// A block of keys, and the queries [query, query + n) of an item that read it.
+// A block of keys, and the queries [query, query + n) of an item that read it, none a key before `first`.
 struct Read {
   const Tile* tile;
-  int block, query, n;
+  int block, query, n, first;
 };
 
 // What one thread needs while it attends.
@@ -177,12 +186,12 @@ class Attention {
     const Item& item = plan_.items[piece / shape_.n_kv_heads];
     const int kv_head = piece % shape_.n_kv_heads, stride = shape_.partial(), first_head = kv_head * shape_.group();
     begin(item, kv_head);
-    Places now = places(*scratch_.reads[0].tile, kv_head, scratch_.reads[0].block);
+    Places now = places(scratch_.reads[0], kv_head);
     auto read = scratch_.reads.cbegin();
     for (int chunk = item.first_chunk; chunk < item.last_chunk; ++chunk) {
       clear(scratch_.states);
       for (; read != scratch_.reads.cend() && read->block < (chunk + 1) * kChunkBlocks; ++read) {
-        const Places next = read + 1 == scratch_.reads.cend() ? first_places(piece + 1) : places(*read[1].tile, kv_head, read[1].block);
+        const Places next = read + 1 == scratch_.reads.cend() ? first_places(piece + 1) : places(read[1], kv_head);
         gather(now, next);
         for (int done = 0; done < read->n; done += kTogether)
           with_rows(std::min(kTogether, read->n - done), [&]<int R>() { update<R>(read->query + done, read->block * kBlock, now.n); });
@@ -207,7 +216,7 @@ class Attention {
     grow(total, shape_.partial());
     for (int head = 0; head < shape_.n_heads; ++head) {
       clear(total);
-      for (int chunk = 0; chunk < tile.n_chunks(); ++chunk) merge(total.data(), partial(tile, chunk, i, head));
+      for (int chunk = tile.first_chunk(); chunk < tile.end_chunk(); ++chunk) merge(total.data(), partial(tile, chunk, i, head));
       write(total.data(), tile.token + i, head);
     }
   }
@@ -216,7 +225,7 @@ class Attention {
   static constexpr float kLowest = -1e30f;  // finite: the difference of two of them must not be NaN
 
   float* partial(const Tile& tile, int chunk, int i, int head) {
-    return partials_ + ((static_cast<size_t>(tile.partial) + chunk * tile.n + i) * shape_.n_heads + head) * shape_.partial();
+    return partials_ + ((static_cast<size_t>(tile.partial) + (chunk - tile.first_chunk()) * tile.n + i) * shape_.n_heads + head) * shape_.partial();
   }
 
   void begin(const Item& item, int kv_head) {
@@ -252,21 +261,26 @@ class Attention {
     for (int block = item.first_chunk * kChunkBlocks; block < item.last_chunk * kChunkBlocks; ++block)
       for (int t = item.begin, q = 0; t < item.end;) {
         const Tile& tile = plan_.tiles[t];
-        int n = tile.n * shape_.group();
-        for (++t; t < item.end && plan_.tiles[t].n_shared > block; ++t) n += plan_.tiles[t].n * shape_.group();
-        if (block * kBlock < tile.end()) scratch_.reads.push_back({&tile, block, q, n});
+        int n = tile.n * shape_.group(), first = tile.first;
+        for (++t; t < item.end && plan_.tiles[t].n_shared > block; ++t) {
+          n += plan_.tiles[t].n * shape_.group();
+          first = std::min(first, plan_.tiles[t].first);
+        }
+        if (block * kBlock < tile.end() && first < (block + 1) * kBlock) scratch_.reads.push_back({&tile, block, q, n, first});
         q += n;
       }
   }
 
-  // Where the keys of a block lie, and its values likewise. Places beyond the n-th are those of the n-th: no query sees them.
+  // Where the keys of a block lie, and its values likewise. Places beyond the n-th are those of the n-th, and those before the first
+  // that is read are its: no query sees them.
   struct Places {
     int n = 0;
     size_t at[kBlock] = {};
   };
 
-  Places places(const Tile& tile, int kv_head, int block) const {
-    const int first = block * kBlock;
+  Places places(const Read& read, int kv_head) const {
+    const Tile& tile = *read.tile;
+    const int first = read.block * kBlock;
     const size_t slot = static_cast<size_t>(shape_.n_kv_heads) * shape_.head_dim;
     Places found;
     found.n = std::min(kBlock, tile.end() - first);
@@ -276,6 +290,7 @@ class Attention {
       if (++at == shape_.page_size) at = 0, ++page;
     }
     std::fill(found.at + found.n, found.at + kBlock, found.at[found.n - 1]);
+    if (read.first > first) std::fill(found.at, found.at + read.first - first, found.at[read.first - first]);
     return found;
   }
 
@@ -283,7 +298,9 @@ class Attention {
   Places first_places(int piece) const {
     if (piece == n_pieces()) return {};
     const Item& item = plan_.items[piece / shape_.n_kv_heads];
-    return places(plan_.tiles[item.begin], piece % shape_.n_kv_heads, item.first_chunk * kChunkBlocks);
+    const Tile& tile = plan_.tiles[item.begin];
+    const int block = std::max(item.first_chunk * kChunkBlocks, tile.first / kBlock);
+    return places({&tile, block, 0, 0, tile.first}, piece % shape_.n_kv_heads);
   }
 
   // Keys as [dim / 2][64][2], values as [32][width][2]. Slots follow each other in no order that the hardware could foresee: memory
@@ -328,10 +345,18 @@ class Attention {
       for (auto& part : line) part = zeros();
     multiply_panel<R>(scores, &scratch_.queries[q * dim], dim, scratch_.keys.data(), dim / 2);
 
-    const Floats scale = splat(kLog2e / std::sqrt(static_cast<float>(dim)));
+    Floats scale = splat(kLog2e * shape_.scale);
+    if (shape_.softcap > 0) {
+      for (auto& line : scores)
+        for (auto& part : line) part = tanh_of(mul(part, splat(shape_.scale / shape_.softcap)));
+      scale = splat(kLog2e * shape_.softcap);
+    }
     Floats peak[6];
     std::fill(peak, peak + 6, splat(-std::numeric_limits<float>::infinity()));
-    const auto seen = [&](int r, int c) { return first_lanes(scratch_.position[q + r] + 1 - first - c * kLanes); };
+    const auto seen = [&](int r, int c) {
+      const int end = scratch_.position[q + r] + 1 - first - c * kLanes;
+      return shape_.window ? static_cast<Lanes>(first_lanes(end) & ~first_lanes(end - shape_.window)) : first_lanes(end);
+    };
     for (int r = 0; r < R; ++r)
       for (int c = 0; c < 4; ++c) peak[r] = max_where(seen(r, c), peak[r], scores[r][c]);
     const Floats found = choose(0xf0, maxima(peak[4], peak[5], peak[4], peak[5]), maxima(peak[0], peak[1], peak[2], peak[3]));

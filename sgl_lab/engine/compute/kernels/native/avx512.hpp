@@ -44,6 +44,7 @@ inline Floats min(Floats a, Floats b) { return _mm512_min_ps(a, b); }
 inline Ints max(Ints a, Ints b) { return _mm512_max_epu32(a, b); }  // without signs
 inline Ints both(Ints a, Ints b) { return _mm512_and_si512(a, b); }
 inline Ints as_ints(Floats x) { return _mm512_castps_si512(x); }
+inline Floats as_floats(Ints x) { return _mm512_castsi512_ps(x); }
 inline Ints rounded(Floats x) { return _mm512_cvtps_epi32(x); }
 inline Floats to_floats(Ints x) { return _mm512_cvtepi32_ps(x); }
 

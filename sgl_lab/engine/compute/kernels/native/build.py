@@ -179,33 +179,49 @@ class Pages(ctypes.Structure):
     _fields_ = [("keys", ctypes.c_void_p), ("values", ctypes.c_void_p)]
 
 
+class Shape(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in ("n_heads", "n_kv_heads", "head_dim", "page_size", "window")),
+        ("scale", ctypes.c_float),
+        ("softcap", ctypes.c_float),
+    ]
+
+
+class Experts(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in ("count", "top_k", "has_shared", "is_normalised")),
+        ("router", ctypes.c_void_p),
+        ("up", ctypes.POINTER(Weight)),
+        ("down", ctypes.POINTER(Weight)),
+    ]
+
+
 class Layer(ctypes.Structure):
     _fields_ = [
-        ("attention_norm", ctypes.c_void_p),
-        ("mlp_norm", ctypes.c_void_p),
-        ("qkv", Weight),
-        ("out", Weight),
-        ("gate_up", Weight),
-        ("down", Weight),
+        *((name, ctypes.c_void_p) for name in ("attention_norm", "attention_out_norm", "mlp_norm", "mlp_out_norm", "q_norm", "k_norm")),
+        *((name, Weight) for name in ("qkv", "out", "up", "down")),
         ("pages", Pages),
+        ("shape", Shape),
+        *((name, ctypes.c_int32) for name in ("norms_whole", "turning", "activation", "is_gated")),
+        ("experts", ctypes.POINTER(Experts)),
     ]
+
+
+class Rotation(ctypes.Structure):
+    _fields_ = [("frequencies", ctypes.c_void_p), ("dims", ctypes.c_int32), ("amplitude", ctypes.c_float)]
 
 
 class Model(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int32) for name in ("n_layers", "hidden", "ffn", "n_heads", "n_kv_heads", "head_dim", "vocab", "page_size")),
-        ("epsilon", ctypes.c_float),
-        ("is_bf16", ctypes.c_int32),
-        ("frequencies", ctypes.c_void_p),
+        *((name, ctypes.c_int32) for name in ("n_layers", "hidden", "ffn", "vocab", "n_rotations", "is_bf16")),
+        *((name, ctypes.c_float) for name in ("epsilon", "embedding_scale", "residual_scale", "logit_scale", "logit_softcap")),
+        ("padding", ctypes.c_int32),
+        ("rotations", ctypes.POINTER(Rotation)),
         ("norm", ctypes.c_void_p),
         ("embedding", Weight),
         ("head", Weight),
         ("layers", ctypes.POINTER(Layer)),
     ]
-
-
-class Shape(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int32) for name in ("n_heads", "n_kv_heads", "head_dim", "page_size")]
 
 
 class Rows(ctypes.Structure):
@@ -259,7 +275,7 @@ class Choice(ctypes.Structure):
 
 
 STRUCTURES: tuple[type[ctypes.Structure], ...] = (
-    Weight, Pages, Layer, Model, Shape, Rows, SamplingRequests, Tokens, Bias, SamplingRequest, Choice,
+    Weight, Pages, Shape, Experts, Layer, Rotation, Model, Rows, SamplingRequests, Tokens, Bias, SamplingRequest, Choice,
 )  # fmt: skip
 
 

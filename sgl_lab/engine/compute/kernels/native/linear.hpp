@@ -55,10 +55,23 @@ class Activations {
     n_in_ = n_in;
     is_bf16_ = is_bf16;
     n_tiles_ = (n_rows + kTile - 1) / kTile;
-    tile_ = n_tiles_ ? (n_rows + n_tiles_ - 1) / n_tiles_ : 1;
+    tile_ = tile_of(n_rows);
     const size_t n_groups = static_cast<size_t>(n_tiles_) * tile_ * (n_in / kGroup);
     if (is_bf16 && wide_.size() < n_groups * kGroup) wide_.resize(n_groups * kGroup);
     if (!is_bf16 && quantised_.size() < n_groups) quantised_.resize(n_groups);
+  }
+
+  // Rows of each tile of so many rows.
+  static int tile_of(int n_rows) {
+    const int n_tiles = (n_rows + kTile - 1) / kTile;
+    return n_tiles ? (n_rows + n_tiles - 1) / n_tiles : 1;
+  }
+
+  // Row `to` becomes row `row` of another, of the same kind and width.
+  void copy(const Activations& other, int row, int to) {
+    for (int group = 0; group < n_in_ / kGroup; ++group)
+      if (is_bf16_) std::memcpy(&wide_[place(to, group) * kGroup], other.wide(row, group), kGroup * sizeof(bf16));
+      else quantised_[place(to, group)] = *other.quantised(row, group);
   }
 
   int n_in() const { return n_in_; }
@@ -115,6 +128,7 @@ struct Target {
   float* y;
   size_t stride;
   Store how;
+  float factor = 1.0f;  // of what is added
 
   // Some time before `put`: a result's place is rarely in the cache.
   void fetch(int row, int column) const { __builtin_prefetch(y + row * stride + column, 1); }
@@ -123,7 +137,7 @@ struct Target {
     float* place = y + row * stride + column;
     const Lanes lanes = first_lanes(w.n_out - column);
     sum = plus_bias(w, column, sum);
-    if (how == Store::add) sum = add(sum, load(lanes, place));
+    if (how == Store::add) sum = fmadd(sum, splat(factor), load(lanes, place));
     store(place, lanes, sum);
   }
 };
@@ -214,26 +228,39 @@ inline void multiply_bf16(const Weight& w, int block, const Activations& x, int 
     for (int c = 0; c < 4; ++c) target.put(w, row + r, block * kWideColumns + c * kLanes, sum[r][c]);
 }
 
-// One phase: x @ w.T + bias into `target`; `n_together` blocks, one after the other, are the work of one thread.
+// The pieces of a linear over `n_rows` rows; `n_together` blocks, one after the other, are one piece.
 // Memory: the weight once for each panel of some 70 rows; a block of it stays in the first-level cache while they pass.
+struct Pieces {
+  int n_blocks, n_together, n_rows, n_panel, n_across;
+
+  Pieces(const Weight& w, int n_rows, int n_together = 1)
+      : n_blocks((w.n_out + block_columns(w.kind) - 1) / block_columns(w.kind)), n_together(n_together), n_rows(n_rows),
+        n_panel(kPanelTiles * Activations::tile_of(n_rows)), n_across((n_blocks + n_together - 1) / n_together) {}
+
+  int n() const { return n_across * ((n_rows + n_panel - 1) / n_panel); }
+
+  // Piece i of x @ w.T + bias, into `target`.
+  template <class Into>
+  void run(int i, const Weight& w, const Activations& x, const Into& target) const {
+    const int first = i % n_across * n_together, begin = i / n_across * n_panel, end = std::min(n_rows, begin + n_panel);
+    for (int block = first; block < std::min(n_blocks, first + n_together); ++block) {
+      Ahead ahead{0, (end - begin + x.tile() - 1) / x.tile()};
+      for (int row = begin; row < end; row += x.tile(), ++ahead.part) with_rows(std::min(x.tile(), end - row), [&]<int R>() {
+        switch (w.kind) {
+          case Kind::q4: return multiply_block<Kind::q4, R>(w, block, x, row, target, ahead);
+          case Kind::q8: return multiply_block<Kind::q8, R>(w, block, x, row, target, ahead);
+          case Kind::bf16: return multiply_bf16<R>(w, block, x, row, target, ahead);
+        }
+      });
+    }
+  }
+};
+
+// One phase: x @ w.T + bias into `target`.
 template <class Into>
 inline void linear(Member& me, const Weight& w, const Activations& x, int n_rows, const Into& target, int n_together = 1) {
-  const int n_blocks = (w.n_out + block_columns(w.kind) - 1) / block_columns(w.kind), n_pieces = (n_blocks + n_together - 1) / n_together;
-  const int n_panel = kPanelTiles * x.tile(), n_panels = (n_rows + n_panel - 1) / n_panel;
-  const auto pass = [&](int block, int begin, int end) {
-    Ahead ahead{0, (end - begin + x.tile() - 1) / x.tile()};
-    for (int row = begin; row < end; row += x.tile(), ++ahead.part) with_rows(std::min(x.tile(), end - row), [&]<int R>() {
-      switch (w.kind) {
-        case Kind::q4: return multiply_block<Kind::q4, R>(w, block, x, row, target, ahead);
-        case Kind::q8: return multiply_block<Kind::q8, R>(w, block, x, row, target, ahead);
-        case Kind::bf16: return multiply_bf16<R>(w, block, x, row, target, ahead);
-      }
-    });
-  };
-  me.share(n_pieces * n_panels, 1, [&](int i) {
-    const int first = i % n_pieces * n_together, begin = i / n_pieces * n_panel;
-    for (int block = first; block < std::min(n_blocks, first + n_together); ++block) pass(block, begin, std::min(n_rows, begin + n_panel));
-  });
+  const Pieces pieces(w, n_rows, n_together);
+  me.share(pieces.n(), 1, [&](int i) { pieces.run(i, w, x, target); });
 }
 
 // Row `row` of the weight as floats [n_in]: how an embedding is looked up.

