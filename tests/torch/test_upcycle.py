@@ -51,7 +51,7 @@ def test_noise_makes_experts_differ_by_its_share_and_by_the_seed(dense: Path, tm
 
 
 @pytest.mark.parametrize(
-    "given, message",
+    ("given", "message"),
     [
         ({"experts": 1}, "2 to 64 experts"),
         ({"active": 5}, "not 5 of 4"),

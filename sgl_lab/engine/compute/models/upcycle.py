@@ -81,7 +81,7 @@ def upcycle(
             for name in _TOKENIZER:
                 if (source / name).exists():
                     shutil.copyfile(source / name, part / name)
-            _write(part, checkpoint, spec.tensors(), n_layers, experts, noise, seed, progress)
+            _write(part, checkpoint, spec.tensors(), n_layers, experts, noise, seed, n_bytes, progress)
             shutil.rmtree(target, ignore_errors=True)
             part.rename(target)
         finally:
@@ -97,6 +97,7 @@ def _write(
     experts: int,
     noise: float,
     seed: int,
+    n_bytes: int,
     progress: Progress,
 ) -> None:
     """A file for each layer, and one for what belongs to none: memory for one layer is enough."""
@@ -106,13 +107,15 @@ def _write(
     where: dict[str, str] = {}
     in_layer = [f"model.layers.{layer}." for layer in range(n_layers)]
     ends = [name for name in shapes if not name.startswith("model.layers.")]
+    done = 0
     for n, prefix in enumerate(["", *in_layer]):
         names = [name for name in shapes if name.startswith(prefix)] if prefix else ends
         tensors = dict(_tensors(checkpoint, names, prefix, experts, noise, random))
         file = f"model-{n + 1:05}-of-{n_layers + 1:05}.safetensors"
         save_file(tensors, folder / file, {"format": "pt"})
         where |= dict.fromkeys(tensors, file)
-        progress(n, n_layers, "writing experts")
+        done += sum(tensor.nbytes for tensor in tensors.values())
+        progress(done, max(done, n_bytes), "writing experts")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}), encoding="utf-8")
 
 
