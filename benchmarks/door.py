@@ -59,7 +59,7 @@ def directly(lab: Lab, model: Model, jobs: list[list[Json]], n_tokens: int) -> l
     listeners = []
     for job in jobs:
         listener = Timed()
-        lab.backend.submit(GenJob(model.encode_chat(read(job)), params), listener)
+        lab.backend.submit(GenJob(model.encode_chat(read(job, model.card.tool_style)), params), listener)
         listeners.append(listener)
     while not all(listener.ended for listener in listeners):
         time.sleep(0.001)

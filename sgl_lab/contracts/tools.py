@@ -28,6 +28,8 @@ class ToolStyle:
     after: str
     is_wrapped: bool = True
     """a tool is written as {"type": "function", "function": {...}}"""
+    system: str = ""
+    """what the template says where a chat has no system turn"""
 
     def description(self, specs: Sequence[ToolSpec]) -> str:
         return self.head + self.between.join(json.dumps(declared(spec, self.is_wrapped), ensure_ascii=False) for spec in specs) + self.tail

@@ -10,6 +10,7 @@ from typing import cast
 from ..contracts.errors import BackendUnsupported, BadArgument
 from ..contracts.json_values import Json
 from ..contracts.port import GenJob, GenOutput, Message
+from ..contracts.tools import ToolStyle
 from . import sampling, tools
 from .fields import Fields
 from .messages import not_read
@@ -22,16 +23,16 @@ IGNORED = ("metadata", "service_tier", "thinking", "cache_control", "inference_g
 def prompt_of(model: Model, fields: Fields) -> tuple[tuple[int, ...], tools.Tools]:
     """The tokens of the prompt: of a last turn of the assistant's, the answer is the rest."""
     turns: list[Message] = []
+    style = model.card.tool_style
     for i, one in enumerate(given := fields.items("messages")):
-        turns += _read(one, f"messages[{i}].")
+        turns += _read(one, style, f"messages[{i}].")
     if not given:
         raise BadArgument("messages is empty", hint="give at least one message")
-    chosen = _tools(fields)
+    chosen = _tools(fields, style)
     system = _text(fields.any("system"), "system")
-    blocks = [text for text in (system, chosen.prompt) if text]
-    if blocks:
-        turns = [Message("system", "\n\n".join(blocks)), *turns]
-    return model.encode_chat(turns, continues=turns[-1].role == "assistant"), chosen
+    if system:
+        turns = [Message("system", system), *turns]
+    return model.encode_chat(chosen.told(turns), continues=turns[-1].role == "assistant"), chosen
 
 
 def read(model: Model, fields: Fields) -> ParsedRequest:
@@ -73,7 +74,7 @@ def _text(given: Json, where: str) -> str:
     return "".join(parts)
 
 
-def _read(given: Json, where: str) -> list[Message]:
+def _read(given: Json, style: ToolStyle | None, where: str) -> list[Message]:
     """One turn: results of tools are turns of their own."""
     fields = Fields(given, where)
     role, content = fields.needed("role"), fields.any("content")
@@ -91,7 +92,7 @@ def _read(given: Json, where: str) -> list[Message]:
             case "text":
                 texts.append(block.needed("text"))
             case "tool_use":
-                texts.append(tools.spelled_call(block.needed("name"), json.dumps(block.any("input") or {})))
+                texts.append(tools.spelled_call(block.needed("name"), json.dumps(block.any("input") or {}), style))
             case "tool_result":
                 found.append(Message("tool", _text(block.any("content"), f"{where}content[{i}].content")))
             case "thinking" | "redacted_thinking":
@@ -103,7 +104,7 @@ def _read(given: Json, where: str) -> list[Message]:
     return found
 
 
-def _tools(fields: Fields) -> tools.Tools:
+def _tools(fields: Fields, style: ToolStyle | None) -> tools.Tools:
     found = []
     for i, given in enumerate(fields.items("tools")):
         tool = Fields(given, f"tools[{i}].")
@@ -113,13 +114,13 @@ def _tools(fields: Fields) -> tools.Tools:
     choice = fields.any("tool_choice")
     match choice:
         case None:
-            return tools.of(found, None)
+            return tools.of(found, None, style)
         case {"type": "tool", "name": str(name)}:
-            return tools.of(found, (name,))
+            return tools.of(found, (name,), style)
         case {"type": "any"}:
-            return tools.of(found, "required")
+            return tools.of(found, "required", style)
         case {"type": ("auto" | "none") as kind}:
-            return tools.of(found, kind)
+            return tools.of(found, kind, style)
         case _:
             raise BadArgument(f"tool_choice cannot be {choice!r:.60}", hint="its type is auto, any, tool or none")
 

@@ -20,6 +20,7 @@ from ..contracts.errors import BackendUnsupported, BadArgument
 from ..contracts.json_values import Json
 from ..contracts.port import Message, ScoreJob, ScoreOutput, Usage
 from ..contracts.prefixes import n_common
+from ..contracts.tools import ToolStyle
 from . import messages, tools
 from .fields import Fields
 from .openai_chat import HARMLESS
@@ -156,7 +157,7 @@ def read(model: Model, fields: Fields) -> ParsedRequest:
     if not 1 <= len(given) <= MAX_QUESTIONS:
         raise BadArgument(f"there are {len(given)} questions", hint=f"ask 1 to {MAX_QUESTIONS}")
     questions = [_question(Fields(one, f"questions[{i}].")) for i, one in enumerate(given)]
-    turns = _input(fields.any("input"))
+    turns = _input(fields.any("input"), model.card.tool_style)
     fields.ignore(*HARMLESS)
     job, sizes = job_of(model, turns, questions)
 
@@ -185,7 +186,7 @@ def _parts(given: Json, where: str) -> str:
     return messages.text_of(given, where)
 
 
-def _input(given: Json) -> list[Message]:
+def _input(given: Json, style: ToolStyle | None) -> list[Message]:
     if isinstance(given, str):
         return [Message("user", given)]
     if not isinstance(given, list) or not given:
@@ -202,7 +203,7 @@ def _input(given: Json) -> list[Message]:
                 found.append(Message(role, _parts(item.any("content"), f"{where}content")))
             case "function_call" | "custom_tool_call":
                 arguments = item.text("arguments") or json.dumps(item.any("input") or {})
-                found.append(Message("assistant", tools.spelled_call(item.needed("name"), arguments)))
+                found.append(Message("assistant", tools.spelled_call(item.needed("name"), arguments, style)))
             case "function_call_output" | "custom_tool_call_output":
                 found.append(Message("tool", _parts(item.any("output"), f"{where}output")))
             case _:

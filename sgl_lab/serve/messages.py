@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from ..contracts.errors import BackendUnsupported, BadArgument
 from ..contracts.json_values import Json
 from ..contracts.port import Message
+from ..contracts.tools import ToolStyle
 from .fields import Fields
 from .tools import spelled_call
 
@@ -41,7 +42,7 @@ def not_read(where: str, kind: str) -> BackendUnsupported:
     return BackendUnsupported(f"{where} is of type {kind!r:.40}, and the model here reads text only", hint="send text")
 
 
-def read(given: Sequence[Json], where: str = "messages") -> list[Message]:
+def read(given: Sequence[Json], style: ToolStyle | None, where: str = "messages") -> list[Message]:
     """Messages of a chat completion."""
     if not given:
         raise BadArgument(f"{where} is empty", hint="give at least one message")
@@ -53,23 +54,13 @@ def read(given: Sequence[Json], where: str = "messages") -> list[Message]:
             raise BadArgument(f"{where}[{i}].role cannot be {name!r:.40}", hint=f"it is one of {', '.join(ROLES)}")
         text = text_of(fields.any("content"), f"{where}[{i}].content")
         if calls := fields.items("tool_calls"):
-            text = "\n".join(filter(None, (text, *(_call(call, f"{where}[{i}].tool_calls[{k}].") for k, call in enumerate(calls)))))
+            text = "\n".join(filter(None, (text, *(_call(call, style, f"{where}[{i}].tool_calls[{k}].") for k, call in enumerate(calls)))))
         found.append(Message(role, text))
     return found
 
 
-def _call(given: Json, where: str) -> str:
+def _call(given: Json, style: ToolStyle | None, where: str) -> str:
     function = Fields(given, where).inner("function")
     if function is None:
         raise BadArgument(f"{where}function is missing")
-    return spelled_call(function.needed("name"), function.text("arguments") or "{}")
-
-
-def with_system(messages: Iterable[Message], text: str) -> list[Message]:
-    """The messages, `text` at the end of the system prompt."""
-    found = list(messages)
-    if not text:
-        return found
-    if found and found[0].role == "system":
-        return [Message("system", f"{found[0].content}\n\n{text}"), *found[1:]]
-    return [Message("system", text), *found]
+    return spelled_call(function.needed("name"), function.text("arguments") or "{}", style)

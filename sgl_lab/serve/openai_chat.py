@@ -10,6 +10,7 @@ from typing import cast
 from ..contracts.errors import BackendUnsupported, BadArgument
 from ..contracts.json_values import Json
 from ..contracts.port import GenJob, GenOutput, TokenLogprob
+from ..contracts.tools import ToolStyle
 from . import messages, sampling, tools
 from .fields import Fields
 from .parsed import DONE, Answer, Model, ParsedRequest, Piece, dumps, frame
@@ -28,8 +29,8 @@ def most_tokens(fields: Fields) -> int | None:
 
 
 def read(model: Model, fields: Fields) -> ParsedRequest:
-    turns = messages.read(fields.items("messages"))
-    chosen = _tools(fields)
+    turns = messages.read(fields.items("messages"), style := model.card.tool_style)
+    chosen = _tools(fields, style)
     continues = fields.flag("continue_final_message")
     if continues and turns[-1].role != "assistant":
         raise BadArgument("continue_final_message needs a last message of the assistant")
@@ -50,7 +51,7 @@ def read(model: Model, fields: Fields) -> ParsedRequest:
     fields.only("audio")
     fields.only("add_generation_prompt", True, not continues)
     fields.only("chat_template_kwargs", {})
-    prompt = model.encode_chat(messages.with_system(turns, chosen.prompt), continues=continues)
+    prompt = model.encode_chat(chosen.told(turns), continues=continues)
     return ParsedRequest((GenJob(prompt, params),), ChatReply(model, params.logprobs, chosen, with_usage), streams, rid)
 
 
@@ -75,7 +76,7 @@ def streaming(fields: Fields) -> tuple[bool, bool]:
     return streams, with_usage
 
 
-def _tools(fields: Fields) -> tools.Tools:
+def _tools(fields: Fields, style: ToolStyle | None) -> tools.Tools:
     found = []
     for i, given in enumerate(fields.items("tools")):
         tool = Fields(given, f"tools[{i}].")
@@ -89,7 +90,7 @@ def _tools(fields: Fields) -> tools.Tools:
                 choice = (name,)
             case _:
                 raise BackendUnsupported(f"tool_choice {choice!r:.60} is not supported here", hint="name a function")
-    return tools.of(found, choice)
+    return tools.of(found, choice, style)
 
 
 # ---------------------------------------------------------------- answers

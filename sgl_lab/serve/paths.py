@@ -135,7 +135,7 @@ class Paths:
     def _tokens(self, fields: Fields) -> list[int] | list[list[int]]:
         model = self._state.model
         if turns := fields.items("messages"):
-            return list(model.encode_chat(messages.read(turns)))
+            return list(model.encode_chat(messages.read(turns, model.card.tool_style)))
         prompt = fields.any("prompt")
         if isinstance(prompt, str):
             return list(model.encode_text(prompt))

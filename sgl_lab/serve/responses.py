@@ -10,6 +10,7 @@ from typing import cast
 from ..contracts.errors import BackendUnsupported, BadArgument
 from ..contracts.json_values import Json
 from ..contracts.port import GenJob, GenOutput, Message, TokenLogprob
+from ..contracts.tools import ToolStyle
 from . import messages, sampling, tools
 from .fields import Fields
 from .openai_chat import HARMLESS, stops
@@ -20,9 +21,9 @@ IGNORED = (*HARMLESS, "include", "reasoning", "max_tool_calls", "truncation", "c
 
 def read(model: Model, fields: Fields) -> ParsedRequest:
     before, instructions = fields.text("previous_response_id"), fields.text("instructions")
-    turns = [*(model.conversations.turns(before) if before else ()), *_input(fields.any("input"))]
+    turns = [*(model.conversations.turns(before) if before else ()), *_input(fields.any("input"), style := model.card.tool_style)]
     stores = fields.flag("store") if "store" in fields else True
-    chosen = _tools(fields)
+    chosen = _tools(fields, style)
     about = fields.inner("text")
     constraint = None if about is None else sampling.of_format(about.inner("format"))
     if about is not None:
@@ -46,7 +47,7 @@ def read(model: Model, fields: Fields) -> ParsedRequest:
     fields.only("background", False)
     fields.ignore(*IGNORED, "stream_options")
     told = [Message("system", instructions), *turns] if instructions else turns
-    prompt = model.encode_chat(messages.with_system(told, chosen.prompt))
+    prompt = model.encode_chat(chosen.told(told))
     echo: dict[str, object] = {
         "previous_response_id": before,
         "store": stores,
@@ -68,7 +69,7 @@ def read(model: Model, fields: Fields) -> ParsedRequest:
     return ParsedRequest((GenJob(prompt, params),), reply, streams, rid, keep if stores else None)
 
 
-def _input(given: Json) -> list[Message]:
+def _input(given: Json, style: ToolStyle | None) -> list[Message]:
     if isinstance(given, str):
         return [Message("user", given)]
     if not isinstance(given, list) or not given:
@@ -79,9 +80,9 @@ def _input(given: Json) -> list[Message]:
         item = Fields(one, where)
         match kind := item.text("type") or "message":
             case "message":
-                found += messages.read([one], "input")
+                found += messages.read([one], style, "input")
             case "function_call":
-                found.append(Message("assistant", tools.spelled_call(item.needed("name"), item.text("arguments") or "{}")))
+                found.append(Message("assistant", tools.spelled_call(item.needed("name"), item.text("arguments") or "{}", style)))
             case "function_call_output":
                 found.append(Message("tool", messages.text_of(item.any("output"), f"{where}output")))
             case "reasoning":
@@ -91,7 +92,7 @@ def _input(given: Json) -> list[Message]:
     return found
 
 
-def _tools(fields: Fields) -> tools.Tools:
+def _tools(fields: Fields, style: ToolStyle | None) -> tools.Tools:
     found = []
     for i, given in enumerate(fields.items("tools")):
         tool = Fields(given, f"tools[{i}].")
@@ -104,7 +105,7 @@ def _tools(fields: Fields) -> tools.Tools:
             choice = (name,)
         case dict():
             raise BackendUnsupported(f"tool_choice {choice!r:.60} is not supported here", hint="name a function")
-    return tools.of(found, choice)
+    return tools.of(found, choice, style)
 
 
 def usage_of(output: GenOutput) -> dict[str, object]:
@@ -144,7 +145,7 @@ class ResponseReply:
         """The answer as a turn of the conversation."""
         ((output,),) = cast(Sequence[tuple[GenOutput, ...]], answers)
         call = self._call(output)
-        return Message("assistant", tools.spelled_call(call.name, call.arguments) if call else output.text)
+        return Message("assistant", tools.spelled_call(call.name, call.arguments, self._model.card.tool_style) if call else output.text)
 
     # ------------------------------------------------------------ whole
 

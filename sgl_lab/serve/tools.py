@@ -1,6 +1,7 @@
 """Tools of requests: what the prompt says of them, the constraint of a call, and reading a call.
 
-As in the language, a call is written as `{"name": ..., "arguments": {...}}`. An answer that must be a
+As in the language, a call is written as `{"name": ..., "arguments": {...}}`, inside the marks of the model's
+template if it has any. An answer that must be a
 call is held to the tools' schemas. One that may be words is free, and is a call if it reads as one.
 """
 
@@ -14,6 +15,8 @@ from typing import NamedTuple
 from ..contracts.errors import BadArgument
 from ..contracts.json_values import Json
 from ..contracts.params import Constraint
+from ..contracts.port import Message
+from ..contracts.tools import ToolSpec, ToolStyle
 from ..lang.form import of_schema
 from ..lang.tools import call_or_schema, call_schema, describe_specs
 from .fields import Fields
@@ -41,10 +44,21 @@ class Tools(NamedTuple):
 
     tools: tuple[Tool, ...] = ()
     must: bool = False
+    style: ToolStyle | None = None
 
-    @property
-    def prompt(self) -> str:
-        return describe_specs([(tool.name, tool.description, tool.parameters) for tool in self.tools]) if self.tools else ""
+    def told(self, turns: Sequence[Message]) -> list[Message]:
+        """The turns, with the tools at the end of the system turn: in the words of the model's template, or
+        in the language's.
+        """
+        if not self.tools:
+            return list(turns)
+        style, has_system = self.style, bool(turns) and turns[0].role == "system"
+        system, rest = (turns[0].content, turns[1:]) if has_system else (style.system if style else "", turns)
+        if style is not None:
+            described = style.description([ToolSpec(tool.name, tool.description, json.dumps(tool.parameters)) for tool in self.tools])
+            return [Message("system", system + described), *rest]
+        described = describe_specs([(tool.name, tool.description, tool.parameters) for tool in self.tools])
+        return [Message("system", f"{system}\n\n{described}" if system else described), *rest]
 
     def constraint(self, answer: Constraint | None, named: str) -> Constraint | None:
         """Of the whole answer. `answer`: of its words, which the request gives as `named`."""
@@ -61,7 +75,7 @@ class Tools(NamedTuple):
         """The call that a whole answer is; None if it is words."""
         if not self.tools:
             return None
-        return read_call(text, frozenset(tool.name for tool in self.tools))
+        return read_call(text, frozenset(tool.name for tool in self.tools), self.style)
 
     def may_be_call(self, text: str) -> bool:
         """Whether a text that begins so may become a call: it is not streamed as words."""
@@ -69,22 +83,22 @@ class Tools(NamedTuple):
         return bool(self.tools) and (begun[:1] in ("", "<", "`", "[") or begun.startswith(CALL[: len(begun)]))
 
 
-def of(tools: Sequence[Tool], choice: object) -> Tools:
+def of(tools: Sequence[Tool], choice: object, style: ToolStyle | None = None) -> Tools:
     """`choice`: auto, none, required or the name of a tool in a tuple."""
     match choice:
         case None | "auto":
-            return Tools(tuple(tools))
+            return Tools(tuple(tools), style=style)
         case "none":
             return Tools()
         case "required":
             if not tools:
                 raise BadArgument("tool_choice needs tools")
-            return Tools(tuple(tools), True)
+            return Tools(tuple(tools), True, style)
         case (str(name),):
             found = tuple(tool for tool in tools if tool.name == name)
             if not found:
                 raise BadArgument(f"tool_choice names {name!r:.60}, which is none of the tools")
-            return Tools(found, True)
+            return Tools(found, True, style)
         case _:
             raise BadArgument(f"tool_choice cannot be {choice!r:.60}", hint="it is none, auto, required, or names a tool")
 
@@ -103,18 +117,22 @@ def read(fields: Fields, schema: str = "parameters") -> Tool:
     return Tool(name, fields.text("description") or "", closed | given)
 
 
-def spelled_call(name: str, arguments: str) -> str:
+def spelled_call(name: str, arguments: str, style: ToolStyle | None) -> str:
     """A call as the model writes it."""
     try:
         value: Json = json.loads(arguments)
     except (ValueError, RecursionError):
         value = arguments
-    return json.dumps({"name": name, "arguments": value}, ensure_ascii=False)
+    call = json.dumps({"name": name, "arguments": value}, ensure_ascii=False)
+    return call if style is None else f"{style.before}{call}{style.after}"
 
 
-def read_call(text: str, names: frozenset[str]) -> Call | None:
-    """The call that `text` is, in the form that the prompt asks for, or in the marks of Hermes and Qwen."""
-    inner = text.strip().removeprefix("<tool_call>").removesuffix("</tool_call>").strip()
+def read_call(text: str, names: frozenset[str], style: ToolStyle | None = None) -> Call | None:
+    """The call that `text` is: bare, or inside the marks of the model's template, of Hermes, or of Markdown."""
+    inner = text.strip()
+    if style is not None:
+        inner = inner.removeprefix(style.before.strip()).removesuffix(style.after.strip()).strip()
+    inner = inner.removeprefix("<tool_call>").removesuffix("</tool_call>").strip()
     inner = inner.removeprefix("```json").removeprefix("```").removesuffix("```").strip()
     try:
         found: Json = json.loads(inner)

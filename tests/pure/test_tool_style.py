@@ -145,3 +145,29 @@ def test_a_fork_inherits_how_calls_are_written() -> None:
     backend = ScriptedBackend(['{"name": "clock", "arguments": {}}'])
     backend._card = replace(backend._card, tool_style=tool_style_of(template(MARKED)))
     assert forked.run(backend=backend)["said"].startswith("<tool_call>")
+
+
+@pytest.mark.parametrize("has_system", [True, False])
+def test_the_door_renders_tools_and_calls_as_the_template_does(has_system: bool) -> None:
+    """With the template's own system turn where a client sends none."""
+    from sgl_lab.serve import messages, tools
+
+    chat = template(MARKED)
+    style = tool_style_of(chat)
+    assert style is not None
+    tool = tools.Tool("weather", "of a town", {"type": "object", "properties": {"town": {"type": "string"}}})
+    call = {"name": "weather", "arguments": {"town": "Oslo"}}
+    function = {"name": "weather", "arguments": json.dumps(call["arguments"])}
+    given: list[Any] = [
+        *([{"role": "system", "content": "Be brief."}] if has_system else []),
+        {"role": "user", "content": "Will it rain?"},
+        {"role": "assistant", "content": "", "tool_calls": [{"id": "1", "type": "function", "function": function}]},
+        {"role": "tool", "tool_call_id": "1", "content": "no"},
+    ]
+    chosen = tools.of([tool], "auto", style)
+    ours = [{"role": turn.role, "content": turn.content} for turn in chosen.told(messages.read(given, style))]
+    theirs = [turn | ({"tool_calls": [{"type": "function", "function": call}]} if "tool_calls" in turn else {}) for turn in given]
+    declared_tool = declared(ToolSpec(tool.name, tool.description, json.dumps(tool.parameters)))
+    assert chat.rendered(ours, True) == chat.rendered(theirs, True, [declared_tool])
+    found = chosen.call_in(style.before + json.dumps(call) + style.after)
+    assert found == tools.Call("weather", '{"town": "Oslo"}')

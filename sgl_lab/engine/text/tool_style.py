@@ -53,10 +53,17 @@ def _described(template: ChatTemplate, before: str, after: str) -> ToolStyle | N
         rest = two.removeprefix(head + first)
         if not found or not rest.endswith(second + tail) or rest == two:
             continue
-        style = ToolStyle(head, rest.removesuffix(second + tail), tail, before, after, is_wrapped)
+        between = rest.removesuffix(second + tail)
+        style = ToolStyle(head, between, tail, before, after, is_wrapped, _default_system(template))
         if style.description(_SPECS) == two and style.description(_SPECS[:1]) == one:
             return style
     return None
+
+
+def _default_system(template: ChatTemplate) -> str:
+    before, _, after = template.rendered(_ASKED, True).partition(_SYSTEM)
+    text = template.rendered(_ASKED[1:], True)
+    return text[len(before) : len(text) - len(after)] if text.startswith(before) and text.endswith(after) else ""
 
 
 def _marks(template: ChatTemplate) -> tuple[str, str] | None:
