@@ -127,7 +127,7 @@ ABOUT = {
     "logprobs": About("log-probabilities of an answer", "return_logprob="),
     "top_logprobs": About("likeliest alternatives of a token", "top_logprobs_num="),
     "prompt_logprobs": About("log-probabilities of a prompt", "logprob_start_len="),
-    "images": About("images in a prompt", "an image"),
+    "images": About("images in a prompt", "an image", "a server whose model looks takes them by sgl.OpenAI(model, base_url=...)"),
     "blocks": About("embedded blocks in a prompt", "a block"),
     "tools": About("tool calls in the server's own form", "tools="),
     "warms": About("prefixes computed ahead", "cache()"),

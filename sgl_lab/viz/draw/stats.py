@@ -44,6 +44,7 @@ _NAMES = {
     "requests_abort": "aborted",
     "requests_error": "failed",
     "answered": "answered",
+    "uncounted": "without a count of hits",
     "unpriced": "of unknown cost",
     "step_ms": "time of a step",
     "step_rows": "rows in a step",
@@ -87,7 +88,7 @@ def sections(stats: Stats) -> tuple[Section, ...]:
     return tuple(Section(name, tuple(found)) for name, found in rows.items() if found)
 
 
-_OF_REQUESTS = ("answered", "unpriced", "cost")
+_OF_REQUESTS = ("answered", "uncounted", "unpriced", "cost")
 
 
 def _section_of(key: str) -> tuple[str, str]:
