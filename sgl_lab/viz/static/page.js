@@ -77,7 +77,7 @@ const ELSEWHERE = {
 };
 ELSEWHERE.meanings = {
   ...TOKEN_MEANING,
-  text: "sent; whether it was cached is not reported yet",
+  text: "sent; whether it was cached is not reported",
   cached: ELSEWHERE.cached_meaning,
   reused: ELSEWHERE.reused_meaning,
   computed: ELSEWHERE.computed_meaning,
