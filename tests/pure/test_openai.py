@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 import sgl_lab.lang.surface as sgl
 from sgl_lab.backends.openai import OpenAI
 from sgl_lab.backends.remote.prices import find_prices
+from sgl_lab.backends.remote.whole import is_whole
 from sgl_lab.contracts.conversation import ChatJob, ChatMessage, ImagePart, TextPart, ToolCallPart, ToolResultPart
 from sgl_lab.contracts.errors import (
     AuthenticationFailed,
@@ -23,7 +24,7 @@ from sgl_lab.contracts.errors import (
     RateLimited,
     RequestFailed,
 )
-from sgl_lab.contracts.params import SamplingParams
+from sgl_lab.contracts.params import Constraint, SamplingParams
 from sgl_lab.lang.surface import gen
 
 from .api import Api, ApiCall, Reply
@@ -365,6 +366,33 @@ def serves(kind: str, decides: str = "", **more: Any) -> Any:
         return said("ok", stop_reason="END", matched_stop=None)
 
     return answer
+
+
+@pytest.mark.parametrize("takes", [["text"], ["text", "image"]])
+def test_llama_cpp_says_whether_its_model_reads_images(takes: list[str]) -> None:
+    with Api(serves("llamacpp", architecture={"input_modalities": takes}, meta={"n_ctx": 2048}), "/v1") as api:
+        card = OpenAI(base_url=api.url).describe()
+    assert (card.capabilities.images, card.context) == ("image" in takes, 2048)
+    assert not card.capabilities.tools  # a call is held to a schema there
+
+
+@pytest.mark.parametrize(
+    ("constraint", "text", "reason", "matched", "wanted"),
+    [
+        (None, "a", "stop", None, None),
+        (Constraint("regex", "[0-9]{3}"), "12", "stop", None, True),  # the server ended it, and follows the constraint
+        (Constraint("regex", "[0-9]{3}"), "123", "length", None, True),
+        (Constraint("regex", "[0-9]{3}"), "12", "length", None, False),
+        (Constraint("regex", "[0-9]{3}"), "12", "stop", "3", False),
+        (Constraint("json_schema", '{"type": "integer"}'), "12", "length", None, True),
+        (Constraint("json_schema", '{"type": "integer"}'), "[1", "length", None, False),
+        (Constraint("json_schema", '{"type": "integer"}'), "12", "abort", None, False),
+    ],
+)
+def test_a_text_is_whole_if_it_satisfies_its_constraint(
+    constraint: Constraint | None, text: str, reason: str, matched: str | None, wanted: bool | None
+) -> None:
+    assert is_whole(constraint, text, reason, matched) is wanted
 
 
 def test_a_server_says_who_it_is_and_gets_what_it_knows() -> None:

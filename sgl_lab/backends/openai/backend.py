@@ -47,6 +47,8 @@ class _Found:
     model: str
     context: int | None = None
     decides: str = ""
+    sees: bool = True
+    """whether the model may read images; False if the server says that it does not"""
 
 
 class OpenAI(RemoteBackend):
@@ -130,7 +132,9 @@ class OpenAI(RemoteBackend):
 
     def _kind(self, found: _Found, listed: Listed | None, *, is_own: bool) -> Server:
         if not is_own:
-            return replace(SERVERS[found.kind], decides=found.decides)
+            server = SERVERS[found.kind]
+            can = server.can if found.sees else replace(server.can, images=False)
+            return replace(server, decides=found.decides, can=can)
         # A model that the table does not know is taken for one of the newest kind, which thinks.
         known = listed.can if listed else frozenset({"images", "tools", "schema", "thinks"})
         server = openai_model(known, found.model, self._effort)
@@ -159,8 +163,8 @@ class OpenAI(RemoteBackend):
             close = nearest(model, names)
             hint = f"did you mean {close!r}?" if close else f"it serves {', '.join(names[:5])}"
             raise ModelMissing(f"{self.server.place} does not serve {model!r}", hint=hint)
-        context = next((_context(each) for each in listed if each.get("id") == model), None)
-        return _Found(kind, model, context, decides)
+        about = next((each for each in listed if each.get("id") == model), {})
+        return _Found(kind, model, _context(about), decides, _sees(about))
 
     def _has(self, path: str, call: Call) -> bool:
         """Whether there is such an endpoint: an empty question is malformed there, and unknown elsewhere. No token is spent."""
@@ -266,6 +270,13 @@ def _listed(response: Any) -> list[dict[str, Any]]:
     except (ValueError, AttributeError):
         return []
     return [each for each in data if isinstance(each, dict)] if isinstance(data, list) else []
+
+
+def _sees(model: Mapping[str, Any]) -> bool:
+    """As llama.cpp says it."""
+    architecture = model.get("architecture")
+    takes = architecture.get("input_modalities") if isinstance(architecture, dict) else None
+    return "image" in takes if isinstance(takes, list) else True
 
 
 def _context(model: Mapping[str, Any]) -> int | None:

@@ -92,6 +92,7 @@ SERVERS = {
             sampling=(*_PLAIN, "top_k", "min_p", "repetition_penalty", "ignore_eos"),
             constraints=("json_schema",),
             samples=1,
+            tools=False,  # it holds no model to a call whose template knows of none; to a schema it does
         ),
         names={"top_k": "top_k", "min_p": "min_p", "repetition_penalty": "repeat_penalty", "ignore_eos": "ignore_eos"},
         temperature_is_sent=True,
