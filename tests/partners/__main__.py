@@ -1,6 +1,6 @@
 """What each backend makes of each feature of the language, run for real.
 
-    python -m tests.partners [COLUMN ...] [--list] [--table]
+    python -m tests.partners [COLUMN ...] [--only FEATURE,...] [--list] [--table]
 
 A column is `local` (the engine of this process), `SERVER` or `SERVER:API` of the list, or a name that
 `%sgl backend` takes, such as `server@http://127.0.0.1:8080`. Without columns, all that can run here.
@@ -29,7 +29,7 @@ from sgl_lab.contracts.conversation import AnyBackend
 from . import forms, servers
 from .environments import PLACE
 from .servers import KEY, NAME, SERVERS, Running
-from .surface import Verdict, table, tried_all
+from .surface import FEATURES, Feature, Verdict, table, tried_all
 
 Made = Callable[[Running], AnyBackend]
 KEPT = PLACE / "columns"
@@ -129,9 +129,9 @@ def local() -> Iterator[AnyBackend]:
         yield lab.backend
 
 
-def run(name: str, backend: AnyBackend, about: str) -> Column:
+def run(name: str, backend: AnyBackend, about: str, features: Sequence[Feature]) -> Column:
     began = time.monotonic()
-    found = tried_all(backend)
+    found = tried_all(backend, features, together=features is FEATURES)
     n_agree = sum(verdict.agrees for verdict in found.values())
     print(f"{name}: {about}: {n_agree} of {len(found)} as declared, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     column = Column(name, about, date.today().isoformat(), found)
@@ -157,11 +157,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.partners", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("columns", nargs="*", metavar="COLUMN")
     parser.add_argument("--list", action="store_true", help="the columns, and what those that cannot run here need")
+    parser.add_argument("--only", default="", metavar="FEATURE,...", help="these features")
     parser.add_argument("--table", action="store_true", help="print what is kept of the last run of each column")
     options = parser.parse_args()
     if options.table:
         print(printed(kept()))
         return 0
+    names = list(filter(None, options.only.split(",")))
+    if unknown := set(names) - {feature.name for feature in FEATURES}:
+        raise SystemExit(f"there is no feature {', '.join(unknown)}")
+    features = [feature for feature in FEATURES if feature.name in names] if names else FEATURES
     started = SERVERS | {"forms": forms.forms}
     obstacles = {name: "" if name.startswith("forms") else servers.obstacle(name.partition(":")[0]) for name in COLUMNS}
     if options.list:
@@ -173,16 +178,16 @@ def main() -> int:
     if refused := [obstacles[name] for name in wanted if obstacles.get(name)]:
         raise SystemExit("\n".join(refused))
     found: list[Column] = []
-    for server, names in groupby(wanted, lambda name: name.partition(":")[0] if name in COLUMNS else name):
+    for server, columns in groupby(wanted, lambda name: name.partition(":")[0] if name in COLUMNS else name):
         if server == "local":
             with local() as backend:
-                found.append(run("local", backend, "the engine of this process"))
+                found.append(run("local", backend, "the engine of this process", features))
         elif server not in started:
-            found.append(run(server, make(parsed(server)), "as named"))
+            found.append(run(server, make(parsed(server)), "as named", features))
         else:
             with started[server]() as at:
-                for name in names:
-                    found.append(run(name, COLUMNS[name](at), at.about))
+                for name in columns:
+                    found.append(run(name, COLUMNS[name](at), at.about, features))
     print(printed(found))
     return int(any(not verdict.agrees for column in found for verdict in column.verdicts.values()))
 

