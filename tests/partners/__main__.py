@@ -1,6 +1,6 @@
 """What each backend makes of each feature of the language, run for real.
 
-    python -m tests.partners [COLUMN ...] [--only FEATURE,...] [--list] [--table]
+    python -m tests.partners [COLUMN ...] [--only FEATURE ...] [--list] [--table]
 
 A column is `local` (the engine of this process), `SERVER` or `SERVER:API` of the list, or a name that
 `%sgl backend` takes, such as `server@http://127.0.0.1:8080`. Without columns, all that can run here.
@@ -157,16 +157,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.partners", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("columns", nargs="*", metavar="COLUMN")
     parser.add_argument("--list", action="store_true", help="the columns, and what those that cannot run here need")
-    parser.add_argument("--only", default="", metavar="FEATURE,...", help="these features")
+    parser.add_argument("--only", nargs="+", default=[], metavar="FEATURE", help="these features")
     parser.add_argument("--table", action="store_true", help="print what is kept of the last run of each column")
     options = parser.parse_args()
     if options.table:
         print(printed(kept()))
         return 0
-    names = list(filter(None, options.only.split(",")))
-    if unknown := set(names) - {feature.name for feature in FEATURES}:
+    if unknown := set(options.only) - {feature.name for feature in FEATURES}:
         raise SystemExit(f"there is no feature {', '.join(unknown)}")
-    features = [feature for feature in FEATURES if feature.name in names] if names else FEATURES
+    features = [feature for feature in FEATURES if feature.name in options.only] if options.only else FEATURES
     started = SERVERS | {"forms": forms.forms}
     obstacles = {name: "" if name.startswith("forms") else servers.obstacle(name.partition(":")[0]) for name in COLUMNS}
     if options.list:
