@@ -169,3 +169,20 @@ def test_what_a_server_tells_of_itself(door: Door) -> None:
     assert call(door, "/health_generate")[0] == 200
     assert call(door, "/flush_cache", {})[0] == 200
     assert door.lab.stats()["nodes"] <= 2
+
+
+def test_a_request_of_one_sequence_takes_one_way_to_the_pool(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert door._state is not None
+    ways: list[str] = []
+    aside = door._state.aside
+
+    async def counted(function: Any, *arguments: Any) -> Any:
+        ways.append(function.__name__)
+        return await aside(function, *arguments)
+
+    monkeypatch.setattr(door._state, "aside", counted)
+    for n, wanted in ((1, ["_begin"]), (2, ["_begin", "_start"])):
+        ways.clear()
+        asked = {"model": "tiny", "messages": HELLO, "max_tokens": 1, "n": n}
+        assert call(door, "/v1/chat/completions", asked)[0] == 200
+        assert ways == wanted
