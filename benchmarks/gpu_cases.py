@@ -14,13 +14,23 @@ from types import ModuleType
 import torch
 
 from sgl_lab.engine.compute.kernels import gpu
-from sgl_lab.engine.compute.kernels.gpu.cases import Case, Shape, attention_cases, expert_cases, linear_cases, row_cases, sampling_case
+from sgl_lab.engine.compute.kernels.gpu.cases import (
+    Case,
+    Shape,
+    attention_cases,
+    expert_cases,
+    kind_cases,
+    linear_cases,
+    row_cases,
+    sampling_case,
+)
 
 SMOLLM2 = Shape(9, 3, 64, 576, 1536, 49152)
 LLAMA_7B = Shape(32, 32, 128, 4096, 11008, 32000)
 LLAMA_3_8B = Shape(32, 8, 128, 4096, 14336, 128256)
 WIDE = Shape(16, 1, 256, 4096, 14336, 32000)
 """not a real model: the widest heads, all sharing one KV head"""
+GEMMA_2_9B = Shape(16, 8, 256, 3584, 14336, 256_000)
 META = torch.device("meta")
 
 
@@ -31,6 +41,7 @@ def cases() -> Iterator[tuple[str, Case]]:
         yield from _named(model, attention_cases(shape, META, torch.bfloat16))
     yield from _named("Llama-3-8B, pages of 16", attention_cases(LLAMA_3_8B, META, torch.bfloat16, page_size=16))
     yield from _named("heads of 256", attention_cases(WIDE, META, torch.bfloat16))
+    yield from _named("Gemma-2-9B, window, caps, norms of heads", kind_cases(GEMMA_2_9B, META, torch.bfloat16))
     yield from _named("SmolLM2-135M, float32", attention_cases(SMOLLM2, META, torch.float32))
     yield from _named("Llama-3-8B, float32", attention_cases(LLAMA_3_8B, META, torch.float32))
     yield from _named("SmolLM2-135M", [sampling_case(SMOLLM2.vocab, META)])

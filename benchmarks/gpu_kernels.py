@@ -133,7 +133,7 @@ def tries(spec: ModelSpec, device: torch.device, is_tiny: bool) -> Iterator[Try]
         4 * n * hidden * size,
         read=lambda result, arguments: (result, arguments[1]),
     )
-    yield Try("silu_mul", gate.silu_mul, gate.silu_mul_twin, lambda: ((floats(n, 2 * ffn),), {}), 3 * n * ffn * size)
+    yield Try("activate", gate.activate, gate.activate_twin, lambda: ((floats(n, 2 * ffn),), {}), 3 * n * ffn * size)
 
     angles = torch.outer(torch.arange(context, device=device).float(), inverse_frequencies(turning).to(device))
     rotation = angles.cos(), angles.sin()

@@ -44,7 +44,8 @@ def same_routing(ours: Routing, twin: Routing) -> None:
 @pytest.mark.parametrize(("n", "experts", "k"), [(1, 8, 2), (7, 5, 3), (3, 60, 4), (2, 3, 3)])
 def test_a_routing_is_its_twin(random, n, experts, k, dtype) -> None:
     logits = random(n, experts, dtype=dtype)
-    same_routing(route(logits, k), route_twin(logits, k))
+    for is_normalised in (True, False):
+        same_routing(route(logits, k, is_normalised=is_normalised), route_twin(logits, k, is_normalised=is_normalised))
 
 
 def test_of_equal_experts_the_first_are_taken_and_none_twice(device) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sgl_lab.engine.compute.kernels.gpu.gate import silu_mul, silu_mul_twin
+from sgl_lab.engine.compute.kernels.gpu.gate import activate, activate_twin
 from sgl_lab.engine.compute.kernels.gpu.norm import add_rms_norm, add_rms_norm_twin, rms_norm, rms_norm_twin
 from sgl_lab.engine.compute.kernels.gpu.rotary import rotate_and_write, rotate_and_write_twin
 
@@ -53,13 +53,20 @@ def test_a_row_of_a_norm_does_not_depend_on_the_others(random) -> None:
 @pytest.mark.parametrize("shape", [(1, 1536), (3, 70), (2, 3000)], ids=str)
 def test_a_gate_is_its_twin(random, shape, dtype) -> None:
     gate_up = random(shape[0], 2 * shape[1], dtype=dtype)
-    same(silu_mul(gate_up), silu_mul_twin(gate_up))
+    same(activate(gate_up), activate_twin(gate_up))
+
+
+@pytest.mark.parametrize("is_gated", [True, False])
+@pytest.mark.parametrize("kind", ["gelu", "gelu_tanh", "relu", "relu2"])
+def test_every_activation_is_its_twin(random, kind, is_gated) -> None:
+    up = 3 * random(3, 70)
+    same(activate(up, kind, is_gated=is_gated), activate_twin(up, kind, is_gated=is_gated))
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in exp")
 def test_a_gate_that_is_shut_or_wide_open_is_no_nan(device) -> None:
     gate_up = torch.tensor([[-1e4, 1e4, 2.0, 3.0]], device=device)
-    assert silu_mul(gate_up).tolist() == [[0.0, 3e4]]
+    assert activate(gate_up).tolist() == [[0.0, 3e4]]
 
 
 def rotation(device: torch.device, dim: int, positions: int) -> tuple[Tensor, Tensor]:
@@ -78,6 +85,19 @@ def test_a_rotation_is_its_twin_and_writes_what_its_twin_writes(random, device, 
     same(q, rotate_and_write_twin(qkv, positions, slots, rotation(device, dim, 50), *twins, heads))
     same(ours[0], twins[0])
     assert torch.equal(ours[1], twins[1]), "values are not turned"
+
+
+@pytest.mark.parametrize("turning", [0, 20, 80])
+@pytest.mark.parametrize("has_norms", [True, False])
+def test_a_head_that_turns_in_part_and_has_norms_is_its_twin(random, device, turning, has_norms) -> None:
+    n, heads, kv_heads, dim = 3, 5, 2, 80
+    qkv, at = random(n, (heads + 2 * kv_heads) * dim), torch.tensor([3, 0, 7], dtype=torch.int32, device=device)
+    norms = (random(dim), random(dim), 1e-6) if has_norms else None
+    tables = rotation(device, turning, 50) if turning else (torch.empty(50, 0, device=device),) * 2
+    ours, twins = (tuple(torch.full((8, kv_heads, dim), 9.0, device=device) for _ in "kv") for _ in range(2))
+    same(rotate_and_write(qkv, at, at, tables, *ours, heads, norms), rotate_and_write_twin(qkv, at, at, tables, *twins, heads, norms))
+    same(ours[0], twins[0])
+    assert torch.equal(ours[1], twins[1])
 
 
 def test_a_token_without_a_slot_is_turned_and_written_nowhere(random, device) -> None:

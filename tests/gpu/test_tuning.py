@@ -95,7 +95,7 @@ def test_every_kernel_of_a_model_is_tuned_over_all_calls_that_share_its_choice()
     with listening(lambda launch: None):
         table: Mapping[Key, Config] = tune(meta, cost_of, reports.append)
     kernels = {key.kernel for key in asked}
-    assert kernels >= {"rms_norm", "silu_mul", "rotate_and_write", "prefill", "decode", "cascade", "sample", "packed_matmul"}
+    assert kernels >= {"rms_norm", "activate", "rotate_and_write", "prefill", "decode", "cascade", "sample", "packed_matmul"}
     assert asked[Key("rms_norm", (64,))] == 2
     assert all(config["num_warps"] == 2 for config in table.values())
     assert len(reports) == 2 * len(asked)

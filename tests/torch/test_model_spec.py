@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sgl_lab.contracts.errors import InvariantBroken, ModelError
-from sgl_lab.engine.compute.models.executors import NATIVE, PACKED_GPU, TORCH, Executor, fitted, unfit
+from sgl_lab.engine.compute.models.executors import GPU, NATIVE, PACKED_GPU, TORCH, Executor, fitted, unfit
 from sgl_lab.engine.compute.models.families import FAMILIES, Family, spec_from_config
 from sgl_lab.engine.compute.models.families.common import QKV
 from sgl_lab.engine.compute.models.spec import KvGroup, ModelSpec, RopeScaling, Rotary
@@ -301,8 +301,8 @@ def test_what_an_executor_cannot_compute_is_refused_by_layer_and_kind(name: str,
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_torch_and_the_native_step_compute_every_kind(name: str) -> None:
-    assert fitted(spec(name), TORCH) == fitted(spec(name), NATIVE) == spec(name)
+def test_every_executor_computes_every_kind(name: str) -> None:
+    assert fitted(spec(name), TORCH) == fitted(spec(name), NATIVE) == fitted(spec(name), GPU) == spec(name)
 
 
 def test_an_executor_of_layers_that_are_alike_stays_within_the_window() -> None:

@@ -42,8 +42,8 @@ class Executor:
 
 TORCH = Executor("torch", frozenset(KINDS), windows=True, alike=None, blocks=True)
 NATIVE = Executor("the native step", frozenset(KINDS), windows=True, alike="heads", multiple=32, hint="use dtype float32")
-GPU = Executor("the GPU step", hint="use device cpu")
-PACKED_GPU = replace(GPU, multiple=32, hint="use dtype bfloat16")
+GPU = Executor("the GPU step", frozenset(KINDS), windows=True, alike="heads", hint="use device cpu")
+PACKED_GPU = replace(GPU, computes=GPU.computes - {"experts"}, multiple=32, hint="use dtype bfloat16")
 
 
 def _kinds(layer: Layer) -> Iterator[tuple[Kind, str]]:

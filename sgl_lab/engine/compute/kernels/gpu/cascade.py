@@ -20,7 +20,7 @@ from torch import Tensor
 from .contexts import Contexts, Shared
 from .decode import GRAIN, Parts, attend_splits, default_blocks, merge, split_size
 from .launch import launch
-from .paged import LOG2_E, attend, attention_twin, gather, padded
+from .paged import attend, attention_twin, gather, kinds, padded
 from .tuning import choice
 
 
@@ -28,7 +28,7 @@ from .tuning import choice
 def _attend_prefix(
     q, keys, values, table, tiles, members, ends, lines, lengths, outputs, sums, width, n_splits, n_parts, scale,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, PAGE_SIZE: tl.constexpr, GRAIN: tl.constexpr,
-    TILE: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, STAGES: tl.constexpr,
+    TILE: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, STAGES: tl.constexpr, CAP: tl.constexpr,
 ):  # fmt: skip
     """ROWS of the query heads of one KV head of a tile's members, and one split of their prefix."""
     head, split, tile = tl.program_id(0) % KV_HEADS, tl.program_id(1), tl.program_id(2)
@@ -55,7 +55,7 @@ def _attend_prefix(
     last_seen = tl.full([ROWS], stop - 1, tl.int32)
     acc, top, total = attend(
         acc, top, total, queries, last_seen, keys, values, table, line, width, head, start, stop, scale,
-        KV_HEADS, DIM, PAGE_SIZE, True, BLOCK_N, BLOCK_D, STAGES,
+        KV_HEADS, DIM, PAGE_SIZE, True, BLOCK_N, BLOCK_D, STAGES, 0, CAP,
     )  # fmt: skip
     parts = heads * n_parts + n_splits + split
     tl.store(outputs + parts[:, None] * DIM + dims[None, :], acc / total[:, None], mask=mask)
@@ -63,9 +63,18 @@ def _attend_prefix(
 
 
 def attend_cascade(
-    q: Tensor, keys: Tensor, values: Tensor, contexts: Contexts, shared: Shared, scale: float, *, n_splits: int, out: Tensor | None = None
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    contexts: Contexts,
+    shared: Shared,
+    scale: float,
+    *,
+    n_splits: int,
+    out: Tensor | None = None,
+    softcap: float = 0.0,
 ) -> Tensor:
-    """`attend_decode` for rows of which some have a prefix in common.
+    """`attend_decode` for rows of which some have a prefix in common. Nothing slides: rows would share no common part of it.
 
     q             [rows, heads, dim]
     keys, values  [slots, kv_heads, dim], those of the new tokens written
@@ -81,20 +90,30 @@ def attend_cascade(
     group = heads // kv_heads
     parts = Parts.empty(q, 2 * n_splits)
     tensors = (q, keys, values, contexts.table, shared.tiles, shared.members, shared.ends, shared.lines, shared.lengths)
-    numbers = (contexts.table.shape[1], n_splits, 2 * n_splits, scale * LOG2_E)
+    factor, how = kinds(scale, 0, softcap)
+    numbers = (contexts.table.shape[1], n_splits, 2 * n_splits, factor)
     sizes = {"KV_HEADS": kv_heads, "GROUP": group, "DIM": dim, "PAGE_SIZE": contexts.page_size, "GRAIN": GRAIN}
     rows = min(64, padded(shared.tile * group))
-    tile = {"TILE": shared.tile, "ROWS": rows, "BLOCK_D": padded(dim)}
+    tile = {"TILE": shared.tile, "ROWS": rows, "BLOCK_D": padded(dim), "CAP": how["CAP"]}
     blocks = choice("cascade", (rows, dim, q.element_size()), default_blocks(rows, padded(dim), q.element_size()))
     grid = (kv_heads * triton.cdiv(shared.tile * group, rows), n_splits, shared.tiles.shape[0])
     launch(_attend_prefix, grid, *tensors, parts.outputs, parts.sums, *numbers, **sizes, **tile, **blocks)
-    attend_splits(q, keys, values, contexts, shared.first, scale, parts, n_splits, GRAIN)
+    attend_splits(q, keys, values, contexts, shared.first, scale, parts, n_splits, GRAIN, 0, softcap)
     merge(parts, contexts, shared.first, n_splits, GRAIN, out)
     return out
 
 
 def attend_cascade_twin(
-    q: Tensor, keys: Tensor, values: Tensor, contexts: Contexts, shared: Shared, scale: float, *, n_splits: int, out: Tensor | None = None
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    contexts: Contexts,
+    shared: Shared,
+    scale: float,
+    *,
+    n_splits: int,
+    out: Tensor | None = None,
+    softcap: float = 0.0,
 ) -> Tensor:
     out = torch.zeros_like(q) if out is None else out.zero_()
     group_of: dict[int, int] = {}
@@ -111,7 +130,7 @@ def attend_cascade_twin(
         for at, start, stop in spans:
             if start < stop:
                 k, v = (gather(pool, contexts, at, start, stop) for pool in (keys, values))
-                output, total = attention_twin(q[row : row + 1], k, v, scale)
+                output, total = attention_twin(q[row : row + 1], k, v, scale, 0, softcap)
                 outputs.append(output)
                 sums.append(total)
         if outputs:

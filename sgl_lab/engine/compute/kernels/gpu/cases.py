@@ -18,7 +18,7 @@ from .cascade import attend_cascade
 from .contexts import Contexts, Shared
 from .decode import attend_decode, attend_invariant
 from .experts import combine, experts_matmul, route, route_twin
-from .gate import silu_mul
+from .gate import activate
 from .linear import Packed, invariant_matmul, packed_matmul
 from .norm import add_rms_norm, rms_norm
 from .prefill import attend_prefill
@@ -79,7 +79,7 @@ def row_cases(shape: Shape, device: torch.device, dtype: torch.dtype) -> Iterato
     at, nothing = _ints(range(ROWS), device), torch.zeros_like(x)
     yield Case(rms_norm, lambda: rms_norm(x, weight, 1e-5))
     yield Case(add_rms_norm, lambda: add_rms_norm(nothing, x, weight, 1e-5))
-    yield Case(silu_mul, lambda: silu_mul(gate_up))
+    yield Case(activate, lambda: activate(gate_up))
     yield Case(rotate_and_write, lambda: rotate_and_write(qkv, at, at, (tables[0], tables[1]), pool[0], pool[1], shape.heads))
 
 
@@ -97,6 +97,28 @@ def attention_cases(shape: Shape, device: torch.device, dtype: torch.dtype, page
     yield Case(attend_decode, lambda: attend_decode(q, keys, values, contexts, scale, n_splits=8))
     yield Case(attend_invariant, lambda: attend_invariant(q, keys, values, contexts, scale))
     yield Case(attend_cascade, lambda: attend_cascade(q, keys, values, contexts, shared, scale, n_splits=8))
+
+
+def kind_cases(shape: Shape, device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
+    """What a Llama does not have: windows, capped scores, norms of q and k, heads that turn in part, GELU."""
+    window, cap, scale = CONTEXT // 2, 50.0, shape.dim**-0.5
+
+    def random(*size: int) -> Tensor:
+        return torch.randn(size, dtype=dtype, device=device)
+
+    q, prompts = random(ROWS, shape.heads, shape.dim), random(PROMPTS * PREFIX, shape.heads, shape.dim)
+    keys, values = (random(ROWS * CONTEXT, shape.kv_heads, shape.dim) for _ in range(2))
+    table = torch.arange(ROWS * CONTEXT, dtype=torch.int32, device=device).view(ROWS, CONTEXT)
+    contexts, few = (Contexts(table, _ints(range(n), device), _ints([CONTEXT] * n, device), 1) for n in (ROWS, PROMPTS))
+    offsets = _ints(range(0, (PROMPTS + 1) * PREFIX, PREFIX), device)
+    qkv, at, angles = random(ROWS, (shape.heads + 2 * shape.kv_heads) * shape.dim), _ints(range(ROWS), device), shape.dim // 4
+    half = (torch.randn(ROWS, angles, device=device), torch.randn(ROWS, angles, device=device))
+    norms, up = (random(shape.dim), random(shape.dim), 1e-6), random(ROWS, shape.ffn)
+    yield Case(attend_prefill, lambda: attend_prefill(prompts, keys, values, few, offsets, PREFIX, scale, window=window, softcap=cap))
+    yield Case(attend_decode, lambda: attend_decode(q, keys, values, contexts, scale, n_splits=8, window=window, softcap=cap))
+    yield Case(attend_cascade, lambda: attend_cascade(q, keys, values, contexts, _shared(device), scale, n_splits=8, softcap=cap))
+    yield Case(rotate_and_write, lambda: rotate_and_write(qkv, at, at, half, keys, values, shape.heads, norms))
+    yield Case(activate, lambda: activate(up, "gelu_tanh", is_gated=False))
 
 
 def linear_cases(n_out: int, n_in: int, device: torch.device, dtype: torch.dtype) -> Iterator[Case]:

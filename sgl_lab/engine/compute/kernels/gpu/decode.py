@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .contexts import Contexts
 from .launch import launch
-from .paged import LOG2_E, attend, attention_twin, gather, padded, read_slots, slots_at
+from .paged import attend, attention_twin, capped, gather, kinds, padded, read_slots, slots_at
 from .tuning import choice
 
 GRAIN = 64
@@ -61,9 +61,16 @@ def split_size(n_tokens, n_splits, GRAIN: tl.constexpr):
 
 
 @triton.jit
-def _span(lengths, first, row, split, n_splits, AFTER: tl.constexpr, GRAIN: tl.constexpr):
-    """Where a row's split starts and stops."""
+def _begin(lengths, first, row, AFTER: tl.constexpr, WINDOW: tl.constexpr):
+    """The first position that a row reads itself."""
     begin = tl.load(first + row) if AFTER else 0
+    return tl.maximum(begin, tl.load(lengths + row) - WINDOW) if WINDOW > 0 else begin
+
+
+@triton.jit
+def _span(lengths, first, row, split, n_splits, AFTER: tl.constexpr, GRAIN: tl.constexpr, WINDOW: tl.constexpr):
+    """Where a row's split starts and stops."""
+    begin = _begin(lengths, first, row, AFTER, WINDOW)
     length = tl.load(lengths + row)
     size = split_size(length - begin, n_splits, GRAIN)
     start = begin + split * size
@@ -74,11 +81,11 @@ def _span(lengths, first, row, split, n_splits, AFTER: tl.constexpr, GRAIN: tl.c
 def _decode_head(
     q, keys, values, table, lines, lengths, first, outputs, sums, width, n_splits, n_parts, scale,
     HEADS: tl.constexpr, DIM: tl.constexpr, PAGE_SIZE: tl.constexpr, AFTER: tl.constexpr, GRAIN: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, STAGES: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, STAGES: tl.constexpr, WINDOW: tl.constexpr, CAP: tl.constexpr,
 ):  # fmt: skip
     """One head of one split, where every query head has its own KV head."""
     head, split, row = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
-    start, stop = _span(lengths, first, row, split, n_splits, AFTER, GRAIN)
+    start, stop = _span(lengths, first, row, split, n_splits, AFTER, GRAIN, WINDOW)
     if (start >= stop) & (n_splits > 1):
         return
     line = tl.load(lines + row)
@@ -91,7 +98,10 @@ def _decode_head(
         slots = slots_at(table, line, width, positions, inside, PAGE_SIZE)
         k = read_slots(keys, slots, inside, head, HEADS, DIM, BLOCK_D)
         v = read_slots(values, slots, inside, head, HEADS, DIM, BLOCK_D)
-        scores = tl.where(inside, tl.sum(query[None, :] * k.to(tl.float32), 1), float("-inf"))
+        found = tl.sum(query[None, :] * k.to(tl.float32), 1)
+        if CAP > 0:
+            found = capped(found, CAP)
+        scores = tl.where(inside, found, float("-inf"))
         new_top = tl.maximum(top, tl.max(scores, 0))
         keep, weights = tl.exp2(top - new_top), tl.exp2(scores - new_top)
         total = total * keep + tl.sum(weights, 0)
@@ -106,11 +116,11 @@ def _decode_head(
 def _decode_group(
     q, keys, values, table, lines, lengths, first, outputs, sums, width, n_splits, n_parts, scale,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, PAGE_SIZE: tl.constexpr, AFTER: tl.constexpr, GRAIN: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, STAGES: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, STAGES: tl.constexpr, WINDOW: tl.constexpr, CAP: tl.constexpr,
 ):  # fmt: skip
     """Up to ROWS query heads of one KV head, of one split."""
     head, split, row = tl.program_id(0) % KV_HEADS, tl.program_id(1), tl.program_id(2).to(tl.int64)
-    start, stop = _span(lengths, first, row, split, n_splits, AFTER, GRAIN)
+    start, stop = _span(lengths, first, row, split, n_splits, AFTER, GRAIN, WINDOW)
     if (start >= stop) & (n_splits > 1):
         return
     line = tl.load(lines + row)
@@ -124,7 +134,7 @@ def _decode_group(
     last_seen = tl.full([ROWS], stop - 1, tl.int32)
     acc, top, total = attend(
         acc, top, total, queries, last_seen, keys, values, table, line, width, head, start, stop, scale,
-        KV_HEADS, DIM, PAGE_SIZE, True, BLOCK_N, BLOCK_D, STAGES,
+        KV_HEADS, DIM, PAGE_SIZE, True, BLOCK_N, BLOCK_D, STAGES, 0, CAP,
     )  # fmt: skip
     total = tl.maximum(total, 1e-30)
     parts = heads * n_parts + split
@@ -136,13 +146,14 @@ def _decode_group(
 def _merge(
     outputs, sums, lengths, first, out, n_splits, n_parts,
     HEADS: tl.constexpr, DIM: tl.constexpr, AFTER: tl.constexpr, GRAIN: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_D: tl.constexpr,
+    WINDOW: tl.constexpr,
 ):  # fmt: skip
     """The parts of one head of one row. The first `n_splits` are its own; the others belong to its
     group's prefix.
     """
     head, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     n_before = tl.load(first + row) if AFTER else 0
-    n_after = tl.load(lengths + row) - n_before
+    n_after = tl.load(lengths + row) - _begin(lengths, first, row, AFTER, WINDOW)
     n_own = tl.cdiv(n_after, split_size(n_after, n_splits, GRAIN))
     n_used = n_own + (tl.cdiv(n_before, split_size(n_before, n_splits, GRAIN)) if AFTER else 0)
     dims = tl.arange(0, BLOCK_D)
@@ -163,15 +174,26 @@ def _merge(
 
 
 def attend_splits(
-    q: Tensor, keys: Tensor, values: Tensor, contexts: Contexts, first: Tensor | None, scale: float, parts: Parts, n_splits: int, grain: int
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    contexts: Contexts,
+    first: Tensor | None,
+    scale: float,
+    parts: Parts,
+    n_splits: int,
+    grain: int,
+    window: int = 0,
+    softcap: float = 0.0,
 ) -> None:
     """Fill the first `n_splits` parts of every row from its context, from position `first[row]` on."""
     rows, heads, dim = q.shape
     kv_heads = keys.shape[1]
     group = heads // kv_heads
     tensors = (q, keys, values, contexts.table, contexts.lines, contexts.lengths, contexts.lengths if first is None else first)
-    numbers = (contexts.table.shape[1], n_splits, parts.sums.shape[2], scale * LOG2_E)
-    sizes = {"DIM": dim, "PAGE_SIZE": contexts.page_size, "AFTER": first is not None, "GRAIN": grain, "BLOCK_D": padded(dim)}
+    factor, how = kinds(scale, window, softcap)
+    numbers = (contexts.table.shape[1], n_splits, parts.sums.shape[2], factor)
+    sizes = {"DIM": dim, "PAGE_SIZE": contexts.page_size, "AFTER": first is not None, "GRAIN": grain, "BLOCK_D": padded(dim)} | how
     tile = 1 if group == 1 else min(64, padded(group))
     blocks = choice("decode", (group, dim, q.element_size()), default_blocks(tile, padded(dim), q.element_size()))
     args = (*tensors, parts.outputs, parts.sums, *numbers)
@@ -193,24 +215,35 @@ def default_blocks(rows: int, block_d: int, itemsize: int) -> dict[str, int]:
     return {"BLOCK_N": block_n, "STAGES": 3 if rows == 1 or queries > 16384 else 5, "num_warps": 8 if queries > 4096 else 4}
 
 
-def merge(parts: Parts, contexts: Contexts, first: Tensor | None, n_splits: int, grain: int, out: Tensor) -> None:
+def merge(parts: Parts, contexts: Contexts, first: Tensor | None, n_splits: int, grain: int, out: Tensor, window: int = 0) -> None:
     """Sum the parts of every row: its own, then those of its prefix of `first[row]` tokens in the
     same number of splits.
     """
     rows, heads, dim = out.shape
     tensors = (parts.outputs, parts.sums, contexts.lengths, contexts.lengths if first is None else first, out)
     constants = {"HEADS": heads, "DIM": dim, "AFTER": first is not None, "GRAIN": grain, "BLOCK_P": 16, "BLOCK_D": padded(dim)}
+    constants |= {"WINDOW": window}
     launch(_merge, (heads, rows), *tensors, n_splits, parts.sums.shape[2], **constants, num_warps=4)
 
 
 def attend_decode(
-    q: Tensor, keys: Tensor, values: Tensor, contexts: Contexts, scale: float, *, n_splits: int, out: Tensor | None = None
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    contexts: Contexts,
+    scale: float,
+    *,
+    n_splits: int,
+    out: Tensor | None = None,
+    window: int = 0,
+    softcap: float = 0.0,
 ) -> Tensor:
-    """One new token a row attends to the whole of its context.
+    """One new token a row attends to the whole of its context, or to the last `window` tokens of it.
 
     q             [rows, heads, dim]
     keys, values  [slots, kv_heads, dim], those of the new tokens written
     n_splits      programs that share a row's context at most; see `splits_for`
+    softcap       scores become softcap * tanh(score / softcap); 0: they stay
     returns       [rows, heads, dim]; zeros for a row of length 0
 
     Traffic: 2 * kv_heads * dim * itemsize bytes a token of context, 4 a page; with more than one split also
@@ -219,26 +252,45 @@ def attend_decode(
     out = torch.empty_like(q) if out is None else out
     if n_splits == 1:
         whole = Parts(out[:, :, None], torch.empty(*q.shape[:2], 1, dtype=torch.float32, device=q.device))
-        attend_splits(q, keys, values, contexts, None, scale, whole, 1, GRAIN)
+        attend_splits(q, keys, values, contexts, None, scale, whole, 1, GRAIN, window, softcap)
         return out
     parts = Parts.empty(q, n_splits)
-    attend_splits(q, keys, values, contexts, None, scale, parts, n_splits, GRAIN)
-    merge(parts, contexts, None, n_splits, GRAIN, out)
+    attend_splits(q, keys, values, contexts, None, scale, parts, n_splits, GRAIN, window, softcap)
+    merge(parts, contexts, None, n_splits, GRAIN, out, window)
     return out
 
 
 def attend_decode_twin(
-    q: Tensor, keys: Tensor, values: Tensor, contexts: Contexts, scale: float, *, n_splits: int, out: Tensor | None = None
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    contexts: Contexts,
+    scale: float,
+    *,
+    n_splits: int,
+    out: Tensor | None = None,
+    window: int = 0,
+    softcap: float = 0.0,
 ) -> Tensor:
     out = torch.zeros_like(q) if out is None else out.zero_()
     for row, (line, length) in enumerate(zip(contexts.lines.tolist(), contexts.lengths.tolist(), strict=True)):
         if length:
             k, v = (gather(pool, contexts, line, 0, length) for pool in (keys, values))
-            out[row] = attention_twin(q[row : row + 1], k, v, scale)[0][0]
+            out[row] = attention_twin(q[row : row + 1], k, v, scale, window, softcap)[0][0]
     return out
 
 
-def attend_invariant(q: Tensor, keys: Tensor, values: Tensor, contexts: Contexts, scale: float, *, parts_at_once: int = 1 << 24) -> Tensor:
+def attend_invariant(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    contexts: Contexts,
+    scale: float,
+    *,
+    parts_at_once: int = 1 << 24,
+    window: int = 0,
+    softcap: float = 0.0,
+) -> Tensor:
     """`attend_decode` with splits of 256 tokens: a token's bits depend only on its query and its
     own context.
 
@@ -255,15 +307,23 @@ def attend_invariant(q: Tensor, keys: Tensor, values: Tensor, contexts: Contexts
         some = slice(start, start + at_once)
         these = replace(contexts, lines=contexts.lines[some], lengths=contexts.lengths[some])
         parts = Parts.empty(q[some], n_splits)
-        attend_splits(q[some], keys, values, these, None, scale, parts, n_splits, INVARIANT_GRAIN)
-        merge(parts, these, None, n_splits, INVARIANT_GRAIN, out[some])
+        attend_splits(q[some], keys, values, these, None, scale, parts, n_splits, INVARIANT_GRAIN, window, softcap)
+        merge(parts, these, None, n_splits, INVARIANT_GRAIN, out[some], window)
     return out
 
 
 def attend_invariant_twin(
-    q: Tensor, keys: Tensor, values: Tensor, contexts: Contexts, scale: float, *, parts_at_once: int = 1 << 24
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    contexts: Contexts,
+    scale: float,
+    *,
+    parts_at_once: int = 1 << 24,
+    window: int = 0,
+    softcap: float = 0.0,
 ) -> Tensor:
-    return attend_decode_twin(q, keys, values, contexts, scale, n_splits=1)
+    return attend_decode_twin(q, keys, values, contexts, scale, n_splits=1, window=window, softcap=softcap)
 
 
 def splits_for(rows: int, kv_heads: int, longest: int, processors: int) -> int:

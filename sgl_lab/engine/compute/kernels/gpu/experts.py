@@ -39,8 +39,9 @@ class Routing:
 
 @triton.jit
 def route_kernel(
-    logits_ptr, weights_ptr, experts_ptr, EXPERTS: tl.constexpr, TAKE: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr
-):
+    logits_ptr, weights_ptr, experts_ptr, EXPERTS: tl.constexpr, TAKE: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
+    NORMALISED: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     expert = tl.arange(0, BLOCK_E)
     logits = tl.load(logits_ptr + row * EXPERTS + expert, mask=expert < EXPERTS, other=float("-inf")).to(tl.float32)
@@ -55,12 +56,13 @@ def route_kernel(
         chosen = tl.where(place == turn, best, chosen)
         left = left & (expert != best)
     shares = tl.exp(tops - tl.max(tops, axis=0))
-    tl.store(weights_ptr + row * TAKE + place, shares / tl.sum(shares, axis=0), mask=place < TAKE)
+    total = tl.sum(shares, axis=0) if NORMALISED else tl.sum(tl.exp(logits - tl.max(tops, axis=0)), axis=0)
+    tl.store(weights_ptr + row * TAKE + place, shares / total, mask=place < TAKE)
     tl.store(experts_ptr + row * TAKE + place, chosen, mask=place < TAKE)
 
 
-def route(logits: Tensor, k: int) -> Routing:
-    """The k largest logits of each token, and their softmax among themselves.
+def route(logits: Tensor, k: int, *, is_normalised: bool = True) -> Routing:
+    """The k largest logits of each token, and their softmax among themselves or, not normalised, among all.
 
     logits  [n, experts]  any float type
 
@@ -70,7 +72,7 @@ def route(logits: Tensor, k: int) -> Routing:
     weights = logits.new_empty(n, k, dtype=torch.float32)
     chosen = logits.new_empty(n, k, dtype=torch.int32)
     sizes = {"EXPERTS": experts, "TAKE": k, "BLOCK_E": triton.next_power_of_2(experts), "BLOCK_K": triton.next_power_of_2(k)}
-    launch(route_kernel, (n,), logits, weights, chosen, **sizes, num_warps=1)
+    launch(route_kernel, (n,), logits, weights, chosen, **sizes, NORMALISED=is_normalised, num_warps=1)
     return _by_expert(weights, chosen, experts)
 
 
@@ -153,9 +155,10 @@ def combine(pairs: Tensor, routing: Routing) -> Tensor:
     return y
 
 
-def route_twin(logits: Tensor, k: int) -> Routing:
+def route_twin(logits: Tensor, k: int, *, is_normalised: bool = True) -> Routing:
     tops, chosen = logits.float().sort(dim=-1, descending=True, stable=True)
-    return _by_expert(tops[:, :k].softmax(-1), chosen[:, :k].int().contiguous(), logits.shape[1])
+    weights = tops[:, :k].softmax(-1) if is_normalised else tops.softmax(-1)[:, :k].contiguous()
+    return _by_expert(weights, chosen[:, :k].int().contiguous(), logits.shape[1])
 
 
 def experts_matmul_twin(x: Tensor, weights: Tensor, routing: Routing) -> Tensor:

@@ -1,7 +1,10 @@
-"""The gated unit between the two halves of a Llama MLP (SwiGLU: Shazeer 2020, arXiv:2002.05202)."""
+"""The unit between the two linears of a feed-forward, gated (Shazeer 2020, arXiv:2002.05202) or not."""
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import torch.nn.functional as functional
 import triton
@@ -13,30 +16,54 @@ from .tuning import choice
 
 
 @triton.jit
-def silu_mul_kernel(gate_up_ptr, y_ptr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+def activate_kernel(up_ptr, y_ptr, WIDTH: tl.constexpr, KIND: tl.constexpr, GATED: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < WIDTH
-    gate = tl.load(gate_up_ptr + row * 2 * WIDTH + columns, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(gate_up_ptr + row * 2 * WIDTH + WIDTH + columns, mask=inside, other=0.0).to(tl.float32)
-    tl.store(y_ptr + row * WIDTH + columns, (gate * tl.sigmoid(gate) * up).to(y_ptr.dtype.element_ty), mask=inside)
+    stride: tl.constexpr = 2 * WIDTH if GATED else WIDTH
+    x = tl.load(up_ptr + row * stride + columns, mask=inside, other=0.0).to(tl.float32)
+    if KIND == "silu":
+        y = x * tl.sigmoid(x)
+    elif KIND == "gelu":
+        y = 0.5 * x * (1 + tl.erf(x * 0.7071067811865476))
+    elif KIND == "gelu_tanh":
+        y = x * tl.sigmoid(1.5957691216057308 * x * (1 + 0.044715 * x * x))
+    elif KIND == "relu":
+        y = tl.where(x > 0, x, 0.0)
+    else:
+        y = tl.where(x > 0, x * x, 0.0)
+    if GATED:
+        y = y * tl.load(up_ptr + row * stride + WIDTH + columns, mask=inside, other=0.0).to(tl.float32)
+    tl.store(y_ptr + row * WIDTH + columns, y.to(y_ptr.dtype.element_ty), mask=inside)
 
 
-def silu_mul(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up, float32 inside.
+def activate(up: Tensor, kind: str = "silu", *, is_gated: bool = True) -> Tensor:
+    """activation(gate) * up, or activation(up); float32 inside.
 
-    gate_up  [n, 2 * f]  bf16, fp16 or fp32; gate is the first half
-    returns  [n, f]      as gate_up
+    up       [n, 2 * f]  bf16, fp16 or fp32; gate is the first half; [n, f] without one
+    kind     silu, gelu, gelu_tanh, relu or relu2
+    returns  [n, f]      as up
 
     Traffic: `3 * n * f` numbers.
     """
-    n, width = gate_up.shape[0], gate_up.shape[1] // 2
-    y = gate_up.new_empty(n, width)
-    config = choice("silu_mul", (width,), {"BLOCK": 1024, "num_warps": 4})
-    launch(silu_mul_kernel, (n, triton.cdiv(width, config["BLOCK"])), gate_up, y, WIDTH=width, **config)
+    n, width = up.shape[0], up.shape[1] // (2 if is_gated else 1)
+    y = up.new_empty(n, width)
+    config = choice("activate", (width,), {"BLOCK": 1024, "num_warps": 4})
+    launch(activate_kernel, (n, triton.cdiv(width, config["BLOCK"])), up, y, WIDTH=width, KIND=kind, GATED=is_gated, **config)
     return y
 
 
-def silu_mul_twin(gate_up: Tensor) -> Tensor:
-    gate, up = gate_up.float().chunk(2, dim=-1)
-    return (functional.silu(gate) * up).to(gate_up.dtype)
+_TWINS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": functional.silu,
+    "gelu": functional.gelu,
+    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
+    "relu": functional.relu,
+    "relu2": lambda x: functional.relu(x).square(),
+}
+
+
+def activate_twin(up: Tensor, kind: str = "silu", *, is_gated: bool = True) -> Tensor:
+    if not is_gated:
+        return _TWINS[kind](up.float()).to(up.dtype)
+    gate, rest = up.float().chunk(2, dim=-1)
+    return (_TWINS[kind](gate) * rest).to(up.dtype)

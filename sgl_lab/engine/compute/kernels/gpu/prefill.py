@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .contexts import Contexts
 from .launch import launch
-from .paged import LOG2_E, attend, attention_twin, gather, padded
+from .paged import attend, attention_twin, gather, kinds, padded
 from .tuning import choice
 
 
@@ -27,7 +27,7 @@ from .tuning import choice
 def _prefill(
     q, keys, values, table, lines, lengths, offsets, out, width, scale,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, PAGE_SIZE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, STAGES: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, STAGES: tl.constexpr, WINDOW: tl.constexpr, CAP: tl.constexpr,
 ):  # fmt: skip
     """BLOCK_M queries of one KV head of one row. Tiles with the longest context start first, so
     that no long tile remains at the end.
@@ -52,14 +52,19 @@ def _prefill(
     seen_by_last = tl.minimum(length, n_before + (tile * BLOCK_M + BLOCK_M - 1) // GROUP + 1)
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total, acc = tl.zeros([BLOCK_M], tl.float32), tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    acc, top, total = attend(
-        acc, top, total, queries, last_seen, keys, values, table, line, width, head, 0, seen_by_all, scale,
-        KV_HEADS, DIM, PAGE_SIZE, False, BLOCK_N, BLOCK_D, STAGES,
-    )  # fmt: skip
+    if WINDOW > 0:  # nothing before the window of the first query
+        seen_by_all = tl.maximum(n_before + tile * BLOCK_M // GROUP + 1 - WINDOW, 0) // BLOCK_N * BLOCK_N
+    else:
+        acc, top, total = attend(
+            acc, top, total, queries, last_seen, keys, values, table, line, width, head, 0, seen_by_all, scale,
+            KV_HEADS, DIM, PAGE_SIZE, False, BLOCK_N, BLOCK_D, STAGES, 0, CAP,
+        )  # fmt: skip
     acc, top, total = attend(
         acc, top, total, queries, last_seen, keys, values, table, line, width, head, seen_by_all, seen_by_last, scale,
-        KV_HEADS, DIM, PAGE_SIZE, True, BLOCK_N, BLOCK_D, STAGES,
+        KV_HEADS, DIM, PAGE_SIZE, True, BLOCK_N, BLOCK_D, STAGES, WINDOW, CAP,
     )  # fmt: skip
+    if WINDOW > 0:  # queries that fill the tile up may see nothing
+        total = tl.maximum(total, 1e-30)
     tl.store(out + at, acc / total[:, None], mask=mask)
 
 
@@ -72,6 +77,8 @@ def attend_prefill(
     longest: int,
     scale: float,
     out: Tensor | None = None,
+    window: int = 0,
+    softcap: float = 0.0,
 ) -> Tensor:
     """Every row's tokens, the last of its context, attend to all earlier tokens and to themselves.
 
@@ -79,6 +86,8 @@ def attend_prefill(
     keys, values  [slots, kv_heads, dim], with those of the new tokens written
     offsets       [rows + 1] int32, on the device
     longest       tokens of the longest row, or more
+    window        how many tokens each sees, itself among them; 0: all
+    softcap       scores become softcap * tanh(score / softcap); 0: they stay
     returns       [n, heads, dim]; tokens of no row are not written
 
     Work: 4 * dim operations per head and pair of tokens that see each other. Traffic: q and out
@@ -94,7 +103,8 @@ def attend_prefill(
     grid = (triton.cdiv(longest * group, blocks["BLOCK_M"]), kv_heads, rows)
     tensors = (q, keys, values, contexts.table, contexts.lines, contexts.lengths, offsets, out)
     sizes = {"KV_HEADS": kv_heads, "GROUP": group, "DIM": dim, "PAGE_SIZE": contexts.page_size, "BLOCK_D": padded(dim)}
-    launch(_prefill, grid, *tensors, contexts.table.shape[1], scale * LOG2_E, **sizes, **blocks)
+    factor, how = kinds(scale, window, softcap)
+    launch(_prefill, grid, *tensors, contexts.table.shape[1], factor, **sizes, **how, **blocks)
     return out
 
 
@@ -121,11 +131,13 @@ def attend_prefill_twin(
     longest: int,
     scale: float,
     out: Tensor | None = None,
+    window: int = 0,
+    softcap: float = 0.0,
 ) -> Tensor:
     out = torch.empty_like(q) if out is None else out
     bounds = offsets.tolist()
     for row, (line, length) in enumerate(zip(contexts.lines.tolist(), contexts.lengths.tolist(), strict=True)):
         tokens = slice(bounds[row], bounds[row + 1])
         k, v = (gather(pool, contexts, line, 0, length) for pool in (keys, values))
-        out[tokens] = attention_twin(q[tokens], k, v, scale)[0].to(out.dtype)
+        out[tokens] = attention_twin(q[tokens], k, v, scale, window, softcap)[0].to(out.dtype)
     return out

@@ -347,8 +347,7 @@ class Attention {
 
     Floats scale = splat(kLog2e * shape_.scale);
     if (shape_.softcap > 0) {
-      for (auto& line : scores)
-        for (auto& part : line) part = tanh_of(mul(part, splat(shape_.scale / shape_.softcap)));
+      cap(scores[0], R * 4);
       scale = splat(kLog2e * shape_.softcap);
     }
     Floats peak[6];
@@ -385,6 +384,11 @@ class Attention {
       for (int r = 0; r < R; ++r)
         for (int c = 0; c < 4; ++c) store(states + r * stride + d + c * kLanes, sum[r][c]);
     }
+  }
+
+  // Scores become the tanh of their share of the cap.
+  [[gnu::noinline]] void cap(Floats* scores, int n) const {
+    for (int i = 0; i < n; ++i) scores[i] = tanh_of(mul(scores[i], splat(shape_.scale / shape_.softcap)));
   }
 
   // Outputs and sums to one maximum.

@@ -128,7 +128,6 @@ struct Target {
   float* y;
   size_t stride;
   Store how;
-  float factor = 1.0f;  // of what is added
 
   // Some time before `put`: a result's place is rarely in the cache.
   void fetch(int row, int column) const { __builtin_prefetch(y + row * stride + column, 1); }
@@ -137,7 +136,7 @@ struct Target {
     float* place = y + row * stride + column;
     const Lanes lanes = first_lanes(w.n_out - column);
     sum = plus_bias(w, column, sum);
-    if (how == Store::add) sum = fmadd(sum, splat(factor), load(lanes, place));
+    if (how == Store::add) sum = add(sum, load(lanes, place));
     store(place, lanes, sum);
   }
 };

@@ -57,21 +57,24 @@ inline Floats erf_of(Floats x) {
   return choose(at_least(x, zeros()), found, sub(zeros(), found));
 }
 
-inline Floats activated(Activation kind, Floats x) {
-  switch (kind) {
-    case Activation::silu: return over_grown(x, mul(x, splat(-kLog2e)));
-    case Activation::gelu_tanh: {
-      const Floats inner = mul(mul(x, splat(0.7978845608f)), fmadd(mul(x, x), splat(0.044715f), splat(1.0f)));
-      return over_grown(x, mul(inner, splat(-2.0f * kLog2e)));
-    }
-    case Activation::gelu: return mul(mul(x, splat(0.5f)), add(splat(1.0f), erf_of(mul(x, splat(0.7071067812f)))));
-    case Activation::relu: return max(zeros(), x);
-    case Activation::relu2: {
-      const Floats kept = max(zeros(), x);
-      return mul(kept, kept);
-    }
+// Kept out of the loops of a linear, whose registers are few.
+[[gnu::noinline]] inline void activate_otherwise(Activation kind, float* at) {
+  const Floats x = load(at), positive = max(zeros(), x);
+  if (kind == Activation::gelu_tanh) {
+    const Floats inner = mul(mul(x, splat(0.7978845608f)), fmadd(mul(x, x), splat(0.044715f), splat(1.0f)));
+    store(at, over_grown(x, mul(inner, splat(-2.0f * kLog2e))));
+  } else if (kind == Activation::gelu) {
+    store(at, mul(mul(x, splat(0.5f)), add(splat(1.0f), erf_of(mul(x, splat(0.7071067812f))))));
+  } else {
+    store(at, kind == Activation::relu ? positive : mul(positive, positive));
   }
-  return x;
+}
+
+// What is at `at` becomes its activation.
+inline Floats activated(Activation kind, float* at) {
+  if (kind == Activation::silu) return over_grown(load(at), mul(load(at), splat(-kLog2e)));
+  activate_otherwise(kind, at);
+  return load(at);
 }
 
 // Where the results of gate and up go, 32 of one and 32 of the other in turn: activation(gate) * up is what the next linear reads.
@@ -87,7 +90,7 @@ struct Gated {
     float* place = kept + row % n_panel * kGroup + column % kGroup;
     sum = plus_bias(w, column, sum);
     if (column % (2 * kGroup) < kGroup) return store(place, sum);
-    const Floats product = mul(activated(activation, load(place)), sum);
+    const Floats product = mul(activated(activation, place), sum);
     if (column % kGroup == 0) return store(place, product);
     out.put(row, column / 2 / kGroup * kGroup, load(place - kLanes), product);
   }
@@ -104,10 +107,11 @@ struct Ungated {
 
   void put(const Weight& w, int row, int column, Floats sum) const {
     if (column >= w.n_out) return;
-    float* place = kept + row % n_panel * kGroup;
-    const Floats active = activated(activation, plus_bias(w, column, sum));
+    float* place = kept + row % n_panel * kGroup + column % kGroup;
+    store(place, plus_bias(w, column, sum));
+    const Floats active = activated(activation, place);
     if (column % kGroup == 0) return store(place, active);
-    out.put(row, column - kLanes, load(place), active);
+    out.put(row, column - kLanes, load(place - kLanes), active);
   }
 };
 

@@ -177,7 +177,7 @@ class Step {
       grow(sines_[r], size_t(n_) * rotations_[r].dims / 2);
     }
     grow(partials_, size_t(n_partials) * shape_.n_heads * shape_.partial());
-    if (has_out_norms_) grow(mixed_, size_t(n_) * m_.hidden);
+    if (has_out_norms_ || m_.residual_scale != 1) grow(mixed_, size_t(n_) * m_.hidden);
     if (has_experts_) grow(routed_, size_t(n_) * m_.hidden);
     for (size_t i = 0; i < layers_.size(); ++i)
       if (layers_[i].experts) routings_[i].resize(*layers_[i].experts, n_);
@@ -213,10 +213,10 @@ class Step {
     add_up(me, layer.out, attended_, layer.attention_out_norm);
   }
 
-  // x @ w.T is added to the residual, normed before if there is a norm.
+  // x @ w.T is added to the residual, normed and scaled before if the model does so.
   void add_up(Member& me, const Weight& w, const Activations& x, const float* out_norm) {
     const size_t hidden = m_.hidden;
-    if (!out_norm) return linear(me, w, x, n_, Target{x_.data(), hidden, Store::add, m_.residual_scale});
+    if (!out_norm && m_.residual_scale == 1) return linear(me, w, x, n_, Target{x_.data(), hidden, Store::add});
     linear(me, w, x, n_, Target{mixed_.data(), hidden, Store::overwrite});
     me.share(n_, 4, [&](int i) {
       rms_norm(&mixed_[i * hidden], out_norm, m_.hidden, m_.epsilon, [&](int k, Floats low, Floats high) {

@@ -81,8 +81,9 @@ class Forward:
         self._sizes = sizes
         self._table = PageTable(model.device, width=min(PAGES, len(kv.keys[0]) // kv.page_size))
         self._sharing = Sharing(kv.page_size, shared_from)
-        self._attention = model.spec.only.attention
-        self._tile = max(4, _QUERIES * self._attention.n_kv_heads // self._attention.n_heads)
+        self._kinds = [layer.attention for layer in model.spec.layers]
+        """whose heads are alike"""
+        self._tile = max(4, _QUERIES * self._kinds[0].n_kv_heads // self._kinds[0].n_heads)
         self._fixed: dict[Shape, _Fixed] = {}
         self._fixed_to = self._table.tables
         """the tables that they read; a table that has grown is a different one"""
@@ -147,25 +148,26 @@ class Forward:
         )
 
     def _attend(self, pages: Tensor, inputs: Inputs[Tensor], shape: Shape) -> Attend:
-        n, kind, size = shape.n_rows, self._attention, self._kv.page_size
+        n, size = shape.n_rows, self._kv.page_size
         single = Contexts(pages, inputs.lines, inputs.lengths, size)
         longer = Contexts(pages, inputs.longer_lines, inputs.longer_lengths, size)
         shared = Shared(*inputs[-6:], self._tile) if shape.is_shared else None
         # Sized by the capacity of the table and not by lengths: in a recording only the contents
         # that it reads may change.
-        n_splits = splits_for(n, kind.n_kv_heads, pages.shape[1] * size, self._processors) if n else 0
-        scale = kind.head_dim**-0.5
+        n_splits = splits_for(n, self._kinds[0].n_kv_heads, pages.shape[1] * size, self._processors) if n else 0
 
-        def attend(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        def attend(layer: int, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            kind = self._kinds[layer]
+            scale, cap, window = kind.head_dim**-0.5 if kind.scale is None else kind.scale, kind.softcap or 0.0, kind.window or 0
             if shape.is_exact:
-                return attend_invariant(q, keys, values, single, scale)
+                return attend_invariant(q, keys, values, single, scale, window=window, softcap=cap)
             out = torch.empty_like(q)
-            if shared is not None:
-                attend_cascade(q[:n], keys, values, single, shared, scale, n_splits=n_splits, out=out[:n])
+            if shared is not None and not window:
+                attend_cascade(q[:n], keys, values, single, shared, scale, n_splits=n_splits, out=out[:n], softcap=cap)
             elif n:
-                attend_decode(q[:n], keys, values, single, scale, n_splits=n_splits, out=out[:n])
+                attend_decode(q[:n], keys, values, single, scale, n_splits=n_splits, out=out[:n], window=window, softcap=cap)
             if shape.longest:
-                attend_prefill(q[n:], keys, values, longer, inputs.offsets, shape.longest, scale, out=out[n:])
+                attend_prefill(q[n:], keys, values, longer, inputs.offsets, shape.longest, scale, out=out[n:], window=window, softcap=cap)
             return out
 
         return attend
