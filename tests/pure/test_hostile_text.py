@@ -28,7 +28,7 @@ from sgl_lab.trace import Record, read_jsonl, write_jsonl
 from sgl_lab.trace.files import check_ours, write_whole
 from sgl_lab.trace.record import MARK
 from sgl_lab.viz import bundle
-from sgl_lab.viz.draw import canvas, chart, dot, html, page, perfetto, stats, still, text, whatif
+from sgl_lab.viz.draw import canvas, chart, dot, html, page, perfetto, stats, still, text, whatif, workers
 from sgl_lab.viz.draw import diff as draw_diff
 from sgl_lab.viz.draw import inspection as draw_inspection
 from sgl_lab.viz.draw import why as draw_why
@@ -111,6 +111,7 @@ class Drawn:
         story, parted, served = why(last, [first]), diff(first, last), whatif.WhatIf(payload, (), 1, 4)
         counts = {"cached_tokens": 1, "pages_free": 2, "step_ms": 0.5}
         every = inspections(last.entries)
+        behind = [workers.WorkerRow(payload, False, 1, 2, 40, 30, ((payload, 2),))]
         self.pages = {
             "frozen": frozen["text/html"],
             "tokens": "".join(draw_inspection.html(one, last.spell).source for one in every),
@@ -118,6 +119,7 @@ class Drawn:
             "diff": draw_diff.html(parted, first.spell, last.spell).source,
             "whatif": whatif.html(served).source,
             "stats": stats.html(payload, counts).source,
+            "workers": workers.html(behind).source,
             "table": html.table([("model", payload), (payload, "x")]).source,
             "grid": html.grid([(payload, "y"), ("x", payload)]).source,
             "loading": html.progress(payload, 0.5).source,
@@ -138,6 +140,7 @@ class Drawn:
             "diff": draw_diff.text(parted, first.spell, last.spell),
             "whatif": whatif.text(served),
             "stats": stats.text(payload, counts),
+            "workers": "\n".join(map(" ".join, workers.table(behind))),
             "lanes": text.lanes(folded.lanes.full()),
             "tree": text.tree(folded.tree.full(), ascii=True),
             "transcript": text.transcript(folded.tokens.full(), ascii=True),
