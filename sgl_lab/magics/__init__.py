@@ -9,22 +9,25 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from ..lang.shown import States
+    from ..lang.surface import ProgramState, ProgramStateGroup
     from .session import Session
+    from .shell import Shell
 
 _LOADED = "_sgl_lab"
 """attribute of the shell that holds what was registered"""
 
 
 class _Loaded(NamedTuple):
-    matcher: Any
+    matcher: object
     session: Session
     undo: tuple[Callable[[], None], ...]
 
 
-def load(shell: Any) -> None:
+def load(shell: Shell) -> None:
     """Register the magics and completion. A second call changes nothing."""
     from IPython.core.magic import no_var_expand
 
@@ -47,7 +50,7 @@ def load(shell: Any) -> None:
     session = Session(Settings(config, ignored=wrong))
 
     @no_var_expand  # type: ignore[untyped-decorator, unused-ignore]
-    def cell(line: str, body: str) -> Any:
+    def cell(line: str, body: str) -> object:
         from .cell import run_cell
         from .output import is_captured
 
@@ -56,7 +59,7 @@ def load(shell: Any) -> None:
             return run_cell(shell, session, line, body)
 
     @no_var_expand  # type: ignore[untyped-decorator, unused-ignore]
-    def command(line: str) -> Any:
+    def command(line: str) -> object:
         from .output import is_captured
 
         is_captured(shell)
@@ -76,7 +79,7 @@ def load(shell: Any) -> None:
     setattr(shell, _LOADED, _Loaded(matcher, session, (install(shell, _bound_names), show_user_frames(shell))))
 
 
-def unload(shell: Any) -> None:
+def unload(shell: Shell) -> None:
     """Undo `load`: remove the magics and completion, end the engine's thread and free its memory."""
     from .secrets import before_cell
 
@@ -101,13 +104,13 @@ def unload(shell: Any) -> None:
         sys.modules["sgl_lab.labs"].close_all()
 
 
-def _state_html(state: Any) -> str:
+def _state_html(state: ProgramState) -> str:
     from ..viz.draw import state as draw
 
     return draw.html(state.summary()).source
 
 
-def _table_html(states: Any) -> str:
+def _table_html(states: States | ProgramStateGroup) -> str:
     from ..viz.draw import state as draw
 
     return draw.table(states.summaries(), f"{len(states)} {'forks' if type(states).__name__ == 'ProgramStateGroup' else 'states'}").source
@@ -121,7 +124,7 @@ _DRAWN = (
 """The types that have an HTML form, by name, so that nothing is imported for them."""
 
 
-def _bound_names() -> dict[str, Any]:
+def _bound_names() -> dict[str, object]:
     """The meaning of the language's names in a cell, for help."""
     from ..lang import surface
 

@@ -249,16 +249,16 @@ class _Inward(ast.NodeTransformer):
 class _Names:
     """The notebook's names, for operations that the code of a cell cannot do itself."""
 
-    def __init__(self, names: dict[str, Any], leaving: Collection[str]) -> None:
+    def __init__(self, names: dict[str, object], leaving: Collection[str]) -> None:
         self._names, self._leaving = names, leaving
-        self.before: Mapping[str, Any] = ChainMap(names, vars(builtins))
+        self.before: Mapping[str, object] = ChainMap(names, vars(builtins))
 
     def import_all(self, name: str) -> None:
         module = import_module(name)
         public = getattr(module, "__all__", None) or [each for each in vars(module) if not each.startswith("_")]
         self._names.update({each: getattr(module, each) for each in public})
 
-    def leave(self, local: Mapping[str, Any]) -> None:
+    def leave(self, local: Mapping[str, object]) -> None:
         """Copy names of the language that the cell has assigned to the notebook when the cell is
         over.
         """
@@ -277,7 +277,7 @@ class CellCode:
     def awaits(self) -> bool:
         return bool(self.code.co_flags & CO_COROUTINE)
 
-    def run(self, names: dict[str, Any], words: Mapping[str, Any]) -> Any:
+    def run(self, names: dict[str, object], words: Mapping[str, object]) -> Any:
         """Run the code on the notebook's `names` and the language's `words`, which include APPEND,
         STATE and HERE.
 

@@ -11,7 +11,6 @@ import ast
 from functools import partial
 from pathlib import Path
 from textwrap import indent
-from typing import Any
 
 from ..lang import surface
 from ..lang.program import SglFunction
@@ -28,6 +27,7 @@ from .output import Output, loading
 from .prepared import Cell, append, noted_lines
 from .printing import say
 from .session import Session
+from .shell import Shell
 
 WORDS = "__sgl_words__"
 STATE_WORDS = {"fork": "s.fork", "var_scope": "s.var_scope"}
@@ -36,7 +36,7 @@ LANGUAGE = frozenset({*surface.SURFACE, *STATE_WORDS, "s"})
 """All names that the language adds to a body."""
 
 
-def run_cell(shell: Any, session: Session, line: str, body: str) -> Any:
+def run_cell(shell: Shell, session: Session, line: str, body: str) -> object:
     """Run the cell, or define its function with --def. Returns the cell's `Out`; None for nothing."""
     if not set(HELP_FLAGS).isdisjoint(line.split()):
         say(cell_help())
@@ -67,7 +67,8 @@ def run_cell(shell: Any, session: Session, line: str, body: str) -> Any:
     _tell_unsaid(shell, source, code)
     with session.interrupts.watched(whatever_handler=True):
         if options.interact:
-            return _interact(session, cell)
+            _interact(session, cell)
+            return None
         result = cell.in_background(session) if options.bg else _run(session, cell)
     if options.capture is not None:
         shell.user_ns[options.capture] = result
@@ -77,7 +78,7 @@ def run_cell(shell: Any, session: Session, line: str, body: str) -> Any:
     return None if is_silenced else result
 
 
-def _run(session: Session, cell: Cell) -> Any:
+def _run(session: Session, cell: Cell) -> object:
     shell, options = cell.shell, cell.options
     output = Output(shell)
     with loading(output) as report:
@@ -106,7 +107,7 @@ def _interact(session: Session, cell: Cell) -> None:
     interact.first()
 
 
-def _define(shell: Any, signature: str, source: str, filename: str) -> None:
+def _define(shell: Shell, signature: str, source: str, filename: str) -> None:
     names = {name: f"{WORDS}[{name!r}]" for name in surface.SURFACE} | STATE_WORDS
     name, code = bodies.compile_function(source, filename, signature, names)
     _tell_documenting(source)
@@ -117,7 +118,7 @@ def _define(shell: Any, signature: str, source: str, filename: str) -> None:
     shell.user_ns[name] = SglFunction(shell.user_ns[name])
 
 
-def _tell_unsaid(shell: Any, source: str, code: bodies.CellCode) -> None:
+def _tell_unsaid(shell: Shell, source: str, code: bodies.CellCode) -> None:
     """Print one line for each notebook variable that the language hides from the body, and for each
     documenting string that may be meant for the model.
     """

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..contracts.errors import Stopped
 from ..contracts.ids import RunId
@@ -18,10 +18,12 @@ from ..viz.views import views_of
 from .folded import Folded, about
 from .output import Output, html_line, in_kernel, is_captured
 from .printing import say
+from .shell import Shell
 
 if TYPE_CHECKING:
     from ..recorded import RecordedLab
     from ..trace import Record
+    from ..viz.live import Live, LiveHandle
     from ..viz.panel import Panel
     from ..viz.sender import Views
 
@@ -34,11 +36,11 @@ class CellView:
     """
 
     def __init__(
-        self, shell: Any, output: Output, lab: RecordedLab, record: Record, views: Sequence[str], on_stop: Callable[[], None]
+        self, shell: Shell, output: Output, lab: RecordedLab, record: Record, views: Sequence[str], on_stop: Callable[[], None]
     ) -> None:
         self._shell, self._output, self._lab, self._record, self._on_stop = shell, output, lab, record, on_stop
         self._views = views_for(lab, views)
-        self._live: Any = None
+        self._live: LiveHandle | None = None
 
     def __enter__(self) -> CellView:
         if self._views and in_kernel(self._shell) and not is_captured(self._shell):
@@ -46,7 +48,7 @@ class CellView:
             self._output.show(_mimebundle(self._live.widget))
         return self
 
-    def _open(self, run: RunId) -> Any:
+    def _open(self, run: RunId) -> LiveHandle:
         from ..viz.live import open_live
 
         options = {"views": list(self._views), "title": title_of(self._lab), "kernel_id": _kernel_id(), **about(self._lab)}
@@ -97,17 +99,18 @@ def run_views(lab: RecordedLab, run: RunId) -> Views:
     return Views(*views_of(run, lab.spell))
 
 
-def live_panel(title: str, views: Sequence[str], on_message: Callable[[Mapping[str, Any]], None], **options: object) -> Panel:
+def live_panel(title: str, views: Sequence[str], on_message: Callable[[Mapping[str, object]], None], **options: object) -> Panel:
     """A live view that outlasts its cell."""
     from ..viz.panel import Panel
 
     return Panel({"title": title, "views": list(views), **options}, on_message)
 
 
-def _mimebundle(widget: Any) -> dict[str, Any]:
+def _mimebundle(widget: Live) -> dict[str, object]:
     """The widget's bundle. Its text is what a notebook contains that was saved during the run."""
     data = widget._repr_mimebundle_()
-    return {**(data[0] if isinstance(data, tuple) else data), "text/plain": "This cell was still running when the notebook was saved."}
+    bundle: Mapping[str, object] = (data[0] if isinstance(data, tuple) else data) or {}
+    return {**bundle, "text/plain": "This cell was still running when the notebook was saved."}
 
 
 def _kernel_id() -> str:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .options import CELL_OPTIONS
+
+if TYPE_CHECKING:
+    from IPython.core.completer import CompletionContext
 
 _OPTION_LINE = re.compile(r"\A\s*(?:%%\w[^\n]*\n)*%%sgl[ \t](?P<rest>[^\n]*)\Z")
 _LINE_MAGIC = re.compile(r"(?:\A|\n)[ \t]*(?:\w+[ \t]*=[ \t]*)?%sgl[ \t]+(?P<rest>[^\n]*)\Z")
@@ -72,14 +75,14 @@ def _quoted(word: str) -> str:
     return f'"{word}"' if " " in word else word
 
 
-def make_matcher(next_words: NextWords, names: Callable[[], tuple[str, ...]], inside: Inside) -> Any:
+def make_matcher(next_words: NextWords, names: Callable[[], tuple[str, ...]], inside: Inside) -> Callable[..., object]:
     """The matcher to register as one of IPython's custom matchers. It calls all three functions for
     each completion.
     """
     from IPython.core.completer import SimpleCompletion, context_matcher
 
     @context_matcher(identifier="sgl_lab")  # type: ignore[untyped-decorator, unused-ignore]
-    def sgl_matcher(context: Any) -> dict[str, Any]:
+    def sgl_matcher(context: CompletionContext) -> dict[str, object]:
         lines = context.full_text.split("\n")
         text = "\n".join([*lines[: context.cursor_line], lines[context.cursor_line][: context.cursor_position]])
         if "%sgl" not in text:
@@ -91,4 +94,5 @@ def make_matcher(next_words: NextWords, names: Callable[[], tuple[str, ...]], in
             found = [fragment]
         return {"completions": [SimpleCompletion(word, type="sgl") for word in found], "matched_fragment": fragment, "suppress": alone}
 
-    return sgl_matcher
+    matcher: Callable[..., object] = sgl_matcher
+    return matcher

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..contracts.errors import SglError
 from ..labs import LABS
@@ -20,6 +20,7 @@ from ..viz.views.recent import RecentView
 from .cell_view import live_panel, title_of
 from .folded import tree_of
 from .output import Bundle, Output
+from .shell import Shell
 
 if TYPE_CHECKING:
     from ..recorded import RecordedLab
@@ -32,7 +33,7 @@ MAX_OUTPUTS = 4
 class Dashboard:
     """The dashboard. It is open from its construction until `close`, and follows the default lab."""
 
-    def __init__(self, shell: Any, lab: RecordedLab, on_stop: Callable[[], object]) -> None:
+    def __init__(self, shell: Shell, lab: RecordedLab, on_stop: Callable[[], object]) -> None:
         self._shell, self._lab, self._on_stop = shell, lab, on_stop
         self._lock = threading.Lock()
         self._outputs: deque[Output] = deque(maxlen=MAX_OUTPUTS)
@@ -64,7 +65,7 @@ class Dashboard:
         self._panel.bind(lab.ring, dashboard_views(lab.spell, lab.stats), lab.snapshot, since=0, title=title_of(lab))
         self._lab = lab
 
-    def _on_message(self, message: Mapping[str, Any]) -> None:
+    def _on_message(self, message: Mapping[str, object]) -> None:
         if message.get("kind") == "stop":
             self._panel.stopping()
             threading.Thread(target=self._on_stop, name="sgl-stop", daemon=True).start()

@@ -13,12 +13,12 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
 
 from ..contracts.errors import ModelError, Stopped
 from ..contracts.legible import legible
 from ..lang.interrupts import INTERRUPTS, is_below_us, is_ours
 from .options import OptionError
+from .shell import Shell
 
 _LINE = re.compile(r"\bline (\d{1,9})\Z")
 _COLOUR = re.compile(r"(\x1b\[[\d;]{0,20}m)")
@@ -56,7 +56,7 @@ def user_frames(tb: TracebackType | None) -> TracebackType | None:
     return trimmed
 
 
-def outer_filename(shell: Any) -> str:
+def outer_filename(shell: Shell) -> str:
     """File name under which IPython compiled the running cell."""
     frame = sys._getframe()
     while frame is not None:
@@ -89,7 +89,7 @@ def render_with(error: BaseException, lines: list[str]) -> None:
     error._render_traceback_ = render  # type: ignore[attr-defined]
 
 
-def render_user_lines(shell: Any, error: BaseException) -> None:
+def render_user_lines(shell: Shell, error: BaseException) -> None:
     """Make IPython show this error and its causes with the user's frames only. Without such frames,
     show the line that its note mentions.
     """
@@ -101,7 +101,7 @@ def render_user_lines(shell: Any, error: BaseException) -> None:
     render_with(error, lines)
 
 
-def show_user_frames(shell: Any) -> Callable[[], None]:
+def show_user_frames(shell: Shell) -> Callable[[], None]:
     """Show errors that pass through our code in any cell with the user's frames only; `%xmode
     Verbose` shows all frames. Returns a function that undoes it.
     """
@@ -109,11 +109,15 @@ def show_user_frames(shell: Any) -> Callable[[], None]:
     plain = formatter.structured_traceback
 
     def structured_traceback(
-        etype: Any = None, evalue: Any = None, etb: TracebackType | None = None, tb_offset: int | None = None, context: int = 5
-    ) -> Any:
+        etype: object = None,
+        evalue: object = None,
+        etb: TracebackType | None = None,
+        tb_offset: int | None = None,
+        context: int = 5,
+    ) -> object:
         theirs = user_frames(etb)
-        is_all_theirs = not isinstance(evalue, BaseException) or not any(map(_passes_us, _chain(evalue)))
-        if theirs is None or is_all_theirs or formatter.mode == "Verbose":
+        is_plain = theirs is None or formatter.mode == "Verbose"
+        if is_plain or not isinstance(evalue, BaseException) or not any(map(_passes_us, _chain(evalue))):
             return plain(etype, evalue, etb, tb_offset, context)
         with _trimmed(evalue):
             return plain(etype, evalue, theirs, 0, context)
@@ -131,7 +135,7 @@ def _passes_us(error: BaseException) -> bool:
     return any(is_ours(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
-def _quoting(shell: Any, note: str) -> str:
+def _quoting(shell: Shell, note: str) -> str:
     """The note, followed by the source line if the note ends in a line of the running cell."""
     found = _LINE.search(note)
     line = linecache.getline(outer_filename(shell), int(found[1])).strip() if found else ""
@@ -168,7 +172,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 @contextmanager
-def readable(shell: Any, magic: str) -> Iterator[None]:
+def readable(shell: Shell, magic: str) -> Iterator[None]:
     """If the block fails, show the user one line or their own code."""
     from IPython.core.error import UsageError
 
@@ -192,7 +196,7 @@ def readable(shell: Any, magic: str) -> Iterator[None]:
         raise
 
 
-def as_cell_syntax_error(shell: Any, error: SyntaxError) -> CellSyntaxError:
+def as_cell_syntax_error(shell: Shell, error: SyntaxError) -> CellSyntaxError:
     """The same error as a type that we can render: the line of the cell and the caret."""
     shown = CellSyntaxError(f"{error.msg} (line {error.lineno})")
     render_with(shown, shell.SyntaxTB.structured_traceback(SyntaxError, error, []))

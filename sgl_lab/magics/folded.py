@@ -6,7 +6,7 @@ The record is complete, so what is drawn here does not depend on the events that
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..contracts.events import RequestQueued
 from ..contracts.legible import clipped
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Folded:
     """The four views of one run, folded from its record. `about` is data on the lab for the player."""
 
-    def __init__(self, record: Record, spell: Callable[[int], str] | None = None, about: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, record: Record, spell: Callable[[int], str] | None = None, about: Mapping[str, object] | None = None) -> None:
         say = spell or record.spell
         self._record, self._say, self._about = record, say, about or {}
         self.tokens, self.tree, self.lanes, self.metrics = views_of(record.scope, say)
@@ -105,6 +105,6 @@ def tree_of(snapshot: TreeSnapshot, spell: Callable[[int], str]) -> TreeView:
     return view
 
 
-def about(lab: RecordedLab) -> dict[str, Any]:
+def about(lab: RecordedLab) -> dict[str, object]:
     """Data on a lab for a player."""
     return {"vocab": lab.card.vocab, "evict": lab.evict}

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Any
 
 from .printing import say
+from .shell import Shell
 
 _BODY = re.compile(r"\A\s*(?:%%\w[^\n]*\n)*%%sgl\b[^\n]*\n")
 
@@ -27,7 +27,7 @@ def name_at(code: str, cursor: int) -> str:
     return str(token_at_cursor(code, cursor))
 
 
-def look_up(name: str, words: Mapping[str, Any]) -> Any:
+def look_up(name: str, words: Mapping[str, object]) -> object:
     """The meaning of the dotted name in a body; None if the language does not define it."""
     first, *rest = name.split(".")
     found = words.get(first)
@@ -36,7 +36,7 @@ def look_up(name: str, words: Mapping[str, Any]) -> Any:
     return found
 
 
-def install(shell: Any, words: Callable[[], Mapping[str, Any]]) -> Callable[[], None]:
+def install(shell: Shell, words: Callable[[], Mapping[str, object]]) -> Callable[[], None]:
     """Let `name?` and the shell's kernel find the language's names. Returns a function that undoes
     it.
     """
@@ -46,7 +46,7 @@ def install(shell: Any, words: Callable[[], Mapping[str, Any]]) -> Callable[[], 
         return undo_question
     before = kernel.do_inspect
 
-    def do_inspect(code: str, cursor_pos: int, detail_level: int = 0, omit_sections: Iterable[str] = ()) -> Any:
+    def do_inspect(code: str, cursor_pos: int, detail_level: int = 0, omit_sections: Iterable[str] = ()) -> object:
         with suppress(Exception):  # another version of IPython with different attributes: it answers itself
             found = look_up(name := name_at(code, cursor_pos), words())
             if found is not None:
@@ -65,11 +65,11 @@ def install(shell: Any, words: Callable[[], Mapping[str, Any]]) -> Callable[[], 
     return undo
 
 
-def _answer_questions(shell: Any, words: Callable[[], Mapping[str, Any]]) -> Callable[[], None]:
+def _answer_questions(shell: Shell, words: Callable[[], Mapping[str, object]]) -> Callable[[], None]:
     """`gen?` and `gen??` show the language's name unless the notebook has a variable of that name."""
     before = shell._inspect
 
-    def inspect(meth: str, oname: str, namespaces: Any = None, **options: Any) -> Any:
+    def inspect(meth: str, oname: str, namespaces: object = None, **options: object) -> object:
         with suppress(Exception):
             from ..lang.surface import SURFACE
 
@@ -90,7 +90,7 @@ def _answer_questions(shell: Any, words: Callable[[], Mapping[str, Any]]) -> Cal
     return undo
 
 
-def _cell(shell: Any) -> str:
+def _cell(shell: Shell) -> str:
     """The text of the running cell, if a front end sent one."""
     parent = shell.get_parent() if hasattr(shell, "get_parent") else {}
     return str(parent.get("content", {}).get("code", ""))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .cell_view import live_panel, run_views, title_of
 from .jobs import Job
@@ -20,6 +20,7 @@ from .printing import say
 if TYPE_CHECKING:
     from ..recorded import RecordedLab
     from ..trace import Record
+    from ..viz.panel import Panel
     from .prepared import Cell
     from .session import Session
 
@@ -35,7 +36,7 @@ class Interact:
         self._lock = threading.RLock()
         self._timer: threading.Timer | None = None
         self._output = Output(cell.shell)
-        self._panel: Any = None
+        self._panel: Panel | None = None
         if in_kernel(cell.shell) and cell.options.views:
             self._panel = live_panel(cell.title, cell.options.views, self._on_message, controls=self._described())
 
@@ -63,20 +64,22 @@ class Interact:
                 self._panel.close()
                 self._panel = None
 
-    def _on_message(self, message: Mapping[str, Any]) -> None:
+    def _on_message(self, message: Mapping[str, object]) -> None:
         """A control was moved, or Stop was pressed."""
+        if self._panel is None:
+            return
         if message.get("kind") == "stop" and self._job is not None:
             self._panel.stopping()
             self._job.cancel()
-        elif message.get("kind") == "set" and isinstance(message.get("values"), Mapping):
+        elif message.get("kind") == "set" and isinstance(values := message.get("values"), Mapping):
             for control in self._controls:
-                index = message["values"].get(control.name)
+                index = values.get(control.name)
                 if type(index) is int and 0 <= index < len(control.values):
                     self._chosen[control.name] = index
             self._panel.set_options(controls=self._described())
             self._run()
 
-    def _described(self) -> list[dict[str, Any]]:
+    def _described(self) -> list[dict[str, object]]:
         return [control.described(self._chosen[control.name]) for control in self._controls]
 
     def _run(self) -> Job:

@@ -12,11 +12,12 @@ import contextvars
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from contextlib import suppress
 from functools import partial
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..contracts.errors import ProgramError, Stopped
@@ -31,11 +32,13 @@ from .folded import Folded
 from .options import OptionError
 from .output import Bundle, Output, in_kernel
 from .printing import Printed, captured, route, say, unroute
+from .shell import Shell
 
 if TYPE_CHECKING:
     from ..lang.state import ProgramState
     from ..recorded import RecordedLab
     from ..trace import Record
+    from ..viz.panel import Panel
 
 MAX_RUNNING = 64
 KEPT = 50
@@ -46,7 +49,7 @@ PATIENCE_S = 5.0
 MAX_VALUE = 4_000
 """characters of a job's value"""
 
-Work = Callable[["Job"], Any]
+Work = Callable[["Job"], object]
 """Runs the body. It calls `begun` when the program has a state and `check` at every safe point, and
 returns the value.
 """
@@ -65,7 +68,7 @@ class Job:
     printed   what its body printed and displayed, as text
     """
 
-    def __init__(self, number: int, title: str, shell: Any, views: tuple[str, ...], on_end: Callable[[Job], None]) -> None:
+    def __init__(self, number: int, title: str, shell: Shell, views: tuple[str, ...], on_end: Callable[[Job], None]) -> None:
         self.number, self.title = number, title
         self.status = "running"
         self.state: ProgramState | None = None
@@ -75,14 +78,14 @@ class Job:
         self._printed = Printed()
         self._began, self._ended_at = time.monotonic(), 0.0
         self._ended: Future[None] = Future()
-        self._value: Any = None
-        self._trace: Any = None
+        self._value: object = None
+        self._trace: TracebackType | None = None
         self._stop: str | None = None
         self._lab: RecordedLab | None = None
         self._lock = threading.RLock()
         self._outputs: list[Output] = []
-        self._panel: Any = None
-        self.frozen: tuple[Bundle, dict[str, Any]] | None = None
+        self._panel: Panel | None = None
+        self.frozen: tuple[Bundle, dict[str, object]] | None = None
         """its final picture and the metadata of that"""
 
     # ------------------------------------------------------------ for users
@@ -128,7 +131,7 @@ class Job:
             raise self.error.with_traceback(self._trace)
         return self._value
 
-    def __await__(self) -> Generator[Any, None, Any]:
+    def __await__(self) -> Generator[object, None, Any]:
         """Like `result`, while other tasks of the loop continue."""
         __tracebackhide__ = True
         yield from asyncio.wrap_future(self._ended).__await__()
@@ -262,8 +265,8 @@ class Job:
             self._panel.status(self.status)
             self._panel.bind(lab.ring, run_views(lab, run), lab.snapshot, since=self.record.snapshot.seq, title=self._title)
 
-    def _on_message(self, message: Any) -> None:
-        if message.get("kind") == "stop":
+    def _on_message(self, message: Mapping[str, object]) -> None:
+        if message.get("kind") == "stop" and self._panel is not None:
             self._panel.stopping()
             self.cancel()
 
@@ -271,7 +274,7 @@ class Job:
     def _title(self) -> str:
         return f"{self._name} · {title_of(self._lab)}" if self._lab is not None else self._name
 
-    def _freeze(self) -> tuple[Bundle, dict[str, Any]]:
+    def _freeze(self) -> tuple[Bundle, dict[str, object]]:
         status = "ok" if self.status == "done" else self.status
         message = f"{type(self.error).__name__}: {self.error}" if self.status == "error" else ""
         notes = [("Where it failed", f"{self.error_line}\n{message}")] if self.error_line else []
@@ -315,7 +318,7 @@ class Jobs:
     def running(self) -> list[Job]:
         return [job for job in self if not job.is_over]
 
-    def start(self, title: str, shell: Any, views: tuple[str, ...], work: Work, on_end: Callable[[Job], None]) -> Job:
+    def start(self, title: str, shell: Shell, views: tuple[str, ...], work: Work, on_end: Callable[[Job], None]) -> Job:
         """Run `work` in the background. OptionError if too many jobs are running."""
         if len(self.running()) >= MAX_RUNNING:
             raise OptionError(f"{MAX_RUNNING} background cells are running already", hint="`%sgl jobs stop N` stops one")

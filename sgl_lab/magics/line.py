@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from typing import Any
 
 from ..contracts.legible import clipped
 from . import commands
@@ -12,9 +11,10 @@ from .commands.command import Command, Words, is_option
 from .options import HELP_FLAGS, OptionError, cell_help, nearest, wrapped
 from .printing import say
 from .session import Session
+from .shell import Shell
 
 
-def run_line(shell: Any, session: Session, line: str) -> Any:
+def run_line(shell: Shell, session: Session, line: str) -> object:
     """Run one line command. Its result becomes the cell's `Out`, unless the line ends in `;`.
     OptionError with the nearest valid word.
     """
@@ -74,7 +74,7 @@ def _command_help(name: str) -> str:
     return "\n".join([wrapped(f"  {name:<12}", usage), wrapped(" " * 14, text)])
 
 
-def _help(shell: Any, session: Session, words: Words) -> None:
+def _help(shell: Shell, session: Session, words: Words) -> None:
     """`help` and `help COMMAND`."""
     name = words.name()
     if name is not None and name not in COMMANDS:

@@ -49,7 +49,7 @@ class Control:
     name: str
     values: tuple[Any, ...]
 
-    def described(self, index: int) -> dict[str, Any]:
+    def described(self, index: int) -> dict[str, object]:
         """The control as the page reads it. The page identifies values by their index."""
         is_number = [isinstance(value, int | float) and not isinstance(value, bool) for value in self.values]
         texts = [legible(value) if isinstance(value, str) else repr(value) for value in self.values]

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..contracts.legible import legible
 from ..viz.draw import html
 from ..viz.draw.escape import Markup
+from .shell import Shell
 
 if TYPE_CHECKING:
     from ..viz.panel import Panel
@@ -24,12 +25,12 @@ MOUNT_ATTRIBUTE = "data-sgl-place"
 """attribute of the element that a panel's view replaces"""
 
 
-def in_kernel(shell: Any) -> bool:
+def in_kernel(shell: Shell) -> bool:
     """Whether there is a front end that shows more than text."""
     return getattr(shell, "kernel", None) is not None
 
 
-def is_captured(shell: Any) -> bool:
+def is_captured(shell: Shell) -> bool:
     """Whether `%%capture` is active.
 
     Its publisher then replaces the one whose `set_parent` ipykernel 7 calls for every message,
@@ -48,7 +49,7 @@ def is_captured(shell: Any) -> bool:
 class Output:
     """One output of the running cell. Its content can be replaced later and from other threads."""
 
-    def __init__(self, shell: Any) -> None:
+    def __init__(self, shell: Shell) -> None:
         self._shell = shell
         self._id = secrets.token_hex(16)
         self._publisher: Any = None
@@ -56,13 +57,13 @@ class Output:
         content
         """
 
-    def show(self, data: dict[str, Any], metadata: dict[str, Any] | None = None, panel: Panel | None = None) -> None:
+    def show(self, data: Mapping[str, object], metadata: Mapping[str, object] | None = None, panel: Panel | None = None) -> None:
         """Show or replace the content. If `panel` is live, its view replaces the HTML."""
         if not in_kernel(self._shell):
             return
-        shown = data | {"text/plain": legible(data["text/plain"])}
+        shown = {**data, "text/plain": legible(str(data["text/plain"]))}
         if "text/html" in data:
-            shown["text/html"] = html.output(Markup(data["text/html"]), {} if panel is None else {MOUNT_ATTRIBUTE: panel.mount}).source
+            shown["text/html"] = html.output(Markup(str(data["text/html"])), {} if panel is None else {MOUNT_ATTRIBUTE: panel.mount}).source
         is_new = self._publisher is None
         if is_new:
             self._publisher = self._shell.display_pub

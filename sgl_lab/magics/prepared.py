@@ -13,7 +13,7 @@ from functools import partial
 from inspect import isfunction
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..contracts.errors import ProgramError
 from ..contracts.params import SamplingParams
@@ -29,6 +29,7 @@ from .options import CellOptions
 from .printing import say
 from .secrets import without_keys
 from .session import Session
+from .shell import Shell
 
 if TYPE_CHECKING:
     from ..recorded import RecordedLab
@@ -44,7 +45,7 @@ _MISSING = object()
 class Cell:
     """A cell that is ready to run, in the foreground or on another thread, any number of times."""
 
-    shell: Any
+    shell: Shell
     options: CellOptions
     code: bodies.CellCode
     head: str
@@ -89,7 +90,7 @@ class Cell:
         backend = lab.backend_for(deterministic=bool(options.deterministic))
         return start(backend, lab.emit, record.run, defaults, check=check)
 
-    def finish(self, state: ProgramState, check: Callable[[], None], names: dict[str, Any] | None = None) -> Any:
+    def finish(self, state: ProgramState, check: Callable[[], None], names: dict[str, object] | None = None) -> object:
         """Run the body to its end on `names`, by default the notebook's. Returns the value of its
         last expression.
         """
@@ -110,7 +111,7 @@ class Cell:
     def in_background(
         self,
         session: Session,
-        variables: Mapping[str, Any] = MappingProxyType({}),
+        variables: Mapping[str, object] = MappingProxyType({}),
         *,
         title: str = "",
         begun: Callable[[Job, RecordedLab, Record], None] = lambda *_: None,
@@ -125,10 +126,10 @@ class Cell:
         options, notebook, last = self.options, self.shell.user_ns, session.last
         names = {**notebook, **variables}
         own = self.code.assigned - variables.keys()
-        before = {name: notebook.get(name, _MISSING) for name in (*own, options.out)}
-        left: dict[str, Any] = {}
+        before = {name: notebook.get(name, _MISSING) for name in (*own, *([] if options.out is None else [options.out]))}
+        left: dict[str, object] = {}
 
-        def work(job: Job) -> Any:
+        def work(job: Job) -> object:
             lab = session.lab_for(job.report, options, check=job.check)
             names.setdefault("print", job.print)
             with self.recorded(lab) as record:
@@ -153,7 +154,7 @@ class Cell:
         return session.jobs.start(title or self.title, self.shell, options.views, work, over)
 
 
-def append(state: ProgramState | None, value: Any, kind: str = "") -> Any:
+def append(state: ProgramState | None, value: object, kind: str = "") -> object:
     """Wraps every expression statement of a body. If literal text stands alone where it is not
     appended, it prints a note.
     """
@@ -174,7 +175,7 @@ noted_lines: ContextVar[set[int]] = ContextVar("sgl_noted_lines")
 """lines of the running cell for which the note was printed"""
 
 
-def _unsaid(value: Any, kind: str) -> str:
+def _unsaid(value: object, kind: str) -> str:
     """Describes a value that looks as if it were meant for the model; empty for all others."""
     if isinstance(value, list | tuple) and any(isinstance(each, Expr) for each in value):
         return f"a {type(value).__name__} of expressions"
@@ -182,5 +183,6 @@ def _unsaid(value: Any, kind: str) -> str:
         return ""
     if isinstance(value, str | bytes):
         return "a string" if isinstance(value, str) else "a byte string"
-    is_word = isfunction(value) and value.__module__ == surface.__name__
-    return f"{value.__name__} without parentheses" if is_word else ""
+    if isfunction(value) and value.__module__ == surface.__name__:
+        return f"{value.__name__} without parentheses"
+    return ""

@@ -14,9 +14,9 @@ import contextvars
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 from ..contracts.legible import legible
 
@@ -68,13 +68,13 @@ class _Routed:
     it replaces.
     """
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def write(self, text: str) -> Any:
+    def write(self, text: str) -> int:
         return (_speaking.get() or self._stream).write(text)
 
-    def writelines(self, lines: Any) -> None:
+    def writelines(self, lines: Iterable[str]) -> None:
         for line in lines:
             self.write(line)
 

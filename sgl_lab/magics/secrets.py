@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from .printing import say
 
 _BEGINNINGS = ("sk-", "AIza", "ya29.", "hf_", "gsk", "xai", "pplx", "nvapi", "csk", "r8_", "r8-", "key=", "earer ")
@@ -27,7 +25,7 @@ def without_keys(text: str) -> str:
     return redacted(text)
 
 
-def before_cell(info: Any) -> None:
+def before_cell(info: object) -> None:
     """Runs before every cell of the notebook."""
     if holds_key(getattr(info, "raw_cell", None) or ""):
         say(

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from traitlets import Any as AnyTrait
 from traitlets import TraitError
@@ -53,8 +53,8 @@ class Given(AnyTrait):  # type: ignore[misc, unused-ignore]
             raise TraitError(str(error)) from None
 
 
-_metaclass: Any = type(Configurable)
-SGL: Any = _metaclass(
+_metaclass: Callable[..., type[Configurable]] = type(Configurable)
+SGL = _metaclass(
     "SGL",
     (Configurable,),
     {"__doc__": "Settings of sgl_lab; `%sgl config` lists them with their sources.", "__module__": __name__}
@@ -88,7 +88,7 @@ class Settings:
 
     def __init__(
         self,
-        config: Any = None,
+        config: Configurable | None = None,
         environ: Mapping[str, str] = os.environ,
         folder: Path | None = None,
         ignored: Sequence[OptionError] = (),
@@ -167,7 +167,7 @@ def project_section(folder: Path) -> tuple[Path | None, Mapping[str, object]]:
     return path, section
 
 
-def _spelled(value: Any) -> str:
+def _spelled(value: object) -> str:
     """A value as it would be written after the option."""
     if isinstance(value, bool):
         return "yes" if value else "no"

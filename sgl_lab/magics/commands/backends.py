@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ...backends.names import KNOWN, LOCAL, Known
 from ...contracts.capabilities import ABOUT
@@ -14,13 +14,14 @@ from ...viz.draw import html, workers
 from ..options import OptionError
 from ..printing import say
 from ..session import Session, named_with
+from ..shell import Shell
 from .command import Command, Words, aligned, current_lab, ready_lab, show
 
 if TYPE_CHECKING:
     from ...backends.sglang.router import Worker
 
 
-def _backend(shell: Any, session: Session, words: Words) -> None:
+def _backend(shell: Shell, session: Session, words: Words) -> None:
     """`backend`, `backend NAME[:MODEL][@URL]`, `backend NAME MODEL`, and `backend list`."""
     name = words.name()
     if name == "list":
@@ -49,7 +50,7 @@ def _backend(shell: Any, session: Session, words: Words) -> None:
         show(shell, words, workers.html(rows), aligned(workers.table(rows)), {"workers": len(rows)})
 
 
-def _key(shell: Any, session: Session, words: Words) -> None:
+def _key(shell: Shell, session: Session, words: Words) -> None:
     """`key NAME`: NAME is a provider, or the `host:port` of a server."""
     name = words.name()
     if name is None:
@@ -105,7 +106,7 @@ def worker_rows(
     return rows
 
 
-def _list(shell: Any, session: Session, words: Words) -> None:
+def _list(shell: Shell, session: Session, words: Words) -> None:
     used = {lab.name: lab for lab in opened()}
     table = [("name", "what", "model", "state")]
     table += [(name, known.about, known.model, _state(name, known, used.get(name))) for name, known in KNOWN.items()]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ...viz.draw import html
 from ..options import OptionError, nearest
 from ..output import in_kernel
 from ..printing import say
 from ..session import Session
+from ..shell import Shell
 from .command import Command, Words, aligned, current_lab, show
 
 
-def _jobs(shell: Any, session: Session, words: Words) -> None:
+def _jobs(shell: Shell, session: Session, words: Words) -> None:
     if words.names:
         _stop_jobs(session, words)
         return
@@ -44,7 +43,7 @@ def _numbers(session: Session) -> dict[str, tuple[str, ...]]:
     return {"stop": ("all", *(str(job.number) for job in session.jobs.running()))}
 
 
-def _dashboard(shell: Any, session: Session, words: Words) -> None:
+def _dashboard(shell: Shell, session: Session, words: Words) -> None:
     verb = words.name()
     if verb == "off":
         if session.dashboard is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...viz.draw import html
 from ...viz.draw.numbers import counted, percent
@@ -10,13 +10,14 @@ from ..jobs import Job
 from ..options import OptionError, nearest
 from ..printing import say
 from ..session import Session
+from ..shell import Shell
 from .command import Command, Words, current_lab, engine_of, show
 
 if TYPE_CHECKING:
     from ...session import Lab
 
 
-def _cache(shell: Any, session: Session, words: Words) -> None:
+def _cache(shell: Shell, session: Session, words: Words) -> None:
     verb, name = words.name() or "stats", words.name(1)
     if verb not in VERBS:
         raise nearest(verb, VERBS, "word after `%sgl cache`")
@@ -42,15 +43,17 @@ def _cache(shell: Any, session: Session, words: Words) -> None:
         _stats(shell, session, words, lab)
 
 
-def _pin(shell: Any, session: Session, lab: Lab, name: str | None) -> None:
+def _pin(shell: Shell, session: Session, lab: Lab, name: str | None) -> None:
     """Pin the notebook's variable `name`: a state, a job or a text."""
+    from ...lang.surface import ProgramState
+
     if name is None:
         raise OptionError("pin what?", hint="a variable that holds a program's state (`%%sgl -o NAME`) or a text")
     if name not in shell.user_ns:
         raise nearest(name, session.names, "variable") if session.names else OptionError(f"there is no variable {name!r}")
     value = shell.user_ns[name]
-    prefix: Any = value.state if isinstance(value, Job) else value
-    if not isinstance(prefix, str) and not hasattr(prefix, "token_ids"):
+    prefix = value.state if isinstance(value, Job) else value
+    if not isinstance(prefix, str | ProgramState):
         raise OptionError(f"{name} is neither a program's state nor a text, but {type(value).__name__}")
     if name in session.pins:
         _unpin(session, name)
@@ -70,7 +73,7 @@ def _unpin(session: Session, name: str | None) -> None:
     say(f"unpinned {', '.join(names)}" if names else "nothing is pinned")
 
 
-def _stats(shell: Any, session: Session, words: Words, lab: Lab) -> None:
+def _stats(shell: Shell, session: Session, words: Words, lab: Lab) -> None:
     found = lab.stats()
     pins = [name for name, (pinned, _) in session.pins.items() if pinned is lab]
     rows = [

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...contracts.legible import clipped
 from ...viz.draw.escape import Markup
@@ -15,6 +15,7 @@ from ..options import OptionError, nearest
 from ..output import Output, in_kernel, loading
 from ..printing import say
 from ..session import Session
+from ..shell import Shell
 
 if TYPE_CHECKING:
     from ...recorded import RecordedLab
@@ -43,7 +44,7 @@ class Command:
     options  what the value of each option is; empty for a flag
     """
 
-    action: Callable[[Any, Session, Words], Any]
+    action: Callable[[Shell, Session, Words], object]
     """its result becomes the cell's `Out`"""
     help: str
     names: int = 0
@@ -87,12 +88,12 @@ def is_option(word: str) -> bool:
     return word.startswith("-") and not _RELATIVE.fullmatch(word)
 
 
-def ready_lab(shell: Any, session: Session, model: str | None = None, device: str | None = None) -> Lab:
+def ready_lab(shell: Shell, session: Session, model: str | None = None, device: str | None = None) -> Lab:
     with loading(Output(shell)) as report:
         return session.ready_lab(report, model, device)
 
 
-def current_lab(shell: Any, session: Session) -> RecordedLab:
+def current_lab(shell: Shell, session: Session) -> RecordedLab:
     """The lab of cells without options, loaded if necessary."""
     with loading(Output(shell)) as report:
         return session.current_lab(report)
@@ -114,7 +115,7 @@ def memory_text(lab: Lab) -> str:
     return text if free is None else f"{text}, {free / 2**30:,.1f} of {total / 2**30:,.1f} GiB free on {device or 'this machine'}"
 
 
-def show(shell: Any, words: Words, page: Markup, plain: str, counts: Mapping[str, int]) -> None:
+def show(shell: Shell, words: Words, page: Markup, plain: str, counts: Mapping[str, int]) -> None:
     """Show a page with its plain-text version; with --text only the text."""
     if "--text" in words.options or not in_kernel(shell):
         say(plain)

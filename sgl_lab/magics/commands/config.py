@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ...viz.draw import html
 from ...viz.draw.numbers import counted
 from ..options import OptionError, nearest
 from ..printing import say
 from ..session import Session
+from ..shell import Shell
 from .command import Command, Words, aligned, show
 
 
-def _config(shell: Any, session: Session, words: Words) -> None:
+def _config(shell: Shell, session: Session, words: Words) -> None:
     """`config`, `config budget` and `config budget AMOUNT|none`."""
     from ...backends.remote.budget import SESSION, amount
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...viz.draw import diff as draw_diff
 from ...viz.draw import why as draw_why
@@ -13,13 +13,14 @@ from ...viz.explain.why import Why, why
 from ...viz.views.inspection import inspections
 from ..options import OptionError
 from ..session import Session
+from ..shell import Shell
 from .command import Command, Words, show
 
 if TYPE_CHECKING:
     from ...trace import Record
 
 
-def _why(shell: Any, session: Session, words: Words) -> None:
+def _why(shell: Shell, session: Session, words: Words) -> None:
     """`why`, `why B` and `why A B`: explain the last run, B, or B compared with A alone."""
     record = session.run(words.name(len(words.names) - 1) if words.names else None)
     against = session.run(words.name(0)) if len(words.names) == 2 else None
@@ -44,7 +45,7 @@ def explained(session: Session, record: Record, against: Record | None = None) -
     return found, lambda token: vocab.get(token) or spell(token)
 
 
-def _diff(shell: Any, session: Session, words: Words) -> None:
+def _diff(shell: Shell, session: Session, words: Words) -> None:
     """`diff`, `diff A` and `diff A B`: compare the last two runs, A and the last one, or A and B."""
     names = words.names
     if not names and (n_runs := len(session.answered())) < 2:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...viz.draw import inspection as draw_inspection
 from ...viz.draw import still, text
@@ -15,6 +15,7 @@ from ..folded import Folded
 from ..options import OptionError, nearest
 from ..output import in_kernel
 from ..session import Session
+from ..shell import Shell
 from .command import Command, Words, show
 
 if TYPE_CHECKING:
@@ -24,12 +25,12 @@ MAX_NAMES = 60
 """names offered for completion"""
 
 
-def _timeline(shell: Any, session: Session, words: Words) -> None:
+def _timeline(shell: Shell, session: Session, words: Words) -> None:
     bars = Folded(session.run(words.name())).lanes.full()
     show(shell, words, still.frame([still.lanes(bars)]), text.lanes(bars), {"lanes": len(bars["lanes"])})
 
 
-def _tokens(shell: Any, session: Session, words: Words) -> None:
+def _tokens(shell: Shell, session: Session, words: Words) -> None:
     """`tokens`, `tokens NAME`, `tokens RUN` and `tokens RUN NAME`: the exact prompts and answers of
     a run, all of them or those under a name.
     """

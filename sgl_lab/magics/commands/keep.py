@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...contracts.legible import clipped
 from ...trace import read_jsonl, write_jsonl
@@ -20,6 +20,7 @@ from ..options import VIEWS, OptionError
 from ..output import Output, in_kernel
 from ..printing import say
 from ..session import Session
+from ..shell import Shell
 from .command import Command, Words
 from .explain import explained
 from .files import FORCE, report_written, target, write
@@ -31,14 +32,14 @@ MAX_INSPECTED = 200
 """gens and selects whose tokens an exported page lists"""
 
 
-def _save(shell: Any, session: Session, words: Words) -> None:
+def _save(shell: Shell, session: Session, words: Words) -> None:
     path = target(words.name(), words, RECORD_MARK, "%sgl save run.jsonl")
     record = session.run(words.name(1))
     write_jsonl(record, path)
     report_written(path, clipped(record.title, 60))
 
 
-def _replay(shell: Any, session: Session, words: Words) -> None:
+def _replay(shell: Shell, session: Session, words: Words) -> None:
     if not words.names:
         raise OptionError("which file?", hint="such as `%sgl replay run.jsonl`")
     path = Path(words.names[0]).expanduser()
@@ -52,7 +53,7 @@ def _replay(shell: Any, session: Session, words: Words) -> None:
         Output(shell).show(shown, {"sgl_lab": {"counts": folded.counts(), "status": ended.status}})
 
 
-def _export(shell: Any, session: Session, words: Words) -> None:
+def _export(shell: Shell, session: Session, words: Words) -> None:
     path = target(words.name(), words, page.MARK, "%sgl export run.html")
     record = session.run(words.name(1))
     write(path, page.page(f"sgl_lab · {record.title}", exported(session, record), bundle.players()), clipped(record.title, 60))
@@ -72,7 +73,7 @@ def exported(session: Session, record: Record) -> list[Markup]:
     return parts
 
 
-def _trace(shell: Any, session: Session, words: Words) -> None:
+def _trace(shell: Shell, session: Session, words: Words) -> None:
     path = target(words.name(), words, perfetto.MARK, "%sgl trace run.json")
     record = session.run(words.name(1))
     write(path, json.dumps(perfetto.trace(record), separators=(",", ":"), allow_nan=False), clipped(record.title, 60))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...elsewhere import BackendLab
 from ...viz.draw import html
@@ -10,6 +10,7 @@ from ...viz.draw.numbers import counted
 from ..options import SETTINGS
 from ..printing import say
 from ..session import Session
+from ..shell import Shell
 from .backends import tell
 from .command import Command, Words, aligned, current_lab, memory_text, ready_lab, show
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 DEVICE = SETTINGS["device"]
 
 
-def _model(shell: Any, session: Session, words: Words) -> None:
+def _model(shell: Shell, session: Session, words: Words) -> None:
     from ...labs import LABS
 
     device = words.options.get("--device")
@@ -38,7 +39,7 @@ def _model(shell: Any, session: Session, words: Words) -> None:
         say("%sgl model NAME switches back to a parked model and its tree; %sgl free frees the memory")
 
 
-def _models(shell: Any, session: Session, words: Words) -> None:
+def _models(shell: Shell, session: Session, words: Words) -> None:
     """List the model in use, the parked ones, those in the model cache, and the built-in one even
     before it is fetched.
     """
@@ -54,14 +55,14 @@ def _models(shell: Any, session: Session, words: Words) -> None:
     show(shell, words, html.grid(table), aligned(table), {"models": len(rows)})
 
 
-def _doctor(shell: Any, session: Session, words: Words) -> None:
+def _doctor(shell: Shell, session: Session, words: Words) -> None:
     from ...doctor import examine
 
     for finding in examine():
         say(str(finding))
 
 
-def _free(shell: Any, session: Session, words: Words) -> None:
+def _free(shell: Shell, session: Session, words: Words) -> None:
     from ...labs import LABS
 
     n_labs, n_bytes = len(LABS.parked), LABS.free()

@@ -16,6 +16,7 @@ from ..folded import Folded, tree_counts, tree_of
 from ..options import OptionError
 from ..printing import say
 from ..session import Session
+from ..shell import Shell
 from .command import Command, Words, aligned, current_lab, engine_of, memory_text, show
 from .files import FORCE, target, write
 
@@ -23,7 +24,7 @@ TREE_NODES, TREE_HIGH = 300, 640
 """nodes that are drawn, and height in pixels of the box that scrolls"""
 
 
-def _status(shell: Any, session: Session, words: Words) -> None:
+def _status(shell: Shell, session: Session, words: Words) -> None:
     current = current_lab(shell, session)
     if isinstance(current, BackendLab):
         _status_elsewhere(shell, words, current)
@@ -48,7 +49,7 @@ def _status(shell: Any, session: Session, words: Words) -> None:
     show(shell, words, html.table(rows), "\n".join(f"{name:<12}{value}" for name, value in rows), counts)
 
 
-def _status_elsewhere(shell: Any, words: Words, lab: BackendLab) -> None:
+def _status_elsewhere(shell: Shell, words: Words, lab: BackendLab) -> None:
     found, card = lab.stats(), lab.card
     cached = f"{found['cached_prompt_tokens']:,} of {found['prompt_tokens']:,} prompt tokens, as the server reports"
     rows = [
@@ -70,7 +71,7 @@ def _cost(found: Mapping[str, Any]) -> str:
     return money(found["cost"], found["currency"]) + others
 
 
-def _stats(shell: Any, session: Session, words: Words) -> None:
+def _stats(shell: Shell, session: Session, words: Words) -> None:
     """The counters of the lab in use, and a line for every other backend that was used."""
     lab = current_lab(shell, session)
     entries = lab.events()
@@ -129,7 +130,7 @@ def _token_counts(found: Mapping[str, int]) -> dict[str, int]:
     return counts | {"computed_tokens": found["computed_tokens"] - found["rejected_tokens"]}
 
 
-def _tree(shell: Any, session: Session, words: Words) -> None:
+def _tree(shell: Shell, session: Session, words: Words) -> None:
     lab = current_lab(shell, session)
     if not lab.has_tree:
         raise OptionError(f"{lab.title} shows no tree, and none is inferred", hint="%sgl backend local has one")
@@ -147,7 +148,7 @@ def _tree(shell: Any, session: Session, words: Words) -> None:
     show(shell, words, still.frame([drawn]), text.tree(nodes, elsewhere=elsewhere), tree_counts(nodes))
 
 
-def _stop(shell: Any, session: Session, words: Words) -> None:
+def _stop(shell: Shell, session: Session, words: Words) -> None:
     said = " and ".join(counted(n, what) for n, what in zip(session.stop(), ("job", "request"), strict=True) if n)
     say(f"stopped {said}" if said else "nothing is running")
 

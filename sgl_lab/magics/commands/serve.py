@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...viz.draw import html
 from ..options import OptionError, nearest
 from ..printing import say
 from ..session import Session
+from ..shell import Shell
 from .command import Command, Words, aligned, ready_lab, show
 
 if TYPE_CHECKING:
     from ...serve import Door
 
 
-def _serve(shell: Any, session: Session, words: Words) -> Any:
+def _serve(shell: Shell, session: Session, words: Words) -> object:
     verb = words.name()
     if verb is not None and verb not in VERBS:
         raise nearest(verb, VERBS, "word after `%sgl serve`")
@@ -48,7 +49,7 @@ def _open_door(session: Session) -> Door | None:
     return session.door
 
 
-def _opened(shell: Any, session: Session, words: Words) -> Door:
+def _opened(shell: Shell, session: Session, words: Words) -> Door:
     from ...serve import serve
 
     port = words.options.get("--port", "0")

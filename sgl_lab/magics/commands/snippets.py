@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 from ...trace.files import write_whole
 from ..options import OptionError, nearest
 from ..printing import say
 from ..session import Session
+from ..shell import Shell
 from .command import Command, Words
 
 VERBS = ("save", "list", "show", "run", "rm")
@@ -28,7 +28,7 @@ def folder() -> Path:
     return Path(home) / "sgl_lab" / "snippets"
 
 
-def _snippet(shell: Any, session: Session, words: Words) -> Any:
+def _snippet(shell: Shell, session: Session, words: Words) -> object:
     verb, name = words.name() or "list", words.name(1)
     if verb not in VERBS:
         raise nearest(verb, VERBS, "word after `%sgl snippet`")
@@ -79,7 +79,7 @@ def _list() -> None:
     say("\n".join(_names()) or "there are no snippets; `%sgl snippet save NAME` keeps the last %%sgl cell")
 
 
-def _save(shell: Any, session: Session, path: Path, force: bool) -> None:
+def _save(shell: Shell, session: Session, path: Path, force: bool) -> None:
     """Save the cell of the run that has the snippet's name, otherwise the last `%%sgl` cell, as it
     was typed.
     """

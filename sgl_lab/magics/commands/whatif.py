@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...contracts.policies import BELADY, EVICTIONS
 from ...viz.draw import html, whatif
@@ -12,6 +12,7 @@ from ..options import OptionError, nearest
 from ..output import Output, in_kernel
 from ..printing import say
 from ..session import Session
+from ..shell import Shell
 from .command import Command, Words, engine_of, ready_lab
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ MAX_SIZES = 32
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
-def _whatif(shell: Any, session: Session, words: Words) -> None:
+def _whatif(shell: Shell, session: Session, words: Words) -> None:
     record = session.run(words.name())
     policies = _policies(words.options.get("--policy"))
     lab = engine_of(session.lab_of(record) or ready_lab(shell, session), "%sgl whatif")
