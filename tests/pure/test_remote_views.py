@@ -150,6 +150,8 @@ def test_a_select_is_a_bar_of_the_time_that_its_scores_took() -> None:
     views = away.views()
     assert bars(views) == [("score", 12, 128), ("found", 128, 0)]
     assert views.metrics.full()["computed"] == 12
+    score, found = (bar for bar in views.lanes.full()["bars"] if bar["kind"] in ("score", "found"))
+    assert score["t0"] == found["t0"] < score["t1"]
 
 
 def test_a_server_that_does_not_count_its_hits_is_not_said_to_have_none() -> None:

@@ -229,14 +229,14 @@ class LanesView:
 
     def _matched(self, mine: _Request, now: float, n_hit: int, n_reused: int) -> None:
         """A diamond for each origin of its cached tokens: where an engine here has looked them up, and where the
-        answer of one elsewhere began, however late their number comes.
+        answer of one elsewhere, or its scoring, began, however late their number comes.
         """
         if mine.is_text:
             return
         hits = [(kind, first, end) for kind, first, end in (("reused", 0, n_reused), ("found", n_reused, n_hit)) if first < end]
         if mine.is_elsewhere:
             mine.is_matched = True
-            at = mine.bar["t0"] if mine.bar["kind"] == "decode" else now
+            at = mine.bar["t0"] if mine.bar["kind"] == "decode" or mine.work == "score" else now
             for kind, first, end in hits:
                 self._bar(mine.lane, kind, at, at, end - first, mine.name, mine.id, first)
             return
