@@ -15,7 +15,7 @@ def test_a_backend_is_chosen_by_name_and_its_cells_are_shown(kernel: Kernel) -> 
     assert reply.status == "ok"
     text, counts = reply.shown[-1]["text/plain"], reply.metadata[-1]["sgl_lab"]["counts"]
     assert "[assistant] ⟦ok⟧" in text
-    assert "cached, as the server reports" in text
+    assert "cached by the server" in text
     assert "radix tree" not in text
     assert (counts["generated"], counts["forks"]) == (4, 2)
     assert "scripted-chat · scripted" in reply.shown[-1]["text/html"]

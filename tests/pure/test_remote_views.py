@@ -105,7 +105,7 @@ def test_counts_are_taken_when_they_come_with_the_first_part_or_with_the_answer(
     assert bars(views) == [("sent", 132, None), *(rest if late else rest[::-1])]
     first, decode = (bar for bar in views.lanes.full()["bars"] if bar["kind"] in ("sent", "decode"))
     assert first["t1"] == decode["t0"] < decode["t1"], "the answer's time is not drawn as the prompt's"
-    assert "127 cached, as the server reports · 5 computed · 3 generated" in text.metrics(strip)
+    assert "127 cached by the server · 5 computed · 3 generated" in text.metrics(strip)
 
 
 def test_while_the_answer_comes_its_tokens_are_counted_and_the_rest_is_open() -> None:
@@ -137,7 +137,7 @@ def test_what_this_run_had_sent_before_is_reused_and_the_rest_is_only_cached() -
     assert (strip["found"], strip["reused"], strip["computed"]) == (64, 132, 71)
     drawn = freeze(tokens=views.tokens, tree=views.tree, lanes=views.lanes, metrics=views.metrics, title="m · there")["text/html"]
     assert "cached by the server" in drawn
-    assert "cached, as the server reports" in drawn
+    assert "cached by the server" in drawn
     assert "reused in this run" in drawn
     assert "from earlier runs" not in drawn
     assert "from this run" not in drawn

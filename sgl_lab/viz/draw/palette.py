@@ -105,7 +105,7 @@ ELSEWHERE = Words(
     "found in the server's cache; for whom it was computed is not reported",
     "found in the server's cache, where this run had sent it before",
     "computed for this run, as the server's count tells",
-    "cached, as the server reports",
+    "cached by the server",
     "Prompt tokens that the server found in its cache, from this run, from earlier ones or from other clients",
     "known before",
     "new in this run",

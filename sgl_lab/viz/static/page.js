@@ -70,7 +70,7 @@ const ELSEWHERE = {
   cached_meaning: "found in the server's cache; for whom it was computed is not reported",
   reused_meaning: "found in the server's cache, where this run had sent it before",
   computed_meaning: "computed for this run, as the server's count tells",
-  strip: "cached, as the server reports",
+  strip: "cached by the server",
   strip_meaning: "Prompt tokens that the server found in its cache, from this run, from earlier ones or from other clients",
   before: "known before",
   new: "new in this run",
