@@ -5,10 +5,10 @@
     python benchmarks/families.py --model qwen2.5-coder-0.5b
 
 The first makes a random model of each family (those of `tests/torch/family_models.py`) and prints the largest difference of
-logprobs from transformers' own in float32: of torch in float32 cold, then in chunks, batched and cached; of the native step in
-bfloat16; and tokens per second of one row, native and by transformers. `--edges` tries configurations around the edges of each
-family: they are equal, or refused by name. `--model` compares a real model with transformers on the dequantised file: greedy
-tokens, the perplexity of a text, load time and tokens per second.
+logprobs from transformers' own in float32: of torch in float32 cold, then in chunks, batched and cached; the mean difference
+of the native step in bfloat16, as a share of their spread; and tokens per second of one row, native and by transformers.
+`--edges` tries configurations around the edges of each family: they are equal, or refused by name. `--model` compares a real
+model with transformers on the dequantised file: greedy tokens, the perplexity of a text, load time and tokens per second.
 """
 
 from __future__ import annotations
@@ -113,11 +113,12 @@ def line(name: str, library: Any, threads: int) -> str:
         model, theirs = packed(wide, Path(folder))
         wanted = theirs(torch.tensor([PROMPT])).logits[0].float().log_softmax(-1)[:, :97]
         rows = rows_on(make_runner(model, library, 512, threads=threads))
-        native = float((scores(rows.run(rows.row(1, PROMPT, n_targets=len(PROMPT)))[0]) - wanted).abs().mean())
+        found = scores(rows.run(rows.row(1, PROMPT, n_targets=len(PROMPT)))[0])
+        native = float((found - wanted).abs().mean() / wanted.std())
         _, ours = decoded_by_ours(rows, PROMPT[:30], 48)
         _, other = decoded_by_theirs(theirs, PROMPT[:30], 48)
     gpu = "yes" if unfit(model.spec, GPU) is None else "no"
-    return f"| {name} | {cold:.1e} | {cached:.1e} | {native:.1e} | {gpu} | {ours:.0f} | {other:.0f} |"
+    return f"| {name} | {cold:.1e} | {cached:.1e} | {native:.1%} | {gpu} | {ours:.0f} | {other:.0f} |"
 
 
 def edges(n: int) -> None:

@@ -68,11 +68,11 @@ class Config:
             return self.default(key)
         return default if value is None else value
 
-    def integer(self, key: str, most: int, default: int | None = None, *, has_default: bool = False) -> int:
+    def integer(self, key: str, most: int, default: int | None = None, *, least: int = 1, has_default: bool = False) -> int:
         """`default` if it is missing or null; with `has_default`, that of transformers."""
         value = self._value(key, default, has_default)
-        if type(value) is not int or not 1 <= value <= most:
-            raise self.fail(f"{key} must be a whole number from 1 to {most}, not {value!r:.60}")
+        if type(value) is not int or not least <= value <= most:
+            raise self.fail(f"{key} must be a whole number from {least} to {most}, not {value!r:.60}")
         return value
 
     def number(self, key: str, default: float | None = None, *, has_default: bool = False) -> float:

@@ -24,7 +24,7 @@ def qwen2_moe(config: Config) -> ModelSpec:
     spec = llama_like(config, biases=QKV if config.flag("qkv_bias", None) else frozenset())
     window, last = None, 0
     if config.flag("use_sliding_window"):
-        window, last = window_of(config), config.integer("max_window_layers", MAX_WIDTH, has_default=True)
+        window, last = window_of(config), config.integer("max_window_layers", MAX_WIDTH, least=0, has_default=True)
     spec = sliding(config, spec, window, lambda index: index < last and index % 2 == 0)
     return _sparse(config, spec, config.integer("shared_expert_intermediate_size", MAX_WIDTH, has_default=True))
 

@@ -22,5 +22,5 @@ def _qwen(config: Config, biases: frozenset[Projection], *, splits_hidden: bool 
     spec = llama_like(config, biases=biases, splits_hidden=splits_hidden)
     window, first = None, 0
     if config.flag("use_sliding_window"):
-        window, first = window_of(config), config.integer("max_window_layers", MAX_WIDTH, has_default=True)
+        window, first = window_of(config), config.integer("max_window_layers", MAX_WIDTH, least=0, has_default=True)
     return sliding(config, spec, window, lambda index: index >= first)
