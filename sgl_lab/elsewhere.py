@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from .contracts.conversation import AnyBackend, takes_tokens
 from .contracts.errors import EngineStopped
@@ -217,7 +217,7 @@ def opened() -> tuple[BackendLab, ...]:
 
 def lab_over(backend: AnyBackend | Reached, name: str = "") -> BackendLab:
     """The lab of a backend: the one that it has, or a new one."""
-    found = cast(Any, checked(backend))
+    found = checked(backend)
     with _lock:
         lab = next((lab for lab in _opened if lab.backend is found), None)
         if lab is None:

@@ -164,6 +164,6 @@ def _checked_offset(offset: object, n_forks: int) -> tuple[int, ...] | None:
         raise BadArgument(f"position_ids_offset needs a whole number for each of {n_forks} forks, not {offset!r:.60}", hint="leave it out")
     numbers = tuple(map(index, given))
     if any(numbers):
-        said = "position_ids_offset has no effect: a fork's positions continue where its parent ends"
-        warnings.warn_explicit(said, UserWarning, *user_location())
+        message = "position_ids_offset has no effect: a fork's positions continue where its parent ends"
+        warnings.warn_explicit(message, UserWarning, *user_location())
     return numbers

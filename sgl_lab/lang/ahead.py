@@ -29,8 +29,8 @@ def first_stop(text: str, params: SamplingParams) -> End | None:
 
 def may_share(params: SamplingParams) -> bool:
     """Whether text that was generated for another gen can serve this one."""
-    asked = params.logprobs or params.top_logprobs or params.prompt_logprobs_from is not None
-    return params.n == 1 and params.constraint is None and not params.stop_token_ids and not params.min_tokens and not asked
+    has_logprobs = params.logprobs or params.top_logprobs or params.prompt_logprobs_from is not None
+    return params.n == 1 and params.constraint is None and not params.stop_token_ids and not params.min_tokens and not has_logprobs
 
 
 def asking_ahead(params: SamplingParams, n_tokens: int) -> SamplingParams:

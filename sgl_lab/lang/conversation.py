@@ -82,9 +82,9 @@ class Conversation(History):
         self._seen = self.text()
         self._show()
 
-    def take(self, said: Piece, held: tuple[int, ...] = ()) -> None:
-        super().take(said, held)
-        self._seen += said.text
+    def take(self, piece: Piece, held: tuple[int, ...] = ()) -> None:
+        super().take(piece, held)
+        self._seen += piece.text
         self._show()
 
     def _show(self) -> None:
@@ -103,7 +103,7 @@ class Conversation(History):
     def _layout(self) -> Iterator[tuple[tuple[int, ...], str, str]]:
         """The pieces after those of the turns that are fixed: (ids, kind, role)."""
         if not self._turns:
-            yield from _laid_out([said for said in self.history if isinstance(said, Piece)])
+            yield from _laid_out([piece for piece in self.history if isinstance(piece, Piece)])
         for turn in self._turns[self._n_closed :]:
             yield (mark(turn.role),), "text", ""
             yield from _laid_out(turn.parts)
@@ -118,7 +118,7 @@ class Conversation(History):
         """The prompt of the next request. ProgramError or BackendUnsupported if messages cannot
         express it.
         """
-        loose = "".join(said.text for said in self.history if isinstance(said, Piece) and not said.role)
+        loose = "".join(piece.text for piece in self.history if isinstance(piece, Piece) and not piece.role)
         if not self._turns:
             if not self._run.card.capabilities.plain_text:
                 raise self._run.missing("plain_text")

@@ -193,7 +193,7 @@ class SeparateReasoning(Expr):
     @property
     def name(self) -> str | None:
         """The name under which the reasoning of the last named gen is kept."""
-        names = [leaf.name for leaf in asked(self.expr) if leaf.name is not None]
+        names = [leaf.name for leaf in requests_in(self.expr) if leaf.name is not None]
         return reasoning_name(names[-1]) if names else None
 
     def process_name_for_reasoning(self, name: str | None) -> str:
@@ -213,11 +213,11 @@ def reasoning_name(name: str) -> str:
     return f"{name}_reasoning_content"
 
 
-def asked(expr: Expr) -> Iterator[Gen | Select]:
+def requests_in(expr: Expr) -> Iterator[Gen | Select]:
     """The gens and selects in `expr`."""
     if isinstance(expr, Concat):
         for part in expr.parts:
-            yield from asked(part)
+            yield from requests_in(part)
     elif isinstance(expr, Gen | Select):
         yield expr
 

@@ -111,17 +111,17 @@ class History:
         else:
             self.say(f"\n{text}")
 
-    def take(self, said: Piece, held: tuple[int, ...] = ()) -> None:
+    def take(self, piece: Piece, held: tuple[int, ...] = ()) -> None:
         """The text that the model generated or chose. `held` are tokens that are in no text yet."""
-        self._add(replace(said, role=self.role))
+        self._add(replace(piece, role=self.role))
 
     def settle(self, *, to_generate: bool = False) -> None:
         """Update the data that is sent to a backend."""
 
     def replay(self, history: Iterable[Said]) -> None:
         """Append text of another history."""
-        for said in history:
-            match said:
+        for entry in history:
+            match entry:
                 case RoleBegin(role):
                     self.begin(role)
                 case RoleEnd():
@@ -136,11 +136,11 @@ class History:
                     self.settle(to_generate=True)
                     self.take(piece)
 
-    def _add(self, said: Piece) -> None:
+    def _add(self, piece: Piece) -> None:
         if self._open:
             turn = self._turns[-1]
-            self._turns[-1] = replace(turn, parts=(*turn.parts, said))
-        self.history.append(said)
+            self._turns[-1] = replace(turn, parts=(*turn.parts, piece))
+        self.history.append(piece)
 
     # ------------------------------------------------------------ reading
 
@@ -160,7 +160,7 @@ class History:
 
     def said_since(self, mark: int) -> str:
         """Text since `len(history)` was `mark`, without the template's."""
-        return "".join(said.text for said in self.history[mark:] if isinstance(said, Piece))
+        return "".join(piece.text for piece in self.history[mark:] if isinstance(piece, Piece))
 
     def certain(self) -> str:
         """The beginning of `text` that no later text can change."""
@@ -169,14 +169,14 @@ class History:
     def text(self) -> str:
         """All text, with turns as the chat template renders them."""
         text, rendered, n_turns = "", "", 0
-        for said in self.history:
-            if isinstance(said, RoleBegin):
+        for entry in self.history:
+            if isinstance(entry, RoleBegin):
                 n_turns += 1
-            elif isinstance(said, Piece) and not said.role:
+            elif isinstance(entry, Piece) and not entry.role:
                 if n_turns:
                     rendering = "".join(segment.text for segment in self._chat.render(self._messages[:n_turns], False))
                     text, rendered = text + rendering[len(rendered) :], rendering
-                text += said.text
+                text += entry.text
         if not self._turns:
             return text
         segments, tail = self._rendered()

@@ -17,7 +17,7 @@ Place = tuple[int, int]
 
 
 def place_of(turns: Sequence[Turn]) -> Place:
-    """The end of what was said."""
+    """The end of the conversation so far."""
     return len(turns), len(turns[-1].parts) if turns else 0
 
 
@@ -33,15 +33,15 @@ class Siblings:
 
     def place(self, turns: Sequence[Turn]) -> Place | None:
         """Where an item that begins with these turns leaves the others; None if they share nothing."""
-        said: list[tuple[Place, object]] = [
+        begun: list[tuple[Place, object]] = [
             ((n_turns, n_pieces), (turn.role, piece.text, piece.image))
             for n_turns, turn in enumerate(turns, 1)
             for n_pieces, piece in enumerate(turn.parts, 1)
         ]
         with self._lock:
             if self._common is None:
-                self._common = said
+                self._common = begun
                 n_system = next((n for n, turn in enumerate(turns) if turn.role != "system"), len(turns))
                 return place_of(turns[:n_system]) if n_system else None
-            self._common = self._common[: n_common(self._common, said)]
+            self._common = self._common[: n_common(self._common, begun)]
             return self._common[-1][0] if self._common else None

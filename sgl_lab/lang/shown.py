@@ -51,13 +51,13 @@ def subtree(stream: Strand) -> list[Strand]:
 
 def _turns(stream: Strand) -> Iterator[tuple[str, str]]:
     role, text = "", ""
-    for said in stream.transcript.history:
-        if isinstance(said, RoleBegin | RoleEnd):
+    for entry in stream.transcript.history:
+        if isinstance(entry, RoleBegin | RoleEnd):
             if text or role:
                 yield role, text
-            role, text = said.role if isinstance(said, RoleBegin) else "", ""
+            role, text = entry.role if isinstance(entry, RoleBegin) else "", ""
         else:
-            text += said.text
+            text += entry.text
     text += stream.partial
     if text or role:
         yield role, text
@@ -93,17 +93,17 @@ def _counts(meta: dict[str, object]) -> Counts:
 
 def in_a_line(found: Summary, kind: str) -> str:
     values = ", ".join(f"{value.name}={clipped(value.text, 30)!r}" for value in found.values) or "no variables"
-    return legible(f"<{kind} {found.label}: {values}; {_told(found)}>")
+    return legible(f"<{kind} {found.label}: {values}; {_status(found)}>")
 
 
-def _told(found: Summary) -> str:
+def _status(found: Summary) -> str:
     n = found.counts.generated
     return found.status + (f", {n} token{'s'[: n != 1]} generated" if found.counts else "")
 
 
 def in_words(found: Summary, kind: str) -> str:
     """A few lines: turns, values, counts."""
-    lines = [f"{kind} {found.label}: {_told(found)}"]
+    lines = [f"{kind} {found.label}: {_status(found)}"]
     if found.error:
         lines.append(found.error)
     for role, text in found.turns:

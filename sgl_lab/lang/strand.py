@@ -224,8 +224,8 @@ class StrandBase(ABC):
             self._check_open()
             role = self.role
             for child in children:
-                for said in child.own_history:
-                    role = role if isinstance(said, Piece) else next_role(role, said)
+                for entry in child.own_history:
+                    role = role if isinstance(entry, Piece) else next_role(role, entry)
             self.role = role
         self._take(Step(join, strands=children))
         for child in children:

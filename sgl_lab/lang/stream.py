@@ -139,7 +139,7 @@ class Stream(StrandBase):
                 self._open(children)
             case Step(Join("concate_and_append"), strands=children):
                 self.ahead.forget()
-                self.transcript.replay(said for child in children for said in child.own_history)
+                self.transcript.replay(entry for child in children for entry in child.own_history)
                 self.transcript.settle()
             case Step(Warm()):
                 self.transcript.settle()

@@ -16,7 +16,7 @@ from .choices import (
     unconditional_likelihood_normalized,
 )
 from .default import flush_cache, get_server_info, set_default_backend
-from .expressions import Concat, Expr, Gen, Image, RoleBegin, RoleEnd, Select, SeparateReasoning, as_expr, asked
+from .expressions import Concat, Expr, Gen, Image, RoleBegin, RoleEnd, Select, SeparateReasoning, as_expr, requests_in
 from .form import FORMS
 from .global_config import global_config
 from .images import picture_of
@@ -198,7 +198,7 @@ def _check_select(arguments: Mapping[str, object]) -> None:
     for name, value in arguments.items():
         if value is None or name in _IDLE_WITH_CHOICES:
             continue
-        if any(getattr(_SELECTS, field) != asked for field, asked in given({name: value}).items()):
+        if any(getattr(_SELECTS, field) != found for field, found in given({name: value}).items()):
             raise BadArgument(f"{name}= has no meaning with choices=: choices are scored, not sampled", hint=f"leave out {name}")
 
 
@@ -222,7 +222,7 @@ def separate_reasoning(expr: Expr | str | None = None, model_type: str | None = 
     ends the reasoning. A regex or grammar that spells this mark itself constrains the whole text.
     """
     marked = SeparateReasoning(model_type, as_expr("" if expr is None else expr))
-    if not any(asked(marked.expr)):
+    if not any(requests_in(marked.expr)):
         raise BadArgument("separate_reasoning needs a gen", hint="write separate_reasoning(gen(...), model_type=...)")
     return Concat((marked.expr, marked))
 

@@ -40,12 +40,12 @@ class Tail:
         meta = variable.meta if variable.done else {"finish_reason": None, "completion_tokens": variable.n_partial}
         if variable.logprobs_from is None or not isinstance(meta, dict):
             return meta
-        n_told = self._n_logprobs
+        n_before = self._n_logprobs
         if variable.done:
-            meta = meta | {name: meta[name][n_told:] for name in _OUTPUT_LOGPROBS if name in meta}
+            meta = meta | {name: meta[name][n_before:] for name in _OUTPUT_LOGPROBS if name in meta}
         else:
-            meta |= variable.logprobs_from(n_told)
-        self._n_logprobs = meta.get("output_token_logprobs_length", n_told)
+            meta |= variable.logprobs_from(n_before)
+        self._n_logprobs = meta.get("output_token_logprobs_length", n_before)
         return meta
 
     def text(self) -> str:

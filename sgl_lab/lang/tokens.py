@@ -217,8 +217,8 @@ class Scoring(TokenEvaluation):
         if self.variable.reasoning:
             self.variable.reasoning.set("")  # a choice has no reasoning
         chosen = decision.decision
-        said = Piece(chosen, None if seam else choices[self.source.choices.index(chosen)], "choice", fixed=seam is None)
-        self.settle(said, (), chosen, meta | decision.meta_info)
+        piece = Piece(chosen, None if seam else choices[self.source.choices.index(chosen)], "choice", fixed=seam is None)
+        self.settle(piece, (), chosen, meta | decision.meta_info)
 
     def _ask_alone(self, choices: Sequence[tuple[int, ...]]) -> Generator[ScoreJob, ScoreOutput, list[list[TokenLogprob]]]:
         """The choices after the beginning of a text. If the model has none, a first token has no

@@ -169,7 +169,7 @@ class Tracer(StrandBase):
             case ScopeEnd() if variable:
                 variable.set(Placeholder(transcript.said_since(variable.mark)))
             case Join("concate_and_append"):
-                transcript.replay(said for child in step.strands for said in child.own_history)
+                transcript.replay(entry for child in step.strands for entry in child.own_history)
 
     def _promise(self, name: str | None, sample: int = 0) -> Placeholder:
         return self.trace.placeholder(Reference(len(self.trace.steps) - 1, name, sample))

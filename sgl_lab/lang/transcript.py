@@ -273,11 +273,11 @@ class Transcript(History):
         self.let_go()
         super().end()
 
-    def take(self, said: Piece, held: tuple[int, ...] = ()) -> None:
+    def take(self, piece: Piece, held: tuple[int, ...] = ()) -> None:
         """The text that the model generated or chose after `settle`. `held` are tokens after it
-        that end inside a character; if it has no lead of its own, `said.lead` is theirs.
+        that end inside a character; if it has no lead of its own, `piece.lead` is theirs.
         """
-        piece = replace(said, role=self.role)
+        piece = replace(piece, role=self.role)
         self._held = Held(held, "" if piece.ids else piece.lead) if held else Held()
         if not piece.fixed:
             self._extend_run([piece])

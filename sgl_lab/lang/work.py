@@ -92,11 +92,11 @@ class Evaluation(Work[W]):
         counts = {"rewritten_tokens": self.n_rewritten, "healed_tokens": self.n_healed}
         return asdict(usage) | {"finish_reason": reason} | counts
 
-    def settle(self, said: Piece, held: tuple[int, ...], value: object, meta: object, aborted: bool = False) -> None:
-        self.stream.transcript.take(said, held)
+    def settle(self, piece: Piece, held: tuple[int, ...], value: object, meta: object, aborted: bool = False) -> None:
+        self.stream.transcript.take(piece, held)
         self.variable.aborted = aborted
         self.variable.set(value, meta)
-        self.run.emit(ExprFinished(self.stream.id, self.expr, "stopped" if aborted else "ok", said.text))
+        self.run.emit(ExprFinished(self.stream.id, self.expr, "stopped" if aborted else "ok", piece.text))
         if aborted:
             self.stream.fail(self.run.stopped or Stopped("the generation was stopped"))
         else:

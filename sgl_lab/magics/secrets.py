@@ -1,4 +1,4 @@
-"""Keys in cells: a warning with the way out, and no copy of the key in our recordings."""
+"""Keys in cells: a warning that says what to do, and no copy of the key in our recordings."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ _ANTHROPIC |= {503: "overloaded_error"}
 
 
 def failure_of(error: BaseException) -> Failure:
-    """What a client is told of `error`. Only our own errors are quoted."""
+    """What a client reads of `error`. Only our own errors are quoted."""
     match error:
         case Refused(status=status, headers=headers):
             kind = _KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")

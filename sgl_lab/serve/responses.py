@@ -46,8 +46,8 @@ def read(model: Model, fields: Fields) -> ParsedRequest:
         fields.only(name)
     fields.only("background", False)
     fields.ignore(*IGNORED, "stream_options")
-    told = [Message("system", instructions), *turns] if instructions else turns
-    prompt = model.encode_chat(chosen.told(told))
+    whole = [Message("system", instructions), *turns] if instructions else turns
+    prompt = model.encode_chat(chosen.told(whole))
     echo: dict[str, object] = {
         "previous_response_id": before,
         "store": stores,

@@ -85,13 +85,13 @@ class Record:
     @property
     def ended(self) -> CellFinished:
         """The outcome of the run; "stopped" if no event reports it."""
-        said = (entry.event for entry in reversed(self.entries))
-        return next((e for e in said if isinstance(e, CellFinished) and e.run == self.run), CellFinished(self.run, "stopped", ""))
+        events = (entry.event for entry in reversed(self.entries))
+        return next((e for e in events if isinstance(e, CellFinished) and e.run == self.run), CellFinished(self.run, "stopped", ""))
 
     @property
     def _began(self) -> CellStarted:
-        said = (entry.event for entry in self.entries)
-        return next((e for e in said if isinstance(e, CellStarted) and e.run == self.run), CellStarted(self.run, f"run {self.run}", ""))
+        events = (entry.event for entry in self.entries)
+        return next((e for e in events if isinstance(e, CellStarted) and e.run == self.run), CellStarted(self.run, f"run {self.run}", ""))
 
     @property
     def has_answers(self) -> bool:

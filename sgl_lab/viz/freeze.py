@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from ..contracts.legible import clipped, legible
 from .draw import html, still, text
@@ -28,6 +28,8 @@ PAGE_LIMIT = 20 * 1024 * 1024
 """bytes of the recording in a standalone page"""
 Picture = TypeVar("Picture", covariant=True)
 Made = TypeVar("Made", Markup, str)
+Kept = dict[tuple[str, int | None], Made]
+"""parts by name and size"""
 TRUST = (
     "This is a picture of the run. To replay it and to explore its tokens, trust the notebook: "
     "Command palette (Ctrl + Shift + C), Trust Notebook."
@@ -83,19 +85,13 @@ class Pictures:
     is_engine: bool = False
     has_lanes: bool = True
     """whether the timeline is shown; the token view reads the lanes in any case"""
-    _made: dict[tuple[str, int | None], Any] = field(default_factory=dict, repr=False, compare=False)
+    _drawn: Kept[Markup] = field(default_factory=dict, repr=False, compare=False)
+    _plain: Kept[str] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def is_elsewhere(self) -> bool:
         """Whether an engine behind an API served the run."""
         return self.metrics is not None and self.metrics["elsewhere"]
-
-    def _once(self, name: str, size: int | None, make: Callable[[], Made]) -> Made:
-        """Draws each part once per size, however many rooms are tried."""
-        if (name, size) not in self._made:
-            self._made[name, size] = make()
-        made: Made = self._made[name, size]
-        return made
 
     def drawn(self, room: Room, moment: str) -> Markup:
         is_failure = self.status == "error" and self.message
@@ -111,14 +107,14 @@ class Pictures:
             tokens = self.tokens
             n = room.n_tokens
             if room.is_bare:
-                parts.append(self._once("bare", None, lambda: still.bare_tokens(tokens)))
+                parts.append(_once(self._drawn, "bare", None, lambda: still.bare_tokens(tokens)))
             else:
                 shown = lambda: still.tokens(tokens if n is None else cut(tokens, n), self.lanes, elsewhere=elsewhere)  # noqa: E731
-                parts.append(self._once("tokens", n, shown))
+                parts.append(_once(self._drawn, "tokens", n, shown))
         if (tree := self.tree) is not None:
-            parts.append(self._once("tree", room.n_nodes, lambda: still.tree(tree, room.n_nodes, elsewhere=elsewhere)))
+            parts.append(_once(self._drawn, "tree", room.n_nodes, lambda: still.tree(tree, room.n_nodes, elsewhere=elsewhere)))
         if (lanes := self.lanes) is not None and self.has_lanes:
-            parts.append(self._once("lanes", room.n_bars, lambda: still.lanes(lanes, room.n_bars, elsewhere=elsewhere)))
+            parts.append(_once(self._drawn, "lanes", room.n_bars, lambda: still.lanes(lanes, room.n_bars, elsewhere=elsewhere)))
         return still.frame(parts)
 
     def words(self, room: Room) -> str:
@@ -126,12 +122,19 @@ class Pictures:
         if self.metrics is not None:
             plain.append(text.metrics(self.metrics))
         if (tokens := self.tokens) is not None:
-            plain.insert(0, self._once("plain", room.n_plain, lambda: text.transcript(tokens, n_tokens=room.n_plain)))
+            plain.insert(0, _once(self._plain, "tokens", room.n_plain, lambda: text.transcript(tokens, n_tokens=room.n_plain)))
         if (tree := self.tree) is not None:
-            plain.append(self._once("plain tree", None, lambda: text.tree(tree, elsewhere=self.is_elsewhere)))
+            plain.append(_once(self._plain, "tree", None, lambda: text.tree(tree, elsewhere=self.is_elsewhere)))
         if (lanes := self.lanes) is not None and self.has_lanes:
-            plain.append(self._once("plain lanes", None, lambda: text.lanes(lanes)))
+            plain.append(_once(self._plain, "lanes", None, lambda: text.lanes(lanes)))
         return "\n\n".join(part for part in plain if part)
+
+
+def _once(kept: Kept[Made], name: str, size: int | None, make: Callable[[], Made]) -> Made:
+    """Draws each part once per size, however many rooms are tried."""
+    if (name, size) not in kept:
+        kept[name, size] = make()
+    return kept[name, size]
 
 
 def freeze(

@@ -149,8 +149,8 @@ def _tree(shell: Shell, session: Session, words: Words) -> None:
 
 
 def _stop(shell: Shell, session: Session, words: Words) -> None:
-    said = " and ".join(counted(n, what) for n, what in zip(session.stop(), ("job", "request"), strict=True) if n)
-    say(f"stopped {said}" if said else "nothing is running")
+    stopped = " and ".join(counted(n, what) for n, what in zip(session.stop(), ("job", "request"), strict=True) if n)
+    say(f"stopped {stopped}" if stopped else "nothing is running")
 
 
 FILES = {"--dot": "FILE", "--svg": "FILE"}

@@ -112,20 +112,20 @@ def _cut(lines: Iterable[Line], n: int) -> Iterator[Line]:
 def heading(inspection: Inspection) -> str:
     title, kind, n = clipped(inspection.title, 100), clipped(inspection.kind, 20), len(inspection.prompt)
     if is_text(inspection.prompt):
-        told = inspection.answered
-        if told is None or not told.n_prompt:
+        answer = inspection.answered
+        if answer is None or not answer.n_prompt:
             return f"{title}: a {kind} after a prompt in {counted(n, 'piece')} of text"
-        cached = "" if told.n_cached is None else f", {told.n_cached:,} of them cached"
-        return f"{title}: a {kind} after a prompt of {counted(told.n_prompt, 'token')}, as the server counts{cached}"
+        cached = "" if answer.n_cached is None else f", {answer.n_cached:,} of them cached"
+        return f"{title}: a {kind} after a prompt of {counted(answer.n_prompt, 'token')}, as the server counts{cached}"
     return f"{title}: a {kind} after a prompt of {counted(n, 'token')}, {inspection.n_hit or 0:,} from the cache"
 
 
 def outcome(inspection: Inspection) -> str:
     n_forced = sum(sample.forced for sample in inspection.samples)
     forced = f", {n_forced:,} of them forced" if n_forced else ""
-    if (told := inspection.answered) is not None:
-        cost = "" if told.cost is None else f", {money(told.cost, told.currency)}"
-        return f"{counted(told.n_completion, 'token')} generated, as the server counts{cost}; finish reason: {clipped(told.reason, 40)}"
+    if (answer := inspection.answered) is not None:
+        cost = "" if answer.cost is None else f", {money(answer.cost, answer.currency)}"
+        return f"{counted(answer.n_completion, 'token')} generated, as the server counts{cost}; finish reason: {clipped(answer.reason, 40)}"
     return f"{counted(len(inspection.samples), 'token')} generated{forced}; finish reason: {clipped(inspection.reason, 40) or 'none yet'}"
 
 

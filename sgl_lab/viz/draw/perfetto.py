@@ -8,9 +8,8 @@ their own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from ...contracts.events import (
     EngineFault,
@@ -37,7 +36,7 @@ PROCESS = 1
 STEPS = 1
 """the thread of the steps"""
 
-Row = dict[str, Any]
+Row = dict[str, object]
 
 
 @dataclass(slots=True)
@@ -82,7 +81,7 @@ class _Fold:
         self._faults: list[Row] = []
         self._free = record.snapshot.free_pages
         self._n_cached = self._n_prompt = self._n_evicted = 0
-        self._now = 0.0
+        self._now = self._step_end = 0.0
         for entry in record.entries:
             self._now = (entry.t_ns - self._t0) / 1e3
             self._fold(entry.event)
@@ -117,9 +116,9 @@ class _Fold:
             case ExprStarted(expr=expr):
                 self._exprs[expr] = event
             case RequestQueued(request=request, expr=expr, kind=kind) as queued:
-                asked = self._exprs.get(expr) if expr is not None else None
+                started = self._exprs.get(expr) if expr is not None else None
                 self._queued[request] = queued
-                self._lives[request] = _Life(queued, clipped((asked.name if asked else "") or unnamed(kind), 80), now)
+                self._lives[request] = _Life(queued, clipped((started.name if started else "") or unnamed(kind), 80), now)
             case PrefixMatched(request=request, n_hit=n_hit, n_prompt=n_prompt) if life := self._lives.get(request):
                 if not is_elsewhere(life.queued):
                     waited = life.pieces[-1][2] if life.pieces else life.start
@@ -165,8 +164,8 @@ class _Fold:
             life.pieces += [("sent", life.start, self._now, 0), ("decode", self._now, self._now, n)]
 
     def _step(self, step: StepRan) -> None:
-        before = self._steps[-1]["ts"] + self._steps[-1]["dur"] if self._steps else 0.0
-        start = min(self._now, max(before, self._now - 1e3 * (finite(step.ms) or 0.0)))
+        start = min(self._now, max(self._step_end, self._now - 1e3 * (finite(step.ms) or 0.0)))
+        self._step_end = self._now
         args = {"prefill tokens": sum(n for _, n in step.prefill), "decoding": len(step.decode), "waiting": step.n_waiting}
         self._steps.append(_slice(f"step {step.step}", STEPS, start, self._now, args))
         for kind, request, n in [*(("prefill", r, n) for r, n in step.prefill), *(("decode", r, 1) for r in step.decode)]:
@@ -207,7 +206,7 @@ def _life(life: _Life, number: int) -> Iterator[Row]:
         yield {"ph": "f", "bp": "e", **arrow, "tid": STEPS, "ts": max(life.first_step, life.start)}
 
 
-def _slice(name: str, thread: int, start: float, end: float, args: Row) -> Row:
+def _slice(name: str, thread: int, start: float, end: float, args: Mapping[str, object]) -> Row:
     when = {"ts": start, "dur": max(0.0, end - start)}
     return {"ph": "X", "name": name, "cat": "sgl_lab", "pid": PROCESS, "tid": thread, **when, "args": args}
 

@@ -96,8 +96,8 @@ def _pairs(a: Record, b: Record) -> Iterator[Pair]:
         if known is None or one is None or other is None:
             yield Pair(name, known.kind if known else "gen", one, other)
             continue
-        said = [tuple(sample.token for sample in side.samples) for side in (one, other)]
-        yield Pair(name, other.kind, one, other, shared(one.prompt, other.prompt), shared(said[0], said[1]))
+        drawn = [tuple(sample.token for sample in side.samples) for side in (one, other)]
+        yield Pair(name, other.kind, one, other, shared(one.prompt, other.prompt), shared(drawn[0], drawn[1]))
 
 
 def _named(record: Record) -> dict[str, Inspection]:

@@ -56,14 +56,14 @@ class CountsView:
         except SglError:  # the engine is gone: its last counts remain
             found = self._counts
         count = {name: int(found.get(name, 0)) for name in _COUNTED}
-        asked = count["prompt_tokens"]
+        n_prompt = count["prompt_tokens"]
         return {
             "tok_s": self._speed(),
-            "hit_rate": float(found["hit_rate"]) if asked else None,
+            "hit_rate": float(found["hit_rate"]) if n_prompt else None,
             "cached": count["cached_prompt_tokens"],
             "found": 0,
             "reused": count["cached_prompt_tokens"],
-            "computed": asked - count["cached_prompt_tokens"],
+            "computed": n_prompt - count["cached_prompt_tokens"],
             "generated": count["generated_tokens"],
             "forced": count["forced_tokens"],
             "evicted": count["evicted_tokens"],

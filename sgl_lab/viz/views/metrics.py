@@ -185,10 +185,10 @@ class MetricsView:
             case StepRan() as step:
                 self._step(step)
             case TokensSampled(samples=samples):
-                said = [sample for sample in samples if sample.request in self._requests]
-                self._forced += sum(sample.forced for sample in said)
-                self._generated += len(said)
-                self._last_ns = entry.t_ns if said else self._last_ns
+                own = [sample for sample in samples if sample.request in self._requests]
+                self._forced += sum(sample.forced for sample in own)
+                self._generated += len(own)
+                self._last_ns = entry.t_ns if own else self._last_ns
             case NodeEvicted(n_tokens=n_tokens):
                 self._evicted += n_tokens
 
@@ -201,10 +201,10 @@ class MetricsView:
         return picture
 
     def full(self) -> MetricsPicture:
-        asked = self._cached + self._computed
+        n_prompt = self._cached + self._computed
         return {
             "tok_s": self._tok_s(),
-            "hit_rate": self._cached / asked if asked else None,
+            "hit_rate": self._cached / n_prompt if n_prompt else None,
             "cached": self._cached,
             "found": self._cached - self._reused,
             "reused": self._reused,

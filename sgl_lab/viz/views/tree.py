@@ -276,14 +276,14 @@ class TreeView:
         while at is not None:
             n_between, at = n_between + len(self._nodes[at].tokens), self._nodes[at].parent
             between[at] = n_between
-        said = [*event.tokens]
+        tokens = [*event.tokens]
         for request in self._requests.values():
             # Tokens that a request has computed become a node, which the request leases from now
             # on.
             if request.node is None or request.node not in between:
                 continue
             start = request.depth + between[request.node]
-            if request.tokens[start : start + len(said)] != said:
+            if request.tokens[start : start + len(tokens)] != tokens:
                 continue
             path = self._below(request.node, event.node)
             if path and tuple(request.tokens[request.depth : request.depth + len(path)]) == path:
