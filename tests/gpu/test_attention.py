@@ -268,18 +268,17 @@ def test_splits_fill_a_card_and_none_is_too_short() -> None:
         assert 1 <= splits_for(rows, kv_heads, longest, 108) <= max(1, longest // 128)
 
 
-@pytest.mark.parametrize(("window", "softcap"), [(50, 0.0), (0, 3.0), (1, 0.0), (70, 3.0)])
+@pytest.mark.parametrize(("window", "softcap"), [(1, 0.0), (70, 3.0)])
 @pytest.mark.parametrize("shape", [KV_HEAD_EACH, GROUPS_OF_THREE], ids=["a KV head each", "groups"])
 def test_windows_and_caps_are_their_twins(shape: Heads, window: int, softcap: float, device: torch.device) -> None:
     """Tokens that left a window are not read."""
     pool, kind = pool_of(shape, 4, 900, torch.float32, device), {"window": window, "softcap": softcap}
-    contexts = pool.contexts([1, 0, 300])
+    contexts = pool.contexts([1, 0, 200])
     q = queries(pool, 3, shape)
-    if window:
-        positions = torch.arange(300 - window)
-        left = contexts.table[int(contexts.lines[2])].cpu().long()[positions // 4] * 4 + positions % 4
-        pool.keys[left] = torch.nan
-        pool.values[left] = torch.nan
+    positions = torch.arange(200 - window)
+    left = contexts.table[int(contexts.lines[2])].cpu().long()[positions // 4] * 4 + positions % 4
+    pool.keys[left] = torch.nan
+    pool.values[left] = torch.nan
     wanted = torch.zeros_like(q)
     for row in (0, 2):
         some = Contexts(contexts.table, contexts.lines[row : row + 1], contexts.lengths[row : row + 1], 4)
@@ -287,9 +286,9 @@ def test_windows_and_caps_are_their_twins(shape: Heads, window: int, softcap: fl
         wanted[row] = attend_decode_twin(q[row : row + 1], *values, some, shape.scale, n_splits=1, **kind)[0]
     close(attend_decode(q, pool.keys, pool.values, contexts, shape.scale, n_splits=3, **kind), wanted)
     close(attend_invariant(q, pool.keys, pool.values, contexts, shape.scale, **kind), wanted)
-    n_tokens = [70, 1, 130]
+    n_tokens = [40, 1, 70]
     pool = pool_of(shape, 4, 900, torch.float32, device)
-    contexts, q = pool.contexts([70, 90, 233]), queries(pool, sum(n_tokens), shape)
+    contexts, q = pool.contexts([40, 90, 173]), queries(pool, sum(n_tokens), shape)
     offsets = torch.tensor([0, *n_tokens]).cumsum(0).to(torch.int32).to(device)
-    found = attend_prefill(q, pool.keys, pool.values, contexts, offsets, 130, shape.scale, **kind)
-    close(found, attend_prefill_twin(q, pool.keys, pool.values, contexts, offsets, 130, shape.scale, **kind))
+    found = attend_prefill(q, pool.keys, pool.values, contexts, offsets, 70, shape.scale, **kind)
+    close(found, attend_prefill_twin(q, pool.keys, pool.values, contexts, offsets, 70, shape.scale, **kind))

@@ -19,7 +19,7 @@ from sgl_lab.engine.compute.runners.runner import TorchRunner
 from ..torch.family_models import CONFIGS, config_of
 from ..torch.tiny import Sequences, scores, tokens
 
-PROMPT = tokens(40)
+PROMPT = tokens(20)
 
 
 def made(changes: dict[str, Any], device: torch.device) -> Decoder:
@@ -39,9 +39,8 @@ def made(changes: dict[str, Any], device: torch.device) -> Decoder:
     return Decoder(spec, read, device=device, dtype=torch.float32, linear=linear)
 
 
-NAMES = (
-    "qwen3", "gemma2, low caps", "gemma3", "phi3, turning in part", "olmo2", "granite", "smollm3", "arcee", "mixtral", "qwen2_moe",
-)  # fmt: skip
+NAMES = ("qwen3", "gemma2, low caps", "phi3, turning in part", "olmo2", "qwen2_moe")
+"""together they have every kind of layer but a feed-forward without a gate"""
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -51,7 +50,7 @@ def test_a_family_on_the_kernels(device: torch.device, name: str) -> None:
         Sequences(None, 4, 64, runner=runner(model, 64, 4))  # type: ignore[arg-type]
         for runner in (DeviceRunner, TorchRunner)
     )
-    for start, end in ((0, 30), (30, 39), (39, 40)):
+    for start, end in ((0, 17), (17, 19), (19, 20)):
         found, wanted = (
             rows.run(rows.row(1, PROMPT[start:end], n_targets=end - start), rows.row(2 + start, PROMPT[:1], n_targets=1))
             for rows in (ours, theirs)
