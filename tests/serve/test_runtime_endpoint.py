@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -30,8 +31,10 @@ from .calls import is_idle, until
 
 
 @pytest.fixture(scope="module")
-def endpoint(door: Door) -> RuntimeEndpoint:
-    return RuntimeEndpoint(door.url, api_key=door.token)
+def endpoint(door: Door) -> Iterator[RuntimeEndpoint]:
+    endpoint = RuntimeEndpoint(door.url, api_key=door.token)
+    yield endpoint
+    lab_over(endpoint).close()  # its records are no runs of other tests' sessions
 
 
 @sgl.function
