@@ -47,7 +47,7 @@ def door(lab: Lab) -> Iterator[Door]:
 @needs("sglang-frontend")
 def test_the_originals_frontend_runs_its_own_tests(door: Door) -> None:
     command = [python("sglang-frontend"), CLIENTS / "original.py", door.url, door.token]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.strip().splitlines()[-1])
     assert {name: said for name, said in found.items() if said != "ok"} == {}
