@@ -58,7 +58,7 @@ ROWS = {
             "test_lang_streams.py::test_joined_chats_go_on_as_one_chat",
         ),
         "stream.py",
-        "                self.transcript.replay(said for child in children for said in child.own_history)",
+        "                self.transcript.replay(entry for child in children for entry in child.own_history)",
         "                pass",
     ),
     4: Row(

@@ -52,5 +52,5 @@ def test_many_models_later_memory_and_threads_are_what_they_were(tmp_path: Path,
     sizes = [load_and_unload(model, dtypes[number % 2], fails=number % 5 == 4) for number in range(N_LOADS + N_WARM_UP)]
     growth = sizes[-1] - sizes[N_WARM_UP - 1]
     record_table("R10", model=Path(model).name, loads=N_LOADS, raising=N_LOADS // 5, growth=f"{growth / 2**20:.1f} MiB")
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads  # one of an earlier test may have ended meanwhile
     assert growth <= MOST_GROWTH
