@@ -124,7 +124,8 @@ SERVERS = {
     "transformers": Server(
         "transformers",
         Capabilities(
-            sampling=("max_tokens", "temperature", "top_p", "frequency_penalty", "seed", "logit_bias", "stop"), stops=MAX_STOPS, tools=True
+            # Its answers go past a stop, and it holds no model to a call.
+            sampling=("max_tokens", "temperature", "top_p", "frequency_penalty", "seed", "logit_bias")
         ),
         temperature_is_sent=True,
         counts_streams=False,
