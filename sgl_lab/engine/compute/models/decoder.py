@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,6 +16,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from ...files.weights import Read
+from ..kernels.activations import ACTIVATIONS
 from ..kernels.linear import Linear
 from .mixture import Dense, Mixture
 from .rotation import inverse_frequencies
@@ -37,15 +37,6 @@ class Embedded(NamedTuple):
 
 MakeLinear = Callable[[Sequence[str], Tensor | None], Linear]
 """(names of the weights that are stacked, bias) -> their linear"""
-
-ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
-    "silu": functional.silu,
-    "gelu": functional.gelu,
-    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
-    "relu": functional.relu,
-    "relu2": lambda x: functional.relu(x).square(),
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Layer:

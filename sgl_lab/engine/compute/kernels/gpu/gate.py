@@ -3,14 +3,11 @@
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
-import torch.nn.functional as functional
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..activations import ACTIVATIONS
 from .launch import launch
 from .tuning import choice
 
@@ -53,17 +50,8 @@ def activate(up: Tensor, kind: str = "silu", *, is_gated: bool = True) -> Tensor
     return y
 
 
-_TWINS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": functional.silu,
-    "gelu": functional.gelu,
-    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
-    "relu": functional.relu,
-    "relu2": lambda x: functional.relu(x).square(),
-}
-
-
 def activate_twin(up: Tensor, kind: str = "silu", *, is_gated: bool = True) -> Tensor:
     if not is_gated:
-        return _TWINS[kind](up.float()).to(up.dtype)
+        return ACTIVATIONS[kind](up.float()).to(up.dtype)
     gate, rest = up.float().chunk(2, dim=-1)
-    return (_TWINS[kind](gate) * rest).to(up.dtype)
+    return (ACTIVATIONS[kind](gate) * rest).to(up.dtype)
