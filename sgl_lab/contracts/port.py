@@ -34,7 +34,7 @@ class ModelCard:
     dtype: str
     capabilities: Capabilities
     tool_style: ToolStyle | None = None
-    """how the model is told of tools in a prompt; None if it has no way of its own, or the API has"""
+    """how the model's chat template describes tools; None if it does not, or if the API describes them"""
 
 
 @dataclass(frozen=True, slots=True)

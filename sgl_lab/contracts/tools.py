@@ -35,7 +35,16 @@ class ToolStyle:
         return self.head + self.between.join(json.dumps(declared(spec, self.is_wrapped), ensure_ascii=False) for spec in specs) + self.tail
 
 
+def described(specs: Sequence[ToolSpec]) -> str:
+    """Tools for a model whose template has no way of its own: a line of JSON for each, and the format of a call."""
+    lines = [json.dumps(_function(spec)) for spec in specs]
+    return "\n".join(("You can call these tools:", *lines, 'A call is written as {"name": <tool>, "arguments": {<parameter>: <value>}}.'))
+
+
 def declared(spec: ToolSpec, is_wrapped: bool = True) -> dict[str, object]:
     """A tool as chat templates take it."""
-    function: dict[str, object] = {"name": spec.name, "description": spec.description, "parameters": json.loads(spec.parameters)}
-    return {"type": "function", "function": function} if is_wrapped else function
+    return {"type": "function", "function": _function(spec)} if is_wrapped else _function(spec)
+
+
+def _function(spec: ToolSpec) -> dict[str, object]:
+    return {"name": spec.name, "description": spec.description, "parameters": json.loads(spec.parameters)}

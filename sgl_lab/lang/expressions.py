@@ -19,7 +19,7 @@ from ..contracts.ids import ForkId
 from ..contracts.near import did_you_mean
 from ..contracts.params import SamplingParams
 from ..contracts.spans import Block
-from ..contracts.tools import ToolSpec
+from ..contracts.tools import ToolSpec, described
 from .choices import ChoicesSamplingMethod
 from .form import Form
 from .location import SourceLocation, user_location
@@ -158,16 +158,15 @@ class Image(Expr):
 
 @dataclass(frozen=True)
 class Tools(Expr):
-    """Tells the model of tools: as its own chat template does if it can, otherwise in `words`."""
+    """A description of tools: the one of the model's own chat template if it has one, otherwise `described`."""
 
     specs: tuple[ToolSpec, ...]
-    words: str = field(repr=False)
 
     def __str__(self) -> str:
-        return self.words
+        return described(self.specs)
 
     def __format__(self, spec: str) -> str:
-        return format(self.words, spec)
+        return format(str(self), spec)
 
 
 @dataclass(frozen=True)

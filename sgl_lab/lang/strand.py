@@ -90,7 +90,7 @@ class StrandBase(ABC):
         self._calls: list[tuple[Name, Variable]] = list(parent._calls) if parent else []
         """results of tools in the open turn; they follow it"""
         self._tool_style: ToolStyle | None = parent._tool_style if parent else None
-        """how the model was told of tools and writes a call, if as its chat template has it"""
+        """how calls are written, once the model's own template has described the tools"""
 
     @property
     @abstractmethod
@@ -179,7 +179,7 @@ class StrandBase(ABC):
                         calls.append((name, variable))
                 elif isinstance(leaf, Tools):
                     style = card.tool_style
-                    steps.append(Step(Text(leaf.words if style is None else style.description(leaf.specs))))
+                    steps.append(Step(Text(str(leaf) if style is None else style.description(leaf.specs))))
                 else:
                     if isinstance(leaf, Embedded) and not card.capabilities.blocks:
                         raise self.run.missing("blocks")

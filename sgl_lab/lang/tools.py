@@ -174,15 +174,8 @@ def describe_tools(functions: Sequence[Callable[..., object]]) -> Tools:
 
     Otherwise, and as `str(...)`: a line of JSON for each tool, and the format of a call.
     """
-    tools = list(map(_tool, _named(functions)))
-    words = describe_specs([(tool.name, tool.description, tool.adapter.json_schema()) for tool in tools])
-    return Tools(tuple(ToolSpec(tool.name, tool.description, json.dumps(tool.adapter.json_schema())) for tool in tools), words)
-
-
-def describe_specs(specs: Sequence[tuple[str, str, dict[str, Json]]]) -> str:
-    """As `describe_tools`, of tools that are no functions: name, description and the schema of the arguments."""
-    lines = [json.dumps({"name": name, "description": description, "parameters": schema}) for name, description, schema in specs]
-    return "\n".join(("You can call these tools:", *lines, 'A call is written as {"name": <tool>, "arguments": {<parameter>: <value>}}.'))
+    tools = map(_tool, _named(functions))
+    return Tools(tuple(ToolSpec(tool.name, tool.description, json.dumps(tool.adapter.json_schema())) for tool in tools))
 
 
 def _calls(tools: Sequence[tuple[str, dict[str, Json]]]) -> dict[str, Json]:

@@ -32,7 +32,7 @@ def prompt_of(model: Model, fields: Fields) -> tuple[tuple[int, ...], tools.Tool
     system = _text(fields.any("system"), "system")
     if system:
         turns = [Message("system", system), *turns]
-    return model.encode_chat(chosen.told(turns), continues=turns[-1].role == "assistant"), chosen
+    return model.encode_chat(chosen.with_tools(turns), continues=turns[-1].role == "assistant"), chosen
 
 
 def read(model: Model, fields: Fields) -> ParsedRequest:

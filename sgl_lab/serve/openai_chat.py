@@ -51,7 +51,7 @@ def read(model: Model, fields: Fields) -> ParsedRequest:
     fields.only("audio")
     fields.only("add_generation_prompt", True, not continues)
     fields.only("chat_template_kwargs", {})
-    prompt = model.encode_chat(chosen.told(turns), continues=continues)
+    prompt = model.encode_chat(chosen.with_tools(turns), continues=continues)
     return ParsedRequest((GenJob(prompt, params),), ChatReply(model, params.logprobs, chosen, with_usage), streams, rid)
 
 

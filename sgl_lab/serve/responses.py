@@ -47,7 +47,7 @@ def read(model: Model, fields: Fields) -> ParsedRequest:
     fields.only("background", False)
     fields.ignore(*IGNORED, "stream_options")
     whole = [Message("system", instructions), *turns] if instructions else turns
-    prompt = model.encode_chat(chosen.told(whole))
+    prompt = model.encode_chat(chosen.with_tools(whole))
     echo: dict[str, object] = {
         "previous_response_id": before,
         "store": stores,

@@ -16,9 +16,9 @@ from ..contracts.errors import BadArgument
 from ..contracts.json_values import Json
 from ..contracts.params import Constraint
 from ..contracts.port import Message
-from ..contracts.tools import ToolSpec, ToolStyle
+from ..contracts.tools import ToolSpec, ToolStyle, described
 from ..lang.form import of_schema
-from ..lang.tools import call_or_schema, call_schema, describe_specs
+from ..lang.tools import call_or_schema, call_schema
 from .fields import Fields
 
 
@@ -46,7 +46,7 @@ class Tools(NamedTuple):
     must: bool = False
     style: ToolStyle | None = None
 
-    def told(self, turns: Sequence[Message]) -> list[Message]:
+    def with_tools(self, turns: Sequence[Message]) -> list[Message]:
         """The turns, with the tools at the end of the system turn: in the words of the model's template, or
         in the language's.
         """
@@ -54,11 +54,10 @@ class Tools(NamedTuple):
             return list(turns)
         style, has_system = self.style, bool(turns) and turns[0].role == "system"
         system, rest = (turns[0].content, turns[1:]) if has_system else (style.system if style else "", turns)
+        specs = [ToolSpec(tool.name, tool.description, json.dumps(tool.parameters)) for tool in self.tools]
         if style is not None:
-            described = style.description([ToolSpec(tool.name, tool.description, json.dumps(tool.parameters)) for tool in self.tools])
-            return [Message("system", system + described), *rest]
-        described = describe_specs([(tool.name, tool.description, tool.parameters) for tool in self.tools])
-        return [Message("system", f"{system}\n\n{described}" if system else described), *rest]
+            return [Message("system", system + style.description(specs)), *rest]
+        return [Message("system", "\n\n".join(filter(None, (system, described(specs))))), *rest]
 
     def constraint(self, answer: Constraint | None, named: str) -> Constraint | None:
         """Of the whole answer. `answer`: of its words, which the request gives as `named`."""

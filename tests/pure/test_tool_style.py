@@ -165,7 +165,7 @@ def test_the_door_renders_tools_and_calls_as_the_template_does(has_system: bool)
         {"role": "tool", "tool_call_id": "1", "content": "no"},
     ]
     chosen = tools.of([tool], "auto", style)
-    ours = [{"role": turn.role, "content": turn.content} for turn in chosen.told(messages.read(given, style))]
+    ours = [{"role": turn.role, "content": turn.content} for turn in chosen.with_tools(messages.read(given, style))]
     theirs = [turn | ({"tool_calls": [{"type": "function", "function": call}]} if "tool_calls" in turn else {}) for turn in given]
     declared_tool = declared(ToolSpec(tool.name, tool.description, json.dumps(tool.parameters)))
     assert chat.rendered(ours, True) == chat.rendered(theirs, True, [declared_tool])

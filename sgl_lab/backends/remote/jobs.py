@@ -146,7 +146,7 @@ class RemoteJobs(ABC, Generic[T, O]):
         return None
 
     def _stop_remote(self, task: T) -> None:
-        """The call was ended here before it was answered: tell the server, if it wants to be told."""
+        """The call was ended here before it was answered: tell the server, if its API has a way."""
 
     def _fault(self, error: Exception, call: Call) -> Fault:
         """What an exception of the SDK means."""
@@ -188,7 +188,7 @@ class RemoteJobs(ABC, Generic[T, O]):
             raise self._closed
 
     def close(self) -> None:
-        """Cancel what runs and take no more; the server goes on. Requests in flight fail with EngineStopped."""
+        """Cancel the requests in flight, which fail with EngineStopped, and refuse new ones. The server continues to run."""
         with self._lock:
             self._closed = EngineStopped(f"the backend of {self._name} was closed")
             tasks = list(self._tasks.values())
@@ -308,4 +308,4 @@ class RemoteJobs(ABC, Generic[T, O]):
 
 
 def ignored(index: int, text: str) -> None:
-    """No one follows it."""
+    """For a call that does not stream."""

@@ -1,4 +1,4 @@
-"""An SGLang server, a router or a door by its paths: what it says of itself, and what it is told besides jobs."""
+"""The HTTP paths of an SGLang server, a router or a door: its description, its control, and /generate."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ class SglangServer(RemoteJobs[T, O], ABC):
         return response
 
     def _post(self, body: Mapping[str, object], served: Callable[[str], None]) -> Answer | list[Answer]:
-        """An answer of /generate, or one for each prompt. `served` is told which worker answered."""
+        """An answer of /generate, or one for each prompt. `served` is called with the worker that answered."""
         response = self._send("POST", "/generate", body)
         served(response.headers.get("x-served-by", ""))
         answer = response.json()

@@ -125,7 +125,7 @@ class Tokenizer:
 
     @cached_property
     def tool_style(self) -> ToolStyle | None:
-        """How the model is told of tools, if its template has it at the end of the system turn."""
+        """How the chat template describes tools, if it does so at the end of the system turn."""
         return None if self._chat is None else tool_style_of(self._chat)
 
     def encode(self, text: str, *, markup: bool = False) -> tuple[int, ...]:

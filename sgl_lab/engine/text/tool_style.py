@@ -1,4 +1,4 @@
-"""Reads out of a chat template how its model is told of tools and how it writes a call.
+"""Finds how a chat template describes tools and how it writes a call.
 
 The template is rendered with invented tools and an invented call, and the result is compared with the
 rendering without them. A template that puts tools anywhere but at the end of the system turn, or writes

@@ -20,7 +20,7 @@ OWN = {
     "dtype_gen": own.test_dtype_gen,
 }
 """Those whose result does not depend on how much the model knows, and that need no network. Not `test_parallel_encoding`: it posts to
-a path that SGLang's own server has no more, and then waits for ever."""
+a path that SGLang's own server no longer has, and then never returns."""
 
 
 @sgl.function
