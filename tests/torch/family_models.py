@@ -151,7 +151,8 @@ def edge(seed: int) -> dict[str, Any]:
     }
     if kind == "phi3":
         longer = deal.choice([factors, [9.0] * len(factors)])
-        scaling = deal.choice([None, {"rope_type": "longrope", "short_factor": factors, "long_factor": longer}])
+        longrope: dict[str, object] = {"rope_type": "longrope", "short_factor": factors, "long_factor": longer}
+        scaling = deal.choice([None, longrope])
     if kind in ("qwen2_moe", "phi3", "mixtral", "olmo2") and deal.random() < 0.5:
         del changes["head_dim"]
         changes["hidden_size"] = changes["num_attention_heads"] * head_dim

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from sgl_lab.contracts.ids import RequestId
 from sgl_lab.contracts.params import SamplingParams
+from sgl_lab.engine.compute.models.decoder import Decoder
 from sgl_lab.engine.compute.models.families import spec_from_config
 from sgl_lab.engine.compute.models.load import LoadedModel, load_model
 from sgl_lab.engine.compute.runners.native import NativeRunner
@@ -92,7 +93,10 @@ class Sequences:
     def __init__(
         self, loaded: LoadedModel, page_size: int, n_pages: int = 512, *, runner: TorchRunner | NativeRunner | None = None
     ) -> None:
-        self.runner = runner or TorchRunner(loaded.model, n_pages, page_size)
+        if runner is None:
+            assert isinstance(loaded.model, Decoder), "a packed model needs its own runner"
+            runner = TorchRunner(loaded.model, n_pages, page_size)
+        self.runner = runner
         self.runner.kv.poison(range(n_pages))
         self.page_size = page_size
         self._free = list(range(n_pages))
