@@ -43,9 +43,8 @@ class Stream(StrandBase):
         self._queue: deque[Step[Self]] = deque()
         self._blocked = parent is not None
         self._advancing = False
+        self._has_begun = False
         run.streams.append(self)
-        if parent is None:
-            self._say_opened()
 
     @property
     def idle(self) -> bool:
@@ -80,6 +79,8 @@ class Stream(StrandBase):
     # ------------------------------------------------------------ advancing
 
     def _take(self, *steps: Step[Self]) -> None:
+        if not self._has_begun and self.parent is None:  # a state that a program never uses is not shown
+            self._begin()
         self._queue.extend(steps)
         if self.error:
             self._drop(self.error)
@@ -153,7 +154,7 @@ class Stream(StrandBase):
         for child in children:
             child._begin_at(self)
             child.n_inherited = len(child.transcript.history)
-            child._say_opened()
+            child._begin()
         self._warm(lambda: self.release(children), lambda error: self._give_up(children, error))
 
     def release(self, children: Sequence[Self]) -> None:
@@ -205,6 +206,7 @@ class Stream(StrandBase):
 
     # ------------------------------------------------------------ events
 
-    def _say_opened(self) -> None:
+    def _begin(self) -> None:
+        self._has_begun = True
         parent = self.parent.id if self.parent else None
         self.run.emit(ForkOpened(self.run.id, self.id, parent, self.index, self.label))

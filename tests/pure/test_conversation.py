@@ -108,6 +108,16 @@ def test_forks_go_on_each_on_its_own_and_come_together() -> None:
     assert [event.value for event in events if isinstance(event, ExprFinished)][-1] == "one"
 
 
+def test_a_state_is_opened_when_it_is_first_used_so_that_an_empty_one_is_not_shown() -> None:
+    events: list[Any] = []
+    s = sgl.start(ScriptedConversation({"tip 0": "zero"}), events.append)
+    assert not events
+    s += sgl.user("tip 0") + sgl.assistant(gen("a"))
+    assert s["a"] == "zero"
+    assert [type(event) for event in events].index(ForkOpened) == 0
+    assert [event.parent for event in events if isinstance(event, ForkOpened)] == [None]
+
+
 def test_several_samples_are_a_list_and_a_failure_is_raised_at_the_read_with_its_line() -> None:
     _, s = chat(["a", "b", RequestFailed("the server is busy")])
     s += sgl.user("Q") + sgl.assistant(gen("x", n=2))
