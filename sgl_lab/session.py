@@ -179,13 +179,15 @@ class Lab(RecordedLab):
         with _known:
             _labs.add(self)
             _residents.add(self._resident)
-        can = replace(TOKEN_LEVEL, chat_template=tokenizer.has_chat_template, deterministic=runner.is_exact)
+        self._sight = sight = loaded.sight
+        can = replace(TOKEN_LEVEL, chat_template=tokenizer.has_chat_template, deterministic=runner.is_exact, images=sight is not None)
         card = ModelCard(self.model, namespace, context, tokenizer.n_vocab, loaded.device, loaded.dtype, can, tokenizer.tool_style)
-        fast = LocalBackend(self._resident, tokenizer, card, self.emit)
+        see = None if sight is None else sight.see
+        fast = LocalBackend(self._resident, tokenizer, card, self.emit, see)
         if runner.is_exact:
             return fast, fast
         exact_card = replace(card, namespace=engine.exact_namespace, capabilities=replace(can, deterministic=True))
-        return fast, LocalBackend(self._resident, tokenizer, exact_card, self.emit)
+        return fast, LocalBackend(self._resident, tokenizer, exact_card, self.emit, see)
 
     def backend_for(self, *, deterministic: bool = False) -> LocalBackend:
         return self.deterministic_backend if deterministic else self.backend
@@ -224,9 +226,9 @@ class Lab(RecordedLab):
 
     def stats(self) -> dict[str, Any]:
         """Counts since the lab was created: tokens, hits, evictions, pages, requests, and seconds
-        by part of a step (`*_s`).
+        by part of a step (`*_s`); of a model that sees, images.
         """
-        return self._resident.stats()
+        return self._resident.stats() | ({} if self._sight is None else self._sight.stats())
 
     def memory(self) -> Memory:
         """The current memory of the model's device. `n_bytes` is this lab's share of it."""

@@ -261,6 +261,11 @@ class Backend(Port, Protocol):
         Invalid UTF-8 becomes U+FFFD. A block is U+FFFC, at its first position.
         """
 
+    def see(self, image: bytes) -> Block:
+        """The block of an image file. It may take seconds, on the caller's thread. BackendUnsupported without the capability
+        `images`, BadArgument for bytes that hold no picture.
+        """
+
     def n_open(self, ids: Sequence[int]) -> int:
         """How many of the last of these tokens may have to be replaced once more text follows
         (`GenJob.heal`); 0 if the backend cannot heal.

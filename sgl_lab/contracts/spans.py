@@ -25,6 +25,9 @@ _NUMBERS = (1 << 32) - 1
 """numbers of contents, from 1; an id then stays below 2**53, which every reader of JSON keeps
 exactly
 """
+MAX_PICTURE = 16 << 10
+"""characters of a picture for views"""
+_PICTURE = re.compile(rf"(?=.{{0,{MAX_PICTURE}}}\Z)(data:image/(png|jpeg);base64,[A-Za-z0-9+/]+={{0,2}})?", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{16,128}")
 _KIND = re.compile(r"[a-z]{1,20}")
 
@@ -33,15 +36,17 @@ _KIND = re.compile(r"[a-z]{1,20}")
 class Content:
     """The content of a block. Two blocks of equal content are the same to the cache.
 
-    digest  lower-case hex, 16 to 128 digits, of everything that the embeddings depend on: the
-            displayed content and its encoder
-    n       positions
-    kind    its kind, in one word
+    digest   lower-case hex, 16 to 128 digits, of everything that the embeddings depend on: the
+             displayed content and its encoder
+    n        positions
+    kind     its kind, in one word
+    picture  a data URL of a small PNG or JPEG that shows it in views; empty without one
     """
 
     digest: str
     n: int
     kind: str = "image"
+    picture: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.digest, str) or not _DIGEST.fullmatch(self.digest):
@@ -50,6 +55,9 @@ class Content:
             raise BadArgument(f"a kind of block cannot be {self.kind!r:.80}", hint="give one word in lower-case letters, such as image")
         if type(self.n) is not int or not 0 < self.n <= MAX_POSITIONS:
             raise BadArgument(f"a block cannot have {self.n!r:.80} positions", hint=f"give 1 to {MAX_POSITIONS:,}")
+        if not isinstance(self.picture, str) or not _PICTURE.fullmatch(self.picture[: MAX_PICTURE + 1]):
+            hint = f"give a data URL of a PNG or JPEG, at most {MAX_PICTURE:,} characters"
+            raise BadArgument(f"a picture cannot be {self.picture!r:.80}", hint=hint)
 
     @property
     def title(self) -> str:

@@ -1,7 +1,7 @@
 """Computes the common prefix of all runs of a program. The program's body is traced until the text
 depends on something.
 
-Text and roles are recorded. Anything else ends the trace: a gen, a fork, an argument without a
+Text, images and roles are recorded. Anything else ends the trace: a gen, a fork, an argument without a
 value.
 """
 
@@ -11,10 +11,12 @@ import inspect
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
-from .expressions import Argument, Concat, RoleBegin, RoleEnd, ScopeBegin, ScopeEnd, Text, Warm
+from .expressions import Argument, Concat, Embedded, Image, RoleBegin, RoleEnd, ScopeBegin, ScopeEnd, Text, Warm
 from .loop import drive
 from .state import ProgramState
 from .tracer import Trace, Tracer
+
+_KNOWN = (Text, Embedded, Image, RoleBegin, RoleEnd)
 
 
 def cache_prefix(body: Callable[..., object], bound: Mapping[str, object], state: ProgramState) -> int:
@@ -23,14 +25,14 @@ def cache_prefix(body: Callable[..., object], bound: Mapping[str, object], state
     """
     if not state._run.card.capabilities.warms:
         raise state._run.missing("warms")
-    stream, trace = state._stream, Trace(only=(Text, RoleBegin, RoleEnd, ScopeBegin, ScopeEnd))
+    stream, trace = state._stream, Trace(only=(*_KNOWN, ScopeBegin, ScopeEnd))
     unknown = {name: trace.placeholder(Argument(name)) for name in _missing(body, bound)}
     # An error in the body, for example about an argument without a value, ends the prefix too.
     with suppress(Exception):
         done = body(ProgramState(Tracer(stream.run, trace)), **bound, **unknown)
         if inspect.iscoroutine(done):
             drive(done, stream.run.check)
-    stream.submit(Concat(tuple(step.value for step in trace.steps if isinstance(step.value, Text | RoleBegin | RoleEnd))))
+    stream.submit(Concat(tuple(step.value for step in trace.steps if isinstance(step.value, _KNOWN))))
     stream.submit(Warm())
     return len(state.token_ids())
 

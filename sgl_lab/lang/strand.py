@@ -105,10 +105,11 @@ class StrandBase(ABC):
     def _take(self, *steps: Step[Self]) -> None:
         """The next steps. The run's lock is held."""
 
-    def _prepare(self, parts: Sequence[Leaf]) -> None:  # noqa: B027 - an executor may have nothing to prepare
-        """Do everything that can fail or take long, before any of `parts` is accepted. The run's
-        lock is not held.
+    def _prepare(self, parts: Sequence[Leaf]) -> Sequence[Leaf]:
+        """Do everything that can fail or take long, before any of `parts` is accepted. Returns the
+        parts as this executor takes them. The run's lock is not held.
         """
+        return parts
 
     def _check_open(self) -> None:
         """Raise if nothing more can be appended."""
@@ -147,8 +148,7 @@ class StrandBase(ABC):
         return ()
 
     def _append(self, expr: Expr) -> None:
-        parts = tuple(leaves(expr, self))
-        self._prepare(parts)
+        parts = self._prepare(tuple(leaves(expr, self)))
         with self.run.lock:
             self._check_open()
             role, n_unnamed, calls, style = self.role, self.n_unnamed, list(self._calls), self._tool_style

@@ -13,7 +13,7 @@ from ..contracts.events import StreamExtended
 from ..contracts.params import SamplingParams
 from ..contracts.port import Backend
 from .conversation import ChatGeneration, Conversation, Decision, GeneratedChoice
-from .expressions import Gen, Leaf, Select, Text
+from .expressions import Embedded, Gen, Image, Leaf, Select, Text
 from .history import Piece
 from .run import Run
 from .stream import Stream
@@ -45,9 +45,9 @@ class TokenStream(Stream):
     def _begin_at(self, parent: Self) -> None:
         self.transcript = parent.transcript.fork(self._extended)
 
-    def _prepare(self, parts: Sequence[Leaf]) -> None:
+    def _prepare(self, parts: Sequence[Leaf]) -> Sequence[Leaf]:
         """Prepare each constraint, also with the end of the preceding text in front, which the
-        model may generate again.
+        model may generate again. An image becomes its embeddings.
         """
         text = self._text
         for leaf in parts:
@@ -57,6 +57,12 @@ class TokenStream(Stream):
                     self.backend.prepare(replace(leaf.form.constraint, seam=seam))
             text = (text + leaf.text)[-512:] if isinstance(leaf, Text) else ""
         self._text = text
+        return [self._seen(leaf) if isinstance(leaf, Image) else leaf for leaf in parts]
+
+    def _seen(self, image: Image) -> Embedded:
+        if not self.run.card.capabilities.images:
+            raise self.run.missing("images")
+        return Embedded(self.backend.see(image.data))
 
     def _generate(self, gen: Gen, variable: Variable, params: SamplingParams, context: Context | None) -> None:
         TokenGeneration(self, gen, variable, context).start(params)
@@ -92,10 +98,11 @@ class ChatStream(Stream):
         parent.transcript.share()
         self.transcript.go_on_from(parent.transcript)
 
-    def _prepare(self, parts: Sequence[Leaf]) -> None:
+    def _prepare(self, parts: Sequence[Leaf]) -> Sequence[Leaf]:
         for leaf in parts:
             if isinstance(leaf, Gen) and leaf.form is not None and not (leaf.form.tools and self.run.card.capabilities.tools):
                 self.backend.prepare(leaf.form.constraint)
+        return parts
 
     def _generate(self, gen: Gen, variable: Variable, params: SamplingParams, context: Context | None) -> None:
         ChatGeneration(self, gen, variable, context).start(params)

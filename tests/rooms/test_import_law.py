@@ -14,6 +14,7 @@ MAY_IMPORT = {
     "trace": {"contracts"},
     "grammar": {"contracts"},
     "engine": {"contracts", "grammar"},
+    "models": set[str](),
     "lang": {"contracts"},
     "backends": {"contracts", "lang", "engine"},
     "recorded": {"contracts", "trace", "lang"},
@@ -42,7 +43,8 @@ INSIDE_ENGINE = {
     "serving.scheduling": {"serving.cache", "serving.config", "plan"},
     "compute.memory": set[str](),
     "compute.kernels": set[str](),
-    "compute.models": {"compute.kernels", "compute.memory", "files", "text"},
+    "compute.vision": {"files"},
+    "compute.models": {"compute.kernels", "compute.memory", "compute.vision", "files", "text"},
     "compute.runners": {"compute.models", "compute.kernels", "compute.memory", "plan"},
     "tools": {"serving", "plan"},
 }
@@ -89,6 +91,7 @@ MUST_NOT_LOAD = {
     "notebook": HEAVY | NOTEBOOK,
     "serve": NOTEBOOK | {"sgl_lab.viz"},
     "cli": {"IPython", "torch"},
+    "models": NOTEBOOK | {"sgl_lab.engine", "sgl_lab.lang"},
     "doctor": HEAVY | NOTEBOOK,
     "magics": {"torch", "transformers"},
 }

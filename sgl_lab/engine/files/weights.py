@@ -12,6 +12,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol, Self
@@ -78,8 +79,19 @@ class Checkpoint:
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._tensors)
+
     def rename(self, stored: str, name: str) -> None:
         self._tensors[name] = self._tensors.pop(stored)
+
+    def part(self, names: Mapping[str, str]) -> Checkpoint:
+        """Another checkpoint over the same files, with these tensors under new names. This one has them no longer."""
+        made = copy(self)
+        made._open = {}
+        made._tensors = {name: self._tensors.pop(stored) for stored, name in names.items()}
+        return made
 
     def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
         """ModelDamaged unless every expected tensor is there in its shape, ModelError if there is another."""

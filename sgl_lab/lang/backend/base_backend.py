@@ -45,6 +45,7 @@ from ...contracts.port import (
     WarmJob,
     WarmListener,
 )
+from ...contracts.spans import Block
 from ...contracts.tools import ToolSpec
 from ..chat_template import ChatTemplate, get_chat_template_by_model_path
 from ..usage import TokenUsage, usage_of
@@ -201,6 +202,9 @@ class BaseBackend(Front):
 
     def decode(self, ids: Sequence[int], *, special: bool = True) -> str:
         self._missing("decode")
+
+    def see(self, image: bytes) -> Block:
+        raise self.describe().capabilities.missing("images", self.describe().name)
 
     def n_open(self, ids: Sequence[int]) -> int:
         """The backend does not heal."""

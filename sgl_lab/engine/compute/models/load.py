@@ -23,11 +23,13 @@ from ...text.tokenizer import Files, Tokenizer
 from ...text.vocab import tokenizer_files
 from ..kernels.gpu import tuning
 from ..memory import demand, mib
+from ..vision import llava
+from ..vision.sight import Sight
 from .architectures import config_from_gguf
 from .decoder import Decoder
 from .devices import find_device
 from .executors import GPU, NATIVE, PACKED_GPU, TORCH, fitted, unfit
-from .families import spec_from_config
+from .families import FAMILIES, spec_from_config
 from .gguf_weights import GgufWeights
 from .grouped import kept_dtype
 from .packed import KINDS, PackedDecoder, pack_decoder
@@ -36,6 +38,7 @@ from .spec import ModelSpec
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _WEIGHT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 34 / 32, "int4": 20 / 32}
 """bytes per weight, including its share of the data of a group of 32"""
+_PICTURES = "pictures are embedded blocks, which the native step does not compute"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ class LoadedModel:
     """of the weights in memory, nearly"""
     remark: str | None = None
     """why torch computes it although the native step is there"""
+    sight: Sight | None = None
+    """of a model that sees pictures"""
 
 
 def load_model(
@@ -79,15 +84,15 @@ def load_model(
     if dtype is not None and dtype not in _DTYPES | KINDS:
         raise ModelError(f"dtype {dtype!r} is not supported", hint=did_you_mean(dtype, _DTYPES | KINDS))
     with _source(path) as source:
-        spec, read = source.spec, source.read
+        spec, read, seeing = source.spec, source.read, source.seeing
         gguf = None if dtype in _DTYPES else source.gguf
-        obstacle = unfit(spec, NATIVE) if target.type == "cpu" and native else None
+        obstacle = (_PICTURES if seeing else unfit(spec, NATIVE)) if target.type == "cpu" and native else None
         packs = target.type == "cpu" and native and obstacle is None
         chosen = dtype or ("bfloat16" if target.type == "cuda" else kept_dtype(gguf, spec) if packs else "float32")
         is_packed = chosen not in _DTYPES or (packs and chosen == "bfloat16")
         executor = (PACKED_GPU if is_packed else GPU) if target.type == "cuda" else NATIVE if is_packed else TORCH
         spec = fitted(spec, executor, name)
-        n_bytes = _weight_bytes(spec, chosen, is_packed, target)
+        n_bytes = _weight_bytes(spec, chosen, is_packed, target) + (seeing.n_bytes if seeing else 0)
         what, hint = f"{name} with {spec.n_params / 1e6:,.0f}M parameters in {chosen}", "choose a smaller dtype or a smaller model"
         if target.type == "cpu":
             demand(n_bytes, what, hint=hint)
@@ -112,29 +117,34 @@ def load_model(
             raise OutOfMemory(f"{what} needs {mib(n_bytes)}, more than {target} has left", hint=hint) from None
         remark = f"torch computes {name}, several times slower: {obstacle}" if obstacle and dtype is None else None
         namespace = (name, fingerprint(source.files), chosen)
-        return LoadedModel(name, spec, model, source.tokenizer, str(target), chosen, namespace, n_bytes, remark)
+        sight = Sight(seeing.read(), " ".join(namespace)) if seeing else None
+        return LoadedModel(name, spec, model, source.tokenizer, str(target), chosen, namespace, n_bytes, remark, sight)
 
 
-def _checked(folder: Path) -> tuple[ModelSpec, Checkpoint]:
-    """The model that the folder's configuration and its tensors describe together.
+def _checked(folder: Path) -> tuple[ModelSpec, Checkpoint, llava.Parts | None]:
+    """The model that the folder's configuration and its tensors describe together, and the parts of one that sees.
 
     As in transformers, a stored head beside the embedding that it should be tied to is a separate
     one if the two differ, and serves as both if it is stored alone.
     """
-    spec = spec_from_config(read_json(folder / "config.json"), str(folder / "config.json"))
+    config, origin = read_json(folder / "config.json"), str(folder / "config.json")
+    sees = llava.is_llava(config)
+    text = llava.text_config(config, {family.model_type: family.architecture for family in FAMILIES}, origin) if sees else config
+    spec = spec_from_config(text, origin)
     if (folder / "adapter_config.json").exists():
         raise ModelError(f"{folder} has an adapter_config.json: adapters are not supported", hint="merge the adapter into the weights")
     checkpoint = Checkpoint(folder)
+    seeing = llava.Parts(folder, config, spec.hidden, llava.split(checkpoint)) if sees else None
     apart = replace(spec, tied=False)
     embedding, head = apart.embedding_name, apart.head_name
     if spec.tied and head in checkpoint and embedding not in checkpoint:
         checkpoint.rename(head, embedding)
     if not (spec.tied and head in checkpoint):
         checkpoint.check(spec.tensors())
-        return spec, checkpoint
+        return spec, checkpoint, seeing
     checkpoint.check(apart.tensors())
     with checkpoint:
-        return (spec if checkpoint.equal(embedding, head) else apart), checkpoint
+        return (spec if checkpoint.equal(embedding, head) else apart), checkpoint, seeing
 
 
 def read_spec(path: Path) -> ModelSpec:
@@ -163,16 +173,17 @@ class _Source:
     read: Read
     files: list[Path]
     gguf: GgufFile | None = None
+    seeing: llava.Parts | None = None
 
 
 @contextmanager
 def _source(path: Path) -> Iterator[_Source]:
     """The model at `path`, checked, its files open."""
     if path.is_dir():
-        spec, checkpoint = _checked(path)
+        spec, checkpoint, seeing = _checked(path)
         tokenizer = Tokenizer(path, spec.vocab)
         with checkpoint:
-            yield _Source(spec, tokenizer, checkpoint.read, checkpoint.files)
+            yield _Source(spec, tokenizer, checkpoint.read, checkpoint.files, seeing=seeing)
         return
     if not path.exists():
         raise ModelMissing(f"{path} does not exist")

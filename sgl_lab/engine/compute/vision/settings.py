@@ -1,0 +1,132 @@
+"""What a folder says about its image processor and its vision tower, of unknown origin and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from ....contracts.errors import ModelError
+from ...files.small import read_json
+
+MAX_SIDE = 4096
+MAX_WIDTH = 1 << 14
+MAX_LAYERS = 256
+MAX_PATCHES = 1 << 14
+PROCESSORS = ("CLIPImageProcessor", "LlavaImageProcessor", "LlavaNextImageProcessor")
+_NAMES = ("image_processor_type", "processor_class", "auto_map")
+
+
+class Processing(NamedTuple):
+    """What `preprocessor_config.json` says; `name` is a class of transformers."""
+
+    name: str
+    given: dict[str, object]
+
+
+def processing(folder: Path) -> Processing:
+    """The image processor of the model in `folder`. ModelMissing, ModelDamaged, ModelError."""
+    path = folder / "preprocessor_config.json"
+    if path.exists():
+        data = read_json(path)
+    else:
+        path = folder / "processor_config.json"
+        data = read_json(path).get("image_processor") or {}
+    if not isinstance(data, dict):
+        raise ModelError(f"{path}: image_processor must be an object")
+    name = str(data.get("image_processor_type")).removesuffix("Fast").removesuffix("Pil")
+    if name not in PROCESSORS:
+        raise ModelError(f"{path}: image processor {name!r:.60} is not supported", hint="supported: " + ", ".join(PROCESSORS))
+    for key in ("size", "crop_size"):
+        sides = data.get(key) if isinstance(data.get(key), dict) else {"": data.get(key)}
+        for side in sides.values() if isinstance(sides, dict) else ():
+            if side is not None and not (type(side) is int and 1 <= side <= MAX_SIDE):
+                raise ModelError(f"{path}: {key} must have whole numbers from 1 to {MAX_SIDE}, not {side!r:.60}")
+    return Processing(name, {key: value for key, value in data.items() if key not in _NAMES})
+
+
+class TowerSettings(NamedTuple):
+    """Keys of `vision_config`, and which of the tower's layers the text model sees."""
+
+    given: dict[str, object]
+    side: int
+    """pixels of the square that the tower sees"""
+    grid: int
+    """patches in each direction"""
+    hidden: int
+    layers: tuple[int, ...]
+    """indices of hidden states, side by side"""
+    keeps_class: bool
+    """whether the class token is a position of its own"""
+    projector_act: str
+    projector_bias: bool
+
+    @property
+    def n(self) -> int:
+        """Positions of a picture."""
+        return self.grid**2 + self.keeps_class
+
+
+_INTEGERS = {
+    "hidden_size": (768, MAX_WIDTH),
+    "intermediate_size": (3072, 8 * MAX_WIDTH),
+    "num_hidden_layers": (12, MAX_LAYERS),
+    "num_attention_heads": (12, MAX_WIDTH),
+    "image_size": (224, MAX_SIDE),
+    "patch_size": (32, MAX_SIDE),
+    "num_channels": (3, 3),
+}
+"""Keys of a CLIP tower: transformers' default, and the most"""
+
+
+def tower_settings(config: Mapping[str, object], origin: str) -> TowerSettings:
+    """Those of a LLaVA's configuration. ModelError names the key."""
+    vision = config.get("vision_config")
+    if not isinstance(vision, dict) or vision.get("model_type") != "clip_vision_model":
+        kind = vision.get("model_type") if isinstance(vision, dict) else vision
+        raise ModelError(f"{origin}: a vision tower of type {kind!r:.60} is not supported", hint="supported: clip_vision_model")
+    given: dict[str, object] = {}
+    sizes: dict[str, int] = {}
+    for key, (usual, most) in _INTEGERS.items():
+        value = vision.get(key, usual)
+        if type(value) is not int or not 1 <= value <= most:
+            raise ModelError(f"{origin}: vision_config {key} must be a whole number from 1 to {most}, not {value!r:.60}")
+        given[key] = sizes[key] = value
+    if sizes["hidden_size"] % sizes["num_attention_heads"]:
+        raise ModelError(f"{origin}: vision_config hidden_size is not a multiple of num_attention_heads")
+    eps = vision.get("layer_norm_eps", 1e-5)
+    if not isinstance(eps, int | float) or not 0 <= eps < 1:
+        raise ModelError(f"{origin}: vision_config layer_norm_eps must be a number from 0 to 1, not {eps!r:.60}")
+    given |= {"layer_norm_eps": float(eps), "hidden_act": _activation(vision.get("hidden_act", "quick_gelu"), f"{origin}: vision_config")}
+    grid = sizes["image_size"] // sizes["patch_size"]
+    strategy = config.get("vision_feature_select_strategy", "default")
+    if strategy not in ("default", "full"):
+        raise ModelError(f"{origin}: vision_feature_select_strategy {strategy!r:.60} is not supported (default and full are)")
+    if not 1 <= grid**2 <= MAX_PATCHES:
+        raise ModelError(f"{origin}: a picture of {grid} by {grid} patches is not supported, {MAX_PATCHES} patches are the most")
+    bias = config.get("multimodal_projector_bias", True)
+    if not isinstance(bias, bool):
+        raise ModelError(f"{origin}: multimodal_projector_bias must be true or false, not {bias!r:.60}")
+    return TowerSettings(
+        given,
+        sizes["image_size"],
+        grid,
+        sizes["hidden_size"],
+        _layers(config.get("vision_feature_layer", -2), sizes["num_hidden_layers"], origin),
+        strategy == "full",
+        _activation(config.get("projector_hidden_act", "gelu"), origin),
+        bias,
+    )
+
+
+def _layers(given: object, n_layers: int, origin: str) -> tuple[int, ...]:
+    layers = given if isinstance(given, list) else [given]
+    if not layers or len(layers) > n_layers or any(type(at) is not int or not -n_layers - 1 <= at <= n_layers for at in layers):
+        raise ModelError(f"{origin}: vision_feature_layer {given!r:.60} names no layer of a tower of {n_layers}")
+    return tuple(layers)
+
+
+def _activation(name: object, origin: str) -> str:
+    if name not in ("quick_gelu", "gelu", "gelu_pytorch_tanh", "relu", "silu"):
+        raise ModelError(f"{origin}: activation {name!r:.60} is not supported")
+    return str(name)

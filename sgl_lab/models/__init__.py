@@ -1,0 +1,1 @@
+"""Models that the project trains itself, each with the data and the program that make it."""
