@@ -18,7 +18,7 @@ from .model import ASSISTANT, END, IMAGE, N_PATCHES, USER
 from .questions import KINDS, Question
 from .scenes import CELLS, COLOURS, SHAPES, Scene, drawn, scene
 
-MIX = ("describe", "colour", "colour", "shape", "shape", "count", "count", "count", "presence", "presence", "presence")
+MIX = ("describe", *("colour",) * 3, "shape", *("count",) * 3, *("presence",) * 5)
 """kinds of the questions about one picture"""
 Row = tuple[list[int], list[int], list[int], list[int]]
 """token ids, positions, the conversation of each token (0 for what all see), targets"""
