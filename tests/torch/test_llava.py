@@ -25,7 +25,7 @@ from .tiny_llava import IMAGE_TOKEN, LLAVA, PROCESSOR, VISION, N, png, write_lla
 Image = pytest.importorskip("PIL.Image")
 
 LIMIT = 2e-5
-"""largest difference of log-probabilities, float32; 4e-6 was measured"""
+"""largest difference of log-probabilities, float32; 6e-6 was measured"""
 
 
 @pytest.fixture(scope="module")

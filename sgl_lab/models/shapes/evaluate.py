@@ -11,12 +11,15 @@ import json
 import random
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import LlavaForConditionalGeneration
 
 from .batches import Rows, pictures
 from .questions import KINDS
+
+if TYPE_CHECKING:
+    from transformers import LlavaForConditionalGeneration
 
 SEED = "unseen"
 """training draws its scenes from whole numbers"""
@@ -26,7 +29,7 @@ def accuracy(model: LlavaForConditionalGeneration, rows: Rows, n_scenes: int) ->
     """Of each kind of question: right answers and questions, one of each kind to a scene that allows it."""
     right, asked = Counter[str](), Counter[str]()
     chance = random.Random(SEED)
-    model.eval()
+    model.train(False)
     for _ in range(0, n_scenes, 50):
         scenes, pixels, _ = pictures(min(50, n_scenes), chance)
         questions = [[found for make in KINDS.values() if (found := make(items, chance))] for items in scenes]
@@ -50,6 +53,7 @@ def accuracy(model: LlavaForConditionalGeneration, rows: Rows, n_scenes: int) ->
 
 def main() -> None:
     from tokenizers import Tokenizer
+    from transformers import LlavaForConditionalGeneration
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from .questions import every_text
 from .scenes import SIDE
+
+if TYPE_CHECKING:
+    from transformers import LlavaForConditionalGeneration
 
 PAD, IMAGE, USER, ASSISTANT, END = SPECIALS = ("<|pad|>", "<image>", "<|user|>", "<|assistant|>", "<|end|>")
 PATCH = 16
@@ -32,6 +36,9 @@ def tokenizer() -> Tokenizer:
 
 
 def untrained(words: Tokenizer) -> LlavaForConditionalGeneration:
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    id_of = SPECIALS.index
     vision = CLIPVisionConfig(
         hidden_size=128,
         intermediate_size=256,
@@ -50,18 +57,19 @@ def untrained(words: Tokenizer) -> LlavaForConditionalGeneration:
         num_key_value_heads=2,
         max_position_embeddings=CONTEXT,
         bos_token_id=None,
-        eos_token_id=words.token_to_id(END),
-        pad_token_id=words.token_to_id(PAD),
+        eos_token_id=id_of(END),
+        pad_token_id=id_of(PAD),
         tie_word_embeddings=False,
     )
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_id=words.token_to_id(IMAGE),
+        image_token_index=id_of(IMAGE),
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
         image_seq_length=N_PATCHES,
         tie_word_embeddings=False,
     )
     torch.manual_seed(0)
-    return LlavaForConditionalGeneration(config).float()
+    made: LlavaForConditionalGeneration = LlavaForConditionalGeneration(config)
+    return made

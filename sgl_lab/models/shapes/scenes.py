@@ -56,9 +56,8 @@ def scene(chance: random.Random) -> Scene:
 def placed(cell: int, colour: str, shape: str, chance: random.Random | None = None) -> Item:
     """A shape in a cell; without `chance` in its middle and of the middle size."""
     row, column = divmod(cell, CELLS)
-    shift = (lambda: chance.uniform(-3, 3)) if chance else (lambda: 0.0)
-    radius = chance.uniform(9, 12) if chance else 10.5
-    return Item(cell, colour, shape, (column + 0.5) * CELL + shift(), (row + 0.5) * CELL + shift(), radius)
+    x, y, radius = (chance.uniform(-3, 3), chance.uniform(-3, 3), chance.uniform(9, 12)) if chance else (0.0, 0.0, 10.5)
+    return Item(cell, colour, shape, (column + 0.5) * CELL + x, (row + 0.5) * CELL + y, radius)
 
 
 def drawn(items: Scene, chance: random.Random | None = None) -> NDArray[np.uint8]:
@@ -76,17 +75,19 @@ def drawn(items: Scene, chance: random.Random | None = None) -> NDArray[np.uint8
         colour = np.array([level + vary(12) for level in COLOURS[item.colour]], np.float32)
         part = picture[top : top + CELL, left : left + CELL]
         part += cover * (colour - part)
-    return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+    made: NDArray[np.uint8] = np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+    return made
 
 
 def _distance(shape: str, x: NDArray[np.float32], y: NDArray[np.float32], radius: float) -> NDArray[np.float32]:
     """How far each point lies outside of the shape, in pixels; below 0 inside."""
     across, down = np.abs(x), np.abs(y)
     if shape == "circle":
-        return np.sqrt(x * x + y * y) - np.float32(radius)
+        return np.asarray(np.sqrt(x * x + y * y) - radius, np.float32)
     if shape == "square":
-        return np.maximum(across, down) - np.float32(radius * 0.9)
+        return np.asarray(np.maximum(across, down) - radius * 0.9, np.float32)
     if shape == "triangle":
-        return np.maximum(y - np.float32(radius * 0.85), 0.87 * across - 0.5 * y - np.float32(radius * 0.5)).astype(np.float32)
-    arm = np.float32(radius * 0.3)
-    return np.minimum(np.maximum(across - np.float32(radius), down - arm), np.maximum(down - np.float32(radius), across - arm))
+        return np.asarray(np.maximum(y - radius * 0.85, 0.87 * across - 0.5 * y - radius * 0.5), np.float32)
+    arm = radius * 0.3
+    made: NDArray[np.float32] = np.minimum(np.maximum(across - radius, down - arm), np.maximum(down - radius, across - arm))
+    return made

@@ -10,15 +10,24 @@ import argparse
 import math
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
-from transformers import LlavaForConditionalGeneration
 
 from .batches import N_CLASSES, Batch, Rows, pictures
 from .model import tokenizer, untrained
+
+if TYPE_CHECKING:
+    from transformers import LlavaForConditionalGeneration
+
+Loss = Callable[[random.Random], tuple[torch.Tensor, str]]
+"""a step's loss, and a line about it"""
 
 
 class Trainer:
@@ -29,7 +38,7 @@ class Trainer:
         self.model: LlavaForConditionalGeneration = untrained(self.words)
         self.heads = nn.ModuleList(nn.Linear(128, n + 1) for n in N_CLASSES)
         self.done = 0
-        self._file = folder / "checkpoint.pt"
+        self._file = folder / "checkpoint.safetensors"
         self._began = time.process_time()
 
     def run(self) -> None:
@@ -39,46 +48,56 @@ class Trainer:
         everything = [*self.model.parameters(), *self.heads.parameters()]
         self._stage(everything, self.steps, self.tower_steps, self.rate, self._answer_loss)
 
-    def _stage(self, parameters: list[nn.Parameter], steps: int, first: int, rate: float, loss_of) -> None:  # type: ignore[no-untyped-def]
+    def _stage(self, parameters: list[nn.Parameter], steps: int, first: int, rate: float, loss_of: Loss) -> None:
         optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
-        if self._file.exists() and self.done == first:
-            kept = torch.load(self._file, weights_only=True)
-            if first <= kept["done"] < first + steps:
-                self._load(kept)
-                if kept["done"] > first:
-                    optimizer.load_state_dict(kept["optimizer"])
-            elif kept["done"] >= first + steps:
-                self.done = first + steps
-                self._load(kept)
-                return
+        if self.done == first:
+            self._go_on(optimizer, first, first + steps)
         while self.done < first + steps:
             at = self.done - first
             for group in optimizer.param_groups:
                 group["lr"] = rate * min((at + 1) / 100, 0.02 + 0.49 * (1 + math.cos(math.pi * at / steps)))
-            loss, said = loss_of(random.Random(self.done))
+            loss, shown = loss_of(random.Random(self.done))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             self.done += 1
             if self.done % 25 == 0:
-                print(f"{self.done:6} {time.process_time() - self._began:7.0f} s  {said}", flush=True)
+                print(f"{self.done:6} {time.process_time() - self._began:7.0f} s  {shown}", flush=True)
             if self.done % 200 == 0 or self.done == first + steps:
                 self._keep(optimizer)
 
-    def _load(self, kept) -> None:  # type: ignore[no-untyped-def]
-        self.model.load_state_dict(kept["model"])
-        self.heads.load_state_dict(kept["heads"])
-        self.done = kept["done"]
+    def _go_on(self, optimizer: torch.optim.Optimizer, first: int, end: int) -> None:
+        """Read the last checkpoint, if this stage or a later one made it."""
+        if not self._file.exists():
+            return
+        with safe_open(self._file, "pt") as kept:
+            done = int(kept.metadata()["done"])
+            if done < first:
+                return
+            tensors = {name: kept.get_tensor(name) for name in kept.keys()}  # noqa: SIM118 - it is no mapping
+        for part, module in (("model.", self.model), ("heads.", self.heads)):
+            module.load_state_dict({name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)})
+        self.done = min(done, end)
+        if first < done < end:
+            state: dict[int, dict[str, torch.Tensor]] = {}
+            for name, tensor in tensors.items():
+                part, at, key = [*name.split(".", 2), ""][:3]
+                if part == "adam":
+                    state.setdefault(int(at), {})[key] = tensor
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
     def _keep(self, optimizer: torch.optim.Optimizer) -> None:
-        parts = {"model": self.model.state_dict(), "heads": self.heads.state_dict(), "optimizer": optimizer.state_dict(), "done": self.done}
-        torch.save(parts, self._file.with_suffix(".new"))
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"heads.{name}": tensor for name, tensor in self.heads.state_dict().items()}
+        tensors |= {f"adam.{at}.{key}": value for at, one in optimizer.state_dict()["state"].items() for key, value in one.items()}
+        save_file(tensors, self._file.with_suffix(".new"), {"done": str(self.done)})
         self._file.with_suffix(".new").replace(self._file)
 
     def _seen(self, pixels: torch.Tensor) -> torch.Tensor:
         """[rows, 36, 128]"""
-        return self.model.model.vision_tower(pixels).last_hidden_state[:, 1:]
+        seen: torch.Tensor = self.model.model.vision_tower(pixels).last_hidden_state[:, 1:]
+        return seen
 
     def _naming(self, seen: torch.Tensor, patches: torch.Tensor) -> tuple[torch.Tensor, float]:
         """The loss of the heads, and the share of patches whose colour and shape are right."""

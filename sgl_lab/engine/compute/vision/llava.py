@@ -129,7 +129,7 @@ def _empty(settings: TowerSettings) -> nn.Module:
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     with torch.device("meta"):
-        tower: nn.Module = CLIPVisionModel(CLIPVisionConfig(**settings.given))
+        tower: nn.Module = CLIPVisionModel(CLIPVisionConfig.from_dict(settings.given))
     return tower
 
 

@@ -39,7 +39,7 @@ class Sight:
                 self._n_hits += 1
                 return kept
             rows = self._encoder.embeddings(picture).contiguous().numpy()
-            block = Block(Content(key, len(rows), "image", thumbnail(picture)), memoryview(rows))
+            block = Block(Content(key, len(rows), "image", thumbnail(picture)), rows.data)
             self._n_encoded += 1
             self._keep(key, block)
             return block
