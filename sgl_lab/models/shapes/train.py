@@ -58,7 +58,7 @@ class Trainer:
                 group["lr"] = rate * min((at + 1) / 100, 0.02 + 0.49 * (1 + math.cos(math.pi * at / steps)))
             loss, shown = loss_of(random.Random(self.done))
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             self.done += 1
