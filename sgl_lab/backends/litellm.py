@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Protocol, Unpack, cast
 
 from ..contracts.capabilities import Capabilities, Prices
 from ..contracts.conversation import ChatJob, ChatOutput
@@ -24,9 +24,32 @@ from .openai.servers import Server
 from .openai.strict import strict
 from .remote import Call, Deadlines, Endpoint, Fault, Key, Options, Provider, RemoteBackend, find_endpoint, need
 
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletionChunk
+
 PROVIDER = Provider("litellm")
 _SAMPLING = ("max_tokens", "temperature", "top_p", "stop", "frequency_penalty", "presence_penalty", "seed", "logit_bias")
 _MILLION = 1_000_000
+
+
+class Module(Protocol):
+    """What is used of LiteLLM, which is installed beside this package only where its requirements allow it."""
+
+    def completion(self, **request: object) -> Iterable[ChatCompletionChunk]: ...
+
+    def get_model_info(self, model: str) -> Mapping[str, float | None]: ...
+
+    def get_llm_provider(self, model: str, *, api_base: str | None) -> tuple[str, str, str | None, str | None]: ...
+
+    def validate_environment(self, model: str) -> Mapping[str, list[str]]: ...
+
+    def get_supported_openai_params(self, model: str, *, custom_llm_provider: str) -> list[str] | None: ...
+
+    def supports_response_schema(self, model: str) -> bool: ...
+
+    def supports_vision(self, model: str) -> bool: ...
+
+    def supports_prompt_caching(self, model: str) -> bool: ...
 
 
 class LiteLLM(RemoteBackend):
@@ -53,8 +76,9 @@ class LiteLLM(RemoteBackend):
         **options: Unpack[Options],
     ) -> None:
         os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # it would fetch its table when it is imported
-        self._litellm: Any = need("litellm", "litellm", "LiteLLM")
-        vars(self._litellm)["suppress_debug_info"] = True
+        module = need("litellm", "litellm", "LiteLLM")
+        vars(module)["suppress_debug_info"] = True
+        self._litellm = cast(Module, module)
         if timeout is not None:
             options.setdefault("deadlines", Deadlines(total=timeout))
         if max_retries is not None:
@@ -64,15 +88,15 @@ class LiteLLM(RemoteBackend):
             server = find_endpoint(PROVIDER, base_url, api_key=api_key)
         else:
             server = self._own_server(model_name, provider, api_key)
-        info: dict[str, Any] = {}
+        info: Mapping[str, float | None] = {}
         with suppress(Exception):  # it does not know the model: then neither its prices nor its limits
-            info = dict(self._litellm.get_model_info(model_name))
+            info = self._litellm.get_model_info(model_name)
         if base_url is None and "prices" not in options and (prices := _prices(info)) is not None:
             options["prices"] = prices
         can = _capabilities(self._litellm, model_name, provider)
         self._server = Server("litellm", can, wraps=True, is_strict=True)
         self._organization, self._headers = organization, dict(default_headers or {})
-        context = info.get("max_input_tokens") or 1 << 20
+        context = int(info.get("max_input_tokens") or 1 << 20)
         super().__init__(server, ModelCard(model_name, (server.place, model_name), context, 0, server.place, "unknown", can), options)
         self.own_template = chat_template
 
@@ -120,7 +144,7 @@ class LiteLLM(RemoteBackend):
         return super()._fault(error, call)
 
 
-def _prices(info: Mapping[str, Any]) -> Prices | None:
+def _prices(info: Mapping[str, float | None]) -> Prices | None:
     """LiteLLM's, of a million tokens; None where it has none."""
     prompt, completion = info.get("input_cost_per_token"), info.get("output_cost_per_token")
     if prompt is None or completion is None:
@@ -134,17 +158,17 @@ def _prices(info: Mapping[str, Any]) -> Prices | None:
     )
 
 
-def _capabilities(litellm: Any, model: str, provider: str) -> Capabilities:
+def _capabilities(litellm: Module, model: str, provider: str) -> Capabilities:
     """As LiteLLM tells them. What it does not tell is not there."""
     taken = set(litellm.get_supported_openai_params(model, custom_llm_provider=provider) or ())
 
-    def supports(what: str) -> bool:
+    def has(supports: Callable[[str], bool]) -> bool:
         try:
-            return bool(getattr(litellm, f"supports_{what}")(model=model))
+            return supports(model)
         except Exception:  # of a model that it does not know
             return False
 
-    has_schemas = "response_format" in taken and supports("response_schema")
+    has_schemas = "response_format" in taken and has(litellm.supports_response_schema)
     return Capabilities(
         sampling=tuple(name for name in _SAMPLING if name in taken or (name == "max_tokens" and "max_completion_tokens" in taken)),
         stops=4 if "stop" in taken else 0,
@@ -153,8 +177,8 @@ def _capabilities(litellm: Any, model: str, provider: str) -> Capabilities:
         choices="generated" if has_schemas else "",
         logprobs="logprobs" in taken,
         top_logprobs=MAX_TOP_LOGPROBS if "top_logprobs" in taken else 0,
-        images=supports("vision"),
+        images=has(litellm.supports_vision),
         tools="tools" in taken and "tool_choice" in taken,
-        cached_counts=supports("prompt_caching"),
+        cached_counts=has(litellm.supports_prompt_caching),
         costly_calls=True,
     )

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from ..contracts.conversation import AnyBackend
@@ -122,7 +122,7 @@ def parsed(text: str) -> Named:
     return Named(name, model, url.rstrip("/"))
 
 
-def make(named: Named, options: Mapping[str, Any] | None = None) -> AnyBackend:
+def make(named: Named, options: Mapping[str, object] | None = None) -> AnyBackend:
     """A new backend. BadArgument if its SDK is not installed; what its constructor raises, such as
     for a key that is not set.
     """
@@ -133,17 +133,17 @@ def make(named: Named, options: Mapping[str, Any] | None = None) -> AnyBackend:
         raise BadArgument(f"{named.name} needs the package {known.sdk!r}, which is not installed", hint=known.install)
     module, _, attribute = known.maker.partition(":")
     try:
-        maker = getattr(import_module(f".{module}", __package__), attribute)
+        maker: Callable[..., AnyBackend] = getattr(import_module(f".{module}", __package__), attribute)
     except ModuleNotFoundError as error:
         if error.name != f"{__package__}.{module}":
             raise
         raise BadArgument(f"this version has no backend {named.name} yet") from None
     model, url = named.model or known.model, named.url or known.url
-    given: dict[str, Any] = dict(options or {})
+    given: dict[str, object] = dict(options or {})
     if named.name == "scripted":
-        return maker(name=model or "scripted-chat", **given)  # type: ignore[no-any-return]
+        return maker(name=model or "scripted-chat", **given)
     if module == "sglang":
-        return maker(url, **given)  # type: ignore[no-any-return]
+        return maker(url, **given)
     if url:
         given["base_url"] = url if urlsplit(url).path else f"{url}/v1" if module == "openai" else url
-    return maker(model, **given) if model else maker(**given)  # type: ignore[no-any-return]
+    return maker(model, **given) if model else maker(**given)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...contracts.conversation import ChatJob, ChatOutput, ToolCallPart
 from ...contracts.port import Usage
@@ -14,7 +14,9 @@ from .request import ApiRequest
 from .schemas import VALUE
 
 if TYPE_CHECKING:
-    from anthropic.types import RawMessageStreamEvent
+    from anthropic.types import MessageDeltaUsage, RawContentBlockDelta, RawMessageStreamEvent
+    from anthropic.types import Usage as ApiUsage
+    from anthropic.types.raw_content_block_start_event import ContentBlock
 
 _REASONS = {
     "end_turn": "stop",
@@ -65,20 +67,20 @@ class Answer:
         self._tell(len(self._text))
         return self.output()
 
-    def _count(self, usage: Any) -> None:
+    def _count(self, usage: ApiUsage | MessageDeltaUsage) -> None:
         """Counts are of the whole so far; a later event may leave out those of the prompt."""
         self._input = self._input if usage.input_tokens is None else usage.input_tokens
         self._cached = self._cached if usage.cache_read_input_tokens is None else usage.cache_read_input_tokens
         self._written = self._written if usage.cache_creation_input_tokens is None else usage.cache_creation_input_tokens
         self._n_output = usage.output_tokens
 
-    def _begin(self, index: int, block: Any) -> None:
+    def _begin(self, index: int, block: ContentBlock) -> None:
         if block.type == "tool_use":
             self._calls[index] = (block.id, block.name, [])
         elif block.type == "text":
             self._grow(block.text)
 
-    def _take(self, index: int, delta: Any) -> None:
+    def _take(self, index: int, delta: RawContentBlockDelta) -> None:
         match delta.type:
             case "text_delta":
                 self._grow(delta.text)

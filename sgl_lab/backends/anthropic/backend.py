@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from ...contracts.conversation import ChatJob, ChatOutput, DecisionJob
 from ...contracts.errors import BadArgument
@@ -20,6 +21,8 @@ from .request import Settings, request_of
 
 if TYPE_CHECKING:
     import anthropic
+    from anthropic import Stream
+    from anthropic.types import RawMessageStreamEvent
 
 PROVIDER = Provider("anthropic", ("api.anthropic.com",), ("ANTHROPIC_API_KEY",), page="https://platform.claude.com/settings/keys")
 BASE_URL = "https://api.anthropic.com"
@@ -105,15 +108,16 @@ class Anthropic(RemoteBackend):
 
     def _converse(self, job: ChatJob, call: Call) -> tuple[ChatOutput, ...]:
         question = request_of(job, self._settings)
+        create: Callable[..., Stream[RawMessageStreamEvent]] = self._sdk.messages.create
         with (
             self._leaders.turn(prefixes_of(question.request), call) as began,
-            call.closing(self._sdk.messages.create(**question.request, stream=True)) as stream,
+            call.closing(create(**question.request, stream=True)) as stream,
         ):
             return (Answer(job, question, call.delta).read(noticed(stream, began)),)
 
     def _fault(self, error: Exception, call: Call) -> Fault:
         """An error inside a stream has the status of its response, 200, and says what it is by its type."""
-        named: Any = getattr(error, "type", None)
+        named = getattr(error, "type", None)
         if getattr(error, "status_code", 0) == 200 and named in _STATUS:
             error = Refused(str(getattr(error, "api_message", None) or error), _STATUS[named])
         return super()._fault(error, call)

@@ -13,9 +13,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ..remote import Call
+from .request import Arguments, Turn
 
 KEPT_S = 290.0
 """how long a prefix counts as cached after its last use: the API keeps it for five minutes"""
@@ -87,17 +88,16 @@ class Leaders:
         led.set()
 
 
-def prefixes_of(request: dict[str, Any]) -> tuple[bytes, ...]:
+def prefixes_of(request: Arguments) -> tuple[bytes, ...]:
     """Digests of what stands before each cache mark of a request, the longest first."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps([request["model"], request.get("tools")]).encode())
     found: list[bytes] = []
-    turns: list[tuple[str, list[dict[str, Any]]]] = [("system", request.get("system", []))]
-    turns += [(message["role"], message["content"]) for message in request["messages"]]
-    for role, blocks in turns:
-        for block in blocks:
+    system: Turn = {"role": "system", "content": request.get("system", [])}
+    for turn in (system, *request["messages"]):
+        for block in turn["content"]:
             bare = {name: value for name, value in block.items() if name != "cache_control"}
-            digest.update(json.dumps([role, bare]).encode())
+            digest.update(json.dumps([turn["role"], bare]).encode())
             if "cache_control" in block:
                 found.append(digest.copy().digest())
     return tuple(reversed(found))

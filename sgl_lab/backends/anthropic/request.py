@@ -6,7 +6,7 @@ import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Required, TypedDict
 
 from ...contracts.conversation import ChatJob, ChatMessage, ImagePart, Part, TextPart, ToolCallPart, ToolResultPart
 from ...contracts.errors import BackendUnsupported, ProgramError
@@ -19,9 +19,56 @@ MAX_MARKS = 4
 """cache marks of one request"""
 _IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 _IMAGE_TOKENS = 1_500
-Block = dict[str, Any]
 Mark = tuple[int, int]
 """after so many parts, and so many characters of the next"""
+
+
+class Source(TypedDict):
+    """An image's."""
+
+    type: str
+    media_type: str
+    data: str
+
+
+class Block(TypedDict, total=False):
+    """A block of a turn; which keys it has follows from its type."""
+
+    type: Required[str]
+    text: str
+    source: Source
+    id: str
+    name: str
+    input: object
+    tool_use_id: str
+    content: str
+    cache_control: dict[str, str]
+
+
+class Turn(TypedDict):
+    role: str
+    content: list[Block]
+
+
+class Tool(TypedDict, total=False):
+    name: Required[str]
+    input_schema: Required[schemas.Schema]
+    description: str
+    strict: bool
+
+
+class Arguments(TypedDict, total=False):
+    """Arguments of `messages.create`."""
+
+    model: Required[str]
+    messages: Required[list[Turn]]
+    max_tokens: int
+    system: list[Block]
+    output_config: dict[str, object]
+    stop_sequences: list[str]
+    thinking: dict[str, str]
+    tools: list[Tool]
+    tool_choice: dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +85,7 @@ class Settings:
 class ApiRequest:
     """A request, and what its answer is to be read with."""
 
-    request: dict[str, Any]
-    """arguments of `messages.create`"""
+    request: Arguments
     is_wrapped: bool = False
     """the answer is a property of the object that comes"""
     lead: str = ""
@@ -55,10 +101,10 @@ def request_of(job: ChatJob, settings: Settings) -> ApiRequest:
     params, claude = job.params, settings.claude
     prompt = with_answered_calls(job.prompt)
     system, messages, lead = _spoken(prompt, _marks(prompt, job, claude.cacheable), claude)
-    request: dict[str, Any] = {"model": settings.model, "messages": messages}
+    request: Arguments = {"model": settings.model, "messages": messages}
     if system:
         request["system"] = system
-    config: dict[str, Any] = {"effort": settings.effort} if settings.effort else {}
+    config: dict[str, object] = {"effort": settings.effort} if settings.effort else {}
     is_wrapped, most = False, params.max_tokens
     if params.constraint is not None:
         if lead or job.prompt[-1].role == "assistant":
@@ -92,14 +138,14 @@ def _most(asked_for: int | None, settings: Settings) -> int:
     return min(asked_for + (settings.thinking_tokens if settings.thinks and asked_for else 0), settings.claude.max_tokens)
 
 
-def _thinking(settings: Settings) -> dict[str, Any] | None:
+def _thinking(settings: Settings) -> dict[str, str] | None:
     if settings.thinks:
         return {"type": "adaptive", "display": "summarized"}
     return {"type": settings.claude.off} if settings.claude.thinking == "default" else None
 
 
-def _tool(tool: ToolSpec) -> Block:
-    spec: Block = {"name": tool.name, "input_schema": json.loads(tool.parameters)}
+def _tool(tool: ToolSpec) -> Tool:
+    spec: Tool = {"name": tool.name, "input_schema": json.loads(tool.parameters)}
     if tool.description:
         spec["description"] = tool.description
     try:
@@ -113,10 +159,10 @@ def _tool(tool: ToolSpec) -> Block:
 # ---------------------------------------------------------------- messages
 
 
-def _spoken(prompt: Sequence[ChatMessage], marks: Sequence[Mark], claude: Claude) -> tuple[list[Block], list[Block], str]:
+def _spoken(prompt: Sequence[ChatMessage], marks: Sequence[Mark], claude: Claude) -> tuple[list[Block], list[Turn], str]:
     """The system's blocks, the messages, and the white space that the last of them may not end with."""
     system: list[Block] = []
-    messages: list[Block] = []
+    messages: list[Turn] = []
     n_parts, lead = 0, ""
     for message in prompt:
         blocks = _blocks(message, n_parts, marks)

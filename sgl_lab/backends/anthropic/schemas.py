@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from ...contracts.errors import BackendUnsupported
 
 _FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid")
 _ABOUT = ("title", "description", "default", "examples", "$comment", "$schema", "$id", "discriminator", "deprecated", "readOnly")
 """what a schema says that forbids nothing"""
+Schema = dict[str, object]
 VALUE = "value"
 """the only property of the object that an answer is put into where it is none itself"""
 
@@ -29,7 +29,7 @@ def is_object(schema: object) -> bool:
     return schema.get("type") == "object"
 
 
-def enforced(source: str) -> tuple[dict[str, Any], bool]:
+def enforced(source: str) -> tuple[Schema, bool]:
     """The schema to send for a constraint's, and whether the answer is a property of the object that comes.
 
     BackendUnsupported names the first keyword that the API would not enforce.
@@ -38,17 +38,17 @@ def enforced(source: str) -> tuple[dict[str, Any], bool]:
     closed = _closed(schema, "")
     if is_object(schema):
         return closed, False
-    outer: dict[str, Any] = {"type": "object", "properties": {VALUE: closed}, "required": [VALUE], "additionalProperties": False}
+    outer: Schema = {"type": "object", "properties": {VALUE: closed}, "required": [VALUE], "additionalProperties": False}
     if "$defs" in closed:
         outer["$defs"] = closed.pop("$defs")
     return outer, True
 
 
-def _closed(schema: object, where: str) -> dict[str, Any]:
+def _closed(schema: object, where: str) -> Schema:
     if not isinstance(schema, Mapping):
         raise _refusal(f"the schema {json.dumps(schema)}", where)
     left = {name: value for name, value in schema.items() if name not in _ABOUT}
-    kept: dict[str, Any] = {name: schema[name] for name in ("title", "description") if name in schema}
+    kept: Schema = {name: schema[name] for name in ("title", "description") if name in schema}
     if defs := left.pop("$defs", None):
         kept["$defs"] = {name: _closed(each, f"{where}/$defs/{name}") for name, each in defs.items()}
     for name in ("$ref", "const"):
@@ -73,15 +73,16 @@ def _closed(schema: object, where: str) -> dict[str, Any]:
     return kept
 
 
-def _inside(kind: object, left: dict[str, Any], kept: dict[str, Any], where: str) -> None:
+def _inside(kind: object, left: Schema, kept: Schema, where: str) -> None:
     """Move what the API enforces of an object, an array or a string from `left` to `kept`."""
     if kind == "object":
         if left.get("additionalProperties", False) not in (False, True):
             raise _refusal("additionalProperties with a schema", where)
         left.pop("additionalProperties", None)
-        if not left.get("properties"):
+        properties = left.pop("properties", None)
+        if not properties or not isinstance(properties, Mapping):
             raise _refusal("an object without properties", where)
-        kept["properties"] = {name: _closed(each, f"{where}/{name}") for name, each in left.pop("properties", {}).items()}
+        kept["properties"] = {name: _closed(each, f"{where}/{name}") for name, each in properties.items()}
         if "required" in left:
             kept["required"] = left.pop("required")
         kept["additionalProperties"] = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...contracts.conversation import ChatJob, ChatOutput, DecisionJob, DecisionOutput, TextLogprob, ToolCallPart
 from ...contracts.errors import RequestFailed
@@ -15,7 +15,8 @@ from ..remote.whole import is_whole
 from .request import QUESTION
 
 if TYPE_CHECKING:
-    from google.genai.types import Candidate, GenerateContentResponse, GenerateContentResponseUsageMetadata
+    from google.genai.decisions import CreateDecisionResponse
+    from google.genai.types import Candidate, GenerateContentResponse, GenerateContentResponseUsageMetadata, LogprobsResult
 
 _REASONS = {"STOP": "stop", "MAX_TOKENS": "length", "CONTINUATION": "length", "FINISH_REASON_UNSPECIFIED": ""}
 """other reasons keep the API's word, in lower case: safety, recitation, prohibited_content ..."""
@@ -104,27 +105,27 @@ class _Sample:
         self.logprobs: list[TextLogprob] = []
 
 
-def _word(reason: Any) -> str:
+def _word(reason: object) -> str:
     return str(getattr(reason, "value", reason)).lower()
 
 
-def _logprobs(result: Any) -> list[TextLogprob]:
+def _logprobs(result: LogprobsResult) -> list[TextLogprob]:
     tops = result.top_candidates or []
     found: list[TextLogprob] = []
     for number, chosen in enumerate(result.chosen_candidates or ()):
         top = tops[number].candidates or () if number < len(tops) else ()
-        likeliest = tuple((each.token, each.log_probability) for each in top)
+        likeliest = tuple((each.token or "", each.log_probability or 0.0) for each in top)
         found.append(TextLogprob(chosen.token or "", chosen.log_probability or 0.0, likeliest))
     return found
 
 
-def decided(job: DecisionJob, response: Any, price: float | None = None) -> DecisionOutput:
+def decided(job: DecisionJob, response: CreateDecisionResponse, price: float | None = None) -> DecisionOutput:
     """`price` is of a million prompt tokens; None for that of the backend's own model.
 
     RequestFailed where the input is blocked, or an answer has no probabilities of the choices.
     """
     answer = (response.answers or {}).get(QUESTION)
-    if answer is None:
+    if answer is None or answer.type != "choice":
         feedback = response.prompt_feedback
         reason = f" (blocked: {_word(feedback.block_reason)})" if feedback is not None else ""
         raise RequestFailed(f"Gemini did not decide{reason}", hint="say it in other words")
@@ -133,8 +134,8 @@ def decided(job: DecisionJob, response: Any, price: float | None = None) -> Deci
     if not total > 0:
         raise RequestFailed("Gemini decided without probabilities of the choices", hint="run it again, or write decision_model=None")
     counts = response.usage
-    n_prompt = (getattr(counts, "total_input_tokens", None) or 0) if counts is not None else 0
-    n_cached = (getattr(counts, "total_cached_tokens", None) or 0) if counts is not None else 0
+    n_prompt = (counts.total_input_tokens or 0) if counts else 0
+    n_cached = (counts.total_cached_tokens or 0) if counts else 0
     cost = None if price is None else n_prompt * price / 1e6
     usage = Usage(prompt_tokens=n_prompt, cached_tokens=n_cached, computed_tokens=n_prompt - n_cached, cost=cost)
     return DecisionOutput(tuple(each / total for each in found), usage)

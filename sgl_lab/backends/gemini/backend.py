@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from ...contracts.conversation import ChatJob, ChatOutput, DecisionJob, DecisionOutput
 from ...contracts.errors import AuthenticationFailed, BadArgument
@@ -18,10 +18,13 @@ from ..remote.prices import find_prices
 from . import schemas
 from .answer import Answer, decided
 from .models import DECISION_MODEL, DECISION_PRICE, capabilities_of, model_of
-from .request import Settings, question, request_of
+from .request import Settings, max_output, question, request_of
 
 if TYPE_CHECKING:
     from google import genai
+    from google.auth.credentials import Credentials
+    from google.genai.decisions import CreateDecisionResponse
+    from google.genai.types import GenerateContentResponse
 
 STUDIO = Provider(
     "gemini",
@@ -70,7 +73,7 @@ class _Google(RemoteBackend):
     def _sdk(self) -> genai.Client:
         return self._client()
 
-    def _http_options(self) -> dict[str, Any]:
+    def _http_options(self) -> dict[str, object]:
         return {"base_url": self.server.base_url, "httpx_client": self.client}
 
     def _prepare(self, constraint: Constraint) -> None:
@@ -93,20 +96,22 @@ class _Google(RemoteBackend):
 
     def _most(self, job: ChatJob | DecisionJob) -> float | None:
         if isinstance(job, ChatJob):
-            most = request_of(job, self._settings)["config"].get("max_output_tokens", self._settings.model.max_tokens)
-            job = replace(job, params=replace(job.params, max_tokens=most))
+            job = replace(job, params=replace(job.params, max_tokens=max_output(job.params.max_tokens, self._settings)))
         return super()._most(job)
 
     def _converse(self, job: ChatJob, call: Call) -> tuple[ChatOutput, ...]:
         request, answer = request_of(job, self._settings), Answer(job, call.delta)
         if job.params.n > 1:  # a stream has one candidate
-            return answer.read([self._sdk.models.generate_content(**request)])
-        return answer.read(self._sdk.models.generate_content_stream(**request))
+            whole: Callable[..., GenerateContentResponse] = self._sdk.models.generate_content
+            return answer.read([whole(**request)])
+        stream: Callable[..., Iterator[GenerateContentResponse]] = self._sdk.models.generate_content_stream
+        return answer.read(stream(**request))
 
     def _decide(self, job: DecisionJob, call: Call) -> DecisionOutput:
         request = question(job, self._decision_model or "")
         price = DECISION_PRICE if self._decision_model == DECISION_MODEL else None
-        return decided(job, self._sdk.decisions.create(**request), price)
+        decide: Callable[..., CreateDecisionResponse] = self._sdk.decisions.create
+        return decided(job, decide(**request), price)
 
     def _fault(self, error: Exception, call: Call) -> Fault:
         """A key that is not valid is a bad request here, by the API's own words."""
@@ -178,7 +183,7 @@ class VertexAI(_Google):
         *,
         project: str | None = None,
         location: str | None = None,
-        credentials: Any = None,
+        credentials: Credentials | None = None,
         base_url: str | None = None,
         thinking: int | str | None = None,
         thinking_tokens: int = 8_192,
@@ -203,7 +208,7 @@ class VertexAI(_Google):
         return client
 
 
-def _token_of(credentials: Any) -> Key:
+def _token_of(credentials: Credentials | None) -> Key:
     """The credentials as a key: a token, renewed when it is due."""
     if credentials is None:
         auth = need("google.auth", "gemini", "VertexAI")

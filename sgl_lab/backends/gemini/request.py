@@ -6,7 +6,7 @@ import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from ...contracts.conversation import ChatJob, ChatMessage, DecisionJob, ImagePart, Part, Prompt, TextPart, ToolCallPart, ToolResultPart
 from ...contracts.errors import BackendUnsupported, ProgramError
@@ -22,7 +22,15 @@ _UNSIGNED = b"skip_thought_signature_validator"
 """what Google's documentation has for a call that its models did not sign"""
 _INSTRUCTIONS = "The input is a conversation. Which of these does the assistant say next?"
 QUESTION = "next"
-Block = dict[str, Any]
+Block = dict[str, object]
+
+
+class Arguments(TypedDict):
+    """Arguments of `models.generate_content_stream`."""
+
+    model: str
+    contents: list[Block]
+    config: Block
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +45,8 @@ class Settings:
     """(category, threshold)"""
 
 
-def request_of(job: ChatJob, settings: Settings) -> dict[str, Any]:
-    """Arguments of `models.generate_content_stream`. BackendUnsupported or ProgramError for what the API does not take."""
+def request_of(job: ChatJob, settings: Settings) -> Arguments:
+    """BackendUnsupported or ProgramError for what the API does not take."""
     params = job.params
     system, contents = _spoken(_messages(job.prompt, settings.name))
     config = _sampling(params, settings) | _thinking(settings)
@@ -58,16 +66,15 @@ def request_of(job: ChatJob, settings: Settings) -> dict[str, Any]:
     return {"model": settings.name, "contents": contents, "config": config}
 
 
-def _sampling(params: SamplingParams, settings: Settings) -> dict[str, Any]:
+def _sampling(params: SamplingParams, settings: Settings) -> Block:
     default = SamplingParams()
-    config: dict[str, Any] = {
+    config: Block = {
         name: getattr(params, name)
         for name in ("temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty")
         if getattr(params, name) != getattr(default, name)
     }
     if params.max_tokens is not None:
-        room = settings.thinking_tokens if settings.model.thinks or settings.thinking else 0
-        config["max_output_tokens"] = min(params.max_tokens + room, settings.model.max_tokens)
+        config["max_output_tokens"] = max_output(params.max_tokens, settings)
     if params.stop:
         config["stop_sequences"] = list(params.stop)
     if params.n > 1:
@@ -79,11 +86,19 @@ def _sampling(params: SamplingParams, settings: Settings) -> dict[str, Any]:
     return config
 
 
-def _thinking(settings: Settings) -> dict[str, Any]:
+def max_output(asked_for: int | None, settings: Settings) -> int:
+    """Tokens of an answer, with room for thoughts."""
+    if asked_for is None:
+        return settings.model.max_tokens
+    room = settings.thinking_tokens if settings.model.thinks or settings.thinking else 0
+    return min(asked_for + room, settings.model.max_tokens)
+
+
+def _thinking(settings: Settings) -> Block:
     thinking = settings.model.least_thinking if settings.thinking is None else settings.thinking
     if thinking is None:
         return {}
-    config: dict[str, Any] = {"thinking_level": thinking.upper()} if isinstance(thinking, str) else {"thinking_budget": thinking}
+    config: Block = {"thinking_level": thinking.upper()} if isinstance(thinking, str) else {"thinking_budget": thinking}
     if settings.thinking is not None:
         config["include_thoughts"] = True
     return {"thinking_config": config}
@@ -152,7 +167,7 @@ def _image(media_type: str) -> str:
 # ---------------------------------------------------------------- decisions
 
 
-def question(job: DecisionJob, model: str) -> dict[str, Any]:
+def question(job: DecisionJob, model: str) -> Block:
     """Arguments of `decisions.create`. An option is a number, which the choice describes: ids may have no white space at an end."""
     if not 2 <= len(job.choices) <= MAX_CHOICES:
         raise BackendUnsupported(f"Gemini decides between 2 and {MAX_CHOICES} choices, not {len(job.choices)}", hint="select twice")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from ...contracts.errors import BackendUnsupported
 
@@ -12,18 +11,19 @@ _KEPT = ("$id", "$anchor", "format", "minItems", "maxItems", "minimum", "maximum
 _TEXT = ("title", "description")
 _ABOUT = ("default", "examples", "$comment", "$schema", "discriminator", "deprecated", "readOnly")
 """what a schema says that forbids nothing"""
+Schema = dict[str, object]
 
 
-def enforced(source: str) -> dict[str, Any]:
+def enforced(source: str) -> Schema:
     """The schema to send for a constraint's; BackendUnsupported names the first keyword that would not be enforced."""
     return _kept(json.loads(source), "")
 
 
-def _kept(schema: object, where: str) -> dict[str, Any]:
+def _kept(schema: object, where: str) -> Schema:
     if not isinstance(schema, Mapping):
         raise _refusal(f"the schema {json.dumps(schema)}", where)
     left = {name: value for name, value in schema.items() if name not in _ABOUT}
-    kept: dict[str, Any] = {name: left.pop(name) for name in (*_KEPT, *_TEXT) if name in left}
+    kept: Schema = {name: left.pop(name) for name in (*_KEPT, *_TEXT) if name in left}
     if defs := left.pop("$defs", None):
         kept["$defs"] = {name: _kept(each, f"{where}/$defs/{name}") for name, each in defs.items()}
     if "$ref" in left:  # nothing may stand beside it
@@ -53,7 +53,7 @@ def _kept(schema: object, where: str) -> dict[str, Any]:
     return kept
 
 
-def _values(values: list[object], where: str) -> dict[str, Any]:
+def _values(values: list[object], where: str) -> Schema:
     if all(isinstance(value, str) for value in values):
         return {"type": "string", "enum": values}
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 from urllib.parse import urlsplit
 
 from ...contracts.capabilities import Capabilities
@@ -20,8 +20,17 @@ from ...lang.chat_template import ChatTemplate
 from ..remote import PLACEHOLDER, Call, Deadlines, Fault, Key, Options, Provider, RemoteBackend, find_endpoint, need
 from ..remote.prices import Listed, find_prices, listed_names
 from . import chat, completions, decisions, first_token, responses
+from .chat import Body
 from .servers import APIS, CHAT, COMPLETIONS, RESPONSES, SERVERS, Server, capabilities, openai_model
 from .strict import strict
+
+if TYPE_CHECKING:
+    import httpx2
+    import openai
+    from openai import Stream
+    from openai.types import Completion, Decision
+    from openai.types.chat import ChatCompletionChunk
+    from openai.types.responses import ResponseStreamEvent
 
 PROVIDER = Provider("openai", ("api.openai.com", ".api.openai.com"), ("OPENAI_API_KEY",), page="https://platform.openai.com/api-keys")
 AZURE = Provider(
@@ -145,7 +154,7 @@ class OpenAI(RemoteBackend):
     def _ask_who(self, model: str, server: str | None) -> _Found:
         """ConnectionFailed, AuthenticationFailed or ModelMissing; costs no token."""
 
-        def ask(call: Call) -> tuple[list[dict[str, Any]], str, str]:
+        def ask(call: Call) -> tuple[list[Body], str, str]:
             response = self.client.get(f"{self.server.base_url}/models", headers=self._headers)
             if response.status_code in (401, 403) or response.status_code >= 500:
                 response.raise_for_status()
@@ -174,8 +183,8 @@ class OpenAI(RemoteBackend):
     # ------------------------------------------------------------ jobs
 
     @cached_property
-    def _sdk(self) -> Any:
-        return self._sdk_module.OpenAI(
+    def _sdk(self) -> openai.OpenAI:
+        sdk: openai.OpenAI = self._sdk_module.OpenAI(
             api_key=PLACEHOLDER,
             base_url=self.server.base_url,
             http_client=self.client,
@@ -184,25 +193,27 @@ class OpenAI(RemoteBackend):
             default_query=self._query,
             **self._identity,
         )
+        return sdk
 
     def _converse(self, job: ChatJob, call: Call) -> tuple[ChatOutput, ...]:
-        model, server = self._card.name, self._server
+        model, server, sdk = self._card.name, self._server, self._sdk
         if self.mode == RESPONSES:
-            body = self._with_extras(responses.request(job, model, server))
-            with call.closing(self._sdk.responses.create(**body)) as stream:
-                return responses.read(stream, job, call, server)
+            respond: Callable[..., Stream[ResponseStreamEvent]] = sdk.responses.create
+            with call.closing(respond(**self._with_extras(responses.request(job, model, server)))) as events:
+                return responses.read(events, job, call, server)
         if self.mode == COMPLETIONS:
-            body = self._with_extras(completions.request(job, model, server))
-            with call.closing(self._sdk.completions.create(**body)) as stream:
-                return completions.read(stream, job, call)
-        body = self._with_extras(chat.request(job, model, server))
-        with call.closing(self._sdk.chat.completions.create(**body)) as stream:
-            return chat.read(stream, job, call, server)
+            complete: Callable[..., Stream[Completion]] = sdk.completions.create
+            with call.closing(complete(**self._with_extras(completions.request(job, model, server)))) as texts:
+                return completions.read(texts, job, call)
+        chat_on: Callable[..., Stream[ChatCompletionChunk]] = sdk.chat.completions.create
+        with call.closing(chat_on(**self._with_extras(chat.request(job, model, server)))) as chunks:
+            return chat.read(chunks, job, call, server)
 
-    def _with_extras(self, body: dict[str, Any]) -> dict[str, Any]:
+    def _with_extras(self, body: Body) -> Body:
         if self._effort is not None:
             body |= {"reasoning": {"effort": self._effort}} if self.mode == RESPONSES else {"reasoning_effort": self._effort}
-        extra = {**body.get("extra_body", {}), **self._extra}
+        own = body.get("extra_body")
+        extra = (own if isinstance(own, dict) else {}) | self._extra
         if not self._server.counts_streams:
             body.pop("stream_options", None)
         return body | ({"extra_body": extra} if extra else {})
@@ -212,7 +223,8 @@ class OpenAI(RemoteBackend):
         if self._card.capabilities.choices == "first token":
             return first_token.read(self._converse(first_token.asked(job, self._card.capabilities.top_logprobs), call)[0], job, by)
         if self._server.decides == "decisions":
-            return decisions.read(self._sdk.decisions.create(**decisions.request(job, model)), job, by)
+            decide: Callable[..., Decision] = self._sdk.decisions.create
+            return decisions.read(decide(**decisions.request(job, model)), job, by)
         response = self.client.post(
             f"{self.server.base_url}/systemone", json=decisions.systemone_request(job, model), headers=self._headers
         )
@@ -264,7 +276,7 @@ def _where(base_url: str | None, azure_endpoint: str | None, is_azure: bool) -> 
     return PROVIDER, url
 
 
-def _listed(response: Any) -> list[dict[str, Any]]:
+def _listed(response: httpx2.Response) -> list[Body]:
     try:
         data = response.json().get("data")
     except (ValueError, AttributeError):
@@ -272,14 +284,14 @@ def _listed(response: Any) -> list[dict[str, Any]]:
     return [each for each in data if isinstance(each, dict)] if isinstance(data, list) else []
 
 
-def _sees(model: Mapping[str, Any]) -> bool:
+def _sees(model: Mapping[str, object]) -> bool:
     """As llama.cpp says it."""
     architecture = model.get("architecture")
     takes = architecture.get("input_modalities") if isinstance(architecture, dict) else None
     return "image" in takes if isinstance(takes, list) else True
 
 
-def _context(model: Mapping[str, Any]) -> int | None:
+def _context(model: Mapping[str, object]) -> int | None:
     meta = model.get("meta")
     found = model.get("max_model_len") or (meta.get("n_ctx") or meta.get("n_ctx_train") if isinstance(meta, dict) else None)
     return found if type(found) is int and found > 0 else None

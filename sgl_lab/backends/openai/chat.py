@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...contracts.conversation import ChatJob, ChatMessage, ChatOutput, ImagePart, TextLogprob, TextPart, ToolCallPart, ToolResultPart
 from ...contracts.params import Constraint, SamplingParams
@@ -16,16 +16,21 @@ from ..remote.whole import is_whole
 from .servers import Server
 from .strict import strict
 
+if TYPE_CHECKING:
+    from openai.types import CompletionUsage
+    from openai.types.chat import ChatCompletionChunk, ChatCompletionTokenLogprob
+    from openai.types.chat.chat_completion_chunk import Choice
+
 _DEFAULTS = SamplingParams()
+Body = dict[str, object]
+"""a JSON object that is put together"""
 
-Json = dict[str, Any]
 
-
-def request(job: ChatJob, model: str, server: Server) -> Json:
+def request(job: ChatJob, model: str, server: Server) -> Body:
     """Keyword arguments of `client.chat.completions.create`."""
     assert not isinstance(job.prompt, str)
-    body: Json = {"model": model, "messages": messages(job.prompt)}
-    extra: Json = {}
+    body: Body = {"model": model, "messages": messages(job.prompt)}
+    extra: Body = {}
     if job.prompt[-1].role == "assistant":
         extra |= server.to_continue
     body |= sampling(job.params, server, extra)
@@ -43,9 +48,9 @@ def request(job: ChatJob, model: str, server: Server) -> Json:
     return body | ({"extra_body": extra} if extra else {})
 
 
-def sampling(params: SamplingParams, server: Server, extra: Json) -> Json:
+def sampling(params: SamplingParams, server: Server, extra: Body) -> Body:
     """The parameters that differ from the API's defaults; those that only this server knows go into `extra`."""
-    body: Json = {}
+    body: Body = {}
     if params.max_tokens is not None:
         body[server.max_tokens] = params.max_tokens
     for name in ("temperature", "top_p", "frequency_penalty", "presence_penalty", "seed"):
@@ -63,7 +68,7 @@ def sampling(params: SamplingParams, server: Server, extra: Json) -> Json:
     return body
 
 
-def constraint(wanted: Constraint, server: Server, extra: Json) -> Json:
+def constraint(wanted: Constraint, server: Server, extra: Body) -> Body:
     if wanted.kind == "json_schema":
         return {"response_format": {"type": "json_schema", "json_schema": schema_form(wanted, server)}}
     field = server.constraints[wanted.kind]
@@ -76,7 +81,7 @@ def constraint(wanted: Constraint, server: Server, extra: Json) -> Json:
     return {}
 
 
-def schema_form(wanted: Constraint, server: Server) -> Json:
+def schema_form(wanted: Constraint, server: Server) -> Body:
     """A schema with its name, as this server wants it."""
     schema = json.loads(wanted.source)
     if server.wraps:
@@ -88,7 +93,7 @@ def schema_form(wanted: Constraint, server: Server) -> Json:
     )
 
 
-def wrapped(schema: Any) -> tuple[Json, bool]:
+def wrapped(schema: object) -> tuple[Body, bool]:
     """A schema whose root is an object, as OpenAI wants it, and whether that had to be made: then the value stands under "value"."""
     if isinstance(schema, dict) and schema.get("type") == "object" and not {"anyOf", "oneOf", "$ref"} & schema.keys():
         return schema, False
@@ -107,13 +112,13 @@ def unwrapped(text: str) -> str:
         return text
 
 
-def tool(spec: ToolSpec) -> Json:
+def tool(spec: ToolSpec) -> Body:
     return {"type": "function", "function": {"name": spec.name, "description": spec.description, "parameters": json.loads(spec.parameters)}}
 
 
-def messages(prompt: Sequence[ChatMessage]) -> list[Json]:
+def messages(prompt: Sequence[ChatMessage]) -> list[Body]:
     """A turn with several results as one message for each."""
-    sent: list[Json] = []
+    sent: list[Body] = []
     for message in with_answered_calls(prompt):
         if message.role == "tool":
             sent += [_message(ChatMessage("tool", (part,))) for part in message.parts]
@@ -122,10 +127,10 @@ def messages(prompt: Sequence[ChatMessage]) -> list[Json]:
     return sent
 
 
-def _message(message: ChatMessage) -> Json:
+def _message(message: ChatMessage) -> Body:
     if message.role == "tool" and isinstance(result := message.parts[0], ToolResultPart):
         return {"role": "tool", "tool_call_id": result.id, "content": result.text}
-    sent: Json = {"role": message.role}
+    sent: Body = {"role": message.role}
     if any(isinstance(part, ImagePart) for part in message.parts):
         sent["content"] = [_content(part) for part in message.parts if isinstance(part, ImagePart | TextPart)]
     else:
@@ -138,7 +143,7 @@ def _message(message: ChatMessage) -> Json:
     return sent
 
 
-def _content(part: ImagePart | TextPart) -> Json:
+def _content(part: ImagePart | TextPart) -> Body:
     if isinstance(part, TextPart):
         return {"type": "text", "text": part.text}
     return {"type": "image_url", "image_url": {"url": data_url(part)}}
@@ -163,10 +168,10 @@ class _Sample:
         self.logprobs: list[TextLogprob] = []
 
 
-def read(chunks: Iterable[Any], job: ChatJob, call: Call, server: Server) -> tuple[ChatOutput, ...]:
+def read(chunks: Iterable[ChatCompletionChunk], job: ChatJob, call: Call, server: Server) -> tuple[ChatOutput, ...]:
     """The outputs of a stream of chunks. Unended where one of them has no end, Refused for an error that the server streams."""
     samples = [_Sample() for _ in range(job.params.n)]
-    usage: Any = None
+    usage: CompletionUsage | None = None
     hidden = is_wrapped(job, server)
     for chunk in chunks:
         call.check()
@@ -187,7 +192,7 @@ def read(chunks: Iterable[Any], job: ChatJob, call: Call, server: Server) -> tup
     )
 
 
-def _take(sample: _Sample, choice: Any, call: Call, *, hidden: bool) -> None:
+def _take(sample: _Sample, choice: Choice, call: Call, *, hidden: bool) -> None:
     delta = choice.delta
     if text := getattr(delta, "content", None):
         sample.texts.append(text)
@@ -213,7 +218,7 @@ def _take(sample: _Sample, choice: Any, call: Call, *, hidden: bool) -> None:
         sample.matched = matched if isinstance(matched, str | int) else None
 
 
-def _logprob(each: Any) -> TextLogprob:
+def _logprob(each: ChatCompletionTokenLogprob) -> TextLogprob:
     return TextLogprob(each.token, each.logprob, tuple((top.token, top.logprob) for top in each.top_logprobs or ()))
 
 
@@ -233,7 +238,7 @@ def is_wrapped(job: ChatJob, server: Server) -> bool:
     return server.wraps and not job.tools and wanted is not None and wanted.kind == "json_schema" and wrapped(json.loads(wanted.source))[1]
 
 
-def counted(usage: Any) -> Usage:
+def counted(usage: CompletionUsage | None) -> Usage:
     """The counts of a `usage` object; of what it lacks, 0."""
     if usage is None:
         return Usage()
@@ -252,7 +257,7 @@ def _shares(total: int, weights: Sequence[int]) -> list[int]:
     return [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
 
 
-def refused(error: Any) -> Refused:
+def refused(error: object) -> Refused:
     """An error that came within a stream."""
     if not isinstance(error, dict):
         error = {"message": getattr(error, "message", str(error)), "code": getattr(error, "code", None)}

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...contracts.conversation import ChatJob, ChatOutput, TextLogprob
 from ...contracts.errors import BackendUnsupported
 from ...contracts.port import Usage
 from ..remote import Call, Unended
 from ..remote.whole import is_whole
-from .chat import Json, constraint, counted, refused, sampling
+from .chat import Body, constraint, counted, refused, sampling
 from .servers import Server
 
+if TYPE_CHECKING:
+    from openai.types import Completion, CompletionUsage
+    from openai.types.completion_choice import Logprobs
 
-def request(job: ChatJob, model: str, server: Server) -> Json:
+
+def request(job: ChatJob, model: str, server: Server) -> Body:
     """Keyword arguments of `client.completions.create`."""
     if not isinstance(job.prompt, str):
         raise BackendUnsupported("completions take plain text, and this prompt has roles", hint="leave out the roles, or take api='chat'")
-    extra: Json = {}
-    body: Json = {"model": model, "prompt": job.prompt}
+    extra: Body = {}
+    body: Body = {"model": model, "prompt": job.prompt}
     for name, value in sampling(job.params, server, extra).items():
         body["max_tokens" if name == server.max_tokens else name] = value
     if job.params.n > 1:
@@ -38,11 +42,11 @@ def request(job: ChatJob, model: str, server: Server) -> Json:
     return body | ({"extra_body": extra} if extra else {})
 
 
-def read(chunks: Iterable[Any], job: ChatJob, call: Call) -> tuple[ChatOutput, ...]:
+def read(chunks: Iterable[Completion], job: ChatJob, call: Call) -> tuple[ChatOutput, ...]:
     n = job.params.n
     texts, reasons, matched = [list[str]() for _ in range(n)], list[str | None]([None] * n), list[str | int | None]([None] * n)
     logprobs = [list[TextLogprob]() for _ in range(n)]
-    usage: Any = None
+    usage: CompletionUsage | None = None
     for chunk in chunks:
         call.check()
         if error := getattr(chunk, "error", None):
@@ -72,11 +76,11 @@ def read(chunks: Iterable[Any], job: ChatJob, call: Call) -> tuple[ChatOutput, .
     return tuple(outputs)
 
 
-def _logprobs(given: Any, n_top: int) -> list[TextLogprob]:
+def _logprobs(given: Logprobs | None, n_top: int) -> list[TextLogprob]:
     if given is None or not given.tokens:
         return []
-    tops = given.top_logprobs or [None] * len(given.tokens)
+    tops = given.top_logprobs or [{}] * len(given.tokens)
     return [
         TextLogprob(token, -9999.0 if logprob is None else logprob, tuple((top or {}).items())[:n_top])
-        for token, logprob, top in zip(given.tokens, given.token_logprobs, tops, strict=False)
+        for token, logprob, top in zip(given.tokens, given.token_logprobs or (), tops, strict=False)
     ]

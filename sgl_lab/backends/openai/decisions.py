@@ -7,15 +7,31 @@ form. The question is the same: what the assistant says next.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from ...contracts.conversation import DecisionJob, DecisionOutput
 from ...contracts.errors import BadArgument, RequestFailed
 from ...contracts.port import Usage
-from .chat import Json
+from .chat import Body
 from .responses import counted, items
 
+if TYPE_CHECKING:
+    from openai.types import Decision
+
 MAX_CHOICES = 255
+
+
+class SystemoneAnswer(TypedDict):
+    probabilities: Mapping[str, float]
+
+
+class Systemone(TypedDict):
+    """An answer of `/v1/systemone`."""
+
+    answers: Mapping[str, SystemoneAnswer]
+    usage: NotRequired[Mapping[str, int] | None]
+
+
 QUESTION = "Which of the choices does the assistant say next?"
 
 
@@ -27,28 +43,28 @@ def check(job: DecisionJob) -> None:
         raise BadArgument("two of the choices are the same", hint="leave one out: a server decides between different choices")
 
 
-def request(job: DecisionJob, model: str) -> Json:
+def request(job: DecisionJob, model: str) -> Body:
     """Keyword arguments of `client.decisions.create`."""
     question = {"type": "choice", "name": "next", "instructions": QUESTION, "choices": [{"value": choice} for choice in job.choices]}
     return {"model": model, "input": job.prompt if isinstance(job.prompt, str) else items(job.prompt), "questions": [question]}
 
 
-def read(decision: Any, job: DecisionJob, by: str) -> DecisionOutput:
+def read(decision: Decision, job: DecisionJob, by: str) -> DecisionOutput:
     """RequestFailed where the server declines, or its answer is of other choices."""
     (answer,) = decision.answers
     if answer.type != "choice":
         raise RequestFailed(f"{by} declined to decide", hint="let a gen answer instead")
-    return _output({each.value: each.probability for each in answer.probabilities}, counted(decision.usage), job, by)
+    return _output({str(each.value): each.probability for each in answer.probabilities}, counted(decision.usage), job, by)
 
 
-def systemone_request(job: DecisionJob, model: str) -> Json:
+def systemone_request(job: DecisionJob, model: str) -> Body:
     """The body of a request to `/v1/systemone`."""
     state = job.prompt if isinstance(job.prompt, str) else [{"role": message.role, "content": message.text} for message in job.prompt]
     criteria = dict.fromkeys(job.choices)
     return {"model": model, "state": state, "questions": {"next": {"type": "choice", "instructions": QUESTION, "criteria": criteria}}}
 
 
-def systemone_read(body: Mapping[str, Any], job: DecisionJob, by: str) -> DecisionOutput:
+def systemone_read(body: Systemone, job: DecisionJob, by: str) -> DecisionOutput:
     answer = body["answers"]["next"]
     usage = body.get("usage") or {}
     return _output(answer["probabilities"], Usage(usage.get("input_tokens") or 0, usage.get("output_tokens") or 0), job, by)

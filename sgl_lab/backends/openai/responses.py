@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...contracts.conversation import ChatJob, ChatMessage, ChatOutput, ImagePart, Part, TextLogprob, TextPart, ToolCallPart, ToolResultPart
 from ...contracts.port import Usage
 from ..remote import Call, Unended, with_answered_calls
 from ..remote.whole import is_whole
-from .chat import Json, data_url, is_wrapped, refused, sampling, schema_form, unwrapped
+from .chat import Body, data_url, is_wrapped, refused, sampling, schema_form, unwrapped
 from .servers import Server
 
+if TYPE_CHECKING:
+    from openai.types.decision import Usage as DecisionUsage
+    from openai.types.responses import ResponseStreamEvent, ResponseUsage
+    from openai.types.responses.response_text_delta_event import Logprob
 
-def request(job: ChatJob, model: str, server: Server) -> Json:
+
+def request(job: ChatJob, model: str, server: Server) -> Body:
     """Keyword arguments of `client.responses.create`."""
     assert not isinstance(job.prompt, str)
-    body: Json = {"model": model, "input": items(job.prompt), "store": False, "stream": True}
+    body: Body = {"model": model, "input": items(job.prompt), "store": False, "stream": True}
     for name, value in sampling(job.params, server, {}).items():
         body["max_output_tokens" if name == server.max_tokens else name] = value
     if job.params.logprobs:
@@ -39,9 +44,9 @@ def request(job: ChatJob, model: str, server: Server) -> Json:
     return body
 
 
-def items(prompt: Sequence[ChatMessage]) -> list[Json]:
+def items(prompt: Sequence[ChatMessage]) -> list[Body]:
     """Messages, calls and their results stand beside each other."""
-    sent: list[Json] = []
+    sent: list[Body] = []
     for message in with_answered_calls(prompt):
         plain = [part for part in message.parts if isinstance(part, TextPart | ImagePart)]
         if plain and any(isinstance(part, ImagePart) for part in plain):
@@ -56,7 +61,7 @@ def items(prompt: Sequence[ChatMessage]) -> list[Json]:
     return sent
 
 
-def _content(part: Part) -> Json:
+def _content(part: Part) -> Body:
     if isinstance(part, ImagePart):
         return {"type": "input_image", "image_url": data_url(part), "detail": "auto"}
     assert isinstance(part, TextPart)
@@ -66,7 +71,7 @@ def _content(part: Part) -> Json:
 # ---------------------------------------------------------------- the answer
 
 
-def read(events: Iterable[Any], job: ChatJob, call: Call, server: Server) -> tuple[ChatOutput, ...]:
+def read(events: Iterable[ResponseStreamEvent], job: ChatJob, call: Call, server: Server) -> tuple[ChatOutput, ...]:
     """The output of a stream of events. Unended without an event that ends it."""
     hidden = is_wrapped(job, server)
     texts, thoughts, logprobs = list[str](), list[str](), list[TextLogprob]()
@@ -92,7 +97,7 @@ def read(events: Iterable[Any], job: ChatJob, call: Call, server: Server) -> tup
     if response is None:
         raise Unended
     why = response.incomplete_details.reason if response.incomplete_details else None
-    reason = "length" if why == "max_output_tokens" else why or "stop"
+    reason: str = "length" if why == "max_output_tokens" else why or "stop"
     calls = tuple(
         ToolCallPart(item.call_id, item.name, item.arguments or "{}") for item in response.output or () if item.type == "function_call"
     )
@@ -107,12 +112,12 @@ def read(events: Iterable[Any], job: ChatJob, call: Call, server: Server) -> tup
     return (ChatOutput(text, reason, counted(response.usage), None, calls, "".join(thoughts), tuple(logprobs), is_complete),)
 
 
-def _logprob(each: Any) -> TextLogprob:
+def _logprob(each: Logprob) -> TextLogprob:
     tops = getattr(each, "top_logprobs", None) or ()
     return TextLogprob(each.token, each.logprob, tuple((top.token, top.logprob) for top in tops if top.token is not None))
 
 
-def counted(usage: Any) -> Usage:
+def counted(usage: ResponseUsage | DecisionUsage | None) -> Usage:
     if usage is None:
         return Usage()
     details = getattr(usage, "input_tokens_details", None)

@@ -7,7 +7,6 @@ one allows, the wider one allows, too. What the API has no way to follow is refu
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from ...contracts.errors import BackendUnsupported
 
@@ -31,7 +30,7 @@ MAX_DEPTH = 10
 MAX_PROPERTIES = 5000
 
 
-def strict(schema: Any, by: str) -> Any:
+def strict(schema: object, by: str) -> dict[str, object]:
     """The schema made strict; BackendUnsupported for what the model called `by` cannot be held to."""
     counted = [0]
     narrowed = _narrow(schema, by, 0, counted)
@@ -40,7 +39,7 @@ def strict(schema: Any, by: str) -> Any:
     return narrowed
 
 
-def _narrow(schema: Any, by: str, depth: int, counted: list[int]) -> Any:
+def _narrow(schema: object, by: str, depth: int, counted: list[int]) -> dict[str, object]:
     if not isinstance(schema, dict):
         if schema is True or schema == {}:
             raise _refusal(by, "a part that allows any value")

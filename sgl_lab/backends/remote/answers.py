@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any
 
 from ...contracts.conversation import ChatJob, ChatOutput, DecisionJob, DecisionOutput, TextLogprob, ToolCallPart
 from ...contracts.errors import BadArgument
@@ -97,7 +96,7 @@ def rewind_all() -> None:
         answers.rewind()
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, bytes):
         return hashlib.sha256(value).hexdigest()
     if isinstance(value, tuple):
@@ -107,13 +106,17 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _read(data: Any) -> tuple[ChatOutput, ...] | DecisionOutput:
+def _read(data: object) -> tuple[ChatOutput, ...] | DecisionOutput:
     if isinstance(data, dict):
         return DecisionOutput(tuple(map(float, data["probabilities"])), Usage(**data["usage"]))
-    return tuple(_output(one) for one in data)
+    if not isinstance(data, list):
+        raise ValueError
+    return tuple(map(_output, data))
 
 
-def _output(data: dict[str, Any]) -> ChatOutput:
+def _output(data: object) -> ChatOutput:
+    if not isinstance(data, dict):
+        raise ValueError
     calls = tuple(ToolCallPart(**call) for call in data.pop("tool_calls"))
     logprobs = tuple(
         TextLogprob(each["text"], each["logprob"], tuple((text, logprob) for text, logprob in each["top"])) for each in data.pop("logprobs")

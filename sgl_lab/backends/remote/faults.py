@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ...contracts.errors import (
     AuthenticationFailed,
@@ -122,7 +121,7 @@ def _names_of(kind: type) -> set[str]:
 
 def _status(chain: list[BaseException]) -> tuple[int | None, Mapping[str, str]]:
     for error in chain:
-        response: Any = getattr(error, "response", None)
+        response: object = getattr(error, "response", None)
         for value in (getattr(error, "status_code", None), getattr(response, "status_code", None), getattr(error, "code", None)):
             if type(value) is int and 300 <= value < 600:
                 headers = getattr(response, "headers", None)
@@ -132,7 +131,7 @@ def _status(chain: list[BaseException]) -> tuple[int | None, Mapping[str, str]]:
 
 def _words(chain: list[BaseException]) -> str:
     """What the server says, on one line, without keys."""
-    body: Any = next(filter(None, (getattr(each, "body", None) for each in chain)), None)
+    body: object = next(filter(None, (getattr(each, "body", None) for each in chain)), None)
     for _ in range(3):
         if not isinstance(body, dict):
             break

@@ -12,12 +12,13 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict, TypeGuard
 
 from ...contracts.capabilities import Prices
 from ...contracts.errors import BadArgument
@@ -25,6 +26,31 @@ from ...contracts.port import Usage
 
 FIELDS = ("prompt", "completion", "cached", "written", "context", "max_output", "cache_min", "long", "can")
 CAN = ("images", "tools", "schema", "thinks", "none_effort", "responses_only")
+
+
+class Rates(TypedDict):
+    """Prices, as the table has them."""
+
+    prompt: float
+    completion: float
+    cached: NotRequired[float | None]
+    written: NotRequired[float | None]
+
+
+class Long(Rates):
+    """Prices of a prompt of more tokens."""
+
+    above: int
+
+
+class Entry(Rates):
+    """A model's line of the table, checked."""
+
+    context: NotRequired[int | None]
+    max_output: NotRequired[int | None]
+    cache_min: NotRequired[int | None]
+    long: NotRequired[Long | None]
+    can: NotRequired[list[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +81,7 @@ def find_prices(provider: str, model: str) -> Listed | None:
     for table, as_of in (_users(), _ours()):
         for name in _names(provider, model):
             if name in table:
-                return _listed(table[name], as_of, name)
+                return _listed(table[name], as_of)
     return None
 
 
@@ -108,9 +134,9 @@ def _names(provider: str, model: str) -> list[str]:
 
 
 @lru_cache(1)
-def _ours() -> tuple[dict[str, Any], str]:
+def _ours() -> tuple[dict[str, Entry], str]:
     table = json.loads(files(__package__).joinpath("prices.json").read_text("utf-8"))
-    return table["models"], table["as_of"]
+    return check_models(table), table["as_of"]
 
 
 def users_file() -> Path:
@@ -119,7 +145,7 @@ def users_file() -> Path:
     return Path(named or f"{folder}/sgl_lab/prices.json").expanduser()
 
 
-def _users() -> tuple[dict[str, Any], str]:
+def _users() -> tuple[dict[str, Entry], str]:
     path = users_file()
     try:
         text = path.read_text("utf-8")
@@ -137,20 +163,18 @@ def _users() -> tuple[dict[str, Any], str]:
     return models, str(path)
 
 
-def check_models(table: dict[str, Any]) -> dict[str, Any]:
+def check_models(table: Mapping[str, object]) -> dict[str, Entry]:
     """The lines of a table. ValueError, KeyError or TypeError if they are malformed."""
-    models: dict[str, Any] = table["models"]
+    models = table["models"]
     if not isinstance(models, dict):
         raise ValueError("models is no object")
-    for name, entry in models.items():
-        _listed(entry, "", name)
-    return models
+    return {name: entry for name, entry in models.items() if _is_entry(entry, name)}
 
 
-def check_table(table: dict[str, Any]) -> None:
+def check_table(table: Mapping[str, object]) -> None:
     """ValueError if it is no table as the one that ships: with a date, a source, and models by provider, in order."""
     try:
-        date.fromisoformat(table["as_of"])
+        date.fromisoformat(str(table["as_of"]))
         models = check_models(table)
     except (KeyError, TypeError) as error:
         raise ValueError(f"the table has no {error}") from None
@@ -162,7 +186,7 @@ def check_table(table: dict[str, Any]) -> None:
         raise ValueError("its models must be in order")
 
 
-def _listed(entry: dict[str, Any], as_of: str, name: str) -> Listed:
+def _is_entry(entry: object, name: str) -> TypeGuard[Entry]:
     """ValueError for what is no line of the table."""
     if not isinstance(entry, dict) or not {"prompt", "completion"} <= entry.keys() <= {*FIELDS}:
         raise ValueError(f"{name} must have prompt and completion, and may have {', '.join(FIELDS[2:])}")
@@ -174,6 +198,11 @@ def _listed(entry: dict[str, Any], as_of: str, name: str) -> Listed:
         if not isinstance(long, dict) or not {"above", "prompt", "completion"} <= long.keys() <= {"above", *FIELDS[:4]}:
             raise ValueError(f"long of {name} must have above, prompt and completion")
         _check_numbers(long, f"long of {name}")
+    return True
+
+
+def _listed(entry: Entry, as_of: str) -> Listed:
+    long = entry.get("long")
     return Listed(
         _prices(entry),
         entry.get("context"),
@@ -182,15 +211,15 @@ def _listed(entry: dict[str, Any], as_of: str, name: str) -> Listed:
         long["above"] if long else None,
         _prices(long) if long else None,
         entry.get("cache_min"),
-        frozenset(can),
+        frozenset(entry.get("can", ())),
     )
 
 
-def _prices(entry: dict[str, Any]) -> Prices:
+def _prices(entry: Rates) -> Prices:
     return Prices(entry["prompt"], entry["completion"], entry.get("cached"), written=entry.get("written"))
 
 
-def _check_numbers(entry: dict[str, Any], name: str) -> None:
+def _check_numbers(entry: Mapping[str, object], name: str) -> None:
     for field, value in entry.items():
         if value is None and field not in ("prompt", "completion"):
             continue

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import Iterable, Iterator
-from typing import Any
 from urllib.request import getproxies, proxy_bypass
 
 import httpcore2
@@ -100,7 +99,7 @@ class _Network(httpcore2.NetworkBackend):
         port: int,
         timeout: float | None = None,
         local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.NetworkStream:
         call = current()
         if call is None:
@@ -123,7 +122,7 @@ class _Network(httpcore2.NetworkBackend):
         return _Stream(stream, self._place)
 
     def connect_unix_socket(
-        self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
+        self, path: str, timeout: float | None = None, socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None
     ) -> httpcore2.NetworkStream:
         return self._network.connect_unix_socket(path, timeout, socket_options)
 
@@ -182,5 +181,5 @@ class _Stream(httpcore2.NetworkStream):
             timeout = min(call.deadlines.connect, max(call.remaining_s, 0.001))
         return _Stream(self._stream.start_tls(ssl_context, server_hostname, timeout), self._place)
 
-    def get_extra_info(self, info: str) -> Any:
+    def get_extra_info(self, info: str) -> object:
         return self._stream.get_extra_info(info)

@@ -8,11 +8,14 @@ import json
 import re
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...contracts.errors import BadArgument
 from ...contracts.params import Constraint
 from ...lang.schemas import read_json
+
+if TYPE_CHECKING:
+    import llguidance
 
 
 def satisfies(constraint: Constraint, text: str) -> bool:
@@ -51,7 +54,7 @@ def check_form(constraint: Constraint) -> None:
 
 
 @lru_cache(1)
-def _bytes() -> Any:
+def _bytes() -> llguidance.LLTokenizer:
     """A tokenizer whose tokens are bytes."""
     import llguidance
 

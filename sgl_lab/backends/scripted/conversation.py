@@ -8,6 +8,7 @@ import json
 import math
 from dataclasses import replace
 from itertools import count
+from typing import cast
 
 from ...contracts.capabilities import Capabilities
 from ...contracts.conversation import (
@@ -31,7 +32,7 @@ from ...contracts.params import MAX_TOP_LOGPROBS, Constraint
 from ...contracts.port import ModelCard, Usage
 from ...lang.backend.base_backend import BaseConversation
 from .constraints import check_form
-from .served import Answers, Likes, Running, Sample, Served
+from .served import Answers, Likes, Listener, Running, Sample, Served
 
 Job = ChatJob | DecisionJob
 
@@ -94,7 +95,7 @@ class ScriptedConversation(Served[Job], BaseConversation):
             raise self._capabilities.missing("choices", self._card.name)
         return self._queue(job, listener, "score", 0)
 
-    def _queue(self, job: Job, listener: object, kind: str, max_tokens: int) -> RequestId:
+    def _queue(self, job: Job, listener: Listener, kind: str, max_tokens: int) -> RequestId:
         check_prompt(job.prompt, self._capabilities, self._card.name)
         if (n_tokens := len(written(job.prompt).encode())) >= self._card.context:
             raise PromptTooLong(f"the prompt has {n_tokens} tokens, the context {self._card.context}", hint="shorten the prompt")
@@ -129,7 +130,7 @@ class ScriptedConversation(Served[Job], BaseConversation):
                 if not sample.done:
                     piece = sample.take()
                     if not job.tools:
-                        running.listener.on_delta(index, piece)
+                        cast(ChatListener, running.listener).on_delta(index, piece)
             if not all(sample.done for sample in running.samples):
                 return False
         running.listener.on_done(tuple(self._output(running, job, sample) for sample in running.samples or [Sample("", "abort", None)]))

@@ -8,7 +8,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from ...contracts.errors import BadArgument, EngineStopped
 from ...contracts.events import Emit
@@ -23,6 +23,20 @@ Likes = Callable[[str, str], float | Sequence[float]]
 
 request_ids = Counter()
 J = TypeVar("J")
+K = TypeVar("K")
+
+
+class Listener(Protocol):
+    """Of a job of either port. What it takes follows from the job."""
+
+    @property
+    def on_done(self) -> Callable[..., None]: ...
+
+    def on_error(self, error: Exception) -> None: ...
+
+
+class Trie(dict[int, "Trie"]):
+    """Prefixes of token ids."""
 
 
 @dataclass
@@ -49,7 +63,7 @@ class Sample:
 class Running(Generic[J]):
     request: RequestId
     job: J
-    listener: Any
+    listener: Listener
     n_cached: int = 0
     samples: list[Sample] = field(default_factory=list)
     n_steps: int = 0
@@ -67,7 +81,7 @@ class Served(ABC, Generic[J]):
         """every accepted job, in order"""
         self.n_cancelled = 0
         self._answer = _chooser(answers)
-        self._seen: dict[int, Any] = {}
+        self._seen = Trie()
         self._changed = threading.Condition()
         self._waiting: list[Running[J]] = []
         self._running: list[Running[J]] = []
@@ -117,7 +131,7 @@ class Served(ABC, Generic[J]):
         for running in left:
             running.listener.on_error(self._stopped)
 
-    def jobs_of(self, kind: type[Any]) -> list[Any]:
+    def jobs_of(self, kind: type[K]) -> list[K]:
         return [job for job in self.jobs if isinstance(job, kind)]
 
     # ------------------------------------------------------------ what both ports have
@@ -138,7 +152,7 @@ class Served(ABC, Generic[J]):
         with self._changed:
             self._seen.clear()
 
-    def _accept(self, job: J, listener: object, queued: Callable[[RequestId], None]) -> RequestId:
+    def _accept(self, job: J, listener: Listener, queued: Callable[[RequestId], None]) -> RequestId:
         """Emit that the job was `queued`."""
         request = RequestId(request_ids.next())
         with self._changed:
@@ -194,7 +208,7 @@ class Served(ABC, Generic[J]):
         for n, id in enumerate(ids, 1):
             if id in node:
                 n_known = n
-            node = node.setdefault(id, {})
+            node = node.setdefault(id, Trie())
         return n_known
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 from ...contracts.capabilities import TOKEN_LEVEL
 from ...contracts.errors import BackendUnsupported, BadArgument, PromptTooLong, Stopped
@@ -33,7 +34,7 @@ from ...contracts.spans import text_of
 from ...lang.backend.base_backend import BaseBackend
 from ...lang.chat_template import Renderer, get_chat_template
 from .constraints import check_form
-from .served import Answers, Likes, Running, Sample, Served
+from .served import Answers, Likes, Listener, Running, Sample, Served
 
 Job = GenJob | ScoreJob | WarmJob
 
@@ -121,7 +122,7 @@ class ScriptedBackend(Served[Job], BaseBackend):
     def warm(self, job: WarmJob, listener: WarmListener) -> RequestId:
         return self._queue(job, listener, "warm", 0)
 
-    def _queue(self, job: Job, listener: object, kind: str, max_tokens: int) -> RequestId:
+    def _queue(self, job: Job, listener: Listener, kind: str, max_tokens: int) -> RequestId:
         if len(job.prompt) >= self._card.context:
             raise PromptTooLong(f"the prompt has {len(job.prompt)} tokens, the context {self._card.context}", hint="shorten the prompt")
         if not job.prompt:
@@ -189,7 +190,7 @@ class ScriptedBackend(Served[Job], BaseBackend):
                     on_logprobs = getattr(running.listener, "on_logprobs", None) if job.params.logprobs else None
                     if on_logprobs is not None:
                         on_logprobs(index, _logprobs(ids, job.params.top_logprobs))
-                    running.listener.on_progress(index, token, ids)
+                    cast(GenListener, running.listener).on_progress(index, token, ids)
             if not all(sample.done for sample in running.samples):
                 return False
         running.listener.on_done(tuple(self._output(running, job, sample) for sample in running.samples or [Sample("", "abort", None)]))

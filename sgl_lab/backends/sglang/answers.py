@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol, TypedDict, TypeVar, cast
 
 from ...contracts.errors import RequestFailed
 from ...contracts.port import GenJob, GenOutput, ScoreJob, TokenLogprob, Usage
@@ -16,7 +16,32 @@ from ...engine.text.stream import TextStream
 from ..remote import Refused
 from ..remote.whole import is_whole
 
-Answer = Mapping[str, Any]
+Row = tuple[float | None, int, str | None]
+"""log-probability, token, text; in JSON, a list"""
+T = TypeVar("T")
+
+
+class Meta(TypedDict, total=False):
+    """What the server says of an answer."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    total_retractions: int
+    queue_time: float
+    finish_reason: object
+    output_token_logprobs: Sequence[Row] | None
+    output_top_logprobs: Sequence[Sequence[Row] | None] | None
+    input_token_logprobs: Sequence[Row] | None
+    input_top_logprobs: Sequence[Sequence[Row] | None] | None
+
+
+class Answer(TypedDict, total=False):
+    """One answer, or one event of a stream."""
+
+    index: int
+    output_ids: Sequence[int]
+    meta_info: object
 
 
 class Vocabulary(Protocol):
@@ -53,7 +78,7 @@ class Sampled:
         self.reason: str | None = None
         """of its end, as the server says it"""
         self._server_matched: str | int | None = None
-        self.meta: Mapping[str, Any] = {}
+        self.meta: Meta = {}
         for token in job.prompt[len(job.prompt) - job.begun :]:
             self._push(token, may_stop=False)
             if params.logprobs:
@@ -105,7 +130,7 @@ class Sampled:
         self._ids.append(token)
         self._text.push(data, may_stop=may_stop, is_hidden=token in self._hidden)
 
-    def _note_logprobs(self, meta: Mapping[str, Any], n_completion: int | None) -> None:
+    def _note_logprobs(self, meta: Meta, n_completion: int | None) -> None:
         rows = _new(meta.get("output_token_logprobs"), self._n_logprobs, n_completion)
         tops = _new(meta.get("output_top_logprobs"), self._n_logprobs, n_completion) or [None] * len(rows)
         self._n_logprobs += len(rows)
@@ -173,15 +198,15 @@ class Sampled:
         return tuple(given) if len(given) == len(wanted) else tuple(TokenLogprob(token, None) for token in wanted)
 
 
-def _new(items: Sequence[Any] | None, n_seen: int, n_all: int | None) -> Sequence[Any]:
+def _new(items: Sequence[T] | None, n_seen: int, n_all: int | None) -> Sequence[T]:
     """Of a list that comes whole each time, or only what is new of it, what is new: the count of all tells which."""
     items = items or ()
     return items[n_seen:] if len(items) == n_all else items
 
 
-def token_logprob(row: Sequence[Any], top: Iterable[Sequence[Any]] | None = None) -> TokenLogprob:
+def token_logprob(row: Row, top: Iterable[Row] | None = None) -> TokenLogprob:
     """Of (log-probability, token, text), and the same of the likeliest alternatives."""
-    return TokenLogprob(row[1], row[0], tuple((each[1], each[0]) for each in top or ()))
+    return TokenLogprob(row[1], row[0], tuple((each[1], each[0]) for each in top or () if each[0] is not None))
 
 
 def scored(job: ScoreJob, answers: Sequence[Answer]) -> tuple[tuple[TokenLogprob, ...], ...]:
@@ -199,10 +224,10 @@ def scored(job: ScoreJob, answers: Sequence[Answer]) -> tuple[tuple[TokenLogprob
     return tuple(rows)
 
 
-def meta_of(answer: Answer) -> Mapping[str, Any]:
-    """What the server says of an answer; nothing where it says nothing."""
+def meta_of(answer: Answer) -> Meta:
+    """Empty where the server says nothing."""
     meta = answer.get("meta_info")
-    return meta if isinstance(meta, Mapping) else {}
+    return cast(Meta, meta) if isinstance(meta, Mapping) else {}
 
 
 def usage_of(answer: Answer, n_prompt: int) -> Usage:

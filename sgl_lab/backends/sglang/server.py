@@ -153,7 +153,7 @@ class SglangServer(RemoteJobs[T, O], ABC):
         """An answer of /generate, or one for each prompt. `served` is called with the worker that answered."""
         response = self._send("POST", "/generate", body)
         served(response.headers.get("x-served-by", ""))
-        answer = response.json()
+        answer: Answer | list[Answer] = response.json()
         _refused(answer)
         if not isinstance(answer, dict | list):
             raise RequestFailed(f"{self.server.place} answers {type(answer).__name__}, no object")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import NotRequired, TypedDict, cast
 
 from ...contracts.events import Emit
 from ...contracts.ids import Namespace
@@ -22,6 +22,15 @@ from .requests import RemoteTree
 
 Hash = int | bytes | str
 _STORED = ("block_hashes", "parent_block_hash", "token_ids", "block_size", "lora_id", "medium", "lora_name", "extra_keys")
+
+
+class Stored(TypedDict):
+    """Fields of `BlockStored`."""
+
+    block_hashes: Sequence[Hash]
+    token_ids: Sequence[int]
+    parent_block_hash: NotRequired[Hash | None]
+    block_size: NotRequired[int | None]
 
 
 class SeenTree(RemoteTree):
@@ -50,7 +59,7 @@ class SeenTree(RemoteTree):
                 if not node.children and node.parent is not None
             }
 
-    def take(self, batch: Sequence[Any]) -> None:
+    def take(self, batch: object) -> None:
         """One batch, as msgpack gives it. ValueError for what is none."""
         if not isinstance(batch, list | tuple) or len(batch) < 2 or not isinstance(batch[1], list | tuple):
             raise ValueError(f"a batch of KV events is [time, events, ...], not {batch!r:.80}")
@@ -66,7 +75,7 @@ class SeenTree(RemoteTree):
 
     # ------------------------------------------------------------ events
 
-    def _take(self, event: Any) -> None:
+    def _take(self, event: object) -> None:
         if isinstance(event, Mapping):
             name, fields = event.get("type"), dict(event)
         elif isinstance(event, list | tuple) and event:
@@ -78,7 +87,7 @@ class SeenTree(RemoteTree):
             return  # a copy in another memory, which no request reads before it is loaded
         match name:
             case "BlockStored":
-                self._store(fields)
+                self._store(cast(Stored, fields))
             case "BlockRemoved":
                 self._remove(fields["block_hashes"])
             case "AllBlocksCleared":
@@ -86,7 +95,7 @@ class SeenTree(RemoteTree):
             case _:
                 pass  # of a later version
 
-    def _store(self, fields: Mapping[str, Any]) -> None:
+    def _store(self, fields: Stored) -> None:
         hashes: list[Hash] = list(fields["block_hashes"])
         tokens = tuple(fields["token_ids"])
         size = int(fields.get("block_size") or 1)

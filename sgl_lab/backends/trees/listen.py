@@ -7,7 +7,6 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 from urllib.parse import urlsplit
 
 from ...contracts.errors import BackendUnsupported, BadArgument
@@ -37,7 +36,7 @@ class KvListener:
             import zmq
         except ImportError as error:
             raise BackendUnsupported(f"KV events need {error.name}", hint="pip install 'sgl_lab[serve]'") from None
-        self._unpack: Callable[[bytes], Any] = partial(msgpack.unpackb, raw=False, strict_map_key=False)
+        self._unpack: Callable[[bytes], object] = partial(msgpack.unpackb, raw=False, strict_map_key=False)
         self._zmq = zmq
         self.tree = SeenTree(namespace, emit, engine=engine)
         self.endpoint = endpoint
