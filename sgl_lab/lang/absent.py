@@ -6,11 +6,9 @@ from collections.abc import Callable
 from typing import NoReturn
 
 HERE = 'sgl.Runtime(model_path="smollm2") runs a model in this process'
-_VIDEO = "videos are not available yet: no backend here takes them; show their frames with image(...)"
 _GRAPHS = "graphs of programs are not available yet; run(...) executes a program"
 
 NOT_YET = {
-    "video": _VIDEO,
     "ServerArgs": f"there is no server, so servers and their arguments are not available yet; {HERE}",
     "GenConfig": "settings outside a gen are not available yet; pass them to gen(...), or to run(...) for all gens",
 }
@@ -19,7 +17,7 @@ NOT_YET = {
 NOT_YET_INSIDE = (
     NOT_YET
     | dict.fromkeys(("SglArgument", "SglVariable", "SglFork", "SglGetForkItem", "TracingScope", "trace_program", "compile_func"), _GRAPHS)
-    | {"SglVideo": _VIDEO}
+    | {"SglVideo": "a video is a concatenation of images here, which is not available yet under this name; video(...) makes it"}
     | dict.fromkeys(("Runtime", "Engine"), "they start a model; import them from sgl_lab")
     | dict.fromkeys(
         ("OpenAI", "RuntimeEndpoint", "Anthropic", "Gemini", "VertexAI", "LiteLLM"),

@@ -52,7 +52,7 @@ INSIDE_ENGINE = {
 
 INSIDE_LANG = (
     "absent default finish global_config ids interrupts keywords location usage chat_template",
-    "choices images reasoning sampling schemas types form regex_of tools expressions serial",
+    "choices fetched images videos reasoning sampling schemas types form regex_of tools expressions serial",
     "variable history shared transcript ahead",
     "loop run strand",
     "work generation tokens conversation",

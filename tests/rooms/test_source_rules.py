@@ -23,8 +23,8 @@ TRACKED = [
 
 RUNS_WHAT_IT_READS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "torch.load", "torch.hub"}
 LISTENS = {"http.server", "socketserver", "socket", "asyncio.start_server", "aiohttp.web", "flask", "fastapi", "uvicorn"}
-MAY_LISTEN = {"sgl_lab.serve.door": "uvicorn"}
-"""The one door: on loopback, off until asked for, with a token."""
+MAY_LISTEN = {"sgl_lab.serve.door": "uvicorn", "sgl_lab.lang.fetched": "socket"}
+"""The one door: on loopback, off until asked for, with a token. A fetch does not listen: it resolves a host, and connects."""
 
 MARKUP_FROM_TEXT = re.compile(
     r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|DOMParser|srcdoc|setHTML|\.html\("
