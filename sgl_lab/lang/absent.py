@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 HERE = 'sgl.Runtime(model_path="smollm2") runs a model in this process'
-_GRAPHS = "graphs of programs are not available yet; run(...) executes a program"
+_GRAPHS = "a graph has no classes of its own for nodes; prog.trace() returns it, and graph.flatten_nodes() its nodes"
 
 NOT_YET = {
     "ServerArgs": f"there is no server, so servers and their arguments are not available yet; {HERE}",

@@ -52,9 +52,7 @@ class Access:
         return self._finished(name).meta
 
     def set_var(self, name: Name, value: object) -> None:
-        with self._run.lock:
-            variable = self._stream.variables[name] = Variable(self._stream)
-            variable.set(value)
+        self._stream.assign(name, value)
 
     def text(self) -> str:
         """All text so far, including the chat template's."""

@@ -74,6 +74,9 @@ class Execution:
         """Start the body on a thread of its own. If that fails, or an interrupt arrives meanwhile,
         none of it continues.
         """
+        if self._run.traced:  # a trace has one order
+            contextvars.copy_context().run(self._alone)
+            return self.state
         try:
             with INTERRUPTS.watched():
                 self._run.expect_body()

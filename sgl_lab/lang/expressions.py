@@ -64,6 +64,13 @@ def _parts(expr: Expr) -> tuple[Expr, ...]:
     return expr.parts if isinstance(expr, Concat) else (expr,)
 
 
+@dataclass(frozen=True)
+class Unordered(Expr):
+    """All of `items`, in this order unless another one lets prompts begin alike for longer."""
+
+    items: tuple[Expr, ...]
+
+
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
@@ -217,6 +224,9 @@ def requests_in(expr: Expr) -> Iterator[Gen | Select]:
     if isinstance(expr, Concat):
         for part in expr.parts:
             yield from requests_in(part)
+    elif isinstance(expr, Unordered):
+        for item in expr.items:
+            yield from requests_in(item)
     elif isinstance(expr, Gen | Select):
         yield expr
 
@@ -224,6 +234,8 @@ def requests_in(expr: Expr) -> Iterator[Gen | Select]:
 def _reasoning(expr: Expr, reasoning: Reasoning) -> Expr:
     if isinstance(expr, Concat):
         return Concat(tuple(_reasoning(part, reasoning) for part in expr.parts))
+    if isinstance(expr, Unordered):
+        return Unordered(tuple(_reasoning(item, reasoning) for item in expr.items))
     if isinstance(expr, Select):
         return replace(expr, reasoning=reasoning)
     if not isinstance(expr, Gen):
@@ -343,6 +355,9 @@ def leaves(value: object, stream: object) -> Iterator[Leaf]:
     if isinstance(expr, Concat):
         for part, after in zip_longest(expr.parts, expr.parts[1:]):
             yield from leaves(after.applied(part) if isinstance(after, SeparateReasoning) else part, stream)
+    elif isinstance(expr, Unordered):
+        for item in expr.items:
+            yield from leaves(item, stream)
     elif isinstance(expr, Appended):
         if expr.stream is not stream:
             yield from leaves(expr.expr, stream)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import NamedTuple
 
 LANGUAGE = ("sgl_lab.lang.", "contextlib")
@@ -23,8 +24,19 @@ class SourceLocation(NamedTuple):
 
 def user_location() -> SourceLocation:
     """The executing line outside the language."""
-    frame = sys._getframe(1)
-    while frame.f_globals.get("__name__", "").startswith(LANGUAGE):
+    return _line_outside(lambda module: module.startswith(LANGUAGE))
+
+
+def line_of_program() -> SourceLocation:
+    """The executing line outside this package and the standard library, which may read a program's
+    text for it.
+    """
+    return _line_outside(lambda module: module.startswith("sgl_lab.") or module.partition(".")[0] in sys.stdlib_module_names)
+
+
+def _line_outside(skipped: Callable[[str], bool]) -> SourceLocation:
+    frame = sys._getframe(2)
+    while skipped(frame.f_globals.get("__name__", "")):
         if frame.f_back is None:
             return SourceLocation("", 0)
         frame = frame.f_back

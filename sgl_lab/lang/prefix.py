@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from .expressions import Argument, Concat, Embedded, Image, RoleBegin, RoleEnd, ScopeBegin, ScopeEnd, Text, Warm
+from .graph.tracer import Trace, Tracer
+from .graph.tracing import missing
 from .loop import drive
 from .state import ProgramState
-from .tracer import Trace, Tracer
 
 _KNOWN = (Text, Embedded, Image, RoleBegin, RoleEnd)
 
@@ -26,7 +27,7 @@ def cache_prefix(body: Callable[..., object], bound: Mapping[str, object], state
     if not state._run.card.capabilities.warms:
         raise state._run.missing("warms")
     stream, trace = state._stream, Trace(only=(*_KNOWN, ScopeBegin, ScopeEnd))
-    unknown = {name: trace.placeholder(Argument(name)) for name in _missing(body, bound)}
+    unknown = {name: trace.placeholder(Argument(name)) for name in missing(body, bound)}
     # An error in the body, for example about an argument without a value, ends the prefix too.
     with suppress(Exception):
         done = body(ProgramState(Tracer(stream.run, trace)), **bound, **unknown)
@@ -35,10 +36,3 @@ def cache_prefix(body: Callable[..., object], bound: Mapping[str, object], state
     stream.submit(Concat(tuple(step.value for step in trace.steps if isinstance(step.value, _KNOWN))))
     stream.submit(Warm())
     return len(state.token_ids())
-
-
-def _missing(body: Callable[..., object], bound: Mapping[str, object]) -> list[str]:
-    """Parameters without a default that are not bound."""
-    parameters = list(inspect.signature(body).parameters.values())[1:]
-    needed = [each.name for each in parameters if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
-    return [name for name in needed if name not in bound]

@@ -13,6 +13,8 @@ from ..contracts.errors import BadArgument, UnknownArgument
 from .batch import begin_all, checked_width, run_all
 from .default import checked, default_backend, emit_of
 from .execution import Execution
+from .graph.dataflow import Graph
+from .graph.tracing import Until, trace_program, traced_here
 from .interrupts import INTERRUPTS
 from .keywords import all_suggest, suggests, unknown_argument
 from .prefix import cache_prefix
@@ -49,8 +51,6 @@ class SglFunction:
         functools.update_wrapper(self, func)
 
     def __getattr__(self, name: str) -> NoReturn:
-        if name in ("trace", "compile"):
-            raise AttributeError(f"a program has no {name!r}: graphs of programs are not available yet; run(...) executes it")
         raise AttributeError(f"a program has no {name!r}")
 
     def __repr__(self) -> str:
@@ -108,6 +108,21 @@ class SglFunction:
         """
         return cache_prefix(self.func, self.bind_arguments, _state_for(self.func.__name__, {"backend": backend}))
 
+    def trace(self, *, until: Until = None, backend: AnyBackend | None = None, **arguments: object) -> Graph:
+        """The program as a graph, without running it: its gens, selects, forks and calls, and what
+        each reads. Arguments that are not given and have no default are text that the graph
+        receives when it runs; loops over the others unroll. No backend is needed.
+
+        ProgramError, naming the line, where the program decides by text that does not exist yet.
+        With `until="data"` the graph ends there, and is the program's static beginning.
+        """
+        if backend is not None:
+            checked(backend)
+        for name in arguments:
+            if name not in self.arg_names:
+                raise unknown_argument(f"{self.func.__name__}.trace", name, self.arg_names)
+        return trace_program(self.func, self.func.__name__, self.bind_arguments, arguments, until)
+
     @overload
     def run_batch(
         self,
@@ -156,6 +171,8 @@ class SglFunction:
             raise unknown_argument("run_batch", min(unknown), (*taken, *sorted(SETTINGS)))
         n_open = checked_width(num_threads)
         calls = [self._call_of(item, index) for index, item in enumerate(batch_arguments)]
+        if (outer := current_run()) and outer.traced:  # in the order of the items
+            return States([self.run(*args, **kwargs, **settings) for args, kwargs in calls])
         siblings = Siblings() if len(calls) > 1 else None
         items = [functools.partial(self._execution, args, kwargs, settings, siblings) for args, kwargs in calls]
         if settings.get("stream"):
@@ -202,7 +219,7 @@ class SglFunction:
         self, args: tuple[object, ...], kwargs: dict[str, object], settings: Mapping[str, object], siblings: Siblings | None = None
     ) -> Execution:
         bound = self._bind(args, kwargs)
-        state = _state_for(self.func.__name__, settings, self.num_api_spec_tokens)
+        state = traced_here(settings, self.func.__name__) or _state_for(self.func.__name__, settings, self.num_api_spec_tokens)
         state._run.siblings = siblings
         state._run.arguments = dict(list(bound.arguments.items())[1:])
         return Execution(state, functools.partial(self.func, state, *args, **self.bind_arguments | kwargs), self.is_async)

@@ -85,6 +85,9 @@ class Strand(Protocol):
         part of it is invalid.
         """
 
+    def assign(self, name: Name, value: object) -> None:
+        """Keep a value of the program's own under a name."""
+
     def stop(self, stopped: Stopped) -> None:
         """Cancel what runs, whose partial result will still arrive, and drop the rest."""
 
@@ -114,6 +117,8 @@ class Run:
         """tokens that one call may request in total, past the end of its gen; 0 if that does not
         pay
         """
+        self.traced: Callable[[str, dict[str, object]], Run] | None = None
+        """where a program is traced: begins another one inside it, with its name and sampling arguments"""
         self.renew()
         _runs.add(self)
         self.streams: list[Strand] = []

@@ -179,7 +179,7 @@ class StrandBase(ABC):
                         calls.append((name, variable))
                 elif isinstance(leaf, Tools):
                     style = card.tool_style
-                    steps.append(Step(Text(str(leaf) if style is None else style.description(leaf.specs))))
+                    steps.append(Step(self._described(leaf)))
                 else:
                     if isinstance(leaf, Embedded) and not card.capabilities.blocks:
                         raise self.run.missing("blocks")
@@ -193,6 +193,17 @@ class StrandBase(ABC):
             self.role, self.n_unnamed, self._calls, self._tool_style = role, n_unnamed, calls, style
             self.variables |= named
             self._take(*steps)
+
+    def _described(self, tools: Tools) -> Text | Tools:
+        """The description of tools that the model reads."""
+        style = self.run.card.tool_style
+        return Text(str(tools) if style is None else style.description(tools.specs))
+
+    def assign(self, name: Name, value: object) -> None:
+        """`s[name] = value`."""
+        with self.run.lock:
+            variable = self.variables[name] = Variable(self)
+            variable.set(value)
 
     def _child_seed(self) -> int | None:
         """The seed of the next fork: different for each fork, and equal in every run with the same

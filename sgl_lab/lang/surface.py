@@ -19,6 +19,8 @@ from .default import flush_cache, get_server_info, set_default_backend
 from .expressions import Concat, Expr, Gen, Image, RoleBegin, RoleEnd, Select, SeparateReasoning, as_expr, requests_in
 from .form import FORMS
 from .global_config import global_config
+from .graph.dataflow import Graph, load_graph
+from .graph.flow import cond, loop, unordered
 from .images import picture_of
 from .keywords import suggests
 from .program import SglFunction, function
@@ -31,6 +33,7 @@ __all__ = [
     "SURFACE",
     "ChatTemplate",
     "GenDefaults",
+    "Graph",
     "ProgramState",
     "ProgramStateGroup",
     "SglFunction",
@@ -39,6 +42,7 @@ __all__ = [
     "assistant_begin",
     "assistant_end",
     "bound",
+    "cond",
     "describe_tools",
     "flush_cache",
     "function",
@@ -50,6 +54,8 @@ __all__ = [
     "global_config",
     "greedy_token_selection",
     "image",
+    "load_graph",
+    "loop",
     "register_chat_template",
     "select",
     "separate_reasoning",
@@ -60,6 +66,7 @@ __all__ = [
     "system_end",
     "token_length_normalized",
     "unconditional_likelihood_normalized",
+    "unordered",
     "user",
     "user_begin",
     "user_end",

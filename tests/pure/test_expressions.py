@@ -31,9 +31,9 @@ from sgl_lab.lang.expressions import (
     Warm,
     leaves,
 )
+from sgl_lab.lang.graph.tracer import Trace, TraceEnds, Tracer
 from sgl_lab.lang.serial import from_json, to_json
 from sgl_lab.lang.surface import gen
-from sgl_lab.lang.tracer import Trace, TraceEnds, Tracer
 
 from .language import line_with
 
@@ -129,7 +129,7 @@ def test_a_trace_has_every_step_in_order_with_strands_lines_and_what_was_read() 
         Text("Q: "), Argument("question"), Text("\n"),
         RoleBegin("user"), Text("now"), RoleEnd("user"),
         Fork(2), Reference(5, "a"), Text("!"), Reference(5, "a"), Text("!"), Join("gather_variable", (ForkId(1), ForkId(2))),
-        ScopeBegin("all"), Reference(13, "k"), ScopeEnd("all"), Reference(13, "k"),
+        ScopeBegin("all"), Reference(13, "k"), ScopeEnd("all"), Reference(17, "all"),
     ]  # fmt: skip
     asked = {number: step for number, step in enumerate(trace.steps) if isinstance(step.value, Gen | Select)}
     assert {number: (step.value.name, step.strand) for number, step in asked.items()} == {5: ("a", 0), 10: ("k", 1), 13: ("k", 2)}

@@ -56,10 +56,10 @@ INSIDE_LANG = (
     "variable history shared transcript ahead",
     "loop run strand",
     "work generation tokens conversation",
-    "stream streams tracer",
+    "stream streams",
     "access shown tail group executor",
     "state",
-    "execution batch prefix program",
+    "execution batch graph prefix program",
     "surface",
     "api ir interpreter backend",
 )

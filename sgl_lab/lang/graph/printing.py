@@ -1,0 +1,137 @@
+"""A graph as text, a line a node, and as DOT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from ..expressions import (
+    Argument,
+    Embedded,
+    Fork,
+    Gen,
+    Image,
+    Join,
+    Reference,
+    RoleBegin,
+    RoleEnd,
+    ScopeBegin,
+    ScopeEnd,
+    Select,
+    Text,
+    Tools,
+    ToolTurn,
+    Warm,
+)
+from .values import Assign, Call, Cond, End, Node, TextSoFar, Value
+
+_WIDTH = 60
+"""characters of a text in a picture"""
+
+
+class Printed(Protocol):
+    """What of a graph is printed."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def arguments(self) -> tuple[str, ...]: ...
+    @property
+    def nodes(self) -> tuple[Node, ...]: ...
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+    @property
+    def end(self) -> End | None: ...
+    @property
+    def before(self) -> Sequence[int | None]: ...
+    @property
+    def reads(self) -> Sequence[Sequence[int]]: ...
+    @property
+    def owners(self) -> Mapping[int, int]: ...
+    @property
+    def parents(self) -> Mapping[int, int]: ...
+
+
+def line(graph: Printed, number: int) -> str:
+    """`%5 = %4 + Constant('Q: ')`."""
+    value, before = graph.nodes[number].value, graph.before[number]
+    if isinstance(value, Fork):
+        return f"%{number} = Fork(%{before}, number={value.number}, position_ids_offset={value.position_ids_offset})"
+    said = described(value)
+    return f"%{number} = {said}" if before is None else f"%{number} = %{before} + {said}"
+
+
+def described(value: Value) -> str:
+    match value:
+        case Text(text):
+            return f"Constant({text!r})"
+        case Argument(name):
+            return f"Argument(name={name}, value=None)"
+        case Reference(step, name, sample):
+            return f"Variable({name!r}, source=%{step}{f', sample={sample}' if sample else ''})"
+        case Gen(name):
+            return f"Gen({name!r})"
+        case Select(name, choices):
+            return f"Select({name!r}, choices={list(choices)!r:.200})"
+        case RoleBegin(role) | RoleEnd(role):
+            return f"{type(value).__name__}({role})"
+        case ScopeBegin(name) | ScopeEnd(name):
+            return f"{type(value).__name__}({name})"
+        case Join(mode, forks):
+            return f"Join({', '.join(map(str, forks))}, mode={mode})"
+        case Image(media_type):
+            return f"Image({media_type})"
+        case Embedded():
+            return "Embedded()"
+        case Tools(specs):
+            return f"Tools({', '.join(spec.name for spec in specs)})"
+        case ToolTurn(call):
+            return f"ToolTurn({call!r})"
+        case Warm() | TextSoFar():
+            return f"{type(value).__name__}()"
+        case Assign(name):
+            return f"Assign({name!r})"
+        case Call(program, given):
+            return f"Call({', '.join([program, *(f'{name}={said!r}' for name, said in given)])})"
+        case Cond(_, cases, regions, otherwise):
+            known = ", ".join(f"{case!r}: region {region}" for case, region in zip(cases, regions, strict=True))
+            return f"Cond({known}{'' if otherwise is None else f', otherwise: region {otherwise}'})"
+    return repr(value)
+
+
+def listing(graph: Printed) -> str:
+    """All nodes, a strand and a region named where it changes."""
+    lines, here = [f"graph of {graph.name}({', '.join(graph.arguments)})"], (-1, -1)
+    for number, node in enumerate(graph.nodes):
+        if (node.strand, node.region) != here:
+            here = (node.strand, node.region)
+            lines.append(f"stream {node.strand} ({graph.labels[node.strand]}){f', region {node.region}' if node.region else ''}:")
+        lines.append(f"  {line(graph, number)}")
+    if graph.end:
+        lines.append(f"ends at {graph.end.location}: {graph.end.why}")
+    return "\n".join(lines)
+
+
+def dot(graph: Printed) -> str:
+    """For graphviz: a column a strand; dashed lines for values that are read."""
+    lines = ["digraph {", '  rankdir=TB; node [shape=box, fontname="monospace", fontsize=10];']
+    for number, node in enumerate(graph.nodes):
+        shape = ", style=bold" if isinstance(node.value, Gen | Select) else ""
+        lines.append(f"  n{number} [label={_quoted(described(node.value)[:_WIDTH])}, group=s{node.strand}{shape}];")
+    for number, node in enumerate(graph.nodes):
+        if (before := graph.before[number]) is not None:
+            label = _quoted(_case(graph, before, node.region)) if node.region != graph.nodes[before].region else '""'
+            lines.append(f"  n{before} -> n{number} [label={label}];")
+        lines += [f"  n{read} -> n{number} [style=dashed, constraint=true];" for read in graph.reads[number]]
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def _case(graph: Printed, cond: int, region: int) -> str:
+    value = graph.nodes[cond].value
+    if isinstance(value, Cond) and region in value.regions:
+        return value.cases[value.regions.index(region)]
+    return "otherwise" if isinstance(value, Cond) and region == value.otherwise else ""
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
