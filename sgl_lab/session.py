@@ -83,6 +83,8 @@ class Lab(RecordedLab):
     draft_tokens   tokens drafted at a time from earlier text and verified in one step; 0 turns
                    drafts off
     jump_forward   whether tokens that a constraint forces are appended without a step of their own
+    notes_experts  whether events say which experts each token passed through, where the model has
+                   some and the CPU computes it; `%sgl tokens` shows them
     threads        CPU threads, at most 64 or four times the cores; None leaves torch's own choice
     seed           seed of requests without one
     deterministic  whether `backend` is `deterministic_backend`: the same tokens and bitwise the
@@ -111,6 +113,7 @@ class Lab(RecordedLab):
         evict: str = "lru",
         draft_tokens: int = 64,
         jump_forward: bool = True,
+        notes_experts: bool = True,
         threads: int | None = None,
         seed: int = 0,
         deterministic: bool = False,
@@ -126,12 +129,12 @@ class Lab(RecordedLab):
         config = EngineConfig(
             page_size=page_size, schedule=schedule, evict=evict, draft_tokens=draft_tokens, jump_forward=jump_forward, seed=seed
         )
-        _check_calls(deterministic, emit)
+        _check_calls(emit, deterministic=deterministic, notes_experts=notes_experts)
         loaded, library = self._load(device, dtype, progress)
         if self._device.type == "cuda":
             progress(0, 1, "preparing kernels")
             config = replace(config, step_tokens=GPU_STEP_TOKENS)
-        runner, n_pages = _runner(loaded, library, page_size, cache_tokens, cache_mib, threads)
+        runner, n_pages = _runner(loaded, library, page_size, cache_tokens, cache_mib, threads, notes_experts)
         config = replace(config, n_pages=n_pages)
         self.n_bytes = loaded.n_bytes + runner.kv.n_bytes
         """of weights and cache"""
@@ -379,7 +382,13 @@ def import_engine() -> None:
 
 
 def _runner(
-    loaded: LoadedModel, library: CDLL | None, page_size: int, cache_tokens: int | None, cache_mib: int | None, threads: int | None
+    loaded: LoadedModel,
+    library: CDLL | None,
+    page_size: int,
+    cache_tokens: int | None,
+    cache_mib: int | None,
+    threads: int | None,
+    notes_experts: bool,
 ) -> tuple[AnyRunner, int]:
     """The runner and the pages of its cache. A size that was not asked for is halved until it fits; OutOfMemory if none does."""
     from .engine.compute.runners.choose import make_runner
@@ -392,7 +401,7 @@ def _runner(
         n_pages = pages_for(loaded.spec, loaded.model.dtype, loaded.model.device, page_size, budget_bytes=budget)
     while True:
         try:
-            return make_runner(loaded.model, library, n_pages, page_size, threads=threads), n_pages
+            return make_runner(loaded.model, library, n_pages, page_size, threads=threads, notes_experts=notes_experts), n_pages
         except OutOfMemory:
             if cache_tokens is not None or cache_mib is not None or n_pages * page_size <= loaded.spec.context:
                 raise
@@ -431,9 +440,10 @@ def _check_sizes(*, page_size: object, **others: object) -> None:
         raise BadArgument(f"cache_tokens must be page_size ({page_size}) or more, not {tokens}")
 
 
-def _check_calls(deterministic: object, emit: object) -> None:
-    if type(deterministic) is not bool:
-        raise BadArgument(f"deterministic must be True or False, not {deterministic!r}")
+def _check_calls(emit: object, **switches: object) -> None:
+    for name, value in switches.items():
+        if type(value) is not bool:
+            raise BadArgument(f"{name} must be True or False, not {value!r}")
     if emit is not None and not callable(emit):
         raise BadArgument(f"emit must be a function of an event, not {emit!r}")
 

@@ -14,7 +14,7 @@ Events by emitter:
     backend       RequestQueued                 (the only event that links a request to its fork)
     scheduler     PrefixMatched, RequestPreempted, DraftVerified, StepRan
     radix tree    NodeInserted, NodeSplit, NodeEvicted, Touched, LocksChanged
-    engine        TokensSampled, RequestFinished, EngineFault
+    engine        TokensSampled, ExpertsChosen, RequestFinished, EngineFault
 """
 
 from __future__ import annotations
@@ -284,6 +284,29 @@ class TokensSampled:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpertsChosen:
+    """The experts through which the tokens of a step passed, in a model that has some.
+
+    Of each token `top_k` experts a layer are written as characters, `chr(FIRST_EXPERT + number)`,
+    the one with the largest weight first: all of its first such layer, then of the next. Rejected
+    drafts are left out.
+    """
+
+    step: int
+    count: int
+    """experts of a layer"""
+    top_k: int
+    layers: tuple[int, ...]
+    """the layers that have experts"""
+    chosen: tuple[tuple[RequestId, int, str], ...]
+    """(request, position of the first token, experts of this and the following tokens)"""
+
+
+FIRST_EXPERT = 48
+"""so that the first ten are written as digits"""
+
+
+@dataclass(frozen=True, slots=True)
 class RequestFinished:
     """Counts of one request: `n_cached + n_computed == n_prompt + n_completion - 1 + n_rejected`
     for a gen that ran to its end.
@@ -364,6 +387,7 @@ Event = (
     | Touched
     | LocksChanged
     | TokensSampled
+    | ExpertsChosen
     | RequestFinished
     | EngineFault
     | TextArrived

@@ -175,6 +175,8 @@ class RowOutput:
     """of each of the row's targets"""
     error: Exception | None = None
     """this row alone failed (NaN logits, ...)"""
+    experts: str = ""
+    """those that its tokens passed through, as `events.ExpertsChosen` writes them, without rejected drafts"""
 
     @property
     def target_logprobs(self) -> tuple[tuple[float, ...], ...]:
@@ -246,6 +248,24 @@ class Embedding(Protocol):
 
     def check_block(self, block: Block) -> None:
         """BackendUnsupported if it computes no blocks, BadArgument if the embeddings do not fit the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """Where a model has experts."""
+
+    layers: tuple[int, ...]
+    count: int
+    """experts of each"""
+    top_k: int
+
+
+@runtime_checkable
+class Routed(Protocol):
+    """A runner that reports which experts a token passed through (`RowOutput.experts`)."""
+
+    routing: Routing | None
+    """None if the model has no experts, or they are not to be reported"""
 
 
 @runtime_checkable

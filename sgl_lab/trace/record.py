@@ -17,6 +17,7 @@ from ..contracts.events import (
     CellFinished,
     CellStarted,
     Entry,
+    ExpertsChosen,
     ExprFinished,
     ForkOpened,
     NodeInserted,
@@ -178,6 +179,8 @@ def _n_bytes(entry: Entry) -> int:
     event = entry.event
     n_bytes = 300 + sum(16 * len(getattr(event, name, ())) for name in ("tokens", "prompt", "decode", "source"))
     n_bytes += sum(100 * len(getattr(event, name, ())) for name in ("prefill", "refs"))
+    if isinstance(event, ExpertsChosen):
+        n_bytes += sum(150 + len(experts) for _, _, experts in event.chosen)
     if isinstance(event, TokensSampled | TextArrived):
         n_bytes += sum(150 + 120 * len(sample.top) for sample in event.samples)
     return n_bytes

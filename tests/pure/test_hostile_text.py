@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ET
+from collections import Counter
 from contextlib import suppress
 from functools import cache
 from html.parser import HTMLParser
@@ -28,7 +29,7 @@ from sgl_lab.trace import Record, read_jsonl, write_jsonl
 from sgl_lab.trace.files import check_ours, write_whole
 from sgl_lab.trace.record import MARK
 from sgl_lab.viz import bundle
-from sgl_lab.viz.draw import canvas, chart, dot, html, page, perfetto, stats, still, text, whatif, workers
+from sgl_lab.viz.draw import canvas, chart, dot, experts, html, page, perfetto, stats, still, text, whatif, workers
 from sgl_lab.viz.draw import diff as draw_diff
 from sgl_lab.viz.draw import inspection as draw_inspection
 from sgl_lab.viz.draw import why as draw_why
@@ -36,6 +37,7 @@ from sgl_lab.viz.explain.diff import diff
 from sgl_lab.viz.explain.why import why
 from sgl_lab.viz.freeze import freeze
 from sgl_lab.viz.replay import frames
+from sgl_lab.viz.views.experts import Load
 from sgl_lab.viz.views.inspection import inspections
 from sgl_lab.viz.views.recent import RecentView
 from sgl_lab.viz.views.tok import MAX_TEXT
@@ -109,6 +111,7 @@ class Drawn:
         views = {"tokens": folded.tokens, "tree": folded.tree, "lanes": folded.lanes, "metrics": folded.metrics}
         frozen = freeze(**views, title=payload, status="error", message=payload, notes=[("Value", payload)])
         story, parted, served = why(last, [first]), diff(first, last), whatif.WhatIf(payload, (), 1, 4)
+        load = Load((0, 1), 2, 1, 3, [Counter({0: 1, 1: 2}), Counter({0: 3})])
         counts = {"cached_tokens": 1, "pages_free": 2, "step_ms": 0.5}
         every = inspections(last.entries)
         behind = [workers.WorkerRow(payload, False, 1, 2, 40, 30, ((payload, 2),))]
@@ -118,6 +121,7 @@ class Drawn:
             "why": draw_why.html(story, last.spell).source,
             "diff": draw_diff.html(parted, first.spell, last.spell).source,
             "whatif": whatif.html(served).source,
+            "experts": experts.html(load).source,
             "stats": stats.html(payload, counts).source,
             "workers": workers.html(behind).source,
             "table": html.table([("model", payload), (payload, "x")]).source,
@@ -139,6 +143,7 @@ class Drawn:
             "why": draw_why.text(story, last.spell),
             "diff": draw_diff.text(parted, first.spell, last.spell),
             "whatif": whatif.text(served),
+            "experts": experts.text(load),
             "stats": stats.text(payload, counts),
             "workers": "\n".join(map(" ".join, workers.table(behind))),
             "lanes": text.lanes(folded.lanes.full()),

@@ -7,15 +7,15 @@ no program and no picture.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from ...contracts.errors import BadArgument, EngineStopped
-from ...contracts.events import Emit, EngineFault, StepRan, silent
+from ...contracts.events import Emit, EngineFault, ExpertsChosen, StepRan, silent
 from ...contracts.ids import Namespace, RequestId
 from ...contracts.tree import TreeSnapshot
 from ...grammar.grammars import Grammars
-from ..plan import Embedding, Runner
+from ..plan import Embedding, Routed, RowOutput, Runner
 from .cache.pins import Pins
 from .cache.policy import POLICIES
 from .cache.pool import PagePool
@@ -56,6 +56,7 @@ class Engine:
         self.namespace = namespace
         self.exact_namespace = namespace if runner.is_exact else (*namespace, EXACT)
         self._runner = runner
+        self._routing = runner.routing if isinstance(runner, Routed) else None
         self._clock = clock
         self._metrics = Metrics(clock)
         self.report_raised = partial(_report_raised, emit)
@@ -143,8 +144,16 @@ class Engine:
         self._metrics.lap("model")
         overrun = done.overrun
         self._groups.take_in(done.step, outputs)
+        self._report_experts(done, outputs)
         self._report(done, overrun)
         self._metrics.lap("commit")
+
+    def _report_experts(self, done: InFlightStep, outputs: Sequence[RowOutput]) -> None:
+        if (routing := self._routing) is not None:
+            plan = done.step.plan
+            rows = zip(plan.rows, outputs, strict=True)
+            chosen = tuple((row.request, row.start, output.experts) for row, output in rows if output.experts)
+            self._emit(ExpertsChosen(plan.step, routing.count, routing.top_k, routing.layers, chosen))
 
     def _report(self, done: InFlightStep, overrun: frozenset[RequestId]) -> None:
         plan, now = done.step.plan, self._clock()

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ...viz.draw import experts, still, text
 from ...viz.draw import inspection as draw_inspection
-from ...viz.draw import still, text
+from ...viz.draw.escape import joined
 from ...viz.freeze import LIMIT
+from ...viz.views.experts import load_of
 from ...viz.views.inspection import STEP, Inspection, inspections
 from ..folded import Folded
 from ..options import OptionError, nearest
@@ -32,7 +34,7 @@ def _timeline(shell: Shell, session: Session, words: Words) -> None:
 
 def _tokens(shell: Shell, session: Session, words: Words) -> None:
     """`tokens`, `tokens NAME`, `tokens RUN` and `tokens RUN NAME`: the exact prompts and answers of
-    a run, all of them or those under a name.
+    a run, all of them or those under a name; of a mixture of experts also who computed them.
     """
     record, name = _run_and_name(session, words)
     found = inspections(record.entries)
@@ -41,11 +43,28 @@ def _tokens(shell: Shell, session: Session, words: Words) -> None:
         raise OptionError(f"{record.title} sent no request to the model")
     if not chosen:
         raise nearest(str(name), _names(found), f"gen, select or fork of {record.title}")
+    load = load_of(record.entries)
+    if (layer := words.options.get("--layer")) is not None:
+        _show_layer(chosen, layer)
     lab = session.lab_of(record)
     spell = record.spell if lab is None else lab.spell
     page, plain = draw_inspection.listing(chosen, spell, LIMIT, is_text="--text" in words.options or not in_kernel(shell))
     counts = {"prompt_tokens": sum(len(one.prompt) for one in chosen), "completion_tokens": sum(len(one.samples) for one in chosen)}
+    if load is not None:
+        page, plain = joined([experts.html(load), page]), f"{experts.text(load)}\n\n{plain}"
+        counts |= {"routed_tokens": load.n_tokens}
     show(shell, words, page, plain, counts)
+
+
+def _show_layer(chosen: Iterable[Inspection], word: str) -> None:
+    """Colour tokens by what they chose in one layer. OptionError unless it has experts."""
+    for one in chosen:
+        if one.routes is None:
+            raise OptionError("--layer is for models with experts, and this run's has none", hint="leave it out")
+        layers = one.routes.layers
+        if not word.isdecimal() or int(word) not in layers:
+            raise OptionError(f"--layer {word} has no experts", hint=f"give a number from {layers[0]} to {layers[-1]}")
+        one.routes = one.routes.of_layer(int(word))
 
 
 def _run_and_name(session: Session, words: Words) -> tuple[Record, str | None]:
@@ -92,9 +111,10 @@ COMMANDS = {
     "timeline": Command(_timeline, "[RUN] [--text]   the timeline of the last run, or of RUN", 1, {"--text": ""}, takes_runs=True),
     "tokens": Command(
         _tokens,
-        "[RUN] [NAME] [--text]   exact prompts and answers with token ids: of the last run or RUN, of the gen or fork NAME",
+        "[RUN] [NAME] [--layer N] [--text]   exact prompts and answers with token ids: of the last run or RUN, of the gen or fork "
+        "NAME; in the colours of the experts that they chose, if the model has some, in all layers or in layer N",
         2,
-        {"--text": ""},
+        {"--text": "", "--layer": "the number of a layer"},
         takes_runs=True,
         names_in=_completions,
     ),

@@ -10,10 +10,11 @@ from ...contracts.legible import clipped
 from ...trace import read_jsonl, write_jsonl
 from ...trace.record import MARK as RECORD_MARK
 from ...viz import bundle
-from ...viz.draw import html, page, perfetto
+from ...viz.draw import experts, html, page, perfetto
 from ...viz.draw import inspection as draw_inspection
 from ...viz.draw import why as draw_why
 from ...viz.draw.escape import Markup, joined
+from ...viz.views.experts import load_of
 from ...viz.views.inspection import inspections
 from ..folded import Folded
 from ..options import VIEWS, OptionError
@@ -69,6 +70,8 @@ def exported(session: Session, record: Record) -> list[Markup]:
     if found:
         chips = joined([draw_inspection.html(one, record.spell) for one in found[:MAX_INSPECTED]])
         more = f", the first {MAX_INSPECTED} of {len(found):,} answers" if len(found) > MAX_INSPECTED else ""
+        if (load := load_of(record.entries)) is not None:
+            chips = joined([experts.html(load), chips])
         parts.append(html.details(f"Every token with its id{more}", chips))
     return parts
 

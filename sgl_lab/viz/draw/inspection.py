@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...contracts.legible import clipped, finite, legible
 from ...contracts.pieces import is_piece, is_text
 from ...contracts.spans import block_position, is_inside
 from ..explain.history import shared
 from ..views.inspection import Inspection
-from . import palette
+from . import experts, palette
 from .escape import Child, Markup, css, joined, tag
 from .numbers import counted, money, percent
 from .streams import fair_share
@@ -42,6 +42,9 @@ class Line:
     logprob: float | None = None
     n_allowed: int | None = None
     is_forced: bool = False
+    expert: int | None = None
+    """the one that it is coloured by"""
+    expert_note: str = ""
 
     @property
     def name(self) -> str:
@@ -59,6 +62,8 @@ class Line:
             parts.append(f"p = {percent(math.exp(min(self.logprob, 0.0)))}")
         if self.n_allowed is not None and not self.is_forced:
             parts.append(f"{self.n_allowed:,} allowed")
+        if self.expert_note:
+            parts.append(self.expert_note)
         return ", ".join(parts)
 
 
@@ -67,7 +72,7 @@ def prompt_lines(inspection: Inspection, spell: Spell, first: int | None = None)
     prompt.
     """
     lines = (
-        Line(position, token, legible(spell(token)), _origin(inspection, position))
+        _routed(inspection, Line(position, token, legible(spell(token)), _origin(inspection, position)))
         for position, token in enumerate(inspection.prompt[first or 0 :], first or 0)
         if not is_inside(token)
     )
@@ -86,18 +91,28 @@ def answer_lines(inspection: Inspection, spell: Spell, n: int | None = None) -> 
     """The first `n` tokens. If `n` is None: all tokens, without the middle of a long answer."""
     first = len(inspection.prompt)
     lines = (
-        Line(
-            position,
-            sample.token,
-            legible(spell(sample.token)),
-            "forced" if sample.forced else "generated",
-            finite(sample.logprob),
-            sample.n_allowed,
-            sample.forced,
+        _routed(
+            inspection,
+            Line(
+                position,
+                sample.token,
+                legible(spell(sample.token)),
+                "forced" if sample.forced else "generated",
+                finite(sample.logprob),
+                sample.n_allowed,
+                sample.forced,
+            ),
         )
         for position, sample in enumerate(inspection.samples[:n], first)
     )
     return list(_cut(lines, len(inspection.samples))) if n is None else list(lines)
+
+
+def _routed(inspection: Inspection, line: Line) -> Line:
+    if inspection.routes is None or line.position is None:
+        return line
+    expert, words = experts.noted(inspection.routes, line.position)
+    return replace(line, expert=expert, expert_note=words)
 
 
 def _cut(lines: Iterable[Line], n: int) -> Iterator[Line]:
@@ -164,12 +179,13 @@ def _chip(line: Line) -> Markup:
         display="inline-block",
         text_align="center",
         border_bottom=f"2px {'solid' if ink.line == 'none' else ink.line} {ink.both}",
-        background_color=palette.tint(ink.both, 0.12),
+        background_color=palette.tint(ink.both, 0.12) if line.expert is None else palette.tint(experts.ink(line.expert), 0.3),
         border_radius="3px",
         padding="0 3px",
     )
     text = tag("span", {"style": css(display="block", font_family="monospace", font_size="13px", white_space="pre")}, _visible(line.text))
-    number = tag("span", {"style": css(display="block", font_size="10px", line_height="1.3", opacity="0.7")}, line.name)
+    below = line.name if line.expert is None else f"E{line.expert}"
+    number = tag("span", {"style": css(display="block", font_size="10px", line_height="1.3", opacity="0.7")}, below)
     return tag("span", {"title": described, "style": box}, text, number)
 
 
@@ -191,7 +207,8 @@ def _row(line: Line) -> str:
     if line.position is None:
         return f"  … {counted(line.id, 'more token')} …"
     ink = palette.INKS.get(line.cls, palette.SENT)
-    return f"{line.position:>7}{line.name:>8}  {ink.glyph} {line.cls:<10}{line.note:<24}{line.text!r:.60}".rstrip()
+    note = line.note + "  " * bool(line.expert_note)
+    return f"{line.position:>7}{line.name:>8}  {ink.glyph} {line.cls:<10}{note:<24}{line.text!r:.60}".rstrip()
 
 
 # ---------------------------------------------------------------- many, within a limit

@@ -11,7 +11,9 @@ const SPANS_A_MS = 20;
 const SLOW_MS = 25;
 const LATEST_MS = 300;
 const LONG = 400;
-const ONLY_IF_SEEN = new Set(["reused", "forced", "choice", HEALED.word]);
+/** Experts have eight colours, again from the ninth on. */
+const EXPERTS = [...Array(8).keys()].map((n) => [`x${n}`, `expert ${n}`, `most layers weighted expert ${n} highest, or ${n + 8}, ${n + 16} and so on`]);
+const ONLY_IF_SEEN = new Set(["reused", "forced", "choice", HEALED.word, ...EXPERTS.map(([key]) => key)]);
 
 const step = (value, borders) => borders.findIndex((border) => value < border);
 
@@ -50,6 +52,10 @@ const CHANNELS = {
     ],
     of: (token) => (token[1] === "forced" ? "forced" : token[6]?.allowed === undefined ? "" : "masked"),
   },
+  expert: {
+    keys: EXPERTS,
+    of: (token) => (token[6]?.expert === undefined ? "" : `x${token[6].expert % EXPERTS.length}`),
+  },
   none: { keys: [], of: () => "" },
 };
 
@@ -66,6 +72,7 @@ export class TokensPanel {
     this.look = (token) => {
       this.meet(token[1]);
       if (token[6]?.healed) this.meet(HEALED.word);
+      if (token[6]?.expert !== undefined) this.meet(CHANNELS.expert.of(token));
       const level = (name) => CHANNELS[this.channel[name]].of(token, this.chance);
       return [
         ["bg", level("ink")],
@@ -74,7 +81,7 @@ export class TokensPanel {
     };
     this.legend = el("div", { class: "sgl-legend" });
     const pick = (name, label) => {
-      const box = choice(label, Object.keys(CHANNELS), this.channel[name], (value) => this.show(name, value));
+      const box = choice(label, Object.keys(CHANNELS).filter((key) => key !== "expert"), this.channel[name], (value) => this.show(name, value));
       this[name] = box;
       return el("label", { class: "sgl-setting" }, el("span", { "aria-hidden": "true" }, name === "ink" ? "Colour" : "Line"), box);
     };
@@ -139,6 +146,8 @@ export class TokensPanel {
     if (!ONLY_IF_SEEN.has(key) || this.seen.has(key)) return;
     this.seen.add(key);
     this.explained = false;
+    if (key.startsWith("x") && ![...this.ink.options].some(({ value }) => value === "expert"))
+      for (const box of [this.ink, this.line]) box.add(el("option", { value: "expert" }, "expert"), box.options.length - 1);
   }
 
   /** The legend of both channels, or of one if both show the same. */
@@ -342,6 +351,7 @@ export class TokensPanel {
     ];
     if (how?.t !== undefined) rows.push(line(`at ${seconds(how.t)}`, how.ms ? `${seconds(how.ms)} after the token before` : "in the same step as the token before"));
     if (how?.healed) rows.push(line(`healed: ${JSON.stringify(how.healed)} was re-encoded together with the text after it`));
+    if (how?.expert !== undefined) rows.push(line(`expert ${how.expert} first in ${how.routed} layers`));
     if (how?.drafted) rows.push(line("drafted and accepted"));
     if (how?.allowed !== undefined) {
       const { vocab } = this.view.store.options;

@@ -23,6 +23,7 @@ from ...contracts.events import (
     TokensSampled,
 )
 from ...contracts.ids import ExprId, ForkId, RequestId
+from .experts import ExpertsView, Routes
 
 STEP = " › "
 
@@ -53,6 +54,8 @@ class Inspection:
     """pairs: the tokens before healing, and the tokens that spell the same text instead, alone or
     with what follows
     """
+    routes: Routes | None = None
+    """the experts of its tokens, if the model has some"""
 
     @property
     def title(self) -> str:
@@ -73,7 +76,9 @@ def inspections(entries: Iterable[Entry]) -> tuple[Inspection, ...]:
     seams: dict[ForkId, list[tuple[tuple[int, ...], tuple[int, ...]]]] = {}
     """seams of each fork since its last gen or select"""
     latest: dict[ForkId, Inspection] = {}
+    experts = ExpertsView()
     for entry in entries:
+        experts.fold(entry)
         match entry.event:
             case ForkOpened(fork=fork, parent=None):
                 n_programs += 1
@@ -108,4 +113,6 @@ def inspections(entries: Iterable[Entry]) -> tuple[Inspection, ...]:
                 by_request[request].reason = reason
             case ExprFinished(expr=expr, value=value) if expr in by_expr:
                 by_expr[expr].value = value
+    for request, one in by_request.items():
+        one.routes = experts.routes(request)
     return tuple(by_expr.values())

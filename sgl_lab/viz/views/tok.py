@@ -31,6 +31,10 @@ class Drawing(TypedDict, total=False):
     drafted: bool
     block: str
     """the beginning of a block's digest, at its first position"""
+    expert: int
+    """the one with the largest weight in most layers"""
+    routed: str
+    """in how many layers it is that, of how many"""
     healed: str
     """text that was encoded in other tokens before, and that ends in this token or is spelled by it"""
 
@@ -61,6 +65,8 @@ class Token:
     ms: float = 0.0
     healed: tuple[int, ...] = ()
     """tokens that were here before and whose text it spells again, possibly with others"""
+    expert: tuple[int, int, int] | None = None
+    """the one with the largest weight in most layers; in how many, of how many"""
 
 
 class Layout:
@@ -86,6 +92,8 @@ class Layout:
             how["block"] = position.content.title
         if token.healed:
             how["healed"] = "".join(map(self._text, token.healed))
+        if token.expert is not None:
+            how |= {"expert": token.expert[0], "routed": f"{token.expert[1]} of {token.expert[2]}"}
         if (sample := token.sample) is None:
             return (text, token.cls, None, role, None, token.id, how or None)
         how |= {"t": token.t, "ms": round(token.ms, 3)}
@@ -99,7 +107,7 @@ class Layout:
 
     def _written(self, token: Token) -> str:
         sample, number, quoted = token.sample, token.id, self._quoted
-        if number < 0 or token.healed:
+        if number < 0 or token.healed or token.expert is not None:
             return encode(self._plain(token))
         role = encode(legible(token.role)) if token.role else '""'
         try:

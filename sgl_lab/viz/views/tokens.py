@@ -16,6 +16,7 @@ from typing import TypedDict
 
 from ...contracts.events import (
     Entry,
+    ExpertsChosen,
     ExprFinished,
     ExprStarted,
     ForkOpened,
@@ -32,6 +33,7 @@ from ...contracts.events import (
 from ...contracts.ids import ForkId, RequestId, RunId
 from ...contracts.legible import legible
 from .clock import RunClock
+from .experts import most_often
 from .reuse import Reuse
 from .tok import LEAST_BYTES, Layout, Tok, Token
 
@@ -153,6 +155,10 @@ class TokensView:
                     if mine := self._requests.get(request):
                         self._computed(mine, mine.done, mine.done + n_tokens, "computed")
                 self._forget()
+            case ExpertsChosen(top_k=top_k, layers=layers, chosen=chosen) if top_k > 0 and layers:
+                for request, start, experts in chosen:
+                    if mine := self._requests.get(request):
+                        self._routed(mine, start, experts, top_k, len(layers))
             case TokensSampled(samples=samples):
                 requests = self._requests
                 for sample in samples:
@@ -234,7 +240,7 @@ class TokensView:
             for token, drawn in zip(tokens, live.drawn[max(first, 0) :] if first >= 0 else (), strict=False):
                 if drawn.id != token.id:
                     break
-                token.sample, token.t, token.ms = drawn.sample, drawn.t, drawn.ms
+                token.sample, token.t, token.ms, token.expert = drawn.sample, drawn.t, drawn.ms, drawn.expert
             covered = first + len(tokens)
             if live.running and covered >= 0:
                 # The stream is extended while its generation continues: tokens sampled since then
@@ -248,6 +254,7 @@ class TokensView:
         for before, after in zip(old, tokens, strict=False):
             if before.id != after.id:
                 break
+            after.expert = after.expert or before.expert
             if after.cls == "text" and before.cls in ("cached", "reused", "computed"):
                 after.cls = before.cls
         fork.own[start:] = tokens
@@ -269,6 +276,21 @@ class TokensView:
                 if token.cls == "text" and token.id == request.prompt[fork.base + index]:
                     token.cls = cls
                     self._change(fork, index)
+            end = min(end, fork.base)
+            fork = self._forks.get(fork.opened.parent) if fork.opened.parent is not None else None
+
+    def _routed(self, request: _Request, start: int, experts: str, top_k: int, n_layers: int) -> None:
+        """Of the request's tokens from `start` on, in whichever ancestor they are."""
+        each = top_k * n_layers
+        end = start + len(experts) // each
+        fork: _Fork | None = request.fork
+        while fork is not None and end > start:
+            first = max(start, fork.base)
+            for position in range(first, min(end, fork.end)):
+                token = fork.own[position - fork.base]
+                token.expert = (*most_often(experts[(position - start) * each : (position - start + 1) * each], top_k), n_layers)
+            if first < min(end, fork.end):
+                self._change(fork, first - fork.base)
             end = min(end, fork.base)
             fork = self._forks.get(fork.opened.parent) if fork.opened.parent is not None else None
 

@@ -169,10 +169,13 @@ class Decoder:
         vectors = sum(int(x.nbytes) for x in (*norms, self.norm, self.embedding))
         return sum(linear.n_bytes for linear in (*linears, self.head)) + vectors
 
-    def forward(self, ids: Tensor, positions: Tensor, attend: Attend, embedded: Embedded | None = None) -> Tensor:
+    def forward(
+        self, ids: Tensor, positions: Tensor, attend: Attend, embedded: Embedded | None = None, routed: list[Tensor] | None = None
+    ) -> Tensor:
         """Hidden states [n, hidden] after the last layer, before the final norm. `ids` and `positions` are int64 [n].
 
         Where embeddings are given (`embedded`), the ids are not looked at but have to be those of tokens.
+        `routed` receives the experts that were chosen, of each layer that has some int64 [n, top_k].
         """
         rotations = [self._rotation(positions, *turning) for turning in zip(self.frequencies, self.amplitudes, strict=True)]
         x = self.embedding[ids]
@@ -194,7 +197,8 @@ class Decoder:
             rotation = None if layer.rotary is None else rotations[layer.rotary]
             mixed = attend(index, *self._split(heads, kind.attention, layer.qk_norms, rotation))
             x = added(layer.out(mixed.reshape(len(ids), -1)), "attention_out_norm")
-            x = added(layer.feed_forward(normed(x, "mlp_norm")), "mlp_out_norm")
+            y, feed_forward = normed(x, "mlp_norm"), layer.feed_forward
+            x = added(feed_forward(y) if isinstance(feed_forward, Dense) else feed_forward(y, routed), "mlp_out_norm")
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:

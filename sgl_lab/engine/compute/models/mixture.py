@@ -43,9 +43,14 @@ class Mixture:
     """[1, hidden]"""
     shared: Dense | None
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """[n, hidden] of [n, hidden]; the experts of a token are summed in the order of their numbers."""
+    def __call__(self, x: Tensor, routed: list[Tensor] | None = None) -> Tensor:
+        """[n, hidden] of [n, hidden]; the experts of a token are summed in the order of their numbers.
+
+        `routed` receives what was chosen, int64 [n, top_k], the largest weight first.
+        """
         weights, chosen = choose(x, self.router, self.kind)
+        if routed is not None:
+            routed.append(chosen)
         y = torch.zeros_like(x)
         for number in sorted({*chosen.flatten().tolist()}):
             hits = chosen == number

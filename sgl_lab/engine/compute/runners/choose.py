@@ -19,14 +19,25 @@ if TYPE_CHECKING:
 
 
 def make_runner(
-    model: Decoder | PackedDecoder, library: ctypes.CDLL | None, n_pages: int, page_size: int = 1, *, threads: int | None = None
+    model: Decoder | PackedDecoder,
+    library: ctypes.CDLL | None,
+    n_pages: int,
+    page_size: int = 1,
+    *,
+    threads: int | None = None,
+    notes_experts: bool = True,
 ) -> AnyRunner:
-    """A runner with a pool of `n_pages` pages of `page_size` tokens. OutOfMemory if they do not fit, DeviceUnfit."""
+    """A runner with a pool of `n_pages` pages of `page_size` tokens. OutOfMemory if they do not fit, DeviceUnfit.
+
+    `notes_experts` is whether it reports the experts of each token; one on a GPU never does.
+    """
     match model:
         case PackedDecoder() if library is not None:
-            return NativeRunner(library, model, n_pages, page_size, threads=threads)
+            return NativeRunner(library, model, n_pages, page_size, threads=threads, notes_experts=notes_experts)
         case PackedDecoder():
-            return TorchRunner(model.twin(), n_pages, page_size, threads=threads, kv_dtype=model.dtype)
+            return TorchRunner(
+                model.twin(), n_pages, page_size, threads=threads, kv_dtype=model.dtype, notes_experts=notes_experts
+            )
         case Decoder() if model.device.type == "cuda":
             from .gpu.device import DeviceRunner  # loads Triton
 
@@ -34,4 +45,4 @@ def make_runner(
             runner.try_out()
             return runner
         case Decoder():
-            return TorchRunner(model, n_pages, page_size, threads=threads)
+            return TorchRunner(model, n_pages, page_size, threads=threads, notes_experts=notes_experts)

@@ -66,11 +66,13 @@ class ExactRows:
             self._n = TILE if is_uniform(self._model, TILE) else 1
         return self._n
 
-    def run(self, rows: Sequence[Row], before_draws: Callable[[], None]) -> tuple[list[Draw | RequestFailed], Iterator[Score]]:
+    def run(
+        self, rows: Sequence[Row], before_draws: Callable[[], None], routed: list[Tensor] | None = None
+    ) -> tuple[list[Draw | RequestFailed], Iterator[Score]]:
         """The sampled tokens and, if requested, the scores, in the order of `Row.samplings` and
-        `Row.targets`.
+        `Row.targets`. `routed` receives the experts of the tokens, int64 [tokens, layers, top_k] in parts.
         """
-        hidden = torch.cat([self._forward(spans) for spans in self._tiles(rows)])
+        hidden = torch.cat([self._forward(spans, routed) for spans in self._tiles(rows)])
         before_draws()
         ends = torch.tensor([len(row.tokens) for row in rows]).cumsum(0).tolist()
         samplings = [row.samplings for row in rows]
@@ -101,7 +103,7 @@ class ExactRows:
         if spans:
             yield spans
 
-    def _forward(self, spans: Sequence[_Span]) -> Tensor:
+    def _forward(self, spans: Sequence[_Span], routed: list[Tensor] | None) -> Tensor:
         """Hidden states of a tile's tokens. Padding is computed and dropped."""
         device, n_tokens = self._model.device, spans[-1].end
         ids = np.zeros(self.tile, dtype=np.int64)
@@ -109,7 +111,11 @@ class ExactRows:
         ids[:n_tokens] = [token for span in spans for token in span.tokens]
         embedded = taken_out(ids, (block for span in spans for block in span.blocks), device)
         positions[:n_tokens] = torch.cat([torch.arange(span.start, span.start + len(span.tokens)) for span in spans])
-        return self._model.forward(torch.from_numpy(ids).to(device), positions.to(device), self._attend(spans), embedded)[:n_tokens]
+        chosen: list[Tensor] | None = None if routed is None else []
+        hidden = self._model.forward(torch.from_numpy(ids).to(device), positions.to(device), self._attend(spans), embedded, chosen)
+        if routed is not None and chosen:
+            routed.append(torch.stack(chosen, 1)[:n_tokens])
+        return hidden[:n_tokens]
 
     def _attend(self, spans: Sequence[_Span]) -> Attend:
         new = torch.cat([span.slots[span.start :] for span in spans])

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate, chain
 from weakref import ref
 
+import numpy as np
 import torch
 
 from ....contracts.errors import InvariantBroken
@@ -22,6 +23,7 @@ from ..models.executors import NATIVE, check_block
 from ..models.packed import PackedDecoder
 from .kv import KvStore
 from .native_model import Described
+from .routing import routing_of, with_experts
 from .runner import row_outputs
 from .sampling_requests import SamplingRequests
 
@@ -60,9 +62,19 @@ class NativeRunner:
 
     is_exact = True
 
-    def __init__(self, library: ctypes.CDLL, model: PackedDecoder, n_pages: int, page_size: int = 1, *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        model: PackedDecoder,
+        n_pages: int,
+        page_size: int = 1,
+        *,
+        threads: int | None = None,
+        notes_experts: bool = True,
+    ) -> None:
         self.page_size = page_size
         self.kv = KvStore(model.spec, n_pages, page_size, device=model.device, dtype=model.dtype)
+        self.routing = routing_of(model.spec) if notes_experts else None
         self._library = library
         self._model = model
         self.seconds = {"sampler": 0.0}
@@ -93,7 +105,8 @@ class NativeRunner:
 
         def outputs() -> tuple[RowOutput, ...]:
             self.seconds["sampler"] += requests.seconds(self._n_threads)
-            return row_outputs(rows, requests.draws(), requests.scores())
+            found = row_outputs(rows, requests.draws(), requests.scores())
+            return found if self.routing is None else with_experts(rows, found, self._chosen(len(tokens)))
 
         underway = _Underway(self._finish, outputs, (tokens, offsets, starts, pages, requests))
         self._underway = ref(underway)
@@ -107,6 +120,13 @@ class NativeRunner:
             underway.finish()  # an error that is kept keeps this frame
             raise
         return underway
+
+    def _chosen(self, n_tokens: int) -> np.typing.NDArray[np.int32]:
+        """The experts of the last step's tokens, [tokens, layers that have some, top_k]."""
+        assert self.routing is not None
+        chosen = np.empty((n_tokens, len(self.routing.layers), self.routing.top_k), dtype=np.int32)
+        self._library.sgl_experts(self._step, chosen.ctypes.data)
+        return chosen
 
     def _sampling_requests(self, rows: Sequence[Row], ends: Sequence[int]) -> SamplingRequests:
         draws = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -18,6 +18,7 @@ from .attention import PagedAttention
 from .batch import Batch
 from .exact import ExactRows
 from .kv import KvStore
+from .routing import routing_of, with_experts
 from .sampler import sample, scored
 
 SCORED_AT_ONCE = 128
@@ -28,19 +29,27 @@ class TorchRunner:
     """`plan.Runner` over a model: `n_pages` pages of `page_size` tokens, allocated at birth. OutOfMemory if they do not fit.
 
     `threads` is how many of the CPU's cores torch may use, in this whole process; None leaves its own choice.
-    Keys and values are kept in `kv_dtype`, by default the model's.
+    Keys and values are kept in `kv_dtype`, by default the model's. With `notes_experts` it reports those of each token.
     """
 
     is_exact = False
 
     def __init__(
-        self, model: Decoder, n_pages: int, page_size: int = 1, *, threads: int | None = None, kv_dtype: torch.dtype | None = None
+        self,
+        model: Decoder,
+        n_pages: int,
+        page_size: int = 1,
+        *,
+        threads: int | None = None,
+        kv_dtype: torch.dtype | None = None,
+        notes_experts: bool = True,
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
         self.page_size = page_size
         self.kv = KvStore(model.spec, n_pages, page_size, device=model.device, dtype=kv_dtype or model.dtype)
         self.seconds = {"sampler": 0.0}  # on a GPU with the wait for the forward pass
+        self.routing = routing_of(model.spec) if notes_experts else None
         self._model = model
         self._exact = ExactRows(model, self.kv, self._draws)
 
@@ -48,18 +57,28 @@ class TorchRunner:
         with torch.inference_mode():
             exact = tuple(row for row in plan.rows if row.is_exact)
             others = tuple(row for row in plan.rows if not row.is_exact)
-            exact_outputs = iter(row_outputs(exact, *self._exact.run(exact, plan.before_draws)) if exact else ())
+            exact_outputs = iter(self._run_exact(exact, plan.before_draws) if exact else ())
             outputs = iter(self._run(replace(plan, rows=others)) if others else ())
             return tuple(next(exact_outputs if row.is_exact else outputs) for row in plan.rows)
 
     def _run(self, plan: Plan) -> tuple[RowOutput, ...]:
         batch = Batch.of(plan, self.page_size, self._model.device, self._model.spec.kv_groups)
-        hidden = self._model.forward(batch.ids, batch.positions, PagedAttention(self._model.spec, batch, self.kv), batch.embedded)
+        attend, chosen = PagedAttention(self._model.spec, batch, self.kv), self._noted()
+        hidden = self._model.forward(batch.ids, batch.positions, attend, batch.embedded, chosen)
         plan.before_draws()
         samplings = [sampling for row in plan.rows for sampling in row.samplings]
         draws = self._draws(self._model.logits(hidden[batch.sampled]), samplings) if samplings else []
         scores = self._scores(hidden, batch.scored, [target for row in plan.rows for target in row.scored])
-        return row_outputs(plan.rows, draws, scores)
+        outputs = row_outputs(plan.rows, draws, scores)
+        return with_experts(plan.rows, outputs, torch.stack(chosen, 1).numpy(force=True)) if chosen else outputs
+
+    def _run_exact(self, rows: tuple[Row, ...], before_draws: Callable[[], None]) -> tuple[RowOutput, ...]:
+        chosen = self._noted()
+        outputs = row_outputs(rows, *self._exact.run(rows, before_draws, chosen))
+        return with_experts(rows, outputs, torch.cat(chosen).numpy(force=True)) if chosen else outputs
+
+    def _noted(self) -> list[Tensor] | None:
+        return None if self.routing is None else []
 
     def check_block(self, block: Block) -> None:
         check_block(block, self._model.spec, TORCH)

@@ -312,6 +312,7 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
         "sgl_start": [address, pointer(Rows), pointer(SamplingRequests)],
         "sgl_release": [address],
         "sgl_finish": [address],
+        "sgl_experts": [address, address],
         "sgl_linear": [pointer(Weight), address, number, address, number],
         "sgl_attention": [pointer(Shape), pointer(Rows), pointer(Pages), address, address, number],
         "sgl_choose": [address, number, pointer(SamplingRequests), number],

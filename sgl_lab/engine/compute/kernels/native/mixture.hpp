@@ -69,6 +69,19 @@ struct Routing {
     }
   }
 
+  // What token i chose, the largest weight first; returns the place after it.
+  int32_t* ranked(const Experts& experts, int i, int32_t* out) const {
+    const int* mine = &expert[static_cast<size_t>(i) * experts.n_pairs()];
+    const float* weights = &weight[static_cast<size_t>(i) * experts.n_pairs()];
+    for (int k = 0; k < experts.top_k; ++k) {
+      int at = k;
+      for (; at > 0 && weights[out[at - 1]] < weights[k]; --at) out[at] = out[at - 1];
+      out[at] = k;
+    }
+    for (int k = 0; k < experts.top_k; ++k) out[k] = mine[out[k]];
+    return out + experts.top_k;
+  }
+
   // When all tokens have chosen.
   void group() {
     for (size_t pair = 0; pair < expert.size(); ++pair) place[pair] = n_rows[expert[pair]]++;

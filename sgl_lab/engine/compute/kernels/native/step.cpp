@@ -134,6 +134,13 @@ class Step {
     });
   }
 
+  // Of each token and layer what it chose in the step that is finished.
+  void experts(int32_t* chosen) const {
+    for (int i = 0; i < n_; ++i)
+      for (size_t layer = 0; layer < layers_.size(); ++layer)
+        if (layers_[layer].experts) chosen = routings_[layer].ranked(*layers_[layer].experts, i, chosen);
+  }
+
  private:
   static constexpr int kRequestsAtOnce = 128;
 
@@ -434,6 +441,10 @@ int32_t sgl_release(sgl::Step* step) noexcept {
 }
 int32_t sgl_finish(sgl::Step* step) noexcept {
   return guarded([=] { step->finish(); });
+}
+// The experts of the step that is finished: chosen [tokens][layers with experts][top_k]
+int32_t sgl_experts(const sgl::Step* step, int32_t* chosen) noexcept {
+  return guarded([=] { step->experts(chosen); });
 }
 
 // Single parts, for tests and measurements.
