@@ -77,8 +77,9 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jin
 HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model", "*.txt")
 
 
-CONVERTED = re.compile(r"(?P<name>.+)-[0-9a-f]{12}-v\d+(\.lock)?")
-"""How a folder under converted/ is called: the model, a fingerprint, the version of the conversion."""
+CONVERTED = re.compile(r"(?P<name>.+)-[0-9a-f]{12}-(v\d+(\.lock)?|\w+\.packed)")
+"""How a folder under converted/ is called: the model, a fingerprint, the version of the conversion; a file of packed weights: the
+GGUF, a fingerprint, the type."""
 
 
 @dataclass(frozen=True, slots=True)

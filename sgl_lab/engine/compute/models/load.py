@@ -5,9 +5,9 @@ Everything that can be wrong with the files is found before the first weight is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from ..kernels.gpu import tuning
 from ..memory import demand, mib
 from ..vision import llava
 from ..vision.sight import Sight
+from . import kept
 from .architectures import config_from_gguf
 from .decoder import Decoder
 from .devices import find_device
@@ -76,13 +77,18 @@ def load_model(
                type of the file's weights (a GGUF's own 4 or 8 bits, otherwise bfloat16) if the
                native step computes them, and is float32 on torch
     native     whether the native step is available: bfloat16 on a CPU is then packed for it
-    cache_dir  where measured block sizes of GPU kernels are kept
+    cache_dir  where measured block sizes of GPU kernels, and packed weights of a GGUF, are kept
 
     ModelMissing, ModelDamaged, ModelError, DeviceUnfit, OutOfMemory.
     """
     target = find_device(device).device
     if dtype is not None and dtype not in _DTYPES | KINDS:
         raise ModelError(f"dtype {dtype!r} is not supported", hint=did_you_mean(dtype, _DTYPES | KINDS))
+    place = None
+    if target.type == "cpu" and native and dtype not in _DTYPES and path.is_file():
+        place = kept.place(path, dtype, cache_dir)
+        if (found := kept.find(place)) is not None and (loaded_model := _from_kept(found, path, name)) is not None:
+            return loaded_model
     with _source(path) as source:
         spec, read, seeing = source.spec, source.read, source.seeing
         gguf = None if dtype in _DTYPES else source.gguf
@@ -111,6 +117,9 @@ def load_model(
                 model = packed_on_device(spec, KINDS[chosen], read, gguf, target, loaded=loaded)
             elif is_packed:
                 model = pack_decoder(spec, KINDS[chosen], read, gguf, loaded)
+                if place is not None and source.described is not None:
+                    progress(0, 0, "keeping the packed weights")
+                    kept.keep(place, model, source.config, source.described, chosen)
             else:
                 model = Decoder(spec, read, device=target, dtype=_DTYPES[chosen], loaded=loaded)
         except (torch.OutOfMemoryError, MemoryError):
@@ -119,6 +128,18 @@ def load_model(
         namespace = (name, fingerprint(source.files), chosen)
         sight = Sight(seeing.read(), " ".join(namespace)) if seeing else None
         return LoadedModel(name, spec, model, source.tokenizer, str(target), chosen, namespace, n_bytes, remark, sight)
+
+
+def _from_kept(found: kept.Kept, path: Path, name: str) -> LoadedModel | None:
+    """Of a GGUF whose packed weights were kept; None if they are damaged."""
+    spec = fitted(spec_from_config(found.config, str(path)), NATIVE, name)
+    n_bytes = _weight_bytes(spec, found.dtype, True, torch.device("cpu"))
+    demand(n_bytes, f"{name} with {spec.n_params / 1e6:,.0f}M parameters in {found.dtype}", hint="choose a smaller model")
+    model = found.read(spec, KINDS[found.dtype])
+    if model is None:
+        return None
+    namespace = (name, fingerprint([path]), found.dtype)
+    return LoadedModel(name, spec, model, Tokenizer(found.files, spec.vocab), "cpu", found.dtype, namespace, n_bytes)
 
 
 def _checked(folder: Path) -> tuple[ModelSpec, Checkpoint, llava.Parts | None]:
@@ -173,6 +194,10 @@ class _Source:
     read: Read
     files: list[Path]
     gguf: GgufFile | None = None
+    config: Mapping[str, object] = field(default_factory=dict)
+    """of a GGUF"""
+    described: Files | None = None
+    """the tokenizer of a GGUF"""
     seeing: llava.Parts | None = None
 
 
@@ -192,4 +217,4 @@ def _source(path: Path) -> Iterator[_Source]:
     spec = spec_from_config(config, str(path))
     weights = GgufWeights(gguf, spec)
     described = Files.made({"config.json": config} | tokenizer_files(gguf.metadata, spec.vocab, str(path)), str(path))
-    yield _Source(spec, Tokenizer(described, spec.vocab), weights.read, [path], gguf)
+    yield _Source(spec, Tokenizer(described, spec.vocab), weights.read, [path], gguf, config, described)
