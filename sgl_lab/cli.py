@@ -1,4 +1,4 @@
-"""The `sgl-lab` command: tour, run, serve, doctor, native, tune, model.
+"""The `sgl-lab` command: tour, run, serve, bench, doctor, native, tune, model.
 
 Prints results on stdout and one-line errors on stderr. The exit code is 0, 1 (failure) or 2 (wrong
 usage); 130 or 143 after a signal. IPython is loaded only when a notebook is run.
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from . import doctor, notebook
 from .contracts.errors import BadArgument, SglError
+from .contracts.policies import EVICTIONS, SCHEDULES
 from .engine.compute.kernels.native import build
 from .engine.files import store
 from .engine.files.fetch import Progress
@@ -86,6 +87,25 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--token-file", type=Path, help="a file that holds the token (default: a random token)")
     serve.add_argument("--kv-events", action="store_true", help="also publish the radix tree over ZMQ, without a token")
     serve.set_defaults(command=_serve)
+
+    bench = commands.add_parser("bench", help="run the workloads of the paper and print what they took")
+    bench.add_argument("names", nargs="*", metavar="NAME", help="workloads, or all (without a name: list them)")
+    bench.add_argument("--data", type=Path, help="a folder of data (default: the sample that comes with the package)")
+    bench.add_argument("-n", type=int, help="items of each workload (default: all)")
+    bench.add_argument("--model", default=store.SMOLLM2.name, help="default: %(default)s")
+    bench.add_argument("--device", help="cpu, cuda, cuda:N (default: the best)")
+    bench.add_argument("--dtype", help="float32, bfloat16, int8 or int4")
+    bench.add_argument("--parallel", type=int, default=16, help="programs that run at once (default: %(default)s)")
+    bench.add_argument("--cache-tokens", type=int, help="size of the cache")
+    bench.add_argument("--schedule", choices=SCHEDULES, default="lpm", help="default: %(default)s")
+    bench.add_argument("--evict", choices=EVICTIONS, default="lru", help="default: %(default)s")
+    bench.add_argument("--no-cache", action="store_true", help="compute every prompt whole")
+    bench.add_argument("--no-fork-hint", action="store_true", help="start the children of a fork without their parent's prefix")
+    bench.add_argument("--deterministic", action="store_true", help="the same tokens whatever is cached")
+    bench.add_argument("--ablate", action="store_true", help="leave out one thing at a time, for one workload")
+    bench.add_argument("-o", "--output", type=Path, help="write the results here, as JSON")
+    bench.add_argument("--compare", nargs=2, type=Path, metavar=("A.json", "B.json"), help="compare two results, item by item")
+    bench.set_defaults(command=_bench)
 
     native = commands.add_parser("native", help="build the native CPU step for this machine")
     native.set_defaults(command=_native)
@@ -220,6 +240,47 @@ def _serve(options: argparse.Namespace) -> int:
     return 0
 
 
+def _bench(options: argparse.Namespace) -> int:
+    from .workloads.bench import Setup
+    from .workloads.catalogue import WORKLOADS
+    from .workloads.data import Data
+    from .workloads.results import Results, compared, text
+    from .workloads.suite import measure
+
+    if options.compare:
+        for found in compared(*map(Results.read, options.compare)):
+            print(found.words())
+        return 0
+    if not options.names:
+        for workload in WORKLOADS.values():
+            print(f"{workload.name:<17}{workload.title:<22}{workload.about}")
+        return 0
+    setup = Setup(
+        options.model,
+        options.device,
+        options.dtype,
+        options.parallel,
+        options.schedule,
+        options.evict,
+        "none" if options.no_cache else "prefix",
+        options.cache_tokens,
+        hint=not options.no_fork_hint,
+        deterministic=options.deterministic,
+    )
+    with _Bar() as show:
+        results = measure(options.names, Data(options.data), setup, options.n, ablated=options.ablate, notify=show)
+    if results.outcomes:
+        print(text(results.outcomes))
+    problems = [f"{name} was left out: {reason}" for name, reason in results.left_out.items()]
+    problems += [f"{name}, item {line}" for name, outcome in results.outcomes.items() for line in outcome.failed]
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if options.output:
+        results.write(options.output)
+        _say_written(options.output)
+    return 1 if any(outcome.failed for outcome in results.outcomes.values()) else 0
+
+
 def _native(options: argparse.Namespace) -> int:
     if (reason := build.obstacle()) and build.built(store.cache_dir()) is None:
         print(f"no native CPU step: {reason}; models run on torch instead")
@@ -317,7 +378,8 @@ class _Bar:
             if not total:
                 print(text, file=sys.stderr)
                 return
-            self._bar = tqdm(total=total, unit="B", unit_scale=True, leave=False)
+            is_bytes = total >= 1 << 12
+            self._bar = tqdm(total=total, unit="B" if is_bytes else "", unit_scale=is_bytes, leave=False)
             self._bar.desc = text
         self._bar.update(done - self._bar.n)
 

@@ -80,6 +80,8 @@ class Lab(RecordedLab):
     schedule       which waiting request goes first: lpm (longest cached prefix, bounded), fcfs,
                    dfs-weight or random
     evict          which unused part of the tree is evicted first: lru, lfu or fifo
+    reuse          what of a prompt may come from the cache: prefix (all that matches); to measure
+                   what that is worth, sequence (only whole earlier sequences) or none
     draft_tokens   tokens drafted at a time from earlier text and verified in one step; 0 turns
                    drafts off
     jump_forward   whether tokens that a constraint forces are appended without a step of their own
@@ -111,6 +113,7 @@ class Lab(RecordedLab):
         page_size: int = 1,
         schedule: str = "lpm",
         evict: str = "lru",
+        reuse: str = "prefix",
         draft_tokens: int = 64,
         jump_forward: bool = True,
         notes_experts: bool = True,
@@ -127,7 +130,13 @@ class Lab(RecordedLab):
         _check_text(model=model, device=device, dtype=dtype)
         _check_sizes(page_size=page_size, threads=threads, cache_tokens=cache_tokens, cache_mib=cache_mib)
         config = EngineConfig(
-            page_size=page_size, schedule=schedule, evict=evict, draft_tokens=draft_tokens, jump_forward=jump_forward, seed=seed
+            page_size=page_size,
+            schedule=schedule,
+            evict=evict,
+            reuse=reuse,
+            draft_tokens=draft_tokens,
+            jump_forward=jump_forward,
+            seed=seed,
         )
         _check_calls(emit, deterministic=deterministic, notes_experts=notes_experts)
         loaded, library = self._load(device, dtype, progress)

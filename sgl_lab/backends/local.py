@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import NoReturn
 
 from ..contracts.errors import ProgramError
@@ -40,6 +41,11 @@ class LocalBackend(TokenizedBackend):
 
     def describe(self) -> ModelCard:
         return self._card
+
+    def unwarmed(self) -> LocalBackend:
+        """The same engine, declared not to compute prefixes ahead: to measure what that is worth."""
+        less = replace(self._card.capabilities, warms=False)
+        return LocalBackend(self._resident, self._tokenizer, replace(self._card, capabilities=less), self.emit)
 
     def prepare(self, constraint: Constraint) -> None:
         self._resident.engine.prepare(constraint)

@@ -6,5 +6,7 @@ SCHEDULES = ("lpm", "fcfs", "dfs-weight", "random")
 """which waiting request goes first"""
 EVICTIONS = ("lru", "lfu", "fifo")
 """which idle leaf of the tree goes first"""
+REUSES = ("prefix", "sequence", "none")
+"""what of a prompt may come from the cache: all that matches; only whole earlier sequences; nothing"""
 BELADY = "belady"
 """the optimum of all evictions, for recordings: it needs the future"""

@@ -71,7 +71,7 @@ class TokenStream(Stream):
         Scoring(self, select, variable).start()
 
     def _warm(self, warmed: Callable[[], None], failed: Callable[[Exception], None]) -> None:
-        if self.transcript.ids:
+        if self.transcript.ids and self.run.card.capabilities.warms:
             Warming(self, warmed, failed).start()
         else:
             warmed()

@@ -9,7 +9,8 @@ import pytest
 from sgl_lab.contracts.errors import BadArgument, InvariantBroken
 from sgl_lab.contracts.events import NodeSplit, PrefixMatched, RequestFinished, RequestPreempted, StepRan
 from sgl_lab.contracts.ids import RequestId
-from sgl_lab.contracts.policies import EVICTIONS, SCHEDULES
+from sgl_lab.contracts.policies import EVICTIONS, REUSES, SCHEDULES
+from sgl_lab.engine.serving.cache import reuse
 from sgl_lab.engine.serving.cache.policy import POLICIES
 from sgl_lab.engine.serving.config import EngineConfig
 from sgl_lab.engine.serving.scheduling.order import ORDERS
@@ -48,6 +49,20 @@ def test_a_config_is_refused_at_birth() -> None:
 def test_every_policy_that_a_config_names_is_there() -> None:
     assert set(SCHEDULES) == set(ORDERS)
     assert set(EVICTIONS) == set(POLICIES)
+    assert set(REUSES) == set(reuse.REUSES)
+
+
+@pytest.mark.parametrize(("reuse", "cached"), [("prefix", [0, 20, 26, 11]), ("sequence", [0, 0, 26, 0]), ("none", [0, 0, 0, 0])])
+def test_how_much_of_a_prompt_is_reused_is_a_choice_and_changes_no_answer(reuse: str, cached: list[int]) -> None:
+    b = bench(reuse=reuse)
+    first = tokens("a shared beginning, and one")
+    prompts = [first, tokens("a shared beginning, two"), first, tokens("a shared beg")]
+    answers = []
+    for prompt in prompts:
+        answers.append(b.gen(prompt, max_tokens=1, ignore_eos=True))
+        b.drain()
+    assert [event.n_hit for event in b.fold.of(PrefixMatched)] == cached
+    assert [each.output.ids for each in answers] == [run_alone(prompt, max_tokens=1, ignore_eos=True) for prompt in prompts]
 
 
 def test_a_long_prompt_is_computed_in_chunks_and_others_decode_meanwhile() -> None:

@@ -28,9 +28,10 @@ MAY_IMPORT = {
     "srt": {"lang"},
     "notebook": {"contracts", "trace"},
     "serve": {"contracts", "trace", "lang", "recorded", "session"},
-    "cli": {"contracts", "trace", "notebook", "lang", "engine", "backends", "session", "doctor", "serve"},
+    "workloads": {"contracts", "trace", "lang", "session"},
+    "cli": {"contracts", "trace", "notebook", "lang", "engine", "backends", "session", "doctor", "serve", "workloads"},
     "doctor": {"contracts", "engine", "backends"},
-    "magics": {"contracts", "trace", "lang", "backends", "recorded", "elsewhere", "session", "labs", "viz", "doctor", "serve"},
+    "magics": {"contracts", "trace", "lang", "backends", "recorded", "elsewhere", "session", "labs", "viz", "doctor", "serve", "workloads"},
 }
 
 INSIDE_ENGINE = {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ...contracts.errors import BadArgument
 from ...contracts.near import did_you_mean
-from ...contracts.policies import EVICTIONS, SCHEDULES
+from ...contracts.policies import EVICTIONS, REUSES, SCHEDULES
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,10 @@ class EngineConfig:
     """
     evict: str = "lru"
     """lru: the least recently used is evicted first; lfu: the least often used; fifo: the oldest"""
+    reuse: str = "prefix"
+    """prefix: all of a prompt that is in the tree comes from it; sequence: only the whole of an
+    earlier sequence, as without a tree; none: nothing. The last two measure what the tree is worth
+    """
     max_passes: int = 16
     """how often younger requests may be admitted before a waiting one"""
     min_share: int = 16
@@ -48,7 +52,7 @@ class EngineConfig:
             check(type(value) is int and value >= 1, name, "a whole number, 1 or more")
         check(type(self.draft_tokens) is int and self.draft_tokens >= 0, "draft_tokens", "a whole number, 0 or more")
         check(self.step_tokens > self.max_rows, "step_tokens", f"more than max_rows ({self.max_rows}), or prompts would never be computed")
-        for name, known in (("schedule", SCHEDULES), ("evict", EVICTIONS)):
+        for name, known in (("schedule", SCHEDULES), ("evict", EVICTIONS), ("reuse", REUSES)):
             if (word := getattr(self, name)) not in known:
                 raise BadArgument(f"{name} must be {' or '.join(known)}, not {word!r}", hint=did_you_mean(word, known))
         check(type(self.jump_forward) is bool, "jump_forward", "True or False")

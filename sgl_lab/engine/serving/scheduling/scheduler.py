@@ -18,6 +18,7 @@ from ....contracts.events import DraftVerified, Emit, PrefixMatched, RequestPree
 from ...plan import Plan, Row, Sampling
 from ..cache.audit import audit
 from ..cache.pool import PagePool
+from ..cache.reuse import REUSES
 from ..cache.tree import Lease, RadixTree, Tokens
 from ..config import EngineConfig
 from .drafts import Drafts
@@ -59,6 +60,7 @@ class Scheduler:
         self._config = config
         self._pool = pool
         self._tree = tree
+        self._reuse = REUSES[config.reuse]()
         self._copy_page = copy_page
         self._emit = emit
         self._drafts = drafts
@@ -225,7 +227,9 @@ class Scheduler:
         (self.running if request.phase is Phase.RUNNING else self.waiting).remove(request)
         request.move(phase)
         if keep and request.n_kv:
-            self._tree.insert(request.namespace, request.span(0, request.n_kv), request.pages, request.id)
+            kept = request.span(0, request.n_kv)
+            self._tree.insert(request.namespace, kept, request.pages, request.id)
+            self._reuse.ended(request.namespace, kept)
         if request.lease is not None:
             self._tree.release(request.lease)
             request.lease = None
@@ -305,6 +309,8 @@ class Scheduler:
 
     def _is_held(self, request: Request, tokens: tuple[int, ...], min_share: int) -> bool:
         """Whether a running request computes `min_share` more tokens of `request`, which will soon be in the tree."""
+        if not self._reuse.waits:
+            return False
         prefilling = [other for other in self.running if other.is_prefilling and other.namespace == request.namespace]
         if not prefilling:
             return False
@@ -322,7 +328,7 @@ class Scheduler:
     def _start(self, request: Request, tokens: tuple[int, ...]) -> bool:
         """Admit `request` if its pages can be had, now."""
         size = self._config.page_size
-        match = self._tree.peek(request.namespace, tokens)
+        match = self._tree.peek(request.namespace, tokens[: self._reuse.most(request.namespace, tokens)])
         start = min(match.n_tokens, request.first_needed)
         n_own = self._config.pages_for(len(tokens)) - start // size
         n_lease = match.n_tokens

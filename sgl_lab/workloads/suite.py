@@ -1,0 +1,65 @@
+"""Several workloads, or one with a thing left out at a time, as one set of results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from ..contracts.errors import BackendUnsupported, BadArgument
+from ..session import Lab
+from . import bench
+from .catalogue import WORKLOADS, find
+from .data import Data
+from .results import Results, machine_of
+from .workload import Workload
+
+ALL = "all"
+
+
+def measure(
+    names: Sequence[str],
+    data: Data,
+    setup: bench.Setup,
+    n: int | None = None,
+    *,
+    ablated: bool = False,
+    lab: Lab | None = None,
+    notify: bench.Progress = bench.unseen,
+) -> Results:
+    """Run the named workloads on `lab`, or on one of their own that `setup` makes.
+
+    Of `all`, those that the data or the model cannot run are left out, with the reason. With
+    `ablated` there is one workload, and an outcome for each thing left out, each in a lab of its own.
+    """
+    is_all = list(names) == [ALL]
+    workloads = list(WORKLOADS.values()) if is_all else [find(name) for name in names]
+    if not workloads:
+        raise BadArgument("no workload is named", hint=", ".join((*WORKLOADS, ALL)))
+    if n is not None and n < 1:
+        raise BadArgument(f"n must be 1 or more, not {n}")
+    outcomes: dict[str, bench.Outcome] = {}
+    left_out: dict[str, str] = {}
+    if ablated:
+        (workload,) = _only(workloads)
+        for name, change in bench.ABLATIONS.items():
+            changed = change(setup)
+            with changed.lab(notify) as own:
+                outcomes[name] = bench.run(workload, data, own, changed, n, notify)
+                machine = machine_of(own)
+        return Results(machine, setup.plain(), outcomes)
+    with ExitStack() as open_labs:
+        on = lab or open_labs.enter_context(setup.lab(notify))
+        for workload in workloads:
+            try:
+                outcomes[workload.name] = bench.run(workload, data, on, setup, n, notify)
+            except (BackendUnsupported, BadArgument) as error:
+                if not is_all:
+                    raise
+                left_out[workload.name] = str(error)
+        return Results(machine_of(on), setup.plain(), outcomes, left_out)
+
+
+def _only(workloads: list[Workload]) -> list[Workload]:
+    if len(workloads) != 1:
+        raise BadArgument("one thing at a time is left out of one workload", hint="name one")
+    return workloads

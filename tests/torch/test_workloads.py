@@ -1,0 +1,29 @@
+"""The workloads on the built-in model: the cache changes what is computed and no answer."""
+
+from __future__ import annotations
+
+from sgl_lab.workloads.bench import ABLATIONS, Setup, run, unseen
+from sgl_lab.workloads.catalogue import find
+from sgl_lab.workloads.data import Data
+
+SETUP = Setup(parallel=4, cache_tokens=4_000, deterministic=True)
+
+
+def test_without_the_cache_more_is_computed_and_the_answers_are_the_same() -> None:
+    found = {}
+    for name in ("full", "no tree", "no cache"):
+        setup = ABLATIONS[name](SETUP)
+        with setup.lab(unseen) as lab:
+            found[name] = [run(find(workload), Data(), lab, setup, n=2) for workload in ("mmlu", "agents")]
+    for full, no_tree, no_cache in zip(*found.values(), strict=True):
+        assert full.texts == no_tree.texts == no_cache.texts
+        assert not full.failed
+        assert full.computed_tokens <= no_tree.computed_tokens < no_cache.computed_tokens
+        assert 0.9 < full.of_best <= 1
+        assert full.best_in_order <= full.best
+        assert (no_cache.hit_rate, no_cache.best > 0) == (0.0, True)
+        assert all(full.latency_s)
+        assert full.requests == no_cache.requests
+    mmlu, agents = found["full"]
+    assert mmlu.accuracy is not None
+    assert agents.accuracy is None
