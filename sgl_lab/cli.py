@@ -319,6 +319,8 @@ def _model_list(options: argparse.Namespace) -> int:
     here = store.stored()
     for model in here:
         print(f"{model.name:<24}{_mib(model.n_bytes):>10}  {model.paths[0]}")
+    for name, path in store.PACKAGED.items():
+        print(f"{name:<24}{_mib(sum(file.stat().st_size for file in path.iterdir())):>10}  {path}")
     for name in sorted(store.BUILT_IN.keys() - {model.name for model in here}):
         print(f"{name:<24}{'-':>10}  not fetched yet: sgl-lab model pull {name}")
     return 0

@@ -104,8 +104,10 @@ def first_id(content: Content) -> int:
     """
     number = int(content.digest[:8], 16) % _NUMBERS + 1
     with _lock:
-        while _contents.setdefault(number, content) != content:
+        while (known := _contents.setdefault(number, content)) != content:
             number = number % _NUMBERS + 1
+        if content.picture and not known.picture:
+            _contents[number] = content
     return -number * MAX_POSITIONS
 
 

@@ -197,7 +197,10 @@ def write_jsonl(record: Record, path: Path) -> None:
     """Write the record. The file is written completely or not at all."""
 
     def write(file: IO[str]) -> None:
-        contents = {first: [content.digest, content.n, content.kind] for first, content in record.contents.items()}
+        contents = {
+            first: [content.digest, content.n, content.kind, *([content.picture] if content.picture else [])]
+            for first, content in record.contents.items()
+        }
         header = {"format": FORMATS[bool(contents)], "run": record.run, "n_entries": len(record.entries)}
         header |= {"blocks": contents} if contents else {}
         file.write(json.dumps(header | {"snapshot": asdict(record.snapshot), "vocab": record.vocab}, separators=(",", ":")) + "\n")

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from ..contracts.legible import clipped, legible
 from .draw import html, still, text
 from .draw.escape import Markup, joined, tag
-from .draw.streams import cut
+from .draw.streams import cut, without_pictures
 from .replay import Replay
 from .views.lanes import LanesPicture
 from .views.metrics import MetricsPicture
@@ -57,17 +57,20 @@ class Room(NamedTuple):
     """tokens in the picture; None for all"""
     is_bare: bool = False
     """whether its text has brackets in place of colours, so that all of it fits"""
+    has_pictures: bool = False
+    """whether images are seen, and not only named"""
 
 
 ROOMS = (
-    Room(still.MAX_NODES, still.MAX_BARS, 1_000_000),
+    Room(still.MAX_NODES, still.MAX_BARS, 1_000_000, has_pictures=True),
+    Room(still.MAX_NODES, still.MAX_BARS, 4_000, has_pictures=True),
     Room(still.MAX_NODES, still.MAX_BARS, 4_000),
     Room(40, 150, 1_000),
     Room(24, 60, 300),
     Room(24, 60, 300, is_bare=True),
     *(Room(24, 60, 300, n) for n in (20_000, 12_000, 8_000, 5_000, 3_000, 1_500, 700, 300, 100, 30, 8)),
 )
-PAGE_ROOM = Room(400, 4_000, 1_000_000)
+PAGE_ROOM = Room(400, 4_000, 1_000_000, has_pictures=True)
 
 
 @dataclass(frozen=True)
@@ -104,15 +107,17 @@ class Pictures:
         if self.metrics is not None:
             parts.append(still.counts(self.metrics, self.is_engine))
         if self.tokens is not None:
-            tokens = self.tokens
-            n = room.n_tokens
+            tokens, n, seen = self.tokens, room.n_tokens, " with pictures" * room.has_pictures
+            tokens = tokens if seen else without_pictures(tokens)
             if room.is_bare:
                 parts.append(_once(self._drawn, "bare", None, lambda: still.bare_tokens(tokens)))
             else:
                 shown = lambda: still.tokens(tokens if n is None else cut(tokens, n), self.lanes, elsewhere=elsewhere)  # noqa: E731
-                parts.append(_once(self._drawn, "tokens", n, shown))
+                parts.append(_once(self._drawn, f"tokens{seen}", n, shown))
         if (tree := self.tree) is not None:
-            parts.append(_once(self._drawn, "tree", room.n_nodes, lambda: still.tree(tree, room.n_nodes, elsewhere=elsewhere)))
+            tree = tree if room.has_pictures else {**tree, "texts": []}
+            name = "tree" + " with pictures" * room.has_pictures
+            parts.append(_once(self._drawn, name, room.n_nodes, lambda: still.tree(tree, room.n_nodes, elsewhere=elsewhere)))
         if (lanes := self.lanes) is not None and self.has_lanes:
             parts.append(_once(self._drawn, "lanes", room.n_bars, lambda: still.lanes(lanes, room.n_bars, elsewhere=elsewhere)))
         return still.frame(parts)

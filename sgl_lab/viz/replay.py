@@ -40,9 +40,9 @@ LEAST_MOMENTS = 12
 DETAILS = (
     "",
     "alternatives",
-    "alternatives and times",
-    "alternatives, times and other nodes",
-    "alternatives, times, other nodes and whole texts of nodes",
+    "alternatives, times and pictures",
+    "alternatives, times, pictures and other nodes",
+    "alternatives, times, pictures, other nodes and whole texts of nodes",
 )
 """the details that each level drops, cumulatively"""
 
@@ -281,13 +281,15 @@ class Abridged:
             kept["lanes"] = {**lanes, "bars": [self._changed("bar", row) for row in lanes["bars"]]}
         if tree := kept.get("tree"):
             tree = self._of_run(tree) if self._level >= 3 else tree
+            if self._level >= 2:
+                tree = {**tree, "texts": [{name: value for name, value in row.items() if name != "picture"} for row in tree["texts"]]}
             tree = tree if self._level < 4 else {**tree, "texts": []}
             kept["tree"] = {**tree, "nodes": [self._changed("node", row) for row in tree["nodes"]]}
         return kept
 
     def _tok(self, text: str, cls: str, logprob: float | None, role: str, top: Top, number: int, how: How) -> tuple[object, ...]:
         if how and self._level >= 2:
-            how = {name: value for name, value in how.items() if name not in ("t", "ms")} or None
+            how = {name: value for name, value in how.items() if name not in ("t", "ms", "picture")} or None
         others = [(other, _round(value)) for other, value in top] if top and not self._level else None
         return (text, cls, _round(logprob), role, others, -1 if is_inside(number) else number, how)
 

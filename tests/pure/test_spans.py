@@ -45,9 +45,11 @@ from sgl_lab.trace import Record, Ring, read_jsonl, write_jsonl
 from sgl_lab.trace.record import RecordUnreadable
 from sgl_lab.viz.draw import inspection as draw_inspection
 from sgl_lab.viz.draw import still, text
+from sgl_lab.viz.draw.streams import without_pictures
 from sgl_lab.viz.replay import Abridged, frames
 from sgl_lab.viz.views import views_of
 from sgl_lab.viz.views.inspection import inspections
+from sgl_lab.viz.views.pictures import MOST, Pictures
 
 from .driving import Bench, Listener, bench, expect_idle
 from .language import streams_of, watchdog  # noqa: F401
@@ -511,6 +513,27 @@ def test_an_id_of_no_block_in_a_file_is_refused(record: Record, tmp_path: Path) 
         path.write_text(whole.replace(old, new))
         with pytest.raises(RecordUnreadable, match=says):
             read_jsonl(path)
+
+
+PIXEL = "data:image/png;base64," + "iVBORw0KGgo" * 4
+SEEN = Block(Content("beefcafe01234567" * 2, 9, "image", PIXEL))
+
+
+def test_a_picture_is_in_tokens_tree_still_recording_and_file_and_none_of_them_grows_without_a_limit(stand: Stand, tmp_path: Path) -> None:
+    record = stand.record("What is on " + Embedded(SEEN) + " here?")
+    found = views(record)
+    tokens, tree = found.tokens.full(), found.tree.full()
+    assert [tok[6] for op in tokens["ops"] for tok in op["toks"] if tok[5] == SEEN.ids[0]] == [{"block": "beefca", "picture": PIXEL}]
+    assert [row["picture"] for row in tree["texts"] if "picture" in row] == [PIXEL]
+    assert still.tokens(tokens).source.count(f'<img src="{PIXEL}"') == still.tree(tree).source.count(f'<img src="{PIXEL}"') == 1
+    assert PIXEL not in still.tokens(without_pictures(tokens)).source
+    write_jsonl(record, tmp_path / "run.jsonl")
+    assert read_jsonl(tmp_path / "run.jsonl").contents[SEEN.ids[0]].picture == PIXEL
+    levels = [json.dumps([*Abridged(level).message({"tokens": tokens, "tree": tree}).values()]) for level in (0, 2)]
+    assert [text.count(PIXEL) for text in levels] == [2, 0]
+    shown, large = Pictures(), [Content(f"{i:032x}", 1, "image", PIXEL + "A" * 4_000) for i in range(30)]
+    assert sum(map(len, map(shown.of, large))) <= MOST < 12 * 4_000
+    assert [bool(shown.of(each)) for each in large] == [True] * 10 + [False] * 20
 
 
 def test_every_view_shows_a_block_as_one_chip(record: Record) -> None:

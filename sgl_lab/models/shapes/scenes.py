@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -58,6 +59,20 @@ def placed(cell: int, colour: str, shape: str, chance: random.Random | None = No
     row, column = divmod(cell, CELLS)
     x, y, radius = (chance.uniform(-3, 3), chance.uniform(-3, 3), chance.uniform(9, 12)) if chance else (0.0, 0.0, 10.5)
     return Item(cell, colour, shape, (column + 0.5) * CELL + x, (row + 0.5) * CELL + y, radius)
+
+
+def picture(shapes: Mapping[int, str]) -> NDArray[np.uint8]:
+    """A picture to ask about: `picture({0: "red circle", 8: "blue cross"})` has a shape in the first cell and one in the last.
+
+    Cells count row by row, from 0 to 8. Bytes, [96, 96, 3]. ValueError for another cell, colour or shape.
+    """
+    items = []
+    for cell, title in sorted(shapes.items()):
+        colour, _, shape = title.partition(" ")
+        if cell not in range(CELLS**2) or colour not in COLOURS or shape not in SHAPES:
+            raise ValueError(f"{cell}: {title!r:.80} is no shape in a cell: 0 to 8, {', '.join((*COLOURS, *SHAPES))}")
+        items.append(placed(cell, colour, shape))
+    return drawn(tuple(items))
 
 
 def drawn(items: Scene, chance: random.Random | None = None) -> NDArray[np.uint8]:

@@ -131,8 +131,8 @@ class Trainer:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--tower-steps", type=int, default=600)
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--tower-steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=3700)
     parser.add_argument("--rows", type=int, default=32, help="pictures of a step; twice as many while the tower learns alone")
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--threads", type=int, default=1)

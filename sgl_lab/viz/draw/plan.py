@@ -17,7 +17,7 @@ from .numbers import counted
 from .outline import kept
 
 HEIGHT, PITCH, GAP, PAD = 24, 29, 24, 8
-LETTER, SMALL, MARK, SPACE = 6.65, 5.7, 14, 10
+LETTER, SMALL, MARK, SPACE, PICTURE = 6.65, 5.7, 14, 10, 22
 LETTERS = 24
 """characters of a label"""
 
@@ -35,11 +35,13 @@ class Node:
     x: float = 0.0
     y: float = 0.0
     title: str = ""
+    picture: str = ""
 
     @property
     def width(self) -> int:
         cells = sum(1.8 if ord(letter) > 0x1100 and letter not in "…↵⇥●○▸◆■▣" else 1 for letter in self.label)
         mark = 0 if self.tone in ("root", "others") else MARK
+        mark += PICTURE if self.picture else 0
         return int(cells * LETTER + 2 * PAD + mark + (SPACE + SMALL * len(self.meta) if self.meta else 0) + 1)
 
 
@@ -59,7 +61,8 @@ def plan(picture: TreePicture, max_nodes: int) -> Plan:
     mine = {number: row for number, row in rows.items() if row["mine"]}
     shown = kept(mine, max_nodes)
     others = [row for number, row in rows.items() if number not in shown and row["parent"] is not None]
-    nodes = {number: _node(mine[number]) for number in sorted(shown)}
+    pictures = {row["id"]: row.get("picture", "") for row in picture["texts"]}
+    nodes = {number: _node(mine[number], pictures.get(number, "")) for number in sorted(shown)}
     roots: list[Node] = []
     for number, node in nodes.items():
         above = mine[number]["parent"]
@@ -97,10 +100,10 @@ def tone(row: NodeRow) -> str:
     return "computed" if row["fresh"] else "cached"
 
 
-def _node(row: NodeRow) -> Node:
+def _node(row: NodeRow, picture: str) -> Node:
     more = [f"↻{row['reused']:,}" if row["reused"] else "", "■" if row["state"] == "locked" else ""]
     meta = "" if row["state"] == "root" else " ".join(part for part in (f"{row['n']:,}", *more) if part)
-    return Node(_short(row["label"] or "root"), meta, tone(row), row["state"], title=row["title"])
+    return Node(_short(row["label"] or "root"), meta, tone(row), row["state"], title=row["title"], picture=picture)
 
 
 def _hang(node: Node, parent: Node | None, roots: list[Node]) -> None:

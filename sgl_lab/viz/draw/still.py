@@ -35,6 +35,10 @@ SEAM = "border-left:2px solid currentColor;padding-left:2px"
 """style of healed tokens"""
 CHIP = css(border="1px solid", border_radius="4px", padding="0 4px")
 """style of a block, such as an image"""
+FRAME = css(display="inline-block", margin="2px 3px 2px 1px", vertical_align="middle")
+"""style of a block around its picture"""
+IN_TEXT, IN_NODE = 44, 18
+"""height in pixels of a picture"""
 LONG = 400
 """a turn with more tokens than this is folded"""
 TOKENS_HIGH, FORK_HIGH, TREE_HIGH, LANES_HIGH = 240, 96, 232, 206
@@ -286,16 +290,24 @@ def _turn(role: str, toks: list[Tok], is_plain: bool) -> Markup:
 
 def _runs(toks: list[Tok]) -> list[Child]:
     parts: list[Child] = []
-    for (state, is_mark, healed, block), run in groupby(
+    for (state, is_mark, healed, (block, picture)), run in groupby(
         toks, key=lambda tok: (tok[1], bool(SPECIAL.fullmatch(tok[0])), _healed(tok), _block(tok))
     ):
         words = "".join(tok[0] for tok in run)
         look = _look(state) + (";opacity:0.7;font-size:11px" if is_mark else "") + (f";{SEAM}" if healed else "")
         title = {"title": f'healed: "{healed}" was re-encoded together with the text after it'} if healed else {}
         if block:
-            look, title = f"{look};{CHIP}", {"title": block}
-        parts.append(tag("span", {"style": look} | title if look else title, words))
+            look, title = f"{look};{CHIP}" + (f";{FRAME}" if picture else ""), {"title": block}
+        shown = [_picture(picture, IN_TEXT)] if picture else []
+        parts.append(tag("span", {"style": look} | title if look else title, *shown, words))
     return parts
+
+
+def _picture(source: str, high: int) -> Markup:
+    """A small picture, with words beside it that say the same."""
+    place = css(display="inline-block", vertical_align="middle", margin=f"{2 if high > IN_NODE else 0}px 5px 2px 0")
+    style = f"{css(height=f'{high}px', width='auto', border_radius='3px')};{place}"
+    return tag("img", {"src": source, "alt": "", "style": style})
 
 
 def _healed(tok: Tok) -> str:
@@ -303,9 +315,10 @@ def _healed(tok: Tok) -> str:
     return (tok[6] or {}).get("healed", "")
 
 
-def _block(tok: Tok) -> str:
-    """The beginning of the digest of the block at this position."""
-    return (tok[6] or {}).get("block", "")
+def _block(tok: Tok) -> tuple[str, str]:
+    """The beginning of the digest of the block at this position, and its picture."""
+    how = tok[6] or {}
+    return how.get("block", ""), how.get("picture", "")
 
 
 def _look(state: str) -> str:
@@ -453,6 +466,7 @@ def _node(node: Node) -> Markup:
     )
     glyph = "" if node.tone in ("root", "others") else ink.glyph
     parts: list[Child] = [tag("span", {"style": css(color=ink.both)}, f"{glyph} ")] if glyph else []
+    parts += [_picture(node.picture, IN_NODE)] if node.picture else []
     parts.append(node.label)
     if node.meta:
         parts.append(tag("span", {"style": f"{css(font_size='10px')};{SOFT}"}, f"  {node.meta}"))

@@ -134,6 +134,19 @@ def cut(picture: TokensPicture, n_tokens: int) -> TokensPicture:
     }
 
 
+def without_pictures(picture: TokensPicture) -> TokensPicture:
+    """The same, with images as chips alone."""
+
+    def bare(tok: Tok) -> Tok:
+        if not (tok[6] or {}).get("picture"):
+            return tok
+        how = (tok[6] or {}).copy()
+        del how["picture"]
+        return (*tok[:6], how)
+
+    return {**picture, "ops": [{**op, "toks": list(map(bare, op["toks"]))} for op in picture["ops"]]}
+
+
 def _clipped(tok: Tok) -> Tok:
     return (clipped(tok[0], 60), *tok[1:]) if len(tok[0]) > 60 else tok
 

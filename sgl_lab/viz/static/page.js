@@ -125,6 +125,12 @@ export function setText(node, text) {
   if (node.textContent !== shown) node.textContent = shown;
 }
 
+/** The data URL of a small picture, as a kernel or a recording gives it; null for anything else. */
+export const pictured = (url) => (/^data:image\/(png|jpeg);base64,[A-Za-z0-9+/]+=*$/.test(url ?? "") ? url : null);
+
+/** A picture before its caption. */
+export const thumbnail = (url) => el("img", { class: "sgl-thumb", src: url, alt: "" });
+
 export const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const whole = new Intl.NumberFormat("en");
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });

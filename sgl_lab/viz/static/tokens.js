@@ -2,7 +2,7 @@
  * each token.
  */
 
-import { HEALED, TOKEN_MEANING, TOKEN_STATES, TOKEN_WORDS, choice, clamp, count, el, figure, furnish, keyed, panel, percent, seconds, setText, visible, wordsOf } from "./page.js";
+import { HEALED, TOKEN_MEANING, TOKEN_STATES, TOKEN_WORDS, choice, clamp, count, el, figure, furnish, keyed, panel, percent, pictured, seconds, setText, thumbnail, visible, wordsOf } from "./page.js";
 import { tempered } from "./temper.js";
 
 const CARET_MS = 700;
@@ -342,6 +342,7 @@ export class TokensPanel {
       el(
         "div",
         { class: "sgl-card-head" },
+        ...(pictured(how?.picture) ? [thumbnail(how.picture)] : []),
         el("code", { class: `t bg-${state} ul-${state}` }, visible(shown || token[0])),
         el("span", {}, own === null ? "" : percent(own)),
       ),
@@ -602,7 +603,7 @@ class Stream {
       if (i === this.spans.length) this.spans.push(this.place(i, tokens[i], base));
       Object.assign(this.spans[i], { fork: this.fork, position: base + i, n_joined: joined });
       this.dress(this.spans[i], tokens[i]);
-      setText(this.spans[i], shown);
+      this.fill(this.spans[i], shown);
       i++;
     }
     this.truncate(tokens.length);
@@ -643,10 +644,19 @@ class Stream {
     return span;
   }
 
+  /** A token's text; the picture of an image before it. */
+  fill(span, shown) {
+    const picture = pictured(span.token[6]?.picture);
+    if (span.picture !== picture) {
+      span.replaceChildren(...(picture ? [thumbnail(picture)] : []), shown);
+      span.picture = picture;
+    } else if (!picture) setText(span, shown);
+  }
+
   dress(span, token) {
     const block = token[6]?.block ?? "";
     if (span.title !== block) span.title = block;
-    const name = `t ${token[1]}${this.look(token)}${token[6]?.healed ? " sgl-healed" : ""}${block ? " sgl-block" : ""}${MARK.test(token[0]) ? " sgl-mark" : ""}`;
+    const name = `t ${token[1]}${this.look(token)}${token[6]?.healed ? " sgl-healed" : ""}${block ? " sgl-block" : ""}${token[6]?.picture ? " sgl-pictured" : ""}${MARK.test(token[0]) ? " sgl-mark" : ""}`;
     if (span.look !== name) span.className = span.look = name;
     span.token = token;
   }

@@ -3,13 +3,13 @@
  * lays out the still picture the same way.
  */
 
-import { NODE_GLYPH, NODE_MEANING, NODE_WORDS, clamp, count, el, figure, furnish, ordinal, panel, setText, still, svg, tool, visible, wordsOf } from "./page.js";
+import { NODE_GLYPH, NODE_MEANING, NODE_WORDS, clamp, count, el, figure, furnish, ordinal, panel, pictured, setText, still, svg, thumbnail, tool, visible, wordsOf } from "./page.js";
 
 const GHOST_MS = 700;
 const RECENT_MS = 1500;
 const ABOVE = 36;
 
-const NODE = { height: 24, pitch: 29, gap: 24, font: 6.65, small: 5.7, pad: 8, mark: 14, space: 10, letters: 24 };
+const NODE = { height: 24, pitch: 29, gap: 24, font: 6.65, small: 5.7, pad: 8, mark: 14, space: 10, picture: 22, letters: 24 };
 const STAGE = { pad: 14, low: 96, high: 232, pace: 68 };
 const LEGIBLE = 0.8;
 const FAINT = 0.62;
@@ -135,6 +135,7 @@ export class TreePanel {
     item.goneAt = null;
     item.stale = true;
     item.text = shorten(node.label || "root");
+    item.picture = pictured(this.view.store.texts.get(node.id)?.picture);
     const more = [node.reused ? `↻${figure(node.reused)}` : "", node.state === "locked" ? "■" : ""];
     item.meta = node.state === "root" ? "" : [figure(node.n), ...more].filter(Boolean).join(" ");
     const width = widthOf(item);
@@ -670,6 +671,7 @@ export class TreePanel {
     const line = (...words) => el("div", { class: "sgl-card-line" }, words.filter(Boolean).join(" · "));
     const text = (kind === "node" && this.view.store.texts.get(item.id)?.text) || node.label || "root";
     return [
+      ...(item.picture ? [thumbnail(item.picture)] : []),
       el("div", { class: "sgl-card-text" }, text.slice(0, 160)),
       line(count(node.n, "token"), kind === "node" && node.state !== "root" ? originOf(node, wordsOf(this.view.store)) : ""),
       line(kind === "tail" ? "being generated, not in the tree yet" : NODE_MEANING[state]),
@@ -705,6 +707,7 @@ export class TreePanel {
     this.details.replaceChildren(
       el("div", { class: "sgl-details-head" }, state, close),
       el("div", { class: "sgl-above", title: "text before it" }, shortened(above.join(""))),
+      ...(item.picture ? [thumbnail(item.picture)] : []),
       el("div", { class: "sgl-node-text", tabindex: 0, role: "group", "aria-label": "Its text" }, (row?.text ?? node.label) || "root"),
       el("dl", {}, ...terms),
     );
@@ -751,6 +754,7 @@ class Box {
     this.label = svg("text", { class: "sgl-node-label", y: 16 });
     this.meta = svg("text", { class: "sgl-node-meta", y: 16, "text-anchor": "end" });
     this.title = svg("title");
+    this.picture = null;
     this.root = svg(
       "g",
       { id, role: "treeitem", "aria-level": item.depth + 1 },
@@ -761,6 +765,15 @@ class Box {
       this.title,
     );
     this.inner = fresh ? "sgl-fresh" : "";
+  }
+
+  /** The picture of an image, left of the label. */
+  show(url, x) {
+    if (this.url === url) return;
+    this.picture?.remove();
+    this.picture = url ? svg("image", { class: "sgl-node-picture", href: url, x, y: 3, width: 18, height: 18 }) : null;
+    if (this.picture) this.root.insertBefore(this.picture, this.label);
+    this.url = url;
   }
 
   move({ x, y }) {
@@ -776,7 +789,9 @@ class Box {
     const glyph = item.kind === OTHERS ? "" : (NODE_GLYPH[tone] ?? "▸");
     this.root.setAttribute("class", `sgl-node ${state} tone-${tone} ${this.inner}${hit ? " sgl-hit" : ""}${node.mine === false ? " sgl-other" : ""}`);
     this.shape.setAttribute("width", item.width);
-    this.label.setAttribute("x", NODE.pad + (glyph ? NODE.mark : 0));
+    const start = NODE.pad + (glyph ? NODE.mark : 0);
+    this.show(item.picture ?? null, start);
+    this.label.setAttribute("x", start + (item.picture ? NODE.picture : 0));
     this.meta.setAttribute("x", item.width - NODE.pad);
     setText(this.label, item.text);
     setText(this.meta, item.meta);
@@ -807,10 +822,10 @@ function shorten(label) {
   return letters.slice(0, 14).join("") + "…" + letters.slice(15 - NODE.letters).join("");
 }
 
-function widthOf({ text, meta, node, kind }) {
+function widthOf({ text, meta, node, kind, picture }) {
   let cells = 0;
   for (const letter of text) cells += letter.codePointAt(0) > 0x1100 && !/[…↵⇥●○▸◆■▣]/.test(letter) ? 1.8 : 1;
-  const mark = node.state === "root" || kind === OTHERS ? 0 : NODE.mark;
+  const mark = (node.state === "root" || kind === OTHERS ? 0 : NODE.mark) + (picture ? NODE.picture : 0);
   return Math.ceil(cells * NODE.font + 2 * NODE.pad + mark + (meta ? NODE.space + NODE.small * meta.length : 0));
 }
 

@@ -15,6 +15,7 @@ from typing import TypedDict
 from ...contracts.events import Sample
 from ...contracts.legible import finite, legible
 from ...contracts.spans import block_position
+from .pictures import Pictures
 
 
 class Drawing(TypedDict, total=False):
@@ -31,6 +32,8 @@ class Drawing(TypedDict, total=False):
     drafted: bool
     block: str
     """the beginning of a block's digest, at its first position"""
+    picture: str
+    """what the block shows, small, as a data URL"""
     expert: int
     """the one with the largest weight in most layers"""
     routed: str
@@ -77,6 +80,7 @@ class Layout:
         self._texts: dict[int, str] = {}
         self._quoted: dict[int, str] = {}
         """texts as JSON"""
+        self._pictures = Pictures()
 
     def plain(self, tokens: Iterable[Token]) -> list[Tok]:
         return [self._plain(token) for token in tokens]
@@ -90,6 +94,8 @@ class Layout:
         how: Drawing = {}
         if token.id < 0 and text and (position := block_position(token.id)) is not None:
             how["block"] = position.content.title
+            if picture := self._pictures.of(position.content):
+                how["picture"] = picture
         if token.healed:
             how["healed"] = "".join(map(self._text, token.healed))
         if token.expert is not None:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from ...contracts.events import (
     Entry,
@@ -37,6 +37,7 @@ from ...contracts.ids import ForkId, Namespace, NodeId, RequestId, RunId
 from ...contracts.legible import clipped, legible
 from ...contracts.spans import blocks_in, has_blocks, is_inside, spelled
 from ...contracts.tree import TreeNode, TreeSnapshot
+from .pictures import Pictures
 
 LABEL = 64
 """characters of a node's text that are sent with its row"""
@@ -91,6 +92,8 @@ class TextRow(TypedDict):
     id: int
     text: str
     ids: list[int]
+    picture: NotRequired[str]
+    """the first image in it, small, as a data URL"""
 
 
 class TreePicture(TypedDict):
@@ -165,6 +168,7 @@ class TreeView:
         self._changed: dict[NodeId, None] = {}
         self._gone: dict[NodeId, None] = {}
         self._stale = False
+        self._pictures = Pictures()
 
     @property
     def nodes(self) -> Mapping[NodeId, TreeNode]:
@@ -414,7 +418,11 @@ class TreeView:
     def _words(self, node: _Node) -> TextRow:
         text = spelled(node.tokens, self._spell, TEXT)
         ids = [token for token in node.tokens[:TEXT] if not is_inside(token)][: TEXT // 4]
-        return {"id": node.node, "text": legible(text if len(text) <= TEXT else text[:TEXT] + "…"), "ids": ids}
+        row: TextRow = {"id": node.node, "text": legible(text if len(text) <= TEXT else text[:TEXT] + "…"), "ids": ids}
+        shown = (self._pictures.of(place.content) for _, _, place in (blocks_in(node.tokens) if has_blocks(node.tokens) else ()))
+        if picture := next(filter(None, shown), ""):
+            row["picture"] = picture
+        return row
 
     def _label(self, node: _Node) -> tuple[str, str]:
         if node.node not in self._labels:

@@ -39,6 +39,8 @@ from .spec import ModelSpec
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _WEIGHT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 34 / 32, "int4": 20 / 32}
 """bytes per weight, including its share of the data of a group of 32"""
+_SMALL = 64 << 20
+"""bytes of a model that is fast enough anyway"""
 _PICTURES = "pictures are embedded blocks, which the native step does not compute"
 
 
@@ -124,7 +126,7 @@ def load_model(
                 model = Decoder(spec, read, device=target, dtype=_DTYPES[chosen], loaded=loaded)
         except (torch.OutOfMemoryError, MemoryError):
             raise OutOfMemory(f"{what} needs {mib(n_bytes)}, more than {target} has left", hint=hint) from None
-        remark = f"torch computes {name}, several times slower: {obstacle}" if obstacle and dtype is None else None
+        remark = f"torch computes {name}, several times slower: {obstacle}" if obstacle and dtype is None and n_bytes > _SMALL else None
         namespace = (name, fingerprint(source.files), chosen)
         sight = Sight(seeing.read(), " ".join(namespace)) if seeing else None
         return LoadedModel(name, spec, model, source.tokenizer, str(target), chosen, namespace, n_bytes, remark, sight)
