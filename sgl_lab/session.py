@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
 from .contracts.capabilities import TOKEN_LEVEL
-from .contracts.errors import BadArgument, EngineStopped, ModelMissing, OutOfMemory, SglError
+from .contracts.errors import BackendUnsupported, BadArgument, EngineStopped, ModelMissing, OutOfMemory, SglError
 from .contracts.events import Emit, ModelLoaded
 from .contracts.ids import RequestId
 from .contracts.policies import BELADY, EVICTIONS
@@ -193,6 +193,7 @@ class Lab(RecordedLab):
             _residents.add(self._resident)
         self._sight = sight = loaded.sight
         can = replace(TOKEN_LEVEL, chat_template=tokenizer.has_chat_template, deterministic=runner.is_exact, images=sight is not None)
+        can = replace(can, adapters=engine.adapting is not None)
         card = ModelCard(self.model, namespace, context, tokenizer.n_vocab, loaded.device, loaded.dtype, can, tokenizer.tool_style)
         see = None if sight is None else sight.see
         fast = LocalBackend(self._resident, tokenizer, card, self.emit, see)
@@ -342,6 +343,32 @@ class Lab(RecordedLab):
                 self.backend.unpin(pin)
             raise
         return pin
+
+    def load_adapter(self, folder: str | os.PathLike[str], name: str | None = None) -> str:
+        """Load a LoRA adapter, as PEFT saves it, and return its name, by default that of its folder.
+
+        `gen(adapter=name)` and `prog.run(adapter=name)` use it; a batch may have several, and their
+        KV is kept apart. One that is loaded under a known name takes its place for new requests.
+        ModelError, ModelMissing, ModelDamaged; BackendUnsupported if this model's runner computes
+        no adapters.
+        """
+        from pathlib import Path
+
+        adapting = self._resident.engine.adapting
+        if adapting is None:
+            hint = "load the model with dtype float32" if self.card.device == "cpu" else "load the model with device cpu and dtype float32"
+            raise BackendUnsupported(f"{self.card.name} in {self.card.dtype} on {self.card.device} takes no adapters", hint=hint)
+        path = Path(folder).expanduser()
+        name = path.resolve().name if name is None else name
+        _check_text(model=name)
+        adapting.add_adapter(path, name)
+        return name
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The names of the loaded LoRA adapters."""
+        adapting = self._resident.engine.adapting
+        return () if adapting is None else tuple(adapting.adapters)
 
     def unpin(self, pin: RequestId) -> None:
         """End the pin of that number: its prefix may be evicted again."""

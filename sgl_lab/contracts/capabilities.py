@@ -59,6 +59,7 @@ class Capabilities:
     tools: bool = False
     warms: bool = False
     cached_counts: bool = False
+    adapters: bool = False
     deterministic: bool = False
     costly_calls: bool = False
     prices: Prices | None = None
@@ -87,6 +88,7 @@ class Capabilities:
             ("logprobs", params.logprobs),
             ("top_logprobs", params.top_logprobs),
             ("prompt_logprobs", params.prompt_logprobs_from is not None),
+            ("adapters", params.adapter is not None),
         ):
             if n > getattr(self, name):
                 raise self.missing(name, by)
@@ -132,6 +134,7 @@ ABOUT = {
     "tools": About("tool calls in the server's own form", "tools="),
     "warms": About("prefixes computed ahead", "cache()"),
     "cached_counts": About("counts of cached tokens"),
+    "adapters": About("LoRA adapters of a request's own", "adapter="),
     "deterministic": About("the same tokens and bitwise the same log-probabilities, whatever is cached or runs beside"),
     "costly_calls": About("calls so dear that one serves several gens, as num_api_spec_tokens allows"),
     "prices": About("prices of tokens"),

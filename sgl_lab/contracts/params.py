@@ -61,6 +61,7 @@ class SamplingParams:
     * With `skip_special_tokens`, special tokens that the model generates are tokens of the answer
       but not part of its text. A stop may spell them in either case.
     * `seed` None draws from the engine's own stream.
+    * `adapter` is the name of a LoRA adapter that the backend has loaded; None for the model alone.
     * `prompt_logprobs_from` is the first position of the prompt whose token's log-probability is
       returned; None for no position.
 
@@ -88,6 +89,7 @@ class SamplingParams:
     prompt_logprobs_from: int | None = None
     constraint: Constraint | None = None
     skip_special_tokens: bool = True
+    adapter: str | None = None
 
     @property
     def is_penalised(self) -> bool:
@@ -119,6 +121,8 @@ class SamplingParams:
         check(all(isinstance(s, str) and s for s in self.stop), "stop", "non-empty strings")
         check(0 <= self.top_logprobs <= MAX_TOP_LOGPROBS, "top_logprobs", f"between 0 and {MAX_TOP_LOGPROBS}")
         check(type(self.skip_special_tokens) is bool, "skip_special_tokens", "True or False")
+        adapter = self.adapter
+        check(adapter is None or (isinstance(adapter, str) and adapter != ""), "adapter", "the name of a loaded adapter, or None")
         biases = self.logit_bias
         check(all(_is_token(token) for token, _ in biases), "logit_bias", "of token ids, which are whole numbers, 0 or more")
         is_bias = all(isinstance(bias, int | float) and math.isfinite(bias) and abs(bias) <= MAX_BIAS for _, bias in biases)

@@ -155,6 +155,8 @@ class ScoreJob:
     expr: ExprId | None = None
     blocks: tuple[Block, ...] = ()
     """as of a gen"""
+    adapter: str | None = None
+    """as in `SamplingParams`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +174,8 @@ class WarmJob:
     fork: ForkId | None = None
     blocks: tuple[Block, ...] = ()
     """as of a gen"""
+    adapter: str | None = None
+    """as in `SamplingParams`"""
 
 
 class GenListener(Protocol):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from ..contracts.errors import InvariantBroken, RequestFailed
@@ -108,6 +109,8 @@ class Row:
     """its results may depend on nothing but its tokens, to the bit"""
     blocks: tuple[Block, ...] = ()
     """those whose positions may be among `tokens`"""
+    adapter: str | None = None
+    """key of the one that its tokens pass through (`Adapting`)"""
     is_overlapped: bool = False
     """its one token is the one that the step before, still in flight, draws for this request; `tokens` holds a placeholder"""
 
@@ -258,6 +261,18 @@ class Routing:
     count: int
     """experts of each"""
     top_k: int
+
+
+@runtime_checkable
+class Adapting(Protocol):
+    """A runner that computes rows with LoRA adapters, several in one step."""
+
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        """Name -> key of each that is loaded. KV may be shared only within a key."""
+
+    def add_adapter(self, folder: Path, name: str) -> None:
+        """Load one from any thread."""
 
 
 @runtime_checkable

@@ -79,7 +79,7 @@ class SglFunction:
 
         and the defaults of gens: max_new_tokens 128, n 1, temperature 1.0, top_p 1.0, top_k -1,
         min_p 0, frequency_penalty 0, presence_penalty 0, min_tokens, stop, stop_token_ids,
-        stop_regex, ignore_eos, seed, return_logprob, logprob_start_len, top_logprobs_num and
+        stop_regex, ignore_eos, seed, adapter, return_logprob, logprob_start_len, top_logprobs_num and
         return_text_in_logprobs. A parameter of the program with such a name takes precedence. A
         program that is started inside another inherits the settings that it is not given.
         """

@@ -72,6 +72,7 @@ ARGUMENTS: dict[str, tuple[str, Callable[[str, object], object]]] = {
     "seed": ("seed", _plain),
     "logit_bias": ("logit_bias", _bias),
     "skip_special_tokens": ("skip_special_tokens", _plain),
+    "adapter": ("adapter", _plain),
     "logprob_start_len": ("prompt_logprobs_from", _no_position),
 }
 """The language's name -> the name in SamplingParams and the conversion of its value."""

@@ -358,6 +358,9 @@ def start(
     `state.cancel()` stops it from any thread.
     """
     run = Run(backend, emit, RunId(run_ids.next()) if run_id is None else run_id, defaults or GenDefaults(), eager)
+    card = backend.describe()
+    if run.defaults.adapter is not None and not card.capabilities.adapters:
+        raise card.capabilities.missing("adapters", card.name)
     if check is not None:
         run.check = check
     return ProgramState(stream_of(run, label))

@@ -130,6 +130,7 @@ def gen(
     execute: bool = False,
     logit_bias: Mapping[int, float] | None = None,
     skip_special_tokens: bool | None = None,
+    adapter: str | None = None,
     heal: bool = True,
 ) -> Gen | Select:
     """Text from the model, kept under `name`. Arguments that are not given are those of the run.
@@ -138,6 +139,8 @@ def gen(
     tokens again, so that `"name: " + gen()` produces ` John` as one token. `heal=False` continues
     from the tokens as they are. Values contain no special tokens, unless `skip_special_tokens` is
     False.
+
+    `adapter` names a LoRA adapter that is loaded (`lab.load_adapter`, `%sgl adapter`).
 
     With `n` samples, the value is a list and the program continues with the first. With `choices`
     it is a `select`.
@@ -182,6 +185,7 @@ def gen(
         "seed": seed,
         "logit_bias": logit_bias,
         "skip_special_tokens": skip_special_tokens,
+        "adapter": adapter,
     }
     _check_heal(heal)
     if choices is not None:

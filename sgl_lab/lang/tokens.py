@@ -192,7 +192,8 @@ class Scoring(TokenEvaluation):
         seam = transcript.with_choices(self.source.choices) if self.source.heal else None
         at, choices = seam or (len(prompt), tuple(encode(choice) for choice in self.source.choices))
         self.n_healed += len(prompt) - at
-        given = yield ScoreJob(prompt[:at], choices, self.stream.id, self.expr, transcript.blocks)
+        adapter = self.run.defaults.adapter
+        given = yield ScoreJob(prompt[:at], choices, self.stream.id, self.expr, transcript.blocks, adapter)
         rows = [self.spelled(entries) for entries in given.logprobs]
         means = [fmean(logprobs(row)) for row in rows]
         alone = None
@@ -234,7 +235,7 @@ class Scoring(TokenEvaluation):
                 groups.setdefault(lead or choice[:1], []).append(index)
         for prompt, members in groups.items():
             rest = tuple(choices[index][n_before:] for index in members)
-            output = yield ScoreJob(prompt, rest, self.stream.id, self.expr)
+            output = yield ScoreJob(prompt, rest, self.stream.id, self.expr, adapter=self.run.defaults.adapter)
             for index, row in zip(members, output.logprobs, strict=True):
                 rows[index] += row
         return rows
@@ -253,7 +254,7 @@ class Warming(Work[TokenWorked]):
     def start(self) -> None:
         try:
             transcript = self.stream.transcript
-            job = WarmJob(tuple(transcript.ids), self.stream.id, transcript.blocks)
+            job = WarmJob(tuple(transcript.ids), self.stream.id, transcript.blocks, self.run.defaults.adapter)
             self.request = self.stream.backend.warm(job, self)
         except Exception as error:
             self.on_error(error)

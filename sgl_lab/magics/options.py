@@ -73,6 +73,7 @@ class CellOptions:
     temperature: float | None = None
     max_tokens: int | None = None
     seed: int | None = None
+    adapter: str | None = None
     deterministic: bool | None = None
     budget: float | None = None
     view: tuple[str, ...] | None = None
@@ -172,6 +173,7 @@ CELL_OPTIONS = (
     Option(("--temperature",), "temperature", _number(float, 0), "T", "sampling temperature; 0 takes the likeliest token", default="1.0"),
     Option(("--max-tokens",), "max_tokens", _number(int, 1), "N", "token limit of gens that set none", default="128"),
     Option(("--seed",), "seed", _number(int, 0), "N", "makes sampling repeatable on one kind of CPU", default="none"),
+    Option(("--adapter",), "adapter", str, "NAME", "run with a LoRA adapter that `%sgl adapter` has loaded", default="none"),
     Option(("--deterministic",), "deterministic", _switch, "", "bitwise equal results on one kind of CPU, under any load", default="no"),
     Option(("--budget",), "budget", _number(float, 0), "USD", "stop before a call to an API that may pass it", default="none"),
     Option(("--view",), "view", _views, "VIEWS", "views to show, or none", (*VIEWS, "none"), default=",".join(VIEWS)),

@@ -82,6 +82,7 @@ class Cell:
                     "temperature": options.temperature,
                     "max_new_tokens": options.max_tokens,
                     "seed": options.seed,
+                    "adapter": options.adapter,
                     # an API may charge for them, or refuse them for a model
                     "top_logprobs_num": ALTERNATIVES if "tokens" in options.views and lab.card.capabilities.token_ids else None,
                 }

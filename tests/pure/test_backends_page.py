@@ -39,7 +39,7 @@ def columns() -> Mapping[str, Capabilities]:
             for name, options in {"openai": {}, "anthropic": {}, "gemini": {}, "vertexai": {"credentials": object()}}.items()
             if name in KNOWN and _is_here(name)
         }
-    here = replace(TOKEN_LEVEL, chat_template=True, deterministic=True)
+    here = replace(TOKEN_LEVEL, chat_template=True, adapters=True, deterministic=True)
     sglang = replace(TOKEN_LEVEL, chat_template=True, constraints=tuple(wire.KINDS), blocks=False)
     return {"local": here, "sglang": sglang, **{name: replace(can, prices=None) for name, can in found.items()}}
 
@@ -87,6 +87,7 @@ USES: dict[str, Callable[[Any], Any]] = {
     "logprobs": ask(return_logprob=True),
     "top_logprobs": ask(return_logprob=True, top_logprobs_num=1),
     "prompt_logprobs": ask(return_logprob=True, logprob_start_len=0),
+    "adapters": ask(adapter="red"),
     "images": lambda s: s.append_expression(user(sgl.image(PNG) + "Q") + assistant(gen("a"))),
     "samples": ask(n=2),
     "stops": ask(stop="x"),

@@ -23,7 +23,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "language.md"
 
 def test_every_capability_is_described_once() -> None:
     assert list(ABOUT) == [field.name for field in fields(Capabilities)]
-    others = {"constraint", "n", "logprobs", "top_logprobs", "prompt_logprobs_from"}
+    others = {"constraint", "n", "logprobs", "top_logprobs", "prompt_logprobs_from", "adapter"}
     assert others | set(SAMPLING) == {each.name for each in fields(SamplingParams)}
 
 
@@ -35,7 +35,7 @@ def test_a_declaration_is_data() -> None:
 
 
 def test_the_table_in_the_documentation_is_what_is_declared() -> None:
-    here = replace(TOKEN_LEVEL, chat_template=True, deterministic=True)
+    here = replace(TOKEN_LEVEL, chat_template=True, adapters=True, deterministic=True)
     rows = table({"the engine here": here, "`ScriptedConversation`": CHAT})
     assert rows in PAGE.read_text(encoding="utf-8"), "docs/language.md, 'What a backend offers', has to have:\n" + rows
 

@@ -136,7 +136,7 @@ class Uneven:
     def __getattr__(self, name: str) -> object:
         return getattr(self._model, name)
 
-    def forward(self, ids: torch.Tensor, positions: torch.Tensor, attend: object, embedded: object = None) -> torch.Tensor:
-        hidden: torch.Tensor = self._model.forward(ids, positions, attend, embedded)  # type: ignore[attr-defined]
+    def forward(self, *arguments: object) -> torch.Tensor:
+        hidden: torch.Tensor = self._model.forward(*arguments)  # type: ignore[attr-defined]
         hidden[0] *= 1 + 2**-6
         return hidden

@@ -52,6 +52,8 @@ def test_they_are_those_of_transformers_router(tmp_path: Path, name: str) -> Non
     wanted = torch.stack([layer.topk(rows.runner.routing.top_k).indices for layer in logits], 1)  # type: ignore[union-attr]
     assert chosen(*rows.run(rows.row(1, PROMPT))) == wanted.flatten().tolist()
     parts = [rows.run(rows.row(2, PROMPT[:n]), rows.row(3, PROMPT[a:b]))[1] for n, a, b in ((9, 0, 7), (1, 7, 8), (5, 8, 40))]
+    mixed = rows.run(rows.row(5, PROMPT[:9]), rows.row(6, PROMPT[:1]), rows.row(7, PROMPT[:4]))  # the second comes first in the batch
+    assert [chosen(output) for output in mixed] == [wanted[:n].flatten().tolist() for n in (9, 1, 4)]
     exact = rows.run(replace(rows.row(4, PROMPT), is_exact=True))
     assert chosen(*parts) == chosen(*exact) == wanted.flatten().tolist()
 

@@ -15,7 +15,7 @@ from ...contracts.events import Emit, EngineFault, ExpertsChosen, StepRan, silen
 from ...contracts.ids import Namespace, RequestId
 from ...contracts.tree import TreeSnapshot
 from ...grammar.grammars import Grammars
-from ..plan import Embedding, Routed, RowOutput, Runner
+from ..plan import Adapting, Embedding, Routed, RowOutput, Runner
 from .cache.pins import Pins
 from .cache.policy import POLICIES
 from .cache.pool import PagePool
@@ -66,7 +66,8 @@ class Engine:
         self._pins = pins = Pins(self._tree)
         grammars = Grammars(vocabulary, jump=config.jump_forward)
         embedding = runner if isinstance(runner, Embedding) else None
-        intake = Intake(config, vocabulary, context, namespace, self.exact_namespace, pins, grammars, clock, embedding)
+        self.adapting = adapting = runner if isinstance(runner, Adapting) else None
+        intake = Intake(config, vocabulary, context, namespace, self.exact_namespace, pins, grammars, clock, embedding, adapting)
         self.spellings = intake.spellings
         self.gen, self.score, self.warm, self.pin, self.prepare = intake.gen, intake.score, intake.warm, intake.pin, intake.prepare
         self._drafts = Drafts(config.draft_tokens)

@@ -12,17 +12,18 @@ from typing import TypeVar
 
 from ...contracts.errors import BackendUnsupported, BadArgument, CacheFull, PromptTooLong
 from ...contracts.ids import Namespace
+from ...contracts.near import did_you_mean
 from ...contracts.params import Constraint
 from ...contracts.port import GenJob, GenListener, ScoreJob, ScoreListener, WarmJob, WarmListener
 from ...contracts.spans import Block, blocks_in, has_blocks
 from ...grammar.grammars import Grammars
-from ..plan import Embedding
+from ..plan import Adapting, Embedding
 from ..text.seam import Spellings
 from .cache.pins import Pins
 from .config import EngineConfig
 from .gen_group import GenGroup
 from .group import RequestGroup, Vocabulary
-from .scheduling.request import Request
+from .scheduling.request import ADAPTER, Request
 from .score_group import ScoreGroup
 from .warm_group import PinGroup, WarmGroup
 
@@ -41,8 +42,9 @@ class Intake:
         grammars: Grammars,
         clock: Callable[[], float],
         embedding: Embedding | None = None,
+        adapting: Adapting | None = None,
     ) -> None:
-        """`embedding` is the runner, where it knows of blocks."""
+        """`embedding` is the runner, where it knows of blocks; `adapting` where it knows of adapters."""
         self._config = config
         self._vocabulary = vocabulary
         self._context = context
@@ -52,6 +54,7 @@ class Intake:
         self.spellings = Spellings(vocabulary)
         self._clock = clock
         self._embedding = embedding
+        self._adapting = adapting
         self._seeds = random.Random(config.seed)
 
     def gen(self, job: GenJob, listener: GenListener, *, exact: bool = False) -> GenGroup:
@@ -71,12 +74,13 @@ class Intake:
         self._check_known("stop_token_ids", params.stop_token_ids)
         self._check_context(n_prompt, max(1, params.min_tokens))
         room = self._context - n_prompt
-        n_pages = self._config.n_pages - self._pins.n_pages + self._pins.n_shared(self._namespaces[exact], job.prompt[:-1])
+        namespace = self._namespace(params.adapter, exact=exact)
+        n_pages = self._config.n_pages - self._pins.n_pages + self._pins.n_shared(namespace, job.prompt[:-1])
         in_pages = n_pages * self._config.page_size + 1 - n_prompt
         limit = max(1, params.min_tokens, min(room, in_pages)) if params.max_tokens is None else min(params.max_tokens, room)
         most = max(limit, min(room, in_pages))
         seed = params.seed if params.seed is not None else self._seeds.getrandbits(63)
-        namespace, now = self._namespaces[exact], self._clock()
+        now = self._clock()
         spellings = self.spellings if job.heal else None
         return self._fitting(GenGroup(job, listener, self._vocabulary, self._grammars, spellings, namespace, limit, most, seed, now))
 
@@ -94,13 +98,13 @@ class Intake:
         for i, choice in enumerate(job.choices):
             self._check_tokens(f"choice {i}", choice)
         self._check_context(len(job.prompt), max(map(len, job.choices)))
-        return self._fitting(ScoreGroup(job, listener, self._namespaces[exact], self._clock()))
+        return self._fitting(ScoreGroup(job, listener, self._namespace(job.adapter, exact=exact), self._clock()))
 
     def warm(self, job: WarmJob, listener: WarmListener, *, exact: bool = False) -> WarmGroup:
         """As `gen`, for a warm."""
         self._check_prompt("the prompt", job.prompt, job.blocks)
         self._check_context(len(job.prompt), 0)
-        return self._fitting(WarmGroup(job, listener, self._namespaces[exact], self._config.page_size, self._clock()))
+        return self._fitting(WarmGroup(job, listener, self._namespace(job.adapter, exact=exact), self._config.page_size, self._clock()))
 
     def pin(self, job: WarmJob, listener: WarmListener, *, exact: bool = False) -> PinGroup:
         """As `warm`; when it is computed, the whole pages of the prompt are pinned until `Engine.unpin(group.handle)`.
@@ -112,7 +116,7 @@ class Intake:
         size = self._config.page_size
         if len(job.prompt) < size:
             raise BadArgument(f"a prefix of {len(job.prompt)} tokens is shorter than a page of {size}", hint="pin a longer one")
-        return self._fitting(PinGroup(job, listener, self._namespaces[exact], size, self._clock()))
+        return self._fitting(PinGroup(job, listener, self._namespace(job.adapter, exact=exact), size, self._clock()))
 
     def refusal(self, request: Request) -> CacheFull | None:
         """The error if `request` could not run even alone. Pinned pages help it as far as they are
@@ -128,6 +132,19 @@ class Intake:
             f"the request needs {need} pages of {size} tokens, the pool has {n_pages}{pinned}",
             hint=f"shorten the prompt, lower max_tokens, {'unpin something, ' if pinned else ''}or start the lab with a larger cache",
         )
+
+    def _namespace(self, adapter: str | None, *, exact: bool) -> Namespace:
+        """Of KV that is computed with an adapter. BadArgument if it is not loaded."""
+        if adapter is None:
+            return self._namespaces[exact]
+        if self._adapting is None:
+            raise BackendUnsupported("adapters are not computed here", hint="use device cpu")
+        key = self._adapting.adapters.get(adapter)
+        if key is None:
+            known = self._adapting.adapters
+            hint = did_you_mean(adapter, known) if known else "load it: `lab.load_adapter(folder, name)` or `%sgl adapter FOLDER NAME`"
+            raise BadArgument(f"no adapter {adapter!r:.80} is loaded", hint=hint)
+        return (*self._namespaces[exact], ADAPTER + key)
 
     def _fitting(self, group: F) -> F:
         for request in group.requests:

@@ -12,7 +12,7 @@ from ..printing import say
 from ..session import Session
 from ..shell import Shell
 from .backends import tell
-from .command import Command, Words, aligned, current_lab, memory_text, ready_lab, show
+from .command import Command, Words, aligned, current_lab, engine_of, memory_text, ready_lab, show
 
 if TYPE_CHECKING:
     from ...session import Lab
@@ -62,6 +62,18 @@ def _doctor(shell: Shell, session: Session, words: Words) -> None:
         say(str(finding))
 
 
+def _adapter(shell: Shell, session: Session, words: Words) -> None:
+    """`adapter`, `adapter FOLDER` and `adapter FOLDER NAME`: show the loaded ones, or load one."""
+    lab = engine_of(current_lab(shell, session), "%sgl adapter")
+    if (folder := words.name()) is not None:
+        name = lab.load_adapter(folder, words.name(1))
+        say(f"adapter {name} is loaded: %%sgl --adapter {name}, gen(adapter={name!r})")
+    elif lab.adapters:
+        say(f"adapters: {', '.join(lab.adapters)}")
+    else:
+        say("no adapter is loaded: %sgl adapter FOLDER [NAME] loads one, as PEFT saves it")
+
+
 def _free(shell: Shell, session: Session, words: Words) -> None:
     from ...labs import LABS
 
@@ -82,5 +94,6 @@ COMMANDS = {
     ),
     "models": Command(_models, "[--text]   list the models: in use, parked, on disk", options={"--text": ""}),
     "doctor": Command(_doctor, "check this machine and report what is missing"),
+    "adapter": Command(_adapter, "[FOLDER] [NAME]   load a LoRA adapter in PEFT's layout, or list those that are loaded", 2),
     "free": Command(_free, "close the parked models: earlier models that are kept with their trees"),
 }

@@ -18,6 +18,7 @@ from torch import Tensor
 from ...files.weights import Read
 from ..kernels.activations import ACTIVATIONS
 from ..kernels.linear import Linear
+from .adapters import Adapted, Group
 from .mixture import Dense, Mixture
 from .rotation import inverse_frequencies
 from .spec import Activation, Attention, ModelSpec, Norm, Part
@@ -170,12 +171,19 @@ class Decoder:
         return sum(linear.n_bytes for linear in (*linears, self.head)) + vectors
 
     def forward(
-        self, ids: Tensor, positions: Tensor, attend: Attend, embedded: Embedded | None = None, routed: list[Tensor] | None = None
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        attend: Attend,
+        embedded: Embedded | None = None,
+        routed: list[Tensor] | None = None,
+        adapted: Adapted | None = None,
     ) -> Tensor:
         """Hidden states [n, hidden] after the last layer, before the final norm. `ids` and `positions` are int64 [n].
 
         Where embeddings are given (`embedded`), the ids are not looked at but have to be those of tokens.
-        `routed` receives the experts that were chosen, of each layer that has some int64 [n, top_k].
+        `routed` receives the experts that were chosen, of each layer that has some int64 [n, top_k]. `adapted` are the rows'
+        adapters.
         """
         rotations = [self._rotation(positions, *turning) for turning in zip(self.frequencies, self.amplitudes, strict=True)]
         x = self.embedding[ids]
@@ -192,13 +200,23 @@ class Decoder:
             y = normed(y, norm)
             return x + (y if self.spec.residual_scale == 1 else y * self.spec.residual_scale)
 
+        def low_rank(index: int, group: Group, x: Tensor, y: Tensor) -> Tensor:
+            return y if adapted is None else adapted.add(index, group, x, y)
+
         for index, (layer, kind) in enumerate(zip(self.layers, self.spec.layers, strict=True)):
-            heads = layer.qkv(normed(x, "attention_norm"))
+            before = normed(x, "attention_norm")
+            heads = low_rank(index, "qkv", before, layer.qkv(before))
             rotation = None if layer.rotary is None else rotations[layer.rotary]
             mixed = attend(index, *self._split(heads, kind.attention, layer.qk_norms, rotation))
-            x = added(layer.out(mixed.reshape(len(ids), -1)), "attention_out_norm")
-            y, feed_forward = normed(x, "mlp_norm"), layer.feed_forward
-            x = added(feed_forward(y) if isinstance(feed_forward, Dense) else feed_forward(y, routed), "mlp_out_norm")
+            mixed = mixed.reshape(len(ids), -1)
+            x = added(low_rank(index, "out", mixed, layer.out(mixed)), "attention_out_norm")
+            before, feed_forward = normed(x, "mlp_norm"), layer.feed_forward
+            if isinstance(feed_forward, Dense):
+                inside = feed_forward.active(low_rank(index, "up", before, feed_forward.up(before)))
+                y = low_rank(index, "down", inside, feed_forward.down(inside))
+            else:
+                y = feed_forward(before, routed)
+            x = added(y, "mlp_out_norm")
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -155,7 +155,8 @@ def _checked(folder: Path) -> tuple[ModelSpec, Checkpoint, llava.Parts | None]:
     text = llava.text_config(config, {family.model_type: family.architecture for family in FAMILIES}, origin) if sees else config
     spec = spec_from_config(text, origin)
     if (folder / "adapter_config.json").exists():
-        raise ModelError(f"{folder} has an adapter_config.json: adapters are not supported", hint="merge the adapter into the weights")
+        hint = "load the model that it was made for, then the adapter: `lab.load_adapter(folder)`"
+        raise ModelError(f"{folder} has an adapter_config.json: an adapter is not a model", hint=hint)
     checkpoint = Checkpoint(folder)
     seeing = llava.Parts(folder, config, spec.hidden, llava.split(checkpoint)) if sees else None
     apart = replace(spec, tied=False)

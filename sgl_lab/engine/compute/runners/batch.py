@@ -59,6 +59,8 @@ class Batch:
     """int64: of each row that samples, in the plan's order, the tokens in the flat batch after which it may draw"""
     scored: Tensor
     """int64: of each row with targets, in the plan's order, the tokens after which they are scored"""
+    begins: tuple[int, ...]
+    """of each row, in the plan's order, its first token in the flat batch"""
     embedded: Embedded | None = None
 
     @classmethod
@@ -99,6 +101,7 @@ class Batch:
             reach={group.window: reach(group.window) for group in groups},
             sampled=tensor(_joined([np.arange(end - row.n_draws, end) for row, end in zip(plan.rows, end_of, strict=True)])),
             scored=tensor(_joined([np.arange(end - len(row.targets), end) for row, end in zip(plan.rows, end_of, strict=True)])),
+            begins=tuple(end - len(row.tokens) for row, end in zip(plan.rows, end_of, strict=True)),
             embedded=embedded,
         )
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from ....contracts.errors import RequestFailed
 from ....contracts.spans import Block
 from ...plan import Draw, Row, Sampling, Score
+from ..models.adapters import Adapted, Adapter
 from ..models.decoder import Attend, Decoder
 from .attention import attended
 from .batch import context_slots, taken_out
@@ -33,6 +34,9 @@ PROBES = (1, 7, 40)
 """lengths of the contexts that tiles are tried with"""
 
 
+_NONE: Mapping[str, Adapter] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class _Span:
     """One row's tokens in a tile, from `begin` on. `slots` is the context of the last of them."""
@@ -42,6 +46,7 @@ class _Span:
     start: int
     slots: Tensor
     blocks: tuple[Block, ...]
+    adapter: str | None
 
     @property
     def end(self) -> int:
@@ -67,12 +72,16 @@ class ExactRows:
         return self._n
 
     def run(
-        self, rows: Sequence[Row], before_draws: Callable[[], None], routed: list[Tensor] | None = None
+        self,
+        rows: Sequence[Row],
+        before_draws: Callable[[], None],
+        routed: list[Tensor] | None = None,
+        adapters: Mapping[str, Adapter] = _NONE,
     ) -> tuple[list[Draw | RequestFailed], Iterator[Score]]:
         """The sampled tokens and, if requested, the scores, in the order of `Row.samplings` and
         `Row.targets`. `routed` receives the experts of the tokens, int64 [tokens, layers, top_k] in parts.
         """
-        hidden = torch.cat([self._forward(spans, routed) for spans in self._tiles(rows)])
+        hidden = torch.cat([self._forward(spans, routed, adapters) for spans in self._tiles(rows)])
         before_draws()
         ends = torch.tensor([len(row.tokens) for row in rows]).cumsum(0).tolist()
         samplings = [row.samplings for row in rows]
@@ -94,7 +103,7 @@ class ExactRows:
             while done < len(row.tokens):
                 tokens = tuple(row.tokens[done : done + n_free])
                 start = row.start + done
-                spans.append(_Span(self.tile - n_free, tokens, start, slots[: start + len(tokens)], row.blocks))
+                spans.append(_Span(self.tile - n_free, tokens, start, slots[: start + len(tokens)], row.blocks, row.adapter))
                 done += len(tokens)
                 n_free -= len(tokens)
                 if not n_free:
@@ -103,7 +112,7 @@ class ExactRows:
         if spans:
             yield spans
 
-    def _forward(self, spans: Sequence[_Span], routed: list[Tensor] | None) -> Tensor:
+    def _forward(self, spans: Sequence[_Span], routed: list[Tensor] | None, adapters: Mapping[str, Adapter]) -> Tensor:
         """Hidden states of a tile's tokens. Padding is computed and dropped."""
         device, n_tokens = self._model.device, spans[-1].end
         ids = np.zeros(self.tile, dtype=np.int64)
@@ -112,7 +121,12 @@ class ExactRows:
         embedded = taken_out(ids, (block for span in spans for block in span.blocks), device)
         positions[:n_tokens] = torch.cat([torch.arange(span.start, span.start + len(span.tokens)) for span in spans])
         chosen: list[Tensor] | None = None if routed is None else []
-        hidden = self._model.forward(torch.from_numpy(ids).to(device), positions.to(device), self._attend(spans), embedded, chosen)
+        adapted = Adapted([
+            (torch.tensor([at], device=device), adapters[span.adapter])
+            for span in spans if span.adapter is not None for at in range(span.begin, span.end)
+        ])  # fmt: skip
+        attend = self._attend(spans)
+        hidden = self._model.forward(torch.from_numpy(ids).to(device), positions.to(device), attend, embedded, chosen, adapted)
         if routed is not None and chosen:
             routed.append(torch.stack(chosen, 1)[:n_tokens])
         return hidden[:n_tokens]

@@ -106,7 +106,7 @@ class NativeRunner:
         def outputs() -> tuple[RowOutput, ...]:
             self.seconds["sampler"] += requests.seconds(self._n_threads)
             found = row_outputs(rows, requests.draws(), requests.scores())
-            return found if self.routing is None else with_experts(rows, found, self._chosen(len(tokens)))
+            return found if self.routing is None else with_experts(rows, found, self._chosen(len(tokens)), offsets[:-1])
 
         underway = _Underway(self._finish, outputs, (tokens, offsets, starts, pages, requests))
         self._underway = ref(underway)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,13 +20,16 @@ def routing_of(spec: ModelSpec) -> Routing | None:
     return Routing(layers, *next(iter(kinds))) if len(kinds) == 1 else None
 
 
-def with_experts(rows: Sequence[Row], outputs: Sequence[RowOutput], chosen: npt.NDArray[np.integer]) -> tuple[RowOutput, ...]:
-    """The outputs with the experts of the rows' tokens, `chosen` [tokens of all rows, layers, top_k]; rejected drafts have none."""
+def with_experts(
+    rows: Sequence[Row], outputs: Sequence[RowOutput], chosen: npt.NDArray[np.integer], begins: Iterable[int]
+) -> tuple[RowOutput, ...]:
+    """The outputs with the experts of the rows' tokens, `chosen` [tokens of all rows, layers, top_k], where those of each row begin
+    at `begins`; rejected drafts have none.
+    """
     n_each = chosen[0].size
     text = (chosen.reshape(-1).astype("<u4") + FIRST_EXPERT).tobytes().decode("utf-32-le")
-    noted, begin = [], 0
-    for row, output in zip(rows, outputs, strict=True):
+    noted = []
+    for row, output, begin in zip(rows, outputs, begins, strict=True):
         n_kept = len(row.tokens) - row.n_drafts + max(0, len(output.draws) - 1)
         noted.append(replace(output, experts=text[begin * n_each : (begin + n_kept) * n_each]) if output.error is None else output)
-        begin += len(row.tokens)
     return tuple(noted)

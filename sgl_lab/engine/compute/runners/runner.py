@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from torch import Tensor
 from ....contracts.errors import RequestFailed
 from ....contracts.spans import Block
 from ...plan import Draw, Plan, Row, RowOutput, Sampling, Score, Target, output_of
+from ..models.adapters import Adapted, Adapter, read_adapter
 from ..models.decoder import Decoder
 from ..models.executors import TORCH, check_block
 from .attention import PagedAttention
@@ -50,6 +53,8 @@ class TorchRunner:
         self.kv = KvStore(model.spec, n_pages, page_size, device=model.device, dtype=kv_dtype or model.dtype)
         self.seconds = {"sampler": 0.0}  # on a GPU with the wait for the forward pass
         self.routing = routing_of(model.spec) if notes_experts else None
+        self._loaded: dict[str, Adapter] = {}
+        self._keys: dict[str, str] = {}
         self._model = model
         self._exact = ExactRows(model, self.kv, self._draws)
 
@@ -64,18 +69,37 @@ class TorchRunner:
     def _run(self, plan: Plan) -> tuple[RowOutput, ...]:
         batch = Batch.of(plan, self.page_size, self._model.device, self._model.spec.kv_groups)
         attend, chosen = PagedAttention(self._model.spec, batch, self.kv), self._noted()
-        hidden = self._model.forward(batch.ids, batch.positions, attend, batch.embedded, chosen)
+        hidden = self._model.forward(batch.ids, batch.positions, attend, batch.embedded, chosen, self._adapted(plan.rows, batch.begins))
         plan.before_draws()
         samplings = [sampling for row in plan.rows for sampling in row.samplings]
         draws = self._draws(self._model.logits(hidden[batch.sampled]), samplings) if samplings else []
         scores = self._scores(hidden, batch.scored, [target for row in plan.rows for target in row.scored])
         outputs = row_outputs(plan.rows, draws, scores)
-        return with_experts(plan.rows, outputs, torch.stack(chosen, 1).numpy(force=True)) if chosen else outputs
+        return with_experts(plan.rows, outputs, torch.stack(chosen, 1).numpy(force=True), batch.begins) if chosen else outputs
 
     def _run_exact(self, rows: tuple[Row, ...], before_draws: Callable[[], None]) -> tuple[RowOutput, ...]:
         chosen = self._noted()
-        outputs = row_outputs(rows, *self._exact.run(rows, before_draws, chosen))
-        return with_experts(rows, outputs, torch.cat(chosen).numpy(force=True)) if chosen else outputs
+        outputs = row_outputs(rows, *self._exact.run(rows, before_draws, chosen, self._loaded))
+        begins = accumulate((len(row.tokens) for row in rows[:-1]), initial=0)
+        return with_experts(rows, outputs, torch.cat(chosen).numpy(force=True), begins) if chosen else outputs
+
+    def _adapted(self, rows: Sequence[Row], begins: Sequence[int]) -> Adapted | None:
+        """The adapters of a batch, each with the tokens of its rows."""
+        of: dict[str, list[int]] = {}
+        for row, begin in zip(rows, begins, strict=True):
+            if row.adapter is not None:
+                of.setdefault(row.adapter, []).extend(range(begin, begin + len(row.tokens)))
+        return Adapted([(torch.tensor(tokens, device=self._model.device), self._loaded[key]) for key, tokens in of.items()]) if of else None
+
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        return self._keys
+
+    def add_adapter(self, folder: Path, name: str) -> None:
+        """Read an adapter; a later one of the same name takes its place for new requests. ModelError."""
+        adapter = read_adapter(folder, name, self._model.spec, self._model.dtype)
+        self._loaded |= {adapter.key: adapter}
+        self._keys |= {name: adapter.key}
 
     def _noted(self) -> list[Tensor] | None:
         return None if self.routing is None else []

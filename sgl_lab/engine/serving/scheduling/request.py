@@ -17,6 +17,8 @@ from ....contracts.params import SamplingParams
 from ....contracts.spans import Block
 from ..cache.tree import Lease
 
+ADAPTER = "adapter "
+"""How the part of a namespace begins that has the key of an adapter."""
 EXACT = "exact"
 """The end of a namespace whose KV depends only on its own tokens, bit for bit."""
 
@@ -153,6 +155,11 @@ class Request:
         the tree.
         """
         return EXACT in self.namespace
+
+    @property
+    def adapter(self) -> str | None:
+        """The key of its adapter, which its namespace has."""
+        return next((part.removeprefix(ADAPTER) for part in self.namespace if part.startswith(ADAPTER)), None)
 
     @property
     def n_tokens(self) -> int:

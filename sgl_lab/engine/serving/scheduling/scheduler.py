@@ -155,9 +155,8 @@ class Scheduler:
         if sample is None:
             raise InvariantBroken(f"request {request.id} draws nothing that a next step could go on from")
         pages = request.pages[: self._config.pages_for(row.end + 1)]
-        return Row(
-            request.id, (0,), row.end, pages, replace(sample, position=sample.position + 1), is_exact=request.is_exact, is_overlapped=True
-        )
+        after = replace(sample, position=sample.position + 1)
+        return Row(request.id, (0,), row.end, pages, after, is_exact=request.is_exact, adapter=row.adapter, is_overlapped=True)
 
     def advance(self, request: Request, row: Row, n_accepted: int = 0, *, is_over: bool = False) -> None:
         """Record that the KV of `row` is computed. The first `n_accepted` of its drafts are
@@ -413,4 +412,5 @@ class Scheduler:
             targets += ((),) * len(drafts)
         n_top = 0 if request.params is None else request.params.top_logprobs
         tokens = request.span(start, end) + drafts
-        return Row(request.id, tokens, start, pages, sample, targets, len(drafts), n_top, request.is_exact, request.blocks)
+        is_exact, adapter = request.is_exact, request.adapter
+        return Row(request.id, tokens, start, pages, sample, targets, len(drafts), n_top, is_exact, request.blocks, adapter)
