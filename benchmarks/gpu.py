@@ -73,20 +73,20 @@ def main() -> int:
         if wanted:
             with gpu_loads.Bench(spec, device, card, is_tiny=options.tiny) as bench:
                 for part in wanted:
-                    said(getattr(bench, part), until)
+                    print_lines(getattr(bench, part), until)
         if device.type == "cuda":
             torch.cuda.empty_cache()  # transformers sizes its batches by the free memory
         if "transformers" in options.parts:
             with gpu_peers.Bench(spec, device, is_tiny=options.tiny) as peers:
                 for load in peers.generate, peers.continuous:
-                    said(load, until)
+                    print_lines(load, until)
         if device.type == "cuda":
             torch.cuda.empty_cache()
     print(f"\n{n_wrong} kernels are not their twins" if n_wrong else "\nevery kernel is its twin")
     return 1 if n_wrong else 0
 
 
-def said(part: Callable[[], Iterator[str]], until: float) -> None:
+def print_lines(part: Callable[[], Iterator[str]], until: float) -> None:
     """Print the lines of a part as they are produced. If the time is over or the part fails, print
     what is missing.
     """

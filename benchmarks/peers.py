@@ -74,7 +74,7 @@ def run_engine(
         return row | {"problem": obstacle}
     limits = {"reps": options.reps, "budget_s": options.budget, "limit_s": options.limit}
     log = roster.PEERS / f"{contender.name}.log"
-    said: dict[str, Any] = {}
+    answers: dict[str, Any] = {}
     waiting = list(figures)
     while waiting:
         try:
@@ -95,22 +95,22 @@ def run_engine(
                     continue
                 if measured is not None:
                     row["figures"][figure] = {"seconds": measured.seconds, "is_warm": measured.is_warm, "n_accepted": n_after - n_before}
-                    row["figures"][figure] |= in_form(measured.said, tokenizer)
-                    said[figure] = measured.said if figure == "W1" else measured.said[:: max(1, len(measured.said) // CHECKED)]
+                    row["figures"][figure] |= in_form(measured.answers, tokenizer)
+                    answers[figure] = measured.answers if figure == "W1" else measured.answers[:: max(1, len(measured.answers) // CHECKED)]
             if contender.ours and peer.is_alive:
                 tell(f"{contender.title}: against the torch twin")
                 try:
                     peak_mib = peer.call("peak_mib")
-                    checked = peer.call("check", figures=said)
+                    checked = peer.call("check", figures=answers)
                     row |= {"agreement": checked.pop("agreement"), "memory": checked | {"peak_mib": peak_mib}}
                 except PeerFailed as failure:
                     row["unchecked"] = str(failure)
     return row
 
 
-def in_form(said: list[dict[str, Any]], tokenizer: Tokenizer) -> dict[str, str]:
+def in_form(answers: list[dict[str, Any]], tokenizer: Tokenizer) -> dict[str, str]:
     """How many of the constrained texts match their form, and their length."""
-    asked = [one for one in said if one["regex"] is not None]
+    asked = [one for one in answers if one["regex"] is not None]
     n_matched = sum(re.fullmatch(one["regex"], tokenizer.decode(one["tokens"]).strip()) is not None for one in asked)
     n_tokens = sum(len(one["tokens"]) for one in asked)
     return {"matched": f"{n_matched} of {len(asked)}, {n_tokens / len(asked):.0f} tokens each"} if asked else {}

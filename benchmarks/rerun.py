@@ -139,7 +139,7 @@ def measure(lab: Lab, edited: Cell, reps: int) -> Iterator[tuple[Run, Run]]:
         run(lab, BEFORE)
         again = run(lab, edited)
         if cold.ids != again.ids:
-            raise SystemExit("a run from the cache said something else than a cold one")
+            raise SystemExit("a run from the cache differs from a cold one")
         yield cold, again
 
 

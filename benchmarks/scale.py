@@ -214,11 +214,11 @@ def run(options: argparse.Namespace, started: dict[str, subprocess.Popen[str]], 
         known = {each.url: each for each in backend.workers()}
         for name in alive:
             each = known.get(name, Worker(name, False))
-            told = {"url": name, "healthy": each.is_healthy}
+            row = {"url": name, "healthy": each.is_healthy}
             if name != victim:
                 now = counts(name, token)
-                told |= {key: now[key] - before[name][key] for key in now}
-            result.workers.append(told)
+                row |= {key: now[key] - before[name][key] for key in now}
+            result.workers.append(row)
         backend.close()
     return result
 

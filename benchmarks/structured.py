@@ -175,7 +175,7 @@ def valid(lab: Lab, n_wanted: int, budget: int) -> None:
                 jsonschema.Draft202012Validator(entry["schema"]).validate(json.loads(output.text))
             n_whole += bool(output.is_complete)
     seconds = time.perf_counter() - began
-    print(f"{n_whole:,} of {n_whole:,} whole texts valid; {n_cut:,} more ran out of {budget} tokens and said so; {seconds:.0f} s")
+    print(f"{n_whole:,} of {n_whole:,} whole texts valid; {n_cut:,} more ran out of {budget} tokens, reported as such; {seconds:.0f} s")
 
 
 def main() -> None:

@@ -142,10 +142,10 @@ class Crowd:
             def on_error(self, error: Exception) -> None:
                 raise error
 
-        said = tuple(self._random.choices(b"etaoinshrdlu ", k=12))
+        content = tuple(self._random.choices(b"etaoinshrdlu ", k=12))
         stream = self._streams[fork]
-        self.ring.emit(StreamExtended(fork, len(stream), said, "text", ""))
-        self._streams[fork] = prompt = stream + said
+        self.ring.emit(StreamExtended(fork, len(stream), content, "text", ""))
+        self._streams[fork] = prompt = stream + content
         job = GenJob(prompt, SamplingParams(max_tokens=24, ignore_eos=True, top_logprobs=5), fork, ExprId(next(self._exprs)))
         group = self.engine.gen(job, Listener())
         for request in group.requests:

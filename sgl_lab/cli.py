@@ -342,9 +342,7 @@ def _model_upcycle(options: argparse.Namespace) -> int:
     with _Bar() as show:
         path = store.resolve(options.name, progress=show)
         folder = path if path.is_dir() else convert(path, options.name, store.cache_dir(), show)
-        upcycle(
-            folder, target, experts=options.experts, active=options.active, noise=options.noise, seed=options.seed, progress=show
-        )
+        upcycle(folder, target, experts=options.experts, active=options.active, noise=options.noise, seed=options.seed, progress=show)
     print(f"{target}\nload it with: %sgl model {options.output or name}")
     return 0
 

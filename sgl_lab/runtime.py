@@ -42,16 +42,62 @@ _DTYPES = {"auto": None, "half": "bfloat16", "float16": "bfloat16", "bfloat16": 
 
 _WITHOUT_MEANING = frozenset(
     (
-        "allow_auto_truncate", "api_key", "attention_backend", "base_gpu_id", "chunked_prefill_size",
-        "constrained_json_whitespace_pattern", "context_length", "cpu_offload_gb", "cuda_graph_bs", "cuda_graph_max_bs",
-        "disable_cuda_graph", "disable_cuda_graph_padding", "disable_custom_all_reduce", "disable_overlap_schedule", "download_dir",
-        "dp_size", "enable_cache_report", "enable_metrics", "enable_mixed_chunk", "enable_p2p_check", "enable_torch_compile",
-        "grammar_backend", "host", "kv_cache_dtype", "load_format", "log_level", "log_level_http", "log_requests",
-        "max_prefill_tokens", "max_queued_requests", "max_running_requests", "mem_fraction_static", "nccl_port", "nnodes",
-        "node_rank", "port", "pp_size", "reasoning_parser", "revision", "sampling_backend", "schedule_conservativeness",
-        "served_model_name", "show_time_cost", "skip_server_warmup", "skip_tokenizer_init", "stream_interval", "stream_output",
-        "tensor_parallel_size", "tokenizer_mode", "tokenizer_path", "tokenizer_worker_num", "tool_call_parser",
-        "torch_compile_max_bs", "tp_size", "trust_remote_code", "watchdog_timeout",
+        "allow_auto_truncate",
+        "api_key",
+        "attention_backend",
+        "base_gpu_id",
+        "chunked_prefill_size",
+        "constrained_json_whitespace_pattern",
+        "context_length",
+        "cpu_offload_gb",
+        "cuda_graph_bs",
+        "cuda_graph_max_bs",
+        "disable_cuda_graph",
+        "disable_cuda_graph_padding",
+        "disable_custom_all_reduce",
+        "disable_overlap_schedule",
+        "download_dir",
+        "dp_size",
+        "enable_cache_report",
+        "enable_metrics",
+        "enable_mixed_chunk",
+        "enable_p2p_check",
+        "enable_torch_compile",
+        "grammar_backend",
+        "host",
+        "kv_cache_dtype",
+        "load_format",
+        "log_level",
+        "log_level_http",
+        "log_requests",
+        "max_prefill_tokens",
+        "max_queued_requests",
+        "max_running_requests",
+        "mem_fraction_static",
+        "nccl_port",
+        "nnodes",
+        "node_rank",
+        "port",
+        "pp_size",
+        "reasoning_parser",
+        "revision",
+        "sampling_backend",
+        "schedule_conservativeness",
+        "served_model_name",
+        "show_time_cost",
+        "skip_server_warmup",
+        "skip_tokenizer_init",
+        "stream_interval",
+        "stream_output",
+        "tensor_parallel_size",
+        "tokenizer_mode",
+        "tokenizer_path",
+        "tokenizer_worker_num",
+        "tool_call_parser",
+        "torch_compile_max_bs",
+        "tp_size",
+        "trust_remote_code",
+        "watchdog_timeout",
     )
 )
 """Arguments for a server and its processes, which a lab does not have."""
@@ -230,9 +276,7 @@ def _outputs(state: ProgramState) -> list[dict[str, Any]]:
     if isinstance(texts, str):
         texts, metas = [texts], [metas]
     ids = state._stream.variables[_NAME].ids
-    return [
-        {"text": text, "output_ids": list(its_ids), "meta_info": meta} for text, its_ids, meta in zip(texts, ids, metas, strict=True)
-    ]
+    return [{"text": text, "output_ids": list(its_ids), "meta_info": meta} for text, its_ids, meta in zip(texts, ids, metas, strict=True)]
 
 
 def _followed(state: ProgramState) -> Iterator[dict[str, Any]]:

@@ -116,7 +116,7 @@ class Measured:
     seconds: list[float]
     """seconds of each repetition"""
     is_warm: bool
-    said: list[dict[str, Any]]
+    answers: list[dict[str, Any]]
     """`loads.Said` of the last repetition"""
 
 
@@ -129,11 +129,11 @@ def measure(peer: Peer, load: Callable[[int], Load], *, reps: int, budget_s: flo
     if sample is None:
         return None
     if time.monotonic() - started > budget_s:
-        return Measured([sample["seconds"]], False, sample["said"])
+        return Measured([sample["seconds"]], False, sample["answers"])
     samples, started = [], time.monotonic()
     for rep in range(1, reps + 1):
         sample = peer.run(load(rep), limit_s) or sample
         samples.append(sample["seconds"])
         if time.monotonic() - started > budget_s:
             break
-    return Measured(samples, True, sample["said"])
+    return Measured(samples, True, sample["answers"])

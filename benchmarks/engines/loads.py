@@ -49,7 +49,7 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Said:
+class Answer:
     """The tokens after a prompt. `choices` are the allowed tokens, if not all."""
 
     prompt: Ids
@@ -62,7 +62,7 @@ class Said:
 @dataclass(frozen=True)
 class Sample:
     seconds: float
-    said: list[Said] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Questions:
     def run(self, engine: Engine) -> Sample:
         prompts = [self.prefix + question for question in self.questions]
         done = timed(engine.select, prompts, self.choices)
-        return Sample(done.seconds, [Said(prompt, [token], self.choices) for prompt, token in zip(prompts, done.result, strict=True)])
+        return Sample(done.seconds, [Answer(prompt, [token], self.choices) for prompt, token in zip(prompts, done.result, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Records:
 
     def run(self, engine: Engine) -> Sample:
         done = timed(engine.matching, self.prompts, self.form, self.n_most)
-        return Sample(done.seconds, [Said(*one, regex=self.form.regex) for one in zip(self.prompts, done.result, strict=True)])
+        return Sample(done.seconds, [Answer(*one, regex=self.form.regex) for one in zip(self.prompts, done.result, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -165,14 +165,14 @@ class Chats:
 
     def run(self, engine: Engine) -> Sample:
         histories = [self.system for _ in self.turns]
-        seconds, said = 0.0, []
+        seconds, answers = 0.0, []
         for users in zip(*self.turns, strict=True):
             prompts = [history + user for history, user in zip(histories, users, strict=True)]
             replies = timed(engine.gen, prompts, self.n_reply)
             histories = [prompt + reply + self.end for prompt, reply in zip(prompts, replies.result, strict=True)]
             seconds += replies.seconds
-            said += answered(prompts, replies.result)
-        return Sample(seconds, said)
+            answers += answered(prompts, replies.result)
+        return Sample(seconds, answers)
 
 
 Load = Decode | Prefill | FirstToken | Questions | Forks | Records | Chats
@@ -204,8 +204,8 @@ def timed(function: Callable[..., Any], *arguments: Any) -> Timed:
     return Timed(time.perf_counter() - started, result)
 
 
-def answered(prompts: list[Ids], outputs: list[Ids]) -> list[Said]:
-    return [Said(prompt, tokens) for prompt, tokens in zip(prompts, outputs, strict=True)]
+def answered(prompts: list[Ids], outputs: list[Ids]) -> list[Answer]:
+    return [Answer(prompt, tokens) for prompt, tokens in zip(prompts, outputs, strict=True)]
 
 
 # ------------------------------------------------------------ for adapters

@@ -86,8 +86,8 @@ def records(encode: Encode, deal: Random) -> Records:
 
 
 def chats(encode: Encode, deal: Random) -> Chats:
-    def turn(role: str, said: Ids) -> Ids:
-        return [*encode(f"<|im_start|>{role}\n", markup=True), *said, *encode("<|im_end|>\n", markup=True)]
+    def turn(role: str, turn_ids: Ids) -> Ids:
+        return [*encode(f"<|im_start|>{role}\n", markup=True), *turn_ids, *encode("<|im_end|>\n", markup=True)]
 
     assistant = list(encode("<|im_start|>assistant\n", markup=True))
     return Chats(

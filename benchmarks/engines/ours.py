@@ -13,7 +13,7 @@ from sgl_lab.contracts.params import Constraint, SamplingParams
 from sgl_lab.contracts.port import GenJob, GenOutput, ScoreJob, ScoreOutput
 from sgl_lab.session import Lab
 
-from .loads import Form, Ids, Said
+from .loads import Answer, Form, Ids
 from .twin import Twin
 
 
@@ -83,6 +83,6 @@ class Engine:
         intended size of weights and KV pool.
         """
         twin = Twin(self._lab.card.name, self._lab.card.dtype)
-        agreement = {figure: asdict(twin.agreement([Said(**said) for said in mine])) for figure, mine in figures.items()}
+        agreement = {figure: asdict(twin.agreement([Answer(**each) for each in mine])) for figure, mine in figures.items()}
         pool_mib = self._lab.n_bytes / 2**20 - twin.weights_mib
         return {"agreement": agreement, "weights_mib": twin.weights_mib, "pool_mib": pool_mib}

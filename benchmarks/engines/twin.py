@@ -22,7 +22,7 @@ from sgl_lab.engine.files import store
 from sgl_lab.engine.plan import Plan, Row
 from sgl_lab.grammar.grammars import Grammars
 
-from .loads import Ids, Said, common_prefix
+from .loads import Answer, Ids, common_prefix
 
 
 @dataclass
@@ -43,14 +43,14 @@ class Twin:
         self.weights_mib = loaded.n_bytes / 2**20
 
     @torch.inference_mode()
-    def agreement(self, said: list[Said]) -> Agreement:
+    def agreement(self, answers: list[Answer]) -> Agreement:
         """Compares token by token, each after its actual preceding tokens. Shared prefixes are
         computed once.
         """
-        longest = max(len(one.prompt) + len(one.tokens) for one in said)
+        longest = max(len(one.prompt) + len(one.tokens) for one in answers)
         kv = KvStore(self._model.spec, longest, 1, device=self._model.device, dtype=self._kv_dtype)
         agreement, before = Agreement(), list[int]()
-        for one in sorted(said, key=lambda one: one.prompt):
+        for one in sorted(answers, key=lambda one: one.prompt):
             ids = (one.prompt + one.tokens)[:-1]
             n_known = min(len(common_prefix([before, ids])), len(one.prompt) - 1)
             scores = self._logprobs(ids, n_known, len(one.tokens), kv)

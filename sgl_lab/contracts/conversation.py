@@ -82,7 +82,7 @@ class ChatJob:
     """the prompt as views show it, in pieces (`contracts.pieces`); a backend passes it on as `RequestQueued.prompt`"""
     shared: tuple[tuple[int, int], ...] = ()
     """where the prompt may end that other requests of the program begin with: after so many parts, counted over all messages, and so
-    many characters of the next. A server that caches only what it is told to cache can be told by these"""
+    many characters of the next. Some servers cache only prefixes that a request marks; these are what to mark"""
 
 
 @dataclass(frozen=True, slots=True)

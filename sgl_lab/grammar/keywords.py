@@ -148,17 +148,17 @@ def _value(reading: Claims, value: list[Json] | dict[str, Json], schema: Schema)
     """An array or an object as a schema of its own."""
     parts = value if isinstance(value, list) else value.values()
     reading.spend(len(value) ** 2)
-    said = [_one_of_values(reading, [part], schema) for part in parts]
+    single = [_one_of_values(reading, [part], schema) for part in parts]
     if isinstance(value, list):
-        exact: Shape = Array(tuple(said), FALSE, len(value), len(value))
-        bits: list[Shape] = [Array((TRUE,) * i + (opposite(part),), shortest=i + 1) for i, part in enumerate(said)]
+        exact: Shape = Array(tuple(single), FALSE, len(value), len(value))
+        bits: list[Shape] = [Array((TRUE,) * i + (opposite(part),), shortest=i + 1) for i, part in enumerate(single)]
         bits += [Array(longest=len(value) - 1)] if value else []
         bits += [Array(shortest=len(value) + 1)]
     else:
         names = tuple(value)
         others = other_keys(reading, names, ())
-        exact = Object(tuple(zip(names, said, strict=True)), ((others, FALSE),), names)
-        bits = [Object(((name, opposite(part)),)) for name, part in zip(names, said, strict=True)]
+        exact = Object(tuple(zip(names, single, strict=True)), ((others, FALSE),), names)
+        bits = [Object(((name, opposite(part)),)) for name, part in zip(names, single, strict=True)]
         bits += [Object(some=(others,))]
     rest = [shape for shape in UNIVERSE if shape.kind != exact.kind]
     return reading.ground([exact], rest + bits)

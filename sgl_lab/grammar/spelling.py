@@ -402,16 +402,16 @@ class _Named:
     """
 
     def __init__(self, reading: Reading, shape: Object) -> None:
-        said = dict(shape.names)
+        by_name = dict(shape.names)
         self.required = frozenset(shape.required)
-        names = list(dict.fromkeys((*said, *shape.required)))
+        names = list(dict.fromkeys((*by_name, *shape.required)))
         kinds = self._kinds(reading, shape, (*shape.rules, *((key, TRUE) for key in shape.some)))
         names += [text for keys, _, _ in kinds for key in keys for text in key.only or () if text not in names]
         # The text of a key is its name here, so requirements on a key apply to that text.
         self.names: list[tuple[str, Formula, frozenset[int]]] = []
         for name in dict.fromkeys(names):
             is_name = reading.is_text(name) if shape.rules or shape.some else TRUE
-            value = both([said.get(name, TRUE), *(v for k, v in shape.rules if reading.shapes(both((is_name, k))))])
+            value = both([by_name.get(name, TRUE), *(v for k, v in shape.rules if reading.shapes(both((is_name, k))))])
             met = frozenset(i for i, key in enumerate(shape.some) if reading.shapes(both((is_name, key))))
             self.names.append((name, value, met))
         listed = tuple(dict.fromkeys(names))

@@ -55,7 +55,7 @@ class Turn:
         return Message(self.role, self.content)
 
 
-Said = Piece | RoleBegin | RoleEnd
+Turned = Piece | RoleBegin | RoleEnd
 """One contribution of a stream's program or model."""
 
 
@@ -63,7 +63,7 @@ class History:
     """Not thread-safe: the run's lock guards it."""
 
     def __init__(self, chat: Chat) -> None:
-        self.history: list[Said] = []
+        self.history: list[Turned] = []
         self._chat = chat
         self._turns: list[Turn] = []
         self._messages: list[Message] = []
@@ -118,7 +118,7 @@ class History:
     def settle(self, *, to_generate: bool = False) -> None:
         """Update the data that is sent to a backend."""
 
-    def replay(self, history: Iterable[Said]) -> None:
+    def replay(self, history: Iterable[Turned]) -> None:
         """Append text of another history."""
         for entry in history:
             match entry:

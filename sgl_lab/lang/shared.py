@@ -1,7 +1,7 @@
 """Which beginnings of a conversation other requests of the program begin with too.
 
-The language knows: a fork's children, the items of a batch, and a strand that asks again and again. A server that caches
-only what it is told to cache is told by `ChatJob.shared`.
+The language knows: a fork's children, the items of a batch, and a strand that asks again and again. Some servers
+cache only prefixes that a request marks: `ChatJob.shared` says where.
 """
 
 from __future__ import annotations

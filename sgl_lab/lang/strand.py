@@ -43,7 +43,7 @@ from .expressions import (
     leaves,
     reasoning_name,
 )
-from .history import History, Piece, Said
+from .history import History, Piece, Turned
 from .run import Run
 from .variable import Variable
 
@@ -223,7 +223,7 @@ class StrandBase(ABC):
     # ------------------------------------------------------------ joining
 
     @property
-    def own_history(self) -> tuple[Said, ...]:
+    def own_history(self) -> tuple[Turned, ...]:
         """The text of this strand itself, after its fork."""
         return tuple(self.transcript.history[self.n_inherited :])
 

@@ -49,7 +49,7 @@ class Session:
         self.interrupts = INTERRUPTS
         self.jobs = Jobs()
         self.is_local = False
-        """whether `%sgl backend local` or `%sgl model NAME` was said last: the setting does not apply"""
+        """whether `%sgl backend local` or `%sgl model NAME` ran last: the setting does not apply"""
         self.dashboard: Dashboard | None = None
         self.door: Door | None = None
         self._interacts: list[Open] = []

@@ -29,7 +29,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 PING_S = 10.0
-"""seconds of silence in a stream after which a comment is sent, so that nobody takes the line for dead"""
+"""seconds of silence in a stream after which a comment is sent, so that no proxy or client closes the connection as dead"""
 PING = b": still working\n\n"
 POOL = 4
 """threads that encode prompts and compile constraints"""
@@ -147,7 +147,7 @@ class Guarded:
             guard.check(scope["path"], headers_of(scope), self._token, self._origins)
             await self._app(scope, receive, send)
         except (ConnectionError, asyncio.CancelledError):
-            return  # the client is gone, or the door closes: nobody waits for an answer
+            return  # the client is gone, or the door closes: no client waits for an answer
         except Exception as error:
             failure = failure_of(error)
             spell: Spell = Failure.anthropic if scope["path"].startswith("/v1/messages") else Failure.openai

@@ -51,7 +51,7 @@ def serve(
     token    what clients send as their key; None makes a random one
     origins  pages that may use it too, such as `http://localhost:3000`
     kv_events  also publish the radix tree over ZMQ, on a port that /server_info names. Viewers of it
-               have no token: whoever may open a connection on this machine reads the tokens
+               have no token: any process on this machine can connect and read the tokens
 
     BadArgument if the port is taken or an argument is invalid; BackendUnsupported without starlette and
     uvicorn.

@@ -1,6 +1,6 @@
 """Runs a command until it ends or its starter is gone, even if the starter was killed; then the command is ended too.
 
-    python guard.py COMMAND ...      standard input is a pipe that the starter holds open
+python guard.py COMMAND ...      standard input is a pipe that the starter holds open
 """
 
 from __future__ import annotations

@@ -38,11 +38,11 @@ def page(browser: Browser) -> Iterator[Page]:
 def test_the_view_ranks_nodes_as_the_cache_evicts_them(
     page: Page, evict: str, steps: list[tuple[str, tuple[tuple[str, ...], tuple[int, ...]]]], page_size: int
 ) -> None:
-    view, said = TreeView(str), list[Event]()
+    view, emitted = TreeView(str), list[Event]()
 
     def tell(event: Event) -> None:
-        said.append(event)
-        view.fold(Entry(len(said), len(said), event))
+        emitted.append(event)
+        view.fold(Entry(len(emitted), len(emitted), event))
 
     pool = PagePool(1000, page_size)
     tree = RadixTree(pool, POLICIES[evict](), tell)
@@ -58,9 +58,9 @@ def test_the_view_ranks_nodes_as_the_cache_evicts_them(
                 tree.evict(1)
     tree.report_locks()
     late = TreeView(str)
-    late.load(tree.snapshot(len(said)))
+    late.load(tree.snapshot(len(emitted)))
     ranked, ranked_late = (page.evaluate(ORDER, [shown.full()["nodes"], evict]) for shown in (view, late))
-    said.clear()
+    emitted.clear()
     tree.flush()
-    gone = [event.node for event in said if isinstance(event, NodeEvicted)]
+    gone = [event.node for event in emitted if isinstance(event, NodeEvicted)]
     assert ranked == ranked_late == gone

@@ -54,7 +54,7 @@ TOUCH = """(within) => {
     ids: all.map((part) => part.id).filter(Boolean),
     running: attributes.filter(({ name }) => name.startsWith('on') || name.startsWith('data-commandlinker')).map(({ name }) => name),
     leading: addresses.map(({ value }) => value).filter((value) => !value.startsWith('data:')),
-    said: all.flatMap((part) => [part.shadowRoot || part.children.length ? '' : part.textContent, part.title ?? '', part.ariaLabel ?? '']),
+    seen: all.flatMap((part) => [part.shadowRoot || part.children.length ? '' : part.textContent, part.title ?? '', part.ariaLabel ?? '']),
     pwned: window.__pwned ?? null,
   };
 }"""
@@ -68,7 +68,7 @@ def assert_only_text(page: Page, within: str = "main, .sgl-live", least: int = 5
     assert [name for name in found["names"] if not OURS.fullmatch(name)] == []
     assert found["running"] == found["leading"] == []
     assert [one for one in found["ids"] if not re.fullmatch(r"sgl\d+-[\w-]+", one)] == []
-    assert [words for words in found["said"] if words != legible(words)] == []
+    assert [words for words in found["seen"] if words != legible(words)] == []
 
 
 # ---------------------------------------------------------------- the page's own rules
@@ -99,11 +99,11 @@ CHUNK = 40
 WALK = """async () => {
   const painted = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
   const press = (target, key) => target.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true, cancelable: true }));
-  const said = { cards: [], details: [], bars: [] };
+  const seen = { cards: [], details: [], bars: [] };
   const read = (selector) => document.querySelector(selector).textContent;
   for (const token of document.querySelectorAll('.sgl-text .t')) {
     token.dispatchEvent(new PointerEvent('pointerover', { bubbles: true }));
-    said.cards.push(read('.sgl-card'));
+    seen.cards.push(read('.sgl-card'));
     token.dispatchEvent(new MouseEvent('click', { bubbles: true }));
   }
   const stage = document.querySelector('.sgl-stage');
@@ -112,16 +112,16 @@ WALK = """async () => {
     press(stage, 'ArrowDown');
     press(stage, 'Enter');
     await painted();
-    said.details.push(read('.sgl-details'));
+    seen.details.push(read('.sgl-details'));
   }
   const plot = document.querySelector('.sgl-plot');
   press(plot, 'Escape');
   for (let n = 0; n < CHUNK + 2; n++) {
     press(plot, 'ArrowDown');
-    said.bars.push(read('.sgl-voice'));
+    seen.bars.push(read('.sgl-voice'));
   }
   await painted();
-  return said;
+  return seen;
 }""".replace("CHUNK", str(CHUNK))
 
 
@@ -166,13 +166,13 @@ def test_live_in_every_panel_and_card(browser: Browser) -> None:
         texts = TEXTS[start : start + CHUNK]
         live.page.evaluate("(title) => (model.traits.options.title = title)", texts[0])
         live.receive(message_of(texts))
-        said = live.page.evaluate(WALK)
+        seen = live.page.evaluate(WALK)
         shown = [legible(text.replace("\t", "⇥").replace(" ", "\u00a0").replace("\n", "↵")) for text in texts]
         if not any("\\x" in text for text in texts):
             live.shows(".sgl-text .t", [legible(text) for text in texts])
-            assert all(words in card for words, card in zip(shown, said["cards"], strict=True))
+            assert all(words in card for words, card in zip(shown, seen["cards"], strict=True))
         for panel in ("details", "bars"):
-            assert [text for text in texts if not any(legible(text) in words for words in said[panel])] == [], panel
+            assert [text for text in texts if not any(legible(text) in words for words in seen[panel])] == [], panel
         live.shows(".sgl-title", [legible(texts[0])])
         live.page.get_by_role("searchbox").fill(texts[0].replace("\n", " "))
         live.painted()
@@ -263,9 +263,9 @@ def test_exported_and_played_there(browser: Browser, tmp_path: Path) -> None:
     session.last = record
     (tmp_path / "run.html").write_text(page.page(TEXTS[0], parts_to_export(session, record), bundle.players()), encoding="utf-8")
     tab = browser.new_page()
-    asked_for: list[str] = []
+    requested: list[str] = []
     complaints: list[str] = []
-    tab.on("request", lambda request: asked_for.append(request.url))
+    tab.on("request", lambda request: requested.append(request.url))
     tab.on("console", lambda message: complaints.append(message.text))
     tab.on("dialog", lambda dialog: complaints.append(dialog.message))
     tab.goto((tmp_path / "run.html").as_uri())
@@ -273,7 +273,7 @@ def test_exported_and_played_there(browser: Browser, tmp_path: Path) -> None:
     tab.get_by_role("tree").wait_for()
     tab.locator(".sgl-node").last.click()
     assert_only_text(tab, "html", 1_000)
-    assert [url for url in asked_for if not url.startswith("data:image/svg+xml")] == [tab.url]
+    assert [url for url in requested if not url.startswith("data:image/svg+xml")] == [tab.url]
     assert complaints == []
     tab.close()
 

@@ -93,9 +93,9 @@ def notebook(server: Server, open_notebook: OpenNotebook) -> Notebook:
 @pytest.fixture(scope="module")
 def answer(notebook: Notebook) -> str:
     """The output of ANSWER after a correct run."""
-    said = notebook.result(notebook.run(ANSWER))
-    assert said
-    return said
+    answered = notebook.result(notebook.run(ANSWER))
+    assert answered
+    return answered
 
 
 def begin_long(notebook: Notebook, n: int = 3000) -> int:
@@ -106,8 +106,10 @@ def begin_long(notebook: Notebook, n: int = 3000) -> int:
 
 
 def words_so_far(notebook: Notebook) -> str:
-    said: str = notebook.js("return [...document.querySelectorAll('.sgl-roots .t.generated')].map((token) => token.textContent).join('')")
-    return words_of(said)
+    answered: str = notebook.js(
+        "return [...document.querySelectorAll('.sgl-roots .t.generated')].map((token) => token.textContent).join('')"
+    )
+    return words_of(answered)
 
 
 def words_of(text: str) -> str:

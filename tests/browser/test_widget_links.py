@@ -298,12 +298,15 @@ def test_drafted_and_forced_tokens_differ_from_decoded_ones(page: WidgetPage) ->
     bar = {"id": 0, "lane": "f1", "kind": "decode", "t0": 0, "t1": 900, "n": 9, "name": "a", "request": 1, "at": 3, "wrong": 0}
     bars = [bar, {**bar, "id": 1, "kind": "drafted", "n": 3, "wrong": 1}, {**bar, "id": 2, "kind": "forced", "n": 2}]
     page.receive({"seq": 0, "kind": "full", "lanes": {"lanes": lanes, "bars": bars, "now": 900}})
-    page.shows(".sgl-timeline .sgl-key:not([hidden])", [
-        "generated · decode",
-        "forced",
-        "drafted",
-        "rejected drafts",
-    ])
+    page.shows(
+        ".sgl-timeline .sgl-key:not([hidden])",
+        [
+            "generated · decode",
+            "forced",
+            "drafted",
+            "rejected drafts",
+        ],
+    )
     widths = page.page.locator(".sgl-span.drafted rect").evaluate_all("all => all.map((rect) => Number(rect.getAttribute('width')))")
     assert widths[-1] == pytest.approx(widths[-2] / 4, abs=0.2)
     page.page.locator(".sgl-bars .sgl-span.drafted").hover()
@@ -477,5 +480,5 @@ def test_the_templates_own_system_prompt_is_not_part_of_the_users_turn(browser: 
     ]
     assert [[role, text.replace("↵", "\n")] for role, text in shown] == turns
     toks = [tok for op in message["tokens"]["ops"] for tok in op["toks"]]
-    assert [[role, "".join(tok[0] for tok in said)] for role, said in still.turns(toks)] == turns
+    assert [[role, "".join(tok[0] for tok in spoken)] for role, spoken in still.turns(toks)] == turns
     page.context.close()

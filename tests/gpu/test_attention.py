@@ -90,7 +90,7 @@ def queries(pool: Pool, n: int, shape: Heads) -> Tensor:
 
 
 def unreadable(pool: Pool, contexts: Contexts) -> None:
-    """What is beyond every context is not a number: whoever reads it, and multiplies it by zero, is found out."""
+    """What is beyond every context is not a number: a kernel that reads it and multiplies it by zero fails."""
     used = torch.zeros(len(pool.keys), dtype=torch.bool)
     for line, length in zip(contexts.lines.tolist(), contexts.lengths.tolist(), strict=True):
         positions = torch.arange(length)

@@ -101,7 +101,7 @@ def test_a_page_table_that_grows_is_the_one_that_is_read_from_then_on(model: Dec
         assert [output.draws[0].token for output in ours.run(*rows)] == [output.draws[0].token for output in wanted]
         return [output.draws[0].token for output in wanted]
 
-    assert len({tuple(said) for said in (decode(3), decode(4, n_more=1050), decode(5), decode(6))}) > 1
+    assert len({tuple(tokens_drawn) for tokens_drawn in (decode(3), decode(4, n_more=1050), decode(5), decode(6))}) > 1
 
 
 DRAWS = (
@@ -151,13 +151,13 @@ def test_masks_are_read_once_they_are_filled(model: Decoder) -> None:
 
 def test_drafts_that_come_true_are_drawn_in_one_step(model: Decoder) -> None:
     both, prompt = Both(model, 4), tokens(10)
-    said = [both.run(lambda rows: [rows.row(1, prompt, sample=GREEDY)])[0].draws[0].token]
+    tokens_drawn = [both.run(lambda rows: [rows.row(1, prompt, sample=GREEDY)])[0].draws[0].token]
     for _ in range(3):
-        said.append(both.run(lambda rows: [rows.row(1, said[-1:], sample=GREEDY)])[0].draws[0].token)
+        tokens_drawn.append(both.run(lambda rows: [rows.row(1, tokens_drawn[-1:], sample=GREEDY)])[0].draws[0].token)
     both.run(lambda rows: [rows.row(2, prompt)])
-    draft = [*said[:3], 0]
+    draft = [*tokens_drawn[:3], 0]
     wrong = both.run(lambda rows: [replace(rows.row(2, [*draft, 1], sample=GREEDY), n_drafts=4), rows.row(1, [0], sample=GREEDY)])
-    assert [draw.token for draw in wrong[0].draws] == said[1:]
+    assert [draw.token for draw in wrong[0].draws] == tokens_drawn[1:]
 
 
 def test_a_row_that_follows_takes_the_token_that_is_being_drawn(model: Decoder) -> None:
@@ -170,10 +170,10 @@ def test_a_row_that_follows_takes_the_token_that_is_being_drawn(model: Decoder) 
     steps = [first]
     for n in range(2):
         steps.append(runner.overlap(Plan(n, tuple(replace(rows.row(i, [0], sample=GREEDY), is_overlapped=True) for i in (1, 2)))))
-    said = [[output.draws[0].token for output in step()] for step in steps]
+    tokens_drawn = [[output.draws[0].token for output in step()] for step in steps]
     for i, start in ((1, prompt), (2, prompt[:4])):
-        for n, token in enumerate(step[i - 1] for step in said):
-            (wanted,) = torchs.run(torchs.row(i, start if n == 0 else said[n - 1][i - 1 : i], sample=GREEDY))
+        for n, token in enumerate(step[i - 1] for step in tokens_drawn):
+            (wanted,) = torchs.run(torchs.row(i, start if n == 0 else tokens_drawn[n - 1][i - 1 : i], sample=GREEDY))
             assert token == wanted.draws[0].token
     assert runner.seconds["sampler"] > 0
 
@@ -314,7 +314,7 @@ def test_kernels_that_cannot_be_compiled_are_one_line_and_leave_no_memory_in_use
 
     monkeypatch.setattr(device_decoder, "rms_norm", uncompiled)
 
-    said: list[str] = []
+    tokens_drawn: list[str] = []
 
     def made() -> weakref.ref[Decoder]:
         weights = copy(model)
@@ -322,7 +322,7 @@ def test_kernels_that_cannot_be_compiled_are_one_line_and_leave_no_memory_in_use
         try:
             runner.try_out()
         except DeviceUnfit as error:
-            said.append(str(error))
+            tokens_drawn.append(str(error))
         assert runner.kv.keys == []
         return weakref.ref(weights)
 
@@ -331,7 +331,7 @@ def test_kernels_that_cannot_be_compiled_are_one_line_and_leave_no_memory_in_use
         assert made()() is None
     finally:
         gc.enable()
-    assert said == [f"{model.device} cannot run our kernels: Failed to find C compiler. (use device cpu)"]
+    assert tokens_drawn == [f"{model.device} cannot run our kernels: Failed to find C compiler. (use device cpu)"]
 
 
 def test_closing_gives_the_memory_back(model: Decoder) -> None:

@@ -113,6 +113,6 @@ def test_a_trial_is_used_whatever_was_found_and_notes_the_defaults(table: Path) 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is something to tune")
 def test_tuning_without_a_gpu_is_refused_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["tune"]) == 1
-    said = capsys.readouterr()
-    assert (said.out, said.err.count("\n")) == ("", 1)
-    assert "device cuda is not available" in said.err
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err.count("\n")) == ("", 1)
+    assert "device cuda is not available" in printed.err

@@ -27,8 +27,8 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 def settle(kernel: Kernel, code: str, expected: str, seconds: float = 30) -> None:
     """Ask until the answer is `expected`."""
     end = time.monotonic() + seconds
-    while (said := kernel.run(code).result) != expected:
-        assert time.monotonic() < end, said
+    while (answer := kernel.run(code).result) != expected:
+        assert time.monotonic() < end, answer
 
 
 def drawn_anew(kernel: Kernel, place: str | None, pattern: str, seconds: float = 30) -> dict[str, str]:
@@ -55,14 +55,14 @@ def test_a_background_cell_returns_at_once_and_leaves_its_handle(kernel: Kernel,
     go_on.touch()
     assert set(reply.shown[0]) == {"text/html", "text/plain"}
     assert "data-sgl-place" in reply.shown[0]["text/html"]
-    said = ast.literal_eval(kernel.run("job.result(60)").result or "''")
-    assert len(said) > 20
+    answer = ast.literal_eval(kernel.run("job.result(60)").result or "''")
+    assert len(answer) > 20
     assert kernel.run("later['hello'] == job.state['hello'] == await job, job.status, job.n_tokens, job.printed").result == (
         "(True, 'done', 60, 'inside\\n')"
     )
     again = kernel.run("job")
     assert again.result is None
-    assert said.split()[0] in again.shown[0]["text/plain"]
+    assert answer.split()[0] in again.shown[0]["text/plain"]
     assert "data-sgl-place" not in again.shown[0]["text/html"]
     assert "Printed:\ninside" in again.shown[0]["text/plain"]
 

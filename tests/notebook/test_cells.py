@@ -281,8 +281,8 @@ def test_an_interrupt_of_a_body_that_awaits_stops_at_once(kernel: Kernel, waitin
 
 @pytest.mark.parametrize("read", ["def long(s):\n    {}\n    s['n']", "async def long(s):\n    {}\n    await s.get('n')"])
 def test_an_interrupt_reaches_a_program_that_the_body_runs(kernel: Kernel, read: str) -> None:
-    said = "s += sgl.user('Count up.') + sgl.assistant(sgl.gen('n', max_tokens=2000, ignore_eos=True))\n    print('begun', flush=True)"
-    kernel.run(f"import sgl_lab as sgl\n@sgl.function\n{read.format(said)}")
+    body = "s += sgl.user('Count up.') + sgl.assistant(sgl.gen('n', max_tokens=2000, ignore_eos=True))\n    print('begun', flush=True)"
+    kernel.run(f"import sgl_lab as sgl\n@sgl.function\n{read.format(body)}")
     message = kernel.start("%%sgl --view none\nlong.run()")
     kernel.wait_for("stream", message)
     kernel.interrupt()

@@ -32,7 +32,13 @@ class Recipe:
 
 RECIPES = {
     "llama.cpp": Recipe(("xllamacpp==2026.10.11549",)),
-    "transformers": Recipe(("fastapi==0.165.0 uvicorn==0.54.0 rich python-multipart", "--no-deps accelerate==1.15.0",), has_ours=True),
+    "transformers": Recipe(
+        (
+            "fastapi==0.165.0 uvicorn==0.54.0 rich python-multipart",
+            "--no-deps accelerate==1.15.0",
+        ),
+        has_ours=True,
+    ),
     "llm-katan": Recipe(("llm-katan==0.22.0",), has_ours=True),
     "dspy": Recipe(("dspy==3.4.1 numpy",)),
     "sglang-frontend": Recipe(

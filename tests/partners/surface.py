@@ -277,20 +277,20 @@ def image(s: ProgramState) -> None:
 
 def logprobs(s: ProgramState) -> None:
     ask(s, max_tokens=4, return_logprob=True)
-    told = s.get_meta_info("a")["output_token_logprobs"]
-    expect(told and all(logprob <= 0 for logprob, *_ in told if logprob is not None), "there are no log-probabilities")
+    reported = s.get_meta_info("a")["output_token_logprobs"]
+    expect(reported and all(logprob <= 0 for logprob, *_ in reported if logprob is not None), "there are no log-probabilities")
 
 
 def alternatives(s: ProgramState) -> None:
     ask(s, max_tokens=4, return_logprob=True, top_logprobs_num=2)
-    told = s.get_meta_info("a")["output_top_logprobs"]
-    expect(told and all(len(each) >= 2 for each in told), "there are no alternatives")
+    reported = s.get_meta_info("a")["output_top_logprobs"]
+    expect(reported and all(len(each) >= 2 for each in reported), "there are no alternatives")
 
 
 def prompted(s: ProgramState) -> None:
     ask(s, max_tokens=2, return_logprob=True, logprob_start_len=0)
-    told = [logprob for logprob, *_ in s.get_meta_info("a")["input_token_logprobs"] if logprob is not None]
-    expect(told and all(math.isfinite(logprob) for logprob in told), "there are no log-probabilities of the prompt")
+    reported = [logprob for logprob, *_ in s.get_meta_info("a")["input_token_logprobs"] if logprob is not None]
+    expect(reported and all(math.isfinite(logprob) for logprob in reported), "there are no log-probabilities of the prompt")
 
 
 def ids(s: ProgramState) -> None:

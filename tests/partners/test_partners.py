@@ -50,7 +50,7 @@ def test_the_originals_frontend_runs_its_own_tests(door: Door) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    assert {name: said for name, said in found.items() if said != "ok"} == {}
+    assert {name: outcome for name, outcome in found.items() if outcome != "ok"} == {}
 
 
 def texts_of(snapshot: TreeSnapshot, lab: Lab) -> list[str]:

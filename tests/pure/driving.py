@@ -66,12 +66,12 @@ def expect_lawful(events: Sequence[Event]) -> None:
             for sample in event.samples:
                 forced.setdefault(sample.request, []).append(sample.forced)
         elif isinstance(event, RequestFinished) and event.request in forced and event.reason in ("stop", "length"):
-            said = forced[event.request]
-            assert len(said) == event.n_completion
-            n_unread = len(said) if all(said) else said[::-1].index(False)
+            given = forced[event.request]
+            assert len(given) == event.n_completion
+            n_unread = len(given) if all(given) else given[::-1].index(False)
             n_all = event.n_prompt + event.n_completion
-            is_read = not all(said) or event.n_steps > 0  # of a text that is forced as a whole the prompt may be scored
-            n_positions = n_all - (0 if all(said) else 1 + n_unread) if is_read else 0
+            is_read = not all(given) or event.n_steps > 0  # of a text that is forced as a whole the prompt may be scored
+            n_positions = n_all - (0 if all(given) else 1 + n_unread) if is_read else 0
             assert event.n_cached + event.n_computed == n_positions + event.n_rejected
 
 
@@ -160,9 +160,9 @@ class Fold:
         self.clock = 0
         self.events: list[Event] = []
 
-    def __call__(self, said: Event) -> None:
-        event = from_json(to_json(said))
-        assert event == said
+    def __call__(self, given: Event) -> None:
+        event = from_json(to_json(given))
+        assert event == given
         self.events.append(event)
         nodes = self.nodes
         match event:
@@ -266,16 +266,16 @@ def forked_process(child: Callable[[], str], deadline_s: float = 20.0) -> str:
     process = os.fork()
     if process == 0:
         try:
-            said = child()
+            given = child()
         except BaseException as error:
-            said = f"{type(error).__name__}: {error}"
-        os.write(writer, said.encode())
+            given = f"{type(error).__name__}: {error}"
+        os.write(writer, given.encode())
         os._exit(0)
     os.close(writer)
     ready, _, _ = select.select([reader], [], [], deadline_s)
     if not ready:
         os.kill(process, signal.SIGKILL)
-    said = os.read(reader, 65_536).decode() if ready else "it hangs"
+    given = os.read(reader, 65_536).decode() if ready else "it hangs"
     os.close(reader)
     os.waitpid(process, 0)
-    return said
+    return given

@@ -77,8 +77,8 @@ class Session:
         while self.engine.step():
             pass
         for fork, expr, tokens, listener in begun:
-            said = self.last_answer = tuple(listener.output.ids)
-            self.ring.emit(StreamExtended(fork, len(tokens), said, "generated", "assistant"))
+            answer = self.last_answer = tuple(listener.output.ids)
+            self.ring.emit(StreamExtended(fork, len(tokens), answer, "generated", "assistant"))
             self.ring.emit(ExprFinished(fork, expr, "ok", ""))
         assert fork is not None
         return fork

@@ -214,8 +214,8 @@ def test_a_schema_that_would_not_be_enforced_is_refused_before_anything_is_sent(
 def test_a_turn_that_is_begun_is_sent_without_the_white_space_that_the_api_refuses() -> None:
     prompt = messages(("user", "6 * 7?"), ("assistant", "It is "))
     with claude(says(" ", "42")) as (backend, server):
-        (output,), heard = ask(backend, prompt)
-        assert (output.text, heard.text) == ("42", "42")
+        (output,), listener = ask(backend, prompt)
+        assert (output.text, listener.text) == ("42", "42")
         assert server.seen[0][1]["messages"][-1] == {"role": "assistant", "content": [{"type": "text", "text": "It is"}]}
     with claude(says("42"), model="claude-sonnet-5-5") as (backend, server):
         with pytest.raises(BackendUnsupported, match="answers that a program begins"):
@@ -244,9 +244,9 @@ def test_what_the_api_does_not_take_is_refused_at_once(prompt: Any, error: type[
 def test_a_sampling_parameter_that_the_api_refuses_is_refused_on_the_users_line(name: str) -> None:
     with claude(says("no")) as (backend, server):
         state = sgl.start(backend)
-        said = sgl.user("Q") + sgl.assistant(gen("a", **{name: 1 if name == "top_k" else 0.5}))
+        exchange = sgl.user("Q") + sgl.assistant(gen("a", **{name: 1 if name == "top_k" else 0.5}))
         with pytest.raises(BackendUnsupported, match=f"sampling parameter {name}"):
-            state += said
+            state += exchange
         assert not server.seen
 
 
@@ -255,8 +255,8 @@ def test_a_sampling_parameter_that_the_api_refuses_is_refused_on_the_users_line(
 
 def test_an_answer_streams_and_is_counted() -> None:
     with claude(says("Hel", "lo", cache_read_input_tokens=70, cache_creation_input_tokens=20)) as (backend, _):
-        (output,), heard = ask(backend)
-    assert [delta for _, delta in heard.deltas] == ["Hel", "lo"]
+        (output,), listener = ask(backend)
+    assert [delta for _, delta in listener.deltas] == ["Hel", "lo"]
     usage = output.usage
     assert (output.text, output.finish_reason, usage.completion_tokens) == ("Hello", "stop", 3)
     assert (usage.prompt_tokens, usage.cached_tokens, usage.written_tokens) == (100, 70, 20)
@@ -280,8 +280,8 @@ def test_the_reason_of_an_end(reason: str, stop: str | None, expected: tuple[str
 
 def test_a_stop_of_white_space_which_the_api_refuses_is_found_here() -> None:
     with claude(events(start(), *text("one", "\n", "\ntwo", " three"), named=True)) as (backend, server):
-        (output,), heard = ask(backend, stop=("\n\n", "END"))
-        assert (output.text, heard.text, output.matched_stop, output.finish_reason) == ("one", "one", "\n\n", "stop")
+        (output,), listener = ask(backend, stop=("\n\n", "END"))
+        assert (output.text, listener.text, output.matched_stop, output.finish_reason) == ("one", "one", "\n\n", "stop")
         assert server.seen[0][1]["stop_sequences"] == ["END"]
         assert output.usage.prompt_tokens == 10
 
@@ -289,8 +289,8 @@ def test_a_stop_of_white_space_which_the_api_refuses_is_found_here() -> None:
 def test_thoughts_stand_apart_from_the_text() -> None:
     thoughts = block(0, {"type": "thinking", "thinking": "", "signature": ""}, {"type": "thinking_delta", "thinking": "hm"})
     with claude(events(start(), *thoughts, *text("42", index=1), *end(), named=True), thinking=True) as (backend, _):
-        (output,), heard = ask(backend)
-    assert (output.reasoning, output.text, heard.text) == ("hm", "42", "42")
+        (output,), listener = ask(backend)
+    assert (output.reasoning, output.text, listener.text) == ("hm", "42", "42")
 
 
 def test_a_tool_is_called_and_its_result_goes_back() -> None:
@@ -564,8 +564,8 @@ def test_every_model_of_the_sdk_is_known() -> None:
 
 def test_an_answer_is_json_on_both_sides() -> None:
     with claude(says('{"street": "Rue"}')) as (backend, _):
-        (output,), heard = ask(backend, constraint=Constraint("json_schema", ADDRESS))
-    assert (json.loads(output.text), output.is_complete, heard.text) == ({"street": "Rue"}, True, output.text)
+        (output,), listener = ask(backend, constraint=Constraint("json_schema", ADDRESS))
+    assert (json.loads(output.text), output.is_complete, listener.text) == ({"street": "Rue"}, True, output.text)
     with claude(says('{"street": "Ru', reason="max_tokens")) as (backend, _):
         (output,), _ = ask(backend, constraint=Constraint("json_schema", ADDRESS))
     assert (output.finish_reason, output.is_complete) == ("length", False)

@@ -57,11 +57,11 @@ def test_a_prefix_shared_by_two_sequences_becomes_one_node() -> None:
 
 def test_peek_changes_nothing_and_says_nothing() -> None:
     tree, fold = filled(1, "hello world")
-    said = len(fold.events)
+    n_events = len(fold.events)
     before = tree.snapshot(0)
     assert tree.peek(SPACE, tuple(b"hello there")).n_tokens == 6
     assert tree.peek(("never seen",), tuple(b"hello")).n_tokens == 0
-    assert (tree.snapshot(0), len(fold.events)) == (before, said)
+    assert (tree.snapshot(0), len(fold.events)) == (before, n_events)
 
 
 def test_a_match_ends_at_a_page_border() -> None:

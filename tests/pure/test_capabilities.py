@@ -1,4 +1,4 @@
-"""What a backend can do is said in one place: its refusals, and the table in the documentation, come from there."""
+"""What a backend can do is declared in one place: its refusals, and the table in the documentation, come from there."""
 
 from __future__ import annotations
 

@@ -121,9 +121,9 @@ def test_a_signal_ends_the_run_and_its_kernel_and_keeps_what_ran(tmp_path: Path)
                 assert process.poll() is None
                 time.sleep(0.05)
             process.send_signal(number)
-            said = process.communicate(timeout=30)[1]
-        assert process.returncode == 128 + number, said
-        assert f"{file}: stopped in cell 2" in said
+            printed = process.communicate(timeout=30)[1]
+        assert process.returncode == 128 + number, printed
+        assert f"{file}: stopped in cell 2" in printed
         kernel = int(nb.read(file).cells[0].outputs[0].data["text/plain"])
         assert not Path(f"/proc/{kernel}").exists()
 
@@ -168,9 +168,9 @@ def test_a_wrong_call_is_one_line_and_exit_code_2(
     (tmp_path / "broken.ipynb").write_text("{")
     monkeypatch.chdir(tmp_path)
     assert exit_code(*args) == 2
-    said = capsys.readouterr()
-    (line,) = said.err.splitlines()
-    assert said.out == ""
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert printed.out == ""
     assert line.startswith("sgl-lab")
     assert message in line
 
@@ -181,14 +181,14 @@ def test_models_are_listed_and_removed_by_name(tmp_path: Path, monkeypatch: pyte
     fetched.mkdir(parents=True)
     (fetched / "model.gguf").write_bytes(bytes(2**20))
     assert [exit_code("model", word, *rest) for word, *rest in (["list"], ["rm", "smollm2"], ["list"], ["rm", "smollm2"])] == [0, 0, 0, 1]
-    said = capsys.readouterr()
-    here, other, removed, same, gone = said.out.splitlines()
+    printed = capsys.readouterr()
+    here, other, removed, same, gone = printed.out.splitlines()
     assert other == same
     assert other.split()[0] == "qwen2.5-coder-0.5b"
     assert here.split()[:3] == ["smollm2", "1.0", "MiB"]
     assert removed == "removed smollm2: 1.0 MiB freed"
     assert gone.endswith("not fetched yet: sgl-lab model pull smollm2")
-    assert said.err.startswith("sgl-lab: smollm2 is not in the model cache")
+    assert printed.err.startswith("sgl-lab: smollm2 is not in the model cache")
 
 
 def test_the_doctor_says_what_is_here_and_what_to_do_about_what_is_not(tmp_path: Path) -> None:

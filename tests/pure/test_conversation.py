@@ -1,4 +1,4 @@
-"""Programs on a backend that takes messages: what it is sent, what comes back, and what has no way to be said there."""
+"""Programs on a backend that takes messages: what it is sent, what comes back, and what it cannot express."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .language import line_with, watchdog, within
 __all__ = ["watchdog"]
 
 
-def said(prompt: Any) -> list[tuple[str, str]]:
+def turns_of(prompt: Any) -> list[tuple[str, str]]:
     return [(message.role, message.text) for message in prompt]
 
 
@@ -52,8 +52,8 @@ def test_a_program_with_roles_is_sent_as_messages_and_goes_on_with_the_answer() 
     state = program.run(city="Paris", backend=backend, seed=3)
     assert (state["sight"], state["food"]) == ("The Louvre", "chee")
     first, second = backend.jobs
-    assert said(first.prompt) == [("system", "Be terse."), ("user", "A sight in Paris?")]
-    assert said(second.prompt) == [*said(first.prompt), ("assistant", "The Louvre"), ("user", "And the food?")]
+    assert turns_of(first.prompt) == [("system", "Be terse."), ("user", "A sight in Paris?")]
+    assert turns_of(second.prompt) == [*turns_of(first.prompt), ("assistant", "The Louvre"), ("user", "And the food?")]
     assert (first.params.stop, first.params.max_tokens, first.params.temperature, first.params.seed) == ((".",), 40, 0.5, 3)
     meta = state.get_meta_info("sight")
     assert (meta["finish_reason"], meta["matched_stop"], meta["completion_tokens"]) == ("stop", ".", len("The Louvre"))
@@ -99,7 +99,7 @@ def test_forks_go_on_each_on_its_own_and_come_together() -> None:
     forks.join("concate_and_append")
     s += sgl.user("so") + sgl.assistant(gen("b"))
     assert s["b"] == "done"
-    assert [text for role, text in said(backend.jobs[-1].prompt) if role == "assistant"][1:] == ["zero", "one"]
+    assert [text for role, text in turns_of(backend.jobs[-1].prompt) if role == "assistant"][1:] == ["zero", "one"]
     with s.copy() as t:
         t += sgl.user("tip 1") + sgl.assistant(gen("t"))
     assert s["t"] == ["one"]
@@ -153,7 +153,7 @@ def test_a_prompt_that_is_too_long_fails_its_own_gen() -> None:
         _ = s["a"]
 
 
-# ---------------------------------------------------------------- what has no way to be said
+# ---------------------------------------------------------------- what it cannot express
 
 UNSAID: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
     "without roles": (lambda s: "Q" + gen("a"), BackendUnsupported, "no prompts without roles, which text outside roles asks for"),
@@ -184,7 +184,7 @@ def test_a_backend_that_goes_on_with_text_is_sent_text_and_answers_that_are_begu
     backend, s = chat("more", capabilities=replace(CHAT, continues=True))
     s += sgl.user("Q") + sgl.assistant("Well, " + gen("a") + "!")
     s.sync()
-    assert said(backend.jobs[0].prompt)[-1] == ("assistant", "Well, ")
+    assert turns_of(backend.jobs[0].prompt)[-1] == ("assistant", "Well, ")
     assert s.messages()[-1]["content"] == "Well, more!"
 
 
@@ -211,7 +211,7 @@ def test_a_select_is_decided_by_the_server() -> None:
     s += sgl.user("Ice is") + sgl.assistant(sgl.select("x", ["hot", "cold"]))
     assert s["x"] == "cold"
     (job,) = backend.jobs_of(DecisionJob)
-    assert (said(job.prompt), job.choices) == ([("user", "Ice is")], ("hot", "cold"))
+    assert (turns_of(job.prompt), job.choices) == ([("user", "Ice is")], ("hot", "cold"))
     hot, cold = map(math.exp, s.get_meta_info("x")["normalized_prompt_logprobs"])
     assert hot + cold == pytest.approx(1)
     assert cold > hot
@@ -273,7 +273,7 @@ def test_a_tool_is_called_in_the_servers_own_form_or_as_text(native: bool) -> No
     else:
         assert asked.tools == ()
         assert asked.params.constraint is not None
-        assert said(answered.prompt)[1:] == [("assistant", CALL), ("user", "3")]
+        assert turns_of(answered.prompt)[1:] == [("assistant", CALL), ("user", "3")]
 
 
 def test_log_probabilities_come_with_the_text_of_their_tokens() -> None:

@@ -24,15 +24,15 @@ LAWFUL: dict[str, Any] = {"max_tokens": 64, "ignore_eos": True}
 
 
 class Periodic(HashModel):
-    """Says what stands `period` tokens before: whoever looks back drafts right."""
+    """Repeats the token `period` positions before, so a draft from the history is right."""
 
     def __init__(self, period: int) -> None:
         super().__init__()
         self._period = period
 
     def draw(self, context: tuple[int, ...], sampling: Sampling) -> int:
-        said = [*sampling.prompt, *sampling.generated, *sampling.drafted]
-        return int(said[-self._period])
+        sequence = [*sampling.prompt, *sampling.generated, *sampling.drafted]
+        return int(sequence[-self._period])
 
 
 def replies(b: Bench, prompt: tuple[int, ...], **params: Any) -> Listener:
@@ -318,7 +318,7 @@ def test_who_is_found_whole_while_a_step_computes_is_answered() -> None:
 
 
 def test_who_waits_for_pages_is_not_overtaken_while_a_step_computes() -> None:
-    """A score that needs most of the pool comes before the gens that came after it, as it does where nothing is let in ahead."""
+    """A score that needs most of the pool comes before the gens that came after it, as it does where nothing is admitted early."""
 
     def answered(runner: HashRunner) -> list[str]:
         b = bench(runner, n_pages=100, max_rows=4, schedule="fcfs")

@@ -60,8 +60,8 @@ SCRIPT = {"Paris": "The Louvre", "Tip 0": "walk", "Tip 1": "ride"}
 
 
 def test_the_text_of_pieces_is_the_text_and_their_ids_follow_from_it() -> None:
-    for said in ("", "The quick  brown_fox, 12345 jumps!\n\n  over (x)", "日本語 🎉 a\tb\r\n", "x" * 100, "\ud800 lone"):
-        assert text_of(pieces(said)) == said
+    for payload in ("", "The quick  brown_fox, 12345 jumps!\n\n  over (x)", "日本語 🎉 a\tb\r\n", "x" * 100, "\ud800 lone"):
+        assert text_of(pieces(payload)) == payload
     assert pieces(" quick fox") == (piece(" quick"), piece(" fox"))
     assert piece("a") == 6929368624808495
     assert is_piece(piece("a"))

@@ -55,7 +55,7 @@ def expected(prompt: tuple[int, ...], params: SamplingParams, index: int = 0) ->
 
 
 def led_out(tokens: list[int], params: SamplingParams, ends: set[int]) -> tuple[list[int], bool]:
-    """What is said of `tokens`, and the way out instead of the rest if that comes too late; and whether it does."""
+    """`tokens`, with the completion path in place of the rest where an end comes too late; and whether it does."""
     assert params.max_tokens is not None
     matcher = SLOW.start(params.constraint, params.max_tokens) if params.constraint else None
     for n, token in enumerate(tokens if matcher else ()):

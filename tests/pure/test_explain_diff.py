@@ -59,8 +59,8 @@ def test_where_two_answers_differ_both_tokens_and_their_logprobs_are_shown() -> 
     assert one is not None
     assert other is not None
     assert one.token != other.token
-    said = [[sample.token for sample in side.samples] for side in (pair.a, pair.b)]
-    assert said[0][: pair.n_answer_same] == said[1][: pair.n_answer_same]
+    sampled = [[sample.token for sample in side.samples] for side in (pair.a, pair.b)]
+    assert sampled[0][: pair.n_answer_same] == sampled[1][: pair.n_answer_same]
     text = draw.text(diff(a, b), a.spell, b.spell)
     assert f"id {one.token}, logprob {one.logprob:.3f}" in text
     assert f"p = {draw.percent(math.exp(other.logprob or 0))}" in text

@@ -161,8 +161,8 @@ def test_the_next_turn_of_a_chat_is_new_text_after_what_the_run_had() -> None:
     session = Session()
     with session.recording("In[1]", '%%sgl\nassistant(gen("a"))\nuser("And what of Faro?")') as record:
         session.ask(record.run, [("a", RULES, 4)])
-        said = session.last_answer
-        session.ask(record.run, [("b", (RULES.encode() + bytes(said)).decode("latin-1") + " And what of Faro?", 4)], encoding="latin-1")
+        answer = session.last_answer
+        session.ask(record.run, [("b", (RULES.encode() + bytes(answer)).decode("latin-1") + " And what of Faro?", 4)], encoding="latin-1")
     found = why(record, session.records)
     assert found.n_inside == len(RULES) + 3
     lines = dict(draw.rows(found.misses[1], record.spell))

@@ -46,8 +46,8 @@ MODEL = "gemini-2.5-flash"
 
 
 def candidate(*parts: Any, finish: str | None = None, index: int = 0, **more: Any) -> dict[str, Any]:
-    said = [{"text": part} if isinstance(part, str) else part for part in parts]
-    made: dict[str, Any] = {"content": {"role": "model", "parts": said}, "index": index} | more
+    blocks = [{"text": part} if isinstance(part, str) else part for part in parts]
+    made: dict[str, Any] = {"content": {"role": "model", "parts": blocks}, "index": index} | more
     return made | ({"finishReason": finish} if finish else {})
 
 
@@ -221,9 +221,9 @@ def test_what_the_api_does_not_take_is_refused_at_once(prompt: Any, error: type[
 
 def test_an_answer_streams_and_is_counted() -> None:
     with gemini(says("Hel", "lo", cachedContentTokenCount=70, thoughtsTokenCount=4)) as (backend, _):
-        (output,), heard = ask(backend)
+        (output,), listener = ask(backend)
     usage = output.usage
-    assert [delta for _, delta in heard.deltas] == ["Hel", "lo"]
+    assert [delta for _, delta in listener.deltas] == ["Hel", "lo"]
     assert (output.text, output.finish_reason, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens) == (
         "Hello",
         "stop",
@@ -252,10 +252,10 @@ def test_a_blocked_prompt_is_an_error_that_says_why() -> None:
 def test_several_samples_of_one_prompt() -> None:
     body = chunk(candidate("one", finish="STOP"), candidate("two", finish="MAX_TOKENS", index=1))
     with gemini(failure(200, body)) as (backend, server):
-        outputs, heard = ask(backend, n=2)
+        outputs, listener = ask(backend, n=2)
         assert server.seen[0][0].endswith(f"{MODEL}:generateContent")
     assert [(output.text, output.finish_reason) for output in outputs] == [("one", "stop"), ("two", "length")]
-    assert heard.deltas == [(0, "one"), (1, "two")]
+    assert listener.deltas == [(0, "one"), (1, "two")]
     assert sum(output.usage.completion_tokens for output in outputs) == 3
 
 
@@ -277,8 +277,8 @@ def test_logprobs_come_with_their_alternatives() -> None:
 def test_thoughts_stand_apart_from_the_text() -> None:
     thought = {"text": "hm", "thought": True}
     with gemini(events(chunk(candidate(thought)), chunk(candidate("42", finish="STOP")), named=False), thinking=100) as (backend, _):
-        (output,), heard = ask(backend)
-    assert (output.reasoning, output.text, heard.text) == ("hm", "42", "42")
+        (output,), listener = ask(backend)
+    assert (output.reasoning, output.text, listener.text) == ("hm", "42", "42")
 
 
 def test_a_tool_is_called_and_its_result_goes_back_with_the_signature() -> None:

@@ -21,9 +21,9 @@ from sgl_lab.grammar.matcher import Matcher
 GRAMMARS = Grammars(ByteTokenizer())
 
 
-def started(kind: str, source: str, said: str = "") -> Matcher:
+def started(kind: str, source: str, message: str = "") -> Matcher:
     matcher = GRAMMARS.start(Constraint(kind, source))
-    for token in said.encode():
+    for token in message.encode():
         matcher.take(token)
     return matcher
 
@@ -70,7 +70,7 @@ def test_without_jumping_what_is_forced_is_the_only_token_allowed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "source", "error", "said"),
+    ("kind", "source", "error", "message"),
     [
         ("regex", "ab(", BadArgument, "missing ), unterminated subpattern at position 2"),
         ("regex", "a{3,2}", BadArgument, "at position 2"),
@@ -84,8 +84,8 @@ def test_without_jumping_what_is_forced_is_the_only_token_allowed() -> None:
         ("regex", "a" * (1 << 21), BadArgument, "too long"),
     ],
 )
-def test_a_bad_constraint_is_refused_in_one_line_with_the_place(kind: str, source: str, error: type[Exception], said: str) -> None:
-    with pytest.raises(error, match=re.escape(said)) as caught:
+def test_a_bad_constraint_is_refused_in_one_line_with_the_place(kind: str, source: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)) as caught:
         GRAMMARS.prepare(Constraint(kind, source))
     assert "\n" not in str(caught.value)
 
@@ -137,29 +137,29 @@ WAYS = {
 @pytest.mark.parametrize("name", WAYS)
 def test_from_every_state_there_is_a_way_to_a_whole_text_which_is_the_same_every_time(name: str) -> None:
     draw = random.Random(name)
-    said: list[int] = []
+    message: list[int] = []
     matchers = [started(*WAYS[name]) for _ in range(2)]
     matcher = matchers[0]
     assert matcher.completion is not None
     most = len(matcher.completion) + 40
-    while not matcher.is_over and len(said) < most:
+    while not matcher.is_over and len(message) < most:
         token = draw.choice(sorted(allowed(matcher)[0]))
         if token == 256:
             break
-        keeps = [one.keeps_completion(token, most - len(said) - 1) for one in matchers]
+        keeps = [one.keeps_completion(token, most - len(message) - 1) for one in matchers]
         assert matchers[1].completion == matcher.completion
         assert keeps[0] == keeps[1]
         if not keeps[0]:
             break
         for one in matchers:
             one.take(token)
-        said.append(token)
-        assert len(said) + len(matcher.completion) <= most
-    assert matcher.is_text(bytes([*said, *matcher.completion]).decode())
+        message.append(token)
+        assert len(message) + len(matcher.completion) <= most
+    assert matcher.is_text(bytes([*message, *matcher.completion]).decode())
 
 
 @pytest.mark.parametrize(
-    ("pattern", "said", "way"),
+    ("pattern", "message", "way"),
     [
         (".*(yes|no)", "I think y", "es"),
         (".*(yes|no)", "I know", "no"),
@@ -173,23 +173,23 @@ def test_from_every_state_there_is_a_way_to_a_whole_text_which_is_the_same_every
         ("a{900}b", "a" * 890, "a" * 10 + "b"),
     ],
 )
-def test_a_text_may_go_on_until_its_shortest_end_just_fits(pattern: str, said: str, way: str) -> None:
+def test_a_text_may_go_on_until_its_shortest_end_just_fits(pattern: str, message: str, way: str) -> None:
     def n_said(most: int) -> int:
         matcher = GRAMMARS.start(Constraint("regex", pattern), most)
         if matcher.completion is None:
             return 0
-        for n, token in enumerate(said.encode()):
+        for n, token in enumerate(message.encode()):
             if not matcher.keeps_completion(token, most - n - 1):
                 return n
             matcher.take(token)
         assert matcher.completion is not None
-        assert re.fullmatch(pattern, said + bytes(matcher.completion).decode())
-        assert len(matcher.completion) == most - len(said.encode())
-        return len(said.encode())
+        assert re.fullmatch(pattern, message + bytes(matcher.completion).decode())
+        assert len(matcher.completion) == most - len(message.encode())
+        return len(message.encode())
 
-    most = len(said.encode()) + len(way)
-    assert n_said(most) == len(said.encode())
-    assert n_said(most - 1) < len(said.encode())
+    most = len(message.encode()) + len(way)
+    assert n_said(most) == len(message.encode())
+    assert n_said(most - 1) < len(message.encode())
 
 
 def test_within_a_character_the_way_finishes_it() -> None:

@@ -67,7 +67,7 @@ class Shape(HTMLParser):
     def __init__(self, source: str) -> None:
         super().__init__()
         self.elements: list[tuple[str, tuple[str, ...], str]] = []
-        self.said: list[str] = []
+        self.content: list[str] = []
         self.open: list[str] = []
         self.feed(source)
         self.close()
@@ -76,7 +76,7 @@ class Shape(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {name: value or "" for name, value in attrs}
         self.elements.append((tag, tuple(values), PLACED.sub(r"\1:N", values.get("style", ""))))
-        self.said += [value for name, value in values.items() if name not in ("style", "src")]
+        self.content += [value for name, value in values.items() if name not in ("style", "src")]
         if tag not in ("img", "meta"):
             self.open.append(tag)
 
@@ -85,7 +85,7 @@ class Shape(HTMLParser):
         self.elements.append((f"/{tag}", (), ""))
 
     def handle_data(self, data: str) -> None:
-        self.said.append(data)
+        self.content.append(data)
 
 
 def drawn_shape(source: str) -> list[tuple[str, tuple[str, ...], str]]:
@@ -187,7 +187,7 @@ def test_hostile_text_is_text_on_every_surface(family: str) -> None:
             assert {tag.removeprefix("/") for tag, _, _ in found.elements} <= TAGS, (name, payload)
             assert {attribute for _, attributes, _ in found.elements for attribute in attributes} <= ATTRIBUTES, (name, payload)
             assert not expected or found.elements == expected["pages"][name], (name, payload)
-            assert (said := "".join(found.said)) == legible(said), (name, payload)
+            assert (content := "".join(found.content)) == legible(content), (name, payload)
         for name, source in drawn.drawings.items():
             shape = drawn_shape(source)
             assert {tag for tag, _, _ in shape} <= SVG_TAGS, (name, payload)
@@ -202,11 +202,11 @@ def test_what_was_said_can_be_read_whole() -> None:
     for family in set(BY_FAMILY) - set(OTHER_SHAPES):
         for payload in BY_FAMILY[family]:
             for made in (html.plain(payload), html.table([("x", payload)]), html.progress(payload, None)):
-                assert legible(payload) in "".join(Shape(made.source).said), payload
+                assert legible(payload) in "".join(Shape(made.source).content), payload
             tokens = TokensView(lambda token, text=payload: text)
             for entry in poisoned(payload)[1].entries:
                 tokens.fold(entry)
-            shown = "".join(Shape(still.tokens(tokens.full()).source).said)
+            shown = "".join(Shape(still.tokens(tokens.full()).source).content)
             assert legible(payload[:MAX_TEXT]) in shown, payload
 
 
@@ -348,5 +348,5 @@ def test_graphviz_takes_a_label_for_nothing_but_text() -> None:
     shape = ET.fromstring(drawn)
     assert {element.tag.rpartition("}")[2] for element in shape.iter()} <= {"svg", "g", "title", "path", "text", "polygon"}
     assert not [name for element in shape.iter() for name in element.attrib if name.startswith("on") or "href" in name]
-    said = ["".join(element.itertext()) for element in shape.iter() if element.tag.endswith("}text")]
-    assert [words.replace("\xa0", " ") for words in said] == [clipped(payload, 48) for payload in payloads]
+    content = ["".join(element.itertext()) for element in shape.iter() if element.tag.endswith("}text")]
+    assert [words.replace("\xa0", " ") for words in content] == [clipped(payload, 48) for payload in payloads]

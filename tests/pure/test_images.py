@@ -143,11 +143,11 @@ def test_an_image_outside_a_turn_is_refused() -> None:
 
 
 def test_an_image_survives_json_and_shows_no_bytes() -> None:
-    said = image(png(7))
-    assert from_json(to_json(said)) == said
-    assert repr(said) == f"image(image/png, {len(png()):,} bytes)"
+    expr = image(png(7))
+    assert from_json(to_json(expr)) == expr
+    assert repr(expr) == f"image(image/png, {len(png()):,} bytes)"
     with pytest.raises(BadArgument, match="image in an f-string"):
-        _ = f"{said}"
+        _ = f"{expr}"
 
 
 def test_the_names_are_the_originals() -> None:

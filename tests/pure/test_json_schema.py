@@ -66,5 +66,5 @@ print("jsonschema" in sys.modules)
 
 
 def test_the_grammar_of_a_type_or_a_plain_schema_loads_no_validators() -> None:
-    said = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True).stdout
-    assert json.loads(said.strip().lower()) is False
+    printed = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True).stdout
+    assert json.loads(printed.strip().lower()) is False

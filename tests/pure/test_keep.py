@@ -230,8 +230,8 @@ def test_an_event_that_cannot_have_happened_is_refused(tmp_path: Path, event: di
     header = json.loads(lines[0])
     lines[0] = json.dumps(header | {"n_entries": header["n_entries"] + 2})
     opened = {"event": "ForkOpened", "run": 1, "fork": 1_000_001, "parent": None, "index": 0, "label": ""}
-    said = event | ({"fork": 1_000_001} if event["event"] == "StreamExtended" else {})
-    rows = [at | opened, {"seq": at["seq"] + 1, "t_ns": at["t_ns"]} | said]
+    changed = event | ({"fork": 1_000_001} if event["event"] == "StreamExtended" else {})
+    rows = [at | opened, {"seq": at["seq"] + 1, "t_ns": at["t_ns"]} | changed]
     path.write_text("\n".join([*lines, *map(json.dumps, rows)]) + "\n")
     with pytest.raises(RecordUnreadable, match=f"line {len(lines) + 2}:"):
         read_jsonl(path)

@@ -1,4 +1,4 @@
-"""Programs that are coroutines: reading, running, batching, streaming and cancelling without a thread for whoever waits."""
+"""Programs that are coroutines: reading, running, batching, streaming and cancelling without a thread that waits."""
 
 from __future__ import annotations
 

@@ -111,8 +111,8 @@ def test_the_events_tell_the_answer_as_the_streams_tokens() -> None:
     s = sgl.start(ScriptedBackend("<think>hm</think>Four."), events.append)
     s += sgl.user("Q") + sgl.assistant(sgl.separate_reasoning(gen("a"), model_type="qwen3"))
     ids = s.token_ids()
-    (said,) = streams_of(events).values()
-    assert tuple(said) == ids
+    (sampled,) = streams_of(events).values()
+    assert tuple(sampled) == ids
 
 
 def test_an_unknown_type_of_model_is_refused_when_it_is_appended() -> None:

@@ -203,8 +203,8 @@ def test_join_can_append_what_the_children_said_with_their_tokens() -> None:
     assert s.text() == "x 0:zero 1:one!"
     s += gen("end")
     assert s["end"] == "one"
-    said = toy.encode("x") + toy.encode(" 0:") + toy.sampled("zero") + toy.encode(" 1:") + toy.sampled("one") + toy.encode("!")
-    assert backend.jobs_of(GenJob)[-1].prompt == said
+    expected = toy.encode("x") + toy.encode(" 0:") + toy.sampled("zero") + toy.encode(" 1:") + toy.sampled("one") + toy.encode("!")
+    assert backend.jobs_of(GenJob)[-1].prompt == expected
     assert s.get_meta_info("end")["cached_tokens"] == len("x 0:zer") + 0, "the first child's KV stands where the parent goes on"
 
 

@@ -56,7 +56,7 @@ class Colour(enum.Enum):
 PERSON = {"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"}}, "required": ["name"]}
 
 
-def said(answer: Any, **arguments: Any) -> sgl.ProgramState:
+def state_of(answer: Any, **arguments: Any) -> sgl.ProgramState:
     s = sgl.start(ScriptedBackend(answer))
     s += "Q" + gen("x", **arguments)
     return s
@@ -83,7 +83,7 @@ def said(answer: Any, **arguments: Any) -> sgl.ProgramState:
     ],
 )
 def test_a_constrained_text_stays_text_and_has_a_value(arguments: dict[str, Any], text: str, value: object) -> None:
-    s = said(text, **arguments)
+    s = state_of(text, **arguments)
     assert s["x"] == text
     assert s.value("x") == value
     assert type(s.value("x")) is type(value)
@@ -111,7 +111,7 @@ def test_a_value_can_be_read_as_a_type_that_the_gen_did_not_state() -> None:
 
 
 def test_a_typed_value_is_made_once() -> None:
-    s = said('{"city": "Rome", "days": 3}', json_schema=Trip)
+    s = state_of('{"city": "Rome", "days": 3}', json_schema=Trip)
     assert s.value("x", Trip) is s.value("x")
 
 
@@ -127,8 +127,8 @@ def test_a_program_may_return_an_instance() -> None:
 
 
 def test_a_type_leaves_no_room_for_properties_that_it_does_not_know() -> None:
-    assert isinstance(within(5, said('{"city": "Rome", "days": 2, "and": 1}', json_schema=Trip).error), BadArgument)
-    assert said('{"name": "Li", "and": 1}', json_schema=PERSON).value("x") == {"name": "Li", "and": 1}
+    assert isinstance(within(5, state_of('{"city": "Rome", "days": 2, "and": 1}', json_schema=Trip).error), BadArgument)
+    assert state_of('{"name": "Li", "and": 1}', json_schema=PERSON).value("x") == {"name": "Li", "and": 1}
 
 
 class Tree(pydantic.BaseModel):
@@ -166,14 +166,14 @@ TYPES: list[tuple[Any, str, Any]] = [
 
 @pytest.mark.parametrize(("type_", "text", "value"), TYPES)
 def test_types_known_to_pydantic_are_schemas_that_the_engine_enforces(type_: Any, text: str, value: object) -> None:
-    s = said(text, json_schema=type_)
+    s = state_of(text, json_schema=type_)
     assert s.value("x") == value
     constraint = s._stream.run.backend.jobs_of(GenJob)[0].params.constraint  # type: ignore[attr-defined]
     assert satisfies(Constraint("grammar", lowered(constraint.source)), text)
 
 
 def test_each_sample_has_its_value() -> None:
-    s = said(["1", "22"], dtype=int, n=2)
+    s = state_of(["1", "22"], dtype=int, n=2)
     assert s["x"] == ["1", "22"]
     assert s.value("x") == [1, 22]
 
@@ -228,7 +228,7 @@ def test_what_the_request_carries() -> None:
     ],
 )
 def test_a_text_that_is_not_whole_has_no_value_and_keeps_its_text(arguments: dict[str, Any], answer: str, partial: str, why: str) -> None:
-    s = said(answer, **arguments)
+    s = state_of(answer, **arguments)
     assert s["x"] == partial
     assert s.get_meta_info("x")["is_complete"] is False
     with pytest.raises(UnfinishedValue, match=why) as caught:
@@ -256,16 +256,16 @@ def test_a_text_that_was_cancelled_has_no_value() -> None:
 
 
 def test_the_meta_of_an_incomplete_sample_says_so() -> None:
-    s = said(["1", "[1"], json_schema={"type": "integer"}, n=2)
+    s = state_of(["1", "[1"], json_schema={"type": "integer"}, n=2)
     assert isinstance(within(5, s.error), BadArgument)
-    s = said(["12", "[1]"], json_schema={}, n=2, max_tokens=2)
+    s = state_of(["12", "[1]"], json_schema={}, n=2, max_tokens=2)
     assert [meta["is_complete"] for meta in s.get_meta_info("x")] == [True, False]
     with pytest.raises(UnfinishedValue):
         s.value("x")
 
 
 def test_what_only_the_type_can_refuse_is_refused_with_the_reason() -> None:
-    s = said('{"city": "Rome", "days": 0}', json_schema=Trip)
+    s = state_of('{"city": "Rome", "days": 0}', json_schema=Trip)
     with pytest.raises(InvalidValue, match="a trip has days"):
         s.value("x")
 
@@ -277,7 +277,7 @@ def test_a_scripted_answer_that_no_model_could_give_fails_its_request() -> None:
         ("b", {"grammar": 'start: "a"'}),
         ("maybe", {"dtype": bool}),
     ):
-        assert isinstance(within(5, said(answer, **arguments).error), BadArgument)
+        assert isinstance(within(5, state_of(answer, **arguments).error), BadArgument)
 
 
 # ---------------------------------------------------------------- refused at the call
@@ -352,7 +352,7 @@ def test_a_grammar_and_a_keyword_that_the_backend_refuses_are_refused_on_the_use
 
 
 def test_a_schema_fetches_nothing_from_the_network() -> None:
-    s = said("[]", json_schema={"type": "array", "items": {"$ref": "http://127.0.0.1:9/schema.json"}})
+    s = state_of("[]", json_schema={"type": "array", "items": {"$ref": "http://127.0.0.1:9/schema.json"}})
     assert s.value("x") == []
 
 
@@ -453,7 +453,7 @@ def test_a_fork_and_a_gen_with_a_constraint_start_afresh() -> None:
 
 
 def test_each_of_several_samples_is_read_as_the_type() -> None:
-    s = said(['{"city": "Oslo", "days": 2}', '{"city": "Bergen", "days": 3}'], n=2, json_schema=Trip.model_json_schema())
+    s = state_of(['{"city": "Oslo", "days": 2}', '{"city": "Bergen", "days": 3}'], n=2, json_schema=Trip.model_json_schema())
     assert s.value("x", Trip) == [Trip(city="Oslo", days=2), Trip(city="Bergen", days=3)]
 
 
@@ -468,17 +468,17 @@ def test_of_joined_forks_each_value_is_read_as_the_type_and_one_that_said_nothin
 
 def test_what_pydantic_says_of_a_value_takes_one_line() -> None:
     with pytest.raises(InvalidValue) as refused:
-        said('{"city": "Oslo", "days": 0}', json_schema=Trip).value("x")
+        state_of('{"city": "Oslo", "days": 0}', json_schema=Trip).value("x")
     assert str(refused.value).endswith("the type rejects it: days: Value error, a trip has days")
     with pytest.raises(InvalidValue) as refused:
-        said("many").value("x", int)
+        state_of("many").value("x", int)
     assert "\n" not in str(refused.value)
     assert "https" not in str(refused.value)
 
 
 @pytest.mark.parametrize(("pattern", "text"), [(r"\{[0-9]}+", "{7}}"), ("x{}+", "x{}}"), (r"\101", "A"), ("a{2}b+", "aab")])
 def test_what_only_looks_like_a_quantifier_or_a_backreference_is_taken(pattern: str, text: str) -> None:
-    assert said(text, regex=pattern).value("x") == text
+    assert state_of(text, regex=pattern).value("x") == text
 
 
 @pytest.mark.parametrize(("pattern", "at"), [("xa{2}+", 2), ("xa{2,}+", 2), ("xa{,3}+", 2), ("xa?+", 2), (r"(a)\1", 3), (r"(a)\10", 3)])
@@ -507,7 +507,7 @@ def test_a_schema_is_taken_out_of_the_wrapper_of_openai(wrapped: dict[str, Any])
 
 
 @pytest.mark.parametrize(
-    ("schema", "said"),
+    ("schema", "remark"),
     [
         ({"type": "string", "maxLenght": 3}, "the keyword 'maxLenght' at $ is unknown and is ignored; did you mean 'maxLength'?"),
         ({"not": {"requried": ["b"]}}, "the keyword 'requried' at $.not is unknown and is ignored; did you mean 'required'?"),
@@ -516,15 +516,15 @@ def test_a_schema_is_taken_out_of_the_wrapper_of_openai(wrapped: dict[str, Any])
         ({"items": {"type": "string", "format": "decimal"}}, "the format 'decimal' at $.items is unknown and is ignored"),
     ],
 )
-def test_what_is_not_followed_is_named(schema: dict[str, Any], said: str) -> None:
-    with pytest.warns(UserWarning, match=re.escape(said)) as warned:
+def test_what_is_not_followed_is_named(schema: dict[str, Any], remark: str) -> None:
+    with pytest.warns(UserWarning, match=re.escape(remark)) as warned:
         gen("x", json_schema=schema)
     assert len(warned) == 1
     assert warned[0].filename == __file__
 
 
 @pytest.mark.parametrize(
-    ("schema", "said"),
+    ("schema", "remark"),
     [
         ({"type": "strng"}, "json_schema is invalid at $.type: 'strng' is not one of ['array', 'boolean', 'integer'"),
         ({"properties": {"a": {"type": "intger"}}}, "json_schema is invalid at $.properties.a.type: 'intger' is not one of ['array'"),
@@ -532,8 +532,8 @@ def test_what_is_not_followed_is_named(schema: dict[str, Any], said: str) -> Non
         ({"required": "a"}, "json_schema is invalid at $.required: 'a' is not of type 'array'"),
     ],
 )
-def test_a_wrong_schema_says_what_may_stand_there(schema: dict[str, Any], said: str) -> None:
-    with pytest.raises(BadArgument, match=re.escape(said)):
+def test_a_wrong_schema_says_what_may_stand_there(schema: dict[str, Any], remark: str) -> None:
+    with pytest.raises(BadArgument, match=re.escape(remark)):
         gen("x", json_schema=schema)
 
 
@@ -578,9 +578,9 @@ def test_multiples_are_those_of_the_decimals_that_are_written(form: dict[str, An
             meaning(f"{n * step + step / 2:f}")
 
 
-@pytest.mark.parametrize(("text", "said"), [("-1e999", "too large"), ("1e-99999999", "too small"), ("NaN", "not a JSON number")])
-def test_a_number_that_no_float_holds_is_refused(text: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+@pytest.mark.parametrize(("text", "remark"), [("-1e999", "too large"), ("1e-99999999", "too small"), ("NaN", "not a JSON number")])
+def test_a_number_that_no_float_holds_is_refused(text: str, remark: str) -> None:
+    with pytest.raises(ValueError, match=remark):
         of_schema({"type": "number"}).meaning(text)
 
 
@@ -595,7 +595,7 @@ def test_bounds_are_compared_as_they_are_written() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "remark"),
     [
         ({"logit_bias": {1: float("inf")}}, "logit_bias must be finite"),
         ({"logit_bias": {1: float("nan")}}, "logit_bias must be finite"),
@@ -604,6 +604,6 @@ def test_bounds_are_compared_as_they_are_written() -> None:
         ({"stop_token_ids": [-5]}, "stop_token_ids must be token ids"),
     ],
 )
-def test_biases_and_stop_tokens_out_of_range_are_refused_at_the_call(arguments: dict[str, Any], said: str) -> None:
-    with pytest.raises(BadArgument, match=said):
+def test_biases_and_stop_tokens_out_of_range_are_refused_at_the_call(arguments: dict[str, Any], remark: str) -> None:
+    with pytest.raises(BadArgument, match=remark):
         gen("x", **arguments)

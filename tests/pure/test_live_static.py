@@ -32,9 +32,9 @@ def test_the_page_has_the_colours_of_the_palette() -> None:
 
 
 def test_the_glyphs_are_those_of_the_palette() -> None:
-    said = dict(re.findall(r"(\w+): \"(.)\"", "".join(re.findall(r"const (?:TOKEN_STATES|NODE_GLYPH) = .*", ESM))))
+    glyphs = dict(re.findall(r"(\w+): \"(.)\"", "".join(re.findall(r"const (?:TOKEN_STATES|NODE_GLYPH) = .*", ESM))))
     names = ["gone" if name == "evicted" else name for name in INKS]
-    assert {name: said[name] for name in names} == dict(zip(names, (ink.glyph for ink in INKS.values()), strict=True))
+    assert {name: glyphs[name] for name in names} == dict(zip(names, (ink.glyph for ink in INKS.values()), strict=True))
 
 
 def exported(name: str) -> dict[str, str]:

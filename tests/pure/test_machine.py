@@ -27,9 +27,9 @@ def machine(node: Node, **rules: Node) -> Machine:
     return Machine(node, rules, lambda text: [*range(len(text), -1, -1)])
 
 
-def ways(made: Machine, said: str, begun: bytes = b"") -> list[str]:
+def ways(made: Machine, word: str, begun: bytes = b"") -> list[str]:
     place = made.start
-    for character in said:
+    for character in word:
         place = made.step(place, character)
     return [way.decode() for way in made.completions(place, begun)]
 
@@ -42,11 +42,11 @@ def test_the_way_is_as_short_as_brute_force_finds_it(pattern: str) -> None:
     made = machine(python.read(pattern))
     texts = [text for n in range(9) for text in map("".join, product("ab", repeat=n)) if re.fullmatch(pattern, text)]
     n_ways = 0
-    for said in ("".join(letters) for n in range(4) for letters in product("ab", repeat=n)):
-        wanted = [len(text) - len(said) for text in texts if text.startswith(said)]
-        found = ways(made, said)
-        assert bool(found) == bool(wanted), said
-        assert all(re.fullmatch(pattern, said + way) for way in found)
+    for word in ("".join(letters) for n in range(4) for letters in product("ab", repeat=n)):
+        wanted = [len(text) - len(word) for text in texts if text.startswith(word)]
+        found = ways(made, word)
+        assert bool(found) == bool(wanted), word
+        assert all(re.fullmatch(pattern, word + way) for way in found)
         if wanted:
             n_ways += 1
             assert min(map(len, found)) == min(wanted)
@@ -70,8 +70,8 @@ def test_a_rule_that_never_ends_has_no_way() -> None:
 def test_the_way_keeps_to_several_limits_at_once() -> None:
     both = Such((ecma.read(r"[A-Z]{2}\d"), ecma.read("https?://"), Many(Chars(ALL), 0, 20)), (ecma.read("AA"), Text("B")))
     made = machine(both)
-    for said in ("", "he says A", "http:", "x" * 10):
-        whole = said + ways(made, said)[0]
+    for word in ("", "he says A", "http:", "x" * 10):
+        whole = word + ways(made, word)[0]
         assert re.search(r"[A-Z]{2}\d", whole)
         assert re.search("https?://", whole)
         assert "AA" not in whole
@@ -80,18 +80,18 @@ def test_the_way_keeps_to_several_limits_at_once() -> None:
 
 
 def test_within_a_character_the_way_begins_with_its_rest() -> None:
-    for pattern, said, character in ("[é-ü]+€", "é", "é"), ("x😀y", "x", "😀"), ("[^a]*!", "", "中"):
+    for pattern, word, character in ("[é-ü]+€", "é", "é"), ("x😀y", "x", "😀"), ("[^a]*!", "", "中"):
         for n in range(1, len(character.encode())):
             begun = character.encode()[:n]
-            found = [(said.encode() + begun + way).decode() for way in machine_completions(pattern, said, begun)]
+            found = [(word.encode() + begun + way).decode() for way in machine_completions(pattern, word, begun)]
             assert found
             assert all(re.fullmatch(pattern, text) for text in found)
 
 
-def machine_completions(pattern: str, said: str, begun: bytes) -> list[bytes]:
+def machine_completions(pattern: str, word: str, begun: bytes) -> list[bytes]:
     made = machine(python.read(pattern))
     place = made.start
-    for character in said:
+    for character in word:
         place = made.step(place, character)
     return list(made.completions(place, begun))
 
@@ -142,7 +142,7 @@ LISTS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("schema", "said", "way"),
+    ("schema", "word", "way"),
     [
         (LISTS, "", '{"items": [], "done": true}'),
         (LISTS, '{"items": ["a", "b', '"], "done": true}'),
@@ -156,12 +156,12 @@ LISTS: dict[str, Any] = {
         ({}, '{"a": [1, {"b": "x', '"}]}'),
     ],
 )
-def test_json_is_brought_to_its_shortest_end(schema: Any, said: str, way: str) -> None:
+def test_json_is_brought_to_its_shortest_end(schema: Any, word: str, way: str) -> None:
     text = json.dumps(schema)
     machine_of = GRAMMARS.prepare(Constraint("json_schema", text)).machine
     assert machine_of is not None
     place = machine_of.start
-    for character in said:
+    for character in word:
         place = machine_of.step(place, character)
     assert next(machine_of.completions(place)).decode() == way
-    assert GRAMMARS.start(Constraint("json_schema", text)).is_text(said + way)
+    assert GRAMMARS.start(Constraint("json_schema", text)).is_text(word + way)

@@ -201,19 +201,19 @@ def test_text_that_is_written_out_alone_is_appended_but_for_the_last_expression(
 
 
 def test_a_silenced_last_expression_is_a_statement_like_others() -> None:
-    said: list[tuple[object, ...]] = []
-    words = {"s": None, APPEND: lambda *given: said.append(given), STATE: "s", HERE: None}
+    appended: list[tuple[object, ...]] = []
+    words = {"s": None, APPEND: lambda *given: appended.append(given), STATE: "s", HERE: None}
     assert compile_cell("1\n'text';", "<cell>", keeps_last=False).run({}, words) is None
-    assert said == [("s", 1), ("s", "text", TEXT)]
+    assert appended == [("s", 1), ("s", "text", TEXT)]
 
 
 def test_a_function_appends_to_its_own_s_or_to_the_program_that_calls_it() -> None:
-    said: list[tuple[object, ...]] = []
-    words = {"s": "cell", APPEND: lambda state, value, kind="": said.append((state, value)), STATE: "cell", HERE: lambda: "caller"}
+    appended: list[tuple[object, ...]] = []
+    words = {"s": "cell", APPEND: lambda state, value, kind="": appended.append((state, value)), STATE: "cell", HERE: lambda: "caller"}
     body = "def own(s):\n    f'a'\ndef other():\n    f'b'\nclass C:\n    def own(self, *, s):\n        1\n"
     body += "x = own('its'), other(), C().own(s='at')"
     compile_cell(body, "<cell>").run({}, words)
-    assert said == [("its", "a"), ("caller", "b"), ("at", 1)]
+    assert appended == [("its", "a"), ("caller", "b"), ("at", 1)]
 
 
 def test_a_documenting_string_of_a_function_that_appends_is_reported() -> None:
@@ -518,10 +518,10 @@ def test_of_many_names_an_error_lists_the_last() -> None:
 @pytest.mark.parametrize("line", ["help why", "why --help", "why -h", "why In[5] --help"])
 def test_help_is_given_of_one_command(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     run_line(None, Session(), line)
-    said = capsys.readouterr().out
-    assert said.startswith("why ")
-    assert "had computed" in said
-    assert "%sgl COMMAND" not in said
+    appended = capsys.readouterr().out
+    assert appended.startswith("why ")
+    assert "had computed" in appended
+    assert "%sgl COMMAND" not in appended
     with pytest.raises(OptionError, match="did you mean 'why'"):
         run_line(None, Session(), "help whi")
 

@@ -49,7 +49,7 @@ def chunk(delta: dict[str, Any] | None, index: int = 0, reason: str | None = Non
     return {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": choices}
 
 
-def said(*texts: str, reason: str = "stop", **more: Any) -> Reply:
+def answered(*texts: str, reason: str = "stop", **more: Any) -> Reply:
     """A whole answer as the API streams it."""
     chunks = [chunk({"role": "assistant", "content": ""}), *(chunk({"content": text}) for text in texts), chunk({}, reason=reason, **more)]
     return Reply(events=[*chunks, chunk(None) | {"usage": USAGE}, "[DONE]"])
@@ -88,7 +88,7 @@ def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_program_is_sent_as_a_chat_and_its_counts_and_cost_come_back() -> None:
-    with Api(lambda asked: said("The ", "Louvre"), "/v1") as api:
+    with Api(lambda asked: answered("The ", "Louvre"), "/v1") as api:
         backend = openai(api, prices=find_prices("openai", "gpt-4o-mini").prices)  # type: ignore[union-attr]
         s = sgl.start(backend)
         s += sgl.system("Be terse.") + sgl.user("A sight?") + sgl.assistant(gen("a", max_tokens=9, temperature=0, stop=["."], seed=3))
@@ -126,7 +126,7 @@ def test_several_samples_with_their_log_probabilities() -> None:
 
 def test_a_schema_is_made_strict_and_another_root_is_wrapped_and_unwrapped() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "string"}}, "required": ["a"]}
-    answers = iter([said('{"a": 1, ', '"b": "x"}'), said('{"value": "ké'), said('{"value": "ké"}')])
+    answers = iter([answered('{"a": 1, ', '"b": "x"}'), answered('{"value": "ké'), answered('{"value": "ké"}')])
     with Api(lambda asked: next(answers), "/v1") as api:
         s = sgl.start(openai(api))
         s += sgl.user("Q") + sgl.assistant(gen("x", json_schema=schema))
@@ -182,7 +182,7 @@ def test_a_tool_is_called_and_what_it_says_goes_back() -> None:
     rest = [{"index": 0, "function": {"arguments": '"b": 2}'}}]
     end = [chunk(None) | {"usage": USAGE}, "[DONE]"]
     answers = iter(
-        [Reply(events=[chunk({"tool_calls": call}), chunk({"tool_calls": rest}), chunk({}, reason="tool_calls"), *end]), said("3")]
+        [Reply(events=[chunk({"tool_calls": call}), chunk({"tool_calls": rest}), chunk({}, reason="tool_calls"), *end]), answered("3")]
     )
     with Api(lambda asked: next(answers), "/v1") as api:
         s = sgl.start(openai(api))
@@ -321,8 +321,8 @@ def test_a_select_without_decisions_and_constraints_is_by_the_first_token() -> N
     def answer(asked: ApiCall) -> Reply:
         top = next(tops)
         each = {"token": top[0][0], "logprob": top[0][1], "bytes": None}
-        told = [{"token": token, "logprob": logprob, "bytes": None} for token, logprob in top]
-        return said(top[0][0], reason="length", logprobs={"content": [each | {"top_logprobs": told}], "refusal": None})
+        entries = [{"token": token, "logprob": logprob, "bytes": None} for token, logprob in top]
+        return answered(top[0][0], reason="length", logprobs={"content": [each | {"top_logprobs": entries}], "refusal": None})
 
     def chosen(*choices: str) -> Any:
         s = sgl.start(openai(api, "gpt-3.5-turbo"))
@@ -363,7 +363,7 @@ def serves(kind: str, decides: str = "", **more: Any) -> Any:
                 found = {"answers": {"next": {"type": "choice", "probabilities": {"a": 0.9, "b": 0.1}}}, "usage": {"input_tokens": 5}}
                 return Reply(found if decides == "systemone" else DECIDED)
             return Reply({"detail": "Not Found"}, 404)
-        return said("ok", stop_reason="END", matched_stop=None)
+        return answered("ok", stop_reason="END", matched_stop=None)
 
     return answer
 

@@ -209,4 +209,4 @@ def test_the_tests_die_of_what_the_original_does() -> None:
         planted = random.Random(zlib.crc32(text)).sample(planted, 1)
     verdicts = list(judged(planted, 2))
     assert verdicts
-    assert [(verdict.mutant.name, verdict.said) for verdict in verdicts if not verdict.is_killed] == []
+    assert [(verdict.mutant.name, verdict.output) for verdict in verdicts if not verdict.is_killed] == []

@@ -1,4 +1,4 @@
-"""A step that is started before the one before it is taken in: when it is, when it is not, and that nobody can tell by what is said."""
+"""A step that is started before its predecessor is collected: when it is, when it is not, and that the output does not depend on it."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def test_a_pattern_means_the_same_to_the_mask_and_to_the_check(pattern: str, tak
 
 
 @pytest.mark.parametrize(
-    ("pattern", "error", "said"),
+    ("pattern", "error", "message"),
     [
         (r"a\z", BadArgument, r"\z is not known to ECMA-262; it ends a text with $ at position 1"),
         ("[[:alpha:]]", BadArgument, "[:...:] is not known to ECMA-262 at position 1"),
@@ -70,9 +70,9 @@ def test_a_pattern_means_the_same_to_the_mask_and_to_the_check(pattern: str, tak
         ("a{2000}", BackendUnsupported, "more than 1000 repeats"),
     ],
 )
-def test_what_is_no_pattern_or_cannot_be_followed_is_refused_at_the_call(pattern: str, error: type[Exception], said: str) -> None:
+def test_what_is_no_pattern_or_cannot_be_followed_is_refused_at_the_call(pattern: str, error: type[Exception], message: str) -> None:
     for schema in {"items": {"pattern": pattern}}, {"patternProperties": {pattern: {}}}:
-        with pytest.raises(error, match=re.escape(said)):
+        with pytest.raises(error, match=re.escape(message)):
             of_schema(schema)
 
 

@@ -79,12 +79,15 @@ def test_a_load_survives_json_and_every_repetition_has_text_of_its_own(figure: s
 
 def test_each_turn_of_a_chat_has_all_that_was_said_before() -> None:
     chats = Chats(system=[1, 2], turns=[[[3], [4]]], n_reply=2, end=[9])
-    assert [(said.prompt, said.tokens) for said in chats.run(Echo()).said] == [([1, 2, 3], [3, 3]), ([1, 2, 3, 3, 3, 9, 4], [7, 7])]
+    assert [(answers.prompt, answers.tokens) for answers in chats.run(Echo()).answers] == [
+        ([1, 2, 3], [3, 3]),
+        ([1, 2, 3, 3, 3, 9, 4], [7, 7]),
+    ]
 
 
 def test_a_judge_reads_the_plan_that_was_made() -> None:
     forks = Forks(root=[1], forks=[[2], [3]], n_plan=2, judge=[8], n_verdict=1)
-    assert [said.prompt for said in forks.run(Echo()).said] == [[1, 2], [1, 3], [1, 2, 2, 2, 8], [1, 3, 2, 2, 8]]
+    assert [answers.prompt for answers in forks.run(Echo()).answers] == [[1, 2], [1, 3], [1, 2, 2, 2, 8], [1, 3, 2, 2, 8]]
 
 
 def test_only_a_long_prefix_of_several_prompts_goes_ahead() -> None:

@@ -56,12 +56,12 @@ def test_numbers_and_date_come_from_the_file_and_the_rest_stays(table: Path, cap
         "openai/gone": {"prompt": 2.0, "completion": 4.0},
         "openai/gpt-a": {"prompt": 2.0, "completion": 8.0, "cached": 0.5, "long": {"above": 200_000, "prompt": 4.0, "completion": 10.0}},
     }
-    said = capsys.readouterr().out
-    assert "anthropic/claude-a: prompt 1.0 -> 0.5" in said
-    assert "openai/gone: not in the file, left as it is" in said
-    assert "anthropic/claude-b: new in the file, not added" in said
-    assert "2026-01-02" not in said
-    assert "a-picture" not in said
+    printed = capsys.readouterr().out
+    assert "anthropic/claude-a: prompt 1.0 -> 0.5" in printed
+    assert "openai/gone: not in the file, left as it is" in printed
+    assert "anthropic/claude-b: new in the file, not added" in printed
+    assert "2026-01-02" not in printed
+    assert "a-picture" not in printed
 
 
 def test_new_models_are_added_when_asked_for(table: Path) -> None:

@@ -133,8 +133,8 @@ def test_rows_that_are_done_late_say_what_they_would_have_said(make: Callable[[i
             else:
                 assert (output.ids, output.text, output.finish_reason) == (twin.ids, twin.text, twin.finish_reason)
         for index, output in enumerate(one.answer):
-            said = "".join(text for i, text, _ in one.progress if i == index)
-            assert said.startswith(output.text)  # a pattern may cut text that was delivered
+            streamed = "".join(text for i, text, _ in one.progress if i == index)
+            assert streamed.startswith(output.text)  # a pattern may cut text that was delivered
     assert n_cancelled
     assert sometimes.n_late > 100
     assert not late.fold.of(EngineFault)
@@ -323,24 +323,24 @@ def test_a_constraint_beyond_the_light_limits_is_followed_on_other_threads_and_g
         for seed, constraint in enumerate(CONSTRAINTS)
     ]
 
-    def told(jobs: list[SamplingParams]) -> list[tuple[Any, ...]]:
+    def outcomes(jobs: list[SamplingParams]) -> list[tuple[Any, ...]]:
         made = lab(tmp_path)
-        heard = [Done() for _ in jobs]
-        for params, one in zip(jobs, heard, strict=True):
+        listeners = [Done() for _ in jobs]
+        for params, one in zip(jobs, listeners, strict=True):
             made.submit(GenJob(made.encode("The capital"), params), one)
-        assert all(one.over.wait(DEADLINE_S) for one in heard)
+        assert all(one.over.wait(DEADLINE_S) for one in listeners)
         made._resident.check()
         made._resident.close()
-        return [(one.output.ids, one.output.text, one.output.finish_reason, one.output.is_complete) for one in heard]
+        return [(one.output.ids, one.output.text, one.output.finish_reason, one.output.is_complete) for one in listeners]
 
-    expected = told(asked)
+    expected = outcomes(asked)
     n_full = 0
     for fuel in (20, 100, 300, 1_000):
         with monkeypatch.context() as patch:
             patch.setattr(limits, "LIGHT", limits._limits(fuel, 5_000))
             threads = Threads(patch)
             threads.watch(Matcher, *FOLLOWED, "_follow_again")
-            assert told(asked) == expected
+            assert outcomes(asked) == expected
         for label, names in threads.of.items():
             assert not any(name.startswith("sgl_lab engine") and "full" in name for name in names), label
         assert "sgl_lab engine" not in {name for names in threads.of.values() for name in names}
@@ -373,10 +373,10 @@ class Counted:
 def test_rows_without_a_pattern_take_no_object_and_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     b = bench()
     counted = Counted(b, monkeypatch)
-    heard = [b.gen((*PROMPT, n), max_tokens=20, ignore_eos=True, logprobs=True, stop=("never",)) for n in range(3)]
+    listeners = [b.gen((*PROMPT, n), max_tokens=20, ignore_eos=True, logprobs=True, stop=("never",)) for n in range(3)]
     assert counted.n_objects == 3  # their beginnings
     b.drain()
-    assert [len(one.output.ids) for one in heard] == [20, 20, 20]
+    assert [len(one.output.ids) for one in listeners] == [20, 20, 20]
     assert counted.n_objects == 3
     assert counted.handed == []
 
@@ -400,24 +400,22 @@ def test_a_row_that_fails_fails_alone_without_an_object(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("constraint", CONSTRAINTS, ids=lambda one: one[0])
-def test_constraints_with_a_bound_are_followed_without_another_thread(
-    constraint: tuple[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_constraints_with_a_bound_are_followed_without_another_thread(constraint: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     b = bench()
     counted = Counted(b, monkeypatch)
-    heard = b.gen(PROMPT, max_tokens=60, constraint=Constraint(*constraint))
+    listeners = b.gen(PROMPT, max_tokens=60, constraint=Constraint(*constraint))
     b.drain()
-    assert heard.output.is_complete
+    assert listeners.output.is_complete
     assert counted.handed == []
 
 
 def test_each_row_along_a_stop_pattern_is_handed_over_once(monkeypatch: pytest.MonkeyPatch) -> None:
     b = bench()
     counted = Counted(b, monkeypatch)
-    heard = b.gen(PROMPT, max_tokens=12, ignore_eos=True, stop_regex=("q{9}",))
+    listeners = b.gen(PROMPT, max_tokens=12, ignore_eos=True, stop_regex=("q{9}",))
     b.drain()
-    assert len(heard.output.ids) == 12
-    assert counted.handed == [Processing] * (1 + heard.output.usage.model_steps)
+    assert len(listeners.output.ids) == 12
+    assert counted.handed == [Processing] * (1 + listeners.output.usage.model_steps)
 
 
 def test_a_search_for_a_completion_that_takes_too_many_steps_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,13 +423,13 @@ def test_a_search_for_a_completion_that_takes_too_many_steps_is_handed_over(monk
     b, plain = bench(), bench()
     counted = Counted(b, monkeypatch)
     constraint = Constraint("regex", r"[a-f]{3,9}(one|two|three)[0-9]+x[g-k]{3}")
-    heard = b.gen(PROMPT, max_tokens=18, constraint=constraint)
+    listeners = b.gen(PROMPT, max_tokens=18, constraint=constraint)
     b.drain()
     assert Processing in counted.handed
     monkeypatch.undo()
     expected = plain.gen(PROMPT, max_tokens=18, constraint=constraint)
     plain.drain()
-    assert (heard.output.ids, heard.output.text) == (expected.output.ids, expected.output.text)
+    assert (listeners.output.ids, listeners.output.text) == (expected.output.ids, expected.output.text)
 
 
 # ------------------------------------------------------------ others

@@ -106,13 +106,13 @@ def test_the_strip_of_a_run_and_the_engine_agree_whatever_was_forced_chosen_or_p
     for n, event in enumerate(b.fold.events):
         own.fold(Entry(n, n, event))
     counts, strip = b.engine.stats(), own.full()
-    said = sum(end.n_prompt for end in b.fold.of(RequestFinished) if not end.n_steps and not end.n_cached)
+    n_forced = sum(end.n_prompt for end in b.fold.of(RequestFinished) if not end.n_steps and not end.n_cached)
     assert counts["forced_tokens"]
     assert counts["preemptions"] or not config
     assert [strip[name] for name in ("cached", "generated", "forced", "evicted", "steps")] == [
         whole[name] for name in ("cached", "generated", "forced", "evicted", "steps")
     ]
-    assert strip["cached"] + strip["computed"] == counts["prompt_tokens"] - said, "a completely forced text makes no request"
+    assert strip["cached"] + strip["computed"] == counts["prompt_tokens"] - n_forced, "a completely forced text makes no request"
     assert 0 < counts["hit_rate"] == counts["cached_prompt_tokens"] / counts["prompt_tokens"] < 1
 
 

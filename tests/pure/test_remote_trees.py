@@ -20,7 +20,7 @@ from sgl_lab.viz.views.tree import TreeView
 TOKENS = CacheRules("inferred", "a server")
 
 
-class Told:
+class Emitted:
     """Its events, numbered as a ring numbers them, folded by the tree's view and checked as a file's are."""
 
     def __init__(self) -> None:
@@ -42,13 +42,13 @@ class Remote:
     """A server with a cache of prefixes, and the tree that is inferred from what it counts."""
 
     def __init__(self, rules: CacheRules = TOKENS) -> None:
-        self.told, self.now, self.n = Told(), 0.0, 0
-        self.tree = InferredTree(("m", rules.origin), rules, self.told, clock=lambda: self.now)
+        self.emitted, self.now, self.n = Emitted(), 0.0, 0
+        self.tree = InferredTree(("m", rules.origin), rules, self.emitted, clock=lambda: self.now)
 
     def send(self, prompt: tuple[int, ...], n_cacheable: int | None = None) -> RequestId:
         self.n += 1
         request = RequestId(self.n)
-        self.told(RequestQueued(request, None, None, "gen", prompt, 8, request))
+        self.emitted(RequestQueued(request, None, None, "gen", prompt, 8, request))
         self.tree.queued(request, prompt, n_cacheable=n_cacheable)
         self.now += 1
         return request
@@ -85,30 +85,30 @@ def test_a_tree_is_inferred_from_prompts_answers_and_counts() -> None:
     assert remote.sequences() == {(1, 2, 3, 4, 5)}, "the last token of an answer was drawn and not computed"
     remote.ask((1, 2, 3, 9), 3)
     assert remote.sequences() == {(1, 2, 3, 4, 5), (1, 2, 3, 9)}
-    matches = remote.told.of(PrefixMatched)
+    matches = remote.emitted.of(PrefixMatched)
     assert [(match.n_hit, match.n_prompt) for match in matches] == [(0, 4), (3, 4)]
     assert remote.tree.snapshot().rules == TOKENS
-    assert as_dict(remote.tree.snapshot().nodes) == dict(remote.told.view.nodes)
+    assert as_dict(remote.tree.snapshot().nodes) == dict(remote.emitted.view.nodes)
 
 
 def test_fewer_cached_tokens_than_known_mean_an_eviction_and_more_mean_another_client() -> None:
     remote = Remote()
     remote.ask(tuple(range(10)), 0)
     remote.ask(tuple(range(10)), 4)
-    gone = remote.told.of(NodeEvicted)
+    gone = remote.emitted.of(NodeEvicted)
     assert sum(event.n_tokens for event in gone) == 6
     assert remote.sequences() == {tuple(range(10))}, "and now it was computed again"
     remote.ask((50, 51, 52, 53), 3)
     assert (50, 51, 52, 53) in remote.sequences()
-    assert remote.told.of(PrefixMatched)[-1].n_hit == 3
-    assert as_dict(remote.tree.snapshot().nodes) == dict(remote.told.view.nodes)
+    assert remote.emitted.of(PrefixMatched)[-1].n_hit == 3
+    assert as_dict(remote.tree.snapshot().nodes) == dict(remote.emitted.view.nodes)
 
 
 def test_the_last_token_of_a_repeat_is_computed_and_nothing_was_evicted() -> None:
     remote = Remote()
     remote.ask((1, 2, 3), 0)
     remote.ask((1, 2, 3), 2)
-    assert not remote.told.of(NodeEvicted)
+    assert not remote.emitted.of(NodeEvicted)
 
 
 def test_forks_that_ran_together_do_not_evict_each_other() -> None:
@@ -116,7 +116,7 @@ def test_forks_that_ran_together_do_not_evict_each_other() -> None:
     both = [remote.send((1, 2, 3, 7)), remote.send((1, 2, 3, 8))]
     remote.answer(both[0], 0, 4)
     remote.answer(both[1], 0, 4)
-    assert not remote.told.of(NodeEvicted), "the second was sent before the first had computed anything"
+    assert not remote.emitted.of(NodeEvicted), "the second was sent before the first had computed anything"
     assert remote.sequences() == {(1, 2, 3, 7), (1, 2, 3, 8)}
 
 
@@ -127,7 +127,7 @@ def test_a_cache_of_steps_with_a_minimum_holds_whole_steps() -> None:
     remote.ask(tuple(range(11)), 0, (99,))
     assert remote.sequences() == {tuple(range(8))}
     remote.ask(tuple(range(11)), 8)
-    assert not remote.told.of(NodeEvicted)
+    assert not remote.emitted.of(NodeEvicted)
 
 
 def test_only_what_a_mark_covers_is_cached_where_a_cache_wants_marks() -> None:
@@ -144,9 +144,9 @@ def test_counts_in_tokens_move_a_tree_of_words() -> None:
     remote.answer(remote.send(prompt), 0, 130)
     assert remote.sequences() == {prompt}
     remote.answer(remote.send((*prompt, 98, 99)), 128, 134)
-    assert remote.told.of(PrefixMatched)[-1].n_hit == len(prompt), "128 of 134 tokens are what was known of it"
+    assert remote.emitted.of(PrefixMatched)[-1].n_hit == len(prompt), "128 of 134 tokens are what was known of it"
     remote.answer(remote.send(prompt), 0, 130)
-    assert remote.told.of(NodeEvicted), "and none of 130 means that it is gone"
+    assert remote.emitted.of(NodeEvicted), "and none of 130 means that it is gone"
 
 
 def test_a_flush_empties_it() -> None:
@@ -176,32 +176,32 @@ def stored(hashes: list[int], parent: int | None, tokens: list[int], size: int =
     return ["BlockStored", hashes, parent, tokens, size, None]
 
 
-def seen() -> tuple[SeenTree, Told]:
-    told = Told()
-    return SeenTree(("m", "seen"), told), told
+def seen() -> tuple[SeenTree, Emitted]:
+    emitted = Emitted()
+    return SeenTree(("m", "seen"), emitted), emitted
 
 
 def test_blocks_become_nodes_and_branches_split_them() -> None:
-    tree, told = seen()
+    tree, emitted = seen()
     tree.take([0.0, [stored([11, 12, 13], None, [1, 2, 3]), stored([24], 12, [4])]])
     assert tree.sequences() == {(1, 2, 3), (1, 2, 4)}
     tree.take([1.0, [["BlockRemoved", [13]]], 0])
     assert tree.sequences() == {(1, 2, 4)}
     tree.take([2.0, [["AllBlocksCleared"]]])
     assert tree.sequences() == set()
-    assert as_dict(tree.snapshot().nodes) == dict(told.view.nodes)
+    assert as_dict(tree.snapshot().nodes) == dict(emitted.view.nodes)
     assert tree.snapshot().rules == CacheRules("seen")
 
 
 def test_blocks_of_several_tokens_may_begin_alike() -> None:
-    tree, told = seen()
+    tree, emitted = seen()
     tree.take([0.0, [stored([1, 2], None, [1, 2, 3, 4, 5, 6, 7, 8], 4), stored([3], 1, [5, 6, 9, 9], 4)]])
     assert tree.sequences() == {(1, 2, 3, 4, 5, 6, 7, 8), (1, 2, 3, 4, 5, 6, 9, 9)}
     tree.take([0.0, [["BlockRemoved", [2]]]])
     assert tree.sequences() == {(1, 2, 3, 4, 5, 6, 9, 9)}
     tree.take([0.0, [["BlockRemoved", [3]]]])
     assert tree.sequences() == {(1, 2, 3, 4)}, "no part of a block is left behind"
-    assert as_dict(tree.snapshot().nodes) == dict(told.view.nodes)
+    assert as_dict(tree.snapshot().nodes) == dict(emitted.view.nodes)
 
 
 def test_events_as_maps_bytes_as_hashes_and_other_memories() -> None:
@@ -226,7 +226,7 @@ def test_events_as_maps_bytes_as_hashes_and_other_memories() -> None:
 def test_any_order_of_blocks_gives_the_tree_of_what_is_stored(size: int) -> None:
     """Against a dict of whole prefixes, as a block manager keeps them."""
     draw = random.Random(size)
-    tree, told = seen()
+    tree, emitted = seen()
     held: dict[int, tuple[int, ...]] = {}
     for _ in range(400):
         if held and draw.random() < 0.3:
@@ -251,7 +251,7 @@ def test_any_order_of_blocks_gives_the_tree_of_what_is_stored(size: int) -> None
             tree.take([0.0, [stored(hashes, parent, tokens, size)]])
         leaves_now = {p for p in held.values() if not any(len(o) > len(p) and o[: len(p)] == p for o in held.values())}
         assert tree.sequences() == leaves_now
-    assert as_dict(tree.snapshot().nodes) == dict(told.view.nodes)
+    assert as_dict(tree.snapshot().nodes) == dict(emitted.view.nodes)
 
 
 def test_where_a_server_publishes() -> None:

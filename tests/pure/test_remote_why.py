@@ -123,10 +123,10 @@ def test_why_a_prefix_missed_behind_an_api(vendor: str, prompt: str, n_prompt: i
     found = why(second, [first])
     (miss,) = found.misses
     assert miss.cause == cause
-    told = text(found, spelled)
-    assert words in told
-    assert "inferred from the counts of" in told
-    assert "pieces of text" in told
+    spoken = text(found, spelled)
+    assert words in spoken
+    assert "inferred from the counts of" in spoken
+    assert "pieces of text" in spoken
 
 
 def test_a_server_of_ones_own_keeps_every_length() -> None:

@@ -120,9 +120,9 @@ def test_a_queued_request_names_its_fork_before_the_engine_speaks_of_it(lab: Lab
     listener = Waiting()
     name = lab.backend.submit(GenJob(PROMPT, SamplingParams(n=2, max_tokens=4), ForkId(7), ExprId(9)), listener)
     assert listener.answer
-    said = lab.events(RequestQueued, PrefixMatched)
-    assert said[0] == RequestQueued(name, ForkId(7), ExprId(9), "gen", PROMPT, 4, name, len(PROMPT) - 1)
-    assert (said[1].fork, said[1].group, type(said[2])) == (7, name, PrefixMatched)
+    emitted = lab.events(RequestQueued, PrefixMatched)
+    assert emitted[0] == RequestQueued(name, ForkId(7), ExprId(9), "gen", PROMPT, 4, name, len(PROMPT) - 1)
+    assert (emitted[1].fork, emitted[1].group, type(emitted[2])) == (7, name, PrefixMatched)
 
 
 def test_cancel_keeps_what_was_generated(lab: Lab) -> None:
@@ -162,7 +162,7 @@ def test_listeners_that_take_their_time_hold_up_neither_the_engine_nor_one_anoth
         lab.backend.submit(long(max_tokens=20), listener)
     other = Waiting()
     lab.backend.submit(long(max_tokens=30), other)
-    while not other.answers:  # as whoever waits for it does
+    while not other.answers:  # as a thread that waits for it does
         lab.backend.poll()
     assert lab.resident.stats()["requests_running"] == 0
     assert not any(listener.answers for listener in stuck)
@@ -394,14 +394,14 @@ def test_in_a_forked_process_the_engine_says_at_once_that_it_is_not_there(lab: L
     monkeypatch.setattr(forked, "_loaded_in", os.getpid())
 
     def child() -> str:
-        said = []
+        emitted = []
         for action in (lab.backend.poll, lab.resident.stats, lambda: lab.backend.submit(long(), Waiting())):
             with pytest.raises(EngineStopped, match="spawn") as caught:
                 action()
-            said.append(type(caught.value).__name__)
+            emitted.append(type(caught.value).__name__)
         with lab.ring._lock:  # the parent's thread held it
             lab.resident.close()
-        return f"{said} {len(lab.ring.read(0).entries) > 0}"
+        return f"{emitted} {len(lab.ring.read(0).entries) > 0}"
 
     listener = Waiting()
     lab.backend.submit(long(max_tokens=3), listener)

@@ -151,7 +151,7 @@ def test_depth_first_stays_in_the_part_of_the_tree_where_most_wait() -> None:
 
 
 def test_depth_first_counts_a_node_that_a_request_reaches_in_part() -> None:
-    """Whoever ends inside a node waits below it, behind those who reach farther, and makes its branch heavier."""
+    """A request that ends inside a node waits below it, behind those who reach farther, and makes its branch heavier."""
     b = bench(schedule="dfs-weight")
     for branch in ("a long way that is known", "b"):
         b.warm(tokens(branch))

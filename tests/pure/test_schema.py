@@ -97,7 +97,7 @@ def test_a_grammar_takes_a_value_exactly_if_it_is_valid(schema: Any, named: Any,
 
 
 @pytest.mark.parametrize(
-    ("schema", "error", "said"),
+    ("schema", "error", "message"),
     [
         ('{"type": "objekt"}', BadArgument, "not a JSON schema at type"),
         ('{"properties": {"age": {"minimum": "x"}}}', BadArgument, "not a JSON schema at properties.age.minimum"),
@@ -119,8 +119,8 @@ def test_a_grammar_takes_a_value_exactly_if_it_is_valid(schema: Any, named: Any,
         ('{"$schema": "http://json-schema.org/draft-07/schema#", "dependencies": {"a": ["b"]}}', BackendUnsupported, "`$schema` at (root)"),
     ],
 )
-def test_an_invalid_or_unsupported_schema_is_refused_with_the_path(schema: str, error: type[Exception], said: str) -> None:
-    with pytest.raises(error, match=re.escape(said)) as caught:
+def test_an_invalid_or_unsupported_schema_is_refused_with_the_path(schema: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)) as caught:
         lowered(schema)
     assert "\n" not in str(caught.value)
 

@@ -67,9 +67,9 @@ def expect_agreement(s: ProgramState, name: int) -> None:
     backend, transcript = s._run.backend, s._stream.transcript
     variable = s._stream.variables[name]
     assert variable.prompt is not None
-    said = "".join(piece.text for piece in placed(s))[transcript._n_lead :]
+    spoken = "".join(piece.text for piece in placed(s))[transcript._n_lead :]
     # Special tokens that the model said are tokens and no text, and the one that begins a text is not of it.
-    assert backend.decode(transcript.ids, special=False) == said == s.text()
+    assert backend.decode(transcript.ids, special=False) == spoken == s.text()
     assert sum((piece.ids for piece in placed(s)), ()) == tuple(transcript.ids)
     for fixed, run in groupby(placed(s), key=lambda piece: piece.fixed):
         pieces = list(run)
@@ -167,7 +167,7 @@ def test_a_child_replaces_the_end_of_what_was_computed_and_shares_the_rest(tmp_p
 
 @pytest.mark.parametrize("more", [{}, {"frequency_penalty": 1.5}, {"regex": "[A-Z][a-z]+[.]"}, {"min_tokens": 5}])
 def test_a_healed_gen_says_the_same_whatever_is_drafted_and_spells_its_prompt(tmp_path: Path, more: dict[str, Any]) -> None:
-    said = []
+    spoken = []
     for name, config in (("a", {}), ("b", {"draft_tokens": 0}), ("c", {"jump_forward": False})):
         (tmp_path / name).mkdir()
         events: list[Event] = []
@@ -181,10 +181,10 @@ def test_a_healed_gen_says_the_same_whatever_is_drafted_and_spells_its_prompt(tm
             texts.append((state["x"], ids, meta["completion_tokens"], meta["output_token_logprobs"]))
         queued = [event for event in events if isinstance(event, RequestQueued)]
         assert all(len(event.prompt) < len(made.encode(made.decode(event.prompt) + "x  y")) for event in queued)
-        said.append(texts)
+        spoken.append(texts)
         made._resident.check()
         made._resident.close()
-    assert said[0] == said[1] == said[2]
+    assert spoken[0] == spoken[1] == spoken[2]
 
 
 @pytest.mark.parametrize(
@@ -218,11 +218,11 @@ def test_a_seam_is_said_again_as_texts_are_encoded(tmp_path: Path, text: str, in
 
 
 class Forgetful(HashModel):
-    """What comes next depends on the last token alone, so the same is said after whatever prompt."""
+    """The next token depends on the last one alone, so every prompt has the same continuation."""
 
     def draw(self, context: tuple[int, ...], sampling: Sampling) -> int:
-        said = [*sampling.prompt, *sampling.generated, *sampling.drafted]
-        return super().draw((said[-1], 7), sampling)
+        spoken = [*sampling.prompt, *sampling.generated, *sampling.drafted]
+        return super().draw((spoken[-1], 7), sampling)
 
 
 def test_a_seam_is_drafted_with_what_followed_it_in_another_text(tmp_path: Path) -> None:

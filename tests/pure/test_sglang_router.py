@@ -45,9 +45,9 @@ def test_workers_are_told_with_health_load_and_hits() -> None:
 
 
 def test_counts_of_sglang_servers_have_other_names() -> None:
-    told = 'sglang:prompt_tokens_total{model_name="m",worker_addr="http://127.0.0.1:31601"} 1.0e2\n'
-    told += 'sglang:cached_tokens_total{model_name="m",worker_addr="http://127.0.0.1:31601"} 50.0\n'
-    assert workers_of(WORKERS, told)[0].hit_rate == 0.5
+    metrics = 'sglang:prompt_tokens_total{model_name="m",worker_addr="http://127.0.0.1:31601"} 1.0e2\n'
+    metrics += 'sglang:cached_tokens_total{model_name="m",worker_addr="http://127.0.0.1:31601"} 50.0\n'
+    assert workers_of(WORKERS, metrics)[0].hit_rate == 0.5
 
 
 def test_a_routers_workers_are_a_table_with_the_forks_that_each_served() -> None:

@@ -33,8 +33,8 @@ def job(prompt: str = "Hi", **params: Any) -> GenJob:
 
 
 def answer(ids: list[int], n: int | None = None, reason: Any = None, **meta: Any) -> dict[str, Any]:
-    told = {"completion_tokens": len(ids) if n is None else n, "finish_reason": reason, "prompt_tokens": 2, "cached_tokens": 1}
-    return {"text": "", "output_ids": ids, "meta_info": told | meta}
+    reported = {"completion_tokens": len(ids) if n is None else n, "finish_reason": reason, "prompt_tokens": 2, "cached_tokens": 1}
+    return {"text": "", "output_ids": ids, "meta_info": reported | meta}
 
 
 STOPPED = {"type": "stop", "matched": 256}
@@ -163,14 +163,14 @@ def test_an_abort_with_a_message_is_an_error() -> None:
 def test_scores_are_those_of_the_choices_tokens_or_an_error() -> None:
     asked = ScoreJob((1, 2), ((3,), (4, 5)))
 
-    def told(*rows: tuple[float | None, int]) -> dict[str, Any]:
+    def reported(*rows: tuple[float | None, int]) -> dict[str, Any]:
         return {"meta_info": {"input_token_logprobs": [[logprob, token, None] for logprob, token in rows]}}
 
-    assert scored(asked, [told((None, 2), (-1.0, 3)), told((None, 2), (-2.0, 4), (-3.0, 5))]) == (
+    assert scored(asked, [reported((None, 2), (-1.0, 3)), reported((None, 2), (-2.0, 4), (-3.0, 5))]) == (
         (TokenLogprob(3, -1.0),),
         (TokenLogprob(4, -2.0), TokenLogprob(5, -3.0)),
     )
-    for other in (told((None, 2), (-1.0, 9)), told((None, 3)), told()):
+    for other in (reported((None, 2), (-1.0, 9)), reported((None, 3)), reported()):
         with pytest.raises(RequestFailed, match="tokenizer="):
             scored(ScoreJob((1, 2), ((3,),)), [other])
 

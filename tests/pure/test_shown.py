@@ -34,10 +34,10 @@ def guided(answers: Any = "the Forum") -> Any:
 
 class Printer:
     def __init__(self, *stack: int) -> None:
-        self.stack, self.said = stack, ""
+        self.stack, self.written = stack, ""
 
     def text(self, words: str) -> None:
-        self.said += words
+        self.written += words
 
 
 def test_a_state_shows_its_turns_values_and_counts() -> None:
@@ -57,9 +57,9 @@ def test_a_state_shows_its_turns_values_and_counts() -> None:
     assert repr(state) == "<ProgramState guide: sight='the Forum', sure='yes', note='7'; done, 9 tokens generated>"
     state._repr_pretty_(alone := Printer(1), False)
     for words in ("[user] A sight in Rome?", "[assistant] See the Forum!", "sight", "stop", "done"):
-        assert words in alone.said
+        assert words in alone.written
     state._repr_pretty_(inside := Printer(1, 2), False)
-    assert inside.said == repr(state)
+    assert inside.written == repr(state)
     page = draw.html(found).source
     for words in ("A sight in Rome?", "See the Forum!", "sight", "2 forks"):
         assert words in page

@@ -23,7 +23,7 @@ FORMS = [Constraint("regex", pattern) for pattern in ("(one|two) [a-z]{2} for me
 COUNTS = ("prompt_tokens", "cached_prompt_tokens", "cached_tokens", "computed_tokens", "recomputed_tokens", "evicted_tokens", "preemptions")
 
 
-def ask(b: Bench, draw: random.Random, together: int, said: list[str]) -> None:
+def ask(b: Bench, draw: random.Random, together: int, kinds: list[str]) -> None:
     """Queue some random jobs as the backend does and let them run to their end; `said` tells what each asked for."""
     for _ in range(together):
         shared = draw.choices((3, 4), k=4 * draw.randrange(1, 7))
@@ -42,7 +42,7 @@ def ask(b: Bench, draw: random.Random, together: int, said: list[str]) -> None:
         for request in group.requests:
             b.fold(RequestQueued(request.id, None, None, request.kind, request.prompt, request.limit, group.id, request.first_needed))
         b.engine.add(group)
-        said.append(kind)
+        kinds.append(kind)
     while b.engine.step():
         pass
 
@@ -63,26 +63,26 @@ def test_the_same_policy_and_size_count_what_was_counted(page_size: int, evict: 
     draw = random.Random(page_size)
     config: dict[str, Any] = {"n_pages": 96 // page_size, "page_size": page_size, "evict": evict, "schedule": schedule, "max_rows": 8}
     b = bench(step_tokens=24, draft_tokens=0, **config)
-    said: list[str] = []
+    kinds: list[str] = []
     for _ in range(40 * SOAK if together == 1 else 10 * SOAK):
-        ask(b, draw, together, said)
+        ask(b, draw, together, kinds)
     recording = Recording.of(from_json(to_json(event)) for event in b.fold.events)
     outcome = simulate(recording, EngineConfig(step_tokens=24, **config))
     assert counts(outcome) == counted(b)
     assert outcome.hit_rate == b.engine.stats()["hit_rate"]
     assert outcome.evicted_tokens > 100
-    assert {"gen", "score", "warm"} == set(said)
+    assert {"gen", "score", "warm"} == set(kinds)
 
 
 @pytest.mark.parametrize("evict", ["lru", "lfu"])
 def test_a_recording_that_began_with_a_full_cache_counts_the_same(evict: str) -> None:
-    draw, said = random.Random(5), list[str]()
+    draw, kinds = random.Random(5), list[str]()
     b = bench(n_pages=96, evict=evict, draft_tokens=0)
     for _ in range(20):
-        ask(b, draw, 1, said)
+        ask(b, draw, 1, kinds)
     before, snapshot, n_before = counted(b), b.engine.snapshot(0), len(b.fold.events)
     for _ in range(20):
-        ask(b, draw, 1, said)
+        ask(b, draw, 1, kinds)
     recording = Recording.of(b.fold.events[n_before:], snapshot, ("test",))
     outcome = simulate(recording, EngineConfig(n_pages=96, evict=evict))
     assert counts(outcome) == tuple(after - then for after, then in zip(counted(b), before, strict=True))
@@ -97,10 +97,10 @@ def test_a_recording_that_began_with_a_full_cache_counts_the_same(evict: str) ->
 def test_no_policy_beats_the_one_that_knows_the_future(page_size: int) -> None:
     n_better = 0
     for seed in range(8 * SOAK):
-        draw, said = random.Random(seed), list[str]()
+        draw, kinds = random.Random(seed), list[str]()
         b = bench(n_pages=512 // page_size, page_size=page_size)
         for _ in range(30):
-            ask(b, draw, 1, said)
+            ask(b, draw, 1, kinds)
         recording = Recording.of(b.fold.events, b.engine.snapshot(0), ("test",))
         sizes = tuple(n // page_size for n in (64, 96, 200))
         outcomes = what_if(recording, EngineConfig(page_size=page_size), n_pages=sizes)

@@ -35,8 +35,8 @@ class Narrow:
 
 def plan(n_drafts: int = 0) -> tuple[Row, ...]:
     model = HashModel()
-    said = model.reply(PROMPT[:-1], SamplingParams(temperature=0), 0, 6)
-    draft = (*said[:n_drafts],)
+    reply = model.reply(PROMPT[:-1], SamplingParams(temperature=0), 0, 6)
+    draft = (*reply[:n_drafts],)
     drawn = Sampling(SamplingParams(temperature=0), 0, 0, PROMPT, ())
     targets = ((5,), (), (7, 8), *((),) * n_drafts)
     return (

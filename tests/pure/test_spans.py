@@ -180,9 +180,9 @@ def test_a_block_is_computed_once_and_found_again_by_its_digest() -> None:
         b.drain()
     n = len(prompts[0])
     assert hits(b) == [0, n - 1, len(BEFORE), n - 1]
-    said = [answer.output.ids for answer in answers]
-    assert said == [tuple(b.model.reply(prompt, GREEDY, 0, 8)) for prompt in prompts]
-    assert said[0] == said[1] == said[3] != said[2]
+    outputs = [answer.output.ids for answer in answers]
+    assert outputs == [tuple(b.model.reply(prompt, GREEDY, 0, 8)) for prompt in prompts]
+    assert outputs[0] == outputs[1] == outputs[3] != outputs[2]
     assert answers[1].output.usage.prompt_tokens == n
     assert answers[1].output.usage.cached_tokens == n - 1
     expect_idle(b)

@@ -154,10 +154,10 @@ def test_a_second_kernel_waits_says_so_and_does_not_fetch_again(index: PackageIn
         assert second.stdout is not None
         assert "waiting" in second.stdout.readline()
         second_waits.set()
-        said = second.stdout.read()
+        printed = second.stdout.read()
     first.join()
     assert second.returncode == 0
-    assert said.splitlines()[-1] == str(TOY.path)
+    assert printed.splitlines()[-1] == str(TOY.path)
     assert len(index.asked) == 1
 
 

@@ -61,9 +61,9 @@ def test_within_the_limit_all_text_is_there_once_and_details_where_an_answer_beg
     assert n_bytes <= LIMIT
     read = Reader(page)
     assert (read.stack, read.tags <= TAGS, {name for name, _ in read.attributes} <= ATTRIBUTES) == ([], True, True)
-    said = words(found)
+    listed = words(found)
     for text in (plain, page):
-        assert not said - set(re.findall(r"w\d+", text))
+        assert not listed - set(re.findall(r"w\d+", text))
     if len(found) == 1:
         assert f"position {len(found[0].prompt)}" in page
 
@@ -82,9 +82,9 @@ def test_of_many_gens_every_text_is_one_line_and_the_work_is_linear() -> None:
         page, plain = draw.listing(found, counting, LIMIT)
         n_spelled.append(calls)
         assert len(page.source.encode()) + len(plain.encode()) <= LIMIT
-        said = words(found)
+        listed = words(found)
         for text in (page.source, draw.listing(found, spell, LIMIT, is_text=True)[1]):
-            assert not said - set(re.findall(r"w\d+", text))
+            assert not listed - set(re.findall(r"w\d+", text))
     assert n_spelled[1] < 2.5 * n_spelled[0]
 
 

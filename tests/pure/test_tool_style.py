@@ -1,4 +1,4 @@
-"""A model is told of tools, and writes calls, as its own chat template has it."""
+"""Tools are declared to a model, and calls are parsed, in the form of its own chat template."""
 
 from __future__ import annotations
 

@@ -30,19 +30,19 @@ MOST = 90
 
 def drawn(constraint: Constraint, seed: int) -> str:
     """A text as a model that knows nothing would write it, brought to its end in time."""
-    draw, matcher, said = random.Random(seed), GRAMMARS.start(constraint, MOST), list[int]()
+    draw, matcher, taken = random.Random(seed), GRAMMARS.start(constraint, MOST), list[int]()
     while not matcher.is_over and not (matcher.is_whole and draw.random() < 0.1):
         (mask,) = matcher.masks(1)
         matcher.fill(())
         allowed = [token for token in range(256) if mask[token // 32] >> token % 32 & 1]
         plain = [token for token in allowed if 32 <= token < 127]
         token = draw.choice(plain if plain and draw.random() < 0.9 else allowed)
-        if not matcher.keeps_completion(token, MOST - len(said) - 1):
+        if not matcher.keeps_completion(token, MOST - len(taken) - 1):
             assert matcher.completion is not None
-            return bytes([*said, *matcher.completion]).decode()
+            return bytes([*taken, *matcher.completion]).decode()
         matcher.take(token)
-        said.append(token)
-    return bytes(said).decode()
+        taken.append(token)
+    return bytes(taken).decode()
 
 
 class Colour(enum.Enum):
@@ -149,7 +149,7 @@ def _is_value(form: Any, text: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("type_", "error", "said"),
+    ("type_", "error", "taken"),
     [
         (pydantic.FilePath, BackendUnsupported, "a file that exists"),
         (list[pydantic.DirectoryPath], BackendUnsupported, "a folder that exists"),
@@ -159,8 +159,8 @@ def _is_value(form: Any, text: str) -> bool:
         (Annotated[DAY, Field(gt=DAY(2024, 1, 1), lt=DAY(2024, 1, 2))], BadArgument, "no date is between the limits"),
     ],
 )
-def test_a_type_that_no_text_alone_can_be_is_refused_at_the_call(type_: Any, error: type[Exception], said: str) -> None:
-    with pytest.raises(error, match=re.escape(said)):
+def test_a_type_that_no_text_alone_can_be_is_refused_at_the_call(type_: Any, error: type[Exception], taken: str) -> None:
+    with pytest.raises(error, match=re.escape(taken)):
         of_type(type_)
 
 

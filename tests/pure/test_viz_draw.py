@@ -145,9 +145,9 @@ def test_hostile_text_stays_text_on_every_surface(payload: str) -> None:
     assert page.tags <= TAGS
     assert {name for name, _ in page.attributes} <= ATTRIBUTES
     assert page.images == []
-    for said in (bundle["text/html"], bundle["text/plain"], dot.source(found["tree"].full())):
-        said.encode()
-        assert not re.search(r"[\x00\x07\x1b\u200f\u2028\u202e\u2066\ufeff\ufffe]", said)
+    for shown_text in (bundle["text/html"], bundle["text/plain"], dot.source(found["tree"].full())):
+        shown_text.encode()
+        assert not re.search(r"[\x00\x07\x1b\u200f\u2028\u202e\u2066\ufeff\ufffe]", shown_text)
     styles = " ".join(value for name, value in page.attributes if name == "style")
     assert "url(" not in styles
     assert "expression" not in styles
@@ -216,11 +216,11 @@ def test_the_text_of_hundreds_of_forks_is_readable_without_colours_where_these_d
     ]
     picture: Any = {"forks": rows, "ops": [{"fork": fork, "start": 0, "toks": toks} for fork in forks]}
 
-    class Told:
+    class Fixed:
         def full(self) -> Any:
             return picture
 
-    bundle = freeze(tokens=Told(), title="forks")
+    bundle = freeze(tokens=Fixed(), title="forks")
     assert sum(len(part.encode()) for part in bundle.values()) <= LIMIT
     shown = Reader(bundle["text/html"]).text
     assert (shown.count("⟦answer 5⟧") + shown.count("⟦ answer 5⟧"), shown.count("question 3")) == (420, 420)
@@ -413,7 +413,7 @@ def test_every_node_and_lane_is_in_its_picture() -> None:
     lanes = Reader(still.lanes(found["lanes"].full()).source)
     assert all(name in lanes.text for name in ("main", "food", "rain", "views"))
     titles = [value for name, value in lanes.attributes if name == "title"]
-    assert all(any(title.startswith(said) for title in titles) for said in ("plan · generated", "when · scored"))
+    assert all(any(title.startswith(shown_text) for title in titles) for shown_text in ("plan · generated", "when · scored"))
 
 
 def test_forced_tokens_are_counted_beside_decoded_ones() -> None:
@@ -423,8 +423,8 @@ def test_forced_tokens_are_counted_beside_decoded_ones() -> None:
         for n, kind in enumerate(counts)
     ]
     lane: LaneRow = {"lane": "s", "parent": None, "label": "s", "kind": "run"}
-    said = text.lanes({"lanes": [lane], "bars": bars, "now": 5.0})
-    assert "| prefill 9 in 1 ms, decode 7 in 1 ms, drafted and accepted 1, forced 12\n" in said.replace("1.00 ms", "1 ms")
+    shown_text = text.lanes({"lanes": [lane], "bars": bars, "now": 5.0})
+    assert "| prefill 9 in 1 ms, decode 7 in 1 ms, drafted and accepted 1, forced 12\n" in shown_text.replace("1.00 ms", "1 ms")
 
 
 def test_a_run_that_generates_nothing_has_no_speed() -> None:

@@ -389,9 +389,9 @@ def test_infinite_numbers_and_invalid_text_survive_json() -> None:
     view = folded(
         TokensView(lambda token: "\ud800\x00\u202e"), [opened(label="\udcff"), literal(1), queued(prompt=(1,)), TokensSampled(1, (sample,))]
     )
-    said = json.dumps(view.full(), ensure_ascii=False, allow_nan=False)
-    said.encode()
-    assert "\u202e" not in said
+    dumped = json.dumps(view.full(), ensure_ascii=False, allow_nan=False)
+    dumped.encode()
+    assert "\u202e" not in dumped
     assert view.full()["ops"][0]["toks"][1][2] is None
 
 

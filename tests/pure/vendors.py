@@ -63,7 +63,7 @@ def failure(status: int, body: dict[str, Any], **headers: str) -> Reply:
 
 
 class KeptAnswer:
-    """A listener that keeps what it is told."""
+    """A listener that keeps what it receives."""
 
     def __init__(self) -> None:
         self.deltas: list[tuple[int, str]] = []
@@ -96,8 +96,8 @@ class KeptAnswer:
 def messages(*turns: tuple[str, str | Part | Iterable[Part]]) -> tuple[ChatMessage, ...]:
     """(role, text or parts) of each."""
     made = []
-    for role, said in turns:
-        parts = (TextPart(said),) if isinstance(said, str) else tuple(said) if isinstance(said, tuple | list) else (said,)
+    for role, content in turns:
+        parts = (TextPart(content),) if isinstance(content, str) else tuple(content) if isinstance(content, tuple | list) else (content,)
         made.append(ChatMessage(role, parts))  # type: ignore[arg-type]
     return tuple(made)
 
@@ -110,13 +110,13 @@ def job(prompt: tuple[ChatMessage, ...] = HELLO, *, tools: Any = (), shared: tup
 
 
 def ask(backend: Any, prompt: tuple[ChatMessage, ...] = HELLO, **given: Any) -> tuple[tuple[ChatOutput, ...], KeptAnswer]:
-    heard = KeptAnswer()
-    backend.converse(job(prompt, **given), heard)
-    return heard.wait(), heard
+    listener = KeptAnswer()
+    backend.converse(job(prompt, **given), listener)
+    return listener.wait(), listener
 
 
 def decide(backend: Any, prompt: tuple[ChatMessage, ...], *choices: str) -> DecisionOutput:
-    heard = KeptAnswer()
-    backend.decide(DecisionJob(prompt, choices), heard)
-    decided: DecisionOutput = heard.wait()
+    listener = KeptAnswer()
+    backend.decide(DecisionJob(prompt, choices), listener)
+    decided: DecisionOutput = listener.wait()
     return decided

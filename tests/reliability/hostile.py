@@ -1,4 +1,4 @@
-"""Sixty grammars that nobody should have to wait for, and the process that tries them one by one under limits.
+"""Sixty grammars that must not hold other requests up, and the process that tries them one by one under limits.
 
 `python -m tests.reliability.hostile` prints a line of JSON for each: its name, what came of it, and seconds of CPU. A child
 process that takes more of the CPU or of the memory than it may is killed.
@@ -156,8 +156,8 @@ def main() -> None:
                 out.write(attempt(grammars, kind, source))
             os._exit(0)
         os.close(writing)
-        with os.fdopen(reading) as said:
-            what = said.read()
+        with os.fdopen(reading) as stream:
+            what = stream.read()
         _, status, used = os.wait4(child, 0)
         print(json.dumps([name, what if status == 0 else f"died of {status}", used.ru_utime + used.ru_stime]), flush=True)
 

@@ -2,7 +2,7 @@
 
     python -m tests.reliability.mutants [NAME ...]
 
-prints for each bug the test that killed it and what that test said. A bug that survives, or that the
+prints for each bug the test that killed it and what that test printed. A bug that survives, or that the
 smoke test finds already, is an error (exit status 1).
 """
 
@@ -99,7 +99,7 @@ MUTANTS = (
         CACHE_RANDOM,
     ),
     Mutant(
-        "a split forgets that a change of locks is still to be said",
+        "a split forgets that a change of locks is still to be emitted",
         TREE,
         "            self._reported[upper.id] = (upper, self._reported[node.id][1])\n",
         "            pass\n",
@@ -148,7 +148,7 @@ MUTANTS = (
         CACHE_RANDOM,
     ),
     Mutant(
-        "locks of an evicted node are still said",
+        "locks of an evicted node are still emitted",
         TREE,
         "        self._reported.pop(node.id, None)\n        self.n_nodes -= 1\n",
         "        self.n_nodes -= 1\n",
@@ -418,7 +418,7 @@ MUTANTS = (
         "torch/test_blocks.py::test_a_block_with_the_embeddings_of_tokens_computes_what_they_compute",
     ),
     Mutant(
-        "a flush leaves what was said to be drafted from",
+        "a flush keeps what drafts are taken from",
         "engine/serving/engine.py",
         "        self._drafts.forget()\n",
         "",
@@ -524,7 +524,7 @@ MUTANTS = (
         "pure/test_engine.py::test_cancelled_jobs_answer_once",
     ),
     Mutant(
-        "changes of locks are never said",
+        "changes of locks are never emitted",
         "engine/serving/engine.py",
         "        self._tree.report_locks()\n        metrics.lap",
         "        metrics.lap",
@@ -595,7 +595,7 @@ MUTANTS = (
         "pure/test_engine_constraints.py::test_a_forced_run_ends_where_the_text_must",
     ),
     Mutant(
-        "working out what may follow a draft takes the draft as said",
+        "working out what may follow a draft takes the draft as emitted",
         "grammar/matcher.py",
         "self._ll_matcher.deep_copy() if draft else self._ll_matcher",
         "self._ll_matcher",
@@ -728,7 +728,7 @@ MUTANTS = (
 class Verdict:
     mutant: Mutant
     is_killed: bool
-    said: str
+    output: str
     """by the test that killed it, or how it got away"""
     seconds: float
 
@@ -782,7 +782,7 @@ def main(names: Sequence[str]) -> int:
         alive += not verdict.is_killed
         mutant = verdict.mutant
         print(f"{'killed' if verdict.is_killed else 'ALIVE '}  {mutant.path:<18} {mutant.name}")
-        print(f"        {mutant.killer.partition('::')[2]}: {verdict.said[:140]}  ({verdict.seconds:.1f} s)", flush=True)
+        print(f"        {mutant.killer.partition('::')[2]}: {verdict.output[:140]}  ({verdict.seconds:.1f} s)", flush=True)
     print(f"{len(chosen) - alive} of {len(chosen)} planted bugs passed the smoke test and were killed")
     return 1 if alive or not chosen else 0
 

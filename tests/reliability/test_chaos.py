@@ -89,11 +89,11 @@ class KeptAnswer:
 
 def asked(backend: RemoteBackend, seeds: range = SEEDS) -> list[KeptAnswer]:
     """What calls with all seeds at once hear."""
-    heard = [KeptAnswer() for _ in seeds]
-    for seed, one in zip(seeds, heard, strict=True):
+    listeners = [KeptAnswer() for _ in seeds]
+    for seed, one in zip(seeds, listeners, strict=True):
         prompt = (ChatMessage("user", (TextPart(f"seed {seed} end"),)),)
         backend.converse(ChatJob(prompt, SamplingParams(max_tokens=50)), one)
-    return heard
+    return listeners
 
 
 def test_each_behaviour_has_its_expectation() -> None:
@@ -121,10 +121,10 @@ def test_every_call_ends_by_its_deadline_with_a_typed_error_and_its_text(protoco
     seeds = range(2) if name.startswith(("a line", "a redirect", "endless")) else SEEDS if protocol == "chat" else range(3)
     deadlines = FAST if kind is RequestTimedOut else SLOW
     with Chaos(PROTOCOLS[protocol], lambda to: to.whole()) as other, Chaos(PROTOCOLS[protocol], BEHAVIOURS[name], other.url) as server:
-        heard = asked(backend(protocol, server.url, deadlines), seeds)
-        assert all(one.over.wait(90) for one in heard)
+        listeners = asked(backend(protocol, server.url, deadlines), seeds)
+        assert all(one.over.wait(90) for one in listeners)
         stolen = other.requests
-    ends = [one.ends for one in heard]
+    ends = [one.ends for one in listeners]
     assert [len(end) for end in ends] == [1] * len(seeds)
     if kind is None:
         assert [end[0][0].text for end in ends] == [TEXT] * len(seeds)

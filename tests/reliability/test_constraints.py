@@ -1,4 +1,4 @@
-"""Constraints over thousands of texts: every whole one is valid, every mask is what brute force finds, hostile grammars hold nobody up."""
+"""Thousands of texts under constraints: each whole one is valid, each mask is brute force's, hostile grammars delay no other request."""
 
 from __future__ import annotations
 
@@ -269,17 +269,17 @@ def test_a_hostile_grammar_is_answered_or_refused_in_time_and_delays_no_request(
     started = time.perf_counter()
     try:
         output = answer(backend, SamplingParams(max_tokens=20, temperature=1.0, seed=1, constraint=HOSTILE[name]))
-        said = repr(output.is_complete)
+        outcome = repr(output.is_complete)
     except (BadArgument, BackendUnsupported, RequestFailed) as error:
-        said = str(error)
+        outcome = str(error)
     finally:
         spent = time.perf_counter() - started
         over.set()
         company.join(DEADLINE_S)
         resident.check()
         resident.close()
-    assert len(said) < 500
-    assert "\n" not in said
+    assert len(outcome) < 500
+    assert "\n" not in outcome
     assert spent < DEADLINE_S
     assert max(longest) < DEADLINE_S
 

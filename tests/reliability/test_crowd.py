@@ -76,12 +76,12 @@ def rss_bytes() -> int:
 def test_when_thousands_came_and_some_were_cancelled_and_some_failed_nothing_is_held(record_table: Callable[..., None]) -> None:
     draw = random.Random(3)
     threads = set(threading.enumerate())
-    said = {NodeEvicted: 0, RequestPreempted: 0, EngineFault: 0}
+    n_events = {NodeEvicted: 0, RequestPreempted: 0, EngineFault: 0}
     faults: list[str] = []
 
     def emit(event: Event) -> None:
-        if type(event) in said:
-            said[type(event)] += 1
+        if type(event) in n_events:
+            n_events[type(event)] += 1
         if isinstance(event, EngineFault) and "flushed" in event.message:
             faults.append(event.message)
 
@@ -133,8 +133,8 @@ def test_when_thousands_came_and_some_were_cancelled_and_some_failed_nothing_is_
         requests=N_REQUESTS,
         aborted=stats["requests_abort"],
         failed=fates.count("failing"),
-        evictions=said[NodeEvicted],
-        preemptions=said[RequestPreempted],
+        evictions=n_events[NodeEvicted],
+        preemptions=n_events[RequestPreempted],
         growth=f"{growth / 2**20:.1f} MiB",
     )
     assert set(threading.enumerate()) == threads
@@ -149,8 +149,8 @@ def test_when_thousands_came_and_some_were_cancelled_and_some_failed_nothing_is_
             assert not isinstance(client.answers[0], Exception)
     assert fates.count("failing") > N_REQUESTS // 40
     assert stats["requests_abort"] > N_REQUESTS // 6
-    assert said[NodeEvicted] >= N_REQUESTS // 10
-    assert said[RequestPreempted] >= N_REQUESTS // 50
+    assert n_events[NodeEvicted] >= N_REQUESTS // 10
+    assert n_events[RequestPreempted] >= N_REQUESTS // 50
 
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="counts resident memory in /proc")

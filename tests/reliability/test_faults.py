@@ -1,4 +1,4 @@
-"""Whatever goes wrong in one request, wherever it stands: that request fails, typed, and nobody else notices."""
+"""Whatever goes wrong in one request, wherever it stands: that request fails, typed, and no other request changes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..pure.driving import SOAK, Bench, Late, Listener, Stream, bench, expect_id
 N_SEEDS = 3 if SOAK == 1 else 20
 FORM = Constraint("json_schema", '{"type": "array", "items": {"enum": ["one thing", "another", 3]}, "minItems": 4}')
 FIRST = 255
-"""the token that the culprit begins with, and nobody else"""
+"""the token that the culprit alone begins with"""
 
 
 class OutOfMemoryError(RuntimeError):

@@ -1,4 +1,4 @@
-"""C1: the JSON Schema Test Suite, draft 2020-12: nothing invalid is taken, and more is obeyed than by the grammar library alone."""
+"""C1: the JSON Schema Test Suite, draft 2020-12: nothing invalid is accepted, and more is enforced than by the grammar library alone."""
 
 from __future__ import annotations
 

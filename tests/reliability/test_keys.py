@@ -48,7 +48,7 @@ SCENES = [
 
 
 @pytest.fixture
-def said() -> Iterator[io.StringIO]:
+def log() -> Iterator[io.StringIO]:
     """All that is logged, at every level."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
@@ -92,7 +92,7 @@ def with_locals(error: BaseException) -> str:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_no_key_in_anything_that_is_kept(protocol: str, said: io.StringIO, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_key_in_anything_that_is_kept(protocol: str, log: io.StringIO, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     key = CANARIES[protocol]
     for scene in SCENES:
         kept: list[str] = []
@@ -128,8 +128,8 @@ def test_no_key_in_anything_that_is_kept(protocol: str, said: io.StringIO, monke
         kept += [path.read_text() for path in tmp_path.rglob("*.json")]
         assert [text for text in kept if key in text] == [], scene
         assert [text for text in kept if key[-12:] in text] == [], scene
-    assert key not in said.getvalue()
-    assert "CANARY" not in said.getvalue()
+    assert key not in log.getvalue()
+    assert "CANARY" not in log.getvalue()
 
 
 def test_no_key_in_the_traceback_of_a_constructor() -> None:

@@ -34,4 +34,4 @@ def test_planted_bugs_pass_the_smoke_test_and_are_killed(record_table: Callable[
     verdicts = list(judged(sample(), 2))
     record_table("R2", planted=len(verdicts), of=len(MUTANTS), killed=sum(verdict.is_killed for verdict in verdicts))
     assert len(verdicts) >= N_SAMPLE
-    assert [(verdict.mutant.name, verdict.said) for verdict in verdicts if not verdict.is_killed] == []
+    assert [(verdict.mutant.name, verdict.output) for verdict in verdicts if not verdict.is_killed] == []

@@ -1,4 +1,4 @@
-"""`Any` stands where no type can be said: each file that has it is listed with its reason and its number."""
+"""`Any` stands where no type can be given: each file that has it is listed with its reason and its number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many clients, slow ones, and those that go away: nothing stays held, and nobody waits for them."""
+"""Many clients, slow ones, and those that go away: nothing stays held, and other clients do not wait."""
 
 from __future__ import annotations
 

@@ -40,9 +40,9 @@ def test_completions_of_several_prompts(client: openai.OpenAI) -> None:
     whole = client.completions.create(**asked, n=2, logprobs=2)
     assert [choice.index for choice in whole.choices] == [0, 1, 2, 3]
     assert whole.usage.completion_tokens == 16
-    told = whole.choices[0].logprobs
-    assert "".join(told.tokens) == whole.choices[0].text
-    assert told.text_offset == [sum(map(len, told.tokens[:i])) for i in range(4)]
+    given = whole.choices[0].logprobs
+    assert "".join(given.tokens) == whole.choices[0].text
+    assert given.text_offset == [sum(map(len, given.tokens[:i])) for i in range(4)]
     texts = {0: "", 1: ""}
     for chunk in client.completions.create(**asked, stream=True):
         for choice in chunk.choices:
@@ -52,10 +52,10 @@ def test_completions_of_several_prompts(client: openai.OpenAI) -> None:
 
 def test_an_echo_scores_the_prompt(client: openai.OpenAI) -> None:
     found = client.completions.create(model="tiny", prompt="One, two, three", max_tokens=0, echo=True, logprobs=1)
-    told = found.choices[0].logprobs
-    assert found.choices[0].text == "".join(told.tokens) == "One, two, three"
-    assert told.token_logprobs[0] is None
-    assert all(logprob < 0 for logprob in told.token_logprobs[1:])
+    given = found.choices[0].logprobs
+    assert found.choices[0].text == "".join(given.tokens) == "One, two, three"
+    assert given.token_logprobs[0] is None
+    assert all(logprob < 0 for logprob in given.token_logprobs[1:])
 
 
 # ---------------------------------------------------------------- responses
@@ -102,8 +102,8 @@ def test_a_response_goes_on_from_one_that_is_kept(client: openai.OpenAI) -> None
     with client.responses.stream(**asked, input="Another.", previous_response_id=first.id) as stream:
         second = stream.until_done().get_final_response()
     third = client.responses.create(**asked, input="A last one.", previous_response_id=second.id)
-    said = [{"role": "user", "content": ASK}, *first.output, {"role": "user", "content": "Another."}, *second.output]
-    turns = [turn if isinstance(turn, dict) else turn.model_dump() for turn in said]
+    history = [{"role": "user", "content": ASK}, *first.output, {"role": "user", "content": "Another."}, *second.output]
+    turns = [turn if isinstance(turn, dict) else turn.model_dump() for turn in history]
     whole = client.responses.create(**asked, input=[*turns, {"role": "user", "content": "A last one."}])
     assert whole.output_text == third.output_text
     assert whole.usage.input_tokens == third.usage.input_tokens  # instructions are of one response
@@ -150,7 +150,11 @@ def test_a_message_whole_and_in_pieces(door: Door, claude: anthropic.Anthropic) 
 def test_a_message_stops_begins_and_calls(claude: anthropic.Anthropic) -> None:
     counting = [{"role": "user", "content": "Count."}, {"role": "assistant", "content": "1, 2, 3, 4,"}]
     stopped = claude.messages.create(
-        model="tiny", max_tokens=12, messages=counting, stop_sequences=[","], extra_body={"regex": "[a-z]{3},[a-z]"}  # type: ignore[arg-type]
+        model="tiny",
+        max_tokens=12,
+        messages=counting,
+        stop_sequences=[","],
+        extra_body={"regex": "[a-z]{3},[a-z]"},  # type: ignore[arg-type]
     )
     assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", ",")
     tool = {"name": "weather", "description": "of a town", "input_schema": TOWN}
@@ -162,8 +166,8 @@ def test_a_message_stops_begins_and_calls(claude: anthropic.Anthropic) -> None:
     with claude.messages.stream(**asked, messages=[turn]) as stream:
         assert stream.get_final_message().content[0].input["town"] in ("Oslo", "Rome")
     result = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": use.id, "content": "rain"}]}
-    said = {"role": "assistant", "content": [use.model_dump(include={"type", "id", "name", "input"})]}
-    assert claude.messages.create(model="tiny", max_tokens=3, messages=[turn, said, result], tools=[tool]).content
+    history = {"role": "assistant", "content": [use.model_dump(include={"type", "id", "name", "input"})]}
+    assert claude.messages.create(model="tiny", max_tokens=3, messages=[turn, history, result], tools=[tool]).content
     form = {"format": {"type": "json_schema", "schema": SCHEMA}}
     made = claude.messages.create(model="tiny", max_tokens=40, messages=[turn], output_config=form)  # type: ignore[arg-type,list-item]
     assert json.loads(made.content[0].text)["colour"] in ("red", "blue")

@@ -34,8 +34,8 @@ def test_a_chat_whole_and_in_pieces(door: Door, client: openai.OpenAI) -> None:
     chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == choice.message.content
     assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == choice.finish_reason
-    told = [one.token for chunk in chunks if chunk.choices and chunk.choices[0].logprobs for one in chunk.choices[0].logprobs.content]
-    assert told == [one.token for one in choice.logprobs.content]
+    tokens = [one.token for chunk in chunks if chunk.choices and chunk.choices[0].logprobs for one in chunk.choices[0].logprobs.content]
+    assert tokens == [one.token for one in choice.logprobs.content]
     usage = chunks[-1].usage
     assert usage.prompt_tokens_details.cached_tokens == usage.prompt_tokens - 1
     assert until(lambda: is_idle(door))

@@ -125,7 +125,7 @@ class Stand:
         return [event.n_hit for event in self.fold.of(PrefixMatched)]
 
 
-def said(output: GenOutput) -> list[tuple[int, float]]:
+def sampled(output: GenOutput) -> list[tuple[int, float]]:
     return [(entry.token, entry.logprob or 0.0) for entry in output.logprobs]
 
 
@@ -141,8 +141,8 @@ def test_a_block_is_found_again_by_its_digest_and_no_other_is_taken_for_it(tiny:
     assert stand.hits[3] == 8, "the tokens are not the block, although they compute the same"
     fresh = Stand(tiny, page_size).gen(prompts[1], other)
     assert wrong.ids == fresh.ids
-    assert [logprob for _, logprob in said(wrong)] == pytest.approx([logprob for _, logprob in said(fresh)], abs=2e-5)
-    assert said(wrong) != said(first)
+    assert [logprob for _, logprob in sampled(wrong)] == pytest.approx([logprob for _, logprob in sampled(fresh)], abs=2e-5)
+    assert sampled(wrong) != sampled(first)
 
 
 def test_forks_after_a_block_share_it(tiny: LoadedModel) -> None:
@@ -167,8 +167,8 @@ def test_a_block_is_exact_where_tokens_are(tiny: LoadedModel, page_size: int) ->
     block = block_of(tiny, ids[8 : 8 + N])
     prompt = (*ids[:8], *block.ids, *ids[8 + N :])
     whole, pieces = Stand(tiny, page_size), Stand(tiny, page_size, step_tokens=5, max_rows=4)
-    wanted = said(whole.gen(tuple(ids), exact=True))
-    assert [said(stand.gen(prompt, block, exact=True)) for stand in (whole, whole, pieces)] == [wanted] * 3
+    wanted = sampled(whole.gen(tuple(ids), exact=True))
+    assert [sampled(stand.gen(prompt, block, exact=True)) for stand in (whole, whole, pieces)] == [wanted] * 3
 
 
 def test_embeddings_that_do_not_fit_are_refused(tiny: LoadedModel) -> None:
@@ -208,7 +208,7 @@ def test_a_program_on_a_lab_says_after_a_block_what_it_says_after_its_tokens(tin
         loaded = load_tiny(tiny_folder)
         block = block_of(loaded, list(ids))
 
-        def said(content: object) -> tuple[str, str]:
+        def sampled(content: object) -> tuple[str, str]:
             s = start(lab.backend, lab.emit)
             s += "see " + content  # type: ignore[operator]
             (fork,) = s.fork(1)
@@ -219,8 +219,8 @@ def test_a_program_on_a_lab_says_after_a_block_what_it_says_after_its_tokens(tin
             return fork["a"], s["a"]
 
         with lab.record("look") as record:
-            answers = said(Embedded(block))
-        assert answers == said(Text("there"))
+            answers = sampled(Embedded(block))
+        assert answers == sampled(Text("there"))
         assert [record.spell(token) for token in block.ids] == [f"▣ image {len(ids)} positions"] + [""] * (len(ids) - 1)
         lab.check()
 

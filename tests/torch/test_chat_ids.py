@@ -42,11 +42,11 @@ def loop(before: str, after: str, *, start: str = "", opening: str = "") -> str:
 
 
 def by_role(user: tuple[str, str], system: tuple[str, str], assistant: tuple[str, str], start: str = "", opening: str = "") -> str:
-    def said(before: str, after: str) -> str:
+    def turn(before: str, after: str) -> str:
         return "{{ '" + before + "' + message['content'] + '" + after + "' }}"
 
-    roles = "{% if message['role'] == 'user' %}" + said(*user) + "{% elif message['role'] == 'system' %}" + said(*system)
-    body = "{% for message in messages %}" + roles + "{% else %}" + said(*assistant) + "{% endif %}{% endfor %}"
+    roles = "{% if message['role'] == 'user' %}" + turn(*user) + "{% elif message['role'] == 'system' %}" + turn(*system)
+    body = "{% for message in messages %}" + roles + "{% else %}" + turn(*assistant) + "{% endif %}{% endfor %}"
     return start + body + ("{% if add_generation_prompt %}" + opening + "{% endif %}" if opening else "")
 
 

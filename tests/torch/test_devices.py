@@ -1,4 +1,4 @@
-"""Where a model runs, and what is said where it cannot run there."""
+"""Where a model runs, and the message where it cannot."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ def test_what_was_asked_for_and_is_not_there_is_one_line_with_a_way_out(gpus: An
 
 
 @pytest.mark.parametrize(
-    ("version", "said"), [("3.5.1", "triton 3.5.1 is older than 3.6"), (None, "triton is not installed: pip install 'triton>=3.6'")]
+    ("version", "message"), [("3.5.1", "triton 3.5.1 is older than 3.6"), (None, "triton is not installed: pip install 'triton>=3.6'")]
 )
-def test_a_triton_that_does_not_fit_leaves_the_cpu(gpus: Any, monkeypatch: pytest.MonkeyPatch, version: str | None, said: str) -> None:
+def test_a_triton_that_does_not_fit_leaves_the_cpu(gpus: Any, monkeypatch: pytest.MonkeyPatch, version: str | None, message: str) -> None:
     def found(name: str) -> str:
         if version is None:
             raise fit.metadata.PackageNotFoundError(name)
@@ -83,7 +83,7 @@ def test_a_triton_that_does_not_fit_leaves_the_cpu(gpus: Any, monkeypatch: pytes
     device, remark = find_device(None)
     assert device.type == "cpu"
     assert remark is not None
-    assert remark.startswith(f"NVIDIA H200 (cuda:0) cannot be used: {said}")
+    assert remark.startswith(f"NVIDIA H200 (cuda:0) cannot be used: {message}")
     assert "\n" not in remark
 
 

@@ -172,7 +172,7 @@ def test_in_a_forked_process_a_lab_says_at_once_what_to_do(tiny_folder: Path) ->
     state = program.run(backend=lab.backend)
 
     def child() -> str:
-        said = []
+        checks = []
         for action in (
             lambda: program.run(backend=lab.backend)["answer"],
             lambda: sgl.Lab(str(tiny_folder), cache_tokens=64),
@@ -182,9 +182,9 @@ def test_in_a_forked_process_a_lab_says_at_once_what_to_do(tiny_folder: Path) ->
         ):
             with pytest.raises(EngineStopped, match="spawn") as caught:
                 action()
-            said.append(str(caught.value) == str(pickle.loads(pickle.dumps(caught.value))))  # noqa: S301
+            checks.append(str(caught.value) == str(pickle.loads(pickle.dumps(caught.value))))  # noqa: S301
         lab.close()
-        return f"{said} {state['answer'] == answer} {lab.is_open}"
+        return f"{checks} {state['answer'] == answer} {lab.is_open}"
 
     answer = state["answer"]
     with state._run.lock:

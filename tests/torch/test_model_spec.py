@@ -274,14 +274,14 @@ def test_phi_3_stores_as_one_what_is_multiplied_as_one() -> None:
 
 
 def test_a_key_that_a_family_gives_no_meaning_is_refused_by_its_name() -> None:
-    for name, changes, said in (
+    for name, changes, message in (
         ("Phi-3-mini-4k", {"rope_scaling": {"type": "linear", "factor": 2.0, "partial_rotary_factor": 0.001}}, "partial_rotary_factor"),
         ("Qwen2.5-0.5B", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping 50.0"),
         ("Mistral-7B-v0.1", {"num_local_experts": 8}, "num_local_experts 8"),
         ("Llama-3.1-8B", {"layer_types": ["sliding_attention"] * 32}, "layer_types"),
         ("gemma-2-2b", {"hidden_activation": "mish"}, "mish"),
     ):
-        with pytest.raises(ModelError, match=said):
+        with pytest.raises(ModelError, match=message):
             spec(name, **changes)
 
 
@@ -292,9 +292,9 @@ REFUSED: list[tuple[str, Executor, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "executor", "said"), REFUSED)
-def test_what_an_executor_cannot_compute_is_refused_by_layer_and_kind(name: str, executor: Executor, said: str) -> None:
-    with pytest.raises(ModelError, match=said) as caught:
+@pytest.mark.parametrize(("name", "executor", "message"), REFUSED)
+def test_what_an_executor_cannot_compute_is_refused_by_layer_and_kind(name: str, executor: Executor, message: str) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
         fitted(spec(name), executor, name)
     assert name in str(caught.value)
     assert caught.value.hint == executor.hint

@@ -128,6 +128,6 @@ def test_a_program_says_the_same_tokens_however_it_is_run(plain: Any, awaiting: 
     expected = first.token_ids(), first.ret_value
     assert first.ret_value
     assert len(first.token_ids()) > 20
-    said = {(program.func.__name__, name): way(program, **how) for program in (plain, awaiting) for name, way in WAYS.items()}
-    said[(awaiting.func.__name__, "run")] = awaiting.run("tea", **how)
-    assert {key: (state.token_ids(), state.ret_value) for key, state in said.items()} == dict.fromkeys(said, expected)
+    states = {(program.func.__name__, name): way(program, **how) for program in (plain, awaiting) for name, way in WAYS.items()}
+    states[(awaiting.func.__name__, "run")] = awaiting.run("tea", **how)
+    assert {key: (state.token_ids(), state.ret_value) for key, state in states.items()} == dict.fromkeys(states, expected)

@@ -191,8 +191,8 @@ def test_all_three_ways_to_select_choose_as_a_forward_pass_of_each_choice_does(p
     # Each choice is encoded with the text before it, and scored from the first token in which any of them leaves it.
     text = "Q: What is the capital of France?\nA: "
     wholes = [lab.backend.encode(text + choice) for choice in CHOICES]
-    said = lab.backend.encode(text)
-    n_prompt = min(len([*takewhile(lambda pair: pair[0] == pair[1], zip(said, whole, strict=False))]) for whole in wholes)
+    ids = lab.backend.encode(text)
+    n_prompt = min(len([*takewhile(lambda pair: pair[0] == pair[1], zip(ids, whole, strict=False))]) for whole in wholes)
     prompt, choices = wholes[0][:n_prompt], [whole[n_prompt:] for whole in wholes]
     assert lab.backend.render_text("") == ()
     rows = [log_probabilities(model, prompt, choice) for choice in choices]

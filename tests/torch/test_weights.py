@@ -256,17 +256,17 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("changes", "said"), WRONG.values(), ids=WRONG.keys())
-def test_a_configuration_that_does_not_fit_is_named(tmp_path: Path, tiny_folder: Path, changes: dict[str, Any], said: str) -> None:
+@pytest.mark.parametrize(("changes", "message"), WRONG.values(), ids=WRONG.keys())
+def test_a_configuration_that_does_not_fit_is_named(tmp_path: Path, tiny_folder: Path, changes: dict[str, Any], message: str) -> None:
     shutil.copytree(tiny_folder, tmp_path / "m")
     config = json.loads((tiny_folder / "config.json").read_text())
     (tmp_path / "m" / "config.json").write_text(json.dumps(config | changes))
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=message):
         load(tmp_path / "m", tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"general__architecture": "mamba"}, "mamba"),
         ({"tokenizer__ggml__pre": "viking"}, "viking"),
@@ -291,9 +291,9 @@ def test_a_configuration_that_does_not_fit_is_named(tmp_path: Path, tiny_folder:
     ],
     ids=str,
 )
-def test_a_gguf_that_is_not_supported_says_why(tmp_path: Path, tiny_folder: Path, changes: dict[str, Any], said: str) -> None:
+def test_a_gguf_that_is_not_supported_says_why(tmp_path: Path, tiny_folder: Path, changes: dict[str, Any], message: str) -> None:
     path = write_gguf(tmp_path / "toy.gguf", tiny_folder, **changes)
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=message):
         load(path, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
@@ -385,8 +385,8 @@ def test_a_shard_outside_the_folder_is_refused(tmp_path: Path, tiny_folder: Path
 
 
 def test_an_unknown_device_or_type_is_one_clear_error(tmp_path: Path, tiny_folder: Path) -> None:
-    for device, dtype, said in (("cuda:99", None, "cuda:99"), ("tpu", None, "tpu"), ("mps", None, "mps"), ("cpu", "float64", "float64")):
-        with pytest.raises(ModelError, match=said):
+    for device, dtype, message in (("cuda:99", None, "cuda:99"), ("tpu", None, "tpu"), ("mps", None, "mps"), ("cpu", "float64", "float64")):
+        with pytest.raises(ModelError, match=message):
             load_model(tiny_folder, name="tiny", device=device, dtype=dtype, cache_dir=tmp_path)
 
 

@@ -131,11 +131,11 @@ def request_of(job: ChatJob, settings: Settings) -> ApiRequest:
     return ApiRequest(request, is_wrapped, lead, tuple(stop for stop in params.stop if not stop.strip()))
 
 
-def _most(asked_for: int | None, settings: Settings) -> int:
+def _most(max_tokens: int | None, settings: Settings) -> int:
     """Thoughts count as the answer's tokens, so they get room of their own."""
-    if asked_for is None:
+    if max_tokens is None:
         return settings.claude.max_tokens
-    return min(asked_for + (settings.thinking_tokens if settings.thinks and asked_for else 0), settings.claude.max_tokens)
+    return min(max_tokens + (settings.thinking_tokens if settings.thinks and max_tokens else 0), settings.claude.max_tokens)
 
 
 def _thinking(settings: Settings) -> dict[str, str] | None:

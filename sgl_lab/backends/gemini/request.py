@@ -86,12 +86,12 @@ def _sampling(params: SamplingParams, settings: Settings) -> Block:
     return config
 
 
-def max_output(asked_for: int | None, settings: Settings) -> int:
+def max_output(max_tokens: int | None, settings: Settings) -> int:
     """Tokens of an answer, with room for thoughts."""
-    if asked_for is None:
+    if max_tokens is None:
         return settings.model.max_tokens
     room = settings.thinking_tokens if settings.model.thinks or settings.thinking else 0
-    return min(asked_for + room, settings.model.max_tokens)
+    return min(max_tokens + room, settings.model.max_tokens)
 
 
 def _thinking(settings: Settings) -> Block:

@@ -236,7 +236,7 @@ class OpenAI(RemoteBackend):
             decisions.check(job)
             if self._card.capabilities.choices == "first token":
                 first_token.check(job, self._card.name)
-            has_images = not isinstance(job.prompt, str) and any(isinstance(part, ImagePart) for said in job.prompt for part in said.parts)
+            has_images = not isinstance(job.prompt, str) and any(isinstance(part, ImagePart) for turn in job.prompt for part in turn.parts)
             if has_images and self._server.decides == "systemone":
                 raise BackendUnsupported(f"{self._card.name} decides about text only", hint="let a gen answer, with regex= or a stop")
         elif self.mode == COMPLETIONS and not isinstance(job.prompt, str):

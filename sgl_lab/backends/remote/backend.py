@@ -124,7 +124,7 @@ class RemoteBackend(RemoteJobs[_Task, Outcome], BaseConversation, ABC):
         return self.tree is not None
 
     def shadowed(self, emit: Emit) -> Emit:
-        """For a lab: `emit`, which is also told the events of the inferred tree."""
+        """For a lab: `emit`, which also receives the events of the inferred tree."""
         if not self._card.capabilities.cached_counts:
             return emit
         rules = rules_of(self.server.provider.name, self.server.place, is_own=self.server.is_own)

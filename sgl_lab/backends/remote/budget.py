@@ -1,6 +1,6 @@
 """What calls cost, and limits that stop a call before it would pass them.
 
-For whoever declares a budget (a cell's `--budget 0.50`, `%sgl stats`):
+To declare a budget (a cell's `--budget 0.50`, `%sgl stats`):
 
     from sgl_lab.backends.remote.budget import SESSION, spending
 

@@ -70,22 +70,22 @@ def _prices(listed: Mapping[str, Json], suffix: str) -> dict[str, Json]:
 
 def renewed(models: Mapping[str, Line], listed: Mapping[str, Mapping[str, Json]], *, adds: bool) -> tuple[dict[str, Line], list[str]]:
     """The new lines, and what has changed, a sentence each."""
-    lines, said = dict(models), []
+    lines, remarks = dict(models), []
     for name, before in models.items():
         theirs = _found(name, listed)
         after = line_of(listed[theirs], before) if theirs else None
         if after is None:
-            said.append(f"{name}: not in the file, left as it is")
+            remarks.append(f"{name}: not in the file, left as it is")
             continue
         lines[name] = after
         changed = [field for field in {**before, **after} if before.get(field) != after.get(field)]
-        said += [f"{name}: {field} {before.get(field)} -> {after.get(field)}" for field in changed]
+        remarks += [f"{name}: {field} {before.get(field)} -> {after.get(field)}" for field in changed]
     for name, theirs in _new(models, listed):
         after = line_of(listed[theirs], {}) if adds else None
-        said.append(f"{name}: {'added' if after else 'new in the file, not added'}")
+        remarks.append(f"{name}: {'added' if after else 'new in the file, not added'}")
         if after:
             lines[name] = after
-    return dict(sorted(lines.items())), said
+    return dict(sorted(lines.items())), remarks
 
 
 def _found(name: str, listed: Mapping[str, Mapping[str, Json]]) -> str:
@@ -128,14 +128,14 @@ def main(argv: list[str] | None = None) -> int:
         listed = json.loads(options.file.read_text("utf-8"))
         if not isinstance(listed, dict) or not all(isinstance(about, dict) for about in listed.values()):
             raise ValueError("it must be an object with an object for each model")
-        models, said = renewed(table["models"], listed, adds=options.add)
+        models, remarks = renewed(table["models"], listed, adds=options.add)
         text = written(options.as_of.isoformat(), options.source or table["source"], models)
         check_table(json.loads(text))
     except (OSError, ValueError) as error:
         print(f"{options.file or options.table}: {error}", file=sys.stderr)
         return 1
     options.table.write_text(text, "utf-8")
-    print("\n".join((*said, f"{len(models)} models, prices of {options.as_of}")))
+    print("\n".join((*remarks, f"{len(models)} models, prices of {options.as_of}")))
     return 0
 
 

@@ -41,8 +41,8 @@ def workers_of(found: Mapping[str, object], metrics: str) -> tuple[Worker, ...]:
     """Of the router's answers to /workers and /engine_metrics."""
     counts = counts_of(metrics)
     workers = []
-    told = found.get("workers")
-    for each in told if isinstance(told, list) else ():
+    reported = found.get("workers")
+    for each in reported if isinstance(reported, list) else ():
         if not isinstance(each, Mapping) or not isinstance(url := each.get("url"), str):
             continue
         mine = counts.get(url.rstrip("/"), {})

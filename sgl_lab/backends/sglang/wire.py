@@ -46,7 +46,7 @@ def gen_on(job: GenJob, received: Sequence[int], rid: str, room: int) -> Body:
 
 
 def sampling(params: SamplingParams, room: int) -> Body:
-    """What differs from the server's defaults, which are its own to choose, is said; so is what has another default here."""
+    """Values that differ from the server's defaults are sent, and those whose default differs here."""
     most = room if params.max_tokens is None else min(params.max_tokens, room)
     body: Body = {
         "max_new_tokens": most,

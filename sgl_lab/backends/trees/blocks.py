@@ -44,7 +44,7 @@ class SeenTree(RemoteTree):
         """by node: the blocks that end in it, in order"""
         self.n_events = 0
         self.n_orphans = 0
-        """blocks whose predecessor was never told: they cannot be placed"""
+        """blocks whose predecessor was never reported: they cannot be placed"""
 
     def stats(self) -> dict[str, int | str]:
         with self._lock:

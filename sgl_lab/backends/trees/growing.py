@@ -57,7 +57,7 @@ class GrowingTree:
         self.root = Node(node_id(), None, (), 0, 0)
         self.n_evicted = self.n_evicted_tokens = 0
         self._is_emitted = False
-        """A root is told with the first change: before that nothing has happened."""
+        """The root is emitted with the first change, because nothing has happened before."""
 
     # ------------------------------------------------------------ reading
 
@@ -74,7 +74,7 @@ class GrowingTree:
         return sum(len(node.tokens) for node in self)
 
     def snapshot(self, seq: int) -> TreeSnapshot:
-        """`seq` is the number of the first event that is not in it. The root is told by it, if no event has."""
+        """`seq` is the number of the first event that is not in it. It includes the root, if no event did."""
         self._is_emitted = True
         nodes = tuple(
             TreeNode(node.id, node.parent.id if node.parent else None, node.tokens, self.namespace, 0, node.last_used, node.hits, node.born)

@@ -117,7 +117,7 @@ class RemoteTree:
             self._n_generated += usage.completion_tokens
 
     def flushed(self) -> None:
-        """The engine was told to forget everything."""
+        """The engine's cache was flushed."""
         with self._lock:
             self._clear()
 

@@ -345,5 +345,3 @@ def _categories() -> dict[str, list[tuple[int, int]]]:
             before, start = category, code
     found.setdefault(before, []).append((start, 0x10FFFF))
     return found
-
-

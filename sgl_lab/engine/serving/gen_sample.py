@@ -21,6 +21,7 @@ from .scheduling.request import Request
 
 T = TypeVar("T")
 
+
 @dataclass(frozen=True, slots=True)
 class GenTerms:
     """The common data of the samples of one gen."""

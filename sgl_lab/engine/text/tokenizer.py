@@ -155,8 +155,8 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int], *, special: bool = True) -> str:
         """Text of `ids`, with or without special tokens. Bytes that are not UTF-8 become U+FFFD."""
-        said = ids if special else (token for token in ids if token not in self.special_ids and token not in self.eos_ids)
-        return b"".join(map(self.token_bytes, said)).decode("utf-8", errors="replace")
+        kept = ids if special else (token for token in ids if token not in self.special_ids and token not in self.eos_ids)
+        return b"".join(map(self.token_bytes, kept)).decode("utf-8", errors="replace")
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes that a token, or a position of a block, stands for; none for ids without a token."""

@@ -237,7 +237,7 @@ def _stream(stream: Stream, reused: dict[str, int]) -> list[Markup]:
     parts: list[Markup] = []
     is_plain = stream.row["parent"] is not None
     for toks, forked in stream.sections():
-        parts += [_turn(role, said, is_plain) for role, said in turns(toks)]
+        parts += [_turn(role, spoken, is_plain) for role, spoken in turns(toks)]
         if len(forked) > MANY:
             parts.append(_rows(forked, reused))
         elif forked:
@@ -257,14 +257,14 @@ def turns(toks: Iterable[Tok]) -> list[tuple[str, list[Tok]]]:
     found: list[tuple[str, list[Tok]]] = []
     for tok in whole_characters(list(toks)):
         role = tok[3]
-        last, said = found[-1] if found else ("", [])
-        opens = bool(said) and not last and bool(SPECIAL.fullmatch(said[0][0]))
-        ended = bool(said) and said[-1][0].endswith("\n")
-        again = opens and not role and tok[0] == said[0][0]
-        if said and not again and (role == last or (opens if role else not ended)):
-            said.append(tok)
+        last, spoken = found[-1] if found else ("", [])
+        opens = bool(spoken) and not last and bool(SPECIAL.fullmatch(spoken[0][0]))
+        ended = bool(spoken) and spoken[-1][0].endswith("\n")
+        again = opens and not role and tok[0] == spoken[0][0]
+        if spoken and not again and (role == last or (opens if role else not ended)):
+            spoken.append(tok)
             if role and opens:
-                found[-1] = (role, said)
+                found[-1] = (role, spoken)
         else:
             found.append((role, [tok]))
     return found
@@ -377,11 +377,11 @@ def _rows(forked: list[Stream], reused: dict[str, int]) -> Markup:
             rows.append(_card(stream, reused))
             continue
         name = f"{clipped(stream.name or 'stream', 60)}{' ' if stream.row['state'] else ''}{_broken(stream.row['state'])}"
-        said: list[Child] = []
+        row: list[Child] = []
         for role, toks in turns(stream.toks):
-            said += [tag("i", {}, f" {clipped(role, 40)} ")] if role else []
-            said += _runs(toks)
-        rows.append(tag("div", {}, tag("b", {}, name), " ", *said))
+            row += [tag("i", {}, f" {clipped(role, 40)} ")] if role else []
+            row += _runs(toks)
+        rows.append(tag("div", {}, tag("b", {}, name), " ", *row))
     return tag("div", {"style": f"{text};{MONO}"}, *rows)
 
 
@@ -413,8 +413,7 @@ def tree(picture: TreePicture, max_nodes: int = MAX_NODES, high: int = TREE_HIGH
     of_tone = {"cached": words.before, "computed": words.new}
     inks = {tone: palette.INKS[tone].both for tone in palette.NODES}
     keys = [
-        _key(tag("span", {"style": css(color=inks[tone])}, glyph), of_tone.get(tone, word))
-        for tone, (glyph, word) in palette.NODES.items()
+        _key(tag("span", {"style": css(color=inks[tone])}, glyph), of_tone.get(tone, word)) for tone, (glyph, word) in palette.NODES.items()
     ]
     growing = f" · {len(picture['tails'])} growing" if picture["tails"] else ""
     note = f"{counted(planned.n_shown, 'node')}{' of this run' if planned.n_others else ''}{growing}"
@@ -598,11 +597,11 @@ def _bar_look(kind: str) -> str:
 def _bar(bar: BarRow, word: str, top: int, left: float, width: float) -> Markup:
     kind = bar["kind"]
     lasted = seconds((bar["t0"] if bar["t1"] is None else bar["t1"]) - bar["t0"])
-    said = f"{clipped(bar['name'], 60)} · {word} · {counted(bar['n'], 'token')}"
-    said = f"{word} · {lasted}" if kind in GAPS else f"{said} · {lasted}" if kind in WAITS else said
+    title = f"{clipped(bar['name'], 60)} · {word} · {counted(bar['n'], 'token')}"
+    title = f"{word} · {lasted}" if kind in GAPS else f"{title} · {lasted}" if kind in WAITS else title
     if kind in ("found", "reused"):
         style = css(position="absolute", left=f"{left:.2f}%", top=f"{top}px", margin_left="-5px", font_size="12px", line_height=f"{LANE}px")
-        return tag("span", {"style": style, "title": said}, _hit(kind))
+        return tag("span", {"style": style, "title": title}, _hit(kind))
     thin = dict.fromkeys(WAITS, (4, 7)) | dict.fromkeys(GAPS, (2, 8)) | {"forced": (3, 0), "drafted": (3, 15)}
     height, shift = thin.get(kind, (12, 3))
     style = css(
@@ -636,17 +635,17 @@ def _bar(bar: BarRow, word: str, top: int, left: float, width: float) -> Markup:
         name = tag("div", {"style": f"{words};{SOFT}"}, word)
         # The label is above the line.
         style = style.replace(f"top:{top + shift}px", f"top:{top + LANE - 3}px")
-        return joined([tag("div", {"style": f"{style};{_bar_look(kind)}", "title": said}), name])
+        return joined([tag("div", {"style": f"{style};{_bar_look(kind)}", "title": title}), name])
     if not bar["wrong"]:
-        return tag("div", {"style": f"{style};{_bar_look(kind)}", "title": said}, label)
+        return tag("div", {"style": f"{style};{_bar_look(kind)}", "title": title}, label)
     rejected = width * bar["wrong"] / (bar["n"] + bar["wrong"])
 
     def part(x: float, wide: float) -> str:
         return style.replace(f"left:{left:.2f}%", f"left:{x:.2f}%").replace(f"width:{width:.2f}%", f"width:{wide:.2f}%")
 
-    said = f"{said} · {counted(bar['wrong'], 'draft token')} rejected"
+    title = f"{title} · {counted(bar['wrong'], 'draft token')} rejected"
     parts = [(part(left, width - rejected), kind)] * bool(bar["n"]) + [(part(left + width - rejected, rejected), "rejected")]
-    return joined([tag("div", {"style": f"{where};{_bar_look(look)}", "title": said}) for where, look in parts])
+    return joined([tag("div", {"style": f"{where};{_bar_look(look)}", "title": title}) for where, look in parts])
 
 
 def ticks(span: float) -> list[tuple[float, float]]:

@@ -56,7 +56,7 @@ def rows(miss: Miss, spell: Spell, rules: CacheRules | None = None) -> list[tupl
     """(label, sentence): three rows, and a fourth if there is something to do."""
     found = [(FIRST, first_difference(miss, spell)), (EDIT, edit(miss, rules)), (COST, cost(miss))]
     is_ours = rules is None or miss.cause not in ("evicted", "flushed", "gone")
-    return [*found, (AVOID, way)] if is_ours and (way := way_out(miss)) else found
+    return [*found, (AVOID, way)] if is_ours and (way := advice(miss)) else found
 
 
 def first_difference(miss: Miss, spell: Spell) -> str:
@@ -160,7 +160,7 @@ def cost(miss: Miss) -> str:
     return f"{done}, {miss.n_hit:,} reused"
 
 
-def way_out(miss: Miss) -> str:
+def advice(miss: Miss) -> str:
     """The cheapest change that would have kept the tokens. Empty if no change is worthwhile or the
     answer is obvious.
     """

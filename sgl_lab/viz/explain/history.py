@@ -183,20 +183,20 @@ class _Fold:
         self._active: dict[RequestId, Served] = {}
         self._blamed: list[Eviction] = []
         """evictions that have not been attributed to a request yet"""
-        said = {entry.seq: entry for entry in others}
-        said |= {entry.seq: entry for record in records for entry in record.entries}
+        merged = {entry.seq: entry for entry in others}
+        merged |= {entry.seq: entry for record in records for entry in record.entries}
         starting = [record for record in reversed(records) if record.entries]
         open_ones: list[Record] = []
         last = -1
-        for seq in sorted(said):
+        for seq in sorted(merged):
             while starting and starting[-1].snapshot.seq <= seq:
                 open_ones.append(starting.pop())
-                self._begin(open_ones[-1].snapshot, said[seq].t_ns, unseen=last != seq - 1)
+                self._begin(open_ones[-1].snapshot, merged[seq].t_ns, unseen=last != seq - 1)
             last = seq
             open_ones = [record for record in open_ones if record.entries[-1].seq >= seq]
             # of two overlapping runs, the later one is the inner one
             self._run = open_ones[-1].run if open_ones else None
-            self._fold(said[seq])
+            self._fold(merged[seq])
 
     def _begin(self, snapshot: TreeSnapshot, t_ns: int, *, unseen: bool) -> None:
         """The tree at the beginning of a recording. Nodes that are missing from it were evicted
@@ -231,9 +231,9 @@ class _Fold:
                 self._exprs[expr] = self._running[fork] = event
             case StreamExtended(fork=fork, start=start, tokens=tokens, kind=kind, role=role):
                 stream = self._streams.setdefault(fork, [])
-                said = Origin(kind, role, self._running.get(fork) if kind in ("generated", "choice") else None)
+                merged = Origin(kind, role, self._running.get(fork) if kind in ("generated", "choice") else None)
                 if start <= len(stream):  # otherwise its beginning was not recorded
-                    stream[start:] = [said] * len(tokens)
+                    stream[start:] = [merged] * len(tokens)
             case RequestQueued(request=request, fork=fork, expr=expr) as queued:
                 origins = list(self._streams.get(fork, ())) if fork is not None else []
                 served = Served(self._run_of(fork), queued, self._exprs.get(expr) if expr is not None else None, origins)

@@ -98,10 +98,10 @@ export class TimelinePanel {
 
   /** The words of the legend that depend on where the engine is. */
   explain() {
-    const told = wordsOf(this.view.store);
-    if (told === this.told) return;
-    this.told = told;
-    this.keys.get("found").lastChild.data = told.cached;
+    const words = wordsOf(this.view.store);
+    if (words === this.words) return;
+    this.words = words;
+    this.keys.get("found").lastChild.data = words.cached;
     for (const kind of HITS) this.keys.get(kind).title = this.meaning(kind);
   }
 

@@ -153,8 +153,8 @@ export class TokensPanel {
   /** The legend of both channels, or of one if both show the same. */
   explain() {
     const { ink, line } = this.channel;
-    this.told = wordsOf(this.view.store);
-    const worded = ([key, label, meaning]) => [key, key === "cached" ? this.told.cached : label, TOKEN_WORDS[key] ? this.told.meanings[key] : meaning];
+    this.words = wordsOf(this.view.store);
+    const worded = ([key, label, meaning]) => [key, key === "cached" ? this.words.cached : label, TOKEN_WORDS[key] ? this.words.meanings[key] : meaning];
     const sample = (names, [key, label, meaning]) =>
       el(
         "span",
@@ -207,7 +207,7 @@ export class TokensPanel {
       if (bar?.kind === "reused") this.streams.get(this.view.store.forkOf(bar))?.head();
     }
     for (const [fork, index] of change.tokens ?? []) this.dirty.set(fork, Math.min(index, this.dirty.get(fork) ?? Infinity));
-    if (this.told !== wordsOf(this.view.store)) this.explained = false;
+    if (this.words !== wordsOf(this.view.store)) this.explained = false;
     this.idle = !this.view.store.active && !this.view.store.playing;
     this.body.classList.toggle("sgl-busy", !this.idle);
   }

@@ -97,8 +97,8 @@ export class TreePanel {
 
   /** The words of the legend that depend on where the engine is. */
   explain(words) {
-    if (words === this.told) return;
-    this.told = words;
+    if (words === this.words) return;
+    this.words = words;
     for (const [state, word] of Object.entries({ cached: words.before, computed: words.new })) this.keys[state].lastChild.data = word;
     this.redraw = true;
   }

@@ -360,7 +360,7 @@ class Counts {
       if (filter.localName === "button") filter.setAttribute("aria-pressed", chosen?.kind === "count" && chosen.id === name);
   }
 
-  /** What is said of cached tokens. An engine elsewhere reports how many there were, or nothing. */
+  /** The words for cached tokens. An engine elsewhere reports how many there were, or nothing. */
   origins(m) {
     const { strip, strip_meaning: hint } = wordsOf(this.view.store);
     const isUntold = m.answered > 0 && m.uncounted === m.answered;

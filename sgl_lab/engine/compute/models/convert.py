@@ -28,6 +28,7 @@ from .gguf_weights import stored_type, values, wanted
 VERSION = "2"
 """Part of a converted folder's name: raise it when a conversion would come out differently."""
 
+
 class CacheUnwritable(ModelError):
     """The converted folder cannot be written to its place."""
 

@@ -39,6 +39,7 @@ class Embedded(NamedTuple):
 MakeLinear = Callable[[Sequence[str], Tensor | None], Linear]
 """(names of the weights that are stacked, bias) -> their linear"""
 
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     """A layer's weights."""

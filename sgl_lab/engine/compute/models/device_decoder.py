@@ -135,9 +135,7 @@ class DeviceDecoder:
         x += z
         return x
 
-    def _queries(
-        self, index: int, layer: Layer, qkv: Tensor, positions: Tensor, slots: Tensor, keys: Tensor, values: Tensor
-    ) -> Tensor:
+    def _queries(self, index: int, layer: Layer, qkv: Tensor, positions: Tensor, slots: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """The turned queries; keys and values are written."""
         kind, eps = self.spec.layers[index].attention, self.spec.norm_eps
         of_heads = None

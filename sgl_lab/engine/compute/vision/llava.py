@@ -71,9 +71,7 @@ class Parts:
         """Read the weights, in float32."""
         with self._checkpoint as weights:
             state = {name: weights.read(short, dtype=torch.float32) for short, name in self._names.items()}
-            projector = {
-                name: weights.read(f"multi_modal_projector.{name}", dtype=torch.float32) for name in self._projector.state_dict()
-            }
+            projector = {name: weights.read(f"multi_modal_projector.{name}", dtype=torch.float32) for name in self._projector.state_dict()}
         self._tower.load_state_dict(state, assign=True)
         self._projector.load_state_dict(projector, assign=True)
         for module in self._tower.modules():

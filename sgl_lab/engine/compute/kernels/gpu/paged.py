@@ -105,9 +105,7 @@ def gather(pool: Tensor, contexts: Contexts, line: int, start: int, stop: int) -
     return pool[pages * contexts.page_size + positions % contexts.page_size]
 
 
-def attention_twin(
-    q: Tensor, keys: Tensor, values: Tensor, scale: float, window: int = 0, softcap: float = 0.0
-) -> tuple[Tensor, Tensor]:
+def attention_twin(q: Tensor, keys: Tensor, values: Tensor, scale: float, window: int = 0, softcap: float = 0.0) -> tuple[Tensor, Tensor]:
     """Attention of the last tokens of one context, in float32, with the values that merging needs.
 
     q             [n, heads, dim]            the last n tokens, each of which sees itself and what

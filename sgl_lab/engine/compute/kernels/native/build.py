@@ -121,8 +121,10 @@ def _compile(target: Path) -> None:
         command = [str(compiler()), *FLAGS, str(SOURCES / "step.cpp"), "-o", str(part)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            said = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
-            raise NativeUnavailable(f"the native step does not compile: {said}", hint="set CXX to g++ 12 or newer, or clang++ 15 or newer")
+            message = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
+            raise NativeUnavailable(
+                f"the native step does not compile: {message}", hint="set CXX to g++ 12 or newer, or clang++ 15 or newer"
+            )
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
@@ -323,12 +325,12 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     def checked(fault: int, function: object, values: object) -> int:
         if fault == 0:
             return fault
-        said = library.sgl_message().decode(errors="replace")
+        message = library.sgl_message().decode(errors="replace")
         if fault == _NO_MEMORY:
-            raise OutOfMemory(f"the native step is out of memory: {said}", hint="use a smaller cache or fewer threads")
+            raise OutOfMemory(f"the native step is out of memory: {message}", hint="use a smaller cache or fewer threads")
         if fault == _NO_THREADS:
-            raise BadArgument(f"the system gives the native step no more threads: {said}", hint="use fewer threads")
-        raise InvariantBroken(f"the native step failed: {said}")
+            raise BadArgument(f"the system gives the native step no more threads: {message}", hint="use fewer threads")
+        raise InvariantBroken(f"the native step failed: {message}")
 
     for name, types in arguments.items():
         function = getattr(library, name)

@@ -21,6 +21,7 @@ _ACTIVATIONS: dict[object, Activation] = {
     "relu2": "relu2",
 }
 
+
 def llama_like(
     config: Config,
     *,

@@ -53,9 +53,7 @@ def smollm3(config: Config) -> ModelSpec:
         raise config.fail(f"no_rope_layers must be {len(spec.layers)} times 0 or 1, not {turns!r:.60} (interval {interval!r:.20})")
     window = window_of(config) if config.flag("use_sliding_window") else None
     spec = sliding(config, spec, window, lambda index: not turns[index])
-    return each_layer(
-        spec, lambda index, layer: layer if turns[index] else replace(layer, attention=replace(layer.attention, rotary=None))
-    )
+    return each_layer(spec, lambda index, layer: layer if turns[index] else replace(layer, attention=replace(layer.attention, rotary=None)))
 
 
 def arcee(config: Config) -> ModelSpec:

@@ -125,8 +125,8 @@ class DeviceRunner:
                 if isinstance(output.error, OutOfMemory):
                     return output.error
         except Exception as error:  # compilers, loaders and drivers say it in many ways
-            said = str(error).strip() or type(error).__name__
-            return DeviceUnfit(f"{self._device} cannot run our kernels: {said.splitlines()[0]}", hint="use device cpu")
+            message = str(error).strip() or type(error).__name__
+            return DeviceUnfit(f"{self._device} cannot run our kernels: {message.splitlines()[0]}", hint="use device cpu")
         return None
 
     def run(self, plan: Plan) -> Outputs:
@@ -164,8 +164,8 @@ class DeviceRunner:
         try:
             return self._started(plan)
         except torch.OutOfMemoryError as error:
-            said = str(error)
-        return self._out_of_memory(said)
+            message = str(error)
+        return self._out_of_memory(message)
 
     def _started(self, plan: Plan) -> Callable[[], Outputs]:
         places = [[place for place, row in enumerate(plan.rows) if row.is_exact is is_exact] for is_exact in (False, True)]
@@ -224,8 +224,8 @@ class DeviceRunner:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _out_of_memory(self, said: str) -> OutOfMemory:
-        asked = re.search(r"allocate ([\d.]+ \w+)", said)
+    def _out_of_memory(self, message: str) -> OutOfMemory:
+        asked = re.search(r"allocate ([\d.]+ \w+)", message)
         free = memory_of(self._device).free
         return OutOfMemory(
             f"a step needs {'more memory' if asked is None else f'{asked[1]} more'}: {self._device} has "

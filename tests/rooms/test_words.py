@@ -1,0 +1,68 @@
+"""The code and its pages use standard words: what is emitted, notified, reported or drafted is not "said", "told", "heard" or "guessed"."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .imports import PACKAGE
+from .test_source_rules import ROOT, TRACKED
+
+NAMES = {"said", "told", "heard", "nobody", "whoever", "guess", "guessed", "guesses", "obeys", "desk", "way_out"}
+PROSE = re.compile(
+    r"\b(nobody|whoever|in vain|by and by|obey(s|ed|ing)?|heard|way out of|(is|are|was|were|be) (said|told)|said so|let in)\b", re.I
+)
+TELLING_APART = re.compile(r"\btold (apart|to)\b", re.I)
+"""standard English"""
+SAMPLES = {"benchmarks/engines/prose.py", "benchmarks/rerun.py"}
+"""Texts that models read, and not about this project."""
+HERE = Path(__file__).relative_to(ROOT).as_posix()
+
+
+def written(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, text) of a Python file's comments and docstrings, in the package of every text; of another file, all of it."""
+    source = path.read_text(encoding="utf-8")
+    if path.suffix != ".py":
+        yield from enumerate(source.splitlines(), 1)
+        return
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.lineno, node.value.value
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and path.is_relative_to(PACKAGE):
+            yield node.lineno, node.value
+
+
+def files(*suffixes: str) -> list[Path]:
+    found = [path for path in TRACKED if path.suffix in suffixes and path.relative_to(ROOT).as_posix() not in SAMPLES | {HERE}]
+    assert len(found) > 10
+    return [path for path in found if path.name != "CHANGELOG.md"]
+
+
+def test_names_are_standard_words() -> None:
+    found = [
+        (path.relative_to(ROOT).as_posix(), token.start[0], token.string)
+        for path in files(".py")
+        for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline)
+        if token.type == tokenize.NAME and token.string.lower() in NAMES
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("suffix", [".py", ".js", ".md"])
+def test_prose_is_in_standard_words(suffix: str) -> None:
+    found = [
+        (path.relative_to(ROOT).as_posix(), line, hit.group())
+        for path in files(suffix)
+        for line, text in written(path)
+        for hit in PROSE.finditer(TELLING_APART.sub("", text))
+    ]
+    assert found == []
