@@ -420,17 +420,18 @@ def mutated(data: bytes, rng: random.Random, header: int) -> bytes:
 
 
 def check_mutations(target: Path, n: int, header: int, act: Callable[[], Any]) -> int:
-    """Mutate `target` n times; whatever happens is no error at all or a ModelError, within two seconds. Returns the errors."""
+    """Mutate `target` n times; whatever happens is no error at all or a ModelError, within two seconds of this thread's time. Returns
+    how many errors there were."""
     original = target.read_bytes()
     messages: list[str] = []
     for seed in range(n):
         target.write_bytes(mutated(original, random.Random(f"{target.name} {seed}"), header))
-        started = time.monotonic()
+        started = time.thread_time()
         try:
             act()
         except ModelError as error:
             messages.append(str(error))
-        assert time.monotonic() - started < 2, f"{target.name}, mutation {seed}"
+        assert time.thread_time() - started < 2, f"{target.name}, mutation {seed}"
     target.write_bytes(original)
     assert max(map(len, messages)) < 2000
     return len(messages)
@@ -438,7 +439,13 @@ def check_mutations(target: Path, n: int, header: int, act: Callable[[], Any]) -
 
 @pytest.fixture
 def memory() -> Iterator[None]:
-    """Fails the test if the process' peak grew by more than the limit on what a damaged file may take."""
+    """Fails the test if the process' peak grew by more than the limit on what a damaged file may take.
+
+    A key that is missing is looked up in transformers, whose import takes seconds once, and is not the file's.
+    """
+    from transformers import CONFIG_MAPPING
+
+    assert CONFIG_MAPPING["llama"]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 << 10
