@@ -189,6 +189,13 @@ class GenListener(Protocol):
     def on_error(self, error: Exception) -> None: ...
 
 
+class CachedListener(Protocol):
+    """A listener of gens that also receives how many tokens of the prompt were cached."""
+
+    def on_cached(self, index: int, n_tokens: int) -> None:
+        """Once for each sample that makes progress, before its first `on_progress`."""
+
+
 class LogprobListener(Protocol):
     """A listener of gens that also receives log-probabilities while tokens arrive, if the job
     requests them.

@@ -133,6 +133,8 @@ class MessageReply:
         self._head = {"id": f"msg_{secrets.token_hex(12)}", "type": "message", "role": "assistant", "model": model.name}
         self._text = ""
         self._speaks = False
+        self._n_cached = 0
+        """known with the first piece, which is spelled before the stream is opened"""
 
     def whole(self, answers: Sequence[Answer]) -> object:
         ((output,),) = cast(Sequence[tuple[GenOutput, ...]], answers)
@@ -146,7 +148,7 @@ class MessageReply:
         return {"stop_reason": reason, "stop_sequence": None if is_call else matched}
 
     def _usage(self, output: GenOutput | None) -> dict[str, object]:
-        n_cached = 0 if output is None else output.usage.cached_tokens
+        n_cached = self._n_cached if output is None else output.usage.cached_tokens
         return {
             "input_tokens": self._n_prompt - n_cached,
             "cache_creation_input_tokens": 0,
@@ -162,6 +164,7 @@ class MessageReply:
 
     def piece(self, piece: Piece) -> bytes:
         self._text += piece.text
+        self._n_cached = piece.n_cached
         if not piece.text or (not self._speaks and (self._tools.must or self._tools.may_be_call(self._text))):
             return b""
         return self._words(piece.text if self._speaks else self._text)

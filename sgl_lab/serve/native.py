@@ -196,6 +196,7 @@ class GenerateReply:
             "finish_reason": None,
             "prompt_tokens": len(self._jobs[piece.job].prompt),
             "completion_tokens": len(ids),
+            "cached_tokens": piece.n_cached,
         }
         return frame({"text": "".join(texts), "output_ids": ids, "meta_info": meta} | self._place(piece.job, piece.sample))
 

@@ -30,6 +30,8 @@ class Piece(NamedTuple):
     text: str
     ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...]
+    n_cached: int = 0
+    """tokens of the prompt"""
 
 
 class Reply(Protocol):

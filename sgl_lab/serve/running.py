@@ -168,6 +168,10 @@ class Listener:
         self._lane = lane
         self._streams = streams
         self._logprobs: dict[int, list[TokenLogprob]] = {}
+        self._cached: dict[int, int] = {}
+
+    def on_cached(self, index: int, n_tokens: int) -> None:
+        self._cached[index] = n_tokens
 
     def on_logprobs(self, index: int, logprobs: tuple[TokenLogprob, ...]) -> None:
         if self._streams:
@@ -175,7 +179,8 @@ class Listener:
 
     def on_progress(self, index: int, text: str, ids: tuple[int, ...]) -> None:
         if self._streams:
-            self._running.put(Piece(self._number, index, text, ids, tuple(self._logprobs.pop(index, ()))))
+            logprobs = tuple(self._logprobs.pop(index, ()))
+            self._running.put(Piece(self._number, index, text, ids, logprobs, self._cached.get(index, 0)))
 
     def on_done(self, outputs: tuple[GenOutput, ...]) -> None:
         self._running.answers[self._number] = outputs

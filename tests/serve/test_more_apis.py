@@ -137,6 +137,8 @@ def test_a_message_whole_and_in_pieces(door: Door, claude: anthropic.Anthropic) 
     greedy = {"extra_body": {"temperature": 0}}
     whole = claude.messages.create(**asked, **greedy)
     with claude.messages.stream(**asked, **greedy) as stream:
+        first = next(event.message.usage for event in stream if event.type == "message_start")
+        counts = (first.input_tokens, first.cache_read_input_tokens)
         text = "".join(stream.text_stream)
         streamed = stream.get_final_message()
     assert text == whole.content[0].text == streamed.content[0].text
@@ -144,6 +146,7 @@ def test_a_message_whole_and_in_pieces(door: Door, claude: anthropic.Anthropic) 
     n_prompt = claude.messages.count_tokens(model="tiny", messages=asked["messages"], system="Be short.").input_tokens
     assert whole.usage.input_tokens + (whole.usage.cache_read_input_tokens or 0) == n_prompt
     assert (streamed.usage.input_tokens, streamed.usage.cache_read_input_tokens) == (1, n_prompt - 1)
+    assert counts == (1, n_prompt - 1), "known with the first event"
     assert until(lambda: is_idle(door))
 
 

@@ -153,6 +153,7 @@ def test_generate_as_sglang_has_it(door: Door) -> None:
     assert again[0]["meta_info"]["cached_tokens"] == 23
     streamed = events(call(door, "/generate", asked | {"stream": True})[1])
     assert streamed[-1]["text"] == one["text"]
+    assert [each["meta_info"]["cached_tokens"] for each in streamed] == [23] * len(streamed), "known with the first frame"
     assert streamed[-1]["meta_info"]["finish_reason"]["type"] == "length"
     assert all(one["text"].startswith(each["text"]) for each in streamed)
     held = call(door, "/generate", {"text": "x = ", "sampling_params": {"max_new_tokens": 5, "regex": "[0-9]{3}"}})[1]

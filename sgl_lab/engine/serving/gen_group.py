@@ -78,6 +78,8 @@ class GenGroup(RequestGroup):
         samples = (GenSample(terms, *of_one) for of_one in zip(self.requests, matchers, seams, strict=True))
         self._samples = {sample.request.id: sample for sample in samples}
         self._index = {request: index for index, request in enumerate(ids)}
+        self._silent = set(ids)
+        """requests without progress yet"""
         first = params.prompt_logprobs_from
         scored = range(n_prompt if first is None else min(first, n_prompt), n_prompt)
         # The first sample computes them for all; a position of a block has no logprob.
@@ -99,8 +101,12 @@ class GenGroup(RequestGroup):
         is_closed = sample.text.is_closed
         if not (text or ids or (is_closed and sample.text.kept)):
             return None
+        n_cached = request.n_cached if request.id in self._silent else None
+        self._silent.discard(request.id)
 
         def notify(listener: GenListener) -> None:
+            if n_cached is not None and (on_cached := getattr(listener, "on_cached", None)) is not None:
+                on_cached(index, n_cached)
             if logprobs and (on_logprobs := getattr(listener, "on_logprobs", None)) is not None:
                 on_logprobs(index, logprobs)
             listener.on_progress(index, text, ids + sample.cut_ids() if is_closed else ids)
