@@ -114,6 +114,8 @@ class ChatOutput:
     logprobs: tuple[TextLogprob, ...] = ()
     is_complete: bool | None = None
     """whether the text is complete under the constraint; None without a constraint"""
+    is_cut: bool = False
+    """whether the server went past a stop, and the rest was cut off here"""
 
 
 class ChatListener(Protocol):

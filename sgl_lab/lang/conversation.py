@@ -313,6 +313,8 @@ class ChatGeneration(Generation[ChatWorked, ChatOutput]):
 
     def _meta(self, output: ChatOutput) -> dict[str, object]:
         meta = super()._meta(output)
+        if output.is_cut:
+            meta["cut_past_stop"] = True
         if output.reasoning:
             meta["reasoning_content"] = output.reasoning
         if self._params.logprobs:

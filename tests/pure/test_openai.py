@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -29,6 +31,7 @@ from sgl_lab.lang.surface import gen
 
 from .api import Api, ApiCall, Reply
 from .language import watchdog
+from .vendors import ask
 
 __all__ = ["watchdog"]
 
@@ -492,3 +495,56 @@ def test_bad_input_is_one_line_before_anything_is_sent(monkeypatch: pytest.Monke
             OpenAI(**{"model_name": "gpt-4o", "api_key": KEY, **given})  # type: ignore[arg-type]
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     assert repr(OpenAI("gpt-4o")) == "<OpenAI gpt-4o at api.openai.com>"
+
+
+# ---------------------------------------------------------------- servers that go past a stop
+
+
+def stream_only(reply: Callable[[ApiCall], Reply]) -> Api:
+    return Api(lambda request: reply(request) if request.path == "/v1/chat/completions" else Reply(status=404), "/v1")
+
+
+@pytest.mark.parametrize("texts", [("one. Two: th", "ree. Four"), ("one. Two: three. Four",), (*"one. Two: three. Four",)])
+def test_a_text_never_goes_past_a_stop(texts: tuple[str, ...]) -> None:
+    with stream_only(lambda request: answered(*texts, reason="length")) as api:
+        backend = OpenAI("m", base_url=api.url, server="transformers")
+        (output,), listener = ask(backend, stop=("Four", ": three", "e. T!"))
+        assert (output.text, listener.text, output.is_cut) == ("one. Two", "one. Two", True)
+        assert (output.finish_reason, output.matched_stop) == ("stop", ": three")
+        (output,), listener = ask(backend, stop=("Four?", "zero"))
+        assert (output.text, listener.text, output.is_cut) == ("one. Two: three. Four", "one. Two: three. Four", False)
+        state = sgl.start(backend)
+        state += sgl.user("Q") + sgl.assistant(gen("a", stop="Two"))
+        assert state["a"] == "one. "
+        assert state.get_meta_info("a")["finish_reason"] == "stop"
+        assert state.get_meta_info("a")["cut_past_stop"]
+
+
+def test_an_answer_that_is_cut_does_not_wait_for_the_servers_end() -> None:
+    is_over = threading.Event()
+
+    def events() -> Iterator[object]:
+        yield chunk({"content": "one. Two"})
+        assert is_over.wait(20)
+
+    with stream_only(lambda request: Reply(events=events())) as api:
+        (output,), listener = ask(OpenAI("m", base_url=api.url, server="other"), stop=(".",))
+        is_over.set()
+    assert (output.text, listener.text, output.finish_reason, output.matched_stop) == ("one", "one", "stop", ".")
+
+
+def test_samples_and_logprobs_are_cut_at_their_own_stops() -> None:
+    tokens = [{"token": text, "logprob": -0.5, "bytes": None, "top_logprobs": []} for text in ("a", "b", "cd", "e")]
+
+    def reply(request: ApiCall) -> Reply:
+        ends = [chunk({}, reason="length", index=index) for index in range(request.body.get("n", 1))]
+        if request.body.get("logprobs"):
+            return Reply(events=[chunk({"content": "abcde"}, logprobs={"content": tokens, "refusal": None}), *ends, "[DONE]"])
+        return Reply(events=[*(chunk({"content": text}, index=at) for at, text in enumerate(("abcde", "xycz"))), *ends, "[DONE]"])
+
+    with stream_only(reply) as api:
+        backend = OpenAI("m", base_url=api.url, server="vllm")
+        outputs, _ = ask(backend, n=2, stop=("c", "z"))
+        assert [(output.text, output.matched_stop) for output in outputs] == [("ab", "c"), ("xy", "c")]
+        (output,), _ = ask(backend, stop=("d",), logprobs=True)
+        assert (output.text, [each.text for each in output.logprobs]) == ("abc", ["a", "b"])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ...contracts.conversation import ChatJob, ChatOutput, ToolCallPart
 from ...contracts.port import Usage
 from ..remote.faults import Unended
+from ..remote.stops import first_stop, n_begun
 from ..remote.whole import is_whole
 from .request import ApiRequest
 from .schemas import VALUE
@@ -99,12 +100,12 @@ class Answer:
 
     def _cut(self) -> bool:
         """Tell what is certain; whether a stop was found that the API does not look for."""
-        found = [(at, stop) for stop in self._sent.stops if (at := self._text.find(stop)) >= 0]
+        found = first_stop(self._text, self._sent.stops, 0)
         if found:
-            at, stop = min(found)
+            at, stop = found
             self._text, self._reason, self._matched, self.is_whole = self._text[:at], "stop_sequence", stop, True
             self._n_output = max(self._n_output, -(-len(self._text.encode()) // _BYTES))
-        held = max((_overlap(self._text, stop) for stop in self._sent.stops), default=0)
+        held = max((n_begun(self._text, stop) for stop in self._sent.stops), default=0)
         self._tell(len(self._text) if found else len(self._text) - held)
         return bool(found)
 
@@ -148,8 +149,3 @@ class Answer:
             except (ValueError, KeyError, TypeError):
                 return self._text  # it ended before it was whole
         return self._text
-
-
-def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of `text` may begin `stop`."""
-    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)

@@ -124,8 +124,9 @@ SERVERS = {
     "transformers": Server(
         "transformers",
         Capabilities(
-            # Its answers go past a stop, and it holds no model to a call.
-            sampling=("max_tokens", "temperature", "top_p", "frequency_penalty", "seed", "logit_bias")
+            # It ignores stops, so its answers are cut here. It holds no model to a call.
+            sampling=("max_tokens", "temperature", "top_p", "stop", "frequency_penalty", "seed", "logit_bias"),
+            stops=MAX_STOPS,
         ),
         temperature_is_sent=True,
         counts_streams=False,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import cast
 
@@ -30,7 +30,7 @@ from ...contracts.conversation import (
 from ...contracts.errors import BackendUnsupported, RequestFailed, SglError, Stopped
 from ...contracts.events import Emit, RequestQueued
 from ...contracts.ids import RequestId
-from ...contracts.params import Constraint
+from ...contracts.params import Constraint, SamplingParams
 from ...contracts.port import ModelCard, Usage
 from ...contracts.tree import TreeSnapshot
 from ...lang.backend.base_backend import BaseConversation
@@ -42,6 +42,7 @@ from .call import Call
 from .endpoint import Endpoint
 from .jobs import CallOptions, RemoteJobs, Task
 from .prices import Listed, find_prices, most_of
+from .stops import PastStops, Stops
 
 Job = ChatJob | DecisionJob
 Outcome = tuple[ChatOutput, ...] | DecisionOutput
@@ -58,6 +59,7 @@ class Options(CallOptions, total=False):
 class _Task(Task):
     job: Job
     listener: ChatListener | DecisionListener
+    stops: Stops = field(default_factory=lambda: Stops(SamplingParams()))
 
 
 class RemoteBackend(RemoteJobs[_Task, Outcome], BaseConversation, ABC):
@@ -175,6 +177,7 @@ class RemoteBackend(RemoteJobs[_Task, Outcome], BaseConversation, ABC):
         task = _Task(self._new_call(), time.monotonic(), job=job, listener=listener)
         request = task.call.request
         if isinstance(job, ChatJob) and not job.tools:
+            task.stops = Stops(job.params)
             task.call.hears(lambda index, text: self._grew(task, index, text))
         return self._start(task, RequestQueued(request, job.fork, job.expr, kind, job.shown, max_tokens, request))
 
@@ -182,7 +185,10 @@ class RemoteBackend(RemoteJobs[_Task, Outcome], BaseConversation, ABC):
         with self._lock:
             if task.is_answered:
                 return
-        cast(ChatListener, task.listener).on_delta(index, text)
+        if certain := task.stops.push(index, text):
+            cast(ChatListener, task.listener).on_delta(index, certain)
+        if task.stops.is_over:
+            raise PastStops
 
     def _outcome(self, task: _Task) -> Outcome:
         """From the disk, or from the server."""
@@ -197,7 +203,12 @@ class RemoteBackend(RemoteJobs[_Task, Outcome], BaseConversation, ABC):
         return outcome
 
     def _perform(self, task: _Task) -> Outcome:
-        return self._converse(task.job, task.call) if isinstance(task.job, ChatJob) else self._decide(task.job, task.call)
+        if isinstance(task.job, DecisionJob):
+            return self._decide(task.job, task.call)
+        try:
+            return tuple(map(task.stops.cut, self._converse(task.job, task.call)))
+        except PastStops:
+            return task.stops.outputs(self._estimated(task, text) for text in task.call.partial)
 
     def _replayed(self, task: _Task, found: Outcome) -> Outcome:
         """What the disk had: as it was, for nothing."""
@@ -209,7 +220,7 @@ class RemoteBackend(RemoteJobs[_Task, Outcome], BaseConversation, ABC):
     # ------------------------------------------------------------ the answer
 
     def _deliver(self, task: _Task, outcome: Outcome | SglError) -> None:
-        job, listener, partial = task.job, task.listener, task.call.partial
+        job, listener, partial = task.job, task.listener, tuple(map(task.stops.before, task.call.partial))
         if isinstance(outcome, RequestFailed) and any(partial):
             outcome.partial = partial
         if isinstance(outcome, Stopped) and isinstance(job, ChatJob):
@@ -221,6 +232,9 @@ class RemoteBackend(RemoteJobs[_Task, Outcome], BaseConversation, ABC):
         elif isinstance(outcome, DecisionOutput):
             cast(DecisionListener, listener).on_done(outcome)
         else:
+            for index in range(len(outcome)):
+                if rest := task.stops.rest(index):
+                    cast(ChatListener, listener).on_delta(index, rest)
             cast(ChatListener, listener).on_done(outcome)
 
     # ------------------------------------------------------------ counts and cost
