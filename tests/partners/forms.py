@@ -2,7 +2,7 @@
 the vendor spells it, while it is made.
 
 They stand for the vendors where there is no network. The form is the vendor's; the model is the door's. What they are asked by the
-vendor's own SDK goes over a real socket.
+vendor's own SDK goes over a real socket. The model reads text only: it is given an image as the words "[an image]".
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class VendorForms(Loopback):
     def __init__(self, engine: Running) -> None:
         class Api(Handler):
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                body = _in_words(json.loads(self.rfile.read(int(self.headers["content-length"]))))
                 google = _PATH.search(self.path)
                 try:
                     asked = _asked(body) | {"stream": google[1] != "generateContent"} if google else GREEDY | body | {"model": NAME}
@@ -102,6 +102,20 @@ def _post(engine: Running, path: str, body: dict[str, Any]) -> HTTPResponse:
     return answer
 
 
+def _in_words(body: Any) -> Any:
+    """The body without images, in whichever of the three forms."""
+    match body:
+        case {"type": "image_url" | "image"}:
+            return {"type": "text", "text": "[an image]"}
+        case {"inlineData": _} | {"inline_data": _}:
+            return {"text": "[an image]"}
+        case dict():
+            return {name: _in_words(value) for name, value in body.items()}
+        case list():
+            return [_in_words(value) for value in body]
+    return body
+
+
 def _asked(body: dict[str, Any]) -> dict[str, Any]:
     """The request of the door. ValueError for what its model does not take."""
     config = body.get("generationConfig") or {}
@@ -110,6 +124,8 @@ def _asked(body: dict[str, Any]) -> dict[str, Any]:
         messages += _messages(content)
     asked: dict[str, Any] = GREEDY | {"model": NAME, "messages": messages, "user": "google-genai"}
     asked |= {ours: config[name] for name, ours in _SAMPLING.items() if name in config}
+    if "top_k" in asked:
+        asked["top_k"] = int(asked["top_k"])  # a float in this API
     if schema := config.get("responseJsonSchema"):
         asked["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
     if config.get("responseLogprobs"):
@@ -122,7 +138,9 @@ def _asked(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _function(declared: dict[str, Any]) -> dict[str, Any]:
-    return {"name": declared["name"], "description": declared.get("description"), "parameters": declared.get("parametersJsonSchema")}
+    """Google's servers take a field by both spellings; the SDK leaves it as it is given."""
+    schema = declared.get("parametersJsonSchema") or declared.get("parameters_json_schema")
+    return {"name": declared["name"], "description": declared.get("description"), "parameters": schema}
 
 
 def _text(content: dict[str, Any]) -> str:

@@ -140,7 +140,7 @@ def coroutine(s: ProgramState) -> None:
 
 
 def streaming(s: ProgramState) -> None:
-    s += user("Count from one to nine.") + assistant(gen("a", max_tokens=16))
+    s += user("Count from one to ninety.") + assistant(gen("a", max_tokens=64))
     pieces = list(s.text_iter("a"))
     expect("".join(pieces) == s["a"], "the pieces are not the answer")
     expect(len(pieces) > 1, "the answer came in one piece")
