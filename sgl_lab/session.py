@@ -155,7 +155,8 @@ class Lab(RecordedLab):
         self.emit(ModelLoaded(model, loaded.namespace, loaded.device, loaded.dtype, n_pages, page_size, loaded.spec.context))
 
     def _load(self, device: str | None, dtype: str | None, progress: Progress) -> tuple[LoadedModel, CDLL | None]:
-        """Find the model's files and load them onto its device; also returns the native step, where that is built."""
+        """Find the model's files and load them onto its device; also returns the native step, where
+        that is built."""
         from .engine.compute.kernels.native import build
         from .engine.compute.models.devices import find_device
         from .engine.compute.models.load import load_model
@@ -178,8 +179,9 @@ class Lab(RecordedLab):
     def _start(self, config: EngineConfig, loaded: LoadedModel, runner: AnyRunner) -> tuple[LocalBackend, LocalBackend]:
         """Start the engine's thread; returns the fast backend and the deterministic one.
 
-        The latter gives the same tokens and bitwise the same logprobs on one kind of CPU or GPU, whatever is cached and whatever
-        runs beside a program. Both are one where the runner computes so anyway.
+        The latter gives the same tokens and bitwise the same logprobs on one kind of CPU or GPU,
+        whatever is cached and whatever runs beside a program. Both are one where the runner
+        computes so anyway.
         """
         from .backends.local import LocalBackend
         from .engine.serving.engine import Engine
@@ -426,7 +428,8 @@ def _runner(
     threads: int | None,
     notes_experts: bool,
 ) -> tuple[AnyRunner, int]:
-    """The runner and the pages of its cache. A size that was not asked for is halved until it fits; OutOfMemory if none does."""
+    """The runner and the pages of its cache. A size that was not asked for is halved until it fits;
+    OutOfMemory if none does."""
     from .engine.compute.runners.choose import make_runner
     from .engine.compute.runners.kv import pages_for
 

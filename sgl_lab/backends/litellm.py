@@ -1,8 +1,9 @@
-"""What LiteLLM reaches, through `litellm.completion`: a request and its answer have the form of OpenAI's chat completions.
+"""What LiteLLM reaches, through `litellm.completion`: a request and its answer have the form of
+OpenAI's chat completions.
 
-LiteLLM knows what its models can do and what they cost, and sends a request by itself: its keys come from the environment, by the
-names that it has for them. It cannot be installed beside this package's own requirements as they are pinned: `make litellm`
-sets an environment up for it.
+LiteLLM knows what its models can do and what they cost, and sends a request by itself: its keys
+come from the environment, by the names that it has for them. It cannot be installed beside this
+package's own requirements as they are pinned: `make litellm` sets an environment up for it.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ class LiteLLM(RemoteBackend):
     default_headers    more headers of each request
     options            those of every remote backend (`Options`); prices are LiteLLM's if they are not given
 
-    AuthenticationFailed names the variables that a provider's key may be in; BadArgument, a model that LiteLLM cannot place.
+    AuthenticationFailed names the variables that a provider's key may be in; BadArgument, a model
+    that LiteLLM cannot place.
     """
 
     def __init__(

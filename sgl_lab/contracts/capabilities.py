@@ -35,7 +35,8 @@ class Prices:
     """None if a cached token costs the same as any other"""
     currency: str = "USD"
     written: float | None = None
-    """of prompt tokens that a server puts into its cache at a price of their own; None where that costs nothing more"""
+    """of prompt tokens that a server puts into its cache at a price of their own; None where that
+    costs nothing more"""
 
 
 @dataclass(frozen=True, slots=True)

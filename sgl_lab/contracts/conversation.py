@@ -79,10 +79,12 @@ class ChatJob:
     fork: ForkId | None = None
     expr: ExprId | None = None
     shown: tuple[int, ...] = ()
-    """the prompt as views show it, in pieces (`contracts.pieces`); a backend passes it on as `RequestQueued.prompt`"""
+    """the prompt as views show it, in pieces (`contracts.pieces`); a backend passes it on as
+    `RequestQueued.prompt`"""
     shared: tuple[tuple[int, int], ...] = ()
-    """where the prompt may end that other requests of the program begin with: after so many parts, counted over all messages, and so
-    many characters of the next. Some servers cache only prefixes that a request marks; these are what to mark"""
+    """where the prompt may end that other requests of the program begin with: after so many parts,
+    counted over all messages, and so many characters of the next. Some servers cache only prefixes
+    that a request marks; these are what to mark"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,8 @@ AnyBackend = Backend | ConversationBackend
 
 
 def check_prompt(prompt: Prompt, can: Capabilities, by: str) -> None:
-    """BackendUnsupported for a form of prompt that the backend called `by` does not take; BadArgument for an empty one."""
+    """BackendUnsupported for a form of prompt that the backend called `by` does not take;
+    BadArgument for an empty one."""
     if isinstance(prompt, str):
         if not can.plain_text:
             raise can.missing("plain_text", by)

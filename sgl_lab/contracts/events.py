@@ -15,6 +15,12 @@ Events by emitter:
     scheduler     PrefixMatched, RequestPreempted, DraftVerified, StepRan
     radix tree    NodeInserted, NodeSplit, NodeEvicted, Touched, LocksChanged
     engine        TokensSampled, ExpertsChosen, RequestFinished, EngineFault
+
+`LocksChanged` comes once a step, with the net changes only, because single changes would flood the
+stream. `TokensSampled` comes once a step: request, token, logprob, top-k, n_allowed, forced, drafted.
+`StreamExtended` defines a fork's tokens: those from position `start` on are replaced by its own. It
+also expresses a template that rewrites history, a stop that trims, and a choice that is picked. Of an
+engine behind an API no step is seen: views show the time until the first text, and from then on.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 FIRST = 1 << 52
-"""ids from here on are pieces; no vocabulary is so large, and the page's numbers are exact up to twice of it"""
+"""ids from here on are pieces; no vocabulary is so large, and the page's numbers are exact up to
+twice of it"""
 MAX_PIECE = 400
 """characters of one piece"""
 

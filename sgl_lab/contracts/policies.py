@@ -1,4 +1,5 @@
-"""The names of the policies, which the engine, a lab and the magics share. `engine/serving` has what they do."""
+"""The names of the policies, which the engine, a lab and the magics share. `engine/serving` has
+what they do."""
 
 from __future__ import annotations
 

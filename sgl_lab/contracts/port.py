@@ -273,8 +273,9 @@ class Backend(Port, Protocol):
         """
 
     def see(self, image: bytes) -> Block:
-        """The block of an image file. It may take seconds, on the caller's thread. BackendUnsupported without the capability
-        `images`, BadArgument for bytes that hold no picture.
+        """The block of an image file. It may take seconds, on the caller's thread.
+        BackendUnsupported without the capability `images`, BadArgument for bytes that hold no
+        picture.
         """
 
     def n_open(self, ids: Sequence[int]) -> int:

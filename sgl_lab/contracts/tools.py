@@ -36,7 +36,8 @@ class ToolStyle:
 
 
 def described(specs: Sequence[ToolSpec]) -> str:
-    """Tools for a model whose template has no way of its own: a line of JSON for each, and the format of a call."""
+    """Tools for a model whose template has no way of its own: a line of JSON for each, and the
+    format of a call."""
     lines = [json.dumps(_function(spec)) for spec in specs]
     return "\n".join(("You can call these tools:", *lines, 'A call is written as {"name": <tool>, "arguments": {<parameter>: <value>}}.'))
 

@@ -2,8 +2,9 @@
 
 Knows nothing of the model. A matcher is used by one thread at a time.
 
-A text is followed under light limits, which bound what each call costs. Where they do not suffice, it is followed under the full ones
-from then on. A thread with a bound (`patterns.bounded`) gets OverBound instead.
+A text is followed under light limits, which bound what each call costs. Where they do not suffice,
+it is followed under the full ones from then on. A thread with a bound (`patterns.bounded`) gets
+OverBound instead.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ class Matcher:
         seam: str = "",
     ) -> None:
         self.completion = completion
-        """path: tokens from here to a whole text, no more than are left; None if the text was never sure to be whole"""
+        """path: tokens from here to a whole text, no more than are left; None if the text was never
+        sure to be whole"""
         self._seam = seam
         self._prototypes = prototypes
         self._tokenizer = tokenizer

@@ -45,7 +45,8 @@ from .variable import Variable
 from .work import Evaluation, Worked
 
 Changed = Callable[[int, tuple[int, ...], str, str], None]
-"""first position, the pieces that stand there now, everything that stood after it being gone, their kind and their role"""
+"""first position, the pieces that stand there now, everything that stood after it being gone, their
+kind and their role"""
 
 
 class Conversation(History):
@@ -133,7 +134,8 @@ class Conversation(History):
         return tuple(self._as_messages(self._begun_alike()))
 
     def _begun_alike(self) -> set[Place]:
-        """A strand that has asked before is expected to ask again: its whole prompt is then the beginning of the next."""
+        """A strand that has asked before is expected to ask again: its whole prompt is then the
+        beginning of the next."""
         places = set(self._places)
         if self._run.siblings is not None and not self._n_prompts and (place := self._run.siblings.place(self._turns)) is not None:
             self._places.append(place)
@@ -166,7 +168,8 @@ class Conversation(History):
 
 
 def _position(n_before: int, turn: Turn, n_pieces: int, message: ChatMessage) -> tuple[int, int]:
-    """Where the first pieces of a turn end: after so many parts of the prompt, and so many characters of the next."""
+    """Where the first pieces of a turn end: after so many parts of the prompt, and so many
+    characters of the next."""
     if n_pieces == len(turn.parts):
         return n_before + len(message.parts), 0
     begun = _joined(tuple(_part(piece) for piece in turn.parts[:n_pieces] if piece.text))
@@ -213,7 +216,8 @@ class RequestEvents:
     def __init__(self, run: Run) -> None:
         self._run = run
         self.request: RequestId | None = None
-        """None until the backend has returned its number: text that arrives before that is emitted at the end"""
+        """None until the backend has returned its number: text that arrives before that is emitted
+        at the end"""
 
     def grew(self, index: int, text: str) -> None:
         if self.request is not None and text:
@@ -235,7 +239,8 @@ class RequestEvents:
         self.ended(outputs[0].finish_reason, *(output.usage for output in outputs))
 
     def ended(self, reason: str, *usages: Usage) -> None:
-        """`usages` are those of the samples of one prompt, which counts once. A cost counts once too: of the whole request."""
+        """`usages` are those of the samples of one prompt, which counts once. A cost counts once
+        too: of the whole request."""
         if self.request is None:
             return
         first, can = usages[0] if usages else Usage(), self._run.card.capabilities

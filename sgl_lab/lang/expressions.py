@@ -165,7 +165,8 @@ class Image(Expr):
 
 @dataclass(frozen=True)
 class Tools(Expr):
-    """A description of tools: the one of the model's own chat template if it has one, otherwise `described`."""
+    """A description of tools: the one of the model's own chat template if it has one, otherwise
+    `described`."""
 
     specs: tuple[ToolSpec, ...]
 

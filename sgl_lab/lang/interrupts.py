@@ -4,7 +4,9 @@ next safe point in ours.
 KeyboardInterrupt can be raised between any two bytecodes. Users expect that in their own code.
 Inside a lock, a queue or a thread that is being started, it would leave work behind that nothing
 ends. While `watched` lasts, SIGINT therefore raises only if the innermost code is the user's (or a
-library's that the user called). Otherwise it is recorded. Our waiting code calls `check` twenty
+library's that the user called). Otherwise it is recorded.
+
+Our waiting code calls `check` twenty
 times a second. Until something raises, a thread sends the signal again, in case the user's code
 continues without waiting. Programs and batches are watched on the main thread, and so are a
 notebook's cells.

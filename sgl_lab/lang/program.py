@@ -161,7 +161,9 @@ class SglFunction:
         At most `num_threads` bodies execute at once: functions on as many threads, coroutines as
         tasks of one thread. A failing item does not affect the others. With `return_exceptions` its
         exception is in its place; otherwise the first one is raised when the rest is done, with all
-        states and exceptions in its `results`. `generator_style` yields each state when it and
+        states and exceptions in its `results`.
+
+        `generator_style` yields each state when it and
         those before it are done. `stream=True` returns all states at once, while they run: each can
         be read, followed and cancelled separately, and keeps its error. `settings` are those of
         `run`.

@@ -1,7 +1,7 @@
 """Which beginnings of a conversation other requests of the program begin with too.
 
-The language knows: a fork's children, the items of a batch, and a strand that asks again and again. Some servers
-cache only prefixes that a request marks: `ChatJob.shared` says where.
+The language knows: a fork's children, the items of a batch, and a strand that asks again and again.
+Some servers cache only prefixes that a request marks: `ChatJob.shared` says where.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def place_of(turns: Sequence[Turn]) -> Place:
 
 
 class Siblings:
-    """The items of a batch. What those before began with alike, the next is expected to begin with; of the first, its
-    system turns.
+    """The items of a batch. What those before began with alike, the next is expected to begin with;
+    of the first, its system turns.
     """
 
     def __init__(self) -> None:

@@ -192,7 +192,8 @@ def _calls(tools: Sequence[tuple[str, dict[str, Json]]]) -> dict[str, Json]:
 
 
 def call_schema(tools: Sequence[tuple[str, dict[str, Json]]]) -> dict[str, Json]:
-    """The same of tools whose schemas are documents of their own: their references are made to point into this one."""
+    """The same of tools whose schemas are documents of their own: their references are made to
+    point into this one."""
     shared: dict[str, Json] = {}
     schemas: list[tuple[str, dict[str, Json]]] = []
     for number, (name, schema) in enumerate(tools):

@@ -164,7 +164,8 @@ class Rendering:
         self.pieces = Pieces()
         self._segments: Sequence[Segment] = ()
         self._marks: list[tuple[int, int, int]] = [(0, 0, 0)]
-        """before each segment, and at the end: pieces so far, and the turn and the character of it up to which content was found"""
+        """before each segment, and at the end: pieces so far, and the turn and the character of it
+        up to which content was found"""
         self._strange: list[int] = []
         """segments of content that no turn holds"""
         self._n_turns = 0

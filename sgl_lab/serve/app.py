@@ -29,7 +29,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 PING_S = 10.0
-"""seconds of silence in a stream after which a comment is sent, so that no proxy or client closes the connection as dead"""
+"""seconds of silence in a stream after which a comment is sent, so that no proxy or client closes
+the connection as dead"""
 PING = b": still working\n\n"
 POOL = 4
 """threads that encode prompts and compile constraints"""
@@ -225,7 +226,8 @@ class Posted:
                 running.cancel()
 
     async def _begun(self, given: dict[str, Json], client: str) -> Begun:
-        """The request; begun already if it is one sequence, which has its slot: so it takes one way to a thread of the pool."""
+        """The request; begun already if it is one sequence, which has its slot: so it takes one way
+        to a thread of the pool."""
         begun = asyncio.ensure_future(self._state.aside(self._begin, given, client))
         try:
             return await asyncio.shield(begun)
@@ -269,7 +271,8 @@ class Posted:
             self._state.requests.pop(running, None)
 
     async def _stream(self, running: RunningRequest, parsed: ParsedRequest, client: str, send: Send) -> None:
-        """Server-sent events. An error before the first of them is an answer of its own; later, the last event."""
+        """Server-sent events. An error before the first of them is an answer of its own; later, the
+        last event."""
         reply, stall_s, is_open = parsed.reply, self._state.slots.limits.stall_s, False
 
         async def write(data: bytes) -> None:

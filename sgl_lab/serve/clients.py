@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 MAX_OPEN = 8
 """runs that are recorded at the same time: each keeps every event"""
 MAX_ENTRIES = 50_000
-"""events after which an idle client's next request begins another run; a busy one's after four times as many"""
+"""events after which an idle client's next request begins another run; a busy one's after four
+times as many"""
 IDLE_S = 300.0
 """seconds without a request after which a client's run ends"""
 OTHERS = "other-clients"
@@ -98,7 +99,8 @@ class Client:
 
 
 class Clients:
-    """The open runs, by client. `of`, `sweep` and `close` may wait for a step of the engine: not for the loop's thread."""
+    """The open runs, by client. `of`, `sweep` and `close` may wait for a step of the engine: not
+    for the loop's thread."""
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab

@@ -1,4 +1,5 @@
-"""Decisions: many questions over one state, each answered by the probabilities of its labels; no text is generated.
+"""Decisions: many questions over one state, each answered by the probabilities of its labels; no
+text is generated.
 
 OpenAI's `/v1/decisions` and the open `/v1/systemone` are two spellings of it. All questions of a
 request are one score job: the state is the prompt that they share, so it is computed once, or found

@@ -1,4 +1,5 @@
-"""The radix tree as KV-cache events over ZMQ, as SGLang and vLLM publish theirs, so that their viewers draw it.
+"""The radix tree as KV-cache events over ZMQ, as SGLang and vLLM publish theirs, so that their
+viewers draw it.
 
 A message is a topic, a number and msgpack: `[time, [event, ...], rank]`, an event being a map with its
 `type`: BlockStored, BlockRemoved or AllBlocksCleared. A block is a page of the cache; its hash is made
@@ -122,7 +123,8 @@ class Publisher:
 
     @property
     def info(self) -> dict[str, object]:
-        """What /server_info says of it. Viewers dial the host of the server and this port; they insist on the wildcard."""
+        """What /server_info says of it. Viewers dial the host of the server and this port; they
+        insist on the wildcard."""
         about = {"publisher": "zmq", "endpoint_host": "*", "endpoint_port_base": self.port, "topic": "", "dp_size": 1}
         return {"kv_events": about | {"block_size": self._lab.page_size}}
 

@@ -1,4 +1,5 @@
-"""POST /v1/responses: OpenAI's newer form. A request brings its conversation, or goes on from one of the client's last responses."""
+"""POST /v1/responses: OpenAI's newer form. A request brings its conversation, or goes on from one
+of the client's last responses."""
 
 from __future__ import annotations
 

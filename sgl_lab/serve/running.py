@@ -44,7 +44,8 @@ class Wakes:
 
 
 class RunningRequest:
-    """Call `start` on a pool's thread, everything else on the loop. `over` is called once, on the loop, if it was started."""
+    """Call `start` on a pool's thread, everything else on the loop. `over` is called once, on the
+    loop, if it was started."""
 
     def __init__(self, backend: Backend, wakes: Wakes, jobs: Sequence[Job], *, streams: bool, over: Callable[[], None]) -> None:
         self.answers: list[Answer | None] = [None] * len(jobs)
@@ -128,7 +129,8 @@ class RunningRequest:
         return self._n_open <= 0
 
     async def pieces(self, idle_s: float) -> AsyncIterator[list[Piece]]:
-        """What came since the last time, until all is over; an empty list after `idle_s` seconds without anything."""
+        """What came since the last time, until all is over; an empty list after `idle_s` seconds
+        without anything."""
         while True:
             if not self._pieces and not self.is_over:
                 with suppress(TimeoutError):

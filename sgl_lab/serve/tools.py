@@ -1,8 +1,8 @@
 """Tools of requests: what the prompt says of them, the constraint of a call, and reading a call.
 
-As in the language, a call is written as `{"name": ..., "arguments": {...}}`, inside the marks of the model's
-template if it has any. An answer that must be a
-call is held to the tools' schemas. One that may be words is free, and is a call if it reads as one.
+As in the language, a call is written as `{"name": ..., "arguments": {...}}`, inside the marks of
+the model's template if it has any. An answer that must be a call is held to the tools' schemas. One
+that may be words is free, and is a call if it reads as one.
 """
 
 from __future__ import annotations
@@ -127,7 +127,8 @@ def spelled_call(name: str, arguments: str, style: ToolStyle | None) -> str:
 
 
 def read_call(text: str, names: frozenset[str], style: ToolStyle | None = None) -> Call | None:
-    """The call that `text` is: bare, or inside the marks of the model's template, of Hermes, or of Markdown."""
+    """The call that `text` is: bare, or inside the marks of the model's template, of Hermes, or of
+    Markdown."""
     inner = text.strip()
     if style is not None:
         inner = inner.removeprefix(style.before.strip()).removesuffix(style.after.strip()).strip()

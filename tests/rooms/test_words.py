@@ -66,3 +66,27 @@ def test_prose_is_in_standard_words(suffix: str) -> None:
         for hit in PROSE.finditer(TELLING_APART.sub("", text))
     ]
     assert found == []
+
+
+LONGEST, MOST_LINES = 102, 6
+BULLET = re.compile(r"\s*([*+-]|\d+\.) ")
+
+
+def test_pages_have_lines_of_about_100_columns_and_short_paragraphs() -> None:
+    """Tables, code and HTML aside."""
+    long = [(page.name, n) for page in files(".md") for n, line in enumerate(prose(page), 1) if len(line) > LONGEST]
+    assert long == []
+    for page in files(".md"):
+        n_lines = 0
+        for n, line in enumerate(prose(page), 1):
+            n_lines = 0 if not line.strip() else 1 if BULLET.match(line) else n_lines + 1
+            assert n_lines <= MOST_LINES, f"{page.name}, line {n}"
+
+
+def prose(page: Path) -> Iterator[str]:
+    """The lines of a page; one that is no prose is empty."""
+    is_code = False
+    for line in page.read_text(encoding="utf-8").splitlines():
+        is_code ^= line.lstrip().startswith("```")
+        is_plain = is_code or line.lstrip().startswith(("|", "#", "<", "!", "```", "[")) or re.search(r"https?://", line)
+        yield "" if is_plain else line

@@ -1,4 +1,5 @@
-"""Anthropic's API: `request.py` makes a job a request, `answer.py` a stream an answer; `models.py` says what each model does."""
+"""Anthropic's API: `request.py` makes a job a request, `answer.py` a stream an answer; `models.py`
+says what each model does."""
 
 from .backend import Anthropic
 

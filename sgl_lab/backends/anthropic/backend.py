@@ -43,16 +43,18 @@ _STATUS = {
 
 
 class Anthropic(RemoteBackend):
-    """A Claude model: `Anthropic("claude-sonnet-5-5")`. The key comes from ANTHROPIC_API_KEY; see docs/backends.md for other ways.
+    """A Claude model: `Anthropic("claude-sonnet-5-5")`. The key comes from ANTHROPIC_API_KEY; see
+    docs/backends.md for other ways.
 
     thinking         True lets the model think first. False, the default, has it not think, or as little as it can
     effort           "low" to "max": how much work it puts into an answer; the API's default if it is not given
     thinking_tokens  room for thoughts, in tokens. They count as the answer's, so it is added to `max_tokens` where the model thinks
     options          those of every remote backend (`Options`)
 
-    The API takes no temperature, top_p and top_k. Its models' calls of tools are JSON schemas where a model refuses to be forced to a
-    call. Prefixes that the program's forks and batches share are marked for the API's cache; of requests that start together with
-    one, the first goes ahead until its answer begins. BadArgument, AuthenticationFailed.
+    The API takes no temperature, top_p and top_k. Its models' calls of tools are JSON schemas where
+    a model refuses to be forced to a call. Prefixes that the program's forks and batches share are
+    marked for the API's cache; of requests that start together with one, the first goes ahead until
+    its answer begins. BadArgument, AuthenticationFailed.
     """
 
     def __init__(

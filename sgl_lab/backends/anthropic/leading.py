@@ -36,8 +36,8 @@ class Leaders:
 
     @contextmanager
     def turn(self, prefixes: tuple[bytes, ...], call: Call) -> Iterator[Callable[[], None]]:
-        """Waits while a request that writes the longest of these prefixes has no answer yet. What is yielded
-        is to be called when this request's own answer begins. Raises what ends the call.
+        """Waits while a request that writes the longest of these prefixes has no answer yet. What
+        is yielded is to be called when this request's own answer begins. Raises what ends the call.
 
         prefixes  one within the other, the longest first
         """

@@ -72,7 +72,8 @@ def claude_of(name: str) -> Claude:
 
 
 def capabilities_of(model: Claude, *, thinks: bool) -> Capabilities:
-    """A model that thinks refuses to be forced to a tool call. Its calls are then a JSON schema, which the API does enforce."""
+    """A model that thinks refuses to be forced to a tool call. Its calls are then a JSON schema,
+    which the API does enforce."""
     return Capabilities(
         continues=model.prefill and not thinks,
         sampling=("max_tokens", "stop"),

@@ -238,7 +238,8 @@ def _block(part: Part) -> Block:
 
 
 def _marks(prompt: Sequence[ChatMessage], job: ChatJob, least: int) -> tuple[Mark, ...]:
-    """Where to mark a prefix: where the program shares one, if it is long enough to be cached; the first and the last three.
+    """Where to mark a prefix: where the program shares one, if it is long enough to be cached; the
+    first and the last three.
 
     A token has two bytes at least, so a prefix is left out only where it is surely too short.
     """

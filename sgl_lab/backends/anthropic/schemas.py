@@ -1,7 +1,8 @@
 """JSON schemas as the API enforces them.
 
-The SDK's own `transform_schema` moves what the API does not enforce into the description, where the model may ignore it. Here such a
-schema is refused before a token is spent. What it can do is made to fit: objects are closed, which only narrows what is generated.
+The SDK's own `transform_schema` moves what the API does not enforce into the description, where the
+model may ignore it. Here such a schema is refused before a token is spent. What it can do is made
+to fit: objects are closed, which only narrows what is generated.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Google's API: `request.py` makes a job a request, `answer.py` chunks an answer; `models.py` says what each model does."""
+"""Google's API: `request.py` makes a job a request, `answer.py` chunks an answer; `models.py` says
+what each model does."""
 
 from .backend import Gemini, VertexAI
 

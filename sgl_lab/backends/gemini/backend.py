@@ -126,7 +126,8 @@ class _Google(RemoteBackend):
 
 
 class Gemini(_Google):
-    """A Gemini model on AI Studio: `Gemini("gemini-3.8-flash")`. The key comes from GEMINI_API_KEY; see docs/backends.md for other ways.
+    """A Gemini model on AI Studio: `Gemini("gemini-3.8-flash")`. The key comes from GEMINI_API_KEY;
+    see docs/backends.md for other ways.
 
     thinking         how much it thinks first: a level such as "low", or for a 2.5 model a budget in tokens; by default as little as it can
     thinking_tokens  room for thoughts, in tokens. They count as the answer's, so it is added to `max_tokens` where the model thinks

@@ -1,4 +1,5 @@
-"""What each Gemini model does, by its name and by where it is asked. From Google's documentation, as of November 2026."""
+"""What each Gemini model does, by its name and by where it is asked. From Google's documentation,
+as of November 2026."""
 
 from __future__ import annotations
 

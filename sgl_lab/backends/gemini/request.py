@@ -1,4 +1,5 @@
-"""A job as a request of generateContent, and a decision as one of the Decisions API. Nothing here needs the SDK or a socket."""
+"""A job as a request of generateContent, and a decision as one of the Decisions API. Nothing here
+needs the SDK or a socket."""
 
 from __future__ import annotations
 
@@ -168,7 +169,8 @@ def _image(media_type: str) -> str:
 
 
 def question(job: DecisionJob, model: str) -> Block:
-    """Arguments of `decisions.create`. An option is a number, which the choice describes: ids may have no white space at an end."""
+    """Arguments of `decisions.create`. An option is a number, which the choice describes: ids may
+    have no white space at an end."""
     if not 2 <= len(job.choices) <= MAX_CHOICES:
         raise BackendUnsupported(f"Gemini decides between 2 and {MAX_CHOICES} choices, not {len(job.choices)}", hint="select twice")
     return {

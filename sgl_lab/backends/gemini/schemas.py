@@ -1,4 +1,5 @@
-"""JSON schemas as `responseJsonSchema` enforces them. What it does not enforce is refused before a token is spent."""
+"""JSON schemas as `responseJsonSchema` enforces them. What it does not enforce is refused before a
+token is spent."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ Schema = dict[str, object]
 
 
 def enforced(source: str) -> Schema:
-    """The schema to send for a constraint's; BackendUnsupported names the first keyword that would not be enforced."""
+    """The schema to send for a constraint's; BackendUnsupported names the first keyword that would
+    not be enforced."""
     return _kept(json.loads(source), "")
 
 

@@ -75,7 +75,8 @@ class OpenAI(RemoteBackend):
     is_azure          an Azure deployment: azure_endpoint (or AZURE_OPENAI_ENDPOINT) is its server
     options           of all remote backends: deadlines, retries, concurrency, requests_per_minute, budget, prices, cache, emit
 
-    AuthenticationFailed without a key, ConnectionFailed for a server that is not up, ModelMissing for a model that it does not serve.
+    AuthenticationFailed without a key, ConnectionFailed for a server that is not up, ModelMissing
+    for a model that it does not serve.
     """
 
     def __init__(
@@ -176,7 +177,8 @@ class OpenAI(RemoteBackend):
         return _Found(kind, model, _context(about), decides, _sees(about))
 
     def _has(self, path: str, call: Call) -> bool:
-        """Whether there is such an endpoint: an empty question is malformed there, and unknown elsewhere. No token is spent."""
+        """Whether there is such an endpoint: an empty question is malformed there, and unknown
+        elsewhere. No token is spent."""
         response = self.client.post(f"{self.server.base_url}/{path}", json={}, headers=self._headers)
         return response.status_code in (400, 422)
 

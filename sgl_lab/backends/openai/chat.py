@@ -49,7 +49,8 @@ def request(job: ChatJob, model: str, server: Server) -> Body:
 
 
 def sampling(params: SamplingParams, server: Server, extra: Body) -> Body:
-    """The parameters that differ from the API's defaults; those that only this server knows go into `extra`."""
+    """The parameters that differ from the API's defaults; those that only this server knows go into
+    `extra`."""
     body: Body = {}
     if params.max_tokens is not None:
         body[server.max_tokens] = params.max_tokens
@@ -94,7 +95,8 @@ def schema_form(wanted: Constraint, server: Server) -> Body:
 
 
 def wrapped(schema: object) -> tuple[Body, bool]:
-    """A schema whose root is an object, as OpenAI wants it, and whether that had to be made: then the value stands under "value"."""
+    """A schema whose root is an object, as OpenAI wants it, and whether that had to be made: then
+    the value stands under "value"."""
     if isinstance(schema, dict) and schema.get("type") == "object" and not {"anyOf", "oneOf", "$ref"} & schema.keys():
         return schema, False
     moved = dict(schema) if isinstance(schema, dict) else {}
@@ -169,7 +171,8 @@ class _Sample:
 
 
 def read(chunks: Iterable[ChatCompletionChunk], job: ChatJob, call: Call, server: Server) -> tuple[ChatOutput, ...]:
-    """The outputs of a stream of chunks. Unended where one of them has no end, Refused for an error that the server streams."""
+    """The outputs of a stream of chunks. Unended where one of them has no end, Refused for an error
+    that the server streams."""
     samples = [_Sample() for _ in range(job.params.n)]
     usage: CompletionUsage | None = None
     hidden = is_wrapped(job, server)

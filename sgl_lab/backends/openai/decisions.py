@@ -1,7 +1,8 @@
 """Decisions: which of the choices comes next, as the server decides it, with the probability of each.
 
-Two endpoints do so: `/v1/decisions` of OpenAI's API, which vLLM, SGLang and this project's door serve, too; and `/v1/systemone`, the open
-form. The question is the same: what the assistant says next.
+Two endpoints do so: `/v1/decisions` of OpenAI's API, which vLLM, SGLang and this project's door
+serve, too; and `/v1/systemone`, the open form. The question is the same: what the assistant says
+next.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""A select where a server has neither decisions nor constraints, and tells the likeliest first tokens of an answer.
+"""A select where a server has neither decisions nor constraints, and tells the likeliest first
+tokens of an answer.
 
-One token is asked for, with its alternatives. A choice has the probability of the tokens that begin it and no other choice. So choices
-that begin alike cannot be told apart, and are refused; an answer that begins with none of the choices is no choice.
+One token is asked for, with its alternatives. A choice has the probability of the tokens that begin
+it and no other choice. So choices that begin alike cannot be told apart, and are refused; an answer
+that begins with none of the choices is no choice.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ def read(output: ChatOutput, job: DecisionJob, by: str) -> DecisionOutput:
 
 
 def probabilities(choices: Iterable[str], tokens: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Of each choice, by the tokens that begin it alone, or that it begins; under the empty name that of tokens which begin several."""
+    """Of each choice, by the tokens that begin it alone, or that it begins; under the empty name
+    that of tokens which begin several."""
     found: dict[str, float] = {}
     for text, logprob in tokens:
         begins = text.lstrip()

@@ -1,4 +1,5 @@
-"""What each server that speaks OpenAI's API can do, as data. Sources: the vendors' own references, and the servers' source."""
+"""What each server that speaks OpenAI's API can do, as data. Sources: the vendors' own references,
+and the servers' source."""
 
 from __future__ import annotations
 
@@ -137,7 +138,8 @@ SERVERS = {
 
 
 def openai_model(can: frozenset[str], model: str, effort: str | None) -> Server:
-    """OpenAI's own, as far as this model goes. `can` is what the table of prices knows of it (`prices.CAN`)."""
+    """OpenAI's own, as far as this model goes. `can` is what the table of prices knows of it
+    (`prices.CAN`)."""
     what = OPENAI.can
     constraints = ("json_schema",) if "schema" in can else ()
     what = replace(what, constraints=constraints, images="images" in can, tools="tools" in can)
@@ -148,8 +150,8 @@ def openai_model(can: frozenset[str], model: str, effort: str | None) -> Server:
 
 
 def capabilities(server: Server, api: str) -> Capabilities:
-    """Of a server through one of its APIs. Choices follow from the rest: decided, else generated under a constraint, else by the
-    likeliest first tokens, else not at all.
+    """Of a server through one of its APIs. Choices follow from the rest: decided, else generated
+    under a constraint, else by the likeliest first tokens, else not at all.
     """
     can = server.can
     if api == RESPONSES:

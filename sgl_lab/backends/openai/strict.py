@@ -1,7 +1,8 @@
 """JSON schemas of the kind that OpenAI calls strict, which are the only ones that its models are held to.
 
-There every object lists all its properties as required and allows no others. A schema that says less is made narrower: what the narrower
-one allows, the wider one allows, too. What the API has no way to follow is refused by name.
+There every object lists all its properties as required and allows no others. A schema that says
+less is made narrower: what the narrower one allows, the wider one allows, too. What the API has no
+way to follow is refused by name.
 """
 
 from __future__ import annotations

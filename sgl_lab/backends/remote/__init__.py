@@ -2,9 +2,11 @@
 
     from .remote import Call, Options, Provider, RemoteBackend, find_endpoint
 
-and writes `_converse(job, call)`, which runs on a worker thread: `call.delta(index, text)` streams, `call.check()` raises once the call is
-over, `call.closing(stream)` has a stream closed by then. `self.client` is an httpx2 client for its SDK: it carries the key to its
-one server, so that the SDK is given `PLACEHOLDER` for it, and keeps all deadlines. Retries are made here: turn those of the SDK off.
+and writes `_converse(job, call)`, which runs on a worker thread: `call.delta(index, text)` streams,
+`call.check()` raises once the call is over, `call.closing(stream)` has a stream closed by then.
+`self.client` is an httpx2 client for its SDK: it carries the key to its one server, so that the SDK
+is given `PLACEHOLDER` for it, and keeps all deadlines. Retries are made here: turn those of the SDK
+off.
 """
 
 from .backend import Options, RemoteBackend

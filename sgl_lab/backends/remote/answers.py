@@ -1,8 +1,10 @@
-"""Answers on disk, so that a notebook runs again without paying: opt-in, and keyed by everything that decides an answer.
+"""Answers on disk, so that a notebook runs again without paying: opt-in, and keyed by everything
+that decides an answer.
 
-A key is the hash of the server, the model, the vendor's class and mode, the prompt with its images, the sampling parameters, the tools
-or choices, and how many times the same was asked before: five samples drawn by five equal calls stay five. `rewind` begins that count
-again; the magics do so at each cell, a script at its start.
+A key is the hash of the server, the model, the vendor's class and mode, the prompt with its images,
+the sampling parameters, the tools or choices, and how many times the same was asked before: five
+samples drawn by five equal calls stay five. `rewind` begins that count again; the magics do so at
+each cell, a script at its start.
 """
 
 from __future__ import annotations

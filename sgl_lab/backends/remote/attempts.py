@@ -17,7 +17,8 @@ FaultOf = Callable[[Exception, Call], Fault]
 
 
 def attempted(ask: Callable[[], T], call: Call, limits: Limits, retries: Retries, fault_of: FaultOf) -> T:
-    """The server's answer, after at most so many attempts: none after its first byte. Raises what the last attempt raised.
+    """The server's answer, after at most so many attempts: none after its first byte. Raises what
+    the last attempt raised.
 
     `fault_of` maps an exception of `ask`. A wait that the server asks for holds for all calls to it.
     """
@@ -43,7 +44,8 @@ def attempted(ask: Callable[[], T], call: Call, limits: Limits, retries: Retries
 
 
 def why_failed(error: Exception, call: Call, fault_of: FaultOf) -> Fault:
-    """Why a call failed: we ended it, or the error of the network if it says more than the exception, or the exception."""
+    """Why a call failed: we ended it, or the error of the network if it says more than the
+    exception, or the exception."""
     if call.ended is not None:
         return Fault(call.ended)
     if call.fault is not None:
@@ -54,7 +56,8 @@ def why_failed(error: Exception, call: Call, fault_of: FaultOf) -> Fault:
 
 
 def cleaned(error: SglError) -> SglError:
-    """Without a trace of where it comes from: a traceback shows the locals of the frames that it leads through."""
+    """Without a trace of where it comes from: a traceback shows the locals of the frames that it
+    leads through."""
     error.__cause__ = error.__context__ = error.__traceback__ = None
     error.__suppress_context__ = True
     error.message, error.hint = redacted(error.message), redacted(error.hint)

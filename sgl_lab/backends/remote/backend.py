@@ -1,8 +1,9 @@
 """What every engine behind an API that takes messages has in common.
 
-A vendor's class says what the API offers (its card), and how a job becomes a request and a response an answer: `_converse`, and
-`_decide` where the API decides. Both run on a thread of this room with a `Call`. All else is done here and in `jobs.py`: threads,
-limits, deadlines, retries, budget, cost, answers on disk, events, errors without keys. It knows no vendor.
+A vendor's class says what the API offers (its card), and how a job becomes a request and a response
+an answer: `_converse`, and `_decide` where the API decides. Both run on a thread of this room with
+a `Call`. All else is done here and in `jobs.py`: threads, limits, deadlines, retries, budget, cost,
+answers on disk, events, errors without keys. It knows no vendor.
 """
 
 from __future__ import annotations
@@ -69,9 +70,9 @@ class RemoteBackend(RemoteJobs[_Task, Outcome], BaseConversation, ABC):
     card       its model and what it offers; prices and context are filled in from the table where the card has none
     options    see `Options`
 
-    A subclass writes `_converse`, `_decide` if its capabilities say that choices are "decided" or by the "first token", and `_prepare`
-    if it cannot follow every constraint of the kinds that it names. It sends through `client`, which keeps the deadlines and carries
-    the key.
+    A subclass writes `_converse`, `_decide` if its capabilities say that choices are "decided" or
+    by the "first token", and `_prepare` if it cannot follow every constraint of the kinds that it
+    names. It sends through `client`, which keeps the deadlines and carries the key.
     """
 
     takes = Options
@@ -85,7 +86,8 @@ class RemoteBackend(RemoteJobs[_Task, Outcome], BaseConversation, ABC):
         self._be(card, options)
 
     def _be(self, card: ModelCard, options: Options) -> None:
-        """Have this card, with what the table of prices knows. Other servers than the provider's have the prices that their user gives."""
+        """Have this card, with what the table of prices knows. Other servers than the provider's
+        have the prices that their user gives."""
         self.listed = find_prices(self.server.provider.name, card.name) if self.server.is_own else None
         if "prices" in options:
             listed = self.listed or Listed(options["prices"])
@@ -98,19 +100,23 @@ class RemoteBackend(RemoteJobs[_Task, Outcome], BaseConversation, ABC):
 
     @abstractmethod
     def _converse(self, job: ChatJob, call: Call) -> tuple[ChatOutput, ...]:
-        """Ask the server; stream to `call.delta(index, text)`. Of `Usage` fill the token counts; times and cost are added here.
+        """Ask the server; stream to `call.delta(index, text)`. Of `Usage` fill the token counts;
+        times and cost are added here.
 
-        Raise whatever the SDK raises: `_fault` maps it. Raise `Unended` for a stream without its end, `Refused` for an error in it.
+        Raise whatever the SDK raises: `_fault` maps it. Raise `Unended` for a stream without its
+        end, `Refused` for an error in it.
         """
 
     def _decide(self, job: DecisionJob, call: Call) -> DecisionOutput:
         raise self._card.capabilities.missing("choices", self._card.name)
 
     def _prepare(self, constraint: Constraint) -> None:
-        """BackendUnsupported or BadArgument for a constraint that the API cannot follow, although it follows others of its kind."""
+        """BackendUnsupported or BadArgument for a constraint that the API cannot follow, although
+        it follows others of its kind."""
 
     def _refuse(self, job: Job) -> None:
-        """BackendUnsupported or BadArgument for a job that the API cannot do, beyond what the capabilities tell."""
+        """BackendUnsupported or BadArgument for a job that the API cannot do, beyond what the
+        capabilities tell."""
 
     def _about(self) -> dict[str, object]:
         """What decides an answer beside the job."""
@@ -122,7 +128,8 @@ class RemoteBackend(RemoteJobs[_Task, Outcome], BaseConversation, ABC):
 
     @property
     def has_tree(self) -> bool:
-        """Whether a tree of the server's cache is inferred: somebody listens, and the server counts cached tokens."""
+        """Whether a tree of the server's cache is inferred: somebody listens, and the server counts
+        cached tokens."""
         return self.tree is not None
 
     def shadowed(self, emit: Emit) -> Emit:

@@ -10,9 +10,10 @@ To declare a budget (a cell's `--budget 0.50`, `%sgl stats`):
     SESSION.limit = 5.00                            # for the process; SESSION.spent counts always
     SESSION.by_model                                # model -> Sum(calls, prompt, completion, cached tokens, cost)
 
-Before each call the most that it can cost is set aside in the session's account and in each that is open. If one of them has not that
-much left, the call fails with BudgetExceeded and nothing is sent. Afterwards what it did cost takes the place of what was set aside.
-A call whose price is unknown cannot be held against a limit: it is refused while there is one, and counted as unknown otherwise.
+Before each call the most that it can cost is set aside in the session's account and in each that is
+open. If one of them has not that much left, the call fails with BudgetExceeded and nothing is sent.
+Afterwards what it did cost takes the place of what was set aside. A call whose price is unknown
+cannot be held against a limit: it is refused while there is one, and counted as unknown otherwise.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class Sum:
 
 
 class Account:
-    """What was spent, what is set aside for calls under way, and the most that it may come to (None: no limit)."""
+    """What was spent, what is set aside for calls under way, and the most that it may come to
+    (None: no limit)."""
 
     currency = "USD"
 
@@ -127,7 +129,8 @@ _open: list[Account] = []
 
 @contextmanager
 def spending(limit: float | None, what: str = "this cell") -> Iterator[Account]:
-    """Hold all calls that are made inside against a limit of their own, too; with None they are only counted."""
+    """Hold all calls that are made inside against a limit of their own, too; with None they are
+    only counted."""
     account = Account(what, limit)
     with _lock:
         _open.append(account)

@@ -36,8 +36,8 @@ def current() -> Call | None:
 
 
 class Call:
-    """Made by `RemoteBackend`, once a job; a vendor uses `delta`, `check` and, for what is not read through the backend's own
-    `client`, `closing` and `remaining_s`."""
+    """Made by `RemoteBackend`, once a job; a vendor uses `delta`, `check` and, for what is not read
+    through the backend's own `client`, `closing` and `remaining_s`."""
 
     def __init__(self, request: RequestId, place: str, deadlines: Deadlines, on_delta: Callable[[int, str], None]) -> None:
         self.request = request
@@ -84,7 +84,8 @@ class Call:
             self.check()
 
     def closing(self, stream: C) -> C:
-        """Have this closed when the call is cancelled or too late, so that a read of it ends at once; the stream itself."""
+        """Have this closed when the call is cancelled or too late, so that a read of it ends at
+        once; the stream itself."""
         with self._lock:
             self._open.append(stream)
             is_over = self.ended is not None
@@ -171,7 +172,8 @@ class Call:
 
     @contextmanager
     def within(self, seconds: float, late: Callable[[], Fault]) -> Iterator[None]:
-        """What a socket's own time-out does not bound (the look-up of a name): the attempt is over after `seconds`."""
+        """What a socket's own time-out does not bound (the look-up of a name): the attempt is over
+        after `seconds`."""
 
         def ring() -> None:
             fault = late()

@@ -10,7 +10,8 @@ from ...contracts.conversation import ChatMessage, Part, TextPart, ToolCallPart,
 
 
 def with_answered_calls(prompt: Sequence[ChatMessage]) -> list[ChatMessage]:
-    """The messages, with each call whose result never comes as text: an API refuses a call without a result."""
+    """The messages, with each call whose result never comes as text: an API refuses a call without
+    a result."""
     answered = {part.id for message in prompt for part in message.parts if isinstance(part, ToolResultPart)}
 
     def spelled(part: Part) -> Part:

@@ -77,8 +77,9 @@ def is_loopback(host: str) -> bool:
 def find_endpoint(provider: Provider, base_url: str, *, api_key: str | Key | None = None, needs_key: bool | None = None) -> Endpoint:
     """The server at `base_url`, with its key.
 
-    `needs_key` None: the provider's own server needs one, others (a vLLM, a llama.cpp) may do without.
-    AuthenticationFailed where a key is needed and there is none, BadArgument where a key would go out over plain http.
+    `needs_key` None: the provider's own server needs one, others (a vLLM, a llama.cpp) may do
+    without. AuthenticationFailed where a key is needed and there is none, BadArgument where a key
+    would go out over plain http.
     """
     if not isinstance(base_url, str):
         raise BadArgument(f"base_url must be text, not {type(base_url).__name__}")

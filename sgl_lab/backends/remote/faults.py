@@ -1,5 +1,6 @@
-"""What went wrong with a call, in our words, and whether it may be made again. It reads the exceptions of the SDKs by what they all have
-(a status, a response, a cause), so it imports none of them."""
+"""What went wrong with a call, in our words, and whether it may be made again. It reads the
+exceptions of the SDKs by what they all have (a status, a response, a cause), so it imports none of
+them."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ class Unended(Exception):
 
 
 class Refused(Exception):
-    """For a vendor's reader: the server says in its stream what went wrong. `status` is the HTTP status that it stands for, if any."""
+    """For a vendor's reader: the server says in its stream what went wrong. `status` is the HTTP
+    status that it stands for, if any."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)

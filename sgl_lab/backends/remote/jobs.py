@@ -1,7 +1,9 @@
-"""The jobs of a backend as calls to its server, whatever the port: threads, limits, deadlines, retries, budget, one answer for each.
+"""The jobs of a backend as calls to its server, whatever the port: threads, limits, deadlines,
+retries, budget, one answer for each.
 
-A subclass accepts a job of its port (`_start`), asks the server on a worker's thread (`_perform`) and gives the outcome to the job's
-listener (`_deliver`). An outcome has the usage of each of its samples; times and cost are added here.
+A subclass accepts a job of its port (`_start`), asks the server on a worker's thread (`_perform`)
+and gives the outcome to the job's listener (`_deliver`). An outcome has the usage of each of its
+samples; times and cost are added here.
 """
 
 from __future__ import annotations
@@ -165,7 +167,8 @@ class RemoteJobs(ABC, Generic[T, O]):
         return client_for(self.server)
 
     def answer_of(self, ask: Callable[[Call], R], deadlines: Deadlines | None = None) -> R:
-        """What `ask` returns of what is no job, such as a list of models: on this thread, with deadlines, raising our errors."""
+        """What `ask` returns of what is no job, such as a list of models: on this thread, with
+        deadlines, raising our errors."""
         deadlines = deadlines or replace(self.deadlines, total=min(30.0, self.deadlines.total))
         call = Call(RequestId(0), self.server.place, deadlines, ignored)
         try:
@@ -188,7 +191,8 @@ class RemoteJobs(ABC, Generic[T, O]):
             raise self._closed
 
     def close(self) -> None:
-        """Cancel the requests in flight, which fail with EngineStopped, and refuse new ones. The server continues to run."""
+        """Cancel the requests in flight, which fail with EngineStopped, and refuse new ones. The
+        server continues to run."""
         with self._lock:
             self._closed = EngineStopped(f"the backend of {self._name} was closed")
             tasks = list(self._tasks.values())
@@ -262,7 +266,8 @@ class RemoteJobs(ABC, Generic[T, O]):
     # ------------------------------------------------------------ the answer
 
     def _end(self, task: T, reason: SglError) -> None:
-        """Its reads end at once, so its thread answers. If that is stuck elsewhere, or has not begun, the clock's thread does."""
+        """Its reads end at once, so its thread answers. If that is stuck elsewhere, or has not
+        begun, the clock's thread does."""
         task.call.end(reason)
         if task.started_at and not task.is_answered:
             self._stop_remote(task)

@@ -1,7 +1,8 @@
-"""Where a key comes from: the environment, `getpass`, or an entry of the system's keyring; and which server it is for.
+"""Where a key comes from: the environment, `getpass`, or an entry of the system's keyring; and
+which server it is for.
 
-A key is never part of an SDK's object, an exception, a repr or a pickle. `wire.py` puts it into a request on its way out, for the
-one server that it belongs to.
+A key is never part of an SDK's object, an exception, a repr or a pickle. `wire.py` puts it into a
+request on its way out, for the one server that it belongs to.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Provider:
 
 
 class Secret(str):
-    """The text of a key, as an argument or a local: a traceback that shows variables shows no more than this."""
+    """The text of a key, as an argument or a local: a traceback that shows variables shows no more
+    than this."""
 
     __slots__ = ()
 
@@ -53,7 +55,8 @@ class Secret(str):
 
 
 def with_secrets(init: Callable[P, None]) -> Callable[P, None]:
-    """A constructor that sees its `api_key` as a `Secret`: it may raise, and a traceback may show its variables."""
+    """A constructor that sees its `api_key` as a `Secret`: it may raise, and a traceback may show
+    its variables."""
     names = tuple(signature(init).parameters)
     at = names.index("api_key") if "api_key" in names else len(names)
 
@@ -88,7 +91,8 @@ class Key:
 
 
 class KeyOfOthers(Key):
-    """A key for a server that speaks a provider's API and is not its own: such servers read it as a bearer token, or from `header`."""
+    """A key for a server that speaks a provider's API and is not its own: such servers read it as a
+    bearer token, or from `header`."""
 
     __slots__ = ("_also",)
 
@@ -121,7 +125,8 @@ _lock = threading.Lock()
 
 
 def ask(name: str) -> None:
-    """Ask for the key of a provider, or of a server (`host:port`), without an echo. It is kept until the process ends."""
+    """Ask for the key of a provider, or of a server (`host:port`), without an echo. It is kept
+    until the process ends."""
     from getpass import getpass
 
     secret = getpass(f"key for {name}: ").strip()
@@ -133,7 +138,8 @@ def ask(name: str) -> None:
 
 
 def find_key(provider: Provider, place: str, *, is_own: bool) -> Key | None:
-    """The key for the server at `place` (`host:port`, or a host). A server that is not the provider's own has a key of its own name."""
+    """The key for the server at `place` (`host:port`, or a host). A server that is not the
+    provider's own has a key of its own name."""
     name = provider.name if is_own else place
     with _lock:
         entered = Secret(_entered.get(name, ""))

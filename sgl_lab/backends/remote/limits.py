@@ -13,7 +13,8 @@ CONCURRENCY = 16
 
 
 class Limits:
-    """Of one server. `enter` waits for a place; `leave` gives it back; `pause` keeps all out for a while, as Retry-After asks."""
+    """Of one server. `enter` waits for a place; `leave` gives it back; `pause` keeps all out for a
+    while, as Retry-After asks."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()

@@ -1,8 +1,11 @@
-"""What a model's tokens cost: one dated table (`prices.json`), which a user's own file and a backend's `prices=` override.
+"""What a model's tokens cost: one dated table (`prices.json`), which a user's own file and a
+backend's `prices=` override.
 
-The user's file is the one that SGL_LAB_PRICES names, else `~/.config/sgl_lab/prices.json`. It has the table's form:
+The user's file is the one that SGL_LAB_PRICES names, else `~/.config/sgl_lab/prices.json`. It has
+the table's form:
 
-    {"models": {"openai/gpt-4o-mini": {"prompt": 0.15, "completion": 0.6, "cached": 0.075, "written": null}}}
+    {"models": {"openai/gpt-4o-mini": {"prompt": 0.15, "completion": 0.6, "cached": 0.075,
+    "written": null}}}
 
 Prices are of a million tokens, in USD. What is in neither is unknown, and shown as unknown.
 """
@@ -77,7 +80,8 @@ class Listed:
 
 
 def find_prices(provider: str, model: str) -> Listed | None:
-    """Of `provider/model`. A name that ends in a date (gpt-4o-2024-08-06) stands for its model where it has no line of its own."""
+    """Of `provider/model`. A name that ends in a date (gpt-4o-2024-08-06) stands for its model
+    where it has no line of its own."""
     for table, as_of in (_users(), _ours()):
         for name in _names(provider, model):
             if name in table:
@@ -107,7 +111,8 @@ def cost_of(usage: Usage, prices: Prices | None, *, with_prompt: bool = True) ->
 
 
 def most_of(n_prompt_bytes: int, n_images: int, max_tokens: int, prices: Prices | None) -> float | None:
-    """The most that a call may cost: a token has at least one byte, an image at most IMAGE_TOKENS, every answer takes all its tokens."""
+    """The most that a call may cost: a token has at least one byte, an image at most IMAGE_TOKENS,
+    every answer takes all its tokens."""
     if prices is None:
         return None
     prompt = max(prices.prompt, prices.written or 0.0)
@@ -172,7 +177,8 @@ def check_models(table: Mapping[str, object]) -> dict[str, Entry]:
 
 
 def check_table(table: Mapping[str, object]) -> None:
-    """ValueError if it is no table as the one that ships: with a date, a source, and models by provider, in order."""
+    """ValueError if it is no table as the one that ships: with a date, a source, and models by
+    provider, in order."""
     try:
         date.fromisoformat(str(table["as_of"]))
         models = check_models(table)

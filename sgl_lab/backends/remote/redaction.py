@@ -1,4 +1,5 @@
-"""Keys out of texts: what a server, an SDK or a user's cell may say of a key never reaches an error, an event or a log."""
+"""Keys out of texts: what a server, an SDK or a user's cell may say of a key never reaches an
+error, an event or a log."""
 
 from __future__ import annotations
 

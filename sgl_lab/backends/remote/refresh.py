@@ -1,8 +1,10 @@
-"""Renews the table of prices from a file: `python -m sgl_lab.backends.remote.refresh [FILE] [--as-of DATE] [--add]`.
+"""Renews the table of prices from a file: `python -m sgl_lab.backends.remote.refresh [FILE]
+[--as-of DATE] [--add]`.
 
-FILE is LiteLLM's `model_prices_and_context_window_backup.json`, which its package ships. Numbers of models in the table are taken
-from it, and the table gets the date. A model that FILE does not have keeps its line, and is named; `--add` takes in the chat models
-that the table does not have. Without FILE the table is checked only. Nothing is fetched. Exit status 1: the table is malformed.
+FILE is LiteLLM's `model_prices_and_context_window_backup.json`, which its package ships. Numbers of
+models in the table are taken from it, and the table gets the date. A model that FILE does not have
+keeps its line, and is named; `--add` takes in the chat models that the table does not have. Without
+FILE the table is checked only. Nothing is fetched. Exit status 1: the table is malformed.
 """
 
 from __future__ import annotations

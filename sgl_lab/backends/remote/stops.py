@@ -16,7 +16,8 @@ class PastStops(Exception):
 
 
 class Stops:
-    """Cuts the samples of one job. A server that keeps to its stops sends none of them, so its texts stay as they are.
+    """Cuts the samples of one job. A server that keeps to its stops sends none of them, so its
+    texts stay as they are.
 
     A request with `min_tokens` is left alone: its text may have a stop within them.
     """
@@ -30,7 +31,8 @@ class Stops:
         self._found: list[str | None] = [None] * params.n
 
     def push(self, index: int, text: str) -> str:
-        """Sample `index` grew by `text`: the part that is certain, without what may begin a stop. PastStops at the end of all."""
+        """Sample `index` grew by `text`: the part that is certain, without what may begin a stop.
+        PastStops at the end of all."""
         if not self._stops:
             return text
         if self._found[index] is None:
@@ -94,7 +96,8 @@ class Stops:
 
 
 def first_stop(text: str, stops: tuple[str, ...], start: int) -> tuple[int, str] | None:
-    """(position, stop) of the first in `text` from `start` on; of two at one position the first that was given."""
+    """(position, stop) of the first in `text` from `start` on; of two at one position the first
+    that was given."""
     found = [(at, stop) for stop in stops if (at := text.find(stop, start)) >= 0]
     return min(found, key=lambda hit: hit[0], default=None)
 

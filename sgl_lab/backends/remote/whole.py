@@ -8,8 +8,9 @@ from ...lang.schemas import read_json
 
 
 def is_whole(constraint: Constraint | None, text: str, reason: str, matched: str | int | None = None) -> bool | None:
-    """None without a constraint. A server that ends a text by itself has followed the constraint to its end; a text that ran out of
-    tokens, or that a stop ended, is whole if it satisfies the constraint.
+    """None without a constraint. A server that ends a text by itself has followed the constraint to
+    its end; a text that ran out of tokens, or that a stop ended, is whole if it satisfies the
+    constraint.
     """
     if constraint is None:
         return None

@@ -1,7 +1,8 @@
 """The way to a server: an httpx2 transport that every SDK here takes as (part of) its client.
 
-It puts the key into a request, for the one origin that it belongs to; it keeps a call's deadlines for each read; it can be hung up from
-another thread, also before the first byte; it bounds a response.
+It puts the key into a request, for the one origin that it belongs to; it keeps a call's deadlines
+for each read; it can be hung up from another thread, also before the first byte; it bounds a
+response.
 """
 
 from __future__ import annotations

@@ -115,7 +115,8 @@ class Sampled:
         return tuple(new)
 
     def _new(self, ids: Sequence[int]) -> list[int]:
-        """What is new of tokens that come whole each time (as from our own door), or only as far as they are new (as from SGLang)."""
+        """What is new of tokens that come whole each time (as from our own door), or only as far as
+        they are new (as from SGLang)."""
         n = len(self._sent)
         comes_whole = n > 0 and len(ids) >= n and list(ids[:n]) == self._sent
         n_completion = self.meta.get("completion_tokens")
@@ -199,7 +200,8 @@ class Sampled:
 
 
 def _new(items: Sequence[T] | None, n_seen: int, n_all: int | None) -> Sequence[T]:
-    """Of a list that comes whole each time, or only what is new of it, what is new: the count of all tells which."""
+    """Of a list that comes whole each time, or only what is new of it, what is new: the count of
+    all tells which."""
     items = items or ()
     return items[n_seen:] if len(items) == n_all else items
 

@@ -155,7 +155,8 @@ class RuntimeEndpoint(SglangServer[_Task, Outcome], TokenizedBackend):
         self.tree.flushed()
 
     def served(self) -> dict[ForkId, dict[str, int]]:
-        """Of each fork of the last programs: how many of its requests each worker answered, as far as workers name themselves."""
+        """Of each fork of the last programs: how many of its requests each worker answered, as far
+        as workers name themselves."""
         with self._lock:
             return {fork: dict(counts) for fork, counts in self._served.items()}
 
@@ -292,7 +293,8 @@ class RuntimeEndpoint(SglangServer[_Task, Outcome], TokenizedBackend):
     # ------------------------------------------------------------ a select
 
     def _scored(self, task: _Task, job: ScoreJob) -> ScoreOutput:
-        """The prompt first, if it is long: the choices then find it in the cache, as the original's frontend has it."""
+        """The prompt first, if it is long: the choices then find it in the cache, as the original's
+        frontend has it."""
         first: Usage | None = None
         if len(job.choices) > 1 and len(job.prompt) >= WARM_FROM:
             first = usage_of(self._answer_to(task, wire.warm_body(job, task.rid)), len(job.prompt))

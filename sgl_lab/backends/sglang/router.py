@@ -1,4 +1,5 @@
-"""An sglang-router in front of several servers: who they are, whether they are healthy, and what each found in its cache.
+"""An sglang-router in front of several servers: who they are, whether they are healthy, and what
+each found in its cache.
 
 All of it comes through the router: no worker is asked directly, so a key goes to no other server.
 """
@@ -62,7 +63,8 @@ def workers_of(found: Mapping[str, object], metrics: str) -> tuple[Worker, ...]:
 
 
 def counts_of(metrics: str) -> dict[str, dict[str, int]]:
-    """By worker, the counts of requests, of prompt tokens and of cached ones, out of the text format of Prometheus."""
+    """By worker, the counts of requests, of prompt tokens and of cached ones, out of the text
+    format of Prometheus."""
     counts: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for name, labels, value in samples(metrics):
         kind = next((kind for kind, names in (("prompt", _PROMPT), ("cached", _CACHED), ("requests", _REQUESTS)) if name in names), "")

@@ -48,7 +48,8 @@ class SglangServer(RemoteJobs[T, O], ABC):
         return info
 
     def _context(self) -> int:
-        """Tokens of the longest sequence; without a word of the server's, no limit is known here, and it refuses by itself."""
+        """Tokens of the longest sequence; without a word of the server's, no limit is known here,
+        and it refuses by itself."""
         given = self._info | self._server_info
         for name in ("context_length", "max_model_len", "max_context_length"):
             if type(most := given.get(name)) is int and most > 0:
@@ -85,8 +86,8 @@ class SglangServer(RemoteJobs[T, O], ABC):
     def open_session(self, capacity_of_str_len: int = 1 << 20) -> str:
         """A session of the server: its id, for requests that a program makes by itself.
 
-        Programs here use none: they send token ids, and what an earlier request computed is found in the server's cache.
-        BackendUnsupported where the server has no sessions.
+        Programs here use none: they send token ids, and what an earlier request computed is found
+        in the server's cache. BackendUnsupported where the server has no sessions.
         """
         try:
             return str(self._ask("POST", "/open_session", {"capacity_of_str_len": capacity_of_str_len}))
@@ -105,7 +106,8 @@ class SglangServer(RemoteJobs[T, O], ABC):
         return BackendUnsupported(what, hint="programs need none: what they send again is found in the server's cache")
 
     def workers(self) -> tuple[Worker, ...]:
-        """The servers behind an sglang-router, with their health and hits; empty if this is a server itself."""
+        """The servers behind an sglang-router, with their health and hits; empty if this is a
+        server itself."""
         found = self._ask_or_none("GET", "/workers")
         if found is None:
             return ()

@@ -13,7 +13,8 @@ from ...engine.text.tokenizer import Tokenizer
 
 
 def tokenizer_of(names: tuple[str, ...]) -> Tokenizer:
-    """The first that is found under one of these names: a folder, a .gguf file, a built-in name or a hub id.
+    """The first that is found under one of these names: a folder, a .gguf file, a built-in name or
+    a hub id.
 
     ModelMissing where none is here or can be fetched.
     """

@@ -31,14 +31,16 @@ def gen_body(job: GenJob, rid: str, room: int) -> Body:
 
 
 def may_go_on(job: GenJob) -> bool:
-    """Whether an answer that was cut off can be gone on with by another server: nothing but its tokens decides the rest."""
+    """Whether an answer that was cut off can be gone on with by another server: nothing but its
+    tokens decides the rest."""
     params = job.params
     counts = params.is_penalised or params.prompt_logprobs_from is not None or params.seed is not None
     return params.n == 1 and params.constraint is None and not counts
 
 
 def gen_on(job: GenJob, received: Sequence[int], rid: str, room: int) -> Body:
-    """The request that goes on after the tokens of an answer that was cut off. `room` is that of the whole answer."""
+    """The request that goes on after the tokens of an answer that was cut off. `room` is that of
+    the whole answer."""
     params = job.params
     most = room if params.max_tokens is None else min(params.max_tokens, room)
     rest = replace(params, max_tokens=max(most - len(received), 1), min_tokens=max(0, params.min_tokens - len(received)))
@@ -92,7 +94,8 @@ def constrained(constraint: Constraint) -> Body:
 
 
 def score_body(job: ScoreJob, rids: Sequence[str]) -> Body:
-    """One request a choice, in one call. What comes back begins with the prompt's last token, which has no log-probability."""
+    """One request a choice, in one call. What comes back begins with the prompt's last token, which
+    has no log-probability."""
     return {
         "input_ids": [[*job.prompt, *choice] for choice in job.choices],
         "rid": list(rids),

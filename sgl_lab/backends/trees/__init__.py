@@ -1,1 +1,2 @@
-"""Radix trees of engines that are elsewhere: `inferred` from counts that come back, or seen through KV events (`blocks`, `listen`)."""
+"""Radix trees of engines that are elsewhere: `inferred` from counts that come back, or seen through
+KV events (`blocks`, `listen`)."""

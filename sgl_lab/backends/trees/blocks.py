@@ -39,7 +39,8 @@ class SeenTree(RemoteTree):
     def __init__(self, namespace: Namespace, emit: Emit, *, engine: str = "", clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(namespace, CacheRules("seen", engine), emit, clock=clock)
         self._places: dict[Hash, tuple[Node, int]] = {}
-        """of each block: the node that its last token is in, and how many tokens of the node its end leaves before it"""
+        """of each block: the node that its last token is in, and how many tokens of the node its
+        end leaves before it"""
         self._of: dict[int, list[Hash]] = {}
         """by node: the blocks that end in it, in order"""
         self.n_events = 0
@@ -117,7 +118,8 @@ class SeenTree(RemoteTree):
                 break
 
     def _append(self, parent: Node, hashes: Sequence[Hash], tokens: Tokens, ends: Sequence[int]) -> None:
-        """A run of blocks below a node that ends where it begins. Another node may begin with the same tokens."""
+        """A run of blocks below a node that ends where it begins. Another node may begin with the
+        same tokens."""
         beside = parent.children.get(tokens[0])
         if beside is not None:
             n = 0
@@ -164,7 +166,8 @@ class SeenTree(RemoteTree):
             self._cut(node, max((each for each in ends if each < end), default=0))
 
     def _cut(self, node: Node, n_kept: int) -> None:
-        """Take everything away after the first `n_kept` tokens of `node`, and before them what is no whole block any more."""
+        """Take everything away after the first `n_kept` tokens of `node`, and before them what is
+        no whole block any more."""
         if n_kept == len(node.tokens):
             return
         parent = self._split(node, n_kept) if n_kept else node.parent

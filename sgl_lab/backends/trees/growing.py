@@ -109,7 +109,8 @@ class GrowingTree:
             self.emit(NodeInserted(self.root.id, None, (), self.namespace))
 
     def end_at(self, tokens: Tokens, n: int) -> Node:
-        """The node that ends after the first `n` of `tokens`, which stand in the tree; one that goes on is split there."""
+        """The node that ends after the first `n` of `tokens`, which stand in the tree; one that
+        goes on is split there."""
         node, _, n_here = self.walk(tokens[:n])
         if n_here < n:
             raise ValueError(f"{n} tokens are not in the tree, only {n_here}")

@@ -1,4 +1,5 @@
-"""The radix tree of an engine that cannot be seen: inferred from what was sent and the counts that came back.
+"""The radix tree of an engine that cannot be seen: inferred from what was sent and the counts that
+came back.
 
 A request sends its prompt, and the answer says how many of its tokens were cached. If these are
 fewer than the prompt shares with earlier ones, the engine has dropped the rest since. If they are
@@ -32,7 +33,8 @@ class InferredTree(RemoteTree):
         tree.touch(node, now)
 
     def _n_hit(self, sent: Sent, n_cached: int) -> int:
-        """The engine's count in ids of the tree: the same where ids are its tokens, else by the share of the prompt."""
+        """The engine's count in ids of the tree: the same where ids are its tokens, else by the
+        share of the prompt."""
         n_ids = len(sent.prompt)
         if self.rules.unit == "tokens" or not sent.n_prompt:
             return min(n_cached, n_ids)
@@ -45,7 +47,8 @@ class InferredTree(RemoteTree):
         return min(n_ids, int(n_cached / share))
 
     def _drop(self, prompt: Tokens, n_hit: int, sent: Sent) -> None:
-        """What stands beyond the hit is gone, unless it is less than a step, or came after the request was sent."""
+        """What stands beyond the hit is gone, unless it is less than a step, or came after the
+        request was sent."""
         tree, rules = self._tree, self.rules
         *_, n_known = tree.walk(prompt)
         if rules.unit == "tokens" and n_hit >= rules.cacheable(min(n_known, len(prompt) - 1)):

@@ -1,4 +1,5 @@
-"""Listens to the KV events of an SGLang or vLLM server: a ZeroMQ subscription, and the replay of what was missed."""
+"""Listens to the KV events of an SGLang or vLLM server: a ZeroMQ subscription, and the replay of
+what was missed."""
 
 from __future__ import annotations
 
@@ -132,7 +133,8 @@ class KvListener:
 
 
 def address_of(info: Mapping[str, object], base_url: str) -> tuple[str, str, str] | None:
-    """Where a server publishes, as its /get_server_info or /server_info says: (endpoint, replay endpoint, topic). None if it does not.
+    """Where a server publishes, as its /get_server_info or /server_info says: (endpoint, replay
+    endpoint, topic). None if it does not.
 
     A server that binds every address is reached where it answers http.
     """

@@ -80,7 +80,8 @@ class RemoteTree:
     # ------------------------------------------------------------ what happens
 
     def queued(self, request: RequestId, prompt: Tokens, *, n_cacheable: int | None = None) -> None:
-        """It is being sent. `n_cacheable`: tokens up to its last mark, where the engine caches up to marks only."""
+        """It is being sent. `n_cacheable`: tokens up to its last mark, where the engine caches up
+        to marks only."""
         with self._lock:
             most = len(prompt) if n_cacheable is None else n_cacheable
             self._sent[request] = Sent(prompt, self._clock(), 0 if self.rules.marked and n_cacheable is None else most)
@@ -95,7 +96,8 @@ class RemoteTree:
                 self._admit(request, sent, n_cached)
 
     def begun(self, request: RequestId) -> None:
-        """A part of its answer came, so its prompt is computed. Before its count is known this changes nothing."""
+        """A part of its answer came, so its prompt is computed. Before its count is known this
+        changes nothing."""
         with self._lock:
             if (sent := self._sent.get(request)) is not None and sent.is_admitted:
                 self._computed(sent)

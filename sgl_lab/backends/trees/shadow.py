@@ -1,4 +1,5 @@
-"""The tree of an engine behind an API follows the events that its requests have anyway: no backend has to do more for it."""
+"""The tree of an engine behind an API follows the events that its requests have anyway: no backend
+has to do more for it."""
 
 from __future__ import annotations
 
