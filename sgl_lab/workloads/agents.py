@@ -26,7 +26,7 @@ def generative_agent(s: ProgramState, name: str, character: str, memories: Seque
         matters, feeling = s.fork(2)
         matters += f"How much does it matter to {name}, from 1 to 9?" + sgl.select("poignancy", choices=[f" {i}" for i in range(1, 10)])
         feeling += f"{name} feels" + sgl.gen("feeling", max_tokens=24, stop=[".", "\n"])
-        s += f"It matters{matters['poignancy']} of 9. {name} feels{feeling['feeling']}.\n{name} says, \""
+        s += f'It matters{matters["poignancy"]} of 9. {name} feels{feeling["feeling"]}.\n{name} says, "'
         s += sgl.gen(f"reaction_{number}", max_tokens=32, stop=['"', "\n"]) + '"\n'
 
 

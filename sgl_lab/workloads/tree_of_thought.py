@@ -33,9 +33,7 @@ def read(data: Data, n: int | None) -> list[Item]:
     shots = data.rows("gsm8k_fewshot", question=str, solution=str, answer=str)[:4]
     examples = "".join(f"Question: {row['question']}\nSolution: {row['solution']}\nThe answer is {row['answer']}\n\n" for row in shots)
     rows = dealt(data.rows("gsm8k_test", question=str, answer=str), n)
-    return [
-        Item(str(row.get("id", i)), {"examples": examples, "question": row["question"]}, row["answer"]) for i, row in enumerate(rows)
-    ]
+    return [Item(str(row.get("id", i)), {"examples": examples, "question": row["question"]}, row["answer"]) for i, row in enumerate(rows)]
 
 
 def judge(item: Item, state: ProgramState) -> bool:

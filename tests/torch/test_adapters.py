@@ -111,7 +111,7 @@ def test_it_is_what_peft_computes(base: Path, adapters: dict[str, Path]) -> None
 
 
 @sgl.function
-def said(s: sgl.ProgramState) -> None:
+def answered(s: sgl.ProgramState) -> None:
     s += "One two three four five six seven: "
     s += sgl.gen("answer", max_tokens=6, temperature=0)
 
@@ -125,7 +125,7 @@ def test_requests_switch_and_share_no_kv(base: Path, adapters: dict[str, Path]) 
         answers: dict[str | None, set[str]] = {}
         for name in (None, "red", "other", None, "red", "other"):
             with lab.record("run") as record:
-                answers.setdefault(name, set()).add(said.run(backend=lab.backend, adapter=name)["answer"])
+                answers.setdefault(name, set()).add(answered.run(backend=lab.backend, adapter=name)["answer"])
             hits.setdefault(name, []).append(max(e.event.n_hit for e in record.entries if isinstance(e.event, PrefixMatched)))
         assert all(first == 0 < second for first, second in hits.values())
         assert all(len(texts) == 1 for texts in answers.values())
@@ -143,15 +143,15 @@ def test_requests_switch_and_share_no_kv(base: Path, adapters: dict[str, Path]) 
 
         both.run(backend=lab.backend)
         lab.load_adapter(adapters["up"], "red")
-        assert said.run(backend=lab.backend, adapter="red")["answer"] not in answers["red"]
+        assert answered.run(backend=lab.backend, adapter="red")["answer"] not in answers["red"]
         with pytest.raises(BadArgument, match="no adapter 'rod'"):
-            said.run(backend=lab.backend, adapter="rod")["answer"]
+            answered.run(backend=lab.backend, adapter="rod")["answer"]
         lab.check()
 
 
 def test_where_there_are_none_they_are_refused_by_name(base: Path, tmp_path: Path) -> None:
     with pytest.raises(BackendUnsupported, match="LoRA adapters"):
-        said.run(backend=ScriptedBackend("ok"), adapter="red")
+        answered.run(backend=ScriptedBackend("ok"), adapter="red")
     wide = write_tiny(tmp_path / "wide", num_attention_heads=2)
     with Lab(wide, device="cpu", dtype="int8", cache_tokens=512) as lab:
         if not lab.card.capabilities.adapters:
@@ -181,4 +181,3 @@ def test_what_is_no_plain_lora_is_refused_by_name(base: Path, tmp_path: Path, ch
     with pytest.raises(ModelMissing, match="not a folder"):
         runner.add_adapter(tmp_path / "none", "x")
     assert not runner.adapters
-

@@ -57,8 +57,8 @@ def line(graph: Printed, number: int) -> str:
     value, before = graph.nodes[number].value, graph.before[number]
     if isinstance(value, Fork):
         return f"%{number} = Fork(%{before}, number={value.number}, position_ids_offset={value.position_ids_offset})"
-    said = described(value)
-    return f"%{number} = {said}" if before is None else f"%{number} = %{before} + {said}"
+    text = described(value)
+    return f"%{number} = {text}" if before is None else f"%{number} = %{before} + {text}"
 
 
 def described(value: Value) -> str:
@@ -92,7 +92,7 @@ def described(value: Value) -> str:
         case Assign(name):
             return f"Assign({name!r})"
         case Call(program, given):
-            return f"Call({', '.join([program, *(f'{name}={said!r}' for name, said in given)])})"
+            return f"Call({', '.join([program, *(f'{name}={argument!r}' for name, argument in given)])})"
         case Cond(_, cases, regions, otherwise):
             known = ", ".join(f"{case!r}: region {region}" for case, region in zip(cases, regions, strict=True))
             return f"Cond({known}{'' if otherwise is None else f', otherwise: region {otherwise}'})"

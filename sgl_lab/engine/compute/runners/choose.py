@@ -35,9 +35,7 @@ def make_runner(
         case PackedDecoder() if library is not None:
             return NativeRunner(library, model, n_pages, page_size, threads=threads, notes_experts=notes_experts)
         case PackedDecoder():
-            return TorchRunner(
-                model.twin(), n_pages, page_size, threads=threads, kv_dtype=model.dtype, notes_experts=notes_experts
-            )
+            return TorchRunner(model.twin(), n_pages, page_size, threads=threads, kv_dtype=model.dtype, notes_experts=notes_experts)
         case Decoder() if model.device.type == "cuda":
             from .gpu.device import DeviceRunner  # loads Triton
 
