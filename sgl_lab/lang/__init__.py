@@ -21,8 +21,8 @@ Layers, the lowest first. A module imports from its own layer and from those bef
     one strand          access (append, fork, read, wait), shown (summaries, rows, Markdown), tail,
                         group, executor
     a state             state: `s`, and `start`, which makes the first of a run
-    programs            execution (how a body runs), batch, prefix, program; graph/: a program as a
-                        dataflow graph
+    programs            beginning (settings), execution (how a body runs), batch, prefix, program;
+                        graph/: a program as a dataflow graph, its executor and its passes
     the surface         surface: the names that a program is written with
     the original's      api, ir, interpreter, backend/
 """

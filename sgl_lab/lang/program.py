@@ -5,27 +5,24 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal, NoReturn, overload
 
 from ..contracts.conversation import AnyBackend
 from ..contracts.errors import BadArgument, UnknownArgument
 from .batch import begin_all, checked_width, run_all
-from .default import checked, default_backend, emit_of
+from .beginning import SETTINGS, state_for
+from .default import checked
 from .execution import Execution
+from .graph.compiled import Compiled
 from .graph.dataflow import Graph
 from .graph.tracing import Until, trace_program, traced_here
 from .interrupts import INTERRUPTS
 from .keywords import all_suggest, suggests, unknown_argument
 from .prefix import cache_prefix
 from .run import current_run
-from .sampling import ARGUMENTS, GenDefaults, given
 from .shared import Siblings
 from .shown import States
-from .state import ProgramState, start
-
-SETTINGS = ARGUMENTS.keys() | {"backend", "stream", "use_thread", "return_text_in_logprobs"}
-"""Arguments of `run` beside the program's own."""
+from .state import ProgramState
 
 
 @all_suggest
@@ -106,7 +103,7 @@ class SglFunction:
 
         The body runs up to its first gen, read, or use of an argument without a value.
         """
-        return cache_prefix(self.func, self.bind_arguments, _state_for(self.func.__name__, {"backend": backend}))
+        return cache_prefix(self.func, self.bind_arguments, state_for(self.func.__name__, {"backend": backend}))
 
     def trace(self, *, until: Until = None, backend: AnyBackend | None = None, **arguments: object) -> Graph:
         """The program as a graph, without running it: its gens, selects, forks and calls, and what
@@ -118,10 +115,26 @@ class SglFunction:
         """
         if backend is not None:
             checked(backend)
-        for name in arguments:
-            if name not in self.arg_names:
-                raise unknown_argument(f"{self.func.__name__}.trace", name, self.arg_names)
-        return trace_program(self.func, self.func.__name__, self.bind_arguments, arguments, until)
+        return self._traced(until, arguments, "trace")
+
+    def compile(
+        self,
+        *,
+        optimise: Literal["none", "safe", "suggest"] = "safe",
+        apply: Sequence[str] = (),
+        without: Sequence[str] = (),
+        backend: AnyBackend | None = None,
+        **known: object,
+    ) -> Compiled:
+        """An executor of the program's graph, with the results of the program itself: `run`,
+        `run_batch`, `stream`, `run_async`. Arguments in `known` are data of the graph.
+
+        optimise  safe passes by default; "suggest" also reports what would change the order of the
+                  text that the model reads
+        apply     passes that are only suggested and are to be applied; without: passes to leave out
+        """
+        graph = self._traced(None, known, "compile")
+        return Compiled(graph, optimise, None if backend is None else checked(backend), apply, without)
 
     @overload
     def run_batch(
@@ -202,6 +215,12 @@ class SglFunction:
             raise TypeError(f"item {index} of the batch: {error}") from None
         return args, kwargs
 
+    def _traced(self, until: Until, arguments: Mapping[str, object], by: str) -> Graph:
+        for name in arguments:
+            if name not in self.arg_names:
+                raise unknown_argument(f"{self.func.__name__}.{by}", name, self.arg_names)
+        return trace_program(self.func, self.func.__name__, self.bind_arguments, arguments, until)
+
     def _bind(self, args: tuple[object, ...], kwargs: dict[str, object]) -> inspect.BoundArguments:
         parameters = self._signature.parameters.values()
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
@@ -221,32 +240,10 @@ class SglFunction:
         self, args: tuple[object, ...], kwargs: dict[str, object], settings: Mapping[str, object], siblings: Siblings | None = None
     ) -> Execution:
         bound = self._bind(args, kwargs)
-        state = traced_here(settings, self.func.__name__) or _state_for(self.func.__name__, settings, self.num_api_spec_tokens)
+        state = traced_here(settings, self.func.__name__) or state_for(self.func.__name__, settings, self.num_api_spec_tokens)
         state._run.siblings = siblings
         state._run.arguments = dict(list(bound.arguments.items())[1:])
         return Execution(state, functools.partial(self.func, state, *args, **self.bind_arguments | kwargs), self.is_async)
-
-
-def _state_for(label: str, settings: Mapping[str, object], num_api_spec_tokens: int | None = None) -> ProgramState:
-    """The state of a new run. Inside another run's body it inherits that run's backend, sampling,
-    events and id.
-    """
-    outer = current_run()
-    named = settings.get("backend")
-    backend = checked(named) if named is not None else outer.backend if outer else default_backend()
-    sampling = given({name: value for name, value in settings.items() if name in ARGUMENTS})
-    state = start(
-        backend,
-        outer.emit if outer and backend is outer.backend else emit_of(backend),
-        outer.id if outer else None,
-        replace(outer.defaults if outer else GenDefaults(), **sampling),
-        label,
-        eager=settings.get("use_thread") is False,
-    )
-    state._run.spells_logprobs = settings.get("return_text_in_logprobs") is not False
-    if num_api_spec_tokens and backend.describe().capabilities.costly_calls:
-        state._run.n_ahead = num_api_spec_tokens
-    return state
 
 
 @overload

@@ -19,6 +19,7 @@ from .default import flush_cache, get_server_info, set_default_backend
 from .expressions import Concat, Expr, Gen, Image, RoleBegin, RoleEnd, Select, SeparateReasoning, as_expr, requests_in
 from .form import FORMS
 from .global_config import global_config
+from .graph.compiled import Compiled
 from .graph.dataflow import Graph, load_graph
 from .graph.flow import cond, loop, unordered
 from .images import picture_of
@@ -32,6 +33,7 @@ from .videos import frames_of
 __all__ = [
     "SURFACE",
     "ChatTemplate",
+    "Compiled",
     "GenDefaults",
     "Graph",
     "ProgramState",

@@ -60,7 +60,7 @@ INSIDE_LANG = (
     "stream streams",
     "access shown tail group executor",
     "state",
-    "execution batch graph prefix program",
+    "beginning execution batch graph prefix program",
     "surface",
     "api ir interpreter backend",
 )

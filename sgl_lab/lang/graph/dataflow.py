@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..expressions import Gen, Join, Reference, Select
 from . import printing, saved
-from .values import Cond, Data, End, Node, parts_of, regions_of
+from .values import Assign, Cond, Data, End, Node, parts_in, parts_of, regions_of, states_in
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,31 @@ class Graph:
         return tuple(found)
 
     @cached_property
+    def returned_reads(self) -> frozenset[int]:
+        """The nodes whose results the program returns."""
+        return frozenset(part.step for part in parts_in(self.returned) if isinstance(part, Reference))
+
+    @cached_property
+    def returned_states(self) -> frozenset[int]:
+        """The strands whose states the program returns or keeps."""
+        data = [self.returned, *(node.value.value for node in self.nodes if isinstance(node.value, Assign))]
+        return frozenset(strand for each in data for strand in states_in(each))
+
+    @cached_property
     def strands(self) -> Mapping[int, tuple[int, ...]]:
         """The nodes of each strand, in order."""
         nodes: defaultdict[int, list[int]] = defaultdict(list)
         for number, node in enumerate(self.nodes):
             nodes[node.strand].append(number)
         return {strand: tuple(numbers) for strand, numbers in nodes.items()}
+
+    @cached_property
+    def regions(self) -> Mapping[int, Mapping[int, tuple[int, ...]]]:
+        """The nodes of each region, by strand."""
+        nodes: defaultdict[int, defaultdict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for number, node in enumerate(self.nodes):
+            nodes[node.region][node.strand].append(number)
+        return {region: {strand: tuple(numbers) for strand, numbers in strands.items()} for region, strands in nodes.items()}
 
     @cached_property
     def parents(self) -> Mapping[int, int]:

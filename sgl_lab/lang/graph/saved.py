@@ -82,6 +82,7 @@ def _node(number: int, node: Node) -> dict[str, Json]:
     written: dict[str, Json] = {"strand": node.strand, "value": value, "location": [node.location.file, node.location.line]}
     written |= {"opened": list(node.opened)} if node.opened else {}
     written |= {"region": node.region} if node.region else {}
+    written |= {"after": list(node.after)} if node.after else {}
     return written | ({"field": [node.field.set, node.field.item]} if node.field else {})
 
 
@@ -176,6 +177,7 @@ def _read_node(number: int, data: object) -> Node:
             tuple(map(_number, data.get("opened", ()))),
             _number(data.get("region", 0)),
             Field(*map(_number, place)) if place else None,
+            tuple(map(_number, data.get("after", ()))),
         )
     except KeyError as error:
         raise _damaged(f"node %{number} has no {error.args[0]!r:.40}") from None
@@ -210,6 +212,8 @@ def _check(graph: Fields) -> None:
         regions |= set(regions_of(node.value)) if isinstance(node.value, Cond) else set()
         if isinstance(node.value, Join) and not {int(fork) for fork in node.value.forks} <= opened:
             raise _damaged(f"node %{number} joins a strand that nothing opens")
+        if any(not 0 <= each < number for each in node.after):
+            raise _damaged(f"node %{number} runs after node %{max(node.after)}, which is not before it")
         for part in parts_of(node.value):
             _check_part(part, number, graph)
     for part in parts_in(graph.returned):

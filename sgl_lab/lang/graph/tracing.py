@@ -25,6 +25,8 @@ from .tracer import Trace, Tracer
 from .values import Call, Constant, Data, End
 
 Until = Literal["data"] | None
+_UNRECORDED = ("stream", "use_thread", "return_text_in_logprobs")
+"""settings of a program inside another that change no text"""
 
 
 class _NoModel:
@@ -86,8 +88,10 @@ def missing(body: Callable[..., object], bound: Mapping[str, object]) -> list[st
     return [name for name in needed if name not in bound]
 
 
-def _run(trace: Trace, outer: Run | None = None) -> Run:
-    """A run whose programs, and those that they begin, are recorded."""
+def _run(trace: Trace, outer: Run | None = None, inherited: Mapping[str, object] | None = None) -> Run:
+    """A run whose programs, and those that they begin, are recorded. `inherited` are the sampling
+    arguments of the programs around it.
+    """
     run = Run(cast(AnyBackend, _NoModel()), silent, outer.id if outer else RunId(run_ids.next()), GenDefaults())
 
     def begin(name: str, settings: dict[str, object]) -> Run:
@@ -95,8 +99,10 @@ def _run(trace: Trace, outer: Run | None = None) -> Run:
             raise ProgramError(
                 f"program {name} is given a {min(refused)} of its own inside a traced program", hint="give it to the run of the graph"
             )
-        inner = _run(trace, run)
-        sampling = {each: value for each, value in settings.items() if each not in ("stream", "use_thread", "return_text_in_logprobs")}
+        sampling = dict(inherited or {}) | {
+            each: value for each, value in settings.items() if each not in ("stream", "use_thread", "return_text_in_logprobs")
+        }
+        inner = _run(trace, run, sampling)
         strand = Tracer(inner, trace, name)
         trace.record(int(strand.id), Call(name, tuple(sampling.items())), (int(strand.id),))
         inner.streams.append(strand)

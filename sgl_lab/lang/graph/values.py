@@ -6,7 +6,7 @@ belongs to a strand, and to a region: region 0 always runs, each other one is a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -109,6 +109,8 @@ class Node:
     """the strands that begin with it"""
     region: int = 0
     field: Field | None = None
+    after: tuple[int, ...] = ()
+    """nodes that have to be done first, although it reads nothing of them"""
 
 
 @dataclass(frozen=True)
@@ -147,3 +149,17 @@ def parts_in(data: Data) -> Iterator[Part]:
             pass
         case _:
             raise TypeError(f"{data!r:.40} is no data of a program")
+
+
+def states_in(data: Data) -> Iterator[int]:
+    match data:
+        case State(strand):
+            yield strand
+        case Items(_, items):
+            for item in items:
+                yield from states_in(item)
+
+
+def arguments_in_order(nodes: Sequence[Node]) -> tuple[str, ...]:
+    """The arguments, in the order in which the nodes read them."""
+    return tuple(dict.fromkeys(part.name for node in nodes for part in parts_of(node.value) if isinstance(part, Argument)))

@@ -1,0 +1,235 @@
+"""A graph that is executed: `run`, `run_batch`, `stream` and coroutines, without the program's Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from os import PathLike
+from typing import Literal, NamedTuple, TypedDict, TypeVar
+
+from ...contracts.conversation import AnyBackend, takes_tokens
+from ...contracts.errors import BadArgument, ProgramError
+from ..batch import Outcome, begin_all, checked_width, run_all
+from ..beginning import SETTINGS, state_for
+from ..execution import Execution
+from ..expressions import Gen
+from ..interrupts import INTERRUPTS
+from ..keywords import all_suggest, unknown_argument
+from ..shared import Siblings
+from ..shown import States
+from ..state import ProgramState
+from . import printing
+from .dataflow import Graph
+from .feeder import Feeder
+from .passes import checked, optimised
+from .passes.report import Context, Report
+from .tracing import traced_here
+from .values import Node, arguments_in_order
+
+R = TypeVar("R")
+
+GREEDY = 1e-5
+"""a temperature up to this takes the likeliest token"""
+
+
+class Chosen(TypedDict):
+    """Passes that the user names."""
+
+    apply: tuple[str, ...]
+    without: tuple[str, ...]
+
+
+class Optimised(NamedTuple):
+    graph: Graph
+    reports: list[Report]
+
+
+@all_suggest
+class Compiled:
+    """An executor of a graph. Its results are those of the program itself."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        optimise: str = "safe",
+        backend: AnyBackend | None = None,
+        apply: Sequence[str] = (),
+        without: Sequence[str] = (),
+    ) -> None:
+        checked(optimise, apply, without)
+        if graph.end is not None:
+            raise ProgramError(
+                f"the graph of {graph.name} ends at {graph.end.location}, before its program does",
+                hint="write sgl.cond(...) or sgl.loop(...) there, or run the program itself",
+            )
+        self.graph = graph
+        self._backend = backend
+        self._optimise = optimise
+        self._passes = Chosen(apply=tuple(apply), without=tuple(without))
+        self._made: dict[bool, Graph] = {}
+        """the optimised graph, by whether the run is greedy"""
+
+    def optimised(
+        self, *, greedy: bool = True, rows: Sequence[Mapping[str, str]] = (), count: Callable[[str], int] | None = None
+    ) -> Optimised:
+        """The graph that runs, and a report of each pass. `greedy`: the run's temperature is 0.
+        `rows` are the arguments of a batch; `count` gives the tokens of a text, by default about
+        a token for four characters.
+        """
+        context = Context(greedy, rows) if count is None else Context(greedy, rows, count)
+        return Optimised(*optimised(self.graph, self._optimise, context, **self._passes))
+
+    @property
+    def reports(self) -> list[Report]:
+        return self.optimised().reports
+
+    def __repr__(self) -> str:
+        return f"<compiled {self.graph!r}>"
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        return self.graph.nodes
+
+    def print_graph(self) -> None:
+        """A line a node, in the order in which they can run."""
+        for number, node in enumerate(self.graph.nodes):
+            print(f"stream {node.strand:>2}: {printing.line(self.graph, number)}")
+
+    def save(self, path: str | PathLike[str]) -> None:
+        self.graph.save(path)
+
+    def run(self, *args: object, **kwargs: object) -> ProgramState:
+        """Like the program's own `run`: its arguments, and the same settings."""
+        __tracebackhide__ = True
+        settings = self._settings(kwargs)
+        execution = self._execution(self._arguments(args, kwargs), settings)
+        return execution.begin() if settings.get("stream") else execution.run()
+
+    def stream(self, *args: object, **kwargs: object) -> ProgramState:
+        """The state at once, while the graph runs: `for piece in compiled.stream(...).text_iter()`."""
+        return self.run(*args, **kwargs, stream=True)
+
+    async def run_async(self, *args: object, **kwargs: object) -> ProgramState:
+        """Like `run`, for coroutines: other tasks continue meanwhile."""
+        settings = self._settings(kwargs)
+        execution = self._execution(self._arguments(args, kwargs), settings, is_async=True)
+        return execution.begin_async() if settings.get("stream") else await execution.run_async()
+
+    def run_batch(
+        self,
+        batch_arguments: Sequence[object],
+        *,
+        num_threads: int | Literal["auto"] = "auto",
+        progress_bar: bool = False,
+        generator_style: bool = False,
+        return_exceptions: bool = False,
+        reorder: bool = True,
+        **settings: object,
+    ) -> States | Iterator[Outcome]:
+        """Like the program's own `run_batch`. The items begin in an order in which neighbours have
+        long common prefixes, unless `reorder` is False or the states are yielded one by one; the
+        results are in the given order.
+        """
+        if unknown := settings.keys() - SETTINGS:
+            raise unknown_argument("run_batch", min(unknown), sorted(SETTINGS))
+        n_open = checked_width(num_threads)
+        rows = [self._row(item, index) for index, item in enumerate(batch_arguments)]
+        siblings = Siblings() if len(rows) > 1 else None
+        order = self._order(rows) if reorder and not generator_style else list(range(len(rows)))
+        items = [partial(self._execution, rows[index], settings, is_async=True, siblings=siblings) for index in order]
+        if settings.get("stream"):
+            if progress_bar or generator_style or return_exceptions:
+                raise BadArgument(
+                    "stream=True returns all states at once", hint="leave progress_bar, generator_style and return_exceptions out"
+                )
+            return States(_back(begin_all(items, True, n_open), order))
+        results = run_all(
+            items, True, n_open, progress_bar=progress_bar, generator_style=generator_style, return_exceptions=return_exceptions
+        )
+        if generator_style:
+            return results
+        with INTERRUPTS.watched():
+            return States(_back(list(results), order))
+
+    # ------------------------------------------------------------ arguments
+
+    def _settings(self, kwargs: dict[str, object]) -> dict[str, object]:
+        names = {*self.graph.arguments, *dict(self.graph.known)}
+        backend = {} if self._backend is None else {"backend": self._backend}
+        return backend | {name: kwargs.pop(name) for name in SETTINGS - names if name in kwargs}
+
+    def _row(self, item: object, index: int) -> dict[str, str]:
+        if not isinstance(item, Mapping | tuple):
+            raise BadArgument(f"item {index} of the batch is {type(item).__name__} {item!r:.40}", hint="give dicts or tuples of arguments")
+        try:
+            return self._arguments((), item) if isinstance(item, Mapping) else self._arguments(item, {})
+        except TypeError as error:
+            raise type(error)(f"item {index} of the batch: {error}") from None
+
+    def _arguments(self, args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, str]:
+        graph = self.graph
+        known = dict(graph.known)
+        if len(args) > len(graph.arguments):
+            raise TypeError(f"{graph.name}() takes {len(graph.arguments)} positional arguments, not {len(args)}")
+        named = dict(zip(graph.arguments, args, strict=False)) | dict(kwargs)
+        for name, value in list(named.items()):
+            if name in known:
+                if repr(value) != known[name]:
+                    raise BadArgument(
+                        f"the graph of {graph.name} was traced with {name}={known[name]:.60}, not {value!r:.60}",
+                        hint=f"compile({name}=...) traces it again",
+                    )
+                del named[name]
+            elif name not in graph.arguments:
+                raise unknown_argument(graph.name, name, (*graph.arguments, *known, *sorted(SETTINGS)))
+            elif not isinstance(value, str | int | float):
+                raise BadArgument(
+                    f"argument {name!r} of the graph of {graph.name} is a text, not {type(value).__name__} {value!r:.40}",
+                    hint=f"compile({name}=...) traces the program with it",
+                )
+        if missing := [name for name in graph.arguments if name not in named]:
+            raise TypeError(f"{graph.name}() missing {len(missing)} required arguments: {', '.join(map(repr, missing))}")
+        return {name: str(value) for name, value in named.items()}
+
+    def _order(self, rows: Sequence[Mapping[str, str]]) -> list[int]:
+        """The rows, sorted by their texts in the order in which prompts read them."""
+        names = arguments_in_order(self.graph.nodes)
+        return sorted(range(len(rows)), key=lambda index: [rows[index][name] for name in names])
+
+    # ------------------------------------------------------------ execution
+
+    def _execution(
+        self, arguments: Mapping[str, str], settings: Mapping[str, object], *, is_async: bool = False, siblings: Siblings | None = None
+    ) -> Execution:
+        state = traced_here(settings, self.graph.name) or state_for(self.graph.name, settings)
+        run = state._run
+        run.siblings = siblings
+        run.arguments = dict(arguments)
+        self._prepare(state)
+        greedy = run.defaults.temperature <= GREEDY
+        graph = self._made.get(greedy) or self._made.setdefault(greedy, self.optimised(greedy=greedy).graph)
+        feeder = Feeder(graph, state, arguments)
+
+        def body() -> object:
+            run.wait(feeder.advance)
+            return feeder.resolved(graph.returned)
+
+        async def coroutine() -> object:
+            await run.wait_async(feeder.advance)
+            return feeder.resolved(graph.returned)
+
+        return Execution(state, coroutine if is_async else body, is_async)
+
+    def _prepare(self, state: ProgramState) -> None:
+        """Compile the constraints before the run's lock is held."""
+        backend = state._run.backend
+        if takes_tokens(backend) and not state._run.traced:
+            for node in self.graph.nodes:
+                if isinstance(node.value, Gen) and node.value.form is not None:
+                    backend.prepare(node.value.form.constraint)
+
+
+def _back(results: Sequence[R], order: Sequence[int]) -> list[R]:
+    """The results in the user's order."""
+    place = {index: at for at, index in enumerate(order)}
+    return [results[place[index]] for index in range(len(order))]

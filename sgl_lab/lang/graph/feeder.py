@@ -1,0 +1,272 @@
+"""Feeds the nodes of a graph to the streams of a run, as soon as what they read is there.
+
+The program's Python does not run. Strands advance independently: a strand waits only for values that
+its next node reads. Every stream receives the same values in the same order as from the program
+itself, so the results are the same.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ...contracts.errors import ProgramError, UnknownVariable
+from ...contracts.events import ForkJoined
+from ..expressions import (
+    Argument,
+    Concat,
+    Expr,
+    Fork,
+    Gen,
+    Join,
+    Name,
+    Reference,
+    ScopeBegin,
+    ScopeEnd,
+    Select,
+    Text,
+    ToolTurn,
+    Warm,
+    reasoning_name,
+)
+from ..run import Strand
+from ..sampling import given
+from ..state import ProgramState
+from ..streams import stream_of
+from ..variable import Variable
+from .dataflow import Graph
+from .symbols import Part
+from .values import Assign, Call, Cond, Constant, Data, Items, Joined, Meaning, Node, State, TextSoFar
+
+_REASONING = reasoning_name("")
+
+
+class NotThere(Exception):
+    """A value that a node reads is still being generated."""
+
+
+class Feeder:
+    """One run of a graph. `advance` is called under the run's lock, whenever the run has changed."""
+
+    def __init__(self, graph: Graph, state: ProgramState, arguments: Mapping[str, str]) -> None:
+        self._graph, self._state, self._run, self._arguments = graph, state, state._run, arguments
+        self._strands: dict[int, Strand] = {0: state._stream}
+        self._variables: dict[int, Variable] = {}
+        """what a node fills"""
+        self._texts: dict[int, str] = {}
+        """of `TextSoFar` nodes"""
+        self._after: dict[int, dict[Name, Variable]] = {}
+        """the variables after the case of a `Cond`"""
+        self._scopes: defaultdict[tuple[int, str], list[Variable]] = defaultdict(list)
+        self._queues: dict[int, deque[int]] = {}
+        """what is left of each strand; `~number` ends the case of Cond `number`"""
+        self._begin(0)
+
+    def _begin(self, region: int) -> None:
+        for strand, numbers in self._graph.regions.get(region, {}).items():
+            self._queues.setdefault(strand, deque()).extendleft(reversed(numbers))
+
+    # ------------------------------------------------------------ feeding
+
+    def advance(self) -> bool:
+        """Feed what can be fed now. Whether the whole graph has been fed, and what it returns is
+        there. Raises the error of a value that a node reads.
+        """
+        if self._run.stopped:
+            raise self._run.stopped
+        moved = True
+        while moved:
+            moved = False
+            for number in list(self._queues):
+                self._call(number)
+                moved |= number in self._strands and self._feed(number)
+        if self._queues and self._run.idle:
+            at = next(iter(self._queues.values()))[0]
+            raise ProgramError(f"the graph cannot continue: node %{at} reads a value that no node fills", hint="trace the program again")
+        return not self._queues and self._is_there(self._graph.returned)
+
+    def _feed(self, number: int) -> bool:
+        """Feed a strand until it waits for a value. Whether anything was fed."""
+        queue, strand = self._queues[number], self._strands[number]
+        text: list[Expr] = []
+        first = queue[0] if queue else None
+        try:
+            while queue:
+                at = queue[0]
+                if at >= 0 and (said := self._said(self._graph.nodes[at])) is not None:
+                    text += said
+                    queue.popleft()
+                    continue
+                self._append(strand, text)
+                if at < 0:
+                    self._after[~at] = dict(strand.variables)
+                    queue.popleft()
+                else:
+                    self._do(at, self._graph.nodes[at], strand)
+        except NotThere:
+            pass
+        self._append(strand, text)
+        if not queue:
+            del self._queues[number]
+        return not queue or queue[0] != first
+
+    def _append(self, strand: Strand, text: list[Expr]) -> None:
+        if text:
+            strand.submit(text[0] if len(text) == 1 else Concat(tuple(text)))
+            text.clear()
+
+    def _said(self, node: Node) -> tuple[Expr, ...] | None:
+        """What a node appends that fills no variable; None if it does something else."""
+        match node.value:
+            case Gen() | Select():
+                return None
+            case Expr() as expr:
+                return (expr,)
+            case Argument() | Reference() as part:
+                return (Text(self._text(part)),)
+            case ToolTurn():  # the strand adds it by itself
+                return ()
+        return None
+
+    def _do(self, at: int, node: Node, strand: Strand) -> None:
+        """Raises NotThere, having done nothing, if the node has to wait."""
+        match node.value:
+            case Gen() | Select() as request:
+                strand.submit(request)
+                name: Name | None = request.name
+                self._variables[at] = strand.variables[name if name is not None else max(k for k in strand.variables if isinstance(k, int))]
+            case Fork() as fork:
+                self._strands |= dict(zip(node.opened, strand.submit(fork), strict=True))
+            case Join() as join:
+                self._join(join, strand)
+            case ScopeBegin(name=scope):
+                strand.submit(node.value)
+                self._scopes[int(strand.id), scope].append(strand.variables[scope])
+            case ScopeEnd(name=scope):
+                strand.submit(node.value)
+                self._variables[at] = self._scopes[int(strand.id), scope].pop()
+            case Warm():
+                strand.submit(node.value)
+            case Assign(key, data):
+                self._need(data)
+                strand.assign(key, self.resolved(data))
+            case TextSoFar():
+                self._settled(strand)
+                self._texts[at] = strand.transcript.text()
+            case Cond() as cond:
+                self._decide(at, cond, node)
+                return
+        self._queues[node.strand].popleft()
+
+    def _call(self, number: int) -> None:
+        """Begin a program inside this one, if the strand's next node says so."""
+        node = self._graph.nodes[self._queues[number][0]]
+        if isinstance(node.value, Call) and number not in self._strands and all(map(self._is_done, node.after)):
+            strand = stream_of(self._run, node.value.program)
+            strand.defaults = replace(self._run.defaults, **given(dict(node.value.given)))
+            self._strands[number] = strand
+            self._queues[number].popleft()
+
+    def _is_done(self, at: int) -> bool:
+        """Whether node `at`, the last of its strand, is done."""
+        number = self._graph.nodes[at].strand
+        return number in self._strands and number not in self._queues and self._strands[number].idle
+
+    def _join(self, join: Join, strand: Strand) -> None:
+        numbers = [int(fork) for fork in join.forks]
+        if any(number in self._queues for number in numbers):
+            raise NotThere
+        children = [self._strands[number] for number in numbers]
+        if not all(child.idle for child in children):
+            raise NotThere
+        for index, child in enumerate(children):
+            if child.error is not None:
+                child.error.add_note(f"in fork {index} of {len(children)}")
+                raise self._run.seen(child.error)
+        forks = tuple(child.id for child in children)
+        strand.submit(Join(join.mode, forks))
+        self._run.emit(ForkJoined(strand.id, forks, join.mode))
+
+    def _decide(self, at: int, cond: Cond, node: Node) -> None:
+        text = "".join(map(self._text, cond.on))
+        region = cond.regions[cond.cases.index(text)] if text in cond.cases else cond.otherwise
+        queue = self._queues[node.strand]
+        queue.popleft()
+        queue.appendleft(~at)
+        if region is not None:
+            self._begin(region)
+
+    def _settled(self, strand: Strand) -> None:
+        if not strand.idle:
+            raise NotThere
+        if strand.error is not None:
+            raise self._run.seen(strand.error)
+
+    # ------------------------------------------------------------ values
+
+    def _text(self, part: Part) -> str:
+        match part:
+            case Text(text):
+                return text
+            case Argument(name):
+                return self._arguments[name]
+            case Reference(step, _, sample):
+                if step in self._texts:
+                    return self._texts[step]
+                value = self._filled(part).value
+                return str(value[sample]) if isinstance(value, list) else value if isinstance(value, str) else str(value)
+
+    def _filled(self, part: Reference) -> Variable:
+        """The variable that it reads, which has its value."""
+        if part.step in self._after:
+            name = part.name or ""
+            found = self._after[part.step].get(name, self._after[part.step].get(int(name)) if name.isdecimal() else None)
+            if found is None:
+                raise UnknownVariable(f"no variable {name!r}", hint="the case that ran does not fill it; fill it in each case")
+        elif (found := self._variables.get(part.step)) is None:
+            raise NotThere
+        elif part.name is not None and part.name.endswith(_REASONING) and found.reasoning is not None:
+            found = found.reasoning
+        if not found.done:
+            raise NotThere
+        if found.error is not None:
+            raise self._run.seen(found.error)
+        if found.aborted and self._run.stopped:
+            raise self._run.stopped
+        return found
+
+    def _need(self, data: Data) -> None:
+        """Raise NotThere if a part of it is not there yet."""
+        match data:
+            case Joined(parts):
+                for part in parts:
+                    self._text(part)
+            case Items(_, items):
+                for item in items:
+                    self._need(item)
+            case Meaning(of):
+                self._filled(of)
+
+    def _is_there(self, data: Data) -> bool:
+        try:
+            self._need(data)
+        except NotThere:
+            return False
+        return True
+
+    def resolved(self, data: Data) -> object:
+        """The Python value of what a program returns. All of it is there."""
+        match data:
+            case Joined(parts):
+                return "".join(map(self._text, parts))
+            case Items("dict", items, keys):
+                return dict(zip(keys, map(self.resolved, items), strict=True))
+            case Items(kind, items):
+                return (list if kind == "list" else tuple)(map(self.resolved, items))
+            case Meaning(of):
+                return self._filled(of).read()
+            case State(strand):
+                return self._state if strand == 0 else ProgramState(self._strands[strand])
+            case Constant(value):
+                return value

@@ -1,0 +1,68 @@
+"""A beginning that several calls have in common is computed once, before they start together.
+
+Without it, calls that the executor starts together would each compute it: requests that are admitted
+in one step share only what is computed already.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+
+from ...expressions import RoleBegin, RoleEnd, Text, Warm
+from ..dataflow import Graph
+from ..edit import Placed, placed, rebuilt
+from ..values import Call, Node, Value
+from .report import Context, Report, nothing
+
+LEAST = 32
+"""tokens: a shorter beginning is not worth a request"""
+
+
+def apply(graph: Graph, context: Context) -> tuple[Graph, Report]:
+    groups: defaultdict[tuple[Value, ...], list[int]] = defaultdict(list)
+    for nodes in graph.strands.values():
+        head = graph.nodes[nodes[0]]
+        if isinstance(head.value, Call) and not head.region and (start := _beginning(graph, nodes)):
+            groups[start].append(nodes[0])
+    shared = {start: calls for start, calls in groups.items() if len(calls) > 1 and _tokens(start, context) >= LEAST}
+    if not shared:
+        return nothing(graph, "warm", "no calls begin with the same long text")
+    order, labels, saved = placed(graph), list(graph.labels), 0
+    for start, calls in shared.items():
+        where = next(place for place, (old, _) in enumerate(order) if old == calls[0])
+        strand, location = len(labels), graph.nodes[calls[0]].location
+        labels.append("warm")
+        values: list[Value] = [Call("warm"), *start, Warm()]
+        added = [Node(strand, value, location, (strand,) if isinstance(value, Call) else ()) for value in values]
+        order = _shifted(order, where, len(added))
+        order[where:where] = [(None, node) for node in added]
+        last = ~(where + len(added) - 1)
+        order = [(old, replace(node, after=(*node.after, last)) if old in calls else node) for old, node in order]
+        saved += (len(calls) - 1) * _tokens(start, context)
+    numbers = {"beginnings": len(shared), "tokens not computed again": saved}
+    words = "beginnings that calls have in common are computed once, before the calls start together"
+    return rebuilt(graph, order, labels=tuple(labels)), Report("warm", words, numbers)
+
+
+def _beginning(graph: Graph, numbers: tuple[int, ...]) -> tuple[Value, ...]:
+    start: list[Value] = []
+    for number in numbers[1:]:
+        value = graph.nodes[number].value
+        if not isinstance(value, Text | RoleBegin | RoleEnd):
+            break
+        start.append(value)
+    return tuple(start)
+
+
+def _tokens(start: tuple[Value, ...], context: Context) -> int:
+    return context.count("".join(value.text for value in start if isinstance(value, Text)))
+
+
+def _shifted(order: list[Placed], where: int, by: int) -> list[Placed]:
+    """The nodes, with places of earlier insertions as they are after another one."""
+
+    def moved(node: Node) -> Node:
+        return replace(node, after=tuple(each - by if each < 0 and ~each >= where else each for each in node.after))
+
+    return [(old, moved(node)) for old, node in order]

@@ -1,0 +1,244 @@
+"""Graphs run with the results of the programs that they were traced from, whatever pass is applied."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sgl_lab as sgl
+from sgl_lab.backends.local import LocalBackend
+from sgl_lab.backends.scripted import ScriptedBackend
+from sgl_lab.contracts.errors import BadArgument, ProgramError
+from sgl_lab.contracts.events import Event, PrefixMatched
+from sgl_lab.lang.expressions import Gen, Select, Text, Warm
+from sgl_lab.lang.graph.compiled import Compiled
+from sgl_lab.lang.graph.passes import PASSES
+from sgl_lab.lang.graph.values import Call
+
+from .generated import LONG, drawn
+from .language import watchdog  # noqa: F401
+from .words import lab
+
+N_PROGRAMS = 205
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBackend]:
+    made = lab(tmp_path_factory.mktemp("words"))
+    yield made
+    made._resident.check()
+    made._resident.close()
+
+
+def seen(state: sgl.ProgramState) -> object:
+    """All that a run has given: text, tokens, values, log-probabilities, and what it returned."""
+    state.sync()
+    variables = state._stream.variables
+    kept = ("output_token_logprobs", "normalized_prompt_logprobs", "finish_reason", "prompt_tokens", "completion_tokens")
+    metas = {name: {key: meta[key] for key in kept if key in meta} for name in variables if isinstance(meta := variables[name].meta, dict)}
+    return (
+        state.text(),
+        state.token_ids(),
+        {name: variables[name].value for name in variables},
+        metas,
+        state.ret_value["last"],
+        state.ret_value["all"],
+    )
+
+
+def test_generated_programs_give_bit_for_bit_what_their_graphs_give(backend: LocalBackend) -> None:
+    differing, changed = [], set()
+    for number in range(N_PROGRAMS):
+        program = drawn(number)
+        compiled = program.compile()
+        changed |= {report.name for report in compiled.reports if report.numbers}
+        expected = seen(program.run(question="Q?", backend=backend, temperature=0))
+        for each in (compiled, *([program.compile(optimise="none")] if number % 10 == 0 else [])):
+            found = each.run(question="Q?", backend=backend, temperature=0)
+            if seen(found) != expected:
+                differing.append(number)
+            assert found.ret_value["state"] is found
+    assert differing == []
+    assert changed == {"common", "warm", "prefetch"}
+
+
+def test_a_graph_runs_as_a_batch_as_a_stream_and_in_coroutines(backend: LocalBackend) -> None:
+    program = drawn(7)
+    compiled = program.compile()
+    rows = [{"question": f"{text} is what?"} for text in ("b", "a", "c", "a")]
+    expected = program.run_batch(rows, backend=backend, temperature=0)
+    for states in (
+        compiled.run_batch(rows, backend=backend, temperature=0),
+        compiled.run_batch([tuple(row.values()) for row in rows], backend=backend, temperature=0, num_threads=1),
+        list(compiled.run_batch(rows, backend=backend, temperature=0, generator_style=True)),
+        compiled.run_batch(rows, backend=backend, temperature=0, stream=True),
+        asyncio.run(together(compiled, rows, backend)),
+    ):
+        assert list(map(seen, states)) == list(map(seen, expected))
+    assert compiled.run_batch([], backend=backend) == []
+    state = compiled.stream(question="b is what?", backend=backend, temperature=0)
+    assert "".join(state.text_iter()) == expected[0].text()
+
+
+async def together(compiled: Compiled, rows: list[dict[str, str]], backend: LocalBackend) -> list[sgl.ProgramState]:
+    return await asyncio.gather(*(compiled.run_async(**row, backend=backend, temperature=0) for row in rows))
+
+
+def test_rows_begin_in_the_order_of_their_prefixes_and_return_in_the_users(tmp_path: Path) -> None:
+    @sgl.function
+    def program(s: Any, document: str, question: str) -> None:
+        s += document + question + sgl.gen("a", max_tokens=1)
+
+    def computed(order: bool) -> int:
+        made = lab(tmp_path, n_pages=40)
+        rows = [{"document": f"{n % 3} {LONG}", "question": f"{n}?"} for n in range(12)]
+        states = program.compile().run_batch(rows, backend=made, temperature=0, num_threads=1, reorder=order)
+        assert [state.text()[0] for state in states] == [str(n % 3) for n in range(12)]
+        total = sum(state.get_meta_info("a")["computed_tokens"] for state in states)
+        made._resident.close()
+        return int(total)
+
+    assert computed(True) * 2 < computed(False)
+
+
+def test_a_saved_graph_runs_in_another_process_without_its_program(tmp_path: Path) -> None:
+    drawn(7).trace().save(tmp_path / "graph.json")
+    script = (
+        "import sys, pathlib, sgl_lab as sgl\nfrom tests.pure.words import lab\n"
+        "backend = lab(pathlib.Path(sys.argv[1]))\n"
+        "print(ascii(sgl.Compiled(sgl.load_graph(sys.argv[1] + '/graph.json')).run('Q?', backend=backend, temperature=0).text()))\n"
+        "backend._resident.close()"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True, timeout=120)
+    made = lab(tmp_path)
+    assert done.stdout.strip() == ascii(drawn(7).run("Q?", backend=made, temperature=0).text())
+    made._resident.close()
+
+
+# ---------------------------------------------------------------- errors
+
+
+def test_a_graph_refuses_arguments_and_passes_that_it_does_not_have() -> None:
+    @sgl.function
+    def program(s: Any, question: str, k: int = 2) -> None:
+        s += question * 1 if False else question
+
+    compiled, backend = program.compile(), ScriptedBackend()
+    with pytest.raises(TypeError, match="missing 1 required arguments: 'question'"):
+        compiled.run(backend=backend)
+    with pytest.raises(TypeError, match="did you mean 'question'"):
+        compiled.run(qestion="a", backend=backend)
+    with pytest.raises(BadArgument, match=r"traced with k=2, not 3 \(compile\(k=\.\.\.\)"):
+        compiled.run("a", k=3, backend=backend)
+    with pytest.raises(BadArgument, match=r"'question' of the graph of program is a text, not list"):
+        compiled.run(["a"], backend=backend)
+    with pytest.raises(TypeError, match="item 1 of the batch"):
+        compiled.run_batch([{"question": "a"}, {}], backend=backend)
+    for wrong in ({"optimise": "fast"}, {"apply": ["moves"]}, {"without": "warm"}):
+        with pytest.raises(BadArgument):
+            program.compile(**wrong)
+    assert compiled.run("a", k=2, backend=backend).text() == "a"
+    with pytest.raises(ProgramError, match=r"ends at line \d+"):
+        Compiled(sgl.function(lambda s, q: q.upper()).trace(until="data"))
+
+
+def test_the_error_of_a_value_that_is_read_is_raised_and_nothing_hangs() -> None:
+    @sgl.function
+    def program(s: Any) -> None:
+        forks = s.fork(2)
+        forks += "x" + sgl.gen("a", max_tokens=0, min_tokens=0)
+        forks.join()
+        s += "x" + sgl.select("v", ["a", "b"])
+        sgl.cond(s, s["v"], {"never": lambda s: s.append_expression(sgl.gen("only"))})
+        s += s["only"]
+
+    backend = ScriptedBackend()
+    with pytest.raises(ProgramError, match=r"no variable 'only' \(the case that ran does not fill it"):
+        program.compile().run(backend=backend)
+
+
+# ---------------------------------------------------------------- the passes
+
+
+@sgl.function
+def judged(s: Any, essay: str, text: str) -> None:
+    s += text + essay + sgl.gen("score", max_tokens=2)
+
+
+def test_common_calls_run_once_where_they_are_greedy(backend: LocalBackend) -> None:
+    @sgl.function
+    def program(s: Any, essay: str) -> None:
+        scores = [judged(essay=essay, text=text)["score"] for text in ("a", "b", "a", "a")]
+        s += "".join(scores) + sgl.gen("sum", max_tokens=1)
+
+    compiled = program.compile()
+    (report,) = [report for report in compiled.reports if report.name == "common"]
+    assert (report.state, dict(report.numbers)) == ("applied", {"calls": 2, "gens and selects": 2})
+    assert compiled.optimised(greedy=False).graph == compiled.graph
+    assert sum(isinstance(node.value, Gen | Select) for node in compiled.optimised().graph.nodes) == 3
+    expected = program.run("E", backend=backend, temperature=0).text()
+    assert compiled.run("E", backend=backend, temperature=0).text() == expected
+
+
+def test_warm_and_prefetch_compute_what_calls_begin_with_once_and_early(tmp_path: Path) -> None:
+    @sgl.function
+    def program(s: Any, essay: str) -> None:
+        first = judged(essay=essay, text="first")
+        s += "".join(judged(essay=first["score"] + each, text=LONG)["score"] for each in "abc")
+
+    def run(**options: Any) -> tuple[str, list[int]]:
+        events: list[Event] = []
+        made = lab(tmp_path, events.append)
+        text = program.compile(**options).run("E", backend=made, temperature=0).text()
+        made._resident.close()
+        return text, [event.n_prompt - event.n_hit for event in events if isinstance(event, PrefixMatched)]
+
+    graph = program.compile().optimised().graph
+    warm = next(number for number, node in enumerate(graph.nodes) if isinstance(node.value, Warm))
+    assert [node.after for node in graph.nodes if isinstance(node.value, Call)] == [(), (), (warm,), (warm,), (warm,)]
+    (text, computed), (plain, _) = run(), run(optimise="none")
+    assert text == plain
+    beginning, calls = computed[:-3], computed[-3:]
+    assert max(beginning) > 40
+    assert max(calls) < 12
+
+
+def test_fields_move_suggests_and_selection_say_what_they_would_save() -> None:
+    @sgl.function
+    def classify(s: Any, question: str) -> None:
+        s += "Q: " + question + "\n"
+        s += LONG
+        s += sgl.unordered(["about " + question, "a rule. "])
+        s += sgl.gen("label", regex="(yes|no)")
+
+    compiled = classify.compile(optimise="suggest")
+    reports = {report.name: report for report in compiled.reports}
+    assert {name for name, report in reports.items() if report.numbers} == {"fields", "move", "selection"}
+    assert (reports["move"].state, reports["fields"].state) == ("suggested", "applied")
+    assert reports["move"].numbers["tokens shared by each further run"] >= len(LONG) // 4
+    assert "move" in str(reports["move"])
+    texts = [node.value for node in compiled.optimised().graph.nodes]
+    assert texts.index(Text("a rule. ")) < texts.index(Text("about "))
+    moved = classify.compile(apply=["move", "selection"]).optimised().graph
+    assert moved.nodes[0].value == Text(LONG)
+    assert isinstance(moved.nodes[-1].value, Select)
+    assert set(PASSES) == {*reports}
+
+
+def test_dead_calls_are_dropped_on_request() -> None:
+    @sgl.function
+    def program(s: Any) -> None:
+        first = judged(essay="x", text="y")
+        judged(essay=first["score"], text="z")
+        s += "a" + sgl.gen("b")
+
+    compiled = program.compile(optimise="suggest")
+    assert next(report for report in compiled.reports if report.name == "dead").numbers == {"nodes": 7, "gens and selects": 2}
+    assert len(program.compile(apply=["dead"]).optimised().graph.nodes) == 2
+    assert len(compiled.optimised().graph.nodes) == len(compiled.graph.nodes)
