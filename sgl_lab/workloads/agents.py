@@ -36,5 +36,5 @@ def read(data: Data, n: int | None) -> list[Item]:
     return [Item(str(row.get("id", i)), {name: row[name] for name in fields}) for i, row in enumerate(rows)]
 
 
-ABOUT = "people with memories who react to events, with two questions on forks"
+ABOUT = "people with memories react to events, on two forks each"
 WORKLOAD = Workload("agents", "Generative agents", ABOUT, generative_agent, read)

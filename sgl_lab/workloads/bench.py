@@ -5,13 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 
 from ..contracts.errors import BadArgument, SglError
 from ..contracts.events import Entry, ExprFinished, ForkOpened, RequestQueued, TokensSampled
 from ..contracts.ids import ForkId, RequestId
 from ..contracts.policies import BELADY
-from ..lang.state import ProgramState
+from ..lang.state import ProgramState, start
 from ..session import BUILT_IN, Lab
 from ..trace import Record
 from .data import Data, Row
@@ -23,6 +24,14 @@ Progress = Callable[[int, int, str], None]
 
 def unseen(done: int, total: int, text: str) -> None:
     """Shows nothing."""
+
+
+Watch = Callable[[Lab, Record], AbstractContextManager[object]]
+"""entered while a workload runs"""
+
+
+def unwatched(lab: Lab, record: Record) -> AbstractContextManager[object]:
+    return nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +149,15 @@ def check(workload: Workload, lab: Lab) -> None:
             raise lab.card.capabilities.missing(name, lab.model, f"the workload {workload.name}")
 
 
-def run(workload: Workload, data: Data, lab: Lab, setup: Setup, n: int | None = None, notify: Progress = unseen) -> Outcome:
+def run(
+    workload: Workload,
+    data: Data,
+    lab: Lab,
+    setup: Setup,
+    n: int | None = None,
+    notify: Progress = unseen,
+    watch: Watch = unwatched,
+) -> Outcome:
     """Run the workload's program for `n` items, from an empty cache. An item that fails does not
     affect the others. Errors of the data are raised before anything runs.
     """
@@ -150,9 +167,10 @@ def run(workload: Workload, data: Data, lab: Lab, setup: Setup, n: int | None = 
         raise BadArgument("there is nothing to run", hint="n is 1 or more")
     backend = lab.backend if setup.hint else lab.backend.unwarmed()
     lab.flush()
-    before, start = lab.stats(), time.perf_counter()
+    before, began = lab.stats(), time.perf_counter()
     states: list[ProgramState | Exception] = []
-    with lab.record(workload.title) as record:
+    with lab.record(workload.title) as record, watch(lab, record), start(backend, lab.emit, record.run).running():
+        notify(0, len(items), workload.name)
         results = workload.program.run_batch(
             [dict(item.arguments) for item in items],
             num_threads=setup.parallel if setup.overlap else 1,
@@ -165,7 +183,7 @@ def run(workload: Workload, data: Data, lab: Lab, setup: Setup, n: int | None = 
         for state in results:
             states.append(state)
             notify(len(states), len(items), workload.name)
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - began
     after = lab.stats()
     counts = {name: int(after[name] - before[name]) for name in ("prompt_tokens", "cached_prompt_tokens", "computed_tokens", "steps")}
     in_order, best = best_hits(lab, record)

@@ -44,4 +44,4 @@ def judge(item: Item, state: ProgramState) -> bool:
     return bool(state["answer"].strip() == item.answer)
 
 
-WORKLOAD = Workload("mmlu", "MMLU", "5-shot multiple choice; the questions of a subject share its examples", mmlu, read, judge)
+WORKLOAD = Workload("mmlu", "MMLU", "5-shot choices; questions of a subject share its examples", mmlu, read, judge)

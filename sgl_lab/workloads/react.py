@@ -90,6 +90,6 @@ def judge_live(item: Item, state: ProgramState) -> bool:
     return _words(str(state.ret_value)) == _words(item.answer or "")
 
 
-ABOUT = "an agent's steps: each continues all steps before it; the examples are shared by all"
+ABOUT = "an agent's recorded steps; each continues all before it"
 WORKLOAD = Workload("react", "ReAct, replayed", ABOUT, react, read)
 LIVE = Workload("react-live", "ReAct, live", "an agent that searches a corpus until it answers", react_live, read_live, judge_live)

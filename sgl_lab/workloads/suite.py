@@ -25,6 +25,7 @@ def measure(
     ablated: bool = False,
     lab: Lab | None = None,
     notify: bench.Progress = bench.unseen,
+    watch: bench.Watch = bench.unwatched,
 ) -> Results:
     """Run the named workloads on `lab`, or on one of their own that `setup` makes.
 
@@ -44,14 +45,14 @@ def measure(
         for name, change in bench.ABLATIONS.items():
             changed = change(setup)
             with changed.lab(notify) as own:
-                outcomes[name] = bench.run(workload, data, own, changed, n, notify)
+                outcomes[name] = bench.run(workload, data, own, changed, n, notify, watch)
                 machine = machine_of(own)
         return Results(machine, setup.plain(), outcomes)
     with ExitStack() as open_labs:
         on = lab or open_labs.enter_context(setup.lab(notify))
         for workload in workloads:
             try:
-                outcomes[workload.name] = bench.run(workload, data, on, setup, n, notify)
+                outcomes[workload.name] = bench.run(workload, data, on, setup, n, notify, watch)
             except (BackendUnsupported, BadArgument) as error:
                 if not is_all:
                     raise

@@ -168,3 +168,16 @@ def test_why_on_one_small_edit_after_the_other(two_runs: Kernel) -> None:
         assert len(rows) % 3 == 0, text
         stories = [rows[n : n + 3] for n in range(0, len(rows), 3)]
         assert any(all(re.search(want, row) for want, row in zip(wanted, story, strict=True)) for story in stories), text
+
+
+def test_a_workload_runs_with_its_tree_and_is_explained_like_a_cell(two_runs: Kernel) -> None:
+    assert "hellaswag" in two_runs.run("%sgl bench").printed
+    reply = two_runs.run("%sgl bench mmlu -n 2 --parallel 2")
+    assert reply.status == "ok", reply.traceback
+    tables = [shown["text/plain"] for shown in reply.shown if "of best" in shown["text/plain"]]
+    assert len(tables) == 1
+    assert "100.0%" in tables[0]
+    assert any("application/vnd.plotly.v1+json" in shown for shown in reply.shown)
+    assert "mmlu[1]" in two_runs.run("%sgl tokens --text").printed
+    assert "did you mean 'mmlu'" in two_runs.run("%sgl bench mmul").evalue
+    assert "-n has to be a whole number" in two_runs.run("%sgl bench mmlu -n x").evalue

@@ -29,7 +29,7 @@ from sgl_lab.trace import Record, read_jsonl, write_jsonl
 from sgl_lab.trace.files import check_ours, write_whole
 from sgl_lab.trace.record import MARK
 from sgl_lab.viz import bundle
-from sgl_lab.viz.draw import canvas, chart, dot, experts, html, page, perfetto, stats, still, text, whatif, workers
+from sgl_lab.viz.draw import bars, canvas, chart, dot, experts, html, page, perfetto, stats, still, text, whatif, workers
 from sgl_lab.viz.draw import diff as draw_diff
 from sgl_lab.viz.draw import inspection as draw_inspection
 from sgl_lab.viz.draw import why as draw_why
@@ -125,6 +125,7 @@ class Drawn:
             "stats": stats.html(payload, counts).source,
             "workers": workers.html(behind).source,
             "table": html.table([("model", payload), (payload, "x")]).source,
+            "bars": bars.still(bars.Bars(payload, (payload,), (bars.Series(payload, (0.5,), (payload,)),))).source,
             "grid": html.grid([(payload, "y"), ("x", payload)]).source,
             "loading": html.progress(payload, 0.5).source,
             "running": html.panel(payload, "running", payload, []).source,
