@@ -41,6 +41,7 @@ class Executor:
 
 
 TORCH = Executor("torch", frozenset(KINDS), windows=True, alike=None, blocks=True)
+FOREIGN = Executor("transformers", windows=True, alike=None)
 NATIVE = Executor("the native step", frozenset(KINDS), windows=True, alike="heads", multiple=32, hint="use dtype float32")
 GPU = Executor("the GPU step", frozenset(KINDS), windows=True, alike="heads", hint="use device cpu")
 PACKED_GPU = replace(GPU, computes=GPU.computes - {"experts"}, multiple=32, hint="use dtype bfloat16")

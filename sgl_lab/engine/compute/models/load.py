@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from ....contracts.errors import ModelError, ModelMissing, OutOfMemory
+from ....contracts.errors import DeviceUnfit, ModelError, ModelMissing, OutOfMemory
 from ....contracts.ids import Namespace
 from ....contracts.near import did_you_mean
 from ...files.fetch import Progress, unseen
@@ -31,6 +31,7 @@ from .decoder import Decoder
 from .devices import find_device
 from .executors import GPU, NATIVE, PACKED_GPU, TORCH, fitted, unfit
 from .families import FAMILIES, spec_from_config
+from .foreign import ForeignDecoder, checked_config, is_foreign, load_foreign
 from .gguf_weights import GgufWeights
 from .grouped import kept_dtype
 from .packed import KINDS, PackedDecoder, pack_decoder
@@ -48,7 +49,7 @@ _PICTURES = "pictures are embedded blocks, which the native step does not comput
 class LoadedModel:
     name: str
     spec: ModelSpec
-    model: Decoder | PackedDecoder
+    model: Decoder | PackedDecoder | ForeignDecoder
     tokenizer: Tokenizer
     device: str
     dtype: str
@@ -86,6 +87,8 @@ def load_model(
     target = find_device(device).device
     if dtype is not None and dtype not in _DTYPES | KINDS:
         raise ModelError(f"dtype {dtype!r} is not supported", hint=did_you_mean(dtype, _DTYPES | KINDS))
+    if path.is_dir() and is_foreign(config := read_json(path / "config.json")):
+        return _foreign(path, config, name, target, dtype)
     place = None
     if target.type == "cpu" and native and dtype not in _DTYPES and path.is_file():
         place = kept.place(path, dtype, cache_dir)
@@ -130,6 +133,28 @@ def load_model(
         namespace = (name, fingerprint(source.files), chosen)
         sight = Sight(seeing.read(), " ".join(namespace)) if seeing else None
         return LoadedModel(name, spec, model, source.tokenizer, str(target), chosen, namespace, n_bytes, remark, sight)
+
+
+def _foreign(path: Path, config: Mapping[str, object], name: str, target: torch.device, dtype: str | None) -> LoadedModel:
+    """A decoder without a family here."""
+    kind = config.get("model_type")
+    if target.type != "cpu":
+        raise DeviceUnfit(f"{name} cannot be computed on {target}: there is no family for {kind} here", hint="use device cpu")
+    chosen = dtype or "float32"
+    if chosen not in _DTYPES:
+        raise ModelError(f"{name} cannot be loaded in {chosen}: transformers computes {kind} in float32 or bfloat16")
+    theirs = checked_config(path, name)
+    with Checkpoint(path) as checkpoint:
+        files = checkpoint.files
+    n_file = sum(file.stat().st_size for file in files)
+    is_wide = (config.get("dtype") or config.get("torch_dtype")) in (None, "float32")
+    n_bytes = int(n_file * _WEIGHT_BYTES[chosen] / (4 if is_wide else 2))
+    demand(n_bytes, f"{name} in {chosen}", hint="choose a smaller model")
+    model = load_foreign(path, name, theirs, _DTYPES[chosen])
+    namespace = (name, fingerprint(files), chosen)
+    remark = f"transformers computes {name}, several times slower: there is no family for {kind} here"
+    tokenizer = Tokenizer(path, model.spec.vocab)
+    return LoadedModel(name, model.spec, model, tokenizer, str(target), chosen, namespace, model.n_bytes, remark)
 
 
 def _from_kept(found: kept.Kept, path: Path, name: str) -> LoadedModel | None:

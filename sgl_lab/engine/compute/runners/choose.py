@@ -8,6 +8,7 @@ import ctypes
 from typing import TYPE_CHECKING
 
 from ..models.decoder import Decoder
+from ..models.foreign import ForeignDecoder
 from ..models.packed import PackedDecoder
 from .native import NativeRunner
 from .runner import TorchRunner
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def make_runner(
-    model: Decoder | PackedDecoder,
+    model: Decoder | PackedDecoder | ForeignDecoder,
     library: ctypes.CDLL | None,
     n_pages: int,
     page_size: int = 1,
@@ -42,5 +43,5 @@ def make_runner(
             runner = DeviceRunner(model, n_pages, page_size)
             runner.try_out()
             return runner
-        case Decoder():
+        case Decoder() | ForeignDecoder():
             return TorchRunner(model, n_pages, page_size, threads=threads, notes_experts=notes_experts)

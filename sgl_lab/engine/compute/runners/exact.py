@@ -22,6 +22,7 @@ from ....contracts.spans import Block
 from ...plan import Draw, Row, Sampling, Score
 from ..models.adapters import Adapted, Adapter
 from ..models.decoder import Attend, Decoder
+from ..models.foreign import ForeignDecoder
 from .attention import attended
 from .batch import context_slots, taken_out
 from .kv import KvStore
@@ -56,7 +57,12 @@ class _Span:
 class ExactRows:
     """Computes rows that are exact, on the pages of `kv`; draws are made by `draw`."""
 
-    def __init__(self, model: Decoder, kv: KvStore, draw: Callable[[Tensor, Sequence[Sampling]], list[Draw | RequestFailed]]) -> None:
+    def __init__(
+        self,
+        model: Decoder | ForeignDecoder,
+        kv: KvStore,
+        draw: Callable[[Tensor, Sequence[Sampling]], list[Draw | RequestFailed]],
+    ) -> None:
         self._model = model
         self._kv = kv
         self._draw = draw
@@ -167,7 +173,7 @@ def grouped(q: Tensor, n_kv: int) -> Tensor:
     return q.reshape(n, 1, n_kv, n_heads // n_kv, dim)
 
 
-def is_uniform(model: Decoder, n: int) -> bool:
+def is_uniform(model: Decoder | ForeignDecoder, n: int) -> bool:
     """Whether a tile that repeats one token has bitwise equal results in every row."""
     kinds, device = [layer.attention for layer in model.spec.layers], model.device
     generator = torch.Generator().manual_seed(0)

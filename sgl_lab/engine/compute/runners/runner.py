@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ....contracts.errors import RequestFailed
+from ....contracts.errors import ModelError, RequestFailed
 from ....contracts.spans import Block
 from ...plan import Draw, Plan, Row, RowOutput, Sampling, Score, Target, output_of
 from ..models.adapters import Adapted, Adapter, read_adapter
 from ..models.decoder import Decoder
-from ..models.executors import TORCH, check_block
+from ..models.executors import FOREIGN, TORCH, check_block
+from ..models.foreign import ForeignDecoder
 from .attention import PagedAttention
 from .batch import Batch
 from .exact import ExactRows
@@ -39,7 +40,7 @@ class TorchRunner:
 
     def __init__(
         self,
-        model: Decoder,
+        model: Decoder | ForeignDecoder,
         n_pages: int,
         page_size: int = 1,
         *,
@@ -97,6 +98,8 @@ class TorchRunner:
 
     def add_adapter(self, folder: Path, name: str) -> None:
         """Read an adapter; a later one of the same name takes its place for new requests. ModelError."""
+        if isinstance(self._model, ForeignDecoder):
+            raise ModelError("transformers computes this model, and adapters are for the families that are computed here")
         adapter = read_adapter(folder, name, self._model.spec, self._model.dtype)
         self._loaded |= {adapter.key: adapter}
         self._keys |= {name: adapter.key}
@@ -105,7 +108,7 @@ class TorchRunner:
         return None if self.routing is None else []
 
     def check_block(self, block: Block) -> None:
-        check_block(block, self._model.spec, TORCH)
+        check_block(block, self._model.spec, TORCH if isinstance(self._model, Decoder) else FOREIGN)
 
     def copy_page(self, source: int, target: int) -> None:
         with torch.inference_mode():
