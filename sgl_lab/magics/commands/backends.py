@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ...backends.names import KNOWN, LOCAL, Known
@@ -72,7 +73,7 @@ def tell(lab: RecordedLab) -> None:
         can = lab.card.capabilities
         lacking = [about.what for name, about in ABOUT.items() if about.asked_by and not getattr(can, name)]
         if lacking:
-            say(f"refused there: {', '.join(lacking)}")
+            say(fill(f"refused there: {', '.join(lacking)}", 96, subsequent_indent="  "))
         say("cells and programs without backend= run there; %sgl backend local comes back")
 
 
@@ -101,7 +102,7 @@ def worker_rows(
     for each in found:
         place = each.url.rstrip("/").partition("://")[2]
         forks = [(names.get(fork, f"fork {fork}"), n) for fork, counts in served.items() if (n := counts.get(place))]
-        ordered = tuple(sorted(forks, key=lambda pair: -pair[1]))
+        ordered = tuple(sorted(forks, key=lambda pair: (-pair[1], pair[0])))
         rows.append(workers.WorkerRow(place, each.is_healthy, each.load, each.n_requests, each.n_prompt, each.n_cached, ordered))
     return rows
 
