@@ -7,7 +7,8 @@ engine.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,7 +22,7 @@ from .contracts.tree import TreeSnapshot
 from .lang.default import Reached, checked
 from .lang.keywords import all_suggest
 from .recorded import RecordedLab
-from .trace.record import EMPTY
+from .trace.record import EMPTY, Record
 
 REASONS = ("stop", "length", "abort", "error")
 
@@ -34,6 +35,13 @@ class SeesTree(Protocol):
         """The tree. `cursor()` is the number of the next event, for `seq`; called under the lock
         under which the backend emits.
         """
+
+
+@runtime_checkable
+class _Rewinds(Protocol):
+    """A backend that keeps answers on disk. In each cell equal calls count from one again."""
+
+    def rewind(self) -> None: ...
 
 
 @runtime_checkable
@@ -81,6 +89,13 @@ class BackendLab(RecordedLab):
 
     def __repr__(self) -> str:
         return f"<BackendLab {self.title}>"
+
+    @contextmanager
+    def record(self, title: str, source: str = "", *, is_guest: bool = False) -> Iterator[Record]:
+        if isinstance(self.backend, _Rewinds):
+            self.backend.rewind()
+        with super().record(title, source, is_guest=is_guest) as record:
+            yield record
 
     def backend_for(self, *, deterministic: bool = False) -> AnyBackend:
         if deterministic and not self.card.capabilities.deterministic:

@@ -27,6 +27,7 @@ from sgl_lab.contracts.errors import (
 from sgl_lab.contracts.events import RequestQueued
 from sgl_lab.contracts.params import SamplingParams
 from sgl_lab.contracts.port import ModelCard, Usage
+from sgl_lab.elsewhere import BackendLab
 
 from .language import watchdog, within
 
@@ -189,6 +190,9 @@ def test_answers_on_disk_are_found_again_and_equal_draws_stay_different(tmp_path
     assert [output.text for output in found] == ["draw 0", "draw 1", "draw 2"]
     assert (found[0].usage.cost, again.jobs) == (0.0, [])
     assert ask(again).end()[0].text == "new"
+    for _ in range(2):  # a cell that runs again finds what it found
+        with BackendLab(again).record("In[1]"):
+            assert ask(again).end()[0].text == "draw 0"
     for other in (job(temperature=0.5), job("Q?"), job(max_tokens=11)):
         assert ask(again, other).end()[0].text == "new"
 

@@ -15,7 +15,6 @@ import json
 import os
 import tempfile
 import threading
-import weakref
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
@@ -28,7 +27,6 @@ from ...contracts.port import Usage
 VERSION = 1
 NOT_DECISIVE = ("fork", "expr", "shown", "shared")
 """fields of a job that its answer does not depend on"""
-_all: weakref.WeakSet[Answers] = weakref.WeakSet()
 
 
 class Answers:
@@ -43,7 +41,6 @@ class Answers:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise BadArgument(f"answers cannot be kept in {self.folder}: {error.strerror}", hint="cache= takes a folder") from None
-        _all.add(self)
 
     def __repr__(self) -> str:
         return f"<answers in {self.folder}: {self.n_found} found, {self.n_missed} missed>"
@@ -90,12 +87,6 @@ class Answers:
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.json"
-
-
-def rewind_all() -> None:
-    """Equal calls count from one again, in all folders: a cell, or a notebook, begins."""
-    for answers in list(_all):
-        answers.rewind()
 
 
 def _plain(value: object) -> object:

@@ -122,6 +122,11 @@ class RemoteBackend(RemoteJobs[_Task, Outcome], BaseConversation, ABC):
         """What decides an answer beside the job."""
         return {"class": type(self).__name__, "mode": self.mode, "url": self.server.base_url, "model": self._card.name}
 
+    def rewind(self) -> None:
+        """A cell begins: a call that it makes again finds the answer on disk that it had the last time."""
+        if self.answers is not None:
+            self.answers.rewind()
+
     # ------------------------------------------------------------ the tree of its cache
 
     tree: InferredTree | None = None

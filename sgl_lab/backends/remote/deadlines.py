@@ -57,9 +57,6 @@ class Alarms:
 
         return off
 
-    def soon(self, ring: Callable[[], None]) -> None:
-        self.at(0.0, ring)
-
     def _watch(self) -> None:
         while True:
             with self._changed:
