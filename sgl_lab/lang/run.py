@@ -172,11 +172,6 @@ class Run:
 
     # ------------------------------------------------------------ the body
 
-    def body_will_not_come(self) -> None:
-        """The expected body will not execute: readers stop waiting for it."""
-        self._has_body, self.body_ended = False, True
-        self.notify()
-
     def expect_body(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """A body will execute soon, elsewhere or, with `loop`, as a task of that loop. Readers wait
         for its end.
