@@ -181,3 +181,33 @@ def test_a_workload_runs_with_its_tree_and_is_explained_like_a_cell(two_runs: Ke
     assert "mmlu[1]" in two_runs.run("%sgl tokens --text").printed
     assert "did you mean 'mmlu'" in two_runs.run("%sgl bench mmul").evalue
     assert "-n has to be a whole number" in two_runs.run("%sgl bench mmlu -n x").evalue
+
+
+def test_a_graph_is_shown_before_and_after_its_passes_and_a_plan_before_and_after_the_run(two_runs: Kernel) -> None:
+    two_runs.run(
+        "import sgl_lab as sgl\n"
+        "@sgl.function\ndef judged(s, text, by):\n    s += 'Judge with care. ' * 30 + text + by\n"
+        "    s += sgl.gen('mark', max_tokens=2, ignore_eos=True)\n"
+        "@sgl.function\ndef review(s, text):\n"
+        "    marks = [judged(text=text, by=by)['mark'] for by in ('style', 'logic', 'style')]\n"
+        "    s += text + ', '.join(marks)"
+    )
+    graph = two_runs.run("%sgl graph review")
+    assert graph.status == "ok", graph.traceback
+    assert counts(graph)["requests"] == 3
+    assert counts(graph)["nodes_after"] < counts(graph)["nodes"]
+    assert "<img src=" in graph.shown[0]["text/html"]
+    assert "as traced:" in (text := graph.shown[0]["text/plain"])
+    assert "as run:" in text
+    assert "calls with the same text run once" in text
+    plan = two_runs.run('%sgl plan review text="Tea is good." --run')
+    assert plan.status == "ok", plan.traceback
+    rows = {line.rsplit(maxsplit=2)[0]: line.split()[-2:] for line in plan.printed.splitlines() if line.startswith("prompt tokens")}
+    planned, real = (int(number.replace(",", "")) for number in rows["prompt tokens"])
+    assert abs(planned - real) <= 0.02 * real
+    for wrong, message in (
+        ("graph reviw", "did you mean 'review'"),
+        ("plan review", "missing 1 required"),
+        ("plan review txt", "is no argument"),
+    ):
+        assert message in two_runs.run(f"%sgl {wrong}").evalue

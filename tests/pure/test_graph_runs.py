@@ -242,3 +242,28 @@ def test_dead_calls_are_dropped_on_request() -> None:
     assert next(report for report in compiled.reports if report.name == "dead").numbers == {"nodes": 7, "gens and selects": 2}
     assert len(program.compile(apply=["dead"]).optimised().graph.nodes) == 2
     assert len(compiled.optimised().graph.nodes) == len(compiled.graph.nodes)
+
+
+# ---------------------------------------------------------------- before running
+
+
+def test_a_plan_has_the_tokens_of_the_run_to_two_percent(tmp_path: Path) -> None:
+    @sgl.function
+    def program(s: Any, essay: str) -> None:
+        s += sgl.user(LONG + essay) + sgl.assistant(sgl.gen("a", max_tokens=12, ignore_eos=True))
+        forks = s.fork(3)
+        for index, fork in enumerate(forks):
+            fork += sgl.user(f"{index}? {LONG}") + sgl.assistant(sgl.gen("b", max_tokens=5, ignore_eos=True))
+        s += sgl.user("Is it hot?") + sgl.assistant(sgl.select("c", ["hot", "cold"]))
+
+    made = lab(tmp_path)
+    compiled, rows = program.compile(), [{"essay": f"{n}. One thing."} for n in range(4)]
+    planned = compiled.plan(rows, made, temperature=0)
+    for row in rows:
+        state = compiled.run(**row, backend=made, temperature=0)
+    real = made._resident.stats()
+    for name in ("prompt_tokens", "cached_tokens", "computed_tokens"):
+        assert planned.counts()[name] == pytest.approx(real[name], rel=0.02), name
+    again = compiled.plan(rows[:1], made, [state.token_ids()], temperature=0)
+    assert again.cached_tokens > planned.cached_tokens / 5
+    made._resident.close()

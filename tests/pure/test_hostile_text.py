@@ -29,7 +29,7 @@ from sgl_lab.trace import Record, read_jsonl, write_jsonl
 from sgl_lab.trace.files import check_ours, write_whole
 from sgl_lab.trace.record import MARK
 from sgl_lab.viz import bundle
-from sgl_lab.viz.draw import bars, canvas, chart, dot, experts, html, page, perfetto, stats, still, text, whatif, workers
+from sgl_lab.viz.draw import bars, canvas, chart, dataflow, dot, experts, html, page, perfetto, stats, still, text, whatif, workers
 from sgl_lab.viz.draw import diff as draw_diff
 from sgl_lab.viz.draw import inspection as draw_inspection
 from sgl_lab.viz.draw import why as draw_why
@@ -114,6 +114,8 @@ class Drawn:
         load = Load((0, 1), 2, 1, 3, [Counter({0: 1, 1: 2}), Counter({0: 3})])
         counts = {"cached_tokens": 1, "pages_free": 2, "step_ms": 0.5}
         every = inspections(last.entries)
+        marks = tuple(dataflow.Row(n, n % 2, kind, payload, (0,) * (n > 0), (1,) * (n == 0)) for n, kind in enumerate(dataflow.MARKS))
+        sides = [dataflow.Side(payload, marks), dataflow.Side(payload, marks[:2])]
         behind = [workers.WorkerRow(payload, False, 1, 2, 40, 30, ((payload, 2),))]
         self.pages = {
             "frozen": frozen["text/html"],
@@ -121,6 +123,7 @@ class Drawn:
             "why": draw_why.html(story, last.spell).source,
             "diff": draw_diff.html(parted, first.spell, last.spell).source,
             "whatif": whatif.html(served).source,
+            "dataflow": dataflow.html(payload, sides, [("pass", ""), (payload, payload)]).source,
             "experts": experts.html(load).source,
             "stats": stats.html(payload, counts).source,
             "workers": workers.html(behind).source,
@@ -136,9 +139,11 @@ class Drawn:
         }
         self.drawings = {
             "chart": chart.shares(payload, payload, [chart.Series(payload, ((1.0, 0.5), (2.0, 0.7)))], lambda x: payload).source,
+            "dataflow": dataflow.picture(payload, sides).source,
             "whatif": whatif.picture(served).source,
         }
         self.texts = {
+            "dataflow": dataflow.text(payload, sides, [("pass", ""), (payload, payload)]),
             "frozen": frozen["text/plain"],
             "tokens": "\n".join(draw_inspection.text(one, last.spell) for one in every),
             "why": draw_why.text(story, last.spell),

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from os import PathLike
 from typing import Literal, NamedTuple, TypedDict, TypeVar
 
 from ...contracts.conversation import AnyBackend, takes_tokens
 from ...contracts.errors import BadArgument, ProgramError
+from ...contracts.port import Backend
 from ..batch import Outcome, begin_all, checked_width, run_all
 from ..beginning import SETTINGS, state_for
 from ..execution import Execution
 from ..expressions import Gen
 from ..interrupts import INTERRUPTS
 from ..keywords import all_suggest, unknown_argument
+from ..sampling import GenDefaults, given
 from ..shared import Siblings
 from ..shown import States
 from ..state import ProgramState
@@ -23,6 +26,7 @@ from .dataflow import Graph
 from .feeder import Feeder
 from .passes import checked, optimised
 from .passes.report import Context, Report
+from .plan import Planned, plan
 from .tracing import traced_here
 from .values import Node, arguments_in_order
 
@@ -150,6 +154,19 @@ class Compiled:
             return results
         with INTERRUPTS.watched():
             return States(_back(list(results), order))
+
+    def plan(
+        self, rows: Sequence[Mapping[str, str]], backend: Backend, cached: Iterable[Sequence[int]] = (), **sampling: object
+    ) -> Planned:
+        """What runs with these arguments would compute, one after the other, before a token is spent.
+        `cached` are the token sequences in the cache now.
+        """
+        defaults = replace(GenDefaults(), **given(sampling))
+        return plan(self.optimised(greedy=defaults.temperature <= GREEDY).graph, rows, backend, cached, defaults)
+
+    def row(self, arguments: Mapping[str, object]) -> dict[str, str]:
+        """The arguments as the graph takes them. An error names what is missing or unknown."""
+        return self._arguments((), arguments)
 
     # ------------------------------------------------------------ arguments
 

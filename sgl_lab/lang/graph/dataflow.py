@@ -116,6 +116,10 @@ class Graph:
         """The graph for graphviz."""
         return printing.dot(self)
 
+    def rows(self) -> list[printing.Row]:
+        """The nodes as rows of a drawing."""
+        return printing.rows(self)
+
     def to_json(self) -> str:
         """ProgramError if a node has Python objects that JSON cannot name."""
         return json.dumps(saved.written(self), ensure_ascii=False)

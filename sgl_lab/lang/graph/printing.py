@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ..expressions import (
     Argument,
@@ -135,3 +135,56 @@ def _case(graph: Printed, cond: int, region: int) -> str:
 
 def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+
+
+class Row(NamedTuple):
+    """A row of a drawing. `number` is of its last node; neighbouring texts are one row."""
+
+    number: int
+    strand: int
+    kind: str
+    words: str
+    reads: tuple[int, ...]
+    """numbers of rows"""
+    opened: tuple[int, ...] = ()
+
+
+def rows(graph: Printed) -> list[Row]:
+    """The nodes as rows, in order."""
+    found: list[Row] = []
+    row_of: dict[int, int] = {}
+    for number, node in enumerate(graph.nodes):
+        kind, words = _kind(node.value)
+        reads = tuple(dict.fromkeys(row_of[read] for read in (*graph.reads[number], *node.after)))
+        last = found[-1] if found else None
+        if last and kind == last.kind == "text" and last.strand == node.strand:
+            found[-1] = last._replace(number=number, words=last.words + words)
+        else:
+            found.append(Row(number, node.strand, kind, words, reads, node.opened))
+        row_of[number] = len(found) - 1
+    return found
+
+
+def _kind(value: Value) -> tuple[str, str]:
+    match value:
+        case Text(text):
+            return "text", text
+        case RoleBegin(role):
+            return "text", f"<{role}>"
+        case RoleEnd(role):
+            return "text", f"</{role}>"
+        case Argument(name):
+            return "argument", f"{{{name}}}"
+        case Reference(_, name):
+            return "read", f"text of {name!r}"
+        case Gen():
+            return "gen", repr(value)
+        case Select():
+            return "select", repr(value)
+        case Warm():
+            return "warm", "compute what is here"
+        case Fork(n):
+            return "opens", f"fork({n})"
+        case Call(program, given):
+            return "opens", f"{program}({', '.join(f'{name}={said!r}' for name, said in given)})"
+    return "other", described(value)
