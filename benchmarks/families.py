@@ -109,6 +109,8 @@ def line(name: str, library: Any, threads: int) -> str:
     wide = changes | WIDE | ({"head_dim": 32} if "head_dim" in changes else {})
     if "short_factor" in wide.get("rope_scaling", {}):
         wide |= {"rope_scaling": {"type": "longrope", "short_factor": [1.5] * 16, "long_factor": [2.0] * 16}}
+    if rope := wide.get("no_rope_layers"):
+        wide |= {"no_rope_layers": [*rope, *rope]}  # twice the layers
     with TemporaryDirectory() as folder, torch.inference_mode():
         model, theirs = packed(wide, Path(folder))
         wanted = theirs(torch.tensor([PROMPT])).logits[0].float().log_softmax(-1)[:, :97]

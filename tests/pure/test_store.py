@@ -234,7 +234,7 @@ def test_a_disk_that_is_full_is_one_line(index: PackageIndex, cache: Path) -> No
     ("name", "message"),
     [
         ("smolm2", "did you mean 'smollm2'"),
-        ("no-such-model-at-all", "available: qwen2.5-coder-0.5b, smollm2"),
+        ("no-such-model-at-all", "available: qwen2.5-coder-0.5b, shapes, smollm2"),
         ("./missing.gguf", "no model at './missing.gguf'"),
         ("{folder}", "without a config.json"),
         ("{folder}/notes.txt", "not a .gguf file"),

@@ -87,7 +87,7 @@ def load_model(
     target = find_device(device).device
     if dtype is not None and dtype not in _DTYPES | KINDS:
         raise ModelError(f"dtype {dtype!r} is not supported", hint=did_you_mean(dtype, _DTYPES | KINDS))
-    if path.is_dir() and is_foreign(config := read_json(path / "config.json")):
+    if path.is_dir() and not llava.is_llava(config := read_json(path / "config.json")) and is_foreign(config):
         return _foreign(path, config, name, target, dtype)
     place = None
     if target.type == "cpu" and native and dtype not in _DTYPES and path.is_file():
