@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import NoReturn
 
 from ..contracts.errors import ProgramError
-from ..contracts.events import Emit, RequestQueued, silent
-from ..contracts.ids import ExprId, ForkId, RequestId
+from ..contracts.events import Emit, ForksEnded, RequestQueued, silent
+from ..contracts.ids import ForkId, RequestId
 from ..contracts.params import Constraint
 from ..contracts.port import GenJob, GenListener, ModelCard, ScoreJob, ScoreListener, WarmJob, WarmListener
 from ..contracts.spans import Block
@@ -52,29 +52,36 @@ class LocalBackend(TokenizedBackend):
 
     def submit(self, job: GenJob, listener: GenListener) -> RequestId:
         group = self._resident.engine.gen(job, self._resident.on_own_thread(listener), exact=self._card.capabilities.deterministic)
-        return self._queue(group, job.fork, job.expr)
+        return self._queue(group, job)
 
     def score(self, job: ScoreJob, listener: ScoreListener) -> RequestId:
         group = self._resident.engine.score(job, self._resident.on_own_thread(listener), exact=self._card.capabilities.deterministic)
-        return self._queue(group, job.fork, job.expr)
+        return self._queue(group, job)
 
     def warm(self, job: WarmJob, listener: WarmListener) -> RequestId:
         group = self._resident.engine.warm(job, self._resident.on_own_thread(listener), exact=self._card.capabilities.deterministic)
-        return self._queue(group, job.fork, None)
+        return self._queue(group, job)
 
     def pin(self, job: WarmJob, listener: WarmListener) -> RequestId:
         """Like `warm`, and the result is not evicted until `unpin` with the returned number."""
         group = self._resident.engine.pin(job, self._resident.on_own_thread(listener), exact=self._card.capabilities.deterministic)
-        return self._queue(group, job.fork, None)
+        return self._queue(group, job)
 
     def unpin(self, handle: RequestId) -> None:
         """BadArgument if there is no pin of that number."""
         self._resident.unpin(handle)
 
-    def _queue(self, group: RequestGroup, fork: ForkId | None, expr: ExprId | None) -> RequestId:
+    def ended(self, forks: tuple[ForkId, ...], *, is_all: bool) -> None:
+        self.emit(ForksEnded(forks, is_all))
+        self._resident.ended(forks, is_all=is_all)
+
+    def _queue(self, group: RequestGroup, job: GenJob | ScoreJob | WarmJob) -> RequestId:
         self._resident.poll()
-        for request in group.requests:
-            self.emit(RequestQueued(request.id, fork, expr, request.kind, request.prompt, request.limit, group.id, request.first_needed))
+        expr = None if isinstance(job, WarmJob) else job.expr
+        for one in group.requests:
+            one.fork = job.fork if job.goes_on else None
+            queued = RequestQueued(one.id, job.fork, expr, one.kind, one.prompt, one.limit, group.id, one.first_needed)
+            self.emit(replace(queued, goes_on=True) if job.goes_on else queued)
         self._resident.submit(group)
         return group.id
 

@@ -11,7 +11,8 @@ Events by emitter:
     lang          ForkOpened, ExprStarted, ExprFinished, StreamExtended, ForkJoined
     lang, backend TextArrived, RequestAnswered  (of an engine behind an API: of one that is sent
                   messages the language emits them, of one that is sent tokens the backend)
-    backend       RequestQueued                 (the only event that links a request to its fork)
+    backend       RequestQueued                 (the only event that links a request to its fork),
+                  ForksEnded
     scheduler     PrefixMatched, RequestPreempted, DraftVerified, StepRan
     radix tree    NodeInserted, NodeSplit, NodeEvicted, Touched, LocksChanged
     engine        TokensSampled, ExpertsChosen, RequestFinished, EngineFault
@@ -126,6 +127,17 @@ class StreamExtended:
 
 
 @dataclass(frozen=True, slots=True)
+class ForksEnded:
+    """No request of these streams will come any more, as far as the program knows: what they left
+    in the cache is not waited for. A request that comes all the same makes its stream go on.
+    """
+
+    forks: tuple[ForkId, ...]
+    is_all: bool
+    """whether they are all streams of a program; False for children that were joined"""
+
+
+@dataclass(frozen=True, slots=True)
 class ForkJoined:
     parent: ForkId
     children: tuple[ForkId, ...]
@@ -156,6 +168,8 @@ class RequestQueued:
     """whether its engine is behind an API, which reports counts (RequestAnswered) and no steps; a
     prompt in pieces of text always goes to one
     """
+    goes_on: bool = False
+    """whether its stream may ask again, until ForksEnded; False if that is not known"""
 
 
 # ---------------------------------------------------------------- scheduler
@@ -382,6 +396,7 @@ Event = (
     | ExprFinished
     | StreamExtended
     | ForkJoined
+    | ForksEnded
     | RequestQueued
     | PrefixMatched
     | RequestPreempted

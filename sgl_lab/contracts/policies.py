@@ -5,8 +5,10 @@ from __future__ import annotations
 
 SCHEDULES = ("lpm", "fcfs", "dfs-weight", "random")
 """which waiting request goes first"""
-EVICTIONS = ("lru", "lfu", "fifo")
-"""which idle leaf of the tree goes first"""
+RANKED = ("lru", "lfu", "fifo")
+"""evictions whose order follows from what a node counts itself: a view can show it"""
+EVICTIONS = (*RANKED, "program")
+"""which idle leaf of the tree goes first; program: what no program waits for"""
 REUSES = ("prefix", "sequence", "none")
 """what of a prompt may come from the cache: all that matches; only whole earlier sequences; nothing"""
 BELADY = "belady"

@@ -107,6 +107,8 @@ class GenJob:
     """
     blocks: tuple[Block, ...] = ()
     """the blocks whose ids are in the prompt (`contracts.spans`), in any order, and possibly others"""
+    goes_on: bool = False
+    """whether `fork` may ask again, until `Following.ended` says that it does not"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,8 @@ class ScoreJob:
     """as of a gen"""
     adapter: str | None = None
     """as in `SamplingParams`"""
+    goes_on: bool = False
+    """as of a gen"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +180,8 @@ class WarmJob:
     """as of a gen"""
     adapter: str | None = None
     """as in `SamplingParams`"""
+    goes_on: bool = False
+    """as of a gen"""
 
 
 class GenListener(Protocol):
@@ -293,3 +299,11 @@ class Backend(Port, Protocol):
         """The text before a text that the model begins itself: BOS, or the separator of texts in
         its training; empty without either.
         """
+
+
+@runtime_checkable
+class Following(Protocol):
+    """A backend that wants to know which streams go on: its cache then evicts the others first."""
+
+    def ended(self, forks: tuple[ForkId, ...], *, is_all: bool) -> None:
+        """As the event ForksEnded says. It never raises."""

@@ -22,6 +22,7 @@ from ..contracts.errors import BackendUnsupported, EngineStopped, ProgramError, 
 from ..contracts.events import Emit, Event, silent
 from ..contracts.ids import ForkId, RunId
 from ..contracts.params import SamplingParams
+from ..contracts.port import Following
 from .chat_template import chat_of
 from .expressions import Instruction, Name
 from .history import History
@@ -127,6 +128,8 @@ class Run:
         self.fork_error: Exception | None = None
         """errors of streams that no read had raised when the program's state was asked how it ended"""
         self.body_ended = False
+        self.is_over = False
+        """whether its backend was told that all of its streams have ended; appending changes that"""
         self.body_task: asyncio.Task[None] | None = None
         """the task of a background body; a loop alone would not keep a reference to it"""
         self.loops: set[Loop] = set()
@@ -290,8 +293,21 @@ class Run:
         with self.lock:
             return self.settled() and not any(thread.is_alive() for thread in self._threads) and all(run.quiet() for run in self._nested)
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether the backend will be told when it is over: it has a body, or had one."""
+        return self._has_body or self.body_ended
+
+    def ended(self, forks: tuple[ForkId, ...], *, is_all: bool) -> None:
+        """Tell a backend that wants to know that these streams have ended."""
+        if isinstance(self.backend, Following):
+            self.backend.ended(forks, is_all=is_all)
+
     def notify(self) -> None:
         with self.lock:
+            if self.body_ended and not self.is_over and self.streams and self.idle:
+                self.is_over = True
+                self.ended(tuple(stream.id for stream in self.streams), is_all=True)
             self._changed.notify_all()
             for loop in self.loops:
                 loop.stir(self)

@@ -241,6 +241,8 @@ class StrandBase(ABC):
         self._take(Step(join, strands=children))
         for child in children:
             child.joined = True
+        if not self.run.traced:
+            self.run.ended(join.forks, is_all=False)
 
     def _gather(self, children: Sequence[Self]) -> None:
         """Each value that a child created, by its name, with one entry per child; None for a child

@@ -81,6 +81,7 @@ class Stream(StrandBase):
     def _take(self, *steps: Step[Self]) -> None:
         if not self._has_begun and self.parent is None:  # a state that a program never uses is not shown
             self._begin()
+        self.run.is_over = False
         self._queue.extend(steps)
         if self.error:
             self._drop(self.error)

@@ -83,6 +83,7 @@ class TokenGeneration(TokenEvaluation, Generation[TokenWorked, GenOutput]):
             lead=transcript.held.lead,
             whole=True,
             blocks=transcript.blocks,
+            goes_on=self.run.goes_on,
         )
         return self.backend.submit(self._job, self)
 
@@ -193,7 +194,7 @@ class Scoring(TokenEvaluation):
         at, choices = seam or (len(prompt), tuple(encode(choice) for choice in self.source.choices))
         self.n_healed += len(prompt) - at
         adapter = self.run.defaults.adapter
-        given = yield ScoreJob(prompt[:at], choices, self.stream.id, self.expr, transcript.blocks, adapter)
+        given = yield ScoreJob(prompt[:at], choices, self.stream.id, self.expr, transcript.blocks, adapter, self.run.goes_on)
         rows = [self.spelled(entries) for entries in given.logprobs]
         means = [fmean(logprobs(row)) for row in rows]
         alone = None
@@ -254,7 +255,8 @@ class Warming(Work[TokenWorked]):
     def start(self) -> None:
         try:
             transcript = self.stream.transcript
-            job = WarmJob(tuple(transcript.ids), self.stream.id, transcript.blocks, self.run.defaults.adapter)
+            run = self.run
+            job = WarmJob(tuple(transcript.ids), self.stream.id, transcript.blocks, run.defaults.adapter, run.goes_on)
             self.request = self.stream.backend.warm(job, self)
         except Exception as error:
             self.on_error(error)

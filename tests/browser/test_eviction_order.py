@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page
 
 from sgl_lab.contracts.events import Entry, Event, NodeEvicted
-from sgl_lab.engine.serving.cache.policy import POLICIES
+from sgl_lab.contracts.policies import RANKED
+from sgl_lab.engine.serving.cache.policies import POLICIES
 from sgl_lab.engine.serving.cache.pool import PagePool
 from sgl_lab.engine.serving.cache.tree import RadixTree
 from sgl_lab.viz.bundle import STATIC
@@ -32,7 +33,7 @@ def page(browser: Browser) -> Iterator[Page]:
     page.close()
 
 
-@pytest.mark.parametrize("evict", POLICIES)
+@pytest.mark.parametrize("evict", RANKED)
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS, page_size=st.sampled_from([1, 2]))
 def test_the_view_ranks_nodes_as_the_cache_evicts_them(

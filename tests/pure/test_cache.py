@@ -13,9 +13,9 @@ from sgl_lab.contracts.errors import InvariantBroken
 from sgl_lab.contracts.events import LocksChanged, NodeEvicted, NodeInserted, NodeSplit, Touched
 from sgl_lab.contracts.ids import RequestId
 from sgl_lab.engine.serving.cache.audit import audit
-from sgl_lab.engine.serving.cache.policy import POLICIES
+from sgl_lab.engine.serving.cache.policies import POLICIES
 from sgl_lab.engine.serving.cache.pool import PagePool
-from sgl_lab.engine.serving.cache.tree import Lease, Node, RadixTree, Tokens, common_length
+from sgl_lab.engine.serving.cache.tree import TRIM, Lease, Node, RadixTree, Tokens, common_length
 
 from .driving import SOAK, Fold
 
@@ -239,6 +239,7 @@ WORTH: dict[str, Callable[[Run], object]] = {
     "lru": lambda run: run.last_used,
     "lfu": lambda run: (run.hits, run.last_used),
     "fifo": lambda run: run.born,
+    "program": lambda run: run.last_used,  # of all that is here nothing is known
 }
 
 
@@ -248,6 +249,7 @@ class Model:
     def __init__(self, page_size: int, evict: str = "lru") -> None:
         self.size = page_size
         self.worth = WORTH[evict]
+        self.trims = POLICIES[evict].trims
         self.pages: dict[Key, int] = {}
         self.runs: dict[Key, Run] = {}
         self.leases: list[Key] = []
@@ -310,6 +312,9 @@ class Model:
             if not idle:
                 break
             space, tokens = min(idle)[2]
+            most = max(n_pages - freed, TRIM // self.size, 1) * self.size
+            if self.trims and len(tokens) - self.runs[space, tokens].start > most:
+                self.cut(space, tokens[:-most])
             run = self.runs.pop((space, tokens))
             for n in range(run.start + self.size, len(tokens) + 1, self.size):
                 del self.pages[space, tokens[:n]]

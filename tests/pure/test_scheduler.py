@@ -11,7 +11,7 @@ from sgl_lab.contracts.events import NodeSplit, PrefixMatched, RequestFinished, 
 from sgl_lab.contracts.ids import RequestId
 from sgl_lab.contracts.policies import EVICTIONS, REUSES, SCHEDULES
 from sgl_lab.engine.serving.cache import reuse
-from sgl_lab.engine.serving.cache.policy import POLICIES
+from sgl_lab.engine.serving.cache.policies import POLICIES
 from sgl_lab.engine.serving.config import EngineConfig
 from sgl_lab.engine.serving.scheduling.order import ORDERS
 from sgl_lab.engine.serving.scheduling.request import Phase, Request

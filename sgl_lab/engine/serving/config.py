@@ -26,7 +26,9 @@ class EngineConfig:
     the branch with most waiting requests first; random
     """
     evict: str = "lru"
-    """lru: the least recently used is evicted first; lfu: the least often used; fifo: the oldest"""
+    """lru: the least recently used is evicted first; lfu: the least often used; fifo: the oldest;
+    program: what no program waits for
+    """
     reuse: str = "prefix"
     """prefix: all of a prompt that is in the tree comes from it; sequence: only the whole of an
     earlier sequence, as without a tree; none: nothing. The last two measure what the tree is worth

@@ -12,12 +12,12 @@ from functools import partial
 
 from ...contracts.errors import BadArgument, EngineStopped
 from ...contracts.events import Emit, EngineFault, ExpertsChosen, StepRan, silent
-from ...contracts.ids import Namespace, RequestId
+from ...contracts.ids import ForkId, Namespace, RequestId
 from ...contracts.tree import TreeSnapshot
 from ...grammar.grammars import Grammars
 from ..plan import Adapting, Embedding, Routed, RowOutput, Runner
 from .cache.pins import Pins
-from .cache.policy import POLICIES
+from .cache.policies import POLICIES
 from .cache.pool import PagePool
 from .cache.tree import RadixTree
 from .config import EngineConfig
@@ -195,6 +195,10 @@ class Engine:
         if (group := self._groups.find(request)) is not None:
             self._groups.cancel(group)
             self._settle()
+
+    def ended(self, forks: tuple[ForkId, ...], *, is_all: bool) -> None:
+        """As the event ForksEnded says."""
+        self._tree.ended(forks, is_all=is_all)
 
     def abort_all(self) -> int:
         """Cancel every open group; returns how many there were."""

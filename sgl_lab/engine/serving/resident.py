@@ -13,7 +13,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from ...contracts.errors import EngineStopped, InvariantBroken, SglError
-from ...contracts.ids import RequestId
+from ...contracts.ids import ForkId, RequestId
 from ...contracts.tree import TreeSnapshot
 from .engine import Engine
 from .forked import check_not_forked, is_forked
@@ -163,6 +163,11 @@ class Resident:
         """
         with suppress(EngineStopped):
             self._post(lambda: self.engine.cancel(request))
+
+    def ended(self, forks: tuple[ForkId, ...], *, is_all: bool) -> None:
+        """As the event ForksEnded says. Nothing is done after `close`."""
+        with suppress(EngineStopped):
+            self._post(lambda: self.engine.ended(forks, is_all=is_all))
 
     def abort_all(self) -> int:
         """Cancel everything that runs or waits; returns how many jobs there were."""

@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ...contracts.errors import BadArgument
-from ...contracts.events import Event, RequestFinished, RequestQueued, TokensSampled
+from ...contracts.events import Event, ForksEnded, RequestFinished, RequestQueued, TokensSampled
 from ...contracts.ids import Namespace, NodeId, RequestId
 from ...contracts.near import did_you_mean
 from ...contracts.params import SamplingParams
 from ...contracts.policies import BELADY, EVICTIONS
 from ...contracts.tree import TreeNode, TreeSnapshot
-from ..serving.cache.policy import POLICIES
+from ..serving.cache.policies import POLICIES
 from ..serving.cache.pool import PagePool
 from ..serving.cache.tree import RadixTree
 from ..serving.config import EngineConfig
@@ -92,7 +92,19 @@ class Job(NamedTuple):
             generated=list(self.generated[: self.run_from(0)]),
             n_shared=self.n_shared,
             targets={self.n_reusable: ()} if kind == "score" else {},
+            fork=queued.fork if queued.goes_on else None,
         )
+
+
+class Ended(NamedTuple):
+    """Streams of the recording that ended when so many requests were queued, and so many over."""
+
+    n_queued: int
+    n_ends: int
+    event: ForksEnded
+
+    def is_due(self, n_queued: int, n_ends: int) -> bool:
+        return self.n_queued <= n_queued and self.n_ends <= n_ends
 
 
 @dataclass(frozen=True)
@@ -108,6 +120,7 @@ class Recording:
     nodes: tuple[TreeNode, ...] = ()
     """the cache as it was before, parents first"""
     namespace: Namespace = ()
+    ended: tuple[Ended, ...] = ()
 
     @classmethod
     def of(cls, events: Iterable[Event], before: TreeSnapshot | None = None, namespace: Namespace = ()) -> Recording:
@@ -116,8 +129,11 @@ class Recording:
         """of groups that score: tokens before the choices"""
         generated: dict[RequestId, list[tuple[int, bool]]] = {}
         ends: list[RequestId] = []
+        ended: list[Ended] = []
         for event in events:
             match event:
+                case ForksEnded():
+                    ended.append(Ended(len(queued), len(ends), event))
                 case RequestQueued(request=request, kind=kind, max_tokens=max_tokens) if max_tokens or kind != "gen":
                     if kind == "score" and request == event.group and event.reusable is not None:
                         prompts[request] = event.reusable + 1
@@ -135,7 +151,7 @@ class Recording:
             known = generated[event.request]
             tokens, forced = tuple(token for token, _ in known), tuple(is_forced for _, is_forced in known)
             jobs.append(Job(event, tokens, forced, n_ends, n_shared))
-        return cls(tuple(jobs), tuple(ends), before.nodes if before else (), namespace)
+        return cls(tuple(jobs), tuple(ends), before.nodes if before else (), namespace, tuple(ended))
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +220,14 @@ def simulate(recording: Recording, config: EngineConfig) -> Outcome:
     scripts = {job.queued.request: job for job in recording.jobs}
     done: set[RequestId] = set()
     served: list[Request] = []
-    n_next = n_ends = n_refused = 0
+    n_next = n_ends = n_refused = n_told = 0
     while True:
         while n_ends < len(recording.ends) and recording.ends[n_ends] in done:
             n_ends += 1
+        while n_told < len(recording.ended) and recording.ended[n_told].is_due(n_next, n_ends):
+            event = recording.ended[n_told].event
+            tree.ended(event.forks, is_all=event.is_all)
+            n_told += 1
         if n_next < len(recording.jobs) and recording.jobs[n_next].n_ends <= n_ends:
             job = recording.jobs[n_next]
             request = job.request(config, recording.namespace)

@@ -327,10 +327,14 @@ export class Store {
     return marks;
   }
 
-  /** Ids of the evictable nodes, in the order of their eviction if nothing were used again. */
+  /**
+   * Ids of the evictable nodes, in the order of their eviction if nothing were used again; null
+   * if the policy looks at more than the nodes.
+   */
   evictionOrder() {
     const { evict } = this.options;
-    const key = { lru: (node) => [node.used], lfu: (node) => [node.hits, node.used], fifo: (node) => [node.born] }[evict] ?? (() => []);
+    const key = { lru: (node) => [node.used], lfu: (node) => [node.hits, node.used], fifo: (node) => [node.born] }[evict];
+    if (!key) return null;
     const before = (a, b) => {
       const [one, other] = [[...key(a), a.id], [...key(b), b.id]];
       const at = one.findIndex((value, index) => value !== other[index]);

@@ -723,6 +723,7 @@ export class TreePanel {
     const { evict } = this.view.store.options;
     if (!evict) return null;
     const order = this.view.store.evictionOrder();
+    if (!order) return `decided by what programs do (${evict.toUpperCase()})`;
     return `${ordinal(order.indexOf(node.id) + 1)} of ${order.length} (${evict.toUpperCase()})`;
   }
 

@@ -15,14 +15,18 @@ from typing import NamedTuple
 
 from ....contracts.errors import InvariantBroken
 from ....contracts.events import Emit, LocksChanged, NodeEvicted, NodeInserted, NodeSplit, Touched, silent
-from ....contracts.ids import Counter, Namespace, NodeId
+from ....contracts.ids import Counter, ForkId, Namespace, NodeId, RequestId
 from ....contracts.tree import TreeNode, TreeSnapshot
 from .policy import Key, Lru, Policy
 from .pool import TREE, Owner, PagePool
+from .programs import Program
 
 _node_ids = Counter()
 
 Tokens = tuple[int, ...]
+
+TRIM = 16
+"""Tokens that a trimmed leaf loses at least: more at a time is fewer events."""
 
 
 class Node:
@@ -85,6 +89,7 @@ class RadixTree:
     def __init__(self, pool: PagePool, policy: Policy | None = None, emit: Emit = silent) -> None:
         self.pool = pool
         self.policy: Policy = policy or Lru()
+        self._programs = self.policy if isinstance(self.policy, Program) else None
         self.roots: dict[Namespace, Node] = {}
         self.clock = 0
         """counts acquisitions; the time in `last_used`"""
@@ -219,6 +224,9 @@ class RadixTree:
         while n_freed < n_pages and self.idle:
             key, _, node = heapq.heappop(self.idle)
             if self._is_idle_leaf(node) and key == self.policy.key(node):
+                n_most = max(n_pages - n_freed, TRIM // self.pool.page_size, 1)
+                if self.policy.trims and len(node.pages) > n_most:
+                    self._split(node, (len(node.pages) - n_most) * self.pool.page_size)
                 n_freed += len(node.pages)
                 self.n_idle_pages -= len(node.pages)
                 self._remove(node)
@@ -262,11 +270,39 @@ class RadixTree:
             root.refs = 0
             root.children.clear()
         self.idle.clear()
+        if self._programs is not None:
+            self._programs.reset()
         self.n_nodes = len(self.roots)
         self.n_idle_pages = 0
         self.version += 1
         self.pool.reset()
         self.report_locks()
+
+    # ------------------------------------------------------------ what programs do
+
+    def asked(self, request: RequestId, number: int, namespace: Namespace, tokens: Tokens) -> None:
+        """A request waits for its turn; `number` is the order of arrival."""
+        if self._programs is not None:
+            self._offer_all(self._programs.asked(request, number, self._path(self._walk(self._root(namespace), tokens)[0])))
+
+    def served(self, request: RequestId) -> None:
+        """It waits no more."""
+        if self._programs is not None:
+            self._offer_all(self._programs.served(request))
+
+    def left(self, fork: ForkId, namespace: Namespace, tokens: Tokens) -> None:
+        """A request of a stream that goes on is over; `tokens` are what it left here."""
+        if self._programs is not None:
+            self._offer_all(self._programs.left(fork, self._path(self._walk(self._root(namespace), tokens)[0])))
+
+    def ended(self, forks: Iterable[ForkId], *, is_all: bool) -> None:
+        """As the event ForksEnded says."""
+        if self._programs is not None:
+            self._offer_all(self._programs.ended(forks, is_all=is_all))
+
+    def _offer_all(self, nodes: Iterable[Node]) -> None:
+        for node in nodes:
+            self._offer(node)
 
     # ------------------------------------------------------------ inside
 
@@ -323,6 +359,8 @@ class RadixTree:
         node.tokens, node.pages = node.tokens[n_upper:], node.pages[n_upper // size :]
         upper.children[node.tokens[:size]] = node
         self.n_nodes += 1
+        if self._programs is not None:
+            self._programs.split(node, upper)
         if node.id in self._reported:
             self._reported[upper.id] = (upper, self._reported[node.id][1])
         self._emit(NodeSplit(node.id, upper.id, n_upper))
@@ -332,6 +370,8 @@ class RadixTree:
         parent = node.parent
         if parent is None:
             raise InvariantBroken(f"root {node.id} cannot be evicted")
+        if self._programs is not None:
+            self._programs.evicted(node, parent)
         del parent.children[node.tokens[: self.pool.page_size]]
         node.parent = None
         self.pool.release(node.pages, TREE)

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Protocol
 
 from ....contracts.errors import InvariantBroken
-from ....contracts.ids import Namespace, RequestId
+from ....contracts.ids import ForkId, Namespace, RequestId
 from ....contracts.params import SamplingParams
 from ....contracts.spans import Block
 from ..cache.tree import Lease
@@ -100,6 +100,8 @@ class Request:
     """for a gen with a constraint, or while it generates the prompt's end again"""
     seam: Seam | None = None
     """for a gen that still generates the prompt's end again"""
+    fork: ForkId | None = None
+    """the stream that asks; None if it is not known whether it goes on"""
     submitted: float = 0.0
     """seconds of the engine's clock, as the next two"""
     admitted: float | None = None

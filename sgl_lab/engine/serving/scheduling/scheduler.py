@@ -77,6 +77,10 @@ class Scheduler:
         self._n_arrived += 1
         request.arrival = self._n_arrived
         self.waiting.append(request)
+        self._ask(request)
+
+    def _ask(self, request: Request) -> None:
+        self._tree.asked(request.id, request.arrival, request.namespace, request.span(0, request.n_tokens))
 
     def schedule(self) -> ScheduledStep | None:
         """The next step, or None when nothing can be done."""
@@ -224,11 +228,14 @@ class Scheduler:
     def _leave(self, request: Request, phase: Phase, *, keep: bool) -> None:
         """Out of `waiting` or `running`, without pages or lease."""
         (self.running if request.phase is Phase.RUNNING else self.waiting).remove(request)
+        self._tree.served(request.id)
         request.move(phase)
         if keep and request.n_kv:
             kept = request.span(0, request.n_kv)
             self._tree.insert(request.namespace, kept, request.pages, request.id)
             self._reuse.ended(request.namespace, kept)
+            if request.fork is not None and phase is Phase.FINISHED:
+                self._tree.left(request.fork, request.namespace, kept)
         if request.lease is not None:
             self._tree.release(request.lease)
             request.lease = None
@@ -237,6 +244,7 @@ class Scheduler:
         request.n_kv = 0
         if phase is Phase.WAITING:
             insort(self.waiting, request, key=_arrival)
+            self._ask(request)
         elif self._drafts is not None:
             self._drafts.close(request)
 
@@ -352,6 +360,7 @@ class Scheduler:
 
     def _retire(self, request: Request) -> None:
         self.waiting.remove(request)
+        self._tree.served(request.id)
         request.move(Phase.RUNNING)
         insort(self.running, request, key=_arrival)
 

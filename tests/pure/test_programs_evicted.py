@@ -1,0 +1,177 @@
+"""Eviction by what programs do: the order, what the language tells, and the same in what-if."""
+
+from __future__ import annotations
+
+import sgl_lab as sgl
+from sgl_lab.backends.local import LocalBackend
+from sgl_lab.contracts.capabilities import TOKEN_LEVEL
+from sgl_lab.contracts.events import Event, ForksEnded, NodeEvicted, RequestQueued, from_json, to_json
+from sgl_lab.contracts.ids import ForkId, RequestId
+from sgl_lab.contracts.port import ModelCard
+from sgl_lab.engine.serving.cache.pool import PagePool
+from sgl_lab.engine.serving.cache.programs import Program
+from sgl_lab.engine.serving.cache.tree import TRIM, RadixTree
+from sgl_lab.engine.serving.config import EngineConfig
+from sgl_lab.engine.serving.engine import Engine
+from sgl_lab.engine.serving.resident import Resident
+from sgl_lab.engine.tools.fake import ByteTokenizer, HashRunner
+from sgl_lab.engine.tools.simulate import Recording, simulate
+from sgl_lab.trace import Ring
+
+from .driving import Fold
+
+SPACE = ("test",)
+ME = RequestId(1)
+
+
+class Cache:
+    """A tree under the policy; a text is left there by a stream, by its number, or by none."""
+
+    def __init__(self, n_pages: int = 64) -> None:
+        self.fold = Fold()
+        self.tree = RadixTree(PagePool(n_pages, 1), Program(), self.fold)
+
+    def leave(self, text: str, fork: int | None = None) -> None:
+        tokens = tuple(text.encode())
+        lease = self.tree.acquire(SPACE, tokens)
+        self.tree.insert(SPACE, tokens, self.tree.pool.take(len(tokens), ME), ME)
+        self.tree.release(lease)
+        if fork is not None:
+            self.tree.left(ForkId(fork), SPACE, tokens)
+
+    def end(self, *forks: int, is_all: bool = True) -> None:
+        self.tree.ended(tuple(map(ForkId, forks)), is_all=is_all)
+
+    def gone(self) -> list[str]:
+        """What is evicted one after the other."""
+        names = {node.id: bytes(node.tokens).decode() for node in self.tree.nodes()}
+        self.fold.events.clear()
+        self.tree.flush()
+        return [names[event.node] for event in self.fold.of(NodeEvicted)]
+
+
+def test_what_ended_goes_before_what_is_unknown_and_that_before_what_goes_on() -> None:
+    cache = Cache()
+    cache.leave("ended", 1)
+    cache.leave("open", 2)
+    cache.leave("Old")
+    cache.leave("new")
+    cache.end(1)
+    assert cache.gone() == ["ended", "Old", "new", "open"]
+
+
+def test_of_what_goes_on_the_most_recently_used_goes_first_and_what_a_request_waits_for_last() -> None:
+    cache = Cache()
+    for fork, text in enumerate(("ask", "two", "Three", "four")):
+        cache.leave(text, fork)
+    for number, text in ((8, "Three!"), (9, "four!")):
+        cache.tree.asked(RequestId(number), number, SPACE, tuple(text.encode()))
+    cache.tree.asked(RequestId(10), 10, SPACE, tuple(b"two!"))
+    cache.tree.served(RequestId(10))
+    assert cache.gone() == ["two", "ask", "four", "Three"]
+
+
+def test_what_several_ended_programs_read_stays_longer_than_what_one_left() -> None:
+    cache = Cache()
+    for fork, text in enumerate(("examples: a", "examples: b")):
+        cache.leave(text, fork)
+        cache.end(fork)
+    cache.leave("z", 7)
+    cache.end(7)
+    assert cache.gone() == ["a", "b", "z", "examples: "]
+
+
+def test_a_joined_child_leaves_its_own_text_and_the_parents_stays_open() -> None:
+    cache = Cache()
+    cache.leave("essay", 1)
+    cache.leave("essay, judged", 2)
+    cache.leave("x")
+    cache.end(2, is_all=False)
+    assert cache.gone() == [", judged", "x", "essay"]
+
+
+def test_a_stream_that_asks_again_after_its_end_goes_on() -> None:
+    cache = Cache()
+    cache.leave("chat", 1)
+    cache.end(1)
+    cache.leave("chat, again", 1)
+    cache.leave("x")
+    assert cache.gone() == ["x", ", again", "chat"]
+
+
+def test_what_is_evicted_under_a_stream_is_remembered_at_its_parent() -> None:
+    cache = Cache()
+    cache.leave("root", 1)
+    cache.leave("root and leaf", 1)
+    cache.tree.evict(9)
+    cache.leave("x")
+    cache.end(1)
+    assert cache.gone() == ["root", "x"]
+
+
+def test_a_long_leaf_loses_its_end_only_and_the_books_add_up() -> None:
+    cache = Cache(256)
+    cache.leave("a" * 200, 1)
+    assert cache.tree.evict(1) == TRIM
+    assert cache.tree.peek(SPACE, (97,) * 200).n_tokens == 200 - TRIM
+    assert cache.tree.evict(TRIM + 5) == TRIM + 5
+    assert cache.tree.n_idle_pages == 200 - 2 * TRIM - 5
+    assert cache.tree.flush() == 200 - 2 * TRIM - 5
+
+
+@sgl.function
+def essays(s: sgl.ProgramState, topic: str) -> None:
+    s += f"Here is an essay about {topic}, of some length. " + sgl.gen("intro", max_tokens=9, ignore_eos=True)
+    forks = s.fork(2)
+    forks += " Judge it: " + sgl.gen("judged", max_tokens=7, ignore_eos=True)
+    forks.join()
+    s += " Grade: " + sgl.select("grade", choices=["A", "B"]) + sgl.gen("why", max_tokens=5, ignore_eos=True)
+
+
+@sgl.function
+def chat(s: sgl.ProgramState, number: int) -> None:
+    s += f"{number} is the number of this chat, which goes on." + sgl.gen("first", max_tokens=9, ignore_eos=True)
+    essays.run(topic=f"{number}, the number, and no other one")
+    s += " And then?" + sgl.gen("second", max_tokens=5, ignore_eos=True)
+
+
+def recorded(evict: str, n_pages: int, n_programs: int) -> tuple[list[Event], dict[str, float]]:
+    ring, events = Ring(), list[Event]()
+    ring.listen(lambda entry: events.append(entry.event))
+    config = EngineConfig(n_pages=n_pages, evict=evict, draft_tokens=0)
+    tokenizer = ByteTokenizer()
+    resident = Resident(Engine(config, HashRunner(n_pages, 1), tokenizer, context=4096, namespace=SPACE, emit=ring.emit))
+    backend = LocalBackend(resident, tokenizer, ModelCard("hash", SPACE, 4096, 260, "cpu", "none", TOKEN_LEVEL), ring.emit)
+    for number in range(n_programs):
+        essays.run(topic="ab"[number % 2], backend=backend)
+        chat.run(number=number, backend=backend)
+    stats = resident.stats()
+    resident.check()
+    resident.close()
+    return events, stats
+
+
+def test_the_language_tells_what_goes_on_and_what_ended() -> None:
+    events = recorded("program", 1024, 1)[0]
+    events = events[: next(n for n, event in enumerate(events) if isinstance(event, ForksEnded) and event.is_all) + 1]
+    asked = [event for event in events if isinstance(event, RequestQueued)]
+    root, first, second = dict.fromkeys(event.fork for event in asked)
+    assert all(event.goes_on for event in asked)
+    assert [event for event in events if isinstance(event, ForksEnded)] == [
+        ForksEnded((first, second), False),
+        ForksEnded((root, first, second), True),
+    ]
+    assert [from_json(to_json(event)) for event in events] == events
+
+
+def test_what_if_counts_what_an_engine_with_the_policy_counted() -> None:
+    n_told = n_untold = 0
+    for n_pages in (220, 260):
+        events, stats = recorded("program", n_pages, 4)
+        config = EngineConfig(n_pages=n_pages, evict="program", draft_tokens=0)
+        outcome = simulate(Recording.of(events), config)
+        assert outcome.evicted_tokens == stats["evicted_tokens"] > 50
+        assert (outcome.cached_prompt_tokens, outcome.computed_tokens) == (stats["cached_prompt_tokens"], stats["computed_tokens"])
+        untold = simulate(Recording.of(event for event in events if not isinstance(event, ForksEnded)), config)
+        n_told, n_untold = n_told + outcome.cached_prompt_tokens, n_untold + untold.cached_prompt_tokens
+    assert n_untold < n_told - 50
