@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -95,6 +95,7 @@ class Recorder:
 
     def __init__(self, model: str | None, parallel: int, life: ExitStack) -> None:
         self._parallel = parallel
+        self._flush: Callable[[], object]
         self._ring = Ring()
         if model is not None:
             lab = life.enter_context(Lab(model, deterministic=True, draft_tokens=0))

@@ -13,9 +13,10 @@ from sgl_lab.contracts.errors import InvariantBroken
 from sgl_lab.contracts.events import LocksChanged, NodeEvicted, NodeInserted, NodeSplit, Touched
 from sgl_lab.contracts.ids import RequestId
 from sgl_lab.engine.serving.cache.audit import audit
+from sgl_lab.engine.serving.cache.node import Node, Tokens
 from sgl_lab.engine.serving.cache.policies import POLICIES
 from sgl_lab.engine.serving.cache.pool import PagePool
-from sgl_lab.engine.serving.cache.tree import TRIM, Lease, Node, RadixTree, Tokens, common_length
+from sgl_lab.engine.serving.cache.tree import TRIM, Lease, RadixTree, common_length
 
 from .driving import SOAK, Fold
 

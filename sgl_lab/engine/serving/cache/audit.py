@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 
 from ....contracts.errors import InvariantBroken
 from ....contracts.ids import RequestId
+from .node import Node
 from .pool import TREE
-from .tree import Lease, Node, RadixTree
+from .tree import Lease, RadixTree
 
 
 def audit(tree: RadixTree, leases: Iterable[Lease], held: Mapping[RequestId, Iterable[int]]) -> None:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 from ....contracts.errors import InvariantBroken
 from ....contracts.ids import Namespace, RequestId
 from ....contracts.spans import Block
-from .tree import Lease, RadixTree, Tokens, common_length
+from .node import Tokens
+from .tree import Lease, RadixTree, common_length
 
 
 class Pin(NamedTuple):

@@ -7,13 +7,10 @@ request that says nothing, nothing is assumed: its nodes are evicted by last use
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from ....contracts.ids import ForkId, NodeId, RequestId
+from .node import Node
 from .policy import Key, Used
-
-if TYPE_CHECKING:
-    from .tree import Node
 
 OVER, UNKNOWN, OPEN, WAITED = range(4)
 """In this order they are evicted."""

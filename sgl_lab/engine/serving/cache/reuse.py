@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ....contracts.ids import Namespace
-from .tree import Tokens
+from .node import Tokens
 
 
 class Prefixes:

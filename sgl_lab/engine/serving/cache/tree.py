@@ -15,39 +15,15 @@ from typing import NamedTuple
 
 from ....contracts.errors import InvariantBroken
 from ....contracts.events import Emit, LocksChanged, NodeEvicted, NodeInserted, NodeSplit, Touched, silent
-from ....contracts.ids import Counter, ForkId, Namespace, NodeId, RequestId
+from ....contracts.ids import ForkId, Namespace, NodeId, RequestId
 from ....contracts.tree import TreeNode, TreeSnapshot
+from .node import Node, Tokens
 from .policy import Key, Lru, Policy
 from .pool import TREE, Owner, PagePool
 from .programs import Program
 
-_node_ids = Counter()
-
-Tokens = tuple[int, ...]
-
 TRIM = 16
 """Tokens that a trimmed leaf loses at least: more at a time is fewer events."""
-
-
-class Node:
-    """`children` are found by their first page of tokens. `refs` counts leases on the node or below it.
-
-    `born` is the clock at which its KV came into the tree; the upper part of a split is as old as the lower.
-    """
-
-    __slots__ = ("born", "children", "hits", "id", "last_used", "namespace", "pages", "parent", "refs", "tokens")
-
-    def __init__(self, namespace: Namespace, parent: Node | None, tokens: Tokens, pages: array[int], last_used: int) -> None:
-        self.id = NodeId(_node_ids.next())
-        self.namespace = namespace
-        self.parent = parent
-        self.children: dict[Tokens, Node] = {}
-        self.tokens = tokens
-        self.pages = pages
-        self.refs = 0
-        self.born = last_used
-        self.last_used = last_used
-        self.hits = 0
 
 
 class Match(NamedTuple):

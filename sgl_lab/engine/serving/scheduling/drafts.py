@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ....contracts.ids import Namespace, RequestId
-from ..cache.tree import RadixTree, Tokens
+from ..cache.node import Tokens
+from ..cache.tree import RadixTree
 from .request import Request
 
 KEY = 3

@@ -17,9 +17,10 @@ from ....contracts.errors import InvariantBroken
 from ....contracts.events import DraftVerified, Emit, PrefixMatched, RequestPreempted, silent
 from ...plan import Plan, Row, Sampling
 from ..cache.audit import audit
+from ..cache.node import Tokens
 from ..cache.pool import PagePool
 from ..cache.reuse import REUSES
-from ..cache.tree import Lease, RadixTree, Tokens
+from ..cache.tree import Lease, RadixTree
 from ..config import EngineConfig
 from .drafts import Drafts
 from .order import ORDERS, n_hit
