@@ -195,9 +195,11 @@ class Lab(RecordedLab):
             _labs.add(self)
             _residents.add(self._resident)
         self._sight = sight = loaded.sight
+        n_positions = 0 if sight is None else sight.n_positions
         can = replace(TOKEN_LEVEL, chat_template=tokenizer.has_chat_template, deterministic=runner.is_exact, images=sight is not None)
         can = replace(can, adapters=engine.adapting is not None)
-        card = ModelCard(self.model, namespace, context, tokenizer.n_vocab, loaded.device, loaded.dtype, can, tokenizer.tool_style)
+        about = (loaded.device, loaded.dtype, can, tokenizer.tool_style, n_positions)
+        card = ModelCard(self.model, namespace, context, tokenizer.n_vocab, *about)
         see = None if sight is None else sight.see
         fast = LocalBackend(self._resident, tokenizer, card, self.emit, see)
         if runner.is_exact:

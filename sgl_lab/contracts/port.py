@@ -35,6 +35,8 @@ class ModelCard:
     capabilities: Capabilities
     tool_style: ToolStyle | None = None
     """how the model's chat template describes tools; None if it does not, or if the API describes them"""
+    image_positions: int = 0
+    """positions of every image in a prompt; 0 for a model that sees none, or whose images differ in that"""
 
 
 @dataclass(frozen=True, slots=True)

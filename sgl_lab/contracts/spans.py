@@ -82,10 +82,26 @@ class Block:
     embeddings: memoryview | None = field(default=None, compare=False, repr=False)
 
     @property
+    def is_image(self) -> bool:
+        """Whether an engine elsewhere computes its embeddings, out of an image."""
+        return False
+
+    @property
     def ids(self) -> tuple[int, ...]:
         """The ids of its positions, in order."""
         first = first_id(self.content)
         return tuple(range(first, first - self.content.n, -1))
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBlock(Block):
+    """An image that a server sees; `data` is its file."""
+
+    data: bytes = field(default=b"", compare=False, repr=False)
+
+    @property
+    def is_image(self) -> bool:
+        return True
 
 
 class BlockPosition(NamedTuple):

@@ -181,7 +181,7 @@ class StrandBase(ABC):
                     style = card.tool_style
                     steps.append(Step(self._described(leaf)))
                 else:
-                    if isinstance(leaf, Embedded) and not card.capabilities.blocks:
+                    if isinstance(leaf, Embedded) and not (card.capabilities.blocks or (card.capabilities.images and leaf.block.is_image)):
                         raise self.run.missing("blocks")
                     if isinstance(leaf, Image):
                         _check_image(self.run, role)

@@ -13,6 +13,7 @@ from ..contracts.port import GenJob, GenOutput, Message
 from ..contracts.tools import ToolStyle
 from . import sampling, tools
 from .fields import Fields
+from .images import Images
 from .messages import not_read
 from .openai_chat import stops
 from .parsed import Answer, Model, ParsedRequest, Piece, frame
@@ -25,7 +26,7 @@ def prompt_of(model: Model, fields: Fields) -> tuple[tuple[int, ...], tools.Tool
     turns: list[Message] = []
     style = model.card.tool_style
     for i, one in enumerate(given := fields.items("messages")):
-        turns += _read(one, style, f"messages[{i}].")
+        turns += _read(one, style, f"messages[{i}].", model.images)
     if not given:
         raise BadArgument("messages is empty", hint="give at least one message")
     chosen = _tools(fields, style)
@@ -52,7 +53,8 @@ def read(model: Model, fields: Fields) -> ParsedRequest:
         raise BackendUnsupported("a message has one sample", hint="leave out n")
     streams = fields.flag("stream")
     fields.ignore(*IGNORED)
-    return ParsedRequest((GenJob(prompt, params),), MessageReply(model, chosen, frozenset(map(str, sequences)), len(prompt)), streams)
+    job = GenJob(prompt, params, blocks=model.images.blocks(prompt))
+    return ParsedRequest((job,), MessageReply(model, chosen, frozenset(map(str, sequences)), len(prompt)), streams)
 
 
 def count(model: Model, fields: Fields) -> dict[str, int]:
@@ -74,7 +76,7 @@ def _text(given: Json, where: str) -> str:
     return "".join(parts)
 
 
-def _read(given: Json, style: ToolStyle | None, where: str) -> list[Message]:
+def _read(given: Json, style: ToolStyle | None, where: str, images: Images) -> list[Message]:
     """One turn: results of tools are turns of their own."""
     fields = Fields(given, where)
     role, content = fields.needed("role"), fields.any("content")
@@ -95,6 +97,8 @@ def _read(given: Json, style: ToolStyle | None, where: str) -> list[Message]:
                 texts.append(tools.spelled_call(block.needed("name"), json.dumps(block.any("input") or {}), style))
             case "tool_result":
                 found.append(Message("tool", _text(block.any("content"), f"{where}content[{i}].content")))
+            case "image" if images.sees:
+                texts.append(_image(block.any("source"), f"{where}content[{i}].source", images))
             case "thinking" | "redacted_thinking":
                 pass
             case _:
@@ -102,6 +106,16 @@ def _read(given: Json, style: ToolStyle | None, where: str) -> list[Message]:
     if texts or not found:
         found.append(Message(role, ("\n" if role == "assistant" else "").join(texts)))
     return found
+
+
+def _image(given: Json, where: str, images: Images) -> str:
+    match given:
+        case {"type": "base64", "data": data}:
+            return images.mark(data, where)
+        case {"type": "url", "url": url}:
+            return images.mark(url, where)
+        case _:
+            raise BadArgument(f"{where} must be base64 or a data URL, not {given!r:.60}")
 
 
 def _tools(fields: Fields, style: ToolStyle | None) -> tools.Tools:

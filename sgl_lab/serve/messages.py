@@ -9,6 +9,7 @@ from ..contracts.json_values import Json
 from ..contracts.port import Message
 from ..contracts.tools import ToolStyle
 from .fields import Fields
+from .images import Images
 from .tools import spelled_call
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool", "function": "tool"}
@@ -16,8 +17,8 @@ IMAGES = frozenset({"image", "image_url", "input_image"})
 TEXTS = frozenset({"text", "input_text", "output_text", "refusal", "reasoning_text", "summary_text"})
 
 
-def text_of(content: Json, where: str) -> str:
-    """The text of a content: a string, or a list of parts."""
+def text_of(content: Json, where: str, images: Images | None = None) -> str:
+    """The text of a content: a string, or a list of parts. Images are marked in it, where they are taken."""
     if content is None or isinstance(content, str):
         return content or ""
     if not isinstance(content, list):
@@ -29,6 +30,10 @@ def text_of(content: Json, where: str) -> str:
             continue
         fields = Fields(part, f"{where}[{i}].")
         kind = fields.text("type") or "text"
+        if kind in IMAGES and images is not None and images.sees:
+            given = fields.any("image_url")
+            parts.append(images.mark(given.get("url") if isinstance(given, dict) else given, f"{where}[{i}].image_url"))
+            continue
         if kind not in TEXTS:
             raise not_read(f"{where}[{i}]", kind)
         parts.append(fields.text("text") or fields.text("refusal") or "")
@@ -42,7 +47,7 @@ def not_read(where: str, kind: str) -> BackendUnsupported:
     return BackendUnsupported(f"{where} is of type {kind!r:.40}, and the model here reads text only", hint="send text")
 
 
-def read(given: Sequence[Json], style: ToolStyle | None, where: str = "messages") -> list[Message]:
+def read(given: Sequence[Json], style: ToolStyle | None, where: str = "messages", images: Images | None = None) -> list[Message]:
     """Messages of a chat completion."""
     if not given:
         raise BadArgument(f"{where} is empty", hint="give at least one message")
@@ -52,7 +57,7 @@ def read(given: Sequence[Json], style: ToolStyle | None, where: str = "messages"
         role = ROLES.get(name := fields.needed("role"))
         if role is None:
             raise BadArgument(f"{where}[{i}].role cannot be {name!r:.40}", hint=f"it is one of {', '.join(ROLES)}")
-        text = text_of(fields.any("content"), f"{where}[{i}].content")
+        text = text_of(fields.any("content"), f"{where}[{i}].content", images)
         if calls := fields.items("tool_calls"):
             text = "\n".join(filter(None, (text, *(_call(call, style, f"{where}[{i}].tool_calls[{k}].") for k, call in enumerate(calls)))))
         found.append(Message(role, text))

@@ -14,10 +14,11 @@ from ..contracts.port import GenJob, GenOutput, TokenLogprob
 from ..lang.finish import FinishReason
 from . import sampling
 from .fields import Fields, are_texts, is_ids
+from .images import IMAGE
 from .parsed import DONE, Answer, Model, ParsedRequest, Piece, frame
 
 ABSENT = (
-    *("image_data", "video_data", "audio_data", "input_embeds", "session_params", "lora_path", "lora_id", "custom_logit_processor"),
+    *("video_data", "audio_data", "input_embeds", "session_params", "lora_path", "lora_id", "custom_logit_processor"),
     *("token_ids_logprob", "return_hidden_states", "return_bytes", "return_entropy", "bootstrap_host", "bootstrap_port", "bootstrap_room"),
 )
 HARMLESS = (
@@ -32,6 +33,8 @@ HARMLESS = (
     "custom_labels",
 )
 
+WHOLE = {"ids_are_whole": True}
+"""in the meta info: each frame of a stream has all output_ids so far, without those that a stop cut off"""
 Row = tuple[float | None, int, str | None]
 """logprob, token, its text"""
 T = TypeVar("T")
@@ -62,6 +65,7 @@ def read(model: Model, fields: Fields) -> ParsedRequest:
     fields.ignore(*HARMLESS)
     jobs, options = [], []
     for number, prompt in enumerate(prompts):
+        blocks = model.images.blocks(prompt)
         params = _params(Fields(given[number], "sampling_params."))
         start = starts[number]
         if start < 0:
@@ -74,7 +78,7 @@ def read(model: Model, fields: Fields) -> ParsedRequest:
             params = replace(params, logprobs=True, top_logprobs=option.top, prompt_logprobs_from=min(start, len(prompt)))
         if params.max_tokens == 0 and not option.returns:
             params = replace(params, prompt_logprobs_from=len(prompt) - 1)  # so that the prompt is computed, and cached
-        jobs.append(GenJob(prompt, params))
+        jobs.append(GenJob(prompt, params, blocks=blocks))
         options.append(option)
     if streams and n > 1 and any(job.params.n > 1 for job in jobs):
         raise BadArgument("a stream of several prompts has one sample of each", hint="leave out n, or send a request for each prompt")
@@ -83,15 +87,27 @@ def read(model: Model, fields: Fields) -> ParsedRequest:
 
 
 def _prompts(model: Model, fields: Fields) -> tuple[list[tuple[int, ...]], bool]:
+    """With images in their places: `<image>` in a text, or its token."""
+    given, is_batch = _texts_or_ids(fields)
+    data = fields.any("image_data")
+    if data in (None, [], ""):
+        return [model.encode_text(one) if isinstance(one, str) else one for one in given], is_batch
+    if is_batch and not (isinstance(data, list) and len(data) == len(given)):
+        raise BadArgument(f"image_data must be a list with the images of each of the {len(given)} prompts")
+    several = data if is_batch and isinstance(data, list) else [data]
+    return [_with_images(model, one, images) for one, images in zip(given, several, strict=True)], is_batch
+
+
+def _texts_or_ids(fields: Fields) -> tuple[Sequence[str | tuple[int, ...]], bool]:
     text, ids = fields.any("text"), fields.any("input_ids")
     if (text is None) == (ids is None):
         raise BadArgument("a request has either text or input_ids", hint='such as {"text": "The capital of France is"}')
     if isinstance(text, str):
-        return [model.encode_text(text)], False
+        return [text], False
     if text is not None:
         if not text or not are_texts(text):
             raise BadArgument(f"text must be a string or a list of strings, not {text!r:.60}")
-        return [model.encode_text(one) for one in text], True
+        return text, True
     if is_ids(ids):
         return [tuple(ids)], False
     if isinstance(ids, list) and ids:
@@ -99,6 +115,20 @@ def _prompts(model: Model, fields: Fields) -> tuple[list[tuple[int, ...]], bool]
         if len(found) == len(ids):
             return found, True
     raise BadArgument(f"input_ids must be a list of token ids, or a list of such lists, not {ids!r:.60}")
+
+
+def _with_images(model: Model, prompt: str | tuple[int, ...], given: Json) -> tuple[int, ...]:
+    images = [one for one in (given if isinstance(given, list) else [given]) if one not in (None, "")]
+    mark = model.image_token
+    n = prompt.count(IMAGE) if isinstance(prompt, str) else prompt.count(mark) if mark is not None else 0
+    if n != len(images):
+        raise BadArgument(f"the prompt has {n} places for {len(images)} images", hint=f"write {IMAGE} where each of them is")
+    if isinstance(prompt, str):
+        parts = prompt.split(IMAGE)
+        marks = [model.images.mark(one, f"image_data[{i}]") for i, one in enumerate(images)]
+        return model.encode_text("".join(part + mark for part, mark in zip(parts, [*marks, ""], strict=True)))
+    rest = iter([model.images.see(one, f"image_data[{i}]") for i, one in enumerate(images)])
+    return tuple(id for token in prompt for id in (next(rest).ids if token == mark else (token,)))
 
 
 def _each(value: Json, n: int, kind: type[T], name: str) -> list[T]:
@@ -163,6 +193,7 @@ class GenerateReply:
             "computed_tokens": usage.computed_tokens,
             "e2e_latency": usage.total_s,
             "queue_time": usage.queue_s,
+            **WHOLE,
         }
         if option.returns:
             output_rows = self._logprobs_of(output.logprobs, option)
@@ -197,6 +228,7 @@ class GenerateReply:
             "prompt_tokens": len(self._jobs[piece.job].prompt),
             "completion_tokens": len(ids),
             "cached_tokens": piece.n_cached,
+            **WHOLE,
         }
         return frame({"text": "".join(texts), "output_ids": ids, "meta_info": meta} | self._place(piece.job, piece.sample))
 
@@ -221,7 +253,8 @@ def model_info(model: Model) -> dict[str, object]:
         "is_generation": True,
         "preferred_sampling_params": None,
         "weight_version": "default",
-        "has_image_understanding": False,
+        "has_image_understanding": model.images.sees,
+        "image_positions": model.card.image_positions,
         "has_audio_understanding": False,
         "model_type": None,
         "max_context_length": model.card.context,

@@ -29,7 +29,7 @@ def most_tokens(fields: Fields) -> int | None:
 
 
 def read(model: Model, fields: Fields) -> ParsedRequest:
-    turns = messages.read(fields.items("messages"), style := model.card.tool_style)
+    turns = messages.read(fields.items("messages"), style := model.card.tool_style, images=model.images)
     chosen = _tools(fields, style)
     continues = fields.flag("continue_final_message")
     if continues and turns[-1].role != "assistant":
@@ -52,7 +52,8 @@ def read(model: Model, fields: Fields) -> ParsedRequest:
     fields.only("add_generation_prompt", True, not continues)
     fields.only("chat_template_kwargs", {})
     prompt = model.encode_chat(chosen.with_tools(turns), continues=continues)
-    return ParsedRequest((GenJob(prompt, params),), ChatReply(model, params.logprobs, chosen, with_usage), streams, rid)
+    job = GenJob(prompt, params, blocks=model.images.blocks(prompt))
+    return ParsedRequest((job,), ChatReply(model, params.logprobs, chosen, with_usage), streams, rid)
 
 
 def stops(model: Model, fields: Fields, given: Json = None) -> Json:

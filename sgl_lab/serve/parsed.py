@@ -14,6 +14,7 @@ from ..contracts.errors import ModelMissing
 from ..contracts.port import Backend, GenJob, GenOutput, Message, ModelCard, ScoreJob, ScoreOutput, Segment, TokenLogprob
 from ..lang.chat_template import Chat, chat_of
 from .conversations import Conversations
+from .images import IMAGE, Images
 
 Job = GenJob | ScoreJob
 Answer = tuple[GenOutput, ...] | ScoreOutput
@@ -82,6 +83,7 @@ class Model:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.conversations = Conversations()
+        self.images = Images(backend)
         self.card: ModelCard = backend.describe()
         path = PurePath(self.card.name)
         self.name = path.name if path.is_absolute() else self.card.name
@@ -98,7 +100,17 @@ class Model:
             raise ModelMissing(f"there is no model {name!r:.80} here", hint=f"the door serves {self.name!r}")
 
     def encode(self, segments: Iterable[Segment]) -> tuple[int, ...]:
-        return self.backend.encode_all(tuple(segments))
+        """Images that are marked in the texts are in their places (`images.blocks` finds them again)."""
+        ids: tuple[int, ...] = ()
+        waiting: list[Segment] = []
+        for segment in segments:
+            for part in self.images.split(segment.text):
+                if isinstance(part, str):
+                    waiting.append(Segment(part, segment.markup))
+                    continue
+                ids += (*self.backend.encode_all(tuple(waiting)), *part.ids)
+                waiting = []
+        return ids + self.backend.encode_all(tuple(waiting))
 
     def encode_text(self, text: str) -> tuple[int, ...]:
         """Of a prompt without roles."""
@@ -117,6 +129,12 @@ class Model:
         segments = self.chat.render((Message("user", "a"), Message("assistant", mark)), False)
         after = "".join(segment.text for segment in segments).partition(mark)[2]
         return self.backend.encode(after, markup=True)[:1]
+
+    @cached_property
+    def image_token(self) -> int | None:
+        """The token of `<image>` in a prompt of ids."""
+        found = self.backend.encode(IMAGE, markup=True)
+        return found[0] if self.images.sees and len(found) == 1 else None
 
     def spell(self, token: int) -> str:
         return self.backend.decode((token,))

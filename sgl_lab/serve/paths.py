@@ -82,6 +82,7 @@ class Paths:
     async def models(self, fields: Fields) -> object:
         model = self._state.model
         one = {"id": model.name, "object": "model", "created": CREATED, "owned_by": "sgl_lab", "root": model.name, "parent": None}
+        one |= {"architecture": {"input_modalities": ["text", *["image"] * model.images.sees]}}
         return {"object": "list", "data": [one | {"max_model_len": model.card.context}]}
 
     async def model_info(self, fields: Fields) -> object:

@@ -14,6 +14,7 @@ from ..contracts.port import GenJob, GenOutput, Message, TokenLogprob
 from ..contracts.tools import ToolStyle
 from . import messages, sampling, tools
 from .fields import Fields
+from .images import Images
 from .openai_chat import HARMLESS, stops
 from .parsed import Answer, Model, ParsedRequest, Piece, frame
 
@@ -22,7 +23,8 @@ IGNORED = (*HARMLESS, "include", "reasoning", "max_tool_calls", "truncation", "c
 
 def read(model: Model, fields: Fields) -> ParsedRequest:
     before, instructions = fields.text("previous_response_id"), fields.text("instructions")
-    turns = [*(model.conversations.turns(before) if before else ()), *_input(fields.any("input"), style := model.card.tool_style)]
+    style = model.card.tool_style
+    turns = [*(model.conversations.turns(before) if before else ()), *_input(fields.any("input"), style, model.images)]
     stores = fields.flag("store") if "store" in fields else True
     chosen = _tools(fields, style)
     about = fields.inner("text")
@@ -67,10 +69,10 @@ def read(model: Model, fields: Fields) -> ParsedRequest:
     def keep(client: str, answers: Sequence[Answer]) -> None:
         model.conversations.keep(client, reply.id, [*turns, reply.turn(answers)])
 
-    return ParsedRequest((GenJob(prompt, params),), reply, streams, rid, keep if stores else None)
+    return ParsedRequest((GenJob(prompt, params, blocks=model.images.blocks(prompt)),), reply, streams, rid, keep if stores else None)
 
 
-def _input(given: Json, style: ToolStyle | None) -> list[Message]:
+def _input(given: Json, style: ToolStyle | None, images: Images) -> list[Message]:
     if isinstance(given, str):
         return [Message("user", given)]
     if not isinstance(given, list) or not given:
@@ -81,7 +83,7 @@ def _input(given: Json, style: ToolStyle | None) -> list[Message]:
         item = Fields(one, where)
         match kind := item.text("type") or "message":
             case "message":
-                found += messages.read([one], style, "input")
+                found += messages.read([one], style, "input", images)
             case "function_call":
                 found.append(Message("assistant", tools.spelled_call(item.needed("name"), item.text("arguments") or "{}", style)))
             case "function_call_output":

@@ -20,7 +20,7 @@ from sgl_lab.contracts.spans import Block
 from sgl_lab.engine.compute.models.load import LoadedModel
 
 from .tiny import Sequences, load_tiny, scores, tokens
-from .tiny_llava import IMAGE_TOKEN, LLAVA, PROCESSOR, VISION, N, png, write_llava
+from .tiny_llava import IMAGE_TOKEN, LLAVA, NEXT, PROCESSOR, VISION, N, png, write_llava
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -93,6 +93,30 @@ def test_features_are_of_the_layers_that_the_configuration_names(tmp_path: Path,
         wanted = theirs.model.get_image_features(pixels, **chosen).pooler_output[0]
     assert block.content.n == len(wanted) == N + (strategy == "full")
     torch.testing.assert_close(torch.from_numpy(np.asarray(block.embeddings)), wanted, rtol=0, atol=LIMIT)
+
+
+@pytest.fixture(scope="module")
+def following(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, LoadedModel]:
+    """A LLaVA-NeXT: transformers' and ours."""
+    folder = tmp_path_factory.mktemp("next")
+    return write_llava(folder, **NEXT), load_tiny(folder)
+
+
+@pytest.mark.parametrize("size", [(40, 30), (24, 24), (90, 20), (20, 95), (47, 50), (7, 5)])
+def test_tiles_are_those_of_transformers_whatever_the_size(following: tuple[Any, LoadedModel], size: tuple[int, int]) -> None:
+    from transformers import LlavaNextImageProcessorPil
+
+    theirs, ours = following
+    given = {key: value for key, value in PROCESSOR.items() if key != "image_processor_type"}
+    processor = LlavaNextImageProcessorPil(**given, image_grid_pinpoints=NEXT["image_grid_pinpoints"])
+    found = processor(Image.open(io.BytesIO(data := png(*size))), return_tensors="pt")
+    block = see(ours, data)
+    ids = torch.tensor([[*tokens(5), *[IMAGE_TOKEN] * block.content.n, *tokens(7, seed=3)]])
+    with torch.no_grad():
+        wanted = theirs(input_ids=ids, pixel_values=found["pixel_values"], image_sizes=found["image_sizes"]).logits[0].log_softmax(-1)
+    stand, prompt = Sequences(ours, 1), (*tokens(5), *block.ids, *tokens(7, seed=3))
+    got = scores(stand.run(replace(stand.row(1, prompt, n_targets=len(prompt)), blocks=(block,)))[0])
+    torch.testing.assert_close(got, wanted, rtol=0, atol=LIMIT)
 
 
 def test_weights_are_found_under_new_names_and_old_ones(folder: Path, ours: LoadedModel, tmp_path: Path) -> None:
@@ -181,6 +205,8 @@ BAD_FOLDERS = {
     "text": ({"text_config": {"model_type": "opt"}}, "opt"),
     "none": ({"text_config": None}, "text_config"),
     "act": ({"projector_hidden_act": "exec"}, "exec"),
+    "tiles": (NEXT | {"image_grid_pinpoints": [[10**6, 24]]}, "image_grid_pinpoints"),
+    "grid": (NEXT | {"image_grid_pinpoints": [[25, 24]]}, "image_grid_pinpoints"),
 }
 
 

@@ -43,17 +43,28 @@ PROCESSOR: dict[str, Any] = {
 }
 
 
+NEXT: dict[str, Any] = {
+    "model_type": "llava_next",
+    "architectures": ["LlavaNextForConditionalGeneration"],
+    "image_grid_pinpoints": [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE], [3 * SIDE, SIDE]],
+}
+"""what differs in a LLaVA-NeXT"""
+
+
 def write_llava(folder: Path, **changes: Any) -> Any:
     """Writes a folder in the Hugging Face layout; returns transformers' own model of it."""
-    from transformers import LlavaConfig, LlavaForConditionalGeneration
+    import transformers
 
     torch.manual_seed(0)
-    model = LlavaForConditionalGeneration(LlavaConfig.from_dict(LLAVA | changes)).float().eval()
+    config = LLAVA | changes
+    kind = transformers.LlavaNextConfig if config["model_type"] == "llava_next" else transformers.LlavaConfig
+    model = getattr(transformers, config["architectures"][0])(kind.from_dict(config)).float().eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.normal_(0, 0.2).add_("norm" in name and name.endswith("weight"))
     model.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    made = {"image_processor_type": "LlavaNextImageProcessor"} if config["model_type"] == "llava_next" else {}
+    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR | made))
     (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER))
     return model
 

@@ -80,7 +80,7 @@ SERVERS = {
     ),
     "sgl_lab": Server(
         "sgl_lab",
-        replace(_SERVED, sampling=(*_SERVED.sampling, "stop_regex"), images=False),
+        replace(_SERVED, sampling=(*_SERVED.sampling, "stop_regex")),
         names=_EXTRA | {"stop_regex": "stop_regex"},
         constraints={"regex": "regex"},
         to_continue={"continue_final_message": True, "add_generation_prompt": False},

@@ -120,7 +120,7 @@ class Sampled:
         n = len(self._sent)
         comes_whole = n > 0 and len(ids) >= n and list(ids[:n]) == self._sent
         n_completion = self.meta.get("completion_tokens")
-        if comes_whole and n_completion == n + len(ids):
+        if comes_whole and n_completion == n + len(ids) and not self.meta.get("ids_are_whole"):
             comes_whole = False  # it repeats itself
         return list(ids[n:] if comes_whole else ids)
 

@@ -12,6 +12,7 @@ inferred otherwise.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 import uuid
@@ -37,6 +38,7 @@ from ...contracts.port import (
     WarmJob,
     WarmListener,
 )
+from ...contracts.spans import Block, Content, ImageBlock
 from ...contracts.tree import CacheRules, TreeSnapshot
 from ...lang.chat_template import get_chat_template
 from ..remote import Provider, Unended, find_endpoint
@@ -116,13 +118,16 @@ class RuntimeEndpoint(SglangServer[_Task, Outcome], TokenizedBackend):
         if "prices" in options:
             self.listed = Listed(options["prices"])
         can = replace(TOKEN_LEVEL, chat_template=self._vocabulary.has_chat_template, constraints=tuple(wire.KINDS), blocks=False)
-        can = replace(can, prices=options.get("prices"))
+        token = self._vocabulary.encode("<image>", markup=True)
+        stated = self._info.get("image_positions")
+        self._image_token, n_positions = token[0], stated if type(stated) is int and stated > 0 else 0
+        can = replace(can, prices=options.get("prices"), images=bool(n_positions) and len(token) == 1)
         self._listener: KvListener | None = None
         self.tree = self._tree(kv_events)
         """the server's tree, as far as it is known"""
         self._shadow = Shadow(self.tree, self._tell)
         n_vocab, style = self._vocabulary.n_vocab, self._vocabulary.tool_style
-        self._card = ModelCard(name, self.tree.namespace, self._context(), n_vocab, server.place, "none", can, style)
+        self._card = ModelCard(name, self.tree.namespace, self._context(), n_vocab, server.place, "none", can, style, n_positions)
 
     def _tree(self, kv_events: bool | str) -> RemoteTree:
         """Seen, if the server publishes KV events and they are wanted; otherwise inferred."""
@@ -181,6 +186,13 @@ class RuntimeEndpoint(SglangServer[_Task, Outcome], TokenizedBackend):
     def describe(self) -> ModelCard:
         return self._card
 
+    def see(self, image: bytes) -> Block:
+        """The image as the server's model sees it: its positions, which the server computes."""
+        if not self._card.capabilities.images:
+            return super().see(image)
+        digest = hashlib.sha256("\n".join(self._card.namespace).encode() + image).hexdigest()
+        return ImageBlock(Content(digest, self._card.image_positions), data=image)
+
     def prepare(self, constraint: Constraint) -> None:
         wire.constrained(constraint)
 
@@ -206,7 +218,7 @@ class RuntimeEndpoint(SglangServer[_Task, Outcome], TokenizedBackend):
         job = task.job
         if not job.prompt:
             raise BadArgument("the prompt is empty", hint="append some text first")
-        if job.blocks:
+        if not all(block.is_image for block in job.blocks):
             raise self._card.capabilities.missing("blocks", self._name)
         longest = max((len(choice) for choice in job.choices), default=0) if isinstance(job, ScoreJob) else 0
         if len(job.prompt) + longest >= self._card.context:
@@ -253,7 +265,7 @@ class RuntimeEndpoint(SglangServer[_Task, Outcome], TokenizedBackend):
 
     def _follow(self, task: _Task, body: wire.Body) -> None:
         call, request = task.call, task.call.request
-        for answer in self._stream(body, lambda worker: self._served_by(task, worker)):
+        for answer in self._stream(wire.with_images(body, task.job, self._image_token), lambda worker: self._served_by(task, worker)):
             call.check()
             index = int(answer.get("index") or 0)
             if not 0 <= index < len(task.samples):
@@ -299,7 +311,7 @@ class RuntimeEndpoint(SglangServer[_Task, Outcome], TokenizedBackend):
         if len(job.choices) > 1 and len(job.prompt) >= WARM_FROM:
             first = usage_of(self._answer_to(task, wire.warm_body(job, task.rid)), len(job.prompt))
         body = wire.score_body(job, [f"{task.rid}-{index}" for index in range(len(job.choices))])
-        answers = self._post(body, lambda worker: self._served_by(task, worker))
+        answers = self._post(wire.with_images(body, job, self._image_token), lambda worker: self._served_by(task, worker))
         if not isinstance(answers, list) or len(answers) != len(job.choices):
             raise RequestFailed(f"{self.server.place} does not answer for each choice")
         rows = scored(job, answers)
@@ -309,7 +321,7 @@ class RuntimeEndpoint(SglangServer[_Task, Outcome], TokenizedBackend):
         return ScoreOutput(rows, Usage(prompt_tokens=n_prompt, cached_tokens=n_cached, computed_tokens=n_prompt - n_cached))
 
     def _answer_to(self, task: _Task, body: wire.Body) -> Answer:
-        answer = self._post(body, lambda worker: self._served_by(task, worker))
+        answer = self._post(wire.with_images(body, task.job, self._image_token), lambda worker: self._served_by(task, worker))
         if isinstance(answer, list):
             raise RequestFailed(f"{self.server.place} answers with a list where one answer was asked for")
         self._take_counts(task, (answer,))

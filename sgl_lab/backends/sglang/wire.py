@@ -6,12 +6,14 @@ sent as token ids, so the server computes what the program's views show, and enc
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import replace
 
 from ...contracts.errors import BackendUnsupported
 from ...contracts.params import Constraint, SamplingParams
 from ...contracts.port import GenJob, ScoreJob, WarmJob
+from ...contracts.spans import ImageBlock, first_id, is_inside
 
 Body = dict[str, object]
 
@@ -28,6 +30,25 @@ def gen_body(job: GenJob, rid: str, room: int) -> Body:
         body["top_logprobs_num"] = params.top_logprobs
         body["logprob_start_len"] = -1 if params.prompt_logprobs_from is None else params.prompt_logprobs_from
     return body
+
+
+def with_images(body: Body, job: GenJob | ScoreJob | WarmJob, image_token: int) -> Body:
+    """The body with one token in the place of each image, and the images beside it."""
+    if not job.blocks:
+        return body
+    data = {first_id(block.content): base64.b64encode(block.data).decode() for block in job.blocks if isinstance(block, ImageBlock)}
+
+    def sent(ids: Sequence[int]) -> tuple[list[int], list[str]]:
+        shown = [token for token in ids if not is_inside(token)]
+        return [token if token >= 0 else image_token for token in shown], [data[token] for token in shown if token < 0]
+
+    given = body["input_ids"]
+    assert isinstance(given, list)
+    if not isinstance(given[0], list):
+        ids, images = sent(given)
+        return body | {"input_ids": ids, "image_data": images}
+    several = [sent(each) for each in given]
+    return body | {"input_ids": [ids for ids, _ in several], "image_data": [images for _, images in several]}
 
 
 def may_go_on(job: GenJob) -> bool:

@@ -647,10 +647,12 @@ class Stream {
   /** A token's text; the picture of an image before it. */
   fill(span, shown) {
     const picture = pictured(span.token[6]?.picture);
-    if (span.picture !== picture) {
-      span.replaceChildren(...(picture ? [thumbnail(picture)] : []), shown);
-      span.picture = picture;
-    } else if (!picture) setText(span, shown);
+    if (!picture) setText(span, shown);
+    else if (span.picture !== picture) {
+      span.replaceChildren();
+      furnish(span, {}, [thumbnail(picture), shown]);
+    }
+    span.picture = picture;
   }
 
   dress(span, token) {

@@ -13,6 +13,8 @@ MAX_SIDE = 4096
 MAX_WIDTH = 1 << 14
 MAX_LAYERS = 256
 MAX_PATCHES = 1 << 14
+MAX_GRIDS, MAX_TILES = 64, 64
+_USUAL_GRIDS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 PROCESSORS = ("CLIPImageProcessor", "LlavaImageProcessor", "LlavaNextImageProcessor")
 _NAMES = ("image_processor_type", "processor_class", "auto_map")
 
@@ -60,6 +62,8 @@ class TowerSettings(NamedTuple):
     """whether the class token is a position of its own"""
     projector_act: str
     projector_bias: bool
+    grids: tuple[tuple[int, int], ...] = ()
+    """sizes in pixels, height and width, into the best of which a picture is fitted and cut into tiles; empty without tiles"""
 
     @property
     def n(self) -> int:
@@ -116,7 +120,21 @@ def tower_settings(config: Mapping[str, object], origin: str) -> TowerSettings:
         strategy == "full",
         _activation(config.get("projector_hidden_act", "gelu"), origin),
         bias,
+        _grids(config, sizes["image_size"], strategy, origin) if config.get("model_type") == "llava_next" else (),
     )
+
+
+def _grids(config: Mapping[str, object], side: int, strategy: object, origin: str) -> tuple[tuple[int, int], ...]:
+    given = config.get("image_grid_pinpoints") or _USUAL_GRIDS
+    if strategy != "default":
+        raise ModelError(f"{origin}: vision_feature_select_strategy {strategy!r:.60} is not supported with tiles (default is)")
+    found = []
+    for grid in given if isinstance(given, list) and len(given) <= MAX_GRIDS else [given]:
+        sides = [size for size in grid if type(size) is int and side <= size and size % side == 0] if isinstance(grid, list) else []
+        if len(sides) != 2 or sides[0] * sides[1] > MAX_TILES * side**2:
+            raise ModelError(f"{origin}: image_grid_pinpoints must be sizes of 1 to {MAX_TILES} tiles of {side}, not {grid!r:.60}")
+        found.append((sides[0], sides[1]))
+    return tuple(found)
 
 
 def _layers(given: object, n_layers: int, origin: str) -> tuple[int, ...]:

@@ -24,6 +24,8 @@ class Sight:
         self._blocks: OrderedDict[str, Block] = OrderedDict()
         self._n_bytes = self._n_encoded = self._n_hits = 0
         self._lock = threading.Lock()
+        self.n_positions = encoder.n_positions
+        """of every picture; 0 if they differ"""
 
     def see(self, data: bytes) -> Block:
         """The block of the picture. Its digest is that of the pixels, of their arrangement, of the processor's settings and of the
