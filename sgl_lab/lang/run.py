@@ -66,6 +66,8 @@ class Strand(Protocol):
     """the open role once everything appended so far is done"""
     error: Exception | None
     joined: bool
+    n_unnamed: int
+    """gens and selects without a name so far"""
 
     @property
     def parent(self) -> Strand | None: ...

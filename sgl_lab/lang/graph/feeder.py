@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import groupby
 
 from ...contracts.errors import ProgramError, UnknownVariable
 from ...contracts.events import ForkJoined
@@ -112,8 +113,13 @@ class Feeder:
         return not queue or queue[0] != first
 
     def _append(self, strand: Strand, text: list[Expr]) -> None:
+        """Append what was gathered; neighbouring texts as one, which has the same tokens."""
         if text:
-            strand.submit(text[0] if len(text) == 1 else Concat(tuple(text)))
+            parts: list[Expr] = []
+            for is_text, group in groupby(text, key=lambda expr: isinstance(expr, Text)):
+                run = list(group)
+                parts += [Text("".join(expr.text for expr in run if isinstance(expr, Text)))] if is_text else run
+            strand.submit(parts[0] if len(parts) == 1 else Concat(tuple(parts)))
             text.clear()
 
     def _said(self, node: Node) -> tuple[Expr, ...] | None:
@@ -134,8 +140,7 @@ class Feeder:
         match node.value:
             case Gen() | Select() as request:
                 strand.submit(request)
-                name: Name | None = request.name
-                self._variables[at] = strand.variables[name if name is not None else max(k for k in strand.variables if isinstance(k, int))]
+                self._variables[at] = strand.variables[strand.n_unnamed - 1 if request.name is None else request.name]
             case Fork() as fork:
                 self._strands |= dict(zip(node.opened, strand.submit(fork), strict=True))
             case Join() as join:

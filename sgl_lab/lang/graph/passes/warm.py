@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import replace
 
-from ...expressions import RoleBegin, RoleEnd, Text, Warm
+from ....contracts.prefixes import n_common
+from ...expressions import Argument, RoleBegin, RoleEnd, Text, Warm
 from ..dataflow import Graph
 from ..edit import Placed, placed, rebuilt
 from ..values import Call, Node, Value
@@ -20,12 +21,18 @@ LEAST = 32
 
 
 def apply(graph: Graph, context: Context) -> tuple[Graph, Report]:
-    groups: defaultdict[tuple[Value, ...], list[int]] = defaultdict(list)
+    groups: defaultdict[Value, list[tuple[int, tuple[Value, ...]]]] = defaultdict(list)
     for nodes in graph.strands.values():
         head = graph.nodes[nodes[0]]
         if isinstance(head.value, Call) and not head.region and (start := _beginning(graph, nodes)):
-            groups[start].append(nodes[0])
-    shared = {start: calls for start, calls in groups.items() if len(calls) > 1 and _tokens(start, context) >= LEAST}
+            groups[start[0]].append((nodes[0], start))
+    shared: dict[tuple[Value, ...], list[int]] = {}
+    for members in groups.values():
+        start = members[0][1]
+        for _, other in members:
+            start = start[: n_common(start, other)]
+        if len(members) > 1 and _tokens(start, context) >= LEAST:
+            shared[start] = [call for call, _ in members]
     if not shared:
         return nothing(graph, "warm", "no calls begin with the same long text")
     order, labels, saved = placed(graph), list(graph.labels), 0
@@ -49,7 +56,7 @@ def _beginning(graph: Graph, numbers: tuple[int, ...]) -> tuple[Value, ...]:
     start: list[Value] = []
     for number in numbers[1:]:
         value = graph.nodes[number].value
-        if not isinstance(value, Text | RoleBegin | RoleEnd):
+        if not isinstance(value, Text | Argument | RoleBegin | RoleEnd):
             break
         start.append(value)
     return tuple(start)
