@@ -39,8 +39,8 @@ def columns() -> Mapping[str, Capabilities]:
             for name, options in {"openai": {}, "anthropic": {}, "gemini": {}, "vertexai": {"credentials": object()}}.items()
             if name in KNOWN and _is_here(name)
         }
-    here = replace(TOKEN_LEVEL, chat_template=True, adapters=True, deterministic=True)
-    sglang = replace(TOKEN_LEVEL, chat_template=True, constraints=tuple(wire.KINDS), blocks=False)
+    here = replace(TOKEN_LEVEL, chat_template=True, adapters=True, deterministic=True, images=True)
+    sglang = replace(TOKEN_LEVEL, chat_template=True, constraints=tuple(wire.KINDS), blocks=False, images=True)
     return {"local": here, "sglang": sglang, **{name: replace(can, prices=None) for name, can in found.items()}}
 
 

@@ -35,7 +35,7 @@ def test_a_declaration_is_data() -> None:
 
 
 def test_the_table_in_the_documentation_is_what_is_declared() -> None:
-    here = replace(TOKEN_LEVEL, chat_template=True, adapters=True, deterministic=True)
+    here = replace(TOKEN_LEVEL, chat_template=True, adapters=True, deterministic=True, images=True)
     rows = table({"the engine here": here, "`ScriptedConversation`": CHAT})
     assert rows in PAGE.read_text(encoding="utf-8"), "docs/language.md, 'What a backend offers', has to have:\n" + rows
 
