@@ -112,6 +112,7 @@ def test_a_lab_over_it_has_the_radix_cache(tmp_path: Path) -> None:
         ("qwen3_next", {}, "qwen3_next has recurrent layers"),
         ("falcon", {}, "falcon does not use transformers' attention interface"),
         ("bloom", {}, "bloom does not use transformers' attention interface"),
+        ("gpt2", {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised safetensors of gpt2"),
         ("phi", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}}, "dynamic positions"),
     ],
 )

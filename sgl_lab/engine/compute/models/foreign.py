@@ -68,7 +68,7 @@ def load_foreign(folder: Path, name: str, config: PreTrainedConfig, dtype: torch
 def _readable(name: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (OSError, ImportError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{name}: transformers cannot load it: {reason:.300}") from None
 
@@ -91,6 +91,8 @@ def checked_config(folder: Path, name: str) -> PreTrainedConfig:
         )
     if getattr(made, "_supports_attention_backend", False) is not True:
         raise ModelError(f"{name} cannot be computed: {kind} does not use transformers' attention interface")
+    if getattr(config, "quantization_config", None) is not None:
+        raise ModelError(f"{name} cannot be computed: quantised safetensors of {kind} are not supported; use the original weights")
     rope = getattr(config, "rope_parameters", None) or {}
     if isinstance(rope, dict) and rope.get("rope_type") in ("longrope", "dynamic"):
         raise ModelError(f"{name} cannot be computed: {kind} with {rope['rope_type']} positions, which change with the length of a text")
