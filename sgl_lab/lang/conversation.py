@@ -312,7 +312,7 @@ class ChatGeneration(Generation[ChatWorked, ChatOutput]):
         text = json.dumps({"name": call.name, "arguments": json.loads(call.arguments)}, ensure_ascii=False)
         return replace(output, text=text, is_complete=output.finish_reason != "abort")
 
-    def _said(self, output: ChatOutput, text: str) -> tuple[Piece, tuple[int, ...]]:
+    def _generated(self, output: ChatOutput, text: str) -> tuple[Piece, tuple[int, ...]]:
         ids = _ids_of(output) if text == output.text else None
         return Piece(text, ids, "generated", call=output.tool_calls[0] if output.tool_calls else None), ()
 

@@ -72,7 +72,7 @@ class Generation(Evaluation[W], Generic[W, O]):
     def _submit(self, params: SamplingParams) -> RequestId: ...
 
     @abstractmethod
-    def _said(self, output: O, text: str) -> tuple[Piece, tuple[int, ...]]:
+    def _generated(self, output: O, text: str) -> tuple[Piece, tuple[int, ...]]:
         """The part of an output with which the program continues, and the held part after it."""
 
     @abstractmethod
@@ -144,7 +144,7 @@ class Generation(Evaluation[W], Generic[W, O]):
             reading = partial(read, self.source.name or "text", self.source.form)
             reads = [partial(reading, text, meta) for text, meta in zip(texts, metas, strict=True)]
             self.variable.means = lambda: one_or_all([read_one() for read_one in reads])
-        settle = partial(self.settle, *self._said(outputs[0], texts[0]), one_or_all(texts), one_or_all(metas))
+        settle = partial(self.settle, *self._generated(outputs[0], texts[0]), one_or_all(texts), one_or_all(metas))
         aborted = any(output.finish_reason == "abort" for output in outputs)
         if self._context is not None and not aborted and metas[0]["is_complete"]:
             self._settle = settle

@@ -105,7 +105,7 @@ class TokenGeneration(TokenEvaluation, Generation[TokenWorked, GenOutput]):
         self.variable.ids = tuple(output.ids for output in outputs)
         super()._take(outputs)
 
-    def _said(self, output: GenOutput, text: str) -> tuple[Piece, tuple[int, ...]]:
+    def _generated(self, output: GenOutput, text: str) -> tuple[Piece, tuple[int, ...]]:
         backend, special = self.backend, not self._params.skip_special_tokens
         if text != output.text:
             return Piece(text, ids_of_end(backend, output, text, special), "generated", fixed=True, special=special), output.held

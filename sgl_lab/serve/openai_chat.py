@@ -165,9 +165,9 @@ class ChatReply:
             if self._tools.must or self._tools.may_be_call(text):
                 return b""
             del self._held[index]
-        return self._said(index, text) if text or self._pending.get(index) else b""
+        return self._delta(index, text) if text or self._pending.get(index) else b""
 
-    def _said(self, index: int, text: str) -> bytes:
+    def _delta(self, index: int, text: str) -> bytes:
         delta = f'{{"content":{dumps(text)}}}'
         if index not in self._spoke:
             self._spoke.add(index)
@@ -186,7 +186,7 @@ class ChatReply:
                 delta: dict[str, object] = {"role": "assistant", "content": None, "tool_calls": [_spelled(call) | {"index": 0}]}
                 frames.append(self._closed(index, delta, None))
             elif index not in self._spoke:
-                frames.append(self._said(index, self._held.get(index, "")))
+                frames.append(self._delta(index, self._held.get(index, "")))
             frames.append(self._closed(index, {}, "tool_calls" if call else output.finish_reason, output.matched_stop))
         if self._with_usage:
             frames.append(frame(self._head | {"object": "chat.completion.chunk", "choices": [], "usage": usage_of(answers)}))

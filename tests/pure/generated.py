@@ -82,14 +82,14 @@ def _step(draw: Random, depth: int) -> Step:
         s += "joined" if twin else s["of_fork"][1]
 
     def call(s: Any, question: str) -> None:
-        other = sgl.function(lambda t, said: _body(t, said, text, run_inner if flag else None))
-        state = other.run(said=question)
+        other = sgl.function(lambda t, words: _body(t, words, text, run_inner if flag else None))
+        state = other.run(words=question)
         s += state["inside"] + ("" if flag else state.text())
 
     def calls(s: Any, question: str) -> None:
-        other = sgl.function(lambda t, said: _body(t, said, LONG, None))
+        other = sgl.function(lambda t, words: _body(t, words, LONG, None))
         s += sgl.gen("before", max_tokens=2)
-        states = [other.run(said=said) for said in (question, s["before"], question)]
+        states = [other.run(words=words) for words in (question, s["before"], question)]
         s += "".join(state["inside"] for state in states)
 
     def cond(s: Any, question: str) -> None:
@@ -119,7 +119,7 @@ def _step(draw: Random, depth: int) -> Step:
     return made[kind]
 
 
-def _body(t: Any, said: str, text: str, more: Callable[[Any, str], None] | None) -> None:
-    t += text + said + sgl.gen("inside", max_tokens=3)
+def _body(t: Any, words: str, text: str, more: Callable[[Any, str], None] | None) -> None:
+    t += text + words + sgl.gen("inside", max_tokens=3)
     if more:
-        more(t, said)
+        more(t, words)

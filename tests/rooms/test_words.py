@@ -49,12 +49,20 @@ def files(*suffixes: str) -> list[Path]:
 
 def test_names_are_standard_words() -> None:
     found = [
-        (path.relative_to(ROOT).as_posix(), token.start[0], token.string)
+        (path.relative_to(ROOT).as_posix(), line, name)
         for path in files(".py")
-        for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline)
-        if token.type == tokenize.NAME and token.string.lower() in NAMES
+        for line, name in names(ast.parse(path.read_text(encoding="utf-8")))
+        if name.lower().strip("_") in NAMES
     ]
     assert found == []
+
+
+def names(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, name) of all that a file names, in f-strings too."""
+    for node in ast.walk(tree):
+        for field in ("id", "arg", "attr", "name"):
+            if isinstance(name := getattr(node, field, None), str):
+                yield getattr(node, "lineno", 0), name
 
 
 @pytest.mark.parametrize("suffix", [".py", ".js", ".md"])

@@ -95,8 +95,8 @@ class Feeder:
         try:
             while queue:
                 at = queue[0]
-                if at >= 0 and (said := self._said(self._graph.nodes[at])) is not None:
-                    text += said
+                if at >= 0 and (appended := self._appended(self._graph.nodes[at])) is not None:
+                    text += appended
                     queue.popleft()
                     continue
                 self._append(strand, text)
@@ -122,7 +122,7 @@ class Feeder:
             strand.submit(parts[0] if len(parts) == 1 else Concat(tuple(parts)))
             text.clear()
 
-    def _said(self, node: Node) -> tuple[Expr, ...] | None:
+    def _appended(self, node: Node) -> tuple[Expr, ...] | None:
         """What a node appends that fills no variable; None if it does something else."""
         match node.value:
             case Gen() | Select():

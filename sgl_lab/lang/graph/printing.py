@@ -186,5 +186,5 @@ def _kind(value: Value) -> tuple[str, str]:
         case Fork(n):
             return "opens", f"fork({n})"
         case Call(program, given):
-            return "opens", f"{program}({', '.join(f'{name}={said!r}' for name, said in given)})"
+            return "opens", f"{program}({', '.join(f'{name}={argument!r}' for name, argument in given)})"
     return "other", described(value)

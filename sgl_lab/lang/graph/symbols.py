@@ -25,17 +25,17 @@ class DependsOnText(ProgramError):
 
     def __init__(self, what: str, of: tuple[Argument | Reference, ...]) -> None:
         self.location: SourceLocation = line_of_program()
-        super().__init__(f"{self.location} depends on text that is not there while the program is traced: {what}", hint=_way_out(of))
+        super().__init__(f"{self.location} depends on text that is not there while the program is traced: {what}", hint=_advice(of))
 
 
-def _way_out(of: tuple[Argument | Reference, ...]) -> str:
+def _advice(of: tuple[Argument | Reference, ...]) -> str:
     given = next((each.name for each in of if isinstance(each, Argument)), None)
     if given is not None and not any(isinstance(each, Reference) for each in of):
         return f"give the argument when tracing, trace({given}=...), or append it as it is"
     return "write sgl.cond(...) or sgl.loop(..., most=...), let select(...) decide, or split the program there"
 
 
-def _said(of: tuple[Argument | Reference, ...]) -> str:
+def _cause(of: tuple[Argument | Reference, ...]) -> str:
     names = [f"argument {each.name!r}" if isinstance(each, Argument) else f"the text of {each.name!r}" for each in of]
     return ", ".join(dict.fromkeys(names)) or "text of the model"
 
@@ -54,7 +54,7 @@ class Placeholder(str):
         return made
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
-        raise DependsOnText(_said(self.of), self.of)
+        raise DependsOnText(_cause(self.of), self.of)
 
     def __format__(self, spec: str) -> str:
         return self._refuse() if spec else str(self)

@@ -71,7 +71,7 @@ def _run(compiled: Compiled, arguments: Mapping[str, object], lab: RecordedLab) 
 
 
 def _beside(rows: list[tuple[str, str]], real: Mapping[str, int]) -> list[tuple[str, str]]:
-    return [("", "planned     run"), *((name, f"{said:<12}{f'{real[name]:,}' if name in real else ''}") for name, said in rows[1:])]
+    return [("", "planned     run"), *((name, f"{planned:<12}{f'{real[name]:,}' if name in real else ''}") for name, planned in rows[1:])]
 
 
 def cached_paths(snapshot: TreeSnapshot) -> list[tuple[int, ...]]:

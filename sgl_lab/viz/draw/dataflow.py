@@ -86,8 +86,8 @@ def _side(side: Side, width: float) -> Markup:
 def html(title: str, sides: Sequence[Side], reports: Sequence[Sequence[str]]) -> Markup:
     """The picture, and what each pass says. The first row of `reports` has the headings."""
     drawn = image(picture(title, sides), title)
-    said = details("What each pass did", grid(reports), is_open=True) if len(reports) > 1 else note("no pass ran")
-    return panel("", "ok", "", [drawn, said])
+    passes = details("What each pass did", grid(reports), is_open=True) if len(reports) > 1 else note("no pass ran")
+    return panel("", "ok", "", [drawn, passes])
 
 
 def text(title: str, sides: Sequence[Side], reports: Sequence[Sequence[str]]) -> str:

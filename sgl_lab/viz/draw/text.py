@@ -147,7 +147,7 @@ def _stream(stream: Stream, margin: str, n_shown: int, ascii: bool) -> list[str]
     for toks, forked in stream.sections():
         for block in blocks(toks, n_shown):
             if not block.is_markup:
-                lines += _said(block.role, "".join(_quoted(run, ascii) for run in block.runs), margin)
+                lines += _spoken(block.role, "".join(_quoted(run, ascii) for run in block.runs), margin)
         for n, child in enumerate(forked):
             is_last = n == len(forked) - 1
             lines.append(margin + (last if is_last else branch) + clipped(child.name, 60))
@@ -155,7 +155,7 @@ def _stream(stream: Stream, margin: str, n_shown: int, ascii: bool) -> list[str]
     return lines
 
 
-def _said(role: str, text: str, margin: str) -> list[str]:
+def _spoken(role: str, text: str, margin: str) -> list[str]:
     if not text.strip():
         return []
     label = f"[{clipped(role, 40)}] " if role else ""

@@ -57,11 +57,11 @@ def _key(graph: Graph, numbers: tuple[int, ...], instead: dict[int, int]) -> obj
     """Equal for strands that say the same, read the same, and read the same of themselves."""
     own = {number: place for place, number in enumerate(numbers)}
 
-    def said(node: Node) -> tuple[object, ...]:
+    def described(node: Node) -> tuple[object, ...]:
         value: Value = node.value
         if isinstance(value, Reference):
             source = instead.get(value.step, value.step)
             return ("own" if source in own else "other", own.get(source, source), value.name, value.sample)
         return (type(value).__name__, value)
 
-    return tuple(said(graph.nodes[number]) for number in numbers)
+    return tuple(described(graph.nodes[number]) for number in numbers)

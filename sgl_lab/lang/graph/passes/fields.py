@@ -1,7 +1,7 @@
 """The items of an `unordered` set are put in the order in which prompts begin alike for longest.
 
 Constant items come first, then those of arguments with few different texts in the given rows, then
-text of the model. The program has said that their order is free.
+text of the model. The program declared that their order is free.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ def _waits_at(graph: Graph, strand: int, context: Context) -> tuple[int, int] | 
     text = ""
     for number in numbers[1:]:
         match graph.nodes[number].value:
-            case Text(said):
-                text += said
+            case Text(literal):
+                text += literal
             case RoleBegin() | RoleEnd():
                 pass
             case Reference(step) if graph.nodes[step].strand != strand and (n_tokens := context.count(text)) >= LEAST:
