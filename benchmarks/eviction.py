@@ -4,10 +4,11 @@
     python benchmarks/eviction.py --model smollm2
 
 Each workload runs once, in a cache with room for all of it. Without `--model` the tokenizer is the
-real one and the model draws words at random, so that all of it takes about a minute: what is asked,
-in which order, and what is shared are those of the programs, and only the answers are not. The
-recording is then served again by every policy in caches of 10 to 100 % of the working set, which is
-the number of distinct tokens with KV. A cache has at least the room of the largest request.
+real one and the model draws words at random, so that it takes minutes: what is asked, in which
+order, and what is shared are those of the programs, and only the answers are not. The recording is
+then served again by every policy, one request at a time in order of arrival as the optimum is
+(`--scheduled`: in the engine's own order), in caches of 10 to 100 % of the working set, which is the
+number of distinct tokens with KV. A cache has at least the room of the largest request.
 
 The share of the gap that a policy closes is how far it comes from lru to the optimum, in cached
 tokens. Where the two are within half a percent of the prompts there is no gap to close, and the case
