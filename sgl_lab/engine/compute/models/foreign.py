@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -107,15 +107,22 @@ def _register() -> None:
 
 
 def _attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **given: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **_: object,
 ) -> tuple[Tensor, None]:
     """What transformers calls in each layer: [1, heads, n, dim] in, [1, n, heads, dim] out."""
-    if given.get("s_aux") is not None:
+    if s_aux is not None:
         raise BackendUnsupported("attention sinks are not computed by the paged attention")
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    kind = Attention(
-        q.shape[1], k.shape[1], q.shape[2], None, given.get("scaling"), given.get("sliding_window") or None, given.get("softcap") or None
-    )
+    kind = Attention(q.shape[1], k.shape[1], q.shape[2], None, scaling, sliding_window or None, softcap or None)
     attended: _Attended = _current.attended
     return attended(int(module.layer_idx), q, k, v, kind)[None], None  # type: ignore[arg-type]
 
