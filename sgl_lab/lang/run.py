@@ -131,7 +131,7 @@ class Run:
         """errors of streams that no read had raised when the program's state was asked how it ended"""
         self.body_ended = False
         self.is_over = False
-        """whether its backend was told that all of its streams have ended; appending changes that"""
+        """whether its backend knows that all of its streams have ended; appending changes that"""
         self.body_task: asyncio.Task[None] | None = None
         """the task of a background body; a loop alone would not keep a reference to it"""
         self.loops: set[Loop] = set()
@@ -297,7 +297,7 @@ class Run:
 
     @property
     def goes_on(self) -> bool:
-        """Whether the backend will be told when it is over: it has a body, or had one."""
+        """Whether the backend learns when it is over: it has a body, or had one."""
         return self._has_body or self.body_ended
 
     def ended(self, forks: tuple[ForkId, ...], *, is_all: bool) -> None:
