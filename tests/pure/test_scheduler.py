@@ -178,6 +178,17 @@ def test_a_random_schedule_is_the_same_for_the_same_seed_and_not_in_order_of_arr
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
+def test_what_a_groups_requests_share_is_counted_once_and_as_computed(schedule: str) -> None:
+    """Whatever the order: a choice that goes before the first would find its share computed, and not count it."""
+    for seed in range(4):
+        b = bench(schedule=schedule, seed=seed)
+        b.score(tokens("a prompt that is long enough to be shared"), *map(tokens, ("one", "two", "six", "ten")))
+        b.drain()
+        stats = b.engine.stats()
+        assert (stats["computed_tokens"], stats["cached_tokens"]) == (49, 0), seed
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_cold_request_is_admitted_within_32_passes_of_a_hot_flood(schedule: str, record_table: Callable[..., None]) -> None:
     b = bench(max_rows=4, schedule=schedule)
     hot = tokens("the hot prefix that everybody asks for")

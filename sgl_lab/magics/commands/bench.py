@@ -54,7 +54,7 @@ def _bench(shell: Shell, session: Session, words: Words) -> None:
 
     def watch(on: Lab, record: Record) -> AbstractContextManager[object]:
         session.last = record
-        if name == "all" or is_ablated:
+        if name == "all" or is_ablated or "--text" in words.options:
             return nullcontext()
         return CellView(shell, Output(shell), on, record, ("tree",), session.interrupts.request)
 

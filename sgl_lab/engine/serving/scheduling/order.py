@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
+from ....contracts.ids import RequestId
 from ..cache.tree import RadixTree
 from .request import Request
 
@@ -43,8 +44,11 @@ def dfs_weight(tree: RadixTree, waiting: Sequence[Request], draw: random.Random)
 
 
 def shuffled(tree: RadixTree, waiting: Sequence[Request], draw: random.Random) -> list[Rank]:
-    """Random order, the baseline for the others."""
-    return [(draw.random(),) for _ in waiting]
+    """Random order of groups, the baseline for the others. In a group the order of arrival stays:
+    its first request computes, and counts, what all of them share.
+    """
+    ranks: dict[RequestId, Rank] = {}
+    return [ranks.setdefault(request.group, (draw.random(),)) for request in waiting]
 
 
 ORDERS: Mapping[str, Order] = {"lpm": lpm, "fcfs": fcfs, "dfs-weight": dfs_weight, "random": shuffled}
