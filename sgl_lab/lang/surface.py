@@ -282,6 +282,7 @@ def image(source: object, *, fetch: bool = False) -> Image:
     return Image(*picture_of(source, fetch=fetch))
 
 
+@suggests
 def video(source: object, num_frames: int = 8) -> Concat:
     """Frames of a video as images, inside a turn: `user(video("cat.gif", 4) + "What happens?")`.
 

@@ -122,7 +122,8 @@ def _with_images(model: Model, prompt: str | tuple[int, ...], given: Json) -> tu
     mark = model.image_token
     n = prompt.count(IMAGE) if isinstance(prompt, str) else prompt.count(mark) if mark is not None else 0
     if n != len(images):
-        raise BadArgument(f"the prompt has {n} places for {len(images)} images", hint=f"write {IMAGE} where each of them is")
+        message = f"image_data has {len(images)} images, and the prompt has {n} places for them"
+        raise BadArgument(message, hint=f"write {IMAGE} where each of them is")
     if isinstance(prompt, str):
         parts = prompt.split(IMAGE)
         marks = [model.images.mark(one, f"image_data[{i}]") for i, one in enumerate(images)]

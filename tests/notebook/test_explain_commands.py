@@ -178,7 +178,7 @@ def test_a_workload_runs_with_its_tree_and_is_explained_like_a_cell(two_runs: Ke
     assert len(tables) == 1
     assert "100.0%" in tables[0]
     assert any("application/vnd.plotly.v1+json" in shown for shown in reply.shown)
-    assert "mmlu[1]" in two_runs.run("%sgl tokens --text").printed
+    assert "a select after a prompt" in two_runs.run("%sgl tokens --text").printed
     assert "did you mean 'mmlu'" in two_runs.run("%sgl bench mmul").evalue
     assert "-n has to be a whole number" in two_runs.run("%sgl bench mmlu -n x").evalue
 

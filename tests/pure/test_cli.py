@@ -182,8 +182,9 @@ def test_models_are_listed_and_removed_by_name(tmp_path: Path, monkeypatch: pyte
     (fetched / "model.gguf").write_bytes(bytes(2**20))
     assert [exit_code("model", word, *rest) for word, *rest in (["list"], ["rm", "smollm2"], ["list"], ["rm", "smollm2"])] == [0, 0, 0, 1]
     printed = capsys.readouterr()
-    here, other, removed, same, gone = printed.out.splitlines()
-    assert other == same
+    here, looking, other, removed, still_looking, same, gone = printed.out.splitlines()
+    assert (other, looking) == (same, still_looking)
+    assert looking.split()[0] == "shapes"  # it comes with the package
     assert other.split()[0] == "qwen2.5-coder-0.5b"
     assert here.split()[:3] == ["smollm2", "1.0", "MiB"]
     assert removed == "removed smollm2: 1.0 MiB freed"

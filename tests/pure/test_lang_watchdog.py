@@ -281,6 +281,8 @@ PROGRAM_OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
     "run_batch, all": lambda program, backend: program.run_batch([()] * 3, backend=backend, return_exceptions=True),
     "run_batch, live": lambda program, backend: all_of(program.run_batch([()] * 3, backend=backend, num_threads=1, stream=True)),
     "cache": lambda program, backend: program.cache(backend),
+    "trace": lambda program, backend: program.trace(),
+    "compile": lambda program, backend: program.compile().run(backend=backend),
     "bind": lambda program, backend: program.bind().run(backend=backend, use_thread=False),
 }
 

@@ -65,7 +65,7 @@ ROWS = {
         "the hint before a fork is lost",
         ("test_lang_streams.py::test_the_parent_is_drained_and_warmed_before_its_children_start",),
         "streams.py",
-        "        if self.transcript.ids:\n            Warming(",
+        "        if self.transcript.ids and self.run.card.capabilities.warms:\n            Warming(",
         "        if False:\n            Warming(",
     ),
     5: Row(
@@ -94,7 +94,7 @@ ROWS = {
             "test_lang_programs.py::test_a_program_inside_another_inherits_backend_sampling_and_run",
             "test_lang_async.py::test_a_program_inside_another_inherits_backend_sampling_and_run",
         ),
-        "program.py",
+        "beginning.py",
         "    outer = current_run()",
         "    outer = None",
     ),

@@ -272,8 +272,8 @@ MUTANTS = (
     Mutant(
         "a token without KV is kept in the tree",
         SCHEDULER,
-        "self._tree.insert(request.namespace, request.span(0, request.n_kv), request.pages, request.id)\n        if request.lease",
-        "self._tree.insert(request.namespace, request.span(0, request.n_tokens), request.pages, request.id)\n        if request.lease",
+        "            kept = request.span(0, request.n_kv)\n",
+        "            kept = request.span(0, request.n_tokens)\n",
         "pure/test_engine.py::test_the_next_turn_finds_the_generated_tokens",
     ),
     Mutant(
@@ -392,15 +392,15 @@ MUTANTS = (
     Mutant(
         "the digest of a block is no part of the key",
         "contracts/spans.py",
-        "        while _contents.setdefault(number, content) != content:\n",
-        "        _contents.setdefault(number := content.n, content)\n        while False:\n",
+        "        while (known := _contents.setdefault(number, content)) != content:\n",
+        "        known = _contents.setdefault(number := content.n, content)\n        while False:\n",
         "pure/test_spans.py::test_the_cache_tells_blocks_apart_by_their_digests_alone",
     ),
     Mutant(
         "a number is given out without a look at the digest",
         "contracts/spans.py",
-        "        while _contents.setdefault(number, content) != content:\n",
-        "        _contents.setdefault(number, content)\n        while False:\n",
+        "        while (known := _contents.setdefault(number, content)) != content:\n",
+        "        known = _contents.setdefault(number, content)\n        while False:\n",
         "pure/test_spans.py::test_contents_whose_digests_begin_alike_never_share_an_id",
     ),
     Mutant(
@@ -682,7 +682,7 @@ MUTANTS = (
     Mutant(
         "an exact request is computed as the others are",
         SCHEDULER,
-        "len(drafts), n_top, request.is_exact,",
+        "len(drafts), n_top, is_exact,",
         "len(drafts), n_top, False,",
         EXACT_REQUESTS,
     ),

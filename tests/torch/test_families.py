@@ -164,7 +164,8 @@ def test_what_an_executor_does_not_compute_is_refused_before_a_weight_is_read(tm
     assert caught.value.hint == "use dtype float32"
 
 
-def test_without_a_dtype_torch_computes_what_the_native_step_does_not(tmp_path: Path) -> None:
+def test_without_a_dtype_torch_computes_what_the_native_step_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sgl_lab.engine.compute.models.load._SMALL", 0)  # a small model is fast enough without a remark
     folder = write_tiny(tmp_path, hidden_act="gelu", head_dim=16)
     loaded = load_model(folder, name="tiny", device="cpu", native=True, cache_dir=folder)
     assert (loaded.dtype, type(loaded.model)) == ("float32", Decoder)

@@ -11,6 +11,7 @@ from os import PathLike
 from pathlib import Path
 
 from ..expressions import Gen, Join, Reference, Select
+from ..keywords import suggests
 from . import printing, saved
 from .values import Assign, Cond, Data, End, Node, parts_in, parts_of, regions_of, states_in
 
@@ -199,6 +200,7 @@ def _needed(graph: Graph, last: int) -> Iterator[int]:
             yield number
 
 
+@suggests
 def load_graph(path: str | PathLike[str]) -> Graph:
     """The graph in a file that `Graph.save` wrote. BadArgument, in one line with the place, for
     another version or a damaged file.
