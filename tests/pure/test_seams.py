@@ -23,6 +23,7 @@ from sgl_lab.engine.text.stream import TextStream
 from sgl_lab.engine.tools.fake import HashModel
 from sgl_lab.lang.state import ProgramState
 
+from .driving import SOAK
 from .language import watchdog  # noqa: F401
 from .words import lab, words
 
@@ -82,7 +83,7 @@ def expect_agreement(s: ProgramState, name: int) -> None:
                 assert backend.decode(piece.ids, special=False) == piece.lead + piece.text
 
 
-@settings(max_examples=150, deadline=None, database=None)
+@settings(max_examples=150 * SOAK, deadline=None, database=None, derandomize=SOAK == 1)
 @given(steps=st.lists(STEP, min_size=1, max_size=9))
 def test_the_tokens_that_a_gen_goes_on_from_spell_the_text(backend: LocalBackend, steps: list[tuple[str, Any]]) -> None:
     @sgl.function
@@ -94,7 +95,7 @@ def test_the_tokens_that_a_gen_goes_on_from_spell_the_text(backend: LocalBackend
                 continue
             if kind == "fork":
                 forks = s.fork(2)
-                forks += " and" + sgl.gen(max_tokens=3) + "x "
+                forks += " and" + sgl.gen(max_tokens=3, seed=len(before)) + "x "
                 if what:
                     forks.join("concate_and_append")
                 else:
