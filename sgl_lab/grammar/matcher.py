@@ -98,7 +98,7 @@ class Matcher:
         seam: str = "",
     ) -> None:
         self.completion = completion
-        """path: tokens from here to a whole text, no more than are left; None if the text was never
+        """path: tokens from here to a whole text, at most as many as are left; None if the text was never
         sure to be whole"""
         self._seam = seam
         self._prototypes = prototypes

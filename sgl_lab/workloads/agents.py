@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ..lang import surface as sgl
 from ..lang.state import ProgramState
-from .data import Data, dealt
+from .data import Data
 from .workload import Item, Workload
 
 RULES = (
@@ -31,7 +31,7 @@ def generative_agent(s: ProgramState, name: str, character: str, memories: Seque
 
 
 def read(data: Data, n: int | None) -> list[Item]:
-    rows = dealt(data.rows("agents", name=str, character=str, memories=list, events=list), n)
+    rows = data.rows("agents", name=str, character=str, memories=list, events=list)[:n]
     fields = ("name", "character", "memories", "events")
     return [Item(str(row.get("id", i)), {name: row[name] for name in fields}) for i, row in enumerate(rows)]
 

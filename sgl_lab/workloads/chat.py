@@ -7,7 +7,7 @@ from functools import partial
 
 from ..lang import surface as sgl
 from ..lang.state import ProgramState
-from .data import Data, dealt
+from .data import Data
 from .workload import Item, Workload
 
 N_TURNS = 4
@@ -22,7 +22,7 @@ def chat(s: ProgramState, document: str, turns: Sequence[str], max_tokens: int) 
 
 
 def read(data: Data, n: int | None, max_tokens: int) -> list[Item]:
-    rows = dealt(data.rows("article_chat", document=str, turns=list), n)
+    rows = data.rows("article_chat", document=str, turns=list)[:n]
     return [
         Item(
             str(row.get("id", i)),

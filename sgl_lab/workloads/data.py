@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +56,6 @@ class Data:
             raise BadArgument(f"{self.folder} has no {path.name}, which this workload reads") from None
         except (OSError, UnicodeDecodeError) as error:
             raise BadArgument(f"cannot read {path}: {error}") from None
-
-
-def dealt(rows: list[Row], n: int | None) -> Iterator[Row]:
-    """The first `n` rows; all if there are fewer, or if `n` is None."""
-    yield from rows[: len(rows) if n is None else n]
 
 
 def _read(text: str, where: str) -> object:

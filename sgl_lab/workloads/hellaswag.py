@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..lang import surface as sgl
 from ..lang.state import ProgramState
-from .data import Data, Row, dealt
+from .data import Data, Row
 from .workload import Item, Workload
 
 
@@ -24,7 +24,7 @@ def hellaswag(s: ProgramState, examples: Sequence[Row], question: Row) -> None:
 def read(data: Data, n: int | None) -> list[Item]:
     fields: dict[str, type] = {"activity_label": str, "ctx": str, "endings": list, "label": int}
     examples = data.rows("hellaswag_fewshot", **fields)[:20]
-    rows = dealt(data.rows("hellaswag_test", **fields), n)
+    rows = data.rows("hellaswag_test", **fields)[:n]
     return [
         Item(str(row.get("id", i)), {"examples": examples, "question": row}, row["endings"][row["label"]].strip())
         for i, row in enumerate(rows)

@@ -9,7 +9,7 @@ import jsonschema
 from ..contracts.errors import BadArgument
 from ..lang import surface as sgl
 from ..lang.state import ProgramState
-from .data import Data, Row, dealt
+from .data import Data, Row
 from .workload import Item, Workload
 
 
@@ -25,7 +25,7 @@ def json_decode(s: ProgramState, prompt: str, regex: str, schema: Row) -> None:
 def read(data: Data, n: int | None) -> list[Item]:
     task = data.value("json_decode_task", schemas=dict, regexes=dict, prompt=str)
     items = []
-    for i, row in enumerate(dealt(data.rows("wiki_articles", kind=str, text=str), n)):
+    for i, row in enumerate(data.rows("wiki_articles", kind=str, text=str)[:n]):
         kind = row["kind"]
         if kind not in task["schemas"] or kind not in task["regexes"]:
             raise BadArgument(f"wiki_articles.jsonl has an article of kind {kind!r}, for which json_decode_task.json has no schema")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..lang import surface as sgl
 from ..lang.state import ProgramState
-from .data import Data, dealt
+from .data import Data
 from .workload import Item, Workload
 
 DIMENSIONS = ("clarity", "originality", "evidence", "structure", "tone", "correctness")
@@ -24,7 +24,7 @@ def llm_judge(s: ProgramState, essay: str) -> None:
 
 
 def read(data: Data, n: int | None) -> list[Item]:
-    rows = dealt(data.rows("wiki_articles", text=str), n)
+    rows = data.rows("wiki_articles", text=str)[:n]
     return [Item(str(row.get("id", i)), {"essay": row["text"]}) for i, row in enumerate(rows)]
 
 

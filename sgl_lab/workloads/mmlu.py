@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..lang import surface as sgl
 from ..lang.state import ProgramState
-from .data import Data, Row, dealt
+from .data import Data, Row
 from .workload import Item, Workload
 
 LETTERS = ("A", "B", "C", "D")
@@ -36,7 +36,7 @@ def read(data: Data, n: int | None) -> list[Item]:
             {"subject": row["subject"].replace("_", " "), "examples": examples.get(row["subject"], [])[:5], "question": row},
             row["answer"],
         )
-        for number, row in enumerate(dealt(data.rows("mmlu_test", **fields), n))
+        for number, row in enumerate(data.rows("mmlu_test", **fields)[:n])
     ]
 
 

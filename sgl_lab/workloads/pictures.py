@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..lang import surface as sgl
 from ..lang.state import ProgramState
-from .data import Data, dealt
+from .data import Data
 from .workload import Item, Workload
 
 
@@ -17,7 +17,7 @@ def pictures(s: ProgramState, image: Path, question: str) -> None:
 
 
 def read(data: Data, n: int | None) -> list[Item]:
-    rows = dealt(data.rows("image_questions", image=str, text=str), n)
+    rows = data.rows("image_questions", image=str, text=str)[:n]
     return [
         Item(str(row.get("id", i)), {"image": data.file(row["image"]), "question": row["text"]}, row.get("answer"))
         for i, row in enumerate(rows)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from ..lang import surface as sgl
 from ..lang.state import ProgramState
-from .data import Data, Row, dealt
+from .data import Data, Row
 from .workload import Item, Workload
 
 
@@ -47,7 +47,7 @@ def _instruction(data: Data) -> str:
 
 def read(data: Data, n: int | None) -> list[Item]:
     instruction = _instruction(data)
-    rows = dealt(data.rows("react_traces", question=str, steps=list), n)
+    rows = data.rows("react_traces", question=str, steps=list)[:n]
     return [
         Item(str(row.get("id", i)), {"instruction": instruction, "question": row["question"], "steps": row["steps"]})
         for i, row in enumerate(rows)
@@ -79,7 +79,7 @@ def _words(text: str) -> list[str]:
 def read_live(data: Data, n: int | None) -> list[Item]:
     instruction = _instruction(data)
     find = Corpus(data.rows("wiki_passages_corpus", title=str, text=str))
-    rows = dealt(data.rows("react_questions", question=str, answer=str), n)
+    rows = data.rows("react_questions", question=str, answer=str)[:n]
     return [
         Item(str(row.get("id", i)), {"instruction": instruction, "question": row["question"], "find": find}, row["answer"])
         for i, row in enumerate(rows)

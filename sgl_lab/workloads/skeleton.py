@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..lang import surface as sgl
 from ..lang.state import ProgramState
-from .data import Data, dealt
+from .data import Data
 from .workload import Item, Workload
 
 N_POINTS = 4
@@ -23,7 +23,7 @@ def skeleton_of_thought(s: ProgramState, question: str) -> str:
 
 
 def read(data: Data, n: int | None) -> list[Item]:
-    rows = dealt(data.rows("mt_bench", turns=list), n)
+    rows = data.rows("mt_bench", turns=list)[:n]
     return [Item(str(row.get("id", i)), {"question": row["turns"][0]}) for i, row in enumerate(rows)]
 
 

@@ -11,7 +11,6 @@ from . import bench
 from .catalogue import WORKLOADS, find
 from .data import Data
 from .results import Results, machine_of
-from .workload import Workload
 
 ALL = "all"
 
@@ -41,11 +40,12 @@ def measure(
     outcomes: dict[str, bench.Outcome] = {}
     left_out: dict[str, str] = {}
     if ablated:
-        (workload,) = _only(workloads)
+        if len(workloads) != 1:
+            raise BadArgument("one thing at a time is left out of one workload", hint="name one")
         for name, change in bench.ABLATIONS.items():
             changed = change(setup)
             with changed.lab(notify) as own:
-                outcomes[name] = bench.run(workload, data, own, changed, n, notify, watch)
+                outcomes[name] = bench.run(workloads[0], data, own, changed, n, notify, watch)
                 machine = machine_of(own)
         return Results(machine, setup.plain(), outcomes)
     with ExitStack() as open_labs:
@@ -58,9 +58,3 @@ def measure(
                     raise
                 left_out[workload.name] = str(error)
         return Results(machine_of(on), setup.plain(), outcomes, left_out)
-
-
-def _only(workloads: list[Workload]) -> list[Workload]:
-    if len(workloads) != 1:
-        raise BadArgument("one thing at a time is left out of one workload", hint="name one")
-    return workloads

@@ -7,7 +7,7 @@ from collections import Counter
 
 from ..lang import surface as sgl
 from ..lang.state import ProgramState
-from .data import Data, dealt
+from .data import Data
 from .workload import Item, Workload
 
 N_PLANS = 3
@@ -32,7 +32,7 @@ def tree_of_thought(s: ProgramState, examples: str, question: str) -> str:
 def read(data: Data, n: int | None) -> list[Item]:
     shots = data.rows("gsm8k_fewshot", question=str, solution=str, answer=str)[:4]
     examples = "".join(f"Question: {row['question']}\nSolution: {row['solution']}\nThe answer is {row['answer']}\n\n" for row in shots)
-    rows = dealt(data.rows("gsm8k_test", question=str, answer=str), n)
+    rows = data.rows("gsm8k_test", question=str, answer=str)[:n]
     return [Item(str(row.get("id", i)), {"examples": examples, "question": row["question"]}, row["answer"]) for i, row in enumerate(rows)]
 
 

@@ -45,8 +45,7 @@ class Provider:
 
 
 class Secret(str):
-    """The text of a key, as an argument or a local: a traceback that shows variables shows no more
-    than this."""
+    """The text of a key. Its repr hides it, so a traceback that shows variables does not show the key."""
 
     __slots__ = ()
 

@@ -75,7 +75,7 @@ class Program:
         return path
 
     def served(self, request: RequestId) -> Collection[Node]:
-        """It waits no more."""
+        """It no longer waits."""
         path = _path(self._requests.pop(request, None))
         for node in path:
             self._marked(node).waiting.pop(request, None)

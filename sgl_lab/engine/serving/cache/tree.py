@@ -262,7 +262,7 @@ class RadixTree:
             self._offer_all(self._programs.asked(request, number, self._path(self._walk(self._root(namespace), tokens)[0])))
 
     def served(self, request: RequestId) -> None:
-        """It waits no more."""
+        """It no longer waits."""
         if self._programs is not None:
             self._offer_all(self._programs.served(request))
 
