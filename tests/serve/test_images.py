@@ -52,8 +52,8 @@ def test_generate_takes_images_in_their_places(door: Door) -> None:
 
 
 REFUSED = {
-    "no place": ("What?", ONE, "0 places for 1 images"),
-    "no image": ("<image><image>What?", ONE, "2 places for 1 images"),
+    "no place": ("What?", ONE, "has 1 images, and the prompt has 0 places"),
+    "no image": ("<image><image>What?", ONE, "has 1 images, and the prompt has 2 places"),
     "address": ("<image>What?", "https://example.org/a.png", "is an address, which is not fetched here"),
     "file": ("<image>What?", "/etc/passwd", "is not base64|cannot be decoded|no PNG"),
     "text": ("<image>What?", base64.b64encode(b"a text").decode(), "no PNG, JPEG, GIF or WebP"),
