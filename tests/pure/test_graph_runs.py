@@ -21,6 +21,7 @@ from sgl_lab.lang.graph.compiled import Compiled
 from sgl_lab.lang.graph.passes import PASSES
 from sgl_lab.lang.graph.values import Call
 
+from .api import Api, Reply
 from .generated import LONG, drawn
 from .language import watchdog  # noqa: F401
 from .words import lab
@@ -119,6 +120,57 @@ def test_a_saved_graph_runs_in_another_process_without_its_program(tmp_path: Pat
     made = lab(tmp_path)
     assert done.stdout.strip() == ascii(drawn(7).run("Q?", backend=made, temperature=0).text())
     made._resident.close()
+
+
+# ---------------------------------------------------------------- the shapes of the original's tests of tracing
+
+
+def test_programs_that_call_and_fork_run_on_a_model_of_plain_text() -> None:
+    @sgl.function
+    def expand(s: Any, tip: str) -> None:
+        s += "Expand this: " + tip + "\n"
+        s += sgl.gen("detail")
+
+    @sgl.function
+    def suggest(s: Any, topic: str) -> None:
+        s += "Two tips for " + topic + ".\n"
+        for name in ("tip_1", "tip_2"):
+            s += name + ":" + sgl.gen(name, stop=["\n", ":", "."]) + "\n"
+        for name in ("tip_1", "tip_2"):
+            s += name + ": " + expand(tip=s[name])["detail"] + "\n"
+        forks = s.fork(2)
+        for index in range(2):
+            forks[index] += f"Tip {index + 1}:" + sgl.gen("more")
+        s += forks[0]["more"] + forks[1]["more"] + "In short" + sgl.gen("summary")
+
+    choice = {"index": 0, "text": " walk", "finish_reason": "stop", "logprobs": None}
+    piece = {"id": "c", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
+    text = "Two tips for {0}.\ntip_1: walk\ntip_2: walk\ntip_1:  walk\ntip_2:  walk\n walk walkIn short walk"
+    with Api(lambda asked: Reply(events=[piece, "[DONE]"]), "/v1") as api:
+        backend = sgl.OpenAI("gpt-3.5-turbo-instruct", base_url=api.url, server="openai", api_key="sk-test-0123456789abcdef")
+        compiled = suggest.compile(backend=backend)
+        assert compiled.run(topic="health").text() == suggest.run(topic="health", backend=backend).text() == text.format("health")
+        states = compiled.run_batch([{"topic": "joy"}, {"topic": "money"}], temperature=0)
+        assert [state.text() for state in states] == [text.format("joy"), text.format("money")]
+        assert {asked.path for asked in api.asked} == {"/v1/completions"}
+
+
+def test_a_bound_program_is_traced_and_its_beginning_cached(backend: LocalBackend) -> None:
+    @sgl.function
+    def few_shot(s: Any, prompt: str, question: str) -> None:
+        s += prompt
+        s += "Q: What is hot?\nA: Fire\n"
+        s += "Q: " + question + "\nA:" + sgl.gen("answer", stop="\n")
+
+    bound = few_shot.bind(prompt=LONG)
+    lines = bound.trace().last_node.print_graph_dfs().splitlines()
+    assert lines[0] == f"%0 = Constant({LONG!r})"
+    assert lines[1:4] == ["%1 = %0 + Constant('Q: What is hot?\\nA: Fire\\n')", "%2 = %1 + Constant('Q: ')", ASKED]
+    assert lines[-1] == "%5 = %4 + Gen('answer')"
+    assert bound.cache(backend) >= len(backend.encode(LONG))
+
+
+ASKED = "%3 = %2 + Argument(name=question, value=None)"
 
 
 # ---------------------------------------------------------------- errors

@@ -21,7 +21,7 @@ from ..remote import PLACEHOLDER, Call, Deadlines, Fault, Key, Options, Provider
 from ..remote.prices import Listed, find_prices, listed_names
 from . import chat, completions, decisions, first_token, responses
 from .chat import Body
-from .servers import APIS, CHAT, COMPLETIONS, RESPONSES, SERVERS, Server, capabilities, openai_model
+from .servers import APIS, CHAT, COMPLETES, COMPLETIONS, RESPONSES, SERVERS, Server, capabilities, openai_model
 from .strict import strict
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class OpenAI(RemoteBackend):
     """A model behind OpenAI's API, or behind a server that speaks it.
 
     model_name        such as "gpt-4o"; "default" is the model that a server of your own serves
-    api               chat, responses or completions (which take plain text). None: chat, or responses for a model that has only these
+    api               chat, responses or completions (which take plain text). None: chat, or what a model has instead of it
     base_url          of a server: vLLM, SGLang, llama.cpp, TGI, Ollama, transformers, this project's own ("http://127.0.0.1:8000/v1"). It
                       is asked for its models at once. None is OpenAI's, or OPENAI_BASE_URL
     api_key           None takes OPENAI_API_KEY, what was entered, or a keyring entry; for another server the key that is named for it
@@ -131,9 +131,8 @@ class OpenAI(RemoteBackend):
             found = self._ask_who(model_name, server)
         listed = find_prices("openai", found.model) if is_own else None
         kind = self._kind(found, listed, is_own=is_own)
-        self.mode = api or (RESPONSES if listed and "responses_only" in listed.can else CHAT)
-        if self.mode == COMPLETIONS and kind.name == "openai" and api is None:
-            self.mode = CHAT
+        only = COMPLETIONS if found.model.startswith(COMPLETES) else RESPONSES if listed and "responses_only" in listed.can else CHAT
+        self.mode = api or only
         can = capabilities or _capabilities(kind, self.mode)
         self._server = kind if capabilities is None else replace(kind, can=can)
         context = found.context or (listed.context if listed else None) or 1 << 20

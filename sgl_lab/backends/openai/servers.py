@@ -11,6 +11,8 @@ from ...contracts.params import MAX_N, MAX_STOPS, MAX_TOP_LOGPROBS
 
 CHAT, RESPONSES, COMPLETIONS = "chat", "responses", "completions"
 APIS = (CHAT, RESPONSES, COMPLETIONS)
+COMPLETES = ("gpt-3.5-turbo-instruct", "babbage-002", "davinci-002")
+"""names of OpenAI's models that complete plain text and have no chat, without the date of a version"""
 
 _PLAIN = ("max_tokens", "temperature", "top_p", "stop", "frequency_penalty", "presence_penalty", "seed", "logit_bias")
 

@@ -137,6 +137,7 @@ class Compiled:
         if unknown := settings.keys() - SETTINGS:
             raise unknown_argument("run_batch", min(unknown), sorted(SETTINGS))
         n_open = checked_width(num_threads)
+        settings = self._defaults() | settings
         rows = [self._row(item, index) for index, item in enumerate(batch_arguments)]
         siblings = Siblings() if len(rows) > 1 else None
         order = self._order(rows) if reorder and not generator_style else list(range(len(rows)))
@@ -172,8 +173,10 @@ class Compiled:
 
     def _settings(self, kwargs: dict[str, object]) -> dict[str, object]:
         names = {*self.graph.arguments, *dict(self.graph.known)}
-        backend = {} if self._backend is None else {"backend": self._backend}
-        return backend | {name: kwargs.pop(name) for name in SETTINGS - names if name in kwargs}
+        return self._defaults() | {name: kwargs.pop(name) for name in SETTINGS - names if name in kwargs}
+
+    def _defaults(self) -> dict[str, object]:
+        return {} if self._backend is None else {"backend": self._backend}
 
     def _row(self, item: object, index: int) -> dict[str, str]:
         if not isinstance(item, Mapping | tuple):
