@@ -1,13 +1,14 @@
-"""The door against calling the engine directly: throughput at 32 clients, and time to the first token.
+"""The door against calling the engine directly: throughput at 32 clients, and time to the first
+token.
 
     python benchmarks/door.py [--model smollm2] [--clients 32] [--tokens 64] [--rounds 3] [--first]
 
-Both ways run the same chat prompts with the same number of tokens, in turn, round by round. Clients of
-the door are a process of their own (a client has its own computer, or its own process), stream over
-one connection each, and read every token: on a machine with few cores they take some of the engine's
-time, which the CPU seconds of this process (the second line) leave out. The direct way submits the same jobs to the lab's backend.
-The time to the first token is that of one client alone with a cached prompt: what the way adds. `--first`
-measures that only.
+Both ways run the same chat prompts with the same number of tokens, in turn, round by round. Clients
+of the door are a process of their own (a client has its own computer, or its own process), stream
+over one connection each, and read every token: on a machine with few cores they take some of the
+engine's time, which the CPU seconds of this process (the second line) leave out. The direct way
+submits the same jobs to the lab's backend. The time to the first token is that of one client alone
+with a cached prompt: what the way adds. `--first` measures that only.
 """
 
 from __future__ import annotations
@@ -129,7 +130,9 @@ for n in sys.stdin:
 
 
 class FirstTokens:
-    """A client in a process of its own, on one connection: as little of a client as there can be, so that its time is the door's."""
+    """A client in a process of its own, on one connection: as little of a client as there can be,
+    so that its time is the door's.
+    """
 
     def __init__(self, door: Door, job: list[Json]) -> None:
         self._client = subprocess.Popen([sys.executable, "-c", FIRST], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

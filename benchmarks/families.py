@@ -4,11 +4,13 @@
     python benchmarks/families.py --edges 40
     python benchmarks/families.py --model qwen2.5-coder-0.5b
 
-The first makes a random model of each family (those of `tests/torch/family_models.py`) and prints the largest difference of
-logprobs from transformers' own in float32: of torch in float32 cold, then in chunks, batched and cached; the mean difference
-of the native step in bfloat16, as a share of their spread; and tokens per second of one row, native and by transformers.
-`--edges` tries configurations around the edges of each family: they are equal, or refused by name. `--model` compares a real
-model with transformers on the dequantised file: greedy tokens, the perplexity of a text, load time and tokens per second.
+The first makes a random model of each family (those of `tests/torch/family_models.py`) and prints
+the largest difference of logprobs from transformers' own in float32: of torch in float32 cold, then
+in chunks, batched and cached; the mean difference of the native step in bfloat16, as a share of
+their spread; and tokens per second of one row, native and by transformers. `--edges` tries
+configurations around the edges of each family: they are equal, or refused by name. `--model`
+compares a real model with transformers on the dequantised file: greedy tokens, the perplexity of a
+text, load time and tokens per second.
 """
 
 from __future__ import annotations
@@ -143,7 +145,9 @@ QUESTIONS = (
 
 
 def real(name: str, threads: int, n_tokens: int) -> None:
-    """A real model in the types of its file, on the native step, against transformers on the dequantised file."""
+    """A real model in the types of its file, on the native step, against transformers on the
+    dequantised file.
+    """
     from transformers import AutoModelForCausalLM
 
     from sgl_lab.engine.compute.models.convert import convert

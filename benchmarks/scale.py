@@ -62,7 +62,9 @@ class Result:
 
 
 def questions(n_groups: int, n_each: int, n_shots: int) -> list[tuple[str, str]]:
-    """(examples, question): groups with the same examples, shuffled so that neighbours share nothing but by chance."""
+    """(examples, question): groups with the same examples, shuffled so that neighbours share
+    nothing but by chance.
+    """
     asked = []
     for group in range(n_groups):
         topic = TOPICS[group % len(TOPICS)]

@@ -1,6 +1,7 @@
 """Measures the cost and the savings of structured output on the built-in model.
 
-    python benchmarks/structured.py [--parts forcing masks schemas valid] [--n-valid 500] [--budget 400] [--reps 5]
+python benchmarks/structured.py [--parts forcing masks schemas valid] [--n-valid 500] [--budget 400]
+[--reps 5]
 
     forcing  one record of about 120 tokens under a schema with fixed keys, one and eight at a time:
              tokens, forced tokens, model steps, and the time with and without forcing

@@ -34,7 +34,9 @@ _MILLION = 1_000_000
 
 
 class Module(Protocol):
-    """What is used of LiteLLM, which is installed beside this package only where its requirements allow it."""
+    """What is used of LiteLLM, which is installed beside this package only where its requirements
+    allow it.
+    """
 
     def completion(self, **request: object) -> Iterable[ChatCompletionChunk]: ...
 
@@ -56,10 +58,11 @@ class Module(Protocol):
 class LiteLLM(RemoteBackend):
     """A model by LiteLLM's name for it: `LiteLLM("groq/llama-3.3-70b-versatile")`.
 
-    api_key, base_url  of a server of your own; without them LiteLLM asks the model's provider, with the key that it finds in the
-                       environment (GROQ_API_KEY ...)
+    api_key, base_url  of a server of your own; without them LiteLLM asks the model's provider, with
+                       the key that it finds in the environment (GROQ_API_KEY ...)
     default_headers    more headers of each request
-    options            those of every remote backend (`Options`); prices are LiteLLM's if they are not given
+    options            those of every remote backend (`Options`); prices are LiteLLM's if they are
+                       not given
 
     AuthenticationFailed names the variables that a provider's key may be in; BadArgument, a model
     that LiteLLM cannot place.

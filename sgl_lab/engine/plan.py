@@ -44,8 +44,10 @@ class Sampling:
     drafted: tuple[int, ...] = ()
     """tokens that are taken to follow `generated`"""
     masks: tuple[memoryview, ...] = ()
-    """uint32 [ceil(vocab / 32)]: token t may be drawn if bit t % 32 of word t // 32 is set. The first mask holds here, the next
-    after one more draft and so on; without any, all tokens may be drawn."""
+    """uint32 [ceil(vocab / 32)]: token t may be drawn if bit t % 32 of word t // 32 is set. The
+    first mask holds here, the next after one more draft and so on; without any, all tokens may be
+    drawn.
+    """
     n_healed: int = 0
     """earlier tokens that spell the prompt's end again; `generated` and `drafted` do not include
     them
@@ -112,7 +114,9 @@ class Row:
     adapter: str | None = None
     """key of the one that its tokens pass through (`Adapting`)"""
     is_overlapped: bool = False
-    """its one token is the one that the step before, still in flight, draws for this request; `tokens` holds a placeholder"""
+    """its one token is the one that the step before, still in flight, draws for this request;
+    `tokens` holds a placeholder
+    """
 
     @property
     def end(self) -> int:
@@ -152,7 +156,9 @@ class Plan:
     step: int
     rows: tuple[Row, ...]
     before_draws: Callable[[], None] = _nothing
-    """fills the masks of the rows' samplings: to be called while the rest computes, once, before anything is drawn; never raises"""
+    """fills the masks of the rows' samplings: to be called while the rest computes, once, before
+    anything is drawn; never raises
+    """
 
 
 class Draw(NamedTuple):
@@ -179,7 +185,9 @@ class RowOutput:
     error: Exception | None = None
     """this row alone failed (NaN logits, ...)"""
     experts: str = ""
-    """those that its tokens passed through, as `events.ExpertsChosen` writes them, without rejected drafts"""
+    """those that its tokens passed through, as `events.ExpertsChosen` writes them, without rejected
+    drafts
+    """
 
     @property
     def target_logprobs(self) -> tuple[tuple[float, ...], ...]:
@@ -250,7 +258,9 @@ class Embedding(Protocol):
     """A runner that knows of blocks, whether or not it computes them."""
 
     def check_block(self, block: Block) -> None:
-        """BackendUnsupported if it computes no blocks, BadArgument if the embeddings do not fit the model."""
+        """BackendUnsupported if it computes no blocks, BadArgument if the embeddings do not fit the
+        model.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
-"""Fetches a public web address, within limits. A program may have the address from a model, so nothing inside
-the network of this machine is reached: each host, also of a redirect, is resolved once, all of its addresses
-have to be public, and the connection goes to the address that was checked. No proxy is used.
+"""Fetches a public web address, within limits. A program may have the address from a model, so
+nothing inside the network of this machine is reached: each host, also of a redirect, is resolved
+once, all of its addresses have to be public, and the connection goes to the address that was
+checked. No proxy is used.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def is_public(address: str) -> bool:
 
 
 def fetched(url: str, most: int, *, seconds: float = TOTAL_S, allowed: Callable[[str], bool] = is_public) -> bytes | None:
-    """The body at an http or https address; None if it has more than `most` bytes. BadArgument says what went wrong."""
+    """The body at an http or https address; None if it has more than `most` bytes. BadArgument says
+    what went wrong.
+    """
     deadline = time.monotonic() + seconds
     for _ in range(MAX_REDIRECTS + 1):
         found = _asked(url, most, deadline, allowed)

@@ -1,7 +1,8 @@
 """What `image(...)` accepts, and the bytes that it becomes.
 
-A file, bytes, base64, a data URL, an array or an image of Pillow. A web address is not fetched unless the program says
-so: what a program shows to a model then does not depend on a server by accident.
+A file, bytes, base64, a data URL, an array or an image of Pillow. A web address is not fetched
+unless the program says so: what a program shows to a model then does not depend on a server by
+accident.
 """
 
 from __future__ import annotations

@@ -271,11 +271,13 @@ def select(
 
 @suggests
 def image(source: object, *, fetch: bool = False) -> Image:
-    """A picture, inside a turn, for a backend that takes images: `user(image("cat.png") + "What is this?")`.
+    """A picture, inside a turn, for a backend that takes images: `user(image("cat.png") + "What is
+    this?")`.
 
-    `source` is a PNG, JPEG, GIF or WebP file, its bytes, base64 or a data URL; an array of bytes [height, width, 3]; or an image of
-    Pillow. It is read now. A web address is fetched with `fetch=True` only, and only from the public internet. BadArgument for what
-    is no image or has more than 20 MiB.
+    `source` is a PNG, JPEG, GIF or WebP file, its bytes, base64 or a data URL; an array of bytes
+    [height, width, 3]; or an image of Pillow. It is read now. A web address is fetched with
+    `fetch=True` only, and only from the public internet. BadArgument for what is no image or has
+    more than 20 MiB.
     """
     if type(fetch) is not bool:
         raise BadArgument(f"fetch must be True or False, not {fetch!r:.80}")
@@ -286,9 +288,10 @@ def image(source: object, *, fetch: bool = False) -> Image:
 def video(source: object, num_frames: int = 8) -> Concat:
     """Frames of a video as images, inside a turn: `user(video("cat.gif", 4) + "What happens?")`.
 
-    `source` is an animation (GIF, WebP, PNG), a film (MP4, WebM, AVI; PyAV decodes it), its bytes, or frames in a list or an array
-    [frames, height, width, 3]. The frames are at equal distances, the first and the last among them; all of them if there are fewer.
-    BadArgument for what is no video, has more than 200 MiB or 20,000 frames, and for more than 64 frames to show.
+    `source` is an animation (GIF, WebP, PNG), a film (MP4, WebM, AVI; PyAV decodes it), its bytes,
+    or frames in a list or an array [frames, height, width, 3]. The frames are at equal distances,
+    the first and the last among them; all of them if there are fewer. BadArgument for what is no
+    video, has more than 200 MiB or 20,000 frames, and for more than 64 frames to show.
     """
     return Concat(tuple(Image(*frame) for frame in frames_of(source, num_frames)))
 

@@ -1,4 +1,6 @@
-"""What `video(...)` accepts, and the pictures that it becomes: frames at equal distances, the first and the last among them."""
+"""What `video(...)` accepts, and the pictures that it becomes: frames at equal distances, the first
+and the last among them.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,9 @@ def _decoded(data: bytes, n: int) -> list[Picture]:
 
 
 def _container(data: bytes) -> str | None:
-    """The format of a film, in FFmpeg's words. It is named to the parser, which then follows no playlist."""
+    """The format of a film, in FFmpeg's words. It is named to the parser, which then follows no
+    playlist.
+    """
     if data[4:8] == b"ftyp":
         return "mp4"
     if data.startswith(b"\x1a\x45\xdf\xa3"):

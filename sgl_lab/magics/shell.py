@@ -1,4 +1,6 @@
-"""IPython's shell, as the magics use it. What IPython itself gives no type stays `Any`, here and nowhere else."""
+"""IPython's shell, as the magics use it. What IPython itself gives no type stays `Any`, here and
+nowhere else.
+"""
 
 from __future__ import annotations
 

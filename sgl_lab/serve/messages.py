@@ -18,7 +18,9 @@ TEXTS = frozenset({"text", "input_text", "output_text", "refusal", "reasoning_te
 
 
 def text_of(content: Json, where: str, images: Images | None = None) -> str:
-    """The text of a content: a string, or a list of parts. Images are marked in it, where they are taken."""
+    """The text of a content: a string, or a list of parts. Images are marked in it, where they are
+    taken.
+    """
     if content is None or isinstance(content, str):
         return content or ""
     if not isinstance(content, list):

@@ -1,4 +1,6 @@
-"""What a request asks of the engine, and how its answer is spelled: the seam between the APIs and the door."""
+"""What a request asks of the engine, and how its answer is spelled: the seam between the APIs and
+the door.
+"""
 
 from __future__ import annotations
 

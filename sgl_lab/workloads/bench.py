@@ -1,4 +1,6 @@
-"""Runs a workload on a lab and counts: throughput, latency, cache hits against the optimum, right answers."""
+"""Runs a workload on a lab and counts: throughput, latency, cache hits against the optimum, right
+answers.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,9 @@ Row = dict[str, Any]
 
 
 class Data:
-    """A folder of JSON Lines. BadArgument, with the file and line, for what is not as a workload needs it."""
+    """A folder of JSON Lines. BadArgument, with the file and line, for what is not as a workload
+    needs it.
+    """
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = SAMPLE if folder is None else Path(folder)

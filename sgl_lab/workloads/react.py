@@ -55,7 +55,9 @@ def read(data: Data, n: int | None) -> list[Item]:
 
 
 class Corpus:
-    """A search tool: the first passage that shares most of the words asked for, rarer ones counting more."""
+    """A search tool: the first passage that shares most of the words asked for, rarer ones counting
+    more.
+    """
 
     def __init__(self, passages: Sequence[Row]) -> None:
         self._texts = [f"{row['title']}. {row['text']}" for row in passages]

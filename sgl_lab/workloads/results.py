@@ -1,4 +1,6 @@
-"""Results as a file: what was measured, on what machine and with which versions; and two of them compared."""
+"""Results as a file: what was measured, on what machine and with which versions; and two of them
+compared.
+"""
 
 from __future__ import annotations
 

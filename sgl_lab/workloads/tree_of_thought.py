@@ -1,4 +1,6 @@
-"""Tree of thought on GSM8K: plans fork from the question, solutions fork from the plans, and a vote ends it."""
+"""Tree of thought on GSM8K: plans fork from the question, solutions fork from the plans, and a vote
+ends it.
+"""
 
 from __future__ import annotations
 

@@ -197,12 +197,17 @@ def test_a_draft_ends_where_the_text_must() -> None:
     assert runner.sizes == [10]
 
 
-def test_drafts_leave_no_trace_in_the_tree() -> None:
+@pytest.mark.parametrize("period", [0, 7])
+def test_drafts_leave_no_trace_in_the_tree(period: int) -> None:
+    """Drafts from the tree, and drafts that a prompt's own text gives in the step that ends its prefill."""
+
     def shape(draft_tokens: int) -> list[tuple[int, ...]]:
-        b = bench(draft_tokens=draft_tokens)
+        b = bench(HashRunner(1024, 1, Periodic(period)) if period else None, draft_tokens=draft_tokens)
+        prompt = PROMPT[:period] * 8 if period else PROMPT
         for n in (40, 64, 20, 64):
-            replies(b, PROMPT, max_tokens=n, ignore_eos=True)
-            replies(b, (*PROMPT, n), max_tokens=n, ignore_eos=True)
+            replies(b, prompt, max_tokens=n, ignore_eos=True)
+            replies(b, (*prompt, n), max_tokens=n, ignore_eos=True)
+        assert bool(b.engine.stats()["accepted_tokens"]) == bool(draft_tokens)
         return sorted(node.tokens for node in b.engine.snapshot(0).nodes)
 
     assert shape(64) == shape(0)

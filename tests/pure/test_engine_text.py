@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import random
 import re
 from collections.abc import Callable
@@ -27,6 +28,13 @@ def stream(pieces: list[bytes], stop: tuple[str, ...] = (), regex: tuple[str, ..
     return text, [*deltas, new], [*ids, n]
 
 
+def is_open(data: bytes) -> bool:
+    """Whether it ends in the middle of a character."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder.decode(data)
+    return bool(decoder.getstate()[0])
+
+
 def offline(pieces: list[bytes], stop: tuple[str, ...], regex: tuple[str, ...]) -> tuple[str, int, str | None]:
     """Text, number of ids and the stop: every prefix of the whole text is tried, shortest first."""
     whole = b"".join(pieces).decode("utf-8", "replace")
@@ -38,8 +46,9 @@ def offline(pieces: list[bytes], stop: tuple[str, ...], regex: tuple[str, ...]) 
             break
     else:
         cut, matched = len(whole), None
-    beginnings = [b"".join(pieces[:n]).decode("utf-8", "replace") for n in range(len(pieces) + 1)]
-    n_ids = max(n for n, text in enumerate(beginnings) if len(text) <= cut and whole.startswith(text))  # none ends inside a character
+    beginnings = [(n, b"".join(pieces[:n])) for n in range(len(pieces) + 1)]
+    ended = [(n, data.decode("utf-8", "replace")) for n, data in beginnings if n == len(pieces) or not is_open(data)]
+    n_ids = max(n for n, text in ended if len(text) <= cut and whole.startswith(text))
     return whole[:cut], n_ids, matched
 
 

@@ -76,7 +76,7 @@ def test_prose_is_in_standard_words(suffix: str) -> None:
     assert found == []
 
 
-LONGEST, MOST_LINES = 102, 6
+LONGEST, LONGEST_DOCSTRING, MOST_LINES = 102, 108, 6
 BULLET = re.compile(r"\s*([*+-]|\d+\.) ")
 
 
@@ -89,6 +89,25 @@ def test_pages_have_lines_of_about_100_columns_and_short_paragraphs() -> None:
         for n, line in enumerate(prose(page), 1):
             n_lines = 0 if not line.strip() else 1 if BULLET.match(line) else n_lines + 1
             assert n_lines <= MOST_LINES, f"{page.name}, line {n}"
+
+
+def test_docstrings_have_lines_of_about_100_columns() -> None:
+    long = [
+        (path.relative_to(ROOT).as_posix(), n)
+        for path in files(".py")
+        if path.is_relative_to(PACKAGE)
+        for n, line in docstring_lines(path)
+        if len(line) > LONGEST_DOCSTRING
+    ]
+    assert long == []
+
+
+def docstring_lines(path: Path) -> Iterator[tuple[int, str]]:
+    source = path.read_text(encoding="utf-8")
+    lines = source.splitlines()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield from enumerate(lines[node.lineno - 1 : node.end_lineno], node.lineno)
 
 
 def prose(page: Path) -> Iterator[str]:

@@ -46,9 +46,12 @@ class Anthropic(RemoteBackend):
     """A Claude model: `Anthropic("claude-sonnet-5-5")`. The key comes from ANTHROPIC_API_KEY; see
     docs/backends.md for other ways.
 
-    thinking         True lets the model think first. False, the default, has it not think, or as little as it can
-    effort           "low" to "max": how much work it puts into an answer; the API's default if it is not given
-    thinking_tokens  room for thoughts, in tokens. They count as the answer's, so it is added to `max_tokens` where the model thinks
+    thinking         True lets the model think first. False, the default, has it not think, or as
+                     little as it can
+    effort           "low" to "max": how much work it puts into an answer; the API's default if it
+                     is not given
+    thinking_tokens  room for thoughts, in tokens. They count as the answer's, so it is added to
+                     `max_tokens` where the model thinks
     options          those of every remote backend (`Options`)
 
     The API takes no temperature, top_p and top_k. Its models' calls of tools are JSON schemas where

@@ -33,7 +33,9 @@ class Answer:
         self._usage: GenerateContentResponseUsageMetadata | None = None
 
     def read(self, chunks: Iterable[GenerateContentResponse]) -> tuple[ChatOutput, ...]:
-        """RequestFailed where the prompt is blocked; Unended where the stream ends before the answer does."""
+        """RequestFailed where the prompt is blocked; Unended where the stream ends before the
+        answer does.
+        """
         for chunk in chunks:
             if (feedback := chunk.prompt_feedback) and feedback.block_reason and not chunk.candidates:
                 why = f"{_word(feedback.block_reason)}: {feedback.block_reason_message or 'it gives no reason'}"

@@ -129,10 +129,13 @@ class Gemini(_Google):
     """A Gemini model on AI Studio: `Gemini("gemini-3.8-flash")`. The key comes from GEMINI_API_KEY;
     see docs/backends.md for other ways.
 
-    thinking         how much it thinks first: a level such as "low", or for a 2.5 model a budget in tokens; by default as little as it can
-    thinking_tokens  room for thoughts, in tokens. They count as the answer's, so it is added to `max_tokens` where the model thinks
-    decision_model   answers `select`, with probabilities, by the Decisions API; None lets the model itself answer under a JSON schema.
-                     Other servers than Google's have it None by default
+    thinking         how much it thinks first: a level such as "low", or for a 2.5 model a budget in
+                     tokens; by default as little as it can
+    thinking_tokens  room for thoughts, in tokens. They count as the answer's, so it is added to
+                     `max_tokens` where the model thinks
+    decision_model   answers `select`, with probabilities, by the Decisions API; None lets the model
+                     itself answer under a JSON schema. Other servers than Google's have it None by
+                     default
     safety_settings  as the API has them: categories and thresholds
     options          those of every remote backend (`Options`)
     """
@@ -168,8 +171,9 @@ class Gemini(_Google):
 class VertexAI(_Google):
     """A Gemini model on Vertex AI: `VertexAI("gemini-3.8-flash", project="my-project")`.
 
-    project, location  of Google Cloud; from GOOGLE_CLOUD_PROJECT and GOOGLE_CLOUD_LOCATION (or GCP_PROJECT_ID, GCP_LOCATION, as the
-                       original has them) if they are not given; the location is "global" otherwise
+    project, location  of Google Cloud; from GOOGLE_CLOUD_PROJECT and GOOGLE_CLOUD_LOCATION (or
+                       GCP_PROJECT_ID, GCP_LOCATION, as the original has them) if they are not
+                       given; the location is "global" otherwise
     credentials        of google-auth; by default those of `gcloud auth application-default login`
 
     The rest is as of `Gemini`. A `select` is answered by the model itself, under a JSON schema.

@@ -64,16 +64,21 @@ class OpenAI(RemoteBackend):
     """A model behind OpenAI's API, or behind a server that speaks it.
 
     model_name        such as "gpt-4o"; "default" is the model that a server of your own serves
-    api               chat, responses or completions (which take plain text). None: chat, or what a model has instead of it
-    base_url          of a server: vLLM, SGLang, llama.cpp, TGI, Ollama, transformers, this project's own ("http://127.0.0.1:8000/v1"). It
-                      is asked for its models at once. None is OpenAI's, or OPENAI_BASE_URL
-    api_key           None takes OPENAI_API_KEY, what was entered, or a keyring entry; for another server the key that is named for it
-    server            which kind of server it is (`SERVERS`, or "openai" for a gateway to OpenAI's models); None asks it
+    api               chat, responses or completions (which take plain text). None: chat, or what a
+                      model has instead of it
+    base_url          of a server: vLLM, SGLang, llama.cpp, TGI, Ollama, transformers, this
+                      project's own ("http://127.0.0.1:8000/v1"). It is asked for its models at
+                      once. None is OpenAI's, or OPENAI_BASE_URL
+    api_key           None takes OPENAI_API_KEY, what was entered, or a keyring entry; for another
+                      server the key that is named for it
+    server            which kind of server it is (`SERVERS`, or "openai" for a gateway to OpenAI's
+                      models); None asks it
     capabilities      what the server can do, instead of what is known of its kind
     reasoning_effort  none, minimal, low, medium, high, xhigh: how long a model thinks that can
     extra_body        more fields of each request
     is_azure          an Azure deployment: azure_endpoint (or AZURE_OPENAI_ENDPOINT) is its server
-    options           of all remote backends: deadlines, retries, concurrency, requests_per_minute, budget, prices, cache, emit
+    options           of all remote backends: deadlines, retries, concurrency, requests_per_minute,
+                      budget, prices, cache, emit
 
     AuthenticationFailed without a key, ConnectionFailed for a server that is not up, ModelMissing
     for a model that it does not serve.

@@ -67,7 +67,8 @@ class RemoteBackend(RemoteJobs[_Task, Outcome], BaseConversation, ABC):
     """A backend that calls a server.
 
     server     the server and its key (`find_endpoint`)
-    card       its model and what it offers; prices and context are filled in from the table where the card has none
+    card       its model and what it offers; prices and context are filled in from the table where
+               the card has none
     options    see `Options`
 
     A subclass writes `_converse`, `_decide` if its capabilities say that choices are "decided" or

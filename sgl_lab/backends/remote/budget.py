@@ -4,11 +4,11 @@ To declare a budget (a cell's `--budget 0.50`, `%sgl stats`):
 
     from sgl_lab.backends.remote.budget import SESSION, spending
 
-    with spending(0.50, "this cell") as account:    # every remote call made inside, of any backend, is held against it
+    with spending(0.50, "this cell") as account:    # it limits every remote call inside, of any backend
         ...
     account.spent, account.left, account.n_unknown  # in account.currency
     SESSION.limit = 5.00                            # for the process; SESSION.spent counts always
-    SESSION.by_model                                # model -> Sum(calls, prompt, completion, cached tokens, cost)
+    SESSION.by_model                                # model -> Sum: calls, tokens, cost
 
 Before each call the most that it can cost is set aside in the session's account and in each that is
 open. If one of them has not that much left, the call fails with BudgetExceeded and nothing is sent.

@@ -1,6 +1,7 @@
 """Which server is asked, and that a key goes to no other.
 
-* A key of a provider (OPENAI_API_KEY ...) goes to that provider's hosts. A server under another base URL has a key of its own name.
+* A key of a provider (OPENAI_API_KEY ...) goes to that provider's hosts. A server under another
+  base URL has a key of its own name.
 * A redirect to another origin is refused; it would take the prompt along, too.
 * Plain http carries a key only on loopback.
 """

@@ -12,7 +12,9 @@ from .whole import is_whole
 
 
 class PastStops(Exception):
-    """All samples have reached a stop, and the server goes on: what it still sends belongs to none of them."""
+    """All samples have reached a stop, and the server goes on: what it still sends belongs to none
+    of them.
+    """
 
 
 class Stops:

@@ -56,7 +56,9 @@ class Vocabulary(Protocol):
 
 
 class Sampled:
-    """One sample while it comes. `take` an answer of the stream; then `delta` is what can newly be shown."""
+    """One sample while it comes. `take` an answer of the stream; then `delta` is what can newly be
+    shown.
+    """
 
     def __init__(self, job: GenJob, vocabulary: Vocabulary) -> None:
         params = job.params

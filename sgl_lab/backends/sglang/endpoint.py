@@ -83,10 +83,13 @@ class RuntimeEndpoint(SglangServer[_Task, Outcome], TokenizedBackend):
     """An SGLang server, an sglang-router in front of several, or the door of another notebook.
 
     base_url            such as http://127.0.0.1:30000
-    api_key             of that server; by default the one that is named for it (`%sgl key HOST:PORT`)
+    api_key             of that server; by default the one that is named for it (`%sgl key
+                        HOST:PORT`)
     chat_template_name  of the registered templates; by default the model's own
-    tokenizer           a folder, a .gguf file or a hub id, if the server's own is not on this machine
-    kv_events           whether to listen to the server's KV events; an address (tcp://HOST:PORT) listens there
+    tokenizer           a folder, a .gguf file or a hub id, if the server's own is not on this
+                        machine
+    kv_events           whether to listen to the server's KV events; an address (tcp://HOST:PORT)
+                        listens there
     options             deadlines, retries, concurrency, requests_per_minute, budget, prices, emit
 
     Raises BackendUnsupported for a server with another API, ModelMissing if no tokenizer is found, and

@@ -152,7 +152,9 @@ class SglangServer(RemoteJobs[T, O], ABC):
         return response
 
     def _post(self, body: Mapping[str, object], served: Callable[[str], None]) -> Answer | list[Answer]:
-        """An answer of /generate, or one for each prompt. `served` is called with the worker that answered."""
+        """An answer of /generate, or one for each prompt. `served` is called with the worker that
+        answered.
+        """
         response = self._send("POST", "/generate", body)
         served(response.headers.get("x-served-by", ""))
         answer: Answer | list[Answer] = response.json()
@@ -178,7 +180,9 @@ class SglangServer(RemoteJobs[T, O], ABC):
                 yield answer
 
     def _abort(self, rid: str) -> None:
-        """The end of its connection is one sign for a server; a router in between may keep that to itself."""
+        """The end of its connection is one sign for a server; a router in between may keep that to
+        itself.
+        """
         with suppress(SglError, json.JSONDecodeError):  # it is gone, or has no such path
             self._ask("POST", "/abort_request", {"rid": rid}, Deadlines(connect=2.0, idle=5.0, total=5.0))
 

@@ -22,7 +22,9 @@ KINDS = {"regex": "regex", "json_schema": "json_schema"}
 
 
 def gen_body(job: GenJob, rid: str, room: int) -> Body:
-    """The streamed request of a gen. `room` is the number of tokens that the context leaves for the answer."""
+    """The streamed request of a gen. `room` is the number of tokens that the context leaves for the
+    answer.
+    """
     params = job.params
     body: Body = {"input_ids": list(job.prompt), "rid": rid, "stream": True, "sampling_params": sampling(params, room)}
     if params.logprobs or params.prompt_logprobs_from is not None:

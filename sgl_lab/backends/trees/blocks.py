@@ -34,7 +34,9 @@ class Stored(TypedDict):
 
 
 class SeenTree(RemoteTree):
-    """The tree of one engine (one rank of it), as its events tell. Requests only find what they hit in it."""
+    """The tree of one engine (one rank of it), as its events tell. Requests only find what they hit
+    in it.
+    """
 
     def __init__(self, namespace: Namespace, emit: Emit, *, engine: str = "", clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(namespace, CacheRules("seen", engine), emit, clock=clock)

@@ -74,7 +74,9 @@ class GrowingTree:
         return sum(len(node.tokens) for node in self)
 
     def snapshot(self, seq: int) -> TreeSnapshot:
-        """`seq` is the number of the first event that is not in it. It includes the root, if no event did."""
+        """`seq` is the number of the first event that is not in it. It includes the root, if no
+        event did.
+        """
         self._is_emitted = True
         nodes = tuple(
             TreeNode(node.id, node.parent.id if node.parent else None, node.tokens, self.namespace, 0, node.last_used, node.hits, node.born)

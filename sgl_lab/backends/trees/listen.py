@@ -25,7 +25,8 @@ _REPLAY_MS = 2000
 class KvListener:
     """A thread that reads the events published at `endpoint` (tcp://HOST:PORT) into a `SeenTree`.
 
-    replay   where batches that were missed are asked for again; without it, a gap makes the tree begin again
+    replay   where batches that were missed are asked for again; without it, a gap makes the tree
+             begin again
     topic    of the subscription; all by default
 
     What a server stored before somebody listened is known only where it replays from the start.

@@ -1,4 +1,6 @@
-"""What vendors say of their prompt caches, as of November 2026, and what holds of servers that say nothing."""
+"""What vendors say of their prompt caches, as of November 2026, and what holds of servers that say
+nothing.
+"""
 
 from __future__ import annotations
 

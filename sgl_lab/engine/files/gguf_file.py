@@ -38,7 +38,9 @@ class GgufTensor:
 
 
 class GgufFile:
-    """An open GGUF file: `metadata` (arrays of numbers as numpy views, of strings as lists) and `tensors` by name."""
+    """An open GGUF file: `metadata` (arrays of numbers as numpy views, of strings as lists) and
+    `tensors` by name.
+    """
 
     def __init__(self, path: Path) -> None:
         try:

@@ -1,9 +1,9 @@
 """The model store: turns a name into a path on this machine, with download and check if necessary.
 
-A name is a built-in one, one of the package, a hub id ("org/name"), a folder or a .gguf file. Downloads are stored
-under `cache_dir()/models`, converted files under `cache_dir()/converted`; `remove` deletes both. A
-hub model in the cache of the hub's own library is used from there. Knows nothing of the content of
-a model file.
+A name is a built-in one, one of the package, a hub id ("org/name"), a folder or a .gguf file.
+Downloads are stored under `cache_dir()/models`, converted files under `cache_dir()/converted`;
+`remove` deletes both. A hub model in the cache of the hub's own library is used from there. Knows
+nothing of the content of a model file.
 """
 
 from __future__ import annotations
@@ -80,8 +80,9 @@ HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "
 
 
 CONVERTED = re.compile(r"(?P<name>.+)-[0-9a-f]{12}-(v\d+(\.lock)?|\w+\.packed)")
-"""How a folder under converted/ is called: the model, a fingerprint, the version of the conversion; a file of packed weights: the
-GGUF, a fingerprint, the type."""
+"""How a folder under converted/ is called: the model, a fingerprint, the version of the conversion;
+a file of packed weights: the GGUF, a fingerprint, the type.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +204,8 @@ def pull(name: str, *, progress: Progress = unseen) -> Path:
 
 
 def tokenizer_files(name: str, *, progress: Progress = unseen) -> Path:
-    """Where the tokenizer of a model is: its .gguf file or folder, which needs no weights. A hub model's few files are fetched
-    if they are not here. ModelMissing.
+    """Where the tokenizer of a model is: its .gguf file or folder, which needs no weights. A hub
+    model's few files are fetched if they are not here. ModelMissing.
     """
     path = Path(os.path.expanduser(name))
     if os.path.exists(path / "tokenizer.json"):

@@ -48,7 +48,8 @@ class _Stored:
 
 
 class Checkpoint:
-    """The tensors of a folder: `model.safetensors`, the shards its index names, or all `*.safetensors` there are.
+    """The tensors of a folder: `model.safetensors`, the shards its index names, or all
+    `*.safetensors` there are.
 
     A context manager: it holds open the files that it reads from.
     """
@@ -87,14 +88,18 @@ class Checkpoint:
         self._tensors[name] = self._tensors.pop(stored)
 
     def part(self, names: Mapping[str, str]) -> Checkpoint:
-        """Another checkpoint over the same files, with these tensors under new names. This one has them no longer."""
+        """Another checkpoint over the same files, with these tensors under new names. This one has
+        them no longer.
+        """
         made = copy(self)
         made._open = {}
         made._tensors = {name: self._tensors.pop(stored) for stored, name in names.items()}
         return made
 
     def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
-        """ModelDamaged unless every expected tensor is there in its shape, ModelError if there is another."""
+        """ModelDamaged unless every expected tensor is there in its shape, ModelError if there is
+        another.
+        """
         for name, shape in expected.items():
             stored = self._tensors.get(name)
             if stored is None:

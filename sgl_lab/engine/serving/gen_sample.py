@@ -81,7 +81,9 @@ class GenSample:
         self.text = TextStream(params.stop, params.stop_regex, whole=terms.job.whole)
         self._logprobs: list[TokenLogprob] = []
         self._n_sure = 0
-        """tokens of the text up to the last drawn one: of those forced after it nothing is known at the end"""
+        """tokens of the text up to the last drawn one: of those forced after it nothing is known at
+        the end
+        """
         self._matched: str | int | None = None
         self._reason: str | None = None
         """of an end that came before the prompt was scored"""
@@ -193,7 +195,9 @@ class GenSample:
         return _accepted(reason, samples, n_read - 1 if reason is None else min(n_read, n_sure) - 1)
 
     def _leaves_no_time(self, token: int) -> bool:
-        """Whether the text can be complete in time without `token` and cannot with it. From then on it is completing."""
+        """Whether the text can be complete in time without `token` and cannot with it. From then on
+        it is completing.
+        """
         matcher, request, least = self.matcher, self.request, self.terms.params.min_tokens
         n = len(request.generated) - request.n_healed
         if matcher is None or self._is_completing or (token in self.terms.ends and n >= least):
@@ -288,7 +292,7 @@ class GenSample:
         if terms.job.heal and (output.ids or text.n_begun) and self._seam is None:
             output = replace(output, healed=tuple(entry.token for entry in self._healed), lead=self._lead.decode())
         if text.n_begun:
-            output = replace(output, held=self._ids(text.n_ids, text.n_tokens))
+            output = replace(output, held=self._ids(text.n_tokens - text.n_begun, text.n_tokens))
         if (first := terms.params.prompt_logprobs_from) is not None:
             healed_logprobs = self._healed[max(0, first - len(request.prompt)) :] if output.healed is not None else ()
             output = replace(output, prompt_logprobs=(*terms.prompt_logprobs, *healed_logprobs))

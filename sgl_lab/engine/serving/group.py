@@ -65,7 +65,9 @@ class RequestGroup(ABC):
     follows_pattern = False
     """A user's pattern or constraint is followed: by `begin`, and by `follow` in place of `accept`."""
     is_bounded = True
-    """`begin` and `follow` keep to their thread's bound, so that they may be begun on the engine's thread."""
+    """`begin` and `follow` keep to their thread's bound, so that they may be begun on the engine's
+    thread.
+    """
 
     @property
     def id(self) -> RequestId:

@@ -58,11 +58,11 @@ class Intake:
         self._seeds = random.Random(config.seed)
 
     def gen(self, job: GenJob, listener: GenListener, *, exact: bool = False) -> GenGroup:
-        """The requests of a gen, to be given to `Engine.add`. BadArgument, BackendUnsupported, PromptTooLong or CacheFull if
-        they can never run.
+        """The requests of a gen, to be given to `Engine.add`. BadArgument, BackendUnsupported,
+        PromptTooLong or CacheFull if they can never run.
 
-        A constraint that was not prepared is so now, and raises what `prepare` does.
-        `exact`: the same tokens and bitwise the same logprobs, whatever is cached and whatever runs beside it.
+        A constraint that was not prepared is so now, and raises what `prepare` does. `exact`: the
+        same tokens and bitwise the same logprobs, whatever is cached and whatever runs beside it.
         """
         params, n_prompt = job.params, len(job.prompt)
         self._check_prompt("the prompt", job.prompt, job.blocks)
@@ -107,9 +107,11 @@ class Intake:
         return self._fitting(WarmGroup(job, listener, self._namespace(job.adapter, exact=exact), self._config.page_size, self._clock()))
 
     def pin(self, job: WarmJob, listener: WarmListener, *, exact: bool = False) -> PinGroup:
-        """As `warm`; when it is computed, the whole pages of the prompt are pinned until `Engine.unpin(group.handle)`.
+        """As `warm`; when it is computed, the whole pages of the prompt are pinned until
+        `Engine.unpin(group.handle)`.
 
-        CacheFull reaches the listener if a request that was accepted before would then have too little room.
+        CacheFull reaches the listener if a request that was accepted before would then have too
+        little room.
         """
         self._check_prompt("the prefix", job.prompt, job.blocks)
         self._check_context(len(job.prompt), 0)

@@ -1,8 +1,9 @@
 """Threads that match rows against users' patterns (`processing`), so that the engine's thread does
 not.
 
-The engine waits until all rows of a step are through, but for a pattern that computes for long: of that one it goes on without the
-request. How long is measured in the time that its thread computes, so that no count depends on how busy the machine is.
+The engine waits until all rows of a step are through, but for a pattern that computes for long: of
+that one it goes on without the request. How long is measured in the time that its thread computes,
+so that no count depends on how busy the machine is.
 """
 
 from __future__ import annotations

@@ -12,7 +12,9 @@ from .gate import Reply
 
 T = TypeVar("T")
 WAIT_S = 0.05
-"""How long one wait lasts before the backend is asked whether it still lives; an interrupt is seen as soon."""
+"""How long one wait lasts before the backend is asked whether it still lives; an interrupt is seen
+as soon.
+"""
 
 
 class ReplyListener(Reply[T]):

@@ -120,7 +120,9 @@ class ChatTemplate:
         return earlier.followed_by(rendered, messages, last_kept, n_left_out)
 
     def _around(self, messages: Sequence[Message], add_generation_prompt: bool) -> list[str] | None:
-        """The rendering with marks for contents, cut at the marks: text, number, text, ... None if the template minds the marks."""
+        """The rendering with marks for contents, cut at the marks: text, number, text, ... None if
+        the template minds the marks.
+        """
         marks = _Marks()
         marked = [Message(message.role, marks.spell(number)) for number, message in enumerate(messages)]
         try:
@@ -189,7 +191,9 @@ class Rendered:
 
 
 class _Marks:
-    """Numbers spelled so that no content can forge one: private-use characters around a secret and the number."""
+    """Numbers spelled so that no content can forge one: private-use characters around a secret and
+    the number.
+    """
 
     def __init__(self) -> None:
         self._secret = f"\U0010f8fe{secrets.randbelow(10**12):012}"

@@ -27,7 +27,9 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 MAX_SIZE = 4 << 20
-"""characters of the output and of any value that a template builds, nested ones included, whatever it is given; and ..."""
+"""characters of the output and of any value that a template builds, nested ones included, whatever
+it is given; and ...
+"""
 BASE_SIZE, GIVEN_TIMES = 1 << 18, 8
 """... this much, plus a multiple of the template's input"""
 MAX_BITS = 4096

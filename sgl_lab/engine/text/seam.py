@@ -104,13 +104,13 @@ class Spellings:
             return None
         if rest.startswith(data):
             return rest[len(data) :]
-        return b"" if data.startswith(rest) else None
+        return b"" if data.startswith(rest) and not _is_inside_character(rest) else None
 
     def _beyond(self, rest: bytes) -> Iterator[int]:
         texts, tokens = self._in_order()
         first = bisect_left(texts, rest)
         for index in range(first, len(texts)):
-            if not texts[index].startswith(rest):
+            if texts[index] != rest and (_is_inside_character(rest) or not texts[index].startswith(rest)):
                 break
             yield tokens[index]
 
@@ -208,6 +208,13 @@ class Seam:
             else:
                 mask[:] = array("I", [0xFFFFFFFF]) * len(mask)
                 self.n_allowed.append(None)
+
+
+def _is_inside_character(rest: bytes) -> bool:
+    """Whether it begins in the middle of a character: a token that goes on beyond it would put half
+    a character into each of two texts.
+    """
+    return b"\x80" <= rest[:1] < b"\xc0"
 
 
 def is_text(data: bytes) -> bool:

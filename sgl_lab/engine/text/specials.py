@@ -69,8 +69,10 @@ class Specials:
             yield Run(stretch, None)
 
     def settled(self, segments: Sequence[Segment], prefix: Prefix | None, earlier: Settled | None = None) -> Settled:
-        """The segments as the tokenizer takes them: without the space that special tokens swallow, and with the space that it puts
-        before a stretch, so that they say what their tokens say. What `earlier` has in common with them is not read again."""
+        """The segments as the tokenizer takes them: without the space that special tokens swallow,
+        and with the space that it puts before a stretch, so that they say what their tokens say.
+        What `earlier` has in common with them is not read again.
+        """
         reader = _Reader(self, prefix, segments, earlier)
         reader.read()
         return reader.settled()

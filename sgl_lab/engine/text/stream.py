@@ -21,7 +21,9 @@ _BROKEN = "\ufffd"
 
 
 class TextStream:
-    """The text of one sample. `push` a token's bytes at a time, read `delta` in between, `close` at the end."""
+    """The text of one sample. `push` a token's bytes at a time, read `delta` in between, `close` at
+    the end.
+    """
 
     def __init__(self, stop: Sequence[str] = (), stop_regex: Sequence[str] = (), *, whole: bool = False) -> None:
         self._stops = tuple(stop)
@@ -38,6 +40,8 @@ class TextStream:
         """pushed so far"""
         self._borders: list[tuple[int, int]] = [(0, 0)]
         """(characters, tokens) wherever a token ends and no character is half there"""
+        self._broken = (0, 0)
+        """the last place at which the tokens end in half a character that the next one broke off"""
         self._hidden: list[tuple[int, int]] = []
         """positions in `_decoded` of special tokens that are not characters of the text"""
         self._cut: int | None = None
@@ -55,26 +59,28 @@ class TextStream:
     def _end(self) -> int:
         if self._cut is not None:
             return self._cut
-        return self._borders[-1][0] if self._is_whole else len(self._decoded)
+        return max(self._borders[-1], self._broken)[0] if self._is_whole else len(self._decoded)
 
     @property
     def n_ids(self) -> int:
         """The number of tokens that belong to `text` completely. A token cut by the stop does not,
-        nor does one that ends inside a character.
+        nor does one that ends inside a character: what followed could still complete it.
         """
         return self._n_before(self._end)
 
     @property
     def kept(self) -> str:
-        """The end of `text` that no complete token spells: the part of a token before the stop."""
-        return "" if self._cut is None else self._seen(self._border(self._cut)[0], self._cut)
+        """The end of `text` that no complete token spells: the part of a token before the stop, and
+        U+FFFD for half a character before it.
+        """
+        return self._seen(self._border(self._end)[0], self._end)
 
     @property
     def n_begun(self) -> int:
         """How many tokens at the end contain only an incomplete character, and the text in the same
         token before it.
         """
-        return 0 if self._cut is not None else self.n_tokens - self._borders[-1][1]
+        return 0 if self._cut is not None else self.n_tokens - max(self._borders[-1], self._broken)[1]
 
     def push(self, data: bytes, *, may_stop: bool = True, is_hidden: bool = False) -> bool:
         """Append a token's bytes. Returns True when a stop is complete; nothing may be pushed after
@@ -85,8 +91,9 @@ class TextStream:
         n_before = len(self._decoded)
         begun = self._decoder.getstate()[0]
         piece = self._decoder.decode(data)
-        if begun and piece.startswith(_BROKEN) and not (begun + data).startswith(_BROKEN.encode()):
-            self._borders.append((n_before + 1, self.n_tokens))  # what the token before had begun is over with it
+        alone = begun.decode(errors="replace")  # two characters for half of a surrogate
+        if begun and piece.startswith(alone) and not (begun + data).startswith(_BROKEN.encode()):
+            self._broken = n_before + len(alone), self.n_tokens
         if is_hidden and data:
             self._hidden.append((n_before + len(piece) - len(data.decode(errors="replace")), n_before + len(piece)))
         self._append(piece, may_stop)

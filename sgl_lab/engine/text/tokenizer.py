@@ -13,6 +13,7 @@ import secrets
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -64,7 +65,9 @@ class Files(NamedTuple):
 
 
 class Tokenizer:
-    """The tokenizer of a model whose embedding has `n_vocab` rows, in a folder or already read. ModelMissing, ModelDamaged, ModelError."""
+    """The tokenizer of a model whose embedding has `n_vocab` rows, in a folder or already read.
+    ModelMissing, ModelDamaged, ModelError.
+    """
 
     def __init__(self, source: Path | Files, n_vocab: int) -> None:
         files = source if isinstance(source, Files) else Files.read(source)
@@ -89,7 +92,9 @@ class Tokenizer:
                 raise ValueError(f"it has tokens beyond the model's vocabulary of {n_vocab}")
             self._tokenizer = _built(text)
             self._plain = _without_specials(data, specials) or self._tokenizer
-            """for text, which spells no special token; the setting stays, so that threads encode without a lock"""
+            """for text, which spells no special token; the setting stays, so that threads encode
+            without a lock
+            """
             leading = self._leading()
             self._plain.encode_special_tokens = True
             self._added: dict[int, str] = {index: token.content for index, token in self._tokenizer.get_added_tokens_decoder().items()}
@@ -129,7 +134,9 @@ class Tokenizer:
         return None if self._chat is None else tool_style_of(self._chat)
 
     def encode(self, text: str, *, markup: bool = False) -> tuple[int, ...]:
-        """Token ids of `text` as a piece of a longer text: no BOS, no space before it. Special tokens only in markup."""
+        """Token ids of `text` as a piece of a longer text: no BOS, no space before it. Special
+        tokens only in markup.
+        """
         if markup:
             return self.encode_all(self._specials.settled((Segment(text, True),), None).segments)
         try:
@@ -154,9 +161,12 @@ class Tokenizer:
         return []
 
     def decode(self, ids: Iterable[int], *, special: bool = True) -> str:
-        """Text of `ids`, with or without special tokens. Bytes that are not UTF-8 become U+FFFD."""
-        kept = ids if special else (token for token in ids if token not in self.special_ids and token not in self.eos_ids)
-        return b"".join(map(self.token_bytes, kept)).decode("utf-8", errors="replace")
+        """Text of `ids`, with or without special tokens. Bytes that are not UTF-8 become U+FFFD; no
+        character goes on behind a special token.
+        """
+        runs = groupby(ids, key=lambda token: token in self.special_ids or token in self.eos_ids)
+        texts = ((hidden, b"".join(map(self.token_bytes, run))) for hidden, run in runs)
+        return "".join(data.decode("utf-8", errors="replace") for hidden, data in texts if special or not hidden)
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes that a token, or a position of a block, stands for; none for ids without a token."""
@@ -191,7 +201,9 @@ class Tokenizer:
         return (Segment(self._start, True),) if self._start else ()
 
     def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> tuple[Segment, ...]:
-        """The chat template over `messages`. BackendUnsupported without one; BadArgument if the template refuses them."""
+        """The chat template over `messages`. BackendUnsupported without one; BadArgument if the
+        template refuses them.
+        """
         if self._chat is None:
             raise BackendUnsupported("this model has no chat template", hint="use plain text without roles, or an instruct model")
         segments = self._chat.segments(messages, add_generation_prompt)

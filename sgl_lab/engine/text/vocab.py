@@ -42,7 +42,9 @@ _WHOLE_WORDS = frozenset({"llama-bpe", "llama3", "llama-v3", "falcon3"})
 
 
 def tokenizer_files(metadata: Mapping[str, object], n_vocab: int, origin: str) -> dict[str, dict[str, object]]:
-    """`tokenizer.json`, `tokenizer_config.json` and `generation_config.json`. ModelError on an unknown tokenizer."""
+    """`tokenizer.json`, `tokenizer_config.json` and `generation_config.json`. ModelError on an
+    unknown tokenizer.
+    """
     tokens = metadata.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, list) or not 0 < len(tokens) <= n_vocab or len(set(tokens)) < len(tokens):
         raise ModelDamaged(f"{origin}: the vocabulary is missing, has a token twice, or is longer than the embedding ({n_vocab})")

@@ -57,7 +57,9 @@ class HashModel:
         banned: Sequence[int] = (),
         mask_after: Callable[[Sequence[int]], tuple[memoryview, ...] | None] = lambda generated: (),
     ) -> list[int]:
-        """The `n` tokens that follow `prompt`; `banned` are not drawn before min_tokens. None for a mask ends it earlier."""
+        """The `n` tokens that follow `prompt`; `banned` are not drawn before min_tokens. None for a
+        mask ends it earlier.
+        """
         generated: list[int] = []
         for position in range(n):
             masks = mask_after(generated)

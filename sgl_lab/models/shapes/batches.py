@@ -44,7 +44,9 @@ class Batch:
     targets: torch.Tensor
     patches: torch.Tensor
     chains: torch.Tensor
-    """int64 [rows, length]: the conversation of each token, from 1; 0 for what all of them see, -1 beyond the end"""
+    """int64 [rows, length]: the conversation of each token, from 1; 0 for what all of them see, -1
+    beyond the end
+    """
 
 
 def pixels_of(pictures: list[np.ndarray]) -> torch.Tensor:

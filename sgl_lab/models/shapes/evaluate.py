@@ -1,4 +1,5 @@
-"""Measures a trained model on scenes that it has not seen: `python -m sgl_lab.models.shapes.evaluate FOLDER`.
+"""Measures a trained model on scenes that it has not seen: `python -m
+sgl_lab.models.shapes.evaluate FOLDER`.
 
 An answer counts when every token of it, and its end, is the likeliest one after the right beginning:
 then greedy decoding gives exactly this answer.

@@ -1,4 +1,5 @@
-"""Writes a trained model as a folder that any loader of LLaVA reads: `python -m sgl_lab.models.shapes.export RUN FOLDER`.
+"""Writes a trained model as a folder that any loader of LLaVA reads: `python -m
+sgl_lab.models.shapes.export RUN FOLDER`.
 
 The weights are float16, which takes 2.7 MB.
 """

@@ -62,7 +62,8 @@ def placed(cell: int, colour: str, shape: str, chance: random.Random | None = No
 
 
 def picture(shapes: Mapping[int, str]) -> NDArray[np.uint8]:
-    """A picture to ask about: `picture({0: "red circle", 8: "blue cross"})` has a shape in the first cell and one in the last.
+    """A picture to ask about: `picture({0: "red circle", 8: "blue cross"})` has a shape in the
+    first cell and one in the last.
 
     Cells count row by row, from 0 to 8. Bytes, [96, 96, 3]. ValueError for another cell, colour or shape.
     """

@@ -216,7 +216,9 @@ def tokens(picture: TokensPicture, lanes: LanesPicture | None = None, *, elsewhe
 
 
 def bare_tokens(picture: TokensPicture) -> Markup:
-    """The text of all streams, with brackets in place of colours, so that all text of very many forks fits."""
+    """The text of all streams, with brackets in place of colours, so that all text of very many
+    forks fits.
+    """
     box = css(white_space="pre-wrap", overflow_wrap="anywhere", font_size="12.5px", line_height="22px")
     words = tag("div", {"style": f"{box};{MONO}"}, transcript(picture, n_tokens=ALL))
     note = "too long for colours: ⟦generated⟧, ⟨forced⟩ and ⟪chosen⟫ text has brackets"

@@ -1,4 +1,6 @@
-"""The servers behind a router, as a table: health, load, hits, and which forks of this notebook each served."""
+"""The servers behind a router, as a table: health, load, hits, and which forks of this notebook
+each served.
+"""
 
 from __future__ import annotations
 

@@ -214,7 +214,9 @@ class _Fold:
             self.history.evictions += [Eviction(snapshot.seq, t_ns, path, None, how="gone") for path in gone]
 
     def _run_of(self, fork: ForkId | None) -> RunId | None:
-        """The recorded run of a fork's request; None if it belongs to a run of its own that was not recorded."""
+        """The recorded run of a fork's request; None if it belongs to a run of its own that was not
+        recorded.
+        """
         own = self._runs.get(fork) if fork is not None else None
         if own in self._recorded:
             return own

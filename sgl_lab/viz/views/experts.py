@@ -33,7 +33,9 @@ class Routes:
 
 
 def most_often(chosen: str, top_k: int) -> tuple[int, int]:
-    """The expert with the largest weight in most layers, and in how many; of several the one with the lowest number."""
+    """The expert with the largest weight in most layers, and in how many; of several the one with
+    the lowest number.
+    """
     counts = Counter(chosen[::top_k])
     expert = min(counts, key=lambda char: (-counts[char], char))
     return ord(expert) - FIRST_EXPERT, counts[expert]
@@ -98,7 +100,9 @@ class ExpertsView:
                     counts.update(ord(char) - FIRST_EXPERT for char in one[place * event.top_k : (place + 1) * event.top_k])
 
     def routes(self, request: RequestId) -> Routes | None:
-        """Of a request that is over, with what earlier requests of the run computed of its beginning. None without experts."""
+        """Of a request that is over, with what earlier requests of the run computed of its
+        beginning. None without experts.
+        """
         if not self.load.layers:
             return None
         if self._known is None:

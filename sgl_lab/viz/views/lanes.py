@@ -228,8 +228,9 @@ class LanesView:
         self._requests[event.request] = mine
 
     def _matched(self, mine: _Request, now: float, n_hit: int, n_reused: int) -> None:
-        """A diamond for each origin of its cached tokens: where an engine here has looked them up, and where the
-        answer of one elsewhere, or its scoring, began, however late their number comes.
+        """A diamond for each origin of its cached tokens: where an engine here has looked them up,
+        and where the answer of one elsewhere, or its scoring, began, however late their number
+        comes.
         """
         if mine.is_text:
             return

@@ -295,7 +295,9 @@ class TokensView:
             fork = self._forks.get(fork.opened.parent) if fork.opened.parent is not None else None
 
     def _begun(self, request: _Request) -> None:
-        """An engine behind an API has computed the prompt: all of it that was not cached, if that is known."""
+        """An engine behind an API has computed the prompt: all of it that was not cached, if that
+        is known.
+        """
         if request.is_matched:
             self._computed(request, request.done, max(request.done, len(request.prompt)), "computed")
 

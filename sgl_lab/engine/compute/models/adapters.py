@@ -1,6 +1,8 @@
-"""LoRA adapters in PEFT's layout: low-rank products beside the linears of a model, never merged into its weights.
+"""LoRA adapters in PEFT's layout: low-rank products beside the linears of a model, never merged
+into its weights.
 
-Hu et al. 2021, arXiv:2106.09685. An adapter belongs to requests: rows of one batch may have different ones, or none.
+Hu et al. 2021, arXiv:2106.09685. An adapter belongs to requests: rows of one batch may have
+different ones, or none.
 """
 
 from __future__ import annotations
@@ -104,7 +106,9 @@ def read_adapter(folder: Path, name: str, spec: ModelSpec, dtype: torch.dtype = 
 
 
 def _modules(spec: ModelSpec, index: int) -> Iterator[tuple[Group, str, int, int, int]]:
-    """Each linear of a layer that all tokens pass through: its group, its name, its outputs in the group, and its inputs."""
+    """Each linear of a layer that all tokens pass through: its group, its name, its outputs in the
+    group, and its inputs.
+    """
     tensors = {tensor.part: tensor for tensor in spec.layers[index].tensors(spec.hidden) if tensor.expert is None}
     for group, parts in _GROUPS.items():
         at = 0
@@ -126,7 +130,9 @@ class Adapted:
         self._rows = rows
 
     def add(self, layer: int, group: Group, x: Tensor, y: Tensor) -> Tensor:
-        """`y`, the linear's output for `x`, with the low-rank products of the rows that have an adapter. `y` may be changed."""
+        """`y`, the linear's output for `x`, with the low-rank products of the rows that have an
+        adapter. `y` may be changed.
+        """
         for rows, adapter in self._rows:
             for low in adapter.layers[layer].get(group, ()):
                 y[rows, low.begin : low.end] += ((x[rows] @ low.down.T) @ low.up.T).to(y.dtype)

@@ -1,5 +1,5 @@
-"""The architectures of GGUF files: of each the `config.json` that its entries mean, the names of its tensors, and how they
-are stored.
+"""The architectures of GGUF files: of each the `config.json` that its entries mean, the names of
+its tensors, and how they are stored.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ _SAYS_NOTHING = {
     "vocab_size", "tensor_data_layout", "rope.scaling.original_context_length", "rope.scaling.finetuned", "rope.dimension_sections",
     "interleave_moe_layer_step", "rope.scaling.yarn_log_multiplier",
 }  # fmt: skip
-"""Entries on which no result depends: the embedding has its own size, and the rest belongs to scalings that are refused."""
+"""Entries on which no result depends: the embedding has its own size, and the rest belongs to
+scalings that are refused.
+"""
 
 
 class Metadata:
@@ -146,7 +148,9 @@ def _qwen3moe(metadata: Metadata, config: Config) -> Config:
 
 
 def _gemma(largest: int, metadata: Metadata, config: Config) -> Config:
-    """Scores are scaled by the head's width but in the model of `largest` layers: the file does not say it."""
+    """Scores are scaled by the head's width but in the model of `largest` layers: the file does not
+    say it.
+    """
     width, heads, dim = config["hidden_size"], config["num_attention_heads"], config["head_dim"]
     is_largest = config["num_hidden_layers"] == largest and isinstance(width, int) and isinstance(heads, int) and heads > 0
     return {
@@ -337,7 +341,9 @@ class Stored:
 
 
 def stored_tensors(gguf: GgufFile, spec: ModelSpec) -> dict[str, Stored]:
-    """The file's tensors under their Hugging Face names. ModelError if it has one that no such model reads."""
+    """The file's tensors under their Hugging Face names. ModelError if it has one that no such
+    model reads.
+    """
     architecture, expected, found = architecture_of(gguf), spec.tensors(), dict[str, Stored]()
     for name, tensor in gguf.tensors.items():
         mine = dict(_named(architecture, spec, name, tensor))
@@ -380,8 +386,8 @@ def _named(architecture: Architecture, spec: ModelSpec, name: str, tensor: GgufT
 
 
 def row_order(n_rows: int, heads: int) -> npt.NDArray[np.int64]:
-    """Reorder the rows of a rotated projection. Some architectures interleave the two halves of each head; the
-    Hugging Face layout stores one half after the other.
+    """Reorder the rows of a rotated projection. Some architectures interleave the two halves of
+    each head; the Hugging Face layout stores one half after the other.
     """
     return np.arange(n_rows).reshape(heads, -1, 2).swapaxes(1, 2).ravel()
 

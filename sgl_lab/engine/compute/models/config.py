@@ -124,7 +124,9 @@ def _theta(config: Config) -> float:
 
 
 def rotary(config: Config, context: int, head_dim: int) -> Rotary:
-    """From either spelling: `rope_parameters` (transformers 5) or `rope_theta` with `rope_scaling`, which wins."""
+    """From either spelling: `rope_parameters` (transformers 5) or `rope_theta` with `rope_scaling`,
+    which wins.
+    """
     scaling = next((found for key in ("rope_scaling", "rope_parameters") if (found := config.table(key))), None)
     has_base = scaling is not None and scaling.get("rope_theta") is not None
     return scaled_rotary(config, scaling, scaling.number("rope_theta") if scaling and has_base else _theta(config), context, head_dim)
@@ -198,8 +200,9 @@ def _yarn(scaling: Config, theta: float, original: int) -> RopeScaling:
 
 
 def _longrope(scaling: Config, original: int, context: int, dims: int) -> RopeScaling:
-    """The factors of sequences within the original context. Longer sequences have other factors for all their positions, so one
-    model computes one of the two; where both are the same, there is no such limit.
+    """The factors of sequences within the original context. Longer sequences have other factors for
+    all their positions, so one model computes one of the two; where both are the same, there is no
+    such limit.
     """
     short, long = (scaling.numbers(key, dims // 2) for key in ("short_factor", "long_factor"))
     factor = scaling.number("factor") if scaling.get("factor") is not None else context / original

@@ -1,7 +1,8 @@
-"""Converts a GGUF file to a folder in the Hugging Face layout, once, for programs that read such folders: peers, and tests.
+"""Converts a GGUF file to a folder in the Hugging Face layout, once, for programs that read such
+folders: peers, and tests.
 
-Configuration, tokenizer and chat template come from the file's own metadata. The folder is written completely or not at all;
-two processes take turns.
+Configuration, tokenizer and chat template come from the file's own metadata. The folder is written
+completely or not at all; two processes take turns.
 """
 
 from __future__ import annotations

@@ -180,11 +180,12 @@ class Decoder:
         routed: list[Tensor] | None = None,
         adapted: Adapted | None = None,
     ) -> Tensor:
-        """Hidden states [n, hidden] after the last layer, before the final norm. `ids` and `positions` are int64 [n].
+        """Hidden states [n, hidden] after the last layer, before the final norm. `ids` and
+        `positions` are int64 [n].
 
-        Where embeddings are given (`embedded`), the ids are not looked at but have to be those of tokens.
-        `routed` receives the experts that were chosen, of each layer that has some int64 [n, top_k]. `adapted` are the rows'
-        adapters.
+        Where embeddings are given (`embedded`), the ids are not looked at but have to be those of
+        tokens. `routed` receives the experts that were chosen, of each layer that has some int64
+        [n, top_k]. `adapted` are the rows' adapters.
         """
         rotations = [self._rotation(positions, *turning) for turning in zip(self.frequencies, self.amplitudes, strict=True)]
         x = self.embedding[ids]
@@ -271,7 +272,9 @@ def _gated(activation: Activation) -> Callable[[Tensor], Tensor]:
 
 
 def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding of the two halves of each head's first dimensions (Su et al. 2021, arXiv:2104.09864)."""
+    """Rotary position embedding of the two halves of each head's first dimensions (Su et al. 2021,
+    arXiv:2104.09864).
+    """
     dims = cos.shape[-1]
     if dims < heads.shape[-1]:
         return torch.cat((_rotate(heads[..., :dims], cos, sin), heads[..., dims:]), dim=-1)

@@ -39,7 +39,9 @@ def invariant(linear: Linear, x: Tensor) -> Tensor:
 
 
 def _stacked(mixture: Mixture) -> tuple[Linear, Tensor, Tensor]:
-    """The router with that of the shared expert, and the experts' weights [experts, n_out, n_in], of which theirs become parts."""
+    """The router with that of the shared expert, and the experts' weights [experts, n_out, n_in],
+    of which theirs become parts.
+    """
     routers = [mixture.router] if mixture.shared_router is None else [mixture.router, mixture.shared_router]
     ups, downs = (torch.stack([linear.weight for linear in some]) for some in zip(*((e.up, e.down) for e in mixture.experts), strict=True))
     for expert, up, down in zip(mixture.experts, ups, downs, strict=True):

@@ -23,7 +23,8 @@ class FoundDevice(NamedTuple):
 
 
 def find_device(name: str | None) -> FoundDevice:
-    """The device of that name: cpu, cuda or cuda:N. None is the first GPU that can run our kernels, else the CPU.
+    """The device of that name: cpu, cuda or cuda:N. None is the first GPU that can run our kernels,
+    else the CPU.
 
     ModelError for any other name; DeviceUnfit if the requested device does not exist or does not
     support them.

@@ -24,7 +24,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 class Executor:
     """What it computes besides the layers of a Llama, with biases anywhere and any rotary frequencies.
 
-    windows   whether layers may slide; else no sequence gets longer than the shortest window, within which nothing slides
+    windows   whether layers may slide; else no sequence gets longer than the shortest window,
+              within which nothing slides
     alike     whether all layers have to be alike; else only their heads, or nothing
     multiple  of what the widths have to be
     blocks    whether the embeddings of positions may be given, as those of an image's patches
@@ -122,7 +123,9 @@ def fitted(spec: ModelSpec, executor: Executor, name: str = "the model") -> Mode
 
 
 def check_block(block: Block, spec: ModelSpec, executor: Executor) -> None:
-    """BackendUnsupported if the executor computes no blocks; BadArgument if this one does not fit the model."""
+    """BackendUnsupported if the executor computes no blocks; BadArgument if this one does not fit
+    the model.
+    """
     content, rows = block.content, block.embeddings
     if not executor.blocks:
         raise BackendUnsupported(f"{executor.name} does not compute embedded blocks, such as this {content.kind}", hint=executor.hint)

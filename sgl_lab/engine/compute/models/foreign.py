@@ -1,7 +1,8 @@
 """A decoder without a family here, computed by transformers over our paged cache.
 
-Transformers lets a program supply the attention of its models. Ours writes keys and values to pages and reads a row's context, as for
-any other model, so the radix cache, batches and views are the same. What keeps more than keys and values between tokens is refused.
+Transformers lets a program supply the attention of its models. Ours writes keys and values to pages
+and reads a row's context, as for any other model, so the radix cache, batches and views are the
+same. What keeps more than keys and values between tokens is refused.
 """
 
 from __future__ import annotations
@@ -74,8 +75,8 @@ def _readable(name: str) -> Iterator[None]:
 
 
 def checked_config(folder: Path, name: str) -> PreTrainedConfig:
-    """The configuration, before a weight is read. ModelError for what its attention interface does not compute, and for what cannot
-    be cached by prefix.
+    """The configuration, before a weight is read. ModelError for what its attention interface does
+    not compute, and for what cannot be cached by prefix.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -163,7 +164,9 @@ class _Given(nn.Module):
 
 
 class ForeignDecoder:
-    """Computes as `Decoder` does, by a model of transformers. `spec` has what its layers' attention and its cache need."""
+    """Computes as `Decoder` does, by a model of transformers. `spec` has what its layers' attention
+    and its cache need.
+    """
 
     def __init__(self, model: PreTrainedModel, name: str) -> None:
         self._model = model
@@ -212,8 +215,8 @@ class ForeignDecoder:
 
 
 def _tried(model: ForeignDecoder, name: str) -> ModelSpec:
-    """What each layer's attention is, learnt from a short text; ModelError unless its last token comes out the same alone, with nothing
-    but the keys and values of those before it.
+    """What each layer's attention is, learnt from a short text; ModelError unless its last token
+    comes out the same alone, with nothing but the keys and values of those before it.
     """
     config, kinds = model.config, dict[int, Attention]()
     cached: dict[int, tuple[Tensor, Tensor]] = {}

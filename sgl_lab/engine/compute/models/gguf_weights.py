@@ -1,7 +1,7 @@
 """The weights of a GGUF file under their Hugging Face names, read from the file itself.
 
-They are dequantised exactly as ggml defines it (`gguf.quants`); what an architecture stores in another way is undone
-(`architectures`).
+They are dequantised exactly as ggml defines it (`gguf.quants`); what an architecture stores in
+another way is undone (`architectures`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ _CHUNK_BYTES = 8 << 20
 
 
 def wanted(gguf: GgufFile, spec: ModelSpec) -> dict[str, Stored]:
-    """The file's tensors under their Hugging Face names, exactly those the spec asks for, in its shapes. ModelError, ModelDamaged."""
+    """The file's tensors under their Hugging Face names, exactly those the spec asks for, in its
+    shapes. ModelError, ModelDamaged.
+    """
     expected, found = spec.tensors(), stored_tensors(gguf, spec)
     for name, shape in expected.items():
         if name not in found:
@@ -45,7 +47,9 @@ def stored_type(stored: Stored) -> tuple[str, int]:
 
 
 def values(gguf: GgufFile, stored: Stored) -> Iterator[npt.NDArray[np.generic]]:
-    """The tensor's values in chunks of rows: bytes of a kept type, or numbers. ModelError for a type that cannot be read."""
+    """The tensor's values in chunks of rows: bytes of a kept type, or numbers. ModelError for a
+    type that cannot be read.
+    """
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import dequantize
 

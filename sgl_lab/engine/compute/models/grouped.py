@@ -1,4 +1,5 @@
-"""Weights in groups of 32 with 4 or 8 bits: as a GGUF stores them, if it does so in such groups, otherwise rounded.
+"""Weights in groups of 32 with 4 or 8 bits: as a GGUF stores them, if it does so in such groups,
+otherwise rounded.
 
 Weights are named as in the Hugging Face layout. Knows no layout of a kernel: `kernels` arrange a
 `Grouped` weight.
@@ -24,7 +25,9 @@ Join = Callable[[list[Tensor]], Tensor]
 
 
 class Groups:
-    """`read` supplies tensors under their Hugging Face names; `gguf` is the file they were unpacked from, if they were."""
+    """`read` supplies tensors under their Hugging Face names; `gguf` is the file they were unpacked
+    from, if they were.
+    """
 
     def __init__(self, spec: ModelSpec, read: Read, gguf: GgufFile | None) -> None:
         self._read = read
@@ -41,8 +44,8 @@ class Groups:
         return Grouped(most, quants, scales, join(minimums) if minimums else None)
 
     def _one(self, name: str, wanted: Kind) -> Grouped:
-        """As the file stores it, if it does so in groups of 32; otherwise rounded, to `wanted` or, if the file has more than 4 bits
-        or fewer, to 8.
+        """As the file stores it, if it does so in groups of 32; otherwise rounded, to `wanted` or,
+        if the file has more than 4 bits or fewer, to 8.
         """
         stored = self._stored.get(name)
         if self._gguf is None or stored is None or stored.tensor.kind in _FLOATS:
@@ -52,8 +55,8 @@ class Groups:
 
 
 def kept_dtype(gguf: GgufFile | None, spec: ModelSpec) -> str:
-    """The type of a file's layers: int4 if some are stored in 4 bits (the others then have 8), int8 for other quantisations,
-    otherwise bfloat16.
+    """The type of a file's layers: int4 if some are stored in 4 bits (the others then have 8), int8
+    for other quantisations, otherwise bfloat16.
     """
     around = (spec.embedding_name, spec.head_name)
     stored = {} if gguf is None else stored_tensors(gguf, spec)
@@ -105,8 +108,8 @@ def _q8_0(rows: npt.NDArray[np.uint8]) -> Grouped:
 
 
 def _q4_k(rows: npt.NDArray[np.uint8]) -> Grouped:
-    """Eight groups of 32, whose scales and minimums are products of a half and 6 bits: they are rounded to halves, with a relative
-    error of 2^-11 at most.
+    """Eight groups of 32, whose scales and minimums are products of a half and 6 bits: they are
+    rounded to halves, with a relative error of 2^-11 at most.
     """
     blocks = _blocks(rows, 144)
     first, second, both = (torch.from_numpy(np.ascontiguousarray(blocks[..., at : at + 4])) for at in (4, 8, 12))

@@ -1,7 +1,9 @@
-"""A GGUF's weights as they were packed for the native step, kept in the model cache, so that they are packed once.
+"""A GGUF's weights as they were packed for the native step, kept in the model cache, so that they
+are packed once.
 
-A kept file is derived from one GGUF, one type, and the code that packs: if any of these changes, it has another name. It is written
-completely or not at all, and whatever is wrong with it, the GGUF is read again.
+A kept file is derived from one GGUF, one type, and the code that packs: if any of these changes, it
+has another name. It is written completely or not at all, and whatever is wrong with it, the GGUF is
+read again.
 """
 
 from __future__ import annotations

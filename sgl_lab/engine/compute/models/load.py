@@ -170,7 +170,8 @@ def _from_kept(found: kept.Kept, path: Path, name: str) -> LoadedModel | None:
 
 
 def _checked(folder: Path) -> tuple[ModelSpec, Checkpoint, llava.Parts | None]:
-    """The model that the folder's configuration and its tensors describe together, and the parts of one that sees.
+    """The model that the folder's configuration and its tensors describe together, and the parts of
+    one that sees.
 
     As in transformers, a stored head beside the embedding that it should be tied to is a separate
     one if the two differ, and serves as both if it is stored alone.

@@ -13,8 +13,9 @@ from ..kernels.linear import Linear
 from .spec import Experts
 
 FEW = 16
-"""So many tokens pass together through every expert that one of them has chosen: its weights are what takes time. The shape of each
-product then depends on the number of tokens alone, so that equal tiles of tokens give equal bits (`runners.exact`).
+"""So many tokens pass together through every expert that one of them has chosen: its weights are
+what takes time. The shape of each product then depends on the number of tokens alone, so that equal
+tiles of tokens give equal bits (`runners.exact`).
 """
 
 

@@ -74,8 +74,8 @@ class PackedDecoder:
 
 
 def feed_forwards(layer: Layer) -> Iterator[tuple[tuple[Part, ...], Part, int | None]]:
-    """The linears of a layer's feed-forwards: what is multiplied first, what comes last, and which expert it is of, if not all
-    tokens pass through it. The shared expert is the last.
+    """The linears of a layer's feed-forwards: what is multiplied first, what comes last, and which
+    expert it is of, if not all tokens pass through it. The shared expert is the last.
     """
     kind = layer.feed_forward
     ups: tuple[Part, ...] = ("gate", "up") if kind.is_gated else ("up",)
@@ -88,9 +88,11 @@ def feed_forwards(layer: Layer) -> Iterator[tuple[tuple[Part, ...], Part, int | 
 def pack_decoder(
     spec: ModelSpec, kind: Kind, read: Read, gguf: GgufFile | None = None, loaded: Callable[[int], None] = lambda n_layers: None
 ) -> PackedDecoder:
-    """`read` supplies tensors under their Hugging Face names; `gguf` is the file they were unpacked from, if they were.
+    """`read` supplies tensors under their Hugging Face names; `gguf` is the file they were unpacked
+    from, if they were.
 
-    The model is one that `executors.NATIVE` computes."""
+    The model is one that `executors.NATIVE` computes.
+    """
     groups = Groups(spec, read, gguf)
     weights: dict[str, Packed] = {}
     vectors: dict[str, Tensor] = {}

@@ -37,7 +37,9 @@ class PagedAttention:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _singles(self, kind: Attention, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """All one-token rows at once. The query heads of a KV head are the queries of one attention over it."""
+        """All one-token rows at once. The query heads of a KV head are the queries of one attention
+        over it.
+        """
         reach = self._batch.reach[kind.window]
         n, n_heads, dim = q.shape
         n_kv = keys.shape[1]

@@ -1,7 +1,8 @@
 """A plan as index tensors: which tokens, at which positions, written to and read from which slots.
 
 Rows with one token come first and attend together over padded contexts; every other row attends
-alone. Layers that slide read the end of a context, as long as their window. Nothing here loops over a context in Python.
+alone. Layers that slide read the end of a context, as long as their window. Nothing here loops over
+a context in Python.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ class Batch:
     reach: Mapping[int | None, Reach]
     """by the window of a KV group"""
     sampled: Tensor
-    """int64: of each row that samples, in the plan's order, the tokens in the flat batch after which it may draw"""
+    """int64: of each row that samples, in the plan's order, the tokens in the flat batch after
+    which it may draw
+    """
     scored: Tensor
     """int64: of each row with targets, in the plan's order, the tokens after which they are scored"""
     begins: tuple[int, ...]

@@ -28,7 +28,8 @@ def make_runner(
     threads: int | None = None,
     notes_experts: bool = True,
 ) -> AnyRunner:
-    """A runner with a pool of `n_pages` pages of `page_size` tokens. OutOfMemory if they do not fit, DeviceUnfit.
+    """A runner with a pool of `n_pages` pages of `page_size` tokens. OutOfMemory if they do not
+    fit, DeviceUnfit.
 
     `notes_experts` is whether it reports the experts of each token; one on a GPU never does.
     """

@@ -29,7 +29,9 @@ from .kv import KvStore
 from .sampler import scored
 
 TILE = 16
-"""Tokens that go through the model together. A whole tile costs about two single tokens, as the weights are read once."""
+"""Tokens that go through the model together. A whole tile costs about two single tokens, as the
+weights are read once.
+"""
 
 PROBES = (1, 7, 40)
 """lengths of the contexts that tiles are tried with"""
@@ -168,7 +170,9 @@ class ExactRows:
 
 
 def grouped(q: Tensor, n_kv: int) -> Tensor:
-    """q [n, heads, dim] as n batches of one, [n, 1, kv_heads, heads of each, dim]: the query heads of a KV head are its queries."""
+    """q [n, heads, dim] as n batches of one, [n, 1, kv_heads, heads of each, dim]: the query heads
+    of a KV head are its queries.
+    """
     n, n_heads, dim = q.shape
     return q.reshape(n, 1, n_kv, n_heads // n_kv, dim)
 

@@ -16,7 +16,9 @@ from ..models.spec import ModelSpec
 
 
 class KvStore:
-    """`keys[layer]` and `values[layer]` are [n_pages * page_size, kv_heads, head_dim], uninitialised. OutOfMemory if they do not fit."""
+    """`keys[layer]` and `values[layer]` are [n_pages * page_size, kv_heads, head_dim],
+    uninitialised. OutOfMemory if they do not fit.
+    """
 
     def __init__(self, spec: ModelSpec, n_pages: int, page_size: int, *, device: torch.device, dtype: torch.dtype) -> None:
         kinds = [layer.attention for layer in spec.layers]
@@ -57,8 +59,8 @@ GPU_CONTEXTS = 64
 def pages_for(spec: ModelSpec, dtype: torch.dtype, device: torch.device, page_size: int, *, budget_bytes: int | None = None) -> int:
     """How many pages a budget holds.
 
-    By default it is an eighth of the memory that is free on a CPU, at most 1 GiB, or four fifths of a GPU's, at most
-    `GPU_CONTEXTS` full contexts.
+    By default it is an eighth of the memory that is free on a CPU, at most 1 GiB, or four fifths of
+    a GPU's, at most `GPU_CONTEXTS` full contexts.
     """
     n_bytes = spec.kv_bytes_per_token(dtype.itemsize)
     if budget_bytes is None and device.type == "cpu":

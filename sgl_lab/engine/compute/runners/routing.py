@@ -23,8 +23,8 @@ def routing_of(spec: ModelSpec) -> Routing | None:
 def with_experts(
     rows: Sequence[Row], outputs: Sequence[RowOutput], chosen: npt.NDArray[np.integer], begins: Iterable[int]
 ) -> tuple[RowOutput, ...]:
-    """The outputs with the experts of the rows' tokens, `chosen` [tokens of all rows, layers, top_k], where those of each row begin
-    at `begins`; rejected drafts have none.
+    """The outputs with the experts of the rows' tokens, `chosen` [tokens of all rows, layers,
+    top_k], where those of each row begin at `begins`; rejected drafts have none.
     """
     n_each = chosen[0].size
     text = (chosen.reshape(-1).astype("<u4") + FIRST_EXPERT).tobytes().decode("utf-32-le")

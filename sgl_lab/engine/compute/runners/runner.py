@@ -30,10 +30,12 @@ SCORED_AT_ONCE = 128
 
 
 class TorchRunner:
-    """`plan.Runner` over a model: `n_pages` pages of `page_size` tokens, allocated at birth. OutOfMemory if they do not fit.
+    """`plan.Runner` over a model: `n_pages` pages of `page_size` tokens, allocated at birth.
+    OutOfMemory if they do not fit.
 
-    `threads` is how many of the CPU's cores torch may use, in this whole process; None leaves its own choice.
-    Keys and values are kept in `kv_dtype`, by default the model's. With `notes_experts` it reports those of each token.
+    `threads` is how many of the CPU's cores torch may use, in this whole process; None leaves its
+    own choice. Keys and values are kept in `kv_dtype`, by default the model's. With `notes_experts`
+    it reports those of each token.
     """
 
     is_exact = False

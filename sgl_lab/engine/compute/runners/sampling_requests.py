@@ -22,7 +22,9 @@ from .sampler import failure, uniform
 
 
 class SamplingRequests:
-    """`draws` and `scored` go by a token's index in the step. As long as `native` is in use, this object must be kept."""
+    """`draws` and `scored` go by a token's index in the step. As long as `native` is in use, this
+    object must be kept.
+    """
 
     def __init__(self, draws: Sequence[tuple[int, Sampling]], scored: Sequence[tuple[int, Target]], n_vocab: int) -> None:
         self._n_vocab = n_vocab

@@ -41,7 +41,9 @@ def text_config(config: Mapping[str, object], architectures: Mapping[str, str], 
 
 
 def split(checkpoint: Checkpoint) -> Checkpoint:
-    """Leave the text model's tensors in `checkpoint`, under the names that they have alone. Returns the others."""
+    """Leave the text model's tensors in `checkpoint`, under the names that they have alone. Returns
+    the others.
+    """
     others: dict[str, str] = {}
     for name in checkpoint.names:
         if (found := _VISION.match(name)) is not None:
@@ -124,8 +126,8 @@ class Encoder:
 
 
     def _tiled(self, seen: Tensor, height: int, width: int, newline: Tensor) -> Tensor:
-        """float32 [positions, hidden]: the whole picture, then its tiles row by row, without what padded them; each row ends
-        with a vector of its own.
+        """float32 [positions, hidden]: the whole picture, then its tiles row by row, without what
+        padded them; each row ends with a vector of its own.
         """
         from transformers.models.llava_next import modeling_llava_next as theirs
 

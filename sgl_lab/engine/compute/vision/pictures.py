@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 40_000_000
 MAX_RATIO = 100
-"""of the longer side to the shorter one: the processor scales the shorter side up to the size that the model looks at"""
+"""of the longer side to the shorter one: the processor scales the shorter side up to the size that
+the model looks at
+"""
 THUMBNAIL = 64
 """pixels of the longer side of a thumbnail"""
 _FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
@@ -30,8 +32,8 @@ _QUIET = threading.Lock()
 
 
 def picture_of(data: bytes) -> Image.Image:
-    """The picture in a PNG, JPEG, GIF or WebP file, in RGB and upright. BadArgument for bytes that hold no such picture, for an
-    animation, and for what is too large.
+    """The picture in a PNG, JPEG, GIF or WebP file, in RGB and upright. BadArgument for bytes that
+    hold no such picture, for an animation, and for what is too large.
     """
     if len(data) > MAX_BYTES:
         raise BadArgument(f"the image has {len(data) / 2**20:.0f} MiB, at most {MAX_BYTES >> 20} are read", hint="make it smaller")

@@ -63,7 +63,9 @@ class TowerSettings(NamedTuple):
     projector_act: str
     projector_bias: bool
     grids: tuple[tuple[int, int], ...] = ()
-    """sizes in pixels, height and width, into the best of which a picture is fitted and cut into tiles; empty without tiles"""
+    """sizes in pixels, height and width, into the best of which a picture is fitted and cut into
+    tiles; empty without tiles
+    """
 
     @property
     def n(self) -> int:

@@ -15,7 +15,9 @@ MAX_BYTES = 256 << 20
 
 
 class Sight:
-    """Turns the bytes of an image file into a block. Any thread may call it; one picture is computed at a time."""
+    """Turns the bytes of an image file into a block. Any thread may call it; one picture is
+    computed at a time.
+    """
 
     def __init__(self, encoder: Encoder, model: str, most_bytes: int = MAX_BYTES) -> None:
         self._encoder = encoder
@@ -28,8 +30,9 @@ class Sight:
         """of every picture; 0 if they differ"""
 
     def see(self, data: bytes) -> Block:
-        """The block of the picture. Its digest is that of the pixels, of their arrangement, of the processor's settings and of the
-        model: equal pictures are one block, whatever file they come from. BadArgument for bytes that hold no picture.
+        """The block of the picture. Its digest is that of the pixels, of their arrangement, of the
+        processor's settings and of the model: equal pictures are one block, whatever file they come
+        from. BadArgument for bytes that hold no picture.
         """
         picture = picture_of(data)
         digest = self._model.copy()

@@ -12,9 +12,11 @@ _node_ids = Counter()
 
 
 class Node:
-    """`children` are found by their first page of tokens. `refs` counts leases on the node or below it.
+    """`children` are found by their first page of tokens. `refs` counts leases on the node or below
+    it.
 
-    `born` is the clock at which its KV came into the tree; the upper part of a split is as old as the lower.
+    `born` is the clock at which its KV came into the tree; the upper part of a split is as old as
+    the lower.
     """
 
     __slots__ = ("born", "children", "hits", "id", "last_used", "namespace", "pages", "parent", "refs", "tokens")

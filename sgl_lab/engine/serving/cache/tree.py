@@ -195,7 +195,9 @@ class RadixTree:
         self._offer(self._grow(node, tokens[n_tokens:], pages[n_here:n_pages]))
 
     def evict(self, n_pages: int) -> int:
-        """Free at least `n_pages` by removing idle leaves, or all there are; returns how many were freed."""
+        """Free at least `n_pages` by removing idle leaves, or all there are; returns how many were
+        freed.
+        """
         n_freed = 0
         while n_freed < n_pages and self.idle:
             key, _, node = heapq.heappop(self.idle)
@@ -220,7 +222,9 @@ class RadixTree:
             self._emit(LocksChanged(changed))
 
     def restore(self, nodes: Iterable[TreeNode]) -> None:
-        """Fill an empty tree with the nodes of a snapshot, parents first, without leases; the pool has room for them."""
+        """Fill an empty tree with the nodes of a snapshot, parents first, without leases; the pool
+        has room for them.
+        """
         made: dict[NodeId, Node] = {}
         for old in nodes:
             if old.parent is None:
@@ -324,7 +328,9 @@ class RadixTree:
         return path
 
     def _split(self, node: Node, n_upper: int) -> Node:
-        """Put a new node with the first `n_upper` tokens of `node` above it; leases on `node` stay on `node`."""
+        """Put a new node with the first `n_upper` tokens of `node` above it; leases on `node` stay
+        on `node`.
+        """
         size, parent = self.pool.page_size, node.parent
         if parent is None:
             raise InvariantBroken(f"root {node.id} cannot be split")

@@ -21,7 +21,9 @@ from .request import Request
 KEY = 3
 """number of equal tokens that are required before their successors are drafted"""
 DEPTHS = (32, 16, 8, 5)
-"""of the positions with the same key, that one is taken before which most tokens are the same, counted in these steps"""
+"""of the positions with the same key, that one is taken before which most tokens are the same,
+counted in these steps
+"""
 POSITIONS = 8
 """the latest positions of a key that are looked at"""
 REMEMBERED = 1 << 13
@@ -33,7 +35,9 @@ OWN = 2048
 """of a prompt, the last so many tokens are looked through"""
 TREE, NGRAM, SEAM = "tree", "ngram", "seam"
 SURE_WIDTH, FIRST_WIDTH = 64, 4
-"""tokens drafted at first, of a greedy text that comes again and of any other; twice as many whenever all are accepted"""
+"""tokens drafted at first, of a greedy text that comes again and of any other; twice as many
+whenever all are accepted
+"""
 LONGEST_PAUSE = 32
 BORDER = -1
 """between the tokens of different requests"""
@@ -119,7 +123,9 @@ class Drafts:
     def __init__(self, most: int) -> None:
         self._most = most
         self._texts: dict[Namespace, tuple[Corpus, Corpus]] = {}
-        """texts of requests that are over, older and newer; the older are forgotten when the newer are full"""
+        """texts of requests that are over, older and newer; the older are forgotten when the newer
+        are full
+        """
         self._states: dict[RequestId, DraftState] = {}
         self._trust = 0.5
         """share of recent n-gram draft tokens that were accepted, of all requests"""
@@ -157,7 +163,9 @@ class Drafts:
         return state.expect(SEAM, again, 0)
 
     def is_quiet(self, request: Request) -> bool:
-        """Whether no draft was found a short while ago, so that a step need not wait for the next search."""
+        """Whether no draft was found a short while ago, so that a step need not wait for the next
+        search.
+        """
         state = self._states.get(request.id)
         return state is not None and len(request.generated) < state.quiet_until
 

@@ -109,7 +109,9 @@ class Request:
 
     phase: Phase = Phase.WAITING
     is_processed: bool = False
-    """What it was given last is still on its way through a user's pattern: it takes no part in steps, and gives no page away."""
+    """What it was given last is still on its way through a user's pattern: it takes no part in
+    steps, and gives no page away.
+    """
     generated: list[int] = field(default_factory=list)
     arrival: int = 0
     n_passed: int = 0

@@ -30,7 +30,9 @@ WINDOW = 128
 """Waiting requests that one pass looks at: bounds its cost whatever waits behind."""
 
 DECODE_AHEAD = 16
-"""Tokens of room left for each running gen when another is admitted, so that it is not preempted at once."""
+"""Tokens of room left for each running gen when another is admitted, so that it is not preempted at
+once.
+"""
 
 
 def _arrival(request: Request) -> int:
@@ -316,7 +318,9 @@ class Scheduler:
         return overdue + [request for _, request in ranked]
 
     def _is_held(self, request: Request, tokens: tuple[int, ...], min_share: int) -> bool:
-        """Whether a running request computes `min_share` more tokens of `request`, which will soon be in the tree."""
+        """Whether a running request computes `min_share` more tokens of `request`, which will soon
+        be in the tree.
+        """
         if not self._reuse.waits:
             return False
         prefilling = [other for other in self.running if other.is_prefilling and other.namespace == request.namespace]

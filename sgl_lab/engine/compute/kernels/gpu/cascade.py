@@ -74,15 +74,16 @@ def attend_cascade(
     out: Tensor | None = None,
     softcap: float = 0.0,
 ) -> Tensor:
-    """`attend_decode` for rows of which some have a prefix in common. Nothing slides: rows would share no common part of it.
+    """`attend_decode` for rows of which some have a prefix in common. Nothing slides: rows would
+    share no common part of it.
 
     q             [rows, heads, dim]
     keys, values  [slots, kv_heads, dim], those of the new tokens written
     n_splits      programs that share a prefix at most, and likewise the rest of a row's context
     returns       [rows, heads, dim]
 
-    Traffic: 2 * kv_heads * dim * itemsize bytes a token of a prefix for each tile of members, and a token of each row's
-    rest; 8 * heads * (dim + 1) bytes a part.
+    Traffic: 2 * kv_heads * dim * itemsize bytes a token of a prefix for each tile of members, and a
+    token of each row's rest; 8 * heads * (dim + 1) bytes a part.
     """
     out = torch.empty_like(q) if out is None else out
     _, heads, dim = q.shape

@@ -27,7 +27,9 @@ from .sampling import sample
 from .sampling_requests import SamplingRequests
 
 ROWS, CONTEXT, PREFIX, GROUPS = 64, 1024, 512, 4
-"""one-token rows, their tokens of context, and how many of these the rows of each of a few groups have in common"""
+"""one-token rows, their tokens of context, and how many of these the rows of each of a few groups
+have in common
+"""
 PROMPTS = 4
 
 
@@ -100,7 +102,9 @@ def attention_cases(shape: Shape, device: torch.device, dtype: torch.dtype, page
 
 
 def kind_cases(shape: Shape, device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
-    """What a Llama does not have: windows, capped scores, norms of q and k, heads that turn in part, GELU."""
+    """What a Llama does not have: windows, capped scores, norms of q and k, heads that turn in
+    part, GELU.
+    """
     window, cap, scale = CONTEXT // 2, 50.0, shape.dim**-0.5
 
     def random(*size: int) -> Tensor:

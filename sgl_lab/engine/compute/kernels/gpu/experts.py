@@ -114,7 +114,8 @@ def experts_matmul(x: Tensor, weights: Tensor, routing: Routing) -> Tensor:
     weights  [experts, n_out, n_in]  as x
     returns  [n * k, n_out]          as x, of pairs
 
-    Traffic: the weight of each expert in use once for each 64 of its pairs, x once for each 64 outputs (in L2, mostly), y once.
+    Traffic: the weight of each expert in use once for each 64 of its pairs, x once for each 64
+    outputs (in L2, mostly), y once.
     """
     pairs, (experts, n_out, n_in) = len(routing.order), weights.shape
     y = x.new_empty(pairs, n_out)

@@ -34,8 +34,10 @@ class Packed:
     """A weight on a device. Only one stream at a time may compute products with it, because they
     count in `arrived`.
 
-    words    int32 [blocks, n_out, 16]: input `plane * 16 + word` of a block is bits `plane * bits` and up of that word
-    steps    of each group of 32 inputs, [groups, n_out]: float16 scales, or in 4 bits int32, the scale below the minimum
+    words    int32 [blocks, n_out, 16]: input `plane * 16 + word` of a block is bits `plane * bits`
+             and up of that word
+    steps    of each group of 32 inputs, [groups, n_out]: float16 scales, or in 4 bits int32, the
+             scale below the minimum
     arrived  int32, 0 between products
     """
 
@@ -201,7 +203,9 @@ def dense_tile(
     x_ptr, line, here, weight_ptr, output, real,
     N_IN: tl.constexpr, OPERAND: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """float32 sums [BLOCK_M, BLOCK_N] of x's lines with the weight's rows `output`, from the first input to the last."""
+    """float32 sums [BLOCK_M, BLOCK_N] of x's lines with the weight's rows `output`, from the first
+    input to the last.
+    """
     sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for start in tl.range(0, N_IN, BLOCK_K):
         column = start + tl.arange(0, BLOCK_K)

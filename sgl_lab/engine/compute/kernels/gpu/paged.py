@@ -42,7 +42,9 @@ def read_slots(pool, slots, inside, head, KV_HEADS: tl.constexpr, DIM: tl.conste
 
 @triton.jit
 def capped(scores, CAP: tl.constexpr):
-    """Scores that were divided by their cap, capped softly: CAP * tanh(scores), a tanh by an exponential."""
+    """Scores that were divided by their cap, capped softly: CAP * tanh(scores), a tanh by an
+    exponential.
+    """
     return CAP * (1 - 2 / (1 + tl.exp2(scores * 2.8853900817779268)))
 
 
@@ -83,8 +85,8 @@ def attend(
 
 
 def kinds(scale: float, window: int, softcap: float) -> tuple[float, dict[str, float]]:
-    """What kernels are given: the factor of scores, and WINDOW and CAP. Scores are powers of two; those that are capped are
-    divided by their cap first.
+    """What kernels are given: the factor of scores, and WINDOW and CAP. Scores are powers of two;
+    those that are capped are divided by their cap first.
     """
     if softcap:
         return scale / softcap, {"WINDOW": window, "CAP": softcap * LOG2_E}

@@ -94,16 +94,18 @@ def rotate_and_write(
 ) -> Tensor:
     """Turn q and k by their positions, write k and v to their slots, return q.
 
-    qkv           [n, (heads + 2 * kv_heads) * dim]  bf16, fp16 or fp32
-    positions     [n]                                int32
-    slots         [n]                                int32; below 0: this token's k and v are written nowhere
-    rotation      [max_positions, turning / 2] twice float32: cosines and sines of position * inverse frequency, for
-                                                     the first dimensions of a head; the others do not turn
-    norms         [dim] twice, and a number          weights and epsilon of RMS norms of each head of q and k, before they turn
-    keys, values  [slots, kv_heads, dim]             as qkv, of one layer; two tokens never have the same slot
-    returns       [n, heads, dim]                    as qkv
+    qkv           [n, (heads + 2 * kv_heads) * dim], bf16, fp16 or fp32
+    positions     [n], int32
+    slots         [n], int32; below 0: this token's k and v are written nowhere
+    rotation      [max_positions, turning / 2] twice, float32: cosines and sines of position *
+                  inverse frequency, for the first dimensions of a head; the others do not turn
+    norms         [dim] twice, and a number: weights and epsilon of RMS norms of each head of q and
+                  k, before they turn
+    keys, values  [slots, kv_heads, dim], as qkv, of one layer; two tokens never have the same slot
+    returns       [n, heads, dim], as qkv
 
-    Traffic: qkv once in, once out; `2 * n * (heads + 2 * kv_heads) * dim` numbers and `4 * dim` bytes of rotation a token.
+    Traffic: qkv once in, once out; `2 * n * (heads + 2 * kv_heads) * dim` numbers, and `4 * dim`
+    bytes of rotation a token.
     """
     n, (kv_heads, dim) = len(qkv), keys.shape[1:]
     q = qkv.new_empty(n, n_heads, dim)

@@ -269,8 +269,9 @@ def sample(logits: Tensor, requests: SamplingRequests) -> Drawn:
     logits  [rows, vocab]  fp32; a vocabulary of up to 2^20
     returns [rows, 4]      int32, packed
 
-    Traffic: the logits once for a greedy row (4 bytes a token of the vocabulary), twice more (from L2) for a random one,
-    once more for one with top-k or top-p; a row with a mask or edits writes 4 bytes a token and reads them back.
+    Traffic: the logits once for a greedy row (4 bytes a token of the vocabulary), twice more (from
+    L2) for a random one, once more for one with top-k or top-p; a row with a mask or edits writes 4
+    bytes a token and reads them back.
     """
     n_rows, n_vocab = logits.shape
     config = choice("sample", (n_vocab,), {"TILE": 4096, "num_warps": 8})

@@ -91,8 +91,8 @@ def _quantise(weight: Tensor, kind: Kind) -> Grouped:
 class Packed:
     """A weight [n_out, n_in] in the layout that `linear.hpp` describes, and its bias, float32 [n_out].
 
-    data  uint8 [blocks, groups, bytes]: of 32 outputs and 32 inputs, the scales, the minimums (Q4) and the quants;
-          BF16: of 64 outputs and 32 inputs, by pairs of inputs
+    data  uint8 [blocks, groups, bytes]: of 32 outputs and 32 inputs, the scales, the minimums (Q4)
+          and the quants; BF16: of 64 outputs and 32 inputs, by pairs of inputs
     """
 
     kind: Kind

@@ -1,4 +1,5 @@
-"""The families: of each a function from its `config.json` to a `ModelSpec`, which has the names of its tensors.
+"""The families: of each a function from its `config.json` to a `ModelSpec`, which has the names of
+its tensors.
 
 GGUF files are converted to the same configuration first (`convert`), so there is one reader a family.
 """
@@ -74,7 +75,9 @@ _OLDER = {"LLaMAForCausalLM": "LlamaForCausalLM"}
 
 
 def spec_from_config(data: Mapping[str, object], origin: str = "config.json") -> ModelSpec:
-    """The spec that a `config.json` describes. ModelError names the architecture or the key that is not supported."""
+    """The spec that a `config.json` describes. ModelError names the architecture or the key that is
+    not supported.
+    """
     names = data.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     named = next((family for family in FAMILIES if family.architecture == _OLDER.get(str(name), name)), None)

@@ -94,7 +94,9 @@ def attending(spec: ModelSpec, change: Callable[[Attention], Attention]) -> Mode
 
 
 def sliding(config: Config, spec: ModelSpec, window: int | None, slides: Callable[[int], bool]) -> ModelSpec:
-    """The layers that `layer_types` names, or without it those that `slides` names, attend to `window` tokens."""
+    """The layers that `layer_types` names, or without it those that `slides` names, attend to
+    `window` tokens.
+    """
     kinds = config.get("layer_types")
     if kinds is not None:
         n = len(spec.layers)

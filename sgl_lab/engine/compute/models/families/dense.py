@@ -1,4 +1,6 @@
-"""Families that differ from a Llama in a few numbers: Llama, Mistral, Phi-3 and 4, OLMo 2, Granite, SmolLM 3, Arcee."""
+"""Families that differ from a Llama in a few numbers: Llama, Mistral, Phi-3 and 4, OLMo 2, Granite,
+SmolLM 3, Arcee.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from .common import attending, biased, each_layer, llama_like, sliding, window_o
 
 
 def llama(config: Config) -> ModelSpec:
-    """No Llama slides; a window in the configuration of one comes from a converter, and no sequence gets longer than that."""
+    """No Llama slides; a window in the configuration of one comes from a converter, and no sequence
+    gets longer than that.
+    """
     spec = llama_like(config, biases=biased(config), mlp_bias=config.flag("mlp_bias"))
     window = window_of(config) if config.has("sliding_window") else None
     return replace(spec, context=min(spec.context, window or spec.context))

@@ -51,8 +51,8 @@ def _gemma(config: Config, spec: ModelSpec, period: int) -> ModelSpec:
 
 
 def _turning(config: Config, kind: str, key: str, context: int, head_dim: int) -> Rotary:
-    """The rotation of one kind of layer: of its own in `rope_parameters`, or by the base `key` and, where a layer reads the whole
-    context, `rope_scaling`.
+    """The rotation of one kind of layer: of its own in `rope_parameters`, or by the base `key` and,
+    where a layer reads the whole context, `rope_scaling`.
     """
     parameters = config.table("rope_parameters")
     mine = None if parameters is None else parameters.table(kind)

@@ -79,10 +79,11 @@ def _ends(rows: Sequence[Row]) -> list[int]:
 
 
 class DeviceRunner:
-    """`plan.Runner`, and `plan.Overlapping`: `n_pages` pages of `page_size` tokens on the model's device, allocated at birth.
+    """`plan.Runner`, and `plan.Overlapping`: `n_pages` pages of `page_size` tokens on the model's
+    device, allocated at birth.
 
-    The model's linears must not be laid out for a CPU. OutOfMemory if the pages do not fit. `sizes` and `shared_from` are those
-    of `Forward`.
+    The model's linears must not be laid out for a CPU. OutOfMemory if the pages do not fit. `sizes`
+    and `shared_from` are those of `Forward`.
     """
 
     is_exact = False

@@ -68,7 +68,8 @@ def _edits(sampling: Sampling, n_vocab: int) -> tuple[Sequence[int], Sequence[fl
 
 
 def write(requests: SamplingRequests, samplings: Sequence[Sampling], edits: Edits) -> int:
-    """Write the requests of `samplings` into `requests`, on the host and with room for them; rows that are left over ask for nothing.
+    """Write the requests of `samplings` into `requests`, on the host and with room for them; rows
+    that are left over ask for nothing.
 
     There is at least one of `samplings`. Returns how many of the masks are in use.
     """

@@ -86,7 +86,9 @@ def order(rows: Sequence[Row]) -> list[int]:
 
 
 def one_pass(rows: Sequence[Row], written: Written, needed: Sequence[int], shared: Sequence[Group], tile: int, page_size: int) -> Pass:
-    """`rows` are in order and all exact or none; `needed` are tokens of the flat batch, `shared` groups of its rows of one token."""
+    """`rows` are in order and all exact or none; `needed` are tokens of the flat batch, `shared`
+    groups of its rows of one token.
+    """
     is_exact = rows[0].is_exact
     counts = [len(row.tokens) for row in rows]
     n_single = sum(count == 1 for count in counts)

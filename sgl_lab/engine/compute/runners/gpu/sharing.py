@@ -27,9 +27,11 @@ class Group(NamedTuple):
 
 
 def groups(tables: Sequence[Pages], least: int) -> tuple[Group, ...]:
-    """Rows in groups with a common beginning of at least `least` pages, so that the fewest pages are read; no row is in two.
+    """Rows in groups with a common beginning of at least `least` pages, so that the fewest pages
+    are read; no row is in two.
 
-    Within a group there may be others that share more: either all of it is one or those are, whichever saves more.
+    Within a group there may be others that share more: either all of it is one or those are,
+    whichever saves more.
     """
     return _best([row for row, pages in enumerate(tables) if len(pages) >= least], 0, tables, max(1, least))[1]
 

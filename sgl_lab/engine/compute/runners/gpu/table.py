@@ -51,7 +51,8 @@ class Written(NamedTuple):
 class Tables(NamedTuple):
     """On the device, int32.
 
-    Line 0 belongs to no request: rows that fill up a batch are there, and writes that fill up a list go to its first place.
+    Line 0 belongs to no request: rows that fill up a batch are there, and writes that fill up a
+    list go to its first place.
     """
 
     flat: Tensor
